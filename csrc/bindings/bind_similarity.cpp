@@ -1,0 +1,7 @@
+#include "bindings/boundary.hpp"
+
+namespace dcfast::bindings {
+
+void bind_similarity(py::module_&) {}
+
+}  // namespace dcfast::bindings

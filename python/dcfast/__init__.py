@@ -1,0 +1,87 @@
+"""dcfast: the DataComp workflow on a compiled core.
+
+The operations are here (arrays in, arrays out); the workflow is ``python -m dcfast.run`` and the console
+script ``dcfast``. Importing this package needs NumPy alone: everything else is imported when it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from dcfast.errors import (
+    CorruptDataError,
+    DcfastError,
+    FilterError,
+    MissingDependencyError,
+    PoolError,
+    RunError,
+    SubsetError,
+)
+
+__version__ = "0.1.0"
+
+# public name -> module that holds it; resolved on first use to keep the import under 0.15 s
+_LAZY: dict[str, str] = {
+    "index_tars": "dcfast.shards",
+    "TarIndex": "dcfast.shards",
+    "uid_parse": "dcfast.uids",
+    "uid_format": "dcfast.uids",
+    "uid_sort": "dcfast.uids",
+    "uid_unique": "dcfast.uids",
+    "uid_isin": "dcfast.uids",
+    "uid_union": "dcfast.uids",
+    "uid_intersect": "dcfast.uids",
+    "uid_difference": "dcfast.uids",
+    "load_subset": "dcfast.uids",
+    "save_subset": "dcfast.uids",
+    "hash_members": "dcfast.hashing",
+    "perceptual_hash": "dcfast.pictures",
+    "hamming_join": "dcfast.similarity",
+    "reshard": "dcfast.resharder",
+}
+
+__all__ = [
+    "CorruptDataError",
+    "DcfastError",
+    "FilterError",
+    "MissingDependencyError",
+    "PoolError",
+    "RunError",
+    "SubsetError",
+    "__version__",
+    *sorted(_LAZY),
+]
+
+
+def __getattr__(name: str) -> Any:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module 'dcfast' has no attribute {name!r}")
+    value = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if TYPE_CHECKING:
+    from dcfast.hashing import hash_members
+    from dcfast.pictures import perceptual_hash
+    from dcfast.resharder import reshard
+    from dcfast.shards import TarIndex, index_tars
+    from dcfast.similarity import hamming_join
+    from dcfast.uids import (
+        load_subset,
+        save_subset,
+        uid_difference,
+        uid_format,
+        uid_intersect,
+        uid_isin,
+        uid_parse,
+        uid_sort,
+        uid_union,
+        uid_unique,
+    )

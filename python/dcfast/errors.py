@@ -1,0 +1,63 @@
+"""The exceptions of dcfast: one base class, and a class for each thing a caller may want to handle.
+
+Bad arguments are plain ``TypeError`` and ``ValueError``; failing system calls are Python's own ``OSError``
+subclasses. What is wrong with data, filters or runs is one of these.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CorruptDataError",
+    "DcfastError",
+    "FilterError",
+    "MissingDependencyError",
+    "PoolError",
+    "RunError",
+    "SubsetError",
+]
+
+
+class DcfastError(Exception):
+    """Base of every error that dcfast raises about data, filters or runs."""
+
+
+class CorruptDataError(DcfastError, ValueError):
+    """Bytes on disk are not what their format says.
+
+    Attributes:
+        path: the file, or an empty string.
+        offset: where in it, in bytes, or None.
+    """
+
+    def __init__(self, message: str, *, path: str = "", offset: int | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+        self.offset = offset
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # keyword arguments would be lost when the error travels between processes
+        return (_rebuild_corrupt, (str(self), self.path, self.offset))
+
+
+def _rebuild_corrupt(message: str, path: str, offset: int | None) -> CorruptDataError:
+    return CorruptDataError(message, path=path, offset=offset)
+
+
+class PoolError(DcfastError, ValueError):
+    """A pool is missing, empty, or its metadata lacks what was asked of it."""
+
+
+class SubsetError(DcfastError, ValueError):
+    """A subset file is of another dtype, unsorted, or truncated."""
+
+
+class FilterError(DcfastError, ValueError):
+    """A filter expression cannot be read, or names what does not exist."""
+
+
+class RunError(DcfastError, RuntimeError):
+    """A run cannot go on: an output directory of another run, a worker that died, a full disk."""
+
+
+class MissingDependencyError(DcfastError, ImportError):
+    """An optional library or data file is not installed; the message says how to get it."""
