@@ -94,9 +94,7 @@ def run(
                 say(name)
                 if name == "index":
                     _check(current, stages)  # the world exists by now
-                summaries[name] = run_stage(
-                    current, pieces, name, stage_steps(name), Silent if quiet else Progress
-                )
+                summaries[name] = run_stage(current, pieces, name, stage_steps(name), Silent if quiet else Progress)
         return summaries
 
 
@@ -121,22 +119,42 @@ def parser() -> argparse.ArgumentParser:
         epilog="The same command resumes a run that was stopped. Docs: docs/architecture.md, docs/filters.md.",
     )
     p.add_argument("--scale", default="tiny", metavar="NAME", help=f"one of {', '.join(SCALES)} (default tiny)")
-    p.add_argument("--pool", metavar="DIR", help="pool with shards/*.tar and metadata/*.parquet (default: the built-in world)")
-    p.add_argument("--evalsets", metavar="DIR", help="evaluation sets, wds_*_test directories, to decontaminate against")
-    p.add_argument("--filter", metavar="EXPR", help='e.g. "basic_filter & clip_score(l14, fraction=0.3) & ~contaminated"')
+    p.add_argument(
+        "--pool", metavar="DIR", help="pool with shards/*.tar and metadata/*.parquet (default: the built-in world)"
+    )
+    p.add_argument(
+        "--evalsets", metavar="DIR", help="evaluation sets, wds_*_test directories, to decontaminate against"
+    )
+    p.add_argument(
+        "--filter", metavar="EXPR", help='e.g. "basic_filter & clip_score(l14, fraction=0.3) & ~contaminated"'
+    )
     p.add_argument("--out", metavar="DIR", help="run directory (default runs/SCALE)")
     p.add_argument("--from", dest="first", metavar="STAGE", help=f"first stage to run: {', '.join(STAGES)}")
     p.add_argument("--to", dest="last", metavar="STAGE", help="last stage to run")
-    p.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="pieces at work at once (default: cores)")
+    p.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="pieces at work at once (default: cores)"
+    )
     p.add_argument("--engine", default="local", metavar="NAME", help=f"one of {', '.join(ENGINES)} (default local)")
-    p.add_argument("--ray-address", metavar="ADDRESS", help="of a running Ray cluster (default: $RAY_ADDRESS, else a local one)")
-    p.add_argument("--shard-size", type=int, default=10_000, metavar="N", help="samples in an output shard (default 10000)")
-    p.add_argument("--max-distance", type=int, default=8, metavar="BITS", help="perceptual hashes this close are contaminated (default 8)")
+    p.add_argument(
+        "--ray-address", metavar="ADDRESS", help="of a running Ray cluster (default: $RAY_ADDRESS, else a local one)"
+    )
+    p.add_argument(
+        "--shard-size", type=int, default=10_000, metavar="N", help="samples in an output shard (default 10000)"
+    )
+    p.add_argument(
+        "--max-distance",
+        type=int,
+        default=8,
+        metavar="BITS",
+        help="perceptual hashes this close are contaminated (default 8)",
+    )
     p.add_argument("--seed", type=int, default=0, help="of the built-in world (default 0)")
     p.add_argument("--verify-images", action="store_true", help="decode every picture even where nothing else needs it")
     p.add_argument("--strict", action="store_true", help="a damaged shard is an error, not a note")
     p.add_argument("--overwrite", action="store_true", help="redo in a directory whose settings differ")
-    p.add_argument("--dry-run", action="store_true", help="print the plan (pieces, bytes, estimated time) and do nothing")
+    p.add_argument(
+        "--dry-run", action="store_true", help="print the plan (pieces, bytes, estimated time) and do nothing"
+    )
     p.add_argument("--quiet", action="store_true", help="no progress")
     return p
 

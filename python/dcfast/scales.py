@@ -54,9 +54,7 @@ SCALES: dict[str, Scale] = {
         Scale("debug", "ViT-B-32", 128_000, 1_024, 1e-4, 500, 0.98, pool_bytes=4_500_000_000),
         Scale("small", "ViT-B-32", 12_800_000, 4_096, 5e-4, 500, 0.98, pool_bytes=450_000_000_000, gpu_hours=4),
         Scale("medium", "ViT-B-32", 128_000_000, 4_096, 5e-4, 500, 0.98, pool_bytes=4_500_000_000_000, gpu_hours=40),
-        Scale(
-            "large", "ViT-B-16", 1_280_000_000, 8_192, 5e-4, 500, 0.98, pool_bytes=45_000_000_000_000, gpu_hours=960
-        ),
+        Scale("large", "ViT-B-16", 1_280_000_000, 8_192, 5e-4, 500, 0.98, pool_bytes=45_000_000_000_000, gpu_hours=960),
         Scale(
             "xlarge",
             "ViT-L-14",

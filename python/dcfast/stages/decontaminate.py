@@ -59,7 +59,9 @@ class _EvalPictures:
         for number, table in enumerate(self.tables):
             columns = {c: table[c].to_numpy() for c in ("status", "flat", "h0", "h1", "phash")}
             place = np.flatnonzero(columns["status"] == 0)
-            kinds.append((np.full(len(place), number), place, *(columns[c][place] for c in ("h0", "h1", "phash", "flat"))))
+            kinds.append(
+                (np.full(len(place), number), place, *(columns[c][place] for c in ("h0", "h1", "phash", "flat")))
+            )
         merged = [np.concatenate(parts) for parts in zip(*kinds, strict=True)] if kinds else [np.zeros(0, np.int64)] * 6
         self.set_id, self.place, h0, h1, self.phash, self.flat = merged
         # sorted by content for look-ups; within equal content by set and place, so that the first is always the same
@@ -106,7 +108,9 @@ def _near(evals: _EvalPictures, pool: Any, rows: Any, max_distance: int) -> list
         ia, picture, distance, sets = ia[order], picture[order], distance[order], sets[order]
         first = np.ones(len(ia), dtype=bool)
         first[1:] = (ia[1:] != ia[:-1]) | (sets[1:] != sets[:-1])
-        hits += [(int(block[a]), int(p), int(d)) for a, p, d in zip(ia[first], picture[first], distance[first], strict=True)]
+        hits += [
+            (int(block[a]), int(p), int(d)) for a, p, d in zip(ia[first], picture[first], distance[first], strict=True)
+        ]
     return hits
 
 

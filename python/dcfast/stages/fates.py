@@ -138,7 +138,10 @@ def settle_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
     begin = np.asarray(segment.shard_sample_begin).astype(np.int64)
     counts = np.diff(begin)
     shard = np.repeat(np.arange(len(counts)), counts)
-    damage = [(segment.shard_names[s], f"shard damaged at byte {offset}: {message}") for s, offset, message in segment.shard_damage]
+    damage = [
+        (segment.shard_names[s], f"shard damaged at byte {offset}: {message}")
+        for s, offset, message in segment.shard_damage
+    ]
     names = pa.array(segment.shard_names, pa.string())
     quarantined = _write(
         root,
@@ -213,7 +216,9 @@ def merge_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
     root = Path(out)
     with atomic_path(root / "subset.npy") as temporary:
-        merge_runs([root / kept_run(n) for n in range(args["segments"])], temporary, unique=True, memory_bytes=MERGE_BYTES)
+        merge_runs(
+            [root / kept_run(n) for n in range(args["segments"])], temporary, unique=True, memory_bytes=MERGE_BYTES
+        )
 
     def repeated(path: Path) -> int:
         records = open_records(path)
@@ -294,4 +299,3 @@ def settle(run: Run, reasons: list[str], malformed: list[int]) -> Any:
         "repeated_in_pool": merged[0]["repeated_in_pool"],
         "repeated_in_metadata": merged[0]["repeated_in_metadata"],
     }
-

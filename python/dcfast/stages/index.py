@@ -56,7 +56,9 @@ def build_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
         shard, offset, message = segment.shard_damage[0]
         name = segment.shard_names[shard]
         raise CorruptDataError(f"shard {name}, offset {offset}: {message} (--strict)", path=name, offset=offset)
-    has_uid = (np.asarray(segment.flags) & (FLAGS["NO_JSON"] | FLAGS["NO_UID"] | FLAGS["BAD_UID"] | FLAGS["BAD_JSON"])) == 0
+    has_uid = (
+        np.asarray(segment.flags) & (FLAGS["NO_JSON"] | FLAGS["NO_UID"] | FLAGS["BAD_UID"] | FLAGS["BAD_JSON"])
+    ) == 0
     records = np.empty(int(has_uid.sum()), dtype=RECORD_DTYPE)
     records["f0"] = segment.uid["f0"][has_uid]
     records["f1"] = segment.uid["f1"][has_uid]

@@ -74,13 +74,17 @@ class Pool:
             )
         shard_dir = root / "shards"
         if not shard_dir.is_dir():
-            raise PoolError(f"pool {root}: it has no directory shards/; expected shards/*.tar as img2dataset writes them")
+            raise PoolError(
+                f"pool {root}: it has no directory shards/; expected shards/*.tar as img2dataset writes them"
+            )
         shards = sorted(name for name in os.listdir(shard_dir) if name.endswith(".tar") and not name.startswith("."))
         if not shards:
             raise PoolError(f"pool {root}: shards/ holds no .tar file; nothing to index")
         table_dir = root / "metadata"
         if not table_dir.is_dir():
-            raise PoolError(f"pool {root}: it has no directory metadata/; expected metadata/*.parquet with at least a column uid")
+            raise PoolError(
+                f"pool {root}: it has no directory metadata/; expected metadata/*.parquet with at least a column uid"
+            )
         metadata = sorted(
             str(table_dir / name)
             for name in os.listdir(table_dir)
@@ -140,9 +144,7 @@ class Run:
         try:
             return dict(json.loads(self.summary_path(stage).read_bytes()))
         except FileNotFoundError:
-            raise RunError(
-                f"{self.out}: stage {stage} has not been run yet; run it first (or drop --from)"
-            ) from None
+            raise RunError(f"{self.out}: stage {stage} has not been run yet; run it first (or drop --from)") from None
 
     def has_summary(self, stage: str) -> bool:
         return self.summary_path(stage).exists()
@@ -164,7 +166,9 @@ def _refuse_if_foreign(out: Path, settings: Settings, overwrite: bool) -> None:
     except ValueError:
         raise RunError(f"{state_file} cannot be read; choose another --out, or remove the directory") from None
     differing = [
-        f"{name}: {before.get(name)!r} there, {value!r} now" for name, value in asdict(settings).items() if before.get(name) != value
+        f"{name}: {before.get(name)!r} there, {value!r} now"
+        for name, value in asdict(settings).items()
+        if before.get(name) != value
     ]
     if differing and not overwrite:
         raise RunError(
@@ -189,7 +193,9 @@ def open_run(out: str | os.PathLike[str], settings: Settings, *, overwrite: bool
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunError(f"--out {root}: another process is running there; wait for it, or choose another --out") from None
+            raise RunError(
+                f"--out {root}: another process is running there; wait for it, or choose another --out"
+            ) from None
         _refuse_if_foreign(root, settings, overwrite)
         remove_leftovers(root)
         write_json(root / "state" / "settings.json", asdict(settings))

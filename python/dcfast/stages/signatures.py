@@ -22,7 +22,15 @@ from dcfast.stages.runner import Steps
 __all__ = ["ABSENT", "SIGNATURE_DTYPE", "evalset_tars", "pool_path", "steps"]
 
 SIGNATURE_DTYPE = np.dtype(
-    [("status", "u1"), ("flat", "u1"), ("width", "<u4"), ("height", "<u4"), ("h0", "<u8"), ("h1", "<u8"), ("phash", "<u8")]
+    [
+        ("status", "u1"),
+        ("flat", "u1"),
+        ("width", "<u4"),
+        ("height", "<u4"),
+        ("h0", "<u8"),
+        ("h1", "<u8"),
+        ("phash", "<u8"),
+    ]
 )
 """status: of ``dcfast.pictures``, or ABSENT; h0, h1: XXH3-128 of the encoded bytes, high half first."""
 ABSENT = 255
@@ -44,7 +52,9 @@ def evalset_tars(directory: Path) -> list[tuple[str, list[str]]]:
         PoolError: no such directory, or no ``wds_*_test`` directory in it.
     """
     if not directory.is_dir():
-        raise PoolError(f"evalsets {directory}: no such directory; expected one with wds_*_test directories (--evalsets DIR)")
+        raise PoolError(
+            f"evalsets {directory}: no such directory; expected one with wds_*_test directories (--evalsets DIR)"
+        )
     found = []
     for folder in sorted(directory.glob("wds_*_test")):
         tars = sorted((folder / "test").glob("*.tar"), key=lambda p: (len(p.name), p.name))
@@ -111,7 +121,9 @@ def sign_evalset(out: str, args: dict[str, Any]) -> dict[str, Any]:
     shard_names = [Path(path).name for path in args["tars"]]
     counts = np.diff(np.asarray(segment.shard_sample_begin)).astype(np.int64)
     columns = {name: pa.array(result[name]) for name in SIGNATURE_DTYPE.names or ()}
-    table = pa.table({"shard": np.repeat(np.array(shard_names, dtype=object), counts), "key": segment.keys(), **columns})
+    table = pa.table(
+        {"shard": np.repeat(np.array(shard_names, dtype=object), counts), "key": segment.keys(), **columns}
+    )
     with atomic_path(root / eval_path(args["number"])) as temporary:
         pq.write_table(table, temporary)
     ok = result["status"] == 0
