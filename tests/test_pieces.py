@@ -46,9 +46,14 @@ def calls(out: Path) -> int:
 def test_atomic_file_is_whole_or_absent(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "file.bin"
     write_bytes(target, b"first")
-    with pytest.raises(RuntimeError, match="half way"), atomic_path(target) as temporary:
-        temporary.write_bytes(b"sec")
-        raise RuntimeError("half way")
+
+    def write_half() -> None:
+        with atomic_path(target) as temporary:
+            temporary.write_bytes(b"sec")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        write_half()
     assert target.read_bytes() == b"first"
     assert [p.name for p in target.parent.iterdir()] == ["file.bin"]
 

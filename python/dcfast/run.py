@@ -115,7 +115,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line of ``python -m dcfast.run`` and of each stage's subcommand."""
     p = argparse.ArgumentParser(
         prog="python -m dcfast.run",
-        description="Index, decontaminate, filter and reshard a pool of image-text pairs; every sample is accounted for.",
+        description="Index, decontaminate, filter and reshard a pool of image-text pairs; no sample is lost silently.",
         epilog="The same command resumes a run that was stopped. Docs: docs/architecture.md, docs/filters.md.",
     )
     p.add_argument("--scale", default="tiny", metavar="NAME", help=f"one of {', '.join(SCALES)} (default tiny)")
@@ -196,7 +196,7 @@ def _closing_lines(out: Path, summaries: dict[str, Any]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry of ``python -m dcfast.run``: 0 done, 1 an error (said in one paragraph), 2 nothing to do as asked, 130 Ctrl-C."""
+    """Entry of ``python -m dcfast.run``: 0 done, 1 an error, 2 a plan instead of work or bad usage, 130 Ctrl-C."""
     args = parser().parse_args(argv)
     try:
         settings = settings_of(args)

@@ -116,6 +116,7 @@ def describe(out: Path, settings: Settings, workers: int) -> str:
     ]
     total = sum(s["seconds"] for s in p["stages"])
     lines.append(
-        f"in all about {_time(total)}; free on the disk: {_amount(p['free_bytes'])}; 0 GPU-hours (no training in this plan)"
+        f"in all about {_time(total)}, 0 GPU-hours (no training in this plan); "
+        f"free on the disk: {_amount(p['free_bytes'])}"
     )
     return "\n".join(lines)

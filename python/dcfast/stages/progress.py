@@ -1,4 +1,4 @@
-"""Progress of a step on standard error: pieces, rate and time left, by tqdm; one plain line a step without a terminal."""
+"""Progress of a step on standard error: a tqdm bar with rate and time left, or plain lines without a terminal."""
 
 from __future__ import annotations
 
