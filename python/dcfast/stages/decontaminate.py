@@ -62,7 +62,8 @@ class _EvalPictures:
             kinds.append(
                 (np.full(len(place), number), place, *(columns[c][place] for c in ("h0", "h1", "phash", "flat")))
             )
-        merged = [np.concatenate(parts) for parts in zip(*kinds, strict=True)] if kinds else [np.zeros(0, np.int64)] * 6
+        # there is at least one evaluation set, though perhaps none of its pictures is readable
+        merged: list[Any] = [np.concatenate(parts) for parts in zip(*kinds, strict=True)]
         self.set_id, self.place, h0, h1, self.phash, self.flat = merged
         # sorted by content for look-ups; within equal content by set and place, so that the first is always the same
         order = np.lexsort((self.place, self.set_id, h1, h0))

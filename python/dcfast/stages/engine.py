@@ -7,6 +7,7 @@ depend on the engine, the number of workers or the order in which pieces end.
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -142,7 +143,7 @@ class RayEngine(_Closing):
         if self._owns:
             address = address or os.environ.get("RAY_ADDRESS")
             extra: dict[str, Any] = {} if address else {"num_cpus": workers, "include_dashboard": False}
-            ray.init(address=address, log_to_driver=False, logging_level="error", **extra)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **extra)
         # retries would hide a crash of the core; a lost node is another matter, and the piece is safe to repeat
         self._perform = ray.remote(num_cpus=1, max_retries=3, scheduling_strategy="SPREAD")(perform)
 

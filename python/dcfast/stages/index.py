@@ -32,7 +32,7 @@ def _run_path(number: int) -> str:
     return f"state/index/runs/{number:05d}.npy"
 
 
-def row_ids(segment: Any, first_shard: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
+def row_ids(segment: Any, first_shard: int) -> Any:
     """(n,) u64: the row id of each sample of a segment whose first shard has that ordinal."""
     begin = np.asarray(segment.shard_sample_begin, dtype=np.uint64)
     counts = np.diff(begin)
