@@ -41,9 +41,9 @@ def _fsync_file(path: Path) -> None:
 def atomic_path(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[Path]:
     """A temporary path beside ``path`` to write a file to; renamed to ``path`` when the block ends without error.
 
-    The parent directory is made where missing. ``sync=False`` leaves out the fsyncs: then the file is whole or absent
-    after a crash of the process, but perhaps not after one of the machine. On error the temporary file is removed and the old ``path``, if
-    any, stays as it was.
+    The parent directory is made where missing. On error the temporary file is removed and the old ``path``, if
+    any, stays as it was. Without ``sync`` the file is whole or absent after a crash of the program, but may be lost
+    in one of the machine.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
