@@ -19,7 +19,7 @@ CPU_TORCH ?= torch==2.13.0+cpu torchvision
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # what a new build of the extension depends on
-SOURCES := $(shell find csrc cmake tests/cpp CMakeLists.txt pyproject.toml -type f 2>/dev/null)
+SOURCES := $(shell find csrc cmake/*.cmake tests/cpp CMakeLists.txt pyproject.toml -type f 2>/dev/null)
 # tools from the virtual environment first (cmake, ninja, pybind11)
 TOOLS := export PATH="$(abspath $(BIN)):$$PATH";
 
@@ -27,8 +27,7 @@ TOOLS := export PATH="$(abspath $(BIN)):$$PATH";
 
 help: ## list the commands
 	@echo "Usage: make COMMAND"
-	@grep -hE '^[a-z]+( [a-z]+)*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z ]+):.*## /\1\t/' | \
-	  awk -F'\t' '{ n = split($$1, names, " "); for (i = 1; i <= n; ++i) printf "  %-8s %s\n", names[i], $$2 }'
+	@sed -nE 's/^([a-z]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 11
 	@echo "Variables: PYTHON (>= 3.11)  VENV=$(VENV)  OUT=$(OUT)  RUN_ARGS  TEST_ARGS  BENCH_ARGS"
 
 run: $(VENV)/.run ## set up, then run the main job on the built-in world; its report is runs/tiny/report.html
@@ -42,11 +41,14 @@ lint: $(VENV)/.test ## ruff (rules and format) and mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-cpp: $(VENV)/.test ## warnings are errors: build the core, the extension beside the Python files, run the C++ tests
+cpp: $(VENV)/.run ## warnings are errors: build the core, the extension beside the Python files, run the C++ tests
 	$(TOOLS) cmake --preset dev && cmake --build --preset dev && ctest --preset dev
 
-asan tsan: $(VENV)/.test ## the C++ tests under AddressSanitizer and UBSan, or under ThreadSanitizer
-	$(TOOLS) cmake --preset $@ && cmake --build --preset $@ && ctest --preset $@
+asan: $(VENV)/.run ## the C++ tests under AddressSanitizer and UBSan
+	$(TOOLS) cmake --preset asan && cmake --build --preset asan && ctest --preset asan
+
+tsan: $(VENV)/.run ## the C++ tests under ThreadSanitizer
+	$(TOOLS) cmake --preset tsan && cmake --build --preset tsan && ctest --preset tsan
 
 cuda: $(VENV)/.run ## compile the CUDA library alone, and check its machine code (needs nvcc, no GPU)
 	$(TOOLS) cmake --preset cuda && cmake --build --preset cuda
@@ -54,10 +56,10 @@ cuda: $(VENV)/.run ## compile the CUDA library alone, and check its machine code
 
 wheel: $(VENV)/.wheel ## dist/*.whl: a CPU wheel that carries its libraries, tried in an empty environment
 	rm -rf dist
-	$(PIP) wheel --no-deps --no-build-isolation -C build-dir=build/wheel -C cmake.define.DCFAST_CUDA=OFF -w dist/raw .
-	$(TOOLS) auditwheel -v repair --wheel-dir dist dist/raw/*.whl 2>&1 | grep -E '^(INFO|ERROR|WARNING):auditwheel.(main_repair|main)|Fixed-up|rror' || true
-	rm -rf dist/raw
-	$(BIN)/python cmake/check_wheel.py dist/*.whl
+	$(PIP) wheel --no-deps --no-build-isolation -C build-dir=build/wheel -C cmake.define.DCFAST_CUDA=OFF -w build/wheelhouse .
+	$(TOOLS) auditwheel repair --wheel-dir dist build/wheelhouse/dcfast-*.whl
+	rm -rf build/wheelhouse
+	$(BIN)/python cmake/check_wheel.py dist/dcfast-*.whl
 
 bench: $(VENV)/.bench ## microbenchmarks side by side with peers; rows go to bench/results
 	$(BIN)/python -m bench $(BENCH_ARGS)

@@ -8,7 +8,7 @@
 set -eu
 
 PYTHON=${PYTHON:-python3}
-WORDNET=${DCFAST_WORDNET_DIR:-/usr/share/wordnet}
+WORDNET=/usr/share/wordnet
 
 have_command() { command -v "$1" >/dev/null 2>&1; }
 
@@ -31,8 +31,8 @@ raise SystemExit(not os.path.exists(os.path.join(s.get_path("include"), "Python.
     libwebp-dev) have_header webp/decode.h ;;
     libsimdjson-dev) have_header simdjson.h ;;
     libxxhash-dev) have_header xxhash.h ;;
-    wordnet-base) [ -e "$WORDNET/data.noun" ] ;;
-    wordnet-sense-index) [ -e "$WORDNET/index.sense" ] ;;
+    wordnet-base) [ -n "${DCFAST_WORDNET:-}" ] || [ -e "$WORDNET/data.noun" ] ;;
+    wordnet-sense-index) [ -n "${DCFAST_WORDNET:-}" ] || [ -e "$WORDNET/index.sense" ] ;;
     *) return 1 ;;
   esac
 }

