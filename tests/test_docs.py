@@ -74,9 +74,7 @@ def test_paths_exist(path: Path) -> None:
         name, _, anchor = token.partition("#")
         pattern = re.sub(r"<[^<>]*>", "*", name)
         places = list(ROOT.glob(pattern)) if "*" in pattern else [ROOT / pattern]
-        if not any(place.exists() for place in places) or (
-            anchor and anchor not in anchors(places[0])
-        ):
+        if not any(place.exists() for place in places) or (anchor and anchor not in anchors(places[0])):
             missing.append(token)
     assert not missing, f"{path.name} names {missing}, which are not in the tree"
 
@@ -90,9 +88,7 @@ def test_links_lead_somewhere(path: Path) -> None:
             continue
         name, _, anchor = target.partition("#")
         place = path.parent / name if name else path
-        if not place.exists() or (
-            anchor and anchor not in anchors(place)
-        ):
+        if not place.exists() or (anchor and anchor not in anchors(place)):
             broken.append(target)
     assert not broken, f"{path.name} links to {broken}"
 
