@@ -271,6 +271,13 @@ bool png_header_step(PngReader& reader) {
   return reader.channels == 1 || reader.channels == 3;
 }
 
+/// After the rows: reads up to the end chunk. What is wrong here does not touch the pixels, unless the file is cut.
+bool png_end_step(PngReader& reader) {
+  if (setjmp(reader.escape) != 0) return reader.failure != PictureStatus::truncated;
+  png_read_end(reader.png, nullptr);
+  return true;
+}
+
 /// Reads all rows. `pixels` holds the whole picture if it is interlaced, else one row; width * channels a row.
 bool png_rows_step(PngReader& reader, std::uint8_t* pixels, std::uint8_t* grey) {
   if (setjmp(reader.escape) != 0) return false;
@@ -303,7 +310,7 @@ void decode_png(std::span<const std::byte> bytes, GreyPicture& picture) {
     picture.grey_height = reader.height;
     picture.grey.resize(static_cast<std::size_t>(reader.width) * reader.height);
     std::vector<std::uint8_t> pixels(reader.width * reader.channels * (reader.passes > 1 ? reader.height : 1));
-    good = png_rows_step(reader, pixels.data(), picture.grey.data());
+    good = png_rows_step(reader, pixels.data(), picture.grey.data()) && png_end_step(reader);
   }
   picture.status = good ? PictureStatus::ok : reader.failure;
 }

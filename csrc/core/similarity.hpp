@@ -22,7 +22,7 @@ struct HammingNearest {
 };
 
 /// All pairs with popcount(a[ia] ^ b[ib]) <= max_distance, exact. Throws invalid_argument where max_distance is
-/// above 64, or there are more than max_pairs pairs (17 bytes each in the result, up to 24 more while it is
+/// above 64, or there are more than max_pairs pairs (17 bytes each in the result, up to 48 more while it is
 /// made). Cost: a.size() * b.size() comparisons, tiled so that b is read from the cache. The same for any
 /// number of threads.
 HammingPairs hamming_join(std::span<const std::uint64_t> a, std::span<const std::uint64_t> b, unsigned max_distance,
