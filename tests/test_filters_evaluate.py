@@ -33,9 +33,9 @@ def _uids_module(monkeypatch: pytest.MonkeyPatch) -> None:
         import dcfast.uids  # noqa: F401
     except ImportError:
 
-        def uid_isin(sorted_hay: np.ndarray, queries: np.ndarray) -> np.ndarray:
-            hay = set(sorted_hay.tolist())
-            return np.array([query in hay for query in queries.tolist()], np.bool_)
+        def uid_isin(uids: np.ndarray, sorted_uids: np.ndarray, *, check: bool, threads: int) -> np.ndarray:
+            hay = set(sorted_uids.tolist())
+            return np.array([uid in hay for uid in uids.tolist()], np.bool_)
 
         monkeypatch.setitem(sys.modules, "dcfast.uids", SimpleNamespace(uid_isin=uid_isin))
 

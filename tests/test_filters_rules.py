@@ -79,14 +79,14 @@ def test_infinite_and_nan_sides_are_silent() -> None:
 
 def test_a_written_threshold_is_rounded_as_numpy_does() -> None:
     scores = np.array([0.28, np.nextafter(np.float32(0.28), np.float32(0)), np.nan, 0.5], np.float32)
-    written = rules.score_at_least(scores, 0.28, in_column_dtype=True)
+    written = rules.score_at_least(scores, 0.28, written=True)
     assert written.tolist() == (scores >= 0.28).tolist() == [True, False, False, True]
-    assert rules.score_at_least(scores.astype(np.float64), 0.28, in_column_dtype=True).tolist() == [
+    assert rules.score_at_least(scores.astype(np.float64), 0.28, written=True).tolist() == [
         bool(float(s) >= 0.28) for s in scores
     ]
     assert rules.score_at_least(scores, float("nan")).tolist() == [False] * 4
     assert rules.score_at_least(scores, float("-inf")).tolist() == [True, True, False, True]
-    assert rules.score_at_least(np.array([1.0], np.float16), 1e9, in_column_dtype=True).tolist() == [False]
+    assert rules.score_at_least(np.array([1.0], np.float16), 1e9, written=True).tolist() == [False]
 
 
 def batch(captions: list[str | None], widths: list[int | None], heights: list[int | None]) -> pa.RecordBatch:
