@@ -91,7 +91,12 @@ class PoolBuilder:
             ]
             if number == 0:
                 rows += [
-                    {"uid": uid_of(n), "text": "a link that has rotted away", "original_width": 640, "original_height": 480}
+                    {
+                        "uid": uid_of(n),
+                        "text": "a link that has rotted away",
+                        "original_width": 640,
+                        "original_height": 480,
+                    }
                     for n in self.missing
                 ]
             table = {name: [r[name] for r in rows] for name in ("uid", "text", "original_width", "original_height")}
