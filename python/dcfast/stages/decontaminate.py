@@ -114,7 +114,7 @@ def _joined(hashes: Any, rows: Any, others: Any, max_distance: int) -> Iterator[
         start += len(block)
 
 
-def _near(: _EvalPictures, pool: Any, rows: Any, max_distance: int) -> list[tuple[int, int, int]]:
+def _near(evals: _EvalPictures, pool: Any, rows: Any, max_distance: int) -> list[tuple[int, int, int]]:
     """(pool row, evaluation picture, distance): the nearest picture of each evaluation set."""
     hits = []
     for block, (ia, ib, distance) in _joined(pool["phash"], rows, evals.phash[evals.structured], max_distance):
