@@ -32,7 +32,7 @@ using Block = std::array<char, block_bytes>;
 
 std::size_t padding(std::uint64_t size) { return static_cast<std::size_t>((block_bytes - size % block_bytes) % block_bytes); }
 
-void put_text(Block& block, std::size_t at, std::string_view text) { std::memcpy(block.data() + at, text.data(), text.size()); }
+void put_text(Block& block, std::size_t at, std::string_view text) { text.copy(block.data() + at, text.size()); }
 
 // digits octal digits and a NUL
 void put_octal(Block& block, std::size_t at, std::size_t digits, std::uint64_t value) {

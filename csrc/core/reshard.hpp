@@ -35,7 +35,7 @@ struct ShardMembers {
 };
 
 struct WriteShardOptions {
-  std::size_t window_bytes = std::size_t{1} << 20;  // output bytes held in memory; at least 4096
+  std::size_t window_bytes = std::size_t{1} << 19;  // output bytes held in memory (fits a core's cache); at least 4096
   std::size_t max_open_sources = 64;                // least recently used are closed beyond this
   bool hash_payloads = false;
 };

@@ -28,37 +28,44 @@ def fsync_dir(directory: str | os.PathLike[str]) -> None:
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[Path]:
     """A temporary path beside ``path`` to write to; renamed to ``path`` when the block ends without error.
 
     The parent directory is made where missing. The temporary name is a function of the final name, so that a
     rerun after ``kill -9`` overwrites what the killed process left; two writers of one path at once are not
     supported. On error the temporary file is removed and the old ``path``, if any, stays as it was.
+    Without ``sync`` the file is whole after a crash of the program, but may be lost in one of the machine.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(TEMPORARY_PREFIX + final.name)
     try:
         yield temporary
-        fd = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        if sync:
+            _fsync_file(temporary)
         os.replace(temporary, final)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    fsync_dir(final.parent)
+    if sync:
+        fsync_dir(final.parent)
 
 
-def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+def _fsync_file(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes, *, sync: bool = True) -> None:
     """Writes a whole file atomically."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path, sync=sync) as temporary:
         temporary.write_bytes(data)
 
 
-def write_json(path: str | os.PathLike[str], value: Any) -> None:
+def write_json(path: str | os.PathLike[str], value: Any, *, sync: bool = True) -> None:
     """Writes JSON with sorted keys, so that equal values are equal bytes."""
     text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, (text + "\n").encode("utf-8", "surrogatepass"))
+    write_bytes(path, (text + "\n").encode("utf-8", "surrogatepass"), sync=sync)
