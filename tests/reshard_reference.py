@@ -22,7 +22,7 @@ def uid_array(texts: list[str]) -> np.ndarray:
 
 
 def subset_of(texts: list[str]) -> np.ndarray:
-    return uid_array(sorted(texts))
+    return uid_array(sorted(texts, key=lambda text: int(text, 16)))
 
 
 @dataclass

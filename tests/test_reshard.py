@@ -461,7 +461,8 @@ def test_output_directory_is_protected(pool, tmp_path):
     out = tmp_path / "out"
     resharder.reshard(segments, out, subset_of([make_uid(i) for i in range(37)]), shards_dir=directory, shard_size=2)
     (out / "notes.txt").write_text("mine")
-    (out / ".tmp-00000007.tar").write_text("left by a killed run")
+    for name in ("00000007.tar", "00000000_stats.json", "meta.json"):
+        (out / f".tmp-123-0a1b2c3d-{name}").write_text("left by a killed run")
     with pytest.raises(RunError, match="is not empty; choose another place, or pass overwrite=True"):
         resharder.reshard(segments, out, subset, shards_dir=directory)
     before = {p.name for p in out.iterdir()}

@@ -6,10 +6,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +42,12 @@ __all__ = [
     "write_output_shards",
 ]
 
-_SHARD_FILE = re.compile(r"(\d{8,})(?:\.tar|_stats\.json)")
-_SINGLE_FILES = ("meta.json", "sample_ids.npy", "sizes.json")
+# what a run writes, under its name or a temporary one
+_OUTPUT = re.compile(
+    rf"({re.escape(TEMPORARY_PREFIX)}.*-)?(?:(\d{{8,}})(?:\.tar|_stats\.json)|meta\.json|sample_ids\.npy|sizes\.json)"
+)
+# input shards indexed together where a pool has no index yet
+_SHARDS_A_SEGMENT = 256
 # a stats file and its directory entry, on file systems with blocks of 4 KiB
 _BYTES_A_STATS_FILE = 8192
 
@@ -86,37 +93,37 @@ def reshard(
     Memory: see ``make_plan`` and ``write_output_shards``.   Cost: one read and one write of the selected payloads.
     """
     out = Path(output_dir)
-    segments, base = _pool_segments(pool, shards_dir)
+    base = _shards_dir(pool, shards_dir)
     opened = open_subset(subset, check=True)
-    _refuse_output(out, Path(base), overwrite or dry_run)
-    plan = make_plan(
-        segments,
-        opened,
-        shards_dir=base,
-        shard_size=shard_size,
-        max_bytes=max_bytes,
-        first_shard=first_shard,
-        num_shards=num_shards,
-        exclude=exclude,
-        pool_records=pool_records,
-    )
-    needed, free = check_free_space(plan, out, refuse=not dry_run)
-    report: dict[str, Any] = {**plan.counts, "needed_bytes": needed, "free_bytes": free}
-    if dry_run:
-        return report
-    if out.exists():
+    _refuse_output(out, base, overwrite or dry_run)
+    with _indexed(pool, base) as segments:
+        plan = make_plan(
+            segments,
+            opened,
+            shards_dir=base,
+            shard_size=shard_size,
+            max_bytes=max_bytes,
+            first_shard=first_shard,
+            num_shards=num_shards,
+            exclude=exclude,
+            pool_records=pool_records,
+        )
+        needed, free = check_free_space(plan, out, refuse=not dry_run)
+        report: dict[str, Any] = {**plan.counts, "needed_bytes": needed, "free_bytes": free}
+        if dry_run:
+            return report
         _remove_outputs(out, keep_below=0)
-    written = write_output_shards(
-        plan,
-        opened,
-        0,
-        plan.num_output_shards,
-        out,
-        segments=segments,
-        threads=threads or os.cpu_count() or 1,
-        sync=sync,
-        check_mtime=check_mtime,
-    )
+        written = write_output_shards(
+            plan,
+            opened,
+            0,
+            plan.num_output_shards,
+            out,
+            segments=segments,
+            threads=threads or os.cpu_count() or 1,
+            sync=sync,
+            check_mtime=check_mtime,
+        )
     arguments = {"input_dir": os.fspath(base), "subset_file": "" if isinstance(subset, np.ndarray) else subset}
     finish_reshard(plan, subset, out, arguments=arguments, sync=sync)
     return {**report, "tar_bytes": written["tar_bytes"]}
@@ -176,8 +183,6 @@ def check_free_space(plan: ReshardPlan, out_dir: str | os.PathLike[str], *, refu
     Raises:
         OSError (ENOSPC): needed is more than free, where ``refuse``.
     """
-    import errno
-
     out = Path(out_dir)
     subset_bytes = plan.counts["subset_count"] * 16 + _BYTES_A_STATS_FILE
     needed = int(plan.cuts["tar_bytes"].sum()) + plan.num_output_shards * _BYTES_A_STATS_FILE + subset_bytes
@@ -191,26 +196,47 @@ def check_free_space(plan: ReshardPlan, out_dir: str | os.PathLike[str], *, refu
     return needed, free
 
 
-def _pool_segments(
+def _shards_dir(
     pool: str | os.PathLike[str] | Sequence[SegmentLike | str], shards_dir: str | os.PathLike[str] | None
-) -> tuple[Sequence[SegmentLike | str], str]:
+) -> Path:
     if not isinstance(pool, (str, os.PathLike)):
         if shards_dir is None:
             raise TypeError("reshard: shards_dir must be given where the pool is given by its index segments")
         if not pool:
             raise PoolError("reshard: the pool has no index segments")
-        return pool, os.fspath(shards_dir)
+        return Path(shards_dir)
     base = Path(pool)
     if (base / "shards").is_dir():
         base = base / "shards"
     if not base.is_dir():
         raise PoolError(f"reshard: pool {os.fspath(pool)} is not a directory")
-    names = sorted(name for name in os.listdir(base) if name.endswith(".tar"))
-    if not names:
+    if not _shard_names(base):
         raise PoolError(f"reshard: pool {base} has no .tar files; expected shards such as 00000000.tar")
-    from dcfast.shards import index_segments
+    return base
 
-    return index_segments(base, names), os.fspath(base)
+
+def _shard_names(base: Path) -> list[str]:
+    return sorted(name for name in os.listdir(base) if name.endswith(".tar"))
+
+
+@contextmanager
+def _indexed(
+    pool: str | os.PathLike[str] | Sequence[SegmentLike | str], base: Path
+) -> Iterator[Sequence[SegmentLike | str]]:
+    """The pool's index segments; of a directory of shards they are made here and removed at the end."""
+    if not isinstance(pool, (str, os.PathLike)):
+        yield pool
+        return
+    from dcfast.shards import write_segment
+
+    names = _shard_names(base)
+    with tempfile.TemporaryDirectory(prefix="dcfast-index-") as index_dir:
+        segments = []
+        for begin in range(0, len(names), _SHARDS_A_SEGMENT):
+            path = Path(index_dir) / f"{begin:08d}.dcx"
+            write_segment([(str(base / name), name) for name in names[begin : begin + _SHARDS_A_SEGMENT]], path)
+            segments.append(str(path))
+        yield segments
 
 
 def _refuse_output(out: Path, base: Path, may_hold: bool) -> None:
@@ -230,14 +256,11 @@ def _outputs(out: Path, keep_below: int) -> list[Path]:
         return []
     found = []
     for path in out.iterdir():
-        name = path.name.removeprefix(TEMPORARY_PREFIX)
-        match = _SHARD_FILE.fullmatch(name)
-        temporary = name != path.name
-        if match is not None:
-            stale = temporary or int(match[1]) >= keep_below
-        else:
-            stale = name in _SINGLE_FILES and (temporary or keep_below == 0)
-        if stale and path.is_file():
+        match = _OUTPUT.fullmatch(path.name)
+        if match is None or not path.is_file():
+            continue
+        temporary, number = match.groups()
+        if temporary or int(number or 0) >= keep_below:
             found.append(path)
     return found
 
