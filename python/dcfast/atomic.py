@@ -38,25 +38,28 @@ def _fsync_file(path: Path) -> None:
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[Path]:
     """A temporary path beside ``path`` to write a file to; renamed to ``path`` when the block ends without error.
 
     The parent directory is made where missing. On error the temporary file is removed and the old ``path``, if
-    any, stays as it was.
+    any, stays as it was. Without ``sync`` the file is whole or absent after a crash of the program, but may be lost
+    in one of the machine.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{final.name}")
     try:
         yield temporary
-        _fsync_file(temporary)
+        if sync:
+            _fsync_file(temporary)
         if final.is_dir() and not final.is_symlink():
             shutil.rmtree(final)  # a table that was a directory of parts is a single file now
         os.replace(temporary, final)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    fsync_dir(final.parent)
+    if sync:
+        fsync_dir(final.parent)
 
 
 def remove_leftovers(directory: str | os.PathLike[str]) -> int:
@@ -77,13 +80,13 @@ def remove_leftovers(directory: str | os.PathLike[str]) -> int:
     return removed
 
 
-def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+def write_bytes(path: str | os.PathLike[str], data: bytes, *, sync: bool = True) -> None:
     """Writes a whole file atomically."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path, sync=sync) as temporary:
         temporary.write_bytes(data)
 
 
-def write_json(path: str | os.PathLike[str], value: Any) -> None:
+def write_json(path: str | os.PathLike[str], value: Any, *, sync: bool = True) -> None:
     """Writes JSON with sorted keys, so that equal values are equal bytes."""
     text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, (text + "\n").encode("utf-8", "surrogatepass"))
+    write_bytes(path, (text + "\n").encode("utf-8", "surrogatepass"), sync=sync)

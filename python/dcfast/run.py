@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.errors import DcfastError, RunError
+from dcfast.manifest import write_manifest
 from dcfast.scales import SCALES, scale
 from dcfast.stages import STAGES, stage_steps
 from dcfast.stages.engine import ENGINES, open_engine
@@ -94,7 +95,11 @@ def run(
                 say(name)
                 if name == "index":
                     _check(current, stages)  # the world exists by now
+                if name == "report":
+                    write_manifest(current)  # the report shows it
                 summaries[name] = run_stage(current, pieces, name, stage_steps(name), Silent if quiet else Progress)
+        if stages[-1] != "world":
+            write_manifest(current)
         return summaries
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dcfast.atomic import atomic_path
-from dcfast.stages.index import MERGE_BYTES, segment_path
+from dcfast.stages.index import MERGE_BYTES, row_ids, segment_path
 from dcfast.stages.piece import Piece
 from dcfast.stages.run_dir import Run
 from dcfast.stages.signatures import ABSENT, needed, pool_path
@@ -56,6 +56,11 @@ def fate_schema() -> Any:
             ("reason", pa.string()),
         ]
     )
+
+
+def excluded_path(number: int) -> str:
+    """Records (uid, row id) of quarantined samples whose uid the filter keeps: reshard must pass over them."""
+    return f"state/filter/excluded/{number:05d}.npy"
 
 
 def kept_run(number: int) -> str:
@@ -109,7 +114,7 @@ def settle_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
     import pyarrow.compute as pc
 
     from dcfast.shards import Segment
-    from dcfast.uids import open_records, uid_format, uid_lookup, uid_sort, uid_unique
+    from dcfast.uids import RECORD_DTYPE, open_records, uid_format, uid_lookup, uid_sort, uid_unique
 
     root, number = Path(out), args["number"]
     segment = Segment.open(root / segment_path(number))
@@ -160,6 +165,12 @@ def settle_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
     kept = uid_unique(uid_sort(np.ascontiguousarray(uids[fate == KEPT])))
     with atomic_path(root / kept_run(number)) as temporary, open(temporary, "wb") as file:
         np.save(file, kept)
+    excluded = np.flatnonzero((fate == QUARANTINED) & (code == 0))
+    records = np.empty(len(excluded), dtype=RECORD_DTYPE)
+    records["f0"], records["f1"] = uids["f0"][excluded], uids["f1"][excluded]
+    records["f2"] = row_ids(segment, args["first_shard"])[excluded]
+    with atomic_path(root / excluded_path(number)) as temporary, open(temporary, "wb") as file:
+        np.save(file, records)
     fate_counts, word_counts = np.bincount(fate, minlength=5), np.bincount(word, minlength=len(words))
     return {
         "fates": {name: int(n) for name, n in zip(FATES, fate_counts, strict=True)},
@@ -246,11 +257,16 @@ def settle(run: Run, reasons: list[str], malformed: list[int]) -> Any:
             "filter/fates",
             f"{number:05d}",
             "dcfast.stages.fates:settle_segment",
-            {"number": number, "decoded": decoded, "reasons": reasons},
+            {"number": number, "first_shard": first, "decoded": decoded, "reasons": reasons},
             inputs=(segment_path(number), "filter/outcomes.npy", *((pool_path(number),) if decoded else ())),
-            outputs=(part_path("fates", number), part_path("quarantine", number), kept_run(number)),
+            outputs=(
+                part_path("fates", number),
+                part_path("quarantine", number),
+                kept_run(number),
+                excluded_path(number),
+            ),
         )
-        for number in range(segments)
+        for number, (first, _) in enumerate(run.pool.segments())
     ]
     of_metadata = yield [
         Piece(
