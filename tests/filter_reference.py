@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 import fasttext
+import pyarrow.parquet as pq
+import pytest
 
 ODD_CAPTIONS = [
     "",
@@ -69,3 +72,13 @@ def basic_filter(caption: str | None, width: float | None, height: float | None)
     if not is_english(caption):
         return "basic_filter: language"
     return None
+
+
+def real_captions() -> list[str]:
+    """10,000 alt texts from the web; skips the test where the real data is not."""
+    root = Path(__file__).resolve().parent.parent
+    place = Path(os.environ.get("DCFAST_REAL_DATA") or root.parent / "shared" / "data")
+    file = place / "img2dataset" / "test_files" / "test_10000.parquet"
+    if not file.is_file():
+        pytest.skip(f"no real captions at {file}: set DCFAST_REAL_DATA")
+    return pq.read_table(file)["TEXT"].to_pylist()

@@ -184,7 +184,7 @@ def test_size_and_depth_are_bounded() -> None:
         nested = f"~(laion2b {'&|'[number % 2]} {nested})"
     assert str(compile_filter(nested)) == nested
     assert len(compile_filter(" & ".join(["'a'"] * 10_000)).reasons) == 2
-    with pytest.raises(FilterError, match="the expression ends where , or [)] should be"):
+    with pytest.raises(FilterError, match=r"the expression ends where , or [)] should be"):
         compile_filter("clip_score(l14, fraction=" + "9" * 300)
     with pytest.raises(TypeError, match="expected str; got NoneType"):
         compile_filter(None)  # type: ignore[arg-type]

@@ -24,12 +24,8 @@ def test_answers_are_fasttexts_on_the_whole_caption() -> None:
 
 def test_lone_surrogates_are_replaced() -> None:
     captions = ["a dog \ud800 on the beach \udfff in summer", "\ud800"]
-    expected = [
-        is_english(caption.encode("utf-16", "surrogatepass").decode("utf-16", "replace")) for caption in captions
-    ]
-    assert expected[0]
-    assert language.is_english(captions).tolist()[0]
-    assert len(language.is_english(captions)) == 2
+    expected = [is_english(caption.replace("\ud800", "\ufffd").replace("\udfff", "\ufffd")) for caption in captions]
+    assert language.is_english(captions).tolist() == expected
 
 
 def test_nothing_is_printed_and_nothing_heavy_imported() -> None:

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from dcfast.filters import compile_filter, rules
-from filter_reference import ODD_CAPTIONS, basic_filter, is_english
+from filter_reference import ODD_CAPTIONS, basic_filter, is_english, real_captions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-WORDY = st.text(
-    st.one_of(
-        st.sampled_from(" \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2003\u2028\u3000\u200b\0ab"),
-        st.characters(codec="utf-8"),
-    ),
-    max_size=12,
-)
-
-
-@pytest.fixture
-def real_data() -> Path:
-    root = Path(__file__).resolve().parent.parent
-    place = Path(os.environ.get("DCFAST_REAL_DATA") or root.parent / "shared" / "data")
-    if not place.is_dir():
-        pytest.skip(f"no real data at {place}: set DCFAST_REAL_DATA")
-    return place
+SPACES = " \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2003\u2028\u3000\u200b\0ab"
+WORDY = st.text(st.one_of(st.sampled_from(SPACES), st.characters(codec="utf-8")), max_size=12)
 
 
 def test_white_space_is_pythons() -> None:
@@ -96,14 +79,14 @@ def test_infinite_and_nan_sides_are_silent() -> None:
 
 def test_a_written_threshold_is_rounded_as_numpy_does() -> None:
     scores = np.array([0.28, np.nextafter(np.float32(0.28), np.float32(0)), np.nan, 0.5], np.float32)
-    written = rules.score_at_least(scores, 0.28, in_column_dtype=True)
+    written = rules.score_at_least(scores, 0.28, written=True)
     assert written.tolist() == (scores >= 0.28).tolist() == [True, False, False, True]
-    assert rules.score_at_least(scores.astype(np.float64), 0.28, in_column_dtype=True).tolist() == [
+    assert rules.score_at_least(scores.astype(np.float64), 0.28, written=True).tolist() == [
         bool(float(s) >= 0.28) for s in scores
     ]
     assert rules.score_at_least(scores, float("nan")).tolist() == [False] * 4
     assert rules.score_at_least(scores, float("-inf")).tolist() == [True, True, False, True]
-    assert rules.score_at_least(np.array([1.0], np.float16), 1e9, in_column_dtype=True).tolist() == [False]
+    assert rules.score_at_least(np.array([1.0], np.float16), 1e9, written=True).tolist() == [False]
 
 
 def batch(captions: list[str | None], widths: list[int | None], heights: list[int | None]) -> pa.RecordBatch:
@@ -140,8 +123,8 @@ def test_basic_filter_on_any_captions(captions: list[str | None], seed: int) -> 
 
 
 @pytest.mark.real_data
-def test_basic_filter_on_real_captions(real_data: Path) -> None:
-    captions = pq.read_table(real_data / "img2dataset/test_files/test_10000.parquet")["TEXT"].to_pylist()
+def test_basic_filter_on_real_captions() -> None:
+    captions = real_captions()
     check_basic(captions, 0)
     compiled = compile_filter("basic_filter")
     rows = batch(captions, [512] * len(captions), [512] * len(captions))

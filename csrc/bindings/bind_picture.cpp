@@ -37,6 +37,11 @@ py::dict as_arrays(const std::vector<PictureSignature>& signatures) {
   return out;
 }
 
+std::span<const std::byte> view_of(const py::bytes& bytes) {
+  const auto size = static_cast<std::size_t>(PyBytes_GET_SIZE(bytes.ptr()));
+  return {reinterpret_cast<const std::byte*>(PyBytes_AS_STRING(bytes.ptr())), size};
+}
+
 py::dict picture_signatures(const std::string& path, const py::array& offsets, const py::array& sizes,
                             unsigned threads, bool full) {
   const auto begin = borrow<std::uint64_t>(offsets, "offsets");
@@ -51,12 +56,13 @@ py::dict picture_signatures_of(const std::vector<py::bytes>& pictures, unsigned 
   std::vector<std::span<const std::byte>> views;
   views.reserve(pictures.size());
   for (const py::bytes& picture : pictures) {
-    views.push_back(std::as_bytes(std::span(PyBytes_AS_STRING(picture.ptr()), static_cast<std::size_t>(PyBytes_GET_SIZE(picture.ptr())))));
+    views.push_back(view_of(picture));
   }
   return as_arrays(enter_core([&](const Poll& poll) {
     std::vector<PictureSignature> signatures(views.size());
     parallel_for(
-        views.size(), threads, [&](std::size_t i) { signatures[i] = picture_signature(views[i], {.full = full}); }, poll);
+        views.size(), threads, [&](std::size_t i) { signatures[i] = picture_signature(views[i], {.full = full}); },
+        poll);
     return signatures;
   }));
 }
@@ -84,7 +90,7 @@ py::tuple phash_grey(const py::array& grey) {
 
 /// (status, grey array); the array is 0 x 0 unless the status is ok. For tests and for looking at what is hashed.
 py::tuple decode_grey_array(const py::bytes& picture, bool full) {
-  const auto view = std::as_bytes(std::span(PyBytes_AS_STRING(picture.ptr()), static_cast<std::size_t>(PyBytes_GET_SIZE(picture.ptr()))));
+  const auto view = view_of(picture);
   GreyPicture decoded = enter_core([&](const Poll&) { return decode_grey(view, {.full = full}); });
   const auto height = static_cast<py::ssize_t>(decoded.grey_height);
   const auto width = static_cast<py::ssize_t>(decoded.grey_width);
@@ -95,9 +101,13 @@ py::tuple decode_grey_array(const py::bytes& picture, bool full) {
 
 void bind_picture(py::module_& m) {
   py::list statuses;
-  for (std::size_t i = 0; i < kNumPictureStatuses; ++i) statuses.append(picture_status_name(static_cast<PictureStatus>(i)));
+  for (std::size_t i = 0; i < kNumPictureStatuses; ++i) {
+    statuses.append(picture_status_name(static_cast<PictureStatus>(i)));
+  }
   py::list formats;
-  for (std::size_t i = 0; i < kNumPictureFormats; ++i) formats.append(picture_format_name(static_cast<PictureFormat>(i)));
+  for (std::size_t i = 0; i < kNumPictureFormats; ++i) {
+    formats.append(picture_format_name(static_cast<PictureFormat>(i)));
+  }
   m.attr("picture_statuses") = py::tuple(statuses);
   m.attr("picture_formats") = py::tuple(formats);
   m.attr("max_picture_pixels") = kMaxPixels;

@@ -38,7 +38,7 @@ inline constexpr std::uint64_t kMaxMemberBytes = std::uint64_t{256} << 20;
 
 struct PictureOptions {
   /// Decode JPEGs at full scale. Otherwise at the smallest of 1, 1/2, 1/4, 1/8 that leaves the shorter side at
-  /// least kMinSide: several times faster, and as good for the hash, which averages to 32 x 32.
+  /// least kMinSide: faster, with less memory, and as good for the hash, which averages to 32 x 32.
   bool full = false;
 };
 inline constexpr std::uint32_t kMinSide = 64;

@@ -56,7 +56,8 @@ HammingPairs hamming_join(std::span<const std::uint64_t> a, std::span<const std:
                           "more than max_pairs=" + std::to_string(max_pairs) + " pairs within distance " +
                               std::to_string(max_distance) + " among " + std::to_string(a.size()) + " x " +
                               std::to_string(b.size()) +
-                              " hashes: join parts of a one after another, lower max_distance, or ask for the nearest only");
+                              " hashes: join parts of a one after another, lower max_distance, or ask for "
+                              "the nearest only");
             }
           }
         }

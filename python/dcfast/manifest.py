@@ -82,7 +82,7 @@ def build_manifest(run: Run) -> dict[str, Any]:
         manifest["evalsets"] = {"names": [n for n, _ in sets], "fingerprint": fingerprint_files(run.out, tars)}
     if run.has_summary("filter"):
         chosen = run.summary("filter")
-        manifest |= {k: chosen[k] for k in ("filter", "thresholds", "language_model")}
+        manifest |= {k: chosen[k] for k in ("filter", "thresholds", "models")}
         manifest["subset"] = {"uids": chosen["subset"], "sha256": _sha256(run.out / "subset.npy")}
     if run.has_summary("decontaminate"):
         manifest["contaminated"] = {

@@ -36,7 +36,8 @@ _OK, _UNSUPPORTED, _TRUNCATED, _BROKEN, _TOO_LARGE = (
     STATUS.index(name) for name in ("ok", "unsupported", "truncated", "broken", "too_large")
 )
 # Formats that Pillow decodes by itself (some of its plugins start programs) and that begin with a mark of their own.
-_FALLBACK_FORMATS = ("GIF", "BMP", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "ICO", "JPEG")
+# Not JPEG: which of its rare kinds a Pillow decodes depends on how it was built.
+_FALLBACK_FORMATS = ("GIF", "BMP", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "ICO")
 
 Signatures = dict[str, npt.NDArray[Any]]
 
@@ -73,7 +74,7 @@ def picture_signatures(
         offsets: where each member's data begins, bytes, shape (N,), uint64.
         sizes: how long it is, bytes, shape (N,), uint64.
         threads: 0 means one per core. The result is the same for any number.
-        full: decode JPEGs at full scale, several times slower; hashes may differ in a bit or two from those of
+        full: decode JPEGs at full scale, slower and with more memory; hashes may differ in a few bits from those of
             the default, which halves the scale while the shorter side keeps 64 pixels.
         fallback: decode with Pillow what the core does not decode, if Pillow is installed.
 

@@ -46,8 +46,8 @@ void test_whole_and_cut(const char* hex, PictureFormat format, std::uint32_t wid
   for (const bool full : {false, true}) {
     CHECK(status_of(bytes, full) == PictureStatus::ok);
     for (std::size_t size = 1; size < bytes.size(); ++size) {
-      const PictureStatus status = status_of(Bytes(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(size)), full);
-      CHECK(status == PictureStatus::truncated);
+      const Bytes cut(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(size));
+      CHECK(status_of(cut, full) == PictureStatus::truncated);
     }
   }
   const dcfast::PictureSignature signature = dcfast::picture_signature(bytes, {});
@@ -61,7 +61,9 @@ void test_flips(const char* hex, unsigned seed) {
   std::mt19937 random(seed);
   for (int trial = 0; trial < 10000; ++trial) {
     Bytes changed = bytes;
-    for (unsigned n = 1 + random() % 4; n > 0; --n) changed[random() % changed.size()] = static_cast<std::byte>(random());
+    for (unsigned n = 1 + random() % 4; n > 0; --n) {
+      changed[random() % changed.size()] = static_cast<std::byte>(random());
+    }
     if (random() % 8 == 0) changed.resize(random() % changed.size());
     (void)status_of(changed, trial % 2 == 0);
   }
@@ -121,7 +123,9 @@ int main() {
   test_whole_and_cut(kWebp, PictureFormat::webp, 20, 24);
   test_whole_and_cut(kLosslessWebp, PictureFormat::webp, 20, 24);
   unsigned seed = 1;
-  for (const char* hex : {kJpeg, kProgressiveJpeg, kCmykJpeg, kPng, kInterlacedPng, kWebp, kLosslessWebp}) test_flips(hex, seed++);
+  for (const char* hex : {kJpeg, kProgressiveJpeg, kCmykJpeg, kPng, kInterlacedPng, kWebp, kLosslessWebp}) {
+    test_flips(hex, seed++);
+  }
   CHECK(status_of({}, false) == PictureStatus::empty);
   CHECK(status_of(unhex("000102"), false) == PictureStatus::unsupported);
   test_hash();

@@ -1,4 +1,5 @@
-// Small pictures of 20 x 24 pixels (kPng: 10 x 12), drawn and encoded for these tests: two ramps and a disc. Hexadecimal.
+// Small pictures of 20 x 24 pixels (kPng: 10 x 12), drawn and encoded for these tests: two ramps and a disc.
+// Hexadecimal.
 #pragma once
 
 inline constexpr char kJpeg[] =

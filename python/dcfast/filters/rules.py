@@ -134,17 +134,17 @@ def moderate_aspect(width: npt.NDArray[Any], height: npt.NDArray[Any]) -> Mask:
     return result
 
 
-def score_at_least(scores: npt.NDArray[Any], threshold: float, *, in_column_dtype: bool = False) -> Mask:
+def score_at_least(scores: npt.NDArray[Any], threshold: float, *, written: bool = False) -> Mask:
     """Scores at or above a threshold; (n,) bool, NaN False. A NaN threshold passes nothing.
 
     Args:
         scores: (n,) float16, float32 or float64, NaN for null.
-        threshold: compared exactly (in float64), or
-        in_column_dtype: first rounded to the scores' dtype, as NumPy and pandas do with a number someone wrote:
+        threshold: compared exactly, in float64.
+        written: it is a number that someone wrote: rounded to the scores' dtype first, as NumPy and pandas do;
             0.28 against a float32 column means float32(0.28).
     """
     with np.errstate(invalid="ignore", over="ignore"):
-        if in_column_dtype and scores.dtype.kind == "f":
+        if written and scores.dtype.kind == "f":
             limit = scores.dtype.type(threshold)
             result: Mask = scores >= limit
         else:

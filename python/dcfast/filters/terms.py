@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -61,8 +61,11 @@ class Rows:
         """A numeric column, NaN for null."""
         if column not in self._ready:
             self._ready[column] = rules.numbers(self.batch.column(column))
-        values: npt.NDArray[Any] = self._ready[column]
-        return values
+        return cast("npt.NDArray[Any]", self._ready[column])
+
+    def sides(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Original width and height."""
+        return self.numbers(WIDTH), self.numbers(HEIGHT)
 
     def ask(self, model: Callable[[list[str]], Mask], pending: Mask) -> Mask:
         """A per-caption model's verdicts, asked only where ``pending`` and not asked before; null captions fail."""
@@ -74,8 +77,7 @@ class Rows:
             captions = self.text().take(some)
             present = captions.is_valid().to_numpy(zero_copy_only=False)
             known[some[present]] = model(captions.drop_null().to_pylist())
-        verdicts: Mask = known == 1
-        return verdicts
+        return cast("Mask", known == 1)
 
     def members(self, name: str) -> Mask:
         """Rows whose uid is in a set."""
@@ -84,8 +86,8 @@ class Rows:
             raise ValueError(f"Filter.evaluate: {missing} must be given for this filter")
         from dcfast.uids import uid_isin
 
-        found: Mask = np.asarray(uid_isin(self.uid_sets[name], self.uids), np.bool_)
-        return found
+        # loading a set checked that it is sorted; pieces, not threads, fill the cores here
+        return cast("Mask", uid_isin(self.uids, self.uid_sets[name], check=False, threads=1))
 
     def threshold(self, quantile: Quantile) -> float:
         """The score that a quantile was found to be."""
@@ -104,10 +106,10 @@ class Rule:
 
 @dataclass(frozen=True)
 class Term:
-    """A leaf of an expression. Equal terms have equal canonical text.
+    """A leaf of an expression.
 
     Attributes:
-        text: canonical; parses back to an equal term.
+        text: canonical; parses back to an equal term, and equal terms have equal text.
         rules: in the fixed order in which the first failing one names the reason; cheap ones first.
         columns: metadata columns it reads.
         needs: models and libraries beyond NumPy and pyarrow.
@@ -142,6 +144,14 @@ def _english(rows: Rows, pending: Mask) -> Mask:
     return rows.ask(language.is_english, pending)
 
 
+def _imagenet_word(rows: Rows, pending: Mask) -> Mask:
+    return rows.ask(wordnet.has_imagenet_word, pending)
+
+
+def _english_gcld3(rows: Rows, pending: Mask) -> Mask:
+    return rows.ask(language.is_english_gcld3, pending)
+
+
 def _no_arguments(call: Call) -> None:
     if call.arguments:
         first = call.arguments[0]
@@ -160,11 +170,8 @@ def _basic_filter(call: Call) -> Term:
         (
             Rule("basic_filter: words", lambda rows, _: rules.enough_words(rows.text())),
             Rule("basic_filter: characters", lambda rows, _: rules.enough_characters(rows.text())),
-            Rule("basic_filter: size", lambda rows, _: rules.large_enough(rows.numbers(WIDTH), rows.numbers(HEIGHT))),
-            Rule(
-                "basic_filter: aspect",
-                lambda rows, _: rules.moderate_aspect(rows.numbers(WIDTH), rows.numbers(HEIGHT)),
-            ),
+            Rule("basic_filter: size", lambda rows, _: rules.large_enough(*rows.sides())),
+            Rule("basic_filter: aspect", lambda rows, _: rules.moderate_aspect(*rows.sides())),
             Rule("basic_filter: language", _english),
         ),
         (TEXT, WIDTH, HEIGHT),
@@ -178,9 +185,7 @@ def _text_based(call: Call) -> Term:
     return Term(
         "text_based",
         (
-            Rule(
-                "text_based: no ImageNet-21k word", lambda rows, pending: rows.ask(wordnet.has_imagenet_word, pending)
-            ),
+            Rule("text_based: no ImageNet-21k word", _imagenet_word),
             Rule("text_based: language", _english),
         ),
         (TEXT,),
@@ -191,17 +196,12 @@ def _text_based(call: Call) -> Term:
 
 def _laion2b(call: Call) -> Term:
     _no_arguments(call)
-    column = SCORES["b32"]
+    column, minimum = SCORES["b32"], rules.LAION2B_MIN_SCORE
     return Term(
         "laion2b",
         (
-            Rule(
-                "laion2b: score",
-                lambda rows, _: rules.score_at_least(
-                    rows.numbers(column), rules.LAION2B_MIN_SCORE, in_column_dtype=True
-                ),
-            ),
-            Rule("laion2b: language", lambda rows, pending: rows.ask(language.is_english_gcld3, pending)),
+            Rule("laion2b: score", lambda rows, _: rules.score_at_least(rows.numbers(column), minimum, written=True)),
+            Rule("laion2b: language", _english_gcld3),
         ),
         (TEXT, column),
         (GCLD3,),
@@ -240,7 +240,7 @@ def _clip_score(call: Call) -> Term:
     value, column = limit.value, SCORES[str(arch.value)]
     text = f"clip_score({arch.value}, {limit.keyword}={value!r})"
     if limit.keyword == "threshold":
-        at_least = Rule(text, lambda rows, _: rules.score_at_least(rows.numbers(column), value, in_column_dtype=True))
+        at_least = Rule(text, lambda rows, _: rules.score_at_least(rows.numbers(column), value, written=True))
         return Term(text, (at_least,), (column,))
     if not 0.0 < value <= 1.0:
         call.source.error(f"clip_score: fraction must be above 0 and at most 1; got {value!r}", limit.begin, limit.end)
@@ -281,7 +281,7 @@ TERMS: dict[str, Callable[[Call], Term]] = {
     "text_based": _text_based,
     "uids": _uids,
 }
-# DataComp's baselines that stand on image embeddings, which no stage of this version makes.
+# DataComp's baselines that stand on image embeddings.
 _NEED_EMBEDDINGS = ("image_based", "image_based_intersect_clip_score")
 
 
@@ -291,15 +291,10 @@ def _nearest(name: str, known: tuple[str, ...]) -> str:
 
 
 def build_term(call: Call) -> Term:
-    """The term of a call.
-
-    Raises:
-        FilterError: no such name, or arguments that it does not take; pointing at the place.
-    """
+    """The term of a call; FilterError where there is no such name, or it does not take these arguments."""
     if call.name in TERMS:
         return TERMS[call.name](call)
     if call.name in _NEED_EMBEDDINGS:
-        message = f"{call.name} needs image embeddings, which this version does not make; known: {', '.join(TERMS)}"
-        call.source.error(message, call.begin, call.end)
+        call.source.error(f"{call.name} needs image embeddings, which this version lacks", call.begin, call.end)
     hint = _nearest(call.name, tuple(TERMS))
     call.source.error(f"unknown filter {call.name[:60]!r}{hint}", call.begin, call.end)

@@ -8,6 +8,7 @@ evaluation pictures (40 bytes each; they do not grow with the pool) and those of
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def _exact(evals: _EvalPictures, pool: Any, rows: Any) -> list[tuple[int, int, i
 
     queries = np.empty(len(rows), dtype="u8,u8")
     queries["f0"], queries["f1"] = pool["h0"][rows], pool["h1"][rows]
-    first, count = uid_lookup(evals.content, queries)
+    first, count = uid_lookup(evals.content, queries, threads=1)
     hits = []
     for i in np.flatnonzero(np.asarray(count) > 0):
         seen: set[int] = set()
@@ -95,14 +96,30 @@ def _exact(evals: _EvalPictures, pool: Any, rows: Any) -> list[tuple[int, int, i
     return hits
 
 
-def _near(evals: _EvalPictures, pool: Any, rows: Any, max_distance: int) -> list[tuple[int, int, int]]:
-    """(pool row, evaluation picture, distance): the nearest picture of each evaluation set."""
-    from dcfast.similarity import hamming_join
+def _joined(hashes: Any, rows: Any, others: Any, max_distance: int) -> Iterator[tuple[Any, Any]]:
+    """(rows of a block, its Hamming pairs); blocks shrink where a crowd of alike pictures makes too many pairs."""
+    from dcfast.similarity import DEFAULT_MAX_PAIRS, hamming_join
 
+    start, size = 0, JOIN_ROWS
+    while start < len(rows):
+        block = rows[start : start + size]
+        try:
+            pairs = hamming_join(np.ascontiguousarray(hashes[block]), others, max_distance, threads=1)
+        except ValueError:
+            if len(block) * len(others) <= DEFAULT_MAX_PAIRS:
+                raise  # not for the number of pairs
+            size = max(1, len(block) // 2)
+            continue
+        yield block, pairs
+        start += len(block)
+
+
+def _near(: _EvalPictures, pool: Any, rows: Any, max_distance: int) -> list[tuple[int, int, int]]:
+    """(pool row, evaluation picture, distance): the nearest picture of each evaluation set."""
     hits = []
-    for start in range(0, len(rows), JOIN_ROWS):
-        block = rows[start : start + JOIN_ROWS]
-        ia, ib, distance = hamming_join(pool["phash"][block], evals.phash[evals.structured], max_distance, threads=1)
+    for block, (ia, ib, distance) in _joined(pool["phash"], rows, evals.phash[evals.structured], max_distance):
+        # the indices are unsigned: NumPy would make floats of them together with signed ones
+        ia, ib = ia.astype(np.int64), ib.astype(np.int64)
         picture = evals.structured[ib]
         sets = evals.set_id[picture]
         order = np.lexsort((picture, distance, sets, ia))  # nearest first; ties to the first picture
@@ -118,10 +135,11 @@ def _near(evals: _EvalPictures, pool: Any, rows: Any, max_distance: int) -> list
 def match_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: the hits of one segment, with evidence, and the sorted run of their uids."""
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     from dcfast.shards import Segment
-    from dcfast.uids import uid_format, uid_sort, uid_unique
+    from dcfast.uids import save_subset, uid_format, uid_unique
 
     root = Path(out)
     segment = Segment.open(root / segment_path(args["number"]))
@@ -143,7 +161,7 @@ def match_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
             "shard": [segment.shard_names[s] for s in shard],
             "row": (rows - begin[shard]).astype(np.uint32),
             "key": [segment.key(int(row)) for row in rows],
-            "uid": pa.array(uid_format(uids), mask=~valid),
+            "uid": pc.if_else(pa.array(valid), uid_format(uids, threads=1), pa.scalar(None, pa.string())),
             "evalset": [e[0] for e in evidence],
             "evalset_shard": [e[1] for e in evidence],
             "evalset_key": [e[2] for e in evidence],
@@ -154,9 +172,7 @@ def match_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
     )
     with atomic_path(root / part_path(TABLE, args["number"])) as temporary:
         pq.write_table(table, temporary)
-    run = uid_unique(uid_sort(uids[valid]))
-    with atomic_path(root / _uid_run(args["number"])) as temporary, open(temporary, "wb") as file:
-        np.save(file, run)
+    save_subset(root / _uid_run(args["number"]), uid_unique(uids[valid], threads=1))
     return {
         "rows": len(found),
         "samples": len(np.unique(rows)),
@@ -174,10 +190,8 @@ def merge_contaminated(out: str, args: dict[str, Any]) -> dict[str, Any]:
     from dcfast.uids import load_subset, merge_runs
 
     root = Path(out)
-    with atomic_path(root / "contaminated.npy") as temporary:
-        merge_runs(
-            [root / _uid_run(n) for n in range(args["segments"])], temporary, unique=True, memory_bytes=MERGE_BYTES
-        )
+    runs = [root / _uid_run(n) for n in range(args["segments"])]
+    merge_runs(runs, root / "contaminated.npy", unique=True, memory_bytes=MERGE_BYTES)
     return {"uids": len(load_subset(root / "contaminated.npy"))}
 
 

@@ -114,7 +114,7 @@ def settle_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
     import pyarrow.compute as pc
 
     from dcfast.shards import Segment
-    from dcfast.uids import RECORD_DTYPE, open_records, uid_format, uid_lookup, uid_sort, uid_unique
+    from dcfast.uids import RECORD_DTYPE, open_records, save_subset, uid_format, uid_lookup, uid_unique
 
     root, number = Path(out), args["number"]
     segment = Segment.open(root / segment_path(number))
@@ -125,7 +125,7 @@ def settle_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
     wrong, wrong_reasons = _quarantine_reasons(segment, signatures)
     uids = np.ascontiguousarray(segment.uid)
     has_uid = segment.has_uid()
-    first, count = (np.asarray(a) for a in uid_lookup(outcomes, uids))
+    first, count = (np.asarray(a) for a in uid_lookup(outcomes, uids, threads=1))
     listed = (count > 0) & has_uid
     code = np.full(segment.num_samples, -1, dtype=np.int64)
     code[listed] = (outcomes["f2"][first[listed]] >> CODE_SHIFT).astype(np.int64)
@@ -162,9 +162,7 @@ def settle_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
         },
         damage,
     )
-    kept = uid_unique(uid_sort(np.ascontiguousarray(uids[fate == KEPT])))
-    with atomic_path(root / kept_run(number)) as temporary, open(temporary, "wb") as file:
-        np.save(file, kept)
+    save_subset(root / kept_run(number), uid_unique(uids[fate == KEPT], threads=1))
     excluded = np.flatnonzero((fate == QUARANTINED) & (code == 0))
     records = np.empty(len(excluded), dtype=RECORD_DTYPE)
     records["f0"], records["f1"] = uids["f0"][excluded], uids["f1"][excluded]
@@ -194,7 +192,7 @@ def settle_metadata(out: str, args: dict[str, Any]) -> dict[str, Any]:
     listed = open_records(root / args["outcomes"])
     uids = np.empty(len(listed), dtype="u8,u8")
     uids["f0"], uids["f1"] = listed["f0"], listed["f1"]
-    _, count = uid_lookup(pool, uids)
+    _, count = uid_lookup(pool, uids, threads=1)
     absent = np.flatnonzero(np.asarray(count) == 0)
     row = listed["f2"][absent] & np.uint64((1 << 48) - 1)
     absent = absent[np.argsort(row, kind="stable")]
@@ -226,10 +224,8 @@ def merge_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
     from dcfast.uids import load_subset, merge_runs, open_records
 
     root = Path(out)
-    with atomic_path(root / "subset.npy") as temporary:
-        merge_runs(
-            [root / kept_run(n) for n in range(args["segments"])], temporary, unique=True, memory_bytes=MERGE_BYTES
-        )
+    runs = [root / kept_run(n) for n in range(args["segments"])]
+    merge_runs(runs, root / "subset.npy", unique=True, memory_bytes=MERGE_BYTES)
 
     def repeated(path: Path) -> int:
         records = open_records(path)

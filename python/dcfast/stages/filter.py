@@ -64,6 +64,7 @@ def resolve_expression(run: Run) -> tuple[str, list[str]]:
             "give --evalsets DIR, or leave the term out"
         )
     compiled.check_columns(schema, first)
+    compiled.check_needs()
     return str(compiled), notes
 
 
@@ -83,36 +84,34 @@ def histogram(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: one pass of the threshold search over some metadata files."""
     import pyarrow.parquet as pq
 
-    from dcfast.filters import compile_filter
-    from dcfast.filters.thresholds import QuantileSearch
+    from dcfast.filters import NUM_BINS, QuantileSearch, compile_filter, numbers, score_histogram
 
     compiled = compile_filter(args["filter"])
     search = QuantileSearch.from_json(args["search"])
-    counts = search.empty_counts()
+    counts = np.zeros(NUM_BINS, dtype=np.uint64)
     for path in args["files"]:
         compiled.check_columns(pq.read_schema(path), path)
         for batch in _batches([path], [args["column"]]):
-            counts += search.histogram(batch.column(0))
+            counts += score_histogram(numbers(batch.column(0)), search.prefix, dtype=search.dtype)
     with atomic_path(Path(out) / args["output"]) as temporary, open(temporary, "wb") as file:
         np.save(file, counts)
     return {}
 
 
 def _search_threshold(run: Run, text: str, number: int, column: str, fraction: float) -> Any:
-    """Sub-steps of the threshold search: yields pieces of one pass after the other, returns the value."""
+    """Sub-steps of the threshold search: yields pieces of one pass after the other, returns the search, done."""
     import pyarrow.parquet as pq
 
-    from dcfast.filters.thresholds import QuantileSearch
+    from dcfast.filters import NUM_BINS, QuantileSearch, score_dtype
 
-    field_type = pq.read_schema(run.pool.metadata[0]).field(column).type
-    rows = sum(pq.read_metadata(path).num_rows for path in run.pool.metadata)
-    search = QuantileSearch.start(rows=rows, fraction=fraction, dtype=field_type)
+    search = QuantileSearch(fraction, score_dtype(pq.read_schema(p).field(column).type for p in run.pool.metadata))
     groups = run.pool.metadata_groups()
     while not search.done:
-        outputs = [f"state/filter/histograms/{number}-{search.passes}-{g:05d}.npy" for g in range(len(groups))]
+        turn = len(search.prefix)
+        outputs = [f"state/filter/histograms/{number}-{turn}-{g:05d}.npy" for g in range(len(groups))]
         yield [
             Piece(
-                f"filter/threshold-{number}-{search.passes}",
+                f"filter/threshold-{number}-{turn}",
                 f"{g:05d}",
                 "dcfast.stages.filter:histogram",
                 {"files": files, "filter": text, "column": column, "search": search.to_json(), "output": outputs[g]},
@@ -122,11 +121,11 @@ def _search_threshold(run: Run, text: str, number: int, column: str, fraction: f
             )
             for g, (_, files) in enumerate(groups)
         ]
-        merged = search.empty_counts()
+        merged = np.zeros(NUM_BINS, dtype=np.uint64)
         for output in outputs:
             merged += np.load(run.out / output, allow_pickle=False)
-        search = search.feed(merged)
-    return search.value
+        search.feed(merged)
+    return search
 
 
 def evaluate(out: str, args: dict[str, Any]) -> dict[str, Any]:
@@ -135,12 +134,12 @@ def evaluate(out: str, args: dict[str, Any]) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     from dcfast.filters import compile_filter
-    from dcfast.uids import RECORD_DTYPE, load_subset, sort_records, uid_parse
+    from dcfast.uids import RECORD_DTYPE, load_subset, record_sort, save_records, uid_parse
 
     root = Path(out)
     compiled = compile_filter(args["filter"])
     uid_sets = {name: load_subset(path) for name, path in args["uid_sets"].items()}
-    columns = list(dict.fromkeys(["uid", *compiled.columns]))
+    columns = list(dict.fromkeys(["uid", *compiled.column_names]))
     records: list[Any] = []
     bad: dict[str, list[Any]] = {"file": [], "row": [], "uid": []}
     total = malformed = 0
@@ -169,8 +168,7 @@ def evaluate(out: str, args: dict[str, Any]) -> dict[str, Any]:
             total += len(uids)
             file_row += len(uids)
     everything = np.concatenate(records) if records else np.empty(0, dtype=RECORD_DTYPE)
-    with atomic_path(root / outcome_run(args["number"])) as temporary, open(temporary, "wb") as file:
-        np.save(file, sort_records(everything))
+    save_records(root / outcome_run(args["number"]), record_sort(everything, threads=1))
     schema = pa.schema([("file", pa.string()), ("row", pa.uint64()), ("uid", pa.string())])
     with atomic_path(root / malformed_path(args["number"])) as temporary:
         pq.write_table(pa.table(bad, schema=schema), temporary)
@@ -182,25 +180,28 @@ def merge_outcomes(out: str, args: dict[str, Any]) -> dict[str, Any]:
     from dcfast.uids import merge_runs, open_records
 
     root = Path(out)
-    with atomic_path(root / "filter/outcomes.npy") as temporary:
-        merge_runs([root / outcome_run(n) for n in range(args["groups"])], temporary, memory_bytes=MERGE_BYTES)
+    runs = [root / outcome_run(n) for n in range(args["groups"])]
+    merge_runs(runs, root / "filter/outcomes.npy", memory_bytes=MERGE_BYTES)
     return {"rows": len(open_records(root / "filter/outcomes.npy"))}
 
 
 def steps(run: Run) -> Steps:
     """Thresholds, outcomes, fates, subset."""
     from dcfast.filters import compile_filter
-    from dcfast.filters.language import model_fingerprint
 
     text, notes = resolve_expression(run)
     compiled = compile_filter(text)
-    thresholds: dict[str, float] = {}
-    for number, (column, fraction) in enumerate(compiled.quantiles):
-        value = yield from _search_threshold(run, text, number, column, fraction)
-        thresholds[f"{column}@{fraction!r}"] = value
+    thresholds: dict[str, str] = {}
+    shown: dict[str, str] = {}
+    for number, quantile in enumerate(compiled.quantiles):
+        search = yield from _search_threshold(run, text, number, quantile.column, quantile.fraction)
+        thresholds[quantile.key] = search.threshold_text
+        shown[quantile.key] = repr(search.threshold)
+        if search.missing_scores:
+            notes.append(f"{quantile.column}: fewer rows have a score than the fraction {quantile.fraction} asks for")
     sets = _uid_set_paths(run, compiled.uid_sets)
     groups = run.pool.metadata_groups()
-    model = model_fingerprint() if "language" in compiled.needs else None
+    models = compiled.fingerprint()
     stats = yield [
         Piece(
             "filter/evaluate",
@@ -212,7 +213,7 @@ def steps(run: Run) -> Steps:
                 "filter": text,
                 "thresholds": thresholds,
                 "uid_sets": sets,
-                "language_model": model,
+                "models": models,
             },
             inputs=(*files, *sets.values()),
             outputs=(outcome_run(number), malformed_path(number)),
@@ -235,10 +236,10 @@ def steps(run: Run) -> Steps:
     return {
         "filter": text,
         "notes": notes,
-        "thresholds": thresholds,
+        "thresholds": shown,
         "metadata_rows": sum(s["rows"] for s in stats),
         "malformed_uids": sum(s["malformed"] for s in stats),
-        "metadata_outcomes": {reason or "kept": codes[i] for i, reason in enumerate(compiled.reasons) if codes[i]},
-        "language_model": model,
+        "metadata_outcomes": {reason: codes[i] for i, reason in enumerate(compiled.reasons) if codes[i]},
+        "models": models,
         **settled,
     }

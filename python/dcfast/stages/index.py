@@ -44,7 +44,7 @@ def row_ids(segment: Any, first_shard: int) -> Any:
 def build_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: indexes a run of shards and writes the sorted run of its uids."""
     from dcfast.shards import FLAGS, Segment, write_segment
-    from dcfast.uids import RECORD_DTYPE, sort_records
+    from dcfast.uids import RECORD_DTYPE, record_sort, save_records
 
     root = Path(out)
     number, first_shard = args["number"], args["first_shard"]
@@ -63,8 +63,7 @@ def build_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
     records["f0"] = segment.uid["f0"][has_uid]
     records["f1"] = segment.uid["f1"][has_uid]
     records["f2"] = row_ids(segment, first_shard)[has_uid]
-    with atomic_path(root / _run_path(number)) as temporary, open(temporary, "wb") as file:
-        np.save(file, sort_records(records))
+    save_records(root / _run_path(number), record_sort(records, threads=1))
     sizes = np.asarray(segment.shard_sizes)
     return {
         "shards": len(shards),
@@ -82,8 +81,8 @@ def merge_pool_index(out: str, args: dict[str, Any]) -> dict[str, Any]:
     from dcfast.uids import merge_runs, open_records
 
     root = Path(out)
-    with atomic_path(root / "index/pool.npy") as temporary:
-        merge_runs([root / _run_path(n) for n in range(args["segments"])], temporary, memory_bytes=MERGE_BYTES)
+    runs = [root / _run_path(n) for n in range(args["segments"])]
+    merge_runs(runs, root / "index/pool.npy", memory_bytes=MERGE_BYTES)
     write_json(root / "index/index.json", args["layout"])
     return {"rows": len(open_records(root / "index/pool.npy"))}
 

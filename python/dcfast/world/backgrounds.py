@@ -38,6 +38,16 @@ def _wash(canvas: Image.Image, box: tuple[int, int, int, int], top: Colour, bott
     canvas.paste(Image.fromarray(rows).resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR), (x0, y0))
 
 
+def _patches(canvas: Image.Image, stream: Stream, top: Colour, bottom: Colour, amount: float) -> None:
+    """A vertical gradient with soft lighter and darker patches: dark places differ from each other by them."""
+    generator = np.random.Generator(np.random.PCG64(stream.integer(0, 2**62)))
+    share = np.linspace(0, 1, 6)[:, None, None]
+    cells = np.array(top) * (1 - share) + np.array(bottom) * share + np.zeros((6, 6, 1))
+    cells += amount * (generator.random((6, 6, 1)) * 2 - 1) * np.array((0.8, 0.85, 1.0))
+    field = Image.fromarray(cells.clip(0, 255).astype(np.uint8))
+    canvas.paste(field.resize(canvas.size, Image.Resampling.BICUBIC))
+
+
 def _speckle(
     draw: ImageDraw.ImageDraw, stream: Stream, box: tuple[int, int, int, int], base: Colour, unit: int
 ) -> None:
@@ -105,7 +115,7 @@ def _beach(canvas: Image.Image, draw: ImageDraw.ImageDraw, stream: Stream, unit:
 
 def _night(canvas: Image.Image, draw: ImageDraw.ImageDraw, stream: Stream, unit: int) -> None:
     width, height = canvas.size
-    _wash(canvas, (0, 0, width, height), _shift(stream, (12, 14, 40), 8), _shift(stream, (44, 38, 88), 22))
+    _patches(canvas, stream, _shift(stream, (22, 24, 56), 8), _shift(stream, (48, 42, 92), 20), 34)
     for _ in range(stream.integer(30, 60)):
         x, y, size = stream.uniform(0, width), stream.uniform(0, height), unit * stream.uniform(0.003, 0.011)
         level = stream.integer(150, 255)
@@ -170,7 +180,7 @@ def _wood(canvas: Image.Image, draw: ImageDraw.ImageDraw, stream: Stream, unit: 
 def _water(canvas: Image.Image, draw: ImageDraw.ImageDraw, stream: Stream, unit: int) -> None:
     width, height = canvas.size
     top, bottom = _shift(stream, (58, 148, 178), 24), _shift(stream, (12, 70, 122), 20)
-    _wash(canvas, (0, 0, width, height), top, bottom)
+    _patches(canvas, stream, top, bottom, 30)
     for _ in range(stream.integer(14, 26)):
         x, y = stream.uniform(-unit * 0.2, width), stream.uniform(0, height)
         length, high = unit * stream.uniform(0.12, 0.4), unit * stream.uniform(0.008, 0.026)
@@ -198,7 +208,7 @@ def _city(canvas: Image.Image, draw: ImageDraw.ImageDraw, stream: Stream, unit: 
 
 def _forest(canvas: Image.Image, draw: ImageDraw.ImageDraw, stream: Stream, unit: int) -> None:
     width, height = canvas.size
-    _wash(canvas, (0, 0, width, height), _shift(stream, (34, 74, 42), 14), _shift(stream, (62, 84, 44), 16))
+    _patches(canvas, stream, _shift(stream, (36, 78, 44), 14), _shift(stream, (62, 86, 46), 16), 26)
     for _ in range(stream.integer(5, 9)):
         x, wide = stream.uniform(0, width), unit * stream.uniform(0.03, 0.09)
         bark, lean = _shift(stream, (84, 62, 44), 20), unit * stream.uniform(-0.08, 0.08)

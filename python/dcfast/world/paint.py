@@ -108,7 +108,7 @@ def _clutter(canvas: Image.Image, stream: Stream) -> None:
 def _light_field(stream: Stream, light: str, size: tuple[int, int]) -> np.ndarray:
     """Smooth brightness, (h, w) float32: patches of light and shade of every coarse scale, a lamp's cone."""
     generator = np.random.Generator(np.random.PCG64(stream.integer(0, 2**62)))
-    coarse = 1.0 + 0.16 * (generator.random((7, 7), dtype=np.float32) * 2 - 1)
+    coarse = 1.0 + 0.19 * (generator.random((7, 7), dtype=np.float32) * 2 - 1)
     if light == "lamp":
         axis = np.arange(7, dtype=np.float32) / 6
         x, y = np.meshgrid(axis - stream.uniform(0.1, 0.9), axis - stream.uniform(0.1, 0.9))

@@ -125,6 +125,8 @@ _PERIODS = {
 @lru_cache(maxsize=256)
 def texture_mask(texture: str, scale: int, turn: int) -> Image.Image:
     """Where the second colour goes on a thing's square: 8-bit mask, 128 x 128; ``turn`` in eighths of a half turn."""
+    if texture not in _PERIODS:
+        raise ValueError(f"texture_mask: texture must be one of {', '.join(_PERIODS)}; got {texture!r}")
     axis = (np.arange(_SIDE) + 0.5) / _SIDE * 2 - 1
     x, y = np.meshgrid(axis, axis)
     angle = math.pi * turn / 8
@@ -139,8 +141,6 @@ def texture_mask(texture: str, scale: int, turn: int) -> Image.Image:
         on = ((u * periods) % 1 < 0.5) ^ ((v * periods) % 1 < 0.5)
     elif texture == "zigzag":
         on = (u * periods + np.abs((v * periods) % 1 - 0.5)) % 1 < 0.42
-    elif texture == "swirled":
-        on = (np.hypot(u, v) * periods + np.arctan2(v, u) / (2 * math.pi)) % 1 < 0.42
     else:
-        raise ValueError(f"texture_mask: texture must be one of {', '.join(_PERIODS)}; got {texture!r}")
+        on = (np.hypot(u, v) * periods + np.arctan2(v, u) / (2 * math.pi)) % 1 < 0.42
     return Image.fromarray(np.where(on, np.uint8(255), np.uint8(0)))
