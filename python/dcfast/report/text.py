@@ -6,7 +6,7 @@ __all__ = ["clean", "count", "duration", "percent", "size"]
 
 CAPTION_CHARACTERS = 280
 _CONTROL = {code: chr(0x2400 + code) for code in range(32)} | {0x7F: "\u2421"}
-_CONTROL |= {code: "\ufffd" for code in range(0x80, 0xA0)}
+_CONTROL |= dict.fromkeys(range(128, 160), "�")
 _CONTROL |= {0x0A: " \u23ce ", 0x0D: "", 0x09: " "}
 
 
@@ -42,7 +42,9 @@ def size(value: int) -> str:
     amount = float(value)
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if amount < 999.5 or unit == "TB":
-            return f"{value:,} B" if unit == "B" else f"{amount:.3g} {unit}" if amount < 1000 else f"{amount:,.0f} {unit}"
+            return (
+                f"{value:,} B" if unit == "B" else f"{amount:.3g} {unit}" if amount < 1000 else f"{amount:,.0f} {unit}"
+            )
         amount /= 1000
     raise AssertionError("unreachable")
 
