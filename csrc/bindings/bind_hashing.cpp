@@ -1,7 +1,53 @@
+// dcfast._core: hashes. Paths arrive as bytes (os.fsencode).
 #include "bindings/boundary.hpp"
+#include "core/hashing.hpp"
 
 namespace dcfast::bindings {
 
-void bind_hashing(py::module_&) {}
+namespace {
+
+/// A contiguous bytes-like object, held for the call.
+class Bytes {
+ public:
+  explicit Bytes(const py::object& object) {
+    if (PyObject_GetBuffer(object.ptr(), &view_, PyBUF_SIMPLE) != 0) throw py::error_already_set();
+  }
+  Bytes(const Bytes&) = delete;
+  Bytes& operator=(const Bytes&) = delete;
+  ~Bytes() { PyBuffer_Release(&view_); }
+  std::span<const std::byte> span() const {
+    return {static_cast<const std::byte*>(view_.buf), static_cast<std::size_t>(view_.len)};
+  }
+
+ private:
+  Py_buffer view_{};
+};
+
+py::tuple pair(const Uid& hash) { return py::make_tuple(hash.hi, hash.lo); }
+
+}  // namespace
+
+void bind_hashing(py::module_& m) {
+  m.def("xxh3_64", [](const py::object& data) {
+    const Bytes bytes(data);
+    return enter_core([&](const Poll&) { return xxh3_64(bytes.span()); });
+  }, py::arg("data"), "XXH3-64 of a bytes-like object.");
+  m.def("xxh3_128", [](const py::object& data) {
+    const Bytes bytes(data);
+    return pair(enter_core([&](const Poll&) { return xxh3_128(bytes.span()); }));
+  }, py::arg("data"), "XXH3-128 of a bytes-like object: (high, low).");
+  m.def("hash_file", [](const py::bytes& path) {
+    const std::string name = path;
+    return pair(enter_core([&](const Poll& poll) { return hash_file(name, poll); }));
+  }, py::arg("path"), "XXH3-128 of a file: (high, low).");
+  m.def("hash_ranges", [](const py::bytes& path, const py::array& offsets, const py::array& sizes, unsigned threads) {
+    const std::string name = path;
+    const auto offset_view = borrow<std::uint64_t>(offsets, "offsets");
+    const auto size_view = borrow<std::uint64_t>(sizes, "sizes");
+    std::vector<Uid> out(offset_view.size());
+    enter_core([&](const Poll& poll) { hash_ranges(name, offset_view, size_view, out, threads, poll); });
+    return own(std::move(out));
+  }, py::arg("path"), py::arg("offsets"), py::arg("sizes"), py::arg("threads"), "XXH3-128 of ranges of a file.");
+}
 
 }  // namespace dcfast::bindings

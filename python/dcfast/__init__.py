@@ -41,6 +41,7 @@ _LAZY: dict[str, str] = {
     "reshard": "dcfast.resharder",
 }
 
+# spelled out for readers and type checkers; tests compare it with _LAZY
 __all__ = [
     "CorruptDataError",
     "DcfastError",
@@ -49,8 +50,23 @@ __all__ = [
     "PoolError",
     "RunError",
     "SubsetError",
+    "TarIndex",
     "__version__",
-    *sorted(_LAZY),
+    "hamming_join",
+    "hash_members",
+    "index_tars",
+    "load_subset",
+    "perceptual_hash",
+    "reshard",
+    "save_subset",
+    "uid_difference",
+    "uid_format",
+    "uid_intersect",
+    "uid_isin",
+    "uid_parse",
+    "uid_sort",
+    "uid_union",
+    "uid_unique",
 ]
 
 

@@ -1,19 +1,21 @@
 """Files that are either whole or absent: temporary name, fsync, rename, fsync of the directory.
 
-Temporary files start with ``.tmp-``; a killed process may leave one, and the next run of the same piece
-overwrites or removes it.
+Temporary files start with ``.tmp-`` and carry the process id, so that two processes that write the same file
+never share one. A killed process may leave its temporary file; ``remove_leftovers`` clears them.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["atomic_path", "fsync_dir", "write_bytes", "write_json"]
+__all__ = ["atomic_path", "fsync_dir", "remove_leftovers", "write_bytes", "write_json"]
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -27,38 +29,64 @@ def fsync_dir(directory: str | os.PathLike[str]) -> None:
         os.close(fd)
 
 
-@contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside ``path`` to write to; renamed to ``path`` when the block ends without error.
+def _fsync_file(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
-    The parent directory is made where missing. The temporary name is a function of the final name, so that a
-    rerun after ``kill -9`` overwrites what the killed process left; two writers of one path at once are not
-    supported. On error the temporary file is removed and the old ``path``, if any, stays as it was.
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[Path]:
+    """A temporary path beside ``path`` to write a file to; renamed to ``path`` when the block ends without error.
+
+    The parent directory is made where missing. On error the temporary file is removed and the old ``path``, if
+    any, stays as it was. Without ``sync`` the file is whole or absent after a crash of the program, but may be lost
+    in one of the machine.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(TEMPORARY_PREFIX + final.name)
+    temporary = final.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{final.name}")
     try:
         yield temporary
-        fd = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        if sync:
+            _fsync_file(temporary)
+        if final.is_dir() and not final.is_symlink():
+            shutil.rmtree(final)  # a table that was a directory of parts is a single file now
         os.replace(temporary, final)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    fsync_dir(final.parent)
+    if sync:
+        fsync_dir(final.parent)
 
 
-def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+def remove_leftovers(directory: str | os.PathLike[str]) -> int:
+    """Removes the temporary files that killed processes left anywhere below a directory; returns how many.
+
+    Call it only where no other process writes (a run holds its lock).
+    """
+    removed = 0
+    for parent, folders, names in os.walk(directory):
+        for name in names:
+            if name.startswith(TEMPORARY_PREFIX):
+                Path(parent, name).unlink(missing_ok=True)
+                removed += 1
+        for name in [n for n in folders if n.startswith(TEMPORARY_PREFIX)]:
+            shutil.rmtree(Path(parent, name), ignore_errors=True)
+            folders.remove(name)
+            removed += 1
+    return removed
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes, *, sync: bool = True) -> None:
     """Writes a whole file atomically."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path, sync=sync) as temporary:
         temporary.write_bytes(data)
 
 
-def write_json(path: str | os.PathLike[str], value: Any) -> None:
+def write_json(path: str | os.PathLike[str], value: Any, *, sync: bool = True) -> None:
     """Writes JSON with sorted keys, so that equal values are equal bytes."""
     text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, (text + "\n").encode("utf-8", "surrogatepass"))
+    write_bytes(path, (text + "\n").encode("utf-8", "surrogatepass"), sync=sync)

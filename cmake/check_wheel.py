@@ -1,0 +1,84 @@
+"""Checks a built wheel: its tag, its files, and that it works in an empty environment.
+
+The environment gets the wheel with its required dependencies alone (NumPy and pyarrow) and is removed at the end.
+Usage: python cmake/check_wheel.py dist/dcfast-*.whl [--cuda]
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import venv
+import zipfile
+from pathlib import Path
+
+WANTED = ("dcfast/__init__.py", "dcfast/py.typed", "dcfast/kernels/__init__.py")
+UNWANTED = re.compile(r"(^|/)(tests|bench|csrc|docs|runs)/|\.(a|o|cpp|hpp|cu|pyc)$")
+TRY = """
+import io, sys, tarfile
+import dcfast, dcfast._core, dcfast.kernels
+assert "site-packages" in dcfast.__file__, dcfast.__file__
+heavy = sorted({"pyarrow", "polars", "torch", "PIL"} & set(sys.modules))
+assert not heavy, heavy
+print("kernels:", dcfast.kernels.available())
+with tarfile.open("0.tar", "w") as tar:
+    for name, data in (("a.txt", b"x" * 513), ("a.json", b"{}"), ("b.txt", b"")):
+        info = tarfile.TarInfo(name)
+        info.size = len(data)
+        tar.addfile(info, io.BytesIO(data))
+table = dcfast.index_tars(["0.tar"]).members()
+assert table["name"].to_pylist() == ["a.txt", "a.json", "b.txt"], table
+assert table["size"].to_pylist() == [513, 2, 0], table
+print("index_tars:", table.num_rows, "members")
+"""
+
+
+def check_files(wheel: Path, *, cuda: bool) -> list[str]:
+    """What is wrong with the wheel's name or contents, as sentences."""
+    faults = []
+    if not re.search(r"-manylinux_\d+_\d+_\w+\.whl$", wheel.name):
+        faults.append(f"{wheel.name} carries no manylinux tag")
+    names = zipfile.ZipFile(wheel).namelist()
+    faults += [f"lacks {name}" for name in WANTED if name not in names]
+    faults += [f"must not hold {name}" for name in names if UNWANTED.search(name)]
+    for stem, expected in (("dcfast/_core.", True), ("dcfast/_cuda.", cuda), ("dcfast/libdcfast_cuda", cuda)):
+        if any(name.startswith(stem) for name in names) != expected:
+            faults.append(f"{'lacks' if expected else 'must not hold'} {stem}*")
+    return faults
+
+
+def try_in_empty_environment(wheel: Path) -> None:
+    """Installs the wheel alone and runs it from an empty directory; CalledProcessError where that fails."""
+    with tempfile.TemporaryDirectory(prefix="dcfast-wheel-") as folder:
+        venv.create(Path(folder) / "env", with_pip=True)
+        python = str(Path(folder) / "env" / "bin" / "python")
+        work = Path(folder) / "work"
+        work.mkdir()
+        clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+
+        def run(*command: str) -> None:
+            subprocess.run(command, check=True, cwd=work, env=clean)
+
+        run(python, "-m", "pip", "-q", "--disable-pip-version-check", "install", str(wheel.resolve()))
+        run(python, "-W", "error", "-c", TRY)
+        run(str(Path(python).with_name("dcfast")), "doctor")
+
+
+def main(argv: list[str]) -> int:
+    """0 when the wheel is as it should be, else 1 with the reasons on stderr."""
+    wheel = Path(next(argument for argument in argv if not argument.startswith("-")))
+    faults = check_files(wheel, cuda="--cuda" in argv)
+    for fault in faults:
+        print(f"{wheel.name}: {fault}", file=sys.stderr)
+    if faults:
+        return 1
+    try_in_empty_environment(wheel)
+    print(f"{wheel.name}: {wheel.stat().st_size} bytes, works in an empty environment")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

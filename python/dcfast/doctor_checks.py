@@ -1,0 +1,253 @@
+"""What ``dcfast doctor`` looks at: one generator of rows for each section of its table."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import io
+import os
+import platform
+import re
+import shutil
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dcfast.errors import CorruptDataError, MissingDependencyError
+
+__all__ = ["Row", "core", "describe", "filter_data", "libraries", "machine"]
+
+# distribution, what uses it, how to get it
+_LIBRARIES: tuple[tuple[str, str, str], ...] = (
+    ("numpy", "everything", "pip install numpy"),
+    ("pyarrow", "tables: TarIndex.members, metadata", "pip install pyarrow"),
+    ("polars", "filters over metadata", "pip install 'dcfast[run]'"),
+    ("pillow", "decoding odd pictures, the built-in world", "pip install 'dcfast[run]'"),
+    ("jinja2", "report.html", "pip install 'dcfast[run]'"),
+    ("matplotlib", "the report's plots", "pip install 'dcfast[run]'"),
+    ("tqdm", "progress", "pip install 'dcfast[run]'"),
+    ("ray", "--engine ray", "pip install 'dcfast[ray]'"),
+    ("torch", "features, training, kernels", "pip install torch"),
+    ("open_clip_torch", "features, training, evaluation", "pip install open_clip_torch"),
+    ("webdataset", "tests and benchmarks: reading shards back", "pip install 'dcfast[bench]'"),
+    ("img2dataset", "downloading a pool", "pip install img2dataset"),
+    ("huggingface_hub", "downloading a pool's metadata", "pip install huggingface_hub"),
+)
+_SYNSETS = 21_843  # ids in ImageNet-21k, and lines of timm's list
+# the instruction sets of x86-64-v2 (the baseline of every build), as /proc/cpuinfo names them
+_BASELINE = ("cx16", "lahf_lm", "popcnt", "pni", "ssse3", "sse4_1", "sse4_2")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; see ``dcfast.doctor.collect``."""
+
+    name: str
+    status: str
+    detail: str
+    fix: str = ""
+    needed: bool = False
+
+    def as_dict(self, section: str) -> dict[str, Any]:
+        return {"section": section, **asdict(self)}
+
+
+def describe(error: BaseException) -> str:
+    """An exception on one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def version_of(distribution: str) -> str | None:
+    """The installed version from the package's metadata, without importing it."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def found(module: str) -> bool:
+    """Whether a module could be imported, without importing it (a package above it is)."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+# --- dcfast ---------------------------------------------------------------------------------------
+
+
+def core(deep: bool) -> Iterator[Row]:
+    """Versions of dcfast, Python and the compiled core, and whether the core indexes a tar rightly."""
+    import dcfast
+
+    yield Row("dcfast", "info", f"{dcfast.__version__}, {Path(dcfast.__file__).parent}")
+    yield Row("python", "info", f"{platform.python_implementation()} {platform.python_version()}, {sys.executable}")
+    rebuild = "make run in a checkout, or pip install --force-reinstall dcfast"
+    try:
+        module = importlib.import_module("dcfast._core")
+    except ImportError as error:
+        yield Row("core", "broken", describe(error), rebuild, needed=True)
+        return
+    built = f"{module.version}{_compiler(module.__file__)}"
+    if module.version != dcfast.__version__:
+        text = f"built as {built}, beside Python files of {dcfast.__version__}"
+        yield Row("core", "broken", text, rebuild, needed=True)
+        return
+    try:
+        _index_a_tar()
+    except Exception as error:  # whatever it is, it is the finding
+        yield Row("core", "broken", f"{built}; indexing a small tar failed: {describe(error)}", rebuild, needed=True)
+        return
+    yield Row("core", "ok", f"{built}; indexes a small tar rightly", needed=True)
+
+
+def _compiler(path: str | None) -> str:
+    """The compiler as it signs its output (the .comment section), or nothing where that was stripped."""
+    if path is None:
+        return ""
+    signature = re.search(rb"(?:GCC: \([^)\0]{0,80}\) |clang version )[0-9][0-9.]*", Path(path).read_bytes())
+    return f", {signature.group().decode('ascii', 'replace')}" if signature else ""
+
+
+def _index_a_tar() -> None:
+    """Writes two samples with Python's tarfile, indexes them, and compares each member's name, size and bytes."""
+    import dcfast
+
+    members = [("a.txt", b"two words"), ("a.json", b'{"uid": "%032x"}' % 7), ("b.txt", b""), ("b.bin", bytes(1009))]
+    with tempfile.TemporaryDirectory(prefix="dcfast-doctor-") as folder:
+        path = Path(folder) / "00000000.tar"
+        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for name, data in members:
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+        table = dcfast.index_tars([path]).members().to_pydict()
+        content = path.read_bytes()
+        got = [
+            (name, content[offset : offset + size])
+            for name, offset, size in zip(table["name"], table["offset"], table["size"], strict=True)
+        ]
+    if got != members:
+        raise RuntimeError(f"expected {[name for name, _ in members]}, got {[name for name, _ in got]} or other bytes")
+
+
+# --- machine --------------------------------------------------------------------------------------
+
+
+def machine(deep: bool) -> Iterator[Row]:
+    """The operating system, cores and their instruction sets, memory, free disk."""
+    libc = " ".join(part for part in platform.libc_ver() if part)
+    yield Row("system", "info", f"{platform.system()} {platform.release()}, {platform.machine()}, {libc}".rstrip(", "))
+    yield _cpu_row()
+    yield Row("memory", "info", _memory())
+    for name, folder in (("disk here", "."), ("disk for temporary files", tempfile.gettempdir())):
+        usage = shutil.disk_usage(folder)
+        text = f"{_gib(usage.free)} free of {_gib(usage.total)} at {Path(folder).resolve()}"
+        if usage.free < 1 << 30:
+            yield Row(name, "broken", text, "free some space: make run writes about 0.1 GiB, make test some GiB")
+        else:
+            yield Row(name, "info", text)
+
+
+def _cpu_row() -> Row:
+    cores = len(os.sched_getaffinity(0))
+    try:
+        info = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        return Row("cpu", "info", f"{cores} cores ({describe(error)})")
+    fields = dict(re.findall(r"^(model name|flags|Features)\s*:\s*(.*)$", info, flags=re.MULTILINE))
+    model = f"{fields.get('model name', 'unknown model')}, {cores} cores"
+    flags = set(fields.get("flags", "").split())
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return Row("cpu", "info", model)
+    lacking = [flag for flag in _BASELINE if flag not in flags]
+    if flags and lacking:
+        return Row("cpu", "broken", f"{model}; lacks {', '.join(lacking)}", "an x86-64-v2 machine (since 2009)", True)
+    wide = [name for name, flag in (("AVX2", "avx2"), ("AVX-512", "avx512bw"), ("AMX", "amx_tile")) if flag in flags]
+    return Row("cpu", "ok", f"{model}; {', '.join(['x86-64-v2', *wide])}", needed=True)
+
+
+def _memory() -> str:
+    text = f"{_gib(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES'))}"
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and (value := limit.read_text().strip()).isdigit():
+        text += f", limited to {_gib(int(value))}"
+    shared = Path("/dev/shm")  # noqa: S108  # looked at, not written to
+    if shared.is_dir():
+        text += f", {_gib(shutil.disk_usage(shared).free)} of shared memory free"
+    return text
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"
+
+
+# --- what filters read ----------------------------------------------------------------------------
+
+
+def filter_data(deep: bool) -> Iterator[Row]:
+    """The language model, WordNet, the ImageNet-21k synsets, gcld3: found as the filters themselves find them."""
+    yield _data_row("language model", _language_model)
+    yield _data_row("WordNet 3.0", _wordnet)
+    yield _data_row("ImageNet-21k synsets", _synsets)
+    version = version_of("gcld3")
+    if version:
+        yield Row("gcld3 (laion2b)", "ok", version)
+    else:
+        fix = "apt-get install g++ protobuf-compiler libprotobuf-dev, then pip install 'dcfast[laion]'"
+        yield Row("gcld3 (laion2b)", "missing", "not installed", fix)
+
+
+def _data_row(name: str, look: Callable[[], str]) -> Row:
+    try:
+        return Row(name, "ok", look())
+    except MissingDependencyError as error:
+        # the filters' messages say what is missing, then how to get it
+        what, _, how = " ".join(str(error).split()).partition("; ")
+        return Row(name, "missing", what, how or "pip install 'dcfast[run,text]'")
+    except ImportError as error:
+        return Row(name, "missing", describe(error), "pip install 'dcfast[run,text]'")
+    except Exception as error:  # a damaged file, or an extension module that fails in its own way
+        return Row(name, "broken", describe(error), "pip install --force-reinstall 'dcfast[run,text]'")
+
+
+def _language_model() -> str:
+    language = importlib.import_module("dcfast.filters.language")
+    path = language.find_model()
+    labels, _ = language.load_model().predict("a photograph of a dog in the park")
+    if "en" not in str(labels[0]):
+        raise CorruptDataError(f"{path} takes an English sentence for {labels[0]}", path=str(path))
+    return str(path)
+
+
+def _wordnet() -> str:
+    return str(importlib.import_module("dcfast.filters.wordnet").find_wordnet())
+
+
+def _synsets() -> str:
+    wordnet = importlib.import_module("dcfast.filters.wordnet")
+    path = wordnet.find_imagenet21k()
+    count = len(wordnet.load_imagenet21k())
+    if count != _SYNSETS:
+        raise CorruptDataError(f"{path} has {count:,} ids, not {_SYNSETS:,}", path=str(path))
+    return f"{count:,} ids in {path}"
+
+
+# --- libraries ------------------------------------------------------------------------------------
+
+
+def libraries(deep: bool) -> Iterator[Row]:
+    """Versions, from the packages' metadata."""
+    for name, used_by, fix in _LIBRARIES:
+        version = version_of(name)
+        needed = name in ("numpy", "pyarrow")
+        if version is None:
+            yield Row(name, "missing", f"for {used_by}", fix, needed)
+        else:
+            yield Row(name, "ok", version, needed=needed)

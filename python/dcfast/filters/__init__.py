@@ -1,0 +1,33 @@
+"""Filters over a pool's metadata: one safe expression language, DataComp's model-free baselines, exact thresholds.
+
+``compile_filter`` is the door; docs/filters.md is the language.
+"""
+
+from __future__ import annotations
+
+from dcfast.filters.compiled import KEPT, Filter, compile_filter
+from dcfast.filters.defaults import DEFAULT_FILTER, default_filter
+from dcfast.filters.rules import numbers
+from dcfast.filters.thresholds import (
+    NUM_BINS,
+    Quantile,
+    QuantileSearch,
+    parse_threshold,
+    score_dtype,
+    score_histogram,
+)
+
+__all__ = [
+    "DEFAULT_FILTER",
+    "KEPT",
+    "NUM_BINS",
+    "Filter",
+    "Quantile",
+    "QuantileSearch",
+    "compile_filter",
+    "default_filter",
+    "numbers",
+    "parse_threshold",
+    "score_dtype",
+    "score_histogram",
+]

@@ -1,0 +1,222 @@
+"""A filter that is ready to run: what it needs, and for each row of metadata whether and why it is dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dcfast.errors import PoolError
+from dcfast.filters import language, wordnet
+from dcfast.filters.expression import And, Expression, Not, Or, parse
+from dcfast.filters.rules import Mask
+from dcfast.filters.terms import GCLD3, LANGUAGE_MODEL, TEXT, WORDNET, Rows, Term, build_term
+from dcfast.filters.thresholds import Quantile
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["KEPT", "Filter", "compile_filter"]
+
+KEPT = "kept"  # reasons[0]
+
+
+def _terms(node: Expression) -> Iterator[Term]:
+    """The leaves, in written order."""
+    if isinstance(node, Not):
+        yield from _terms(node.child)
+    elif isinstance(node, (And, Or)):
+        for child in node.children:
+            yield from _terms(child)
+    elif isinstance(node, Term):
+        yield node
+
+
+def _cost(node: Expression) -> float:
+    return sum(term.cost for term in _terms(node))
+
+
+def _holds(node: Expression, rows: Rows, pending: Mask) -> Mask:
+    """Where an expression is true; read only where ``pending``. Cheap parts go first: truth has no order."""
+    if isinstance(node, Not):
+        return np.logical_not(_holds(node.child, rows, pending))
+    if isinstance(node, And):
+        result = pending.copy()
+        for child in sorted(node.children, key=_cost):
+            result &= _holds(child, rows, result)
+        return result
+    if isinstance(node, Or):
+        result = np.zeros(rows.num_rows, np.bool_)
+        for child in sorted(node.children, key=_cost):
+            result |= _holds(child, rows, pending & ~result) & ~result
+        return result
+    assert isinstance(node, Term)
+    return np.equal(node.first_failure(rows, pending), 0)
+
+
+def _clause_reasons(clause: Expression) -> tuple[str, ...]:
+    """What a failing clause of the top-level conjunction is called: one name a rule of a term, else one name."""
+    if isinstance(clause, Term):
+        return tuple(rule.reason for rule in clause.rules)
+    if isinstance(clause, Not):
+        child = clause.child
+        return (str(child) if isinstance(child, Term) and child.uid_set is not None else str(clause),)
+    return (f"not ({clause})",)
+
+
+def _kind_matches(column: str, kind: pa.DataType) -> tuple[bool, str]:
+    """Whether a column's type can be read, and what was expected."""
+    import pyarrow as pa
+
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if pa.types.is_null(value):
+        return True, ""
+    if column == TEXT:
+        is_view = getattr(pa.types, "is_string_view", lambda _: False)
+        return pa.types.is_string(value) or pa.types.is_large_string(value) or is_view(value), "strings"
+    return pa.types.is_integer(value) or pa.types.is_floating(value), "numbers"
+
+
+class Filter:
+    """A compiled filter expression. Equal filters have equal canonical text, which is ``str(filter)``.
+
+    Attributes:
+        text: as it was given.
+        columns: for each term (canonical text) the metadata columns it reads. The uid column is not among them.
+        column_names: all of them once, sorted.
+        uid_sets: names of the uid sets it needs, in written order: "contaminated", or the path of a uid file.
+        quantiles: (column, fraction) pairs whose threshold is needed; ``thresholds`` is keyed by their ``.key``.
+        needs: of "language model", "wordnet", "gcld3", those that it uses; see ``check_needs``.
+        reasons: what the codes of ``evaluate`` mean; reasons[0] is "kept".
+    """
+
+    def __init__(self, text: str, root: Expression) -> None:
+        self.text = text
+        self._root = root
+        self._canonical = str(root)
+        self._clauses = root.children if isinstance(root, And) else (root,)
+        terms = list(dict.fromkeys(_terms(root)))
+        self.columns: dict[str, tuple[str, ...]] = {term.text: term.columns for term in terms if term.columns}
+        self.column_names: list[str] = sorted({name for names in self.columns.values() for name in names})
+        self.uid_sets: list[str] = [term.uid_set for term in terms if term.uid_set is not None]
+        self.quantiles: list[Quantile] = [term.quantile for term in terms if term.quantile is not None]
+        self.needs: list[str] = sorted({need for term in terms for need in term.needs})
+        self._names = [_clause_reasons(clause) for clause in self._clauses]
+        self.reasons: list[str] = [KEPT, *dict.fromkeys(name for names in self._names for name in names)]
+
+    def __str__(self) -> str:
+        return self._canonical
+
+    def __repr__(self) -> str:
+        return f"compile_filter({self._canonical!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Filter) and self._canonical == other._canonical
+
+    def __hash__(self) -> int:
+        return hash(self._canonical)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (compile_filter, (self.text,))
+
+    def check_columns(self, schema: pa.Schema, file: str) -> None:
+        """Checks that a metadata file has what the filter reads.
+
+        Raises:
+            PoolError: a column is missing or of another type; names the filter, the column and the file.
+        """
+        for term, names in self.columns.items():
+            for name in names:
+                found = schema.get_all_field_indices(name)
+                if len(found) != 1:
+                    what = "needs the column" if not found else "found more than once the column"
+                    raise PoolError(
+                        f"filter {term} {what} {name!r}: {file} has {', '.join(schema.names) or 'no columns'}; "
+                        "leave the filter out, or give metadata with this column"
+                    )
+                kind = schema.field(found[0]).type
+                fits, expected = _kind_matches(name, kind)
+                if not fits:
+                    raise PoolError(f"filter {term} needs {expected} in the column {name!r}: {file} has {kind}")
+
+    def check_needs(self) -> None:
+        """Loads the models and lists that the filter uses, so that what is missing is known before the work starts.
+
+        Raises:
+            MissingDependencyError: the message says how to get it.
+        """
+        nothing: list[str] = []
+        if LANGUAGE_MODEL in self.needs:
+            language.is_english(nothing)
+        if WORDNET in self.needs:
+            wordnet.has_imagenet_word(nothing)
+        if GCLD3 in self.needs:
+            language.is_english_gcld3(nothing)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the verdicts depend on besides the metadata and the uid sets, as JSON values.
+
+        Raises:
+            MissingDependencyError: a model or list is missing.
+        """
+        result: dict[str, Any] = {"expression": self._canonical}
+        if LANGUAGE_MODEL in self.needs:
+            result["language_model"] = language.model_fingerprint()
+        if WORDNET in self.needs:
+            result["text_based"] = wordnet.text_fingerprint()
+        return result
+
+    def evaluate(
+        self,
+        batch: pa.RecordBatch,
+        thresholds: Mapping[str, float | str] | None = None,
+        uid_sets: Mapping[str, npt.NDArray[Any]] | None = None,
+        uids: npt.NDArray[Any] | None = None,
+    ) -> npt.NDArray[np.uint16]:
+        """Which rows are kept, and for the others the rule that dropped them.
+
+        The code of a dropped row is that of the first clause, in written order, of the top-level conjunction that
+        it fails, and in a baseline of the first rule in its fixed order; whatever is computed in which order.
+        The language model is asked only about rows that no clause or rule before it dropped.
+
+        Args:
+            batch: n rows with the columns of ``column_names`` (as ``check_columns`` wants them).
+            thresholds: for each of ``quantiles`` its ``key`` and ``QuantileSearch.threshold`` (or threshold_text).
+            uid_sets: for each of ``uid_sets`` a sorted "u8,u8" array.
+            uids: (n,) "u8,u8", the rows' uids; None where ``uid_sets`` is empty.
+        Returns:
+            (n,) uint16, indices into ``reasons``; 0 is kept.
+        Raises:
+            ValueError: a threshold, a uid set or the uids are missing or of another length.
+            MissingDependencyError: see ``check_needs``.
+        Memory: O(n), and the captions that models are asked about as str.   Source: docs/filters.md.
+        """
+        if uids is not None and len(uids) != batch.num_rows:
+            raise ValueError(f"Filter.evaluate: uids must have {batch.num_rows} rows, as batch; got {len(uids)}")
+        rows = Rows(batch, thresholds or {}, uid_sets or {}, uids)
+        codes = np.zeros(rows.num_rows, np.uint16)
+        pending = np.ones(rows.num_rows, np.bool_)
+        for clause, names in zip(self._clauses, self._names, strict=True):
+            if isinstance(clause, Term):
+                failed = clause.first_failure(rows, pending)
+            else:
+                failed = (pending & ~_holds(clause, rows, pending)).astype(np.uint8)
+            code_of = np.array([0, *(self.reasons.index(name) for name in names)], np.uint16)
+            codes[pending] = code_of[failed[pending]]
+            pending &= failed == 0
+        return codes
+
+
+def compile_filter(text: str) -> Filter:
+    """The filter of an expression like ``basic_filter & clip_score(l14, fraction=0.3) & ~contaminated``.
+
+    Nothing is loaded or read: a filter can be compiled where its models and files are not.
+
+    Raises:
+        TypeError: text is not a str.
+        FilterError: it cannot be read, or names what does not exist; the message points at the place.
+    Source: docs/filters.md.
+    """
+    return Filter(text, parse(text, build_term))

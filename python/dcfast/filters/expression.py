@@ -1,0 +1,234 @@
+"""The filter expression language: text to a tree of terms, and errors that point at the place.
+
+    expression  = conjunction { "|" conjunction }
+    conjunction = negation { "&" negation }
+    negation    = "~" negation | "(" expression ")" | term
+    term        = NAME [ "(" [ argument { "," argument } ] ")" ] | STRING
+    argument    = [ NAME "=" ] ( NAME | STRING | NUMBER )
+
+The parser is our own and small, not Python's: the same text gives the same tree and the same message under every
+version of Python, nothing is ever evaluated, and its depth is bounded, so that no input overflows a stack.
+What the names mean is in terms.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, NoReturn
+
+from dcfast.errors import FilterError
+from dcfast.filters.tokens import Source, Token, tokens_of, unquoted
+
+__all__ = ["MAX_CHARACTERS", "MAX_DEPTH", "And", "Argument", "Call", "Expression", "Not", "Or", "parse"]
+
+MAX_CHARACTERS = 65_536
+MAX_DEPTH = 50  # nested parentheses
+_PYTHON_WORDS = {"and": "&", "or": "|", "not": "~"}
+
+
+class Argument(NamedTuple):
+    """An argument of a call: a number is a float; a name and a string are told apart by ``kind``."""
+
+    keyword: str | None
+    kind: str  # "name", "string", "number"
+    value: str | float
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """A name with its arguments, as written; a bare string is ``uids`` of it."""
+
+    name: str
+    arguments: tuple[Argument, ...]
+    source: Source
+    begin: int
+    end: int  # of the name
+    close: int  # of the whole call
+
+
+@dataclass(frozen=True)
+class Not:
+    child: Expression
+
+    def __str__(self) -> str:
+        return f"~{_wrapped(self.child)}"
+
+
+@dataclass(frozen=True)
+class And:
+    children: tuple[Expression, ...]
+
+    def __str__(self) -> str:
+        return " & ".join(_wrapped(child) for child in self.children)
+
+
+@dataclass(frozen=True)
+class Or:
+    children: tuple[Expression, ...]
+
+    def __str__(self) -> str:
+        return " | ".join(f"({child})" if isinstance(child, Or) else str(child) for child in self.children)
+
+
+# The leaves are whatever the term builder of ``parse`` returns: their str() must parse back to an equal leaf.
+Expression = Not | And | Or | object
+
+
+def _wrapped(child: Expression) -> str:
+    return f"({child})" if isinstance(child, (And, Or)) else str(child)
+
+
+class _Parser:
+    def __init__(self, source: Source, build: Callable[[Call], Expression]) -> None:
+        self.source = source
+        self.build = build
+        self.tokens = tokens_of(source)
+        self.at = 0
+        self.depth = 0
+
+    def peek(self, mark: str) -> bool:
+        token = self.tokens[self.at]
+        return token.kind == "mark" and token.text == mark
+
+    def take(self) -> Token:
+        token = self.tokens[self.at]
+        self.at += token.kind != "end"
+        return token
+
+    def unexpected(self, expected: str) -> NoReturn:
+        token = self.tokens[self.at]
+        previous = self.tokens[self.at - 1] if self.at else token
+        if token.kind == "end":
+            self.source.error(f"the expression ends where {expected} should be", token.begin)
+        if token.kind == "mark" and token.text in "&|" and previous.kind == "mark" and previous.text == token.text:
+            self.source.error(f"write one {token.text}, not two", previous.begin, token.end)
+        if token.kind == "name" and token.text in _PYTHON_WORDS:
+            sign = _PYTHON_WORDS[token.text]
+            self.source.error(f"write {sign} instead of {token.text!r}", token.begin, token.end)
+        self.source.error(f"unexpected {token.text[:40]!r}; expected {expected}", token.begin, token.end)
+
+    def whole(self) -> Expression:
+        if self.tokens[0].kind == "end":
+            self.source.error("the expression is empty; no_filter keeps everything", 0)
+        result = self.disjunction()
+        if self.tokens[self.at].kind != "end":
+            self.unexpected("&, | or the end")
+        return result
+
+    def disjunction(self) -> Expression:
+        parts = [self.conjunction()]
+        while self.peek("|"):
+            self.take()
+            parts.append(self.conjunction())
+        return parts[0] if len(parts) == 1 else Or(_flat(parts, Or))
+
+    def conjunction(self) -> Expression:
+        parts = [self.negation()]
+        while self.peek("&"):
+            self.take()
+            parts.append(self.negation())
+        return parts[0] if len(parts) == 1 else And(_flat(parts, And))
+
+    def negation(self) -> Expression:
+        negate = False
+        while self.peek("~"):  # a loop: a million of them nest nothing
+            self.take()
+            negate = not negate
+        child = self.group() if self.peek("(") else self.term()
+        if negate:
+            return child.child if isinstance(child, Not) else Not(child)
+        return child
+
+    def group(self) -> Expression:
+        opening = self.take()
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            self.source.error(f"parentheses nested deeper than {MAX_DEPTH}", opening.begin)
+        inner = self.disjunction()
+        self.depth -= 1
+        if not self.peek(")"):
+            if self.tokens[self.at].kind == "end":
+                self.source.error("this parenthesis is never closed", opening.begin)
+            self.unexpected("&, | or )")
+        self.take()
+        return inner
+
+    def term(self) -> Expression:
+        token = self.tokens[self.at]
+        if token.kind == "string":
+            self.take()
+            path = Argument(None, "string", unquoted(self.source, token), token.begin, token.end)
+            return self.build(Call("uids", (path,), self.source, token.begin, token.end, token.end))
+        if token.kind != "name" or token.text in _PYTHON_WORDS:
+            self.unexpected("a filter's name, a quoted path, ~ or (")
+        self.take()
+        arguments: list[Argument] = []
+        if self.peek("("):
+            self.take()
+            while not self.peek(")"):
+                arguments.append(self.argument())
+                if self.peek(","):
+                    self.take()
+                elif not self.peek(")"):
+                    self.unexpected(", or )")
+            self.take()
+        close = self.tokens[self.at - 1].end
+        return self.build(Call(token.text, tuple(arguments), self.source, token.begin, token.end, close))
+
+    def argument(self) -> Argument:
+        keyword, begin = None, self.tokens[self.at].begin
+        after = self.tokens[min(self.at + 1, len(self.tokens) - 1)]
+        if self.tokens[self.at].kind == "name" and after.text == "=" and after.kind == "mark":
+            keyword = self.take().text
+            self.take()
+        sign = 1.0
+        if self.peek("-") or self.peek("+"):
+            sign = -1.0 if self.take().text == "-" else 1.0
+        token = self.tokens[self.at]
+        if token.kind == "number":
+            self.take()
+            number = sign * float(token.text)
+            if not math.isfinite(number):
+                self.source.error("this number is too large", token.begin, token.end)
+            if self.tokens[self.at].kind in ("name", "number") and self.tokens[self.at].begin == token.end:
+                self.source.error("not a number", token.begin, self.tokens[self.at].end)
+            return Argument(keyword, "number", number + 0.0, begin, token.end)  # + 0.0: no negative zero
+        if token.kind not in ("name", "string") or self.tokens[self.at - 1].text in ("-", "+"):
+            self.unexpected("an argument: a name, a number or a quoted string")
+        self.take()
+        value = token.text if token.kind == "name" else unquoted(self.source, token)
+        return Argument(keyword, token.kind, value, begin, token.end)
+
+
+def _flat(parts: Sequence[Expression], kind: type[And] | type[Or]) -> tuple[Expression, ...]:
+    """Children with those of the same operator taken in: (a & b) & c is a & b & c."""
+    flat: list[Expression] = []
+    for part in parts:
+        flat.extend(part.children if isinstance(part, kind) else (part,))
+    return tuple(flat)
+
+
+def parse(text: str, build: Callable[[Call], Expression]) -> Expression:
+    """The tree of an expression, whose leaves are what ``build`` makes of each term.
+
+    Nested & and | of one kind are flattened and double ~ vanish, so that str() of the tree is canonical.
+
+    Args:
+        text: at most 65,536 characters, parentheses at most 50 deep.
+        build: called with each Call in written order; raises through ``call.source.error``.
+    Raises:
+        TypeError: text is not a str.   FilterError: it cannot be read; the message points at the place.
+    Cost: O(len(text)).
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"filter expression: expected str; got {type(text).__name__}")
+    if len(text) > MAX_CHARACTERS:
+        raise FilterError(
+            f"filter expression: at most {MAX_CHARACTERS:,} characters; got {len(text):,}; "
+            "put long lists of uids into one uid file"
+        )
+    return _Parser(Source(text), build).whole()

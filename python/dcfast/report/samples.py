@@ -1,0 +1,76 @@
+"""Which samples the page shows: a choice that depends on the run's tables alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from dcfast.report.sampling import columns_of, spread
+
+__all__ = ["evidence_pairs", "gallery"]
+
+GALLERY = 12
+PAIRS = 24
+EVIDENCE_COLUMNS = ("shard", "row", "key", "uid", "evalset", "evalset_shard", "evalset_key", "method", "distance")
+FATE_COLUMNS = ("shard", "row", "key", "uid", "fate", "reason")
+
+
+def _rank(row: dict[str, Any]) -> bytes:
+    """A fixed shuffle: by a hash of the sample's name, so that neither order nor date of the shards shows."""
+    name = f"{row.get('uid')}\0{row.get('shard')}\0{row.get('row')}"
+    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+def _in_turns(groups: Iterable[list[dict[str, Any]]], limit: int) -> list[dict[str, Any]]:
+    """One of each group, then the next of each, until the limit: no group crowds out another."""
+    waiting = [list(group) for group in groups if group]
+    chosen: list[dict[str, Any]] = []
+    while waiting and len(chosen) < limit:
+        for group in waiting:
+            if len(chosen) < limit:
+                chosen.append(group.pop(0))
+        waiting = [group for group in waiting if group]
+    return chosen
+
+
+def gallery(table: Path) -> dict[str, list[dict[str, Any]]]:
+    """Up to 12 kept and 12 dropped samples of ``fates.parquet``; the dropped in turns by reason, frequent ones first.
+
+    They are drawn from stretches spread over the table, at most 65,536 rows in all.
+    """
+    found: dict[str, list[dict[str, Any]]] = {"kept": [], "dropped": []}
+    if not set(FATE_COLUMNS) <= set(columns_of(table)):
+        return found
+    import pyarrow.compute as pc
+
+    for batch in spread(table, list(FATE_COLUMNS)):
+        for fate, rows in found.items():
+            rows += batch.filter(pc.equal(batch.column("fate"), fate)).to_pylist()
+    by_reason: dict[str, list[dict[str, Any]]] = {}
+    for row in sorted(found["dropped"], key=_rank):
+        by_reason.setdefault(str(row["reason"]), []).append(row)
+    frequent = sorted(by_reason.values(), key=lambda rows: (-len(rows), str(rows[0]["reason"])))
+    return {"kept": sorted(found["kept"], key=_rank)[:GALLERY], "dropped": _in_turns(frequent, GALLERY)}
+
+
+def evidence_pairs(table: Path) -> list[dict[str, Any]]:
+    """Up to 24 rows of ``contamination.parquet`` to look at: for each evaluation set the most distant matches, which
+    are the ones to doubt, in turns with matches of identical bytes.
+
+    A sample that matches a set by both methods counts as identical. Drawn from at most 65,536 rows.
+    """
+    if not set(EVIDENCE_COLUMNS) <= set(columns_of(table)):
+        return []
+    best: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for batch in spread(table, list(EVIDENCE_COLUMNS)):
+        for row in batch.to_pylist():
+            name = (row["evalset"], row["shard"], row["row"])
+            if name not in best or row["method"] == "content":
+                best[name] = row
+    groups: dict[tuple[str, bool], list[dict[str, Any]]] = {}
+    for row in sorted(best.values(), key=lambda row: (-int(row["distance"]), _rank(row))):
+        groups.setdefault((str(row["evalset"]), row["method"] == "content"), []).append(row)
+    chosen = _in_turns([groups[name] for name in sorted(groups)], PAIRS)
+    return sorted(chosen, key=lambda row: (-int(row["distance"]), row["method"], str(row["evalset"]), _rank(row)))

@@ -1,0 +1,80 @@
+"""The scales of DataComp: pool, model and recipe, frozen. Only the data may change.
+
+Source: the DataComp paper (arXiv 2304.14108) and its public training configuration. ``tiny`` is ours: the same
+recipe at a size that two cores train in minutes; its results are never compared with the others.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+__all__ = ["SCALES", "Scale", "scale"]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One scale.
+
+    Attributes:
+        samples_seen: of training; the pool of that scale has as many metadata rows.
+        global_batch: samples a step, over all ranks.
+        warmup_steps, learning_rate, beta2: of AdamW with a cosine schedule.
+        precision: of open_clip: ``amp`` or ``amp_bf16`` (``fp32`` at tiny).
+        pool_bytes: about what the downloaded shards take.
+        gpu_hours: about what training takes on A100 GPUs, from the paper; None at tiny.
+    """
+
+    name: str
+    model: str
+    samples_seen: int
+    global_batch: int
+    learning_rate: float
+    warmup_steps: int
+    beta2: float
+    precision: str = "amp"
+    beta1: float = 0.9
+    eps: float = 1e-6
+    weight_decay: float = 0.2
+    checkpoints: int = 5
+    pool_bytes: int | None = None
+    gpu_hours: float | None = None
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the recipe: it stands in the manifest, so that a departure shows."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+SCALES: dict[str, Scale] = {
+    s.name: s
+    for s in (
+        Scale("tiny", "dcfast-tiny", 12_800, 128, 1e-3, 20, 0.98, precision="fp32"),
+        Scale("debug", "ViT-B-32", 128_000, 1_024, 1e-4, 500, 0.98, pool_bytes=4_500_000_000),
+        Scale("small", "ViT-B-32", 12_800_000, 4_096, 5e-4, 500, 0.98, pool_bytes=450_000_000_000, gpu_hours=4),
+        Scale("medium", "ViT-B-32", 128_000_000, 4_096, 5e-4, 500, 0.98, pool_bytes=4_500_000_000_000, gpu_hours=40),
+        Scale("large", "ViT-B-16", 1_280_000_000, 8_192, 5e-4, 500, 0.98, pool_bytes=45_000_000_000_000, gpu_hours=960),
+        Scale(
+            "xlarge",
+            "ViT-L-14",
+            12_800_000_000,
+            90_112,
+            1e-3,
+            10_000,
+            0.95,
+            precision="amp_bf16",
+            pool_bytes=450_000_000_000_000,
+            gpu_hours=81_920,
+        ),
+    )
+}
+
+
+def scale(name: str) -> Scale:
+    """The scale of that name; ValueError suggests the nearest."""
+    if name in SCALES:
+        return SCALES[name]
+    near = difflib.get_close_matches(name, SCALES, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"scale must be one of {', '.join(SCALES)}; got {name!r}{hint}")

@@ -1,0 +1,183 @@
+"""Engines: where pieces run. ``local`` uses processes of this machine, ``ray`` a cluster.
+
+An engine maps a function over tasks and yields ``(index, result)`` as they end. What a piece writes does not
+depend on the engine, the number of workers or the order in which pieces end.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from types import TracebackType
+from typing import Any, Protocol
+
+from dcfast.errors import MissingDependencyError, RunError
+from dcfast.stages.piece import Piece, perform
+
+__all__ = ["ENGINES", "Engine", "LocalEngine", "RayEngine", "open_engine"]
+
+ENGINES = ("local", "ray")
+
+
+class Engine(Protocol):
+    """Runs pieces. ``map`` raises the first error of a piece after stopping what has not begun."""
+
+    workers: int
+
+    def map(self, out: str, pieces: Sequence[Piece]) -> Iterator[tuple[int, dict[str, Any]]]: ...
+    def close(self) -> None: ...
+    def __enter__(self) -> Engine: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class _Closing:
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        raise AssertionError("an engine defines close")
+
+
+def _start_worker(parent: int) -> None:
+    # A worker must not outlive a run that was killed: it would go on writing beside the next one.
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:  # the run died before the call above
+        os._exit(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the run itself stops the workers
+
+
+class LocalEngine(_Closing):
+    """Processes of this machine; one worker means this very process.
+
+    Args:
+        workers: number of processes, at least 1. They are started when first needed and kept for all stages.
+    """
+
+    def __init__(self, workers: int) -> None:
+        if workers < 1:
+            raise ValueError(f"workers must be at least 1; got {workers}")
+        self.workers = workers
+        self._pool: ProcessPoolExecutor | None = None
+
+    def map(self, out: str, pieces: Sequence[Piece]) -> Iterator[tuple[int, dict[str, Any]]]:
+        if self.workers == 1 or len(pieces) <= 1:
+            for i, piece in enumerate(pieces):
+                yield i, perform(out, piece)
+            return
+        if self._pool is None:
+            # spawn, not fork: the parent may hold threads (Arrow, BLAS) that a fork would leave dead
+            self._pool = ProcessPoolExecutor(
+                self.workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(),)
+            )
+        running: dict[Future[dict[str, Any]], int] = {}
+        following = iter(enumerate(pieces))
+        try:
+            while True:
+                # a short queue ahead of the workers: what has not begun costs nothing to cancel
+                while len(running) < 2 * self.workers and (task := next(following, None)) is not None:
+                    running[self._pool.submit(perform, out, task[1])] = task[0]
+                if not running:
+                    return
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    index = running.pop(future)
+                    yield index, future.result()
+        except BrokenProcessPool:
+            names = ", ".join(sorted(f"{pieces[i].step}/{pieces[i].name}" for i in running.values())) or "unknown"
+            self._kill()
+            raise RunError(
+                f"a worker process died (killed, or out of memory) while these pieces were at work: {names}. "
+                "Run the same command again to resume; fewer --workers need less memory"
+            ) from None
+        except BaseException:
+            self._kill()
+            raise
+
+    def _kill(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        processes = list((getattr(pool, "_processes", None) or {}).values())
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.kill()
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+
+class RayEngine(_Closing):
+    """Tasks on a Ray cluster whose nodes all see the pool and the run directory under the same paths.
+
+    Args:
+        workers: how many pieces may be at work at once.
+        address: of the cluster; None joins the one of ``RAY_ADDRESS``, or starts one on this machine.
+    """
+
+    def __init__(self, workers: int, address: str | None = None) -> None:
+        if workers < 1:
+            raise ValueError(f"workers must be at least 1; got {workers}")
+        try:
+            import ray
+        except ImportError as error:
+            raise MissingDependencyError("engine 'ray' needs Ray: pip install 'dcfast[ray]'") from error
+        self.workers = workers
+        self._ray = ray
+        self._owns = not ray.is_initialized()
+        if self._owns:
+            address = address or os.environ.get("RAY_ADDRESS")
+            extra: dict[str, Any] = {} if address else {"num_cpus": workers, "include_dashboard": False}
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **extra)
+        # retries would hide a crash of the core; a lost node is another matter, and the piece is safe to repeat
+        self._perform = ray.remote(num_cpus=1, max_retries=3, scheduling_strategy="SPREAD")(perform)
+
+    def map(self, out: str, pieces: Sequence[Piece]) -> Iterator[tuple[int, dict[str, Any]]]:
+        running: dict[Any, int] = {}
+        following = iter(enumerate(pieces))
+        try:
+            while True:
+                while len(running) < 2 * self.workers and (task := next(following, None)) is not None:
+                    running[self._perform.remote(out, task[1])] = task[0]
+                if not running:
+                    return
+                done, _ = self._ray.wait(list(running), num_returns=1)
+                for reference in done:
+                    index = running.pop(reference)
+                    try:
+                        result = self._ray.get(reference)
+                    except self._ray.exceptions.RayTaskError as error:
+                        raise error.cause from error  # the piece's own exception, not Ray's wrapping of it
+                    yield index, result
+        except BaseException:
+            for reference in running:
+                self._ray.cancel(reference, force=True)
+            raise
+
+    def close(self) -> None:
+        if self._owns:
+            self._ray.shutdown()
+
+
+def open_engine(name: str, workers: int, address: str | None = None) -> LocalEngine | RayEngine:
+    """The engine of that name; ValueError lists those there are."""
+    if name == "local":
+        return LocalEngine(workers)
+    if name == "ray":
+        return RayEngine(workers, address)
+    raise ValueError(f"engine must be one of {', '.join(ENGINES)}; got {name!r}")

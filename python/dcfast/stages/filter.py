@@ -1,0 +1,245 @@
+"""Stage ``filter``: what the filter expression says of every metadata row, then the fate of every sample.
+
+Thresholds by fraction first (histogram passes over the metadata files), then the expression on each file, then
+``fates``. Writes ``filter/outcomes.npy`` (uid -> code, sorted), ``fates.parquet``, ``quarantine.parquet`` and
+``subset.npy``. Memory: the rows of one metadata file at 24 bytes each in a worker; no column is held whole.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dcfast.atomic import atomic_path
+from dcfast.errors import FilterError
+from dcfast.stages import fates
+from dcfast.stages.index import MERGE_BYTES
+from dcfast.stages.piece import Piece, absolute
+from dcfast.stages.run_dir import Run
+from dcfast.stages.runner import Steps
+
+__all__ = ["resolve_expression", "steps"]
+
+BATCH_ROWS = 65_536
+CODE_SHIFT = 48
+"""A record's payload is the outcome code << 48 | the row in the piece's metadata: a kept occurrence sorts first."""
+MAX_NOTED = 1_000
+"""Malformed uids that a piece writes out one by one; all are counted."""
+
+
+def outcome_run(number: int) -> str:
+    return f"state/filter/outcomes/{number:05d}.npy"
+
+
+def malformed_path(number: int) -> str:
+    return f"state/filter/malformed/{number:05d}.parquet"
+
+
+def resolve_expression(run: Run) -> tuple[str, list[str]]:
+    """The expression of this run (the default one where none was given) and notes for the report.
+
+    Raises:
+        FilterError: it cannot be read, or names ``contaminated`` where there are no evaluation sets.
+        PoolError: the pool's first metadata file lacks a column it needs.
+    """
+    import pyarrow.parquet as pq
+
+    from dcfast.filters import compile_filter, default_filter
+
+    first = run.pool.metadata[0]
+    schema = pq.read_schema(first)
+    available = run.evalset_dir is not None
+    notes: list[str] = []
+    text = run.settings.filter
+    if text is None:
+        text, notes = default_filter(set(schema.names), available)
+    compiled = compile_filter(text)
+    if "contaminated" in compiled.uid_sets and not available:
+        raise FilterError(
+            f"filter {text!r} uses contaminated, but there are no evaluation sets to compare with: "
+            "give --evalsets DIR, or leave the term out"
+        )
+    compiled.check_columns(schema, first)
+    compiled.check_needs()
+    return str(compiled), notes
+
+
+def _uid_set_paths(run: Run, names: list[str]) -> dict[str, str]:
+    return {name: str(run.out / "contaminated.npy") if name == "contaminated" else absolute(name) for name in names}
+
+
+def _batches(files: list[str], columns: list[str]) -> Iterator[Any]:
+    import pyarrow.parquet as pq
+
+    for path in files:
+        with pq.ParquetFile(path) as file:
+            yield from file.iter_batches(batch_size=BATCH_ROWS, columns=columns)
+
+
+def histogram(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Piece: one pass of the threshold search over some metadata files."""
+    import pyarrow.parquet as pq
+
+    from dcfast.filters import NUM_BINS, QuantileSearch, compile_filter, numbers, score_histogram
+
+    compiled = compile_filter(args["filter"])
+    search = QuantileSearch.from_json(args["search"])
+    counts = np.zeros(NUM_BINS, dtype=np.uint64)
+    for path in args["files"]:
+        compiled.check_columns(pq.read_schema(path), path)
+        for batch in _batches([path], [args["column"]]):
+            counts += score_histogram(numbers(batch.column(0)), search.prefix, dtype=search.dtype)
+    with atomic_path(Path(out) / args["output"]) as temporary, open(temporary, "wb") as file:
+        np.save(file, counts)
+    return {}
+
+
+def _search_threshold(run: Run, text: str, number: int, column: str, fraction: float) -> Any:
+    """Sub-steps of the threshold search: yields pieces of one pass after the other, returns the search, done."""
+    import pyarrow.parquet as pq
+
+    from dcfast.filters import NUM_BINS, QuantileSearch, score_dtype
+
+    search = QuantileSearch(fraction, score_dtype(pq.read_schema(p).field(column).type for p in run.pool.metadata))
+    groups = run.pool.metadata_groups()
+    while not search.done:
+        turn = len(search.prefix)
+        outputs = [f"state/filter/histograms/{number}-{turn}-{g:05d}.npy" for g in range(len(groups))]
+        yield [
+            Piece(
+                f"filter/threshold-{number}-{turn}",
+                f"{g:05d}",
+                "dcfast.stages.filter:histogram",
+                {"files": files, "filter": text, "column": column, "search": search.to_json(), "output": outputs[g]},
+                inputs=tuple(files),
+                outputs=(outputs[g],),
+                weight=sum(os.path.getsize(f) for f in files),
+            )
+            for g, (_, files) in enumerate(groups)
+        ]
+        merged = np.zeros(NUM_BINS, dtype=np.uint64)
+        for output in outputs:
+            merged += np.load(run.out / output, allow_pickle=False)
+        search.feed(merged)
+    return search
+
+
+def evaluate(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Piece: the outcome code of every row of some metadata files, as a run of records sorted by uid."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from dcfast.filters import compile_filter
+    from dcfast.uids import RECORD_DTYPE, load_subset, record_sort, save_records, uid_parse
+
+    root = Path(out)
+    compiled = compile_filter(args["filter"])
+    uid_sets = {name: load_subset(path) for name, path in args["uid_sets"].items()}
+    columns = list(dict.fromkeys(["uid", *compiled.column_names]))
+    records: list[Any] = []
+    bad: dict[str, list[Any]] = {"file": [], "row": [], "uid": []}
+    total = malformed = 0
+    counts = np.zeros(len(compiled.reasons), dtype=np.int64)
+    for path in args["files"]:
+        schema = pq.read_schema(path)
+        compiled.check_columns(schema, path)
+        file_row = 0
+        for batch in _batches([path], columns):
+            column = batch.column(batch.schema.get_field_index("uid"))
+            uids, valid = uid_parse(column, errors="mask")
+            codes = np.asarray(compiled.evaluate(batch, args["thresholds"], uid_sets, uids))
+            counts += np.bincount(codes[valid], minlength=len(counts))
+            part = np.empty(int(valid.sum()), dtype=RECORD_DTYPE)
+            part["f0"], part["f1"] = uids["f0"][valid], uids["f1"][valid]
+            rows = np.arange(total, total + len(uids), dtype=np.uint64)
+            part["f2"] = codes[valid].astype(np.uint64) << np.uint64(CODE_SHIFT) | rows[valid]
+            records.append(part)
+            for i in np.flatnonzero(~valid):
+                malformed += 1
+                if len(bad["row"]) < MAX_NOTED:
+                    value = column[int(i)].as_py()
+                    bad["file"].append(Path(path).name)
+                    bad["row"].append(file_row + int(i))
+                    bad["uid"].append(None if value is None else str(value)[:200])
+            total += len(uids)
+            file_row += len(uids)
+    everything = np.concatenate(records) if records else np.empty(0, dtype=RECORD_DTYPE)
+    save_records(root / outcome_run(args["number"]), record_sort(everything, threads=1))
+    schema = pa.schema([("file", pa.string()), ("row", pa.uint64()), ("uid", pa.string())])
+    with atomic_path(root / malformed_path(args["number"])) as temporary:
+        pq.write_table(pa.table(bad, schema=schema), temporary)
+    return {"rows": total, "malformed": malformed, "codes": counts.tolist()}
+
+
+def merge_outcomes(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Piece: merges the runs into ``filter/outcomes.npy``; counts repeated uids."""
+    from dcfast.uids import merge_runs, open_records
+
+    root = Path(out)
+    runs = [root / outcome_run(n) for n in range(args["groups"])]
+    merge_runs(runs, root / "filter/outcomes.npy", memory_bytes=MERGE_BYTES)
+    return {"rows": len(open_records(root / "filter/outcomes.npy"))}
+
+
+def steps(run: Run) -> Steps:
+    """Thresholds, outcomes, fates, subset."""
+    from dcfast.filters import compile_filter
+
+    text, notes = resolve_expression(run)
+    compiled = compile_filter(text)
+    thresholds: dict[str, str] = {}
+    shown: dict[str, str] = {}
+    for number, quantile in enumerate(compiled.quantiles):
+        search = yield from _search_threshold(run, text, number, quantile.column, quantile.fraction)
+        thresholds[quantile.key] = search.threshold_text
+        shown[quantile.key] = repr(search.threshold)
+        if search.missing_scores:
+            notes.append(f"{quantile.column}: fewer rows have a score than the fraction {quantile.fraction} asks for")
+    sets = _uid_set_paths(run, compiled.uid_sets)
+    groups = run.pool.metadata_groups()
+    models = compiled.fingerprint()
+    stats = yield [
+        Piece(
+            "filter/evaluate",
+            f"{number:05d}",
+            "dcfast.stages.filter:evaluate",
+            {
+                "number": number,
+                "files": files,
+                "filter": text,
+                "thresholds": thresholds,
+                "uid_sets": sets,
+                "models": models,
+            },
+            inputs=(*files, *sets.values()),
+            outputs=(outcome_run(number), malformed_path(number)),
+            weight=sum(os.path.getsize(f) for f in files),
+        )
+        for number, (_, files) in enumerate(groups)
+    ]
+    yield [
+        Piece(
+            "filter/merge",
+            "outcomes",
+            "dcfast.stages.filter:merge_outcomes",
+            {"groups": len(groups)},
+            inputs=tuple(outcome_run(n) for n in range(len(groups))),
+            outputs=("filter/outcomes.npy",),
+        )
+    ]
+    settled = yield from fates.settle(run, compiled.reasons, [s["malformed"] for s in stats])
+    codes = np.sum([s["codes"] for s in stats], axis=0).tolist() if stats else []
+    return {
+        "filter": text,
+        "notes": notes,
+        "thresholds": shown,
+        "metadata_rows": sum(s["rows"] for s in stats),
+        "malformed_uids": sum(s["malformed"] for s in stats),
+        "metadata_outcomes": {reason: codes[i] for i, reason in enumerate(compiled.reasons) if codes[i]},
+        "models": models,
+        **settled,
+    }

@@ -1,0 +1,93 @@
+"""Stage ``report``: ``report.json`` and ``report.html``, from what the other stages recorded.
+
+One piece. It is made again when a summary, the manifest or a table has changed; times alone do not count, so that
+a run with nothing to do leaves the report as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dcfast.atomic import write_bytes, write_json
+from dcfast.errors import PoolError
+from dcfast.stages.piece import Piece
+from dcfast.stages.run_dir import Run
+from dcfast.stages.runner import Steps
+
+__all__ = ["steps", "write_report"]
+
+VERSION = 1
+TABLES = ("fates.parquet", "quarantine.parquet", "contamination.parquet", "contaminated.npy", "subset.npy")
+
+
+def _digest(out: Path) -> str:
+    """Of everything small that the report is made of, by content: it may be written anew without a change."""
+    from dcfast.stages import STAGES
+
+    digest = hashlib.sha256()
+    for path in [out / "manifest.json", *(out / "state" / f"{s}.json" for s in STAGES if s != "report")]:
+        digest.update(path.name.encode() + b"\0" + (path.read_bytes() if path.exists() else b"absent") + b"\0")
+    return digest.hexdigest()
+
+
+def _evalsets(directory: str | None) -> list[tuple[str, list[str]]]:
+    from dcfast.stages.signatures import evalset_tars
+
+    if directory is None:
+        return []
+    try:
+        return evalset_tars(Path(directory))
+    except PoolError:  # gone since: the pairs have placeholders
+        return []
+
+
+def write_report(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Piece: gathers the numbers, reads the few pictures shown, writes both files.
+
+    Memory: a batch of a table and one picture at a time. Cost: well under a second, whatever the size of the pool.
+    """
+    from dcfast.report.collect import Source, collect
+    from dcfast.report.page import look_up, render
+    from dcfast.report.pictures import EvalReader, PoolReader
+
+    root = Path(out)
+    sets = _evalsets(args["evalset_dir"])
+    source = Source(root, args["settings"], Path(args["pool_dir"]) / "shards", args["world"])
+    report = collect(source)
+    pictures = look_up(report, PoolReader(root, source.shard_dir), EvalReader(root, sets))
+    page = render(report, pictures)
+    write_json(root / "report.json", report)
+    write_bytes(root / "report.html", page.encode("utf-8"))
+    return {
+        "report": "report.html",
+        "kept": report["fates"].get("kept", 0),
+        "standard": report["standard"],
+        "pictures": sum(len(cards) for cards in pictures.values()),
+        "pairs": len(pictures["pairs"]),
+    }
+
+
+def steps(run: Run) -> Steps:
+    """The one piece."""
+    evalset_dir = run.evalset_dir
+    stats = yield [
+        Piece(
+            "report/page",
+            "page",
+            "dcfast.stages.report:write_report",
+            {
+                "settings": asdict(run.settings),
+                "pool_dir": str(run.pool_dir),
+                "evalset_dir": None if evalset_dir is None else str(evalset_dir),
+                "world": run.is_world,
+                "recorded": _digest(run.out),
+            },
+            inputs=tuple(name for name in TABLES if (run.out / name).exists()),
+            outputs=("report.json", "report.html"),
+            version=VERSION,
+        )
+    ]
+    return stats[0]

@@ -1,0 +1,204 @@
+"""A run: its directory, its settings, its pool, and the rule that a directory belongs to one run."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dcfast.atomic import remove_leftovers, write_json
+from dcfast.errors import PoolError, RunError
+from dcfast.stages.piece import absolute, group_files
+
+__all__ = ["MAX_SEGMENTS", "Pool", "Run", "Settings"]
+
+MAX_SEGMENTS = 4096
+"""Index segments a pool has at most; a segment covers a run of neighbouring shards."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What makes a run what it is; workers and engine are not part of it, since they change no byte.
+
+    Attributes:
+        scale: a name of ``dcfast.scales.SCALES``.
+        pool: directory with ``shards/`` and ``metadata/``, or None for the built-in world.
+        evalsets: directory with ``wds_*_test`` directories, or None (no decontamination; the world brings its own).
+        filter: a filter expression, or None for the default one.
+        seed: of the built-in world and of everything drawn.
+        shard_size: samples an output shard holds at most.
+        max_distance: largest Hamming distance of perceptual hashes (0..64) that counts as contamination.
+        verify_images: decode every picture even where nothing else needs it (always done at tiny).
+        strict: a damaged shard is an error instead of a note.
+    """
+
+    scale: str = "tiny"
+    pool: str | None = None
+    evalsets: str | None = None
+    filter: str | None = None
+    seed: int = 0
+    shard_size: int = 10_000
+    max_distance: int = 8
+    verify_images: bool = False
+    strict: bool = False
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The files of a pool, listed once.
+
+    Attributes:
+        shard_dir: holds the tars.
+        shards: names of the tars, sorted; a shard's ordinal is its place here.
+        metadata: absolute paths of the parquet files, sorted.
+    """
+
+    root: Path
+    shard_dir: Path
+    shards: list[str]
+    metadata: list[str]
+
+    @classmethod
+    def open(cls, directory: str | os.PathLike[str]) -> Pool:
+        """Lists a pool; PoolError says what is missing and what was expected."""
+        root = Path(absolute(directory))
+        if not root.is_dir():
+            raise PoolError(
+                f"pool {root}: no such directory; expected one with shards/*.tar and metadata/*.parquet (--pool DIR)"
+            )
+        shard_dir = root / "shards"
+        if not shard_dir.is_dir():
+            raise PoolError(
+                f"pool {root}: it has no directory shards/; expected shards/*.tar as img2dataset writes them"
+            )
+        shards = sorted(name for name in os.listdir(shard_dir) if name.endswith(".tar") and not name.startswith("."))
+        if not shards:
+            raise PoolError(f"pool {root}: shards/ holds no .tar file; nothing to index")
+        table_dir = root / "metadata"
+        if not table_dir.is_dir():
+            raise PoolError(
+                f"pool {root}: it has no directory metadata/; expected metadata/*.parquet with at least a column uid"
+            )
+        metadata = sorted(
+            str(table_dir / name)
+            for name in os.listdir(table_dir)
+            if name.endswith(".parquet") and not name.startswith(".")
+        )
+        if not metadata:
+            raise PoolError(f"pool {root}: metadata/ holds no .parquet file; a filter needs at least a column uid")
+        return cls(root, shard_dir, shards, metadata)
+
+    def segments(self) -> list[tuple[int, list[str]]]:
+        """The shards cut into index segments: (ordinal of the first shard, names)."""
+        return group_files(self.shards, MAX_SEGMENTS)
+
+    def metadata_groups(self) -> list[tuple[int, list[str]]]:
+        """The metadata files cut into pieces: (ordinal of the first file, paths)."""
+        return group_files(self.metadata)
+
+    def shard_path(self, name: str) -> str:
+        return str(self.shard_dir / name)
+
+
+@dataclass
+class Run:
+    """A run directory that this process holds the lock of."""
+
+    out: Path
+    settings: Settings
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def world_dir(self) -> Path:
+        return self.out / "world"
+
+    @property
+    def is_world(self) -> bool:
+        return self.settings.pool is None
+
+    @property
+    def pool_dir(self) -> Path:
+        return self.world_dir / "pool" if self.settings.pool is None else Path(self.settings.pool)
+
+    @property
+    def evalset_dir(self) -> Path | None:
+        if self.settings.evalsets is not None:
+            return Path(self.settings.evalsets)
+        return self.world_dir / "evalsets" if self.is_world else None
+
+    @cached_property
+    def pool(self) -> Pool:
+        return Pool.open(self.pool_dir)
+
+    def summary_path(self, stage: str) -> Path:
+        return self.out / "state" / f"{stage}.json"
+
+    def summary(self, stage: str) -> dict[str, Any]:
+        """What a finished stage recorded; RunError where it has not been run."""
+        try:
+            return dict(json.loads(self.summary_path(stage).read_bytes()))
+        except FileNotFoundError:
+            raise RunError(f"{self.out}: stage {stage} has not been run yet; run it first (or drop --from)") from None
+
+    def has_summary(self, stage: str) -> bool:
+        return self.summary_path(stage).exists()
+
+
+def _refuse_if_foreign(out: Path, settings: Settings, overwrite: bool) -> None:
+    state_file = out / "state" / "settings.json"
+    if not state_file.exists():
+        strangers = sorted(p.name for p in out.iterdir() if p.name not in ("state", ".lock", "world"))
+        if strangers and not overwrite:
+            raise RunError(
+                f"--out {out} is not empty and no run of dcfast ({', '.join(strangers[:5])}...); "
+                "choose another directory, or --overwrite to write into this one"
+            )
+        return
+    known = {f.name for f in fields(Settings)}
+    try:
+        before = {k: v for k, v in json.loads(state_file.read_bytes()).items() if k in known}
+    except ValueError:
+        raise RunError(f"{state_file} cannot be read; choose another --out, or remove the directory") from None
+    differing = [
+        f"{name}: {before.get(name)!r} there, {value!r} now"
+        for name, value in asdict(settings).items()
+        if before.get(name) != value
+    ]
+    if differing and not overwrite:
+        raise RunError(
+            f"--out {out} holds another run ({'; '.join(differing)}); choose another directory, "
+            "or --overwrite to redo there what differs"
+        )
+
+
+@contextmanager
+def open_run(out: str | os.PathLike[str], settings: Settings, *, overwrite: bool = False) -> Iterator[Run]:
+    """Locks a run directory, checks that it is this run's, clears leftovers of a killed process.
+
+    Raises:
+        RunError: the directory belongs to another run, to something else, or a run is at work in it.
+    """
+    root = Path(absolute(out))
+    root.mkdir(parents=True, exist_ok=True)
+    if not root.is_dir():
+        raise RunError(f"--out {root} is not a directory")
+    lock = os.open(root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"--out {root}: another process is running there; wait for it, or choose another --out"
+            ) from None
+        _refuse_if_foreign(root, settings, overwrite)
+        remove_leftovers(root)
+        write_json(root / "state" / "settings.json", asdict(settings))
+        yield Run(root, settings)
+    finally:
+        os.close(lock)

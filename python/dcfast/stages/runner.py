@@ -1,0 +1,78 @@
+"""Runs a stage: its steps one after the other, each a list of pieces, on an engine, skipping what is done.
+
+A stage is a generator function ``steps(run)`` that yields a list of pieces, is sent the list of their statistics
+in the same order, and returns its summary. So a later step may depend on what an earlier one found, and a
+stage that is wholly done costs one look at its markers.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Generator
+from typing import Any
+
+from dcfast.atomic import write_json
+from dcfast.stages.engine import Engine
+from dcfast.stages.piece import Piece, read_marker
+from dcfast.stages.progress import Progress
+from dcfast.stages.run_dir import Run
+
+__all__ = ["Steps", "run_stage"]
+
+Steps = Generator[list[Piece], list[dict[str, Any]], dict[str, Any]]
+"""What a stage's ``steps`` returns."""
+
+
+def _run_step(run: Run, engine: Engine, pieces: list[Piece], progress: Callable[..., Progress]) -> list[dict[str, Any]]:
+    stats: list[dict[str, Any] | None] = [None] * len(pieces)
+    waiting: list[int] = []
+    for i, piece in enumerate(pieces):
+        marker = read_marker(run.out, piece)
+        if marker is None:
+            waiting.append(i)
+        else:
+            stats[i] = marker.stats
+    if not waiting:
+        return [s for s in stats if s is not None]
+    started = time.monotonic()
+    step = pieces[waiting[0]].step
+    with progress(step, total=sum(pieces[i].weight for i in waiting), pieces=len(waiting)) as bar:
+        for done, result in engine.map(str(run.out), [pieces[i] for i in waiting]):
+            stats[waiting[done]] = result
+            bar.advance(pieces[waiting[done]].weight)
+    _log_time(run, step, time.monotonic() - started, pieces=len(waiting), skipped=len(pieces) - len(waiting))
+    return [s for s in stats if s is not None]
+
+
+def _log_time(run: Run, step: str, seconds: float, **counts: int) -> None:
+    # Times are no part of any result: one line appended, never fingerprinted.
+    with open(run.out / "state" / "timings.jsonl", "a", encoding="ascii") as file:
+        file.write(json.dumps({"step": step, "seconds": round(seconds, 3), **counts}) + "\n")
+
+
+def run_stage(
+    run: Run,
+    engine: Engine,
+    name: str,
+    steps: Callable[[Run], Steps],
+    progress: Callable[..., Progress] = Progress,
+) -> dict[str, Any]:
+    """Runs a stage to its end and records its summary in ``state/<name>.json``.
+
+    Returns:
+        The summary, JSON.
+    Raises:
+        Whatever a piece raised first; pieces that had ended stay done.
+    """
+    generator = steps(run)
+    try:
+        pieces = next(generator)
+        while True:
+            pieces = generator.send(_run_step(run, engine, pieces, progress))
+    except StopIteration as end:
+        summary: dict[str, Any] = end.value
+    path = run.summary_path(name)
+    if not path.exists() or json.loads(path.read_bytes()) != json.loads(json.dumps(summary)):
+        write_json(path, summary)  # untouched when equal: its mtime may be an input of a later stage
+    return summary

@@ -1,0 +1,182 @@
+"""Stage ``signatures``: content hash, perceptual hash and decode status of every picture, of pool and evaluation sets.
+
+Writes ``signatures/pool-NNNNN.npy`` (one record a sample of the segment, in its order) and
+``signatures/eval-NNN.npz`` + keys. Every picture is decoded here, so this is also where broken ones are found.
+Memory: one picture in each worker, plus the records of one segment.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dcfast.atomic import atomic_path
+from dcfast.errors import PoolError
+from dcfast.stages.index import segment_path
+from dcfast.stages.piece import Piece
+from dcfast.stages.run_dir import Run
+from dcfast.stages.runner import Steps
+
+__all__ = ["ABSENT", "SIGNATURE_DTYPE", "evalset_tars", "pool_path", "steps"]
+
+SIGNATURE_DTYPE = np.dtype(
+    [
+        ("status", "u1"),
+        ("flat", "u1"),
+        ("width", "<u4"),
+        ("height", "<u4"),
+        ("h0", "<u8"),
+        ("h1", "<u8"),
+        ("phash", "<u8"),
+    ]
+)
+"""status: of ``dcfast.pictures``, or ABSENT; h0, h1: XXH3-128 of the encoded bytes, high half first."""
+ABSENT = 255
+"""Status of a sample without a picture."""
+
+
+def pool_path(number: int) -> str:
+    return f"signatures/pool-{number:05d}.npy"
+
+
+def eval_path(number: int) -> str:
+    return f"signatures/eval-{number:03d}.parquet"
+
+
+def evalset_tars(directory: Path) -> list[tuple[str, list[str]]]:
+    """The evaluation sets of a directory: (name without wds_ and _test, its tars), sorted.
+
+    Raises:
+        PoolError: no such directory, or no ``wds_*_test`` directory in it.
+    """
+    if not directory.is_dir():
+        raise PoolError(
+            f"evalsets {directory}: no such directory; expected one with wds_*_test directories (--evalsets DIR)"
+        )
+    found = []
+    for folder in sorted(directory.glob("wds_*_test")):
+        tars = sorted((folder / "test").glob("*.tar"), key=lambda p: (len(p.name), p.name))
+        if tars:
+            found.append((folder.name[len("wds_") : -len("_test")], [str(t) for t in tars]))
+    if not found:
+        raise PoolError(f"evalsets {directory}: no wds_*_test/test/*.tar in it; nothing to decontaminate against")
+    return found
+
+
+def _sign(segment: Any, paths: list[str]) -> np.ndarray[Any, np.dtype[Any]]:
+    from dcfast.pictures import picture_signatures
+
+    result = np.zeros(segment.num_samples, dtype=SIGNATURE_DTYPE)
+    result["status"] = ABSENT
+    member = np.asarray(segment.picture_member())
+    offsets, sizes = np.asarray(segment.member_offset()), np.asarray(segment.member_size())
+    begin = np.asarray(segment.shard_sample_begin)
+    for shard, path in enumerate(paths):
+        rows = np.arange(int(begin[shard]), int(begin[shard + 1]))
+        rows = rows[member[rows] >= 0]
+        if len(rows) == 0:
+            continue
+        chosen = member[rows]
+        columns = picture_signatures(path, offsets[chosen], sizes[chosen], threads=1)
+        for name in ("status", "flat", "width", "height", "phash"):
+            result[name][rows] = columns[name]
+        result["h0"][rows] = columns["content_hash"]["f0"]
+        result["h1"][rows] = columns["content_hash"]["f1"]
+    return result
+
+
+def sign_pool(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Piece: the signatures of one segment's pictures."""
+    from dcfast.pictures import STATUS
+    from dcfast.shards import Segment
+
+    root = Path(out)
+    segment = Segment.open(root / segment_path(args["number"]))
+    result = _sign(segment, args["shards"])
+    with atomic_path(root / pool_path(args["number"])) as temporary, open(temporary, "wb") as file:
+        np.save(file, result)
+    counts = np.bincount(result["status"], minlength=256)
+    names = {**dict(enumerate(STATUS)), ABSENT: "absent"}
+    return {
+        "pictures": int(len(result) - counts[ABSENT]),
+        "flat": int(((result["flat"] == 1) & (result["status"] == 0)).sum()),
+        "status": {names[i]: int(n) for i, n in enumerate(counts) if n},
+    }
+
+
+def sign_evalset(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Piece: the signatures of one evaluation set, with the key of each picture."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from dcfast.shards import Segment, write_segment
+
+    root = Path(out)
+    index = root / "state/signatures/evalsets" / f"{args['number']:03d}.dcx"
+    write_segment([(path, Path(path).name) for path in args["tars"]], index)
+    segment = Segment.open(index)
+    result = _sign(segment, args["tars"])
+    shard_names = [Path(path).name for path in args["tars"]]
+    counts = np.diff(np.asarray(segment.shard_sample_begin)).astype(np.int64)
+    columns = {name: pa.array(result[name]) for name in SIGNATURE_DTYPE.names or ()}
+    shards = pa.array(shard_names).take(pa.array(np.repeat(np.arange(len(counts)), counts)))
+    table = pa.table({"shard": shards, "key": segment.keys(), **columns})
+    with atomic_path(root / eval_path(args["number"])) as temporary:
+        pq.write_table(table, temporary)
+    ok = result["status"] == 0
+    return {
+        "name": args["name"],
+        "pictures": int((result["status"] != ABSENT).sum()),
+        "unreadable": int(((result["status"] != ABSENT) & ~ok).sum()),
+        "flat": int((ok & (result["flat"] == 1)).sum()),
+    }
+
+
+def needed(run: Run) -> bool:
+    """Whether the pool's pictures are decoded at all: for decontamination, at tiny, or when asked."""
+    return run.evalset_dir is not None or run.settings.scale == "tiny" or run.settings.verify_images
+
+
+def steps(run: Run) -> Steps:
+    """The pool's pictures, then those of the evaluation sets."""
+    if not needed(run):
+        return {"decoded": False, "pictures": 0, "flat": 0, "status": {}, "evalsets": []}
+    pool = run.pool
+    stats = yield [
+        Piece(
+            "signatures/pool",
+            f"{number:05d}",
+            "dcfast.stages.signatures:sign_pool",
+            {"number": number, "shards": [pool.shard_path(name) for name in names]},
+            inputs=(segment_path(number), *(pool.shard_path(name) for name in names)),
+            outputs=(pool_path(number),),
+            weight=sum(Path(pool.shard_path(name)).stat().st_size for name in names),
+        )
+        for number, (_, names) in enumerate(pool.segments())
+    ]
+    status: dict[str, int] = {}
+    for piece in stats:
+        for name, count in piece["status"].items():
+            status[name] = status.get(name, 0) + count
+    evalsets = evalset_tars(run.evalset_dir) if run.evalset_dir is not None else []
+    eval_stats = yield [
+        Piece(
+            "signatures/evalsets",
+            f"{number:03d}",
+            "dcfast.stages.signatures:sign_evalset",
+            {"number": number, "name": name, "tars": tars},
+            inputs=tuple(tars),
+            outputs=(eval_path(number),),
+            weight=sum(Path(t).stat().st_size for t in tars),
+        )
+        for number, (name, tars) in enumerate(evalsets)
+    ]
+    return {
+        "decoded": True,
+        "pictures": sum(s["pictures"] for s in stats),
+        "flat": sum(s["flat"] for s in stats),
+        "status": status,
+        "evalsets": eval_stats,
+    }

@@ -1,0 +1,165 @@
+"""Stage ``verify``: the new shards are what the plan says, byte for byte, and the fates add up. Writes ``verify.json``.
+
+Each output shard is walked by the indexer anew and every payload is hashed on both sides; the fates are read back
+from their parts and held against the subset, the index and the contaminated uids. Anything that does not agree is
+an error, and ``verify.json`` names it. Memory: one output shard's member list, or one part of the fates.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dcfast.atomic import write_json
+from dcfast.errors import CorruptDataError
+from dcfast.stages.fates import FATES
+from dcfast.stages.piece import Piece
+from dcfast.stages.reshard import PLAN, PLAN_FILES, output_ranges
+from dcfast.stages.run_dir import Run
+from dcfast.stages.runner import Steps
+from dcfast.stages.tables import part_path
+
+__all__ = ["steps"]
+
+MAX_NOTED = 100
+
+
+def check_shards(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Piece: some output shards against plan and sources."""
+    from dcfast import resharder
+    from dcfast.uids import load_subset
+
+    root = Path(out)
+    report = resharder.verify_output_shards(
+        root / PLAN, load_subset(root / "subset.npy"), root / "shards", args["first"], args["last"], threads=1
+    )
+    report["mismatches"] = report["mismatches"][:MAX_NOTED]
+    return report
+
+
+def check_fates(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Piece: one part of the fates: every row has a fate, and its kept uids are in the subset."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    from dcfast.uids import load_subset, uid_isin, uid_parse
+
+    root = Path(out)
+    table = pq.read_table(root / args["part"], columns=["uid", "fate", "reason"])
+    fate = table["fate"].combine_chunks()
+    counts = {name: int(pc.sum(pc.equal(fate, name)).as_py() or 0) for name in FATES}
+    kept, _ = uid_parse(table["uid"].combine_chunks().filter(pc.equal(fate, "kept")))
+    inside = uid_isin(kept, load_subset(root / "subset.npy"), threads=1)
+    unexplained = pc.sum(pc.and_(pc.not_equal(fate, "kept"), pc.is_null(table["reason"].combine_chunks()))).as_py() or 0
+    return {
+        "rows": table.num_rows,
+        "fates": counts,
+        "without_fate": table.num_rows - sum(counts.values()),
+        "without_reason": int(unexplained),
+        "kept_outside_subset": int((~np.asarray(inside)).sum()),
+    }
+
+
+def conclude(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Piece: ``verify.json``: the sums of all checks and what is wrong, if anything."""
+    from dcfast.uids import load_subset, uid_isin
+
+    root, sums = Path(out), args["sums"]
+    subset = load_subset(root / "subset.npy")
+    both = 0
+    if args["contaminated"]:
+        # the contaminated uids are the smaller side: they are looked up in the subset, which may exceed memory
+        both = int(uid_isin(np.asarray(load_subset(root / "contaminated.npy")), subset, threads=1).sum())
+    problems = list(args["problems"])
+    expected = {
+        "samples in the fates": (sums["sample_rows"], args["samples"]),
+        "rows without a fate": (sums["without_fate"], 0),
+        "fates without a reason": (sums["without_reason"], 0),
+        "kept uids outside the subset": (sums["kept_outside_subset"], 0),
+        "samples in the new shards": (sums["written"], sums["kept"]),
+        "members that differ from their source": (sums["mismatches"], 0),
+    }
+    if args["excludes_contaminated"]:
+        expected["contaminated uids in the subset"] = (both, 0)
+    problems += [f"{what}: {got:,}, expected {want:,}" for what, (got, want) in expected.items() if got != want]
+    report = {"ok": not problems, "problems": problems, "contaminated_in_subset": both, **sums}
+    write_json(root / "verify.json", report)
+    return report
+
+
+def _excludes_contaminated(expression: str) -> bool:
+    # a top-level `& ~contaminated` is a promise that can be checked; inside `|` it is not one
+    return "~contaminated" in [clause.strip() for clause in expression.split(" & ")] and "|" not in expression
+
+
+def steps(run: Run) -> Steps:
+    """Output shards, fates, conclusion; a CorruptDataError where something does not agree."""
+    resharded, filtered = run.summary("reshard"), run.summary("filter")
+    indexed, weights = run.summary("index"), _weights(run)
+    of_shards = yield [
+        Piece(
+            "verify/shards",
+            f"{first:08d}",
+            "dcfast.stages.verify:check_shards",
+            {"first": first, "last": last},
+            inputs=("subset.npy", *PLAN_FILES, *(f"shards/{k:08d}.tar" for k in range(first, last))),
+            weight=2 * sum(weights[first:last]),
+        )
+        for first, last in output_ranges(resharded["output_shards"])
+    ]
+    segments, groups = len(run.pool.segments()), len(run.pool.metadata_groups())
+    samples = [part_path("fates", n) for n in range(segments)]
+    others = [part_path("fates", n, "b") for n in range(groups)]
+    of_fates = yield [
+        Piece(
+            "verify/fates",
+            Path(part).stem,
+            "dcfast.stages.verify:check_fates",
+            {"part": part},
+            inputs=("subset.npy", part),
+        )
+        for part in (*samples, *others)
+    ]
+    sums = {
+        "shards": sum(s["shards"] for s in of_shards),
+        "written": sum(s["samples"] for s in of_shards),
+        "members": sum(s["members"] for s in of_shards),
+        "payload_bytes": sum(s["payload_bytes"] for s in of_shards),
+        "mismatches": sum(s["mismatch_count"] for s in of_shards),
+        "rows": sum(s["rows"] for s in of_fates),
+        "sample_rows": sum(s["rows"] for s in of_fates[:segments]),
+        "kept": sum(s["fates"]["kept"] for s in of_fates),
+        **{key: sum(s[key] for s in of_fates) for key in ("without_fate", "without_reason", "kept_outside_subset")},
+    }
+    noted = [f"{m['shard']} {m['member']}: {m['problem']}" for s in of_shards for m in s["mismatches"]]
+    has_list = bool(run.has_summary("decontaminate") and run.summary("decontaminate")["available"])
+    [concluded] = yield [
+        Piece(
+            "verify/conclude",
+            "conclude",
+            "dcfast.stages.verify:conclude",
+            {
+                "sums": sums,
+                "problems": noted[:MAX_NOTED],
+                "samples": indexed["samples"],
+                "contaminated": has_list,
+                "excludes_contaminated": _excludes_contaminated(filtered["filter"]),
+            },
+            inputs=("subset.npy", *(("contaminated.npy",) if has_list else ())),
+            outputs=("verify.json",),
+        )
+    ]
+    if not concluded["ok"]:
+        listed = "; ".join(concluded["problems"][:5])
+        raise CorruptDataError(
+            f"verify: {listed} (all in {run.out / 'verify.json'}); remove what differs and run the same command again",
+            path=str(run.out / "verify.json"),
+        )
+    return concluded
+
+
+def _weights(run: Run) -> list[int]:
+    cuts = np.load(run.out / PLAN / "cuts.npy", mmap_mode="r", allow_pickle=False)
+    return [int(n) for n in cuts["tar_bytes"]]

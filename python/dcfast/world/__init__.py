@@ -1,0 +1,23 @@
+"""The built-in world: a pool, evaluation sets and their truth, painted by code from a seed (docs/world.md).
+
+``render_world(directory)`` does everything at once; ``plan_world`` gives the pieces of work for an engine.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from dcfast.world.spec import WorldSpec
+
+__all__ = ["WorldSpec", "plan_teacher", "plan_world", "render_teacher", "render_world"]
+
+if TYPE_CHECKING:
+    from dcfast.world.render import plan_teacher, plan_world, render_teacher, render_world
+
+
+def __getattr__(name: str) -> Any:
+    # painting needs Pillow; a spec does not
+    if name in __all__:
+        return getattr(importlib.import_module("dcfast.world.render"), name)
+    raise AttributeError(f"module 'dcfast.world' has no attribute {name!r}")

@@ -1,0 +1,51 @@
+"""Writing the world's files: whole or absent, and with fixed times, so that two renderings are the same bytes."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from dcfast.atomic import atomic_path
+
+__all__ = ["MTIME", "write_parquet", "write_tar", "write_text"]
+
+MTIME = 1_700_000_000  # seconds; what indexes and fingerprints are made from must not change between renderings
+
+
+def _fix_time(path: Path) -> None:
+    os.utime(path, (MTIME, MTIME))
+
+
+def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> int:
+    """Writes (name, data) members as a ustar archive with zero times and owners; returns the archive's bytes.
+
+    Members are written as they come: one of them is in memory at a time.
+    """
+    with atomic_path(path) as temporary:
+        with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as archive:
+            for name, data in members:
+                header = tarfile.TarInfo(name)
+                header.size, header.mode = len(data), 0o444
+                archive.addfile(header, io.BytesIO(data))
+        _fix_time(temporary)
+        return temporary.stat().st_size
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a UTF-8 text file."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(text.encode())
+        _fix_time(temporary)
+
+
+def write_parquet(path: Path, table: Any) -> None:
+    """Writes a pyarrow table."""
+    import pyarrow.parquet as pq
+
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+        _fix_time(temporary)

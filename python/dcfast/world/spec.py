@@ -1,0 +1,133 @@
+"""What the built-in world is made of: sizes, seed and the rate of every defect (the text of it is docs/world.md)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+__all__ = ["SPEC_VERSION", "WorldSpec"]
+
+SPEC_VERSION = 1  # raised when the same spec would render other bytes
+
+_RATES = (
+    "mismatched",
+    "language",
+    "boilerplate",
+    "small_picture",
+    "extreme_aspect",
+    "flat",
+    "exact_duplicate",
+    "near_duplicate",
+    "leak_exact",
+    "leak_near",
+    "truncated",
+    "empty",
+    "garbage",
+    "no_json",
+    "no_caption",
+    "no_uid",
+    "cmyk",
+    "turned",
+    "missing",
+    "unlisted",
+    "repeated_uid",
+    "face_box",
+)
+_PICTURE_SOURCES = ("flat", "exact_duplicate", "near_duplicate", "leak_exact", "leak_near")
+_BREAKAGES = ("truncated", "empty", "garbage", "no_json", "no_caption", "no_uid", "cmyk", "turned")
+
+
+@dataclass(frozen=True)
+class WorldSpec:
+    """Sizes and defect rates of a built-in world; equal specs render equal bytes.
+
+    Rates are shares of the pool's metadata rows. Caption defects (mismatched, language, boilerplate), size
+    defects (small_picture, extreme_aspect), the picture's source (flat, duplicates, leaks: at most one of them),
+    breakage (at most one) and missing are drawn independently, so that they overlap. ``unlisted`` samples and
+    repeated uids come on top of the rows.
+    """
+
+    seed: int = 20240
+    rows: int = 12_800
+    rows_per_shard: int = 1_000
+    eval_scale: float = 1.0  # factor on the size of every evaluation set
+    teacher_pairs: int = 4_000
+    min_side: int = 96  # stored pictures: the longer side, in pixels
+    max_side: int = 160
+
+    mismatched: float = 0.40
+    language: float = 0.12
+    boilerplate: float = 0.08
+    small_picture: float = 0.05
+    extreme_aspect: float = 0.03
+    flat: float = 0.004
+    exact_duplicate: float = 0.03
+    near_duplicate: float = 0.08
+    leak_exact: float = 0.008
+    leak_near: float = 0.016
+    truncated: float = 0.006
+    empty: float = 0.003
+    garbage: float = 0.003
+    no_json: float = 0.002
+    no_caption: float = 0.002
+    no_uid: float = 0.001
+    cmyk: float = 0.001
+    turned: float = 0.001
+    missing: float = 0.04
+    unlisted: float = 0.004
+    repeated_uid: float = 0.001
+    face_box: float = 0.02
+
+    def __post_init__(self) -> None:
+        for name in _RATES:
+            rate = getattr(self, name)
+            if not 0.0 <= rate <= 1.0:
+                raise ValueError(f"WorldSpec: {name} must be a rate between 0 and 1; got {rate!r}")
+        for name, least in (("rows", 1), ("rows_per_shard", 1), ("teacher_pairs", 0), ("min_side", 32)):
+            if getattr(self, name) < least:
+                raise ValueError(f"WorldSpec: {name} must be at least {least}; got {getattr(self, name)!r}")
+        if self.rows_per_shard > 9_000:
+            raise ValueError(
+                f"WorldSpec: rows_per_shard must be at most 9000 (keys hold 4 digits); got {self.rows_per_shard}"
+            )
+        if self.max_side < self.min_side:
+            raise ValueError(f"WorldSpec: max_side must be at least min_side ({self.min_side}); got {self.max_side}")
+        if self.eval_scale <= 0:
+            raise ValueError(f"WorldSpec: eval_scale must be positive; got {self.eval_scale!r}")
+        for group in (_PICTURE_SOURCES, _BREAKAGES):
+            total = sum(getattr(self, name) for name in group)
+            if total > 1.0:
+                raise ValueError(f"WorldSpec: {' + '.join(group)} must be at most 1; got {total:.3f}")
+
+    @classmethod
+    def small(cls, **changes: Any) -> WorldSpec:
+        """A world of 300 rows in three shards with small evaluation sets, for tests: about two seconds."""
+        values: dict[str, Any] = {"rows": 300, "rows_per_shard": 100, "eval_scale": 0.1, "teacher_pairs": 100}
+        values.update(changes)
+        return cls(**values)
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of the pool; the last may be shorter."""
+        return -(-self.rows // self.rows_per_shard)
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields and the version, as plain JSON values."""
+        return {"version": SPEC_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> WorldSpec:
+        """The inverse of :meth:`to_json`; unknown names and other versions are refused with ValueError."""
+        values = dict(value)
+        version = values.pop("version", SPEC_VERSION)
+        if version != SPEC_VERSION:
+            raise ValueError(f"WorldSpec: version must be {SPEC_VERSION}; got {version!r}; render the world again")
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise ValueError(f"WorldSpec: unknown setting {unknown[0]!r}")
+        return cls(**values)
+
+    def __str__(self) -> str:
+        return json.dumps(self.to_json(), sort_keys=True)

@@ -1,0 +1,34 @@
+"""Pieces for the tests of the stage runner: importable functions, as worker processes need them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from dcfast.atomic import write_bytes
+
+
+def square(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    source = args.get("source")
+    value = int(Path(source).read_text()) if source else args["value"]
+    write_bytes(Path(out) / args["output"], str(value * value).encode())
+    with open(Path(out) / "calls.log", "a") as log:
+        log.write(args["output"] + "\n")
+    return {"value": value * value}
+
+
+def fail(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    raise ValueError(f"piece {args['value']} cannot be done")
+
+
+def die(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+def slow(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    time.sleep(args["seconds"])
+    return square(out, args)

@@ -1,0 +1,54 @@
+"""The C++ tests, run by pytest: those that `make test` built with the extension, else built here."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def _tool(name: str) -> str | None:
+    """A tool beside the interpreter (a virtual environment that is not activated), else on PATH."""
+    beside = Path(sys.executable).with_name(name)
+    return str(beside) if beside.is_file() else shutil.which(name)
+
+
+def _run(*command: str) -> str:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=600, env={**os.environ, "PATH": path}, check=False
+    )
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def cpp_build(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A build directory with the C++ tests compiled; the newest one of the tree, brought up to date."""
+    cmake = _tool("cmake")
+    if cmake is None or _tool("ninja") is None:
+        pytest.skip("cmake and ninja are not installed: pip install cmake ninja")
+    built = [path.parent for path in repo_root.glob("build/cp3*/CTestTestfile.cmake")]
+    if built:
+        folder = max(built, key=lambda path: path.stat().st_mtime)
+    else:
+        folder = tmp_path_factory.mktemp("cpp")
+        options = ["-G", "Ninja", "-DDCFAST_PYTHON=OFF", "-DDCFAST_CUDA=OFF", "-DDCFAST_TESTS=ON"]
+        _run(cmake, "-S", str(repo_root), "-B", str(folder), *options)
+    _run(cmake, "--build", str(folder))
+    return folder
+
+
+def test_cpp(cpp_build: Path) -> None:
+    ctest = _tool("ctest")
+    assert ctest is not None
+    listed = json.loads(_run(ctest, "--test-dir", str(cpp_build), "--show-only=json-v1"))
+    names = {test["name"] for test in listed["tests"]}
+    sources = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("cpp/test_*.cpp")}
+    assert names == sources, "tests/cpp/CMakeLists.txt does not list every test"
+    _run(ctest, "--test-dir", str(cpp_build), "--output-on-failure")

@@ -1,0 +1,196 @@
+"""The perceptual hash: against its definition in plain integers, and what it must survive."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+import pytest
+from dcfast.pictures import perceptual_hash, phash_grey
+from PIL import Image, ImageDraw
+
+GREY_LEVEL = 2**40
+
+
+def phash_ref(grey: np.ndarray) -> tuple[int, bool]:
+    """docs/formats.md, word for word, in Python integers."""
+    height, width = grey.shape
+
+    def weights(n: int) -> list[list[int]]:
+        return [[max(0, min(32 * x + 32, (i + 1) * n) - max(32 * x, i * n)) for x in range(n)] for i in range(32)]
+
+    by_row = np.array(weights(height), dtype=object) @ grey.astype(object)
+    sums = by_row @ np.array(weights(width), dtype=object).T
+    area = width * height
+    cells = [[(256 * int(s) + area // 2) // area for s in row] for row in sums]
+
+    def table(k: int, x: int) -> int:
+        return 11585 if k == 0 else round(2**14 * math.cos((2 * x + 1) * k * math.pi / 64))
+
+    tables = [[table(k, x) for x in range(32)] for k in range(11)]
+    half = [[sum(t * c for t, c in zip(tables[v], row, strict=True)) for v in range(11)] for row in cells]
+    order = [(u, d - u) for d in range(1, 11) for u in range(d + 1)][:64]
+    frequencies = [sum(tables[u][j] * half[j][v] for j in range(32)) for u, v in order]
+    ranked = sorted(frequencies)
+    centre = ranked[31] + ranked[32]
+    bits = 0
+    for f in frequencies:
+        bits = bits * 2 + (2 * f > centre)
+    deviations = sorted(abs(2 * f - centre) for f in frequencies)
+    return bits, deviations[31] + deviations[32] < 4 * 5 * GREY_LEVEL
+
+
+def drawing(seed: int, width: int = 400, height: int = 300) -> Image.Image:
+    """A scene of shapes over a gradient with lines like text, different for each seed."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    ramp = rng.uniform(-80, 80, (2, 3))
+    base = 128 + (x / width - 0.5)[..., None] * ramp[0] + (y / height - 0.5)[..., None] * ramp[1]
+    image = Image.fromarray(base.clip(0, 255).astype(np.uint8))
+    draw = ImageDraw.Draw(image)
+    for _ in range(12):
+        cx, cy = rng.uniform(0, width), rng.uniform(0, height)
+        rx, ry = rng.uniform(0.05, 0.25, 2) * (width, height)
+        colour = tuple(int(c) for c in rng.integers(0, 256, 3))
+        shape = draw.ellipse if rng.random() < 0.5 else draw.rectangle
+        shape((cx - rx, cy - ry, cx + rx, cy + ry), fill=colour)
+    for line in range(3):
+        for word in range(6):
+            left, top = 20 + word * width // 7, height // 2 + line * height // 20
+            draw.rectangle((left, top, left + int(rng.integers(5, width // 9)), top + height // 60), fill="black")
+    return image
+
+
+def encode(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def distance(a: int, b: int) -> int:
+    return (a ^ b).bit_count()
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (1, 2), (2, 1), (7, 11), (31, 33), (32, 32), (28, 28), (64, 64), (97, 3), (5, 131), (200, 301)]
+)
+def test_equals_the_definition(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(shape[0] * 1000 + shape[1])
+    for grey in (
+        rng.integers(0, 256, shape, dtype=np.uint8),
+        np.full(shape, 255, np.uint8),
+        (rng.integers(0, 3, shape) + 100).astype(np.uint8),
+        np.asarray(drawing(shape[0]).convert("L").resize(shape[::-1])),
+    ):
+        assert phash_grey(np.ascontiguousarray(grey)) == phash_ref(grey)
+
+
+def test_worked_example_of_the_documentation() -> None:
+    y, x = np.mgrid[:4, :6]
+    grey = ((37 * x + 91 * y + 50 * (x == y)) % 256).astype(np.uint8)
+    assert grey.tolist() == [
+        [50, 37, 74, 111, 148, 185],
+        [91, 178, 165, 202, 239, 20],
+        [182, 219, 50, 37, 74, 111],
+        [17, 54, 91, 178, 165, 202],
+    ]
+    assert phash_grey(grey) == phash_ref(grey) == (304087749552976464, False)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_survives_what_the_web_does(seed: int) -> None:
+    image = drawing(seed)
+    original = perceptual_hash(encode(image, quality=92))
+    assert original.status == "ok"
+    assert not original.flat
+    copies = {
+        "recompressed": encode(image, quality=30),
+        "progressive": encode(image, quality=75, progressive=True),
+        "half": encode(image.resize((200, 150)), quality=85),
+        "thumbnail": encode(image.resize((80, 60)), quality=85),
+        "double": encode(image.resize((800, 600)), quality=85),
+        "squashed": encode(image.resize((300, 400)), quality=85),
+        "square": encode(image.resize((224, 224)), quality=85),
+        "grey": encode(image.convert("L"), quality=85),
+        "png": encode(image, "PNG"),
+        "webp": encode(image, "WEBP", quality=50),
+        "lossless": encode(image, "WEBP", lossless=True),
+        "palette": encode(image.quantize(64), "PNG"),
+    }
+    for name, copy in copies.items():
+        got = perceptual_hash(copy)
+        assert distance(got.hash, original.hash) <= 6, name
+        assert not got.flat, name
+    assert distance(perceptual_hash(encode(image, quality=92), full=True).hash, original.hash) <= 4
+
+
+def test_different_scenes_lie_apart() -> None:
+    found = perceptual_hash([encode(drawing(seed)) for seed in range(40)])
+    assert not found.flat.any()
+    distances = np.bitwise_count(found.hash[:, None] ^ found.hash[None, :])[np.triu_indices(40, 1)]
+    assert distances.min() > 8
+    assert 28 < distances.mean() < 36
+
+
+def flat_pictures(size: int) -> dict[str, np.ndarray]:
+    y, x = np.mgrid[:size, :size] / size
+    noise = np.random.default_rng(size).normal(size=(size, size))
+    return {
+        "black": np.zeros((size, size)),
+        "white": np.full((size, size), 255.0),
+        "grey": np.full((size, size), 130.0),
+        "noisy": 130 + 3 * noise,
+        "ramp": 250 * x,
+        "slanted ramp": 125 * x + 125 * y,
+        "noisy ramp": 20 + 200 * y + 2 * noise,
+        "stripes": 128 + 100 * np.sin(40 * x),
+        "vignette": 240 - 200 * ((x - 0.5) ** 2 + (y - 0.5) ** 2),
+    }
+
+
+@pytest.mark.parametrize("size", [32, 100, 500])
+def test_flat_pictures_are_marked(size: int) -> None:
+    for name, values in flat_pictures(size).items():
+        image = Image.fromarray(values.clip(0, 255).astype(np.uint8))
+        for copy in (encode(image, quality=75), encode(image, "PNG")):
+            assert perceptual_hash(copy).flat, name
+
+
+def test_solid_pictures_hash_to_zero() -> None:
+    for size in (1, 31, 32, 33, 100):
+        assert phash_grey(np.full((size, size + 3), 77, np.uint8)) == (0, True)
+
+
+def test_sequences_keep_order_and_say_why_not() -> None:
+    good = encode(drawing(1))
+    found = perceptual_hash([good, b"", b"nothing", good[:500], good], threads=3)
+    assert found.status.tolist() == [0, 1, 2, 3, 0]
+    assert found.flat.tolist() == [False, True, True, True, False]
+    assert found.hash[0] == found.hash[4] == perceptual_hash(good).hash
+    assert found.hash[1:4].tolist() == [0, 0, 0]
+    assert perceptual_hash([]).hash.shape == (0,)
+    assert perceptual_hash(b"") == (0, True, "empty")
+    assert perceptual_hash(bytearray(good)) == perceptual_hash(memoryview(good)) == perceptual_hash(good)
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        (np.zeros((3, 3), np.float32), TypeError, "grey must be a two-dimensional uint8 array"),
+        (np.zeros((3, 3, 3), np.uint8), TypeError, "grey must be a two-dimensional uint8 array"),
+        (np.zeros((0, 3), np.uint8), ValueError, "expected width \\* height values"),
+        (np.zeros((8, 8), np.uint8)[:, ::2], ValueError, "grey must be contiguous"),
+        ([[1, 2]], TypeError, "grey must be a two-dimensional uint8 array; got list"),
+    ],
+)
+def test_bad_grey(value, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        phash_grey(value)
+
+
+def test_bad_pictures() -> None:
+    with pytest.raises(TypeError, match="pictures must be bytes"):
+        perceptual_hash(["a.jpg"])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="threads must be an integer"):
+        perceptual_hash([], threads="2")  # type: ignore[arg-type]

@@ -1,0 +1,295 @@
+"""Pieces, markers, engines, the runner and run directories: resume, redo what changed, refuse what is foreign."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from dcfast.atomic import atomic_path, remove_leftovers, write_bytes, write_json
+from dcfast.errors import CorruptDataError, PoolError, RunError
+from dcfast.stages.engine import LocalEngine, RayEngine, open_engine
+from dcfast.stages.piece import Piece, group_files, perform, read_marker
+from dcfast.stages.progress import Silent
+from dcfast.stages.run_dir import Run, Settings, open_run
+from dcfast.stages.runner import run_stage
+
+
+def squares(n: int, function: str = "square", source: str | None = None) -> list[Piece]:
+    return [
+        Piece(
+            "demo/squares",
+            f"{i:05d}",
+            f"piece_functions:{function}",
+            {"value": i, "output": f"out/{i}.txt", "source": source},
+            inputs=(source,) if source else (),
+            outputs=(f"out/{i}.txt",),
+        )
+        for i in range(n)
+    ]
+
+
+def calls(out: Path) -> int:
+    log = out / "calls.log"
+    return len(log.read_text().splitlines()) if log.exists() else 0
+
+
+# --- atomic files ---------------------------------------------------------------------------------
+
+
+def test_atomic_file_is_whole_or_absent(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "file.bin"
+    write_bytes(target, b"first")
+
+    def write_half() -> None:
+        with atomic_path(target) as temporary:
+            temporary.write_bytes(b"sec")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        write_half()
+    assert target.read_bytes() == b"first"
+    assert [p.name for p in target.parent.iterdir()] == ["file.bin"]
+
+
+def test_atomic_file_replaces_a_directory_of_parts(tmp_path: Path) -> None:
+    (tmp_path / "fates.parquet").mkdir()
+    (tmp_path / "fates.parquet" / "part").write_text("x")
+    write_bytes(tmp_path / "fates.parquet", b"single")
+    assert (tmp_path / "fates.parquet").read_bytes() == b"single"
+
+
+def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "a" / ".tmp-9-b").mkdir(parents=True)
+    (tmp_path / "a" / ".tmp-7-x.npy").write_bytes(b"half")
+    (tmp_path / "a" / "x.npy").write_bytes(b"whole")
+    assert remove_leftovers(tmp_path) == 2
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["x.npy"]
+
+
+def test_json_bytes_do_not_depend_on_key_order(tmp_path: Path) -> None:
+    write_json(tmp_path / "a", {"x": 1, "y": {"b": 2, "a": 3}})
+    write_json(tmp_path / "b", {"y": {"a": 3, "b": 2}, "x": 1})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+# --- markers --------------------------------------------------------------------------------------
+
+
+def test_marker_is_honoured_only_while_nothing_changed(tmp_path: Path) -> None:
+    source = tmp_path / "source.txt"
+    source.write_text("3")
+    [piece] = squares(1, source=str(source))
+    assert read_marker(tmp_path, piece) is None
+    assert perform(str(tmp_path), piece) == {"value": 9}
+    marker = read_marker(tmp_path, piece)
+    assert marker is not None
+    assert marker.stats == {"value": 9}
+
+    status = source.stat()
+    source.write_text("4")  # same size: the modification time must tell
+    os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert read_marker(tmp_path, piece) is None
+
+
+@pytest.mark.parametrize(
+    "damage", ["output gone", "output shorter", "marker garbage", "marker truncated", "other args", "other version"]
+)
+def test_marker_is_refused_when(tmp_path: Path, damage: str) -> None:
+    [piece] = squares(1)
+    perform(str(tmp_path), piece)
+    output, marker = tmp_path / "out/0.txt", piece.marker_path(tmp_path)
+    if damage == "output gone":
+        output.unlink()
+    elif damage == "output shorter":
+        output.write_bytes(b"")
+    elif damage == "marker garbage":
+        marker.write_bytes(b"\xff\x00{")
+    elif damage == "marker truncated":
+        marker.write_bytes(marker.read_bytes()[:20])
+    elif damage == "other args":
+        piece = Piece(**{**piece.__dict__, "args": {**piece.args, "value": 7}})
+    else:
+        piece = Piece(**{**piece.__dict__, "version": 2})
+    assert read_marker(tmp_path, piece) is None
+
+
+def test_vanished_input_is_named(tmp_path: Path) -> None:
+    [piece] = squares(1, source=str(tmp_path / "nowhere.txt"))
+    with pytest.raises(PoolError, match=r"nowhere\.txt is gone"):
+        perform(str(tmp_path), piece)
+
+
+@pytest.mark.parametrize(
+    ("files", "limit", "size"),
+    [(0, 4, 1), (1, 4, 1), (4, 4, 1), (5, 4, 2), (8, 4, 2), (9, 4, 4), (1_000_000, 4096, 256)],
+)
+def test_groups_cover_all_files_once(files: int, limit: int, size: int) -> None:
+    names = [str(i) for i in range(files)]
+    groups = group_files(names, limit)
+    assert [n for _, g in groups for n in g] == names
+    assert len(groups) <= limit
+    assert all(first == i * size for i, (first, _) in enumerate(groups))
+
+
+# --- engines and the runner -----------------------------------------------------------------------
+
+
+def stage(pieces: list[Piece]):  # type: ignore[no-untyped-def]
+    def steps(run: Run):  # type: ignore[no-untyped-def]
+        stats = yield pieces
+        return {"sum": sum(s["value"] for s in stats), "order": [s["value"] for s in stats]}
+
+    return steps
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_runner_result_is_the_same_for_any_number_of_workers(tmp_path: Path, workers: int) -> None:
+    run = Run(tmp_path, Settings())
+    (tmp_path / "state").mkdir()
+    with LocalEngine(workers) as engine:
+        summary = run_stage(run, engine, "demo", stage(squares(7)), Silent)
+    assert summary == {"sum": 91, "order": [0, 1, 4, 9, 16, 25, 36]}
+    assert run.summary("demo") == summary
+    assert calls(tmp_path) == 7
+
+
+def test_second_run_does_nothing_and_a_changed_piece_alone_is_redone(tmp_path: Path) -> None:
+    run = Run(tmp_path, Settings())
+    (tmp_path / "state").mkdir()
+    with LocalEngine(1) as engine:
+        run_stage(run, engine, "demo", stage(squares(5)), Silent)
+        before = (tmp_path / "state/demo.json").stat().st_mtime_ns
+        run_stage(run, engine, "demo", stage(squares(5)), Silent)
+        assert calls(tmp_path) == 5
+        assert (tmp_path / "state/demo.json").stat().st_mtime_ns == before
+        (tmp_path / "out/3.txt").unlink()
+        run_stage(run, engine, "demo", stage(squares(5)), Silent)
+        assert calls(tmp_path) == 6
+
+
+def test_error_of_a_piece_reaches_the_caller_and_done_pieces_stay_done(tmp_path: Path) -> None:
+    run = Run(tmp_path, Settings())
+    (tmp_path / "state").mkdir()
+    pieces = [*squares(3), Piece("demo/squares", "99999", "piece_functions:fail", {"value": 3})]
+    for workers in (1, 2):
+        with LocalEngine(workers) as engine, pytest.raises(ValueError, match="piece 3 cannot be done"):
+            run_stage(run, engine, "demo", stage(pieces), Silent)
+        assert read_marker(tmp_path, pieces[0]) is not None
+    assert not (tmp_path / "state/demo.json").exists()
+
+
+def test_killed_worker_is_an_error_that_names_its_piece(tmp_path: Path) -> None:
+    pieces = [Piece("demo/die", f"{i}", "piece_functions:die", {}) for i in range(2)]
+    with LocalEngine(2) as engine, pytest.raises(RunError, match=r"worker process died.*demo/die"):
+        list(engine.map(str(tmp_path), pieces))
+
+
+def test_workers_die_with_a_killed_run(tmp_path: Path) -> None:
+    code = f"""
+import sys
+sys.path[:0] = [{str(Path(__file__).parent)!r}]
+from dcfast.stages.engine import LocalEngine
+from dcfast.stages.piece import Piece
+
+if __name__ == "__main__":
+    args = [{{"seconds": 3.0, "value": i, "output": f"{{i}}.txt"}} for i in range(2)]
+    pieces = [Piece("d/s", str(i), "piece_functions:slow", a) for i, a in enumerate(args)]
+    print("go", flush=True)
+    list(LocalEngine(2).map({str(tmp_path)!r}, pieces))
+"""
+    script = tmp_path / "main.py"
+    script.write_text(code)
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(1.5)  # the workers have begun to sleep
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    time.sleep(3.5)
+    assert not list(tmp_path.glob("*.txt")), "a worker went on after the run was killed"
+
+
+def test_errors_keep_their_fields_between_processes(tmp_path: Path) -> None:
+    error = CorruptDataError("bad header", path="a.tar", offset=512)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        back = pool.apply(echo, (error,))
+    assert (str(back), back.path, back.offset) == ("bad header", "a.tar", 512)
+
+
+def echo(error: CorruptDataError) -> CorruptDataError:
+    return error
+
+
+def test_unknown_engine_and_bad_workers_are_named() -> None:
+    with pytest.raises(ValueError, match="engine must be one of local, ray; got 'slurm'"):
+        open_engine("slurm", 1)
+    with pytest.raises(ValueError, match="workers must be at least 1; got 0"):
+        LocalEngine(0)
+
+
+@pytest.mark.xdist_group("ray")
+def test_ray_engine_on_two_nodes_gives_the_same(tmp_path: Path, ray_nodes: None) -> None:
+    import ray
+
+    assert len([n for n in ray.nodes() if n["Alive"]]) == 2
+    run = Run(tmp_path, Settings())
+    (tmp_path / "state").mkdir()
+    with RayEngine(2) as engine:
+        summary = run_stage(run, engine, "demo", stage(squares(9)), Silent)
+        assert summary["order"] == [i * i for i in range(9)]
+        with pytest.raises(ValueError, match="piece 3 cannot be done"):
+            list(engine.map(str(tmp_path), [Piece("demo/f", "0", "piece_functions:fail", {"value": 3})]))
+
+
+# --- run directories ------------------------------------------------------------------------------
+
+
+def test_directory_of_another_run_is_refused_and_says_what_differs(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run", Settings(pool="/pools/a")):
+        pass
+    with (
+        pytest.raises(RunError, match=r"holds another run \(pool: '/pools/a' there, '/pools/b' now\)"),
+        open_run(tmp_path / "run", Settings(pool="/pools/b")),
+    ):
+        pass
+    with open_run(tmp_path / "run", Settings(pool="/pools/b"), overwrite=True) as run:
+        assert json.loads((run.out / "state/settings.json").read_text())["pool"] == "/pools/b"
+
+
+def test_directory_with_strangers_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with (
+        pytest.raises(RunError, match=r"is not empty and no run of dcfast \(thesis\.tex"),
+        open_run(tmp_path, Settings()),
+    ):
+        pass
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_two_runs_at_once_in_one_directory_are_refused(tmp_path: Path) -> None:
+    with (
+        open_run(tmp_path, Settings()),
+        pytest.raises(RunError, match="another process is running there"),
+        open_run(tmp_path, Settings()),
+    ):
+        pass
+    with open_run(tmp_path, Settings()):
+        pass
+
+
+def test_file_in_place_of_the_directory(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(OSError, match="run"), open_run(tmp_path / "run", Settings()):
+        pass
+
+
+def test_missing_stage_is_named(tmp_path: Path) -> None:
+    with open_run(tmp_path, Settings()) as run, pytest.raises(RunError, match="stage index has not been run yet"):
+        run.summary("index")

