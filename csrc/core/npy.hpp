@@ -41,7 +41,7 @@ std::string header(std::uint64_t count) {
   // NumPy leaves room for the count to grow to 21 digits in place
   text.append(21 - std::min<std::size_t>(21, digits.size()), ' ');
   constexpr std::size_t before = 10;  // magic, version, length
-  text.append(63 - (before + text.size()) % 64, ' ');
+  text.append(64 - (before + text.size() + 1) % 64, ' ');  // 1 to 64, as NumPy pads
   text += '\n';
   std::string out(kMagic);
   out += '\x01';
