@@ -78,7 +78,9 @@ inline Info read_header(const File& file) {
   const std::size_t start = version == 1 ? 10 : 12;
   std::size_t length = byte(8) | byte(9) << 8;
   if (version == 2) length |= byte(10) << 16 | byte(11) << 24;
-  if (length > kMost - start) fail("the .npy header of " + std::to_string(length) + " bytes is longer than any of uids", 8);
+  if (length > kMost - start) {
+    fail("the .npy header of " + std::to_string(length) + " bytes is longer than any of uids", 8);
+  }
   if (start + length > got) fail("the file ends inside its .npy header", got);
   const std::string_view text = all.substr(start, length);
   Info info;

@@ -160,7 +160,8 @@ std::string slurp(const std::string& path) {
 void write_run(const std::string& path, const std::vector<UidRecord>& values) {
   std::ofstream out(path, std::ios::binary);
   out << dcfast::npy::header<UidRecord>(values.size());
-  out.write(reinterpret_cast<const char*>(values.data()), static_cast<std::streamsize>(values.size() * sizeof(UidRecord)));
+  const auto size = static_cast<std::streamsize>(values.size() * sizeof(UidRecord));
+  out.write(reinterpret_cast<const char*>(values.data()), size);
 }
 
 void test_merge() {
