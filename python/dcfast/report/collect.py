@@ -41,6 +41,7 @@ FILES = (
     ("quarantine.parquet", "broken samples and damaged shards, with reasons"),
     ("contaminated.npy", "uids of pool pictures that are evaluation pictures"),
     ("contamination.parquet", "the evidence for each of them"),
+    ("verify.json", "what was compared, and how it came out"),
     ("manifest.json", "versions, settings, recipe, fingerprints"),
     ("report.json", "the numbers of this page"),
     ("index", "where every sample lies in the shards"),

@@ -92,9 +92,7 @@ def compare_with_truth(out: Path) -> dict[str, Any] | None:
         result["contamination"] = {
             **_scores(hits, right),
             "kinds": {
-                kind: _scores(
-                    {k for k in hits if leak.get(k) == kind}, {k for k in right if leak[k] == kind}
-                )
+                kind: _scores({k for k in hits if leak.get(k) == kind}, {k for k in right if leak[k] == kind})
                 for kind in sorted(set(leak.values()))
             },
             "quarantined_unfound": len(set(leak) - right),
