@@ -34,7 +34,7 @@ run: $(VENV)/.run ## set up, then run the main job on the built-in world; its re
 	$(BIN)/python -m dcfast.run --scale tiny --out $(OUT) $(RUN_ARGS)
 
 test: $(VENV)/.test ## set up, then pass all tests (those in C++ too)
-	$(BIN)/python -m pytest -n 2 $(TEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(TEST_ARGS)
 
 lint: $(VENV)/.test ## ruff (rules and format) and mypy --strict
 	$(BIN)/ruff check .

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import random
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -60,3 +62,25 @@ def real_data() -> Path:
     if not (place / "pool").is_dir():
         pytest.skip(f"no real data at {place}: set DCFAST_REAL_DATA")
     return place
+
+
+@pytest.fixture(scope="session")
+def ray_nodes() -> Iterator[None]:
+    """A Ray cluster of two nodes on this machine."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = path  # the workers of both nodes import the pieces of this folder
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=40)
+    cluster.wait_for_nodes()
+    yield
+    ray.shutdown()
+    cluster.shutdown()
+    if before is None:
+        del os.environ["PYTHONPATH"]
+    else:
+        os.environ["PYTHONPATH"] = before

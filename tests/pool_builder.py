@@ -90,10 +90,8 @@ class PoolBuilder:
                 if s.listed
             ]
             if number == 0:
-                rows += [
-                    {"uid": uid_of(n), "text": "a link that has rotted away", "original_width": 640, "original_height": 480}
-                    for n in self.missing
-                ]
+                rotted = {"text": "a link that has rotted away", "original_width": 640, "original_height": 480}
+                rows += [{"uid": uid_of(n), **rotted} for n in self.missing]
             table = {name: [r[name] for r in rows] for name in ("uid", "text", "original_width", "original_height")}
             if columns is not None:
                 table |= columns(rows)

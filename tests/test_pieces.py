@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -235,28 +234,7 @@ def test_unknown_engine_and_bad_workers_are_named() -> None:
         LocalEngine(0)
 
 
-@pytest.fixture(scope="module")
-def ray_nodes() -> Iterator[None]:
-    """A Ray cluster of two nodes on this machine."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = path  # the workers of both nodes import the pieces of this folder
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    cluster.add_node(num_cpus=1)
-    ray.init(address=cluster.address, log_to_driver=False, logging_level=40)
-    cluster.wait_for_nodes()
-    yield
-    ray.shutdown()
-    cluster.shutdown()
-    if before is None:
-        del os.environ["PYTHONPATH"]
-    else:
-        os.environ["PYTHONPATH"] = before
-
-
+@pytest.mark.xdist_group("ray")
 def test_ray_engine_on_two_nodes_gives_the_same(tmp_path: Path, ray_nodes: None) -> None:
     import ray
 

@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from pool_builder import PoolBuilder, Sample, evalset, picture, plain_pool, uid_of
-
 from dcfast.run import main, run
 from dcfast.stages.run_dir import Settings
 from dcfast.uids import load_subset, uid_format
+from pool_builder import PoolBuilder, Sample, evalset, picture, plain_pool, uid_of
 
 COMPARED = ("index", "signatures", "filter", "shards", "subset.npy", "contaminated.npy", "fates.parquet")
 ALSO = ("quarantine.parquet", "contamination.parquet")
@@ -197,7 +196,7 @@ def test_report_manifest_and_verification_are_there(undisturbed: Path) -> None:
     assert any("clip_score" in note for note in report["notes"]), "the report says what the default filter left out"
     page = (undisturbed / "report.html").read_text()
     assert "<html" in page
-    assert "http-equiv=\"refresh\"" not in page
+    assert 'http-equiv="refresh"' not in page
 
 
 # --- the same bytes however it is run ---------------------------------------------------------------
@@ -209,27 +208,32 @@ def test_workers_change_no_byte(undisturbed: Path, pool: tuple[Path, Path], tmp_
     assert digest(tmp_path / "run") == digest(undisturbed)
 
 
+@pytest.mark.xdist_group("ray")
 def test_ray_changes_no_byte(undisturbed: Path, pool: tuple[Path, Path], tmp_path: Path, ray_nodes: None) -> None:
     run(tmp_path / "run", settings(pool), last="verify", workers=2, engine="ray")
     assert digest(tmp_path / "run") == digest(undisturbed)
 
 
+def options(pool: tuple[Path, Path], out: Path) -> list[str]:
+    return ["--pool", str(pool[0]), "--evalsets", str(pool[1]), "--shard-size", "30", "--out", str(out)]
+
+
 def command(pool: tuple[Path, Path], out: Path, *more: str) -> list[str]:
-    base = [sys.executable, "-m", "dcfast.run", "--pool", str(pool[0]), "--evalsets", str(pool[1]), "--shard-size", "30"]
-    return [*base, "--out", str(out), "--to", "verify", "--quiet", *more]
+    return [sys.executable, "-m", "dcfast.run", *options(pool, out), "--to", "verify", "--quiet", *more]
 
 
 @pytest.mark.slow
-def test_kill_9_at_20_random_moments_changes_no_byte(undisturbed: Path, pool: tuple[Path, Path], tmp_path: Path) -> None:
+def test_kill_9_at_20_random_moments_changes_no_byte(
+    undisturbed: Path, pool: tuple[Path, Path], tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     seed = int(os.environ.get("DCFAST_TEST_SEED", "0")) or random.randrange(1 << 30)
     print(f"DCFAST_TEST_SEED={seed}")
     rng = random.Random(seed)
     killed = 0
     for _ in range(20):
-        process = subprocess.Popen(
-            command(pool, out, "--workers", str(rng.choice([1, 2]))), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        words = command(pool, out, "--workers", str(rng.choice([1, 2])))
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(rng.uniform(0.25, 2.5))
         killed += process.poll() is None
         process.kill()
@@ -283,16 +287,15 @@ def test_changed_shard_is_redone_and_the_rest_is_not(tmp_path: Path) -> None:
 def test_stages_one_by_one_are_the_whole(undisturbed: Path, pool: tuple[Path, Path], tmp_path: Path) -> None:
     from dcfast import cli
 
-    base = ["--pool", str(pool[0]), "--evalsets", str(pool[1]), "--shard-size", "30", "--out", str(tmp_path / "run"), "--workers", "1", "--quiet"]
     for stage in ("index", "signatures", "decontaminate", "filter", "reshard", "verify"):
-        assert cli.main([stage, *base]) == 0
+        assert cli.main([stage, *options(pool, tmp_path / "run"), "--workers", "1", "--quiet"]) == 0
     assert digest(tmp_path / "run") == digest(undisturbed)
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(
     pool: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*command(pool, tmp_path / "run")[3:], "--dry-run"]) == 0
+    assert main([*options(pool, tmp_path / "run"), "--dry-run"]) == 0
     text = capsys.readouterr().out
     assert "5 shards" in text
     assert "reshard" in text

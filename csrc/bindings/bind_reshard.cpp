@@ -1,7 +1,59 @@
 #include "bindings/boundary.hpp"
+#include "core/reshard.hpp"
 
 namespace dcfast::bindings {
+namespace {
 
-void bind_reshard(py::module_&) {}
+py::tuple write_shard(const std::string& out_path, const std::vector<std::string>& sources, const py::array& source_size,
+                      const py::array& source_mtime_ns, const py::array& source, const py::array& offset, const py::array& size,
+                      const py::array& names, const py::array& name_begin, bool hash_payloads, std::size_t window_bytes,
+                      std::size_t max_open_sources) {
+  const auto sizes = borrow<std::uint64_t>(source_size, "source_size");
+  const auto mtimes = borrow<std::int64_t>(source_mtime_ns, "source_mtime_ns");
+  if (!sizes.empty() && sizes.size() != sources.size()) throw py::value_error("source_size must be empty or one entry per source");
+  if (!mtimes.empty() && mtimes.size() != sources.size()) throw py::value_error("source_mtime_ns must be empty or one entry per source");
+  std::vector<ShardSource> files;
+  for (std::size_t i = 0; i < sources.size(); ++i) {
+    ShardSource file{sources[i], std::nullopt, std::nullopt};
+    if (!sizes.empty()) file.size = sizes[i];
+    if (!mtimes.empty()) file.mtime_ns = mtimes[i];
+    files.push_back(std::move(file));
+  }
+  const ShardMembers members{borrow<std::uint32_t>(source, "source"), borrow<std::uint64_t>(offset, "offset"),
+                             borrow<std::uint64_t>(size, "size"), borrow<std::uint8_t>(names, "names"),
+                             borrow<std::uint64_t>(name_begin, "name_begin")};
+  const WriteShardOptions options{window_bytes, max_open_sources, hash_payloads};
+  WrittenShard written = enter_core([&](const Poll& poll) { return dcfast::write_shard(out_path, files, members, options, poll); });
+  return py::make_tuple(written.bytes, own(std::move(written.hashes)));
+}
+
+py::tuple sample_member_names(const py::array& uid, const py::array& copy, const py::array& member_sample,
+                              const py::array& member_ext, const std::vector<std::string>& exts) {
+  const auto uids = borrow<Uid>(uid, "uid");
+  const auto copies = borrow<std::uint64_t>(copy, "copy");
+  const auto samples = borrow<std::uint32_t>(member_sample, "member_sample");
+  const auto ext_ids = borrow<std::uint16_t>(member_ext, "member_ext");
+  std::vector<std::uint8_t> names;
+  std::vector<std::uint64_t> name_begin;
+  enter_core([&](const Poll&) { dcfast::sample_member_names(uids, copies, samples, ext_ids, exts, names, name_begin); });
+  return py::make_tuple(own(std::move(names)), own(std::move(name_begin)));
+}
+
+py::bytes tar_member_header(const std::string& name, std::uint64_t size) {
+  const std::vector<std::byte> header = dcfast::tar_member_header(name, size);
+  return py::bytes(reinterpret_cast<const char*>(header.data()), header.size());
+}
+
+}  // namespace
+
+void bind_reshard(py::module_& m) {
+  m.def("write_shard", &write_shard, py::arg("out_path"), py::arg("sources"), py::arg("source_size"), py::arg("source_mtime_ns"),
+        py::arg("source"), py::arg("offset"), py::arg("size"), py::arg("names"), py::arg("name_begin"), py::kw_only(),
+        py::arg("hash_payloads") = false, py::arg("window_bytes") = WriteShardOptions{}.window_bytes,
+        py::arg("max_open_sources") = WriteShardOptions{}.max_open_sources);
+  m.def("sample_member_names", &sample_member_names, py::arg("uid"), py::arg("copy"), py::arg("member_sample"),
+        py::arg("member_ext"), py::arg("exts"));
+  m.def("tar_member_header", &tar_member_header, py::arg("name"), py::arg("size"));
+}
 
 }  // namespace dcfast::bindings

@@ -8,6 +8,18 @@ namespace {
 namespace py = pybind11;
 using dcfast::Code;
 
+// A path is bytes, not text: it becomes what os.fsdecode makes of it, whatever its bytes are.
+py::object file_name(const std::string& path) {
+  return py::reinterpret_steal<py::object>(
+      PyUnicode_DecodeFSDefaultAndSize(path.data(), static_cast<py::ssize_t>(path.size())));
+}
+
+// A message may quote a member's name, which need not be UTF-8.
+py::object message_text(const std::string& text) {
+  return py::reinterpret_steal<py::object>(
+      PyUnicode_DecodeUTF8(text.data(), static_cast<py::ssize_t>(text.size()), "backslashreplace"));
+}
+
 // The classes live in dcfast.errors alone and are looked up when something is raised, so that neither
 // module needs the other to be imported.
 void translate(std::exception_ptr pending) {
@@ -17,23 +29,22 @@ void translate(std::exception_ptr pending) {
     if (error.code() == Code::io) {
       errno = error.os_errno();
       const py::object type = py::module_::import("builtins").attr("OSError");
-      const py::object value = type(error.os_errno(), error.message(), error.path());
+      const py::object value = type(error.os_errno(), message_text(error.message()), file_name(error.path()));
       PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(value.ptr())), value.ptr());
       return;
     }
-    std::string text = error.message();
+    py::object text = message_text(error.message());
     if (!error.path().empty()) {
-      text += " (file " + error.path();
-      if (error.offset()) text += ", offset " + std::to_string(*error.offset());
-      text += ")";
+      const std::string place = error.offset() ? ", offset " + std::to_string(*error.offset()) : "";
+      text = py::str("{} (file {}{})").format(text, file_name(error.path()), place);
     }
     if (error.code() == Code::corrupt_data) {
       const py::object type = py::module_::import("dcfast.errors").attr("CorruptDataError");
       const py::object offset = error.offset() ? py::object(py::int_(*error.offset())) : py::object(py::none());
-      const py::object value = type(text, py::arg("path") = error.path(), py::arg("offset") = offset);
+      const py::object value = type(text, py::arg("path") = file_name(error.path()), py::arg("offset") = offset);
       PyErr_SetObject(type.ptr(), value.ptr());
     } else {
-      PyErr_SetString(PyExc_ValueError, text.c_str());
+      PyErr_SetObject(PyExc_ValueError, text.ptr());
     }
   }
 }

@@ -325,9 +325,8 @@ void decode_webp(std::span<const std::byte> bytes, GreyPicture& picture) {
   }();
   const auto failed = [&](VP8StatusCode code) {
     if (code == VP8_STATUS_OUT_OF_MEMORY) throw std::bad_alloc();
-    if (code == VP8_STATUS_NOT_ENOUGH_DATA || code == VP8_STATUS_SUSPENDED || length > bytes.size()) {
-      return PictureStatus::truncated;
-    }
+    // libwebp also says "not enough data" of corrupt codes; only the length tells a cut file
+    if (length > bytes.size()) return PictureStatus::truncated;
     return code == VP8_STATUS_UNSUPPORTED_FEATURE ? PictureStatus::unsupported : PictureStatus::broken;
   };
   WebPDecoderConfig config;

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from dcfast.atomic import atomic_path
-from dcfast.stages.index import MERGE_BYTES, segment_path
+from dcfast.stages.index import MERGE_BYTES, segment_path, usable_uids
 from dcfast.stages.piece import Piece
 from dcfast.stages.run_dir import Run
 from dcfast.stages.runner import Steps
@@ -114,7 +114,7 @@ def _joined(hashes: Any, rows: Any, others: Any, max_distance: int) -> Iterator[
         start += len(block)
 
 
-def _near(: _EvalPictures, pool: Any, rows: Any, max_distance: int) -> list[tuple[int, int, int]]:
+def _near(evals: _EvalPictures, pool: Any, rows: Any, max_distance: int) -> list[tuple[int, int, int]]:
     """(pool row, evaluation picture, distance): the nearest picture of each evaluation set."""
     hits = []
     for block, (ia, ib, distance) in _joined(pool["phash"], rows, evals.phash[evals.structured], max_distance):
@@ -151,9 +151,9 @@ def match_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
     found += [(row, p, "perceptual", d) for row, p, d in _near(evals, pool, structured, args["max_distance"])]
     found.sort(key=lambda hit: (hit[0], hit[2], hit[1]))
     rows = np.array([hit[0] for hit in found], dtype=np.int64)
-    begin = np.asarray(segment.shard_sample_begin)
+    begin = np.asarray(segment.shard_sample_begin).astype(np.int64)
     shard = np.searchsorted(begin, rows, side="right") - 1
-    valid = segment.has_uid()[rows]
+    valid = usable_uids(segment)[rows]
     uids = np.ascontiguousarray(segment.uid[rows])
     evidence = [evals.key(hit[1]) for hit in found]
     table = pa.table(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dcfast.atomic import atomic_path
-from dcfast.stages.index import MERGE_BYTES, row_ids, segment_path
+from dcfast.stages.index import MERGE_BYTES, row_ids, segment_path, usable_uids
 from dcfast.stages.piece import Piece
 from dcfast.stages.run_dir import Run
 from dcfast.stages.signatures import ABSENT, needed, pool_path
@@ -88,14 +88,14 @@ def _write(root: Path, number: int, group: str, columns: dict[str, Any], damage:
 def _quarantine_reasons(segment: Any, signatures: Any | None) -> tuple[Any, list[str]]:
     """(n,) index into the returned reasons, 0 where nothing is wrong with the sample."""
     from dcfast.pictures import STATUS
-    from dcfast.shards import FLAGS
+    from dcfast.shards import SampleFlag
 
     reasons = [""]
     found = np.zeros(segment.num_samples, dtype=np.int64)
     flags = np.asarray(segment.flags)
     for name, reason in STRUCTURE:
         reasons.append(reason)
-        found[(found == 0) & ((flags & FLAGS[name]) != 0)] = len(reasons) - 1
+        found[(found == 0) & ((flags & int(SampleFlag[name])) != 0)] = len(reasons) - 1
     if signatures is not None:
         status = signatures["status"]
         for code, name in enumerate(STATUS):
@@ -111,10 +111,9 @@ def _quarantine_reasons(segment: Any, signatures: Any | None) -> tuple[Any, list
 def settle_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: the fates of one segment's samples, and the sorted run of the kept uids."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     from dcfast.shards import Segment
-    from dcfast.uids import RECORD_DTYPE, open_records, save_subset, uid_format, uid_lookup, uid_unique
+    from dcfast.uids import RECORD_DTYPE, open_records, save_subset, uid_lookup, uid_unique
 
     root, number = Path(out), args["number"]
     segment = Segment.open(root / segment_path(number))
@@ -124,7 +123,7 @@ def settle_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
     wrong, wrong_reasons = _quarantine_reasons(segment, signatures)
     uids = np.ascontiguousarray(segment.uid)
-    has_uid = segment.has_uid()
+    has_uid = usable_uids(segment)
     first, count = (np.asarray(a) for a in uid_lookup(outcomes, uids, threads=1))
     listed = (count > 0) & has_uid
     code = np.full(segment.num_samples, -1, dtype=np.int64)
@@ -155,8 +154,8 @@ def settle_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
         {
             "shard": names.take(pa.array(shard)),
             "row": pa.array((np.arange(len(shard)) - begin[shard]).astype(np.uint32)),
-            "key": segment.keys(),
-            "uid": pc.if_else(pa.array(has_uid), uid_format(uids), pa.scalar(None, pa.string())),
+            "key": segment.keys().cast(pa.string()),
+            "uid": segment.uid_hex().cast(pa.string()),
             "fate": pa.array(FATES).take(pa.array(fate)),
             "reason": pa.array(words, pa.string()).take(pa.array(word)),
         },

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dcfast.atomic import atomic_path, write_json
+from dcfast.atomic import write_json
 from dcfast.errors import CorruptDataError
 from dcfast.stages.piece import Piece
 from dcfast.stages.run_dir import Run
@@ -34,31 +34,35 @@ def _run_path(number: int) -> str:
 
 def row_ids(segment: Any, first_shard: int) -> Any:
     """(n,) u64: the row id of each sample of a segment whose first shard has that ordinal."""
-    begin = np.asarray(segment.shard_sample_begin, dtype=np.uint64)
+    begin = np.asarray(segment.shard_sample_begin).astype(np.int64)
     counts = np.diff(begin)
-    shard = np.repeat(np.arange(len(counts), dtype=np.uint64) + np.uint64(first_shard), counts)
-    row = np.arange(segment.num_samples, dtype=np.uint64) - np.repeat(begin[:-1], counts)
-    return shard << np.uint64(ROW_BITS) | row
+    shard = np.repeat(np.arange(len(counts)) + first_shard, counts)
+    row = np.arange(segment.num_samples) - np.repeat(begin[:-1], counts)
+    return shard.astype(np.uint64) << np.uint64(ROW_BITS) | row.astype(np.uint64)
+
+
+def usable_uids(segment: Any) -> Any:
+    """(n,) bool: whether a sample has a uid; elsewhere its entry in ``segment.uid`` means nothing."""
+    from dcfast.shards import WITHOUT_UID
+
+    return (np.asarray(segment.flags) & int(WITHOUT_UID)) == 0
 
 
 def build_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: indexes a run of shards and writes the sorted run of its uids."""
-    from dcfast.shards import FLAGS, Segment, write_segment
+    from dcfast.shards import Segment, write_segment
     from dcfast.uids import RECORD_DTYPE, record_sort, save_records
 
     root = Path(out)
     number, first_shard = args["number"], args["first_shard"]
     shards = [(str(Path(args["shard_dir"]) / name), name) for name in args["shards"]]
-    with atomic_path(root / segment_path(number)) as temporary:
-        stats = write_segment(shards, temporary)
+    stats = write_segment(shards, root / segment_path(number))
     segment = Segment.open(root / segment_path(number))
     if args["strict"] and segment.shard_damage:
         shard, offset, message = segment.shard_damage[0]
         name = segment.shard_names[shard]
         raise CorruptDataError(f"shard {name}, offset {offset}: {message} (--strict)", path=name, offset=offset)
-    has_uid = (
-        np.asarray(segment.flags) & (FLAGS["NO_JSON"] | FLAGS["NO_UID"] | FLAGS["BAD_UID"] | FLAGS["BAD_JSON"])
-    ) == 0
+    has_uid = usable_uids(segment)
     records = np.empty(int(has_uid.sum()), dtype=RECORD_DTYPE)
     records["f0"] = segment.uid["f0"][has_uid]
     records["f1"] = segment.uid["f1"][has_uid]
@@ -72,7 +76,7 @@ def build_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
         "bytes": int(sizes.sum()),
         "with_uid": len(records),
         "damaged_shards": len({d[0] for d in segment.shard_damage}),
-        "strays": int(stats.get("num_strays", 0)),
+        "strays": int(stats["num_strays"]),
     }
 
 

@@ -19,7 +19,8 @@ from dcfast.stages.runner import Steps
 
 __all__ = ["PLAN", "PLAN_FILES", "output_ranges", "steps"]
 
-PLAN = "state/reshard/plan"
+PLAN = "reshard"
+"""Folder of the plan; its markers lie in state/reshard like those of every stage."""
 PLAN_FILES = tuple(f"{PLAN}/{name}" for name in ("cuts.npy", "repeats.npy", "exclude.npy", "plan.json"))
 
 
@@ -38,7 +39,7 @@ def _excluded(root: Path, segments: int, subset: Any) -> Any:
         records = np.load(root / excluded_path(number), allow_pickle=False)
         uids = np.empty(len(records), dtype="u8,u8")
         uids["f0"], uids["f1"] = records["f0"], records["f1"]
-        found.append(records["f2"][uid_isin(subset, uids)])
+        found.append(records["f2"][uid_isin(uids, subset, check=False, threads=1)])
     return np.sort(np.concatenate(found))
 
 

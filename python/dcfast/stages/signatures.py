@@ -114,16 +114,15 @@ def sign_evalset(out: str, args: dict[str, Any]) -> dict[str, Any]:
     from dcfast.shards import Segment, write_segment
 
     root = Path(out)
-    with atomic_path(root / "state/signatures/evalsets" / f"{args['number']:03d}.dcx") as temporary:
-        write_segment([(path, Path(path).name) for path in args["tars"]], temporary)
-    segment = Segment.open(root / "state/signatures/evalsets" / f"{args['number']:03d}.dcx")
+    index = root / "state/signatures/evalsets" / f"{args['number']:03d}.dcx"
+    write_segment([(path, Path(path).name) for path in args["tars"]], index)
+    segment = Segment.open(index)
     result = _sign(segment, args["tars"])
     shard_names = [Path(path).name for path in args["tars"]]
     counts = np.diff(np.asarray(segment.shard_sample_begin)).astype(np.int64)
     columns = {name: pa.array(result[name]) for name in SIGNATURE_DTYPE.names or ()}
-    table = pa.table(
-        {"shard": np.repeat(np.array(shard_names, dtype=object), counts), "key": segment.keys(), **columns}
-    )
+    shards = pa.array(shard_names).take(pa.array(np.repeat(np.arange(len(counts)), counts)))
+    table = pa.table({"shard": shards, "key": segment.keys(), **columns})
     with atomic_path(root / eval_path(args["number"])) as temporary:
         pq.write_table(table, temporary)
     ok = result["status"] == 0

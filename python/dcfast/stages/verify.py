@@ -7,7 +7,6 @@ an error, and ``verify.json`` names it. Memory: one output shard's member list, 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -162,5 +161,5 @@ def steps(run: Run) -> Steps:
 
 
 def _weights(run: Run) -> list[int]:
-    marker = json.loads((run.out / "state/reshard/plan/plan.json").read_bytes())
-    return list(marker["stats"]["weights"])
+    cuts = np.load(run.out / PLAN / "cuts.npy", mmap_mode="r", allow_pickle=False)
+    return [int(n) for n in cuts["tar_bytes"]]

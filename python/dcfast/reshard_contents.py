@@ -1,0 +1,239 @@
+"""What one output shard holds: a worker's look into plan, index and subset, in NumPy columns.
+
+Nothing here depends on the other output shards, so that any worker can write or check shard k alone.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcfast import _core
+from dcfast.reshard_plan import ReshardPlan
+from dcfast.reshard_rows import SegmentLike, open_segment, row_ids, row_validity, select_rows
+
+__all__ = ["ShardContents", "ShardSources", "open_subset"]
+
+
+@dataclass
+class ShardContents:
+    """What one output shard holds: its samples and, in the order they are written, its m members.
+
+    Attributes:
+        uid, copy: (s,) "u8,u8" and u64; the keys are ``UID-COPY``.
+        member_sample: (m,) u32 sample of each member.
+        sources, source_size, source_mtime_ns: the input shards; source: (m,) u32 index into them.
+        offset, size: (m,) u64 payload in the source.
+        names, name_begin: member names one after the other (u8), and (m + 1,) u64 where each begins.
+    """
+
+    uid: NDArray[Any]
+    copy: NDArray[np.uint64]
+    member_sample: NDArray[np.uint32]
+    sources: list[str]
+    source_size: NDArray[np.uint64]
+    source_mtime_ns: NDArray[np.int64]
+    source: NDArray[np.uint32]
+    offset: NDArray[np.uint64]
+    size: NDArray[np.uint64]
+    names: NDArray[np.uint8]
+    name_begin: NDArray[np.uint64]
+
+    def name(self, member: int) -> str:
+        return bytes(self.names[int(self.name_begin[member]) : int(self.name_begin[member + 1])]).decode(
+            "utf-8", "surrogateescape"
+        )
+
+
+@dataclass
+class _OpenSegment:
+    segment: SegmentLike
+    first_ordinal: int
+    valid: NDArray[np.bool_]
+    member_offset: NDArray[np.uint64]
+    member_size: NDArray[np.uint64]
+    member_ext: NDArray[np.uint16]
+
+
+class ShardSources:
+    """The segments that a worker's output shards draw from; the last few stay open. Safe for many threads.
+
+    Memory: 18 bytes a member and 1 byte a sample of each open segment, at most ``keep`` of them.
+    """
+
+    def __init__(
+        self,
+        plan: ReshardPlan,
+        subset: NDArray[Any],
+        segments: Sequence[SegmentLike | str] | None = None,
+        *,
+        keep: int = 2,
+    ) -> None:
+        self.plan = plan
+        self.subset = subset
+        self._items: Sequence[SegmentLike | str] = plan.segments if segments is None else segments
+        if len(self._items) != len(plan.segment_first) - 1:
+            raise ValueError(
+                f"segments must be the {len(plan.segment_first) - 1} that were planned; got {len(self._items)}"
+            )
+        self._keep = keep
+        self._open: OrderedDict[int, _OpenSegment] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def _get(self, number: int) -> _OpenSegment:
+        with self._lock:
+            found = self._open.pop(number, None)
+            if found is None:
+                segment = open_segment(self._items[number])
+                ordinal = self.plan.segment_first[number]
+                found = _OpenSegment(
+                    segment,
+                    ordinal,
+                    row_validity(segment, ordinal, self.plan.options, self.plan.exclude),
+                    np.asarray(segment.member_offset()).astype(np.uint64, copy=False),
+                    np.asarray(segment.member_size()).astype(np.uint64, copy=False),
+                    np.asarray(segment.member_ext()).astype(np.uint16, copy=False),
+                )
+            self._open[number] = found
+            while len(self._open) > self._keep:
+                self._open.popitem(last=False)
+            return found
+
+    def _parts(self, k: int) -> Iterator[tuple[_OpenSegment, NDArray[Any], NDArray[Any]]]:
+        """(segment, row, copy within the row) of the samples of output shard k, segment by segment."""
+        cuts = self.plan.cuts
+        number, row, copy = (int(cuts[k][name]) for name in ("segment", "row", "copy"))
+        left = int(cuts[k]["samples"])
+        stop = cuts[k + 1] if k + 1 < len(cuts) else None
+        while left > 0:
+            if number >= len(self._items):
+                raise ValueError(f"output shard {k}: the subset or the index is not the one that was planned")
+            opened = self._get(number)
+            end = opened.segment.num_samples
+            if stop is not None and int(stop["segment"]) == number:
+                end = min(end, int(stop["row"]) + 1)
+            rows, multiplicity = select_rows(
+                np.asarray(opened.segment.uid[row:end]), opened.valid[row:end], self.subset
+            )
+            repeat = np.minimum(multiplicity.astype(np.int64), copy + left)  # more would be cut off below
+            expanded = np.repeat(rows.astype(np.int64) + row, repeat)
+            copies = _ranges(repeat)
+            if copy > 0:  # the first copies of the first row went to the shard before
+                expanded, copies = expanded[copy:], copies[copy:]
+            expanded, copies = expanded[:left], copies[:left]
+            left -= len(expanded)
+            if len(expanded):
+                yield opened, expanded, copies
+            number, row, copy = number + 1, 0, 0
+
+    def contents(self, k: int) -> ShardContents:
+        """Output shard k. Memory: about 100 bytes a member. Cost: look-ups of the rows between its two cuts."""
+        parts = [self._part_contents(*part) for part in self._parts(k)]
+        exts, ext_rank = _extension_order(parts)
+        samples = np.cumsum([0] + [len(part["uid"]) for part in parts])
+        sources = np.cumsum([0] + [len(part["sources"]) for part in parts])
+
+        def joined(name: str, shift: NDArray[Any] | None = None) -> NDArray[Any]:
+            columns = [part[name] if shift is None else part[name] + shift[i] for i, part in enumerate(parts)]
+            return np.concatenate(columns)
+
+        member_sample = joined("member_sample", samples)
+        rank = np.concatenate([ext_rank[i][part["ext"]] for i, part in enumerate(parts)])
+        # the reference writes a sample's members sorted by lower-cased extension
+        order = np.argsort(member_sample * len(exts) + rank, kind="stable")
+        member_sample = member_sample[order].astype(np.uint32)
+        uid, copy = joined("uid"), joined("copy").astype(np.uint64)
+        names, name_begin = _core.sample_member_names(
+            np.ascontiguousarray(uid), copy, member_sample, rank[order].astype(np.uint16), exts
+        )
+        return ShardContents(
+            uid,
+            copy,
+            member_sample,
+            [path for part in parts for path in part["sources"]],
+            joined("source_size"),
+            joined("source_mtime_ns"),
+            joined("source", sources)[order].astype(np.uint32),
+            joined("offset")[order],
+            joined("size")[order],
+            names,
+            name_begin,
+        )
+
+    def _part_contents(self, opened: _OpenSegment, rows: NDArray[Any], copies: NDArray[Any]) -> dict[str, Any]:
+        segment = opened.segment
+        member_begin = np.asarray(segment.member_begin).astype(np.int64, copy=False)
+        counts = member_begin[rows + 1] - member_begin[rows]
+        member = np.repeat(member_begin[rows], counts) + _ranges(counts)
+        member_sample = np.repeat(np.arange(len(rows)), counts)
+        begin = np.asarray(segment.shard_sample_begin).astype(np.int64)
+        shard = np.searchsorted(begin, rows, side="right") - 1
+        used, local = np.unique(shard, return_inverse=True)
+        copy = copies
+        repeats = self.plan.repeats
+        if len(repeats):
+            ids = row_ids(segment, opened.first_ordinal, rows)
+            at = np.minimum(np.searchsorted(repeats["row_id"], ids), len(repeats) - 1)
+            copy = copies + np.where(repeats["row_id"][at] == ids, repeats["first_copy"][at], 0).astype(np.int64)
+        return {
+            "uid": np.asarray(segment.uid)[rows],
+            "copy": copy,
+            "member_sample": member_sample,
+            "sources": [os.path.join(self.plan.shards_dir, segment.shard_names[i]) for i in used],
+            "source_size": np.asarray(segment.shard_sizes)[used].astype(np.uint64),
+            "source_mtime_ns": np.asarray(segment.shard_mtimes_ns)[used].astype(np.int64),
+            "source": local[member_sample],
+            "offset": opened.member_offset[member],
+            "size": opened.member_size[member],
+            "ext": opened.member_ext[member],
+            "exts": segment.exts_lower,
+        }
+
+
+def _ranges(counts: NDArray[Any]) -> NDArray[np.int64]:
+    """0..counts[0]-1, 0..counts[1]-1, and so on, one after the other."""
+    begin = np.cumsum(counts) - counts
+    ranges: NDArray[np.int64] = np.arange(int(counts.sum()), dtype=np.int64) - np.repeat(begin, counts)
+    return ranges
+
+
+def _extension_order(parts: list[dict[str, Any]]) -> tuple[list[bytes], list[NDArray[np.int64]]]:
+    """All extensions in order of their text, and for each part the rank of each of its own."""
+    texts = sorted({ext for part in parts for ext in part["exts"]})
+    rank = {ext: i for i, ext in enumerate(texts)}
+    if len(texts) > 0xFFFF:
+        raise ValueError(f"an output shard can hold at most 65535 different extensions; got {len(texts)}")
+    ranks = [np.array([rank[ext] for ext in part["exts"]], np.int64) for part in parts]
+    return [text.encode("utf-8", "surrogateescape") for text in texts], ranks
+
+
+def open_subset(subset: NDArray[Any] | str | os.PathLike[str], *, check: bool = False) -> NDArray[Any]:
+    """The subset as an array, files memory-mapped; ``check`` makes sure that it is sorted."""
+    if isinstance(subset, np.ndarray):
+        if subset.dtype != np.dtype("u8,u8") or subset.ndim != 1:
+            raise TypeError(
+                f'subset must be one-dimensional of dtype "u8,u8"; got {subset.dtype} of shape {subset.shape}'
+            )
+        if check and not _is_sorted(subset):
+            raise ValueError("subset must be sorted by high then low half; pass dcfast.uid_sort(subset)")
+        return subset
+    from dcfast.uids import load_subset
+
+    loaded: NDArray[Any] = load_subset(subset, check=check)
+    return loaded
+
+
+def _is_sorted(uids: NDArray[Any], chunk: int = 1 << 22) -> bool:
+    for begin in range(0, len(uids), chunk):
+        part = uids[begin : begin + chunk + 1]  # one more, for the pair across the border
+        hi, lo = part["f0"], part["f1"]
+        if bool(((hi[1:] < hi[:-1]) | ((hi[1:] == hi[:-1]) & (lo[1:] < lo[:-1]))).any()):
+            return False
+    return True

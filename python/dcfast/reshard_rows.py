@@ -1,0 +1,200 @@
+"""Which pool rows a reshard takes: validity, selection by subset, row ids, and the copies of repeated uids.
+
+Everything here works on whole columns of one index segment; nothing holds more than a segment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "REPEAT_DTYPE",
+    "SegmentLike",
+    "asked_rows",
+    "first_copies",
+    "iterate_segments",
+    "open_segment",
+    "repeated_uids",
+    "row_ids",
+    "row_validity",
+    "select_rows",
+    "uid_multiplicity",
+]
+
+UID_DTYPE = np.dtype("u8,u8")
+# a selected pool row whose uid has other selected rows before it: its copies count on from first_copy
+REPEAT_DTYPE = np.dtype([("row_id", "<u8"), ("first_copy", "<u8")])
+
+FLAG_CUT = 128
+# NO_JSON | NO_UID | BAD_UID | BAD_JSON: rows without a readable uid
+FLAGS_WITHOUT_UID = 1 | 8 | 16 | 32
+
+
+class SegmentLike(Protocol):
+    """What the plan reads of an index segment (``dcfast.shards.Segment``)."""
+
+    num_shards: int
+    num_samples: int
+    shard_names: list[str]
+    shard_sizes: Any
+    shard_mtimes_ns: Any
+    shard_sample_begin: Any
+    uid: Any
+    flags: Any
+    member_begin: Any
+    exts_lower: list[str]
+
+    def member_offset(self) -> Any: ...
+    def member_size(self) -> Any: ...
+    def member_ext(self) -> Any: ...
+
+
+def open_segment(segment: SegmentLike | str | os.PathLike[str]) -> SegmentLike:
+    if not isinstance(segment, (str, os.PathLike)):
+        return segment
+    from dcfast.shards import Segment
+
+    opened: SegmentLike = Segment.open(segment)
+    return opened
+
+
+def uid_multiplicity(uids: NDArray[Any], sorted_uids: NDArray[Any]) -> NDArray[np.int64]:
+    """How often each uid stands in a sorted array; sortedness was checked when it was opened."""
+    from dcfast import uids as uid_module
+
+    return np.asarray(uid_module.uid_multiplicity(uids, sorted_uids, check=False))
+
+
+def select_rows(
+    uids: NDArray[Any], valid: NDArray[np.bool_] | None, subset: NDArray[Any]
+) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    """The rows whose uid stands in the subset, and how often it does.
+
+    Args:
+        uids: (n,) "u8,u8", in any order.
+        valid: (n,) bool, rows that may be taken; None for all.
+        subset: (s,) "u8,u8", sorted, repeats allowed, may be memory-mapped.
+    Returns:
+        rows (k,) u32, rising, and multiplicity (k,) u32, at least 1.
+    Raises:
+        ValueError: 2^32 rows or more, or a uid that stands 2^32 times or more.
+    Memory: O(n).   Cost: O(n) look-ups in the subset.
+    """
+    if len(uids) >= 1 << 32:
+        raise ValueError(f"select_rows: uids must have fewer than 2^32 rows; got {len(uids)}")
+    candidates = np.arange(len(uids), dtype=np.uint32) if valid is None else np.flatnonzero(valid).astype(np.uint32)
+    wanted = np.ascontiguousarray(uids if valid is None else uids[candidates])
+    if len(subset) == 0 or len(candidates) == 0:
+        return np.zeros(0, np.uint32), np.zeros(0, np.uint32)
+    count = uid_multiplicity(wanted, subset)
+    if int(count.max()) >= 1 << 32:
+        raise ValueError("select_rows: a uid stands 2^32 times or more in the subset")
+    hit = count > 0
+    return candidates[hit], count[hit].astype(np.uint32)
+
+
+def row_validity(segment: SegmentLike, first_ordinal: int, options: dict[str, Any], exclude: Any) -> NDArray[np.bool_]:
+    """(n,) bool: rows that have a uid, are whole, lie in the asked input shards and are not excluded.
+
+    ``first_ordinal`` is the ordinal of the segment's first shard in the pool.
+    """
+    valid: NDArray[np.bool_] = (np.asarray(segment.flags) & (FLAGS_WITHOUT_UID | FLAG_CUT)) == 0
+    begin = np.asarray(segment.shard_sample_begin, np.int64)
+    valid &= asked_rows(segment, first_ordinal, options)
+    lo, hi = np.searchsorted(exclude, np.array([first_ordinal << 32, (first_ordinal + segment.num_shards) << 32], "u8"))
+    out = np.asarray(exclude[lo:hi])
+    shard = (out >> np.uint64(32)).astype(np.int64) - first_ordinal
+    row = (out & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    beyond = row >= np.diff(begin)[shard]
+    if beyond.any():
+        at = int(np.flatnonzero(beyond)[0])
+        raise ValueError(f"exclude: row {row[at]} is not in shard {segment.shard_names[shard[at]]}")
+    valid[begin[shard] + row] = False
+    return valid
+
+
+def asked_rows(segment: SegmentLike, first_ordinal: int, options: dict[str, Any]) -> NDArray[np.bool_]:
+    """(n,) bool: rows of the input shards that ``first_shard`` and ``num_shards`` name."""
+    first, count = int(options["first_shard"]), options["num_shards"]
+    if first == 0 and count is None:
+        return np.ones(segment.num_samples, bool)
+    stems = [os.path.basename(name).split(".", 1)[0] for name in segment.shard_names]
+    # the reference counts shards by the number in their name; names without one count by position
+    numbers = [int(stem) if stem.isdecimal() else first_ordinal + i for i, stem in enumerate(stems)]
+    asked = np.array([first <= n and (count is None or n < first + int(count)) for n in numbers], np.bool_)
+    begin = np.asarray(segment.shard_sample_begin).astype(np.int64)
+    return np.repeat(asked, begin[1:] - begin[:-1])
+
+
+def row_ids(segment: SegmentLike, first_ordinal: int, rows: NDArray[Any]) -> NDArray[np.uint64]:
+    """Pool row ids (shard ordinal << 32 | row in the shard) of rows of a segment."""
+    begin = np.asarray(segment.shard_sample_begin, np.int64)
+    shard = np.searchsorted(begin, rows, side="right") - 1
+    ids: NDArray[np.uint64] = ((shard + first_ordinal).astype(np.uint64) << np.uint64(32)) | (
+        rows - begin[shard]
+    ).astype(np.uint64)
+    return ids
+
+
+def repeated_uids(records: NDArray[Any], *, chunk: int = 1 << 22) -> NDArray[Any]:
+    """The uids that stand more than once in a pool index, sorted and without repeats.
+
+    Args:
+        records: (n,) records f0, f1, f2 sorted by uid (``pool.npy``), may be memory-mapped.
+        chunk: records looked at together.
+    Memory: O(chunk) and the result.   Cost: one pass.
+    """
+    found: list[NDArray[Any]] = []
+    for begin in range(0, len(records), chunk):
+        part = records[begin : begin + chunk + 1]  # one more, for the pair across the border
+        hi, lo = np.ascontiguousarray(part["f0"]), np.ascontiguousarray(part["f1"])
+        at = np.flatnonzero((hi[1:] == hi[:-1]) & (lo[1:] == lo[:-1]))
+        uids = np.empty(len(at), UID_DTYPE)
+        uids["f0"], uids["f1"] = hi[at], lo[at]
+        found.append(uids)
+    return _distinct(np.concatenate(found)) if found else np.empty(0, UID_DTYPE)
+
+
+def _distinct(uids: NDArray[Any]) -> NDArray[Any]:
+    new = np.ones(len(uids), np.bool_)
+    new[1:] = (uids["f0"][1:] != uids["f0"][:-1]) | (uids["f1"][1:] != uids["f1"][:-1])
+    distinct: NDArray[Any] = uids[new]
+    return distinct
+
+
+def first_copies(uids: NDArray[Any], ids: NDArray[np.uint64], multiplicity: NDArray[Any]) -> NDArray[Any]:
+    """Where the copies of each occurrence of a uid begin to count, so that no two keys are equal.
+
+    Args:
+        uids, ids, multiplicity: (k,) "u8,u8", pool row ids, copies of each row; any order.
+    Returns:
+        (r,) REPEAT_DTYPE sorted by row_id: the rows that are not their uid's first, in canonical order.
+    Memory, cost: O(k), O(k log k).
+    """
+    order = np.lexsort((ids, uids["f1"], uids["f0"]))
+    uids, ids = uids[order], ids[order]
+    counts = multiplicity[order].astype(np.uint64)
+    if len(ids) == 0:
+        return np.empty(0, REPEAT_DTYPE)
+    new = np.concatenate([[True], (uids["f0"][1:] != uids["f0"][:-1]) | (uids["f1"][1:] != uids["f1"][:-1])])
+    before = np.cumsum(counts) - counts
+    group = np.cumsum(new) - 1
+    repeats = np.empty(int((~new).sum()), REPEAT_DTYPE)
+    repeats["row_id"] = ids[~new]
+    repeats["first_copy"] = (before - before[new][group])[~new]
+    repeats.sort(order="row_id")
+    return repeats
+
+
+def iterate_segments(segments: Sequence[SegmentLike | str]) -> Iterator[tuple[int, int, SegmentLike]]:
+    """(segment number, ordinal of its first shard in the pool, opened segment)."""
+    ordinal = 0
+    for number, item in enumerate(segments):
+        segment = open_segment(item)
+        yield number, ordinal, segment
+        ordinal += segment.num_shards

@@ -1,0 +1,145 @@
+"""Slow, obvious references for the reshard tests: a pool read through tarfile, a resharder on webdataset's writer."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tarfile
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import webdataset
+
+UID = np.dtype("u8,u8")
+
+
+def uid_array(texts: list[str]) -> np.ndarray:
+    return np.array([divmod(int(text, 16), 1 << 64) for text in texts], UID)
+
+
+def subset_of(texts: list[str]) -> np.ndarray:
+    return uid_array(sorted(texts, key=lambda text: int(text, 16)))
+
+
+@dataclass
+class Sample:
+    shard: int
+    row: int
+    uid: str | None
+    members: dict[str, tuple[int, int]] = field(default_factory=dict)  # extension -> (offset, size)
+
+
+class FakeSegment:
+    """The attributes of an index segment, read with tarfile in plain Python."""
+
+    def __init__(self, directory: Path, names: list[str]) -> None:
+        self.samples: list[Sample] = []
+        self.shard_names = names
+        begin = [0]
+        for number, name in enumerate(names):
+            self.samples += read_samples(directory / name, number)
+            begin.append(len(self.samples))
+        self.num_shards, self.num_samples = len(names), len(self.samples)
+        self.shard_sizes = np.array([(directory / n).stat().st_size for n in names], np.uint64)
+        self.shard_mtimes_ns = np.array([(directory / n).stat().st_mtime_ns for n in names], np.int64)
+        self.shard_sample_begin = np.array(begin, np.uint64)
+        self.uid = uid_array([s.uid or "0" for s in self.samples])
+        self.flags = np.array([0 if s.uid else 8 for s in self.samples], np.uint16)
+        self.member_begin = np.cumsum([0] + [len(s.members) for s in self.samples]).astype(np.uint64)
+        self.exts = sorted({ext for s in self.samples for ext in s.members}, key=lambda e: e[::-1])  # not in text order
+        self.exts_lower = [ext.lower() for ext in self.exts]
+        flat = [(ext, *place) for s in self.samples for ext, place in s.members.items()]
+        self.num_members = len(flat)
+        self._ext = np.array([self.exts.index(ext) for ext, _, _ in flat], np.uint16)
+        self._offset = np.array([offset for _, offset, _ in flat], np.uint64)
+        self._size = np.array([size for _, _, size in flat], np.uint64)
+
+    def member_offset(self) -> np.ndarray:
+        return self._offset
+
+    def member_size(self) -> np.ndarray:
+        return self._size
+
+    def member_ext(self) -> np.ndarray:
+        return self._ext
+
+
+def read_samples(path: Path, shard: int) -> list[Sample]:
+    """webdataset's rule: neighbours with one key are a sample; a repeated extension begins another."""
+    samples: list[Sample] = []
+    last = None
+    with tarfile.open(path) as tar:
+        for member in tar:
+            match = re.match(r"^((?:.*/|)[^.]+)[.]([^/]*)$", member.name)
+            assert match is not None
+            key, ext = match.groups()
+            if key != last or ext.lower() in {e.lower() for e in samples[-1].members}:
+                samples.append(Sample(shard, len(samples), None))
+            samples[-1].members[ext] = (member.offset_data, member.size)
+            last = key
+            if ext.lower() == "json":
+                samples[-1].uid = json.load(tar.extractfile(member)).get("uid")
+    return samples
+
+
+def reference_reshard(
+    directory: Path, names: list[str], subset: np.ndarray, shard_size: int = 10_000, max_bytes: int = 3_000_000_000
+) -> list[tuple[bytes, int]]:
+    """(tar bytes, number of samples) of every output shard."""
+    wanted = Counter(subset.tolist())
+    copies: Counter[str] = Counter()
+    shards: list[list[dict[str, Any]]] = []
+    size = 0
+    for number, name in enumerate(names):
+        data = (directory / name).read_bytes()
+        for sample in read_samples(directory / name, number):
+            if sample.uid is None:
+                continue
+            payloads = {e.lower(): data[at : at + length] for e, (at, length) in sample.members.items()}
+            for _ in range(wanted[divmod(int(sample.uid, 16), 1 << 64)]):
+                if not shards or len(shards[-1]) >= shard_size or size >= max_bytes:
+                    shards.append([])
+                    size = 0
+                shards[-1].append({"__key__": f"{sample.uid}-{copies[sample.uid]}", **payloads})
+                copies[sample.uid] += 1
+                size += sum(map(len, payloads.values()))
+    return [(write_with_webdataset(shard), len(shard)) for shard in shards]
+
+
+def write_with_webdataset(samples: list[dict[str, Any]]) -> bytes:
+    out = io.BytesIO()
+    with webdataset.TarWriter(out, mtime=0, encoder=False) as writer:
+        for sample in samples:
+            writer.write(sample)
+    return out.getvalue()
+
+
+def write_pool(directory: Path, shards: list[list[tuple[str, dict[str, bytes]]]], **tar_options: Any) -> list[str]:
+    """Shards of (key, extension -> payload), written in the order given, with tarfile."""
+    directory.mkdir(parents=True, exist_ok=True)
+    names = [f"{i:08d}.tar" for i in range(len(shards))]
+    for name, samples in zip(names, shards, strict=True):
+        with tarfile.open(directory / name, "w", **tar_options) as tar:
+            for key, members in samples:
+                for ext, payload in members.items():
+                    info = tarfile.TarInfo(f"{key}.{ext}")
+                    info.size = len(payload)
+                    info.mtime = 1234567890.5  # a float: webdataset's writer has one, which costs a pax header
+                    tar.addfile(info, io.BytesIO(payload))
+    return names
+
+
+def make_uid(i: int) -> str:
+    return f"{(i * 0x9E3779B97F4A7C15 + 1) % (1 << 128):032x}"
+
+
+def make_sample(
+    rng: np.random.Generator, number: int, uid: str | None, size: int | None = None
+) -> tuple[str, dict[str, bytes]]:
+    length = int(rng.integers(0, 3000)) if size is None else size
+    record = {"caption": "x" * int(rng.integers(0, 40)), **({} if uid is None else {"uid": uid})}
+    return f"{number:09d}", {"jpg": rng.bytes(length), "txt": b"caption", "json": json.dumps(record).encode()}
