@@ -14,7 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dcfast.report import Source, collect, look_up, render
+from dcfast.report.collect import Source, collect
+from dcfast.report.page import look_up, render
 from dcfast.report.pictures import EvalReader, PoolReader, thumbnail
 from dcfast.report.samples import evidence_pairs, gallery
 from dcfast.report.sampling import SPREAD_PLACES, SPREAD_ROWS, head, num_rows, spread, stream
@@ -625,8 +626,8 @@ def test_clean() -> None:
         (10**6 - 1, 10**6, ">99.9%"),
     ],
 )
-def test_percent(part: int, whole_: int, words: str) -> None:
-    assert percent(part, whole_) == words
+def test_percent(part: int, all_of_it: int, words: str) -> None:
+    assert percent(part, all_of_it) == words
 
 
 def test_units() -> None:
