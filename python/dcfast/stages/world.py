@@ -22,10 +22,23 @@ def render(out: str, args: dict[str, Any]) -> dict[str, Any]:
     return dict(stats)
 
 
+def _outputs(spec: Any, function: str, args: dict[str, Any]) -> list[str]:
+    """What a piece of the world writes that a lost or shortened file must be noticed of."""
+    if function.endswith(":render_pool_shard"):
+        name = f"{args['shard']:08d}"
+        return [f"pool/shards/{name}{end}" for end in (".tar", "_stats.json", ".parquet")] + [
+            f"pool/metadata/{name}.parquet"
+        ]
+    if function.endswith(":render_evalset"):
+        from dcfast.world.tasks import TASKS
+
+        return [f"evalsets/{TASKS[args['task']].directory}/test/{name}" for name in ("0.tar", "nshards.txt")]
+    return ["truth.parquet", "evalsets/tasks.json", "world.json"]
+
+
 def steps(run: Run) -> Steps:
     """One step: pool shards, evaluation sets and the truth, in any order."""
     from dcfast.world import WorldSpec, plan_world
-    from dcfast.world.render import piece_outputs
 
     spec = WorldSpec(seed=WorldSpec().seed + run.settings.seed)
     pieces = []
@@ -38,7 +51,7 @@ def steps(run: Run) -> Steps:
                 name,
                 "dcfast.stages.world:render",
                 {"function": function.partition(":")[2], "args": given},
-                outputs=tuple(f"world/{path}" for path in piece_outputs(name, args)),
+                outputs=tuple(f"world/{path}" for path in _outputs(spec, function, args)),
             )
         )
     stats = yield pieces
