@@ -350,7 +350,7 @@ def test_times_add_up_over_starts_and_survive_a_cut_line(tmp_path: Path) -> None
     times = collect(source_of(tmp_path))["timings"]
     assert times["stages"] == {"index": 2.0, "filter": 2.0}
     assert times["total_seconds"] == 4.0
-    assert times["steps"][0] == {"stage": "index", "step": "index/segments", "seconds": 2.0, "pieces": 6, "starts": 2}
+    assert times["steps"][0] == {"stage": "index", "step": "index/segments", "seconds": 2.0, "pieces": 6}
 
 
 def test_reasons_are_ordered_by_fate_then_number(tmp_path: Path) -> None:
