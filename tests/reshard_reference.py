@@ -57,18 +57,13 @@ class FakeSegment:
         self.exts_lower = [ext.lower() for ext in self.exts]
         flat = [(ext, *place) for s in self.samples for ext, place in s.members.items()]
         self.num_members = len(flat)
-        self._ext = np.array([self.exts.index(ext) for ext, _, _ in flat], np.uint16)
+        self._ext = np.array([self.exts.index(ext) for ext, _, _ in flat], np.uint32)
         self._offset = np.array([offset for _, offset, _ in flat], np.uint64)
         self._size = np.array([size for _, _, size in flat], np.uint64)
 
-    def member_offset(self) -> np.ndarray:
-        return self._offset
-
-    def member_size(self) -> np.ndarray:
-        return self._size
-
-    def member_ext(self) -> np.ndarray:
-        return self._ext
+    def members_of(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        part = slice(int(self.member_begin[first]), int(self.member_begin[last]))
+        return self._offset[part], self._size[part], self._ext[part]
 
 
 def read_samples(path: Path, shard: int) -> list[Sample]:

@@ -99,6 +99,16 @@ def test_any_order_and_any_threads_give_the_same_bytes(pool, tmp_path):
     assert resharder.write_output_shards(plan, subset, 3, 3, tmp_path / "d", segments=segments)["shards"] == 0
 
 
+@pytest.mark.parametrize("rows_at_once", [1, 2, 5])
+def test_blocks_of_rows_change_nothing(pool, tmp_path, monkeypatch, rows_at_once):
+    directory, names, segments = pool
+    monkeypatch.setattr("dcfast.reshard_plan.ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr("dcfast.reshard_contents.ROWS_AT_ONCE", rows_at_once)
+    subset = subset_of([make_uid(i) for i in range(37) for _ in range(i * 5 % 4)])
+    resharder.reshard(segments, tmp_path / "out", subset, shards_dir=directory, shard_size=8)
+    assert read_output(tmp_path / "out") == reference_reshard(directory, names, subset, shard_size=8)
+
+
 def test_other_readers_see_the_samples(pool, tmp_path):
     directory, _, segments = pool
     resharder.reshard(segments, tmp_path / "out", subset_of([make_uid(i) for i in range(37)]), shards_dir=directory)
