@@ -209,7 +209,7 @@ def settle_metadata(out: str, args: dict[str, Any]) -> dict[str, Any]:
             "shard": empty,
             "row": pa.nulls(n + m, pa.uint32()),
             "key": empty,
-            "uid": pa.concat_arrays([uid_format(uids[absent]).cast(pa.string()), pa.nulls(m, pa.string())]),
+            "uid": pa.array(uid_format(uids[absent], as_list=True) + [None] * m, pa.string()),
             "fate": pa.array([FATES[MISSING]] * n + [FATES[QUARANTINED]] * m, pa.string()),
             "reason": pa.array(["no sample of the shards has this uid"] * n + bad, pa.string()),
         },
