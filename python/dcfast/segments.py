@@ -7,7 +7,7 @@ Legend: n samples, m members of samples, t strays (members that belong to no sam
 from __future__ import annotations
 
 import os
-from enum import IntFlag
+from enum import IntEnum, IntFlag
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -41,7 +41,7 @@ class SampleFlag(IntFlag):
 WITHOUT_UID = SampleFlag.NO_JSON | SampleFlag.NO_UID | SampleFlag.BAD_UID | SampleFlag.BAD_JSON
 
 
-class MemberKind(IntFlag):
+class MemberKind(IntEnum):
     """Kinds of strays: only regular ones can be read as plain bytes."""
 
     REGULAR = 0
