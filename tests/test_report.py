@@ -412,6 +412,15 @@ def test_pairs_take_turns_and_begin_with_the_doubtful(tmp_path: Path) -> None:
     assert evidence_pairs(path) == pairs
 
 
+def test_the_most_distant_pair_shows_among_many_sets(tmp_path: Path) -> None:
+    rows = [(i, f"set{i % 40:02d}", "content", 0) for i in range(400)]
+    rows += [(1_000 + i, f"set{i:02d}", "perceptual", 2) for i in range(40)] + [(2_000, "set39", "perceptual", 8)]
+    pq.write_table(evidence(rows), tmp_path / "contamination.parquet")
+    pairs = evidence_pairs(tmp_path / "contamination.parquet")
+    assert len(pairs) == 24
+    assert pairs[0]["row"] == 2_000
+
+
 def test_evidence_is_counted_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dcfast.report.collect.MAX_EVIDENCE_ROWS", 65_536)
     table = evidence([(i, "one", "perceptual", 3) for i in range(1_000)])

@@ -47,6 +47,7 @@ FILES = (
     ("index", "where every sample lies in the shards"),
     ("signatures", "hashes and decode status of every picture"),
     ("filter", "what the filter said of every metadata row"),
+    ("reshard", "the plan of the new shards"),
     ("world", "the built-in world: pool, evaluation sets, truth"),
     ("state", "markers and parts, for resuming"),
 )
