@@ -49,9 +49,10 @@ class SegmentLike(Protocol):
     shard_sample_begin: Any
     uid: Any
     flags: Any
-    member_begin: Any
     exts_lower: list[str]
 
+    @property
+    def member_begin(self) -> Any: ...
     def members_of(self, first: int, last: int) -> tuple[Any, Any, Any]: ...
 
 
