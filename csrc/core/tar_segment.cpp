@@ -435,6 +435,18 @@ void SegmentFile::verify_all() const {
       corrupt(static_cast<Section>(i), "checksum mismatch; index the shards again");
     }
   }
+  const auto all = file_.bytes();
+  std::size_t end = head_size;
+  for (std::size_t i = 0; i < section_count; ++i) {
+    const std::size_t begin = static_cast<std::size_t>(sections_[i].data() - all.data());
+    if (begin < end) corrupt(static_cast<Section>(i), "overlaps the one before");
+    const auto gap = all.subspan(end, begin - end);
+    if (gap.size() >= alignment || std::any_of(gap.begin(), gap.end(), [](std::byte b) { return b != std::byte{0}; })) {
+      corrupt(static_cast<Section>(i), "the padding before it is not zero");
+    }
+    end = begin + sections_[i].size();
+  }
+  if (end != all.size()) corrupt(Section::report_text, "bytes follow the last section");
   for (const auto& [begin, text] : {std::pair{Section::shard_name_begin, Section::shard_names}, {Section::key_begin, Section::keys},
                                     {Section::ext_begin, Section::exts}, {Section::stray_name_begin, Section::stray_names},
                                     {Section::report_begin, Section::report_text}}) {

@@ -102,6 +102,17 @@ bool checksum_holds(const char* block) {
   return static_cast<std::int64_t>(stored) == signed_sum;
 }
 
+// GNU's magic "ustar  " means that access and change times lie where POSIX has the prefix. Go 1.7 and older wrote
+// the prefix nevertheless: then these are no numbers.
+bool gnu_times(const char* block) {
+  constexpr std::size_t time_length = 12;
+  std::uint64_t ignored = 0;
+  for (const std::size_t at : {prefix_at, prefix_at + time_length}) {
+    if (block[at] != '\0' && parse_number(block + at, time_length, ignored) == Number::malformed) return false;
+  }
+  return true;
+}
+
 std::string foreign_format(std::string_view start) {
   const std::array<std::pair<std::string_view, const char*>, 5> known{{{"\x1f\x8b", "gzip"},
                                                                        {"BZh", "bzip2"},
@@ -289,7 +300,7 @@ bool TarWalker::end_here() {
   if (size == 0) return fail(0, "empty file");
   const auto rest = window_.view(at, 2 * block_size);
   if (in_chain_) return fail(chain_begin_, "the archive ends after an extended header, before the member it describes");
-  if (at > size) return fail(size, "the file ends inside the padding of its last member");
+  if (at > size) return fail(size, "the file ends inside the padding of its last block");
   if (rest.empty()) {
     note(at, "no end-of-archive marker: the file ends after a whole member; members may have been lost to a cut");
     return false;
@@ -348,6 +359,7 @@ bool TarWalker::pax_header(std::uint64_t at, std::uint64_t size, bool global) {
   }
   if (bytes.size() < size) return fail(begin, "the file shrank while it was read");
   Extended found;
+  bool unended = false;
   std::string_view text(chars(bytes), bytes.size());
   while (!text.empty() && text.front() != '\0') {
     // "LENGTH KEYWORD=VALUE\n", LENGTH counting all of it
@@ -359,10 +371,14 @@ bool TarWalker::pax_header(std::uint64_t at, std::uint64_t size, bool global) {
     const bool framed = i > 0 && i < text.size() && text[i] == ' ' && length > i + 2 && length <= text.size();
     const std::string_view record = framed ? text.substr(i + 1, length - i - 1) : std::string_view();
     const std::size_t equals = record.find('=');
-    if (!framed || record.back() != '\n' || equals == std::string_view::npos || equals == 0) {
+    if (!framed || equals == std::string_view::npos || equals == 0) {
       // tarfile, too, keeps what it read so far; a wrong size shows as a bad checksum at the next header
       note(begin, "malformed pax record: the rest of this pax header is ignored");
       break;
+    }
+    if (record.back() != '\n' && !unended) {
+      unended = true;  // once a header: a hostile one has a million records
+      note(begin, "a pax record does not end in a newline: taken as it is");
     }
     const std::string_view keyword = record.substr(0, equals);
     const std::string_view value = record.substr(equals + 1, record.size() - equals - 2);
@@ -419,9 +435,8 @@ bool TarWalker::fill_member(TarMember& member, std::span<const std::byte> block,
     name_ = *path;
   } else {
     name_.clear();
-    // GNU's magic "ustar  " means other fields (times) where POSIX has the prefix
     const std::string_view magic(text + magic_at, 7);
-    if (magic.starts_with("ustar") && magic != "ustar  ") {
+    if (magic.starts_with("ustar") && (magic != "ustar  " || !gnu_times(text))) {
       const bool star = std::string_view(text + 508, 4) == std::string_view("tar\0", 4);
       const std::string_view prefix = text_field(text, prefix_at, star ? star_prefix_length : prefix_length);
       if (!prefix.empty()) name_.append(prefix).push_back('/');

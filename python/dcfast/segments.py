@@ -7,7 +7,7 @@ Legend: n samples, m members of samples, t strays (members that belong to no sam
 from __future__ import annotations
 
 import os
-from enum import IntFlag
+from enum import IntEnum, IntFlag
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -41,7 +41,7 @@ class SampleFlag(IntFlag):
 WITHOUT_UID = SampleFlag.NO_JSON | SampleFlag.NO_UID | SampleFlag.BAD_UID | SampleFlag.BAD_JSON
 
 
-class MemberKind(IntFlag):
+class MemberKind(IntEnum):
     """Kinds of strays: only regular ones can be read as plain bytes."""
 
     REGULAR = 0
@@ -220,7 +220,7 @@ class Segment:
         names = pa.array([kind.lower() for kind in MemberKind.__members__])
         return pa.table(
             {
-                "shard": self._shard_column(np.repeat(np.arange(self.num_shards), np.diff(begin))),
+                "shard": self._shard_column(np.repeat(np.arange(self.num_shards), begin[1:] - begin[:-1])),
                 "name": large_strings(*self._core.stray_names()),
                 "kind": names.take(pa.array(self._core.column("stray_kind"))),
                 "offset": pa.array(self._core.column("stray_offset")),
@@ -232,9 +232,9 @@ class Segment:
         """Every sample: columns shard, row (in its shard, from 0), key, uid (hex or null), width, height, flags."""
         import pyarrow as pa
 
-        counts = np.diff(self.shard_sample_begin.astype(np.int64))
-        shard = np.repeat(np.arange(self.num_shards), counts)
-        row = np.arange(self.num_samples, dtype=np.int64) - self.shard_sample_begin[:-1].astype(np.int64)[shard]
+        begin = self.shard_sample_begin.astype(np.int64)
+        shard = np.repeat(np.arange(self.num_shards), begin[1:] - begin[:-1])
+        row = np.arange(self.num_samples, dtype=np.int64) - begin[shard]
         return pa.table(
             {
                 "shard": self._shard_column(shard),

@@ -41,11 +41,13 @@ FILES = (
     ("quarantine.parquet", "broken samples and damaged shards, with reasons"),
     ("contaminated.npy", "uids of pool pictures that are evaluation pictures"),
     ("contamination.parquet", "the evidence for each of them"),
+    ("verify.json", "what was compared, and how it came out"),
     ("manifest.json", "versions, settings, recipe, fingerprints"),
     ("report.json", "the numbers of this page"),
     ("index", "where every sample lies in the shards"),
     ("signatures", "hashes and decode status of every picture"),
     ("filter", "what the filter said of every metadata row"),
+    ("reshard", "the plan of the new shards"),
     ("world", "the built-in world: pool, evaluation sets, truth"),
     ("state", "markers and parts, for resuming"),
 )
@@ -196,7 +198,7 @@ def _contaminated_kept(out: Path) -> int | None:
 
 
 def _timings(path: Path) -> dict[str, Any]:
-    """Seconds by step and stage; a step that was stopped and resumed has several lines, which add up."""
+    """Seconds by step and stage; a step may have several lines (it was resumed, or has parts), which add up."""
     steps: dict[str, dict[str, Any]] = {}
     lines = path.read_text("utf-8", "replace").splitlines() if path.exists() else []
     for line in lines:
@@ -206,12 +208,9 @@ def _timings(path: Path) -> dict[str, Any]:
             pieces = int(row.get("pieces", 0))
         except (ValueError, KeyError, TypeError):
             continue  # a line cut short by a kill
-        one = steps.setdefault(
-            name, {"stage": name.partition("/")[0], "step": name, "seconds": 0.0, "pieces": 0, "starts": 0}
-        )
+        one = steps.setdefault(name, {"stage": name.partition("/")[0], "step": name, "seconds": 0.0, "pieces": 0})
         one["seconds"] = round(one["seconds"] + seconds, 3)
         one["pieces"] += pieces
-        one["starts"] += 1
     order = {name: place for place, name in enumerate(STAGES)}
     rows = [s for s in steps.values() if s["stage"] != "report"]
     rows.sort(key=lambda s: order.get(s["stage"], len(order)))
