@@ -41,16 +41,18 @@ ImageSize jpeg_size(ImageBytes& bytes) {
   std::uint64_t at = 2;
   for (int segment = 0; segment < max_jpeg_segments; ++segment) {
     const Bytes b = bytes.at(at, 16);
-    if (b.size() < 4 || byte_at(b, 0) != 0xff) return {};
+    if (b.size() < 4) return {};
     const std::uint32_t marker = byte_at(b, 1);
-    if (marker == 0xff) {  // fill byte
+    if (byte_at(b, 0) != 0xff) {  // garbage between segments: decoders, too, look for the next marker
+      at += static_cast<std::uint64_t>(std::find(b.begin(), b.end(), std::byte{0xff}) - b.begin());
+    } else if (marker == 0xff) {  // fill byte
       at += 1;
-    } else if (marker == 0x01 || (marker >= 0xd0 && marker <= 0xd8)) {  // stand alone
+    } else if (marker <= 0x01 || (marker >= 0xd0 && marker <= 0xd8)) {  // stand alone
       at += 2;
     } else if (is_frame_header(marker)) {
       if (b.size() < 9) return {};
       return known(be16(b, 7), be16(b, 5));  // height 0 (told after the scan) stays unknown
-    } else if (marker == 0x00 || marker == 0xd9 || marker == 0xda) {  // the picture starts or ends without a frame
+    } else if (marker == 0xd9 || marker == 0xda) {  // the picture starts or ends without a frame
       return {};
     } else {
       const std::uint32_t length = be16(b, 2);
