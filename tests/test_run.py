@@ -293,6 +293,17 @@ def test_stages_one_by_one_are_the_whole(undisturbed: Path, pool: tuple[Path, Pa
     assert digest(tmp_path / "run") == digest(undisturbed)
 
 
+def test_a_stage_is_a_function(undisturbed: Path, pool: tuple[Path, Path], tmp_path: Path) -> None:
+    from dcfast import run as workflow
+
+    chosen = settings(pool)
+    assert workflow.index(tmp_path / "run", chosen)["samples"] == 100
+    assert workflow.signatures(tmp_path / "run", chosen)["pictures"] == 99
+    assert workflow.decontaminate(tmp_path / "run", chosen)["uids"] == 2
+    kept = workflow.filter_metadata(tmp_path / "run", chosen)["subset"]
+    assert kept == len(load_subset(undisturbed / "subset.npy"))
+
+
 def test_dry_run_prints_the_plan_and_writes_nothing(
     pool: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
