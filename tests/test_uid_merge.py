@@ -304,14 +304,6 @@ def test_bad_merge_arguments(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
-def test_what_a_killed_merge_left_is_removed(tmp_path: Path) -> None:
-    u.save_records(tmp_path / "a.npy", random_records(3))
-    (tmp_path / ".tmp-out.npy.pass1-0").write_bytes(b"old")
-    (tmp_path / ".tmp-out.npy").write_bytes(b"old")
-    u.merge_runs([tmp_path / "a.npy"], tmp_path / "out.npy")
-    assert leftovers(tmp_path) == []
-
-
 @pytest.mark.parametrize("n", [0, 1, 100_003])
 def test_external_sort(tmp_path: Path, n: int) -> None:
     array = random_uids(n)

@@ -130,15 +130,12 @@ def merge_runs(
 
     Memory: memory_bytes. Disk: where runs are more than fit at once (255, or memory_bytes / 64 KiB - 2),
     intermediate files beside out_path need once more the size of the data. The result's bytes depend on the
-    elements alone. Cost: one sequential read and write of the data a pass.
+    elements alone. A killed merge leaves ``.tmp-*`` files beside out_path (``dcfast.atomic.remove_leftovers``). Cost: one sequential read and write of the data a pass.
     """
     if isinstance(run_paths, (str, bytes, os.PathLike)):
         raise TypeError("run_paths must be a sequence of paths; got one path")
     paths = [os.fsencode(path) for path in run_paths]
     with atomic_path(out_path) as temporary:
-        # left by a merge that was killed, perhaps with another fan-in
-        for stale in temporary.parent.glob(f"{_escaped(temporary.name)}.pass*"):
-            stale.unlink(missing_ok=True)
         return MergeReport(
             *_core.uid_merge_runs(paths, os.fsencode(temporary), unique, int(memory_bytes), int(max_open_files))
         )
@@ -293,8 +290,3 @@ def _read_header(file: Any, dtype: np.dtype[Any], error: type[DcfastError], name
 
 def _text(uid: Any) -> str:
     return f"{int(uid['f0']):016x}{int(uid['f1']):016x}"
-
-
-def _escaped(name: str) -> str:
-    """A file name as a glob pattern that matches it alone."""
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
