@@ -130,7 +130,8 @@ def merge_runs(
 
     Memory: memory_bytes. Disk: where runs are more than fit at once (255, or memory_bytes / 64 KiB - 2),
     intermediate files beside out_path need once more the size of the data. The result's bytes depend on the
-    elements alone. A killed merge leaves ``.tmp-*`` files beside out_path (``dcfast.atomic.remove_leftovers``). Cost: one sequential read and write of the data a pass.
+    elements alone. A killed merge leaves ``.tmp-*`` files beside out_path, which
+    ``dcfast.atomic.remove_leftovers`` clears. Cost: one sequential read and write of the data a pass.
     """
     if isinstance(run_paths, (str, bytes, os.PathLike)):
         raise TypeError("run_paths must be a sequence of paths; got one path")

@@ -32,9 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     if command == "doctor":
-        from dcfast import doctor
+        from dcfast.doctor import main as doctor
 
-        return doctor.main(rest)
+        return doctor(rest)
     from dcfast import run
 
     if command == "run":
