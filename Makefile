@@ -66,7 +66,7 @@ wheel: $(VENV)/.wheel ## dist/*.whl: a CPU wheel that carries its libraries, tri
 	$(BIN)/python cmake/check_wheel.py dist/dcfast-*.whl
 
 bench: $(VENV)/.bench ## microbenchmarks side by side with peers; rows go to bench/results
-	$(BIN)/python -m bench $(BENCH_ARGS)
+	for bench in bench/bench_*.py; do PYTHONPATH=. $(BIN)/python "$$bench" $(BENCH_ARGS); done
 
 doctor: $(VENV)/.run ## versions, what works on this machine, and how to get what does not
 	$(BIN)/python -m dcfast.doctor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import tarfile
 from collections import Counter
@@ -13,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import webdataset
+from dcfast import _core
 
 UID = np.dtype("u8,u8")
+NO_SIZES, NO_TIMES = np.zeros(0, np.uint64), np.zeros(0, np.int64)
 
 
 def uid_array(texts: list[str]) -> np.ndarray:
@@ -54,18 +57,13 @@ class FakeSegment:
         self.exts_lower = [ext.lower() for ext in self.exts]
         flat = [(ext, *place) for s in self.samples for ext, place in s.members.items()]
         self.num_members = len(flat)
-        self._ext = np.array([self.exts.index(ext) for ext, _, _ in flat], np.uint16)
+        self._ext = np.array([self.exts.index(ext) for ext, _, _ in flat], np.uint32)
         self._offset = np.array([offset for _, offset, _ in flat], np.uint64)
         self._size = np.array([size for _, _, size in flat], np.uint64)
 
-    def member_offset(self) -> np.ndarray:
-        return self._offset
-
-    def member_size(self) -> np.ndarray:
-        return self._size
-
-    def member_ext(self) -> np.ndarray:
-        return self._ext
+    def members_of(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        part = slice(int(self.member_begin[first]), int(self.member_begin[last]))
+        return self._offset[part], self._size[part], self._ext[part]
 
 
 def read_samples(path: Path, shard: int) -> list[Sample]:
@@ -143,3 +141,37 @@ def make_sample(
     length = int(rng.integers(0, 3000)) if size is None else size
     record = {"caption": "x" * int(rng.integers(0, 40)), **({} if uid is None else {"uid": uid})}
     return f"{number:09d}", {"jpg": rng.bytes(length), "txt": b"caption", "json": json.dumps(record).encode()}
+
+
+def three_shards(tmp_path: Path) -> tuple[Path, list[str], list[FakeSegment]]:
+    """Three shards of 7, 0 and 30 samples in a directory with a space, as a list of two segments."""
+    rng = np.random.default_rng(5)
+    shards, number = [], 0
+    for count in (7, 0, 30):
+        shards.append([make_sample(rng, number + i, make_uid(number + i)) for i in range(count)])
+        number += count
+    directory = tmp_path / "a pool"
+    names = write_pool(directory, shards)
+    return directory, names, [FakeSegment(directory, names[:1]), FakeSegment(directory, names[1:])]
+
+
+def read_output(out: Path) -> list[tuple[bytes, int]]:
+    tars = sorted(out.glob("*.tar"))
+    assert [t.name for t in tars] == [f"{i:08d}.tar" for i in range(len(tars))]
+    return [(t.read_bytes(), json.loads(t.with_name(t.stem + "_stats.json").read_text())["successes"]) for t in tars]
+
+
+def sample_keys(tar_path: Path) -> list[str]:
+    """Keys of the samples of a shard in which each has three members."""
+    with tarfile.open(tar_path) as tar:
+        return [name.split(".")[0] for name in tar.getnames()[::3]]
+
+
+def write_core(out: Path, sources: list[Path], members: list[tuple[str, int, int, int]], **options: Any) -> Any:
+    """members: (name, source, offset, size)."""
+    names = [os.fsencode(m[0]) for m in members]
+    columns = [np.array([m[i] for m in members], t) for i, t in ((1, np.uint32), (2, np.uint64), (3, np.uint64))]
+    begin = np.cumsum([0] + [len(n) for n in names]).astype(np.uint64)
+    blob = np.frombuffer(b"".join(names), np.uint8)
+    paths = [os.fsencode(s) for s in sources]
+    return _core.write_shard(os.fsencode(out), paths, NO_SIZES, NO_TIMES, *columns, blob, begin, **options)

@@ -40,6 +40,7 @@ def cpp_build(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         folder = tmp_path_factory.mktemp("cpp")
         options = ["-G", "Ninja", "-DDCFAST_PYTHON=OFF", "-DDCFAST_CUDA=OFF", "-DDCFAST_TESTS=ON"]
         _run(cmake, "-S", str(repo_root), "-B", str(folder), *options)
+    _run(cmake, str(folder))  # files may have come since it was configured
     _run(cmake, "--build", str(folder))
     return folder
 

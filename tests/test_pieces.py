@@ -14,7 +14,7 @@ import pytest
 from dcfast.atomic import atomic_path, remove_leftovers, write_bytes, write_json
 from dcfast.errors import CorruptDataError, PoolError, RunError
 from dcfast.stages.engine import LocalEngine, RayEngine, open_engine
-from dcfast.stages.piece import Piece, group_files, perform, read_marker
+from dcfast.stages.piece import Piece, group_files, perform, piece_key, read_marker
 from dcfast.stages.progress import Silent
 from dcfast.stages.run_dir import Run, Settings, open_run
 from dcfast.stages.runner import run_stage
@@ -293,3 +293,8 @@ def test_file_in_place_of_the_directory(tmp_path: Path) -> None:
 def test_missing_stage_is_named(tmp_path: Path) -> None:
     with open_run(tmp_path, Settings()) as run, pytest.raises(RunError, match="stage index has not been run yet"):
         run.summary("index")
+
+
+def test_worked_example_of_a_marker_key(repo_root: Path, tmp_path: Path) -> None:
+    piece = Piece("s/t", "n", "m:f", {"a": 1}, outputs=("o",))
+    assert piece_key(tmp_path, piece) in (repo_root / "docs/formats.md").read_text()

@@ -63,11 +63,13 @@ py::tuple parse_list(const py::list& texts) {
   for (std::size_t i = 0; i < n; ++i) {
     if (i % poll_every == poll_every - 1 && PyErr_CheckSignals() != 0) throw py::error_already_set();
     // a handler of a signal may have changed the list
-    if (static_cast<std::size_t>(PyList_GET_SIZE(texts.ptr())) != n) throw py::value_error("texts changed while it was read");
+    if (static_cast<std::size_t>(PyList_GET_SIZE(texts.ptr())) != n) {
+      throw py::value_error("texts changed while it was read");
+    }
     if (i + ahead < n) {
-      const char* const next = reinterpret_cast<const char*>(PyList_GET_ITEM(texts.ptr(), static_cast<py::ssize_t>(i + ahead)));
+      const PyObject* const next = PyList_GET_ITEM(texts.ptr(), static_cast<py::ssize_t>(i + ahead));
       __builtin_prefetch(next);
-      __builtin_prefetch(next + 64);
+      __builtin_prefetch(reinterpret_cast<const char*>(next) + 64);
     }
     PyObject* const item = PyList_GET_ITEM(texts.ptr(), static_cast<py::ssize_t>(i));
     const char* text = nullptr;
@@ -82,8 +84,8 @@ py::tuple parse_list(const py::list& texts) {
       text = PyBytes_AS_STRING(item);
       size = PyBytes_GET_SIZE(item);
     } else if (item != Py_None) {
-      throw py::type_error("texts must hold str, bytes or None; got " + std::string(Py_TYPE(item)->tp_name) + " at index " +
-                           std::to_string(i));
+      throw py::type_error("texts must hold str, bytes or None; got " + std::string(Py_TYPE(item)->tp_name) +
+                           " at index " + std::to_string(i));
     }
     bool is_uid = false;
     if (size == static_cast<py::ssize_t>(kUidTextSize)) {
@@ -157,8 +159,8 @@ py::array combine(const py::array& a, const py::array& b, unsigned threads, SetO
   return out.shrunk(size);
 }
 
-py::tuple merge(const std::vector<py::bytes>& run_paths, const py::bytes& out_path, bool unique, std::uint64_t memory_bytes,
-                std::uint32_t max_open_files) {
+py::tuple merge(const std::vector<py::bytes>& run_paths, const py::bytes& out_path, bool unique,
+                std::uint64_t memory_bytes, std::uint32_t max_open_files) {
   const std::vector<std::string> paths(run_paths.begin(), run_paths.end());
   const std::string out = out_path;
   const MergeOptions options{unique, memory_bytes, max_open_files};
@@ -176,7 +178,8 @@ void bind_uid_set(py::module_& m) {
         "Uids from Arrow's string layout: (uids, valid, number valid).");
   m.def("uid_parse_offsets64", &parse_offsets<std::int64_t>, py::arg("data"), py::arg("offsets"), py::arg("threads"),
         "Uids from Arrow's large_string layout: (uids, valid, number valid).");
-  m.def("uid_parse_list", &parse_list, py::arg("texts"), "Uids from a list of str, bytes or None: (uids, valid, number valid).");
+  m.def("uid_parse_list", &parse_list, py::arg("texts"),
+        "Uids from a list of str, bytes or None: (uids, valid, number valid).");
   m.def("uid_format", &format, py::arg("uids"), py::arg("threads"), "32 bytes of lower-case hex a uid.");
   m.def("uid_sort", &sorted_uids, py::arg("uids"), py::arg("unique"), py::arg("threads"), "A sorted copy.");
   m.def("record_sort", &sorted_records, py::arg("records"), py::arg("threads"), "A sorted copy.");
@@ -185,7 +188,8 @@ void bind_uid_set(py::module_& m) {
   m.def("record_first_unsorted", &unsorted_at<UidRecord>, py::arg("values"), py::arg("threads"),
         "The first index below its predecessor, or the length.");
   m.def("uid_isin", &is_in, py::arg("hay"), py::arg("queries"), py::arg("threads"), "Membership in a sorted array.");
-  m.def("uid_lookup", &look_up<Uid>, py::arg("hay"), py::arg("queries"), py::arg("threads"), "(first, count) of each query.");
+  m.def("uid_lookup", &look_up<Uid>, py::arg("hay"), py::arg("queries"), py::arg("threads"),
+        "(first, count) of each query.");
   m.def("record_lookup", &look_up<UidRecord>, py::arg("hay"), py::arg("queries"), py::arg("threads"),
         "(first, count) of each query.");
   m.def("uid_union", [](const py::array& a, const py::array& b, unsigned threads) {

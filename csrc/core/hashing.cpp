@@ -102,16 +102,18 @@ Uid hash_file(const std::string& path, const Poll& poll) {
 void hash_ranges(const std::string& path, std::span<const std::uint64_t> offsets, std::span<const std::uint64_t> sizes,
                  std::span<Uid> out, unsigned threads, const Poll& poll) {
   if (offsets.size() != sizes.size() || offsets.size() != out.size()) {
-    throw Error(Code::invalid_argument, "offsets and sizes must be equally long; got " + std::to_string(offsets.size()) +
-                                            " and " + std::to_string(sizes.size()));
+    throw Error(Code::invalid_argument,
+                "offsets and sizes must be equally long; got " + std::to_string(offsets.size()) + " and " +
+                    std::to_string(sizes.size()));
   }
   const File file = File::open_read(path);
   const std::uint64_t file_size = file.size();
   for (std::size_t i = 0; i < offsets.size(); ++i) {
     if (offsets[i] > file_size || sizes[i] > file_size - offsets[i]) {
       throw Error(Code::corrupt_data,
-                  "range " + std::to_string(i) + " of " + std::to_string(sizes[i]) + " bytes ends beyond the end of the file (" +
-                      std::to_string(file_size) + " bytes): the file is truncated, or the index belongs to another file",
+                  "range " + std::to_string(i) + " of " + std::to_string(sizes[i]) +
+                      " bytes ends beyond the end of the file (" + std::to_string(file_size) +
+                      " bytes): the file is truncated, or the index belongs to another file",
                   path, offsets[i]);
     }
   }

@@ -41,7 +41,7 @@ std::string header(std::uint64_t count) {
   // NumPy leaves room for the count to grow to 21 digits in place
   text.append(21 - std::min<std::size_t>(21, digits.size()), ' ');
   constexpr std::size_t before = 10;  // magic, version, length
-  text.append(63 - (before + text.size()) % 64, ' ');
+  text.append(64 - (before + text.size() + 1) % 64, ' ');  // 1 to 64, as NumPy pads
   text += '\n';
   std::string out(kMagic);
   out += '\x01';
@@ -78,7 +78,9 @@ inline Info read_header(const File& file) {
   const std::size_t start = version == 1 ? 10 : 12;
   std::size_t length = byte(8) | byte(9) << 8;
   if (version == 2) length |= byte(10) << 16 | byte(11) << 24;
-  if (length > kMost - start) fail("the .npy header of " + std::to_string(length) + " bytes is longer than any of uids", 8);
+  if (length > kMost - start) {
+    fail("the .npy header of " + std::to_string(length) + " bytes is longer than any of uids", 8);
+  }
   if (start + length > got) fail("the file ends inside its .npy header", got);
   const std::string_view text = all.substr(start, length);
   Info info;

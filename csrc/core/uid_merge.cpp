@@ -43,12 +43,14 @@ class RunReader {
     if (info.item_size != sizeof(T)) {
       throw Error(Code::corrupt_data,
                   "expected dtype " + std::string(npy::descr<T>()) + " as in the first run; got " +
-                      std::string(info.item_size == sizeof(Uid) ? npy::descr<Uid>() : npy::descr<UidRecord>()), path, 0);
+                      std::string(info.item_size == sizeof(Uid) ? npy::descr<Uid>() : npy::descr<UidRecord>()),
+                  path, 0);
     }
     at_ = info.data_offset;
     left_ = info.count;
     count_ = info.count;
-    capacity_ = static_cast<std::size_t>(std::clamp<std::uint64_t>(buffer_bytes / sizeof(T), 1, std::max<std::uint64_t>(1, left_)));
+    const std::uint64_t most = std::max<std::uint64_t>(1, left_);
+    capacity_ = static_cast<std::size_t>(std::clamp<std::uint64_t>(buffer_bytes / sizeof(T), 1, most));
     buffer_.emplace(capacity_);
     refill();
   }
@@ -74,8 +76,9 @@ class RunReader {
       if (i == 0 && !last_) continue;
       const T& previous = i == 0 ? *last_ : data[i - 1];
       if (less(data[i], previous)) {
-        throw Error(Code::corrupt_data, "run is not sorted: row " + std::to_string(count_ - left_ + i) + " (" + shown(data[i]) +
-                                            ") is below the row before it (" + shown(previous) + "); sort it before merging",
+        throw Error(Code::corrupt_data,
+                    "run is not sorted: row " + std::to_string(count_ - left_ + i) + " (" + shown(data[i]) +
+                        ") is below the row before it (" + shown(previous) + "); sort it before merging",
                     file_.path(), at_ + i * sizeof(T));
       }
     }
@@ -102,8 +105,10 @@ template <typename T>
 class RunWriter {
  public:
   RunWriter(const std::string& path, std::uint64_t buffer_bytes, bool unique)
-      : file_(File::open_write(path)), capacity_(static_cast<std::size_t>(std::max<std::uint64_t>(1, buffer_bytes / sizeof(T)))),
-        buffer_(capacity_), unique_(unique) {
+      : file_(File::open_write(path)),
+        capacity_(static_cast<std::size_t>(std::max<std::uint64_t>(1, buffer_bytes / sizeof(T)))),
+        buffer_(capacity_),
+        unique_(unique) {
     write_text(npy::header<T>(0), false);
   }
 
@@ -235,7 +240,8 @@ struct Counts {
 
 /// One merge of runs that fit the memory together.
 template <typename T>
-Counts merge_once(std::span<const std::string> paths, const std::string& out_path, const MergeOptions& options, const Poll& poll) {
+Counts merge_once(std::span<const std::string> paths, const std::string& out_path, const MergeOptions& options,
+                  const Poll& poll) {
   const std::uint64_t share = std::min(options.memory_bytes / (paths.size() + 2), kMaxBuffer);
   std::vector<RunReader<T>> runs;
   runs.reserve(paths.size());
@@ -263,7 +269,8 @@ Counts merge_once(std::span<const std::string> paths, const std::string& out_pat
 }
 
 template <typename T>
-MergeResult merge_all(std::vector<std::string> paths, const std::string& out_path, const MergeOptions& options, const Poll& poll) {
+MergeResult merge_all(std::vector<std::string> paths, const std::string& out_path, const MergeOptions& options,
+                      const Poll& poll) {
   const std::uint64_t by_memory = options.memory_bytes / kMinBuffer - 2;
   const auto fan_in = static_cast<std::size_t>(std::min<std::uint64_t>(by_memory, options.max_open_files - 1));
   MergeResult result;
@@ -300,7 +307,8 @@ MergeResult merge_runs(const std::vector<std::string>& paths, const std::string&
                                             std::to_string(options.memory_bytes));
   }
   if (options.max_open_files < 3) {
-    throw Error(Code::invalid_argument, "max_open_files must be at least 3; got " + std::to_string(options.max_open_files));
+    throw Error(Code::invalid_argument,
+                "max_open_files must be at least 3; got " + std::to_string(options.max_open_files));
   }
   const std::size_t item_size = npy::read_header(File::open_read(paths.front())).item_size;
   return item_size == sizeof(Uid) ? merge_all<Uid>(paths, out_path, options, poll)

@@ -72,7 +72,8 @@ class Locator {
           const std::size_t low = table_[j];
           const std::size_t high = table_[j + 1];
           const std::uint64_t inside = shift_ >= 64 ? delta : delta - (static_cast<std::uint64_t>(j) << shift_);
-          const std::size_t guess = low + static_cast<std::size_t>((static_cast<Key128>(inside) * (high - low)) >> shift_);
+          const auto step = static_cast<std::size_t>((static_cast<Key128>(inside) * (high - low)) >> shift_);
+          const std::size_t guess = low + step;
           plans[i] = {guess, low, high};
           __builtin_prefetch(hay_.data() + guess);
         }

@@ -41,9 +41,10 @@ std::size_t parse_offsets(std::span<const char> data, std::span<const Offset> of
       const auto from = static_cast<std::uint64_t>(offsets[i]);
       const auto to = static_cast<std::uint64_t>(offsets[i + 1]);
       if (from > to || to > data.size()) {
-        throw Error(Code::invalid_argument, "offsets must ascend inside the text buffer of " + std::to_string(data.size()) +
-                                                " bytes; got " + std::to_string(offsets[i]) + " to " +
-                                                std::to_string(offsets[i + 1]) + " for text " + std::to_string(i));
+        throw Error(Code::invalid_argument,
+                    "offsets must ascend inside the text buffer of " + std::to_string(data.size()) + " bytes; got " +
+                        std::to_string(offsets[i]) + " to " + std::to_string(offsets[i + 1]) + " for text " +
+                        std::to_string(i));
       }
       bool is_uid = false;
       if (to - from == kUidTextSize) {
@@ -62,7 +63,8 @@ std::size_t parse_offsets(std::span<const char> data, std::span<const Offset> of
 template <typename T>
 void lookup_in(std::span<const T> hay, std::span<const Uid> queries, std::span<std::int64_t> first,
                std::span<std::int64_t> count, unsigned threads, const Poll& poll) {
-  require(first.size() == queries.size() && count.size() == queries.size(), "first and count must be as long as queries");
+  require(first.size() == queries.size() && count.size() == queries.size(),
+          "first and count must be as long as queries");
   uid_detail::for_each_lower_bound(hay, queries, threads, poll, [&](std::size_t i, std::size_t p, const auto& locator) {
     first[i] = static_cast<std::int64_t>(p);
     count[i] = static_cast<std::int64_t>(locator.equal_end(key_of(queries[i]), p) - p);
@@ -75,9 +77,8 @@ struct Part {
 };
 
 std::size_t lower_bound(std::span<const Uid> values, const Uid& v) {
-  return static_cast<std::size_t>(
-      std::lower_bound(values.begin(), values.end(), v, [](const Uid& x, const Uid& y) { return key_of(x) < key_of(y); }) -
-      values.begin());
+  const auto below = [](const Uid& x, const Uid& y) { return key_of(x) < key_of(y); };
+  return static_cast<std::size_t>(std::lower_bound(values.begin(), values.end(), v, below) - values.begin());
 }
 
 /// Cuts both arrays at the same values, so that equal values never lie in two parts.
@@ -85,7 +86,8 @@ std::vector<Part> cut_by_value(std::span<const Uid> a, std::span<const Uid> b, u
   constexpr std::size_t part_size = std::size_t{1} << 18;
   threads = uid_detail::resolve_threads(threads);
   // one thread gains nothing from parts but the chance to be interrupted
-  const std::size_t wanted = std::max<std::size_t>(1, (a.size() + b.size()) / (threads == 1 ? part_size * 16 : part_size));
+  const std::size_t size = threads == 1 ? part_size * 16 : part_size;
+  const std::size_t wanted = std::max<std::size_t>(1, (a.size() + b.size()) / size);
   const std::span<const Uid> longer = a.size() >= b.size() ? a : b;
   std::vector<Part> parts;
   parts.reserve(wanted);

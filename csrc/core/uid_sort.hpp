@@ -65,7 +65,8 @@ class Scratch {
   static void* allocate(std::size_t bytes) {
     constexpr std::size_t huge = std::size_t{2} << 20;
     const bool large = bytes >= 2 * huge && bytes <= std::numeric_limits<std::size_t>::max() - huge;
-    void* const p = large ? std::aligned_alloc(huge, (bytes + huge - 1) / huge * huge) : std::malloc(std::max<std::size_t>(bytes, 1));
+    void* const p = large ? std::aligned_alloc(huge, (bytes + huge - 1) / huge * huge)
+                          : std::malloc(std::max<std::size_t>(bytes, 1));
     if (p == nullptr) throw std::bad_alloc();
     if (large) (void)::madvise(p, bytes, MADV_HUGEPAGE);  // advice: a kernel without it loses only speed
     return p;
@@ -252,7 +253,9 @@ void sort_into(std::span<const T> in, std::span<T> out, unsigned threads, const 
   }
   parallel_for(chunks, threads, [&](std::size_t c) {
     std::size_t* const place = at[c].data();
-    for (std::size_t i = cut(n, chunks, c), end = cut(n, chunks, c + 1); i < end; ++i) out[place[digit(in[i])]++] = in[i];
+    for (std::size_t i = cut(n, chunks, c), end = cut(n, chunks, c + 1); i < end; ++i) {
+      out[place[digit(in[i])]++] = in[i];
+    }
   }, poll);
   parallel_for(num_buckets, threads, [&](std::size_t b) {
     const std::size_t count = begin[b + 1] - begin[b];

@@ -180,7 +180,7 @@ def external_sort(
     runs: list[Path] = []
     try:
         for begin in range(0, max(1, len(array)), rows):
-            part = np.require(array[begin : begin + rows], requirements=["C", "A"])
+            part = borrowable(array[begin : begin + rows])
             part = _core.uid_sort(part, unique, threads) if is_uids else _core.record_sort(part, threads)
             runs.append(final.with_name(f".tmp-{final.name}.run{len(runs)}"))
             with open(runs[-1], "wb") as file:
@@ -190,6 +190,13 @@ def external_sort(
         for run in runs:
             run.unlink(missing_ok=True)
     return report._replace(rows_in=len(array))
+
+
+def borrowable(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The array itself where the core can borrow it, else a contiguous copy aligned to 8 bytes."""
+    view = np.ascontiguousarray(array)
+    # NumPy's own flag does not tell: it calls a structured array aligned at any address
+    return view.copy() if view.__array_interface__["data"][0] % 8 else view
 
 
 def _save_sorted(
@@ -206,7 +213,7 @@ def _save_sorted(
         raise TypeError(f"{name} must be a NumPy array of dtype {shown}; got {got}")
     if array.ndim != 1:
         raise ValueError(f"{name} must be one-dimensional; got shape {array.shape}")
-    view = np.require(array, requirements=["C", "A"])
+    view = borrowable(array)
     at = first_unsorted(view, 0)
     if at < len(view):
         raise ValueError(
@@ -268,7 +275,9 @@ def _read_header(file: Any, dtype: np.dtype[Any], error: type[DcfastError], name
         if version not in readers:
             raise ValueError(f"format version {version[0]}.{version[1]}")
         shape, _, found = readers[version](file)
-    except (ValueError, SyntaxError, TypeError, UnicodeError) as cause:
+    except OSError:
+        raise
+    except Exception as cause:  # NumPy parses the header as Python text and lets that parser's errors through
         raise error(
             f"{name}: expected an .npy file of dtype {shown}; got a header that cannot be read ({cause})"
         ) from cause

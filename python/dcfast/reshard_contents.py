@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dcfast import _core
 from dcfast.reshard_plan import ReshardPlan
-from dcfast.reshard_rows import SegmentLike, open_segment, row_ids, row_validity, select_rows
+from dcfast.reshard_rows import ROWS_AT_ONCE, SegmentLike, open_segment, row_ids, row_validity, select_rows
 
 __all__ = ["ShardContents", "ShardSources", "open_subset"]
 
@@ -57,15 +57,12 @@ class _OpenSegment:
     segment: SegmentLike
     first_ordinal: int
     valid: NDArray[np.bool_]
-    member_offset: NDArray[np.uint64]
-    member_size: NDArray[np.uint64]
-    member_ext: NDArray[np.uint16]
 
 
 class ShardSources:
     """The segments that a worker's output shards draw from; the last few stay open. Safe for many threads.
 
-    Memory: 18 bytes a member and 1 byte a sample of each open segment, at most ``keep`` of them.
+    Memory: 9 bytes a sample of each open segment, at most ``keep`` of them.
     """
 
     def __init__(
@@ -91,16 +88,11 @@ class ShardSources:
         with self._lock:
             found = self._open.pop(number, None)
             if found is None:
-                segment = open_segment(self._items[number])
+                # its checksums were verified when the plan was made
+                segment = open_segment(self._items[number], verify=False)
                 ordinal = self.plan.segment_first[number]
-                found = _OpenSegment(
-                    segment,
-                    ordinal,
-                    row_validity(segment, ordinal, self.plan.options, self.plan.exclude),
-                    np.asarray(segment.member_offset()).astype(np.uint64, copy=False),
-                    np.asarray(segment.member_size()).astype(np.uint64, copy=False),
-                    np.asarray(segment.member_ext()).astype(np.uint16, copy=False),
-                )
+                valid = row_validity(segment, ordinal, self.plan.options, self.plan.exclude)
+                found = _OpenSegment(segment, ordinal, valid)
             self._open[number] = found
             while len(self._open) > self._keep:
                 self._open.popitem(last=False)
@@ -116,9 +108,10 @@ class ShardSources:
             if number >= len(self._items):
                 raise ValueError(f"output shard {k}: the subset or the index is not the one that was planned")
             opened = self._get(number)
-            end = opened.segment.num_samples
+            limit = opened.segment.num_samples
             if stop is not None and int(stop["segment"]) == number:
-                end = min(end, int(stop["row"]) + 1)
+                limit = min(limit, int(stop["row"]) + 1)
+            end = min(limit, row + ROWS_AT_ONCE)
             rows, multiplicity = select_rows(
                 np.asarray(opened.segment.uid[row:end]), opened.valid[row:end], self.subset
             )
@@ -131,7 +124,7 @@ class ShardSources:
             left -= len(expanded)
             if len(expanded):
                 yield opened, expanded, copies
-            number, row, copy = number + 1, 0, 0
+            number, row, copy = (number, end, 0) if end < limit else (number + 1, 0, 0)
 
     def contents(self, k: int) -> ShardContents:
         """Output shard k. Memory: about 100 bytes a member. Cost: look-ups of the rows between its two cuts."""
@@ -169,9 +162,11 @@ class ShardSources:
 
     def _part_contents(self, opened: _OpenSegment, rows: NDArray[Any], copies: NDArray[Any]) -> dict[str, Any]:
         segment = opened.segment
-        member_begin = np.asarray(segment.member_begin).astype(np.int64, copy=False)
-        counts = member_begin[rows + 1] - member_begin[rows]
-        member = np.repeat(member_begin[rows], counts) + _ranges(counts)
+        first, last = int(rows[0]), int(rows[-1]) + 1
+        offset, size, ext = segment.members_of(first, last)
+        member_begin = np.asarray(segment.member_begin[first : last + 1]).astype(np.int64)
+        counts = member_begin[rows - first + 1] - member_begin[rows - first]
+        member = np.repeat(member_begin[rows - first] - member_begin[0], counts) + _ranges(counts)
         member_sample = np.repeat(np.arange(len(rows)), counts)
         begin = np.asarray(segment.shard_sample_begin).astype(np.int64)
         shard = np.searchsorted(begin, rows, side="right") - 1
@@ -190,9 +185,9 @@ class ShardSources:
             "source_size": np.asarray(segment.shard_sizes)[used].astype(np.uint64),
             "source_mtime_ns": np.asarray(segment.shard_mtimes_ns)[used].astype(np.int64),
             "source": local[member_sample],
-            "offset": opened.member_offset[member],
-            "size": opened.member_size[member],
-            "ext": opened.member_ext[member],
+            "offset": np.asarray(offset)[member].astype(np.uint64, copy=False),
+            "size": np.asarray(size)[member].astype(np.uint64, copy=False),
+            "ext": np.asarray(ext)[member],
             "exts": segment.exts_lower,
         }
 
@@ -205,12 +200,13 @@ def _ranges(counts: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def _extension_order(parts: list[dict[str, Any]]) -> tuple[list[bytes], list[NDArray[np.int64]]]:
-    """All extensions in order of their text, and for each part the rank of each of its own."""
-    texts = sorted({ext for part in parts for ext in part["exts"]})
+    """The extensions in use, in order of their text, and for each part the rank of each of its own."""
+    used = [[part["exts"][i] for i in np.unique(part["ext"])] for part in parts]
+    texts = sorted({ext for exts in used for ext in exts})
     rank = {ext: i for i, ext in enumerate(texts)}
-    if len(texts) > 0xFFFF:
-        raise ValueError(f"an output shard can hold at most 65535 different extensions; got {len(texts)}")
-    ranks = [np.array([rank[ext] for ext in part["exts"]], np.int64) for part in parts]
+    if len(texts) > 1 << 16:
+        raise ValueError(f"an output shard can hold at most 65536 different extensions; got {len(texts)}")
+    ranks = [np.array([rank.get(ext, 0) for ext in part["exts"]], np.int64) for part in parts]
     return [text.encode("utf-8", "surrogateescape") for text in texts], ranks
 
 

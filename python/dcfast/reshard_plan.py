@@ -23,6 +23,7 @@ from dcfast.reshard_rows import (
     FLAG_CUT,
     FLAGS_WITHOUT_UID,
     REPEAT_DTYPE,
+    ROWS_AT_ONCE,
     SegmentLike,
     asked_rows,
     first_copies,
@@ -204,15 +205,21 @@ def make_plan(
             segment_first.append(ordinal + segment.num_shards)
             valid = row_validity(segment, ordinal, options, left_out)
             _count_rows(counts, segment, ordinal, options, valid)
-            uids = np.asarray(segment.uid)
-            rows, multiplicity = select_rows(uids, valid, subset)
-            counts["selected_rows"] += len(rows)
-            picked = uids[rows]
-            among = np.ones(len(rows), bool)
-            if known is not None:
-                among = uid_multiplicity(picked, known) > 0 if len(known) and len(rows) else np.zeros(len(rows), bool)
-            maybe_repeated.append((picked[among], row_ids(segment, ordinal, rows[among]), multiplicity[among]))
-            yield number, rows, multiplicity, *_row_weights(segment, rows)
+            for first in range(0, segment.num_samples, ROWS_AT_ONCE):
+                last = min(first + ROWS_AT_ONCE, segment.num_samples)
+                uids = np.asarray(segment.uid[first:last])
+                rows, multiplicity = select_rows(uids, valid[first:last], subset)
+                if len(rows) == 0:
+                    continue
+                counts["selected_rows"] += len(rows)
+                picked = uids[rows]
+                if known is None:
+                    among = np.ones(len(rows), bool)
+                else:
+                    among = uid_multiplicity(picked, known) > 0 if len(known) else np.zeros(len(rows), bool)
+                ids = row_ids(segment, ordinal, rows[among] + first)
+                maybe_repeated.append((picked[among], ids, multiplicity[among]))
+                yield number, rows + first, multiplicity, *_row_weights(segment, first, last, rows)
 
     cuts = plan_cuts(chunks(), shard_size, max_bytes)
     columns = [np.concatenate(parts) for parts in zip(*maybe_repeated, strict=True)]
@@ -244,22 +251,26 @@ def _count_rows(
     counts["excluded"] += len(flags) - no_uid - cut - processed
 
 
-def _row_weights(segment: SegmentLike, rows: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Of one copy of each row: payload bytes, members, bytes in the tar (header, payload, padding)."""
-    begin = np.asarray(segment.member_begin, np.int64)
-    size = np.asarray(segment.member_size()).astype(np.int64)
+def _row_weights(
+    segment: SegmentLike, first: int, last: int, rows: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Of one copy of each row (counted from ``first``): payload bytes, members, bytes in the tar."""
+    begin = np.asarray(segment.member_begin[first : last + 1]).astype(np.int64)
+    begin -= begin[0]
+    _, member_size, member_ext = segment.members_of(first, last)
+    size = np.asarray(member_size).astype(np.int64)
     longest = 32 + 1 + 20 + 1  # of "UID-COPY."
     names = [ext.encode("utf-8", "surrogateescape") for ext in segment.exts_lower]
     plain = np.array([name.isascii() and longest + len(name) <= 100 for name in names], bool)
     # a pax header: its block, then the path record with its length and hdrcharset at most 64 bytes longer
     pax = [BLOCK + -(-(longest + len(name) + 64) // BLOCK) * BLOCK for name in names]
     header = BLOCK + np.where(plain, 0, np.array(pax, np.int64))
-    in_tar = size + -size % BLOCK + header[np.asarray(segment.member_ext())]
-    members = begin[rows + 1] - begin[rows] if len(rows) else np.zeros(0, np.int64)
+    in_tar = size + -size % BLOCK + header[np.asarray(member_ext)]
+    members = begin[1:][rows] - begin[:-1][rows]
     return _sums(size, begin, rows), members, _sums(in_tar, begin, rows)
 
 
 def _sums(values: NDArray[np.int64], begin: NDArray[np.int64], rows: NDArray[Any]) -> NDArray[np.int64]:
-    total = np.concatenate([[0], np.cumsum(values)])
-    sums: NDArray[np.int64] = total[begin[rows.astype(np.int64) + 1]] - total[begin[rows.astype(np.int64)]]
+    total = np.concatenate([[0], np.cumsum(values)])[begin]
+    sums: NDArray[np.int64] = (total[1:] - total[:-1])[rows]
     return sums

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "REPEAT_DTYPE",
+    "ROWS_AT_ONCE",
     "SegmentLike",
     "asked_rows",
     "first_copies",
@@ -27,6 +28,8 @@ __all__ = [
 ]
 
 UID_DTYPE = np.dtype("u8,u8")
+# rows of a segment looked at together: bounds the memory of plan and workers for segments of any size
+ROWS_AT_ONCE = 1 << 18
 # a selected pool row whose uid has other selected rows before it: its copies count on from first_copy
 REPEAT_DTYPE = np.dtype([("row_id", "<u8"), ("first_copy", "<u8")])
 
@@ -46,20 +49,20 @@ class SegmentLike(Protocol):
     shard_sample_begin: Any
     uid: Any
     flags: Any
-    member_begin: Any
     exts_lower: list[str]
 
-    def member_offset(self) -> Any: ...
-    def member_size(self) -> Any: ...
-    def member_ext(self) -> Any: ...
+    @property
+    def member_begin(self) -> Any: ...
+    def members_of(self, first: int, last: int) -> tuple[Any, Any, Any]: ...
 
 
-def open_segment(segment: SegmentLike | str | os.PathLike[str]) -> SegmentLike:
+def open_segment(segment: SegmentLike | str | os.PathLike[str], *, verify: bool = True) -> SegmentLike:
+    """A segment as it was given, or opened; ``verify`` reads it once to check its checksums."""
     if not isinstance(segment, (str, os.PathLike)):
         return segment
     from dcfast.shards import Segment
 
-    opened: SegmentLike = Segment.open(segment)
+    opened: SegmentLike = Segment.open(segment, verify=verify)
     return opened
 
 

@@ -147,12 +147,21 @@ def _compare(
 
 
 def list_members(path: Path) -> tuple[Any, NDArray[np.uint64], NDArray[np.uint64]]:
-    """Names (pyarrow large_binary), payload offsets and sizes of the regular members of a tar."""
+    """Names (pyarrow large_binary), payload offsets and sizes of the members of a tar; all must be regular files.
+
+    Raises CorruptDataError where the tar is damaged or holds anything else.
+    """
     import pyarrow as pa
 
     from dcfast.shards import index_tars
 
-    table = index_tars([path]).members().combine_chunks()
+    index = index_tars([path], threads=1)
+    for damage in index.damage:
+        raise CorruptDataError(damage.message, path=os.fspath(path), offset=damage.offset)
+    if len(others := index.others()):
+        name = others.column("name")[0].as_py()
+        raise CorruptDataError(f"member {name!r} belongs to no sample", path=os.fspath(path))
+    table = index.members()
     names = table.column("name").cast(pa.large_binary()).combine_chunks()
     offset, size = (table.column(name).to_numpy().astype(np.uint64) for name in ("offset", "size"))
     return names, offset, size

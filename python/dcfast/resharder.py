@@ -191,7 +191,10 @@ def check_free_space(plan: ReshardPlan, out_dir: str | os.PathLike[str], *, refu
         present = present.parent
     free = shutil.disk_usage(present).free + sum(path.stat().st_blocks * 512 for path in _outputs(out, 0))
     if refuse and needed > free:
-        message = f"output needs {needed} bytes, but only {free} are free; free {needed - free} or choose another place"
+        message = (
+            f"not enough space: the output needs {needed} bytes, but only {free} are free; "
+            f"free {needed - free} more or choose another place"
+        )
         raise OSError(errno.ENOSPC, message, os.fspath(out))
     return needed, free
 

@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,19 @@ from dcfast.stages.progress import Progress, Silent
 from dcfast.stages.run_dir import Run, Settings, open_run
 from dcfast.stages.runner import run_stage
 
-__all__ = ["main", "run"]
+__all__ = [
+    "decontaminate",
+    "filter_metadata",
+    "index",
+    "main",
+    "report",
+    "reshard",
+    "run",
+    "signatures",
+    "stage",
+    "verify",
+    "world",
+]
 
 
 def _selected(run: Run, first: str | None, last: str | None) -> list[str]:
@@ -101,6 +114,29 @@ def run(
         if stages[-1] != "world":
             write_manifest(current)
         return summaries
+
+
+def stage(name: str, out: str | os.PathLike[str], settings: Settings | None = None, **options: Any) -> dict[str, Any]:
+    """Runs one stage of a run directory, whose earlier stages are done; returns its summary.
+
+    Args:
+        name: one of ``dcfast.stages.STAGES``.
+        out, settings, options: as :func:`run`.
+    Raises:
+        RunError: an earlier stage has not been run.   ValueError: no such stage.
+    """
+    return dict(run(out, settings, first=name, last=name, **options)[name])
+
+
+# each stage as a function of (out, settings, **options); see ``stage``
+world = partial(stage, "world")
+index = partial(stage, "index")
+signatures = partial(stage, "signatures")
+decontaminate = partial(stage, "decontaminate")
+filter_metadata = partial(stage, "filter")
+reshard = partial(stage, "reshard")
+verify = partial(stage, "verify")
+report = partial(stage, "report")
 
 
 def _plan_without_pool(name: str) -> str:

@@ -17,6 +17,7 @@ from dcfast._uid_files import (
     RECORD_DTYPE,
     UID_DTYPE,
     MergeReport,
+    borrowable,
     external_sort,
     load_subset,
     merge_runs,
@@ -101,7 +102,8 @@ def uid_parse(
     elif isinstance(texts, (str, bytes)):
         raise TypeError(f"texts must be a sequence of texts; got one {type(texts).__name__}: pass [text]")
     else:
-        uids, valid, num_valid = _core.uid_parse_list(texts if type(texts) is list else list(texts))
+        texts = texts if type(texts) is list else list(texts)
+        uids, valid, num_valid = _core.uid_parse_list(texts)
     if errors == "raise" and num_valid != len(valid):
         first = int(np.argmin(valid))
         value = texts[first]
@@ -115,7 +117,7 @@ def uid_parse(
 
 def _shortened(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
+    return text if len(text) <= 160 else f"{text[:157]}..."
 
 
 def _parse_arrow(texts: Any, threads: int) -> tuple[UidArray, BoolArray, int]:
@@ -327,7 +329,7 @@ def _aligned(array: UidArray, name: str) -> UidArray:
         raise TypeError(f'{name} must be a NumPy array of dtype "u8,u8"; got {type(array).__name__}')
     if array.ndim != 1:
         raise ValueError(f"{name} must be one-dimensional; got shape {array.shape}")
-    return np.require(array, requirements=["C", "A"])
+    return borrowable(array)
 
 
 def _uids(array: UidArray, name: str) -> UidArray:

@@ -87,7 +87,7 @@ class Rows:
         from dcfast.uids import uid_isin
 
         # loading a set checked that it is sorted; pieces, not threads, fill the cores here
-        return cast("Mask", uid_isin(self.uids, self.uid_sets[name], check=False, threads=1))
+        return uid_isin(self.uids, self.uid_sets[name], check=False, threads=1)
 
     def threshold(self, quantile: Quantile) -> float:
         """The score that a quantile was found to be."""

@@ -7,13 +7,13 @@ run leaves its part empty, with a note. Keys: docs/report.md.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from dcfast.errors import DcfastError
 from dcfast.report import samples
+from dcfast.report.inventory import files_of, timings
 from dcfast.report.sampling import columns_of, head, num_rows, stream
 from dcfast.report.text import clean
 from dcfast.report.truth import compare_with_truth
@@ -29,26 +29,7 @@ QUARANTINE_ROWS = 50
 DAMAGE_ROWS = 50
 MAX_EVIDENCE_ROWS = 2_000_000
 """Evidence rows that are counted by evaluation set and distance; a larger table says how far it was counted."""
-MAX_LISTED = 20_000
-"""Files of a directory that are counted; beyond, the count is a lower bound and says so."""
 LOOKUP_UIDS = 1 << 20
-
-FILES = (
-    # path, what it is; in the order a reader wants them
-    ("subset.npy", "the uids kept: DataComp's subset file"),
-    ("shards", "the kept samples as new shards"),
-    ("fates.parquet", "every sample with its fate and reason"),
-    ("quarantine.parquet", "broken samples and damaged shards, with reasons"),
-    ("contaminated.npy", "uids of pool pictures that are evaluation pictures"),
-    ("contamination.parquet", "the evidence for each of them"),
-    ("manifest.json", "versions, settings, recipe, fingerprints"),
-    ("report.json", "the numbers of this page"),
-    ("index", "where every sample lies in the shards"),
-    ("signatures", "hashes and decode status of every picture"),
-    ("filter", "what the filter said of every metadata row"),
-    ("world", "the built-in world: pool, evaluation sets, truth"),
-    ("state", "markers and parts, for resuming"),
-)
 
 
 @dataclass(frozen=True)
@@ -195,66 +176,6 @@ def _contaminated_kept(out: Path) -> int | None:
     return total
 
 
-def _timings(path: Path) -> dict[str, Any]:
-    """Seconds by step and stage; a step that was stopped and resumed has several lines, which add up."""
-    steps: dict[str, dict[str, Any]] = {}
-    lines = path.read_text("utf-8", "replace").splitlines() if path.exists() else []
-    for line in lines:
-        try:
-            row = json.loads(line)
-            name, seconds = str(row["step"]), float(row["seconds"])
-            pieces = int(row.get("pieces", 0))
-        except (ValueError, KeyError, TypeError):
-            continue  # a line cut short by a kill
-        one = steps.setdefault(
-            name, {"stage": name.partition("/")[0], "step": name, "seconds": 0.0, "pieces": 0, "starts": 0}
-        )
-        one["seconds"] = round(one["seconds"] + seconds, 3)
-        one["pieces"] += pieces
-        one["starts"] += 1
-    order = {name: place for place, name in enumerate(STAGES)}
-    rows = [s for s in steps.values() if s["stage"] != "report"]
-    rows.sort(key=lambda s: order.get(s["stage"], len(order)))
-    stages: dict[str, float] = {}
-    for row in rows:
-        stages[row["stage"]] = round(stages.get(row["stage"], 0.0) + row["seconds"], 3)
-    return {"total_seconds": round(sum(stages.values()), 3), "stages": stages, "steps": rows}
-
-
-def _size_of(path: Path) -> tuple[int, int, bool]:
-    """(files, bytes, whether all were counted) of a file or of a directory."""
-    if not path.is_dir():
-        return 1, path.stat().st_size, True
-    files = size = 0
-    for parent, folders, names in os.walk(path):
-        folders.sort()
-        for name in sorted(names):
-            try:
-                size += os.lstat(os.path.join(parent, name)).st_size
-            except OSError:
-                continue
-            files += 1
-            if files >= MAX_LISTED:
-                return files, size, False
-    return files, size, True
-
-
-def _files(out: Path) -> list[dict[str, Any]]:
-    found = []
-    for name, what in FILES:
-        path = out / name
-        # this very file is not there yet, and the state grows while the report is made: no sizes of these
-        if name == "report.json":
-            found.append({"path": name, "what": what})
-        elif path.exists():
-            entry: dict[str, Any] = {"path": name + ("/" if path.is_dir() else ""), "what": what}
-            if name != "state":
-                files, size, whole = _size_of(path)
-                entry |= {"files": files, "bytes": size, "whole": whole}
-            found.append(entry)
-    return found
-
-
 def _notes(source: Source, report: dict[str, Any]) -> list[str]:
     """What a reader must know to read the numbers rightly, in sentences."""
     chosen, signatures = source.summary("filter"), source.summary("signatures")
@@ -340,8 +261,8 @@ def collect(source: Source) -> dict[str, Any]:
         "reshard": source.summary("reshard"),
         "verify": source.summary("verify"),
         "world": compare_with_truth(source.out) if source.world else None,
-        "timings": _timings(source.out / "state" / "timings.jsonl"),
-        "files": _files(source.out),
+        "timings": timings(source.out / "state" / "timings.jsonl"),
+        "files": files_of(source.out),
         "manifest": manifest,
     }
     report["notes"] = _notes(source, report)

@@ -24,6 +24,7 @@ SIDE = 256
 """Pixels of a thumbnail's longer side: sharp at the 160 or so that the page shows, also on a phone's screen."""
 MAX_PICTURE_BYTES = 64 << 20
 MAX_PICTURE_PIXELS = 100_000_000
+PICTURE_EXTENSIONS = frozenset(("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"))  # as in dcfast.segments
 CAPTION_BYTES = 4_096
 """What is read of a caption; the page shows less."""
 
@@ -103,33 +104,20 @@ def _read(path: str | os.PathLike[str], offset: int, length: int) -> bytes:
         os.close(fd)
 
 
-class _Segment:
-    """A segment with the columns that every look-up needs, derived once."""
-
-    def __init__(self, path: Path) -> None:
-        from dcfast.shards import Segment
-
-        self.segment: Any = Segment.open(path)
-        self.picture = self.segment.picture_member()
-        self.offset = self.segment.member_offset()
-        self.size = self.segment.member_size()
-        self.ext = self.segment.member_ext()
-
-    def sample(self, path: str | os.PathLike[str], place: int) -> Sample:
-        """The sample at that place of the segment, whose shard is ``path``."""
-        member = int(self.picture[place])
-        if member < 0:
-            picture = Thumbnail(problem="no picture")
-        elif int(self.size[member]) > MAX_PICTURE_BYTES:
-            picture = Thumbnail(problem="too large to preview")
-        else:
-            picture = thumbnail(_read(path, int(self.offset[member]), int(self.size[member])))
-        for m in range(int(self.segment.member_begin[place]), int(self.segment.member_begin[place + 1])):
-            if self.segment.exts_lower[int(self.ext[m])] == "txt":
-                length = int(self.size[m])
-                raw = _read(path, int(self.offset[m]), min(length, CAPTION_BYTES))
-                return Sample(picture, clean(raw.decode("utf-8", "replace")), length)
-        return Sample(picture)
+def _segment_sample(segment: Any, place: int, path: str | os.PathLike[str]) -> Sample:
+    """The sample at that place of a segment, whose shard is ``path``. Cost: its own members, not the segment."""
+    offsets, sizes, extensions = segment.members_of(place, place + 1)
+    picture = Thumbnail(problem="no picture")
+    caption, caption_bytes = None, 0
+    for offset, length, number in zip(offsets.tolist(), sizes.tolist(), extensions.tolist(), strict=True):
+        extension = segment.exts_lower[number]
+        if extension == "txt":
+            caption = clean(_read(path, offset, min(length, CAPTION_BYTES)).decode("utf-8", "replace"))
+            caption_bytes = length
+        elif extension.rpartition(".")[2] in PICTURE_EXTENSIONS and picture.problem == "no picture":
+            large = length > MAX_PICTURE_BYTES
+            picture = Thumbnail(problem="too large to preview") if large else thumbnail(_read(path, offset, length))
+    return Sample(picture, caption, caption_bytes)
 
 
 def _guarded(read: Callable[[], Sample]) -> Sample:
@@ -150,36 +138,41 @@ class PoolReader:
     def __init__(self, root: Path, shard_dir: Path) -> None:
         self.root = root
         self.shard_dir = shard_dir
-        self._open: dict[int, _Segment] = {}
+        self._open: dict[int, Any] = {}
         try:
             self.num_segments = len(json.loads((root / "index" / "index.json").read_bytes())["segments"])
         except (OSError, ValueError, KeyError, TypeError):
             self.num_segments = 0
 
-    def _segment(self, number: int) -> _Segment:
+    def _segment(self, number: int) -> Any:
+        from dcfast.shards import Segment
         from dcfast.stages.index import segment_path
 
         if number not in self._open:
-            self._open[number] = _Segment(self.root / segment_path(number))
+            # verified when the run's stages read it: here a few samples are looked at
+            self._open[number] = Segment.open(self.root / segment_path(number), verify=False)
         return self._open[number]
 
-    def _find(self, shard: str) -> tuple[_Segment, int]:
+    def _find(self, shard: str) -> tuple[Any, int]:
         low, high = 0, self.num_segments  # the last segment whose first shard is not after this one
         while high - low > 1:
             middle = (low + high) // 2
-            if self._segment(middle).segment.shard_names[0] <= shard:
+            if self._segment(middle).shard_names[0] <= shard:
                 low = middle
             else:
                 high = middle
         found = self._segment(low)
-        return found, found.segment.shard_names.index(shard)
+        return found, found.shard_names.index(shard)
 
     def sample(self, shard: str, row: int) -> Sample:
         """Never raises: what cannot be read has a placeholder."""
 
         def read() -> Sample:
             segment, place = self._find(shard)
-            return segment.sample(self.shard_dir / shard, int(segment.segment.shard_sample_begin[place]) + row)
+            begin, end = (int(segment.shard_sample_begin[place + i]) for i in (0, 1))
+            if begin + row >= end:
+                raise LookupError(f"the shard has {end - begin} samples")
+            return _segment_sample(segment, begin + row, self.shard_dir / shard)
 
         return _guarded(read)
 
@@ -195,25 +188,26 @@ class EvalReader:
         self.root = root
         self.numbers = {name: number for number, (name, _) in enumerate(sets)}
         self.tars = {name: {Path(tar).name: tar for tar in tars} for name, tars in sets}
-        self._open: dict[str, tuple[_Segment, Any]] = {}
+        self._open: dict[str, Any] = {}
 
     def sample(self, name: str, shard: str, key: str) -> Sample:
         """Never raises: what cannot be read has a placeholder."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
+        from dcfast.shards import Segment
+
         def read() -> Sample:
             if name not in self._open:
                 path = self.root / "state/signatures/evalsets" / f"{self.numbers[name]:03d}.dcx"
-                opened = _Segment(path)
-                self._open[name] = opened, opened.segment.keys()
-            segment, keys = self._open[name]
-            shard_id = segment.segment.shard_names.index(shard)
-            begin = int(segment.segment.shard_sample_begin[shard_id])
-            end = int(segment.segment.shard_sample_begin[shard_id + 1])
-            at = pc.index(keys.slice(begin, end - begin), pa.scalar(key, type=keys.type)).as_py()
+                self._open[name] = Segment.open(path, verify=False)
+            segment = self._open[name]
+            place = segment.shard_names.index(shard)
+            begin, end = (int(segment.shard_sample_begin[place + i]) for i in (0, 1))
+            keys = segment.keys(begin, end)
+            at = pc.index(keys, pa.scalar(key, type=keys.type)).as_py()
             if at < 0:
                 raise LookupError("this key is not in the evaluation set")
-            return segment.sample(self.tars[name][shard], begin + at)
+            return _segment_sample(segment, begin + at, self.tars[name][shard])
 
         return _guarded(read)

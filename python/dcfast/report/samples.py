@@ -13,6 +13,8 @@ __all__ = ["evidence_pairs", "gallery"]
 
 GALLERY = 12
 PAIRS = 24
+DOUBTFUL = 12
+"""Pairs that go to the most distant matches, whichever evaluation set they are of."""
 EVIDENCE_COLUMNS = ("shard", "row", "key", "uid", "evalset", "evalset_shard", "evalset_key", "method", "distance")
 FATE_COLUMNS = ("shard", "row", "key", "uid", "fate", "reason")
 
@@ -21,6 +23,10 @@ def _rank(row: dict[str, Any]) -> bytes:
     """A fixed shuffle: by a hash of the sample's name, so that neither order nor date of the shards shows."""
     name = f"{row.get('uid')}\0{row.get('shard')}\0{row.get('row')}"
     return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+def _doubt(row: dict[str, Any]) -> tuple[Any, ...]:
+    return -int(row["distance"]), row["method"] == "content", _rank(row)
 
 
 def _in_turns(groups: Iterable[list[dict[str, Any]]], limit: int) -> list[dict[str, Any]]:
@@ -56,10 +62,11 @@ def gallery(table: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def evidence_pairs(table: Path) -> list[dict[str, Any]]:
-    """Up to 24 rows of ``contamination.parquet`` to look at: for each evaluation set the most distant matches, which
-    are the ones to doubt, in turns with matches of identical bytes.
+    """Up to 24 rows of ``contamination.parquet`` to look at, the most distant first.
 
-    A sample that matches a set by both methods counts as identical. Drawn from at most 65,536 rows.
+    Half of them are the most distant matches of all, which are the ones to doubt; the others are taken in turns from
+    every evaluation set and method. A sample that matches a set by both methods counts as identical. Drawn from at
+    most 65,536 rows.
     """
     if not set(EVIDENCE_COLUMNS) <= set(columns_of(table)):
         return []
@@ -69,8 +76,12 @@ def evidence_pairs(table: Path) -> list[dict[str, Any]]:
             name = (row["evalset"], row["shard"], row["row"])
             if name not in best or row["method"] == "content":
                 best[name] = row
-    groups: dict[tuple[str, bool], list[dict[str, Any]]] = {}
-    for row in sorted(best.values(), key=lambda row: (-int(row["distance"]), _rank(row))):
-        groups.setdefault((str(row["evalset"]), row["method"] == "content"), []).append(row)
-    chosen = _in_turns([groups[name] for name in sorted(groups)], PAIRS)
-    return sorted(chosen, key=lambda row: (-int(row["distance"]), row["method"], str(row["evalset"]), _rank(row)))
+    ordered = sorted(best.values(), key=_doubt)
+    doubtful = [row for row in ordered[:DOUBTFUL] if row["method"] != "content"]
+    groups: dict[tuple[bool, str], list[dict[str, Any]]] = {}
+    for row in ordered[len(doubtful) :]:
+        groups.setdefault((row["method"] == "content", str(row["evalset"])), []).append(row)
+    chosen = doubtful + _in_turns([groups[name] for name in sorted(groups)], PAIRS - len(doubtful))
+    return sorted(
+        chosen, key=lambda row: (-int(row["distance"]), row["method"] == "content", str(row["evalset"]), _rank(row))
+    )

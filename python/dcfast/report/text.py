@@ -6,7 +6,7 @@ __all__ = ["clean", "count", "duration", "percent", "size"]
 
 CAPTION_CHARACTERS = 280
 _CONTROL = {code: chr(0x2400 + code) for code in range(32)} | {0x7F: "\u2421"}
-_CONTROL |= dict.fromkeys(range(128, 160), "�")
+_CONTROL |= dict.fromkeys(range(0x80, 0xA0), "\ufffd")
 _CONTROL |= {0x0A: " \u23ce ", 0x0D: "", 0x09: " "}
 
 
@@ -38,15 +38,15 @@ def percent(part: float, whole: float) -> str:
 
 
 def size(value: int) -> str:
-    """Bytes in decimal units: ``1.2 MB``."""
+    """Bytes in decimal units, three digits: ``999 B``, ``1.2 MB``, ``2,345 TB``."""
+    if value < 1000:
+        return f"{value:,} B"
     amount = float(value)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if amount < 999.5 or unit == "TB":
-            return (
-                f"{value:,} B" if unit == "B" else f"{amount:.3g} {unit}" if amount < 1000 else f"{amount:,.0f} {unit}"
-            )
+    for unit in ("kB", "MB", "GB", "TB"):
         amount /= 1000
-    raise AssertionError("unreachable")
+        if amount < 999.5:
+            return f"{amount:.3g} {unit}"
+    return f"{amount:,.0f} TB"
 
 
 def duration(seconds: float) -> str:

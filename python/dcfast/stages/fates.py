@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dcfast.atomic import atomic_path
-from dcfast.stages.index import MERGE_BYTES, row_ids, segment_path, usable_uids
+from dcfast.stages.index import MERGE_BYTES, row_ids, segment_path, shard_damage, usable_uids
 from dcfast.stages.piece import Piece
 from dcfast.stages.run_dir import Run
 from dcfast.stages.signatures import ABSENT, needed, pool_path
@@ -144,7 +144,7 @@ def settle_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
     shard = np.repeat(np.arange(len(counts)), counts)
     damage = [
         (segment.shard_names[s], f"shard damaged at byte {offset}: {message}")
-        for s, offset, message in segment.shard_damage
+        for s, offset, message in shard_damage(segment)
     ]
     names = pa.array(segment.shard_names, pa.string())
     quarantined = _write(
@@ -209,7 +209,7 @@ def settle_metadata(out: str, args: dict[str, Any]) -> dict[str, Any]:
             "shard": empty,
             "row": pa.nulls(n + m, pa.uint32()),
             "key": empty,
-            "uid": pa.concat_arrays([uid_format(uids[absent]).cast(pa.string()), pa.nulls(m, pa.string())]),
+            "uid": pa.array(uid_format(uids[absent], as_list=True) + [None] * m, pa.string()),
             "fate": pa.array([FATES[MISSING]] * n + [FATES[QUARANTINED]] * m, pa.string()),
             "reason": pa.array(["no sample of the shards has this uid"] * n + bad, pa.string()),
         },

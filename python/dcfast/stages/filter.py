@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from dcfast.atomic import atomic_path
-from dcfast.errors import FilterError
+from dcfast.errors import FilterError, PoolError
 from dcfast.stages import fates
 from dcfast.stages.index import MERGE_BYTES
 from dcfast.stages.piece import Piece, absolute
@@ -43,15 +43,15 @@ def resolve_expression(run: Run) -> tuple[str, list[str]]:
     """The expression of this run (the default one where none was given) and notes for the report.
 
     Raises:
+        FileNotFoundError, SubsetError: a uid file it names is not there, or is none.
         FilterError: it cannot be read, or names ``contaminated`` where there are no evaluation sets.
         PoolError: the pool's first metadata file lacks a column it needs.
     """
-    import pyarrow.parquet as pq
-
     from dcfast.filters import compile_filter, default_filter
+    from dcfast.uids import load_subset
 
     first = run.pool.metadata[0]
-    schema = pq.read_schema(first)
+    schema = read_schema(first)
     available = run.evalset_dir is not None
     notes: list[str] = []
     text = run.settings.filter
@@ -65,7 +65,30 @@ def resolve_expression(run: Run) -> tuple[str, list[str]]:
         )
     compiled.check_columns(schema, first)
     compiled.check_needs()
+    for name in compiled.uid_sets:
+        if name != "contaminated":
+            load_subset(absolute(name))  # whole and sorted, or SubsetError; the pieces do not look again
     return str(compiled), notes
+
+
+def read_schema(path: str) -> Any:
+    """The schema of a metadata file; PoolError where it is no parquet file or has no uid column."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(path)
+    except pa.ArrowInvalid as error:
+        raise PoolError(f"metadata {path} cannot be read as parquet ({error}); download it again") from None
+    kind = schema.field("uid").type if schema.get_all_field_indices("uid") else None
+    if kind is None or not (
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    ):
+        what = "no column uid" if kind is None else f"a column uid of type {kind}"
+        raise PoolError(
+            f"metadata {path} has {what} ({', '.join(schema.names)}); expected uid as strings of 32 hex digits"
+        )
+    return schema
 
 
 def _uid_set_paths(run: Run, names: list[str]) -> dict[str, str]:
@@ -82,7 +105,6 @@ def _batches(files: list[str], columns: list[str]) -> Iterator[Any]:
 
 def histogram(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: one pass of the threshold search over some metadata files."""
-    import pyarrow.parquet as pq
 
     from dcfast.filters import NUM_BINS, QuantileSearch, compile_filter, numbers, score_histogram
 
@@ -90,7 +112,7 @@ def histogram(out: str, args: dict[str, Any]) -> dict[str, Any]:
     search = QuantileSearch.from_json(args["search"])
     counts = np.zeros(NUM_BINS, dtype=np.uint64)
     for path in args["files"]:
-        compiled.check_columns(pq.read_schema(path), path)
+        compiled.check_columns(read_schema(path), path)
         for batch in _batches([path], [args["column"]]):
             counts += score_histogram(numbers(batch.column(0)), search.prefix, dtype=search.dtype)
     with atomic_path(Path(out) / args["output"]) as temporary, open(temporary, "wb") as file:
@@ -100,11 +122,10 @@ def histogram(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
 def _search_threshold(run: Run, text: str, number: int, column: str, fraction: float) -> Any:
     """Sub-steps of the threshold search: yields pieces of one pass after the other, returns the search, done."""
-    import pyarrow.parquet as pq
 
     from dcfast.filters import NUM_BINS, QuantileSearch, score_dtype
 
-    search = QuantileSearch(fraction, score_dtype(pq.read_schema(p).field(column).type for p in run.pool.metadata))
+    search = QuantileSearch(fraction, score_dtype(read_schema(p).field(column).type for p in run.pool.metadata))
     groups = run.pool.metadata_groups()
     while not search.done:
         turn = len(search.prefix)
@@ -138,15 +159,14 @@ def evaluate(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
     root = Path(out)
     compiled = compile_filter(args["filter"])
-    uid_sets = {name: load_subset(path) for name, path in args["uid_sets"].items()}
+    uid_sets = {name: load_subset(path, check=False) for name, path in args["uid_sets"].items()}
     columns = list(dict.fromkeys(["uid", *compiled.column_names]))
     records: list[Any] = []
     bad: dict[str, list[Any]] = {"file": [], "row": [], "uid": []}
     total = malformed = 0
     counts = np.zeros(len(compiled.reasons), dtype=np.int64)
     for path in args["files"]:
-        schema = pq.read_schema(path)
-        compiled.check_columns(schema, path)
+        compiled.check_columns(read_schema(path), path)
         file_row = 0
         for batch in _batches([path], columns):
             column = batch.column(batch.schema.get_field_index("uid"))

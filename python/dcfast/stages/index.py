@@ -48,6 +48,15 @@ def usable_uids(segment: Any) -> Any:
     return (np.asarray(segment.flags) & int(WITHOUT_UID)) == 0
 
 
+def shard_damage(segment: Any) -> list[tuple[int, int, str]]:
+    """(shard, offset, message) of what may hide samples: damage, and a missing end, as a cut between members leaves.
+
+    An archive without its end mark is legal to most readers; in a pool it is the trace of a writer that died.
+    """
+    cut = [note for note in segment.shard_notes if note.message.startswith("no end-of-archive marker")]
+    return sorted([*segment.shard_damage, *cut])
+
+
 def build_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: indexes a run of shards and writes the sorted run of its uids."""
     from dcfast.shards import Segment, write_segment
@@ -58,8 +67,9 @@ def build_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
     shards = [(str(Path(args["shard_dir"]) / name), name) for name in args["shards"]]
     stats = write_segment(shards, root / segment_path(number))
     segment = Segment.open(root / segment_path(number))
-    if args["strict"] and segment.shard_damage:
-        shard, offset, message = segment.shard_damage[0]
+    damage = shard_damage(segment)
+    if args["strict"] and damage:
+        shard, offset, message = damage[0]
         name = segment.shard_names[shard]
         raise CorruptDataError(f"shard {name}, offset {offset}: {message} (--strict)", path=name, offset=offset)
     has_uid = usable_uids(segment)
@@ -75,7 +85,7 @@ def build_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
         "members": int(segment.num_members),
         "bytes": int(sizes.sum()),
         "with_uid": len(records),
-        "damaged_shards": len({d[0] for d in segment.shard_damage}),
+        "damaged_shards": len({d[0] for d in damage}),
         "strays": int(stats["num_strays"]),
     }
 

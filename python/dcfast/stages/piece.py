@@ -21,7 +21,7 @@ from typing import Any
 from dcfast.atomic import write_json
 from dcfast.errors import PoolError
 
-__all__ = ["Marker", "Piece", "fingerprint_files", "group_files", "perform", "read_marker"]
+__all__ = ["Marker", "Piece", "fingerprint_files", "group_files", "perform", "piece_key", "read_marker"]
 
 MAX_PIECES = 8192
 """A stage is cut into at most this many pieces, so that a million shards do not become millions of files."""

@@ -19,7 +19,7 @@ from dcfast.stages.runner import Steps
 
 __all__ = ["steps", "write_report"]
 
-VERSION = 1
+VERSION = 2
 TABLES = ("fates.parquet", "quarantine.parquet", "contamination.parquet", "contaminated.npy", "subset.npy")
 
 

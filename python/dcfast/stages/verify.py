@@ -33,7 +33,12 @@ def check_shards(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
     root = Path(out)
     report = resharder.verify_output_shards(
-        root / PLAN, load_subset(root / "subset.npy"), root / "shards", args["first"], args["last"], threads=1
+        root / PLAN,
+        load_subset(root / "subset.npy", check=False),
+        root / "shards",
+        args["first"],
+        args["last"],
+        threads=1,
     )
     report["mismatches"] = report["mismatches"][:MAX_NOTED]
     return report
@@ -51,7 +56,7 @@ def check_fates(out: str, args: dict[str, Any]) -> dict[str, Any]:
     fate = table["fate"].combine_chunks()
     counts = {name: int(pc.sum(pc.equal(fate, name)).as_py() or 0) for name in FATES}
     kept, _ = uid_parse(table["uid"].combine_chunks().filter(pc.equal(fate, "kept")))
-    inside = uid_isin(kept, load_subset(root / "subset.npy"), threads=1)
+    inside = uid_isin(kept, load_subset(root / "subset.npy", check=False), check=False, threads=1)
     unexplained = pc.sum(pc.and_(pc.not_equal(fate, "kept"), pc.is_null(table["reason"].combine_chunks()))).as_py() or 0
     return {
         "rows": table.num_rows,
@@ -67,11 +72,15 @@ def conclude(out: str, args: dict[str, Any]) -> dict[str, Any]:
     from dcfast.uids import load_subset, uid_isin
 
     root, sums = Path(out), args["sums"]
-    subset = load_subset(root / "subset.npy")
+    subset = load_subset(root / "subset.npy", check=False)
     both = 0
     if args["contaminated"]:
         # the contaminated uids are the smaller side: they are looked up in the subset, which may exceed memory
-        both = int(uid_isin(np.asarray(load_subset(root / "contaminated.npy")), subset, threads=1).sum())
+        both = int(
+            uid_isin(
+                np.asarray(load_subset(root / "contaminated.npy", check=False)), subset, check=False, threads=1
+            ).sum()
+        )
     problems = list(args["problems"])
     expected = {
         "samples in the fates": (sums["sample_rows"], args["samples"]),

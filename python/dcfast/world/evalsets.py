@@ -50,7 +50,7 @@ _Drawing = tuple[Scene, int, tuple[int, ...]]
 
 
 def _shapes(s: Stream, i: int) -> _Drawing:
-    return draw_scene(s, kind=_KINDS[i % 16], other=False), i % 16, ()
+    return draw_scene(s, kind=_KINDS[i % 16], count=1, other=False), i % 16, ()
 
 
 def _colors(s: Stream, i: int) -> _Drawing:
@@ -58,7 +58,7 @@ def _colors(s: Stream, i: int) -> _Drawing:
 
 
 def _textures(s: Stream, i: int) -> _Drawing:
-    return draw_scene(s, texture=_TEXTURES[i % 5], count=s.integer(1, 2), other=False), i % 5, ()
+    return draw_scene(s, texture=_TEXTURES[i % 5], count=1, other=False), i % 5, ()
 
 
 def _backgrounds(s: Stream, i: int) -> _Drawing:
@@ -80,10 +80,11 @@ def _camera_traps(s: Stream, i: int) -> _Drawing:
     scene = draw_scene(
         s,
         kind=_KINDS[label],
+        count=1,
         other=False,
         background=("night", "forest", "snow", "grass")[location % 4],
         light=s.pick(("lamp", "overcast")),
-        noise=6.0 + location,
+        noise=5.0 + location,
     )
     when = (2013 + location % 3, s.integer(1, 12), s.integer(1, 28), s.integer(0, 23), s.integer(0, 59))
     return scene, label, (location, i // 3, *when, s.integer(0, 59), label)
@@ -106,7 +107,9 @@ def _slides(s: Stream, i: int) -> _Drawing:
 def _regions(s: Stream, i: int) -> _Drawing:
     region = s.weighted(((0, 0.28), (1, 0.24), (2, 0.20), (3, 0.16), (4, 0.09), (5, 0.03)))
     backgrounds, lights = _FMOW_STYLE[region]
-    scene = draw_scene(s, kind=_KINDS[i % 16], background=s.pick(backgrounds), light=s.pick(lights), other=False)
+    scene = draw_scene(
+        s, kind=_KINDS[i % 16], background=s.pick(backgrounds), light=s.pick(lights), count=1, other=False
+    )
     return scene, i % 16, (region, s.integer(0, 15), i % 16)
 
 
@@ -122,7 +125,7 @@ def _households(s: Stream, i: int) -> _Drawing:
 def _places(s: Stream, i: int) -> _Drawing:
     region = s.integer(0, 3)
     places = (("beach", "water"), ("snow", "forest"), ("grass", "sky"), ("city", "bricks", "wood"))[region]
-    scene = draw_scene(s, kind=_KINDS[i % 16], background=s.pick(places), other=False)
+    scene = draw_scene(s, kind=_KINDS[i % 16], background=s.pick(places), count=1, other=False)
     return scene, i % 16, (region, 5 * region + s.integer(0, 4))
 
 

@@ -15,7 +15,7 @@ _COLOURS = tuple(COLOURS)
 _BACKGROUNDS = tuple(BACKGROUNDS)
 _RELATIONS = tuple(RELATIONS)
 _TEXTURES = (("plain", 0.40), *((name, 0.12) for name in TEXTURES if name != "plain"))
-_COUNTS = tuple(zip(COUNTS, (0.52, 0.16, 0.12, 0.10, 0.10), strict=True))
+_COUNTS = tuple(zip(COUNTS, (0.56, 0.14, 0.10, 0.10, 0.10), strict=True))
 _LIGHTS = tuple(zip(LIGHTS, (0.44, 0.14, 0.16, 0.14, 0.12), strict=True))
 # region of the main things and of the other thing: x0, y0, x1, y1 as shares of the picture
 _HALVES = {
@@ -86,9 +86,9 @@ def _spots(
     """Places for things in a region: the farthest of a few random candidates each, so that they rarely overlap."""
     x0, y0, x1, y1 = region
     room = min(x1 - x0, y1 - y0) if count == 1 else ((x1 - x0) * (y1 - y0) / count) ** 0.5
-    size = room * (stream.uniform(0.52, 0.84) if alone else stream.uniform(0.74, 0.94))
+    size = room * (stream.uniform(0.62, 0.94) if alone else stream.uniform(0.80, 0.98))
     if count > 1:
-        size = min(room * stream.uniform(0.62, 0.78), 0.46)
+        size = min(room * stream.uniform(0.70, 0.84), 0.5)
     half = size / 2
     spread_x, spread_y = max(x1 - x0 - size, 0.0), max(y1 - y0 - size, 0.0)
     placed: list[tuple[float, float]] = []
@@ -101,7 +101,7 @@ def _spots(
             if distance > best_distance:
                 best, best_distance = (x, y), distance
         placed.append(best)
-    return tuple((x, y, size * stream.uniform(0.88, 1.08), stream.uniform(-0.4, 0.4)) for x, y in placed)
+    return tuple((x, y, size * stream.uniform(0.88, 1.08), stream.uniform(-0.26, 0.26)) for x, y in placed)
 
 
 def _second_colour(stream: Stream, colour: str) -> tuple[int, int, int]:
@@ -180,6 +180,6 @@ def draw_scene(
         relation=relation if has_other else "",
         background=background,
         light=light,
-        noise=stream.uniform(0.0, 7.0) if noise is None else noise,
+        noise=stream.uniform(0.0, 6.0) if noise is None else noise,
         detail=stream.integer(0, 2**62),
     )

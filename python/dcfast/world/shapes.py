@@ -114,11 +114,11 @@ SHAPES: dict[str, tuple[tuple[str, Polygon], ...]] = {
 
 _SIDE = 128
 _PERIODS = {
-    "striped": (4.0, 5.0, 6.0),
-    "dotted": (3.2, 3.9, 4.6),
-    "checkered": (3.2, 4.0, 5.0),
-    "zigzag": (3.4, 4.2, 5.0),
-    "swirled": (2.2, 2.8, 3.4),
+    "striped": (3.0, 3.7, 4.4),
+    "dotted": (2.5, 3.0, 3.5),
+    "checkered": (2.6, 3.2, 3.8),
+    "zigzag": (2.6, 3.2, 3.8),
+    "swirled": (2.0, 2.4, 2.8),
 }
 
 

@@ -1,0 +1,126 @@
+"""XXH3 hashes against the xxhash package, and what happens when a range is not there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dcfast import CorruptDataError, hash_members
+from dcfast.hashing import hash_bytes, hash_file, xxh3_64
+from hypothesis import given
+from hypothesis import strategies as st
+
+# published by the authors of XXH3 for the empty input, seed 0
+EMPTY_128 = "99aa06d3014798d86001c324468d497f"
+EMPTY_64 = 0x2D06800538D394C2
+
+
+def hex_of(hashes: np.ndarray) -> list[str]:
+    return [f"{hi:016x}{lo:016x}" for hi, lo in hashes.tolist()]
+
+
+@pytest.fixture(scope="module")
+def blob(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("hashing") / "a shard with spaces.tar"
+    path.write_bytes(np.random.default_rng(0).bytes(5_000_011))
+    return path
+
+
+def test_empty() -> None:
+    assert hash_bytes(b"") == EMPTY_128
+    assert xxh3_64(b"") == EMPTY_64
+
+
+@given(st.binary(max_size=2000))
+def test_buffers_match_the_xxhash_package(data: bytes) -> None:
+    xxhash = pytest.importorskip("xxhash")
+    assert hash_bytes(data) == xxhash.xxh3_128_hexdigest(data)
+    assert xxh3_64(bytearray(data)) == xxhash.xxh3_64_intdigest(data)
+    assert xxh3_64(np.frombuffer(data, np.uint8)) == xxhash.xxh3_64_intdigest(data)
+
+
+def test_buffers_that_are_not_contiguous_are_refused() -> None:
+    with pytest.raises((ValueError, BufferError), match="contiguous"):
+        hash_bytes(np.zeros(10, np.uint8)[::2])
+    with pytest.raises(TypeError, match="bytes-like"):
+        hash_bytes("text")
+
+
+@pytest.mark.parametrize("size", [0, 1, 16, 17, 240, 241, 1009, 524_287, 524_288, 524_289, 1_048_577, 3_000_017])
+def test_files_match_the_xxhash_package(tmp_path: Path, size: int) -> None:
+    xxhash = pytest.importorskip("xxhash")
+    data = np.random.default_rng(size).bytes(size)
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    assert hash_file(path) == xxhash.xxh3_128_hexdigest(data)
+    assert hex_of(hash_members(path, [0], [size])) == [xxhash.xxh3_128_hexdigest(data)]
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+@pytest.mark.parametrize("order", ["as in the file", "shuffled", "repeated"])
+def test_members(blob: Path, threads: int, order: str) -> None:
+    xxhash = pytest.importorskip("xxhash")
+    data = blob.read_bytes()
+    rng = np.random.default_rng(1)
+    # small and neighbouring, far apart, empty, overlapping, and longer than any buffer
+    offsets = np.concatenate([np.arange(0, 200_000, 512), rng.integers(0, len(data), 300), [0, 7, len(data), 100]])
+    sizes = np.concatenate(
+        [rng.integers(0, 700, 391), rng.integers(0, 90_000, 300), [len(data), 2_500_000, 0, 1 << 20]]
+    )
+    sizes = np.minimum(sizes, len(data) - offsets)
+    if order == "shuffled":
+        pick = rng.permutation(len(offsets))
+    elif order == "repeated":
+        pick = rng.integers(0, len(offsets), 1009)
+    else:
+        pick = np.argsort(offsets, kind="stable")
+    offsets, sizes = offsets[pick], sizes[pick]
+    got = hash_members(blob, offsets, sizes, threads=threads)
+    assert got.dtype == np.dtype("u8,u8")
+    assert hex_of(got) == [
+        xxhash.xxh3_128_hexdigest(data[o : o + s]) for o, s in zip(offsets.tolist(), sizes.tolist(), strict=True)
+    ]
+
+
+def test_no_members(blob: Path) -> None:
+    assert hash_members(blob, [], []).shape == (0,)
+    assert hash_members(blob, np.empty(0, np.uint64), np.empty(0, np.int32)).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("offset", "size"),
+    [(5_000_000, 12), (5_000_012, 0), (0, 5_000_012), (2**64 - 1, 2**64 - 1), (10, 2**64 - 1)],
+)
+def test_a_range_beyond_the_end_names_file_and_offset(blob: Path, offset: int, size: int) -> None:
+    offsets = np.array([0, offset], np.uint64)
+    sizes = np.array([5, size], np.uint64)
+    with pytest.raises(
+        CorruptDataError, match=r"range 1 of \d+ bytes ends beyond the end of the file \(5000011"
+    ) as caught:
+        hash_members(blob, offsets, sizes)
+    assert caught.value.path == str(blob)
+    assert caught.value.offset == offset
+    assert str(blob) in str(caught.value)
+
+
+def test_bad_arguments(blob: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="offsets and sizes must be equally long; got 2 and 1"):
+        hash_members(blob, [0, 1], [1])
+    with pytest.raises(ValueError, match="offsets must not be negative; got -1"):
+        hash_members(blob, [-1], [1])
+    with pytest.raises(TypeError, match="sizes must hold integers; got dtype float64"):
+        hash_members(blob, [0], [1.0])
+    with pytest.raises(ValueError, match=r"offsets must be one-dimensional; got shape \(1, 1\)"):
+        hash_members(blob, [[0]], [1])
+    with pytest.raises(FileNotFoundError, match="missing"):
+        hash_members(tmp_path / "missing", [0], [1])
+    with pytest.raises(IsADirectoryError):
+        hash_file(tmp_path)
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/\xff\xfe"
+    Path(os.fsdecode(path)).write_bytes(b"x")
+    assert hash_file(os.fsdecode(path)) == hash_bytes(b"x")

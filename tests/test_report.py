@@ -1,0 +1,672 @@
+"""The report: numbers against the tables, a page that stands alone, strangers' text made harmless, broken pictures."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+from dataclasses import asdict
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from dcfast.report.collect import Source, collect
+from dcfast.report.page import look_up, render
+from dcfast.report.pictures import EvalReader, PoolReader, thumbnail
+from dcfast.report.samples import evidence_pairs, gallery
+from dcfast.report.sampling import SPREAD_PLACES, SPREAD_ROWS, head, num_rows, spread, stream
+from dcfast.report.text import clean, count, duration, percent, size
+from dcfast.report.truth import compare_with_truth
+from dcfast.run import run
+from dcfast.stages.decontaminate import evidence_schema
+from dcfast.stages.fates import fate_schema
+from dcfast.stages.report import write_report
+from dcfast.stages.run_dir import Settings
+from dcfast.stages.tables import read_table
+from PIL import Image
+from pool_builder import PoolBuilder, Sample, evalset, picture, plain_pool, uid_of
+
+NASTY = "<script>alert('x')</script> & \"quotes\" \0 \x1b[31m \u202e turned \nsecond line"
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+TOP_KEYS = (
+    "version run standard departures index signatures fates reasons filter subset repeated contamination gallery "
+    "quarantine damage reshard verify world notes timings files manifest"
+)
+
+
+class Page(HTMLParser):
+    """Reads a page strictly: every tag closed in its order; collects ids, links, attributes and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.tags.append((tag, values))
+        if values.get("id"):
+            self.ids.append(str(values["id"]))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [values for name, values in self.tags if name == tag]
+
+
+def recompressed(number: int) -> bytes:
+    with Image.open(io.BytesIO(picture(number))) as image:
+        buffer = io.BytesIO()
+        image.resize((70, 70)).save(buffer, "JPEG", quality=55)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Settings]:
+    """A whole run over a small pool with leaks, breakage and nasty captions."""
+    root = tmp_path_factory.mktemp("a report")
+    shards = [[Sample(100 * s + i) for i in range(12)] for s in range(3)]
+    shards[0][0] = Sample(0, caption=NASTY)
+    shards[0][1] = Sample(1, jpg=picture(901))
+    shards[0][2] = Sample(2, jpg=recompressed(902))
+    shards[0][3] = Sample(3, caption="A long story about a boat on the sea. " * 2_700)
+    shards[1][0] = Sample(100, width=150)
+    shards[1][1] = Sample(101, jpg=picture(101)[:700])
+    shards[1][2] = Sample(102, without=("txt",))
+    shards[2][0] = Sample(200, listed=False)
+    PoolBuilder(root / "pool", shards, missing=[7001, 7002]).write()
+    evalset(root / "sets", "first", {"s0": picture(901), "s1": picture(950)})
+    evalset(root / "sets", "vtab-second", {"k0": picture(902), "k1": picture(903)})
+    settings = Settings(pool=str(root / "pool"), evalsets=str(root / "sets"), filter="~contaminated")
+    run(root / "out", settings)
+    return root / "out", settings
+
+
+@pytest.fixture
+def copy(whole: tuple[Path, Settings], tmp_path: Path) -> Path:
+    """The run directory once more, to spoil."""
+    return Path(shutil.copytree(whole[0], tmp_path / "out"))
+
+
+def remade(out: Path, settings: Settings, **changes: Any) -> tuple[dict[str, Any], Page]:
+    args = {
+        "settings": asdict(settings),
+        "pool_dir": settings.pool or str(out / "world/pool"),
+        "evalset_dir": settings.evalsets,
+        "world": settings.pool is None,
+        "recorded": "",
+        **changes,
+    }
+    write_report(str(out), args)
+    return json.loads((out / "report.json").read_bytes()), Page((out / "report.html").read_text(encoding="utf-8"))
+
+
+def source_of(out: Path, **changes: Any) -> Source:
+    values: dict[str, Any] = {"settings": asdict(Settings()), "shard_dir": out / "shards-of-pool", "world": False}
+    return Source(out, **(values | changes))
+
+
+def write_summary(out: Path, stage: str, value: dict[str, Any]) -> None:
+    (out / "state").mkdir(parents=True, exist_ok=True)
+    (out / "state" / f"{stage}.json").write_text(json.dumps(value))
+
+
+# the whole stage
+
+
+def test_numbers_are_those_of_the_tables(whole: tuple[Path, Settings]) -> None:
+    out, _ = whole
+    report = json.loads((out / "report.json").read_bytes())
+    assert set(report) == set(TOP_KEYS.split())
+    fates = read_table(out / "fates.parquet").to_pylist()
+    for fate, number in report["fates"].items():
+        assert number == sum(row["fate"] == fate for row in fates)
+    assert sum(report["fates"].values()) == len(fates)
+    assert report["fates"]["missing"] == 2
+    assert report["fates"]["unlisted"] == 1
+    counted = {(r["fate"], r["reason"]): r["count"] for r in report["reasons"]}
+    truth: dict[tuple[str, str], int] = {}
+    for row in fates:
+        if row["fate"] != "kept":
+            truth[row["fate"], row["reason"]] = truth.get((row["fate"], row["reason"]), 0) + 1
+    assert counted == truth
+    evidence = read_table(out / "contamination.parquet").to_pylist()
+    found = report["contamination"]
+    assert found["evidence_rows"] == found["counted_rows"] == len(evidence)
+    for one in found["evalsets"]:
+        for method in ("content", "perceptual"):
+            assert one[method] == sum(r["evalset"] == one["name"] and r["method"] == method for r in evidence)
+    assert sum(found["distances"].values()) == sum(r["method"] == "perceptual" for r in evidence)
+    assert found["samples"] == 2
+    assert {(p["key"], p["evalset"], p["method"]) for p in found["pairs"]} == {
+        ("000000001", "first", "content"),
+        ("000000002", "vtab-second", "perceptual"),
+    }
+    assert report["subset"]["contaminated"] == 0
+    assert report["quarantine"]["total"] == 2 == len(report["quarantine"]["rows"])
+    assert report["verify"]["ok"]
+    assert report["world"] is None
+    assert not report["standard"]
+
+
+def test_page_stands_alone(whole: tuple[Path, Settings]) -> None:
+    text = (whole[0] / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert not page.all("script")
+    assert not page.all("link")
+    policy = [m["content"] for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy"]
+    assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+    images = page.all("img")
+    assert images
+    for image in images:
+        assert str(image["src"]).startswith("data:image/jpeg;base64,")
+        assert image["alt"]
+    assert not re.search(r"url\(|@import|https?://", text)
+    assert len(page.ids) == len(set(page.ids))
+    for link in page.all("a"):
+        assert str(link["href"]).startswith("#")
+        assert str(link["href"])[1:] in page.ids
+    for _, values in page.tags:
+        for reference in (values.get("aria-labelledby") or "").split():
+            assert reference in page.ids
+        assert not [name for name in values if name.startswith("on")]
+
+
+def test_page_says_what_matters(whole: tuple[Path, Settings]) -> None:
+    page = Page((whole[0] / "report.html").read_text(encoding="utf-8"))
+    report = json.loads((whole[0] / "report.json").read_bytes())
+    kept = report["fates"]["kept"]
+    assert f"Kept {kept} of 36 samples" in page.text
+    assert "~contaminated" in page.text
+    assert "non-standard" in page.text
+    assert "identical bytes" in page.text
+    assert "no caption" in page.text
+    assert report["subset"]["sha256"] in page.text
+    html = [values for tag, values in page.tags if tag == "html"]
+    assert html[0]["lang"] == "en"
+
+
+def test_evidence_is_shown_as_pairs(whole: tuple[Path, Settings]) -> None:
+    page = Page((whole[0] / "report.html").read_text(encoding="utf-8"))
+    alts = [str(image["alt"]) for image in page.all("img")]
+    assert "pool picture 000000001" in alts
+    assert "evaluation picture s0" in alts
+    assert "evaluation picture k0" in alts
+
+
+def test_second_run_leaves_the_report(whole: tuple[Path, Settings]) -> None:
+    out, settings = whole
+    before = (out / "report.html").stat().st_mtime_ns, (out / "report.json").stat().st_mtime_ns
+    run(out, settings)
+    assert ((out / "report.html").stat().st_mtime_ns, (out / "report.json").stat().st_mtime_ns) == before
+
+
+def test_same_run_same_bytes(copy: Path, whole: tuple[Path, Settings]) -> None:
+    remade(copy, whole[1])
+    first = (copy / "report.html").read_bytes()
+    remade(copy, whole[1])
+    assert (copy / "report.html").read_bytes() == first
+
+
+def test_vanished_shards_leave_placeholders(copy: Path, whole: tuple[Path, Settings]) -> None:
+    report, page = remade(copy, whole[1], pool_dir=str(copy / "moved away"))
+    assert report["fates"]["kept"] > 0
+    assert "cannot be read" in page.text
+    alts = [str(image["alt"]) for image in page.all("img")]
+    assert not [alt for alt in alts if "pool picture" in alt]
+    assert [alt for alt in alts if "evaluation picture" in alt]
+
+
+def test_vanished_evaluation_sets_leave_placeholders(copy: Path, whole: tuple[Path, Settings]) -> None:
+    _, page = remade(copy, whole[1], evalset_dir=str(copy / "moved away"))
+    assert "cannot be read" in page.text
+    assert [i for i in page.all("img") if str(i["alt"]).startswith("pool picture")]
+
+
+def test_spoilt_index_leaves_placeholders(copy: Path, whole: tuple[Path, Settings]) -> None:
+    for segment in (copy / "index").glob("*.dcx"):
+        segment.write_bytes(b"not an index")
+    report, page = remade(copy, whole[1])
+    assert report["gallery"]["kept"]
+    assert "cannot be read" in page.text
+
+
+def test_strange_captions_are_harmless(whole: tuple[Path, Settings]) -> None:
+    out, _ = whole
+    report = json.loads((out / "report.json").read_bytes())
+    reader = PoolReader(out, Path(report["run"]["pool"]) / "shards")
+    rows = {row["key"]: row for row in read_table(out / "fates.parquet").to_pylist() if row["key"]}
+    nasty, long = reader.sample("00000000.tar", 0), reader.sample("00000000.tar", 3)
+    assert nasty.caption is not None
+    assert "\0" not in nasty.caption
+    assert "\u2400" in nasty.caption
+    assert long.caption_bytes > 100_000
+    assert long.caption is not None
+    assert len(long.caption) <= 281
+    report["gallery"]["kept"] = [
+        rows["000000000"],
+        rows["000000003"],
+        {**rows["000000001"], "key": NASTY, "reason": NASTY},
+    ]
+    page_text = render(report, look_up(report, reader, EvalReader(out, [])))
+    page = Page(page_text)
+    assert not page.all("script")
+    assert "\0" not in page_text
+    assert "\x1b" not in page_text
+    assert "<script>alert('x')</script>" in page.text
+    assert "the caption has 10" in page.text
+
+
+# parts that are absent
+
+
+def test_empty_directory_has_a_report(tmp_path: Path) -> None:
+    report, page = remade(tmp_path, Settings(pool=str(tmp_path / "pool")))
+    assert report["fates"] == {}
+    assert report["reasons"] == []
+    assert report["contamination"]["available"] is False
+    assert "Not run yet" in page.text
+    assert "no filter has been run yet" in page.text
+
+
+@pytest.mark.parametrize("stage", ["index", "signatures", "decontaminate", "filter", "reshard", "verify"])
+def test_each_stage_may_be_absent(copy: Path, whole: tuple[Path, Settings], stage: str) -> None:
+    (copy / "state" / f"{stage}.json").unlink()
+    report, page = remade(copy, whole[1])
+    assert stage not in report["run"]["stages"]
+    assert f"Not run yet, so not in this report: {stage}." in page.text
+
+
+@pytest.mark.parametrize("name", ["fates", "quarantine", "contamination"])
+def test_each_table_may_be_absent(copy: Path, whole: tuple[Path, Settings], name: str) -> None:
+    (copy / f"{name}.parquet").unlink()
+    report, _ = remade(copy, whole[1])
+    assert report["fates"]["kept"] > 0
+
+
+def test_unreadable_summary_counts_as_absent(copy: Path, whole: tuple[Path, Settings]) -> None:
+    (copy / "state" / "verify.json").write_text("{")
+    (copy / "manifest.json").write_text("[1]")
+    report, _ = remade(copy, whole[1])
+    assert report["verify"] == {}
+    assert report["manifest"] == {}
+
+
+# numbers
+
+
+def test_contaminated_uids_that_were_kept_are_said(copy: Path, whole: tuple[Path, Settings]) -> None:
+    shutil.copy(copy / "subset.npy", copy / "contaminated.npy")
+    report, page = remade(copy, whole[1])
+    kept = report["subset"]["uids"]
+    assert report["subset"]["contaminated"] == kept
+    assert f"{kept} of the kept uids are contaminated" in page.text
+
+
+def test_standard_and_departures(tmp_path: Path) -> None:
+    usual = asdict(Settings(scale="small"))
+    assert collect(source_of(tmp_path, settings=usual))["departures"] == []
+    changed = collect(source_of(tmp_path, settings={**usual, "max_distance": 12, "shard_size": 7}))
+    assert changed["departures"] == ["shard_size is 7, not 10000", "max_distance is 12, not 8"]
+    (tmp_path / "manifest.json").write_text(
+        json.dumps({"recipe_sha256": "0" * 64, "non_standard": ["of another kind"]})
+    )
+    changed = collect(source_of(tmp_path, settings=usual))
+    assert changed["departures"] == ["of another kind", "the recipe is not the frozen one of scale small"]
+    assert not changed["standard"]
+
+
+def test_times_add_up_over_starts_and_survive_a_cut_line(tmp_path: Path) -> None:
+    lines = [
+        {"step": "filter/evaluate", "seconds": 2.0, "pieces": 3, "skipped": 0},
+        {"step": "index/segments", "seconds": 1.5, "pieces": 4, "skipped": 0},
+        {"step": "index/segments", "seconds": 0.5, "pieces": 2, "skipped": 4},
+        {"step": "report/page", "seconds": 9.0, "pieces": 1},
+    ]
+    (tmp_path / "state").mkdir()
+    text = "\n".join(json.dumps(line) for line in lines) + '\n{"step": "index/pool", "sec'
+    (tmp_path / "state" / "timings.jsonl").write_text(text)
+    times = collect(source_of(tmp_path))["timings"]
+    assert times["stages"] == {"index": 2.0, "filter": 2.0}
+    assert times["total_seconds"] == 4.0
+    assert times["steps"][0] == {"stage": "index", "step": "index/segments", "seconds": 2.0, "pieces": 6}
+
+
+def test_reasons_are_ordered_by_fate_then_number(tmp_path: Path) -> None:
+    write_summary(
+        tmp_path,
+        "filter",
+        {
+            "fates": {"kept": 1, "dropped": 5, "quarantined": 4, "missing": 2, "unlisted": 1},
+            "reasons": {"too short": 2, "not English": 3, "no caption": 3, "no metadata row has this uid": 1},
+            "metadata_outcomes": {"kept": 1, "too short": 2, "not English": 3},
+            "malformed_uids": 1,
+        },
+    )
+    rows = collect(source_of(tmp_path))["reasons"]
+    assert [(r["fate"], r["count"]) for r in rows] == [
+        ("dropped", 3),
+        ("dropped", 2),
+        ("quarantined", 3),
+        ("quarantined", 1),
+        ("missing", 2),
+        ("unlisted", 1),
+    ]
+
+
+def evidence(rows: list[tuple[int, str, str, int]]) -> Any:
+    """A table of contamination: (row, evaluation set, method, distance) each."""
+    return pa.Table.from_pylist(
+        [
+            {
+                "shard": "00000000.tar",
+                "row": row,
+                "key": f"k{row}",
+                "uid": uid_of(row),
+                "evalset": name,
+                "evalset_shard": "0.tar",
+                "evalset_key": f"s{row}",
+                "method": method,
+                "distance": distance,
+            }
+            for row, name, method, distance in rows
+        ],
+        schema=evidence_schema(),
+    )
+
+
+def test_pairs_take_turns_and_begin_with_the_doubtful(tmp_path: Path) -> None:
+    rows = [(i, "crowd", "perceptual", i % 9) for i in range(200)] + [(i, "crowd", "content", 0) for i in range(50)]
+    rows += [(500, "rare", "perceptual", 1), (501, "rare", "content", 0)]
+    path = tmp_path / "contamination.parquet"
+    pq.write_table(evidence(rows), path)
+    pairs = evidence_pairs(path)
+    assert len(pairs) == 24
+    assert [p["distance"] for p in pairs] == sorted((p["distance"] for p in pairs), reverse=True)
+    assert pairs[0]["distance"] == 8
+    assert {p["row"] for p in pairs if p["evalset"] == "rare"} == {500, 501}
+    names = [(p["evalset"], p["row"]) for p in pairs]
+    assert len(names) == len(set(names)), "a sample with both methods is one pair"
+    assert all(p["method"] == "content" for p in pairs if p["row"] < 50)
+    assert evidence_pairs(path) == pairs
+
+
+def test_the_most_distant_pair_shows_among_many_sets(tmp_path: Path) -> None:
+    rows = [(i, f"set{i % 40:02d}", "content", 0) for i in range(400)]
+    rows += [(1_000 + i, f"set{i:02d}", "perceptual", 2) for i in range(40)] + [(2_000, "set39", "perceptual", 8)]
+    pq.write_table(evidence(rows), tmp_path / "contamination.parquet")
+    pairs = evidence_pairs(tmp_path / "contamination.parquet")
+    assert len(pairs) == 24
+    assert pairs[0]["row"] == 2_000
+
+
+def test_evidence_is_counted_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dcfast.report.collect.MAX_EVIDENCE_ROWS", 65_536)
+    table = evidence([(i, "one", "perceptual", 3) for i in range(1_000)])
+    pq.write_table(pa.concat_tables([table] * 140), tmp_path / "contamination.parquet")
+    write_summary(tmp_path, "decontaminate", {"available": True, "samples": 1, "max_distance": 8})
+    report = collect(source_of(tmp_path))
+    found = report["contamination"]
+    assert found["evidence_rows"] == 140_000
+    assert 65_536 <= found["counted_rows"] < 140_000
+    assert found["distances"]["3"] == found["counted_rows"]
+    assert any("first" in note and "rows of evidence" in note for note in report["notes"])
+
+
+def test_flat_pictures_are_said(tmp_path: Path) -> None:
+    write_summary(tmp_path, "decontaminate", {"available": True, "samples": 0, "flat": 14, "max_distance": 8})
+    report = collect(source_of(tmp_path))
+    assert report["contamination"]["flat_pictures"] == 14
+    assert any(note.startswith("14 pool pictures are flat") for note in report["notes"])
+
+
+# the choice of samples
+
+
+def fates(rows: list[tuple[int, str, str | None]]) -> Any:
+    return pa.Table.from_pylist(
+        [
+            {"shard": "00000000.tar", "row": n, "key": f"k{n}", "uid": uid_of(n), "fate": fate, "reason": reason}
+            for n, fate, reason in rows
+        ],
+        schema=fate_schema(),
+    )
+
+
+@pytest.mark.parametrize("number", [0, 1, 11, 13, 997])
+def test_gallery_sizes(tmp_path: Path, number: int) -> None:
+    path = tmp_path / "fates.parquet"
+    pq.write_table(fates([(i, "kept", None) for i in range(number)]), path)
+    chosen = gallery(path)
+    assert len(chosen["kept"]) == min(number, 12)
+    assert chosen["dropped"] == []
+    assert gallery(path) == chosen
+
+
+def test_gallery_takes_reasons_in_turns(tmp_path: Path) -> None:
+    rows: list[tuple[int, str, str | None]] = [(i, "dropped", "common") for i in range(500)]
+    rows += [(1_000 + i, "dropped", "rare") for i in range(2)] + [(2_000, "quarantined", "broken")]
+    path = tmp_path / "fates.parquet"
+    pq.write_table(fates(rows), path)
+    reasons = [row["reason"] for row in gallery(path)["dropped"]]
+    assert reasons == ["common", "rare", "common", "rare", *["common"] * 8]
+
+
+def test_gallery_does_not_depend_on_the_order_of_small_tables(tmp_path: Path) -> None:
+    rows: list[tuple[int, str, str | None]] = [(i, "kept", None) for i in range(300)]
+    pq.write_table(fates(rows), tmp_path / "a.parquet")
+    pq.write_table(fates(rows[::-1]), tmp_path / "b.parquet")
+    assert gallery(tmp_path / "a.parquet") == gallery(tmp_path / "b.parquet")
+
+
+@pytest.mark.parametrize("rows", [0, 1, 4_095, 4_096, 4_097, 65_536, 70_001, 1_000_003])
+def test_spread_is_bounded_and_covers(tmp_path: Path, rows: int) -> None:
+    pq.write_table(pa.table({"n": pa.array(range(rows), pa.int64())}), tmp_path / "t.parquet", row_group_size=300_000)
+    found = [n for batch in spread(tmp_path / "t.parquet", ["n"]) for n in batch.column(0).to_pylist()]
+    assert len(found) == len(set(found)) <= SPREAD_PLACES * SPREAD_ROWS
+    if rows <= SPREAD_PLACES * SPREAD_ROWS:
+        assert found == list(range(rows))
+    else:
+        assert len(found) > SPREAD_PLACES * SPREAD_ROWS // 4
+        assert max(found) > rows // 2
+
+
+def test_tables_of_parts_are_read_like_files(tmp_path: Path) -> None:
+    place = tmp_path / "t.parquet"
+    place.mkdir()
+    for part in range(40):
+        pq.write_table(pa.table({"n": [part * 10 + i for i in range(10)]}), place / f"part-a{part:05d}.parquet")
+    assert num_rows(place) == 400
+    assert [row["n"] for row in head(place, 25)] == list(range(25))
+    assert [n for batch in stream(place, ["n"]) for n in batch.column(0).to_pylist()] == list(range(400))
+    found = [n for batch in spread(place) for n in batch.column(0).to_pylist()]
+    assert len(found) == SPREAD_PLACES * 10
+    assert max(found) > 300
+    assert head(place, 0) == []
+    assert num_rows(tmp_path / "absent") == 0
+
+
+# pictures
+
+
+def encoded(mode: str, shape: tuple[int, int], kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, shape).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "format_",
+    ["RGB JPEG", "CMYK JPEG", "L JPEG", "RGBA PNG", "LA PNG", "P GIF", "1 PNG", "I;16 PNG", "RGBA WEBP", "RGB BMP"],
+)
+@pytest.mark.parametrize("shape", [(1, 1), (3, 997), (300, 200)])
+def test_thumbnails_of_every_kind(format_: str, shape: tuple[int, int]) -> None:
+    mode, kind = format_.split()
+    small = thumbnail(encoded(mode, shape, kind))
+    assert small.problem == ""
+    assert (small.width, small.height) == shape
+    assert small.uri.startswith("data:image/jpeg;base64,")
+    assert small.is_small == (max(shape) <= 96)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff", b"hello" * 100, picture(1)[:500], bytes(1_000)])
+def test_broken_pictures_have_a_reason(data: bytes) -> None:
+    small = thumbnail(data)
+    assert small.uri == ""
+    assert small.problem.startswith("cannot be shown")
+    assert not small.is_small
+
+
+def test_bombs_are_not_decoded() -> None:
+    small = thumbnail(encoded("1", (40_000, 40_000), "PNG"))
+    assert small.uri == ""
+    assert small.problem
+
+
+def test_readers_find_samples(whole: tuple[Path, Settings]) -> None:
+    out, settings = whole
+    pool = PoolReader(out, Path(str(settings.pool)) / "shards")
+    for row in read_table(out / "fates.parquet").to_pylist():
+        if row["shard"] is not None:
+            sample = pool.sample(row["shard"], row["row"])
+            assert (sample.caption is None) == (row["reason"] == "no caption")
+            assert bool(sample.picture.uri) == (not str(row["reason"]).startswith("picture"))
+    assert "cannot be read" in pool.sample("00000000.tar", 10_000).picture.problem
+    assert "cannot be read" in pool.sample("nowhere.tar", 0).picture.problem
+    evals = EvalReader(out, [("first", [f"{settings.evalsets}/wds_first_test/test/0.tar"])])
+    assert evals.sample("first", "0.tar", "s1").picture.uri
+    assert "not in the evaluation set" in evals.sample("first", "0.tar", "s9").picture.problem
+    assert "cannot be read" in evals.sample("none", "0.tar", "s0").picture.problem
+
+
+# the truth of the built-in world
+
+
+def test_truth_gives_precision_and_recall(tmp_path: Path) -> None:
+    (tmp_path / "world").mkdir()
+    kinds = [("exact", True), ("near", True), ("near", False), ("", True), ("", False), ("exact", False)]
+    names = [f"k{i}" for i in range(len(kinds))]
+    pq.write_table(
+        pa.table(
+            {
+                "key": [*names, "gone"],
+                "clean": [False, False, False, True, True, False, True],
+                "mismatched": [False, True, False, False, False, False, False],
+                "leak": [*(kind for kind, _ in kinds), "near"],
+            }
+        ),
+        tmp_path / "world" / "truth.parquet",
+    )
+    fate = ["dropped", "dropped", "kept", "kept", "dropped", "quarantined"]
+    pq.write_table(fates([(i, f, None) for i, f in enumerate(fate)]), tmp_path / "fates.parquet")
+    hits = [(i, "set", "perceptual", 1) for i, (_, hit) in enumerate(kinds) if hit]
+    pq.write_table(evidence(hits), tmp_path / "contamination.parquet")
+    found = compare_with_truth(tmp_path)
+    assert found is not None
+    assert found["samples"] == 6
+    right = found["contamination"]
+    assert (right["found"], right["true"], right["correct"]) == (3, 3, 2)
+    assert (right["precision"], right["recall"]) == (round(2 / 3, 6), round(2 / 3, 6))
+    assert right["kinds"]["exact"]["recall"] == 1.0
+    assert right["kinds"]["near"]["recall"] == 0.5
+    assert right["quarantined_unfound"] == 1
+    assert found["filter"] == {"found": 2, "true": 2, "correct": 1, "precision": 0.5, "recall": 0.5}
+    by_kind = {row["kind"]: row for row in found["kinds"]}
+    assert by_kind["mismatched"]["dropped"] == 1
+    assert by_kind["leak"]["samples"] == 4
+    report = collect(source_of(tmp_path, world=True))
+    assert report["world"] == found
+    page = Page(render(report, look_up(report, PoolReader(tmp_path, tmp_path), EvalReader(tmp_path, []))))
+    assert "Against the truth" in page.text
+    assert "66.7%" in page.text
+
+
+def test_truth_of_other_columns_is_passed_over(tmp_path: Path) -> None:
+    assert compare_with_truth(tmp_path) is None
+    (tmp_path / "world").mkdir()
+    pq.write_table(pa.table({"uid": ["a"]}), tmp_path / "world" / "truth.parquet")
+    pq.write_table(fates([(0, "kept", None)]), tmp_path / "fates.parquet")
+    assert compare_with_truth(tmp_path) is None
+    pq.write_table(pa.table({"key": ["k0"]}), tmp_path / "world" / "truth.parquet")
+    assert compare_with_truth(tmp_path) == {"samples": 1, "kinds": []}
+
+
+# text
+
+
+def test_clean() -> None:
+    assert clean("a\0b\nc\td\re") == "a\u2400b \u23ce c de"
+    assert clean("\ud800 lone") == "? lone"
+    assert clean("x" * 300) == "x" * 280 + "\u2026"
+    assert clean("") == ""
+    assert clean("\x85\x9b") == "\ufffd\ufffd"
+    assert clean("日本語 עברית") == "日本語 עברית"
+
+
+@pytest.mark.parametrize(
+    ("part", "all_of_it", "words"),
+    [
+        (0, 0, "\u2013"),
+        (0, 7, "0%"),
+        (7, 7, "100%"),
+        (1, 3, "33.3%"),
+        (1, 10**6, "<0.1%"),
+        (10**6 - 1, 10**6, ">99.9%"),
+    ],
+)
+def test_percent(part: int, all_of_it: int, words: str) -> None:
+    assert percent(part, all_of_it) == words
+
+
+def test_units() -> None:
+    assert count(1_234_567) == "1,234,567"
+    assert [size(n) for n in (0, 999, 1_000, 1_234_567, 999_600_000, 10**13, 10**16)] == [
+        "0 B",
+        "999 B",
+        "1 kB",
+        "1.23 MB",
+        "1 GB",
+        "10 TB",
+        "10,000 TB",
+    ]
+    assert [duration(s) for s in (0, 0.426, 12.34, 59.96, 125, 7_620)] == [
+        "0.00 s",
+        "0.43 s",
+        "12.3 s",
+        "1 min 00 s",
+        "2 min 05 s",
+        "2 h 07 min",
+    ]
+
+
+def test_plain_pool_needs_no_evaluation_sets(tmp_path: Path) -> None:
+    plain_pool(tmp_path / "pool").write()
+    settings = Settings(pool=str(tmp_path / "pool"), filter="no_filter")
+    run(tmp_path / "out", settings)
+    report = json.loads((tmp_path / "out" / "report.json").read_bytes())
+    assert report["contamination"]["available"] is False
+    assert report["fates"]["kept"] == 12
+    assert report["reasons"] == []
+    assert any("contamination is unknown" in note for note in report["notes"])
+    Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
