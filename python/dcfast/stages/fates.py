@@ -58,6 +58,16 @@ def fate_schema() -> Any:
     )
 
 
+def outcome_run(number: int) -> str:
+    """Sorted records (uid, code and row) of one piece of the metadata."""
+    return f"state/filter/outcomes/{number:05d}.npy"
+
+
+def malformed_path(number: int) -> str:
+    """The metadata rows of one piece whose uid is malformed: file, row, uid."""
+    return f"state/filter/malformed/{number:05d}.parquet"
+
+
 def excluded_path(number: int) -> str:
     """Records (uid, row id) of quarantined samples whose uid the filter keeps: reshard must pass over them."""
     return f"state/filter/excluded/{number:05d}.npy"
@@ -243,8 +253,6 @@ def merge_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
 def settle(run: Run, reasons: list[str], malformed: list[int]) -> Any:
     """The steps that settle the fates; returns their part of the filter stage's summary."""
-    from dcfast.stages.filter import malformed_path, outcome_run
-
     segments, groups = len(run.pool.segments()), len(malformed)
     decoded = needed(run)
     of_samples = yield [

@@ -17,6 +17,7 @@ import numpy as np
 from dcfast.atomic import atomic_path
 from dcfast.errors import FilterError, PoolError
 from dcfast.stages import fates
+from dcfast.stages.fates import malformed_path, outcome_run
 from dcfast.stages.index import MERGE_BYTES
 from dcfast.stages.piece import Piece, absolute
 from dcfast.stages.run_dir import Run
@@ -29,14 +30,6 @@ CODE_SHIFT = 48
 """A record's payload is the outcome code << 48 | the row in the piece's metadata: a kept occurrence sorts first."""
 MAX_NOTED = 1_000
 """Malformed uids that a piece writes out one by one; all are counted."""
-
-
-def outcome_run(number: int) -> str:
-    return f"state/filter/outcomes/{number:05d}.npy"
-
-
-def malformed_path(number: int) -> str:
-    return f"state/filter/malformed/{number:05d}.parquet"
 
 
 def resolve_expression(run: Run) -> tuple[str, list[str]]:
