@@ -126,21 +126,7 @@ uint64_t merge_sorted(const uint64_t *hay, size_t num_hay, const uint64_t *needl
   return found;
 }
 
-/* 32 hexadecimal digits a uid, one table look-up a digit. Returns how many digits were none. */
-uint64_t decode_hex(const unsigned char *text, size_t count, uint64_t *out) {
-  unsigned char value[256];
-  memset(value, 0xff, sizeof(value));
-  for (int i = 0; i < 10; ++i) value['0' + i] = (unsigned char)i;
-  for (int i = 0; i < 6; ++i) value['a' + i] = value['A' + i] = (unsigned char)(10 + i);
-  uint64_t bad = 0;
-  for (size_t i = 0; i < 2 * count; ++i) {
-    uint64_t half = 0;
-    for (int k = 0; k < 16; ++k) {
-      const unsigned char digit = value[text[16 * i + (size_t)k]];
-      bad += digit >> 7;
-      half = half << 4 | digit;
-    }
-    out[i] = half;
-  }
-  return bad;
+/* The traffic of parsing without the work: 32 bytes read and 16 written a uid. */
+void fold_text(const uint64_t *text, size_t count, uint64_t *out) {
+  for (size_t i = 0; i < 2 * count; ++i) out[i] = text[2 * i] ^ text[2 * i + 1];
 }

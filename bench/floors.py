@@ -34,7 +34,7 @@ class Floors:
             "copy_ranges": (ctypes.c_uint64, [pointer, pointer, pointer, pointer, size, ctypes.c_char_p]),
             "count_and_scatter": (None, [pointer, pointer, size]),
             "merge_sorted": (ctypes.c_uint64, [pointer, size, pointer, size]),
-            "decode_hex": (ctypes.c_uint64, [pointer, size, pointer]),
+            "fold_text": (None, [pointer, size, pointer]),
         }
         for name, (result, arguments) in signatures.items():
             function = getattr(library, name)
@@ -74,9 +74,9 @@ class Floors:
         """How many of the needles are in the hay."""
         return int(self._library.merge_sorted(hay.ctypes.data, len(hay), needles.ctypes.data, len(needles)))
 
-    def decode_hex(self, text: npt.NDArray[np.uint8], out: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        if self._library.decode_hex(text.ctypes.data, len(text) // 32, out.ctypes.data) != 0:
-            raise ValueError("not hexadecimal digits")
+    def fold_text(self, text: npt.NDArray[np.uint8], out: U64) -> U64:
+        """Every two words of text, by xor."""
+        self._library.fold_text(text.ctypes.data, len(text) // 32, out.ctypes.data)
         return out
 
 
