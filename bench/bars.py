@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 Row = dict[str, Any]
 Value = float | None
+Sense = Literal["least", "most"]
+Wanted = tuple[float | None, float | None]
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Bar:
     op: str
     over: str
     under: str
-    sense: Literal["least", "most"]
+    sense: Sense
     bar: float | None
     stretch: float | None
     floor: str = ""
@@ -60,26 +62,86 @@ class Bar:
 
 DALI = "DALI wds2idx"
 DATACOMP = "DataComp resharder.py"
+GNU_TAR = "GNU tar -tv"
 README_WAY = "DataComp's README way"
+WEBDATASET = "webdataset, skipping"
 MEMORY_READ = "floor: read of memory"
 PREAD_FLOOR = "floor: one pread a member"
+TRAFFIC_FLOOR = "floor: read and write"
+
+
+def _index(name: str, work: str, over: str, under: str, sense: Sense, wanted: Wanted, floor: str = "") -> Bar:
+    return Bar(name, "bench_tar_index", work, "tar_index", over, under, sense, *wanted, floor=floor)
+
+
+def _uids(name: str, work: str, peer: str, wanted: Wanted, floor: str) -> Bar:
+    op = name.removesuffix("_vs_numpy").removesuffix("_vs_datacomp")
+    return Bar(name, "bench_uid_set", work, op, peer, "dcfast", "least", *wanted, floor=floor)
+
+
+def _memory(name: str, bench: str, work: str) -> Bar:
+    return Bar(name, bench, work, name.removesuffix("_mb"), "dcfast", "", "most", 300, None)
+
 
 BARS: tuple[Bar, ...] = (
-    Bar("tar_index_vs_dali", "bench_tar_index", "index 48,000 members, no uid, 1 thread", "tar_index", DALI, "dcfast", "least", 15, 18, PREAD_FLOOR),
-    Bar("tar_index_vs_gnu_tar", "bench_tar_index", "the same beside GNU tar -tv", "tar_index", "GNU tar -tv", "dcfast", "least", 4, None, PREAD_FLOOR),
-    Bar("tar_index_vs_pread_floor", "bench_tar_index", "the same beside its floor", "tar_index", "dcfast", PREAD_FLOOR, "most", None, 1.2),
-    Bar("tar_index_uid_vs_no_uid", "bench_tar_index", "index with uid from json, beside without", "tar_index", "dcfast, with uid", "dcfast", "most", 2, 1.3),
-    Bar("memory_index_mb", "bench_tar_index", "memory: index 800 shards", "memory_index", "dcfast", "", "most", 300, None),
-    Bar("uid_sort_vs_numpy", "bench_uid_set", "sort 10M uids", "uid_sort", "np.sort", "dcfast", "least", 20, 30, "floor: count and scatter"),
-    Bar("uid_isin_vs_numpy", "bench_uid_set", "membership of 1M uids in 10M", "uid_isin", "np.isin", "dcfast", "least", 100, 400, "floor: merge of sorted"),
-    Bar("uid_parse_list_vs_datacomp", "bench_uid_set", "parse 1M uids from a list", "uid_parse_list", README_WAY, "dcfast", "least", 20, 40, "floor: read and write"),
-    Bar("uid_parse_arrow_vs_datacomp", "bench_uid_set", "parse 1M uids from an Arrow buffer", "uid_parse_arrow", README_WAY, "dcfast", "least", 100, 300, "floor: read and write"),
-    Bar("reshard_shell_vs_datacomp", "bench_reshard", "reshard 30%, whole process", "reshard_shell", DATACOMP, "dcfast", "least", 15, 25),
-    Bar("reshard_vs_cp", "bench_reshard", "reshard 30% in process, no fsync, 2 threads", "reshard", "dcfast", "cp of the output", "most", 1.8, 1.2, "floor: pread and write"),
-    Bar("memory_reshard_mb", "bench_reshard", "memory: reshard 800 shards", "memory_reshard", "dcfast", "", "most", 300, None),
-    Bar("hash_members_vs_memory", "bench_hashing", "XXH3-128 of members, 1 thread", "hash_members", MEMORY_READ, "dcfast", "least", 0.8, 0.95, MEMORY_READ),
-    Bar("random_read_vs_webdataset", "bench_random_access", "read 30% shuffled, every byte hashed", "random_read", "webdataset, skipping", "dcfast", "least", 5, 10, "floor: pread of samples"),
-)  # fmt: skip
+    _index("tar_index_vs_dali", "index, no uid, 1 thread", DALI, "dcfast", "least", (15, 18), PREAD_FLOOR),
+    _index("tar_index_vs_gnu_tar", "index, no uid, 1 thread", GNU_TAR, "dcfast", "least", (4, None), PREAD_FLOOR),
+    _index("tar_index_vs_pread_floor", "index, no uid, beside its floor", "dcfast", PREAD_FLOOR, "most", (None, 1.2)),
+    _index("tar_index_uid_vs_no_uid", "index with uid, beside none", "dcfast, with uid", "dcfast", "most", (2, 1.3)),
+    _memory("memory_index_mb", "bench_tar_index", "memory to index 800 shards"),
+    _uids("uid_sort_vs_numpy", "sort 10M uids", "np.sort", (20, 30), "floor: count and scatter"),
+    _uids("uid_isin_vs_numpy", "which of 1M uids are in 10M", "np.isin", (100, 400), "floor: merge of sorted"),
+    _uids("uid_parse_list_vs_datacomp", "parse 1M uids of a list", README_WAY, (20, 40), TRAFFIC_FLOOR),
+    _uids("uid_parse_arrow_vs_datacomp", "parse 1M uids of an Arrow buffer", README_WAY, (100, 300), TRAFFIC_FLOOR),
+    Bar(
+        name="reshard_shell_vs_datacomp",
+        bench="bench_reshard",
+        work="reshard 30%, whole process",
+        op="reshard_shell",
+        over=DATACOMP,
+        under="dcfast",
+        sense="least",
+        bar=15,
+        stretch=25,
+    ),
+    Bar(
+        name="reshard_vs_cp",
+        bench="bench_reshard",
+        work="reshard 30% in process, no fsync",
+        op="reshard",
+        over="dcfast",
+        under="cp of the output",
+        sense="most",
+        bar=1.8,
+        stretch=1.2,
+        floor="floor: pread and write",
+    ),
+    _memory("memory_reshard_mb", "bench_reshard", "memory to reshard 800 shards"),
+    Bar(
+        name="hash_members_vs_memory",
+        bench="bench_hashing",
+        work="XXH3-128 of members in memory, 1 thread",
+        op="hash_members",
+        over=MEMORY_READ,
+        under="dcfast",
+        sense="least",
+        bar=0.8,
+        stretch=0.95,
+        floor=MEMORY_READ,
+    ),
+    Bar(
+        name="random_read_vs_webdataset",
+        bench="bench_random_access",
+        work="read 30% in random order, all bytes hashed",
+        op="random_read",
+        over=WEBDATASET,
+        under="dcfast",
+        sense="least",
+        bar=5,
+        stretch=10,
+        floor="floor: one pread a sample",
+    ),
+)
 
 
 def row_of(rows: Sequence[Row], op: str, provider: str) -> Row | None:

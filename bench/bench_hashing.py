@@ -5,7 +5,6 @@ the bare reads.
 from __future__ import annotations
 
 import hashlib
-import mmap
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -58,27 +57,17 @@ def as_uids(digests: list[bytes]) -> npt.NDArray[Any]:
     return words.view(np.dtype("u8,u8"))
 
 
-def _expected(shards: Shards) -> npt.NDArray[Any] | None:
-    """By Python's xxhash; where that is not installed, the vectors of bench/test data cannot stand in for it."""
-    return as_uids(with_xxhash(shards)) if harness.version_of("xxhash") else None
-
-
 def time_hashing(bench: harness.Bench, pool: make_pool.Pool) -> None:
     members = reference.pool_members(pool.shards)
     columns = [np.array([row[1:] for row in shard], np.uint64) for shard in members]
     ranges = [(np.ascontiguousarray(c[:, 0]), np.ascontiguousarray(c[:, 1])) for c in columns]
     files: Shards = [(path, *pair) for path, pair in zip(pool.shards, ranges, strict=True)]
     total = sum(int(size.sum()) for _, size in ranges)
-    # the copy in memory: mapped files would be charged their page faults
-    memory: Shards = []
-    for path, pair in zip(pool.shards, ranges, strict=True):
-        held = mmap.mmap(-1, harness.file_size(path))
-        with open(path, "rb") as file:
-            file.readinto(held)  # type: ignore[attr-defined]
-        memory.append((np.frombuffer(held, np.uint8), *pair))
-    digests = with_xxhash(memory) if harness.version_of("xxhash") else None
-    if digests is None:
+    # copies in memory: of mapped files the page faults would be counted too
+    memory: Shards = [(np.fromfile(path, np.uint8), *pair) for path, pair in zip(pool.shards, ranges, strict=True)]
+    if not harness.version_of("xxhash"):
         raise SystemExit("bench_hashing checks its answers with xxhash: pip install 'dcfast[bench]'")
+    digests = with_xxhash(memory)
     expected = as_uids(digests)
 
     def dcfast(provider: str, shards: Shards, threads: int) -> Side:
@@ -92,13 +81,15 @@ def time_hashing(bench: harness.Bench, pool: make_pool.Pool) -> None:
     threads = bench.options.threads
     with harness.WorkDir(bench.options) as work:
         compiled = floors.load(work)
-        words = np.random.Generator(np.random.PCG64(1)).integers(0, 2**63, total // 8, np.uint64)
+        # as many bytes as are hashed
+        words = [data[: int(size.sum()) // 8 * 8].view(np.uint64) for data, _, size in memory]
+        word_sum = sum(int(part.sum(dtype=np.uint64)) for part in words) % 2**64
         in_memory: list[Side | Absent] = [
             dcfast("dcfast", memory, 1),
             dcfast(f"dcfast, {threads} threads", memory, threads),
             Absent(MEMORY_READ, compiled)
             if isinstance(compiled, str)
-            else floor(MEMORY_READ, lambda: compiled.sum_words(words), int(words.sum(dtype=np.uint64))),
+            else floor(MEMORY_READ, lambda: sum(compiled.sum_words(part) for part in words) % 2**64, word_sum),
             Side(
                 "Python xxhash",
                 lambda: with_xxhash(memory),

@@ -66,9 +66,7 @@ def time_shell(bench: harness.Bench, pool: make_pool.Pool, expected: dict[str, b
     bench.compare("reshard_shell", sides, shape=_shape(pool, expected), size_bytes=_output_bytes(pool))
 
 
-def _datacomp_side(
-    bench: harness.Bench, pool: make_pool.Pool, expected: dict[str, bytes], work: Path
-) -> Side | Absent:
+def _datacomp_side(bench: harness.Bench, pool: make_pool.Pool, expected: dict[str, bytes], work: Path) -> Side | Absent:
     options = bench.options
     if not options.datacomp or not options.datacomp_python:
         return Absent(DATACOMP, "pass --datacomp DIR and --datacomp-python PATH")
@@ -141,12 +139,10 @@ def time_in_process(
     bench.compare("reshard", sides, shape=_shape(pool, expected), size_bytes=_output_bytes(pool), rounds=7)
 
 
-def _copy_floor(
-    pool: make_pool.Pool, subset: Any, threads: int, work: Path, compiled: Floors | str
-) -> Side | Absent:
+def _copy_floor(pool: make_pool.Pool, subset: Any, threads: int, work: Path, compiled: Floors | str) -> Side | Absent:
     """One pread a selected sample, writes of 4 MiB, a file a thread."""
     if isinstance(compiled, str):
-        return floors.absent(COPY_FLOOR, compiled)
+        return Absent(COPY_FLOOR, compiled)
     wanted = np.isin(reference.pool_uids(pool.shards), subset)
     spans = []
     for shard, members in enumerate(reference.pool_members(pool.shards)):

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from bench import floors, harness, make_pool, reference
-from bench.bars import DALI, PREAD_FLOOR, Value
+from bench.bars import DALI, GNU_TAR, PREAD_FLOOR, Value
 from bench.harness import Absent, PeerAbsentError, PeerProcess, Side, Timed, require_equal
 
 # a member's pax header, its records, and its own header
@@ -41,7 +41,9 @@ def _check_ours(provider: str, expected: list[reference.Members], uids: Any, out
     segment = Segment.open(out)
     table = segment.members()
     columns = [table.column(name).to_pylist() for name in ("name", "offset", "size")]
-    require_equal(provider, "list of members", list(zip(*columns, strict=True)), [m for shard in expected for m in shard])
+    require_equal(
+        provider, "list of members", list(zip(*columns, strict=True)), [m for shard in expected for m in shard]
+    )
     if uids is not None:
         require_equal(provider, "list of uids", np.array(segment.uid), uids)
 
@@ -72,7 +74,7 @@ def _check_gnu_tar(expected: list[reference.Members], listings: list[bytes]) -> 
     # mode, owner, size, date, time, name: a listing has no offsets
     fields = [line.split(maxsplit=5) for text in listings for line in text.decode().splitlines()]
     got = [(f[5], int(f[2])) for f in fields]
-    require_equal("GNU tar -tv", "list of members", got, [(name, size) for shard in expected for name, _, size in shard])
+    require_equal(GNU_TAR, "list of members", got, [(name, size) for shard in expected for name, _, size in shard])
 
 
 def _peer_side(peers: PeerProcess, provider: str, name: str, check: Any, **arguments: Any) -> Side | Absent:
@@ -91,9 +93,9 @@ def _gnu_tar_side(shards: list[str], expected: list[reference.Members]) -> Side 
     tar = shutil.which("tar")
     version = subprocess.run([tar, "--version"], capture_output=True, text=True).stdout.split("\n")[0] if tar else ""
     if "GNU tar" not in version:
-        return Absent("GNU tar -tv", "tar is not GNU tar" if tar else "no tar")
+        return Absent(GNU_TAR, "tar is not GNU tar" if tar else "no tar")
     check = partial(_check_gnu_tar, expected)
-    return Side("GNU tar -tv", partial(_gnu_tar, shards), check, versions={"tar": version.split()[-1]})
+    return Side(GNU_TAR, partial(_gnu_tar, shards), check, versions={"tar": version.split()[-1]})
 
 
 def _floor_side(shards: list[str], expected: list[reference.Members], directory: Path) -> Side | Absent:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench import floors, harness
-from bench.bars import README_WAY, Value
+from bench.bars import README_WAY, TRAFFIC_FLOOR, Value
 from bench.floors import Floors
 from bench.harness import Absent, Side, require_equal
 
@@ -20,7 +20,6 @@ Uids = npt.NDArray[Any]
 
 SCATTER_FLOOR = "floor: count and scatter"
 MERGE_FLOOR = "floor: merge of sorted"
-TRAFFIC_FLOOR = "floor: read and write"
 
 
 def some_uids(count: int, seed: int) -> Uids:
@@ -34,6 +33,15 @@ def some_uids(count: int, seed: int) -> Uids:
 
 def equal_to(provider: str, what: str, expected: Any) -> Callable[[Any], None]:
     return partial(require_equal, provider, what, expected=expected)
+
+
+def ours(run: Callable[[int], Any], what: str, expected: Any, threads: int) -> list[Side | Absent]:
+    """dcfast with several threads, and with one."""
+
+    def side(provider: str, count: int) -> Side:
+        return Side(provider, partial(run, count), equal_to(provider, what, expected), threads=count)
+
+    return [side("dcfast", threads), side("dcfast, 1 thread", 1)]
 
 
 def _polars() -> Any:
@@ -62,9 +70,8 @@ def time_sort(bench: harness.Bench, uids: Uids, expected: Uids, compiled: Floors
         require_equal("polars", "order of high halves", got["f0"].to_numpy(), np.ascontiguousarray(expected["f0"]))
         require_equal("polars", "order of low halves", got["f1"].to_numpy(), np.ascontiguousarray(expected["f1"]))
 
-    sides: list[Side | Absent] = [
-        Side("dcfast", lambda: dcfast.uid_sort(uids, threads=threads), equal_to("dcfast", "order", expected), threads=threads),
-        Side("dcfast, 1 thread", lambda: dcfast.uid_sort(uids, threads=1), equal_to("dcfast, 1 thread", "order", expected)),
+    sides = [
+        *ours(lambda count: dcfast.uid_sort(uids, threads=count), "order", expected, threads),
         _scatter_floor(uids, expected, compiled),
         _polars_side(lambda: frame.sort("f0", "f1"), check_polars),
         Side("np.sort", lambda: np.sort(uids), equal_to("np.sort", "order", expected)),
@@ -74,7 +81,7 @@ def time_sort(bench: harness.Bench, uids: Uids, expected: Uids, compiled: Floors
 
 def _scatter_floor(uids: Uids, expected: Uids, compiled: Floors | str) -> Side | Absent:
     if isinstance(compiled, str):
-        return floors.absent(SCATTER_FLOOR, compiled)
+        return Absent(SCATTER_FLOOR, compiled)
     out = np.empty_like(uids)
 
     def check(got: Uids) -> None:
@@ -98,7 +105,7 @@ def time_membership(bench: harness.Bench, hay: Uids, needles: Uids, compiled: Fl
 
     def merge_floor() -> Side | Absent:
         if isinstance(compiled, str):
-            return floors.absent(MERGE_FLOOR, compiled)
+            return Absent(MERGE_FLOOR, compiled)
         check = equal_to(MERGE_FLOOR, "number found", int(expected.sum()))
         return Side(MERGE_FLOOR, lambda: compiled.merge_sorted(hay, ordered), check, note="needles sorted beforehand")
 
@@ -112,17 +119,15 @@ def time_membership(bench: harness.Bench, hay: Uids, needles: Uids, compiled: Fl
     def check_polars(rows: Any) -> None:
         require_equal("polars", "members", np.sort(rows.to_numpy()), np.flatnonzero(expected).astype(np.uint32))
 
-    unchecked = {"check": False, "threads": threads}
-    sides: list[Side | Absent] = [
-        Side("dcfast", lambda: dcfast.uid_isin(needles, hay, threads=threads), equal_to("dcfast", "members", expected), threads=threads),
+    sides = [
+        *ours(lambda count: dcfast.uid_isin(needles, hay, threads=count), "members", expected, threads),
         Side(
             "dcfast, unchecked",
-            lambda: dcfast.uid_isin(needles, hay, **unchecked),
+            lambda: dcfast.uid_isin(needles, hay, check=False, threads=threads),
             equal_to("dcfast, unchecked", "members", expected),
             threads=threads,
             note="without a look whether the hay is sorted",
         ),
-        Side("dcfast, 1 thread", lambda: dcfast.uid_isin(needles, hay, threads=1), equal_to("dcfast, 1 thread", "members", expected)),
         merge_floor(),
         _polars_side(semi_join, check_polars),
         Side("np.searchsorted", by_search, equal_to("np.searchsorted", "members", expected)),
@@ -155,22 +160,23 @@ def time_parsing(bench: harness.Bench, uids: Uids, compiled: Floors | str) -> No
 
     def traffic_floor() -> Side | Absent:
         if isinstance(compiled, str):
-            return floors.absent(TRAFFIC_FLOOR, compiled)
+            return Absent(TRAFFIC_FLOOR, compiled)
         words = flat.view(np.uint64)
         check = equal_to(TRAFFIC_FLOOR, "words", words[::2] ^ words[1::2])
         return Side(TRAFFIC_FLOOR, lambda: compiled.fold_text(flat, out), check)
 
     peer = Side(README_WAY, lambda: datacomp_way(texts), equal_to(README_WAY, "uids", uids))
     shape = f"{len(texts)} texts of 32 digits"
-    from_list = Side("dcfast", lambda: dcfast.uid_parse(texts), parsed("dcfast"))
-    bench.compare("uid_parse_list", [from_list, traffic_floor(), peer], shape=shape, dtype="list of str", size_bytes=flat.nbytes)
+    size = flat.nbytes
+    from_list = [Side("dcfast", lambda: dcfast.uid_parse(texts), parsed("dcfast")), traffic_floor(), peer]
+    bench.compare("uid_parse_list", from_list, shape=shape, dtype="list of str", size_bytes=size)
     from_arrow = [
         Side("dcfast", lambda: dcfast.uid_parse(column, threads=threads), parsed("dcfast"), threads=threads),
         Side("dcfast, 1 thread", lambda: dcfast.uid_parse(column, threads=1), parsed("dcfast, 1 thread")),
         traffic_floor(),
         peer,
     ]
-    bench.compare("uid_parse_arrow", from_arrow, shape=shape, dtype="arrow string", size_bytes=flat.nbytes)
+    bench.compare("uid_parse_arrow", from_arrow, shape=shape, dtype="arrow string", size_bytes=size)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Value]:

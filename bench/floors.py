@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.harness import Absent
-
 _SOURCE = Path(__file__).with_name("floors.c")
 _FAILED = 2**64 - 1
 
@@ -88,7 +86,8 @@ def _checked(count: int, path: str) -> int:
 
 def load(directory: Path) -> Floors | str:
     """The floors, compiled into directory; or why there are none."""
-    compiler = next((found for name in (os.environ.get("CC", ""), "cc", "gcc", "clang") if (found := shutil.which(name))), None)
+    names = (os.environ.get("CC", ""), "cc", "gcc", "clang")
+    compiler = next((found for name in names if (found := shutil.which(name))), None)
     if compiler is None:
         return "no C compiler (cc)"
     library = directory / "floors.so"
@@ -97,7 +96,3 @@ def load(directory: Path) -> Floors | str:
     if done.returncode != 0:
         return f"{compiler} failed: {done.stderr.strip()[-200:]}"
     return Floors(ctypes.CDLL(str(library)))
-
-
-def absent(provider: str, floors: Floors | str) -> Absent:
-    return Absent(provider, floors if isinstance(floors, str) else "")

@@ -84,7 +84,8 @@ def require_equal(provider: str, what: str, got: Any, expected: Any) -> None:
         if isinstance(got, np.ndarray) and got.shape == expected.shape and got.dtype == expected.dtype:
             at = int(np.flatnonzero(got != expected)[0])
             differs = f"; first at {at}: expected {expected[at]}, got {got[at]}"
-        raise WrongAnswerError(f"{provider}: {what} differs: expected {expected.dtype} {expected.shape}, got {shape}{differs}")
+        wanted = f"{expected.dtype} {expected.shape}"
+        raise WrongAnswerError(f"{provider}: {what} differs: expected {wanted}, got {shape}{differs}")
     if got == expected:
         return
     if isinstance(expected, (list, dict)) and type(got) is type(expected):
@@ -134,7 +135,7 @@ class Bench:
             start = round_number % len(present) if present else 0
             for k in [*range(start, len(present)), *range(start)]:
                 times[present[k].provider] += [_one_turn(present[k])[0] for _ in range(turns[k])]
-        date = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        date = now()
         about = {"op": op, "shape": shape, "dtype": dtype, "bytes": size_bytes, "date_utc": date}
         for side in sides:
             self.rows.append(self._row(side, times, about))
@@ -142,7 +143,7 @@ class Bench:
 
     def note_memory(self, op: str, provider: str, peak_bytes: int, *, shape: str, seconds: float, note: str) -> None:
         """A row for a peak of memory."""
-        date = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        date = now()
         about = {"op": op, "shape": shape, "dtype": "", "bytes": 0, "date_utc": date}
         side = Side(provider, lambda: None, lambda _: None, note=note)
         row = self._row(side, {provider: [seconds]}, about)
@@ -244,10 +245,16 @@ def parse_options(name: str, argv: Sequence[str] | None, description: str | None
     add("--threads", type=int, default=2, help="threads where a comparison uses several (default 2)")
     add("--results", default=str(REPO_ROOT / "bench" / "results"), help="directory of the .jsonl files")
     add("--cache", help="where the pool is kept and outputs are written; default: the directory for temporary files")
-    add("--peers-python", default=sys.executable, metavar="PATH", help="interpreter with DALI and webdataset < 1 (wids)")
+    add(
+        "--peers-python", default=sys.executable, metavar="PATH", help="interpreter with DALI and webdataset < 1 (wids)"
+    )
     add("--datacomp", metavar="DIR", help="checkout of DataComp's repository")
     add("--datacomp-python", metavar="PATH", help="interpreter in which its resharder.py runs")
     return parser.parse_args(argv)
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @cache
@@ -266,11 +273,12 @@ def commit() -> str:
     git = shutil.which("git")
     if git is None or not (REPO_ROOT / ".git").exists():
         return "unknown"
-    head = subprocess.run([git, "-C", str(REPO_ROOT), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
+    here = [git, "-C", str(REPO_ROOT)]
+    head = subprocess.run([*here, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
     if head.returncode != 0:
         return "unknown"
-    changed = [git, "-C", str(REPO_ROOT), "status", "--porcelain", "--", ".", ":!bench/results", ":!README.md"]
-    dirty = subprocess.run(changed, capture_output=True, text=True).stdout.strip()
+    changed = ["status", "--porcelain", "--", ".", ":!bench/results", ":!README.md"]
+    dirty = subprocess.run([*here, *changed], capture_output=True, text=True).stdout.strip()
     return head.stdout.strip() + ("-dirty" if dirty else "")
 
 
