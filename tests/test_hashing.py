@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -124,3 +126,50 @@ def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
     path = os.fsencode(tmp_path) + b"/\xff\xfe"
     Path(os.fsdecode(path)).write_bytes(b"x")
     assert hash_file(os.fsdecode(path)) == hash_bytes(b"x")
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_ranges_of_memory_hash_as_those_of_a_file(blob: Path, threads: int) -> None:
+    rng = np.random.default_rng(threads)
+    offsets = rng.integers(0, 4_000_000, 500)
+    # few long ones among many short ones, and empty ones
+    sizes = np.where(rng.random(500) < 0.02, rng.integers(0, 1_000_000, 500), rng.integers(0, 300, 500))
+    expected = hash_members(blob, offsets, sizes)
+    data = blob.read_bytes()
+    for source in (data, bytearray(data), memoryview(data), np.frombuffer(data, np.uint8), np.memmap(blob, mode="r")):
+        assert np.array_equal(hash_members(source, offsets, sizes, threads=threads), expected)
+    assert hash_members(b"", [], []).shape == (0,)
+    assert hex_of(hash_members(b"", [0], [0])) == [EMPTY_128]
+
+
+def test_ranges_beyond_the_data_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"range 1 of 3 bytes at 8 ends beyond the end of the data \(10 bytes\)"):
+        hash_members(b"0123456789", [0, 8], [10, 3])
+    with pytest.raises(ValueError, match="ends beyond"):
+        hash_members(b"0123456789", [11], [0])
+    with pytest.raises(ValueError, match="ends beyond"):
+        hash_members(b"0123456789", [2], [2**64 - 1])
+    with pytest.raises(TypeError, match="bytes-like"):
+        hash_members(10, [0], [1])
+
+
+def test_machines_without_avx2_hash_the_same(blob: Path) -> None:
+    sizes = [0, 1, 3, 4, 8, 9, 16, 17, 128, 129, 240, 241, 1023, 1024, 1025, 5003, 1_048_577, 4_999_999]
+    script = (
+        "import sys, dcfast.hashing as h\n"
+        "data, sizes = open(sys.argv[1], 'rb').read(), [int(n) for n in sys.argv[2:]]\n"
+        "print(h.hash_members(data, [7] * len(sizes), sizes).tolist(), h.hash_file(sys.argv[1]))\n"
+        "print(h.hash_members(sys.argv[1], [7] * len(sizes), sizes).tolist())\n"
+    )
+    printed = [
+        subprocess.run(
+            [sys.executable, "-c", script, str(blob), *map(str, sizes)],
+            env={**os.environ, "DCFAST_ISA": isa},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for isa in ("baseline", "")
+    ]
+    assert printed[0] == printed[1]
+    assert printed[0].count("(") == 2 * len(sizes)

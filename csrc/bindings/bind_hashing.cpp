@@ -48,6 +48,14 @@ void bind_hashing(py::module_& m) {
     enter_core([&](const Poll& poll) { hash_ranges(name, offset_view, size_view, out, threads, poll); });
     return own(std::move(out));
   }, py::arg("path"), py::arg("offsets"), py::arg("sizes"), py::arg("threads"), "XXH3-128 of ranges of a file.");
+  m.def("hash_buffer_ranges", [](const py::object& data, const py::array& offsets, const py::array& sizes, unsigned threads) {
+    const Bytes bytes(data);
+    const auto offset_view = borrow<std::uint64_t>(offsets, "offsets");
+    const auto size_view = borrow<std::uint64_t>(sizes, "sizes");
+    std::vector<Uid> out(offset_view.size());
+    enter_core([&](const Poll& poll) { hash_ranges(bytes.span(), offset_view, size_view, out, threads, poll); });
+    return own(std::move(out));
+  }, py::arg("data"), py::arg("offsets"), py::arg("sizes"), py::arg("threads"), "XXH3-128 of ranges of a bytes-like object.");
 }
 
 }  // namespace dcfast::bindings

@@ -4,14 +4,17 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <memory>
 #include <mutex>
 #include <numeric>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "core/error.hpp"
 #include "core/file.hpp"
+#include "core/hashing_avx2.hpp"
 
 namespace dcfast {
 
@@ -24,6 +27,38 @@ constexpr std::uint64_t kBuffer = std::uint64_t{1} << 20;
 constexpr std::uint64_t kGap = std::uint64_t{1} << 14;
 
 Uid to_uid(const XXH128_hash_t& hash) { return {hash.high64, hash.low64}; }
+
+/// Whether this machine has AVX2. DCFAST_ISA=baseline says no: for tests, the hashes are the same.
+bool use_avx2() {
+#ifdef DCFAST_HAVE_AVX2
+  static const bool wide = [] {
+    const char* const asked = std::getenv("DCFAST_ISA");
+    const bool refused = asked != nullptr && std::string_view(asked) == "baseline";
+    return !refused && __builtin_cpu_supports("avx2") != 0;
+  }();
+  return wide;
+#else
+  return false;
+#endif
+}
+
+XXH128_hash_t hash_128(const std::byte* data, std::size_t size) {
+#ifdef DCFAST_HAVE_AVX2
+  if (use_avx2()) {
+    XXH128_hash_t hash;
+    avx2::xxh3_128(data, size, hash.high64, hash.low64);
+    return hash;
+  }
+#endif
+  return XXH3_128bits(data, size);
+}
+
+void update_128(XXH3_state_t* state, const std::byte* data, std::size_t size) {
+#ifdef DCFAST_HAVE_AVX2
+  if (use_avx2()) return avx2::xxh3_128_update(state, data, size);
+#endif
+  XXH3_128bits_update(state, data, size);
+}
 
 /// Buffers that threads take and give back; as many are made as threads need at once.
 class BufferPool {
@@ -64,7 +99,7 @@ Uid hash_stream(const File& file, std::uint64_t offset, std::uint64_t size, std:
     if (poll) poll();
     const std::uint64_t count = std::min(kPiece, size - done);
     file.pread_all({buffer, static_cast<std::size_t>(count)}, offset + done);
-    XXH3_128bits_update(state.get(), buffer, static_cast<std::size_t>(count));
+    update_128(state.get(), buffer, static_cast<std::size_t>(count));
     done += count;
   }
   return to_uid(XXH3_128bits_digest(state.get()));
@@ -76,9 +111,15 @@ struct Group {
   std::uint64_t begin, end;
 };
 
+void check_lengths(std::span<const std::uint64_t> offsets, std::span<const std::uint64_t> sizes, std::span<const Uid> out) {
+  if (offsets.size() == sizes.size() && offsets.size() == out.size()) return;
+  throw Error(Code::invalid_argument, "offsets and sizes must be equally long; got " + std::to_string(offsets.size()) +
+                                          " and " + std::to_string(sizes.size()));
+}
+
 }  // namespace
 
-Uid xxh3_128(std::span<const std::byte> bytes) { return to_uid(XXH3_128bits(bytes.data(), bytes.size())); }
+Uid xxh3_128(std::span<const std::byte> bytes) { return to_uid(hash_128(bytes.data(), bytes.size())); }
 
 std::uint64_t xxh3_64(std::span<const std::byte> bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
 
@@ -92,7 +133,7 @@ Uid hash_file(const std::string& path, const Poll& poll) {
   for (std::uint64_t at = 0;;) {
     if (poll) poll();
     const std::size_t count = file.pread_some({buffer.get(), kPiece}, at);
-    XXH3_128bits_update(state.get(), buffer.get(), count);
+    update_128(state.get(), buffer.get(), count);
     if (count < kPiece) break;
     at += count;
   }
@@ -101,11 +142,7 @@ Uid hash_file(const std::string& path, const Poll& poll) {
 
 void hash_ranges(const std::string& path, std::span<const std::uint64_t> offsets, std::span<const std::uint64_t> sizes,
                  std::span<Uid> out, unsigned threads, const Poll& poll) {
-  if (offsets.size() != sizes.size() || offsets.size() != out.size()) {
-    throw Error(Code::invalid_argument,
-                "offsets and sizes must be equally long; got " + std::to_string(offsets.size()) + " and " +
-                    std::to_string(sizes.size()));
-  }
+  check_lengths(offsets, sizes, out);
   const File file = File::open_read(path);
   const std::uint64_t file_size = file.size();
   for (std::size_t i = 0; i < offsets.size(); ++i) {
@@ -148,10 +185,36 @@ void hash_ranges(const std::string& path, std::span<const std::uint64_t> offsets
       file.pread_all({buffer.get(), static_cast<std::size_t>(g.end - g.begin)}, g.begin);
       for (std::size_t k = g.first; k < g.last; ++k) {
         const std::size_t i = order[k];
-        out[i] = xxh3_128({buffer.get() + (offsets[i] - g.begin), static_cast<std::size_t>(sizes[i])});
+        out[i] = to_uid(hash_128(buffer.get() + (offsets[i] - g.begin), static_cast<std::size_t>(sizes[i])));
       }
     }
     pool.give(std::move(buffer));
+  }, poll);
+}
+
+void hash_ranges(std::span<const std::byte> bytes, std::span<const std::uint64_t> offsets,
+                 std::span<const std::uint64_t> sizes, std::span<Uid> out, unsigned threads, const Poll& poll) {
+  check_lengths(offsets, sizes, out);
+  // ranges dealt out some at a time, as many as make a buffer: an item of work is never tiny
+  std::vector<std::size_t> begins{0};
+  std::uint64_t gathered = 0;
+  for (std::size_t i = 0; i < offsets.size(); ++i) {
+    if (offsets[i] > bytes.size() || sizes[i] > bytes.size() - offsets[i]) {
+      throw Error(Code::invalid_argument, "range " + std::to_string(i) + " of " + std::to_string(sizes[i]) + " bytes at " +
+                                              std::to_string(offsets[i]) + " ends beyond the end of the data (" +
+                                              std::to_string(bytes.size()) + " bytes)");
+    }
+    gathered += std::min(sizes[i], kBuffer);
+    if (gathered >= kBuffer || i + 1 - begins.back() >= kBuffer) {
+      begins.push_back(i + 1);
+      gathered = 0;
+    }
+  }
+  if (begins.back() < offsets.size()) begins.push_back(offsets.size());
+  parallel_for(begins.size() - 1, threads, [&](std::size_t index) {
+    for (std::size_t i = begins[index]; i < begins[index + 1]; ++i) {
+      out[i] = to_uid(hash_128(bytes.data() + offsets[i], static_cast<std::size_t>(sizes[i])));
+    }
   }, poll);
 }
 

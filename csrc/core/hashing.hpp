@@ -26,4 +26,9 @@ Uid hash_file(const std::string& path, const Poll& poll = {});
 void hash_ranges(const std::string& path, std::span<const std::uint64_t> offsets, std::span<const std::uint64_t> sizes,
                  std::span<Uid> out, unsigned threads, const Poll& poll = {});
 
+/// The same of ranges of memory. Throws invalid_argument for a range that ends beyond the bytes. Memory: 8 bytes a MiB
+/// hashed. Cost: one read, at memory speed where the machine has AVX2.
+void hash_ranges(std::span<const std::byte> bytes, std::span<const std::uint64_t> offsets,
+                 std::span<const std::uint64_t> sizes, std::span<Uid> out, unsigned threads, const Poll& poll = {});
+
 }  // namespace dcfast

@@ -15,11 +15,12 @@ __all__ = ["hash_bytes", "hash_file", "hash_members", "xxh3_64"]
 PathLike = str | os.PathLike[str]
 
 
-def hash_members(path: PathLike, offsets: npt.ArrayLike, sizes: npt.ArrayLike, *, threads: int = 1) -> npt.NDArray[Any]:
-    """XXH3-128 of ranges of one file, such as the members of a shard.
+def hash_members(source: Any, offsets: npt.ArrayLike, sizes: npt.ArrayLike, *, threads: int = 1) -> npt.NDArray[Any]:
+    """XXH3-128 of ranges of one file or of bytes in memory, such as the members of a shard.
 
     Args:
-        path: a local file.
+        source: a local file, as str or path; or a contiguous bytes-like object. (Of a mapped file the system ends the
+            process, with SIGBUS, if it is cut meanwhile: pass its path where others may write.)
         offsets, sizes: (n,) bytes, unsigned 64-bit or other integers that are not negative. Ranges may come
             in any order, overlap and repeat.
         threads: 0 means one per core.
@@ -30,15 +31,18 @@ def hash_members(path: PathLike, offsets: npt.ArrayLike, sizes: npt.ArrayLike, *
 
     Raises:
         CorruptDataError: a range ends beyond the end of the file; names the file and the range's offset.
-        ValueError, TypeError: offsets and sizes differ in length, or are not such integers.
+        ValueError, TypeError: offsets and sizes differ in length, are not such integers, or end beyond the bytes.
         OSError: the file cannot be read.
 
-    Memory: 1 MiB a thread however long the ranges are, and 40 bytes a range. Cost: one read of the ranges;
-    those with gaps up to 16 KiB are read together.
+    Memory: 1 MiB a thread however long the ranges are, and 40 bytes a range. Cost: one read of the ranges (of a file:
+    those with gaps up to 16 KiB are read together); bytes are hashed about as fast as memory is read.
     """
-    out: npt.NDArray[Any] = _core.hash_ranges(
-        os.fsencode(path), _sizes(offsets, "offsets"), _sizes(sizes, "sizes"), threads
-    )
+    ranges = _sizes(offsets, "offsets"), _sizes(sizes, "sizes")
+    out: npt.NDArray[Any]
+    if isinstance(source, (str, os.PathLike)):
+        out = _core.hash_ranges(os.fsencode(source), *ranges, threads)
+    else:
+        out = _core.hash_buffer_ranges(source, *ranges, threads)
     return out
 
 

@@ -1,0 +1,170 @@
+"""What the benches must show: each bar is a ratio of medians of one comparison, or a peak of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Row = dict[str, Any]
+Value = float | None
+Sense = Literal["least", "most"]
+Wanted = tuple[float | None, float | None]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """median(over) / median(under) of the rows of ``op``; with sense "least" it must be ``bar`` or more.
+
+    Peaks of memory name their provider in ``over`` and leave ``under`` empty: megabytes. ``ours`` and ``peer`` are
+    the providers whose times the table of the README shows, ``floor`` the one that does only what must be done.
+    """
+
+    name: str
+    bench: str
+    work: str
+    op: str
+    over: str
+    under: str
+    sense: Sense
+    bar: float | None
+    stretch: float | None
+    floor: str = ""
+
+    @property
+    def ours(self) -> str:
+        return self.under if self.under.startswith("dcfast") and not self.over.startswith("dcfast") else self.over
+
+    @property
+    def peer(self) -> str:
+        return self.over if self.ours == self.under else self.under
+
+    @property
+    def unit(self) -> str:
+        return "x" if self.under else " MB"
+
+    @property
+    def wanted(self) -> str:
+        return self._text(self.bar)
+
+    @property
+    def stretch_wanted(self) -> str:
+        return self._text(self.stretch)
+
+    def _text(self, value: float | None) -> str:
+        return "none" if value is None else f"{'>=' if self.sense == 'least' else '<='} {value:g}{self.unit}"
+
+    def is_met(self, value: float) -> bool:
+        if self.bar is None:
+            return True
+        return value >= self.bar if self.sense == "least" else value <= self.bar
+
+
+DALI = "DALI wds2idx"
+DATACOMP = "DataComp resharder.py"
+GNU_TAR = "GNU tar -tv"
+README_WAY = "DataComp's README way"
+WEBDATASET = "webdataset, skipping"
+MEMORY_READ = "floor: read of memory"
+PREAD_FLOOR = "floor: one pread a member"
+TRAFFIC_FLOOR = "floor: read and write"
+
+
+def _index(name: str, work: str, over: str, under: str, sense: Sense, wanted: Wanted, floor: str = "") -> Bar:
+    return Bar(name, "bench_tar_index", work, "tar_index", over, under, sense, *wanted, floor=floor)
+
+
+def _uids(name: str, work: str, peer: str, wanted: Wanted, floor: str) -> Bar:
+    op = name.removesuffix("_vs_numpy").removesuffix("_vs_datacomp")
+    return Bar(name, "bench_uid_set", work, op, peer, "dcfast", "least", *wanted, floor=floor)
+
+
+def _memory(name: str, bench: str, work: str) -> Bar:
+    return Bar(name, bench, work, name.removesuffix("_mb"), "dcfast", "", "most", 300, None)
+
+
+BARS: tuple[Bar, ...] = (
+    _index("tar_index_vs_dali", "index, no uid, 1 thread", DALI, "dcfast", "least", (15, 18), PREAD_FLOOR),
+    _index("tar_index_vs_gnu_tar", "index, no uid, 1 thread", GNU_TAR, "dcfast", "least", (4, None), PREAD_FLOOR),
+    _index("tar_index_vs_pread_floor", "index, no uid, beside its floor", "dcfast", PREAD_FLOOR, "most", (None, 1.2)),
+    _index("tar_index_uid_vs_no_uid", "index with uid, beside none", "dcfast, with uid", "dcfast", "most", (2, 1.3)),
+    _memory("memory_index_mb", "bench_tar_index", "memory to index 800 shards"),
+    _uids("uid_sort_vs_numpy", "sort 10M uids", "np.sort", (20, 30), "floor: count and scatter"),
+    _uids("uid_isin_vs_numpy", "which of 1M uids are in 10M", "np.isin", (100, 400), "floor: merge of sorted"),
+    _uids("uid_parse_list_vs_datacomp", "parse 1M uids of a list", README_WAY, (20, 40), TRAFFIC_FLOOR),
+    _uids("uid_parse_arrow_vs_datacomp", "parse 1M uids of an Arrow buffer", README_WAY, (100, 300), TRAFFIC_FLOOR),
+    Bar(
+        name="reshard_shell_vs_datacomp",
+        bench="bench_reshard",
+        work="reshard 30%, whole process",
+        op="reshard_shell",
+        over=DATACOMP,
+        under="dcfast",
+        sense="least",
+        bar=15,
+        stretch=25,
+    ),
+    Bar(
+        name="reshard_vs_cp",
+        bench="bench_reshard",
+        work="reshard 30% in process, no fsync",
+        op="reshard",
+        over="dcfast",
+        under="cp of the output",
+        sense="most",
+        bar=1.8,
+        stretch=1.2,
+        floor="floor: pread and write",
+    ),
+    _memory("memory_reshard_mb", "bench_reshard", "memory to reshard 800 shards"),
+    Bar(
+        name="hash_members_vs_memory",
+        bench="bench_hashing",
+        work="XXH3-128 of members in memory, 1 thread",
+        op="hash_members",
+        over=MEMORY_READ,
+        under="dcfast",
+        sense="least",
+        bar=0.8,
+        stretch=0.95,
+        floor=MEMORY_READ,
+    ),
+    Bar(
+        name="random_read_vs_webdataset",
+        bench="bench_random_access",
+        work="read 30% in random order, all bytes hashed",
+        op="random_read",
+        over=WEBDATASET,
+        under="dcfast",
+        sense="least",
+        bar=5,
+        stretch=10,
+        floor="floor: one pread a sample",
+    ),
+)
+
+
+def row_of(rows: Sequence[Row], op: str, provider: str) -> Row | None:
+    """The newest row of a provider in an op; rows are in the order they were written."""
+    return next((row for row in reversed(rows) if row["op"] == op and row["provider"] == provider), None)
+
+
+def latest_comparison(rows: Sequence[Row], op: str) -> list[Row]:
+    """The rows of the last comparison of an op: those that share its date."""
+    of_op = [row for row in rows if row["op"] == op]
+    return [row for row in of_op if row["date_utc"] == of_op[-1]["date_utc"]] if of_op else []
+
+
+def measure(bar: Bar, rows: Sequence[Row]) -> Value:
+    """The bar's value in the last comparison; None where a side was absent."""
+    compared = latest_comparison(rows, bar.op)
+    over = row_of(compared, bar.op, bar.over)
+    if not bar.under:
+        return None if over is None or over.get("peak_bytes") is None else round(over["peak_bytes"] / 1e6, 1)
+    return ratio(over, row_of(compared, bar.op, bar.under))
+
+
+def ratio(over: Row | None, under: Row | None) -> Value:
+    if over is None or under is None or over["median_s"] is None or under["median_s"] is None:
+        return None
+    return float(f"{over['median_s'] / under['median_s']:.4g}")
