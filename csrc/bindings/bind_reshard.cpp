@@ -12,9 +12,9 @@ py::tuple write_shard(const std::string& out_path, const std::vector<std::string
   const auto mtimes = borrow<std::int64_t>(source_mtime_ns, "source_mtime_ns");
   if (!sizes.empty() && sizes.size() != sources.size()) throw py::value_error("source_size must be empty or one entry per source");
   if (!mtimes.empty() && mtimes.size() != sources.size()) throw py::value_error("source_mtime_ns must be empty or one entry per source");
-  std::vector<ShardSource> files;
+  std::vector<CopySource> files;
   for (std::size_t i = 0; i < sources.size(); ++i) {
-    ShardSource file{sources[i], std::nullopt, std::nullopt};
+    CopySource file{sources[i], std::nullopt, std::nullopt};
     if (!sizes.empty()) file.size = sizes[i];
     if (!mtimes.empty()) file.mtime_ns = mtimes[i];
     files.push_back(std::move(file));

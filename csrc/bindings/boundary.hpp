@@ -82,6 +82,7 @@ auto enter_core(const Run& run) {
 }
 
 void bind_hashing(py::module_& m);
+void bind_member_read(py::module_& m);
 void bind_picture(py::module_& m);
 void bind_reshard(py::module_& m);
 void bind_similarity(py::module_& m);

@@ -57,6 +57,7 @@ PYBIND11_MODULE(_core, m) {
   PYBIND11_NUMPY_DTYPE_EX(dcfast::Uid, hi, "f0", lo, "f1");
   py::register_exception_translator(&translate);
   dcfast::bindings::bind_hashing(m);
+  dcfast::bindings::bind_member_read(m);
   dcfast::bindings::bind_picture(m);
   dcfast::bindings::bind_reshard(m);
   dcfast::bindings::bind_similarity(m);

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "core/error.hpp"
 
@@ -16,6 +17,8 @@ class File {
   static File open_read(const std::string& path);
   /// Creates or truncates.
   static File open_write(const std::string& path);
+  /// Owns a descriptor that was opened elsewhere; `path` is for messages.
+  static File adopt(int fd, std::string path) { return File(fd, std::move(path)); }
   File(File&& other) noexcept;
   File& operator=(File&& other) noexcept;
   File(const File&) = delete;

@@ -159,7 +159,7 @@ namespace {
 // closing is an error: what was copied from it would be a mixture.
 class SourceFiles {
  public:
-  SourceFiles(std::span<const ShardSource> sources, std::size_t limit)
+  SourceFiles(std::span<const CopySource> sources, std::size_t limit)
       : sources_(sources), limit_(std::max<std::size_t>(limit, 1)), open_(sources.size()) {}
 
   const File& get(std::uint32_t id) {
@@ -174,7 +174,7 @@ class SourceFiles {
       retire(recent_.front());
       recent_.pop_front();
     }
-    const ShardSource& source = sources_[id];
+    const CopySource& source = sources_[id];
     File file = File::open_read(source.path);
     const std::uint64_t size = file.size();
     const std::int64_t mtime_ns = file.mtime_ns();
@@ -210,7 +210,7 @@ class SourceFiles {
     }
   }
 
-  std::span<const ShardSource> sources_;
+  std::span<const CopySource> sources_;
   std::size_t limit_;
   std::vector<std::unique_ptr<Entry>> open_;
   std::deque<std::uint32_t> recent_;
@@ -219,7 +219,7 @@ class SourceFiles {
 // The next window_bytes of the output: small pieces are copied in, payloads are noted and read when it is full.
 class Window {
  public:
-  Window(const std::string& out_path, std::span<const ShardSource> sources, const WriteShardOptions& options, const Poll& poll,
+  Window(const std::string& out_path, std::span<const CopySource> sources, const WriteShardOptions& options, const Poll& poll,
          std::vector<Uid>& hashes)
       : out_(File::open_write(out_path)), sources_(sources, options.max_open_sources), poll_(poll), hashes_(hashes),
         hash_payloads_(options.hash_payloads), buffer_(std::max<std::size_t>(options.window_bytes, 4096)) {}
@@ -361,7 +361,7 @@ class Window {
   XXH3_state_t state_;
 };
 
-void check_members(std::span<const ShardSource> sources, const ShardMembers& members) {
+void check_members(std::span<const CopySource> sources, const ShardMembers& members) {
   const std::size_t count = members.source.size();
   if (members.offset.size() != count || members.size.size() != count || members.name_begin.size() != count + 1) {
     throw Error(Code::invalid_argument, "source, offset and size must have one length, and name_begin one more");
@@ -382,7 +382,7 @@ void check_members(std::span<const ShardSource> sources, const ShardMembers& mem
 
 }  // namespace
 
-WrittenShard write_shard(const std::string& out_path, std::span<const ShardSource> sources, const ShardMembers& members,
+WrittenShard write_shard(const std::string& out_path, std::span<const CopySource> sources, const ShardMembers& members,
                          const WriteShardOptions& options, const Poll& poll) {
   check_members(sources, members);
   WrittenShard result;

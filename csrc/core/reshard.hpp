@@ -19,7 +19,7 @@ namespace dcfast {
 
 /// A file that payloads are copied from. Where size or mtime_ns is given, the file must still have it when it is
 /// opened: an index older than its shard is refused, not misread.
-struct ShardSource {
+struct CopySource {
   std::string path;
   std::optional<std::uint64_t> size;
   std::optional<std::int64_t> mtime_ns;
@@ -63,7 +63,7 @@ void sample_member_names(std::span<const Uid> uid, std::span<const std::uint64_t
 /// before a payload does), io (ENOSPC included). A failed call leaves a partial file for the caller to remove.
 /// Memory: window_bytes, 48 bytes a payload piece in it (at most one per 512 bytes), and 16 bytes a member where
 /// hashes are asked for. Cost: one pass over the payloads. Safe to call from many threads for different out_paths.
-WrittenShard write_shard(const std::string& out_path, std::span<const ShardSource> sources,
+WrittenShard write_shard(const std::string& out_path, std::span<const CopySource> sources,
                          const ShardMembers& members, const WriteShardOptions& options = {}, const Poll& poll = {});
 
 }  // namespace dcfast

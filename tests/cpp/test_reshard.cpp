@@ -60,7 +60,7 @@ struct Members {
   }
 };
 
-dcfast::Error error_of(const std::string& out, const std::vector<dcfast::ShardSource>& sources, const Members& members) {
+dcfast::Error error_of(const std::string& out, const std::vector<dcfast::CopySource>& sources, const Members& members) {
   try {
     dcfast::write_shard(out, sources, members.view());
   } catch (const dcfast::Error& error) {
@@ -75,7 +75,7 @@ dcfast::Error error_of(const std::string& out, const std::vector<dcfast::ShardSo
 int main() {
   const std::string dir = scratch();
   std::vector<std::string> contents;
-  std::vector<dcfast::ShardSource> sources;
+  std::vector<dcfast::CopySource> sources;
   std::uint64_t state = 1;
   for (int s = 0; s < 5; ++s) {
     std::string bytes(300'000, '\0');
