@@ -170,7 +170,7 @@ class ShardSources:
         member_sample = np.repeat(np.arange(len(rows)), counts)
         begin = np.asarray(segment.shard_sample_begin).astype(np.int64)
         shard = np.searchsorted(begin, rows, side="right") - 1
-        used, local = np.unique(shard, return_inverse=True)
+        used, local = _distinct(shard)
         copy = copies
         repeats = self.plan.repeats
         if len(repeats):
@@ -192,6 +192,15 @@ class ShardSources:
         }
 
 
+def _distinct(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Sorted distinct values and where each value stands among them: np.unique without its import of numpy.ma."""
+    ordered = np.sort(values)
+    keep = np.ones(len(ordered), dtype=bool)
+    keep[1:] = ordered[1:] != ordered[:-1]
+    found = ordered[keep]
+    return found, np.searchsorted(found, values)
+
+
 def _ranges(counts: NDArray[Any]) -> NDArray[np.int64]:
     """0..counts[0]-1, 0..counts[1]-1, and so on, one after the other."""
     begin = np.cumsum(counts) - counts
@@ -201,7 +210,7 @@ def _ranges(counts: NDArray[Any]) -> NDArray[np.int64]:
 
 def _extension_order(parts: list[dict[str, Any]]) -> tuple[list[bytes], list[NDArray[np.int64]]]:
     """The extensions in use, in order of their text, and for each part the rank of each of its own."""
-    used = [[part["exts"][i] for i in np.unique(part["ext"])] for part in parts]
+    used = [[part["exts"][i] for i in _distinct(part["ext"])[0]] for part in parts]
     texts = sorted({ext for exts in used for ext in exts})
     rank = {ext: i for i, ext in enumerate(texts)}
     if len(texts) > 1 << 16:

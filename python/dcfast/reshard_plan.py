@@ -194,7 +194,7 @@ def make_plan(
         (at most; exact for plain extensions).
     """
     options = {"shard_size": shard_size, "max_bytes": max_bytes, "first_shard": first_shard, "num_shards": num_shards}
-    left_out = np.unique(np.asarray([] if exclude is None else exclude, np.uint64))
+    left_out = np.sort(np.asarray([] if exclude is None else exclude, np.uint64))
     known = None if pool_records is None else repeated_uids(pool_records)
     counts = dict.fromkeys(("samples", "no_uid", "cut", "excluded", "processed_count", "selected_rows"), 0)
     maybe_repeated: list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]] = []

@@ -96,7 +96,7 @@ def reshard(
     base = _shards_dir(pool, shards_dir)
     opened = open_subset(subset, check=True)
     _refuse_output(out, base, overwrite or dry_run)
-    with _indexed(pool, base) as segments:
+    with _indexed(pool, base, threads) as segments:
         plan = make_plan(
             segments,
             opened,
@@ -224,7 +224,7 @@ def _shard_names(base: Path) -> list[str]:
 
 @contextmanager
 def _indexed(
-    pool: str | os.PathLike[str] | Sequence[SegmentLike | str], base: Path
+    pool: str | os.PathLike[str] | Sequence[SegmentLike | str], base: Path, threads: int
 ) -> Iterator[Sequence[SegmentLike | str]]:
     """The pool's index segments; of a directory of shards they are made here and removed at the end."""
     if not isinstance(pool, (str, os.PathLike)):
@@ -237,7 +237,11 @@ def _indexed(
         segments = []
         for begin in range(0, len(names), _SHARDS_A_SEGMENT):
             path = Path(index_dir) / f"{begin:08d}.dcx"
-            write_segment([(str(base / name), name) for name in names[begin : begin + _SHARDS_A_SEGMENT]], path)
+            chosen = names[begin : begin + _SHARDS_A_SEGMENT]
+            # nobody needs this index after a crash
+            write_segment(
+                [(str(base / name), name) for name in chosen], path, threads, read_image_size=False, sync=False
+            )
             segments.append(str(path))
         yield segments
 

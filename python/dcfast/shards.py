@@ -37,6 +37,7 @@ def write_segment(
     *,
     read_uid: bool = True,
     read_image_size: bool = True,
+    sync: bool = True,
 ) -> dict[str, Any]:
     """Indexes shards into one segment file, which appears whole or not at all.
 
@@ -46,6 +47,7 @@ def write_segment(
         threads: shards indexed at a time; 0 = one per core. The bytes written do not depend on it.
         read_uid: parse the json members. Without it no sample has a uid (flag NO_UID).
         read_image_size: read the picture headers. Without it width and height are 0.
+        sync: fsync the file and its directory; without it the file may be lost in a crash of the machine.
     Returns:
         dict of JSON values: num_shards, num_samples, num_members (of samples), num_strays, tar_bytes,
         damage and notes (lists of {shard, name, offset, message}), flags (SampleFlag name -> samples).
@@ -59,7 +61,7 @@ def write_segment(
     pairs = [(os.fspath(path), name) for path, name in shards]
     if threads < 0:
         raise ValueError(f"threads must be 0 (one per core) or more; got {threads}")
-    with atomic_path(out_path) as temporary:
+    with atomic_path(out_path, sync=sync) as temporary:
         stats: dict[str, Any] = _core.write_segment(
             [(os.fsencode(path), os.fsencode(name)) for path, name in pairs],
             os.fsencode(temporary),
