@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from dcfast.atomic import atomic_path, remove_leftovers, write_bytes, write_json
 from dcfast.errors import CorruptDataError, PoolError, RunError
@@ -57,11 +58,40 @@ def test_atomic_file_is_whole_or_absent(tmp_path: Path) -> None:
     assert [p.name for p in target.parent.iterdir()] == ["file.bin"]
 
 
-def test_atomic_file_replaces_a_directory_of_parts(tmp_path: Path) -> None:
-    (tmp_path / "fates.parquet").mkdir()
-    (tmp_path / "fates.parquet" / "part").write_text("x")
-    write_bytes(tmp_path / "fates.parquet", b"single")
-    assert (tmp_path / "fates.parquet").read_bytes() == b"single"
+def test_atomic_file_never_replaces_a_directory(tmp_path: Path) -> None:
+    from dcfast.uids import save_subset
+
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("years of work")
+    with pytest.raises(IsADirectoryError, match="home"):
+        write_bytes(tmp_path / "home", b"file")
+    with pytest.raises(IsADirectoryError, match="home"):
+        save_subset(tmp_path / "home", np.zeros(0, "u8,u8"))
+    assert (tmp_path / "home" / "thesis.tex").read_text() == "years of work"
+
+
+def test_table_becomes_a_directory_of_parts_and_a_file_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from dcfast.stages import tables
+
+    for number in range(2):
+        part = tmp_path / tables.part_path("t", number)
+        part.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"x": [number]}), part)
+    single = tables.combine_parts("s/t", "t", 2, 2)
+    perform(str(tmp_path), single)
+    monkeypatch.setattr(tables, "MAX_SINGLE_ROWS", 1)
+    many = tables.combine_parts("s/t", "t", 2, 2)
+    perform(str(tmp_path), many)
+    assert sorted(p.name for p in (tmp_path / "t.parquet").iterdir()) == ["part-a00000.parquet", "part-a00001.parquet"]
+    assert read_marker(tmp_path, many) is not None
+    assert tables.read_table(tmp_path / "t.parquet")["x"].to_pylist() == [0, 1]
+    (tmp_path / "t.parquet" / "part-a00001.parquet").unlink()
+    assert read_marker(tmp_path, many) is None, "a lost part must be noticed"
+    monkeypatch.undo()
+    perform(str(tmp_path), single)
+    assert tables.read_table(tmp_path / "t.parquet")["x"].to_pylist() == [0, 1]
 
 
 def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ never share one. A killed process may leave its temporary file; ``remove_leftove
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -44,16 +45,19 @@ def atomic_path(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[
     The parent directory is made where missing. On error the temporary file is removed and the old ``path``, if
     any, stays as it was. Without ``sync`` the file is whole or absent after a crash of the program, but may be lost
     in one of the machine.
+
+    Raises:
+        IsADirectoryError: ``path`` is a directory; said before any work, and nothing in it is touched.
     """
     final = Path(path)
+    if final.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "cannot be replaced by a file: is a directory", os.fspath(final))
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{final.name}")
     try:
         yield temporary
         if sync:
             _fsync_file(temporary)
-        if final.is_dir() and not final.is_symlink():
-            shutil.rmtree(final)  # a table that was a directory of parts is a single file now
         os.replace(temporary, final)
     except BaseException:
         temporary.unlink(missing_ok=True)

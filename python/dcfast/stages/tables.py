@@ -7,6 +7,7 @@ memory is that of one part.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -34,6 +35,8 @@ def combine(out: str, args: dict[str, Any]) -> dict[str, Any]:
     parts = [root / p for p in args["parts"]]
     if args["rows"] <= MAX_SINGLE_ROWS:
         schema = pq.read_schema(parts[0])
+        if final.is_dir():  # it had more rows once
+            shutil.rmtree(final)
         with atomic_path(final) as temporary, pq.ParquetWriter(temporary, schema) as writer:
             for part in parts:
                 table = pq.read_table(part)
@@ -44,7 +47,7 @@ def combine(out: str, args: dict[str, Any]) -> dict[str, Any]:
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
     for part in parts:
-        os.link(part, staging / f"part-{part.name}")
+        _link(part, staging / _linked(part))
     fsync_dir(staging)
     if final.is_dir():
         shutil.rmtree(final)
@@ -53,6 +56,20 @@ def combine(out: str, args: dict[str, Any]) -> dict[str, Any]:
     os.replace(staging, final)
     fsync_dir(root)
     return {"rows": args["rows"], "single": False}
+
+
+def _linked(part: str | Path) -> str:
+    return f"part-{Path(part).name}"
+
+
+def _link(source: Path, target: Path) -> None:
+    """A hard link, or a copy where the file system has none."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV):
+            raise
+        shutil.copyfile(source, target)
 
 
 def combine_parts(step: str, table: str, segments: int, rows: int, extra: tuple[str, ...] = ()) -> Piece:
@@ -64,8 +81,9 @@ def combine_parts(step: str, table: str, segments: int, rows: int, extra: tuple[
         "dcfast.stages.tables:combine",
         {"table": table, "parts": list(parts), "rows": rows},
         inputs=parts,
-        # a directory has no size worth recording: its parts are checked as inputs
-        outputs=(f"{table}.parquet",) if rows <= MAX_SINGLE_ROWS else (),
+        outputs=(f"{table}.parquet",)
+        if rows <= MAX_SINGLE_ROWS
+        else tuple(f"{table}.parquet/{_linked(part)}" for part in parts),
     )
 
 
