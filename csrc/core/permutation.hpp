@@ -1,5 +1,5 @@
 // A keyed permutation of 0..n-1 that is computed, not stored: an order for a shuffle of any length, in which any
-// part can be had alone. The numbers are part of the output format (docs/formats.md, "Shuffled order").
+// part can be had alone. The numbers decide orders that users rely on: they must not change.
 #pragma once
 
 #include <array>

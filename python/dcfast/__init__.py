@@ -24,6 +24,10 @@ __version__ = "0.1.0"
 # public name -> module that holds it; resolved on first use to keep the import under 0.15 s
 _LAZY: dict[str, str] = {
     "index_tars": "dcfast.shards",
+    "PoolReader": "dcfast.access",
+    "iterate_uids": "dcfast.access",
+    "open_pool": "dcfast.access",
+    "read_members": "dcfast.access",
     "TarIndex": "dcfast.shards",
     "uid_parse": "dcfast.uids",
     "uid_format": "dcfast.uids",
@@ -48,6 +52,7 @@ __all__ = [
     "FilterError",
     "MissingDependencyError",
     "PoolError",
+    "PoolReader",
     "RunError",
     "SubsetError",
     "TarIndex",
@@ -55,8 +60,11 @@ __all__ = [
     "hamming_join",
     "hash_members",
     "index_tars",
+    "iterate_uids",
     "load_subset",
+    "open_pool",
     "perceptual_hash",
+    "read_members",
     "reshard",
     "save_subset",
     "uid_difference",
@@ -84,6 +92,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from dcfast.access import PoolReader, iterate_uids, open_pool, read_members
     from dcfast.hashing import hash_members
     from dcfast.pictures import perceptual_hash
     from dcfast.resharder import reshard
