@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import os
 import random
 import tarfile
 from pathlib import Path
@@ -216,3 +217,18 @@ def test_flipped_bytes_never_crash(tmp_path: Path, seed: bytes, edits: list[tupl
         assert row["offset"] + row["size"] <= len(data)
     index.samples()
     index.others()
+
+
+def test_named_pipe_is_an_error_and_not_a_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.tar")
+    with pytest.raises(OSError, match=r"expected a regular file.*a\.tar"):
+        index_tars(tmp_path / "a.tar")
+
+
+def test_long_global_name_does_not_multiply(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    members = b"".join(plain(f"{i}.jpg", b"") for i in range(50))
+    path.write_bytes(pax_block({"path": "a" * 5000 + ".jpg"}, b"g") + members + END)
+    assert damage_of(path)[1] == "global pax path of 5004 bytes: more than 4096"
+    path.write_bytes(pax_block({"path": "a" * 4000 + ".jpg"}, b"g") + members + END)
+    assert len(index_tars(path)) == 50

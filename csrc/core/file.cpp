@@ -18,9 +18,17 @@ void throw_errno(const std::string& action, const std::string& path) {
 
 File File::open_read(const std::string& path) {
   int fd;
-  do fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC); while (fd < 0 && errno == EINTR);
+  // without O_NONBLOCK the opening of a named pipe would wait for a writer, perhaps for ever; files do not mind it
+  do fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK); while (fd < 0 && errno == EINTR);
   if (fd < 0) throw_errno("open for reading", path);
-  return File(fd, path);
+  File file(fd, path);
+  struct stat st{};
+  if (::fstat(fd, &st) != 0) throw_errno("stat", path);
+  if (S_ISDIR(st.st_mode)) throw Error(Code::io, "open for reading: is a directory", path, std::nullopt, EISDIR);
+  if (!S_ISREG(st.st_mode)) {
+    throw Error(Code::io, "open for reading: a pipe, socket or device; expected a regular file", path, std::nullopt, EINVAL);
+  }
+  return file;
 }
 
 File File::open_write(const std::string& path) {

@@ -13,6 +13,7 @@ namespace dcfast {
 /// An open file descriptor; closes on destruction. Movable, not copyable.
 class File {
  public:
+  /// A regular file; anything else (a pipe would block) is an error of Code::io.
   static File open_read(const std::string& path);
   /// Creates or truncates.
   static File open_write(const std::string& path);

@@ -430,8 +430,15 @@ bool TarWalker::fill_member(TarMember& member, std::span<const std::byte> block,
   const bool plain_type = type == '0' || type == '\0' || type == '7';
   const bool sparse = type == 'S' || (plain_type && (local_.sparse || global_.sparse));
   if (sparse && sparse_name && !sparse_name->empty()) {
+    if (!local_.sparse_name && sparse_name->size() > max_global_path) {
+      return fail(header_begin, "global pax sparse name of " + std::to_string(sparse_name->size()) + " bytes: more than 4096");
+    }
     name_ = *sparse_name;
   } else if (path && !path->empty()) {
+    if (!local_.path && path->size() > max_global_path) {
+      // every member that follows would have it: a small file could fill the memory with copies of one long name
+      return fail(header_begin, "global pax path of " + std::to_string(path->size()) + " bytes: more than 4096");
+    }
     name_ = *path;
   } else {
     name_.clear();

@@ -114,6 +114,7 @@ class TarWalker {
  public:
   static constexpr std::uint64_t max_long_name = 1 << 20;
   static constexpr std::uint64_t max_pax_header = 16 << 20;
+  static constexpr std::size_t max_global_path = 4096;
 
   explicit TarWalker(ByteReader& reader) : window_(reader) {}
   TarWalker(const TarWalker&) = delete;
