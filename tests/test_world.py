@@ -19,7 +19,7 @@ import pytest
 from dcfast.pictures import perceptual_hash
 from dcfast.world import WorldSpec, plan_teacher, plan_world, render_teacher, render_world
 from dcfast.world.evalsets import eval_bytes
-from dcfast.world.files import MTIME
+from dcfast.world.files import mtime_of
 from dcfast.world.render import finish_world, render_evalset, render_pool_shard, render_teacher_shard
 from dcfast.world.tasks import TASKS, task_size, task_table
 from dcfast.world.truth import truth_table
@@ -120,7 +120,7 @@ def test_members_of_a_sample_are_adjacent(world: Path) -> None:
         keys = [info.name.partition(".")[0] for info in infos]
         changes = [key for i, key in enumerate(keys) if i == 0 or keys[i - 1] != key]
         assert len(changes) == len(set(changes))
-        assert path.stat().st_mtime_ns == MTIME * 10**9
+        assert path.stat().st_mtime_ns == mtime_of(DENSE) * 10**9
 
 
 def test_webdataset_reads_the_pool(world: Path, samples: dict[str, dict[str, bytes]]) -> None:

@@ -5,25 +5,31 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from dcfast.atomic import atomic_path
 
-__all__ = ["MTIME", "write_parquet", "write_tar", "write_text"]
+__all__ = ["MTIME", "mtime_of", "write_parquet", "write_tar", "write_text"]
 
 MTIME = 1_700_000_000  # seconds; what indexes and fingerprints are made from must not change between renderings
 
 
-def _fix_time(path: Path) -> None:
-    os.utime(path, (MTIME, MTIME))
+def mtime_of(spec: object) -> int:
+    """A fixed time for the files of a world that is another one for another spec: a change must show in it."""
+    return MTIME + zlib.crc32(str(spec).encode()) % 10_000_000
 
 
-def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> int:
+def _fix_time(path: Path, mtime: int = MTIME) -> None:
+    os.utime(path, (mtime, mtime))
+
+
+def write_tar(path: Path, members: Iterable[tuple[str, bytes]], mtime: int = MTIME) -> int:
     """Writes (name, data) members as a ustar archive with zero times and owners; returns the archive's bytes.
 
-    Members are written as they come: one of them is in memory at a time.
+    Members are written as they come: one of them is in memory at a time. ``mtime`` is the archive's own.
     """
     with atomic_path(path) as temporary:
         with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as archive:
@@ -31,7 +37,7 @@ def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> int:
                 header = tarfile.TarInfo(name)
                 header.size, header.mode = len(data), 0o444
                 archive.addfile(header, io.BytesIO(data))
-        _fix_time(temporary)
+        _fix_time(temporary, mtime)
         return temporary.stat().st_size
 
 
@@ -42,10 +48,10 @@ def write_text(path: Path, text: str) -> None:
         _fix_time(temporary)
 
 
-def write_parquet(path: Path, table: Any) -> None:
+def write_parquet(path: Path, table: Any, mtime: int = MTIME) -> None:
     """Writes a pyarrow table."""
     import pyarrow.parquet as pq
 
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
-        _fix_time(temporary)
+        _fix_time(temporary, mtime)

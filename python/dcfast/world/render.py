@@ -16,7 +16,7 @@ import numpy as np
 
 from dcfast.world.captions import english_caption
 from dcfast.world.evalsets import eval_bytes, eval_sample, riddles
-from dcfast.world.files import write_parquet, write_tar, write_text
+from dcfast.world.files import mtime_of, write_parquet, write_tar, write_text
 from dcfast.world.paint import encode_picture, paint_scene
 from dcfast.world.samples import damaged, picture_bytes, row_caption, row_kinds, row_picture, row_uid
 from dcfast.world.scene import Scene, draw_scene
@@ -147,7 +147,7 @@ def render_pool_shard(args: dict[str, Any]) -> dict[str, Any]:
             if kinds.broken != "no_caption":
                 yield f"{key}.txt", text.encode()
 
-    size = write_tar(pool / "shards" / f"{name}.tar", members())
+    size = write_tar(pool / "shards" / f"{name}.tar", members(), mtime_of(spec))
     successes = sum(sample["status"] == "success" for sample in attempted)
     stats = {
         "count": len(attempted),
@@ -170,7 +170,7 @@ def render_pool_shard(args: dict[str, Any]) -> dict[str, Any]:
         + [(field, whole_number) for field in ("original_width", "original_height")]
         + [("face_bboxes", boxes_type), ("sha256", text_type)]
     )
-    write_parquet(pool / "metadata" / f"{name}.parquet", pa.Table.from_pylist(listed, schema=metadata))
+    write_parquet(pool / "metadata" / f"{name}.parquet", pa.Table.from_pylist(listed, schema=metadata), mtime_of(spec))
     return {"rows": len(listed), "samples": successes, "bytes": size}
 
 
@@ -206,7 +206,9 @@ def render_evalset(args: dict[str, Any]) -> dict[str, Any]:
     size = 0
     for shard in range(shards):
         begin = shard * _EVAL_SHARD
-        size += write_tar(home / "test" / f"{shard}.tar", members(begin, min(count, begin + _EVAL_SHARD)))
+        size += write_tar(
+            home / "test" / f"{shard}.tar", members(begin, min(count, begin + _EVAL_SHARD)), mtime_of(spec)
+        )
     write_text(home / "test" / "nshards.txt", str(shards))
     if task.classes:
         write_text(home / "classnames.txt", "\n".join(task.classes) + "\n")
