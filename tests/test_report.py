@@ -530,6 +530,14 @@ def test_thumbnails_of_every_kind(format_: str, shape: tuple[int, int]) -> None:
     assert small.is_small == (max(shape) <= 96)
 
 
+def test_pictures_that_need_another_program_are_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    import subprocess
+
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: pytest.fail("a picture of the pool started a program"))
+    eps = encoded("RGB", (20, 20), "EPS")
+    assert thumbnail(eps).problem.startswith("cannot be shown: cannot identify")
+
+
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff", b"hello" * 100, picture(1)[:500], bytes(1_000)])
 def test_broken_pictures_have_a_reason(data: bytes) -> None:
     small = thumbnail(data)

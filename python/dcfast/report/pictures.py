@@ -25,6 +25,8 @@ SIDE = 256
 MAX_PICTURE_BYTES = 64 << 20
 MAX_PICTURE_PIXELS = 100_000_000
 PICTURE_EXTENSIONS = frozenset(("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"))  # as in dcfast.segments
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
+"""What Pillow may open: it decodes these by itself, while for others, EPS among them, it starts a program."""
 CAPTION_BYTES = 4_096
 """What is read of a caption; the page shows less."""
 
@@ -72,7 +74,9 @@ def thumbnail(data: bytes) -> Thumbnail:
         return Thumbnail(problem="pictures need Pillow: pip install 'dcfast[run]'")
     width = height = 0
     try:
-        with _quiet(), Image.open(io.BytesIO(data)) as picture:
+        Image.init()  # which formats a build of Pillow has is known only after this
+        formats = [name for name in FORMATS if name in Image.OPEN]
+        with _quiet(), Image.open(io.BytesIO(data), formats=formats) as picture:
             width, height = picture.size
             if width * height > MAX_PICTURE_PIXELS:
                 return Thumbnail(width=width, height=height, problem="too large to preview")
