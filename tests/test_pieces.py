@@ -282,14 +282,17 @@ def test_ray_engine_on_two_nodes_gives_the_same(tmp_path: Path, ray_nodes: None)
 
 
 def test_directory_of_another_run_is_refused_and_says_what_differs(tmp_path: Path) -> None:
-    with open_run(tmp_path / "run", Settings(pool="/pools/a")):
-        pass
+    with open_run(tmp_path / "run", Settings(pool="/pools/a")) as run:
+        run.claim(["index"])
+        write_json(run.summary_path("index"), {"samples": 3})
     with (
         pytest.raises(RunError, match=r"holds another run \(pool: '/pools/a' there, '/pools/b' now\)"),
         open_run(tmp_path / "run", Settings(pool="/pools/b")),
     ):
         pass
     with open_run(tmp_path / "run", Settings(pool="/pools/b"), overwrite=True) as run:
+        run.claim(["index"])
+        assert not run.has_summary("index"), "what was found of the other pool must not be taken for this one's"
         assert json.loads((run.out / "state/settings.json").read_text())["pool"] == "/pools/b"
 
 

@@ -66,10 +66,13 @@ def atomic_path(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[
         fsync_dir(final.parent)
 
 
-def remove_leftovers(directory: str | os.PathLike[str]) -> int:
-    """Removes the temporary files that killed processes left anywhere below a directory; returns how many.
+def remove_leftovers(directory: str | os.PathLike[str], *, below: bool = True) -> int:
+    """Removes the temporary files that killed processes left in a directory; returns how many.
 
     Call it only where no other process writes (a run holds its lock).
+
+    Args:
+        below: in the directories below it, too.
     """
     removed = 0
     for parent, folders, names in os.walk(directory):
@@ -81,6 +84,8 @@ def remove_leftovers(directory: str | os.PathLike[str]) -> int:
             shutil.rmtree(Path(parent, name), ignore_errors=True)
             folders.remove(name)
             removed += 1
+        if not below:
+            break
     return removed
 
 

@@ -46,16 +46,20 @@ def _selected(run: Run, first: str | None, last: str | None) -> list[str]:
     end = STAGES.index(last) if last else len(STAGES) - 1
     if begin > end:
         raise ValueError(f"--from {first} comes after --to {last}; the order is {', '.join(STAGES)}")
-    needed = [s for s in STAGES[:begin] if s != "world" or run.is_world]
-    for name in needed:
-        run.summary(name)  # RunError says which stage is missing
-    return [s for s in STAGES[begin : end + 1] if s != "world" or run.is_world]
+    stages = [s for s in STAGES[begin : end + 1] if s != "world" or run.is_world]
+    if not stages:
+        raise ValueError("stage world renders the built-in world, for runs without --pool; leave --pool out")
+    return stages
 
 
 def _check(run: Run, stages: list[str]) -> None:
     # what can be known to be wrong before hours of work, is said before them
-    if run.is_world and not (run.pool_dir / "metadata").is_dir():
-        return
+    if run.settings.filter is not None:
+        from dcfast.filters import compile_filter
+
+        compile_filter(run.settings.filter)
+    if "world" in stages:
+        return  # it may be half rendered: its files are listed when it is whole
     run.pool  # noqa: B018  (lists the pool, or says what is missing)
     if run.evalset_dir is not None and "signatures" in stages:
         from dcfast.stages.signatures import evalset_tars
@@ -102,12 +106,16 @@ def run(
     with open_run(out, chosen, overwrite=overwrite) as current:
         stages = _selected(current, first, last)
         _check(current, stages)
+        current.claim(STAGES)
+        for name in STAGES[: STAGES.index(stages[0])]:
+            if name != "world" or current.is_world:
+                current.summary(name)  # RunError says which stage is missing
         summaries = {}
         with open_engine(engine, workers, ray_address) as pieces:
             for name in stages:
                 say(name)
                 if name == "index":
-                    _check(current, stages)  # the world exists by now
+                    _check(current, [s for s in stages if s != "world"])  # the world is whole by now
                 if name == "report":
                     write_manifest(current)  # the report shows it
                 summaries[name] = run_stage(current, pieces, name, stage_steps(name), Silent if quiet else Progress)
@@ -226,6 +234,9 @@ def _closing_lines(out: Path, summaries: dict[str, Any]) -> list[str]:
     if "filter" in summaries:
         fates = summaries["filter"]["fates"]
         lines.append("fates: " + ", ".join(f"{n:,} {name}" for name, n in fates.items()))
+    if "signatures" in summaries:
+        lines += [f"note: {note}" for note in summaries["signatures"]["notes"]]
+    if "filter" in summaries:
         lines += [f"note: {note}" for note in summaries["filter"]["notes"]]
         if damaged := summaries["filter"]["damaged_shards"]:
             lines.append(f"damaged shards: {damaged} (quarantine.parquet names each with its offset)")

@@ -179,7 +179,7 @@ def _contaminated_kept(out: Path) -> int | None:
 def _notes(source: Source, report: dict[str, Any]) -> list[str]:
     """What a reader must know to read the numbers rightly, in sentences."""
     chosen, signatures = source.summary("filter"), source.summary("signatures")
-    notes = [str(note) for note in chosen.get("notes", [])]
+    notes = [str(note) for note in [*chosen.get("notes", []), *signatures.get("notes", [])]]
     not_run = [s for s in STAGES if s not in report["run"]["stages"] and s != "report"]
     if not source.world:
         not_run = [s for s in not_run if s != "world"]

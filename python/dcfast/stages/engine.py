@@ -94,8 +94,8 @@ class LocalEngine(_Closing):
                     return
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
-                    index = running.pop(future)
-                    yield index, future.result()
+                    result = future.result()  # before it leaves ``running``: the message below names it
+                    yield running.pop(future), result
         except BrokenProcessPool:
             names = ", ".join(sorted(f"{pieces[i].step}/{pieces[i].name}" for i in running.values())) or "unknown"
             self._kill()
@@ -144,7 +144,7 @@ class RayEngine(_Closing):
             address = address or os.environ.get("RAY_ADDRESS")
             extra: dict[str, Any] = {} if address else {"num_cpus": workers, "include_dashboard": False}
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **extra)
-        # retries would hide a crash of the core; a lost node is another matter, and the piece is safe to repeat
+        # a node may be lost: the piece is safe to repeat. One that kills its worker every time ends as a RunError
         self._perform = ray.remote(num_cpus=1, max_retries=3, scheduling_strategy="SPREAD")(perform)
 
     def map(self, out: str, pieces: Sequence[Piece]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -163,6 +163,12 @@ class RayEngine(_Closing):
                         result = self._ray.get(reference)
                     except self._ray.exceptions.RayTaskError as error:
                         raise error.cause from error  # the piece's own exception, not Ray's wrapping of it
+                    except self._ray.exceptions.RayError as error:
+                        raise RunError(
+                            f"Ray lost the piece {pieces[index].step}/{pieces[index].name} "
+                            f"({type(error).__name__}: a worker or node died, or was out of memory). "
+                            "Run the same command again to resume"
+                        ) from error
                     yield index, result
         except BaseException:
             for reference in running:

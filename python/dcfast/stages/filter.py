@@ -2,7 +2,7 @@
 
 Thresholds by fraction first (histogram passes over the metadata files), then the expression on each file, then
 ``fates``. Writes ``filter/outcomes.npy`` (uid -> code, sorted), ``fates.parquet``, ``quarantine.parquet`` and
-``subset.npy``. Memory: the rows of one metadata file at 24 bytes each in a worker; no column is held whole.
+``subset.npy``. Memory: the rows of a piece's metadata files at about 100 bytes each in a worker; no column is held whole.
 """
 
 from __future__ import annotations
@@ -123,9 +123,15 @@ def histogram(out: str, args: dict[str, Any]) -> dict[str, Any]:
 def _search_threshold(run: Run, text: str, number: int, column: str, fraction: float) -> Any:
     """Sub-steps of the threshold search: yields pieces of one pass after the other, returns the search, done."""
 
-    from dcfast.filters import NUM_BINS, QuantileSearch, score_dtype
+    from dcfast.filters import NUM_BINS, QuantileSearch, compile_filter, score_dtype
 
-    search = QuantileSearch(fraction, score_dtype(read_schema(p).field(column).type for p in run.pool.metadata))
+    compiled = compile_filter(text)
+    types = []
+    for path in run.pool.metadata:
+        schema = read_schema(path)
+        compiled.check_columns(schema, path)
+        types.append(schema.field(column).type)
+    search = QuantileSearch(fraction, score_dtype(types))
     groups = run.pool.metadata_groups()
     while not search.done:
         turn = len(search.prefix)

@@ -25,7 +25,7 @@ def _size(paths: list[str]) -> int:
 def plan(out: Path, settings: Settings, workers: int) -> dict[str, Any]:
     """The plan as data: pool counts, and for each stage pieces, bytes read, bytes written at most, seconds."""
     run = Run(Path(os.path.abspath(out)), settings)
-    if run.is_world and not (run.pool_dir / "metadata").is_dir():
+    if run.is_world and not run.has_summary("world"):
         return {"world": True, "stages": [], "out": str(run.out)}
     pool = Pool.open(run.pool_dir)
     shard_bytes = _size([pool.shard_path(n) for n in pool.shards])

@@ -135,5 +135,6 @@ def steps(run: Run) -> Steps:
     return {
         "output_shards": planned["output_shards"],
         "samples": finished["output_count"],
+        "missing": planned["missing_count"],
         "tar_bytes": sum(planned["weights"]),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -20,6 +20,8 @@ __all__ = ["MAX_SEGMENTS", "Pool", "Run", "Settings"]
 
 MAX_SEGMENTS = 4096
 """Index segments a pool has at most; a segment covers a run of neighbouring shards."""
+OWN_FOLDERS = ("state", "world", "index", "signatures", "filter", "reshard", "shards")
+"""What a run writes below its directory, besides files: nothing else in there is ever removed."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,15 @@ class Settings:
     max_distance: int = 8
     verify_images: bool = False
     strict: bool = False
+
+
+def check_name(name: str, where: str) -> None:
+    """PoolError for a file name that is not UTF-8: the tables, whose strings are, could not hold it."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        shown = os.fsencode(name).decode("utf-8", "backslashreplace")
+        raise PoolError(f"{where}: the file name '{shown}' is not UTF-8; rename the file") from None
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,8 @@ class Pool:
         )
         if not metadata:
             raise PoolError(f"pool {root}: metadata/ holds no .parquet file; a filter needs at least a column uid")
+        for name in (*shards, *metadata):
+            check_name(name, f"pool {root}")
         return cls(root, shard_dir, shards, metadata)
 
     def segments(self) -> list[tuple[int, list[str]]]:
@@ -149,6 +162,38 @@ class Run:
     def has_summary(self, stage: str) -> bool:
         return self.summary_path(stage).exists()
 
+    def forget(self, stages: Iterable[str]) -> None:
+        """Drops what stages recorded: they count as not run, though their pieces are kept where nothing changed."""
+        for stage in stages:
+            self.summary_path(stage).unlink(missing_ok=True)
+
+    def claim(self, stages: Iterable[str]) -> None:
+        """Makes the directory this run's: records the settings, after forgetting what ``stages`` did under others.
+
+        Called when the settings are known to make sense: a typo does not claim a directory.
+        """
+        path, now = self.summary_path("settings"), asdict(self.settings)
+        if not path.exists() or json.loads(path.read_bytes()) != now:
+            self.forget(stages)  # first: a kill in between must not leave them to the new settings
+            write_json(path, now)
+
+
+def _refuse_if_input(out: Path, settings: Settings) -> None:
+    """RunError where writing the run would write over its own input, which no option allows."""
+
+    def real(*parts: str | Path) -> Path:
+        return Path(os.path.realpath(Path(*parts)))
+
+    root = real(out)
+    written = [real(root, name) for name in OWN_FOLDERS if name != "world"]
+    for option, given in (("--pool", settings.pool), ("--evalsets", settings.evalsets)):
+        if given is None:
+            continue
+        read = [real(given)] + [real(given, name) for name in ("shards", "metadata") if option == "--pool"]
+        below_input = any(place in root.parents for place in read[1:])
+        if root in read or below_input or any(w == place or w in place.parents for w in written for place in read):
+            raise RunError(f"--out {out} would write into {option} {given} itself; choose another directory for --out")
+
 
 def _refuse_if_foreign(out: Path, settings: Settings, overwrite: bool) -> None:
     state_file = out / "state" / "settings.json"
@@ -179,15 +224,17 @@ def _refuse_if_foreign(out: Path, settings: Settings, overwrite: bool) -> None:
 
 @contextmanager
 def open_run(out: str | os.PathLike[str], settings: Settings, *, overwrite: bool = False) -> Iterator[Run]:
-    """Locks a run directory, checks that it is this run's, clears leftovers of a killed process.
+    """Locks a run directory, checks that it is this run's or nobody's, clears leftovers of a killed process.
+
+    It becomes this run's by ``Run.claim``.
 
     Raises:
-        RunError: the directory belongs to another run, to something else, or a run is at work in it.
+        RunError: the directory belongs to another run, to something else, is an input, or a run is at work in it.
+        FileExistsError: it is a file.
     """
     root = Path(absolute(out))
+    _refuse_if_input(root, settings)
     root.mkdir(parents=True, exist_ok=True)
-    if not root.is_dir():
-        raise RunError(f"--out {root} is not a directory")
     lock = os.open(root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
@@ -197,8 +244,9 @@ def open_run(out: str | os.PathLike[str], settings: Settings, *, overwrite: bool
                 f"--out {root}: another process is running there; wait for it, or choose another --out"
             ) from None
         _refuse_if_foreign(root, settings, overwrite)
-        remove_leftovers(root)
-        write_json(root / "state" / "settings.json", asdict(settings))
+        remove_leftovers(root, below=False)
+        for name in OWN_FOLDERS:
+            remove_leftovers(root / name)
         yield Run(root, settings)
     finally:
         os.close(lock)

@@ -37,12 +37,19 @@ def _run_step(run: Run, engine: Engine, pieces: list[Piece], progress: Callable[
         return [s for s in stats if s is not None]
     started = time.monotonic()
     step = pieces[waiting[0]].step
+    run.forget(_later(step.partition("/")[0]))  # what they recorded was of what is now redone
     with progress(step, total=sum(pieces[i].weight for i in waiting), pieces=len(waiting)) as bar:
         for done, result in engine.map(str(run.out), [pieces[i] for i in waiting]):
             stats[waiting[done]] = result
             bar.advance(pieces[waiting[done]].weight)
     _log_time(run, step, time.monotonic() - started, pieces=len(waiting), skipped=len(pieces) - len(waiting))
     return [s for s in stats if s is not None]
+
+
+def _later(stage: str) -> tuple[str, ...]:
+    from dcfast.stages import STAGES
+
+    return STAGES[STAGES.index(stage) :] if stage in STAGES else ()
 
 
 def _log_time(run: Run, step: str, seconds: float, **counts: int) -> None:

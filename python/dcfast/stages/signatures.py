@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from dcfast.atomic import atomic_path
-from dcfast.errors import PoolError
-from dcfast.stages.index import segment_path
+from dcfast.errors import CorruptDataError, PoolError
+from dcfast.stages.index import segment_path, shard_damage
 from dcfast.stages.piece import Piece
-from dcfast.stages.run_dir import Run
+from dcfast.stages.run_dir import Run, check_name
 from dcfast.stages.runner import Steps
 
 __all__ = ["ABSENT", "SIGNATURE_DTYPE", "evalset_tars", "pool_path", "steps"]
@@ -35,6 +35,9 @@ SIGNATURE_DTYPE = np.dtype(
 """status: of ``dcfast.pictures``, or ABSENT; h0, h1: XXH3-128 of the encoded bytes, high half first."""
 ABSENT = 255
 """Status of a sample without a picture."""
+COUNT_FILE = "nshards.txt"
+MAX_NOTED = 100
+"""Damages of an evaluation set that its summary names."""
 
 
 def pool_path(number: int) -> str:
@@ -58,6 +61,8 @@ def evalset_tars(directory: Path) -> list[tuple[str, list[str]]]:
     found = []
     for folder in sorted(directory.glob("wds_*_test")):
         tars = sorted((folder / "test").glob("*.tar"), key=lambda p: (len(p.name), p.name))
+        for tar in tars:
+            check_name(str(tar), f"evalsets {directory}")
         if tars:
             found.append((folder.name[len("wds_") : -len("_test")], [str(t) for t in tars]))
     if not found:
@@ -94,7 +99,12 @@ def sign_pool(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
     root = Path(out)
     segment = Segment.open(root / segment_path(args["number"]))
-    result = _sign(segment, args["shards"])
+    for shard, what in segment.check_fresh(args["shard_dir"]):
+        raise PoolError(
+            f"shard {segment.shard_names[shard]} of {args['shard_dir']} has {what} since it was indexed; "
+            "run index again (drop --from)"
+        )
+    result = _sign(segment, [str(Path(args["shard_dir"]) / name) for name in segment.shard_names])
     with atomic_path(root / pool_path(args["number"])) as temporary, open(temporary, "wb") as file:
         np.save(file, result)
     counts = np.bincount(result["status"], minlength=256)
@@ -117,6 +127,10 @@ def sign_evalset(out: str, args: dict[str, Any]) -> dict[str, Any]:
     index = root / "state/signatures/evalsets" / f"{args['number']:03d}.dcx"
     write_segment([(path, Path(path).name) for path in args["tars"]], index)
     segment = Segment.open(index)
+    damage = _evalset_damage(segment, args["tars"])
+    if args["strict"] and damage:
+        name, message = damage[0]
+        raise CorruptDataError(f"evaluation set {args['name']}, {name}: {message} (--strict)", path=name)
     result = _sign(segment, args["tars"])
     shard_names = [Path(path).name for path in args["tars"]]
     counts = np.diff(np.asarray(segment.shard_sample_begin)).astype(np.int64)
@@ -131,7 +145,43 @@ def sign_evalset(out: str, args: dict[str, Any]) -> dict[str, Any]:
         "pictures": int((result["status"] != ABSENT).sum()),
         "unreadable": int(((result["status"] != ABSENT) & ~ok).sum()),
         "flat": int((ok & (result["flat"] == 1)).sum()),
+        "damage": damage[:MAX_NOTED],
     }
+
+
+def _evalset_damage(segment: Any, tars: list[str]) -> list[tuple[str, str]]:
+    """(file, message) of what may hide pictures: they would be missing from the comparison."""
+    found = [
+        (segment.shard_names[shard], f"damaged at byte {offset}: {message}")
+        for shard, offset, message in shard_damage(segment)
+    ]
+    counted = Path(tars[0]).parent / COUNT_FILE
+    try:
+        said = int(counted.read_text("ascii"))
+    except (OSError, ValueError):  # not every source of evaluation sets writes one
+        return found
+    if said != len(tars):
+        found.append((COUNT_FILE, f"says {said} shards, but there are {len(tars)}"))
+    return found
+
+
+def _count_files(tars: list[str]) -> list[str]:
+    path = Path(tars[0]).parent / COUNT_FILE
+    return [str(path)] if path.is_file() else []
+
+
+def _without_tars(directory: Path | None) -> list[str]:
+    folders = sorted(directory.glob("wds_*_test")) if directory is not None else []
+    return [folder.name for folder in folders if not any((folder / "test").glob("*.tar"))]
+
+
+def _notes(evalsets: list[dict[str, Any]], empty: list[str]) -> list[str]:
+    found = [
+        f"evaluation set {s['name']}: {file} {message}; what it hides was not compared, so contamination may be missed"
+        for s in evalsets
+        for file, message in s["damage"]
+    ]
+    return found + [f"evaluation set {name} holds no test/*.tar: nothing was compared with it" for name in empty]
 
 
 def needed(run: Run) -> bool:
@@ -142,14 +192,14 @@ def needed(run: Run) -> bool:
 def steps(run: Run) -> Steps:
     """The pool's pictures, then those of the evaluation sets."""
     if not needed(run):
-        return {"decoded": False, "pictures": 0, "flat": 0, "status": {}, "evalsets": []}
+        return {"decoded": False, "pictures": 0, "flat": 0, "status": {}, "evalsets": [], "notes": []}
     pool = run.pool
     stats = yield [
         Piece(
             "signatures/pool",
             f"{number:05d}",
             "dcfast.stages.signatures:sign_pool",
-            {"number": number, "shards": [pool.shard_path(name) for name in names]},
+            {"number": number, "shard_dir": str(pool.shard_dir)},
             inputs=(segment_path(number), *(pool.shard_path(name) for name in names)),
             outputs=(pool_path(number),),
             weight=sum(Path(pool.shard_path(name)).stat().st_size for name in names),
@@ -166,8 +216,8 @@ def steps(run: Run) -> Steps:
             "signatures/evalsets",
             f"{number:03d}",
             "dcfast.stages.signatures:sign_evalset",
-            {"number": number, "name": name, "tars": tars},
-            inputs=tuple(tars),
+            {"number": number, "name": name, "tars": tars, "strict": run.settings.strict},
+            inputs=(*tars, *_count_files(tars)),
             outputs=(eval_path(number),),
             weight=sum(Path(t).stat().st_size for t in tars),
         )
@@ -179,4 +229,5 @@ def steps(run: Run) -> Steps:
         "flat": sum(s["flat"] for s in stats),
         "status": status,
         "evalsets": eval_stats,
+        "notes": _notes(eval_stats, _without_tars(run.evalset_dir)),
     }

@@ -87,6 +87,7 @@ def conclude(out: str, args: dict[str, Any]) -> dict[str, Any]:
         "rows without a fate": (sums["without_fate"], 0),
         "fates without a reason": (sums["without_reason"], 0),
         "kept uids outside the subset": (sums["kept_outside_subset"], 0),
+        "uids of the subset without a sample": (sums["missing"], 0),
         "samples in the new shards": (sums["written"], sums["kept"]),
         "members that differ from their source": (sums["mismatches"], 0),
     }
@@ -140,6 +141,7 @@ def steps(run: Run) -> Steps:
         "rows": sum(s["rows"] for s in of_fates),
         "sample_rows": sum(s["rows"] for s in of_fates[:segments]),
         "kept": sum(s["fates"]["kept"] for s in of_fates),
+        "missing": resharded["missing"],
         **{key: sum(s[key] for s in of_fates) for key in ("without_fate", "without_reason", "kept_outside_subset")},
     }
     noted = [f"{m['shard']} {m['member']}: {m['problem']}" for s in of_shards for m in s["mismatches"]]
