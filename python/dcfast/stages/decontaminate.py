@@ -3,7 +3,7 @@
 Two methods: equal content hash (the very bytes), and perceptual hashes within a Hamming distance. Flat pictures
 never match by perceptual hash. Writes ``contaminated.npy`` (sorted uids) and ``contamination.parquet`` (a row for
 each pool sample, evaluation set and method: the nearest evaluation picture). Memory: the signatures of all
-evaluation pictures (40 bytes each; they do not grow with the pool) and those of one segment in each worker.
+evaluation pictures (about 150 bytes each; they do not grow with the pool) and those of one segment in each worker.
 """
 
 from __future__ import annotations
