@@ -1,0 +1,196 @@
+"""Parts of the report: pairs of evidence, galleries, bounded reads of large tables, thumbnails."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from dcfast.report.collect import collect
+from dcfast.report.pictures import thumbnail
+from dcfast.report.samples import evidence_pairs, gallery
+from dcfast.report.sampling import SPREAD_PLACES, SPREAD_ROWS, head, num_rows, spread, stream
+from dcfast.stages.decontaminate import evidence_schema
+from dcfast.stages.fates import fate_schema
+from PIL import Image
+from pool_builder import picture, uid_of
+
+
+def evidence(rows: list[tuple[int, str, str, int]]) -> Any:
+    """A table of contamination: (row, evaluation set, method, distance) each."""
+    return pa.Table.from_pylist(
+        [
+            {
+                "shard": "00000000.tar",
+                "row": row,
+                "key": f"k{row}",
+                "uid": uid_of(row),
+                "evalset": name,
+                "evalset_shard": "0.tar",
+                "evalset_key": f"s{row}",
+                "method": method,
+                "distance": distance,
+            }
+            for row, name, method, distance in rows
+        ],
+        schema=evidence_schema(),
+    )
+
+
+def test_pairs_take_turns_and_begin_with_the_doubtful(tmp_path: Path) -> None:
+    rows = [(i, "crowd", "perceptual", i % 9) for i in range(200)] + [(i, "crowd", "content", 0) for i in range(50)]
+    rows += [(500, "rare", "perceptual", 1), (501, "rare", "content", 0)]
+    path = tmp_path / "contamination.parquet"
+    pq.write_table(evidence(rows), path)
+    pairs = evidence_pairs(path)
+    assert len(pairs) == 24
+    assert [p["distance"] for p in pairs] == sorted((p["distance"] for p in pairs), reverse=True)
+    assert pairs[0]["distance"] == 8
+    assert {p["row"] for p in pairs if p["evalset"] == "rare"} == {500, 501}
+    names = [(p["evalset"], p["row"]) for p in pairs]
+    assert len(names) == len(set(names)), "a sample with both methods is one pair"
+    assert all(p["method"] == "content" for p in pairs if p["row"] < 50)
+    assert evidence_pairs(path) == pairs
+
+
+def test_the_most_distant_pair_shows_among_many_sets(tmp_path: Path) -> None:
+    rows = [(i, f"set{i % 40:02d}", "content", 0) for i in range(400)]
+    rows += [(1_000 + i, f"set{i:02d}", "perceptual", 2) for i in range(40)] + [(2_000, "set39", "perceptual", 8)]
+    pq.write_table(evidence(rows), tmp_path / "contamination.parquet")
+    pairs = evidence_pairs(tmp_path / "contamination.parquet")
+    assert len(pairs) == 24
+    assert pairs[0]["row"] == 2_000
+
+
+def test_evidence_is_counted_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dcfast.report.collect.MAX_EVIDENCE_ROWS", 65_536)
+    table = evidence([(i, "one", "perceptual", 3) for i in range(1_000)])
+    pq.write_table(pa.concat_tables([table] * 140), tmp_path / "contamination.parquet")
+    write_summary(tmp_path, "decontaminate", {"available": True, "samples": 1, "max_distance": 8})
+    report = collect(source_of(tmp_path))
+    found = report["contamination"]
+    assert found["evidence_rows"] == 140_000
+    assert 65_536 <= found["counted_rows"] < 140_000
+    assert found["distances"]["3"] == found["counted_rows"]
+    assert any("first" in note and "rows of evidence" in note for note in report["notes"])
+
+
+def test_flat_pictures_are_said(tmp_path: Path) -> None:
+    write_summary(tmp_path, "decontaminate", {"available": True, "samples": 0, "flat": 14, "max_distance": 8})
+    report = collect(source_of(tmp_path))
+    assert report["contamination"]["flat_pictures"] == 14
+    assert any(note.startswith("14 pool pictures are flat") for note in report["notes"])
+
+
+# the choice of samples
+
+
+def fates(rows: list[tuple[int, str, str | None]]) -> Any:
+    return pa.Table.from_pylist(
+        [
+            {"shard": "00000000.tar", "row": n, "key": f"k{n}", "uid": uid_of(n), "fate": fate, "reason": reason}
+            for n, fate, reason in rows
+        ],
+        schema=fate_schema(),
+    )
+
+
+@pytest.mark.parametrize("number", [0, 1, 11, 13, 997])
+def test_gallery_sizes(tmp_path: Path, number: int) -> None:
+    path = tmp_path / "fates.parquet"
+    pq.write_table(fates([(i, "kept", None) for i in range(number)]), path)
+    chosen = gallery(path)
+    assert len(chosen["kept"]) == min(number, 12)
+    assert chosen["dropped"] == []
+    assert gallery(path) == chosen
+
+
+def test_gallery_takes_reasons_in_turns(tmp_path: Path) -> None:
+    rows: list[tuple[int, str, str | None]] = [(i, "dropped", "common") for i in range(500)]
+    rows += [(1_000 + i, "dropped", "rare") for i in range(2)] + [(2_000, "quarantined", "broken")]
+    path = tmp_path / "fates.parquet"
+    pq.write_table(fates(rows), path)
+    reasons = [row["reason"] for row in gallery(path)["dropped"]]
+    assert reasons == ["common", "rare", "common", "rare", *["common"] * 8]
+
+
+def test_gallery_does_not_depend_on_the_order_of_small_tables(tmp_path: Path) -> None:
+    rows: list[tuple[int, str, str | None]] = [(i, "kept", None) for i in range(300)]
+    pq.write_table(fates(rows), tmp_path / "a.parquet")
+    pq.write_table(fates(rows[::-1]), tmp_path / "b.parquet")
+    assert gallery(tmp_path / "a.parquet") == gallery(tmp_path / "b.parquet")
+
+
+@pytest.mark.parametrize("rows", [0, 1, 4_095, 4_096, 4_097, 65_536, 70_001, 1_000_003])
+def test_spread_is_bounded_and_covers(tmp_path: Path, rows: int) -> None:
+    pq.write_table(pa.table({"n": pa.array(range(rows), pa.int64())}), tmp_path / "t.parquet", row_group_size=300_000)
+    found = [n for batch in spread(tmp_path / "t.parquet", ["n"]) for n in batch.column(0).to_pylist()]
+    assert len(found) == len(set(found)) <= SPREAD_PLACES * SPREAD_ROWS
+    if rows <= SPREAD_PLACES * SPREAD_ROWS:
+        assert found == list(range(rows))
+    else:
+        assert len(found) > SPREAD_PLACES * SPREAD_ROWS // 4
+        assert max(found) > rows // 2
+
+
+def test_tables_of_parts_are_read_like_files(tmp_path: Path) -> None:
+    place = tmp_path / "t.parquet"
+    place.mkdir()
+    for part in range(40):
+        pq.write_table(pa.table({"n": [part * 10 + i for i in range(10)]}), place / f"part-a{part:05d}.parquet")
+    assert num_rows(place) == 400
+    assert [row["n"] for row in head(place, 25)] == list(range(25))
+    assert [n for batch in stream(place, ["n"]) for n in batch.column(0).to_pylist()] == list(range(400))
+    found = [n for batch in spread(place) for n in batch.column(0).to_pylist()]
+    assert len(found) == SPREAD_PLACES * 10
+    assert max(found) > 300
+    assert head(place, 0) == []
+    assert num_rows(tmp_path / "absent") == 0
+
+
+# pictures
+
+
+def encoded(mode: str, shape: tuple[int, int], kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, shape).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "format_",
+    ["RGB JPEG", "CMYK JPEG", "L JPEG", "RGBA PNG", "LA PNG", "P GIF", "1 PNG", "I;16 PNG", "RGBA WEBP", "RGB BMP"],
+)
+@pytest.mark.parametrize("shape", [(1, 1), (3, 997), (300, 200)])
+def test_thumbnails_of_every_kind(format_: str, shape: tuple[int, int]) -> None:
+    mode, kind = format_.split()
+    small = thumbnail(encoded(mode, shape, kind))
+    assert small.problem == ""
+    assert (small.width, small.height) == shape
+    assert small.uri.startswith("data:image/jpeg;base64,")
+    assert small.is_small == (max(shape) <= 96)
+
+
+def test_pictures_that_need_another_program_are_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    import subprocess
+
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: pytest.fail("a picture of the pool started a program"))
+    eps = encoded("RGB", (20, 20), "EPS")
+    assert thumbnail(eps).problem.startswith("cannot be shown: cannot identify")
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff", b"hello" * 100, picture(1)[:500], bytes(1_000)])
+def test_broken_pictures_have_a_reason(data: bytes) -> None:
+    small = thumbnail(data)
+    assert small.uri == ""
+    assert small.problem.startswith("cannot be shown")
+    assert not small.is_small
+
+
+def test_bombs_are_not_decoded() -> None:
+    small = thumbnail(encoded("1", (40_000, 40_000), "PNG"))
+    assert small.uri == ""
+    assert small.problem
