@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dcfast.report.collect import Source, collect
+from dcfast.report.collect import collect
 from dcfast.report.page import look_up, render
 from dcfast.report.pictures import EvalReader, PoolReader
 from dcfast.report.text import clean, count, duration, percent, size
@@ -25,6 +25,7 @@ from dcfast.stages.run_dir import Settings
 from dcfast.stages.tables import read_table
 from PIL import Image
 from pool_builder import PoolBuilder, Sample, evalset, picture, plain_pool
+from report_builder import evidence, fates, source_of, write_summary
 
 NASTY = "<script>alert('x')</script> & \"quotes\" \0 \x1b[31m \u202e turned \nsecond line"
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -116,16 +117,6 @@ def remade(out: Path, settings: Settings, **changes: Any) -> tuple[dict[str, Any
     }
     write_report(str(out), args)
     return json.loads((out / "report.json").read_bytes()), Page((out / "report.html").read_text(encoding="utf-8"))
-
-
-def source_of(out: Path, **changes: Any) -> Source:
-    values: dict[str, Any] = {"settings": asdict(Settings()), "shard_dir": out / "shards-of-pool", "world": False}
-    return Source(out, **(values | changes))
-
-
-def write_summary(out: Path, stage: str, value: dict[str, Any]) -> None:
-    (out / "state").mkdir(parents=True, exist_ok=True)
-    (out / "state" / f"{stage}.json").write_text(json.dumps(value))
 
 
 # the whole stage

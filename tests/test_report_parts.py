@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,31 +12,9 @@ from dcfast.report.collect import collect
 from dcfast.report.pictures import thumbnail
 from dcfast.report.samples import evidence_pairs, gallery
 from dcfast.report.sampling import SPREAD_PLACES, SPREAD_ROWS, head, num_rows, spread, stream
-from dcfast.stages.decontaminate import evidence_schema
-from dcfast.stages.fates import fate_schema
 from PIL import Image
-from pool_builder import picture, uid_of
-
-
-def evidence(rows: list[tuple[int, str, str, int]]) -> Any:
-    """A table of contamination: (row, evaluation set, method, distance) each."""
-    return pa.Table.from_pylist(
-        [
-            {
-                "shard": "00000000.tar",
-                "row": row,
-                "key": f"k{row}",
-                "uid": uid_of(row),
-                "evalset": name,
-                "evalset_shard": "0.tar",
-                "evalset_key": f"s{row}",
-                "method": method,
-                "distance": distance,
-            }
-            for row, name, method, distance in rows
-        ],
-        schema=evidence_schema(),
-    )
+from pool_builder import picture
+from report_builder import evidence, fates, source_of, write_summary
 
 
 def test_pairs_take_turns_and_begin_with_the_doubtful(tmp_path: Path) -> None:
@@ -86,16 +63,6 @@ def test_flat_pictures_are_said(tmp_path: Path) -> None:
 
 
 # the choice of samples
-
-
-def fates(rows: list[tuple[int, str, str | None]]) -> Any:
-    return pa.Table.from_pylist(
-        [
-            {"shard": "00000000.tar", "row": n, "key": f"k{n}", "uid": uid_of(n), "fate": fate, "reason": reason}
-            for n, fate, reason in rows
-        ],
-        schema=fate_schema(),
-    )
 
 
 @pytest.mark.parametrize("number", [0, 1, 11, 13, 997])
