@@ -9,7 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 from dcfast.report.collect import Source
+from dcfast.stages.decontaminate import evidence_schema
+from dcfast.stages.fates import fate_schema
 from dcfast.stages.run_dir import Settings
+from pool_builder import uid_of
 
 
 def source_of(out: Path, **changes: Any) -> Source:
