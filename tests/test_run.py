@@ -21,7 +21,7 @@ from dcfast.stages.run_dir import Settings
 from dcfast.uids import load_subset, uid_format
 from pool_builder import PoolBuilder, Sample, evalset, picture, plain_pool, uid_of
 
-COMPARED = ("index", "signatures", "filter", "shards", "subset.npy", "contaminated.npy", "fates.parquet")
+COMPARED = ("index", "signatures", "filter", "reshard", "shards", "subset.npy", "contaminated.npy", "fates.parquet")
 ALSO = ("quarantine.parquet", "contamination.parquet")
 
 

@@ -82,17 +82,22 @@ class ReshardPlan:
         return len(self.cuts)
 
     def save(self, directory: str | os.PathLike[str]) -> None:
-        """Writes cuts.npy, repeats.npy, exclude.npy and plan.json, each atomically, plan.json last."""
+        """Writes cuts.npy, repeats.npy, exclude.npy and plan.json, each atomically, plan.json last.
+
+        The segments are named relative to the directory: equal plans are equal bytes wherever they lie.
+        """
         for name in ("cuts", "repeats", "exclude"):
             with atomic_path(Path(directory) / f"{name}.npy") as temporary, open(temporary, "wb") as file:
                 np.save(file, getattr(self, name), allow_pickle=False)
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _ARRAYS}
+        values["segments"] = [os.path.relpath(segment, directory) for segment in self.segments]
         write_json(Path(directory) / "plan.json", values)
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> ReshardPlan:
         """Opens a saved plan; the arrays are memory-mapped."""
         values = json.loads((Path(directory) / "plan.json").read_text("utf-8"))
+        values["segments"] = [os.path.normpath(os.path.join(directory, segment)) for segment in values["segments"]]
         arrays = {name: np.load(Path(directory) / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
         return cls(**arrays, **values)
 
