@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from dcfast.errors import (
+    CheckpointError,
     CorruptDataError,
     DcfastError,
     FilterError,
@@ -43,10 +44,14 @@ _LAZY: dict[str, str] = {
     "perceptual_hash": "dcfast.pictures",
     "hamming_join": "dcfast.similarity",
     "reshard": "dcfast.resharder",
+    "ClipModel": "dcfast.models",
+    "load_model": "dcfast.models",
 }
 
 # spelled out for readers and type checkers; tests compare it with _LAZY
 __all__ = [
+    "CheckpointError",
+    "ClipModel",
     "CorruptDataError",
     "DcfastError",
     "FilterError",
@@ -61,6 +66,7 @@ __all__ = [
     "hash_members",
     "index_tars",
     "iterate_uids",
+    "load_model",
     "load_subset",
     "open_pool",
     "perceptual_hash",
@@ -94,6 +100,7 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from dcfast.access import PoolReader, iterate_uids, open_pool, read_members
     from dcfast.hashing import hash_members
+    from dcfast.models import ClipModel, load_model
     from dcfast.pictures import perceptual_hash
     from dcfast.resharder import reshard
     from dcfast.shards import TarIndex, index_tars

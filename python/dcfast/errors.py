@@ -7,6 +7,7 @@ subclasses. What is wrong with data, filters or runs is one of these.
 from __future__ import annotations
 
 __all__ = [
+    "CheckpointError",
     "CorruptDataError",
     "DcfastError",
     "FilterError",
@@ -53,6 +54,10 @@ class SubsetError(DcfastError, ValueError):
 
 class FilterError(DcfastError, ValueError):
     """A filter expression cannot be read, or names what does not exist."""
+
+
+class CheckpointError(DcfastError, ValueError):
+    """A checkpoint is of another architecture or another training than the one asked for."""
 
 
 class RunError(DcfastError, RuntimeError):
