@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.filters import language, rules, wordnet
+from dcfast.filters.drawn import MAX_SEED, drawn
 from dcfast.filters.expression import Argument, Call
 from dcfast.filters.rules import Mask
 from dcfast.filters.thresholds import Quantile, parse_threshold
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["CONTAMINATED", "TERMS", "Rows", "Rule", "Term", "build_term"]
 
 CONTAMINATED = "contaminated"
+ORACLE, TEACHER_PAIRS = "oracle", "teacher_pairs"
+RUN_SETS = (CONTAMINATED, ORACLE, TEACHER_PAIRS)  # uid sets that the run itself makes; other names are paths
 TEXT, WIDTH, HEIGHT = "text", "original_width", "original_height"
 SCORES = {"b32": "clip_b32_similarity_score", "l14": "clip_l14_similarity_score"}
 
@@ -253,9 +256,37 @@ def _uid_term(text: str, name: str) -> Term:
     return Term(text, (Rule(f"not ({text})", lambda rows, _: rows.members(name)),), uid_set=name, cost=0.1)
 
 
-def _contaminated(call: Call) -> Term:
+def _run_set(call: Call) -> Term:
     _no_arguments(call)
-    return _uid_term(CONTAMINATED, CONTAMINATED)
+    return _uid_term(call.name, call.name)
+
+
+def _random(call: Call) -> Term:
+    given: dict[str, Argument] = {}
+    for argument in call.arguments:
+        name = argument.keyword or ("fraction" if not given else "seed")
+        if name not in ("fraction", "seed") or name in given or not isinstance(argument.value, float):
+            call.source.error("random takes a fraction and a seed: random(0.3, seed=1)", argument.begin, argument.end)
+        given[name] = argument
+    if "fraction" not in given:
+        call.source.error("random needs a fraction: random(0.3)", call.begin, call.close)
+    fraction = float(given["fraction"].value)
+    seed = float(given["seed"].value) if "seed" in given else 0.0
+    if not 0.0 < fraction <= 1.0:
+        place = given["fraction"]
+        call.source.error(f"random: fraction must be above 0 and at most 1; got {fraction!r}", place.begin, place.end)
+    if not (0.0 <= seed <= MAX_SEED and seed.is_integer()):
+        place = given["seed"]
+        call.source.error(f"random: seed must be a whole number, 0..2^53-1; got {seed!r}", place.begin, place.end)
+    number = int(seed)
+    text = f"random({fraction!r}, seed={number})"
+
+    def passes(rows: Rows, _: Mask) -> Mask:
+        if rows.uids is None:
+            raise ValueError("Filter.evaluate: uids must be given for this filter")
+        return drawn(rows.uids, fraction, number)
+
+    return Term(text, (Rule(text, passes),), cost=0.05)
 
 
 def _uids(call: Call) -> Term:
@@ -267,7 +298,7 @@ def _uids(call: Call) -> Term:
     name = str(path.value)
     if not name:
         call.source.error("the path of a uid file is empty", path.begin, path.end)
-    if name == CONTAMINATED:
+    if name in RUN_SETS:
         name = f"./{name}"  # a file of this name must not be taken for the set
     return _uid_term(f"uids({quoted(name)})", name)
 
@@ -275,9 +306,12 @@ def _uids(call: Call) -> Term:
 TERMS: dict[str, Callable[[Call], Term]] = {
     "basic_filter": _basic_filter,
     "clip_score": _clip_score,
-    CONTAMINATED: _contaminated,
+    CONTAMINATED: _run_set,
     "laion2b": _laion2b,
     "no_filter": _no_filter,
+    ORACLE: _run_set,
+    "random": _random,
+    TEACHER_PAIRS: _run_set,
     "text_based": _text_based,
     "uids": _uids,
 }

@@ -10,7 +10,20 @@ from dcfast.stages.runner import Steps
 
 __all__ = ["STAGES", "stage_steps"]
 
-STAGES = ("world", "index", "signatures", "decontaminate", "filter", "reshard", "verify", "report")
+STAGES = (
+    "world",
+    "index",
+    "signatures",
+    "teacher",
+    "features",
+    "decontaminate",
+    "filter",
+    "reshard",
+    "verify",
+    "train",
+    "evaluate",
+    "report",
+)
 
 
 def stage_steps(name: str) -> Callable[[Run], Steps]:

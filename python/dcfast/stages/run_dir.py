@@ -10,18 +10,39 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dcfast.atomic import remove_leftovers, write_json
 from dcfast.errors import PoolError, RunError
 from dcfast.stages.piece import absolute, group_files
 
-__all__ = ["MAX_SEGMENTS", "Pool", "Run", "Settings"]
+if TYPE_CHECKING:
+    from dcfast.world import WorldSpec
+
+__all__ = ["FEATURE_METADATA", "MAX_SEGMENTS", "NO_COMPARISON", "TEACHER", "Pool", "Run", "Settings"]
 
 MAX_SEGMENTS = 4096
 """Index segments a pool has at most; a segment covers a run of neighbouring shards."""
-OWN_FOLDERS = ("state", "world", "index", "signatures", "filter", "reshard", "shards")
+OWN_FOLDERS = (
+    "state",
+    "world",
+    "index",
+    "signatures",
+    "teacher",
+    "features",
+    "filter",
+    "reshard",
+    "shards",
+    "train",
+    "evaluate",
+    "compare",
+)
 """What a run writes below its directory, besides files: nothing else in there is ever removed."""
+FEATURE_METADATA = "features/metadata"
+"""Where the features stage leaves the metadata with its columns, and the npz files beside it."""
+TEACHER = "teacher"
+"""The model of a feature column that means: the teacher of this run."""
+NO_COMPARISON = "none"
 
 
 @dataclass(frozen=True)
@@ -38,6 +59,16 @@ class Settings:
         max_distance: largest Hamming distance of perceptual hashes (0..64) that counts as contamination.
         verify_images: decode every picture even where nothing else needs it (always done at tiny).
         strict: a damaged shard is an error instead of a note.
+        features: prefix (``b32``, ``l14``) -> model as ``NAME:PRETRAINED`` or ``teacher``; {} for none. None is
+            what suits the pool: both by the teacher in the built-in world, none for a given pool.
+        teacher_uids: subset file of pairs of a given pool that the teacher trains on and that are never kept.
+        train: train and evaluate; without it the run is its data half alone.
+        compare: filter expression of the comparison run, or ``none``. None is ``no_filter`` at tiny, else ``none``.
+        loss: ``open_clip`` or ``dcfast``.
+        device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
+        train_from: ``index`` (pool and subset) or ``shards`` (the new shards); the batches are the same.
+        samples_seen: of training, instead of the recipe's: such a run is marked as non-standard.
+        world: changes to the built-in world's ``WorldSpec`` (``{"rows": 3200}``), or None.
     """
 
     scale: str = "tiny"
@@ -49,6 +80,15 @@ class Settings:
     max_distance: int = 8
     verify_images: bool = False
     strict: bool = False
+    features: dict[str, str] | None = None
+    teacher_uids: str | None = None
+    train: bool = True
+    compare: str | None = None
+    loss: str = "open_clip"
+    device: str = "auto"
+    train_from: str = "index"
+    samples_seen: int | None = None
+    world: dict[str, Any] | None = None
 
 
 def check_name(name: str, where: str) -> None:
@@ -145,9 +185,57 @@ class Run:
             return Path(self.settings.evalsets)
         return self.world_dir / "evalsets" if self.is_world else None
 
+    @property
+    def world_spec(self) -> WorldSpec:
+        """The built-in world's spec: the settings' seed and changes on its defaults; ValueError for what it lacks."""
+        from dcfast.world import WorldSpec
+
+        values = {**WorldSpec().to_json(), **(self.settings.world or {})}
+        return WorldSpec.from_json({**values, "seed": values["seed"] + self.settings.seed})
+
     @cached_property
     def pool(self) -> Pool:
         return Pool.open(self.pool_dir)
+
+    @property
+    def features(self) -> dict[str, str]:
+        """Prefix -> model of the columns that the features stage makes; empty where it does not run."""
+        if self.settings.features is not None:
+            return dict(sorted(self.settings.features.items()))
+        return {"b32": TEACHER, "l14": TEACHER} if self.is_world else {}
+
+    @property
+    def metadata_files(self) -> list[str]:
+        """What the filter reads: the features stage's files (relative to ``out``), or the pool's own (absolute)."""
+        if self.features:
+            return [f"{FEATURE_METADATA}/{Path(path).name}" for path in self.pool.metadata]
+        return self.pool.metadata
+
+    def metadata_groups(self) -> list[tuple[int, list[str]]]:
+        """``metadata_files`` cut into pieces: (ordinal of the first file, names)."""
+        return group_files(self.metadata_files)
+
+    @property
+    def compare(self) -> str | None:
+        """The filter of the comparison run, None where there is none."""
+        given = self.settings.compare
+        if given is None:
+            given = "no_filter" if self.settings.scale == "tiny" else NO_COMPARISON
+        return None if given == NO_COMPARISON or not self.settings.train else given
+
+    def asks_for(self, stage: str) -> bool:
+        """Whether a stage is part of this run: training and what it needs only where the settings want it."""
+        if stage == "world":
+            return self.is_world
+        if stage == "teacher":
+            return TEACHER in self.features.values()
+        if stage == "features":
+            return bool(self.features)
+        if stage == "train":
+            return self.settings.train
+        if stage == "evaluate":
+            return self.settings.train and self.evalset_dir is not None
+        return True
 
     def summary_path(self, stage: str) -> Path:
         return self.out / "state" / f"{stage}.json"
@@ -205,9 +293,10 @@ def _refuse_if_foreign(out: Path, settings: Settings, overwrite: bool) -> None:
                 "choose another directory, or --overwrite to write into this one"
             )
         return
-    known = {f.name for f in fields(Settings)}
+    usual = {f.name: f.default for f in fields(Settings)}
     try:
-        before = {k: v for k, v in json.loads(state_file.read_bytes()).items() if k in known}
+        stored = {k: v for k, v in json.loads(state_file.read_bytes()).items() if k in usual}
+        before = {**usual, **stored}  # written before a setting existed: it had its default
     except ValueError:
         raise RunError(f"{state_file} cannot be read; choose another --out, or remove the directory") from None
     differing = [

@@ -38,9 +38,9 @@ def _outputs(spec: Any, function: str, args: dict[str, Any]) -> list[str]:
 
 def steps(run: Run) -> Steps:
     """One step: pool shards, evaluation sets and the truth, in any order."""
-    from dcfast.world import WorldSpec, plan_world
+    from dcfast.world import plan_world
 
-    spec = WorldSpec(seed=WorldSpec().seed + run.settings.seed)
+    spec = run.world_spec
     pieces = []
     for name, function, args in plan_world(spec, run.world_dir):
         # the directory is left out of the arguments, so that a run directory can be moved
