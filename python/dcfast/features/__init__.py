@@ -1,0 +1,1 @@
+"""CLIP embeddings and scores of a pool, and what is made of them."""

@@ -1,0 +1,160 @@
+"""k-means against a slow version in float64, one point at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from dcfast.features import kmeans as module
+from dcfast.features.kmeans import initial_centroids, kmeans, kmeans_iteration, nearest_centroids
+
+
+def unit(n: int, d: int, seed: int = 0, dtype: type = np.float16) -> np.ndarray:
+    rows = np.random.default_rng(seed).normal(size=(n, d))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(dtype)
+
+
+def slow_nearest(points: np.ndarray, centroids: np.ndarray, metric: str) -> list[int]:
+    labels = []
+    for point in points.astype(np.float64):
+        best, where = -np.inf, -1
+        for i, centroid in enumerate(centroids.astype(np.float64)):
+            score = point @ centroid if metric == "inner_product" else -((point - centroid) ** 2).sum()
+            if score > best:
+                best, where = score, i
+        labels.append(where)
+    return labels
+
+
+def slow_iteration(points: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, list[int], float]:
+    labels = slow_nearest(points, centroids, "l2")
+    new, counts, error = centroids.astype(np.float64), [], 0.0
+    for i in range(len(centroids)):
+        mine = [p for p, label in zip(points.astype(np.float64), labels, strict=True) if label == i]
+        counts.append(len(mine))
+        error += sum(float(((p - centroids[i].astype(np.float64)) ** 2).sum()) for p in mine)
+        if mine:
+            new[i] = np.sum(mine, axis=0) / len(mine)
+    return new, counts, error / len(points)
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_TILE", {"cpu": (8, 5), "cuda": (8, 5)})
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 31])
+@pytest.mark.parametrize("k", [1, 4, 5, 6, 13])
+@pytest.mark.parametrize("metric", ["inner_product", "l2"])
+def test_nearest_is_the_slow_answer(n: int, k: int, metric: str, small_tiles: None) -> None:
+    points, centroids = unit(n, 6, seed=n), unit(k, 6, seed=100 + k, dtype=np.float32) * 0.8
+    assert nearest_centroids(points, centroids, metric=metric).tolist() == slow_nearest(points, centroids, metric)  # type: ignore[arg-type]
+
+
+def test_ties_go_to_the_lowest_index(small_tiles: None) -> None:
+    centroids = np.repeat(unit(2, 4), 8, axis=0)  # 0..7 are one point, 8..15 the other; over several tiles
+    assert nearest_centroids(unit(2, 4), centroids).tolist() == [0, 8]
+
+
+def test_points_without_embedding_have_no_centroid() -> None:
+    points = unit(4, 3)
+    points[1], points[2, 0] = 0, np.nan
+    labels = nearest_centroids(points, unit(2, 3, 5))
+    assert labels[[1, 2]].tolist() == [-1, -1]
+    assert (labels[[0, 3]] >= 0).all()
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 53])
+def test_an_iteration_is_the_slow_one(n: int, small_tiles: None) -> None:
+    points = unit(n, 5, seed=n)
+    k = min(n, 6)
+    before = initial_centroids([points], k)
+    new, counts, error = kmeans_iteration([points], before)
+    slow, slow_counts, slow_error = slow_iteration(points, before)
+    assert counts.tolist() == slow_counts
+    assert 0 not in slow_counts
+    np.testing.assert_array_equal(new, slow.astype(np.float32))
+    assert error == pytest.approx(slow_error, rel=1e-5, abs=1e-6)
+
+
+def test_order_blocks_and_threads_change_no_bit() -> None:
+    points = unit(5000, 16)
+    centroids = initial_centroids([points], 40)
+    expected = kmeans_iteration([points], centroids)[0].tobytes()
+    shuffled = points[np.random.default_rng(1).permutation(len(points))]
+    assert kmeans_iteration([shuffled], centroids)[0].tobytes() == expected
+    assert kmeans_iteration([points[:1], points[1:2999], points[2999:]], centroids)[0].tobytes() == expected
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        assert kmeans_iteration([points], centroids)[0].tobytes() == expected
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_finds_the_clusters_that_there_are() -> None:
+    centres = unit(7, 32, 3, np.float64)
+    rng = np.random.default_rng(4)
+    noisy = np.repeat(centres, 50, axis=0) + rng.normal(scale=0.02, size=(350, 32))
+    points = (noisy / np.linalg.norm(noisy, axis=1, keepdims=True)).astype(np.float16)
+    found = kmeans(points, 14, iterations=15)  # twice as many: every true one gets at least one
+    cluster = nearest_centroids(points, found.centroids).reshape(7, 50)
+    owners = [set(row.tolist()) for row in cluster]
+    assert all(not (a & b) for i, a in enumerate(owners) for b in owners[:i])
+    assert int(found.counts.sum()) == 350
+    assert found.errors[-1] <= found.errors[0]
+    assert len(found.errors) == 15
+
+
+def test_a_memmap_and_parts_of_it_are_the_array(tmp_path: Path) -> None:
+    points = unit(301, 8)
+    np.save(tmp_path / "points.npy", points)
+    mapped = np.load(tmp_path / "points.npy", mmap_mode="r")
+    a, b = kmeans(points, 9, seed=3), kmeans([mapped[:100], mapped[100:]], 9, seed=3)
+    np.testing.assert_array_equal(a.centroids, b.centroids)
+    assert not np.array_equal(a.centroids, kmeans(points, 9, seed=4).centroids)
+
+
+def test_an_empty_cluster_gets_half_of_the_largest() -> None:
+    points = np.repeat(unit(2, 4), [30, 10], axis=0)
+    far = -points[:1].astype(np.float32)
+    centroids = np.concatenate([points[[0, 30]].astype(np.float32), far])
+    new, counts, _ = kmeans_iteration([points], centroids)
+    assert counts.tolist() == [30, 10, 0]
+    np.testing.assert_allclose(new[2], points[0], rtol=2e-3)
+    np.testing.assert_allclose(new[0], points[0], rtol=2e-3)
+    assert not np.array_equal(new[0], new[2])
+
+
+def test_more_clusters_than_distinct_points_ends() -> None:
+    found = kmeans(np.repeat(unit(1, 4), 20, axis=0), 20, iterations=3)
+    assert np.isfinite(found.centroids).all()
+    assert int(found.counts.sum()) == 20
+
+
+def test_spherical_centroids_have_length_one() -> None:
+    length = np.linalg.norm(kmeans(unit(100, 8), 5, spherical=True).centroids, axis=1)
+    np.testing.assert_allclose(length, 1, rtol=1e-6)
+    assert np.linalg.norm(kmeans(unit(100, 8), 5).centroids, axis=1).max() < 0.99
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: kmeans(unit(5, 4), 6), ValueError, r"1 to the number of points \(5\); got 6"),
+        (lambda: kmeans(unit(5, 4), 0), ValueError, "clusters must be 1 to"),
+        (lambda: kmeans(unit(5, 4), 2, iterations=0), ValueError, "iterations must be at least 1; got 0"),
+        (lambda: kmeans(unit(5, 4) * 9, 2), ValueError, "points must be unit vectors"),
+        (lambda: kmeans(np.full((5, 4), np.nan, np.float32), 2), ValueError, "points must be unit vectors"),
+        (lambda: kmeans(np.zeros((5, 4), np.int64), 2), TypeError, "array of floats .embeddings.; got int64"),
+        (lambda: nearest_centroids(unit(5, 4), unit(2, 3)), ValueError, "4 dimensions and centroids 3"),
+        (lambda: nearest_centroids(unit(5, 4)[0], unit(2, 4)), ValueError, r"points must be of shape .*\(4,\)"),
+        (lambda: nearest_centroids(unit(5, 4), unit(0, 4)), ValueError, "centroids must have at least one row"),
+        (lambda: nearest_centroids(unit(5, 4), unit(2, 4), metric="cosine"), ValueError, "metric must be"),  # type: ignore[arg-type]
+    ],
+)
+def test_bad_arguments(call: object, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        call()  # type: ignore[operator]
