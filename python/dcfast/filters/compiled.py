@@ -12,7 +12,7 @@ from dcfast.errors import PoolError
 from dcfast.filters import language, wordnet
 from dcfast.filters.expression import And, Expression, Not, Or, parse
 from dcfast.filters.rules import Mask
-from dcfast.filters.terms import GCLD3, LANGUAGE_MODEL, TEXT, WORDNET, Rows, Term, build_term
+from dcfast.filters.terms import GCLD3, LANGUAGE_MODEL, TEXT, WORDNET, Clusters, Rows, Term, build_term
 from dcfast.filters.thresholds import Quantile
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ class Filter:
         column_names: all of them once, sorted.
         uid_sets: names of the uid sets it needs, in written order: "contaminated", or the path of a uid file.
         quantiles: (column, fraction) pairs whose threshold is needed; ``thresholds`` is keyed by their ``.key``.
+        clusters: whose membership is needed; the ``clusters`` of ``evaluate`` are keyed by their ``.key``.
         needs: of "language model", "wordnet", "gcld3", those that it uses; see ``check_needs``.
         reasons: what the codes of ``evaluate`` mean; reasons[0] is "kept".
     """
@@ -102,6 +103,8 @@ class Filter:
         self.column_names: list[str] = sorted({name for names in self.columns.values() for name in names})
         self.uid_sets: list[str] = [term.uid_set for term in terms if term.uid_set is not None]
         self.quantiles: list[Quantile] = [term.quantile for term in terms if term.quantile is not None]
+        found = (term.clusters for term in terms if term.clusters is not None)
+        self.clusters: list[Clusters] = list(dict.fromkeys(found))
         self.needs: list[str] = sorted({need for term in terms for need in term.needs})
         self._names = [_clause_reasons(clause) for clause in self._clauses]
         self.reasons: list[str] = [KEPT, *dict.fromkeys(name for names in self._names for name in names)]
@@ -174,6 +177,7 @@ class Filter:
         thresholds: Mapping[str, float | str] | None = None,
         uid_sets: Mapping[str, npt.NDArray[Any]] | None = None,
         uids: npt.NDArray[Any] | None = None,
+        clusters: Mapping[str, Mask] | None = None,
     ) -> npt.NDArray[np.uint16]:
         """Which rows are kept, and for the others the rule that dropped them.
 
@@ -186,16 +190,20 @@ class Filter:
             thresholds: for each of ``quantiles`` its ``key`` and ``QuantileSearch.threshold`` (or threshold_text).
             uid_sets: for each of ``uid_sets`` a sorted "u8,u8" array.
             uids: (n,) "u8,u8", the rows' uids; None where ``uid_sets`` is empty.
+            clusters: for each of ``clusters`` its ``key`` and (n,) bool: the nearest centroid is a target's.
         Returns:
             (n,) uint16, indices into ``reasons``; 0 is kept.
         Raises:
-            ValueError: a threshold, a uid set or the uids are missing or of another length.
+            ValueError: a threshold, a uid set, a cluster's rows or the uids are missing or of another length.
             MissingDependencyError: see ``check_needs``.
         Memory: O(n), and the captions that models are asked about as str.   Source: docs/filters.md.
         """
         if uids is not None and len(uids) != batch.num_rows:
             raise ValueError(f"Filter.evaluate: uids must have {batch.num_rows} rows, as batch; got {len(uids)}")
-        rows = Rows(batch, thresholds or {}, uid_sets or {}, uids)
+        for key, mask in (clusters or {}).items():
+            if len(mask) != batch.num_rows:
+                raise ValueError(f"Filter.evaluate: clusters[{key!r}] must have {batch.num_rows} rows; got {len(mask)}")
+        rows = Rows(batch, thresholds or {}, uid_sets or {}, uids, clusters)
         codes = np.zeros(rows.num_rows, np.uint16)
         pending = np.ones(rows.num_rows, np.bool_)
         for clause, names in zip(self._clauses, self._names, strict=True):

@@ -6,6 +6,7 @@ To add a filter, write a builder that returns a Term and name it in ``TERMS``. S
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
@@ -23,7 +24,7 @@ from dcfast.filters.tokens import quoted
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["CONTAMINATED", "TERMS", "Rows", "Rule", "Term", "build_term"]
+__all__ = ["CONTAMINATED", "TERMS", "Clusters", "Rows", "Rule", "Term", "build_term"]
 
 CONTAMINATED = "contaminated"
 ORACLE, TEACHER_PAIRS = "oracle", "teacher_pairs"
@@ -45,11 +46,13 @@ class Rows:
         thresholds: Mapping[str, float | str],
         uid_sets: Mapping[str, npt.NDArray[Any]],
         uids: npt.NDArray[Any] | None,
+        clusters: Mapping[str, Mask] | None = None,
     ) -> None:
         self.batch = batch
         self.thresholds = thresholds
         self.uid_sets = uid_sets
         self.uids = uids
+        self.clusters = clusters or {}
         self.num_rows: int = batch.num_rows
         self._ready: dict[str, Any] = {}
         self._verdicts: dict[str, npt.NDArray[np.int8]] = {}
@@ -92,11 +95,41 @@ class Rows:
         # loading a set checked that it is sorted; pieces, not threads, fill the cores here
         return uid_isin(self.uids, self.uid_sets[name], check=False, threads=1)
 
+    def in_clusters(self, clusters: Clusters) -> Mask:
+        """Rows whose nearest centroid is a target's."""
+        if clusters.key not in self.clusters:
+            raise ValueError(f"Filter.evaluate: clusters[{clusters.key!r}] must be given for this filter")
+        return self.clusters[clusters.key]
+
     def threshold(self, quantile: Quantile) -> float:
         """The score that a quantile was found to be."""
         if quantile.key not in self.thresholds:
             raise ValueError(f"Filter.evaluate: thresholds[{quantile.key!r}] must be given for this filter")
         return parse_threshold(self.thresholds[quantile.key])
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Which clusters of image embeddings a term keeps: those that are nearest to a target's embedding.
+
+    Attributes:
+        centroids: path of an ``.npy``, or None: computed on the pool.
+        target: path of an ``.npy`` of embeddings, or None: the built-in world's clean pictures.
+    """
+
+    centroids: str | None
+    target: str | None
+
+    @property
+    def arguments(self) -> str:
+        """As they stand in the expression; empty where both are None."""
+        given = (("centroids", self.centroids), ("target", self.target))
+        return ", ".join(f"{name}={quoted(value)}" for name, value in given if value is not None)
+
+    @property
+    def key(self) -> str:
+        """What ``Filter.evaluate`` finds the rows' answers by."""
+        return f"clusters({self.arguments})"
 
 
 @dataclass(frozen=True)
@@ -125,6 +158,7 @@ class Term:
     needs: tuple[str, ...] = field(default=(), compare=False)
     uid_set: str | None = field(default=None, compare=False)
     quantile: Quantile | None = field(default=None, compare=False)
+    clusters: Clusters | None = field(default=None, compare=False)
     cost: float = field(default=0.01, compare=False)
 
     def __str__(self) -> str:
@@ -315,8 +349,13 @@ TERMS: dict[str, Callable[[Call], Term]] = {
     "text_based": _text_based,
     "uids": _uids,
 }
-# DataComp's baselines that stand on image embeddings.
-_NEED_EMBEDDINGS = ("image_based", "image_based_intersect_clip_score")
+
+
+@functools.cache
+def _builders() -> dict[str, Callable[[Call], Term]]:
+    from dcfast.filters.image_terms import IMAGE_TERMS  # it builds on this module
+
+    return dict(sorted({**TERMS, **IMAGE_TERMS}.items()))
 
 
 def _nearest(name: str, known: tuple[str, ...]) -> str:
@@ -326,9 +365,8 @@ def _nearest(name: str, known: tuple[str, ...]) -> str:
 
 def build_term(call: Call) -> Term:
     """The term of a call; FilterError where there is no such name, or it does not take these arguments."""
-    if call.name in TERMS:
-        return TERMS[call.name](call)
-    if call.name in _NEED_EMBEDDINGS:
-        call.source.error(f"{call.name} needs image embeddings, which this version lacks", call.begin, call.end)
-    hint = _nearest(call.name, tuple(TERMS))
+    builders = _builders()
+    if call.name in builders:
+        return builders[call.name](call)
+    hint = _nearest(call.name, tuple(builders))
     call.source.error(f"unknown filter {call.name[:60]!r}{hint}", call.begin, call.end)

@@ -1,0 +1,100 @@
+"""The terms that stand on image embeddings: image_based, alone and together with the CLIP score.
+
+They keep captions that are English and long enough, and pictures whose nearest cluster of the pool's embeddings is
+also the nearest of a target's picture. Which clusters a row is in is found before (``dcfast.stages.clusters``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from dcfast.filters import language, rules
+from dcfast.filters.expression import Argument, Call
+from dcfast.filters.rules import Mask
+from dcfast.filters.terms import (
+    LANGUAGE_MODEL,
+    TERMS,
+    TEXT,
+    Clusters,
+    Rows,
+    Rule,
+    Term,
+)
+
+__all__ = ["IMAGE_TERMS"]
+
+_CLUSTERS = ("centroids", "target")
+_DEFAULT_SCORE = "clip_score(l14, fraction=0.3)"  # DataComp-1B
+
+
+def _clusters(call: Call) -> tuple[Clusters, tuple[Argument, ...]]:
+    """The two paths of a call, and its other arguments."""
+    given: dict[str, str] = {}
+    others = []
+    for argument in call.arguments:
+        name = argument.keyword
+        if name not in _CLUSTERS:
+            others.append(argument)
+            continue
+        if argument.kind != "string" or not argument.value:
+            call.source.error(
+                f'{call.name}: put the path of an .npy in quotes: {name}="my {name}.npy"', argument.begin, argument.end
+            )
+        if name in given:
+            call.source.error(f"{call.name}: {name} is given twice", argument.begin, argument.end)
+        given[name] = str(argument.value)
+    return Clusters(given.get("centroids"), given.get("target")), tuple(others)
+
+
+def _english(rows: Rows, pending: Mask) -> Mask:
+    return rows.ask(language.is_english, pending)
+
+
+def _rules(name: str, clusters: Clusters) -> tuple[Rule, ...]:
+    return (
+        Rule(f"{name}: characters", lambda rows, _: rules.enough_characters(rows.text())),
+        Rule(f"{name}: tokens", lambda rows, _: rules.enough_tokens(rows.text())),
+        Rule(f"{name}: cluster", lambda rows, _: rows.in_clusters(clusters)),
+        Rule(f"{name}: language", _english),
+    )
+
+
+def _image_based(call: Call) -> Term:
+    clusters, others = _clusters(call)
+    if others:
+        what = f"argument {others[0].keyword!r}" if others[0].keyword else f"argument {others[0].value!r}"
+        call.source.error(f"image_based takes centroids= and target=; got {what}", others[0].begin, others[0].end)
+    text = f"image_based({clusters.arguments})" if clusters.arguments else "image_based"
+    return Term(text, _rules("image_based", clusters), (TEXT,), (LANGUAGE_MODEL,), clusters=clusters, cost=11.0)
+
+
+def _both(call: Call) -> Term:
+    name = call.name
+    clusters, others = _clusters(call)
+    if others:
+        score = TERMS["clip_score"](replace(call, arguments=others))
+    else:
+        from dcfast.filters.expression import parse
+
+        parsed = parse(_DEFAULT_SCORE, TERMS["clip_score"])
+        assert isinstance(parsed, Term)
+        score = parsed
+    inner = score.text.removeprefix("clip_score(").removesuffix(")")
+    text = f"{name}({inner}{', ' if clusters.arguments else ''}{clusters.arguments})"
+    best = Rule(f"{name}: score", score.rules[0].passes)
+    return Term(
+        text,
+        (best, *_rules(name, clusters)),
+        (TEXT, *score.columns),
+        (LANGUAGE_MODEL,),
+        quantile=score.quantile,
+        clusters=clusters,
+        cost=11.0,
+    )
+
+
+IMAGE_TERMS: dict[str, Callable[[Call], Term]] = {
+    "image_based": _image_based,
+    "image_based_intersect_clip_score": _both,
+}
