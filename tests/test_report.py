@@ -95,7 +95,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Settings]:
     PoolBuilder(root / "pool", shards, missing=[7001, 7002]).write()
     evalset(root / "sets", "first", {"s0": picture(901), "s1": picture(950)})
     evalset(root / "sets", "vtab-second", {"k0": picture(902), "k1": picture(903)})
-    settings = Settings(pool=str(root / "pool"), evalsets=str(root / "sets"), filter="~contaminated")
+    settings = Settings(pool=str(root / "pool"), evalsets=str(root / "sets"), filter="~contaminated", train=False)
     run(root / "out", settings)
     return root / "out", settings
 
@@ -480,7 +480,7 @@ def test_units() -> None:
 
 def test_plain_pool_needs_no_evaluation_sets(tmp_path: Path) -> None:
     plain_pool(tmp_path / "pool").write()
-    settings = Settings(pool=str(tmp_path / "pool"), filter="no_filter")
+    settings = Settings(pool=str(tmp_path / "pool"), filter="no_filter", train=False)
     run(tmp_path / "out", settings)
     report = json.loads((tmp_path / "out" / "report.json").read_bytes())
     assert report["contamination"]["available"] is False

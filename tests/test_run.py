@@ -82,7 +82,7 @@ def _flat(quality: int = 90) -> bytes:
 
 
 def settings(pool: tuple[Path, Path], **changes: Any) -> Settings:
-    return Settings(**{"pool": str(pool[0]), "evalsets": str(pool[1]), "shard_size": 30, **changes})
+    return Settings(**{"pool": str(pool[0]), "evalsets": str(pool[1]), "shard_size": 30, "train": False, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +216,7 @@ def test_ray_changes_no_byte(undisturbed: Path, pool: tuple[Path, Path], tmp_pat
 
 
 def options(pool: tuple[Path, Path], out: Path) -> list[str]:
-    return ["--pool", str(pool[0]), "--evalsets", str(pool[1]), "--shard-size", "30", "--out", str(out)]
+    return ["--pool", str(pool[0]), "--evalsets", str(pool[1]), "--shard-size", "30", "--no-train", "--out", str(out)]
 
 
 def command(pool: tuple[Path, Path], out: Path, *more: str) -> list[str]:
@@ -263,7 +263,7 @@ def test_second_run_does_no_piece_again(undisturbed: Path, pool: tuple[Path, Pat
 def test_changed_shard_is_redone_and_the_rest_is_not(tmp_path: Path) -> None:
     builder = plain_pool(tmp_path / "pool")
     root = builder.write()
-    chosen = Settings(pool=str(root), filter="no_filter")
+    chosen = Settings(pool=str(root), filter="no_filter", train=False)
     run(tmp_path / "run", chosen)
     before = digest(tmp_path / "run")
     log = tmp_path / "run/state/timings.jsonl"

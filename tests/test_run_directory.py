@@ -16,9 +16,12 @@ from dcfast.stages.run_dir import Settings
 from dcfast.uids import save_subset, uid_parse
 from pool_builder import evalset, picture, plain_pool, uid_of
 
+SMALL = {"rows": 300, "rows_per_shard": 100, "eval_scale": 0.1, "teacher_pairs": 100}
+
 
 def go(pool: Path, out: Path, **changes: Any) -> dict[str, Any]:
-    return run(out, Settings(**{"pool": str(pool), "filter": "no_filter", **changes}), last="verify")
+    chosen = {"pool": str(pool), "filter": "no_filter", "train": False, **changes}
+    return run(out, Settings(**chosen), last="verify")
 
 
 @pytest.mark.parametrize("where", ["pool", "shards", "below shards", "linked shards", "run inside a run"])
@@ -90,10 +93,8 @@ def test_score_column_missing_in_a_later_file(tmp_path: Path) -> None:
 
 def test_half_rendered_world_is_finished_before_it_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that was killed while it rendered must not go on with the shards that were there when it began again."""
-    from dcfast import world as package
     from dcfast.stages import world
 
-    monkeypatch.setattr(package, "WorldSpec", package.WorldSpec.small)
     done = []
 
     def killed(out: str, args: dict[str, Any]) -> dict[str, Any]:
@@ -106,21 +107,18 @@ def test_half_rendered_world_is_finished_before_it_is_listed(tmp_path: Path, mon
     with monkeypatch.context() as patch:
         patch.setattr(world, "render", killed)
         with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "run", last="index")
+            run(tmp_path / "run", Settings(world=SMALL), last="index")
     assert len(list((tmp_path / "run/world/pool/shards").glob("*.tar"))) == 1
-    summaries = run(tmp_path / "run", last="index")
+    summaries = run(tmp_path / "run", Settings(world=SMALL), last="index")
     assert summaries["index"]["samples"] == summaries["world"]["samples"]
     assert summaries["index"]["shards"] == 3
 
 
-def test_world_of_another_seed_is_indexed_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_world_of_another_seed_is_indexed_anew(tmp_path: Path) -> None:
     """The world's files have fixed times and padded sizes: another seed must show all the same."""
-    from dcfast import world as package
-
-    monkeypatch.setattr(package, "WorldSpec", package.WorldSpec.small)
-    run(tmp_path / "run", Settings(), last="signatures")
-    run(tmp_path / "run", Settings(seed=1), last="signatures", overwrite=True)
-    run(tmp_path / "fresh", Settings(seed=1), last="signatures")
+    run(tmp_path / "run", Settings(world=SMALL), last="signatures")
+    run(tmp_path / "run", Settings(world=SMALL, seed=1), last="signatures", overwrite=True)
+    run(tmp_path / "fresh", Settings(world=SMALL, seed=1), last="signatures")
     names = [p.relative_to(tmp_path / "run") for p in sorted((tmp_path / "run").glob("*/*")) if p.suffix != ".json"]
     names = [n for n in names if n.parts[0] in ("index", "signatures")]
     assert len(names) > 10
@@ -131,7 +129,7 @@ def test_world_of_another_seed_is_indexed_anew(tmp_path: Path, monkeypatch: pyte
 def test_a_stage_that_redoes_work_makes_later_ones_not_run(tmp_path: Path) -> None:
     pool = plain_pool(tmp_path / "pool").write()
     go(pool, tmp_path / "run")
-    chosen = Settings(pool=str(pool), filter="no_filter")
+    chosen = Settings(pool=str(pool), filter="no_filter", train=False)
     run(tmp_path / "run", chosen, last="filter")
     assert (tmp_path / "run/state/verify.json").exists(), "nothing was redone"
     path = pool / "metadata/00000001.parquet"
@@ -145,7 +143,7 @@ def test_a_stage_that_redoes_work_makes_later_ones_not_run(tmp_path: Path) -> No
 
 def test_shard_that_changed_after_it_was_indexed_is_named(tmp_path: Path) -> None:
     pool = plain_pool(tmp_path / "pool").write()
-    chosen = Settings(pool=str(pool), filter="no_filter")
+    chosen = Settings(pool=str(pool), filter="no_filter", train=False)
     run(tmp_path / "run", chosen, last="index")
     os.utime(pool / "shards/00000001.tar", (1, 1))
     with pytest.raises(PoolError, match=r"00000001\.tar of .* has changed since it was indexed; run index again"):
@@ -162,7 +160,7 @@ def test_damaged_evaluation_set_is_said(tmp_path: Path) -> None:
     (sets / "wds_empty_test").mkdir()
     tar = sets / "wds_cut_test/test/0.tar"
     tar.write_bytes(tar.read_bytes()[:-20_000])
-    chosen = {"pool": str(pool), "evalsets": str(sets), "filter": "no_filter & ~contaminated"}
+    chosen = {"pool": str(pool), "evalsets": str(sets), "filter": "no_filter & ~contaminated", "train": False}
     notes = run(tmp_path / "run", Settings(**chosen))["signatures"]["notes"]
     assert [note.partition("; what")[0].partition(" at byte")[0] for note in notes] == [
         "evaluation set cut: 0.tar damaged",

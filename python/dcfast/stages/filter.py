@@ -16,6 +16,7 @@ import numpy as np
 
 from dcfast.atomic import atomic_path
 from dcfast.errors import FilterError, PoolError
+from dcfast.filters.terms import CONTAMINATED, ORACLE, SCORES, TEACHER_PAIRS
 from dcfast.stages import fates
 from dcfast.stages.fates import malformed_path, outcome_run
 from dcfast.stages.index import MERGE_BYTES
@@ -28,6 +29,7 @@ __all__ = ["resolve_expression", "steps"]
 BATCH_ROWS = 65_536
 CODE_SHIFT = 48
 """A record's payload is the outcome code << 48 | the row in the piece's metadata: a kept occurrence sorts first."""
+ORACLE_PATH = "state/filter/oracle.npy"
 MAX_NOTED = 1_000
 """Malformed uids that a piece writes out one by one; all are counted."""
 
@@ -44,24 +46,51 @@ def resolve_expression(run: Run) -> tuple[str, list[str]]:
     from dcfast.uids import load_subset
 
     first = run.pool.metadata[0]
-    schema = read_schema(first)
+    schema = _expected_schema(run, first)
     available = run.evalset_dir is not None
     notes: list[str] = []
     text = run.settings.filter
     if text is None:
         text, notes = default_filter(set(schema.names), available)
+    if run.settings.teacher_uids is not None:
+        whole = compile_filter(text)  # before it is put in parentheses: an error points at the user's own text
+        text = f"({whole}) & ~{TEACHER_PAIRS}"
+        notes = [*notes, "pairs that the teacher trained on are held out (~teacher_pairs)"]
     compiled = compile_filter(text)
-    if "contaminated" in compiled.uid_sets and not available:
+    if CONTAMINATED in compiled.uid_sets and not available:
         raise FilterError(
             f"filter {text!r} uses contaminated, but there are no evaluation sets to compare with: "
             "give --evalsets DIR, or leave the term out"
         )
+    if ORACLE in compiled.uid_sets and not run.is_world:
+        raise FilterError(
+            f"filter {text!r} uses oracle, which knows the truth of the built-in world alone; leave the term out, "
+            "or leave --pool out"
+        )
+    if TEACHER_PAIRS in compiled.uid_sets and run.settings.teacher_uids is None:
+        raise FilterError(
+            f"filter {text!r} uses teacher_pairs, but no teacher trains on pairs of the pool: "
+            "give --teacher-uids FILE, or leave the term out"
+        )
     compiled.check_columns(schema, first)
     compiled.check_needs()
-    for name in compiled.uid_sets:
-        if name != "contaminated":
-            load_subset(absolute(name))  # whole and sorted, or SubsetError; the pieces do not look again
+    for name, path in _uid_set_paths(run, compiled.uid_sets).items():
+        if name not in (CONTAMINATED, ORACLE):
+            load_subset(path)  # whole and sorted, or SubsetError; the pieces do not look again
     return str(compiled), notes
+
+
+def _expected_schema(run: Run, path: str) -> Any:
+    """The schema that the filter will find: the pool's, with the columns that the features stage adds."""
+    import pyarrow as pa
+
+    schema = read_schema(path)
+    for prefix in run.features:
+        name = SCORES[prefix]
+        found = schema.get_field_index(name)
+        field = pa.field(name, pa.float32())
+        schema = schema.append(field) if found < 0 else schema.set(found, field)
+    return schema
 
 
 def read_schema(path: str) -> Any:
@@ -85,7 +114,9 @@ def read_schema(path: str) -> Any:
 
 
 def _uid_set_paths(run: Run, names: list[str]) -> dict[str, str]:
-    return {name: str(run.out / "contaminated.npy") if name == "contaminated" else absolute(name) for name in names}
+    """Where each uid set of a filter lies; those of the run relative to its directory."""
+    own = {CONTAMINATED: "contaminated.npy", ORACLE: ORACLE_PATH, TEACHER_PAIRS: run.settings.teacher_uids}
+    return {name: str(own.get(name) or absolute(name)) for name in names}
 
 
 def _batches(files: list[str], columns: list[str]) -> Iterator[Any]:
@@ -101,14 +132,15 @@ def histogram(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
     from dcfast.filters import NUM_BINS, QuantileSearch, compile_filter, numbers, score_histogram
 
+    root = Path(out)
     compiled = compile_filter(args["filter"])
     search = QuantileSearch.from_json(args["search"])
     counts = np.zeros(NUM_BINS, dtype=np.uint64)
-    for path in args["files"]:
+    for path in (str(root / name) for name in args["files"]):
         compiled.check_columns(read_schema(path), path)
         for batch in _batches([path], [args["column"]]):
             counts += score_histogram(numbers(batch.column(0)), search.prefix, dtype=search.dtype)
-    with atomic_path(Path(out) / args["output"]) as temporary, open(temporary, "wb") as file:
+    with atomic_path(root / args["output"]) as temporary, open(temporary, "wb") as file:
         np.save(file, counts)
     return {}
 
@@ -120,12 +152,13 @@ def _search_threshold(run: Run, text: str, number: int, column: str, fraction: f
 
     compiled = compile_filter(text)
     types = []
-    for path in run.pool.metadata:
+    for name in run.metadata_files:
+        path = str(run.out / name)
         schema = read_schema(path)
         compiled.check_columns(schema, path)
         types.append(schema.field(column).type)
     search = QuantileSearch(fraction, score_dtype(types))
-    groups = run.pool.metadata_groups()
+    groups = run.metadata_groups()
     while not search.done:
         turn = len(search.prefix)
         outputs = [f"state/filter/histograms/{number}-{turn}-{g:05d}.npy" for g in range(len(groups))]
@@ -137,7 +170,7 @@ def _search_threshold(run: Run, text: str, number: int, column: str, fraction: f
                 {"files": files, "filter": text, "column": column, "search": search.to_json(), "output": outputs[g]},
                 inputs=tuple(files),
                 outputs=(outputs[g],),
-                weight=sum(os.path.getsize(f) for f in files),
+                weight=sum(os.path.getsize(run.out / f) for f in files),
             )
             for g, (_, files) in enumerate(groups)
         ]
@@ -158,13 +191,13 @@ def evaluate(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
     root = Path(out)
     compiled = compile_filter(args["filter"])
-    uid_sets = {name: load_subset(path, check=False) for name, path in args["uid_sets"].items()}
+    uid_sets = {name: load_subset(root / path, check=False) for name, path in args["uid_sets"].items()}
     columns = list(dict.fromkeys(["uid", *compiled.column_names]))
     records: list[Any] = []
     bad: dict[str, list[Any]] = {"file": [], "row": [], "uid": []}
     total = malformed = 0
     counts = np.zeros(len(compiled.reasons), dtype=np.int64)
-    for path in args["files"]:
+    for path in (str(root / name) for name in args["files"]):
         compiled.check_columns(read_schema(path), path)
         file_row = 0
         for batch in _batches([path], columns):
@@ -194,6 +227,21 @@ def evaluate(out: str, args: dict[str, Any]) -> dict[str, Any]:
     return {"rows": total, "malformed": malformed, "codes": counts.tolist()}
 
 
+def write_oracle(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Piece: the uids of the built-in world's rows without any defect, as the filter ``oracle`` keeps them."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    from dcfast.uids import save_subset, uid_parse, uid_unique
+
+    root = Path(out)
+    truth = pq.read_table(root / "world/truth.parquet", columns=["uid", "clean"])
+    uids, _ = uid_parse(truth["uid"].filter(pc.fill_null(truth["clean"], False)).combine_chunks())
+    clean = uid_unique(uids, threads=1)
+    save_subset(root / ORACLE_PATH, clean)
+    return {"uids": len(clean)}
+
+
 def merge_outcomes(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: merges the runs into ``filter/outcomes.npy``; counts repeated uids."""
     from dcfast.uids import merge_runs, open_records
@@ -219,7 +267,18 @@ def steps(run: Run) -> Steps:
         if search.missing_scores:
             notes.append(f"{quantile.column}: fewer rows have a score than the fraction {quantile.fraction} asks for")
     sets = _uid_set_paths(run, compiled.uid_sets)
-    groups = run.pool.metadata_groups()
+    if ORACLE in sets:
+        yield [
+            Piece(
+                "filter/oracle",
+                "oracle",
+                "dcfast.stages.filter:write_oracle",
+                {},
+                inputs=("world/truth.parquet",),
+                outputs=(ORACLE_PATH,),
+            )
+        ]
+    groups = run.metadata_groups()
     models = compiled.fingerprint()
     stats = yield [
         Piece(
@@ -236,7 +295,7 @@ def steps(run: Run) -> Steps:
             },
             inputs=(*files, *sets.values()),
             outputs=(outcome_run(number), malformed_path(number)),
-            weight=sum(os.path.getsize(f) for f in files),
+            weight=sum(os.path.getsize(run.out / f) for f in files),
         )
         for number, (_, files) in enumerate(groups)
     ]

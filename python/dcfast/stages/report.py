@@ -28,7 +28,9 @@ def _digest(out: Path) -> str:
     from dcfast.stages import STAGES
 
     digest = hashlib.sha256()
-    for path in [out / "manifest.json", *(out / "state" / f"{s}.json" for s in STAGES if s != "report")]:
+    recorded = [out / "manifest.json", *(out / "state" / f"{s}.json" for s in STAGES if s != "report")]
+    recorded += sorted(out.glob("compare/*/state/*.json"))
+    for path in recorded:
         digest.update(path.name.encode() + b"\0" + (path.read_bytes() if path.exists() else b"absent") + b"\0")
     return digest.hexdigest()
 

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from dcfast.atomic import remove_leftovers, write_json
 from dcfast.errors import PoolError, RunError
 from dcfast.stages.piece import absolute, group_files
+from dcfast.stages.settings import NO_COMPARISON, TEACHER, Settings
 
 if TYPE_CHECKING:
     from dcfast.world import WorldSpec
 
-__all__ = ["FEATURE_METADATA", "MAX_SEGMENTS", "NO_COMPARISON", "TEACHER", "Pool", "Run", "Settings"]
+__all__ = ["FEATURE_METADATA", "MAX_SEGMENTS", "Pool", "Run", "Settings"]
 
 MAX_SEGMENTS = 4096
 """Index segments a pool has at most; a segment covers a run of neighbouring shards."""
@@ -40,55 +41,6 @@ OWN_FOLDERS = (
 """What a run writes below its directory, besides files: nothing else in there is ever removed."""
 FEATURE_METADATA = "features/metadata"
 """Where the features stage leaves the metadata with its columns, and the npz files beside it."""
-TEACHER = "teacher"
-"""The model of a feature column that means: the teacher of this run."""
-NO_COMPARISON = "none"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What makes a run what it is; workers and engine are not part of it, since they change no byte.
-
-    Attributes:
-        scale: a name of ``dcfast.scales.SCALES``.
-        pool: directory with ``shards/`` and ``metadata/``, or None for the built-in world.
-        evalsets: directory with ``wds_*_test`` directories, or None (no decontamination; the world brings its own).
-        filter: a filter expression, or None for the default one.
-        seed: of the built-in world and of everything drawn.
-        shard_size: samples an output shard holds at most.
-        max_distance: largest Hamming distance of perceptual hashes (0..64) that counts as contamination.
-        verify_images: decode every picture even where nothing else needs it (always done at tiny).
-        strict: a damaged shard is an error instead of a note.
-        features: prefix (``b32``, ``l14``) -> model as ``NAME:PRETRAINED`` or ``teacher``; {} for none. None is
-            what suits the pool: both by the teacher in the built-in world, none for a given pool.
-        teacher_uids: subset file of pairs of a given pool that the teacher trains on and that are never kept.
-        train: train and evaluate; without it the run is its data half alone.
-        compare: filter expression of the comparison run, or ``none``. None is ``no_filter`` at tiny, else ``none``.
-        loss: ``open_clip`` or ``dcfast``.
-        device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
-        train_from: ``index`` (pool and subset) or ``shards`` (the new shards); the batches are the same.
-        samples_seen: of training, instead of the recipe's: such a run is marked as non-standard.
-        world: changes to the built-in world's ``WorldSpec`` (``{"rows": 3200}``), or None.
-    """
-
-    scale: str = "tiny"
-    pool: str | None = None
-    evalsets: str | None = None
-    filter: str | None = None
-    seed: int = 0
-    shard_size: int = 10_000
-    max_distance: int = 8
-    verify_images: bool = False
-    strict: bool = False
-    features: dict[str, str] | None = None
-    teacher_uids: str | None = None
-    train: bool = True
-    compare: str | None = None
-    loss: str = "open_clip"
-    device: str = "auto"
-    train_from: str = "index"
-    samples_seen: int | None = None
-    world: dict[str, Any] | None = None
 
 
 def check_name(name: str, where: str) -> None:
