@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dcfast.errors import PoolError
@@ -19,10 +19,12 @@ class Scores:
 
     Attributes:
         tasks: key -> main metric, 0..1; tasks without a main metric are not in it.
-        unscored: keys of the tasks without one.
+        chance: key -> the main metric of a guess, where it is known.
+        unscored: keys of the tasks without a main metric.
     """
 
     tasks: dict[str, float]
+    chance: dict[str, float] = field(default_factory=dict)
     unscored: tuple[str, ...] = ()
 
     @property
@@ -42,6 +44,7 @@ def read_scores(out: str | os.PathLike[str]) -> Scores:
     """
     path = Path(out) / "eval_results.jsonl"
     tasks: dict[str, float] = {}
+    chance: dict[str, float] = {}
     unscored = []
     try:
         lines = path.read_text("utf-8").splitlines()
@@ -50,7 +53,7 @@ def read_scores(out: str | os.PathLike[str]) -> Scores:
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-            key, value = str(row["key"]), row["metrics"].get("main_metric")
+            key, value, guess = str(row["key"]), row["metrics"].get("main_metric"), row.get("chance")
         except (ValueError, KeyError, TypeError, AttributeError):
             raise PoolError(
                 f"{path}, line {number}: not a result of an evaluation; remove the file and run again"
@@ -59,4 +62,6 @@ def read_scores(out: str | os.PathLike[str]) -> Scores:
             unscored.append(key)
         else:
             tasks[key] = float(value)
-    return Scores(tasks, tuple(unscored))
+            if guess is not None:
+                chance[key] = float(guess)
+    return Scores(tasks, chance, tuple(unscored))

@@ -1,0 +1,103 @@
+"""``python -m dcfast.study.cell FILE``: one cell of a study, in a process of its own.
+
+The file is the cell as JSON. What comes of it stands in ``result.json`` of its run directory: a study that is run
+again reads it instead of starting a process.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dcfast.atomic import write_json
+from dcfast.errors import DcfastError
+from dcfast.stages.piece import fingerprint_files
+from dcfast.study.grid import Cell
+
+__all__ = ["main", "perform_cell", "read_result"]
+
+RESULT = "result.json"
+RESULT_VERSION = 1
+BASE_STAGE = "decontaminate"
+"""The last stage that all cells of a seed share."""
+
+
+def _result_path(cell: Cell) -> Path:
+    return Path(cell.directory) / "state" / RESULT
+
+
+def _key(cell: Cell) -> dict[str, Any]:
+    """What a result stands on: other settings, or another base, make it void."""
+    base = Path(cell.base)
+    marks = [f"state/{BASE_STAGE}.json", "state/index.json"]
+    return {
+        "version": RESULT_VERSION,
+        "settings": asdict(cell.settings),
+        "base": fingerprint_files(base, [name for name in marks if (base / name).exists()]),
+    }
+
+
+def read_result(cell: Cell) -> dict[str, Any] | None:
+    """The result of a cell that is done, None where it must be run (again)."""
+    try:
+        found = json.loads(_result_path(cell).read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(found, dict) or found.get("key") != _key(cell):
+        return None
+    results = Path(cell.directory) / "eval_results.jsonl"
+    if cell.label is not None and not results.exists():
+        return None
+    return dict(found["result"])
+
+
+def perform_cell(cell: Cell, workers: int, *, overwrite: bool = False) -> dict[str, Any]:
+    """Runs a cell, or what of it is left to do; returns and records its result."""
+    from dcfast.run import run, run_branch
+    from dcfast.scores import read_scores
+    from dcfast.stages.settings import Settings
+
+    if cell.label is None:
+        run(cell.directory, cell.settings, last=BASE_STAGE, workers=workers, overwrite=overwrite)
+        result: dict[str, Any] = {"base": True}
+    else:
+        shared = Settings(**json.loads((Path(cell.base) / "state/settings.json").read_bytes()))
+        summaries = run_branch(cell.base, shared, cell.directory, cell.settings, workers=workers, overwrite=overwrite)
+        scores = read_scores(cell.directory)
+        chosen, trained = summaries["filter"], summaries["train"]
+        result = {
+            "filter": chosen["filter"],
+            "notes": chosen["notes"],
+            "kept": chosen["fates"]["kept"],
+            "rows": chosen["metadata_rows"],
+            "samples_seen": trained.get("samples_seen"),
+            "tasks": scores.tasks,
+            "chance": scores.chance,
+            "unscored": list(scores.unscored),
+            "score": scores.mean,
+        }
+    write_json(_result_path(cell), {"key": _key(cell), "result": result})
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0 done, 1 an error (in words, on standard error)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if len(words) not in (2, 3):
+        sys.stderr.write("usage: python -m dcfast.study.cell FILE WORKERS [overwrite] (a study starts it)\n")
+        return 2
+    cell = Cell.from_json(json.loads(Path(words[0]).read_bytes()))
+    try:
+        perform_cell(cell, int(words[1]), overwrite="overwrite" in words[2:])
+    except (DcfastError, ValueError, TypeError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

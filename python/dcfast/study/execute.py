@@ -1,0 +1,157 @@
+"""Runs the cells of a study in processes of their own, some at once; what fails is said and the others go on."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dcfast.atomic import write_json
+from dcfast.study.cell import read_result
+from dcfast.study.grid import Cell
+
+__all__ = ["Failure", "execute"]
+
+LOG_TAIL = 2_000
+"""Characters of a failed cell's output that are looked at for its last line."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cell that did not end well: what it said last."""
+
+    cell: Cell
+    message: str
+
+
+@dataclass
+class _Process:
+    cell: Cell
+    process: subprocess.Popen[bytes]
+    log: Path
+    started: float
+
+
+def _die_with_parent() -> None:
+    # a study that is killed must not leave trainings behind
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def _start(cell: Cell, threads: int, overwrite: bool) -> _Process:
+    folder = Path(cell.directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "state").mkdir(exist_ok=True)
+    task, log = folder / "state" / "cell.json", folder / "state" / "cell.log"
+    write_json(task, cell.to_json())
+    environment = {**os.environ}
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        environment[name] = str(threads)
+    words = [sys.executable, "-m", "dcfast.study.cell", str(task), str(threads), *(["overwrite"] if overwrite else [])]
+    with open(log, "wb") as file:
+        process = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment, preexec_fn=_die_with_parent
+        )
+    return _Process(cell, process, log, time.monotonic())
+
+
+def _last_words(running: _Process) -> str:
+    code = running.process.returncode
+    try:
+        lines = running.log.read_bytes()[-LOG_TAIL:].decode("utf-8", "replace").strip().splitlines()
+    except OSError:
+        lines = []
+    said = lines[-1].removeprefix("error: ") if lines else "it said nothing"
+    killed = f" (killed by signal {-code})" if code is not None and code < 0 else ""
+    return f"{said}{killed}; its output is in {running.log}"
+
+
+def execute(
+    cells: Iterable[Cell],
+    base_of: Callable[[Cell], Cell],
+    *,
+    jobs: int,
+    cores: int,
+    overwrite: bool,
+    finished: Callable[[Cell, dict[str, Any], float], None],
+    say: Callable[[str], None],
+) -> list[Failure]:
+    """Runs what is not done, base runs before the cells that branch from them, at most ``jobs`` at once.
+
+    Args:
+        cells: in the order in which they are to be begun.
+        base_of: the base run of a cell.
+        jobs, cores: each process has cores // jobs threads.
+        finished: is given each result as it comes, and the seconds it took (0 where it was there).
+        say: is given a line when a cell begins.
+    Returns:
+        The cells that failed, and those whose base did.
+    """
+    threads = max(1, cores // jobs)
+    waiting: list[Cell] = []
+    for cell in cells:
+        known = read_result(cell)
+        if known is None:
+            waiting.append(cell)
+        else:
+            finished(cell, known, 0.0)
+    ready: set[str] = set()
+    broken: dict[str, str] = {}
+    failures: list[Failure] = []
+    running: list[_Process] = []
+    try:
+        while waiting or running:
+            while len(running) < jobs and (task := _next(waiting, base_of, ready, broken, failures, running)):
+                say(f"{task.name} ...")
+                running.append(_start(task, threads, overwrite))
+            time.sleep(0.2)
+            for one in [r for r in running if r.process.poll() is not None]:
+                running.remove(one)
+                result = read_result(one.cell) if one.process.returncode == 0 else None
+                if result is None:
+                    failures.append(Failure(one.cell, _last_words(one)))
+                    say(f"{one.cell.name}: failed: {failures[-1].message}")
+                    if one.cell.label is None:
+                        broken[one.cell.directory] = failures[-1].message
+                elif one.cell.label is None:
+                    ready.add(one.cell.directory)
+                else:
+                    finished(one.cell, result, time.monotonic() - one.started)
+    finally:
+        for one in running:
+            one.process.kill()
+            one.process.wait()
+    return failures
+
+
+def _next(
+    waiting: list[Cell],
+    base_of: Callable[[Cell], Cell],
+    ready: set[str],
+    broken: dict[str, str],
+    failures: list[Failure],
+    running: list[_Process],
+) -> Cell | None:
+    """Takes the next cell that can begin off the list, or its base run; None where all must wait."""
+    busy = {one.cell.directory for one in running}
+    for cell in list(waiting):
+        base = base_of(cell)
+        if base.directory in broken:
+            waiting.remove(cell)
+            failures.append(Failure(cell, f"its base run failed: {broken[base.directory]}"))
+        elif base.directory in ready:
+            waiting.remove(cell)
+            return cell
+        elif base.directory not in busy:
+            if read_result(base) is not None:
+                ready.add(base.directory)
+                waiting.remove(cell)
+                return cell
+            return base
+    return None

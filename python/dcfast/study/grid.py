@@ -1,0 +1,173 @@
+"""The grid of a study: which filters, seeds and scales, and the run directory of each cell."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dcfast.scales import scale
+from dcfast.stages.branch import branch_settings, slug
+from dcfast.stages.settings import NO_COMPARISON, Settings
+
+__all__ = ["NOT_CANDIDATES", "STANDARD_FILTERS", "Cell", "Grid", "parse_filters", "parse_seeds", "scaled"]
+
+STANDARD_FILTERS = {
+    "no_filter": "no_filter",
+    "basic_filter": "basic_filter",
+    "clip_score": "clip_score(l14, fraction=0.3)",
+    "laion2b": "laion2b",
+    "text_based": "text_based",
+    "image_based": "image_based",
+    "image_based_intersect_clip_score": "image_based_intersect_clip_score",
+    "random": "random(0.3, seed={seed})",
+    "oracle": "oracle",
+}
+"""DataComp's seven baselines, a share drawn by chance, and the built-in world's truth; ``{seed}`` is the cell's."""
+NOT_CANDIDATES = ("no_filter", "random", "oracle")
+"""Labels that the best filter is never chosen among: what it is compared with."""
+_LABEL = re.compile(r"\s*([A-Za-z_][\w.+-]*)\s*:\s*(.+)", re.DOTALL)
+_SCALE = re.compile(r"([a-z]+)(?:/(\d+))?")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study: a filter, a seed, a scale; ``label`` is None for the base run that others branch from."""
+
+    scale: str
+    seed: int
+    label: str | None
+    settings: Settings
+    directory: str
+    base: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.scale}, seed {self.seed}, {self.label or 'base run'}"
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it in JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Cell:
+        return cls(**{**value, "settings": Settings(**value["settings"])})
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a study runs.
+
+    Attributes:
+        filters: label -> expression; ``{seed}`` in it stands for the cell's seed.
+        scales: names of scales, or NAME/K: the same recipe at a K-th of the samples (and of the built-in world).
+        seeds: of the built-in world and of training, in the order in which they are run.
+        settings: what all runs share.
+    """
+
+    filters: dict[str, str]
+    scales: tuple[str, ...]
+    seeds: tuple[int, ...]
+    settings: Settings
+
+    def base(self, out: Path, name: str, seed: int) -> Cell:
+        """The run that makes everything up to decontamination: one a seed, or one in all for a given pool."""
+        settings = scaled(self.settings, name)
+        number = seed if settings.pool is None else self.seeds[0]
+        settings = replace(settings, seed=number, filter="no_filter", compare=NO_COMPARISON)
+        place = _place(out, name)
+        folder = place / f"seed-{number}" / "base" if settings.pool is None else place / "base"
+        return Cell(name, number, None, settings, str(folder), str(folder))
+
+    def cell(self, out: Path, name: str, seed: int, label: str) -> Cell:
+        """The run of one filter."""
+        base = self.base(out, name, seed)
+        expression = self.filters[label].replace("{seed}", str(seed))
+        settings = branch_settings(replace(base.settings, seed=seed), expression)
+        return Cell(name, seed, label, settings, str(_place(out, name) / f"seed-{seed}" / slug(label)), base.directory)
+
+    def cells(self, out: Path) -> list[Cell]:
+        """All runs but the base runs, seed by seed, so that a study that is stopped has whole seeds."""
+        return [
+            self.cell(out, name, seed, label) for seed in self.seeds for name in self.scales for label in self.filters
+        ]
+
+
+def _place(out: Path, name: str) -> Path:
+    return out / name.replace("/", "-over-")
+
+
+def scaled(settings: Settings, name: str) -> Settings:
+    """The settings at a scale ``NAME`` or ``NAME/K``; ValueError for others.
+
+    ``NAME/K`` is a K-th of the samples seen; of the built-in world, also a K-th of the pool: as in DataComp, a scale
+    has as many samples in its pool as are seen in training.
+    """
+    found = _SCALE.fullmatch(name)
+    if found is None:
+        raise ValueError(f"--scales takes names of scales, or NAME/K for a K-th of one; got {name!r}")
+    recipe = scale(found[1])
+    settings = replace(settings, scale=recipe.name)
+    if found[2] is None:
+        return settings
+    part = int(found[2])
+    if part < 2:
+        raise ValueError(f"--scales: K of NAME/K must be at least 2; got {name!r}")
+    settings = replace(settings, samples_seen=max(1, (settings.samples_seen or recipe.samples_seen) // part))
+    if settings.pool is None:
+        from dcfast.world import WorldSpec
+
+        rows = int((settings.world or {}).get("rows", WorldSpec().rows))
+        settings = replace(settings, world={**(settings.world or {}), "rows": max(1, rows // part)})
+    return settings
+
+
+def parse_filters(given: list[str] | None, world: bool, also: str | None = None) -> dict[str, str]:
+    """Label -> expression, of standard names, ``LABEL: EXPRESSION`` or plain expressions; None is all standard ones.
+
+    Args:
+        world: whether there is a truth for ``oracle`` to know.
+        also: an expression that every filter is joined with by &.
+    Raises:
+        FilterError: one cannot be read.   ValueError: a label is given twice.
+    """
+    from dcfast.filters import compile_filter
+
+    names = given or [name for name in STANDARD_FILTERS if world or name != "oracle"]
+    found: dict[str, str] = {}
+    for text in names:
+        labelled = _LABEL.fullmatch(text)
+        if text in STANDARD_FILTERS:
+            label, expression = text, STANDARD_FILTERS[text]
+        elif labelled is not None:
+            label, expression = labelled[1], labelled[2].strip()
+        else:
+            label, expression = text, text
+        if label in found or slug(label) in [slug(other) for other in found] or slug(label) == "base":
+            raise ValueError(f"--filters: {label!r} is given twice, or is a name that the study uses; give it a label")
+        if also is not None:
+            expression = f"({expression}) & ({also})"
+        compile_filter(expression.replace("{seed}", "0"))
+        found[label] = expression
+    return found
+
+
+def parse_seeds(text: str, option: str = "--seeds") -> tuple[int, ...]:
+    """``6`` is 0..5 (of --seeds; elsewhere seed 6 alone), ``3-5`` is 3, 4, 5, and ``0,2-4`` joins such parts."""
+    found: list[int] = []
+    try:
+        if option == "--seeds" and text.isdigit():
+            found = list(range(int(text)))
+        else:
+            for part in text.split(","):
+                first, dash, last = part.partition("-")
+                found += range(int(first), int(last if dash else first) + 1)
+    except ValueError:
+        raise ValueError(
+            f"{option} takes a number, a range or a list of them, e.g. 6, 0-5 or 0,2-4; got {text!r}"
+        ) from None
+    if not found or len(set(found)) != len(found):
+        what = "twice the same seed" if found else "no seed at all"
+        raise ValueError(f"{option} {text!r} names {what}; e.g. 6, 0-5 or 0,2-4")
+    return tuple(found)

@@ -1,0 +1,106 @@
+"""What a study writes: ``study.json``, ``study.csv``, ``study.md`` and its plots."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from dcfast.atomic import write_bytes, write_json
+
+__all__ = ["markdown", "write_results"]
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}%"
+
+
+def _table(rows: list[dict[str, Any]], scale: str) -> list[str]:
+    mine = sorted(
+        (row for row in rows if row["scale"] == scale), key=lambda row: (row["mean"] is None, -(row["mean"] or 0.0))
+    )
+    plain = next((row["mean"] for row in mine if row["filter"] == "no_filter"), None)
+    lines = ["| filter | kept | seeds | score | against no_filter |", "|---|---:|---:|---:|---:|"]
+    for row in mine:
+        score = _number(row["mean"]) + (f" ± {row['deviation']:.4f}" if row["deviation"] is not None else "")
+        gain = "-" if plain is None or row["mean"] is None else f"{row['mean'] - plain:+.4f}"
+        lines.append(f"| {row['filter']} | {_share(row['kept'])} | {len(row['seeds'])} | {score} | {gain} |")
+    return lines
+
+
+def _verdict(found: dict[str, Any]) -> list[str]:
+    choose = ", ".join(map(str, found["choose"])) or "none"
+    confirm = ", ".join(map(str, found["confirm"])) or "none"
+    lines = [f"Best on the seeds that choose ({choose}): {found['best'] or 'none'}."]
+    if found.get("note"):
+        lines.append(f"Not confirmed: {found['note']}.")
+    confirmed = found["confirmed"]
+    if confirmed is not None and confirmed["difference"] is not None:
+        word = "clearly better" if confirmed["clear"] else "not clearly better"
+        lines.append(
+            f"On the seeds that confirm ({confirm}) it is {word} than no_filter: {confirmed['means'][0]:.4f} against "
+            f"{confirmed['means'][1]:.4f}, difference {confirmed['difference']:+.4f}, bar 2*sqrt(s1^2+s2^2) = "
+            f"{confirmed['bar']:.4f}; it won on {confirmed['seeds_won']} of {len(found['confirm'])} seeds."
+        )
+    drawn = found["random"]
+    if drawn is not None and drawn["difference"] is not None:
+        lines.append(
+            f"A share drawn by chance is {drawn['difference']:+.4f} from no_filter (bar {drawn['bar']:.4f}) over all "
+            f"of these seeds."
+        )
+    return lines
+
+
+def markdown(study: dict[str, Any]) -> str:
+    """The study as a page of Markdown: a table a scale, the verdict, chance, and what failed."""
+    lines = [
+        "# Study",
+        "",
+        "The score is the mean of the main metrics of all evaluation sets that have one; ± is the standard deviation "
+        "over seeds. Each seed draws another world and another training.",
+    ]
+    for found in study["verdicts"]:
+        lines += ["", f"## Scale {found['scale']}", "", *_table(study["table"], found["scale"]), ""]
+        lines += _verdict(found)
+        chance = found.get("above_chance")
+        if chance:
+            lines.append(f"no_filter is above chance on {chance['above']} of {chance['tasks']} evaluation sets.")
+    if study["rank_correlation"]:
+        lines += ["", "## Between scales", "", "| scales | filters | Spearman's rho |", "|---|---:|---:|"]
+        for pair in study["rank_correlation"]:
+            lines.append(
+                f"| {pair['scales'][0]}, {pair['scales'][1]} | {pair['filters']} | {_number(pair['rho'], 3)} |"
+            )
+    if study["failed"]:
+        lines += ["", "## Not finished", ""]
+        lines += [f"- {failure['cell']}: {failure['message']}" for failure in study["failed"]]
+    return "\n".join(lines) + "\n"
+
+
+def _csv(study: dict[str, Any]) -> bytes:
+    tasks = sorted({key for cell in study["cells"] for key in cell["tasks"]})
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["scale", "seed", "filter", "expression", "kept", "rows", "samples_seen", "score", *tasks])
+    for cell in study["cells"]:
+        values = [cell["tasks"].get(key, "") for key in tasks]
+        first = [cell[key] for key in ("scale", "seed", "label", "filter", "kept", "rows", "samples_seen", "score")]
+        writer.writerow([*first, *values])
+    return buffer.getvalue().encode("utf-8")
+
+
+def write_results(out: Path, study: dict[str, Any], *, plots: bool) -> None:
+    """Writes the files; ``plots`` also the pictures (they take a second)."""
+    write_json(out / "study.json", study)
+    write_bytes(out / "study.csv", _csv(study))
+    write_bytes(out / "study.md", markdown(study).encode("utf-8"))
+    if plots and any(row["mean"] is not None for row in study["table"]):
+        from dcfast.study.plot import draw
+
+        for name, data in draw(study).items():
+            write_bytes(out / name, data)

@@ -1,0 +1,98 @@
+"""The plots of a study: score against filter with error bars, and one scale's scores against another's."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from dcfast.study.grid import NOT_CANDIDATES
+
+__all__ = ["draw"]
+
+CANDIDATE, REFERENCE, SEED = "#0072b2", "#7a7a7a", "#9ec9e6"  # told apart without colour vision, and in print
+
+
+def _bytes(figure: Any, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    # without dates and random ids equal studies are equal bytes
+    metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+    figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
+    return buffer.getvalue()
+
+
+def _scores(axes: Any, rows: list[dict[str, Any]], scale: str) -> None:
+    """Filters from the best at the top; the dots are seeds, the bars one standard deviation."""
+    rows = sorted((row for row in rows if row["mean"] is not None), key=lambda row: row["mean"])
+    for place, row in enumerate(rows):
+        colour = REFERENCE if row["filter"] in NOT_CANDIDATES else CANDIDATE
+        seeds = list(row["scores"].values())
+        axes.plot(seeds, [place] * len(seeds), "o", ms=3.5, color=SEED, zorder=1)
+        axes.errorbar(
+            row["mean"], place, xerr=row["deviation"], fmt="D", ms=5.5, capsize=3.5, lw=1.4, color=colour, zorder=2
+        )
+        axes.annotate(
+            f"{row['mean']:.3f}", (row["mean"], place), (0, 7), textcoords="offset points", ha="center", fontsize=8
+        )
+    plain = next((row["mean"] for row in rows if row["filter"] == "no_filter"), None)
+    if plain is not None:
+        axes.axvline(plain, color=REFERENCE, lw=0.9, ls=(0, (4, 3)), zorder=0)
+    axes.set_yticks(range(len(rows)), [f"{row['filter']}  ({100 * (row['kept'] or 0):.0f}%)" for row in rows])
+    axes.set_ylim(-0.6, len(rows) - 0.2)
+    axes.set_xlabel("mean score of the evaluation sets")
+    axes.set_title(f"scale {scale}", loc="left", fontsize=10)
+    axes.grid(axis="x", lw=0.4, alpha=0.5)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+def _ranks(axes: Any, table: list[dict[str, Any]], pair: dict[str, Any]) -> None:
+    first, second = pair["scales"]
+    means = {(row["scale"], row["filter"]): row["mean"] for row in table if row["mean"] is not None}
+    for label in sorted({name for scale, name in means if scale == first and (second, name) in means}):
+        colour = REFERENCE if label in NOT_CANDIDATES else CANDIDATE
+        x, y = means[first, label], means[second, label]
+        axes.plot(x, y, "D", ms=5, color=colour)
+        axes.annotate(label, (x, y), (5, 3), textcoords="offset points", fontsize=7)
+    rho = "-" if pair["rho"] is None else f"{pair['rho']:.2f}"
+    axes.set_title(f"rank correlation {rho}", loc="left", fontsize=10)
+    axes.set_xlabel(f"score at {first}")
+    axes.set_ylabel(f"score at {second}")
+    axes.grid(lw=0.4, alpha=0.5)
+
+
+def draw(study: dict[str, Any]) -> dict[str, bytes]:
+    """File name -> bytes: ``study.png`` and ``study.svg``; with several scales also ``study-scales.png`` and ``.svg``.
+
+    Uses no display and no global state of matplotlib.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    files: dict[str, bytes] = {}
+
+    def keep(name: str, figure: Any) -> None:
+        FigureCanvasAgg(figure)
+        with matplotlib.rc_context({"svg.hashsalt": "dcfast", "svg.fonttype": "none"}):
+            files[f"{name}.png"] = _bytes(figure, "png")
+            files[f"{name}.svg"] = _bytes(figure, "svg")
+
+    scales = [found["scale"] for found in study["verdicts"]]
+    of_scale = {s: [row for row in study["table"] if row["scale"] == s] for s in scales}
+    drawn = [s for s in scales if any(row["mean"] is not None for row in of_scale[s])]
+    height = sum(1.0 + 0.42 * len(of_scale[s]) for s in drawn)
+    figure = Figure(figsize=(7.6, height), layout="constrained")
+    ratios = [1.0 + 0.42 * len(of_scale[s]) for s in drawn]
+    for axes, name in zip(
+        figure.subplots(len(drawn), 1, squeeze=False, height_ratios=ratios)[:, 0], drawn, strict=True
+    ):
+        _scores(axes, of_scale[name], name)
+    keep("study", figure)
+    pairs = [pair for pair in study["rank_correlation"] if pair["filters"] > 1]
+    if pairs:
+        figure = Figure(figsize=(6.4, 5.2 * len(pairs)), layout="constrained")
+        for axes, pair in zip(figure.subplots(len(pairs), 1, squeeze=False)[:, 0], pairs, strict=True):
+            _ranks(axes, study["table"], pair)
+        keep("study-scales", figure)
+    return files

@@ -1,0 +1,155 @@
+"""A study from its grid to its results: run what is missing, write the table after every cell."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from dcfast.errors import RunError
+from dcfast.stages.piece import absolute
+from dcfast.stages.settings import check_settings
+from dcfast.study.execute import execute
+from dcfast.study.grid import Cell, Grid, scaled
+from dcfast.study.output import write_results
+from dcfast.study.statistics import above_chance, choose_and_confirm, rank_correlation, summarise
+
+__all__ = ["collect", "run_study"]
+
+STUDY_VERSION = 1
+Results = dict[tuple[str, int, str], dict[str, Any]]
+
+
+def collect(
+    grid: Grid, results: Results, choose: Sequence[int], confirm: Sequence[int], failed: Sequence[tuple[str, str]] = ()
+) -> dict[str, Any]:
+    """The study as JSON, of the cells that are finished. Keys: docs/study.md."""
+    table = [summarise(results, name, label) for name in grid.scales for label in grid.filters]
+    means = {(row["scale"], row["filter"]): row["mean"] for row in table}
+    pairs = []
+    for a, b in combinations(grid.scales, 2):
+        both = [n for n in grid.filters if means[a, n] is not None and means[b, n] is not None]
+        rho = rank_correlation([means[a, n] for n in both], [means[b, n] for n in both])
+        pairs.append({"scales": [a, b], "filters": len(both), "rho": rho})
+    verdicts = []
+    for name in grid.scales:
+        verdict = choose_and_confirm(results, name, list(grid.filters), choose, confirm)
+        verdicts.append({**verdict, "above_chance": above_chance(results, name)})
+    cells = [
+        {"scale": name, "seed": seed, "label": label, **results[name, seed, label]}
+        for seed in grid.seeds
+        for name in grid.scales
+        for label in grid.filters
+        if (name, seed, label) in results
+    ]
+    return {
+        "version": STUDY_VERSION,
+        "settings": asdict(grid.settings),
+        "filters": grid.filters,
+        "scales": list(grid.scales),
+        "seeds": list(grid.seeds),
+        "cells": cells,
+        "table": table,
+        "verdicts": verdicts,
+        "rank_correlation": pairs,
+        "failed": [{"cell": cell, "message": message} for cell, message in failed],
+    }
+
+
+def _time(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def run_study(
+    out: str | os.PathLike[str],
+    grid: Grid,
+    *,
+    choose: Sequence[int] = (),
+    confirm: Sequence[int] = (),
+    jobs: int = 1,
+    cores: int | None = None,
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Runs a study, or what of it is left to do; its results are written after every cell.
+
+    Args:
+        out: directory of the study: a run directory for each cell below it.
+        grid: filters, scales, seeds, and what all runs share.
+        choose, confirm: seeds of the grid; none of them may be in both.
+        jobs: cells at work at once, each in a process with cores // jobs threads.
+        overwrite: redo cells whose settings differ, instead of refusing.
+        say: is given a line as things happen.
+    Returns:
+        What ``study.json`` holds; ``failed`` names the cells that did not end well.
+    Raises:
+        ValueError: arguments that make no sense, before any work.   RunError: a study is at work in ``out``.
+    """
+    for name in grid.scales:
+        check_settings(scaled(grid.settings, name))
+        if grid.settings.pool is None and scaled(grid.settings, name).scale != "tiny":
+            raise ValueError(f"scale {name} needs a pool (--pool DIR); the built-in world is for scale tiny alone")
+    for option, seeds in (("choose", choose), ("confirm", confirm)):
+        if unknown := sorted(set(seeds) - set(grid.seeds)):
+            raise ValueError(f"--{option} names seeds that the study does not run: {', '.join(map(str, unknown))}")
+    if both := sorted(set(choose) & set(confirm)):
+        raise ValueError(f"seeds that choose cannot confirm; both have {', '.join(map(str, both))}")
+    if jobs < 1:
+        raise ValueError(f"jobs must be at least 1; got {jobs}")
+    root = Path(absolute(out))
+    root.mkdir(parents=True, exist_ok=True)
+    cells = grid.cells(root)
+    results: Results = {}
+    failed: list[tuple[str, str]] = []
+    started, spent = time.monotonic(), 0
+
+    def write(plots: bool) -> dict[str, Any]:
+        study = collect(grid, results, choose, confirm, failed)
+        write_results(root, study, plots=plots)
+        return study
+
+    def finished(cell: Cell, result: dict[str, Any], seconds: float) -> None:
+        nonlocal spent
+        assert cell.label is not None
+        results[cell.scale, cell.seed, cell.label] = result
+        score = "no score" if result["score"] is None else f"{result['score']:.4f}"
+        if seconds == 0.0:
+            return
+        spent += 1
+        left = (time.monotonic() - started) / spent * (len(cells) - len(results))
+        say(
+            f"{cell.name}: {score}, {result['kept']:,} of {result['rows']:,} kept, {_time(seconds)}; "
+            f"{len(results)} of {len(cells)} cells, about {_time(left)} left"
+        )
+        write(plots=False)
+
+    lock = os.open(root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"--out {root}: another study is running there; wait for it, or choose another") from None
+        failures = execute(
+            cells,
+            lambda cell: grid.base(root, cell.scale, cell.seed),
+            jobs=jobs,
+            cores=cores or os.cpu_count() or 1,
+            overwrite=overwrite,
+            finished=finished,
+            say=say,
+        )
+        failed = [(failure.cell.name, failure.message) for failure in failures]
+        return write(plots=True)
+    finally:
+        os.close(lock)
