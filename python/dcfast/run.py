@@ -19,7 +19,7 @@ from dcfast.run_options import parser, plan_without_pool, settings_of
 from dcfast.scales import scale
 from dcfast.stages import STAGES, stage_steps
 from dcfast.stages.branch import branch_settings, branch_stages, comparison_dir, link_base
-from dcfast.stages.engine import Engine, LocalEngine, open_engine
+from dcfast.stages.engine import Engine, LocalEngine, SinglesHere, open_engine
 from dcfast.stages.progress import Progress, Silent
 from dcfast.stages.run_dir import Run, Settings, open_run
 from dcfast.stages.runner import run_stage
@@ -46,8 +46,8 @@ __all__ = [
 
 ON_MODELS = ("teacher", "features", "train", "evaluate")
 """Stages that want a GPU at the scales of DataComp."""
-IN_THIS_PROCESS = ("teacher", "train", "evaluate")
-"""Stages of one piece that bring their own threads and processes: no engine spreads them."""
+TRAININGS = ("teacher", "train", "evaluate")
+"""Stages whose single pieces bring their own threads and processes, and use this machine's GPU: no cluster's tasks."""
 
 
 def _selected(run: Run, first: str | None, last: str | None) -> list[str]:
@@ -177,10 +177,10 @@ def run(
 
 
 def _run_one(run: Run, engine: Engine, name: str, show: Callable[..., Progress]) -> dict[str, Any]:
-    if name in IN_THIS_PROCESS:
-        if isinstance(engine, LocalEngine):
+    if name in TRAININGS:
+        if name != "teacher" and isinstance(engine, LocalEngine):
             engine.close()  # idle workers would hold memory beside the model; they start again when needed
-        engine = LocalEngine(1)
+        engine = SinglesHere(engine)
     return run_stage(run, engine, name, stage_steps(name), show)
 
 

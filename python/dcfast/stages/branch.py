@@ -30,6 +30,8 @@ SHARED = {
     "decontaminate": ("contaminated.npy", "contamination.parquet", "state/parts/contamination"),
 }
 """What each stage that can be shared leaves in the run directory, besides its markers and its summary."""
+UNSHARED = "training-"
+"""Folders of a training under way: its log grows in place, and nothing of it is needed once it has ended."""
 BRANCH_STAGES = ("filter", "reshard", "train", "evaluate")
 """What a branch does by itself."""
 LONGEST_SLUG = 60
@@ -69,7 +71,8 @@ def _files(root: Path, places: list[str]) -> Iterator[Path]:
     for place in places:
         path = root / place
         if path.is_dir():
-            for parent, _, names in os.walk(path):
+            for parent, folders, names in os.walk(path):
+                folders[:] = [name for name in folders if not name.startswith(UNSHARED)]
                 yield from (Path(parent, name) for name in sorted(names) if not name.startswith(TEMPORARY_PREFIX))
         elif path.exists():
             yield path

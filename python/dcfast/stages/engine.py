@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from dcfast.errors import MissingDependencyError, RunError
 from dcfast.stages.piece import Piece, perform
 
-__all__ = ["ENGINES", "Engine", "LocalEngine", "RayEngine", "open_engine"]
+__all__ = ["ENGINES", "Engine", "LocalEngine", "RayEngine", "SinglesHere", "open_engine"]
 
 ENGINES = ("local", "ray")
 
@@ -178,6 +178,23 @@ class RayEngine(_Closing):
     def close(self) -> None:
         if self._owns:
             self._ray.shutdown()
+
+
+class SinglesHere(_Closing):
+    """Another engine, but a step of one piece runs in this process: for pieces that use the whole machine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.workers = engine.workers
+        self._engine = engine
+
+    def map(self, out: str, pieces: Sequence[Piece]) -> Iterator[tuple[int, dict[str, Any]]]:
+        if len(pieces) > 1:
+            yield from self._engine.map(out, pieces)
+        for i, piece in enumerate(pieces if len(pieces) == 1 else ()):
+            yield i, perform(out, piece)
+
+    def close(self) -> None:
+        self._engine.close()
 
 
 def open_engine(name: str, workers: int, address: str | None = None) -> LocalEngine | RayEngine:
