@@ -1,0 +1,209 @@
+"""The metadata with its feature columns: DataComp's parquet and npz of one metadata file, rows in the same order.
+
+Each row finds its sample by uid in the pool index, and takes the embeddings that were made of the sample's segment.
+Memory: 12 bytes a row of the file, and the embeddings of 16,384 rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dcfast.atomic import atomic_path
+from dcfast.errors import PoolError
+from dcfast.features.embed import segment_file
+from dcfast.features.npz import Array, iterate_npz, npz_arrays, write_npz
+from dcfast.features.pairs import NO_CAPTION, OK
+
+__all__ = ["Filled", "Located", "SegmentColumns", "embeddings_file", "locate_rows", "score_column", "write_features"]
+
+BATCH_ROWS = 16_384
+MAX_REPEATS = 16
+"""Samples with one uid that are looked at for one that has an embedding."""
+
+
+def score_column(prefix: str) -> str:
+    """DataComp's name of a score column."""
+    return f"clip_{prefix}_similarity_score"
+
+
+def embeddings_file(metadata: Path) -> Path:
+    """The npz that belongs to a metadata file."""
+    return metadata.with_suffix(".npz")
+
+
+@dataclass(frozen=True)
+class Filled:
+    """Columns that one model fills: its key in the segments' files, its prefixes, the width of its embeddings."""
+
+    key: str
+    prefixes: tuple[str, ...]
+    dim: int
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where rows of metadata have their sample: segment (-1: none) and place in it."""
+
+    segment: npt.NDArray[np.int32]
+    sample: npt.NDArray[np.int64]
+
+
+class SegmentColumns:
+    """The columns of all segments, mapped when first touched; at most 256 files at a time."""
+
+    def __init__(self, root: Path, first_shards: Sequence[int]) -> None:
+        self._root = root
+        self._first = np.asarray(first_shards, np.int64)
+        self.column = lru_cache(maxsize=256)(self._column)
+
+    def _column(self, number: int, what: str, key: str | None = None) -> npt.NDArray[Any]:
+        array: npt.NDArray[Any] = np.load(
+            self._root / segment_file(number, what, key), mmap_mode="r", allow_pickle=False
+        )
+        return array
+
+    def place(self, rows: npt.NDArray[np.uint64]) -> Located:
+        """Segment and place of row ids."""
+        shard = (rows >> np.uint64(32)).astype(np.int64)
+        number = np.searchsorted(self._first, shard, side="right") - 1
+        sample = (rows & np.uint64(0xFFFFFFFF)).astype(np.int64)
+        for n in np.unique(number):
+            mine = number == n
+            sample[mine] += self.column(int(n), "begin").astype(np.int64)[shard[mine] - self._first[n]]
+        return Located(number.astype(np.int32), sample)
+
+    def gather(self, located: Located, what: str, key: str | None, fill: Any) -> npt.NDArray[Any]:
+        """A column's rows in the order of ``located``, ``fill`` where there is no sample."""
+        result: npt.NDArray[Any] = np.asarray(fill)
+        for n in np.unique(located.segment[located.segment >= 0]):
+            mine = np.flatnonzero(located.segment == n)
+            result[mine] = self.column(int(n), what, key)[located.sample[mine]]
+        return result
+
+    def status(self, located: Located) -> npt.NDArray[np.uint8]:
+        return self.gather(located, "status", None, np.full(len(located.sample), 255, np.uint8))
+
+
+def locate_rows(columns: SegmentColumns, records: Any, uids: Any, valid: npt.NDArray[np.bool_]) -> Located:
+    """The sample of each uid: of several with it, the first that has an embedding.
+
+    Args:
+        records: the pool index.   uids: (n,) "u8,u8".   valid: (n,) bool, False for malformed uids.
+    """
+    from dcfast.uids import uid_lookup
+
+    first, count = (np.asarray(a) for a in uid_lookup(records, np.ascontiguousarray(uids), threads=1))
+    count = np.minimum(np.where(valid, count, 0), MAX_REPEATS)
+    owner = np.repeat(np.arange(len(uids)), count)
+    inside = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
+    candidates = columns.place(np.ascontiguousarray(records["f2"][np.repeat(first, count) + inside]))
+    status = columns.status(candidates)
+    rank = np.where(status == OK, 0, np.where(status == NO_CAPTION, 1, 2))
+    order = np.lexsort((inside, rank, owner))
+    chosen = order[np.unique(owner[order], return_index=True)[1]]
+    segment, sample = np.full(len(uids), -1, np.int32), np.zeros(len(uids), np.int64)
+    segment[owner[chosen]], sample[owner[chosen]] = candidates.segment[chosen], candidates.sample[chosen]
+    return Located(segment, sample)
+
+
+def _locate_file(columns: SegmentColumns, records: Any, path: Path) -> Located:
+    import pyarrow.parquet as pq
+
+    from dcfast.uids import uid_parse
+
+    parts = []
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=["uid"]):
+            uids, valid = uid_parse(batch.column(0), errors="mask")
+            parts.append(locate_rows(columns, records, uids, np.asarray(valid)))
+    return Located(
+        np.concatenate([np.empty(0, np.int32), *(p.segment for p in parts)]),
+        np.concatenate([np.empty(0, np.int64), *(p.sample for p in parts)]),
+    )
+
+
+def _parts(located: Located) -> Iterator[Located]:
+    for begin in range(0, len(located.sample), BATCH_ROWS):
+        end = begin + BATCH_ROWS
+        yield Located(located.segment[begin:end], located.sample[begin:end])
+
+
+def _write_parquet(
+    path: Path, target: Path, columns: SegmentColumns, located: Located, models: Sequence[Filled]
+) -> dict[str, int]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    scored = {score_column(prefix): 0 for model in models for prefix in model.prefixes}
+    with pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+        for name in scored:
+            at, field = schema.get_field_index(name), pa.field(name, pa.float32())
+            schema = schema.append(field) if at < 0 else schema.set(at, field)
+        batches = file.iter_batches(batch_size=BATCH_ROWS)
+        with atomic_path(target) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+            for batch, part in zip(batches, _parts(located), strict=True):
+                made = {}
+                for model in models:
+                    nothing = np.full(len(part.sample), np.nan, np.float32)
+                    values = columns.gather(part, "score", model.key, nothing)
+                    for prefix in model.prefixes:
+                        made[score_column(prefix)] = pa.array(values, pa.float32(), mask=np.isnan(values))
+                        scored[score_column(prefix)] += int((~np.isnan(values)).sum())
+                arrays = [made[n] if n in made else batch.column(batch.schema.get_field_index(n)) for n in schema.names]
+                writer.write_batch(pa.record_batch(arrays, schema=schema))
+    return scored
+
+
+def _own_arrays(
+    columns: SegmentColumns, located: Located, models: Sequence[Filled]
+) -> Iterator[tuple[str, Array, Iterator[npt.NDArray[Any]]]]:
+    for model in models:
+        for prefix in model.prefixes:
+            for what in ("img", "txt"):
+
+                def blocks(model: Filled = model, what: str = what) -> Iterator[npt.NDArray[Any]]:
+                    for part in _parts(located):
+                        yield columns.gather(part, what, model.key, np.zeros((len(part.sample), model.dim), np.float16))
+
+                yield f"{prefix}_{what}", Array((len(located.sample), model.dim), np.dtype(np.float16)), blocks()
+
+
+def write_features(
+    metadata: Path, target: Path, columns: SegmentColumns, records: Any, models: Sequence[Filled]
+) -> dict[str, Any]:
+    """Writes ``target`` (parquet) and the npz beside it for one metadata file.
+
+    The rows and columns of ``metadata`` stay as they are, arrays of an npz beside it too, unless a model fills them.
+
+    Args:
+        records: the pool index (uid -> row id).
+    Returns:
+        Rows, rows with a sample, and scores by column, as JSON.
+    Raises:
+        PoolError: the npz beside the metadata has another number of rows.   CorruptDataError: it is damaged.
+    """
+    located = _locate_file(columns, records, metadata)
+    scored = _write_parquet(metadata, target, columns, located, models)
+    arrays = list(_own_arrays(columns, located, models))
+    made = {name for name, _, _ in arrays}
+    given = embeddings_file(metadata)
+    if given.is_file():
+        for name, array in sorted(npz_arrays(given).items()):
+            if name in made:
+                continue
+            if not array.shape or array.shape[0] != len(located.sample):
+                raise PoolError(
+                    f"{given}: array {name} has shape {array.shape}, but {metadata.name} has "
+                    f"{len(located.sample)} rows; download both again"
+                )
+            arrays.append((name, array, iterate_npz(given, name, BATCH_ROWS)))
+    write_npz(embeddings_file(target), sorted(arrays, key=lambda a: a[0]))
+    return {"rows": len(located.sample), "found": int((located.segment >= 0).sum()), "scored": scored}

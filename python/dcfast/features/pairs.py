@@ -1,0 +1,189 @@
+"""The pictures and captions of one index segment, decoded in threads that read ahead, in order.
+
+Memory: the chunks read ahead (each 32 samples: their encoded bytes, at most 64 MiB or one picture, and the tensors)
+and one decoded picture a thread.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dcfast.access_batch import Members
+from dcfast.access_pool import PoolReader
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dcfast.models import ClipModel
+    from dcfast.segments import Segment
+
+__all__ = ["CHUNK", "STATUS", "Chunk", "SegmentPairs", "decode_picture", "read_caption"]
+
+STATUS = ("ok", "no picture", "does not decode", "too large", "no caption", "not finite")
+"""What became of a sample. ``no caption`` has an image embedding; ``not finite`` means the model made no number."""
+OK, NO_PICTURE, BROKEN, TOO_LARGE, NO_CAPTION, NOT_FINITE = range(len(STATUS))
+
+CHUNK = 32
+MAX_PICTURE_BYTES = 256 << 20
+MAX_PIXELS = 178_956_970  # Pillow's own limit, two times which it calls an attack
+MAX_CAPTION_BYTES = 1 << 16
+MAX_CAPTION_CHARACTERS = 2048
+"""More than any model reads (77 tokens); tokenizers take quadratic time for a long word."""
+_READ_TOGETHER = 64 << 20
+# formats that Pillow decodes by itself; some of its other plugins start programs
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "MPO")
+
+
+def decode_picture(data: bytes | memoryview) -> Any:
+    """A loaded PIL picture as it is stored (not turned by EXIF), or a status number that says why there is none.
+
+    Memory: the picture's pixels. Never raises for what the bytes are.
+    """
+    from PIL import Image
+
+    Image.init()  # which formats a build of Pillow has is known only after this
+    try:
+        picture = Image.open(io.BytesIO(data), formats=[f for f in _FORMATS if f in Image.OPEN])
+        if picture.width * picture.height > MAX_PIXELS:
+            return TOO_LARGE
+        picture.load()
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return TOO_LARGE
+    except MemoryError:
+        raise
+    except Exception:  # plugins raise what they like on bad data: OSError, SyntaxError, struct.error, ...
+        return BROKEN
+    return picture
+
+
+def read_caption(data: bytes | memoryview) -> str:
+    """A caption's bytes as text that a tokenizer can take: undecodable bytes as U+FFFD, cut where no model reads."""
+    return bytes(data).decode("utf-8", "replace")[:MAX_CAPTION_CHARACTERS]
+
+
+@dataclass
+class Chunk:
+    """Consecutive samples, ready for the models.
+
+    Attributes:
+        status: (n,) u8, see ``STATUS``.
+        images: for each model (n, 3, size, size) float32; zero where there is no picture.
+        tokens: for each model (n, context) int64; those of the empty caption where there is none.
+        captioned: (n,) bool.
+    """
+
+    status: npt.NDArray[np.uint8]
+    images: list[Tensor]
+    tokens: list[Tensor]
+    captioned: npt.NDArray[np.bool_]
+
+
+class SegmentPairs:
+    """Pictures and captions of a segment's samples.
+
+    Args:
+        segment, shard_dir: the index and where its shards are.
+        models: whose transforms and tokenizers are applied; a picture is decoded once for all of them.
+    """
+
+    def __init__(self, segment: Segment, shard_dir: str, models: Sequence[ClipModel]) -> None:
+        self.segment = segment
+        self.models = list(models)
+        self._reader = PoolReader(shard_dir, [segment], np.empty(0, "u8,u8,u8"), verify=False)
+        picture = segment.picture_member()
+        self._has = picture >= 0
+        offset, size, _ = segment.members_of(0, segment.num_samples)
+        place = np.maximum(picture, 0)
+        empty = len(offset) == 0
+        self._offset = np.zeros(len(place), np.uint64) if empty else offset[place]
+        self._size = np.zeros(len(place), np.uint64) if empty else size[place]
+        begin = np.asarray(segment.shard_sample_begin).astype(np.int64)
+        self._shard = np.repeat(np.arange(len(begin) - 1), np.diff(begin)).astype(np.uint32)
+
+    def __len__(self) -> int:
+        return self.segment.num_samples
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def _read(self, samples: npt.NDArray[np.int64]) -> list[memoryview]:
+        """The encoded pictures of samples that have one."""
+        members = Members(
+            samples.astype(np.uint64),
+            np.arange(len(samples) + 1, dtype=np.int64),
+            self._shard[samples],
+            self._offset[samples],
+            self._size[samples],
+            np.zeros(len(samples), np.int32),
+            self._reader.exts,
+        )
+        batch = self._reader.read_located(members, single=True, threads=1)
+        return [batch[i] for i in range(len(samples))]
+
+    def _pictures(self, samples: npt.NDArray[np.int64], status: npt.NDArray[np.uint8]) -> Iterator[tuple[int, Any]]:
+        """(place, decoded picture) where there is one; the others' status is set."""
+        status[~self._has[samples]] = NO_PICTURE
+        status[self._has[samples] & (self._size[samples] > MAX_PICTURE_BYTES)] = TOO_LARGE
+        wanted = np.flatnonzero(status == OK)
+        together = int(self._size[samples[wanted]].sum()) <= _READ_TOGETHER
+        for group in [wanted] if together else np.split(wanted, len(wanted)):
+            for place, data in zip(group.tolist(), self._read(samples[group]) if len(group) else [], strict=True):
+                picture = decode_picture(data)
+                if isinstance(picture, int):
+                    status[place] = picture
+                else:
+                    yield place, picture
+
+    def captions(self, samples: npt.NDArray[np.int64]) -> list[str | None]:
+        """The captions (member txt) of samples, None where there is none."""
+        found = self._reader.locate(samples.astype(np.uint64), "txt", numbering="sample", missing="none")
+        size = np.minimum(found.size, np.uint64(MAX_CAPTION_BYTES))
+        found = Members(found.rows, found.begin, found.shard, found.offset, size, found.ext, found.exts)
+        batch = self._reader.read_located(found, single=True, threads=1)
+        return [None if batch[i] is None else read_caption(batch[i]) for i in range(len(samples))]
+
+    def chunk(self, first: int) -> Chunk:
+        """Samples first .. first + CHUNK - 1."""
+        import torch
+
+        samples = np.arange(first, min(first + CHUNK, len(self)))
+        status = np.zeros(len(samples), np.uint8)
+        images = [torch.zeros((len(samples), 3, m.image_size, m.image_size)) for m in self.models]
+        for place, picture in self._pictures(samples, status):
+            try:
+                for model, tensor in zip(self.models, images, strict=True):
+                    tensor[place] = model.preprocess(picture)
+            except (OSError, ValueError, SyntaxError):  # modes that Pillow cannot turn into RGB
+                status[place] = BROKEN
+                for tensor in images:
+                    tensor[place] = 0
+        captions = self.captions(samples)
+        captioned = np.array([c is not None for c in captions], np.bool_)
+        status[(status == OK) & ~captioned] = NO_CAPTION
+        texts = [c or "" for c in captions]
+        return Chunk(status, images, [m.tokenizer(texts) for m in self.models], captioned)
+
+    def chunks(self, *, threads: int, ahead: int) -> Iterator[Chunk]:
+        """All chunks in order, made by ``threads`` threads, at most ``ahead`` waiting beside the one in use."""
+        make: Callable[[int], Chunk] = self.chunk
+        queue: deque[Future[Chunk]] = deque()
+        firsts = iter(range(0, len(self), CHUNK))
+        with ThreadPoolExecutor(threads, thread_name_prefix="dcfast-decode") as pool:
+            try:
+                while True:
+                    while len(queue) <= ahead and (first := next(firsts, None)) is not None:
+                        queue.append(pool.submit(make, first))
+                    if not queue:
+                        return
+                    yield queue.popleft().result()
+            finally:
+                for future in queue:
+                    future.cancel()

@@ -1,0 +1,193 @@
+"""Stage ``features``: CLIP embeddings and scores of the pool, as DataComp's columns and npz files.
+
+Pieces by index segment embed every pair whose picture decodes (``dcfast.features.embed``); pieces by metadata file
+then write ``features/metadata/{stem}.parquet`` and ``.npz`` (``dcfast.features.metadata``), which the filter reads
+instead of the pool's own. Memory: a batch of pairs and what is read ahead of it, and the model, in each worker.
+Disk: the embeddings twice (in the order of the shards, and of the metadata), 4 bytes a dimension, pair and copy.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from dcfast.atomic import write_json
+from dcfast.errors import PoolError
+from dcfast.features.embed import ARRAYS, segment_file
+from dcfast.features.spec import TEACHER, FeatureModel, feature_models
+from dcfast.stages.index import segment_path
+from dcfast.stages.piece import Piece
+from dcfast.stages.run_dir import FEATURE_METADATA, Run
+from dcfast.stages.runner import Steps
+from dcfast.stages.teacher import TEACHER_FILE, teacher_model
+
+__all__ = ["READY", "load_feature_model", "model_arguments", "status_path", "steps"]
+
+READY = "features/features.json"
+"""Written when all segments are embedded: stands for all of them among a piece's inputs."""
+
+
+def status_path(number: int) -> str:
+    """(n,) u8 of a segment: what became of each sample, an index into ``dcfast.features.pairs.STATUS``."""
+    return segment_file(number, "status")
+
+
+def model_arguments(model: FeatureModel) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """A model as JSON arguments of a piece, and the files that the piece depends on for it."""
+    if model.is_teacher:
+        return {"key": model.key, "name": teacher_model(), "pretrained": TEACHER_FILE, "in_run": True}, (TEACHER_FILE,)
+    file = model.file
+    place = model.pretrained if file is None else os.path.abspath(file)
+    inputs = () if file is None else (str(place),)
+    return {"key": model.key, "name": model.name, "pretrained": place, "in_run": False}, inputs
+
+
+@lru_cache(maxsize=4)
+def _load(name: str, pretrained: str | None, device: str, fingerprint: str) -> Any:
+    from dcfast.models import load_model
+
+    del fingerprint  # part of the cache's key only
+    return load_model(name, pretrained, device=device)
+
+
+def load_feature_model(root: Path, args: dict[str, Any], device: str) -> Any:
+    """The ``ClipModel`` of ``model_arguments``; loaded once a process and version of its file."""
+    place = args["pretrained"]
+    if args["in_run"]:
+        place = str(root / place)
+    mark = ""
+    if place is not None and os.path.isfile(place):
+        status = os.stat(place)
+        mark = f"{status.st_size} {status.st_mtime_ns}"
+    return _load(args["name"], place, device, mark)
+
+
+def embed(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Piece: the embeddings of one segment's pairs."""
+    from dcfast.features.devices import borrowed_device
+    from dcfast.features.embed import embed_segment
+    from dcfast.shards import Segment
+
+    root = Path(out)
+    segment = Segment.open(root / segment_path(args["number"]))
+    for shard, what in segment.check_fresh(args["shard_dir"]):
+        raise PoolError(
+            f"shard {segment.shard_names[shard]} of {args['shard_dir']} has {what} since it was indexed; "
+            "run index again (drop --from)"
+        )
+    with borrowed_device(args["device"]) as device:
+        models = [(m["key"], load_feature_model(root, m, device)) for m in args["models"]]
+        stats = embed_segment(segment, args["shard_dir"], models, root, args["number"], device=device)
+    about = {
+        key: {"name": model.name, "content_hash": model.content_hash, "dim": model.embed_dim} for key, model in models
+    }
+    return {**stats, "models": about}
+
+
+def declare_ready(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Piece: ``features/features.json``, which says what was made of which model."""
+    write_json(Path(out) / READY, args["about"])
+    return {}
+
+
+def write_group(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Piece: the metadata files of one group with their feature columns."""
+    from dcfast.features.metadata import Filled, SegmentColumns, write_features
+    from dcfast.uids import open_records
+
+    root = Path(out)
+    columns = SegmentColumns(root, args["first_shards"])
+    records = open_records(root / "index/pool.npy")
+    models = [Filled(m["key"], tuple(m["prefixes"]), m["dim"]) for m in args["models"]]
+    rows = found = 0
+    scored: dict[str, int] = {}
+    for path in args["files"]:
+        target = root / FEATURE_METADATA / Path(path).name
+        stats = write_features(root / path, target, columns, records, models)
+        rows, found = rows + stats["rows"], found + stats["found"]
+        for name, count in stats["scored"].items():
+            scored[name] = scored.get(name, 0) + count
+    return {"rows": rows, "found": found, "scored": scored}
+
+
+def _about(models: Sequence[FeatureModel], stats: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"key": m.key, "prefixes": list(m.prefixes), **stats[0]["models"][m.key]} for m in models]
+
+
+def _npz_of(path: str) -> list[str]:
+    beside = str(Path(path).with_suffix(".npz"))
+    return [beside] if os.path.isfile(beside) else []
+
+
+def steps(run: Run) -> Steps:
+    """Embeddings by segment, then metadata files with their columns."""
+    models = feature_models(run.features)
+    pool = run.pool
+    described = [model_arguments(m) for m in models]
+    files = tuple(name for _, inputs in described for name in inputs)
+    stats = yield [
+        Piece(
+            "features/embed",
+            f"{number:05d}",
+            "dcfast.stages.features:embed",
+            {
+                "number": number,
+                "shard_dir": str(pool.shard_dir),
+                "models": [m for m, _ in described],
+                "device": run.settings.device,
+            },
+            inputs=(segment_path(number), *(pool.shard_path(name) for name in names), *files),
+            outputs=(
+                segment_file(number, "begin"),
+                status_path(number),
+                *(segment_file(number, what, m.key) for m in models for what in ARRAYS),
+            ),
+            weight=sum(Path(pool.shard_path(name)).stat().st_size for name in names),
+        )
+        for number, (_, names) in enumerate(pool.segments())
+    ]
+    about = _about(models, stats)
+    yield [
+        Piece(
+            "features/ready",
+            "ready",
+            "dcfast.stages.features:declare_ready",
+            {"about": about},
+            inputs=tuple(status_path(number) for number in range(len(pool.segments()))),
+            outputs=(READY,),
+        )
+    ]
+    wrote = yield [
+        Piece(
+            "features/metadata",
+            f"{number:05d}",
+            "dcfast.stages.features:write_group",
+            {
+                "files": names,
+                "first_shards": [first for first, _ in pool.segments()],
+                "models": [{k: m[k] for k in ("key", "prefixes", "dim")} for m in about],
+            },
+            inputs=(READY, "index/pool.npy", *names, *(npz for name in names for npz in _npz_of(name))),
+            outputs=tuple(f"{FEATURE_METADATA}/{Path(n).stem}{end}" for n in names for end in (".parquet", ".npz")),
+            weight=sum(os.path.getsize(run.out / n) for n in names),
+        )
+        for number, (_, names) in enumerate(pool.metadata_groups())
+    ]
+    status: dict[str, int] = {}
+    scored: dict[str, int] = {}
+    for total, key in ((status, "status"), (scored, "scored")):
+        for piece in stats if key == "status" else wrote:
+            for name, count in piece[key].items():
+                total[name] = total.get(name, 0) + count
+    return {
+        "models": about,
+        "by_teacher": sorted(p for m in models if m.name == TEACHER for p in m.prefixes),
+        "samples": sum(s["samples"] for s in stats),
+        "status": status,
+        "rows": sum(s["rows"] for s in wrote),
+        "rows_found": sum(s["found"] for s in wrote),
+        "scored": scored,
+    }

@@ -1,0 +1,153 @@
+"""Stage ``teacher``: a small CLIP trained on pairs that are known to be right, which then scores the pool.
+
+In the built-in world it learns from clean pairs that are rendered outside the pool, as OpenAI's CLIP had a training
+set of its own. For a given pool it learns, only where asked, from the pairs of ``teacher_uids``, and those are held
+out: the filter never keeps them. Writes ``teacher/teacher.safetensors`` (weights alone) and ``teacher/teacher.json``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dcfast.atomic import atomic_path, write_json
+from dcfast.errors import RunError
+from dcfast.scales import scale
+from dcfast.stages.index import segment_path
+from dcfast.stages.piece import Piece, absolute, fingerprint_files
+from dcfast.stages.run_dir import Run
+from dcfast.stages.runner import Steps
+
+__all__ = ["RECIPE", "TEACHER_FILE", "steps", "teacher_model", "teacher_shards"]
+
+TEACHER_FILE = "teacher/teacher.safetensors"
+ABOUT_FILE = "teacher/teacher.json"
+SCALE = "tiny"
+"""Whose model and recipe the teacher has, whatever the run's own scale: it is small by intent."""
+RECIPE: dict[str, Any] = {"samples_seen": 25_600, "checkpoints": 2}
+"""What departs from that scale's recipe."""
+
+
+def teacher_model() -> str:
+    """The architecture of the teacher."""
+    return scale(SCALE).model
+
+
+def teacher_shards(run: Run) -> list[str]:
+    """The shards of the world's clean pairs, relative to the run directory."""
+    from dcfast.world import plan_teacher
+
+    return [
+        f"world/teacher/shards/{args['shard']:08d}.tar" for _, _, args in plan_teacher(run.world_spec, run.world_dir)
+    ]
+
+
+def render(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Piece: one shard of clean pairs of the built-in world."""
+    from dcfast.world.render import render_teacher_shard
+
+    return dict(render_teacher_shard({**args, "directory": str(Path(out) / "world")}))
+
+
+def _source(root: Path, args: dict[str, Any]) -> Any:
+    from dcfast.train import TrainSource
+
+    if args["subset"] is None:
+        return TrainSource(shards=str(root / "world/teacher/shards"))
+    return TrainSource(index=str(root / "index"), shards_dir=args["shard_dir"], subset=str(root / args["subset"]))
+
+
+def train_teacher(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Piece: trains the teacher, or goes on where it was stopped, and writes its weights."""
+    from dcfast.features.devices import resolve_device
+    from dcfast.models import file_sha256, read_checkpoint
+    from dcfast.train import TrainSettings, train
+
+    root = Path(out)
+    # a training belongs to its data and settings: others begin in a folder of their own, and older ones are removed
+    identity = json.dumps({k: v for k, v in args.items() if k != "inputs"}, sort_keys=True)
+    mark = hashlib.sha256((identity + fingerprint_files(root, args["inputs"])).encode()).hexdigest()[:16]
+    work = root / "teacher" / f"training-{mark}"
+    for older in (root / "teacher").glob("training-*"):
+        if older != work:
+            shutil.rmtree(older, ignore_errors=True)
+    settings = TrainSettings(
+        out=str(work),
+        sources=(_source(root, args),),
+        scale=args["scale"],
+        overrides=args["recipe"],
+        seed=args["seed"],
+        loss=args["loss"],
+        device=resolve_device(args["device"]),
+    )
+    summary = train(settings)
+    from safetensors.torch import save_file
+
+    weights = read_checkpoint(work / summary["checkpoint"])["state_dict"]
+    with atomic_path(root / TEACHER_FILE) as temporary:
+        # not the checkpoint itself: torch writes the file's name into it, so that equal weights differ in bytes
+        save_file({name: value.contiguous() for name, value in weights.items()}, temporary)
+    about = {
+        "model": summary["model"],
+        "samples": summary["sources"][0]["samples"],
+        "samples_seen": summary["samples_seen"],
+        "recipe": summary["recipe"],
+        "loss_last": summary["loss_last"],
+        "content_hash": file_sha256(root / TEACHER_FILE),
+    }
+    write_json(root / ABOUT_FILE, about)
+    return about
+
+
+def steps(run: Run) -> Steps:
+    """The world's clean pairs, where it has to be rendered, then the training."""
+    settings = run.settings
+    common = {
+        "scale": SCALE,
+        "recipe": {**RECIPE},
+        "scale_recipe": asdict(scale(SCALE)),
+        "seed": settings.seed,
+        "loss": settings.loss,
+        "device": settings.device,
+    }
+    if run.is_world:
+        from dcfast.world import plan_teacher
+
+        shards = teacher_shards(run)
+        if not shards:
+            raise RunError(
+                "the world has no pairs for a teacher (teacher_pairs is 0); ask for no feature by the teacher"
+            )
+        planned = plan_teacher(run.world_spec, run.world_dir)
+        yield [
+            Piece(
+                "teacher/render",
+                name,
+                "dcfast.stages.teacher:render",
+                {key: value for key, value in args.items() if key != "directory"},
+                outputs=(shard,),
+            )
+            for (name, _, args), shard in zip(planned, shards, strict=True)
+        ]
+        given: dict[str, Any] = {"subset": None, "shard_dir": None}
+        inputs: tuple[str, ...] = tuple(shards)
+    else:
+        assert settings.teacher_uids is not None  # check_settings
+        uids = absolute(settings.teacher_uids)
+        given = {"subset": uids, "shard_dir": str(run.pool.shard_dir)}
+        inputs = (uids, *(segment_path(n) for n in range(len(run.pool.segments()))))
+    (about,) = yield [
+        Piece(
+            "teacher/train",
+            "teacher",
+            "dcfast.stages.teacher:train_teacher",
+            {**common, **given, "inputs": list(inputs)},
+            inputs=inputs,
+            outputs=(TEACHER_FILE, ABOUT_FILE),
+        )
+    ]
+    return {**about, "held_out": settings.teacher_uids is not None}
