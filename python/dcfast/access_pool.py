@@ -184,6 +184,15 @@ class PoolReader:
             uids[part] = np.asarray(segment.uid)[sample[part]]
         return uids
 
+    def picture_sizes(self, rows: npt.ArrayLike) -> npt.NDArray[np.uint32]:
+        """(n, 2) width and height of each row's first picture by its header, pixels; 0 where unknown."""
+        number, sample = self._by_row(_integers(rows, "rows"))
+        sizes = np.zeros((len(number), 2), np.uint32)
+        for part, segment, _ in self._groups(number):
+            sizes[part, 0] = np.asarray(segment.width)[sample[part]]
+            sizes[part, 1] = np.asarray(segment.height)[sample[part]]
+        return sizes
+
     def keys(self, rows: npt.ArrayLike) -> list[str]:
         """The samples' keys in their shards, of row ids. Not UTF-8: backslash-escaped."""
         number, sample = self._by_row(_integers(rows, "rows"))

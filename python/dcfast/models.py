@@ -7,10 +7,12 @@ trusted, and says which weights a model holds by their hash.
 from __future__ import annotations
 
 import difflib
+import gzip
 import hashlib
 import logging
 import os
 import pickle
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +31,8 @@ __all__ = [
     "create_model",
     "file_sha256",
     "load_model",
+    "load_tokenizer",
+    "load_weights",
     "model_names",
     "read_checkpoint",
     "weights_hash",
@@ -161,7 +165,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise CorruptDataError(
-            f"checkpoint {source} holds a {type(content).__name__}; expected a dict of tensors or one with 'state_dict'",
+            f"checkpoint {source} holds a {type(content).__name__}; expected a dict with 'state_dict'",
             path=str(source),
         )
     return content
@@ -222,6 +226,37 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         root.setLevel(level)
+
+
+@cache
+def load_tokenizer(name: str) -> Callable[[list[str]], Tensor]:
+    """The tokenizer of a model: list of n strings -> int64 (n, context length).
+
+    A config of ours may ask for ``bpe_merges``: CLIP's own byte-pair merges, the first so many of them. Merges are
+    ordered by how often they are used, so a small model keeps a small vocabulary.
+    """
+    open_clip = _open_clip()
+    name = _checked_name(name)
+    config = {} if name.startswith(_SCHEMAS) else open_clip.get_model_config(name)["text_cfg"]
+    merges = (config.get("tokenizer_kwargs") or {}).get("bpe_merges")
+    tokenizer: Callable[[list[str]], Tensor]
+    if merges is None:
+        tokenizer = open_clip.get_tokenizer(name)
+        return tokenizer
+    from open_clip.tokenizer import SimpleTokenizer, default_bpe
+
+    with gzip.open(default_bpe(), "rt", encoding="utf-8") as file:
+        lines = [line.rstrip("\n") for line, _ in zip(file, range(merges + 1), strict=False)]  # a heading, then merges
+    with tempfile.TemporaryDirectory(prefix="dcfast-") as folder:
+        path = Path(folder) / "bpe.txt.gz"
+        path.write_bytes(gzip.compress("\n".join(lines).encode()))
+        short = SimpleTokenizer(bpe_path=str(path), context_length=config["context_length"])
+    if short.vocab_size != config["vocab_size"]:
+        raise ValueError(
+            f"model {name}: vocab_size {config['vocab_size']} in its config; its merges give {short.vocab_size}"
+        )
+    tokenizer = short
+    return tokenizer
 
 
 def create_model(name: str, *, seed: int, device: str = "cpu", precision: str = "fp32", **options: Any) -> Any:
@@ -285,7 +320,7 @@ def load_model(name: str, pretrained: str | None = None, *, device: str = "cpu",
         model = model.to(device)
         source, content_hash = str(path), file_sha256(path)
     model.eval()
-    tokenizer = open_clip.get_tokenizer(name)
+    tokenizer = load_tokenizer(name)
     transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
     size = model.visual.image_size
     return ClipModel(

@@ -126,6 +126,11 @@ class ShardSources:
                 yield opened, expanded, copies
             number, row, copy = (number, end, 0) if end < limit else (number + 1, 0, 0)
 
+    def row_ids(self, k: int) -> NDArray[np.uint64]:
+        """Pool row ids of the samples of output shard k, in order, a row as often as it is written."""
+        parts = [row_ids(opened.segment, opened.first_ordinal, rows) for opened, rows, _ in self._parts(k)]
+        return np.concatenate([np.empty(0, np.uint64), *parts])
+
     def contents(self, k: int) -> ShardContents:
         """Output shard k. Memory: about 100 bytes a member. Cost: look-ups of the rows between its two cuts."""
         parts = [self._part_contents(*part) for part in self._parts(k)]

@@ -1,0 +1,111 @@
+"""``python -m dcfast.train``: a training from the shell, alone or under torchrun."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from typing import Any
+
+from dcfast.errors import DcfastError
+from dcfast.scales import SCALES
+from dcfast.train.decode import DECODERS
+from dcfast.train.session import train
+from dcfast.train.settings import LOSSES, RECIPE_FIELDS, TrainSettings, TrainSource, parse_sources
+
+
+def _override(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or name not in RECIPE_FIELDS:
+        raise argparse.ArgumentTypeError(
+            f"expected FIELD=VALUE with FIELD one of {', '.join(RECIPE_FIELDS)}; got {text!r}"
+        )
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m dcfast.train",
+        description="Train CLIP by the recipe of a scale, from shards or from an index and a subset. The same command "
+        "goes on where it was stopped. Under torchrun each process is a rank.",
+    )
+    add = parser.add_argument
+    add("--out", required=True, metavar="DIR", help="writes DIR/train; goes on with the training that is there")
+    add("--scale", default="tiny", choices=list(SCALES), help="whose recipe is followed (default: tiny)")
+    add("--shards", metavar="DIR[::DIR]", help="directories of shards (*.tar)")
+    add("--weights", metavar="W[::W]", help="how often a sample of each directory is taken, relative to the others")
+    add("--index", metavar="DIR", help="instead of --shards: a run, or its index directory")
+    add("--shards-dir", metavar="DIR", help="with --index: the pool's directory of shards")
+    add("--subset", metavar="FILE", help="with --index: the uids to train on (npy, u8,u8)")
+    add("--set", dest="overrides", type=_override, action="append", default=[], metavar="FIELD=VALUE",
+        help="depart from the recipe; the training is then marked as non-standard")  # fmt: skip
+    add("--seed", type=int, default=0)
+    add("--accumulation", type=int, default=1, metavar="N", help="micro-batches a step on each rank")
+    add("--no-resample", action="store_true", help="each sample once a pass, instead of drawing with replacement")
+    add("--loss", default="open_clip", choices=LOSSES)
+    add("--decoder", default="pil", choices=list(DECODERS))
+    add("--device", default="cpu", help="cpu (default) or cuda")
+    add("--workers", type=int, help="processes that decode, per rank; changes no result")
+    add("--threads", type=int, help="threads of torch on the CPU")
+    add("--log-every", type=int, default=10, metavar="N", help="steps between lines of log.jsonl")
+    add("--save-every-steps", type=int, metavar="N", help="also save a checkpoint every N steps")
+    return parser
+
+
+def settings_of(arguments: argparse.Namespace) -> TrainSettings:
+    """The settings that a command line asks for."""
+    if arguments.index is not None:
+        if arguments.shards is not None:
+            raise ValueError("give either --shards, or --index with --shards-dir and --subset")
+        sources: tuple[TrainSource, ...] = (
+            TrainSource(index=arguments.index, shards_dir=arguments.shards_dir, subset=arguments.subset),
+        )
+    elif arguments.shards is not None:
+        sources = parse_sources(arguments.shards, arguments.weights)
+    else:
+        raise ValueError("nothing to train on: give --shards, or --index with --shards-dir and --subset")
+    return TrainSettings(
+        out=arguments.out,
+        sources=sources,
+        scale=arguments.scale,
+        overrides=dict(arguments.overrides),
+        seed=arguments.seed,
+        resample=not arguments.no_resample,
+        accumulation=arguments.accumulation,
+        loss=arguments.loss,
+        decoder=arguments.decoder,
+        device=arguments.device,
+        save_every_steps=arguments.save_every_steps,
+        workers=arguments.workers,
+        threads=arguments.threads,
+        log_every=arguments.log_every,
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; 0 when the training is done, 1 when it failed, 2 for arguments that make no sense."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("dcfast").setLevel(logging.INFO)
+    try:
+        summary = train(settings_of(arguments))
+    except DcfastError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (ValueError, TypeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    said = "; ".join(summary["non_standard"]) or "by the recipe"
+    print(
+        f"{summary['samples_seen']:,} samples in {summary['steps']:,} steps ({said}); loss "
+        f"{summary['loss_first']:.4f} -> {summary['loss_last']:.4f}; {summary['checkpoint']}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,268 @@
+"""Batches, made ahead of the training by worker processes: the same for any number of them.
+
+A batch is a pure function of (settings, step, micro-batch): the order says the positions, the source the bytes, the
+counter the crop windows. torch's DataLoader hands the batch numbers to its workers and gives the batches back in
+order. A sample that cannot be used is replaced by the next of its block, and the replacement is recorded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dcfast.errors import CorruptDataError
+from dcfast.train.decode import BadPicture, Decoder, open_decoder
+from dcfast.train.order import Order, Places
+from dcfast.train.source import OpenSource, RawSample, SourceFiles
+from dcfast.train.windows import crop_windows
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Batch", "BatchMaker", "BatchSpec", "iterate_batches"]
+
+MAX_ATTEMPTS = 1024  # positions tried in place of one sample before the source counts as unusable
+_CACHED_CAPTIONS = 1 << 16
+PREFETCH = 4
+
+
+@dataclass(frozen=True)
+class BatchSpec:
+    """All that a worker needs to make any batch of a rank."""
+
+    sources: tuple[SourceFiles, ...]
+    weights: tuple[float, ...]
+    model: str
+    image_size: int
+    global_batch: int
+    accumulation: int
+    world_size: int
+    rank: int
+    seed: int
+    crop_scale: float
+    resample: bool
+    block: int
+    window: int
+    decoder: str
+
+    @property
+    def micro_batch(self) -> int:
+        """Samples of one micro-batch on one rank."""
+        return self.global_batch // (self.world_size * self.accumulation)
+
+
+@dataclass
+class Batch:
+    """n samples.
+
+    Attributes:
+        images: (n, 3, size, size) uint8 tensor, RGB.
+        tokens: (n, context) int64 tensor.
+        uids: (n,) "u8,u8".
+        windows: (n, 4) int32: left, top, width, height of each crop.
+        positions: (n,) int64.
+        replaced: a dict for each sample that could not be used: step, slot, position, uid, reason.
+    """
+
+    images: torch.Tensor
+    tokens: torch.Tensor
+    uids: npt.NDArray[Any]
+    windows: npt.NDArray[np.int32]
+    positions: npt.NDArray[np.int64]
+    replaced: list[dict[str, Any]]
+
+
+class BatchMaker:
+    """Makes batches of one rank. Memory: one micro-batch, and the tokens of at most 65,536 captions."""
+
+    def __init__(self, spec: BatchSpec) -> None:
+        from dcfast.models import load_tokenizer
+
+        self.spec = spec
+        self._order = Order(
+            [s.count for s in spec.sources],
+            seed=spec.seed,
+            weights=spec.weights if spec.resample else None,
+            resample=spec.resample,
+            block=spec.block,
+            window=spec.window,
+        )
+        self._sources = [OpenSource(files) for files in spec.sources]
+        self._tokenizer = load_tokenizer(spec.model)
+        self._decoder: Decoder = open_decoder(spec.decoder)
+        self._tokens: dict[str, torch.Tensor] = {}
+
+    def slots(self, micro: int) -> npt.NDArray[np.int64]:
+        """The slots of the global batch that this rank makes in a micro-batch."""
+        n = self.spec.micro_batch
+        return (micro * self.spec.world_size + self.spec.rank) * n + np.arange(n)
+
+    def planned(self, step: int, slots: npt.NDArray[np.int64]) -> Places:
+        """Where the samples of some slots of a step lie, before anything is read."""
+        return self._order.places(step * self.spec.global_batch + slots)
+
+    def make(self, step: int, micro: int = 0) -> Batch:
+        """Micro-batch ``micro`` of a step."""
+        import torch
+
+        slots = self.slots(micro)
+        places = self.planned(step, slots)
+        n, size = len(slots), self.spec.image_size
+        pixels = np.empty((n, size, size, 3), np.uint8)
+        windows = np.zeros((n, 4), np.int32)
+        uids = np.zeros(n, "u8,u8")
+        captions = [""] * n
+        attempt = np.zeros(n, np.int64)
+        replaced: list[dict[str, Any]] = []
+        todo = np.arange(n)
+        positions = places.positions()
+        while len(todo):
+            failed = []
+            for i, raw, uid, draw in self._read(step, slots, positions, todo):
+                try:
+                    captions[i] = _caption(raw)
+                    if raw.picture is None:
+                        raise BadPicture("no picture")
+                    pixels[i] = self._decoder(raw.picture, draw, size)
+                    windows[i], uids[i] = draw.last, uid
+                except BadPicture as error:
+                    failed.append(i)
+                    replaced.append(self._record(step, slots[i], positions[i], uid, str(error)))
+            todo = np.array(failed, np.int64)
+            attempt[todo] += 1
+            if len(todo) and int(attempt.max()) > min(MAX_ATTEMPTS, int(places.size[todo].max())):
+                self._refuse(replaced)
+            positions = places.positions(attempt)
+        images = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
+        replaced.sort(key=lambda r: r["slot"])  # stable: attempts of one slot stay in order
+        return Batch(images, self._tokenized(captions), uids, windows, positions, replaced)
+
+    def _read(
+        self, step: int, slots: npt.NDArray[np.int64], positions: npt.NDArray[np.int64], todo: npt.NDArray[np.int64]
+    ) -> Iterator[tuple[int, RawSample, Any, _Window]]:
+        """(place in the batch, bytes, uid, window) of some samples, source by source, in the order of the shards."""
+        owner = self._order.source_of(positions[todo])
+        for number in sorted(set(owner.tolist())):
+            source = self._sources[number]
+            at = todo[owner == number]
+            rows = source.rows(positions[at] - self._order.source_begin(number))
+            by_row = np.argsort(rows, kind="stable")  # neighbours are read together
+            at, rows = at[by_row], rows[by_row]
+            sizes = source.reader.picture_sizes(rows).astype(np.int64)
+            uids = source.reader.uids(rows)
+            g = step * self.spec.global_batch + slots[at]
+            known = np.maximum(sizes, 1)
+            drawn = self._windows(g, known[:, 0], known[:, 1])
+            for k, raw in enumerate(source.read(rows)):
+                yield int(at[k]), raw, uids[k], _Window(self._windows, int(g[k]), sizes[k], drawn[k])
+
+    def _windows(self, g: Any, width: Any, height: Any) -> npt.NDArray[np.int32]:
+        return crop_windows(self.spec.seed, g, width, height, (self.spec.crop_scale, 1.0))
+
+    def _tokenized(self, captions: list[str]) -> torch.Tensor:
+        import torch
+
+        unknown = sorted({c for c in captions if c not in self._tokens})
+        if unknown:
+            if len(self._tokens) + len(unknown) > _CACHED_CAPTIONS:
+                self._tokens.clear()
+                unknown = sorted(set(captions))
+            # captions come back some ten times in a training: their tokens are kept
+            self._tokens.update(zip(unknown, self._tokenizer(unknown), strict=True))
+        return torch.stack([self._tokens[c] for c in captions])
+
+    def _record(self, step: int, slot: Any, position: Any, uid: Any, reason: str) -> dict[str, Any]:
+        text = f"{int(uid['f0']):016x}{int(uid['f1']):016x}"
+        return {"step": step, "slot": int(slot), "position": int(position), "uid": text, "reason": reason}
+
+    def _refuse(self, replaced: list[dict[str, Any]]) -> None:
+        last = replaced[-1]
+        names = ", ".join(s.name for s in self.spec.sources)
+        raise CorruptDataError(
+            f"step {last['step']}: no usable sample was found in place of {last['uid']}: {len(replaced)} positions "
+            f"were tried, the last said: {last['reason']}. Look at the pictures of {names}"
+        )
+
+
+class _Window:
+    """The crop of one sample, drawn from its number; computed anew where the header was wrong about the size."""
+
+    def __init__(self, draw: Callable[..., Any], g: int, size: Any, drawn: Any) -> None:
+        self._draw, self._g = draw, g
+        self._size = (int(size[0]), int(size[1]))
+        self.last = (int(drawn[0]), int(drawn[1]), int(drawn[2]), int(drawn[3]))
+
+    def __call__(self, width: int, height: int) -> tuple[int, int, int, int]:
+        if (width, height) != self._size:
+            left, top, wide, tall = self._draw([self._g], [width], [height])[0].tolist()
+            self.last = (left, top, wide, tall)
+        return self.last
+
+
+def _caption(raw: RawSample) -> str:
+    if raw.problem is not None:
+        raise BadPicture(raw.problem)
+    if raw.caption is None:
+        raise BadPicture("no caption (txt)")
+    try:
+        return bytes(raw.caption).decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadPicture("the caption is not UTF-8") from None
+
+
+class _Numbered:
+    """The dataset that torch's DataLoader sees: item i is micro-batch i from a first step on."""
+
+    def __init__(self, spec: BatchSpec, first_step: int, last_step: int) -> None:
+        self._spec, self._first = spec, first_step
+        self._count = (last_step - first_step) * spec.accumulation
+        self._maker: BatchMaker | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, i: int) -> Batch:
+        if self._maker is None:  # in the worker: open files are not shared between processes
+            self._maker = BatchMaker(self._spec)
+        step, micro = divmod(i, self._spec.accumulation)
+        return self._maker.make(self._first + step, micro)
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+def _start_worker(_: int) -> None:
+    import torch
+
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)  # never outlive a killed training
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def iterate_batches(spec: BatchSpec, first_step: int, last_step: int, workers: int) -> Iterator[Batch]:
+    """The micro-batches of steps first .. last - 1, in order, made ahead by ``workers`` processes (0: in this one).
+
+    Memory: ``PREFETCH`` micro-batches a worker, in shared memory.
+    """
+    from torch.utils.data import DataLoader
+
+    dataset = _Numbered(spec, first_step, last_step)
+    return iter(
+        DataLoader(
+            dataset,  # type: ignore[arg-type]
+            batch_size=None,
+            shuffle=False,
+            num_workers=workers,
+            collate_fn=_as_it_is,  # type: ignore[arg-type]
+            worker_init_fn=_start_worker if workers else None,
+            prefetch_factor=PREFETCH if workers else None,
+        )
+    )

@@ -1,0 +1,119 @@
+"""Checkpoints in the form of open_clip's training, whole or absent, and the latest whole one to go on from."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dcfast.atomic import atomic_path
+from dcfast.errors import CheckpointError, CorruptDataError
+from dcfast.models import load_weights, read_checkpoint
+
+__all__ = ["Progress", "latest_checkpoint", "load_checkpoint", "save_checkpoint"]
+
+_LOG = logging.getLogger("dcfast.train")
+_NAME = re.compile(r"(epoch|step)_(\d+)\.pt")
+_KEPT_STEPS = 2  # of the step_N.pt files
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands: steps done, and what training it is (see ``TrainSettings.identity``)."""
+
+    step: int
+    epoch: int
+    samples_seen: int
+    identity: dict[str, Any]
+
+
+def save_checkpoint(path: Path, name: str, model: Any, optimizer: Any, scaler: Any, progress: Progress) -> None:
+    """Writes a checkpoint atomically: open_clip's keys, and ``dcfast`` with the progress. The same state is the same
+    bytes. Memory: nothing beyond the state."""
+    import torch
+
+    content = {
+        "epoch": progress.epoch,
+        "name": name,
+        "state_dict": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "dcfast": {
+            "step": progress.step,
+            "samples_seen": progress.samples_seen,
+            "identity": progress.identity,
+        },
+    }
+    if scaler is not None:
+        content["scaler"] = scaler.state_dict()
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        torch.save(content, file)  # to a file object: torch puts a path's name into the archive
+
+
+def load_checkpoint(
+    path: Path, name: str, model: Any, optimizer: Any, scaler: Any, identity: dict[str, Any]
+) -> Progress:
+    """Loads model, optimizer and scaler; the progress. CheckpointError where it is of another training."""
+    content = read_checkpoint(path)
+    own = content.get("dcfast")
+    if not isinstance(own, dict) or "optimizer" not in content:
+        raise CheckpointError(f"checkpoint {path} is not one of dcfast's training; move it away, or choose another out")
+    _refuse_other(path, own.get("identity", {}), identity)
+    load_weights(model, content, path, name)
+    optimizer.load_state_dict(content["optimizer"])
+    if scaler is not None and "scaler" in content:
+        scaler.load_state_dict(content["scaler"])
+    return Progress(int(own["step"]), int(content["epoch"]), int(own["samples_seen"]), identity)
+
+
+def _refuse_other(path: Path, there: Any, now: dict[str, Any]) -> None:
+    def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for key, value in values.items():
+            out |= flat(value, f"{key}.") if isinstance(value, dict) else {prefix + key: value}
+        return out
+
+    before, after = flat(dict(there)), flat(now)
+    differing = [
+        f"{key.removeprefix('recipe.')}: {before.get(key)!r} there, {after.get(key)!r} now"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]
+    if differing:
+        raise CheckpointError(
+            f"checkpoint {path} is of another training ({'; '.join(differing[:4])}); choose another out, or remove it"
+        )
+
+
+def _by_age(folder: Path, boundaries: dict[int, int]) -> list[tuple[int, Path]]:
+    """(steps done, path) of the checkpoints in a folder, latest first; ``boundaries``: epoch -> step."""
+    found = []
+    for path in folder.glob("*.pt"):
+        match = _NAME.fullmatch(path.name)
+        if match is not None:
+            number = int(match[2])
+            found.append((boundaries.get(number, -1) if match[1] == "epoch" else number, path))
+    # at the same step the epoch's file comes first
+    return sorted((f for f in found if f[0] >= 0), key=lambda f: (-f[0], f[1].name))
+
+
+def latest_checkpoint(folder: Path, boundaries: dict[int, int]) -> tuple[Path | None, list[str]]:
+    """The latest checkpoint that can be read, and a note for each later one that cannot."""
+    notes = []
+    for _, path in _by_age(folder, boundaries):
+        try:
+            read_checkpoint(path)
+        except CorruptDataError as error:
+            notes.append(f"checkpoint {path.name} cannot be read and was passed over: {error}")
+            _LOG.warning("%s", notes[-1])
+            continue
+        return path, notes
+    return None, notes
+
+
+def remove_old_steps(folder: Path) -> None:
+    """Removes all but the last two ``step_N.pt``."""
+    steps = sorted((p for p in folder.glob("step_*.pt") if _NAME.fullmatch(p.name)), key=lambda p: int(p.stem[5:]))
+    for path in steps[:-_KEPT_STEPS]:
+        path.unlink()

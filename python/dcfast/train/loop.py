@@ -1,0 +1,318 @@
+"""Training: open_clip's ``train_one_epoch`` called for one stretch between saved steps after the other.
+
+A stretch is what lies between two checkpoints. open_clip's loop counts steps within the stretch; the shim below gives
+it our batches, and a scheduler that adds the steps done before. Optimizer, checkpoints and resume are ours.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from argparse import Namespace
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dcfast.atomic import write_bytes, write_json
+from dcfast.train.batches import Batch, BatchSpec, iterate_batches
+from dcfast.train.checkpoint import (
+    Progress,
+    latest_checkpoint,
+    load_checkpoint,
+    remove_old_steps,
+    save_checkpoint,
+)
+from dcfast.train.objective import NonFiniteLossError, WatchedLoss
+
+__all__ = ["Ranks", "Trainer", "boundaries", "num_steps", "world_sizes"]
+
+_LOG = logging.getLogger("dcfast.train")
+_CLIP_MEAN_STD = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+
+
+def num_steps(samples_seen: int, global_batch: int) -> int:
+    """Steps of a recipe: the whole number nearest to samples / batch (exact at every scale but xlarge), at least 1."""
+    return max(1, (2 * samples_seen + global_batch) // (2 * global_batch))
+
+
+def boundaries(steps: int, checkpoints: int) -> dict[int, int]:
+    """Checkpoint ("epoch") K -> the step after which it is saved; the last is after the last step."""
+    return {k: steps * k // checkpoints for k in range(1, checkpoints + 1)}
+
+
+def world_sizes(global_batch: int, accumulation: int, most: int = 4096) -> list[int]:
+    """Numbers of ranks that divide a global batch exactly."""
+    return [n for n in range(1, min(most, global_batch) + 1) if global_batch % (n * accumulation) == 0]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the ranks of a training."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    device: str = "cpu"
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            import torch.distributed as dist
+
+            dist.barrier()
+
+    def from_first(self, value: Any) -> Any:
+        """What rank 0 holds, on every rank."""
+        if self.world_size == 1:
+            return value
+        import torch.distributed as dist
+
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def mean(self, value: float) -> float:
+        if self.world_size == 1:
+            return value
+        import torch
+        import torch.distributed as dist
+
+        total = torch.tensor(value, dtype=torch.float64, device=self.device if "cuda" in self.device else "cpu")
+        dist.all_reduce(total)
+        return float(total) / self.world_size
+
+
+class _StretchData:
+    """What ``train_one_epoch`` reads its batches from: ``data['train']`` and its ``dataloader`` in one."""
+
+    def __init__(self, trainer: Trainer, steps: int) -> None:
+        self._trainer = trainer
+        self.num_batches = steps * trainer.spec.accumulation
+        self.num_samples = steps * trainer.spec.global_batch
+        self.dataloader = self
+
+    def set_epoch(self, epoch: int) -> None:
+        """The order does not know epochs."""
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        trainer = self._trainer
+        for _ in range(self.num_batches):
+            batch = next(trainer.batches)
+            trainer.take(batch)
+            images = batch.images.to(trainer.ranks.device, non_blocking=True)
+            yield trainer.normalised(images), batch.tokens
+
+
+@dataclass
+class Trainer:
+    """One rank of a training, from ``step`` to ``steps``.
+
+    Attributes:
+        folder: ``OUT/train``.
+        model: wrapped for several ranks or not; ``bare`` is the open_clip model in it.
+        on_step: called after each step with the number of steps done.
+    """
+
+    folder: Path
+    spec: BatchSpec
+    ranks: Ranks
+    recipe: Any
+    identity: dict[str, Any]
+    model: Any
+    bare: Any
+    loss: Any
+    optimizer: Any
+    scaler: Any
+    workers: int
+    log_every: int
+    save_every: int | None
+    on_step: Callable[[int], None] | None = None
+    step: int = 0
+    notes: list[str] = field(default_factory=list)
+    batches: Iterator[Batch] = field(default_factory=lambda: iter(()))
+    _recent: deque[Batch] = field(default_factory=deque)
+
+    def __post_init__(self) -> None:
+        import torch
+
+        self.steps = num_steps(self.recipe.samples_seen, self.recipe.global_batch)
+        self.epochs = boundaries(self.steps, self.recipe.checkpoints)
+        self._recent = deque(maxlen=2 * self.spec.accumulation)
+        shape = (1, 3, 1, 1)
+        config = getattr(self.bare.visual, "preprocess_cfg", {})
+        mean, std = config.get("mean", _CLIP_MEAN_STD[0]), config.get("std", _CLIP_MEAN_STD[1])
+        self._mean, self._std = (torch.tensor(v, device=self.ranks.device).view(shape) for v in (mean, std))
+        self._log: list[dict[str, Any]] = []
+        self._clock = time.monotonic()
+
+    # --- data -------------------------------------------------------------------------------------------------------
+    def normalised(self, images: Any) -> Any:
+        """uint8 -> float32 as open_clip's training transform does it: / 255, - mean, / std."""
+        return images.float().div_(255).sub_(self._mean).div_(self._std)
+
+    def take(self, batch: Batch) -> None:
+        """Notes a batch that is about to be used: its uids for a loss that fails, its replacements on disk."""
+        self._recent.append(batch)
+        if batch.replaced:
+            with open(self._replaced_path(), "a", encoding="ascii") as file:
+                file.writelines(json.dumps(r) + "\n" for r in batch.replaced)
+
+    def _replaced_path(self) -> Path:
+        return self.folder / f"replaced-{self.ranks.rank:05d}.jsonl"
+
+    # --- resume -----------------------------------------------------------------------------------------------------
+    def resume(self) -> None:
+        """Goes on from the latest whole checkpoint, if there is one; what was logged after it is forgotten."""
+        checkpoints = self.folder / "checkpoints"
+        found = None
+        if self.ranks.rank == 0:
+            found, notes = latest_checkpoint(checkpoints, self.epochs)
+            self.notes += notes
+        found = self.ranks.from_first(found)
+        if found is not None:
+            done = load_checkpoint(found, self.recipe.model, self.bare, self.optimizer, self.scaler, self.identity)
+            self.step = done.step
+            _LOG.info("resuming after step %d from %s", self.step, found.name)
+        if self.ranks.rank == 0:
+            keep_lines(self.folder / "log.jsonl", lambda line: int(line["step"]) <= self.step)
+        keep_lines(self._replaced_path(), lambda line: int(line["step"]) < self.step)
+        self.ranks.barrier()
+
+    # --- the steps --------------------------------------------------------------------------------------------------
+    def run(self) -> None:
+        """All that is left to do.
+
+        Raises:
+            NonFiniteLossError: the uids of the batch are in ``nonfinite-RANK.json``.
+        """
+        ends = set(self.epochs.values())
+        if self.save_every is not None:
+            ends |= set(range(self.save_every, self.steps, self.save_every))
+        if self.step < self.steps:
+            self.batches = iterate_batches(self.spec, self.step, self.steps, self.workers)
+        try:
+            for end in sorted(e for e in ends if e > self.step):
+                self._stretch(end)
+                self._save()
+        finally:
+            self.batches = iter(())  # ends the workers
+
+    def _stretch(self, end: int) -> None:
+        import torch
+        from open_clip_train.scheduler import cosine_lr
+        from open_clip_train.train import train_one_epoch
+
+        first = self.step
+        # what a model draws itself (patch dropout) begins anew at each saved step, so that resuming changes nothing
+        torch.manual_seed((self.spec.seed << 20) + (first << 8) + self.ranks.rank)
+        cosine = cosine_lr(self.optimizer, self.recipe.learning_rate, self.recipe.warmup_steps, self.steps)
+        watched = WatchedLoss(self.loss, self.spec.accumulation, first)
+        watched.after_step = lambda step, scale: self._after(step, scale, watched)
+        arguments = Namespace(
+            device=self.ranks.device,
+            precision=self.recipe.precision,
+            distill=False,
+            accum_freq=self.spec.accumulation,
+            skip_scheduler=False,
+            grad_clip_norm=None,
+            horovod=False,
+            rank=self.ranks.rank,
+            local_rank=self.ranks.local_rank,
+            world_size=self.ranks.world_size,
+            batch_size=self.spec.micro_batch,
+            log_every_n_steps=max(1, end - first),
+            wandb=False,
+        )
+        data = {"train": _StretchData(self, end - first)}
+        try:
+            train_one_epoch(
+                self.model,
+                data,
+                watched,
+                0,
+                self.optimizer,
+                self.scaler,
+                lambda step: cosine(first + step),
+                None,
+                arguments,
+            )
+            watched.check()
+        except NonFiniteLossError as error:
+            raise self._stopped(error) from None
+        self.step = end
+        self._write_log()
+
+    def _after(self, step: int, scale: Any, watched: WatchedLoss) -> None:
+        """Once a step, after its loss and before its gradients."""
+        done = step + 1
+        if self.on_step is not None:
+            self.on_step(step)
+        if done % self.log_every and done != self.steps and step != 0:
+            return
+        watched.check()
+        now = time.monotonic()
+        loss = self.ranks.mean(watched.mean(step))
+        watched.values.clear()
+        if self.ranks.rank == 0:
+            self._log.append(
+                {
+                    "step": done,
+                    "samples_seen": done * self.spec.global_batch,
+                    "loss": loss,
+                    "learning_rate": self.optimizer.param_groups[0]["lr"],
+                    "logit_scale": None if scale is None else float(scale.detach()),
+                    "seconds": round(now - self._clock, 3),
+                }
+            )
+            self._write_log()
+        self._clock = now
+
+    def _write_log(self) -> None:
+        if self.ranks.rank == 0 and self._log:
+            with open(self.folder / "log.jsonl", "a", encoding="ascii") as file:
+                file.writelines(json.dumps(line) + "\n" for line in self._log)
+            self._log.clear()
+
+    def _stopped(self, error: NonFiniteLossError) -> NonFiniteLossError:
+        """Saves the uids of the batches that may be to blame, and says where."""
+        path = self.folder / f"nonfinite-{self.ranks.rank:05d}.json"
+        # the batch that the loss was of; on a GPU the loss is looked at one step later
+        batches = list(self._recent)[-self.spec.accumulation :]
+        if self.ranks.device != "cpu":
+            batches = list(self._recent)
+        uids = [f"{int(u['f0']):016x}{int(u['f1']):016x}" for batch in batches for u in batch.uids]
+        write_json(path, {"step": error.step, "rank": self.ranks.rank, "problem": str(error), "uids": uids})
+        return NonFiniteLossError(
+            f"{error}; training stopped. The {len(uids)} uids of the batch are in {path}; look at them, or at the "
+            "learning rate and the precision",
+            error.step,
+        )
+
+    def _save(self) -> None:
+        if self.ranks.rank == 0:
+            epoch = max((k for k, end in self.epochs.items() if end <= self.step), default=0)
+            whole = self.step in self.epochs.values()
+            name = f"epoch_{epoch}.pt" if whole else f"step_{self.step}.pt"
+            progress = Progress(self.step, epoch, self.step * self.spec.global_batch, self.identity)
+            folder = self.folder / "checkpoints"
+            save_checkpoint(folder / name, self.recipe.model, self.bare, self.optimizer, self.scaler, progress)
+            remove_old_steps(folder)
+        self.ranks.barrier()
+
+
+def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Drops the lines of a jsonl file that are not to be kept, or that a killed process left half written."""
+    if not path.exists():
+        return
+    kept, before = [], path.read_bytes()
+    for line in before.splitlines():
+        try:
+            if keep(json.loads(line)):
+                kept.append(line + b"\n")
+        except (ValueError, KeyError, TypeError):
+            continue
+    after = b"".join(kept)
+    if after != before:
+        write_bytes(path, after)

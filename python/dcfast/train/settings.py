@@ -1,0 +1,187 @@
+"""What a training is: settings, the recipe they resolve to, and what of it is not the scale's own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from dcfast.scales import Scale, scale
+
+__all__ = ["RECIPE_FIELDS", "TrainSettings", "TrainSource", "parse_sources"]
+
+RECIPE_FIELDS = tuple(f.name for f in fields(Scale) if f.name not in ("name", "pool_bytes", "gpu_hours"))
+"""What ``TrainSettings.overrides`` may change; each change makes a training non-standard."""
+PRECISIONS = ("fp32", "amp", "amp_bf16", "bf16", "fp16", "pure_bf16", "pure_fp16")
+LOSSES = ("dcfast", "open_clip")
+
+
+@dataclass(frozen=True)
+class TrainSource:
+    """Where samples come from: new shards, or an index with a subset. Both give the same batches.
+
+    Attributes:
+        shards: directory of ``*.tar``, as the reshard stage or DataComp's resharder writes them.
+        index: directory of index segments (or a run that has one in ``index/``), instead of ``shards``.
+        shards_dir: with ``index``: the directory its shard names are relative to.
+        subset: with ``index``: the subset file.
+        positions: with ``index``, instead of ``subset``: npy of u64 row ids in canonical order (``write_positions``).
+        weight: how often a sample of this source is taken, relative to those of other sources.
+    """
+
+    shards: str | None = None
+    index: str | None = None
+    shards_dir: str | None = None
+    subset: str | None = None
+    positions: str | None = None
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if (self.shards is None) == (self.index is None):
+            raise ValueError("a source needs either shards=DIR, or index=DIR with shards_dir and a subset")
+        if self.index is not None and (self.subset is None) == (self.positions is None):
+            raise ValueError(f"source index={self.index!r} needs either subset= or positions=")
+        if self.index is not None and self.shards_dir is None:
+            raise ValueError(f"source index={self.index!r} needs shards_dir=, the directory of the indexed shards")
+        if not 0 < self.weight < float("inf"):
+            raise ValueError(f"weight of a source must be a positive number; got {self.weight}")
+
+    def __str__(self) -> str:
+        return self.shards or f"{self.index} with {self.subset or self.positions}"
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """A training. JSON-able: ``asdict`` and ``from_dict``.
+
+    Attributes:
+        out: directory to write ``train/`` into.
+        sources: at least one.
+        scale: whose recipe is followed.
+        overrides: recipe fields (``RECIPE_FIELDS``) that depart from the scale's.
+        seed: of initial weights, order and crops.
+        resample: blocks are drawn with replacement, as DataComp does; else each sample comes once a pass.
+        accumulation: micro-batches a step on each rank.
+        loss: ``open_clip``, or ``dcfast`` for the fused loss; the same function.
+        decoder: a name of ``dcfast.train.decode.DECODERS``.
+        device: ``cpu`` or ``cuda``.
+        block, window: of the order, see ``dcfast.train.order``.
+        save_every_steps: also save ``step_N.pt`` every so many steps (the last two are kept).
+        workers: processes that read and decode ahead, per rank; None = by the number of cores. Changes no result.
+        threads: of torch on the CPU; None = as torch chooses.
+        log_every: steps between lines of ``log.jsonl``.
+    """
+
+    out: str
+    sources: tuple[TrainSource, ...]
+    scale: str = "tiny"
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    resample: bool = True
+    accumulation: int = 1
+    loss: str = "open_clip"
+    decoder: str = "pil"
+    device: str = "cpu"
+    block: int = 64
+    window: int = 64
+    save_every_steps: int | None = None
+    workers: int | None = None
+    threads: int | None = None
+    log_every: int = 10
+
+    def __post_init__(self) -> None:
+        self.recipe()
+        if not self.sources:
+            raise ValueError("sources must name at least one directory of shards, or index and subset")
+        for name in ("accumulation", "block", "window", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        for name in ("save_every_steps", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, or None; got {value}")
+        if self.workers is not None and self.workers < 0:
+            raise ValueError(f"workers must be at least 0, or None; got {self.workers}")
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss must be one of {', '.join(LOSSES)}; got {self.loss!r}")
+        if not 0 <= self.seed < 1 << 63:
+            raise ValueError(f"seed must be from 0 to 2^63 - 1; got {self.seed}")
+        if not self.resample and len({s.weight for s in self.sources}) > 1:
+            raise ValueError(
+                "weights of sources need resample=True; without it each sample comes as often as any other"
+            )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainSettings:
+        """What ``asdict`` of one gave, perhaps through JSON."""
+        sources = tuple(s if isinstance(s, TrainSource) else TrainSource(**s) for s in values["sources"])
+        return cls(**{**values, "sources": sources})
+
+    def recipe(self) -> Scale:
+        """The scale's recipe with the overrides; ValueError for an unknown field or a value that makes no sense."""
+        unknown = sorted(set(self.overrides) - set(RECIPE_FIELDS))
+        if unknown:
+            raise ValueError(f"overrides: no recipe field {unknown[0]!r}; there are {', '.join(RECIPE_FIELDS)}")
+        made = replace(scale(self.scale), **self.overrides)
+        for name in ("samples_seen", "global_batch", "checkpoints"):
+            if getattr(made, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(made, name)}")
+        if made.samples_seen < made.global_batch:
+            raise ValueError(f"samples_seen {made.samples_seen} is less than one batch of {made.global_batch}")
+        if made.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {made.precision!r}")
+        if not 0 < made.crop_scale <= 1:
+            raise ValueError(f"crop_scale must be in (0, 1]; got {made.crop_scale}")
+        return made
+
+    def non_standard(self) -> list[str]:
+        """In words, what departs from the scale's recipe; empty = standard. Rounding and hardware do not count."""
+        standard, made = scale(self.scale), self.recipe()
+        said = [
+            f"{name} {getattr(made, name)} instead of {getattr(standard, name)}"
+            for name in RECIPE_FIELDS
+            if getattr(made, name) != getattr(standard, name)
+        ]
+        if not self.resample:
+            said.append("samples without replacement")
+        return said
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the result, as JSON values; workers, threads, the place of the files and saving do not."""
+        recipe = asdict(self.recipe())
+        return {
+            "recipe": {name: recipe[name] for name in RECIPE_FIELDS},
+            "scale": self.scale,
+            "seed": self.seed,
+            "resample": self.resample,
+            "block": self.block,
+            "window": self.window,
+            "loss": self.loss,
+            "decoder": self.decoder,
+            "weights": [s.weight for s in self.sources],
+        }
+
+    def recipe_hash(self) -> str:
+        """SHA-256 of the recipe alone, hex."""
+        text = json.dumps(self.identity()["recipe"], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def parse_sources(shards: str, weights: str | None = None) -> tuple[TrainSource, ...]:
+    """Several directories of shards as DataComp writes them: ``A::B``, with weights ``1::2`` or None.
+
+    A source's weight is that of each of its samples: at equal weights every sample is as likely as any other.
+    """
+    directories = shards.split("::")
+    numbers = ["1"] * len(directories) if weights is None else weights.split("::")
+    if not all(directories):
+        raise ValueError(f"shards {shards!r}: expected directories joined by '::'; one is empty")
+    if len(numbers) != len(directories):
+        raise ValueError(f"weights {weights!r}: expected {len(directories)} numbers joined by '::', one a directory")
+    try:
+        values = [float(w) for w in numbers]
+    except ValueError:
+        raise ValueError(f"weights {weights!r}: expected numbers joined by '::'") from None
+    return tuple(TrainSource(shards=d, weight=w) for d, w in zip(directories, values, strict=True))

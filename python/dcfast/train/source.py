@@ -1,0 +1,205 @@
+"""Sources of samples: what stands at each canonical position, read from new shards or from the indexed pool.
+
+The canonical position of a sample is its rank in the reshard plan with multiplicity expanded. In new shards that is
+simply the order in which they stand; of the pool, ``write_positions`` writes the row at each position, 8 bytes a
+sample, memory-mapped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dcfast.access_pool import PoolReader
+from dcfast.atomic import atomic_path
+from dcfast.errors import CorruptDataError, PoolError, SubsetError
+from dcfast.reshard_contents import ShardSources
+from dcfast.reshard_plan import ReshardPlan, make_plan
+
+if TYPE_CHECKING:
+    from dcfast.train.settings import TrainSource
+
+__all__ = ["OpenSource", "RawSample", "SourceFiles", "prepare_source", "write_positions"]
+
+PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+_AT_ONCE = 1 << 18
+
+
+def write_positions(plan: ReshardPlan, subset: npt.NDArray[Any], path: str | os.PathLike[str]) -> int:
+    """Writes the row ids of a reshard plan in canonical order, (n,) u64 npy; returns n.
+
+    Memory: one output shard's rows (10,000 by default) and the segments in use.
+    """
+    count = int(plan.counts["output_count"])
+    sources = ShardSources(plan, subset)
+    with atomic_path(path) as temporary:
+        rows = np.lib.format.open_memmap(temporary, "w+", np.dtype("<u8"), (count,))
+        at = 0
+        for k in range(plan.num_output_shards):
+            ids = sources.row_ids(k)
+            rows[at : at + len(ids)] = ids
+            at += len(ids)
+        if at != count:
+            raise CorruptDataError(f"the plan says {count} samples and holds {at}; plan it anew", path=str(path))
+        rows.flush()
+    return count
+
+
+@dataclass(frozen=True)
+class SourceFiles:
+    """A source that is ready to be opened by any process.
+
+    Attributes:
+        segments: index segments in pool order.
+        shards_dir: what their shard names are relative to.
+        rows: npy of row ids by position, or None where positions are the samples of the segments in order.
+        count: positions.
+        name: for messages.
+    """
+
+    segments: tuple[str, ...]
+    shards_dir: str
+    rows: str | None
+    count: int
+    name: str
+
+
+def prepare_source(source: TrainSource, work: Path, number: int) -> SourceFiles:
+    """Indexes the shards of a source, or plans its subset; files go to ``work``.
+
+    Raises:
+        PoolError: no shards, or no index.   SubsetError: no sample is left.   CorruptDataError: a damaged shard.
+    """
+    if source.shards is not None:
+        return _prepare_shards(source.shards, work / f"shards-{number:02d}.dcx")
+    folder = Path(str(source.index))
+    folder = folder / "index" if (folder / "index").is_dir() else folder
+    segments = tuple(str(p) for p in sorted(folder.glob("*.dcx")))
+    if not segments:
+        raise PoolError(f"source {source}: no index segments (*.dcx) in {folder}; run the index stage first")
+    rows = source.positions
+    if rows is None:
+        from dcfast.uids import load_subset
+
+        subset = load_subset(str(source.subset))
+        records = folder / "pool.npy"
+        known = None
+        if records.exists():
+            from dcfast.uids import open_records
+
+            known = open_records(records)
+        plan = make_plan(segments, subset, shards_dir=str(source.shards_dir), pool_records=known)
+        rows = str(work / f"positions-{number:02d}.npy")
+        write_positions(plan, subset, rows)
+    count = len(np.load(rows, mmap_mode="r", allow_pickle=False))
+    if count == 0:
+        raise SubsetError(
+            f"source {source}: the subset is empty, or none of its samples is in the pool; nothing to train on"
+        )
+    return SourceFiles(segments, os.path.abspath(str(source.shards_dir)), os.path.abspath(rows), count, str(source))
+
+
+def _prepare_shards(directory: str, segment_path: Path) -> SourceFiles:
+    from dcfast.segments import Segment
+    from dcfast.shards import write_segment
+
+    folder = Path(os.path.abspath(directory))
+    folder = folder / "shards" if (folder / "shards").is_dir() else folder
+    if not folder.is_dir():
+        raise PoolError(f"source {directory}: no such directory; expected one with *.tar")
+    names = sorted(p.name for p in folder.glob("*.tar") if not p.name.startswith("."))
+    if not names:
+        raise PoolError(f"source {directory}: no .tar file in {folder}; expected shards of image-text pairs")
+    segment = None
+    if segment_path.exists():
+        try:
+            segment = Segment.open(segment_path)
+        except CorruptDataError:
+            segment = None
+    if segment is None or segment.shard_names != names or segment.check_fresh(folder):
+        write_segment([(folder / name, name) for name in names], segment_path)
+        segment = Segment.open(segment_path, verify=False)
+    if segment.shard_damage:
+        report = segment.shard_damage[0]
+        name = segment.shard_names[report.shard]
+        raise CorruptDataError(
+            f"{folder / name} is damaged at byte {report.offset}: {report.message}; write it anew (reshard)",
+            path=str(folder / name),
+            offset=report.offset,
+        )
+    if segment.num_samples == 0:
+        raise SubsetError(f"source {directory}: its {len(names)} shards hold no sample; the subset was empty")
+    return SourceFiles((str(segment_path),), str(folder), None, segment.num_samples, directory)
+
+
+@dataclass(frozen=True)
+class RawSample:
+    """A sample's encoded picture and caption; None where it has none, or ``problem`` says why it cannot be read."""
+
+    picture: memoryview | None
+    caption: memoryview | None
+    problem: str | None = None
+
+
+class OpenSource:
+    """A source opened for reading by position. Memory: what ``PoolReader`` holds; the rows are mapped."""
+
+    def __init__(self, files: SourceFiles) -> None:
+        self.files = files
+        self.reader = PoolReader(files.shards_dir, list(files.segments), verify=False)
+        self._rows = None if files.rows is None else np.load(files.rows, mmap_mode="r", allow_pickle=False)
+        exts = self.reader.exts
+        self._pictures = [e for e in exts if e.rpartition(".")[2] in PICTURES]
+        self._captions = ["txt"] if "txt" in exts else []
+
+    def rows(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+        """Row ids at positions."""
+        if self._rows is None:
+            return self.reader.row_ids(positions)
+        return np.ascontiguousarray(self._rows[positions], np.uint64)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the uids in canonical order, 16 bytes each, hex: equal for shards and for index + subset."""
+        digest = hashlib.sha256()
+        for first in range(0, self.files.count, _AT_ONCE):
+            positions = np.arange(first, min(first + _AT_ONCE, self.files.count))
+            digest.update(np.ascontiguousarray(self.reader.uids(self.rows(positions))).tobytes())
+        return digest.hexdigest()
+
+    def read(self, rows: npt.NDArray[np.uint64]) -> list[RawSample]:
+        """Pictures and captions of some rows. A part of a shard that cannot be read fails its own samples only."""
+        wanted = [*self._pictures, *self._captions]
+        if not wanted:
+            return [RawSample(None, None)] * len(rows)
+        try:
+            batch = self.reader.read(rows, wanted, missing="none", threads=1)
+        except (CorruptDataError, OSError) as error:
+            if len(rows) == 1:
+                return [RawSample(None, None, str(error)[:200])]
+            half = len(rows) // 2
+            return self.read(rows[:half]) + self.read(rows[half:])
+        members = batch.members
+        samples = []
+        for i in range(len(rows)):
+            first = int(members.begin[i])
+            found = [
+                (int(members.offset[first + j]), first + j)
+                for j in range(len(self._pictures))
+                if members.ext[first + j] >= 0
+            ]
+            caption = batch.member(first + len(self._pictures)) if self._captions else None
+            # the first picture of the sample, whose size the index holds
+            samples.append(RawSample(batch.member(min(found)[1]) if found else None, caption))
+        return samples
+
+
+def open_sources(files: Sequence[SourceFiles]) -> list[OpenSource]:
+    """All sources of a training, opened in this process."""
+    return [OpenSource(f) for f in files]
