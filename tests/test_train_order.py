@@ -1,0 +1,167 @@
+"""The order of training and the crop windows: pure functions of seed, step and slot."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from dcfast.train.counter import draw, stream_key, uniform
+from dcfast.train.order import Order
+from dcfast.train.windows import crop_windows
+
+GOLDEN_STREAM = [17454042800205077828, 16471136054832859475, 1685390412504476555, 8404954423618075501]
+
+
+def test_the_numbers_of_a_stream_never_change() -> None:
+    """What a training sees follows from these."""
+    key = stream_key(7, 1, 2)
+    assert [key, *draw(key, [0, 1, 1 << 40]).tolist()] == GOLDEN_STREAM
+    assert stream_key(7, 1) != stream_key(7, 2) != stream_key(8, 2)
+
+
+def test_uniform_numbers_are_uniform() -> None:
+    values = uniform(stream_key(0, 9), np.arange(40_000))
+    assert values.min() >= 0
+    assert values.max() < 1
+    counts, _ = np.histogram(values, bins=20, range=(0, 1))
+    assert abs(counts - 2000).max() < 5 * math.sqrt(2000)
+
+
+@pytest.mark.parametrize("resample", [True, False])
+def test_a_sample_is_the_same_whoever_asks(resample: bool) -> None:
+    order = Order([100, 37], seed=3, resample=resample, block=8, window=4)
+    whole = order.places(np.arange(500)).positions()
+    alone = [int(Order([100, 37], seed=3, resample=resample, block=8, window=4).places([g]).positions()[0])
+             for g in range(0, 500, 7)]  # fmt: skip
+    assert alone == whole[::7].tolist()
+    backwards = order.places(np.arange(499, -1, -1)).positions()
+    assert backwards[::-1].tolist() == whole.tolist()
+    assert Order([100, 37], seed=4, resample=resample, block=8, window=4).places(
+        np.arange(500)
+    ).positions().tolist() != (whole.tolist())
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 31, 32, 33, 97, 257])
+def test_without_replacement_each_position_comes_once_a_pass(count: int) -> None:
+    order = Order([count], seed=1, resample=False, block=8, window=4)
+    passes = order.places(np.arange(3 * count)).positions().reshape(3, count)
+    for one in passes:
+        assert sorted(one.tolist()) == list(range(count))
+    if count > 30:
+        assert passes[0].tolist() != passes[1].tolist()
+
+
+def test_a_window_holds_whole_blocks_of_neighbours_and_mixes_them() -> None:
+    order = Order([1000], seed=5, block=8, window=4)
+    window = order.places(np.arange(32)).positions()
+    assert window.tolist() != sorted(window.tolist())
+    starts = order.places(np.arange(32)).start
+    for start in set(starts.tolist()):
+        block = sorted(((window[starts == start] - start) % 1000).tolist())
+        assert block == list(range(8)) * (len(block) // 8)
+
+
+def test_with_replacement_every_position_is_as_likely() -> None:
+    order = Order([101], seed=2, block=8, window=8)
+    n = 101 * 400
+    counts = np.bincount(order.places(np.arange(n)).positions(), minlength=101)
+    # blocks of 8 come together, so the spread is that of n / 8 draws of 8
+    assert abs(counts - 400).max() < 6 * math.sqrt(400 * 8)
+
+
+def test_weights_are_of_samples_not_of_sources() -> None:
+    order = Order([100, 300], seed=2, weights=[3.0, 1.0], block=4, window=8)
+    source = order.source_of(order.places(np.arange(40_000)).positions())
+    assert abs(float((source == 0).mean()) - 0.5) < 0.03
+    even = Order([100, 300], seed=2, block=4, window=8)
+    assert abs(float((even.source_of(even.places(np.arange(40_000)).positions()) == 0).mean()) - 0.25) < 0.03
+
+
+def test_replacements_are_the_next_of_the_block_then_those_behind_it() -> None:
+    order = Order([50, 40], seed=0, block=8, window=2)
+    places = order.places(np.arange(16))
+    for i in range(16):
+        tried = [int(places.positions(k)[i]) for k in range(60)]
+        base, size, start = (int(getattr(places, name)[i]) for name in ("base", "size", "start"))
+        block = [base + (start + k) % size for k in range(8)]
+        assert sorted(tried[:8]) == sorted(block)
+        assert tried[1] == block[(block.index(tried[0]) + 1) % 8]
+        assert set(tried[:size]) == set(range(base, base + size))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"counts": []}, "at least 1 sample"),
+        ({"counts": [3, 0]}, "at least 1 sample"),
+        ({"counts": [3], "block": 0}, "block and window must be at least 1"),
+        ({"counts": [3, 4], "weights": [1.0]}, "2 positive numbers"),
+        ({"counts": [3, 4], "weights": [1.0, -1.0]}, "2 positive numbers"),
+        ({"counts": [3, 4], "weights": [1.0, 2.0], "resample": False}, "need resample"),
+    ],
+)
+def test_bad_orders(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Order(**{"seed": 0, **arguments})
+
+
+# --- crop windows -------------------------------------------------------------------------------------------------
+
+
+def reference_window(seed: int, g: int, width: int, height: int, scale: tuple[float, float]) -> list[int]:
+    """torchvision's RandomResizedCrop.get_params line by line, its random numbers taken from the counter."""
+    key = stream_key(seed, 16)
+    for attempt in range(10):
+        u = [float(uniform(key, [g * 40 + 4 * attempt + c])[0]) for c in range(4)]
+        area = width * height * (scale[0] + (scale[1] - scale[0]) * u[0])
+        ratio = math.exp(math.log(3 / 4) + (math.log(4 / 3) - math.log(3 / 4)) * u[1])
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return [math.floor(u[2] * (width - w + 1)), math.floor(u[3] * (height - h + 1)), w, h]
+    w, h = width, height
+    if width / height < 3 / 4:
+        h = round(w / (3 / 4))
+    elif width / height > 4 / 3:
+        w = round(h * (4 / 3))
+    return [(width - w) // 2, (height - h) // 2, w, h]
+
+
+@pytest.mark.parametrize("scale", [(0.9, 1.0), (0.08, 1.0), (1.0, 1.0)])
+def test_windows_equal_the_plain_reference(scale: tuple[float, float]) -> None:
+    rng = np.random.default_rng(0)
+    width, height = rng.integers(1, 700, (2, 300))
+    width[:5], height[:5] = [1, 1, 640, 2, 1000], [1, 700, 480, 3, 10]
+    g = rng.integers(0, 1 << 40, 300)
+    found = crop_windows(11, g, width, height, scale)
+    expected = [reference_window(11, *map(int, row), scale) for row in zip(g, width, height, strict=True)]
+    assert found.tolist() == expected
+
+
+def test_windows_lie_in_the_picture_and_have_the_area() -> None:
+    g = np.arange(5000)
+    width, height = np.full(5000, 211), np.full(5000, 199)
+    left, top, w, h = crop_windows(0, g, width, height).T
+    assert (left >= 0).all()
+    assert (top >= 0).all()
+    assert (left + w <= 211).all()
+    assert (top + h <= 199).all()
+    share = w * h / (211 * 199)
+    assert share.min() > 0.89
+    assert share.max() <= 1.0
+    assert left.max() > 0
+
+
+@pytest.mark.parametrize("size", [(1000, 100), (100, 1000), (3, 500), (1333, 1000)])
+def test_long_pictures_fall_back_as_in_torchvision(size: tuple[int, int]) -> None:
+    from PIL import Image
+    from torchvision.transforms import RandomResizedCrop
+
+    if size != (1333, 1000):
+        top, left, h, w = RandomResizedCrop.get_params(Image.new("RGB", size), [0.99, 1.0], [3 / 4, 4 / 3])
+        assert crop_windows(0, [5], [size[0]], [size[1]], (0.99, 1.0)).tolist() == [[left, top, w, h]]
+    assert crop_windows(0, [5], [size[0]], [size[1]]).shape == (1, 4)
+
+
+def test_no_samples_no_windows() -> None:
+    assert crop_windows(0, [], [], []).shape == (0, 4)
