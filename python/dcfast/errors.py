@@ -10,6 +10,7 @@ __all__ = [
     "CheckpointError",
     "CorruptDataError",
     "DcfastError",
+    "EvalsetError",
     "FilterError",
     "MissingDependencyError",
     "PoolError",
@@ -46,6 +47,10 @@ def _rebuild_corrupt(message: str, path: str, offset: int | None) -> CorruptData
 
 class PoolError(DcfastError, ValueError):
     """A pool is missing, empty, or its metadata lacks what was asked of it."""
+
+
+class EvalsetError(DcfastError, ValueError):
+    """An evaluation set lacks what its scoring needs, or contradicts itself."""
 
 
 class SubsetError(DcfastError, ValueError):

@@ -1,0 +1,104 @@
+"""``python -m dcfast.evaluate``: scores a checkpoint on a directory of evaluation sets."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from dcfast.errors import DcfastError
+
+__all__ = ["main"]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="python -m dcfast.evaluate",
+        description="Zero-shot scores of a CLIP model on local evaluation sets (wds_*_test directories).",
+        epilog="The same command resumes an evaluation that was stopped. Docs: docs/evaluation.md.",
+    )
+    p.add_argument("--model", required=True, metavar="NAME", help="an open_clip model, or dcfast-tiny")
+    p.add_argument(
+        "--checkpoint", metavar="FILE", help="a .pt or .safetensors file, or a tag of open_clip (default: untrained)"
+    )
+    p.add_argument("--evalsets", required=True, metavar="DIR", help="holds the wds_*_test directories")
+    p.add_argument("--out", required=True, metavar="DIR", help="the results go here, apart for each checkpoint")
+    p.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu or cuda (default auto)")
+    p.add_argument("--precision", default="fp32", metavar="NAME", help="fp32, fp16 or bf16 weights (default fp32)")
+    p.add_argument("--batch-size", type=int, default=64, metavar="N", help="pictures at a time (default 64)")
+    p.add_argument("--workers", type=int, default=0, metavar="N", help="decoding threads (default: one per core)")
+    p.add_argument("--strict", action="store_true", help="a damaged shard is an error, not a note")
+    return p
+
+
+def chosen_device(name: str) -> str:
+    """``auto`` made a device: a GPU where torch finds one."""
+    if name != "auto":
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _table(summary: dict[str, Any]) -> list[str]:
+    rows = [
+        (
+            line["dataset"],
+            "-" if line["metrics"]["main_metric"] is None else f"{line['metrics']['main_metric']:.4f}",
+            "-" if line["chance"] is None else f"{line['chance']:.4f}",
+            line["main_metric_name"] or "-",
+        )
+        for line in summary["tasks"]
+    ]
+    rows = [("task", "score", "chance", "metric"), *rows]
+    width = max(len(row[0]) for row in rows)
+    lines = [f"{task:<{width}}  {score:>7}  {chance:>7}  {metric}" for task, score, chance, metric in rows]
+    for name, value in summary["averages"].items():
+        if value is not None:
+            lines.append(f"{name}: {value:.4f}")
+    if summary["own_average"] is not None:
+        lines.append(f"average of the sets of tasks.json: {summary['own_average']:.4f}")
+    missing = summary["missing"]
+    if not any(line["benchmark"] for line in summary["tasks"]):
+        lines.append("no average over the 38: none of DataComp's tasks is here")
+    elif missing:
+        lines.append(f"no average over the 38: {len(missing)} of DataComp's 40 are missing: {', '.join(missing)}")
+    elif summary["averages"]["Average"] is None:
+        lines.append(f"no average over the 38: these are not whole: {', '.join(summary['partial'])}")
+    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry: 0 done, 1 an error, 2 bad usage, 130 Ctrl-C."""
+    args = parser().parse_args(argv)
+    try:
+        from dcfast.evaluate.evaluation import RESULTS, check_evalsets, evaluate_model
+
+        check_evalsets(args.evalsets)  # before the model is loaded, which takes longer
+        from dcfast.models import load_model
+
+        clip = load_model(args.model, args.checkpoint, device=chosen_device(args.device), precision=args.precision)
+        summary = evaluate_model(
+            clip,
+            args.evalsets,
+            args.out,
+            batch_size=args.batch_size,
+            workers=args.workers,
+            strict=args.strict,
+            say=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; the same command resumes\n")
+        return 130
+    except (DcfastError, ValueError, TypeError, OSError, RuntimeError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    print("\n".join([*_table(summary), *(f"note: {note}" for note in summary["notes"])]))
+    print(f"results: {args.out}/{summary['results']} (and {RESULTS} beside)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,345 @@
+"""One evaluation set on disk: its pictures by offset, its labels, captions, metadata and riddles, all checked.
+
+Everything but the pictures is read when the set is opened, so that what is wrong with a set is known before any model
+has done any work. Memory: about 150 bytes a picture, and the captions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dcfast.errors import EvalsetError
+from dcfast.evaluate.tasks import DEFAULT_METRICS, EvalTask
+
+if TYPE_CHECKING:
+    from dcfast.shards import TarIndex
+
+__all__ = ["EvalSet", "Riddle", "check_evalset", "open_evalset", "set_fingerprint"]
+
+CLASS_FILE = "classnames.txt"
+TEMPLATE_FILE = "zeroshot_classification_templates.txt"
+TYPE_FILE = "dataset_type.txt"
+RIDDLE_FILE = "riddles.json"
+COUNT_FILE = "nshards.txt"
+SMALL_FILES = (CLASS_FILE, TEMPLATE_FILE, TYPE_FILE, RIDDLE_FILE, f"test/{COUNT_FILE}")
+PLACEHOLDER = "{c}"
+MAX_LABEL_BYTES = 64
+NAMED = 20
+"""Bad samples that a message or a note names."""
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Riddle:
+    """A cue, candidate pictures and those that the cue fits, as rows of the set."""
+
+    cue: str
+    candidates: tuple[int, ...]
+    associations: frozenset[int]
+
+
+@dataclass
+class EvalSet:
+    """An opened set.
+
+    Attributes:
+        task: with kind and main metric settled.
+        rows: (n,) samples that can be scored, in the order of the shards; what follows is by row of these.
+        labels: (n,) classes, or empty.   metadata: (n, fields), or None.
+        captions: of each row, or empty.   riddles: of an association set.
+        left_out: reason -> keys of samples that cannot be scored.
+        notes: damage of its files, in words.
+    """
+
+    task: EvalTask
+    folder: Path
+    tars: list[str]
+    index: TarIndex
+    rows: Ints
+    classes: list[str] = field(default_factory=list)
+    templates: list[str] = field(default_factory=list)
+    labels: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+    metadata: npt.NDArray[Any] | None = None
+    captions: list[list[str]] = field(default_factory=list)
+    riddles: list[Riddle] = field(default_factory=list)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    fingerprint: str = ""
+
+    @cached_property
+    def places(self) -> tuple[Ints, Ints, Ints]:
+        """Shard, offset and size of each row's picture."""
+        segment = self.index.segment
+        member = np.asarray(segment.picture_member())[self.rows]
+        begin = np.asarray(segment.shard_sample_begin).astype(np.int64)
+        shard = np.searchsorted(begin, self.rows, side="right") - 1
+        offsets, sizes, _ = segment.members_of(0, segment.num_samples)
+        return shard, offsets[member].astype(np.int64), sizes[member].astype(np.int64)
+
+    def key(self, row: int) -> str:
+        """The key of a row's sample."""
+        return self.index.segment.key(int(self.rows[row]))
+
+    def column(self, name: str) -> Ints:
+        """A column of the metadata that holds groups: whole numbers from 0; EvalsetError otherwise."""
+        if self.metadata is None:
+            raise EvalsetError(f"{self.folder}: its samples have no npy member; {name} is read from it")
+        values = self.metadata[:, self.task.metadata_fields.index(name)]
+        with np.errstate(invalid="ignore"):
+            whole = values.astype(np.int64)
+        bad = np.flatnonzero((whole != values) | (whole < 0) | (whole > 1_000_000))
+        if len(bad):
+            raise EvalsetError(
+                f"{self.folder}: {name} of sample {self.key(int(bad[0]))} must be a whole number from 0; "
+                f"got {values[bad[0]]}"
+            )
+        return whole
+
+
+def _lines(path: Path, what: str) -> list[str]:
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        raise EvalsetError(f"{path.parent}: it has no {path.name}; {what}") from None
+    except UnicodeDecodeError as error:
+        raise EvalsetError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    lines = [line.strip() for line in text.splitlines()]
+    while lines and not lines[-1]:
+        lines.pop()
+    if not lines:
+        raise EvalsetError(f"{path} is empty; {what}")
+    if "" in lines:
+        raise EvalsetError(f"{path}, line {lines.index('') + 1} is blank, which would shift the classes; remove it")
+    return lines
+
+
+def class_names(folder: Path) -> tuple[list[str], list[str]]:
+    """Class names and templates of a set; EvalsetError names the file and the line."""
+    classes = _lines(folder / CLASS_FILE, "expected one class name a line, in the order of the labels")
+    templates = _lines(folder / TEMPLATE_FILE, f"expected one prompt a line, with {PLACEHOLDER} for the class name")
+    for number, template in enumerate(templates, start=1):
+        if PLACEHOLDER not in template:
+            raise EvalsetError(f"{folder / TEMPLATE_FILE}, line {number} has no {PLACEHOLDER}: {template[:80]!r}")
+    return classes, templates
+
+
+def _shards(folder: Path) -> list[str]:
+    tars = sorted((folder / "test").glob("*.tar"), key=lambda path: (len(path.name), path.name))
+    if not tars:
+        raise EvalsetError(f"{folder}: it holds no test/*.tar; download the set again, or remove the directory")
+    return [os.path.abspath(tar) for tar in tars]
+
+
+def _stated_kind(task: EvalTask, folder: Path) -> str:
+    """The kind by the table or the directory's own files; empty where only the members can tell."""
+    if task.kind:
+        return task.kind
+    if (folder / TYPE_FILE).exists():
+        stated = _lines(folder / TYPE_FILE, f"expected one of {', '.join(DEFAULT_METRICS)}")[0]
+        if stated not in DEFAULT_METRICS:
+            raise EvalsetError(
+                f"{folder / TYPE_FILE}: expected one of {', '.join(DEFAULT_METRICS)}; got {stated[:80]!r}"
+            )
+        return stated
+    if (folder / CLASS_FILE).exists():
+        return "classification"
+    return "association" if (folder / RIDDLE_FILE).exists() else ""
+
+
+def check_evalset(task: EvalTask, folder: Path) -> None:
+    """What can be known without reading a shard: tars, class names, templates, riddles are there and well-formed."""
+    _shards(folder)
+    kind = _stated_kind(task, folder)
+    if kind in ("classification", "wilds", "fairness", "fairness_multilabel"):
+        class_names(folder)
+    if kind == "association":
+        _raw_riddles(folder)
+
+
+def set_fingerprint(task: EvalTask, folder: Path) -> str:
+    """SHA-256 of how the set is scored, its small files' content, and names, sizes and times of its tars."""
+    digest = hashlib.sha256(repr(task).encode("utf-8", "surrogateescape"))
+    for name in SMALL_FILES:
+        path = folder / name
+        digest.update(name.encode() + b"\0" + (path.read_bytes() if path.is_file() else b"absent") + b"\0")
+    for tar in _shards(folder):
+        status = os.stat(tar)
+        digest.update(f"{os.path.basename(tar)}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+    return digest.hexdigest()
+
+
+def _damage(index: TarIndex, folder: Path, tars: list[str]) -> list[str]:
+    notes = [
+        f"{os.path.basename(tars[report.shard])} is damaged at byte {report.offset}: {report.message}"
+        for report in index.damage
+    ]
+    try:
+        stated = int((folder / "test" / COUNT_FILE).read_text("ascii"))
+    except (OSError, ValueError):  # not every source of evaluation sets writes one
+        return notes
+    if stated != len(tars):
+        notes.append(f"{COUNT_FILE} says {stated} shards, but there are {len(tars)}")
+    return notes
+
+
+def open_evalset(task: EvalTask, folder: Path, *, threads: int = 1) -> EvalSet:
+    """Indexes and reads a set, pictures aside.
+
+    Raises:
+        EvalsetError: no tars, no class names, labels out of range, bad metadata or riddles, nothing to score; with the
+            directory, the sample and what was expected.
+    """
+    from dcfast.shards import index_tars
+
+    fingerprint = set_fingerprint(task, folder)
+    tars = _shards(folder)
+    index = index_tars(tars, threads=threads)
+    segment = index.segment
+    extensions = {segment.exts_lower[number] for number in np.unique(segment.member_ext())}
+    kind = _stated_kind(task, folder) or ("classification" if "cls" in extensions else "retrieval")
+    task = replace(task, kind=kind, main_metric=task.main_metric or DEFAULT_METRICS.get(kind, ""))
+    has_picture = np.asarray(segment.picture_member()) >= 0
+    found = EvalSet(task, folder, tars, index, np.flatnonzero(has_picture), fingerprint=fingerprint)
+    _leave_out(found, "without a picture", np.flatnonzero(~has_picture))
+    found.notes = _damage(index, folder, tars)
+    if kind == "retrieval":
+        _read_captions(found)
+    elif kind == "association":
+        found.riddles = _riddles(found)
+    else:
+        _read_labels(found, needs_labels=kind != "fairness_multilabel")
+    if len(found.rows) == 0:
+        reasons = "; ".join(f"{len(keys)} {reason}" for reason, keys in found.left_out.items())
+        raise EvalsetError(f"{folder}: nothing in it can be scored as {kind} ({reasons or 'its tars are empty'})")
+    return found
+
+
+def _leave_out(found: EvalSet, reason: str, samples: Ints) -> None:
+    if len(samples):
+        found.left_out[reason] = [found.index.segment.key(int(sample)) for sample in samples]
+
+
+def _members(found: EvalSet, extension: str) -> Any:
+    from dcfast.access import read_members
+
+    return read_members(
+        found.index, found.rows, extension, numbering="sample", missing="none", memory_bytes=1 << 32, threads=1
+    )
+
+
+def _read_labels(found: EvalSet, *, needs_labels: bool) -> None:
+    found.classes, found.templates = class_names(found.folder)
+    if needs_labels:
+        labels = [_label(found, row, member) for row, member in enumerate(_members(found, "cls"))]
+        known = np.array([label is not None for label in labels], dtype=bool)
+        _leave_out(found, "without a label", found.rows[~known])
+        found.rows = found.rows[known]
+        found.labels = np.array([label for label in labels if label is not None], dtype=np.int64)
+    if found.task.group_field or not needs_labels:
+        _read_metadata(found)
+
+
+def _label(found: EvalSet, row: int, member: memoryview | None) -> int | None:
+    if member is None:
+        return None
+    text = bytes(member[:MAX_LABEL_BYTES]).decode("ascii", "replace").strip()
+    if not re.fullmatch(r"-?[0-9]{1,18}", text):
+        raise EvalsetError(f"{found.folder}: the cls of sample {found.key(row)} must be a number; got {text[:40]!r}")
+    if not 0 <= int(text) < len(found.classes):
+        raise EvalsetError(
+            f"{found.folder}: sample {found.key(row)} has label {text}, but {CLASS_FILE} names "
+            f"{len(found.classes)} classes (0 to {len(found.classes) - 1}); it is of another version of the set"
+        )
+    return int(text)
+
+
+def _read_metadata(found: EvalSet) -> None:
+    fields = len(found.task.metadata_fields)
+    values: list[Any] = []
+    for row, member in enumerate(_members(found, "npy")):
+        if member is None:
+            values.append(None)
+            continue
+        try:
+            vector = np.load(io.BytesIO(member), allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise EvalsetError(f"{found.folder}: the npy of sample {found.key(row)} cannot be read: {error}") from None
+        if vector.shape != (fields,) or vector.dtype.kind not in "iuf":
+            raise EvalsetError(
+                f"{found.folder}: the npy of sample {found.key(row)} must hold {fields} numbers "
+                f"({', '.join(found.task.metadata_fields)}); got {vector.dtype} of shape {vector.shape}"
+            )
+        values.append(vector)
+    known = np.array([value is not None for value in values], dtype=bool)
+    _leave_out(found, "without metadata", found.rows[~known])
+    found.rows = found.rows[known]
+    if len(found.labels):
+        found.labels = found.labels[known]
+    found.metadata = np.stack([value for value in values if value is not None]) if known.any() else None
+
+
+def _read_captions(found: EvalSet) -> None:
+    captions: list[list[str]] = []
+    for member in _members(found, "txt"):
+        text = "" if member is None else bytes(member).decode("utf-8", "replace")
+        captions.append([line.strip() for line in text.splitlines() if line.strip()])
+    known = np.array([bool(lines) for lines in captions], dtype=bool)
+    _leave_out(found, "without a caption", found.rows[~known])
+    found.rows = found.rows[known]
+    found.captions = [lines for lines in captions if lines]
+
+
+def _raw_riddles(folder: Path) -> list[dict[str, Any]]:
+    path = folder / RIDDLE_FILE
+    try:
+        riddles = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise EvalsetError(
+            f"{folder}: it has no {RIDDLE_FILE}; expected a list of cue, candidates, associations"
+        ) from None
+    except ValueError as error:
+        raise EvalsetError(f"{path} is not JSON: {error}") from None
+    if not isinstance(riddles, list) or not riddles:
+        raise EvalsetError(f"{path}: expected a list of riddles, at least one")
+    for number, riddle in enumerate(riddles):
+        good = isinstance(riddle, dict) and isinstance(riddle.get("cue"), str) and bool(riddle["cue"].strip())
+        for name in ("candidates", "associations"):
+            keys = riddle.get(name) if good else None
+            good = isinstance(keys, list) and bool(keys) and all(isinstance(key, str) for key in keys)
+            good = good and len(set(keys or ())) == len(keys or ())
+        if not good or not set(riddle["associations"]) <= set(riddle["candidates"]):
+            raise EvalsetError(
+                f"{path}, riddle {number}: expected a cue, candidates (different keys) and associations among them"
+            )
+    return riddles
+
+
+def _riddles(found: EvalSet) -> list[Riddle]:
+    raw = _raw_riddles(found.folder)
+    row_of: dict[str, int] = {}
+    for row in range(len(found.rows)):
+        if row_of.setdefault(found.key(row), row) != row:
+            raise EvalsetError(f"{found.folder}: two pictures have the key {found.key(row)}; riddles need it once")
+    riddles = []
+    for number, riddle in enumerate(raw):
+        unknown = [key for key in riddle["candidates"] if key not in row_of]
+        if unknown:
+            raise EvalsetError(
+                f"{found.folder / RIDDLE_FILE}, riddle {number}: no picture in test/*.tar has the key {unknown[0]!r}"
+            )
+        rows = tuple(row_of[key] for key in riddle["candidates"])
+        right = frozenset(row_of[key] for key in riddle["associations"])
+        riddles.append(Riddle(riddle["cue"].strip(), rows, right))
+    return riddles

@@ -1,0 +1,173 @@
+"""``evaluate_model``: one checkpoint on every evaluation set of a directory, resumable set by set."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dcfast.atomic import write_bytes, write_json
+from dcfast.errors import CorruptDataError
+from dcfast.evaluate.embed import Embedder
+from dcfast.evaluate.evalset import NAMED, EvalSet, check_evalset, open_evalset, set_fingerprint
+from dcfast.evaluate.results import Line, aggregate, read_results, write_results
+from dcfast.evaluate.score import Score, score_evalset
+from dcfast.evaluate.tasks import EvalTask, find_tasks, own_tasks
+
+if TYPE_CHECKING:
+    from dcfast.models import ClipModel
+
+__all__ = ["RESULTS", "check_evalsets", "evaluate_model", "results_dir"]
+
+RESULTS = "eval_results.jsonl"
+SUMMARY = "summary.json"
+VERSION = 1
+"""Raised when a score changes for the same model and data: results of another version are scored again."""
+
+StrPath = str | os.PathLike[str]
+
+
+def results_dir(out: StrPath, content_hash: str) -> Path:
+    """Where the results of the checkpoint with that hash lie."""
+    return Path(out) / "evaluate" / content_hash[:16]
+
+
+def check_evalsets(evalsets: StrPath) -> list[str]:
+    """Keys of the sets of a directory, after a look at all that needs no shard read; cheap enough to be asked first.
+
+    Raises:
+        EvalsetError: what ``evaluate_model`` would refuse before any work.
+    """
+    tasks = find_tasks(Path(evalsets))
+    for task, folder in tasks:
+        check_evalset(task, folder)
+    return [task.key for task, _ in tasks]
+
+
+def evaluate_model(
+    clip: ClipModel,
+    evalsets: StrPath,
+    out: StrPath,
+    *,
+    batch_size: int = 64,
+    workers: int = 0,
+    strict: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Scores a model on the ``wds_*_test`` directories of a directory.
+
+    Writes ``OUT/evaluate/HASH16/eval_results.jsonl``, a line a task in DataComp's form, after every set; at the end its
+    copy ``OUT/eval_results.jsonl`` and ``OUT/evaluate/summary.json``. Sets that have a result of the same checkpoint,
+    the same files and the same dtype are skipped. All sets are opened and checked before the first is scored.
+
+    Args:
+        clip: of ``dcfast.models.load_model``; embeddings are computed in its dtype, scores in float32.
+        evalsets: the directory; a ``tasks.json`` in it describes sets that are not DataComp's.
+        out: where the results go.
+        batch_size: pictures a forward pass; the scores do not depend on it but for rounding.
+        workers: threads that decode; 0 means one per core.
+        strict: a damaged shard of a set is an error, not a note.
+        say: is given a line a set.
+    Returns:
+        dict of JSON values: ``checkpoint`` (hash), ``model``, ``source``, ``results`` (path relative to out),
+        ``tasks`` (the lines), ``scored`` (keys scored now, not skipped), ``averages``, ``own_average``, ``missing``,
+        ``partial``, ``unlisted`` (see ``dcfast.evaluate.results.aggregate``), ``notes``.
+    Raises:
+        EvalsetError: a set that cannot be scored, before any work where it can be known.
+        CorruptDataError: a damaged shard, with strict.
+        RunError: the model's embeddings are not finite.
+    Memory: about 150 bytes a picture of all sets, a few decoded batches, and the embeddings of one retrieval set.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+    if workers < 0:
+        raise ValueError(f"workers must be at least 0 (one per core); got {workers}")
+    root, home = Path(out), Path(evalsets)
+    threads = workers or len(os.sched_getaffinity(0))
+    check_evalsets(home)
+    tasks = find_tasks(home)
+    embedder = Embedder(clip, batch_size=batch_size, threads=threads)
+    path = results_dir(root, clip.content_hash) / RESULTS
+    before = read_results(path, clip.content_hash)
+    lines: dict[str, Line] = {}
+    waiting: dict[str, EvalSet] = {}
+    for task, folder in tasks:
+        old = before.get(task.key)
+        if old is not None and old.get("state") == _state(set_fingerprint(task, folder), embedder):
+            lines[task.key] = old
+        else:
+            waiting[task.key] = _opened(task, folder, threads, strict)
+    for key, evalset in waiting.items():
+        started = time.monotonic()
+        score = score_evalset(evalset, embedder)
+        lines[key] = _line(evalset, score, embedder)
+        write_results(path, (lines[task.key] for task, _ in tasks if task.key in lines))
+        say(_said(lines[key], time.monotonic() - started))
+    ordered = [lines[task.key] for task, _ in tasks]
+    write_results(path, ordered)
+    write_bytes(root / RESULTS, path.read_bytes())
+    summary = {
+        "checkpoint": clip.content_hash,
+        "model": clip.name,
+        "source": clip.source,
+        "results": str(path.relative_to(root)),
+        "tasks": ordered,
+        **aggregate(ordered, own_tasks(home)),
+        "notes": [f"evaluation set {line['key']}: {note}" for line in ordered for note in line["notes"]],
+    }
+    write_json(root / "evaluate" / SUMMARY, summary)
+    return {**summary, "scored": list(waiting)}
+
+
+def _state(fingerprint: str, embedder: Embedder) -> str:
+    return f"{VERSION}-{str(embedder.dtype).removeprefix('torch.')}-{fingerprint}"
+
+
+def _opened(task: EvalTask, folder: Path, threads: int, strict: bool) -> EvalSet:
+    evalset = open_evalset(task, folder, threads=threads)
+    if strict and evalset.notes:
+        raise CorruptDataError(f"evaluation set {task.key}: {evalset.notes[0]} (--strict)", path=str(folder))
+    return evalset
+
+
+def _named(keys: list[str]) -> str:
+    return ", ".join(keys[:NAMED]) + (", ..." if len(keys) > NAMED else "")
+
+
+def _line(evalset: EvalSet, score: Score, embedder: Embedder) -> Line:
+    task, clip = evalset.task, embedder.clip
+    notes = list(evalset.notes)
+    notes += [f"{len(keys)} samples {why} were left out: {_named(keys)}" for why, keys in evalset.left_out.items()]
+    if score.unreadable:
+        keys = list(score.unreadable)
+        notes.append(
+            f"{len(keys)} pictures cannot be decoded and were left out: {_named(keys)} "
+            f"({keys[0]}: {score.unreadable[keys[0]]})"
+        )
+    pictures = score.scored + len(score.unreadable)
+    if task.benchmark and pictures != task.size:
+        notes.append(f"it holds {pictures:,} pictures, the benchmark's has {task.size:,}: its score is not comparable")
+    return {
+        "key": task.key,
+        "dataset": task.name,
+        "metrics": score.metrics,
+        "main_metric_name": task.main_metric or None,
+        "chance": score.chance,
+        "kind": task.kind,
+        "benchmark": task.benchmark,
+        "complete": score.scored == task.size or (task.size == 0 and not notes),
+        "pictures": score.scored,
+        "unreadable": len(score.unreadable),
+        "notes": notes + score.notes,
+        "model": clip.name,
+        "checkpoint": clip.content_hash,
+        "state": _state(evalset.fingerprint, embedder),
+    }
+
+
+def _said(line: Line, seconds: float) -> str:
+    value, name, chance = line["metrics"]["main_metric"], line["main_metric_name"], line["chance"]
+    shown = "no summary number" if value is None else f"{name} {value:.4f} (chance {chance:.4f})"
+    return f"{line['dataset']}: {shown}, {line['pictures']:,} pictures, {seconds:.1f} s"

@@ -1,0 +1,287 @@
+"""Scores of one set: embeds its pictures and texts, and computes the metrics of its kind under DataComp's names.
+
+Memory: a few numbers a picture; retrieval and riddles keep the embeddings of the set (4 bytes times their width).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dcfast.errors import EvalsetError
+from dcfast.evaluate.embed import Embedder
+from dcfast.evaluate.evalset import EvalSet
+from dcfast.evaluate.metrics import (
+    Metrics,
+    expected_jaccard,
+    expected_macro_f1,
+    group_table,
+    jaccard,
+    macro_scores,
+    mean_per_class_recall,
+    top_k_accuracy,
+    worst_group,
+)
+from dcfast.evaluate.retrieval import recalls, retrieval_ranks
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Score", "cue_prompt", "score_evalset"]
+
+Ints = npt.NDArray[np.int64]
+UNREADABLE = "unreadable"
+WHITE = 1
+"""The race class that FairFace's race_binary singles out."""
+WITH_TOP5 = 5
+"""Classes that a set needs for a top-5 accuracy."""
+
+
+@dataclass
+class Score:
+    """What a set scored.
+
+    Attributes:
+        metrics: by name; ``main_metric`` among them, None where the set has no summary number.
+        chance: the main metric of a blind guess, None where there is no main metric.
+        scored: pictures (or riddles' pictures) that took part.
+        unreadable: key -> why the picture could not be decoded.
+        notes: what else was left out, in words.
+    """
+
+    metrics: Metrics
+    chance: float | None
+    scored: int
+    unreadable: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def score_evalset(evalset: EvalSet, embedder: Embedder) -> Score:
+    """Scores an opened set.
+
+    Raises:
+        EvalsetError: no picture of it can be decoded.
+        RunError: the model's embeddings are not finite.
+    """
+    kind = evalset.task.kind
+    scorer = {
+        "retrieval": _retrieval,
+        "association": _association,
+        "fairness_multilabel": _multilabel,
+    }.get(kind, _classification)
+    score = scorer(evalset, embedder)
+    score.metrics["main_metric"] = score.metrics.get(evalset.task.main_metric)
+    if evalset.task.main_metric and evalset.task.main_metric not in score.metrics:
+        raise EvalsetError(
+            f"{evalset.folder}: its main metric {evalset.task.main_metric!r} is none of a set of kind {kind}: "
+            f"{', '.join(name for name in score.metrics if ':' not in name and name != 'main_metric')}"
+        )
+    if evalset.task.random_score is not None:
+        score.chance = evalset.task.random_score
+    return score
+
+
+def _readable(evalset: EvalSet, rows: list[Ints], problems: dict[int, str]) -> tuple[Ints, dict[str, str]]:
+    found = np.concatenate(rows) if rows else np.empty(0, np.int64)
+    named = {evalset.key(row): why for row, why in sorted(problems.items())}
+    if len(found) == 0:
+        key, why = next(iter(named.items()))
+        raise EvalsetError(f"{evalset.folder}: none of its {len(named)} pictures can be decoded ({key}: {why})")
+    return found, named
+
+
+def _rank_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """Classes that come before the true one: higher scores, and equal ones of a lower number."""
+    import torch
+
+    value = logits.gather(1, labels[:, None])
+    before = torch.arange(logits.shape[1])[None, :] < labels[:, None]
+    return (logits > value).sum(1) + ((logits == value) & before).sum(1)
+
+
+def _classification(evalset: EvalSet, embedder: Embedder) -> Score:
+    import torch
+
+    task, count = evalset.task, len(evalset.classes)
+    weights = embedder.classes(evalset.classes, evalset.templates, task.key)
+    rows: list[Ints] = []
+    ranks: list[Any] = []
+    predicted: list[Any] = []
+    problems: dict[int, str] = {}
+    for batch, features, bad in embedder.pictures(evalset):
+        problems.update(bad)
+        logits = features @ weights.T
+        rows.append(batch)
+        ranks.append(_rank_of(logits, torch.from_numpy(evalset.labels[batch])).numpy())
+        predicted.append(logits.argmax(1).numpy())
+    found, unreadable = _readable(evalset, rows, problems)
+    rank, guess, labels = np.concatenate(ranks), np.concatenate(predicted), evalset.labels[found]
+    metrics: Metrics = {
+        "acc1": top_k_accuracy(rank, 1),
+        "acc5": top_k_accuracy(rank, 5) if count >= WITH_TOP5 else None,
+        "mean_per_class_recall": mean_per_class_recall(labels, guess),
+    }
+    chance = 1 / count
+    if task.kind in ("wilds", "fairness"):
+        metrics.update(_grouped(evalset, found, rank, guess))
+    if task.main_metric == "F1-macro_all":
+        chance = expected_macro_f1(labels, count)
+    elif "top5" in task.main_metric or task.main_metric == "acc5":
+        chance = min(1.0, 5 / count)
+    return Score(metrics, chance, len(found), unreadable)
+
+
+def _grouped(evalset: EvalSet, found: Ints, rank: Ints, guess: Ints) -> Metrics:
+    task, labels = evalset.task, evalset.labels[found]
+    correct = rank < 1
+    if task.main_metric == "F1-macro_all":
+        recall, f1 = macro_scores(labels, guess)
+        metrics: Metrics = {"recall-macro_all": recall, "F1-macro_all": f1}
+        if not task.group_field:
+            return {"acc_avg": float(np.mean(correct)), **metrics}
+        return {**group_table("acc", correct, [(task.group_field, evalset.column(task.group_field)[found])]), **metrics}
+    if task.main_metric == "acc_worst_region":
+        return _regions(evalset, found, correct)
+    if not task.group_field:
+        return {}
+    groups = [(task.group_field, evalset.column(task.group_field)[found])]
+    if task.main_metric == "acc_top5_wg":
+        return group_table("acc_top5", rank < 5, groups)
+    return group_table("acc", correct, groups)
+
+
+def _regions(evalset: EvalSet, found: Ints, correct: npt.NDArray[np.bool_]) -> Metrics:
+    task = evalset.task
+    metrics: Metrics = {}
+    if "year" in task.metadata_fields:
+        metrics = group_table("acc", correct, [("year", evalset.column("year")[found])])
+        metrics["acc_worst_year"] = metrics.pop("acc_wg")
+    region = evalset.column("region")[found]
+    table = group_table("acc", correct, [("region", region)])
+    other = [value for value, name in enumerate(task.group_names) if name == "Other"]
+    metrics.update({name: value for name, value in table.items() if name != "acc_wg"})
+    metrics["acc_worst_region"] = worst_group(correct, region, other)
+    metrics["acc_worst_region_with_other"] = table["acc_wg"]
+    return metrics
+
+
+def _objectives(evalset: EvalSet) -> dict[str, tuple[list[str], list[str]]]:
+    """Objective -> (classes, templates), their prefixes taken off."""
+    found: dict[str, tuple[list[str], list[str]]] = {name: ([], []) for name in evalset.task.objectives}
+    for place, lines in enumerate((evalset.classes, evalset.templates)):
+        for line in lines:
+            prefix, colon, rest = line.partition(":")
+            if not colon or prefix not in found:
+                raise EvalsetError(
+                    f"{evalset.folder}: every class and template begins with one of "
+                    f"{', '.join(f'{name}:' for name in found)}; got {line[:80]!r}"
+                )
+            found[prefix][place].append(rest)
+    for name, (classes, templates) in found.items():
+        if not classes or not templates:
+            raise EvalsetError(f"{evalset.folder}: no {'class' if not classes else 'template'} begins with {name}:")
+    return found
+
+
+def _multilabel(evalset: EvalSet, embedder: Embedder) -> Score:
+    task = evalset.task
+    missing = [name for name in ("race", "gender", "age", "toxic") if name not in task.objectives]
+    missing += [name for name in ("race", "gender", "age", "race_binary") if name not in task.metadata_fields]
+    if missing:
+        raise EvalsetError(f"task {task.key}: a multi-label set needs {missing[0]} among its objectives and metadata")
+    weights = {
+        name: embedder.classes(classes, templates, f"{task.key} ({name})")
+        for name, (classes, templates) in _objectives(evalset).items()
+    }
+    rows: list[Ints] = []
+    guesses: dict[str, list[Any]] = {name: [] for name in weights}
+    problems: dict[int, str] = {}
+    for batch, features, bad in embedder.pictures(evalset):
+        problems.update(bad)
+        rows.append(batch)
+        for name, classes in weights.items():
+            guesses[name].append((features @ classes.T).argmax(1).numpy())
+    found, unreadable = _readable(evalset, rows, problems)
+    guess = {name: np.concatenate(parts) for name, parts in guesses.items()}
+    truth = {name: evalset.column(name)[found] for name in ("race", "gender", "age", "race_binary")}
+    return Score(_fairness_tables(task.toxic_nonhuman, task.toxic_crime, guess, truth), None, len(found), unreadable)
+
+
+def _fairness_tables(
+    nonhuman: tuple[int, int], crime: tuple[int, int], guess: dict[str, Ints], truth: dict[str, Ints]
+) -> Metrics:
+    binary = truth["race_binary"]
+    # which value of race_binary stands for the one race differs between sets (0 in FairFace): the set itself tells
+    of_white = binary[truth["race"] == WHITE]
+    white = int(np.round(of_white.mean())) if len(of_white) else 0
+    by_binary, by_race = [("race_binary", binary)], [("race", truth["race"])]
+    metrics = group_table("acc_race", np.where(guess["race"] == WHITE, white, 1 - white) == binary, by_binary)
+    for name in ("gender", "age"):
+        metrics.update(group_table(f"acc_{name}", guess[name] == truth[name], by_binary))
+    pairs = [("gender", truth["gender"]), ("race", truth["race"])]
+    metrics.update(group_table("acc_gender_x", guess["gender"] == truth["gender"], pairs))
+    for name, (first, end) in (("crime", crime), ("nonhuman", nonhuman)):
+        hit = (guess["toxic"] >= first) & (guess["toxic"] < end)
+        metrics.update(group_table(f"toxicity_{name}", hit, by_race))
+    return metrics
+
+
+def _all_pictures(evalset: EvalSet, embedder: Embedder) -> tuple[Ints, Tensor, dict[str, str]]:
+    import torch
+
+    rows: list[Ints] = []
+    parts: list[Tensor] = []
+    problems: dict[int, str] = {}
+    for batch, features, bad in embedder.pictures(evalset):
+        problems.update(bad)
+        rows.append(batch)
+        parts.append(features)
+    found, unreadable = _readable(evalset, rows, problems)
+    return found, torch.cat(parts), unreadable
+
+
+def _retrieval(evalset: EvalSet, embedder: Embedder) -> Score:
+    found, images, unreadable = _all_pictures(evalset, embedder)
+    captions = [evalset.captions[row] for row in found.tolist()]
+    texts = embedder.texts([line for lines in captions for line in lines], evalset.task.key)
+    owner = np.repeat(np.arange(len(found)), [len(lines) for lines in captions])
+    return Score(recalls(*retrieval_ranks(images, texts, owner)), 1 / len(found), len(found), unreadable)
+
+
+def cue_prompt(cue: str) -> str:
+    """The prompt of a riddle's cue: lower case, "An" before a vowel letter."""
+    word = cue.lower()
+    return f"{'An' if word[0] in 'aeiou' else 'A'} {word}"
+
+
+def _association(evalset: EvalSet, embedder: Embedder) -> Score:
+    import torch
+
+    found, images, unreadable = _all_pictures(evalset, embedder)
+    place = np.full(len(evalset.rows), -1)
+    place[found] = np.arange(len(found))
+    riddles = [riddle for riddle in evalset.riddles if (place[list(riddle.candidates)] >= 0).all()]
+    skipped = len(evalset.riddles) - len(riddles)
+    notes = [f"{skipped} riddles have a picture that cannot be decoded and were left out"] if skipped else []
+    if not riddles:
+        raise EvalsetError(f"{evalset.folder}: each of its riddles has a picture that cannot be decoded")
+    texts = embedder.texts([cue_prompt(riddle.cue) for riddle in riddles], evalset.task.key)
+    sizes, scores, guesses = [], [], []
+    for riddle, text in zip(riddles, texts, strict=True):
+        near = images[torch.from_numpy(place[list(riddle.candidates)])] @ text
+        best = torch.sort(near, descending=True, stable=True).indices[: len(riddle.associations)]
+        scores.append(jaccard(set(riddle.associations), {riddle.candidates[i] for i in best.tolist()}))
+        sizes.append(len(riddle.candidates))
+        guesses.append(expected_jaccard(len(riddle.candidates), len(riddle.associations)))
+    size, score = np.array(sizes), np.array(scores)
+
+    def mean(values: Any, chosen: Any) -> float | None:
+        return float(values[chosen].mean()) if chosen.any() else None
+
+    metrics: Metrics = {"avg_jaccard_score": float(score.mean())}
+    metrics.update({f"jaccard_score_{n}": mean(score, size == n) for n in (5, 6, 10, 12)})
+    metrics.update({"jaccard_score_5-6": mean(score, size <= 6), "jaccard_score_10-12": mean(score, size >= 10)})
+    return Score(metrics, mean(np.array(guesses), size >= 10), len(found), unreadable, notes)
