@@ -15,8 +15,10 @@ MODEL = "dcfast-tiny"
 
 @cache
 def clip(checkpoint: str | None = None) -> Any:
+    import torch
     from dcfast.models import load_model
 
+    torch.set_num_threads(1)  # a picture at a time: more threads only wait for each other
     return load_model(MODEL, checkpoint)
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dcfast.models import ClipModel
     from dcfast.segments import Segment
 
-__all__ = ["ARRAYS", "BATCH", "embed_segment", "encode", "segment_file"]
+__all__ = ["ARRAYS", "BATCH", "embed_segment", "encode", "one_thread", "segment_file"]
 
 BATCH = 256
 """Pairs a forward pass; a fixed number, so that a sample's neighbours, and so its last bits, never vary."""
@@ -43,7 +43,7 @@ def segment_file(number: int, what: str, key: str | None = None) -> str:
 
 
 @contextmanager
-def _one_thread(device: str) -> Iterator[None]:
+def one_thread(device: str) -> Iterator[None]:
     """On the CPU pieces, not torch's threads, fill the cores; one thread also gives the same bits everywhere."""
     import torch
 
@@ -149,7 +149,7 @@ def embed_segment(
     with atomic_path(out / segment_file(number, "begin")) as temporary, open(temporary, "wb") as file:
         np.save(file, begin)
     # Pillow warns of odd metadata; the status says what matters here. Around the threads, since filters are global
-    with warnings.catch_warnings(), _one_thread(device), _Writers(out, number, keys, pairs.models, len(pairs)) as files:
+    with warnings.catch_warnings(), one_thread(device), _Writers(out, number, keys, pairs.models, len(pairs)) as files:
         warnings.filterwarnings("ignore", module=r"PIL\..*")
         try:
             for batch in _batches(pairs, count):

@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 
 from dcfast.atomic import atomic_path
+from dcfast.features.pairs import BROKEN, TOO_LARGE
+from dcfast.features.pairs import STATUS as FEATURE_STATUS
+from dcfast.stages.features import status_path
 from dcfast.stages.index import MERGE_BYTES, row_ids, segment_path, shard_damage, usable_uids
 from dcfast.stages.piece import Piece
 from dcfast.stages.run_dir import Run
@@ -95,7 +98,7 @@ def _write(root: Path, number: int, group: str, columns: dict[str, Any], damage:
     return int(quarantine.num_rows)
 
 
-def _quarantine_reasons(segment: Any, signatures: Any | None) -> tuple[Any, list[str]]:
+def _quarantine_reasons(segment: Any, signatures: Any | None, features: Any | None) -> tuple[Any, list[str]]:
     """(n,) index into the returned reasons, 0 where nothing is wrong with the sample."""
     from dcfast.pictures import STATUS
     from dcfast.shards import SampleFlag
@@ -115,6 +118,10 @@ def _quarantine_reasons(segment: Any, signatures: Any | None) -> tuple[Any, list
             found[(found == 0) & (status == code)] = len(reasons) - 1
         reasons.append("no picture")
         found[(found == 0) & (status == ABSENT)] = len(reasons) - 1
+    if features is not None:
+        for code in (BROKEN, TOO_LARGE):  # what the decoder of training refuses, though the core may have read it
+            reasons.append(f"picture: {FEATURE_STATUS[code]}")
+            found[(found == 0) & (features == code)] = len(reasons) - 1
     return found, reasons
 
 
@@ -128,10 +135,11 @@ def settle_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
     root, number = Path(out), args["number"]
     segment = Segment.open(root / segment_path(number))
     signatures = np.load(root / pool_path(number), mmap_mode="r", allow_pickle=False) if args["decoded"] else None
+    features = np.load(root / status_path(number), allow_pickle=False) if args["embedded"] else None
     outcomes = open_records(root / "filter/outcomes.npy")
     reasons = args["reasons"]
 
-    wrong, wrong_reasons = _quarantine_reasons(segment, signatures)
+    wrong, wrong_reasons = _quarantine_reasons(segment, signatures, features)
     uids = np.ascontiguousarray(segment.uid)
     has_uid = usable_uids(segment)
     first, count = (np.asarray(a) for a in uid_lookup(outcomes, uids, threads=1))
@@ -254,14 +262,19 @@ def merge_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
 def settle(run: Run, reasons: list[str], malformed: list[int]) -> Any:
     """The steps that settle the fates; returns their part of the filter stage's summary."""
     segments, groups = len(run.pool.segments()), len(malformed)
-    decoded = needed(run)
+    decoded, embedded = needed(run), run.asks_for("features")
     of_samples = yield [
         Piece(
             "filter/fates",
             f"{number:05d}",
             "dcfast.stages.fates:settle_segment",
-            {"number": number, "first_shard": first, "decoded": decoded, "reasons": reasons},
-            inputs=(segment_path(number), "filter/outcomes.npy", *((pool_path(number),) if decoded else ())),
+            {"number": number, "first_shard": first, "decoded": decoded, "embedded": embedded, "reasons": reasons},
+            inputs=(
+                segment_path(number),
+                "filter/outcomes.npy",
+                *((pool_path(number),) if decoded else ()),
+                *((status_path(number),) if embedded else ()),
+            ),
             outputs=(
                 part_path("fates", number),
                 part_path("quarantine", number),

@@ -18,6 +18,7 @@ from dcfast.atomic import atomic_path
 from dcfast.errors import FilterError, PoolError
 from dcfast.filters.terms import CONTAMINATED, ORACLE, SCORES, TEACHER_PAIRS
 from dcfast.stages import fates
+from dcfast.stages.clusters import check_clusters, cluster_steps, mask_path
 from dcfast.stages.fates import malformed_path, outcome_run
 from dcfast.stages.index import MERGE_BYTES
 from dcfast.stages.piece import Piece, absolute
@@ -40,7 +41,7 @@ def resolve_expression(run: Run) -> tuple[str, list[str]]:
     Raises:
         FileNotFoundError, SubsetError: a uid file it names is not there, or is none.
         FilterError: it cannot be read, or names ``contaminated`` where there are no evaluation sets.
-        PoolError: the pool's first metadata file lacks a column it needs.
+        PoolError: the pool's first metadata file lacks a column or embeddings that it needs.
     """
     from dcfast.filters import compile_filter, default_filter
     from dcfast.uids import load_subset
@@ -74,6 +75,7 @@ def resolve_expression(run: Run) -> tuple[str, list[str]]:
         )
     compiled.check_columns(schema, first)
     compiled.check_needs()
+    check_clusters(run, compiled)
     for name, path in _uid_set_paths(run, compiled.uid_sets).items():
         if name not in (CONTAMINATED, ORACLE):
             load_subset(path)  # whole and sorted, or SubsetError; the pieces do not look again
@@ -199,11 +201,13 @@ def evaluate(out: str, args: dict[str, Any]) -> dict[str, Any]:
     counts = np.zeros(len(compiled.reasons), dtype=np.int64)
     for path in (str(root / name) for name in args["files"]):
         compiled.check_columns(read_schema(path), path)
+        masks = _cluster_masks(root, compiled, path)
         file_row = 0
         for batch in _batches([path], columns):
             column = batch.column(batch.schema.get_field_index("uid"))
             uids, valid = uid_parse(column, errors="mask")
-            codes = np.asarray(compiled.evaluate(batch, args["thresholds"], uid_sets, uids))
+            clusters = {key: mask[file_row : file_row + len(uids)] for key, mask in masks.items()}
+            codes = np.asarray(compiled.evaluate(batch, args["thresholds"], uid_sets, uids, clusters))
             counts += np.bincount(codes[valid], minlength=len(counts))
             part = np.empty(int(valid.sum()), dtype=RECORD_DTYPE)
             part["f0"], part["f1"] = uids["f0"][valid], uids["f1"][valid]
@@ -225,6 +229,20 @@ def evaluate(out: str, args: dict[str, Any]) -> dict[str, Any]:
     with atomic_path(root / malformed_path(args["number"])) as temporary:
         pq.write_table(pa.table(bad, schema=schema), temporary)
     return {"rows": total, "malformed": malformed, "codes": counts.tolist()}
+
+
+def _cluster_masks(root: Path, compiled: Any, path: str) -> dict[str, Any]:
+    """For each cluster set of the filter (n,) bool of a metadata file's rows."""
+    import pyarrow.parquet as pq
+
+    masks = {}
+    for number, clusters in enumerate(compiled.clusters):
+        mask = np.load(root / mask_path(number, path), mmap_mode="r", allow_pickle=False)
+        rows = pq.read_metadata(path).num_rows
+        if len(mask) != rows:
+            raise PoolError(f"{Path(path).with_suffix('.npz')} has {len(mask)} rows and {path} {rows}; get both anew")
+        masks[clusters.key] = mask
+    return masks
 
 
 def write_oracle(out: str, args: dict[str, Any]) -> dict[str, Any]:
@@ -279,6 +297,11 @@ def steps(run: Run) -> Steps:
             )
         ]
     groups = run.metadata_groups()
+    clusters = yield from cluster_steps(run, compiled.clusters)
+    masks = [
+        tuple(mask_path(number, name) for number in range(len(compiled.clusters)) for name in files)
+        for _, files in groups
+    ]
     models = compiled.fingerprint()
     stats = yield [
         Piece(
@@ -293,7 +316,7 @@ def steps(run: Run) -> Steps:
                 "uid_sets": sets,
                 "models": models,
             },
-            inputs=(*files, *sets.values()),
+            inputs=(*files, *sets.values(), *masks[number]),
             outputs=(outcome_run(number), malformed_path(number)),
             weight=sum(os.path.getsize(run.out / f) for f in files),
         )
@@ -315,6 +338,7 @@ def steps(run: Run) -> Steps:
         "filter": text,
         "notes": notes,
         "thresholds": shown,
+        "clusters": clusters,
         "metadata_rows": sum(s["rows"] for s in stats),
         "malformed_uids": sum(s["malformed"] for s in stats),
         "metadata_outcomes": {reason: codes[i] for i, reason in enumerate(compiled.reasons) if codes[i]},
