@@ -7,6 +7,7 @@ transform gives for the same window: crop, bicubic resize, then RGB; no EXIF tur
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Callable
 from typing import Protocol
@@ -16,6 +17,7 @@ import numpy.typing as npt
 
 __all__ = ["DECODERS", "BadPicture", "Decoder", "PilDecoder", "open_decoder"]
 
+_ADDRESS = re.compile(r" <_io\.BytesIO object at \w+>")
 Window = Callable[[int, int], tuple[int, int, int, int]]
 """(width, height) -> (left, top, width, height) of the crop."""
 
@@ -48,7 +50,8 @@ class PilDecoder:
                 pixels: npt.NDArray[np.uint8] = np.asarray(resized.convert("RGB"))
                 return pixels
         except Exception as error:  # Pillow's plugins raise many types for damaged files
-            raise BadPicture(f"{type(error).__name__}: {error}"[:200]) from None
+            said = _ADDRESS.sub("", str(error))  # Pillow names the buffer's place in memory
+            raise BadPicture(f"{type(error).__name__}: {said}"[:200]) from None
 
 
 DECODERS: dict[str, Callable[[], Decoder]] = {"pil": PilDecoder}
