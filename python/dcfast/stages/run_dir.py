@@ -173,7 +173,8 @@ class Run:
         given = self.settings.compare
         if given is None:
             given = "no_filter" if self.settings.scale == "tiny" else NO_COMPARISON
-        return None if given == NO_COMPARISON or not self.settings.train else given
+        same = given == self.settings.filter  # it would be this very run once more
+        return None if given == NO_COMPARISON or same or not self.settings.train else given
 
     def asks_for(self, stage: str) -> bool:
         """Whether a stage is part of this run: training and what it needs only where the settings want it."""

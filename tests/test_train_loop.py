@@ -1,0 +1,429 @@
+"""Training: open_clip's arithmetic, exact steps, resume, and what goes wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from dcfast.errors import CheckpointError, CorruptDataError, SubsetError
+from dcfast.models import create_model, load_model, read_checkpoint
+from dcfast.scales import SCALES
+from dcfast.train import TrainSettings, TrainSource, parse_sources, train
+from dcfast.train.batches import BatchMaker, BatchSpec
+from dcfast.train.loop import boundaries, num_steps, world_sizes
+from dcfast.train.objective import NonFiniteLossError, WatchedLoss, create_loss
+from dcfast.train.optimizer import create_scaler, parameter_groups
+from dcfast.train.source import prepare_source
+from train_builder import both_sources, build_pool, small
+
+STEPS = 50
+LONG = {"samples_seen": 8 * STEPS, "warmup_steps": 10, "checkpoints": 2}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> TrainSource:
+    broken = {5: {"jpg": b"no picture"}}
+    return TrainSource(shards=str(build_pool(tmp_path_factory.mktemp("pool"), 60, broken=broken)))
+
+
+def log(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "train" / "log.jsonl").read_text().splitlines()]
+
+
+def losses(out: Path) -> list[float]:
+    return [line["loss"] for line in log(out)]
+
+
+def weights(out: Path, name: str = "epoch_2.pt") -> dict[str, torch.Tensor]:
+    return dict(read_checkpoint(out / "train" / "checkpoints" / name)["state_dict"])
+
+
+@pytest.fixture(scope="module")
+def whole(source: TrainSource, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A training of 50 steps, never interrupted."""
+    out = tmp_path_factory.mktemp("whole")
+    return out, train(small(out, source, overrides=LONG))
+
+
+def main_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """The optimizer groups as open_clip's main forms them."""
+
+    def exclude(n: str, p: torch.Tensor) -> bool:
+        return p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n or "logit_scale" in n
+
+    named = list(model.named_parameters())
+    return [
+        {"params": [p for n, p in named if exclude(n, p) and p.requires_grad], "weight_decay": 0.0},
+        {"params": [p for n, p in named if not exclude(n, p) and p.requires_grad], "weight_decay": weight_decay},
+    ]
+
+
+def reference_losses(settings: TrainSettings, work: Path) -> list[float]:
+    """open_clip's training spelled out: its loss, schedule, AdamW and clamp, one plain step after the other."""
+    from open_clip.loss import ClipLoss
+    from open_clip.transform import PreprocessCfg
+    from open_clip_train.scheduler import cosine_lr
+
+    recipe = settings.recipe()
+    files = prepare_source(settings.sources[0], work, 0)
+    spec = BatchSpec((files,), (1.0,), recipe.model, 64, 8, 1, 1, 0, 0, 0.9, True, 4, 4, "pil")
+    maker = BatchMaker(spec)
+    torch.manual_seed(0)
+    model = create_model(recipe.model, seed=0)
+    model.train()
+    betas = (recipe.beta1, recipe.beta2)
+    optimizer = torch.optim.AdamW(
+        main_groups(model, recipe.weight_decay), lr=recipe.learning_rate, betas=betas, eps=recipe.eps
+    )
+    schedule = cosine_lr(optimizer, recipe.learning_rate, recipe.warmup_steps, STEPS)
+    loss = ClipLoss()
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (PreprocessCfg().mean, PreprocessCfg().std))
+    found = []
+    for step in range(STEPS):
+        schedule(step)
+        batch = maker.make(step)
+        optimizer.zero_grad()
+        value = loss(**model((batch.images.float() / 255 - mean) / std, batch.tokens))
+        value.backward()
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(100))
+        found.append(value.item())
+    return found
+
+
+def test_50_steps_equal_open_clips_arithmetic(
+    whole: tuple[Path, dict[str, Any]], source: TrainSource, tmp_path: Path
+) -> None:
+    expected = reference_losses(small(tmp_path, source, overrides=LONG), tmp_path)
+    assert losses(whole[0]) == pytest.approx(expected, rel=2e-4)
+    assert expected[-1] < expected[0]
+
+
+def test_the_summary_says_what_was_trained(whole: tuple[Path, dict[str, Any]]) -> None:
+    out, summary = whole
+    assert summary == json.loads((out / "train" / "summary.json").read_text())
+    assert summary["samples_seen"] == 400
+    assert summary["steps"] == STEPS
+    assert "samples_seen 400 instead of 12800" in " ".join(summary["non_standard"]).replace(
+        str(SCALES["tiny"].samples_seen), "12800"
+    )
+    assert summary["replaced"] > 0
+    assert [line["samples_seen"] for line in log(out)] == [8 * (i + 1) for i in range(STEPS)]
+    import hashlib
+
+    checkpoint = out / summary["checkpoint"]
+    assert hashlib.sha256(checkpoint.read_bytes()).hexdigest() == summary["checkpoint_sha256"]
+    clip = load_model("dcfast-tiny", str(checkpoint))
+    assert clip.content_hash == summary["checkpoint_sha256"]
+
+
+def test_checkpoints_have_open_clips_keys_and_open_clip_loads_them(whole: tuple[Path, dict[str, Any]]) -> None:
+    import open_clip
+    from open_clip_train.file_utils import pt_load
+
+    content = pt_load(str(whole[0] / "train" / "checkpoints" / "epoch_1.pt"), map_location="cpu")
+    assert (content["epoch"], content["name"]) == (1, "dcfast-tiny")
+    model = create_model("dcfast-tiny", seed=3)
+    optimizer = torch.optim.AdamW(main_groups(model, 0.2), lr=1.0)
+    model.load_state_dict(content["state_dict"])
+    optimizer.load_state_dict(content["optimizer"])
+    assert not open_clip.load_checkpoint(model, str(whole[0] / "train" / "checkpoints" / "epoch_2.pt")).missing_keys
+    assert [sorted(p.name for p in (whole[0] / "train" / "checkpoints").iterdir())] == [["epoch_1.pt", "epoch_2.pt"]]
+
+
+def test_optimizer_groups_equal_those_of_open_clips_main() -> None:
+    for name in ("dcfast-tiny", "RN50"):
+        model = create_model(name, seed=0)
+        model.visual.requires_grad_(name == "dcfast-tiny")  # frozen parameters are in no group
+        ours, theirs = parameter_groups(model, 0.2), main_groups(model, 0.2)
+        for a, b in zip(ours, theirs, strict=True):
+            assert [id(p) for p in a["params"]] == [id(p) for p in b["params"]]
+            assert a["weight_decay"] == b["weight_decay"]
+
+
+KILLED = """
+import json, os, signal, sys
+from dcfast.train import TrainSettings, train
+
+def on_step(step):
+    if step == 37:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+train(TrainSettings.from_dict(json.loads(sys.argv[1])), on_step=on_step)
+"""
+
+
+def test_killed_in_the_middle_it_goes_on_with_the_same_samples(
+    whole: tuple[Path, dict[str, Any]], source: TrainSource, tmp_path: Path
+) -> None:
+    settings = small(tmp_path, source, overrides=LONG, save_every_steps=15, workers=1)
+    text = json.dumps(dataclasses.asdict(settings))
+    killed = subprocess.run([sys.executable, "-c", KILLED, text], check=False, capture_output=True, text=True)
+    assert killed.returncode == -9, killed.stderr
+    names = sorted(p.name for p in (tmp_path / "train" / "checkpoints").iterdir())
+    assert names == ["epoch_1.pt", "step_15.pt", "step_30.pt"]
+    with open(tmp_path / "train" / "log.jsonl", "a") as file:
+        file.write('{"step": 38, "sam')  # half a line, as a kill may leave it
+    steps: list[int] = []
+    summary = train(TrainSettings.from_dict(json.loads(text)), on_step=steps.append)
+    assert steps == list(range(30, STEPS))
+    assert summary["samples_seen"] == whole[1]["samples_seen"]
+    assert summary["replaced"] == whole[1]["replaced"]
+    assert [line["step"] for line in log(tmp_path)] == list(range(1, STEPS + 1))
+    assert losses(tmp_path) == pytest.approx(losses(whole[0]), rel=1e-5)
+    again = weights(tmp_path)
+    for name, value in weights(whole[0]).items():
+        assert torch.allclose(again[name], value, atol=1e-5), name
+    # and a third time there is nothing left to do
+    before = (tmp_path / summary["checkpoint"]).stat().st_mtime_ns
+    assert train(settings, on_step=steps.append) == summary
+    assert len(steps) == 20
+    assert (tmp_path / summary["checkpoint"]).stat().st_mtime_ns == before
+
+
+def test_a_cut_off_checkpoint_is_passed_over_and_said(source: TrainSource, tmp_path: Path) -> None:
+    settings = small(tmp_path, source, overrides={"checkpoints": 4})
+    summary = train(settings)
+    expected = weights(tmp_path, "epoch_4.pt")
+    for name in ("epoch_4.pt", "epoch_3.pt"):
+        path = tmp_path / "train" / "checkpoints" / name
+        path.write_bytes(path.read_bytes()[:-1000])
+    steps: list[int] = []
+    again = train(settings, on_step=steps.append)
+    assert steps == [4, 5, 6, 7]
+    assert [note[:22] for note in again["notes"]] == ["checkpoint epoch_4.pt ", "checkpoint epoch_3.pt "]
+    assert "cut off" in again["notes"][0]
+    assert again["checkpoint_sha256"] == summary["checkpoint_sha256"]
+    for name, value in weights(tmp_path, "epoch_4.pt").items():
+        assert torch.equal(value, expected[name])
+
+
+def test_all_checkpoints_cut_off_begins_anew(source: TrainSource, tmp_path: Path) -> None:
+    settings = small(tmp_path, source, overrides={"samples_seen": 16, "checkpoints": 1})
+    train(settings)
+    (tmp_path / "train" / "checkpoints" / "epoch_1.pt").write_bytes(b"")
+    steps: list[int] = []
+    assert "empty (0 bytes)" in train(settings, on_step=steps.append)["notes"][0]
+    assert steps == [0, 1]
+
+
+def test_index_and_shards_train_the_same_model(tmp_path: Path) -> None:
+    short = {"samples_seen": 24, "checkpoints": 1}
+    found = []
+    for i, source in enumerate(both_sources(tmp_path, 30, list(range(4, 28)))):
+        found.append(train(small(tmp_path / str(i), source, overrides=short)))
+    assert found[0]["checkpoint_sha256"] == found[1]["checkpoint_sha256"]
+    assert found[0] == found[1]
+
+
+def test_accumulation_equals_one_large_batch(source: TrainSource, tmp_path: Path) -> None:
+    short = {"samples_seen": 24, "checkpoints": 1}
+    train(small(tmp_path / "a", source, overrides=short))
+    train(small(tmp_path / "b", source, overrides=short, accumulation=2))
+    assert losses(tmp_path / "b") == pytest.approx(losses(tmp_path / "a"), rel=1e-4)
+    train(small(tmp_path / "c", source, overrides={**short, "grad_checkpointing": True}))
+    assert losses(tmp_path / "c") == pytest.approx(losses(tmp_path / "a"), rel=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["amp_bf16", "amp"])
+def test_mixed_precision(source: TrainSource, tmp_path: Path, precision: str) -> None:
+    short = {"samples_seen": 24, "checkpoints": 1}
+    train(small(tmp_path / "a", source, overrides=short))
+    train(small(tmp_path / "b", source, overrides={**short, "precision": precision}))
+    assert losses(tmp_path / "b") == pytest.approx(losses(tmp_path / "a"), rel=0.03)
+    content = read_checkpoint(tmp_path / "b" / "train" / "checkpoints" / "epoch_1.pt")
+    assert ("scaler" in content) == (precision == "amp")
+    assert create_scaler("fp32", "cpu") is None
+
+
+def test_two_ranks_under_torchrun_equal_one_process(
+    whole: tuple[Path, dict[str, Any]], source: TrainSource, tmp_path: Path
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    sets = [f"--set={k}={v}" for k, v in {"global_batch": 8, **LONG}.items()]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
+    command += ["-m", "dcfast.train", "--out", str(tmp_path), "--shards", str(source.shards), *sets]
+    command += ["--workers", "0", "--threads", "1", "--log-every", "1"]
+    # the order's blocks are those of the command line's default: so are those of this reference
+    alone = small(tmp_path / "alone", source, overrides=LONG, block=64, window=64)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    summary = train(alone)
+    two = json.loads((tmp_path / "train" / "summary.json").read_text())
+    assert two["world_size"] == 2
+    assert two["replaced"] == summary["replaced"] > 0
+    assert two["samples_seen"] == summary["samples_seen"]
+    assert losses(tmp_path) == pytest.approx(losses(tmp_path / "alone"), rel=2e-4)
+    # saved by rank 0 without the wrapper's prefix
+    assert weights(tmp_path).keys() == weights(whole[0]).keys()
+
+
+# --- what goes wrong ------------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_no_number_stops_and_saves_the_uids(
+    source: TrainSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dcfast.train import session
+
+    class Failing:
+        calls = 0
+
+        def __init__(self, loss: Any) -> None:
+            self.loss = loss
+
+        def __call__(self, *args: Any, **named: Any) -> Any:
+            Failing.calls += 1
+            factor = math.nan if Failing.calls == 6 else 1.0
+            return {name: value * factor for name, value in self.loss(*args, **named).items()}
+
+    monkeypatch.setattr(session, "create_loss", lambda *a: Failing(create_loss(*a)))
+    with pytest.raises(
+        NonFiniteLossError, match=r"the loss of step 5 is nan; .*The 8 uids of the batch are in "
+    ) as info:
+        train(small(tmp_path, source))
+    assert info.value.step == 5
+    saved = json.loads((tmp_path / "train" / "nonfinite-00000.json").read_text())
+    assert saved["step"] == 5
+    from dcfast import uid_format
+
+    files = prepare_source(source, tmp_path / "work", 0)
+    spec = BatchSpec((files,), (1.0,), "dcfast-tiny", 64, 8, 1, 1, 0, 0, 0.9, True, 4, 4, "pil")
+    assert saved["uids"] == uid_format(BatchMaker(spec).make(5).uids, as_list=True)
+    assert [p.name for p in (tmp_path / "train" / "checkpoints").iterdir()] == ["epoch_1.pt"]  # of step 4
+    assert len(log(tmp_path)) == 5
+
+
+def test_a_watched_loss_keeps_the_mean_of_its_micro_batches() -> None:
+    values = iter([1.0, 3.0, 5.0, 7.0])
+    watched = WatchedLoss(lambda **_: {"loss": torch.tensor(next(values))}, 2, 10)
+    for _ in range(4):
+        watched(output_dict=True, logit_scale=torch.tensor(1.0))
+    assert (watched.mean(10), watched.mean(11)) == (2.0, 6.0)
+
+
+def test_a_number_of_ranks_that_does_not_divide_the_batch(
+    source: TrainSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match=r"global batch 8 does not divide among 3 ranks .* that do: 1, 2, 4, 8$"):
+        train(small(tmp_path, source))
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with pytest.raises(ValueError, match="accumulation 3; numbers of ranks that do: none"):
+        train(small(tmp_path, source, accumulation=3))
+    assert world_sizes(90_112, 1)[:6] == [1, 2, 4, 8, 11, 16]
+
+
+def test_too_few_samples(source: TrainSource, tmp_path: Path) -> None:
+    with pytest.raises(SubsetError, match="the sources hold 60 samples, fewer than one batch of 64"):
+        train(small(tmp_path, source, overrides={"global_batch": 64}))
+
+
+def test_another_training_in_the_same_place(source: TrainSource, tmp_path: Path) -> None:
+    settings = small(tmp_path, source, overrides={"samples_seen": 16, "checkpoints": 1})
+    train(settings)
+    with pytest.raises(CheckpointError, match=r"epoch_1.pt is of another training \(seed: 0 there, 1 now\)"):
+        train(dataclasses.replace(settings, seed=1))
+    with pytest.raises(CheckpointError, match=r"learning_rate: .* there, 0.5 now"):
+        train(dataclasses.replace(settings, overrides={**settings.overrides, "learning_rate": 0.5}))
+    path = tmp_path / "train" / "checkpoints" / "epoch_1.pt"
+    torch.save({"epoch": 1, "state_dict": weights(tmp_path, "epoch_1.pt")}, path)
+    with pytest.raises(CheckpointError, match="is not one of dcfast's training"):
+        train(settings)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"overrides": {"lr": 1}}, "no recipe field 'lr'; there are model, "),
+        ({"overrides": {"samples_seen": 7}}, "less than one batch of 8"),
+        ({"overrides": {"precision": "fp8"}}, "precision must be one of fp32"),
+        ({"overrides": {"crop_scale": 0.0}}, "crop_scale must be in"),
+        ({"overrides": {"checkpoints": 0}}, "checkpoints must be at least 1"),
+        ({"scale": "smal"}, "did you mean 'small'"),
+        ({"loss": "l2"}, "loss must be one of dcfast, open_clip"),
+        ({"accumulation": 0}, "accumulation must be at least 1"),
+        ({"workers": -1}, "workers must be at least 0"),
+        ({"threads": 0}, "threads must be at least 1"),
+        ({"seed": -1}, "seed must be from 0"),
+    ],
+)
+def test_settings_that_make_no_sense(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small(tmp_path, TrainSource(shards="x"), **options)
+
+
+def test_sources_that_make_no_sense(tmp_path: Path) -> None:
+    for fields, message in (
+        ({}, "either shards="),
+        ({"shards": "a", "index": "b"}, "either shards="),
+        ({"index": "a", "shards_dir": "b"}, "either subset= or positions="),
+        ({"index": "a", "subset": "b"}, "needs shards_dir"),
+        ({"shards": "a", "weight": 0.0}, "positive number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            TrainSource(**fields)
+    with pytest.raises(ValueError, match="sources must name at least one"):
+        small(tmp_path)
+    with pytest.raises(ValueError, match="weights of sources need resample"):
+        small(tmp_path, *parse_sources("a::b", "1::2"), resample=False)
+    assert parse_sources("a::b", "1::2")[1] == TrainSource(shards="b", weight=2.0)
+    for shards, given, message in (("a::", None, "one is empty"), ("a::b", "1", "expected 2"), ("a", "x", "numbers")):
+        with pytest.raises(ValueError, match=message):
+            parse_sources(shards, given)
+
+
+def test_a_gpu_that_is_not_there(source: TrainSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="torch finds no GPU"):
+        train(small(tmp_path, source, device="cuda"))
+
+
+def test_an_unknown_model_and_a_damaged_shard(tmp_path: Path) -> None:
+    pool = build_pool(tmp_path / "pool", 20)
+    with pytest.raises(ValueError, match="did you mean 'ViT-B-32'"):
+        train(small(tmp_path / "a", TrainSource(shards=str(pool)), overrides={"model": "ViT-B32"}))
+    tar = pool / "shards" / "00000000.tar"
+    tar.write_bytes(tar.read_bytes()[:5000])
+    with pytest.raises(CorruptDataError, match="damaged at byte"):
+        train(small(tmp_path / "b", TrainSource(shards=str(pool))))
+
+
+def test_steps_are_exact() -> None:
+    assert [num_steps(s.samples_seen, s.global_batch) for s in SCALES.values() if s.name != "tiny"] == [
+        125,
+        3125,
+        31_250,
+        156_250,
+        142_045,
+    ]
+    assert boundaries(3125, 5) == {1: 625, 2: 1250, 3: 1875, 4: 2500, 5: 3125}
+    assert boundaries(10, 3) == {1: 3, 2: 6, 3: 10}
+    assert num_steps(5, 100) == 1
+
+
+def test_the_command_line_says_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from dcfast.train.__main__ import main
+
+    assert main(["--out", str(tmp_path)]) == 2
+    assert "nothing to train on" in capsys.readouterr().err
+    assert main(["--out", str(tmp_path), "--shards", "a", "--index", "b"]) == 2
+    assert "either --shards, or --index" in capsys.readouterr().err
+    assert main(["--out", str(tmp_path), "--shards", str(tmp_path / "nowhere")]) == 1
+    assert "no such directory" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--out", str(tmp_path), "--shards", "a", "--set", "lr=1"])
+    assert "expected FIELD=VALUE" in capsys.readouterr().err
