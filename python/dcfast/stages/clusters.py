@@ -58,17 +58,19 @@ def _npz(metadata: str) -> str:
 def _load_embeddings(path: str | os.PathLike[str], what: str) -> Any:
     """A two-dimensional npy of floats, mapped; CorruptDataError says what else it is."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        array = np.lib.format.open_memmap(path, mode="r")  # never an archive, never a pickle
+    except OSError:
+        raise
+    except Exception as error:  # NumPy parses the header as Python text and lets that parser's errors through
         raise CorruptDataError(
-            f"{what} {path}: expected an .npy of embeddings ({error}); files that torch has pickled have to "
-            "be converted with numpy.save first",
+            f"{what} {path}: expected an .npy of embeddings ({error}); files that torch has pickled have to be "
+            "converted with numpy.save first",
             path=os.fspath(path),
         ) from None
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind != "f" or len(array) == 0:
-        found = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "an archive"
+    if array.ndim != 2 or array.dtype.kind != "f" or len(array) == 0:
         raise CorruptDataError(
-            f"{what} {path}: expected floats of shape (rows, dimensions); got {found}", path=os.fspath(path)
+            f"{what} {path}: expected floats of shape (rows, dimensions); got {array.dtype} of shape {array.shape}",
+            path=os.fspath(path),
         )
     return array
 
