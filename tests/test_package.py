@@ -111,6 +111,7 @@ def test_extras_hold_what_the_documentation_names(repo_root: Path) -> None:
     ]
     assert {
         "data",
+        "train",
         "run",
         "text",
         "laion",

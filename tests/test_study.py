@@ -256,7 +256,7 @@ def test_equal_studies_are_equal_bytes(study: dict[str, Any], tmp_path: Path) ->
 
 def test_page_says_what_was_found(study: dict[str, Any]) -> None:
     page = markdown(study)
-    assert "Best on the seeds that choose (0, 1): clip_score." in page
+    assert "Best on the seeds that choose (0, 1): odd" in page
     assert "clearly better than no_filter" in page
     assert "tiny, seed 9, x: it broke" in page
     assert "| tiny/4, tiny | 3 | 1.000 |" in page
