@@ -35,7 +35,7 @@ help: ## list the commands
 run: $(VENV)/.run ## set up, then the whole workflow on the built-in world; its report is runs/tiny/report.html
 	$(BIN)/python -m dcfast.run --scale tiny --out $(OUT) $(RUN_ARGS)
 
-study: $(VENV)/.run ## which filter is best: all of them, three seeds, about an hour; its table is runs/study/study.md
+study: $(VENV)/.study ## which filter is best: all of them, three seeds, about an hour; its table is runs/study/study.md
 	$(BIN)/python -m dcfast.study --scale tiny --out runs/study $(STUDY_ARGS)
 
 test: $(VENV)/.test ## set up, then pass all tests (those in C++ too)
@@ -104,6 +104,14 @@ $(VENV)/.run: $(VENV)/.torch $(SOURCES)
 $(VENV)/.torch: $(VENV)/.base
 	@$(BIN)/python -c 'import torch, torchvision' 2>/dev/null || { echo "installing $(TORCH)"; $(PIP) install $(TORCH); }
 	@$(BIN)/python -c 'import torch, torchvision' || { echo "torch and torchvision do not fit each other: $(BIN)/python -m pip install --force-reinstall torch torchvision" >&2; exit 1; }
+	@touch $@
+
+# the filters text_based and laion2b: where they cannot be had, their cells say so and the others go on
+$(VENV)/.study: $(VENV)/.run
+	PYTHON="$(PYTHON)" sh cmake/system_packages.sh text
+	PYTHON="$(PYTHON)" sh cmake/system_packages.sh laion
+	$(PIP) install 'timm>=1.0' 'nltk>=3.8' || echo "text_based cannot be used" >&2
+	$(PIP) install 'gcld3>=3.0.13' || echo "laion2b cannot be used" >&2
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.torch $(SOURCES)

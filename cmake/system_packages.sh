@@ -5,6 +5,7 @@
 #
 #   PYTHON=python3.11 sh cmake/system_packages.sh build        needed: stops if it cannot be had
 #   PYTHON=python3.11 sh cmake/system_packages.sh text         WordNet's files for text_based: says so and goes on
+#   PYTHON=python3.11 sh cmake/system_packages.sh laion        what gcld3 is built with, for laion2b: says so and goes on
 set -eu
 
 PYTHON=${PYTHON:-python3}
@@ -31,6 +32,8 @@ raise SystemExit(not os.path.exists(os.path.join(s.get_path("include"), "Python.
     libwebp-dev) have_header webp/decode.h ;;
     libsimdjson-dev) have_header simdjson.h ;;
     libxxhash-dev) have_header xxhash.h ;;
+    protobuf-compiler) have_command protoc ;;
+    libprotobuf-dev) have_header google/protobuf/message.h ;;
     wordnet-base) [ -n "${DCFAST_WORDNET:-}" ] || [ -e "$WORDNET/data.noun" ] ;;
     wordnet-sense-index) [ -n "${DCFAST_WORDNET:-}" ] || [ -e "$WORDNET/index.sense" ] ;;
     *) return 1 ;;
@@ -49,7 +52,8 @@ version=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 case ${1:-} in
   build) packages="g++ python$version-dev python$version-venv libjpeg-dev libpng-dev libwebp-dev libsimdjson-dev libxxhash-dev" ;;
   text) packages="wordnet-base wordnet-sense-index" ;;
-  *) echo "usage: system_packages.sh build|text" >&2; exit 2 ;;
+  laion) packages="protobuf-compiler libprotobuf-dev" ;;
+  *) echo "usage: system_packages.sh build|text|laion" >&2; exit 2 ;;
 esac
 
 # shellcheck disable=SC2086  # a list of words
@@ -93,6 +97,11 @@ case $1 in
   text)
     {
       echo "WordNet's files are missing: tests of the text_based filter will be skipped."
+      echo "As root: apt-get install $missing"
+    } >&2 ;;
+  laion)
+    {
+      echo "What gcld3 is built with is missing: the laion2b filter cannot be used."
       echo "As root: apt-get install $missing"
     } >&2 ;;
 esac
