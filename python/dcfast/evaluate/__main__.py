@@ -33,15 +33,6 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def chosen_device(name: str) -> str:
-    """``auto`` made a device: a GPU where torch finds one."""
-    if name != "auto":
-        return name
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def _table(summary: dict[str, Any]) -> list[str]:
     rows = [
         (
@@ -77,9 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from dcfast.evaluate.evaluation import RESULTS, check_evalsets, evaluate_model
 
         check_evalsets(args.evalsets)  # before the model is loaded, which takes longer
+        from dcfast.features.devices import resolve_device
         from dcfast.models import load_model
 
-        clip = load_model(args.model, args.checkpoint, device=chosen_device(args.device), precision=args.precision)
+        clip = load_model(args.model, args.checkpoint, device=resolve_device(args.device), precision=args.precision)
         summary = evaluate_model(
             clip,
             args.evalsets,

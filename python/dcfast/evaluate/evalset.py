@@ -25,7 +25,7 @@ from dcfast.evaluate.tasks import DEFAULT_METRICS, EvalTask
 if TYPE_CHECKING:
     from dcfast.shards import TarIndex
 
-__all__ = ["EvalSet", "Riddle", "check_evalset", "open_evalset", "set_fingerprint"]
+__all__ = ["EvalSet", "Riddle", "check_evalset", "evalset_files", "open_evalset", "set_fingerprint"]
 
 CLASS_FILE = "classnames.txt"
 TEMPLATE_FILE = "zeroshot_classification_templates.txt"
@@ -166,6 +166,11 @@ def check_evalset(task: EvalTask, folder: Path) -> None:
         class_names(folder)
     if kind == "association":
         _raw_riddles(folder)
+
+
+def evalset_files(folder: Path) -> list[str]:
+    """Every file of a set that its scores depend on, tars first."""
+    return [*_shards(folder), *(str(folder / name) for name in SMALL_FILES if (folder / name).is_file())]
 
 
 def set_fingerprint(task: EvalTask, folder: Path) -> str:

@@ -16,8 +16,9 @@ Line = dict[str, Any]
 
 _SHIFTS = ("imagenet_sketch", "imagenetv2", "imagenet-a", "imagenet-o", "imagenet-r", "objectnet")
 _VTAB = (
-    *("caltech101", "cifar100", "clevr_count_all", "clevr_closest_object_distance", "dtd", "eurosat"),
-    *("kitti_closest_vehicle_distance", "flowers", "pets", "pcam", "resisc45", "svhn", "sun397"),
+    *(f"vtab/{name}" for name in ("caltech101", "cifar100", "clevr_count_all", "clevr_closest_object_distance", "dtd")),
+    *(f"vtab/{name}" for name in ("eurosat", "kitti_closest_vehicle_distance", "flowers", "pets", "pcam", "resisc45")),
+    *("vtab/svhn", "sun397"),
 )
 _RETRIEVAL = (
     "retrieval/flickr_1k_test_image_text_retrieval",
@@ -27,7 +28,7 @@ _RETRIEVAL = (
 AGGREGATES: dict[str, tuple[str, ...]] = {
     "ImageNet": ("imagenet1k",),
     "ImageNet dist. shifts": _SHIFTS,
-    "VTAB": tuple(f"vtab/{name}" for name in _VTAB),
+    "VTAB": _VTAB,
     "Retrieval": _RETRIEVAL,
     "Average": (),  # all that have a main metric
 }

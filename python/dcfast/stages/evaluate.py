@@ -1,0 +1,83 @@
+"""Stage ``evaluate``: the trained model's score on every evaluation set. Writes ``eval_results.jsonl`` and more.
+
+One piece, which itself goes on set by set: what a killed run had scored is kept. The results of a checkpoint lie in
+``evaluate/HASH16``; the copies that the report reads are those of the run's last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dcfast.errors import RunError
+from dcfast.stages.piece import Piece
+from dcfast.stages.run_dir import Run
+from dcfast.stages.runner import Steps
+
+__all__ = ["evaluate_checkpoint", "steps"]
+
+TRAIN_SUMMARY = "train/summary.json"
+
+
+def evaluate_checkpoint(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Piece: one checkpoint on all sets; returns scores and averages, the details are in the files."""
+    from dcfast.evaluate import evaluate_model
+    from dcfast.features.devices import resolve_device
+    from dcfast.models import load_model
+
+    clip = load_model(args["model"], str(Path(out) / args["checkpoint"]), device=resolve_device(args["device"]))
+    if args["sha256"] is not None and clip.content_hash != args["sha256"]:
+        raise RunError(
+            f"{Path(out) / args['checkpoint']} is not the file that the training wrote (another hash); "
+            "run train again (--from train)"
+        )
+    summary = evaluate_model(clip, args["evalset_dir"], out, strict=args["strict"])
+    found = {
+        name: summary[name]
+        for name in ("checkpoint", "model", "results", "averages", "own_average", "missing", "partial", "unlisted")
+    }
+    return {
+        **found,
+        "available": True,
+        "scores": {line["key"]: line["metrics"]["main_metric"] for line in summary["tasks"]},
+        "chance": {line["key"]: line["chance"] for line in summary["tasks"]},
+        "pictures": sum(line["pictures"] for line in summary["tasks"]),
+        "unreadable": sum(line["unreadable"] for line in summary["tasks"]),
+        "notes": summary["notes"],
+    }
+
+
+def _files(directory: Path) -> tuple[str, ...]:
+    from dcfast.evaluate.evalset import evalset_files
+    from dcfast.evaluate.tasks import OWN_TABLE, find_tasks
+
+    own = [str(directory / OWN_TABLE)] if (directory / OWN_TABLE).exists() else []
+    return (*own, *(path for _, folder in find_tasks(directory) for path in evalset_files(folder)))
+
+
+def steps(run: Run) -> Steps:
+    """The one piece. Without evaluation sets there is nothing to do."""
+    if run.evalset_dir is None:
+        return {"available": False, "scores": {}, "notes": []}
+    run.summary("train")  # RunError where there is no training yet
+    trained = json.loads((run.out / TRAIN_SUMMARY).read_bytes())
+    files = _files(run.evalset_dir)
+    stats = yield [
+        Piece(
+            "evaluate/scores",
+            "scores",
+            "dcfast.stages.evaluate:evaluate_checkpoint",
+            {
+                "model": trained["model"],
+                "checkpoint": trained["checkpoint"],
+                "sha256": trained.get("checkpoint_sha256"),
+                "evalset_dir": str(run.evalset_dir),
+                "device": run.settings.device,
+                "strict": run.settings.strict,
+            },
+            inputs=(trained["checkpoint"], *files),
+            outputs=("eval_results.jsonl", "evaluate/summary.json"),
+        )
+    ]
+    return stats[0]
