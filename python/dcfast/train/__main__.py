@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
+import warnings
 from typing import Any
 
 from dcfast.errors import DcfastError
@@ -91,6 +93,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("dcfast").setLevel(logging.INFO)
+    # open_clip's loss gathers by a function that torch has renamed; once a step is no news
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"open_clip\.loss")
     try:
         summary = train(settings_of(arguments))
     except DcfastError as error:
@@ -99,6 +103,8 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, TypeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if int(os.environ.get("RANK", "0")) != 0:
+        return 0
     said = "; ".join(summary["non_standard"]) or "by the recipe"
     print(
         f"{summary['samples_seen']:,} samples in {summary['steps']:,} steps ({said}); loss "

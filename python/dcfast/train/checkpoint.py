@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,17 @@ def save_checkpoint(path: Path, name: str, model: Any, optimizer: Any, scaler: A
     if scaler is not None:
         content["scaler"] = scaler.state_dict()
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        torch.save(content, file)  # to a file object: torch puts a path's name into the archive
+        torch.save(_plain(content), file)  # to a file object: torch puts a path's name into the archive
+
+
+def _plain(value: Any) -> Any:
+    """The same content in containers made anew: pickle writes shared objects otherwise than equal ones, and what is
+    shared depends on whether the state was loaded from a file before."""
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)([_plain(item) for item in value])
+    return sys.intern(value) if type(value) is str else value
 
 
 def load_checkpoint(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import time
@@ -45,9 +46,15 @@ def train(settings: TrainSettings, *, on_step: Callable[[int], None] | None = No
         return _train(settings, ranks, on_step)
     finally:
         if started_here:
-            import torch.distributed as dist
+            _leave()
 
-            dist.destroy_process_group()
+
+def _leave() -> None:
+    """Ends the process group that this training began."""
+    import torch.distributed as dist
+
+    gc.collect()  # the wrapped model refers to the group from within a cycle, and must not outlive it
+    dist.destroy_process_group()
 
 
 def _join(settings: TrainSettings, global_batch: int) -> tuple[Ranks, bool]:
@@ -180,7 +187,9 @@ def _train(settings: TrainSettings, ranks: Ranks, on_step: Callable[[int], None]
         summary = _summary(settings, trainer, files, fingerprints)
         write_json(folder / "summary.json", summary)
         _write_timing(folder, trainer, resumed_at, time.monotonic() - started)
-    return dict(ranks.from_first(summary))
+    summary = dict(ranks.from_first(summary))
+    ranks.barrier()  # nobody leaves while another still talks to it
+    return summary
 
 
 def _write_timing(folder: Path, trainer: Trainer, resumed_at: int, seconds: float) -> None:
