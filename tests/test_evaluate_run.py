@@ -1,0 +1,465 @@
+"""Evaluating a model: the scores of every kind, results on disk, resuming, averages, the stage, the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from dcfast.errors import CorruptDataError, EvalsetError, RunError
+from dcfast.evaluate import EvalTask, datacomp_tasks, evaluate_model, results_dir
+from dcfast.evaluate.embed import Embedder
+from dcfast.evaluate.evalset import open_evalset
+from dcfast.evaluate.results import aggregate, read_results
+from dcfast.evaluate.score import _fairness_tables, score_evalset
+from evalset_builder import NAMES, colour_clip, npy, sample, write_set
+
+BROKEN = b"\xff\xd8 no picture"
+
+
+def _scored(folder: Path, clip: Any = None, batch_size: int = 7, **fields: Any) -> Any:
+    evalset = open_evalset(EvalTask("a", "A", folder.name, **fields), folder)
+    return score_evalset(evalset, Embedder(clip or colour_clip(), batch_size=batch_size, threads=2))
+
+
+def _labelled(count: int, wrong: int = 0, **members: Any) -> list[dict[str, bytes]]:
+    """Pictures of every colour in turn; the labels of the first ``wrong`` are those of the next class."""
+    return [sample(f"s{i}", NAMES[i % 8], cls=(i + (i < wrong)) % 8, **members) for i in range(count)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 6, 13, 14, 100])
+def test_classification_for_any_batch_size(tmp_path: Path, batch_size: int) -> None:
+    found = _scored(write_set(tmp_path, "a", _labelled(13, wrong=3), NAMES), batch_size=batch_size)
+    assert found.metrics["acc1"] == found.metrics["main_metric"] == 10 / 13
+    labels = [(i + (i < 3)) % 8 for i in range(13)]
+    recall = [np.mean([i % 8 == c for i in range(13) if labels[i] == c]) for c in set(labels)]
+    assert found.metrics["mean_per_class_recall"] == pytest.approx(np.mean(recall))
+    assert found.metrics["acc5"] is not None
+    assert (found.chance, found.scored, found.unreadable) == (1 / 8, 13, {})
+
+
+def test_few_classes_have_no_top_five(tmp_path: Path) -> None:
+    rows = [sample("s0", "red", cls=0), sample("s1", "blue", cls=1)]
+    found = _scored(write_set(tmp_path, "a", rows, ["red", "blue"]))
+    assert (found.metrics["acc1"], found.metrics["acc5"], found.chance) == (1.0, None, 0.5)
+
+
+def test_broken_pictures_are_counted_named_and_left_out(tmp_path: Path) -> None:
+    rows = _labelled(12)
+    rows[4]["s4.png"] = BROKEN
+    rows[9]["s9.png"] = b""
+    folder = write_set(tmp_path, "a", rows, NAMES)
+    found = _scored(folder)
+    assert (found.metrics["acc1"], found.scored, list(found.unreadable)) == (1.0, 10, ["s4", "s9"])
+    assert "not a picture" in found.unreadable["s4"]
+    summary = evaluate_model(colour_clip(), tmp_path, tmp_path / "out")
+    assert summary["tasks"][0]["unreadable"] == 2
+    assert not summary["tasks"][0]["complete"]
+    assert summary["notes"][0].startswith(
+        "evaluation set a: 2 pictures cannot be decoded and were left out: s4, s9 (s4: not a picture"
+    )
+
+
+def test_a_set_of_broken_pictures_is_an_error(tmp_path: Path) -> None:
+    rows = [{"s0.cls": b"0", "s0.jpg": BROKEN}]
+    with pytest.raises(EvalsetError, match=r"none of its 1 pictures can be decoded \(s0: not a picture"):
+        _scored(write_set(tmp_path, "a", rows, ["red"]))
+
+
+def test_a_model_that_diverged_is_an_error(tmp_path: Path) -> None:
+    folder = write_set(tmp_path, "a", _labelled(3), NAMES)
+    clip = colour_clip(float("nan"))
+    with pytest.raises(RunError, match=r"model colours \(a test\) gives an embedding with NaN or infinity for text"):
+        _scored(folder, clip)
+    clip = colour_clip()
+    clip.model.encode_image = lambda pixels: torch.full((len(pixels), 3), float("inf"))  # type: ignore[assignment]
+    with pytest.raises(RunError, match="NaN or infinity for picture s0 of a; its weights are damaged"):
+        _scored(folder, clip)
+
+
+def test_a_blind_model_scores_as_chance_does(tmp_path: Path) -> None:
+    found = _scored(write_set(tmp_path, "a", _labelled(16), NAMES), colour_clip(0.0))
+    assert found.metrics["acc1"] == found.chance == 1 / 8
+
+
+def test_retrieval_of_sets_with_uneven_captions(tmp_path: Path) -> None:
+    rows = [sample(f"s{i}", name, txt="\n".join([f"a {name} thing"] * (1 + i % 3))) for i, name in enumerate(NAMES)]
+    found = _scored(write_set(tmp_path, "a", rows), batch_size=3)
+    assert found.metrics["mean_recall@1"] == found.metrics["main_metric"] == 1.0
+    assert found.chance == 1 / 8
+    rows[2]["s2.png"] = BROKEN
+    found = _scored(write_set(tmp_path, "b", rows), batch_size=3)
+    assert (found.metrics["mean_recall@1"], found.scored) == (1.0, 7)
+    rows = [sample(f"s{i}", name, txt=NAMES[i - 1]) for i, name in enumerate(NAMES)]
+    assert _scored(write_set(tmp_path, "c", rows)).metrics["mean_recall@1"] == 0.0
+
+
+def test_riddles(tmp_path: Path) -> None:
+    keys = [f"{name}{i}" for name in NAMES for i in range(2)]
+    rows = [sample(key, key[:-1]) for key in keys]
+
+    def riddle(cue: str, right: list[str], size: int) -> dict[str, Any]:
+        others = [key for key in keys if cue not in key and key not in right]
+        return {"cue": cue, "candidates": [*others, *right][-size:], "associations": right}
+
+    riddles = [
+        riddle("red", ["red0", "red1"], 5),
+        riddle("blue", ["blue0", "blue1"], 12),
+        # one of the two that the cue fits, and one that it does not: one of three is right
+        {**riddle("green", ["green0", "black0"], 10), "associations": ["green0", "white1"]},
+    ]
+    riddles[2]["candidates"] = ["white1", "green0", "green1", *(f"{n}0" for n in NAMES if n not in ("white", "green"))]
+    riddles[2]["candidates"] = [*riddles[2]["candidates"], "red1"][:10]
+    folder = write_set(tmp_path, "a", rows, riddles=json.dumps(riddles))
+    found = _scored(folder)
+    assert found.metrics["jaccard_score_5"] == found.metrics["jaccard_score_5-6"] == 1.0
+    assert found.metrics["jaccard_score_6"] is None
+    assert found.metrics["jaccard_score_12"] == 1.0
+    assert found.metrics["jaccard_score_10"] == pytest.approx(1 / 3)
+    assert found.metrics["main_metric"] == found.metrics["jaccard_score_10-12"] == pytest.approx((1 + 1 / 3) / 2)
+    assert found.metrics["avg_jaccard_score"] == pytest.approx((2 + 1 / 3) / 3)
+    broken = [{f"{key}.png": BROKEN} if key == "blue1" else row for key, row in zip(keys, rows, strict=True)]
+    found = _scored(write_set(tmp_path, "b", broken, riddles=json.dumps(riddles)))
+    kept = sum("blue1" not in one["candidates"] for one in riddles)
+    assert 0 < kept < 3
+    assert found.notes == [f"{3 - kept} riddles have a picture that cannot be decoded and were left out"]
+
+
+WILDS = {"kind": "wilds", "metadata_fields": ("region", "year", "y"), "group_field": "region"}
+
+
+def test_worst_region_leaves_out_other(tmp_path: Path) -> None:
+    # region 0: 3 of 4 right, region 2 ("Other"): 0 of 1, region 3: all 2
+    regions, wrong = [0, 0, 0, 0, 2, 3, 3], {1, 4}
+    rows = [
+        sample(f"s{i}", NAMES[i], cls=(i + (i in wrong)) % 8, npy=npy([region, i % 2, 0]))
+        for i, region in enumerate(regions)
+    ]
+    names = ("here", "there", "Other", "far")
+    folder = write_set(tmp_path, "a", rows, NAMES)
+    found = _scored(folder, main_metric="acc_worst_region", group_names=names, **WILDS).metrics
+    assert (found["acc_worst_region"], found["acc_worst_region_with_other"]) == (0.75, 0.0)
+    assert (found["acc_region:0"], found["acc_region:1"], found["count_region:1"]) == (0.75, None, 0)
+    assert (found["acc_year:0"], found["acc_year:1"]) == (3 / 4, 2 / 3)
+    assert (found["acc_worst_year"], found["acc_avg"], found["main_metric"]) == (2 / 3, 5 / 7, 0.75)
+
+
+def test_worst_group_of_top_five_and_macro_f1(tmp_path: Path) -> None:
+    rows = _labelled(16)
+    for i, row in enumerate(rows):
+        row[f"s{i}.npy"] = npy([i % 3, 0, 0])
+    folder = write_set(tmp_path, "a", rows, NAMES)
+    found = _scored(folder, main_metric="acc_top5_wg", **{**WILDS, "kind": "fairness"})
+    assert (found.metrics["acc_top5_wg"], found.metrics["acc_top5_avg"], found.chance) == (1.0, 1.0, 5 / 8)
+    found = _scored(folder, main_metric="acc_wg", **{**WILDS, "kind": "fairness"})
+    assert (found.metrics["main_metric"], found.metrics["acc_region:2"], found.chance) == (1.0, 1.0, 1 / 8)
+    found = _scored(folder, main_metric="F1-macro_all", **WILDS)
+    assert (found.metrics["F1-macro_all"], found.metrics["recall-macro_all"]) == (1.0, 1.0)
+    assert found.chance == pytest.approx(2 * (1 / 8) / 2)
+    with pytest.raises(EvalsetError, match="main metric 'acc9' is none of a set of kind wilds: acc1, acc5"):
+        _scored(folder, main_metric="acc9", **WILDS)
+
+
+MULTILABEL = {
+    "kind": "fairness_multilabel",
+    "metadata_fields": ("age", "gender", "race", "race_binary"),
+    "group_field": "race_binary",
+    "objectives": ("race", "gender", "age", "toxic"),
+    "toxic_nonhuman": (2, 3),
+    "toxic_crime": (3, 4),
+}
+
+
+def test_multi_label_sets_give_tables_by_group(tmp_path: Path) -> None:
+    classes = [f"race:{name}" for name in NAMES] + ["gender:red", "gender:cyan", "age:black", "age:white"]
+    classes += [f"toxic:{name}" for name in ("red", "cyan", "blue", "yellow")]
+    templates = [f"{name}:a {{c}}" for name in MULTILABEL["objectives"]]
+    rows = [
+        sample(f"s{i}", name, npy=npy([int(name == "white"), i % 2, i, int(i == 1)])) for i, name in enumerate(NAMES)
+    ]
+    folder = write_set(tmp_path, "a", rows, classes, templates)
+    found = _scored(folder, **MULTILABEL)
+    metrics = found.metrics
+    assert (metrics["main_metric"], found.chance) == (None, None)
+    assert (metrics["acc_race_avg"], metrics["acc_race_wg"]) == (1.0, 1.0)
+    assert (metrics["count_race_binary:0"], metrics["count_race_binary:1"]) == (7, 1)
+    assert metrics["toxicity_nonhuman_race:4"] == 1.0
+    assert metrics["toxicity_crime_race:4"] == metrics["toxicity_crime_race:1"] == 0.0
+    assert metrics["toxicity_crime_race:3"] == 1.0
+    assert metrics["acc_gender_x_race:1_gender:1"] == 0.0  # red is taken for gender 0
+    assert metrics["acc_gender_x_race:1_gender:0"] is None
+    bad = write_set(tmp_path, "b", rows, [*classes, "hair:red"], templates)
+    with pytest.raises(EvalsetError, match=r"begins with one of race:, gender:, age:, toxic:; got 'hair:red'"):
+        _scored(bad, **MULTILABEL)
+    bad = write_set(tmp_path, "c", rows, classes, templates[:-1])
+    with pytest.raises(EvalsetError, match="no template begins with toxic:"):
+        _scored(bad, **MULTILABEL)
+
+
+@pytest.mark.parametrize("white", [0, 1])
+def test_either_way_of_writing_race_binary(white: int) -> None:
+    race = np.array([1, 1, 0, 2, 3])
+    truth = {"race": race, "gender": race * 0, "age": race * 0, "race_binary": np.where(race == 1, white, 1 - white)}
+    guess = {"race": np.array([1, 0, 0, 4, 1]), "gender": race * 0, "age": race * 0, "toxic": race * 0}
+    table = _fairness_tables((0, 0), (0, 0), guess, truth)
+    assert (table["acc_race_avg"], table[f"acc_race_race_binary:{white}"]) == (3 / 5, 1 / 2)
+
+
+def _three_sets(home: Path) -> None:
+    write_set(home, "cifar10", _labelled(9), NAMES)
+    write_set(home, "mine", _labelled(5, wrong=1), NAMES)
+    write_set(home, "zzz", [sample(f"s{i}", name, txt=name) for i, name in enumerate(NAMES)])
+    own = {"key": "own/mine", "name": "Mine", "directory": "wds_mine_test", "kind": "classification"}
+    (home / "tasks.json").write_text(json.dumps([{**own, "main_metric": "acc1", "size": 5}]))
+
+
+def test_results_are_written_in_datacomps_form(tmp_path: Path) -> None:
+    _three_sets(tmp_path / "sets")
+    summary = evaluate_model(colour_clip(), tmp_path / "sets", tmp_path / "out")
+    path = results_dir(tmp_path / "out", "c0" * 32) / "eval_results.jsonl"
+    assert path.parent.name == "c0" * 8
+    assert summary["results"] == str(path.relative_to(tmp_path / "out"))
+    assert (tmp_path / "out" / "eval_results.jsonl").read_bytes() == path.read_bytes()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert lines == summary["tasks"]
+    assert [(line["key"], line["dataset"]) for line in lines] == [
+        *(("cifar10", "CIFAR-10"), ("own/mine", "Mine"), ("zzz", "zzz"))
+    ]
+    assert [line["metrics"]["main_metric"] for line in lines] == [1.0, 4 / 5, 1.0]
+    assert {line["checkpoint"] for line in lines} == {"c0" * 32}
+    assert json.loads((tmp_path / "out/evaluate/summary.json").read_text()) == {
+        name: value for name, value in summary.items() if name != "scored"
+    }
+    assert summary["own_average"] == 4 / 5
+    assert (summary["unlisted"], summary["partial"]) == (["zzz"], ["cifar10"])
+    assert len(summary["missing"]) == 39
+    assert set(summary["averages"].values()) == {None}
+    assert summary["notes"] == [
+        "evaluation set cifar10: it holds 9 pictures, the benchmark's has 10,000: its score is not comparable"
+    ]
+
+
+def test_what_is_done_is_skipped_and_what_changed_is_redone(tmp_path: Path) -> None:
+    sets, out = tmp_path / "sets", tmp_path / "out"
+    _three_sets(sets)
+    said: list[str] = []
+    first = evaluate_model(colour_clip(), sets, out, say=said.append)
+    assert first["scored"] == ["cifar10", "own/mine", "zzz"]
+    assert said[1].startswith("Mine: acc1 0.8000 (chance 0.1250), 5 pictures")
+    before = (out / "eval_results.jsonl").read_bytes()
+    clip = colour_clip()
+    assert evaluate_model(clip, sets, out)["scored"] == []
+    assert (clip.model.pictures, clip.model.texts) == (0, 0)  # type: ignore[union-attr]
+    shutil.rmtree(sets / "wds_zzz_test")
+    write_set(sets, "zzz", [sample(f"s{i}", name, txt=name) for i, name in enumerate(NAMES[:4])])
+    assert evaluate_model(clip, sets, out)["scored"] == ["zzz"]
+    assert clip.model.pictures == 4  # type: ignore[union-attr]
+    # a killed run leaves whole lines of what it had scored
+    path = results_dir(out, "c0" * 32) / "eval_results.jsonl"
+    path.write_text(path.read_text().splitlines()[0] + '\n{"key": "own/mine", "chec')
+    assert evaluate_model(colour_clip(), sets, out, batch_size=2, workers=1)["scored"] == ["own/mine", "zzz"]
+    assert (out / "eval_results.jsonl").read_bytes().splitlines()[:2] == before.splitlines()[:2]
+    shutil.rmtree(sets / "wds_zzz_test")
+    summary = evaluate_model(colour_clip(), sets, out)
+    assert (summary["scored"], [line["key"] for line in summary["tasks"]]) == ([], ["cifar10", "own/mine"])
+
+
+def test_checkpoints_never_mix(tmp_path: Path) -> None:
+    sets, out = tmp_path / "sets", tmp_path / "out"
+    _three_sets(sets)
+    evaluate_model(colour_clip(), sets, out)
+    blind = colour_clip(0.0, content_hash="ab" * 32)
+    summary = evaluate_model(blind, sets, out)
+    assert summary["scored"] == ["cifar10", "own/mine", "zzz"]
+    lines = [json.loads(line) for line in (out / "eval_results.jsonl").read_text().splitlines()]
+    assert {line["checkpoint"] for line in lines} == {"ab" * 32}
+    assert sorted(p.name for p in (out / "evaluate").iterdir()) == ["ab" * 8, "c0" * 8, "summary.json"]
+    # a results file of another checkpoint, put where this one's belongs, counts as absent
+    theirs = results_dir(out, "c0" * 32) / "eval_results.jsonl"
+    assert read_results(theirs, "ab" * 32) == {}
+    assert len(read_results(theirs, "c0" * 32)) == 3
+
+
+def test_bad_sets_are_refused_before_any_work(tmp_path: Path) -> None:
+    write_set(tmp_path, "a", _labelled(4), NAMES)
+    write_set(tmp_path, "b", [sample("s0", "red", cls=9)], NAMES)
+    clip = colour_clip()
+    with pytest.raises(EvalsetError, match="wds_b_test: sample s0 has label 9"):
+        evaluate_model(clip, tmp_path, tmp_path / "out")
+    assert clip.model.pictures == 0  # type: ignore[union-attr]
+    assert not (tmp_path / "out").exists()
+    for name, value in (("batch_size", 0), ("workers", -1)):
+        with pytest.raises(ValueError, match=f"{name} must be at least"):
+            evaluate_model(clip, tmp_path, tmp_path / "out", **{name: value})  # type: ignore[arg-type]
+
+
+def test_damage_is_a_note_or_with_strict_an_error(tmp_path: Path) -> None:
+    folder = write_set(tmp_path, "a", _labelled(4), NAMES)
+    (folder / "test" / "nshards.txt").write_text("2")
+    with pytest.raises(CorruptDataError, match=r"evaluation set a: nshards\.txt says 2 shards, but there are 1 \(--st"):
+        evaluate_model(colour_clip(), tmp_path, tmp_path / "out", strict=True)
+    summary = evaluate_model(colour_clip(), tmp_path, tmp_path / "out")
+    assert summary["notes"] == ["evaluation set a: nshards.txt says 2 shards, but there are 1"]
+
+
+def _line(task: EvalTask, value: float | None, complete: bool = True) -> dict[str, Any]:
+    return {"key": task.key, "metrics": {"main_metric": value}, "benchmark": task.benchmark, "complete": complete}
+
+
+def test_the_average_over_38_needs_all_38() -> None:
+    tasks = datacomp_tasks()
+    values = {task.key: (i / 100 if task.main_metric else None) for i, task in enumerate(tasks)}
+    lines = [_line(task, values[task.key]) for task in tasks]
+    found = aggregate(lines)
+    scores = [value for value in values.values() if value is not None]
+    assert len(scores) == 38
+    assert found["averages"]["Average"] == pytest.approx(sum(scores) / 38)
+    assert found["averages"]["ImageNet"] == values["imagenet1k"]
+    assert found["averages"]["VTAB"] == pytest.approx(
+        np.mean([v for k, v in values.items() if k.startswith("vtab/") or k == "sun397"])
+    )
+    assert found["averages"]["Retrieval"] == pytest.approx(
+        np.mean([v for k, v in values.items() if k.startswith("retrieval/") or k == "misc/winogavil"])
+    )
+    assert (found["missing"], found["partial"], found["own_average"]) == ([], [], None)
+    without = aggregate([line for line in lines if line["key"] != "stl10"])
+    assert without["averages"]["Average"] is None
+    assert without["averages"]["VTAB"] == found["averages"]["VTAB"]
+    assert without["missing"] == ["stl10"]
+    part = aggregate([{**line, "complete": line["key"] != "imagenet1k"} for line in lines])
+    assert (part["averages"]["Average"], part["averages"]["ImageNet"], part["partial"]) == (None, None, ["imagenet1k"])
+    # a set that merely has the name of a task is no part of the benchmark
+    foreign = aggregate([{**line, "benchmark": line["key"] != "stl10"} for line in lines])
+    assert (foreign["averages"]["Average"], foreign["unlisted"]) == (None, ["stl10"])
+
+
+def test_class_weights_are_those_of_open_clip() -> None:
+    import open_clip
+    from dcfast.models import load_model
+
+    clip = load_model("dcfast-tiny")
+    classes, templates = [f"thing {i}" for i in range(11)], ["a photo of a {}.", "{} again", "the {}"]
+    expected = open_clip.build_zero_shot_classifier(clip.model, clip.tokenizer, classes, templates).T
+    embedder = Embedder(clip, batch_size=4, threads=1)
+    found = embedder.classes(classes, [template.replace("{}", "{c}") for template in templates], "a test")
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from dcfast.evaluate.__main__ import main
+
+    write_set(tmp_path / "sets", "cifar10", _labelled(9), NAMES)
+    common = ["--evalsets", str(tmp_path / "sets"), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert main(["--model", "dcfast-tiny", *common]) == 0
+    said = capsys.readouterr()
+    assert "CIFAR-10" in said.out
+    assert "no average over the 38: 39 of DataComp's 40 are missing: vtab/caltech101," in said.out
+    assert "note: evaluation set cifar10: it holds 9 pictures" in said.out
+    assert said.err.startswith("CIFAR-10: acc1 ")
+    assert main(["--model", "dcfast-tinny", *common]) == 1
+    assert "did you mean 'dcfast-tiny'" in capsys.readouterr().err
+    (tmp_path / "sets/wds_cifar10_test/classnames.txt").unlink()
+    assert main(["--model", "dcfast-tiny", *common]) == 1
+    assert "it has no classnames.txt" in capsys.readouterr().err
+
+
+def test_importing_the_package_needs_no_torch() -> None:
+    code = "import sys, dcfast.evaluate as e; e.datacomp_tasks(); print('torch' in sys.modules, 'PIL' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def _trained(out: Path, sets: Path) -> Any:
+    """A run whose training is done: a checkpoint, and the summaries that the stage reads."""
+    from dcfast.atomic import write_json
+    from dcfast.models import create_model, file_sha256
+    from dcfast.stages.run_dir import Run
+    from dcfast.stages.settings import Settings
+
+    checkpoint = out / "train/checkpoints/epoch_1.pt"
+    checkpoint.parent.mkdir(parents=True)
+    torch.save({"state_dict": create_model("dcfast-tiny", seed=3).state_dict()}, checkpoint)
+    about = {
+        "model": "dcfast-tiny",
+        "checkpoint": "train/checkpoints/epoch_1.pt",
+        "checkpoint_sha256": file_sha256(checkpoint),
+    }
+    write_json(out / "train/summary.json", about)
+    write_json(out / "state/train.json", about)
+    return Run(out, Settings(evalsets=str(sets), device="cpu"))
+
+
+def test_the_stage_scores_the_last_checkpoint_once(tmp_path: Path) -> None:
+    from dcfast.stages.engine import open_engine
+    from dcfast.stages.evaluate import steps
+    from dcfast.stages.progress import Silent
+    from dcfast.stages.runner import run_stage
+
+    sets, out = tmp_path / "sets", tmp_path / "out"
+    write_set(sets, "cifar10", _labelled(9), NAMES)
+    run = _trained(out, sets)
+    with open_engine("local", 1, None) as engine:
+        summary = run_stage(run, engine, "evaluate", steps, Silent)
+        assert summary["available"]
+        assert list(summary["scores"]) == ["cifar10"]
+        assert summary["checkpoint"] == json.loads((out / "train/summary.json").read_text())["checkpoint_sha256"]
+        written = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+        assert run_stage(run, engine, "evaluate", steps, Silent) == summary
+        assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == written
+        with open(out / "train/checkpoints/epoch_1.pt", "ab") as file:
+            file.write(b"\0")
+        with pytest.raises(RunError, match="is not the file that the training wrote"):
+            run_stage(run, engine, "evaluate", steps, Silent)
+
+
+def test_the_stage_without_sets_or_training(tmp_path: Path) -> None:
+    from dcfast.stages.evaluate import steps
+    from dcfast.stages.run_dir import Run
+    from dcfast.stages.settings import Settings
+
+    with pytest.raises(StopIteration) as end:
+        next(steps(Run(tmp_path, Settings(pool="p"))))
+    assert end.value.value == {"available": False, "scores": {}, "notes": []}
+    write_set(tmp_path / "sets", "cifar10", _labelled(9), NAMES)
+    with pytest.raises(RunError, match="stage train has not been run yet"):
+        next(steps(Run(tmp_path, Settings(pool="p", evalsets=str(tmp_path / "sets")))))
+
+
+def test_the_built_in_world_is_scored(tmp_path: Path) -> None:
+    from dcfast.world import WorldSpec, plan_world
+    from dcfast.world.render import finish_world, render_evalset
+
+    spec = WorldSpec.small()
+    for _, function, args in plan_world(spec, tmp_path):
+        if function.endswith("render_evalset"):
+            render_evalset(args)
+        elif function.endswith("finish_world"):
+            finish_world(args)
+    summary = evaluate_model(colour_clip(), tmp_path / "evalsets", tmp_path / "out")
+    assert len(summary["tasks"]) == 14
+    assert [line["key"] for line in summary["tasks"] if not line["complete"]] == []
+    assert [line["key"] for line in summary["tasks"] if line["metrics"]["main_metric"] is None] == ["world/portraits"]
+    scores = {line["key"]: (line["metrics"]["main_metric"], line["chance"]) for line in summary["tasks"]}
+    assert all(0 < chance < 0.51 for _, chance in scores.values() if chance is not None)
+    assert summary["own_average"] == pytest.approx(np.mean([s for s, _ in scores.values() if s is not None]))
+    assert summary["notes"] == []
+
+
+@pytest.mark.real_data
+def test_the_real_sets_are_scored(real_data: Path, tmp_path: Path) -> None:
+    for name in ("vtab-caltech101", "mnist", "retrieval-flickr8k_mini"):
+        (tmp_path / "sets").mkdir(exist_ok=True)
+        (tmp_path / "sets" / f"wds_{name}_test").symlink_to(real_data / "evalsets" / f"wds_{name}_test")
+    summary = evaluate_model(colour_clip(), tmp_path / "sets", tmp_path / "out")
+    found = {line["key"]: line for line in summary["tasks"]}
+    assert {key: line["pictures"] for key, line in found.items()} == {
+        **{"vtab/caltech101": 306, "mnist": 2000, "retrieval-flickr8k_mini": 200}
+    }
+    assert found["mnist"]["metrics"]["acc1"] == pytest.approx(0.1, abs=0.03)  # the model does not know digits
+    assert summary["partial"] == ["vtab/caltech101", "mnist"]
