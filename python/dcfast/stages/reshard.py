@@ -17,7 +17,7 @@ from dcfast.stages.piece import MAX_PIECES, Piece
 from dcfast.stages.run_dir import Run
 from dcfast.stages.runner import Steps
 
-__all__ = ["PLAN", "PLAN_FILES", "output_ranges", "steps"]
+__all__ = ["PLAN", "PLAN_FILES", "excluded_rows", "output_ranges", "steps"]
 
 PLAN = "reshard"
 """Folder of the plan; its markers lie in state/reshard like those of every stage."""
@@ -30,7 +30,7 @@ def output_ranges(count: int) -> list[tuple[int, int]]:
     return [(k, min(k + size, count)) for k in range(0, count, size)]
 
 
-def _excluded(root: Path, segments: int, subset: Any) -> Any:
+def excluded_rows(root: Path, segments: int, subset: Any) -> Any:
     """Row ids in quarantine whose uid is kept all the same, because another sample with that uid is whole."""
     from dcfast.uids import uid_isin
 
@@ -55,7 +55,7 @@ def make_plan(out: str, args: dict[str, Any]) -> dict[str, Any]:
         subset,
         shards_dir=args["shard_dir"],
         shard_size=args["shard_size"],
-        exclude=_excluded(root, args["segments"], subset),
+        exclude=excluded_rows(root, args["segments"], subset),
         pool_records=open_records(root / "index/pool.npy"),
     )
     resharder.check_free_space(plan, root / "shards")

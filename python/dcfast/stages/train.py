@@ -1,0 +1,138 @@
+"""Stage ``train``: the scale's recipe on the subset, from the index or from the new shards.
+
+Writes ``train/positions.npy`` (the canonical order: row ids of the reshard plan, multiplicity expanded) and
+``train/checkpoints``, ``train/log.jsonl``, ``train/summary.json``. A training that was stopped goes on from its latest
+whole checkpoint; one of other data or settings begins anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from dcfast.atomic import write_json
+from dcfast.stages.fates import excluded_path
+from dcfast.stages.index import segment_path
+from dcfast.stages.piece import Piece
+from dcfast.stages.reshard import excluded_rows
+from dcfast.stages.run_dir import Run
+from dcfast.stages.runner import Steps
+
+__all__ = ["POSITIONS", "steps"]
+
+POSITIONS = "train/positions.npy"
+IDENTITY = "train/identity.json"
+CHECKPOINTED = ("checkpoints", "log.jsonl", "summary.json", "timing.json")
+"""What belongs to one training: removed where another one begins in the same run directory."""
+
+
+def plan_positions(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Piece: the canonical order of the kept samples: that of the new shards, written or not."""
+    from dcfast import resharder
+    from dcfast.train import write_positions
+    from dcfast.uids import load_subset, open_records
+
+    root = Path(out)
+    subset = load_subset(root / "subset.npy", check=False)
+    plan = resharder.make_plan(
+        [str(root / segment_path(n)) for n in range(args["segments"])],
+        subset,
+        shards_dir=args["shard_dir"],
+        shard_size=args["shard_size"],
+        exclude=excluded_rows(root, args["segments"], subset),
+        pool_records=open_records(root / "index/pool.npy"),
+    )
+    return {"positions": write_positions(plan, subset, root / POSITIONS)}
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def train_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Piece: the training; returns its summary."""
+    from dcfast.features.devices import resolve_device
+    from dcfast.train import TrainSettings, TrainSource, train
+
+    root = Path(out)
+    if args["source"] == "shards":
+        source = TrainSource(shards=str(root / "shards"))
+    else:
+        source = TrainSource(index=str(root / "index"), shards_dir=args["shard_dir"], positions=str(root / POSITIONS))
+    settings = TrainSettings(
+        out=out,
+        sources=(source,),
+        scale=args["scale"],
+        overrides=args["overrides"],
+        seed=args["seed"],
+        loss=args["loss"],
+        device=resolve_device(args["device"]),
+    )
+    # by content: samples that are the same though the filter ran again go on where they were
+    identity = {**settings.identity(), "source": args["source"], "subset": _digest(root / "subset.npy")}
+    mark = root / IDENTITY
+    if not mark.exists() or json.loads(mark.read_bytes()) != json.loads(json.dumps(identity)):
+        for name in CHECKPOINTED:
+            place = root / "train" / name
+            shutil.rmtree(place, ignore_errors=True)
+            place.unlink(missing_ok=True)
+        write_json(mark, identity)
+    return train(settings)
+
+
+def steps(run: Run) -> Steps:
+    """The order, then the training."""
+    settings, segments = run.settings, len(run.pool.segments())
+    shard_dir = str(run.pool.shard_dir)
+    inputs: tuple[str, ...]
+    if settings.train_from == "shards":
+        count = run.summary("reshard")["output_shards"]
+        inputs = ("subset.npy", *(f"shards/{k:08d}.tar" for k in range(count)))
+    else:
+        yield [
+            Piece(
+                "train/order",
+                "positions",
+                "dcfast.stages.train:plan_positions",
+                {"segments": segments, "shard_dir": shard_dir, "shard_size": settings.shard_size},
+                inputs=(
+                    "subset.npy",
+                    "index/pool.npy",
+                    *(segment_path(n) for n in range(segments)),
+                    *(excluded_path(n) for n in range(segments)),
+                ),
+                outputs=(POSITIONS,),
+            )
+        ]
+        inputs = ("subset.npy", POSITIONS, *(segment_path(n) for n in range(segments)))
+    from dcfast.scales import scale
+
+    recipe = scale(settings.scale)
+    last = f"train/checkpoints/epoch_{recipe.checkpoints}.pt"
+    [summary] = yield [
+        Piece(
+            "train/train",
+            "train",
+            "dcfast.stages.train:train_subset",
+            {
+                "source": settings.train_from,
+                "shard_dir": shard_dir,
+                "scale": settings.scale,
+                "recipe": recipe.fingerprint(),
+                "overrides": {} if settings.samples_seen is None else {"samples_seen": settings.samples_seen},
+                "seed": settings.seed,
+                "loss": settings.loss,
+                "device": settings.device,
+            },
+            inputs=inputs,
+            outputs=(last, "train/summary.json"),
+        )
+    ]
+    return summary
