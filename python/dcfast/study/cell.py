@@ -80,8 +80,16 @@ def perform_cell(cell: Cell, workers: int, *, overwrite: bool = False) -> dict[s
             "unscored": list(scores.unscored),
             "score": scores.mean,
         }
+        _drop_older_checkpoints(Path(cell.directory), trained)
     write_json(_result_path(cell), {"key": _key(cell), "result": result})
     return result
+
+
+def _drop_older_checkpoints(folder: Path, trained: dict[str, Any]) -> None:
+    """Keeps the last of a cell that is done: a study of a hundred cells would fill a disk with the others."""
+    for name in trained.get("checkpoints", []):
+        if name != trained["checkpoint"]:
+            (folder / name).unlink(missing_ok=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
