@@ -54,5 +54,5 @@ def both_sources(root: Path, count: int, numbers: list[int], **options: Any) -> 
 def small(out: Path, *sources: TrainSource, overrides: dict[str, Any] | None = None, **options: Any) -> TrainSettings:
     """A training of a few steps of 8 samples in this process."""
     recipe = {"samples_seen": 64, "global_batch": 8, "warmup_steps": 2, "checkpoints": 2, **(overrides or {})}
-    options = {"workers": 0, "threads": 1, "log_every": 1, "block": 4, "window": 4, **options}
+    options = {"workers": 0, "threads": 1, "log_every": 1, **options}
     return TrainSettings(out=str(out), sources=sources, overrides=recipe, **options)

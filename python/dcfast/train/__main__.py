@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 from dcfast.errors import DcfastError
@@ -36,7 +37,8 @@ def _parser() -> argparse.ArgumentParser:
         "goes on where it was stopped. Under torchrun each process is a rank.",
     )
     add = parser.add_argument
-    add("--out", required=True, metavar="DIR", help="writes DIR/train; goes on with the training that is there")
+    add("--out", metavar="DIR", help="writes DIR/train; goes on with the training that is there")
+    add("--settings", metavar="FILE", help="all settings from a JSON file (train/settings.json), and no other option")
     add("--scale", default="tiny", choices=list(SCALES), help="whose recipe is followed (default: tiny)")
     add("--shards", metavar="DIR[::DIR]", help="directories of shards (*.tar)")
     add("--weights", metavar="W[::W]", help="how often a sample of each directory is taken, relative to the others")
@@ -60,6 +62,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def settings_of(arguments: argparse.Namespace) -> TrainSettings:
     """The settings that a command line asks for."""
+    if arguments.settings is not None:
+        return TrainSettings.from_dict(json.loads(Path(arguments.settings).read_bytes()))
+    if arguments.out is None:
+        raise ValueError("nowhere to write: give --out DIR")
     if arguments.index is not None:
         if arguments.shards is not None:
             raise ValueError("give either --shards, or --index with --shards-dir and --subset")

@@ -30,6 +30,7 @@ from dcfast.train.objective import NonFiniteLossError, WatchedLoss
 __all__ = ["Ranks", "Trainer", "boundaries", "num_steps", "world_sizes"]
 
 _LOG = logging.getLogger("dcfast.train")
+_SECONDS_BETWEEN_LINES = 10.0
 _CLIP_MEAN_STD = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 
@@ -146,6 +147,8 @@ class Trainer:
         self._mean, self._std = (torch.tensor(v, device=self.ranks.device).view(shape) for v in (mean, std))
         self._log: list[dict[str, Any]] = []
         self._clock = time.monotonic()
+        self._spoke: tuple[float, int] | None = None
+        self._began = (0.0, 0)
 
     # --- data -------------------------------------------------------------------------------------------------------
     def normalised(self, images: Any) -> Any:
@@ -249,6 +252,7 @@ class Trainer:
         done = step + 1
         if self.on_step is not None:
             self.on_step(step)
+        self._tell(done)
         if done % self.log_every and done != self.steps and step != 0:
             return
         watched.check()
@@ -268,6 +272,22 @@ class Trainer:
             )
             self._write_log()
         self._clock = now
+
+    def _tell(self, done: int) -> None:
+        """A line of progress now and then, on rank 0, to whoever listens to the logger."""
+        now = time.monotonic()
+        if self._spoke is None:  # the first step starts the workers: it is no measure
+            self._spoke = self._began = (now, done)
+        elif self.ranks.rank == 0 and now - self._spoke[0] >= _SECONDS_BETWEEN_LINES:
+            self._spoke = (now, done)
+            rate = (done - self._began[1]) / (now - self._began[0])
+            _LOG.info(
+                "  train: step %d of %d, %.0f samples/s, about %.0f s left",
+                done,
+                self.steps,
+                rate * self.spec.global_batch,
+                (self.steps - done) / rate,
+            )
 
     def _write_log(self) -> None:
         if self.ranks.rank == 0 and self._log:
