@@ -11,6 +11,8 @@ __all__ = ["draw"]
 
 CANDIDATE, REFERENCE, SEED = "#0072b2", "#7a7a7a", "#9ec9e6"  # told apart without colour vision, and in print
 
+LEGEND = "diamond: mean over seeds (dots), bar: one standard deviation; in brackets: share of the pool that is kept"
+
 
 def _bytes(figure: Any, kind: str) -> bytes:
     buffer = io.BytesIO()
@@ -39,7 +41,7 @@ def _scores(axes: Any, rows: list[dict[str, Any]], scale: str) -> None:
     axes.set_yticks(range(len(rows)), [f"{row['filter']}  ({100 * (row['kept'] or 0):.0f}%)" for row in rows])
     axes.set_ylim(-0.6, len(rows) - 0.2)
     axes.set_xlabel("mean score of the evaluation sets")
-    axes.set_title(f"scale {scale}", loc="left", fontsize=10)
+    axes.set_title(f"scale {scale}", loc="left", fontsize=10, fontweight="bold")
     axes.grid(axis="x", lw=0.4, alpha=0.5)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
@@ -56,6 +58,7 @@ def _ranks(axes: Any, table: list[dict[str, Any]], pair: dict[str, Any]) -> None
         axes.annotate(label, (x, y), (5, 3), textcoords="offset points", fontsize=7)
     rho = "-" if pair["rho"] is None else f"{pair['rho']:.2f}"
     axes.set_title(f"rank correlation {rho}", loc="left", fontsize=10)
+    axes.margins(x=0.2)  # room for the names
     axes.set_xlabel(f"score at {first}")
     axes.set_ylabel(f"score at {second}")
     axes.grid(lw=0.4, alpha=0.5)
@@ -85,9 +88,10 @@ def draw(study: dict[str, Any]) -> dict[str, bytes]:
     figure = Figure(figsize=(7.6, height), layout="constrained")
     ratios = [1.0 + 0.42 * len(of_scale[s]) for s in drawn]
     for axes, name in zip(
-        figure.subplots(len(drawn), 1, squeeze=False, height_ratios=ratios)[:, 0], drawn, strict=True
+        figure.subplots(len(drawn), 1, squeeze=False, sharex=True, height_ratios=ratios)[:, 0], drawn, strict=True
     ):
         _scores(axes, of_scale[name], name)
+    figure.supxlabel(LEGEND, fontsize=7.5, color="#555555", x=0.01, ha="left")
     keep("study", figure)
     pairs = [pair for pair in study["rank_correlation"] if pair["filters"] > 1]
     if pairs:
