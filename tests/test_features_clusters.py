@@ -12,7 +12,7 @@ import pytest
 from dcfast.errors import CorruptDataError, FilterError, PoolError
 from dcfast.features.kmeans import kmeans
 from dcfast.run import run
-from dcfast.stages import clusters
+from dcfast.stages import kmeans as stage
 from dcfast.stages.run_dir import Settings
 from pool_builder import plain_pool, uid_of
 
@@ -80,7 +80,7 @@ def test_given_centroids_and_target(tmp_path: Path) -> None:
 
 
 def test_centroids_of_the_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clusters, "ROWS_PER_CLUSTER", 5)
+    monkeypatch.setattr(stage, "ROWS_PER_CLUSTER", 5)
     points = POINTS.copy()
     points[[2, 11]] = 0
     pool = embedded_pool(tmp_path / "pool", points)
@@ -119,7 +119,7 @@ def test_the_share_that_is_clustered_is_drawn_by_seed_file_and_row(tmp_path: Pat
 
     def drawn(first: int, some: list[str], seed: int = 0) -> np.ndarray:
         args = {"files": some, "first": first, "share": 0.4, "seed": seed, "output": "points.npy"}
-        stats = clusters.sample_points(str(tmp_path), args)
+        stats = stage.sample_points(str(tmp_path), args)
         points = np.load(tmp_path / "points.npy")
         assert points.shape == (stats["points"], DIM)
         return points
@@ -132,7 +132,7 @@ def test_the_share_that_is_clustered_is_drawn_by_seed_file_and_row(tmp_path: Pat
 
 
 def test_how_many_clusters() -> None:
-    assert [clusters.num_clusters(n) for n in (1, 127, 128, 12_800, 12_800_000, 12_800_000_000)] == [
+    assert [stage.num_clusters(n) for n in (1, 127, 128, 12_800, 12_800_000, 12_800_000_000)] == [
         *(1, 1, 1, 100, 100_000, 100_000)
     ]
 

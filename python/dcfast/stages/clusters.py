@@ -1,26 +1,22 @@
 """Part of stage ``filter``: which rows of the metadata have a picture in a cluster that a target's picture is in.
 
-For each cluster set that the filter uses: centroids (given, or by k-means of the pool's L/14 image embeddings), the
+For each cluster set that the filter uses: centroids (given, or by ``dcfast.stages.kmeans``), the
 target's embeddings (given, or of the built-in world's clean pictures), the clusters that are nearest to any of
 these, and then a boolean a row, in ``filter/clusters/{set}/{file}.npy``.
-
-k-means reads the points once an iteration and each iteration is a piece, so that a stop costs one iteration at most.
-Memory: 12 bytes a centroid and dimension (about 0.9 GB for 100,000 of 768), and a tile of scores.
-Disk: the points that are clustered, 2 bytes a dimension.
+Memory: the centroids (0.3 GB for 100,000 of 768 dimensions), and a tile of scores.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dcfast.atomic import atomic_path
 from dcfast.errors import CorruptDataError, FilterError, PoolError
-from dcfast.features.npz import NpyWriter, iterate_npz, npz_arrays
+from dcfast.features.npz import iterate_npz, npz_arrays
+from dcfast.stages.kmeans import ARRAY, BLOCK_ROWS, beside, kmeans_steps, save_array
 from dcfast.stages.piece import Piece, absolute
 from dcfast.stages.run_dir import Run
 from dcfast.stages.settings import TEACHER
@@ -29,30 +25,12 @@ if TYPE_CHECKING:
     from dcfast.filters.compiled import Filter
     from dcfast.filters.terms import Clusters
 
-__all__ = ["ARRAY", "check_clusters", "cluster_steps", "mask_path", "num_clusters"]
-
-ARRAY = "l14_img"
-"""The embeddings that are clustered: DataComp uses L/14."""
-MOST_CLUSTERS = 100_000
-ROWS_PER_CLUSTER = 128
-"""DataComp's 100,000 clusters at small, with its 12.8 million rows; smaller pools have as many rows a cluster."""
-SAMPLED = {"large": 0.3, "xlarge": 0.03}
-"""The share of the pool that is clustered; all of it at other scales."""
-BLOCK_ROWS = 8_192
-
-
-def num_clusters(rows: int) -> int:
-    """How many clusters a pool of so many rows gets."""
-    return min(MOST_CLUSTERS, max(1, rows // ROWS_PER_CLUSTER))
+__all__ = ["check_clusters", "cluster_steps", "mask_path"]
 
 
 def mask_path(number: int, metadata: str) -> str:
     """(n,) bool of a metadata file: whether each row is in a target's cluster, of the number-th cluster set."""
     return f"filter/clusters/{number}/{Path(metadata).stem}.npy"
-
-
-def _npz(metadata: str) -> str:
-    return str(Path(metadata).with_suffix(".npz"))
 
 
 def _load_embeddings(path: str | os.PathLike[str], what: str) -> Any:
@@ -96,77 +74,12 @@ def check_clusters(run: Run, compiled: Filter) -> None:
             )
     if "l14" in run.features:
         return
-    path = _npz(run.pool.metadata[0])
+    path = beside(run.pool.metadata[0])
     if not os.path.isfile(path) or ARRAY not in npz_arrays(path):
         raise PoolError(
             f"filter {compiled.text!r} needs image embeddings, {ARRAY} in {path}; download the pool's npz files, or "
             "make them (--features l14=ViT-L-14:openai)"
         )
-
-
-def sample_points(out: str, args: dict[str, Any]) -> dict[str, Any]:
-    """Piece: the embeddings of some metadata files that are clustered, as one npy (m, d) float16."""
-    root = Path(out)
-    held: list[int] = []
-    dim = 0
-    for pass_number in (0, 1):
-        if pass_number:
-            output = root / args["output"]
-            with atomic_path(output) as temporary, open(temporary, "wb") as file:
-                writer = NpyWriter(file, (sum(held), dim), np.float16)
-                for block in _points(root, args):
-                    writer.write(block)
-                writer.close()
-        else:
-            for block in _points(root, args):
-                held.append(len(block))
-                dim = dim or block.shape[1]
-                if block.shape[1] != dim:
-                    raise PoolError(f"{ARRAY} has {dim} dimensions in one file and {block.shape[1]} in another")
-    return {"points": sum(held), "dim": dim}
-
-
-def _points(root: Path, args: dict[str, Any]) -> Iterator[Any]:
-    for ordinal, path in enumerate(args["files"], args["first"]):
-        # counter-based: which rows are drawn depends on seed, file and row alone
-        draw = np.random.Generator(np.random.Philox(key=[args["seed"], ordinal]))
-        for block in iterate_npz(root / _npz(path), ARRAY, BLOCK_ROWS):
-            if block.ndim != 2 or block.dtype.kind != "f":
-                raise PoolError(f"{_npz(path)}: {ARRAY} must be (rows, dimensions) floats; got {block.dtype}")
-            values = block.astype(np.float32)
-            length = np.linalg.norm(values, axis=1)
-            usable = np.isfinite(length) & (length > 0)
-            if args["share"] < 1:
-                usable &= draw.random(len(block)) < args["share"]
-            yield (values[usable] / length[usable, None]).astype(np.float16)
-
-
-def begin_kmeans(out: str, args: dict[str, Any]) -> dict[str, Any]:
-    """Piece: the centroids that k-means begins at."""
-    from dcfast.features.kmeans import initial_centroids
-
-    root = Path(out)
-    blocks = [np.load(root / path, mmap_mode="r", allow_pickle=False) for path in args["points"]]
-    _save(root / args["output"], initial_centroids(blocks, args["clusters"], seed=args["seed"]))
-    return {}
-
-
-def iterate_kmeans(out: str, args: dict[str, Any]) -> dict[str, Any]:
-    """Piece: one iteration of k-means over all points."""
-    from dcfast.features.devices import borrowed_device
-    from dcfast.features.kmeans import kmeans_iteration
-
-    root = Path(out)
-    blocks = (np.load(root / path, mmap_mode="r", allow_pickle=False) for path in args["points"])
-    with borrowed_device(args["device"]) as device:
-        centroids, counts, error = kmeans_iteration(blocks, np.load(root / args["before"]), device=device)
-    _save(root / args["output"], centroids)
-    return {"error": error, "empty": int((counts == 0).sum())}
-
-
-def _save(path: Path, array: Any) -> None:
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, array)
 
 
 def embed_target(out: str, args: dict[str, Any]) -> dict[str, Any]:
@@ -191,7 +104,7 @@ def embed_target(out: str, args: dict[str, Any]) -> dict[str, Any]:
             usable = torch.from_numpy((chunk.status == OK) | (chunk.status == NO_CAPTION))
             found.append(image.cpu()[usable].to(torch.float16).numpy())
     target = np.concatenate(found)
-    _save(root / args["output"], target)
+    save_array(root / args["output"], target)
     return {"pictures": len(target)}
 
 
@@ -213,7 +126,7 @@ def choose_clusters(out: str, args: dict[str, Any]) -> dict[str, Any]:
         for begin in range(0, len(target), BLOCK_ROWS):
             nearest = nearest_centroids(target[begin : begin + BLOCK_ROWS], centroids, device=device)
             chosen[nearest[nearest >= 0]] = True
-    _save(root / args["output"], chosen)
+    save_array(root / args["output"], chosen)
     return {"clusters": len(chosen), "chosen": int(chosen.sum())}
 
 
@@ -230,76 +143,18 @@ def assign_rows(out: str, args: dict[str, Any]) -> dict[str, Any]:
     with borrowed_device(args["device"]) as device, one_thread(device):
         for path in args["files"]:
             parts = [np.empty(0, np.bool_)]
-            for block in iterate_npz(root / _npz(path), ARRAY, BLOCK_ROWS):
+            for block in iterate_npz(root / beside(path), ARRAY, BLOCK_ROWS):
                 if block.shape[1:] != centroids.shape[1:]:
                     raise PoolError(
-                        f"{_npz(path)}: {ARRAY} has shape {block.shape[1:]} a row, the centroids have "
+                        f"{beside(path)}: {ARRAY} has shape {block.shape[1:]} a row, the centroids have "
                         f"{centroids.shape[1:]}: embeddings of two models cannot be compared"
                     )
                 nearest = nearest_centroids(block, centroids, device=device)
                 parts.append((nearest >= 0) & chosen[np.maximum(nearest, 0)])
             mask = np.concatenate(parts)
-            _save(root / mask_path(args["number"], path), mask)
+            save_array(root / mask_path(args["number"], path), mask)
             rows, inside = rows + len(mask), inside + int(mask.sum())
     return {"rows": rows, "inside": inside}
-
-
-def _kmeans(run: Run) -> Any:
-    """The steps of the pool's own centroids; returns (their path, what was done)."""
-    from dcfast.features.kmeans import ITERATIONS
-
-    settings = run.settings
-    groups = run.metadata_groups()
-    points = [f"state/filter/points/{number:05d}.npy" for number in range(len(groups))]
-    stats = yield [
-        Piece(
-            "filter/points",
-            f"{number:05d}",
-            "dcfast.stages.clusters:sample_points",
-            {
-                "files": files,
-                "first": first,
-                "share": SAMPLED.get(settings.scale, 1.0),
-                "seed": settings.seed,
-                "output": points[number],
-            },
-            inputs=tuple(_npz(name) for name in files),
-            outputs=(points[number],),
-        )
-        for number, (first, files) in enumerate(groups)
-    ]
-    total = sum(s["points"] for s in stats)
-    if total == 0:
-        raise PoolError(f"no metadata row has an image embedding ({ARRAY}); there is nothing to cluster")
-    share = SAMPLED.get(settings.scale, 1.0)
-    clusters = min(total, num_clusters(round(total / share)))
-    places = [p for p, s in zip(points, stats, strict=True) if s["points"]]
-    path = "state/filter/kmeans/00.npy"
-    yield [
-        Piece(
-            "filter/kmeans",
-            "00",
-            "dcfast.stages.clusters:begin_kmeans",
-            {"points": places, "clusters": clusters, "seed": settings.seed, "output": path},
-            inputs=tuple(places),
-            outputs=(path,),
-        )
-    ]
-    error = None
-    for turn in range(1, ITERATIONS + 1):
-        before, path = path, f"state/filter/kmeans/{turn:02d}.npy" if turn < ITERATIONS else "filter/centroids.npy"
-        (done,) = yield [
-            Piece(
-                "filter/kmeans",
-                f"{turn:02d}",
-                "dcfast.stages.clusters:iterate_kmeans",
-                {"points": places, "before": before, "output": path, "device": settings.device},
-                inputs=(before, *places),
-                outputs=(path,),
-            )
-        ]
-        error = done["error"]
-    return path, {"points": total, "clusters": clusters, "iterations": ITERATIONS, "mean_squared_distance": error}
 
 
 def _target(run: Run) -> Any:
@@ -344,7 +199,7 @@ def _members(run: Run, number: int, centroids: str, target: str) -> Any:
             f"{group:05d}",
             "dcfast.stages.clusters:assign_rows",
             {**common, "chosen": chosen, "files": files, "number": number},
-            inputs=(centroids, chosen, *(_npz(name) for name in files)),
+            inputs=(centroids, chosen, *(beside(name) for name in files)),
             outputs=tuple(mask_path(number, name) for name in files),
         )
         for group, (_, files) in enumerate(run.metadata_groups())
@@ -360,7 +215,7 @@ def cluster_steps(run: Run, wanted: list[Clusters]) -> Any:
     for number, clusters in enumerate(wanted):
         about: dict[str, Any] = {}
         if clusters.centroids is None:
-            own = own or (yield from _kmeans(run))
+            own = own or (yield from kmeans_steps(run))
             place, about = own
         else:
             place = absolute(clusters.centroids)
