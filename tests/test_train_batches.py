@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from dcfast import uid_format
-from dcfast.errors import CorruptDataError, PoolError, SubsetError
+from dcfast.errors import CorruptDataError, PoolError, RunError, SubsetError
 from dcfast.models import load_tokenizer
-from dcfast.train import TrainSource
+from dcfast.train import TrainSource, batches
 from dcfast.train.batches import Batch, BatchMaker, BatchSpec, iterate_batches
 from dcfast.train.decode import DECODERS, BadPicture, PilDecoder, open_decoder
 from dcfast.train.source import OpenSource, prepare_source
@@ -94,6 +95,21 @@ def test_any_number_of_workers_gives_the_same_batches(prepared: tuple[Any, Any])
     assert len(alone) == 6
     for one, other in zip(alone, iterate_batches(spec, 2, 5, 2), strict=True):
         same(one, other)
+
+
+def test_a_large_batch_is_put_together_from_chunks(prepared: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = spec_of(prepared[0])
+    expected = list(iterate_batches(spec, 0, 3, 0))
+    for chunk in (1, 5, 11, 12, 13):
+        monkeypatch.setattr(batches, "CHUNK", chunk)
+        for one, other in zip(expected, iterate_batches(spec, 0, 3, 0), strict=True):
+            same(one, other)
+
+
+def test_a_worker_that_dies_is_said(prepared: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BatchMaker, "make", lambda *_: os._exit(3))
+    with pytest.raises(RunError, match=r"a worker that reads training samples died \(DataLoader worker"):
+        list(iterate_batches(spec_of(prepared[0]), 0, 3, 1))
 
 
 def test_ranks_and_micro_batches_share_out_the_global_batch(prepared: tuple[Any, Any]) -> None:

@@ -7,6 +7,7 @@ trusted, and says which weights a model holds by their hash.
 from __future__ import annotations
 
 import difflib
+import errno
 import gzip
 import hashlib
 import logging
@@ -155,9 +156,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             "holds other Python objects, which dcfast never loads",
             path=str(source),
         ) from error
-    except OSError:
-        raise
     except Exception as error:  # torch and safetensors raise many types for damaged files
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # torch seeks before the start
+            raise
         raise CorruptDataError(
             f"checkpoint {source} ({source.stat().st_size:,} bytes) cannot be read: {_first_line(error)}; "
             "it is cut off or no checkpoint",

@@ -59,7 +59,7 @@ def _digest(path: Path) -> str:
 def train_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: the training; returns its summary."""
     from dcfast.features.devices import resolve_device
-    from dcfast.train import TrainSettings, TrainSource, train
+    from dcfast.train import TrainSettings, TrainSource, launch
 
     root = Path(out)
     if args["source"] == "shards":
@@ -84,7 +84,7 @@ def train_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
             shutil.rmtree(place, ignore_errors=True)
             place.unlink(missing_ok=True)
         write_json(mark, identity)
-    return train(settings)
+    return launch(settings)
 
 
 def steps(run: Run) -> Steps:

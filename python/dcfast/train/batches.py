@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import ctypes
 import signal
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dcfast.errors import CorruptDataError
+from dcfast.errors import CorruptDataError, RunError
 from dcfast.train.decode import BadPicture, Decoder, open_decoder
 from dcfast.train.order import Order, Places
 from dcfast.train.source import OpenSource, RawSample, SourceFiles
@@ -25,11 +26,13 @@ from dcfast.train.windows import crop_windows
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Batch", "BatchMaker", "BatchSpec", "iterate_batches"]
+__all__ = ["Batch", "BatchMaker", "BatchSpec", "iterate_batches", "join_batches"]
 
 MAX_ATTEMPTS = 1024  # positions tried in place of one sample before the source counts as unusable
 _CACHED_CAPTIONS = 1 << 16
-PREFETCH = 4
+CHUNK = 256
+"""Samples that a worker makes at a time: a large micro-batch is put together from several workers' chunks."""
+_PREFETCHED_BYTES = 64 << 20  # of pixels a worker makes ahead, at most
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,27 @@ class Batch:
     positions: npt.NDArray[np.int64]
     replaced: list[dict[str, Any]]
 
+    def pin_memory(self) -> Batch:
+        """With page-locked tensors, which a GPU fetches by itself; torch's DataLoader asks for it."""
+        self.images, self.tokens = self.images.pin_memory(), self.tokens.pin_memory()
+        return self
+
+
+def join_batches(parts: list[Batch]) -> Batch:
+    """One batch of several, in order."""
+    import torch
+
+    if len(parts) == 1:
+        return parts[0]
+    return Batch(
+        torch.cat([p.images for p in parts]),
+        torch.cat([p.tokens for p in parts]),
+        np.concatenate([p.uids for p in parts]),
+        np.concatenate([p.windows for p in parts]),
+        np.concatenate([p.positions for p in parts]),
+        [record for p in parts for record in p.replaced],
+    )
+
 
 class BatchMaker:
     """Makes batches of one rank. Memory: one micro-batch, and the tokens of at most 65,536 captions."""
@@ -107,11 +131,11 @@ class BatchMaker:
         """Where the samples of some slots of a step lie, before anything is read."""
         return self._order.places(step * self.spec.global_batch + slots)
 
-    def make(self, step: int, micro: int = 0) -> Batch:
-        """Micro-batch ``micro`` of a step."""
+    def make(self, step: int, micro: int = 0, first: int = 0, last: int | None = None) -> Batch:
+        """Micro-batch ``micro`` of a step, or its samples first .. last - 1."""
         import torch
 
-        slots = self.slots(micro)
+        slots = self.slots(micro)[first:last]
         places = self.planned(step, slots)
         n, size = len(slots), self.spec.image_size
         pixels = np.empty((n, size, size, 3), np.uint8)
@@ -217,11 +241,12 @@ def _caption(raw: RawSample) -> str:
 
 
 class _Numbered:
-    """The dataset that torch's DataLoader sees: item i is micro-batch i from a first step on."""
+    """The dataset that torch's DataLoader sees: chunk i, counted from the first step on."""
 
     def __init__(self, spec: BatchSpec, first_step: int, last_step: int) -> None:
         self._spec, self._first = spec, first_step
-        self._count = (last_step - first_step) * spec.accumulation
+        self.chunks = -(-spec.micro_batch // CHUNK)
+        self._count = (last_step - first_step) * spec.accumulation * self.chunks
         self._maker: BatchMaker | None = None
 
     def __len__(self) -> int:
@@ -230,8 +255,9 @@ class _Numbered:
     def __getitem__(self, i: int) -> Batch:
         if self._maker is None:  # in the worker: open files are not shared between processes
             self._maker = BatchMaker(self._spec)
-        step, micro = divmod(i, self._spec.accumulation)
-        return self._maker.make(self._first + step, micro)
+        number, chunk = divmod(i, self.chunks)
+        step, micro = divmod(number, self._spec.accumulation)
+        return self._maker.make(self._first + step, micro, chunk * CHUNK, (chunk + 1) * CHUNK)
 
 
 def _as_it_is(batch: Batch) -> Batch:
@@ -247,22 +273,42 @@ def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def iterate_batches(spec: BatchSpec, first_step: int, last_step: int, workers: int) -> Iterator[Batch]:
+def iterate_batches(
+    spec: BatchSpec, first_step: int, last_step: int, workers: int, *, pin_memory: bool = False
+) -> Generator[Batch, None, None]:
     """The micro-batches of steps first .. last - 1, in order, made ahead by ``workers`` processes (0: in this one).
 
-    Memory: ``PREFETCH`` micro-batches a worker, in shared memory.
+    Raises:
+        RunError: a worker died.   CorruptDataError: no usable sample was found.
+    Memory: for each worker up to 64 MiB of pixels made ahead, in shared memory, but at least one chunk.
     """
     from torch.utils.data import DataLoader
 
     dataset = _Numbered(spec, first_step, last_step)
-    return iter(
-        DataLoader(
+    chunk_bytes = 3 * spec.image_size**2 * min(CHUNK, spec.micro_batch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # more workers than cores: the caller asked for them
+        loader: Any = DataLoader(
             dataset,  # type: ignore[arg-type]
             batch_size=None,
             shuffle=False,
             num_workers=workers,
             collate_fn=_as_it_is,  # type: ignore[arg-type]
             worker_init_fn=_start_worker if workers else None,
-            prefetch_factor=PREFETCH if workers else None,
+            prefetch_factor=max(1, min(4, _PREFETCHED_BYTES // chunk_bytes)) if workers else None,
+            pin_memory=pin_memory,
         )
-    )
+    chunks: list[Batch] = []
+    try:
+        for chunk in loader:
+            chunks.append(chunk)
+            if len(chunks) == dataset.chunks:
+                yield join_batches(chunks)
+                chunks = []
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error) or "Caught" in str(error):
+            raise
+        raise RunError(
+            f"a worker that reads training samples died ({str(error).splitlines()[0]}): killed, or out of memory. "
+            "Run the same command again to go on from the latest checkpoint; fewer workers need less memory"
+        ) from None

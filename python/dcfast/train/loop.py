@@ -180,7 +180,8 @@ class Trainer:
             _LOG.info("resuming after step %d from %s", self.step, found.name)
         if self.ranks.rank == 0:
             keep_lines(self.folder / "log.jsonl", lambda line: int(line["step"]) <= self.step)
-        keep_lines(self._replaced_path(), lambda line: int(line["step"]) < self.step)
+            for path in self.folder.glob("replaced-*.jsonl"):  # there may have been more ranks before
+                keep_lines(path, lambda line: int(line["step"]) < self.step)
         self.ranks.barrier()
 
     # --- the steps --------------------------------------------------------------------------------------------------
@@ -194,7 +195,8 @@ class Trainer:
         if self.save_every is not None:
             ends |= set(range(self.save_every, self.steps, self.save_every))
         if self.step < self.steps:
-            self.batches = iterate_batches(self.spec, self.step, self.steps, self.workers)
+            on_gpu = self.ranks.device != "cpu"
+            self.batches = iterate_batches(self.spec, self.step, self.steps, self.workers, pin_memory=on_gpu)
         try:
             for end in sorted(e for e in ends if e > self.step):
                 self._stretch(end)

@@ -159,6 +159,8 @@ def _train(settings: TrainSettings, ranks: Ranks, on_step: Callable[[int], None]
     bare = create_model(recipe.model, seed=settings.seed, device=ranks.device, precision=recipe.precision)
     if recipe.grad_checkpointing:
         bare.set_grad_checkpointing()
+    if ranks.device != "cpu":
+        torch.set_float32_matmul_precision("high")  # TF32 where float32 is multiplied, as open_clip's main allows
     model = bare
     if ranks.world_size > 1:
         where = [torch.device(ranks.device)] if ranks.device != "cpu" else None
