@@ -215,7 +215,8 @@ def test_a_score_filter_reads_the_made_columns(tmp_path: Path, checkpoint: Path)
 @pytest.mark.parametrize(
     ("features", "error", "words"),
     [
-        ({"l14": "dcfast-tinny:x.pt"}, ValueError, "dcfast-tinny"),
+        ({"l14": "dcfast-tinny:x.pt"}, ValueError, "did you mean 'dcfast-tiny'"),
+        ({"b32": "ViT-B-32:opneai"}, ValueError, "did you mean 'openai'"),
         ({"l14": "dcfast-tiny"}, ValueError, "must be NAME:PRETRAINED"),
         ({"l14": "dcfast-tiny:"}, ValueError, "must be NAME:PRETRAINED"),
         ({"l15": "teacher"}, ValueError, "did you mean 'l14'"),
@@ -225,6 +226,7 @@ def test_bad_models_are_named(tmp_path: Path, features: dict[str, str], error: t
     pool = PoolBuilder(tmp_path / "pool", [[Sample(1)]]).write()
     with pytest.raises(error, match=words):
         run(tmp_path / "run", Settings(pool=str(pool), features=features, train=False), last="features")
+    assert not (tmp_path / "run/index").exists()
 
 
 def test_a_checkpoint_of_another_model_or_cut_off(tmp_path: Path, checkpoint: Path) -> None:

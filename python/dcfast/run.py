@@ -84,6 +84,10 @@ def _check(run: Run, stages: list[str]) -> None:
             compile_filter(expression)
     if run.is_world:
         run.world_spec  # noqa: B018  (ValueError where the changes to it make no sense)
+    if "features" in stages:
+        from dcfast.stages.features import check_features
+
+        check_features(run)
     if "world" in stages:
         return  # it may be half rendered: its files are listed when it is whole
     run.pool  # noqa: B018  (lists the pool, or says what is missing)

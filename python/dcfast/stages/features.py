@@ -24,7 +24,7 @@ from dcfast.stages.run_dir import FEATURE_METADATA, Run
 from dcfast.stages.runner import Steps
 from dcfast.stages.teacher import TEACHER_FILE, teacher_model
 
-__all__ = ["READY", "load_feature_model", "model_arguments", "status_path", "steps"]
+__all__ = ["READY", "check_features", "load_feature_model", "model_arguments", "status_path", "steps"]
 
 READY = "features/features.json"
 """Written when all segments are embedded: stands for all of them among a piece's inputs."""
@@ -58,11 +58,40 @@ def load_feature_model(root: Path, args: dict[str, Any], device: str) -> Any:
     place = args["pretrained"]
     if args["in_run"]:
         place = str(root / place)
-    mark = ""
-    if place is not None and os.path.isfile(place):
-        status = os.stat(place)
-        mark = f"{status.st_size} {status.st_mtime_ns}"
-    return _load(args["name"], place, device, mark)
+    return _load(args["name"], place, device, _mark(place))
+
+
+@lru_cache(maxsize=16)
+def _check(name: str, pretrained: str, fingerprint: str) -> None:
+    from dcfast.models import load_model, model_names
+
+    del fingerprint  # part of the cache's key only
+    known = name in model_names()
+    if known and not os.path.isfile(pretrained):
+        from open_clip import list_pretrained_tags_by_model
+
+        if pretrained in list_pretrained_tags_by_model(name):
+            return  # it would be downloaded, which is left to the stage
+    load_model(name, pretrained)  # the whole file is read, once: better now than after days of indexing
+
+
+def check_features(run: Run) -> None:
+    """Looks for what is wrong with the models that are asked for, before any work.
+
+    Raises:
+        ValueError: an unknown prefix, model or tag; the nearest are suggested.
+        CheckpointError, CorruptDataError: a checkpoint of another architecture, or cut off.
+    """
+    for model in feature_models(run.features):
+        if model.pretrained is not None:
+            _check(model.name, model.pretrained, _mark(model.pretrained))
+
+
+def _mark(path: str | None) -> str:
+    if path is None or not os.path.isfile(path):
+        return ""
+    status = os.stat(path)
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def embed(out: str, args: dict[str, Any]) -> dict[str, Any]:
