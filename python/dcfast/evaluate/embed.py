@@ -1,7 +1,6 @@
 """Embeddings of pictures and texts by a CLIP model, a batch at a time.
 
-Pictures are decoded by threads while the model works on the batch before. Memory: ``THREADS_AHEAD`` more batches of
-decoded pictures than there are threads.
+Memory: ``BATCHES_AHEAD`` more batches of decoded pictures than there are threads.
 """
 
 from __future__ import annotations
@@ -10,9 +9,11 @@ import io
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ import numpy.typing as npt
 
 from dcfast.errors import RunError
 from dcfast.evaluate.evalset import EvalSet
+from dcfast.features.embed import one_thread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Embedder", "PictureBatch", "decode_picture"]
 
-THREADS_AHEAD = 1
+BATCHES_AHEAD = 1
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 """What Pillow may open: it decodes these by itself, while for others, EPS among them, it starts a program."""
 TEXTS_AT_ONCE = 256
@@ -64,17 +66,21 @@ def decode_picture(data: bytes) -> Any:
         raise ValueError("not a picture that Pillow knows" if "cannot identify" in text else text[:120]) from None
 
 
+@dataclass(frozen=True)
 class PictureBatch:
-    """What a thread made of some rows: ``pixels`` (k, 3, side, side) of those that decoded, and why others did not."""
+    """What became of some rows of a set: ``features`` (k, D) of the ``rows`` that decoded, and why others did not."""
 
-    def __init__(self, rows: npt.NDArray[np.int64], pixels: Tensor | None, problems: dict[int, str]) -> None:
-        self.rows = rows
-        self.pixels = pixels
-        self.problems = problems
+    rows: npt.NDArray[np.int64]
+    features: Tensor
+    problems: dict[int, str]
 
 
 class Embedder:
-    """A model with its settings; every result is float32 on the processor, unit norm."""
+    """A model with its settings; every result is float32 on the processor, unit norm.
+
+    On the CPU each thread takes a batch through decoding and the model, with one thread of torch: the same bits for
+    any number of threads. On a GPU the threads decode, and one batch at a time goes through the model.
+    """
 
     def __init__(self, clip: ClipModel, *, batch_size: int, threads: int) -> None:
         import torch
@@ -93,12 +99,14 @@ class Embedder:
         place: dict[str, int] = {}
         at = [place.setdefault(text, len(place)) for text in texts]
         different = list(place)
-        parts = []
-        with torch.inference_mode():
-            for begin in range(0, len(different), TEXTS_AT_ONCE):
-                tokens = self.clip.tokenizer(different[begin : begin + TEXTS_AT_ONCE]).to(self.device)
-                parts.append(_unit(self.clip.model.encode_text(tokens)))  # type: ignore[operator]
-        found = torch.cat(parts)
+        # tokenised here: not every tokenizer may be used by several threads
+        tokens = (
+            self.clip.tokenizer(different[begin : begin + TEXTS_AT_ONCE])
+            for begin in range(0, len(different), TEXTS_AT_ONCE)
+        )
+        threads = self.threads if self.device.type == "cpu" else 1
+        with one_thread(self.device.type), ThreadPoolExecutor(threads) as pool:
+            found = torch.cat(list(_in_order(pool, self._encode_tokens, tokens, threads + BATCHES_AHEAD)))
         self._check(found, lambda row: f"text {different[row]!r} of {where}")
         return found[torch.tensor(at)]
 
@@ -116,51 +124,32 @@ class Embedder:
             weights.append(_unit(found))
         return torch.cat(weights)
 
-    def pictures(self, evalset: EvalSet) -> Iterator[tuple[npt.NDArray[np.int64], Tensor, dict[int, str]]]:
-        """(rows, (k, D) embeddings of them, row -> why it could not be decoded), batch by batch in order."""
-        import torch
-
-        for batch in self._decoded(evalset):
-            if batch.pixels is None:
-                yield batch.rows, torch.empty((0, self.clip.embed_dim)), batch.problems
-                continue
-            with torch.inference_mode():
-                pixels = batch.pixels.to(device=self.device, dtype=self.dtype)
-                found = _unit(self.clip.model.encode_image(pixels))  # type: ignore[operator]
-            rows = batch.rows
-            self._check(found, lambda row, rows=rows: f"picture {evalset.key(int(rows[row]))} of {evalset.task.key}")
-            yield rows, found, batch.problems
-
-    def _decoded(self, evalset: EvalSet) -> Iterator[PictureBatch]:
+    def pictures(self, evalset: EvalSet) -> Iterator[PictureBatch]:
+        """The pictures of a set, batch by batch in order."""
         shards, offsets, sizes = evalset.places
-        files = [os.open(tar, os.O_RDONLY) for tar in evalset.tars]
-
-        def decode(rows: npt.NDArray[np.int64]) -> PictureBatch:
-            return self._decode(
-                rows, [(files[shards[row]], int(offsets[row]), int(sizes[row])) for row in rows.tolist()]
-            )
-
-        total = len(evalset.rows)
-        batches = (np.arange(a, min(a + self.batch_size, total)) for a in range(0, total, self.batch_size))
-        with warnings.catch_warnings():
+        with ExitStack() as opened:
+            opened.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")  # Pillow warns of odd EXIF and of bombs; the limits here are our own
-            waiting: deque[Future[PictureBatch]] = deque()
-            with ThreadPoolExecutor(self.threads) as pool:
-                try:
-                    for rows in batches:
-                        waiting.append(pool.submit(decode, rows))
-                        if len(waiting) > self.threads + THREADS_AHEAD:
-                            yield waiting.popleft().result()
-                    while waiting:
-                        yield waiting.popleft().result()
-                finally:
-                    for future in waiting:
-                        future.cancel()
-                    pool.shutdown()
-                    for file in files:
-                        os.close(file)
+            opened.enter_context(one_thread(self.device.type))
+            files = [opened.enter_context(open(tar, "rb")).fileno() for tar in evalset.tars]
+            pool = opened.enter_context(ThreadPoolExecutor(self.threads))
 
-    def _decode(self, rows: npt.NDArray[np.int64], places: list[tuple[int, int, int]]) -> PictureBatch:
+            def work(rows: npt.NDArray[np.int64]) -> Any:
+                places = [(files[shards[row]], int(offsets[row]), int(sizes[row])) for row in rows.tolist()]
+                good, pixels, problems = self._decode(rows, places)
+                on_cpu = self.device.type == "cpu"
+                return good, self._encode_pictures(pixels) if on_cpu else pixels, problems
+
+            total = len(evalset.rows)
+            batches = [np.arange(a, min(a + self.batch_size, total)) for a in range(0, total, self.batch_size)]
+            for rows, made, problems in _in_order(pool, work, batches, self.threads + BATCHES_AHEAD):
+                features = made if self.device.type == "cpu" else self._encode_pictures(made)
+                self._check(features, partial(_picture_name, evalset, rows))
+                yield PictureBatch(rows, features, problems)
+
+    def _decode(
+        self, rows: npt.NDArray[np.int64], places: list[tuple[int, int, int]]
+    ) -> tuple[npt.NDArray[np.int64], Tensor | None, dict[int, str]]:
         import torch
 
         pixels, good, problems = [], [], {}
@@ -168,11 +157,25 @@ class Embedder:
             try:
                 pixels.append(self.clip.preprocess(decode_picture(os.pread(file, size, offset))))
                 good.append(row)
-            except (ValueError, OSError) as error:
+            except ValueError as error:
                 problems[row] = str(error)
-        return PictureBatch(np.array(good, dtype=np.int64), torch.stack(pixels) if pixels else None, problems)
+        return np.array(good, dtype=np.int64), torch.stack(pixels) if pixels else None, problems
 
-    def _check(self, found: Tensor, name: Any) -> None:
+    def _encode_pictures(self, pixels: Tensor | None) -> Tensor:
+        import torch
+
+        if pixels is None:
+            return torch.empty((0, self.clip.embed_dim))
+        with torch.inference_mode():
+            return _unit(self.clip.model.encode_image(pixels.to(device=self.device, dtype=self.dtype)))  # type: ignore[operator]
+
+    def _encode_tokens(self, tokens: Tensor) -> Tensor:
+        import torch
+
+        with torch.inference_mode():
+            return _unit(self.clip.model.encode_text(tokens.to(self.device)))  # type: ignore[operator]
+
+    def _check(self, found: Tensor, name: Callable[[int], str]) -> None:
         import torch
 
         good = torch.isfinite(found).all(1)
@@ -182,6 +185,25 @@ class Embedder:
                 f"model {self.clip.name} ({self.clip.source}) gives an embedding with NaN or infinity for {name(row)}; "
                 "its weights are damaged or its training diverged: evaluate another checkpoint"
             )
+
+
+def _picture_name(evalset: EvalSet, rows: npt.NDArray[np.int64], place: int) -> str:
+    return f"picture {evalset.key(int(rows[place]))} of {evalset.task.key}"
+
+
+def _in_order(pool: ThreadPoolExecutor, work: Callable[[Any], Any], items: Iterable[Any], ahead: int) -> Iterator[Any]:
+    """The results of ``work``, at most ``ahead`` of them begun and not yet taken."""
+    waiting: deque[Future[Any]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 def _unit(features: Tensor) -> Tensor:

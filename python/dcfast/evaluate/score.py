@@ -111,11 +111,11 @@ def _classification(evalset: EvalSet, embedder: Embedder) -> Score:
     ranks: list[Any] = []
     predicted: list[Any] = []
     problems: dict[int, str] = {}
-    for batch, features, bad in embedder.pictures(evalset):
-        problems.update(bad)
-        logits = features @ weights.T
-        rows.append(batch)
-        ranks.append(_rank_of(logits, torch.from_numpy(evalset.labels[batch])).numpy())
+    for batch in embedder.pictures(evalset):
+        problems.update(batch.problems)
+        logits = batch.features @ weights.T
+        rows.append(batch.rows)
+        ranks.append(_rank_of(logits, torch.from_numpy(evalset.labels[batch.rows])).numpy())
         predicted.append(logits.argmax(1).numpy())
     found, unreadable = _readable(evalset, rows, problems)
     rank, guess, labels = np.concatenate(ranks), np.concatenate(predicted), evalset.labels[found]
@@ -199,11 +199,11 @@ def _multilabel(evalset: EvalSet, embedder: Embedder) -> Score:
     rows: list[Ints] = []
     guesses: dict[str, list[Any]] = {name: [] for name in weights}
     problems: dict[int, str] = {}
-    for batch, features, bad in embedder.pictures(evalset):
-        problems.update(bad)
-        rows.append(batch)
+    for batch in embedder.pictures(evalset):
+        problems.update(batch.problems)
+        rows.append(batch.rows)
         for name, classes in weights.items():
-            guesses[name].append((features @ classes.T).argmax(1).numpy())
+            guesses[name].append((batch.features @ classes.T).argmax(1).numpy())
     found, unreadable = _readable(evalset, rows, problems)
     guess = {name: np.concatenate(parts) for name, parts in guesses.items()}
     truth = {name: evalset.column(name)[found] for name in ("race", "gender", "age", "race_binary")}
@@ -235,10 +235,10 @@ def _all_pictures(evalset: EvalSet, embedder: Embedder) -> tuple[Ints, Tensor, d
     rows: list[Ints] = []
     parts: list[Tensor] = []
     problems: dict[int, str] = {}
-    for batch, features, bad in embedder.pictures(evalset):
-        problems.update(bad)
-        rows.append(batch)
-        parts.append(features)
+    for batch in embedder.pictures(evalset):
+        problems.update(batch.problems)
+        rows.append(batch.rows)
+        parts.append(batch.features)
     found, unreadable = _readable(evalset, rows, problems)
     return found, torch.cat(parts), unreadable
 
