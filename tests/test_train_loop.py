@@ -410,6 +410,8 @@ def test_steps_are_exact() -> None:
     ]
     assert boundaries(3125, 5) == {1: 625, 2: 1250, 3: 1875, 4: 2500, 5: 3125}
     assert boundaries(10, 3) == {1: 3, 2: 6, 3: 10}
+    assert boundaries(3, 5) == {3: 1, 4: 2, 5: 3}
+    assert boundaries(1, 5) == {5: 1}
     assert num_steps(5, 100) == 1
 
 

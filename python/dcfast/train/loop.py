@@ -40,8 +40,12 @@ def num_steps(samples_seen: int, global_batch: int) -> int:
 
 
 def boundaries(steps: int, checkpoints: int) -> dict[int, int]:
-    """Checkpoint ("epoch") K -> the step after which it is saved; the last is after the last step."""
-    return {k: steps * k // checkpoints for k in range(1, checkpoints + 1)}
+    """Checkpoint ("epoch") K -> the step after which it is saved; the last is after the last step.
+
+    With fewer steps than checkpoints, those that would be the same as the next one are left out.
+    """
+    ends = {k: steps * k // checkpoints for k in range(1, checkpoints + 1)}
+    return {k: end for k, end in ends.items() if end > 0 and (k == checkpoints or end < ends[k + 1])}
 
 
 def world_sizes(global_batch: int, accumulation: int, most: int = 4096) -> list[int]:
