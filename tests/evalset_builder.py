@@ -42,6 +42,11 @@ def sample(key: str, colour: str, **members: Any) -> dict[str, bytes]:
     return found
 
 
+def labelled(count: int, wrong: int = 0, **members: Any) -> list[dict[str, bytes]]:
+    """Pictures of every colour in turn; the labels of the first ``wrong`` are those of the next class."""
+    return [sample(f"s{i}", NAMES[i % 8], cls=(i + (i < wrong)) % 8, **members) for i in range(count)]
+
+
 def write_set(
     home: Path,
     name: str,

@@ -1,24 +1,20 @@
-"""Evaluating a model: the scores of every kind, results on disk, resuming, averages, the stage, the command line."""
+"""Scores of a set: every kind of metric, broken pictures, a broken model, the built-in world, real sets."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from dcfast.errors import CorruptDataError, EvalsetError, RunError
-from dcfast.evaluate import EvalTask, datacomp_tasks, evaluate_model, results_dir
+from dcfast.errors import EvalsetError, RunError
+from dcfast.evaluate import EvalTask, evaluate_model
 from dcfast.evaluate.embed import Embedder
 from dcfast.evaluate.evalset import open_evalset
-from dcfast.evaluate.results import aggregate, read_results
 from dcfast.evaluate.score import _fairness_tables, score_evalset
-from evalset_builder import NAMES, colour_clip, npy, sample, write_set
+from evalset_builder import NAMES, colour_clip, labelled, npy, sample, write_set
 
 BROKEN = b"\xff\xd8 no picture"
 
@@ -28,14 +24,9 @@ def _scored(folder: Path, clip: Any = None, batch_size: int = 7, **fields: Any) 
     return score_evalset(evalset, Embedder(clip or colour_clip(), batch_size=batch_size, threads=2))
 
 
-def _labelled(count: int, wrong: int = 0, **members: Any) -> list[dict[str, bytes]]:
-    """Pictures of every colour in turn; the labels of the first ``wrong`` are those of the next class."""
-    return [sample(f"s{i}", NAMES[i % 8], cls=(i + (i < wrong)) % 8, **members) for i in range(count)]
-
-
 @pytest.mark.parametrize("batch_size", [1, 6, 13, 14, 100])
 def test_classification_for_any_batch_size(tmp_path: Path, batch_size: int) -> None:
-    found = _scored(write_set(tmp_path, "a", _labelled(13, wrong=3), NAMES), batch_size=batch_size)
+    found = _scored(write_set(tmp_path, "a", labelled(13, wrong=3), NAMES), batch_size=batch_size)
     assert found.metrics["acc1"] == found.metrics["main_metric"] == 10 / 13
     labels = [(i + (i < 3)) % 8 for i in range(13)]
     recall = [np.mean([i % 8 == c for i in range(13) if labels[i] == c]) for c in set(labels)]
@@ -51,7 +42,7 @@ def test_few_classes_have_no_top_five(tmp_path: Path) -> None:
 
 
 def test_broken_pictures_are_counted_named_and_left_out(tmp_path: Path) -> None:
-    rows = _labelled(12)
+    rows = labelled(12)
     rows[4]["s4.png"] = BROKEN
     rows[9]["s9.png"] = b""
     folder = write_set(tmp_path, "a", rows, NAMES)
@@ -73,7 +64,7 @@ def test_a_set_of_broken_pictures_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_model_that_diverged_is_an_error(tmp_path: Path) -> None:
-    folder = write_set(tmp_path, "a", _labelled(3), NAMES)
+    folder = write_set(tmp_path, "a", labelled(3), NAMES)
     clip = colour_clip(float("nan"))
     with pytest.raises(RunError, match=r"model colours \(a test\) gives an embedding with NaN or infinity for text"):
         _scored(folder, clip)
@@ -84,7 +75,7 @@ def test_a_model_that_diverged_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_blind_model_scores_as_chance_does(tmp_path: Path) -> None:
-    found = _scored(write_set(tmp_path, "a", _labelled(16), NAMES), colour_clip(0.0))
+    found = _scored(write_set(tmp_path, "a", labelled(16), NAMES), colour_clip(0.0))
     assert found.metrics["acc1"] == found.chance == 1 / 8
 
 
@@ -151,7 +142,7 @@ def test_worst_region_leaves_out_other(tmp_path: Path) -> None:
 
 
 def test_worst_group_of_top_five_and_macro_f1(tmp_path: Path) -> None:
-    rows = _labelled(16)
+    rows = labelled(16)
     for i, row in enumerate(rows):
         row[f"s{i}.npy"] = npy([i % 3, 0, 0])
     folder = write_set(tmp_path, "a", rows, NAMES)
@@ -211,134 +202,6 @@ def test_either_way_of_writing_race_binary(white: int) -> None:
     assert (table["acc_race_avg"], table[f"acc_race_race_binary:{white}"]) == (3 / 5, 1 / 2)
 
 
-def _three_sets(home: Path) -> None:
-    write_set(home, "cifar10", _labelled(9), NAMES)
-    write_set(home, "mine", _labelled(5, wrong=1), NAMES)
-    write_set(home, "zzz", [sample(f"s{i}", name, txt=name) for i, name in enumerate(NAMES)])
-    own = {"key": "own/mine", "name": "Mine", "directory": "wds_mine_test", "kind": "classification"}
-    (home / "tasks.json").write_text(json.dumps([{**own, "main_metric": "acc1", "size": 5}]))
-
-
-def test_results_are_written_in_datacomps_form(tmp_path: Path) -> None:
-    _three_sets(tmp_path / "sets")
-    summary = evaluate_model(colour_clip(), tmp_path / "sets", tmp_path / "out")
-    path = results_dir(tmp_path / "out", "c0" * 32) / "eval_results.jsonl"
-    assert path.parent.name == "c0" * 8
-    assert summary["results"] == str(path.relative_to(tmp_path / "out"))
-    assert (tmp_path / "out" / "eval_results.jsonl").read_bytes() == path.read_bytes()
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert lines == summary["tasks"]
-    assert [(line["key"], line["dataset"]) for line in lines] == [
-        *(("cifar10", "CIFAR-10"), ("own/mine", "Mine"), ("zzz", "zzz"))
-    ]
-    assert [line["metrics"]["main_metric"] for line in lines] == [1.0, 4 / 5, 1.0]
-    assert {line["checkpoint"] for line in lines} == {"c0" * 32}
-    assert json.loads((tmp_path / "out/evaluate/summary.json").read_text()) == {
-        name: value for name, value in summary.items() if name != "scored"
-    }
-    assert summary["own_average"] == 4 / 5
-    assert (summary["unlisted"], summary["partial"]) == (["zzz"], ["cifar10"])
-    assert len(summary["missing"]) == 39
-    assert set(summary["averages"].values()) == {None}
-    assert summary["notes"] == [
-        "evaluation set cifar10: it holds 9 pictures, the benchmark's has 10,000: its score is not comparable"
-    ]
-
-
-def test_what_is_done_is_skipped_and_what_changed_is_redone(tmp_path: Path) -> None:
-    sets, out = tmp_path / "sets", tmp_path / "out"
-    _three_sets(sets)
-    said: list[str] = []
-    first = evaluate_model(colour_clip(), sets, out, say=said.append)
-    assert first["scored"] == ["cifar10", "own/mine", "zzz"]
-    assert said[1].startswith("Mine: acc1 0.8000 (chance 0.1250), 5 pictures")
-    before = (out / "eval_results.jsonl").read_bytes()
-    clip = colour_clip()
-    assert evaluate_model(clip, sets, out)["scored"] == []
-    assert (clip.model.pictures, clip.model.texts) == (0, 0)  # type: ignore[union-attr]
-    shutil.rmtree(sets / "wds_zzz_test")
-    write_set(sets, "zzz", [sample(f"s{i}", name, txt=name) for i, name in enumerate(NAMES[:4])])
-    assert evaluate_model(clip, sets, out)["scored"] == ["zzz"]
-    assert clip.model.pictures == 4  # type: ignore[union-attr]
-    # a killed run leaves whole lines of what it had scored
-    path = results_dir(out, "c0" * 32) / "eval_results.jsonl"
-    path.write_text(path.read_text().splitlines()[0] + '\n{"key": "own/mine", "chec')
-    assert evaluate_model(colour_clip(), sets, out, batch_size=2, workers=1)["scored"] == ["own/mine", "zzz"]
-    assert (out / "eval_results.jsonl").read_bytes().splitlines()[:2] == before.splitlines()[:2]
-    shutil.rmtree(sets / "wds_zzz_test")
-    summary = evaluate_model(colour_clip(), sets, out)
-    assert (summary["scored"], [line["key"] for line in summary["tasks"]]) == ([], ["cifar10", "own/mine"])
-
-
-def test_checkpoints_never_mix(tmp_path: Path) -> None:
-    sets, out = tmp_path / "sets", tmp_path / "out"
-    _three_sets(sets)
-    evaluate_model(colour_clip(), sets, out)
-    blind = colour_clip(0.0, content_hash="ab" * 32)
-    summary = evaluate_model(blind, sets, out)
-    assert summary["scored"] == ["cifar10", "own/mine", "zzz"]
-    lines = [json.loads(line) for line in (out / "eval_results.jsonl").read_text().splitlines()]
-    assert {line["checkpoint"] for line in lines} == {"ab" * 32}
-    assert sorted(p.name for p in (out / "evaluate").iterdir()) == ["ab" * 8, "c0" * 8, "summary.json"]
-    # a results file of another checkpoint, put where this one's belongs, counts as absent
-    theirs = results_dir(out, "c0" * 32) / "eval_results.jsonl"
-    assert read_results(theirs, "ab" * 32) == {}
-    assert len(read_results(theirs, "c0" * 32)) == 3
-
-
-def test_bad_sets_are_refused_before_any_work(tmp_path: Path) -> None:
-    write_set(tmp_path, "a", _labelled(4), NAMES)
-    write_set(tmp_path, "b", [sample("s0", "red", cls=9)], NAMES)
-    clip = colour_clip()
-    with pytest.raises(EvalsetError, match="wds_b_test: sample s0 has label 9"):
-        evaluate_model(clip, tmp_path, tmp_path / "out")
-    assert clip.model.pictures == 0  # type: ignore[union-attr]
-    assert not (tmp_path / "out").exists()
-    for name, value in (("batch_size", 0), ("workers", -1)):
-        with pytest.raises(ValueError, match=f"{name} must be at least"):
-            evaluate_model(clip, tmp_path, tmp_path / "out", **{name: value})  # type: ignore[arg-type]
-
-
-def test_damage_is_a_note_or_with_strict_an_error(tmp_path: Path) -> None:
-    folder = write_set(tmp_path, "a", _labelled(4), NAMES)
-    (folder / "test" / "nshards.txt").write_text("2")
-    with pytest.raises(CorruptDataError, match=r"evaluation set a: nshards\.txt says 2 shards, but there are 1 \(--st"):
-        evaluate_model(colour_clip(), tmp_path, tmp_path / "out", strict=True)
-    summary = evaluate_model(colour_clip(), tmp_path, tmp_path / "out")
-    assert summary["notes"] == ["evaluation set a: nshards.txt says 2 shards, but there are 1"]
-
-
-def _line(task: EvalTask, value: float | None, complete: bool = True) -> dict[str, Any]:
-    return {"key": task.key, "metrics": {"main_metric": value}, "benchmark": task.benchmark, "complete": complete}
-
-
-def test_the_average_over_38_needs_all_38() -> None:
-    tasks = datacomp_tasks()
-    values = {task.key: (i / 100 if task.main_metric else None) for i, task in enumerate(tasks)}
-    lines = [_line(task, values[task.key]) for task in tasks]
-    found = aggregate(lines)
-    scores = [value for value in values.values() if value is not None]
-    assert len(scores) == 38
-    assert found["averages"]["Average"] == pytest.approx(sum(scores) / 38)
-    assert found["averages"]["ImageNet"] == values["imagenet1k"]
-    assert found["averages"]["VTAB"] == pytest.approx(
-        np.mean([v for k, v in values.items() if k.startswith("vtab/") or k == "sun397"])
-    )
-    assert found["averages"]["Retrieval"] == pytest.approx(
-        np.mean([v for k, v in values.items() if k.startswith("retrieval/") or k == "misc/winogavil"])
-    )
-    assert (found["missing"], found["partial"], found["own_average"]) == ([], [], None)
-    without = aggregate([line for line in lines if line["key"] != "stl10"])
-    assert without["averages"]["Average"] is None
-    assert without["averages"]["VTAB"] == found["averages"]["VTAB"]
-    assert without["missing"] == ["stl10"]
-    part = aggregate([{**line, "complete": line["key"] != "imagenet1k"} for line in lines])
-    assert (part["averages"]["Average"], part["averages"]["ImageNet"], part["partial"]) == (None, None, ["imagenet1k"])
-    # a set that merely has the name of a task is no part of the benchmark
-    foreign = aggregate([{**line, "benchmark": line["key"] != "stl10"} for line in lines])
-    assert (foreign["averages"]["Average"], foreign["unlisted"]) == (None, ["stl10"])
-
-
 def test_class_weights_are_those_of_open_clip() -> None:
     import open_clip
     from dcfast.models import load_model
@@ -351,84 +214,25 @@ def test_class_weights_are_those_of_open_clip() -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
 
 
-def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from dcfast.evaluate.__main__ import main
+def test_any_number_of_threads_gives_the_same_bits(tmp_path: Path) -> None:
+    from dcfast.models import load_model
 
-    write_set(tmp_path / "sets", "cifar10", _labelled(9), NAMES)
-    common = ["--evalsets", str(tmp_path / "sets"), "--out", str(tmp_path / "out"), "--device", "cpu"]
-    assert main(["--model", "dcfast-tiny", *common]) == 0
-    said = capsys.readouterr()
-    assert "CIFAR-10" in said.out
-    assert "no average over the 38: 39 of DataComp's 40 are missing: vtab/caltech101," in said.out
-    assert "note: evaluation set cifar10: it holds 9 pictures" in said.out
-    assert said.err.startswith("CIFAR-10: acc1 ")
-    assert main(["--model", "dcfast-tinny", *common]) == 1
-    assert "did you mean 'dcfast-tiny'" in capsys.readouterr().err
-    (tmp_path / "sets/wds_cifar10_test/classnames.txt").unlink()
-    assert main(["--model", "dcfast-tiny", *common]) == 1
-    assert "it has no classnames.txt" in capsys.readouterr().err
-
-
-def test_importing_the_package_needs_no_torch() -> None:
-    code = "import sys, dcfast.evaluate as e; e.datacomp_tasks(); print('torch' in sys.modules, 'PIL' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "False"]
-
-
-def _trained(out: Path, sets: Path) -> Any:
-    """A run whose training is done: a checkpoint, and the summaries that the stage reads."""
-    from dcfast.atomic import write_json
-    from dcfast.models import create_model, file_sha256
-    from dcfast.stages.run_dir import Run
-    from dcfast.stages.settings import Settings
-
-    checkpoint = out / "train/checkpoints/epoch_1.pt"
-    checkpoint.parent.mkdir(parents=True)
-    torch.save({"state_dict": create_model("dcfast-tiny", seed=3).state_dict()}, checkpoint)
-    about = {
-        "model": "dcfast-tiny",
-        "checkpoint": "train/checkpoints/epoch_1.pt",
-        "checkpoint_sha256": file_sha256(checkpoint),
-    }
-    write_json(out / "train/summary.json", about)
-    write_json(out / "state/train.json", about)
-    return Run(out, Settings(evalsets=str(sets), device="cpu"))
-
-
-def test_the_stage_scores_the_last_checkpoint_once(tmp_path: Path) -> None:
-    from dcfast.stages.engine import open_engine
-    from dcfast.stages.evaluate import steps
-    from dcfast.stages.progress import Silent
-    from dcfast.stages.runner import run_stage
-
-    sets, out = tmp_path / "sets", tmp_path / "out"
-    write_set(sets, "cifar10", _labelled(9), NAMES)
-    run = _trained(out, sets)
-    with open_engine("local", 1, None) as engine:
-        summary = run_stage(run, engine, "evaluate", steps, Silent)
-        assert summary["available"]
-        assert list(summary["scores"]) == ["cifar10"]
-        assert summary["checkpoint"] == json.loads((out / "train/summary.json").read_text())["checkpoint_sha256"]
-        written = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
-        assert run_stage(run, engine, "evaluate", steps, Silent) == summary
-        assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == written
-        with open(out / "train/checkpoints/epoch_1.pt", "ab") as file:
-            file.write(b"\0")
-        with pytest.raises(RunError, match="is not the file that the training wrote"):
-            run_stage(run, engine, "evaluate", steps, Silent)
-
-
-def test_the_stage_without_sets_or_training(tmp_path: Path) -> None:
-    from dcfast.stages.evaluate import steps
-    from dcfast.stages.run_dir import Run
-    from dcfast.stages.settings import Settings
-
-    with pytest.raises(StopIteration) as end:
-        next(steps(Run(tmp_path, Settings(pool="p"))))
-    assert end.value.value == {"available": False, "scores": {}, "notes": []}
-    write_set(tmp_path / "sets", "cifar10", _labelled(9), NAMES)
-    with pytest.raises(RunError, match="stage train has not been run yet"):
-        next(steps(Run(tmp_path, Settings(pool="p", evalsets=str(tmp_path / "sets")))))
+    folder = write_set(tmp_path, "a", labelled(23), NAMES)
+    evalset = open_evalset(EvalTask("a", "A", folder.name), folder)
+    clip = load_model("dcfast-tiny")
+    found = []
+    for threads in (1, 2, 5):
+        embedder = Embedder(clip, batch_size=5, threads=threads)
+        batches = list(embedder.pictures(evalset))
+        assert [batch.rows.tolist() for batch in batches] == [
+            *([0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11, 12, 13, 14], [15, 16, 17, 18, 19], [20, 21, 22])
+        ]
+        texts = embedder.texts([f"text {i % 300}" for i in range(700)], "a test")
+        found.append((torch.cat([batch.features for batch in batches]), texts))
+    for pictures, texts in found[1:]:
+        assert torch.equal(pictures, found[0][0])
+        assert torch.equal(texts, found[0][1])
+    torch.testing.assert_close(found[0][0].norm(dim=1), torch.ones(23))
 
 
 def test_the_built_in_world_is_scored(tmp_path: Path) -> None:
