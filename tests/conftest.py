@@ -74,7 +74,7 @@ def ray_nodes() -> Iterator[None]:
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = path  # the workers of both nodes import the pieces of this folder
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    cluster.add_node(num_cpus=1)
+    cluster.add_node(num_cpus=1, num_gpus=1)  # a GPU by name: none has to be there
     ray.init(address=cluster.address, log_to_driver=False, logging_level=40)
     cluster.wait_for_nodes()
     yield

@@ -32,3 +32,7 @@ def die(out: str, args: dict[str, Any]) -> dict[str, Any]:
 def slow(out: str, args: dict[str, Any]) -> dict[str, Any]:
     time.sleep(args["seconds"])
     return square(out, args)
+
+
+def visible_gpus(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    return {"visible": os.environ.get("CUDA_VISIBLE_DEVICES", "all")}

@@ -276,6 +276,12 @@ def test_ray_engine_on_two_nodes_gives_the_same(tmp_path: Path, ray_nodes: None)
         assert summary["order"] == [i * i for i in range(9)]
         with pytest.raises(ValueError, match="piece 3 cannot be done"):
             list(engine.map(str(tmp_path), [Piece("demo/f", "0", "piece_functions:fail", {"value": 3})]))
+        asking = [
+            Piece("demo/g", str(i), "piece_functions:visible_gpus", {}, gpus=gpus) for i, gpus in ((0, 0.5), (1, 0))
+        ]
+        seen = {i: stats["visible"] for i, stats in engine.map(str(tmp_path), asking)}
+        assert seen[0] == "0", "a piece that wants a GPU sees one"
+        assert seen[1] in ("", "all")
 
 
 # --- run directories ------------------------------------------------------------------------------

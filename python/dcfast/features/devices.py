@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["borrowed_device", "resolve_device"]
+__all__ = ["borrowed_device", "gpu_share", "resolve_device"]
 
 PER_GPU = 2
 """Processes at work on a GPU at a time: one decodes while the other computes."""
@@ -34,6 +34,11 @@ def resolve_device(wanted: str) -> str:
     if wanted == "cuda":
         raise ValueError("device cuda was asked for, but torch sees no GPU on this machine; use --device cpu or auto")
     return "cpu"
+
+
+def gpu_share(wanted: str) -> float:
+    """What a piece asks a cluster for: the share of a GPU that one process takes; 0 for ``cpu``."""
+    return 0.0 if wanted == "cpu" else 1.0 / PER_GPU
 
 
 def _slots() -> list[tuple[str, Path]]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dcfast.errors import CorruptDataError, FilterError, PoolError
+from dcfast.features.devices import borrowed_device, gpu_share
 from dcfast.features.npz import iterate_npz, npz_arrays
 from dcfast.stages.kmeans import ARRAY, BLOCK_ROWS, beside, kmeans_steps, save_array
 from dcfast.stages.piece import Piece, absolute
@@ -86,7 +87,6 @@ def embed_target(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: image embeddings of the built-in world's clean pictures by the run's teacher, (m, d) float16."""
     import torch
 
-    from dcfast.features.devices import borrowed_device
     from dcfast.features.embed import encode, one_thread
     from dcfast.features.pairs import NO_CAPTION, OK, SegmentPairs
     from dcfast.shards import Segment, write_segment
@@ -110,7 +110,6 @@ def embed_target(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
 def choose_clusters(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: (k,) bool, the centroids that are nearest to any of the target's embeddings."""
-    from dcfast.features.devices import borrowed_device
     from dcfast.features.kmeans import nearest_centroids
 
     root = Path(out)
@@ -132,7 +131,6 @@ def choose_clusters(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
 def assign_rows(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: for some metadata files, whether each row's nearest centroid is chosen; False without embedding."""
-    from dcfast.features.devices import borrowed_device
     from dcfast.features.embed import one_thread
     from dcfast.features.kmeans import nearest_centroids
 
@@ -174,6 +172,7 @@ def _target(run: Run) -> Any:
             {"shards": shards, "model": model, "device": run.settings.device, "output": path},
             inputs=(*shards, *files),
             outputs=(path,),
+            gpus=gpu_share(run.settings.device),
         )
     ]
     return path
@@ -191,6 +190,7 @@ def _members(run: Run, number: int, centroids: str, target: str) -> Any:
             {**common, "target": target, "output": chosen},
             inputs=(centroids, target),
             outputs=(chosen,),
+            gpus=gpu_share(run.settings.device),
         )
     ]
     stats = yield [
@@ -201,6 +201,7 @@ def _members(run: Run, number: int, centroids: str, target: str) -> Any:
             {**common, "chosen": chosen, "files": files, "number": number},
             inputs=(centroids, chosen, *(beside(name) for name in files)),
             outputs=tuple(mask_path(number, name) for name in files),
+            gpus=gpu_share(run.settings.device),
         )
         for group, (_, files) in enumerate(run.metadata_groups())
     ]

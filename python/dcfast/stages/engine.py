@@ -146,6 +146,12 @@ class RayEngine(_Closing):
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **extra)
         # a node may be lost: the piece is safe to repeat. One that kills its worker every time ends as a RunError
         self._perform = ray.remote(num_cpus=1, max_retries=3, scheduling_strategy="SPREAD")(perform)
+        self._has_gpus = float(ray.cluster_resources().get("GPU", 0)) > 0  # type: ignore[no-untyped-call]
+
+    def _submit(self, out: str, piece: Piece) -> Any:
+        # Ray hides every GPU from a task that asks for none
+        gpus = piece.gpus if self._has_gpus else 0
+        return self._perform.options(num_gpus=gpus).remote(out, piece) if gpus else self._perform.remote(out, piece)
 
     def map(self, out: str, pieces: Sequence[Piece]) -> Iterator[tuple[int, dict[str, Any]]]:
         running: dict[Any, int] = {}
@@ -153,7 +159,7 @@ class RayEngine(_Closing):
         try:
             while True:
                 while len(running) < 2 * self.workers and (task := next(following, None)) is not None:
-                    running[self._perform.remote(out, task[1])] = task[0]
+                    running[self._submit(out, task[1])] = task[0]
                 if not running:
                     return
                 done, _ = self._ray.wait(list(running), num_returns=1)

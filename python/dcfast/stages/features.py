@@ -16,6 +16,7 @@ from typing import Any
 
 from dcfast.atomic import write_json
 from dcfast.errors import PoolError
+from dcfast.features.devices import borrowed_device, gpu_share
 from dcfast.features.embed import ARRAYS, segment_file
 from dcfast.features.spec import TEACHER, FeatureModel, feature_models
 from dcfast.stages.index import segment_path
@@ -96,7 +97,6 @@ def _mark(path: str | None) -> str:
 
 def embed(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: the embeddings of one segment's pairs."""
-    from dcfast.features.devices import borrowed_device
     from dcfast.features.embed import embed_segment
     from dcfast.shards import Segment
 
@@ -175,6 +175,7 @@ def steps(run: Run) -> Steps:
                 *(segment_file(number, what, m.key) for m in models for what in ARRAYS),
             ),
             weight=sum(Path(pool.shard_path(name)).stat().st_size for name in names),
+            gpus=gpu_share(run.settings.device),
         )
         for number, (_, names) in enumerate(pool.segments())
     ]

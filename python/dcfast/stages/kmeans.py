@@ -15,6 +15,7 @@ import numpy as np
 
 from dcfast.atomic import atomic_path
 from dcfast.errors import PoolError
+from dcfast.features.devices import borrowed_device, gpu_share
 from dcfast.features.npz import NpyWriter, iterate_npz
 from dcfast.stages.piece import Piece
 from dcfast.stages.run_dir import Run
@@ -97,7 +98,6 @@ def begin_kmeans(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
 def iterate_kmeans(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: one iteration of k-means over all points."""
-    from dcfast.features.devices import borrowed_device
     from dcfast.features.kmeans import kmeans_iteration
 
     root = Path(out)
@@ -160,6 +160,7 @@ def kmeans_steps(run: Run) -> Any:
                 {"points": places, "before": before, "output": path, "device": settings.device},
                 inputs=(before, *places),
                 outputs=(path,),
+                gpus=gpu_share(settings.device),
             )
         ]
         error = done["error"]

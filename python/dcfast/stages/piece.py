@@ -41,6 +41,8 @@ class Piece:
         outputs: the files it writes, relative to the run directory.
         version: of the code; raised when the bytes it writes change.
         weight: its share of the step's work, for progress (bytes, as a rule).
+        gpus: share of a GPU that it takes where a cluster has any; local pieces share those of their machine by
+            ``dcfast.features.devices``.
     """
 
     step: str
@@ -51,6 +53,7 @@ class Piece:
     outputs: tuple[str, ...] = ()
     version: int = 1
     weight: int = 1
+    gpus: float = 0.0
 
     def marker_path(self, out: Path) -> Path:
         return out / "state" / self.step / f"{self.name}.json"
