@@ -13,6 +13,7 @@ from dcfast.errors import (
     CheckpointError,
     CorruptDataError,
     DcfastError,
+    EvalsetError,
     FilterError,
     MissingDependencyError,
     PoolError,
@@ -46,6 +47,7 @@ _LAZY: dict[str, str] = {
     "reshard": "dcfast.resharder",
     "ClipModel": "dcfast.models",
     "load_model": "dcfast.models",
+    "evaluate_model": "dcfast.evaluate",
 }
 
 # spelled out for readers and type checkers; tests compare it with _LAZY
@@ -54,6 +56,7 @@ __all__ = [
     "ClipModel",
     "CorruptDataError",
     "DcfastError",
+    "EvalsetError",
     "FilterError",
     "MissingDependencyError",
     "PoolError",
@@ -62,6 +65,7 @@ __all__ = [
     "SubsetError",
     "TarIndex",
     "__version__",
+    "evaluate_model",
     "hamming_join",
     "hash_members",
     "index_tars",
@@ -99,6 +103,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from dcfast.access import PoolReader, iterate_uids, open_pool, read_members
+    from dcfast.evaluate import evaluate_model
     from dcfast.hashing import hash_members
     from dcfast.models import ClipModel, load_model
     from dcfast.pictures import perceptual_hash
