@@ -9,20 +9,21 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dcfast.errors import DcfastError, RunError
 from dcfast.manifest import write_manifest
+from dcfast.run_branches import Comparison, run_branch, run_one
 from dcfast.run_options import parser, plan_without_pool, settings_of
 from dcfast.scales import scale
-from dcfast.stages import STAGES, stage_steps
-from dcfast.stages.branch import branch_settings, branch_stages, comparison_dir, link_base
-from dcfast.stages.engine import Engine, LocalEngine, SinglesHere, open_engine
+from dcfast.stages import STAGES
+from dcfast.stages.branch import branch_settings, comparison_dir
+from dcfast.stages.engine import open_engine
 from dcfast.stages.progress import Progress, Silent
 from dcfast.stages.run_dir import Run, Settings, open_run
-from dcfast.stages.runner import run_stage
 from dcfast.stages.settings import check_settings
 
 __all__ = [
@@ -46,8 +47,6 @@ __all__ = [
 
 ON_MODELS = ("teacher", "features", "train", "evaluate")
 """Stages that want a GPU at the scales of DataComp."""
-TRAININGS = ("teacher", "train", "evaluate")
-"""Stages whose single pieces bring their own threads and processes, and use this machine's GPU: no cluster's tasks."""
 
 
 def _selected(run: Run, first: str | None, last: str | None) -> list[str]:
@@ -99,6 +98,12 @@ def _check(run: Run, stages: list[str]) -> None:
         from dcfast.stages.filter import resolve_expression
 
         resolve_expression(run)
+        if run.compare is not None:
+            resolve_expression(Run(run.out, branch_settings(run.settings, run.compare)))
+    if "evaluate" in stages and run.evalset_dir is not None:
+        from dcfast.evaluate import check_evalsets
+
+        check_evalsets(run.evalset_dir)
 
 
 def _check_device(run: Run, stages: list[str]) -> None:
@@ -165,91 +170,22 @@ def run(
                 current.summary(name)  # RunError says which stage is missing
         summaries: dict[str, Any] = {}
         trains = [stage for stage in stages if stage in ("train", "evaluate")]
-        with open_engine(engine, workers, ray_address) as pieces:
+        with open_engine(engine, workers, ray_address) as pieces, ExitStack() as stack:
             for name in stages:
+                if trains and name == trains[0] and comparison_dir(current) is not None:
+                    other = Comparison(current, trains[-1], pieces, overwrite=overwrite, show=show, say=say)
+                    stack.enter_context(other).start()
                 say(name)
                 if name == "index":
                     _check(current, [s for s in stages if s != "world"])  # the world is whole by now
                 if name == "report":
                     write_manifest(current)  # the report shows it
-                summaries[name] = _run_one(current, pieces, name, show)
+                summaries[name] = run_one(current, pieces, name, show)
                 if trains and name == trains[-1] and comparison_dir(current) is not None:
-                    summaries["compare"] = _run_comparison(current, pieces, name, overwrite, show, say)
+                    summaries["compare"] = other.finish()
         if stages[-1] != "world":
             write_manifest(current)
         return summaries
-
-
-def _run_one(run: Run, engine: Engine, name: str, show: Callable[..., Progress]) -> dict[str, Any]:
-    if name in TRAININGS:
-        if name != "teacher" and isinstance(engine, LocalEngine):
-            engine.close()  # idle workers would hold memory beside the model; they start again when needed
-        engine = SinglesHere(engine)
-    return run_stage(run, engine, name, stage_steps(name), show)
-
-
-def _run_comparison(
-    base: Run,
-    engine: Engine,
-    last: str,
-    overwrite: bool,
-    show: Callable[..., Progress],
-    say: Callable[[str], None],
-) -> dict[str, Any]:
-    place = comparison_dir(base)
-    assert place is not None
-    with open_run(place, branch_settings(base.settings, base.compare), overwrite=overwrite) as branch:
-        return _go_through(base, branch, engine, last, show, lambda line: say(f"compare {base.compare}: {line}"))
-
-
-def _go_through(
-    base: Run, branch: Run, engine: Engine, last: str, show: Callable[..., Progress], say: Callable[[str], None]
-) -> dict[str, Any]:
-    branch.claim(STAGES)
-    link_base(base, branch)
-    stages = branch_stages(branch)
-    summaries = {}
-    for name in stages[: stages.index(last) + 1]:
-        say(name)
-        summaries[name] = _run_one(branch, engine, name, show)
-    write_manifest(branch)
-    return summaries
-
-
-def run_branch(
-    base: str | os.PathLike[str],
-    base_settings: Settings,
-    out: str | os.PathLike[str],
-    settings: Settings,
-    *,
-    last: str = "evaluate",
-    workers: int = 1,
-    overwrite: bool = False,
-    quiet: bool = True,
-    say: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
-    """Filter, training and evaluation in ``out``, on what the run in ``base`` made up to decontamination.
-
-    Args:
-        base, base_settings: a run directory that has been through decontaminate, and its settings.
-        out, settings: of the branch; pool, world, evaluation sets and features are those of the base.
-        last: ``filter``, ``reshard``, ``train`` or ``evaluate``.
-        workers, overwrite, quiet, say: as :func:`run`.
-    Returns:
-        stage -> its summary.
-    Raises:
-        RunError: the base lacks a stage, or another process is at work in ``out``.  Others as :func:`run`.
-    """
-    check_settings(settings)
-    for name in ("pool", "evalsets", "world", "features", "teacher_uids"):
-        mine, its = getattr(settings, name), getattr(base_settings, name)
-        if mine != its:
-            raise ValueError(f"a branch shares {name} with its base: {its!r} there, {mine!r} here")
-    source = Run(Path(os.path.abspath(base)), base_settings)
-    with open_run(out, settings, overwrite=overwrite) as branch, open_engine("local", workers) as engine:
-        if last not in branch_stages(branch):
-            raise ValueError(f"last must be one of {', '.join(branch_stages(branch))}; got {last!r}")
-        return _go_through(source, branch, engine, last, Silent if quiet else Progress, say)
 
 
 def stage(name: str, out: str | os.PathLike[str], settings: Settings | None = None, **options: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from dcfast.errors import MissingDependencyError, RunError
 from dcfast.stages.piece import Piece, perform
 
-__all__ = ["ENGINES", "Engine", "LocalEngine", "RayEngine", "SinglesHere", "open_engine"]
+__all__ = ["ENGINES", "Engine", "LocalEngine", "RayEngine", "SinglesHere", "open_engine", "start_worker"]
 
 ENGINES = ("local", "ray")
 
@@ -51,7 +51,8 @@ class _Closing:
         raise AssertionError("an engine defines close")
 
 
-def _start_worker(parent: int) -> None:
+def start_worker(parent: int) -> None:
+    """First thing in a worker process of this machine: it dies with the run that started it."""
     # A worker must not outlive a run that was killed: it would go on writing beside the next one.
     pr_set_pdeathsig = 1
     ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
@@ -81,7 +82,7 @@ class LocalEngine(_Closing):
         if self._pool is None:
             # spawn, not fork: the parent may hold threads (Arrow, BLAS) that a fork would leave dead
             self._pool = ProcessPoolExecutor(
-                self.workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(),)
+                self.workers, mp_context=get_context("spawn"), initializer=start_worker, initargs=(os.getpid(),)
             )
         running: dict[Future[dict[str, Any]], int] = {}
         following = iter(enumerate(pieces))

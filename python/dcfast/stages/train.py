@@ -21,12 +21,21 @@ from dcfast.stages.reshard import excluded_rows
 from dcfast.stages.run_dir import Run
 from dcfast.stages.runner import Steps
 
-__all__ = ["POSITIONS", "steps"]
+__all__ = ["POSITIONS", "limit_threads", "steps"]
 
 POSITIONS = "train/positions.npy"
 IDENTITY = "train/identity.json"
 CHECKPOINTED = ("checkpoints", "log.jsonl", "summary.json", "timing.json")
 """What belongs to one training: removed where another one begins in the same run directory."""
+
+
+_threads: int | None = None
+
+
+def limit_threads(count: int | None) -> None:
+    """How many threads trainings of this process compute with on the CPU; None is torch's own choice."""
+    global _threads
+    _threads = count
 
 
 def plan_positions(out: str, args: dict[str, Any]) -> dict[str, Any]:
@@ -74,6 +83,7 @@ def train_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
         seed=args["seed"],
         loss=args["loss"],
         device=resolve_device(args["device"]),
+        threads=_threads,
     )
     # by content: samples that are the same though the filter ran again go on where they were
     identity = {**settings.identity(), "source": args["source"], "subset": _digest(root / "subset.npy")}

@@ -1,0 +1,293 @@
+"""The workflow with training: both trainings, second time, shards against index, kill -9, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dcfast.errors import FilterError, PoolError, RunError, SubsetError
+from dcfast.run import main, run, run_branch
+from dcfast.scores import read_scores
+from dcfast.stages.branch import branch_settings
+from dcfast.stages.run_dir import Run, Settings
+from dcfast.stages.settings import check_settings
+from pool_builder import evalset, picture, plain_pool
+
+SEEN = 640  # five steps, a checkpoint each
+WORLD = {"rows": 240, "rows_per_shard": 120, "eval_scale": 0.02, "teacher_pairs": 10}
+SETTINGS = Settings(world=WORLD, features={}, filter="~contaminated", samples_seen=SEEN, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A run from the world to the report, its comparison run too."""
+    out = tmp_path_factory.mktemp("training") / "run"
+    return out, run(out, SETTINGS)
+
+
+def times(out: Path) -> dict[str, int]:
+    return {str(p.relative_to(out)): p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+
+
+def checkpoint(out: Path) -> str:
+    return str(json.loads((out / "train/summary.json").read_bytes())["checkpoint_sha256"])
+
+
+# --- a whole run ------------------------------------------------------------------------------------
+
+
+def test_both_trainings_see_what_the_settings_say(whole: tuple[Path, dict[str, Any]]) -> None:
+    out, summaries = whole
+    other = out / "compare/no_filter"
+    assert summaries["train"]["samples_seen"] == summaries["compare"]["train"]["samples_seen"] == SEEN
+    assert summaries["compare"]["filter"]["subset"] > summaries["filter"]["subset"]
+    assert checkpoint(out) != checkpoint(other)
+    scored = [set(read_scores(place).tasks) for place in (out, other)]
+    assert scored[0] == scored[1]
+    assert len(scored[0]) == 13, "portraits has no main metric"
+    assert read_scores(out).unscored == ("world/portraits",)
+
+
+def test_manifest_holds_both_and_says_what_is_not_standard(whole: tuple[Path, dict[str, Any]]) -> None:
+    manifest = json.loads((whole[0] / "manifest.json").read_bytes())
+    assert manifest["train"]["checkpoint_sha256"] == checkpoint(whole[0])
+    assert manifest["compare"]["train"]["checkpoint_sha256"] == checkpoint(whole[0] / "compare/no_filter")
+    assert manifest["compare"]["filter"] == "no_filter"
+    said = " ".join(manifest["non_standard"])
+    assert "scale tiny" in said
+    assert "samples_seen is 640" in said
+    assert "rows=240" in said
+    assert manifest["versions"]["torch"]
+
+
+def test_second_time_does_nothing(whole: tuple[Path, dict[str, Any]]) -> None:
+    before = times(whole[0])
+    assert run(whole[0], SETTINGS) == whole[1]
+    assert times(whole[0]) == before
+
+
+def test_shards_give_the_checkpoint_that_the_index_gives(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    settings = replace(branch_settings(SETTINGS, SETTINGS.filter), train_from="shards")
+    summaries = run_branch(whole[0], SETTINGS, tmp_path / "branch", settings, last="train")
+    assert list(summaries) == ["filter", "reshard", "train"]
+    assert checkpoint(tmp_path / "branch") == checkpoint(whole[0])
+
+
+def test_killed_in_the_middle_of_training_it_goes_on(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from test_run_training import SETTINGS, branch_settings, run_branch\n"
+        "run_branch(sys.argv[1], SETTINGS, sys.argv[2], branch_settings(SETTINGS, SETTINGS.filter), last='train')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    words = [sys.executable, "-c", script, str(whole[0]), str(tmp_path / "branch")]
+    process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE)
+    first = tmp_path / "branch/train/checkpoints/epoch_1.pt"
+    until = time.monotonic() + 120
+    while not first.exists() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    _, said = process.communicate()
+    assert first.exists(), said
+    assert not (tmp_path / "branch/train/summary.json").exists(), "it had ended before it was killed"
+    run_branch(whole[0], SETTINGS, tmp_path / "branch", branch_settings(SETTINGS, SETTINGS.filter), last="train")
+    assert checkpoint(tmp_path / "branch") == checkpoint(whole[0])
+
+
+def test_another_subset_begins_another_training(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    out = tmp_path / "branch"
+    run_branch(whole[0], SETTINGS, out, branch_settings(SETTINGS, "no_filter"), last="train")
+    assert checkpoint(out) == checkpoint(whole[0] / "compare/no_filter")
+    run_branch(whole[0], SETTINGS, out, branch_settings(SETTINGS, "~contaminated"), last="train", overwrite=True)
+    assert checkpoint(out) == checkpoint(whole[0])
+
+
+def test_too_few_samples_for_a_batch(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    few = branch_settings(SETTINGS, "random(0.1)")
+    with pytest.raises(SubsetError, match="fewer than one batch of 128"):
+        run_branch(whole[0], SETTINGS, tmp_path / "few", few)
+    none = branch_settings(SETTINGS, "~no_filter")
+    with pytest.raises(SubsetError, match="empty"):
+        run_branch(whole[0], SETTINGS, tmp_path / "none", none)
+
+
+def test_oracle_keeps_the_rows_without_defects(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    run_branch(whole[0], SETTINGS, tmp_path / "branch", branch_settings(SETTINGS, "oracle"), last="filter")
+    truth = pq.read_table(whole[0] / "world/truth.parquet").to_pylist()
+    kept = {r["uid"] for r in pq.read_table(tmp_path / "branch/fates.parquet").to_pylist() if r["fate"] == "kept"}
+    assert kept == {row["uid"] for row in truth if row["clean"]}
+    reasons = json.loads((tmp_path / "branch/state/filter.json").read_bytes())["reasons"]
+    assert "not (oracle)" in reasons
+
+
+# --- a study of it ----------------------------------------------------------------------------------
+
+
+def test_small_study_and_its_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from dcfast.study import main as study
+
+    words = ["--out", str(tmp_path / "study"), "--features", "none", "--samples-seen", "128", "--seeds", "1"]
+    words += ["--world", *(f"{name}={value}" for name, value in WORLD.items()), "--jobs", "2", "--device", "cpu"]
+    words += ["--filters", "no_filter", "few: random(0.1, seed={seed})"]
+    assert study(words) == 1, "a cell failed"
+    found = json.loads((tmp_path / "study/study.json").read_bytes())
+    assert [cell["label"] for cell in found["cells"]] == ["no_filter"]
+    assert [failure["cell"] for failure in found["failed"]] == ["tiny, seed 0, few"]
+    assert "fewer than one batch" in found["failed"][0]["message"]
+    assert "fewer than one batch" in capsys.readouterr().err
+    cells = tmp_path / "study/tiny/seed-0"
+    assert found["cells"][0]["score"] == read_scores(cells / "no_filter").mean
+    assert os.path.samefile(cells / "base/index/pool.npy", cells / "no_filter/index/pool.npy")
+    before = times(cells / "no_filter")
+    assert study(words) == 1
+    assert times(cells / "no_filter") == before
+    assert "no_filter ..." not in capsys.readouterr().err, "a cell that is done is not begun again"
+
+
+# --- refused before any work ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    return plain_pool(tmp_path / "pool").write()
+
+
+def test_without_a_gpu_large_scales_are_refused(pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    sets = evalset(tmp_path / "sets", "one", {"a": picture(1)})
+    settings = Settings(scale="small", pool=str(pool), evalsets=str(sets), filter="no_filter")
+    with pytest.raises(
+        RunError, match=r"scale small wants a GPU for stage train \(about 4 A100.*--to verify.*--device"
+    ):
+        run(tmp_path / "run", settings)
+    assert not (tmp_path / "run/index").exists()
+    scored = replace(settings, features={"l14": "ViT-L-14:openai"})
+    with pytest.raises(RunError, match=r"for stage features .*--to signatures"):
+        run(tmp_path / "run", scored)
+    with pytest.raises(RunError, match="--device cuda: torch finds no GPU for stage train"):
+        run(tmp_path / "run", replace(settings, scale="tiny", device="cuda"))
+    assert "verify" in run(tmp_path / "run", settings, last="verify")
+    assert "report" in run(tmp_path / "other", replace(settings, train=False))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss": "opne_clip"}, "loss must be one of open_clip, dcfast; got 'opne_clip'; did you mean 'open_clip'"),
+        ({"device": "gpu"}, "device must be one of auto, cpu, cuda; got 'gpu'"),
+        ({"train_from": "shard"}, "did you mean 'shards'"),
+        ({"features": {"l41": "teacher"}}, "prefix must be one of b32, l14; got 'l41'; did you mean 'l14'"),
+        ({"features": {"l14": ""}}, "l14 needs a model"),
+        ({"samples_seen": 0}, "samples_seen must be at least 1; got 0"),
+        ({"teacher_uids": "x.npy"}, "the built-in world's teacher has its own"),
+        ({"pool": "/p", "world": {"rows": 3}}, "a run with a pool has none"),
+        ({"pool": "/p", "features": {"l14": "teacher"}}, "never scores a given pool"),
+        ({"pool": "/p", "teacher_uids": "x.npy"}, "no column is asked of the teacher"),
+        ({"scale": "tinny"}, "did you mean 'tiny'"),
+    ],
+)
+def test_settings_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        check_settings(replace(Settings(), **changes))
+
+
+def test_world_changes_that_make_no_sense(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown setting 'row'"):
+        run(tmp_path / "run", Settings(world={"row": 3}))
+    with pytest.raises(ValueError, match="rows must be at least 1"):
+        run(tmp_path / "run", Settings(world={"rows": 0}))
+    assert not (tmp_path / "run/world").exists()
+
+
+def test_comparison_that_cannot_be_read_is_said_before_work(tmp_path: Path) -> None:
+    with pytest.raises(FilterError, match="did you mean 'basic_filter'"):
+        run(tmp_path / "run", Settings(compare="basic_fitler"))
+    assert not (tmp_path / "run/world").exists()
+
+
+def test_terms_of_the_run_need_what_they_stand_for(pool: Path, tmp_path: Path) -> None:
+    for text, message in (("oracle", "truth of the built-in world"), ("teacher_pairs", "give --teacher-uids")):
+        with pytest.raises(FilterError, match=message):
+            run(tmp_path / "run", Settings(pool=str(pool), filter=text), last="filter")
+
+
+def test_stages_that_are_no_part_of_a_run(pool: Path, tmp_path: Path) -> None:
+    settings = Settings(pool=str(pool), filter="no_filter", train=False)
+    for stage, why in (
+        ("world", "leave --pool out"),
+        ("teacher", "--features l14=teacher"),
+        ("features", "--features l14="),
+        ("train", "left out by --no-train"),
+        ("evaluate", "needs --evalsets DIR"),
+    ):
+        with pytest.raises(ValueError, match=f"stage {stage} .*{why}"):
+            run(tmp_path / "run", settings, first=stage, last=stage)
+
+
+def test_options_become_settings(tmp_path: Path) -> None:
+    from dcfast.run_options import parser, settings_of
+
+    words = ["--features", "l14=ViT-L-14:openai", "b32=ViT-B-32:sub/x.pt", "--compare", "none", "--no-train"]
+    words += ["--pool", "p", "--samples-seen", "7", "--device", "cpu", "--loss", "dcfast", "--train-from", "shards"]
+    got = settings_of(parser().parse_args(words))
+    assert got.features == {"l14": "ViT-L-14:openai", "b32": f"ViT-B-32:{os.path.abspath('sub/x.pt')}"}
+    assert (got.compare, got.train, got.samples_seen) == ("none", False, 7)
+    assert (got.device, got.loss, got.train_from) == ("cpu", "dcfast", "shards")
+    assert settings_of(parser().parse_args(["--features", "none"])).features == {}
+    assert settings_of(parser().parse_args(["--world", "rows=5"])).world == {"rows": 5}
+    assert Run(tmp_path, Settings()).features == {"b32": "teacher", "l14": "teacher"}
+    assert Run(tmp_path, Settings(pool="/p")).features == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--features", "l14"], "takes PREFIX=MODEL"),
+        (["--features", "l14=a", "l14=b"], "l14 is given twice"),
+        (["--world", "rows"], "takes NAME=NUMBER"),
+        (["--world", "rows=many"], "takes NAME=NUMBER"),
+    ],
+)
+def test_options_that_cannot_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert main(["--out", str(tmp_path / "run"), "--quiet", *words]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_directory_of_a_run_before_a_setting_existed_is_known(pool: Path, tmp_path: Path) -> None:
+    settings = Settings(pool=str(pool), filter="no_filter")
+    run(tmp_path / "run", settings, last="index")
+    path = tmp_path / "run/state/settings.json"
+    stored = json.loads(path.read_bytes())
+    del stored["train_from"]
+    path.write_text(json.dumps(stored))
+    run(tmp_path / "run", settings, last="index")
+    with pytest.raises(RunError, match="train_from: 'index' there, 'shards' now"):
+        run(tmp_path / "run", replace(settings, train_from="shards"), last="index")
+
+
+# --- scores -----------------------------------------------------------------------------------------
+
+
+def test_scores_of_nothing_and_of_damage(tmp_path: Path) -> None:
+    assert read_scores(tmp_path).mean is None
+    line = {"key": "a", "metrics": {"main_metric": 0.5}, "chance": 0.1}
+    (tmp_path / "eval_results.jsonl").write_text(json.dumps(line) + "\n" + '{"key": "b", "metrics": {}}\n')
+    found = read_scores(tmp_path)
+    assert (found.tasks, found.chance, found.unscored, found.mean) == ({"a": 0.5}, {"a": 0.1}, ("b",), 0.5)
+    (tmp_path / "eval_results.jsonl").write_text(json.dumps(line) + '\n{"key": "b", "met')
+    with pytest.raises(PoolError, match="line 2: not a result of an evaluation"):
+        read_scores(tmp_path)
