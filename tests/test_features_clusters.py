@@ -156,9 +156,11 @@ def test_what_is_missing_is_said_before_any_work(tmp_path: Path) -> None:
     refused(f"image_based(target='{save(tmp_path / 'i.npy', np.zeros((3, 2), int))}')", CorruptDataError, "got int64")
     refused(f"image_based(target='{save(tmp_path / 'e.npy', np.zeros((0, 2)))}')", CorruptDataError, r"e\.npy")
     bare = shutil.copytree(pool, tmp_path / "bare")
-    for path in (bare / "metadata").glob("*.npz"):
-        path.unlink()
-    refused(f"image_based(centroids='{centroids}', target='{target}')", PoolError, "needs image embeddings", bare)
+    (bare / "metadata/00000002.npz").unlink()
+    other = shutil.copytree(pool, tmp_path / "other")
+    np.savez(other / "metadata/00000000.npz", b32_img=POINTS)
+    refused(f"image_based(centroids='{centroids}', target='{target}')", PoolError, "needs image embeddings", other)
+    refused(f"image_based(centroids='{centroids}', target='{target}')", PoolError, r"l14_img in .*00000002\.npz", bare)
 
 
 def test_embeddings_of_two_models_are_refused(tmp_path: Path) -> None:

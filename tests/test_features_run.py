@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from dcfast.errors import CheckpointError, CorruptDataError, PoolError
 from dcfast.run import run
+from dcfast.stages import run_dir
 from dcfast.stages.run_dir import Settings
 from features_reference import MODEL, clip, embed_one, pool_samples, save_checkpoint
 from pool_builder import PoolBuilder, Sample, picture, uid_of
@@ -148,6 +149,34 @@ def test_only_what_changed_is_done_again(tmp_path: Path, checkpoint: Path) -> No
     run(tmp_path / "run", settings, last="features")
     after = pq.read_table(place / "metadata/00000000.parquet")
     assert not after["clip_b32_similarity_score"].equals(before["clip_b32_similarity_score"])
+
+
+def test_segments_of_several_shards_and_a_cut_one(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_dir, "MAX_SEGMENTS", 2)
+    pool = PoolBuilder(tmp_path / "pool", [[Sample(10 * s + n) for n in range(3)] for s in range(5)]).write()
+    last = pool / "shards/00000004.tar"
+    last.write_bytes(last.read_bytes()[:9000])  # ends within the second sample or the third
+    settings = Settings(pool=str(pool), features={"l14": f"{MODEL}:{checkpoint}"}, train=False)
+    summary = run(tmp_path / "run", settings, last="features")["features"]
+    assert len(list((tmp_path / "run/features/segments").glob("*-status.npy"))) == 2
+    assert summary["samples"] - summary["rows_found"] in (0, 1)  # a cut sample may have lost its uid
+    model, found = clip(str(checkpoint)), 0
+    for file in sorted((tmp_path / "run/features/metadata").glob("*.parquet")):
+        table = pq.read_table(file)
+        with np.load(file.with_suffix(".npz")) as arrays:
+            image = arrays["l14_img"]
+        for row, uid in enumerate(table["uid"].to_pylist()):
+            number = next(n for n in range(50) if uid_of(n) == uid)
+            if table[SCORE][row].as_py() is None:
+                assert number > 40
+                continue
+            found += 1
+            one = embed_one(model, picture(number), Sample(number).caption)
+            np.testing.assert_allclose(image[row], one[0], atol=2e-3)
+            assert table[SCORE][row].as_py() == pytest.approx(one[2], abs=2e-5)
+    assert found in (13, 14)
 
 
 def test_the_pools_columns_and_arrays_stay_unless_asked_for(tmp_path: Path, checkpoint: Path) -> None:

@@ -75,12 +75,14 @@ def check_clusters(run: Run, compiled: Filter) -> None:
             )
     if "l14" in run.features:
         return
-    path = beside(run.pool.metadata[0])
-    if not os.path.isfile(path) or ARRAY not in npz_arrays(path):
-        raise PoolError(
-            f"filter {compiled.text!r} needs image embeddings, {ARRAY} in {path}; download the pool's npz files, or "
-            "make them (--features l14=ViT-L-14:openai)"
-        )
+    for number, metadata in enumerate(run.pool.metadata):
+        path = beside(metadata)
+        # one is opened; of the others, perhaps thousands, it is enough that they are there
+        if not os.path.isfile(path) or (number == 0 and ARRAY not in npz_arrays(path)):
+            raise PoolError(
+                f"filter {compiled.text!r} needs image embeddings, {ARRAY} in {path}; download the pool's npz, or "
+                "make them (--features l14=ViT-L-14:openai)"
+            )
 
 
 def embed_target(out: str, args: dict[str, Any]) -> dict[str, Any]:
