@@ -44,6 +44,8 @@ _LAZY: dict[str, str] = {
     "hash_members": "dcfast.hashing",
     "perceptual_hash": "dcfast.pictures",
     "hamming_join": "dcfast.similarity",
+    "kmeans": "dcfast.features.kmeans",
+    "nearest_centroids": "dcfast.features.kmeans",
     "reshard": "dcfast.resharder",
     "ClipModel": "dcfast.models",
     "load_model": "dcfast.models",
@@ -70,8 +72,10 @@ __all__ = [
     "hash_members",
     "index_tars",
     "iterate_uids",
+    "kmeans",
     "load_model",
     "load_subset",
+    "nearest_centroids",
     "open_pool",
     "perceptual_hash",
     "read_members",
@@ -104,6 +108,7 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from dcfast.access import PoolReader, iterate_uids, open_pool, read_members
     from dcfast.evaluate import evaluate_model
+    from dcfast.features.kmeans import kmeans, nearest_centroids
     from dcfast.hashing import hash_members
     from dcfast.models import ClipModel, load_model
     from dcfast.pictures import perceptual_hash
