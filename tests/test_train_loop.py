@@ -429,3 +429,28 @@ def test_the_command_line_says_what_is_wrong(capsys: pytest.CaptureFixture[str],
     with pytest.raises(SystemExit):
         main(["--out", str(tmp_path), "--shards", "a", "--set", "lr=1"])
     assert "expected FIELD=VALUE" in capsys.readouterr().err
+
+
+def test_a_convolutional_model_trains_with_channels_last(source: TrainSource, tmp_path: Path) -> None:
+    """The memory format changes no result beyond rounding, and checkpoints load as ever."""
+    import open_clip
+
+    config = open_clip.get_model_config("dcfast-tiny")
+    config["vision_cfg"] = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None, "head_width": 8}
+    (tmp_path / "dcfast-test-conv.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / "dcfast-test-conv.json")
+    summary = train(
+        small(tmp_path, source, overrides={"samples_seen": 16, "checkpoints": 1, "model": "dcfast-test-conv"})
+    )
+    clip = load_model("dcfast-test-conv", str(tmp_path / summary["checkpoint"]))
+    files = prepare_source(source, tmp_path / "work", 0)
+    spec = BatchSpec((files,), (1.0,), "dcfast-test-conv", 64, 8, 1, 1, 0, 0, 0.9, True, 64, 64, "pil")
+    batch = BatchMaker(spec).make(0)
+    model = create_model("dcfast-test-conv", seed=0)
+    from open_clip.loss import ClipLoss
+    from open_clip.transform import PreprocessCfg
+
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (PreprocessCfg().mean, PreprocessCfg().std))
+    expected = ClipLoss()(**model(((batch.images.float() / 255 - mean) / std).contiguous(), batch.tokens))
+    assert losses(tmp_path)[0] == pytest.approx(expected.item(), rel=1e-4)
+    assert clip.content_hash == summary["checkpoint_sha256"]

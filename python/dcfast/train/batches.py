@@ -65,7 +65,7 @@ class Batch:
     """n samples.
 
     Attributes:
-        images: (n, 3, size, size) uint8 tensor, RGB.
+        images: (n, 3, size, size) uint8 tensor, RGB; channels last in memory.
         tokens: (n, context) int64 tensor.
         uids: (n,) "u8,u8".
         windows: (n, 4) int32: left, top, width, height of each crop.
@@ -163,7 +163,7 @@ class BatchMaker:
             if len(todo) and int(attempt.max()) > min(MAX_ATTEMPTS, int(places.size[todo].max())):
                 self._refuse(replaced)
             positions = places.positions(attempt)
-        images = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         replaced.sort(key=lambda r: r["slot"])  # stable: attempts of one slot stay in order
         return Batch(images, self._tokenized(captions), uids, windows, positions, replaced)
 

@@ -27,7 +27,7 @@ from dcfast.train.checkpoint import (
 )
 from dcfast.train.objective import NonFiniteLossError, WatchedLoss
 
-__all__ = ["Ranks", "Trainer", "boundaries", "num_steps", "world_sizes"]
+__all__ = ["Ranks", "Trainer", "boundaries", "num_steps", "use_channels_last", "world_sizes"]
 
 _LOG = logging.getLogger("dcfast.train")
 _SECONDS_BETWEEN_LINES = 10.0
@@ -51,6 +51,19 @@ def boundaries(steps: int, checkpoints: int) -> dict[int, int]:
 def world_sizes(global_batch: int, accumulation: int, most: int = 4096) -> list[int]:
     """Numbers of ranks that divide a global batch exactly."""
     return [n for n in range(1, min(most, global_batch) + 1) if global_batch % (n * accumulation) == 0]
+
+
+def use_channels_last(model: Any) -> bool:
+    """Puts a convolutional picture tower into the memory format that is fastest for it (several times, on a CPU).
+
+    Before the model is wrapped and its optimizer made. A transformer's one convolution is no matter: False.
+    """
+    import torch
+
+    if sum(isinstance(module, torch.nn.Conv2d) for module in model.visual.modules()) < 2:
+        return False
+    model.visual.to(memory_format=torch.channels_last)
+    return True
 
 
 @dataclass(frozen=True)
@@ -117,7 +130,8 @@ class Trainer:
     Attributes:
         folder: ``OUT/train``.
         model: wrapped for several ranks or not; ``bare`` is the open_clip model in it.
-        on_step: called after each step with the number of steps done.
+        channels_last: the memory format that the model takes pictures in, see ``use_channels_last``.
+        on_step: called with the number of each step as it is taken.
     """
 
     folder: Path
@@ -133,6 +147,7 @@ class Trainer:
     workers: int
     log_every: int
     save_every: int | None
+    channels_last: bool = False
     on_step: Callable[[int], None] | None = None
     step: int = 0
     notes: list[str] = field(default_factory=list)
@@ -157,7 +172,8 @@ class Trainer:
     # --- data -------------------------------------------------------------------------------------------------------
     def normalised(self, images: Any) -> Any:
         """uint8 -> float32 as open_clip's training transform does it: / 255, - mean, / std."""
-        return images.float().div_(255).sub_(self._mean).div_(self._std)
+        pixels = images.float().div_(255).sub_(self._mean).div_(self._std)
+        return pixels if self.channels_last else pixels.contiguous()
 
     def take(self, batch: Batch) -> None:
         """Notes a batch that is about to be used: its uids for a loss that fails, its replacements on disk."""

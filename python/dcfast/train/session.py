@@ -15,7 +15,7 @@ from typing import Any
 from dcfast.atomic import remove_leftovers, write_json
 from dcfast.errors import MissingDependencyError, SubsetError
 from dcfast.train.batches import BatchSpec
-from dcfast.train.loop import Ranks, Trainer, num_steps, world_sizes
+from dcfast.train.loop import Ranks, Trainer, num_steps, use_channels_last, world_sizes
 from dcfast.train.objective import create_loss
 from dcfast.train.optimizer import create_optimizer, create_scaler
 from dcfast.train.settings import TrainSettings
@@ -161,6 +161,7 @@ def _train(settings: TrainSettings, ranks: Ranks, on_step: Callable[[int], None]
         bare.set_grad_checkpointing()
     if ranks.device != "cpu":
         torch.set_float32_matmul_precision("high")  # TF32 where float32 is multiplied, as open_clip's main allows
+    channels_last = use_channels_last(bare)
     model = bare
     if ranks.world_size > 1:
         where = [torch.device(ranks.device)] if ranks.device != "cpu" else None
@@ -179,6 +180,7 @@ def _train(settings: TrainSettings, ranks: Ranks, on_step: Callable[[int], None]
         workers=_workers(settings, ranks),
         log_every=settings.log_every,
         save_every=settings.save_every_steps,
+        channels_last=channels_last,
         on_step=on_step,
     )
     trainer.resume()
