@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from dcfast.errors import CheckpointError, CorruptDataError, PoolError
+from dcfast.features import pairs
 from dcfast.run import run
 from dcfast.stages import run_dir
 from dcfast.stages.run_dir import Settings
@@ -177,6 +178,30 @@ def test_segments_of_several_shards_and_a_cut_one(
             np.testing.assert_allclose(image[row], one[0], atol=2e-3)
             assert table[SCORE][row].as_py() == pytest.approx(one[2], abs=2e-5)
     assert found in (13, 14)
+
+
+def test_huge_and_thin_pictures_are_too_large(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (60_000, 1)).save(buffer, "PNG")  # at a height of 64 pixels: 3,840,000 x 64
+    samples = [
+        Sample(1, jpg=buffer.getvalue()),
+        Sample(2, jpg=picture(2, (90, 60))),
+        Sample(3, jpg=picture(3, (120, 60))),
+        Sample(4, jpg=picture(4, (60, 60)) + b"\0" * 20_000),
+    ]
+    monkeypatch.setattr(pairs, "MAX_PIXELS", 60_000)
+    monkeypatch.setattr(pairs, "MAX_PICTURE_BYTES", 20_000)
+    pool = PoolBuilder(tmp_path / "pool", [samples]).write()
+    settings = Settings(pool=str(pool), features={"l14": f"{MODEL}:{checkpoint}"}, train=False)
+    summary = run(tmp_path / "run", settings, last="features")["features"]
+    assert summary["status"] == {"ok": 2, "too large": 2}
+    monkeypatch.setattr(pairs, "MAX_PIXELS", 120 * 60 - 1)
+    assert pairs.decode_picture(samples[2].jpg or b"") == pairs.TOO_LARGE
+    assert pairs.decode_picture(samples[1].jpg or b"").size == (90, 60)
 
 
 def test_the_pools_columns_and_arrays_stay_unless_asked_for(tmp_path: Path, checkpoint: Path) -> None:

@@ -34,6 +34,8 @@ OK, NO_PICTURE, BROKEN, TOO_LARGE, NO_CAPTION, NOT_FINITE = range(len(STATUS))
 CHUNK = 32
 MAX_PICTURE_BYTES = 256 << 20
 MAX_PIXELS = 178_956_970  # Pillow's own limit, two times which it calls an attack
+MAX_RESIZED = 1 << 26
+"""Pixels of a picture scaled to the model's size by its shorter side: a line of 1 x 60,000 would become gigabytes."""
 MAX_CAPTION_BYTES = 1 << 16
 MAX_CAPTION_CHARACTERS = 2048
 """More than any model reads (77 tokens); tokenizers take quadratic time for a long word."""
@@ -139,8 +141,15 @@ class SegmentPairs:
                 picture = decode_picture(data)
                 if isinstance(picture, int):
                     status[place] = picture
+                elif self._grows(picture):
+                    status[place] = TOO_LARGE
                 else:
                     yield place, picture
+
+    def _grows(self, picture: Any) -> bool:
+        """Whether a model's transform would make something huge of a long and thin picture."""
+        aspect = max(picture.size) / min(picture.size)
+        return any(aspect * model.image_size**2 > MAX_RESIZED for model in self.models)
 
     def captions(self, samples: npt.NDArray[np.int64]) -> list[str | None]:
         """The captions (member txt) of samples, None where there is none."""
