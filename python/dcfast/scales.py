@@ -22,7 +22,7 @@ class Scale:
         samples_seen: of training; the pool of that scale has as many metadata rows.
         global_batch: samples a step, over all ranks.
         warmup_steps, learning_rate, beta2: of AdamW with a cosine schedule.
-        precision: of open_clip: ``amp`` or ``amp_bf16`` (``fp32`` at tiny).
+        precision: of open_clip: ``amp`` or ``amp_bf16``.
         grad_checkpointing: activations are computed again instead of kept.
         crop_scale: least share of a picture's area that a training crop takes.
         pool_bytes: about what the downloaded shards take.
@@ -54,7 +54,7 @@ class Scale:
 SCALES: dict[str, Scale] = {
     s.name: s
     for s in (
-        Scale("tiny", "dcfast-tiny", 12_800, 128, 1e-3, 20, 0.98, precision="fp32", grad_checkpointing=False),
+        Scale("tiny", "dcfast-tiny", 76_800, 128, 1e-3, 50, 0.98, precision="amp_bf16", grad_checkpointing=False),
         Scale("debug", "ViT-B-32", 128_000, 1_024, 1e-4, 500, 0.98, pool_bytes=4_500_000_000),
         Scale("small", "ViT-B-32", 12_800_000, 4_096, 5e-4, 500, 0.98, pool_bytes=450_000_000_000, gpu_hours=4),
         Scale("medium", "ViT-B-32", 128_000_000, 4_096, 5e-4, 500, 0.98, pool_bytes=4_500_000_000_000, gpu_hours=40),

@@ -79,8 +79,8 @@ def _camera_traps(s: Stream, i: int) -> _Drawing:
     location = s.integer(0, 7)
     scene = draw_scene(
         s,
-        kind=_KINDS[label],
-        count=1,
+        colour=_COLOURS[label],
+        kind="fish",
         other=False,
         background=("night", "forest", "snow", "grass")[location % 4],
         light=s.pick(("lamp", "overcast")),
@@ -108,9 +108,14 @@ def _regions(s: Stream, i: int) -> _Drawing:
     region = s.weighted(((0, 0.28), (1, 0.24), (2, 0.20), (3, 0.16), (4, 0.09), (5, 0.03)))
     backgrounds, lights = _FMOW_STYLE[region]
     scene = draw_scene(
-        s, kind=_KINDS[i % 16], background=s.pick(backgrounds), light=s.pick(lights), count=1, other=False
+        s,
+        colour=_COLOURS[i % 12],
+        kind="house",
+        background=s.pick(backgrounds),
+        light=s.pick(lights),
+        other=False,
     )
-    return scene, i % 16, (region, s.integer(0, 15), i % 16)
+    return scene, i % 12, (region, s.integer(0, 15), i % 12)
 
 
 def _households(s: Stream, i: int) -> _Drawing:
@@ -125,8 +130,9 @@ def _households(s: Stream, i: int) -> _Drawing:
 def _places(s: Stream, i: int) -> _Drawing:
     region = s.integer(0, 3)
     places = (("beach", "water"), ("snow", "forest"), ("grass", "sky"), ("city", "bricks", "wood"))[region]
-    scene = draw_scene(s, kind=_KINDS[i % 16], background=s.pick(places), count=1, other=False)
-    return scene, i % 16, (region, 5 * region + s.integer(0, 4))
+    label = i % 24
+    scene = draw_scene(s, colour=PAIRS[label][0], kind=PAIRS[label][1], background=s.pick(places), other=False)
+    return scene, label, (region, 5 * region + s.integer(0, 4))
 
 
 def _portraits(s: Stream, i: int) -> _Drawing:

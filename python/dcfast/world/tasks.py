@@ -16,6 +16,9 @@ _NOUNS = tuple(forms[0][0] for forms in KINDS.values())
 # colour and kind together: no class name tells a class alone by one word
 PAIRS = tuple((_COLOURS[(5 * i) % 12], _KINDS[(7 * i + i // 12) % 16]) for i in range(24))
 PAIR_NAMES = tuple(f"{colour} {KINDS[kind][0][0]}" for colour, kind in PAIRS)
+# species told apart by colour, as birds are; houses likewise
+FISH_NAMES = tuple(f"{colour} {KINDS['fish'][0][0]}" for colour in _COLOURS)
+HOUSE_NAMES = tuple(f"{colour} {KINDS['house'][0][0]}" for colour in _COLOURS)
 PORTRAIT_COLOURS = ("black", "white", "red", "yellow", "green", "blue", "brown")
 PORTRAIT_KINDS = ("house", "tree")
 PORTRAIT_TEXTURES = ("plain", "striped", "dotted", "checkered", "zigzag", "swirled")
@@ -88,7 +91,7 @@ TASKS: dict[str, EvalTask] = {
             300,
             "wilds",
             "F1-macro_all",
-            _NOUNS[:12],
+            FISH_NAMES,
             ("a photo of a {c} at night", "a {c} in the forest", "a {c} in the snow"),
             metadata_fields=("location", "sequence", "year", "month", "day", "hour", "minute", "second", "y"),
             group_field="location",
@@ -111,7 +114,7 @@ TASKS: dict[str, EvalTask] = {
             320,
             "wilds",
             "acc_worst_region",
-            _NOUNS,
+            HOUSE_NAMES,
             _THING,
             metadata_fields=("region", "year", "y"),
             group_field="region",
@@ -133,7 +136,7 @@ TASKS: dict[str, EvalTask] = {
             320,
             "fairness",
             "acc_wg",
-            _NOUNS,
+            PAIR_NAMES,
             _THING,
             metadata_fields=("region", "country"),
             group_field="region",
