@@ -1,0 +1,273 @@
+"""Triton kernels of the CLIP loss: feature norms, one-sweep forward, its statistics, gradient strips.
+
+Legend: M image rows (one rank's strip), N text rows, D padded feature width, BM/BN/BK tile sizes. With scale s,
+z2 = s log2(e) <image_i, text_j> are the logits in base 2 and x = z2 - shift the exponents that are really summed.
+Row i's positive is column i + first; ``first`` may be negative or beyond N (then this block holds no positives).
+
+Off-diagonal sums and the diagonal are kept apart: 1 - P_ii is (off-diagonal sum) / (sum) without cancellation, so
+loss and gradient keep their relative accuracy on a batch that is nearly fitted.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+__all__ = [
+    "clip_grad",
+    "clip_online",
+    "clip_restate",
+    "clip_shift",
+    "clip_stats",
+    "clip_sweep",
+    "row_norms",
+    "tile_dot",
+]
+
+LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
+# Below 2**-90 what exp2 flushes (under 2**-126 a term) may be more than a millionth of the sum
+FLOOR = tl.constexpr(2.0**-90)
+
+
+@triton.jit
+def tile_dot(
+    a, b, row0, col0, rows, cols, depth, stride_a, stride_b,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    TMA: tl.constexpr, EVEN_K: tl.constexpr, PREC: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """One BM x BN tile of a @ b.T in fp32; a and b are descriptors (TMA) or pointers to rows of aligned features."""
+    acc = tl.zeros((BM, BN), dtype=tl.float32)
+    if TMA:
+        for k in range(0, depth, BK):
+            x = a.load([row0, k])
+            y = b.load([col0, k])
+            if UPCAST:  # the interpreter multiplies bf16 as the integers it stores them in
+                x = x.to(tl.float32)
+                y = y.to(tl.float32)
+            acc = tl.dot(x, y.T, acc, input_precision=PREC)
+    else:
+        # rows past the end repeat the last one: no mask in the loop, callers mask the edge tiles
+        om = tl.minimum(row0 + tl.arange(0, BM), rows - 1).to(tl.int64)
+        on = tl.minimum(col0 + tl.arange(0, BN), cols - 1).to(tl.int64)
+        ok = tl.arange(0, BK)
+        pa = a + om[:, None] * stride_a + ok[None, :]
+        pb = b + on[None, :] * stride_b + ok[:, None]
+        for k in range(0, depth, BK):
+            if EVEN_K:
+                x = tl.load(pa)
+                y = tl.load(pb)
+            else:
+                x = tl.load(pa, mask=ok[None, :] < depth - k, other=0.0)
+                y = tl.load(pb, mask=ok[:, None] < depth - k, other=0.0)
+            if UPCAST:
+                x = x.to(tl.float32)
+                y = y.to(tl.float32)
+            acc = tl.dot(x, y, acc, input_precision=PREC)
+            pa += BK
+            pb += BK
+    return acc
+
+
+@triton.jit
+def row_norms(x, out, rows, depth, stride, BM: tl.constexpr, BK: tl.constexpr):
+    """out[p] = the largest squared norm among BM rows."""
+    pid = tl.program_id(0)
+    om = (pid * BM + tl.arange(0, BM)).to(tl.int64)
+    total = tl.zeros((BM,), dtype=tl.float32)
+    for k in range(0, depth, BK):
+        ok = k + tl.arange(0, BK)
+        v = tl.load(
+            x + om[:, None] * stride + ok[None, :], mask=(om[:, None] < rows) & (ok[None, :] < depth), other=0.0
+        )
+        v = v.to(tl.float32)
+        total += tl.sum(v * v, 1)
+    tl.store(out + pid, tl.max(total, 0))
+
+
+@triton.jit
+def row_dots(x, y, out, rows, depth, stride_x, stride_y, BM: tl.constexpr, BK: tl.constexpr):
+    """out[i] = <x_i, y_i>."""
+    om = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)
+    total = tl.zeros((BM,), dtype=tl.float32)
+    for k in range(0, depth, BK):
+        ok = k + tl.arange(0, BK)
+        mask = (om[:, None] < rows) & (ok[None, :] < depth)
+        v = tl.load(x + om[:, None] * stride_x + ok[None, :], mask=mask, other=0.0)
+        w = tl.load(y + om[:, None] * stride_y + ok[None, :], mask=mask, other=0.0)
+        total += tl.sum(v.to(tl.float32) * w.to(tl.float32), 1)
+    tl.store(out + om, total, mask=om < rows)
+
+
+@triton.jit
+def clip_shift(norms_a, norms_b, scale, out, count_a, count_b, top, BLOCK: tl.constexpr):
+    """The fixed shift: as near to 0 as keeps every sum below 2**126 (there exp2's argument is rounded least)."""
+    o = tl.arange(0, BLOCK)
+    best_a = tl.zeros((BLOCK,), dtype=tl.float32)
+    for i in range(0, count_a, BLOCK):
+        best_a = tl.maximum(best_a, tl.load(norms_a + i + o, mask=i + o < count_a, other=0.0))
+    best_b = tl.zeros((BLOCK,), dtype=tl.float32)
+    for i in range(0, count_b, BLOCK):
+        best_b = tl.maximum(best_b, tl.load(norms_b + i + o, mask=i + o < count_b, other=0.0))
+    s = tl.abs(tl.load(scale).to(tl.float32)) * LOG2E
+    # 1.001: what rounding may add to a dot product beyond Cauchy and Schwarz
+    bound = s * tl.sqrt(tl.max(best_a, 0)) * tl.sqrt(tl.max(best_b, 0)) * 1.001
+    tl.store(out, tl.maximum(bound - top, 0.0))
+
+
+@triton.jit
+def clip_sweep(
+    image, text, scale, shift, row_part, col_part, dots, M, N, D, stride_i, stride_t, first, nbm, nbn, chunks, per,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, W: tl.constexpr, PROGRAMS: tl.constexpr,
+    TMA: tl.constexpr, EVEN_K: tl.constexpr, PREC: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """One exp2 a logit gives row and column sums of 2**x off the diagonal, and the dot products on it.
+
+    A program sweeps ``per`` row blocks of one column block and keeps the column partials of its lanes in registers
+    (no shuffles): col_part[(chunk, warp, lane row), N]. Rows: row_part[nbn, M]. Every partial has one writer.
+    """
+    a2 = tl.load(scale).to(tl.float32) * LOG2E
+    m2 = tl.load(shift)
+    for u in range(tl.program_id(0), nbn * chunks, PROGRAMS):
+        pn = u // chunks
+        ch = u % chunks
+        on = pn * BN + tl.arange(0, BN)
+        csum = tl.zeros((W, 8, BN), dtype=tl.float32)
+        for pm in range(ch * per, tl.minimum(ch * per + per, nbm)):
+            acc = tile_dot(
+                image, text, pm * BM, pn * BN, M, N, D, stride_i, stride_t, BM, BN, BK, TMA, EVEN_K, PREC, UPCAST
+            )
+            om = pm * BM + tl.arange(0, BM)
+            lo = pm * BM + first
+            x = acc * a2 - m2
+            if (lo < pn * BN + BN) & (pn * BN < lo + BM):
+                isd = (om[:, None] + first) == on[None, :]
+                here = (om + first >= pn * BN) & (om + first < tl.minimum(pn * BN + BN, N))
+                tl.store(dots + om, tl.sum(tl.where(isd, acc, 0.0), 1), mask=(om < M) & here)
+                x = tl.where(isd, float("-inf"), x)
+            if (pm * BM + BM > M) | (pn * BN + BN > N):
+                x = tl.where((om[:, None] < M) & (on[None, :] < N), x, float("-inf"))
+            e = tl.exp2(x)
+            tl.store(row_part + pn.to(tl.int64) * M + om, tl.sum(e, 1), mask=om < M)
+            csum += tl.sum(tl.reshape(e, (W, BM // (8 * W), 8, BN)), 1)
+        r = tl.arange(0, W)[:, None, None] * 8 + tl.arange(0, 8)[None, :, None]
+        to = col_part + (ch * (W * 8) + r).to(tl.int64) * N + on[None, None, :]
+        tl.store(to, csum, mask=(on[None, None, :] < N) & (r < W * 8))
+
+
+@triton.jit
+def clip_finish(off, dots, scale, shift, lse, flags, n, BLOCK: tl.constexpr):
+    """lse[n] = natural log-sum-exp from sums relative to the shift; flags[p]: a sum too small to be trusted.
+
+    In float64, so that the logarithm adds no error: this is work for n elements only.
+    """
+    pid = tl.program_id(0)
+    o = pid * BLOCK + tl.arange(0, BLOCK)
+    ok = o < n
+    total = tl.load(off + o, mask=ok, other=1.0).to(tl.float64)
+    dot = tl.load(dots + o, mask=ok, other=0.0).to(tl.float64)
+    m2 = tl.load(shift).to(tl.float64)
+    a2 = tl.load(scale).to(tl.float64) * LOG2E
+    tl.store(lse + o, ((tl.log2(total) + m2) * LN2).to(tl.float32), mask=ok)
+    # -inf marks a row without a positive here, whatever the sign of the scale
+    positive = tl.where(dot == float("-inf"), 0.0, tl.exp2(dot * a2 - m2))
+    tl.store(flags + pid, tl.max(tl.where(ok & (total + positive < FLOOR), 1, 0), 0))
+
+
+@triton.jit
+def clip_online(
+    a, b, scale, flag, lse, M, N, D, stride_a, stride_b, first, nbm, nbn,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PROGRAMS: tl.constexpr,
+    TMA: tl.constexpr, EVEN_K: tl.constexpr, PREC: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """Only where the flag is set: natural off-diagonal log-sum-exps of a's rows, by a running maximum, over lse[M]."""
+    a2 = tl.load(scale).to(tl.float32) * LOG2E
+    blocks = tl.where(tl.load(flag) != 0, nbm, 0)
+    for pm in range(tl.program_id(0), blocks, PROGRAMS):
+        om = pm * BM + tl.arange(0, BM)
+        top = tl.full((BM,), float("-inf"), dtype=tl.float32)
+        total = tl.zeros((BM,), dtype=tl.float32)
+        for pn in range(0, nbn):
+            on = pn * BN + tl.arange(0, BN)
+            acc = tile_dot(a, b, pm * BM, pn * BN, M, N, D, stride_a, stride_b, BM, BN, BK, TMA, EVEN_K, PREC, UPCAST)
+            x = acc * a2
+            isd = (om[:, None] + first) == on[None, :]
+            x = tl.where(isd | (on[None, :] >= N), float("-inf"), x)
+            higher = tl.maximum(top, tl.max(x, 1))
+            base = tl.where(higher == float("-inf"), 0.0, higher)  # nothing seen yet: -inf - -inf is NaN
+            total = total * tl.exp2(top - base) + tl.sum(tl.exp2(x - base[:, None]), 1)
+            top = higher
+        base = tl.where(top == float("-inf"), 0.0, top)
+        tl.store(lse + om, (base + tl.log2(total)) * LN2, mask=om < M)
+
+
+@triton.jit
+def clip_grad(
+    image, text, scale, shift, rows, cols, flag, out, dots, M, N, D, stride_i, stride_t, stride_o, rows_n, cols_n,
+    first, row_weight, col_weight, nbm, nbn,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr, PROGRAMS: tl.constexpr,
+    FLATTEN: tl.constexpr, SUB: tl.constexpr, FLAGGED: tl.constexpr, DOTS: tl.constexpr,
+    TMA: tl.constexpr, EVEN_K: tl.constexpr, PREC: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """out[M, N] = row_weight P + col_weight Q off the diagonal and 0 on it (the caller adds that part unrounded).
+
+    rows[2, M], cols[2, N]: 2**(shift - lse) and lse, in base 2; rows_n and cols_n are their strides. Two launches
+    share the work: one runs where the flag is clear (one exp2 a logit, against the common shift), one where it is set
+    (two exp2, against the log-sum-exps). dots[tiles]: sums of P times the dot products, off the diagonal.
+    """
+    a2 = tl.load(scale).to(tl.float32) * LOG2E
+    m2 = tl.load(shift)
+    tiles = tl.where((tl.load(flag) != 0) == FLAGGED, nbm * nbn, 0)
+    for t in tl.range(tl.program_id(0), tiles, PROGRAMS, flatten=FLATTEN):
+        # GROUP row blocks are finished together, so that a text block is read from L2
+        g = t // (GROUP * nbn)
+        height = tl.minimum(nbm - g * GROUP, GROUP)
+        pm = g * GROUP + (t % (GROUP * nbn)) % height
+        pn = (t % (GROUP * nbn)) // height
+        acc = tile_dot(
+            image, text, pm * BM, pn * BN, M, N, D, stride_i, stride_t, BM, BN, BK, TMA, EVEN_K, PREC, UPCAST
+        )
+        om = pm * BM + tl.arange(0, BM)
+        on = pn * BN + tl.arange(0, BN)
+        lo = pm * BM + first
+        crossing = (lo < pn * BN + BN) & (pn * BN < lo + BM)
+        if FLAGGED:
+            r = tl.load(rows + rows_n + om, mask=om < M, other=0.0)
+            c = tl.load(cols + cols_n + on, mask=on < N, other=0.0)
+            p = tl.exp2(acc * a2 - r[:, None])
+            x = row_weight * p + col_weight * tl.exp2(acc * a2 - c[None, :])
+        else:
+            r = tl.load(rows + om, mask=om < M, other=0.0)
+            c = tl.load(cols + on, mask=on < N, other=0.0)
+            e = tl.exp2(acc * a2 - m2)
+            x = e * (row_weight * r[:, None] + col_weight * c[None, :])
+            if DOTS:
+                p = e * r[:, None]
+        if DOTS:
+            d = tl.where((om[:, None] < M) & (on[None, :] < N), p * acc, 0.0)
+            if crossing:
+                d = tl.where((om[:, None] + first) == on[None, :], 0.0, d)
+            tl.store(dots + t, tl.sum(tl.sum(d, 1), 0))
+        if crossing:
+            x = tl.where((om[:, None] + first) == on[None, :], 0.0, x)
+        store_tile(out, x, pm * BM, pn * BN, M, N, stride_o, BM, BN, SUB, TMA)
+
+
+@triton.jit
+def store_tile(
+    out, x, row0, col0, M, N, stride, BM: tl.constexpr, BN: tl.constexpr, SUB: tl.constexpr, TMA: tl.constexpr
+):
+    """Writes a tile in out's type; in two halves (SUB) its staging buffer in shared memory is half as large."""
+    if TMA:
+        y = x.to(out.dtype)
+        if SUB:
+            y0, y1 = tl.split(tl.permute(tl.reshape(y, (BM, 2, BN // 2)), (0, 2, 1)))
+            out.store([row0, col0], y0)
+            out.store([row0, col0 + BN // 2], y1)
+        else:
+            out.store([row0, col0], y)
+    else:
+        om = row0 + tl.arange(0, BM)
+        on = col0 + tl.arange(0, BN)
+        to = out + om[:, None].to(tl.int64) * stride + on[None, :]
+        tl.store(to, x.to(out.dtype.element_ty), mask=(om[:, None] < M) & (on[None, :] < N))
