@@ -20,7 +20,10 @@ __all__ = [
     "clip_shift",
     "clip_stats",
     "clip_sweep",
+    "off_diagonal",
+    "row_dots",
     "row_norms",
+    "store_tile",
     "tile_dot",
 ]
 
@@ -70,6 +73,17 @@ def tile_dot(
 
 
 @triton.jit
+def off_diagonal(diagonal, rows, cols, BM: tl.constexpr, BN: tl.constexpr):
+    """Which entries of a tile count: inside its first rows and cols, not positive (row i's is column i + diagonal).
+
+    In coordinates of the tile that change from tile to tile, so that a sweep keeps none of it in registers.
+    """
+    i = tl.arange(0, BM)[:, None]
+    j = tl.arange(0, BN)[None, :]
+    return (i < rows) & (j < cols) & (i + diagonal != j)
+
+
+@triton.jit
 def row_norms(x, out, rows, depth, stride, BM: tl.constexpr, BK: tl.constexpr):
     """out[p] = the largest squared norm among BM rows."""
     pid = tl.program_id(0)
@@ -86,8 +100,11 @@ def row_norms(x, out, rows, depth, stride, BM: tl.constexpr, BK: tl.constexpr):
 
 
 @triton.jit
-def row_dots(x, y, out, rows, depth, stride_x, stride_y, BM: tl.constexpr, BK: tl.constexpr):
-    """out[i] = <x_i, y_i>."""
+def row_dots(
+    x, y, scale, shift, out, rows, depth, stride_x, stride_y,
+    EXPONENT: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """out[i] = <x_i, y_i>, or the exponent scale log2(e) <x_i, y_i> - shift."""
     om = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)
     total = tl.zeros((BM,), dtype=tl.float32)
     for k in range(0, depth, BK):
@@ -96,6 +113,8 @@ def row_dots(x, y, out, rows, depth, stride_x, stride_y, BM: tl.constexpr, BK: t
         v = tl.load(x + om[:, None] * stride_x + ok[None, :], mask=mask, other=0.0)
         w = tl.load(y + om[:, None] * stride_y + ok[None, :], mask=mask, other=0.0)
         total += tl.sum(v.to(tl.float32) * w.to(tl.float32), 1)
+    if EXPONENT:
+        total = total * (tl.load(scale).to(tl.float32) * LOG2E) - tl.load(shift)
     tl.store(out + om, total, mask=om < rows)
 
 
@@ -117,11 +136,11 @@ def clip_shift(norms_a, norms_b, scale, out, count_a, count_b, top, BLOCK: tl.co
 
 @triton.jit
 def clip_sweep(
-    image, text, scale, shift, row_part, col_part, dots, M, N, D, stride_i, stride_t, first, nbm, nbn, chunks, per,
+    image, text, scale, shift, row_part, col_part, M, N, D, stride_i, stride_t, first, nbm, nbn, chunks, per,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, W: tl.constexpr, PROGRAMS: tl.constexpr,
     TMA: tl.constexpr, EVEN_K: tl.constexpr, PREC: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """One exp2 a logit gives row and column sums of 2**x off the diagonal, and the dot products on it.
+    """One exp2 a logit gives row and column sums of 2**x off the diagonal.
 
     A program sweeps ``per`` row blocks of one column block and keeps the column partials of its lanes in registers
     (no shuffles): col_part[(chunk, warp, lane row), N]. Rows: row_part[nbn, M]. Every partial has one writer.
@@ -138,49 +157,67 @@ def clip_sweep(
                 image, text, pm * BM, pn * BN, M, N, D, stride_i, stride_t, BM, BN, BK, TMA, EVEN_K, PREC, UPCAST
             )
             om = pm * BM + tl.arange(0, BM)
-            lo = pm * BM + first
-            x = acc * a2 - m2
-            if (lo < pn * BN + BN) & (pn * BN < lo + BM):
-                isd = (om[:, None] + first) == on[None, :]
-                here = (om + first >= pn * BN) & (om + first < tl.minimum(pn * BN + BN, N))
-                tl.store(dots + om, tl.sum(tl.where(isd, acc, 0.0), 1), mask=(om < M) & here)
-                x = tl.where(isd, float("-inf"), x)
-            if (pm * BM + BM > M) | (pn * BN + BN > N):
-                x = tl.where((om[:, None] < M) & (on[None, :] < N), x, float("-inf"))
-            e = tl.exp2(x)
+            e = tl.exp2(acc * a2 - m2)
+            diagonal = pm * BM + first - pn * BN
+            if (diagonal < BN) & (diagonal > -BM) | (pm * BM + BM > M) | (pn * BN + BN > N):
+                e = tl.where(off_diagonal(diagonal, M - pm * BM, N - pn * BN, BM, BN), e, 0.0)
             tl.store(row_part + pn.to(tl.int64) * M + om, tl.sum(e, 1), mask=om < M)
-            csum += tl.sum(tl.reshape(e, (W, BM // (8 * W), 8, BN)), 1)
+            csum += tl.sum(tl.sum(tl.reshape(e, (BM // (16 * W), W, 2, 8, BN)), 0), 1)
         r = tl.arange(0, W)[:, None, None] * 8 + tl.arange(0, 8)[None, :, None]
         to = col_part + (ch * (W * 8) + r).to(tl.int64) * N + on[None, None, :]
         tl.store(to, csum, mask=(on[None, None, :] < N) & (r < W * 8))
 
 
 @triton.jit
-def clip_finish(off, dots, scale, shift, lse, flags, n, BLOCK: tl.constexpr):
-    """lse[n] = natural log-sum-exp from sums relative to the shift; flags[p]: a sum too small to be trusted.
+def clip_stats(off, diag, shift, stats, flags, n, BLOCK: tl.constexpr):
+    """stats[4, n] = 1/sum, base-2 log-sum-exp, 1 - P_ii, -log P_ii; flags[p]: a sum too small to be trusted.
 
-    In float64, so that the logarithm adds no error: this is work for n elements only.
+    In float64, so that logarithms add no error: this is work for n elements only.
     """
     pid = tl.program_id(0)
     o = pid * BLOCK + tl.arange(0, BLOCK)
     ok = o < n
-    total = tl.load(off + o, mask=ok, other=1.0).to(tl.float64)
-    dot = tl.load(dots + o, mask=ok, other=0.0).to(tl.float64)
-    m2 = tl.load(shift).to(tl.float64)
-    a2 = tl.load(scale).to(tl.float64) * LOG2E
-    tl.store(lse + o, ((tl.log2(total) + m2) * LN2).to(tl.float32), mask=ok)
-    # -inf marks a row without a positive here, whatever the sign of the scale
-    positive = tl.where(dot == float("-inf"), 0.0, tl.exp2(dot * a2 - m2))
-    tl.store(flags + pid, tl.max(tl.where(ok & (total + positive < FLOOR), 1, 0), 0))
+    s = tl.load(off + o, mask=ok, other=1.0).to(tl.float64)
+    x = tl.load(diag + o, mask=ok, other=0.0).to(tl.float64)
+    e = tl.exp2(x)
+    total = s + e
+    lse = tl.log2(total)
+    t = s / e
+    # log(1 + t): of t itself where 1 + t has lost it; where the quotient is meaningless the exponents tell
+    log1p = tl.where(t < 1e-9, t, tl.log2(1.0 + t) * LN2)
+    nll = tl.where(t < 1e9, log1p, (lse - x) * LN2)
+    tl.store(stats + o, (1.0 / total).to(tl.float32), mask=ok)
+    tl.store(stats + n + o, (lse + tl.load(shift).to(tl.float64)).to(tl.float32), mask=ok)
+    tl.store(stats + 2 * n + o, (s / total).to(tl.float32), mask=ok)
+    tl.store(stats + 3 * n + o, nll.to(tl.float32), mask=ok)
+    tl.store(flags + pid, tl.max(tl.where(ok & (total < FLOOR), 1, 0), 0))
+
+
+@triton.jit
+def clip_restate(off_lse2, diag_z2, flag, stats, n, BLOCK: tl.constexpr):
+    """Only where the flag is set: the statistics again, from logarithms (1/sum is then not used)."""
+    o = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    ok = (o < n) & (tl.load(flag) != 0)
+    s = tl.load(off_lse2 + o, mask=ok, other=0.0).to(tl.float64)
+    z = tl.load(diag_z2 + o, mask=ok, other=0.0).to(tl.float64)
+    top = tl.maximum(s, z)
+    base = tl.where(top == float("-inf"), 0.0, top)
+    lse = base + tl.log2(tl.exp2(s - base) + tl.exp2(z - base))
+    t = tl.exp2(tl.minimum(s - z, 64.0))
+    nll = tl.where(t < 1e-9, t, tl.where(t < 1e9, tl.log2(1.0 + t) * LN2, (lse - z) * LN2))
+    tl.store(stats + o, tl.exp2(-lse).to(tl.float32), mask=ok)
+    tl.store(stats + n + o, lse.to(tl.float32), mask=ok)
+    tl.store(stats + 2 * n + o, tl.exp2(s - lse).to(tl.float32), mask=ok)
+    tl.store(stats + 3 * n + o, nll.to(tl.float32), mask=ok)
 
 
 @triton.jit
 def clip_online(
-    a, b, scale, flag, lse, M, N, D, stride_a, stride_b, first, nbm, nbn,
+    a, b, scale, flag, off_lse2, M, N, D, stride_a, stride_b, first, nbm, nbn,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PROGRAMS: tl.constexpr,
     TMA: tl.constexpr, EVEN_K: tl.constexpr, PREC: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """Only where the flag is set: natural off-diagonal log-sum-exps of a's rows, by a running maximum, over lse[M]."""
+    """Only where the flag is set: base-2 log-sum-exp of a's rows off the diagonal, by a running maximum."""
     a2 = tl.load(scale).to(tl.float32) * LOG2E
     blocks = tl.where(tl.load(flag) != 0, nbm, 0)
     for pm in range(tl.program_id(0), blocks, PROGRAMS):
@@ -188,17 +225,15 @@ def clip_online(
         top = tl.full((BM,), float("-inf"), dtype=tl.float32)
         total = tl.zeros((BM,), dtype=tl.float32)
         for pn in range(0, nbn):
-            on = pn * BN + tl.arange(0, BN)
             acc = tile_dot(a, b, pm * BM, pn * BN, M, N, D, stride_a, stride_b, BM, BN, BK, TMA, EVEN_K, PREC, UPCAST)
-            x = acc * a2
-            isd = (om[:, None] + first) == on[None, :]
-            x = tl.where(isd | (on[None, :] >= N), float("-inf"), x)
+            kept = off_diagonal(pm * BM + first - pn * BN, BM, N - pn * BN, BM, BN)
+            x = tl.where(kept, acc * a2, float("-inf"))
             higher = tl.maximum(top, tl.max(x, 1))
             base = tl.where(higher == float("-inf"), 0.0, higher)  # nothing seen yet: -inf - -inf is NaN
             total = total * tl.exp2(top - base) + tl.sum(tl.exp2(x - base[:, None]), 1)
             top = higher
         base = tl.where(top == float("-inf"), 0.0, top)
-        tl.store(lse + om, (base + tl.log2(total)) * LN2, mask=om < M)
+        tl.store(off_lse2 + om, base + tl.log2(total), mask=om < M)
 
 
 @triton.jit
@@ -211,9 +246,9 @@ def clip_grad(
 ):  # fmt: skip
     """out[M, N] = row_weight P + col_weight Q off the diagonal and 0 on it (the caller adds that part unrounded).
 
-    rows[2, M], cols[2, N]: 2**(shift - lse) and lse, in base 2; rows_n and cols_n are their strides. Two launches
-    share the work: one runs where the flag is clear (one exp2 a logit, against the common shift), one where it is set
-    (two exp2, against the log-sum-exps). dots[tiles]: sums of P times the dot products, off the diagonal.
+    rows[4, M], cols[4, N] are ``clip_stats``; rows_n and cols_n their strides. Two launches share the work: one runs
+    where the flag is clear (one exp2 a logit, against the common shift), one where it is set (two exp2, against the
+    log-sum-exps). dots[2, tiles]: sums of P and of Q times the dot products, off the diagonal.
     """
     a2 = tl.load(scale).to(tl.float32) * LOG2E
     m2 = tl.load(shift)
@@ -229,27 +264,34 @@ def clip_grad(
         )
         om = pm * BM + tl.arange(0, BM)
         on = pn * BN + tl.arange(0, BN)
-        lo = pm * BM + first
-        crossing = (lo < pn * BN + BN) & (pn * BN < lo + BM)
+        diagonal = pm * BM + first - pn * BN
+        # with dots every entry counts, else the store drops what is outside
+        masked = (diagonal < BN) & (diagonal > -BM)
+        if DOTS:
+            masked = masked | (pn * BN + BN > N) | (pm * BM + BM > M)
         if FLAGGED:
             r = tl.load(rows + rows_n + om, mask=om < M, other=0.0)
             c = tl.load(cols + cols_n + on, mask=on < N, other=0.0)
             p = tl.exp2(acc * a2 - r[:, None])
-            x = row_weight * p + col_weight * tl.exp2(acc * a2 - c[None, :])
+            q = tl.exp2(acc * a2 - c[None, :])
+            if masked:
+                kept = off_diagonal(diagonal, M - pm * BM, N - pn * BN, BM, BN)
+                p = tl.where(kept, p, 0.0)
+                q = tl.where(kept, q, 0.0)
+            x = row_weight * p + col_weight * q
+            if DOTS:
+                tl.store(dots + t, tl.sum(tl.sum(p * acc, 1), 0))
+                tl.store(dots + nbm * nbn + t, tl.sum(tl.sum(q * acc, 1), 0))
         else:
             r = tl.load(rows + om, mask=om < M, other=0.0)
             c = tl.load(cols + on, mask=on < N, other=0.0)
             e = tl.exp2(acc * a2 - m2)
+            if masked:
+                e = tl.where(off_diagonal(diagonal, M - pm * BM, N - pn * BN, BM, BN), e, 0.0)
             x = e * (row_weight * r[:, None] + col_weight * c[None, :])
             if DOTS:
-                p = e * r[:, None]
-        if DOTS:
-            d = tl.where((om[:, None] < M) & (on[None, :] < N), p * acc, 0.0)
-            if crossing:
-                d = tl.where((om[:, None] + first) == on[None, :], 0.0, d)
-            tl.store(dots + t, tl.sum(tl.sum(d, 1), 0))
-        if crossing:
-            x = tl.where((om[:, None] + first) == on[None, :], 0.0, x)
+                tl.store(dots + t, tl.sum(tl.sum(e * acc, 1) * r, 0))
+                tl.store(dots + nbm * nbn + t, tl.sum(tl.sum(e * acc * c[None, :], 1), 0))
         store_tile(out, x, pm * BM, pn * BN, M, N, stride_o, BM, BN, SUB, TMA)
 
 

@@ -16,7 +16,18 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from dcfast.kernels import tuning
 from dcfast.kernels.tuning import Config
 
-__all__ = ["Operands", "aligned", "blocks", "on_device", "operands", "row_stride", "scalar", "source", "target"]
+__all__ = [
+    "Operands",
+    "aligned",
+    "blocks",
+    "on_device",
+    "operands",
+    "row_stride",
+    "scalar",
+    "source",
+    "target",
+    "unit_columns",
+]
 
 DEPTH_ALIGN = 16
 
@@ -49,6 +60,11 @@ class Operands:
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.rows, self.cols, self.depth
+
+    def positives(self, first: int) -> tuple[int, int]:
+        """The rows whose positive, column row + first, is in this block: begin and end (0, 0 if none is)."""
+        begin, end = max(0, -first), min(self.rows, self.cols - first)
+        return (begin, end) if begin < end else (0, 0)
 
     def part(self, begin: int, end: int) -> Operands:
         """Rows begin to end."""
@@ -103,6 +119,11 @@ def operands(image: Tensor, text: Tensor, precision: str | None = None) -> Opera
         exact = image.dtype != torch.float32 or torch.get_float32_matmul_precision() == "highest"
         precision = "ieee" if exact else "tf32"
     return Operands(aligned(image), aligned(text), image.shape[1], precision)
+
+
+def unit_columns(x: Tensor) -> Tensor:
+    """The features themselves where a row's elements are neighbours, else a copy."""
+    return x if x.stride(1) == 1 else x.contiguous()
 
 
 def uses_tma(device: torch.device) -> bool:

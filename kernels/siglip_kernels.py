@@ -1,6 +1,6 @@
-"""Triton kernels of the SigLIP loss, and the last step that both losses share.
+"""Triton kernels of the SigLIP loss, and the steps around the library's products.
 
-Names as in ``clip_kernels``. A positive pair contributes softplus(-z), any other softplus(z).
+Names as in ``clip_kernels``. A positive pair adds softplus(-z) to the loss, any other softplus(z).
 """
 
 from __future__ import annotations
@@ -8,22 +8,22 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from dcfast.kernels.clip_kernels import LN2, LOG2E, store_tile, tile_dot
+from dcfast.kernels.clip_kernels import LN2, LOG2E, off_diagonal, store_tile, tile_dot
 
-__all__ = ["scale_cast", "siglip_tile"]
+__all__ = ["scale_cast", "seed_positives", "siglip_tile"]
 
 
 @triton.jit
 def siglip_tile(
-    image, text, scale, bias, out, diag, sums, M, N, D, stride_i, stride_t, stride_o, first, unit, nbm, nbn,
+    image, text, scale, bias, out, sums, M, N, D, stride_i, stride_t, stride_o, first, unit, nbm, nbn,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr, PROGRAMS: tl.constexpr,
     FLATTEN: tl.constexpr, SUB: tl.constexpr, GRAD: tl.constexpr,
     TMA: tl.constexpr, EVEN_K: tl.constexpr, PREC: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """Loss and gradient in one pass: out[M, N] = unit sigmoid(z) off the diagonal and 0 on it.
+    """The negative pairs in one pass: out[M, N] = unit sigmoid(z) off the diagonal and 0 on it.
 
-    The diagonal's gradient, -sigmoid(-z), goes to diag[M] unrounded. sums[3, tiles]: the loss, and with GRAD the sums
-    of gradient times dot product (for the scale) and of the gradient (for the bias), diagonal included.
+    sums[3, tiles]: softplus(z), and with GRAD sigmoid(z) times the dot product, and sigmoid(z), off the diagonal. The
+    caller adds the positives, which are few.
     """
     s = tl.load(scale).to(tl.float32)
     b = tl.load(bias).to(tl.float32)
@@ -36,60 +36,69 @@ def siglip_tile(
         acc = tile_dot(
             image, text, pm * BM, pn * BN, M, N, D, stride_i, stride_t, BM, BN, BK, TMA, EVEN_K, PREC, UPCAST
         )
-        om = pm * BM + tl.arange(0, BM)
-        on = pn * BN + tl.arange(0, BN)
-        isd = (om[:, None] + first) == on[None, :]
-        inside = (om[:, None] < M) & (on[None, :] < N)
         z = acc * s + b
-        u = tl.where(isd, -z, z)
-        e = tl.exp2(-tl.abs(u) * LOG2E)
+        diagonal = pm * BM + first - pn * BN
+        if (diagonal < BN) & (diagonal > -BM) | (pm * BM + BM > M) | (pn * BN + BN > N):
+            kept = off_diagonal(diagonal, M - pm * BM, N - pn * BN, BM, BN)
+            z = tl.where(kept, z, float("-inf"))  # adds nothing to any sum
+        e = tl.exp2(-tl.abs(z) * LOG2E)
         # log(1 + e): lg2 errs by an absolute 2**-22 near 1, so small e takes the series
         series = e * (1.0 - e * (1.0 / 2 - e * (1.0 / 3 - e * (1.0 / 4 - e * (1.0 / 5 - e * (1.0 / 6))))))
-        l1p = tl.where(e < 0.0625, series, tl.log2(1.0 + e) * LN2)
-        loss = tl.where(u > 0, u, 0.0) + l1p + (z - z)  # an infinite logit gives NaN, never a finite loss
-        grad = tl.where(u >= 0, 1.0, e) / (1.0 + e)  # no cancellation on either side
-        grad = tl.where(isd, -grad, grad)
-        tl.store(sums + t, tl.sum(tl.sum(tl.where(inside, loss, 0.0), 1), 0))
+        loss = tl.where(e < 0.0625, series, tl.log2(1.0 + e) * LN2) + tl.where(z > 0, z, 0.0)
+        tl.store(sums + t, tl.sum(tl.sum(loss, 1), 0))
         if GRAD:
-            grad = tl.where(inside, grad, 0.0)
-            tl.store(sums + tiles + t, tl.sum(tl.sum(grad * tl.where(inside, acc, 0.0), 1), 0))
+            grad = tl.where(z >= 0, 1.0, e) / (1.0 + e)  # no cancellation on either side
+            tl.store(sums + tiles + t, tl.sum(tl.sum(grad * acc, 1), 0))
             tl.store(sums + 2 * tiles + t, tl.sum(tl.sum(grad, 1), 0))
-            lo = pm * BM + first
-            if (lo < pn * BN + BN) & (pn * BN < lo + BM):
-                here = (om + first >= pn * BN) & (om + first < tl.minimum(pn * BN + BN, N))
-                tl.store(diag + om, tl.sum(tl.where(isd, grad, 0.0), 1), mask=(om < M) & here)
-                grad = tl.where(isd, 0.0, grad)
             store_tile(out, grad * unit, pm * BM, pn * BN, M, N, stride_o, BM, BN, SUB, TMA)
 
 
 @triton.jit
-def scale_cast(
-    raw, x, alpha, out, dots, diag, partner, rows, partners, depth, stride_raw, stride_x, stride_out, stride_partner,
-    offset,
-    DOTS: tl.constexpr, BY_PARTNER: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
+def seed_positives(
+    out, weight, partner, rows, partners, depth, stride_out, stride_partner, offset,
+    BY_PARTNER: tl.constexpr, ADD: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """out = alpha (raw + diag partner) in out's type; dots[p] = the sum of x times the same, without alpha.
+    """out[i] = weight partner[i + offset] (0 where that row does not exist), added to what is there with ADD.
 
-    Row i's partner is row i + offset of ``partner`` (the positive), if there is one; ``diag`` is indexed by the row, or
-    by the partner (BY_PARTNER). So the largest entries of the logits' gradient are never rounded to half precision.
+    ``weight`` is indexed by the row, or by the partner (BY_PARTNER). The products are then added to it: so the largest
+    entries of the logits' gradient, the positives', are never rounded to half precision.
     """
-    factor = tl.load(alpha).to(tl.float32)
-    pid = tl.program_id(0)
-    om = (pid * BM + tl.arange(0, BM)).to(tl.int64)
+    om = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)
     op = om + offset
     paired = (om < rows) & (op >= 0) & (op < partners)
-    weight = tl.load(diag + (op if BY_PARTNER else om), mask=paired, other=0.0)
-    total = tl.zeros((BM,), dtype=tl.float32)
+    if BY_PARTNER:
+        w = tl.load(weight + op, mask=paired, other=0.0)
+    else:
+        w = tl.load(weight + om, mask=paired, other=0.0)
     for k in range(0, depth, BK):
         ok = k + tl.arange(0, BK)
         inside = ok[None, :] < depth
-        mask = (om[:, None] < rows) & inside
-        v = tl.load(raw + om[:, None] * stride_raw + ok[None, :], mask=mask, other=0.0)
         y = tl.load(partner + op[:, None] * stride_partner + ok[None, :], mask=paired[:, None] & inside, other=0.0)
-        v += weight[:, None] * y.to(tl.float32)
+        v = tl.where(paired[:, None], w[:, None] * y.to(tl.float32), 0.0)
+        to = out + om[:, None] * stride_out + ok[None, :]
+        mask = (om[:, None] < rows) & inside
+        if ADD:
+            v += tl.load(to, mask=mask, other=0.0)
+        tl.store(to, v, mask=mask)
+
+
+@triton.jit
+def scale_cast(
+    raw, x, scale, factor, out, dots, rows, depth, stride_raw, stride_x, stride_out,
+    DOTS: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """out = raw * scale * factor in out's type, and dots[p] = the sum of x * raw over BM rows."""
+    k2 = tl.load(scale).to(tl.float32) * tl.load(factor).to(tl.float32)
+    pid = tl.program_id(0)
+    om = (pid * BM + tl.arange(0, BM)).to(tl.int64)
+    total = tl.zeros((BM,), dtype=tl.float32)
+    for k in range(0, depth, BK):
+        ok = k + tl.arange(0, BK)
+        mask = (om[:, None] < rows) & (ok[None, :] < depth)
+        v = tl.load(raw + om[:, None] * stride_raw + ok[None, :], mask=mask, other=0.0)
         if DOTS:
-            w = tl.load(x + om[:, None] * stride_x + ok[None, :], mask=mask, other=0.0)
-            total += tl.sum(v * w.to(tl.float32), 1)
-        tl.store(out + om[:, None] * stride_out + ok[None, :], (v * factor).to(out.dtype.element_ty), mask=mask)
+            y = tl.load(x + om[:, None] * stride_x + ok[None, :], mask=mask, other=0.0)
+            total += tl.sum(v * y.to(tl.float32), 1)
+        tl.store(out + om[:, None] * stride_out + ok[None, :], (v * k2).to(out.dtype.element_ty), mask=mask)
     if DOTS:
         tl.store(dots + pid, tl.sum(total, 0))

@@ -1,8 +1,8 @@
 """Gradient strips and the library products that use them, for both losses.
 
 A strip is some rows of the logits' gradient G, in the features' type, in a workspace of bounded size. Its products
-with the features have fp32 results: G text a strip at a time, G^T image summed over strips. The diagonal of G, by far
-its largest entries, stays out of the workspace and is added to the fp32 sums unrounded.
+with the features have fp32 results: G text a strip at a time, G^T image summed over strips. The positives' entries, by
+far the largest of G, stay out of the workspace: the fp32 results start from what they contribute, unrounded.
 """
 
 from __future__ import annotations
@@ -13,20 +13,49 @@ import torch
 from torch import Tensor
 
 from dcfast.kernels import clip_kernels, siglip_kernels, tuning
-from dcfast.kernels.operands import Operands, blocks, on_device, programs, row_stride, target
+from dcfast.kernels.operands import Operands, blocks, on_device, operands, programs, row_stride, scalar, target
+from dcfast.kernels.operands import unit_columns
 from dcfast.kernels.tuning import Config
 
-__all__ = ["STRIP_BYTES", "ClipStrips", "SiglipStrips", "finish", "multiply", "strip_rows", "unit_of", "workspace"]
+__all__ = [
+    "INVERSE",
+    "LSE2",
+    "NLL",
+    "SHARE",
+    "STRIP_BYTES",
+    "ClipStrip",
+    "Products",
+    "clip_products",
+    "finish",
+    "siglip_block",
+    "strip_rows",
+]
 
-STRIP_BYTES = 384 << 20
-LOG2E = 1.4426950408889634
+STRIP_BYTES = 352 << 20
 # logits' gradients are at most 2: scaled by 2**14, even 2**-38 survives in half precision
 FP16_UNIT = 2.0**14
+# rows of the statistics: 1 / sum of 2**(z2 - shift), base-2 log-sum-exp, 1 - P_ii, -log P_ii (natural)
+INVERSE, LSE2, SHARE, NLL = range(4)
+
+Weights = tuple[float, float]
+Needs = tuple[bool, bool]
 
 
-def unit_of(dtype: torch.dtype) -> float:
-    """What G is multiplied by in the workspace."""
-    return FP16_UNIT if dtype == torch.float16 else 1.0
+class ClipStrip(NamedTuple):
+    """What the forward pass leaves for the loss and the gradient."""
+
+    rows: Tensor  # [4, M] fp32 statistics
+    cols: Tensor  # [4, N] fp32 statistics
+    shift: Tensor  # [] fp32
+    flag: Tensor  # [] int32; not 0: the statistics come from the running maximum, and 1 / sum is not used
+
+
+class Products(NamedTuple):
+    """The gradient of the logits times features: raw fp32 sums, to be scaled by ``finish``."""
+
+    image: Tensor | None  # [M, D] G text
+    text: Tensor | None  # [N, D] G^T image
+    dots: Tensor | None  # [2] CLIP: sums of (P - Id) d and (Q - Id) d, d the dot products; SigLIP: of G d and of G
 
 
 def strip_rows(rows: int, cols: int, depth: int, itemsize: int, strip_bytes: int = STRIP_BYTES) -> int:
@@ -38,123 +67,266 @@ def strip_rows(rows: int, cols: int, depth: int, itemsize: int, strip_bytes: int
     return min(rows, fit, wave)
 
 
-def workspace(height: int, cols: int, like: Tensor) -> Tensor:
-    """Uninitialised rows for ``cols`` gradients that start on 16 bytes, as TMA and the library's products like."""
-    return torch.empty(height, -(-cols // 16) * 16, dtype=like.dtype, device=like.device)
+def _unit(dtype: torch.dtype) -> float:
+    """What G is multiplied by in the workspace."""
+    return FP16_UNIT if dtype == torch.float16 else 1.0
 
 
-def multiply(out: Tensor, a: Tensor, b: Tensor, alpha: float, *, add: bool) -> None:
-    """out = alpha a @ b (+ out) in fp32 from operands of any width; the sum never passes through a narrow type."""
-    beta = 1 if add else 0
-    if a.dtype == torch.float32:
-        torch.addmm(out, a, b, beta=beta, alpha=alpha, out=out)
-    elif a.is_cuda:
-        torch.ops.aten.addmm.dtype_out(out, a, b, torch.float32, beta=beta, alpha=alpha, out=out)
-    else:  # the library's mixed product is for CUDA only
-        torch.addmm(out, a.float(), b.float(), beta=beta, alpha=alpha, out=out)
+def _workspace(o: Operands, height: int) -> Tensor:
+    # its rows start on 16 bytes, as TMA and the library's products like
+    return torch.empty(height, -(-o.cols // 16) * 16, dtype=o.image.dtype, device=o.device)
 
 
-class Pairing(NamedTuple):
-    """What the positives add to a product: row i gets weight * partner[i + offset]."""
+class _Sums:
+    """The fp32 results of both products, as wide as the padded features, seeded with the positives' part."""
 
-    weight: Tensor  # fp32, indexed by the row, or by the partner
-    partner: Tensor
-    offset: int
-    by_partner: bool
+    def __init__(self, o: Operands, first: int, weights: tuple[Tensor, Tensor], needs: Needs, into: Tensor | None):
+        """weights: [M] fp32, what G of each row's positive is in either product."""
+        self._o, self._into = o, into
+        self.image: Tensor | None = None
+        self.text: Tensor | None = None
+        if needs[0]:
+            add = into is not None and into.shape[1] == o.depth and into.stride(1) == 1
+            self.image = into if add else torch.empty(o.rows, o.depth, dtype=torch.float32, device=o.device)
+            _seed(self.image, weights[0], o.text, first, by_partner=False, add=add)
+        if needs[1]:
+            self.text = torch.empty(o.cols, o.depth, dtype=torch.float32, device=o.device)
+            _seed(self.text, weights[1], o.image, -first, by_partner=True, add=False)
+
+    def add_image(self, grad: Tensor, begin: int, end: int) -> None:
+        """Rows begin to end of G times the text features."""
+        if self.image is not None:
+            _multiply(self.image[begin:end], grad, self._o.text)
+
+    def add_text(self, grad: Tensor, begin: int, end: int) -> None:
+        """Rows begin to end of G, transposed, times these rows of the image features."""
+        if self.text is not None:
+            _multiply(self.text, grad.t(), self._o.image[begin:end])
+
+    def products(self, dots: Tensor | None) -> Products:
+        """As wide as the features were given."""
+        image, into, width = self.image, self._into, self._o.width
+        if image is not None and into is not None:
+            image = into if image is into else into.add_(image[:, :width])
+        text = None if self.text is None else self.text[:, :width]
+        return Products(None if image is None else image[:, :width], text, dots)
 
 
-def finish(
-    raw: Tensor, width: int, alpha: Tensor, dtype: torch.dtype, pairing: Pairing, dot_with: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    """(alpha (raw + positives) [rows, width] in ``dtype``, sum of dot_with times the same without alpha).
-
-    The result lies in ``raw`` itself where type and width allow it.
-    """
-    rows = raw.shape[0]
-    in_place = dtype == torch.float32 and width == raw.shape[1]
-    out = raw if in_place else torch.empty(rows, width, dtype=dtype, device=raw.device)
-    x = raw if dot_with is None else dot_with
-    partner = pairing.partner
-    dots = torch.empty(blocks(rows, 16), dtype=torch.float32, device=raw.device)
+def _seed(out: Tensor, weight: Tensor, partner: Tensor, offset: int, *, by_partner: bool, add: bool) -> None:
+    """out[i] (+)= weight * partner[i + offset], 0 where there is no such row."""
     with on_device(out):
-        siglip_kernels.scale_cast[(dots.numel(),)](
-            raw, x, alpha, out, dots, pairing.weight, partner, rows, partner.shape[0], width,
-            row_stride(raw), row_stride(x), row_stride(out), row_stride(partner), pairing.offset,
-            DOTS=dot_with is not None, BY_PARTNER=pairing.by_partner, BM=16, BK=128, num_warps=4,
+        siglip_kernels.seed_positives[(blocks(out.shape[0], 16),)](
+            out, weight, partner, out.shape[0], partner.shape[0], out.shape[1], row_stride(out), row_stride(partner),
+            offset, BY_PARTNER=by_partner, ADD=add, BM=16, BK=128, num_warps=4,
         )  # fmt: skip
-    return out, None if dot_with is None else dots.sum()
 
 
-class ClipStrips:
-    """Strips of the CLIP loss's gradient from the log-sum-exps of all rows and columns."""
+def _multiply(out: Tensor, a: Tensor, b: Tensor) -> None:
+    """out += a @ b / unit in fp32 from operands of any width; the sum never passes through a narrow type."""
+    alpha = 1 / _unit(a.dtype)
+    if a.dtype == torch.float32:
+        torch.addmm(out, a, b, alpha=alpha, out=out)
+    elif a.is_cuda:
+        torch.ops.aten.addmm.dtype_out(out, a, b, torch.float32, alpha=alpha, out=out)
+    else:  # the library's mixed product is for CUDA only
+        torch.addmm(out, a.float(), b.float(), alpha=alpha, out=out)
 
-    def __init__(self, o: Operands, scale: Tensor, row_lse: Tensor, col_lse: Tensor, first: int, space: Tensor) -> None:
-        self._o, self._scale, self._first, self._space = o, scale, first, space
-        rows2, cols2 = row_lse.double() * LOG2E, col_lse.double() * LOG2E
-        top = torch.maximum(rows2.amax(), cols2.amax())
-        low = torch.minimum(rows2.amin(), cols2.amin())
-        # exp2's argument is rounded least near 0; no exponent exceeds 100, and what is flushed is below 2**-66 of a sum
-        shift = (top - 100).ceil().clamp_min(0)
-        self._shift, self._flag = shift.float(), (low < shift - 60).int()
-        self._rows = torch.stack(((shift - rows2).exp2(), rows2)).float()
-        self._cols = torch.stack(((shift - cols2).exp2(), cols2)).float()
 
-    def fill(self, begin: int, end: int, weights: tuple[float, float], dots: bool) -> tuple[Tensor, Tensor]:
-        """(the strip [end - begin, N] of G times the unit without its diagonal, [] sum of P times the dot products)."""
-        part = self._o.part(begin, end)
-        config = tuning.choose(
-            "clip_grad", part.device, part.image.dtype, part.shape, part.precision,
-            lambda c: self._launch(part, begin, weights, dots, c) and None,
+def _positive_dots(o: Operands, first: int) -> Tensor:
+    """[M] fp32 dot products of the positives, 0 where they are not in the block."""
+    out = torch.zeros(o.rows, dtype=torch.float32, device=o.device)
+    begin, end = o.positives(first)
+    if begin < end:
+        with on_device(out):
+            clip_kernels.row_dots[(blocks(end - begin, 16),)](
+                o.image[begin:], o.text[begin + first :], out, out, out[begin:], end - begin, o.depth,
+                row_stride(o.image), row_stride(o.text), EXPONENT=False, BM=16, BK=128, num_warps=4,
+            )  # fmt: skip
+    return out
+
+
+@torch.no_grad()
+def clip_products(
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor,
+    strip: ClipStrip,
+    first: int = 0,
+    *,
+    image_weights: Weights = (1.0, 1.0),
+    text_weights: Weights = (1.0, 1.0),
+    needs: Needs = (True, True),
+    dots: bool = False,
+    into_image: Tensor | None = None,
+    strip_bytes: int = STRIP_BYTES,
+    precision: str | None = None,
+    config: Config | None = None,
+) -> Products:
+    """G text and G^T image with G = wP (P - Id) + wQ (Q - Id), raw: ``finish`` multiplies by scale and factor.
+
+    6 M N D operations, a third of them in the kernel and the rest in library products with fp32 results; 4 where one
+    product is not needed. Memory: the workspace and the fp32 results.
+
+    Args:
+        image_weights, text_weights: (wP, wQ) of either product; where they differ each strip is computed twice.
+        dots: also the sums of (P - Id) and of (Q - Id) times the dot products.
+        into_image: [M, D] fp32 to which G text is added (for blocks of columns), instead of a new tensor.
+        strip_bytes: bound of the workspace (at least 128 rows).
+    """
+    o = operands(image, text, precision)
+    shares = _shares(o, strip, first)
+    weights = tuple(-(p * shares[0] + q * shares[1]) for p, q in (image_weights, text_weights))
+    sums = _Sums(o, first, weights, needs, into_image)
+    height = strip_rows(o.rows, o.cols, o.depth, image.element_size(), strip_bytes)
+    grad = _ClipGrad(o, scalar(scale, o.device), strip, first, _workspace(o, height), config)
+    # what the dots are taken from does not matter: they do not depend on the weights
+    lead = image_weights if needs[0] or not needs[1] else text_weights
+    parts: list[Tensor] = []
+    for begin in range(0, o.rows, height) if dots or any(needs) else ():
+        end = min(begin + height, o.rows)
+        g, part = grad.fill(begin, end, lead, dots)
+        parts.append(part)
+        sums.add_image(g, begin, end)
+        if needs[1] and text_weights != lead:
+            g, _ = grad.fill(begin, end, text_weights, False)
+        sums.add_text(g, begin, end)
+    total = None
+    if dots:
+        total = torch.stack(parts).sum(0) - (shares * _positive_dots(o, first)).sum(1)
+    return sums.products(total)
+
+
+def _shares(o: Operands, strip: ClipStrip, first: int) -> Tensor:
+    """[2, M]: 1 - P and 1 - Q of each row's positive, 0 where it is not in the block."""
+    begin, end = o.positives(first)
+    if (begin, end, first) == (0, o.cols, 0):
+        return torch.stack((strip.rows[SHARE], strip.cols[SHARE]))
+    out = torch.zeros(2, o.rows, dtype=torch.float32, device=o.device)
+    out[0, begin:end] = strip.rows[SHARE, begin:end]
+    out[1, begin:end] = strip.cols[SHARE, begin + first : end + first]
+    return out
+
+
+class _ClipGrad(NamedTuple):
+    o: Operands
+    scale: Tensor
+    strip: ClipStrip
+    first: int
+    space: Tensor
+    config: Config | None
+
+    def fill(self, begin: int, end: int, weights: Weights, dots: bool) -> tuple[Tensor, Tensor]:
+        """(rows begin to end of G times the unit without the positives, [2] sums of P d and Q d over them)."""
+        part = self.o.part(begin, end)
+        config = self.config or tuning.choose(
+            "clip_grad_dots" if dots else "clip_grad", part.device, part.image.dtype, part.shape, part.precision,
+            lambda c: self._launch(part, begin, weights, dots, c),
         )  # fmt: skip
         sums = self._launch(part, begin, weights, dots, config)
-        return self._space[: end - begin, : part.cols], sums.sum()
+        return self.space[: end - begin, : part.cols], sums.sum(1)
 
-    def _launch(self, o: Operands, begin: int, weights: tuple[float, float], dots: bool, c: Config) -> Tensor:
+    def _launch(self, o: Operands, begin: int, weights: Weights, dots: bool, c: Config) -> Tensor:
         nbm, nbn = blocks(o.rows, c.bm), blocks(o.cols, c.bn)
-        sums = torch.zeros(nbm * nbn if dots else 1, dtype=torch.float32, device=o.device)
-        rows = self._rows[:, begin:]
-        unit = unit_of(o.image.dtype)
+        sums = torch.zeros(2, nbm * nbn if dots else 1, dtype=torch.float32, device=o.device)
+        rows, cols, shift, flag = self.strip
         grid = programs(o.device, nbm * nbn)
-        out = target(self._space[: o.rows, : o.cols], c)
+        unit = _unit(o.image.dtype)
+        out = target(self.space[: o.rows, : o.cols], c)
         with on_device(sums):
             for flagged in (False, True):
                 clip_kernels.clip_grad[(grid,)](
-                    *o.sources(c), self._scale, self._shift, rows, self._cols, self._flag, out, sums, *o.sizes(),
-                    self._space.stride(0), self._rows.shape[1], self._cols.shape[1], self._first + begin,
+                    *o.sources(c), self.scale, shift, rows[:, begin:], cols, flag, out, sums, *o.sizes(),
+                    self.space.stride(0), rows.stride(0), cols.stride(0), self.first + begin,
                     weights[0] * unit, weights[1] * unit, nbm, nbn, GROUP=c.group, PROGRAMS=grid,
                     FLATTEN=c.flatten, SUB=c.sub, FLAGGED=flagged, DOTS=dots, **o.options(c),
                 )  # fmt: skip
         return sums
 
 
-class SiglipStrips:
-    """Strips of the SigLIP loss's gradient, and the loss with them."""
+@torch.no_grad()
+def siglip_block(
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    first: int = 0,
+    *,
+    needs: Needs = (True, True),
+    grad: bool = True,
+    into_image: Tensor | None = None,
+    strip_bytes: int = STRIP_BYTES,
+    precision: str | None = None,
+    config: Config | None = None,
+) -> tuple[Tensor, Products]:
+    """(sum of softplus(-y z) over the block, products with G = -y sigmoid(-y z)): 6 M N D operations in one pass.
 
-    def __init__(self, o: Operands, scale: Tensor, bias: Tensor, first: int, space: Tensor | None) -> None:
-        self._o, self._scale, self._bias, self._first = o, scale, bias, first
-        self._grad = space is not None
-        self._space = workspace(1, o.cols, o.image) if space is None else space
-        # the positives' gradient, by row
-        self.diagonal = torch.zeros(o.rows, dtype=torch.float32, device=o.device)
+    y is 1 for row i's positive, column i + first, and -1 elsewhere. Without ``grad`` 2 M N D, and no products or dots.
+    """
+    o = operands(image, text, precision)
+    scale = scalar(scale, o.device)
+    bias = torch.zeros_like(scale) if bias is None else scalar(bias, o.device)
+    dot = _positive_dots(o, first)
+    begin, end = o.positives(first)
+    z = (dot * scale + bias)[begin:end]
+    # z - z: NaN for an infinite logit, whose loss could else be a finite lie
+    positive_loss = (torch.nn.functional.softplus(-z) + (z - z)).sum()
+    positive_grad = torch.zeros_like(dot)
+    positive_grad[begin:end] = -torch.sigmoid(-z)
+    needs = needs if grad else (False, False)
+    sums = _Sums(o, first, (positive_grad, positive_grad), needs, into_image)
+    height = strip_rows(o.rows, o.cols, o.depth, image.element_size(), strip_bytes) if grad else o.rows
+    space = _workspace(o, height if grad else 1)
+    parts: list[Tensor] = []
+    for start in range(0, o.rows, height):
+        stop = min(start + height, o.rows)
+        part = _siglip_strip(o.part(start, stop), scale, bias, first + start, space, grad, config)
+        parts.append(part)
+        g = space[: stop - start, : o.cols]
+        sums.add_image(g, start, stop)
+        sums.add_text(g, start, stop)
+    total = torch.stack(parts).sum(0)
+    dots = torch.stack((total[1] + (positive_grad * dot).sum(), total[2] + positive_grad.sum())) if grad else None
+    return total[0] + positive_loss, sums.products(dots)
 
-    def fill(self, begin: int, end: int) -> tuple[Tensor, Tensor]:
-        """(the strip of G without its diagonal, [3] sums: loss, G times dot products, G)."""
-        part = self._o.part(begin, end)
-        config = tuning.choose(
-            "siglip_tile", part.device, part.image.dtype, part.shape, part.precision,
-            lambda c: self._launch(part, begin, c) and None,
-        )  # fmt: skip
-        return self._space[: end - begin, : part.cols], self._launch(part, begin, config).sum(1)
 
-    def _launch(self, o: Operands, begin: int, c: Config) -> Tensor:
+def _siglip_strip(
+    o: Operands, scale: Tensor, bias: Tensor, first: int, space: Tensor, grad: bool, config: Config | None
+) -> Tensor:
+    """Fills the workspace; [3] sums over the negatives: loss, G times dot products, G."""
+
+    def launch(c: Config) -> Tensor:
         nbm, nbn = blocks(o.rows, c.bm), blocks(o.cols, c.bn)
         sums = torch.zeros(3, nbm * nbn, dtype=torch.float32, device=o.device)
         grid = programs(o.device, nbm * nbn)
-        out = target(self._space[: o.rows, : o.cols], c)
+        out = target(space[: o.rows, : o.cols], c)
         with on_device(sums):
             siglip_kernels.siglip_tile[(grid,)](
-                *o.sources(c), self._scale, self._bias, out, self.diagonal[begin:], sums, *o.sizes(),
-                self._space.stride(0), self._first + begin, unit_of(o.image.dtype), nbm, nbn,
-                GROUP=c.group, PROGRAMS=grid, FLATTEN=c.flatten, SUB=c.sub, GRAD=self._grad, **o.options(c),
+                *o.sources(c), scale, bias, out, sums, *o.sizes(), space.stride(0), first, _unit(o.image.dtype),
+                nbm, nbn, GROUP=c.group, PROGRAMS=grid, FLATTEN=c.flatten, SUB=c.sub, GRAD=grad, **o.options(c),
             )  # fmt: skip
         return sums
+
+    chosen = config or tuning.choose("siglip_tile", o.device, o.image.dtype, o.shape, o.precision, launch)
+    return launch(chosen).sum(1)
+
+
+@torch.no_grad()
+def finish(
+    raw: Tensor, scale: Tensor, factor: Tensor, dtype: torch.dtype, *, dot_with: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """(raw * scale * factor in ``dtype``, factor * sum of dot_with * raw): a feature gradient and the scale's.
+
+    The factor (0-dim) carries the upstream gradient, so that a large one meets only the last rounding.
+    """
+    rows, width = raw.shape
+    raw = unit_columns(raw)
+    out = torch.empty(rows, width, dtype=dtype, device=raw.device)
+    x = raw if dot_with is None else unit_columns(dot_with)
+    factor = scalar(factor, raw.device)
+    dots = torch.empty(blocks(rows, 16), dtype=torch.float32, device=raw.device)
+    with on_device(out):
+        siglip_kernels.scale_cast[(dots.numel(),)](
+            raw, x, scalar(scale, raw.device), factor, out, dots, rows, width, row_stride(raw), row_stride(x), width,
+            DOTS=dot_with is not None, BM=16, BK=128, num_warps=4,
+        )  # fmt: skip
+    return out, None if dot_with is None else dots.sum() * factor

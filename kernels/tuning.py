@@ -21,11 +21,22 @@ from pathlib import Path
 import torch
 import triton
 
-__all__ = ["Config", "cache_directory", "candidates", "choose", "default_config", "interpreted", "load", "store"]
+__all__ = [
+    "Config",
+    "cache_directory",
+    "candidates",
+    "choose",
+    "default_config",
+    "interpreted",
+    "key_of",
+    "load",
+    "measure",
+    "store",
+]
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 INTERPRET_TMA = False  # tests set it: tensor descriptors in the interpreter, too
-KERNELS = ("clip_sweep", "clip_grad", "clip_online", "siglip_tile")
+KERNELS = ("clip_sweep", "clip_grad", "clip_grad_dots", "clip_online", "siglip_tile")
 
 
 @dataclass(frozen=True)
@@ -47,40 +58,65 @@ def interpreted() -> bool:
     return INTERPRETED
 
 
-def candidates(kernel: str, capability: tuple[int, int], dtype: torch.dtype) -> tuple[Config, ...]:
-    """At most 5 configurations worth timing, the default first.
+def candidates(kernel: str, capability: tuple[int, int], dtype: torch.dtype, precision: str) -> tuple[Config, ...]:
+    """At most 5 configurations worth timing, the default first; none spills registers (``check_machine_code``).
 
     Args:
         kernel: one of ``KERNELS``.
         capability: compute capability, (9, 0) for Hopper.
+        precision: of float32 products.
     """
     if kernel not in KERNELS:
         raise ValueError(f"kernel must be one of {', '.join(KERNELS)}; got {kernel!r}")
     if INTERPRETED:
-        return (Config(32, 32, 32, 4, 1),)
-    if dtype == torch.float32:  # no wgmma for exact fp32: accumulators and products share the registers
-        return (Config(64, 64, 32, 4, 3), Config(128, 64, 32, 8, 3), Config(128, 128, 32, 8, 3))
-    if kernel == "clip_online":
-        return (Config(128, 128, 64, 8, 3),)
-    if capability >= (9, 0):
-        sub = kernel != "clip_sweep"
-        flat = kernel != "clip_sweep"
-        return (
-            Config(128, 256, 64, 8, 3, sub=sub, flatten=flat),
-            Config(128, 256, 64, 8, 3, sub=sub),
-            Config(128, 128, 64, 8, 4, flatten=flat),
-            Config(128, 128, 128, 8, 3, flatten=flat),
-            Config(128, 256, 64, 8, 3, group=16, sub=sub, flatten=flat),
-        )[: 5 if kernel == "clip_grad" else 4]
-    return (Config(128, 128, 32, 8, 3), Config(128, 128, 64, 8, 3), Config(64, 128, 64, 4, 3), Config(64, 64, 32, 4, 4))
+        return (Config(32, 32, 32, 2, 1),)
+    if dtype == torch.float32 and precision == "ieee":  # no tensor cores: accumulators and products share registers
+        return (Config(64, 64, 32, 8, 3),)
+    wide = capability >= (9, 0)
+    if dtype == torch.float32:
+        return (Config(128, 128, 32, 8, 3),) if wide else (Config(64, 64, 32, 4, 3),)
+    if not wide:
+        return _AMPERE[kernel]
+    return _HOPPER[kernel]
 
 
-def default_config(kernel: str, capability: tuple[int, int], dtype: torch.dtype, rows: int) -> Config:
-    """What is used where nothing was measured; few rows get smaller tiles, so that every multiprocessor has one."""
-    found = candidates(kernel, capability, dtype)
-    if rows < 2048 and not INTERPRETED and dtype != torch.float32:
-        return Config(64, 128, 64, 4, 3)
-    return found[0]
+_HOPPER = {
+    "clip_sweep": (
+        Config(256, 128, 64, 8, 3),
+        Config(256, 128, 64, 8, 4),
+        Config(128, 128, 64, 8, 4),
+        Config(128, 128, 128, 8, 3),
+    ),
+    "clip_grad": (
+        Config(128, 256, 64, 8, 3, sub=True, flatten=True),
+        Config(128, 256, 64, 8, 3, sub=True),
+        Config(256, 128, 64, 8, 3, sub=True, flatten=True),
+        Config(128, 256, 64, 8, 3, sub=True, flatten=True, group=16),
+        Config(128, 128, 64, 8, 4, flatten=True),
+    ),
+    "clip_grad_dots": (Config(128, 128, 64, 8, 4, flatten=True), Config(128, 128, 64, 8, 4)),
+    "clip_online": (Config(128, 128, 64, 8, 3),),
+    "siglip_tile": (Config(128, 128, 64, 8, 4, flatten=True),),
+}
+_AMPERE = {
+    "clip_sweep": (Config(128, 128, 32, 8, 3), Config(128, 128, 32, 8, 4)),
+    "clip_grad": (Config(128, 128, 32, 8, 3), Config(128, 128, 64, 8, 3), Config(128, 128, 32, 8, 4, group=16)),
+    "clip_grad_dots": (Config(128, 128, 32, 8, 3),),
+    "clip_online": (Config(128, 128, 32, 8, 3),),
+    "siglip_tile": (Config(64, 128, 32, 8, 3),),
+}
+# few rows: small tiles, so that every multiprocessor has one
+_SMALL = Config(64, 128, 64, 4, 3)
+
+
+def default_config(kernel: str, device: torch.device, dtype: torch.dtype, precision: str, rows: int) -> Config:
+    """What is used where nothing was measured."""
+    if INTERPRETED:
+        return candidates(kernel, (0, 0), dtype, precision)[0]
+    capability = torch.cuda.get_device_capability(device)
+    if rows < 2048 and dtype != torch.float32 and capability >= (9, 0) and kernel in ("clip_sweep", "clip_grad"):
+        return _SMALL
+    return candidates(kernel, capability, dtype, precision)[0]
 
 
 def cache_directory() -> Path:
@@ -159,9 +195,9 @@ def choose(
     dtype: torch.dtype,
     shape: tuple[int, int, int],
     precision: str,
-    launch: Callable[[Config], None],
+    launch: Callable[[Config], object],
     *,
-    time: Callable[[Callable[[], None]], float] | None = None,
+    time: Callable[[Callable[[], object]], float] | None = None,
 ) -> Config:
     """The configuration to launch with: from memory, from the cache, or measured now and kept.
 
@@ -170,43 +206,34 @@ def choose(
         launch: runs the kernel once with a configuration; called only to measure.
         time: seconds (any unit) of a call; for tests.
     """
-    if INTERPRETED and time is None:
-        return candidates(kernel, (0, 0), dtype)[0]
-    gpu, capability = (
-        ("interpreter", (0, 0))
-        if INTERPRETED
-        else (torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device))
-    )
-    rows, cols, depth = shape
-    key = key_of(kernel, dtype, rows, cols, depth, precision)
-    if (gpu, key) in _chosen:
-        return _chosen[gpu, key]
-    known = load(gpu).get(key)
-    if known is not None:
-        _chosen[gpu, key] = known
-        return known
-    fallback = default_config(kernel, capability, dtype, rows)
-    if not _may_measure(rows * cols) and time is None:
+    fallback = default_config(kernel, device, dtype, precision, shape[0])
+    if time is None and (INTERPRETED or not may_measure(shape[0] * shape[1])):
         return fallback
-    best = measure((fallback, *candidates(kernel, capability, dtype)), launch, time or _milliseconds)
-    _chosen[gpu, key] = best
-    store(gpu, key, best)
-    return best
+    gpu = "interpreter" if INTERPRETED else torch.cuda.get_device_name(device)
+    key = key_of(kernel, dtype, *shape, precision)
+    found = _chosen.get((gpu, key)) or load(gpu).get(key)
+    if found is None:
+        capability = (0, 0) if INTERPRETED else torch.cuda.get_device_capability(device)
+        configs = (fallback, *candidates(kernel, capability, dtype, precision))
+        found = measure(configs, launch, time or _milliseconds)
+        store(gpu, key, found)
+    _chosen[gpu, key] = found
+    return found
 
 
-def _may_measure(logits: int) -> bool:
-    # small batches end before a better tile could matter, and nothing may be timed while a graph is captured
+def may_measure(logits: int) -> bool:
+    """Not for small batches (a better tile cannot matter), when turned off, or while a CUDA graph is captured."""
     if os.environ.get("DCFAST_AUTOTUNE") == "0" or logits < 2048 * 2048:
         return False
     return not torch.cuda.is_current_stream_capturing()
 
 
-def _milliseconds(call: Callable[[], None]) -> float:
+def _milliseconds(call: Callable[[], object]) -> float:
     return float(triton.testing.do_bench(call, warmup=20, rep=60, return_mode="median"))
 
 
 def measure(
-    configs: Sequence[Config], launch: Callable[[Config], None], time: Callable[[Callable[[], None]], float]
+    configs: Sequence[Config], launch: Callable[[Config], object], time: Callable[[Callable[[], object]], float]
 ) -> Config:
     """The fastest of the configurations that run; the first where none does."""
     best, least = configs[0], math.inf
