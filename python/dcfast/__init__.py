@@ -43,10 +43,17 @@ _LAZY: dict[str, str] = {
     "perceptual_hash": "dcfast.pictures",
     "hamming_join": "dcfast.similarity",
     "reshard": "dcfast.resharder",
+    "ClipLoss": "dcfast.loss",
+    "SigLipLoss": "dcfast.loss",
+    "cached_backward": "dcfast.loss",
+    "clip_loss": "dcfast.loss",
+    "clip_lse": "dcfast.loss",
+    "siglip_loss": "dcfast.loss",
 }
 
 # spelled out for readers and type checkers; tests compare it with _LAZY
 __all__ = [
+    "ClipLoss",
     "CorruptDataError",
     "DcfastError",
     "FilterError",
@@ -54,9 +61,13 @@ __all__ = [
     "PoolError",
     "PoolReader",
     "RunError",
+    "SigLipLoss",
     "SubsetError",
     "TarIndex",
     "__version__",
+    "cached_backward",
+    "clip_loss",
+    "clip_lse",
     "hamming_join",
     "hash_members",
     "index_tars",
@@ -67,6 +78,7 @@ __all__ = [
     "read_members",
     "reshard",
     "save_subset",
+    "siglip_loss",
     "uid_difference",
     "uid_format",
     "uid_intersect",
@@ -94,6 +106,7 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from dcfast.access import PoolReader, iterate_uids, open_pool, read_members
     from dcfast.hashing import hash_members
+    from dcfast.loss import ClipLoss, SigLipLoss, cached_backward, clip_loss, clip_lse, siglip_loss
     from dcfast.pictures import perceptual_hash
     from dcfast.resharder import reshard
     from dcfast.shards import TarIndex, index_tars

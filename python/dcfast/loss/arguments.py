@@ -1,4 +1,4 @@
-"""Checks of what the losses are given, before any work: TypeError and ValueError say what was expected and what came."""
+"""Checks of what the losses are given, before any work: errors say what was expected and what came."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ def check_features(image: Any, text: Any, *, paired: bool = True) -> None:
         )
     if image.shape[1] != text.shape[1] or (paired and image.shape[0] != text.shape[0]):
         what = "the same shape (row i of both is one pair)" if paired else "rows of the same length"
-        raise ValueError(
-            f"image_features and text_features must have {what}, got {_shape(image)} and {_shape(text)}"
-        )
+        raise ValueError(f"image_features and text_features must have {what}, got {_shape(image)} and {_shape(text)}")
 
 
 def as_scalar(value: Any, name: str, features: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 Two modules have the functions of ``Backend``: ``dcfast.loss.torch_backend`` (torch, any device) and
 ``dcfast.kernels.contrastive`` (Triton, CUDA devices). Both see a block of the matrix of logits,
-z_ij = scale * <image_i, text_j>, M rows against N columns, and keep a bounded strip of it at most. The positive of row i
-is column i + first; outside 0..N-1 the block holds none. Sums leave the positives out and keep them apart, so that
+z_ij = scale * <image_i, text_j>, M rows against N columns, and keep a bounded strip of it at most. The positive of row
+i is column i + first; outside 0..N-1 the block holds none. Sums leave the positives out and keep them apart, so that
 1 - P_ii and -log P_ii keep their relative accuracy on a batch that is nearly fitted.
 
 Compute dtype: float64 for float64 features, else float32.

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-
 def clip_loss(
     image_features: Tensor,
     text_features: Tensor,
@@ -36,8 +35,8 @@ def clip_loss(
     Cost: 8 N^2 D operations, forward and backward. Memory on the CPU: two strips of 8 MiB (or 128 rows of N) and the
     gradients. Deterministic. First derivatives only. Radford et al. 2021, https://arxiv.org/abs/2103.00020.
     """
-    arguments_checked = _checked(image_features, text_features, logit_scale)
-    loss = ops.clip_loss(*arguments_checked)[0]
+    arguments_checked = checked(image_features, text_features, logit_scale)
+    loss: Tensor = ops.clip_loss(*arguments_checked)[0]
     return loss if logit_bias is None else loss + no_bias(logit_bias, image_features)
 
 
@@ -59,20 +58,21 @@ def siglip_loss(
     them in the forward pass, which keeps the gradients (float32) for the backward pass; 2 N^2 D where none is wanted.
     Zhai et al. 2023, https://arxiv.org/abs/2303.15343.
     """
-    image, text, scale = _checked(image_features, text_features, logit_scale)
+    image, text, scale = checked(image_features, text_features, logit_scale)
     bias = arguments.as_scalar(0.0 if logit_bias is None else logit_bias, "logit_bias", image)
-    return siglip_ops.siglip_loss(image, text, scale, bias, *siglip_needs(image, text, scale, bias))[0]
+    needs = siglip_needs(image, text, scale, bias)
+    loss: Tensor = siglip_ops.siglip_loss(image, text, scale, bias, *needs)[0]
+    return loss
 
 
 def siglip_needs(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> tuple[bool, bool, bool]:
     """Which gradients a backward pass will want: image, text, scale or bias."""
     grad = torch.is_grad_enabled()
-    return grad and image.requires_grad, grad and text.requires_grad, grad and (scale.requires_grad or bias.requires_grad)
+    scalars = scale.requires_grad or bias.requires_grad
+    return grad and image.requires_grad, grad and text.requires_grad, grad and scalars
 
 
-def clip_lse(
-    image_features: Tensor, text_features: Tensor, logit_scale: Tensor | float
-) -> tuple[Tensor, Tensor]:
+def clip_lse(image_features: Tensor, text_features: Tensor, logit_scale: Tensor | float) -> tuple[Tensor, Tensor]:
     """Log-sum-exp of the logits scale * <image_i, text_j> over all texts for each image, and over all images.
 
     With r and c its results and z_i the logit of pair i, (r_i + c_i) / 2 - z_i is the pair's own CLIP loss in this
@@ -86,10 +86,11 @@ def clip_lse(
     """
     arguments.check_features(image_features, text_features, paired=False)
     scale = arguments.as_scalar(logit_scale, "logit_scale", image_features)
-    return ops.clip_lse(image_features.detach(), text_features.detach(), scale.detach())
+    rows, cols = ops.clip_lse(image_features.detach(), text_features.detach(), scale.detach())
+    return rows, cols
 
 
-def _checked(image: Tensor, text: Tensor, scale: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
+def checked(image: Tensor, text: Tensor, scale: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
     if isinstance(image, torch.Tensor) and isinstance(text, torch.Tensor):
         image, text = arguments.autocast(image, text)
     arguments.check_features(image, text)

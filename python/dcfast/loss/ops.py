@@ -79,13 +79,11 @@ def finish_products(
     needs: tuple[bool, bool, bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients from raw products; the scale's by the dot of the first product at hand."""
-    need_image, need_text, need_scale = needs
+    need_image, _, need_scale = needs
     image_grad, text_grad, scale_grad = image.new_empty(0), text.new_empty(0), scale.new_empty(0)
     dot = None
     if products.image is not None:
-        done, dot = backend.finish(
-            products.image, scale, factor, image.dtype, dot_with=image if need_scale else None
-        )
+        done, dot = backend.finish(products.image, scale, factor, image.dtype, dot_with=image if need_scale else None)
         image_grad = done if need_image else image_grad
     if products.text is not None:
         dot_with = text if need_scale and dot is None else None

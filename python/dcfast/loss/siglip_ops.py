@@ -1,5 +1,7 @@
-"""The SigLIP loss of one process as a torch operator. Loss and gradients come from one pass, so where a gradient will be
-wanted the forward pass makes it, raw and in float32 (float64 for float64), and the backward pass only scales.
+"""The SigLIP loss of one process as a torch operator.
+
+Loss and gradients come from one pass: where a gradient will be wanted the forward pass makes it, raw and in float32
+(float64 for float64), and the backward pass only scales.
 """
 
 from __future__ import annotations
@@ -71,9 +73,10 @@ def save_siglip(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> N
 
 def siglip_gradients(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     """backward of both SigLIP operators."""
-    needs, rest = ctx.needs_input_grad[:4], (None,) * (ctx.num_inputs - 4)
+    needs: tuple[bool, ...] = ctx.needs_input_grad[:4]
+    rest: tuple[Tensor | None, ...] = (None,) * (ctx.num_inputs - 4)
     if upstream is None or not any(needs):
-        return (None,) * ctx.num_inputs
+        return (None, None, None, None, *rest)
     gradients = siglip_loss_backward(upstream, *ctx.saved_tensors, ctx.rows, ctx.dtype)
     return (*wanted(gradients, needs), *rest)
 

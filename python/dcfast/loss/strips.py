@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _STRIP_BYTES = 8 << 20
 # Below this the products of a strip no longer run at full speed.
 _LEAST_ROWS = 128
+_DOT_ROWS = 1024
 _LN2 = math.log(2.0)
 
 
@@ -46,8 +47,9 @@ def widen(features: Tensor) -> Tensor:
 
 
 def clip_norms(x: Tensor) -> Tensor:
-    parts = x.split(strip_rows(*x.shape, x.dtype))
-    return torch.stack([torch.linalg.vector_norm(widen(part), dim=1).max().square() for part in parts])
+    height = strip_rows(x.shape[0], x.shape[1], x.dtype)
+    parts = (widen(x[start : start + height]) for start in range(0, x.shape[0], height))
+    return torch.stack([torch.linalg.vector_norm(part, dim=1).max().square() for part in parts])
 
 
 def clip_shift(image_norms: Tensor, text_norms: Tensor, scale: Tensor, terms: int) -> Tensor:
@@ -234,7 +236,7 @@ class _Gradient:
 
     def _positives(self) -> tuple[slice, slice]:
         """The rows of the strip, and the columns, of the positives in it."""
-        here = positive_rows(*self._grad.shape, self._first)
+        here = positive_rows(self._grad.shape[0], self._grad.shape[1], self._first)
         return here, slice(here.start + self._first, here.stop + self._first)
 
     def _dots(self) -> Tensor:
@@ -276,7 +278,8 @@ def finish(
 ) -> tuple[Tensor, Tensor | None]:
     dot = None
     if dot_with is not None:
-        parts = zip(raw.split(_LEAST_ROWS), dot_with.split(_LEAST_ROWS), strict=True)
-        dots = [torch.linalg.vecdot(r, widen(x)).sum(dtype=torch.float64) for r, x in parts]
-        dot = torch.stack(dots).sum().mul_(factor).to(raw.dtype)
+        starts = range(0, raw.shape[0], _DOT_ROWS)
+        parts = ((raw[start : start + _DOT_ROWS], widen(dot_with[start : start + _DOT_ROWS])) for start in starts)
+        dots = [torch.linalg.vecdot(r, x).sum(dtype=torch.float64) for r, x in parts]
+        dot = torch.stack(dots).sum().mul(factor).to(raw.dtype)
     return raw.mul_(scale * factor).to(dtype), dot

@@ -1,0 +1,163 @@
+"""Run as a script: ranks as forked processes with gloo; every mode of the losses beside open_clip's own in the same ranks.
+
+Prints one JSON object: case -> the largest error over ranks, relative to open_clip's value where that is not 0.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+import dcfast.loss
+from dcfast.loss.modules import ClipLoss, SigLipLoss
+
+WIDTH = 24
+
+
+def open_clip_loss() -> ModuleType:
+    """open_clip's loss module alone: the package imports much that is not needed."""
+    package = importlib.util.find_spec("open_clip")
+    assert package is not None
+    assert package.origin is not None
+    spec = importlib.util.spec_from_file_location("open_clip_loss", Path(package.origin).with_name("loss.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def features(rank: int, rows: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(100 + rank)
+    image = torch.nn.functional.normalize(torch.randn(rows, WIDTH, generator=generator), dim=1)
+    text = torch.nn.functional.normalize(image + torch.randn(rows, WIDTH, generator=generator) / 3, dim=1)
+    return image.to(dtype), text.to(dtype)
+
+
+def opposite(rank: int, rows: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """All texts opposite to all images: no common shift serves."""
+    generator = torch.Generator().manual_seed(rank)
+    image = torch.nn.functional.normalize(torch.ones(rows, WIDTH), dim=1)
+    text = -image + 0.01 * torch.randn(rows, WIDTH, generator=generator)
+    return image.to(dtype), text.to(dtype)
+
+
+def run(loss: Callable[..., Tensor], pair: tuple[Tensor, Tensor], *scalars: float, dtype: torch.dtype) -> list[Tensor]:
+    """Loss and gradients of features and scalars."""
+    leaves = [x.to(dtype).detach().clone().requires_grad_() for x in pair]
+    leaves += [torch.tensor(s, dtype=torch.float64 if dtype == torch.float64 else torch.float32) for s in scalars]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    value = loss(*leaves)
+    (value * 3).backward()
+    return [value.detach(), *[x.grad for x in leaves if x.grad is not None]]
+
+
+def error(ours: list[Tensor], theirs: list[Tensor]) -> float:
+    assert len(ours) == len(theirs)
+    found = []
+    for a, b in zip(ours, theirs, strict=True):
+        norm = float(b.double().norm())
+        found.append(float((a.double() - b.double()).norm()) / (norm if norm > 1e-12 else 1.0))
+    return max(found)
+
+
+def cases(rank: int, world_size: int) -> Iterator[tuple[str, Callable[[], float]]]:
+    theirs = open_clip_loss()
+    ranks = {"rank": rank, "world_size": world_size}
+
+    def compare(ours: Any, other: Any, pair: tuple[Tensor, Tensor], scalars: tuple[float, ...], dtype: torch.dtype) -> float:
+        # the reference is computed in float64 from the same rounded features
+        return error(run(ours, pair, *scalars, dtype=dtype), run(other, pair, *scalars, dtype=torch.float64))
+
+    modes = list(itertools.product((True, False), (True, False)))
+    for (local, with_grad), schedule in itertools.product(modes, ("gather", "ring")):
+        settings = {"local_loss": local, "gather_with_grad": with_grad, **ranks}
+        ours, other = ClipLoss(**settings, schedule=schedule), theirs.ClipLoss(**settings)
+        name = f"clip local={local} grad={with_grad} {schedule}"
+        for dtype in (torch.float64, torch.float32, torch.bfloat16):
+            pair = features(rank, 17, dtype)
+            kind = str(dtype).removeprefix("torch.")
+            yield f"{name} {kind}", lambda o=ours, t=other, p=pair, d=dtype: compare(o, t, p, (25.0,), d)
+        pair = opposite(rank, 5, torch.float32)
+        yield f"{name} opposite", lambda o=ours, t=other, p=pair: compare(o, t, p, (140.0,), torch.float32)
+    one = features(rank, 1, torch.float32)
+    settings = {"local_loss": True, "gather_with_grad": True, **ranks}
+    yield "clip one pair a rank", lambda: compare(ClipLoss(**settings), theirs.ClipLoss(**settings), one, (9.0,), one[0].dtype)
+    for impl in ("bidir", "shift", "reduce", "gather"):
+        for dtype in (torch.float64, torch.float32):
+            pair = features(rank, 13, dtype)
+            kind = str(dtype).removeprefix("torch.")
+            mine, other = SigLipLoss(**ranks, dist_impl=impl), theirs.SigLipLoss(**ranks, dist_impl=impl)
+            yield f"siglip {impl} {kind}", lambda o=mine, t=other, p=pair, d=dtype: compare(o, t, p, (12.0, -9.0), d)
+
+
+def other_checks(rank: int, world_size: int) -> dict[str, bool]:
+    """Things that hold or do not, each a name and whether it did on this rank."""
+    settings = {"local_loss": True, "gather_with_grad": True, "rank": rank, "world_size": world_size}
+    pair = features(rank, 19, torch.float32)
+    first, second = (run(ClipLoss(**settings), pair, 20.0, dtype=torch.float32) for _ in range(2))
+    found = {"two runs are equal": all(torch.equal(a, b) for a, b in zip(first, second, strict=True))}
+    compiled = torch.compile(ClipLoss(**settings), fullgraph=True, backend="aot_eager")
+    third = run(compiled, pair, 20.0, dtype=torch.float32)
+    found["compiled is equal"] = all(torch.equal(a, b) for a, b in zip(first, third, strict=True))
+    group = dist.new_group(list(range(world_size)))
+    fourth = run(ClipLoss(**settings, group=group, schedule="ring"), pair, 20.0, dtype=torch.float32)
+    found["a group by itself"] = error(fourth, first) < 1e-6
+    bad = (pair[0].clone(), pair[1])
+    if rank == world_size - 1:
+        bad[0][0, 0] = torch.nan
+    found["NaN reaches every rank"] = bool(ClipLoss(**settings)(*bad, 20.0).isnan())
+    try:
+        ClipLoss(rank=rank, world_size=world_size + 1)(*pair, 20.0)
+    except ValueError as problem:
+        found["a wrong world size is refused"] = "those of the process group" in str(problem)
+    frozen = pair[1]
+    image = pair[0].clone().requires_grad_()
+    ClipLoss(**settings)(image, frozen, 20.0).backward()
+    found["frozen texts"] = image.grad is not None and torch.equal(image.grad * 3, first[1]) is not None
+    found["frozen texts, gradient"] = error([image.grad * 3], [first[1]]) < 1e-6
+    return found
+
+
+def work(rank: int, world_size: int, store: str, queue: Any) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
+    found = {name: case() for name, case in cases(rank, world_size)}
+    queue.put((found, other_checks(rank, world_size)))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def main() -> None:
+    world_size = int(sys.argv[1])
+    context = multiprocessing.get_context("fork")
+    with tempfile.TemporaryDirectory() as directory:
+        queue = context.Queue()
+        store = os.path.join(directory, "store")
+        children = [context.Process(target=work, args=(k, world_size, store, queue)) for k in range(world_size)]
+        for child in children:
+            child.start()
+        answers = [queue.get(timeout=100) for _ in children]
+        for child in children:
+            child.join()
+    errors = {name: max(answer[0][name] for answer in answers) for name in answers[0][0]}
+    checks = {name: all(answer[1].get(name, False) for answer in answers) for name in answers[0][1]}
+    print(json.dumps({"errors": errors, "checks": checks}))
+
+
+if __name__ == "__main__":
+    main()
