@@ -195,7 +195,10 @@ def clip_stats(off, diag, shift, stats, flags, n, BLOCK: tl.constexpr):
 
 @triton.jit
 def clip_restate(off_lse2, diag_z2, flag, stats, n, BLOCK: tl.constexpr):
-    """Only where the flag is set: the statistics again, from logarithms (1/sum is then not used)."""
+    """Only where the flag is set: the statistics again, from logarithms of sums.
+
+    In the place of 1/sum comes what corrects the log-sum-exp's rounding to float32: 2**(rounded - exact).
+    """
     o = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     ok = (o < n) & (tl.load(flag) != 0)
     s = tl.load(off_lse2 + o, mask=ok, other=0.0).to(tl.float64)
@@ -205,8 +208,9 @@ def clip_restate(off_lse2, diag_z2, flag, stats, n, BLOCK: tl.constexpr):
     lse = base + tl.log2(tl.exp2(s - base) + tl.exp2(z - base))
     t = tl.exp2(tl.minimum(s - z, 64.0))
     nll = tl.where(t < 1e-9, t, tl.where(t < 1e9, tl.log2(1.0 + t) * LN2, (lse - z) * LN2))
-    tl.store(stats + o, tl.exp2(-lse).to(tl.float32), mask=ok)
-    tl.store(stats + n + o, lse.to(tl.float32), mask=ok)
+    rounded = lse.to(tl.float32)
+    tl.store(stats + o, tl.exp2(rounded.to(tl.float64) - lse).to(tl.float32), mask=ok)
+    tl.store(stats + n + o, rounded, mask=ok)
     tl.store(stats + 2 * n + o, tl.exp2(s - lse).to(tl.float32), mask=ok)
     tl.store(stats + 3 * n + o, nll.to(tl.float32), mask=ok)
 
@@ -233,7 +237,8 @@ def clip_online(
             total = total * tl.exp2(top - base) + tl.sum(tl.exp2(x - base[:, None]), 1)
             top = higher
         base = tl.where(top == float("-inf"), 0.0, top)
-        tl.store(off_lse2 + om, base + tl.log2(total), mask=om < M)
+        # float64: a float32 logarithm near 1000 would be off by more than the sum's own error
+        tl.store(off_lse2 + om, base.to(tl.float64) + tl.log2(total.to(tl.float64)), mask=om < M)
 
 
 @triton.jit
@@ -269,11 +274,13 @@ def clip_grad(
         masked = (diagonal < BN) & (diagonal > -BM)
         if DOTS:
             masked = masked | (pn * BN + BN > N) | (pm * BM + BM > M)
+        r = tl.load(rows + om, mask=om < M, other=0.0)
+        c = tl.load(cols + on, mask=on < N, other=0.0)
         if FLAGGED:
-            r = tl.load(rows + rows_n + om, mask=om < M, other=0.0)
-            c = tl.load(cols + cols_n + on, mask=on < N, other=0.0)
-            p = tl.exp2(acc * a2 - r[:, None])
-            q = tl.exp2(acc * a2 - c[None, :])
+            r_lse = tl.load(rows + rows_n + om, mask=om < M, other=0.0)
+            c_lse = tl.load(cols + cols_n + on, mask=on < N, other=0.0)
+            p = tl.exp2(acc * a2 - r_lse[:, None]) * r[:, None]
+            q = tl.exp2(acc * a2 - c_lse[None, :]) * c[None, :]
             if masked:
                 kept = off_diagonal(diagonal, M - pm * BM, N - pn * BN, BM, BN)
                 p = tl.where(kept, p, 0.0)
@@ -283,8 +290,6 @@ def clip_grad(
                 tl.store(dots + t, tl.sum(tl.sum(p * acc, 1), 0))
                 tl.store(dots + nbm * nbn + t, tl.sum(tl.sum(q * acc, 1), 0))
         else:
-            r = tl.load(rows + om, mask=om < M, other=0.0)
-            c = tl.load(cols + on, mask=on < N, other=0.0)
             e = tl.exp2(acc * a2 - m2)
             if masked:
                 e = tl.where(off_diagonal(diagonal, M - pm * BM, N - pn * BN, BM, BN), e, 0.0)

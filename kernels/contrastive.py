@@ -25,10 +25,8 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
-
 from dcfast.kernels import clip_kernels, tuning
-from dcfast.kernels.operands import Operands, blocks, on_device, operands, programs, row_stride, scalar, unit_columns
+from dcfast.kernels.operands import Operands, blocks, largest_norms, on_device, operands, programs, row_stride, scalar
 from dcfast.kernels.strip_products import (
     INVERSE,
     LSE2,
@@ -41,6 +39,7 @@ from dcfast.kernels.strip_products import (
     siglip_block,
 )
 from dcfast.kernels.tuning import Config
+from torch import Tensor
 
 __all__ = [
     "INVERSE",
@@ -74,12 +73,7 @@ class ClipSums(NamedTuple):
 @torch.no_grad()
 def clip_norms(x: Tensor, /) -> Tensor:
     """[blocks] fp32: the largest squared norm of each 16 rows."""
-    rows, width = x.shape
-    x = unit_columns(x)
-    out = torch.empty(blocks(rows, 16), dtype=torch.float32, device=x.device)
-    with on_device(out):
-        clip_kernels.row_norms[(out.numel(),)](x, out, rows, width, row_stride(x), BM=16, BK=128, num_warps=4)
-    return out
+    return largest_norms(x)
 
 
 @torch.no_grad()
@@ -186,9 +180,10 @@ def clip_stats(off: Tensor, diag: Tensor, shift: Tensor, /) -> tuple[Tensor, Ten
 def clip_online(
     image: Tensor, text: Tensor, scale: Tensor, flag: Tensor, first: int = 0, /, *, precision: str | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the flag is set: base-2 log-sum-exps without the positives of rows [M] and columns [N], positives' z2 [M].
+    """Where the flag is set: base-2 log-sum-exps without the positives of rows [M] and columns [N].
 
-    Costs 4 M N D operations then. Where it is clear the kernels end at once and the first two are undefined.
+    Those are float64; third come the positives' z2, [M]. Costs 4 M N D operations then.
+    Where it is clear the kernels end at once and the first two are undefined.
     """
     o = operands(image, text, precision)
     scale = scalar(scale, o.device)
@@ -199,7 +194,7 @@ def clip_online(
 def _online(o: Operands, scale: Tensor, flag: Tensor, first: int) -> Tensor:
     c = tuning.default_config("clip_online", o.device, o.image.dtype, o.precision, o.rows)
     nbm, nbn = blocks(o.rows, c.bm), blocks(o.cols, c.bn)
-    off = torch.empty(o.rows, dtype=torch.float32, device=o.device)
+    off = torch.empty(o.rows, dtype=torch.float64, device=o.device)
     grid = programs(o.device, nbm)
     with on_device(off):
         clip_kernels.clip_online[(grid,)](

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 import torch
 import triton
+from dcfast.kernels import clip_kernels, tuning
+from dcfast.kernels.tuning import Config
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
-
-from dcfast.kernels import tuning
-from dcfast.kernels.tuning import Config
 
 __all__ = [
     "Operands",
@@ -161,6 +160,16 @@ def target(x: Tensor, c: Config) -> Tensor | TensorDescriptor:
 def blocks(n: int, block: int) -> int:
     """Blocks that cover n."""
     return int(triton.cdiv(n, block))
+
+
+def largest_norms(x: Tensor) -> Tensor:
+    """[blocks] fp32: the largest squared norm of each 16 rows (NaN rows are left to the products to tell)."""
+    x = unit_columns(x)
+    rows, width = x.shape
+    out = torch.empty(blocks(rows, 16), dtype=torch.float32, device=x.device)
+    with on_device(out):
+        clip_kernels.row_norms[(out.numel(),)](x, out, rows, width, row_stride(x), BM=16, BK=128, num_warps=4)
+    return out
 
 
 def scalar(x: Tensor, device: torch.device) -> Tensor:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-
 from dcfast.kernels.clip_kernels import LN2, LOG2E, off_diagonal, store_tile, tile_dot
 
 __all__ = ["scale_cast", "seed_positives", "siglip_tile"]

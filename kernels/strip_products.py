@@ -10,12 +10,21 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
-
 from dcfast.kernels import clip_kernels, siglip_kernels, tuning
-from dcfast.kernels.operands import Operands, blocks, on_device, operands, programs, row_stride, scalar, target
-from dcfast.kernels.operands import unit_columns
+from dcfast.kernels.operands import (
+    Operands,
+    blocks,
+    largest_norms,
+    on_device,
+    operands,
+    programs,
+    row_stride,
+    scalar,
+    target,
+    unit_columns,
+)
 from dcfast.kernels.tuning import Config
+from torch import Tensor
 
 __all__ = [
     "INVERSE",
@@ -47,7 +56,9 @@ class ClipStrip(NamedTuple):
     rows: Tensor  # [4, M] fp32 statistics
     cols: Tensor  # [4, N] fp32 statistics
     shift: Tensor  # [] fp32
-    flag: Tensor  # [] int32; not 0: the statistics come from the running maximum, and 1 / sum is not used
+    flag: (
+        Tensor  # [] int32; not 0: the statistics come from the running maximum, and row INVERSE corrects their rounding
+    )
 
 
 class Products(NamedTuple):
@@ -218,14 +229,21 @@ class _ClipGrad(NamedTuple):
     def fill(self, begin: int, end: int, weights: Weights, dots: bool) -> tuple[Tensor, Tensor]:
         """(rows begin to end of G times the unit without the positives, [2] sums of P d and Q d over them)."""
         part = self.o.part(begin, end)
+        kernel = "clip_grad_dots" if dots else "clip_grad"
         config = self.config or tuning.choose(
-            "clip_grad_dots" if dots else "clip_grad", part.device, part.image.dtype, part.shape, part.precision,
-            lambda c: self._launch(part, begin, weights, dots, c),
+            kernel, part.device, part.image.dtype, part.shape, part.precision,
+            lambda c: self._launch(part, begin, weights, dots, c, flagged=False),
         )  # fmt: skip
-        sums = self._launch(part, begin, weights, dots, config)
-        return self.space[: end - begin, : part.cols], sums.sum(1)
+        sums = self._launch(part, begin, weights, dots, config, flagged=False)
+        # the rare case has more to keep in registers: its tiles are small
+        rare = self.config or tuning.default_config(
+            "clip_grad_dots", part.device, part.image.dtype, part.precision, part.rows
+        )
+        rare_sums = self._launch(part, begin, weights, dots, rare, flagged=True)
+        return self.space[: end - begin, : part.cols], sums.sum(1) + rare_sums.sum(1)
 
-    def _launch(self, o: Operands, begin: int, weights: Weights, dots: bool, c: Config) -> Tensor:
+    def _launch(self, o: Operands, begin: int, weights: Weights, dots: bool, c: Config, *, flagged: bool) -> Tensor:
+        """[2, tiles] dot sums: zeros from the launch that the flag makes end at once."""
         nbm, nbn = blocks(o.rows, c.bm), blocks(o.cols, c.bn)
         sums = torch.zeros(2, nbm * nbn if dots else 1, dtype=torch.float32, device=o.device)
         rows, cols, shift, flag = self.strip
@@ -233,13 +251,12 @@ class _ClipGrad(NamedTuple):
         unit = _unit(o.image.dtype)
         out = target(self.space[: o.rows, : o.cols], c)
         with on_device(sums):
-            for flagged in (False, True):
-                clip_kernels.clip_grad[(grid,)](
-                    *o.sources(c), self.scale, shift, rows[:, begin:], cols, flag, out, sums, *o.sizes(),
-                    self.space.stride(0), rows.stride(0), cols.stride(0), self.first + begin,
-                    weights[0] * unit, weights[1] * unit, nbm, nbn, GROUP=c.group, PROGRAMS=grid,
-                    FLATTEN=c.flatten, SUB=c.sub, FLAGGED=flagged, DOTS=dots, **o.options(c),
-                )  # fmt: skip
+            clip_kernels.clip_grad[(grid,)](
+                *o.sources(c), self.scale, shift, rows[:, begin:], cols, flag, out, sums, *o.sizes(),
+                self.space.stride(0), rows.stride(0), cols.stride(0), self.first + begin,
+                weights[0] * unit, weights[1] * unit, nbm, nbn, GROUP=c.group, PROGRAMS=grid,
+                FLATTEN=c.flatten, SUB=c.sub, FLAGGED=flagged, DOTS=dots, **o.options(c),
+            )  # fmt: skip
         return sums
 
 
@@ -268,8 +285,9 @@ def siglip_block(
     dot = _positive_dots(o, first)
     begin, end = o.positives(first)
     z = (dot * scale + bias)[begin:end]
-    # z - z: NaN for an infinite logit, whose loss could else be a finite lie
-    positive_loss = (torch.nn.functional.softplus(-z) + (z - z)).sum()
+    # an infinite logit may add nothing to the sum: what is not finite has to make the loss NaN all the same
+    odd = 0 * (largest_norms(o.image).max() + largest_norms(o.text).max())
+    positive_loss = torch.nn.functional.softplus(-z).sum() + odd
     positive_grad = torch.zeros_like(dot)
     positive_grad[begin:end] = -torch.sigmoid(-z)
     needs = needs if grad else (False, False)
