@@ -115,12 +115,14 @@ class _Sums:
             _multiply(self.text, grad.t(), self._o.image[begin:end])
 
     def products(self, dots: Tensor | None) -> Products:
-        """As wide as the features were given."""
-        image, into, width = self.image, self._into, self._o.width
-        if image is not None and into is not None:
-            image = into if image is into else into.add_(image[:, :width])
-        text = None if self.text is None else self.text[:, :width]
-        return Products(None if image is None else image[:, :width], text, dots)
+        """As wide as the features were given; the tensor that was to be added to is handed back as it is."""
+        width = self._o.width
+        image = None if self.image is None else self.image[:, :width]
+        if image is not None and self._into is not None:
+            if self.image is not self._into:
+                self._into.add_(image)
+            image = self._into
+        return Products(image, None if self.text is None else self.text[:, :width], dots)
 
 
 def _seed(out: Tensor, weight: Tensor, partner: Tensor, offset: int, *, by_partner: bool, add: bool) -> None:
