@@ -106,7 +106,7 @@ _AMPERE = {
     "siglip_tile": (Config(64, 128, 32, 8, 3),),
 }
 # few rows: small tiles, so that every multiprocessor has one
-_SMALL = Config(64, 128, 64, 4, 3)
+SMALL = Config(64, 128, 64, 4, 3)
 
 
 def default_config(kernel: str, device: torch.device, dtype: torch.dtype, precision: str, rows: int) -> Config:
@@ -115,7 +115,7 @@ def default_config(kernel: str, device: torch.device, dtype: torch.dtype, precis
         return candidates(kernel, (0, 0), dtype, precision)[0]
     capability = torch.cuda.get_device_capability(device)
     if rows < 2048 and dtype != torch.float32 and capability >= (9, 0) and kernel in ("clip_sweep", "clip_grad"):
-        return _SMALL
+        return SMALL
     return candidates(kernel, capability, dtype, precision)[0]
 
 
