@@ -60,7 +60,7 @@ def cached_backward(
     leaves = [x.detach().requires_grad_() for x in whole]
     with torch.enable_grad():
         value = loss(*leaves)
-        (value if scale_loss is None else scale_loss(value)).backward()
+        torch.autograd.backward([value if scale_loss is None else scale_loss(value)])
     gradients = [leaf.grad for leaf in leaves]
     after = _RandomState()
     for number, (piece, state) in enumerate(zip(pieces, states, strict=True)):
@@ -112,7 +112,7 @@ class _RandomState:
 
     def __init__(self) -> None:
         self._cpu = torch.get_rng_state()
-        self._cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+        self._cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
 
     def restore(self) -> None:
         torch.set_rng_state(self._cpu)

@@ -116,8 +116,9 @@ def clip_online(
 ) -> tuple[Tensor, Tensor, Tensor]:
     num_rows, num_cols = image.shape[0], text.shape[0]
     dtype = wide(text.dtype)
-    row_lse = text.new_full((num_rows,), -math.inf, dtype=dtype)
-    col_lse = text.new_full((num_cols,), -math.inf, dtype=dtype)
+    # far from 0 a logarithm in float32 is too coarse to tell sums apart
+    row_lse = text.new_full((num_rows,), -math.inf, dtype=torch.float64)
+    col_lse = text.new_full((num_cols,), -math.inf, dtype=torch.float64)
     diag = text.new_full((num_rows,), -math.inf, dtype=dtype)
     if not int(flag):
         return row_lse, col_lse, diag
@@ -128,9 +129,15 @@ def clip_online(
         rows = slice(start, min(start + height, num_rows))
         z = torch.mm(widen(image[rows]) * scale, text.t(), out=space[: rows.stop - start])
         _take_positives(z, start + first, diag[rows])
-        row_lse[rows] = torch.logsumexp(z, 1)
-        col_lse = torch.logaddexp(col_lse, torch.logsumexp(z, 0))
-    return row_lse / _LN2, col_lse / _LN2, diag / _LN2
+        row_lse[rows] = _log_sum_exp(z, 1)
+        col_lse = torch.logaddexp(col_lse, _log_sum_exp(z, 0))
+    return row_lse / _LN2, col_lse / _LN2, diag.double() / _LN2
+
+
+def _log_sum_exp(z: Tensor, dim: int) -> Tensor:
+    top = z.amax(dim, keepdim=True)
+    top = torch.where(top == -math.inf, 0, top)
+    return (z - top).exp_().sum(dim).double().log() + top.squeeze(dim)
 
 
 def clip_restate(stats: Tensor, off_lse2: Tensor, diag_z2: Tensor, flag: Tensor) -> None:
@@ -138,10 +145,16 @@ def clip_restate(stats: Tensor, off_lse2: Tensor, diag_z2: Tensor, flag: Tensor)
         return
     lse2 = torch.logaddexp2(off_lse2, diag_z2)
     odds = (off_lse2 - diag_z2).exp2()
-    stats[INVERSE] = (-lse2).exp2()
     stats[LSE2] = lse2
+    # what the rounded logarithm's exponential has to be multiplied by
+    stats[INVERSE] = (_natural(stats) - lse2 * _LN2).exp()
     stats[SHARE] = (off_lse2 - lse2).exp2()
     stats[NLL] = torch.where(odds <= 0.5, odds.log1p(), (lse2 - diag_z2) * _LN2)
+
+
+def _natural(stats: Tensor) -> Tensor:
+    """The natural log-sum-exps, rounded, of statistics that clip_restate made."""
+    return stats[LSE2] * _LN2
 
 
 def clip_forward(image: Tensor, text: Tensor, scale: Tensor) -> ClipStrip:
@@ -248,12 +261,13 @@ class _Gradient:
         if here.stop > here.start:
             d.diagonal(self._first).zero_()
         if self._flagged:
-            by_row = ((e - rows[LSE2, :, None] * _LN2).exp_() * d).sum(1, dtype=torch.float64)
-            by_col = ((e - cols[LSE2] * _LN2).exp_() * d).sum(0, dtype=torch.float64)
+            by_row = ((e - _natural(rows)[:, None]).exp_() * d).sum(1, dtype=torch.float64)
+            by_col = ((e - _natural(cols)).exp_() * d).sum(0, dtype=torch.float64)
         else:
             d.mul_(e)
-            by_row = d.sum(1, dtype=torch.float64) * rows[INVERSE]
-            by_col = d.sum(0, dtype=torch.float64) * cols[INVERSE]
+            by_row = d.sum(1, dtype=torch.float64)
+            by_col = d.sum(0, dtype=torch.float64)
+        by_row, by_col = by_row * rows[INVERSE], by_col * cols[INVERSE]
         off_rows, off_cols = rows[SHARE, here] * positives, cols[SHARE, there] * positives
         return torch.stack([by_row.sum() - off_rows.sum(), by_col.sum() - off_cols.sum()])
 
@@ -262,8 +276,9 @@ class _Gradient:
         rows, cols = self._strip.rows[:, self._rows], self._strip.cols
         p, q, grad = p * self.unit, q * self.unit, self._grad
         if self._flagged:
-            torch.sub(self._exponentials, rows[LSE2, :, None] * _LN2, out=grad)
-            grad.exp_().mul_(p).add_((self._exponentials - cols[LSE2] * _LN2).exp_(), alpha=q)
+            torch.sub(self._exponentials, _natural(rows)[:, None], out=grad)
+            grad.exp_().mul_(p * rows[INVERSE, :, None])
+            grad.add_((self._exponentials - _natural(cols)).exp_().mul_(q * cols[INVERSE]))
         else:
             torch.add(rows[INVERSE, :, None] * p, cols[INVERSE] * q, out=grad)
             grad.mul_(self._exponentials)
