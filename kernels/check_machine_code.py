@@ -105,7 +105,7 @@ def _source(build: Build) -> ASTSource:
     function, c, tma = _KERNELS[build.kernel], build.config, build.target >= 90
     width = _TYPES[build.dtype]
     constants: dict[str, object] = {
-        "BM": c.bm, "BN": c.bn, "BK": c.bk, "W": c.warps, "GROUP": c.group, "PROGRAMS": 132, "FLATTEN": c.flatten,
+        "BM": c.bm, "BN": c.bn, "BK": c.bk, "W": c.row_warps, "GROUP": c.group, "PROGRAMS": 132, "FLATTEN": c.flatten,
         "SUB": c.sub, "FLAGGED": build.flagged, "DOTS": build.kernel == "clip_grad_dots", "GRAD": True, "TMA": tma,
         "EVEN_K": build.even_depth, "PREC": build.precision, "UPCAST": False,
     }  # fmt: skip

@@ -142,12 +142,12 @@ def _sweep(o: Operands, scale: Tensor, shift: Tensor, first: int, c: Config) -> 
     per = blocks(nbm, chunks_of(nbm, nbn, programs(o.device, nbm * nbn)))
     chunks = blocks(nbm, per)
     row_part = torch.empty(nbn, o.rows, dtype=torch.float32, device=o.device)
-    col_part = torch.empty(chunks * c.warps * 8, o.cols, dtype=torch.float32, device=o.device)
+    col_part = torch.empty(chunks * c.row_warps * 8, o.cols, dtype=torch.float32, device=o.device)
     grid = programs(o.device, nbn * chunks)
     with on_device(row_part):
         clip_kernels.clip_sweep[(grid,)](
             *o.sources(c), scale, shift, row_part, col_part, *o.sizes(), first, nbm, nbn, chunks, per,
-            W=c.warps, PROGRAMS=grid, **o.options(c),
+            W=c.row_warps, PROGRAMS=grid, **o.options(c),
         )  # fmt: skip
     return row_part.sum(0), col_part.sum(0)
 

@@ -52,6 +52,11 @@ class Config:
     flatten: bool = False
     sub: bool = False
 
+    @property
+    def row_warps(self) -> int:
+        """Groups of 16 rows side by side in a tile: as many as warps, where there are enough rows."""
+        return min(self.warps, self.bm // 16)
+
 
 def interpreted() -> bool:
     """Whether the kernels run in Triton's interpreter (decided when Triton is imported)."""
