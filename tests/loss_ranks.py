@@ -1,4 +1,4 @@
-"""Run as a script: ranks as forked processes with gloo; every mode of the losses beside open_clip's own in the same ranks.
+"""Run as a script: ranks as forked processes with gloo; all modes of the losses beside open_clip's in the same ranks.
 
 Prints one JSON object: errors, case -> [the largest error over ranks, that of open_clip in the same precision], both
 against open_clip in float64; checks, name -> whether it held on every rank.
@@ -18,15 +18,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import dcfast
 import torch
+from dcfast.loss import ClipLoss, SigLipLoss
 from torch import Tensor
 from torch import distributed as dist
 
-import dcfast
-from dcfast.loss import ClipLoss, SigLipLoss
-
 WIDTH = 24
 Pair = tuple[Tensor, Tensor]
+Scalars = tuple[float, ...]
 
 
 def open_clip_loss() -> ModuleType:
@@ -81,12 +81,14 @@ def cases(rank: int, world_size: int) -> Iterator[tuple[str, Callable[[], tuple[
     theirs = open_clip_loss()
     ranks = {"rank": rank, "world_size": world_size}
 
-    def compare(
-        ours: Any, other: Any, pair: Pair, scalars: tuple[float, ...], dtype: torch.dtype
-    ) -> tuple[float, float]:
-        # the reference is computed in float64 from the same rounded features
-        exact = run(other, pair, *scalars, dtype=torch.float64)
-        plain = run(other, pair, *scalars, dtype=dtype)
+    done: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
+
+    def compare(ours: Any, other: Any, pair: Pair, scalars: Scalars, dtype: torch.dtype) -> tuple[float, float]:
+        # the reference is computed in float64 from the same rounded features, once for both schedules
+        key = str(vars(other)), pair[0].shape, scalars, dtype
+        if key not in done:
+            done[key] = tuple(run(other, pair, *scalars, dtype=d) for d in (torch.float64, dtype))
+        exact, plain = done[key]
         return error(run(ours, pair, *scalars, dtype=dtype), exact), error(plain, exact)
 
     modes = list(itertools.product((True, False), (True, False)))
@@ -118,12 +120,13 @@ def other_checks(rank: int, world_size: int) -> dict[str, bool]:
     pair = features(rank, 19, torch.float32)
     first, second = (run(ClipLoss(**settings), pair, 20.0, dtype=torch.float32) for _ in range(2))
     found = {"two runs are equal": all(torch.equal(a, b) for a, b in zip(first, second, strict=True))}
-    compiled = torch.compile(ClipLoss(**settings), fullgraph=True, backend="aot_eager")
-    third = run(compiled, pair, 20.0, dtype=torch.float32)
-    found["compiled is equal"] = all(torch.equal(a, b) for a, b in zip(first, third, strict=True))
+    if world_size == 2:  # slow, and the same for more
+        compiled = torch.compile(ClipLoss(**settings), fullgraph=True, backend="aot_eager")
+        third = run(compiled, pair, 20.0, dtype=torch.float32)
+        found["compiled is equal"] = all(torch.equal(a, b) for a, b in zip(first, third, strict=True))
     group = dist.new_group(list(range(world_size)))
     fourth = run(ClipLoss(**settings, group=group, schedule="ring"), pair, 20.0, dtype=torch.float32)
-    found["a group by itself"] = error(fourth, first) < 1e-6
+    found["a group by itself, in a ring"] = error(fourth, first) < 2e-5
     bad = (pair[0].clone(), pair[1])
     if rank == world_size - 1:
         bad[0][0, 0] = torch.nan
@@ -139,8 +142,10 @@ def other_checks(rank: int, world_size: int) -> dict[str, bool]:
     for local in (True, False):
         for with_grad in (True, False):
             modes = {**settings, "local_loss": local, "gather_with_grad": with_grad}
-            logits = [run(lambda *x, m=m: sum(y.square().sum() for y in m.get_logits(*x)), pair, 2.0, dtype=torch.float64)
-                      for m in (ClipLoss(**modes), theirs.ClipLoss(**modes))]  # fmt: skip
+            logits = [
+                run(lambda *x, m=m: sum(y.square().sum() for y in m.get_logits(*x)), pair, 2.0, dtype=torch.float64)
+                for m in (ClipLoss(**modes), theirs.ClipLoss(**modes))
+            ]
             found["logits"] = found.get("logits", True) and error(*logits) < 1e-10
     labels = [m.ClipLoss(**settings).get_ground_truth(torch.device("cpu"), 5) for m in (theirs, dcfast)]
     found["labels"] = torch.equal(*labels)

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from dcfast.loss.arguments import check_finite
-from dcfast.loss.backend import LSE2, NLL, ClipStrip, Products, backend_for
+from dcfast.loss.backend import LSE2, NLL, Backend, ClipStrip, Products, backend_for
 
 _LN2 = 0.6931471805599453
+_FEW = 4096
 
 
 def wide(features: Tensor) -> torch.dtype:
@@ -61,16 +62,19 @@ def clip_loss_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of image features, text features and scale; without elements where not needed."""
     backend = backend_for(image.device, image.dtype)
-    # the scale's gradient falls out of either product
-    needs = need_image or (need_scale and not need_text), need_text
+    # The scale's gradient falls out of either product. Of a small batch in half precision it is summed before the
+    # logits' gradients are rounded: their errors average out only over many.
+    dots = need_scale and image.dtype.itemsize == 2 and image.shape[0] <= _FEW
+    needs = need_image or (need_scale and not need_text and not dots), need_text
+    strip = ClipStrip(rows, cols, shift, flag)
     with plain(image):
-        products = backend.clip_products(image, text, scale, ClipStrip(rows, cols, shift, flag), needs=needs)
+        products = backend.clip_products(image, text, scale, strip, needs=needs, dots=dots)
         factor = upstream / (2 * image.shape[0])
-        return finish_products(backend, products, image, text, scale, factor, (need_image, need_text, need_scale))
+        return _finish(backend, products, image, text, scale, factor, (need_image, need_text, need_scale))
 
 
-def finish_products(
-    backend: Any,
+def _finish(
+    backend: Backend,
     products: Products,
     image: Tensor,
     text: Tensor,
@@ -78,20 +82,22 @@ def finish_products(
     factor: Tensor,
     needs: tuple[bool, bool, bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients from raw products; the scale's by the dot of the first product at hand."""
+    """Gradients from raw products."""
     need_image, _, need_scale = needs
+    dot = None if products.dots is None else products.dots.sum() * factor
     image_grad, text_grad, scale_grad = image.new_empty(0), text.new_empty(0), scale.new_empty(0)
-    dot = None
     if products.image is not None:
-        done, dot = backend.finish(products.image, scale, factor, image.dtype, dot_with=image if need_scale else None)
+        dot_with = image if need_scale and dot is None else None
+        done, image_dot = backend.finish(products.image, scale, factor, image.dtype, dot_with=dot_with)
         image_grad = done if need_image else image_grad
+        dot = image_dot if dot is None else dot
     if products.text is not None:
         dot_with = text if need_scale and dot is None else None
         text_grad, text_dot = backend.finish(products.text, scale, factor, text.dtype, dot_with=dot_with)
         dot = text_dot if dot is None else dot
     if need_scale and dot is not None:
         scale_grad = dot.to(scale.dtype)
-    return image_grad if need_image else image.new_empty(0), text_grad, scale_grad
+    return image_grad, text_grad, scale_grad
 
 
 @clip_loss_backward.register_fake

@@ -235,11 +235,12 @@ class _Gradient:
         self._rows, self._first = rows, first
         z, self._grad = self._space[0, : part.shape[0]], self._space[1, : part.shape[0]]
         self._exponentials = z
-        if dot_sums is None:
-            torch.mm(part * self._scale, self._text.t(), out=z)
-        else:
+        # rounded as in the forward pass, also where dots are wanted: softmaxes then sum to 1, on which dots depend
+        torch.mm(part * self._scale, self._text.t(), out=z)
+        if dot_sums is not None and float(self._scale) != 0:
+            torch.div(z, self._scale, out=self._grad)
+        elif dot_sums is not None:
             torch.mm(part, self._text.t(), out=self._grad)
-            torch.mul(self._grad, self._scale, out=z)
         if not self._flagged:
             if self._shift != 0:
                 z.sub_(self._shift)
