@@ -147,7 +147,8 @@ def _status(name: str) -> int:
 
 
 def note_memory(bench: harness.Bench, rows: int) -> None:
-    for provider in ("dcfast", OPEN_CLIP):
+    # the bar is of the newest row
+    for provider in (OPEN_CLIP, "dcfast"):
         code = (
             f"import json; from bench import bench_loss; print(json.dumps(bench_loss.extra_peak({provider!r}, {rows})))"
         )
