@@ -66,6 +66,7 @@ GNU_TAR = "GNU tar -tv"
 README_WAY = "DataComp's README way"
 WEBDATASET = "webdataset, skipping"
 MEMORY_READ = "floor: read of memory"
+OPEN_CLIP = "open_clip, eager"
 PREAD_FLOOR = "floor: one pread a member"
 TRAFFIC_FLOOR = "floor: read and write"
 
@@ -77,6 +78,12 @@ def _index(name: str, work: str, over: str, under: str, sense: Sense, wanted: Wa
 def _uids(name: str, work: str, peer: str, wanted: Wanted, floor: str) -> Bar:
     op = name.removesuffix("_vs_numpy").removesuffix("_vs_datacomp")
     return Bar(name, "bench_uid_set", work, op, peer, "dcfast", "least", *wanted, floor=floor)
+
+
+def _loss(rows: int, scale: int) -> Bar:
+    name = f"clip_loss_{rows}_{scale}"
+    work = f"CLIP loss and gradients, N={rows}, logit scale {scale}"
+    return Bar(f"{name}_vs_open_clip", "bench_loss", work, name, OPEN_CLIP, "dcfast", "least", 1.6, 2.2)
 
 
 def _memory(name: str, bench: str, work: str) -> Bar:
@@ -140,6 +147,18 @@ BARS: tuple[Bar, ...] = (
         bar=5,
         stretch=10,
         floor="floor: one pread a sample",
+    ),
+    *(_loss(rows, scale) for rows in (4096, 8192) for scale in (14, 100)),
+    Bar(
+        name="clip_loss_memory_mb",
+        bench="bench_loss",
+        work="memory of CLIP loss and gradients, N=4096",
+        op="clip_loss_memory",
+        over="dcfast",
+        under="",
+        sense="most",
+        bar=41.9,
+        stretch=None,
     ),
 )
 

@@ -50,11 +50,18 @@ _LAZY: dict[str, str] = {
     "ClipModel": "dcfast.models",
     "load_model": "dcfast.models",
     "evaluate_model": "dcfast.evaluate",
+    "ClipLoss": "dcfast.loss",
+    "SigLipLoss": "dcfast.loss",
+    "cached_backward": "dcfast.loss",
+    "clip_loss": "dcfast.loss",
+    "clip_lse": "dcfast.loss",
+    "siglip_loss": "dcfast.loss",
 }
 
 # spelled out for readers and type checkers; tests compare it with _LAZY
 __all__ = [
     "CheckpointError",
+    "ClipLoss",
     "ClipModel",
     "CorruptDataError",
     "DcfastError",
@@ -64,9 +71,13 @@ __all__ = [
     "PoolError",
     "PoolReader",
     "RunError",
+    "SigLipLoss",
     "SubsetError",
     "TarIndex",
     "__version__",
+    "cached_backward",
+    "clip_loss",
+    "clip_lse",
     "evaluate_model",
     "hamming_join",
     "hash_members",
@@ -81,6 +92,7 @@ __all__ = [
     "read_members",
     "reshard",
     "save_subset",
+    "siglip_loss",
     "uid_difference",
     "uid_format",
     "uid_intersect",
@@ -110,6 +122,7 @@ if TYPE_CHECKING:
     from dcfast.evaluate import evaluate_model
     from dcfast.features.kmeans import kmeans, nearest_centroids
     from dcfast.hashing import hash_members
+    from dcfast.loss import ClipLoss, SigLipLoss, cached_backward, clip_loss, clip_lse, siglip_loss
     from dcfast.models import ClipModel, load_model
     from dcfast.pictures import perceptual_hash
     from dcfast.resharder import reshard

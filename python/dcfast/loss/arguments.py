@@ -1,0 +1,81 @@
+"""Checks of what the losses are given, before any work: errors say what was expected and what came."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def check_features(image: Any, text: Any, *, paired: bool = True) -> None:
+    """Raises unless both are (N, D) floating-point tensors of one dtype on one device, N and D at least 1.
+
+    ``paired=False``: their numbers of rows may differ.
+    """
+    for name, value in (("image_features", image), ("text_features", text)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor of shape (N, D), got {type(value).__name__}")
+        if value.dtype not in _DTYPES:
+            raise TypeError(f"{name} must have dtype float32, bfloat16, float16 or float64, got {_name(value.dtype)}")
+        if value.ndim != 2:
+            raise ValueError(f"{name} must have shape (N, D), got {_shape(value)}")
+        if value.shape[0] == 0 or value.shape[1] == 0:
+            raise ValueError(f"{name} must have at least one row and one column, got shape {_shape(value)}: no batch")
+    if image.dtype != text.dtype:
+        raise TypeError(
+            f"image_features and text_features must have one dtype, got {_name(image.dtype)} and {_name(text.dtype)}"
+        )
+    if image.device != text.device:
+        raise ValueError(
+            f"image_features and text_features must be on one device, got {image.device} and {text.device}"
+        )
+    if image.shape[1] != text.shape[1] or (paired and image.shape[0] != text.shape[0]):
+        what = "the same shape (row i of both is one pair)" if paired else "rows of the same length"
+        raise ValueError(f"image_features and text_features must have {what}, got {_shape(image)} and {_shape(text)}")
+
+
+def as_scalar(value: Any, name: str, features: Tensor) -> Tensor:
+    """A number or one-element tensor as 0-dim tensor in the compute dtype on the features' device; differentiable.
+
+    Raises ValueError for a number that is not finite. Tensors on the CPU are looked at when the loss is computed,
+    those on a GPU never: there a scale that is not finite makes the loss NaN.
+    """
+    dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise ValueError(f"{name} must have one element, got shape {_shape(value)}")
+        if not value.dtype.is_floating_point:
+            raise TypeError(f"{name} must be floating-point, got {_name(value.dtype)}")
+        return value.reshape(()).to(device=features.device, dtype=dtype)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number or a tensor with one element, got {type(value).__name__}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+    return torch.full((), value, dtype=dtype, device=features.device)
+
+
+def check_finite(value: Tensor, name: str) -> None:
+    """Raises ValueError for a tensor on the CPU that is not finite."""
+    if value.device.type == "cpu" and not math.isfinite(float(value)):
+        raise ValueError(f"{name} must be finite, got {float(value)}")
+
+
+def autocast(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    """Features in autocast's dtype where it is on, as it would cast them for a product; float64 stays."""
+    device = image.device.type
+    if not torch.is_autocast_enabled(device) or torch.float64 in (image.dtype, text.dtype):
+        return image, text
+    dtype = torch.get_autocast_dtype(device)
+    return image.to(dtype), text.to(dtype)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _shape(value: Tensor) -> tuple[int, ...]:
+    return tuple(value.shape)

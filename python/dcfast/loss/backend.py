@@ -1,0 +1,141 @@
+"""What the losses ask of the code that does the work, and which code that is.
+
+Two modules have the functions of ``Backend``: ``dcfast.loss.torch_backend`` (torch, any device) and
+``dcfast.kernels.contrastive`` (Triton, CUDA devices). Both see a block of the matrix of logits,
+z_ij = scale * <image_i, text_j>, M rows against N columns, and keep a bounded strip of it at most. The positive of row
+i is column i + first; outside 0..N-1 the block holds none. Sums leave the positives out and keep them apart, so that
+1 - P_ii and -log P_ii keep their relative accuracy on a batch that is nearly fitted.
+
+Compute dtype: float64 for float64 features, else float32.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# rows of the statistics: 1 / sum of the exponentials, base-2 log-sum-exp, 1 - P_ii, -log P_ii (natural)
+INVERSE, LSE2, SHARE, NLL = range(4)
+Weights = tuple[float, float]
+Needs = tuple[bool, bool]
+
+
+class ClipSums(NamedTuple):
+    """One sweep over a block, relative to the shift."""
+
+    row_off: Tensor  # (M,) sums of exponentials without the positives
+    col_off: Tensor  # (N,)
+    diag: Tensor  # (M,) the exponent of the positive; -inf where it is not in this block
+
+
+class ClipStrip(NamedTuple):
+    """What the forward pass leaves for the loss and the gradient."""
+
+    rows: Tensor  # (4, M) statistics
+    cols: Tensor  # (4, N) statistics
+    shift: Tensor  # 0-dim: taken off every exponent
+    flag: Tensor  # 0-dim int32: 1 where the shift did not serve and the statistics were made without it
+
+
+class Products(NamedTuple):
+    """The gradient of the logits, G, times features, raw: without scale and factor."""
+
+    image: Tensor | None  # (M, D) G @ text, in the compute dtype
+    text: Tensor | None  # (N, D) G.T @ image
+    dots: Tensor | None  # (2,) CLIP: sums of (P - Id) d and (Q - Id) d, d the dot products; SigLIP: of G d and of G
+
+
+class Backend(Protocol):
+    """Features: (M, D) and (N, D), all sizes at least 1, one dtype and device, any strides."""
+
+    def clip_norms(self, x: Tensor, /) -> Tensor:
+        """The largest squared norms of runs of rows, any number of them; their maximum is what ranks exchange."""
+        ...
+
+    def clip_shift(self, image_norms: Tensor, text_norms: Tensor, scale: Tensor, terms: int, /) -> Tensor:
+        """0-dim: the shift at which no sum of ``terms`` exponentials overflows."""
+        ...
+
+    def clip_sums(self, image: Tensor, text: Tensor, scale: Tensor, shift: Tensor, first: int = 0, /) -> ClipSums: ...
+
+    def clip_stats(self, off: Tensor, diag: Tensor, shift: Tensor, /) -> tuple[Tensor, Tensor]:
+        """((4, n) statistics, int32 flags) of n rows or columns from complete sums and their positives."""
+        ...
+
+    def clip_online(
+        self, image: Tensor, text: Tensor, scale: Tensor, flag: Tensor, first: int = 0, /
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Where flag is set: base-2 log-sum-exp, positives left out, of rows and columns, and the positives' logits."""
+        ...
+
+    def clip_restate(self, stats: Tensor, off_lse2: Tensor, diag_z2: Tensor, flag: Tensor, /) -> None:
+        """Where flag is set: the statistics anew, in place, from clip_online's logarithms."""
+        ...
+
+    def clip_forward(self, image: Tensor, text: Tensor, scale: Tensor, /) -> ClipStrip:
+        """All of the above for one device, M = N; the loss is the mean of both NLL rows."""
+        ...
+
+    def clip_products(
+        self,
+        image: Tensor,
+        text: Tensor,
+        scale: Tensor,
+        strip: ClipStrip,
+        first: int = 0,
+        *,
+        image_weights: Weights = (1.0, 1.0),
+        text_weights: Weights = (1.0, 1.0),
+        needs: Needs = (True, True),
+        dots: bool = False,
+        into_image: Tensor | None = None,
+    ) -> Products:
+        """G @ text and G.T @ image with G = p (P - Id) + q (Q - Id) for weights (p, q); P, Q softmax by row, by column.
+
+        ``into_image``: the (M, D) tensor to which G @ text is added.
+        """
+        ...
+
+    def finish(
+        self, raw: Tensor, scale: Tensor, factor: Tensor, dtype: torch.dtype, *, dot_with: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """(raw * scale * factor in dtype, factor * sum of dot_with * raw): gradients of features and of the scale.
+
+        May overwrite raw.
+        """
+        ...
+
+    def siglip_block(
+        self,
+        image: Tensor,
+        text: Tensor,
+        scale: Tensor,
+        bias: Tensor | None,
+        first: int = 0,
+        *,
+        needs: Needs = (True, True),
+        grad: bool = True,
+        into_image: Tensor | None = None,
+    ) -> tuple[Tensor, Products]:
+        """(sum of softplus(-y z), products with G = sigmoid(z) - Id); without ``grad`` only the sum."""
+        ...
+
+
+def backend_for(device: torch.device, dtype: torch.dtype) -> Backend:
+    """Triton for float32, bfloat16 and float16 on CUDA devices, else torch.
+
+    DCFAST_LOSS_BACKEND=torch or triton chooses: torch on any device, triton on the CPU too under TRITON_INTERPRET=1
+    (float64 always goes to torch). Raises ValueError for another name.
+    """
+    asked = os.environ.get("DCFAST_LOSS_BACKEND", "")
+    if asked not in ("", "torch", "triton"):
+        raise ValueError(f"DCFAST_LOSS_BACKEND must be torch or triton, got {asked!r}")
+    triton = dtype != torch.float64 and (asked == "triton" or (asked == "" and device.type == "cuda"))
+    name = "dcfast.kernels.contrastive" if triton else "dcfast.loss.torch_backend"
+    return cast("Backend", importlib.import_module(name))

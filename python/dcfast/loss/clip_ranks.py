@@ -1,0 +1,250 @@
+"""The CLIP loss of many ranks as a torch operator. Each rank owns the strip of its own images against all texts.
+
+With B pairs a rank and N = W B: sums over columns are added over ranks, text gradients are reduced to the rank that
+owns the texts, block by block while the next is computed. 8 N^2 D / W operations a rank, forward and backward. Schedule
+"gather" gathers texts once, where the usual loss gathers images and texts; schedule "ring" sends texts, their sums and
+their gradients round instead: nothing of N x D lies on one rank.
+
+Values and gradients are those of open_clip's ClipLoss, rank by rank, for its four modes. All ranks must have the
+same B, and the same upstream gradient, as they do in training.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dcfast.loss import clip_ring
+from dcfast.loss.arguments import check_finite
+from dcfast.loss.backend import NLL, Backend, ClipStrip, Weights, backend_for
+from dcfast.loss.ops import fake_gradients, plain, wanted, wide
+from dcfast.loss.ranks import Ranks, ranks_of
+
+SCHEDULES = ("gather", "ring")
+
+
+@torch.library.custom_op("dcfast::clip_loss_ranks", mutates_args=())
+def clip_loss_ranks(
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor,
+    rank: int,
+    world_size: int,
+    group: str,
+    schedule: str,
+    local_loss: bool,
+    gather_with_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(loss, statistics of own rows, of columns, shift, flag, all texts); "ring": of own columns, and no texts."""
+    check_finite(scale, "logit_scale")
+    ranks, backend = ranks_of(rank, world_size, group), backend_for(image.device, image.dtype)
+    with plain(image):
+        if schedule == "ring":
+            strip, all_text = clip_ring.forward(backend, ranks, image, text, scale), text.new_empty(0)
+            own = strip.cols
+        else:
+            strip, all_text = _forward(backend, ranks, image, text, scale)
+            own = strip.cols[:, rank * image.shape[0] :][:, : image.shape[0]]
+        loss = (strip.rows[NLL].mean() + own[NLL].mean()) / 2
+        if not local_loss:
+            loss = ranks.all_reduce(loss) / world_size
+    return loss, *strip, all_text
+
+
+@clip_loss_ranks.register_fake
+def _(
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor,
+    rank: int,
+    world_size: int,
+    group: str,
+    schedule: str,
+    local_loss: bool,
+    gather_with_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    num_rows, dtype = image.shape[0], wide(image)
+    ring = schedule == "ring"
+    loss, shift = image.new_empty((), dtype=dtype), image.new_empty((), dtype=dtype)
+    rows = image.new_empty(4, num_rows, dtype=dtype)
+    cols = image.new_empty(4, num_rows * (1 if ring else world_size), dtype=dtype)
+    texts = text.new_empty(0) if ring else text.new_empty(num_rows * world_size, text.shape[1])
+    return loss, rows, cols, shift, image.new_empty((), dtype=torch.int32), texts
+
+
+def common_shift(backend: Backend, ranks: Ranks, image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+    """The shift that serves the features of all ranks."""
+    largest = ranks.all_max(torch.stack([backend.clip_norms(image).max(), backend.clip_norms(text).max()]))
+    return backend.clip_shift(largest[:1], largest[1:], scale, image.shape[0] * ranks.size)
+
+
+def _forward(backend: Backend, ranks: Ranks, image: Tensor, text: Tensor, scale: Tensor) -> tuple[ClipStrip, Tensor]:
+    num_rows, begin = image.shape[0], ranks.rank * image.shape[0]
+    all_text, gathering = ranks.gather(text, wait=False)
+    shift = common_shift(backend, ranks, image, text, scale)
+    # the own block needs nothing of the others: its products run while texts arrive
+    own = backend.clip_sums(image, text, scale, shift, 0)
+    gathering.wait()
+    row_off, col_off = own.row_off, all_text.new_empty(all_text.shape[0], dtype=own.col_off.dtype)
+    col_off[begin : begin + num_rows] = own.col_off
+    others = [slice(0, begin), slice(begin + num_rows, all_text.shape[0])]
+    for block in others:
+        if block.stop > block.start:
+            sums = backend.clip_sums(image, all_text[block], scale, shift, all_text.shape[0])
+            row_off, col_off[block] = row_off + sums.row_off, sums.col_off
+    all_diag, _ = ranks.gather(own.diag)
+    rows, row_flags = backend.clip_stats(row_off, own.diag, shift)
+    cols, col_flags = backend.clip_stats(ranks.all_reduce(col_off), all_diag, shift)
+    flag = ranks.all_max(torch.maximum(row_flags.max(), col_flags.max()))
+    # A GPU is not waited for: there the kernels and the collectives are launched, and do nothing where flag is clear.
+    if flag.is_cuda or int(flag):
+        row_lse2, col_lse2, diag = backend.clip_online(image, all_text, scale, flag, begin)
+        all_diag, _ = ranks.gather(diag)
+        backend.clip_restate(rows, row_lse2, diag, flag)
+        backend.clip_restate(cols, _sum_of_logs(ranks, col_lse2), all_diag, flag)
+    return ClipStrip(rows, cols, shift, flag), all_text
+
+
+def _sum_of_logs(ranks: Ranks, x: Tensor) -> Tensor:
+    """Base-2 log-sum-exp over ranks, element by element."""
+    top = ranks.all_max(x.clone())
+    top = torch.where(top == -torch.inf, 0, top)
+    return ranks.all_reduce((x - top).exp2()).log2() + top
+
+
+@torch.library.custom_op("dcfast::clip_loss_ranks_backward", mutates_args=())
+def clip_loss_ranks_backward(
+    upstream: Tensor,
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor,
+    rows: Tensor,
+    cols: Tensor,
+    shift: Tensor,
+    flag: Tensor,
+    all_text: Tensor,
+    rank: int,
+    world_size: int,
+    group: str,
+    schedule: str,
+    local_loss: bool,
+    gather_with_grad: bool,
+    need_image: bool,
+    need_text: bool,
+    need_scale: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of this rank's image and text features and of the scale; without elements where not needed."""
+    ranks, backend = ranks_of(rank, world_size, group), backend_for(image.device, image.dtype)
+    strip = ClipStrip(rows, cols, shift, flag)
+    # without gradient through the gather a rank's loss reaches its own rows by P and its own columns by Q alone
+    apart = local_loss and not gather_with_grad
+    weights: tuple[Weights, Weights] = ((1.0, 0.0), (0.0, 1.0)) if apart else ((1.0, 1.0), (1.0, 1.0))
+    needs = need_image, need_text, need_scale
+    with plain(image):
+        if schedule == "ring":
+            sums = clip_ring.backward(backend, ranks, image, text, scale, strip, weights, needs)
+        else:
+            sums = _backward(backend, ranks, image, all_text, scale, strip, weights, needs)
+        image_raw, text_raw, own_p, own_q = sums
+        alone = not local_loss and not gather_with_grad
+        pairs = image.shape[0] * (world_size if alone else 1)
+        factor = upstream / (2 * pairs)
+        empty = image.new_empty(0)
+        image_grad = empty if image_raw is None else backend.finish(image_raw, scale, factor, image.dtype)[0]
+        text_grad = text.new_empty(0) if text_raw is None else backend.finish(text_raw, scale, factor, text.dtype)[0]
+        scale_grad = scale.new_empty(0)
+        if need_scale:
+            dot = own_p + own_q
+            share = upstream / (2 * image.shape[0])
+            scale_grad = (dot if local_loss else ranks.all_reduce(dot) / world_size).to(scale.dtype) * share
+    return image_grad, text_grad, scale_grad
+
+
+@clip_loss_ranks_backward.register_fake
+def _(
+    upstream: Tensor,
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor,
+    rows: Tensor,
+    cols: Tensor,
+    shift: Tensor,
+    flag: Tensor,
+    all_text: Tensor,
+    rank: int,
+    world_size: int,
+    group: str,
+    schedule: str,
+    local_loss: bool,
+    gather_with_grad: bool,
+    need_image: bool,
+    need_text: bool,
+    need_scale: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return fake_gradients(image, text, scale, need_image, need_text, need_scale)
+
+
+def _backward(
+    backend: Backend,
+    ranks: Ranks,
+    image: Tensor,
+    all_text: Tensor,
+    scale: Tensor,
+    strip: ClipStrip,
+    weights: tuple[Weights, Weights],
+    needs: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
+    """(raw image gradient, raw gradient of own texts, sums of (P - Id) d of own rows, of (Q - Id) d of own columns)."""
+    num_rows = image.shape[0]
+    need_image, need_text, need_scale = needs
+    image_raw = image.new_zeros(image.shape, dtype=wide(image)) if need_image else None
+    by_rank = torch.zeros(2, ranks.size, dtype=wide(image), device=image.device)
+    own_text: Tensor | None = None
+    pending: list[tuple[Any, Tensor]] = []
+    for other in range(ranks.size):
+        block = slice(other * num_rows, (other + 1) * num_rows)
+        products = backend.clip_products(
+            image,
+            all_text[block],
+            scale,
+            strip._replace(cols=strip.cols[:, block].contiguous()),
+            0 if other == ranks.rank else num_rows,
+            image_weights=weights[0],
+            text_weights=weights[1],
+            needs=(need_image, need_text),
+            dots=need_scale,
+            into_image=image_raw,
+        )
+        if products.dots is not None:
+            by_rank[:, other] = products.dots
+        if products.text is not None:
+            part = products.text.contiguous()
+            own_text = part if other == ranks.rank else own_text
+            # under way while the next block is computed; two at a time bound the memory
+            pending.append((ranks.reduce_to(other, part), part))
+            if len(pending) > 1:
+                pending.pop(0)[0].wait()
+    for work, _ in pending:
+        work.wait()
+    own_p = by_rank[0].sum()
+    own_q = ranks.all_reduce(by_rank[1].contiguous())[ranks.rank] if need_scale else by_rank[1, 0]
+    return image_raw, own_text, own_p, own_q
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.settings = inputs[3:]
+    ctx.save_for_backward(*inputs[:3], *output[1:])
+
+
+def _gradients(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    needs, rest = ctx.needs_input_grad[:3], (None,) * 6
+    if upstream is None or not any(needs):
+        return None, None, None, *rest
+    gradients = clip_loss_ranks_backward(upstream, *ctx.saved_tensors, *ctx.settings, *needs)
+    return (*wanted(gradients, needs), *rest)
+
+
+clip_loss_ranks.register_autograd(_gradients, setup_context=_save)

@@ -1,0 +1,97 @@
+"""The losses of one process as functions of features."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from dcfast.loss import arguments, ops, siglip_ops
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def clip_loss(
+    image_features: Tensor,
+    text_features: Tensor,
+    logit_scale: Tensor | float,
+    logit_bias: Tensor | float | None = None,
+) -> Tensor:
+    """CLIP's contrastive loss, the mean of both cross entropies, without the matrix of logits.
+
+    Args:
+        image_features: (N, D) float32, bfloat16, float16 or float64; unit norm is usual, not required. Any strides.
+        text_features: the same shape, dtype and device; row i belongs to image i. Autocast casts both.
+        logit_scale: the factor of the dot products (already exponentiated): a number or a tensor with one element.
+        logit_bias: without effect, as both softmaxes are the same for any bias; its gradient is exactly 0.
+
+    Returns:
+        0-dim float32, float64 for float64 features. NaN or infinity in a feature makes it NaN or infinite.
+
+    Raises:
+        TypeError, ValueError: naming the argument, before any work.
+
+    Cost: 8 N^2 D operations, forward and backward. Memory on the CPU: two strips of 8 MiB (or 128 rows of N) and the
+    gradients. Deterministic. First derivatives only. Radford et al. 2021, https://arxiv.org/abs/2103.00020.
+    """
+    arguments_checked = checked(image_features, text_features, logit_scale)
+    loss: Tensor = ops.clip_loss(*arguments_checked)[0]
+    return loss if logit_bias is None else loss + no_bias(logit_bias, image_features)
+
+
+def no_bias(logit_bias: Tensor | float, features: Tensor) -> Tensor:
+    """0 with an exact zero gradient; NaN where the bias is not finite."""
+    bias = arguments.as_scalar(logit_bias, "logit_bias", features)
+    return bias - bias
+
+
+def siglip_loss(
+    image_features: Tensor,
+    text_features: Tensor,
+    logit_scale: Tensor | float,
+    logit_bias: Tensor | float | None = None,
+) -> Tensor:
+    """SigLIP's pairwise sigmoid loss: the sum over all pairs, divided by N.
+
+    Arguments, result, errors as in ``clip_loss``; logit_bias is added to every logit. Cost: 6 N^2 D operations, all of
+    them in the forward pass, which keeps the gradients (float32) for the backward pass; 2 N^2 D where none is wanted.
+    Zhai et al. 2023, https://arxiv.org/abs/2303.15343.
+    """
+    image, text, scale = checked(image_features, text_features, logit_scale)
+    bias = arguments.as_scalar(0.0 if logit_bias is None else logit_bias, "logit_bias", image)
+    needs = siglip_needs(image, text, scale, bias)
+    loss: Tensor = siglip_ops.siglip_loss(image, text, scale, bias, *needs)[0]
+    return loss
+
+
+def siglip_needs(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> tuple[bool, bool, bool]:
+    """Which gradients a backward pass will want: image, text, scale or bias."""
+    grad = torch.is_grad_enabled()
+    scalars = scale.requires_grad or bias.requires_grad
+    return grad and image.requires_grad, grad and text.requires_grad, grad and scalars
+
+
+def clip_lse(image_features: Tensor, text_features: Tensor, logit_scale: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Log-sum-exp of the logits scale * <image_i, text_j> over all texts for each image, and over all images.
+
+    With r and c its results and z_i the logit of pair i, (r_i + c_i) / 2 - z_i is the pair's own CLIP loss in this
+    batch, the heart of negCLIPLoss filtering (https://arxiv.org/abs/2405.19547).
+
+    Args:
+        image_features, text_features: (M, D) and (N, D), else as in ``clip_loss``.
+
+    Returns:
+        (M,) and (N,), float32 (float64 for float64), without gradient. Cost: 2 M N D operations, one strip of memory.
+    """
+    arguments.check_features(image_features, text_features, paired=False)
+    scale = arguments.as_scalar(logit_scale, "logit_scale", image_features)
+    rows, cols = ops.clip_lse(image_features.detach(), text_features.detach(), scale.detach())
+    return rows, cols
+
+
+def checked(image: Tensor, text: Tensor, scale: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
+    if isinstance(image, torch.Tensor) and isinstance(text, torch.Tensor):
+        image, text = arguments.autocast(image, text)
+    arguments.check_features(image, text)
+    return image, text, arguments.as_scalar(scale, "logit_scale", image)

@@ -1,0 +1,120 @@
+"""The exact loss of a large batch from small pieces of it, in the manner of GradCache.
+
+A contrastive loss ties all samples of a batch together, so that its gradient is not the sum over pieces, and the
+activations of the whole batch would have to be kept. But features are small: the pieces are encoded once without
+gradient, the loss of all features gives their gradients, and each piece is encoded again with gradient and sent its
+share back. One more forward pass buys a batch whose size no longer depends on the memory or the number of GPUs.
+Gao et al. 2021, https://arxiv.org/abs/2101.06983.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Encoded = tuple[Tensor, ...]
+
+
+def cached_backward(
+    encode: Callable[[Any], Encoded],
+    pieces: Sequence[Any],
+    loss: Callable[..., Tensor],
+    *,
+    scale_loss: Callable[[Tensor], Tensor] | None = None,
+    no_sync: Callable[[], contextlib.AbstractContextManager[Any]] | None = None,
+) -> Tensor:
+    """Adds to the parameters' gradients those of the loss of all pieces as one batch; returns that loss.
+
+    Args:
+        encode: a piece -> (image features, text features, *scalars): features with the piece's number of rows,
+            scalars such as the logit scale with one element, the same for all pieces. Called twice a piece, in order,
+            with the same random state both times, so that dropout drops the same. Batch norm sees a piece at a time,
+            and its running averages move twice.
+        pieces: the parts of the batch, in any sizes; what encode takes.
+        loss: called once as ``loss(image_features, text_features, *scalars)`` with all rows: ``ClipLoss(...)``, or a
+            function around it. With many ranks all its gathers happen here.
+        scale_loss: what backward is called on, such as ``GradScaler.scale``; default the loss itself.
+        no_sync: a context for all but the last piece, such as DistributedDataParallel's ``no_sync``.
+
+    Returns:
+        The loss, detached and not scaled.
+
+    Raises:
+        ValueError: no pieces; TypeError: encode gave something else than at least two tensors.
+
+    Cost: two forward passes and one backward pass of the encoder. Memory: the activations of one piece, features and
+    their gradients of the whole batch, and what the loss needs.
+    """
+    if len(pieces) == 0:
+        raise ValueError("pieces must hold at least one part of the batch, got none")
+    states, encoded = [], []
+    with torch.no_grad():
+        for piece in pieces:
+            states.append(_RandomState())
+            encoded.append(_checked(encode(piece)))
+    whole = _joined(encoded)
+    leaves = [x.detach().requires_grad_() for x in whole]
+    with torch.enable_grad():
+        value = loss(*leaves)
+        torch.autograd.backward([value if scale_loss is None else scale_loss(value)])
+    gradients = [leaf.grad for leaf in leaves]
+    after = _RandomState()
+    for number, (piece, state) in enumerate(zip(pieces, states, strict=True)):
+        last = number == len(pieces) - 1
+        quiet = contextlib.nullcontext() if last or no_sync is None else no_sync()
+        with quiet, torch.enable_grad():
+            state.restore()
+            _send_back(_checked(encode(piece)), _share(gradients, encoded, number), last=last)
+    after.restore()
+    return value.detach()
+
+
+def _checked(encoded: Any) -> Encoded:
+    if not isinstance(encoded, (tuple, list)) or len(encoded) < 2 or not all(isinstance(x, Tensor) for x in encoded):
+        got = [type(x).__name__ for x in encoded] if isinstance(encoded, (tuple, list)) else type(encoded).__name__
+        raise TypeError(f"encode must return (image features, text features, *scalars) as tensors, got {got}")
+    return tuple(encoded)
+
+
+def _joined(encoded: Sequence[Encoded]) -> list[Tensor]:
+    """Features of all pieces one below the other; scalars of the first."""
+    features = [torch.cat([piece[k] for piece in encoded]) for k in range(2)]
+    return [*features, *encoded[0][2:]]
+
+
+def _share(gradients: Sequence[Tensor | None], encoded: Sequence[Encoded], number: int) -> Iterator[Tensor | None]:
+    """The gradients of one piece's features, and of the scalars."""
+    for k, gradient in enumerate(gradients):
+        if gradient is None or k > 1:
+            yield gradient
+        else:
+            begin = sum(piece[k].shape[0] for piece in encoded[:number])
+            yield gradient[begin : begin + encoded[number][k].shape[0]]
+
+
+def _send_back(encoded: Encoded, gradients: Iterator[Tensor | None], *, last: bool) -> None:
+    # a scalar is the same in all pieces: its gradient, that of the whole batch, goes back once
+    pairs = [
+        (x, gradient)
+        for k, (x, gradient) in enumerate(zip(encoded, gradients, strict=True))
+        if gradient is not None and x.requires_grad and (k < 2 or last)
+    ]
+    if pairs:
+        torch.autograd.backward([x for x, _ in pairs], [gradient for _, gradient in pairs])
+
+
+class _RandomState:
+    """The random state of the CPU and of the current CUDA device."""
+
+    def __init__(self) -> None:
+        self._cpu = torch.get_rng_state()
+        self._cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+
+    def restore(self) -> None:
+        torch.set_rng_state(self._cpu)
+        if self._cuda is not None:
+            torch.cuda.set_rng_state(self._cuda)

@@ -1,0 +1,206 @@
+"""ClipLoss and SigLipLoss with the constructors, calls and results of open_clip 3.3's classes of these names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from dcfast.loss import arguments, functional
+from dcfast.loss.functional import clip_loss, siglip_loss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def _check_ranks(rank: int, world_size: int) -> None:
+    if world_size < 1 or not 0 <= rank < world_size:
+        raise ValueError(f"rank must be in 0..world_size-1 with world_size at least 1, got {rank} of {world_size}")
+
+
+class ClipLoss(nn.Module):
+    """CLIP's contrastive loss of one or many ranks; the matrix of logits is never stored.
+
+    Args:
+        local_loss: the loss of own rows and own columns against all, instead of the whole loss on every rank.
+        gather_with_grad: gradients reach the features of other ranks.
+        cache_labels: accepted; there are no labels to cache outside ``get_ground_truth``.
+        rank, world_size: of this process in the group; all ranks must give as many pairs.
+        use_horovod: refused with ValueError.
+        schedule: "gather", or "ring" where the texts of all ranks do not fit in memory: the same result.
+        group: process group; default all processes.
+
+    Calling it takes what open_clip's takes and returns the 0-dim loss, or {"contrastive_loss": loss} with
+    ``output_dict``. Arguments and errors: ``dcfast.clip_loss``; cost with many ranks: ``dcfast.loss.clip_ranks``.
+    """
+
+    def __init__(
+        self,
+        local_loss: bool = False,
+        gather_with_grad: bool = False,
+        cache_labels: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        use_horovod: bool = False,
+        *,
+        schedule: str = "gather",
+        group: Any | None = None,
+    ) -> None:
+        super().__init__()
+        _check_ranks(rank, world_size)
+        if use_horovod:
+            raise ValueError("use_horovod is not supported: use torch.distributed (torchrun), or open_clip's ClipLoss")
+        if schedule not in ("gather", "ring"):
+            raise ValueError(f"schedule must be 'gather' or 'ring', got {schedule!r}")
+        self.local_loss = local_loss
+        self.gather_with_grad = gather_with_grad
+        self.cache_labels = cache_labels
+        self.rank = rank
+        self.world_size = world_size
+        self.use_horovod = use_horovod
+        self.schedule = schedule
+        self._group = group
+
+    def get_ground_truth(self, device: torch.device, num_logits: int) -> Tensor:
+        """The column of each row's positive in ``get_logits``."""
+        first = num_logits * self.rank if self.world_size > 1 and self.local_loss else 0
+        return torch.arange(first, first + num_logits, device=device)
+
+    def get_logits(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: Tensor | float,
+        logit_bias: Tensor | float | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The logits themselves, (N, N) or with local_loss (B, N), for code that builds on them: the loss does not."""
+        all_image, all_text = image_features, text_features
+        if self.world_size > 1:
+            all_image, all_text = self._gather(image_features), self._gather(text_features)
+        if self.world_size > 1 and not self.local_loss:
+            per_image = logit_scale * all_image @ all_text.T
+            per_text = per_image.T
+        else:
+            per_image = logit_scale * image_features @ all_text.T
+            per_text = logit_scale * text_features @ all_image.T
+        if logit_bias is not None:
+            per_image, per_text = per_image + logit_bias, per_text + logit_bias
+        return per_image, per_text
+
+    def _gather(self, features: Tensor) -> Tensor:
+        from dcfast.loss.ranks import GatherWithGradient, group_name, ranks_of
+
+        ranks = ranks_of(self.rank, self.world_size, group_name(self._group))
+        if self.gather_with_grad:
+            gathered: Tensor = GatherWithGradient.apply(features, ranks)
+            return gathered
+        parts = list(ranks.gather(features.detach())[0].chunk(self.world_size))
+        if not self.local_loss:
+            parts[self.rank] = features
+        return torch.cat(parts)
+
+    def forward(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: Tensor | float,
+        logit_bias: Tensor | float | None = None,
+        output_dict: bool = False,
+    ) -> Tensor | dict[str, Tensor]:
+        if self.world_size == 1:
+            loss = clip_loss(image_features, text_features, logit_scale, logit_bias)
+        else:
+            loss = self._over_ranks(image_features, text_features, logit_scale)
+            if logit_bias is not None:
+                loss = loss + functional.no_bias(logit_bias, image_features)
+        return {"contrastive_loss": loss} if output_dict else loss
+
+    def _over_ranks(self, image: Tensor, text: Tensor, logit_scale: Tensor | float) -> Tensor:
+        from dcfast.loss.clip_ranks import clip_loss_ranks
+        from dcfast.loss.ranks import group_name
+
+        image, text, scale = functional.checked(image, text, logit_scale)
+        ranks = self.rank, self.world_size, group_name(self._group)
+        settings = self.schedule, self.local_loss, self.gather_with_grad
+        loss: Tensor = clip_loss_ranks(image, text, scale, *ranks, *settings)[0]
+        return loss
+
+
+class SigLipLoss(nn.Module):
+    """SigLIP's pairwise sigmoid loss of one or many ranks; the matrix of logits is never stored.
+
+    Args:
+        cache_labels: accepted; there are no labels.
+        rank, world_size: of this process in the group; all ranks must give as many pairs.
+        dist_impl: how texts get to the other ranks: "bidir" (default) and "shift" send them round a ring, "gather"
+            and "reduce" gather them at once. The result is the same.
+        group: process group; default all processes.
+
+    Calling it takes what open_clip's takes and returns the 0-dim loss, or {"contrastive_loss": loss} with
+    ``output_dict``. Arguments and errors: ``dcfast.siglip_loss``.
+    """
+
+    def __init__(
+        self,
+        cache_labels: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        dist_impl: str | None = None,
+        *,
+        group: Any | None = None,
+    ) -> None:
+        super().__init__()
+        _check_ranks(rank, world_size)
+        self.cache_labels = cache_labels
+        self.rank = rank
+        self.world_size = world_size
+        self.dist_impl = dist_impl or "bidir"
+        if self.dist_impl not in ("bidir", "shift", "reduce", "gather"):
+            raise ValueError(f"dist_impl must be 'bidir', 'shift', 'reduce' or 'gather', got {dist_impl!r}")
+        self._group = group
+
+    def get_ground_truth(
+        self, device: torch.device, dtype: torch.dtype, num_logits: int, negative_only: bool = False
+    ) -> Tensor:
+        """(num_logits, num_logits): 1 for pairs, on the diagonal unless ``negative_only``, -1 elsewhere."""
+        labels = torch.full((num_logits, num_logits), -1.0, device=device, dtype=dtype)
+        return labels if negative_only else labels.fill_diagonal_(1.0)
+
+    def get_logits(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: Tensor | float,
+        logit_bias: Tensor | float | None = None,
+    ) -> Tensor:
+        """The logits themselves, for code that builds on them: the loss does not."""
+        logits = logit_scale * image_features @ text_features.T
+        return logits if logit_bias is None else logits + logit_bias
+
+    def forward(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: Tensor | float,
+        logit_bias: Tensor | float | None,
+        output_dict: bool = False,
+    ) -> Tensor | dict[str, Tensor]:
+        if self.world_size == 1:
+            loss = siglip_loss(image_features, text_features, logit_scale, logit_bias)
+        else:
+            loss = self._over_ranks(image_features, text_features, logit_scale, logit_bias)
+        return {"contrastive_loss": loss} if output_dict else loss
+
+    def _over_ranks(
+        self, image: Tensor, text: Tensor, logit_scale: Tensor | float, logit_bias: Tensor | float | None
+    ) -> Tensor:
+        from dcfast.loss.ranks import group_name
+        from dcfast.loss.siglip_ranks import SCHEDULES, siglip_loss_ranks
+
+        image, text, scale = functional.checked(image, text, logit_scale)
+        bias = arguments.as_scalar(0.0 if logit_bias is None else logit_bias, "logit_bias", image)
+        needs = functional.siglip_needs(image, text, scale, bias)
+        ranks = self.rank, self.world_size, group_name(self._group)
+        loss: Tensor = siglip_loss_ranks(image, text, scale, bias, *needs, *ranks, SCHEDULES[self.dist_impl])[0]
+        return loss

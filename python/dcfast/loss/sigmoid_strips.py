@@ -1,0 +1,82 @@
+"""The SigLIP loss over strips of the matrix of logits, in torch: loss and gradients from one pass.
+
+Cost, in products of M x N x D: one, and one more for each side that needs a gradient. Memory: three strips of
+``dcfast.loss.strips.strip_rows`` rows, beside results and float32 copies of text features in half precision.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional
+
+from dcfast.loss import strips
+from dcfast.loss.backend import Products
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dcfast.loss.backend import Needs
+
+
+def siglip_block(
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    first: int = 0,
+    *,
+    needs: Needs = (True, True),
+    grad: bool = True,
+    into_image: Tensor | None = None,
+) -> tuple[Tensor, Products]:
+    """See ``dcfast.loss.backend.Backend.siglip_block``."""
+    # an infinite logit of a negative pair would add nothing: what is not finite has to make the loss NaN
+    odd = 0 * (strips.clip_norms(image).max() + strips.clip_norms(text).max())
+    text = strips.widen(text)
+    num_rows = image.shape[0]
+    height = strips.strip_rows(num_rows, text.shape[0], text.dtype)
+    space = text.new_empty(3, height, text.shape[0])
+    wanted = grad and needs[0], grad and needs[1]
+    image_sum = into_image if into_image is not None else text.new_empty(image.shape)
+    text_sum = text.new_empty(text.shape) if wanted[1] else None
+    loss, sums = odd.double(), torch.zeros(2, dtype=torch.float64, device=text.device)
+    for start in range(0, num_rows, height):
+        rows = slice(start, min(start + height, num_rows))
+        part = strips.widen(image[rows])
+        dots, g, terms = space[:, : part.shape[0]]
+        torch.mm(part, text.t(), out=dots)
+        torch.mul(dots, scale, out=g)
+        if bias is not None:
+            g.add_(bias)
+        loss = loss + _losses_and_sigmoids(g, start + first, terms, grad)
+        if grad:
+            sums[0] += torch.linalg.vecdot(g, dots).sum(dtype=torch.float64)
+            sums[1] += g.sum(1).sum(dtype=torch.float64)
+        if wanted[0]:
+            strips.multiply(image_sum[rows], g, text, 1.0, add=into_image is not None)
+        if text_sum is not None:
+            strips.multiply(text_sum, g.t(), part, 1.0, add=start > 0)
+    totals = sums.to(text.dtype) if grad else None
+    return loss.to(text.dtype), Products(image_sum if wanted[0] else None, text_sum, totals)
+
+
+def _losses_and_sigmoids(z: Tensor, first: int, terms: Tensor, grad: bool) -> Tensor:
+    """The sum of softplus(-y z) of a strip; z becomes sigmoid(z) - Id if ``grad``.
+
+    Positives are taken out and put in by themselves, as softplus(-z) and -sigmoid(-z): nothing cancels.
+    """
+    here = strips.positive_rows(z.shape[0], z.shape[1], first)
+    positives = z.diagonal(first).clone() if here.stop > here.start else z.new_empty(0)
+    if here.stop > here.start:
+        z.diagonal(first).fill_(-math.inf)
+    # log(1 + e**-|z|) by log1p: the plain logarithm loses pairs below -16, most of them at the usual first bias of -10
+    torch.abs(z, out=terms).neg_().exp_().log1p_()
+    loss = terms.sum(1).sum(dtype=torch.float64) + torch.clamp_min(z, 0, out=terms).sum(1).sum(dtype=torch.float64)
+    if grad:
+        z.sigmoid_()
+        if here.stop > here.start:
+            z.diagonal(first).copy_(-torch.sigmoid(-positives))
+    return loss + functional.softplus(-positives.double()).sum()

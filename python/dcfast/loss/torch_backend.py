@@ -1,0 +1,29 @@
+"""The torch backend as one module: the functions of ``dcfast.loss.backend.Backend``."""
+
+from __future__ import annotations
+
+from dcfast.loss.sigmoid_strips import siglip_block
+from dcfast.loss.strips import (
+    clip_forward,
+    clip_norms,
+    clip_online,
+    clip_products,
+    clip_restate,
+    clip_shift,
+    clip_stats,
+    clip_sums,
+    finish,
+)
+
+__all__ = [
+    "clip_forward",
+    "clip_norms",
+    "clip_online",
+    "clip_products",
+    "clip_restate",
+    "clip_shift",
+    "clip_stats",
+    "clip_sums",
+    "finish",
+    "siglip_block",
+]

@@ -1,0 +1,182 @@
+"""Run as a script: ranks as forked processes with gloo; all modes of the losses beside open_clip's in the same ranks.
+
+Prints one JSON object: errors, case -> [the largest error over ranks, that of open_clip in the same precision], both
+against open_clip in float64; checks, name -> whether it held on every rank.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import dcfast
+import torch
+from dcfast.loss import ClipLoss, SigLipLoss
+from torch import Tensor
+from torch import distributed as dist
+
+WIDTH = 24
+Pair = tuple[Tensor, Tensor]
+Scalars = tuple[float, ...]
+
+
+def open_clip_loss() -> ModuleType:
+    """open_clip's loss module alone: the package imports much that is not needed."""
+    package = importlib.util.find_spec("open_clip")
+    assert package is not None
+    assert package.origin is not None
+    spec = importlib.util.spec_from_file_location("open_clip_loss", Path(package.origin).with_name("loss.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def features(rank: int, rows: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(100 + rank)
+    image = torch.nn.functional.normalize(torch.randn(rows, WIDTH, generator=generator), dim=1)
+    text = torch.nn.functional.normalize(image + torch.randn(rows, WIDTH, generator=generator) / 3, dim=1)
+    return image.to(dtype), text.to(dtype)
+
+
+def opposite(rank: int, rows: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """All texts opposite to all images: no common shift serves."""
+    generator = torch.Generator().manual_seed(rank)
+    image = torch.nn.functional.normalize(torch.ones(rows, WIDTH), dim=1)
+    text = -image + 0.01 * torch.randn(rows, WIDTH, generator=generator)
+    return image.to(dtype), text.to(dtype)
+
+
+def run(loss: Callable[..., Tensor], pair: Pair, *scalars: float, dtype: torch.dtype) -> list[Tensor]:
+    """Loss and gradients of features and scalars."""
+    leaves = [x.to(dtype).detach().clone().requires_grad_() for x in pair]
+    leaves += [torch.tensor(s, dtype=torch.float64 if dtype == torch.float64 else torch.float32) for s in scalars]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    value = loss(*leaves)
+    (value * 3).backward()
+    return [value.detach(), *[x.grad for x in leaves if x.grad is not None]]
+
+
+def error(ours: list[Tensor], theirs: list[Tensor]) -> float:
+    assert len(ours) == len(theirs)
+    found = []
+    for a, b in zip(ours, theirs, strict=True):
+        norm = float(b.double().norm())
+        found.append(float((a.double() - b.double()).norm()) / (norm if norm > 1e-12 else 1.0))
+    return max(found)  # NaN is not below any bar
+
+
+def cases(rank: int, world_size: int) -> Iterator[tuple[str, Callable[[], tuple[float, float]]]]:
+    theirs = open_clip_loss()
+    ranks = {"rank": rank, "world_size": world_size}
+
+    done: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
+
+    def compare(ours: Any, other: Any, pair: Pair, scalars: Scalars, dtype: torch.dtype) -> tuple[float, float]:
+        # the reference is computed in float64 from the same rounded features, once for both schedules
+        key = str(vars(other)), pair[0].shape, scalars, dtype
+        if key not in done:
+            done[key] = tuple(run(other, pair, *scalars, dtype=d) for d in (torch.float64, dtype))
+        exact, plain = done[key]
+        return error(run(ours, pair, *scalars, dtype=dtype), exact), error(plain, exact)
+
+    modes = list(itertools.product((True, False), (True, False)))
+    for (local, with_grad), schedule in itertools.product(modes, ("gather", "ring")):
+        settings = {"local_loss": local, "gather_with_grad": with_grad, **ranks}
+        ours, other = ClipLoss(**settings, schedule=schedule), theirs.ClipLoss(**settings)
+        name = f"clip local={local} grad={with_grad} {schedule}"
+        for dtype in (torch.float64, torch.float32, torch.bfloat16):
+            pair = features(rank, 17, dtype)
+            kind = str(dtype).removeprefix("torch.")
+            yield f"{name} {kind}", lambda o=ours, t=other, p=pair, d=dtype: compare(o, t, p, (25.0,), d)
+        pair = opposite(rank, 5, torch.float32)
+        yield f"{name} opposite", lambda o=ours, t=other, p=pair: compare(o, t, p, (140.0,), torch.float32)
+    one = features(rank, 1, torch.float32)
+    settings = {"local_loss": True, "gather_with_grad": True, **ranks}
+    pair_losses = ClipLoss(**settings), theirs.ClipLoss(**settings)
+    yield "clip one pair a rank", lambda: compare(*pair_losses, one, (9.0,), torch.float32)
+    for impl in ("bidir", "shift", "reduce", "gather"):
+        for dtype in (torch.float64, torch.float32):
+            pair = features(rank, 13, dtype)
+            kind = str(dtype).removeprefix("torch.")
+            mine, other = SigLipLoss(**ranks, dist_impl=impl), theirs.SigLipLoss(**ranks, dist_impl=impl)
+            yield f"siglip {impl} {kind}", lambda o=mine, t=other, p=pair, d=dtype: compare(o, t, p, (12.0, -9.0), d)
+
+
+def other_checks(rank: int, world_size: int) -> dict[str, bool]:
+    """Things that hold or do not, each a name and whether it did on this rank."""
+    settings = {"local_loss": True, "gather_with_grad": True, "rank": rank, "world_size": world_size}
+    pair = features(rank, 19, torch.float32)
+    first, second = (run(ClipLoss(**settings), pair, 20.0, dtype=torch.float32) for _ in range(2))
+    found = {"two runs are equal": all(torch.equal(a, b) for a, b in zip(first, second, strict=True))}
+    if world_size == 2:  # slow, and the same for more
+        compiled = torch.compile(ClipLoss(**settings), fullgraph=True, backend="aot_eager")
+        third = run(compiled, pair, 20.0, dtype=torch.float32)
+        found["compiled is equal"] = all(torch.equal(a, b) for a, b in zip(first, third, strict=True))
+    group = dist.new_group(list(range(world_size)))
+    fourth = run(ClipLoss(**settings, group=group, schedule="ring"), pair, 20.0, dtype=torch.float32)
+    found["a group by itself, in a ring"] = error(fourth, first) < 2e-5
+    bad = (pair[0].clone(), pair[1])
+    if rank == world_size - 1:
+        bad[0][0, 0] = torch.nan
+    found["NaN reaches every rank"] = bool(ClipLoss(**settings)(*bad, 20.0).isnan())
+    try:
+        ClipLoss(rank=rank, world_size=world_size + 1)(*pair, 20.0)
+    except ValueError as problem:
+        found["a wrong world size is refused"] = "those of the process group" in str(problem)
+    image = pair[0].clone().requires_grad_()
+    ClipLoss(**settings)(image, pair[1], 20.0).backward()
+    found["frozen texts"] = image.grad is not None and error([image.grad * 3], [first[1]]) < 1e-6
+    theirs = open_clip_loss()
+    for local in (True, False):
+        for with_grad in (True, False):
+            modes = {**settings, "local_loss": local, "gather_with_grad": with_grad}
+            logits = [
+                run(lambda *x, m=m: sum(y.square().sum() for y in m.get_logits(*x)), pair, 2.0, dtype=torch.float64)
+                for m in (ClipLoss(**modes), theirs.ClipLoss(**modes))
+            ]
+            found["logits"] = found.get("logits", True) and error(*logits) < 1e-10
+    labels = [m.ClipLoss(**settings).get_ground_truth(torch.device("cpu"), 5) for m in (theirs, dcfast)]
+    found["labels"] = torch.equal(*labels)
+    return found
+
+
+def work(rank: int, world_size: int, store: str, queue: Any) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
+    found = {name: case() for name, case in cases(rank, world_size)}
+    queue.put((found, other_checks(rank, world_size)))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def main() -> None:
+    world_size = int(sys.argv[1])
+    context = multiprocessing.get_context("fork")
+    with tempfile.TemporaryDirectory() as directory:
+        queue = context.Queue()
+        store = os.path.join(directory, "store")
+        children = [context.Process(target=work, args=(k, world_size, store, queue)) for k in range(world_size)]
+        for child in children:
+            child.start()
+        answers = [queue.get(timeout=100) for _ in children]
+        for child in children:
+            child.join()
+    errors = {name: [max(answer[0][name][k] for answer in answers) for k in (0, 1)] for name in answers[0][0]}
+    checks = {name: all(answer[1].get(name, False) for answer in answers) for name in answers[0][1]}
+    print(json.dumps({"errors": errors, "checks": checks}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""The losses of 2 and 4 ranks against open_clip's own in the same processes; ``loss_ranks.py`` is what runs there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("open_clip", reason="open_clip is what the losses are compared with")
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def found(request: pytest.FixtureRequest, repo_root: Path) -> dict[str, Any]:
+    """What the ranks found: errors of each case beside those of open_clip in the same precision, and checks."""
+    command = [sys.executable, "-W", "ignore", str(repo_root / "tests" / "loss_ranks.py"), str(request.param)]
+    done = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def test_all_modes_equal_open_clip(found: dict[str, Any]) -> None:
+    bars = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 5e-3, "opposite": 2e-5}
+    assert len(found["errors"]) == 4 * 2 * 4 + 1 + 4 * 2
+    too_far = {
+        name: (error, plain)
+        for name, (error, plain) in found["errors"].items()
+        if not error <= max(bars.get(name.split()[-1], 2e-6), 2 * plain)
+    }
+    assert not too_far
+
+
+def test_what_else_holds_on_every_rank(found: dict[str, Any]) -> None:
+    assert len(found["checks"]) >= 7
+    assert [name for name, held in found["checks"].items() if not held] == []
