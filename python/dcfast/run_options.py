@@ -51,7 +51,7 @@ def add_training_options(p: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="subset file of trusted pairs of the pool: the teacher trains on them, and they are never kept",
     )
-    p.add_argument("--loss", default="open_clip", metavar="NAME", help=f"one of {', '.join(LOSSES)}")
+    p.add_argument("--loss", default="dcfast", metavar="NAME", help=f"one of {', '.join(LOSSES)}")
     p.add_argument(
         "--device", default="auto", metavar="NAME", help=f"one of {', '.join(DEVICES)} (default: a GPU if there is one)"
     )

@@ -57,7 +57,7 @@ class Settings:
     teacher_uids: str | None = None
     train: bool = True
     compare: str | None = None
-    loss: str = "open_clip"
+    loss: str = "dcfast"
     device: str = "auto"
     train_from: str = "index"
     samples_seen: int | None = None

@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0)
     add("--accumulation", type=int, default=1, metavar="N", help="micro-batches a step on each rank")
     add("--no-resample", action="store_true", help="each sample once a pass, instead of drawing with replacement")
-    add("--loss", default="open_clip", choices=LOSSES)
+    add("--loss", default="dcfast", choices=LOSSES)
     add("--decoder", default="pil", choices=list(DECODERS))
     add("--device", default="cpu", help="cpu (default) or cuda")
     add("--workers", type=int, help="processes that decode, per rank; changes no result")

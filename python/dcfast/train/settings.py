@@ -81,7 +81,7 @@ class TrainSettings:
     seed: int = 0
     resample: bool = True
     accumulation: int = 1
-    loss: str = "open_clip"
+    loss: str = "dcfast"
     decoder: str = "pil"
     device: str = "cpu"
     block: int = 64
