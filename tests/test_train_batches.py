@@ -249,6 +249,41 @@ def test_shards_are_indexed_anew_when_they_change(tmp_path: Path) -> None:
     assert prepare_source(source, work, 0).count == 8
 
 
+def jpeg(size: tuple[int, int], mode: str = "RGB") -> bytes:
+    import io
+
+    from PIL import Image
+
+    rng = np.random.default_rng(5)
+    small = Image.fromarray(rng.integers(0, 256, (9, 11, 3), dtype=np.uint8))
+    buffer = io.BytesIO()
+    small.resize(size, Image.Resampling.BICUBIC).convert(mode).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("size", [(256, 300), (511, 517), (1024, 640)])
+def test_the_reduced_decoder_is_close_to_the_whole_one(size: tuple[int, int], mode: str) -> None:
+    data = memoryview(jpeg(size, mode))
+
+    def window(width: int, height: int) -> tuple[int, int, int, int]:
+        assert (width, height) == size
+        return 11, 7, width - 20, height - 9
+
+    whole, reduced = (open_decoder(name)(data, window, 32).astype(int) for name in ("pil", "pil_reduced"))
+    assert 0 < np.abs(whole - reduced).max() <= 12
+    assert np.abs(whole - reduced).mean() < 1.0
+
+
+def test_the_reduced_decoder_leaves_small_and_other_pictures_alone() -> None:
+    for data in (jpeg((127, 200)), picture(3, (640, 480), "PNG")):
+        whole, reduced = (
+            open_decoder(name)(memoryview(data), lambda w, h: (1, 2, w - 3, h - 4), 32)
+            for name in ("pil", "pil_reduced")
+        )
+        assert np.array_equal(whole, reduced)
+
+
 def test_decoders_by_name() -> None:
     assert isinstance(open_decoder("pil"), PilDecoder)
     with pytest.raises(ValueError, match=f"decoder must be one of {', '.join(DECODERS)}; got 'dali'"):

@@ -454,3 +454,14 @@ def test_a_convolutional_model_trains_with_channels_last(source: TrainSource, tm
     expected = ClipLoss()(**model(((batch.images.float() / 255 - mean) / std).contiguous(), batch.tokens))
     assert losses(tmp_path)[0] == pytest.approx(expected.item(), rel=1e-4)
     assert clip.content_hash == summary["checkpoint_sha256"]
+
+
+def test_another_decoder_is_measured_on_the_trainings_own_samples(
+    whole: tuple[Path, dict[str, Any]], source: TrainSource, tmp_path: Path
+) -> None:
+    assert whole[1]["decoder_difference"] is None
+    short = {"samples_seen": 8, "checkpoints": 1}
+    summary = train(small(tmp_path, source, overrides=short, decoder="pil_reduced"))
+    # the pool's pictures are too small to be reduced
+    assert summary["decoder_difference"] == {"samples": 8, "mean": 0.0, "largest": 0}
+    assert summary["recipe"]["decoder"] == "pil_reduced"
