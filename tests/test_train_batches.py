@@ -18,14 +18,14 @@ from dcfast.train.batches import Batch, BatchMaker, BatchSpec, iterate_batches
 from dcfast.train.decode import DECODERS, BadPicture, PilDecoder, open_decoder
 from dcfast.train.source import OpenSource, prepare_source
 from pool_builder import picture, uid_of
-from train_builder import both_sources, build_pool, caption, subset_file
+from train_builder import MODEL, both_sources, build_pool, caption, subset_file
 
 
 def spec_of(*files: Any, **options: Any) -> BatchSpec:
     values = {
         "sources": tuple(files),
         "weights": (1.0,) * len(files),
-        "model": "dcfast-tiny",
+        "model": MODEL,
         "image_size": 64,
         "global_batch": 12,
         "accumulation": 1,
@@ -77,7 +77,7 @@ def test_a_batch_is_what_the_order_and_the_pool_say(prepared: tuple[Any, Any]) -
     maker = BatchMaker(spec_of(prepared[1]))
     batch = maker.make(3)
     numbers = {uid_of(n): n for n in range(47)}
-    tokenizer = load_tokenizer("dcfast-tiny")
+    tokenizer = load_tokenizer(MODEL)
     for i, uid in enumerate(uid_format(batch.uids, as_list=True)):
         number = numbers[uid]
         assert batch.tokens[i].tolist() == tokenizer([caption(number)])[0].tolist()
