@@ -15,7 +15,7 @@ def fasttext_tokens(text: str) -> int:
     """fastText's readWord, a byte at a time, over a whole text."""
     data, at, count = text.encode("utf-8", "replace"), 0, 0
     while at < len(data):
-        word = b""
+        word = 0
         while at < len(data):
             byte = data[at : at + 1]
             at += 1
@@ -25,10 +25,10 @@ def fasttext_tokens(text: str) -> int:
                         at -= 1  # the next word is the end of the sentence
                     break
                 if byte == b"\n":
-                    word = b"</s>"
+                    word = 4  # "</s>"
                     break
                 continue
-            word += byte
+            word += 1
         if word:
             count += 1
     return count

@@ -28,9 +28,9 @@ SETTINGS = Settings(world=WORLD, features={}, filter="~contaminated", samples_se
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A run from the world to the report, its comparison run too."""
+    """A run from the world to the report, with its comparison run beside it in another process."""
     out = tmp_path_factory.mktemp("training") / "run"
-    return out, run(out, SETTINGS)
+    return out, run(out, SETTINGS, workers=2)
 
 
 def times(out: Path) -> dict[str, int]:
@@ -68,9 +68,10 @@ def test_manifest_holds_both_and_says_what_is_not_standard(whole: tuple[Path, di
     assert manifest["versions"]["torch"]
 
 
-def test_second_time_does_nothing(whole: tuple[Path, dict[str, Any]]) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_second_time_does_nothing(whole: tuple[Path, dict[str, Any]], workers: int) -> None:
     before = times(whole[0])
-    assert run(whole[0], SETTINGS) == whole[1]
+    assert run(whole[0], SETTINGS, workers=workers) == whole[1]
     assert times(whole[0]) == before
 
 

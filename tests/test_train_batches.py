@@ -18,14 +18,14 @@ from dcfast.train.batches import Batch, BatchMaker, BatchSpec, iterate_batches
 from dcfast.train.decode import DECODERS, BadPicture, PilDecoder, open_decoder
 from dcfast.train.source import OpenSource, prepare_source
 from pool_builder import picture, uid_of
-from train_builder import both_sources, build_pool, caption, subset_file
+from train_builder import MODEL, both_sources, build_pool, caption, subset_file
 
 
 def spec_of(*files: Any, **options: Any) -> BatchSpec:
     values = {
         "sources": tuple(files),
         "weights": (1.0,) * len(files),
-        "model": "dcfast-tiny",
+        "model": MODEL,
         "image_size": 64,
         "global_batch": 12,
         "accumulation": 1,
@@ -77,7 +77,7 @@ def test_a_batch_is_what_the_order_and_the_pool_say(prepared: tuple[Any, Any]) -
     maker = BatchMaker(spec_of(prepared[1]))
     batch = maker.make(3)
     numbers = {uid_of(n): n for n in range(47)}
-    tokenizer = load_tokenizer("dcfast-tiny")
+    tokenizer = load_tokenizer(MODEL)
     for i, uid in enumerate(uid_format(batch.uids, as_list=True)):
         number = numbers[uid]
         assert batch.tokens[i].tolist() == tokenizer([caption(number)])[0].tolist()
@@ -247,6 +247,41 @@ def test_shards_are_indexed_anew_when_they_change(tmp_path: Path) -> None:
     assert prepare_source(source, work, 0).count == 8
     (work / "shards-00.dcx").write_bytes(b"damaged")
     assert prepare_source(source, work, 0).count == 8
+
+
+def jpeg(size: tuple[int, int], mode: str = "RGB") -> bytes:
+    import io
+
+    from PIL import Image
+
+    rng = np.random.default_rng(5)
+    small = Image.fromarray(rng.integers(0, 256, (9, 11, 3), dtype=np.uint8))
+    buffer = io.BytesIO()
+    small.resize(size, Image.Resampling.BICUBIC).convert(mode).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("size", [(256, 300), (511, 517), (1024, 640)])
+def test_the_reduced_decoder_is_close_to_the_whole_one(size: tuple[int, int], mode: str) -> None:
+    data = memoryview(jpeg(size, mode))
+
+    def window(width: int, height: int) -> tuple[int, int, int, int]:
+        assert (width, height) == size
+        return 11, 7, width - 20, height - 9
+
+    whole, reduced = (open_decoder(name)(data, window, 32).astype(int) for name in ("pil", "pil_reduced"))
+    assert 0 < np.abs(whole - reduced).max() <= 12
+    assert np.abs(whole - reduced).mean() < 1.0
+
+
+def test_the_reduced_decoder_leaves_small_and_other_pictures_alone() -> None:
+    for data in (jpeg((127, 200)), picture(3, (640, 480), "PNG")):
+        whole, reduced = (
+            open_decoder(name)(memoryview(data), lambda w, h: (1, 2, w - 3, h - 4), 32)
+            for name in ("pil", "pil_reduced")
+        )
+        assert np.array_equal(whole, reduced)
 
 
 def test_decoders_by_name() -> None:

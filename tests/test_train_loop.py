@@ -21,7 +21,7 @@ from dcfast.train.loop import boundaries, num_steps, world_sizes
 from dcfast.train.objective import NonFiniteLossError, WatchedLoss, create_loss
 from dcfast.train.optimizer import create_scaler, parameter_groups
 from dcfast.train.source import prepare_source
-from train_builder import both_sources, build_pool, small
+from train_builder import MODEL, both_sources, build_pool, small
 
 STEPS = 50
 LONG = {"samples_seen": 8 * STEPS, "warmup_steps": 10, "checkpoints": 2}
@@ -119,7 +119,7 @@ def test_the_summary_says_what_was_trained(whole: tuple[Path, dict[str, Any]]) -
 
     checkpoint = out / summary["checkpoint"]
     assert hashlib.sha256(checkpoint.read_bytes()).hexdigest() == summary["checkpoint_sha256"]
-    clip = load_model("dcfast-tiny", str(checkpoint))
+    clip = load_model(MODEL, str(checkpoint))
     assert clip.content_hash == summary["checkpoint_sha256"]
 
 
@@ -128,8 +128,8 @@ def test_checkpoints_have_open_clips_keys_and_open_clip_loads_them(whole: tuple[
     from open_clip_train.file_utils import pt_load
 
     content = pt_load(str(whole[0] / "train" / "checkpoints" / "epoch_1.pt"), map_location="cpu")
-    assert (content["epoch"], content["name"]) == (1, "dcfast-tiny")
-    model = create_model("dcfast-tiny", seed=3)
+    assert (content["epoch"], content["name"]) == (1, MODEL)
+    model = create_model(MODEL, seed=3)
     optimizer = torch.optim.AdamW(main_groups(model, 0.2), lr=1.0)
     model.load_state_dict(content["state_dict"])
     optimizer.load_state_dict(content["optimizer"])
@@ -138,9 +138,9 @@ def test_checkpoints_have_open_clips_keys_and_open_clip_loads_them(whole: tuple[
 
 
 def test_optimizer_groups_equal_those_of_open_clips_main() -> None:
-    for name in ("dcfast-tiny", "RN50"):
+    for name in (MODEL, "dcfast-tiny", "RN50"):
         model = create_model(name, seed=0)
-        model.visual.requires_grad_(name == "dcfast-tiny")  # frozen parameters are in no group
+        model.visual.requires_grad_(name != "RN50")  # frozen parameters are in no group
         ours, theirs = parameter_groups(model, 0.2), main_groups(model, 0.2)
         for a, b in zip(ours, theirs, strict=True):
             assert [id(p) for p in a["params"]] == [id(p) for p in b["params"]]
@@ -299,7 +299,7 @@ def test_a_loss_that_is_no_number_stops_and_saves_the_uids(
     from dcfast import uid_format
 
     files = prepare_source(source, tmp_path / "work", 0)
-    spec = BatchSpec((files,), (1.0,), "dcfast-tiny", 64, 8, 1, 1, 0, 0, 0.9, True, 64, 64, "pil")
+    spec = BatchSpec((files,), (1.0,), MODEL, 64, 8, 1, 1, 0, 0, 0.9, True, 64, 64, "pil")
     assert saved["uids"] == uid_format(BatchMaker(spec).make(5).uids, as_list=True)
     assert [p.name for p in (tmp_path / "train" / "checkpoints").iterdir()] == ["epoch_1.pt"]  # of step 4
     assert len(log(tmp_path)) == 5
@@ -433,20 +433,17 @@ def test_the_command_line_says_what_is_wrong(capsys: pytest.CaptureFixture[str],
 
 def test_a_convolutional_model_trains_with_channels_last(source: TrainSource, tmp_path: Path) -> None:
     """The memory format changes no result beyond rounding, and checkpoints load as ever."""
-    import open_clip
-
-    config = open_clip.get_model_config("dcfast-tiny")
-    config["vision_cfg"] = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None, "head_width": 8}
-    (tmp_path / "dcfast-test-conv.json").write_text(json.dumps(config))
-    open_clip.add_model_config(tmp_path / "dcfast-test-conv.json")
-    summary = train(
-        small(tmp_path, source, overrides={"samples_seen": 16, "checkpoints": 1, "model": "dcfast-test-conv"})
-    )
-    clip = load_model("dcfast-test-conv", str(tmp_path / summary["checkpoint"]))
+    config = json.loads((Path(MODEL.removeprefix("local-dir:")) / "open_clip_config.json").read_text())
+    config["model_cfg"]["vision_cfg"] = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 8}
+    (tmp_path / "conv").mkdir()
+    (tmp_path / "conv" / "open_clip_config.json").write_text(json.dumps(config))
+    name = f"local-dir:{tmp_path / 'conv'}"
+    summary = train(small(tmp_path, source, overrides={"samples_seen": 16, "checkpoints": 1, "model": name}))
+    clip = load_model(name, str(tmp_path / summary["checkpoint"]))
     files = prepare_source(source, tmp_path / "work", 0)
-    spec = BatchSpec((files,), (1.0,), "dcfast-test-conv", 64, 8, 1, 1, 0, 0, 0.9, True, 64, 64, "pil")
+    spec = BatchSpec((files,), (1.0,), name, 64, 8, 1, 1, 0, 0, 0.9, True, 64, 64, "pil")
     batch = BatchMaker(spec).make(0)
-    model = create_model("dcfast-test-conv", seed=0)
+    model = create_model(name, seed=0)
     from open_clip.loss import ClipLoss
     from open_clip.transform import PreprocessCfg
 
@@ -454,3 +451,14 @@ def test_a_convolutional_model_trains_with_channels_last(source: TrainSource, tm
     expected = ClipLoss()(**model(((batch.images.float() / 255 - mean) / std).contiguous(), batch.tokens))
     assert losses(tmp_path)[0] == pytest.approx(expected.item(), rel=1e-4)
     assert clip.content_hash == summary["checkpoint_sha256"]
+
+
+def test_another_decoder_is_measured_on_the_trainings_own_samples(
+    whole: tuple[Path, dict[str, Any]], source: TrainSource, tmp_path: Path
+) -> None:
+    assert whole[1]["decoder_difference"] is None
+    short = {"samples_seen": 8, "checkpoints": 1}
+    summary = train(small(tmp_path, source, overrides=short, decoder="pil_reduced"))
+    # the pool's pictures are too small to be reduced
+    assert summary["decoder_difference"] == {"samples": 8, "mean": 0.0, "largest": 0}
+    assert summary["recipe"]["decoder"] == "pil_reduced"

@@ -14,6 +14,10 @@ from pool_builder import PoolBuilder, Sample, uid_of
 WORDS = ("red", "blue", "green", "large", "small", "striped", "circle", "square", "on", "a", "field", "of", "sand")
 
 
+MODEL = f"local-dir:{Path(__file__).parent / 'clip_model'}"
+"""A small transformer: without batch statistics, ranks and micro-batches equal one batch. Found by every process."""
+
+
 def caption(number: int) -> str:
     rng = np.random.default_rng(number)
     return " ".join(rng.choice(WORDS, 6))
@@ -53,6 +57,10 @@ def both_sources(root: Path, count: int, numbers: list[int], **options: Any) -> 
 
 def small(out: Path, *sources: TrainSource, overrides: dict[str, Any] | None = None, **options: Any) -> TrainSettings:
     """A training of a few steps of 8 samples in this process."""
-    recipe = {"samples_seen": 64, "global_batch": 8, "warmup_steps": 2, "checkpoints": 2, **(overrides or {})}
+    recipe = {
+        **{"model": MODEL, "precision": "fp32", "learning_rate": 1e-3, "beta2": 0.98},
+        **{"samples_seen": 64, "global_batch": 8, "warmup_steps": 2, "checkpoints": 2},
+        **(overrides or {}),
+    }
     options = {"workers": 0, "threads": 1, "log_every": 1, **options}
     return TrainSettings(out=str(out), sources=sources, overrides=recipe, **options)

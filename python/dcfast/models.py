@@ -299,7 +299,7 @@ def load_model(name: str, pretrained: str | None = None, *, device: str = "cpu",
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     tags = open_clip.list_pretrained_tags_by_model(name)
-    if pretrained is None or name.startswith(_SCHEMAS):
+    if pretrained is None:
         model = create_model(name, seed=0, device=device, precision=precision)
         source = name if name.startswith(_SCHEMAS) else "untrained, seed 0"
         content_hash = weights_hash(model)

@@ -138,7 +138,7 @@ class Comparison:
 
         threads = max(1, len(os.sched_getaffinity(0)) // 2)
         limit_threads(threads)
-        self._say(f"filter to {self._last}, at the same time ...")
+        self._say(f"filter to {self._last}, at the same time")
         # spawn, not fork: the parent holds threads of torch
         self._pool = ProcessPoolExecutor(
             1, mp_context=get_context("spawn"), initializer=start_worker, initargs=(os.getpid(),)

@@ -7,10 +7,11 @@ transform gives for the same window: crop, bicubic resize, then RGB; no EXIF tur
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -44,17 +45,44 @@ class PilDecoder:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # odd EXIF blocks, and large pictures: Pillow's own limit holds
                 with Image.open(io.BytesIO(data)) as picture:
-                    left, top, wide, tall = window(*picture.size)
-                    cut = picture.crop((left, top, left + wide, top + tall))
-                resized = cut.resize((size, size), Image.Resampling.BICUBIC)
+                    resized = self._cut(picture, window(*picture.size), size)
                 pixels: npt.NDArray[np.uint8] = np.asarray(resized.convert("RGB"))
                 return pixels
         except Exception as error:  # Pillow's plugins raise many types for damaged files
             said = _ADDRESS.sub("", str(error))  # Pillow names the buffer's place in memory
             raise BadPicture(f"{type(error).__name__}: {said}"[:200]) from None
 
+    def _cut(self, picture: Any, window: tuple[int, int, int, int], size: int) -> Any:
+        from PIL import Image
 
-DECODERS: dict[str, Callable[[], Decoder]] = {"pil": PilDecoder}
+        left, top, wide, tall = window
+        cut = picture.crop((left, top, left + wide, top + tall))
+        return cut.resize((size, size), Image.Resampling.BICUBIC)
+
+
+class ReducedPilDecoder(PilDecoder):
+    """Pillow, large JPEGs decoded at 1/2, 1/4 or 1/8, as long as the window keeps twice the pixels that are wanted.
+
+    Several times faster for large pictures, and the same as ``PilDecoder`` for those that are not reduced; the
+    difference is measured on the training's own samples and stands in its summary.
+    """
+
+    def _cut(self, picture: Any, window: tuple[int, int, int, int], size: int) -> Any:
+        from PIL import Image
+
+        left, top, wide, tall = window
+        width, height = picture.size
+        if picture.format != "JPEG" or min(wide, tall) < 4 * size:
+            return super()._cut(picture, window, size)
+        share = 2 * size / min(wide, tall)
+        picture.draft(None, (math.ceil(width * share), math.ceil(height * share)))
+        by = round(width / picture.size[0])  # exactly 1, 2, 4 or 8; the last column may cover less
+        right, bottom = min((left + wide) / by, picture.size[0]), min((top + tall) / by, picture.size[1])
+        box = (left / by, top / by, right, bottom)
+        return picture.resize((size, size), Image.Resampling.BICUBIC, box=box)
+
+
+DECODERS: dict[str, Callable[[], Decoder]] = {"pil": PilDecoder, "pil_reduced": ReducedPilDecoder}
 
 
 def open_decoder(name: str) -> Decoder:
