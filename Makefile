@@ -12,6 +12,8 @@ OUT ?= runs/tiny
 RUN_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
+# of each of the three targets
+FUZZ_SECONDS ?= 8
 # The tests need torch only because timm does. A build without CUDA is some 4 GB smaller: it is taken where the
 # package index offers it, else whatever pip chooses.
 CPU_TORCH ?= torch==2.13.0+cpu torchvision
@@ -23,12 +25,12 @@ SOURCES := $(shell find csrc cmake/*.cmake tests/cpp CMakeLists.txt pyproject.to
 # tools from the virtual environment first (cmake, ninja, pybind11)
 TOOLS := export PATH="$(abspath $(BIN)):$$PATH";
 
-.PHONY: help run test lint cpp asan tsan cuda wheel bench doctor clean
+.PHONY: help run test lint cpp asan tsan fuzz cuda wheel bench doctor clean
 
 help: ## list the commands
 	@echo "Usage: make COMMAND"
 	@sed -nE 's/^([a-z]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 11
-	@echo "Variables: PYTHON (>= 3.11)  VENV=$(VENV)  OUT=$(OUT)  RUN_ARGS  TEST_ARGS  BENCH_ARGS"
+	@echo "Variables: PYTHON (>= 3.11)  VENV=$(VENV)  OUT=$(OUT)  RUN_ARGS  TEST_ARGS  BENCH_ARGS  FUZZ_SECONDS=$(FUZZ_SECONDS)"
 
 run: $(VENV)/.run ## set up, then run the main job on the built-in world; its report is runs/tiny/report.html
 	$(BIN)/python -m dcfast.run --scale tiny --out $(OUT) $(RUN_ARGS)
@@ -53,6 +55,11 @@ FIXED_LAYOUT = $(shell setarch $$(uname -m) -R true 2>/dev/null && echo setarch 
 
 tsan: $(VENV)/.run ## the C++ tests under ThreadSanitizer
 	$(TOOLS) cmake --preset tsan && cmake --build --preset tsan && $(FIXED_LAYOUT) ctest --preset tsan
+
+fuzz: $(VENV)/.run ## fuzz the parsers of tars, index files and texts, FUZZ_SECONDS each (needs clang)
+	PYTHON="$(PYTHON)" sh cmake/system_packages.sh fuzz
+	$(TOOLS) cmake --preset fuzz && cmake --build --preset fuzz
+	sh tests/fuzz/run.sh build/fuzz $(FUZZ_SECONDS) $(BIN)/python
 
 cuda: $(VENV)/.run ## compile the CUDA library alone, and check its machine code (needs nvcc, no GPU)
 	$(TOOLS) cmake --preset cuda && cmake --build --preset cuda

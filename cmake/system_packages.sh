@@ -4,6 +4,7 @@
 # a machine with the libraries elsewhere needs nothing installed.
 #
 #   PYTHON=python3.11 sh cmake/system_packages.sh build        needed: stops if it cannot be had
+#   PYTHON=python3.11 sh cmake/system_packages.sh fuzz         clang with libFuzzer: stops if it cannot be had
 #   PYTHON=python3.11 sh cmake/system_packages.sh text         WordNet's files for text_based: says so and goes on
 set -eu
 
@@ -20,6 +21,12 @@ have_header() {
   fi
 }
 
+have_fuzzer() {
+  have_command clang++ || return 1
+  [ -e "$(clang++ -print-resource-dir)/lib/linux/libclang_rt.fuzzer-$(uname -m).a" ] ||
+    [ -e "$(clang++ -print-runtime-dir 2>/dev/null)/libclang_rt.fuzzer.a" ]
+}
+
 have() {
   case $1 in
     g++) have_command c++ ;;
@@ -31,6 +38,8 @@ raise SystemExit(not os.path.exists(os.path.join(s.get_path("include"), "Python.
     libwebp-dev) have_header webp/decode.h ;;
     libsimdjson-dev) have_header simdjson.h ;;
     libxxhash-dev) have_header xxhash.h ;;
+    clang) have_command clang++ ;;
+    libclang-rt-dev) have_fuzzer ;;
     wordnet-base) [ -n "${DCFAST_WORDNET:-}" ] || [ -e "$WORDNET/data.noun" ] ;;
     wordnet-sense-index) [ -n "${DCFAST_WORDNET:-}" ] || [ -e "$WORDNET/index.sense" ] ;;
     *) return 1 ;;
@@ -48,8 +57,9 @@ missing_of() {
 version=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 case ${1:-} in
   build) packages="g++ python$version-dev python$version-venv libjpeg-dev libpng-dev libwebp-dev libsimdjson-dev libxxhash-dev" ;;
+  fuzz) packages="clang libclang-rt-dev" ;;
   text) packages="wordnet-base wordnet-sense-index" ;;
-  *) echo "usage: system_packages.sh build|text" >&2; exit 2 ;;
+  *) echo "usage: system_packages.sh build|fuzz|text" >&2; exit 2 ;;
 esac
 
 # shellcheck disable=SC2086  # a list of words
@@ -88,6 +98,12 @@ case $1 in
       echo "As root: apt-get install $missing"
       echo "Elsewhere, install the same libraries where the compiler finds them (CPATH and LIBRARY_PATH, or"
       echo "CMAKE_PREFIX_PATH), and choose a Python with its headers and venv by PYTHON=..."
+    } >&2
+    exit 1 ;;
+  fuzz)
+    {
+      echo "fuzzing needs clang with its runtime (libFuzzer), and this machine lacks: $missing"
+      echo "As root: apt-get install clang, and libclang-rt-N-dev of its version N"
     } >&2
     exit 1 ;;
   text)

@@ -21,6 +21,10 @@ File File::open_read(const std::string& path) {
   // without O_NONBLOCK the opening of a named pipe would wait for a writer, perhaps for ever; files do not mind it
   do fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK); while (fd < 0 && errno == EINTR);
   if (fd < 0) throw_errno("open for reading", path);
+  return adopt_regular(fd, path);
+}
+
+File File::adopt_regular(int fd, const std::string& path) {
   File file(fd, path);
   struct stat st{};
   if (::fstat(fd, &st) != 0) throw_errno("stat", path);

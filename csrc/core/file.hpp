@@ -18,8 +18,9 @@ class File {
   static File open_read(const std::string& path);
   /// Creates or truncates.
   static File open_write(const std::string& path);
-  /// Owns a descriptor that was opened elsewhere; `path` is for messages.
-  static File adopt(int fd, std::string path) { return File(fd, std::move(path)); }
+  /// Owns a descriptor that was opened elsewhere, for reading and with O_NONBLOCK, which keeps the opening of a pipe
+  /// from waiting; refuses what open_read refuses. `path` is for messages.
+  static File adopt_regular(int fd, const std::string& path);
   File(File&& other) noexcept;
   File& operator=(File&& other) noexcept;
   File(const File&) = delete;
