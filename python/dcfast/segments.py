@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast import _core
+from dcfast.remote import is_url, remote_state
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,6 +59,15 @@ class ShardReport(NamedTuple):
     shard: int
     offset: int
     message: str
+
+
+def shard_state(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Size and modification time in ns of a file, or of what is behind a URL, as an index stores them."""
+    if is_url(path):
+        state = remote_state(os.fspath(path))
+        return state.size, state.stored_mtime_ns
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
 
 
 def large_strings(begin: npt.NDArray[np.int64], text: npt.NDArray[np.uint8]) -> pa.Array:
@@ -252,18 +262,17 @@ class Segment:
 
         Args:
             root: directory that the shard names are relative to; empty for names that open as they are.
-        Changed means another size or mtime; contents are not read. Raises OSError other than a missing file.
-        Cost: one stat a shard.
+        Changed means another size or mtime (of a URL: ETag, where it has one); contents are not read. Raises OSError
+        other than a missing file.   Cost: one stat a shard, one request a URL.
         """
         stale = []
         for shard, name in enumerate(self.shard_names):
             try:
-                status = os.stat(Path(root) / name)
+                now = shard_state(name if is_url(name) else Path(root) / name)
             except (FileNotFoundError, NotADirectoryError):
                 stale.append((shard, "vanished"))
                 continue
-            same = status.st_size == self.shard_sizes[shard] and status.st_mtime_ns == self.shard_mtimes_ns[shard]
-            if not same:
+            if now != (self.shard_sizes[shard], self.shard_mtimes_ns[shard]):
                 stale.append((shard, "changed"))
         return stale
 

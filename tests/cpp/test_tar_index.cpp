@@ -16,6 +16,7 @@
 #include "check.hpp"
 #include "core/image_header.hpp"
 #include "core/json_uid.hpp"
+#include "core/range_reader.hpp"
 #include "core/tar_segment.hpp"
 
 using namespace dcfast;
@@ -294,6 +295,49 @@ void test_segment() {
   ::rmdir(folder);
 }
 
+/// Ranges of memory; after `good` requests the object is another one.
+class MemoryRanges final : public RangeSource {
+ public:
+  explicit MemoryRanges(std::string_view bytes, std::size_t good = ~std::size_t{0}) : bytes_(bytes), good_(good) {}
+  State open() override { return {bytes_.size(), 7}; }
+  std::size_t fetch(std::span<std::byte> out, std::uint64_t offset) override {
+    CHECK(offset < bytes_.size() && out.size() <= bytes_.size() - offset && !out.empty());
+    if (requests++ >= good_) return 0;
+    std::memcpy(out.data(), bytes_.data() + offset, out.size());
+    return out.size();
+  }
+  std::string finish() override { return requests > good_ ? "another one" : ""; }
+  std::size_t requests = 0;
+
+ private:
+  std::string_view bytes_;
+  std::size_t good_;
+};
+
+void test_ranges() {
+  std::string tar;
+  for (int i = 0; i < 300; ++i) {
+    const std::string key = std::to_string(i);
+    tar += member(key + ".jpg", std::string(static_cast<std::size_t>(i) * 97, 'p'));
+    tar += member(key + ".json", "{}");
+  }
+  tar += member("big.bin", std::string(3 << 20, 'b')) + member("big.txt", "t") + std::string(1024, '\0');
+  MemoryReader reader(bytes_of(tar));
+  const ShardIndex local = index_tar(reader, {});
+  MemoryRanges ranges(tar);
+  const ShardIndex remote = index_tar_ranges(ranges, {}, 1 << 18);
+  CHECK(remote.mtime_ns == 7 && remote.tar_size == tar.size() && remote.reports.empty());
+  CHECK(remote.members == local.members && remote.keys.text == local.keys.text && remote.flags == local.flags);
+  CHECK(ranges.requests <= 3 + (tar.size() >> 18));
+  for (std::size_t good = 0; good < 4; ++good) {
+    MemoryRanges replaced(tar, good);
+    const ShardIndex index = index_tar_ranges(replaced, {}, 0);
+    CHECK(!index.reports.empty() && index.reports.back().damage && index.reports.back().message == "another one");
+  }
+  MemoryRanges none("");
+  CHECK(index_tar_ranges(none, {}, 1 << 20).reports.size() == 1 && none.requests == 0);
+}
+
 }  // namespace
 
 int main() {
@@ -306,5 +350,6 @@ int main() {
   test_flipped_tars();
   test_names_that_collide();
   test_segment();
+  test_ranges();
   return failures();
 }
