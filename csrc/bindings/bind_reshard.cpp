@@ -7,7 +7,7 @@ namespace {
 py::tuple write_shard(const std::string& out_path, const std::vector<std::string>& sources, const py::array& source_size,
                       const py::array& source_mtime_ns, const py::array& source, const py::array& offset, const py::array& size,
                       const py::array& names, const py::array& name_begin, bool hash_payloads, std::size_t window_bytes,
-                      std::size_t max_open_sources) {
+                      std::size_t max_open_sources, unsigned threads) {
   const auto sizes = borrow<std::uint64_t>(source_size, "source_size");
   const auto mtimes = borrow<std::int64_t>(source_mtime_ns, "source_mtime_ns");
   if (!sizes.empty() && sizes.size() != sources.size()) throw py::value_error("source_size must be empty or one entry per source");
@@ -22,7 +22,7 @@ py::tuple write_shard(const std::string& out_path, const std::vector<std::string
   const ShardMembers members{borrow<std::uint32_t>(source, "source"), borrow<std::uint64_t>(offset, "offset"),
                              borrow<std::uint64_t>(size, "size"), borrow<std::uint8_t>(names, "names"),
                              borrow<std::uint64_t>(name_begin, "name_begin")};
-  const WriteShardOptions options{window_bytes, max_open_sources, hash_payloads};
+  const WriteShardOptions options{window_bytes, max_open_sources, hash_payloads, threads};
   WrittenShard written = enter_core([&](const Poll& poll) { return dcfast::write_shard(out_path, files, members, options, poll); });
   return py::make_tuple(written.bytes, own(std::move(written.hashes)));
 }
@@ -50,7 +50,7 @@ void bind_reshard(py::module_& m) {
   m.def("write_shard", &write_shard, py::arg("out_path"), py::arg("sources"), py::arg("source_size"), py::arg("source_mtime_ns"),
         py::arg("source"), py::arg("offset"), py::arg("size"), py::arg("names"), py::arg("name_begin"), py::kw_only(),
         py::arg("hash_payloads") = false, py::arg("window_bytes") = WriteShardOptions{}.window_bytes,
-        py::arg("max_open_sources") = WriteShardOptions{}.max_open_sources);
+        py::arg("max_open_sources") = WriteShardOptions{}.max_open_sources, py::arg("threads") = 1);
   m.def("sample_member_names", &sample_member_names, py::arg("uid"), py::arg("copy"), py::arg("member_sample"),
         py::arg("member_ext"), py::arg("exts"));
   m.def("tar_member_header", &tar_member_header, py::arg("name"), py::arg("size"));

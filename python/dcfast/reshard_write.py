@@ -43,7 +43,7 @@ def write_output_shards(
         subset: the subset that was planned, as array or file.
         out_dir: where ``{:08d}.tar`` and ``{:08d}_stats.json`` go; made where missing.
         segments: the index segments, where the plan does not name their files.
-        threads: shards written at the same time.
+        threads: shards written at the same time; threads beyond the number of shards share in each.
         sync: fsync files and directory before the rename counts.
         check_mtime: refuse an input shard whose modification time is not the indexed one (its size always counts).
     Returns:
@@ -63,8 +63,11 @@ def write_output_shards(
         return dict.fromkeys(TOTALS, 0)
     sources = ShardSources(opened, open_subset(subset), segments, keep=threads + 1)
 
+    # where there are fewer shards than threads, a shard is written by several
+    each = max(1, threads // (k_last - k_first))
+
     def write(k: int) -> dict[str, int]:
-        return _write_one(sources, k, Path(out_dir), sync, check_mtime)
+        return _write_one(sources, k, Path(out_dir), sync, check_mtime, each)
 
     if threads <= 1:
         written = [write(k) for k in range(k_first, k_last)]
@@ -79,7 +82,9 @@ def write_output_shards(
     return {name: sum(one[name] for one in written) for name in TOTALS}
 
 
-def _write_one(sources: ShardSources, k: int, out_dir: Path, sync: bool, check_mtime: bool) -> dict[str, int]:
+def _write_one(
+    sources: ShardSources, k: int, out_dir: Path, sync: bool, check_mtime: bool, threads: int
+) -> dict[str, int]:
     contents = sources.contents(k)
     planned = sources.plan.cuts[k]
     payload = int(contents.size.sum())
@@ -101,6 +106,7 @@ def _write_one(sources: ShardSources, k: int, out_dir: Path, sync: bool, check_m
             contents.size,
             contents.names,
             contents.name_begin,
+            threads=threads,
         )
     write_json(out_dir / STATS_FORMAT.format(k), {"successes": len(contents.uid)}, sync=sync)
     return dict(zip(TOTALS, (1, len(contents.uid), len(contents.size), payload, tar_bytes), strict=True))
