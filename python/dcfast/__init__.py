@@ -24,9 +24,11 @@ __version__ = "0.1.0"
 # public name -> module that holds it; resolved on first use to keep the import under 0.15 s
 _LAZY: dict[str, str] = {
     "index_tars": "dcfast.shards",
+    "PoolIndex": "dcfast.pool_index",
     "PoolReader": "dcfast.access",
     "iterate_uids": "dcfast.access",
     "open_pool": "dcfast.access",
+    "refresh_index": "dcfast.pool_refresh",
     "read_members": "dcfast.access",
     "TarIndex": "dcfast.shards",
     "uid_parse": "dcfast.uids",
@@ -52,6 +54,7 @@ __all__ = [
     "FilterError",
     "MissingDependencyError",
     "PoolError",
+    "PoolIndex",
     "PoolReader",
     "RunError",
     "SubsetError",
@@ -65,6 +68,7 @@ __all__ = [
     "open_pool",
     "perceptual_hash",
     "read_members",
+    "refresh_index",
     "reshard",
     "save_subset",
     "uid_difference",
@@ -95,6 +99,8 @@ if TYPE_CHECKING:
     from dcfast.access import PoolReader, iterate_uids, open_pool, read_members
     from dcfast.hashing import hash_members
     from dcfast.pictures import perceptual_hash
+    from dcfast.pool_index import PoolIndex
+    from dcfast.pool_refresh import refresh_index
     from dcfast.resharder import reshard
     from dcfast.shards import TarIndex, index_tars
     from dcfast.similarity import hamming_join
