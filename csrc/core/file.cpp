@@ -69,6 +69,13 @@ std::int64_t File::mtime_ns() const {
   return static_cast<std::int64_t>(st.st_mtim.tv_sec) * 1'000'000'000 + st.st_mtim.tv_nsec;
 }
 
+bool File::is_at_its_path() const {
+  struct stat open{};
+  struct stat named{};
+  if (::fstat(fd_, &open) != 0) throw_errno("stat", path_);
+  return ::stat(path_.c_str(), &named) == 0 && named.st_dev == open.st_dev && named.st_ino == open.st_ino;
+}
+
 std::size_t File::pread_some(std::span<std::byte> out, std::uint64_t offset) const {
   std::size_t done = 0;
   while (done < out.size()) {

@@ -32,6 +32,8 @@ class File {
   /// Size in bytes and modification time in ns since the epoch, of the open file.
   std::uint64_t size() const;
   std::int64_t mtime_ns() const;
+  /// Whether the path still names the open file, and not another that took its place.
+  bool is_at_its_path() const;
   /// Reads up to out.size() bytes at offset; fewer only at the end of the file. Retries EINTR.
   std::size_t pread_some(std::span<std::byte> out, std::uint64_t offset) const;
   /// Reads exactly out.size() bytes or throws corrupt_data with path and offset.

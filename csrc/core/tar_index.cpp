@@ -165,6 +165,17 @@ class ShardBuilder {
     if (exts_[id].picture) read_picture(member);
   }
 
+  /// Says once for the shard what flags say for each sample: parts of what was one sample must not pass for wholes.
+  void note_repeated_keys() {
+    if (repeated_keys_ == 0) return;
+    const std::string_view key = out_.keys[first_repeated_];
+    const bool one = repeated_keys_ == 1;
+    out_.reports.push_back({out_.base[first_repeated_], false,
+                            std::to_string(repeated_keys_) + (one ? " sample has" : " samples have") + " the key of an earlier one, " +
+                                (one ? "" : "the first ") + printable_name(key) +
+                                ": written twice, or interleaved with others; each part is a sample of its own", {}});
+  }
+
   /// Marks the sample that damage may have robbed of members: unless the member that is cut is known and
   /// belongs elsewhere.
   void mark_cut() {
@@ -193,7 +204,10 @@ class ShardBuilder {
   void begin_sample(const TarMember& member, std::string_view key, std::uint16_t flags) {
     flags |= sample_flag::no_json | sample_flag::no_caption | sample_flag::no_image;
     out_.keys.add(key);
-    if (keys_.add(out_.flags.size())) flags |= sample_flag::repeated_key;
+    if (keys_.add(out_.flags.size())) {
+      flags |= sample_flag::repeated_key;
+      if (repeated_keys_++ == 0) first_repeated_ = out_.flags.size();
+    }
     out_.flags.push_back(flags);
     out_.uid.push_back({});
     out_.base.push_back(member.header_offset);
@@ -243,6 +257,8 @@ class ShardBuilder {
   KeySet keys_;
   UidReader uids_;
   std::uint64_t previous_end_ = 0;
+  std::uint64_t repeated_keys_ = 0;
+  std::size_t first_repeated_ = 0;
 };
 
 }  // namespace
@@ -292,6 +308,7 @@ ShardIndex index_tar(ByteReader& reader, const IndexOptions& options) {
   TarMember member;
   while (walker.next(member)) builder.add(member);
   builder.mark_cut();
+  builder.note_repeated_keys();
   out.reports.insert(out.reports.end(), walker.reports().begin(), walker.reports().end());
   return out;
 }
@@ -304,6 +321,8 @@ ShardIndex index_tar_file(const std::string& path, const IndexOptions& options) 
   out.mtime_ns = mtime;
   if (file.size() != out.tar_size || file.mtime_ns() != mtime) {
     out.reports.push_back({0, true, "the file changed while it was indexed: index it again", {}});
+  } else if (!file.is_at_its_path()) {
+    out.reports.push_back({0, true, "the file was replaced while it was indexed: index it again", {}});
   }
   return out;
 }

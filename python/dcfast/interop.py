@@ -216,6 +216,10 @@ def write_wids(
             "filesize": int(segment.shard_sizes[number]),
         }
         if md5:
+            if os.fspath(shards_dir) and (os.path.isabs(shard) or ".." in PurePosixPath(shard).parts):
+                raise CorruptDataError(
+                    f"{segment.path}: shard {shard!r} lies outside of {shards_dir}", path=segment.path
+                )
             with open(Path(shards_dir) / shard, "rb") as file:
                 entry["md5sum"] = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
         shards.append(entry)
