@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import dcfast
+import numpy as np
 import pytest
 from dcfast.errors import CorruptDataError, PoolError
 from dcfast.interop import (
@@ -25,7 +26,7 @@ from dcfast.interop import (
     write_wids,
 )
 from dcfast.shards import index_tars, write_segment
-from tar_reference import group, make_tar, sample_members, tarfile_members
+from tar_reference import GIF, UID, group, make_tar, sample_members, tarfile_members
 
 NAMES = ["k/a.jpg", "k/a.seg.PNG", "k/a.json", "b.txt", "c.jpg", "c.txt", "a.jpg"]
 
@@ -91,6 +92,31 @@ def test_idx_equals_that_of_the_tool(tmp_path: Path, shards: list[Path], segment
             creator.create_index()
         (ours,) = write_wds2idx(index_tars(tar), tmp_path / "idx")
         assert ours.read_bytes() == (tmp_path / "theirs.idx").read_bytes(), tar
+
+
+def test_dali_reads_with_our_idx(tmp_path: Path) -> None:
+    fn = pytest.importorskip("nvidia.dali.fn", exc_type=ImportError)
+    pipeline = importlib.import_module("nvidia.dali").pipeline_def
+    tar = make_tar(tmp_path / "a.tar", [m for i in range(17) for m in sample_members(i)], "pax", mtime=0.5)
+    (idx,) = write_wds2idx(index_tars(tar), tmp_path)
+
+    @pipeline(batch_size=17, num_threads=1, device_id=None)  # type: ignore[untyped-decorator]
+    def captions() -> Any:
+        texts, infos = fn.readers.webdataset(paths=[str(tar)], index_paths=[str(idx)], ext=["txt", "json"])
+        return texts, infos
+
+    built = captions()
+    built.build()
+    texts, _ = built.run()
+    assert [np.asarray(text).tobytes().decode() for text in texts] == [f"caption {i}" for i in range(17)]
+
+
+def test_worked_example(tmp_path: Path, repo_root: Path) -> None:
+    members = [("README", b"hello"), ("cat.GIF", GIF), ("cat.json", b'{"uid": "%s"}' % UID.encode())]
+    tar = make_tar(tmp_path / "tiny.tar", [*members, ("cat.txt", b"a red cat")])
+    (idx,) = write_wds2idx(index_tars(tar), tmp_path)
+    page = (repo_root / "docs" / "formats.md").read_text("utf-8")
+    assert "".join(f"    {line}\n" for line in idx.read_text().splitlines()) in page
 
 
 def test_idx_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
@@ -255,8 +281,6 @@ def test_bad_sizes(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_sizes_of_a_reshard_are_read(tmp_path: Path, shards: list[Path], segment: Any) -> None:
-    import numpy as np
-
     uids = np.unique(segment.uid[segment.flags == 0])
     dcfast.reshard([segment], tmp_path / "out", uids, shards_dir=tmp_path / "pool", shard_size=7)
     assert count_differences(index_tars(tmp_path / "out"), read_sizes(tmp_path / "out")) == []
