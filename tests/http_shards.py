@@ -21,7 +21,7 @@ class ShardServer:
     Attributes:
         files: path -> bytes; tags: path -> ETag.
         ranges: answer range requests; announce: say so by Accept-Ranges.
-        asked: (path, offset, bytes sent) of each GET.
+        asked: (path, offset, bytes sent) of each GET; headers: of the last one.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -31,6 +31,7 @@ class ShardServer:
     cut: int = 0
     fault: Fault | None = None
     asked: list[tuple[str, int, int]] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
     port: int = 0
 
     def url(self, path: str) -> str:
@@ -83,6 +84,7 @@ def serve(**options: Any) -> Iterator[ShardServer]:
                 if not body:
                     return self._send(416, b"", {"Content-Range": f"bytes */{whole}"})
                 headers["Content-Range"] = f"bytes {begin}-{begin + len(body) - 1}/{whole}"
+            state.headers = dict(self.headers)
             state.asked.append((self.path, begin, len(body)))
             self._send(code, body, headers)
             if state.cut:

@@ -17,7 +17,7 @@ from typing import Any
 import dcfast
 import numpy as np
 import pytest
-from dcfast import PoolIndex, pool_index, pool_refresh, refresh_index
+from dcfast import PoolIndex, cli, pool_index, pool_refresh, refresh_index
 from dcfast.errors import CorruptDataError, PoolError, RunError
 from dcfast.segments import Segment
 from dcfast.shards import ShardColumns, write_segment
@@ -361,7 +361,7 @@ def test_command(tmp_path: Path, pool: Path, capsys: pytest.CaptureFixture[str])
     command = [sys.executable, "-m", "dcfast.pool_refresh", str(tmp_path / "index"), str(pool)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["samples"] == 25
-    assert pool_refresh.main([str(tmp_path / "index"), str(pool), "--threads", "1"]) == 0
+    assert cli.main(["refresh", str(tmp_path / "index"), str(pool), "--threads", "1"]) == 0
     assert json.loads(capsys.readouterr().out)["reused"] == 5
     assert pool_refresh.main([str(tmp_path / "index"), str(tmp_path / "none")]) == 1
     assert "error: pool" in capsys.readouterr().err

@@ -87,6 +87,14 @@ def test_few_requests_while_headers_are_near(tmp_path: Path, server: ShardServer
     assert offsets == sorted(set(offsets))
 
 
+def test_headers_of_requests(tmp_path: Path, server: ShardServer) -> None:
+    """Those of the user are sent, and none that lets a server answer with compressed bytes."""
+    server.files["/a.tar"] = tar_of(tmp_path / "a.tar", 2, 10)
+    options = RemoteOptions({"headers": {"X-Token": "t"}}, backoff_s=0.001)
+    assert len(index_tars(server.url("/a.tar"), remote=options)) == 2
+    assert (server.headers["X-Token"], server.headers["Accept-Encoding"]) == ("t", "identity")
+
+
 def test_large_payloads_are_not_fetched(tmp_path: Path, server: ShardServer) -> None:
     data = server.files["/a.tar"] = tar_of(tmp_path / "a.tar", 6, 3 << 20)
     assert len(index_tars(server.url("/a.tar"), remote=QUICK)) == 6

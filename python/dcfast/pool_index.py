@@ -156,7 +156,7 @@ def build_pool_records(
         runs = _Runs(Path(folder), memory_bytes // (3 * RECORD_DTYPE.itemsize), threads)
         first_shard = 0
         for item in segments:
-            segment = item if isinstance(item, Segment) else Segment.open(item, verify=False)
+            segment = Segment.open(item, verify=False) if isinstance(item, (str, os.PathLike)) else item
             runs.add(segment, first_shard)
             first_shard += segment.num_shards
         runs.flush()

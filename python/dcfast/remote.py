@@ -221,7 +221,10 @@ class RemoteShard:
 
 def _open_ranges(fs: Any, path: str, length: int, size: int) -> Any:
     """A file object whose every read is one request, where the file system can do that."""
-    known = {"size": size} if "http" in fs.protocol else {}  # saves asking for it again
+    known: dict[str, Any] = {}
+    if "http" in fs.protocol:
+        # the size saves asking for it again; a compressed answer would be a range of other bytes
+        known = {"size": size, "headers": {**fs.kwargs.get("headers", {}), "Accept-Encoding": "identity"}}
     try:
         return fs.open(path, "rb", block_size=max(length, 1 << 16), cache_type="none", **known)
     except TypeError:  # a file system of whole files, such as that of an archive
