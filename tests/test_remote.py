@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import re
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dcfast
 import pytest
-from dcfast.errors import PoolError
+from dcfast.errors import MissingDependencyError, PoolError
 from dcfast.remote import RemoteOptions, RemoteState, is_url, remote_state
 from dcfast.shards import Segment, index_tars, write_segment
 from http_shards import ShardServer, serve
 from tar_reference import make_tar, our_groups, sample_members
+
+pytest.importorskip("aiohttp", reason="shards behind URLs need dcfast[remote]")
 
 QUICK = RemoteOptions(backoff_s=0.001)
 SMALL = RemoteOptions(backoff_s=0.001, window_bytes=1 << 16)
@@ -227,6 +230,12 @@ def test_state_and_freshness(tmp_path: Path, server: ShardServer) -> None:
     assert segment.check_fresh() == [(0, "changed")]
     del server.files["/a.tar"]
     assert segment.check_fresh() == [(0, "vanished")]
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fsspec.core", None)
+    with pytest.raises(MissingDependencyError, match=r"http://h/a\.tar: reading URLs needs fsspec: pip install"):
+        index_tars("http://h/a.tar")
 
 
 def test_what_is_a_url(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ class _Remote:
         try:
             import fsspec.core
         except ImportError:
-            raise MissingDependencyError(f"{url}: reading URLs needs fsspec: pip install fsspec aiohttp s3fs") from None
+            raise MissingDependencyError(f"{url}: reading URLs needs fsspec: pip install 'dcfast[remote]'") from None
         try:
             self.fs, self.path = fsspec.core.url_to_fs(url, **options.storage_options)
         except ImportError as error:
