@@ -12,6 +12,7 @@ from typing import Any
 
 import dcfast
 import pytest
+from dcfast import refresh_index
 from dcfast.errors import MissingDependencyError, PoolError
 from dcfast.remote import RemoteOptions, RemoteState, is_url, remote_state
 from dcfast.shards import Segment, index_tars, write_segment
@@ -287,9 +288,44 @@ def test_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert Segment.open(tmp_path / "s3").shard_mtimes_ns.tolist() == [state.stored_mtime_ns]
         with pytest.raises(FileNotFoundError, match=re.escape("s3://pool/shards/none.tar")):
             index_tars("s3://pool/shards/none.tar", remote=options)
+        _refreshed_from_s3(fs, options, tmp_path)
         _replaced_in_s3(fs, options, data)
     finally:
         server.stop()
+
+
+def _refreshed_from_s3(fs: Any, options: RemoteOptions, tmp_path: Path) -> None:
+    """A pool in a bucket: only what changed is read, and the files are those of a fresh index."""
+    tars = {f"{k:08d}.tar": tar_of(tmp_path / "t.tar", 2 + k, 300) for k in range(3)}
+    fs.pipe({f"pool/many/{name}": data for name, data in tars.items()})
+    fs.pipe("pool/many/notes.txt", b"-")
+    first = refresh_index(tmp_path / "index", "s3://pool/many", remote=options)
+    assert (first["indexed"], first["samples"]) == (sorted(tars), 9)
+    assert refresh_index(tmp_path / "index", "s3://pool/many/", remote=options)["indexed"] == []
+    fs.pipe("pool/many/00000001.tar", tar_of(tmp_path / "t.tar", 3, 301))
+    fs.rm("pool/many/00000000.tar")
+    again = refresh_index(tmp_path / "index", "s3://pool/many", remote=options)
+    assert (again["indexed"], again["removed"], again["reused"]) == (["00000001.tar"], ["00000000.tar"], 1)
+    refresh_index(tmp_path / "fresh", "s3://pool/many", remote=options)
+    for name in ("segment-00000.dcx", "segment-00001.dcx", "pool.npy", "index.json"):
+        assert (tmp_path / "index" / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
+    with pytest.raises(FileNotFoundError, match="s3://pool/none"):
+        refresh_index(tmp_path / "index", "s3://pool/none", remote=options)
+
+
+def test_pool_whose_listing_tells_no_versions(tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    try:
+        memory.pipe("/dcfast-pool/b.tar", tar_of(tmp_path / "b.tar", 4, 10))
+        report = refresh_index(tmp_path / "index", "memory://dcfast-pool")
+        assert (report["indexed"], report["rows"]) == (["b.tar"], 4)
+        memory.rm("/dcfast-pool/b.tar")
+        memory.pipe("/dcfast-pool/notes", b"")
+        with pytest.raises(PoolError, match=r"the listing has no \.tar file"):
+            refresh_index(tmp_path / "index", "memory://dcfast-pool")
+    finally:
+        memory.rm("/dcfast-pool", recursive=True)
 
 
 def _replaced_in_s3(fs: Any, options: RemoteOptions, data: bytes) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 from dcfast.atomic import fsync_dir, write_json
 from dcfast.errors import CorruptDataError, PoolError, RunError
 from dcfast.pool_index import build_pool_records, index_folder, segment_name
+from dcfast.remote import RemoteOptions, is_url, list_shards, remote_state
 from dcfast.segments import Segment, shard_state
 from dcfast.shards import ShardColumns, write_segment
 
@@ -36,7 +37,12 @@ _COARSE_TICK_NS = 2 * _NS
 
 
 def refresh_index(
-    index_dir: PathLike, pool: PathLike, *, threads: int = 0, memory_bytes: int = 256 << 20
+    index_dir: PathLike,
+    pool: PathLike,
+    *,
+    threads: int = 0,
+    memory_bytes: int = 256 << 20,
+    remote: RemoteOptions | None = None,
 ) -> dict[str, Any]:
     """Makes the index of a pool, or brings one up to date: only new and changed shards are read.
 
@@ -46,9 +52,11 @@ def refresh_index(
 
     Args:
         index_dir: made where missing; or a run's directory, whose ``index`` is meant. Other files in it stay.
-        pool: directory of ``*.tar``, or one with ``shards`` in it.
+        pool: directory of ``*.tar``, or one with ``shards`` in it. Or the fsspec URL of a directory of tars
+            (``s3://...``): the shards are read by ranges, and are told apart by ETag where the server gives one.
         threads: shards indexed at a time; 0 = one per core.
         memory_bytes: for the merge of the uids; at least 4 MiB.
+        remote: how URLs are read: credentials, window, retries.
     Returns:
         dict of JSON values: shards, samples, rows (with uid); indexed (names of the shards that were read), reused
         (number), removed (names); segments_kept, segments_written; damaged_segments (names of index files that were
@@ -58,14 +66,16 @@ def refresh_index(
     The files are byte for byte those of an index made anew. After a kill at any moment, the next call completes the
     index; until then ``PoolIndex.open`` refuses it, where files were half exchanged.
     Memory: the columns of one segment (see ``write_segment``), memory_bytes, and about 500 bytes a shard.
-    Cost: a stat a shard, the old index read once (checksums), the new one written where it differs, and pool.npy.
+    Cost: a stat a shard (a request, for URLs whose listing has no ETags), the old index read once (checksums), the new
+    one written where it differs, and pool.npy.
     """
     folder = index_folder(index_dir)
-    names, shards_dir = _list_shards(pool)
+    shards = _RemoteShards(os.fspath(pool), remote or RemoteOptions()) if is_url(pool) else _LocalShards(pool)
+    names = shards.names
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder), _staging(folder) as staging:
         old = _OldIndex.open(folder)
-        work = _Refresh(shards_dir, staging, old, threads)
+        work = _Refresh(shards, staging, old, threads)
         groups = _groups(names)
         for number, (_, group) in enumerate(groups):
             work.segment(number, group)
@@ -78,15 +88,45 @@ def refresh_index(
     return {**report, "shards": len(names), "rows": rows, "removed": removed, "damaged_segments": old.damaged}
 
 
-def _list_shards(pool: PathLike) -> tuple[list[str], Path]:
-    root = Path(pool)
-    shards_dir = root / "shards" if (root / "shards").is_dir() else root
-    if not shards_dir.is_dir():
-        raise PoolError(f"pool {root}: no such directory; expected one with *.tar or shards/*.tar")
-    names = sorted(name for name in os.listdir(shards_dir) if name.endswith(".tar") and not name.startswith("."))
-    if not names:
-        raise PoolError(f"pool {root}: {shards_dir} holds no .tar file; nothing to index")
-    return names, shards_dir
+class _LocalShards:
+    """The shards of a directory, or of ``shards`` in it."""
+
+    remote: RemoteOptions | None = None
+
+    def __init__(self, pool: PathLike) -> None:
+        root = Path(pool)
+        self._folder = root / "shards" if (root / "shards").is_dir() else root
+        if not self._folder.is_dir():
+            raise PoolError(f"pool {root}: no such directory; expected one with *.tar or shards/*.tar")
+        found = os.listdir(self._folder)
+        self.names = sorted(name for name in found if name.endswith(".tar") and not name.startswith("."))
+        if not self.names:
+            raise PoolError(f"pool {root}: {self._folder} holds no .tar file; nothing to index")
+
+    def source(self, name: str) -> PathLike:
+        return self._folder / name
+
+    def state(self, name: str) -> State:
+        return shard_state(self._folder / name)
+
+
+class _RemoteShards:
+    """The shards behind a URL."""
+
+    def __init__(self, url: str, remote: RemoteOptions) -> None:
+        self._url = url.rstrip("/")
+        self.remote = remote
+        self._states = list_shards(self._url, remote)
+        self.names = sorted(self._states)
+        if not self.names:
+            raise PoolError(f"pool {url}: the listing has no .tar file; nothing to index")
+
+    def source(self, name: str) -> str:
+        return f"{self._url}/{name}"
+
+    def state(self, name: str) -> State:
+        state = self._states[name] or remote_state(self.source(name), self.remote)
+        return state.size, state.stored_mtime_ns
 
 
 def _groups(names: list[str]) -> list[tuple[int, list[str]]]:
@@ -157,8 +197,8 @@ class _OldIndex:
 class _Refresh:
     """Writes the segments of the new index."""
 
-    def __init__(self, shards_dir: Path, staging: Path, old: _OldIndex, threads: int) -> None:
-        self._shards_dir, self._staging, self._old, self._threads = shards_dir, staging, old, threads
+    def __init__(self, shards: _LocalShards | _RemoteShards, staging: Path, old: _OldIndex, threads: int) -> None:
+        self._shards, self._staging, self._old, self._threads = shards, staging, old, threads
         self.report: dict[str, Any] = {"samples": 0, "indexed": [], "reused": 0, "damage": []}
         self.report |= {"segments_kept": 0, "segments_written": 0}
 
@@ -177,8 +217,8 @@ class _Refresh:
             for name in names:
                 old = kept.get(name)
                 unread = None if old is None else ShardColumns(opened[old.file], old.number)
-                sources.append((unread or self._shards_dir / name, name))
-            write_segment(sources, out, self._threads)
+                sources.append((unread or self._shards.source(name), name))
+            write_segment(sources, out, self._threads, remote=self._shards.remote)
             self.report["segments_written"] += 1
         segment = Segment.open(out, verify=False)
         self.report["samples"] += segment.num_samples
@@ -189,7 +229,7 @@ class _Refresh:
         old = self._old.known.get(name)
         if old is None:
             return None
-        now = shard_state(self._shards_dir / name)
+        now = self._shards.state(name)
         tick = _COARSE_TICK_NS if now[1] % _NS == 0 else _TICK_NS
         return old if now == old.state and now[1] + tick < old.indexed_ns else None
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from dcfast import _core
 from dcfast.errors import MissingDependencyError, PoolError
 
-__all__ = ["RemoteOptions", "RemoteShard", "RemoteState", "is_url", "remote_state"]
+__all__ = ["RemoteOptions", "RemoteShard", "RemoteState", "is_url", "list_shards", "remote_state"]
 
 _URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*::)*[A-Za-z][A-Za-z0-9+.-]*://")
 # another try cannot help these
@@ -99,6 +99,14 @@ def remote_state(url: str, options: RemoteOptions | None = None) -> RemoteState:
     return _Remote(url, options or RemoteOptions()).state()
 
 
+def list_shards(url: str, options: RemoteOptions | None = None) -> dict[str, RemoteState | None]:
+    """The ``*.tar`` of a remote directory, by name: their states where the listing has ETags (as S3's), else None.
+
+    Raises FileNotFoundError, PermissionError, OSError: with the URL, after the retries. Cost: one listing.
+    """
+    return _Remote(url, options or RemoteOptions()).shards()
+
+
 class _Remote:
     """One URL on its file system, with retries."""
 
@@ -117,7 +125,9 @@ class _Remote:
             raise PoolError(f"{url}: {error}") from error
 
     def state(self) -> RemoteState:
-        info = self.attempt("look up", self._info)
+        return self._state_of(self.attempt("look up", self._info))
+
+    def _state_of(self, info: Mapping[str, Any]) -> RemoteState:
         size = info.get("size")
         if info.get("type") == "directory":
             raise IsADirectoryError(errno.EISDIR, "is a directory, expected a shard", self.url)
@@ -127,6 +137,20 @@ class _Remote:
             raise PoolError(_no_ranges(self.url))
         etag = info.get("ETag") or info.get("etag") or ""
         return RemoteState(size, str(etag), _modified_ns(info))
+
+    def shards(self) -> dict[str, RemoteState | None]:
+        """The tars of a directory by name; None where the listing does not tell one version from another."""
+        found: dict[str, RemoteState | None] = {}
+        for info in self.attempt("list", self._list):
+            name = str(info["name"]).rstrip("/").rsplit("/", 1)[-1]
+            if info.get("type") == "file" and name.endswith(".tar") and not name.startswith("."):
+                tells = isinstance(info.get("size"), int) and (info.get("ETag") or info.get("etag"))
+                found[name] = self._state_of(info) if tells else None
+        return found
+
+    def _list(self) -> list[dict[str, Any]]:
+        self.fs.invalidate_cache()
+        return list(self.fs.ls(self.path, detail=True))
 
     def _info(self) -> dict[str, Any]:
         self.fs.invalidate_cache()  # what a listing said earlier may be what was replaced
