@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast import _core
-from dcfast.remote import is_url, remote_state
+from dcfast.remote import RemoteOptions, is_url, remote_state
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,10 +61,10 @@ class ShardReport(NamedTuple):
     message: str
 
 
-def shard_state(path: str | os.PathLike[str]) -> tuple[int, int]:
+def shard_state(path: str | os.PathLike[str], remote: RemoteOptions | None = None) -> tuple[int, int]:
     """Size and modification time in ns of a file, or of what is behind a URL, as an index stores them."""
     if is_url(path):
-        state = remote_state(os.fspath(path))
+        state = remote_state(os.fspath(path), remote)
         return state.size, state.stored_mtime_ns
     status = os.stat(path)
     return status.st_size, status.st_mtime_ns
@@ -267,18 +267,21 @@ class Segment:
             }
         )
 
-    def check_fresh(self, root: str | os.PathLike[str] = "") -> list[tuple[int, str]]:
+    def check_fresh(
+        self, root: str | os.PathLike[str] = "", *, remote: RemoteOptions | None = None
+    ) -> list[tuple[int, str]]:
         """Which shards are no longer what was indexed: (shard, "vanished" or "changed"), in order.
 
         Args:
             root: directory that the shard names are relative to; empty for names that open as they are.
+            remote: how URLs are asked: credentials, retries.
         Changed means another size or mtime (of a URL: ETag, where it has one); contents are not read. Raises OSError
         other than a missing file.   Cost: one stat a shard, one request a URL.
         """
         stale = []
         for shard, name in enumerate(self.shard_names):
             try:
-                now = shard_state(name if is_url(name) else Path(root) / name)
+                now = shard_state(name if is_url(name) else Path(root) / name, remote)
             except (FileNotFoundError, NotADirectoryError):
                 stale.append((shard, "vanished"))
                 continue
