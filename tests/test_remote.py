@@ -263,6 +263,18 @@ def test_other_file_systems(tmp_path: Path) -> None:
         memory.rm("/dcfast-test", recursive=True)
 
 
+def test_real_archives(tmp_path: Path, server: ShardServer, real_data: Path) -> None:
+    """Odd dialects, damage and all: through ranges of 64 KiB as from the file."""
+    tars = [path for path in sorted((real_data / "tars").rglob("*")) if path.is_file() and path.suffix == ".tar"]
+    tars += [real_data / "cc12m-train-0000.tar", *sorted((real_data / "pool" / "shards").glob("*.tar"))[:1]]
+    server.files |= {f"/{number}": path.read_bytes() for number, path in enumerate(tars)}
+    names = [path.name for path in tars]
+    write_segment(list(zip(tars, names, strict=True)), tmp_path / "local")
+    urls = [server.url(f"/{number}") for number in range(len(tars))]
+    write_segment(list(zip(urls, names, strict=True)), tmp_path / "remote", 4, remote=SMALL)
+    assert columns(tmp_path / "remote") == columns(tmp_path / "local")
+
+
 def test_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moto = pytest.importorskip("moto.server")
     s3fs = pytest.importorskip("s3fs")
