@@ -306,9 +306,13 @@ def test_nothing_to_resume(pool, tmp_path):
         resharder.reshard(directory, tmp_path / "full", subset, resume=True)
     resharder.reshard(directory, tmp_path / "new", subset, resume=True)  # a first run may say it too
     assert read_output(tmp_path / "new") == reference_reshard(directory, names, subset)
-    shard = directory / names[2]
-    os.utime(shard, ns=(1, 1))
-    with pytest.raises(RunError, match="holds another run"):
+    for other in ({"shard_size": 7}, {"shuffle_seed": 1}, {"subset": subset[1:]}):
+        with pytest.raises(RunError, match="holds another run"):
+            resharder.reshard(
+                **{"pool": directory, "output_dir": tmp_path / "new", "subset": subset, **other}, resume=True
+            )
+    (tmp_path / "new/sample_ids.npy").unlink()
+    with pytest.raises(FileNotFoundError):
         resharder.reshard(directory, tmp_path / "new", subset, resume=True)
 
 

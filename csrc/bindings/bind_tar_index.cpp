@@ -34,7 +34,7 @@ template <typename T>
 py::array view(const Shared& segment, Section section) {
   const auto values = segment->column<T>(section);
   py::capsule base(new Shared(segment), [](void* p) { delete static_cast<Shared*>(p); });
-  py::array out(py::dtype::of<T>(), {static_cast<py::ssize_t>(values.size())}, {static_cast<py::ssize_t>(sizeof(T))},
+  py::array out(dtype_of<T>(), {static_cast<py::ssize_t>(values.size())}, {static_cast<py::ssize_t>(sizeof(T))},
                 values.data(), base);
   py::detail::array_proxy(out.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
   return out;

@@ -1,13 +1,10 @@
 """dcfast: the DataComp workflow on a compiled core.
 
 The operations are here (arrays in, arrays out); the workflow is ``python -m dcfast.run`` and the console
-script ``dcfast``. Importing this package needs NumPy alone: everything else is imported when it is used.
+script ``dcfast``. Importing this package imports nothing else: NumPy, too, is imported when it is used.
 """
 
 from __future__ import annotations
-
-import importlib
-from typing import TYPE_CHECKING, Any
 
 from dcfast.errors import (
     CorruptDataError,
@@ -18,6 +15,11 @@ from dcfast.errors import (
     RunError,
     SubsetError,
 )
+
+# as typing has it; importing that takes as long as all the rest of this module
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __version__ = "0.1.0"
 
@@ -86,6 +88,8 @@ def __getattr__(name: str) -> Any:
     module = _LAZY.get(name)
     if module is None:
         raise AttributeError(f"module 'dcfast' has no attribute {name!r}")
+    import importlib
+
     value = getattr(importlib.import_module(module), name)
     globals()[name] = value
     return value
