@@ -200,6 +200,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 def run(sizes: Sequence[int], queries: int, results: Path, figure: Path, cache: str | None) -> list[dict[str, Any]]:
     rows = []
+    results.mkdir(parents=True, exist_ok=True)
     for samples in sizes:
         with tempfile.TemporaryDirectory(prefix="dcfast-growth-", dir=cache) as name:
             folder = Path(name)
@@ -208,19 +209,26 @@ def run(sizes: Sequence[int], queries: int, results: Path, figure: Path, cache: 
             forget_pages(folder / "pool.npy")
             asked = measure("look_up", folder, samples, queries)
         shape = f"{samples} samples"
-        rows.append(row_of("pool_index_build", samples, shape, built, size))
-        rows.append(row_of("pool_index_lookup", samples, f"{shape}, {queries} uids", asked, size))
+        new = [row_of("pool_index_build", samples, shape, built, size)]
+        new.append(row_of("pool_index_lookup", samples, f"{shape}, {queries} uids", asked, size))
+        rows += new
+        with open(results / "growth.jsonl", "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in new)
         warm, mega = statistics.median(asked["seconds"]), 1e-6
         once, most = built["seconds"][0], built["peak_bytes"] * mega
         print(f"{samples:>12,} samples: built in {once:8.2f} s ({most:.0f} MB);", end=" ")
         cold, most = asked["cold"], asked["peak_bytes"] * mega
         print(f"{queries:,} look-ups in {warm:.3f} s, from disk {cold:.2f} s ({most:.0f} MB)")
         sys.stdout.flush()
-    results.mkdir(parents=True, exist_ok=True)
-    with open(results / "growth.jsonl", "a", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-    plot(rows, figure)
+    plot(newest(results), figure)
     return rows
+
+
+def newest(results: Path) -> list[dict[str, Any]]:
+    """The last row of each step and size, by size: sizes may have been measured in several runs."""
+    lines = (results / "growth.jsonl").read_text(encoding="utf-8").splitlines()
+    last = {(row["samples"], row["op"]): row for row in map(json.loads, lines)}
+    return [last[key] for key in sorted(last)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
