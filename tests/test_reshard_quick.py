@@ -176,6 +176,15 @@ def test_a_shard_that_changes_and_a_full_disk(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+def test_copies_without_end_are_left_to_the_long_way(tmp_path):
+    rng = np.random.default_rng(2)
+    write_pool(tmp_path / "pool", [[make_sample(rng, i, make_uid(7), size=0) for i in range(20)]])
+    save_subset(tmp_path / "s.npy", np.repeat(subset_of([make_uid(7)]), 1_000_000))
+    report = resharder.reshard(tmp_path / "pool", tmp_path / "o", tmp_path / "s.npy", dry_run=True)
+    assert report["output_count"] == 20_000_000
+    assert report["repeated_rows"] == 19
+
+
 def test_json_is_that_of_the_json_module():
     for value in ({}, {"b": 1, "a": 'q"\\\n\x01é'}, {"10": "x", "9": -5}):
         assert _flat_json(value).decode() == json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n"

@@ -17,6 +17,7 @@ namespace {
 constexpr std::uint64_t block = 512;
 constexpr std::uint64_t record = 10'240;
 constexpr std::uint64_t longest_stem = 32 + 1 + 20 + 1;  // of "UID-COPY."
+constexpr std::uint64_t max_samples = std::uint64_t{1} << 24;
 constexpr std::uint64_t pax_overhead = 64;               // of a path record: its length, keyword and hdrcharset
 
 std::uint64_t padded(std::uint64_t size) { return (size + block - 1) / block * block; }
@@ -69,6 +70,10 @@ PoolReshard::PoolReshard(std::vector<std::string> shards, const std::string& sub
   }
   select(subset);
   number_copies();
+  if (counts_.output_count > max_samples) {
+    throw Error(Code::invalid_argument, "more samples would be written than can be planned one by one: " +
+                                            std::to_string(counts_.output_count), subset_path);
+  }
   cut(options);
 }
 

@@ -37,7 +37,8 @@ class PoolReshard {
   };
 
   /// Indexes the shards, in the order given, and plans. The subset is a sorted .npy of uids.
-  /// Throws Error: io, corrupt_data or invalid_argument (a subset that is none, or not sorted; an option of 0).
+  /// Throws Error: io, corrupt_data or invalid_argument (a subset that is none, or not sorted; an option of 0;
+  /// more than 2^24 samples to write, which a few repeated uids can make).
   /// Memory: about 100 bytes a sample and 10 a member of all shards, 16 bytes an entry of the subset.
   PoolReshard(std::vector<std::string> shards, const std::string& subset_path, const Options& options, const Poll& poll = {});
 
