@@ -88,15 +88,15 @@ def build(folder: Path, samples: int) -> dict[str, Any]:
     """Writes the pool index; its time is that of the whole, making up the uids included."""
     from dcfast.pool_index import build_pool_records
 
-    began = time.perf_counter()
+    began, began_cpu = time.perf_counter(), time.process_time()
     parts = layout_of(samples)
     made: Any = (MadeSegment(first, shards, samples) for first, shards in parts)
     report = build_pool_records(made, folder / "pool.npy")
-    seconds = time.perf_counter() - began
+    seconds, cpu = time.perf_counter() - began, time.process_time() - began_cpu
     text = {"shards": sum(shards for _, shards in parts), "segments": parts}
     (folder / "index.json").write_text(json.dumps(text))
     require_equal("dcfast", "number of rows", report.rows_out, samples)
-    return {"seconds": [seconds]}
+    return {"seconds": [seconds], "cpu": [cpu]}
 
 
 def look_up(folder: Path, samples: int, queries: int) -> dict[str, Any]:
@@ -116,15 +116,16 @@ def look_up(folder: Path, samples: int, queries: int) -> dict[str, Any]:
     expected = row_ids_of(np.repeat(first, counts) + within.astype(np.uint64))
 
     index = PoolIndex.open(folder)
-    times = []
+    times, cpu = [], []
     for turn in range(6):
-        began = time.perf_counter()
+        began, began_cpu = time.perf_counter(), time.process_time()
         found = index.find(asked)
         times.append(time.perf_counter() - began)
+        cpu.append(time.process_time() - began_cpu)
         if turn == 0:
             require_equal("dcfast", "rows of each uid", found.counts, counts.astype(np.int64))
             require_equal("dcfast", "row ids", found.row_ids, expected)
-    return {"seconds": times[1:], "cold": times[0]}
+    return {"seconds": times[1:], "cpu": cpu[1:], "cold": times[0]}
 
 
 def forget_pages(path: Path) -> None:
@@ -153,6 +154,7 @@ def row_of(op: str, samples: int, shape: str, figures: dict[str, Any], file_byte
         "median_s": middle,
         "p20_s": low,
         "p80_s": high,
+        "cpu_s": statistics.median(figures["cpu"]),
         "cold_s": figures.get("cold"),
         "peak_bytes": figures["peak_bytes"],
         "peak_with_maps_bytes": figures["max_rss"],
@@ -164,7 +166,7 @@ def row_of(op: str, samples: int, shape: str, figures: dict[str, Any], file_byte
         "versions": harness.versions(),
         "commit": harness.commit(),
         "date_utc": harness.now(),
-        "note": "peak_bytes: resident beside mapped files; cold_s: first time, page cache emptied",
+        "note": "peak_bytes: resident beside mapped files; cpu_s: of all threads; cold_s: first time, no page cache",
     }
 
 
@@ -180,9 +182,11 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     built, asked = by_op["pool_index_build"], by_op["pool_index_lookup"]
     samples = [r["samples"] for r in built]
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    left.plot(samples, [r["median_s"] for r in built], "o-", label="build of the pool index")
-    left.plot(samples, [r["cold_s"] for r in asked], "s--", label="1M look-ups, from disk")
-    left.plot(samples, [r["median_s"] for r in asked], "^-", label="1M look-ups, in page cache")
+    left.plot(samples, [r["median_s"] for r in built], "C0o-", label="build of the pool index")
+    left.plot(samples, [r["cpu_s"] for r in built], "C0:", label="its CPU time")
+    left.plot(samples, [r["cold_s"] for r in asked], "C1s--", label="1M look-ups, from disk")
+    left.plot(samples, [r["median_s"] for r in asked], "C2^-", label="1M look-ups, in page cache")
+    left.plot(samples, [r["cpu_s"] for r in asked], "C2:", label="their CPU time")
     left.axhline(1.0, color="grey", linewidth=0.8, linestyle=":")
     left.set(title="time", ylabel="seconds")
     right.plot(samples, [r["file_bytes"] / 1e6 for r in built], "d--", label="pool.npy on disk")
@@ -215,10 +219,12 @@ def run(sizes: Sequence[int], queries: int, results: Path, figure: Path, cache: 
         with open(results / "growth.jsonl", "a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in new)
         warm, mega = statistics.median(asked["seconds"]), 1e-6
-        once, most = built["seconds"][0], built["peak_bytes"] * mega
-        print(f"{samples:>12,} samples: built in {once:8.2f} s ({most:.0f} MB);", end=" ")
-        cold, most = asked["cold"], asked["peak_bytes"] * mega
-        print(f"{queries:,} look-ups in {warm:.3f} s, from disk {cold:.2f} s ({most:.0f} MB)")
+        once, busy, most = built["seconds"][0], built["cpu"][0], built["peak_bytes"] * mega
+        print(f"{samples:>12,} samples: built in {once:.2f} s, {busy:.2f} s of CPU, {most:.0f} MB;", end=" ")
+        busy, most = statistics.median(asked["cpu"]), asked["peak_bytes"] * mega
+        print(
+            f"{queries:,} look-ups in {warm:.3f} s, {busy:.3f} s of CPU, {most:.0f} MB; from disk {asked['cold']:.2f} s"
+        )
         sys.stdout.flush()
     plot(newest(results), figure)
     return rows

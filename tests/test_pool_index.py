@@ -141,10 +141,10 @@ def test_million_look_ups_take_less_than_a_second(tmp_path: Path) -> None:
     chosen = rng.permutation(len(records))[:900_000]
     asked["f0"][100_000:], asked["f1"][100_000:] = records["f0"][chosen], records["f1"][chosen]
     seconds = []
-    for _ in range(3):  # the best: another process may have the machine meanwhile
-        began = time.perf_counter()
+    for _ in range(3):
+        began = time.process_time()  # of all threads: whatever else the machine does meanwhile
         found = index.find(asked)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.process_time() - began)
     assert found.counts.tolist() == [0] * 100_000 + [1] * 900_000
     assert np.array_equal(found.row, records["f2"][chosen])
     assert min(seconds) < 1.0
