@@ -1,5 +1,7 @@
 // write_shard: bytes of headers, padding and end; windows of every size give the same file; errors name the source.
 #include <fcntl.h>
+#include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -136,6 +138,19 @@ int main() {
     } catch (const dcfast::Error& error) {
       CHECK(error.code() == dcfast::Code::corrupt_data && error.path() == sources[0].path);
     }
+    // a disk that is full for the later stretches: one error, with its number and path
+    struct rlimit before{};
+    CHECK(::getrlimit(RLIMIT_FSIZE, &before) == 0);
+    ::signal(SIGXFSZ, SIG_IGN);
+    const struct rlimit small{5'000'000, before.rlim_max};
+    CHECK(::setrlimit(RLIMIT_FSIZE, &small) == 0);
+    try {
+      dcfast::write_shard(out, sources, large.view(), {4096, 64, false, 4});
+      CHECK(!"an error was expected");
+    } catch (const dcfast::Error& error) {
+      CHECK(error.code() == dcfast::Code::io && error.os_errno() == EFBIG && error.path() == out);
+    }
+    CHECK(::setrlimit(RLIMIT_FSIZE, &before) == 0);
     int polls = 0;
     CHECK_THROWS(std::runtime_error, dcfast::write_shard(out, sources, large.view(), {4096, 64, false, 4}, [&] {
                    if (++polls == 20) throw std::runtime_error("stop");
