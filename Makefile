@@ -13,9 +13,10 @@ RUN_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
 STUDY_ARGS ?=
+# of each of the three targets
+FUZZ_SECONDS ?= 8
 # torch and torchvision are installed in one go, since only builds that were made for each other load together. What
-# pip chooses by default carries CUDA (5 GB). Without a GPU a tenth of that does:
-#   make run TORCH="torch torchvision --index-url https://download.pytorch.org/whl/cpu"
+# pip chooses by default carries CUDA (5 GB); where the package index offers a pair without it, name that pair here.
 TORCH ?= torch torchvision
 
 BIN := $(VENV)/bin
@@ -25,12 +26,13 @@ SOURCES := $(shell find csrc cmake/*.cmake tests/cpp CMakeLists.txt pyproject.to
 # tools from the virtual environment first (cmake, ninja, pybind11)
 TOOLS := export PATH="$(abspath $(BIN)):$$PATH";
 
-.PHONY: help run study test lint cpp asan tsan cuda wheel bench doctor clean
+.PHONY: help run study test lint cpp asan tsan fuzz cuda wheel bench doctor clean
 
 help: ## list the commands
 	@echo "Usage: make COMMAND"
 	@sed -nE 's/^([a-z]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 11
 	@echo "Variables: PYTHON (>= 3.11)  VENV=$(VENV)  OUT=$(OUT)  TORCH  RUN_ARGS  STUDY_ARGS  TEST_ARGS  BENCH_ARGS"
+	@echo "           FUZZ_SECONDS=$(FUZZ_SECONDS)"
 
 run: $(VENV)/.run ## set up, then the whole workflow on the built-in world; its report is runs/tiny/report.html
 	$(BIN)/python -m dcfast.run --scale tiny --out $(OUT) $(RUN_ARGS)
@@ -58,6 +60,11 @@ FIXED_LAYOUT = $(shell setarch $$(uname -m) -R true 2>/dev/null && echo setarch 
 
 tsan: $(VENV)/.build ## the C++ tests under ThreadSanitizer
 	$(TOOLS) cmake --preset tsan && cmake --build --preset tsan && $(FIXED_LAYOUT) ctest --preset tsan
+
+fuzz: $(VENV)/.build ## fuzz the parsers of tars, index files and texts, FUZZ_SECONDS each (needs clang)
+	PYTHON="$(PYTHON)" sh cmake/system_packages.sh fuzz
+	$(TOOLS) cmake --preset fuzz && cmake --build --preset fuzz
+	sh tests/fuzz/run.sh build/fuzz $(FUZZ_SECONDS) $(BIN)/python
 
 cuda: $(VENV)/.build ## compile the CUDA library alone, and check its machine code (needs nvcc, no GPU)
 	$(TOOLS) cmake --preset cuda && cmake --build --preset cuda

@@ -4,6 +4,7 @@
 # a machine with the libraries elsewhere needs nothing installed.
 #
 #   PYTHON=python3.11 sh cmake/system_packages.sh build        needed: stops if it cannot be had
+#   PYTHON=python3.11 sh cmake/system_packages.sh fuzz         clang with libFuzzer: stops if it cannot be had
 #   PYTHON=python3.11 sh cmake/system_packages.sh text         WordNet's files for text_based: says so and goes on
 #   PYTHON=python3.11 sh cmake/system_packages.sh laion        what gcld3 is built with, for laion2b: says so and goes on
 set -eu
@@ -21,6 +22,12 @@ have_header() {
   fi
 }
 
+have_fuzzer() {
+  have_command clang++ || return 1
+  [ -e "$(clang++ -print-resource-dir)/lib/linux/libclang_rt.fuzzer-$(uname -m).a" ] ||
+    [ -e "$(clang++ -print-runtime-dir 2>/dev/null)/libclang_rt.fuzzer.a" ]
+}
+
 have() {
   case $1 in
     g++) have_command c++ ;;
@@ -34,6 +41,8 @@ raise SystemExit(not os.path.exists(os.path.join(s.get_path("include"), "Python.
     libxxhash-dev) have_header xxhash.h ;;
     protobuf-compiler) have_command protoc ;;
     libprotobuf-dev) have_header google/protobuf/message.h ;;
+    clang) have_command clang++ ;;
+    libclang-rt-dev) have_fuzzer ;;
     wordnet-base) [ -n "${DCFAST_WORDNET:-}" ] || [ -e "$WORDNET/data.noun" ] ;;
     wordnet-sense-index) [ -n "${DCFAST_WORDNET:-}" ] || [ -e "$WORDNET/index.sense" ] ;;
     *) return 1 ;;
@@ -51,9 +60,10 @@ missing_of() {
 version=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 case ${1:-} in
   build) packages="g++ python$version-dev python$version-venv libjpeg-dev libpng-dev libwebp-dev libsimdjson-dev libxxhash-dev" ;;
+  fuzz) packages="clang libclang-rt-dev" ;;
   text) packages="wordnet-base wordnet-sense-index" ;;
   laion) packages="protobuf-compiler libprotobuf-dev" ;;
-  *) echo "usage: system_packages.sh build|text|laion" >&2; exit 2 ;;
+  *) echo "usage: system_packages.sh build|fuzz|text|laion" >&2; exit 2 ;;
 esac
 
 # shellcheck disable=SC2086  # a list of words
@@ -92,6 +102,12 @@ case $1 in
       echo "As root: apt-get install $missing"
       echo "Elsewhere, install the same libraries where the compiler finds them (CPATH and LIBRARY_PATH, or"
       echo "CMAKE_PREFIX_PATH), and choose a Python with its headers and venv by PYTHON=..."
+    } >&2
+    exit 1 ;;
+  fuzz)
+    {
+      echo "fuzzing needs clang with its runtime (libFuzzer), and this machine lacks: $missing"
+      echo "As root: apt-get install clang, and libclang-rt-N-dev of its version N"
     } >&2
     exit 1 ;;
   text)

@@ -18,7 +18,7 @@ import dcfast
 import pytest
 from dcfast import kernels
 
-# "NumPy alone": the rest is imported by what uses it, when it is used
+# imported by what uses it, when it is used; NumPy too, but the doctor and the kernels look at it
 HEAVY = ["torch", "pyarrow", "polars", "PIL", "triton", "matplotlib", "pandas", "ray", "nltk", "timm", "jinja2"]
 
 
@@ -39,6 +39,11 @@ def run_python(code: str, *arguments: str, **environment: str) -> str:
 def test_import_is_light(module: str) -> None:
     code = f"import sys, json, {module}; print(json.dumps(sorted(set(sys.argv[1:]) & set(sys.modules))))"
     assert json.loads(run_python(code, *HEAVY)) == []
+
+
+@pytest.mark.parametrize("module", ["dcfast", "dcfast._core", "dcfast.errors", "dcfast.resharder"])
+def test_import_without_numpy(module: str) -> None:
+    assert run_python(f"import sys, {module}; print('numpy' in sys.modules)") == "False\n"
 
 
 def test_import_needs_no_extension() -> None:

@@ -274,7 +274,7 @@ def test_finish_removes_shards_of_an_earlier_plan_and_misses_none(pool, tmp_path
 def test_free_space_is_checked_before_the_first_byte(pool, tmp_path, monkeypatch):
     directory, _, segments = pool
     usage = type("Usage", (), {"free": 20_000})
-    monkeypatch.setattr(resharder.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr("dcfast.reshard_output.shutil.disk_usage", lambda path: usage)
     with pytest.raises(OSError, match=r"output needs \d+ bytes, but only 20000 are free") as caught:
         resharder.reshard(segments, tmp_path / "out", subset_of([make_uid(i) for i in range(37)]), shards_dir=directory)
     assert caught.value.errno == errno.ENOSPC

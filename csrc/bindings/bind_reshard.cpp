@@ -1,5 +1,6 @@
 #include "bindings/boundary.hpp"
 #include "core/reshard.hpp"
+#include "core/reshard_pool.hpp"
 
 namespace dcfast::bindings {
 namespace {
@@ -7,7 +8,7 @@ namespace {
 py::tuple write_shard(const std::string& out_path, const std::vector<std::string>& sources, const py::array& source_size,
                       const py::array& source_mtime_ns, const py::array& source, const py::array& offset, const py::array& size,
                       const py::array& names, const py::array& name_begin, bool hash_payloads, std::size_t window_bytes,
-                      std::size_t max_open_sources) {
+                      std::size_t max_open_sources, unsigned threads) {
   const auto sizes = borrow<std::uint64_t>(source_size, "source_size");
   const auto mtimes = borrow<std::int64_t>(source_mtime_ns, "source_mtime_ns");
   if (!sizes.empty() && sizes.size() != sources.size()) throw py::value_error("source_size must be empty or one entry per source");
@@ -22,7 +23,7 @@ py::tuple write_shard(const std::string& out_path, const std::vector<std::string
   const ShardMembers members{borrow<std::uint32_t>(source, "source"), borrow<std::uint64_t>(offset, "offset"),
                              borrow<std::uint64_t>(size, "size"), borrow<std::uint8_t>(names, "names"),
                              borrow<std::uint64_t>(name_begin, "name_begin")};
-  const WriteShardOptions options{window_bytes, max_open_sources, hash_payloads};
+  const WriteShardOptions options{window_bytes, max_open_sources, hash_payloads, threads};
   WrittenShard written = enter_core([&](const Poll& poll) { return dcfast::write_shard(out_path, files, members, options, poll); });
   return py::make_tuple(written.bytes, own(std::move(written.hashes)));
 }
@@ -44,13 +45,50 @@ py::bytes tar_member_header(const std::string& name, std::uint64_t size) {
   return py::bytes(reinterpret_cast<const char*>(header.data()), header.size());
 }
 
+py::dict counts_of(const PoolReshard& pool) {
+  const PoolReshardCounts& counts = pool.counts();
+  py::dict out;
+  out["samples"] = counts.samples;
+  out["no_uid"] = counts.no_uid;
+  out["cut"] = counts.cut;
+  out["excluded"] = 0;
+  out["processed_count"] = counts.processed_count;
+  out["selected_rows"] = counts.selected_rows;
+  out["output_count"] = counts.output_count;
+  out["subset_count"] = counts.subset_count;
+  out["missing_count"] = counts.missing_count;
+  out["repeated_rows"] = counts.repeated_rows;
+  out["output_shard_count"] = pool.num_output_shards();
+  out["member_count"] = counts.member_count;
+  out["payload_bytes"] = counts.payload_bytes;
+  out["tar_bytes"] = counts.tar_bytes;
+  return out;
+}
+
 }  // namespace
 
 void bind_reshard(py::module_& m) {
+  py::class_<PoolReshard>(m, "PoolReshard")
+      .def(py::init([](std::vector<std::string> shards, const std::string& subset, std::uint64_t shard_size, std::uint64_t max_bytes,
+                       unsigned threads) {
+             return enter_core([&](const Poll& poll) {
+               return std::make_unique<PoolReshard>(std::move(shards), subset, PoolReshard::Options{shard_size, max_bytes, threads}, poll);
+             });
+           }),
+           py::arg("shards"), py::arg("subset"), py::kw_only(), py::arg("shard_size"), py::arg("max_bytes"), py::arg("threads"))
+      .def_property_readonly("counts", &counts_of)
+      .def("samples", [](const PoolReshard& pool, std::size_t k) {
+        if (k >= pool.num_output_shards()) throw py::index_error("no such output shard");
+        return pool.samples(k);
+      }, py::arg("k"))
+      .def("write", [](const PoolReshard& pool, std::size_t k, const std::string& out_path, unsigned threads, bool check_mtime) {
+        if (k >= pool.num_output_shards()) throw py::index_error("no such output shard");
+        return enter_core([&](const Poll& poll) { return pool.write(k, out_path, threads, check_mtime, poll).bytes; });
+      }, py::arg("k"), py::arg("out_path"), py::kw_only(), py::arg("threads"), py::arg("check_mtime"));
   m.def("write_shard", &write_shard, py::arg("out_path"), py::arg("sources"), py::arg("source_size"), py::arg("source_mtime_ns"),
         py::arg("source"), py::arg("offset"), py::arg("size"), py::arg("names"), py::arg("name_begin"), py::kw_only(),
         py::arg("hash_payloads") = false, py::arg("window_bytes") = WriteShardOptions{}.window_bytes,
-        py::arg("max_open_sources") = WriteShardOptions{}.max_open_sources);
+        py::arg("max_open_sources") = WriteShardOptions{}.max_open_sources, py::arg("threads") = 1);
   m.def("sample_member_names", &sample_member_names, py::arg("uid"), py::arg("copy"), py::arg("member_sample"),
         py::arg("member_ext"), py::arg("exts"));
   m.def("tar_member_header", &tar_member_header, py::arg("name"), py::arg("size"));

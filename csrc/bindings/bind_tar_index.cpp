@@ -8,7 +8,9 @@
 
 #include "bindings/boundary.hpp"
 #include "core/image_header.hpp"
+#include "core/range_reader.hpp"
 #include "core/tar_segment.hpp"
+#include "core/wds2idx.hpp"
 
 namespace dcfast::bindings {
 
@@ -32,7 +34,7 @@ template <typename T>
 py::array view(const Shared& segment, Section section) {
   const auto values = segment->column<T>(section);
   py::capsule base(new Shared(segment), [](void* p) { delete static_cast<Shared*>(p); });
-  py::array out(py::dtype::of<T>(), {static_cast<py::ssize_t>(values.size())}, {static_cast<py::ssize_t>(sizeof(T))},
+  py::array out(dtype_of<T>(), {static_cast<py::ssize_t>(values.size())}, {static_cast<py::ssize_t>(sizeof(T))},
                 values.data(), base);
   py::detail::array_proxy(out.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
   return out;
@@ -138,14 +140,73 @@ py::array uid_hex(const Shared& segment) {
   return own_text(std::move(out));
 }
 
-py::dict write(const std::vector<std::pair<std::string, std::string>>& shards, const std::string& out_path, bool read_uid,
-               bool read_image_size, unsigned threads) {
-  std::vector<ShardSource> sources;
+/// A Python object with open() -> (size, mtime_ns), read(offset, length) -> buffer or None (not the object any more)
+/// and finish() -> str. Its methods are called from any thread, one at a time, with the GIL held.
+class PythonRanges final : public RangeSource {
+ public:
+  explicit PythonRanges(py::handle object) : object_(object) {}
+
+  State open() override {
+    const py::gil_scoped_acquire gil;
+    const auto [size, mtime_ns] = object_.attr("open")().cast<std::pair<std::uint64_t, std::int64_t>>();
+    return {size, mtime_ns};
+  }
+  std::size_t fetch(std::span<std::byte> out, std::uint64_t offset) override {
+    const py::gil_scoped_acquire gil;
+    const py::object got = object_.attr("read")(offset, out.size());
+    if (got.is_none()) return 0;
+    const py::buffer_info bytes = py::buffer(got).request();
+    const auto n = static_cast<std::size_t>(bytes.size * bytes.itemsize);
+    if (n > out.size()) throw py::value_error("read: more bytes than were asked for");
+    std::memcpy(out.data(), bytes.ptr, n);
+    return n;
+  }
+  std::string finish() override {
+    const py::gil_scoped_acquire gil;
+    return object_.attr("finish")().cast<std::string>();
+  }
+
+ private:
+  py::handle object_;  // the caller's list of sources keeps it
+};
+
+/// Where a shard's index comes from: a path, a shard of another segment, or ranges.
+struct IndexSource {
+  std::string path;
+  Shared segment;
+  std::uint64_t shard = 0;
+  py::object ranges;  // touched with the GIL alone
+};
+
+IndexSource index_source(const py::handle& given) {
+  if (py::isinstance<py::bytes>(given)) return {given.cast<std::string>(), nullptr, 0, {}};
+  if (!py::isinstance<py::tuple>(given)) return {{}, nullptr, 0, py::reinterpret_borrow<py::object>(given)};
+  const auto [segment, shard] = given.cast<std::pair<Shared, std::uint64_t>>();
+  check_range(shard, shard + 1, segment->num_shards(), "shards");
+  return {{}, segment, shard, {}};
+}
+
+py::dict write(const py::list& shards, const std::string& out_path, bool read_uid, bool read_image_size, unsigned threads,
+               std::size_t window_bytes) {
+  std::vector<IndexSource> sources;
+  std::vector<std::string> names;
   sources.reserve(shards.size());
-  for (const auto& [path, name] : shards) sources.push_back({path, name});
-  const SegmentStats stats = enter_core([&](const Poll& poll) {
-    return write_segment(sources, out_path, {read_uid, read_image_size}, threads, poll);
-  });
+  names.reserve(shards.size());
+  for (const py::handle& item : shards) {
+    const auto pair = item.cast<std::pair<py::object, std::string>>();
+    sources.push_back(index_source(pair.first));
+    names.push_back(pair.second);
+  }
+  const IndexOptions options{read_uid, read_image_size};
+  const auto index_shard = [&](std::size_t i) {
+    const IndexSource& source = sources[i];
+    if (source.segment) return source.segment->shard_index(source.shard);
+    if (!source.ranges) return index_tar_file(source.path, options);
+    PythonRanges ranges(source.ranges);
+    return index_tar_ranges(ranges, options, window_bytes);
+  };
+  const SegmentStats stats =
+      enter_core([&](const Poll& poll) { return write_segment(names, index_shard, out_path, threads, poll); });
   py::list reports;
   for (const auto& r : stats.reports) reports.append(py::make_tuple(r.shard, r.report.offset, r.report.damage, r.report.message));
   py::dict out;
@@ -163,7 +224,7 @@ py::dict write(const std::vector<std::pair<std::string, std::string>>& shards, c
 
 void bind_tar_index(py::module_& m) {
   m.def("write_segment", &write, py::arg("shards"), py::arg("out_path"), py::arg("read_uid"), py::arg("read_image_size"),
-        py::arg("threads"));
+        py::arg("threads"), py::arg("window_bytes"));
   m.def(
       "image_size",
       [](const py::bytes& data) {
@@ -185,6 +246,13 @@ void bind_tar_index(py::module_& m) {
       .def("column", &column, py::arg("name"))
       .def("unpack", &unpack, py::arg("first"), py::arg("last"))
       .def("picture_members", &picture_members)
+      .def(
+          "wds2idx",
+          [](const Shared& s, std::uint64_t shard) {
+            check_range(shard, shard + 1, s->num_shards(), "shards");
+            return py::bytes(enter_core([&](const Poll&) { return wds2idx_text(*s, shard); }));
+          },
+          py::arg("shard"))
       .def("uid_hex", &uid_hex)
       .def("member_table", &member_table, py::arg("first_shard"), py::arg("last_shard"))
       .def(

@@ -12,7 +12,7 @@ namespace {
 template <typename T>
 struct Output {
   explicit Output(std::size_t size)
-      : array(py::dtype::of<T>(), std::vector<py::ssize_t>{static_cast<py::ssize_t>(size)}),
+      : array(dtype_of<T>(), std::vector<py::ssize_t>{static_cast<py::ssize_t>(size)}),
         view(static_cast<T*>(array.mutable_data()), size) {}
 
   /// Gives back the memory behind the first `size` elements.
@@ -171,7 +171,6 @@ py::tuple merge(const std::vector<py::bytes>& run_paths, const py::bytes& out_pa
 }  // namespace
 
 void bind_uid_set(py::module_& m) {
-  PYBIND11_NUMPY_DTYPE_EX(UidRecord, hi, "f0", lo, "f1", payload, "f2");
   m.def("uid_parse_fixed", &parse_fixed, py::arg("text"), py::arg("width"), py::arg("count"), py::arg("threads"),
         "Uids from texts of one width: (uids, valid, number valid).");
   m.def("uid_parse_offsets32", &parse_offsets<std::int32_t>, py::arg("data"), py::arg("offsets"), py::arg("threads"),

@@ -12,6 +12,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -23,11 +24,21 @@ namespace dcfast::bindings {
 
 namespace py = pybind11;
 
+/// Tells pybind11 about the core's structured dtypes, once. When the first is asked for, not when the module is imported:
+/// this imports NumPy, which takes longer than a small reshard.
+void register_records();
+
+template <typename T>
+py::dtype dtype_of() {
+  if constexpr (std::is_class_v<T>) register_records();
+  return py::dtype::of<T>();
+}
+
 /// A borrowed view of a one-dimensional, C-contiguous array of exactly T (no casts, no copies).
 /// `name` is the Python argument, for the message. The caller's array must outlive the view.
 template <typename T>
 std::span<const T> borrow(const py::array& array, const char* name) {
-  const py::dtype want = py::dtype::of<T>();
+  const py::dtype want = dtype_of<T>();
   if (!array.dtype().equal(want)) {
     throw py::type_error(std::string(name) + " must have dtype " + std::string(py::str(want)) + "; got " +
                          std::string(py::str(array.dtype())));
@@ -61,7 +72,7 @@ py::array own(std::vector<T>&& values) {
   const auto size = static_cast<py::ssize_t>(holder->size());
   py::capsule base(holder.get(), [](void* p) { delete static_cast<std::vector<T>*>(p); });
   holder.release();
-  return py::array(py::dtype::of<T>(), {size}, {static_cast<py::ssize_t>(sizeof(T))}, data, base);
+  return py::array(dtype_of<T>(), {size}, {static_cast<py::ssize_t>(sizeof(T))}, data, base);
 }
 
 /// Releases the GIL and calls run(poll). `poll` may be called from the calling thread only: every 50 ms

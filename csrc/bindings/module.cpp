@@ -2,6 +2,7 @@
 #include <cerrno>
 
 #include "bindings/boundary.hpp"
+#include "core/uid_set.hpp"
 
 namespace {
 
@@ -51,10 +52,17 @@ void translate(std::exception_ptr pending) {
 
 }  // namespace
 
+void dcfast::bindings::register_records() {
+  static bool done = false;  // guarded by the GIL
+  if (done) return;
+  PYBIND11_NUMPY_DTYPE_EX(dcfast::Uid, hi, "f0", lo, "f1");
+  PYBIND11_NUMPY_DTYPE_EX(dcfast::UidRecord, hi, "f0", lo, "f1", payload, "f2");
+  done = true;
+}
+
 PYBIND11_MODULE(_core, m) {
   m.doc() = "The compiled core of dcfast. Use the functions of the package, which check their arguments.";
   m.attr("version") = DCFAST_VERSION;
-  PYBIND11_NUMPY_DTYPE_EX(dcfast::Uid, hi, "f0", lo, "f1");
   py::register_exception_translator(&translate);
   dcfast::bindings::bind_hashing(m);
   dcfast::bindings::bind_member_read(m);

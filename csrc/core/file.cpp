@@ -21,6 +21,10 @@ File File::open_read(const std::string& path) {
   // without O_NONBLOCK the opening of a named pipe would wait for a writer, perhaps for ever; files do not mind it
   do fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK); while (fd < 0 && errno == EINTR);
   if (fd < 0) throw_errno("open for reading", path);
+  return adopt_regular(fd, path);
+}
+
+File File::adopt_regular(int fd, const std::string& path) {
   File file(fd, path);
   struct stat st{};
   if (::fstat(fd, &st) != 0) throw_errno("stat", path);
@@ -63,6 +67,13 @@ std::int64_t File::mtime_ns() const {
   struct stat st{};
   if (::fstat(fd_, &st) != 0) throw_errno("stat", path_);
   return static_cast<std::int64_t>(st.st_mtim.tv_sec) * 1'000'000'000 + st.st_mtim.tv_nsec;
+}
+
+bool File::is_at_its_path() const {
+  struct stat open{};
+  struct stat named{};
+  if (::fstat(fd_, &open) != 0) throw_errno("stat", path_);
+  return ::stat(path_.c_str(), &named) == 0 && named.st_dev == open.st_dev && named.st_ino == open.st_ino;
 }
 
 std::size_t File::pread_some(std::span<std::byte> out, std::uint64_t offset) const {

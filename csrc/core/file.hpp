@@ -18,8 +18,9 @@ class File {
   static File open_read(const std::string& path);
   /// Creates or truncates.
   static File open_write(const std::string& path);
-  /// Owns a descriptor that was opened elsewhere; `path` is for messages.
-  static File adopt(int fd, std::string path) { return File(fd, std::move(path)); }
+  /// Owns a descriptor that was opened elsewhere, for reading and with O_NONBLOCK, which keeps the opening of a pipe
+  /// from waiting; refuses what open_read refuses. `path` is for messages.
+  static File adopt_regular(int fd, const std::string& path);
   File(File&& other) noexcept;
   File& operator=(File&& other) noexcept;
   File(const File&) = delete;
@@ -31,6 +32,8 @@ class File {
   /// Size in bytes and modification time in ns since the epoch, of the open file.
   std::uint64_t size() const;
   std::int64_t mtime_ns() const;
+  /// Whether the path still names the open file, and not another that took its place.
+  bool is_at_its_path() const;
   /// Reads up to out.size() bytes at offset; fewer only at the end of the file. Retries EINTR.
   std::size_t pread_some(std::span<std::byte> out, std::uint64_t offset) const;
   /// Reads exactly out.size() bytes or throws corrupt_data with path and offset.

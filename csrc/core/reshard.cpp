@@ -5,10 +5,14 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <deque>
+#include <exception>
 #include <memory>
+#include <mutex>
+#include <thread>
 #include <tuple>
 #include <utility>
 
@@ -219,9 +223,9 @@ class SourceFiles {
 // The next window_bytes of the output: small pieces are copied in, payloads are noted and read when it is full.
 class Window {
  public:
-  Window(const std::string& out_path, std::span<const CopySource> sources, const WriteShardOptions& options, const Poll& poll,
+  Window(File& out, std::uint64_t begin, std::span<const CopySource> sources, const WriteShardOptions& options, const Poll& poll,
          std::vector<Uid>& hashes)
-      : out_(File::open_write(out_path)), sources_(sources, options.max_open_sources), poll_(poll), hashes_(hashes),
+      : out_(out), written_(begin), sources_(sources, options.max_open_sources), poll_(poll), hashes_(hashes),
         hash_payloads_(options.hash_payloads), buffer_(std::max<std::size_t>(options.window_bytes, 4096)) {}
 
   void put(std::span<const std::byte> bytes) {
@@ -258,7 +262,6 @@ class Window {
   void finish() {
     flush();
     sources_.retire_all();
-    out_.close();
   }
 
  private:
@@ -282,7 +285,7 @@ class Window {
     if (poll_) poll_();
     read_pieces();
     if (hash_payloads_) hash_pieces();
-    out_.write_all({buffer_.data(), used_});
+    out_.pwrite_all({buffer_.data(), used_}, written_);
     written_ += used_;
     used_ = 0;
     pieces_.clear();
@@ -346,14 +349,14 @@ class Window {
 
   void store_hash(std::size_t member, XXH128_hash_t hash) { hashes_[member] = {hash.high64, hash.low64}; }
 
-  File out_;
+  File& out_;
+  std::uint64_t written_;  // where the window begins in the output
   SourceFiles sources_;
   const Poll& poll_;
   std::vector<Uid>& hashes_;
   bool hash_payloads_;
   std::vector<std::byte> buffer_;
   std::size_t used_ = 0;
-  std::uint64_t written_ = 0;
   std::vector<Piece> pieces_;
   std::vector<std::size_t> order_;
   std::vector<iovec> iovecs_;
@@ -380,27 +383,95 @@ void check_members(std::span<const CopySource> sources, const ShardMembers& memb
   if (members.name_begin[count] > members.names.size()) throw Error(Code::invalid_argument, "name_begin ends beyond names");
 }
 
+std::string_view name_of(const ShardMembers& members, std::size_t i) {
+  const std::string_view names(reinterpret_cast<const char*>(members.names.data()), members.names.size());
+  return names.substr(members.name_begin[i], members.name_begin[i + 1] - members.name_begin[i]);
+}
+
+std::size_t header_bytes(std::string_view name, std::uint64_t size) {
+  const bool plain = name.size() <= name_field && std::all_of(name.begin(), name.end(), [](char c) { return c > '\0'; });
+  return plain ? block_bytes : tar_member_header(name, size).size();
+}
+
+// Members [first, last) lie at `begin` of the output.
+struct Stretch {
+  std::size_t first;
+  std::size_t last;
+  std::uint64_t begin;
+};
+
+// Stretches of nearly equal length, at least min_stretch: a thread is not worth less.
+std::vector<Stretch> cut_stretches(const ShardMembers& members, unsigned threads) {
+  constexpr std::uint64_t min_stretch = std::uint64_t{4} << 20;
+  const std::size_t count = members.source.size();
+  if (threads <= 1) return {{0, count, 0}};
+  std::vector<std::uint64_t> begin{0};
+  begin.reserve(count + 1);
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::uint64_t whole = header_bytes(name_of(members, i), members.size[i]) + members.size[i] + padding(members.size[i]);
+    begin.push_back(checked_add(begin.back(), whole, "output shard"));
+  }
+  const std::uint64_t parts = std::clamp<std::uint64_t>(begin.back() / min_stretch, 1, threads);
+  std::vector<Stretch> stretches;
+  for (std::uint64_t part = 0; part < parts; ++part) {
+    const std::size_t first = stretches.empty() ? 0 : stretches.back().last;
+    const std::uint64_t goal = begin.back() / parts * (part + 1);
+    const auto last = part + 1 == parts ? count
+                                        : static_cast<std::size_t>(std::lower_bound(begin.begin(), begin.end(), goal) - begin.begin());
+    stretches.push_back({first, std::max(first, last), begin[first]});
+  }
+  return stretches;
+}
+
+// Returns where the output ends after it.
+std::uint64_t write_stretch(Window& window, const ShardMembers& members, const Stretch& stretch) {
+  for (std::size_t i = stretch.first; i < stretch.last; ++i) {
+    window.put(tar_member_header(name_of(members, i), members.size[i]));
+    window.put_payload(i, members.source[i], members.offset[i], members.size[i]);
+    window.put_zeros(padding(members.size[i]));
+  }
+  if (stretch.last == members.source.size()) {
+    window.put_zeros(2 * block_bytes);
+    window.put_zeros((record_bytes - window.position() % record_bytes) % record_bytes);
+  }
+  window.finish();
+  return window.position();
+}
+
 }  // namespace
 
 WrittenShard write_shard(const std::string& out_path, std::span<const CopySource> sources, const ShardMembers& members,
                          const WriteShardOptions& options, const Poll& poll) {
   check_members(sources, members);
   WrittenShard result;
-  const std::size_t count = members.source.size();
-  if (options.hash_payloads) result.hashes.resize(count);
-  // on the heap: the hash state and the gap buffer are large for a thread's stack
-  const auto window = std::make_unique<Window>(out_path, sources, options, poll, result.hashes);
-  const std::string_view names(reinterpret_cast<const char*>(members.names.data()), members.names.size());
-  for (std::size_t i = 0; i < count; ++i) {
-    const std::string_view name = names.substr(members.name_begin[i], members.name_begin[i + 1] - members.name_begin[i]);
-    window->put(tar_member_header(name, members.size[i]));
-    window->put_payload(i, members.source[i], members.offset[i], members.size[i]);
-    window->put_zeros(padding(members.size[i]));
-  }
-  window->put_zeros(2 * block_bytes);
-  window->put_zeros((record_bytes - window->position() % record_bytes) % record_bytes);
-  result.bytes = window->position();
-  window->finish();
+  if (options.hash_payloads) result.hashes.resize(members.source.size());
+  const std::vector<Stretch> stretches = cut_stretches(members, options.threads);
+  std::vector<std::uint64_t> ends(stretches.size());
+  File out = File::open_write(out_path);
+
+  std::mutex guard;
+  std::exception_ptr first;
+  std::atomic<bool> failed{false};
+  const auto caller = std::this_thread::get_id();
+  const Poll checked = [&] {
+    // only after the error that counts has been noted: this one is never seen
+    if (failed.load(std::memory_order_acquire)) throw Error(Code::cancelled, "another thread failed", out_path);
+    if (poll && std::this_thread::get_id() == caller) poll();
+  };
+  parallel_for(stretches.size(), static_cast<unsigned>(stretches.size()), [&](std::size_t i) {
+    try {
+      // on the heap: the hash state and the gap buffer are large for a thread's stack
+      const auto window = std::make_unique<Window>(out, stretches[i].begin, sources, options, checked, result.hashes);
+      ends[i] = write_stretch(*window, members, stretches[i]);
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(guard);
+      if (!first) first = std::current_exception();
+      failed.store(true, std::memory_order_release);
+    }
+  });
+  if (first) std::rethrow_exception(first);
+  out.close();
+  result.bytes = ends.back();
   return result;
 }
 

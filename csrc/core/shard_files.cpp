@@ -66,7 +66,7 @@ File open_below(const std::string& root, const std::string& name, bool follow_li
   do base = ::open(root.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC); while (base < 0 && errno == EINTR);
   if (base < 0) throw_errno("open for reading", root);
   open_how how{};
-  how.flags = O_RDONLY | O_CLOEXEC;
+  how.flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK;
   how.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS;
   long fd;
   // EAGAIN: something was renamed meanwhile, so that the kernel could not be sure
@@ -76,7 +76,7 @@ File open_below(const std::string& root, const std::string& name, bool follow_li
   const int saved = errno;
   ::close(base);
   errno = saved;
-  if (fd >= 0) return File::adopt(static_cast<int>(fd), path);
+  if (fd >= 0) return File::adopt_regular(static_cast<int>(fd), path);
   if (errno == EXDEV) refuse(path, link_leads_out);
   if (errno == ENOSYS || errno == EPERM) return open_resolved(root, path);
   throw_errno("open for reading", path);

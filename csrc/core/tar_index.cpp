@@ -9,6 +9,7 @@
 
 #include "core/image_header.hpp"
 #include "core/json_uid.hpp"
+#include "core/string_hash.hpp"
 
 namespace dcfast {
 
@@ -19,10 +20,6 @@ static_assert(ReadWindow::padding >= UidReader::padding);
 
 char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
 
-struct StringHash {
-  using is_transparent = void;
-  std::size_t operator()(std::string_view s) const noexcept { return std::hash<std::string_view>{}(s); }
-};
 using StringIds = std::unordered_map<std::string, std::uint32_t, StringHash, std::equal_to<>>;
 
 /// The extensions of a shard. They come in the same few, in the same order: the one after the last is tried first.
@@ -88,7 +85,7 @@ class KeySet {
   bool insert(std::size_t sample) {
     const std::string_view key = keys_[sample];
     const std::size_t mask = slots_.size() - 1;
-    for (std::size_t at = std::hash<std::string_view>{}(key) & mask;; at = (at + 1) & mask) {
+    for (std::size_t at = StringHash{}(key) & mask;; at = (at + 1) & mask) {
       if (slots_[at] == 0) {
         slots_[at] = sample + 1;
         return true;
@@ -162,10 +159,21 @@ class ShardBuilder {
       begin_sample(member, key, sample_flag::repeated_ext);
       exts_.repeats(id, out_.flags.size());
     }
-    pack(member, id);
+    append_member(out_, member.data_offset, member.size, id, previous_end_);
     if (exts_[id].json) read_json(member);
     if (exts_[id].caption) out_.flags.back() &= static_cast<std::uint16_t>(~sample_flag::no_caption);
     if (exts_[id].picture) read_picture(member);
+  }
+
+  /// Says once for the shard what flags say for each sample: parts of what was one sample must not pass for wholes.
+  void note_repeated_keys() {
+    if (repeated_keys_ == 0) return;
+    const std::string_view key = out_.keys[first_repeated_];
+    const bool one = repeated_keys_ == 1;
+    out_.reports.push_back({out_.base[first_repeated_], false,
+                            std::to_string(repeated_keys_) + (one ? " sample has" : " samples have") + " the key of an earlier one, " +
+                                (one ? "" : "the first ") + printable_name(key) +
+                                ": written twice, or interleaved with others; each part is a sample of its own", {}});
   }
 
   /// Marks the sample that damage may have robbed of members: unless the member that is cut is known and
@@ -196,7 +204,10 @@ class ShardBuilder {
   void begin_sample(const TarMember& member, std::string_view key, std::uint16_t flags) {
     flags |= sample_flag::no_json | sample_flag::no_caption | sample_flag::no_image;
     out_.keys.add(key);
-    if (keys_.add(out_.flags.size())) flags |= sample_flag::repeated_key;
+    if (keys_.add(out_.flags.size())) {
+      flags |= sample_flag::repeated_key;
+      if (repeated_keys_++ == 0) first_repeated_ = out_.flags.size();
+    }
     out_.flags.push_back(flags);
     out_.uid.push_back({});
     out_.base.push_back(member.header_offset);
@@ -204,19 +215,6 @@ class ShardBuilder {
     out_.width.push_back(0);
     out_.height.push_back(0);
     previous_end_ = member.header_offset;
-  }
-
-  void pack(const TarMember& member, std::uint32_t ext) {
-    using namespace packed_member;
-    const std::uint64_t gap = (member.data_offset - previous_end_) / block_size;
-    if (gap >= gap_escape || member.size > largest_size || ext > largest_ext) {
-      out_.members.push_back(gap_escape << 48 | out_.escapes.size());
-      out_.escapes.push_back({member.data_offset, member.size, ext, 0});
-    } else {
-      out_.members.push_back(gap << 48 | static_cast<std::uint64_t>(ext) << 32 | member.size);
-    }
-    previous_end_ = member.data_offset + (member.size + block_size - 1) / block_size * block_size;
-    ++out_.member_count.back();
   }
 
   void read_json(const TarMember& member) {
@@ -259,9 +257,24 @@ class ShardBuilder {
   KeySet keys_;
   UidReader uids_;
   std::uint64_t previous_end_ = 0;
+  std::uint64_t repeated_keys_ = 0;
+  std::size_t first_repeated_ = 0;
 };
 
 }  // namespace
+
+void append_member(ShardIndex& shard, std::uint64_t data_offset, std::uint64_t size, std::uint32_t ext, std::uint64_t& previous_end) {
+  using namespace packed_member;
+  const std::uint64_t gap = (data_offset - previous_end) / block_size;
+  if (gap >= gap_escape || size > largest_size || ext > largest_ext) {
+    shard.members.push_back(gap_escape << 48 | shard.escapes.size());
+    shard.escapes.push_back({data_offset, size, ext, 0});
+  } else {
+    shard.members.push_back(gap << 48 | static_cast<std::uint64_t>(ext) << 32 | size);
+  }
+  previous_end = data_offset + (size + block_size - 1) / block_size * block_size;
+  ++shard.member_count.back();
+}
 
 bool split_member_name(std::string_view name, std::string_view& key, std::string_view& ext) {
   const std::string_view first = name.substr(0, name.find('/'));
@@ -295,6 +308,7 @@ ShardIndex index_tar(ByteReader& reader, const IndexOptions& options) {
   TarMember member;
   while (walker.next(member)) builder.add(member);
   builder.mark_cut();
+  builder.note_repeated_keys();
   out.reports.insert(out.reports.end(), walker.reports().begin(), walker.reports().end());
   return out;
 }
@@ -307,6 +321,8 @@ ShardIndex index_tar_file(const std::string& path, const IndexOptions& options) 
   out.mtime_ns = mtime;
   if (file.size() != out.tar_size || file.mtime_ns() != mtime) {
     out.reports.push_back({0, true, "the file changed while it was indexed: index it again", {}});
+  } else if (!file.is_at_its_path()) {
+    out.reports.push_back({0, true, "the file was replaced while it was indexed: index it again", {}});
   }
   return out;
 }

@@ -91,6 +91,10 @@ struct ShardIndex {
   std::vector<TarReport> reports;
 };
 
+/// Appends a member to the shard's last sample. `previous_end`: where the sample's previous member ends, padding
+/// included (for its first member: its base); moved on behind this one.
+void append_member(ShardIndex& shard, std::uint64_t data_offset, std::uint64_t size, std::uint32_t ext, std::uint64_t& previous_end);
+
 /// Key and extension of a member's name; false where it belongs to no sample.
 bool split_member_name(std::string_view name, std::string_view& key, std::string_view& ext);
 /// Whether an extension's last dotted part, lower-cased, is that of a picture: jpg jpeg png webp gif bmp tif tiff.

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <unordered_map>
 #include <utility>
 
 #include "core/tar_segment_format.hpp"
@@ -117,6 +118,9 @@ void SegmentFile::verify_all() const {
     corrupt(Section::member_begin, "does not ascend from 0 to the number of members");
   }
   unpack(0, num_samples_, {}, {}, {});
+  for (const std::uint8_t kind : column<std::uint8_t>(Section::stray_kind)) {
+    if (kind > static_cast<std::uint8_t>(MemberKind::other)) corrupt(Section::stray_kind, "has a kind that is not known");
+  }
   for (const std::uint64_t shard : column<std::uint64_t>(Section::report_shard)) {
     if (shard >= num_shards_) corrupt(Section::report_shard, "names a shard that is not there");
   }
@@ -166,6 +170,57 @@ void SegmentFile::unpack(std::uint64_t first, std::uint64_t last, std::span<std:
       if (!ext.empty()) ext[at] = member.ext;
     }
   }
+}
+
+ShardIndex SegmentFile::shard_index(std::uint64_t shard) const {
+  const auto s = static_cast<std::size_t>(shard);
+  const auto member_begin = column<std::uint32_t>(Section::member_begin);
+  const auto first = static_cast<std::size_t>(column<std::uint64_t>(Section::sample_begin)[s]);
+  const auto last = static_cast<std::size_t>(column<std::uint64_t>(Section::sample_begin)[s + 1]);
+  const auto slice = [&]<typename T>(std::vector<T>& to, Section section, std::size_t from, std::size_t end) {
+    const auto values = column<T>(section).subspan(from, end - from);
+    to.assign(values.begin(), values.end());
+  };
+  ShardIndex out;
+  out.tar_size = column<std::uint64_t>(Section::shard_size)[s];
+  out.mtime_ns = column<std::int64_t>(Section::shard_mtime_ns)[s];
+  slice(out.uid, Section::uid, first, last);
+  slice(out.base, Section::base, first, last);
+  slice(out.flags, Section::flags, first, last);
+  slice(out.width, Section::width, first, last);
+  slice(out.height, Section::height, first, last);
+
+  const auto members = static_cast<std::size_t>(num_members_of(first, last));
+  std::vector<std::uint64_t> offset(members);
+  std::vector<std::uint64_t> size(members);
+  std::vector<std::uint32_t> ext(members);
+  unpack(first, last, offset, size, ext);
+  // Extensions are numbered anew, in the order in which the shard has them.
+  std::unordered_map<std::uint32_t, std::uint32_t> ids;
+  const std::size_t skipped = member_begin[first];
+  for (std::size_t i = first; i < last; ++i) {
+    out.keys.add(text(Section::key_begin, Section::keys, i));
+    out.member_count.push_back(0);
+    std::uint64_t end = out.base[i - first];
+    for (std::size_t m = member_begin[i] - skipped; m < member_begin[i + 1] - skipped; ++m) {
+      const auto [at, fresh] = ids.emplace(ext[m], static_cast<std::uint32_t>(ids.size()));
+      if (fresh) out.exts.add(text(Section::ext_begin, Section::exts, ext[m]));
+      append_member(out, offset[m], size[m], at->second, end);
+    }
+  }
+  const auto stray_first = static_cast<std::size_t>(column<std::uint64_t>(Section::stray_begin)[s]);
+  const auto stray_last = static_cast<std::size_t>(column<std::uint64_t>(Section::stray_begin)[s + 1]);
+  for (std::size_t t = stray_first; t < stray_last; ++t) out.stray_names.add(text(Section::stray_name_begin, Section::stray_names, t));
+  slice(out.stray_offset, Section::stray_offset, stray_first, stray_last);
+  slice(out.stray_size, Section::stray_size, stray_first, stray_last);
+  slice(out.stray_kind, Section::stray_kind, stray_first, stray_last);
+  const auto report_shard = column<std::uint64_t>(Section::report_shard);
+  for (std::size_t r = 0; r < report_shard.size(); ++r) {
+    if (report_shard[r] != shard) continue;
+    out.reports.push_back({column<std::uint64_t>(Section::report_offset)[r], column<std::uint8_t>(Section::report_damage)[r] != 0,
+                           std::string(text(Section::report_begin, Section::report_text, r)), {}});
+  }
+  return out;
 }
 
 std::vector<std::int64_t> SegmentFile::picture_members(std::uint64_t first, std::uint64_t last) const {

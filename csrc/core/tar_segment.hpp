@@ -5,6 +5,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -37,6 +38,12 @@ struct SegmentStats {
 /// not throw. Memory: per thread what index_tar states, and the columns of the whole segment once, about 60
 /// bytes a sample, 8 a member, and the keys. Cost: the reads of the headers, json members and picture headers.
 SegmentStats write_segment(std::span<const ShardSource> shards, const std::string& out_path, const IndexOptions& options,
+                           unsigned threads, const Poll& poll = {});
+
+/// The same with the shards' indexes from anywhere: index_shard(i) gives that of the shard to store as names[i].
+/// It is called from several threads; what it throws is passed on.
+using IndexShard = std::function<ShardIndex(std::size_t)>;
+SegmentStats write_segment(std::span<const std::string> names, const IndexShard& index_shard, const std::string& out_path,
                            unsigned threads, const Poll& poll = {});
 
 /// What a section is and where it lies.
@@ -80,6 +87,8 @@ class SegmentFile {
   /// Empty spans are skipped.
   void unpack(std::uint64_t first, std::uint64_t last, std::span<std::uint64_t> offset, std::span<std::uint64_t> size,
               std::span<std::uint32_t> ext) const;
+  /// The columns of one shard as index_tar made them: what a new segment needs to take it over unread.
+  ShardIndex shard_index(std::uint64_t shard) const;
   /// Index of the first picture of each sample of [first, last) in the segment's members, or -1.
   std::vector<std::int64_t> picture_members(std::uint64_t first, std::uint64_t last) const;
 

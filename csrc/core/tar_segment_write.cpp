@@ -3,9 +3,11 @@
 
 #include <cerrno>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <unordered_map>
 
+#include "core/string_hash.hpp"
 #include "core/tar_segment_format.hpp"
 
 namespace dcfast {
@@ -148,7 +150,7 @@ void write_prefix(SegmentWriter& out, const Shards& shards, Section section, con
 /// Packed members with the segment's numbers of extensions and escapes in place of the shard's.
 void write_members(SegmentWriter& out, const Shards& shards) {
   using namespace packed_member;
-  std::unordered_map<std::string, std::uint32_t> ids;
+  std::unordered_map<std::string, std::uint32_t, StringHash, std::equal_to<>> ids;
   StringTable exts;
   std::vector<MemberEscape> escapes;
   std::vector<std::uint32_t> ids_of_shard;
@@ -234,11 +236,20 @@ void shrink(ShardIndex& shard) {
 
 SegmentStats write_segment(std::span<const ShardSource> sources, const std::string& out_path, const IndexOptions& options,
                            unsigned threads, const Poll& poll) {
-  Shards shards(sources.size());
+  std::vector<std::string> names;
+  names.reserve(sources.size());
+  for (const ShardSource& source : sources) names.push_back(source.name);
+  return write_segment(
+      names, [&](std::size_t i) { return index_tar_file(sources[i].path, options); }, out_path, threads, poll);
+}
+
+SegmentStats write_segment(std::span<const std::string> shard_names, const IndexShard& index_shard, const std::string& out_path,
+                           unsigned threads, const Poll& poll) {
+  Shards shards(shard_names.size());
   parallel_for(
-      sources.size(), threads,
+      shard_names.size(), threads,
       [&](std::size_t i) {
-        shards[i] = index_tar_file(sources[i].path, options);
+        shards[i] = index_shard(i);
         shrink(shards[i]);
       },
       poll);
@@ -251,7 +262,7 @@ SegmentStats write_segment(std::span<const ShardSource> sources, const std::stri
 
   SegmentWriter out(out_path);
   StringTable names;
-  for (const ShardSource& source : sources) names.add(source.name);
+  for (const std::string& name : shard_names) names.add(name);
   write_table(out, names, Section::shard_name_begin, Section::shard_names);
   write_each<std::uint64_t>(out, shards, Section::shard_size, [](const ShardIndex& s) { return s.tar_size; });
   write_each<std::int64_t>(out, shards, Section::shard_mtime_ns, [](const ShardIndex& s) { return s.mtime_ns; });

@@ -1,13 +1,10 @@
 """dcfast: the DataComp workflow on a compiled core.
 
 The operations are here (arrays in, arrays out); the workflow is ``python -m dcfast.run`` and the console
-script ``dcfast``. Importing this package needs NumPy alone: everything else is imported when it is used.
+script ``dcfast``. Importing this package imports nothing else: NumPy, too, is imported when it is used.
 """
 
 from __future__ import annotations
-
-import importlib
-from typing import TYPE_CHECKING, Any
 
 from dcfast.errors import (
     CheckpointError,
@@ -21,14 +18,21 @@ from dcfast.errors import (
     SubsetError,
 )
 
+# as typing has it; importing that takes as long as all the rest of this module
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 __version__ = "0.1.0"
 
 # public name -> module that holds it; resolved on first use to keep the import under 0.15 s
 _LAZY: dict[str, str] = {
     "index_tars": "dcfast.shards",
+    "PoolIndex": "dcfast.pool_index",
     "PoolReader": "dcfast.access",
     "iterate_uids": "dcfast.access",
     "open_pool": "dcfast.access",
+    "refresh_index": "dcfast.pool_refresh",
     "read_members": "dcfast.access",
     "TarIndex": "dcfast.shards",
     "uid_parse": "dcfast.uids",
@@ -69,6 +73,7 @@ __all__ = [
     "FilterError",
     "MissingDependencyError",
     "PoolError",
+    "PoolIndex",
     "PoolReader",
     "RunError",
     "SigLipLoss",
@@ -90,6 +95,7 @@ __all__ = [
     "open_pool",
     "perceptual_hash",
     "read_members",
+    "refresh_index",
     "reshard",
     "save_subset",
     "siglip_loss",
@@ -108,6 +114,8 @@ def __getattr__(name: str) -> Any:
     module = _LAZY.get(name)
     if module is None:
         raise AttributeError(f"module 'dcfast' has no attribute {name!r}")
+    import importlib
+
     value = getattr(importlib.import_module(module), name)
     globals()[name] = value
     return value
@@ -125,6 +133,8 @@ if TYPE_CHECKING:
     from dcfast.loss import ClipLoss, SigLipLoss, cached_backward, clip_loss, clip_lse, siglip_loss
     from dcfast.models import ClipModel, load_model
     from dcfast.pictures import perceptual_hash
+    from dcfast.pool_index import PoolIndex
+    from dcfast.pool_refresh import refresh_index
     from dcfast.resharder import reshard
     from dcfast.shards import TarIndex, index_tars
     from dcfast.similarity import hamming_join

@@ -13,6 +13,7 @@ HELP = """usage: dcfast COMMAND [options]
   dcfast STAGE ...      one stage of it, with the same options; the stages before it must be done
                         stages: {stages}
   dcfast study ...      many filters, many seeds: which filter is best, and by how much (python -m dcfast.study)
+  dcfast refresh ...    a pool's index, made or brought up to date (python -m dcfast.pool_refresh)
   dcfast doctor         versions, what works on this machine, and how to get what does not
   dcfast --version
 """
@@ -40,6 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from dcfast.study import main as study
 
         return study(rest)
+    if command == "refresh":
+        from dcfast.pool_refresh import main as refresh
+
+        return refresh(rest)
     from dcfast import run
 
     if command == "run":
@@ -48,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run.main([*rest, "--from", command, "--to", command])
     import difflib
 
-    near = difflib.get_close_matches(command, [*STAGES, "run", "study", "doctor"], n=1)
+    near = difflib.get_close_matches(command, [*STAGES, "run", "study", "refresh", "doctor"], n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     sys.stderr.write(f"error: dcfast has no command {command!r}{hint}\n")
     return 2

@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcfast import _core
+from dcfast.errors import CorruptDataError
 from dcfast.reshard_plan import ReshardPlan
 from dcfast.reshard_rows import ROWS_AT_ONCE, SegmentLike, open_segment, row_ids, row_validity, select_rows
+from dcfast.reshard_shuffle import places_of
 
 __all__ = ["ShardContents", "ShardSources", "open_subset"]
 
@@ -56,7 +58,7 @@ class ShardContents:
 class _OpenSegment:
     segment: SegmentLike
     first_ordinal: int
-    valid: NDArray[np.bool_]
+    valid: NDArray[np.bool_] | None  # of a shuffled plan None: it has the rows
 
 
 class ShardSources:
@@ -91,7 +93,9 @@ class ShardSources:
                 # its checksums were verified when the plan was made
                 segment = open_segment(self._items[number], verify=False)
                 ordinal = self.plan.segment_first[number]
-                valid = row_validity(segment, ordinal, self.plan.options, self.plan.exclude)
+                valid = None
+                if self.plan.shuffle_seed is None:
+                    valid = row_validity(segment, ordinal, self.plan.options, self.plan.exclude)
                 found = _OpenSegment(segment, ordinal, valid)
             self._open[number] = found
             while len(self._open) > self._keep:
@@ -112,9 +116,8 @@ class ShardSources:
             if stop is not None and int(stop["segment"]) == number:
                 limit = min(limit, int(stop["row"]) + 1)
             end = min(limit, row + ROWS_AT_ONCE)
-            rows, multiplicity = select_rows(
-                np.asarray(opened.segment.uid[row:end]), opened.valid[row:end], self.subset
-            )
+            valid = None if opened.valid is None else opened.valid[row:end]
+            rows, multiplicity = select_rows(np.asarray(opened.segment.uid[row:end]), valid, self.subset)
             repeat = np.minimum(multiplicity.astype(np.int64), copy + left)  # more would be cut off below
             expanded = np.repeat(rows.astype(np.int64) + row, repeat)
             copies = _ranges(repeat)
@@ -128,12 +131,40 @@ class ShardSources:
 
     def row_ids(self, k: int) -> NDArray[np.uint64]:
         """Pool row ids of the samples of output shard k, in order, a row as often as it is written."""
+        if self.plan.shuffle_seed is not None:
+            cut = self.plan.cuts[k]
+            ids, _, place = places_of(self.plan.rows, int(self.plan.shuffle_seed), int(cut["row"]), int(cut["samples"]))
+            ordered = np.empty(len(ids), np.uint64)
+            ordered[place] = ids
+            return ordered
         parts = [row_ids(opened.segment, opened.first_ordinal, rows) for opened, rows, _ in self._parts(k)]
         return np.concatenate([np.empty(0, np.uint64), *parts])
 
+    def _shuffled_parts(
+        self, k: int
+    ) -> tuple[list[tuple[_OpenSegment, NDArray[Any], NDArray[Any]]], NDArray[np.int64]]:
+        """The parts as ``_parts`` has them, and the place in the shard of each of their samples."""
+        cut = self.plan.cuts[k]
+        seed, first, count = int(self.plan.shuffle_seed or 0), int(cut["row"]), int(cut["samples"])
+        ids, copies, place = places_of(self.plan.rows, seed, first, count)
+        ordinal = (ids >> np.uint64(32)).astype(np.int64)
+        number = np.searchsorted(np.array(self.plan.segment_first), ordinal, side="right") - 1
+        parts = []
+        for part in np.split(np.arange(count), np.flatnonzero(np.diff(number)) + 1):
+            opened = self._get(int(number[part[0]]))
+            begin = np.asarray(opened.segment.shard_sample_begin).astype(np.int64)
+            rows = begin[ordinal[part] - opened.first_ordinal] + (ids[part] & np.uint64(0xFFFFFFFF)).astype(np.int64)
+            parts.append((opened, rows, copies[part]))
+        return parts, place
+
     def contents(self, k: int) -> ShardContents:
         """Output shard k. Memory: about 100 bytes a member. Cost: look-ups of the rows between its two cuts."""
-        parts = [self._part_contents(*part) for part in self._parts(k)]
+        place = None
+        if self.plan.shuffle_seed is None:
+            parts = [self._part_contents(*part) for part in self._parts(k)]
+        else:
+            shuffled, place = self._shuffled_parts(k)
+            parts = [self._part_contents(*part) for part in shuffled]
         exts, ext_rank = _extension_order(parts)
         samples = np.cumsum([0] + [len(part["uid"]) for part in parts])
         sources = np.cumsum([0] + [len(part["sources"]) for part in parts])
@@ -143,11 +174,15 @@ class ShardSources:
             return np.concatenate(columns)
 
         member_sample = joined("member_sample", samples)
+        uid, copy = joined("uid"), joined("copy").astype(np.uint64)
+        if place is not None:
+            member_sample = place[member_sample]
+            back = np.argsort(place)
+            uid, copy = uid[back], copy[back]
         rank = np.concatenate([ext_rank[i][part["ext"]] for i, part in enumerate(parts)])
         # the reference writes a sample's members sorted by lower-cased extension
         order = np.argsort(member_sample * len(exts) + rank, kind="stable")
         member_sample = member_sample[order].astype(np.uint32)
-        uid, copy = joined("uid"), joined("copy").astype(np.uint64)
         names, name_begin = _core.sample_member_names(
             np.ascontiguousarray(uid), copy, member_sample, rank[order].astype(np.uint16), exts
         )
@@ -167,11 +202,7 @@ class ShardSources:
 
     def _part_contents(self, opened: _OpenSegment, rows: NDArray[Any], copies: NDArray[Any]) -> dict[str, Any]:
         segment = opened.segment
-        first, last = int(rows[0]), int(rows[-1]) + 1
-        offset, size, ext = segment.members_of(first, last)
-        member_begin = np.asarray(segment.member_begin[first : last + 1]).astype(np.int64)
-        counts = member_begin[rows - first + 1] - member_begin[rows - first]
-        member = np.repeat(member_begin[rows - first] - member_begin[0], counts) + _ranges(counts)
+        counts, offset, size, ext = _members_of_rows(segment, rows)
         member_sample = np.repeat(np.arange(len(rows)), counts)
         begin = np.asarray(segment.shard_sample_begin).astype(np.int64)
         shard = np.searchsorted(begin, rows, side="right") - 1
@@ -186,15 +217,41 @@ class ShardSources:
             "uid": np.asarray(segment.uid)[rows],
             "copy": copy,
             "member_sample": member_sample,
-            "sources": [os.path.join(self.plan.shards_dir, segment.shard_names[i]) for i in used],
+            "sources": [_shard_path(self.plan.shards_dir, segment.shard_names[i]) for i in used],
             "source_size": np.asarray(segment.shard_sizes)[used].astype(np.uint64),
             "source_mtime_ns": np.asarray(segment.shard_mtimes_ns)[used].astype(np.int64),
             "source": local[member_sample],
-            "offset": np.asarray(offset)[member].astype(np.uint64, copy=False),
-            "size": np.asarray(size)[member].astype(np.uint64, copy=False),
-            "ext": np.asarray(ext)[member],
+            "offset": offset,
+            "size": size,
+            "ext": ext,
             "exts": segment.exts_lower,
         }
+
+
+def _shard_path(shards_dir: str, name: str) -> str:
+    """The input shard; an index must not lead out of its pool. (An empty directory: the names are paths.)"""
+    if shards_dir and (os.path.isabs(name) or ".." in name.split("/")):
+        raise CorruptDataError(
+            f"the index names a shard {name!r} outside of its pool {shards_dir}: names must be relative, without '..'",
+            path=name,
+        )
+    return os.path.join(shards_dir, name)
+
+
+def _members_of_rows(
+    segment: SegmentLike, rows: NDArray[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.uint64], NDArray[Any]]:
+    """Of rows that do not fall: number of members of each, and offset, size, extension of all of them in order."""
+    first, last = int(rows[0]), int(rows[-1]) + 1
+    scattered = last - first > 4 * len(rows) + 256
+    if scattered and (asked := getattr(segment, "members_of_rows", None)) is not None:
+        count, offset, size, ext = asked(rows)
+        return count.astype(np.int64), offset, size, ext
+    offset, size, ext = segment.members_of(first, last)
+    member_begin = np.asarray(segment.member_begin[first : last + 1]).astype(np.int64)
+    counts = member_begin[rows - first + 1] - member_begin[rows - first]
+    member = np.repeat(member_begin[rows - first] - member_begin[0], counts) + _ranges(counts)
+    return counts, offset[member].astype(np.uint64, copy=False), size[member].astype(np.uint64, copy=False), ext[member]
 
 
 def _distinct(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:

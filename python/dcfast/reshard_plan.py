@@ -34,6 +34,7 @@ from dcfast.reshard_rows import (
     select_rows,
     uid_multiplicity,
 )
+from dcfast.reshard_shuffle import RowSpool, shuffled_cuts
 
 __all__ = ["CUT_DTYPE", "ReshardPlan", "make_plan", "plan_cuts"]
 
@@ -64,8 +65,10 @@ class ReshardPlan:
         segments: paths of the index segments in pool order, empty where they were given as objects.
         segment_first: (number of segments + 1) ordinals of each segment's first shard, then the number of shards.
         shards_dir: directory the shard names are relative to.
-        options: shard_size, max_bytes, first_shard, num_shards.
+        options: shard_size, max_bytes, first_shard, num_shards, and shuffle_seed where the output is shuffled.
         counts: see ``make_plan``.
+        rows: (N,) u64 pool row ids in plan order where the output is shuffled (see ``dcfast.reshard_shuffle``), then
+            cuts have in ``row`` the first output place, and neither members nor payload bytes; else empty.
     """
 
     cuts: NDArray[Any]
@@ -76,20 +79,25 @@ class ReshardPlan:
     shards_dir: str
     options: dict[str, Any]
     counts: dict[str, int] = field(default_factory=dict)
+    rows: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+
+    @property
+    def shuffle_seed(self) -> int | None:
+        return self.options.get("shuffle_seed")
 
     @property
     def num_output_shards(self) -> int:
         return len(self.cuts)
 
     def save(self, directory: str | os.PathLike[str]) -> None:
-        """Writes cuts.npy, repeats.npy, exclude.npy and plan.json, each atomically, plan.json last.
+        """Writes cuts.npy, repeats.npy, exclude.npy, rows.npy if shuffled, and plan.json: each atomically, in order.
 
         The segments are named relative to the directory: equal plans are equal bytes wherever they lie.
         """
-        for name in ("cuts", "repeats", "exclude"):
+        for name in self._arrays(self.options):
             with atomic_path(Path(directory) / f"{name}.npy") as temporary, open(temporary, "wb") as file:
                 np.save(file, getattr(self, name), allow_pickle=False)
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _ARRAYS}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in (*_ARRAYS, "rows")}
         values["segments"] = [os.path.relpath(segment, directory) for segment in self.segments]
         write_json(Path(directory) / "plan.json", values)
 
@@ -98,11 +106,18 @@ class ReshardPlan:
         """Opens a saved plan; the arrays are memory-mapped."""
         values = json.loads((Path(directory) / "plan.json").read_text("utf-8"))
         values["segments"] = [os.path.normpath(os.path.join(directory, segment)) for segment in values["segments"]]
-        arrays = {name: np.load(Path(directory) / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
+        arrays = {
+            name: np.load(Path(directory) / f"{name}.npy", mmap_mode="r") for name in cls._arrays(values["options"])
+        }
         return cls(**arrays, **values)
+
+    @staticmethod
+    def _arrays(options: dict[str, Any]) -> tuple[str, ...]:
+        return _ARRAYS if options.get("shuffle_seed") is None else (*_ARRAYS, "rows")
 
 
 _ARRAYS = ("cuts", "repeats", "exclude")
+_TOTALS = (("member_count", "members"), ("payload_bytes", "payload_bytes"), ("tar_bytes", "tar_bytes"))
 
 
 def plan_cuts(
@@ -180,6 +195,7 @@ def make_plan(
     num_shards: int | None = None,
     exclude: NDArray[Any] | None = None,
     pool_records: NDArray[Any] | None = None,
+    shuffle_seed: int | None = None,
 ) -> ReshardPlan:
     """Plans the output shards of a subset of an indexed pool.
 
@@ -192,6 +208,8 @@ def make_plan(
         exclude: (e,) u64 pool row ids that are not to be written, in any order.
         pool_records: (n,) the pool index (sorted records). Without it the selected uids are sorted in memory to
             find repeated ones, about 100 bytes a selected row; with it only the repeated ones are held.
+        shuffle_seed: 0 to 2^64 - 1: the output is in the order of a permutation of all samples, keyed by it, and cut by
+            number (``shuffled_cuts``). Costs 8 bytes a written sample in a temporary file.
     Returns:
         ReshardPlan. Its counts: samples (in the asked input shards), no_uid, cut, excluded, processed_count (the
         others), selected_rows, output_count (copies expanded), subset_count, missing_count (entries of the subset
@@ -199,6 +217,12 @@ def make_plan(
         (at most; exact for plain extensions).
     """
     options = {"shard_size": shard_size, "max_bytes": max_bytes, "first_shard": first_shard, "num_shards": num_shards}
+    spool = None
+    if shuffle_seed is not None:
+        if not 0 <= shuffle_seed < 1 << 64:
+            raise ValueError(f"shuffle_seed must be 0 to 2^64 - 1; got {shuffle_seed}")
+        options["shuffle_seed"] = shuffle_seed
+        spool = RowSpool()
     left_out = np.sort(np.asarray([] if exclude is None else exclude, np.uint64))
     known = None if pool_records is None else repeated_uids(pool_records)
     counts = dict.fromkeys(("samples", "no_uid", "cut", "excluded", "processed_count", "selected_rows"), 0)
@@ -224,9 +248,17 @@ def make_plan(
                     among = uid_multiplicity(picked, known) > 0 if len(known) else np.zeros(len(rows), bool)
                 ids = row_ids(segment, ordinal, rows[among] + first)
                 maybe_repeated.append((picked[among], ids, multiplicity[among]))
+                if spool is not None:
+                    spool.add(row_ids(segment, ordinal, rows + first), multiplicity)
                 yield number, rows + first, multiplicity, *_row_weights(segment, first, last, rows)
 
-    cuts = plan_cuts(chunks(), shard_size, max_bytes)
+    if spool is None:
+        cuts = plan_cuts(chunks(), shard_size, max_bytes)
+        totals = {name: int(cuts[column].sum()) for name, column in _TOTALS}
+        order = np.empty(0, np.uint64)
+    else:
+        cuts, totals = shuffled_cuts(chunks(), CUT_DTYPE, shard_size, max_bytes)
+        order = spool.rows()
     columns = [np.concatenate(parts) for parts in zip(*maybe_repeated, strict=True)]
     repeats = first_copies(*columns) if columns else np.empty(0, REPEAT_DTYPE)
     counts["output_count"] = int(cuts["samples"].sum())
@@ -236,12 +268,11 @@ def make_plan(
     counts["missing_count"] = len(subset) - (counts["output_count"] - extra)
     counts["repeated_rows"] = len(repeats)
     counts["output_shard_count"] = len(cuts)
-    for name, column in (("member_count", "members"), ("payload_bytes", "payload_bytes"), ("tar_bytes", "tar_bytes")):
-        counts[name] = int(cuts[column].sum())
+    counts.update(totals)
     paths = [os.fspath(s) for s in segments if isinstance(s, (str, os.PathLike))]
     if len(paths) not in (0, len(segments)):
         raise TypeError("make_plan: segments must be all paths or all objects")
-    return ReshardPlan(cuts, repeats, left_out, paths, segment_first, os.fspath(shards_dir), options, counts)
+    return ReshardPlan(cuts, repeats, left_out, paths, segment_first, os.fspath(shards_dir), options, counts, order)
 
 
 def _count_rows(

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dcfast.errors import CorruptDataError
 from dcfast.reshard_contents import ShardContents, ShardSources, open_subset
+from dcfast.reshard_idx import IDX_FORMAT, idx_text
 from dcfast.reshard_plan import ReshardPlan
 from dcfast.reshard_rows import SegmentLike
 from dcfast.reshard_write import SHARD_FORMAT, STATS_FORMAT
+
+if TYPE_CHECKING:
+    from dcfast.reshard_edit import BlurOptions
 
 __all__ = ["verify_output_shards"]
 
@@ -34,6 +39,8 @@ def verify_output_shards(
     segments: Sequence[SegmentLike | str] | None = None,
     threads: int = 1,
     strict: bool = False,
+    blur: BlurOptions | None = None,
+    idx: bool = False,
 ) -> dict[str, Any]:
     """Re-reads output shards k_first .. k_last - 1 and compares them with what the plan says and the sources hold.
 
@@ -46,6 +53,8 @@ def verify_output_shards(
         k_last: None for all.
         threads: shards checked at the same time.
         strict: raise on the first shard with a mismatch.
+        blur, idx: as they were written with: what was changed is made anew from the sources (so with the same versions
+            of Pillow and libwebp) and compared, and the index files are read.
     Returns:
         shards, samples, members, payload_bytes: what was compared; mismatch_count; mismatches: at most 20 a shard,
         each a dict of shard, key, member, problem. Empty where all is well.
@@ -65,7 +74,8 @@ def verify_output_shards(
         return report
     sources = ShardSources(opened, open_subset(subset), segments, keep=threads + 1)
     with ThreadPoolExecutor(max(threads, 1)) as pool:
-        for one in pool.map(lambda k: _verify_one(sources, k, Path(out_dir), strict), range(k_first, last)):
+        verified = pool.map(lambda k: _verify_one(sources, k, Path(out_dir), strict, blur, idx), range(k_first, last))
+        for one in verified:
             for name, value in one.items():
                 report[name] += value
     return report
@@ -87,8 +97,22 @@ class _Mismatches:
             self.listed.append({"shard": self.shard.name, "key": key, "member": member, "problem": problem})
 
 
-def _verify_one(sources: ShardSources, k: int, out_dir: Path, strict: bool) -> dict[str, Any]:
+def _verify_one(
+    sources: ShardSources, k: int, out_dir: Path, strict: bool, blur: BlurOptions | None, idx: bool
+) -> dict[str, Any]:
     contents = sources.contents(k)
+    if blur is None:
+        return _verify_contents(contents, k, out_dir, strict, idx)
+    from dcfast.reshard_edit import edited_contents
+
+    with (
+        tempfile.TemporaryDirectory(prefix="dcfast-verify-") as folder,
+        edited_contents(contents, blur, Path(folder) / "spool") as edited,
+    ):
+        return _verify_contents(edited.contents, k, out_dir, strict, idx)
+
+
+def _verify_contents(contents: ShardContents, k: int, out_dir: Path, strict: bool, idx: bool) -> dict[str, Any]:
     path = out_dir / SHARD_FORMAT.format(k)
     wrong = _Mismatches(path, strict)
     try:
@@ -103,6 +127,8 @@ def _verify_one(sources: ShardSources, k: int, out_dir: Path, strict: bool) -> d
         wrong.add(f"shard cannot be read: {error}")
     else:
         _compare(contents, path, names, offset, size, wrong)
+    if idx:
+        _compare_idx(out_dir / IDX_FORMAT.format(k), contents, wrong)
     return {
         "shards": 1,
         "samples": len(contents.uid),
@@ -111,6 +137,16 @@ def _verify_one(sources: ShardSources, k: int, out_dir: Path, strict: bool) -> d
         "mismatch_count": wrong.count,
         "mismatches": wrong.listed,
     }
+
+
+def _compare_idx(path: Path, contents: ShardContents, wrong: _Mismatches) -> None:
+    try:
+        same = path.read_bytes() == idx_text(contents)
+    except OSError as error:
+        wrong.add(f"index file cannot be read: {error}")
+    else:
+        if not same:
+            wrong.add(f"{path.name} does not say where the members lie")
 
 
 def _compare(

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dcfast import _core
-from dcfast.atomic import atomic_path, write_json
-from dcfast.reshard_contents import ShardSources, open_subset
+from dcfast.atomic import TEMPORARY_PREFIX, atomic_path, write_bytes, write_json
+from dcfast.reshard_contents import ShardContents, ShardSources, open_subset
+from dcfast.reshard_idx import IDX_FORMAT, idx_text
 from dcfast.reshard_plan import ReshardPlan
 from dcfast.reshard_rows import SegmentLike
 
-__all__ = ["SHARD_FORMAT", "STATS_FORMAT", "write_output_shards"]
+if TYPE_CHECKING:
+    from dcfast.reshard_edit import BlurOptions
+
+__all__ = ["SHARD_FORMAT", "STATS_FORMAT", "check_planned", "write_output_shards"]
 
 SHARD_FORMAT = "{:08d}.tar"
 STATS_FORMAT = "{:08d}_stats.json"
-TOTALS = ("shards", "samples", "members", "payload_bytes", "tar_bytes")
+EDIT_COUNTS = ("blurred", "injected", "blur_failed")
+TOTALS = ("shards", "samples", "members", "payload_bytes", "tar_bytes", *EDIT_COUNTS)
 
 
 def write_output_shards(
@@ -35,6 +41,9 @@ def write_output_shards(
     threads: int = 1,
     sync: bool = True,
     check_mtime: bool = True,
+    blur: BlurOptions | None = None,
+    idx: bool = False,
+    skip_whole: bool = False,
 ) -> dict[str, int]:
     """Writes output shards k_first .. k_last - 1 of a plan, each with its ``_stats.json``, atomically.
 
@@ -43,11 +52,17 @@ def write_output_shards(
         subset: the subset that was planned, as array or file.
         out_dir: where ``{:08d}.tar`` and ``{:08d}_stats.json`` go; made where missing.
         segments: the index segments, where the plan does not name their files.
-        threads: shards written at the same time.
+        threads: shards written at the same time; threads beyond the number of shards share in each.
         sync: fsync files and directory before the rename counts.
         check_mtime: refuse an input shard whose modification time is not the indexed one (its size always counts).
+        blur: boxes injected or applied; see ``dcfast.reshard_edit``. What it changes in a shard lies in a temporary
+            file beside it while that is written.
+        idx: write ``{:08d}.idx`` for DALI along.
+        skip_whole: leave output shards alone that are there with their companions: they are whole, as each appears at
+            once and its ``_stats.json`` last. Only where they are known to be of this very plan.
     Returns:
-        Counts: shards, samples, members, payload_bytes, tar_bytes.
+        Counts: shards, samples, members, payload_bytes, tar_bytes, and of blur: blurred, injected, blur_failed (samples
+        left out, because their picture has boxes and cannot be decoded); skipped: shards that were left alone.
     Raises:
         IndexError: no such output shard.   CorruptDataError: an input shard changed or ends early (path, offset).
         OSError: reading or writing failed, a full disk included.   ValueError: subset or index is another one.
@@ -60,47 +75,90 @@ def write_output_shards(
             f"write_output_shards: shards {k_first} to {k_last} are not in a plan of {opened.num_output_shards}"
         )
     if k_first == k_last:
-        return dict.fromkeys(TOTALS, 0)
+        return dict.fromkeys((*TOTALS, "skipped"), 0)
     sources = ShardSources(opened, open_subset(subset), segments, keep=threads + 1)
 
-    def write(k: int) -> dict[str, int]:
-        return _write_one(sources, k, Path(out_dir), sync, check_mtime)
-
-    if threads <= 1:
-        written = [write(k) for k in range(k_first, k_last)]
+    out = Path(out_dir)
+    todo = [k for k in range(k_first, k_last) if not (skip_whole and _is_whole(out, k, idx))]
+    # where there are fewer shards than threads, a shard is written by several
+    writer = _Writer(sources, out, sync, check_mtime, max(1, threads // max(1, len(todo))), blur, idx)
+    if threads <= 1 or len(todo) <= 1:
+        written = [writer.write(k) for k in todo]
     else:
+        from concurrent.futures import ThreadPoolExecutor
+
         with ThreadPoolExecutor(threads) as pool:
-            futures = [pool.submit(write, k) for k in range(k_first, k_last)]
+            futures = [pool.submit(writer.write, k) for k in todo]
             try:
                 written = [future.result() for future in futures]
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
-    return {name: sum(one[name] for one in written) for name in TOTALS}
+    totals = {name: sum(one[name] for one in written) for name in TOTALS}
+    return {**totals, "skipped": k_last - k_first - len(todo)}
 
 
-def _write_one(sources: ShardSources, k: int, out_dir: Path, sync: bool, check_mtime: bool) -> dict[str, int]:
-    contents = sources.contents(k)
-    planned = sources.plan.cuts[k]
-    payload = int(contents.size.sum())
-    found = (len(contents.uid), len(contents.size), payload)
-    expected = (int(planned["samples"]), int(planned["members"]), int(planned["payload_bytes"]))
+def _is_whole(out: Path, k: int, idx: bool) -> bool:
+    names = [SHARD_FORMAT.format(k), STATS_FORMAT.format(k)] + ([IDX_FORMAT.format(k)] if idx else [])
+    return all((out / name).is_file() for name in names)
+
+
+@dataclass
+class _Writer:
+    sources: ShardSources
+    out: Path
+    sync: bool
+    check_mtime: bool
+    threads: int
+    blur: BlurOptions | None
+    idx: bool
+
+    def write(self, k: int) -> dict[str, int]:
+        contents = self.sources.contents(k)
+        check_planned(self.sources.plan, k, contents)
+        if self.blur is None:
+            return self.write_contents(k, contents, {})
+        from dcfast.reshard_edit import edited_contents
+
+        # a name that finish_reshard clears where a killed run left it
+        spool = self.out / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{SHARD_FORMAT.format(k)}"
+        self.out.mkdir(parents=True, exist_ok=True)
+        with edited_contents(contents, self.blur, spool) as edited:
+            done = {"blurred": edited.blurred, "injected": edited.injected, "blur_failed": len(edited.failed)}
+            return self.write_contents(k, edited.contents, done)
+
+    def write_contents(self, k: int, contents: ShardContents, edits: dict[str, int]) -> dict[str, int]:
+        text = idx_text(contents) if self.idx else b""
+        with atomic_path(self.out / SHARD_FORMAT.format(k), sync=self.sync) as temporary:
+            tar_bytes, _ = _core.write_shard(
+                os.fsencode(temporary),
+                [os.fsencode(path) for path in contents.sources],
+                contents.source_size,
+                contents.source_mtime_ns if self.check_mtime else np.zeros(0, np.int64),
+                contents.source,
+                contents.offset,
+                contents.size,
+                contents.names,
+                contents.name_begin,
+                threads=self.threads,
+            )
+        if self.idx:
+            write_bytes(self.out / IDX_FORMAT.format(k), text, sync=self.sync)
+        write_json(self.out / STATS_FORMAT.format(k), {"successes": len(contents.uid), **edits}, sync=self.sync)
+        counts = (1, len(contents.uid), len(contents.size), int(contents.size.sum()), tar_bytes)
+        edited = [edits.get(name, 0) for name in EDIT_COUNTS]
+        return dict(zip(TOTALS, (*counts, *edited), strict=True))
+
+
+def check_planned(plan: ReshardPlan, k: int, contents: ShardContents) -> None:
+    """Raises ValueError where a shard does not hold what was planned (of a shuffled one: as many samples)."""
+    planned = plan.cuts[k]
+    found = [len(contents.uid), len(contents.size), int(contents.size.sum())]
+    expected = [int(planned[name]) for name in ("samples", "members", "payload_bytes")]
+    if plan.shuffle_seed is not None:
+        found, expected = found[:1], expected[:1]
     if found != expected:
         raise ValueError(
             f"output shard {k}: the subset or the index is not the one that was planned: expected "
-            f"(samples, members, bytes) {expected}; got {found}; plan again"
+            f"(samples, members, bytes) {tuple(expected)}; got {tuple(found)}; plan again"
         )
-    with atomic_path(out_dir / SHARD_FORMAT.format(k), sync=sync) as temporary:
-        tar_bytes, _ = _core.write_shard(
-            os.fsencode(temporary),
-            [os.fsencode(path) for path in contents.sources],
-            contents.source_size,
-            contents.source_mtime_ns if check_mtime else np.zeros(0, np.int64),
-            contents.source,
-            contents.offset,
-            contents.size,
-            contents.names,
-            contents.name_begin,
-        )
-    write_json(out_dir / STATS_FORMAT.format(k), {"successes": len(contents.uid)}, sync=sync)
-    return dict(zip(TOTALS, (1, len(contents.uid), len(contents.size), payload, tar_bytes), strict=True))

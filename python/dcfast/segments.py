@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast import _core
+from dcfast.remote import RemoteOptions, is_url, remote_state
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,6 +59,15 @@ class ShardReport(NamedTuple):
     shard: int
     offset: int
     message: str
+
+
+def shard_state(path: str | os.PathLike[str], remote: RemoteOptions | None = None) -> tuple[int, int]:
+    """Size and modification time in ns of a file, or of what is behind a URL, as an index stores them."""
+    if is_url(path):
+        state = remote_state(os.fspath(path), remote)
+        return state.size, state.stored_mtime_ns
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
 
 
 def large_strings(begin: npt.NDArray[np.int64], text: npt.NDArray[np.uint8]) -> pa.Array:
@@ -142,6 +152,16 @@ class Segment:
         Memory: 20 bytes a member. Cost: O(members asked for).
         """
         return self._core.unpack(first, last)  # type: ignore[no-any-return]
+
+    def members_of_rows(
+        self, rows: npt.NDArray[np.integer[Any]]
+    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64], npt.NDArray[np.uint64], npt.NDArray[np.uint32]]:
+        """Of samples in any order: number of members of each (u32), and data offset, size and extension number of all.
+
+        Raises ValueError out of range. Memory: 20 bytes a member. Cost: O(members asked for).
+        """
+        none = np.empty(0, np.uint32)
+        return _core.sample_members(self._core, np.ascontiguousarray(rows, np.uint64), none, 0)  # type: ignore[no-any-return]
 
     def member_offset(self) -> npt.NDArray[np.uint64]:
         """(m,) u64 offsets of the members' data in their shards. Memory: 20 m bytes while it works, 8 m after."""
@@ -247,23 +267,25 @@ class Segment:
             }
         )
 
-    def check_fresh(self, root: str | os.PathLike[str] = "") -> list[tuple[int, str]]:
+    def check_fresh(
+        self, root: str | os.PathLike[str] = "", *, remote: RemoteOptions | None = None
+    ) -> list[tuple[int, str]]:
         """Which shards are no longer what was indexed: (shard, "vanished" or "changed"), in order.
 
         Args:
             root: directory that the shard names are relative to; empty for names that open as they are.
-        Changed means another size or mtime; contents are not read. Raises OSError other than a missing file.
-        Cost: one stat a shard.
+            remote: how URLs are asked: credentials, retries.
+        Changed means another size or mtime (of a URL: ETag, where it has one); contents are not read. Raises OSError
+        other than a missing file.   Cost: one stat a shard, one request a URL.
         """
         stale = []
         for shard, name in enumerate(self.shard_names):
             try:
-                status = os.stat(Path(root) / name)
+                now = shard_state(name if is_url(name) else Path(root) / name, remote)
             except (FileNotFoundError, NotADirectoryError):
                 stale.append((shard, "vanished"))
                 continue
-            same = status.st_size == self.shard_sizes[shard] and status.st_mtime_ns == self.shard_mtimes_ns[shard]
-            if not same:
+            if now != (self.shard_sizes[shard], self.shard_mtimes_ns[shard]):
                 stale.append((shard, "changed"))
         return stale
 

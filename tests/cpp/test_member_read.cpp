@@ -152,6 +152,10 @@ void never_leaves(const std::string& dir) {
   check(opens("out", true) == dcfast::Code::cancelled, "a link, allowed");
   check(opens("../secret", true) == dcfast::Code::corrupt_data, "a name that leads out is never allowed");
   check(opens("none", false) == dcfast::Code::io, "missing");
+  // a pipe in place of a shard: an error, where a plain open would wait for a writer
+  check(::mkfifo((root + "/pipe").c_str(), 0600) == 0, "mkfifo");
+  check(opens("pipe", false) == dcfast::Code::io && opens("pipe", true) == dcfast::Code::io, "a named pipe");
+  check(opens("sub", false) == dcfast::Code::io, "a directory");
 }
 
 void many_threads(const std::string& dir) {

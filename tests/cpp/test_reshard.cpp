@@ -1,5 +1,7 @@
 // write_shard: bytes of headers, padding and end; windows of every size give the same file; errors name the source.
 #include <fcntl.h>
+#include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -9,6 +11,7 @@
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -113,6 +116,47 @@ int main() {
   }
   CHECK(dcfast::write_shard(out, sources, Members{}.view()).bytes == 10240);
   CHECK(read_file(out) == std::string(10240, '\0'));
+
+  // one shard by several threads: the same bytes and hashes; the first error is kept and all threads have ended
+  {
+    Members large;
+    for (std::size_t i = 0; i < 200; ++i) {
+      const std::string name = (i % 7 == 0 ? std::string(120, 'n') : "k") + std::to_string(i) + ".x";
+      large.add(name, static_cast<std::uint32_t>(i % 5), i * 13, i == 17 ? 0 : 90'000 + i, contents[i % 5]);
+    }
+    const auto alone = dcfast::write_shard(out, sources, large.view(), {4096, 64, true, 1});
+    for (const unsigned threads : {2U, 3U, 4U, 64U}) {
+      const auto shared = dcfast::write_shard(out, sources, large.view(), {1UL << 19, 64, true, threads});
+      CHECK(read_file(out) == large.tar());
+      CHECK(shared.bytes == alone.bytes && shared.hashes == alone.hashes);
+    }
+    Members beyond = large;
+    beyond.offset[150] = 299'990;  // in the second half
+    CHECK_THROWS(dcfast::Error, dcfast::write_shard(out, sources, beyond.view(), {4096, 64, false, 4}));
+    try {
+      dcfast::write_shard(out, sources, beyond.view(), {4096, 64, false, 4});
+    } catch (const dcfast::Error& error) {
+      CHECK(error.code() == dcfast::Code::corrupt_data && error.path() == sources[0].path);
+    }
+    // a disk that is full for the later stretches: one error, with its number and path
+    struct rlimit before{};
+    CHECK(::getrlimit(RLIMIT_FSIZE, &before) == 0);
+    ::signal(SIGXFSZ, SIG_IGN);
+    const struct rlimit small{5'000'000, before.rlim_max};
+    CHECK(::setrlimit(RLIMIT_FSIZE, &small) == 0);
+    try {
+      dcfast::write_shard(out, sources, large.view(), {4096, 64, false, 4});
+      CHECK(!"an error was expected");
+    } catch (const dcfast::Error& error) {
+      CHECK(error.code() == dcfast::Code::io && error.os_errno() == EFBIG && error.path() == out);
+    }
+    CHECK(::setrlimit(RLIMIT_FSIZE, &before) == 0);
+    int polls = 0;
+    CHECK_THROWS(std::runtime_error, dcfast::write_shard(out, sources, large.view(), {4096, 64, false, 4}, [&] {
+                   if (++polls == 20) throw std::runtime_error("stop");
+                 }));
+    CHECK(polls == 20);
+  }
 
   // many shards at once from the same sources
   {

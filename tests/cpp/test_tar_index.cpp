@@ -1,10 +1,13 @@
 // The tar walker, picture headers, json uids and segments on bytes in memory, with readers that fail or change.
 #include "core/tar_index.hpp"
 
+#include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <random>
 #include <string>
 #include <unistd.h>
@@ -13,6 +16,7 @@
 #include "check.hpp"
 #include "core/image_header.hpp"
 #include "core/json_uid.hpp"
+#include "core/range_reader.hpp"
 #include "core/tar_segment.hpp"
 
 using namespace dcfast;
@@ -209,6 +213,51 @@ void test_flipped_tars() {
   }
 }
 
+// Names of 16 bytes and ".j" that a MurmurHash64A with libstdc++'s fixed seed sends to one place: its rounds can be
+// turned back, so that anyone can make them.
+std::vector<std::string> colliding_keys(std::size_t count) {
+  constexpr std::uint64_t m = 0xc6a4a7935bd1e995;
+  std::uint64_t inverse = m;
+  for (int i = 0; i < 6; ++i) inverse *= 2 - m * inverse;
+  const auto mixed = [](std::uint64_t x, std::uint64_t by) {
+    x *= by;
+    x ^= x >> 47;
+    return x * by;
+  };
+  const std::uint64_t start = 0xc70f6907 ^ (16 * m);
+  std::vector<std::string> keys;
+  std::mt19937_64 random(3);
+  while (keys.size() < count) {
+    std::uint64_t blocks[2] = {random(), 0};
+    blocks[1] = mixed(((start ^ mixed(blocks[0], m)) * m) ^ 0x1234567, inverse);
+    std::string key(reinterpret_cast<const char*>(blocks), sizeof(blocks));
+    if (key.find_first_of(std::string_view("\0./", 3)) == std::string::npos) keys.push_back(key);
+  }
+  return keys;
+}
+
+void test_names_that_collide() {
+  constexpr std::size_t count = 15'000;
+  const std::vector<std::string> hostile = colliding_keys(count);
+  CHECK(std::hash<std::string_view>{}(hostile[0]) == std::hash<std::string_view>{}(hostile[1]));  // else: adapt this test
+  std::string bad, plain;
+  for (std::size_t i = 0; i < count; ++i) {
+    bad += member(hostile[i] + ".j", "");
+    plain += member("0123456789" + std::to_string(100000 + i) + ".j", "");
+  }
+  const auto seconds = [](const std::string& tar) {
+    double best = 1e9;
+    for (int round = 0; round < 3; ++round) {
+      const auto begin = std::chrono::steady_clock::now();
+      MemoryReader reader(bytes_of(tar));
+      CHECK(index_tar(reader, {}).flags.size() == count);
+      best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+    }
+    return best;
+  };
+  CHECK(seconds(bad) < 8 * seconds(plain));  // with a hash that is known: hundreds of times
+}
+
 void test_segment() {
   char folder[] = "/tmp/dcfast-test-XXXXXX";
   CHECK(::mkdtemp(folder) != nullptr);
@@ -246,6 +295,49 @@ void test_segment() {
   ::rmdir(folder);
 }
 
+/// Ranges of memory; after `good` requests the object is another one.
+class MemoryRanges final : public RangeSource {
+ public:
+  explicit MemoryRanges(std::string_view bytes, std::size_t good = ~std::size_t{0}) : bytes_(bytes), good_(good) {}
+  State open() override { return {bytes_.size(), 7}; }
+  std::size_t fetch(std::span<std::byte> out, std::uint64_t offset) override {
+    CHECK(offset < bytes_.size() && out.size() <= bytes_.size() - offset && !out.empty());
+    if (requests++ >= good_) return 0;
+    std::memcpy(out.data(), bytes_.data() + offset, out.size());
+    return out.size();
+  }
+  std::string finish() override { return requests > good_ ? "another one" : ""; }
+  std::size_t requests = 0;
+
+ private:
+  std::string_view bytes_;
+  std::size_t good_;
+};
+
+void test_ranges() {
+  std::string tar;
+  for (int i = 0; i < 300; ++i) {
+    const std::string key = std::to_string(i);
+    tar += member(key + ".jpg", std::string(static_cast<std::size_t>(i) * 97, 'p'));
+    tar += member(key + ".json", "{}");
+  }
+  tar += member("big.bin", std::string(3 << 20, 'b')) + member("big.txt", "t") + std::string(1024, '\0');
+  MemoryReader reader(bytes_of(tar));
+  const ShardIndex local = index_tar(reader, {});
+  MemoryRanges ranges(tar);
+  const ShardIndex remote = index_tar_ranges(ranges, {}, 1 << 18);
+  CHECK(remote.mtime_ns == 7 && remote.tar_size == tar.size() && remote.reports.empty());
+  CHECK(remote.members == local.members && remote.keys.text == local.keys.text && remote.flags == local.flags);
+  CHECK(ranges.requests <= 3 + (tar.size() >> 18));
+  for (std::size_t good = 0; good < 4; ++good) {
+    MemoryRanges replaced(tar, good);
+    const ShardIndex index = index_tar_ranges(replaced, {}, 0);
+    CHECK(!index.reports.empty() && index.reports.back().damage && index.reports.back().message == "another one");
+  }
+  MemoryRanges none("");
+  CHECK(index_tar_ranges(none, {}, 1 << 20).reports.size() == 1 && none.requests == 0);
+}
+
 }  // namespace
 
 int main() {
@@ -256,6 +348,8 @@ int main() {
   test_image_sizes();
   test_uids();
   test_flipped_tars();
+  test_names_that_collide();
   test_segment();
+  test_ranges();
   return failures();
 }

@@ -1,0 +1,104 @@
+"""The input of a reshard: directories of shards, indexed for the time of the run, or index segments that are there."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dcfast.errors import PoolError
+from dcfast.reshard_rows import SegmentLike
+
+__all__ = ["Inputs", "Pool", "StrPath", "open_inputs"]
+
+StrPath = str | os.PathLike[str]
+Pool = StrPath | Sequence[SegmentLike | str]
+
+# input shards indexed together where a pool has no index yet
+_SHARDS_A_SEGMENT = 256
+
+
+@dataclass
+class Inputs:
+    """Where the input lies.
+
+    Attributes:
+        base: directory that shard names are relative to.
+        directories: of shards; with index segments just ``base``.
+        names: shards relative to base, in pool order: directory by directory as given, by name in each.
+        segments: index segments where they were given, else None.
+    """
+
+    base: Path
+    directories: list[Path]
+    names: list[str]
+    segments: Sequence[SegmentLike | str] | None = None
+
+    @contextmanager
+    def indexed(self, threads: int) -> Iterator[Sequence[SegmentLike | str]]:
+        """The index segments; of directories of shards they are made here and removed at the end."""
+        if self.segments is not None:
+            yield self.segments
+            return
+        from dcfast.shards import write_segment
+
+        with tempfile.TemporaryDirectory(prefix="dcfast-index-") as index_dir:
+            segments: list[SegmentLike | str] = []
+            for begin in range(0, len(self.names), _SHARDS_A_SEGMENT):
+                path = os.path.join(index_dir, f"{begin:08d}.dcx")
+                chosen = self.names[begin : begin + _SHARDS_A_SEGMENT]
+                pairs = [(os.path.join(self.base, name), name) for name in chosen]
+                # nobody needs this index after a crash
+                write_segment(pairs, path, threads, read_image_size=False, sync=False)
+                segments.append(path)
+            yield segments
+
+
+def open_inputs(pool: Pool, shards_dir: StrPath | None) -> Inputs:
+    """What ``reshard`` was given: a directory, several, or index segments with ``shards_dir``.
+
+    Raises:
+        PoolError: not a directory, or one without shards, or twice the same.   TypeError: segments without shards_dir.
+    """
+    if isinstance(pool, (str, os.PathLike)):
+        directory = _directory(Path(pool))
+        return Inputs(directory, [directory], _shard_names(directory))
+    items = list(pool)
+    if not items:
+        raise PoolError("reshard: the pool has no index segments")
+    if all(isinstance(item, (str, os.PathLike)) and os.path.isdir(item) for item in items):
+        return _several([_directory(Path(item)) for item in items if isinstance(item, (str, os.PathLike))])
+    if shards_dir is None:
+        raise TypeError("reshard: shards_dir must be given where the pool is given by its index segments")
+    return Inputs(Path(shards_dir), [Path(shards_dir)], [], items)
+
+
+def _several(directories: list[Path]) -> Inputs:
+    real = [os.path.realpath(directory) for directory in directories]
+    if len(set(real)) < len(real):
+        twice = next(path for path in real if real.count(path) > 1)
+        raise PoolError(f"reshard: input directory {twice} is given twice: each of its samples would be written twice")
+    base = Path(os.path.commonpath([directory.absolute() for directory in directories]))
+    names: list[str] = []
+    for directory in directories:
+        inside = os.path.relpath(directory.absolute(), base)
+        names += [name if inside == "." else os.path.join(inside, name) for name in _shard_names(directory)]
+    return Inputs(base, directories, names)
+
+
+def _directory(base: Path) -> Path:
+    given = base
+    if (base / "shards").is_dir():
+        base = base / "shards"
+    if not base.is_dir():
+        raise PoolError(f"reshard: pool {given} is not a directory")
+    if not _shard_names(base):
+        raise PoolError(f"reshard: pool {base} has no .tar files; expected shards such as 00000000.tar")
+    return base
+
+
+def _shard_names(base: Path) -> list[str]:
+    return sorted(name for name in os.listdir(base) if name.endswith(".tar"))

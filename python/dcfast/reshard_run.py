@@ -1,0 +1,180 @@
+"""One reshard from pool to verified output, by the plan and the workers of the other modules."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcfast.atomic import write_json
+from dcfast.errors import RunError
+from dcfast.reshard_contents import open_subset
+from dcfast.reshard_inputs import Pool, StrPath, open_inputs
+from dcfast.reshard_output import (
+    KEY_FILE,
+    check_free_space,
+    finish_reshard,
+    plan_key,
+    refuse_output,
+    remove_outputs,
+)
+from dcfast.reshard_plan import ReshardPlan, make_plan
+from dcfast.reshard_write import write_output_shards
+
+if TYPE_CHECKING:
+    from dcfast.reshard_boxes import Metadata
+    from dcfast.reshard_edit import BlurOptions
+
+__all__ = ["run_reshard"]
+
+
+def run_reshard(
+    pool: Pool,
+    output_dir: StrPath,
+    subset: NDArray[Any] | StrPath,
+    *,
+    shards_dir: StrPath | None = None,
+    shard_size: int = 10_000,
+    max_bytes: int = 3_000_000_000,
+    first_shard: int = 0,
+    num_shards: int | None = None,
+    shuffle_seed: int | None = None,
+    exclude: NDArray[Any] | None = None,
+    pool_records: NDArray[Any] | None = None,
+    boxes: Metadata | None = None,
+    apply_blur: bool = False,
+    inject_boxes: bool = False,
+    webp_quality: int = 100,
+    idx: bool = False,
+    overwrite: bool = False,
+    resume: bool = False,
+    dry_run: bool = False,
+    verify: bool = False,
+    threads: int = 0,
+    sync: bool = True,
+    check_mtime: bool = True,
+) -> dict[str, Any]:
+    """``dcfast.resharder.reshard`` with all its options."""
+    out = Path(output_dir)
+    inputs = open_inputs(pool, shards_dir)
+    opened = open_subset(subset, check=True)
+    refuse_output(out, inputs.directories, overwrite or resume or dry_run)
+    with inputs.indexed(threads) as segments, _blur(boxes, opened, apply_blur, inject_boxes, webp_quality) as blur:
+        plan = make_plan(
+            segments,
+            opened,
+            shards_dir=inputs.base,
+            shard_size=shard_size,
+            max_bytes=max_bytes,
+            first_shard=first_shard,
+            num_shards=num_shards,
+            exclude=exclude,
+            pool_records=pool_records,
+            shuffle_seed=shuffle_seed,
+        )
+        needed, free = check_free_space(plan, out, refuse=not dry_run, blur=blur, idx=idx)
+        report: dict[str, Any] = {**plan.counts, "needed_bytes": needed, "free_bytes": free}
+        if dry_run:
+            return report
+        arguments: dict[str, Any] = {
+            "input_dir": "::".join(os.fspath(directory) for directory in inputs.directories),
+            "subset_file": "" if isinstance(subset, np.ndarray) else subset,
+        }
+        if blur is not None:
+            arguments |= {"apply_blur": apply_blur, "inject_blur_metadata": inject_boxes, "webp_quality": webp_quality}
+        key = plan_key(plan, opened, segments, {"idx": idx, "blur": _described(blur)})
+        if not (resume and _has_ended(out, plan, opened, arguments)):
+            _begin(out, key, resume, sync)
+        workers = threads or os.cpu_count() or 1
+        written = write_output_shards(
+            plan,
+            opened,
+            0,
+            plan.num_output_shards,
+            out,
+            segments=segments,
+            threads=workers,
+            sync=sync,
+            check_mtime=check_mtime,
+            blur=blur,
+            idx=idx,
+            skip_whole=resume,
+        )
+        finish_reshard(plan, subset, out, arguments=arguments, sync=sync, edited=blur is not None)
+        names = ("tar_bytes", "skipped", *(("blurred", "injected", "blur_failed") if blur is not None else ()))
+        report |= {name: written[name] for name in names}
+        if verify:
+            from dcfast.reshard_verify import verify_output_shards
+
+            report["verified"] = verify_output_shards(
+                plan, opened, out, segments=segments, threads=workers, strict=True, blur=blur, idx=idx
+            )
+    return report
+
+
+@contextmanager
+def _blur(
+    boxes: Metadata | None, subset: NDArray[Any], apply: bool, inject: bool, quality: int
+) -> Iterator[BlurOptions | None]:
+    """The boxes of the subset, gathered for the time of the run."""
+    if not (apply or inject):
+        if boxes is not None:
+            raise ValueError("reshard: boxes are given, but neither apply_blur nor inject_boxes")
+        yield None
+        return
+    if boxes is None:
+        raise ValueError("reshard: apply_blur and inject_boxes need boxes, the metadata to take them from")
+    from dcfast.reshard_boxes import make_box_table
+    from dcfast.reshard_edit import BlurOptions
+
+    with tempfile.TemporaryDirectory(prefix="dcfast-boxes-") as folder:
+        yield BlurOptions(make_box_table(boxes, subset, folder), apply, inject, quality)
+
+
+def _described(blur: BlurOptions | None) -> Any:
+    if blur is None:
+        return None
+    from dcfast import _core
+
+    arrays = (blur.table.records, blur.table.boxes)
+    hashes = [_core.xxh3_128(np.ascontiguousarray(array).view(np.uint8).data) for array in arrays]
+    return [blur.apply, blur.inject, blur.quality, hashes]
+
+
+def _has_ended(out: Path, plan: ReshardPlan, subset: NDArray[Any], arguments: dict[str, Any]) -> bool:
+    """Whether a run with these arguments, of this subset, has been finished here."""
+    if (out / KEY_FILE).exists() or not (out / "meta.json").exists():
+        return False
+    meta = json.loads((out / "meta.json").read_bytes())
+    expected = {name: str(value) for name, value in {**plan.options, **arguments}.items()}
+    expected["output_shard_count"] = plan.num_output_shards  # type: ignore[assignment]
+    given = {name for name, value in meta.items() if isinstance(value, str) and "format" not in name}
+    if any(meta.get(name) != value for name, value in expected.items()) or not given <= set(expected):
+        return False
+    return bool(np.array_equal(open_subset(out / "sample_ids.npy"), subset))
+
+
+def _begin(out: Path, key: str, resume: bool, sync: bool) -> None:
+    """Notes what is being written; clears what is there, or (resume) makes sure that it is of this very run."""
+    if resume and (out / KEY_FILE).exists():
+        found = json.loads((out / KEY_FILE).read_bytes()).get("reshard_key")
+    elif resume and (out / "meta.json").exists():
+        found = None
+    elif resume and out.is_dir() and any(out.iterdir()):
+        raise RunError(f"output {out} holds no run that could be resumed; choose another place, or pass overwrite=True")
+    else:
+        remove_outputs(out, keep_below=0)
+        found = key
+    if found != key:
+        raise RunError(
+            f"output {out} holds another run (other input, subset or options); choose another place, or pass "
+            "overwrite=True instead of resume"
+        )
+    write_json(out / KEY_FILE, {"reshard_key": key}, sync=sync)

@@ -1,0 +1,112 @@
+"""Seeds for the fuzz targets, made by tarfile and by our own writers: ``python make_corpus.py DIRECTORY``."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+
+UID = "00112233445566778899aabbccddeeff"
+PICTURES = {
+    "gif": b"GIF89a" + struct.pack("<HH", 3, 2) + b"\0\0\0;",
+    "png": b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 7, 9) + bytes(9),
+    "jpg": b"\xff\xd8\xff\xe0\x00\x04\x01\x02\xff\xc2\x00\x0b\x08\x00\x05\x00\x06\x01\x01\x11\x00\xff\xd9",
+    "bmp": b"BM" + bytes(12) + struct.pack("<Iii", 40, 3, -2),
+    "webp": b"RIFF\x12\0\0\0WEBPVP8L\x06\0\0\0\x2f\x02\x40\x01\x00",
+    "tif": b"MM\0*\0\0\0\x08\0\x02" + struct.pack(">HHIHHHHII", 256, 3, 1, 9, 0, 257, 4, 1, 8),
+}
+JSONS = [
+    json.dumps({"uid": UID, "caption": "a cat", "width": 3}),
+    '{"caption": "\\u00e9\\ud83d\\ude00", "uid": "' + UID.upper() + '"}',
+    '{"u\\u0069d": "' + UID + '", "x": [1, 2.5e3, NaN, -Infinity, {"uid": 1}]}',
+    '\ufeff{"uid": null, "lone": "\\ud800", "big": ' + "9" * 40 + "}",
+    '{"uid": "x"}',
+    "[]",
+]
+
+
+def tar_bytes(format: int, members: list[tarfile.TarInfo], data: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=format) as tar:
+        for member in members:
+            payload = data.get(member.name, b"")
+            member.size = len(payload)
+            tar.addfile(member, io.BytesIO(payload))
+    return out.getvalue()
+
+
+def sample(i: int, ext: str, prefix: str = "") -> dict[str, bytes]:
+    return {
+        f"{prefix}{i:05d}.{ext}": PICTURES[ext],
+        f"{prefix}{i:05d}.json": JSONS[i % len(JSONS)].encode("utf-8", "surrogatepass"),
+        f"{prefix}{i:05d}.txt": b"a caption",
+    }
+
+
+def tars() -> dict[str, bytes]:
+    made = {}
+    for name, format in (("ustar", tarfile.USTAR_FORMAT), ("gnu", tarfile.GNU_FORMAT), ("pax", tarfile.PAX_FORMAT)):
+        data = {k: v for i, ext in enumerate(PICTURES) for k, v in sample(i, ext).items()}
+        made[name] = tar_bytes(format, [tarfile.TarInfo(n) for n in data], data)
+        long = {k: v for i in range(2) for k, v in sample(i, "gif", "d" * 60 + "/" + "n" * 90).items()}
+        made[f"{name}-long"] = tar_bytes(format, [tarfile.TarInfo(n) for n in long], long)
+    kinds = []
+    for i, kind in enumerate((tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE)):
+        info = tarfile.TarInfo(f"odd{i}")
+        info.type, info.linkname = kind, "elsewhere/" * 12
+        kinds.append(info)
+    made["kinds"] = tar_bytes(tarfile.GNU_FORMAT, kinds, {})
+    extended = tarfile.TarInfo("plain.jpg")
+    extended.pax_headers = {"path": "dir/name.jpg", "size": "5", "GNU.sparse.name": "sparse.bin", "comment": "x" * 600}
+    made["pax-headers"] = tar_bytes(tarfile.PAX_FORMAT, [extended], {"plain.jpg": b"12345"})
+    made["cut"] = made["pax"][:2000]
+    return made
+
+
+def segments() -> dict[str, bytes]:
+    import tempfile
+
+    from dcfast.shards import write_segment
+
+    made = {}
+    with tempfile.TemporaryDirectory() as folder:
+        paths = []
+        for name, content in tars().items():
+            path = Path(folder) / f"{name}.tar"
+            path.write_bytes(content)
+            paths.append((str(path), path.name))
+        for label, chosen in (("none", []), ("one", paths[:1]), ("long", paths[1:2]), ("all", paths)):
+            write_segment(chosen, Path(folder) / "index", sync=False)
+            made[label] = (Path(folder) / "index").read_bytes()
+    # the last byte chooses which checks are made to pass (tests/fuzz/fuzz_segment.cpp)
+    return {
+        f"{label}-{choice}": content + bytes([choice]) for label, content in made.items() for choice in (0, 1, 3, 7)
+    }
+
+
+def texts() -> dict[str, bytes]:
+    made = {f"json-{i}": b"\0" + text.encode("utf-8", "surrogatepass") for i, text in enumerate(JSONS)}
+    made |= {f"image-{ext}": b"\1" + content for ext, content in PICTURES.items()}
+    made |= {"uid": b"\2" + UID.encode() * 2, "uid-bad": b"\2" + UID.replace("7", "g").encode()}
+    for dtype in ("u8,u8", "u8,u8,u8"):
+        for count in (0, 3):
+            out = io.BytesIO()
+            np.save(out, np.zeros(count, dtype), allow_pickle=False)
+            made[f"npy-{dtype.count(',')}-{count}"] = b"\3" + out.getvalue()
+    return made
+
+
+def main(directory: Path) -> None:
+    for domain, made in (("tar", tars()), ("segment", segments()), ("text", texts())):
+        (directory / domain).mkdir(parents=True, exist_ok=True)
+        for name, content in made.items():
+            (directory / domain / name).write_bytes(content)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,387 @@
+"""Boxes in a reshard: the blur itself, its table of boxes, and shards in which it is applied or injected."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from dcfast import resharder
+from dcfast.errors import CorruptDataError, PoolError
+from dcfast.reshard_blur import blur_boxes, blur_picture
+from dcfast.reshard_boxes import BoxTable, make_box_table
+from dcfast.reshard_edit import BlurOptions
+from dcfast.uids import save_subset
+from PIL import Image
+from pool_builder import picture
+from reshard_reference import make_uid, read_output, subset_of, uid_array, write_pool
+
+FACE = [0.25, 0.25, 0.75, 0.7]
+
+
+# the blur
+
+
+def slow_blur(pixels: np.ndarray, boxes: list[list[float]]) -> np.ndarray:
+    """Pixel by pixel, with a two-dimensional kernel."""
+    height, width, _ = pixels.shape
+    mask = np.zeros((height, width))
+    longest = 0
+    for x0, y0, x1, y1 in boxes:
+        left, top, right, bottom = int(x0 * width), int(y0 * height), int(x1 * width), int(y1 * height)
+        side = max(right - left, bottom - top)
+        longest = max(longest, side)
+        a, b = (min(max(int(v), 0), height - 1) for v in (top - 0.1 * side, bottom + 0.1 * side))
+        c, d = (min(max(int(v), 0), width - 1) for v in (left - 0.1 * side, right + 0.1 * side))
+        mask[a:b, c:d] = 1
+    if longest == 0:
+        return pixels
+    reach = math.ceil(0.1 * longest)
+    sigma = 0.3 * (reach - 1) + 0.8
+    kernel = np.array([math.exp(-0.5 * (i / sigma) ** 2) for i in range(-reach, reach + 1)])
+    kernel = np.outer(kernel, kernel) / kernel.sum() ** 2
+    whole = np.concatenate([pixels / 255, mask[..., None]], axis=2)
+    padded = np.pad(whole, ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
+    blurred = np.array(
+        [
+            [
+                (padded[y : y + 2 * reach + 1, x : x + 2 * reach + 1] * kernel[..., None]).sum((0, 1))
+                for x in range(width)
+            ]
+            for y in range(height)
+        ]
+    )
+    weight = blurred[..., 3:]
+    return (pixels / 255 * (1 - weight) + blurred[..., :3] * weight) * 255
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        [FACE],
+        [[0, 0, 0.3, 0.2]],
+        [[0.8, 0.5, 1, 1]],
+        [[0, 0, 1, 1]],
+        [FACE, [0.1, 0.8, 0.2, 0.9]],
+        [[0.5, 0.5, 0.5, 0.5]],
+    ],
+)
+def test_blur_equals_the_slow_one(boxes):
+    pixels = np.random.default_rng(1).integers(0, 256, (29, 41, 3), dtype=np.uint8)
+    before = pixels.copy()
+    got = blur_boxes(pixels, np.array(boxes, np.float64))
+    assert np.array_equal(pixels, before)
+    expected = slow_blur(pixels, boxes)
+    assert np.abs(got - expected).max() < 1.01  # cut to whole numbers
+    changed = got != pixels
+    assert changed.any() == (boxes[0][0] != boxes[0][2])
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 50, 3), (50, 1, 4), (2, 2, 3)])
+def test_blur_of_tiny_pictures(shape):
+    pixels = np.full(shape, 100, np.uint8)
+    got = blur_boxes(pixels, np.array([[0.0, 0.0, 1.0, 1.0]]))
+    assert got.shape == shape
+    assert np.abs(got.astype(int) - 100).max() <= 1
+
+
+@pytest.mark.real_data
+def test_blur_of_a_real_picture_is_img2datasets(real_data: Path):
+    folder = real_data / "img2dataset/blur_test_files"
+    original = np.asarray(Image.open(folder / "original.png").convert("RGB"))
+    theirs = np.asarray(Image.open(folder / "blurred.png").convert("RGB")).astype(int)
+    box = np.load(folder / "bbox.npy")
+    assert box.dtype == np.float32  # in whose arithmetic a box ends on whole pixels
+    size = np.array([original.shape[1], original.shape[0]] * 2)
+    whole = np.nextafter(np.round(box.astype(np.float64) * size) / size, 1)
+    ours = blur_boxes(original, whole).astype(int)
+    assert np.abs(ours - theirs).max() <= 1
+    assert (ours != theirs).mean() < 0.002
+    assert (theirs != original).mean() > 0.05
+
+
+def test_blurred_pictures_are_webp_of_the_same_size():
+    for number, fmt, mode in (
+        (1, "JPEG", "RGB"),
+        (2, "PNG", "RGBA"),
+        (3, "WEBP", "RGB"),
+        (4, "JPEG", "L"),
+        (5, "JPEG", "CMYK"),
+    ):
+        out = io.BytesIO()
+        image = Image.open(io.BytesIO(picture(number))).convert(mode)
+        if mode == "RGBA":
+            image.putalpha(128)  # an opaque one is not kept by WebP
+        image.save(out, fmt)
+        blurred = Image.open(io.BytesIO(blur_picture(out.getvalue(), np.array([FACE]))))
+        assert (blurred.format, blurred.size) == ("WEBP", (96, 80))
+        assert ("A" in blurred.getbands()) == (mode == "RGBA")
+    best, worst = (len(blur_picture(picture(1), np.array([FACE]), quality)) for quality in (100, 5))
+    assert worst < best
+
+
+@pytest.mark.parametrize("data", [b"", b"no picture", picture(1)[:300], b"%!PS-Adobe-3.0 EPSF-3.0\n"])
+def test_bytes_that_are_no_picture(data):
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        blur_picture(data, np.array([FACE]))
+
+
+# the table of boxes
+
+
+def write_metadata(path: Path, rows: list[tuple[str, list[list[float]] | None]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    boxes = pa.array([row[1] for row in rows], pa.list_(pa.list_(pa.float64())))
+    pq.write_table(pa.table({"uid": [row[0] for row in rows], "face_bboxes": boxes, "text": ["x"] * len(rows)}), path)
+    return path
+
+
+def test_boxes_are_found_by_uid(tmp_path):
+    rng = np.random.default_rng(5)
+    rows = [(make_uid(i), rng.random((i % 4, 4)).tolist() if i % 5 else None) for i in range(300)]
+    write_metadata(tmp_path / "m/b.parquet", rows[:100])
+    write_metadata(tmp_path / "m/c.parquet", rows[100:])
+    write_metadata(tmp_path / "m/d.parquet", [(make_uid(1), [[0, 0, 1, 1]])])  # again, later: the first counts
+    write_metadata(tmp_path / "m/e.parquet", [])
+    wanted = subset_of([make_uid(i) for i in range(0, 300, 2)] + [make_uid(1), make_uid(1)])
+    table = make_box_table(tmp_path / "m", wanted, tmp_path / "t")
+    assert sorted(path.name for path in (tmp_path / "t").iterdir()) == ["box_records.npy", "boxes.npy"]
+    found = BoxTable.open(tmp_path / "t").look_up(uid_array([make_uid(i) for i in range(301)]))
+    for i in range(300):
+        expected = rows[i][1] if (i % 2 == 0 or i == 1) and rows[i][1] else None
+        assert (found[i] is None) == (expected is None), i
+        assert expected is None or found[i].tolist() == expected
+    assert found[300] is None
+    assert len(table.records) == sum(bool(rows[i][1]) for i in range(300) if i % 2 == 0 or i == 1)
+    mapping = {"x": {"parquet": "m/b.parquet", "shards": ["s"]}, "y": {"parquet": "m/c.parquet", "shards": []}}
+    (tmp_path / "map.json").write_text(json.dumps(mapping))
+    for metadata in (tmp_path / "map.json", [tmp_path / "m/b.parquet", tmp_path / "m/c.parquet"]):
+        again = make_box_table(metadata, wanted, tmp_path / "u")
+        assert np.array_equal(again.records, table.records)
+
+
+def test_boxes_outside_of_the_picture_are_cut(tmp_path):
+    write_metadata(tmp_path / "m.parquet", [(make_uid(0), [[-0.5, 0.25, 1.5, 0.5]])])
+    table = make_box_table(tmp_path / "m.parquet", subset_of([make_uid(0)]), tmp_path / "t")
+    assert table.boxes.tolist() == [[0, 0.25, 1, 0.5]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"uid": [make_uid(0)]}, "has no column face_bboxes"),
+        ({"uid": ["xyz"], "face_bboxes": [[FACE]]}, "rows 0 and on"),
+        ({"uid": [make_uid(0)], "face_bboxes": ["text"]}, "must be lists of"),
+        ({"uid": [make_uid(0)], "face_bboxes": [[[0.1, 0.2, 0.3]]]}, "not four finite numbers"),
+        ({"uid": [make_uid(0)], "face_bboxes": [[[0.1, 0.2, 0.3, math.nan]]]}, "not four finite numbers"),
+    ],
+)
+def test_bad_metadata(tmp_path, columns, message):
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet")
+    with pytest.raises(PoolError, match=message) as caught:
+        make_box_table(tmp_path / "m.parquet", subset_of([make_uid(0)]), tmp_path / "t")
+    assert "m.parquet" in str(caught.value)
+
+
+def test_metadata_that_is_none(tmp_path):
+    subset = subset_of([])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "m.parquet").write_bytes(b"not parquet")
+    (tmp_path / "m.json").write_text("[1]")
+    for metadata, error, message in (
+        (tmp_path / "empty", PoolError, "no parquet files"),
+        (tmp_path / "m.parquet", PoolError, "is not a parquet file"),
+        (tmp_path / "m.json", PoolError, "expected a json object"),
+        (tmp_path / "none.parquet", FileNotFoundError, "none.parquet"),
+    ):
+        with pytest.raises(error, match=message):
+            make_box_table(metadata, subset, tmp_path / "t")
+
+
+# shards
+
+
+@pytest.fixture
+def pool(tmp_path):
+    """Six samples: 0 and 3 without boxes, 4 is no picture, 5 has a webp beside its jpg."""
+    samples = []
+    for i in range(6):
+        record = {"uid": make_uid(i), "caption": "é", "face_bboxes": None}
+        members = {"jpg": picture(i), "json": json.dumps(record).encode(), "txt": b"caption"}
+        if i == 4:
+            members["jpg"] = picture(i)[:200]
+        if i == 5:
+            members["webp"] = b"another"
+        samples.append((f"{i:05d}", members))
+    names = write_pool(tmp_path / "pool", [samples[:4], samples[4:]])
+    rows = [(make_uid(i), [FACE, [0.1, 0.1, 0.2, 0.2 + i / 100]] if i % 3 else []) for i in range(6)]
+    write_metadata(tmp_path / "meta/0.parquet", rows)
+    # each kept once, sample 1 three times, sample 4 with its broken picture
+    subset = subset_of([make_uid(i) for i in (0, 1, 1, 1, 2, 3, 4, 5)])
+    return tmp_path / "pool", names, subset, dict(rows)
+
+
+def members(out: Path) -> dict[str, bytes]:
+    found = {}
+    for path in sorted(out.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            found |= {member.name: tar.extractfile(member).read() for member in tar}
+    return found
+
+
+@pytest.mark.parametrize("options", [{}, {"shuffle_seed": 3}, {"shard_size": 2, "threads": 2}])
+def test_blur_applied_and_injected(pool, tmp_path, options):
+    directory, _, subset, boxes = pool
+    plain, out = tmp_path / "plain", tmp_path / "out"
+    resharder.reshard(directory, plain, subset)
+    report = resharder.reshard(
+        directory,
+        out,
+        subset,
+        boxes=tmp_path / "meta",
+        apply_blur=True,
+        inject_boxes=True,
+        idx=True,
+        verify=True,
+        **options,
+    )
+    before, after = members(plain), members(out)
+    assert (report["blurred"], report["injected"], report["blur_failed"]) == (5, 5, 1)
+    failed = [name for name in before if name.startswith(make_uid(4))]
+    expected = {}
+    for name, data in before.items():
+        key, ext = name.split(".")
+        found = boxes[key.split("-")[0]]
+        if name in failed or (found and ext == "webp"):
+            continue
+        if found and ext == "jpg":
+            name, data = f"{key}.webp", blur_picture(data, np.array(found))
+        if found and ext == "json":
+            data = json.dumps({**json.loads(data), "face_bboxes": found}).encode()
+        expected[name] = data
+    assert after == expected
+    for path in out.glob("*.tar"):
+        with tarfile.open(path) as tar:
+            names = tar.getnames()
+        assert [n for n in names if n.startswith(names[0].split(".")[0])] == sorted(
+            n for n in names if n.startswith(names[0].split(".")[0])
+        )
+    stats = [count for _, count in read_output(out)]
+    meta, sizes = (json.loads((out / name).read_text()) for name in ("meta.json", "sizes.json"))
+    assert sum(stats) == sum(sizes.values()) == meta["output_count"] == 7
+    assert meta["blur_failed"] == 1
+    assert not list(out.glob(".tmp-*"))
+
+
+def test_injection_alone_keeps_the_pictures(pool, tmp_path):
+    directory, _, subset, boxes = pool
+    resharder.reshard(directory, tmp_path / "plain", subset)
+    report = resharder.reshard(
+        directory, tmp_path / "out", subset, boxes=tmp_path / "meta", inject_boxes=True, verify=True
+    )
+    before, after = members(tmp_path / "plain"), members(tmp_path / "out")
+    assert list(before) == list(after)
+    assert (report["blurred"], report["injected"], report["blur_failed"]) == (0, 6, 0)
+    for name, data in after.items():
+        if name.endswith(".json"):
+            assert json.loads(data)["face_bboxes"] == (boxes[name.split("-")[0]] or None)
+        else:
+            assert data == before[name]
+
+
+def test_verification_compares_the_changed_members(pool, tmp_path):
+    directory, names, subset, _ = pool
+    out = tmp_path / "out"
+    table = make_box_table(tmp_path / "meta", subset, tmp_path / "t")
+    resharder.reshard(directory, out, subset, boxes=tmp_path / "meta", apply_blur=True)
+    from dcfast.shards import write_segment
+
+    write_segment([(directory / name, name) for name in names], tmp_path / "s.dcx", sync=False)
+    plan = resharder.make_plan([str(tmp_path / "s.dcx")], subset, shards_dir=directory)
+
+    def verified(**options):
+        return resharder.verify_output_shards(plan, subset, out, **options)
+
+    assert verified(blur=BlurOptions(table, apply=True))["mismatch_count"] == 0
+    assert verified(blur=BlurOptions(table, apply=True, quality=50))["mismatch_count"] == 5
+    assert verified()["mismatch_count"] > 5
+    data = bytearray((out / "00000000.tar").read_bytes())
+    data[data.index(b"WEBPVP8 ") + 100] ^= 1
+    (out / "00000000.tar").write_bytes(data)
+    report = verified(blur=BlurOptions(table, apply=True))
+    assert [m["problem"] for m in report["mismatches"]] == ["payload differs from its source"]
+    with pytest.raises(CorruptDataError, match="payload differs"):
+        verified(blur=BlurOptions(table, apply=True), strict=True)
+
+
+def test_workers_one_by_one_write_the_same_bytes(pool, tmp_path):
+    directory, names, subset, _ = pool
+    from dcfast.shards import write_segment
+
+    write_segment([(directory / name, name) for name in names], tmp_path / "s.dcx", sync=False)
+    plan = resharder.make_plan([str(tmp_path / "s.dcx")], subset, shards_dir=directory, shard_size=3)
+    blur = BlurOptions(make_box_table(tmp_path / "meta", subset, tmp_path / "t"), apply=True, inject=True)
+    for k in (2, 0, 1):
+        resharder.write_output_shards(plan, subset, k, k + 1, tmp_path / "a", blur=blur)
+    meta = resharder.finish_reshard(plan, subset, tmp_path / "a", edited=True)
+    options = {"shard_size": 3, "boxes": tmp_path / "meta", "apply_blur": True, "inject_boxes": True}
+    resharder.reshard(directory, tmp_path / "b", subset, **options)
+    assert read_output(tmp_path / "a") == read_output(tmp_path / "b")
+    assert meta["blurred"] == 5
+
+
+def test_source_that_ends_early_and_leftovers(pool, tmp_path):
+    directory, names, subset, _ = pool
+    from dcfast.shards import write_segment
+
+    write_segment([(directory / name, name) for name in names], tmp_path / "s.dcx", sync=False)
+    plan = resharder.make_plan([str(tmp_path / "s.dcx")], subset, shards_dir=directory)
+    blur = BlurOptions(make_box_table(tmp_path / "meta", subset, tmp_path / "t"), apply=True)
+    (directory / names[0]).write_bytes((directory / names[0]).read_bytes()[:6000])
+    with pytest.raises(CorruptDataError, match="source ends"):
+        resharder.write_output_shards(plan, subset, 0, 1, tmp_path / "o", blur=blur)
+    assert list((tmp_path / "o").iterdir()) == []
+
+
+def test_bad_options(pool, tmp_path):
+    directory, _, subset, _ = pool
+    for options, message in (
+        ({"apply_blur": True}, "need boxes"),
+        ({"boxes": tmp_path / "meta"}, "neither apply_blur nor inject_boxes"),
+        ({"boxes": tmp_path / "meta", "apply_blur": True, "webp_quality": 101}, "quality must be 0 to 100"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            resharder.reshard(directory, tmp_path / "o", subset, **options)
+    table = make_box_table(tmp_path / "meta", subset, tmp_path / "t")
+    with pytest.raises(ValueError, match="one of apply and inject"):
+        BlurOptions(table)
+    assert not (tmp_path / "o").exists()
+
+
+def test_command_line_with_datacomps_map(pool, tmp_path, capsys):
+    from dcfast.reshard_cli import main
+
+    directory, names, subset, _ = pool
+    save_subset(tmp_path / "s.npy", subset)
+    mapping = {"0": {"parquet": str(tmp_path / "meta/0.parquet"), "shards": [str(directory / n) for n in names]}}
+    (tmp_path / "map.json").write_text(json.dumps(mapping))
+    arguments = [
+        "-i",
+        directory,
+        "-o",
+        tmp_path / "o",
+        "-s",
+        tmp_path / "s.npy",
+        "--blur-metadata-map",
+        tmp_path / "map.json",
+    ]
+    assert main([*map(str, arguments), "--apply-blur", "--inject-blur-metadata", "--verify"]) == 0
+    said = capsys.readouterr().out
+    assert "blurred 5 pictures, wrote boxes into 5 json members" in said
+    assert "left out 1 samples" in said
