@@ -7,6 +7,7 @@ bar (or above twice open_clip's in the same precision, where the problem is ill-
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from bench import harness
@@ -38,14 +40,27 @@ def features(rows: int, dtype: str) -> tuple[Any, Any]:
     return image.to(getattr(torch, dtype)), text.to(getattr(torch, dtype))
 
 
+def open_clip_losses() -> ModuleType:
+    """open_clip's module of losses alone: the package around it takes seconds to import."""
+    package = importlib.util.find_spec("open_clip")
+    if package is None or package.origin is None:
+        raise SystemExit("bench_loss compares with open_clip: pip install open_clip_torch")
+    spec = importlib.util.spec_from_file_location("open_clip_loss", Path(package.origin).with_name("loss.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def losses(kind: str) -> tuple[Any, Any]:
     """dcfast's and open_clip's module for "clip" or "siglip"."""
     import dcfast
-    import open_clip.loss
 
+    theirs = open_clip_losses()
     if kind == "clip":
-        return dcfast.ClipLoss(), open_clip.loss.ClipLoss()
-    return dcfast.SigLipLoss(), open_clip.loss.SigLipLoss()
+        return dcfast.ClipLoss(), theirs.ClipLoss()
+    return dcfast.SigLipLoss(), theirs.SigLipLoss()
 
 
 def one_step(loss: Any, inputs: Sequence[Any]) -> list[Any]:

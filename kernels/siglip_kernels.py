@@ -13,6 +13,32 @@ __all__ = ["scale_cast", "seed_positives", "siglip_tile"]
 
 
 @triton.jit
+def negatives(
+    acc, s, b, out, row0, col0, M, N, stride_o, first, unit,
+    GRAD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, TMA: tl.constexpr,
+):  # fmt: skip
+    """From the dot products of a tile: its gradient to out, and three sums (0 for the last two without GRAD)."""
+    z = acc * s + b
+    diagonal = row0 + first - col0
+    if (diagonal < BN) & (diagonal > -BM) | (row0 + BM > M) | (col0 + BN > N):
+        # adds nothing to any sum
+        z = tl.where(off_diagonal(diagonal, M - row0, N - col0, BM, BN), z, float("-inf"))
+    e = tl.exp2(-tl.abs(z) * LOG2E)
+    # log(1 + e): lg2 errs by an absolute 2**-22 near 1, so small e takes the series
+    series = e * (1.0 - e * (1.0 / 2 - e * (1.0 / 3 - e * (1.0 / 4 - e * (1.0 / 5 - e * (1.0 / 6))))))
+    loss = tl.where(e < 0.0625, series, tl.log2(1.0 + e) * LN2) + tl.where(z > 0, z, 0.0)
+    total = tl.sum(tl.sum(loss, 1), 0)
+    by_dot = 0.0
+    plain = 0.0
+    if GRAD:
+        grad = tl.where(z >= 0, 1.0, e) / (1.0 + e)  # no cancellation on either side
+        by_dot = tl.sum(tl.sum(grad * acc, 1), 0)
+        plain = tl.sum(tl.sum(grad, 1), 0)
+        store_tile(out, grad * unit, row0, col0, M, N, stride_o, BM, BN, False, TMA)
+    return total, by_dot, plain
+
+
+@triton.jit
 def siglip_tile(
     image, text, scale, bias, out, sums, M, N, D, stride_i, stride_t, stride_o, first, unit, nbm, nbn,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr, PROGRAMS: tl.constexpr,
@@ -35,21 +61,20 @@ def siglip_tile(
         acc = tile_dot(
             image, text, pm * BM, pn * BN, M, N, D, stride_i, stride_t, BM, BN, BK, TMA, EVEN_K, PREC, UPCAST
         )
-        z = acc * s + b
-        diagonal = pm * BM + first - pn * BN
-        if (diagonal < BN) & (diagonal > -BM) | (pm * BM + BM > M) | (pn * BN + BN > N):
-            kept = off_diagonal(diagonal, M - pm * BM, N - pn * BN, BM, BN)
-            z = tl.where(kept, z, float("-inf"))  # adds nothing to any sum
-        e = tl.exp2(-tl.abs(z) * LOG2E)
-        # log(1 + e): lg2 errs by an absolute 2**-22 near 1, so small e takes the series
-        series = e * (1.0 - e * (1.0 / 2 - e * (1.0 / 3 - e * (1.0 / 4 - e * (1.0 / 5 - e * (1.0 / 6))))))
-        loss = tl.where(e < 0.0625, series, tl.log2(1.0 + e) * LN2) + tl.where(z > 0, z, 0.0)
-        tl.store(sums + t, tl.sum(tl.sum(loss, 1), 0))
-        if GRAD:
-            grad = tl.where(z >= 0, 1.0, e) / (1.0 + e)  # no cancellation on either side
-            tl.store(sums + tiles + t, tl.sum(tl.sum(grad * acc, 1), 0))
-            tl.store(sums + 2 * tiles + t, tl.sum(tl.sum(grad, 1), 0))
-            store_tile(out, grad * unit, pm * BM, pn * BN, M, N, stride_o, BM, BN, SUB, TMA)
+        if SUB:
+            left, right = tl.split(tl.permute(tl.reshape(acc, (BM, 2, BN // 2)), (0, 2, 1)))
+            sums_l = negatives(left, s, b, out, pm * BM, pn * BN, M, N, stride_o, first, unit, GRAD, BM, BN // 2, TMA)
+            sums_r = negatives(
+                right, s, b, out, pm * BM, pn * BN + BN // 2, M, N, stride_o, first, unit, GRAD, BM, BN // 2, TMA
+            )
+            tl.store(sums + t, sums_l[0] + sums_r[0])
+            tl.store(sums + tiles + t, sums_l[1] + sums_r[1])
+            tl.store(sums + 2 * tiles + t, sums_l[2] + sums_r[2])
+        else:
+            whole = negatives(acc, s, b, out, pm * BM, pn * BN, M, N, stride_o, first, unit, GRAD, BM, BN, TMA)
+            tl.store(sums + t, whole[0])
+            tl.store(sums + tiles + t, whole[1])
+            tl.store(sums + 2 * tiles + t, whole[2])
 
 
 @triton.jit

@@ -79,7 +79,9 @@ def candidates(kernel: str, capability: tuple[int, int], dtype: torch.dtype, pre
         return (Config(64, 64, 32, 8, 3),)
     wide = capability >= (9, 0)
     if dtype == torch.float32:
-        return (Config(128, 128, 32, 8, 3),) if wide else (Config(64, 64, 32, 4, 3),)
+        # SigLIP's epilogue is the longest
+        large = wide and kernel != "siglip_tile"
+        return (Config(128, 128, 32, 8, 3),) if large else (Config(64, 64, 32, 4, 3),)
     if not wide:
         return _AMPERE[kernel]
     return _HOPPER[kernel]
@@ -101,7 +103,7 @@ _HOPPER = {
     ),
     "clip_grad_dots": (Config(128, 128, 64, 8, 4, flatten=True), Config(128, 128, 64, 8, 4)),
     "clip_online": (Config(128, 128, 64, 8, 3),),
-    "siglip_tile": (Config(128, 128, 64, 8, 4, flatten=True),),
+    "siglip_tile": (Config(128, 128, 64, 8, 4, flatten=True, sub=True), Config(128, 128, 64, 8, 4, sub=True)),
 }
 _AMPERE = {
     "clip_sweep": (Config(128, 128, 32, 8, 3), Config(128, 128, 32, 8, 4)),

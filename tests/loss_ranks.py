@@ -167,10 +167,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         queue = context.Queue()
         store = os.path.join(directory, "store")
-        children = [context.Process(target=work, args=(k, world_size, store, queue)) for k in range(world_size)]
+        children = [
+            context.Process(target=work, args=(k, world_size, store, queue), daemon=True) for k in range(world_size)
+        ]
         for child in children:
             child.start()
-        answers = [queue.get(timeout=100) for _ in children]
+        answers = [queue.get(timeout=200) for _ in children]
         for child in children:
             child.join()
     errors = {name: [max(answer[0][name][k] for answer in answers) for k in (0, 1)] for name in answers[0][0]}

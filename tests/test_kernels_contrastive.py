@@ -70,9 +70,9 @@ def test_clip_on_a_fitted_batch(run: Run, scale: float) -> None:
     run("clip", n=97, d=64, scale=scale, like=0.6)
 
 
-@pytest.mark.parametrize("strip_rows", [1, 128, 129])
-def test_clip_in_strips(run: Run, strip_rows: int) -> None:
-    run("clip", n=257, d=16, scale=14.2857, strip_rows=strip_rows)
+def test_clip_in_strips(run: Run) -> None:
+    """Of 128, 128 and 1 rows."""
+    run("clip", n=257, d=16, scale=14.2857, strip_rows=128)
 
 
 @pytest.mark.parametrize(
