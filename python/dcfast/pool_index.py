@@ -160,7 +160,9 @@ def build_pool_records(
             runs.add(segment, first_shard)
             first_shard += segment.num_shards
         runs.flush()
-        return merge_runs(runs.paths, final, memory_bytes=memory_bytes)
+        paths = runs.paths
+        del runs  # its buffer: the merge has one of its own
+        return merge_runs(paths, final, memory_bytes=memory_bytes)
 
 
 class _Runs:
