@@ -197,6 +197,7 @@ def scale_of_shares() -> Markup:
             x=_percent(x / 4),
             y="14",
             text_anchor="start" if x == 0 else "end" if x == 4 else "middle",
+            class_="minor" if x % 2 else None,
         )
         for x in range(5)
     ]

@@ -84,8 +84,8 @@ def clip_scores(seen: Examined, expression: str, thresholds: dict[str, float], t
     """
     if not seen.scores:
         return {}
-    asked = [name for name in seen.scores if _threshold(expression, name, thresholds) is not None]
     names = sorted(seen.scores, reverse=True)  # l14 before b32
+    asked = [name for name in names if _threshold(expression, name, thresholds) is not None]
     column = asked[0] if asked else names[0]
     score = seen.scores[column]
     known = ~np.isnan(score)
