@@ -54,3 +54,62 @@ def fates(rows: list[tuple[int, str, str | None]]) -> Any:
         ],
         schema=fate_schema(),
     )
+
+
+def result(key: str, score: float | None, checkpoint: str, **changes: Any) -> dict[str, Any]:
+    """A line of eval_results.jsonl."""
+    usual = {
+        "key": key,
+        "dataset": key.title(),
+        "metrics": {"main_metric": score},
+        "main_metric_name": "acc1",
+        "chance": 0.1,
+        "kind": "classification",
+        "benchmark": False,
+        "complete": True,
+        "pictures": 100,
+        "unreadable": 0,
+        "notes": [],
+        "state": "the same pictures",
+        "checkpoint": checkpoint,
+    }
+    return usual | changes
+
+
+def trained(out: Path, checkpoint: str, lines: list[dict[str, Any]], **changes: Any) -> Path:
+    """A run directory with a training that ended in ``checkpoint``, its log, and results."""
+    summary = {
+        "model": "dcfast-tiny",
+        "scale": "tiny",
+        "seed": 0,
+        "samples_seen": 1_000,
+        "steps": 10,
+        "recipe": {"samples_seen": 1_000, "global_batch": 100},
+        "recipe_hash": "a" * 64,
+        "checkpoint": "train/checkpoints/epoch_1.pt",
+        "checkpoint_sha256": checkpoint,
+        "loss_first": 5.0,
+        "loss_last": 1.0,
+        "logit_scale": 15.0,
+        "replaced": 0,
+        "non_standard": [],
+        "notes": [],
+        "sources": [{"samples": 40}],
+    }
+    (out / "train").mkdir(parents=True, exist_ok=True)
+    (out / "train" / "summary.json").write_text(json.dumps(summary | changes))
+    log = [{"samples_seen": 100 * n, "loss": 5.0 - n / 2, "logit_scale": 14.0 + n / 10} for n in range(1, 9)]
+    (out / "train" / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    (out / "eval_results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (out / "state").mkdir(exist_ok=True)
+    return out
+
+
+def paired(out: Path, mine: dict[str, float | None], other: dict[str, float | None], **changes: Any) -> Path:
+    """A run and its comparison run with no_filter; ``changes`` are of the comparison's training."""
+    trained(out, "c" * 64, [result(key, score, "c" * 64) for key, score in mine.items()])
+    compare = out / "compare" / "no_filter"
+    trained(compare, "d" * 64, [result(key, score, "d" * 64) for key, score in other.items()], **changes)
+    write_summary(out, "filter", {"filter": "basic_filter", "subset": 40, "fates": {"kept": 40, "dropped": 60}})
+    write_summary(compare, "filter", {"filter": "no_filter", "subset": 100, "fates": {"kept": 100}})
+    return out

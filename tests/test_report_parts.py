@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from dcfast.report.collect import collect
-from dcfast.report.pictures import thumbnail
+from dcfast.report.page import look_up, render
+from dcfast.report.pictures import EvalReader, PoolReader, thumbnail
 from dcfast.report.samples import evidence_pairs, gallery
 from dcfast.report.sampling import SPREAD_PLACES, SPREAD_ROWS, head, num_rows, spread, stream
 from PIL import Image
@@ -43,7 +44,7 @@ def test_the_most_distant_pair_shows_among_many_sets(tmp_path: Path) -> None:
 
 
 def test_evidence_is_counted_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dcfast.report.collect.MAX_EVIDENCE_ROWS", 65_536)
+    monkeypatch.setattr("dcfast.report.contamination.MAX_EVIDENCE_ROWS", 65_536)
     table = evidence([(i, "one", "perceptual", 3) for i in range(1_000)])
     pq.write_table(pa.concat_tables([table] * 140), tmp_path / "contamination.parquet")
     write_summary(tmp_path, "decontaminate", {"available": True, "samples": 1, "max_distance": 8})
@@ -59,7 +60,8 @@ def test_flat_pictures_are_said(tmp_path: Path) -> None:
     write_summary(tmp_path, "decontaminate", {"available": True, "samples": 0, "flat": 14, "max_distance": 8})
     report = collect(source_of(tmp_path))
     assert report["contamination"]["flat_pictures"] == 14
-    assert any(note.startswith("14 pool pictures are flat") for note in report["notes"])
+    page = render(report, look_up(report, PoolReader(tmp_path, tmp_path), EvalReader(tmp_path, [])))
+    assert "14 flat pictures were compared by their bytes alone" in page
 
 
 # the choice of samples

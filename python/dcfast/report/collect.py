@@ -6,30 +6,32 @@ run leaves its part empty, with a note. Keys: docs/report.md.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from dcfast.errors import DcfastError
 from dcfast.report import samples
+from dcfast.report.contamination import contaminated_kept, contamination
+from dcfast.report.filter_parts import clip_scores, gallery_scores, overlap, rules_against_truth, truth_of
 from dcfast.report.inventory import files_of, timings
-from dcfast.report.sampling import columns_of, head, num_rows, stream
+from dcfast.report.metadata_rows import Examined, examine, metadata_files
+from dcfast.report.outcome import compare_scores, read_json
+from dcfast.report.sampling import head, num_rows
 from dcfast.report.text import clean
+from dcfast.report.training import training, verdict
 from dcfast.report.truth import compare_with_truth
 from dcfast.scales import SCALES
 from dcfast.stages import STAGES
+from dcfast.stages.branch import comparison_dir
 from dcfast.stages.fates import FATES
 from dcfast.stages.run_dir import Run, Settings
 
 __all__ = ["REPORT_VERSION", "Source", "collect"]
 
-REPORT_VERSION = 1
+REPORT_VERSION = 2
 QUARANTINE_ROWS = 50
 DAMAGE_ROWS = 50
-MAX_EVIDENCE_ROWS = 2_000_000
-"""Evidence rows that are counted by evaluation set and distance; a larger table says how far it was counted."""
-LOOKUP_UIDS = 1 << 20
 _SETTINGS = frozenset(f.name for f in fields(Settings))
 
 
@@ -51,14 +53,12 @@ class Source:
 
     def summary(self, stage: str) -> dict[str, Any]:
         """A stage's summary; empty where it has not run."""
-        return _read_json(self.out / "state" / f"{stage}.json")
+        return read_json(self.out / "state" / f"{stage}.json")
 
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
-        return {}
+    @property
+    def run(self) -> Run:
+        """The run, for what follows from its settings; nothing of it is opened."""
+        return Run(self.out, Settings(**{k: v for k, v in self.settings.items() if k in _SETTINGS}))
 
 
 def _departures(source: Source, manifest: dict[str, Any]) -> list[str]:
@@ -98,110 +98,85 @@ def _reasons(chosen: dict[str, Any]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda r: (order[r["fate"]], -r["count"], r["reason"]))
 
 
-def _count_evidence(path: Path) -> tuple[dict[str, dict[str, int]], dict[int, int], int]:
-    """Hits by (evaluation set, method), perceptual hits by distance, rows counted."""
-    sets: dict[str, dict[str, int]] = {}
-    distances: dict[int, int] = {}
-    counted = 0
-    if not {"evalset", "method", "distance"} <= set(columns_of(path)):
-        return sets, distances, counted
-    for batch in stream(path, ["evalset", "method", "distance"]):
-        if counted >= MAX_EVIDENCE_ROWS:
-            break
-        import pyarrow as pa
-
-        keys = ["evalset", "method", "distance"]
-        groups = pa.Table.from_batches([batch]).group_by(keys).aggregate([([], "count_all")])
-        for row in groups.to_pylist():
-            name, method, count = str(row["evalset"]), str(row["method"]), int(row["count_all"])
-            one = sets.setdefault(name, {})
-            one[method] = one.get(method, 0) + count
-            if method == "perceptual":
-                distances[int(row["distance"])] = distances.get(int(row["distance"]), 0) + count
-        counted += batch.num_rows
-    return sets, distances, counted
-
-
-def _contamination(source: Source) -> dict[str, Any]:
-    summary, signatures = source.summary("decontaminate"), source.summary("signatures")
-    table = source.out / "contamination.parquet"
-    if not summary.get("available"):
-        return {"available": False, "evalsets": [], "distances": {}, "pairs": []}
-    sets, distances, counted = _count_evidence(table)
-    known = {str(s["name"]): s for s in signatures.get("evalsets", [])}
-    listed = []
-    for name in sorted({*known, *sets}):
-        about, hits = known.get(name, {}), sets.get(name, {})
-        listed.append(
-            {
-                "name": name,
-                **{key: int(about.get(key, 0)) for key in ("pictures", "unreadable", "flat")},
-                "content": hits.get("content", 0),
-                "perceptual": hits.get("perceptual", 0),
-            }
-        )
-    rows = num_rows(table)
-    limit = int(summary.get("max_distance", source.settings.get("max_distance", 8)))
-    return {
-        "available": True,
-        "uids": int(summary.get("uids", 0)),
-        "samples": int(summary.get("samples", 0)),
-        "content_samples": int(summary.get("content", 0)),
-        "flat_pictures": int(summary.get("flat", 0)),
-        "max_distance": limit,
-        "evidence_rows": rows,
-        "counted_rows": counted,
-        "evalsets": listed,
-        "distances": {str(d): distances.get(d, 0) for d in range(max([limit, *distances]) + 1)},
-        "pairs": samples.evidence_pairs(table),
-    }
-
-
-def _contaminated_kept(out: Path) -> int | None:
-    """How many uids of subset.npy are contaminated, a stretch at a time; None where it cannot be said."""
-    import numpy as np
-
-    if not (out / "subset.npy").exists() or not (out / "contaminated.npy").exists():
-        return None
-    from dcfast.uids import load_subset, uid_isin
-
-    try:  # written sorted by this run: a check would read all of a file that may have a billion uids
-        subset = load_subset(out / "subset.npy", check=False)
-        contaminated = load_subset(out / "contaminated.npy", check=False)
-    except (DcfastError, OSError):
-        return None
-    total = 0
-    for start in range(0, len(contaminated), LOOKUP_UIDS):
-        block = np.ascontiguousarray(contaminated[start : start + LOOKUP_UIDS])
-        total += int(uid_isin(block, subset, check=False).sum())
-    return total
-
-
 def _notes(source: Source, report: dict[str, Any]) -> list[str]:
     """What a reader must know to read the numbers rightly, in sentences."""
     chosen, signatures = source.summary("filter"), source.summary("signatures")
     notes = [str(note) for note in [*chosen.get("notes", []), *signatures.get("notes", [])]]
-    run = Run(source.out, Settings(**{k: v for k, v in source.settings.items() if k in _SETTINGS}))
+    run = source.run
     asked = [s for s in STAGES if s != "report" and run.asks_for(s)]
     not_run = [s for s in asked if s not in report["run"]["stages"]]
     if not_run:
         notes.append(f"Not run yet, so not in this report: {', '.join(not_run)}.")
     if signatures and not signatures.get("decoded"):
         notes.append("Pictures were not decoded in this run, so broken ones are not in quarantine (--verify-images).")
+    if report["look_problem"]:
+        notes.append(report["look_problem"])
+    scores, trained = report["scores"], report["training"]
+    notes += [f"Scores: {words}." for words in scores["refused"]]
+    notes += [f"The two trainings: {words}." for words in trained["unfair"]]
+    notes += [f"Training: {note}" for note in (trained["run"] or {}).get("notes") or []]
+    if report["comparison"] and scores["available"] and not scores["common"]["sets"]:
+        notes.append("The comparison run has no scores yet: the scores stand alone.")
     found = report["contamination"]
     if source.summary("decontaminate") and not found["available"]:
         notes.append("There were no evaluation sets to compare with: contamination is unknown (--evalsets DIR).")
-    if found.get("flat_pictures"):
-        notes.append(
-            f"{found['flat_pictures']:,} pool pictures are flat (one colour or nearly so). They match by identical "
-            "bytes alone, never by perceptual hash, which says nothing about them."
-        )
     kept = report["subset"].get("contaminated")
     if kept:
         notes.append(f"{kept:,} of the kept uids are contaminated: the filter does not exclude them (~contaminated).")
     if found.get("counted_rows", 0) < found.get("evidence_rows", 0):
         notes.append(f"Hits are counted by evaluation set over the first {found['counted_rows']:,} rows of evidence.")
     return notes
+
+
+def _clean_share(against_truth: dict[str, Any] | None) -> float | None:
+    return (against_truth or {}).get("filter", {}).get("precision")
+
+
+def _comparison(expression: str | None, out: Path | None, world: bool) -> dict[str, Any]:
+    """The comparison run: its filter, subset (and how much of it is clean) and times; empty where there is none."""
+    if out is None or not (out / "state").is_dir():
+        return {}
+    chosen = read_json(out / "state" / "filter.json")
+    return {
+        "filter": chosen.get("filter", expression),
+        "out": str(out),
+        "uids": chosen.get("subset"),
+        "kept": chosen.get("fates", {}).get("kept"),
+        "clean": _clean_share(compare_with_truth(out) if world else None),
+        "timings": timings(out / "state" / "timings.jsonl"),
+    }
+
+
+def _thresholds(chosen: dict[str, Any]) -> dict[str, float]:
+    """The thresholds that the filter stage found, which it records as decimal text."""
+    return {key: float(text) for key, text in (chosen.get("thresholds") or {}).items()}
+
+
+def _look(source: Source, chosen: dict[str, Any]) -> tuple[Examined | None, str | None]:
+    """Rows of the metadata under the filter, or why they cannot be looked at."""
+    if not chosen.get("filter") or not (source.out / "subset.npy").exists():
+        return None, None
+    files = metadata_files(source.out, source.shard_dir.parent / "metadata")
+    if not files:
+        return None, "The metadata is not where it was: no overlap of the filter's rules, no CLIP scores."
+    try:
+        return examine(source.out, files, chosen["filter"], source.settings, _thresholds(chosen)), None
+    except (DcfastError, OSError, ValueError, KeyError) as error:  # moved, or a model that this machine lacks
+        return None, f"The filter cannot be asked again, so its rules' overlap is not shown: {clean(str(error))}"
+
+
+def _filter_parts(source: Source, report: dict[str, Any]) -> None:
+    """Overlap of the rules, CLIP scores, and the rules against the truth, where they can be had."""
+    chosen = source.summary("filter")
+    seen, problem = _look(source, chosen)
+    report |= {"overlap": {}, "clip_scores": {}, "rules_truth": None, "look_problem": problem}
+    if seen is not None:
+        truth = truth_of(seen, source.out) if source.world else {}
+        report["overlap"] = overlap(seen)
+        report["clip_scores"] = clip_scores(seen, chosen["filter"], _thresholds(chosen), truth)
+        report["rules_truth"] = rules_against_truth(seen, truth)
+    for rows in report["gallery"].values():
+        gallery_scores(seen, rows, report["clip_scores"].get("column"))
 
 
 def collect(source: Source) -> dict[str, Any]:
@@ -211,7 +186,7 @@ def collect(source: Source) -> dict[str, Any]:
     at most MAX_EVIDENCE_ROWS rows of evidence. Raises nothing for parts that are absent.
     """
     chosen, index = source.summary("filter"), source.summary("index")
-    manifest = _read_json(source.out / "manifest.json")
+    manifest = read_json(source.out / "manifest.json")
     fates = {name: int(chosen.get("fates", {}).get(name, 0)) for name in FATES} if chosen else {}
     departures = _departures(source, manifest)
     report: dict[str, Any] = {
@@ -240,13 +215,18 @@ def collect(source: Source) -> dict[str, Any]:
         "subset": {
             "uids": chosen.get("subset"),
             "sha256": manifest.get("subset", {}).get("sha256"),
-            "contaminated": _contaminated_kept(source.out),
+            "contaminated": contaminated_kept(source.out),
         },
         "repeated": {
             "in_shards": chosen.get("repeated_in_pool", 0),
             "in_metadata": chosen.get("repeated_in_metadata", 0),
         },
-        "contamination": _contamination(source),
+        "contamination": contamination(
+            source.out,
+            source.summary("decontaminate"),
+            source.summary("signatures"),
+            int(source.settings.get("max_distance", 8)),
+        ),
         "gallery": samples.gallery(source.out / "fates.parquet"),
         "quarantine": {
             "total": num_rows(source.out / "quarantine.parquet"),
@@ -266,5 +246,11 @@ def collect(source: Source) -> dict[str, Any]:
         "files": files_of(source.out),
         "manifest": manifest,
     }
+    _filter_parts(source, report)
+    comparison = comparison_dir(source.run)
+    report["comparison"] = _comparison(source.run.compare, comparison, source.world)
+    report["scores"] = compare_scores(source.out, comparison, source.run.evalset_dir)
+    report["training"] = training(source.out, comparison)
+    report["verdict"] = verdict(report)
     report["notes"] = _notes(source, report)
     return report

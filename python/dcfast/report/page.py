@@ -12,6 +12,7 @@ from typing import Any
 from dcfast.errors import MissingDependencyError
 from dcfast.report import text
 from dcfast.report.pictures import EvalReader, PoolReader, Sample
+from dcfast.report.plots import plots_of
 
 __all__ = ["Pictures", "look_up", "render"]
 
@@ -71,6 +72,16 @@ def _plain(value: Any) -> Any:
     return text.clean(value if isinstance(value, str) else json.dumps(value, sort_keys=True), 400)
 
 
+def _passes(one: dict[str, Any]) -> str:
+    """How often a training went over its data."""
+    return f"{one['samples_seen'] / one['samples']:.1f}" if one["samples"] and one["samples_seen"] else "\u2013"
+
+
+def _letter(number: int) -> str:
+    """A, B, ..., Z, A1, B1, ...: what a rule of the filter is called in a narrow table."""
+    return chr(ord("A") + number % 26) + (str(number // 26) if number >= 26 else "")
+
+
 def render(report: dict[str, Any], pictures: Pictures) -> str:
     """The page as text. The same report and pictures give the same bytes."""
     try:
@@ -89,6 +100,10 @@ def render(report: dict[str, Any], pictures: Pictures) -> str:
         "size": text.size,
         "duration": text.duration,
         "clean": text.clean,
+        "share": text.share,
+        "points": text.points,
+        "decimal": text.decimal,
+        "rounded": text.rounded,
         "plain": _plain,
         "pretty": lambda value: json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False),
     }
@@ -97,6 +112,9 @@ def render(report: dict[str, Any], pictures: Pictures) -> str:
         report=report,
         pictures=pictures,
         total=_total(report),
+        plots=plots_of(report),
+        passes=_passes,
+        letter=_letter,
         percent=text.percent,
         fate_words=FATE_WORDS,
         method_words=METHOD_WORDS,

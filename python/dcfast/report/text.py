@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["clean", "count", "duration", "percent", "size"]
+__all__ = ["clean", "count", "decimal", "duration", "percent", "points", "rounded", "share", "size"]
 
 CAPTION_CHARACTERS = 280
 _CONTROL = {code: chr(0x2400 + code) for code in range(32)} | {0x7F: "\u2421"}
@@ -59,3 +59,25 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def share(value: float | None) -> str:
+    """``54.6%`` of 0.546; a dash for None."""
+    return "\u2013" if value is None else f"{100 * value:.1f}%"
+
+
+def points(value: float | None) -> str:
+    """A difference of shares in percentage points, with its sign: ``+10.3``; a dash for None."""
+    if value is None:
+        return "\u2013"
+    return "0.0" if abs(value) < 0.0005 else f"{100 * value:+.1f}".replace("-", "\u2212")
+
+
+def decimal(value: float | None) -> str:
+    """Four digits that count; a dash for None."""
+    return "\u2013" if value is None else f"{value:.4g}"
+
+
+def rounded(value: float | None) -> str:
+    """A whole number; a dash for None."""
+    return "\u2013" if value is None else f"{value:,.0f}"

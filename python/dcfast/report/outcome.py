@@ -1,0 +1,179 @@
+"""The scores of a run beside its comparison run's, each only of the checkpoint that its own training ended with."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dcfast.errors import DcfastError
+from dcfast.evaluate.results import AGGREGATES, aggregate
+from dcfast.evaluate.tasks import EvalTask, datacomp_tasks, own_tasks
+
+__all__ = ["EVEN", "compare_scores", "number", "read_json", "scored"]
+
+EVEN = 0.005
+"""A difference of the averages below half a point says nothing, whichever way it points."""
+MAX_LINES = 10_000
+Line = dict[str, Any]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where the file is absent or holds something else."""
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def number(value: Any) -> float | None:
+    """A finite number; None for everything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _lines(path: Path) -> list[Line]:
+    """The results of a file that have the form of results."""
+    found = []
+    try:
+        raw = path.read_text("utf-8", "replace").splitlines()[:MAX_LINES]
+    except OSError:
+        return []
+    for text in raw:
+        try:
+            line = json.loads(text)
+            metrics = line["metrics"]
+            metrics["main_metric"] = number(metrics["main_metric"])
+            usual: Line = {"dataset": line["key"], "benchmark": False, "complete": True, "chance": None}
+            found.append({**usual, **line, "key": str(line["key"]), "checkpoint": str(line["checkpoint"])})
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def scored(out: Path) -> dict[str, Any]:
+    """What a run directory's checkpoint scored.
+
+    Returns:
+        ``lines`` (results of the checkpoint of ``train/summary.json`` alone), ``checkpoint`` (its SHA-256, or None),
+        ``refused`` (why results that are there are not shown, or None).
+    """
+    lines = _lines(out / "eval_results.jsonl")
+    trained = read_json(out / "train" / "summary.json").get("checkpoint_sha256")
+    if not lines:
+        return {"lines": [], "checkpoint": trained, "refused": None}
+    if not trained:
+        reason = "there are results, but no train/summary.json that says which checkpoint they are of"
+        return {"lines": [], "checkpoint": None, "refused": reason}
+    mine = [line for line in lines if line["checkpoint"] == trained]
+    others = sorted({line["checkpoint"][:16] for line in lines} - {str(trained)[:16]})
+    reason = (
+        f"{len(lines) - len(mine)} results are of another checkpoint ({', '.join(others[:3])}) than the one that was "
+        f"trained ({str(trained)[:16]}) and are left out; run evaluate again"
+    )
+    return {"lines": mine, "checkpoint": trained, "refused": None if len(mine) == len(lines) else reason}
+
+
+def _set_row(key: str, mine: Line | None, other: Line | None) -> dict[str, Any]:
+    about = mine or other or {}
+    # other pictures under the same name, or another way to score them, make two numbers that are not to be compared
+    alike = mine is not None and other is not None and mine.get("state") == other.get("state")
+    score = mine["metrics"]["main_metric"] if mine else None
+    against = other["metrics"]["main_metric"] if other else None
+    return {
+        "key": key,
+        "dataset": str(about.get("dataset") or key),
+        "kind": about.get("kind"),
+        "metric": about.get("main_metric_name"),
+        "chance": number(about.get("chance")),
+        "score": score,
+        "comparison": against,
+        "difference": None if score is None or against is None or not alike else score - against,
+        "alike": alike or mine is None or other is None,
+        "pictures": about.get("pictures"),
+        "unreadable": about.get("unreadable"),
+        "benchmark": bool(about.get("benchmark")),
+        "complete": bool(about.get("complete")),
+        "notes": [str(note) for note in about.get("notes") or []][:5],
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
+
+
+def _own(evalset_dir: Path | None) -> tuple[EvalTask, ...]:
+    try:
+        return () if evalset_dir is None else own_tasks(evalset_dir)
+    except (DcfastError, OSError):
+        return ()
+
+
+def _averages(mine: list[Line], other: list[Line], own: tuple[EvalTask, ...]) -> dict[str, Any]:
+    """DataComp's groups, None unless every member is there whole, and the average of the sets' own table."""
+    here, there = aggregate(mine, own), aggregate(other, own)
+    benchmark = tuple(task.key for task in datacomp_tasks() if task.main_metric)
+    present = {line["key"] for line in mine if line["benchmark"] and line["complete"]}
+    groups = [
+        {
+            "name": name,
+            "members": len(keys or benchmark),
+            "present": len(present & set(keys or benchmark)),
+            "score": here["averages"][name],
+            "comparison": there["averages"][name],
+        }
+        for name, keys in AGGREGATES.items()
+    ]
+    return {
+        "averages": groups,
+        "own_average": {
+            "members": sum(bool(task.main_metric) for task in own),
+            "score": here["own_average"],
+            "comparison": there["own_average"],
+        },
+        **{name: here[name] for name in ("missing", "partial", "unlisted")},
+    }
+
+
+def compare_scores(out: Path, comparison: Path | None, evalset_dir: Path | None) -> dict[str, Any]:
+    """The scores of every set in both runs, the averages they allow, and a mean over the sets that both have.
+
+    Args:
+        out, comparison: run directories; None where there is no comparison run.
+        evalset_dir: of the sets, for the ``tasks.json`` beside them.
+    Returns:
+        A JSON document; docs/report.md has its keys. A result of another checkpoint than the trained one is in none
+        of its numbers.
+    """
+    here = scored(out)
+    there = scored(comparison) if comparison is not None else {"lines": [], "checkpoint": None, "refused": None}
+    mine = {line["key"]: line for line in here["lines"]}
+    other = {line["key"]: line for line in there["lines"]}
+    rows = [_set_row(key, mine.get(key), other.get(key)) for key in [*mine, *(k for k in other if k not in mine)]]
+    common = [row for row in rows if row["difference"] is not None]
+    differences = [row["difference"] for row in common]
+    chances = [row["chance"] for row in common]
+    own = _own(evalset_dir)
+    return {
+        "available": bool(mine),
+        "checkpoint": here["checkpoint"],
+        "comparison_checkpoint": there["checkpoint"],
+        "refused": [words for words in (here["refused"], there["refused"]) if words],
+        "sets": rows,
+        "common": {
+            "sets": len(common),
+            "score": _mean([row["score"] for row in common]),
+            "comparison": _mean([row["comparison"] for row in common]),
+            "chance": None if None in chances else _mean(chances),
+            "difference": _mean(differences),
+            "better": sum(d > 0 for d in differences),
+            "worse": sum(d < 0 for d in differences),
+        },
+        "above_chance": sum(
+            row["score"] is not None and row["chance"] is not None and row["score"] > row["chance"] for row in rows
+        ),
+        **_averages(list(mine.values()), list(other.values()), own),
+    }

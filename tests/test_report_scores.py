@@ -1,0 +1,217 @@
+"""Scores in the report: beside the comparison's, never of another checkpoint, no average over a part; curves; plots."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dcfast.evaluate.tasks import datacomp_tasks
+from dcfast.report.charts import bars, curves, dumbbell, ticks
+from dcfast.report.collect import collect
+from dcfast.report.outcome import compare_scores
+from dcfast.report.page import look_up, render
+from dcfast.report.pictures import EvalReader, PoolReader
+from dcfast.report.text import decimal, points, rounded, share
+from dcfast.report.training import CURVE_POINTS
+from report_builder import paired, result, source_of, trained
+from test_report import Page
+
+MINE: dict[str, float | None] = {"shapes": 0.6, "colours": 0.5, "faces": None}
+OTHER: dict[str, float | None] = {"shapes": 0.4, "colours": 0.45, "faces": None}
+
+
+def reported(out: Path) -> tuple[dict[str, Any], Page]:
+    report = collect(source_of(out))
+    json.dumps(report, allow_nan=False)
+    return report, Page(render(report, look_up(report, PoolReader(out, out), EvalReader(out, []))))
+
+
+def test_scores_stand_beside_the_comparison(tmp_path: Path) -> None:
+    report, page = reported(paired(tmp_path, MINE, OTHER))
+    scores = report["scores"]
+    assert scores["common"] == {
+        "sets": 2,
+        "score": pytest.approx(0.55),
+        "comparison": pytest.approx(0.425),
+        "chance": pytest.approx(0.1),
+        "difference": pytest.approx(0.125),
+        "better": 2,
+        "worse": 0,
+    }
+    by_key = {row["key"]: row for row in scores["sets"]}
+    assert by_key["shapes"]["difference"] == pytest.approx(0.2)
+    assert by_key["faces"]["score"] is by_key["faces"]["difference"] is None
+    assert scores["above_chance"] == 2
+    assert report["verdict"] == {"kind": "better", "headline": "Same compute, better subset, better model"}
+    for words in (
+        "Same compute, better subset, better model",
+        "+12.5 points",
+        "55.0%",
+        "42.5%",
+        "+20.0",
+        "1,000 samples",
+    ):
+        assert words in page.text
+    assert len([v for v in page.all("svg") if v.get("class") == "row"]) == 3  # two sets and the axis
+    assert len(page.all("polyline")) == 4
+
+
+@pytest.mark.parametrize(
+    ("mine", "other", "changes", "kind"),
+    [
+        ({"a": 0.4, "b": 0.4}, {"a": 0.5, "b": 0.5}, {}, "worse"),
+        ({"a": 0.500, "b": 0.502}, {"a": 0.5, "b": 0.5}, {}, "even"),
+        ({"a": 0.9, "b": 0.4, "c": 0.4}, {"a": 0.5, "b": 0.5, "c": 0.5}, {}, "even"),
+        ({"a": 0.9}, {"a": 0.5}, {"samples_seen": 999}, "unfair"),
+        ({"a": 0.9}, {"a": 0.5}, {"recipe_hash": "b" * 64}, "unfair"),
+        ({"a": 0.9}, {"b": 0.5}, {}, "scored"),
+        ({}, {"b": 0.5}, {}, "none"),
+    ],
+)
+def test_headline_is_honest(
+    tmp_path: Path, mine: dict[str, Any], other: dict[str, Any], changes: dict[str, Any], kind: str
+) -> None:
+    report, page = reported(paired(tmp_path, mine, other, **changes))
+    assert report["verdict"]["kind"] == kind
+    assert "better model" not in page.text or "no better model" in page.text
+    if changes:
+        assert any("The two trainings" in note for note in report["notes"])
+        assert "cannot be compared" in page.text
+
+
+def test_results_of_another_checkpoint_are_left_out(tmp_path: Path) -> None:
+    lines = [result("a", 0.9, "e" * 64), result("b", 0.5, "c" * 64)]
+    trained(tmp_path, "c" * 64, lines)
+    scores = compare_scores(tmp_path, None, None)
+    assert [row["key"] for row in scores["sets"]] == ["b"]
+    assert scores["refused"] == [
+        f"1 results are of another checkpoint ({'e' * 16}) than the one that was trained ({'c' * 16}) and are left "
+        "out; run evaluate again"
+    ]
+    report, page = reported(tmp_path)
+    assert "another checkpoint" in page.text
+    assert report["scores"]["common"]["sets"] == 0
+
+
+def test_comparison_of_another_checkpoint_is_no_comparison(tmp_path: Path) -> None:
+    paired(tmp_path, MINE, OTHER, checkpoint_sha256="f" * 64)
+    report, page = reported(tmp_path)
+    assert report["scores"]["common"]["sets"] == 0
+    assert report["verdict"]["kind"] == "scored"
+    assert "42.5%" not in page.text
+
+
+def test_results_without_a_training_are_refused(tmp_path: Path) -> None:
+    trained(tmp_path, "c" * 64, [result("a", 0.9, "c" * 64)])
+    (tmp_path / "train" / "summary.json").unlink()
+    report, page = reported(tmp_path)
+    assert not report["scores"]["available"]
+    assert report["training"]["run"] is None
+    assert "no train/summary.json" in page.text
+    assert "90.0%" not in page.text
+
+
+def test_sets_of_other_pictures_are_not_compared(tmp_path: Path) -> None:
+    paired(tmp_path, MINE, OTHER)
+    lines = [result("shapes", 0.1, "d" * 64, state="other pictures"), result("colours", 0.1, "d" * 64)]
+    trained(tmp_path / "compare" / "no_filter", "d" * 64, lines)
+    report, page = reported(tmp_path)
+    assert report["scores"]["common"]["sets"] == 1
+    assert "other pictures in the comparison" in page.text
+
+
+@pytest.mark.parametrize("spoil", ["nothing", "one is absent", "one is a part"])
+def test_no_average_over_a_part_of_the_38(tmp_path: Path, spoil: str) -> None:
+    lines = [result(task.key, 0.5, "c" * 64, benchmark=True) for task in datacomp_tasks() if task.main_metric]
+    assert len(lines) == 38
+    if spoil == "one is absent":
+        lines.pop(20)
+    elif spoil == "one is a part":
+        lines[20]["complete"] = False
+    trained(tmp_path, "c" * 64, lines)
+    report, page = reported(tmp_path)
+    average = {row["name"]: row for row in report["scores"]["averages"]}["Average"]
+    assert average["score"] == (0.5 if spoil == "nothing" else None)
+    assert (average["present"], average["members"]) == (38 if spoil == "nothing" else 37, 38)
+    assert f"{average['present']} of 38" in page.text
+    assert len(report["scores"]["missing"]) == (3 if spoil == "one is absent" else 2)
+    assert len(report["scores"]["partial"]) == (spoil == "one is a part")
+
+
+def test_own_average_needs_every_set_of_the_table(tmp_path: Path) -> None:
+    trained(tmp_path, "c" * 64, [result("a", 0.5, "c" * 64)])
+    entries = [
+        {"key": key, "directory": f"wds_{key}_test", "kind": "classification", "main_metric": "acc1"} for key in "ab"
+    ]
+    sets = tmp_path / "sets"
+    sets.mkdir()
+    (sets / "tasks.json").write_text(json.dumps(entries))
+    assert compare_scores(tmp_path, None, sets)["own_average"] == {"members": 2, "score": None, "comparison": None}
+    (sets / "tasks.json").write_text(json.dumps(entries[:1]))
+    assert compare_scores(tmp_path, None, sets)["own_average"]["score"] == 0.5
+    (sets / "tasks.json").write_text("{")
+    assert compare_scores(tmp_path, None, sets)["own_average"]["members"] == 0
+
+
+def test_strange_lines_and_names_are_harmless(tmp_path: Path) -> None:
+    paired(tmp_path, MINE, OTHER)
+    nasty = result("<script>x</script>", 0.5, "c" * 64, dataset='<script>x</script> "quoted"', notes=None)
+    good = [json.dumps(result("a", 0.5, "c" * 64)), json.dumps(nasty)]
+    bad = ['{"key": "cut', "[1]", '{"key": "x", "metrics": 3, "checkpoint": "c"}', '{"key": 1, "metrics": {}}']
+    odd = json.dumps(result("b", None, "c" * 64)).replace("null", "NaN")
+    (tmp_path / "eval_results.jsonl").write_text("\n".join([*bad, *good, odd]))
+    with open(tmp_path / "train" / "log.jsonl", "a") as file:
+        file.write('{"samples_seen": 900, "loss": NaN, "logit_scale": 1}\n[]\n{"samples_seen": 1')
+    report, page = reported(tmp_path)
+    assert [row["key"] for row in report["scores"]["sets"]][:3] == ["a", "<script>x</script>", "b"]
+    assert report["scores"]["sets"][2]["score"] is None
+    assert len(report["training"]["run"]["curve"]) == 8
+    assert not page.all("script")
+    assert "<script>x</script>" in page.text
+
+
+@pytest.mark.parametrize("lines", [0, 1, CURVE_POINTS, CURVE_POINTS + 1, 10_007])
+def test_curves_are_bounded_and_keep_the_course(tmp_path: Path, lines: int) -> None:
+    trained(tmp_path, "c" * 64, [])
+    log = [{"samples_seen": n, "loss": 2.0 * n, "logit_scale": 1.0} for n in range(lines)]
+    (tmp_path / "train" / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    report, _ = reported(tmp_path)
+    curve = report["training"]["run"]["curve"]
+    assert len(curve) == lines if lines <= CURVE_POINTS else CURVE_POINTS // 2 <= len(curve) <= CURVE_POINTS
+    assert [p["loss"] for p in curve] == pytest.approx([2 * p["samples_seen"] for p in curve], abs=1e-4)
+    assert [p["loss"] for p in curve] == sorted(p["loss"] for p in curve)
+
+
+def test_ticks_are_round_and_inside() -> None:
+    assert ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0] or ticks(0, 1) == [0, 0.5, 1.0]
+    assert ticks(0, 76_800) == [0, 20_000, 40_000, 60_000]
+    assert ticks(1, 1) == ticks(2, 1) == ticks(0, float("inf")) == []
+    for low, high in ((-0.3, 0.61), (13.9, 18.7), (1e-9, 3e-9), (-5e6, 7e7)):
+        found = ticks(low, high)
+        assert 2 <= len(found) <= 6
+        assert all(low <= x <= high for x in found)
+
+
+def test_plots_of_nothing_and_of_anything() -> None:
+    assert curves("t", [("mine", [(0, 1)])], str) == ""
+    assert curves("t", [], str) == ""
+    assert bars("t", [0, 1], [("kept", [0])], stacked=True) == ""
+    flat = str(curves('<b>"t"</b>', [("mine", [(0, 1), (1, 1)])], lambda x: "<i>"))
+    assert "<b>" not in flat
+    assert "<i>" not in flat
+    assert "nan" not in flat
+    text = str(bars("t", [0, 1, 2], [("a", [1, 0]), ("b", [1, 2])], stacked=True, line=1.0, line_words="<u>"))
+    assert text.count("<rect") == 3
+    assert "&lt;u&gt;" in text
+    assert "threshold" not in str(bars("t", [0, 1], [("a", [1])], stacked=False, line=9.0))
+    assert str(dumbbell(None, None, None)).count("circle") == 0
+    assert 'cx="100.000%"' in str(dumbbell(1.7, -1.0, 0.2))
+
+
+def test_words_of_numbers() -> None:
+    assert [share(v) for v in (0.5461, 0.0, 1.0, None)] == ["54.6%", "0.0%", "100.0%", "\u2013"]
+    assert [points(v) for v in (0.1032, -0.02, 0.0004, -0.0004, None)] == ["+10.3", "\u22122.0", "0.0", "0.0", "\u2013"]
+    assert [decimal(v) for v in (18.6252, None)] == ["18.63", "\u2013"]
+    assert [rounded(v) for v in (1234.5, None)] == ["1,234", "\u2013"]
