@@ -267,6 +267,32 @@ def test_page_says_what_was_found(study: dict[str, Any]) -> None:
     assert "no_filter is above chance on 0 of 1" in page
 
 
+def test_only_the_best_filter_is_run_on_the_seeds_that_confirm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = {"no_filter": 0.2, "basic_filter": 0.3, "clip_score": 0.5, "random": 0.1, "oracle": 0.6}
+    filters = dict.fromkeys(scores, "no_filter")
+    ran: list[tuple[int, str]] = []
+
+    def execute(cells: list[Cell], *_: Any, finished: Any, **__: Any) -> list[Any]:
+        for cell in cells:
+            ran.append((cell.seed, str(cell.label)))
+            finished(cell, result(scores[str(cell.label)] + cell.seed / 100), 1.0)
+        return []
+
+    monkeypatch.setattr("dcfast.study.study.execute", execute)
+    monkeypatch.setattr("dcfast.study.study.write_results", lambda *_, **__: None)
+    grid = Grid(filters, ("tiny",), (0, 1, 2, 3), Settings())
+    said: list[str] = []
+    found = run_study(tmp_path / "a", grid, choose=(0, 1), confirm=(2, 3), say=said.append)
+    compared = {"no_filter", "random", "oracle", "clip_score"}
+    assert set(ran) == {(s, n) for s in (0, 1) for n in scores} | {(s, n) for s in (2, 3) for n in compared}
+    assert found["verdicts"][0]["best"] == "clip_score"
+    assert found["verdicts"][0]["confirmed"]["clear"] is True
+    assert "18 of 18 cells" in said[-1]
+    ran.clear()
+    run_study(tmp_path / "b", grid, choose=(0, 1), confirm=(2, 3), confirm_all=True)
+    assert set(ran) == {(s, n) for s in range(4) for n in scores}
+
+
 # --- the command ------------------------------------------------------------------------------------
 
 
@@ -299,7 +325,7 @@ def test_dry_run_lists_the_cells(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["--out", str(tmp_path / "study"), "--seeds", "2", "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "tiny, seed 1, random: random(0.3, seed=1)" in said
-    assert "18 trainings and 2 base runs" in said
+    assert "at most 18 trainings and 2 base runs" in said
     assert not (tmp_path / "study").exists()
 
 

@@ -49,6 +49,11 @@ def parser() -> argparse.ArgumentParser:
         "--choose", metavar="SEEDS", help="seeds that the best filter is chosen on (default: the first half)"
     )
     p.add_argument("--confirm", metavar="SEEDS", help="seeds that it is confirmed on (default: the others)")
+    p.add_argument(
+        "--confirm-all",
+        action="store_true",
+        help="run every filter on the seeds that confirm, not only the best one, no_filter, random and oracle",
+    )
     p.add_argument("--out", default="runs/study", metavar="DIR", help="directory of the study (default runs/study)")
     p.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at work at once; they share the cores")
     p.add_argument("--overwrite", action="store_true", help="redo cells whose settings differ")
@@ -98,7 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.dry_run:
             cells = grid.cells(out)
             print("\n".join(f"{cell.name}: {cell.settings.filter} -> {cell.directory}" for cell in cells))
-            print(f"{len(cells)} trainings and {len({cell.base for cell in cells})} base runs; nothing was done")
+            most = "" if args.confirm_all else "at most "  # which filter is confirmed is not known yet
+            print(f"{most}{len(cells)} trainings and {len({cell.base for cell in cells})} base runs; nothing was done")
             return 0
         study = run_study(
             out,
@@ -108,6 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             jobs=args.jobs,
             cores=os.cpu_count(),
             overwrite=args.overwrite,
+            confirm_all=args.confirm_all,
             say=(lambda line: None) if args.quiet else (lambda line: print(line, file=sys.stderr, flush=True)),
         )
     except KeyboardInterrupt:

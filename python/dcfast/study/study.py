@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
@@ -14,8 +14,9 @@ from typing import Any
 from dcfast.errors import RunError
 from dcfast.stages.piece import absolute
 from dcfast.stages.settings import check_settings
-from dcfast.study.execute import execute
-from dcfast.study.grid import Cell, Grid, scaled
+from dcfast.study.cell import read_result
+from dcfast.study.execute import Failure, execute
+from dcfast.study.grid import NOT_CANDIDATES, Cell, Grid, scaled
 from dcfast.study.output import write_results
 from dcfast.study.statistics import above_chance, choose_and_confirm, rank_correlation, summarise
 
@@ -71,6 +72,20 @@ def _time(seconds: float) -> str:
     )
 
 
+def _confirming(grid: Grid, cells: Sequence[Cell], best: Mapping[str, str | None]) -> list[Cell]:
+    """Of the cells on confirming seeds, those of the best filter of their scale and of what it is compared with.
+
+    Where the best is not known, one candidate stands for it. Cells that are finished already are taken along.
+    """
+    candidates = [label for label in grid.filters if label not in NOT_CANDIDATES]
+    return [
+        cell
+        for cell in cells
+        if cell.label in (*NOT_CANDIDATES, best.get(cell.scale) or (candidates or [None])[0])
+        or (best and read_result(cell) is not None)
+    ]
+
+
 def run_study(
     out: str | os.PathLike[str],
     grid: Grid,
@@ -80,6 +95,7 @@ def run_study(
     jobs: int = 1,
     cores: int | None = None,
     overwrite: bool = False,
+    confirm_all: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Runs a study, or what of it is left to do; its results are written after every cell.
@@ -90,6 +106,7 @@ def run_study(
         choose, confirm: seeds of the grid; none of them may be in both.
         jobs: cells at work at once, each in a process with cores // jobs threads.
         overwrite: redo cells whose settings differ, instead of refusing.
+        confirm_all: run every filter on the seeds that confirm, not only the best one and what it is compared with.
         say: is given a line as things happen.
     Returns:
         What ``study.json`` holds; ``failed`` names the cells that did not end well.
@@ -113,6 +130,12 @@ def run_study(
     results: Results = {}
     failed: list[tuple[str, str]] = []
     started, spent = time.monotonic(), 0
+    later = [] if confirm_all or not choose else [cell for cell in cells if cell.seed in confirm]
+    planned = len(cells) - len(later) + len(_confirming(grid, later, {}))
+
+    def best() -> dict[str, str | None]:
+        labels = list(grid.filters)
+        return {name: choose_and_confirm(results, name, labels, choose, confirm)["best"] for name in grid.scales}
 
     def write(plots: bool) -> dict[str, Any]:
         study = collect(grid, results, choose, confirm, failed)
@@ -127,10 +150,10 @@ def run_study(
         if seconds == 0.0:
             return
         spent += 1
-        left = (time.monotonic() - started) / spent * (len(cells) - len(results))
+        left = (time.monotonic() - started) / spent * (planned - len(results))
         say(
             f"{cell.name}: {score}, {result['kept']:,} of {result['rows']:,} kept, {_time(seconds)}; "
-            f"{len(results)} of {len(cells)} cells, about {_time(left)} left"
+            f"{len(results)} of {planned} cells, about {_time(left)} left"
         )
         write(plots=False)
 
@@ -140,15 +163,17 @@ def run_study(
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(f"--out {root}: another study is running there; wait for it, or choose another") from None
-        failures = execute(
-            cells,
-            lambda cell: grid.base(root, cell.scale, cell.seed),
-            jobs=jobs,
-            cores=cores or os.cpu_count() or 1,
-            overwrite=overwrite,
-            finished=finished,
-            say=say,
-        )
+        failures: list[Failure] = []
+        for phase in (lambda: [cell for cell in cells if cell not in later], lambda: _confirming(grid, later, best())):
+            failures += execute(
+                phase(),
+                lambda cell: grid.base(root, cell.scale, cell.seed),
+                jobs=jobs,
+                cores=cores or os.cpu_count() or 1,
+                overwrite=overwrite,
+                finished=finished,
+                say=say,
+            )
         failed = [(failure.cell.name, failure.message) for failure in failures]
         return write(plots=True)
     finally:
