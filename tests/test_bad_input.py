@@ -387,5 +387,5 @@ def test_unknown_command_suggests_the_nearest(capsys: pytest.CaptureFixture[str]
 
 def test_json_of_the_report_is_strict(tmp_path: Path) -> None:
     pool = plain_pool(tmp_path / "pool").write()
-    run(tmp_path / "run", Settings(pool=str(pool)))
+    run(tmp_path / "run", Settings(pool=str(pool), train=False))
     json.loads((tmp_path / "run/report.json").read_text(), parse_constant=lambda c: pytest.fail(f"{c} is no JSON"))

@@ -120,7 +120,7 @@ def _check_device(run: Run, stages: list[str]) -> None:
     much = f" (about {hours:,.0f} A100 GPU-hours)" if hours else ""
     if settings.device == "cuda":
         raise RunError(f"--device cuda: torch finds no GPU for stage {wanting[0]}; leave --device out, or say cpu")
-    before = STAGES[STAGES.index(wanting[0]) - 1]
+    before = [name for name in STAGES[: STAGES.index(wanting[0])] if run.asks_for(name)][-1]
     raise RunError(
         f"scale {settings.scale} wants a GPU for stage {wanting[0]}{much}, and there is none here. Nothing was done. "
         f"End before it (--to {before}), leave training out (--no-train), or insist on the processor (--device cpu)"
