@@ -231,3 +231,26 @@ def test_examine_of_empty_metadata_is_an_error(tmp_path: Path) -> None:
     pq.write_table(pa.table({"uid": pa.array([], pa.string())}), tmp_path / "m.parquet")
     with pytest.raises(ValueError, match="the metadata has no rows"):
         examine(tmp_path, [tmp_path / "m.parquet"], "no_filter", {}, {})
+
+
+def test_mistakes_are_those_of_the_truth(tmp_path: Path) -> None:
+    from dcfast.report.truth import mistakes
+
+    assert mistakes(tmp_path) == {}
+    (tmp_path / "world").mkdir()
+    truth = [{"key": f"k{n}", "clean": n % 2 == 0, "mismatched": n % 4 == 1, "flat": n % 2 == 1} for n in range(40)]
+    pq.write_table(pa.Table.from_pylist(truth), tmp_path / "world" / "truth.parquet")
+    fate = [(n, "kept" if n < 20 else "dropped", None if n < 20 else "a rule") for n in range(40)]
+    pq.write_table(fates(fate), tmp_path / "fates.parquet")
+    found = mistakes(tmp_path)
+    assert len(found["kept_faulty"]) == len(found["dropped_clean"]) == 6
+    for row in found["kept_faulty"]:
+        number = int(row["key"][1:])
+        assert number < 20
+        assert number % 2 == 1
+        assert row["defects"] == (["caption of another picture"] if number % 4 == 1 else []) + ["flat picture"]
+    assert {len(row["defects"]) for row in found["kept_faulty"]} == {1, 2}
+    for row in found["dropped_clean"]:
+        assert int(row["key"][1:]) >= 20
+        assert int(row["key"][1:]) % 2 == 0
+    assert mistakes(tmp_path) == found

@@ -20,7 +20,7 @@ from dcfast.report.outcome import compare_scores, read_json
 from dcfast.report.sampling import head, num_rows
 from dcfast.report.text import clean
 from dcfast.report.training import training, verdict
-from dcfast.report.truth import compare_with_truth
+from dcfast.report.truth import compare_with_truth, mistakes
 from dcfast.scales import SCALES
 from dcfast.stages import STAGES
 from dcfast.stages.branch import comparison_dir
@@ -129,7 +129,8 @@ def _notes(source: Source, report: dict[str, Any]) -> list[str]:
 
 
 def _clean_share(against_truth: dict[str, Any] | None) -> float | None:
-    return (against_truth or {}).get("filter", {}).get("precision")
+    share = (against_truth or {}).get("filter", {}).get("precision")
+    return None if share is None else float(share)
 
 
 def _comparison(expression: str | None, out: Path | None, world: bool) -> dict[str, Any]:
@@ -227,7 +228,7 @@ def collect(source: Source) -> dict[str, Any]:
             source.summary("signatures"),
             int(source.settings.get("max_distance", 8)),
         ),
-        "gallery": samples.gallery(source.out / "fates.parquet"),
+        "gallery": samples.gallery(source.out / "fates.parquet") | (mistakes(source.out) if source.world else {}),
         "quarantine": {
             "total": num_rows(source.out / "quarantine.parquet"),
             "rows": [

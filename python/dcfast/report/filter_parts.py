@@ -23,7 +23,7 @@ TRUTH_KINDS = ("mismatched", "language", "boilerplate", "small", "extreme_aspect
 def overlap(seen: Examined) -> dict[str, Any]:
     """Each rule's own count and what it alone drops; the most frequent combinations of rules that drop a row."""
     drops = seen.drops
-    dropped = drops.any(axis=1)
+    dropped = np.asarray(drops.any(axis=1))
     alone = drops.sum(axis=1) == 1
     rules = [
         {"rule": name, "drops": int(drops[:, i].sum()), "alone": int((drops[:, i] & alone).sum())}
@@ -37,7 +37,7 @@ def overlap(seen: Examined) -> dict[str, Any]:
         patterns = [{"rules": np.flatnonzero(found[i]).tolist(), "rows": int(counts[i])} for i in order[:PATTERNS]]
         others = int(sum(int(counts[i]) for i in order[PATTERNS:]))
     return {
-        "rows": len(dropped),
+        "rows": dropped.size,
         "of": seen.total,
         "dropped": int(dropped.sum()),
         "rules": rules,
@@ -48,11 +48,11 @@ def overlap(seen: Examined) -> dict[str, Any]:
 
 def _auroc(good: npt.NDArray[Any], bad: npt.NDArray[Any]) -> float | None:
     """How often a good one scores above a bad one, ties half; None where either is empty."""
-    if not len(good) or not len(bad):
+    if good.size == 0 or bad.size == 0:
         return None
     ordered = np.sort(bad)
     wins = np.searchsorted(ordered, good, "left") + np.searchsorted(ordered, good, "right")
-    return round(float(wins.mean()) / (2 * len(bad)), 6)
+    return round(float(wins.mean()) / (2 * bad.size), 6)
 
 
 def _threshold(expression: str, column: str, thresholds: dict[str, float]) -> float | None:
@@ -175,7 +175,7 @@ def rules_against_truth(seen: Examined, truth: dict[str, Any]) -> dict[str, Any]
     if not truth:
         return None
     labels = dict(KINDS)
-    everything = _judged("the whole filter", seen.drops.any(axis=1), truth)
+    everything = _judged("the whole filter", np.asarray(seen.drops.any(axis=1)), truth)
     return {
         "rows": int(truth["judged"].sum()),
         "clean": int((truth["judged"] & truth["clean"]).sum()),

@@ -9,7 +9,7 @@ from typing import Any
 
 from dcfast.report.sampling import columns_of, spread
 
-__all__ = ["evidence_pairs", "gallery"]
+__all__ = ["FATE_COLUMNS", "evidence_pairs", "gallery", "in_turns", "rank"]
 
 GALLERY = 12
 PAIRS = 24
@@ -19,17 +19,17 @@ EVIDENCE_COLUMNS = ("shard", "row", "key", "uid", "evalset", "evalset_shard", "e
 FATE_COLUMNS = ("shard", "row", "key", "uid", "fate", "reason")
 
 
-def _rank(row: dict[str, Any]) -> bytes:
+def rank(row: dict[str, Any]) -> bytes:
     """A fixed shuffle: by a hash of the sample's name, so that neither order nor date of the shards shows."""
     name = f"{row.get('uid')}\0{row.get('shard')}\0{row.get('row')}"
     return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
 def _doubt(row: dict[str, Any]) -> tuple[Any, ...]:
-    return -int(row["distance"]), row["method"] == "content", _rank(row)
+    return -int(row["distance"]), row["method"] == "content", rank(row)
 
 
-def _in_turns(groups: Iterable[list[dict[str, Any]]], limit: int) -> list[dict[str, Any]]:
+def in_turns(groups: Iterable[list[dict[str, Any]]], limit: int) -> list[dict[str, Any]]:
     """One of each group, then the next of each, until the limit: no group crowds out another."""
     waiting = [list(group) for group in groups if group]
     chosen: list[dict[str, Any]] = []
@@ -55,10 +55,10 @@ def gallery(table: Path) -> dict[str, list[dict[str, Any]]]:
         for fate, rows in found.items():
             rows += batch.filter(pc.equal(batch.column("fate"), fate)).to_pylist()
     by_reason: dict[str, list[dict[str, Any]]] = {}
-    for row in sorted(found["dropped"], key=_rank):
+    for row in sorted(found["dropped"], key=rank):
         by_reason.setdefault(str(row["reason"]), []).append(row)
     frequent = sorted(by_reason.values(), key=lambda rows: (-len(rows), str(rows[0]["reason"])))
-    return {"kept": sorted(found["kept"], key=_rank)[:GALLERY], "dropped": _in_turns(frequent, GALLERY)}
+    return {"kept": sorted(found["kept"], key=rank)[:GALLERY], "dropped": in_turns(frequent, GALLERY)}
 
 
 def evidence_pairs(table: Path) -> list[dict[str, Any]]:
@@ -81,7 +81,7 @@ def evidence_pairs(table: Path) -> list[dict[str, Any]]:
     groups: dict[tuple[bool, str], list[dict[str, Any]]] = {}
     for row in ordered[len(doubtful) :]:
         groups.setdefault((row["method"] == "content", str(row["evalset"])), []).append(row)
-    chosen = doubtful + _in_turns([groups[name] for name in sorted(groups)], PAIRS - len(doubtful))
+    chosen = doubtful + in_turns([groups[name] for name in sorted(groups)], PAIRS - len(doubtful))
     return sorted(
-        chosen, key=lambda row: (-int(row["distance"]), row["method"] == "content", str(row["evalset"]), _rank(row))
+        chosen, key=lambda row: (-int(row["distance"]), row["method"] == "content", str(row["evalset"]), rank(row))
     )

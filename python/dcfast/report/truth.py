@@ -8,12 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from dcfast.report.samples import FATE_COLUMNS, in_turns, rank
 from dcfast.report.sampling import columns_of, num_rows
 from dcfast.stages.tables import read_table
 
-__all__ = ["compare_with_truth"]
+__all__ = ["KINDS", "MAX_TRUTH_ROWS", "compare_with_truth", "mistakes"]
 
 MAX_TRUTH_ROWS = 2_000_000
+MISTAKES = 6
 
 KINDS = (
     # column of the truth (true, or text that is not empty, where a sample is of the kind), what to call it
@@ -98,3 +100,35 @@ def compare_with_truth(out: Path) -> dict[str, Any] | None:
             "quarantined_unfound": len(set(leak) - right),
         }
     return result
+
+
+def mistakes(out: Path) -> dict[str, list[dict[str, Any]]]:
+    """Samples that the filter got wrong, to look at: up to 6 kept ones with a defect and 6 dropped clean ones.
+
+    Rows of the fates, each with ``defects`` (labels of KINDS) or, of the dropped, the reason; in turns by these.
+    Empty where the truth or the fates are absent.
+    """
+    truth_path, fates_path = out / "world" / "truth.parquet", out / "fates.parquet"
+    columns = columns_of(truth_path)
+    if not {"key", "clean"} <= set(columns) or not set(FATE_COLUMNS) <= set(columns_of(fates_path)):
+        return {}
+    if num_rows(fates_path) > MAX_TRUTH_ROWS:
+        return {}
+    kinds = [(kind, label) for kind, label in KINDS if kind in columns and kind not in ("clean", "odd")]
+    truth = read_table(truth_path, ["key", "clean", *(kind for kind, _ in kinds)]).to_pydict()
+    place = {key: i for i, key in enumerate(truth["key"])}
+    faulty: dict[str, list[dict[str, Any]]] = {}
+    clean: dict[str, list[dict[str, Any]]] = {}
+    rows = read_table(fates_path, list(FATE_COLUMNS)).to_pylist()
+    for row in sorted((r for r in rows if r["fate"] in ("kept", "dropped") and r["key"] in place), key=rank):
+        at = place[row["key"]]
+        if row["fate"] == "kept" and not truth["clean"][at]:
+            row["defects"] = [label for kind, label in kinds if truth[kind][at]]
+            faulty.setdefault(", ".join(row["defects"]), []).append(row)
+        elif row["fate"] == "dropped" and truth["clean"][at]:
+            clean.setdefault(str(row["reason"]), []).append(row)
+
+    def chosen(groups: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+        return in_turns(sorted(groups.values(), key=lambda group: -len(group)), MISTAKES)
+
+    return {"kept_faulty": chosen(faulty), "dropped_clean": chosen(clean)}
