@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import shutil
@@ -13,10 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from dcfast.errors import CheckpointError, CorruptDataError, PoolError
-from dcfast.features import pairs
+from dcfast.features import metadata, pairs
 from dcfast.run import run
 from dcfast.stages import run_dir
 from dcfast.stages.run_dir import Settings
+from dcfast.uids import open_records
 from features_reference import MODEL, clip, embed_one, pool_samples, save_checkpoint
 from pool_builder import PoolBuilder, Sample, picture, uid_of
 
@@ -116,6 +118,27 @@ def test_summary_counts_every_sample(odd: tuple[Path, Path, dict[str, Any]]) -> 
 
 def tree(root: Path) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize("group", [1, 4, 5, 6, 7])
+def test_row_groups_of_any_size_give_the_same_columns(
+    odd: tuple[Path, Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int
+) -> None:
+    """Parquet's reader ends a batch of text or lists with its row group: rows must not slip against the scores."""
+    pool, out, _ = odd
+    monkeypatch.setattr(metadata, "BATCH_ROWS", 5)
+    columns = metadata.SegmentColumns(out, [first for first, _ in run_dir.Pool.open(pool).segments()])
+    model = metadata.Filled("l14", ("l14",), clip(None).embed_dim)
+    for file in sorted((pool / "metadata").glob("*.parquet")):
+        expected = out / "features/metadata" / file.name
+        key = next((out / "features/segments").glob("*-img.npy")).name.split("-")[1]
+        cut, made = tmp_path / file.name, tmp_path / "made" / file.name
+        made.parent.mkdir(exist_ok=True)
+        pq.write_table(pq.read_table(file), cut, row_group_size=group)
+        records = open_records(out / "index/pool.npy")
+        metadata.write_features(cut, made, columns, records, [dataclasses.replace(model, key=key)])
+        assert pq.read_table(made).equals(pq.read_table(expected))
+        assert made.with_suffix(".npz").read_bytes() == expected.with_suffix(".npz").read_bytes()
 
 
 def test_two_workers_write_the_same_bytes(

@@ -192,6 +192,7 @@ def test_without_a_gpu_large_scales_are_refused(pool: Path, tmp_path: Path, monk
         ({"features": {"l41": "teacher"}}, "prefix must be one of b32, l14; got 'l41'; did you mean 'l14'"),
         ({"features": {"l14": ""}}, "l14 needs a model"),
         ({"samples_seen": 0}, "samples_seen must be at least 1; got 0"),
+        ({"samples_seen": 127}, "at least one batch of scale tiny, 128; got 127"),
         ({"teacher_uids": "x.npy"}, "the built-in world's teacher has its own"),
         ({"pool": "/p", "world": {"rows": 3}}, "a run with a pool has none"),
         ({"pool": "/p", "features": {"l14": "teacher"}}, "never scores a given pool"),
@@ -209,6 +210,8 @@ def test_world_changes_that_make_no_sense(tmp_path: Path) -> None:
         run(tmp_path / "run", Settings(world={"row": 3}))
     with pytest.raises(ValueError, match="rows must be at least 1"):
         run(tmp_path / "run", Settings(world={"rows": 0}))
+    with pytest.raises(ValueError, match=r"teacher_pairs must be at least 128.*got 127.*--features none"):
+        run(tmp_path / "run", Settings(world={"teacher_pairs": 127}))
     assert not (tmp_path / "run/world").exists()
 
 
@@ -241,10 +244,10 @@ def test_options_become_settings(tmp_path: Path) -> None:
     from dcfast.run_options import parser, settings_of
 
     words = ["--features", "l14=ViT-L-14:openai", "b32=ViT-B-32:sub/x.pt", "--compare", "none", "--no-train"]
-    words += ["--pool", "p", "--samples-seen", "7", "--device", "cpu", "--loss", "dcfast", "--train-from", "shards"]
+    words += ["--pool", "p", "--samples-seen", "700", "--device", "cpu", "--loss", "dcfast", "--train-from", "shards"]
     got = settings_of(parser().parse_args(words))
     assert got.features == {"l14": "ViT-L-14:openai", "b32": f"ViT-B-32:{os.path.abspath('sub/x.pt')}"}
-    assert (got.compare, got.train, got.samples_seen) == ("none", False, 7)
+    assert (got.compare, got.train, got.samples_seen) == ("none", False, 700)
     assert (got.device, got.loss, got.train_from) == ("cpu", "dcfast", "shards")
     assert settings_of(parser().parse_args(["--features", "none"])).features == {}
     assert settings_of(parser().parse_args(["--world", "rows=5"])).world == {"rows": 5}

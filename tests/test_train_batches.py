@@ -97,6 +97,14 @@ def test_any_number_of_workers_gives_the_same_batches(prepared: tuple[Any, Any])
         same(one, other)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_training_own_random_numbers_are_left_alone(prepared: tuple[Any, Any], workers: int) -> None:
+    """A resumed training opens a loader where an uninterrupted one goes on: what the model draws must not differ."""
+    before = torch.get_rng_state()
+    assert len(list(iterate_batches(spec_of(prepared[1]), 0, 2, workers))) == 2
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_large_batch_is_put_together_from_chunks(prepared: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     spec = spec_of(prepared[0])
     expected = list(iterate_batches(spec, 0, 3, 0))

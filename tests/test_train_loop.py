@@ -424,6 +424,22 @@ def test_the_command_line_says_what_is_wrong(capsys: pytest.CaptureFixture[str],
     assert "nothing to train on" in capsys.readouterr().err
     assert main(["--out", str(tmp_path), "--shards", "a", "--index", "b"]) == 2
     assert "either --shards, or --index" in capsys.readouterr().err
+    assert main(["--out", str(tmp_path), "--shards", "a", "--subset", "b"]) == 2
+    assert "--subset belong to --index" in capsys.readouterr().err
+    assert main(["--out", str(tmp_path), "--index", "a", "--weights", "1"]) == 2
+    assert "--weights belongs to several --shards" in capsys.readouterr().err
+    for text, message in (("[]", "expected the settings"), ("{", "expected the settings"), ('{"out": "o"}', "sources")):
+        (tmp_path / "settings.json").write_text(text)
+        assert main(["--settings", str(tmp_path / "settings.json")]) == 2
+        assert message in capsys.readouterr().err
+    for name, value in (
+        ("samples_seen", "1e3"),
+        ("global_batch", "8.0"),
+        ("learning_rate", "fast"),
+        ("checkpoints", "true"),
+    ):
+        assert main(["--out", str(tmp_path), "--shards", "a", "--set", f"{name}={value}"]) == 2
+        assert f"{name} must be " in capsys.readouterr().err
     assert main(["--out", str(tmp_path), "--shards", str(tmp_path / "nowhere")]) == 1
     assert "no such directory" in capsys.readouterr().err
     with pytest.raises(SystemExit):

@@ -83,6 +83,10 @@ def _check(run: Run, stages: list[str]) -> None:
             compile_filter(expression)
     if run.is_world:
         run.world_spec  # noqa: B018  (ValueError where the changes to it make no sense)
+    if "teacher" in stages:
+        from dcfast.stages.teacher import check_teacher
+
+        check_teacher(run)
     if "features" in stages:
         from dcfast.stages.features import check_features
 

@@ -54,6 +54,10 @@ class Located:
     segment: npt.NDArray[np.int32]
     sample: npt.NDArray[np.int64]
 
+    def rows(self, begin: int, end: int) -> Located:
+        """Those of rows begin .. end - 1."""
+        return Located(self.segment[begin:end], self.sample[begin:end])
+
 
 class SegmentColumns:
     """The columns of all segments, mapped when first touched; at most 256 files at a time."""
@@ -131,8 +135,7 @@ def _locate_file(columns: SegmentColumns, records: Any, path: Path) -> Located:
 
 def _parts(located: Located) -> Iterator[Located]:
     for begin in range(0, len(located.sample), BATCH_ROWS):
-        end = begin + BATCH_ROWS
-        yield Located(located.segment[begin:end], located.sample[begin:end])
+        yield located.rows(begin, begin + BATCH_ROWS)
 
 
 def _write_parquet(
@@ -147,9 +150,12 @@ def _write_parquet(
         for name in scored:
             at, field = schema.get_field_index(name), pa.field(name, pa.float32())
             schema = schema.append(field) if at < 0 else schema.set(at, field)
-        batches = file.iter_batches(batch_size=BATCH_ROWS)
+        first = 0
         with atomic_path(target) as temporary, pq.ParquetWriter(temporary, schema) as writer:
-            for batch, part in zip(batches, _parts(located), strict=True):
+            for batch in file.iter_batches(batch_size=BATCH_ROWS):
+                # a batch of text or lists ends where a row group does: it may hold fewer rows than were asked for
+                part = located.rows(first, first + batch.num_rows)
+                first += batch.num_rows
                 made = {}
                 for model in models:
                     nothing = np.full(len(part.sample), np.nan, np.float32)

@@ -87,8 +87,15 @@ def check_settings(settings: Settings) -> None:
         _one_of("features: the prefix", prefix, tuple(SCORES))
         if not model:
             raise ValueError(f"features: {prefix} needs a model, NAME:PRETRAINED or {TEACHER}")
-    if settings.samples_seen is not None and settings.samples_seen < 1:
-        raise ValueError(f"samples_seen must be at least 1; got {settings.samples_seen}")
+    if settings.samples_seen is not None:
+        if settings.samples_seen < 1:
+            raise ValueError(f"samples_seen must be at least 1; got {settings.samples_seen}")
+        batch = scale(settings.scale).global_batch
+        if settings.train and settings.samples_seen < batch:
+            raise ValueError(
+                f"samples_seen must be at least one batch of scale {settings.scale}, {batch}; "
+                f"got {settings.samples_seen}"
+            )
     if settings.pool is None:
         if settings.teacher_uids is not None:
             raise ValueError("teacher_uids names pairs of a given pool; the built-in world's teacher has its own")

@@ -22,7 +22,7 @@ from dcfast.stages.piece import Piece, absolute, fingerprint_files
 from dcfast.stages.run_dir import Run
 from dcfast.stages.runner import Steps
 
-__all__ = ["RECIPE", "TEACHER_FILE", "steps", "teacher_model", "teacher_shards"]
+__all__ = ["RECIPE", "TEACHER_FILE", "check_teacher", "steps", "teacher_model", "teacher_shards"]
 
 TEACHER_FILE = "teacher/teacher.safetensors"
 ABOUT_FILE = "teacher/teacher.json"
@@ -44,6 +44,24 @@ def teacher_shards(run: Run) -> list[str]:
     return [
         f"world/teacher/shards/{args['shard']:08d}.tar" for _, _, args in plan_teacher(run.world_spec, run.world_dir)
     ]
+
+
+def check_teacher(run: Run) -> None:
+    """Looks, before the world is rendered, whether it has enough pairs for a teacher.
+
+    Raises:
+        RunError: it has none.   ValueError: fewer than a batch.
+    """
+    if not run.is_world:
+        return
+    pairs, batch = run.world_spec.teacher_pairs, RECIPE.get("global_batch", scale(SCALE).global_batch)
+    if pairs == 0:
+        raise RunError("the world has no pairs for a teacher (teacher_pairs is 0); ask for no feature by the teacher")
+    if pairs < batch:
+        raise ValueError(
+            f"world: teacher_pairs must be at least {batch}, one batch of the teacher; got {pairs}. "
+            "Give more, or ask for no feature by the teacher (--features none)"
+        )
 
 
 def render(out: str, args: dict[str, Any]) -> dict[str, Any]:
@@ -118,10 +136,6 @@ def steps(run: Run) -> Steps:
         from dcfast.world import plan_teacher
 
         shards = teacher_shards(run)
-        if not shards:
-            raise RunError(
-                "the world has no pairs for a teacher (teacher_pairs is 0); ask for no feature by the teacher"
-            )
         planned = plan_teacher(run.world_spec, run.world_dir)
         yield [
             Piece(

@@ -60,19 +60,33 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _from_file(path: Path) -> TrainSettings:
+    try:
+        values = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: expected the settings of a training as JSON; {error}") from None
+    if not isinstance(values, dict) or not isinstance(values.get("sources"), list) or "out" not in values:
+        raise ValueError(f"{path}: expected the settings of a training, an object with out and sources (a list)")
+    return TrainSettings.from_dict(values)
+
+
 def settings_of(arguments: argparse.Namespace) -> TrainSettings:
     """The settings that a command line asks for."""
     if arguments.settings is not None:
-        return TrainSettings.from_dict(json.loads(Path(arguments.settings).read_bytes()))
+        return _from_file(Path(arguments.settings))
     if arguments.out is None:
         raise ValueError("nowhere to write: give --out DIR")
     if arguments.index is not None:
         if arguments.shards is not None:
             raise ValueError("give either --shards, or --index with --shards-dir and --subset")
+        if arguments.weights is not None:
+            raise ValueError("--weights belongs to several --shards; with --index there is one source")
         sources: tuple[TrainSource, ...] = (
             TrainSource(index=arguments.index, shards_dir=arguments.shards_dir, subset=arguments.subset),
         )
     elif arguments.shards is not None:
+        if arguments.shards_dir is not None or arguments.subset is not None:
+            raise ValueError("--shards-dir and --subset belong to --index; new --shards hold the subset alone")
         sources = parse_sources(arguments.shards, arguments.weights)
     else:
         raise ValueError("nothing to train on: give --shards, or --index with --shards-dir and --subset")

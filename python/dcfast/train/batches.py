@@ -282,6 +282,7 @@ def iterate_batches(
         RunError: a worker died.   CorruptDataError: no usable sample was found.
     Memory: for each worker up to 64 MiB of pixels made ahead, in shared memory, but at least one chunk.
     """
+    import torch
     from torch.utils.data import DataLoader
 
     dataset = _Numbered(spec, first_step, last_step)
@@ -297,6 +298,7 @@ def iterate_batches(
             worker_init_fn=_start_worker if workers else None,
             prefetch_factor=max(1, min(4, _PREFETCHED_BYTES // chunk_bytes)) if workers else None,
             pin_memory=pin_memory,
+            generator=torch.Generator(),  # the loader draws a number as it begins: not from the training's own stream
         )
     chunks: list[Batch] = []
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
@@ -50,6 +51,16 @@ class TrainSource:
 
     def __str__(self) -> str:
         return self.shards or f"{self.index} with {self.subset or self.positions}"
+
+
+def _check_type(name: str, value: Any, standard: Any) -> None:
+    """ValueError where an override is of another type than the recipe's own value."""
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}[type(standard)]
+    kinds: tuple[type, ...] = (int, float) if isinstance(standard, float) else (type(standard),)
+    fits = isinstance(value, kinds)
+    finite = not isinstance(value, float) or math.isfinite(value)
+    if not fits or not finite or (isinstance(value, bool) and not isinstance(standard, bool)):
+        raise ValueError(f"{name} must be {words}; got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -124,6 +135,8 @@ class TrainSettings:
         unknown = sorted(set(self.overrides) - set(RECIPE_FIELDS))
         if unknown:
             raise ValueError(f"overrides: no recipe field {unknown[0]!r}; there are {', '.join(RECIPE_FIELDS)}")
+        for name, value in self.overrides.items():
+            _check_type(name, value, getattr(scale(self.scale), name))
         made = replace(scale(self.scale), **self.overrides)
         for name in ("samples_seen", "global_batch", "checkpoints"):
             if getattr(made, name) < 1:
