@@ -163,8 +163,8 @@ def _has_ended(out: Path, plan: ReshardPlan, subset: NDArray[Any], arguments: di
     if (out / KEY_FILE).exists() or not (out / "meta.json").exists():
         return False
     meta, sizes = _read_object(out / "meta.json"), _read_object(out / "sizes.json")
-    expected = {name: str(value) for name, value in {**plan.options, **arguments}.items()}
-    expected["output_shard_count"] = plan.num_output_shards  # type: ignore[assignment]
+    expected: dict[str, Any] = {name: str(value) for name, value in {**plan.options, **arguments}.items()}
+    expected["output_shard_count"] = plan.num_output_shards
     # the pool may have changed since: then its counts are others, nearly always
     for name in ("processed_count", "missing_count"):
         expected[name] = plan.counts[name]
