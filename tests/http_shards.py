@@ -21,6 +21,7 @@ class ShardServer:
     Attributes:
         files: path -> bytes; tags: path -> ETag.
         ranges: answer range requests; announce: say so by Accept-Ranges.
+        wrong: another range to send than the one asked for; look_ups: statuses of the next requests without a range.
         asked: (path, offset, bytes sent) of each GET; headers: of the last one.
     """
 
@@ -30,6 +31,8 @@ class ShardServer:
     announce: bool = True
     cut: int = 0
     fault: Fault | None = None
+    wrong: Callable[[int, int], tuple[int, int]] | None = None
+    look_ups: list[int] = field(default_factory=list)
     asked: list[tuple[str, int, int]] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
     port: int = 0
@@ -65,6 +68,8 @@ def serve(**options: Any) -> Iterator[ShardServer]:
             return headers
 
         def do_HEAD(self) -> None:
+            if state.look_ups:
+                return self._send(state.look_ups.pop(0), b"", {})
             if self.path not in state.files:
                 return self._send(404, b"", {})
             return self._send(200, state.files[self.path], self._common())
@@ -73,14 +78,17 @@ def serve(**options: Any) -> Iterator[ShardServer]:
             if self.path not in state.files:
                 return self._send(404, b"", {})
             asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-            begin = int(asked[1]) if asked and state.ranges else 0
+            if state.look_ups and not asked:
+                return self._send(state.look_ups.pop(0), b"", {})
+            begin, end = (int(asked[1]), int(asked[2]) + 1) if asked and state.ranges else (0, 0)
             status = state.fault(state, begin) if state.fault else None
             if status is not None:
                 return self._send(status, b"", {})
             body, headers, code = state.files[self.path], self._common(), 200
             if asked and state.ranges:
                 whole = len(body)
-                body, code = body[begin : int(asked[2]) + 1], 206
+                begin, end = state.wrong(begin, end) if state.wrong else (begin, end)
+                body, code = body[begin:end], 206
                 if not body:
                     return self._send(416, b"", {"Content-Range": f"bytes */{whole}"})
                 headers["Content-Range"] = f"bytes {begin}-{begin + len(body) - 1}/{whole}"

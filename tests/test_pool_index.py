@@ -23,6 +23,7 @@ from dcfast.segments import Segment
 from dcfast.shards import ShardColumns, write_segment
 from dcfast.uids import UID_DTYPE, save_records
 from pool_builder import plain_pool
+from reshard_reference import make_sample, make_uid, write_pool
 from tar_reference import GIF, make_tar, sample_members
 
 OLD = 1_700_000_000_000_000_007
@@ -394,3 +395,42 @@ def test_columns_taken_over_equal_those_read(tmp_path: Path) -> None:
         assert (tmp_path / "taken").read_bytes() == (tmp_path / "read").read_bytes()
     with pytest.raises(IndexError, match="out of range: there are 5"):
         write_segment([(ShardColumns(whole, 5), "x")], tmp_path / "taken")
+
+
+def test_a_shard_written_again_while_its_segment_is_written(tmp_path, monkeypatch):
+    from dcfast import pool_refresh
+
+    rng = np.random.default_rng(3)
+    (name,) = write_pool(tmp_path / "pool", [[make_sample(rng, 0, make_uid(1))]])
+    shard = tmp_path / "pool" / name
+    other = shard.read_bytes().replace(make_uid(1).encode(), make_uid(2).encode())
+    at = (time.time_ns() + 60_000_000_000) | 1
+    os.utime(shard, ns=(at, at))
+    write = pool_refresh.write_segment
+
+    def write_slowly(*args, **kwargs):
+        write(*args, **kwargs)
+        shard.write_bytes(other)
+        os.utime(shard, ns=(at, at))  # in the same tick
+        os.utime(args[1], ns=(2 * at, 2 * at))  # the segment is whole long after
+
+    monkeypatch.setattr(pool_refresh, "write_segment", write_slowly)
+    refresh_index(tmp_path / "index", tmp_path / "pool")
+    monkeypatch.undo()
+    assert refresh_index(tmp_path / "index", tmp_path / "pool")["indexed"] == [name]
+
+
+def test_shards_of_which_only_the_size_is_known_are_read_again(tmp_path, monkeypatch):
+    fsspec = pytest.importorskip("fsspec")
+    from dcfast import remote
+
+    rng = np.random.default_rng(3)
+    (name,) = write_pool(tmp_path / "pool", [[make_sample(rng, 0, make_uid(1))]])
+    memory = fsspec.filesystem("memory")
+    try:
+        memory.pipe(f"/dcfast-untold/{name}", (tmp_path / "pool" / name).read_bytes())
+        for modified_ns, indexed in ((0, [name]), (0, [name]), (7, [name]), (7, [])):
+            monkeypatch.setattr(remote, "_modified_ns", lambda info, ns=modified_ns: ns)
+            assert refresh_index(tmp_path / "index", "memory://dcfast-untold")["indexed"] == indexed
+    finally:
+        memory.rm("/dcfast-untold", recursive=True)

@@ -176,6 +176,25 @@ def test_answers_cut_short_are_errors(tmp_path: Path, server: ShardServer) -> No
         index_tars(server.url("/a.tar"), remote=RemoteOptions(retries=2, backoff_s=0.001))
 
 
+@pytest.mark.parametrize(("shift", "longer"), [(512, 0), (-512, 0), (0, 512)])
+def test_another_range_than_asked_for_is_an_error(tmp_path: Path, server: ShardServer, shift: int, longer: int) -> None:
+    server.files["/a.tar"] = tar_of(tmp_path / "a.tar", 100, 3000)
+    server.wrong = lambda begin, end: (begin + shift, end + shift + longer) if begin else (begin, end)
+    with pytest.raises(OSError, match=r"read \d+ bytes at offset \d+: .*the server sent bytes \d+-\d+, asked for \d+-"):
+        index_tars(server.url("/a.tar"), remote=QUICK)
+
+
+@pytest.mark.parametrize("status", [503, 403, 404])
+def test_failed_look_ups_are_what_the_server_said(tmp_path: Path, server: ShardServer, status: int) -> None:
+    server.files["/a.tar"] = tar_of(tmp_path / "a.tar", 10, 30)
+    server.look_ups = [status, status]  # HEAD, then GET: fsspec tries both
+    if status == 503:  # passes
+        assert index_tars(server.url("/a.tar"), remote=QUICK).segment.num_samples == 10
+        return
+    with pytest.raises({403: PermissionError, 404: FileNotFoundError}[status], match=f"look up: .*{status}"):
+        index_tars(server.url("/a.tar"), remote=QUICK)
+
+
 @pytest.mark.parametrize("announce", [True, False])
 def test_server_without_ranges(tmp_path: Path, announce: bool) -> None:
     with serve(ranges=False, announce=announce) as server:

@@ -179,6 +179,25 @@ def test_several_input_directories(tmp_path):
             resharder.reshard([tmp_path / "in/first", tmp_path / "in/b"], tmp_path / place, subset, overwrite=True)
 
 
+def test_input_directories_through_a_link_and_back(tmp_path):
+    rng = np.random.default_rng(4)
+    (tmp_path / "y/z").mkdir(parents=True)
+    for number, place in enumerate(("x/b", "y/b", "x/c")):
+        write_pool(tmp_path / place, [[make_sample(rng, number, make_uid(number))]])
+    (tmp_path / "x/link").symlink_to(tmp_path / "y/z")
+    there = tmp_path / "x/link/../b"  # y/b
+    resharder.reshard([there, tmp_path / "x/c"], tmp_path / "o", subset_of([make_uid(i) for i in range(3)]))
+    with tarfile.open(tmp_path / "o/00000000.tar") as tar:
+        assert {name.split("-")[0] for name in tar.getnames()} == {make_uid(1), make_uid(2)}
+
+
+@pytest.mark.parametrize("option", ["first_shard", "num_shards"])
+def test_numbers_of_shards_below_zero(pool, tmp_path, option):
+    with pytest.raises(ValueError, match="first_shard and num_shards must be 0 or more; got"):
+        resharder.reshard(pool[0], tmp_path / "o", whole_subset(), **{option: -1})
+    assert not (tmp_path / "o").exists()
+
+
 def test_bad_input_directories(tmp_path):
     write_pool(tmp_path / "a", [[make_sample(np.random.default_rng(0), 0, make_uid(0))]])
     (tmp_path / "empty").mkdir()
@@ -314,6 +333,47 @@ def test_nothing_to_resume(pool, tmp_path):
     (tmp_path / "new/sample_ids.npy").unlink()
     with pytest.raises(FileNotFoundError):
         resharder.reshard(directory, tmp_path / "new", subset, resume=True)
+
+
+def test_an_ended_run_of_a_pool_that_grew_is_another(tmp_path):
+    rng = np.random.default_rng(4)
+    write_pool(tmp_path / "pool", [[make_sample(rng, i, make_uid(i)) for i in range(9)]])
+    subset = subset_of([make_uid(i) for i in range(30)])
+    out = tmp_path / "o"
+    resharder.reshard(tmp_path / "pool", out, subset)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    write_pool(tmp_path / "more", [[make_sample(rng, i, make_uid(i)) for i in range(20, 24)]])
+    os.rename(tmp_path / "more/00000000.tar", tmp_path / "pool/00000001.tar")
+    with pytest.raises(RunError, match="holds another run"):
+        resharder.reshard(tmp_path / "pool", out, subset, resume=True)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize(("name", "text"), [("reshard_key.json", ""), ("meta.json", "[1]"), ("reshard_key.json", "7")])
+def test_resumption_by_a_damaged_note(pool, tmp_path, name, text):
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / name).write_text(text)
+    with pytest.raises(RunError, match=f"{name}: .*nothing can be resumed here, pass overwrite=True"):
+        resharder.reshard(pool[0], tmp_path / "o", whole_subset(), resume=True)
+
+
+def test_overwrite_never_removes_what_is_read(pool, tmp_path):
+    directory, _, _ = pool
+    out = tmp_path / "o"
+    resharder.reshard(directory, out, whole_subset(), shard_size=20)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    (tmp_path / "links").mkdir()
+    for path in out.glob("*.tar"):
+        (tmp_path / "links" / path.name).symlink_to(path)
+    (tmp_path / "s.npy").symlink_to(out / "sample_ids.npy")
+    for pool_dir, subset in (
+        (directory, out / "sample_ids.npy"),
+        (directory, tmp_path / "s.npy"),
+        (tmp_path / "links", whole_subset()),
+    ):
+        with pytest.raises(RunError, match="is read by this run, and overwrite=True would remove it; choose another"):
+            resharder.reshard(pool_dir, out, subset, overwrite=True)
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 # the command line

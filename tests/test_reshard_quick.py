@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dcfast import resharder
-from dcfast.errors import CorruptDataError, SubsetError
+from dcfast.errors import CorruptDataError, RunError, SubsetError
 from dcfast.reshard_quick import _flat_json, quick_reshard
 from dcfast.reshard_run import run_reshard
 from dcfast.uids import save_subset
@@ -188,3 +188,58 @@ def test_copies_without_end_are_left_to_the_long_way(tmp_path):
 def test_json_is_that_of_the_json_module():
     for value in ({}, {"b": 1, "a": 'q"\\\n\x01é'}, {"10": "x", "9": -5}):
         assert _flat_json(value).decode() == json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
+
+
+def killed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> Path:
+    """A short run that ended while it wrote its files, after so many; its output directory."""
+    import dcfast.reshard_quick as quick
+
+    rng = np.random.default_rng(2)
+    write_pool(tmp_path / "pool", [[make_sample(rng, i, make_uid(i)) for i in range(s, s + 9)] for s in (0, 9)])
+    save_subset(tmp_path / "s.npy", subset_of([make_uid(i) for i in range(18)]))
+    atomic, written = quick._atomic, []
+
+    def atomic_or_die(out, name, content, sync):
+        if len(written) == after:
+            raise KeyboardInterrupt
+        written.append(name)
+        atomic(out, name, content, sync)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(quick, "_atomic", atomic_or_die)
+        with pytest.raises(KeyboardInterrupt):
+            resharder.reshard(tmp_path / "pool", tmp_path / "o", tmp_path / "s.npy", shard_size=5)
+    return tmp_path / "o"
+
+
+@pytest.mark.parametrize("after", range(12))
+def test_a_killed_short_run_is_resumed(tmp_path, monkeypatch, after):
+    out = killed_run(tmp_path, monkeypatch, after)
+    whole = {path.name: path.stat().st_ino for path in out.glob("*.tar") if (out / f"{path.stem}_stats.json").exists()}
+    report = resharder.reshard(tmp_path / "pool", out, tmp_path / "s.npy", shard_size=5, resume=True)
+    assert report["skipped"] == len(whole) == min(4, max(0, after - 1) // 2)
+    assert all((out / name).stat().st_ino == inode for name, inode in whole.items())
+    resharder.reshard(tmp_path / "pool", tmp_path / "again", tmp_path / "s.npy", shard_size=5)
+    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in (tmp_path / "again").iterdir())
+    for path in out.iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
+
+
+def test_a_killed_short_run_is_not_resumed_as_another(tmp_path, monkeypatch):
+    out = killed_run(tmp_path, monkeypatch, 4)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    save_subset(tmp_path / "other.npy", subset_of([make_uid(i) for i in range(17)]))
+
+    def resume(**other):
+        arguments = {"subset": tmp_path / "s.npy", "shard_size": 5, **other}
+        with pytest.raises(RunError, match="holds another run"):
+            resharder.reshard(tmp_path / "pool", out, resume=True, **arguments)
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+    for other in (
+        {"subset": tmp_path / "other.npy"}, {"shard_size": 6}, {"max_bytes": 9000}, {"shuffle_seed": 1}, {"idx": True},
+        {"num_shards": 1}, {"first_shard": 1},
+    ):  # fmt: skip
+        resume(**other)
+    os.utime(tmp_path / "pool/00000001.tar", ns=(5, 5))
+    resume()

@@ -53,7 +53,8 @@ def refresh_index(
     Args:
         index_dir: made where missing; or a run's directory, whose ``index`` is meant. Other files in it stay.
         pool: directory of ``*.tar``, or one with ``shards`` in it. Or the fsspec URL of a directory of tars
-            (``s3://...``): the shards are read by ranges, and are told apart by ETag where the server gives one.
+            (``s3://...``): the shards are read by ranges, and are told apart by ETag where the server gives one; where
+            it gives neither ETag nor time, they are read every time.
         threads: shards indexed at a time; 0 = one per core.
         memory_bytes: for the merge of the uids; at least 4 MiB.
         remote: how URLs are read: credentials, window, retries.
@@ -166,7 +167,7 @@ class _OldShard:
     file: Path
     number: int
     state: State
-    indexed_ns: int  # when the segment was written
+    indexed_ns: int  # the segment's time: of one written here, when its shards began to be read
 
 
 @dataclass
@@ -218,7 +219,12 @@ class _Refresh:
                 old = kept.get(name)
                 unread = None if old is None else ShardColumns(opened[old.file], old.number)
                 sources.append((unread or self._shards.source(name), name))
+            begin = self._staging / "begin"  # the file system's clock, not this machine's
+            begin.touch()
+            started = begin.stat().st_mtime_ns
             write_segment(sources, out, self._threads, remote=self._shards.remote)
+            # what was written to a shard after it was read, but before the segment was whole, is not in it
+            os.utime(out, ns=(started, started))
             self.report["segments_written"] += 1
         segment = Segment.open(out, verify=False)
         self.report["samples"] += segment.num_samples
@@ -230,6 +236,8 @@ class _Refresh:
         if old is None:
             return None
         now = self._shards.state(name)
+        if self._shards.remote is not None and now[1] == 0:
+            return None  # neither ETag nor time: the size alone does not tell
         tick = _COARSE_TICK_NS if now[1] % _NS == 0 else _TICK_NS
         return old if now == old.state and now[1] + tick < old.indexed_ns else None
 

@@ -162,7 +162,8 @@ class _Remote:
         while True:
             try:
                 return call()
-            except Exception as error:
+            except Exception as found:
+                error = _cause(found)
                 tries += 1
                 if not _may_pass(error) or tries > self.options.retries:
                     raise self._final(action, error, tries) from error
@@ -220,6 +221,8 @@ class RemoteShard:
                 if type(error).__name__ == "FileExpired" or _status(error) == 412:
                     return None  # s3fs reads under If-Match
                 raise
+            if len(data) > length:
+                raise OSError(errno.EIO, f"the server sent {len(data)} bytes, asked for {length}", self.url)
             if len(data) < length:
                 if remote.state() != self._state:
                     return None
@@ -248,11 +251,29 @@ def _open_ranges(fs: Any, path: str, length: int, size: int) -> Any:
     known: dict[str, Any] = {}
     if "http" in fs.protocol:
         # the size saves asking for it again; a compressed answer would be a range of other bytes
-        known = {"size": size, "headers": {**fs.kwargs.get("headers", {}), "Accept-Encoding": "identity"}}
+        headers = {**fs.kwargs.get("headers", {}), "Accept-Encoding": "identity"}
+        known = {"size": size, "headers": headers, "raise_for_status": _check_range}
     try:
         return fs.open(path, "rb", block_size=max(length, 1 << 16), cache_type="none", **known)
     except TypeError:  # a file system of whole files, such as that of an archive
         return fs.open(path, "rb")
+
+
+async def _check_range(response: Any) -> None:
+    """Called by aiohttp with each answer: another range than the one asked for would be taken for the right bytes."""
+    asked = re.fullmatch(r"bytes=(\d+)-(\d+)", response.request_info.headers.get("Range", ""))
+    sent = re.match(r"bytes (\d+)-(\d+)/", response.headers.get("Content-Range", ""))
+    if response.status != 206 or asked is None or sent is None:
+        return
+    if sent[1] != asked[1] or int(sent[2]) > int(asked[2]):
+        response.close()
+        raise OSError(errno.EIO, f"the server sent bytes {sent[1]}-{sent[2]}, asked for {asked[1]}-{asked[2]}")
+
+
+def _cause(error: Exception) -> Exception:
+    """fsspec says "not found" of whatever went wrong with a look-up: what it was decides about another try."""
+    cause = error.__cause__
+    return cause if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) else error
 
 
 def _no_ranges(url: str) -> str:

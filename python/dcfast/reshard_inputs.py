@@ -81,10 +81,12 @@ def _several(directories: list[Path]) -> Inputs:
     if len(set(real)) < len(real):
         twice = next(path for path in real if real.count(path) > 1)
         raise PoolError(f"reshard: input directory {twice} is given twice: each of its samples would be written twice")
-    base = Path(os.path.commonpath([directory.absolute() for directory in directories]))
+    # "link/.." is not what it looks like: such a path has to be resolved before it is made relative
+    places = [Path(os.path.realpath(d)) if ".." in d.parts else d.absolute() for d in directories]
+    base = Path(os.path.commonpath(places))
     names: list[str] = []
-    for directory in directories:
-        inside = os.path.relpath(directory.absolute(), base)
+    for directory, place in zip(directories, places, strict=True):
+        inside = os.path.relpath(place, base)
         names += [name if inside == "." else os.path.join(inside, name) for name in _shard_names(directory)]
     return Inputs(base, directories, names)
 

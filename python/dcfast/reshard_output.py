@@ -19,16 +19,23 @@ from dcfast.atomic import TEMPORARY_PREFIX, atomic_path, write_json
 from dcfast.errors import RunError
 from dcfast.reshard_contents import open_subset
 from dcfast.reshard_plan import ReshardPlan
+from dcfast.reshard_quick import KEY_FILE
 from dcfast.reshard_rows import SegmentLike, open_segment
 from dcfast.reshard_write import EDIT_COUNTS, SHARD_FORMAT, STATS_FORMAT
 
 if TYPE_CHECKING:
     from dcfast.reshard_edit import BlurOptions
 
-__all__ = ["KEY_FILE", "check_free_space", "finish_reshard", "plan_key", "refuse_output", "remove_outputs"]
+__all__ = [
+    "KEY_FILE",
+    "check_free_space",
+    "finish_reshard",
+    "plan_key",
+    "refuse_input_in_output",
+    "refuse_output",
+    "remove_outputs",
+]
 
-#: of a run that has not ended: what it is a run of
-KEY_FILE = "reshard_key.json"
 # what a run writes, under its name or a temporary one
 _OUTPUT = re.compile(
     rf"({re.escape(TEMPORARY_PREFIX)}.*-)?"
@@ -167,6 +174,24 @@ def refuse_output(out: Path, inputs: Sequence[Path], may_hold: bool) -> None:
     # of a run that ended before its first shard the key alone is left
     if not may_hold and any(path.name != KEY_FILE for path in out.iterdir()):
         raise RunError(f"output {out} is not empty; choose another place, or pass overwrite=True")
+
+
+def refuse_input_in_output(out: Path, read: Iterable[str | os.PathLike[str]]) -> None:
+    """Raises RunError where one of the files to be read would be removed to make place in an output directory.
+
+    Cost: an lstat a file.
+    """
+    if not out.is_dir():
+        return
+    real = os.path.realpath(out)
+    inside = [path for path in read if os.path.islink(path) or os.path.realpath(os.path.dirname(path) or ".") == real]
+    for path in inside:
+        target = os.path.realpath(path)
+        if os.path.dirname(target) == real and _OUTPUT.fullmatch(os.path.basename(target)):
+            raise RunError(
+                f"output {out}: {target} is read by this run, and overwrite=True would remove it; "
+                "choose another output, or copy that file elsewhere first"
+            )
 
 
 def _outputs(out: Path, keep_below: int) -> list[Path]:

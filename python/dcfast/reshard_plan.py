@@ -216,6 +216,8 @@ def make_plan(
         that are in no asked shard), repeated_rows, output_shard_count, member_count, payload_bytes, tar_bytes
         (at most; exact for plain extensions).
     """
+    if first_shard < 0 or (num_shards is not None and num_shards < 0):
+        raise ValueError(f"make_plan: first_shard and num_shards must be 0 or more; got {first_shard} and {num_shards}")
     options = {"shard_size": shard_size, "max_bytes": max_bytes, "first_shard": first_shard, "num_shards": num_shards}
     spool = None
     if shuffle_seed is not None:

@@ -12,12 +12,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["quick_reshard"]
+__all__ = ["quick_key", "quick_reshard"]
 
 # what is held in memory: about 100 bytes a sample of the input
 _MOST_SHARDS = 64
 _MOST_INPUT_BYTES = 16 << 30
 _MOST_SUBSET_BYTES = 16_000_128
+#: of a run that has not ended: what it is a run of
+KEY_FILE = "reshard_key.json"
 #: options that have to be as here, for this way to be taken
 _PLAIN = {
     "shards_dir": None,
@@ -56,6 +58,8 @@ def quick_reshard(options: dict[str, Any]) -> dict[str, Any] | None:
             return None
         from dcfast import _core
 
+        # of the shards before they are indexed: where one changes meanwhile, the key is not that of a later run
+        key = quick_key(paths, subset, options["shard_size"], options["max_bytes"])
         plan = _core.PoolReshard(
             [os.fsencode(path) for path in paths],
             os.fsencode(subset),
@@ -74,9 +78,30 @@ def quick_reshard(options: dict[str, Any]) -> dict[str, Any] | None:
         return report
     if report["needed_bytes"] > report["free_bytes"]:
         return None
+    os.makedirs(out, exist_ok=True)
+    _atomic(out, KEY_FILE, _flat_json({"quick_key": key}), options["sync"])
     report["tar_bytes"] = _write(plan, report, out, base, subset, options)
+    os.unlink(os.path.join(out, KEY_FILE))
     report["skipped"] = 0
     return report
+
+
+def quick_key(paths: list[str], subset: str, shard_size: int, max_bytes: int) -> str:
+    """A hash of all that decides the bytes of a short run: a killed one is resumed, the long way, by an equal key.
+
+    Args:
+        paths: the input shards in order.   subset: file.
+    Raises OSError. Cost: a stat a shard, one read of the subset file.
+    """
+    from dcfast import _core
+
+    parts = [f"{shard_size} {max_bytes}".encode()]
+    for path in paths:
+        state = os.stat(path)
+        parts.append(f"{state.st_size} {state.st_mtime_ns} ".encode() + os.fsencode(os.path.abspath(path)))
+    with open(subset, "rb") as file:
+        parts.append(file.read())
+    return repr(_core.xxh3_128(b"\0".join(parts)))
 
 
 def _is_small(paths: list[str], subset: str) -> bool:
@@ -98,7 +123,6 @@ def _free_bytes(out: str) -> int:
 
 def _write(plan: Any, report: dict[str, Any], out: str, base: str, subset: str, options: dict[str, Any]) -> int:
     sync, threads = options["sync"], options["threads"] or os.cpu_count() or 1
-    os.makedirs(out, exist_ok=True)
     sizes = {}
     total = 0
 

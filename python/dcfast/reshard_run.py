@@ -16,17 +16,19 @@ from numpy.typing import NDArray
 from dcfast.atomic import write_json
 from dcfast.errors import RunError
 from dcfast.reshard_contents import open_subset
-from dcfast.reshard_inputs import Pool, StrPath, open_inputs
+from dcfast.reshard_inputs import Inputs, Pool, StrPath, open_inputs
 from dcfast.reshard_output import (
     KEY_FILE,
     check_free_space,
     finish_reshard,
     plan_key,
+    refuse_input_in_output,
     refuse_output,
     remove_outputs,
 )
 from dcfast.reshard_plan import ReshardPlan, make_plan
-from dcfast.reshard_write import write_output_shards
+from dcfast.reshard_quick import quick_key
+from dcfast.reshard_write import SHARD_FORMAT, write_output_shards
 
 if TYPE_CHECKING:
     from dcfast.reshard_boxes import Metadata
@@ -66,6 +68,12 @@ def run_reshard(
     inputs = open_inputs(pool, shards_dir)
     opened = open_subset(subset, check=True)
     refuse_output(out, inputs.directories, overwrite or resume or dry_run)
+    subset_file = None if isinstance(subset, np.ndarray) else subset
+    if overwrite:
+        files = [os.path.join(inputs.base, name) for name in inputs.names]
+        refuse_input_in_output(out, files if subset_file is None else [*files, subset_file])
+    # of the shards before they are indexed, as the short way takes it
+    quick = _quick_key(inputs, subset_file, shard_size, max_bytes) if resume and (out / KEY_FILE).exists() else None
     with inputs.indexed(threads) as segments, _blur(boxes, opened, apply_blur, inject_boxes, webp_quality) as blur:
         plan = make_plan(
             segments,
@@ -85,13 +93,15 @@ def run_reshard(
             return report
         arguments: dict[str, Any] = {
             "input_dir": "::".join(os.fspath(directory) for directory in inputs.directories),
-            "subset_file": "" if isinstance(subset, np.ndarray) else subset,
+            "subset_file": "" if subset_file is None else subset_file,
         }
         if blur is not None:
             arguments |= {"apply_blur": apply_blur, "inject_blur_metadata": inject_boxes, "webp_quality": webp_quality}
         key = plan_key(plan, opened, segments, {"idx": idx, "blur": _described(blur)})
         if not (resume and _has_ended(out, plan, opened, arguments)):
-            _begin(out, key, resume, sync)
+            plain = blur is None and plan.shuffle_seed is None and not (idx or first_shard)
+            plain = plain and num_shards is None and exclude is None and pool_records is None
+            _begin(out, key, resume, sync, quick if plain else None)
         workers = threads or os.cpu_count() or 1
         written = write_output_shards(
             plan,
@@ -152,19 +162,44 @@ def _has_ended(out: Path, plan: ReshardPlan, subset: NDArray[Any], arguments: di
     """Whether a run with these arguments, of this subset, has been finished here."""
     if (out / KEY_FILE).exists() or not (out / "meta.json").exists():
         return False
-    meta = json.loads((out / "meta.json").read_bytes())
-    expected = {name: str(value) for name, value in {**plan.options, **arguments}.items()}
-    expected["output_shard_count"] = plan.num_output_shards  # type: ignore[assignment]
+    meta, sizes = _read_object(out / "meta.json"), _read_object(out / "sizes.json")
+    expected: dict[str, Any] = {name: str(value) for name, value in {**plan.options, **arguments}.items()}
+    expected["output_shard_count"] = plan.num_output_shards
+    # the pool may have changed since: then its counts are others, nearly always
+    for name in ("processed_count", "missing_count"):
+        expected[name] = plan.counts[name]
+    planned = {SHARD_FORMAT.format(k): int(n) for k, n in enumerate(plan.cuts["samples"])}
+    if sizes != planned and "blur_failed" not in meta:
+        return False
     given = {name for name, value in meta.items() if isinstance(value, str) and "format" not in name}
     if any(meta.get(name) != value for name, value in expected.items()) or not given <= set(expected):
         return False
     return bool(np.array_equal(open_subset(out / "sample_ids.npy"), subset))
 
 
-def _begin(out: Path, key: str, resume: bool, sync: bool) -> None:
+def _quick_key(inputs: Inputs, subset: StrPath | None, shard_size: int, max_bytes: int) -> str | None:
+    """The key of a short run of this input, None where there is no such run."""
+    if subset is None or inputs.segments is not None or len(inputs.directories) > 1:
+        return None
+    return quick_key([os.path.join(inputs.base, n) for n in inputs.names], os.fspath(subset), shard_size, max_bytes)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise RunError(f"{path}: not json: {error}; nothing can be resumed here, pass overwrite=True instead") from None
+    if not isinstance(data, dict):
+        raise RunError(f"{path}: expected an object; nothing can be resumed here, pass overwrite=True instead")
+    return data
+
+
+def _begin(out: Path, key: str, resume: bool, sync: bool, quick: str | None) -> None:
     """Notes what is being written; clears what is there, or (resume) makes sure that it is of this very run."""
     if resume and (out / KEY_FILE).exists():
-        found = json.loads((out / KEY_FILE).read_bytes()).get("reshard_key")
+        noted = _read_object(out / KEY_FILE)
+        short = quick is not None and noted.get("quick_key") == quick
+        found = key if short else noted.get("reshard_key")
     elif resume and (out / "meta.json").exists():
         found = None
     elif resume and out.is_dir() and any(out.iterdir()):

@@ -94,8 +94,8 @@ def reshard(
 
     Args:
         pool: a directory of shards (or one with ``shards`` in it), or several, taken one after the other, and indexed
-            first; or index segments (paths or objects, in pool order), with ``shards_dir`` the directory their shard
-            names are relative to.
+            first (a ``sizes.json`` in it is not needed, and not read); or index segments (paths or objects, in pool
+            order), with ``shards_dir`` the directory their shard names are relative to.
         output_dir: made where missing; refused where it holds anything, unless ``overwrite``: then earlier output
             shards and their companions are removed, other files stay.
         subset: "u8,u8" sorted array, or a subset file. A uid that stands m times is written m times.
@@ -108,8 +108,7 @@ def reshard(
             decoded are left out; and for ``inject_boxes``: boxes are written into the json as ``face_bboxes``.
         idx: write index files for DALI along.
         resume: go on with a run that was killed: the same arguments, the same output_dir. Output shards that are there
-            are kept; an ended run with these arguments and this subset is left as it is. (A run of a few seconds that
-            was killed may have to be overwritten instead: it does not note what it was doing.)
+            are kept; an ended run with these arguments and this subset is left as it is.
         dry_run: plan and report, touch nothing.
         verify: read the output again and compare it with the plan and the sources (``verify_output_shards``).
         threads: at work at the same time; 0 means one per core.
