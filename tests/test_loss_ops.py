@@ -162,6 +162,15 @@ def test_bad_features(loss: Any, image: Any, text: Any, kind: type[Exception], m
 
 
 @pytest.mark.parametrize("loss", LOSSES)
+def test_autocast_does_not_hide_a_wrong_dtype(loss: Any) -> None:
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(TypeError, match=r"image_features must have dtype float32.*got int64"),
+    ):
+        loss(GOOD.long(), GOOD.long(), 1.0)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 def test_features_of_different_numbers(loss: Any) -> None:
     with pytest.raises(ValueError, match=r"the same shape \(row i of both is one pair\), got \(4, 3\) and \(5, 3\)"):
         loss(GOOD, torch.zeros(5, 3), 1.0)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_CAST = _DTYPES[:3]
 
 
 def check_features(image: Any, text: Any, *, paired: bool = True) -> None:
@@ -67,7 +68,9 @@ def check_finite(value: Tensor, name: str) -> None:
 def autocast(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     """Features in autocast's dtype where it is on, as it would cast them for a product; float64 stays."""
     device = image.device.type
-    if not torch.is_autocast_enabled(device) or torch.float64 in (image.dtype, text.dtype):
+    # what is no feature dtype is left for check_features to refuse
+    castable = image.dtype in _CAST and text.dtype in _CAST
+    if not castable or not torch.is_autocast_enabled(device):
         return image, text
     dtype = torch.get_autocast_dtype(device)
     return image.to(dtype), text.to(dtype)
