@@ -77,12 +77,11 @@ def _confirming(grid: Grid, cells: Sequence[Cell], best: Mapping[str, str | None
 
     Where the best is not known, one candidate stands for it. Cells that are finished already are taken along.
     """
-    candidates = [label for label in grid.filters if label not in NOT_CANDIDATES]
+    stand_in = next((label for label in grid.filters if label not in NOT_CANDIDATES), None)
     return [
         cell
         for cell in cells
-        if cell.label in (*NOT_CANDIDATES, best.get(cell.scale) or (candidates or [None])[0])
-        or (best and read_result(cell) is not None)
+        if cell.label in (*NOT_CANDIDATES, best.get(cell.scale) or stand_in) or (best and read_result(cell) is not None)
     ]
 
 
@@ -164,9 +163,10 @@ def run_study(
         except BlockingIOError:
             raise RunError(f"--out {root}: another study is running there; wait for it, or choose another") from None
         failures: list[Failure] = []
-        for phase in (lambda: [cell for cell in cells if cell not in later], lambda: _confirming(grid, later, best())):
+        first = [cell for cell in cells if cell not in later]
+        for phase in range(2):
             failures += execute(
-                phase(),
+                first if phase == 0 else _confirming(grid, later, best()),
                 lambda cell: grid.base(root, cell.scale, cell.seed),
                 jobs=jobs,
                 cores=cores or os.cpu_count() or 1,
