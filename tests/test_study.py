@@ -258,6 +258,15 @@ def test_equal_studies_are_equal_bytes(study: dict[str, Any], tmp_path: Path) ->
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
 
 
+def test_filters_are_compared_on_equal_seeds() -> None:
+    labels = {"no_filter": "no_filter", "clip_score": "clip_score(l14, fraction=0.3)"}
+    grid = Grid(labels, ("tiny",), (0, 1, 2), Settings())
+    results = {("tiny", seed, "no_filter"): result(score) for seed, score in enumerate((0.4, 0.4, 0.1))}
+    results |= {("tiny", seed, "clip_score"): result(score) for seed, score in enumerate((0.5, 0.6))}
+    page = markdown(collect(grid, results, (), ()))
+    assert "| clip_score | 30.0% | 2 | 0.5500 ± 0.0707 | +0.1500 |" in page, "the third seed is no_filter's alone"
+
+
 def test_page_says_what_was_found(study: dict[str, Any]) -> None:
     page = markdown(study)
     assert "Best on the seeds that choose (0, 1): odd" in page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,13 @@ def _table(rows: list[dict[str, Any]], scale: str) -> list[str]:
     mine = sorted(
         (row for row in rows if row["scale"] == scale), key=lambda row: (row["mean"] is None, -(row["mean"] or 0.0))
     )
-    plain = next((row["mean"] for row in mine if row["filter"] == "no_filter"), None)
-    lines = ["| filter | kept | seeds | score | against no_filter |", "|---|---:|---:|---:|---:|"]
+    plain: dict[str, float] = next((row["scores"] for row in mine if row["filter"] == "no_filter"), {})
+    lines = ["| filter | kept | seeds | score | against no_filter, same seeds |", "|---|---:|---:|---:|---:|"]
     for row in mine:
         score = _number(row["mean"]) + (f" ± {row['deviation']:.4f}" if row["deviation"] is not None else "")
-        gain = "-" if plain is None or row["mean"] is None else f"{row['mean'] - plain:+.4f}"
+        # filters may have run on different seeds, and each seed is another world: only equal seeds are compared
+        gains = [score - plain[seed] for seed, score in row["scores"].items() if seed in plain]
+        gain = f"{math.fsum(gains) / len(gains):+.4f}" if gains else "-"
         lines.append(f"| {row['filter']} | {_share(row['kept'])} | {len(row['seeds'])} | {score} | {gain} |")
     return lines
 
