@@ -40,8 +40,9 @@ run: $(VENV)/.run ## set up, then the whole workflow on the built-in world; its 
 study: $(VENV)/.study ## which filter is best: nine filters, chosen on three seeds, confirmed on three more; see runs/study/study.md
 	$(BIN)/python -m dcfast.study --scale tiny --seeds 6 --choose 0-2 --confirm 3-5 --jobs 2 --out runs/study $(STUDY_ARGS)
 
+# two workers with a thread each: threads that wait for each other on busy cores cost minutes
 test: $(VENV)/.test ## set up, then pass all tests (those in C++ too)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(TEST_ARGS)
 
 lint: $(VENV)/.test ## ruff (rules and format) and mypy --strict
 	$(BIN)/ruff check .
