@@ -135,6 +135,12 @@ def other_checks(rank: int, world_size: int) -> dict[str, bool]:
         ClipLoss(rank=rank, world_size=world_size + 1)(*pair, 20.0)
     except ValueError as problem:
         found["a wrong world size is refused"] = "those of the process group" in str(problem)
+    found |= refused_on_every_rank(rank, world_size, pair)
+    alone = torch.tensor(20.0, requires_grad=True)
+    for schedule in ("gather", "ring"):
+        alone.grad = None
+        (ClipLoss(**settings, schedule=schedule)(*pair, alone) * 3).backward()
+        found[f"the scale alone, {schedule}"] = error([alone.grad], [first[3]]) < 2e-5
     image = pair[0].clone().requires_grad_()
     ClipLoss(**settings)(image, pair[1], 20.0).backward()
     found["frozen texts"] = image.grad is not None and error([image.grad * 3], [first[1]]) < 1e-6
@@ -149,6 +155,28 @@ def other_checks(rank: int, world_size: int) -> dict[str, bool]:
             found["logits"] = found.get("logits", True) and error(*logits) < 1e-10
     labels = [m.ClipLoss(**settings).get_ground_truth(torch.device("cpu"), 5) for m in (theirs, dcfast)]
     found["labels"] = torch.equal(*labels)
+    return found
+
+
+def refused_on_every_rank(rank: int, world_size: int, pair: Pair) -> dict[str, bool]:
+    """What one rank alone gives wrong must raise on all: none may wait for the others."""
+    last = rank == world_size - 1
+    losses = [ClipLoss(rank=rank, world_size=world_size, schedule=schedule) for schedule in ("gather", "ring")]
+    losses += [SigLipLoss(rank=rank, world_size=world_size, dist_impl=impl) for impl in ("bidir", "gather")]
+    shorter = [x[: -1 if last else None] for x in pair]
+    other = [x.double() if last else x for x in pair]
+    given = {"rows": (*shorter, 20.0), "dtype": (*other, 20.0)}
+    given["scale"] = (*pair, torch.tensor(float("nan") if last else 20.0))
+    found = {}
+    for name, arguments in given.items():
+        held = []
+        for loss in losses:
+            try:
+                loss(*arguments, torch.tensor(0.0))
+                held.append(False)
+            except ValueError as problem:
+                held.append("all ranks must give features of the same shape and dtype" in str(problem))
+        found[f"other {name} on one rank"] = all(held)
     return found
 
 

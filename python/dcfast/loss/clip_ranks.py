@@ -6,7 +6,7 @@ owns the texts, block by block while the next is computed. 8 N^2 D / W operation
 their gradients round instead: nothing of N x D lies on one rank.
 
 Values and gradients are those of open_clip's ClipLoss, rank by rank, for its four modes. All ranks must have the
-same B, and the same upstream gradient, as they do in training.
+same B, which is checked, and the same upstream gradient, as they do in training.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ def clip_loss_ranks(
     gather_with_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(loss, statistics of own rows, of columns, shift, flag, all texts); "ring": of own columns, and no texts."""
-    check_finite(scale, "logit_scale")
     ranks, backend = ranks_of(rank, world_size, group), backend_for(image.device, image.dtype)
+    ranks.check_same(image, scale)
+    check_finite(scale, "logit_scale")
     with plain(image):
         if schedule == "ring":
             strip, all_text = clip_ring.forward(backend, ranks, image, text, scale), text.new_empty(0)

@@ -5,6 +5,7 @@ A group is known to the operators by its name, since an operator takes tensors, 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 _GROUPS: dict[str, Any] = {}
+_AGREED: set[Any] = set()
 
 
 def group_name(group: Any | None) -> str:
@@ -36,6 +38,28 @@ class Ranks:
         """In place; returns x."""
         dist.all_reduce(x, op, group=self.group)
         return x
+
+    def check_same(self, features: Tensor, *scalars: Tensor) -> None:
+        """Raises ValueError on every rank unless all give one shape and dtype, and finite scalars if any does.
+
+        Collectives of different sizes would hang or mix up rows. Looked at in every call on the CPU; on a GPU, where
+        the host would wait for the answer, in the first call of a group alone.
+        """
+        on_cpu = features.device.type == "cpu"
+        if not on_cpu and self.group in _AGREED:
+            return
+        finite = not on_cpu or all(math.isfinite(float(x)) for x in scalars)
+        own = [*features.shape, *_dtype_code(features.dtype), int(finite)]
+        both = torch.tensor([own, [-x for x in own]], device=features.device)
+        most, least = self.all_max(both).tolist()
+        least = [-x for x in least]
+        if most != least:
+            raise ValueError(
+                "all ranks must give features of the same shape and dtype, and a finite scale and bias: rank "
+                f"{self.rank} gave shape {tuple(features.shape)}, {features.dtype}, {'' if finite else 'not '}finite; "
+                f"over all ranks rows go from {least[0]} to {most[0]} and columns from {least[1]} to {most[1]}"
+            )
+        _AGREED.add(self.group)
 
     def all_max(self, x: Tensor) -> Tensor:
         return self.all_reduce(x, dist.ReduceOp.MAX)
@@ -61,6 +85,10 @@ class Ranks:
 
     def _peer(self, rank: int) -> int:
         return rank if self.group is None else dist.get_global_rank(self.group, rank)
+
+
+def _dtype_code(dtype: torch.dtype) -> tuple[int, int]:
+    return dtype.itemsize, int(dtype == torch.bfloat16)
 
 
 def _gather_call() -> Any:
@@ -97,13 +125,15 @@ class Passing:
 
 
 def ranks_of(rank: int, world_size: int, name: str) -> Ranks:
-    """Raises RuntimeError without a process group, ValueError where rank or world_size are not the group's."""
+    """Raises RuntimeError without the process group, ValueError where rank or world_size are not the group's."""
     if not dist.is_available() or not dist.is_initialized():
         raise RuntimeError(
             f"world_size is {world_size}, but there is no process group: call "
             "torch.distributed.init_process_group first"
         )
-    group = _GROUPS.get(name) if name else None
+    if name and name not in _GROUPS:
+        raise RuntimeError(f"process group {name!r} is not known here: give it to the loss as group=")
+    group = _GROUPS[name] if name else None
     is_rank, is_size = dist.get_rank(group), dist.get_world_size(group)
     if (rank, world_size) != (is_rank, is_size):
         raise ValueError(

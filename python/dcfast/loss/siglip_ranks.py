@@ -39,10 +39,11 @@ def siglip_loss_ranks(
     schedule: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(loss, raw image gradient, raw text gradient, sums for scale and bias); without elements where not needed."""
+    ranks = ranks_of(rank, world_size, group)
+    ranks.check_same(image, scale, bias)
     check_finite(scale, "logit_scale")
     check_finite(bias, "logit_bias")
     block = _Block(image, scale, bias, need_image, need_text, need_image or need_text or need_scalars)
-    ranks = ranks_of(rank, world_size, group)
     with plain(image):
         sweep = _ring if schedule == "ring" else _gather
         text_raw = sweep(ranks, text, block)
