@@ -3,103 +3,27 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <limits>
 #include <utility>
+
+#include "core/tar_header.hpp"
 
 namespace dcfast {
 
 namespace {
 
-constexpr std::uint64_t block_size = 512;
+using namespace tar_header;
+
 constexpr std::size_t min_window = 4 << 10;
 constexpr std::size_t max_window = 256 << 10;
 // Reading on over a gap this small costs less than a system call saves.
 constexpr std::uint64_t near_gap = 4 << 10;
-constexpr std::uint64_t max_size = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
-
-// Fields of a header block: offset and length.
-constexpr std::size_t name_at = 0, name_length = 100;
-constexpr std::size_t size_at = 124, size_length = 12;
-constexpr std::size_t checksum_at = 148, checksum_length = 8;
-constexpr std::size_t type_at = 156;
-constexpr std::size_t magic_at = 257;
-constexpr std::size_t prefix_at = 345, prefix_length = 155, star_prefix_length = 131;
-constexpr std::size_t gnu_extended_at = 482, gnu_more_at = 504;
 
 std::uint64_t round_up(std::uint64_t n) { return (n + (block_size - 1)) & ~(block_size - 1); }
 
 const char* chars(std::span<const std::byte> bytes) { return reinterpret_cast<const char*>(bytes.data()); }
 
-// A field up to its first NUL.
-std::string_view text_field(const char* block, std::size_t at, std::size_t length) {
-  const void* end = std::memchr(block + at, 0, length);
-  if (end != nullptr) length = static_cast<std::size_t>(static_cast<const char*>(end) - (block + at));
-  return {block + at, length};
-}
-
-bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
-
-// Octal digits between spaces, up to the first NUL; an empty field is 0.
-bool parse_octal(std::string_view text, std::uint64_t& out) {
-  while (!text.empty() && is_space(text.front())) text.remove_prefix(1);
-  while (!text.empty() && is_space(text.back())) text.remove_suffix(1);
-  std::uint64_t value = 0;
-  for (const char c : text) {
-    if (c < '0' || c > '7' || value > (max_size >> 3)) return false;
-    value = value << 3 | static_cast<std::uint64_t>(c - '0');
-  }
-  out = value;
-  return true;
-}
-
-enum class Number { good, negative, too_large, malformed };
-
-// Octal, or two's complement base 256 where the first byte has its high bit set.
-Number parse_number(const char* field, std::size_t length, std::uint64_t& out) {
-  const auto byte = [field](std::size_t i) { return static_cast<unsigned char>(field[i]); };
-  if ((byte(0) & 0x80) == 0) {
-    return parse_octal(text_field(field, 0, length), out) ? Number::good : Number::malformed;
-  }
-  if ((byte(0) & 0x40) != 0) return Number::negative;
-  std::uint64_t value = byte(0) & 0x3f;
-  for (std::size_t i = 1; i < length; ++i) {
-    if (value > (max_size >> 8)) return Number::too_large;
-    value = value << 8 | byte(i);
-  }
-  out = value;
-  return Number::good;
-}
-
 bool all_zero(std::span<const std::byte> bytes) {
   return std::all_of(bytes.begin(), bytes.end(), [](std::byte b) { return b == std::byte{0}; });
-}
-
-// The sum of a block's 512 bytes: pairs of bytes added in 16-bit lanes (128 x 255 fits in each).
-std::uint32_t sum_block(const char* block) {
-  constexpr std::uint64_t low = 0x00ff00ff00ff00ffULL;
-  std::uint64_t lanes = 0;
-  for (std::size_t i = 0; i < block_size; i += 8) {
-    std::uint64_t word;
-    std::memcpy(&word, block + i, 8);
-    lanes += (word & low) + (word >> 8 & low);
-  }
-  return static_cast<std::uint32_t>((lanes & 0xffff) + (lanes >> 16 & 0xffff) + (lanes >> 32 & 0xffff) + (lanes >> 48));
-}
-
-// The stored sum takes its own field as spaces; some old writers summed signed chars.
-bool checksum_holds(const char* block) {
-  std::uint64_t stored = 0;
-  if (parse_number(block + checksum_at, checksum_length, stored) != Number::good) return false;
-  std::uint32_t field = 0;
-  for (std::size_t i = checksum_at; i < checksum_at + checksum_length; ++i) field += static_cast<unsigned char>(block[i]);
-  const std::uint32_t sum = sum_block(block) - field + 8 * ' ';
-  if (stored == sum) return true;
-  std::int64_t signed_sum = sum;
-  for (std::size_t i = 0; i < block_size; ++i) {
-    const bool in_field = i >= checksum_at && i < checksum_at + checksum_length;
-    if (!in_field && static_cast<unsigned char>(block[i]) >= 128) signed_sum -= 256;
-  }
-  return static_cast<std::int64_t>(stored) == signed_sum;
 }
 
 // GNU's magic "ustar  " means that access and change times lie where POSIX has the prefix. Go 1.7 and older wrote
@@ -129,63 +53,7 @@ void strip_slashes(std::string& name) {
   while (!name.empty() && name.back() == '/') name.pop_back();
 }
 
-// The length of the valid UTF-8 sequence at the start of text, or 0.
-std::size_t utf8_sequence(std::string_view text) {
-  const auto byte = [text](std::size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U; };
-  const auto tail = [&byte](std::size_t i) { return (byte(i) & 0xc0U) == 0x80U; };
-  const unsigned a = byte(0);
-  if (a < 0x80) return 1;
-  if (a >= 0xc2 && a <= 0xdf) return tail(1) ? 2 : 0;
-  if (a >= 0xe0 && a <= 0xef) {
-    if (!tail(1) || !tail(2)) return 0;
-    if (a == 0xe0 && byte(1) < 0xa0) return 0;  // overlong
-    if (a == 0xed && byte(1) > 0x9f) return 0;  // a surrogate
-    return 3;
-  }
-  if (a >= 0xf0 && a <= 0xf4) {
-    if (!tail(1) || !tail(2) || !tail(3)) return 0;
-    if (a == 0xf0 && byte(1) < 0x90) return 0;
-    if (a == 0xf4 && byte(1) > 0x8f) return 0;
-    return 4;
-  }
-  return 0;
-}
-
-void append_escape(std::string& out, char c) {
-  constexpr const char* digits = "0123456789abcdef";
-  const auto value = static_cast<unsigned char>(c);
-  out += "\\x";
-  out += digits[value >> 4];
-  out += digits[value & 15];
-}
-
 }  // namespace
-
-void append_utf8(std::string& out, std::string_view raw) {
-  while (!raw.empty()) {
-    const std::size_t n = utf8_sequence(raw);
-    if (n == 0) append_escape(out, raw.front());
-    out.append(raw.substr(0, n));
-    raw.remove_prefix(n == 0 ? 1 : n);
-  }
-}
-
-std::string printable_name(std::string_view raw) {
-  constexpr std::size_t longest = 160;
-  std::string out = "'";
-  while (!raw.empty()) {
-    if (out.size() >= longest) return out + "...'";
-    const std::size_t n = utf8_sequence(raw);
-    if (n == 0 || (n == 1 && (static_cast<unsigned char>(raw.front()) < 0x20 || raw.front() == 0x7f))) {
-      append_escape(out, raw.front());
-      raw.remove_prefix(1);
-    } else {
-      out.append(raw.substr(0, n));
-      raw.remove_prefix(n);
-    }
-  }
-  return out + "'";
-}
 
 std::size_t MemoryReader::read(std::span<std::byte> out, std::uint64_t offset) {
   if (offset >= bytes_.size()) return 0;
@@ -279,7 +147,7 @@ bool TarWalker::next_whole(TarMember& member) {
       return fill_member(member, block, in_chain_ ? chain_begin_ : at);
     }
     std::uint64_t size = 0;
-    if (parse_number(text + size_at, size_length, size) != Number::good) {
+    if (!plain_size(text + size_at, size) && parse_number(text + size_at, size_length, size) != Number::good) {
       return fail(in_chain_ ? chain_begin_ : at, "size field of an extended header is not a valid number");
     }
     if (!in_chain_ && type != 'g') {
@@ -463,7 +331,7 @@ bool TarWalker::fill_member(TarMember& member, std::span<const std::byte> block,
   member.header_offset = header_begin;
 
   std::uint64_t size = 0;
-  const Number number = parse_number(text + size_at, size_length, size);
+  const Number number = plain_size(text + size_at, size) ? Number::good : parse_number(text + size_at, size_length, size);
   const auto& pax_size = local_.size ? local_.size : global_.size;
   std::uint64_t data = position_ + block_size;
   if (pax_size && !pax_size->empty()) {

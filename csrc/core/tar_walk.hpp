@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "core/file.hpp"
+#include "core/printable_name.hpp"
 
 namespace dcfast {
 
@@ -155,10 +156,5 @@ class TarWalker {
   std::vector<std::byte> scratch_;
   std::vector<TarReport> reports_;
 };
-
-/// Appends `raw` as UTF-8: bytes that are not part of valid UTF-8 become \xNN (Python's "backslashreplace").
-void append_utf8(std::string& out, std::string_view raw);
-/// A name for a message: UTF-8, control characters escaped, shortened.
-std::string printable_name(std::string_view raw);
 
 }  // namespace dcfast

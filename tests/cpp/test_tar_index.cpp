@@ -17,6 +17,7 @@
 #include "core/image_header.hpp"
 #include "core/json_uid.hpp"
 #include "core/range_reader.hpp"
+#include "core/tar_header.hpp"
 #include "core/tar_segment.hpp"
 
 using namespace dcfast;
@@ -314,6 +315,46 @@ class MemoryRanges final : public RangeSource {
   std::size_t good_;
 };
 
+// The short ways for usual fields agree with the long ones wherever they answer, and answer for what writers write.
+void test_header_numbers() {
+  using namespace tar_header;
+  std::mt19937 random(11);
+  const std::string alphabet("01234567  89\0\0/:\x80\xff", 18);
+  std::size_t plain = 0;
+  for (int round = 0; round < 200'000; ++round) {
+    char field[12];
+    for (char& c : field) c = random() % 16 == 0 ? alphabet[random() % alphabet.size()] : static_cast<char>('0' + random() % 8);
+    if (random() % 4 != 0) field[11] = random() % 2 == 0 ? '\0' : ' ';
+    std::uint64_t fast = 0;
+    std::uint64_t slow = 0;
+    if (plain_size(field, fast)) {
+      ++plain;
+      CHECK(parse_number(field, sizeof(field), slow) == Number::good && slow == fast);
+    }
+    if (random() % 4 != 0) field[6] = '\0';
+    if (plain_checksum(field, fast)) {
+      ++plain;
+      CHECK(parse_number(field, 8, slow) == Number::good && slow == fast);
+    }
+  }
+  CHECK(plain > 100'000);
+  std::uint64_t value = 0;
+  CHECK(plain_size("77777777777", value) && value == 077777777777);
+  CHECK(plain_size("12345670123 ", value) && value == 012345670123);
+  CHECK(!plain_size("777777777777", value) && !plain_size(" 7777777777", value) && !plain_size("7777777 777", value));
+  CHECK(plain_checksum("765432\0 ", value) && value == 0765432);
+  CHECK(!plain_checksum("7654321", value) && !plain_checksum(" 76543\0", value));
+  for (int round = 0; round < 2'000; ++round) {
+    char block[512];
+    std::uint32_t sum = 0;
+    for (char& c : block) sum += static_cast<unsigned char>(c = static_cast<char>(round == 0 ? 0xff : random()));
+    CHECK(sum_block(block) == sum);
+    std::uint32_t word = 0;
+    for (int i = 0; i < 8; ++i) word += static_cast<unsigned char>(block[i]);
+    CHECK(sum_word(load_word(block)) == word);
+  }
+}
+
 void test_ranges() {
   std::string tar;
   for (int i = 0; i < 300; ++i) {
@@ -342,6 +383,7 @@ void test_ranges() {
 
 int main() {
   test_windows();
+  test_header_numbers();
   test_faults();
   test_split();
   test_utf8();
