@@ -294,5 +294,5 @@ def test_the_reduced_decoder_leaves_small_and_other_pictures_alone() -> None:
 
 def test_decoders_by_name() -> None:
     assert isinstance(open_decoder("pil"), PilDecoder)
-    with pytest.raises(ValueError, match=f"decoder must be one of {', '.join(DECODERS)}; got 'dali'"):
-        open_decoder("dali")
+    with pytest.raises(ValueError, match=f"decoder must be one of {', '.join(DECODERS)}; got 'opencv'"):
+        open_decoder("opencv")

@@ -10,14 +10,18 @@ from __future__ import annotations
 import ctypes
 import signal
 import warnings
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dcfast.errors import CorruptDataError, RunError
+from dcfast.train.dali import DaliDecoder, Encoded, plain_jpeg
 from dcfast.train.decode import BadPicture, Decoder, open_decoder
 from dcfast.train.order import Order, Places
 from dcfast.train.source import OpenSource, RawSample, SourceFiles
@@ -65,12 +69,13 @@ class Batch:
     """n samples.
 
     Attributes:
-        images: (n, 3, size, size) uint8 tensor, RGB; channels last in memory.
+        images: (n, 3, size, size) uint8 tensor, RGB; channels last in memory. Without those in ``encoded``.
         tokens: (n, context) int64 tensor.
         uids: (n,) "u8,u8".
         windows: (n, 4) int32: left, top, width, height of each crop.
         positions: (n,) int64.
         replaced: a dict for each sample that could not be used: step, slot, position, uid, reason.
+        encoded: pictures that ``DaliDecoder.finish`` still has to decode; None for other decoders.
     """
 
     images: torch.Tensor
@@ -79,6 +84,7 @@ class Batch:
     windows: npt.NDArray[np.int32]
     positions: npt.NDArray[np.int64]
     replaced: list[dict[str, Any]]
+    encoded: Encoded | None = None
 
     def pin_memory(self) -> Batch:
         """With page-locked tensors, which a GPU fetches by itself; torch's DataLoader asks for it."""
@@ -144,6 +150,7 @@ class BatchMaker:
         captions = [""] * n
         attempt = np.zeros(n, np.int64)
         replaced: list[dict[str, Any]] = []
+        encoded: dict[int, bytes] | None = {} if self.spec.decoder == "dali" else None
         todo = np.arange(n)
         positions = places.positions()
         while len(todo):
@@ -153,7 +160,10 @@ class BatchMaker:
                     captions[i] = _caption(raw)
                     if raw.picture is None:
                         raise BadPicture("no picture")
-                    pixels[i] = self._decoder(raw.picture, draw, size)
+                    if encoded is not None and plain_jpeg(raw.picture) == draw.size:
+                        encoded[i] = bytes(raw.picture)
+                    else:
+                        pixels[i] = self._decoder(raw.picture, draw, size)
                     windows[i], uids[i] = draw.last, uid
                 except BadPicture as error:
                     failed.append(i)
@@ -163,9 +173,12 @@ class BatchMaker:
             if len(todo) and int(attempt.max()) > min(MAX_ATTEMPTS, int(places.size[todo].max())):
                 self._refuse(replaced)
             positions = places.positions(attempt)
+        if encoded:
+            pixels = np.delete(pixels, sorted(encoded), axis=0)
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         replaced.sort(key=lambda r: r["slot"])  # stable: attempts of one slot stay in order
-        return Batch(images, self._tokenized(captions), uids, windows, positions, replaced)
+        rest = Encoded.of(encoded) if encoded else None
+        return Batch(images, self._tokenized(captions), uids, windows, positions, replaced, rest)
 
     def _read(
         self, step: int, slots: npt.NDArray[np.int64], positions: npt.NDArray[np.int64], todo: npt.NDArray[np.int64]
@@ -219,11 +232,11 @@ class _Window:
 
     def __init__(self, draw: Callable[..., Any], g: int, size: Any, drawn: Any) -> None:
         self._draw, self._g = draw, g
-        self._size = (int(size[0]), int(size[1]))
+        self.size = (int(size[0]), int(size[1]))
         self.last = (int(drawn[0]), int(drawn[1]), int(drawn[2]), int(drawn[3]))
 
     def __call__(self, width: int, height: int) -> tuple[int, int, int, int]:
-        if (width, height) != self._size:
+        if (width, height) != self.size:
             left, top, wide, tall = self._draw([self._g], [width], [height])[0].tolist()
             self.last = (left, top, wide, tall)
         return self.last
@@ -260,6 +273,22 @@ class _Numbered:
         return self._maker.make(self._first + step, micro, chunk * CHUNK, (chunk + 1) * CHUNK)
 
 
+def _finished(
+    loader: Any, spec: BatchSpec, first_step: int, last_step: int, device: str, threads: int
+) -> Iterator[Batch]:
+    """The chunks with all their pixels; each is decoded while the one before it is in use."""
+    decoder = DaliDecoder(spec.image_size, device=device, threads=threads)
+    again = _Numbered(replace(spec, decoder="pil"), first_step, last_step)
+    with ThreadPoolExecutor(1, thread_name_prefix="dcfast-dali") as pool:
+        ahead: deque[Future[Batch]] = deque()
+        for i, chunk in enumerate(loader):
+            ahead.append(pool.submit(decoder.finish, chunk, partial(again.__getitem__, i)))
+            if len(ahead) == 2:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
 def _as_it_is(batch: Batch) -> Batch:
     return batch
 
@@ -274,10 +303,12 @@ def _start_worker(_: int) -> None:
 
 
 def iterate_batches(
-    spec: BatchSpec, first_step: int, last_step: int, workers: int, *, pin_memory: bool = False
+    spec: BatchSpec, first_step: int, last_step: int, workers: int, *, pin_memory: bool = False, device: str = "cpu"
 ) -> Generator[Batch, None, None]:
     """The micro-batches of steps first .. last - 1, in order, made ahead by ``workers`` processes (0: in this one).
 
+    Args:
+        device: where DALI decodes, ``cpu`` or ``cuda:K``; the pictures are there then. Other decoders use the CPU.
     Raises:
         RunError: a worker died.   CorruptDataError: no usable sample was found.
     Memory: for each worker up to 64 MiB of pixels made ahead, in shared memory, but at least one chunk.
@@ -301,8 +332,11 @@ def iterate_batches(
             generator=torch.Generator(),  # the loader draws a number as it begins: not from the training's own stream
         )
     chunks: list[Batch] = []
+    made = loader
+    if spec.decoder == "dali":
+        made = _finished(loader, spec, first_step, last_step, device, workers)
     try:
-        for chunk in loader:
+        for chunk in made:
             chunks.append(chunk)
             if len(chunks) == dataset.chunks:
                 yield join_batches(chunks)

@@ -82,7 +82,8 @@ class ReducedPilDecoder(PilDecoder):
         return picture.resize((size, size), Image.Resampling.BICUBIC, box=box)
 
 
-DECODERS: dict[str, Callable[[], Decoder]] = {"pil": PilDecoder, "pil_reduced": ReducedPilDecoder}
+DECODERS: dict[str, Callable[[], Decoder]] = {"pil": PilDecoder, "pil_reduced": ReducedPilDecoder, "dali": PilDecoder}
+"""By name. ``dali`` decodes whole batches (``dcfast.train.dali``); here stands what decodes the rest of them."""
 
 
 def open_decoder(name: str) -> Decoder:

@@ -216,7 +216,9 @@ class Trainer:
             ends |= set(range(self.save_every, self.steps, self.save_every))
         if self.step < self.steps:
             on_gpu = self.ranks.device != "cpu"
-            self.batches = iterate_batches(self.spec, self.step, self.steps, self.workers, pin_memory=on_gpu)
+            self.batches = iterate_batches(
+                self.spec, self.step, self.steps, self.workers, pin_memory=on_gpu, device=self.ranks.device
+            )
         try:
             for end in sorted(e for e in ends if e > self.step):
                 self._stretch(end)

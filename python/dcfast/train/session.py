@@ -15,6 +15,7 @@ from typing import Any
 from dcfast.atomic import remove_leftovers, write_json
 from dcfast.errors import MissingDependencyError, SubsetError
 from dcfast.train.batches import BatchMaker, BatchSpec
+from dcfast.train.dali import DaliDecoder, require_dali
 from dcfast.train.loop import Ranks, Trainer, num_steps, use_channels_last, world_sizes
 from dcfast.train.objective import create_loss
 from dcfast.train.optimizer import create_optimizer, create_scaler
@@ -39,8 +40,11 @@ def train(settings: TrainSettings, *, on_step: Callable[[int], None] | None = No
         ValueError: settings that make no sense; a number of ranks that does not divide the batch.
         SubsetError: an empty source, or fewer samples than a batch.   CheckpointError: ``out`` holds another training.
         NonFiniteLossError: the loss is NaN or infinite; the batch's uids are saved.
+        MissingDependencyError: the decoder is ``dali`` and it is not installed.
     """
     recipe = settings.recipe()
+    if settings.decoder == "dali":
+        require_dali()
     ranks, started_here = _join(settings, recipe.global_batch)
     try:
         return _train(settings, ranks, on_step)
@@ -204,15 +208,25 @@ def _write_timing(folder: Path, trainer: Trainer, resumed_at: int, seconds: floa
         write_json(folder / "timing.json", {**rate, "world_size": trainer.ranks.world_size, "workers": trainer.workers})
 
 
+def _dali_version(settings: TrainSettings) -> dict[str, str]:
+    if settings.decoder != "dali":
+        return {}
+    from nvidia import dali
+
+    return {"nvidia-dali": str(dali.__version__)}
+
+
 def _decoder_difference(trainer: Trainer) -> dict[str, Any] | None:
     """Grey levels between the decoder and Pillow's, over the pixels of 64 samples of the first step."""
     if trainer.spec.decoder == "pil":
         return None
-    ours, reference = (
-        BatchMaker(replace(trainer.spec, decoder=name)).make(0, 0, 0, 64).images.float()
-        for name in (trainer.spec.decoder, "pil")
+    batch, reference = (
+        BatchMaker(replace(trainer.spec, decoder=name)).make(0, 0, 0, 64) for name in (trainer.spec.decoder, "pil")
     )
-    difference = (ours - reference).abs()
+    if batch.encoded is not None:
+        batch = DaliDecoder(trainer.spec.image_size, device=trainer.ranks.device).finish(batch, lambda: reference)
+    ours = batch.images.float().cpu()
+    difference = (ours - reference.images.float()).abs()
     return {"samples": len(ours), "mean": round(float(difference.mean()), 4), "largest": int(difference.max())}
 
 
@@ -256,5 +270,5 @@ def _summary(
         "world_size": trainer.ranks.world_size,
         "accumulation": settings.accumulation,
         "notes": trainer.notes,
-        "versions": {name: version(name) for name in ("torch", "open_clip_torch", "pillow")},
+        "versions": {**{n: version(n) for n in ("torch", "open_clip_torch", "pillow")}, **_dali_version(settings)},
     }

@@ -1,0 +1,177 @@
+"""DALI's decoder: close to Pillow's pixels, the same samples whoever decodes, pictures it must not get, failures."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from dcfast.errors import MissingDependencyError
+from dcfast.train import batches, dali, train
+from dcfast.train.batches import BatchMaker, iterate_batches
+from dcfast.train.dali import DaliDecoder, Encoded, plain_jpeg
+from dcfast.train.source import prepare_source
+from pool_builder import picture
+from test_train_batches import jpeg, same, spec_of
+from train_builder import both_sources, small
+
+# importing DALI warns of what it uses itself
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """40 samples, one whose picture is none, one that is cut off, one grey, one PNG."""
+    root = tmp_path_factory.mktemp("dali")
+    odd = {
+        11: {"jpg": b"no picture"},
+        12: {"jpg": jpeg((90, 70))[:-400]},
+        13: {"jpg": jpeg((90, 70), "L")},
+        14: {"jpg": picture(14, (80, 60), "PNG")},
+        15: {"jpg": jpeg((70, 90), "CMYK")},
+    }
+    source = both_sources(root, 45, list(range(3, 43)), broken=odd)[1]
+    return prepare_source(source, root / "work", 0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_same_samples_and_nearly_the_same_pixels(files: Any, workers: int) -> None:
+    spec = spec_of(files, global_batch=20, decoder="dali", crop_scale=0.6)
+    found = list(iterate_batches(spec, 0, 6, workers))
+    wanted = list(iterate_batches(dataclasses.replace(spec, decoder="pil"), 0, 6, 0))
+    assert sum(len(b.replaced) for b in wanted) > 0
+    for a, b in zip(found, wanted, strict=True):
+        assert a.encoded is None
+        difference = (a.images.float() - b.images.float()).abs()
+        assert 0 < difference.mean() < 0.5
+        assert difference.max() <= 8
+        same(dataclasses.replace(a, images=b.images), b)
+
+
+def test_any_number_of_workers_gives_the_same_pixels(files: Any) -> None:
+    spec = spec_of(files, global_batch=12, accumulation=2, decoder="dali")
+    for a, b in zip(iterate_batches(spec, 1, 4, 0), iterate_batches(spec, 1, 4, 2), strict=True):
+        same(a, b)
+
+
+def test_only_plain_jpegs_wait_for_dali(files: Any) -> None:
+    batch = BatchMaker(spec_of(files, global_batch=40, resample=False, window=1, block=1, decoder="dali")).make(0)
+    assert batch.encoded is not None
+    # PNG and CMYK by Pillow; the places of the two that are broken were given to others
+    assert len(batch.images) == 2
+    assert len(batch.encoded.places) == 38
+    again = dict(zip(batch.encoded.places.tolist(), batch.encoded.pictures(), strict=True))
+    assert all(bytes(data[:2]) == b"\xff\xd8" for data in again.values())
+
+
+def with_segment(data: bytes, marker: int, payload: bytes) -> bytes:
+    return data[:2] + struct.pack(">BBH", 0xFF, marker, len(payload) + 2) + payload + data[2:]
+
+
+def test_what_counts_as_a_plain_jpeg() -> None:
+    def of(data: bytes) -> Any:
+        return plain_jpeg(memoryview(data))
+
+    def saved(**options: Any) -> bytes:
+        from PIL import Image
+
+        buffer = io.BytesIO()
+        Image.new("RGB", (31, 17), (200, 10, 60)).save(buffer, "JPEG", **options)
+        return buffer.getvalue()
+
+    good = jpeg((90, 70))
+    assert of(good) == of(jpeg((90, 70), "L")) == (90, 70)
+    assert of(saved(progressive=True)) == of(saved(comment=b"x" * 60_000)) == (31, 17)
+    assert of(good + b"\0" * 20) == (90, 70)
+    assert of(with_segment(good, 0xE1, b"\xff\xc0\0\x11\x08\0\1\0\1" * 20)) == (90, 70)  # a thumbnail's frame
+    assert of(good[:2] + b"\xff\xff" + good[2:]) == (90, 70)  # fill bytes
+    assert of(with_segment(good, 0xEE, b"Adobe\0\x64\0\0\0\0\1")) == (90, 70)
+    assert of(with_segment(good, 0xEE, b"Adobe\0\x64\0\0\0\0\0")) is None
+    assert of(saved(keep_rgb=True)) is None
+    assert of(jpeg((90, 70), "CMYK")) is None
+    assert of(good[:-100]) is None
+    assert of(picture(3, (80, 60), "PNG")) is None
+    frame = good.index(b"\xff\xc0")
+    for at, value in ((1, 0xC3), (1, 0xC9), (4, 12), (5, 0), (9, 2)):
+        changed = bytearray(good)
+        changed[frame + at] = value
+        if at == 5:
+            changed[frame + 6] = 0
+        assert of(bytes(changed)) is None
+    huge = bytearray(good)
+    huge[frame + 5 : frame + 9] = b"\xff\xff\xff\xff"
+    assert of(bytes(huge)) is None
+    for length in range(len(good)):
+        plain_jpeg(memoryview(good[:length]))  # never an exception
+    assert of(b"") is None
+
+
+def test_a_batch_that_dali_refuses_is_made_by_pillow(files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window that reaches beyond the picture is an error in DALI; the pipeline must live again afterwards."""
+    spec = spec_of(files, global_batch=12, decoder="dali")
+    wanted = [BatchMaker(dataclasses.replace(spec, decoder="pil")).make(step) for step in range(2)]
+    decoder = DaliDecoder(spec.image_size)
+    maker = BatchMaker(spec)
+    bad = maker.make(0)
+    assert bad.encoded is not None
+    bad.windows = bad.windows + 10_000
+    same(decoder.finish(bad, lambda: wanted[0]), wanted[0])
+    assert decoder.redone == 1
+    good = decoder.finish(maker.make(1), lambda: wanted[0])
+    assert decoder.redone == 1
+    assert good.uids.tolist() == wanted[1].uids.tolist()
+    assert 0 < (good.images.float() - wanted[1].images.float()).abs().max() <= 8
+    # the loader's own way there: garbage that passes for a plain JPEG
+    monkeypatch.setattr(batches, "plain_jpeg", lambda data: None if data[:2] == b"no" else (64, 64))
+    monkeypatch.setattr(
+        batches._Window, "size", property(lambda self: (64, 64), lambda self, value: None), raising=False
+    )
+    monkeypatch.setattr(Encoded, "pictures", lambda self: [np.zeros(50, np.uint8)] * len(self.places))
+    again = list(iterate_batches(spec, 0, 2, 0))
+    for a, b in zip(again, wanted, strict=True):
+        same(a, b)
+
+
+def test_a_batch_without_pictures_for_dali(tmp_path: Path) -> None:
+    source = both_sources(
+        tmp_path, 12, list(range(12)), broken={i: {"jpg": picture(i, (80, 60), "PNG")} for i in range(12)}
+    )
+    spec = spec_of(prepare_source(source[0], tmp_path / "work", 0), global_batch=4, decoder="dali")
+    pillow = iterate_batches(dataclasses.replace(spec, decoder="pil"), 0, 2, 0)
+    for a, b in zip(iterate_batches(spec, 0, 2, 0), pillow, strict=True):
+        same(a, b)
+
+
+def test_a_training_with_dali(tmp_path: Path) -> None:
+    source = both_sources(tmp_path, 40, list(range(40)))[1]
+    short = {"samples_seen": 16, "checkpoints": 1}
+    summary = train(small(tmp_path / "out", source, overrides=short, decoder="dali"))
+    assert summary["recipe"]["decoder"] == "dali"
+    assert summary["decoder_difference"]["samples"] == 8
+    assert 0 < summary["decoder_difference"]["mean"] < 0.5
+    assert summary["decoder_difference"]["largest"] <= 8
+    assert summary["versions"]["nvidia-dali"].startswith("2.")
+
+
+def test_without_dali_the_error_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'dcfast\[dali-cuda13\]'"):
+        dali.require_dali()
+    source = both_sources(tmp_path, 12, list(range(12)))[1]
+    with pytest.raises(MissingDependencyError, match="decoder 'dali'"):
+        train(small(tmp_path / "out", source, decoder="dali"))
+    assert not (tmp_path / "out" / "train").exists()
+
+
+def test_encoded_pictures_cross_as_one_tensor() -> None:
+    pictures = {5: b"abc", 2: b"", 9: b"defg"}
+    encoded = Encoded.of(pictures)
+    assert encoded.places.tolist() == [2, 5, 9]
+    assert [bytes(p) for p in encoded.pictures()] == [b"", b"abc", b"defg"]
+    assert encoded.data.dtype == torch.uint8
