@@ -28,6 +28,7 @@ from dcfast.reshard_output import (
 )
 from dcfast.reshard_plan import ReshardPlan, make_plan
 from dcfast.reshard_quick import quick_key
+from dcfast.reshard_rows import chosen_shards
 from dcfast.reshard_write import SHARD_FORMAT, write_output_shards
 
 if TYPE_CHECKING:
@@ -64,14 +65,16 @@ def run_reshard(
     check_mtime: bool = True,
 ) -> dict[str, Any]:
     """``dcfast.resharder.reshard`` with all its options."""
+    if overwrite and resume:
+        raise ValueError("reshard: overwrite removes what resume would go on with; pass one of them")
     out = Path(output_dir)
     inputs = open_inputs(pool, shards_dir)
     opened = open_subset(subset, check=True)
-    refuse_output(out, inputs.directories, overwrite or resume or dry_run)
+    refuse_output(out, inputs, overwrite=overwrite, may_hold=overwrite or resume or dry_run)
     subset_file = None if isinstance(subset, np.ndarray) else subset
     if overwrite:
-        files = [os.path.join(inputs.base, name) for name in inputs.names]
-        refuse_input_in_output(out, files if subset_file is None else [*files, subset_file])
+        others = [path for path in (subset_file, boxes) if isinstance(path, (str, os.PathLike))]
+        refuse_input_in_output(out, [*inputs.files(), *others])
     # of the shards before they are indexed, as the short way takes it
     quick = _quick_key(inputs, subset_file, shard_size, max_bytes) if resume and (out / KEY_FILE).exists() else None
     with inputs.indexed(threads) as segments, _blur(boxes, opened, apply_blur, inject_boxes, webp_quality) as blur:
@@ -89,6 +92,8 @@ def run_reshard(
         )
         needed, free = check_free_space(plan, out, refuse=not dry_run, blur=blur, idx=idx)
         report: dict[str, Any] = {**plan.counts, "needed_bytes": needed, "free_bytes": free}
+        if first_shard or num_shards is not None:
+            report["chosen_shards"] = chosen_shards(segments, plan.options)
         if dry_run:
             return report
         arguments: dict[str, Any] = {
