@@ -31,6 +31,7 @@ __all__ = [
     "KEY_FILE",
     "check_free_space",
     "finish_reshard",
+    "is_leftover",
     "plan_key",
     "refuse_input_in_output",
     "refuse_output",
@@ -190,6 +191,12 @@ def refuse_output(out: Path, inputs: Inputs, *, overwrite: bool, may_hold: bool)
     # of a run that ended before its first shard the key alone is left
     if out.exists() and not may_hold and any(path.name != KEY_FILE for path in out.iterdir()):
         raise RunError(f"output {out} is not empty; choose another place, or pass overwrite=True")
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a name is that of a file that a killed run was writing: nothing of a run that could be lost."""
+    match = _OUTPUT.fullmatch(name)
+    return match is not None and match[1] is not None
 
 
 def refuse_input_in_output(out: Path, read: Iterable[str | os.PathLike[str]]) -> None:

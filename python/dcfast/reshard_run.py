@@ -21,6 +21,7 @@ from dcfast.reshard_output import (
     KEY_FILE,
     check_free_space,
     finish_reshard,
+    is_leftover,
     plan_key,
     refuse_input_in_output,
     refuse_output,
@@ -32,7 +33,7 @@ from dcfast.reshard_rows import chosen_shards
 from dcfast.reshard_write import SHARD_FORMAT, write_output_shards
 
 if TYPE_CHECKING:
-    from dcfast.reshard_boxes import Metadata
+    from dcfast.reshard_boxes import BoxTable, Metadata
     from dcfast.reshard_edit import BlurOptions
 
 __all__ = ["run_reshard"]
@@ -102,7 +103,9 @@ def run_reshard(
         }
         if blur is not None:
             arguments |= {"apply_blur": apply_blur, "inject_blur_metadata": inject_boxes, "webp_quality": webp_quality}
-        key = plan_key(plan, opened, segments, {"idx": idx, "blur": _described(blur)})
+            arguments["boxes_xxh3"] = _hashes(blur.table)
+        described = None if blur is None else [blur.apply, blur.inject, blur.quality, _hashes(blur.table)]
+        key = plan_key(plan, opened, segments, {"idx": idx, "blur": described})
         if not (resume and _has_ended(out, plan, opened, arguments)):
             plain = blur is None and plan.shuffle_seed is None and not (idx or first_shard)
             plain = plain and num_shards is None and exclude is None and pool_records is None
@@ -153,14 +156,11 @@ def _blur(
         yield BlurOptions(make_box_table(boxes, subset, folder), apply, inject, quality)
 
 
-def _described(blur: BlurOptions | None) -> Any:
-    if blur is None:
-        return None
+def _hashes(table: BoxTable) -> str:
     from dcfast import _core
 
-    arrays = (blur.table.records, blur.table.boxes)
-    hashes = [_core.xxh3_128(np.ascontiguousarray(array).view(np.uint8).data) for array in arrays]
-    return [blur.apply, blur.inject, blur.quality, hashes]
+    hashes = [_core.xxh3_128(np.ascontiguousarray(a).view(np.uint8).data) for a in (table.records, table.boxes)]
+    return " ".join(f"{high:016x}{low:016x}" for high, low in hashes)
 
 
 def _has_ended(out: Path, plan: ReshardPlan, subset: NDArray[Any], arguments: dict[str, Any]) -> bool:
@@ -207,7 +207,7 @@ def _begin(out: Path, key: str, resume: bool, sync: bool, quick: str | None) -> 
         found = key if short else noted.get("reshard_key")
     elif resume and (out / "meta.json").exists():
         found = None
-    elif resume and out.is_dir() and any(out.iterdir()):
+    elif resume and out.is_dir() and not all(is_leftover(path.name) for path in out.iterdir()):
         raise RunError(f"output {out} holds no run that could be resumed; choose another place, or pass overwrite=True")
     else:
         remove_outputs(out, keep_below=0)
