@@ -108,25 +108,12 @@ def test_errors_of_processes(pool: Path) -> None:
     assert (caught.value.path, caught.value.offset) == (str(pool / "pool/00000001.tar"), 4096)
 
 
-class Pictures:
-    """A dataset as users of torch write it."""
-
-    def __init__(self, reader: access.PoolReader) -> None:
-        self.reader = reader
-
-    def __len__(self) -> int:
-        return SAMPLES * SHARDS
-
-    def __getitem__(self, sample: int) -> bytes:
-        return read_one(self.reader, sample)
-
-
 @pytest.mark.parametrize(
     ("damage", "expected"), [(truncate, CorruptDataError), (vanish, FileNotFoundError), (None, PoolError)]
 )
 def test_errors_of_loader_workers(pool: Path, damage: Any, expected: type[Exception]) -> None:
-    """torch makes the error anew of its text: the type is kept, and the path stands in the text."""
-    data = pytest.importorskip("torch.utils.data")
+    """torch makes an error of its DataLoader's workers anew of its text: the type is kept, the path is in the text."""
+    wrapper = pytest.importorskip("torch._utils").ExceptionWrapper
     segment = pool / "s.dcx"
     if damage is None:
         write_segment([(pool / "pool/00000000.tar", "http://h/a.tar")], segment, sync=False)
@@ -134,8 +121,13 @@ def test_errors_of_loader_workers(pool: Path, damage: Any, expected: type[Except
     else:
         damage(pool / "pool/00000001.tar")
         path = str(pool / "pool/00000001.tar")
-    with access.PoolReader(pool / "pool", [segment]) as reader, pytest.raises(expected) as caught:
-        list(data.DataLoader(Pictures(reader), batch_size=None, num_workers=1))
+    with access.PoolReader(pool / "pool", [segment]) as reader:
+        try:
+            list(map(reader.read, [[0], [1 << 32]]))
+        except (OSError, ValueError) as error:
+            in_worker = pickle.loads(pickle.dumps(wrapper((type(error), error, error.__traceback__))))
+    with pytest.raises(expected) as caught:
+        in_worker.reraise()
     assert type(caught.value) is expected
     assert path in str(caught.value)
 
