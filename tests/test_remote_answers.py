@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from dcfast.errors import PoolError
-from dcfast.remote import RemoteOptions, RemoteShard, remote_state
+from dcfast.remote import RemoteOptions, RemoteShard, _modified_ns, remote_state
 from dcfast.remote_requests import limited
 from dcfast.shards import index_tars
 from http_shards import ShardServer, serve
@@ -241,6 +241,28 @@ def test_answers_that_do_not_say_what_they_are(
 
     server.reply = reply
     assert expected in str(answer(server.url("/a.tar"), RemoteOptions(backoff_s=0.001, retries=1)))
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 1_445_412_480_000_000_000),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 0),
+        ("Mon, 01 Jan 1601 00:00:00 GMT", 0),
+        ("Mon, 01 Jan 99999999999999999 00:00:00 GMT", 0),
+        ("yesterday", 0),
+    ],
+)
+def test_times_that_are_none(server: ShardServer, told: str, expected: int) -> None:
+    server.reply = lambda ranged, begin, end, data: None if ranged else (200, {"Last-Modified": told}, data)
+    assert remote_state(server.url("/a.tar"), QUICK).modified_ns == expected
+    assert index_tars(server.url("/a.tar"), remote=QUICK).segment.shard_mtimes_ns.tolist() == [expected]
+
+
+@pytest.mark.parametrize("told", [float("nan"), float("inf"), 1e300, 10**40, -5, "0001-01-01T00:00:00", True])
+def test_times_of_file_systems_that_are_none(told: object) -> None:
+    assert _modified_ns({"mtime": told}) == 0
+    assert _modified_ns({"mtime": 1.5, "created": told}) == 1_500_000_000
 
 
 def test_a_small_shard_sent_whole_is_read(tmp_path: Path, server: ShardServer) -> None:

@@ -327,10 +327,14 @@ def _modified_ns(info: Mapping[str, Any]) -> int:
         try:
             if isinstance(value, str):
                 value = parsedate_to_datetime(value) if name == "Last-Modified" else datetime.fromisoformat(value)
-        except ValueError:
-            continue
-        if isinstance(value, datetime):
-            return int(value.timestamp()) * _NS + value.microsecond * 1000
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return int(value * _NS)
+            if isinstance(value, datetime):
+                found = int(value.timestamp()) * _NS + value.microsecond * 1000
+            elif isinstance(value, (int, float)) and not isinstance(value, bool):
+                found = int(value * _NS)
+            else:
+                continue
+        except (ValueError, OverflowError):
+            continue  # no time, or none that a computer knows
+        # an index holds 64 bits, and negative numbers for what an ETag tells
+        return found if 0 <= found < 1 << 63 else 0
     return 0

@@ -190,7 +190,8 @@ def refuse_output(out: Path, inputs: Inputs, *, overwrite: bool, may_hold: bool)
             )
     # of a run that ended before its first shard the key alone is left
     if out.exists() and not may_hold and any(path.name != KEY_FILE for path in out.iterdir()):
-        raise RunError(f"output {out} is not empty; choose another place, or pass overwrite=True")
+        go_on = "to go on with a run that has not ended, pass resume=True; " if (out / KEY_FILE).exists() else ""
+        raise RunError(f"output {out} is not empty; {go_on}choose another place, or pass overwrite=True")
 
 
 def is_leftover(name: str) -> bool:
