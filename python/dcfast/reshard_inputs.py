@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dcfast.errors import PoolError
+from dcfast.remote import is_url
 from dcfast.reshard_rows import SegmentLike, open_segment
 
 __all__ = ["Inputs", "Pool", "StrPath", "open_inputs"]
@@ -41,10 +42,16 @@ class Inputs:
     given: list[Path] = field(default_factory=list)
 
     def files(self) -> list[str]:
-        """The paths of the input shards."""
+        """The paths of the input shards. Raises PoolError: an index names shards behind URLs: none is read here."""
         names = self.names
         if self.segments is not None:
             names = [name for item in self.segments for name in open_segment(item, verify=False).shard_names]
+            behind = next((name for name in names if is_url(name)), None)
+            if behind is not None:
+                raise PoolError(
+                    f"reshard: shard {behind} is behind a URL: it can be indexed there, but is read from a file; "
+                    "download the shards, and reshard the copies"
+                )
         return [os.path.join(self.base, name) for name in names]
 
     @contextmanager

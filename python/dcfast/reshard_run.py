@@ -73,9 +73,10 @@ def run_reshard(
     opened = open_subset(subset, check=True)
     refuse_output(out, inputs, overwrite=overwrite, may_hold=overwrite or resume or dry_run)
     subset_file = None if isinstance(subset, np.ndarray) else subset
+    files = inputs.files()
     if overwrite:
         others = [path for path in (subset_file, boxes) if isinstance(path, (str, os.PathLike))]
-        refuse_input_in_output(out, [*inputs.files(), *others])
+        refuse_input_in_output(out, [*files, *others])
     # of the shards before they are indexed, as the short way takes it
     quick = _quick_key(inputs, subset_file, shard_size, max_bytes) if resume and (out / KEY_FILE).exists() else None
     with inputs.indexed(threads) as segments, _blur(boxes, opened, apply_blur, inject_boxes, webp_quality) as blur:
