@@ -13,6 +13,8 @@ from typing import Any
 # (server, offset) -> status to send instead of the range, or None; may change the server
 Fault = Callable[["ShardServer", int], int | None]
 
+Reply = Callable[[bool, int, int, bytes], tuple[int, dict[str, str], bytes] | None]
+
 
 @dataclass
 class ShardServer:
@@ -22,6 +24,9 @@ class ShardServer:
         files: path -> bytes; tags: path -> ETag.
         ranges: answer range requests; announce: say so by Accept-Ranges.
         wrong: another range to send than the one asked for; look_ups: statuses of the next requests without a range.
+        reply: (is a range, begin, end, whole file) -> status, headers and body to answer instead, or None.
+        hang: answer nothing to requests that this says of (is a range); pieces, pause_s: send bodies in so many parts
+        with pauses between them.
         asked: (path, offset, bytes sent) of each GET; headers: of the last one.
     """
 
@@ -33,6 +38,10 @@ class ShardServer:
     fault: Fault | None = None
     wrong: Callable[[int, int], tuple[int, int]] | None = None
     look_ups: list[int] = field(default_factory=list)
+    reply: Reply | None = None
+    hang: Callable[[bool], bool] | None = None
+    pieces: int = 1
+    pause_s: float = 0.0
     asked: list[tuple[str, int, int]] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
     port: int = 0
@@ -48,6 +57,7 @@ class ShardServer:
 @contextmanager
 def serve(**options: Any) -> Iterator[ShardServer]:
     state = ShardServer(**options)
+    ended = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -58,8 +68,36 @@ def serve(**options: Any) -> Iterator[ShardServer]:
         def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
             self.send_response(status)
             for name, value in {"Content-Length": str(len(body)), **headers}.items():
-                self.send_header(name, value)
+                if value:
+                    self.send_header(name, value)
             self.end_headers()
+
+        def _instead(self) -> bool:
+            """Whether the request was answered, or hangs, as the test has it."""
+            asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+            if state.hang is not None and state.hang(asked is not None):
+                ended.wait()
+                return True
+            begin, end = (int(asked[1]), int(asked[2]) + 1) if asked else (0, 0)
+            found = state.reply(asked is not None, begin, end, state.files[self.path]) if state.reply else None
+            if found is None:
+                return False
+            status, headers, body = found
+            self._send(status, body, headers)
+            if self.command == "GET":
+                self._write(body)
+            self.close_connection = "Content-Length" in headers  # another than the body's
+            return True
+
+        def _write(self, body: bytes) -> None:
+            step = -(-len(body) // state.pieces) or 1
+            try:
+                for begin in range(0, len(body), step):
+                    self.wfile.write(body[begin : begin + step])
+                    if state.pause_s and ended.wait(state.pause_s):
+                        break
+            except (BrokenPipeError, ConnectionResetError):
+                self.close_connection = True  # a client that had enough
 
         def _common(self) -> dict[str, str]:
             headers = {"Accept-Ranges": "bytes" if state.ranges else "none"} if state.announce else {}
@@ -68,6 +106,8 @@ def serve(**options: Any) -> Iterator[ShardServer]:
             return headers
 
         def do_HEAD(self) -> None:
+            if self._instead():
+                return None
             if state.look_ups:
                 return self._send(state.look_ups.pop(0), b"", {})
             if self.path not in state.files:
@@ -75,6 +115,8 @@ def serve(**options: Any) -> Iterator[ShardServer]:
             return self._send(200, state.files[self.path], self._common())
 
         def do_GET(self) -> None:
+            if self._instead():
+                return None
             if self.path not in state.files:
                 return self._send(404, b"", {})
             asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
@@ -99,10 +141,7 @@ def serve(**options: Any) -> Iterator[ShardServer]:
                 self.wfile.write(body[: state.cut])
                 self.close_connection = True
                 return None
-            try:
-                self.wfile.write(body)
-            except (BrokenPipeError, ConnectionResetError):
-                self.close_connection = True  # a client that had enough
+            self._write(body)
             return None
 
     class Server(ThreadingHTTPServer):
@@ -118,6 +157,7 @@ def serve(**options: Any) -> Iterator[ShardServer]:
     try:
         yield state
     finally:
+        ended.set()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import io
 import json
+import os
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -151,16 +154,57 @@ def test_idx_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
         ("v1.2 1\njpg -512 3 a.jpg\n", "line 2: expected an offset"),
         ("v1.1 1\njpg 512 x\n", "line 2: expected an offset"),
         (f"v1.1 1\njpg {1 << 63} 1\n", "line 2: expected an offset"),
+        (f"v1.1 1\njpg 512 {1 << 64}\n", "line 2: expected an offset"),
+        (f"v1.2 1\njpg 512 {(1 << 63) - 512} a.jpg\n", "line 2: expected an offset"),
+        ("v1.1 1\njpg 512 " + "9" * 5000 + "\n", "line 2: expected an offset"),
+        ("v1.2 " + "9" * 5000 + "\n", "line 1: expected 'v1.2 SAMPLES'"),
+        ("v1.2 99999999999999\njpg 512 3 a.jpg\n", "line 1: expected 99999999999999 samples; got 1"),
+        ("v1.2 1\njpg 512 3 a.j", "line 2: expected a line end behind the last line; got 'jpg 512 3 a.j'; cut off?"),
+        ("v1.1 1\njpg 512 30", "line 2: expected a line end behind the last line"),
+        ("v1.2 0", "line 1: expected a line end"),
+        ("v1.2 1\rjpg 512 3 a.jpg\r", "line 1: expected 'v1.2 SAMPLES'"),
+        ("\ufeffv1.2 0\n", "line 1: expected 'v1.2 SAMPLES'"),
+        ("v1.2 2\n\njpg 512 3 a.jpg\n", "line 2: expected 4 fields a member; got 0"),
     ],
 )
 def test_bad_idx(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "a.idx"
-    path.write_text(text)
+    path.write_text(text, newline="")
     with pytest.raises(CorruptDataError) as caught:
         read_wds2idx(path)
     assert f"DALI index {path}, {message}" in str(caught.value)
     assert caught.value.path == str(path)
     assert caught.value.offset == (0 if "line 1" in message else 7)
+
+
+def test_every_cut_of_an_idx_is_an_error(tmp_path: Path, shards: list[Path]) -> None:
+    (idx,) = write_wds2idx(index_tars(shards[2]), tmp_path)
+    whole = idx.read_bytes()
+    for cut in range(len(whole)):
+        idx.write_bytes(whole[:cut])
+        with pytest.raises(CorruptDataError, match=r"a?0*2?\.idx, line \d+: expected"):
+            read_wds2idx(idx)
+    idx.write_bytes(whole.replace(b"\n", b"\r\n"))  # as an editor of another system leaves it
+    (tmp_path / "again.idx").write_bytes(whole)
+    assert read_wds2idx(idx).equals(read_wds2idx(tmp_path / "again.idx"))
+
+
+def test_idx_of_names_that_are_not_utf8(tmp_path: Path) -> None:
+    tar = tmp_path / "a.tar"
+    with tarfile.open(tar, "w", format=tarfile.GNU_FORMAT) as out:
+        for name in (b"\xff/\xe9a.jpg", "größe.jpg".encode(), b"\x85\xa0.jp\x1cg", b"x" * 3000 + b".jpg"):
+            out.addfile(tarfile.TarInfo(os.fsdecode(name)), io.BytesIO())
+    (idx,) = write_wds2idx(index_tars(tar), tmp_path)
+    assert [name[:20] for name in read_wds2idx(idx)["name"].to_pylist()] == [
+        "\\xff/\\xe9a.jpg", "größe.jpg", "\\x85\\xa0.jp\x1cg", "x" * 20
+    ]  # fmt: skip
+    assert read_wds2idx(idx)["offset"].to_pylist() == index_tars(tar).members()["offset"].to_pylist()
+
+
+def test_idx_of_no_samples(tmp_path: Path) -> None:
+    (tmp_path / "a.idx").write_text("v1.2 0\n")
+    table = read_wds2idx(tmp_path / "a.idx")
+    assert (len(table), table.column_names) == (0, ["sample", "ext", "offset", "size", "name"])
 
 
 def test_idx_of_version_1_1(tmp_path: Path) -> None:
@@ -230,13 +274,61 @@ def test_wids_datasets(tmp_path: Path) -> None:
         ),
         ('{"wids_version": 1, "shardlist": [{"url": "a", "nsamples": -1}]}', r"shardlist\[0\]: expected"),
         ('{"wids_version": 1, "shardlist": [{"url": "a", "nsamples": true}]}', r"shardlist\[0\]: expected"),
+        ('{"wids_version": 1, "shardlist": [{"url": "", "nsamples": 1}]}', r"shardlist\[0\]: expected"),
+        ('{"wids_version": 1, "shardlist": [{"url": "a", "nsamples": 9223372036854775808}]}', "counts below 2\\^63"),
+        ('{"wids_version": 1, "shardlist": [{"url": "a", "nsamples": NaN}]}', r"shardlist\[0\]: expected"),
+        (
+            '{"wids_version": 1, "shardlist": [{"url": "a", "nsamples": 1, "filesize": "x"}]}',
+            r"shardlist\[0\]: expected",
+        ),
+        ('{"wids_version": 1, "shardlist": [{"url": "a", "nsamples": 1, "md5sum": 7}]}', r"shardlist\[0\]: expected"),
+        ('{"wids_version": 1, "shardlist": [{"url": "a", "nsamples": ' + "9" * 5000 + "}]}", "not json: Exceeds"),
+        ('{"wids_version": 1, "shardlist": null}', "shardlist is no list"),
+        ('{"wids_version": 1, "datasets": 5}', "datasets: expected a list; got 5"),
+        ('{"wids_version": 1, "datasets": null}', "datasets: expected a list; got null"),
+        (
+            '{"wids_version": 1, "datasets": [{"shardlist": [], "base": 7}]}',
+            r"datasets\[0\].base: expected text; got 7",
+        ),
+        ('{"wids_version": 1, "shardlist": [{"url": "a", "nsamples": 1}], "base": ["x"]}', "base: expected text; got"),
+        ('{"wids_version": 1, "shardlist": [{"url": "a", "nsamples": 1}], "name": 5}', "name: expected text; got 5"),
+        ('{"wids_version": true}', "expected an object with wids_version 1; got True"),
+        ('{"wids_version": 1, "shardlist": [], "shardlist": []}', "each key once in an object; got 'shardlist' more"),
+        ('{"wids_version": 1,\r\n"shardlist":\r\n [x]}', "not json: Expecting value: line 3 column 3"),
+        (b'{"wids_version": 1, "name": "\xff"}', "not json: .*can't decode byte 0xff in position 29"),
     ],
 )
-def test_bad_wids(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "w.json").write_text(text)
+def test_bad_wids(tmp_path: Path, text: str | bytes, message: str) -> None:
+    (tmp_path / "w.json").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(CorruptDataError, match=message) as caught:
         read_wids(tmp_path / "w.json")
     assert caught.value.path == str(tmp_path / "w.json")
+    assert str(tmp_path / "w.json") in str(caught.value)
+
+
+def test_every_cut_of_a_wids_description_is_an_error(tmp_path: Path, segment: Any) -> None:
+    path = tmp_path / "w.json"
+    write_wids(segment, path, name="a name\nwith \udcff", base="http://h/a b")
+    known = read_wids(path)
+    assert (known.name, known.base) == ("a name\nwith \udcff", "http://h/a b")
+    whole = path.read_bytes()
+    for cut in range(len(whole) - 2):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(CorruptDataError, match=r"w\.json: "):
+            read_wids(path)
+    for same in (whole.replace(b"\n", b"\r\n"), b"\xef\xbb\xbf" + whole):
+        path.write_bytes(same)
+        assert read_wids(path) == known
+
+
+def test_wids_shards_of_one_file_name_have_no_counts(tmp_path: Path) -> None:
+    """The counts of one would be taken for the other's."""
+    shards = [{"url": "x/a.tar", "nsamples": 1}, {"url": "y/a.tar", "nsamples": 3}]
+    (tmp_path / "w.json").write_text(json.dumps({"wids_version": 1, "shardlist": shards}))
+    known = read_wids(tmp_path / "w.json")
+    assert len(known) == 4
+    with pytest.raises(PoolError, match=r"w\.json: two shards have the file name 'a\.tar'"):
+        _ = known.counts
 
 
 # --- sizes.json -------------------------------------------------------------------------------------------------
@@ -270,6 +362,10 @@ def test_sizes(tmp_path: Path, shards: list[Path], segment: Any) -> None:
         ('{"a": "1"}', "expected a number of samples for 'a'; got '1'"),
         ('{"a": -1}', "got -1"),
         ('{"a": 1.5}', "got 1.5"),
+        ('{"a": 9223372036854775808}', "got 9223372036854775808"),
+        ('{"a": true}', "got True"),
+        ('{"a": 1, "b": 1, "a": 2}', "expected each key once in an object; got 'a' more than once"),
+        ('{"a":\r\n1,', "not json: .*line 2"),
     ],
 )
 def test_bad_sizes(tmp_path: Path, text: str, message: str) -> None:

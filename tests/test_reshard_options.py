@@ -299,7 +299,7 @@ def test_a_killed_run_goes_on(pool, tmp_path, monkeypatch):
     (out / "00000002_stats.json").unlink()  # killed between the tar and its stats
     (out / ".tmp-1-0a1b2c3d-00000005.tar").write_bytes(b"half")
     kept = (out / "00000001.tar").stat().st_ino
-    with pytest.raises(RunError, match="is not empty"):
+    with pytest.raises(RunError, match="is not empty; to go on with a run that has not ended, pass resume=True"):
         resharder.reshard(directory, out, subset, **options)
     for other in ({"shard_size": 7}, {"shuffle_seed": 1}, {"idx": False}):
         with pytest.raises(RunError, match="holds another run"):

@@ -107,6 +107,12 @@ class PoolReader:
         # a worker process opens the files anew; segments were verified here
         where, segments, records = self._arguments
         paths = [s if isinstance(s, (str, os.PathLike)) else s.path for s in segments]
+        for path in paths:
+            if not os.path.exists(path):
+                raise PoolError(
+                    f"PoolReader: its index segment {path} has no file that another process could open (index_tars "
+                    "keeps none); write one by write_segment, and give its path"
+                )
         return (_reopen, (where, paths, records, self._options))
 
     def close(self) -> None:
@@ -258,7 +264,15 @@ class PoolReader:
         """Reads what ``locate`` found, in one batch whatever its size."""
         if threads < 0:
             raise ValueError(f"threads must be 0 (one per core) or more; got {threads}")
-        data, offsets = self._reader.read(members.shard, members.offset, members.size, threads=threads)
+        try:
+            data, offsets = self._reader.read(members.shard, members.offset, members.size, threads=threads)
+        except FileNotFoundError as error:
+            if "://" in str(error.filename):
+                raise PoolError(
+                    f"{error.filename}: shards behind URLs can be indexed, but members are read from files; download "
+                    "the shard, and index the copy"
+                ) from error
+            raise
         return MemberBatch(members, data, offsets, single)
 
     def shard_path(self, shard: int) -> str:

@@ -40,6 +40,7 @@ __all__ = [
 PathLike = str | os.PathLike[str]
 _WIDS_KIND = "wids-shard-index-v1"
 _BLOCK = 512
+_MOST = (1 << 63) - 1
 
 
 def _segments(index: Any) -> list[Segment]:
@@ -80,14 +81,14 @@ def write_wds2idx(index: Any, out_dir: PathLike) -> list[Path]:
     Source: the files of nvidia-dali's tool wds2idx; docs/formats.md.
     """
     out = Path(out_dir)
-    paths: list[Path] = []
+    paths: dict[Path, None] = {}
     for segment, number, name in _shards(index):
         path = out / (_file_name(name).removesuffix(".tar") + ".idx")
         if path in paths:
             raise ValueError(f"write_wds2idx: two shards would be written as {path}; write them into two directories")
         write_bytes(path, segment._core.wds2idx(number))
-        paths.append(path)
-    return paths
+        paths[path] = None
+    return list(paths)
 
 
 def read_wds2idx(path: PathLike) -> pa.Table:
@@ -100,7 +101,8 @@ def read_wds2idx(path: PathLike) -> pa.Table:
         version 1.1), in the order of the file. Names that are not UTF-8 are backslash-escaped.
     Raises:
         CorruptDataError: another version or number of samples, fields missing or no numbers, an offset that is no
-            multiple of 512; with path and offset of the line.   OSError: it cannot be read.
+            multiple of 512, a member that ends at 2^63 or later, a last line without its end (as of a file that was
+            cut off: half a number is a number); with path and offset of the line.   OSError: it cannot be read.
     """
     import pyarrow as pa
 
@@ -112,30 +114,39 @@ def read_wds2idx(path: PathLike) -> pa.Table:
         at = sum(len(text) + 1 for text in lines[:line])
         return CorruptDataError(f"DALI index {where}, line {line + 1}: {what}", path=where, offset=at)
 
-    if len(head) != 2 or head[0] not in (b"v1.1", b"v1.2") or not head[1].isdigit():
+    if len(head) != 2 or head[0] not in (b"v1.1", b"v1.2") or _number(head[1]) is None:
         raise bad(f"expected 'v1.2 SAMPLES' or 'v1.1 SAMPLES'; got {_shown(lines[0])}", 0)
     width = 4 if head[0] == b"v1.2" else 3
     columns: dict[str, list[Any]] = {"sample": [], "ext": [], "offset": [], "size": [], "name": []}
-    body = lines[1:-1] if lines[-1] == b"" else lines[1:]
-    if len(body) != int(head[1]):
-        raise bad(f"expected {int(head[1])} samples; got {len(body)}; cut off? make it again", 0)
+    if lines[-1] != b"":
+        what = f"expected a line end behind the last line; got {_shown(lines[-1][-40:])}; cut off? make it again"
+        raise bad(what, len(lines) - 1)
+    body = lines[1:-1]
+    if len(body) != _number(head[1]):
+        raise bad(f"expected {_number(head[1])} samples; got {len(body)}; cut off? make it again", 0)
     for sample, line in enumerate(body):
         fields = line.split()
         if not fields or len(fields) % width:
             raise bad(f"expected {width} fields a member; got {len(fields)}", sample + 1)
         for at in range(0, len(fields), width):
-            ext, offset, size = fields[at : at + 3]
-            if not (offset.isdigit() and size.isdigit()) or int(offset) % _BLOCK or int(offset) >= 1 << 63:
+            offset, size = (_number(field) for field in fields[at + 1 : at + 3])
+            if offset is None or size is None or offset % _BLOCK or offset + size > _MOST:
                 raise bad(
                     f"expected an offset in blocks of 512 and a size; got {_shown(b' '.join(fields[at:]))}", sample + 1
                 )
             columns["sample"].append(sample)
-            columns["ext"].append(_text(ext))
-            columns["offset"].append(int(offset))
-            columns["size"].append(int(size))
+            columns["ext"].append(_text(fields[at]))
+            columns["offset"].append(offset)
+            columns["size"].append(size)
             columns["name"].append(_text(fields[at + 3]) if width == 4 else None)
     kinds = {"sample": pa.int64(), "offset": pa.uint64(), "size": pa.uint64()}
     return pa.table({name: pa.array(values, kinds.get(name, pa.string())) for name, values in columns.items()})
+
+
+def _number(field: bytes) -> int | None:
+    """A count of less than 2^63, written in decimal digits; None of anything else."""
+    value = int(field) if field.isdigit() and len(field) <= 40 else -1
+    return value if 0 <= value <= _MOST else None
 
 
 def _text(raw: bytes) -> str:
@@ -184,8 +195,17 @@ class WidsIndex:
 
     @property
     def counts(self) -> dict[str, int]:
-        """File name of each shard -> samples, as ``count_differences`` takes it."""
-        return {_file_name(shard.url): shard.nsamples for shard in self.shards}
+        """File name of each shard -> samples, as ``count_differences`` takes it.
+
+        Raises PoolError: two shards have one file name.
+        """
+        counts: dict[str, int] = {}
+        for shard in self.shards:
+            name = _file_name(shard.url)
+            if name in counts:
+                raise PoolError(f"wids description {self.path}: two shards have the file name {name!r}")
+            counts[name] = shard.nsamples
+        return counts
 
 
 def write_wids(
@@ -235,7 +255,8 @@ def read_wids(path: PathLike) -> WidsIndex:
     """Reads a wids description, with the shard lists of its ``datasets`` behind its own.
 
     Raises:
-        CorruptDataError: not json, another version, a shard without url or nsamples, no shards.
+        CorruptDataError: not json, another version, a shard without url or nsamples, a value of another kind than wids
+            writes, no shards; names the file and the place in it.
         PoolError: it refers to another description by ``source_url``: read that one.
     """
     where = os.fspath(path)
@@ -244,16 +265,25 @@ def read_wids(path: PathLike) -> WidsIndex:
         return CorruptDataError(f"wids description {where}: {what}", path=where)
 
     data = _read_json(path, "wids description")
-    if not isinstance(data, dict) or data.get("wids_version") != 1:
+    if not isinstance(data, dict) or data.get("wids_version") != 1 or isinstance(data["wids_version"], bool):
         got = data.get("wids_version") if isinstance(data, dict) else type(data).__name__
         raise bad(f"expected an object with wids_version 1; got {got!r}")
+
+    def text(holder: dict[str, Any], key: str, place: str) -> str:
+        value = holder.get(key)
+        if value is not None and not isinstance(value, str):
+            raise bad(f"{place}{key}: expected text; got {json.dumps(value)[:120]}")
+        return value or ""
+
     lists = [("shardlist", data.get("shardlist", []), "")]
+    if not isinstance(data.get("datasets", []), list):
+        raise bad(f"datasets: expected a list; got {json.dumps(data['datasets'])[:120]}")
     for number, part in enumerate(data.get("datasets", [])):
         if not isinstance(part, dict) or "shardlist" not in part:
             if isinstance(part, dict) and "source_url" in part:
                 raise PoolError(f"{where}: datasets[{number}] is {part['source_url']!r}: read_wids that description")
             raise bad(f"datasets[{number}] has no shardlist")
-        lists.append((f"datasets[{number}].shardlist", part["shardlist"], str(part.get("base", ""))))
+        lists.append((f"datasets[{number}].shardlist", part["shardlist"], text(part, "base", f"datasets[{number}].")))
     shards = []
     for place, items, base in lists:
         if not isinstance(items, list):
@@ -261,22 +291,23 @@ def read_wids(path: PathLike) -> WidsIndex:
         for number, item in enumerate(items):
             shard = _wids_shard(item)
             if shard is None:
-                raise bad(f"{place}[{number}]: expected an object with url and nsamples; got {json.dumps(item)[:120]}")
+                what = "expected an object with url and nsamples, counts below 2^63"
+                raise bad(f"{place}[{number}]: {what}; got {json.dumps(item)[:120]}")
             if base and not is_url(shard.url):
                 shard = shard._replace(url=os.path.join(base, shard.url))
             shards.append(shard)
     if not shards:
         raise bad("it lists no shards")
-    return WidsIndex(str(data.get("name") or ""), str(data.get("base") or ""), shards, where)
+    return WidsIndex(text(data, "name", ""), text(data, "base", ""), shards, where)
 
 
 def _wids_shard(item: Any) -> WidsShard | None:
-    if not isinstance(item, dict) or not isinstance(item.get("url"), str) or not _is_count(item.get("nsamples")):
+    if not isinstance(item, dict) or not isinstance(item.get("url"), str) or not item["url"]:
         return None
     size, md5sum = item.get("filesize"), item.get("md5sum")
-    return WidsShard(
-        item["url"], item["nsamples"], size if _is_count(size) else None, md5sum if isinstance(md5sum, str) else None
-    )
+    if not _is_count(item.get("nsamples")) or not (size is None or _is_count(size)):
+        return None
+    return WidsShard(item["url"], item["nsamples"], size, md5sum) if isinstance(md5sum, str | None) else None
 
 
 # --- DataComp's sizes.json --------------------------------------------------------------------------------------
@@ -291,7 +322,7 @@ def read_sizes(path: PathLike) -> dict[str, int]:
     """Reads ``sizes.json`` (or the one in a directory): file name of each shard -> samples.
 
     Raises:
-        CorruptDataError: not json, or not an object of counts.   OSError: it cannot be read.
+        CorruptDataError: not json, not an object of counts below 2^63, a name twice.   OSError: it cannot be read.
     """
     file = _sizes_path(path)
     data = _read_json(file, "sizes.json")
@@ -309,13 +340,29 @@ def _sizes_path(path: PathLike) -> Path:
 
 def _read_json(path: PathLike, what: str) -> Any:
     try:
-        return json.loads(Path(path).read_bytes())
+        return json.loads(Path(path).read_bytes(), object_pairs_hook=_object)
+    except _TwiceError as error:
+        raise CorruptDataError(f"{what} {os.fspath(path)}: {error}", path=os.fspath(path)) from error
     except (ValueError, RecursionError) as error:
         raise CorruptDataError(f"{what} {os.fspath(path)}: not json: {error}", path=os.fspath(path)) from error
 
 
+class _TwiceError(ValueError):
+    pass
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of json in which no key stands twice: which one counts, readers do not agree on."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise _TwiceError(f"expected each key once in an object; got {twice!r} more than once")
+    return found
+
+
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST
 
 
 # --- what others counted, beside the index ----------------------------------------------------------------------

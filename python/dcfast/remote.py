@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import io
+import math
 import os
 import re
 import time
@@ -18,6 +19,17 @@ from typing import Any, NamedTuple
 
 from dcfast import _core
 from dcfast.errors import MissingDependencyError, PoolError
+from dcfast.remote_requests import (
+    HttpAnswers,
+    OtherSizeError,
+    explained,
+    is_redirection,
+    is_throttled,
+    limited,
+    no_ranges,
+    status_of,
+    waited_for,
+)
 
 __all__ = ["RemoteOptions", "RemoteShard", "RemoteState", "is_url", "list_shards", "remote_state"]
 
@@ -47,19 +59,27 @@ class RemoteOptions:
         window_bytes: the largest range asked for in one request while headers are near each other; payloads larger
             than this are jumped over. At least 65,536. Memory: four times this for each shard indexed at a time.
         retries: how often a request that failed is made again, at most; only where another try may help.
-        backoff_s: pause before the first retry; doubled for each further one, at most 10 s.
+        backoff_s: pause before the first retry; doubled for each further one, at most 10 s. Eight times as long where
+            the server says that it is asked too much (429, 503, SlowDown).
+        timeout_s: how long a request may wait for a connection, and then for the next bytes. A request that goes on
+            slowly is ended after ten times this. Of http(s) and s3, where storage_options has no limits of its own
+            (client_kwargs["timeout"]; config_kwargs["connect_timeout"], ["read_timeout"]). A server that never
+            answers costs (retries + 1) times this, twice that for the look-up by http, which asks in two ways.
     """
 
     storage_options: Mapping[str, Any] = field(default_factory=dict)
     window_bytes: int = 1 << 20
     retries: int = 4
     backoff_s: float = 0.2
+    timeout_s: float = 30.0
 
     def __post_init__(self) -> None:
         if self.window_bytes < 1 << 16:
             raise ValueError(f"window_bytes must be at least 65536; got {self.window_bytes}")
         if self.retries < 0:
             raise ValueError(f"retries must not be negative; got {self.retries}")
+        if not 0 < self.timeout_s < math.inf:
+            raise ValueError(f"timeout_s must be a number of seconds above 0; got {self.timeout_s}")
 
 
 class RemoteState(NamedTuple):
@@ -118,11 +138,13 @@ class _Remote:
         except ImportError:
             raise MissingDependencyError(f"{url}: reading URLs needs fsspec: pip install 'dcfast[remote]'") from None
         try:
-            self.fs, self.path = fsspec.core.url_to_fs(url, **options.storage_options)
+            self.fs, self.path = fsspec.core.url_to_fs(url, **limited(url, options.storage_options, options.timeout_s))
         except ImportError as error:
             raise MissingDependencyError(f"{url}: {error}") from error
         except ValueError as error:
             raise PoolError(f"{url}: {error}") from error
+        if "s3" in _protocols(self.fs):
+            self.fs.retries = 1  # attempt() tries again: tries of tries would multiply the waiting
 
     def state(self) -> RemoteState:
         return self._state_of(self.attempt("look up", self._info))
@@ -131,10 +153,12 @@ class _Remote:
         size = info.get("size")
         if info.get("type") == "directory":
             raise IsADirectoryError(errno.EISDIR, "is a directory, expected a shard", self.url)
-        if not isinstance(size, int):
+        if not isinstance(size, int) or isinstance(size, bool):
             raise PoolError(f"{self.url}: the server does not tell the size; download the shard to index it")
+        if not 0 <= size < 1 << 63:
+            raise PoolError(f"{self.url}: expected a size of 0 to 2^63 - 1 bytes; the server tells {size}")
         if info.get("partial") is False:
-            raise PoolError(_no_ranges(self.url))
+            raise PoolError(no_ranges(self.url))
         etag = info.get("ETag") or info.get("etag") or ""
         return RemoteState(size, str(etag), _modified_ns(info))
 
@@ -154,7 +178,12 @@ class _Remote:
 
     def _info(self) -> dict[str, Any]:
         self.fs.invalidate_cache()  # what a listing said earlier may be what was replaced
-        return dict(self.fs.info(self.path))
+        checks = {"raise_for_status": HttpAnswers(self.url).check_look_up} if "http" in _protocols(self.fs) else {}
+        return dict(self.fs.info(self.path, **checks))
+
+    def state_now(self) -> RemoteState:
+        """As ``state`` without further tries, for use inside of one."""
+        return self._state_of(self._info())
 
     def attempt(self, action: str, call: Any) -> Any:
         """The result of call(), tried again where that may help."""
@@ -167,15 +196,23 @@ class _Remote:
                 tries += 1
                 if not _may_pass(error) or tries > self.options.retries:
                     raise self._final(action, error, tries) from error
-                time.sleep(min(10.0, self.options.backoff_s * 2 ** (tries - 1)))
+                pause = self.options.backoff_s * 2 ** (tries - 1)
+                time.sleep(min(10.0, 8 * pause if is_throttled(error) else pause))
 
     def _final(self, action: str, error: Exception, tries: int) -> Exception:
-        text = " ".join(str(error).split())[:300] or type(error).__name__
+        if isinstance(error, PoolError):
+            return error
+        text = explained(error)
         if "support range requests" in text:
-            return PoolError(_no_ranges(self.url))
+            return PoolError(no_ranges(self.url))
         after = f" (after {tries} attempts)" if tries > 1 else ""
-        message = f"{action}: {type(error).__name__}: {text}{after}"
-        status = _status(error)
+        awaited = waited_for(error)
+        if awaited:
+            limit = f"timeout_s={self.options.timeout_s:g} of RemoteOptions, or what storage_options set"
+            message = f"{action}: waited for {awaited} until the limit{after}; the limit is {limit}: raise it"
+            return TimeoutError(errno.ETIMEDOUT, f"{message} if the server is only slow", self.url)
+        message = f"{action}: {text}{after}"
+        status = status_of(error)
         if isinstance(error, FileNotFoundError) or status == 404:
             return FileNotFoundError(errno.ENOENT, message, self.url)
         if isinstance(error, PermissionError) or status in (401, 403):
@@ -213,18 +250,22 @@ class RemoteShard:
 
         def fetch() -> bytes | None:
             if self._file is None:
-                self._file = _open_ranges(remote.fs, remote.path, length, self._state.size)
+                self._file = _open_ranges(remote, length, self._state.size)
             try:
                 self._file.seek(offset)
                 data: bytes = self._file.read(length)
+            except OtherSizeError as error:
+                if remote.state_now() != self._state:
+                    return None
+                raise PoolError(f"{self.url}: {error.strerror}") from error
             except Exception as error:
-                if type(error).__name__ == "FileExpired" or _status(error) == 412:
+                if type(error).__name__ == "FileExpired" or status_of(error) == 412:
                     return None  # s3fs reads under If-Match
                 raise
             if len(data) > length:
                 raise OSError(errno.EIO, f"the server sent {len(data)} bytes, asked for {length}", self.url)
             if len(data) < length:
-                if remote.state() != self._state:
+                if remote.state_now() != self._state:
                     return None
                 raise OSError(errno.EIO, f"the server sent {len(data)} of {length} bytes", self.url)
             return data
@@ -246,28 +287,22 @@ class RemoteShard:
         return "the shard was replaced while it was indexed (another size, ETag or time): index it again"
 
 
-def _open_ranges(fs: Any, path: str, length: int, size: int) -> Any:
+def _protocols(fs: Any) -> tuple[str, ...]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+
+
+def _open_ranges(remote: _Remote, length: int, size: int) -> Any:
     """A file object whose every read is one request, where the file system can do that."""
+    fs, path = remote.fs, remote.path
     known: dict[str, Any] = {}
-    if "http" in fs.protocol:
+    if "http" in _protocols(fs):
         # the size saves asking for it again; a compressed answer would be a range of other bytes
         headers = {**fs.kwargs.get("headers", {}), "Accept-Encoding": "identity"}
-        known = {"size": size, "headers": headers, "raise_for_status": _check_range}
+        known = {"size": size, "headers": headers, "raise_for_status": HttpAnswers(remote.url, size).check_range}
     try:
         return fs.open(path, "rb", block_size=max(length, 1 << 16), cache_type="none", **known)
     except TypeError:  # a file system of whole files, such as that of an archive
         return fs.open(path, "rb")
-
-
-async def _check_range(response: Any) -> None:
-    """Called by aiohttp with each answer: another range than the one asked for would be taken for the right bytes."""
-    asked = re.fullmatch(r"bytes=(\d+)-(\d+)", response.request_info.headers.get("Range", ""))
-    sent = re.match(r"bytes (\d+)-(\d+)/", response.headers.get("Content-Range", ""))
-    if response.status != 206 or asked is None or sent is None:
-        return
-    if sent[1] != asked[1] or int(sent[2]) > int(asked[2]):
-        response.close()
-        raise OSError(errno.EIO, f"the server sent bytes {sent[1]}-{sent[2]}, asked for {asked[1]}-{asked[2]}")
 
 
 def _cause(error: Exception) -> Exception:
@@ -276,27 +311,11 @@ def _cause(error: Exception) -> Exception:
     return cause if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) else error
 
 
-def _no_ranges(url: str) -> str:
-    return (
-        f"{url}: the server does not answer range requests; download the shard to index it, "
-        "or serve it by a server that does"
-    )
-
-
-def _status(error: BaseException) -> int | None:
-    """The HTTP status of an error of aiohttp, requests or botocore."""
-    response = getattr(error, "response", None)
-    found = getattr(error, "status", None) or getattr(response, "status_code", None)
-    if isinstance(response, Mapping):
-        found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return found if isinstance(found, int) else None
-
-
 def _may_pass(error: Exception) -> bool:
-    status = _status(error)
+    status = status_of(error)
     if status is not None:
         return status >= 500 or status in _PASSING_STATUS
-    return not isinstance(error, (*_PERMANENT, io.UnsupportedOperation, PoolError))
+    return not (isinstance(error, (*_PERMANENT, io.UnsupportedOperation, PoolError)) or is_redirection(error))
 
 
 def _modified_ns(info: Mapping[str, Any]) -> int:
@@ -308,10 +327,14 @@ def _modified_ns(info: Mapping[str, Any]) -> int:
         try:
             if isinstance(value, str):
                 value = parsedate_to_datetime(value) if name == "Last-Modified" else datetime.fromisoformat(value)
-        except ValueError:
-            continue
-        if isinstance(value, datetime):
-            return int(value.timestamp()) * _NS + value.microsecond * 1000
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return int(value * _NS)
+            if isinstance(value, datetime):
+                found = int(value.timestamp()) * _NS + value.microsecond * 1000
+            elif isinstance(value, (int, float)) and not isinstance(value, bool):
+                found = int(value * _NS)
+            else:
+                continue
+        except (ValueError, OverflowError):
+            continue  # no time, or none that a computer knows
+        # an index holds 64 bits, and negative numbers for what an ETag tells
+        return found if 0 <= found < 1 << 63 else 0
     return 0

@@ -20,6 +20,9 @@ Arguments of DataComp's resharder.py that need nothing here are taken and ignore
 --write-shard-table (the input is indexed, and sizes.json always written). --shuffle-bufsize N > 0 shuffles all samples,
 not only those of a buffer. The formats of names can only be the usual ones.
 
+A slice (--first-shard, --num-shards) without an input shard writes an empty output and says so on stderr; a
+--first-shard beyond the last is an error. --overwrite is refused where one of input and output lies in the other.
+
 Exit status: 0 done, 1 the run cannot go on or the output does not verify, 2 wrong arguments.
 """
 
@@ -67,6 +70,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Namespace:
             parser.error(f"--{name.replace('_', '-')} can only be {usual}; got {getattr(args, name)}")
     if (args.apply_blur or args.inject_blur_metadata) and not args.blur_metadata_map:
         parser.error("--apply-blur and --inject-blur-metadata need --blur-metadata-map")
+    if args.overwrite and args.resume:
+        parser.error("--overwrite removes what --resume would go on with: give one of them")
     if args.num_workers < 0:
         parser.error(f"--num-workers must be 0 or more; got {args.num_workers}")
     return args
@@ -105,6 +110,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (DcfastError, OSError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
+    if report.get("chosen_shards") == 0:
+        first, count = args.first_shard, args.num_shards
+        sys.stderr.write(
+            f"warning: no input shard has a number in the slice of --first-shard {first} --num-shards {count}: "
+            "the output has no shards\n"
+        )
     if not args.quiet:
         _tell(report, args)
     return 0

@@ -6,11 +6,12 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dcfast.errors import PoolError
-from dcfast.reshard_rows import SegmentLike
+from dcfast.remote import is_url
+from dcfast.reshard_rows import SegmentLike, open_segment
 
 __all__ = ["Inputs", "Pool", "StrPath", "open_inputs"]
 
@@ -28,14 +29,30 @@ class Inputs:
     Attributes:
         base: directory that shard names are relative to.
         directories: of shards; with index segments just ``base``.
-        names: shards relative to base, in pool order: directory by directory as given, by name in each.
+        names: shards relative to base, in pool order: directory by directory as given, by name in each; not of index
+            segments.
         segments: index segments where they were given, else None.
+        given: the directories as given: ``directories``, or what holds them as ``shards``.
     """
 
     base: Path
     directories: list[Path]
     names: list[str]
     segments: Sequence[SegmentLike | str] | None = None
+    given: list[Path] = field(default_factory=list)
+
+    def files(self) -> list[str]:
+        """The paths of the input shards. Raises PoolError: an index names shards behind URLs: none is read here."""
+        names = self.names
+        if self.segments is not None:
+            names = [name for item in self.segments for name in open_segment(item, verify=False).shard_names]
+            behind = next((name for name in names if is_url(name)), None)
+            if behind is not None:
+                raise PoolError(
+                    f"reshard: shard {behind} is behind a URL: it can be indexed there, but is read from a file; "
+                    "download the shards, and reshard the copies"
+                )
+        return [os.path.join(self.base, name) for name in names]
 
     @contextmanager
     def indexed(self, threads: int) -> Iterator[Sequence[SegmentLike | str]]:
@@ -65,18 +82,19 @@ def open_inputs(pool: Pool, shards_dir: StrPath | None) -> Inputs:
     """
     if isinstance(pool, (str, os.PathLike)):
         directory = _directory(Path(pool))
-        return Inputs(directory, [directory], _shard_names(directory))
+        return Inputs(directory, [directory], _shard_names(directory), given=[Path(pool)])
     items = list(pool)
     if not items:
         raise PoolError("reshard: the pool has no index segments")
     if all(isinstance(item, (str, os.PathLike)) and os.path.isdir(item) for item in items):
-        return _several([_directory(Path(item)) for item in items if isinstance(item, (str, os.PathLike))])
+        given = [Path(item) for item in items if isinstance(item, (str, os.PathLike))]
+        return _several([_directory(path) for path in given], given)
     if shards_dir is None:
         raise TypeError("reshard: shards_dir must be given where the pool is given by its index segments")
-    return Inputs(Path(shards_dir), [Path(shards_dir)], [], items)
+    return Inputs(Path(shards_dir), [Path(shards_dir)], [], items, [Path(shards_dir)])
 
 
-def _several(directories: list[Path]) -> Inputs:
+def _several(directories: list[Path], given: list[Path]) -> Inputs:
     real = [os.path.realpath(directory) for directory in directories]
     if len(set(real)) < len(real):
         twice = next(path for path in real if real.count(path) > 1)
@@ -88,7 +106,7 @@ def _several(directories: list[Path]) -> Inputs:
     for directory, place in zip(directories, places, strict=True):
         inside = os.path.relpath(place, base)
         names += [name if inside == "." else os.path.join(inside, name) for name in _shard_names(directory)]
-    return Inputs(base, directories, names)
+    return Inputs(base, directories, names, given=given)
 
 
 def _directory(base: Path) -> Path:

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +25,13 @@ from dcfast.reshard_write import EDIT_COUNTS, SHARD_FORMAT, STATS_FORMAT
 
 if TYPE_CHECKING:
     from dcfast.reshard_edit import BlurOptions
+    from dcfast.reshard_inputs import Inputs
 
 __all__ = [
     "KEY_FILE",
     "check_free_space",
     "finish_reshard",
+    "is_leftover",
     "plan_key",
     "refuse_input_in_output",
     "refuse_output",
@@ -163,17 +165,39 @@ def check_free_space(
     return needed, free
 
 
-def refuse_output(out: Path, inputs: Sequence[Path], may_hold: bool) -> None:
-    """Raises RunError where an output directory is none, is the pool, or holds something and must not."""
-    if not out.exists():
-        return
-    if not out.is_dir():
+def refuse_output(out: Path, inputs: Inputs, *, overwrite: bool, may_hold: bool) -> None:
+    """Raises RunError where an output directory is none, is or hides the pool, or holds something and must not.
+
+    With ``overwrite`` neither may lie in the other, links followed: a pool's companions have the names of those that a
+    run replaces.
+    """
+    if out.exists() and not out.is_dir():
         raise RunError(f"output {out} is not a directory")
-    if any(base.exists() and os.path.samefile(out, base) for base in inputs):
+    if any(base.exists() and out.exists() and os.path.samefile(out, base) for base in inputs.directories):
         raise RunError(f"output {out} is the pool itself; choose another place")
+    real = os.path.realpath(out)
+    for given in inputs.given:
+        pool = os.path.realpath(given)
+        if real == os.path.join(pool, "shards"):
+            raise RunError(f"output {out} is where pool {given} would have its shards; choose another place")
+        # the directory that an index is relative to may be that of all pools
+        inside = inputs.segments is None and os.path.commonpath([real, pool]) == pool
+        if overwrite and (inside or os.path.commonpath([real, pool]) == real):
+            how = "is" if real == pool else "lies in" if inside else "holds"
+            raise RunError(
+                f"output {out} ({real}) {how} the pool {given} ({pool}): overwrite=True would replace meta.json, "
+                "sizes.json and shards there; choose another place"
+            )
     # of a run that ended before its first shard the key alone is left
-    if not may_hold and any(path.name != KEY_FILE for path in out.iterdir()):
-        raise RunError(f"output {out} is not empty; choose another place, or pass overwrite=True")
+    if out.exists() and not may_hold and any(path.name != KEY_FILE for path in out.iterdir()):
+        go_on = "to go on with a run that has not ended, pass resume=True; " if (out / KEY_FILE).exists() else ""
+        raise RunError(f"output {out} is not empty; {go_on}choose another place, or pass overwrite=True")
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a name is that of a file that a killed run was writing: nothing of a run that could be lost."""
+    match = _OUTPUT.fullmatch(name)
+    return match is not None and match[1] is not None
 
 
 def refuse_input_in_output(out: Path, read: Iterable[str | os.PathLike[str]]) -> None:

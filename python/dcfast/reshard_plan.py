@@ -28,10 +28,12 @@ from dcfast.reshard_rows import (
     asked_rows,
     first_copies,
     iterate_segments,
+    refuse_beyond,
     repeated_uids,
     row_ids,
     row_validity,
     select_rows,
+    shard_numbers,
     uid_multiplicity,
 )
 from dcfast.reshard_shuffle import RowSpool, shuffled_cuts
@@ -215,6 +217,8 @@ def make_plan(
         others), selected_rows, output_count (copies expanded), subset_count, missing_count (entries of the subset
         that are in no asked shard), repeated_rows, output_shard_count, member_count, payload_bytes, tar_bytes
         (at most; exact for plain extensions).
+    Raises:
+        PoolError: first_shard is beyond the numbers of all shards. A slice without a shard among them is empty.
     """
     if first_shard < 0 or (num_shards is not None and num_shards < 0):
         raise ValueError(f"make_plan: first_shard and num_shards must be 0 or more; got {first_shard} and {num_shards}")
@@ -230,10 +234,13 @@ def make_plan(
     counts = dict.fromkeys(("samples", "no_uid", "cut", "excluded", "processed_count", "selected_rows"), 0)
     maybe_repeated: list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]] = []
     segment_first = [0]
+    numbers: list[int] = []
 
     def chunks() -> Iterator[tuple[int, NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]]:
         for number, ordinal, segment in iterate_segments(segments):
             segment_first.append(ordinal + segment.num_shards)
+            if first_shard:
+                numbers.extend(shard_numbers(segment, ordinal))
             valid = row_validity(segment, ordinal, options, left_out)
             _count_rows(counts, segment, ordinal, options, valid)
             for first in range(0, segment.num_samples, ROWS_AT_ONCE):
@@ -261,6 +268,7 @@ def make_plan(
     else:
         cuts, totals = shuffled_cuts(chunks(), CUT_DTYPE, shard_size, max_bytes)
         order = spool.rows()
+    refuse_beyond(numbers, first_shard)
     columns = [np.concatenate(parts) for parts in zip(*maybe_repeated, strict=True)]
     repeats = first_copies(*columns) if columns else np.empty(0, REPEAT_DTYPE)
     counts["output_count"] = int(cuts["samples"].sum())

@@ -49,6 +49,8 @@ def quick_reshard(options: dict[str, Any]) -> dict[str, Any] | None:
     out = os.fspath(options["output_dir"])
     if not all(isinstance(path, str) for path in (base, subset, out)):
         return None
+    if _is_inside(out, base):
+        return None
     try:
         if os.path.isdir(os.path.join(base, "shards")):
             base = os.path.join(base, "shards")
@@ -102,6 +104,10 @@ def quick_key(paths: list[str], subset: str, shard_size: int, max_bytes: int) ->
     with open(subset, "rb") as file:
         parts.append(file.read())
     return repr(_core.xxh3_128(b"\0".join(parts)))
+
+
+def _is_inside(out: str, base: str) -> bool:
+    return os.path.realpath(out).startswith(os.path.join(os.path.realpath(base), ""))
 
 
 def _is_small(paths: list[str], subset: str) -> bool:

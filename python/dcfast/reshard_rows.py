@@ -12,18 +12,23 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dcfast.errors import PoolError
+
 __all__ = [
     "REPEAT_DTYPE",
     "ROWS_AT_ONCE",
     "SegmentLike",
     "asked_rows",
+    "chosen_shards",
     "first_copies",
     "iterate_segments",
     "open_segment",
+    "refuse_beyond",
     "repeated_uids",
     "row_ids",
     "row_validity",
     "select_rows",
+    "shard_numbers",
     "uid_multiplicity",
 ]
 
@@ -126,12 +131,39 @@ def asked_rows(segment: SegmentLike, first_ordinal: int, options: dict[str, Any]
     first, count = int(options["first_shard"]), options["num_shards"]
     if first == 0 and count is None:
         return np.ones(segment.num_samples, bool)
+    begin = np.asarray(segment.shard_sample_begin).astype(np.int64)
+    return np.repeat(_asked_shards(segment, first_ordinal, first, count), begin[1:] - begin[:-1])
+
+
+def _asked_shards(segment: SegmentLike, first_ordinal: int, first: int, count: int | None) -> NDArray[np.bool_]:
+    numbers = shard_numbers(segment, first_ordinal)
+    return np.array([first <= n and (count is None or n < first + int(count)) for n in numbers], np.bool_)
+
+
+def chosen_shards(segments: Sequence[SegmentLike | str], options: dict[str, Any]) -> int:
+    """How many input shards ``first_shard`` and ``num_shards`` name. Cost: a look at each segment's names."""
+    first, count = int(options["first_shard"]), options["num_shards"]
+    ordinal = total = 0
+    for item in segments:
+        segment = open_segment(item, verify=False)
+        total += int(_asked_shards(segment, ordinal, first, count).sum())
+        ordinal += segment.num_shards
+    return total
+
+
+def shard_numbers(segment: SegmentLike, first_ordinal: int) -> list[int]:
+    """What ``first_shard`` and ``num_shards`` count a segment's shards by."""
     stems = [os.path.basename(name).split(".", 1)[0] for name in segment.shard_names]
     # the reference counts shards by the number in their name; names without one count by position
-    numbers = [int(stem) if stem.isdecimal() else first_ordinal + i for i, stem in enumerate(stems)]
-    asked = np.array([first <= n and (count is None or n < first + int(count)) for n in numbers], np.bool_)
-    begin = np.asarray(segment.shard_sample_begin).astype(np.int64)
-    return np.repeat(asked, begin[1:] - begin[:-1])
+    return [int(stem) if stem.isdecimal() else first_ordinal + i for i, stem in enumerate(stems)]
+
+
+def refuse_beyond(numbers: list[int], first_shard: int) -> None:
+    """Raises PoolError where ``first_shard`` is beyond all the numbers of a pool's shards: nothing could be written."""
+    if first_shard and first_shard > max(numbers, default=-1):
+        between = f", numbered {min(numbers)} to {max(numbers)}" if numbers else ""
+        held = f"{len(numbers)} input shard{'s' if len(numbers) != 1 else ''}{between}"
+        raise PoolError(f"first_shard={first_shard} is beyond the pool: it has {held}; begin at one of these")
 
 
 def row_ids(segment: SegmentLike, first_ordinal: int, rows: NDArray[Any]) -> NDArray[np.uint64]:

@@ -21,6 +21,7 @@ from dcfast.reshard_output import (
     KEY_FILE,
     check_free_space,
     finish_reshard,
+    is_leftover,
     plan_key,
     refuse_input_in_output,
     refuse_output,
@@ -28,10 +29,11 @@ from dcfast.reshard_output import (
 )
 from dcfast.reshard_plan import ReshardPlan, make_plan
 from dcfast.reshard_quick import quick_key
+from dcfast.reshard_rows import chosen_shards
 from dcfast.reshard_write import SHARD_FORMAT, write_output_shards
 
 if TYPE_CHECKING:
-    from dcfast.reshard_boxes import Metadata
+    from dcfast.reshard_boxes import BoxTable, Metadata
     from dcfast.reshard_edit import BlurOptions
 
 __all__ = ["run_reshard"]
@@ -64,14 +66,17 @@ def run_reshard(
     check_mtime: bool = True,
 ) -> dict[str, Any]:
     """``dcfast.resharder.reshard`` with all its options."""
+    if overwrite and resume:
+        raise ValueError("reshard: overwrite removes what resume would go on with; pass one of them")
     out = Path(output_dir)
     inputs = open_inputs(pool, shards_dir)
     opened = open_subset(subset, check=True)
-    refuse_output(out, inputs.directories, overwrite or resume or dry_run)
+    refuse_output(out, inputs, overwrite=overwrite, may_hold=overwrite or resume or dry_run)
     subset_file = None if isinstance(subset, np.ndarray) else subset
+    files = inputs.files()
     if overwrite:
-        files = [os.path.join(inputs.base, name) for name in inputs.names]
-        refuse_input_in_output(out, files if subset_file is None else [*files, subset_file])
+        others = [path for path in (subset_file, boxes) if isinstance(path, (str, os.PathLike))]
+        refuse_input_in_output(out, [*files, *others])
     # of the shards before they are indexed, as the short way takes it
     quick = _quick_key(inputs, subset_file, shard_size, max_bytes) if resume and (out / KEY_FILE).exists() else None
     with inputs.indexed(threads) as segments, _blur(boxes, opened, apply_blur, inject_boxes, webp_quality) as blur:
@@ -89,6 +94,8 @@ def run_reshard(
         )
         needed, free = check_free_space(plan, out, refuse=not dry_run, blur=blur, idx=idx)
         report: dict[str, Any] = {**plan.counts, "needed_bytes": needed, "free_bytes": free}
+        if first_shard or num_shards is not None:
+            report["chosen_shards"] = chosen_shards(segments, plan.options)
         if dry_run:
             return report
         arguments: dict[str, Any] = {
@@ -97,7 +104,9 @@ def run_reshard(
         }
         if blur is not None:
             arguments |= {"apply_blur": apply_blur, "inject_blur_metadata": inject_boxes, "webp_quality": webp_quality}
-        key = plan_key(plan, opened, segments, {"idx": idx, "blur": _described(blur)})
+            arguments["boxes_xxh3"] = _hashes(blur.table)
+        described = None if blur is None else [blur.apply, blur.inject, blur.quality, _hashes(blur.table)]
+        key = plan_key(plan, opened, segments, {"idx": idx, "blur": described})
         if not (resume and _has_ended(out, plan, opened, arguments)):
             plain = blur is None and plan.shuffle_seed is None and not (idx or first_shard)
             plain = plain and num_shards is None and exclude is None and pool_records is None
@@ -148,14 +157,11 @@ def _blur(
         yield BlurOptions(make_box_table(boxes, subset, folder), apply, inject, quality)
 
 
-def _described(blur: BlurOptions | None) -> Any:
-    if blur is None:
-        return None
+def _hashes(table: BoxTable) -> str:
     from dcfast import _core
 
-    arrays = (blur.table.records, blur.table.boxes)
-    hashes = [_core.xxh3_128(np.ascontiguousarray(array).view(np.uint8).data) for array in arrays]
-    return [blur.apply, blur.inject, blur.quality, hashes]
+    hashes = [_core.xxh3_128(np.ascontiguousarray(a).view(np.uint8).data) for a in (table.records, table.boxes)]
+    return " ".join(f"{high:016x}{low:016x}" for high, low in hashes)
 
 
 def _has_ended(out: Path, plan: ReshardPlan, subset: NDArray[Any], arguments: dict[str, Any]) -> bool:
@@ -202,7 +208,7 @@ def _begin(out: Path, key: str, resume: bool, sync: bool, quick: str | None) -> 
         found = key if short else noted.get("reshard_key")
     elif resume and (out / "meta.json").exists():
         found = None
-    elif resume and out.is_dir() and any(out.iterdir()):
+    elif resume and out.is_dir() and not all(is_leftover(path.name) for path in out.iterdir()):
         raise RunError(f"output {out} holds no run that could be resumed; choose another place, or pass overwrite=True")
     else:
         remove_outputs(out, keep_below=0)

@@ -97,10 +97,12 @@ def reshard(
             first (a ``sizes.json`` in it is not needed, and not read); or index segments (paths or objects, in pool
             order), with ``shards_dir`` the directory their shard names are relative to.
         output_dir: made where missing; refused where it holds anything, unless ``overwrite``: then earlier output
-            shards and their companions are removed, other files stay.
+            shards and their companions are removed, other files stay. ``overwrite`` is refused where one of pool and
+            output lies in the other.
         subset: "u8,u8" sorted array, or a subset file. A uid that stands m times is written m times.
         shard_size, max_bytes: a new output shard begins before the sample at which one of them is reached.
-        first_shard, num_shards: take only input shards with these numbers in their names.
+        first_shard, num_shards: take only input shards with these numbers in their names. A slice without a shard is
+            an empty output; one that begins beyond the last is an error.
         shuffle_seed: put all samples in the order of a permutation keyed by it; see ``make_plan``.
         exclude, pool_records: see ``make_plan``.
         boxes: metadata with the boxes of pictures (``make_box_table``), for ``apply_blur``: pictures with boxes are
@@ -108,19 +110,20 @@ def reshard(
             decoded are left out; and for ``inject_boxes``: boxes are written into the json as ``face_bboxes``.
         idx: write index files for DALI along.
         resume: go on with a run that was killed: the same arguments, the same output_dir. Output shards that are there
-            are kept; an ended run with these arguments and this subset is left as it is.
+            are kept; an ended run with these arguments and this subset is left as it is. Not with ``overwrite``.
         dry_run: plan and report, touch nothing.
         verify: read the output again and compare it with the plan and the sources (``verify_output_shards``).
         threads: at work at the same time; 0 means one per core.
         sync, check_mtime: see ``write_output_shards``.
     Returns:
         The plan's counts (see ``make_plan``; ``missing_count`` are entries of the subset that no asked shard has),
-        ``needed_bytes``, ``free_bytes`` and, unless dry_run, ``tar_bytes`` as written, ``skipped`` (shards that a
-        resumed run found done), with boxes ``blurred``, ``injected`` and ``blur_failed``, with verify ``verified``.
+        ``needed_bytes``, ``free_bytes``, with first_shard or num_shards ``chosen_shards`` of the input, and, unless
+        dry_run, ``tar_bytes`` as written, ``skipped`` (shards that a resumed run found done), with boxes ``blurred``,
+        ``injected`` and ``blur_failed``, with verify ``verified``.
     Raises:
-        PoolError: no shards, or metadata without boxes.   RunError: output_dir is not empty, is the pool, or (resume)
-        holds another run.   OSError (ENOSPC): too little free space, found before anything is removed or written.
-        CorruptDataError: verify found a difference.   What plan and writing raise.
+        PoolError: no shards, none from first_shard on, or metadata without boxes.   RunError: output_dir is not empty,
+        is the pool, or (resume) holds another run.   OSError (ENOSPC): too little free space, found before anything is
+        removed or written.   CorruptDataError: verify found a difference.   What plan and writing raise.
     Memory: see ``make_plan``, ``make_box_table`` and ``write_output_shards``.
     Cost: one read and one write of the selected payloads. A directory of at most 64 shards and 16 GiB, by a subset file
     of at most a million uids, with plain options, is done by the core alone, without importing NumPy.

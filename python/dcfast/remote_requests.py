@@ -1,0 +1,197 @@
+"""Requests to servers: how long they may take, whether an answer is what was asked for, what an error means.
+
+fsspec makes the requests. It takes what a server answers for what was asked for, and waits five minutes for it.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from dcfast.errors import PoolError
+
+__all__ = [
+    "HttpAnswers",
+    "OtherSizeError",
+    "explained",
+    "is_redirection",
+    "is_throttled",
+    "limited",
+    "no_ranges",
+    "status_of",
+    "waited_for",
+]
+
+_UNIT_RANGE = re.compile(r"\s*bytes\s+(\d+)-(\d+)/(\d+|\*)\s*", re.IGNORECASE)
+# where a server sends a client on: another try is sent the same way
+_REDIRECTIONS = ("TooManyRedirects", "NonHttpUrlRedirectClientError", "InvalidUrlRedirectClientError")
+_ELSEWHERE = "download the shard to index it, or serve it by a server that does"
+
+
+class OtherSizeError(OSError):
+    """An answer tells another size of the object than the look-up did."""
+
+
+class HttpAnswers:
+    """Checks of the answers about one URL, called by aiohttp before a body is read.
+
+    Args:
+        url: as the user gave it; the answers come from where that was redirected to.
+        size: bytes of the object, as the look-up told.
+    """
+
+    def __init__(self, url: str, size: int = -1) -> None:
+        self.url = url
+        self.size = size
+
+    async def check_look_up(self, response: Any) -> None:
+        """Raises PoolError or OSError where the headers do not tell the size of the bytes that ranges are of."""
+        if response.status >= 400:
+            return  # fsspec raises it
+        headers = response.headers
+        problem: Exception | None = None
+        if response.status >= 300:
+            problem = _answer(f"status {response.status} without a place to go on to", "200 or a redirection")
+        elif _encoding(headers):
+            problem = PoolError(f"{self.url}: {_encoded(headers)}")
+        elif "Content-Length" not in headers and re.search(r"/\d+\s*$", headers.get("Content-Range", "/0")) is None:
+            got = headers["Content-Range"]
+            problem = PoolError(f"{self.url}: the server does not tell the size (Content-Range: {got}); {_ELSEWHERE}")
+        self._refuse(response, problem)
+
+    async def check_range(self, response: Any) -> None:
+        """Raises PoolError or OSError where an answer is not the range asked for, bytes as they are."""
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", response.request_info.headers.get("Range", ""))
+        if response.status >= 400 or asked is None:
+            return
+        first, last = int(asked[1]), int(asked[2])
+        headers = response.headers
+        sent = _UNIT_RANGE.fullmatch(headers.get("Content-Range", ""))
+        problem: Exception | None = None
+        if _encoding(headers):
+            problem = PoolError(f"{self.url}: {_encoded(headers)}")
+        elif response.status == 200:
+            if first or self.size > last + 1:
+                problem = PoolError(no_ranges(self.url))
+        elif response.status != 206:
+            problem = _answer(f"status {response.status} to a request for bytes {first}-{last}", "206 with these bytes")
+        elif sent is None:
+            got = headers.get("Content-Range", "none")
+            problem = PoolError(
+                f"{self.url}: the server does not say which bytes it sent: expected Content-Range "
+                f"'bytes {first}-{last}/{self.size}'; got {got!r}; {_ELSEWHERE}"
+            )
+        elif int(sent[1]) != first or int(sent[2]) > last:
+            problem = OSError(
+                errno.EIO, f"the server sent bytes {sent[1]}-{sent[2]}, asked for {first}-{last}", self.url
+            )
+        elif sent[3] != "*" and int(sent[3]) != self.size:
+            told = f"expected {self.size} bytes, as the look-up told; got Content-Range {headers['Content-Range']!r}"
+            problem = OtherSizeError(errno.EIO, f"the server tells two sizes: {told}; {_ELSEWHERE}", self.url)
+        self._refuse(response, problem)
+
+    def _refuse(self, response: Any, problem: Exception | None) -> None:
+        if problem is not None:
+            response.close()
+            raise problem
+
+
+def no_ranges(url: str) -> str:
+    """What to say of a server that sends whole objects alone."""
+    return f"{url}: the server does not answer range requests; {_ELSEWHERE}"
+
+
+def _answer(got: str, expected: str) -> OSError:
+    return OSError(errno.EIO, f"the server answered {got}; expected {expected}; ask it by the URL it should lead to")
+
+
+def _encoding(headers: Mapping[str, str]) -> str:
+    found = headers.get("Content-Encoding", "").strip()
+    return "" if found.lower() == "identity" else found
+
+
+def _encoded(headers: Mapping[str, str]) -> str:
+    return (
+        f"expected the bytes as they are; the server sent Content-Encoding {_encoding(headers)!r} although asked for "
+        "'identity', and its ranges would be of other bytes; switch compression off for tars there, or download it"
+    )
+
+
+def limited(url: str, storage_options: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """The storage options, with limits of time for the links of the URL whose file systems take them from there.
+
+    Limits that are there already stay.   Raises ImportError: http without aiohttp.
+    """
+    storage = dict(storage_options)
+    for number, link in enumerate(url.split("::")):
+        protocol = link.split("://", 1)[0]
+        if protocol in ("http", "https"):
+            name, limits = "client_kwargs", _http_limits(seconds)
+        elif protocol in ("s3", "s3a"):
+            # no tries of botocore: those of RemoteOptions would multiply them
+            name, limits = "config_kwargs", {"connect_timeout": seconds, "read_timeout": seconds}
+            limits["retries"] = {"max_attempts": 0}
+        else:
+            continue
+        own = dict(storage.get(protocol) or {})
+        # the options of the first link stand beside those by protocol, and go before them
+        given = storage[name] if number == 0 and name in storage else own.get(name)
+        merged = {**limits, **(given or {})}
+        storage |= {name: merged} if number == 0 else {protocol: {**own, name: merged}}
+    return storage
+
+
+def _http_limits(seconds: float) -> dict[str, Any]:
+    import aiohttp
+
+    # the total ends an answer that trickles: a window of 1 MiB has to come at 3.5 kB a second by default
+    return {"timeout": aiohttp.ClientTimeout(total=10 * seconds, sock_connect=seconds, sock_read=seconds)}
+
+
+def waited_for(error: BaseException) -> str:
+    """What a request waited for in vain; empty of errors that are not about time."""
+    names: set[str] = set()
+    cause: BaseException | None = error
+    while cause is not None and len(names) < 16:
+        names.add(type(cause).__name__)
+        cause = cause.__cause__
+    if names & {"ConnectionTimeoutError", "ConnectTimeoutError"}:
+        return "a connection"
+    if names & {"SocketTimeoutError", "ReadTimeoutError"}:
+        return "the next bytes of the answer"
+    return "the end of the answer" if isinstance(error, TimeoutError) else ""
+
+
+def explained(error: Exception) -> str:
+    """An error of a library in words, shortened; what to do where it does not say."""
+    text = " ".join(str(error).split())[:300] or type(error).__name__
+    name = type(error).__name__
+    if name == "TooManyRedirects":
+        return "the server redirects without end; expected the shard; ask it by the URL it should lead to"
+    if name in _REDIRECTIONS:
+        return f"the server redirects to what is no web address: {text}; ask it by the URL it should lead to"
+    if any(kind.__name__ == "HttpProcessingError" for kind in type(error.__cause__).__mro__):
+        return f"the server's answer is not HTTP: {text}; {_ELSEWHERE}"
+    # an OSError tells its own number and file, which stand in the error to come
+    return str(error.args[1]) if type(error) is OSError and len(error.args) > 1 else f"{name}: {text}"
+
+
+def is_redirection(error: BaseException) -> bool:
+    """Whether an error of aiohttp is about where a server sends its clients."""
+    return type(error).__name__ in _REDIRECTIONS
+
+
+def is_throttled(error: BaseException) -> bool:
+    """Whether the server says that it is asked too much."""
+    return status_of(error) in (429, 503) or getattr(error, "errno", None) == errno.EBUSY
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status of an error of aiohttp, requests or botocore."""
+    response = getattr(error, "response", None)
+    found = getattr(error, "status", None) or getattr(response, "status_code", None)
+    if isinstance(response, Mapping):
+        found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return found if isinstance(found, int) else None
