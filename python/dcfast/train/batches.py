@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from dcfast.errors import CorruptDataError, RunError
 from dcfast.train.decode import BadPicture, Decoder, open_decoder
+from dcfast.train.failures import Failure
 from dcfast.train.order import Order, Places
 from dcfast.train.source import OpenSource, RawSample, SourceFiles
 from dcfast.train.windows import crop_windows
@@ -252,7 +253,17 @@ class _Numbered:
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, i: int) -> Batch:
+    def __getitem__(self, i: int) -> Batch | Failure:
+        from torch.utils.data import get_worker_info
+
+        try:
+            return self._make(i)
+        except Exception as error:
+            if get_worker_info() is None:
+                raise
+            return Failure.of(error)
+
+    def _make(self, i: int) -> Batch:
         if self._maker is None:  # in the worker: open files are not shared between processes
             self._maker = BatchMaker(self._spec)
         number, chunk = divmod(i, self.chunks)
@@ -260,7 +271,7 @@ class _Numbered:
         return self._maker.make(self._first + step, micro, chunk * CHUNK, (chunk + 1) * CHUNK)
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Batch | Failure) -> Batch | Failure:
     return batch
 
 
@@ -279,7 +290,8 @@ def iterate_batches(
     """The micro-batches of steps first .. last - 1, in order, made ahead by ``workers`` processes (0: in this one).
 
     Raises:
-        RunError: a worker died.   CorruptDataError: no usable sample was found.
+        RunError: a worker died.   CorruptDataError: no usable sample was found.   Whatever else a worker raised, as
+            if it had been raised here.
     Memory: for each worker up to 64 MiB of pixels made ahead, in shared memory, but at least one chunk.
     """
     import torch
@@ -303,6 +315,8 @@ def iterate_batches(
     chunks: list[Batch] = []
     try:
         for chunk in loader:
+            if isinstance(chunk, Failure):
+                chunk.reraise()
             chunks.append(chunk)
             if len(chunks) == dataset.chunks:
                 yield join_batches(chunks)
