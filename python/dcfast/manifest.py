@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import platform
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +107,14 @@ def build_manifest(run: Run) -> dict[str, Any]:
 
 def _departures(run: Run) -> list[str]:
     """Why this run's results must not be taken for results of DataComp's; empty for a standard run."""
+    from dcfast.train.settings import recipe_departures
+
     settings = run.settings
     found = ["scale tiny is not one of DataComp's"] if settings.scale == "tiny" else []
-    if settings.samples_seen is not None and settings.samples_seen != scale(settings.scale).samples_seen:
-        found.append(f"samples_seen is {settings.samples_seen:,}, not the recipe's")
+    if settings.samples_seen is not None:
+        standard = scale(settings.scale)
+        # in the words of the training's own summary, which names it too
+        found += recipe_departures(standard, replace(standard, samples_seen=settings.samples_seen))
     if settings.world:
         changed = ", ".join(f"{name}={value}" for name, value in sorted(settings.world.items()))
         found.append(f"the built-in world was changed: {changed}")
