@@ -55,7 +55,8 @@ def check_teacher(run: Run) -> None:
     """Looks, before any work, whether there are enough pairs for a teacher.
 
     Raises:
-        RunError: the world has none.   ValueError: fewer than a batch.   SubsetError: ``teacher_uids`` is no subset file.
+        RunError: the world has none.   ValueError: fewer than a batch.
+        SubsetError, OSError: ``teacher_uids`` is no subset file, or is not there.
     """
     batch = _batch()
     if not run.is_world:
@@ -78,8 +79,8 @@ def check_teacher(run: Run) -> None:
 
 def _too_few(path: str, there: str, needed: int) -> str:
     return (
-        f"--teacher-uids {path}: {there}, and the teacher needs at least {needed}, one batch of its training. Name more "
-        "trusted pairs of the pool, or score it by a trained model instead (--features l14=ViT-L-14:openai)"
+        f"--teacher-uids {path}: {there}, and the teacher needs at least {needed}, one batch of its training. Name "
+        "more trusted pairs of the pool, or score it by a trained model instead (--features l14=ViT-L-14:openai)"
     )
 
 
