@@ -12,6 +12,9 @@ from dcfast.atomic import write_bytes, write_json
 
 __all__ = ["markdown", "write_results"]
 
+NAMED = 5
+"""Cells that the page names for a set that they lack."""
+
 
 def _number(value: float | None, digits: int = 4) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
@@ -59,6 +62,25 @@ def _verdict(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _tasks(found: dict[str, Any]) -> list[str]:
+    """What the scores are means of, where that is not simply every set."""
+    if not found["left_out"]:
+        return []
+    parts = []
+    for key, cells in found["left_out"].items():
+        named = "; ".join(f"{scale}, seed {seed}, {label}" for scale, seed, label in cells[:NAMED])
+        more = f" and {len(cells) - NAMED} more" if len(cells) > NAMED else ""
+        parts.append(f"- {key}: not in {named}{more}")
+    count = len(found["compared"])
+    what = (
+        f"Not every cell has scores on the same evaluation sets: scores are compared over the {count} that all "
+        f"{found['cells']} cells have."
+        if count
+        else f"No evaluation set has a score in all {found['cells']} cells: nothing can be compared."
+    )
+    return ["", f"**{what}** Left out of all scores here (study.csv has them):", "", *parts]
+
+
 def markdown(study: dict[str, Any]) -> str:
     """The study as a page of Markdown: a table a scale, the verdict, chance, and what failed."""
     lines = [
@@ -66,6 +88,7 @@ def markdown(study: dict[str, Any]) -> str:
         "",
         "The score is the mean of the main metrics of all evaluation sets that have one; ± is the standard deviation "
         "over seeds. Each seed draws another world and another training.",
+        *_tasks(study["tasks"]),
     ]
     for found in study["verdicts"]:
         lines += ["", f"## Scale {found['scale']}", "", *_table(study["table"], found["scale"]), ""]
