@@ -61,8 +61,9 @@ def build_manifest(run: Run) -> dict[str, Any]:
     """The manifest of a run as it stands: no times in it, so that the same run writes the same bytes.
 
     Keys: versions, settings, recipe (and its hash), pool and evalsets (counts and a hash of names, sizes and
-    mtimes), filter, thresholds, subset (count and SHA-256), contaminated, teacher, features, train and evaluate
-    (what the stages recorded), compare (the same of the comparison run), non_standard, command.
+    mtimes), filter, thresholds, subset (count, SHA-256, contaminated samples by evaluation set), contaminated, teacher,
+    features, train and evaluate (what the stages recorded), compare (the same of the comparison run), non_standard,
+    command.
     """
     pool = run.pool
     recipe = scale(run.settings.scale)
@@ -88,7 +89,12 @@ def build_manifest(run: Run) -> dict[str, Any]:
     if run.has_summary("filter"):
         chosen = run.summary("filter")
         manifest |= {k: chosen[k] for k in ("filter", "thresholds", "models")}
-        manifest["subset"] = {"uids": chosen["subset"], "sha256": _sha256(run.out / "subset.npy")}
+        manifest["subset"] = {
+            "uids": chosen["subset"],
+            "sha256": _sha256(run.out / "subset.npy"),
+            # samples of it that are copies of evaluation pictures, by set; null where nothing was looked for
+            "contaminated": chosen.get("contaminated"),
+        }
     if run.has_summary("decontaminate"):
         manifest["contaminated"] = {
             "uids": run.summary("decontaminate")["uids"],
