@@ -186,8 +186,8 @@ def test_scores_of_a_run_that_trained_on_the_pictures_are_marked(tmp_path: Path)
     }
     line = (
         "\u2020 The comparison run (no_filter) trained on 161 samples that are copies of evaluation pictures (flickr "
-        "160, faces 2). Its scores on these sets say little. Over the 2 of 3 sets that neither run trained on copies of: "
-        "45.0% against 39.0%, +6.0 points, better on 2, worse on 0."
+        "160, faces 2). Its scores on these sets say little. Over all 3 sets, those with \u2020 among them: 30.3% "
+        "against 42.0%, \u221211.7 points, better on 2, worse on 1."
     )
     assert page.text.count(line) == 2, "beside the headline, and below the table"
     assert (
@@ -230,6 +230,7 @@ def test_scores_of_a_run_that_trained_on_the_pictures_are_marked(tmp_path: Path)
             "contaminated",
             "common",
         ),
+        ({"a": 0.6, "b": 0.6}, {"a": 0.5, "b": 0.5}, (copies(0, a=0, b=0), copies(5, a=5, b=0)), "better", "common"),
         # copies of a set that is not scored decide nothing
         (
             {"a": 0.5, "b": 0.5},
@@ -245,6 +246,11 @@ def test_headline_never_rests_on_copies(
     tmp_path: Path, mine: dict[str, Any], other: dict[str, Any], seen: Any, kind: str, by: str
 ) -> None:
     report, page = reported(paired(tmp_path, mine, other, seen=seen))
+    if report["scores"]["unaffected"]["sets"] == 1:
+        words = (
+            "Over the 1 of 2 sets that neither run trained on copies of: " if by == "common" else "Over all 2 sets, "
+        )
+        assert words in page.text
     assert (report["verdict"]["kind"], report["verdict"]["by"]) == (kind, by)
     marked = any(s is not None and (s["evalsets"].get("a") or s["evalsets"].get("b")) for s in seen)
     assert ("(trained on copies of its pictures)" in page.text) == marked

@@ -328,6 +328,21 @@ def test_filters_are_compared_on_equal_seeds() -> None:
     assert "| clip_score | 30.0% | 2 | 0.5500 ± 0.0707 | +0.1500 |" in page, "the third seed is no_filter's alone"
 
 
+def test_filters_that_kept_copies_of_evaluation_pictures_are_named() -> None:
+    labels = {"no_filter": "no_filter", "clean": "~contaminated", "old": "basic_filter"}
+    grid = Grid(labels, ("tiny",), (0, 1), Settings())
+    results = {
+        **{("tiny", seed, "no_filter"): {**result(0.5), "contaminated": 270 + seed} for seed in (0, 1)},
+        **{("tiny", seed, "clean"): {**result(0.4), "contaminated": 0} for seed in (0, 1)},
+        ("tiny", 0, "old"): result(0.3),  # of a version that did not count them
+    }
+    study = collect(grid, results, (0,), (1,))
+    assert [row["contaminated"] for row in study["table"]] == [270.5, 0.0, None]
+    page = markdown(study)
+    assert "(samples, mean over seeds): no_filter 270. With --and '~contaminated'" in page
+    assert "Not checked for copies of evaluation pictures: old." in page
+
+
 def test_page_says_what_was_found(study: dict[str, Any]) -> None:
     page = markdown(study)
     assert "Best on the seeds that choose (0, 1): odd" in page

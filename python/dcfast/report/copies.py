@@ -85,13 +85,16 @@ def _of_run(words: str, told: dict[str, Any] | None) -> str:
     return ""
 
 
-def _without(whole: dict[str, Any], rest: dict[str, Any]) -> str:
+def _other_means(whole: dict[str, Any], rest: dict[str, Any], by: str | None) -> str:
+    """The means that the headline does not go by."""
     if not rest["sets"]:
         return "There is no set that neither run trained on copies of."
+    shown, over = rest, f"the {rest['sets']} of {whole['sets']} sets that neither run trained on copies of"
+    if by == "unaffected":
+        shown, over = whole, f"all {whole['sets']} sets, those with {MARK} among them"
     return (
-        f"Over the {rest['sets']} of {whole['sets']} sets that neither run trained on copies of: "
-        f"{share(rest['score'])} against {share(rest['comparison'])}, {points(rest['difference'])} points, better on "
-        f"{rest['better']}, worse on {rest['worse']}."
+        f"Over {over}: {share(shown['score'])} against {share(shown['comparison'])}, {points(shown['difference'])} "
+        f"points, better on {shown['better']}, worse on {shown['worse']}."
     )
 
 
@@ -104,6 +107,6 @@ def sentences(report: dict[str, Any]) -> list[str]:
         against = clean(str(report["comparison"].get("filter")), 80)
         said.append(_of_run(f"the comparison run ({against})", told["comparison"]))
         if any(one is not None and one["marked"] for one in told.values()):
-            said.append(_without(whole, scores["unaffected"]))
+            said.append(_other_means(whole, scores["unaffected"], report["verdict"]["by"]))
     said = [words for words in said if words]
     return said or ["No sample of the training is a copy of an evaluation picture, as far as decontamination can tell."]

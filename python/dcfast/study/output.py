@@ -39,6 +39,22 @@ def _table(rows: list[dict[str, Any]], scale: str) -> list[str]:
     return lines
 
 
+def _copies(rows: list[dict[str, Any]], scale: str) -> list[str]:
+    """Which filters let training samples through that are copies of evaluation pictures."""
+    mine = [row for row in rows if row["scale"] == scale and row["mean"] is not None]
+    some = [f"{row['filter']} {row['contaminated']:,.0f}" for row in mine if row["contaminated"]]
+    unknown = [row["filter"] for row in mine if row["contaminated"] is None]
+    lines = []
+    if some:
+        lines.append(
+            "Trained on samples that are copies of evaluation pictures, so that their scores are too high (samples, mean "
+            f"over seeds): {', '.join(some)}. With --and '~contaminated' no filter keeps them."
+        )
+    if unknown:
+        lines.append(f"Not checked for copies of evaluation pictures: {', '.join(unknown)}.")
+    return lines
+
+
 def _verdict(found: dict[str, Any]) -> list[str]:
     choose = ", ".join(map(str, found["choose"])) or "none"
     confirm = ", ".join(map(str, found["confirm"])) or "none"
@@ -92,7 +108,7 @@ def markdown(study: dict[str, Any]) -> str:
     ]
     for found in study["verdicts"]:
         lines += ["", f"## Scale {found['scale']}", "", *_table(study["table"], found["scale"]), ""]
-        lines += _verdict(found)
+        lines += [*_copies(study["table"], found["scale"]), *_verdict(found)]
         chance = found.get("above_chance")
         if chance:
             lines.append(f"no_filter is above chance on {chance['above']} of {chance['tasks']} evaluation sets.")

@@ -93,6 +93,8 @@ def summarise(results: Results, scale: str, label: str) -> dict[str, Any]:
             tasks.setdefault(key, []).append(value)
     of_tasks = {key: mean_and_spread(values) for key, values in sorted(tasks.items())}
     kept = [r["kept"] / r["rows"] for r in mine.values() if r["rows"]]
+    copies = [r.get("contaminated") for r in mine.values()]  # absent in results of an older version
+    known = [float(count) for count in copies if count is not None]
     return {
         "scale": scale,
         "filter": label,
@@ -102,6 +104,7 @@ def summarise(results: Results, scale: str, label: str) -> dict[str, Any]:
         "mean": mean,
         "deviation": spread,
         "kept": mean_and_spread(kept)[0],
+        "contaminated": mean_and_spread(known)[0] if len(known) == len(copies) else None,
         "samples_seen": sorted({r["samples_seen"] for r in mine.values()}, key=str),
         "tasks": {key: {"mean": m, "deviation": s} for key, (m, s) in of_tasks.items()},
     }
