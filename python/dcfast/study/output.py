@@ -47,8 +47,8 @@ def _copies(rows: list[dict[str, Any]], scale: str) -> list[str]:
     lines = []
     if some:
         lines.append(
-            "Trained on samples that are copies of evaluation pictures, so that their scores are too high (samples, mean "
-            f"over seeds): {', '.join(some)}. With --and '~contaminated' no filter keeps them."
+            "Trained on samples that are copies of evaluation pictures, so that their scores may be too high (samples, "
+            f"mean over seeds): {', '.join(some)}. With --and '~contaminated' no filter keeps them."
         )
     if unknown:
         lines.append(f"Not checked for copies of evaluation pictures: {', '.join(unknown)}.")
