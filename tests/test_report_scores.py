@@ -286,6 +286,22 @@ def test_a_run_without_comparison_says_what_it_trained_on(tmp_path: Path) -> Non
     assert "50.0% \u2020" in page.text
 
 
+def test_closing_lines_of_a_run_say_it_beside_the_scores(tmp_path: Path) -> None:
+    from dcfast.run import _closing_lines
+
+    seen = copies(0, shapes=0), copies(3, shapes=3)
+    paired(tmp_path / "a", {"shapes": 0.5}, {"shapes": 0.9}, seen=seen)
+    assert _closing_lines(tmp_path / "a", {"evaluate": {}, "compare": {}})[:3] == [
+        "this run: mean score 0.5000 over 1 evaluation sets",
+        "compare no_filter: mean score 0.9000 over 1 evaluation sets",
+        "  it trained on 3 samples that are copies of evaluation pictures (shapes 3), so its scores on these sets say "
+        "little (see the report)",
+    ]
+    paired(tmp_path / "b", {"shapes": 0.5}, {"shapes": 0.9})
+    lines = _closing_lines(tmp_path / "b", {"evaluate": {}})
+    assert lines[1] == "  whether it trained on copies of evaluation pictures was not checked"
+
+
 def test_sets_are_known_by_the_keys_of_their_tasks(tmp_path: Path) -> None:
     write_summary(tmp_path, "filter", {"contaminated": {"samples": 2, "evalsets": {"vtab-caltech101": 2, "mine": 1}}})
     assert read_trained_on(tmp_path, None).tasks == {"vtab/caltech101": 2, "mine": 1}

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from dcfast.errors import CheckpointError, FilterError, PoolError, RunError, SubsetError
 from dcfast.reshard_plan import make_plan
 from dcfast.resharder import write_output_shards
@@ -100,6 +101,7 @@ def test_killed_in_the_middle_of_training_it_goes_on(whole: tuple[Path, dict[str
         "run_branch(sys.argv[1], SETTINGS, sys.argv[2], branch_settings(SETTINGS, SETTINGS.filter), last='train')\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # as many as the whole run: sums are equal bits then
     words = [sys.executable, "-c", script, str(whole[0]), str(tmp_path / "branch")]
     process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE)
     first = tmp_path / "branch/train/checkpoints/epoch_1.pt"
