@@ -105,11 +105,26 @@ def trained(out: Path, checkpoint: str, lines: list[dict[str, Any]], **changes: 
     return out
 
 
-def paired(out: Path, mine: dict[str, float | None], other: dict[str, float | None], **changes: Any) -> Path:
-    """A run and its comparison run with no_filter; ``changes`` are of the comparison's training."""
+def copies(samples: int, **evalsets: int) -> dict[str, Any]:
+    """What the filter stage records of kept samples that are copies of evaluation pictures."""
+    return {"samples": samples, "evalsets": evalsets}
+
+
+def paired(
+    out: Path,
+    mine: dict[str, float | None],
+    other: dict[str, float | None],
+    *,
+    seen: tuple[dict[str, Any] | None, dict[str, Any] | None] = (None, None),
+    **changes: Any,
+) -> Path:
+    """A run and its comparison run with no_filter; ``changes`` are of the comparison's training, ``seen`` what the two
+    trained on of evaluation pictures."""
     trained(out, "c" * 64, [result(key, score, "c" * 64) for key, score in mine.items()])
     compare = out / "compare" / "no_filter"
     trained(compare, "d" * 64, [result(key, score, "d" * 64) for key, score in other.items()], **changes)
-    write_summary(out, "filter", {"filter": "basic_filter", "subset": 40, "fates": {"kept": 40, "dropped": 60}})
-    write_summary(compare, "filter", {"filter": "no_filter", "subset": 100, "fates": {"kept": 100}})
+    chosen = {"filter": "basic_filter", "subset": 40, "fates": {"kept": 40, "dropped": 60}}
+    write_summary(out, "filter", {**chosen, "contaminated": seen[0]})
+    everything = {"filter": "no_filter", "subset": 100, "fates": {"kept": 100}}
+    write_summary(compare, "filter", {**everything, "contaminated": seen[1]})
     return out

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from dcfast.errors import RunError
+from dcfast.errors import RunError, SubsetError
 from dcfast.models import file_sha256, load_model
 from dcfast.run import run
 from dcfast.stages import teacher
@@ -111,6 +111,29 @@ def test_a_world_without_clean_pairs_has_no_teacher(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"no pairs for a teacher \(teacher_pairs is 0\)"):
         run(tmp_path / "run", Settings(world=small, train=False, device="cpu"), last="teacher")
     shutil.rmtree(tmp_path / "run")
+
+
+def test_too_few_trusted_pairs_are_said_before_any_work(tmp_path: Path) -> None:
+    pool = plain_pool(tmp_path / "pool", 24, 1).write()
+    trusted = tmp_path / "trusted.npy"
+    settings = Settings(
+        pool=str(pool), features={"l14": "teacher"}, teacher_uids=str(trusted), train=False, device="cpu"
+    )
+    message = "and the teacher needs at least 16, one batch of its training. Name more trusted pairs of the pool"
+    for count in (0, 1, 15):
+        save_subset(trusted, uid_sort(uid_parse([uid_of(n) for n in range(count)])[0]))
+        with pytest.raises(ValueError, match=f"--teacher-uids {trusted}: {count} pairs, {message}"):
+            run(tmp_path / "run", settings, last="teacher")
+    assert not (tmp_path / "run/index").exists()
+    trusted.write_bytes(b"no subset")
+    with pytest.raises(SubsetError, match="subset file"):
+        run(tmp_path / "run", settings, last="teacher")
+    assert not (tmp_path / "run/index").exists()
+    # which of them the pool has, only the index can tell: said before the training
+    save_subset(trusted, uid_sort(uid_parse([uid_of(n) for n in range(9, 109)])[0]))
+    with pytest.raises(SubsetError, match=f"--teacher-uids {trusted}: 15 of its 100 pairs are in the pool, {message}"):
+        run(tmp_path / "run", settings, last="teacher")
+    assert not list((tmp_path / "run/teacher").glob("*"))
 
 
 def test_a_given_pool_is_never_scored_by_a_teacher_unasked(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from dcfast.report.page import look_up, render
 from dcfast.report.pictures import EvalReader, PoolReader
 from dcfast.report.text import decimal, points, rounded, share
 from dcfast.report.training import CURVE_POINTS
-from report_builder import paired, result, source_of, trained
+from dcfast.scores import TrainedOn, read_trained_on
+from report_builder import copies, paired, result, source_of, trained, write_summary
 from test_report import Page
 
 MINE: dict[str, float | None] = {"shapes": 0.6, "colours": 0.5, "faces": None}
@@ -44,7 +45,8 @@ def test_scores_stand_beside_the_comparison(tmp_path: Path) -> None:
     assert by_key["shapes"]["difference"] == pytest.approx(0.2)
     assert by_key["faces"]["score"] is by_key["faces"]["difference"] is None
     assert scores["above_chance"] == 2
-    assert report["verdict"] == {"kind": "better", "headline": "Same compute, better subset, better model"}
+    headline = "Same compute, better subset, better model"
+    assert report["verdict"] == {"kind": "better", "headline": headline, "by": "common"}
     for words in (
         "Same compute, better subset, better model",
         "+12.5 points",
@@ -153,6 +155,165 @@ def test_own_average_needs_every_set_of_the_table(tmp_path: Path) -> None:
     assert compare_scores(tmp_path, None, sets)["own_average"]["score"] == 0.5
     (sets / "tasks.json").write_text("{")
     assert compare_scores(tmp_path, None, sets)["own_average"]["members"] == 0
+
+
+def test_scores_of_a_run_that_trained_on_the_pictures_are_marked(tmp_path: Path) -> None:
+    """The comparison had seen a set: its lead there is none, and the other sets are said beside it."""
+    mine = {"flickr": 0.01, "shapes": 0.50, "colours": 0.40, "faces": None}
+    other = {"flickr": 0.48, "shapes": 0.40, "colours": 0.38, "faces": None}
+    seen = copies(0, flickr=0, shapes=0, colours=0), copies(161, flickr=160, shapes=0, colours=0, faces=2)
+    report, page = reported(paired(tmp_path, mine, other, seen=seen))
+    scores = report["scores"]
+    assert scores["common"]["difference"] == pytest.approx((0.91 - 1.26) / 3)
+    assert scores["unaffected"] == {
+        "sets": 2,
+        "score": pytest.approx(0.45),
+        "comparison": pytest.approx(0.39),
+        "chance": pytest.approx(0.1),
+        "difference": pytest.approx(0.06),
+        "better": 2,
+        "worse": 0,
+    }
+    assert scores["trained_on"]["run"]["samples"] == 0
+    told = scores["trained_on"]["comparison"]
+    assert (told["samples"], told["sets"], told["marked"]) == (161, {"flickr": 160, "faces": 2}, ["flickr"])
+    by_key = {row["key"]: row for row in scores["sets"]}
+    assert (by_key["flickr"]["contaminated"], by_key["flickr"]["comparison_contaminated"]) == (0, 160)
+    assert report["verdict"] == {
+        "kind": "better",
+        "headline": "Same compute, better subset, better model",
+        "by": "unaffected",
+    }
+    line = (
+        "\u2020 The comparison run (no_filter) trained on 161 samples that are copies of evaluation pictures (flickr "
+        "160, faces 2). Its scores on these sets say little. Over all 3 sets, those with \u2020 among them: 30.3% "
+        "against 42.0%, \u221211.7 points, better on 2, worse on 1."
+    )
+    assert page.text.count(line) == 2, "beside the headline, and below the table"
+    assert (
+        "Mean over 2 evaluation sets that neither model trained on copies of (guessing: 10.0%): +6.0 points"
+        in page.text
+    )
+    assert "48.0% \u2020 (trained on copies of its pictures)" in page.text
+    assert "1.0% \u2020" not in page.text, "this run did not see them"
+    assert "mean of the 2 of them without \u2020" in page.text
+    assert "of these, copies of evaluation pictures 0 161" in page.text
+    assert any("The comparison run trained on 161 samples" in note for note in report["notes"])
+
+
+@pytest.mark.parametrize(
+    ("mine", "other", "seen", "kind", "by"),
+    [
+        # the run that leads saw nothing: its lead stands, though no set is without copies
+        ({"a": 0.6, "b": 0.6}, {"a": 0.5, "b": 0.5}, (copies(0, a=0, b=0), copies(9, a=5, b=4)), "better", "common"),
+        ({"a": 0.5, "b": 0.5}, {"a": 0.6, "b": 0.6}, (copies(9, a=5, b=4), copies(0, a=0, b=0)), "worse", "common"),
+        # the run that leads saw some: the others decide, or nothing does
+        ({"a": 0.9, "b": 0.4}, {"a": 0.5, "b": 0.5}, (copies(5, a=5, b=0), copies(0, a=0, b=0)), "worse", "unaffected"),
+        (
+            {"a": 0.6, "b": 0.6},
+            {"a": 0.5, "b": 0.5},
+            (copies(9, a=5, b=4), copies(0, a=0, b=0)),
+            "contaminated",
+            "common",
+        ),
+        (
+            {"a": 0.5, "b": 0.5},
+            {"a": 0.6, "b": 0.6},
+            (copies(0, a=0, b=0), copies(9, a=5, b=4)),
+            "contaminated",
+            "common",
+        ),
+        (
+            {"a": 0.5, "b": 0.5},
+            {"a": 0.5, "b": 0.5},
+            (copies(0, a=0, b=0), copies(9, a=5, b=4)),
+            "contaminated",
+            "common",
+        ),
+        ({"a": 0.6, "b": 0.6}, {"a": 0.5, "b": 0.5}, (copies(0, a=0, b=0), copies(5, a=5, b=0)), "better", "common"),
+        # copies of a set that is not scored decide nothing
+        (
+            {"a": 0.5, "b": 0.5},
+            {"a": 0.6, "b": 0.6},
+            (copies(0, a=0, b=0), copies(9, a=0, b=0, c=9)),
+            "worse",
+            "common",
+        ),
+        ({"a": 0.6, "b": 0.6}, {"a": 0.5, "b": 0.5}, (None, None), "better", "common"),
+    ],
+)
+def test_headline_never_rests_on_copies(
+    tmp_path: Path, mine: dict[str, Any], other: dict[str, Any], seen: Any, kind: str, by: str
+) -> None:
+    report, page = reported(paired(tmp_path, mine, other, seen=seen))
+    if report["scores"]["unaffected"]["sets"] == 1:
+        words = (
+            "Over the 1 of 2 sets that neither run trained on copies of: " if by == "common" else "Over all 2 sets, "
+        )
+        assert words in page.text
+    assert (report["verdict"]["kind"], report["verdict"]["by"]) == (kind, by)
+    marked = any(s is not None and (s["evalsets"].get("a") or s["evalsets"].get("b")) for s in seen)
+    assert ("(trained on copies of its pictures)" in page.text) == marked
+    if seen[1] is not None and "c" in seen[1]["evalsets"]:
+        assert "(c 9), none of them of a set that has a score" in page.text
+    if kind == "contaminated":
+        assert "There is no set that neither run trained on copies of." in page.text
+        assert report["scores"]["unaffected"]["difference"] is None
+
+
+def test_copies_that_were_not_looked_for_or_not_found_are_said(tmp_path: Path) -> None:
+    report, page = reported(paired(tmp_path / "a", MINE, OTHER))
+    assert report["scores"]["trained_on"] == {"run": None, "comparison": None}
+    assert report["scores"]["sets"][0]["contaminated"] is None
+    assert "Whether this run trained on copies of evaluation pictures was not checked." in page.text
+    assert "Whether the comparison run (no_filter) trained on copies" in page.text
+    assert "of these, copies of evaluation pictures not checked not checked" in page.text
+    none = copies(0, shapes=0, colours=0, faces=0)
+    report, page = reported(paired(tmp_path / "b", MINE, OTHER, seen=(none, none)))
+    assert report["scores"]["unaffected"] == report["scores"]["common"]
+    assert "No sample of the training is a copy of an evaluation picture" in page.text
+    assert "\u2020" not in page.text.replace("marked \u2020 as well", "")
+
+
+def test_a_run_without_comparison_says_what_it_trained_on(tmp_path: Path) -> None:
+    out = trained(tmp_path, "c" * 64, [result("shapes", 0.5, "c" * 64)])
+    write_summary(
+        out, "filter", {"filter": "no_filter", "subset": 4, "fates": {"kept": 4}, "contaminated": copies(1, shapes=1)}
+    )
+    report, page = reported(out)
+    assert report["verdict"]["kind"] == "scored"
+    assert "\u2020 This run trained on 1 sample that is a copy of an evaluation picture (shapes 1)." in page.text
+    assert "50.0% \u2020" in page.text
+
+
+def test_closing_lines_of_a_run_say_it_beside_the_scores(tmp_path: Path) -> None:
+    from dcfast.run import _closing_lines
+
+    seen = copies(0, shapes=0), copies(3, shapes=3)
+    paired(tmp_path / "a", {"shapes": 0.5}, {"shapes": 0.9}, seen=seen)
+    assert _closing_lines(tmp_path / "a", {"evaluate": {}, "compare": {}})[:3] == [
+        "this run: mean score 0.5000 over 1 evaluation sets",
+        "compare no_filter: mean score 0.9000 over 1 evaluation sets",
+        "  it trained on 3 samples that are copies of evaluation pictures (shapes 3), so its scores on these sets say "
+        "little (see the report)",
+    ]
+    paired(tmp_path / "b", {"shapes": 0.5}, {"shapes": 0.9})
+    lines = _closing_lines(tmp_path / "b", {"evaluate": {}})
+    assert lines[1] == "  whether it trained on copies of evaluation pictures was not checked"
+
+
+def test_sets_are_known_by_the_keys_of_their_tasks(tmp_path: Path) -> None:
+    write_summary(tmp_path, "filter", {"contaminated": {"samples": 2, "evalsets": {"vtab-caltech101": 2, "mine": 1}}})
+    assert read_trained_on(tmp_path, None).tasks == {"vtab/caltech101": 2, "mine": 1}
+    (tmp_path / "sets/wds_mine_test").mkdir(parents=True)
+    entry = {"key": "own/mine", "directory": "wds_mine_test", "kind": "classification", "main_metric": "acc1"}
+    (tmp_path / "sets/tasks.json").write_text(json.dumps([entry]))
+    assert read_trained_on(tmp_path, tmp_path / "sets").tasks == {"vtab/caltech101": 2, "own/mine": 1}
+    for broken in ("{", "[]", '{"contaminated": null}', '{"contaminated": {"samples": 1}}'):
+        (tmp_path / "state/filter.json").write_text(broken)
+        assert read_trained_on(tmp_path, None) is None
+    many = TrainedOn(9, {f"set{n}": n for n in range(9)})
+    assert many.words.endswith("(set8 8, set7 7, set6 6, set5 5, set4 4, set3 3, 2 more)")
 
 
 def test_strange_lines_and_names_are_harmless(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -312,3 +313,35 @@ def test_dry_run_prints_the_plan_and_writes_nothing(
     assert "5 shards" in text
     assert "reshard" in text
     assert not (tmp_path / "run").exists()
+
+
+def test_copies_of_evaluation_pictures_that_are_kept_are_counted(tmp_path: Path) -> None:
+    """By sample and set, against the tables: one in two sets counts once, one that is not kept counts nowhere."""
+    shards = [[Sample(100 * s + i) for i in range(8)] for s in range(3)]
+    shards[0][1] = Sample(1, jpg=picture(901))
+    shards[0][2] = Sample(2, jpg=picture(902))
+    shards[2][3] = Sample(203, jpg=picture(901))
+    shards[1][0] = Sample(100, jpg=picture(902), without=("txt",))  # in quarantine
+    shards[1][1] = Sample(101, jpg=picture(902), listed=False)
+    shards[1][2] = Sample(102, jpg=picture(902), width=10)  # dropped by basic_filter
+    pool = PoolBuilder(tmp_path / "pool", shards).write()
+    sets = tmp_path / "sets"
+    evalset(sets, "first", {"s0": picture(901), "s1": picture(950), "s2": picture(902)})
+    evalset(sets, "second", {"k0": picture(901)})
+    evalset(sets, "third", {"k0": picture(951)})
+    settings = Settings(pool=str(pool), evalsets=str(sets), filter="basic_filter", train=False)
+    found = run(tmp_path / "run", settings)["filter"]["contaminated"]
+    assert found == {"samples": 3, "evalsets": {"first": 3, "second": 2, "third": 0}}
+    kept = {
+        (f["shard"], f["row"]) for f in pq.read_table(tmp_path / "run/fates.parquet").to_pylist() if f["fate"] == "kept"
+    }
+    hits = pq.read_table(tmp_path / "run/contamination.parquet").to_pylist()
+    for name, count in found["evalsets"].items():
+        assert count == len({(h["shard"], h["row"]) for h in hits if h["evalset"] == name} & kept)
+    manifest = json.loads((tmp_path / "run/manifest.json").read_bytes())
+    assert manifest["subset"]["contaminated"] == found
+    settings = replace(settings, filter="basic_filter & ~contaminated")
+    without = run(tmp_path / "run", settings, overwrite=True, last="filter")
+    assert without["filter"]["contaminated"] == {"samples": 0, "evalsets": {"first": 0, "second": 0, "third": 0}}
+    alone = replace(settings, evalsets=None, filter="basic_filter")
+    assert run(tmp_path / "alone", alone, last="filter")["filter"]["contaminated"] is None

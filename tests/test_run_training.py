@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,14 +13,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from dcfast.errors import FilterError, PoolError, RunError, SubsetError
+import torch
+from dcfast.errors import CheckpointError, FilterError, PoolError, RunError, SubsetError
+from dcfast.reshard_plan import make_plan
+from dcfast.resharder import write_output_shards
 from dcfast.run import main, run, run_branch
 from dcfast.scores import read_scores
 from dcfast.stages.branch import branch_settings
 from dcfast.stages.run_dir import Run, Settings
 from dcfast.stages.settings import check_settings
+from dcfast.stages.train import train_subset
+from dcfast.train import TrainSettings, write_positions
+from dcfast.train.source import OpenSource, prepare_source
+from dcfast.uids import load_subset
 from pool_builder import evalset, picture, plain_pool
+from train_builder import build_pool, index_pool, subset_file
 
 SEEN = 640  # five steps, a checkpoint each
 WORLD = {"rows": 240, "rows_per_shard": 120, "eval_scale": 0.02, "teacher_pairs": 10}
@@ -63,7 +73,9 @@ def test_manifest_holds_both_and_says_what_is_not_standard(whole: tuple[Path, di
     assert manifest["compare"]["filter"] == "no_filter"
     said = " ".join(manifest["non_standard"])
     assert "scale tiny" in said
-    assert "samples_seen is 640" in said
+    assert [reason for reason in manifest["non_standard"] if "samples_seen" in reason] == [
+        "samples_seen 640 instead of 76800"
+    ], "named once, though settings and training both know it"
     assert "rows=240" in said
     assert manifest["versions"]["torch"]
 
@@ -89,6 +101,7 @@ def test_killed_in_the_middle_of_training_it_goes_on(whole: tuple[Path, dict[str
         "run_branch(sys.argv[1], SETTINGS, sys.argv[2], branch_settings(SETTINGS, SETTINGS.filter), last='train')\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # as many as the whole run: sums are equal bits then
     words = [sys.executable, "-c", script, str(whole[0]), str(tmp_path / "branch")]
     process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE)
     first = tmp_path / "branch/train/checkpoints/epoch_1.pt"
@@ -109,6 +122,55 @@ def test_another_subset_begins_another_training(whole: tuple[Path, dict[str, Any
     assert checkpoint(out) == checkpoint(whole[0] / "compare/no_filter")
     run_branch(whole[0], SETTINGS, out, branch_settings(SETTINGS, "~contaminated"), last="train", overwrite=True)
     assert checkpoint(out) == checkpoint(whole[0])
+
+
+@pytest.mark.parametrize("source", ["index", "shards"])
+def test_what_is_trained_on_is_known_by_content(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows left out, or other captions under the same uids, are another training; a touched pool is not."""
+
+    def launch(settings: TrainSettings) -> dict[str, Any]:
+        """What a training does with the checkpoints that it finds."""
+        path = tmp_path / "train/checkpoints/epoch_1.pt"
+        files = prepare_source(settings.sources[0], tmp_path / "train/sources", 0)
+        identity = {**settings.identity(), "sources": [OpenSource(files).fingerprint()]}
+        found = path.exists()
+        if found and json.loads(path.read_bytes()) != identity:
+            raise CheckpointError("of another training")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(identity))
+        return {"goes on": found}
+
+    monkeypatch.setattr("dcfast.train.launch", launch)
+    pool = build_pool(tmp_path / "pool", 20)
+    index = index_pool(pool, tmp_path)
+    subset = load_subset(subset_file(tmp_path / "subset.npy", list(range(4, 20))))
+    segments = [str(path) for path in sorted(index.glob("*.dcx"))]
+    (tmp_path / "train").mkdir()
+    arguments = {
+        **{"source": source, "shard_dir": str(pool / "shards"), "segments": 2, "scale": "tiny"},
+        **{"overrides": {}, "seed": 0, "loss": "dcfast", "device": "cpu"},
+    }
+
+    def goes_on(exclude: list[int]) -> bool:
+        plan = make_plan(segments, subset, shards_dir=pool / "shards", exclude=np.array(exclude, np.uint64))
+        plan.save(tmp_path / "reshard")
+        write_positions(plan, subset, tmp_path / "train/positions.npy")
+        write_output_shards(tmp_path / "reshard", subset, 0, 1, tmp_path / "shards", threads=1)
+        return bool(train_subset(str(tmp_path), arguments)["goes on"])
+
+    assert not goes_on([])
+    assert goes_on([])
+    assert not goes_on([5]), "a row in quarantine now"
+    assert goes_on([5])
+    assert not goes_on([])
+    for tar in (pool / "shards").glob("*.tar"):
+        os.utime(tar, ns=(1, 2))
+    index_pool(pool, tmp_path)
+    assert goes_on([]), "the same bytes at another time"
+    shutil.rmtree(pool)
+    build_pool(pool, 20, broken={n: {"caption": "another caption"} for n in range(20)})
+    index_pool(pool, tmp_path)
+    assert not goes_on([])
 
 
 def test_too_few_samples_for_a_batch(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

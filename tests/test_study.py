@@ -18,7 +18,14 @@ from dcfast.stages.settings import Settings
 from dcfast.study import Grid, main, run_study
 from dcfast.study.grid import STANDARD_FILTERS, Cell, parse_filters, parse_seeds, scaled
 from dcfast.study.output import markdown, write_results
-from dcfast.study.statistics import above_chance, choose_and_confirm, mean_and_spread, rank_correlation, summarise
+from dcfast.study.statistics import (
+    above_chance,
+    choose_and_confirm,
+    comparable,
+    mean_and_spread,
+    rank_correlation,
+    summarise,
+)
 from dcfast.study.study import collect
 
 SMALL = {"rows": 90, "rows_per_shard": 45, "eval_scale": 0.05, "teacher_pairs": 20}
@@ -207,6 +214,60 @@ def test_summary_of_a_filter() -> None:
     assert row["scores"] == {"0": 0.5, "1": 0.7}
 
 
+def test_cells_of_equal_tasks_keep_their_scores() -> None:
+    results = {("tiny", 0, "f"): result(0.123, a=0.4, b=0.6), ("tiny", 0, "g"): result(None, a=0.1, b=0.2)}
+    assert comparable(results) == (results, {"compared": ["a", "b"], "cells": 2, "left_out": {}})
+    assert comparable({}) == ({}, {"compared": [], "cells": 0, "left_out": {}})
+
+
+def test_cells_of_other_tasks_are_compared_over_those_that_all_have() -> None:
+    labels = {"no_filter": "no_filter", "clip_score": "clip_score(l14, fraction=0.3)"}
+    grid = Grid(labels, ("tiny",), (0, 1), Settings())
+    # on all of its sets clip_score would be far ahead: only because an easy set has no score elsewhere
+    results = {
+        ("tiny", 0, "no_filter"): result(0.50, a=0.4, b=0.6),
+        ("tiny", 1, "no_filter"): result(0.50, a=0.4, b=0.6),
+        ("tiny", 0, "clip_score"): result(0.60, a=0.3, b=0.5, easy=1.0),
+        ("tiny", 1, "clip_score"): result(0.75, b=0.5, easy=1.0),
+    }
+    study = collect(grid, results, (0,), (1,))
+    assert study["tasks"] == {
+        "compared": ["b"],
+        "cells": 4,
+        "left_out": {
+            "a": [["tiny", 1, "clip_score"]],
+            "easy": [["tiny", 0, "no_filter"], ["tiny", 1, "no_filter"]],
+        },
+    }
+    means = {row["filter"]: row["mean"] for row in study["table"]}
+    assert means == {"no_filter": 0.6, "clip_score": 0.5}
+    assert [(c["label"], c["score"], c["score_of_all"]) for c in study["cells"]] == [
+        ("no_filter", 0.6, 0.50),
+        ("clip_score", 0.5, 0.60),
+        ("no_filter", 0.6, 0.50),
+        ("clip_score", 0.5, 0.75),
+    ]
+    assert study["verdicts"][0]["chosen_by"] == {"clip_score": 0.5}
+    page = markdown(study)
+    assert "compared over the 1 that all 4 cells have" in page
+    assert "- a: not in tiny, seed 1, clip_score\n" in page
+    assert "| clip_score | 30.0% | 2 | 0.5000 ± 0.0000 | -0.1000 |" in page
+    assert results[("tiny", 0, "clip_score")]["score"] == 0.60, "what the cells recorded is left alone"
+
+
+def test_cells_without_a_common_task_are_not_compared(tmp_path: Path) -> None:
+    grid = Grid({"no_filter": "no_filter", "f": "basic_filter"}, ("tiny",), (0,), Settings())
+    results = {("tiny", 0, "no_filter"): result(0.5, a=0.5), ("tiny", 0, "f"): result(0.9, b=0.9)}
+    study = collect(grid, results, (0,), ())
+    assert [row["mean"] for row in study["table"]] == [None, None]
+    assert study["verdicts"][0]["best"] is None
+    assert "No evaluation set has a score in all 2 cells: nothing can be compared" in markdown(study)
+    write_results(tmp_path, study, plots=True)
+    # a cell without any score takes no other cell's sets away
+    alone = {**results, ("tiny", 0, "f"): {**result(None), "tasks": {}}}
+    assert comparable(alone)[1] == {"compared": ["a"], "cells": 1, "left_out": {}}
+
+
 def test_above_chance_counts_tasks() -> None:
     results = {
         ("tiny", 0, "no_filter"): result(0.5, a=0.30, b=0.24, c=0.9),
@@ -265,6 +326,21 @@ def test_filters_are_compared_on_equal_seeds() -> None:
     results |= {("tiny", seed, "clip_score"): result(score) for seed, score in enumerate((0.5, 0.6))}
     page = markdown(collect(grid, results, (), ()))
     assert "| clip_score | 30.0% | 2 | 0.5500 ± 0.0707 | +0.1500 |" in page, "the third seed is no_filter's alone"
+
+
+def test_filters_that_kept_copies_of_evaluation_pictures_are_named() -> None:
+    labels = {"no_filter": "no_filter", "clean": "~contaminated", "old": "basic_filter"}
+    grid = Grid(labels, ("tiny",), (0, 1), Settings())
+    results = {
+        **{("tiny", seed, "no_filter"): {**result(0.5), "contaminated": 270 + seed} for seed in (0, 1)},
+        **{("tiny", seed, "clean"): {**result(0.4), "contaminated": 0} for seed in (0, 1)},
+        ("tiny", 0, "old"): result(0.3),  # of a version that did not count them
+    }
+    study = collect(grid, results, (0,), (1,))
+    assert [row["contaminated"] for row in study["table"]] == [270.5, 0.0, None]
+    page = markdown(study)
+    assert "(samples, mean over seeds): no_filter 270. With --and '~contaminated'" in page
+    assert "Not checked for copies of evaluation pictures: old." in page
 
 
 def test_page_says_what_was_found(study: dict[str, Any]) -> None:

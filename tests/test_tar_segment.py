@@ -57,6 +57,21 @@ def test_worked_example(tiny_segment: Path, repo_root: Path) -> None:
     assert f"{len(data):,} bytes" in text
 
 
+def test_content_digest_is_of_all_but_the_times(tiny_segment: Path, tmp_path: Path) -> None:
+    digest = Segment.open(tiny_segment).content_digest()
+    os.utime(tmp_path / "tiny.tar", ns=(5, 7))
+    write_segment([(tmp_path / "tiny.tar", "tiny.tar")], tmp_path / "touched.segment")
+    assert (tmp_path / "touched.segment").read_bytes() != tiny_segment.read_bytes()
+    assert Segment.open(tmp_path / "touched.segment").content_digest() == digest
+    found = {digest}
+    for n, (key, caption) in enumerate((("dog", b"a red cat"), ("cat", b"a red dog"), ("cat", b"a red cats"))):
+        members = [("README", b"hello"), (f"{key}.GIF", GIF), (f"{key}.txt", caption)]
+        members.insert(2, (f"{key}.json", b'{"uid": "%s"}' % UID.encode()))
+        write_segment([(make_tar(tmp_path / f"{n}.tar", members), "tiny.tar")], tmp_path / f"{n}.segment")
+        found.add(Segment.open(tmp_path / f"{n}.segment").content_digest())
+    assert len(found) == 3, "bytes within a member of the same size are not in an index"
+
+
 def test_decoded_with_struct(tiny_segment: Path) -> None:
     data = tiny_segment.read_bytes()
     magic, version, count, size, shards, samples, members, strays, _ = HEADER.unpack_from(data)

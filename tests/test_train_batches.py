@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from dcfast.models import load_tokenizer
 from dcfast.train import TrainSource, batches
 from dcfast.train.batches import Batch, BatchMaker, BatchSpec, iterate_batches
 from dcfast.train.decode import DECODERS, BadPicture, PilDecoder, open_decoder
+from dcfast.train.failures import Failure
 from dcfast.train.source import OpenSource, prepare_source
 from pool_builder import picture, uid_of
 from train_builder import MODEL, both_sources, build_pool, caption, subset_file
@@ -118,6 +120,39 @@ def test_a_worker_that_dies_is_said(prepared: tuple[Any, Any], monkeypatch: pyte
     monkeypatch.setattr(BatchMaker, "make", lambda *_: os._exit(3))
     with pytest.raises(RunError, match=r"a worker that reads training samples died \(DataLoader worker"):
         list(iterate_batches(spec_of(prepared[0]), 0, 3, 1))
+
+
+def test_what_a_worker_raises_reaches_the_training_as_it_is(tmp_path: Path) -> None:
+    pool = build_pool(tmp_path, 6, shards=1, broken={n: {"jpg": b"broken"} for n in range(6)})
+    files = prepare_source(TrainSource(shards=str(pool)), tmp_path / "work", 0)
+    said = []
+    for workers in (0, 1):
+        with pytest.raises(CorruptDataError, match=r"^step 0: no usable sample was found") as info:
+            list(iterate_batches(spec_of(files, global_batch=2), 0, 1, workers))
+        assert "\n" not in str(info.value)
+        said.append(str(info.value))
+    assert said[0] == said[1]
+    assert "in make" in info.value.__notes__[0], "where it came from is not lost"
+
+
+class UnportableError(Exception):
+    """An error that cannot be made again from its message."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} and {second}")
+
+
+def test_failures_keep_type_and_path_and_stand_for_what_cannot_travel() -> None:
+    whole = Failure.of(CorruptDataError("cut off", path="/pool/1.tar", offset=512))
+    with pytest.raises(CorruptDataError, match=r"^cut off") as info:
+        pickle.loads(pickle.dumps(whole)).reraise()
+    assert (str(info.value), info.value.path, info.value.offset) == ("cut off", "/pool/1.tar", 512)
+    for error in (FileNotFoundError(2, "No such file", "/pool/1.tar"), PoolError("no shards"), KeyError("txt")):
+        again = pickle.loads(pickle.dumps(Failure.of(error))).error
+        assert (type(again), str(again)) == (type(error), str(error))
+    named = Failure.of(UnportableError("this", "that")).error
+    assert type(named) is RunError
+    assert str(named) == "reading training samples failed: UnportableError: this and that"
 
 
 def test_ranks_and_micro_batches_share_out_the_global_batch(prepared: tuple[Any, Any]) -> None:

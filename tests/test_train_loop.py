@@ -15,7 +15,7 @@ import torch
 from dcfast.errors import CheckpointError, CorruptDataError, RunError, SubsetError
 from dcfast.models import create_model, load_model, read_checkpoint
 from dcfast.scales import SCALES
-from dcfast.train import TrainSettings, TrainSource, launch, parse_sources, train
+from dcfast.train import TrainSettings, TrainSource, launch, parse_sources, precision, train
 from dcfast.train.batches import BatchMaker, BatchSpec
 from dcfast.train.loop import boundaries, num_steps, world_sizes
 from dcfast.train.objective import NonFiniteLossError, WatchedLoss, create_loss
@@ -231,15 +231,52 @@ def test_accumulation_equals_one_large_batch(source: TrainSource, tmp_path: Path
     assert losses(tmp_path / "c") == pytest.approx(losses(tmp_path / "a"), rel=1e-6)
 
 
-@pytest.mark.parametrize("precision", ["amp_bf16", "amp"])
-def test_mixed_precision(source: TrainSource, tmp_path: Path, precision: str) -> None:
+@pytest.mark.parametrize("kind", ["amp_bf16", "amp"])
+def test_mixed_precision(source: TrainSource, tmp_path: Path, kind: str) -> None:
     short = {"samples_seen": 24, "checkpoints": 1}
     train(small(tmp_path / "a", source, overrides=short))
-    train(small(tmp_path / "b", source, overrides={**short, "precision": precision}))
+    train(small(tmp_path / "b", source, overrides={**short, "precision": kind}))
     assert losses(tmp_path / "b") == pytest.approx(losses(tmp_path / "a"), rel=0.03)
     content = read_checkpoint(tmp_path / "b" / "train" / "checkpoints" / "epoch_1.pt")
-    assert ("scaler" in content) == (precision == "amp")
+    assert ("scaler" in content) == (kind == "amp")
     assert create_scaler("fp32", "cpu") is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "lacks"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu avx2 avx512f\n", True),
+        ("processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512_bf16\n", False),
+        ("flags : fpu amx_bf16\n", False),
+        ("Features\t: fp asimd bf16\n", False),
+        ("Features\t: fp asimd\n", True),
+        ("model name : bf16\n", False),  # it says nothing of instructions
+        ("", False),
+        (None, False),
+    ],
+)
+def test_whether_a_processor_has_bf16_instructions(tmp_path: Path, lines: str | None, lacks: bool) -> None:
+    if lines is not None:
+        (tmp_path / "cpuinfo").write_text(lines)
+    assert precision.cpu_lacks_bf16(tmp_path / "cpuinfo") is lacks
+
+
+def test_slow_bf16_is_said_once_and_changes_nothing(
+    source: TrainSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    short = {"samples_seen": 16, "checkpoints": 1}
+    summaries = []
+    for place, lacks in (("a", False), ("b", True), ("c", True)):
+        monkeypatch.setattr(precision, "cpu_lacks_bf16", lambda lacks=lacks: lacks)
+        summaries.append(train(small(tmp_path / place, source, overrides={**short, "precision": "amp_bf16"})))
+    (said,) = [r.getMessage() for r in caplog.records if "bf16 instructions" in r.getMessage()]
+    assert said.startswith("precision amp_bf16 is slow on this processor")
+    assert "Use a GPU" in said
+    assert "\n" not in said
+    assert summaries[0] == summaries[1] == summaries[2]
+    precision.warn_of_slow_precision("fp32", "cpu")
+    precision.warn_of_slow_precision("bf16", "cuda:0")
+    assert sum("bf16 instructions" in r.getMessage() for r in caplog.records) == 1
 
 
 def test_two_ranks_under_torchrun_equal_one_process(
@@ -303,6 +340,10 @@ def test_a_loss_that_is_no_number_stops_and_saves_the_uids(
     assert saved["uids"] == uid_format(BatchMaker(spec).make(5).uids, as_list=True)
     assert [p.name for p in (tmp_path / "train" / "checkpoints").iterdir()] == ["epoch_1.pt"]  # of step 4
     assert len(log(tmp_path)) == 5
+    # the same command goes on from there, and what it leaves behind is of its own start
+    (tmp_path / "train" / "nonfinite-00007.json").write_text("{}")  # there were more ranks then
+    assert train(small(tmp_path, source))["samples_seen"] == 64
+    assert not list((tmp_path / "train").glob("nonfinite-*"))
 
 
 def test_a_watched_loss_keeps_the_mean_of_its_micro_batches() -> None:
@@ -445,6 +486,20 @@ def test_the_command_line_says_what_is_wrong(capsys: pytest.CaptureFixture[str],
     with pytest.raises(SystemExit):
         main(["--out", str(tmp_path), "--shards", "a", "--set", "lr=1"])
     assert "expected FIELD=VALUE" in capsys.readouterr().err
+
+
+def test_an_error_of_a_worker_is_one_line_at_the_command_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from dcfast.train.__main__ import main
+
+    pool = build_pool(tmp_path / "pool", 16, broken={n: {"jpg": b"broken"} for n in range(16)})
+    settings = small(tmp_path / "out", TrainSource(shards=str(pool)), workers=1)
+    (tmp_path / "settings.json").write_text(json.dumps(dataclasses.asdict(settings)))
+    assert main(["--settings", str(tmp_path / "settings.json")]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line.lower()]
+    assert line.startswith("error: step 0: no usable sample was found in place of ")
+    assert str(pool) in line
 
 
 def test_a_convolutional_model_trains_with_channels_last(source: TrainSource, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import platform
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +61,9 @@ def build_manifest(run: Run) -> dict[str, Any]:
     """The manifest of a run as it stands: no times in it, so that the same run writes the same bytes.
 
     Keys: versions, settings, recipe (and its hash), pool and evalsets (counts and a hash of names, sizes and
-    mtimes), filter, thresholds, subset (count and SHA-256), contaminated, teacher, features, train and evaluate
-    (what the stages recorded), compare (the same of the comparison run), non_standard, command.
+    mtimes), filter, thresholds, subset (count, SHA-256, contaminated samples by evaluation set), contaminated, teacher,
+    features, train and evaluate (what the stages recorded), compare (the same of the comparison run), non_standard,
+    command.
     """
     pool = run.pool
     recipe = scale(run.settings.scale)
@@ -88,7 +89,12 @@ def build_manifest(run: Run) -> dict[str, Any]:
     if run.has_summary("filter"):
         chosen = run.summary("filter")
         manifest |= {k: chosen[k] for k in ("filter", "thresholds", "models")}
-        manifest["subset"] = {"uids": chosen["subset"], "sha256": _sha256(run.out / "subset.npy")}
+        manifest["subset"] = {
+            "uids": chosen["subset"],
+            "sha256": _sha256(run.out / "subset.npy"),
+            # samples of it that are copies of evaluation pictures, by set; null where nothing was looked for
+            "contaminated": chosen.get("contaminated"),
+        }
     if run.has_summary("decontaminate"):
         manifest["contaminated"] = {
             "uids": run.summary("decontaminate")["uids"],
@@ -107,10 +113,14 @@ def build_manifest(run: Run) -> dict[str, Any]:
 
 def _departures(run: Run) -> list[str]:
     """Why this run's results must not be taken for results of DataComp's; empty for a standard run."""
+    from dcfast.train.settings import recipe_departures
+
     settings = run.settings
     found = ["scale tiny is not one of DataComp's"] if settings.scale == "tiny" else []
-    if settings.samples_seen is not None and settings.samples_seen != scale(settings.scale).samples_seen:
-        found.append(f"samples_seen is {settings.samples_seen:,}, not the recipe's")
+    if settings.samples_seen is not None:
+        standard = scale(settings.scale)
+        # in the words of the training's own summary, which names it too
+        found += recipe_departures(standard, replace(standard, samples_seen=settings.samples_seen))
     if settings.world:
         changed = ", ".join(f"{name}={value}" for name, value in sorted(settings.world.items()))
         found.append(f"the built-in world was changed: {changed}")

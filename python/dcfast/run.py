@@ -237,7 +237,7 @@ def _closing_lines(out: Path, summaries: dict[str, Any]) -> list[str]:
 
 
 def _score_lines(out: Path, summaries: dict[str, Any]) -> list[str]:
-    from dcfast.scores import read_scores
+    from dcfast.scores import read_scores, read_trained_on
 
     if "evaluate" not in summaries:
         return []
@@ -249,6 +249,11 @@ def _score_lines(out: Path, summaries: dict[str, Any]) -> list[str]:
         scores = read_scores(place)
         if scores.mean is not None:
             lines.append(f"{name}: mean score {scores.mean:.4f} over {len(scores.tasks)} evaluation sets")
+            seen = read_trained_on(place, None)
+            if seen is None:
+                lines.append("  whether it trained on copies of evaluation pictures was not checked")
+            elif seen.samples:
+                lines.append(f"  it trained on {seen.words}, so its scores on these sets say little (see the report)")
     return lines
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from dcfast.errors import DcfastError
 from dcfast.report import samples
 from dcfast.report.contamination import contaminated_kept, contamination
+from dcfast.report.copies import MARK
 from dcfast.report.filter_parts import clip_scores, gallery_scores, overlap, rules_against_truth, truth_of
 from dcfast.report.inventory import files_of, timings
 from dcfast.report.metadata_rows import Examined, examine, metadata_files
@@ -29,7 +30,7 @@ from dcfast.stages.run_dir import Run, Settings
 
 __all__ = ["REPORT_VERSION", "Source", "collect"]
 
-REPORT_VERSION = 2
+REPORT_VERSION = 3
 QUARANTINE_ROWS = 50
 DAMAGE_ROWS = 50
 _SETTINGS = frozenset(f.name for f in fields(Settings))
@@ -123,6 +124,9 @@ def _notes(source: Source, report: dict[str, Any]) -> list[str]:
     kept = report["subset"].get("contaminated")
     if kept:
         notes.append(f"{kept:,} of the kept uids are contaminated: the filter does not exclude them (~contaminated).")
+    other = scores["trained_on"]["comparison"]
+    if other is not None and other["marked"]:
+        notes.append(f"The comparison run trained on {other['words']}: its scores on these sets are marked {MARK}.")
     if found.get("counted_rows", 0) < found.get("evidence_rows", 0):
         notes.append(f"Hits are counted by evaluation set over the first {found['counted_rows']:,} rows of evidence.")
     return notes

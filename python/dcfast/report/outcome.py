@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dcfast.errors import DcfastError
 from dcfast.evaluate.results import AGGREGATES, aggregate
 from dcfast.evaluate.tasks import EvalTask, datacomp_tasks, own_tasks
+from dcfast.report.copies import mark_copies, means, pictures_seen
 
 __all__ = ["EVEN", "compare_scores", "number", "read_json", "scored"]
 
@@ -101,10 +101,6 @@ def _set_row(key: str, mine: Line | None, other: Line | None) -> dict[str, Any]:
     }
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return math.fsum(values) / len(values) if values else None
-
-
 def _own(evalset_dir: Path | None) -> tuple[EvalTask, ...]:
     try:
         return () if evalset_dir is None else own_tasks(evalset_dir)
@@ -139,7 +135,8 @@ def _averages(mine: list[Line], other: list[Line], own: tuple[EvalTask, ...]) ->
 
 
 def compare_scores(out: Path, comparison: Path | None, evalset_dir: Path | None) -> dict[str, Any]:
-    """The scores of every set in both runs, the averages they allow, and a mean over the sets that both have.
+    """The scores of every set in both runs, the averages they allow, and means over the sets that both have: of all,
+    and of those that neither run trained on copies of.
 
     Args:
         out, comparison: run directories; None where there is no comparison run.
@@ -153,9 +150,6 @@ def compare_scores(out: Path, comparison: Path | None, evalset_dir: Path | None)
     mine = {line["key"]: line for line in here["lines"]}
     other = {line["key"]: line for line in there["lines"]}
     rows = [_set_row(key, mine.get(key), other.get(key)) for key in [*mine, *(k for k in other if k not in mine)]]
-    common = [row for row in rows if row["difference"] is not None]
-    differences = [row["difference"] for row in common]
-    chances = [row["chance"] for row in common]
     own = _own(evalset_dir)
     return {
         "available": bool(mine),
@@ -163,15 +157,8 @@ def compare_scores(out: Path, comparison: Path | None, evalset_dir: Path | None)
         "comparison_checkpoint": there["checkpoint"],
         "refused": [words for words in (here["refused"], there["refused"]) if words],
         "sets": rows,
-        "common": {
-            "sets": len(common),
-            "score": _mean([row["score"] for row in common]),
-            "comparison": _mean([row["comparison"] for row in common]),
-            "chance": None if None in chances else _mean(chances),
-            "difference": _mean(differences),
-            "better": sum(d > 0 for d in differences),
-            "worse": sum(d < 0 for d in differences),
-        },
+        "common": means([row for row in rows if row["difference"] is not None]),
+        **mark_copies(rows, pictures_seen(out, comparison, evalset_dir)),
         "above_chance": sum(
             row["score"] is not None and row["chance"] is not None and row["score"] > row["chance"] for row in rows
         ),

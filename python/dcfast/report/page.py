@@ -11,6 +11,7 @@ from typing import Any
 
 from dcfast.errors import MissingDependencyError
 from dcfast.report import text
+from dcfast.report.copies import sentences
 from dcfast.report.pictures import EvalReader, PoolReader, Sample
 from dcfast.report.plots import plots_of
 
@@ -113,6 +114,7 @@ def render(report: dict[str, Any], pictures: Pictures) -> str:
         pictures=pictures,
         total=_total(report),
         plots=plots_of(report),
+        copies=sentences(report),
         passes=_passes,
         letter=_letter,
         percent=text.percent,

@@ -107,25 +107,52 @@ def training(out: Path, comparison: Path | None) -> dict[str, Any]:
     return {"run": mine, "comparison": other, "unfair": unfair}
 
 
+def _outcome(means: dict[str, Any]) -> str:
+    """``better``, ``worse`` or ``even``: by the difference of two means and the number of sets that each run wins."""
+    if means["difference"] >= EVEN and means["better"] > means["worse"]:
+        return "better"
+    if means["difference"] <= -EVEN and means["worse"] > means["better"]:
+        return "worse"
+    return "even"
+
+
+def _judged(scores: dict[str, Any]) -> tuple[str, str]:
+    """(outcome, which means it goes by). A lead stands where the run that leads trained on no copy of these sets'
+    pictures; otherwise the sets decide that neither run trained on copies of, and without any there is no outcome."""
+    paired = [row for row in scores["sets"] if row["difference"] is not None]
+    mine = any(row["contaminated"] for row in paired)
+    other = any(row["comparison_contaminated"] for row in paired)
+    outcome = _outcome(scores["common"])
+    stands = {"better": not mine, "worse": not other, "even": not mine and not other}
+    if stands[outcome]:
+        return outcome, "common"
+    if scores["unaffected"]["sets"]:
+        return _outcome(scores["unaffected"]), "unaffected"
+    return "contaminated", "common"
+
+
 def verdict(report: dict[str, Any]) -> dict[str, Any]:
-    """What the page says first: ``kind`` and ``headline``.
+    """What the page says first: ``kind``, ``headline`` and ``by``, the means that it goes by.
 
     Kinds: ``better``, ``worse``, ``even`` (by the mean over the sets that both runs have, and the number of sets that
-    each wins), ``unfair`` (the trainings are not to be compared), ``scored`` (no comparison), ``none`` (no scores).
+    each wins), ``contaminated`` (copies of evaluation pictures in the training may have decided), ``unfair`` (the
+    trainings are not to be compared), ``scored`` (no comparison), ``none`` (no scores).
     """
     scores, trained = report["scores"], report["training"]
-    common = scores["common"]
     if not scores["available"]:
-        return {"kind": "none", "headline": None}
-    if not common["sets"] or trained["comparison"] is None:
-        return {"kind": "scored", "headline": None}
+        return {"kind": "none", "headline": None, "by": None}
+    if not scores["common"]["sets"] or trained["comparison"] is None:
+        return {"kind": "scored", "headline": None, "by": None}
     if trained["unfair"] or scores["refused"]:
-        return {"kind": "unfair", "headline": "Two trainings that cannot be compared"}
+        return {"kind": "unfair", "headline": "Two trainings that cannot be compared", "by": "common"}
     kept, against = report["subset"]["uids"], report["comparison"].get("uids")
     smaller = isinstance(kept, int) and isinstance(against, int) and kept < against
     subset = "smaller subset" if smaller else "another subset"
-    if common["difference"] >= EVEN and common["better"] > common["worse"]:
-        return {"kind": "better", "headline": "Same compute, better subset, better model"}
-    if common["difference"] <= -EVEN and common["worse"] > common["better"]:
-        return {"kind": "worse", "headline": f"Same compute, {subset}, worse model"}
-    return {"kind": "even", "headline": f"Same compute, {subset}, no better model"}
+    kind, by = _judged(scores)
+    headlines = {
+        "better": "Same compute, better subset, better model",
+        "worse": f"Same compute, {subset}, worse model",
+        "even": f"Same compute, {subset}, no better model",
+        "contaminated": "Scores that copies of evaluation pictures in the training may have decided",
+    }
+    return {"kind": kind, "headline": headlines[kind], "by": by}

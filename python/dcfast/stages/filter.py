@@ -1,8 +1,9 @@
 """Stage ``filter``: what the filter expression says of every metadata row, then the fate of every sample.
 
 Thresholds by fraction first (histogram passes over the metadata files), then the expression on each file, then
-``fates``. Writes ``filter/outcomes.npy`` (uid -> code, sorted), ``fates.parquet``, ``quarantine.parquet`` and
-``subset.npy``. Memory: the rows of a piece's metadata files at about 100 bytes each in a worker; no whole column.
+``fates``, then how many of the kept are copies of evaluation pictures. Writes ``filter/outcomes.npy`` (uid -> code,
+sorted), ``fates.parquet``, ``quarantine.parquet`` and ``subset.npy``. Memory: the rows of a piece's metadata files at
+about 100 bytes each in a worker; no whole column.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from dcfast.stages.index import MERGE_BYTES
 from dcfast.stages.piece import Piece, absolute
 from dcfast.stages.run_dir import Run
 from dcfast.stages.runner import Steps
+from dcfast.stages.trained_on import contaminated_steps
 
 __all__ = ["resolve_expression", "steps"]
 
@@ -333,6 +335,7 @@ def steps(run: Run) -> Steps:
         )
     ]
     settled = yield from fates.settle(run, compiled.reasons, [s["malformed"] for s in stats])
+    contaminated = yield from contaminated_steps(run)
     codes = np.sum([s["codes"] for s in stats], axis=0).tolist() if stats else []
     return {
         "filter": text,
@@ -343,5 +346,6 @@ def steps(run: Run) -> Steps:
         "malformed_uids": sum(s["malformed"] for s in stats),
         "metadata_outcomes": {reason: codes[i] for i, reason in enumerate(compiled.reasons) if codes[i]},
         "models": models,
+        "contaminated": contaminated,
         **settled,
     }

@@ -19,7 +19,7 @@ from dcfast.stages.runner import Steps
 
 __all__ = ["steps", "write_report"]
 
-VERSION = 3
+VERSION = 4
 TABLES = (
     "fates.parquet",
     "quarantine.parquet",

@@ -17,11 +17,13 @@ from dcfast.stages.piece import MAX_PIECES, Piece
 from dcfast.stages.run_dir import Run
 from dcfast.stages.runner import Steps
 
-__all__ = ["PLAN", "PLAN_FILES", "excluded_rows", "output_ranges", "steps"]
+__all__ = ["PLAN", "PLAN_ARRAYS", "PLAN_FILES", "excluded_rows", "output_ranges", "steps"]
 
 PLAN = "reshard"
 """Folder of the plan; its markers lie in state/reshard like those of every stage."""
-PLAN_FILES = tuple(f"{PLAN}/{name}" for name in ("cuts.npy", "repeats.npy", "exclude.npy", "plan.json"))
+PLAN_ARRAYS = tuple(f"{PLAN}/{name}.npy" for name in ("cuts", "repeats", "exclude"))
+"""With the subset and the index, they decide what stands where in the new shards."""
+PLAN_FILES = (*PLAN_ARRAYS, f"{PLAN}/plan.json")
 
 
 def output_ranges(count: int) -> list[tuple[int, int]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.atomic import atomic_path, write_json
-from dcfast.errors import RunError
+from dcfast.errors import RunError, SubsetError
 from dcfast.scales import scale
 from dcfast.stages.index import segment_path
 from dcfast.stages.piece import Piece, absolute, fingerprint_files
@@ -46,15 +46,28 @@ def teacher_shards(run: Run) -> list[str]:
     ]
 
 
+def _batch() -> int:
+    """Pairs that the teacher's training needs: a batch must not repeat one for want of others."""
+    return int(RECIPE.get("global_batch", scale(SCALE).global_batch))
+
+
 def check_teacher(run: Run) -> None:
-    """Looks, before the world is rendered, whether it has enough pairs for a teacher.
+    """Looks, before any work, whether there are enough pairs for a teacher.
 
     Raises:
-        RunError: it has none.   ValueError: fewer than a batch.
+        RunError: the world has none.   ValueError: fewer than a batch.
+        SubsetError, OSError: ``teacher_uids`` is no subset file, or is not there.
     """
+    batch = _batch()
     if not run.is_world:
+        assert run.settings.teacher_uids is not None  # check_settings
+        from dcfast.uids import load_subset
+
+        named = len(load_subset(run.settings.teacher_uids))
+        if named < batch:
+            raise ValueError(_too_few(run.settings.teacher_uids, f"{named} pairs", batch))
         return
-    pairs, batch = run.world_spec.teacher_pairs, RECIPE.get("global_batch", scale(SCALE).global_batch)
+    pairs = run.world_spec.teacher_pairs
     if pairs == 0:
         raise RunError("the world has no pairs for a teacher (teacher_pairs is 0); ask for no feature by the teacher")
     if pairs < batch:
@@ -62,6 +75,24 @@ def check_teacher(run: Run) -> None:
             f"world: teacher_pairs must be at least {batch}, one batch of the teacher; got {pairs}. "
             "Give more, or ask for no feature by the teacher (--features none)"
         )
+
+
+def _too_few(path: str, there: str, needed: int) -> str:
+    return (
+        f"--teacher-uids {path}: {there}, and the teacher needs at least {needed}, one batch of its training. Name "
+        "more trusted pairs of the pool, or score it by a trained model instead (--features l14=ViT-L-14:openai)"
+    )
+
+
+def _check_in_pool(root: Path, path: str) -> None:
+    """SubsetError where fewer than a batch of the named pairs are in the pool, which only its index can tell."""
+    from dcfast.uids import load_subset, open_records, uid_lookup
+
+    named = load_subset(path)
+    _, count = uid_lookup(open_records(root / "index/pool.npy"), named, check=False)
+    found = int((count > 0).sum())
+    if found < _batch():
+        raise SubsetError(_too_few(path, f"{found} of its {len(named)} pairs are in the pool", _batch()))
 
 
 def render(out: str, args: dict[str, Any]) -> dict[str, Any]:
@@ -86,6 +117,8 @@ def train_teacher(out: str, args: dict[str, Any]) -> dict[str, Any]:
     from dcfast.train import TrainSettings, train
 
     root = Path(out)
+    if args["subset"] is not None:
+        _check_in_pool(root, args["subset"])
     # a training belongs to its data and settings: others begin in a folder of their own, and older ones are removed
     identity = json.dumps({k: v for k, v in args.items() if k != "inputs"}, sort_keys=True)
     mark = hashlib.sha256((identity + fingerprint_files(root, args["inputs"])).encode()).hexdigest()[:16]

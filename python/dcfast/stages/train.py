@@ -2,7 +2,8 @@
 
 Writes ``train/positions.npy`` (the canonical order: row ids of the reshard plan, multiplicity expanded) and
 ``train/checkpoints``, ``train/log.jsonl``, ``train/summary.json``. A training that was stopped goes on from its latest
-whole checkpoint; one of other data or settings begins anew.
+whole checkpoint; one of other data or settings begins anew. Other data is: another sample at any place of the canonical
+order, or an index that says something else of the shards.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dcfast.atomic import write_json
 from dcfast.stages.fates import excluded_path
 from dcfast.stages.index import segment_path
 from dcfast.stages.piece import Piece
-from dcfast.stages.reshard import excluded_rows
+from dcfast.stages.reshard import PLAN_ARRAYS, excluded_rows
 from dcfast.stages.run_dir import Run
 from dcfast.stages.runner import Steps
 
@@ -65,6 +66,20 @@ def _digest(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _samples(root: Path, args: dict[str, Any]) -> dict[str, Any]:
+    """What is trained on, by content: where it is the same though a stage ran again, the training goes on.
+
+    The subset alone does not say it: rows in quarantine whose uid is kept all the same are left out of the order.
+    """
+    from dcfast.segments import Segment
+
+    index = hashlib.sha256()
+    for number in range(args["segments"]):
+        index.update(bytes.fromhex(Segment.open(root / segment_path(number), verify=False).content_digest()))
+    order = ("subset.npy", *PLAN_ARRAYS) if args["source"] == "shards" else (POSITIONS,)
+    return {"index": index.hexdigest(), "order": [_digest(root / name) for name in order]}
+
+
 def train_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: the training; returns its summary."""
     from dcfast.features.devices import resolve_device
@@ -85,8 +100,7 @@ def train_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
         device=resolve_device(args["device"]),
         threads=_threads,
     )
-    # by content: samples that are the same though the filter ran again go on where they were
-    identity = {**settings.identity(), "source": args["source"], "subset": _digest(root / "subset.npy")}
+    identity = {**settings.identity(), "source": args["source"], **_samples(root, args)}
     mark = root / IDENTITY
     if not mark.exists() or json.loads(mark.read_bytes()) != json.loads(json.dumps(identity)):
         for name in CHECKPOINTED:
@@ -133,6 +147,7 @@ def steps(run: Run) -> Steps:
             "dcfast.stages.train:train_subset",
             {
                 "source": settings.train_from,
+                "segments": segments,
                 "shard_dir": shard_dir,
                 "scale": settings.scale,
                 "recipe": recipe.fingerprint(),

@@ -75,6 +75,7 @@ def perform_cell(cell: Cell, workers: int, *, overwrite: bool = False) -> dict[s
             "kept": chosen["fates"]["kept"],
             "rows": chosen["metadata_rows"],
             "samples_seen": trained.get("samples_seen"),
+            "contaminated": (chosen.get("contaminated") or {}).get("samples"),
             "tasks": scores.tasks,
             "chance": scores.chance,
             "unscored": list(scores.unscored),

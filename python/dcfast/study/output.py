@@ -12,6 +12,9 @@ from dcfast.atomic import write_bytes, write_json
 
 __all__ = ["markdown", "write_results"]
 
+NAMED = 5
+"""Cells that the page names for a set that they lack."""
+
 
 def _number(value: float | None, digits: int = 4) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
@@ -33,6 +36,22 @@ def _table(rows: list[dict[str, Any]], scale: str) -> list[str]:
         gains = [score - plain[seed] for seed, score in row["scores"].items() if seed in plain]
         gain = f"{math.fsum(gains) / len(gains):+.4f}" if gains else "-"
         lines.append(f"| {row['filter']} | {_share(row['kept'])} | {len(row['seeds'])} | {score} | {gain} |")
+    return lines
+
+
+def _copies(rows: list[dict[str, Any]], scale: str) -> list[str]:
+    """Which filters let training samples through that are copies of evaluation pictures."""
+    mine = [row for row in rows if row["scale"] == scale and row["mean"] is not None]
+    some = [f"{row['filter']} {row['contaminated']:,.0f}" for row in mine if row["contaminated"]]
+    unknown = [row["filter"] for row in mine if row["contaminated"] is None]
+    lines = []
+    if some:
+        lines.append(
+            "Trained on samples that are copies of evaluation pictures, so that their scores may be too high (samples, "
+            f"mean over seeds): {', '.join(some)}. With --and '~contaminated' no filter keeps them."
+        )
+    if unknown:
+        lines.append(f"Not checked for copies of evaluation pictures: {', '.join(unknown)}.")
     return lines
 
 
@@ -59,6 +78,25 @@ def _verdict(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _tasks(found: dict[str, Any]) -> list[str]:
+    """What the scores are means of, where that is not simply every set."""
+    if not found["left_out"]:
+        return []
+    parts = []
+    for key, cells in found["left_out"].items():
+        named = "; ".join(f"{scale}, seed {seed}, {label}" for scale, seed, label in cells[:NAMED])
+        more = f" and {len(cells) - NAMED} more" if len(cells) > NAMED else ""
+        parts.append(f"- {key}: not in {named}{more}")
+    count = len(found["compared"])
+    what = (
+        f"Not every cell has scores on the same evaluation sets: scores are compared over the {count} that all "
+        f"{found['cells']} cells have."
+        if count
+        else f"No evaluation set has a score in all {found['cells']} cells: nothing can be compared."
+    )
+    return ["", f"**{what}** Left out of all scores here (study.csv has them):", "", *parts]
+
+
 def markdown(study: dict[str, Any]) -> str:
     """The study as a page of Markdown: a table a scale, the verdict, chance, and what failed."""
     lines = [
@@ -66,10 +104,11 @@ def markdown(study: dict[str, Any]) -> str:
         "",
         "The score is the mean of the main metrics of all evaluation sets that have one; ± is the standard deviation "
         "over seeds. Each seed draws another world and another training.",
+        *_tasks(study["tasks"]),
     ]
     for found in study["verdicts"]:
         lines += ["", f"## Scale {found['scale']}", "", *_table(study["table"], found["scale"]), ""]
-        lines += _verdict(found)
+        lines += [*_copies(study["table"], found["scale"]), *_verdict(found)]
         chance = found.get("above_chance")
         if chance:
             lines.append(f"no_filter is above chance on {chance['above']} of {chance['tasks']} evaluation sets.")

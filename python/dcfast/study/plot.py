@@ -22,7 +22,7 @@ def _bytes(figure: Any, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def _scores(axes: Any, rows: list[dict[str, Any]], scale: str) -> None:
+def _scores(axes: Any, rows: list[dict[str, Any]], scale: str, sets: str) -> None:
     """Filters from the best at the top; the dots are seeds, the bars one standard deviation."""
     rows = sorted((row for row in rows if row["mean"] is not None), key=lambda row: row["mean"])
     for place, row in enumerate(rows):
@@ -40,7 +40,7 @@ def _scores(axes: Any, rows: list[dict[str, Any]], scale: str) -> None:
         axes.axvline(plain, color=REFERENCE, lw=0.9, ls=(0, (4, 3)), zorder=0)
     axes.set_yticks(range(len(rows)), [f"{row['filter']}  ({100 * (row['kept'] or 0):.0f}%)" for row in rows])
     axes.set_ylim(-0.6, len(rows) - 0.2)
-    axes.set_xlabel("mean score of the evaluation sets")
+    axes.set_xlabel(f"mean score of the {sets}")
     axes.set_title(f"scale {scale}", loc="left", fontsize=10, fontweight="bold")
     axes.grid(axis="x", lw=0.4, alpha=0.5)
     for side in ("top", "right", "left"):
@@ -81,6 +81,8 @@ def draw(study: dict[str, Any]) -> dict[str, bytes]:
             files[f"{name}.png"] = _bytes(figure, "png")
             files[f"{name}.svg"] = _bytes(figure, "svg")
 
+    count = len(study["tasks"]["compared"])
+    sets = f"{count} evaluation sets that all cells have" if study["tasks"]["left_out"] else "evaluation sets"
     scales = [found["scale"] for found in study["verdicts"]]
     of_scale = {s: [row for row in study["table"] if row["scale"] == s] for s in scales}
     drawn = [s for s in scales if any(row["mean"] is not None for row in of_scale[s])]
@@ -90,7 +92,7 @@ def draw(study: dict[str, Any]) -> dict[str, bytes]:
     for axes, name in zip(
         figure.subplots(len(drawn), 1, squeeze=False, sharex=True, height_ratios=ratios)[:, 0], drawn, strict=True
     ):
-        _scores(axes, of_scale[name], name)
+        _scores(axes, of_scale[name], name, sets)
     figure.supxlabel(LEGEND, fontsize=7.5, color="#555555", x=0.01, ha="left")
     keep("study", figure)
     pairs = [pair for pair in study["rank_correlation"] if pair["filters"] > 1]

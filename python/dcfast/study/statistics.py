@@ -8,7 +8,36 @@ from typing import Any
 
 from dcfast.study.grid import NOT_CANDIDATES
 
-__all__ = ["above_chance", "choose_and_confirm", "mean_and_spread", "rank_correlation", "summarise"]
+__all__ = ["above_chance", "choose_and_confirm", "comparable", "mean_and_spread", "rank_correlation", "summarise"]
+
+Results = dict[tuple[str, int, str], dict[str, Any]]
+"""(scale, seed, label) -> result of a cell."""
+
+
+def comparable(results: Results) -> tuple[Results, dict[str, Any]]:
+    """The results with scores that can be compared: means over the tasks that every scored cell has.
+
+    A set that was added later, or that a model gave no number on, would otherwise make two means of different things.
+    Where all cells have the same tasks, the scores are those that the cells recorded.
+
+    Returns:
+        the results, with ``score`` None everywhere where no task is in all of them; and ``compared`` (keys), ``cells``
+        (how many have scores), ``left_out`` (key -> the cells that lack it, as [scale, seed, label]).
+    """
+    have = {cell: set(result["tasks"]) for cell, result in results.items() if result["tasks"]}
+    every = set().union(*have.values())
+    common = every.intersection(*have.values())
+    left_out = {
+        key: [list(cell) for cell, keys in sorted(have.items()) if key not in keys] for key in sorted(every - common)
+    }
+    told = {"compared": sorted(common), "cells": len(have), "left_out": left_out}
+    if not left_out:
+        return results, told
+    again = {}
+    for cell, result in results.items():
+        values = [value for key, value in result["tasks"].items() if key in common]
+        again[cell] = {**result, "score": mean_and_spread(values)[0] if cell in have else None}
+    return again, told
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float | None, float | None]:
@@ -49,7 +78,7 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
     return both / math.sqrt(spread) if spread > 0 else None
 
 
-def summarise(results: dict[tuple[str, int, str], dict[str, Any]], scale: str, label: str) -> dict[str, Any]:
+def summarise(results: Results, scale: str, label: str) -> dict[str, Any]:
     """One row of the table: a filter at a scale over its seeds.
 
     Args:
@@ -64,6 +93,8 @@ def summarise(results: dict[tuple[str, int, str], dict[str, Any]], scale: str, l
             tasks.setdefault(key, []).append(value)
     of_tasks = {key: mean_and_spread(values) for key, values in sorted(tasks.items())}
     kept = [r["kept"] / r["rows"] for r in mine.values() if r["rows"]]
+    copies = [r.get("contaminated") for r in mine.values()]  # absent in results of an older version
+    known = [float(count) for count in copies if count is not None]
     return {
         "scale": scale,
         "filter": label,
@@ -73,6 +104,7 @@ def summarise(results: dict[tuple[str, int, str], dict[str, Any]], scale: str, l
         "mean": mean,
         "deviation": spread,
         "kept": mean_and_spread(kept)[0],
+        "contaminated": mean_and_spread(known)[0] if len(known) == len(copies) else None,
         "samples_seen": sorted({r["samples_seen"] for r in mine.values()}, key=str),
         "tasks": {key: {"mean": m, "deviation": s} for key, (m, s) in of_tasks.items()},
     }
@@ -97,7 +129,7 @@ def _difference(a: list[float], b: list[float]) -> dict[str, Any]:
 
 
 def choose_and_confirm(
-    results: dict[tuple[str, int, str], dict[str, Any]],
+    results: Results,
     scale: str,
     labels: Sequence[str],
     choose: Sequence[int],
@@ -145,9 +177,7 @@ def choose_and_confirm(
     return {**found, "confirmed": _difference(a, b)}
 
 
-def above_chance(
-    results: dict[tuple[str, int, str], dict[str, Any]], scale: str, label: str = "no_filter"
-) -> dict[str, Any] | None:
+def above_chance(results: Results, scale: str, label: str = "no_filter") -> dict[str, Any] | None:
     """On how many tasks a filter's mean score is above a guess's; None where no cell of it is finished.
 
     Returns:

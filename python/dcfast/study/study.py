@@ -18,18 +18,26 @@ from dcfast.study.cell import read_result
 from dcfast.study.execute import Failure, execute
 from dcfast.study.grid import NOT_CANDIDATES, Cell, Grid, scaled
 from dcfast.study.output import write_results
-from dcfast.study.statistics import above_chance, choose_and_confirm, rank_correlation, summarise
+from dcfast.study.statistics import (
+    Results,
+    above_chance,
+    choose_and_confirm,
+    comparable,
+    rank_correlation,
+    summarise,
+)
 
 __all__ = ["collect", "run_study"]
 
-STUDY_VERSION = 1
-Results = dict[tuple[str, int, str], dict[str, Any]]
+STUDY_VERSION = 2
 
 
 def collect(
     grid: Grid, results: Results, choose: Sequence[int], confirm: Sequence[int], failed: Sequence[tuple[str, str]] = ()
 ) -> dict[str, Any]:
     """The study as JSON, of the cells that are finished. Keys: docs/study.md."""
+    recorded = results
+    results, tasks = comparable(recorded)
     table = [summarise(results, name, label) for name in grid.scales for label in grid.filters]
     means = {(row["scale"], row["filter"]): row["mean"] for row in table}
     pairs = []
@@ -42,7 +50,10 @@ def collect(
         verdict = choose_and_confirm(results, name, list(grid.filters), choose, confirm)
         verdicts.append({**verdict, "above_chance": above_chance(results, name)})
     cells = [
-        {"scale": name, "seed": seed, "label": label, **results[name, seed, label]}
+        {
+            **{"scale": name, "seed": seed, "label": label, **results[name, seed, label]},
+            "score_of_all": recorded[name, seed, label]["score"],
+        }
         for seed in grid.seeds
         for name in grid.scales
         for label in grid.filters
@@ -54,6 +65,7 @@ def collect(
         "filters": grid.filters,
         "scales": list(grid.scales),
         "seeds": list(grid.seeds),
+        "tasks": tasks,
         "cells": cells,
         "table": table,
         "verdicts": verdicts,
@@ -134,7 +146,8 @@ def run_study(
 
     def best() -> dict[str, str | None]:
         labels = list(grid.filters)
-        return {name: choose_and_confirm(results, name, labels, choose, confirm)["best"] for name in grid.scales}
+        known, _ = comparable(results)
+        return {name: choose_and_confirm(known, name, labels, choose, confirm)["best"] for name in grid.scales}
 
     def write(plots: bool) -> dict[str, Any]:
         study = collect(grid, results, choose, confirm, failed)

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from dcfast.errors import CorruptDataError, RunError
 from dcfast.train.dali import DaliDecoder, Encoded, plain_jpeg
 from dcfast.train.decode import BadPicture, Decoder, open_decoder
+from dcfast.train.failures import Failure
 from dcfast.train.order import Order, Places
 from dcfast.train.source import OpenSource, RawSample, SourceFiles
 from dcfast.train.windows import crop_windows
@@ -265,7 +266,17 @@ class _Numbered:
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, i: int) -> Batch:
+    def __getitem__(self, i: int) -> Batch | Failure:
+        from torch.utils.data import get_worker_info
+
+        try:
+            return self.make(i)
+        except Exception as error:
+            if get_worker_info() is None:
+                raise
+            return Failure.of(error)
+
+    def make(self, i: int) -> Batch:
         if self._maker is None:  # in the worker: open files are not shared between processes
             self._maker = BatchMaker(self._spec)
         number, chunk = divmod(i, self.chunks)
@@ -275,21 +286,25 @@ class _Numbered:
 
 def _finished(
     loader: Any, spec: BatchSpec, first_step: int, last_step: int, device: str, threads: int
-) -> Iterator[Batch]:
+) -> Iterator[Batch | Failure]:
     """The chunks with all their pixels; each is decoded while the one before it is in use."""
     decoder = DaliDecoder(spec.image_size, device=device, threads=threads)
     again = _Numbered(replace(spec, decoder="pil"), first_step, last_step)
+
+    def finish(i: int, chunk: Batch | Failure) -> Batch | Failure:
+        return chunk if isinstance(chunk, Failure) else decoder.finish(chunk, partial(again.make, i))
+
     with ThreadPoolExecutor(1, thread_name_prefix="dcfast-dali") as pool:
-        ahead: deque[Future[Batch]] = deque()
+        ahead: deque[Future[Batch | Failure]] = deque()
         for i, chunk in enumerate(loader):
-            ahead.append(pool.submit(decoder.finish, chunk, partial(again.__getitem__, i)))
+            ahead.append(pool.submit(finish, i, chunk))
             if len(ahead) == 2:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Batch | Failure) -> Batch | Failure:
     return batch
 
 
@@ -310,7 +325,8 @@ def iterate_batches(
     Args:
         device: where DALI decodes, ``cpu`` or ``cuda:K``; the pictures are there then. Other decoders use the CPU.
     Raises:
-        RunError: a worker died.   CorruptDataError: no usable sample was found.
+        RunError: a worker died.   CorruptDataError: no usable sample was found.   Whatever else a worker raised, as
+            if it had been raised here.
     Memory: for each worker up to 64 MiB of pixels made ahead, in shared memory, but at least one chunk.
     """
     import torch
@@ -337,6 +353,8 @@ def iterate_batches(
         made = _finished(loader, spec, first_step, last_step, device, workers)
     try:
         for chunk in made:
+            if isinstance(chunk, Failure):
+                chunk.reraise()
             chunks.append(chunk)
             if len(chunks) == dataset.chunks:
                 yield join_batches(chunks)

@@ -202,6 +202,8 @@ class Trainer:
             keep_lines(self.folder / "log.jsonl", lambda line: int(line["step"]) <= self.step)
             for path in self.folder.glob("replaced-*.jsonl"):  # there may have been more ranks before
                 keep_lines(path, lambda line: int(line["step"]) < self.step)
+            for path in self.folder.glob("nonfinite-*.json"):  # of an earlier start: it says nothing about this one
+                path.unlink()
         self.ranks.barrier()
 
     # --- the steps --------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from dcfast.train.dali import DaliDecoder, require_dali
 from dcfast.train.loop import Ranks, Trainer, num_steps, use_channels_last, world_sizes
 from dcfast.train.objective import create_loss
 from dcfast.train.optimizer import create_optimizer, create_scaler
+from dcfast.train.precision import warn_of_slow_precision
 from dcfast.train.settings import TrainSettings
 from dcfast.train.source import OpenSource, SourceFiles, prepare_source
 
@@ -156,6 +157,7 @@ def _train(settings: TrainSettings, ranks: Ranks, on_step: Callable[[int], None]
     folder.mkdir(parents=True, exist_ok=True)
     if ranks.rank == 0:
         remove_leftovers(folder)
+        warn_of_slow_precision(recipe.precision, ranks.device)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     files, fingerprints = _prepare(settings, folder, ranks)

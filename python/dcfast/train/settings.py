@@ -11,7 +11,7 @@ from typing import Any
 
 from dcfast.scales import Scale, scale
 
-__all__ = ["RECIPE_FIELDS", "TrainSettings", "TrainSource", "parse_sources"]
+__all__ = ["RECIPE_FIELDS", "TrainSettings", "TrainSource", "parse_sources", "recipe_departures"]
 
 RECIPE_FIELDS = tuple(f.name for f in fields(Scale) if f.name not in ("name", "pool_bytes", "gpu_hours"))
 """What ``TrainSettings.overrides`` may change; each change makes a training non-standard."""
@@ -61,6 +61,15 @@ def _check_type(name: str, value: Any, standard: Any) -> None:
     finite = not isinstance(value, float) or math.isfinite(value)
     if not fits or not finite or (isinstance(value, bool) and not isinstance(standard, bool)):
         raise ValueError(f"{name} must be {words}; got {value!r}")
+
+
+def recipe_departures(standard: Scale, made: Scale) -> list[str]:
+    """In words, which fields of a recipe are not those of its scale; empty where all are."""
+    return [
+        f"{name} {getattr(made, name)} instead of {getattr(standard, name)}"
+        for name in RECIPE_FIELDS
+        if getattr(made, name) != getattr(standard, name)
+    ]
 
 
 @dataclass(frozen=True)
@@ -151,12 +160,7 @@ class TrainSettings:
 
     def non_standard(self) -> list[str]:
         """In words, what departs from the scale's recipe; empty = standard. Rounding and hardware do not count."""
-        standard, made = scale(self.scale), self.recipe()
-        said = [
-            f"{name} {getattr(made, name)} instead of {getattr(standard, name)}"
-            for name in RECIPE_FIELDS
-            if getattr(made, name) != getattr(standard, name)
-        ]
+        said = recipe_departures(scale(self.scale), self.recipe())
         if not self.resample:
             said.append("samples without replacement")
         return said

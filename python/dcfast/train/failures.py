@@ -1,0 +1,43 @@
+"""Errors of the processes that make batches, carried to the training as they are.
+
+torch's DataLoader raises a worker's error anew with a text of its own around it, and without what its class holds
+besides a message. So a worker returns its error in place of a batch, and the training raises it.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import traceback
+from dataclasses import dataclass
+from typing import NoReturn
+
+from dcfast.errors import RunError
+
+__all__ = ["Failure"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a worker returns in place of a batch: its error, and the traceback as text."""
+
+    error: Exception
+    where: str
+
+    @classmethod
+    def of(cls, error: Exception) -> Failure:
+        """The failure of a worker; an error that cannot travel between processes becomes a RunError that names it."""
+        where = "".join(traceback.format_exception(error))
+        try:
+            pickle.dumps(error)
+            there = copy.copy(error)  # made again as the other process will
+            whole = type(there) is type(error) and str(there) == str(error)
+        except Exception:  # whatever its class does when it is taken apart
+            whole = False
+        named = RunError(f"reading training samples failed: {type(error).__name__}: {error}")
+        return cls(error if whole else named, where)
+
+    def reraise(self) -> NoReturn:
+        """Raises the error; where it came from is a note of it, which a traceback shows and a message does not."""
+        self.error.add_note(f"in a process that reads training samples:\n{self.where}")
+        raise self.error
