@@ -148,7 +148,7 @@ def test_what_is_trained_on_is_known_by_content(source: str, tmp_path: Path, mon
     (tmp_path / "train").mkdir()
     arguments = {
         **{"source": source, "shard_dir": str(pool / "shards"), "segments": 2, "scale": "tiny"},
-        **{"overrides": {}, "seed": 0, "loss": "dcfast", "device": "cpu"},
+        **{"overrides": {}, "seed": 0, "loss": "dcfast", "decoder": "pil", "device": "cpu"},
     }
 
     def goes_on(exclude: list[int]) -> bool:
@@ -251,6 +251,7 @@ def test_without_a_gpu_large_scales_are_refused(pool: Path, tmp_path: Path, monk
         ({"loss": "opne_clip"}, "loss must be one of open_clip, dcfast; got 'opne_clip'; did you mean 'open_clip'"),
         ({"device": "gpu"}, "device must be one of auto, cpu, cuda; got 'gpu'"),
         ({"train_from": "shard"}, "did you mean 'shards'"),
+        ({"decoder": "dally"}, "decoder must be one of pil, pil_reduced, dali; got 'dally'; did you mean 'dali'"),
         ({"features": {"l41": "teacher"}}, "prefix must be one of b32, l14; got 'l41'; did you mean 'l14'"),
         ({"features": {"l14": ""}}, "l14 needs a model"),
         ({"samples_seen": 0}, "samples_seen must be at least 1; got 0"),
@@ -307,10 +308,11 @@ def test_options_become_settings(tmp_path: Path) -> None:
 
     words = ["--features", "l14=ViT-L-14:openai", "b32=ViT-B-32:sub/x.pt", "--compare", "none", "--no-train"]
     words += ["--pool", "p", "--samples-seen", "700", "--device", "cpu", "--loss", "dcfast", "--train-from", "shards"]
+    words += ["--decoder", "pil_reduced"]
     got = settings_of(parser().parse_args(words))
     assert got.features == {"l14": "ViT-L-14:openai", "b32": f"ViT-B-32:{os.path.abspath('sub/x.pt')}"}
     assert (got.compare, got.train, got.samples_seen) == ("none", False, 700)
-    assert (got.device, got.loss, got.train_from) == ("cpu", "dcfast", "shards")
+    assert (got.device, got.loss, got.train_from, got.decoder) == ("cpu", "dcfast", "shards", "pil_reduced")
     assert settings_of(parser().parse_args(["--features", "none"])).features == {}
     assert settings_of(parser().parse_args(["--world", "rows=5"])).world == {"rows": 5}
     assert Run(tmp_path, Settings()).features == {"b32": "teacher", "l14": "teacher"}

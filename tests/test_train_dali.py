@@ -19,7 +19,7 @@ from dcfast.train.dali import DaliDecoder, Encoded, plain_jpeg
 from dcfast.train.source import prepare_source
 from pool_builder import picture
 from test_train_batches import jpeg, same, spec_of
-from train_builder import both_sources, small
+from train_builder import both_sources, build_pool, small
 
 # importing DALI warns of what it uses itself
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -175,3 +175,31 @@ def test_encoded_pictures_cross_as_one_tensor() -> None:
     assert encoded.places.tolist() == [2, 5, 9]
     assert [bytes(p) for p in encoded.pictures()] == [b"", b"abc", b"defg"]
     assert encoded.data.dtype == torch.uint8
+
+
+def test_a_run_takes_the_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without DALI nothing begins."""
+    from dcfast.run import main
+    from dcfast.stages.settings import Settings, check_settings
+
+    settings = Settings(pool=str(tmp_path), filter="no_filter", compare="none", decoder="dali")
+    check_settings(settings)
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    with pytest.raises(MissingDependencyError, match="decoder 'dali' needs NVIDIA DALI"):
+        check_settings(settings)
+    check_settings(dataclasses.replace(settings, train=False))
+    assert main(["--decoder", "dali", "--out", str(tmp_path / "run"), "--quiet"]) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_training_stage_of_a_run_decodes_with_it(tmp_path: Path) -> None:
+    from dcfast.run import run
+    from dcfast.stages.settings import Settings
+
+    pool = build_pool(tmp_path / "pool", 140)
+    settings = Settings(
+        pool=str(pool), filter="no_filter", compare="none", decoder="dali", samples_seen=128, device="cpu"
+    )
+    summaries = run(tmp_path / "run", settings, last="train")
+    assert summaries["train"]["recipe"]["decoder"] == "dali"
+    assert 0 < summaries["train"]["decoder_difference"]["mean"] < 0.5

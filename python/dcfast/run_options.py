@@ -62,6 +62,12 @@ def add_training_options(p: argparse.ArgumentParser) -> None:
         help="index (the pool and the subset) or shards (the new shards); the batches are the same (default index)",
     )
     p.add_argument(
+        "--decoder",
+        default="pil",
+        metavar="NAME",
+        help="of the training's pictures: pil, pil_reduced or dali (docs/training.md; default pil)",
+    )
+    p.add_argument(
         "--samples-seen",
         type=int,
         metavar="N",
@@ -189,6 +195,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         loss=args.loss,
         device=args.device,
         train_from=args.train_from,
+        decoder=args.decoder,
         samples_seen=args.samples_seen,
         world=parse_world(args.world),
     )

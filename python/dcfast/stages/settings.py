@@ -40,6 +40,7 @@ class Settings:
         loss: ``open_clip`` or ``dcfast``.
         device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
         train_from: ``index`` (pool and subset) or ``shards`` (the new shards); the batches are the same.
+        decoder: of the training's pictures, a name of ``dcfast.train.decode.DECODERS``.
         samples_seen: of training, instead of the recipe's: such a run is marked as non-standard.
         world: changes to the built-in world's ``WorldSpec`` (``{"rows": 3200}``), or None.
     """
@@ -60,6 +61,7 @@ class Settings:
     loss: str = "dcfast"
     device: str = "auto"
     train_from: str = "index"
+    decoder: str = "pil"
     samples_seen: int | None = None
     world: dict[str, Any] | None = None
 
@@ -75,7 +77,8 @@ def check_settings(settings: Settings) -> None:
     """Looks for what can be known to be wrong without reading a file.
 
     Raises:
-        ValueError: names the option, what was expected and what came.
+        ValueError: names the option, what was expected and what came.   MissingDependencyError: decoder ``dali``
+            without DALI.
     """
     from dcfast.scales import scale
 
@@ -83,6 +86,13 @@ def check_settings(settings: Settings) -> None:
     _one_of("loss", settings.loss, LOSSES)
     _one_of("device", settings.device, DEVICES)
     _one_of("train_from", settings.train_from, SOURCES)
+    from dcfast.train.decode import DECODERS
+
+    _one_of("decoder", settings.decoder, tuple(DECODERS))
+    if settings.decoder == "dali" and settings.train:
+        from dcfast.train.dali import require_dali
+
+        require_dali()
     for prefix, model in (settings.features or {}).items():
         _one_of("features: the prefix", prefix, tuple(SCORES))
         if not model:

@@ -97,6 +97,7 @@ def train_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
         overrides=args["overrides"],
         seed=args["seed"],
         loss=args["loss"],
+        decoder=args["decoder"],
         device=resolve_device(args["device"]),
         threads=_threads,
     )
@@ -154,6 +155,7 @@ def steps(run: Run) -> Steps:
                 "overrides": {} if settings.samples_seen is None else {"samples_seen": settings.samples_seen},
                 "seed": settings.seed,
                 "loss": settings.loss,
+                "decoder": settings.decoder,
                 "device": settings.device,
             },
             inputs=inputs,

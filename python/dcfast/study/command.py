@@ -70,6 +70,7 @@ def _grid(args: argparse.Namespace) -> Grid:
         features=parse_features(args.features),
         teacher_uids=absolute(args.teacher_uids) if args.teacher_uids is not None else None,
         loss=args.loss,
+        decoder=args.decoder,
         device=args.device,
         train_from=args.train_from,
         samples_seen=args.samples_seen,
