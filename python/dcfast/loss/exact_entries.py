@@ -25,7 +25,7 @@ RIVALS = 1 / (2 * _SHARE) - 2
 # below this logit the error of an entry is too small to matter
 _LEAST_LOGIT = 10.0
 _MOST = 4096
-_ROWS = 64
+_LINES = 64
 _DOTS = 256
 
 
@@ -53,38 +53,48 @@ def worth_a_look(largest: float, away: float) -> bool:
     return largest > 0 and math.log(largest) + away > _LEAST_LOGIT if math.isfinite(largest) else False
 
 
-def find(e: Tensor, off: Tensor, row_inverse: Tensor, col_inverse: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+class Side(NamedTuple):
+    """Of the rows, or of the columns, of a strip: 1 - P_ii, and what makes P of an exponential; float64."""
+
+    share: Tensor
+    inverse: Tensor
+
+
+def find(e: Tensor, rows: Side, cols: Side, threshold: float) -> tuple[Tensor, Tensor]:
     """Rows and columns of the entries of a strip e whose weight is above the threshold, at most _MOST of them.
 
-    Where there are more, the threshold is doubled until they fit: equal entries stay or go together. ``off``: (M,) sums
-    of the rows; the inverses: (M,) and (N,) float64 factors that make weights of exponentials.
+    Where there are more, the threshold is doubled until they fit: equal entries stay or go together.
     """
-    largest = col_inverse.max()
-    # no entry is larger than the sum of its row: rows with small sums need no look
-    top = off if int((off * (row_inverse + largest) > threshold).sum()) <= _ROWS else e.amax(1).double()
     while True:
-        least = threshold / (row_inverse + largest)
-        found = _above(e, (top > least).nonzero().flatten(), least, row_inverse, col_inverse, threshold)
+        found = _search(e, rows, cols, threshold)
         if found is not None:
             return found[0], found[1]
         threshold *= 2
 
 
-def _above(
-    e: Tensor, rows: Tensor, least: Tensor, row_inverse: Tensor, col_inverse: Tensor, threshold: float
-) -> Tensor | None:
-    """(2, n) the entries of some rows above the threshold; None where they, or those worth a look, are too many."""
-    found, looked_at = [rows.new_empty(2, 0)], 0
-    for part in torch.split(rows, _ROWS):
-        entries = e[part]
-        above = entries > least[part, None].to(e.dtype)
-        looked_at += int(above.sum())
-        if looked_at > 16 * _MOST:
-            return None
-        i, j = above.nonzero(as_tuple=True)
-        heavy = entries[i, j].double() * (row_inverse[part[i]] + col_inverse[j]) > threshold
-        found.append(torch.stack([part[i[heavy]], j[heavy]]))
-    out = torch.cat(found, 1)
+def _search(e: Tensor, rows: Side, cols: Side, threshold: float) -> Tensor | None:
+    """(2, n) the entries above the threshold; None where they, or those worth a look, are too many.
+
+    Of an entry above it P_ij or Q_ij is above half of it, and no P_ij is larger than the share of its row: most rows
+    and columns need no look.
+    """
+    half = threshold / 2
+    found, looked_at = [], 0
+    for dim, side in enumerate((rows, cols)):
+        for part in torch.split((side.share > half).nonzero().flatten(), _LINES):
+            lines = e.index_select(dim, part)
+            least = (half / side.inverse[part]).to(e.dtype)
+            above = lines > (least[:, None] if dim == 0 else least)
+            looked_at += int(above.sum())
+            if looked_at > 16 * _MOST:
+                return None
+            i, j = above.nonzero(as_tuple=True)
+            x = lines[i, j].double()
+            i, j = (part[i], j) if dim == 0 else (i, part[j])
+            p, q = x * rows.inverse[i], x * cols.inverse[j]
+            keep = (p + q > threshold) & ((p > half) if dim == 0 else (p <= half))
+            found.append(torch.stack([i[keep], j[keep]]))
+    out = torch.cat(found, 1) if found else torch.empty(2, 0, dtype=torch.int64, device=e.device)
     return out if out.shape[1] <= _MOST else None
 
 

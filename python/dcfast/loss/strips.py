@@ -29,6 +29,8 @@ _STRIP_BYTES = 8 << 20
 # Below this the products of a strip no longer run at full speed.
 _LEAST_ROWS = 128
 _DOT_ROWS = 1024
+# log2: above it the sums of a gradient times features could overflow
+_MOST_UNIT = 80
 # Blocks of at most so many rows and columns are worked on in float64: their errors would not average out.
 SMALL = 256
 _LN2 = math.log(2.0)
@@ -145,8 +147,10 @@ class _Mend:
         self._shares = self._shares.plus(off / total)
         if not exact_entries.worth_a_look(float(off.max()), self._away):
             return
-        inverses = total.reciprocal(), (sums.col_off + self._cols).reciprocal()
-        i, j = exact_entries.find(e, off, *inverses, self._shares.threshold)
+        col_total = sums.col_off + self._cols
+        of_rows = exact_entries.Side(off / total, total.reciprocal())
+        of_cols = exact_entries.Side(sums.col_off / col_total, col_total.reciprocal())
+        i, j = exact_entries.find(e, of_rows, of_cols, self._shares.threshold)
         if i.numel():
             by = exact_entries.exponentials(part, self._text, i, j, self._scale, self._away) - e[i, j].double()
             off.index_add_(0, i, by)
@@ -269,11 +273,13 @@ def clip_products(
         same = needs[0] and image_weights == text_weights
         if image_sum is not None and needs[0]:
             grad = gradient.weighted(*image_weights)
-            multiply(image_sum[rows], grad, text, gradient.unit, add=into_image is not None)
+            multiply(image_sum[rows], grad, text, 1 / gradient.unit, add=into_image is not None)
         if text_sum is not None:
             if not same:
                 grad = gradient.weighted(*text_weights)
-            multiply(text_sum, grad.t(), part, gradient.unit, add=start > 0)
+            multiply(text_sum, grad.t(), part, 1.0, add=start > 0)
+    if text_sum is not None:
+        text_sum.mul_(1 / gradient.unit)
     return Products(image_sum if needs[0] else None, text_sum, dot_sums if dots else None)
 
 
@@ -284,16 +290,21 @@ def _narrowed(products: Products, dtype: torch.dtype, into_image: Tensor | None)
     return Products(image, None if text is None else text.to(dtype), dots)
 
 
-def multiply(out: Tensor, a: Tensor, b: Tensor, unit: float, *, add: bool) -> None:
-    """out = a @ b / unit, added to what is there if ``add``."""
-    torch.addmm(out, a, b, beta=1 if add else 0, alpha=1 / unit, out=out)
+def multiply(out: Tensor, a: Tensor, b: Tensor, factor: float, *, add: bool) -> None:
+    """out = factor * a @ b, added to what is there if ``add``."""
+    if factor == 1:
+        torch.addmm(out, a, b, beta=1 if add else 0, out=out)
+    elif add:  # not by addmm's alpha, which may be applied to a: it would be full of denormal numbers
+        out.add_(torch.mm(a, b), alpha=factor)
+    else:
+        torch.mm(a, b, out=out).mul_(factor)
 
 
 class _Gradient:
     """G of one strip at a time, from one exponential a logit (two where the flag is set), times a power of two.
 
-    The power, ``unit``, brings the smallest factor 1 / sum to 1 or more: then no product is a denormal number, which
-    processors multiply a hundred times slower, unless its exponential was one.
+    The power, ``unit``, brings the smallest factor 1 / sum towards 1: then no product is a denormal number, which
+    processors multiply a hundred times slower, unless its exponential was nearly one.
     """
 
     def __init__(self, text: Tensor, scale: Tensor, strip: ClipStrip, height: int, *, mend: bool) -> None:
@@ -304,7 +315,7 @@ class _Gradient:
         if not self._flagged:
             least = float(torch.minimum(strip.rows[INVERSE].min(), strip.cols[INVERSE].min()))
             if 0 < least < 1:
-                self.unit = 2.0 ** -math.frexp(least)[1]
+                self.unit = 2.0 ** min(-math.frexp(least)[1], _MOST_UNIT)
         self._natural = [(stats[LSE2] * _LN2).to(text.dtype) for stats in (strip.rows, strip.cols)]
         self._inverse = [stats[INVERSE] for stats in (strip.rows, strip.cols)]
         if self._flagged:
@@ -343,12 +354,12 @@ class _Gradient:
             dot_sums += self._dots(part)
 
     def _mend(self, part: Tensor, threshold: float) -> None:
-        inverse = self._strip.rows[INVERSE, self._rows]
-        off = self._strip.rows[SHARE, self._rows] / inverse
-        if not exact_entries.worth_a_look(float(off.max()), self._shift):
+        rows, cols = self._strip.rows[:, self._rows], self._strip.cols
+        if not exact_entries.worth_a_look(float((rows[SHARE] / rows[INVERSE]).max()), self._shift):
             return
         e = self._exponentials
-        i, j = exact_entries.find(e, off, inverse, self._strip.cols[INVERSE], threshold)
+        of_rows, of_cols = (exact_entries.Side(stats[SHARE], stats[INVERSE]) for stats in (rows, cols))
+        i, j = exact_entries.find(e, of_rows, of_cols, threshold)
         if i.numel():
             exact = exact_entries.exponentials(part, self._text, i, j, float(self._scale), self._shift)
             e[i, j] = exact.to(e.dtype)
