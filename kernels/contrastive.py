@@ -107,12 +107,14 @@ def clip_sums(
     first: int = 0,
     /,
     *,
+    positives: tuple[Tensor, Tensor] | None = None,
     precision: str | None = None,
     config: Config | None = None,
 ) -> ClipSums:
     """One sweep over the block, 2 M N D operations. Memory while it runs: about 0.1 byte a logit.
 
     Args:
+        positives: accepted for what other backends do with it, not used.
         precision: of float32 products: "ieee", "tf32x3" or "tf32"; by default torch.get_float32_matmul_precision()'s.
         config: tile sizes; by default measured once and kept (see ``tuning``).
     """

@@ -64,7 +64,40 @@ def test_a_fitted_batch_keeps_its_digits(dtype: torch.dtype) -> None:
     found = reference.run(dcfast.clip_loss, *inputs, upstream=4096.0)
     wanted = reference.exact(reference.naive_clip, *inputs, upstream=4096.0)
     assert 0 < wanted[0] < 1e-3
-    assert max(reference.errors(found, wanted)) < max(reference.BARS[dtype], 5e-6)
+    assert max(reference.errors(found, wanted)) < reference.BARS[dtype]
+
+
+@pytest.mark.parametrize("noise", [2.3, 0.5, 0.15])
+@pytest.mark.parametrize("scale", [14.3, 100.0])
+@pytest.mark.parametrize(("rows", "width"), [(3, 64), (64, 64), (257, 64), (257, 512), (700, 256)])
+def test_the_bars_hold_however_well_a_batch_is_fitted(rows: int, width: int, scale: float, noise: float) -> None:
+    """A few entries carry the loss then, and the rounding of their logits does not average out."""
+    for seed in range(3 if rows < 300 else 1):
+        inputs = (*reference.features(rows, width, noise=noise, seed=seed), torch.tensor(scale))
+        wanted = reference.exact(reference.fitted_clip, *inputs)
+        if float(wanted[0]) > 1e-33:  # below it gradients are denormal numbers
+            reference.assert_close(reference.run(dcfast.clip_loss, *inputs), wanted, torch.float32)
+
+
+def test_the_scales_gradient_where_it_nearly_cancels() -> None:
+    for seed in range(20):
+        inputs = (*reference.features(4, 24, noise=1.0, seed=seed), torch.tensor(14.3))
+        found, wanted = reference.run(dcfast.clip_loss, *inputs), reference.exact(reference.fitted_clip, *inputs)
+        reference.assert_close(found, wanted, torch.float32)
+
+
+def test_equal_entries_are_corrected_together_or_not_at_all() -> None:
+    """More equal rivals than are ever multiplied again: what is left out must not depend on their order."""
+    image, text = reference.features(300, 64, noise=0.1)
+    image[10:200], text[10:200] = image[10], text[10]
+    inputs = (image, text, torch.tensor(60.0))
+    found, wanted = reference.run(dcfast.clip_loss, *inputs), reference.exact(reference.fitted_clip, *inputs)
+    assert float(found[0]) == pytest.approx(float(wanted[0]), rel=2e-6)
+    # texts that are equal pull and push alike: what is left of the gradients is rounding, of numbers of about 0.2
+    assert max(float((x - y).abs().max()) for x, y in zip(found[1:], wanted[1:], strict=True)) < 2e-6
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
+    moved = reference.run(dcfast.clip_loss, image[order], text[order], inputs[2])
+    assert float(moved[0]) == pytest.approx(float(found[0]), rel=1e-6)
 
 
 def test_features_of_any_norm() -> None:

@@ -6,7 +6,7 @@ z_ij = scale * <image_i, text_j>, M rows against N columns, and keep a bounded s
 i is column i + first; outside 0..N-1 the block holds none. Sums leave the positives out and keep them apart, so that
 1 - P_ii and -log P_ii keep their relative accuracy on a batch that is nearly fitted.
 
-Compute dtype: float64 for float64 features, else float32.
+Compute dtype: float64 for float64 features, else float32. Sums and statistics have ``stats_dtype``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ClipSums(NamedTuple):
 
     row_off: Tensor  # (M,) sums of exponentials without the positives
     col_off: Tensor  # (N,)
-    diag: Tensor  # (M,) the exponent of the positive; -inf where it is not in this block
+    diag: Tensor  # (M,) or (M, 2): what clip_stats wants to know of the positives; -inf where not in this block
 
 
 class ClipStrip(NamedTuple):
@@ -62,7 +62,21 @@ class Backend(Protocol):
         """0-dim: the shift at which no sum of ``terms`` exponentials overflows."""
         ...
 
-    def clip_sums(self, image: Tensor, text: Tensor, scale: Tensor, shift: Tensor, first: int = 0, /) -> ClipSums: ...
+    def clip_sums(
+        self,
+        image: Tensor,
+        text: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        first: int = 0,
+        /,
+        positives: tuple[Tensor, Tensor] | None = None,
+    ) -> ClipSums:
+        """``positives``: the ``diag`` of the rows and of the columns of a block that does not hold them, where known.
+
+        They tell which entries matter, and need more digits than others.
+        """
+        ...
 
     def clip_stats(self, off: Tensor, diag: Tensor, shift: Tensor, /) -> tuple[Tensor, Tensor]:
         """((4, n) statistics, int32 flags) of n rows or columns from complete sums and their positives."""
@@ -127,15 +141,23 @@ class Backend(Protocol):
         ...
 
 
+def stats_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """float64 where torch does the work, float32 where Triton does."""
+    return torch.float32 if _is_triton(device, dtype) else torch.float64
+
+
 def backend_for(device: torch.device, dtype: torch.dtype) -> Backend:
     """Triton for float32, bfloat16 and float16 on CUDA devices, else torch.
 
     DCFAST_LOSS_BACKEND=torch or triton chooses: torch on any device, triton on the CPU too under TRITON_INTERPRET=1
     (float64 always goes to torch). Raises ValueError for another name.
     """
+    name = "dcfast.kernels.contrastive" if _is_triton(device, dtype) else "dcfast.loss.torch_backend"
+    return cast("Backend", importlib.import_module(name))
+
+
+def _is_triton(device: torch.device, dtype: torch.dtype) -> bool:
     asked = os.environ.get("DCFAST_LOSS_BACKEND", "")
     if asked not in ("", "torch", "triton"):
         raise ValueError(f"DCFAST_LOSS_BACKEND must be torch or triton, got {asked!r}")
-    triton = dtype != torch.float64 and (asked == "triton" or (asked == "" and device.type == "cuda"))
-    name = "dcfast.kernels.contrastive" if triton else "dcfast.loss.torch_backend"
-    return cast("Backend", importlib.import_module(name))
+    return dtype != torch.float64 and (asked == "triton" or (asked == "" and device.type == "cuda"))

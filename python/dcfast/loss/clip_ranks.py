@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dcfast.loss import clip_ring
 from dcfast.loss.arguments import check_finite
-from dcfast.loss.backend import NLL, Backend, ClipStrip, Weights, backend_for
+from dcfast.loss.backend import NLL, Backend, ClipStrip, Weights, backend_for, stats_dtype
 from dcfast.loss.ops import fake_gradients, plain, wanted, wide
 from dcfast.loss.ranks import Ranks, ranks_of
 
@@ -51,7 +51,7 @@ def clip_loss_ranks(
         loss = (strip.rows[NLL].mean() + own[NLL].mean()) / 2
         if not local_loss:
             loss = ranks.all_reduce(loss) / world_size
-    return loss, *strip, all_text
+    return loss.to(wide(image)), *strip, all_text
 
 
 @clip_loss_ranks.register_fake
@@ -69,8 +69,9 @@ def _(
     num_rows, dtype = image.shape[0], wide(image)
     ring = schedule == "ring"
     loss, shift = image.new_empty((), dtype=dtype), image.new_empty((), dtype=dtype)
-    rows = image.new_empty(4, num_rows, dtype=dtype)
-    cols = image.new_empty(4, num_rows * (1 if ring else world_size), dtype=dtype)
+    stats = stats_dtype(image.device, image.dtype)
+    rows = image.new_empty(4, num_rows, dtype=stats)
+    cols = image.new_empty(4, num_rows * (1 if ring else world_size), dtype=stats)
     texts = text.new_empty(0) if ring else text.new_empty(num_rows * world_size, text.shape[1])
     return loss, rows, cols, shift, image.new_empty((), dtype=torch.int32), texts
 
@@ -90,12 +91,14 @@ def _forward(backend: Backend, ranks: Ranks, image: Tensor, text: Tensor, scale:
     gathering.wait()
     row_off, col_off = own.row_off, all_text.new_empty(all_text.shape[0], dtype=own.col_off.dtype)
     col_off[begin : begin + num_rows] = own.col_off
-    others = [slice(0, begin), slice(begin + num_rows, all_text.shape[0])]
-    for block in others:
-        if block.stop > block.start:
-            sums = backend.clip_sums(image, all_text[block], scale, shift, all_text.shape[0])
-            row_off, col_off[block] = row_off + sums.row_off, sums.col_off
     all_diag, _ = ranks.gather(own.diag)
+    for other in range(ranks.size):
+        # rank by rank, as the backward pass goes: the logits are rounded alike in both
+        block = slice(other * num_rows, (other + 1) * num_rows)
+        if other != ranks.rank:
+            positives = own.diag, all_diag[block]
+            sums = backend.clip_sums(image, all_text[block], scale, shift, num_rows, positives=positives)
+            row_off, col_off[block] = row_off + sums.row_off, sums.col_off
     rows, row_flags = backend.clip_stats(row_off, own.diag, shift)
     cols, col_flags = backend.clip_stats(ranks.all_reduce(col_off), all_diag, shift)
     flag = ranks.all_max(torch.maximum(row_flags.max(), col_flags.max()))
@@ -159,7 +162,7 @@ def clip_loss_ranks_backward(
         if need_scale:
             dot = own_p + own_q
             share = upstream / (2 * image.shape[0])
-            scale_grad = (dot if local_loss else ranks.all_reduce(dot) / world_size).to(scale.dtype) * share
+            scale_grad = ((dot if local_loss else ranks.all_reduce(dot) / world_size) * share).to(scale.dtype)
     return image_grad, text_grad, scale_grad
 
 
@@ -201,7 +204,7 @@ def _backward(
     num_rows = image.shape[0]
     need_image, need_text, need_scale = needs
     image_raw = image.new_zeros(image.shape, dtype=wide(image)) if need_image else None
-    by_rank = torch.zeros(2, ranks.size, dtype=wide(image), device=image.device)
+    by_rank = torch.zeros(2, ranks.size, dtype=strip.rows.dtype, device=image.device)
     own_text: Tensor | None = None
     pending: list[tuple[Any, Tensor]] = []
     for other in range(ranks.size):

@@ -2,7 +2,8 @@
 
 Texts are sent on before they are worked on, so that they travel meanwhile. Their column sums and their gradients travel
 one step behind, each rank adding its part, and arrive at home after as many steps as there are ranks: sums are in the
-order of the ring, the same in every run. Memory: two blocks of texts, of gradients and of statistics.
+order of the ring, the same in every run. Memory: two blocks of texts, of gradients and of statistics; two numbers a
+positive of all ranks.
 """
 
 from __future__ import annotations
@@ -33,12 +34,14 @@ def forward(backend: Backend, ranks: Ranks, image: Tensor, text: Tensor, scale: 
 
     shift = common_shift(backend, ranks, image, text, scale)
     num_rows = image.shape[0]
-    row_off = col_off = diag = shift.new_empty(0)
+    row_off = col_off = diag = all_diag = shift.new_empty(0)
     for owner, (block,) in rounds(ranks, text):
-        sums = backend.clip_sums(image, block, scale, shift, 0 if owner == ranks.rank else num_rows)
         if owner == ranks.rank:
-            row_off, col_off, diag = sums
+            row_off, col_off, diag = backend.clip_sums(image, block, scale, shift, 0)
+            all_diag, _ = ranks.gather(diag)
         else:
+            positives = diag, all_diag[owner * num_rows : (owner + 1) * num_rows]
+            sums = backend.clip_sums(image, block, scale, shift, num_rows, positives=positives)
             # the sums of this block arrive from the rank before, which had it one step earlier
             row_off, col_off = row_off + sums.row_off, ranks.pass_on(col_off).wait()[0] + sums.col_off
     (col_off,) = ranks.pass_on(col_off).wait()
@@ -81,10 +84,10 @@ def backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
     """As ``_backward`` of clip_ranks."""
     need_image, need_text, need_scale = needs
-    wide = strip.rows.dtype
-    image_raw = image.new_zeros(image.shape, dtype=wide) if need_image else None
-    text_raw = text.new_zeros(text.shape if need_text else (0,), dtype=wide)
-    own_p, block_q = scale.new_zeros(()), scale.new_zeros(1)
+    dtype = torch.float64 if image.dtype == torch.float64 else torch.float32
+    image_raw = image.new_zeros(image.shape, dtype=dtype) if need_image else None
+    text_raw = text.new_zeros(text.shape if need_text else (0,), dtype=dtype)
+    own_p, block_q = strip.rows.new_zeros(()), strip.rows.new_zeros(1)
     for owner, (block, cols) in rounds(ranks, text, strip.cols):
         own = owner == ranks.rank
         products = backend.clip_products(

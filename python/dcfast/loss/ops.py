@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from dcfast.loss.arguments import check_finite
-from dcfast.loss.backend import LSE2, NLL, Backend, ClipStrip, Products, backend_for
+from dcfast.loss.backend import LSE2, NLL, Backend, ClipStrip, Products, backend_for, stats_dtype
+from dcfast.loss.strips import SMALL
 
 _LN2 = 0.6931471805599453
 _FEW = 4096
@@ -35,13 +36,13 @@ def clip_loss(image: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, Tenso
     with plain(image):
         strip = backend_for(image.device, image.dtype).clip_forward(image, text, scale)
         loss = (strip.rows[NLL].mean() + strip.cols[NLL].mean()) / 2
-    return loss, *strip
+    return loss.to(wide(image)), *strip
 
 
 @clip_loss.register_fake
 def _(image: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     loss = image.new_empty((), dtype=wide(image))
-    rows = image.new_empty(4, image.shape[0], dtype=wide(image))
+    rows = image.new_empty(4, image.shape[0], dtype=stats_dtype(image.device, image.dtype))
     flag = image.new_empty((), dtype=torch.int32)
     return loss, rows, torch.empty_like(rows), torch.empty_like(loss), flag
 
@@ -62,9 +63,9 @@ def clip_loss_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of image features, text features and scale; without elements where not needed."""
     backend = backend_for(image.device, image.dtype)
-    # The scale's gradient falls out of either product. Of a small batch in half precision it is summed before the
-    # logits' gradients are rounded: their errors average out only over many.
-    dots = need_scale and image.dtype.itemsize == 2 and image.shape[0] <= _FEW
+    # The scale's gradient falls out of either product. Of a small batch, and in half precision, it is summed before
+    # the logits' gradients or the products are rounded: their errors average out only over many.
+    dots = need_scale and image.shape[0] <= (_FEW if image.dtype.itemsize == 2 else SMALL)
     needs = need_image or (need_scale and not need_text and not dots), need_text
     strip = ClipStrip(rows, cols, shift, flag)
     with plain(image):
@@ -167,7 +168,7 @@ def clip_lse(image: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, Tensor
         row_lse2, col_lse2, diag = backend.clip_online(image, text, scale, flag, nowhere)
         backend.clip_restate(rows, row_lse2, torch.full_like(diag, -torch.inf), flag)
         backend.clip_restate(cols, col_lse2, empty, flag)
-        return rows[LSE2] * _LN2, cols[LSE2] * _LN2
+        return (rows[LSE2] * _LN2).to(wide(image)), (cols[LSE2] * _LN2).to(wide(image))
 
 
 @clip_lse.register_fake

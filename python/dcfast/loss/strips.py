@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dcfast.loss import exact_entries
 from dcfast.loss.backend import INVERSE, LSE2, NLL, SHARE, ClipStrip, ClipSums, Products
 
 if TYPE_CHECKING:
@@ -28,12 +29,17 @@ _STRIP_BYTES = 8 << 20
 # Below this the products of a strip no longer run at full speed.
 _LEAST_ROWS = 128
 _DOT_ROWS = 1024
+# log2: above it the sums of a gradient times features could overflow
+_MOST_UNIT = 80
+# Blocks of at most so many rows and columns are worked on in float64: their errors would not average out.
+SMALL = 256
 _LN2 = math.log(2.0)
 
 
 def strip_rows(rows: int, columns: int, dtype: torch.dtype) -> int:
-    """How many rows of the matrix of logits are worked on at a time."""
-    return min(rows, max(_LEAST_ROWS, _STRIP_BYTES // (columns * wide(dtype).itemsize)))
+    """How many rows of the matrix of logits are worked on at a time: strips of even height."""
+    most = min(rows, max(_LEAST_ROWS, _STRIP_BYTES // (columns * wide(dtype).itemsize)))
+    return -(-rows // -(-rows // most))
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -41,9 +47,18 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def widen(features: Tensor) -> Tensor:
-    """Features in the compute dtype, contiguous; themselves where they are so already."""
-    return features.to(wide(features.dtype)).contiguous()
+def widen(features: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Features in the compute dtype, or another, contiguous; themselves where they are so already."""
+    return features.to(dtype or wide(features.dtype)).contiguous()
+
+
+def is_small(image: Tensor, text: Tensor) -> bool:
+    """Whether a block of float32 is worked on in float64."""
+    return image.dtype == torch.float32 and max(image.shape[0], text.shape[0]) <= SMALL
+
+
+def _working(image: Tensor, text: Tensor) -> torch.dtype:
+    return torch.float64 if is_small(image, text) else wide(text.dtype)
 
 
 def clip_norms(x: Tensor) -> Tensor:
@@ -64,23 +79,82 @@ def _exponent_room(dtype: torch.dtype, terms: int) -> float:
     return math.log(torch.finfo(dtype).max) - 24 * _LN2 - math.log(max(terms, 2))
 
 
-def clip_sums(image: Tensor, text: Tensor, scale: Tensor, shift: Tensor, first: int = 0) -> ClipSums:
-    text = widen(text)
+def clip_sums(
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    first: int = 0,
+    positives: tuple[Tensor, Tensor] | None = None,
+) -> ClipSums:
+    dtype = _working(image, text)
+    text = widen(text, dtype)
     num_rows, num_cols = image.shape[0], text.shape[0]
-    height, away = strip_rows(num_rows, num_cols, text.dtype), float(shift)
-    row_off, col_off = text.new_empty(num_rows), text.new_zeros(num_cols)
-    diag = text.new_full((num_rows,), -math.inf)
-    space, partial = text.new_empty(height, num_cols), text.new_empty(num_cols)
+    height = strip_rows(num_rows, num_cols, dtype)
+    sums = ClipSums(
+        text.new_empty(num_rows, dtype=torch.float64),
+        text.new_zeros(num_cols, dtype=torch.float64),
+        _positives(image, text, scale, shift, first),
+    )
+    of_rows, of_cols = positives if positives is not None else (sums.diag, _moved(sums.diag, num_cols, first))
+    mend = _Mend(text, scale, shift, of_rows, of_cols) if image.dtype == torch.float32 == dtype else None
+    space, row_sums, partial = text.new_empty(height, num_cols), text.new_empty(height), text.new_empty(num_cols)
     for start in range(0, num_rows, height):
         rows = slice(start, min(start + height, num_rows))
-        z = torch.mm(widen(image[rows]) * scale, text.t(), out=space[: rows.stop - start])
-        if away != 0:
-            z.sub_(away)
-        _take_positives(z, start + first, diag[rows])
+        part = widen(image[rows], dtype)
+        z = torch.mm(part * scale, text.t(), out=space[: rows.stop - start])
+        if float(shift) != 0:
+            z.sub_(float(shift))
+        _take_positives(z, start + first, sums.diag[rows, 0])
         z.exp_()
-        torch.sum(z, 1, out=row_off[rows])
-        col_off += torch.sum(z, 0, out=partial)
-    return ClipSums(row_off, col_off, diag)
+        sums.row_off[rows] = torch.sum(z, 1, out=row_sums[: rows.stop - start])
+        sums.col_off.add_(torch.sum(z, 0, out=partial))
+        if mend is not None:
+            mend.add(z, part, rows, sums)
+    return sums
+
+
+def _positives(image: Tensor, text: Tensor, scale: Tensor, shift: Tensor, first: int) -> Tensor:
+    """(M, 2) float64 exponents of the positives in the block: where those as multiplied will stand, and exact ones."""
+    out = text.new_full((image.shape[0], 2), -math.inf, dtype=torch.float64)
+    here = positive_rows(image.shape[0], text.shape[0], first)
+    for start in range(here.start, here.stop, _DOT_ROWS):
+        rows = slice(start, min(start + _DOT_ROWS, here.stop))
+        exact = exact_entries.dots(widen(image[rows], text.dtype), text[rows.start + first : rows.stop + first])
+        out[rows, 1] = exact * scale.double() - shift.double()
+    return out
+
+
+def _moved(diag: Tensor, num_cols: int, first: int) -> Tensor:
+    """The exponents of the positives of columns from those of rows."""
+    here = positive_rows(diag.shape[0], num_cols, first)
+    out = diag.new_full((num_cols, 2), -math.inf)
+    out[here.start + first : here.stop + first] = diag[here]
+    return out
+
+
+class _Mend:
+    """Corrects the sums of a strip for the entries that carry the loss; costs little where there are none."""
+
+    def __init__(self, text: Tensor, scale: Tensor, shift: Tensor, of_rows: Tensor, of_cols: Tensor) -> None:
+        self._text, self._scale, self._away = text, float(scale), float(shift)
+        self._rows, self._cols = of_rows[:, 1].exp(), of_cols[:, 1].exp()
+        self._shares = exact_entries.Shares(0.0, 0.0)
+
+    def add(self, e: Tensor, part: Tensor, rows: slice, sums: ClipSums) -> None:
+        off = sums.row_off[rows]
+        total = off + self._rows[rows]
+        self._shares = self._shares.plus(off / total)
+        if not exact_entries.worth_a_look(float(off.max()), self._away):
+            return
+        col_total = sums.col_off + self._cols
+        of_rows = exact_entries.Side(off / total, total.reciprocal())
+        of_cols = exact_entries.Side(sums.col_off / col_total, col_total.reciprocal())
+        i, j = exact_entries.find(e, of_rows, of_cols, self._shares.threshold)
+        if i.numel():
+            by = exact_entries.exponentials(part, self._text, i, j, self._scale, self._away) - e[i, j].double()
+            off.index_add_(0, i, by)
+            sums.col_off.index_add_(0, j, by)
 
 
 def positive_rows(num_rows: int, num_cols: int, first: int) -> slice:
@@ -99,9 +173,12 @@ def _take_positives(z: Tensor, first: int, into: Tensor) -> None:
 
 
 def clip_stats(off: Tensor, diag: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    info = torch.finfo(off.dtype)
+    info = torch.finfo(shift.dtype)
     # What vanishes (terms below the smallest normal number) is less than rounding for 2**13 terms a unit of rounding.
     floor = info.tiny / info.eps * 2**13
+    off = off.double()
+    as_multiplied, exact = diag.double().view(off.shape[0], -1)[:, 0], diag.double().view(off.shape[0], -1)[:, -1]
+    diag = torch.where(off <= exact_entries.RIVALS * exact.exp(), exact, as_multiplied)
     positive = diag.exp()
     total = off + positive
     log_total = total.log()
@@ -115,19 +192,19 @@ def clip_online(
     image: Tensor, text: Tensor, scale: Tensor, flag: Tensor, first: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
     num_rows, num_cols = image.shape[0], text.shape[0]
-    dtype = wide(text.dtype)
+    dtype = _working(image, text)
     # far from 0 a logarithm in float32 is too coarse to tell sums apart
     row_lse = text.new_full((num_rows,), -math.inf, dtype=torch.float64)
     col_lse = text.new_full((num_cols,), -math.inf, dtype=torch.float64)
     diag = text.new_full((num_rows,), -math.inf, dtype=dtype)
     if not int(flag):
         return row_lse, col_lse, diag
-    text = widen(text)
+    text = widen(text, dtype)
     height = strip_rows(num_rows, num_cols, dtype)
     space = text.new_empty(height, num_cols)
     for start in range(0, num_rows, height):
         rows = slice(start, min(start + height, num_rows))
-        z = torch.mm(widen(image[rows]) * scale, text.t(), out=space[: rows.stop - start])
+        z = torch.mm(widen(image[rows], dtype) * scale, text.t(), out=space[: rows.stop - start])
         _take_positives(z, start + first, diag[rows])
         row_lse[rows] = _log_sum_exp(z, 1)
         col_lse = torch.logaddexp(col_lse, _log_sum_exp(z, 0))
@@ -146,15 +223,9 @@ def clip_restate(stats: Tensor, off_lse2: Tensor, diag_z2: Tensor, flag: Tensor)
     lse2 = torch.logaddexp2(off_lse2, diag_z2)
     odds = (off_lse2 - diag_z2).exp2()
     stats[LSE2] = lse2
-    # what the rounded logarithm's exponential has to be multiplied by
-    stats[INVERSE] = (_natural(stats) - lse2 * _LN2).exp()
+    stats[INVERSE] = 1.0  # to be multiplied with exponentials relative to the log-sum-exp
     stats[SHARE] = (off_lse2 - lse2).exp2()
     stats[NLL] = torch.where(odds <= 0.5, odds.log1p(), (lse2 - diag_z2) * _LN2)
-
-
-def _natural(stats: Tensor) -> Tensor:
-    """The natural log-sum-exps, rounded, of statistics that clip_restate made."""
-    return stats[LSE2] * _LN2
 
 
 def clip_forward(image: Tensor, text: Tensor, scale: Tensor) -> ClipStrip:
@@ -183,10 +254,15 @@ def clip_products(
     dots: bool = False,
     into_image: Tensor | None = None,
 ) -> Products:
+    dtype = _working(image, text)
+    if dtype != wide(image.dtype):
+        wider = widen(image, dtype), widen(text, dtype), scale.double(), strip, first
+        exact = clip_products(*wider, image_weights=image_weights, text_weights=text_weights, needs=needs, dots=dots)
+        return _narrowed(exact, wide(image.dtype), into_image)
     text = widen(text)
     num_rows = image.shape[0]
-    height = strip_rows(num_rows, text.shape[0], text.dtype)
-    gradient = _Gradient(text, scale, strip, height)
+    height = strip_rows(num_rows, text.shape[0], dtype)
+    gradient = _Gradient(text, scale, strip, height, mend=image.dtype == torch.float32)
     image_sum = into_image if into_image is not None else text.new_empty(image.shape) if needs[0] else None
     text_sum = text.new_empty(text.shape) if needs[1] else None
     dot_sums = torch.zeros(2, dtype=torch.float64, device=text.device)
@@ -197,27 +273,41 @@ def clip_products(
         same = needs[0] and image_weights == text_weights
         if image_sum is not None and needs[0]:
             grad = gradient.weighted(*image_weights)
-            multiply(image_sum[rows], grad, text, gradient.unit, add=into_image is not None)
+            multiply(image_sum[rows], grad, text, 1 / gradient.unit, add=into_image is not None)
         if text_sum is not None:
             if not same:
                 grad = gradient.weighted(*text_weights)
-            multiply(text_sum, grad.t(), part, gradient.unit, add=start > 0)
-    return Products(image_sum if needs[0] else None, text_sum, dot_sums.to(text.dtype) if dots else None)
+            multiply(text_sum, grad.t(), part, 1.0, add=start > 0)
+    if text_sum is not None:
+        text_sum.mul_(1 / gradient.unit)
+    return Products(image_sum if needs[0] else None, text_sum, dot_sums if dots else None)
 
 
-def multiply(out: Tensor, a: Tensor, b: Tensor, unit: float, *, add: bool) -> None:
-    """out = a @ b / unit, added to what is there if ``add``."""
-    torch.addmm(out, a, b, beta=1 if add else 0, alpha=1 / unit, out=out)
+def _narrowed(products: Products, dtype: torch.dtype, into_image: Tensor | None) -> Products:
+    image, text, dots = products
+    if image is not None:
+        image = image.to(dtype) if into_image is None else into_image.add_(image)
+    return Products(image, None if text is None else text.to(dtype), dots)
+
+
+def multiply(out: Tensor, a: Tensor, b: Tensor, factor: float, *, add: bool) -> None:
+    """out = factor * a @ b, added to what is there if ``add``."""
+    if factor == 1:
+        torch.addmm(out, a, b, beta=1 if add else 0, out=out)
+    elif add:  # not by addmm's alpha, which may be applied to a: it would be full of denormal numbers
+        out.add_(torch.mm(a, b), alpha=factor)
+    else:
+        torch.mm(a, b, out=out).mul_(factor)
 
 
 class _Gradient:
     """G of one strip at a time, from one exponential a logit (two where the flag is set), times a power of two.
 
-    The power, ``unit``, brings the smallest factor 1 / sum to 1 or more: then no product is a denormal number, which
-    processors multiply a hundred times slower, unless its exponential was one.
+    The power, ``unit``, brings the smallest factor 1 / sum towards 1: then no product is a denormal number, which
+    processors multiply a hundred times slower, unless its exponential was nearly one.
     """
 
-    def __init__(self, text: Tensor, scale: Tensor, strip: ClipStrip, height: int) -> None:
+    def __init__(self, text: Tensor, scale: Tensor, strip: ClipStrip, height: int, *, mend: bool) -> None:
         self._text, self._scale, self._strip = text, scale, strip
         self._flagged = bool(int(strip.flag))
         self._shift = float(strip.shift)
@@ -225,7 +315,17 @@ class _Gradient:
         if not self._flagged:
             least = float(torch.minimum(strip.rows[INVERSE].min(), strip.cols[INVERSE].min()))
             if 0 < least < 1:
-                self.unit = 2.0 ** -math.frexp(least)[1]
+                self.unit = 2.0 ** min(-math.frexp(least)[1], _MOST_UNIT)
+        self._natural = [(stats[LSE2] * _LN2).to(text.dtype) for stats in (strip.rows, strip.cols)]
+        self._inverse = [stats[INVERSE] for stats in (strip.rows, strip.cols)]
+        if self._flagged:
+            # what the exponentials relative to the rounded log-sum-exp have to be multiplied by
+            exact = (stats[LSE2].double() * _LN2 for stats in (strip.rows, strip.cols))
+            self._inverse = [(x.double() - y).exp() for x, y in zip(self._natural, exact, strict=True)]
+        self._threshold: float | None = None
+        if mend and not self._flagged:
+            shares = exact_entries.Shares(0.0, 0.0).plus(strip.rows[SHARE]).plus(strip.cols[SHARE])
+            self._threshold = shares.threshold
         self._space = text.new_empty(2, height, text.shape[0])
         self._exponentials = self._grad = self._space[0]
         self._rows, self._first = slice(0, 0), 0
@@ -245,48 +345,84 @@ class _Gradient:
             if self._shift != 0:
                 z.sub_(self._shift)
             z.exp_()
+        here, _ = self._positives()
+        if here.stop > here.start:
+            z.diagonal(first).fill_(-math.inf if self._flagged else 0)
+        if self._threshold is not None:
+            self._mend(part, self._threshold)
         if dot_sums is not None:
-            dot_sums += self._dots()
+            dot_sums += self._dots(part)
+
+    def _mend(self, part: Tensor, threshold: float) -> None:
+        rows, cols = self._strip.rows[:, self._rows], self._strip.cols
+        if not exact_entries.worth_a_look(float((rows[SHARE] / rows[INVERSE]).max()), self._shift):
+            return
+        e = self._exponentials
+        of_rows, of_cols = (exact_entries.Side(stats[SHARE], stats[INVERSE]) for stats in (rows, cols))
+        i, j = exact_entries.find(e, of_rows, of_cols, threshold)
+        if i.numel():
+            exact = exact_entries.exponentials(part, self._text, i, j, float(self._scale), self._shift)
+            e[i, j] = exact.to(e.dtype)
 
     def _positives(self) -> tuple[slice, slice]:
         """The rows of the strip, and the columns, of the positives in it."""
         here = positive_rows(self._grad.shape[0], self._grad.shape[1], self._first)
         return here, slice(here.start + self._first, here.stop + self._first)
 
-    def _dots(self) -> Tensor:
-        """Sums of (P - Id) d and (Q - Id) d of the strip, whose d are in the second half of the workspace."""
-        e, d = self._exponentials, self._grad
-        rows, cols = self._strip.rows[:, self._rows], self._strip.cols
+    def _dots(self, part: Tensor) -> Tensor:
+        """Sums of (P - Id) d and (Q - Id) d of the strip, whose d are in the second half of the workspace.
+
+        Taken relative to the positive of each row and column: rows of P - Id add up to 0, so that a constant may be
+        taken off their d, and what all d have in common does not leave its rounding behind.
+        """
+        d, rows, cols = self._grad, self._strip.rows[:, self._rows], self._strip.cols
         here, there = self._positives()
-        positives = d.diagonal(self._first).clone() if here.stop > here.start else d.new_empty(0)
-        if here.stop > here.start:
-            d.diagonal(self._first).zero_()
+        positives = exact_entries.dots(part[here], self._text[there])
+        of_row, of_col = self._centres(rows), self._centres(cols)
         if self._flagged:
-            by_row = ((e - _natural(rows)[:, None]).exp_() * d).sum(1, dtype=torch.float64)
-            by_col = ((e - _natural(cols)).exp_() * d).sum(0, dtype=torch.float64)
+            by_row, by_col = self._softmax(1), self._softmax(0)
+            by_row, by_col = _centred(by_row, by_row * d, 1, of_row), _centred(by_col, by_col * d, 0, of_col)
         else:
-            d.mul_(e)
-            by_row = d.sum(1, dtype=torch.float64)
-            by_col = d.sum(0, dtype=torch.float64)
-        by_row, by_col = by_row * rows[INVERSE], by_col * cols[INVERSE]
-        off_rows, off_cols = rows[SHARE, here] * positives, cols[SHARE, there] * positives
+            e, products = self._exponentials, d.mul_(self._exponentials)
+            by_row, by_col = _centred(e, products, 1, of_row), _centred(e, products, 0, of_col)
+        by_row, by_col = by_row * self._inverse[0][self._rows], by_col * self._inverse[1]
+        off_rows = rows[SHARE, here] * (positives - of_row[here])
+        off_cols = cols[SHARE, there] * (positives - of_col[there])
         return torch.stack([by_row.sum() - off_rows.sum(), by_col.sum() - off_cols.sum()])
+
+    def _centres(self, stats: Tensor) -> Tensor:
+        """The dot products of the positives, from log P of them; any number serves that is the same for all blocks."""
+        scale = float(self._scale)
+        stats = stats.double()
+        return (stats[LSE2] * _LN2 - stats[NLL]) / scale if scale else torch.zeros_like(stats[LSE2])
+
+    def _softmax(self, dim: int) -> Tensor:
+        """Softmaxes along rows (1) or columns (0) where the flag is set, but for the factor ``_inverse``."""
+        natural = self._natural[0][self._rows, None] if dim == 1 else self._natural[1]
+        return (self._exponentials - natural).exp_()
 
     def weighted(self, p: float, q: float) -> Tensor:
         """unit * (p (P - Id) + q (Q - Id)), valid until the next call."""
-        rows, cols = self._strip.rows[:, self._rows], self._strip.cols
         p, q, grad = p * self.unit, q * self.unit, self._grad
+        by_row = (p * self._inverse[0][self._rows, None]).to(grad.dtype)
+        by_col = (q * self._inverse[1]).to(grad.dtype)
         if self._flagged:
-            torch.sub(self._exponentials, _natural(rows)[:, None], out=grad)
-            grad.exp_().mul_(p * rows[INVERSE, :, None])
-            grad.add_((self._exponentials - _natural(cols)).exp_().mul_(q * cols[INVERSE]))
+            torch.sub(self._exponentials, self._natural[0][self._rows, None], out=grad)
+            grad.exp_().mul_(by_row)
+            grad.add_(self._softmax(0).mul_(by_col))
         else:
-            torch.add(rows[INVERSE, :, None] * p, cols[INVERSE] * q, out=grad)
+            torch.add(by_row, by_col, out=grad)
             grad.mul_(self._exponentials)
         here, there = self._positives()
         if here.stop > here.start:
-            grad.diagonal(self._first).copy_(-p * rows[SHARE, here] - q * cols[SHARE, there])
+            shares = p * self._strip.rows[SHARE, self._rows][here] + q * self._strip.cols[SHARE, there]
+            grad.diagonal(self._first).copy_(-shares)
         return grad
+
+
+def _centred(weights: Tensor, products: Tensor, dim: int, centres: Tensor) -> Tensor:
+    """Sums of weights * (d - centre) along ``dim``, in float64, from weights and weights * d."""
+    return products.sum(dim, dtype=torch.float64) - centres * weights.sum(dim, dtype=torch.float64)
 
 
 def finish(
@@ -295,7 +431,8 @@ def finish(
     dot = None
     if dot_with is not None:
         starts = range(0, raw.shape[0], _DOT_ROWS)
-        parts = ((raw[start : start + _DOT_ROWS], widen(dot_with[start : start + _DOT_ROWS])) for start in starts)
+        pieces = (slice(start, start + _DOT_ROWS) for start in starts)
+        parts = ((raw[rows], dot_with[rows].to(raw.dtype)) for rows in pieces)
         dots = [torch.linalg.vecdot(r, x).sum(dtype=torch.float64) for r, x in parts]
         dot = torch.stack(dots).sum().mul(factor).to(raw.dtype)
     return raw.mul_(scale * factor).to(dtype), dot
