@@ -6,6 +6,7 @@ import dataclasses
 import io
 import struct
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,12 @@ def test_what_counts_as_a_plain_jpeg() -> None:
     assert of(good[:2] + b"\xff\xff" + good[2:]) == (90, 70)  # fill bytes
     assert of(with_segment(good, 0xEE, b"Adobe\0\x64\0\0\0\0\1")) == (90, 70)
     assert of(with_segment(good, 0xEE, b"Adobe\0\x64\0\0\0\0\0")) is None
+    scan = good.index(b"\xff\xda")
+    late = struct.pack(">BBH", 0xFF, 0xEE, 14) + b"Adobe\0\x64\0\0\0\0\0"
+    assert of(good[:scan] + late + good[scan:]) is None, "behind the frame header it holds as well"
+    again = good[good.index(b"\xff\xc0") :][:19]
+    assert of(good[:scan] + again + good[scan:]) is None, "two frame headers"
+    assert of(b"\xff\xd8" + b"\xff" * 2_000_000 + b"\xd9") is None
     assert of(saved(keep_rgb=True)) is None
     assert of(jpeg((90, 70), "CMYK")) is None
     assert of(good[:-100]) is None
@@ -110,6 +117,35 @@ def test_what_counts_as_a_plain_jpeg() -> None:
     for length in range(len(good)):
         plain_jpeg(memoryview(good[:length]))  # never an exception
     assert of(b"") is None
+
+
+def test_what_no_picture_is_to_blame_for_is_an_error(files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = BatchMaker(spec_of(files, global_batch=12, decoder="dali")).make(0)
+
+    def out_of_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("no memory")
+
+    def no_pipeline(*_: object) -> None:
+        raise RuntimeError("driver too old")
+
+    def never() -> Any:
+        raise AssertionError("Pillow was asked")
+
+    monkeypatch.setattr(DaliDecoder, "_decode", out_of_memory)
+    with pytest.raises(torch.OutOfMemoryError, match="no memory"):
+        DaliDecoder(64).finish(batch, never)
+    monkeypatch.setattr(dali, "_build", no_pipeline)
+    with pytest.raises(RuntimeError, match="driver too old"):
+        DaliDecoder(64).finish(batch, never)
+
+
+def test_refusals_are_said_ever_less_often(files: Any, caplog: pytest.LogCaptureFixture) -> None:
+    maker, decoder = BatchMaker(spec_of(files, global_batch=12, decoder="dali")), DaliDecoder(64)
+    for _ in range(5):
+        batch = maker.make(0)
+        decoder.finish(dataclasses.replace(batch, windows=batch.windows + 10_000), partial(maker.make, 0))
+    said = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert [text.split(" batches")[0] for text in said] == [f"DALI refused {n}" for n in (1, 2, 4)]
 
 
 def test_a_batch_that_dali_refuses_is_made_by_pillow(files: Any, monkeypatch: pytest.MonkeyPatch) -> None:

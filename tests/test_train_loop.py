@@ -15,7 +15,7 @@ import torch
 from dcfast.errors import CheckpointError, CorruptDataError, RunError, SubsetError
 from dcfast.models import create_model, load_model, read_checkpoint
 from dcfast.scales import SCALES
-from dcfast.train import TrainSettings, TrainSource, launch, parse_sources, precision, train
+from dcfast.train import TrainSettings, TrainSource, launch, parse_sources, train
 from dcfast.train.batches import BatchMaker, BatchSpec
 from dcfast.train.loop import boundaries, num_steps, world_sizes
 from dcfast.train.objective import NonFiniteLossError, WatchedLoss, create_loss
@@ -240,43 +240,6 @@ def test_mixed_precision(source: TrainSource, tmp_path: Path, kind: str) -> None
     content = read_checkpoint(tmp_path / "b" / "train" / "checkpoints" / "epoch_1.pt")
     assert ("scaler" in content) == (kind == "amp")
     assert create_scaler("fp32", "cpu") is None
-
-
-@pytest.mark.parametrize(
-    ("lines", "lacks"),
-    [
-        ("processor\t: 0\nflags\t\t: fpu avx2 avx512f\n", True),
-        ("processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512_bf16\n", False),
-        ("flags : fpu amx_bf16\n", False),
-        ("Features\t: fp asimd bf16\n", False),
-        ("Features\t: fp asimd\n", True),
-        ("model name : bf16\n", False),  # it says nothing of instructions
-        ("", False),
-        (None, False),
-    ],
-)
-def test_whether_a_processor_has_bf16_instructions(tmp_path: Path, lines: str | None, lacks: bool) -> None:
-    if lines is not None:
-        (tmp_path / "cpuinfo").write_text(lines)
-    assert precision.cpu_lacks_bf16(tmp_path / "cpuinfo") is lacks
-
-
-def test_slow_bf16_is_said_once_and_changes_nothing(
-    source: TrainSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    short = {"samples_seen": 16, "checkpoints": 1}
-    summaries = []
-    for place, lacks in (("a", False), ("b", True), ("c", True)):
-        monkeypatch.setattr(precision, "cpu_lacks_bf16", lambda lacks=lacks: lacks)
-        summaries.append(train(small(tmp_path / place, source, overrides={**short, "precision": "amp_bf16"})))
-    (said,) = [r.getMessage() for r in caplog.records if "bf16 instructions" in r.getMessage()]
-    assert said.startswith("precision amp_bf16 is slow on this processor")
-    assert "Use a GPU" in said
-    assert "\n" not in said
-    assert summaries[0] == summaries[1] == summaries[2]
-    precision.warn_of_slow_precision("fp32", "cpu")
-    precision.warn_of_slow_precision("bf16", "cuda:0")
-    assert sum("bf16 instructions" in r.getMessage() for r in caplog.records) == 1
 
 
 def test_two_ranks_under_torchrun_equal_one_process(

@@ -65,8 +65,8 @@ class Encoded:
 def plain_jpeg(data: memoryview) -> tuple[int, int] | None:
     """(width, height) of a JPEG that every decoder reads alike; None for all others.
 
-    Baseline, extended or progressive Huffman frames of 8 bits, grey or Y'CbCr, that are not cut off, of a size that
-    Pillow decodes.
+    Baseline, extended or progressive Huffman frames of 8 bits, grey or Y'CbCr, that end in an end-of-image marker, of a
+    size that Pillow decodes.
     """
     frame = _frame(bytes(data[: 1 << 20]))
     if frame is None or bytes(data[-_TAIL:]).rfind(b"\xff\xd9") < 0:
@@ -79,23 +79,28 @@ def plain_jpeg(data: memoryview) -> tuple[int, int] | None:
 
 
 def _frame(head: bytes) -> bytes | None:
-    """The frame header's payload; None where there is none, or an Adobe segment says that the colours are RGB."""
+    """The payload of the one frame header before the scan; None where there is none, or an Adobe segment, before the
+    frame header or behind it, says that the colours are RGB."""
     if head[:2] != b"\xff\xd8":
         return None
-    at = 2
+    at, frame = 2, None
     while at + 4 <= len(head) and head[at] == 0xFF:
         marker, length = head[at + 1], int.from_bytes(head[at + 2 : at + 4], "big")
-        if marker == 0xFF:  # a fill byte
-            at += 1
+        if marker == 0xFF:  # fill bytes
+            at = len(head) - len(head[at:].lstrip(b"\xff")) - 1
             continue
         payload = head[at + 4 : at + 2 + length]
         if marker in (0xC0, 0xC1, 0xC2):
-            return payload if len(payload) >= 9 and len(payload) >= 6 + 3 * payload[5] else None
+            if frame is not None or len(payload) < 9 or len(payload) < 6 + 3 * payload[5]:
+                return None
+            frame = payload
         if marker == 0xEE and payload[:5] == b"Adobe" and payload[11:12] == b"\0":
             return None
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+        if 0xC3 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             return None  # lossless, hierarchical or arithmetic
-        if marker in (0xD9, 0xDA) or length < 2:
+        if marker == 0xDA:  # the scan
+            return frame
+        if marker == 0xD9 or length < 2:
             return None
         at += 2 + length
     return None
@@ -142,18 +147,27 @@ class DaliDecoder:
         """The batch with all its pixels.
 
         Args:
-            remake: makes the same batch by Pillow; called where DALI fails.
+            remake: makes the same batch by Pillow; called where DALI refuses it, of which the log tells.
+        Raises:
+            RuntimeError: there is no pipeline to be had, or no memory for it: nothing that a picture is to blame for.
         """
         import torch
 
         if batch.encoded is None:
             return batch
+        if self._pipeline is None or len(batch.encoded.places) > self._room:
+            self._room = max(len(batch.encoded.places), self._room)
+            self._pipeline = _build(self._size, self._room, self.device, self._threads)
         try:
             decoded = self._decode(batch.encoded, batch.windows[batch.encoded.places])
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             self._pipeline = None  # an error leaves it unusable
             self.redone += 1
-            _LOG.info("DALI refused a batch, Pillow decodes it: %s", str(error).splitlines()[0])
+            if self.redone & (self.redone - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
+                said = (str(error) or type(error).__name__).splitlines()[0]
+                _LOG.warning("DALI refused %d batches so far; Pillow decodes them, slower: %s", self.redone, said)
             again = remake()
             return replace(again, images=again.images.to(self.device), encoded=None)
         n = len(batch.uids)
@@ -168,9 +182,6 @@ class DaliDecoder:
         import torch
 
         pictures = encoded.pictures()
-        if self._pipeline is None or len(pictures) > self._room:
-            self._room = max(len(pictures), self._room)
-            self._pipeline = _build(self._size, self._room, self.device, self._threads)
         self._pipeline.feed_input("encoded", pictures)
         self._pipeline.feed_input("anchor", list(windows[:, :2]))
         self._pipeline.feed_input("shape", list(windows[:, 2:]))
