@@ -124,7 +124,7 @@ def _source(build: Build) -> ASTSource:
                 block[1] //= 2
             signature[name] = f"tensordesc<{width}[{block[0]},{block[1]}]>" if tma else f"*{width}"
         else:
-            kinds = {"flag": "*i32", "off_lse2": "*fp64"}
+            kinds = {"flag": "*i32", "off": "*fp64"}
             signature[name] = kinds.get(name, "*fp32")
     aligned = [["tt.divisibility", 16]]
     attributes = {
@@ -137,6 +137,8 @@ def _source(build: Build) -> ASTSource:
 def report(build: Build) -> Report:
     """Compiles one kernel and counts instructions in its machine code. Takes seconds."""
     options = {"num_warps": build.config.warps, "num_stages": build.config.stages}
+    if build.flagged or build.kernel == "clip_online":
+        options["enable_fp_fusion"] = False
     compiled = triton.compile(_source(build), target=GPUTarget("cuda", build.target, 32), options=options)
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as f:

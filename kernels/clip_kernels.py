@@ -170,7 +170,7 @@ def clip_sweep(
 
 @triton.jit
 def clip_stats(off, diag, shift, stats, flags, n, BLOCK: tl.constexpr):
-    """stats[4, n] = 1/sum, base-2 log-sum-exp, 1 - P_ii, -log P_ii; flags[p]: a sum too small to be trusted.
+    """stats[4, n] = 1/sum, the shift, 1 - P_ii, -log P_ii; flags[p]: a sum too small to be trusted.
 
     In float64, so that logarithms add no error: this is work for n elements only.
     """
@@ -187,41 +187,44 @@ def clip_stats(off, diag, shift, stats, flags, n, BLOCK: tl.constexpr):
     log1p = tl.where(t < 1e-9, t, tl.log2(1.0 + t) * LN2)
     nll = tl.where(t < 1e9, log1p, (lse - x) * LN2)
     tl.store(stats + o, (1.0 / total).to(tl.float32), mask=ok)
-    tl.store(stats + n + o, (lse + tl.load(shift).to(tl.float64)).to(tl.float32), mask=ok)
+    tl.store(stats + n + o, tl.zeros((BLOCK,), dtype=tl.float32) + tl.load(shift), mask=ok)
     tl.store(stats + 2 * n + o, (s / total).to(tl.float32), mask=ok)
     tl.store(stats + 3 * n + o, nll.to(tl.float32), mask=ok)
     tl.store(flags + pid, tl.max(tl.where(ok & (total < FLOOR), 1, 0), 0))
 
 
 @triton.jit
-def clip_restate(off_lse2, diag_z2, flag, stats, n, BLOCK: tl.constexpr):
-    """Only where the flag is set: the statistics again, from logarithms of sums.
+def clip_restate(off, diag_z2, flag, stats, n, BLOCK: tl.constexpr):
+    """Only where the flag is set: the statistics again, from off[2, n], exponents and sums relative to them.
 
-    In the place of 1/sum comes what corrects the log-sum-exp's rounding to float32: 2**(rounded - exact).
+    In the place of the shift comes the largest exponent, which float32 holds exactly whatever its size.
     """
     o = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     ok = (o < n) & (tl.load(flag) != 0)
-    s = tl.load(off_lse2 + o, mask=ok, other=0.0).to(tl.float64)
+    s = tl.load(off + o, mask=ok, other=0.0).to(tl.float64)
     z = tl.load(diag_z2 + o, mask=ok, other=0.0).to(tl.float64)
     top = tl.maximum(s, z)
     base = tl.where(top == float("-inf"), 0.0, top)
-    lse = base + tl.log2(tl.exp2(s - base) + tl.exp2(z - base))
-    t = tl.exp2(tl.minimum(s - z, 64.0))
-    nll = tl.where(t < 1e-9, t, tl.where(t < 1e9, tl.log2(1.0 + t) * LN2, (lse - z) * LN2))
-    rounded = lse.to(tl.float32)
-    tl.store(stats + o, tl.exp2(rounded.to(tl.float64) - lse).to(tl.float32), mask=ok)
-    tl.store(stats + n + o, rounded, mask=ok)
-    tl.store(stats + 2 * n + o, tl.exp2(s - lse).to(tl.float32), mask=ok)
+    rest = tl.load(off + n + o, mask=ok, other=1.0).to(tl.float64)
+    t = rest * tl.exp2(tl.minimum(s - z, 64.0))
+    rest = rest * tl.exp2(s - base)
+    total = rest + tl.exp2(z - base)
+    # a positive of -inf makes the loss infinite or NaN, never 0
+    far = (t >= 1e9) | (z == float("-inf"))
+    nll = tl.where(far, (tl.log2(total) + (top - z)) * LN2, tl.where(t < 1e-9, t, tl.log2(1.0 + t) * LN2))
+    tl.store(stats + o, (1.0 / total).to(tl.float32), mask=ok)
+    tl.store(stats + n + o, top.to(tl.float32), mask=ok)
+    tl.store(stats + 2 * n + o, (rest / total).to(tl.float32), mask=ok)
     tl.store(stats + 3 * n + o, nll.to(tl.float32), mask=ok)
 
 
 @triton.jit
 def clip_online(
-    a, b, scale, flag, off_lse2, M, N, D, stride_a, stride_b, first, nbm, nbn,
+    a, b, scale, flag, off, M, N, D, stride_a, stride_b, first, nbm, nbn,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PROGRAMS: tl.constexpr,
     TMA: tl.constexpr, EVEN_K: tl.constexpr, PREC: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """Only where the flag is set: base-2 log-sum-exp of a's rows off the diagonal, by a running maximum."""
+    """Only where the flag is set: off[2, M], the largest exponent of a's rows off the diagonal and the sum from it."""
     a2 = tl.load(scale).to(tl.float32) * LOG2E
     blocks = tl.where(tl.load(flag) != 0, nbm, 0)
     for pm in range(tl.program_id(0), blocks, PROGRAMS):
@@ -236,9 +239,8 @@ def clip_online(
             base = tl.where(higher == float("-inf"), 0.0, higher)  # nothing seen yet: -inf - -inf is NaN
             total = total * tl.exp2(top - base) + tl.sum(tl.exp2(x - base[:, None]), 1)
             top = higher
-        base = tl.where(top == float("-inf"), 0.0, top)
-        # float64: a float32 logarithm near 1000 would be off by more than the sum's own error
-        tl.store(off_lse2 + om, base.to(tl.float64) + tl.log2(total.to(tl.float64)), mask=om < M)
+        tl.store(off + om, top.to(tl.float64), mask=om < M)
+        tl.store(off + M + om, total.to(tl.float64), mask=om < M)
 
 
 @triton.jit
@@ -253,7 +255,7 @@ def clip_grad(
 
     rows[4, M], cols[4, N] are ``clip_stats``; rows_n and cols_n their strides. Two launches share the work: one runs
     where the flag is clear (one exp2 a logit, against the common shift), one where it is set (two exp2, against the
-    log-sum-exps). dots[2, tiles]: sums of P and of Q times the dot products, off the diagonal.
+    largest exponents). dots[2, tiles]: sums of P and of Q times the dot products, off the diagonal.
     """
     a2 = tl.load(scale).to(tl.float32) * LOG2E
     m2 = tl.load(shift)
@@ -277,10 +279,10 @@ def clip_grad(
         r = tl.load(rows + om, mask=om < M, other=0.0)
         c = tl.load(cols + on, mask=on < N, other=0.0)
         if FLAGGED:
-            r_lse = tl.load(rows + rows_n + om, mask=om < M, other=0.0)
-            c_lse = tl.load(cols + cols_n + on, mask=on < N, other=0.0)
-            p = tl.exp2(acc * a2 - r_lse[:, None]) * r[:, None]
-            q = tl.exp2(acc * a2 - c_lse[None, :]) * c[None, :]
+            r_top = tl.load(rows + rows_n + om, mask=om < M, other=0.0)
+            c_top = tl.load(cols + cols_n + on, mask=on < N, other=0.0)
+            p = tl.exp2(acc * a2 - r_top[:, None]) * r[:, None]
+            q = tl.exp2(acc * a2 - c_top[None, :]) * c[None, :]
             if masked:
                 kept = off_diagonal(diagonal, M - pm * BM, N - pn * BN, BM, BN)
                 p = tl.where(kept, p, 0.0)

@@ -28,8 +28,8 @@ import torch
 from dcfast.kernels import clip_kernels, tuning
 from dcfast.kernels.operands import Operands, blocks, largest_norms, on_device, operands, programs, row_stride, scalar
 from dcfast.kernels.strip_products import (
+    BASE,
     INVERSE,
-    LSE2,
     NLL,
     SHARE,
     ClipStrip,
@@ -42,17 +42,20 @@ from dcfast.kernels.tuning import Config
 from torch import Tensor
 
 __all__ = [
+    "BASE",
     "INVERSE",
-    "LSE2",
     "NLL",
     "SHARE",
     "ClipStrip",
     "ClipSums",
     "Products",
     "clip_forward",
+    "clip_log_sums",
+    "clip_means",
     "clip_norms",
     "clip_online",
     "clip_products",
+    "clip_relative",
     "clip_restate",
     "clip_shift",
     "clip_stats",
@@ -77,12 +80,20 @@ def clip_norms(x: Tensor, /) -> Tensor:
 
 
 @torch.no_grad()
-def clip_shift(image_norms: Tensor, text_norms: Tensor, scale: Tensor, terms: int, /) -> Tensor:
+def clip_means(image: Tensor, text: Tensor, /) -> None:
+    """Means of features are not taken off here."""
+
+
+@torch.no_grad()
+def clip_shift(
+    image_norms: Tensor, text_norms: Tensor, scale: Tensor, terms: int, centre: Tensor | None = None, /
+) -> Tensor:
     """[] fp32: what is taken off every exponent, such that no sum of ``terms`` of them overflows; 0 if possible.
 
     Args:
         image_norms, text_norms: squared norms or their maxima, any length, over ALL rows that take part.
         terms: the larger of the numbers of all rows and all columns (the same on every rank).
+        centre: accepted for what other backends do with it, not used.
     """
     out = torch.empty((), dtype=torch.float32, device=image_norms.device)
     top = float(126 - math.ceil(math.log2(max(terms, 2))))
@@ -108,13 +119,14 @@ def clip_sums(
     /,
     *,
     positives: tuple[Tensor, Tensor] | None = None,
+    centre: Tensor | None = None,
     precision: str | None = None,
     config: Config | None = None,
 ) -> ClipSums:
     """One sweep over the block, 2 M N D operations. Memory while it runs: about 0.1 byte a logit.
 
     Args:
-        positives: accepted for what other backends do with it, not used.
+        positives, centre: accepted for what other backends do with them, not used.
         precision: of float32 products: "ieee", "tf32x3" or "tf32"; by default torch.get_float32_matmul_precision()'s.
         config: tile sizes; by default measured once and kept (see ``tuning``).
     """
@@ -182,10 +194,10 @@ def clip_stats(off: Tensor, diag: Tensor, shift: Tensor, /) -> tuple[Tensor, Ten
 def clip_online(
     image: Tensor, text: Tensor, scale: Tensor, flag: Tensor, first: int = 0, /, *, precision: str | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the flag is set: base-2 log-sum-exps without the positives of rows [M] and columns [N].
+    """Where the flag is set: sums without the positives of rows [2, M] and columns [2, N], and the positives' z2, [M].
 
-    Those are float64; third come the positives' z2, [M]. Costs 4 M N D operations then.
-    Where it is clear the kernels end at once and the first two are undefined.
+    Sums are float64: the largest base-2 exponent, and the sum relative to it. Costs 4 M N D operations then. Where it
+    is clear the kernels end at once and the sums are undefined.
     """
     o = operands(image, text, precision)
     scale = scalar(scale, o.device)
@@ -196,21 +208,43 @@ def clip_online(
 def _online(o: Operands, scale: Tensor, flag: Tensor, first: int) -> Tensor:
     c = tuning.default_config("clip_online", o.device, o.image.dtype, o.precision, o.rows)
     nbm, nbn = blocks(o.rows, c.bm), blocks(o.cols, c.bn)
-    off = torch.empty(o.rows, dtype=torch.float64, device=o.device)
+    off = torch.empty(2, o.rows, dtype=torch.float64, device=o.device)
     grid = programs(o.device, nbm)
     with on_device(off):
         clip_kernels.clip_online[(grid,)](
-            *o.sources(c), scale, flag, off, *o.sizes(), first, nbm, nbn, PROGRAMS=grid, **o.options(c)
-        )
+            *o.sources(c),
+            scale,
+            flag,
+            off,
+            *o.sizes(),
+            first,
+            nbm,
+            nbn,
+            PROGRAMS=grid,
+            enable_fp_fusion=False,
+            **o.options(c),
+        )  # what is subtracted has to be the exponent as it was rounded
     return off
 
 
 @torch.no_grad()
-def clip_restate(stats: Tensor, off_lse2: Tensor, diag_z2: Tensor, flag: Tensor, /) -> None:
-    """Replaces the statistics [4, n] in place from ``clip_online``'s logarithms where the flag is set."""
-    n, block = off_lse2.numel(), _vector_block()
+def clip_relative(sums: Tensor, top: Tensor, /) -> Tensor:
+    """[n] sums [2, n] of ``clip_online`` relative to other exponents."""
+    return sums[1] * (sums[0] - torch.where(top == -math.inf, 0, top)).exp2()
+
+
+@torch.no_grad()
+def clip_log_sums(stats: Tensor, /) -> Tensor:
+    """[n] float64 natural log-sum-exps from statistics."""
+    return (stats[BASE].double() - stats[INVERSE].double().log2()) * math.log(2.0)
+
+
+@torch.no_grad()
+def clip_restate(stats: Tensor, off: Tensor, diag_z2: Tensor, flag: Tensor, /) -> None:
+    """Replaces the statistics [4, n] in place from ``clip_online``'s sums where the flag is set."""
+    n, block = diag_z2.numel(), _vector_block()
     with on_device(stats):
-        clip_kernels.clip_restate[(blocks(n, block),)](off_lse2, diag_z2, flag, stats, n, BLOCK=block)
+        clip_kernels.clip_restate[(blocks(n, block),)](off, diag_z2, flag, stats, n, BLOCK=block)
 
 
 @torch.no_grad()
@@ -234,7 +268,7 @@ def clip_forward(
     rows, row_flags = clip_stats(sums.row_off, sums.diag, shift)
     cols, col_flags = clip_stats(sums.col_off, sums.diag, shift)
     flag = torch.maximum(row_flags.amax(), col_flags.amax())
-    row_lse2, col_lse2, diag_z2 = clip_online(o.image, o.text, scale, flag, precision=precision)
-    clip_restate(rows, row_lse2, diag_z2, flag)
-    clip_restate(cols, col_lse2, diag_z2, flag)
+    by_row, by_col, diag_z2 = clip_online(o.image, o.text, scale, flag, precision=precision)
+    clip_restate(rows, by_row, diag_z2, flag)
+    clip_restate(cols, by_col, diag_z2, flag)
     return ClipStrip(rows, cols, shift, flag)

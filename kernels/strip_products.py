@@ -27,8 +27,8 @@ from dcfast.kernels.tuning import Config
 from torch import Tensor
 
 __all__ = [
+    "BASE",
     "INVERSE",
-    "LSE2",
     "NLL",
     "SHARE",
     "STRIP_BYTES",
@@ -43,8 +43,8 @@ __all__ = [
 STRIP_BYTES = 352 << 20
 # logits' gradients are at most 2: scaled by 2**14, even 2**-38 survives in half precision
 FP16_UNIT = 2.0**14
-# rows of the statistics: 1 / sum of 2**(z2 - shift), base-2 log-sum-exp, 1 - P_ii, -log P_ii (natural)
-INVERSE, LSE2, SHARE, NLL = range(4)
+# rows of the statistics: 1 / sum of 2**(z2 - base), the base, 1 - P_ii, -log P_ii (natural)
+INVERSE, BASE, SHARE, NLL = range(4)
 
 Weights = tuple[float, float]
 Needs = tuple[bool, bool]
@@ -56,9 +56,8 @@ class ClipStrip(NamedTuple):
     rows: Tensor  # [4, M] fp32 statistics
     cols: Tensor  # [4, N] fp32 statistics
     shift: Tensor  # [] fp32
-    flag: (
-        Tensor  # [] int32; not 0: the statistics come from the running maximum, and row INVERSE corrects their rounding
-    )
+    flag: Tensor  # [] int32; not 0: the statistics come from the running maximum, which is their base
+    centre: Tensor | None = None  # what other backends take off features
 
 
 class Products(NamedTuple):
@@ -248,16 +247,18 @@ class _ClipGrad(NamedTuple):
         """[2, tiles] dot sums: zeros from the launch that the flag makes end at once."""
         nbm, nbn = blocks(o.rows, c.bm), blocks(o.cols, c.bn)
         sums = torch.zeros(2, nbm * nbn if dots else 1, dtype=torch.float32, device=o.device)
-        rows, cols, shift, flag = self.strip
+        rows, cols, shift, flag = self.strip[:4]
         grid = programs(o.device, nbm * nbn)
         unit = _unit(o.image.dtype)
         out = target(self.space[: o.rows, : o.cols], c)
+        # the base was subtracted from exponents as they were rounded
+        rounded = {"enable_fp_fusion": False} if flagged else {}
         with on_device(sums):
             clip_kernels.clip_grad[(grid,)](
                 *o.sources(c), self.scale, shift, rows[:, begin:], cols, flag, out, sums, *o.sizes(),
                 self.space.stride(0), rows.stride(0), cols.stride(0), self.first + begin,
                 weights[0] * unit, weights[1] * unit, nbm, nbn, GROUP=c.group, PROGRAMS=grid,
-                FLATTEN=c.flatten, SUB=c.sub, FLAGGED=flagged, DOTS=dots, **o.options(c),
+                FLATTEN=c.flatten, SUB=c.sub, FLAGGED=flagged, DOTS=dots, **rounded, **o.options(c),
             )  # fmt: skip
         return sums
 

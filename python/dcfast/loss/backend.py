@@ -20,8 +20,9 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-# rows of the statistics: 1 / sum of the exponentials, base-2 log-sum-exp, 1 - P_ii, -log P_ii (natural)
-INVERSE, LSE2, SHARE, NLL = range(4)
+# rows of the statistics: 1 / sum of the exponentials, 1 - P_ii, -log P_ii (natural); BASE is the backend's own business:
+# what the exponents are relative to, or their log-sum-exp
+INVERSE, BASE, SHARE, NLL = range(4)
 Weights = tuple[float, float]
 Needs = tuple[bool, bool]
 
@@ -41,6 +42,7 @@ class ClipStrip(NamedTuple):
     cols: Tensor  # (4, N) statistics
     shift: Tensor  # 0-dim: taken off every exponent
     flag: Tensor  # 0-dim int32: 1 where the shift did not serve and the statistics were made without it
+    centre: Tensor | None = None  # (2, D): means taken off image and text features; None or zeros: none
 
 
 class Products(NamedTuple):
@@ -49,6 +51,7 @@ class Products(NamedTuple):
     image: Tensor | None  # (M, D) G @ text, in the compute dtype
     text: Tensor | None  # (N, D) G.T @ image
     dots: Tensor | None  # (2,) CLIP: sums of (P - Id) d and (Q - Id) d, d the dot products; SigLIP: of G d and of G
+    dot: Tensor | None = None  # 0-dim: CLIP: sum of G d of a whole batch, where the backend has it at no cost
 
 
 class Backend(Protocol):
@@ -58,7 +61,13 @@ class Backend(Protocol):
         """The largest squared norms of runs of rows, any number of them; their maximum is what ranks exchange."""
         ...
 
-    def clip_shift(self, image_norms: Tensor, text_norms: Tensor, scale: Tensor, terms: int, /) -> Tensor:
+    def clip_means(self, image: Tensor, text: Tensor, /) -> Tensor | None:
+        """(2, D) means of the features of images and of texts; None where the backend takes none off."""
+        ...
+
+    def clip_shift(
+        self, image_norms: Tensor, text_norms: Tensor, scale: Tensor, terms: int, centre: Tensor | None = None, /
+    ) -> Tensor:
         """0-dim: the shift at which no sum of ``terms`` exponentials overflows."""
         ...
 
@@ -71,10 +80,11 @@ class Backend(Protocol):
         first: int = 0,
         /,
         positives: tuple[Tensor, Tensor] | None = None,
+        centre: Tensor | None = None,
     ) -> ClipSums:
         """``positives``: the ``diag`` of the rows and of the columns of a block that does not hold them, where known.
 
-        They tell which entries matter, and need more digits than others.
+        They tell which entries matter, and need more digits than others. ``centre``: as in ``ClipStrip``.
         """
         ...
 
@@ -85,11 +95,22 @@ class Backend(Protocol):
     def clip_online(
         self, image: Tensor, text: Tensor, scale: Tensor, flag: Tensor, first: int = 0, /
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Where flag is set: base-2 log-sum-exp, positives left out, of rows and columns, and the positives' logits."""
+        """Where flag is set: sums without positives of rows (2, M) and columns (2, N), and the positives' exponents.
+
+        Sums are float64 pairs: an exponent, the largest, and the sum of exponentials relative to it.
+        """
         ...
 
-    def clip_restate(self, stats: Tensor, off_lse2: Tensor, diag_z2: Tensor, flag: Tensor, /) -> None:
-        """Where flag is set: the statistics anew, in place, from clip_online's logarithms."""
+    def clip_relative(self, sums: Tensor, top: Tensor, /) -> Tensor:
+        """(n,) such sums (2, n) relative to other exponents."""
+        ...
+
+    def clip_restate(self, stats: Tensor, off: Tensor, diag: Tensor, flag: Tensor, /) -> None:
+        """Where flag is set: the statistics anew, in place, from clip_online's sums."""
+        ...
+
+    def clip_log_sums(self, stats: Tensor, /) -> Tensor:
+        """(n,) natural log-sum-exps of logits from which no centre was taken."""
         ...
 
     def clip_forward(self, image: Tensor, text: Tensor, scale: Tensor, /) -> ClipStrip:

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dcfast.loss import clip_ring
+from dcfast.loss import centring, clip_ring
 from dcfast.loss.arguments import check_finite
 from dcfast.loss.backend import NLL, Backend, ClipStrip, Weights, backend_for, stats_dtype
-from dcfast.loss.ops import fake_gradients, plain, wanted, wide
+from dcfast.loss.ops import centre_of, fake_gradients, plain, wanted, wide
 from dcfast.loss.ranks import Ranks, ranks_of
 
 SCHEDULES = ("gather", "ring")
@@ -36,8 +36,8 @@ def clip_loss_ranks(
     schedule: str,
     local_loss: bool,
     gather_with_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(loss, statistics of own rows, of columns, shift, flag, all texts); "ring": of own columns, and no texts."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(loss, statistics of own rows, of columns, shift, flag, centre, all texts); "ring": of own columns, and no texts."""
     ranks, backend = ranks_of(rank, world_size, group), backend_for(image.device, image.dtype)
     ranks.check_same(image, scale)
     check_finite(scale, "logit_scale")
@@ -51,7 +51,7 @@ def clip_loss_ranks(
         loss = (strip.rows[NLL].mean() + own[NLL].mean()) / 2
         if not local_loss:
             loss = ranks.all_reduce(loss) / world_size
-    return loss.to(wide(image)), *strip, all_text
+    return loss.to(wide(image)), *strip[:4], centre_of(strip, image), all_text
 
 
 @clip_loss_ranks.register_fake
@@ -65,7 +65,7 @@ def _(
     schedule: str,
     local_loss: bool,
     gather_with_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     num_rows, dtype = image.shape[0], wide(image)
     ring = schedule == "ring"
     loss, shift = image.new_empty((), dtype=dtype), image.new_empty((), dtype=dtype)
@@ -73,21 +73,28 @@ def _(
     rows = image.new_empty(4, num_rows, dtype=stats)
     cols = image.new_empty(4, num_rows * (1 if ring else world_size), dtype=stats)
     texts = text.new_empty(0) if ring else text.new_empty(num_rows * world_size, text.shape[1])
-    return loss, rows, cols, shift, image.new_empty((), dtype=torch.int32), texts
+    centre = image.new_empty(2, image.shape[1], dtype=dtype)
+    return loss, rows, cols, shift, image.new_empty((), dtype=torch.int32), centre, texts
 
 
-def common_shift(backend: Backend, ranks: Ranks, image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
-    """The shift that serves the features of all ranks."""
+def common_shift(
+    backend: Backend, ranks: Ranks, image: Tensor, text: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """The shift that serves the features of all ranks, and the centre."""
     largest = ranks.all_max(torch.stack([backend.clip_norms(image).max(), backend.clip_norms(text).max()]))
-    return backend.clip_shift(largest[:1], largest[1:], scale, image.shape[0] * ranks.size)
+    means, centre = backend.clip_means(image, text), None
+    if means is not None:
+        of_all, _ = ranks.gather(means)
+        centre = centring.settled(of_all.view(ranks.size, *means.shape).mean(0), largest[:1], largest[1:])
+    return backend.clip_shift(largest[:1], largest[1:], scale, image.shape[0] * ranks.size, centre), centre
 
 
 def _forward(backend: Backend, ranks: Ranks, image: Tensor, text: Tensor, scale: Tensor) -> tuple[ClipStrip, Tensor]:
     num_rows, begin = image.shape[0], ranks.rank * image.shape[0]
     all_text, gathering = ranks.gather(text, wait=False)
-    shift = common_shift(backend, ranks, image, text, scale)
+    shift, centre = common_shift(backend, ranks, image, text, scale)
     # the own block needs nothing of the others: its products run while texts arrive
-    own = backend.clip_sums(image, text, scale, shift, 0)
+    own = backend.clip_sums(image, text, scale, shift, 0, centre=centre)
     gathering.wait()
     row_off, col_off = own.row_off, all_text.new_empty(all_text.shape[0], dtype=own.col_off.dtype)
     col_off[begin : begin + num_rows] = own.col_off
@@ -97,25 +104,45 @@ def _forward(backend: Backend, ranks: Ranks, image: Tensor, text: Tensor, scale:
         block = slice(other * num_rows, (other + 1) * num_rows)
         if other != ranks.rank:
             positives = own.diag, all_diag[block]
-            sums = backend.clip_sums(image, all_text[block], scale, shift, num_rows, positives=positives)
+            sums = backend.clip_sums(image, all_text[block], scale, shift, num_rows, positives=positives, centre=centre)
             row_off, col_off[block] = row_off + sums.row_off, sums.col_off
     rows, row_flags = backend.clip_stats(row_off, own.diag, shift)
     cols, col_flags = backend.clip_stats(ranks.all_reduce(col_off), all_diag, shift)
     flag = ranks.all_max(torch.maximum(row_flags.max(), col_flags.max()))
     # A GPU is not waited for: there the kernels and the collectives are launched, and do nothing where flag is clear.
     if flag.is_cuda or int(flag):
-        row_lse2, col_lse2, diag = backend.clip_online(image, all_text, scale, flag, begin)
-        all_diag, _ = ranks.gather(diag)
-        backend.clip_restate(rows, row_lse2, diag, flag)
-        backend.clip_restate(cols, _sum_of_logs(ranks, col_lse2), all_diag, flag)
-    return ClipStrip(rows, cols, shift, flag), all_text
+        _restate(backend, ranks, image, all_text, scale, (rows, cols, flag))
+    return ClipStrip(rows, cols, shift, flag, centre), all_text
 
 
-def _sum_of_logs(ranks: Ranks, x: Tensor) -> Tensor:
-    """Base-2 log-sum-exp over ranks, element by element."""
-    top = ranks.all_max(x.clone())
-    top = torch.where(top == -torch.inf, 0, top)
-    return ranks.all_reduce((x - top).exp2()).log2() + top
+def _restate(
+    backend: Backend, ranks: Ranks, image: Tensor, all_text: Tensor, scale: Tensor, stats: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    rows, cols, flag = stats
+    num_rows, begin = image.shape[0], ranks.rank * image.shape[0]
+    # On the CPU block by block, as the backward pass goes. The GPU's products are the same in one call.
+    size = all_text.shape[0] if flag.is_cuda else num_rows
+    by_row, by_cols, diag = None, [], rows.new_empty(0)
+    for start in range(0, all_text.shape[0], size):
+        own = flag.is_cuda or start == begin
+        first = begin if flag.is_cuda else 0 if own else num_rows
+        sums = backend.clip_online(image, all_text[start : start + size], scale, flag, first)
+        by_row = sums[0] if by_row is None else merged(backend, by_row, sums[0])
+        by_cols.append(sums[1])
+        diag = sums[2] if own else diag
+    assert by_row is not None
+    by_col = torch.cat(by_cols, 1)
+    top = ranks.all_max(by_col[0].clone())
+    total = ranks.all_reduce(backend.clip_relative(by_col, top))
+    all_diag, _ = ranks.gather(diag)
+    backend.clip_restate(rows, by_row, diag, flag)
+    backend.clip_restate(cols, torch.stack([top, total]), all_diag, flag)
+
+
+def merged(backend: Backend, a: Tensor, b: Tensor) -> Tensor:
+    """Sums of clip_online of two blocks as those of both."""
+    top = torch.maximum(a[0], b[0])
+    return torch.stack([top, backend.clip_relative(a, top) + backend.clip_relative(b, top)])
 
 
 @torch.library.custom_op("dcfast::clip_loss_ranks_backward", mutates_args=())
@@ -128,6 +155,7 @@ def clip_loss_ranks_backward(
     cols: Tensor,
     shift: Tensor,
     flag: Tensor,
+    centre: Tensor,
     all_text: Tensor,
     rank: int,
     world_size: int,
@@ -141,7 +169,7 @@ def clip_loss_ranks_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of this rank's image and text features and of the scale; without elements where not needed."""
     ranks, backend = ranks_of(rank, world_size, group), backend_for(image.device, image.dtype)
-    strip = ClipStrip(rows, cols, shift, flag)
+    strip = ClipStrip(rows, cols, shift, flag, centre)
     # without gradient through the gather a rank's loss reaches its own rows by P and its own columns by Q alone
     apart = local_loss and not gather_with_grad
     weights: tuple[Weights, Weights] = ((1.0, 0.0), (0.0, 1.0)) if apart else ((1.0, 1.0), (1.0, 1.0))
@@ -176,6 +204,7 @@ def _(
     cols: Tensor,
     shift: Tensor,
     flag: Tensor,
+    centre: Tensor,
     all_text: Tensor,
     rank: int,
     world_size: int,

@@ -32,16 +32,16 @@ def forward(backend: Backend, ranks: Ranks, image: Tensor, text: Tensor, scale: 
     """Statistics of this rank's rows and of its columns."""
     from dcfast.loss.clip_ranks import common_shift
 
-    shift = common_shift(backend, ranks, image, text, scale)
+    shift, centre = common_shift(backend, ranks, image, text, scale)
     num_rows = image.shape[0]
     row_off = col_off = diag = all_diag = shift.new_empty(0)
     for owner, (block,) in rounds(ranks, text):
         if owner == ranks.rank:
-            row_off, col_off, diag = backend.clip_sums(image, block, scale, shift, 0)
+            row_off, col_off, diag = backend.clip_sums(image, block, scale, shift, 0, centre=centre)
             all_diag, _ = ranks.gather(diag)
         else:
             positives = diag, all_diag[owner * num_rows : (owner + 1) * num_rows]
-            sums = backend.clip_sums(image, block, scale, shift, num_rows, positives=positives)
+            sums = backend.clip_sums(image, block, scale, shift, num_rows, positives=positives, centre=centre)
             # the sums of this block arrive from the rank before, which had it one step earlier
             row_off, col_off = row_off + sums.row_off, ranks.pass_on(col_off).wait()[0] + sums.col_off
     (col_off,) = ranks.pass_on(col_off).wait()
@@ -50,26 +50,28 @@ def forward(backend: Backend, ranks: Ranks, image: Tensor, text: Tensor, scale: 
     flag = ranks.all_max(torch.maximum(row_flags.max(), col_flags.max()))
     if int(flag):  # a second round needs the host: it waits for the flag, which is rarely set
         _restate(backend, ranks, image, text, scale, (rows, cols, flag))
-    return ClipStrip(rows, cols, shift, flag)
+    return ClipStrip(rows, cols, shift, flag, centre)
 
 
 def _restate(
     backend: Backend, ranks: Ranks, image: Tensor, text: Tensor, scale: Tensor, stats: tuple[Tensor, Tensor, Tensor]
 ) -> None:
+    from dcfast.loss.clip_ranks import merged
+
     rows, cols, flag = stats
     num_rows = image.shape[0]
-    row_lse2 = col_lse2 = diag = rows.new_empty(0)
+    rows_sums = cols_sums = diag = rows.new_empty(0)
     for owner, (block,) in rounds(ranks, text):
         own = owner == ranks.rank
         by_row, by_col, positives = backend.clip_online(image, block, scale, flag, 0 if own else num_rows)
         if own:
-            row_lse2, col_lse2, diag = by_row, by_col, positives
+            rows_sums, cols_sums, diag = by_row, by_col, positives
         else:
-            row_lse2 = torch.logaddexp2(row_lse2, by_row)
-            col_lse2 = torch.logaddexp2(ranks.pass_on(col_lse2).wait()[0], by_col)
-    (col_lse2,) = ranks.pass_on(col_lse2).wait()
-    backend.clip_restate(rows, row_lse2, diag, flag)
-    backend.clip_restate(cols, col_lse2, diag, flag)
+            rows_sums = merged(backend, rows_sums, by_row)
+            cols_sums = merged(backend, ranks.pass_on(cols_sums).wait()[0], by_col)
+    (cols_sums,) = ranks.pass_on(cols_sums).wait()
+    backend.clip_restate(rows, rows_sums, diag, flag)
+    backend.clip_restate(cols, cols_sums, diag, flag)
 
 
 def backward(

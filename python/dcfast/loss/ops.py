@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from dcfast.loss.arguments import check_finite
-from dcfast.loss.backend import LSE2, NLL, Backend, ClipStrip, Products, backend_for, stats_dtype
+from dcfast.loss.backend import NLL, Backend, ClipStrip, Products, backend_for, stats_dtype
 from dcfast.loss.strips import SMALL
 
-_LN2 = 0.6931471805599453
 _FEW = 4096
 
 
@@ -30,21 +29,28 @@ def plain(features: Tensor) -> torch.autocast:
 
 
 @torch.library.custom_op("dcfast::clip_loss", mutates_args=())
-def clip_loss(image: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(loss, statistics of rows, of columns, shift, flag); see ``dcfast.loss.backend.ClipStrip``."""
+def clip_loss(image: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(loss, statistics of rows, of columns, shift, flag, centre); see ``dcfast.loss.backend.ClipStrip``."""
     check_finite(scale, "logit_scale")
     with plain(image):
         strip = backend_for(image.device, image.dtype).clip_forward(image, text, scale)
         loss = (strip.rows[NLL].mean() + strip.cols[NLL].mean()) / 2
-    return loss.to(wide(image)), *strip
+    return loss.to(wide(image)), *strip[:4], centre_of(strip, image)
+
+
+def centre_of(strip: ClipStrip, image: Tensor) -> Tensor:
+    """The centre, zeros where there is none: operators have no optional results."""
+    centre = strip[4] if len(strip) > 4 else None
+    return image.new_zeros(2, image.shape[1], dtype=wide(image)) if centre is None else centre
 
 
 @clip_loss.register_fake
-def _(image: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _(image: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     loss = image.new_empty((), dtype=wide(image))
     rows = image.new_empty(4, image.shape[0], dtype=stats_dtype(image.device, image.dtype))
     flag = image.new_empty((), dtype=torch.int32)
-    return loss, rows, torch.empty_like(rows), torch.empty_like(loss), flag
+    centre = image.new_empty(2, image.shape[1], dtype=wide(image))
+    return loss, rows, torch.empty_like(rows), torch.empty_like(loss), flag, centre
 
 
 @torch.library.custom_op("dcfast::clip_loss_backward", mutates_args=())
@@ -57,6 +63,7 @@ def clip_loss_backward(
     cols: Tensor,
     shift: Tensor,
     flag: Tensor,
+    centre: Tensor,
     need_image: bool,
     need_text: bool,
     need_scale: bool,
@@ -67,7 +74,7 @@ def clip_loss_backward(
     # the logits' gradients or the products are rounded: their errors average out only over many.
     dots = need_scale and image.shape[0] <= (_FEW if image.dtype.itemsize == 2 else SMALL)
     needs = need_image or (need_scale and not need_text and not dots), need_text
-    strip = ClipStrip(rows, cols, shift, flag)
+    strip = ClipStrip(rows, cols, shift, flag, centre)
     with plain(image):
         products = backend.clip_products(image, text, scale, strip, needs=needs, dots=dots)
         factor = upstream / (2 * image.shape[0])
@@ -86,6 +93,8 @@ def _finish(
     """Gradients from raw products."""
     need_image, _, need_scale = needs
     dot = None if products.dots is None else products.dots.sum() * factor
+    if dot is None and len(products) > 3 and products[3] is not None:
+        dot = products[3] * factor
     image_grad, text_grad, scale_grad = image.new_empty(0), text.new_empty(0), scale.new_empty(0)
     if products.image is not None:
         dot_with = image if need_scale and dot is None else None
@@ -111,6 +120,7 @@ def _(
     cols: Tensor,
     shift: Tensor,
     flag: Tensor,
+    centre: Tensor,
     need_image: bool,
     need_text: bool,
     need_scale: bool,
@@ -165,10 +175,10 @@ def clip_lse(image: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, Tensor
         rows, row_flags = backend.clip_stats(sums.row_off, torch.full_like(sums.row_off, -torch.inf), shift)
         cols, col_flags = backend.clip_stats(sums.col_off, empty, shift)
         flag = torch.maximum(row_flags.amax(), col_flags.amax())
-        row_lse2, col_lse2, diag = backend.clip_online(image, text, scale, flag, nowhere)
-        backend.clip_restate(rows, row_lse2, torch.full_like(diag, -torch.inf), flag)
-        backend.clip_restate(cols, col_lse2, empty, flag)
-        return (rows[LSE2] * _LN2).to(wide(image)), (cols[LSE2] * _LN2).to(wide(image))
+        by_row, by_col, diag = backend.clip_online(image, text, scale, flag, nowhere)
+        backend.clip_restate(rows, by_row, torch.full_like(diag, -torch.inf), flag)
+        backend.clip_restate(cols, by_col, empty, flag)
+        return backend.clip_log_sums(rows).to(wide(image)), backend.clip_log_sums(cols).to(wide(image))
 
 
 @clip_lse.register_fake

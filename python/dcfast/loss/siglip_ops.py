@@ -28,7 +28,7 @@ def siglip_loss(
         backend = backend_for(image.device, image.dtype)
         total, products = backend.siglip_block(image, text, scale, bias, needs=(need_image, need_text), grad=grad)
         empty = [image.new_empty(0, dtype=wide(image)) for _ in range(3)]
-        parts = [e if p is None else p.contiguous() for p, e in zip(products, empty, strict=True)]
+        parts = [e if p is None else p.contiguous() for p, e in zip(products[:3], empty, strict=True)]
         return total / image.shape[0], parts[0], parts[1], parts[2]
 
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from dcfast.loss.clip_gradient import clip_products, finish
+from dcfast.loss.far_logits import clip_online, clip_relative, clip_restate
 from dcfast.loss.sigmoid_strips import siglip_block
 from dcfast.loss.strips import (
     clip_forward,
+    clip_log_sums,
+    clip_means,
     clip_norms,
-    clip_online,
-    clip_products,
-    clip_restate,
     clip_shift,
     clip_stats,
     clip_sums,
-    finish,
 )
 
 __all__ = [
     "clip_forward",
+    "clip_log_sums",
+    "clip_means",
     "clip_norms",
     "clip_online",
     "clip_products",
+    "clip_relative",
     "clip_restate",
     "clip_shift",
     "clip_stats",
