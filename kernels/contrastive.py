@@ -212,18 +212,10 @@ def _online(o: Operands, scale: Tensor, flag: Tensor, first: int) -> Tensor:
     grid = programs(o.device, nbm)
     with on_device(off):
         clip_kernels.clip_online[(grid,)](
-            *o.sources(c),
-            scale,
-            flag,
-            off,
-            *o.sizes(),
-            first,
-            nbm,
-            nbn,
-            PROGRAMS=grid,
-            enable_fp_fusion=False,
-            **o.options(c),
-        )  # what is subtracted has to be the exponent as it was rounded
+            *o.sources(c), scale, flag, off, *o.sizes(), first, nbm, nbn,
+            # what is subtracted has to be the exponent as it was rounded
+            PROGRAMS=grid, enable_fp_fusion=False, **o.options(c),
+        )  # fmt: skip
     return off
 
 

@@ -58,6 +58,12 @@ def opposite(rank: int, rows: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return image.to(dtype), text.to(dtype)
 
 
+def cone(rank: int, rows: int) -> Pair:
+    """All in one narrow cone, the same on all ranks."""
+    shared = torch.ones(1, WIDTH) / WIDTH**0.5
+    return tuple(torch.nn.functional.normalize(3 * shared + x, dim=1) for x in features(rank, rows, torch.float32))
+
+
 def run(loss: Callable[..., Tensor], pair: Pair, *scalars: float, dtype: torch.dtype) -> list[Tensor]:
     """Loss and gradients of features and scalars."""
     leaves = [x.to(dtype).detach().clone().requires_grad_() for x in pair]
@@ -112,6 +118,14 @@ def cases(rank: int, world_size: int) -> Iterator[tuple[str, Callable[[], tuple[
                 # more than 256 rows, nearly fitted: a few entries carry the loss
                 pair = features(rank, 280, dtype, width=64)
                 yield f"{name} fitted {kind}", lambda o=ours, t=other, p=pair: compare(o, t, p, (60.0,), p[0].dtype)
+                pair = cone(rank, 270)
+                yield f"{name} cone {kind}", lambda o=ours, t=other, p=pair: compare(o, t, p, (60.0,), p[0].dtype)
+                for rows, norm in ((20, 1e6), (261, 30.0)):  # logits much further apart than exponents
+                    pair = tuple(norm * x for x in features(rank, rows, dtype))
+                    yield (
+                        f"{name} norm {norm:g} {kind}",
+                        lambda o=ours, t=other, p=pair: compare(o, t, p, (5.0,), p[0].dtype),
+                    )
         pair = opposite(rank, 5, torch.float32)
         yield f"{name} opposite", lambda o=ours, t=other, p=pair: compare(o, t, p, (140.0,), torch.float32)
     one = features(rank, 1, torch.float32)

@@ -24,6 +24,20 @@ def features(
     return (image * norm).to(dtype), (text * norm).to(dtype)
 
 
+def cone(rows: int, width: int, *, common: float, pair: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """float32 unit features that share a direction, as those of new models do.
+
+    ``common``: the mean cosine of two images; ``pair``: the cosine of image and text in what they do not share.
+    """
+    shared = torch.randn(1, width, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(1000 * seed + rows + width)
+    own, other = (torch.randn(rows, width, generator=generator, dtype=torch.float64) for _ in range(2))
+    shared, own, other = (functional.normalize(x, dim=1) for x in (shared, own, other))
+    partner = functional.normalize(pair * own + (1 - pair**2) ** 0.5 * other, dim=1)
+    image, text = (common**0.5 * shared + (1 - common) ** 0.5 * x for x in (own, partner))
+    return functional.normalize(image, dim=1).float(), functional.normalize(text, dim=1).float()
+
+
 def naive_clip(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
     """Two cross entropies of the stored matrix of logits."""
     logits = scale.to(image.dtype) * image @ text.T

@@ -105,6 +105,41 @@ def test_features_of_any_norm() -> None:
     check(*reference.features(60, 32, norm=1e-3), 14.0)
 
 
+@pytest.mark.parametrize("rows", [60, 257, 700])
+@pytest.mark.parametrize(
+    ("norm", "scale"), [(1e6, 1.0), (1e10, 1e-3), (20.0, 14.0), (20.0, 0.5), (6.0, 100.0), (1e-4, 1e6)]
+)
+def test_the_bars_hold_for_features_of_any_norm(rows: int, norm: float, scale: float) -> None:
+    """Logits of thousands lose the digits that exponentials want, and log-sum-exps of 1e12 have none for sums."""
+    inputs = (*reference.features(rows, 32, norm=norm), torch.tensor(scale))
+    wanted = reference.exact(reference.fitted_clip, *inputs)
+    reference.assert_close(reference.run(dcfast.clip_loss, *inputs), wanted, torch.float32)
+    # and norms that differ: a few rows far away from the others
+    for x in inputs[:2]:
+        x[3] *= 50
+        x[rows - 1] *= 1e-3
+    wanted = reference.exact(reference.fitted_clip, *inputs)
+    reference.assert_close(reference.run(dcfast.clip_loss, *inputs), wanted, torch.float32)
+
+
+@pytest.mark.parametrize("rows", [60, 257, 900])
+@pytest.mark.parametrize(("common", "pair"), [(0.5, 0.5), (0.9, 0.95), (0.99, 0.5), (0.999, 0.9)])
+@pytest.mark.parametrize("scale", [14.3, 100.0, 400.0])
+def test_the_bars_hold_for_features_in_a_cone(rows: int, common: float, pair: float, scale: float) -> None:
+    """What all logits share takes their digits, unless it is taken off."""
+    inputs = (*reference.cone(rows, 64, common=common, pair=pair), torch.tensor(scale))
+    wanted = reference.exact(reference.fitted_clip, *inputs)
+    reference.assert_close(reference.run(dcfast.clip_loss, *inputs), wanted, torch.float32)
+
+
+def test_images_and_texts_in_different_cones() -> None:
+    image, _ = reference.cone(400, 64, common=0.9, pair=0.5)
+    for text in (-image, image.flip(1), reference.features(400, 64)[1]):
+        inputs = (image, text, torch.tensor(30.0))
+        wanted = reference.exact(reference.fitted_clip, *inputs)
+        reference.assert_close(reference.run(dcfast.clip_loss, *inputs), wanted, torch.float32)
+
+
 def test_half_precision_products_beyond_its_range() -> None:
     image, text = reference.features(33, 16, torch.float16, norm=1000.0)
     assert (image.float() @ text.float().T).abs().max() > 65504
@@ -185,8 +220,9 @@ def test_expanded_features() -> None:
     reference.assert_close([row.grad], [plain.grad], torch.float32)
 
 
-def test_only_some_inputs_need_a_gradient() -> None:
-    image, text = reference.features(50, 16)
+@pytest.mark.parametrize("pair", [reference.features(50, 16), reference.cone(300, 16, common=0.9, pair=0.5)])
+def test_only_some_inputs_need_a_gradient(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+    image, text = pair
     scale = torch.tensor(7.0)
     everything = reference.run(dcfast.clip_loss, image, text, scale)
     for wanted in ((0,), (1,), (2,), (0, 2), (1, 2)):
@@ -208,8 +244,12 @@ def test_the_graph_can_be_used_twice_and_upstream_counts() -> None:
     check(*reference.features(30, 16), 20.0, upstream=65536.0)
 
 
-def test_two_runs_are_bit_equal() -> None:
-    inputs = (*reference.features(700, 48), torch.tensor(33.0))
+@pytest.mark.parametrize(
+    "pair",
+    [reference.features(700, 48), reference.features(700, 48, norm=20), reference.cone(700, 48, common=0.9, pair=0)],
+)
+def test_two_runs_are_bit_equal(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+    inputs = (*pair, torch.tensor(33.0))
     first, second = (reference.run(dcfast.clip_loss, *inputs) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
@@ -220,10 +260,16 @@ def test_any_height_of_strips(rows: int, scale: float, monkeypatch: pytest.Monke
     monkeypatch.setattr(strips, "_LEAST_ROWS", rows)
     monkeypatch.setattr(strips, "_STRIP_BYTES", 1)
     check(*reference.features(100, 16), scale)
+    inputs = (*reference.cone(300, 16, common=0.9, pair=0.5), torch.tensor(scale))
+    wanted = reference.exact(reference.fitted_clip, *inputs)
+    reference.assert_close(reference.run(dcfast.clip_loss, *inputs), wanted, torch.float32)
 
 
-def test_workspaces_are_filled_before_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    image, text = reference.features(300, 16)
+@pytest.mark.parametrize("pair", [reference.features(300, 16), reference.cone(300, 16, common=0.9, pair=0.5)])
+def test_workspaces_are_filled_before_they_are_read(
+    pair: tuple[torch.Tensor, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, text = pair
     wanted = reference.run(dcfast.clip_loss, image, text, torch.tensor(25.0))
     empty = torch.Tensor.new_empty
 
@@ -254,7 +300,11 @@ def test_memory_is_bounded_by_strips(monkeypatch: pytest.MonkeyPatch) -> None:
     # the largest tensor made is two strips, never the matrix of logits
     monkeypatch.setattr(strips, "_LEAST_ROWS", 16)
     monkeypatch.setattr(strips, "_STRIP_BYTES", 1 << 17)
-    image, text = reference.features(2000, 8)
+    for pair in (reference.features(2000, 8), reference.cone(2000, 8, common=0.9, pair=0.5)):
+        largest_of_both_passes(*pair)
+
+
+def largest_of_both_passes(image: torch.Tensor, text: torch.Tensor) -> None:
     scale = torch.tensor(20.0)
     with Largest() as largest:
         clip_gradient.clip_products(image, text, scale, strips.clip_forward(image, text, scale))

@@ -227,6 +227,12 @@ for dtype in (torch.float32, torch.bfloat16):
         used = inputs[:3] if loss is dcfast.clip_loss else inputs
         wanted = reference.exact(plain, *used)
         reference.assert_close(reference.run(loss, *used), wanted, dtype, reference.run(plain, *used))
+for norm in (30.0, 1e6):  # no common shift serves
+    inputs = (*reference.features(37, 24, norm=norm), torch.tensor(5.0))
+    wanted = reference.exact(reference.naive_clip, *inputs)
+    plain = reference.run(reference.naive_clip, *inputs)
+    reference.assert_close(reference.run(dcfast.clip_loss, *inputs), wanted, torch.float32, plain)
+inputs = (*reference.features(37, 24, torch.bfloat16), torch.tensor(14.3))
 rows, cols = dcfast.clip_lse(inputs[0], inputs[1][:20], 14.3)
 logits = 14.3 * inputs[0].double() @ inputs[1][:20].double().T
 assert (rows - logits.logsumexp(1)).abs().max() < 1e-5 > (cols - logits.logsumexp(0)).abs().max()

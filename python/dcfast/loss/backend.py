@@ -20,8 +20,7 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-# rows of the statistics: 1 / sum of the exponentials, 1 - P_ii, -log P_ii (natural); BASE is the backend's own business:
-# what the exponents are relative to, or their log-sum-exp
+# rows of the statistics: 1 / sum of exponentials, what their exponents are relative to, 1 - P_ii, -log P_ii (natural)
 INVERSE, BASE, SHARE, NLL = range(4)
 Weights = tuple[float, float]
 Needs = tuple[bool, bool]

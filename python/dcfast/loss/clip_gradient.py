@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 # log2: above it the sums of a gradient times features could overflow
 _MOST_UNIT = 80
+# and no factor may overflow that is multiplied with it
+_MOST_FACTOR = 124
+_RUN = 32
 
 
 def clip_products(
@@ -111,7 +114,7 @@ class _Means:
         self._dot += (self._cols * self._texts.with_mean.double()).sum()
         if text_sum is not None:
             if dot:
-                parts = zip(text_sum.split(DOT_ROWS), self._texts.features.split(DOT_ROWS), strict=True)
+                parts = zip(torch.split(text_sum, DOT_ROWS), torch.split(self._texts.features, DOT_ROWS), strict=True)
                 self._dot += torch.stack([torch.linalg.vecdot(a, b).sum(dtype=torch.float64) for a, b in parts]).sum()
             text_sum.addr_((self._cols * self._weights[1]).to(text_sum.dtype), self._texts.means[0])
         return self._dot
@@ -126,19 +129,17 @@ class _Gradient:
 
     def __init__(self, texts: Texts, scale: Tensor, strip: ClipStrip, height: int, *, mend: bool) -> None:
         self._texts, self._scale, self._strip = texts, scale, strip
-        self._flagged = bool(int(strip.flag))
+        self._flagged, self._means = bool(int(strip.flag)), texts.means is not None
         self._shift = float(strip.shift)
         self._away = away(texts, scale, strip.shift)
         self.unit = 1.0
         if not self._flagged:
-            least = float(torch.minimum(strip.rows[INVERSE].min(), strip.cols[INVERSE].min()))
-            if 0 < least < 1:
-                self.unit = 2.0 ** min(-math.frexp(least)[1], _MOST_UNIT)
+            self.unit = _unit(torch.stack([*strip.rows[INVERSE].aminmax(), *strip.cols[INVERSE].aminmax()]))
         self._inverse = [stats[INVERSE] for stats in (strip.rows, strip.cols)]
         self._threshold: float | None = None
         if mend and not self._flagged:
             shares = exact_entries.Shares(0.0, 0.0).plus(strip.rows[SHARE]).plus(strip.cols[SHARE])
-            self._threshold = shares.threshold
+            self._threshold = shares.threshold(centred=self._means)
         self._space = texts.features.new_empty(2, height, texts.given.shape[0])
         self._exponentials = self._grad = self._space[0]
         self._rows, self._first = slice(0, 0), 0
@@ -174,7 +175,8 @@ class _Gradient:
         of_rows, of_cols = (exact_entries.Side(stats[SHARE], stats[INVERSE]) for stats in (rows, cols))
         i, j = exact_entries.find(e, of_rows, of_cols, threshold)
         if i.numel():
-            exact = exact_entries.exponentials(part, self._texts.given, i, j, float(self._scale), self._away)
+            factors = part, self._texts.given, i, j, float(self._scale), self._away
+            exact = exact_entries.exponentials(*factors, centred=self._means)
             e[i, j] = exact.to(e.dtype)
 
     def _positives(self) -> tuple[slice, slice]:
@@ -190,7 +192,7 @@ class _Gradient:
         """
         d, rows, cols = self._grad, self._strip.rows[:, self._rows], self._strip.cols
         here, there = self._positives()
-        positives = exact_entries.dots(part[here], self._texts.given[there]) - self._texts.constant
+        positives = exact_entries.dots(part[here], self._texts.given[there], centred=self._means) - self._texts.constant
         of_row, of_col = self._centres(rows), self._centres(cols)
         if self._flagged:
             by_row, by_col = self._softmax(1), self._softmax(0)
@@ -244,9 +246,23 @@ class _Gradient:
         return self._sums(self._exponentials.t(), inverse, there, shares)
 
     def _sums(self, e: Tensor, inverse: Tensor, here: slice, shares: Tensor) -> Tensor:
-        sums = torch.mv(e, (inverse * self.unit).to(e.dtype)).double().div_(self.unit)
+        inverse = (inverse * self.unit).to(e.dtype)
+        sums = e.new_zeros(e.shape[0], dtype=torch.float64)
+        # a product with a vector adds one after the other: not too many of them in float32
+        run = _RUN if e.stride(0) == 1 else e.shape[1]
+        for part, factors in zip(torch.split(e, run, 1), torch.split(inverse, run), strict=True):
+            sums += torch.mv(part, factors)
+        sums.div_(self.unit)
         sums[here] -= shares
         return sums
+
+
+def _unit(inverse: Tensor) -> float:
+    """The power of two for factors 1 / sum, of which it gets the extremes."""
+    least, most = (float(x) for x in inverse.aminmax())
+    if not 0 < least < 1 or not math.isfinite(most):
+        return 1.0
+    return 2.0 ** max(0, min(-math.frexp(least)[1], _MOST_UNIT, _MOST_FACTOR - math.frexp(most)[1]))
 
 
 def _centred(weights: Tensor, products: Tensor, dim: int, centres: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ def clip_loss_ranks(
     local_loss: bool,
     gather_with_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(loss, statistics of own rows, of columns, shift, flag, centre, all texts); "ring": of own columns, and no texts."""
+    """(loss, statistics of own rows, of columns, shift, flag, centre, all texts); "ring": own columns, no texts."""
     ranks, backend = ranks_of(rank, world_size, group), backend_for(image.device, image.dtype)
     ranks.check_same(image, scale)
     check_finite(scale, "logit_scale")

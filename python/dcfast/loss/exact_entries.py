@@ -5,7 +5,8 @@ many entries that averages out. In a nearly fitted batch at a large scale a hand
 of the gradient, and nothing averages out. With w_ij = P_ij + Q_ij the entries whose weight is above
 t = 2 _SHARE sum(S^2) / sum(S), S the shares 1 - P_ii, are taken out of the strip and multiplied with sums in float64.
 What is left holds at most sum(w t) of the squared norm of the gradient, which is sum((2 S)^2) at least: it errs by
-sqrt(_SHARE) of the error of one entry or less.
+sqrt(_SHARE) of the error of one entry or less. Where means of features are taken off, errors of the sums of rows and of
+columns are multiplied with these means, which are longer than what is left of features: _CENTRED takes _SHARE's place.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-_SHARE = 1 / 16
+_SHARE, _CENTRED = 1 / 16, 1 / 256
 # Positives are multiplied exactly where at most so many equal rivals are: 1 / (_RIVALS + 1) is above any threshold, so
 # that all of these are exact too. Where a positive has more, it and they err alike, which cancels.
 RIVALS = 1 / (2 * _SHARE) - 2
@@ -38,14 +39,17 @@ class Shares(NamedTuple):
     def plus(self, shares: Tensor) -> Shares:
         return Shares(self.first + float(shares.sum()), self.second + float(shares.square().sum()))
 
-    @property
-    def threshold(self) -> float:
-        return 2 * _SHARE * self.second / self.first if self.second > 0 else math.inf
+    def threshold(self, *, centred: bool) -> float:
+        """The least weight of an entry to be multiplied again."""
+        return 2 * (_CENTRED if centred else _SHARE) * self.second / self.first if self.second > 0 else math.inf
 
 
-def dots(a: Tensor, b: Tensor) -> Tensor:
-    """(n,) float64 dot products of the rows of two (n, D) tensors: products rounded once, sums in float64."""
-    return (a * b).sum(1, dtype=torch.float64)
+def dots(a: Tensor, b: Tensor, *, centred: bool = False) -> Tensor:
+    """(n,) float64 dot products of the rows of two (n, D) tensors: products rounded once, sums in float64.
+
+    ``centred``: products in float64 too, for dot products of which most will be taken off.
+    """
+    return ((a.double() if centred else a) * b).sum(1, dtype=torch.float64)
 
 
 def worth_a_look(largest: float, away: float) -> bool:
@@ -98,7 +102,9 @@ def _search(e: Tensor, rows: Side, cols: Side, threshold: float) -> Tensor | Non
     return out if out.shape[1] <= _MOST else None
 
 
-def exponentials(part: Tensor, text: Tensor, i: Tensor, j: Tensor, scale: float, away: float) -> Tensor:
-    """(n,) float64: exp(scale <part_i, text_j> - away)."""
+def exponentials(
+    part: Tensor, text: Tensor, i: Tensor, j: Tensor, scale: float, away: float, *, centred: bool = False
+) -> Tensor:
+    """(n,) float64: exp(scale <part_i, text_j> - away); ``centred``: as in ``dots``."""
     pieces = zip(torch.split(i, _DOTS), torch.split(j, _DOTS), strict=True)
-    return torch.cat([dots(part[a], text[b]) for a, b in pieces]).mul_(scale).sub_(away).exp_()
+    return torch.cat([dots(part[a], text[b], centred=centred) for a, b in pieces]).mul_(scale).sub_(away).exp_()

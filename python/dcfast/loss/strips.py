@@ -149,14 +149,13 @@ def away(texts: centring.Texts, scale: Tensor, shift: Tensor) -> float:
 
 def _positives(image: Tensor, texts: centring.Texts, scale: Tensor, shift: Tensor, first: int) -> Tensor:
     """(M, 2) float64 exponents of the positives in the block: where those as multiplied will stand, and exact ones."""
-    text = texts.given
+    text, dtype = texts.given, texts.features.dtype
     out = text.new_full((image.shape[0], 2), -math.inf, dtype=torch.float64)
     here = positive_rows(image.shape[0], text.shape[0], first)
     for start in range(here.start, here.stop, DOT_ROWS):
         rows = slice(start, min(start + DOT_ROWS, here.stop))
-        exact = exact_entries.dots(
-            widen(image[rows], texts.features.dtype), text[rows.start + first : rows.stop + first]
-        )
+        there = text[rows.start + first : rows.stop + first]
+        exact = exact_entries.dots(widen(image[rows], dtype), there, centred=texts.means is not None)
         out[rows, 1] = exact * float(scale) - away(texts, scale, shift)
     return out
 
@@ -177,6 +176,7 @@ class _Mend:
         self._away = away(texts, scale, shift)
         self._rows, self._cols = of_rows[:, 1].exp(), of_cols[:, 1].exp()
         self._shares = exact_entries.Shares(0.0, 0.0)
+        self._centred = texts.means is not None
 
     def add(self, e: Tensor, part: Tensor, rows: slice, sums: ClipSums) -> None:
         off = sums.row_off[rows]
@@ -187,9 +187,10 @@ class _Mend:
         col_total = sums.col_off + self._cols
         of_rows = exact_entries.Side(off / total, total.reciprocal())
         of_cols = exact_entries.Side(sums.col_off / col_total, col_total.reciprocal())
-        i, j = exact_entries.find(e, of_rows, of_cols, self._shares.threshold)
+        i, j = exact_entries.find(e, of_rows, of_cols, self._shares.threshold(centred=self._centred))
         if i.numel():
-            by = exact_entries.exponentials(part, self._text, i, j, self._scale, self._away) - e[i, j].double()
+            factors = part, self._text, i, j, self._scale, self._away
+            by = exact_entries.exponentials(*factors, centred=self._centred) - e[i, j].double()
             off.index_add_(0, i, by)
             sums.col_off.index_add_(0, j, by)
 
