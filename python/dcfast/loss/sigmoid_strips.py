@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from dcfast.loss import strips
+from dcfast.loss import exact_entries, strips
 from dcfast.loss.backend import Products
 
 if TYPE_CHECKING:
@@ -51,7 +51,10 @@ def siglip_block(
         torch.mul(dots, scale, out=g)
         if bias is not None:
             g.add_(bias)
-        loss = loss + _losses_and_sigmoids(g, start + first, terms, grad)
+        here = strips.positive_rows(part.shape[0], text.shape[0], start + first)
+        paired = text[here.start + start + first : here.stop + start + first]
+        exact = exact_entries.dots(part[here], paired) * scale.double() + (0 if bias is None else bias.double())
+        loss = loss + _losses_and_sigmoids(g, start + first, terms, grad, exact)
         if grad:
             sums[0] += torch.linalg.vecdot(g, dots).sum(dtype=torch.float64)
             sums[1] += g.sum(1).sum(dtype=torch.float64)
@@ -63,13 +66,12 @@ def siglip_block(
     return loss.to(text.dtype), Products(image_sum if wanted[0] else None, text_sum, totals)
 
 
-def _losses_and_sigmoids(z: Tensor, first: int, terms: Tensor, grad: bool) -> Tensor:
+def _losses_and_sigmoids(z: Tensor, first: int, terms: Tensor, grad: bool, positives: Tensor) -> Tensor:
     """The sum of softplus(-y z) of a strip; z becomes sigmoid(z) - Id if ``grad``.
 
-    Positives are taken out and put in by themselves, as softplus(-z) and -sigmoid(-z): nothing cancels.
+    Positives are taken out and put in by themselves, as softplus(-z) and -sigmoid(-z) in float64: nothing cancels.
     """
     here = strips.positive_rows(z.shape[0], z.shape[1], first)
-    positives = z.diagonal(first).clone() if here.stop > here.start else z.new_empty(0)
     if here.stop > here.start:
         z.diagonal(first).fill_(-math.inf)
     # log(1 + e**-|z|) by log1p: the plain logarithm loses pairs below -16, most of them at the usual first bias of -10
@@ -79,4 +81,4 @@ def _losses_and_sigmoids(z: Tensor, first: int, terms: Tensor, grad: bool) -> Te
         z.sigmoid_()
         if here.stop > here.start:
             z.diagonal(first).copy_(-torch.sigmoid(-positives))
-    return loss + functional.softplus(-positives.double()).sum()
+    return loss + functional.softplus(-positives).sum()
