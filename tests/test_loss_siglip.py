@@ -98,3 +98,20 @@ def test_any_height_of_strips(rows: int, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(strips, "_LEAST_ROWS", rows)
     monkeypatch.setattr(strips, "_STRIP_BYTES", 1)
     check(*reference.features(100, 16), 25.0, -12.0)
+
+
+@pytest.mark.parametrize("rows", [8, 60, 300, 700])
+@pytest.mark.parametrize("noise", [0.3, 0.05])
+@pytest.mark.parametrize(("scale", "bias"), [(100.0, -90.0), (117.0, -17.0), (10.0, -10.0)])
+def test_the_bars_hold_however_well_a_batch_is_fitted(rows: int, noise: float, scale: float, bias: float) -> None:
+    """Positives carry the gradient then, and the rounding of their logits of 100 does not average out."""
+    inputs = (*reference.features(rows, 64, noise=noise), torch.tensor(scale), torch.tensor(bias))
+    wanted = reference.exact(reference.naive_siglip, *inputs)
+    reference.assert_close(reference.run(dcfast.siglip_loss, *inputs), wanted, torch.float32)
+
+
+def test_the_scales_gradient_where_it_nearly_cancels() -> None:
+    inputs = (*reference.features(60, 512, noise=1e9), torch.tensor(100.0), torch.tensor(-90.0))
+    wanted = reference.exact(reference.naive_siglip, *inputs)
+    assert abs(float(wanted[3])) < 0.01
+    reference.assert_close(reference.run(dcfast.siglip_loss, *inputs), wanted, torch.float32)

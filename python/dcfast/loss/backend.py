@@ -157,7 +157,10 @@ class Backend(Protocol):
         grad: bool = True,
         into_image: Tensor | None = None,
     ) -> tuple[Tensor, Products]:
-        """(sum of softplus(-y z), products with G = sigmoid(z) - Id); without ``grad`` only the sum."""
+        """(sum of softplus(-y z), products with G = sigmoid(z) - Id); without ``grad`` only the sum.
+
+        The sum and the dots may be float64.
+        """
         ...
 
 

@@ -28,6 +28,7 @@ _LEAST_LOGIT = 10.0
 _MOST = 4096
 _LINES = 64
 _DOTS = 256
+_ROWS = 1024
 
 
 class Shares(NamedTuple):
@@ -49,7 +50,8 @@ def dots(a: Tensor, b: Tensor, *, centred: bool = False) -> Tensor:
 
     ``centred``: products in float64 too, for dot products of which most will be taken off.
     """
-    return ((a.double() if centred else a) * b).sum(1, dtype=torch.float64)
+    pieces = zip(torch.split(a, _ROWS), torch.split(b, _ROWS), strict=True)
+    return torch.cat([((x.double() if centred else x) * y).sum(1, dtype=torch.float64) for x, y in pieces])
 
 
 def worth_a_look(largest: float, away: float) -> bool:

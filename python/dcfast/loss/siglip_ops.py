@@ -27,9 +27,10 @@ def siglip_loss(
     with plain(image):
         backend = backend_for(image.device, image.dtype)
         total, products = backend.siglip_block(image, text, scale, bias, needs=(need_image, need_text), grad=grad)
-        empty = [image.new_empty(0, dtype=wide(image)) for _ in range(3)]
-        parts = [e if p is None else p.contiguous() for p, e in zip(products[:3], empty, strict=True)]
-        return total / image.shape[0], parts[0], parts[1], parts[2]
+        dtype = wide(image)
+        empty = image.new_empty(0, dtype=dtype)
+        parts = [empty.clone() if p is None else p.to(dtype).contiguous() for p in products[:3]]
+        return (total / image.shape[0]).to(dtype), parts[0], parts[1], parts[2]
 
 
 @siglip_loss.register_fake

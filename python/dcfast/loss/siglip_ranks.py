@@ -49,8 +49,8 @@ def siglip_loss_ranks(
         text_raw = sweep(ranks, text, block)
         empty = image.new_empty(0, dtype=wide(image))
         image_raw = empty if block.image_raw is None else block.image_raw
-        sums = block.sums if block.grad else empty
-        return block.loss / image.shape[0], image_raw, empty if text_raw is None else text_raw, sums
+        sums = block.sums.to(empty.dtype) if block.grad else empty
+        return (block.loss / image.shape[0]).to(empty.dtype), image_raw, empty if text_raw is None else text_raw, sums
 
 
 @siglip_loss_ranks.register_fake
@@ -87,8 +87,8 @@ class _Block:
         self._needs = need_image, need_text
         self.grad, self.need_text = grad, need_text
         dtype = wide(image)
-        self.loss = image.new_zeros((), dtype=dtype)
-        self.sums = image.new_zeros(2, dtype=dtype)
+        self.loss = image.new_zeros((), dtype=torch.float64)
+        self.sums = image.new_zeros(2, dtype=torch.float64)
         self.image_raw = image.new_zeros(image.shape, dtype=dtype) if need_image else None
 
     def run(self, text: Tensor, *, own: bool) -> Tensor | None:

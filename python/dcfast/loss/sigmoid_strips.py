@@ -33,6 +33,11 @@ def siglip_block(
     into_image: Tensor | None = None,
 ) -> tuple[Tensor, Products]:
     """See ``dcfast.loss.backend.Backend.siglip_block``."""
+    if strips.is_small(image, text):
+        wider = strips.widen(image, torch.float64), strips.widen(text, torch.float64), scale.double()
+        wide_bias = None if bias is None else bias.double()
+        total, products = siglip_block(*wider, wide_bias, first, needs=needs, grad=grad)
+        return total, strips.narrowed(products, torch.float32, into_image if grad and needs[0] else None)
     # an infinite logit of a negative pair would add nothing: what is not finite has to make the loss NaN
     odd = 0 * (strips.clip_norms(image).max() + strips.clip_norms(text).max())
     text = strips.widen(text)
@@ -53,24 +58,25 @@ def siglip_block(
             g.add_(bias)
         here = strips.positive_rows(part.shape[0], text.shape[0], start + first)
         paired = text[here.start + start + first : here.stop + start + first]
-        exact = exact_entries.dots(part[here], paired) * scale.double() + (0 if bias is None else bias.double())
-        loss = loss + _losses_and_sigmoids(g, start + first, terms, grad, exact)
+        exact = exact_entries.dots(part[here], paired)
+        z = exact * scale.double() + (0 if bias is None else bias.double())
+        # positives by themselves, as softplus(-z) and -sigmoid(-z) in float64: they carry a fitted batch's gradient
+        loss = loss + _losses_and_sigmoids(g, start + first, terms, grad) + functional.softplus(-z).sum()
         if grad:
-            sums[0] += torch.linalg.vecdot(g, dots).sum(dtype=torch.float64)
-            sums[1] += g.sum(1).sum(dtype=torch.float64)
+            own = -torch.sigmoid(-z)
+            sums[0] += torch.linalg.vecdot(g, dots).sum(dtype=torch.float64) + torch.dot(own, exact)
+            sums[1] += g.sum(1).sum(dtype=torch.float64) + own.sum()
+            if here.stop > here.start:
+                g.diagonal(start + first).copy_(own)
         if wanted[0]:
             strips.multiply(image_sum[rows], g, text, 1.0, add=into_image is not None)
         if text_sum is not None:
             strips.multiply(text_sum, g.t(), part, 1.0, add=start > 0)
-    totals = sums.to(text.dtype) if grad else None
-    return loss.to(text.dtype), Products(image_sum if wanted[0] else None, text_sum, totals)
+    return loss, Products(image_sum if wanted[0] else None, text_sum, sums if grad else None)
 
 
-def _losses_and_sigmoids(z: Tensor, first: int, terms: Tensor, grad: bool, positives: Tensor) -> Tensor:
-    """The sum of softplus(-y z) of a strip; z becomes sigmoid(z) - Id if ``grad``.
-
-    Positives are taken out and put in by themselves, as softplus(-z) and -sigmoid(-z) in float64: nothing cancels.
-    """
+def _losses_and_sigmoids(z: Tensor, first: int, terms: Tensor, grad: bool) -> Tensor:
+    """The sum of softplus(z) of a strip without its positives; z becomes sigmoid(z), 0 for these, if ``grad``."""
     here = strips.positive_rows(z.shape[0], z.shape[1], first)
     if here.stop > here.start:
         z.diagonal(first).fill_(-math.inf)
@@ -79,6 +85,4 @@ def _losses_and_sigmoids(z: Tensor, first: int, terms: Tensor, grad: bool, posit
     loss = terms.sum(1).sum(dtype=torch.float64) + torch.clamp_min(z, 0, out=terms).sum(1).sum(dtype=torch.float64)
     if grad:
         z.sigmoid_()
-        if here.stop > here.start:
-            z.diagonal(first).copy_(-torch.sigmoid(-positives))
-    return loss + functional.softplus(-positives).sum()
+    return loss
