@@ -434,3 +434,28 @@ def test_shards_of_which_only_the_size_is_known_are_read_again(tmp_path, monkeyp
             assert refresh_index(tmp_path / "index", "memory://dcfast-untold")["indexed"] == indexed
     finally:
         memory.rm("/dcfast-untold", recursive=True)
+
+
+@pytest.mark.parametrize("gone", ["segment-00000.dcx", "index.json"])
+def test_a_pool_whose_index_is_not_whole_is_not_opened(tmp_path: Path, gone: str) -> None:
+    rng = np.random.default_rng(0)
+    shards = tmp_path / "pool/shards"
+    write_pool(shards, [[make_sample(rng, i, make_uid(i))] for i in range(3)])
+    index = tmp_path / "index"
+    dcfast.refresh_index(index, shards)
+    assert dcfast.open_pool(index, shards).num_samples == 3
+    (index / gone).unlink()
+    message = "segment-00000.dcx is missing; make it whole" if gone != "index.json" else "a refresh was stopped"
+    with pytest.raises(PoolError, match=message):
+        dcfast.open_pool(index, shards)
+    dcfast.refresh_index(index, shards)
+    assert dcfast.open_pool(index, shards).num_samples == 3
+    shutil.copy(index / "segment-00000.dcx", index / "segment-00077.dcx")
+    with pytest.raises(PoolError, match="segment-00077.dcx is not of this index"):
+        dcfast.open_pool(index, shards)
+
+
+def test_a_layout_of_brackets_is_no_layout(tmp_path: Path) -> None:
+    (tmp_path / "index.json").write_text("[" * 100_000)
+    with pytest.raises(CorruptDataError, match=r"index.json: not json: .*; refresh the index"):
+        dcfast.PoolIndex.open(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -188,3 +189,26 @@ def test_from_the_shell(pool: Path, tmp_path: Path) -> None:
     assert done.stderr.startswith(f"error: output {tmp_path}/pools ")
     assert "Traceback" not in done.stderr
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("way", ["short", "long"])
+@pytest.mark.parametrize("damage", ["cut", "garbage"])
+def test_damaged_input_shards_are_named(pool: Path, tmp_path: Path, capsys: Any, way: str, damage: str) -> None:
+    shards = sorted(pool.rglob("*.tar"))
+    data = shards[0].read_bytes()
+    shards[0].write_bytes(data[: len(data) // 2 + 77] if damage == "cut" else b"\x1f\x8b" + bytes(range(256)) * 4)
+    more = ["--verify"] if way == "long" else []
+    words = ["-i", str(pool), "-s", str(tmp_path / "s.npy"), *more]
+    assert main([*words, "-o", str(tmp_path / "out"), "-q"]) == 0
+    said = capsys.readouterr().err
+    assert re.search(rf"^warning: input shard '{shards[0].name}' is damaged at byte \d+: .+ may be missing", said)
+    # a slice without that shard has nothing to say of it
+    assert main([*words, "-o", str(tmp_path / "rest"), "-q", "--first-shard", "1"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("threads", [-1, 1 << 32, 10**30])
+def test_threads_out_of_range(pool: Path, tmp_path: Path, threads: int) -> None:
+    with pytest.raises(ValueError, match=rf"threads must be 0 \(one per core\) to 2\^32 - 1; got {threads}$"):
+        resharder.reshard(pool, tmp_path / "out", tmp_path / "s.npy", threads=threads)
+    assert not (tmp_path / "out").exists()

@@ -63,7 +63,7 @@ def test_both_ways_write_the_same(tmp_path, seed):
     }
     quick, long = both(tmp_path / "pool", tmp_path / "s.npy", tmp_path, **options)
     assert quick == long
-    assert all(type(value) is int for value in quick.values())
+    assert all(type(value) is int for name, value in quick.items() if name != "damage")
     names = [sorted(path.name for path in (tmp_path / way).iterdir()) for way in ("quick", "long")]
     assert names[0] == names[1]
     for name in names[0]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -170,3 +171,29 @@ def test_damaged_evaluation_set_is_said(tmp_path: Path) -> None:
     assert set(notes) <= set(json.loads((tmp_path / "run/report.json").read_text())["notes"])
     with pytest.raises(CorruptDataError, match=r"evaluation set cut, 0\.tar: damaged .*--strict"):
         run(tmp_path / "strict", Settings(**chosen, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--filter", "basic_fitler"], "basic_fitler"),
+        (["--compare", ")"], r"unexpected '\)'"),
+        (["--from", "trian"], "--from must be one of world, .*; got 'trian'"),
+        (["--from", "train", "--to", "index"], "--from train comes after --to index"),
+        (["--world", "rows=0"], "rows must be at least 1; got 0"),
+        (["--engine", "lokal"], "engine must be one of local, ray; got 'lokal'"),
+        (["--workers", "9" * 20], "workers must be at most 4096 processes of this machine; got 9999"),
+        (["--world", "rows=3.5"], "rows must be a whole number; got 3.5"),
+        (["--world", "rows=true"], "rows must be a whole number; got True"),
+        (["--world", "rows=NaN"], "--world takes NAME=NUMBER, e.g. rows=3200; got 'rows=NaN'"),
+        (["--world", "flat=1e999"], "--world takes NAME=NUMBER, e.g. rows=3200; got 'flat=1e999'"),
+    ],
+)
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_wrong_words_are_said_before_anything_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str, dry: list[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main(["--out", str(out), *words, *dry]) == 1
+    assert re.search(message, capsys.readouterr().err)
+    assert not out.exists() or [path.name for path in out.iterdir()] == [".lock"]

@@ -65,6 +65,17 @@ py::dict counts_of(const PoolReshard& pool) {
   return out;
 }
 
+/// (input shard, offset, message) of each damage.
+py::list damage_of(const PoolReshard& pool) {
+  py::list out;
+  for (std::size_t shard = 0; shard < pool.num_input_shards(); ++shard) {
+    for (const TarReport& report : pool.reports(shard)) {
+      if (report.damage) out.append(py::make_tuple(shard, report.offset, report.message));
+    }
+  }
+  return out;
+}
+
 }  // namespace
 
 void bind_reshard(py::module_& m) {
@@ -77,6 +88,7 @@ void bind_reshard(py::module_& m) {
            }),
            py::arg("shards"), py::arg("subset"), py::kw_only(), py::arg("shard_size"), py::arg("max_bytes"), py::arg("threads"))
       .def_property_readonly("counts", &counts_of)
+      .def_property_readonly("damage", &damage_of)
       .def("samples", [](const PoolReshard& pool, std::size_t k) {
         if (k >= pool.num_output_shards()) throw py::index_error("no such output shard");
         return pool.samples(k);

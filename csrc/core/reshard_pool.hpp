@@ -43,6 +43,9 @@ class PoolReshard {
   PoolReshard(std::vector<std::string> shards, const std::string& subset_path, const Options& options, const Poll& poll = {});
 
   const PoolReshardCounts& counts() const noexcept { return counts_; }
+  /// What was found in an input shard, in the order given.
+  const std::vector<TarReport>& reports(std::size_t shard) const { return shards_.at(shard).reports; }
+  std::size_t num_input_shards() const noexcept { return shards_.size(); }
   std::size_t num_output_shards() const noexcept { return cuts_.size(); }
   /// Samples of output shard k.
   std::uint64_t samples(std::size_t k) const { return cuts_.at(k).samples; }

@@ -84,14 +84,17 @@ def open_pool(index_dir: PathLike, shards_dir: PathLike | None = None, **options
         shards_dir: the pool's ``shards`` directory (or the pool).
         options: see PoolReader.
     Raises:
-        PoolError: no index there.
+        PoolError: no index there, or one that is not whole.   CorruptDataError: its ``index.json`` is none.
     """
+    from dcfast.pool_index import check_layout
+
     folder = Path(index_dir)
     if (folder / "index").is_dir():
         folder = folder / "index"
     segments = sorted(folder.glob("*.dcx"))
     if not segments:
         raise PoolError(f"open_pool: no index segments (*.dcx) in {folder}; run the index stage first")
+    check_layout(folder, segments)
     records = folder / "pool.npy"
     base = None if shards_dir is None else Path(shards_dir)
     if base is not None and (base / "shards").is_dir():

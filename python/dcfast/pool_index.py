@@ -214,13 +214,32 @@ def segment_name(number: int) -> str:
     return f"segment-{number:05d}.dcx"
 
 
+def check_layout(folder: Path, segments: list[Path]) -> None:
+    """Makes sure that the segment files of an index directory are those of its ``index.json``, where it has one.
+
+    Raises:
+        PoolError: segments are missing or too many, or a refresh was stopped between the files.
+        CorruptDataError: ``index.json`` is none.
+    """
+    layout = folder / "index.json"
+    if layout.exists():
+        expected = {segment_name(n) for n in range(len(_read_layout(layout)) - 1)}
+        found = {path.name for path in segments}
+        if found != expected:
+            odd = sorted(found ^ expected)[0]
+            what = "is missing" if odd in expected else "is not of this index"
+            raise PoolError(f"pool index {folder}: {odd} {what}; make it whole with refresh_index, or the run again")
+    elif (folder / ".lock").exists():
+        raise PoolError(f"no finished pool index in {folder}: a refresh was stopped; complete it with refresh_index")
+
+
 def _read_layout(path: Path) -> list[int]:
     """Ordinals at which the segments begin, and the number of shards."""
     try:
         data = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise PoolError(f"no finished pool index in {path.parent}: make or complete it with refresh_index") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptDataError(f"{path}: not json: {error}; refresh the index", path=str(path)) from error
     try:
         first, at = [], 0

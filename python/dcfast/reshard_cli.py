@@ -15,6 +15,7 @@ _LAYOUT = {
     "shard_stats_format": "{:08d}_stats.json",
     "output_shard_stats_format": "{:08d}_stats.json",
 }
+_MOST_WARNINGS = 20
 _EPILOG = """\
 Arguments of DataComp's resharder.py that need nothing here are taken and ignored: --shard-table and
 --write-shard-table (the input is indexed, and sizes.json always written). --shuffle-bufsize N > 0 shuffles all samples,
@@ -22,6 +23,8 @@ not only those of a buffer. The formats of names can only be the usual ones.
 
 A slice (--first-shard, --num-shards) without an input shard writes an empty output and says so on stderr; a
 --first-shard beyond the last is an error. --overwrite is refused where one of input and output lies in the other.
+
+Damaged input shards give what is whole in them, and are named on stderr.
 
 Exit status: 0 done, 1 the run cannot go on or the output does not verify, 2 wrong arguments.
 """
@@ -116,6 +119,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"warning: no input shard has a number in the slice of --first-shard {first} --num-shards {count}: "
             "the output has no shards\n"
         )
+    for damage in report.get("damage", [])[:_MOST_WARNINGS]:
+        sys.stderr.write(
+            f"warning: input shard {damage['shard']!r} is damaged at byte {damage['offset']}: {damage['message']}; "
+            "samples behind that may be missing in the output\n"
+        )
+    if (more := len(report.get("damage", [])) - _MOST_WARNINGS) > 0:
+        sys.stderr.write(f"warning: {more} more damages of input shards\n")
     if not args.quiet:
         _tell(report, args)
     return 0

@@ -76,6 +76,9 @@ def quick_reshard(options: dict[str, Any]) -> dict[str, Any] | None:
         report["tar_bytes"] + (report["output_shard_count"] + 1) * 8192 + report["subset_count"] * 16
     )
     report["free_bytes"] = _free_bytes(out)
+    damage = [{"shard": names[i], "offset": at, "message": message} for i, at, message in plan.damage]
+    if damage:
+        report["damage"] = damage
     if options["dry_run"]:
         return report
     if report["needed_bytes"] > report["free_bytes"]:

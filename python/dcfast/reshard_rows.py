@@ -151,6 +151,19 @@ def chosen_shards(segments: Sequence[SegmentLike | str], options: dict[str, Any]
     return total
 
 
+def damage_of(segments: Sequence[SegmentLike | str], options: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """shard, offset and message of each damage in the asked input shards: what lies behind it may be missing."""
+    first, count = int(options["first_shard"]), options["num_shards"]
+    ordinal = 0
+    for item in segments:
+        segment = open_segment(item, verify=False)
+        asked = _asked_shards(segment, ordinal, first, count)
+        for shard, offset, message in getattr(segment, "shard_damage", ()):
+            if asked[shard]:
+                yield {"shard": segment.shard_names[shard], "offset": offset, "message": message}
+        ordinal += segment.num_shards
+
+
 def shard_numbers(segment: SegmentLike, first_ordinal: int) -> list[int]:
     """What ``first_shard`` and ``num_shards`` count a segment's shards by."""
     stems = [os.path.basename(name).split(".", 1)[0] for name in segment.shard_names]

@@ -29,7 +29,7 @@ from dcfast.reshard_output import (
 )
 from dcfast.reshard_plan import ReshardPlan, make_plan
 from dcfast.reshard_quick import quick_key
-from dcfast.reshard_rows import chosen_shards
+from dcfast.reshard_rows import chosen_shards, damage_of
 from dcfast.reshard_write import SHARD_FORMAT, write_output_shards
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ def run_reshard(
     """``dcfast.resharder.reshard`` with all its options."""
     if overwrite and resume:
         raise ValueError("reshard: overwrite removes what resume would go on with; pass one of them")
+    if not 0 <= threads < 1 << 32:
+        raise ValueError(f"reshard: threads must be 0 (one per core) to 2^32 - 1; got {threads}")
     out = Path(output_dir)
     inputs = open_inputs(pool, shards_dir)
     opened = open_subset(subset, check=True)
@@ -94,6 +96,8 @@ def run_reshard(
         )
         needed, free = check_free_space(plan, out, refuse=not dry_run, blur=blur, idx=idx)
         report: dict[str, Any] = {**plan.counts, "needed_bytes": needed, "free_bytes": free}
+        if damage := list(damage_of(segments, plan.options)):
+            report["damage"] = damage
         if first_shard or num_shards is not None:
             report["chosen_shards"] = chosen_shards(segments, plan.options)
         if dry_run:

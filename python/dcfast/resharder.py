@@ -117,7 +117,9 @@ def reshard(
         sync, check_mtime: see ``write_output_shards``.
     Returns:
         The plan's counts (see ``make_plan``; ``missing_count`` are entries of the subset that no asked shard has),
-        ``needed_bytes``, ``free_bytes``, with first_shard or num_shards ``chosen_shards`` of the input, and, unless
+        ``needed_bytes``, ``free_bytes``, with first_shard or num_shards ``chosen_shards`` of the input, where asked
+        input shards are damaged ``damage`` (list of {shard, offset, message}: samples behind the offset may be
+        missing), and, unless
         dry_run, ``tar_bytes`` as written, ``skipped`` (shards that a resumed run found done), with boxes ``blurred``,
         ``injected`` and ``blur_failed``, with verify ``verified``.
     Raises:

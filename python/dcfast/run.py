@@ -21,7 +21,7 @@ from dcfast.run_options import parser, plan_without_pool, settings_of
 from dcfast.scales import scale
 from dcfast.stages import STAGES
 from dcfast.stages.branch import branch_settings, comparison_dir
-from dcfast.stages.engine import open_engine
+from dcfast.stages.engine import check_engine, open_engine
 from dcfast.stages.progress import Progress, Silent
 from dcfast.stages.run_dir import Run, Settings, open_run
 from dcfast.stages.settings import check_settings
@@ -74,8 +74,8 @@ def _not_asked_for(name: str) -> str:
     return f"stage {name} {why.get(name, 'is no part of this run')}"
 
 
-def _check(run: Run, stages: list[str]) -> None:
-    # what can be known to be wrong before hours of work, is said before them
+def _check_words(run: Run) -> None:
+    """What can be known to be wrong of the settings' expressions without a file."""
     from dcfast.filters import compile_filter
 
     for expression in (run.settings.filter, run.compare):
@@ -83,6 +83,11 @@ def _check(run: Run, stages: list[str]) -> None:
             compile_filter(expression)
     if run.is_world:
         run.world_spec  # noqa: B018  (ValueError where the changes to it make no sense)
+
+
+def _check(run: Run, stages: list[str]) -> None:
+    # what can be known to be wrong before hours of work, is said before them
+    _check_words(run)
     if "teacher" in stages:
         from dcfast.stages.teacher import check_teacher
 
@@ -161,6 +166,7 @@ def run(
     """
     chosen = settings or Settings()
     check_settings(chosen)
+    check_engine(engine, workers)  # before the directory is claimed
     if chosen.pool is None and chosen.scale != "tiny":
         raise RunError(f"scale {chosen.scale} needs a pool (--pool DIR); the built-in world is for scale tiny alone")
     show = Silent if quiet else Progress
@@ -269,6 +275,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.dry_run:
             from dcfast.stages.plan import describe
 
+            planned = Run(out, settings)
+            check_engine(args.engine, args.workers)
+            _selected(planned, args.first, args.last)
+            _check_words(planned)
             sys.stdout.write(describe(out, settings, args.workers) + "\n")
             return 0
         summaries = run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 from typing import Any
 
@@ -161,7 +162,7 @@ def parse_world(given: list[str] | None) -> dict[str, Any] | None:
             found[name] = json.loads(value)
         except ValueError:
             sign = ""
-        if not sign or not isinstance(found[name], (int, float)):
+        if not sign or not (isinstance(found[name], (int, float)) and math.isfinite(found[name])):
             raise ValueError(f"--world takes NAME=NUMBER, e.g. rows=3200; got {text!r}")
     return found
 

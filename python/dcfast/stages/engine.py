@@ -20,9 +20,19 @@ from typing import Any, Protocol
 from dcfast.errors import MissingDependencyError, RunError
 from dcfast.stages.piece import Piece, perform
 
-__all__ = ["ENGINES", "Engine", "LocalEngine", "RayEngine", "SinglesHere", "open_engine", "start_worker"]
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "LocalEngine",
+    "RayEngine",
+    "SinglesHere",
+    "check_engine",
+    "open_engine",
+    "start_worker",
+]
 
 ENGINES = ("local", "ray")
+MOST_PROCESSES = 4096  # each is an interpreter of its own, and all are started at once
 
 
 class Engine(Protocol):
@@ -69,8 +79,7 @@ class LocalEngine(_Closing):
     """
 
     def __init__(self, workers: int) -> None:
-        if workers < 1:
-            raise ValueError(f"workers must be at least 1; got {workers}")
+        check_engine("local", workers)
         self.workers = workers
         self._pool: ProcessPoolExecutor | None = None
 
@@ -204,10 +213,17 @@ class SinglesHere(_Closing):
         self._engine.close()
 
 
+def check_engine(name: str, workers: int) -> None:
+    """ValueError for an engine that there is none of, or a number of workers that it cannot have."""
+    if name not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}; got {name!r}")
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1; got {workers}")
+    if name == "local" and workers > MOST_PROCESSES:
+        raise ValueError(f"workers must be at most {MOST_PROCESSES} processes of this machine; got {workers}")
+
+
 def open_engine(name: str, workers: int, address: str | None = None) -> LocalEngine | RayEngine:
     """The engine of that name; ValueError lists those there are."""
-    if name == "local":
-        return LocalEngine(workers)
-    if name == "ray":
-        return RayEngine(workers, address)
-    raise ValueError(f"engine must be one of {', '.join(ENGINES)}; got {name!r}")
+    check_engine(name, workers)
+    return LocalEngine(workers) if name == "local" else RayEngine(workers, address)

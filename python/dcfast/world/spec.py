@@ -85,6 +85,10 @@ class WorldSpec:
             rate = getattr(self, name)
             if not 0.0 <= rate <= 1.0:
                 raise ValueError(f"WorldSpec: {name} must be a rate between 0 and 1; got {rate!r}")
+        for name in ("seed", "rows", "rows_per_shard", "teacher_pairs", "min_side", "max_side"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise ValueError(f"WorldSpec: {name} must be a whole number; got {value!r}")
         for name, least in (("rows", 1), ("rows_per_shard", 1), ("teacher_pairs", 0), ("min_side", 32)):
             if getattr(self, name) < least:
                 raise ValueError(f"WorldSpec: {name} must be at least {least}; got {getattr(self, name)!r}")
