@@ -451,7 +451,7 @@ def test_a_pool_whose_index_is_not_whole_is_not_opened(tmp_path: Path, gone: str
     dcfast.refresh_index(index, shards)
     assert dcfast.open_pool(index, shards).num_samples == 3
     shutil.copy(index / "segment-00000.dcx", index / "segment-00077.dcx")
-    with pytest.raises(PoolError, match="segment-00077.dcx is not of this index"):
+    with pytest.raises(PoolError, match=r"segment-00077\.dcx is not of this index"):
         dcfast.open_pool(index, shards)
 
 

@@ -168,6 +168,25 @@ def test_encoded_answers_are_refused(server: ShardServer, how: str, body: str) -
     assert "switch compression off" in str(error)
 
 
+@pytest.mark.parametrize("label", ["aws-chunked", "UTF-8", "none", "identity, binary", ""])
+def test_labels_of_bytes_as_they_are(server: ShardServer, label: str) -> None:
+    def reply(ranged: bool, begin: int, end: int, data: bytes) -> tuple[int, dict[str, str], bytes]:
+        if not ranged:
+            return 200, {"Content-Encoding": label}, data
+        part = data[begin:end]
+        place = f"bytes {begin}-{begin + len(part) - 1}/{len(data)}"
+        return 206, {"Content-Encoding": label, "Content-Range": place}, part
+
+    server.reply = reply
+    index = index_tars(server.url("/a.tar"), remote=QUICK)
+    assert (len(index), index.damage) == (60, [])
+
+
+def test_labels_that_are_not_known_are_refused(server: ShardServer) -> None:
+    server.reply = lambda ranged, begin, end, data: (200, {"Content-Encoding": "identity, x-rot13"}, data)
+    assert "the server sent Content-Encoding 'x-rot13' although asked for" in str(answer(server.url("/a.tar")))
+
+
 @pytest.mark.parametrize("how", ["look-up", "range"])
 def test_redirections_that_lead_nowhere(server: ShardServer, how: str) -> None:
     tries = 0

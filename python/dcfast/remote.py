@@ -178,8 +178,11 @@ class _Remote:
 
     def _info(self) -> dict[str, Any]:
         self.fs.invalidate_cache()  # what a listing said earlier may be what was replaced
-        checks = {"raise_for_status": HttpAnswers(self.url).check_look_up} if "http" in _protocols(self.fs) else {}
-        return dict(self.fs.info(self.path, **checks))
+        if "http" not in _protocols(self.fs):
+            return dict(self.fs.info(self.path))
+        answers = HttpAnswers(self.url)
+        info = dict(self.fs.info(self.path, raise_for_status=answers.check_look_up))
+        return info if isinstance(info.get("size"), int) else {**info, "size": answers.told}
 
     def state_now(self) -> RemoteState:
         """As ``state`` without further tries, for use inside of one."""

@@ -27,6 +27,8 @@ __all__ = [
 _UNIT_RANGE = re.compile(r"\s*bytes\s+(\d+)-(\d+)/(\d+|\*)\s*", re.IGNORECASE)
 # where a server sends a client on: another try is sent the same way
 _REDIRECTIONS = ("TooManyRedirects", "NonHttpUrlRedirectClientError", "InvalidUrlRedirectClientError")
+# Content-Encoding labels that uploads leave on objects whose bytes are as they were
+_SAME_BYTES = ("", "identity", "none", "binary", "8bit", "utf-8", "utf8", "aws-chunked")
 _ELSEWHERE = "download the shard to index it, or serve it by a server that does"
 
 
@@ -45,6 +47,8 @@ class HttpAnswers:
     def __init__(self, url: str, size: int = -1) -> None:
         self.url = url
         self.size = size
+        # the look-up's; fsspec takes none of an answer with a Content-Encoding, whatever it says
+        self.told: int | None = None
 
     async def check_look_up(self, response: Any) -> None:
         """Raises PoolError or OSError where the headers do not tell the size of the bytes that ranges are of."""
@@ -59,6 +63,8 @@ class HttpAnswers:
         elif "Content-Length" not in headers and re.search(r"/\d+\s*$", headers.get("Content-Range", "/0")) is None:
             got = headers["Content-Range"]
             problem = PoolError(f"{self.url}: the server does not tell the size (Content-Range: {got}); {_ELSEWHERE}")
+        elif "Content-Encoding" in headers and response.status == 200 and headers.get("Content-Length", "").isdecimal():
+            self.told = int(headers["Content-Length"])
         self._refuse(response, problem)
 
     async def check_range(self, response: Any) -> None:
@@ -108,8 +114,9 @@ def _answer(got: str, expected: str) -> OSError:
 
 
 def _encoding(headers: Mapping[str, str]) -> str:
-    found = headers.get("Content-Encoding", "").strip()
-    return "" if found.lower() == "identity" else found
+    """The encodings that change bytes, or may: all but those known not to."""
+    found = [name.strip() for name in headers.get("Content-Encoding", "").split(",")]
+    return ", ".join(name for name in found if name.lower() not in _SAME_BYTES)
 
 
 def _encoded(headers: Mapping[str, str]) -> str:
