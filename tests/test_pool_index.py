@@ -23,7 +23,7 @@ from dcfast.segments import Segment
 from dcfast.shards import ShardColumns, write_segment
 from dcfast.uids import UID_DTYPE, save_records
 from pool_builder import plain_pool
-from reshard_reference import make_sample, make_uid, write_pool
+from reshard_reference import make_sample, make_uid, subset_of, write_pool
 from tar_reference import GIF, make_tar, sample_members
 
 OLD = 1_700_000_000_000_000_007
@@ -459,3 +459,21 @@ def test_a_layout_of_brackets_is_no_layout(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text("[" * 100_000)
     with pytest.raises(CorruptDataError, match=r"index.json: not json: .*; refresh the index"):
         dcfast.PoolIndex.open(tmp_path)
+
+
+def test_records_of_another_index_are_no_answer(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for pool, numbers in (("a", range(3)), ("b", range(3, 6))):
+        write_pool(tmp_path / pool, [[make_sample(rng, i, make_uid(i))] for i in numbers])
+        dcfast.refresh_index(tmp_path / f"index-{pool}", tmp_path / pool)
+    shutil.copy(tmp_path / "index-b/pool.npy", tmp_path / "index-a/pool.npy")
+    reader = dcfast.open_pool(tmp_path / "index-a", tmp_path / "a")
+    with reader, pytest.raises(CorruptDataError, match=r"\(pool.npy\) is not of the segment .*; make it whole"):
+        list(dcfast.iterate_uids(reader, subset_of([make_uid(4)])))
+
+
+@pytest.mark.parametrize("threads", [-1, 1 << 32, 1.5, "x", None, True])
+def test_threads_of_a_refresh(tmp_path: Path, threads: Any) -> None:
+    with pytest.raises(ValueError, match=r"refresh_index: threads must be whole, .* to 2\^32 - 1; got"):
+        refresh_index(tmp_path / "index", tmp_path, threads=threads)
+    assert not (tmp_path / "index").exists()

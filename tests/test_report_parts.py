@@ -163,3 +163,17 @@ def test_bombs_are_not_decoded() -> None:
     small = thumbnail(encoded("1", (40_000, 40_000), "PNG"))
     assert small.uri == ""
     assert small.problem
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"shards": NaN, "samples": -Infinity}'])
+@pytest.mark.parametrize("name", ["state/index.json", "state/filter.json", "train/summary.json", "manifest.json"])
+def test_files_that_are_not_json_count_as_absent(tmp_path: Path, name: str, text: str) -> None:
+    from dcfast.report.outcome import read_json
+
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text(text)
+    assert read_json(tmp_path / name) == {}
+    report = collect(source_of(tmp_path))
+    (tmp_path / name).unlink()
+    without = collect(source_of(tmp_path))
+    assert {**report, "files": without["files"]} == without  # the list of files has it, unread

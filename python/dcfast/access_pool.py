@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from dcfast import _core
 from dcfast.access_batch import MemberBatch, Members, PathLike
-from dcfast.errors import PoolError
+from dcfast.errors import CorruptDataError, PoolError
 from dcfast.reshard_rows import FLAG_CUT, FLAGS_WITHOUT_UID
 
 if TYPE_CHECKING:
@@ -180,6 +180,14 @@ class PoolReader:
         whole = np.ones(len(rows), bool)
         for part, segment, _ in self._groups(number):
             whole[part] = (np.asarray(segment.flags)[sample[part]] & FLAG_CUT) == 0
+            # records of another index would give other samples than were asked for
+            of_row, asked = segment.uid[sample[part]], records[at[part]]
+            if not (np.array_equal(of_row["f0"], asked["f0"]) and np.array_equal(of_row["f1"], asked["f1"])):
+                raise CorruptDataError(
+                    f"PoolReader: the pool index (pool.npy) is not of the segment {segment.path}: it has other uids "
+                    "for its rows; make it whole with refresh_index, or the run again",
+                    path=os.fspath(segment.path),
+                )
         return rows[whole], np.bincount(owner[whole], minlength=len(uids))
 
     def uids(self, rows: npt.ArrayLike) -> npt.NDArray[Any]:

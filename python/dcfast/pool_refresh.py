@@ -63,13 +63,16 @@ def refresh_index(
         (number), removed (names); segments_kept, segments_written; damaged_segments (names of index files that were
         unreadable: their shards were read again); damage (list of {shard, offset, message} of the pool's shards).
     Raises:
-        PoolError: no shards.   RunError: another refresh is at work there.   OSError: a file cannot be read or written.
+        PoolError: no shards.   ValueError: threads or memory_bytes out of range.
+        RunError: another refresh is at work there.   OSError: a file cannot be read or written.
     The files are byte for byte those of an index made anew. After a kill at any moment, the next call completes the
     index; until then ``PoolIndex.open`` refuses it, where files were half exchanged.
     Memory: the columns of one segment (see ``write_segment``), memory_bytes, and about 500 bytes a shard.
     Cost: a stat a shard (a request, for URLs whose listing has no ETags), the old index read once (checksums), the new
     one written where it differs, and pool.npy.
     """
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 0 <= threads < 1 << 32:
+        raise ValueError(f"refresh_index: threads must be whole, 0 (one per core) to 2^32 - 1; got {threads!r}")
     folder = index_folder(index_dir)
     shards = _RemoteShards(os.fspath(pool), remote or RemoteOptions()) if is_url(pool) else _LocalShards(pool)
     names = shards.names
@@ -276,7 +279,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         report = refresh_index(args.index_dir, args.pool, threads=args.threads)
-    except (PoolError, RunError, CorruptDataError, OSError) as error:
+    except (PoolError, RunError, CorruptDataError, OSError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     print(json.dumps(report, sort_keys=True))

@@ -134,7 +134,7 @@ def read_trained_on(out: str | os.PathLike[str], evalset_dir: Path | None) -> Tr
         counted = json.loads((Path(out) / "state" / "filter.json").read_bytes())["contaminated"]
         samples = int(counted["samples"])
         sets = {str(name): int(count) for name, count in counted["evalsets"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     keys = _task_keys(evalset_dir)
     return TrainedOn(samples, {keys.get(name, name): count for name, count in sets.items()})

@@ -23,9 +23,13 @@ Line = dict[str, Any]
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; empty where the file is absent or holds something else."""
     try:
-        return dict(json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
+        return dict(json.loads(path.read_bytes(), parse_constant=_refuse))
+    except (OSError, ValueError, TypeError, RecursionError):
         return {}
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def number(value: Any) -> float | None:
