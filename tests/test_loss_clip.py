@@ -132,6 +132,24 @@ def test_the_bars_hold_for_features_in_a_cone(rows: int, common: float, pair: fl
     reference.assert_close(reference.run(dcfast.clip_loss, *inputs), wanted, torch.float32)
 
 
+@pytest.mark.parametrize("rows", [300, 700])
+@pytest.mark.parametrize("norm", [20.0, 100.0])
+def test_the_bars_hold_in_cones_of_far_logits(rows: int, norm: float) -> None:
+    image, text = reference.cone(rows, 64, common=0.99, pair=0.5)
+    inputs = (image * norm, text * norm, torch.tensor(14.3))
+    wanted = reference.exact(reference.fitted_clip, *inputs)
+    reference.assert_close(reference.run(dcfast.clip_loss, *inputs), wanted, torch.float32)
+
+
+def test_features_of_one_number() -> None:
+    image = torch.randn(1500, 1, generator=torch.Generator().manual_seed(0)).sign()
+    text = torch.ones(1500, 1)
+    text[:30] = -1
+    inputs = (image, text, torch.tensor(14.3))
+    wanted = reference.exact(reference.naive_clip, *inputs)
+    reference.assert_close(reference.run(dcfast.clip_loss, *inputs), wanted, torch.float32)
+
+
 def test_images_and_texts_in_different_cones() -> None:
     image, _ = reference.cone(400, 64, common=0.9, pair=0.5)
     for text in (-image, image.flip(1), reference.features(400, 64)[1]):

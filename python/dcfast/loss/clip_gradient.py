@@ -54,7 +54,11 @@ def clip_products(
     dtype = torch.float64 if int(strip.flag) else working(image, text)
     if dtype != wide(image.dtype):
         wider = widen(image, dtype), widen(text, dtype), scale.double(), strip, first
-        exact = clip_products(*wider, image_weights=image_weights, text_weights=text_weights, needs=needs, dots=dots)
+        exact = clip_products(*wider, image_weights=image_weights, text_weights=text_weights, needs=needs, dots=True)
+        # of the products as they are rounded to be returned the sum of G d has fewer digits
+        assert exact.dots is not None
+        whole = into_image is None and image_weights == text_weights == (1.0, 1.0)
+        exact = exact._replace(dots=exact.dots if dots else None, dot=exact.dots.sum() if whole else None)
         return narrowed(exact, wide(image.dtype), into_image)
     # statistics of logits that are far apart are of logits as they are
     texts = Texts(text, None if int(strip.flag) else strip.centre, dtype)

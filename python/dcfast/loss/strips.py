@@ -53,8 +53,11 @@ def widen(features: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 
 def is_small(image: Tensor, text: Tensor) -> bool:
-    """Whether a block of float32 is worked on in float64."""
-    return image.dtype == torch.float32 and max(image.shape[0], text.shape[0]) <= SMALL
+    """Whether a block of float32 is worked on in float64.
+
+    Features of one number too: products with a vector add in sequence, whose errors are those of large blocks.
+    """
+    return image.dtype == torch.float32 and (max(image.shape[0], text.shape[0]) <= SMALL or image.shape[1] == 1)
 
 
 def working(image: Tensor, text: Tensor) -> torch.dtype:
@@ -63,10 +66,10 @@ def working(image: Tensor, text: Tensor) -> torch.dtype:
 
 
 def narrowed(products: Products, dtype: torch.dtype, into_image: Tensor | None) -> Products:
-    image, text, dots = products[:3]
+    image, text, dots, dot = products
     if image is not None:
         image = image.to(dtype) if into_image is None else into_image.add_(image)
-    return Products(image, None if text is None else text.to(dtype), dots)
+    return Products(image, None if text is None else text.to(dtype), dots, dot)
 
 
 def multiply(out: Tensor, a: Tensor, b: Tensor, factor: float, *, add: bool) -> None:
