@@ -6,10 +6,11 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tarfile
-import threading
+import time
 from pathlib import Path
-from typing import Any
 
 import dcfast
 import pytest
@@ -153,44 +154,38 @@ def test_index_older_than_its_shard(tmp_path: Path) -> None:
         access.read_members(segment, [0], "jpg")
 
 
-def _until_damaged(path: Path, disturb: Any) -> str:
-    """Indexes while another thread disturbs the file, until the index has noticed; its message."""
-    stop = threading.Event()
+def _until_damaged(path: Path, disturb: str) -> str:
+    """Indexes while another process disturbs the file without a pause, until the index notices; its message.
 
-    def loop() -> None:
-        while not stop.is_set():
-            disturb()
-
-    thread = threading.Thread(target=loop)
-    thread.start()
-    try:
-        for _ in range(200):  # a busy machine may index the shard before the other thread has its turn
-            index = index_tars(path)
-            if index.damage:
-                return index.damage[-1].message
-    finally:
-        stop.set()
-        thread.join()
+    A process, because a thread would wait for the interpreter's lock most of the time; and a time limit instead of
+    a number of tries, because a busy machine may not run the other process for a while.
+    """
+    code = f"import os\nutime, link, rename = os.utime, os.link, os.rename\nwhile True:\n    {disturb}"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=path.parent) as disturbing:
+        try:
+            until = time.monotonic() + 120
+            while time.monotonic() < until and disturbing.poll() is None:
+                index = index_tars(path)
+                if index.damage:
+                    return index.damage[-1].message
+        finally:
+            disturbing.kill()
     return "nothing noticed"
 
 
 def test_shard_changed_while_it_is_indexed(tmp_path: Path) -> None:
     path = make_tar(tmp_path / "a.tar", [m for i in range(1500) for m in sample_members(i, 10)])
-    message = _until_damaged(path, lambda: os.utime(path))
+    message = _until_damaged(path, "utime('a.tar')")
     assert message == "the file changed while it was indexed: index it again"
 
 
 def test_shard_replaced_while_it_is_indexed(tmp_path: Path) -> None:
+    """Another file of the same size and time takes the path: only its inode tells."""
     path = make_tar(tmp_path / "a.tar", [m for i in range(1500) for m in sample_members(i, 10)])
-    shutil.copy2(path, tmp_path / "copy.tar")
-
-    def replace() -> None:
-        os.link(tmp_path / "copy.tar", tmp_path / "new.tar")
-        os.replace(tmp_path / "new.tar", path)
-        shutil.copy2(tmp_path / "copy.tar", tmp_path / "new.tar")
-        os.replace(tmp_path / "new.tar", path)
-
-    assert _until_damaged(path, replace) == "the file was replaced while it was indexed: index it again"
+    for name in ("one", "two"):
+        shutil.copy2(path, tmp_path / name)
+    message = _until_damaged(path, "; ".join(f"link('{n}', 'new'); rename('new', 'a.tar')" for n in ("one", "two")))
+    assert message == "the file was replaced while it was indexed: index it again"
 
 
 def test_flipped_bits_of_an_index_are_found_or_harmless(tmp_path: Path) -> None:
