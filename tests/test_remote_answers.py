@@ -21,6 +21,8 @@ from tar_reference import make_tar, sample_members
 pytest.importorskip("aiohttp", reason="shards behind URLs need dcfast[remote]")
 
 QUICK = RemoteOptions(backoff_s=0.001)
+#: seconds that a busy machine may take for a time-out of tenths; without our limits it would be 300 and more
+A_WHILE = 60
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ def test_a_server_that_never_answers_a_look_up(server: ShardServer) -> None:
     server.hang = lambda ranged: not ranged
     begin = time.monotonic()
     error = answer(server.url("/a.tar"), RemoteOptions(retries=1, backoff_s=0.001, timeout_s=0.1))
-    assert 0.4 <= time.monotonic() - begin < 3  # HEAD and GET, each twice
+    assert 0.4 <= time.monotonic() - begin < A_WHILE  # HEAD and GET, each twice
     assert isinstance(error, TimeoutError)
     assert error.filename == server.url("/a.tar")
     for words in ("look up: waited for the next bytes of the answer", "after 2 attempts", "timeout_s=0.1", "raise it"):
@@ -55,7 +57,7 @@ def test_a_server_that_never_answers_a_read(server: ShardServer) -> None:
     server.hang = lambda ranged: ranged
     begin = time.monotonic()
     error = answer(server.url("/a.tar"), RemoteOptions(retries=2, backoff_s=0.001, timeout_s=0.1))
-    assert 0.3 <= time.monotonic() - begin < 3
+    assert 0.3 <= time.monotonic() - begin < A_WHILE
     assert isinstance(error, TimeoutError)
     assert "read 65536 bytes at offset 0: waited for the next bytes of the answer" in str(error)
     assert "after 3 attempts" in str(error)
@@ -74,8 +76,8 @@ def test_a_server_that_hangs_once_is_asked_again(server: ShardServer) -> None:
 
 
 def test_a_slow_answer_is_read_to_its_end(server: ShardServer) -> None:
-    server.pieces, server.pause_s = 6, 0.1  # a window takes 0.6 s
-    shard = RemoteShard(server.url("/a.tar"), RemoteOptions(retries=0, timeout_s=0.4))
+    server.pieces, server.pause_s = 12, 0.2  # a window takes 2.4 s
+    shard = RemoteShard(server.url("/a.tar"), RemoteOptions(retries=0, timeout_s=1.5))
     shard.open()
     assert shard.read(512, 100_000) == server.files["/a.tar"][512:100_512]
 
@@ -83,10 +85,10 @@ def test_a_slow_answer_is_read_to_its_end(server: ShardServer) -> None:
 def test_an_answer_that_trickles_is_ended(server: ShardServer) -> None:
     server.pieces, server.pause_s = 65_536, 0.02
     begin = time.monotonic()
-    error = answer(server.url("/a.tar"), RemoteOptions(retries=0, timeout_s=0.05))
-    assert 0.4 < time.monotonic() - begin < 5
+    error = answer(server.url("/a.tar"), RemoteOptions(retries=0, timeout_s=0.3))
+    assert 2 < time.monotonic() - begin < A_WHILE
     assert isinstance(error, TimeoutError)
-    assert "waited for the end of the answer until the limit; the limit is timeout_s=0.05" in str(error)
+    assert "waited for the end of the answer until the limit; the limit is timeout_s=0.3" in str(error)
 
 
 def test_s3_that_never_answers() -> None:
@@ -106,7 +108,7 @@ def test_s3_that_never_answers() -> None:
         storage = {"endpoint_url": f"http://127.0.0.1:{listening.getsockname()[1]}", "key": "k", "secret": "s"}
         begin = time.monotonic()
         error = answer("s3://pool/a.tar", RemoteOptions(storage, retries=1, backoff_s=0.001, timeout_s=0.1))
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < A_WHILE
         listening.shutdown(socket.SHUT_RDWR)
         for connection in held:
             connection.close()

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,23 +93,29 @@ def test_shards_give_the_checkpoint_that_the_index_gives(whole: tuple[Path, dict
     assert checkpoint(tmp_path / "branch") == checkpoint(whole[0])
 
 
+KILLED = """
+import os, signal, sys
+from test_run_training import SETTINGS, branch_settings, run_branch
+
+replace = os.replace
+
+def replace_and_die(source, target):
+    replace(source, target)
+    if str(target).endswith("epoch_1.pt"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+os.replace = replace_and_die
+run_branch(sys.argv[1], SETTINGS, sys.argv[2], branch_settings(SETTINGS, SETTINGS.filter), last="train")
+"""
+
+
 def test_killed_in_the_middle_of_training_it_goes_on(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    script = (
-        "import sys\n"
-        "from test_run_training import SETTINGS, branch_settings, run_branch\n"
-        "run_branch(sys.argv[1], SETTINGS, sys.argv[2], branch_settings(SETTINGS, SETTINGS.filter), last='train')\n"
-    )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # as many as the whole run: sums are equal bits then
-    words = [sys.executable, "-c", script, str(whole[0]), str(tmp_path / "branch")]
-    process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE)
-    first = tmp_path / "branch/train/checkpoints/epoch_1.pt"
-    until = time.monotonic() + 120
-    while not first.exists() and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    _, said = process.communicate()
-    assert first.exists(), said
+    words = [sys.executable, "-c", KILLED, str(whole[0]), str(tmp_path / "branch")]
+    done = subprocess.run(words, env=environment, check=False, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert (tmp_path / "branch/train/checkpoints/epoch_1.pt").exists(), done.stderr
     assert not (tmp_path / "branch/train/summary.json").exists(), "it had ended before it was killed"
     run_branch(whole[0], SETTINGS, tmp_path / "branch", branch_settings(SETTINGS, SETTINGS.filter), last="train")
     assert checkpoint(tmp_path / "branch") == checkpoint(whole[0])
