@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # of the largest squared norm: what the square of a mean has to be for it to be taken off
 _LEAST = 1 / 8
+# of the product of the largest norms: more, and dot products with a mean may not fit float32
+_MOST = 2.0**120
 _ROWS = 1024
 # two columns more, and rows still begin at multiples of 64 bytes where they did
 _MORE, _PADDED = 2, 16
@@ -40,6 +42,7 @@ def settled(both: Tensor, image_norms: Tensor, text_norms: Tensor) -> Tensor:
     squares = both.double().square().sum(1)
     largest = torch.stack([image_norms.max(), text_norms.max()]).double()
     worth = (squares >= _LEAST * largest).any() & squares.isfinite().all() & (largest > 0).all()
+    worth &= largest.sqrt().prod() < _MOST
     return both if bool(worth) else torch.zeros_like(both)
 
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from dcfast.loss.backend import Needs, Weights
 
-# log2: above it the sums of a gradient times features could overflow
-_MOST_UNIT = 80
+# log2: above the first the sums of a gradient times features could overflow, or above the second with large features
+_MOST_UNIT, _MOST_PRODUCT = 80, 100
 # and no factor may overflow that is multiplied with it
 _MOST_FACTOR = 124
 _RUN = 32
@@ -64,7 +64,8 @@ def clip_products(
     texts = Texts(text, None if int(strip.flag) else strip.centre, dtype)
     num_rows = image.shape[0]
     height = strip_rows(num_rows, text.shape[0], dtype, centred=texts.means is not None)
-    gradient = _Gradient(texts, scale, strip, height, mend=image.dtype == torch.float32)
+    largest = max(abs(float(x)) for side in (image, text) for x in side.aminmax())
+    gradient = _Gradient(texts, scale, strip, height, largest=largest, mend=image.dtype == torch.float32)
     image_sum = into_image if into_image is not None else text.new_empty(image.shape, dtype=dtype) if needs[0] else None
     text_sum = text.new_empty(text.shape, dtype=dtype) if needs[1] else None
     dot_sums = torch.zeros(2, dtype=torch.float64, device=text.device)
@@ -131,14 +132,17 @@ class _Gradient:
     processors multiply a hundred times slower, unless its exponential was nearly one.
     """
 
-    def __init__(self, texts: Texts, scale: Tensor, strip: ClipStrip, height: int, *, mend: bool) -> None:
+    def __init__(
+        self, texts: Texts, scale: Tensor, strip: ClipStrip, height: int, *, largest: float, mend: bool
+    ) -> None:
         self._texts, self._scale, self._strip = texts, scale, strip
         self._flagged, self._means = bool(int(strip.flag)), texts.means is not None
         self._shift = float(strip.shift)
         self._away = away(texts, scale, strip.shift)
         self.unit = 1.0
         if not self._flagged:
-            self.unit = _unit(torch.stack([*strip.rows[INVERSE].aminmax(), *strip.cols[INVERSE].aminmax()]))
+            extremes = torch.stack([*strip.rows[INVERSE].aminmax(), *strip.cols[INVERSE].aminmax()])
+            self.unit = _unit(extremes, largest)
         self._inverse = [stats[INVERSE] for stats in (strip.rows, strip.cols)]
         self._threshold: float | None = None
         if mend and not self._flagged:
@@ -261,12 +265,13 @@ class _Gradient:
         return sums
 
 
-def _unit(inverse: Tensor) -> float:
-    """The power of two for factors 1 / sum, of which it gets the extremes."""
+def _unit(inverse: Tensor, largest: float) -> float:
+    """The power of two for factors 1 / sum, of which it gets the extremes, and features up to ``largest``."""
     least, most = (float(x) for x in inverse.aminmax())
     if not 0 < least < 1 or not math.isfinite(most):
         return 1.0
-    return 2.0 ** max(0, min(-math.frexp(least)[1], _MOST_UNIT, _MOST_FACTOR - math.frexp(most)[1]))
+    room = min(_MOST_UNIT, _MOST_PRODUCT - math.frexp(largest)[1], _MOST_FACTOR - math.frexp(most)[1])
+    return 2.0 ** max(0, min(-math.frexp(least)[1], room))
 
 
 def _centred(weights: Tensor, products: Tensor, dim: int, centres: Tensor) -> Tensor:

@@ -51,7 +51,10 @@ def dots(a: Tensor, b: Tensor, *, centred: bool = False) -> Tensor:
     ``centred``: products in float64 too, for dot products of which most will be taken off.
     """
     pieces = zip(torch.split(a, _ROWS), torch.split(b, _ROWS), strict=True)
-    return torch.cat([((x.double() if centred else x) * y).sum(1, dtype=torch.float64) for x, y in pieces])
+    out = torch.cat([((x.double() if centred else x) * y).sum(1, dtype=torch.float64) for x, y in pieces])
+    if a.dtype == torch.float32 and not centred and not bool(out.isfinite().all()):  # products beyond float32
+        return dots(a, b, centred=True)
+    return out
 
 
 def worth_a_look(largest: float, away: float) -> bool:

@@ -30,6 +30,8 @@ _LEAST_ROWS = 128
 DOT_ROWS = 1024
 # Blocks of at most so many rows and columns are worked on in float64: their errors would not average out.
 SMALL = 256
+# Between them squares of float32 neither vanish nor overflow.
+_LEAST_NORM, _MOST_NORM = 1e-15, 1e15
 
 
 def strip_rows(rows: int, columns: int, dtype: torch.dtype, *, centred: bool = False) -> int:
@@ -84,8 +86,12 @@ def multiply(out: Tensor, a: Tensor, b: Tensor, factor: float, *, add: bool) -> 
 
 def clip_norms(x: Tensor) -> Tensor:
     height = strip_rows(x.shape[0], x.shape[1], x.dtype)
-    parts = (widen(x[start : start + height]) for start in range(0, x.shape[0], height))
-    return torch.stack([torch.linalg.vector_norm(part, dim=1).max().square() for part in parts])
+    parts = [x[start : start + height] for start in range(0, x.shape[0], height)]
+    norms = torch.stack([torch.linalg.vector_norm(widen(part), dim=1).max() for part in parts])
+    largest = float(norms.max())
+    if largest < _LEAST_NORM or largest > _MOST_NORM:
+        norms = torch.stack([torch.linalg.vector_norm(part, dim=1, dtype=torch.float64).max() for part in parts])
+    return norms.double().square()
 
 
 def clip_means(image: Tensor, text: Tensor) -> Tensor:
@@ -99,8 +105,9 @@ def clip_shift(
 ) -> Tensor:
     # 1.001: what rounding may add to a dot product beyond Cauchy and Schwarz. A whole number is taken off without
     # rounding. A NaN or infinite norm makes the shift, and by it the loss, NaN or infinite.
-    bound = scale.abs() * (image_norms.max() * text_norms.max()).sqrt() * 1.001 - scale * centring.constant(centre)
-    return (bound - _exponent_room(image_norms.dtype, terms)).ceil().clamp_min(0)
+    product = image_norms.max().sqrt() * text_norms.max().sqrt()
+    bound = scale.double().abs() * product * 1.001 - scale.double() * centring.constant(centre)
+    return (bound - _exponent_room(scale.dtype, terms)).ceil().clamp_min(0).to(scale.dtype)
 
 
 def _exponent_room(dtype: torch.dtype, terms: int) -> float:

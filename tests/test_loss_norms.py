@@ -1,0 +1,83 @@
+"""Features that are not spread over the unit sphere: of other norms, up to the ends of float32, and in narrow cones."""
+
+from __future__ import annotations
+
+import loss_reference as reference
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import dcfast  # noqa: E402
+
+
+@pytest.mark.parametrize("rows", [60, 257, 700])
+@pytest.mark.parametrize(
+    ("norm", "scale"), [(1e6, 1.0), (1e10, 1e-3), (20.0, 14.0), (20.0, 0.5), (6.0, 100.0), (1e-4, 1e6), (1e-3, 14.0)]
+)
+def test_the_bars_hold_for_features_of_any_norm(rows: int, norm: float, scale: float) -> None:
+    """Logits of thousands lose the digits that exponentials want, and log-sum-exps of 1e12 have none for sums."""
+    inputs = (*reference.features(rows, 32, norm=norm), torch.tensor(scale))
+    wanted = reference.exact(reference.fitted_clip, *inputs)
+    reference.assert_close(reference.run(dcfast.clip_loss, *inputs), wanted, torch.float32)
+    # and norms that differ: a few rows far away from the others
+    for x in inputs[:2]:
+        x[3] *= 50
+        x[rows - 1] *= 1e-3
+    wanted = reference.exact(reference.fitted_clip, *inputs)
+    reference.assert_close(reference.run(dcfast.clip_loss, *inputs), wanted, torch.float32)
+
+
+@pytest.mark.parametrize("rows", [60, 257, 900])
+@pytest.mark.parametrize(("common", "pair"), [(0.5, 0.5), (0.9, 0.95), (0.99, 0.5), (0.999, 0.9)])
+@pytest.mark.parametrize("scale", [14.3, 100.0, 400.0])
+def test_the_bars_hold_for_features_in_a_cone(rows: int, common: float, pair: float, scale: float) -> None:
+    """What all logits share takes their digits, unless it is taken off."""
+    inputs = (*reference.cone(rows, 64, common=common, pair=pair), torch.tensor(scale))
+    wanted = reference.exact(reference.fitted_clip, *inputs)
+    reference.assert_close(reference.run(dcfast.clip_loss, *inputs), wanted, torch.float32)
+
+
+@pytest.mark.parametrize("rows", [300, 700])
+@pytest.mark.parametrize("norm", [20.0, 100.0])
+def test_the_bars_hold_in_cones_of_far_logits(rows: int, norm: float) -> None:
+    image, text = reference.cone(rows, 64, common=0.99, pair=0.5)
+    inputs = (image * norm, text * norm, torch.tensor(14.3))
+    wanted = reference.exact(reference.fitted_clip, *inputs)
+    reference.assert_close(reference.run(dcfast.clip_loss, *inputs), wanted, torch.float32)
+
+
+def test_images_and_texts_in_different_cones() -> None:
+    image, _ = reference.cone(400, 64, common=0.9, pair=0.5)
+    for text in (-image, image.flip(1), reference.features(400, 64)[1]):
+        inputs = (image, text, torch.tensor(30.0))
+        wanted = reference.exact(reference.fitted_clip, *inputs)
+        reference.assert_close(reference.run(dcfast.clip_loss, *inputs), wanted, torch.float32)
+
+
+# norms of images and of texts, and a scale that makes logits of them
+EXTREMES = [
+    (1e-23, 1e-23, 5e25), (1e-10, 1e-25, 1e36), (1e-30, 1e30, 1.0), (1e30, 1e-30, 50.0), (1e-33, 1e34, 1.0),
+    (1e16, 1e-15, 20.0), (1e30, 1.0, 1e-29), (1e-25, 1.0, 1e26), (1e15, 1e15, 1e-29),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", [50, 400])
+@pytest.mark.parametrize("common", [0.0, 0.9])
+@pytest.mark.parametrize(("image_norm", "text_norm", "scale"), EXTREMES)
+def test_norms_at_the_ends_of_float32(
+    rows: int, common: float, image_norm: float, text_norm: float, scale: float
+) -> None:
+    """Their squares, or what they are multiplied with on the way, would overflow or vanish."""
+    image, text = reference.cone(rows, 32, common=common, pair=0.7)
+    inputs = (image * image_norm, text * text_norm, torch.tensor(scale))
+    for loss, plain, bias in (
+        (dcfast.clip_loss, reference.fitted_clip, ()),
+        (dcfast.siglip_loss, reference.naive_siglip, (torch.tensor(-10.0),)),
+    ):
+        found = reference.run(loss, *inputs, *bias)
+        wanted = reference.exact(plain, *inputs, *bias)
+        # what is below float32's normal numbers has not all its digits
+        kept = [k for k, x in enumerate(wanted) if float(x.abs().max()) > 1e-30]
+        assert 0 in kept
+        reference.assert_close([found[k] for k in kept], [wanted[k] for k in kept], torch.float32)
+        assert all(bool(x.isfinite().all()) for x in found)
