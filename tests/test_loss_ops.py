@@ -113,7 +113,8 @@ def test_modules_are_as_open_clip_makes_them() -> None:
     image, text, scale, bias = inputs_of(21, 16, torch.float64)
     for ours, other in ((dcfast.ClipLoss(), theirs.ClipLoss()), (dcfast.SigLipLoss(), theirs.SigLipLoss())):
         found, wanted = (reference.run(m, image, text, scale, bias) for m in (ours, other))
-        assert max(reference.errors(found, wanted)) < 1e-12
+        # of sums of gradients of about 1: that of the bias of softmaxes is 0, but for rounding
+        assert max(float((a - b).norm()) for a, b in zip(found, wanted, strict=True)) < 1e-12
         result = ours(image, text, scale, logit_bias=bias, output_dict=True)
         assert list(result) == list(other(image, text, scale, logit_bias=bias, output_dict=True))
         torch.testing.assert_close(
