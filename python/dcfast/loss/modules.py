@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 
 def _check_ranks(rank: int, world_size: int) -> None:
+    for name, value in (("rank", rank), ("world_size", world_size)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     if world_size < 1 or not 0 <= rank < world_size:
         raise ValueError(f"rank must be in 0..world_size-1 with world_size at least 1, got {rank} of {world_size}")
 
