@@ -121,7 +121,8 @@ def compiled_side(loss: Any, inputs: Sequence[Any], side: Callable[[str, Any], S
     if quick:
         return Absent(provider, "takes half a minute to compile")
     try:
-        compiled = torch.compile(loss)
+        # static code for each size: left to itself the compiler would turn to dynamic shapes at the second
+        compiled = torch.compile(loss, dynamic=False)
         one_step(compiled, inputs)
     except Exception as error:
         return Absent(provider, f"does not compile here: {str(error).splitlines()[0][:100]}")

@@ -31,6 +31,9 @@ LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 # Below 2**-90 what exp2 flushes (under 2**-126 a term) may be more than a millionth of the sum
 FLOOR = tl.constexpr(2.0**-90)
+# Numbers that change with the batch: a machine code for each of their values' kinds (1, multiples of 16) would be no
+# faster, and would be compiled for every new size of a batch, seconds each
+SIZES = ("M", "N", "rows_n", "cols_n", "first", "nbm", "nbn", "chunks", "per")
 
 
 @triton.jit
@@ -83,7 +86,7 @@ def off_diagonal(diagonal, rows, cols, BM: tl.constexpr, BN: tl.constexpr):
     return (i < rows) & (j < cols) & (i + diagonal != j)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def row_norms(x, out, rows, depth, stride, BM: tl.constexpr, BK: tl.constexpr):
     """out[p] = the largest squared norm among BM rows."""
     pid = tl.program_id(0)
@@ -99,7 +102,7 @@ def row_norms(x, out, rows, depth, stride, BM: tl.constexpr, BK: tl.constexpr):
     tl.store(out + pid, tl.max(total, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def row_dots(
     x, y, scale, shift, out, rows, depth, stride_x, stride_y,
     EXPONENT: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
@@ -118,7 +121,7 @@ def row_dots(
     tl.store(out + om, total, mask=om < rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count_a", "count_b"])
 def clip_shift(norms_a, norms_b, scale, out, count_a, count_b, top, BLOCK: tl.constexpr):
     """The fixed shift: as near to 0 as keeps every sum below 2**126 (there exp2's argument is rounded least)."""
     o = tl.arange(0, BLOCK)
@@ -134,7 +137,7 @@ def clip_shift(norms_a, norms_b, scale, out, count_a, count_b, top, BLOCK: tl.co
     tl.store(out, tl.maximum(bound - top, 0.0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def clip_sweep(
     image, text, scale, shift, row_part, col_part, M, N, D, stride_i, stride_t, first, nbm, nbn, chunks, per,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, W: tl.constexpr, PROGRAMS: tl.constexpr,
@@ -168,7 +171,7 @@ def clip_sweep(
         tl.store(to, csum, mask=(on[None, None, :] < N) & (r < W * 8))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def clip_stats(off, diag, shift, stats, flags, n, BLOCK: tl.constexpr):
     """stats[4, n] = 1/sum, the shift, 1 - P_ii, -log P_ii; flags[p]: a sum too small to be trusted.
 
@@ -193,7 +196,7 @@ def clip_stats(off, diag, shift, stats, flags, n, BLOCK: tl.constexpr):
     tl.store(flags + pid, tl.max(tl.where(ok & (total < FLOOR), 1, 0), 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def clip_restate(off, diag_z2, flag, stats, n, BLOCK: tl.constexpr):
     """Only where the flag is set: the statistics again, from off[2, n], exponents and sums relative to them.
 
@@ -218,7 +221,7 @@ def clip_restate(off, diag_z2, flag, stats, n, BLOCK: tl.constexpr):
     tl.store(stats + 3 * n + o, nll.to(tl.float32), mask=ok)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def clip_online(
     a, b, scale, flag, off, M, N, D, stride_a, stride_b, first, nbm, nbn,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PROGRAMS: tl.constexpr,
@@ -243,7 +246,7 @@ def clip_online(
         tl.store(off + M + om, total.to(tl.float64), mask=om < M)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def clip_grad(
     image, text, scale, shift, rows, cols, flag, out, dots, M, N, D, stride_i, stride_t, stride_o, rows_n, cols_n,
     first, row_weight, col_weight, nbm, nbn,

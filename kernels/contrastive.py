@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import torch
 from dcfast.kernels import clip_kernels, tuning
-from dcfast.kernels.operands import Operands, blocks, largest_norms, on_device, operands, programs, row_stride, scalar
+from dcfast.kernels.operands import Operands, blocks, largest_norms, on_device, operands, row_stride, scalar, workers
 from dcfast.kernels.strip_products import (
     BASE,
     INVERSE,
@@ -153,15 +153,15 @@ def chunks_of(row_blocks: int, col_blocks: int, workers: int) -> int:
 
 def _sweep(o: Operands, scale: Tensor, shift: Tensor, first: int, c: Config) -> tuple[Tensor, Tensor]:
     nbm, nbn = blocks(o.rows, c.bm), blocks(o.cols, c.bn)
-    per = blocks(nbm, chunks_of(nbm, nbn, programs(o.device, nbm * nbn)))
+    most = workers(o.device)
+    per = blocks(nbm, chunks_of(nbm, nbn, min(most, nbm * nbn)))
     chunks = blocks(nbm, per)
     row_part = torch.empty(nbn, o.rows, dtype=torch.float32, device=o.device)
     col_part = torch.empty(chunks * c.row_warps * 8, o.cols, dtype=torch.float32, device=o.device)
-    grid = programs(o.device, nbn * chunks)
     with on_device(row_part):
-        clip_kernels.clip_sweep[(grid,)](
+        clip_kernels.clip_sweep[(min(most, nbn * chunks),)](
             *o.sources(c), scale, shift, row_part, col_part, *o.sizes(), first, nbm, nbn, chunks, per,
-            W=c.row_warps, PROGRAMS=grid, **o.options(c),
+            W=c.row_warps, PROGRAMS=most, **o.options(c),
         )  # fmt: skip
     return row_part.sum(0), col_part.sum(0)
 
@@ -209,12 +209,12 @@ def _online(o: Operands, scale: Tensor, flag: Tensor, first: int) -> Tensor:
     c = tuning.default_config("clip_online", o.device, o.image.dtype, o.precision, o.rows)
     nbm, nbn = blocks(o.rows, c.bm), blocks(o.cols, c.bn)
     off = torch.empty(2, o.rows, dtype=torch.float64, device=o.device)
-    grid = programs(o.device, nbm)
+    most = workers(o.device)
     with on_device(off):
-        clip_kernels.clip_online[(grid,)](
+        clip_kernels.clip_online[(min(most, nbm),)](
             *o.sources(c), scale, flag, off, *o.sizes(), first, nbm, nbn,
             # what is subtracted has to be the exponent as it was rounded
-            PROGRAMS=grid, enable_fp_fusion=False, **o.options(c),
+            PROGRAMS=most, enable_fp_fusion=False, **o.options(c),
         )  # fmt: skip
     return off
 

@@ -26,6 +26,7 @@ __all__ = [
     "source",
     "target",
     "unit_columns",
+    "workers",
 ]
 
 DEPTH_ALIGN = 16
@@ -132,10 +133,9 @@ def uses_tma(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= (9, 0)
 
 
-def programs(device: torch.device, units: int) -> int:
-    """How many programs share so many units of work: one a multiprocessor."""
-    most = 3 if tuning.interpreted() else torch.cuda.get_device_properties(device).multi_processor_count
-    return min(units, most)
+def workers(device: torch.device) -> int:
+    """The most programs that share the work, one a multiprocessor: the step of their loops, the same for any batch."""
+    return 3 if tuning.interpreted() else int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def row_stride(x: Tensor) -> int:

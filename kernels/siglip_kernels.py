@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from dcfast.kernels.clip_kernels import LN2, LOG2E, off_diagonal, store_tile, tile_dot
+from dcfast.kernels.clip_kernels import LN2, LOG2E, SIZES, off_diagonal, store_tile, tile_dot
 
 __all__ = ["scale_cast", "seed_positives", "siglip_tile"]
 
@@ -38,7 +38,7 @@ def negatives(
     return total, by_dot, plain
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def siglip_tile(
     image, text, scale, bias, out, sums, M, N, D, stride_i, stride_t, stride_o, first, unit, nbm, nbn,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr, PROGRAMS: tl.constexpr,
@@ -77,7 +77,7 @@ def siglip_tile(
             tl.store(sums + 2 * tiles + t, whole[2])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "partners", "offset"])
 def seed_positives(
     out, weight, partner, rows, partners, depth, stride_out, stride_partner, offset,
     BY_PARTNER: tl.constexpr, ADD: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
@@ -106,7 +106,7 @@ def seed_positives(
         tl.store(to, v, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def scale_cast(
     raw, x, scale, factor, out, dots, rows, depth, stride_raw, stride_x, stride_out,
     DOTS: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,

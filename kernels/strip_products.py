@@ -17,11 +17,11 @@ from dcfast.kernels.operands import (
     largest_norms,
     on_device,
     operands,
-    programs,
     row_stride,
     scalar,
     target,
     unit_columns,
+    workers,
 )
 from dcfast.kernels.tuning import Config
 from torch import Tensor
@@ -248,16 +248,16 @@ class _ClipGrad(NamedTuple):
         nbm, nbn = blocks(o.rows, c.bm), blocks(o.cols, c.bn)
         sums = torch.zeros(2, nbm * nbn if dots else 1, dtype=torch.float32, device=o.device)
         rows, cols, shift, flag = self.strip[:4]
-        grid = programs(o.device, nbm * nbn)
+        most = workers(o.device)
         unit = _unit(o.image.dtype)
         out = target(self.space[: o.rows, : o.cols], c)
         # the base was subtracted from exponents as they were rounded
         rounded = {"enable_fp_fusion": False} if flagged else {}
         with on_device(sums):
-            clip_kernels.clip_grad[(grid,)](
+            clip_kernels.clip_grad[(min(most, nbm * nbn),)](
                 *o.sources(c), self.scale, shift, rows[:, begin:], cols, flag, out, sums, *o.sizes(),
                 self.space.stride(0), rows.stride(0), cols.stride(0), self.first + begin,
-                weights[0] * unit, weights[1] * unit, nbm, nbn, GROUP=c.group, PROGRAMS=grid,
+                weights[0] * unit, weights[1] * unit, nbm, nbn, GROUP=c.group, PROGRAMS=most,
                 FLATTEN=c.flatten, SUB=c.sub, FLAGGED=flagged, DOTS=dots, **rounded, **o.options(c),
             )  # fmt: skip
         return sums
@@ -318,12 +318,12 @@ def _siglip_strip(
     def launch(c: Config) -> Tensor:
         nbm, nbn = blocks(o.rows, c.bm), blocks(o.cols, c.bn)
         sums = torch.zeros(3, nbm * nbn, dtype=torch.float32, device=o.device)
-        grid = programs(o.device, nbm * nbn)
+        most = workers(o.device)
         out = target(space[: o.rows, : o.cols], c)
         with on_device(sums):
-            siglip_kernels.siglip_tile[(grid,)](
+            siglip_kernels.siglip_tile[(min(most, nbm * nbn),)](
                 *o.sources(c), scale, bias, out, sums, *o.sizes(), space.stride(0), first, _unit(o.image.dtype),
-                nbm, nbn, GROUP=c.group, PROGRAMS=grid, FLATTEN=c.flatten, SUB=c.sub, GRAD=grad, **o.options(c),
+                nbm, nbn, GROUP=c.group, PROGRAMS=most, FLATTEN=c.flatten, SUB=c.sub, GRAD=grad, **o.options(c),
             )  # fmt: skip
         return sums
 

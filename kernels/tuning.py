@@ -77,7 +77,7 @@ def candidates(kernel: str, capability: tuple[int, int], dtype: torch.dtype, pre
         return (Config(32, 32, 32, 2, 1),)
     if dtype == torch.float32 and precision == "ieee":  # no tensor cores: accumulators and products share registers
         return (Config(64, 64, 32, 8, 3),)
-    wide = capability >= (9, 0)
+    wide = capability[0] in (9, 10)  # 227 KiB of shared memory; later ones for desks have 99
     if dtype == torch.float32:
         # SigLIP's epilogue is the longest
         large = wide and kernel != "siglip_tile"
@@ -214,12 +214,14 @@ def choose(
         time: seconds (any unit) of a call; for tests.
     """
     fallback = default_config(kernel, device, dtype, precision, shape[0])
-    if time is None and (INTERPRETED or not may_measure(shape[0] * shape[1])):
+    if time is None and (INTERPRETED or not worth_measuring(shape[0] * shape[1])):
         return fallback
     gpu = "interpreter" if INTERPRETED else torch.cuda.get_device_name(device)
     key = key_of(kernel, dtype, *shape, precision)
     found = _chosen.get((gpu, key)) or load(gpu).get(key)
     if found is None:
+        if time is None and torch.cuda.is_current_stream_capturing():
+            return fallback  # nothing can be timed in a capture, and this is not kept
         capability = (0, 0) if INTERPRETED else torch.cuda.get_device_capability(device)
         configs = (fallback, *candidates(kernel, capability, dtype, precision))
         found = measure(configs, launch, time or _milliseconds)
@@ -228,11 +230,9 @@ def choose(
     return found
 
 
-def may_measure(logits: int) -> bool:
-    """Not for small batches (a better tile cannot matter), when turned off, or while a CUDA graph is captured."""
-    if os.environ.get("DCFAST_AUTOTUNE") == "0" or logits < 2048 * 2048:
-        return False
-    return not torch.cuda.is_current_stream_capturing()
+def worth_measuring(logits: int) -> bool:
+    """Not for small batches (a better tile cannot matter), or when turned off."""
+    return os.environ.get("DCFAST_AUTOTUNE") != "0" and logits >= 2048 * 2048
 
 
 def _milliseconds(call: Callable[[], object]) -> float:

@@ -151,6 +151,11 @@ def other_checks(rank: int, world_size: int) -> dict[str, bool]:
         third = run(compiled, pair, 20.0, dtype=torch.float32)
         found["compiled is equal"] = all(torch.equal(a, b) for a, b in zip(first, third, strict=True))
     group = dist.new_group(list(range(world_size)))
+    if world_size == 2:
+        compiled = torch.compile(ClipLoss(**settings, group=group), fullgraph=True, backend="aot_eager")
+        third = run(compiled, pair, 20.0, dtype=torch.float32)
+        found["compiled is equal, own group"] = all(torch.equal(a, b) for a, b in zip(first, third, strict=True))
+    found |= siglip_without_features_gradients(rank, world_size, pair)
     fourth = run(ClipLoss(**settings, group=group, schedule="ring"), pair, 20.0, dtype=torch.float32)
     found["a group by itself, in a ring"] = error(fourth, first) < 2e-5
     bad = (pair[0].clone(), pair[1])
@@ -181,6 +186,21 @@ def other_checks(rank: int, world_size: int) -> dict[str, bool]:
             found["logits"] = found.get("logits", True) and error(*logits) < 1e-10
     labels = [m.ClipLoss(**settings).get_ground_truth(torch.device("cpu"), 5) for m in (theirs, dcfast)]
     found["labels"] = torch.equal(*labels)
+    return found
+
+
+def siglip_without_features_gradients(rank: int, world_size: int, pair: Pair) -> dict[str, bool]:
+    """As in evaluation, and where only scale and bias are trained."""
+    found = {}
+    for impl in ("bidir", "gather"):
+        loss = SigLipLoss(rank=rank, world_size=world_size, dist_impl=impl)
+        whole = run(loss, pair, 9.0, -5.0, dtype=torch.float32)
+        with torch.no_grad():
+            value = loss(*pair, 9.0, -5.0)
+        found[f"siglip without gradients, {impl}"] = error([value], whole[:1]) < 2e-6
+        scalars = [torch.tensor(x, requires_grad=True) for x in (9.0, -5.0)]
+        (loss(*pair, *scalars) * 3).backward()
+        found[f"siglip's scalars alone, {impl}"] = error([x.grad for x in scalars], whole[3:]) < 2e-6
     return found
 
 

@@ -57,7 +57,7 @@ def test_without_a_device(repo_root: Path, tmp_path: Path) -> None:
 
 
 def test_no_time_to_check_is_no_success(repo_root: Path, tmp_path: Path) -> None:
-    done = run_gpu(repo_root, "--dry-run", "--out", str(tmp_path), "--limit", "0.001")
+    done = run_gpu(repo_root, "--dry-run", "--out", str(tmp_path), "--limit", "1e-9")
     assert done.returncode == 1
     assert "no time left for: environment, correctness, timing, sanitizer" in done.stdout
     done = run_gpu(repo_root, "--limit", "0")

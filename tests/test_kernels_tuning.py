@@ -14,7 +14,14 @@ import pytest
 pytest.importorskip("triton", reason="the kernels need Triton")
 torch = pytest.importorskip("torch", reason="the kernels need torch")
 
-from dcfast.kernels import check_machine_code, contrastive, strip_products, tuning  # noqa: E402
+from dcfast.kernels import (  # noqa: E402
+    check_machine_code,
+    clip_kernels,
+    contrastive,
+    siglip_kernels,
+    strip_products,
+    tuning,
+)
 from dcfast.kernels.tuning import Config  # noqa: E402
 
 GPU = "NVIDIA H100 80GB HBM3"
@@ -146,6 +153,11 @@ def test_when_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
         assert choose(4096) == default
+        # what was measured before, in this process or another, is used there too
+        measured = tuning.candidates("clip_grad", (9, 0), torch.bfloat16, "ieee")[2]
+        tuning.store(GPU, tuning.key_of("clip_grad", torch.bfloat16, 8192, 8192, 512, "ieee"), measured)
+        assert choose(8192) == measured
+        assert choose(4096) == default
     with pytest.raises(AssertionError, match="launched"):
         choose(4096)
 
@@ -172,12 +184,34 @@ def test_candidates_of_an_unknown_kernel() -> None:
 
 def test_every_candidate_can_be_launched() -> None:
     for kernel in tuning.KERNELS:
-        for capability in ((8, 0), (8, 9), (9, 0), (10, 0)):
+        for capability in ((8, 0), (8, 9), (9, 0), (10, 0), (12, 0)):
             for dtype, precision in ((torch.bfloat16, "ieee"), (torch.float32, "tf32"), (torch.float32, "ieee")):
                 for c in tuning.candidates(kernel, capability, dtype, precision):
                     # the sweep adds groups of 16 rows
                     assert c.bm % (16 * c.row_warps) == 0
                     assert all(v & (v - 1) == 0 for v in (c.bm, c.bn, c.bk, c.warps, c.row_warps))
+
+
+def test_a_new_size_of_a_batch_compiles_nothing_anew() -> None:
+    """What varies with it is neither a constant of the machine code nor assumed to be aligned, as the check has it."""
+    tiles = {"M", "N", "rows_n", "cols_n", "first", "nbm", "nbn", "chunks", "per"}
+    vectors = {"rows", "partners", "offset", "n", "count_a", "count_b"}
+    varying = dict.fromkeys(("clip_sweep", "clip_online", "clip_grad", "siglip_tile"), tiles)
+    varying |= dict.fromkeys(("clip_restate", "clip_shift", "clip_stats", "row_dots", "row_norms"), vectors)
+    varying |= dict.fromkeys(("scale_cast", "seed_positives"), vectors)
+    for name, arguments in varying.items():
+        kernel = getattr(clip_kernels, name, None) or getattr(siglip_kernels, name)
+        found = {p.name: p.do_not_specialize for p in kernel.params if p.name in arguments}
+        assert found == dict.fromkeys(found, True), name
+        assert found
+
+
+def test_tiles_for_hopper_are_for_its_shared_memory() -> None:
+    for kernel in tuning.KERNELS:
+        for dtype, precision in ((torch.bfloat16, "ieee"), (torch.float32, "tf32")):
+            of = {c: tuning.candidates(kernel, c, dtype, precision) for c in ((8, 0), (9, 0), (10, 0), (12, 0))}
+            assert of[10, 0] == of[9, 0]
+            assert of[12, 0] == of[8, 0]  # tensor descriptors, but 99 KiB
 
 
 def test_chunks_cover_the_rows_and_keep_programs_busy() -> None:

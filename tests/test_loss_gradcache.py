@@ -134,3 +134,9 @@ def test_bad_arguments() -> None:
         dcfast.cached_backward(lambda _: {"image": 1}, [0], dcfast.ClipLoss())
     with pytest.raises(TypeError, match=r"got \['Tensor'\]"):
         dcfast.cached_backward(lambda _: (torch.zeros(2),), [0], dcfast.ClipLoss())
+    with pytest.raises(TypeError, match=r"pieces must be a list or tuple.*got list_iterator"):
+        dcfast.cached_backward(towers(), iter(in_pieces(batch(4), [2, 2])), dcfast.ClipLoss())
+    with pytest.raises(TypeError, match="loss must return a tensor with one element, got dict"):
+        dcfast.cached_backward(
+            towers(), in_pieces(batch(4), [2, 2]), lambda *x: dcfast.ClipLoss()(*x, output_dict=True)
+        )

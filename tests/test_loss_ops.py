@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import loss_reference as reference
+import numpy
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -131,6 +132,7 @@ def test_scalars_may_be_numbers_or_have_one_element() -> None:
     image, text, scale, bias = inputs_of()
     wanted = dcfast.siglip_loss(image, text, scale, bias)
     assert torch.equal(dcfast.siglip_loss(image, text, 7.0, -3), wanted)
+    assert torch.equal(dcfast.siglip_loss(image, text, numpy.float32(7), numpy.float64(-3)), wanted)
     one = torch.tensor([7.0], requires_grad=True)
     dcfast.siglip_loss(image, text, one, bias).backward()
     assert one.grad.shape == (1,)
@@ -153,6 +155,7 @@ GOOD = torch.zeros(4, 3)
         (GOOD.long(), GOOD.long(), TypeError, "image_features must have dtype float32.*got int64"),
         (GOOD, GOOD.to("meta"), ValueError, "on one device, got cpu and meta"),
         (GOOD.numpy(), GOOD, TypeError, "image_features must be a torch.Tensor.*got ndarray"),
+        (GOOD.to_sparse(), GOOD, TypeError, "image_features must be a dense tensor, got layout torch.sparse_coo"),
         (GOOD, None, TypeError, "text_features must be a torch.Tensor.*got NoneType"),
     ],
 )
@@ -181,12 +184,15 @@ def test_features_of_different_numbers(loss: Any) -> None:
 @pytest.mark.parametrize(
     ("scale", "kind", "message"),
     [
-        (math.nan, ValueError, "logit_scale must be finite, got nan"),
+        (math.nan, ValueError, "logit_scale must be finite in float32, got nan"),
         (torch.tensor(math.inf), ValueError, "logit_scale must be finite, got inf"),
         (torch.ones(2), ValueError, r"logit_scale must have one element, got shape \(2,\)"),
         (torch.tensor(1), TypeError, "logit_scale must be floating-point, got int64"),
         ("1", TypeError, "logit_scale must be a number or a tensor with one element, got str"),
         (True, TypeError, "logit_scale must be a number or a tensor with one element, got bool"),
+        (1e39, ValueError, r"logit_scale must be finite in float32, got 1e\+39"),
+        (-(10**50), ValueError, "logit_scale must be finite in float32, got a number of 52 digits"),
+        (torch.tensor(1.0, device="meta"), ValueError, "logit_scale must have a value, got a tensor on the meta"),
     ],
 )
 def test_bad_scales(loss: Any, scale: Any, kind: type[Exception], message: str) -> None:
@@ -207,6 +213,23 @@ def test_bad_scales(loss: Any, scale: Any, kind: type[Exception], message: str) 
 def test_bad_settings(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("loss", [dcfast.ClipLoss, dcfast.SigLipLoss])
+@pytest.mark.parametrize("settings", [{"rank": 0.5}, {"rank": None}, {"world_size": "2"}, {"world_size": True}])
+def test_ranks_are_whole_numbers(loss: Any, settings: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=f"{next(iter(settings))} must be an int, got"):
+        loss(**{"world_size": 2} | settings)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_shapes_alone_on_the_meta_device(loss: Any) -> None:
+    image, text = (torch.empty(9, 4, device="meta", dtype=torch.bfloat16, requires_grad=True) for _ in range(2))
+    value = loss(image, text, 10.0)
+    value.backward()
+    assert (value.device.type, value.shape, value.dtype) == ("meta", (), torch.float32)
+    assert image.grad is not None
+    assert (image.grad.shape, image.grad.dtype) == ((9, 4), torch.bfloat16)
 
 
 def test_ranks_without_a_process_group() -> None:

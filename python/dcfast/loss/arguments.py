@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ def check_features(image: Any, text: Any, *, paired: bool = True) -> None:
             raise TypeError(f"{name} must be a torch.Tensor of shape (N, D), got {type(value).__name__}")
         if value.dtype not in _DTYPES:
             raise TypeError(f"{name} must have dtype float32, bfloat16, float16 or float64, got {_name(value.dtype)}")
+        if value.layout != torch.strided:
+            raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}: call to_dense()")
         if value.ndim != 2:
             raise ValueError(f"{name} must have shape (N, D), got {_shape(value)}")
         if value.shape[0] == 0 or value.shape[1] == 0:
@@ -51,12 +54,15 @@ def as_scalar(value: Any, name: str, features: Tensor) -> Tensor:
             raise ValueError(f"{name} must have one element, got shape {_shape(value)}")
         if not value.dtype.is_floating_point:
             raise TypeError(f"{name} must be floating-point, got {_name(value.dtype)}")
+        if value.device.type == "meta" and features.device.type != "meta":
+            raise ValueError(f"{name} must have a value, got a tensor on the meta device")
         return value.reshape(()).to(device=features.device, dtype=dtype)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, (int, float, numbers.Real)):
         raise TypeError(f"{name} must be a number or a tensor with one element, got {type(value).__name__}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be finite, got {value}")
-    return torch.full((), value, dtype=dtype, device=features.device)
+    number = value if isinstance(value, (int, float)) else float(value)  # numpy's
+    if not -torch.finfo(dtype).max <= number <= torch.finfo(dtype).max:
+        raise ValueError(f"{name} must be finite in {_name(dtype)}, got {_short(number)}")
+    return torch.full((), number, dtype=dtype, device=features.device)
 
 
 def check_finite(value: Tensor, name: str) -> None:
@@ -70,7 +76,8 @@ def autocast(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     device = image.device.type
     # what is no feature dtype is left for check_features to refuse
     castable = image.dtype in _CAST and text.dtype in _CAST
-    if not castable or not torch.is_autocast_enabled(device):
+    # not every device knows autocast: the meta device does not
+    if not castable or device == "meta" or not torch.is_autocast_enabled(device):
         return image, text
     dtype = torch.get_autocast_dtype(device)
     return image.to(dtype), text.to(dtype)
@@ -78,6 +85,11 @@ def autocast(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def _short(value: Any) -> str:
+    # an int may have any number of digits
+    return str(value) if len(str(value)) < 40 else f"a number of {len(str(value))} digits"
 
 
 def _shape(value: Tensor) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ Gao et al. 2021, https://arxiv.org/abs/2101.06983.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any
 
 import torch
@@ -44,11 +44,14 @@ def cached_backward(
         The loss, detached and not scaled.
 
     Raises:
-        ValueError: no pieces; TypeError: encode gave something else than at least two tensors.
+        ValueError: no pieces; TypeError: encode gave something else than at least two tensors, loss something else
+            than one (a dictionary, say), or the pieces have no length.
 
     Cost: two forward passes and one backward pass of the encoder. Memory: the activations of one piece, features and
     their gradients of the whole batch, and what the loss needs.
     """
+    if not isinstance(pieces, Sized):
+        raise TypeError(f"pieces must be a list or tuple, since each is encoded twice, got {type(pieces).__name__}")
     if len(pieces) == 0:
         raise ValueError("pieces must hold at least one part of the batch, got none")
     states, encoded = [], []
@@ -60,6 +63,8 @@ def cached_backward(
     leaves = [x.detach().requires_grad_() for x in whole]
     with torch.enable_grad():
         value = loss(*leaves)
+        if not isinstance(value, Tensor):
+            raise TypeError(f"loss must return a tensor with one element, got {type(value).__name__}")
         torch.autograd.backward([value if scale_loss is None else scale_loss(value)])
     gradients = [leaf.grad for leaf in leaves]
     after = _RandomState()

@@ -15,8 +15,19 @@ if TYPE_CHECKING:
 
 
 def _check_ranks(rank: int, world_size: int) -> None:
+    for name, value in (("rank", rank), ("world_size", world_size)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     if world_size < 1 or not 0 <= rank < world_size:
         raise ValueError(f"rank must be in 0..world_size-1 with world_size at least 1, got {rank} of {world_size}")
+
+
+def _name_of(group: Any | None) -> str:
+    if group is None:
+        return ""
+    from dcfast.loss.ranks import group_name
+
+    return group_name(group)
 
 
 class ClipLoss(nn.Module):
@@ -60,7 +71,8 @@ class ClipLoss(nn.Module):
         self.world_size = world_size
         self.use_horovod = use_horovod
         self.schedule = schedule
-        self._group = group
+        # known by its name before anything is compiled: a compiled call has side effects only when it is over
+        self._group_name = _name_of(group)
 
     def get_ground_truth(self, device: torch.device, num_logits: int) -> Tensor:
         """The column of each row's positive in ``get_logits``."""
@@ -89,9 +101,9 @@ class ClipLoss(nn.Module):
         return per_image, per_text
 
     def _gather(self, features: Tensor) -> Tensor:
-        from dcfast.loss.ranks import GatherWithGradient, group_name, ranks_of
+        from dcfast.loss.ranks import GatherWithGradient, ranks_of
 
-        ranks = ranks_of(self.rank, self.world_size, group_name(self._group))
+        ranks = ranks_of(self.rank, self.world_size, self._group_name)
         if self.gather_with_grad:
             gathered: Tensor = GatherWithGradient.apply(features, ranks)
             return gathered
@@ -118,10 +130,9 @@ class ClipLoss(nn.Module):
 
     def _over_ranks(self, image: Tensor, text: Tensor, logit_scale: Tensor | float) -> Tensor:
         from dcfast.loss.clip_ranks import clip_loss_ranks
-        from dcfast.loss.ranks import group_name
 
         image, text, scale = functional.checked(image, text, logit_scale)
-        ranks = self.rank, self.world_size, group_name(self._group)
+        ranks = self.rank, self.world_size, self._group_name
         settings = self.schedule, self.local_loss, self.gather_with_grad
         loss: Tensor = clip_loss_ranks(image, text, scale, *ranks, *settings)[0]
         return loss
@@ -158,7 +169,7 @@ class SigLipLoss(nn.Module):
         self.dist_impl = dist_impl or "bidir"
         if self.dist_impl not in ("bidir", "shift", "reduce", "gather"):
             raise ValueError(f"dist_impl must be 'bidir', 'shift', 'reduce' or 'gather', got {dist_impl!r}")
-        self._group = group
+        self._group_name = _name_of(group)
 
     def get_ground_truth(
         self, device: torch.device, dtype: torch.dtype, num_logits: int, negative_only: bool = False
@@ -195,12 +206,11 @@ class SigLipLoss(nn.Module):
     def _over_ranks(
         self, image: Tensor, text: Tensor, logit_scale: Tensor | float, logit_bias: Tensor | float | None
     ) -> Tensor:
-        from dcfast.loss.ranks import group_name
         from dcfast.loss.siglip_ranks import SCHEDULES, siglip_loss_ranks
 
         image, text, scale = functional.checked(image, text, logit_scale)
         bias = arguments.as_scalar(0.0 if logit_bias is None else logit_bias, "logit_bias", image)
         needs = functional.siglip_needs(image, text, scale, bias)
-        ranks = self.rank, self.world_size, group_name(self._group)
+        ranks = self.rank, self.world_size, self._group_name
         loss: Tensor = siglip_loss_ranks(image, text, scale, bias, *needs, *ranks, SCHEDULES[self.dist_impl])[0]
         return loss

@@ -47,10 +47,11 @@ def siglip_loss_ranks(
     with plain(image):
         sweep = _ring if schedule == "ring" else _gather
         text_raw = sweep(ranks, text, block)
-        empty = image.new_empty(0, dtype=wide(image))
-        image_raw = empty if block.image_raw is None else block.image_raw
-        sums = block.sums.to(empty.dtype) if block.grad else empty
-        return (block.loss / image.shape[0]).to(empty.dtype), image_raw, empty if text_raw is None else text_raw, sums
+        dtype = wide(image)
+        parts = block.image_raw, text_raw, block.sums.to(dtype) if block.grad else None
+        # an operator's results may not share memory, be they empty
+        image_raw, text_raw, sums = (image.new_empty(0, dtype=dtype) if x is None else x for x in parts)
+        return (block.loss / image.shape[0]).to(dtype), image_raw, text_raw, sums
 
 
 @siglip_loss_ranks.register_fake
