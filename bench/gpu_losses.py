@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import cross_entropy, normalize
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,14 @@ def clip_reference(batch: Batch, rows: int = 1024) -> Answer:
         d_text.addmm_(g.t(), image[part])
     d_scale = (image * d_image).sum() / (2 * n)
     return Answer(loss, d_image * s / (2 * n), d_text * s / (2 * n), d_scale)
+
+
+def naive_clip(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+    """Two cross entropies of the stored matrix of logits, in the features' own dtype; for small batches."""
+    logits = scale.to(image.dtype) * image @ text.t()
+    labels = torch.arange(len(image), device=image.device)
+    loss = (cross_entropy(logits, labels) + cross_entropy(logits.t(), labels)) / 2
+    return loss.float()
 
 
 def siglip_reference(batch: Batch, bias: float) -> Answer:

@@ -88,6 +88,8 @@ def test_autocast(module: torch.nn.Module, compiled: bool) -> None:
         torch.testing.assert_close(a, b.float(), rtol=1e-2, atol=1e-6)
     with torch.autocast("cpu", torch.bfloat16):
         assert module(*[x.detach().double() for x in inputs]).dtype == torch.float64
+        sums = dcfast.clip_lse(inputs[0], inputs[1], inputs[2])
+    assert all(torch.equal(a, b) for a, b in zip(sums, dcfast.clip_lse(*rounded, inputs[2]), strict=True))
     torch.compiler.reset()
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,3 +43,34 @@ def test_all_modes_equal_open_clip(found: dict[str, Any]) -> None:
 def test_what_else_holds_on_every_rank(found: dict[str, Any]) -> None:
     assert len(found["checks"]) >= 12
     assert [name for name, held in found["checks"].items() if not held] == []
+
+
+class _Group:
+    """Stands in for a process group."""
+
+
+def test_ranks_on_gpus_agree_on_each_new_shape_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host waits for the answer only then; a new group agrees anew."""
+    from dcfast.loss.ranks import Ranks
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    asked: list[int] = []
+
+    def all_max(ranks: Ranks, x: Any) -> Any:
+        asked.append(ranks.rank)
+        return SimpleNamespace(tolist=lambda: [[1], [-1]])
+
+    monkeypatch.setattr(Ranks, "all_max", all_max)
+    group = _Group()
+    for owner, rows, dtype, times in (
+        (group, 8, torch.float32, 1),
+        (group, 8, torch.float32, 1),
+        (group, 5, torch.float32, 2),
+        (group, 5, torch.bfloat16, 3),
+        (group, 8, torch.float32, 3),
+        (_Group(), 8, torch.float32, 4),
+    ):
+        with FakeTensorMode():
+            features = torch.empty(rows, 4, dtype=dtype, device="cuda")
+            Ranks(0, 2, owner).check_same(features)
+        assert len(asked) == times

@@ -105,6 +105,8 @@ def test_50_steps_equal_open_clips_arithmetic(
     expected = reference_losses(small(tmp_path, source, overrides=LONG), tmp_path)
     assert losses(whole[0]) == pytest.approx(expected, rel=2e-4)
     assert expected[-1] < expected[0]
+    train(small(tmp_path / "theirs", source, overrides=LONG, loss="open_clip"))
+    assert losses(tmp_path / "theirs") == pytest.approx(expected, rel=2e-4)
 
 
 def test_the_summary_says_what_was_trained(whole: tuple[Path, dict[str, Any]]) -> None:

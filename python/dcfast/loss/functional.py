@@ -79,11 +79,14 @@ def clip_lse(image_features: Tensor, text_features: Tensor, logit_scale: Tensor 
     batch, the heart of negCLIPLoss filtering (https://arxiv.org/abs/2405.19547).
 
     Args:
-        image_features, text_features: (M, D) and (N, D), else as in ``clip_loss``.
+        image_features, text_features: (M, D) and (N, D), else as in ``clip_loss``. NaN or infinity in one feature
+            makes all of both results NaN or infinite: leave such samples out before.
 
     Returns:
         (M,) and (N,), float32 (float64 for float64), without gradient. Cost: 2 M N D operations, one strip of memory.
     """
+    if isinstance(image_features, torch.Tensor) and isinstance(text_features, torch.Tensor):
+        image_features, text_features = arguments.autocast(image_features, text_features)
     arguments.check_features(image_features, text_features, paired=False)
     scale = arguments.as_scalar(logit_scale, "logit_scale", image_features)
     rows, cols = ops.clip_lse(image_features.detach(), text_features.detach(), scale.detach())

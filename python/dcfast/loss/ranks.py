@@ -8,13 +8,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
 _GROUPS: dict[str, Any] = {}
-_AGREED: set[Any] = set()
+# by group: shapes and dtypes of features that its ranks were seen to agree on
+_AGREED: WeakKeyDictionary[Any, set[tuple[int, ...]]] = WeakKeyDictionary()
 
 
 def group_name(group: Any | None) -> str:
@@ -43,13 +45,16 @@ class Ranks:
         """Raises ValueError on every rank unless all give one shape and dtype, and finite scalars if any does.
 
         Collectives of different sizes would hang or mix up rows. Looked at in every call on the CPU; on a GPU, where
-        the host would wait for the answer, in the first call of a group alone.
+        the host would wait for the answer, when a group sees a shape and dtype for the first time. There a rank that
+        alone comes with others afterwards, as of a short last batch, is not found out.
         """
         on_cpu = features.device.type == "cpu"
-        if not on_cpu and self.group in _AGREED:
+        agreed = _AGREED.setdefault(dist.group.WORLD if self.group is None else self.group, set())
+        own = [*features.shape, *_dtype_code(features.dtype)]
+        if not on_cpu and tuple(own) in agreed:
             return
         finite = not on_cpu or all(math.isfinite(float(x)) for x in scalars)
-        own = [*features.shape, *_dtype_code(features.dtype), int(finite)]
+        agreed_on, own = tuple(own), [*own, int(finite)]
         both = torch.tensor([own, [-x for x in own]], device=features.device)
         most, least = self.all_max(both).tolist()
         least = [-x for x in least]
@@ -59,7 +64,7 @@ class Ranks:
                 f"{self.rank} gave shape {tuple(features.shape)}, {features.dtype}, {'' if finite else 'not '}finite; "
                 f"over all ranks rows go from {least[0]} to {most[0]} and columns from {least[1]} to {most[1]}"
             )
-        _AGREED.add(self.group)
+        agreed.add(agreed_on)
 
     def all_max(self, x: Tensor) -> Tensor:
         return self.all_reduce(x, dist.ReduceOp.MAX)
