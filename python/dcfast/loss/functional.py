@@ -32,7 +32,7 @@ def clip_loss(
     Raises:
         TypeError, ValueError: naming the argument, before any work.
 
-    Cost: 8 N^2 D operations, forward and backward. Memory on the CPU: two strips of 8 MiB (or 128 rows of N) and the
+    Cost: 8 N^2 D operations, forward and backward. Memory on the CPU: two strips of 6 MiB (or 128 rows of N) and the
     gradients. Deterministic. First derivatives only. Radford et al. 2021, https://arxiv.org/abs/2103.00020.
     """
     arguments_checked = checked(image_features, text_features, logit_scale)

@@ -6,9 +6,9 @@ overflowing. Where a whole row or column vanishes by it, which only logits furth
 computed in float32. What features have in common is taken off first: ``dcfast.loss.centring``. The host reads scale,
 shift and flag: on a GPU it waits for them.
 
-Cost, in products of M x N x D: one. Memory: one strip of 8 MiB or _LEAST_ROWS rows, whichever is more, beside results,
-float32 copies of text features in half precision, or copies less their mean and strips of 4 MiB. The gradient is in
-``dcfast.loss.clip_gradient``. The functions are those of ``dcfast.loss.backend.Backend``, which explains them.
+Cost, in products of M x N x D: one. Memory: one strip of 6 MiB or _LEAST_ROWS rows, whichever is more, beside results,
+float32 copies of text features in half precision, or copies less their mean and strips of half the height. The gradient
+is in ``dcfast.loss.clip_gradient``. The functions are those of ``dcfast.loss.backend.Backend``, which explains them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dcfast.loss.backend import BASE, INVERSE, NLL, SHARE, ClipStrip, ClipSums, 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_STRIP_BYTES = 8 << 20
+_STRIP_BYTES = 6 << 20
 # Below this the products of a strip no longer run at full speed.
 _LEAST_ROWS = 128
 DOT_ROWS = 1024
