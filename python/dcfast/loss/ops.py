@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch._dynamo  # or the first call of an operator imports it: 150 MB and a second in a training's first step
 from torch import Tensor
 
 from dcfast.loss.arguments import check_finite
