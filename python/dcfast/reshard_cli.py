@@ -141,6 +141,8 @@ def _tell(report: dict[str, Any], args: Namespace) -> None:
         print(f"blurred {report['blurred']} pictures, wrote boxes into {report['injected']} json members")
     if report.get("blur_failed"):
         print(f"left out {report['blur_failed']} samples: their picture has boxes and cannot be decoded")
+    if report.get("mended"):
+        print(f"{report['mended']} shards were there, but cut or altered since: written again")
     if report.get("skipped"):
         print(f"{report['skipped']} shards were there already")
     if "verified" in report:

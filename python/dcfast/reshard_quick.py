@@ -87,7 +87,7 @@ def quick_reshard(options: dict[str, Any]) -> dict[str, Any] | None:
     _atomic(out, KEY_FILE, _flat_json({"quick_key": key}), options["sync"])
     report["tar_bytes"] = _write(plan, report, out, base, subset, options)
     os.unlink(os.path.join(out, KEY_FILE))
-    report["skipped"] = 0
+    report |= {"skipped": 0, "mended": 0}
     return report
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcfast.atomic import write_json
-from dcfast.errors import RunError
+from dcfast.errors import RunError, SubsetError
 from dcfast.reshard_contents import open_subset
 from dcfast.reshard_inputs import Inputs, Pool, StrPath, open_inputs
 from dcfast.reshard_output import (
@@ -131,7 +131,7 @@ def run_reshard(
             skip_whole=resume,
         )
         finish_reshard(plan, subset, out, arguments=arguments, sync=sync, edited=blur is not None)
-        names = ("tar_bytes", "skipped", *(("blurred", "injected", "blur_failed") if blur is not None else ()))
+        names = ("tar_bytes", "skipped", "mended", *(("blurred", "injected", "blur_failed") if blur is not None else ()))
         report |= {name: written[name] for name in names}
         if verify:
             from dcfast.reshard_verify import verify_output_shards
@@ -184,7 +184,10 @@ def _has_ended(out: Path, plan: ReshardPlan, subset: NDArray[Any], arguments: di
     given = {name for name, value in meta.items() if isinstance(value, str) and "format" not in name}
     if any(meta.get(name) != value for name, value in expected.items()) or not given <= set(expected):
         return False
-    return bool(np.array_equal(open_subset(out / "sample_ids.npy"), subset))
+    try:
+        return bool(np.array_equal(open_subset(out / "sample_ids.npy"), subset))
+    except (OSError, SubsetError) as error:
+        raise RunError(f"{error}; nothing can be resumed here, pass overwrite=True instead") from None
 
 
 def _quick_key(inputs: Inputs, subset: StrPath | None, shard_size: int, max_bytes: int) -> str | None:
@@ -197,7 +200,9 @@ def _quick_key(inputs: Inputs, subset: StrPath | None, shard_size: int, max_byte
 def _read_object(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_bytes())
-    except ValueError as error:
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing; nothing can be resumed here, pass overwrite=True instead") from None
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path}: not json: {error}; nothing can be resumed here, pass overwrite=True instead") from None
     if not isinstance(data, dict):
         raise RunError(f"{path}: expected an object; nothing can be resumed here, pass overwrite=True instead")

@@ -110,7 +110,8 @@ def reshard(
             decoded are left out; and for ``inject_boxes``: boxes are written into the json as ``face_bboxes``.
         idx: write index files for DALI along.
         resume: go on with a run that was killed: the same arguments, the same output_dir. Output shards that are there
-            are kept; an ended run with these arguments and this subset is left as it is. Not with ``overwrite``.
+            are kept where they are whole (``reshard_whole``; payloads are not read: that is ``verify``), of an ended
+            run with these arguments and this subset too. Not with ``overwrite``.
         dry_run: plan and report, touch nothing.
         verify: read the output again and compare it with the plan and the sources (``verify_output_shards``).
         threads: at work at the same time; 0 means one per core.
@@ -120,8 +121,9 @@ def reshard(
         ``needed_bytes``, ``free_bytes``, with first_shard or num_shards ``chosen_shards`` of the input, where asked
         input shards are damaged ``damage`` (list of {shard, offset, message}: samples behind the offset may be
         missing), and, unless
-        dry_run, ``tar_bytes`` as written, ``skipped`` (shards that a resumed run found done), with boxes ``blurred``,
-        ``injected`` and ``blur_failed``, with verify ``verified``.
+        dry_run, ``tar_bytes`` as written, ``skipped`` (shards that a resumed run found done), ``mended`` (that it found
+        cut or altered, and wrote again), with boxes ``blurred``, ``injected`` and ``blur_failed``, with verify
+        ``verified``.
     Raises:
         PoolError: no shards, none from first_shard on, or metadata without boxes.   RunError: output_dir is not empty,
         is the pool, or (resume) holds another run.   OSError (ENOSPC): too little free space, found before anything is
