@@ -75,6 +75,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Namespace:
         parser.error("--apply-blur and --inject-blur-metadata need --blur-metadata-map")
     if args.overwrite and args.resume:
         parser.error("--overwrite removes what --resume would go on with: give one of them")
+    if not 0 <= args.reencode_webp_quality <= 100:
+        parser.error(f"--reencode-webp-quality must be 0 to 100; got {args.reencode_webp_quality}")
     if args.num_workers < 0:
         parser.error(f"--num-workers must be 0 or more; got {args.num_workers}")
     return args
@@ -143,6 +145,8 @@ def _tell(report: dict[str, Any], args: Namespace) -> None:
         print(f"left out {report['blur_failed']} samples: their picture has boxes and cannot be decoded")
     if report.get("mended"):
         print(f"{report['mended']} shards were there, but cut or altered since: written again")
+    if report.get("inject_failed"):
+        print(f"{report['inject_failed']} samples keep their json without boxes: it is missing or cannot be read")
     if report.get("skipped"):
         print(f"{report['skipped']} shards were there already")
     if "verified" in report:

@@ -30,7 +30,7 @@ from dcfast.reshard_output import (
 from dcfast.reshard_plan import ReshardPlan, make_plan
 from dcfast.reshard_quick import quick_key
 from dcfast.reshard_rows import chosen_shards, damage_of
-from dcfast.reshard_write import SHARD_FORMAT, write_output_shards
+from dcfast.reshard_write import EDIT_COUNTS, SHARD_FORMAT, write_output_shards
 
 if TYPE_CHECKING:
     from dcfast.reshard_boxes import BoxTable, Metadata
@@ -131,7 +131,7 @@ def run_reshard(
             skip_whole=resume,
         )
         finish_reshard(plan, subset, out, arguments=arguments, sync=sync, edited=blur is not None)
-        names = ("tar_bytes", "skipped", "mended", *(("blurred", "injected", "blur_failed") if blur is not None else ()))
+        names = ("tar_bytes", "skipped", "mended", *(EDIT_COUNTS if blur is not None else ()))
         report |= {name: written[name] for name in names}
         if verify:
             from dcfast.reshard_verify import verify_output_shards

@@ -26,7 +26,7 @@ __all__ = ["SHARD_FORMAT", "STATS_FORMAT", "check_planned", "write_output_shards
 
 SHARD_FORMAT = "{:08d}.tar"
 STATS_FORMAT = "{:08d}_stats.json"
-EDIT_COUNTS = ("blurred", "injected", "blur_failed")
+EDIT_COUNTS = ("blurred", "injected", "blur_failed", "inject_failed")
 TOTALS = ("shards", "samples", "members", "payload_bytes", "tar_bytes", *EDIT_COUNTS)
 
 
@@ -62,8 +62,9 @@ def write_output_shards(
             altered ones are written again. Only where they are known to be of this very plan.
     Returns:
         Counts: shards, samples, members, payload_bytes, tar_bytes, and of blur: blurred, injected, blur_failed (samples
-        left out, because their picture has boxes and cannot be decoded); skipped: shards that were left alone; mended:
-        shards that were there and not whole.
+        left out, because their picture has boxes and cannot be decoded), inject_failed (samples with boxes whose json
+        cannot take them: written with it as it is); skipped: shards that were left alone; mended: shards that were
+        there and not whole.
     Raises:
         IndexError: no such output shard.   CorruptDataError: an input shard changed or ends early (path, offset).
         OSError: reading or writing failed, a full disk included.   ValueError: subset or index is another one.
@@ -139,7 +140,8 @@ class _Writer:
         spool = self.out / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{SHARD_FORMAT.format(k)}"
         self.out.mkdir(parents=True, exist_ok=True)
         with edited_contents(contents, self.blur, spool) as edited:
-            done = {"blurred": edited.blurred, "injected": edited.injected, "blur_failed": len(edited.failed)}
+            failed = {"blur_failed": len(edited.failed), "inject_failed": edited.inject_failed}
+            done = {"blurred": edited.blurred, "injected": edited.injected, **failed}
             return self.write_contents(k, edited.contents, done)
 
     def write_contents(self, k: int, contents: ShardContents, edits: dict[str, int]) -> dict[str, int]:
