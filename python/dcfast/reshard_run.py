@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +30,7 @@ from dcfast.reshard_plan import ReshardPlan, make_plan
 from dcfast.reshard_quick import quick_key
 from dcfast.reshard_rows import chosen_shards, damage_of
 from dcfast.reshard_write import EDIT_COUNTS, SHARD_FORMAT, write_output_shards
+from dcfast.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from dcfast.reshard_boxes import BoxTable, Metadata
@@ -157,7 +157,7 @@ def _blur(
     from dcfast.reshard_boxes import make_box_table
     from dcfast.reshard_edit import BlurOptions
 
-    with tempfile.TemporaryDirectory(prefix="dcfast-boxes-") as folder:
+    with temporary_folder("dcfast-boxes-") as folder:
         yield BlurOptions(make_box_table(boxes, subset, folder), apply, inject, quality)
 
 
