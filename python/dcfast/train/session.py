@@ -30,7 +30,7 @@ def train(settings: TrainSettings, *, on_step: Callable[[int], None] | None = No
     """Trains, or goes on with a training that was stopped, and returns its summary.
 
     Under torchrun every rank calls it with the same settings. Writes ``OUT/train``: ``checkpoints/epoch_K.pt``,
-    ``log.jsonl``, ``summary.json``, ``timing.json``, ``replaced-RANK.jsonl``.
+    ``log.jsonl``, ``summary.json``, ``timing.json``, ``replaced-RANK.jsonl``, ``refused-RANK.jsonl``.
 
     Args:
         on_step: called with the number of each step as it is taken.
@@ -207,7 +207,21 @@ def _write_timing(folder: Path, trainer: Trainer, resumed_at: int, seconds: floa
     done = (trainer.steps - resumed_at) * trainer.spec.global_batch
     if done:
         rate = {"seconds": round(seconds, 3), "samples": done, "samples_per_second": round(done / seconds, 2)}
-        write_json(folder / "timing.json", {**rate, "world_size": trainer.ranks.world_size, "workers": trainer.workers})
+        about = {"world_size": trainer.ranks.world_size, "workers": trainer.workers}
+        write_json(folder / "timing.json", {**rate, **about, **_refusals(folder, trainer.spec.decoder)})
+
+
+def _refusals(folder: Path, decoder: str) -> dict[str, Any]:
+    """What DALI refused and Pillow decoded, over all starts of a training.
+
+    A picture is refused by one version of DALI and not by another, on a GPU and not without one, and a batch for want
+    of memory: no part of the summary, which equal settings make equal.
+    """
+    if decoder != "dali":
+        return {}
+    lines = [line for path in sorted(folder.glob("refused-*.jsonl")) for line in path.read_text("ascii").splitlines()]
+    samples = sum(int(json.loads(line)["samples"]) for line in lines)
+    return {"dali_refused_batches": len(lines), "dali_refused_samples": samples}
 
 
 def _dali_version(settings: TrainSettings) -> dict[str, str]:
