@@ -71,7 +71,7 @@ def _pairs(points: list[list[float]]) -> range:
 
 
 def _of(out: Path) -> dict[str, Any] | None:
-    summary = read_json(out / "train" / "summary.json")
+    summary = read_json(out / "train" / "summary.json", "train/summary")
     if not summary:
         return None
     timing = read_json(out / "train" / "timing.json")
