@@ -26,7 +26,8 @@ A slice (--first-shard, --num-shards) without an input shard writes an empty out
 
 Damaged input shards give what is whole in them, and are named on stderr.
 
-Exit status: 0 done, 1 the run cannot go on or the output does not verify, 2 wrong arguments.
+Exit status: 0 done, 1 the run cannot go on or the output does not verify, 2 wrong arguments, 130 or 143 stopped by
+Ctrl-C or SIGTERM.
 """
 
 
@@ -85,6 +86,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the resharder; returns its exit status."""
     args = parse_arguments(argv)
+    from dcfast.stopping import stoppable
+
+    how = "--resume in place of --overwrite" if args.overwrite else "--resume"
+    return stoppable(lambda: _main(args), f"stopped; the same command with {how} goes on")
+
+
+def _main(args: Namespace) -> int:
     from dcfast.errors import DcfastError
     from dcfast.resharder import reshard
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dcfast.errors import DcfastError
+from dcfast.stopping import stoppable
 
 __all__ = ["main"]
 
@@ -62,8 +63,12 @@ def _table(summary: dict[str, Any]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry: 0 done, 1 an error, 2 bad usage, 130 Ctrl-C."""
+    """Entry: 0 done, 1 an error, 2 bad usage, 130 Ctrl-C, 143 SIGTERM."""
     args = parser().parse_args(argv)
+    return stoppable(lambda: _main(args), "stopped; the same command resumes")
+
+
+def _main(args: argparse.Namespace) -> int:
     try:
         from dcfast.evaluate.evaluation import RESULTS, check_evalsets, evaluate_model
 
@@ -81,9 +86,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             strict=args.strict,
             say=lambda line: print(line, file=sys.stderr, flush=True),
         )
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped; the same command resumes\n")
-        return 130
     except (DcfastError, ValueError, TypeError, OSError, RuntimeError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

@@ -13,6 +13,7 @@ from typing import Any
 
 from dcfast.errors import DcfastError
 from dcfast.scales import SCALES
+from dcfast.stopping import stoppable
 from dcfast.train.decode import DECODERS
 from dcfast.train.session import train
 from dcfast.train.settings import LOSSES, RECIPE_FIELDS, TrainSettings, TrainSource, parse_sources
@@ -109,8 +110,13 @@ def settings_of(arguments: argparse.Namespace) -> TrainSettings:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command; 0 when the training is done, 1 when it failed, 2 for arguments that make no sense."""
+    """Runs the command; 0 when the training is done, 1 when it failed, 2 for arguments that make no sense, 130 and 143
+    where Ctrl-C or SIGTERM stopped it."""
     arguments = _parser().parse_args(argv)
+    return stoppable(lambda: _main(arguments), "stopped; the same command goes on from the latest checkpoint")
+
+
+def _main(arguments: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("dcfast").setLevel(logging.INFO)
     # open_clip's loss gathers by a function that torch has renamed; once a step is no news
