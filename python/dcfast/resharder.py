@@ -134,6 +134,9 @@ def reshard(
     of at most a million uids, with plain options, is done by the core alone, without importing NumPy.
     """
     options = dict(locals())
+    for name, path in (("pool", pool), ("output_dir", output_dir), ("subset", subset)):
+        if isinstance(path, str) and not path:
+            raise ValueError(f"reshard: {name} must be a path; got an empty text")
     if isinstance(webp_quality, bool) or not isinstance(webp_quality, int) or not 0 <= webp_quality <= 100:
         raise ValueError(f"reshard: webp_quality must be a whole number of 0 to 100; got {webp_quality!r}")
     if isinstance(pool, (str, os.PathLike)) and isinstance(subset, (str, os.PathLike)):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dcfast.atomic import remove_leftovers, write_json
 from dcfast.errors import PoolError, RunError
+from dcfast.places import make_directory
 from dcfast.stages.piece import absolute, group_files
 from dcfast.stages.recorded import load_object
 from dcfast.stages.settings import NO_COMPARISON, TEACHER, Settings
@@ -273,11 +274,11 @@ def open_run(out: str | os.PathLike[str], settings: Settings, *, overwrite: bool
 
     Raises:
         RunError: the directory belongs to another run, to something else, is an input, or a run is at work in it.
-        FileExistsError: it is a file.
+        OSError: it is a file, or cannot be made.
     """
     root = Path(absolute(out))
     _refuse_if_input(root, settings)
-    root.mkdir(parents=True, exist_ok=True)
+    make_directory(root, "--out")
     lock = os.open(root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:

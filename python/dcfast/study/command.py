@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dcfast.errors import DcfastError
+from dcfast.places import path_argument
 from dcfast.run_options import add_training_options, parse_features, parse_world
 from dcfast.scales import SCALES
 from dcfast.stages.piece import absolute
@@ -55,7 +56,13 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="run every filter on the seeds that confirm, not only the best one, no_filter, random and oracle",
     )
-    p.add_argument("--out", default="runs/study", metavar="DIR", help="directory of the study (default runs/study)")
+    p.add_argument(
+        "--out",
+        type=path_argument,
+        default="runs/study",
+        metavar="DIR",
+        help="directory of the study (default runs/study)",
+    )
     p.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at work at once; they share the cores")
     p.add_argument("--overwrite", action="store_true", help="redo cells whose settings differ")
     p.add_argument("--dry-run", action="store_true", help="list the cells and do nothing")

@@ -14,6 +14,7 @@ from typing import Any
 
 from dcfast.atomic import remove_leftovers, write_json
 from dcfast.errors import MissingDependencyError, SubsetError
+from dcfast.places import make_directory
 from dcfast.train.batches import BatchMaker, BatchSpec
 from dcfast.train.dali import DaliDecoder, require_dali
 from dcfast.train.loop import Ranks, Trainer, num_steps, use_channels_last, world_sizes
@@ -154,7 +155,7 @@ def _train(settings: TrainSettings, ranks: Ranks, on_step: Callable[[int], None]
     started = time.monotonic()
     recipe = settings.recipe()
     folder = Path(settings.out) / "train"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_directory(folder, "out")
     if ranks.rank == 0:
         remove_leftovers(folder)
         warn_of_slow_precision(recipe.precision, ranks.device)
