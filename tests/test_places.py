@@ -141,6 +141,28 @@ def test_numbers_too_large_to_be_meant() -> None:
         WorldSpec(eval_scale=1e9)
 
 
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (["--seed", "-1"], "seed must be from 0 to 2^63 - 1; got -1"),
+        (["--seed", str(1 << 63)], "seed must be from 0 to 2^63 - 1; got 9223372036854775808"),
+        (["--samples-seen", str(10**26)], "samples_seen must be at least 1, and below 2^63; got 1000"),
+    ],
+)
+def test_seeds_and_lengths_that_training_cannot_take_are_said_up_front(
+    option: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run.main([*option, "--out", str(tmp_path / "o")]) == 1
+    assert f"error: {words}" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(("name", "error"), [("nowhere", FileNotFoundError), ("p", IsADirectoryError)])
+def test_a_subset_that_is_no_file_is_named(small: Path, name: str, error: type[OSError]) -> None:
+    with pytest.raises(error, match=f"the subset file cannot be read: .*{name}"):
+        resharder.reshard(small / "p", small / "o", small / name)
+
+
 # full disks
 
 

@@ -72,7 +72,11 @@ def run_reshard(
         raise ValueError(f"reshard: threads must be 0 (one per core) to 2^32 - 1; got {threads}")
     out = Path(output_dir)
     inputs = open_inputs(pool, shards_dir)
-    opened = open_subset(subset, check=True)
+    try:
+        opened = open_subset(subset, check=True)
+    except OSError as error:
+        words = f"the subset file cannot be read: {error.strerror}"
+        raise type(error)(error.errno, words, error.filename) from None
     refuse_output(out, inputs, overwrite=overwrite, may_hold=overwrite or resume or dry_run)
     subset_file = None if isinstance(subset, np.ndarray) else subset
     files = inputs.files()

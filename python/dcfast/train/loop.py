@@ -235,7 +235,7 @@ class Trainer:
 
         first = self.step
         # what a model draws itself (patch dropout) begins anew at each saved step, so that resuming changes nothing
-        torch.manual_seed((self.spec.seed << 20) + (first << 8) + self.ranks.rank)
+        torch.manual_seed(((self.spec.seed << 20) + (first << 8) + self.ranks.rank) & ((1 << 63) - 1))
         cosine = cosine_lr(self.optimizer, self.recipe.learning_rate, self.recipe.warmup_steps, self.steps)
         watched = WatchedLoss(self.loss, self.spec.accumulation, first)
         watched.after_step = lambda step, scale: self._after(step, scale, watched)
