@@ -18,7 +18,7 @@ import pytest
 from dcfast import resharder
 from dcfast.run import run
 from dcfast.stages.run_dir import Settings
-from dcfast.stopping import Stopped, spawning, stoppable
+from dcfast.stopping import Stopped, stoppable
 from dcfast.uids import save_subset
 from pool_builder import plain_pool
 from reshard_reference import make_uid, subset_of, write_pool
@@ -72,7 +72,7 @@ sys.exit(stopping.stoppable(command, "stopped; go on so"))
 def ended(words: list[str]) -> subprocess.CompletedProcess[str]:
     """A script in a process group of its own."""
     return subprocess.run(
-        [sys.executable, "-c", *words], capture_output=True, text=True, start_new_session=True, timeout=300, check=False
+        [sys.executable, "-c", *words], capture_output=True, text=True, start_new_session=True, timeout=60, check=False
     )
 
 
@@ -158,18 +158,62 @@ def test_a_signal_of_this_process_ends_the_command_alone(capsys: pytest.CaptureF
         raise Stopped(2)
 
 
+#: a Ctrl-C while processes are started, in a process without other threads
+SPAWNS = """
+import os, signal, sys
+from dcfast.stopping import spawning, stoppable
+def command():
+    with spawning():
+        os.kill(os.getpid(), signal.SIGINT)
+        print("inside", signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+    print("behind")
+    return 0
+sys.exit(stoppable(command, "stopped"))
+"""
+
+
 def test_ctrl_c_waits_while_processes_are_started() -> None:
-    reached = []
+    done = ended([SPAWNS])
+    assert (done.returncode, done.stdout, done.stderr) == (130, "inside True\n", "stopped\n")
 
-    def command() -> int:
-        with spawning():
-            os.kill(os.getpid(), signal.SIGINT)
-            reached.append("inside")
-        reached.append("behind")
-        return 0
 
-    assert stoppable(command, "stopped") == 130
-    assert reached == ["inside"]
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    script = (
+        "import os, signal, sys; from dcfast.stopping import stoppable\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "def command():\n    os.kill(os.getpid(), signal.SIGINT)\n    return 6\n"
+        "sys.exit(stoppable(command, 'stopped'))"
+    )
+    done = ended([script])
+    assert (done.returncode, done.stderr) == (6, "")
+
+
+#: a command forks a process that says how its signals are set, and one that is ended by SIGTERM
+FORKS = """
+import os, signal, sys
+from dcfast.stopping import stoppable
+def command():
+    child = os.fork()
+    if child == 0:
+        plain = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL and signal.set_wakeup_fd(-1) == -1
+        os._exit(7 if plain else 8)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    ready, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(tell, b"1")
+        signal.pause()
+    os.read(ready, 1)
+    os.kill(child, signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+    return 5
+sys.exit(stoppable(command, "stopped"))
+"""
+
+
+def test_a_signal_to_a_forked_worker_is_none_to_its_parent() -> None:
+    done = ended([FORKS])
+    assert (done.returncode, done.stderr) == (5, "")
 
 
 def test_other_threads_leave_signals_alone() -> None:

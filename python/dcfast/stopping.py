@@ -14,12 +14,15 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 __all__ = ["Stopped", "spawning", "start_worker", "stoppable"]
 
 GRACE_SECONDS = 2.0
 """How long a stopped command may take to close its files and end its workers by itself."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_before_command: dict[int, Any] = {}
+"""The handlers that were there before a command that runs now; empty where none runs."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -54,22 +57,41 @@ def stoppable(command: Callable[[], int], line: str) -> int:
 def _watched(line: str) -> Iterator[None]:
     received, told = os.pipe()
     os.set_blocking(told, False)
-    before = {number: signal.signal(number, _stop) for number in _SIGNALS}
+    # one that is ignored stays so (nohup, a job in the background of a script), and one that is not Python's is left
+    ours = [number for number in _SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    before: dict[int, Any] = {number: signal.signal(number, _stop) for number in ours}
+    _before_command.update(before)
     earlier = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
     ended = threading.Event()
     # set_wakeup_fd is written to by the C handler, even while the main thread is far from Python
     watcher = threading.Thread(target=_watch, args=(received, ended, line), name="dcfast-stop", daemon=True)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # it inherits this: they are the main thread's
     watcher.start()
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     try:
         yield
     finally:
         ended.set()
         signal.set_wakeup_fd(earlier, warn_on_full_buffer=False)
+        _before_command.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
-        os.close(told)  # ends the watcher
+        os.write(told, b"\0")  # ends the watcher, also where a forked process holds the pipe open
         watcher.join()
+        os.close(told)
         os.close(received)
+
+
+def _after_fork() -> None:
+    # a forked process (a worker of torch's) has the handlers and the pipe: its SIGTERM is none of its parent's
+    if _before_command:
+        signal.set_wakeup_fd(-1)
+        for number, handler in _before_command.items():
+            signal.signal(number, handler)
+        _before_command.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -79,10 +101,9 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def _watch(received: int, ended: threading.Event, line: str) -> None:
     number = 0
     while number not in _SIGNALS:
-        data = os.read(received, 1)
-        if not data:
+        number = os.read(received, 1)[0]
+        if number == 0:
             return
-        number = data[0]
     if not ended.wait(GRACE_SECONDS):
         os.write(2, f"{line}\n".encode())
         os._exit(128 + number)
@@ -92,7 +113,8 @@ def _watch(received: int, ended: threading.Event, line: str) -> None:
 def spawning() -> Iterator[None]:
     """While processes are started: they begin without Ctrl-C, which would find them in the midst of their imports.
 
-    The mask is inherited; a signal that comes meanwhile reaches this process at the end of the block.
+    The mask is inherited. A signal that comes meanwhile is not lost: it is raised at the end of the block, or within it
+    where another thread takes it.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
