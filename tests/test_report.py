@@ -18,7 +18,6 @@ from dcfast.errors import CorruptDataError
 from dcfast.report.collect import collect
 from dcfast.report.page import look_up, render
 from dcfast.report.pictures import EvalReader, PoolReader
-from dcfast.report.text import clean, count, duration, percent, size
 from dcfast.report.truth import compare_with_truth
 from dcfast.run import run
 from dcfast.stages.report import write_report
@@ -486,54 +485,6 @@ def test_truth_of_other_columns_is_passed_over(tmp_path: Path) -> None:
     assert compare_with_truth(tmp_path) is None
     pq.write_table(pa.table({"key": ["k0"]}), tmp_path / "world" / "truth.parquet")
     assert compare_with_truth(tmp_path) == {"samples": 1, "kinds": []}
-
-
-# text
-
-
-def test_clean() -> None:
-    assert clean("a\0b\nc\td\re") == "a\u2400b \u23ce c de"
-    assert clean("\ud800 lone") == "? lone"
-    assert clean("x" * 300) == "x" * 280 + "\u2026"
-    assert clean("") == ""
-    assert clean("\x85\x9b") == "\ufffd\ufffd"
-    assert clean("日本語 עברית") == "日本語 עברית"
-
-
-@pytest.mark.parametrize(
-    ("part", "all_of_it", "words"),
-    [
-        (0, 0, "\u2013"),
-        (0, 7, "0%"),
-        (7, 7, "100%"),
-        (1, 3, "33.3%"),
-        (1, 10**6, "<0.1%"),
-        (10**6 - 1, 10**6, ">99.9%"),
-    ],
-)
-def test_percent(part: int, all_of_it: int, words: str) -> None:
-    assert percent(part, all_of_it) == words
-
-
-def test_units() -> None:
-    assert count(1_234_567) == "1,234,567"
-    assert [size(n) for n in (0, 999, 1_000, 1_234_567, 999_600_000, 10**13, 10**16)] == [
-        "0 B",
-        "999 B",
-        "1 kB",
-        "1.23 MB",
-        "1 GB",
-        "10 TB",
-        "10,000 TB",
-    ]
-    assert [duration(s) for s in (0, 0.426, 12.34, 59.96, 125, 7_620)] == [
-        "0.00 s",
-        "0.43 s",
-        "12.3 s",
-        "1 min 00 s",
-        "2 min 05 s",
-        "2 h 07 min",
-    ]
 
 
 def test_plain_pool_needs_no_evaluation_sets(tmp_path: Path) -> None:
