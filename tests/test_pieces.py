@@ -128,7 +128,8 @@ def test_marker_is_honoured_only_while_nothing_changed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", ["output gone", "output shorter", "marker garbage", "marker truncated", "other args", "other version"]
+    "damage",
+    ["output gone", "output shorter", "marker garbage", "marker truncated", "other args", "other version", "a null"],
 )
 def test_marker_is_refused_when(tmp_path: Path, damage: str) -> None:
     [piece] = squares(1)
@@ -140,6 +141,9 @@ def test_marker_is_refused_when(tmp_path: Path, damage: str) -> None:
         output.write_bytes(b"")
     elif damage == "marker garbage":
         marker.write_bytes(b"\xff\x00{")
+    elif damage == "a null":
+        recorded = json.loads(marker.read_bytes())
+        marker.write_text(json.dumps({**recorded, "stats": {"value": None}}))
     elif damage == "marker truncated":
         marker.write_bytes(marker.read_bytes()[:20])
     elif damage == "other args":

@@ -14,10 +14,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from dcfast.errors import CorruptDataError
 from dcfast.report.collect import collect
 from dcfast.report.page import look_up, render
 from dcfast.report.pictures import EvalReader, PoolReader
-from dcfast.report.text import clean, count, duration, percent, size
 from dcfast.report.truth import compare_with_truth
 from dcfast.run import run
 from dcfast.stages.report import write_report
@@ -25,7 +25,7 @@ from dcfast.stages.run_dir import Settings
 from dcfast.stages.tables import read_table
 from PIL import Image
 from pool_builder import PoolBuilder, Sample, evalset, picture, plain_pool
-from report_builder import evidence, fates, source_of, write_summary
+from report_builder import evidence, fates, result, source_of, trained, write_summary
 
 NASTY = "<script>alert('x')</script> & \"quotes\" \0 \x1b[31m \u202e turned \nsecond line"
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -301,6 +301,62 @@ def test_unreadable_summary_counts_as_absent(copy: Path, whole: tuple[Path, Sett
     assert report["manifest"] == {}
 
 
+SPOILT: list[tuple[str, str, Any, str]] = [
+    ("state/index.json", "samples", None, "a whole number of 0 or more"),
+    ("state/index.json", "bytes", "56", "a whole number of 0 or more"),
+    ("state/signatures.json", "evalsets", [{"name": "a", "pictures": None}], "a list of objects with a name"),
+    ("state/decontaminate.json", "max_distance", 65, "a whole number of 0 to 64"),
+    ("state/decontaminate.json", "uids", 1.5, "a whole number of 0 or more"),
+    ("state/filter.json", "fates", {"kept": None}, "an object of whole numbers of 0 or more"),
+    ("state/filter.json", "subset", True, "a whole number of 0 or more"),
+    ("state/filter.json", "thresholds", {"l14": 0.3}, "an object of numbers as text or null"),
+    ("state/filter.json", "thresholds", {"l14": "much"}, "an object of numbers as text or null"),
+    ("state/reshard.json", "tar_bytes", -1, "a whole number of 0 or more"),
+    ("state/verify.json", "members", [], "a whole number of 0 or more"),
+    ("train/summary.json", "loss_last", "low", "a number or null"),
+    ("train/summary.json", "sources", [{"samples": "all"}], "a list of objects with a number of samples"),
+    ("manifest.json", "versions", "1.0", "an object"),
+]
+
+
+@pytest.mark.parametrize(("name", "field", "value", "expected"), SPOILT)
+def test_a_field_of_another_type_is_named(
+    copy: Path, whole: tuple[Path, Settings], name: str, field: str, value: Any, expected: str
+) -> None:
+    path = copy / name
+    path.parent.mkdir(exist_ok=True)
+    recorded = json.loads(path.read_bytes()) if path.exists() else {}
+    path.write_text(json.dumps({**recorded, field: value}))
+    before = (copy / "report.html").read_bytes()
+    with pytest.raises(CorruptDataError) as raised:
+        remade(copy, whole[1])
+    assert f"{path}: {field} must be {expected}" in str(raised.value)
+    assert f"got {json.dumps(value)}; the file was altered: remove it, and run the same command" in str(raised.value)
+    assert raised.value.path == str(path)
+    assert (copy / "report.html").read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["null", "{", '{"samples": null}', "{}"])
+def test_an_altered_summary_stops_a_late_stage_and_the_whole_run_mends_it(
+    copy: Path, whole: tuple[Path, Settings], text: str
+) -> None:
+    path = copy / "state/index.json"
+    right = path.read_bytes()
+    path.write_text(text)
+    with pytest.raises(CorruptDataError, match=r"index\.json: .*run the same command again without --from"):
+        run(copy, whole[1], first="report", last="report")
+    run(copy, whole[1])
+    assert path.read_bytes() == right
+
+
+def test_results_with_strange_fields_are_shown_without_them(copy: Path, whole: tuple[Path, Settings]) -> None:
+    line = result("shapes", 0.5, "c" * 64, pictures="many", unreadable=None, notes=7)
+    trained(copy, "c" * 64, [line])
+    report, _ = remade(copy, whole[1])
+    row = report["scores"]["sets"][0]
+    assert (row["score"], row["pictures"], row["unreadable"], row["notes"]) == (0.5, None, None, [])
+
+
 # numbers
 
 
@@ -429,54 +485,6 @@ def test_truth_of_other_columns_is_passed_over(tmp_path: Path) -> None:
     assert compare_with_truth(tmp_path) is None
     pq.write_table(pa.table({"key": ["k0"]}), tmp_path / "world" / "truth.parquet")
     assert compare_with_truth(tmp_path) == {"samples": 1, "kinds": []}
-
-
-# text
-
-
-def test_clean() -> None:
-    assert clean("a\0b\nc\td\re") == "a\u2400b \u23ce c de"
-    assert clean("\ud800 lone") == "? lone"
-    assert clean("x" * 300) == "x" * 280 + "\u2026"
-    assert clean("") == ""
-    assert clean("\x85\x9b") == "\ufffd\ufffd"
-    assert clean("日本語 עברית") == "日本語 עברית"
-
-
-@pytest.mark.parametrize(
-    ("part", "all_of_it", "words"),
-    [
-        (0, 0, "\u2013"),
-        (0, 7, "0%"),
-        (7, 7, "100%"),
-        (1, 3, "33.3%"),
-        (1, 10**6, "<0.1%"),
-        (10**6 - 1, 10**6, ">99.9%"),
-    ],
-)
-def test_percent(part: int, all_of_it: int, words: str) -> None:
-    assert percent(part, all_of_it) == words
-
-
-def test_units() -> None:
-    assert count(1_234_567) == "1,234,567"
-    assert [size(n) for n in (0, 999, 1_000, 1_234_567, 999_600_000, 10**13, 10**16)] == [
-        "0 B",
-        "999 B",
-        "1 kB",
-        "1.23 MB",
-        "1 GB",
-        "10 TB",
-        "10,000 TB",
-    ]
-    assert [duration(s) for s in (0, 0.426, 12.34, 59.96, 125, 7_620)] == [
-        "0.00 s",
-        "0.43 s",
-        "12.3 s",
-        "1 min 00 s",
-        "2 min 05 s",
-        "2 h 07 min",
-    ]
 
 
 def test_plain_pool_needs_no_evaluation_sets(tmp_path: Path) -> None:

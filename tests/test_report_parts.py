@@ -1,4 +1,4 @@
-"""Parts of the report: pairs of evidence, galleries, bounded reads of large tables, thumbnails."""
+"""Parts of the report: pairs of evidence, galleries, bounded reads of large tables, thumbnails, text."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dcfast.report.page import look_up, render
 from dcfast.report.pictures import EvalReader, PoolReader, thumbnail
 from dcfast.report.samples import evidence_pairs, gallery
 from dcfast.report.sampling import SPREAD_PLACES, SPREAD_ROWS, head, num_rows, spread, stream
+from dcfast.report.text import clean, count, duration, percent, size
 from PIL import Image
 from pool_builder import picture
 from report_builder import evidence, fates, source_of, write_summary
@@ -177,3 +178,51 @@ def test_files_that_are_not_json_count_as_absent(tmp_path: Path, name: str, text
     (tmp_path / name).unlink()
     without = collect(source_of(tmp_path))
     assert {**report, "files": without["files"]} == without  # the list of files has it, unread
+
+
+# text
+
+
+def test_clean() -> None:
+    assert clean("a\0b\nc\td\re") == "a\u2400b \u23ce c de"
+    assert clean("\ud800 lone") == "? lone"
+    assert clean("x" * 300) == "x" * 280 + "\u2026"
+    assert clean("") == ""
+    assert clean("\x85\x9b") == "\ufffd\ufffd"
+    assert clean("日本語 עברית") == "日本語 עברית"
+
+
+@pytest.mark.parametrize(
+    ("part", "all_of_it", "words"),
+    [
+        (0, 0, "\u2013"),
+        (0, 7, "0%"),
+        (7, 7, "100%"),
+        (1, 3, "33.3%"),
+        (1, 10**6, "<0.1%"),
+        (10**6 - 1, 10**6, ">99.9%"),
+    ],
+)
+def test_percent(part: int, all_of_it: int, words: str) -> None:
+    assert percent(part, all_of_it) == words
+
+
+def test_units() -> None:
+    assert count(1_234_567) == "1,234,567"
+    assert [size(n) for n in (0, 999, 1_000, 1_234_567, 999_600_000, 10**13, 10**16)] == [
+        "0 B",
+        "999 B",
+        "1 kB",
+        "1.23 MB",
+        "1 GB",
+        "10 TB",
+        "10,000 TB",
+    ]
+    assert [duration(s) for s in (0, 0.426, 12.34, 59.96, 125, 7_620)] == [
+        "0.00 s",
+        "0.43 s",
+        "12.3 s",
+        "1 min 00 s",
+        "2 min 05 s",
+        "2 h 07 min",
+    ]

@@ -286,6 +286,18 @@ def test_a_run_without_comparison_says_what_it_trained_on(tmp_path: Path) -> Non
     assert "50.0% \u2020" in page.text
 
 
+def test_what_dali_refused_is_shown_where_dali_decoded(tmp_path: Path) -> None:
+    out = paired(tmp_path, MINE, OTHER)
+    report, page = reported(out)
+    assert report["training"]["run"]["dali_refused_samples"] is None
+    assert "DALI refused" not in page.text
+    timing = {"seconds": 3.0, "samples_per_second": 50.0, "dali_refused_batches": 2, "dali_refused_samples": 1_234}
+    (out / "train/timing.json").write_text(json.dumps(timing))
+    report, page = reported(out)
+    assert report["training"]["run"]["dali_refused_samples"] == 1_234
+    assert "samples that DALI refused and Pillow decoded 1,234 \u2013" in page.text
+
+
 def test_closing_lines_of_a_run_say_it_beside_the_scores(tmp_path: Path) -> None:
     from dcfast.run import _closing_lines
 

@@ -354,14 +354,57 @@ def test_bad_options(pool, tmp_path):
     for options, message in (
         ({"apply_blur": True}, "need boxes"),
         ({"boxes": tmp_path / "meta"}, "neither apply_blur nor inject_boxes"),
-        ({"boxes": tmp_path / "meta", "apply_blur": True, "webp_quality": 101}, "quality must be 0 to 100"),
+        ({"boxes": tmp_path / "meta", "apply_blur": True, "webp_quality": 101}, "webp_quality must be .* 0 to 100"),
+        ({"webp_quality": 1000}, "webp_quality must be a whole number of 0 to 100; got 1000"),
+        ({"webp_quality": -1}, "got -1"),
+        ({"webp_quality": True}, "got True"),
+        ({"webp_quality": 50.5}, "got 50.5"),
     ):
         with pytest.raises(ValueError, match=message):
             resharder.reshard(directory, tmp_path / "o", subset, **options)
     table = make_box_table(tmp_path / "meta", subset, tmp_path / "t")
     with pytest.raises(ValueError, match="one of apply and inject"):
         BlurOptions(table)
+    with pytest.raises(ValueError, match="blur: quality must be 0 to 100; got 101"):
+        BlurOptions(table, apply=True, quality=101)
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("value", ["1000", "-1"])
+def test_the_quality_is_checked_where_nothing_is_blurred(tmp_path, capsys, value):
+    from dcfast.reshard_cli import main
+
+    with pytest.raises(SystemExit) as stopped:
+        main(["-i", "nowhere", "-o", str(tmp_path / "o"), "-s", "nothing", "--reencode-webp-quality", value])
+    assert stopped.value.code == 2
+    assert f"--reencode-webp-quality must be 0 to 100; got {value}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("apply", [False, True])
+def test_json_that_only_the_index_can_read_keeps_its_sample(tmp_path, apply):
+    """It is written with the json as it is, without its boxes, blurred if asked, and counted."""
+    uids = [make_uid(i) for i in range(5)]
+    more = b"9" * 5000  # digits of a whole number than Python reads
+    odd = [b'{"uid": "%b", "size": ' + more + b"}", b'{"size": -' + more + b', "uid": "%b"}']
+    records = [*odd, *[b'{"uid": "%b"}'] * 3]
+    samples = [
+        (f"{i}", {"jpg": picture(i, (24, 20)), "json": record % uid.encode()})
+        for i, (uid, record) in enumerate(zip(uids, records, strict=True))
+    ]
+    write_pool(tmp_path / "pool", [samples])
+    write_metadata(tmp_path / "meta/0.parquet", [(uid, [FACE] if i != 4 else []) for i, uid in enumerate(uids)])
+    resharder.reshard(tmp_path / "pool", tmp_path / "plain", subset_of(uids))
+    options = {"boxes": tmp_path / "meta", "inject_boxes": True, "apply_blur": apply, "idx": True, "sync": False}
+    report = resharder.reshard(tmp_path / "pool", tmp_path / "out", subset_of(uids), verify=True, **options)
+    before, after = members(tmp_path / "plain"), members(tmp_path / "out")
+    assert [after[f"{uid}-0.json"] == before[f"{uid}-0.json"] for uid in uids] == [True, True, False, False, True]
+    assert [f"{uid}-0.webp" in after for uid in uids] == [apply] * 4 + [False]
+    names = ("output_count", "injected", "inject_failed", "blurred")
+    assert [report[name] for name in names] == [5, 2, 2, 4 * apply]
+    meta = json.loads((tmp_path / "out/meta.json").read_text())
+    assert [meta[name] for name in names] == [5, 2, 2, 4 * apply]
+    again = resharder.reshard(tmp_path / "pool", tmp_path / "out", subset_of(uids), resume=True, **options)
+    assert again["skipped"] == 1
 
 
 def test_command_line_with_datacomps_map(pool, tmp_path, capsys):

@@ -331,7 +331,7 @@ def test_nothing_to_resume(pool, tmp_path):
                 **{"pool": directory, "output_dir": tmp_path / "new", "subset": subset, **other}, resume=True
             )
     (tmp_path / "new/sample_ids.npy").unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(RunError, match=r"sample_ids\.npy.*nothing can be resumed here, pass overwrite=True"):
         resharder.reshard(directory, tmp_path / "new", subset, resume=True)
 
 

@@ -21,6 +21,7 @@ import pytest
 from dcfast import resharder
 from dcfast.errors import RunError
 from dcfast.reshard_blur import blur_picture
+from dcfast.reshard_cli import main
 from dcfast.uids import save_subset
 from pool_builder import picture
 from reshard_reference import make_uid, read_samples, subset_of, write_pool, write_with_webdataset
@@ -220,3 +221,71 @@ def test_an_ended_run_with_other_boxes_is_another(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="holds another run"):
         resharder.reshard(tmp_path / "p", out, subset, boxes=tmp_path / "1.parquet", **options)
     assert files(out) == before
+
+
+@pytest.mark.parametrize("kind", ["plain", "shuffled", "long extension", "blurred"])
+def test_a_cut_output_shard_of_an_ended_run_is_written_again(tmp_path: Path, kind: str) -> None:
+    """By its size alone, which of a plain one the plan knows; a blurred one is walked; and index and stats are read."""
+    ext = "e" * 120 if kind == "long extension" else "txt"
+    samples: list[tuple[str, dict[str, bytes]]] = [
+        (f"{i:03d}", {"jpg": picture(i, (24, 20)), ext: b"x" * i, "json": json.dumps({"uid": make_uid(i)}).encode()})
+        for i in range(23)
+    ]
+    write_pool(tmp_path / "p", [samples])
+    out, subset = tmp_path / "o", subset_of([make_uid(i) for i in range(23)])
+    options: dict[str, Any] = {"shard_size": 6, "idx": kind != "plain", "resume": True, "sync": False}
+    if kind == "shuffled":
+        options["shuffle_seed"] = 3
+    if kind == "blurred":
+        write_boxes(tmp_path / "0.parquet", {make_uid(i): [[0.1, 0.1, 0.5, 0.5]] for i in range(0, 23, 2)})
+        options |= {"apply_blur": True, "boxes": tmp_path / "0.parquet"}
+    first = resharder.reshard(tmp_path / "p", out, subset, **options)
+    assert (first["skipped"], first["mended"]) == (0, 0)
+    whole = files(out)
+    again = resharder.reshard(tmp_path / "p", out, subset, **options)
+    assert (again["skipped"], again["mended"]) == (4, 0)
+    changes = []
+    for i, cut in enumerate((lambda n: 0, lambda n: n // 2, lambda n: n - 1, lambda n: n - 10_240, lambda n: n + 512)):
+        data = whole[f"{i % 4:08d}.tar"]
+        changes.append((f"{i % 4:08d}.tar", data[: cut(len(data))].ljust(cut(len(data)), b"\0")))
+    changes += [("00000001_stats.json", data) for data in (b"", b"[6]", b'{"successes": 5}', b'{"successes": null}')]
+    if options["idx"]:
+        changes += [("00000002.idx", whole["00000002.idx"][:size]) for size in (0, -1)]
+    for name, data in changes:
+        (out / name).write_bytes(data)
+        report = resharder.reshard(tmp_path / "p", out, subset, threads=2, **options)
+        assert (report["skipped"], report["mended"]) == (3, 1), (name, len(data))
+        assert files(out) == whole, (name, len(data))
+    (out / "00000003.tar").unlink()
+    assert resharder.reshard(tmp_path / "p", out, subset, **options)["mended"] == 0
+    assert files(out) == whole
+
+
+def test_the_command_line_says_what_it_mended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_pool(tmp_path / "p", [[("0", {"txt": b"a", "json": json.dumps({"uid": make_uid(0)}).encode()})]])
+    save_subset(tmp_path / "s.npy", subset_of([make_uid(0)]))
+    words = ["-i", str(tmp_path / "p"), "-o", str(tmp_path / "o"), "-s", str(tmp_path / "s.npy"), "--resume"]
+    assert main(words) == 0
+    whole = (tmp_path / "o/00000000.tar").read_bytes()
+    (tmp_path / "o/00000000.tar").write_bytes(whole[:700])
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "1 shards were there, but cut or altered since: written again" in capsys.readouterr().out
+    assert (tmp_path / "o/00000000.tar").read_bytes() == whole
+    assert main(words) == 0
+    assert "1 shards were there already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["sample_ids.npy", "sizes.json"])
+@pytest.mark.parametrize("data", [None, b"\x93NU"])
+def test_companions_of_an_ended_run_that_cannot_be_read_are_named(
+    tmp_path: Path, name: str, data: bytes | None
+) -> None:
+    write_pool(tmp_path / "p", [[("0", {"txt": b"a", "json": json.dumps({"uid": make_uid(0)}).encode()})]])
+    out, subset = tmp_path / "o", subset_of([make_uid(0)])
+    resharder.reshard(tmp_path / "p", out, subset)
+    (out / name).unlink()
+    if data is not None:
+        (out / name).write_bytes(data)
+    with pytest.raises(RunError, match=rf"{name}.*pass overwrite=True instead"):
+        resharder.reshard(tmp_path / "p", out, subset, resume=True)

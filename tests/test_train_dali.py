@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import struct
 import sys
 from functools import partial
@@ -170,8 +171,10 @@ def test_a_batch_that_dali_refuses_is_made_by_pillow(files: Any, monkeypatch: py
     )
     monkeypatch.setattr(Encoded, "pictures", lambda self: [np.zeros(50, np.uint8)] * len(self.places))
     again = list(iterate_batches(spec, 0, 2, 0))
-    for a, b in zip(again, wanted, strict=True):
+    for step, (a, b) in enumerate(zip(again, wanted, strict=True)):
         same(a, b)
+        assert [(r["step"], r["samples"]) for r in a.refused] == [(step, 12)]
+        assert a.refused[0]["reason"]
 
 
 def test_a_batch_without_pictures_for_dali(tmp_path: Path) -> None:
@@ -193,6 +196,42 @@ def test_a_training_with_dali(tmp_path: Path) -> None:
     assert 0 < summary["decoder_difference"]["mean"] < 0.5
     assert summary["decoder_difference"]["largest"] <= 8
     assert summary["versions"]["nvidia-dali"].startswith("2.")
+    timing = json.loads((tmp_path / "out/train/timing.json").read_bytes())
+    assert (timing["dali_refused_batches"], timing["dali_refused_samples"]) == (0, 0)
+
+
+def test_refusals_are_counted_beside_the_times_over_all_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped behind a checkpoint: what is read once more counts once, and the summary knows nothing of refusals."""
+    source = both_sources(tmp_path, 40, list(range(40)))[1]
+    options: dict[str, Any] = {"overrides": {"samples_seen": 32, "checkpoints": 2}, "decoder": "dali", "workers": 0}
+    steps = 4  # of 8 samples; the first checkpoint is after two
+
+    def odd_ones_refused(self: DaliDecoder, encoded: Encoded, windows: Any) -> torch.Tensor:
+        if odd_ones.pop(0):
+            raise RuntimeError("refused for the test")
+        return decode(self, encoded, windows)
+
+    def stop(step: int) -> None:
+        if step == steps - 1:
+            raise KeyboardInterrupt
+
+    decode = DaliDecoder._decode
+    monkeypatch.setattr(DaliDecoder, "_decode", odd_ones_refused)
+    odd_ones = [True, False, True, True]
+    with pytest.raises(KeyboardInterrupt):
+        train(small(tmp_path / "out", source, **options), on_step=stop)
+    folder = tmp_path / "out/train"
+    noted = [json.loads(line) for line in (folder / "refused-00000.jsonl").read_text().splitlines()]
+    assert [(r["step"], r["samples"], r["reason"]) for r in noted] == [
+        (s, 8, "refused for the test") for s in (0, 2, 3)
+    ]
+    odd_ones = [False, True, False, False, False]  # steps 2 and 3, then the comparison with Pillow
+    summary = train(small(tmp_path / "out", source, **options))
+    noted = [json.loads(line) for line in (folder / "refused-00000.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in noted] == [0, 3]
+    timing = json.loads((folder / "timing.json").read_bytes())
+    assert (timing["dali_refused_batches"], timing["dali_refused_samples"]) == (2, 16)
+    assert "refused" not in json.dumps(summary)
 
 
 def test_without_dali_the_error_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

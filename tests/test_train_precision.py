@@ -1,4 +1,4 @@
-"""The warning of a processor that has no bf16 instructions."""
+"""The warning of a processor that has no bf16 instructions; seeds of any size."""
 
 from __future__ import annotations
 
@@ -49,3 +49,10 @@ def test_slow_bf16_is_said_once_and_changes_nothing(
     precision.warn_of_slow_precision("fp32", "cpu")
     precision.warn_of_slow_precision("bf16", "cuda:0")
     assert sum("bf16 instructions" in r.getMessage() for r in caplog.records) == 1
+
+
+def test_every_seed_that_is_accepted_trains(source: TrainSource, tmp_path: Path) -> None:
+    """torch takes 64 bits, of which a saved step and a rank have a part; the largest seed must not fail at a step."""
+    short = {"samples_seen": 16, "checkpoints": 2}
+    for seed in (1 << 44, (1 << 63) - 1):
+        assert train(small(tmp_path / str(seed), source, overrides=short, seed=seed))["steps"] == 2

@@ -16,9 +16,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["atomic_path", "fsync_dir", "remove_leftovers", "write_bytes", "write_json"]
+__all__ = ["atomic_path", "fsync_dir", "full_disk", "remove_leftovers", "write_bytes", "write_json"]
 
 TEMPORARY_PREFIX = ".tmp-"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def full_disk(number: int, path: str | os.PathLike[str]) -> OSError:
+    """The error of a write for which there is no space: the system's words, what to do, and the file."""
+    words = f"{os.strerror(number)}; free some space, and run the same command again to resume. It could not be written"
+    return OSError(number, words, os.fspath(path))
 
 
 def fsync_dir(directory: str | os.PathLike[str]) -> None:
@@ -48,6 +55,7 @@ def atomic_path(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[
 
     Raises:
         IsADirectoryError: ``path`` is a directory; said before any work, and nothing in it is touched.
+        OSError (ENOSPC, EDQUOT, EFBIG): a full disk; names ``path``, whatever the library that wrote to it says.
     """
     final = Path(path)
     if final.is_dir():
@@ -59,6 +67,11 @@ def atomic_path(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[
         if sync:
             _fsync_file(temporary)
         os.replace(temporary, final)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno in FULL and error.filename in (None, os.fspath(temporary), os.fsencode(temporary)):
+            raise full_disk(error.errno, final) from error
+        raise
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -50,7 +50,16 @@ def _segments(index: Any) -> list[Segment]:
         return [index.segment]
     if isinstance(index, (str, bytes, os.PathLike)):
         raise TypeError("index must be a TarIndex, a Segment, or a sequence of them; pass [path] for a segment file")
-    return [item if isinstance(item, Segment) else Segment.open(item) for item in index]
+    if not isinstance(index, Iterable):
+        raise TypeError(f"index must be a TarIndex, a Segment, or a sequence of them; got {type(index).__name__}")
+    found = []
+    for i, item in enumerate(index):
+        if not isinstance(item, (Segment, str, os.PathLike)):
+            raise TypeError(f"index[{i}] must be a Segment or the path of one; got {type(item).__name__}")
+        if item == "":
+            raise ValueError(f"index[{i}] must be the path of a segment; got an empty text")
+        found.append(item if isinstance(item, Segment) else Segment.open(item))
+    return found
 
 
 def _shards(index: Any) -> Iterator[tuple[Segment, int, str]]:
@@ -80,6 +89,8 @@ def write_wds2idx(index: Any, out_dir: PathLike) -> list[Path]:
     Memory: the text of one shard, about 60 bytes a member. Cost: from the mapped index, no tar is read.
     Source: the files of nvidia-dali's tool wds2idx; docs/formats.md.
     """
+    if not os.fspath(out_dir):
+        raise ValueError("write_wds2idx: out_dir must be a path; got an empty text")
     out = Path(out_dir)
     paths: dict[Path, None] = {}
     for segment, number, name in _shards(index):

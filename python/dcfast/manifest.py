@@ -15,6 +15,7 @@ from dcfast.atomic import write_json
 from dcfast.scales import scale
 from dcfast.stages.branch import comparison_dir
 from dcfast.stages.piece import fingerprint_files
+from dcfast.stages.recorded import holds, load_object
 from dcfast.stages.run_dir import Run
 
 __all__ = ["build_manifest", "write_manifest"]
@@ -105,7 +106,7 @@ def build_manifest(run: Run) -> dict[str, Any]:
             manifest[name] = run.summary(name)
     place = comparison_dir(run)
     if place is not None and (place / "manifest.json").exists():
-        of_other = json.loads((place / "manifest.json").read_bytes())
+        of_other = load_object(place / "manifest.json", "manifest")
         kept = ("filter", "thresholds", "subset", "train", "evaluate", "non_standard")
         manifest["compare"] = {key: of_other[key] for key in kept if key in of_other}
     return manifest
@@ -133,5 +134,5 @@ def write_manifest(run: Run) -> None:
     """Writes ``manifest.json`` into the run directory."""
     path = run.out / "manifest.json"
     manifest = build_manifest(run)
-    if not path.exists() or json.loads(path.read_bytes()) != manifest:
+    if not holds(path, json.loads(json.dumps(manifest))):
         write_json(path, manifest)  # untouched when equal: the report takes its mtime for an input

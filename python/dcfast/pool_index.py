@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from dcfast.errors import CorruptDataError, PoolError
 from dcfast.segments import WITHOUT_UID, Segment
+from dcfast.temporary import temporary_folder
 from dcfast.uids import RECORD_DTYPE, MergeReport, merge_runs, open_records, record_sort, uid_lookup
 
 __all__ = ["PoolIndex", "PoolRows", "build_pool_records", "index_folder", "segment_name"]
@@ -146,14 +147,12 @@ def build_pool_records(
     Disk: sorted runs in a ``.tmp-*`` directory beside out_path, 24 bytes a row, until the merge is done.
     Cost: one sort of runs of memory_bytes / 3 and one merge.
     """
-    import tempfile
-
     if memory_bytes < 4 << 20:
         raise ValueError(f"memory_bytes must be at least {4 << 20}; got {memory_bytes}")
     final = Path(out_path)
     final.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".tmp-runs-", dir=final.parent) as folder:
-        runs = _Runs(Path(folder), memory_bytes // (3 * RECORD_DTYPE.itemsize), threads)
+    with temporary_folder(".tmp-runs-", final.parent) as folder:
+        runs = _Runs(folder, memory_bytes // (3 * RECORD_DTYPE.itemsize), threads)
         first_shard = 0
         for item in segments:
             segment = Segment.open(item, verify=False) if isinstance(item, (str, os.PathLike)) else item

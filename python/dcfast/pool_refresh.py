@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import json
 import os
@@ -19,10 +20,12 @@ from typing import Any
 
 from dcfast.atomic import fsync_dir, write_json
 from dcfast.errors import CorruptDataError, PoolError, RunError
+from dcfast.places import make_directory, path_argument
 from dcfast.pool_index import build_pool_records, index_folder, segment_name
 from dcfast.remote import RemoteOptions, is_url, list_shards, remote_state
 from dcfast.segments import Segment, shard_state
 from dcfast.shards import ShardColumns, write_segment
+from dcfast.stopping import stoppable
 
 __all__ = ["main", "refresh_index"]
 
@@ -76,7 +79,7 @@ def refresh_index(
     folder = index_folder(index_dir)
     shards = _RemoteShards(os.fspath(pool), remote or RemoteOptions()) if is_url(pool) else _LocalShards(pool)
     names = shards.names
-    folder.mkdir(parents=True, exist_ok=True)
+    make_directory(folder, "index_dir")
     with _locked(folder), _staging(folder) as staging:
         old = _OldIndex.open(folder)
         work = _Refresh(shards, staging, old, threads)
@@ -270,13 +273,15 @@ def _exchange(folder: Path, staging: Path, segments: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m dcfast.pool_refresh INDEX_DIR POOL``: prints the report as JSON; returns the exit status."""
-    import argparse
-
     parser = argparse.ArgumentParser(prog="python -m dcfast.pool_refresh", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("index_dir", help="directory of the index; made where missing")
-    parser.add_argument("pool", help="directory with *.tar, or with shards/*.tar")
+    parser.add_argument("index_dir", type=path_argument, help="directory of the index; made where missing")
+    parser.add_argument("pool", type=path_argument, help="directory with *.tar, or with shards/*.tar")
     parser.add_argument("--threads", type=int, default=0, help="shards indexed at a time; default: one per core")
     args = parser.parse_args(argv)
+    return stoppable(lambda: _refresh(args), "stopped; the same command brings it up to date")
+
+
+def _refresh(args: argparse.Namespace) -> int:
     try:
         report = refresh_index(args.index_dir, args.pool, threads=args.threads)
     except (PoolError, RunError, CorruptDataError, OSError, ValueError) as error:

@@ -26,12 +26,15 @@ A slice (--first-shard, --num-shards) without an input shard writes an empty out
 
 Damaged input shards give what is whole in them, and are named on stderr.
 
-Exit status: 0 done, 1 the run cannot go on or the output does not verify, 2 wrong arguments.
+Exit status: 0 done, 1 the run cannot go on or the output does not verify, 2 wrong arguments, 130 or 143 stopped by
+Ctrl-C or SIGTERM.
 """
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> Namespace:
     """Reads the command line; exits with status 2 where it is wrong."""
+    from dcfast.places import path_argument
+
     parser = ArgumentParser(
         prog="python -m dcfast.resharder",
         description="Write a subset of a pool as new shards.",
@@ -40,10 +43,21 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Namespace:
     )
     add = parser.add_argument
     add(
-        "-i", "--input-dir", required=True, action="append", help="directory of shards; several, if given several times"
+        "-i",
+        "--input-dir",
+        type=path_argument,
+        required=True,
+        action="append",
+        help="directory of shards; several, if given several times",
     )
-    add("-o", "--output-dir", required=True, help="output directory")
-    add("-s", "--subset-file", required=True, help="sorted uids: .npy of dtype u8,u8, or a raw memmap of it")
+    add("-o", "--output-dir", type=path_argument, required=True, help="output directory")
+    add(
+        "-s",
+        "--subset-file",
+        type=path_argument,
+        required=True,
+        help="sorted uids: .npy of dtype u8,u8, or a raw memmap of it",
+    )
     add("-n", "--num-shards", type=int, help="number of input shards to process, by the number in their name")
     add("--first-shard", type=int, default=0, help="first input shard to process")
     add("-j", "--num-workers", type=int, default=0, help="threads; 0 (default): one per core")
@@ -51,7 +65,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Namespace:
     add("--max-bytes", type=int, default=3_000_000_000, help="payload at which an output shard ends (3e9)")
     add("--shuffle-seed", type=int, help="put all samples in a random order, the same for the same seed")
     add("--shuffle-bufsize", type=int, default=0, help="as --shuffle-seed 0, where above 0")
-    add("--blur-metadata-map", help="boxes by uid: DataComp's map (json), or a parquet file or a directory of them")
+    add(
+        "--blur-metadata-map",
+        type=path_argument,
+        help="boxes by uid: DataComp's map (json), or a parquet file or a directory of them",
+    )
     add("--apply-blur", action="store_true", help="blur boxes in pictures, which become .webp")
     add("--inject-blur-metadata", action="store_true", help="write boxes into the json as face_bboxes")
     add("--reencode-webp-quality", type=int, default=100, help="of blurred pictures (100)")
@@ -75,6 +93,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Namespace:
         parser.error("--apply-blur and --inject-blur-metadata need --blur-metadata-map")
     if args.overwrite and args.resume:
         parser.error("--overwrite removes what --resume would go on with: give one of them")
+    if not 0 <= args.reencode_webp_quality <= 100:
+        parser.error(f"--reencode-webp-quality must be 0 to 100; got {args.reencode_webp_quality}")
+    for name, least in (("shard_size", 1), ("max_bytes", 1), ("first_shard", 0), ("num_shards", 0)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            parser.error(f"--{name.replace('_', '-')} must be at least {least}; got {value}")
     if args.num_workers < 0:
         parser.error(f"--num-workers must be 0 or more; got {args.num_workers}")
     return args
@@ -83,6 +107,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the resharder; returns its exit status."""
     args = parse_arguments(argv)
+    from dcfast.stopping import stoppable
+
+    how = "--resume in place of --overwrite" if args.overwrite else "--resume"
+    return stoppable(lambda: _main(args), f"stopped; the same command with {how} goes on")
+
+
+def _main(args: Namespace) -> int:
     from dcfast.errors import DcfastError
     from dcfast.resharder import reshard
 
@@ -141,6 +172,10 @@ def _tell(report: dict[str, Any], args: Namespace) -> None:
         print(f"blurred {report['blurred']} pictures, wrote boxes into {report['injected']} json members")
     if report.get("blur_failed"):
         print(f"left out {report['blur_failed']} samples: their picture has boxes and cannot be decoded")
+    if report.get("mended"):
+        print(f"{report['mended']} shards were there, but cut or altered since: written again")
+    if report.get("inject_failed"):
+        print(f"{report['inject_failed']} samples keep their json without boxes: it is missing or cannot be read")
     if report.get("skipped"):
         print(f"{report['skipped']} shards were there already")
     if "verified" in report:

@@ -55,6 +55,8 @@ class Edited:
 
     Attributes:
         blurred, injected: samples.
+        inject_failed: samples that keep their json as it is, without the boxes: it cannot be read as an object, or
+            there is none. They are written all the same, blurred where that is asked for.
         failed: (key, why) of samples left out: their picture has boxes and cannot be decoded. They are never written
             as they were.
     """
@@ -62,6 +64,7 @@ class Edited:
     contents: ShardContents
     blurred: int = 0
     injected: int = 0
+    inject_failed: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -70,7 +73,7 @@ def edited_contents(contents: ShardContents, blur: BlurOptions, spool_path: Path
     """What a shard holds with its changes made; ``spool_path`` is written, and removed at the end.
 
     Raises:
-        CorruptDataError: a member ends early, or its json cannot be read.
+        CorruptDataError: a member ends early.
     Memory: one picture decoded, 1 kB a member of the shard. Cost: a decode and an encode of each blurred picture.
     """
     try:
@@ -140,16 +143,20 @@ class _Editor:
             picture.ext, picture.source, (picture.offset, picture.size) = b"webp", self.source, made
             members.sort(key=lambda member: member.ext)
             edited.blurred += 1
-        described = next((m for m in members if m.ext == b"json"), None)
-        if self.blur.inject and described is not None:
-            made = self.spool_once(described, False, lambda data: _with_boxes(data, boxes))
-            if isinstance(made, str):
-                raise CorruptDataError(
-                    f"json {made}", path=self.contents.sources[described.source], offset=described.offset
-                )
-            described.source, (described.offset, described.size) = self.source, made
-            edited.injected += 1
+        if self.blur.inject:
+            self.inject(members, boxes, edited)
         return None
+
+    def inject(self, members: list[_Member], boxes: NDArray[np.float64], edited: Edited) -> None:
+        """Writes the boxes into the json in place, or counts that it cannot."""
+        described = next((m for m in members if m.ext == b"json"), None)
+        # the index finds a uid in json that Python refuses (bytes that are no UTF-8, say): no reason to end the run
+        made = "no json" if described is None else self.spool_once(described, False, lambda d: _with_boxes(d, boxes))
+        if described is None or isinstance(made, str):
+            edited.inject_failed += 1
+            return
+        described.source, (described.offset, described.size) = self.source, made
+        edited.injected += 1
 
     def spool_once(self, member: _Member, picture: bool, change: Any) -> tuple[int, int] | str:
         """(offset, size) in the spool of the changed payload, or what ``change`` complains of."""
@@ -206,6 +213,8 @@ def _with_boxes(data: bytes, boxes: NDArray[np.float64]) -> bytes:
         record = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"cannot be read: {error}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"is no object but {type(record).__name__}")
     record["face_bboxes"] = boxes.tolist()
     return json.dumps(record).encode()
 

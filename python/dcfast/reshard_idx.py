@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from dcfast import _core
 from dcfast.reshard_contents import ShardContents
 
-__all__ = ["IDX_FORMAT", "idx_text"]
+__all__ = ["IDX_FORMAT", "idx_text", "payload_offsets"]
 
 IDX_FORMAT = "{:08d}.idx"
 _BLOCK = 512
@@ -27,7 +27,7 @@ def idx_text(contents: ShardContents) -> bytes:
     for name in names:
         if len(name.split()) != 1 or name.strip() != name:
             raise ValueError(f"idx: member {name!r} has white space in its name; DALI's index files cannot name it")
-    offset = _payload_offsets(names, contents.size)
+    offset = payload_offsets(names, contents.size)
     lines: list[list[bytes]] = [[] for _ in range(len(contents.uid))]
     for i, sample in enumerate(contents.member_sample.tolist()):
         ext = names[i].split(b".", 1)[1]
@@ -36,8 +36,8 @@ def idx_text(contents: ShardContents) -> bytes:
     return head + b"".join(b" ".join(line) + b"\n" for line in lines)
 
 
-def _payload_offsets(names: list[bytes], size: NDArray[np.uint64]) -> list[int]:
-    """Where the payloads begin in a tar of these members."""
+def payload_offsets(names: list[bytes], size: NDArray[np.uint64]) -> list[int]:
+    """Where the payloads begin in a tar of members of these names and sizes. Cost: O(members)."""
     plain = _BLOCK
     header: Any = [
         plain if name.isascii() and len(name) <= 100 else len(_core.tar_member_header(name, int(n)))

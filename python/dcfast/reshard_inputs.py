@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 from dcfast.errors import PoolError
 from dcfast.remote import is_url
 from dcfast.reshard_rows import SegmentLike, open_segment
+from dcfast.temporary import temporary_folder
 
 __all__ = ["Inputs", "Pool", "StrPath", "open_inputs"]
 
@@ -62,7 +62,7 @@ class Inputs:
             return
         from dcfast.shards import write_segment
 
-        with tempfile.TemporaryDirectory(prefix="dcfast-index-") as index_dir:
+        with temporary_folder("dcfast-index-") as index_dir:
             segments: list[SegmentLike | str] = []
             for begin in range(0, len(self.names), _SHARDS_A_SEGMENT):
                 path = os.path.join(index_dir, f"{begin:08d}.dcx")

@@ -172,7 +172,10 @@ def refuse_output(out: Path, inputs: Inputs, *, overwrite: bool, may_hold: bool)
     run replaces.
     """
     if out.exists() and not out.is_dir():
-        raise RunError(f"output {out} is not a directory")
+        raise RunError(f"output {out} is not a directory; choose another place")
+    above = next((parent for parent in out.absolute().parents if parent.exists()), None)
+    if above is not None and not above.is_dir():
+        raise RunError(f"output {out} cannot be made: {above} is a file; choose another place")
     if any(base.exists() and out.exists() and os.path.samefile(out, base) for base in inputs.directories):
         raise RunError(f"output {out} is the pool itself; choose another place")
     real = os.path.realpath(out)

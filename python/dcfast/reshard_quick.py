@@ -49,7 +49,7 @@ def quick_reshard(options: dict[str, Any]) -> dict[str, Any] | None:
     out = os.fspath(options["output_dir"])
     if not all(isinstance(path, str) for path in (base, subset, out)):
         return None
-    if _is_inside(out, base):
+    if _is_inside(out, base) or not os.path.isdir(_present(out)):
         return None
     try:
         if os.path.isdir(os.path.join(base, "shards")):
@@ -87,7 +87,7 @@ def quick_reshard(options: dict[str, Any]) -> dict[str, Any] | None:
     _atomic(out, KEY_FILE, _flat_json({"quick_key": key}), options["sync"])
     report["tar_bytes"] = _write(plan, report, out, base, subset, options)
     os.unlink(os.path.join(out, KEY_FILE))
-    report["skipped"] = 0
+    report |= {"skipped": 0, "mended": 0}
     return report
 
 
@@ -122,11 +122,16 @@ def _is_small(paths: list[str], subset: str) -> bool:
     return sum(os.path.getsize(path) for path in paths) <= _MOST_INPUT_BYTES
 
 
-def _free_bytes(out: str) -> int:
+def _present(out: str) -> str:
+    """What is there of the path: itself, or the nearest above it."""
     present = os.path.abspath(out)
     while not os.path.exists(present):
         present = os.path.dirname(present)
-    found = os.statvfs(present)
+    return present
+
+
+def _free_bytes(out: str) -> int:
+    found = os.statvfs(_present(out))
     return found.f_bavail * found.f_frsize
 
 
@@ -171,9 +176,14 @@ def _atomic(out: str, name: str, content: Any, sync: bool) -> None:
         if sync:
             _fsync(temporary)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         if os.path.exists(temporary):
             os.unlink(temporary)
+        if isinstance(error, OSError):
+            from dcfast.atomic import FULL, full_disk
+
+            if error.errno in FULL:
+                raise full_disk(error.errno, path) from error
         raise
     if sync:
         _fsync(out)

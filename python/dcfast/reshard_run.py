@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcfast.atomic import write_json
-from dcfast.errors import RunError
+from dcfast.errors import RunError, SubsetError
 from dcfast.reshard_contents import open_subset
 from dcfast.reshard_inputs import Inputs, Pool, StrPath, open_inputs
 from dcfast.reshard_output import (
@@ -30,7 +29,8 @@ from dcfast.reshard_output import (
 from dcfast.reshard_plan import ReshardPlan, make_plan
 from dcfast.reshard_quick import quick_key
 from dcfast.reshard_rows import chosen_shards, damage_of
-from dcfast.reshard_write import SHARD_FORMAT, write_output_shards
+from dcfast.reshard_write import EDIT_COUNTS, SHARD_FORMAT, write_output_shards
+from dcfast.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from dcfast.reshard_boxes import BoxTable, Metadata
@@ -72,7 +72,11 @@ def run_reshard(
         raise ValueError(f"reshard: threads must be 0 (one per core) to 2^32 - 1; got {threads}")
     out = Path(output_dir)
     inputs = open_inputs(pool, shards_dir)
-    opened = open_subset(subset, check=True)
+    try:
+        opened = open_subset(subset, check=True)
+    except OSError as error:
+        words = f"the subset file cannot be read: {error.strerror}"
+        raise type(error)(error.errno, words, error.filename) from None
     refuse_output(out, inputs, overwrite=overwrite, may_hold=overwrite or resume or dry_run)
     subset_file = None if isinstance(subset, np.ndarray) else subset
     files = inputs.files()
@@ -131,7 +135,7 @@ def run_reshard(
             skip_whole=resume,
         )
         finish_reshard(plan, subset, out, arguments=arguments, sync=sync, edited=blur is not None)
-        names = ("tar_bytes", "skipped", *(("blurred", "injected", "blur_failed") if blur is not None else ()))
+        names = ("tar_bytes", "skipped", "mended", *(EDIT_COUNTS if blur is not None else ()))
         report |= {name: written[name] for name in names}
         if verify:
             from dcfast.reshard_verify import verify_output_shards
@@ -157,7 +161,7 @@ def _blur(
     from dcfast.reshard_boxes import make_box_table
     from dcfast.reshard_edit import BlurOptions
 
-    with tempfile.TemporaryDirectory(prefix="dcfast-boxes-") as folder:
+    with temporary_folder("dcfast-boxes-") as folder:
         yield BlurOptions(make_box_table(boxes, subset, folder), apply, inject, quality)
 
 
@@ -184,7 +188,10 @@ def _has_ended(out: Path, plan: ReshardPlan, subset: NDArray[Any], arguments: di
     given = {name for name, value in meta.items() if isinstance(value, str) and "format" not in name}
     if any(meta.get(name) != value for name, value in expected.items()) or not given <= set(expected):
         return False
-    return bool(np.array_equal(open_subset(out / "sample_ids.npy"), subset))
+    try:
+        return bool(np.array_equal(open_subset(out / "sample_ids.npy"), subset))
+    except (OSError, SubsetError) as error:
+        raise RunError(f"{error}; nothing can be resumed here, pass overwrite=True instead") from None
 
 
 def _quick_key(inputs: Inputs, subset: StrPath | None, shard_size: int, max_bytes: int) -> str | None:
@@ -197,7 +204,9 @@ def _quick_key(inputs: Inputs, subset: StrPath | None, shard_size: int, max_byte
 def _read_object(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_bytes())
-    except ValueError as error:
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing; nothing can be resumed here, pass overwrite=True instead") from None
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path}: not json: {error}; nothing can be resumed here, pass overwrite=True instead") from None
     if not isinstance(data, dict):
         raise RunError(f"{path}: expected an object; nothing can be resumed here, pass overwrite=True instead")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +18,7 @@ from dcfast.reshard_idx import IDX_FORMAT, idx_text
 from dcfast.reshard_plan import ReshardPlan
 from dcfast.reshard_rows import SegmentLike
 from dcfast.reshard_write import SHARD_FORMAT, STATS_FORMAT
+from dcfast.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from dcfast.reshard_edit import BlurOptions
@@ -106,8 +106,8 @@ def _verify_one(
     from dcfast.reshard_edit import edited_contents
 
     with (
-        tempfile.TemporaryDirectory(prefix="dcfast-verify-") as folder,
-        edited_contents(contents, blur, Path(folder) / "spool") as edited,
+        temporary_folder("dcfast-verify-") as folder,
+        edited_contents(contents, blur, folder / "spool") as edited,
     ):
         return _verify_contents(edited.contents, k, out_dir, strict, idx)
 

@@ -26,7 +26,7 @@ __all__ = ["SHARD_FORMAT", "STATS_FORMAT", "check_planned", "write_output_shards
 
 SHARD_FORMAT = "{:08d}.tar"
 STATS_FORMAT = "{:08d}_stats.json"
-EDIT_COUNTS = ("blurred", "injected", "blur_failed")
+EDIT_COUNTS = ("blurred", "injected", "blur_failed", "inject_failed")
 TOTALS = ("shards", "samples", "members", "payload_bytes", "tar_bytes", *EDIT_COUNTS)
 
 
@@ -58,11 +58,13 @@ def write_output_shards(
         blur: boxes injected or applied; see ``dcfast.reshard_edit``. What it changes in a shard lies in a temporary
             file beside it while that is written.
         idx: write ``{:08d}.idx`` for DALI along.
-        skip_whole: leave output shards alone that are there with their companions: they are whole, as each appears at
-            once and its ``_stats.json`` last. Only where they are known to be of this very plan.
+        skip_whole: leave output shards alone that are there, whole, with their companions (``reshard_whole``): cut or
+            altered ones are written again. Only where they are known to be of this very plan.
     Returns:
         Counts: shards, samples, members, payload_bytes, tar_bytes, and of blur: blurred, injected, blur_failed (samples
-        left out, because their picture has boxes and cannot be decoded); skipped: shards that were left alone.
+        left out, because their picture has boxes and cannot be decoded), inject_failed (samples with boxes whose json
+        cannot take them: written with it as it is); skipped: shards that were left alone; mended: shards that were
+        there and not whole.
     Raises:
         IndexError: no such output shard.   CorruptDataError: an input shard changed or ends early (path, offset).
         OSError: reading or writing failed, a full disk included.   ValueError: subset or index is another one.
@@ -75,11 +77,13 @@ def write_output_shards(
             f"write_output_shards: shards {k_first} to {k_last} are not in a plan of {opened.num_output_shards}"
         )
     if k_first == k_last:
-        return dict.fromkeys((*TOTALS, "skipped"), 0)
+        return dict.fromkeys((*TOTALS, "skipped", "mended"), 0)
     sources = ShardSources(opened, open_subset(subset), segments, keep=threads + 1)
 
     out = Path(out_dir)
-    todo = [k for k in range(k_first, k_last) if not (skip_whole and _is_whole(out, k, idx))]
+    there = [k for k in range(k_first, k_last) if skip_whole and _is_there(out, k, idx)]
+    whole = _whole_ones(sources, there, out, threads, blur, idx) if there else set()
+    todo = [k for k in range(k_first, k_last) if k not in whole]
     # where there are fewer shards than threads, a shard is written by several
     writer = _Writer(sources, out, sync, check_mtime, max(1, threads // max(1, len(todo))), blur, idx)
     if threads <= 1 or len(todo) <= 1:
@@ -95,10 +99,22 @@ def write_output_shards(
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
     totals = {name: sum(one[name] for one in written) for name in TOTALS}
-    return {**totals, "skipped": k_last - k_first - len(todo)}
+    return {**totals, "skipped": len(whole), "mended": len(there) - len(whole)}
 
 
-def _is_whole(out: Path, k: int, idx: bool) -> bool:
+def _whole_ones(
+    sources: ShardSources, there: list[int], out: Path, threads: int, blur: BlurOptions | None, idx: bool
+) -> set[int]:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from dcfast.reshard_whole import is_whole
+
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        found = list(pool.map(lambda k: is_whole(sources, k, out, blur, idx), there))
+    return {k for k, whole in zip(there, found, strict=True) if whole}
+
+
+def _is_there(out: Path, k: int, idx: bool) -> bool:
     names = [SHARD_FORMAT.format(k), STATS_FORMAT.format(k)] + ([IDX_FORMAT.format(k)] if idx else [])
     return all((out / name).is_file() for name in names)
 
@@ -124,7 +140,8 @@ class _Writer:
         spool = self.out / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{SHARD_FORMAT.format(k)}"
         self.out.mkdir(parents=True, exist_ok=True)
         with edited_contents(contents, self.blur, spool) as edited:
-            done = {"blurred": edited.blurred, "injected": edited.injected, "blur_failed": len(edited.failed)}
+            failed = {"blur_failed": len(edited.failed), "inject_failed": edited.inject_failed}
+            done = {"blurred": edited.blurred, "injected": edited.injected, **failed}
             return self.write_contents(k, edited.contents, done)
 
     def write_contents(self, k: int, contents: ShardContents, edits: dict[str, int]) -> dict[str, int]:

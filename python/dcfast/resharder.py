@@ -107,10 +107,12 @@ def reshard(
         exclude, pool_records: see ``make_plan``.
         boxes: metadata with the boxes of pictures (``make_box_table``), for ``apply_blur``: pictures with boxes are
             blurred in them and become ``.webp`` of ``webp_quality``, and samples whose picture has boxes and cannot be
-            decoded are left out; and for ``inject_boxes``: boxes are written into the json as ``face_bboxes``.
+            decoded are left out; and for ``inject_boxes``: boxes are written into the json as ``face_bboxes``, and
+            samples whose json cannot be read keep it as it is. The range of ``webp_quality`` always counts.
         idx: write index files for DALI along.
         resume: go on with a run that was killed: the same arguments, the same output_dir. Output shards that are there
-            are kept; an ended run with these arguments and this subset is left as it is. Not with ``overwrite``.
+            are kept where they are whole (``reshard_whole``; payloads are not read: that is ``verify``), of an ended
+            run with these arguments and this subset too. Not with ``overwrite``.
         dry_run: plan and report, touch nothing.
         verify: read the output again and compare it with the plan and the sources (``verify_output_shards``).
         threads: at work at the same time; 0 means one per core.
@@ -120,8 +122,9 @@ def reshard(
         ``needed_bytes``, ``free_bytes``, with first_shard or num_shards ``chosen_shards`` of the input, where asked
         input shards are damaged ``damage`` (list of {shard, offset, message}: samples behind the offset may be
         missing), and, unless
-        dry_run, ``tar_bytes`` as written, ``skipped`` (shards that a resumed run found done), with boxes ``blurred``,
-        ``injected`` and ``blur_failed``, with verify ``verified``.
+        dry_run, ``tar_bytes`` as written, ``skipped`` (shards that a resumed run found done), ``mended`` (that it found
+        cut or altered, and wrote again), with boxes ``blurred``, ``injected``, ``blur_failed`` and
+        ``inject_failed``, with verify ``verified``.
     Raises:
         PoolError: no shards, none from first_shard on, or metadata without boxes.   RunError: output_dir is not empty,
         is the pool, or (resume) holds another run.   OSError (ENOSPC): too little free space, found before anything is
@@ -131,6 +134,11 @@ def reshard(
     of at most a million uids, with plain options, is done by the core alone, without importing NumPy.
     """
     options = dict(locals())
+    for name, path in (("pool", pool), ("output_dir", output_dir), ("subset", subset)):
+        if isinstance(path, str) and not path:
+            raise ValueError(f"reshard: {name} must be a path; got an empty text")
+    if isinstance(webp_quality, bool) or not isinstance(webp_quality, int) or not 0 <= webp_quality <= 100:
+        raise ValueError(f"reshard: webp_quality must be a whole number of 0 to 100; got {webp_quality!r}")
     if isinstance(pool, (str, os.PathLike)) and isinstance(subset, (str, os.PathLike)):
         from dcfast.reshard_quick import quick_reshard
 

@@ -6,6 +6,7 @@ with the same bytes. ``run()`` is the same as a Python function.
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from dcfast.stages.engine import check_engine, open_engine
 from dcfast.stages.progress import Progress, Silent
 from dcfast.stages.run_dir import Run, Settings, open_run
 from dcfast.stages.settings import check_settings
+from dcfast.stopping import stoppable
 
 __all__ = [
     "decontaminate",
@@ -264,8 +266,13 @@ def _score_lines(out: Path, summaries: dict[str, Any]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry of ``python -m dcfast.run``: 0 done, 1 an error, 2 a plan instead of work or bad usage, 130 Ctrl-C."""
+    """Entry of ``python -m dcfast.run``: 0 done, 1 an error, 2 a plan instead of work or bad usage, 130 Ctrl-C,
+    143 SIGTERM."""
     args = parser().parse_args(argv)
+    return stoppable(lambda: _main(args), "stopped; the same command resumes")
+
+
+def _main(args: argparse.Namespace) -> int:
     try:
         settings = settings_of(args)
         if settings.pool is None and settings.scale != "tiny":
@@ -293,9 +300,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             quiet=args.quiet,
             say=(lambda line: None) if args.quiet else (lambda line: print(f"{line} ...", file=sys.stderr, flush=True)),
         )
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped; the same command resumes\n")
-        return 130
     except (DcfastError, ValueError, TypeError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

@@ -15,11 +15,12 @@ from dcfast.errors import RunError
 from dcfast.manifest import write_manifest
 from dcfast.stages import STAGES, stage_steps
 from dcfast.stages.branch import branch_settings, branch_stages, comparison_dir, link_base
-from dcfast.stages.engine import Engine, LocalEngine, SinglesHere, open_engine, start_worker
+from dcfast.stages.engine import Engine, LocalEngine, SinglesHere, open_engine
 from dcfast.stages.progress import Progress, Silent
 from dcfast.stages.run_dir import Run, Settings, open_run
 from dcfast.stages.runner import run_stage
 from dcfast.stages.settings import check_settings
+from dcfast.stopping import spawning, start_worker
 
 __all__ = ["Comparison", "run_branch", "run_one"]
 
@@ -143,16 +144,17 @@ class Comparison:
         self._pool = ProcessPoolExecutor(
             1, mp_context=get_context("spawn"), initializer=start_worker, initargs=(os.getpid(),)
         )
-        self._future = self._pool.submit(
-            _beside,
-            str(self._base.out),
-            self._base.settings,
-            str(self._place),
-            self._settings,
-            self._last,
-            self._overwrite,
-            threads,
-        )
+        with spawning():
+            self._future = self._pool.submit(
+                _beside,
+                str(self._base.out),
+                self._base.settings,
+                str(self._place),
+                self._settings,
+                self._last,
+                self._overwrite,
+                threads,
+            )
 
     def finish(self) -> dict[str, Any]:
         """Its summaries, once it has ended; RunError where its process died, and whatever it raised."""

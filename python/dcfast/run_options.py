@@ -8,6 +8,7 @@ import math
 import os
 from typing import Any
 
+from dcfast.places import path_argument
 from dcfast.scales import SCALES, scale
 from dcfast.stages import STAGES
 from dcfast.stages.engine import ENGINES
@@ -33,10 +34,14 @@ def plan_without_pool(name: str) -> str:
 def add_training_options(p: argparse.ArgumentParser) -> None:
     """The options that ``run`` and ``study`` share: pool, features, training."""
     p.add_argument(
-        "--pool", metavar="DIR", help="pool with shards/*.tar and metadata/*.parquet (default: the built-in world)"
+        "--pool",
+        type=path_argument,
+        metavar="DIR",
+        help="pool with shards/*.tar and metadata/*.parquet (default: the built-in world)",
     )
     p.add_argument(
         "--evalsets",
+        type=path_argument,
         metavar="DIR",
         help="evaluation sets, wds_*_test directories: contamination is looked for in them, and the model is scored",
     )
@@ -49,6 +54,7 @@ def add_training_options(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument(
         "--teacher-uids",
+        type=path_argument,
         metavar="FILE",
         help="subset file of trusted pairs of the pool: the teacher trains on them, and they are never kept",
     )
@@ -94,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--filter", metavar="EXPR", help='e.g. "basic_filter & clip_score(l14, fraction=0.3) & ~contaminated"'
     )
-    p.add_argument("--out", metavar="DIR", help="run directory (default runs/SCALE)")
+    p.add_argument("--out", type=path_argument, metavar="DIR", help="run directory (default runs/SCALE)")
     p.add_argument("--from", dest="first", metavar="STAGE", help=f"first stage to run: {', '.join(STAGES)}")
     p.add_argument("--to", dest="last", metavar="STAGE", help="last stage to run")
     add_training_options(p)

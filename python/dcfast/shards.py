@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,6 +12,7 @@ from dcfast.atomic import atomic_path
 from dcfast.errors import PoolError
 from dcfast.remote import RemoteOptions, RemoteShard, is_url
 from dcfast.segments import WITHOUT_UID, MemberKind, SampleFlag, Segment, ShardReport
+from dcfast.temporary import temporary_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -158,7 +158,7 @@ def index_tars(
     shards = _list_tars(paths)
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, or None for one per core; got {threads}")
-    with tempfile.TemporaryDirectory(prefix="dcfast-") as directory:
+    with temporary_folder("dcfast-segment-") as directory:
         # not through atomic_path: nobody needs these bytes after a crash, so they are not fsynced
         out = os.path.join(directory, "segment")
         options = remote or RemoteOptions()

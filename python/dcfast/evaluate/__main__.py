@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from dcfast.errors import DcfastError
+from dcfast.places import make_directory, path_argument
+from dcfast.stopping import stoppable
 
 __all__ = ["main"]
 
@@ -21,10 +23,17 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--model", required=True, metavar="NAME", help="an open_clip model, or dcfast-tiny")
     p.add_argument(
-        "--checkpoint", metavar="FILE", help="a .pt or .safetensors file, or a tag of open_clip (default: untrained)"
+        "--checkpoint",
+        type=path_argument,
+        metavar="FILE",
+        help="a .pt or .safetensors file, or a tag of open_clip (default: untrained)",
     )
-    p.add_argument("--evalsets", required=True, metavar="DIR", help="holds the wds_*_test directories")
-    p.add_argument("--out", required=True, metavar="DIR", help="the results go here, apart for each checkpoint")
+    p.add_argument(
+        "--evalsets", type=path_argument, required=True, metavar="DIR", help="holds the wds_*_test directories"
+    )
+    p.add_argument(
+        "--out", type=path_argument, required=True, metavar="DIR", help="the results go here, apart for each checkpoint"
+    )
     p.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu or cuda (default auto)")
     p.add_argument("--precision", default="fp32", metavar="NAME", help="fp32, fp16 or bf16 weights (default fp32)")
     p.add_argument("--batch-size", type=int, default=64, metavar="N", help="pictures at a time (default 64)")
@@ -62,12 +71,17 @@ def _table(summary: dict[str, Any]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry: 0 done, 1 an error, 2 bad usage, 130 Ctrl-C."""
+    """Entry: 0 done, 1 an error, 2 bad usage, 130 Ctrl-C, 143 SIGTERM."""
     args = parser().parse_args(argv)
+    return stoppable(lambda: _main(args), "stopped; the same command resumes")
+
+
+def _main(args: argparse.Namespace) -> int:
     try:
         from dcfast.evaluate.evaluation import RESULTS, check_evalsets, evaluate_model
 
         check_evalsets(args.evalsets)  # before the model is loaded, which takes longer
+        make_directory(args.out, "--out")
         from dcfast.features.devices import resolve_device
         from dcfast.models import load_model
 
@@ -81,9 +95,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             strict=args.strict,
             say=lambda line: print(line, file=sys.stderr, flush=True),
         )
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped; the same command resumes\n")
-        return 130
     except (DcfastError, ValueError, TypeError, OSError, RuntimeError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

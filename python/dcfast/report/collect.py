@@ -53,8 +53,8 @@ class Source:
     world: bool
 
     def summary(self, stage: str) -> dict[str, Any]:
-        """A stage's summary; empty where it has not run."""
-        return read_json(self.out / "state" / f"{stage}.json")
+        """A stage's summary; empty where it has not run. CorruptDataError: a field is of another type."""
+        return read_json(self.out / "state" / f"{stage}.json", stage)
 
     @property
     def run(self) -> Run:
@@ -141,7 +141,7 @@ def _comparison(expression: str | None, out: Path | None, world: bool) -> dict[s
     """The comparison run: its filter, subset (and how much of it is clean) and times; empty where there is none."""
     if out is None or not (out / "state").is_dir():
         return {}
-    chosen = read_json(out / "state" / "filter.json")
+    chosen = read_json(out / "state" / "filter.json", "filter")
     return {
         "filter": chosen.get("filter", expression),
         "out": str(out),
@@ -188,10 +188,11 @@ def collect(source: Source) -> dict[str, Any]:
     """The report of a run as a JSON document.
 
     Memory: a batch of a table at a time. Cost: the summaries, bounded stretches of the tables, and one stream of
-    at most MAX_EVIDENCE_ROWS rows of evidence. Raises nothing for parts that are absent.
+    at most MAX_EVIDENCE_ROWS rows of evidence. Raises nothing for parts that are absent or no JSON; CorruptDataError
+    names file and field where a field is of another type than the stage writes.
     """
     chosen, index = source.summary("filter"), source.summary("index")
-    manifest = read_json(source.out / "manifest.json")
+    manifest = read_json(source.out / "manifest.json", "manifest")
     fates = {name: int(chosen.get("fates", {}).get(name, 0)) for name in FATES} if chosen else {}
     departures = _departures(source, manifest)
     report: dict[str, Any] = {

@@ -11,6 +11,7 @@ from dcfast.errors import DcfastError
 from dcfast.evaluate.results import AGGREGATES, aggregate
 from dcfast.evaluate.tasks import EvalTask, datacomp_tasks, own_tasks
 from dcfast.report.copies import mark_copies, means, pictures_seen
+from dcfast.stages.recorded import check_fields
 
 __all__ = ["EVEN", "compare_scores", "number", "read_json", "scored"]
 
@@ -20,12 +21,19 @@ MAX_LINES = 10_000
 Line = dict[str, Any]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where the file is absent or holds something else."""
+def read_json(path: Path, what: str = "") -> dict[str, Any]:
+    """A JSON object; empty where the file is absent or holds something else.
+
+    Args:
+        what: whose fields it must have, see ``dcfast.stages.recorded``.
+    Raises:
+        CorruptDataError: a field is of another type; names file and field.
+    """
     try:
-        return dict(json.loads(path.read_bytes(), parse_constant=_refuse))
-    except (OSError, ValueError, TypeError, RecursionError):
+        value = json.loads(path.read_bytes(), parse_constant=_refuse)
+    except (OSError, ValueError, RecursionError):
         return {}
+    return check_fields(value, what, path) if isinstance(value, dict) else {}
 
 
 def _refuse(constant: str) -> None:
@@ -37,6 +45,10 @@ def number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     return float(value)
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int else None
 
 
 def _lines(path: Path) -> list[Line]:
@@ -66,7 +78,7 @@ def scored(out: Path) -> dict[str, Any]:
         ``refused`` (why results that are there are not shown, or None).
     """
     lines = _lines(out / "eval_results.jsonl")
-    trained = read_json(out / "train" / "summary.json").get("checkpoint_sha256")
+    trained = read_json(out / "train" / "summary.json", "train/summary").get("checkpoint_sha256")
     if not lines:
         return {"lines": [], "checkpoint": trained, "refused": None}
     if not trained:
@@ -97,11 +109,11 @@ def _set_row(key: str, mine: Line | None, other: Line | None) -> dict[str, Any]:
         "comparison": against,
         "difference": None if score is None or against is None or not alike else score - against,
         "alike": alike or mine is None or other is None,
-        "pictures": about.get("pictures"),
-        "unreadable": about.get("unreadable"),
+        "pictures": _count(about.get("pictures")),
+        "unreadable": _count(about.get("unreadable")),
         "benchmark": bool(about.get("benchmark")),
         "complete": bool(about.get("complete")),
-        "notes": [str(note) for note in about.get("notes") or []][:5],
+        "notes": [str(note) for note in notes[:5]] if isinstance(notes := about.get("notes"), list) else [],
     }
 
 

@@ -71,10 +71,11 @@ def _pairs(points: list[list[float]]) -> range:
 
 
 def _of(out: Path) -> dict[str, Any] | None:
-    summary = read_json(out / "train" / "summary.json")
+    summary = read_json(out / "train" / "summary.json", "train/summary")
     if not summary:
         return None
     timing = read_json(out / "train" / "timing.json")
+    refused = number(timing.get("dali_refused_samples"))  # None of another decoder
     recipe = summary.get("recipe") if isinstance(summary.get("recipe"), dict) else {}
     return {
         **{name: summary.get(name) for name in FACTS},
@@ -83,6 +84,7 @@ def _of(out: Path) -> dict[str, Any] | None:
         "asked": recipe.get("samples_seen") if recipe else None,
         "seconds": number(timing.get("seconds")),
         "samples_per_second": number(timing.get("samples_per_second")),
+        "dali_refused_samples": None if refused is None else int(refused),
         "curve": _curve(out / "train" / "log.jsonl"),
     }
 

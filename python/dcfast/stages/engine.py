@@ -6,10 +6,8 @@ depend on the engine, the number of workers or the order in which pieces end.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
-import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -19,6 +17,7 @@ from typing import Any, Protocol
 
 from dcfast.errors import MissingDependencyError, RunError
 from dcfast.stages.piece import Piece, perform
+from dcfast.stopping import spawning, start_worker
 
 __all__ = [
     "ENGINES",
@@ -28,7 +27,6 @@ __all__ = [
     "SinglesHere",
     "check_engine",
     "open_engine",
-    "start_worker",
 ]
 
 ENGINES = ("local", "ray")
@@ -55,20 +53,17 @@ class _Closing:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
 
     def close(self) -> None:
         raise AssertionError("an engine defines close")
 
-
-def start_worker(parent: int) -> None:
-    """First thing in a worker process of this machine: it dies with the run that started it."""
-    # A worker must not outlive a run that was killed: it would go on writing beside the next one.
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent:  # the run died before the call above
-        os._exit(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the run itself stops the workers
+    def abandon(self) -> None:
+        """Closes after an error: pieces at work need not end."""
+        self.close()
 
 
 class LocalEngine(_Closing):
@@ -99,7 +94,8 @@ class LocalEngine(_Closing):
             while True:
                 # a short queue ahead of the workers: what has not begun costs nothing to cancel
                 while len(running) < 2 * self.workers and (task := next(following, None)) is not None:
-                    running[self._pool.submit(perform, out, task[1])] = task[0]
+                    with spawning():  # the first starts the workers
+                        running[self._pool.submit(perform, out, task[1])] = task[0]
                 if not running:
                     return
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -108,16 +104,16 @@ class LocalEngine(_Closing):
                     yield running.pop(future), result
         except BrokenProcessPool:
             names = ", ".join(sorted(f"{pieces[i].step}/{pieces[i].name}" for i in running.values())) or "unknown"
-            self._kill()
+            self.abandon()
             raise RunError(
                 f"a worker process died (killed, or out of memory) while these pieces were at work: {names}. "
                 "Run the same command again to resume; fewer --workers need less memory"
             ) from None
         except BaseException:
-            self._kill()
+            self.abandon()
             raise
 
-    def _kill(self) -> None:
+    def abandon(self) -> None:
         pool, self._pool = self._pool, None
         if pool is None:
             return

@@ -6,12 +6,12 @@ One piece, which itself goes on set by set: what a killed run had scored is kept
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from dcfast.errors import RunError
 from dcfast.stages.piece import Piece
+from dcfast.stages.recorded import load_object
 from dcfast.stages.run_dir import Run
 from dcfast.stages.runner import Steps
 
@@ -61,7 +61,7 @@ def steps(run: Run) -> Steps:
     if run.evalset_dir is None:
         return {"available": False, "scores": {}, "notes": []}
     run.summary("train")  # RunError where there is no training yet
-    trained = json.loads((run.out / TRAIN_SUMMARY).read_bytes())
+    trained = load_object(run.out / TRAIN_SUMMARY, "train/summary")
     files = _files(run.evalset_dir)
     stats = yield [
         Piece(

@@ -3,8 +3,8 @@
 The function has the form ``f(out: str, args: dict) -> dict``: ``out`` is the run directory, the returned
 statistics are JSON. Everything a piece writes goes to a temporary name and is renamed (``dcfast.atomic``), then
 the marker is written. The marker holds a key, a hash of the stage's version, the function, its arguments and the
-fingerprint of its input files (size and mtime in ns), and the sizes of the outputs: a later run skips the piece
-where all of these are as they were.
+fingerprint of its input files (size and mtime in ns), the sizes of the outputs, and a checksum of itself: a later run
+skips the piece where all of these are as they were.
 """
 
 from __future__ import annotations
@@ -86,11 +86,14 @@ def piece_key(out: Path, piece: Piece) -> str:
 
 
 def read_marker(out: Path, piece: Piece) -> Marker | None:
-    """The marker of a piece that is done and unchanged, else None. A marker that cannot be read counts as absent."""
+    """The marker of a piece that is done and unchanged, else None. One that cannot be read, or was altered by another
+    hand, counts as absent."""
     try:
         raw = json.loads(piece.marker_path(out).read_bytes())
         marker = Marker(str(raw["key"]), dict(raw["outputs"]), dict(raw["stats"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        if "check" in raw and raw["check"] != _checksum(raw["outputs"], raw["stats"]):  # older markers have none
+            return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     if marker.key != piece_key(out, piece):
         return None
@@ -101,6 +104,12 @@ def read_marker(out: Path, piece: Piece) -> Marker | None:
         except OSError:
             return None
     return marker
+
+
+def _checksum(outputs: dict[str, Any], stats: dict[str, Any]) -> str:
+    # as they come back from the file, whose keys are text
+    text = json.dumps(json.loads(json.dumps([outputs, stats])), sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _resolve(function: str) -> Any:
@@ -114,7 +123,8 @@ def perform(out: str, piece: Piece) -> dict[str, Any]:
     key = piece_key(root, piece)  # before the work: an input that changes meanwhile makes the marker stale
     stats = _resolve(piece.function)(out, piece.args)
     outputs = {name: (root / name).stat().st_size for name in piece.outputs}
-    write_json(piece.marker_path(root), {"key": key, "outputs": outputs, "stats": stats})
+    check = _checksum(outputs, stats)
+    write_json(piece.marker_path(root), {"key": key, "outputs": outputs, "stats": stats, "check": check})
     return dict(stats)
 
 

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from dcfast.atomic import remove_leftovers, write_json
 from dcfast.errors import PoolError, RunError
+from dcfast.places import make_directory
 from dcfast.stages.piece import absolute, group_files
+from dcfast.stages.recorded import load_object
 from dcfast.stages.settings import NO_COMPARISON, TEACHER, Settings
 
 if TYPE_CHECKING:
@@ -194,9 +196,9 @@ class Run:
         return self.out / "state" / f"{stage}.json"
 
     def summary(self, stage: str) -> dict[str, Any]:
-        """What a finished stage recorded; RunError where it has not been run."""
+        """What a finished stage recorded; RunError where it has not been run, CorruptDataError where it was altered."""
         try:
-            return dict(json.loads(self.summary_path(stage).read_bytes()))
+            return load_object(self.summary_path(stage), stage)
         except FileNotFoundError:
             raise RunError(f"{self.out}: stage {stage} has not been run yet; run it first (or drop --from)") from None
 
@@ -250,7 +252,7 @@ def _refuse_if_foreign(out: Path, settings: Settings, overwrite: bool) -> None:
     try:
         stored = {k: v for k, v in json.loads(state_file.read_bytes()).items() if k in usual}
         before = {**usual, **stored}  # written before a setting existed: it had its default
-    except ValueError:
+    except (ValueError, AttributeError, RecursionError):
         raise RunError(f"{state_file} cannot be read; choose another --out, or remove the directory") from None
     differing = [
         f"{name}: {before.get(name)!r} there, {value!r} now"
@@ -272,11 +274,11 @@ def open_run(out: str | os.PathLike[str], settings: Settings, *, overwrite: bool
 
     Raises:
         RunError: the directory belongs to another run, to something else, is an input, or a run is at work in it.
-        FileExistsError: it is a file.
+        OSError: it is a file, or cannot be made.
     """
     root = Path(absolute(out))
     _refuse_if_input(root, settings)
-    root.mkdir(parents=True, exist_ok=True)
+    make_directory(root, "--out")
     lock = os.open(root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:

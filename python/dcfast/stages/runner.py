@@ -16,6 +16,7 @@ from dcfast.atomic import write_json
 from dcfast.stages.engine import Engine
 from dcfast.stages.piece import Piece, read_marker
 from dcfast.stages.progress import Progress
+from dcfast.stages.recorded import holds
 from dcfast.stages.run_dir import Run
 
 __all__ = ["Steps", "run_stage"]
@@ -80,6 +81,6 @@ def run_stage(
     except StopIteration as end:
         summary: dict[str, Any] = end.value
     path = run.summary_path(name)
-    if not path.exists() or json.loads(path.read_bytes()) != json.loads(json.dumps(summary)):
+    if not holds(path, json.loads(json.dumps(summary))):
         write_json(path, summary)  # untouched when equal: its mtime may be an input of a later stage
     return summary

@@ -97,9 +97,13 @@ def check_settings(settings: Settings) -> None:
         _one_of("features: the prefix", prefix, tuple(SCORES))
         if not model:
             raise ValueError(f"features: {prefix} needs a model, NAME:PRETRAINED or {TEACHER}")
+    if not 0 <= settings.seed < 1 << 63:
+        raise ValueError(f"seed must be from 0 to 2^63 - 1; got {settings.seed}")
     if settings.samples_seen is not None:
         if settings.samples_seen < 1:
             raise ValueError(f"samples_seen must be at least 1; got {settings.samples_seen}")
+        if settings.samples_seen >= 1 << 63:
+            raise ValueError(f"samples_seen must be below 2^63; got {settings.samples_seen}")
         batch = scale(settings.scale).global_batch
         if settings.train and settings.samples_seen < batch:
             raise ValueError(

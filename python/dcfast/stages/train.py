@@ -18,6 +18,7 @@ from dcfast.atomic import write_json
 from dcfast.stages.fates import excluded_path
 from dcfast.stages.index import segment_path
 from dcfast.stages.piece import Piece
+from dcfast.stages.recorded import holds
 from dcfast.stages.reshard import PLAN_ARRAYS, excluded_rows
 from dcfast.stages.run_dir import Run
 from dcfast.stages.runner import Steps
@@ -103,7 +104,7 @@ def train_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
     )
     identity = {**settings.identity(), "source": args["source"], **_samples(root, args)}
     mark = root / IDENTITY
-    if not mark.exists() or json.loads(mark.read_bytes()) != json.loads(json.dumps(identity)):
+    if not holds(mark, json.loads(json.dumps(identity))):
         for name in CHECKPOINTED:
             place = root / "train" / name
             shutil.rmtree(place, ignore_errors=True)

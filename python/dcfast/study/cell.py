@@ -16,6 +16,7 @@ from typing import Any
 from dcfast.atomic import write_json
 from dcfast.errors import DcfastError
 from dcfast.stages.piece import fingerprint_files
+from dcfast.stopping import stoppable
 from dcfast.study.grid import Cell
 
 __all__ = ["main", "perform_cell", "read_result"]
@@ -100,6 +101,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write("usage: python -m dcfast.study.cell FILE WORKERS [overwrite] (a study starts it)\n")
         return 2
     cell = Cell.from_json(json.loads(Path(words[0]).read_bytes()))
+    return stoppable(lambda: _main(cell, words), "stopped; the study resumes it")
+
+
+def _main(cell: Cell, words: list[str]) -> int:
     try:
         perform_cell(cell, int(words[1]), overwrite="overwrite" in words[2:])
     except (DcfastError, ValueError, TypeError, OSError) as error:

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dcfast.errors import DcfastError
+from dcfast.places import path_argument
 from dcfast.run_options import add_training_options, parse_features, parse_world
 from dcfast.scales import SCALES
 from dcfast.stages.piece import absolute
 from dcfast.stages.settings import Settings
+from dcfast.stopping import stoppable
 from dcfast.study.grid import STANDARD_FILTERS, Grid, parse_filters, parse_seeds
 from dcfast.study.output import markdown
 from dcfast.study.study import run_study
@@ -54,7 +56,13 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="run every filter on the seeds that confirm, not only the best one, no_filter, random and oracle",
     )
-    p.add_argument("--out", default="runs/study", metavar="DIR", help="directory of the study (default runs/study)")
+    p.add_argument(
+        "--out",
+        type=path_argument,
+        default="runs/study",
+        metavar="DIR",
+        help="directory of the study (default runs/study)",
+    )
     p.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at work at once; they share the cores")
     p.add_argument("--overwrite", action="store_true", help="redo cells whose settings differ")
     p.add_argument("--dry-run", action="store_true", help="list the cells and do nothing")
@@ -95,8 +103,12 @@ def _halves(args: argparse.Namespace, seeds: tuple[int, ...]) -> tuple[tuple[int
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 all cells are done, 1 an error or a cell that failed, 130 Ctrl-C."""
+    """0 all cells are done, 1 an error or a cell that failed, 130 Ctrl-C, 143 SIGTERM."""
     args = parser().parse_args(argv)
+    return stoppable(lambda: _main(args), "stopped; the same command resumes")
+
+
+def _main(args: argparse.Namespace) -> int:
     try:
         grid = _grid(args)
         choose, confirm = _halves(args, grid.seeds)
@@ -118,9 +130,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             confirm_all=args.confirm_all,
             say=(lambda line: None) if args.quiet else (lambda line: print(line, file=sys.stderr, flush=True)),
         )
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped; the same command resumes\n")
-        return 130
     except (DcfastError, ValueError, TypeError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

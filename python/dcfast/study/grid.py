@@ -27,6 +27,7 @@ STANDARD_FILTERS = {
 """DataComp's seven baselines, a share drawn by chance, and the built-in world's truth; ``{seed}`` is the cell's."""
 NOT_CANDIDATES = ("no_filter", "random", "oracle")
 """Labels that the best filter is never chosen among: what it is compared with."""
+MOST_SEEDS = 10_000
 _LABEL = re.compile(r"\s*([A-Za-z_][\w.+-]*)\s*:\s*(.+)", re.DOTALL)
 _SCALE = re.compile(r"([a-z]+)(?:/(\d+))?")
 
@@ -155,18 +156,22 @@ def parse_filters(given: list[str] | None, world: bool, also: str | None = None)
 
 def parse_seeds(text: str, option: str = "--seeds") -> tuple[int, ...]:
     """``6`` is 0..5 (of --seeds; elsewhere seed 6 alone), ``3-5`` is 3, 4, 5, and ``0,2-4`` joins such parts."""
-    found: list[int] = []
+    parts: list[range] = []
     try:
         if option == "--seeds" and text.isdigit():
-            found = list(range(int(text)))
+            parts = [range(int(text))]
         else:
             for part in text.split(","):
                 first, dash, last = part.partition("-")
-                found += range(int(first), int(last if dash else first) + 1)
+                parts.append(range(int(first), int(last if dash else first) + 1))
     except ValueError:
         raise ValueError(
             f"{option} takes a number, a range or a list of them, e.g. 6, 0-5 or 0,2-4; got {text!r}"
         ) from None
+    # an int of any size has no len()
+    if sum(max(0, part.stop - part.start) for part in parts) > MOST_SEEDS:
+        raise ValueError(f"{option} takes at most {MOST_SEEDS:,} seeds; got {text[:80]!r}")
+    found = [seed for part in parts for seed in part]
     if not found or len(set(found)) != len(found):
         what = "twice the same seed" if found else "no seed at all"
         raise ValueError(f"{option} {text!r} names {what}; e.g. 6, 0-5 or 0,2-4")

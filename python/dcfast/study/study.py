@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.errors import RunError
+from dcfast.places import make_directory
 from dcfast.stages.piece import absolute
 from dcfast.stages.settings import check_settings
 from dcfast.study.cell import read_result
@@ -136,7 +137,7 @@ def run_study(
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1; got {jobs}")
     root = Path(absolute(out))
-    root.mkdir(parents=True, exist_ok=True)
+    make_directory(root, "--out")
     cells = grid.cells(root)
     results: Results = {}
     failed: list[tuple[str, str]] = []

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.errors import DcfastError
+from dcfast.places import path_argument
 from dcfast.scales import SCALES
+from dcfast.stopping import stoppable
 from dcfast.train.decode import DECODERS
 from dcfast.train.session import train
 from dcfast.train.settings import LOSSES, RECIPE_FIELDS, TrainSettings, TrainSource, parse_sources
@@ -37,14 +39,19 @@ def _parser() -> argparse.ArgumentParser:
         "goes on where it was stopped. Under torchrun each process is a rank.",
     )
     add = parser.add_argument
-    add("--out", metavar="DIR", help="writes DIR/train; goes on with the training that is there")
-    add("--settings", metavar="FILE", help="all settings from a JSON file (train/settings.json), and no other option")
+    add("--out", type=path_argument, metavar="DIR", help="writes DIR/train; goes on with the training that is there")
+    add(
+        "--settings",
+        type=path_argument,
+        metavar="FILE",
+        help="all settings from a JSON file (train/settings.json), and no other option",
+    )
     add("--scale", default="tiny", choices=list(SCALES), help="whose recipe is followed (default: tiny)")
     add("--shards", metavar="DIR[::DIR]", help="directories of shards (*.tar)")
     add("--weights", metavar="W[::W]", help="how often a sample of each directory is taken, relative to the others")
-    add("--index", metavar="DIR", help="instead of --shards: a run, or its index directory")
-    add("--shards-dir", metavar="DIR", help="with --index: the pool's directory of shards")
-    add("--subset", metavar="FILE", help="with --index: the uids to train on (npy, u8,u8)")
+    add("--index", type=path_argument, metavar="DIR", help="instead of --shards: a run, or its index directory")
+    add("--shards-dir", type=path_argument, metavar="DIR", help="with --index: the pool's directory of shards")
+    add("--subset", type=path_argument, metavar="FILE", help="with --index: the uids to train on (npy, u8,u8)")
     add("--set", dest="overrides", type=_override, action="append", default=[], metavar="FIELD=VALUE",
         help="depart from the recipe; the training is then marked as non-standard")  # fmt: skip
     add("--seed", type=int, default=0)
@@ -109,8 +116,13 @@ def settings_of(arguments: argparse.Namespace) -> TrainSettings:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command; 0 when the training is done, 1 when it failed, 2 for arguments that make no sense."""
+    """Runs the command; 0 when the training is done, 1 when it failed, 2 for arguments that make no sense, 130 and 143
+    where Ctrl-C or SIGTERM stopped it."""
     arguments = _parser().parse_args(argv)
+    return stoppable(lambda: _main(arguments), "stopped; the same command goes on from the latest checkpoint")
+
+
+def _main(arguments: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("dcfast").setLevel(logging.INFO)
     # open_clip's loss gathers by a function that torch has renamed; once a step is no news

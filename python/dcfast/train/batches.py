@@ -13,7 +13,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +77,7 @@ class Batch:
         positions: (n,) int64.
         replaced: a dict for each sample that could not be used: step, slot, position, uid, reason.
         encoded: pictures that ``DaliDecoder.finish`` still has to decode; None for other decoders.
+        refused: a dict for each chunk that DALI refused and Pillow decoded: step, samples, reason.
     """
 
     images: torch.Tensor
@@ -86,6 +87,7 @@ class Batch:
     positions: npt.NDArray[np.int64]
     replaced: list[dict[str, Any]]
     encoded: Encoded | None = None
+    refused: list[dict[str, Any]] = field(default_factory=list)
 
     def pin_memory(self) -> Batch:
         """With page-locked tensors, which a GPU fetches by itself; torch's DataLoader asks for it."""
@@ -106,6 +108,7 @@ def join_batches(parts: list[Batch]) -> Batch:
         np.concatenate([p.windows for p in parts]),
         np.concatenate([p.positions for p in parts]),
         [record for p in parts for record in p.replaced],
+        refused=[record for p in parts for record in p.refused],
     )
 
 
@@ -279,9 +282,13 @@ class _Numbered:
     def make(self, i: int) -> Batch:
         if self._maker is None:  # in the worker: open files are not shared between processes
             self._maker = BatchMaker(self._spec)
-        number, chunk = divmod(i, self.chunks)
-        step, micro = divmod(number, self._spec.accumulation)
-        return self._maker.make(self._first + step, micro, chunk * CHUNK, (chunk + 1) * CHUNK)
+        chunk = i % self.chunks
+        micro = i // self.chunks % self._spec.accumulation
+        return self._maker.make(self.step_of(i), micro, chunk * CHUNK, (chunk + 1) * CHUNK)
+
+    def step_of(self, i: int) -> int:
+        """The step that chunk i is of."""
+        return self._first + i // (self.chunks * self._spec.accumulation)
 
 
 def _finished(
@@ -292,7 +299,12 @@ def _finished(
     again = _Numbered(replace(spec, decoder="pil"), first_step, last_step)
 
     def finish(i: int, chunk: Batch | Failure) -> Batch | Failure:
-        return chunk if isinstance(chunk, Failure) else decoder.finish(chunk, partial(again.make, i))
+        if isinstance(chunk, Failure):
+            return chunk
+        batch = decoder.finish(chunk, partial(again.make, i))
+        for record in batch.refused:
+            record["step"] = again.step_of(i)
+        return batch
 
     with ThreadPoolExecutor(1, thread_name_prefix="dcfast-dali") as pool:
         ahead: deque[Future[Batch | Failure]] = deque()

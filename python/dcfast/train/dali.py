@@ -147,7 +147,8 @@ class DaliDecoder:
         """The batch with all its pixels.
 
         Args:
-            remake: makes the same batch by Pillow; called where DALI refuses it, of which the log tells.
+            remake: makes the same batch by Pillow; called where DALI refuses it, of which the log tells, and
+                ``refused`` of the batch.
         Raises:
             RuntimeError: there is no pipeline to be had, or no memory for it: nothing that a picture is to blame for.
         """
@@ -165,11 +166,12 @@ class DaliDecoder:
         except RuntimeError as error:
             self._pipeline = None  # an error leaves it unusable
             self.redone += 1
+            said = (str(error) or type(error).__name__).splitlines()[0]
             if self.redone & (self.redone - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
-                said = (str(error) or type(error).__name__).splitlines()[0]
                 _LOG.warning("DALI refused %d batches so far; Pillow decodes them, slower: %s", self.redone, said)
             again = remake()
-            return replace(again, images=again.images.to(self.device), encoded=None)
+            refused = [{"samples": len(batch.encoded.places), "reason": said}]
+            return replace(again, images=again.images.to(self.device), encoded=None, refused=refused)
         n = len(batch.uids)
         images = torch.empty((n, self._size, self._size, 3), dtype=torch.uint8, device=self.device)
         rest = np.setdiff1d(np.arange(n), batch.encoded.places)

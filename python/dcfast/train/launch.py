@@ -44,10 +44,15 @@ def launch(
     environment = {**os.environ}
     if settings.device == "cpu" and settings.threads is None:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // count)))
-    done = subprocess.run(command, check=False, env=environment, stdout=subprocess.DEVNULL)
-    if done.returncode != 0:
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as started:
+        try:
+            status = started.wait()
+        except BaseException:
+            started.terminate()  # it ends its ranks, which a kill of it would leave behind
+            raise
+    if status != 0:
         raise RunError(
-            f"training on {count} processes failed (exit status {done.returncode}); the ranks' messages are above. "
+            f"training on {count} processes failed (exit status {status}); the ranks' messages are above. "
             "The same command goes on from the latest checkpoint"
         )
     return dict(json.loads((folder / "summary.json").read_bytes()))

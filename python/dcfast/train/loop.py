@@ -176,14 +176,13 @@ class Trainer:
         return pixels if self.channels_last else pixels.contiguous()
 
     def take(self, batch: Batch) -> None:
-        """Notes a batch that is about to be used: its uids for a loss that fails, its replacements on disk."""
+        """Notes a batch that is about to be used: its uids for a loss that fails; on disk its replacements, and what
+        DALI refused of it."""
         self._recent.append(batch)
-        if batch.replaced:
-            with open(self._replaced_path(), "a", encoding="ascii") as file:
-                file.writelines(json.dumps(r) + "\n" for r in batch.replaced)
-
-    def _replaced_path(self) -> Path:
-        return self.folder / f"replaced-{self.ranks.rank:05d}.jsonl"
+        for name, records in (("replaced", batch.replaced), ("refused", batch.refused)):
+            if records:
+                with open(self.folder / f"{name}-{self.ranks.rank:05d}.jsonl", "a", encoding="ascii") as file:
+                    file.writelines(json.dumps(r) + "\n" for r in records)
 
     # --- resume -----------------------------------------------------------------------------------------------------
     def resume(self) -> None:
@@ -200,7 +199,8 @@ class Trainer:
             _LOG.info("resuming after step %d from %s", self.step, found.name)
         if self.ranks.rank == 0:
             keep_lines(self.folder / "log.jsonl", lambda line: int(line["step"]) <= self.step)
-            for path in self.folder.glob("replaced-*.jsonl"):  # there may have been more ranks before
+            # there may have been more ranks before
+            for path in [*self.folder.glob("replaced-*.jsonl"), *self.folder.glob("refused-*.jsonl")]:
                 keep_lines(path, lambda line: int(line["step"]) < self.step)
             for path in self.folder.glob("nonfinite-*.json"):  # of an earlier start: it says nothing about this one
                 path.unlink()
@@ -235,7 +235,7 @@ class Trainer:
 
         first = self.step
         # what a model draws itself (patch dropout) begins anew at each saved step, so that resuming changes nothing
-        torch.manual_seed((self.spec.seed << 20) + (first << 8) + self.ranks.rank)
+        torch.manual_seed(((self.spec.seed << 20) + (first << 8) + self.ranks.rank) & ((1 << 63) - 1))
         cosine = cosine_lr(self.optimizer, self.recipe.learning_rate, self.recipe.warmup_steps, self.steps)
         watched = WatchedLoss(self.loss, self.spec.accumulation, first)
         watched.after_step = lambda step, scale: self._after(step, scale, watched)

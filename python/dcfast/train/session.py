@@ -14,6 +14,7 @@ from typing import Any
 
 from dcfast.atomic import remove_leftovers, write_json
 from dcfast.errors import MissingDependencyError, SubsetError
+from dcfast.places import make_directory
 from dcfast.train.batches import BatchMaker, BatchSpec
 from dcfast.train.dali import DaliDecoder, require_dali
 from dcfast.train.loop import Ranks, Trainer, num_steps, use_channels_last, world_sizes
@@ -30,7 +31,7 @@ def train(settings: TrainSettings, *, on_step: Callable[[int], None] | None = No
     """Trains, or goes on with a training that was stopped, and returns its summary.
 
     Under torchrun every rank calls it with the same settings. Writes ``OUT/train``: ``checkpoints/epoch_K.pt``,
-    ``log.jsonl``, ``summary.json``, ``timing.json``, ``replaced-RANK.jsonl``.
+    ``log.jsonl``, ``summary.json``, ``timing.json``, ``replaced-RANK.jsonl``, ``refused-RANK.jsonl``.
 
     Args:
         on_step: called with the number of each step as it is taken.
@@ -154,7 +155,7 @@ def _train(settings: TrainSettings, ranks: Ranks, on_step: Callable[[int], None]
     started = time.monotonic()
     recipe = settings.recipe()
     folder = Path(settings.out) / "train"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_directory(folder, "out")
     if ranks.rank == 0:
         remove_leftovers(folder)
         warn_of_slow_precision(recipe.precision, ranks.device)
@@ -207,7 +208,21 @@ def _write_timing(folder: Path, trainer: Trainer, resumed_at: int, seconds: floa
     done = (trainer.steps - resumed_at) * trainer.spec.global_batch
     if done:
         rate = {"seconds": round(seconds, 3), "samples": done, "samples_per_second": round(done / seconds, 2)}
-        write_json(folder / "timing.json", {**rate, "world_size": trainer.ranks.world_size, "workers": trainer.workers})
+        about = {"world_size": trainer.ranks.world_size, "workers": trainer.workers}
+        write_json(folder / "timing.json", {**rate, **about, **_refusals(folder, trainer.spec.decoder)})
+
+
+def _refusals(folder: Path, decoder: str) -> dict[str, Any]:
+    """What DALI refused and Pillow decoded, over all starts of a training.
+
+    A picture is refused by one version of DALI and not by another, on a GPU and not without one, and a batch for want
+    of memory: no part of the summary, which equal settings make equal.
+    """
+    if decoder != "dali":
+        return {}
+    lines = [line for path in sorted(folder.glob("refused-*.jsonl")) for line in path.read_text("ascii").splitlines()]
+    samples = sum(int(json.loads(line)["samples"]) for line in lines)
+    return {"dali_refused_batches": len(lines), "dali_refused_samples": samples}
 
 
 def _dali_version(settings: TrainSettings) -> dict[str, str]:

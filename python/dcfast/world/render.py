@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dcfast.stopping import spawning, start_worker
 from dcfast.world.captions import english_caption
 from dcfast.world.evalsets import eval_bytes, eval_sample, riddles
 from dcfast.world.files import mtime_of, write_parquet, write_tar, write_text
@@ -281,8 +283,11 @@ def _run_all(pieces: list[Piece], workers: int) -> dict[str, dict[str, Any]]:
     from concurrent.futures import ProcessPoolExecutor
 
     # spawned, not forked: the caller may have threads
-    with ProcessPoolExecutor(min(workers, len(pieces)), mp_context=multiprocessing.get_context("spawn")) as pool:
-        return dict(pool.map(_run, pieces))
+    context, count = multiprocessing.get_context("spawn"), min(workers, len(pieces))
+    with ProcessPoolExecutor(count, mp_context=context, initializer=start_worker, initargs=(os.getpid(),)) as pool:
+        with spawning():
+            results = pool.map(_run, pieces)
+        return dict(results)
 
 
 def render_world(directory: str | Path, spec: WorldSpec | None = None, *, workers: int = 2) -> dict[str, Any]:

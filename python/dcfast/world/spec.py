@@ -37,6 +37,7 @@ _RATES = (
 )
 _PICTURE_SOURCES = ("flat", "exact_duplicate", "near_duplicate", "leak_exact", "leak_near")
 _BREAKAGES = ("truncated", "empty", "garbage", "no_json", "no_caption", "no_uid", "cmyk", "turned")
+_MOST = {"rows": 100_000_000, "teacher_pairs": 100_000_000, "max_side": 4_096}
 
 
 @dataclass(frozen=True)
@@ -92,14 +93,17 @@ class WorldSpec:
         for name, least in (("rows", 1), ("rows_per_shard", 1), ("teacher_pairs", 0), ("min_side", 32)):
             if getattr(self, name) < least:
                 raise ValueError(f"WorldSpec: {name} must be at least {least}; got {getattr(self, name)!r}")
+        for name in ("rows", "teacher_pairs", "max_side"):
+            if getattr(self, name) > _MOST[name]:
+                raise ValueError(f"WorldSpec: {name} must be at most {_MOST[name]:,}; got {getattr(self, name)!r}")
         if self.rows_per_shard > 9_000:
             raise ValueError(
                 f"WorldSpec: rows_per_shard must be at most 9000 (keys hold 4 digits); got {self.rows_per_shard}"
             )
         if self.max_side < self.min_side:
             raise ValueError(f"WorldSpec: max_side must be at least min_side ({self.min_side}); got {self.max_side}")
-        if self.eval_scale <= 0:
-            raise ValueError(f"WorldSpec: eval_scale must be positive; got {self.eval_scale!r}")
+        if not 0 < self.eval_scale <= 1_000:
+            raise ValueError(f"WorldSpec: eval_scale must be positive, and at most 1,000; got {self.eval_scale!r}")
         for group in (_PICTURE_SOURCES, _BREAKAGES):
             total = sum(getattr(self, name) for name in group)
             if total > 1.0:

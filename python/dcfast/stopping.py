@@ -1,0 +1,135 @@
+"""Ctrl-C and SIGTERM end a command within seconds, with one line and without orphans, whatever it is at.
+
+A signal becomes a KeyboardInterrupt, as always; but Python raises that between two of its own instructions, and a call
+into the core, torch or a disk may be minutes away from the next. So a thread watches for the signal too, and ends the
+process where it has not ended by itself in time. That is safe at any moment: files are renamed when they are whole.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+__all__ = ["Stopped", "spawning", "start_worker", "stoppable"]
+
+GRACE_SECONDS = 2.0
+"""How long a stopped command may take to close its files and end its workers by itself."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_before_command: dict[int, Any] = {}
+"""The handlers that were there before a command that runs now; empty where none runs."""
+
+
+class Stopped(KeyboardInterrupt):
+    """The process was asked to end by a signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def stoppable(command: Callable[[], int], line: str) -> int:
+    """Runs a command from the shell; returns its exit status, or 128 + the signal where one stopped it: 130, 143.
+
+    Args:
+        command: returns its exit status; its workers die with this process (``start_worker``).
+        line: what standard error gets where it is stopped: how to go on.
+    Errors of the command are raised. Outside of the main thread signals are left as they are.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return command()
+    try:
+        with _watched(line):
+            return command()
+    except KeyboardInterrupt as stopped:
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+        number = stopped.number if isinstance(stopped, Stopped) else signal.SIGINT
+        return 128 + number
+
+
+@contextmanager
+def _watched(line: str) -> Iterator[None]:
+    received, told = os.pipe()
+    os.set_blocking(told, False)
+    # one that is ignored stays so (nohup, a job in the background of a script), and one that is not Python's is left
+    ours = [number for number in _SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    before: dict[int, Any] = {number: signal.signal(number, _stop) for number in ours}
+    _before_command.update(before)
+    earlier = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    ended = threading.Event()
+    # set_wakeup_fd is written to by the C handler, even while the main thread is far from Python
+    watcher = threading.Thread(target=_watch, args=(received, ended, line), name="dcfast-stop", daemon=True)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # it inherits this: they are the main thread's
+    watcher.start()
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    try:
+        yield
+    finally:
+        ended.set()
+        signal.set_wakeup_fd(earlier, warn_on_full_buffer=False)
+        _before_command.clear()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.write(told, b"\0")  # ends the watcher, also where a forked process holds the pipe open
+        watcher.join()
+        os.close(told)
+        os.close(received)
+
+
+def _after_fork() -> None:
+    # a forked process (a worker of torch's) has the handlers and the pipe: its SIGTERM is none of its parent's
+    if _before_command:
+        signal.set_wakeup_fd(-1)
+        for number, handler in _before_command.items():
+            signal.signal(number, handler)
+        _before_command.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Stopped(number)
+
+
+def _watch(received: int, ended: threading.Event, line: str) -> None:
+    number = 0
+    while number not in _SIGNALS:
+        number = os.read(received, 1)[0]
+        if number == 0:
+            return
+    if not ended.wait(GRACE_SECONDS):
+        os.write(2, f"{line}\n".encode())
+        os._exit(128 + number)
+
+
+@contextmanager
+def spawning() -> Iterator[None]:
+    """While processes are started: they begin without Ctrl-C, which would find them in the midst of their imports.
+
+    The mask is inherited. A signal that comes meanwhile is not lost: it is raised at the end of the block, or within it
+    where another thread takes it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def start_worker(parent: int) -> None:
+    """First thing in a worker process of this machine: it dies with the run that started it."""
+    import ctypes
+
+    # A worker must not outlive a run that was killed: it would go on writing beside the next one.
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:  # the run died before the call above
+        os._exit(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the run itself stops the workers

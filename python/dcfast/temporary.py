@@ -1,0 +1,78 @@
+"""Temporary folders that do not pile up: what a killed process left is removed by the next that needs such a folder.
+
+For data that can be large (an index made for one reshard, boxes, sorted runs). A folder is held by a lock on itself,
+which the kernel lets go of when its process dies, however it dies; a folder whose lock is free is a leftover.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["temporary_folder"]
+
+_FRESH = "new-"
+"""Between the prefix and the rest of a name while its folder has no lock yet: not a leftover."""
+
+
+@contextmanager
+def temporary_folder(prefix: str, parent: str | os.PathLike[str] | None = None) -> Iterator[Path]:
+    """A folder of this process for the time of a block; leftovers of the same prefix are removed first.
+
+    Args:
+        prefix: of its name, one for each purpose: ``dcfast-index-``.
+        parent: where it lies; None is the directory for temporary files (``TMPDIR``).
+    Raises:
+        OSError: it cannot be made there.
+    Cost: one listing of the parent. On a file system without locks nothing is held, and nothing removed.
+    """
+    base = Path(tempfile.gettempdir() if parent is None else parent)
+    _remove_leftovers(base, prefix)
+    folder = Path(tempfile.mkdtemp(prefix=f"{prefix}{_FRESH}", dir=base))
+    lock = -1
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            pass  # it keeps its fresh name, which nobody takes for a leftover
+        else:
+            held = base / f"{prefix}{os.urandom(8).hex()}"
+            os.rename(folder, held)
+            folder = held
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock >= 0:
+            os.close(lock)
+
+
+def _remove_leftovers(base: Path, prefix: str) -> None:
+    try:
+        with os.scandir(base) as entries:
+            names = [entry.name for entry in entries if entry.name.startswith(prefix)]
+    except OSError:
+        return  # making the folder says what is wrong
+    for name in names:
+        if not name.startswith(prefix + _FRESH):
+            _remove_if_left(base / name)
+
+
+def _remove_if_left(path: Path) -> None:
+    try:
+        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return  # a link, a file, another user's, or gone by now
+    try:
+        if os.fstat(lock).st_uid == os.geteuid():
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path, ignore_errors=True)
+    except OSError:
+        pass  # its process lives
+    finally:
+        os.close(lock)
