@@ -72,7 +72,7 @@ sys.exit(stopping.stoppable(command, "stopped; go on so"))
 def ended(words: list[str]) -> subprocess.CompletedProcess[str]:
     """A script in a process group of its own."""
     return subprocess.run(
-        [sys.executable, "-c", *words], capture_output=True, text=True, start_new_session=True, timeout=60, check=False
+        [sys.executable, "-c", *words], capture_output=True, text=True, start_new_session=True, timeout=300, check=False
     )
 
 
