@@ -43,6 +43,8 @@ __all__ = [
 STRIP_BYTES = 352 << 20
 # logits' gradients are at most 2: scaled by 2**14, even 2**-38 survives in half precision
 FP16_UNIT = 2.0**14
+# whether the library adds a half-precision product to fp32 in one call: some builds want a summand in half precision
+_fused = True
 # rows of the statistics: 1 / sum of 2**(z2 - base), the base, 1 - P_ii, -log P_ii (natural)
 INVERSE, BASE, SHARE, NLL = range(4)
 
@@ -139,9 +141,26 @@ def _multiply(out: Tensor, a: Tensor, b: Tensor) -> None:
     if a.dtype == torch.float32:
         torch.addmm(out, a, b, alpha=alpha, out=out)
     elif a.is_cuda:
-        torch.ops.aten.addmm.dtype_out(out, a, b, torch.float32, alpha=alpha, out=out)
+        _add_mixed(out, a, b, alpha)
     else:  # the library's mixed product is for CUDA only
         torch.addmm(out, a.float(), b.float(), alpha=alpha, out=out)
+
+
+def _add_mixed(out: Tensor, a: Tensor, b: Tensor, alpha: float) -> None:
+    """out += alpha a b, fp32 from half precision."""
+    global _fused
+    if _fused:
+        try:
+            torch.ops.aten.addmm.dtype_out(out, a, b, torch.float32, alpha=alpha, out=out)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # said before anything is launched
+            if "dtype" not in str(error):
+                raise
+            _fused = False
+        else:
+            return
+    out.add_(torch.mm(a, b, out_dtype=torch.float32), alpha=alpha)
 
 
 def _positive_dots(o: Operands, first: int) -> Tensor:

@@ -275,3 +275,30 @@ def test_machine_code_is_not_checked_in_the_interpreter(monkeypatch: pytest.Monk
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "TRITON_INTERPRET=1 is set: nothing is compiled under it" in done.stderr
+
+
+@pytest.mark.parametrize("words", ["self and mat2 must have the same dtype, but got Float and BFloat16", ""])
+def test_builds_that_refuse_to_add_to_float32(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The product is added by a second call then, asked for once; an out of memory is none of theirs."""
+    asked: list[float] = []
+
+    def refuse(*_: object, alpha: float, **__: object) -> None:
+        asked.append(alpha)
+        raise RuntimeError(words) if words else torch.OutOfMemoryError("no memory for a dtype")
+
+    def mm(a: torch.Tensor, b: torch.Tensor, *, out_dtype: torch.dtype) -> torch.Tensor:
+        return a.to(out_dtype) @ b.to(out_dtype)
+
+    monkeypatch.setattr(strip_products, "_fused", True)
+    monkeypatch.setattr(torch.ops.aten.addmm, "dtype_out", refuse)
+    monkeypatch.setattr(torch, "mm", mm)
+    a, b = torch.ones(3, 4, dtype=torch.bfloat16), torch.ones(4, 2, dtype=torch.bfloat16)
+    out = torch.ones(3, 2)
+    if not words:
+        with pytest.raises(torch.OutOfMemoryError):
+            strip_products._add_mixed(out, a, b, 0.5)
+        return
+    for _ in range(2):
+        strip_products._add_mixed(out, a, b, 0.5)
+    assert torch.equal(out, torch.full((3, 2), 5.0))
+    assert asked == [0.5]
