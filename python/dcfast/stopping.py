@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["Stopped", "spawning", "start_worker", "stoppable"]
+__all__ = ["Stopped", "handlers_kept", "spawning", "start_worker", "stoppable"]
 
 GRACE_SECONDS = 2.0
 """How long a stopped command may take to close its files and end its workers by itself."""
@@ -107,6 +107,19 @@ def _watch(received: int, ended: threading.Event, line: str) -> None:
     if not ended.wait(GRACE_SECONDS):
         os.write(2, f"{line}\n".encode())
         os._exit(128 + number)
+
+
+@contextmanager
+def handlers_kept() -> Iterator[None]:
+    """While a library starts that puts its own handlers in place of a command's, as Ray does; else it changes nothing.
+
+    Not for the time of the block: a signal within it is the library's.
+    """
+    here = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in _before_command} if here else {}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @contextmanager
