@@ -168,6 +168,24 @@ def test_a_signal_of_this_process_ends_the_command_alone(capsys: pytest.CaptureF
 
 
 @pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("ending", ["raises", "returns 1", "returns 0"])
+def test_a_stopped_command_that_ends_otherwise(ending: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A worker that the signal reached too: what waits for it raises while the command is stopped, or even says so."""
+
+    def command() -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            select.select([], [], [], 300)
+        finally:
+            if ending == "raises":
+                raise RuntimeError("a worker was killed by signal: Terminated")
+            return int(ending[-1])  # noqa: B012
+
+    expected = (0, "") if ending == "returns 0" else (143, "stopped\n")
+    assert (stoppable(command, "stopped"), capsys.readouterr().err) == expected
+
+
+@pytest.mark.usefixtures("patient")
 def test_ray_leaves_the_handlers_of_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """It puts its own in their place when it starts."""
 
