@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import dcfast  # noqa: E402
+from dcfast.loss import clip_gradient, strips  # noqa: E402
 
 
 @pytest.mark.parametrize("rows", [60, 257, 700])
@@ -81,3 +82,20 @@ def test_norms_at_the_ends_of_float32(
         assert 0 in kept
         reference.assert_close([found[k] for k in kept], [wanted[k] for k in kept], torch.float32)
         assert all(bool(x.isfinite().all()) for x in found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("norm", [1.0, 1e5, 1e9, 1e17])
+def test_the_gradient_of_the_scale_from_dot_products_of_any_size(dtype: torch.dtype, norm: float) -> None:
+    """Of half precision and of many ranks it is summed from exponentials times dot products, near overflow by 2^24."""
+    rows = 300
+    image, text = (x.to(dtype) for x in reference.features(rows, 3, norm=norm))
+    scale = torch.tensor(100.0 / norm / norm)
+    *_, wanted = reference.exact(reference.fitted_clip, image, text, scale)
+    strip = strips.clip_forward(image, text, scale)
+    assert int(strip.flag) == 0
+    dots = clip_gradient.clip_products(image, text, scale, strip, dots=True).dots
+    assert dots is not None
+    assert float(dots.sum()) / (2 * rows) == pytest.approx(float(wanted), rel=1e-5)
+    if dtype == torch.bfloat16:
+        assert float(reference.run(dcfast.clip_loss, image, text, scale)[3]) == pytest.approx(float(wanted), rel=1e-5)

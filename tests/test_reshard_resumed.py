@@ -261,6 +261,23 @@ def test_a_cut_output_shard_of_an_ended_run_is_written_again(tmp_path: Path, kin
     assert files(out) == whole
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_every_cut_shard_of_many_is_found(tmp_path: Path, threads: int) -> None:
+    """Looked at are several at a time: a last part of less, and cut ones at either end of parts."""
+    samples = [(f"{i:03d}", {"txt": b"a", "json": json.dumps({"uid": make_uid(i)}).encode()}) for i in range(23)]
+    write_pool(tmp_path / "p", [samples])
+    out, subset = tmp_path / "o", subset_of([make_uid(i) for i in range(23)])
+    options: dict[str, Any] = {"shard_size": 1, "resume": True, "sync": False, "threads": threads}
+    resharder.reshard(tmp_path / "p", out, subset, **options)
+    whole = files(out)
+    for cut in ([0, 22], [2, 3, 20], list(range(23))):
+        for k in cut:
+            (out / f"{k:08d}.tar").write_bytes(b"")
+        report = resharder.reshard(tmp_path / "p", out, subset, **options)
+        assert (report["skipped"], report["mended"]) == (23 - len(cut), len(cut))
+        assert files(out) == whole
+
+
 def test_the_command_line_says_what_it_mended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_pool(tmp_path / "p", [[("0", {"txt": b"a", "json": json.dumps({"uid": make_uid(0)}).encode()})]])
     save_subset(tmp_path / "s.npy", subset_of([make_uid(0)]))

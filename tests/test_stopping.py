@@ -12,11 +12,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from dcfast import resharder
+from dcfast import resharder, stopping
 from dcfast.run import run
+from dcfast.stages.engine import RayEngine
 from dcfast.stages.run_dir import Settings
 from dcfast.stopping import Stopped, stoppable
 from dcfast.uids import save_subset
@@ -146,6 +148,13 @@ def test_what_the_command_returns_and_raises_is_passed_on() -> None:
     assert signal.set_wakeup_fd(wakeup) == wakeup
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is not ended, however busy the machine is."""
+    monkeypatch.setattr(stopping, "GRACE_SECONDS", 300.0)
+
+
+@pytest.mark.usefixtures("patient")
 def test_a_signal_of_this_process_ends_the_command_alone(capsys: pytest.CaptureFixture[str]) -> None:
     def command() -> int:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -156,6 +165,51 @@ def test_a_signal_of_this_process_ends_the_command_alone(capsys: pytest.CaptureF
     assert capsys.readouterr().err == "stopped\n"
     with pytest.raises(Stopped):
         raise Stopped(2)
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("ending", ["raises", "returns 1", "returns 0"])
+def test_a_stopped_command_that_ends_otherwise(ending: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A worker that the signal reached too: what waits for it raises while the command is stopped, or even says so."""
+
+    def command() -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            select.select([], [], [], 300)
+        finally:
+            if ending == "raises":
+                raise RuntimeError("a worker was killed by signal: Terminated")
+            return int(ending[-1])  # noqa: B012
+
+    expected = (0, "") if ending == "returns 0" else (143, "stopped\n")
+    assert (stoppable(command, "stopped"), capsys.readouterr().err) == expected
+
+
+@pytest.mark.usefixtures("patient")
+def test_ray_leaves_the_handlers_of_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It puts its own in their place when it starts."""
+
+    def init(**options: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    ray = SimpleNamespace(is_initialized=lambda: False, init=init, shutdown=lambda: None)
+    ray.remote, ray.cluster_resources = (lambda **options: lambda function: function), dict
+    monkeypatch.setitem(sys.modules, "ray", ray)
+
+    def command() -> int:
+        with RayEngine(1):
+            os.kill(os.getpid(), signal.SIGTERM)
+            select.select([], [], [], 5)
+        return 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert stoppable(command, "stopped") == 143
+    assert signal.getsignal(signal.SIGTERM) == before
+    try:
+        with RayEngine(1):
+            assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN, "no command runs"
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 #: a Ctrl-C while processes are started, in a process without other threads

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from dcfast import resharder
+from dcfast import resharder, temporary
 from dcfast.temporary import temporary_folder
 from dcfast.uids import save_subset
 from reshard_reference import make_uid, subset_of, write_pool
@@ -54,16 +54,29 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> No
         assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_what_is_no_leftover_stays(tmp_path: Path) -> None:
+def leftover(monkeypatch: pytest.MonkeyPatch, machine: str) -> str:
+    """A name as a killed process of a machine leaves it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "uname", lambda: os.uname_result(("Linux", machine, "", "", "")))
+        return f"dcfast-index-{temporary._machine()}-{'0' * 16}"
+
+
+def test_what_is_no_leftover_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = leftover(monkeypatch, os.uname().nodename)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/mine").write_text("mine")
     (tmp_path / "t").mkdir()
-    (tmp_path / "t/dcfast-index-link").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "t/dcfast-index-file").write_text("mine")
+    (tmp_path / f"t/{name[:-1]}1").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / f"t/{name[:-1]}2").write_text("mine")
     (tmp_path / "t/dcfast-index-new-0").mkdir()  # about to be locked by its process
+    (tmp_path / "t/dcfast-index-laion").mkdir()  # data that somebody named so
+    (tmp_path / "t" / f"{name}0").mkdir()
+    (tmp_path / "t" / leftover(monkeypatch, "another")).mkdir()  # whose locks may not be seen here
+    before = sorted((tmp_path / "t").iterdir())
+    (tmp_path / "t" / name).mkdir()
     with temporary_folder("dcfast-index-", tmp_path / "t"):
         pass
-    assert len(list((tmp_path / "t").iterdir())) == 3
+    assert sorted((tmp_path / "t").iterdir()) == before
     assert (tmp_path / "elsewhere/mine").exists()
 
 
@@ -71,11 +84,12 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def refuse(*arguments: object) -> None:
         raise OSError("no locks available")
 
-    (tmp_path / "dcfast-index-0").mkdir()
+    name = leftover(monkeypatch, os.uname().nodename)
+    (tmp_path / name).mkdir()
     monkeypatch.setattr("fcntl.flock", refuse)
     with temporary_folder("dcfast-index-", tmp_path) as folder:
         assert folder.is_dir()
-    assert [path.name for path in tmp_path.iterdir()] == ["dcfast-index-0"]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_parent_that_is_none(tmp_path: Path) -> None:
@@ -101,7 +115,7 @@ def test_a_killed_reshard_leaves_nothing_to_the_run_after_the_next(tmp_path: Pat
     environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=False)
     assert done.returncode == -signal.SIGKILL
-    left = sorted(path.name.rsplit("-", 1)[0] for path in (tmp_path / "tmp").iterdir())
+    left = sorted(path.name.rsplit("-", 2)[0] for path in (tmp_path / "tmp").iterdir())
     assert left == ["dcfast-boxes", "dcfast-index"]
     words = [sys.executable, "-m", "dcfast.resharder", "-i", "p", "-o", "o", "-s", "s.npy", "-q", "--resume"]
     words += ["--blur-metadata-map", "b.parquet", "--inject-blur-metadata"]

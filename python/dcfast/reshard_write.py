@@ -109,9 +109,12 @@ def _whole_ones(
 
     from dcfast.reshard_whole import is_whole
 
+    # several at a time: a future measures a kilobyte, and there may be a million shards
+    step = min(64, 1 + len(there) // (8 * max(1, threads)))
+    parts = (there[begin : begin + step] for begin in range(0, len(there), step))
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        found = list(pool.map(lambda k: is_whole(sources, k, out, blur, idx), there))
-    return {k for k, whole in zip(there, found, strict=True) if whole}
+        found = pool.map(lambda part: [k for k in part if is_whole(sources, k, out, blur, idx)], parts)
+        return {k for part in found for k in part}
 
 
 def _is_there(out: Path, k: int, idx: bool) -> bool:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["Stopped", "spawning", "start_worker", "stoppable"]
+__all__ = ["Stopped", "handlers_kept", "spawning", "start_worker", "stoppable"]
 
 GRACE_SECONDS = 2.0
 """How long a stopped command may take to close its files and end its workers by itself."""
@@ -39,27 +39,39 @@ def stoppable(command: Callable[[], int], line: str) -> int:
     Args:
         command: returns its exit status; its workers die with this process (``start_worker``).
         line: what standard error gets where it is stopped: how to go on.
-    Errors of the command are raised. Outside of the main thread signals are left as they are.
+    Errors of the command are raised, but for those of a stopped one: where a signal reached its workers too, as that of
+    systemd or Slurm does, they end in any order. Outside of the main thread signals are left as they are.
     """
     if threading.current_thread() is not threading.main_thread():
         return command()
+    signals: list[int] = []
     try:
-        with _watched(line):
-            return command()
-    except KeyboardInterrupt as stopped:
-        sys.stderr.write(f"{line}\n")
-        sys.stderr.flush()
-        number = stopped.number if isinstance(stopped, Stopped) else signal.SIGINT
-        return 128 + number
+        with _watched(line, signals):
+            status = command()
+    except KeyboardInterrupt:
+        signals.append(signal.SIGINT)
+    except BaseException:
+        if not signals:
+            raise
+    else:
+        if status == 0 or not signals:
+            return status
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+    return 128 + signals[0]
 
 
 @contextmanager
-def _watched(line: str) -> Iterator[None]:
+def _watched(line: str, signals: list[int]) -> Iterator[None]:
+    def stop(number: int, frame: FrameType | None) -> None:
+        signals.append(number)
+        raise Stopped(number)
+
     received, told = os.pipe()
     os.set_blocking(told, False)
     # one that is ignored stays so (nohup, a job in the background of a script), and one that is not Python's is left
     ours = [number for number in _SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
-    before: dict[int, Any] = {number: signal.signal(number, _stop) for number in ours}
+    before: dict[int, Any] = {number: signal.signal(number, stop) for number in ours}
     _before_command.update(before)
     earlier = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
     ended = threading.Event()
@@ -94,10 +106,6 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise Stopped(number)
-
-
 def _watch(received: int, ended: threading.Event, line: str) -> None:
     number = 0
     while number not in _SIGNALS:
@@ -107,6 +115,19 @@ def _watch(received: int, ended: threading.Event, line: str) -> None:
     if not ended.wait(GRACE_SECONDS):
         os.write(2, f"{line}\n".encode())
         os._exit(128 + number)
+
+
+@contextmanager
+def handlers_kept() -> Iterator[None]:
+    """While a library starts that puts its own handlers in place of a command's, as Ray does; else it changes nothing.
+
+    Not for the time of the block: a signal within it is the library's.
+    """
+    here = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in _before_command} if here else {}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @contextmanager

@@ -1,13 +1,16 @@
 """Temporary folders that do not pile up: what a killed process left is removed by the next that needs such a folder.
 
 For data that can be large (an index made for one reshard, boxes, sorted runs). A folder is held by a lock on itself,
-which the kernel lets go of when its process dies, however it dies; a folder whose lock is free is a leftover.
+which the kernel lets go of when its process dies, however it dies; a folder whose lock is free is a leftover. Only
+names as they are made here are looked at, of this machine: some shared file systems keep locks for each machine.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -42,7 +45,7 @@ def temporary_folder(prefix: str, parent: str | os.PathLike[str] | None = None) 
         except OSError:
             pass  # it keeps its fresh name, which nobody takes for a leftover
         else:
-            held = base / f"{prefix}{os.urandom(8).hex()}"
+            held = base / f"{prefix}{_machine()}-{os.urandom(8).hex()}"
             os.rename(folder, held)
             folder = held
         yield folder
@@ -52,15 +55,20 @@ def temporary_folder(prefix: str, parent: str | os.PathLike[str] | None = None) 
             os.close(lock)
 
 
+def _machine() -> str:
+    return hashlib.sha256(os.fsencode(os.uname().nodename)).hexdigest()[:8]
+
+
 def _remove_leftovers(base: Path, prefix: str) -> None:
+    # somebody may have named a folder of data so: no other name than one of ours is touched
+    ours = re.compile(rf"{re.escape(prefix)}{_machine()}-[0-9a-f]{{16}}")
     try:
         with os.scandir(base) as entries:
-            names = [entry.name for entry in entries if entry.name.startswith(prefix)]
+            names = [entry.name for entry in entries if ours.fullmatch(entry.name)]
     except OSError:
         return  # making the folder says what is wrong
     for name in names:
-        if not name.startswith(prefix + _FRESH):
-            _remove_if_left(base / name)
+        _remove_if_left(base / name)
 
 
 def _remove_if_left(path: Path) -> None:

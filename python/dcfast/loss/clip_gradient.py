@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 _MOST_UNIT, _MOST_PRODUCT = 80, 100
 # and no factor may overflow that is multiplied with it
 _MOST_FACTOR = 124
+# log2: what dot products times exponentials may be above these, of which ``clip_shift`` leaves more
+_ROOM = 20
 _RUN = 32
 
 
@@ -139,6 +141,7 @@ class _Gradient:
         self._flagged, self._means = bool(int(strip.flag)), texts.means is not None
         self._shift = float(strip.shift)
         self._away = away(texts, scale, strip.shift)
+        self._most_dot = texts.given.shape[1] * largest * largest
         self.unit = 1.0
         if not self._flagged:
             extremes = torch.stack([*strip.rows[INVERSE].aminmax(), *strip.cols[INVERSE].aminmax()])
@@ -206,8 +209,12 @@ class _Gradient:
             by_row, by_col = self._softmax(1), self._softmax(0)
             by_row, by_col = _centred(by_row, by_row * d, 1, of_row), _centred(by_col, by_col * d, 0, of_col)
         else:
-            e, products = self._exponentials, d.mul_(self._exponentials)
-            by_row, by_col = _centred(e, products, 1, of_row), _centred(e, products, 0, of_col)
+            e = self._exponentials
+            # of features of large norm their products would overflow; of most a bound tells that they do not
+            most = self._most_dot if self._most_dot < 2**_ROOM else max(abs(float(x)) for x in d.aminmax())
+            unit = 2.0 ** -max(0, math.frexp(most)[1] - _ROOM)
+            products = (d if unit == 1 else d.mul_(unit)).mul_(e)
+            by_row, by_col = _centred(e, products, 1, of_row, unit), _centred(e, products, 0, of_col, unit)
         by_row, by_col = by_row * self._inverse[0][self._rows], by_col * self._inverse[1]
         off_rows = rows[SHARE, here] * (positives - of_row[here])
         off_cols = cols[SHARE, there] * (positives - of_col[there])
@@ -274,9 +281,9 @@ def _unit(inverse: Tensor, largest: float) -> float:
     return 2.0 ** max(0, min(-math.frexp(least)[1], room))
 
 
-def _centred(weights: Tensor, products: Tensor, dim: int, centres: Tensor) -> Tensor:
-    """Sums of weights * (d - centre) along ``dim``, in float64, from weights and weights * d."""
-    return products.sum(dim, dtype=torch.float64) - centres * weights.sum(dim, dtype=torch.float64)
+def _centred(weights: Tensor, products: Tensor, dim: int, centres: Tensor, unit: float = 1.0) -> Tensor:
+    """Sums of weights * (d - centre) along ``dim``, in float64, from weights and unit * weights * d."""
+    return products.sum(dim, dtype=torch.float64) / unit - centres * weights.sum(dim, dtype=torch.float64)
 
 
 def finish(

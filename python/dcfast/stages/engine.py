@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from dcfast.errors import MissingDependencyError, RunError
 from dcfast.stages.piece import Piece, perform
-from dcfast.stopping import spawning, start_worker
+from dcfast.stopping import handlers_kept, spawning, start_worker
 
 __all__ = [
     "ENGINES",
@@ -149,7 +149,8 @@ class RayEngine(_Closing):
         if self._owns:
             address = address or os.environ.get("RAY_ADDRESS")
             extra: dict[str, Any] = {} if address else {"num_cpus": workers, "include_dashboard": False}
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **extra)
+            with handlers_kept():  # Ray's SIGTERM prints a stack of C++ and ends with status 15
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **extra)
         # a node may be lost: the piece is safe to repeat. One that kills its worker every time ends as a RunError
         self._perform = ray.remote(num_cpus=1, max_retries=3, scheduling_strategy="SPREAD")(perform)
         self._has_gpus = float(ray.cluster_resources().get("GPU", 0)) > 0  # type: ignore[no-untyped-call]
