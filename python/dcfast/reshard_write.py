@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ from dcfast.reshard_plan import ReshardPlan
 from dcfast.reshard_rows import SegmentLike
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from dcfast.reshard_edit import BlurOptions
 
 __all__ = ["SHARD_FORMAT", "STATS_FORMAT", "check_planned", "write_output_shards"]
@@ -86,20 +89,32 @@ def write_output_shards(
     todo = [k for k in range(k_first, k_last) if k not in whole]
     # where there are fewer shards than threads, a shard is written by several
     writer = _Writer(sources, out, sync, check_mtime, max(1, threads // max(1, len(todo))), blur, idx)
-    if threads <= 1 or len(todo) <= 1:
-        written = [writer.write(k) for k in todo]
-    else:
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(threads) as pool:
-            futures = [pool.submit(writer.write, k) for k in todo]
-            try:
-                written = [future.result() for future in futures]
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
-    totals = {name: sum(one[name] for one in written) for name in TOTALS}
+    totals = dict.fromkeys(TOTALS, 0)
+    for one in _written(writer, todo, threads):
+        for name in TOTALS:
+            totals[name] += one[name]
     return {**totals, "skipped": len(whole), "mended": len(there) - len(whole)}
+
+
+def _written(writer: _Writer, todo: Sequence[int], threads: int) -> Iterator[dict[str, int]]:
+    """The counts of each shard as it is written, in order; a few are under way ahead, however many there are."""
+    if threads <= 1 or len(todo) <= 1:
+        yield from map(writer.write, todo)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    ahead: deque[Future[dict[str, int]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for k in todo:
+                ahead.append(pool.submit(writer.write, k))
+                if len(ahead) > 4 * threads:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
 
 
 def _whole_ones(
