@@ -174,7 +174,10 @@ def inf_cl_clip() -> Loss | None:
     """Inf-CL's tiled loss, both directions; it computes in float32 (TF32) and wants D in multiples of 256."""
     try:
         from inf_cl import cal_flash_loss
-    except Exception:  # whatever a peer dislikes in this torch or Triton is no reason to stop
+    except ImportError:
+        return None
+    except Exception as error:  # whatever a peer dislikes in this torch or Triton is no reason to stop
+        print(f"  Inf-CL is there, but cannot be imported: {type(error).__name__}: {error}", flush=True)
         return None
 
     def call(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
@@ -189,7 +192,10 @@ def cce_clip(filter_eps: str | None) -> Loss | None:
     """cut-cross-entropy with texts as the classifier of images, and images as that of texts."""
     try:
         from cut_cross_entropy import linear_cross_entropy
-    except Exception:  # whatever a peer dislikes in this torch or Triton is no reason to stop
+    except ImportError:
+        return None
+    except Exception as error:  # whatever a peer dislikes in this torch or Triton is no reason to stop
+        print(f"  cut-cross-entropy is there, but cannot be imported: {type(error).__name__}: {error}", flush=True)
         return None
 
     def call(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
