@@ -95,7 +95,7 @@ def _ours_side(pool: make_pool.Pool, uids: Any, expected: tuple[list[str], Hashe
         from dcfast.access import PoolReader
     except ImportError as error:
         return Absent("dcfast", str(error))
-    from dcfast.shards import write_segment
+    from dcfast.index.build import write_segment
 
     segment = str(work / "pool.dcx")
     write_segment([(path, os.path.basename(path)) for path in pool.shards], segment)

@@ -105,8 +105,8 @@ def time_in_process(
     bench: harness.Bench, pool: make_pool.Pool, expected: dict[str, bytes], work: Path, compiled: Floors | str
 ) -> None:
     """An output shard a thread, from an index that is there already."""
-    from dcfast.resharder import reshard
-    from dcfast.shards import write_segment
+    from dcfast.index.build import write_segment
+    from dcfast.resharding.resharder import reshard
 
     segment = str(work / "pool.dcx")
     write_segment([(path, os.path.basename(path)) for path in pool.shards], segment)

@@ -28,7 +28,7 @@ _HEADER_BYTES = 1536
 
 def ours(shards: list[str], out: str, read_uid: bool, read_image_size: bool) -> str:
     """dcfast's index of the shards, written to out."""
-    from dcfast.shards import write_segment
+    from dcfast.index.build import write_segment
 
     pairs = [(path, os.path.basename(path)) for path in shards]
     write_segment(pairs, out, 1, read_uid=read_uid, read_image_size=read_image_size)
@@ -36,7 +36,7 @@ def ours(shards: list[str], out: str, read_uid: bool, read_image_size: bool) -> 
 
 
 def _check_ours(provider: str, expected: list[reference.Members], uids: Any, out: str) -> None:
-    from dcfast.segments import Segment
+    from dcfast.index.segments import Segment
 
     segment = Segment.open(out)
     table = segment.members()
@@ -154,7 +154,7 @@ def measure_memory(bench: harness.Bench, pool: make_pool.Pool) -> None:
         out = work / "pool.dcx"
         script = (
             "import os, sys\n"
-            "from dcfast.shards import write_segment\n"
+            "from dcfast.index.build import write_segment\n"
             "names = sorted(os.listdir(sys.argv[1]))\n"
             "pairs = [(os.path.join(sys.argv[1], name), name) for name in names]\n"
             "print(write_segment(pairs, sys.argv[2], int(sys.argv[3]))['num_samples'])\n"

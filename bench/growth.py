@@ -86,7 +86,7 @@ def layout_of(samples: int) -> list[tuple[int, int]]:
 
 def build(folder: Path, samples: int) -> dict[str, Any]:
     """Writes the pool index; its time is that of the whole, making up the uids included."""
-    from dcfast.pool_index import build_pool_records
+    from dcfast.index.pool_index import build_pool_records
 
     began, began_cpu = time.perf_counter(), time.process_time()
     parts = layout_of(samples)
@@ -101,7 +101,7 @@ def build(folder: Path, samples: int) -> dict[str, Any]:
 
 def look_up(folder: Path, samples: int, queries: int) -> dict[str, Any]:
     """Uids in random order, nine of ten in the pool; the first time from disk where the page cache was emptied."""
-    from dcfast.pool_index import PoolIndex
+    from dcfast.index.pool_index import PoolIndex
 
     rng = np.random.default_rng(samples)
     numbers = rng.integers(0, samples, queries, dtype=np.uint64)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from dcfast.models import ClipModel
+from dcfast.models.clip import ClipModel
 from PIL import Image
 from torch import Tensor, nn
 

@@ -16,7 +16,7 @@ MODEL = "dcfast-tiny"
 @cache
 def clip(checkpoint: str | None = None) -> Any:
     import torch
-    from dcfast.models import load_model
+    from dcfast.models.clip import load_model
 
     torch.set_num_threads(1)  # a picture at a time: more threads only wait for each other
     return load_model(MODEL, checkpoint)
@@ -24,7 +24,7 @@ def clip(checkpoint: str | None = None) -> Any:
 
 def save_checkpoint(path: Path, seed: int = 5) -> Path:
     """An untrained model's weights as a checkpoint file."""
-    from dcfast.models import create_model
+    from dcfast.models.clip import create_model
     from safetensors.torch import save_file
 
     save_file({k: v.contiguous() for k, v in create_model(MODEL, seed=seed).state_dict().items()}, path)

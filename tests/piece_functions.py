@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dcfast.atomic import write_bytes
+from dcfast.storage.atomic import write_bytes
 
 
 def square(out: str, args: dict[str, Any]) -> dict[str, Any]:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from dcfast.report.collect import Source
-from dcfast.stages.decontaminate import evidence_schema
-from dcfast.stages.fates import fate_schema
-from dcfast.stages.run_dir import Settings
+from dcfast.report.facts.collect import Source
+from dcfast.rundir.layout import evidence_schema, fate_schema
+from dcfast.rundir.run_dir import Settings
 from pool_builder import uid_of
 
 

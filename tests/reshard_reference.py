@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import dcfast._core as _core
 import numpy as np
 import webdataset
-from dcfast import _core
 
 UID = np.dtype("u8,u8")
 NO_SIZES, NO_TIMES = np.zeros(0, np.uint64), np.zeros(0, np.int64)

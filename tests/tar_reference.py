@@ -90,7 +90,7 @@ def group(names: Iterable[str]) -> tuple[list[tuple[str, list[str]]], list[str]]
     return samples, strays
 
 
-def our_groups(segment: dcfast.shards.Segment) -> list[tuple[str, list[str]]]:
+def our_groups(segment: dcfast.index.build.Segment) -> list[tuple[str, list[str]]]:
     exts = segment.member_ext()
     begin = segment.member_begin
     return [

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from dcfast import access
 from dcfast.errors import CorruptDataError, PoolError
-from dcfast.run import run
-from dcfast.shards import index_tars
-from dcfast.stages.run_dir import Settings
-from dcfast.uids import save_subset, uid_parse, uid_sort
+from dcfast.index.build import index_tars
+from dcfast.run.workflow import run
+from dcfast.rundir.run_dir import Settings
+from dcfast.uids.sets import save_subset, uid_parse, uid_sort
 from pool_builder import PoolBuilder, Sample, plain_pool, uid_of
 
 

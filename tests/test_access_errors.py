@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from dcfast import access
 from dcfast.errors import CorruptDataError, PoolError
-from dcfast.shards import index_tars, write_segment
+from dcfast.index.build import index_tars, write_segment
 from reshard_reference import make_sample, make_uid, subset_of, uid_array, write_pool
 
 SAMPLES, SHARDS = 5, 3

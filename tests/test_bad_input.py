@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from dcfast.errors import CorruptDataError, FilterError, PoolError, SubsetError
-from dcfast.run import main, run
-from dcfast.stages.run_dir import Settings
-from dcfast.uids import save_subset, uid_parse, uid_sort
+from dcfast.run.workflow import main, run
+from dcfast.rundir.run_dir import Settings
+from dcfast.uids.sets import save_subset, uid_parse, uid_sort
 from pool_builder import PoolBuilder, Sample, picture, plain_pool, uid_of
 
 

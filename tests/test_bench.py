@@ -115,7 +115,7 @@ def test_a_wrong_index_is_refused(cache: Path, tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_wrong_reshard_is_refused(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import dcfast.resharder
+    import dcfast.resharding
 
     from bench import bench_reshard
 
@@ -145,7 +145,7 @@ def test_pools_are_the_same_bytes_each_time(tmp_path: Path) -> None:
 def test_pool_has_pax_headers_and_picture_sizes(tmp_path: Path) -> None:
     import tarfile
 
-    from dcfast.shards import index_tars
+    from dcfast.index.build import index_tars
 
     pool = make_pool.make_pool(make_pool.PoolSize(shards=1, samples=5, mean_jpeg=400), str(tmp_path))
     with tarfile.open(pool.shards[0]) as tar:

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 from dcfast.errors import RunError
-from dcfast.run import run, run_branch
-from dcfast.stages import branch as branching
-from dcfast.stages.branch import branch_settings, branch_stages, comparison_dir, link_base, slug
-from dcfast.stages.run_dir import Run, Settings
-from dcfast.uids import load_subset
+from dcfast.run.workflow import run, run_branch
+from dcfast.rundir import branch as branching
+from dcfast.rundir.branch import branch_settings, branch_stages, comparison_dir, link_base, slug
+from dcfast.rundir.run_dir import Run, Settings
+from dcfast.uids.sets import load_subset
 from pool_builder import evalset, picture, plain_pool
 
 

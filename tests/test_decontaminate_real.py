@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dcfast.pictures import FORMATS, STATUS, perceptual_hash, picture_signatures
-from dcfast.similarity import hamming_join
+from dcfast.images.signatures import FORMATS, STATUS, perceptual_hash, picture_signatures
+from dcfast.similarity.hamming import hamming_join
 
 pytestmark = pytest.mark.real_data
 
@@ -131,7 +131,7 @@ def test_edits_of_one_photo_match_and_other_photos_do_not(real_data: Path) -> No
 
 def test_odd_pictures_are_read_as_pillow_reads_them(real_data: Path) -> None:
     """One difference: unknown_compression_method.png, whose colour profile alone is broken, is ok for us."""
-    from dcfast.pictures import picture_signature
+    from dcfast.images.signatures import picture_signature
 
     expected = {
         "truncated_jpeg.jpg": "truncated",

@@ -13,7 +13,9 @@ from typing import Any
 
 import dcfast
 import pytest
-from dcfast import doctor, doctor_checks, doctor_gpu
+from dcfast.doctor import checks as doctor_checks
+from dcfast.doctor import command as doctor
+from dcfast.doctor import gpu as doctor_gpu
 
 
 class Terminal(io.StringIO):

@@ -172,10 +172,10 @@ def test_importing_the_package_needs_no_torch() -> None:
 
 def _trained(out: Path, sets: Path) -> Any:
     """A run whose training is done: a checkpoint, and the summaries that the stage reads."""
-    from dcfast.atomic import write_json
-    from dcfast.models import create_model, file_sha256
-    from dcfast.stages.run_dir import Run
-    from dcfast.stages.settings import Settings
+    from dcfast.models.clip import create_model, file_sha256
+    from dcfast.rundir.run_dir import Run
+    from dcfast.rundir.settings import Settings
+    from dcfast.storage.atomic import write_json
 
     checkpoint = out / "train/checkpoints/epoch_1.pt"
     checkpoint.parent.mkdir(parents=True)
@@ -191,9 +191,9 @@ def _trained(out: Path, sets: Path) -> Any:
 
 
 def test_the_stage_scores_the_last_checkpoint_once(tmp_path: Path) -> None:
-    from dcfast.stages.engine import open_engine
+    from dcfast.engine import open_engine
+    from dcfast.engine.progress import Silent
     from dcfast.stages.evaluate import steps
-    from dcfast.stages.progress import Silent
     from dcfast.stages.runner import run_stage
 
     sets, out = tmp_path / "sets", tmp_path / "out"
@@ -214,9 +214,9 @@ def test_the_stage_scores_the_last_checkpoint_once(tmp_path: Path) -> None:
 
 
 def test_the_stage_without_sets_or_training(tmp_path: Path) -> None:
+    from dcfast.rundir.run_dir import Run
+    from dcfast.rundir.settings import Settings
     from dcfast.stages.evaluate import steps
-    from dcfast.stages.run_dir import Run
-    from dcfast.stages.settings import Settings
 
     with pytest.raises(StopIteration) as end:
         next(steps(Run(tmp_path, Settings(pool="p"))))

@@ -204,7 +204,7 @@ def test_either_way_of_writing_race_binary(white: int) -> None:
 
 def test_class_weights_are_those_of_open_clip() -> None:
     import open_clip
-    from dcfast.models import load_model
+    from dcfast.models.clip import load_model
 
     clip = load_model("dcfast-tiny")
     classes, templates = [f"thing {i}" for i in range(11)], ["a photo of a {}.", "{} again", "the {}"]
@@ -215,7 +215,7 @@ def test_class_weights_are_those_of_open_clip() -> None:
 
 
 def test_any_number_of_threads_gives_the_same_bits(tmp_path: Path) -> None:
-    from dcfast.models import load_model
+    from dcfast.models.clip import load_model
 
     folder = write_set(tmp_path, "a", labelled(23), NAMES)
     evalset = open_evalset(EvalTask("a", "A", folder.name), folder)

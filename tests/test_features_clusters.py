@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from dcfast.errors import CorruptDataError, FilterError, PoolError
-from dcfast.features.kmeans import kmeans
-from dcfast.run import run
-from dcfast.stages import kmeans as stage
-from dcfast.stages.run_dir import Settings
+from dcfast.run.workflow import run
+from dcfast.rundir.run_dir import Settings
+from dcfast.similarity.centroids import kmeans
+from dcfast.stages.filter import centroids as stage
 from pool_builder import plain_pool, uid_of
 
 DIM, COUNT = 8, 30

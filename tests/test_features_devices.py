@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from dcfast.features import devices
-from dcfast.features.devices import borrowed_device, gpu_share, resolve_device
+from dcfast.models import devices
+from dcfast.models.devices import borrowed_device, gpu_share, resolve_device
 
 
 @pytest.fixture

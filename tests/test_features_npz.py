@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dcfast.errors import CorruptDataError
-from dcfast.features.npz import Array, iterate_npz, npz_arrays, write_npz
 from dcfast.features.spec import FeatureModel, feature_models, parse_model
+from dcfast.storage.npz import Array, iterate_npz, npz_arrays, write_npz
 
 
 def blocks_of(array: np.ndarray, rows: int) -> list[np.ndarray]:

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from dcfast.errors import CheckpointError, CorruptDataError, PoolError
 from dcfast.features import metadata, pairs
-from dcfast.run import run
-from dcfast.stages import run_dir
-from dcfast.stages.run_dir import Settings
-from dcfast.uids import open_records
+from dcfast.run.workflow import run
+from dcfast.rundir import run_dir
+from dcfast.rundir.run_dir import Settings
+from dcfast.uids.sets import open_records
 from features_reference import MODEL, clip, embed_one, pool_samples, save_checkpoint
 from pool_builder import PoolBuilder, Sample, picture, uid_of
 

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from dcfast.errors import RunError, SubsetError
-from dcfast.models import file_sha256, load_model
-from dcfast.run import run
+from dcfast.models.clip import file_sha256, load_model
+from dcfast.run.workflow import run
+from dcfast.rundir.run_dir import Settings
 from dcfast.stages import teacher
-from dcfast.stages.run_dir import Settings
-from dcfast.uids import save_subset, uid_parse, uid_sort
+from dcfast.uids.sets import save_subset, uid_parse, uid_sort
 from pool_builder import Sample, plain_pool, uid_of
 
 WORLD = {"rows": 120, "rows_per_shard": 60, "eval_scale": 0.05, "teacher_pairs": 40}

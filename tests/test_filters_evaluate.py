@@ -30,7 +30,7 @@ UID = np.dtype("u8,u8")
 def _uids_module(monkeypatch: pytest.MonkeyPatch) -> None:
     """dcfast.uids where it is built, else a slow stand-in."""
     try:
-        import dcfast.uids  # noqa: F401
+        import dcfast.uids.sets  # noqa: F401
     except ImportError:
 
         def uid_isin(uids: np.ndarray, sorted_uids: np.ndarray, *, check: bool, threads: int) -> np.ndarray:

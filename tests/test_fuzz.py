@@ -8,8 +8,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from dcfast.segments import Segment
-from dcfast.shards import index_tars
+from dcfast.index.build import index_tars
+from dcfast.index.segments import Segment
 
 
 @pytest.fixture(scope="module")

@@ -43,8 +43,7 @@ def test_wrong_answer_is_not_timed(tmp_path: Path) -> None:
 
 
 def test_made_pools_are_cut_as_real_ones() -> None:
-    from dcfast.stages.piece import group_files
-    from dcfast.stages.run_dir import MAX_SEGMENTS
+    from dcfast.index.pool import MAX_SEGMENTS, group_files
 
     for samples in (1, 9_999, 10_000, 10_001, 12_345_678, 100_000_000):
         shards = [f"{k:08d}.tar" for k in range(-(-samples // growth.SAMPLES_A_SHARD))]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dcfast import CorruptDataError, hash_members
-from dcfast.hashing import hash_bytes, hash_file, xxh3_64
+from dcfast.storage.hashing import hash_bytes, hash_file, xxh3_64
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -156,7 +156,7 @@ def test_ranges_beyond_the_data_are_refused() -> None:
 def test_machines_without_avx2_hash_the_same(blob: Path) -> None:
     sizes = [0, 1, 3, 4, 8, 9, 16, 17, 128, 129, 240, 241, 1023, 1024, 1025, 5003, 1_048_577, 4_999_999]
     script = (
-        "import sys, dcfast.hashing as h\n"
+        "import sys, dcfast.storage.hashing as h\n"
         "data, sizes = open(sys.argv[1], 'rb').read(), [int(n) for n in sys.argv[2:]]\n"
         "print(h.hash_members(data, [7] * len(sizes), sizes).tolist(), h.hash_file(sys.argv[1]))\n"
         "print(h.hash_members(sys.argv[1], [7] * len(sizes), sizes).tolist())\n"

@@ -16,8 +16,8 @@ import dcfast
 import pytest
 from dcfast import access
 from dcfast.errors import CorruptDataError
-from dcfast.interop import write_wids
-from dcfast.shards import SampleFlag, Segment, index_tars, write_segment
+from dcfast.index.build import SampleFlag, Segment, index_tars, write_segment
+from dcfast.interop.wids import write_wids
 from tar_reference import GIF, UID, make_tar, our_groups, our_members, sample_members, tarfile_members
 from test_tar_index import END, plain
 

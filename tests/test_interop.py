@@ -16,19 +16,10 @@ import dcfast
 import numpy as np
 import pytest
 from dcfast.errors import CorruptDataError, PoolError
-from dcfast.interop import (
-    CountDifference,
-    WidsShard,
-    count_differences,
-    read_sizes,
-    read_wds2idx,
-    read_wids,
-    shard_counts,
-    write_sizes,
-    write_wds2idx,
-    write_wids,
-)
-from dcfast.shards import index_tars, write_segment
+from dcfast.index.build import index_tars, write_segment
+from dcfast.interop.sizes import CountDifference, count_differences, read_sizes, shard_counts, write_sizes
+from dcfast.interop.wds2idx import read_wds2idx, write_wds2idx
+from dcfast.interop.wids import WidsShard, read_wids, write_wids
 from tar_reference import GIF, UID, group, make_tar, sample_members, tarfile_members
 
 NAMES = ["k/a.jpg", "k/a.seg.PNG", "k/a.json", "b.txt", "c.jpg", "c.txt", "a.jpg"]
@@ -61,9 +52,9 @@ def shards(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture
-def segment(tmp_path: Path, shards: list[Path]) -> dcfast.shards.Segment:
+def segment(tmp_path: Path, shards: list[Path]) -> dcfast.index.build.Segment:
     write_segment([(path, path.name) for path in shards], tmp_path / "segment")
-    return dcfast.shards.Segment.open(tmp_path / "segment")
+    return dcfast.index.build.Segment.open(tmp_path / "segment")
 
 
 # --- DALI -------------------------------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dcfast.features import kmeans as module
-from dcfast.features.kmeans import initial_centroids, kmeans, kmeans_iteration, nearest_centroids
+from dcfast.similarity import centroids as module
+from dcfast.similarity.centroids import initial_centroids, kmeans, kmeans_iteration, nearest_centroids
 
 
 def unit(n: int, d: int, seed: int = 0, dtype: type = np.float16) -> np.ndarray:

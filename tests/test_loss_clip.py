@@ -10,7 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import dcfast  # noqa: E402
-from dcfast.loss import clip_gradient, strips  # noqa: E402
+from dcfast.loss.torch_backend import forward as strips  # noqa: E402
+from dcfast.loss.torch_backend import gradient as clip_gradient  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

@@ -8,7 +8,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import dcfast  # noqa: E402
-from dcfast.loss import clip_gradient, strips  # noqa: E402
+from dcfast.loss.torch_backend import forward as strips  # noqa: E402
+from dcfast.loss.torch_backend import gradient as clip_gradient  # noqa: E402
 
 
 @pytest.mark.parametrize("rows", [60, 257, 700])

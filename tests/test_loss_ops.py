@@ -16,7 +16,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import dcfast  # noqa: E402
-from dcfast.loss import ops, siglip_ops  # noqa: E402
+from dcfast.loss.ops import clip as ops  # noqa: E402
+from dcfast.loss.ops import siglip as siglip_ops  # noqa: E402
 
 LOSSES = [dcfast.clip_loss, dcfast.siglip_loss]
 

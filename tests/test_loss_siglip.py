@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import dcfast  # noqa: E402
-from dcfast.loss import strips  # noqa: E402
+from dcfast.loss.torch_backend import forward as strips  # noqa: E402
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from dcfast.errors import CheckpointError, CorruptDataError
-from dcfast.models import (
+from dcfast.models.clip import (
     create_model,
     file_sha256,
     load_model,

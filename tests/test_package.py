@@ -57,7 +57,7 @@ def test_import_prints_nothing_and_warns_of_nothing() -> None:
 
 
 def test_versions_agree(repo_root: Path) -> None:
-    from dcfast import _core
+    import dcfast._core as _core
 
     project = tomllib.loads((repo_root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     cmake = re.search(r"project\(dcfast VERSION (\S+)", (repo_root / "CMakeLists.txt").read_text(encoding="utf-8"))
@@ -148,7 +148,7 @@ def _needed(library: str) -> list[str]:
 
 
 def test_core_links_neither_python_nor_cuda() -> None:
-    from dcfast import _core
+    import dcfast._core as _core
 
     assert not [name for name in _needed(_core.__file__) if re.match(r"libpython|libcud|libtorch", name)]
 

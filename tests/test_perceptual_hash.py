@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from dcfast.pictures import perceptual_hash, phash_grey
+from dcfast.images.signatures import perceptual_hash, phash_grey
 from PIL import Image, ImageDraw
 
 GREY_LEVEL = 2**40

@@ -11,11 +11,11 @@ import sys
 import zlib
 from pathlib import Path
 
+import dcfast._core as _core
 import numpy as np
 import pytest
-from dcfast import _core
 from dcfast.errors import CorruptDataError
-from dcfast.pictures import FORMATS, STATUS, picture_signature, picture_signatures
+from dcfast.images.signatures import FORMATS, STATUS, picture_signature, picture_signatures
 from PIL import Image, ImageDraw
 
 
@@ -362,7 +362,7 @@ def test_bad_arguments(tmp_path: Path) -> None:
 def test_nothing_is_printed_about_bad_pictures(tmp_path: Path) -> None:
     """libjpeg and libpng would write their warnings to the standard error output."""
     noisy = LOSSY["jpeg"][:700] + b"\xff\xd0\x00\x11" + LOSSY["jpeg"][704:]
-    script = "import sys; from dcfast.pictures import picture_signature as s\n"
+    script = "import sys; from dcfast.images.signatures import picture_signature as s\n"
     script += "print([s(bytes.fromhex(line))['status'] for line in sys.stdin])"
     bad_crc = LOSSLESS["png"][:-4] + b"abcd"
     text = png(1, 1, 8, 0, b"\0\0", (b"iCCP", b"x\0\0garbage"))

@@ -12,13 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dcfast.atomic import atomic_path, remove_leftovers, write_bytes, write_json
+from dcfast.engine import open_engine
+from dcfast.engine.local import LocalEngine
+from dcfast.engine.piece import Piece, perform, piece_key, read_marker
+from dcfast.engine.progress import Silent
+from dcfast.engine.ray import RayEngine
 from dcfast.errors import CorruptDataError, PoolError, RunError
-from dcfast.stages.engine import LocalEngine, RayEngine, open_engine
-from dcfast.stages.piece import Piece, group_files, perform, piece_key, read_marker
-from dcfast.stages.progress import Silent
-from dcfast.stages.run_dir import Run, Settings, open_run
+from dcfast.index.pool import group_files
+from dcfast.rundir.run_dir import Run, Settings, open_run
 from dcfast.stages.runner import run_stage
+from dcfast.storage.atomic import atomic_path, remove_leftovers, write_bytes, write_json
 
 
 def squares(n: int, function: str = "square", source: str | None = None) -> list[Piece]:
@@ -59,7 +62,7 @@ def test_atomic_file_is_whole_or_absent(tmp_path: Path) -> None:
 
 
 def test_atomic_file_never_replaces_a_directory(tmp_path: Path) -> None:
-    from dcfast.uids import save_subset
+    from dcfast.uids.sets import save_subset
 
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("years of work")
@@ -73,7 +76,7 @@ def test_atomic_file_never_replaces_a_directory(tmp_path: Path) -> None:
 def test_table_becomes_a_directory_of_parts_and_a_file_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from dcfast.stages import tables
+    from dcfast.rundir import tables
 
     for number in range(2):
         part = tmp_path / tables.part_path("t", number)
@@ -228,8 +231,8 @@ def test_workers_die_with_a_killed_run(tmp_path: Path) -> None:
     code = f"""
 import sys
 sys.path[:0] = [{str(Path(__file__).parent)!r}]
-from dcfast.stages.engine import LocalEngine
-from dcfast.stages.piece import Piece
+from dcfast.engine import LocalEngine
+from dcfast.engine.piece import Piece
 
 if __name__ == "__main__":
     args = [{{"seconds": 3.0, "value": i, "output": f"{{i}}.txt"}} for i in range(2)]
@@ -293,7 +296,7 @@ def test_ray_engine_on_two_nodes_gives_the_same(tmp_path: Path, ray_nodes: None)
 
 def test_directory_of_another_run_is_refused_and_says_what_differs(tmp_path: Path) -> None:
     with open_run(tmp_path / "run", Settings(pool="/pools/a")) as run:
-        run.claim(["index"])
+        run.lock_settings(["index"])
         write_json(run.summary_path("index"), {"samples": 3})
     with (
         pytest.raises(RunError, match=r"holds another run \(pool: '/pools/a' there, '/pools/b' now\)"),
@@ -301,7 +304,7 @@ def test_directory_of_another_run_is_refused_and_says_what_differs(tmp_path: Pat
     ):
         pass
     with open_run(tmp_path / "run", Settings(pool="/pools/b"), overwrite=True) as run:
-        run.claim(["index"])
+        run.lock_settings(["index"])
         assert not run.has_summary("index"), "what was found of the other pool must not be taken for this one's"
         assert json.loads((run.out / "state/settings.json").read_text())["pool"] == "/pools/b"
 

@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dcfast import pool_refresh, reshard_cli, resharder, run
-from dcfast.atomic import atomic_path
+from dcfast import resharding as resharder
 from dcfast.evaluate.__main__ import main as evaluate_main
-from dcfast.interop import write_wds2idx
-from dcfast.places import make_directory
+from dcfast.index import refresh as pool_refresh
+from dcfast.interop.wds2idx import write_wds2idx
+from dcfast.resharding import cli as reshard_cli
+from dcfast.run import workflow as run
+from dcfast.storage.atomic import atomic_path
+from dcfast.storage.paths import make_directory
 from dcfast.study.command import main as study_main
 from dcfast.study.grid import parse_seeds
 from dcfast.train.__main__ import main as train_main
-from dcfast.uids import save_subset
+from dcfast.uids.sets import save_subset
 from dcfast.world import WorldSpec
 from pool_builder import plain_pool
 from reshard_reference import make_uid, subset_of, write_pool

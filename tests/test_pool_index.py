@@ -17,11 +17,13 @@ from typing import Any
 import dcfast
 import numpy as np
 import pytest
-from dcfast import PoolIndex, cli, pool_index, pool_refresh, refresh_index
+from dcfast import PoolIndex, cli, refresh_index
 from dcfast.errors import CorruptDataError, PoolError, RunError
-from dcfast.segments import Segment
-from dcfast.shards import ShardColumns, write_segment
-from dcfast.uids import UID_DTYPE, save_records
+from dcfast.index import pool_index
+from dcfast.index import refresh as pool_refresh
+from dcfast.index.build import ShardColumns, write_segment
+from dcfast.index.segments import Segment
+from dcfast.uids.sets import UID_DTYPE, save_records
 from pool_builder import plain_pool
 from reshard_reference import make_sample, make_uid, subset_of, write_pool
 from tar_reference import GIF, make_tar, sample_members
@@ -156,7 +158,7 @@ def test_million_look_ups_take_less_than_a_second(tmp_path: Path) -> None:
 
 def test_equals_the_index_of_a_run(tmp_path: Path) -> None:
     pool = plain_pool(tmp_path / "pool").write()
-    from dcfast import run
+    from dcfast.run import workflow as run
 
     assert run.main(["--pool", str(pool), "--out", str(tmp_path / "run"), "--to", "index"]) == 0
     for name in os.listdir(pool / "shards"):
@@ -218,7 +220,7 @@ def test_refreshed_equals_fresh(
     tmp_path: Path, pool: Path, what: str, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # with at most 2 segments, shards of one segment come from several old ones
-    monkeypatch.setattr("dcfast.stages.run_dir.MAX_SEGMENTS", most)
+    monkeypatch.setattr("dcfast.index.pool.MAX_SEGMENTS", most)
     make_tar(pool / "00000000.tar", [("a.x1", b""), ("a.x2", b""), ("lone", b"1"), ("a.json", b"{")])
     os.utime(pool / "00000000.tar", ns=(OLD, OLD))
     refresh_index(tmp_path / "index", pool)
@@ -398,7 +400,7 @@ def test_columns_taken_over_equal_those_read(tmp_path: Path) -> None:
 
 
 def test_a_shard_written_again_while_its_segment_is_written(tmp_path, monkeypatch):
-    from dcfast import pool_refresh
+    from dcfast.index import refresh as pool_refresh
 
     rng = np.random.default_rng(3)
     (name,) = write_pool(tmp_path / "pool", [[make_sample(rng, 0, make_uid(1))]])
@@ -422,7 +424,7 @@ def test_a_shard_written_again_while_its_segment_is_written(tmp_path, monkeypatc
 
 def test_shards_of_which_only_the_size_is_known_are_read_again(tmp_path, monkeypatch):
     fsspec = pytest.importorskip("fsspec")
-    from dcfast import remote
+    from dcfast.storage import remote
 
     rng = np.random.default_rng(3)
     (name,) = write_pool(tmp_path / "pool", [[make_sample(rng, 0, make_uid(1))]])

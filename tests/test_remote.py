@@ -14,8 +14,8 @@ import dcfast
 import pytest
 from dcfast import refresh_index
 from dcfast.errors import MissingDependencyError, PoolError
-from dcfast.remote import RemoteOptions, RemoteState, is_url, remote_state
-from dcfast.shards import Segment, index_tars, write_segment
+from dcfast.index.build import Segment, index_tars, write_segment
+from dcfast.storage.remote import RemoteOptions, RemoteState, is_url, remote_state
 from http_shards import ShardServer, serve
 from tar_reference import make_tar, our_groups, sample_members
 
@@ -361,7 +361,7 @@ def test_pool_whose_listing_tells_no_versions(tmp_path: Path) -> None:
 
 def _replaced_in_s3(fs: Any, options: RemoteOptions, data: bytes) -> None:
     """An object that is written anew between two reads is not read as a mixture."""
-    from dcfast.remote import RemoteShard
+    from dcfast.storage.remote import RemoteShard
 
     shard = RemoteShard("s3://pool/shards/a.tar", options)
     assert shard.open()[0] == len(data)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from dcfast.errors import PoolError
-from dcfast.remote import RemoteOptions, RemoteShard, _modified_ns, remote_state
-from dcfast.remote_requests import limited
-from dcfast.shards import index_tars
+from dcfast.index.build import index_tars
+from dcfast.storage.http import limited
+from dcfast.storage.remote import RemoteOptions, RemoteShard, _modified_ns, remote_state
 from http_shards import ShardServer, serve
 from tar_reference import make_tar, sample_members
 

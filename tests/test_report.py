@@ -15,14 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from dcfast.errors import CorruptDataError
-from dcfast.report.collect import collect
-from dcfast.report.page import look_up, render
-from dcfast.report.pictures import EvalReader, PoolReader
-from dcfast.report.truth import compare_with_truth
-from dcfast.run import run
+from dcfast.report.facts.collect import collect
+from dcfast.report.facts.truth import compare_with_truth
+from dcfast.report.page.images import EvalReader, PoolReader
+from dcfast.report.page.page import look_up, render
+from dcfast.run.workflow import run
+from dcfast.rundir.run_dir import Settings
+from dcfast.rundir.tables import read_table
 from dcfast.stages.report import write_report
-from dcfast.stages.run_dir import Settings
-from dcfast.stages.tables import read_table
 from PIL import Image
 from pool_builder import PoolBuilder, Sample, evalset, picture, plain_pool
 from report_builder import evidence, fates, result, source_of, trained, write_summary

@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dcfast.report.filter_parts import clip_scores, overlap, rules_against_truth
-from dcfast.report.metadata_rows import MAX_FILES, MAX_ROWS, Examined, examine, stretches
-from dcfast.run import run
-from dcfast.stages.run_dir import Settings
-from dcfast.stages.tables import read_table
+from dcfast.report.facts.filter_parts import clip_scores, overlap, rules_against_truth
+from dcfast.report.facts.metadata_rows import MAX_FILES, MAX_ROWS, Examined, examine, stretches
+from dcfast.run.workflow import run
+from dcfast.rundir.run_dir import Settings
+from dcfast.rundir.tables import read_table
 from pool_builder import PoolBuilder, Sample, uid_of
 from report_builder import fates
 from test_report import Page
@@ -204,8 +204,8 @@ def test_rules_against_the_truth_by_hand() -> None:
 
 
 def test_truth_is_joined_by_uid(tmp_path: Path) -> None:
-    from dcfast.report.filter_parts import truth_of
-    from dcfast.uids import uid_parse
+    from dcfast.report.facts.filter_parts import truth_of
+    from dcfast.uids.sets import uid_parse
 
     (tmp_path / "world").mkdir()
     rows = [
@@ -225,7 +225,7 @@ def test_truth_is_joined_by_uid(tmp_path: Path) -> None:
 
 
 def test_examine_of_empty_metadata_is_an_error(tmp_path: Path) -> None:
-    from dcfast.uids import save_subset
+    from dcfast.uids.sets import save_subset
 
     save_subset(tmp_path / "subset.npy", np.zeros(0, "u8,u8"))
     pq.write_table(pa.table({"uid": pa.array([], pa.string())}), tmp_path / "m.parquet")
@@ -234,7 +234,7 @@ def test_examine_of_empty_metadata_is_an_error(tmp_path: Path) -> None:
 
 
 def test_mistakes_are_those_of_the_truth(tmp_path: Path) -> None:
-    from dcfast.report.truth import mistakes
+    from dcfast.report.facts.truth import mistakes
 
     assert mistakes(tmp_path) == {}
     (tmp_path / "world").mkdir()

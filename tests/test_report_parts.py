@@ -8,12 +8,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dcfast.report.collect import collect
-from dcfast.report.page import look_up, render
-from dcfast.report.pictures import EvalReader, PoolReader, thumbnail
-from dcfast.report.samples import evidence_pairs, gallery
-from dcfast.report.sampling import SPREAD_PLACES, SPREAD_ROWS, head, num_rows, spread, stream
-from dcfast.report.text import clean, count, duration, percent, size
+from dcfast.report.facts.collect import collect
+from dcfast.report.facts.samples import evidence_pairs, gallery
+from dcfast.report.facts.sampling import SPREAD_PLACES, SPREAD_ROWS, head, num_rows, spread, stream
+from dcfast.report.page.images import EvalReader, PoolReader, thumbnail
+from dcfast.report.page.page import look_up, render
+from dcfast.report.page.text import clean, count, duration, percent, size
 from PIL import Image
 from pool_builder import picture
 from report_builder import evidence, fates, source_of, write_summary
@@ -45,7 +45,7 @@ def test_the_most_distant_pair_shows_among_many_sets(tmp_path: Path) -> None:
 
 
 def test_evidence_is_counted_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dcfast.report.contamination.MAX_EVIDENCE_ROWS", 65_536)
+    monkeypatch.setattr("dcfast.report.facts.contamination.MAX_EVIDENCE_ROWS", 65_536)
     table = evidence([(i, "one", "perceptual", 3) for i in range(1_000)])
     pq.write_table(pa.concat_tables([table] * 140), tmp_path / "contamination.parquet")
     write_summary(tmp_path, "decontaminate", {"available": True, "samples": 1, "max_distance": 8})
@@ -169,7 +169,7 @@ def test_bombs_are_not_decoded() -> None:
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"shards": NaN, "samples": -Infinity}'])
 @pytest.mark.parametrize("name", ["state/index.json", "state/filter.json", "train/summary.json", "manifest.json"])
 def test_files_that_are_not_json_count_as_absent(tmp_path: Path, name: str, text: str) -> None:
-    from dcfast.report.outcome import read_json
+    from dcfast.report.facts.outcome import read_json
 
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text(text)

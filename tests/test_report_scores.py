@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dcfast.evaluate.scores import Leaked, read_leaked
 from dcfast.evaluate.tasks import datacomp_tasks
-from dcfast.report.charts import bars, curves, dumbbell, ticks
-from dcfast.report.collect import collect
-from dcfast.report.outcome import compare_scores
-from dcfast.report.page import look_up, render
-from dcfast.report.pictures import EvalReader, PoolReader
-from dcfast.report.text import decimal, points, rounded, share
-from dcfast.report.training import CURVE_POINTS
-from dcfast.scores import TrainedOn, read_trained_on
+from dcfast.report.facts.collect import collect
+from dcfast.report.facts.outcome import compare_scores
+from dcfast.report.facts.training import CURVE_POINTS
+from dcfast.report.page.charts import bars, curves, dumbbell, ticks
+from dcfast.report.page.images import EvalReader, PoolReader
+from dcfast.report.page.page import look_up, render
+from dcfast.report.page.text import decimal, points, rounded, share
 from report_builder import copies, paired, result, source_of, trained, write_summary
 from test_report import Page
 
@@ -299,7 +299,7 @@ def test_what_dali_refused_is_shown_where_dali_decoded(tmp_path: Path) -> None:
 
 
 def test_closing_lines_of_a_run_say_it_beside_the_scores(tmp_path: Path) -> None:
-    from dcfast.run import _closing_lines
+    from dcfast.run.workflow import _closing_lines
 
     seen = copies(0, shapes=0), copies(3, shapes=3)
     paired(tmp_path / "a", {"shapes": 0.5}, {"shapes": 0.9}, seen=seen)
@@ -316,15 +316,15 @@ def test_closing_lines_of_a_run_say_it_beside_the_scores(tmp_path: Path) -> None
 
 def test_sets_are_known_by_the_keys_of_their_tasks(tmp_path: Path) -> None:
     write_summary(tmp_path, "filter", {"contaminated": {"samples": 2, "evalsets": {"vtab-caltech101": 2, "mine": 1}}})
-    assert read_trained_on(tmp_path, None).tasks == {"vtab/caltech101": 2, "mine": 1}
+    assert read_leaked(tmp_path, None).tasks == {"vtab/caltech101": 2, "mine": 1}
     (tmp_path / "sets/wds_mine_test").mkdir(parents=True)
     entry = {"key": "own/mine", "directory": "wds_mine_test", "kind": "classification", "main_metric": "acc1"}
     (tmp_path / "sets/tasks.json").write_text(json.dumps([entry]))
-    assert read_trained_on(tmp_path, tmp_path / "sets").tasks == {"vtab/caltech101": 2, "own/mine": 1}
+    assert read_leaked(tmp_path, tmp_path / "sets").tasks == {"vtab/caltech101": 2, "own/mine": 1}
     for broken in ("{", "[]", '{"contaminated": null}', '{"contaminated": {"samples": 1}}'):
         (tmp_path / "state/filter.json").write_text(broken)
-        assert read_trained_on(tmp_path, None) is None
-    many = TrainedOn(9, {f"set{n}": n for n in range(9)})
+        assert read_leaked(tmp_path, None) is None
+    many = Leaked(9, {f"set{n}": n for n in range(9)})
     assert many.words.endswith("(set8 8, set7 7, set6 6, set5 5, set4 4, set3 3, 2 more)")
 
 

@@ -11,9 +11,10 @@ import tarfile
 from itertools import pairwise
 from pathlib import Path
 
+import dcfast._core as _core
 import numpy as np
 import pytest
-from dcfast import _core, resharder
+from dcfast import resharding as resharder
 from reshard_reference import (
     NO_SIZES,
     NO_TIMES,
@@ -234,7 +235,7 @@ def test_saved_plan_is_the_plan(pool, tmp_path):
 FILE_TOO_LARGE = """
 import os, resource, sys
 import numpy as np
-from dcfast import _core
+import dcfast._core as _core
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 try:
     _core.write_shard(sys.argv[1].encode(), [sys.argv[2].encode()], np.zeros(0, np.uint64), np.zeros(0, np.int64),

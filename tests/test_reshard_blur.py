@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dcfast import resharder
+from dcfast import resharding as resharder
 from dcfast.errors import CorruptDataError, PoolError
-from dcfast.reshard_blur import blur_boxes, blur_picture
-from dcfast.reshard_boxes import BoxTable, make_box_table
-from dcfast.reshard_edit import BlurOptions
-from dcfast.uids import save_subset
+from dcfast.images.blur import blur_boxes, blur_picture
+from dcfast.resharding.boxes import BoxTable, make_box_table
+from dcfast.resharding.edit import BlurOptions
+from dcfast.uids.sets import save_subset
 from PIL import Image
 from pool_builder import picture
 from reshard_reference import make_uid, read_output, subset_of, uid_array, write_pool
@@ -300,7 +300,7 @@ def test_verification_compares_the_changed_members(pool, tmp_path):
     out = tmp_path / "out"
     table = make_box_table(tmp_path / "meta", subset, tmp_path / "t")
     resharder.reshard(directory, out, subset, boxes=tmp_path / "meta", apply_blur=True)
-    from dcfast.shards import write_segment
+    from dcfast.index.build import write_segment
 
     write_segment([(directory / name, name) for name in names], tmp_path / "s.dcx", sync=False)
     plan = resharder.make_plan([str(tmp_path / "s.dcx")], subset, shards_dir=directory)
@@ -322,7 +322,7 @@ def test_verification_compares_the_changed_members(pool, tmp_path):
 
 def test_workers_one_by_one_write_the_same_bytes(pool, tmp_path):
     directory, names, subset, _ = pool
-    from dcfast.shards import write_segment
+    from dcfast.index.build import write_segment
 
     write_segment([(directory / name, name) for name in names], tmp_path / "s.dcx", sync=False)
     plan = resharder.make_plan([str(tmp_path / "s.dcx")], subset, shards_dir=directory, shard_size=3)
@@ -338,7 +338,7 @@ def test_workers_one_by_one_write_the_same_bytes(pool, tmp_path):
 
 def test_source_that_ends_early_and_leftovers(pool, tmp_path):
     directory, names, subset, _ = pool
-    from dcfast.shards import write_segment
+    from dcfast.index.build import write_segment
 
     write_segment([(directory / name, name) for name in names], tmp_path / "s.dcx", sync=False)
     plan = resharder.make_plan([str(tmp_path / "s.dcx")], subset, shards_dir=directory)
@@ -372,7 +372,7 @@ def test_bad_options(pool, tmp_path):
 
 @pytest.mark.parametrize("value", ["1000", "-1"])
 def test_the_quality_is_checked_where_nothing_is_blurred(tmp_path, capsys, value):
-    from dcfast.reshard_cli import main
+    from dcfast.resharding.cli import main
 
     with pytest.raises(SystemExit) as stopped:
         main(["-i", "nowhere", "-o", str(tmp_path / "o"), "-s", "nothing", "--reencode-webp-quality", value])
@@ -408,7 +408,7 @@ def test_json_that_only_the_index_can_read_keeps_its_sample(tmp_path, apply):
 
 
 def test_command_line_with_datacomps_map(pool, tmp_path, capsys):
-    from dcfast.reshard_cli import main
+    from dcfast.resharding.cli import main
 
     directory, names, subset, _ = pool
     save_subset(tmp_path / "s.npy", subset)

@@ -11,15 +11,16 @@ import tarfile
 from collections import Counter
 from pathlib import Path
 
+import dcfast._core as _core
 import numpy as np
 import pytest
-from dcfast import _core, resharder
+from dcfast import resharding as resharder
 from dcfast.errors import CorruptDataError, PoolError, RunError
-from dcfast.reshard_cli import main, parse_arguments
-from dcfast.reshard_shuffle import RowSpool, places_of
-from dcfast.segments import Segment
-from dcfast.shards import index_tars, write_segment
-from dcfast.uids import save_subset
+from dcfast.index.build import index_tars, write_segment
+from dcfast.index.segments import Segment
+from dcfast.resharding.cli import main, parse_arguments
+from dcfast.resharding.shuffle import RowSpool, places_of
+from dcfast.uids.sets import save_subset
 from reshard_reference import (
     make_sample,
     make_uid,
@@ -281,7 +282,7 @@ def test_a_killed_run_goes_on(pool, tmp_path, monkeypatch):
     subset = whole_subset()
     out = tmp_path / "o"
     done: list[int] = []
-    from dcfast.reshard_write import _Writer
+    from dcfast.resharding.write import _Writer
 
     write = _Writer.write
 
@@ -441,7 +442,7 @@ def test_free_space_counts_the_index_files(pool, tmp_path, monkeypatch):
     with_idx = resharder.reshard(segments, tmp_path / "o", subset, shards_dir=directory, dry_run=True, idx=True)
     assert with_idx["needed_bytes"] > plain["needed_bytes"]
     usage = type("Usage", (), {"free": plain["needed_bytes"]})
-    monkeypatch.setattr("dcfast.reshard_output.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("dcfast.resharding.output.shutil.disk_usage", lambda path: usage)
     with pytest.raises(OSError, match="not enough space") as caught:
         resharder.reshard(segments, tmp_path / "o", subset, shards_dir=directory, idx=True)
     assert caught.value.errno == errno.ENOSPC

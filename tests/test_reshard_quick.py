@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dcfast import resharder
+from dcfast import resharding as resharder
 from dcfast.errors import CorruptDataError, RunError, SubsetError
-from dcfast.reshard_quick import _flat_json, quick_reshard
-from dcfast.reshard_run import run_reshard
-from dcfast.uids import save_subset
+from dcfast.resharding.quick import _flat_json, quick_reshard
+from dcfast.resharding.run import run_reshard
+from dcfast.uids.sets import save_subset
 from reshard_reference import make_sample, make_uid, read_output, reference_reshard, subset_of, write_pool
 
 
@@ -154,7 +154,7 @@ def test_errors_are_those_of_the_long_way(tmp_path, break_it, error):
 
 
 def test_a_shard_that_changes_and_a_full_disk(tmp_path, monkeypatch):
-    from dcfast import _core
+    import dcfast._core as _core
 
     rng = np.random.default_rng(2)
     (name,) = write_pool(tmp_path / "pool", [[make_sample(rng, i, make_uid(i)) for i in range(9)]])
@@ -169,8 +169,8 @@ def test_a_shard_that_changes_and_a_full_disk(tmp_path, monkeypatch):
     with pytest.raises(CorruptDataError, match="expected modification time"):
         plan.write(0, os.fsencode(tmp_path / "o"), threads=1, check_mtime=True)
     assert plan.write(0, os.fsencode(tmp_path / "o"), threads=1, check_mtime=False) % 10_240 == 0
-    monkeypatch.setattr("dcfast.reshard_quick._free_bytes", lambda out: 100)
-    monkeypatch.setattr("dcfast.reshard_output.shutil.disk_usage", lambda path: type("Usage", (), {"free": 100}))
+    monkeypatch.setattr("dcfast.resharding.quick._free_bytes", lambda out: 100)
+    monkeypatch.setattr("dcfast.resharding.output.shutil.disk_usage", lambda path: type("Usage", (), {"free": 100}))
     with pytest.raises(OSError, match="not enough space: the output needs"):
         resharder.reshard(tmp_path / "pool", tmp_path / "out", tmp_path / "s.npy")
     assert not (tmp_path / "out").exists()
@@ -192,7 +192,7 @@ def test_json_is_that_of_the_json_module():
 
 def killed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> Path:
     """A short run that ended while it wrote its files, after so many; its output directory."""
-    import dcfast.reshard_quick as quick
+    import dcfast.resharding.quick as quick
 
     rng = np.random.default_rng(2)
     write_pool(tmp_path / "pool", [[make_sample(rng, i, make_uid(i)) for i in range(s, s + 9)] for s in (0, 9)])

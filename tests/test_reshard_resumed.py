@@ -18,11 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dcfast import resharder
+from dcfast import resharding as resharder
 from dcfast.errors import RunError
-from dcfast.reshard_blur import blur_picture
-from dcfast.reshard_cli import main
-from dcfast.uids import save_subset
+from dcfast.images.blur import blur_picture
+from dcfast.resharding.cli import main
+from dcfast.uids.sets import save_subset
 from pool_builder import picture
 from reshard_reference import make_uid, read_samples, subset_of, write_pool, write_with_webdataset
 from test_interop import reference_idx

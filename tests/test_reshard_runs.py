@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import webdataset
-from dcfast import resharder
+from dcfast import resharding as resharder
 from dcfast.errors import CorruptDataError, PoolError, RunError
-from dcfast.shards import write_segment
+from dcfast.index.build import write_segment
 from reshard_reference import (
     UID,
     FakeSegment,
@@ -101,8 +101,8 @@ def test_any_order_and_any_threads_give_the_same_bytes(pool, tmp_path):
 @pytest.mark.parametrize("rows_at_once", [1, 2, 5])
 def test_blocks_of_rows_change_nothing(pool, tmp_path, monkeypatch, rows_at_once):
     directory, names, segments = pool
-    monkeypatch.setattr("dcfast.reshard_plan.ROWS_AT_ONCE", rows_at_once)
-    monkeypatch.setattr("dcfast.reshard_contents.ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr("dcfast.resharding.plan.ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr("dcfast.resharding.contents.ROWS_AT_ONCE", rows_at_once)
     subset = subset_of([make_uid(i) for i in range(37) for _ in range(i * 5 % 4)])
     resharder.reshard(segments, tmp_path / "out", subset, shards_dir=directory, shard_size=8)
     assert read_output(tmp_path / "out") == reference_reshard(directory, names, subset, shard_size=8)
@@ -274,7 +274,7 @@ def test_finish_removes_shards_of_an_earlier_plan_and_misses_none(pool, tmp_path
 def test_free_space_is_checked_before_the_first_byte(pool, tmp_path, monkeypatch):
     directory, _, segments = pool
     usage = type("Usage", (), {"free": 20_000})
-    monkeypatch.setattr("dcfast.reshard_output.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("dcfast.resharding.output.shutil.disk_usage", lambda path: usage)
     with pytest.raises(OSError, match=r"output needs \d+ bytes, but only 20000 are free") as caught:
         resharder.reshard(segments, tmp_path / "out", subset_of([make_uid(i) for i in range(37)]), shards_dir=directory)
     assert caught.value.errno == errno.ENOSPC

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from dcfast.run import main, run
-from dcfast.stages.run_dir import Settings
-from dcfast.uids import load_subset, uid_format
+from dcfast.run.workflow import main, run
+from dcfast.rundir.run_dir import Settings
+from dcfast.uids.sets import load_subset, uid_format
 from pool_builder import PoolBuilder, Sample, evalset, picture, plain_pool, uid_of
 
 COMPARED = ("index", "signatures", "filter", "reshard", "shards", "subset.npy", "contaminated.npy", "fates.parquet")
@@ -295,7 +295,7 @@ def test_stages_one_by_one_are_the_whole(undisturbed: Path, pool: tuple[Path, Pa
 
 
 def test_a_stage_is_a_function(undisturbed: Path, pool: tuple[Path, Path], tmp_path: Path) -> None:
-    from dcfast import run as workflow
+    from dcfast.run import workflow
 
     chosen = settings(pool)
     assert workflow.index(tmp_path / "run", chosen)["samples"] == 100

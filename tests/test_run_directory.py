@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from dcfast.errors import CorruptDataError, PoolError, RunError
-from dcfast.run import main, run
-from dcfast.stages.run_dir import Settings
-from dcfast.uids import save_subset, uid_parse
+from dcfast.run.workflow import main, run
+from dcfast.rundir.run_dir import Settings
+from dcfast.uids.sets import save_subset, uid_parse
 from pool_builder import evalset, picture, plain_pool, uid_of
 
 SMALL = {"rows": 300, "rows_per_shard": 100, "eval_scale": 0.1, "teacher_pairs": 100}

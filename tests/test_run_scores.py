@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from dcfast.run import run
-from dcfast.stages.run_dir import Settings
+from dcfast.run.workflow import run
+from dcfast.rundir.run_dir import Settings
 from pool_builder import plain_pool, uid_of
 
 

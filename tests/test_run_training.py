@@ -16,17 +16,17 @@ import numpy as np
 import pytest
 import torch
 from dcfast.errors import CheckpointError, FilterError, PoolError, RunError, SubsetError
-from dcfast.reshard_plan import make_plan
-from dcfast.resharder import write_output_shards
-from dcfast.run import main, run, run_branch
-from dcfast.scores import read_scores
-from dcfast.stages.branch import branch_settings
-from dcfast.stages.run_dir import Run, Settings
-from dcfast.stages.settings import check_settings
+from dcfast.evaluate.scores import read_scores
+from dcfast.resharding.plan import make_plan
+from dcfast.resharding.write import write_output_shards
+from dcfast.run.checks import check_settings
+from dcfast.run.workflow import main, run, run_branch
+from dcfast.rundir.branch import branch_settings
+from dcfast.rundir.run_dir import Run, Settings
 from dcfast.stages.train import train_subset
 from dcfast.train import TrainSettings, write_positions
 from dcfast.train.source import OpenSource, prepare_source
-from dcfast.uids import load_subset
+from dcfast.uids.sets import load_subset
 from pool_builder import evalset, picture, plain_pool
 from train_builder import build_pool, index_pool, subset_file
 
@@ -309,7 +309,7 @@ def test_stages_that_are_no_part_of_a_run(pool: Path, tmp_path: Path) -> None:
 
 
 def test_options_become_settings(tmp_path: Path) -> None:
-    from dcfast.run_options import parser, settings_of
+    from dcfast.run.options import parser, settings_of
 
     words = ["--features", "l14=ViT-L-14:openai", "b32=ViT-B-32:sub/x.pt", "--compare", "none", "--no-train"]
     words += ["--pool", "p", "--samples-seen", "700", "--device", "cpu", "--loss", "dcfast", "--train-from", "shards"]

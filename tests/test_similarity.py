@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from dcfast.similarity import hamming_join, hamming_nearest
+from dcfast.similarity.hamming import hamming_join, hamming_nearest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

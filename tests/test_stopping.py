@@ -16,12 +16,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from dcfast import resharder, stopping
-from dcfast.run import run
-from dcfast.stages.engine import RayEngine
-from dcfast.stages.run_dir import Settings
-from dcfast.stopping import Stopped, stoppable
-from dcfast.uids import save_subset
+from dcfast import resharding as resharder
+from dcfast.engine.ray import RayEngine
+from dcfast.process import signals as stopping
+from dcfast.process.signals import Stopped, stoppable
+from dcfast.run.workflow import run
+from dcfast.rundir.run_dir import Settings
+from dcfast.uids.sets import save_subset
 from pool_builder import plain_pool
 from reshard_reference import make_uid, subset_of, write_pool
 
@@ -44,7 +45,7 @@ sys.exit(run.main([*sys.argv[3:], "--workers", sys.argv[2]]))
 RESHARD = """
 import os, sys
 from dcfast import reshard_cli, resharder
-import dcfast.atomic
+import dcfast.storage.atomic
 number, after = int(sys.argv[1]), int(sys.argv[2])
 replace = os.replace
 def renamed(*names):
@@ -215,7 +216,7 @@ def test_ray_leaves_the_handlers_of_a_command(monkeypatch: pytest.MonkeyPatch) -
 #: a Ctrl-C while processes are started, in a process without other threads
 SPAWNS = """
 import os, signal, sys
-from dcfast.stopping import spawning, stoppable
+from dcfast.process.signals import spawning, stoppable
 def command():
     with spawning():
         os.kill(os.getpid(), signal.SIGINT)
@@ -233,7 +234,7 @@ def test_ctrl_c_waits_while_processes_are_started() -> None:
 
 def test_a_signal_that_is_ignored_stays_ignored() -> None:
     script = (
-        "import os, signal, sys; from dcfast.stopping import stoppable\n"
+        "import os, signal, sys; from dcfast.process.signals import stoppable\n"
         "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
         "def command():\n    os.kill(os.getpid(), signal.SIGINT)\n    return 6\n"
         "sys.exit(stoppable(command, 'stopped'))"
@@ -245,7 +246,7 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
 #: a command forks a process that says how its signals are set, and one that is ended by SIGTERM
 FORKS = """
 import os, signal, sys
-from dcfast.stopping import stoppable
+from dcfast.process.signals import stoppable
 def command():
     child = os.fork()
     if child == 0:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from dcfast.errors import FilterError, RunError
-from dcfast.stages.settings import Settings
+from dcfast.rundir.settings import Settings
 from dcfast.study import Grid, main, run_study
 from dcfast.study.grid import STANDARD_FILTERS, Cell, parse_filters, parse_seeds, scaled
 from dcfast.study.output import markdown, write_results

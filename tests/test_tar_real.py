@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from dcfast.shards import index_tars
+from dcfast.index.build import index_tars
 from tar_reference import our_groups, our_members, tarfile_members
 
 pytestmark = pytest.mark.real_data
@@ -116,7 +116,7 @@ def test_pool_samples(real_data: Path) -> None:
 
 def test_odd_pictures(real_data: Path) -> None:
     image = pytest.importorskip("PIL.Image")
-    from dcfast import _core
+    import dcfast._core as _core
 
     compared = 0
     for path in sorted((real_data / "odd_images").rglob("*")):

@@ -12,7 +12,7 @@ from pathlib import Path
 import dcfast
 import numpy as np
 import pytest
-from dcfast.shards import Segment, index_tars, write_segment
+from dcfast.index.build import Segment, index_tars, write_segment
 from tar_reference import GIF, UID, make_tar, sample_members
 
 HEADER = struct.Struct("<8sIIQQQQQQ")

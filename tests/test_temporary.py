@@ -10,14 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from dcfast import resharder, temporary
-from dcfast.temporary import temporary_folder
-from dcfast.uids import save_subset
+from dcfast import resharding as resharder
+from dcfast.storage import temporary
+from dcfast.storage.temporary import temporary_folder
+from dcfast.uids.sets import save_subset
 from reshard_reference import make_uid, subset_of, write_pool
 
 HOLDER = """
 import os, signal, sys
-from dcfast.temporary import temporary_folder
+from dcfast.storage.temporary import temporary_folder
 with temporary_folder("dcfast-index-", sys.argv[1]) as folder:
     (folder / "large").write_bytes(b"x" * 100)
     print(folder, flush=True)

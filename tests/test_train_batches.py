@@ -13,9 +13,10 @@ import pytest
 import torch
 from dcfast import uid_format
 from dcfast.errors import CorruptDataError, PoolError, RunError, SubsetError
-from dcfast.models import load_tokenizer
+from dcfast.models.clip import load_tokenizer
 from dcfast.train import TrainSource, batches
-from dcfast.train.batches import Batch, BatchMaker, BatchSpec, iterate_batches
+from dcfast.train.batch import Batch, BatchSpec
+from dcfast.train.batches import BatchMaker, iterate_batches
 from dcfast.train.decode import DECODERS, BadPicture, PilDecoder, open_decoder
 from dcfast.train.failures import Failure
 from dcfast.train.source import OpenSource, prepare_source

@@ -16,8 +16,9 @@ import pytest
 import torch
 from dcfast.errors import MissingDependencyError
 from dcfast.train import batches, dali, train
+from dcfast.train.batch import Encoded
 from dcfast.train.batches import BatchMaker, iterate_batches
-from dcfast.train.dali import DaliDecoder, Encoded, plain_jpeg
+from dcfast.train.dali import DaliDecoder, plain_jpeg
 from dcfast.train.source import prepare_source
 from pool_builder import picture
 from test_train_batches import jpeg, same, spec_of
@@ -254,8 +255,9 @@ def test_encoded_pictures_cross_as_one_tensor() -> None:
 
 def test_a_run_takes_the_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without DALI nothing begins."""
-    from dcfast.run import main
-    from dcfast.stages.settings import Settings, check_settings
+    from dcfast.run.checks import check_settings
+    from dcfast.run.workflow import main
+    from dcfast.rundir.settings import Settings
 
     settings = Settings(pool=str(tmp_path), filter="no_filter", compare="none", decoder="dali")
     check_settings(settings)
@@ -268,8 +270,8 @@ def test_a_run_takes_the_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_training_stage_of_a_run_decodes_with_it(tmp_path: Path) -> None:
-    from dcfast.run import run
-    from dcfast.stages.settings import Settings
+    from dcfast.run.workflow import run
+    from dcfast.rundir.settings import Settings
 
     pool = build_pool(tmp_path / "pool", 140)
     settings = Settings(

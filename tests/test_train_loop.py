@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 from dcfast.errors import CheckpointError, CorruptDataError, RunError, SubsetError
-from dcfast.models import create_model, load_model, read_checkpoint
+from dcfast.models.clip import create_model, load_model, read_checkpoint
 from dcfast.scales import SCALES
 from dcfast.train import TrainSettings, TrainSource, launch, parse_sources, train
-from dcfast.train.batches import BatchMaker, BatchSpec
+from dcfast.train.batch import BatchSpec
+from dcfast.train.batches import BatchMaker
 from dcfast.train.loop import boundaries, num_steps, world_sizes
 from dcfast.train.objective import NonFiniteLossError, WatchedLoss, create_loss
 from dcfast.train.optimizer import create_scaler, parameter_groups

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dcfast import CorruptDataError, SubsetError
-from dcfast import uids as u
-from dcfast.uids import RECORD_DTYPE, UID_DTYPE
+from dcfast.uids import sets as u
+from dcfast.uids.sets import RECORD_DTYPE, UID_DTYPE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

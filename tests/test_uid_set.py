@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pyarrow as pa
 import pytest
-from dcfast import uids as u
-from dcfast.uids import RECORD_DTYPE, UID_DTYPE
+from dcfast.uids import sets as u
+from dcfast.uids.sets import RECORD_DTYPE, UID_DTYPE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dcfast.pictures import perceptual_hash
+from dcfast.images.signatures import perceptual_hash
 from dcfast.world import WorldSpec, plan_teacher, plan_world, render_teacher, render_world
 from dcfast.world.evalsets import eval_bytes
 from dcfast.world.files import mtime_of

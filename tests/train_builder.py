@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from dcfast import reshard, save_subset, uid_parse, uid_sort
-from dcfast.shards import write_segment
+from dcfast.index.build import write_segment
 from dcfast.train import TrainSettings, TrainSource
 from pool_builder import PoolBuilder, Sample, uid_of
 

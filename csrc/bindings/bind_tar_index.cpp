@@ -1,4 +1,4 @@
-// dcfast._core: write_segment, TarSegment (a mapped segment), image_size. dcfast.shards is the public face.
+// dcfast._core: write_segment, TarSegment (a mapped segment), image_size. dcfast.index.build is the public face.
 #include <array>
 #include <cstring>
 #include <memory>

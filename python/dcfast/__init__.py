@@ -18,23 +18,18 @@ from dcfast.errors import (
     SubsetError,
 )
 
-# as typing has it; importing that takes as long as all the rest of this module
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
 __version__ = "0.1.0"
 
 # public name -> module that holds it; resolved on first use to keep the import under 0.15 s
 _LAZY: dict[str, str] = {
-    "index_tars": "dcfast.shards",
-    "PoolIndex": "dcfast.pool_index",
+    "index_tars": "dcfast.index.build",
+    "PoolIndex": "dcfast.index.pool_index",
     "PoolReader": "dcfast.access",
     "iterate_uids": "dcfast.access",
     "open_pool": "dcfast.access",
-    "refresh_index": "dcfast.pool_refresh",
+    "refresh_index": "dcfast.index.refresh",
     "read_members": "dcfast.access",
-    "TarIndex": "dcfast.shards",
+    "TarIndex": "dcfast.index.build",
     "uid_parse": "dcfast.uids",
     "uid_format": "dcfast.uids",
     "uid_sort": "dcfast.uids",
@@ -45,14 +40,14 @@ _LAZY: dict[str, str] = {
     "uid_difference": "dcfast.uids",
     "load_subset": "dcfast.uids",
     "save_subset": "dcfast.uids",
-    "hash_members": "dcfast.hashing",
-    "perceptual_hash": "dcfast.pictures",
-    "hamming_join": "dcfast.similarity",
-    "kmeans": "dcfast.features.kmeans",
-    "nearest_centroids": "dcfast.features.kmeans",
-    "reshard": "dcfast.resharder",
-    "ClipModel": "dcfast.models",
-    "load_model": "dcfast.models",
+    "hash_members": "dcfast.storage.hashing",
+    "perceptual_hash": "dcfast.images.signatures",
+    "hamming_join": "dcfast.similarity.hamming",
+    "kmeans": "dcfast.similarity.centroids",
+    "nearest_centroids": "dcfast.similarity.centroids",
+    "reshard": "dcfast.resharding.resharder",
+    "ClipModel": "dcfast.models.clip",
+    "load_model": "dcfast.models.clip",
     "evaluate_model": "dcfast.evaluate",
     "ClipLoss": "dcfast.loss",
     "SigLipLoss": "dcfast.loss",
@@ -62,7 +57,7 @@ _LAZY: dict[str, str] = {
     "siglip_loss": "dcfast.loss",
 }
 
-# spelled out for readers and type checkers; tests compare it with _LAZY
+# spelled out for readers, and once more with types in __init__.pyi; tests compare both with _LAZY
 __all__ = [
     "CheckpointError",
     "ClipLoss",
@@ -110,7 +105,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     module = _LAZY.get(name)
     if module is None:
         raise AttributeError(f"module 'dcfast' has no attribute {name!r}")
@@ -123,30 +118,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-
-if TYPE_CHECKING:
-    from dcfast.access import PoolReader, iterate_uids, open_pool, read_members
-    from dcfast.evaluate import evaluate_model
-    from dcfast.features.kmeans import kmeans, nearest_centroids
-    from dcfast.hashing import hash_members
-    from dcfast.loss import ClipLoss, SigLipLoss, cached_backward, clip_loss, clip_lse, siglip_loss
-    from dcfast.models import ClipModel, load_model
-    from dcfast.pictures import perceptual_hash
-    from dcfast.pool_index import PoolIndex
-    from dcfast.pool_refresh import refresh_index
-    from dcfast.resharder import reshard
-    from dcfast.shards import TarIndex, index_tars
-    from dcfast.similarity import hamming_join
-    from dcfast.uids import (
-        load_subset,
-        save_subset,
-        uid_difference,
-        uid_format,
-        uid_intersect,
-        uid_isin,
-        uid_parse,
-        uid_sort,
-        uid_union,
-        uid_unique,
-    )

@@ -21,7 +21,7 @@ HELP = """usage: dcfast COMMAND [options]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status."""
-    from dcfast.stages import STAGES
+    from dcfast.rundir.layout import STAGES
 
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help", "help"):
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     if command == "doctor":
-        from dcfast.doctor import main as doctor
+        from dcfast.doctor.command import main as doctor
 
         return doctor(rest)
     if command == "study":
@@ -42,10 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return study(rest)
     if command == "refresh":
-        from dcfast.pool_refresh import main as refresh
+        from dcfast.index.refresh import main as refresh
 
         return refresh(rest)
-    from dcfast import run
+    from dcfast.run import workflow as run
 
     if command == "run":
         return run.main(rest)

@@ -71,7 +71,7 @@ def tars() -> dict[str, bytes]:
 def segments() -> dict[str, bytes]:
     import tempfile
 
-    from dcfast.shards import write_segment
+    from dcfast.index.build import write_segment
 
     made = {}
     with tempfile.TemporaryDirectory() as folder:

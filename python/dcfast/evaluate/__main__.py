@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from dcfast.errors import DcfastError
-from dcfast.places import make_directory, path_argument
-from dcfast.stopping import stoppable
+from dcfast.process.signals import stoppable
+from dcfast.storage.paths import make_directory, path_argument
 
 __all__ = ["main"]
 
@@ -82,8 +82,8 @@ def _main(args: argparse.Namespace) -> int:
 
         check_evalsets(args.evalsets)  # before the model is loaded, which takes longer
         make_directory(args.out, "--out")
-        from dcfast.features.devices import resolve_device
-        from dcfast.models import load_model
+        from dcfast.models.clip import load_model
+        from dcfast.models.devices import resolve_device
 
         clip = load_model(args.model, args.checkpoint, device=resolve_device(args.device), precision=args.precision)
         summary = evaluate_model(

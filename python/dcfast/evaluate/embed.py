@@ -21,12 +21,12 @@ import numpy.typing as npt
 
 from dcfast.errors import RunError
 from dcfast.evaluate.evalset import EvalSet
-from dcfast.features.embed import one_thread
+from dcfast.models.devices import one_thread
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dcfast.models import ClipModel
+    from dcfast.models.clip import ClipModel
 
 __all__ = ["Embedder", "PictureBatch", "decode_picture"]
 

@@ -23,7 +23,7 @@ from dcfast.errors import EvalsetError
 from dcfast.evaluate.tasks import DEFAULT_METRICS, EvalTask
 
 if TYPE_CHECKING:
-    from dcfast.shards import TarIndex
+    from dcfast.index.build import TarIndex
 
 __all__ = ["EvalSet", "Riddle", "check_evalset", "evalset_files", "open_evalset", "set_fingerprint"]
 
@@ -206,7 +206,7 @@ def open_evalset(task: EvalTask, folder: Path, *, threads: int = 1) -> EvalSet:
         EvalsetError: no tars, no class names, labels out of range, bad metadata or riddles, nothing to score; with the
             directory, the sample and what was expected.
     """
-    from dcfast.shards import index_tars
+    from dcfast.index.build import index_tars
 
     fingerprint = set_fingerprint(task, folder)
     tars = _shards(folder)

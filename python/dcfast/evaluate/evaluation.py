@@ -8,16 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dcfast.atomic import write_bytes, write_json
 from dcfast.errors import CorruptDataError
 from dcfast.evaluate.embed import Embedder
 from dcfast.evaluate.evalset import NAMED, EvalSet, check_evalset, open_evalset, set_fingerprint
 from dcfast.evaluate.results import Line, aggregate, read_results, write_results
 from dcfast.evaluate.score import Score, score_evalset
 from dcfast.evaluate.tasks import EvalTask, find_tasks, own_tasks
+from dcfast.storage.atomic import write_bytes, write_json
 
 if TYPE_CHECKING:
-    from dcfast.models import ClipModel
+    from dcfast.models.clip import ClipModel
 
 __all__ = ["RESULTS", "check_evalsets", "evaluate_model", "results_dir"]
 

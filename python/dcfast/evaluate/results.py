@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dcfast.atomic import write_bytes
 from dcfast.evaluate.tasks import EvalTask, datacomp_tasks
+from dcfast.storage.atomic import write_bytes
 
 __all__ = ["AGGREGATES", "aggregate", "read_results", "write_results"]
 

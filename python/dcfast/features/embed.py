@@ -10,50 +10,28 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from dcfast.atomic import atomic_path
-from dcfast.features.npz import NpyWriter
+from dcfast.features.files import segment_file
 from dcfast.features.pairs import CHUNK, NO_CAPTION, NOT_FINITE, OK, STATUS, Chunk, SegmentPairs
+from dcfast.models.devices import one_thread
+from dcfast.storage.atomic import atomic_path
+from dcfast.storage.npz import NpyWriter
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dcfast.models import ClipModel
-    from dcfast.segments import Segment
+    from dcfast.index.segments import Segment
+    from dcfast.models.clip import ClipModel
 
-__all__ = ["ARRAYS", "BATCH", "embed_segment", "encode", "one_thread", "segment_file"]
+__all__ = ["BATCH", "embed_segment", "encode"]
 
 BATCH = 256
 """Pairs a forward pass; a fixed number, so that a sample's neighbours, and so its last bits, never vary."""
-ARRAYS = ("img", "txt", "score")
-
-
-def segment_file(number: int, what: str, key: str | None = None) -> str:
-    """Where a column of a segment lies, relative to the run directory."""
-    return (
-        f"features/segments/{number:05d}-{what}.npy"
-        if key is None
-        else f"features/segments/{number:05d}-{key}-{what}.npy"
-    )
-
-
-@contextmanager
-def one_thread(device: str) -> Iterator[None]:
-    """On the CPU pieces, not torch's threads, fill the cores; one thread also gives the same bits everywhere."""
-    import torch
-
-    before = torch.get_num_threads()
-    if device == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _unit(features: Tensor) -> Tensor:

@@ -15,27 +15,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dcfast.atomic import atomic_path
 from dcfast.errors import PoolError
-from dcfast.features.embed import segment_file
-from dcfast.features.npz import Array, iterate_npz, npz_arrays, write_npz
+from dcfast.features.files import embeddings_file, score_column, segment_file
 from dcfast.features.pairs import NO_CAPTION, OK
+from dcfast.storage.atomic import atomic_path
+from dcfast.storage.npz import Array, iterate_npz, npz_arrays, write_npz
 
-__all__ = ["Filled", "Located", "SegmentColumns", "embeddings_file", "locate_rows", "score_column", "write_features"]
+__all__ = ["Filled", "Located", "SegmentColumns", "locate_rows", "write_features"]
 
 BATCH_ROWS = 16_384
 MAX_REPEATS = 16
 """Samples with one uid that are looked at for one that has an embedding."""
-
-
-def score_column(prefix: str) -> str:
-    """DataComp's name of a score column."""
-    return f"clip_{prefix}_similarity_score"
-
-
-def embeddings_file(metadata: Path) -> Path:
-    """The npz that belongs to a metadata file."""
-    return metadata.with_suffix(".npz")
 
 
 @dataclass(frozen=True)
@@ -101,7 +91,7 @@ def locate_rows(columns: SegmentColumns, records: Any, uids: Any, valid: npt.NDA
     Args:
         records: the pool index.   uids: (n,) "u8,u8".   valid: (n,) bool, False for malformed uids.
     """
-    from dcfast.uids import uid_lookup
+    from dcfast.uids.sets import uid_lookup
 
     first, count = (np.asarray(a) for a in uid_lookup(records, np.ascontiguousarray(uids), threads=1))
     count = np.minimum(np.where(valid, count, 0), MAX_REPEATS)
@@ -120,7 +110,7 @@ def locate_rows(columns: SegmentColumns, records: Any, uids: Any, valid: npt.NDA
 def _locate_file(columns: SegmentColumns, records: Any, path: Path) -> Located:
     import pyarrow.parquet as pq
 
-    from dcfast.uids import uid_parse
+    from dcfast.uids.sets import uid_parse
 
     parts = []
     with pq.ParquetFile(path) as file:

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from dcfast.access_batch import Members
-from dcfast.access_pool import PoolReader
+from dcfast.access.batch import Members
+from dcfast.access.reader import PoolReader
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dcfast.models import ClipModel
-    from dcfast.segments import Segment
+    from dcfast.index.segments import Segment
+    from dcfast.models.clip import ClipModel
 
 __all__ = ["CHUNK", "STATUS", "Chunk", "SegmentPairs", "decode_picture", "read_caption"]
 

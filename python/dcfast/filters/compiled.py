@@ -10,9 +10,10 @@ import numpy.typing as npt
 
 from dcfast.errors import PoolError
 from dcfast.filters import language, wordnet
+from dcfast.filters.catalog import build_term
 from dcfast.filters.expression import And, Expression, Not, Or, parse
 from dcfast.filters.rules import Mask
-from dcfast.filters.terms import GCLD3, LANGUAGE_MODEL, TEXT, WORDNET, Clusters, Rows, Term, build_term
+from dcfast.filters.term import GCLD3, LANGUAGE_MODEL, TEXT, WORDNET, Clusters, Rows, Term
 from dcfast.filters.thresholds import Quantile
 
 if TYPE_CHECKING:

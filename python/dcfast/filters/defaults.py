@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dcfast.filters.compiled import compile_filter
-from dcfast.filters.terms import CONTAMINATED
+from dcfast.filters.term import CONTAMINATED
 
 __all__ = ["DEFAULT_FILTER", "default_filter"]
 

@@ -1,7 +1,7 @@
 """The terms that stand on image embeddings: image_based, alone and together with the CLIP score.
 
 They keep captions that are English and long enough, and pictures whose nearest cluster of the pool's embeddings is
-also the nearest of a target's picture. Which clusters a row is in is found before (``dcfast.stages.clusters``).
+also the nearest of a target's picture. Which clusters a row is in is found before (``dcfast.stages.filter.clusters``).
 """
 
 from __future__ import annotations
@@ -9,18 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from dcfast.filters import language, rules
-from dcfast.filters.expression import Argument, Call
-from dcfast.filters.rules import Mask
-from dcfast.filters.terms import (
-    LANGUAGE_MODEL,
-    TERMS,
-    TEXT,
-    Clusters,
-    Rows,
-    Rule,
-    Term,
-)
+from dcfast.filters import rules
+from dcfast.filters.expression import Argument, Call, parse
+from dcfast.filters.term import LANGUAGE_MODEL, TEXT, Clusters, Rule, Term, english
+from dcfast.filters.text_terms import clip_score
 
 __all__ = ["IMAGE_TERMS"]
 
@@ -47,16 +39,12 @@ def _clusters(call: Call) -> tuple[Clusters, tuple[Argument, ...]]:
     return Clusters(given.get("centroids"), given.get("target")), tuple(others)
 
 
-def _english(rows: Rows, pending: Mask) -> Mask:
-    return rows.ask(language.is_english, pending)
-
-
 def _rules(name: str, clusters: Clusters) -> tuple[Rule, ...]:
     return (
         Rule(f"{name}: characters", lambda rows, _: rules.enough_characters(rows.text())),
         Rule(f"{name}: tokens", lambda rows, _: rules.enough_tokens(rows.text())),
         Rule(f"{name}: cluster", lambda rows, _: rows.in_clusters(clusters)),
-        Rule(f"{name}: language", _english),
+        Rule(f"{name}: language", english),
     )
 
 
@@ -73,11 +61,9 @@ def _both(call: Call) -> Term:
     name = call.name
     clusters, others = _clusters(call)
     if others:
-        score = TERMS["clip_score"](replace(call, arguments=others))
+        score = clip_score(replace(call, arguments=others))
     else:
-        from dcfast.filters.expression import parse
-
-        parsed = parse(_DEFAULT_SCORE, TERMS["clip_score"])
+        parsed = parse(_DEFAULT_SCORE, clip_score)
         assert isinstance(parsed, Term)
         score = parsed
     inner = score.text.removeprefix("clip_score(").removesuffix(")")

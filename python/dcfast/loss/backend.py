@@ -20,6 +20,10 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 # rows of the statistics: 1 / sum of exponentials, what their exponents are relative to, 1 - P_ii, -log P_ii (natural)
 INVERSE, BASE, SHARE, NLL = range(4)
 Weights = tuple[float, float]
@@ -184,3 +188,7 @@ def _is_triton(device: torch.device, dtype: torch.dtype) -> bool:
     if asked not in ("", "torch", "triton"):
         raise ValueError(f"DCFAST_LOSS_BACKEND must be torch or triton, got {asked!r}")
     return dtype != torch.float64 and (asked == "triton" or (asked == "" and device.type == "cuda"))
+
+
+# Blocks of at most so many rows and columns are worked on in float64: their errors would not average out.
+SMALL = 256

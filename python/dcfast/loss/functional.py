@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dcfast.loss import arguments, ops, siglip_ops
+from dcfast.loss import arguments
+from dcfast.loss.ops import clip as ops
+from dcfast.loss.ops import siglip as siglip_ops
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -43,7 +43,7 @@ class ClipLoss(nn.Module):
         group: process group; default all processes.
 
     Calling it takes what open_clip's takes and returns the 0-dim loss, or {"contrastive_loss": loss} with
-    ``output_dict``. Arguments and errors: ``dcfast.clip_loss``; cost with many ranks: ``dcfast.loss.clip_ranks``.
+    ``output_dict``. Arguments and errors: ``dcfast.clip_loss``; cost with many ranks: ``dcfast.loss.ops.clip_ranks``.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class ClipLoss(nn.Module):
         return {"contrastive_loss": loss} if output_dict else loss
 
     def _over_ranks(self, image: Tensor, text: Tensor, logit_scale: Tensor | float) -> Tensor:
-        from dcfast.loss.clip_ranks import clip_loss_ranks
+        from dcfast.loss.ops.clip_ranks import clip_loss_ranks
 
         image, text, scale = functional.checked(image, text, logit_scale)
         ranks = self.rank, self.world_size, self._group_name
@@ -206,7 +206,7 @@ class SigLipLoss(nn.Module):
     def _over_ranks(
         self, image: Tensor, text: Tensor, logit_scale: Tensor | float, logit_bias: Tensor | float | None
     ) -> Tensor:
-        from dcfast.loss.siglip_ranks import SCHEDULES, siglip_loss_ranks
+        from dcfast.loss.ops.siglip_ranks import SCHEDULES, siglip_loss_ranks
 
         image, text, scale = functional.checked(image, text, logit_scale)
         bias = arguments.as_scalar(0.0 if logit_bias is None else logit_bias, "logit_bias", image)

@@ -5,25 +5,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 
-from dcfast.stages.run_dir import Run
+from dcfast.rundir.run_dir import Run
 from dcfast.stages.runner import Steps
 
-__all__ = ["STAGES", "stage_steps"]
-
-STAGES = (
-    "world",
-    "index",
-    "signatures",
-    "teacher",
-    "features",
-    "decontaminate",
-    "filter",
-    "reshard",
-    "verify",
-    "train",
-    "evaluate",
-    "report",
-)
+__all__ = ["stage_steps"]
 
 
 def stage_steps(name: str) -> Callable[[Run], Steps]:

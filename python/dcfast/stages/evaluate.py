@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from dcfast.engine.piece import Piece
 from dcfast.errors import RunError
-from dcfast.stages.piece import Piece
-from dcfast.stages.recorded import load_object
-from dcfast.stages.run_dir import Run
+from dcfast.rundir.run_dir import Run
+from dcfast.rundir.summaries import load_object
 from dcfast.stages.runner import Steps
 
 __all__ = ["evaluate_checkpoint", "steps"]
@@ -23,8 +23,8 @@ TRAIN_SUMMARY = "train/summary.json"
 def evaluate_checkpoint(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: one checkpoint on all sets; returns scores and averages, the details are in the files."""
     from dcfast.evaluate import evaluate_model
-    from dcfast.features.devices import resolve_device
-    from dcfast.models import load_model
+    from dcfast.models.clip import load_model
+    from dcfast.models.devices import resolve_device
 
     clip = load_model(args["model"], str(Path(out) / args["checkpoint"]), device=resolve_device(args["device"]))
     if args["sha256"] is not None and clip.content_hash != args["sha256"]:

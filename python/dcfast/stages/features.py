@@ -14,26 +14,21 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from dcfast.atomic import write_json
+from dcfast.engine.piece import Piece
 from dcfast.errors import PoolError
-from dcfast.features.devices import borrowed_device, gpu_share
-from dcfast.features.embed import ARRAYS, segment_file
+from dcfast.features.files import ARRAYS, segment_file, status_path
 from dcfast.features.spec import TEACHER, FeatureModel, feature_models
-from dcfast.stages.index import segment_path
-from dcfast.stages.piece import Piece
-from dcfast.stages.run_dir import FEATURE_METADATA, Run
+from dcfast.models.devices import borrowed_device, gpu_share
+from dcfast.rundir.layout import FEATURE_METADATA, segment_path
+from dcfast.rundir.run_dir import Run
 from dcfast.stages.runner import Steps
 from dcfast.stages.teacher import TEACHER_FILE, teacher_model
+from dcfast.storage.atomic import write_json
 
-__all__ = ["READY", "check_features", "load_feature_model", "model_arguments", "status_path", "steps"]
+__all__ = ["READY", "check_features", "load_feature_model", "model_arguments", "steps"]
 
 READY = "features/features.json"
 """Written when all segments are embedded: stands for all of them among a piece's inputs."""
-
-
-def status_path(number: int) -> str:
-    """(n,) u8 of a segment: what became of each sample, an index into ``dcfast.features.pairs.STATUS``."""
-    return segment_file(number, "status")
 
 
 def model_arguments(model: FeatureModel) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -48,7 +43,7 @@ def model_arguments(model: FeatureModel) -> tuple[dict[str, Any], tuple[str, ...
 
 @lru_cache(maxsize=4)
 def _load(name: str, pretrained: str | None, device: str, fingerprint: str) -> Any:
-    from dcfast.models import load_model
+    from dcfast.models.clip import load_model
 
     del fingerprint  # part of the cache's key only
     return load_model(name, pretrained, device=device)
@@ -64,7 +59,7 @@ def load_feature_model(root: Path, args: dict[str, Any], device: str) -> Any:
 
 @lru_cache(maxsize=16)
 def _check(name: str, pretrained: str, fingerprint: str) -> None:
-    from dcfast.models import load_model, model_names
+    from dcfast.models.clip import load_model, model_names
 
     del fingerprint  # part of the cache's key only
     known = name in model_names()
@@ -98,7 +93,7 @@ def _mark(path: str | None) -> str:
 def embed(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: the embeddings of one segment's pairs."""
     from dcfast.features.embed import embed_segment
-    from dcfast.shards import Segment
+    from dcfast.index.build import Segment
 
     root = Path(out)
     segment = Segment.open(root / segment_path(args["number"]))
@@ -125,7 +120,7 @@ def declare_ready(out: str, args: dict[str, Any]) -> dict[str, Any]:
 def write_group(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: the metadata files of one group with their feature columns."""
     from dcfast.features.metadata import Filled, SegmentColumns, write_features
-    from dcfast.uids import open_records
+    from dcfast.uids.sets import open_records
 
     root = Path(out)
     columns = SegmentColumns(root, args["first_shards"])
@@ -147,8 +142,8 @@ def _about(models: Sequence[FeatureModel], stats: list[dict[str, Any]]) -> list[
 
 
 def _npz_of(path: str) -> list[str]:
-    beside = str(Path(path).with_suffix(".npz"))
-    return [beside] if os.path.isfile(beside) else []
+    sibling_npz = str(Path(path).with_suffix(".npz"))
+    return [sibling_npz] if os.path.isfile(sibling_npz) else []
 
 
 def steps(run: Run) -> Steps:

@@ -11,21 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from dcfast.atomic import write_json
+from dcfast.engine.piece import Piece
 from dcfast.errors import CorruptDataError
-from dcfast.stages.piece import Piece
-from dcfast.stages.run_dir import Run
+from dcfast.index.rows import ROW_BITS, shard_damage, valid_uid_mask
+from dcfast.rundir.layout import MERGE_BYTES, segment_path
+from dcfast.rundir.run_dir import Run
 from dcfast.stages.runner import Steps
+from dcfast.storage.atomic import write_json
 
-__all__ = ["segment_path", "steps"]
-
-ROW_BITS = 32
-"""A row id is the shard's ordinal << 32 | the sample's place in the shard."""
-MERGE_BYTES = 256 << 20
-
-
-def segment_path(number: int) -> str:
-    return f"index/segment-{number:05d}.dcx"
+__all__ = ["steps"]
 
 
 def _run_path(number: int) -> str:
@@ -41,26 +35,10 @@ def row_ids(segment: Any, first_shard: int) -> Any:
     return shard.astype(np.uint64) << np.uint64(ROW_BITS) | row.astype(np.uint64)
 
 
-def usable_uids(segment: Any) -> Any:
-    """(n,) bool: whether a sample has a uid; elsewhere its entry in ``segment.uid`` means nothing."""
-    from dcfast.shards import WITHOUT_UID
-
-    return (np.asarray(segment.flags) & int(WITHOUT_UID)) == 0
-
-
-def shard_damage(segment: Any) -> list[tuple[int, int, str]]:
-    """(shard, offset, message) of what may hide samples: damage, and a missing end, as a cut between members leaves.
-
-    An archive without its end mark is legal to most readers; in a pool it is the trace of a writer that died.
-    """
-    cut = [note for note in segment.shard_notes if note.message.startswith("no end-of-archive marker")]
-    return sorted([*segment.shard_damage, *cut])
-
-
 def build_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: indexes a run of shards and writes the sorted run of its uids."""
-    from dcfast.shards import Segment, write_segment
-    from dcfast.uids import RECORD_DTYPE, record_sort, save_records
+    from dcfast.index.build import Segment, write_segment
+    from dcfast.uids.sets import RECORD_DTYPE, record_sort, save_records
 
     root = Path(out)
     number, first_shard = args["number"], args["first_shard"]
@@ -72,7 +50,7 @@ def build_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
         shard, offset, message = damage[0]
         name = segment.shard_names[shard]
         raise CorruptDataError(f"shard {name}, offset {offset}: {message} (--strict)", path=name, offset=offset)
-    has_uid = usable_uids(segment)
+    has_uid = valid_uid_mask(segment)
     records = np.empty(int(has_uid.sum()), dtype=RECORD_DTYPE)
     records["f0"] = segment.uid["f0"][has_uid]
     records["f1"] = segment.uid["f1"][has_uid]
@@ -92,7 +70,7 @@ def build_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
 def merge_pool_index(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: merges the runs of all segments into ``index/pool.npy`` and counts repeated uids."""
-    from dcfast.uids import merge_runs, open_records
+    from dcfast.uids.sets import merge_runs, open_records
 
     root = Path(out)
     runs = [root / _run_path(n) for n in range(args["segments"])]

@@ -11,11 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dcfast.atomic import write_bytes, write_json
+from dcfast.engine.piece import Piece
 from dcfast.errors import PoolError
-from dcfast.stages.piece import Piece
-from dcfast.stages.run_dir import Run
+from dcfast.rundir.run_dir import Run
 from dcfast.stages.runner import Steps
+from dcfast.storage.atomic import write_bytes, write_json
 
 __all__ = ["steps", "write_report"]
 
@@ -33,7 +33,7 @@ TABLES = (
 
 def _digest(out: Path) -> str:
     """Of everything small that the report is made of, by content: it may be written anew without a change."""
-    from dcfast.stages import STAGES
+    from dcfast.rundir.layout import STAGES
 
     digest = hashlib.sha256()
     recorded = [out / "manifest.json", *(out / "state" / f"{s}.json" for s in STAGES if s != "report")]
@@ -44,7 +44,7 @@ def _digest(out: Path) -> str:
 
 
 def _evalsets(directory: str | None) -> list[tuple[str, list[str]]]:
-    from dcfast.stages.signatures import evalset_tars
+    from dcfast.evaluate.folders import evalset_tars
 
     if directory is None:
         return []
@@ -60,9 +60,9 @@ def write_report(out: str, args: dict[str, Any]) -> dict[str, Any]:
     Memory: a batch of a table, one picture, and 65,536 metadata rows. Cost: about a second, and the time that the
     filter takes for these rows, whatever the size of the pool.
     """
-    from dcfast.report.collect import Source, collect
-    from dcfast.report.page import look_up, render
-    from dcfast.report.pictures import EvalReader, PoolReader
+    from dcfast.report.facts.collect import Source, collect
+    from dcfast.report.page.images import EvalReader, PoolReader
+    from dcfast.report.page.page import look_up, render
 
     root = Path(out)
     sets = _evalsets(args["evalset_dir"])

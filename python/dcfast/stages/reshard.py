@@ -11,19 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from dcfast.stages.fates import excluded_path
-from dcfast.stages.index import segment_path
-from dcfast.stages.piece import MAX_PIECES, Piece
-from dcfast.stages.run_dir import Run
+from dcfast.engine.piece import Piece
+from dcfast.index.pool import MAX_PIECES
+from dcfast.rundir.layout import PLAN, PLAN_FILES, excluded_path, segment_path
+from dcfast.rundir.run_dir import Run
 from dcfast.stages.runner import Steps
 
-__all__ = ["PLAN", "PLAN_ARRAYS", "PLAN_FILES", "excluded_rows", "output_ranges", "steps"]
-
-PLAN = "reshard"
-"""Folder of the plan; its markers lie in state/reshard like those of every stage."""
-PLAN_ARRAYS = tuple(f"{PLAN}/{name}.npy" for name in ("cuts", "repeats", "exclude"))
-"""With the subset and the index, they decide what stands where in the new shards."""
-PLAN_FILES = (*PLAN_ARRAYS, f"{PLAN}/plan.json")
+__all__ = ["excluded_rows", "output_ranges", "steps"]
 
 
 def output_ranges(count: int) -> list[tuple[int, int]]:
@@ -34,7 +28,7 @@ def output_ranges(count: int) -> list[tuple[int, int]]:
 
 def excluded_rows(root: Path, segments: int, subset: Any) -> Any:
     """Row ids in quarantine whose uid is kept all the same, because another sample with that uid is whole."""
-    from dcfast.uids import uid_isin
+    from dcfast.uids.sets import uid_isin
 
     found = [np.zeros(0, dtype=np.uint64)]
     for number in range(segments):
@@ -47,12 +41,12 @@ def excluded_rows(root: Path, segments: int, subset: Any) -> Any:
 
 def make_plan(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: the plan, after a look at the free space of the disk."""
-    from dcfast import resharder
-    from dcfast.uids import load_subset, open_records
+    from dcfast import resharding
+    from dcfast.uids.sets import load_subset, open_records
 
     root = Path(out)
     subset = load_subset(root / "subset.npy", check=False)
-    plan = resharder.make_plan(
+    plan = resharding.make_plan(
         [str(root / segment_path(n)) for n in range(args["segments"])],
         subset,
         shards_dir=args["shard_dir"],
@@ -60,18 +54,18 @@ def make_plan(out: str, args: dict[str, Any]) -> dict[str, Any]:
         exclude=excluded_rows(root, args["segments"], subset),
         pool_records=open_records(root / "index/pool.npy"),
     )
-    resharder.check_free_space(plan, root / "shards")
+    resharding.check_free_space(plan, root / "shards")
     plan.save(root / PLAN)
     return {**plan.counts, "output_shards": plan.num_output_shards, "weights": plan.cuts["tar_bytes"].tolist()}
 
 
 def write_shards(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: some output shards."""
-    from dcfast import resharder
-    from dcfast.uids import load_subset
+    from dcfast import resharding
+    from dcfast.uids.sets import load_subset
 
     root = Path(out)
-    written = resharder.write_output_shards(
+    written = resharding.write_output_shards(
         root / PLAN,
         load_subset(root / "subset.npy", check=False),
         args["first"],
@@ -84,10 +78,10 @@ def write_shards(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
 def finish(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: ``sample_ids.npy``, ``sizes.json``, ``meta.json``; removes shards an earlier plan left."""
-    from dcfast import resharder
+    from dcfast import resharding
 
     root = Path(out)
-    meta = resharder.finish_reshard(
+    meta = resharding.finish_reshard(
         root / PLAN,
         root / "subset.npy",
         root / "shards",

@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Generator
 from typing import Any
 
-from dcfast.atomic import write_json
-from dcfast.stages.engine import Engine
-from dcfast.stages.piece import Piece, read_marker
-from dcfast.stages.progress import Progress
-from dcfast.stages.recorded import holds
-from dcfast.stages.run_dir import Run
+from dcfast.engine.engine import Engine
+from dcfast.engine.piece import Piece, read_marker
+from dcfast.engine.progress import Progress
+from dcfast.rundir.run_dir import Run
+from dcfast.rundir.summaries import equals_json
+from dcfast.storage.atomic import write_json
 
 __all__ = ["Steps", "run_stage"]
 
@@ -38,7 +38,7 @@ def _run_step(run: Run, engine: Engine, pieces: list[Piece], progress: Callable[
         return [s for s in stats if s is not None]
     started = time.monotonic()
     step = pieces[waiting[0]].step
-    run.forget(_later(step.partition("/")[0]))  # what they recorded was of what is now redone
+    run.invalidate(_later(step.partition("/")[0]))  # what they recorded was of what is now redone
     with progress(step, total=sum(pieces[i].weight for i in waiting), pieces=len(waiting)) as bar:
         for done, result in engine.map(str(run.out), [pieces[i] for i in waiting]):
             stats[waiting[done]] = result
@@ -48,7 +48,7 @@ def _run_step(run: Run, engine: Engine, pieces: list[Piece], progress: Callable[
 
 
 def _later(stage: str) -> tuple[str, ...]:
-    from dcfast.stages import STAGES
+    from dcfast.rundir.layout import STAGES
 
     return STAGES[STAGES.index(stage) :] if stage in STAGES else ()
 
@@ -81,6 +81,6 @@ def run_stage(
     except StopIteration as end:
         summary: dict[str, Any] = end.value
     path = run.summary_path(name)
-    if not holds(path, json.loads(json.dumps(summary))):
+    if not equals_json(path, json.loads(json.dumps(summary))):
         write_json(path, summary)  # untouched when equal: its mtime may be an input of a later stage
     return summary

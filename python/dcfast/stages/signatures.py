@@ -12,90 +12,26 @@ from typing import Any
 
 import numpy as np
 
-from dcfast.atomic import atomic_path
+from dcfast.dedup.records import ABSENT, SIGNATURE_DTYPE, sign_images
+from dcfast.engine.piece import Piece
 from dcfast.errors import CorruptDataError, PoolError
-from dcfast.stages.index import segment_path, shard_damage
-from dcfast.stages.piece import Piece
-from dcfast.stages.run_dir import Run, check_name
+from dcfast.evaluate.folders import COUNT_FILE, evalset_tars
+from dcfast.index.rows import shard_damage
+from dcfast.rundir.layout import eval_path, pool_path, segment_path
+from dcfast.rundir.run_dir import Run
 from dcfast.stages.runner import Steps
+from dcfast.storage.atomic import atomic_path
 
-__all__ = ["ABSENT", "SIGNATURE_DTYPE", "evalset_tars", "pool_path", "steps"]
+__all__ = ["steps"]
 
-SIGNATURE_DTYPE = np.dtype(
-    [
-        ("status", "u1"),
-        ("flat", "u1"),
-        ("width", "<u4"),
-        ("height", "<u4"),
-        ("h0", "<u8"),
-        ("h1", "<u8"),
-        ("phash", "<u8"),
-    ]
-)
-"""status: of ``dcfast.pictures``, or ABSENT; h0, h1: XXH3-128 of the encoded bytes, high half first."""
-ABSENT = 255
-"""Status of a sample without a picture."""
-COUNT_FILE = "nshards.txt"
 MAX_NOTED = 100
 """Damages of an evaluation set that its summary names."""
 
 
-def pool_path(number: int) -> str:
-    return f"signatures/pool-{number:05d}.npy"
-
-
-def eval_path(number: int) -> str:
-    return f"signatures/eval-{number:03d}.parquet"
-
-
-def evalset_tars(directory: Path) -> list[tuple[str, list[str]]]:
-    """The evaluation sets of a directory: (name without wds_ and _test, its tars), sorted.
-
-    Raises:
-        PoolError: no such directory, or no ``wds_*_test`` directory in it.
-    """
-    if not directory.is_dir():
-        raise PoolError(
-            f"evalsets {directory}: no such directory; expected one with wds_*_test directories (--evalsets DIR)"
-        )
-    found = []
-    for folder in sorted(directory.glob("wds_*_test")):
-        tars = sorted((folder / "test").glob("*.tar"), key=lambda p: (len(p.name), p.name))
-        for tar in tars:
-            check_name(str(tar), f"evalsets {directory}")
-        if tars:
-            found.append((folder.name[len("wds_") : -len("_test")], [str(t) for t in tars]))
-    if not found:
-        raise PoolError(f"evalsets {directory}: no wds_*_test/test/*.tar in it; nothing to decontaminate against")
-    return found
-
-
-def _sign(segment: Any, paths: list[str]) -> np.ndarray[Any, np.dtype[Any]]:
-    from dcfast.pictures import picture_signatures
-
-    result = np.zeros(segment.num_samples, dtype=SIGNATURE_DTYPE)
-    result["status"] = ABSENT
-    member = np.asarray(segment.picture_member())
-    offsets, sizes = np.asarray(segment.member_offset()), np.asarray(segment.member_size())
-    begin = np.asarray(segment.shard_sample_begin)
-    for shard, path in enumerate(paths):
-        rows = np.arange(int(begin[shard]), int(begin[shard + 1]))
-        rows = rows[member[rows] >= 0]
-        if len(rows) == 0:
-            continue
-        chosen = member[rows]
-        columns = picture_signatures(path, offsets[chosen], sizes[chosen], threads=1)
-        for name in ("status", "flat", "width", "height", "phash"):
-            result[name][rows] = columns[name]
-        result["h0"][rows] = columns["content_hash"]["f0"]
-        result["h1"][rows] = columns["content_hash"]["f1"]
-    return result
-
-
 def sign_pool(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: the signatures of one segment's pictures."""
-    from dcfast.pictures import STATUS
-    from dcfast.shards import Segment
+    from dcfast.images.signatures import STATUS
+    from dcfast.index.build import Segment
 
     root = Path(out)
     segment = Segment.open(root / segment_path(args["number"]))
@@ -104,7 +40,7 @@ def sign_pool(out: str, args: dict[str, Any]) -> dict[str, Any]:
             f"shard {segment.shard_names[shard]} of {args['shard_dir']} has {what} since it was indexed; "
             "run index again (drop --from)"
         )
-    result = _sign(segment, [str(Path(args["shard_dir"]) / name) for name in segment.shard_names])
+    result = sign_images(segment, [str(Path(args["shard_dir"]) / name) for name in segment.shard_names])
     with atomic_path(root / pool_path(args["number"])) as temporary, open(temporary, "wb") as file:
         np.save(file, result)
     counts = np.bincount(result["status"], minlength=256)
@@ -121,7 +57,7 @@ def sign_evalset(out: str, args: dict[str, Any]) -> dict[str, Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from dcfast.shards import Segment, write_segment
+    from dcfast.index.build import Segment, write_segment
 
     root = Path(out)
     index = root / "state/signatures/evalsets" / f"{args['number']:03d}.dcx"
@@ -131,7 +67,7 @@ def sign_evalset(out: str, args: dict[str, Any]) -> dict[str, Any]:
     if args["strict"] and damage:
         name, message = damage[0]
         raise CorruptDataError(f"evaluation set {args['name']}, {name}: {message} (--strict)", path=name)
-    result = _sign(segment, args["tars"])
+    result = sign_images(segment, args["tars"])
     shard_names = [Path(path).name for path in args["tars"]]
     counts = np.diff(np.asarray(segment.shard_sample_begin)).astype(np.int64)
     columns = {name: pa.array(result[name]) for name in SIGNATURE_DTYPE.names or ()}

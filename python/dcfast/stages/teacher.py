@@ -14,13 +14,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dcfast.atomic import atomic_path, write_json
+from dcfast.engine.piece import Piece, fingerprint_files
 from dcfast.errors import RunError, SubsetError
+from dcfast.rundir.layout import segment_path
+from dcfast.rundir.run_dir import Run
 from dcfast.scales import scale
-from dcfast.stages.index import segment_path
-from dcfast.stages.piece import Piece, absolute, fingerprint_files
-from dcfast.stages.run_dir import Run
 from dcfast.stages.runner import Steps
+from dcfast.storage.atomic import atomic_path, write_json
+from dcfast.storage.paths import absolute
 
 __all__ = ["RECIPE", "TEACHER_FILE", "check_teacher", "steps", "teacher_model", "teacher_shards"]
 
@@ -61,7 +62,7 @@ def check_teacher(run: Run) -> None:
     batch = _batch()
     if not run.is_world:
         assert run.settings.teacher_uids is not None  # check_settings
-        from dcfast.uids import load_subset
+        from dcfast.uids.sets import load_subset
 
         named = len(load_subset(run.settings.teacher_uids))
         if named < batch:
@@ -86,7 +87,7 @@ def _too_few(path: str, there: str, needed: int) -> str:
 
 def _check_in_pool(root: Path, path: str) -> None:
     """SubsetError where fewer than a batch of the named pairs are in the pool, which only its index can tell."""
-    from dcfast.uids import load_subset, open_records, uid_lookup
+    from dcfast.uids.sets import load_subset, open_records, uid_lookup
 
     named = load_subset(path)
     _, count = uid_lookup(open_records(root / "index/pool.npy"), named, check=False)
@@ -112,8 +113,8 @@ def _source(root: Path, args: dict[str, Any]) -> Any:
 
 def train_teacher(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: trains the teacher, or goes on where it was stopped, and writes its weights."""
-    from dcfast.features.devices import resolve_device
-    from dcfast.models import file_sha256, read_checkpoint
+    from dcfast.models.clip import file_sha256, read_checkpoint
+    from dcfast.models.devices import resolve_device
     from dcfast.train import TrainSettings, train
 
     root = Path(out)

@@ -14,14 +14,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from dcfast.atomic import write_json
-from dcfast.stages.fates import excluded_path
-from dcfast.stages.index import segment_path
-from dcfast.stages.piece import Piece
-from dcfast.stages.recorded import holds
-from dcfast.stages.reshard import PLAN_ARRAYS, excluded_rows
-from dcfast.stages.run_dir import Run
+from dcfast.engine.piece import Piece
+from dcfast.rundir.layout import PLAN_ARRAYS, excluded_path, segment_path
+from dcfast.rundir.run_dir import Run
+from dcfast.rundir.summaries import equals_json
+from dcfast.stages.reshard import excluded_rows
 from dcfast.stages.runner import Steps
+from dcfast.storage.atomic import write_json
 
 __all__ = ["POSITIONS", "limit_threads", "steps"]
 
@@ -42,13 +41,13 @@ def limit_threads(count: int | None) -> None:
 
 def plan_positions(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: the canonical order of the kept samples: that of the new shards, written or not."""
-    from dcfast import resharder
+    from dcfast import resharding
     from dcfast.train import write_positions
-    from dcfast.uids import load_subset, open_records
+    from dcfast.uids.sets import load_subset, open_records
 
     root = Path(out)
     subset = load_subset(root / "subset.npy", check=False)
-    plan = resharder.make_plan(
+    plan = resharding.make_plan(
         [str(root / segment_path(n)) for n in range(args["segments"])],
         subset,
         shards_dir=args["shard_dir"],
@@ -72,7 +71,7 @@ def _samples(root: Path, args: dict[str, Any]) -> dict[str, Any]:
 
     The subset alone does not say it: rows in quarantine whose uid is kept all the same are left out of the order.
     """
-    from dcfast.segments import Segment
+    from dcfast.index.segments import Segment
 
     index = hashlib.sha256()
     for number in range(args["segments"]):
@@ -83,7 +82,7 @@ def _samples(root: Path, args: dict[str, Any]) -> dict[str, Any]:
 
 def train_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: the training; returns its summary."""
-    from dcfast.features.devices import resolve_device
+    from dcfast.models.devices import resolve_device
     from dcfast.train import TrainSettings, TrainSource, launch
 
     root = Path(out)
@@ -104,7 +103,7 @@ def train_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
     )
     identity = {**settings.identity(), "source": args["source"], **_samples(root, args)}
     mark = root / IDENTITY
-    if not holds(mark, json.loads(json.dumps(identity))):
+    if not equals_json(mark, json.loads(json.dumps(identity))):
         for name in CHECKPOINTED:
             place = root / "train" / name
             shutil.rmtree(place, ignore_errors=True)

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from dcfast.atomic import write_json
+from dcfast.engine.piece import Piece
 from dcfast.errors import CorruptDataError
-from dcfast.stages.fates import FATES
-from dcfast.stages.piece import Piece
-from dcfast.stages.reshard import PLAN, PLAN_FILES, output_ranges
-from dcfast.stages.run_dir import Run
+from dcfast.rundir.layout import FATES, PLAN, PLAN_FILES
+from dcfast.rundir.run_dir import Run
+from dcfast.rundir.tables import part_path
+from dcfast.stages.reshard import output_ranges
 from dcfast.stages.runner import Steps
-from dcfast.stages.tables import part_path
+from dcfast.storage.atomic import write_json
 
 __all__ = ["steps"]
 
@@ -28,11 +28,11 @@ MAX_NOTED = 100
 
 def check_shards(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: some output shards against plan and sources."""
-    from dcfast import resharder
-    from dcfast.uids import load_subset
+    from dcfast import resharding
+    from dcfast.uids.sets import load_subset
 
     root = Path(out)
-    report = resharder.verify_output_shards(
+    report = resharding.verify_output_shards(
         root / PLAN,
         load_subset(root / "subset.npy", check=False),
         root / "shards",
@@ -49,7 +49,7 @@ def check_fates(out: str, args: dict[str, Any]) -> dict[str, Any]:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    from dcfast.uids import load_subset, uid_isin, uid_parse
+    from dcfast.uids.sets import load_subset, uid_isin, uid_parse
 
     root = Path(out)
     table = pq.read_table(root / args["part"], columns=["uid", "fate", "reason"])
@@ -69,7 +69,7 @@ def check_fates(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
 def conclude(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: ``verify.json``: the sums of all checks and what is wrong, if anything."""
-    from dcfast.uids import load_subset, uid_isin
+    from dcfast.uids.sets import load_subset, uid_isin
 
     root, sums = Path(out), args["sums"]
     subset = load_subset(root / "subset.npy", check=False)

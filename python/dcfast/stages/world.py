@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from dcfast.stages.piece import Piece
-from dcfast.stages.run_dir import Run
+from dcfast.engine.piece import Piece
+from dcfast.rundir.run_dir import Run
 from dcfast.stages.runner import Steps
 
 __all__ = ["steps"]

@@ -13,10 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dcfast.atomic import write_json
+from dcfast.engine.piece import fingerprint_files
 from dcfast.errors import DcfastError
-from dcfast.stages.piece import fingerprint_files
-from dcfast.stopping import stoppable
+from dcfast.process.signals import stoppable
+from dcfast.storage.atomic import write_json
 from dcfast.study.grid import Cell
 
 __all__ = ["main", "perform_cell", "read_result"]
@@ -58,9 +58,9 @@ def read_result(cell: Cell) -> dict[str, Any] | None:
 
 def perform_cell(cell: Cell, workers: int, *, overwrite: bool = False) -> dict[str, Any]:
     """Runs a cell, or what of it is left to do; returns and records its result."""
-    from dcfast.run import run, run_branch
-    from dcfast.scores import read_scores
-    from dcfast.stages.settings import Settings
+    from dcfast.evaluate.scores import read_scores
+    from dcfast.run.workflow import run, run_branch
+    from dcfast.rundir.settings import Settings
 
     if cell.label is None:
         run(cell.directory, cell.settings, last=BASE_STAGE, workers=workers, overwrite=overwrite)

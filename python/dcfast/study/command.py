@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dcfast.errors import DcfastError
-from dcfast.places import path_argument
-from dcfast.run_options import add_training_options, parse_features, parse_world
+from dcfast.process.signals import stoppable
+from dcfast.run.options import add_training_options, parse_features, parse_world
+from dcfast.rundir.settings import Settings
 from dcfast.scales import SCALES
-from dcfast.stages.piece import absolute
-from dcfast.stages.settings import Settings
-from dcfast.stopping import stoppable
+from dcfast.storage.paths import absolute, path_argument
 from dcfast.study.grid import STANDARD_FILTERS, Grid, parse_filters, parse_seeds
 from dcfast.study.output import markdown
 from dcfast.study.study import run_study

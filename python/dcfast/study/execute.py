@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dcfast.atomic import write_json
+from dcfast.storage.atomic import write_json
 from dcfast.study.cell import read_result
 from dcfast.study.grid import Cell
 

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dcfast.rundir.branch import branch_settings, slug
+from dcfast.rundir.settings import NO_COMPARISON, Settings
 from dcfast.scales import scale
-from dcfast.stages.branch import branch_settings, slug
-from dcfast.stages.settings import NO_COMPARISON, Settings
 
 __all__ = ["NOT_CANDIDATES", "STANDARD_FILTERS", "Cell", "Grid", "parse_filters", "parse_seeds", "scaled"]
 

@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from dcfast.atomic import write_bytes, write_json
+from dcfast.storage.atomic import write_bytes, write_json
 
 __all__ = ["markdown", "write_results"]
 

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.errors import RunError
-from dcfast.places import make_directory
-from dcfast.stages.piece import absolute
-from dcfast.stages.settings import check_settings
+from dcfast.run.checks import check_settings
+from dcfast.storage.paths import absolute, make_directory
 from dcfast.study.cell import read_result
 from dcfast.study.execute import Failure, execute
 from dcfast.study.grid import NOT_CANDIDATES, Cell, Grid, scaled

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.errors import DcfastError
-from dcfast.places import path_argument
+from dcfast.process.signals import stoppable
 from dcfast.scales import SCALES
-from dcfast.stopping import stoppable
+from dcfast.storage.paths import path_argument
 from dcfast.train.decode import DECODERS
 from dcfast.train.session import train
 from dcfast.train.settings import LOSSES, RECIPE_FIELDS, TrainSettings, TrainSource, parse_sources

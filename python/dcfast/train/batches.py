@@ -13,7 +13,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +21,18 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.errors import CorruptDataError, RunError
-from dcfast.train.dali import DaliDecoder, Encoded, plain_jpeg
+from dcfast.train.batch import Batch, BatchSpec, Encoded, join_batches
+from dcfast.train.dali import DaliDecoder, plain_jpeg
 from dcfast.train.decode import BadPicture, Decoder, open_decoder
 from dcfast.train.failures import Failure
 from dcfast.train.order import Order, Places
-from dcfast.train.source import OpenSource, RawSample, SourceFiles
+from dcfast.train.source import OpenSource, RawSample
 from dcfast.train.windows import crop_windows
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Batch", "BatchMaker", "BatchSpec", "iterate_batches", "join_batches"]
+__all__ = ["BatchMaker", "iterate_batches"]
 
 MAX_ATTEMPTS = 1024  # positions tried in place of one sample before the source counts as unusable
 _CACHED_CAPTIONS = 1 << 16
@@ -40,83 +41,11 @@ CHUNK = 256
 _PREFETCHED_BYTES = 64 << 20  # of pixels a worker makes ahead, at most
 
 
-@dataclass(frozen=True)
-class BatchSpec:
-    """All that a worker needs to make any batch of a rank."""
-
-    sources: tuple[SourceFiles, ...]
-    weights: tuple[float, ...]
-    model: str
-    image_size: int
-    global_batch: int
-    accumulation: int
-    world_size: int
-    rank: int
-    seed: int
-    crop_scale: float
-    resample: bool
-    block: int
-    window: int
-    decoder: str
-
-    @property
-    def micro_batch(self) -> int:
-        """Samples of one micro-batch on one rank."""
-        return self.global_batch // (self.world_size * self.accumulation)
-
-
-@dataclass
-class Batch:
-    """n samples.
-
-    Attributes:
-        images: (n, 3, size, size) uint8 tensor, RGB; channels last in memory. Without those in ``encoded``.
-        tokens: (n, context) int64 tensor.
-        uids: (n,) "u8,u8".
-        windows: (n, 4) int32: left, top, width, height of each crop.
-        positions: (n,) int64.
-        replaced: a dict for each sample that could not be used: step, slot, position, uid, reason.
-        encoded: pictures that ``DaliDecoder.finish`` still has to decode; None for other decoders.
-        refused: a dict for each chunk that DALI refused and Pillow decoded: step, samples, reason.
-    """
-
-    images: torch.Tensor
-    tokens: torch.Tensor
-    uids: npt.NDArray[Any]
-    windows: npt.NDArray[np.int32]
-    positions: npt.NDArray[np.int64]
-    replaced: list[dict[str, Any]]
-    encoded: Encoded | None = None
-    refused: list[dict[str, Any]] = field(default_factory=list)
-
-    def pin_memory(self) -> Batch:
-        """With page-locked tensors, which a GPU fetches by itself; torch's DataLoader asks for it."""
-        self.images, self.tokens = self.images.pin_memory(), self.tokens.pin_memory()
-        return self
-
-
-def join_batches(parts: list[Batch]) -> Batch:
-    """One batch of several, in order."""
-    import torch
-
-    if len(parts) == 1:
-        return parts[0]
-    return Batch(
-        torch.cat([p.images for p in parts]),
-        torch.cat([p.tokens for p in parts]),
-        np.concatenate([p.uids for p in parts]),
-        np.concatenate([p.windows for p in parts]),
-        np.concatenate([p.positions for p in parts]),
-        [record for p in parts for record in p.replaced],
-        refused=[record for p in parts for record in p.refused],
-    )
-
-
 class BatchMaker:
     """Makes batches of one rank. Memory: one micro-batch, and the tokens of at most 65,536 captions."""
 
     def __init__(self, spec: BatchSpec) -> None:
-        from dcfast.models import load_tokenizer
+        from dcfast.models.clip import load_tokenizer
 
         self.spec = spec
         self._order = Order(

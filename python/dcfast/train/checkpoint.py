@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dcfast.atomic import atomic_path
 from dcfast.errors import CheckpointError, CorruptDataError
-from dcfast.models import load_weights, read_checkpoint
+from dcfast.models.clip import load_weights, read_checkpoint
+from dcfast.storage.atomic import atomic_path
 
 __all__ = ["Progress", "latest_checkpoint", "load_checkpoint", "save_checkpoint"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -18,48 +18,18 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.errors import MissingDependencyError
+from dcfast.train.batch import Encoded
 
 if TYPE_CHECKING:
     import torch
 
-    from dcfast.train.batches import Batch
+    from dcfast.train.batch import Batch
 
-__all__ = ["DaliDecoder", "Encoded", "plain_jpeg", "require_dali"]
+__all__ = ["DaliDecoder", "plain_jpeg", "require_dali"]
 
 _LOG = logging.getLogger(__name__)
 _TAIL = 64  # bytes at the end of a file in which the end-of-image marker must lie
 _RGB_IDS = b"RGB"
-
-
-@dataclass
-class Encoded:
-    """k pictures of a batch that are not decoded yet.
-
-    Attributes:
-        places: (k,) int64, where they belong in the batch, ascending.
-        data: flat uint8 tensor, their bytes end to end: a tensor crosses processes in shared memory.
-        begin: (k + 1,) int64.
-    """
-
-    places: npt.NDArray[np.int64]
-    data: torch.Tensor
-    begin: npt.NDArray[np.int64]
-
-    @staticmethod
-    def of(pictures: dict[int, bytes]) -> Encoded:
-        """place -> bytes."""
-        import torch
-
-        places = np.array(sorted(pictures), np.int64)
-        parts = [np.frombuffer(pictures[int(i)], np.uint8) for i in places]
-        begin = np.zeros(len(parts) + 1, np.int64)
-        np.cumsum([len(p) for p in parts], out=begin[1:])
-        return Encoded(places, torch.from_numpy(np.concatenate(parts)), begin)
-
-    def pictures(self) -> list[npt.NDArray[np.uint8]]:
-        """Views of each."""
-        data = self.data.numpy()
-        return [data[a:b] for a, b in zip(self.begin[:-1].tolist(), self.begin[1:].tolist(), strict=True)]
 
 
 def plain_jpeg(data: memoryview) -> tuple[int, int] | None:

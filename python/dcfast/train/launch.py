@@ -11,8 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dcfast.atomic import write_json
 from dcfast.errors import RunError
+from dcfast.storage.atomic import write_json
 from dcfast.train.loop import world_sizes
 from dcfast.train.session import train
 from dcfast.train.settings import TrainSettings

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dcfast.atomic import write_bytes, write_json
-from dcfast.train.batches import Batch, BatchSpec, iterate_batches
+from dcfast.storage.atomic import write_bytes, write_json
+from dcfast.train.batch import Batch, BatchSpec
+from dcfast.train.batches import iterate_batches
 from dcfast.train.checkpoint import (
     Progress,
     latest_checkpoint,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from dcfast.errors import DcfastError, MissingDependencyError
+from dcfast.errors import DcfastError
 
 if TYPE_CHECKING:
     import torch
@@ -27,19 +27,11 @@ class NonFiniteLossError(DcfastError, ArithmeticError):
 
 
 def create_loss(name: str, rank: int, world_size: int) -> Any:
-    """The contrastive loss: local loss with gathered gradients, as DataComp trains.
-
-    Raises:
-        MissingDependencyError: ``dcfast`` where this build has no fused loss.
-    """
+    """The contrastive loss: local loss with gathered gradients, as DataComp trains."""
     if name == "open_clip":
         from open_clip.loss import ClipLoss
     else:
-        import dcfast
-
-        ClipLoss = getattr(dcfast, "ClipLoss", None)  # noqa: N806
-        if ClipLoss is None:
-            raise MissingDependencyError("loss 'dcfast': this dcfast has no ClipLoss; use loss 'open_clip'")
+        from dcfast.loss import ClipLoss
     return ClipLoss(local_loss=True, gather_with_grad=True, cache_labels=True, rank=rank, world_size=world_size)
 
 

@@ -14,7 +14,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from dcfast import _core
+import dcfast._core as _core
 from dcfast.train.counter import draw, stream_key
 
 __all__ = ["Order", "Places"]

@@ -12,10 +12,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from dcfast.atomic import remove_leftovers, write_json
 from dcfast.errors import MissingDependencyError, SubsetError
-from dcfast.places import make_directory
-from dcfast.train.batches import BatchMaker, BatchSpec
+from dcfast.storage.atomic import remove_leftovers, write_json
+from dcfast.storage.paths import make_directory
+from dcfast.train.batch import BatchSpec
+from dcfast.train.batches import BatchMaker
 from dcfast.train.dali import DaliDecoder, require_dali
 from dcfast.train.loop import Ranks, Trainer, num_steps, use_channels_last, world_sizes
 from dcfast.train.objective import create_loss
@@ -150,7 +151,7 @@ def _workers(settings: TrainSettings, ranks: Ranks) -> int:
 def _train(settings: TrainSettings, ranks: Ranks, on_step: Callable[[int], None] | None) -> dict[str, Any]:
     import torch
 
-    from dcfast.models import create_model
+    from dcfast.models.clip import create_model
 
     started = time.monotonic()
     recipe = settings.recipe()
@@ -252,7 +253,7 @@ def _summary(
 ) -> dict[str, Any]:
     from importlib.metadata import version
 
-    from dcfast.models import file_sha256
+    from dcfast.models.clip import file_sha256
 
     recipe, folder = trainer.recipe, trainer.folder
     steps = num_steps(recipe.samples_seen, recipe.global_batch)

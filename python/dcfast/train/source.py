@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from dcfast.access_pool import PoolReader
-from dcfast.atomic import atomic_path
+from dcfast.access.reader import PoolReader
 from dcfast.errors import CorruptDataError, PoolError, SubsetError
-from dcfast.reshard_contents import ShardSources
-from dcfast.reshard_plan import ReshardPlan, make_plan
+from dcfast.resharding.contents import ShardSources
+from dcfast.resharding.plan import ReshardPlan, make_plan
+from dcfast.storage.atomic import atomic_path
 
 if TYPE_CHECKING:
     from dcfast.train.settings import TrainSource
@@ -86,13 +86,13 @@ def prepare_source(source: TrainSource, work: Path, number: int) -> SourceFiles:
         raise PoolError(f"source {source}: no index segments (*.dcx) in {folder}; run the index stage first")
     rows = source.positions
     if rows is None:
-        from dcfast.uids import load_subset
+        from dcfast.uids.sets import load_subset
 
         subset = load_subset(str(source.subset))
         records = folder / "pool.npy"
         known = None
         if records.exists():
-            from dcfast.uids import open_records
+            from dcfast.uids.sets import open_records
 
             known = open_records(records)
         plan = make_plan(segments, subset, shards_dir=str(source.shards_dir), pool_records=known)
@@ -107,8 +107,8 @@ def prepare_source(source: TrainSource, work: Path, number: int) -> SourceFiles:
 
 
 def _prepare_shards(directory: str, segment_path: Path) -> SourceFiles:
-    from dcfast.segments import Segment
-    from dcfast.shards import write_segment
+    from dcfast.index.build import write_segment
+    from dcfast.index.segments import Segment
 
     folder = Path(os.path.abspath(directory))
     folder = folder / "shards" if (folder / "shards").is_dir() else folder

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from dcfast.atomic import atomic_path
+from dcfast.storage.atomic import atomic_path
 
 __all__ = ["MTIME", "mtime_of", "write_parquet", "write_tar", "write_text"]
 

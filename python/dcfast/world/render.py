@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dcfast.stopping import spawning, start_worker
+from dcfast.process.signals import spawning, start_worker
 from dcfast.world.captions import english_caption
 from dcfast.world.evalsets import eval_bytes, eval_sample, riddles
 from dcfast.world.files import mtime_of, write_parquet, write_tar, write_text

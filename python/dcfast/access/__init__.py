@@ -1,0 +1,102 @@
+"""Random access: members of any samples of an indexed pool, in any order, without resharding.
+
+``read_members`` reads some; ``PoolReader`` is a pool opened for many reads; ``iterate_uids`` and its kin read a
+uid list or subset file in any order, ahead of the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from dcfast.access.batch import MemberBatch, Members, PathLike
+from dcfast.access.iterate import Sample, UidBatch, iterate_rows, iterate_uid_batches, iterate_uids
+from dcfast.access.reader import Extensions, Missing, Numbering, PoolReader
+from dcfast.errors import PoolError
+
+if TYPE_CHECKING:
+    from dcfast.index.build import TarIndex
+    from dcfast.index.segments import Segment
+
+__all__ = [
+    "MemberBatch",
+    "Members",
+    "PoolReader",
+    "Sample",
+    "UidBatch",
+    "iterate_rows",
+    "iterate_uid_batches",
+    "iterate_uids",
+    "open_pool",
+    "read_members",
+]
+
+
+def read_members(
+    index: TarIndex | Segment | Sequence[Segment] | PoolReader,
+    rows: npt.ArrayLike,
+    ext: Extensions = None,
+    *,
+    shards_dir: PathLike | None = None,
+    numbering: Numbering = "row_id",
+    missing: Missing = "error",
+    memory_bytes: int = 1 << 30,
+    threads: int = 0,
+) -> MemberBatch:
+    """Reads members of samples, in the order asked, into one buffer.
+
+    Args:
+        index: what ``index_tars`` returned, one or more segments, or a PoolReader (which keeps shards open).
+        rows: (n,) integers in any order, repeats allowed: row ids (shard ordinal << 32 | row in the shard), or with
+            ``numbering="sample"`` samples counted from 0 over the whole index.
+        ext: one extension ('jpg'), a sequence of them, or None for all members; ASCII letters of any case.
+        shards_dir: directory that the segments' shard names are relative to; None where they open as they are.
+        missing: 'error', or 'none': a sample without an asked member has None for it.
+        memory_bytes: refuse to read more than this (a single member is always read).
+        threads: neighbouring members read at the same time; 0 means one per core.
+    Returns:
+        MemberBatch: memoryviews into the buffer, made without copies.
+    Raises:
+        IndexError: no such row.   PoolError: a member is missing.   CorruptDataError: a shard is not the indexed one,
+        ends early, or lies outside of the pool; with path and offset.   OSError: reading failed.
+        ValueError: more than memory_bytes.
+    Memory: the members asked for, and 100 bytes for each.   Cost: one system call for each stretch of neighbouring
+    members (gaps up to 8 KiB are read over).   GIL: released.
+    """
+    from dcfast.index.build import TarIndex
+    from dcfast.index.segments import Segment
+
+    if not isinstance(index, PoolReader):
+        if isinstance(index, TarIndex):
+            index = index.segment
+        index = PoolReader(shards_dir, [index] if isinstance(index, Segment) else index, verify=False)
+    return index.read(rows, ext, numbering=numbering, missing=missing, memory_bytes=memory_bytes, threads=threads)
+
+
+def open_pool(index_dir: PathLike, shards_dir: PathLike | None = None, **options: Any) -> PoolReader:
+    """Opens the pool that a run indexed.
+
+    Args:
+        index_dir: a run's output directory, or the ``index`` directory in it: ``segment-*.dcx`` and ``pool.npy``.
+        shards_dir: the pool's ``shards`` directory (or the pool).
+        options: see PoolReader.
+    Raises:
+        PoolError: no index there, or one that is not whole.   CorruptDataError: its ``index.json`` is none.
+    """
+    from dcfast.index.pool_index import check_layout
+
+    folder = Path(index_dir)
+    if (folder / "index").is_dir():
+        folder = folder / "index"
+    segments = sorted(folder.glob("*.dcx"))
+    if not segments:
+        raise PoolError(f"open_pool: no index segments (*.dcx) in {folder}; run the index stage first")
+    check_layout(folder, segments)
+    records = folder / "pool.npy"
+    base = None if shards_dir is None else Path(shards_dir)
+    if base is not None and (base / "shards").is_dir():
+        base = base / "shards"
+    return PoolReader(base, segments, records if records.exists() else None, **options)

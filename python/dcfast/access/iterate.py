@@ -1,0 +1,252 @@
+"""Iteration over rows or uids of a pool in any order, with batches read ahead in background threads."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+import dcfast._core as _core
+from dcfast.access.batch import MemberBatch, Members, PathLike
+
+if TYPE_CHECKING:
+    from dcfast.access.reader import PoolReader
+
+__all__ = ["Sample", "UidBatch", "iterate_rows", "iterate_uid_batches", "iterate_uids"]
+
+# uids or rows looked up together
+ROWS_AT_ONCE = 4096
+# larger batches would not be read faster, and wait longer for their first sample
+MAX_BATCH_BYTES = 8 << 20
+
+Order = Literal["given", "shuffled"]
+
+
+class Sample(NamedTuple):
+    """One sample: its key in its shard, its uid as text, and its members by extension, as memoryviews."""
+
+    key: str
+    uid: str
+    members: dict[str, memoryview]
+
+
+class UidBatch(NamedTuple):
+    """Some samples: (n,) "u8,u8" uids, keys in their shards, and the members."""
+
+    uids: npt.NDArray[Any]
+    keys: list[str]
+    members: MemberBatch
+
+
+def iterate_uids(
+    pool: PoolReader,
+    uids: npt.NDArray[Any] | PathLike,
+    exts: str | Sequence[str] | None = None,
+    *,
+    order: Order = "given",
+    seed: int = 0,
+    part: tuple[int, int] = (0, 1),
+    missing_uids: Literal["error", "skip"] = "skip",
+    missing: Literal["error", "none"] = "error",
+    read_ahead: int = 4,
+    memory_bytes: int = 256 << 20,
+) -> Generator[Sample, None, None]:
+    """Yields the samples of a uid list or subset file, in its order or shuffled, read ahead in the background.
+
+    This trains from a uid list without resharding: the samples are those that ``reshard`` would write. A uid that
+    stands m times is yielded m times, and one that several pool rows have yields each row (in pool order).
+
+    Args:
+        uids: (n,) "u8,u8" in any order, or a subset file (mapped, so it may be larger than memory).
+        exts: one extension or several, or None for all members.
+        order: 'given', or 'shuffled': a keyed permutation of the n places, computed as it goes, the same for the same
+            seed on any machine (``csrc/core/permutation.hpp``). Give each epoch its own seed.
+        part: (i, m): only every m-th place of the order from i on, for worker i of m. Together they are the whole.
+        missing_uids: uids that no whole sample of the pool has: 'skip' (a rotten link is no fault), or 'error'.
+        missing: samples without an asked extension: 'error', or 'none': their dict lacks it.
+        read_ahead: batches read or waiting beside the one in use; that many threads read.
+        memory_bytes: bound on the payload bytes of all these batches together. A sample larger than
+            memory_bytes / (read_ahead + 1) makes a batch of its own, and one larger than memory_bytes is read alone.
+    Yields:
+        Sample. Its views stay valid as long as they are held; what the caller holds is beyond the bound.
+    Raises:
+        PoolError: missing uids or members, where they are errors; what ``read_members`` raises. Samples before the
+        failing batch are yielded first.
+    Memory: memory_bytes and about 1 KiB for each of 4096 places.
+    """
+    batches = iterate_uid_batches(
+        pool,
+        uids,
+        exts,
+        order=order,
+        seed=seed,
+        part=part,
+        missing_uids=missing_uids,
+        missing=missing,
+        read_ahead=read_ahead,
+        memory_bytes=memory_bytes,
+    )
+    return _samples(batches)
+
+
+def iterate_uid_batches(
+    pool: PoolReader,
+    uids: npt.NDArray[Any] | PathLike,
+    exts: str | Sequence[str] | None = None,
+    *,
+    order: Order = "given",
+    seed: int = 0,
+    part: tuple[int, int] = (0, 1),
+    missing_uids: Literal["error", "skip"] = "skip",
+    missing: Literal["error", "none"] = "error",
+    read_ahead: int = 4,
+    memory_bytes: int = 256 << 20,
+) -> Generator[UidBatch, None, None]:
+    """As ``iterate_uids``, a batch at a time: less work in Python where samples are small."""
+    if order not in ("given", "shuffled"):
+        raise ValueError(f"order must be 'given' or 'shuffled'; got {order!r}")
+    if not 0 <= part[0] < part[1]:
+        raise ValueError(f"part must be (i, m) with 0 <= i < m; got {part}")
+    if missing_uids not in ("error", "skip"):
+        raise ValueError(f"missing_uids must be 'error' or 'skip'; got {missing_uids!r}")
+    if not 0 <= seed < 1 << 64:
+        raise ValueError(f"seed must be from 0 to 2^64 - 1; got {seed}")
+    wanted = uids if isinstance(uids, np.ndarray) else _load(uids)
+    if wanted.dtype != np.dtype("u8,u8") or wanted.ndim != 1:
+        raise TypeError(f'uids must be one-dimensional of dtype "u8,u8"; got {wanted.dtype} of shape {wanted.shape}')
+    blocks = _uid_blocks(pool, wanted, order, seed, part, missing_uids)
+    return _uid_batches(pool, blocks, exts, missing, read_ahead, memory_bytes)
+
+
+def iterate_rows(
+    pool: PoolReader,
+    rows: npt.NDArray[np.uint64],
+    exts: str | Sequence[str] | None = None,
+    *,
+    missing: Literal["error", "none"] = "error",
+    read_ahead: int = 4,
+    memory_bytes: int = 256 << 20,
+) -> Generator[MemberBatch, None, None]:
+    """Yields the members of rows (row ids, as array or memmap) in the order given, a batch at a time, read ahead.
+
+    Arguments, memory and errors as ``iterate_uids``.
+    """
+    blocks = (
+        np.ascontiguousarray(rows[first : first + ROWS_AT_ONCE], np.uint64)
+        for first in range(0, len(rows), ROWS_AT_ONCE)
+    )
+    return _read_ahead(pool, blocks, exts, missing, read_ahead, memory_bytes)
+
+
+def _samples(batches: Generator[UidBatch, None, None]) -> Generator[Sample, None, None]:
+    with closing(batches):
+        for batch in batches:
+            halves = zip(batch.uids["f0"].tolist(), batch.uids["f1"].tolist(), strict=True)
+            members = batch.members
+            for i, (key, (high, low)) in enumerate(zip(batch.keys, halves, strict=True)):
+                yield Sample(key, f"{high:016x}{low:016x}", members.sample(i))
+
+
+def _load(path: PathLike) -> npt.NDArray[Any]:
+    from dcfast.uids.sets import load_subset
+
+    return load_subset(path, check=False)  # any order will do
+
+
+def _uid_blocks(
+    pool: PoolReader, uids: npt.NDArray[Any], order: Order, seed: int, part: tuple[int, int], missing_uids: str
+) -> Iterator[npt.NDArray[np.uint64]]:
+    """Row ids of the uids in the order asked, some at a time."""
+    first, stride = part
+    count = max(0, -(-(len(uids) - first) // stride))
+    for begin in range(0, count, ROWS_AT_ONCE):
+        size = min(ROWS_AT_ONCE, count - begin)
+        start = first + begin * stride
+        if order == "shuffled":
+            block = uids[_core.permuted(len(uids), seed, start, size, stride)]
+        else:
+            block = uids[start : start + (size - 1) * stride + 1 : stride]
+        rows, found = pool.find(np.ascontiguousarray(block))
+        if missing_uids == "error" and not found.all():
+            from dcfast.errors import PoolError
+
+            high, low = block[int(np.flatnonzero(found == 0)[0])].tolist()
+            raise PoolError(
+                f"uid {high:016x}{low:016x} is in no whole sample of the pool ({int((found == 0).sum())} of "
+                f"{size} looked up together); pass missing_uids='skip' to go on without"
+            )
+        yield rows
+
+
+def _uid_batches(
+    pool: PoolReader, blocks: Iterator[npt.NDArray[np.uint64]], exts: Any, missing: Any, ahead: int, memory_bytes: int
+) -> Generator[UidBatch, None, None]:
+    with closing(_read_ahead(pool, blocks, exts, missing, ahead, memory_bytes)) as batches:
+        for batch in batches:
+            yield UidBatch(pool.uids(batch.rows), pool.keys(batch.rows), batch)
+
+
+def _batches(members: Members, limit: int) -> Iterator[Members]:
+    """Cuts samples into batches of at most ``limit`` bytes; a larger sample is a batch of its own."""
+    end = np.cumsum(members.sample_bytes())
+    first = 0
+    while first < len(members):
+        before = int(end[first - 1]) if first else 0
+        last = max(first + 1, int(np.searchsorted(end, before + limit, side="right")))
+        yield members.part(first, last)
+        first = last
+
+
+def _read_ahead(
+    pool: PoolReader, blocks: Iterator[npt.NDArray[np.uint64]], exts: Any, missing: Any, ahead: int, memory_bytes: int
+) -> Generator[MemberBatch, None, None]:
+    if ahead < 0 or memory_bytes < 1:
+        raise ValueError(f"read_ahead must be at least 0 and memory_bytes 1; got {ahead} and {memory_bytes}")
+    limit = max(1, min(MAX_BATCH_BYTES, memory_bytes // (ahead + 1)))
+    single = isinstance(exts, str)
+    planned = (part for rows in blocks for part in _batches(pool.locate(rows, exts, missing=missing), limit))
+    return _run_ahead(pool, planned, single, ahead, memory_bytes)
+
+
+def _run_ahead(
+    pool: PoolReader, planned: Iterator[Members], single: bool, ahead: int, memory_bytes: int
+) -> Generator[MemberBatch, None, None]:
+    queue: deque[tuple[int, Future[MemberBatch]]] = deque()
+    held = 0  # bytes of the queued batches and of the one the caller has
+    failure: BaseException | None = None
+    upcoming: Members | None = None
+    with ThreadPoolExecutor(max(ahead, 1), thread_name_prefix="dcfast-read") as threads:
+        try:
+            while True:
+                while failure is None and len(queue) < ahead + 1:
+                    try:
+                        upcoming = next(planned) if upcoming is None else upcoming
+                    except StopIteration:
+                        break
+                    except Exception as error:
+                        failure = error  # raised when what comes before it has been yielded
+                        break
+                    size = upcoming.num_bytes
+                    if held and held + size > memory_bytes:
+                        break
+                    held += size
+                    queue.append((size, threads.submit(pool.read_located, upcoming, single=single, threads=1)))
+                    upcoming = None
+                if not queue:
+                    break
+                size, future = queue.popleft()
+                batch = future.result()
+                del future  # it would keep the batch
+                yield batch
+                del batch
+                held -= size
+        finally:
+            for _, future in queue:
+                future.cancel()
+    if failure is not None:
+        raise failure

@@ -1,0 +1,389 @@
+"""PoolReader: an indexed pool opened for reading any of its members."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+import dcfast._core as _core
+from dcfast.access.batch import MemberBatch, Members, PathLike
+from dcfast.errors import CorruptDataError, PoolError
+from dcfast.index.rows import FLAG_CUT, FLAGS_WITHOUT_UID
+
+if TYPE_CHECKING:
+    from dcfast.index.segments import Segment
+
+__all__ = ["Extensions", "Missing", "Numbering", "PoolReader"]
+
+Extensions = str | Sequence[str] | None
+Numbering = Literal["row_id", "sample"]
+Missing = Literal["error", "none"]
+
+NO_EXT = 0xFFFFFFFF
+
+
+class PoolReader:
+    """The shards of an indexed pool, opened for reading any of their members. Safe for many threads.
+
+    A row id is ``shard ordinal << 32 | row in the shard``; ordinals count over the segments as they are given.
+
+    Args:
+        shards_dir: directory that the segments' shard names are relative to, or one for each segment; None where
+            the names open as they are (an index made by ``index_tars``).
+        segments: index segments in pool order, as paths or ``Segment`` objects.
+        pool_records: the pool index (sorted records of uid and row id) as array or ``pool.npy``. Without it, it is
+            built in memory when uids are first looked up: 24 bytes a sample, twice while it is sorted.
+        max_open: shards kept open; the least recently used are closed.
+        follow_links: allow shards that are symbolic links to places outside of their directory.
+        check_mtime: refuse a shard whose modification time is not the indexed one (its size always counts).
+        verify: check the segments' checksums, which reads them once.
+
+    Raises:
+        CorruptDataError: a damaged segment; in reading, a shard that is not what was indexed (compared when it is
+            opened and after each read), or that lies outside of its pool: symbolic links, absolute names, "..".
+
+    Memory: the shards' names and 100 bytes a shard; segments and records are mapped. A shard that is replaced while it
+    is open is still read as it was; one that is written to in place raises.
+    """
+
+    def __init__(
+        self,
+        shards_dir: PathLike | Sequence[PathLike] | None,
+        segments: Sequence[PathLike | Segment],
+        pool_records: PathLike | npt.NDArray[Any] | None = None,
+        *,
+        max_open: int = 256,
+        follow_links: bool = False,
+        check_mtime: bool = True,
+        verify: bool = True,
+    ) -> None:
+        from dcfast.index.segments import Segment
+
+        if isinstance(segments, (str, os.PathLike)):
+            raise TypeError("PoolReader: segments must be a sequence; pass [path]")
+        if max_open < 1:
+            raise ValueError(f"max_open must be at least 1; got {max_open}")
+        self._arguments = (shards_dir, list(segments), pool_records)
+        self._options = {"max_open": max_open, "follow_links": follow_links, "check_mtime": check_mtime}
+        self.segments = [s if isinstance(s, Segment) else Segment.open(s, verify=verify) for s in segments]
+        if shards_dir is None or isinstance(shards_dir, (str, os.PathLike)):
+            roots = [shards_dir] * len(self.segments)
+        else:
+            roots = list(shards_dir)
+            if len(roots) != len(self.segments):
+                raise ValueError(
+                    f"shards_dir: expected {len(self.segments)} directories, one a segment; got {len(roots)}"
+                )
+        self._records = pool_records
+        shards = np.array([s.num_shards for s in self.segments], np.int64)
+        samples = np.array([s.num_samples for s in self.segments], np.int64)
+        self.segment_first_shard = np.concatenate([[0], np.cumsum(shards)])
+        self.segment_first_sample = np.concatenate([[0], np.cumsum(samples)])
+        self.num_shards = int(self.segment_first_shard[-1])
+        self.num_samples = int(self.segment_first_sample[-1])
+        self.exts = sorted({ext for s in self.segments for ext in s.exts_lower})
+        number = {ext: i for i, ext in enumerate(self.exts)}
+        # extension numbers of each segment -> those of the pool
+        self._ext_maps = [np.array([number[e] for e in s.exts_lower], np.int32) for s in self.segments]
+        distinct = sorted({"" if r is None else os.fspath(r) for r in roots})
+        root_of = [distinct.index("" if r is None else os.fspath(r)) for r in roots]
+        self._reader = _core.MemberReader(
+            [os.fsencode(r) for r in distinct],
+            [os.fsencode(name) for s in self.segments for name in s.shard_names],
+            np.repeat(np.array(root_of, np.uint32), shards),
+            _joined([s.shard_sizes for s in self.segments], np.uint64),
+            _joined([s.shard_mtimes_ns for s in self.segments], np.int64),
+            **self._options,
+        )
+
+    def __repr__(self) -> str:
+        return f"<PoolReader: {self.num_shards} shards, {self.num_samples} samples>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # a worker process opens the files anew; segments were verified here
+        where, segments, records = self._arguments
+        paths = [s if isinstance(s, (str, os.PathLike)) else s.path for s in segments]
+        for path in paths:
+            if not os.path.exists(path):
+                raise PoolError(
+                    f"PoolReader: its index segment {path} has no file that another process could open (index_tars "
+                    "keeps none); write one by write_segment, and give its path"
+                )
+        return (_reopen, (where, paths, records, self._options))
+
+    def close(self) -> None:
+        """Closes the shards that are open; they are opened again where needed."""
+        self._reader.close()
+
+    def __enter__(self) -> PoolReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def num_open(self) -> int:
+        """Shards that are open now."""
+        return int(self._reader.num_open)
+
+    @property
+    def records(self) -> npt.NDArray[Any]:
+        """The pool index: sorted records of uid and row id, mapped or built."""
+        from dcfast.uids.sets import RECORD_DTYPE, open_records, record_sort
+
+        if self._records is None:
+            parts = [np.empty(0, RECORD_DTYPE)]
+            for segment, first in zip(self.segments, self.segment_first_sample, strict=False):
+                rows = np.flatnonzero((np.asarray(segment.flags) & FLAGS_WITHOUT_UID) == 0)
+                part = np.empty(len(rows), RECORD_DTYPE)
+                part["f0"], part["f1"] = segment.uid["f0"][rows], segment.uid["f1"][rows]
+                part["f2"] = self.row_ids(rows + int(first))
+                parts.append(part)
+            self._records = record_sort(np.concatenate(parts))
+        elif not isinstance(self._records, np.ndarray):
+            self._records = open_records(self._records)
+        return self._records
+
+    def row_ids(self, samples: npt.ArrayLike) -> npt.NDArray[np.uint64]:
+        """Row ids of samples numbered from 0 over the whole pool. Raises IndexError out of range."""
+        number, sample = self._by_sample(_integers(samples, "samples"))
+        ids = np.empty(len(number), np.uint64)
+        for part, segment, _ in self._groups(number):
+            begin = np.asarray(segment.shard_sample_begin).astype(np.int64)
+            shard = np.searchsorted(begin, sample[part], side="right") - 1
+            ordinal = shard + self.segment_first_shard[number[part]]
+            ids[part] = ordinal.astype(np.uint64) << np.uint64(32) | (sample[part] - begin[shard]).astype(np.uint64)
+        return ids
+
+    def find(self, uids: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+        """The rows that have each of some uids.
+
+        Args:
+            uids: (n,) "u8,u8" in any order, repeats allowed.
+        Returns:
+            (r,) row ids, those of one uid rising, uid after uid as asked; and (n,) how many each has: 0 where the
+            pool has none. Rows in which their shard is cut off are left out, as the resharder leaves them out.
+        Cost: about 0.3 us a uid.
+        """
+        from dcfast.uids.sets import uid_lookup
+
+        records = self.records
+        first, count = uid_lookup(records, np.ascontiguousarray(uids), check=False, threads=1)
+        owner = np.repeat(np.arange(len(uids)), count)
+        at = np.repeat(first - (np.cumsum(count) - count), count) + np.arange(len(owner))
+        rows = np.ascontiguousarray(records["f2"][at])
+        number, sample = self._by_row(rows)
+        whole = np.ones(len(rows), bool)
+        for part, segment, _ in self._groups(number):
+            whole[part] = (np.asarray(segment.flags)[sample[part]] & FLAG_CUT) == 0
+            # records of another index would give other samples than were asked for
+            of_row, asked = segment.uid[sample[part]], records[at[part]]
+            if not (np.array_equal(of_row["f0"], asked["f0"]) and np.array_equal(of_row["f1"], asked["f1"])):
+                raise CorruptDataError(
+                    f"PoolReader: the pool index (pool.npy) is not of the segment {segment.path}: it has other uids "
+                    "for its rows; make it whole with refresh_index, or the run again",
+                    path=os.fspath(segment.path),
+                )
+        return rows[whole], np.bincount(owner[whole], minlength=len(uids))
+
+    def uids(self, rows: npt.ArrayLike) -> npt.NDArray[Any]:
+        """(n,) "u8,u8" uids of row ids; zero for samples without one."""
+        number, sample = self._by_row(_integers(rows, "rows"))
+        uids = np.zeros(len(number), "u8,u8")
+        for part, segment, _ in self._groups(number):
+            uids[part] = np.asarray(segment.uid)[sample[part]]
+        return uids
+
+    def picture_sizes(self, rows: npt.ArrayLike) -> npt.NDArray[np.uint32]:
+        """(n, 2) width and height of each row's first picture by its header, pixels; 0 where unknown."""
+        number, sample = self._by_row(_integers(rows, "rows"))
+        sizes = np.zeros((len(number), 2), np.uint32)
+        for part, segment, _ in self._groups(number):
+            sizes[part, 0] = np.asarray(segment.width)[sample[part]]
+            sizes[part, 1] = np.asarray(segment.height)[sample[part]]
+        return sizes
+
+    def keys(self, rows: npt.ArrayLike) -> list[str]:
+        """The samples' keys in their shards, of row ids. Not UTF-8: backslash-escaped."""
+        number, sample = self._by_row(_integers(rows, "rows"))
+        keys = [""] * len(number)
+        for part, segment, _ in self._groups(number):
+            found = _core.sample_keys(segment._core, sample[part].astype(np.uint64))
+            for i, key in zip(part.tolist(), found, strict=True):
+                keys[i] = key
+        return keys
+
+    def locate(
+        self,
+        rows: npt.ArrayLike,
+        ext: Extensions = None,
+        *,
+        numbering: Numbering = "row_id",
+        missing: Missing = "error",
+    ) -> Members:
+        """Where the members of some samples lie: what ``read`` reads, without reading.
+
+        Arguments and errors as ``read``. Cost: about 0.2 us a member, from the mapped index.
+        """
+        asked = _integers(rows, "rows")
+        wanted = None if ext is None else _extensions(ext)
+        if missing not in ("error", "none"):
+            raise ValueError(f"missing must be 'error' or 'none'; got {missing!r}")
+        if numbering not in ("row_id", "sample"):
+            raise ValueError(f"numbering must be 'row_id' or 'sample'; got {numbering!r}")
+        number, sample = self._by_row(asked) if numbering == "row_id" else self._by_sample(asked)
+        ids = asked if numbering == "row_id" else self.row_ids(asked)
+        found = self._look_up(number, sample, ids, wanted)
+        if wanted is not None and missing == "error" and (found.ext < 0).any():
+            at = int(np.flatnonzero(found.ext < 0)[0])
+            row = int(ids[at // len(wanted)])
+            name = self.shard_path(row >> 32)
+            raise PoolError(
+                f"sample {row & NO_EXT} of shard {name} has no member {wanted[at % len(wanted)]!r}; "
+                "pass missing='none' to get None for it"
+            )
+        return found
+
+    def read(
+        self,
+        rows: npt.ArrayLike,
+        ext: Extensions = None,
+        *,
+        numbering: Numbering = "row_id",
+        missing: Missing = "error",
+        memory_bytes: int = 1 << 30,
+        threads: int = 0,
+    ) -> MemberBatch:
+        """Members of samples, in the order asked. See ``read_members``."""
+        members = self.locate(rows, ext, numbering=numbering, missing=missing)
+        total = members.num_bytes
+        if total > memory_bytes and len(members) > 1:
+            raise ValueError(
+                f"the members asked for have {total} bytes, more than memory_bytes={memory_bytes}; "
+                "read fewer samples at a time, or go over them with iterate_rows"
+            )
+        return self.read_located(members, single=isinstance(ext, str), threads=threads)
+
+    def read_located(self, members: Members, *, single: bool = False, threads: int = 0) -> MemberBatch:
+        """Reads what ``locate`` found, in one batch whatever its size."""
+        if threads < 0:
+            raise ValueError(f"threads must be 0 (one per core) or more; got {threads}")
+        try:
+            data, offsets = self._reader.read(members.shard, members.offset, members.size, threads=threads)
+        except FileNotFoundError as error:
+            if "://" in str(error.filename):
+                raise PoolError(
+                    f"{error.filename}: shards behind URLs can be indexed, but members are read from files; download "
+                    "the shard, and index the copy"
+                ) from error
+            raise
+        return MemberBatch(members, data, offsets, single)
+
+    def shard_path(self, shard: int) -> str:
+        """Where the shard with an ordinal is."""
+        return os.fsdecode(self._reader.path(shard))
+
+    def _groups(self, number: npt.NDArray[np.int64]) -> list[tuple[npt.NDArray[np.int64], Segment, int]]:
+        """(places, segment, its number) of the segments that stand in ``number``."""
+        if len(number) == 0:
+            return []
+        if (number == number[0]).all():
+            return [(np.arange(len(number)), self.segments[number[0]], int(number[0]))]
+        order = np.argsort(number, kind="stable")
+        cuts = np.flatnonzero(np.diff(number[order])) + 1
+        return [(part, self.segments[number[part[0]]], int(number[part[0]])) for part in np.split(order, cuts)]
+
+    def _by_sample(self, samples: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        if len(samples) and int(samples.max()) >= self.num_samples:
+            raise IndexError(f"sample {int(samples.max())} is out of range: the pool has {self.num_samples}")
+        places = samples.astype(np.int64)
+        number = np.searchsorted(self.segment_first_sample, places, side="right") - 1
+        return number, places - self.segment_first_sample[number]
+
+    def _by_row(self, rows: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        shard = (rows >> np.uint64(32)).astype(np.int64)
+        if len(shard) and int(shard.max()) >= self.num_shards:
+            raise IndexError(f"row id {int(rows.max())} names shard {int(shard.max())}: the pool has {self.num_shards}")
+        row = (rows & np.uint64(NO_EXT)).astype(np.int64)
+        number = np.searchsorted(self.segment_first_shard, shard, side="right") - 1
+        sample = np.empty(len(rows), np.int64)
+        for part, segment, n in self._groups(number):
+            begin = np.asarray(segment.shard_sample_begin).astype(np.int64)
+            local = shard[part] - self.segment_first_shard[n]
+            sample[part] = begin[local] + row[part]
+            beyond = row[part] >= begin[local + 1] - begin[local]
+            if beyond.any():
+                at = int(np.flatnonzero(beyond)[0])
+                held = int(begin[local[at] + 1] - begin[local[at]])
+                path = self.shard_path(int(shard[part][at]))
+                raise IndexError(f"row {row[part][at]} is out of range: shard {path} has {held} samples")
+        return number, sample
+
+    def _look_up(self, number: Any, sample: Any, ids: Any, wanted: list[str] | None) -> Members:
+        n = len(sample)
+        found = []
+        count = np.full(n, 0 if wanted is None else len(wanted), np.int64)
+        for part, segment, which in self._groups(number):
+            slots = np.empty(0, np.uint32)
+            if wanted is not None:
+                slots = np.array([wanted.index(e) if e in wanted else NO_EXT for e in segment.exts_lower], np.uint32)
+            looked = (
+                _core.sample_members(segment._core, sample[part].astype(np.uint64), slots, len(wanted or ()))
+                if wanted is None or len(slots)
+                else _absent(len(part) * len(wanted))  # a segment without any member
+            )
+            if wanted is None:
+                count[part] = looked[0]
+            found.append((part, which, looked))
+        begin = np.concatenate([[0], np.cumsum(count)])
+        total = int(begin[-1])
+        shard, offset = np.zeros(total, np.uint32), np.zeros(total, np.uint64)
+        size, ext = np.zeros(total, np.uint64), np.full(total, -1, np.int32)
+        ordinal = (ids >> np.uint64(32)).astype(np.uint32)
+        for part, which, (_, offsets, sizes, exts) in found:
+            counts = count[part]
+            inside = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+            at = np.repeat(begin[:-1][part], counts) + inside
+            shard[at], offset[at], size[at] = np.repeat(ordinal[part], counts), offsets, sizes
+            present = exts != NO_EXT
+            ext[at[present]] = self._ext_maps[which][exts[present]]
+        return Members(ids, begin, shard, offset, size, ext, self.exts)
+
+
+def _reopen(where: Any, segments: list[PathLike], records: Any, options: dict[str, Any]) -> PoolReader:
+    return PoolReader(where, segments, records, verify=False, **options)
+
+
+def _joined(columns: list[Any], dtype: Any) -> npt.NDArray[Any]:
+    return np.concatenate([np.empty(0, dtype), *(np.asarray(c) for c in columns)]).astype(dtype)
+
+
+def _absent(count: int) -> tuple[Any, Any, Any, Any]:
+    return None, np.zeros(count, np.uint64), np.zeros(count, np.uint64), np.full(count, NO_EXT, np.uint32)
+
+
+def _extensions(ext: str | Sequence[str]) -> list[str]:
+    wanted = [ext] if isinstance(ext, str) else list(ext)
+    if not all(isinstance(e, str) for e in wanted):
+        raise TypeError(f"ext must be a str, a sequence of them, or None; got {ext!r}")
+    lowered = ["".join(c.lower() if c.isascii() else c for c in e.removeprefix(".")) for e in wanted]
+    if not lowered or len(set(lowered)) != len(lowered):
+        raise ValueError(f"ext must name at least one extension, and each once; got {ext!r}")
+    return lowered
+
+
+def _integers(values: npt.ArrayLike, name: str) -> npt.NDArray[np.uint64]:
+    array = np.asarray(values)
+    if array.size == 0 and array.ndim == 1:
+        return np.empty(0, np.uint64)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must hold integers; got dtype {array.dtype}")
+    if array.ndim != 1:
+        raise ValueError(f"{name} must be one-dimensional; got shape {array.shape}")
+    if array.dtype.kind == "i" and int(array.min()) < 0:
+        raise IndexError(f"{name} must not be negative; got {int(array.min())}")
+    return np.ascontiguousarray(array, np.uint64)

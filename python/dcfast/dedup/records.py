@@ -1,0 +1,49 @@
+"""Signature records: content hash, perceptual hash and decode status of every image of some shards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+__all__ = ["ABSENT", "SIGNATURE_DTYPE"]
+
+
+SIGNATURE_DTYPE = np.dtype(
+    [
+        ("status", "u1"),
+        ("flat", "u1"),
+        ("width", "<u4"),
+        ("height", "<u4"),
+        ("h0", "<u8"),
+        ("h1", "<u8"),
+        ("phash", "<u8"),
+    ]
+)
+"""status: of ``dcfast.images.signatures``, or ABSENT; h0, h1: XXH3-128 of the encoded bytes, high half first."""
+
+
+ABSENT = 255
+"""Status of a sample without a picture."""
+
+
+def sign_images(segment: Any, paths: list[str]) -> np.ndarray[Any, np.dtype[Any]]:
+    from dcfast.images.signatures import picture_signatures
+
+    result = np.zeros(segment.num_samples, dtype=SIGNATURE_DTYPE)
+    result["status"] = ABSENT
+    member = np.asarray(segment.picture_member())
+    offsets, sizes = np.asarray(segment.member_offset()), np.asarray(segment.member_size())
+    begin = np.asarray(segment.shard_sample_begin)
+    for shard, path in enumerate(paths):
+        rows = np.arange(int(begin[shard]), int(begin[shard + 1]))
+        rows = rows[member[rows] >= 0]
+        if len(rows) == 0:
+            continue
+        chosen = member[rows]
+        columns = picture_signatures(path, offsets[chosen], sizes[chosen], threads=1)
+        for name in ("status", "flat", "width", "height", "phash"):
+            result[name][rows] = columns[name]
+        result["h0"][rows] = columns["content_hash"]["f0"]
+        result["h1"][rows] = columns["content_hash"]["f1"]
+    return result

@@ -1,0 +1,7 @@
+"""``dcfast doctor``: versions, what works on this machine, and how to get what does not."""
+
+from __future__ import annotations
+
+from dcfast.doctor.command import Row, collect, main
+
+__all__ = ["Row", "collect", "main"]

@@ -1,0 +1,129 @@
+"""``dcfast doctor``: versions, what works on this machine, and for each thing that does not, how to get it.
+
+Nothing heavy is imported unless asked by ``--deep``: versions come from the packages' metadata. A check never
+raises: what goes wrong inside one is that check's finding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TextIO
+
+from dcfast.doctor import checks
+from dcfast.doctor.checks import Row
+from dcfast.doctor.gpu import gpu
+
+__all__ = ["Row", "collect", "main"]
+
+# section and its check, which takes `deep`
+_CHECKS: tuple[tuple[str, Callable[[bool], Iterator[Row]]], ...] = (
+    ("dcfast", checks.core),
+    ("machine", checks.machine),
+    ("gpu", gpu),
+    ("filters", checks.filter_data),
+    ("libraries", checks.libraries),
+)
+_MARKS = {"ok": ("✓", "ok"), "missing": ("·", "--"), "broken": ("✗", "!!"), "info": (" ", "  ")}
+_COLOURS = {"ok": "32", "missing": "33", "broken": "31", "info": "0"}
+
+
+def collect(*, deep: bool = False) -> list[dict[str, Any]]:
+    """Looks at this machine; one row for each thing looked at.
+
+    Args:
+        deep: also import torch, Triton and DALI and run something with each (seconds, and GPU memory).
+
+    Returns:
+        Rows of ``section``, ``name``, ``status`` ("ok", "missing", "broken", or "info" for plain facts),
+        ``detail`` (a version, a reason), ``fix`` (how to get it, "" where nothing is wrong) and ``needed``
+        (True where dcfast cannot work without it). Rows are JSON values.
+
+    Cost: under a second; some seconds when deep. Writes and removes one small temporary directory.
+    """
+    rows: list[dict[str, Any]] = []
+    for section, check in _CHECKS:
+        try:
+            rows.extend(row.as_dict(section) for row in check(deep))
+        except Exception as error:  # a check that fails is a finding, not the end of the examination
+            name = check.__name__.replace("_", " ")
+            rows.append(Row(name, "broken", checks.describe(error), "please report this").as_dict(section))
+    return rows
+
+
+def works(rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether everything that dcfast cannot do without is there."""
+    return all(row["status"] in ("ok", "info") for row in rows if row["needed"])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command: prints the rows; 0 where the core works (optional things may be missing), else 1."""
+    parser = argparse.ArgumentParser(
+        prog="dcfast doctor", description="Versions, what works on this machine, and how to get what does not."
+    )
+    parser.add_argument("--deep", action="store_true", help="also import and try torch, Triton and DALI (seconds)")
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    arguments = parser.parse_args(argv)
+    rows = collect(deep=arguments.deep)
+    if arguments.json:
+        print(json.dumps({"works": works(rows), "rows": rows}, indent=1, ensure_ascii=True))
+    else:
+        render(rows, sys.stdout, deep=arguments.deep)
+    return 0 if works(rows) else 1
+
+
+def render(rows: Sequence[dict[str, Any]], out: TextIO, *, deep: bool = False) -> None:
+    """Writes the rows as a table: colours only on a terminal (and without NO_COLOR), ASCII where it must be."""
+    colours = out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    plain = not _can_write(out, "".join(mark for mark, _ in _MARKS.values()))
+    name_width = max((len(row["name"]) for row in rows), default=0)
+    columns = shutil.get_terminal_size((100, 24)).columns if out.isatty() else 1_000_000
+    lines: list[str] = []
+    section = None
+    for row in rows:
+        if row["section"] != section:
+            section = row["section"]
+            lines += ["", _paint(section, "1", colours)]
+        mark = _paint(_MARKS[row["status"]][plain], _COLOURS[row["status"]], colours)
+        indent = " " * (5 + (1 if plain else 0) + name_width)
+        room = max(30, columns - len(indent) - 1)
+        detail = _wrap(row["detail"], room)
+        lines.append(f"  {mark} {row['name']:<{name_width}}  {detail[0]}".rstrip())
+        lines += [indent + " " + text for text in detail[1:]]
+        if row["fix"]:
+            arrow = "to get it: " if row["status"] == "missing" else "what to do: "
+            lines += [indent + " " + _paint(text, "2", colours) for text in _wrap(arrow + row["fix"], room)]
+    counts = {status: sum(row["status"] == status for row in rows) for status in _MARKS}
+    verdict = "the core works" if works(rows) else "the core does not work"
+    hint = "" if deep else "; --deep tries torch, Triton and DALI too"
+    lines += ["", f"{verdict}; {counts['missing']} optional things missing, {counts['broken']} broken{hint}"]
+    text = "\n".join(lines).lstrip("\n") + "\n"
+    encoding = getattr(out, "encoding", None) or "utf-8"
+    out.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def _can_write(out: TextIO, text: str) -> bool:
+    try:
+        text.encode(getattr(out, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _paint(text: str, code: str, colours: bool) -> str:
+    return f"\x1b[{code}m{text}\x1b[0m" if colours and code != "0" else text
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    """Lines of at most `width`, broken at spaces; a command too long for one line stays whole."""
+    lines = [""]
+    for word in text.split(" "):
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
+            lines.append(word)
+        else:
+            lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
+    return lines

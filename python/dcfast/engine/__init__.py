@@ -1,0 +1,20 @@
+"""Engines run pieces of work: processes of this machine (``local``) or a cluster (``ray``).
+
+``piece`` is what a piece of work is and the marker that says it is done, ``engine`` what every engine does, ``local``
+and ``ray`` the two there are, ``progress`` the bar. ``open_engine`` opens one by its name.
+"""
+
+from __future__ import annotations
+
+from dcfast.engine.engine import ENGINES, Engine, SinglesHere, check_engine
+from dcfast.engine.local import LocalEngine
+from dcfast.engine.piece import Piece
+from dcfast.engine.ray import RayEngine
+
+__all__ = ["ENGINES", "Engine", "LocalEngine", "Piece", "RayEngine", "SinglesHere", "check_engine", "open_engine"]
+
+
+def open_engine(name: str, workers: int, address: str | None = None) -> LocalEngine | RayEngine:
+    """The engine of that name; ValueError lists those there are."""
+    check_engine(name, workers)
+    return LocalEngine(workers) if name == "local" else RayEngine(workers, address)

@@ -1,0 +1,78 @@
+"""Engines: where pieces run. ``local`` uses processes of this machine, ``ray`` a cluster.
+
+An engine maps a function over tasks and yields ``(index, result)`` as they end. What a piece writes does not
+depend on the engine, the number of workers or the order in which pieces end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, Protocol
+
+from dcfast.engine.piece import Piece, perform
+
+__all__ = ["ENGINES", "Engine", "SinglesHere", "check_engine"]
+
+ENGINES = ("local", "ray")
+MOST_PROCESSES = 4096  # each is an interpreter of its own, and all are started at once
+
+
+class Engine(Protocol):
+    """Runs pieces. ``map`` raises the first error of a piece after stopping what has not begun."""
+
+    workers: int
+
+    def map(self, out: str, pieces: Sequence[Piece]) -> Iterator[tuple[int, dict[str, Any]]]: ...
+    def close(self) -> None: ...
+    def __enter__(self) -> Engine: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class ClosingEngine:
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
+
+    def close(self) -> None:
+        raise AssertionError("an engine defines close")
+
+    def abandon(self) -> None:
+        """Closes after an error: pieces at work need not end."""
+        self.close()
+
+
+class SinglesHere(ClosingEngine):
+    """Another engine, but a step of one piece runs in this process: for pieces that use the whole machine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.workers = engine.workers
+        self._engine = engine
+
+    def map(self, out: str, pieces: Sequence[Piece]) -> Iterator[tuple[int, dict[str, Any]]]:
+        if len(pieces) > 1:
+            yield from self._engine.map(out, pieces)
+        for i, piece in enumerate(pieces if len(pieces) == 1 else ()):
+            yield i, perform(out, piece)
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+def check_engine(name: str, workers: int) -> None:
+    """ValueError for an engine that there is none of, or a number of workers that it cannot have."""
+    if name not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}; got {name!r}")
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1; got {workers}")
+    if name == "local" and workers > MOST_PROCESSES:
+        raise ValueError(f"workers must be at most {MOST_PROCESSES} processes of this machine; got {workers}")

@@ -1,0 +1,140 @@
+"""The scores of a run, read from its ``eval_results.jsonl``: one number a task, and their mean.
+
+Beside them, what they may be worth nothing for: samples of the training that are copies of evaluation pictures.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dcfast.errors import PoolError
+
+NAMED = 6
+"""Evaluation sets that a sentence names."""
+
+__all__ = ["Leaked", "Scores", "read_leaked", "read_scores"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a trained model scored.
+
+    Attributes:
+        tasks: key -> main metric, 0..1; tasks without a main metric are not in it.
+        chance: key -> the main metric of a guess, where it is known.
+        unscored: keys of the tasks without a main metric.
+    """
+
+    tasks: dict[str, float]
+    chance: dict[str, float] = field(default_factory=dict)
+    unscored: tuple[str, ...] = ()
+
+    @property
+    def mean(self) -> float | None:
+        """The mean of the main metrics, each task counting alike; None where there are none.
+
+        Only means over the same tasks can be compared. It is DataComp's average only over all 38 of its tasks.
+        """
+        return math.fsum(self.tasks.values()) / len(self.tasks) if self.tasks else None
+
+
+def read_scores(out: str | os.PathLike[str]) -> Scores:
+    """The scores of a run directory; no tasks where nothing has been evaluated.
+
+    Raises:
+        PoolError: the file is there and cannot be read.
+    """
+    path = Path(out) / "eval_results.jsonl"
+    tasks: dict[str, float] = {}
+    chance: dict[str, float] = {}
+    unscored = []
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        return Scores({})
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            key, value, guess = str(row["key"]), row["metrics"].get("main_metric"), row.get("chance")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise PoolError(
+                f"{path}, line {number}: not a result of an evaluation; remove the file and run again"
+            ) from None
+        if value is None or not math.isfinite(value):
+            unscored.append(key)
+        else:
+            tasks[key] = float(value)
+            if guess is not None:
+                chance[key] = float(guess)
+    return Scores(tasks, chance, tuple(unscored))
+
+
+@dataclass(frozen=True)
+class Leaked:
+    """Samples of a run's training that decontamination found to be copies of evaluation pictures.
+
+    Attributes:
+        samples: of any set that was compared, each once.
+        tasks: key of a task -> samples that are copies of its set's pictures, 0 where there are none; tasks whose set
+            was not compared are not in it.
+    """
+
+    samples: int
+    tasks: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def concerned(self) -> dict[str, int]:
+        """The tasks whose scores are of a model that trained on copies of their pictures."""
+        return {key: count for key, count in self.tasks.items() if count}
+
+    @property
+    def words(self) -> str:
+        """``160 samples that are copies of evaluation pictures (flickr 160, cifar10 1)``, the sets with most first."""
+        ordered = sorted(self.concerned.items(), key=lambda item: (-item[1], item[0]))
+        named = ", ".join(f"{key} {count:,}" for key, count in ordered[:NAMED])
+        more = f", {len(ordered) - NAMED} more" if len(ordered) > NAMED else ""
+        one = self.samples == 1
+        what = (
+            "sample that is a copy of an evaluation picture"
+            if one
+            else "samples that are copies of evaluation pictures"
+        )
+        return f"{self.samples:,} {what}" + (f" ({named}{more})" if named else "")
+
+
+def _task_keys(evalset_dir: Path | None) -> dict[str, str]:
+    """Name of an evaluation set (of its directory ``wds_NAME_test``) -> key of its task, where it is another."""
+    from dcfast.errors import DcfastError
+    from dcfast.evaluate.tasks import datacomp_tasks, find_tasks
+
+    def name(directory: str) -> str:
+        return directory.removeprefix("wds_").removesuffix("_test")
+
+    try:
+        found = find_tasks(evalset_dir) if evalset_dir is not None else []
+    except (DcfastError, OSError):  # gone since
+        found = []
+    return {
+        **{name(task.directory): task.key for task in datacomp_tasks()},
+        **{name(folder.name): task.key for task, folder in found},
+    }
+
+
+def read_leaked(out: str | os.PathLike[str], evalset_dir: Path | None) -> Leaked | None:
+    """How many copies of evaluation pictures a run's training had; None where it was not looked for.
+
+    Args:
+        evalset_dir: of the run's evaluation sets, for the keys of their tasks.
+    """
+    try:
+        counted = json.loads((Path(out) / "state" / "filter.json").read_bytes())["contaminated"]
+        samples = int(counted["samples"])
+        sets = {str(name): int(count) for name, count in counted["evalsets"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    keys = _task_keys(evalset_dir)
+    return Leaked(samples, {keys.get(name, name): count for name, count in sets.items()})

@@ -1,0 +1,215 @@
+"""What a term of the filter language is, and the rows it is asked of."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from dcfast.filters import language, rules
+from dcfast.filters.expression import Call
+from dcfast.filters.rules import Mask
+from dcfast.filters.thresholds import Quantile, parse_threshold
+from dcfast.filters.tokens import quoted
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = [
+    "CONTAMINATED",
+    "GCLD3",
+    "HEIGHT",
+    "LANGUAGE_MODEL",
+    "ORACLE",
+    "RUN_SETS",
+    "SCORES",
+    "TEACHER_PAIRS",
+    "TEXT",
+    "WIDTH",
+    "WORDNET",
+    "Clusters",
+    "Rows",
+    "Rule",
+    "Term",
+]
+
+
+CONTAMINATED = "contaminated"
+
+
+ORACLE, TEACHER_PAIRS = "oracle", "teacher_pairs"
+
+
+RUN_SETS = (CONTAMINATED, ORACLE, TEACHER_PAIRS)  # uid sets that the run itself makes; other names are paths
+
+
+TEXT, WIDTH, HEIGHT = "text", "original_width", "original_height"
+
+
+SCORES = {"b32": "clip_b32_similarity_score", "l14": "clip_l14_similarity_score"}
+
+
+# What a term may need beyond NumPy and pyarrow.
+LANGUAGE_MODEL, WORDNET, GCLD3 = "language model", "wordnet", "gcld3"
+
+
+_ASKED_AT_ONCE = 8192  # captions that are Python strings at a time
+
+
+class Rows:
+    """A batch under evaluation: columns made ready once, and what models said of the rows asked about."""
+
+    def __init__(
+        self,
+        batch: pa.RecordBatch,
+        thresholds: Mapping[str, float | str],
+        uid_sets: Mapping[str, npt.NDArray[Any]],
+        uids: npt.NDArray[Any] | None,
+        clusters: Mapping[str, Mask] | None = None,
+    ) -> None:
+        self.batch = batch
+        self.thresholds = thresholds
+        self.uid_sets = uid_sets
+        self.uids = uids
+        self.clusters = clusters or {}
+        self.num_rows: int = batch.num_rows
+        self._ready: dict[str, Any] = {}
+        self._verdicts: dict[str, npt.NDArray[np.int8]] = {}
+
+    def text(self) -> pa.Array:
+        """The captions, valid UTF-8."""
+        if TEXT not in self._ready:
+            self._ready[TEXT] = rules.valid_text(self.batch.column(TEXT))
+        return self._ready[TEXT]
+
+    def numbers(self, column: str) -> npt.NDArray[Any]:
+        """A numeric column, NaN for null."""
+        if column not in self._ready:
+            self._ready[column] = rules.numbers(self.batch.column(column))
+        return cast("npt.NDArray[Any]", self._ready[column])
+
+    def sides(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Original width and height."""
+        return self.numbers(WIDTH), self.numbers(HEIGHT)
+
+    def ask(self, model: Callable[[list[str]], Mask], pending: Mask) -> Mask:
+        """A per-caption model's verdicts, asked only where ``pending`` and not asked before; null captions fail."""
+        known = self._verdicts.setdefault(model.__name__, np.full(self.num_rows, -1, np.int8))
+        wanted = np.flatnonzero(pending & (known < 0))
+        known[wanted] = 0
+        for begin in range(0, len(wanted), _ASKED_AT_ONCE):
+            some = wanted[begin : begin + _ASKED_AT_ONCE]
+            captions = self.text().take(some)
+            present = captions.is_valid().to_numpy(zero_copy_only=False)
+            known[some[present]] = model(captions.drop_null().to_pylist())
+        return cast("Mask", known == 1)
+
+    def members(self, name: str) -> Mask:
+        """Rows whose uid is in a set."""
+        if self.uids is None or name not in self.uid_sets:
+            missing = "uids" if self.uids is None else f"uid_sets[{name!r}]"
+            raise ValueError(f"Filter.evaluate: {missing} must be given for this filter")
+        from dcfast.uids.sets import uid_isin
+
+        # loading a set checked that it is sorted; pieces, not threads, fill the cores here
+        return uid_isin(self.uids, self.uid_sets[name], check=False, threads=1)
+
+    def in_clusters(self, clusters: Clusters) -> Mask:
+        """Rows whose nearest centroid is a target's."""
+        if clusters.key not in self.clusters:
+            raise ValueError(f"Filter.evaluate: clusters[{clusters.key!r}] must be given for this filter")
+        return self.clusters[clusters.key]
+
+    def threshold(self, quantile: Quantile) -> float:
+        """The score that a quantile was found to be."""
+        if quantile.key not in self.thresholds:
+            raise ValueError(f"Filter.evaluate: thresholds[{quantile.key!r}] must be given for this filter")
+        return parse_threshold(self.thresholds[quantile.key])
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Which clusters of image embeddings a term keeps: those that are nearest to a target's embedding.
+
+    Attributes:
+        centroids: path of an ``.npy``, or None: computed on the pool.
+        target: path of an ``.npy`` of embeddings, or None: the built-in world's clean pictures.
+    """
+
+    centroids: str | None
+    target: str | None
+
+    @property
+    def arguments(self) -> str:
+        """As they stand in the expression; empty where both are None."""
+        given = (("centroids", self.centroids), ("target", self.target))
+        return ", ".join(f"{name}={quoted(value)}" for name, value in given if value is not None)
+
+    @property
+    def key(self) -> str:
+        """What ``Filter.evaluate`` finds the rows' answers by."""
+        return f"clusters({self.arguments})"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One reason to drop a sample. ``passes(rows, pending)`` is read only where ``pending``."""
+
+    reason: str
+    passes: Callable[[Rows, Mask], Mask]
+
+
+@dataclass(frozen=True)
+class Term:
+    """A leaf of an expression.
+
+    Attributes:
+        text: canonical; parses back to an equal term, and equal terms have equal text.
+        rules: in the fixed order in which the first failing one names the reason; cheap ones first.
+        columns: metadata columns it reads.
+        needs: models and libraries beyond NumPy and pyarrow.
+        cost: of a row, roughly in microseconds; cheaper terms are tried first where the order shows in nothing.
+    """
+
+    text: str
+    rules: tuple[Rule, ...] = field(default=(), compare=False)
+    columns: tuple[str, ...] = field(default=(), compare=False)
+    needs: tuple[str, ...] = field(default=(), compare=False)
+    uid_set: str | None = field(default=None, compare=False)
+    quantile: Quantile | None = field(default=None, compare=False)
+    clusters: Clusters | None = field(default=None, compare=False)
+    cost: float = field(default=0.01, compare=False)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def first_failure(self, rows: Rows, pending: Mask) -> npt.NDArray[np.uint8]:
+        """For each pending row 0 where all rules pass, else 1 + the first rule that fails; (n,), 0 elsewhere."""
+        failed = np.zeros(rows.num_rows, np.uint8)
+        pending = pending.copy()
+        for number, rule in enumerate(self.rules, 1):
+            if not pending.any():
+                break
+            fails = pending & ~rule.passes(rows, pending)
+            failed[fails] = number
+            pending &= ~fails
+        return failed
+
+
+def english(rows: Rows, pending: Mask) -> Mask:
+    return rows.ask(language.is_english, pending)
+
+
+def no_arguments(call: Call) -> None:
+    if call.arguments:
+        first = call.arguments[0]
+        call.source.error(f"{call.name} takes no arguments", first.begin, call.arguments[-1].end)
+
+
+def nearest_name(name: str, known: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"

@@ -1,0 +1,1 @@
+"""Images: decoding (``decode``), content and perceptual hashes (``signatures``), blurred boxes (``blur``)."""

@@ -1,0 +1,182 @@
+"""Index tars: ``index_tars`` for a look at some, ``write_segment`` for index files of a pool's shards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import dcfast._core as _core
+from dcfast.errors import PoolError
+from dcfast.index.segments import WITHOUT_UID, MemberKind, SampleFlag, Segment, ShardReport
+from dcfast.storage.atomic import atomic_path
+from dcfast.storage.remote import RemoteOptions, RemoteShard, is_url
+from dcfast.storage.temporary import temporary_folder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = [
+    "WITHOUT_UID",
+    "MemberKind",
+    "RemoteOptions",
+    "SampleFlag",
+    "Segment",
+    "ShardColumns",
+    "ShardReport",
+    "TarIndex",
+    "index_tars",
+    "write_segment",
+]
+
+StrPath = str | os.PathLike[str]
+
+
+def write_segment(
+    shards: Iterable[tuple[StrPath | ShardColumns, str]],
+    out_path: StrPath,
+    threads: int = 1,
+    *,
+    read_uid: bool = True,
+    read_image_size: bool = True,
+    sync: bool = True,
+    remote: RemoteOptions | None = None,
+) -> dict[str, Any]:
+    """Indexes shards into one segment file, which appears whole or not at all.
+
+    Args:
+        shards: (what to open, name to store) of each, in the order wanted. To open: a local path; an fsspec URL
+            (http, s3, ...), read by ranges; or ``ShardColumns``, a shard of an open segment, taken over unread.
+        out_path: the file to write, by a temporary name beside it, fsync and rename.
+        threads: shards indexed at a time; 0 = one per core. The bytes written do not depend on it.
+        read_uid: parse the json members. Without it no sample has a uid (flag NO_UID).
+        read_image_size: read the picture headers. Without it width and height are 0.
+        sync: fsync the file and its directory; without it the file may be lost in a crash of the machine.
+        remote: how URLs are read: credentials, window, retries.
+    Returns:
+        dict of JSON values: num_shards, num_samples, num_members (of samples), num_strays, tar_bytes,
+        damage and notes (lists of {shard, name, offset, message}), flags (SampleFlag name -> samples).
+    Raises:
+        OSError: a shard or the output cannot be read or written. Damaged shards do not raise: what is whole
+            before the damage is indexed, and the damage is returned and stored. So is a shard that is replaced
+            while it is read. Of a URL, after the retries; names URL and offset.
+        PoolError: a server that does not answer range requests.   ValueError: more than 2**32 - 1 members.
+    Memory: the columns once, about 60 bytes a sample, 8 a member, and the keys; a small window a thread, for URLs
+    four times ``remote.window_bytes``.   Cost: one read per stretch of small members; the data of large ones are not
+    read. Of a URL about (size of what is near headers) / window_bytes requests, and three more.   GIL: released.
+    """
+    options = remote or RemoteOptions()
+    pairs = [(_index_source(source, options), name) for source, name in shards]
+    if threads < 0:
+        raise ValueError(f"threads must be 0 (one per core) or more; got {threads}")
+    with atomic_path(out_path, sync=sync) as temporary:
+        stats: dict[str, Any] = _core.write_segment(
+            [(source, os.fsencode(name)) for source, name in pairs],
+            os.fsencode(temporary),
+            read_uid,
+            read_image_size,
+            threads,
+            options.window_bytes,
+        )
+    counts = stats.pop("flag_counts")
+    stats["flags"] = {str(flag.name): counts[flag.value.bit_length() - 1] for flag in SampleFlag}
+    stats["damage"], stats["notes"] = [], []
+    for shard, offset, damage, message in stats.pop("reports"):
+        report = {"shard": shard, "name": pairs[shard][1], "offset": offset, "message": message}
+        stats["damage" if damage else "notes"].append(report)
+    return stats
+
+
+class ShardColumns(NamedTuple):
+    """A shard of an open segment, as a source for ``write_segment``: its columns are copied, its tar is not read."""
+
+    segment: Segment
+    shard: int
+
+
+def _index_source(source: StrPath | ShardColumns, options: RemoteOptions) -> Any:
+    """What the core takes: the bytes of a path, a shard of a segment, or an object that reads ranges."""
+    if isinstance(source, ShardColumns):
+        return (source.segment._core, source.shard)
+    path = os.fspath(source)
+    return RemoteShard(path, options) if is_url(path) else os.fsencode(path)
+
+
+class TarIndex:
+    """What ``index_tars`` found. Tables are made when asked for.
+
+    Attributes:
+        segment: the Segment beneath, for arrays.
+        damage, notes: lists of ShardReport; damage means that members may be missing.
+    """
+
+    def __init__(self, segment: Segment) -> None:
+        self.segment = segment
+        self.damage = segment.shard_damage
+        self.notes = segment.shard_notes
+
+    def __len__(self) -> int:
+        return self.segment.num_samples
+
+    def __repr__(self) -> str:
+        s = self.segment
+        return f"<TarIndex: {s.num_shards} shards, {s.num_samples} samples, {len(self.damage)} damaged>"
+
+    def members(self) -> pa.Table:
+        """Every regular member: columns shard, name, offset, size; see ``Segment.members``."""
+        return self.segment.members()
+
+    def samples(self) -> pa.Table:
+        """Every sample: columns shard, row, key, uid, width, height, flags; see ``Segment.samples``."""
+        return self.segment.samples()
+
+    def others(self) -> pa.Table:
+        """Members that belong to no sample: columns shard, name, kind, offset, size; see ``Segment.others``."""
+        return self.segment.others()
+
+
+def index_tars(
+    paths: StrPath | Sequence[StrPath], *, threads: int | None = None, remote: RemoteOptions | None = None
+) -> TarIndex:
+    """Indexes tars: members by name, offset and size, samples by webdataset's rule with uid and picture size.
+
+    Args:
+        paths: a tar, a directory (its ``*.tar`` files by name, not those below), or a sequence of tars.
+            Tables name each shard by the path given here, or directory/name. A tar may be an fsspec URL
+            (``https://...``, ``s3://...``): it is read by ranges.
+        threads: shards indexed at a time; None = one per core.
+        remote: how URLs are read: credentials, window, retries.
+    Returns:
+        TarIndex. Damaged, empty or foreign files are in its ``damage``, with what is whole before the damage.
+    Raises:
+        OSError: a file cannot be read.   TypeError: not paths.   PoolError: a directory without tars, a server that
+            does not answer range requests.
+    Memory: see ``write_segment``; the index lies in an unlinked file in the directory for temporary files,
+        about 100 bytes a sample.   Cost: see ``write_segment``.   GIL: released.
+    """
+    shards = _list_tars(paths)
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be at least 1, or None for one per core; got {threads}")
+    with temporary_folder("dcfast-segment-") as directory:
+        # not through atomic_path: nobody needs these bytes after a crash, so they are not fsynced
+        out = os.path.join(directory, "segment")
+        options = remote or RemoteOptions()
+        pairs = [(_index_source(path, options), os.fsencode(path)) for path in shards]
+        _core.write_segment(pairs, os.fsencode(out), True, True, threads or 0, options.window_bytes)
+        # the map outlives the name
+        return TarIndex(Segment.open(out, verify=False))
+
+
+def _list_tars(paths: StrPath | Sequence[StrPath]) -> list[str]:
+    if isinstance(paths, bytes):
+        raise TypeError("paths must be a path or a sequence of paths; got bytes")
+    if not isinstance(paths, (str, os.PathLike)):
+        return [os.fspath(path) for path in paths]
+    path = os.fspath(paths)
+    if is_url(path) or not os.path.isdir(path):
+        return [path]
+    found = sorted(str(p) for p in Path(path).iterdir() if p.name.endswith(".tar"))
+    if not found:
+        raise PoolError(f"index_tars: no .tar files in directory {path!r}")
+    return found

@@ -1,0 +1,100 @@
+"""A pool's files: its shards and metadata, listed in one place and cut into pieces of work."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from dcfast.errors import PoolError
+from dcfast.storage.paths import absolute
+
+__all__ = ["MAX_PIECES", "MAX_SEGMENTS", "Pool", "check_name", "group_files"]
+
+
+MAX_PIECES = 8192
+"""A stage is cut into at most this many pieces, so that a million shards do not become millions of files."""
+
+
+def group_files(files: list[str], limit: int = MAX_PIECES) -> list[tuple[int, list[str]]]:
+    """Cuts a list of files into at most ``limit`` runs of neighbours: (ordinal of the first, files).
+
+    The run length is a power of two, so that files added at the end leave the earlier groups as they were until
+    the list has doubled.
+    """
+    size = 1
+    while size * limit < len(files):
+        size *= 2
+    return [(i, files[i : i + size]) for i in range(0, len(files), size)]
+
+
+MAX_SEGMENTS = 4096
+"""Index segments a pool has at most; a segment covers a run of neighbouring shards."""
+
+
+def check_name(name: str, where: str) -> None:
+    """PoolError for a file name that is not UTF-8: the tables, whose strings are, could not hold it."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        shown = os.fsencode(name).decode("utf-8", "backslashreplace")
+        raise PoolError(f"{where}: the file name '{shown}' is not UTF-8; rename the file") from None
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The files of a pool, listed once.
+
+    Attributes:
+        shard_dir: holds the tars.
+        shards: names of the tars, sorted; a shard's ordinal is its place here.
+        metadata: absolute paths of the parquet files, sorted.
+    """
+
+    root: Path
+    shard_dir: Path
+    shards: list[str]
+    metadata: list[str]
+
+    @classmethod
+    def open(cls, directory: str | os.PathLike[str]) -> Pool:
+        """Lists a pool; PoolError says what is missing and what was expected."""
+        root = Path(absolute(directory))
+        if not root.is_dir():
+            raise PoolError(
+                f"pool {root}: no such directory; expected one with shards/*.tar and metadata/*.parquet (--pool DIR)"
+            )
+        shard_dir = root / "shards"
+        if not shard_dir.is_dir():
+            raise PoolError(
+                f"pool {root}: it has no directory shards/; expected shards/*.tar as img2dataset writes them"
+            )
+        shards = sorted(name for name in os.listdir(shard_dir) if name.endswith(".tar") and not name.startswith("."))
+        if not shards:
+            raise PoolError(f"pool {root}: shards/ holds no .tar file; nothing to index")
+        table_dir = root / "metadata"
+        if not table_dir.is_dir():
+            raise PoolError(
+                f"pool {root}: it has no directory metadata/; expected metadata/*.parquet with at least a column uid"
+            )
+        metadata = sorted(
+            str(table_dir / name)
+            for name in os.listdir(table_dir)
+            if name.endswith(".parquet") and not name.startswith(".")
+        )
+        if not metadata:
+            raise PoolError(f"pool {root}: metadata/ holds no .parquet file; a filter needs at least a column uid")
+        for name in (*shards, *metadata):
+            check_name(name, f"pool {root}")
+        return cls(root, shard_dir, shards, metadata)
+
+    def segments(self) -> list[tuple[int, list[str]]]:
+        """The shards cut into index segments: (ordinal of the first shard, names)."""
+        return group_files(self.shards, MAX_SEGMENTS)
+
+    def metadata_groups(self) -> list[tuple[int, list[str]]]:
+        """The metadata files cut into pieces: (ordinal of the first file, paths)."""
+        return group_files(self.metadata)
+
+    def shard_path(self, name: str) -> str:
+        return str(self.shard_dir / name)

@@ -1,0 +1,254 @@
+"""``PoolIndex``: the index of a pool in a directory, asked by uid.
+
+The files are those of the stage ``index`` (docs/formats.md, "The run directory"): ``segment-NNNNN.dcx``, ``pool.npy``
+and, written last, ``index.json``. ``dcfast.refresh_index`` makes them, too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from dcfast.errors import CorruptDataError, PoolError
+from dcfast.index.segments import WITHOUT_UID, Segment
+from dcfast.storage.temporary import temporary_folder
+from dcfast.uids.sets import RECORD_DTYPE, MergeReport, merge_runs, open_records, record_sort, uid_lookup
+
+__all__ = ["PoolIndex", "PoolRows", "build_pool_records", "index_folder", "segment_name"]
+
+PathLike = str | os.PathLike[str]
+
+_ROW_BITS = np.uint64(32)
+_ROW_MASK = np.uint64(0xFFFFFFFF)
+_ROWS_AT_ONCE = 1 << 18
+
+
+class PoolRows(NamedTuple):
+    """The rows of n uids, r in all: those of one uid in the order of the pool, uid after uid as asked.
+
+    Attributes:
+        shard: (r,) u32 ordinals of the shards.   row: (r,) u32 sample in the shard, from 0.
+        counts: (n,) i64 rows of each uid; 0 where the pool has none.
+    """
+
+    shard: npt.NDArray[np.uint32]
+    row: npt.NDArray[np.uint32]
+    counts: npt.NDArray[np.int64]
+
+    @property
+    def row_ids(self) -> npt.NDArray[np.uint64]:
+        """(r,) u64 ``shard << 32 | row``, as ``dcfast.read_members`` takes them."""
+        return self.shard.astype(np.uint64) << _ROW_BITS | self.row.astype(np.uint64)
+
+
+class PoolIndex:
+    """uid -> every (shard, row) that has it, from a sorted file that is mapped, not read.
+
+    Attributes:
+        folder: the index directory.   records: (rows,) sorted records of uid and row id, mapped.
+        segment_first_shard: ordinals at which the segments begin, and the number of shards.
+
+    Rows without a readable uid are not in it; rows in which their shard is cut off are (``Segment.flags`` tells, and
+    ``dcfast.PoolReader.find`` leaves them out).
+    """
+
+    def __init__(self, folder: Path, records: npt.NDArray[Any], segment_first_shard: list[int]) -> None:
+        self.folder = folder
+        self.records = records
+        self.segment_first_shard = segment_first_shard
+
+    @classmethod
+    def open(cls, index_dir: PathLike, *, verify: bool = False) -> PoolIndex:
+        """Opens an index directory, or a run directory with ``index`` in it.
+
+        Args:
+            verify: check that the records are sorted, which reads them once.
+        Raises:
+            PoolError: no finished index there.   CorruptDataError: a file that is not what its format says.
+        Memory: none but the page cache.   Cost: O(segments).
+        """
+        folder = index_folder(index_dir)
+        layout = _read_layout(folder / "index.json")
+        records = open_records(folder / "pool.npy", check=verify)
+        return cls(folder, records, layout)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __repr__(self) -> str:
+        return f"<PoolIndex {str(self.folder)!r}: {self.num_shards} shards, {len(self)} rows with uid>"
+
+    @property
+    def num_shards(self) -> int:
+        return self.segment_first_shard[-1]
+
+    def find(self, uids: npt.NDArray[Any], *, threads: int = 0) -> PoolRows:
+        """All rows of each of some uids.
+
+        Args:
+            uids: (n,) "u8,u8" in any order, repeats allowed; see ``dcfast.uid_parse``.
+            threads: 0 = one per core; the answer does not depend on it.
+        Raises:
+            TypeError, ValueError: uids is not a one-dimensional "u8,u8" array.
+        Memory: 40 bytes a uid, 24 a row, and at most 72 MiB.   Cost: one or two cache misses a uid: a million in well
+        under a second where the file is in the page cache.   GIL: released in the search.
+        """
+        first, count = uid_lookup(self.records, uids, threads=threads)
+        if len(count) and int(count.max()) <= 1:  # nearly always: no uid twice
+            at = first[count > 0]
+        else:
+            total = np.cumsum(count)
+            at = np.arange(int(total[-1]) if len(total) else 0) + np.repeat(first - (total - count), count)
+        ids = self.records["f2"][at]
+        return PoolRows((ids >> _ROW_BITS).astype(np.uint32), (ids & _ROW_MASK).astype(np.uint32), count)
+
+    def contains(self, uids: npt.NDArray[Any], *, threads: int = 0) -> npt.NDArray[np.bool_]:
+        """(n,) bool: whether the pool has each uid; otherwise as ``find``."""
+        found: npt.NDArray[np.bool_] = uid_lookup(self.records, uids, threads=threads)[1] > 0
+        return found
+
+    @cached_property
+    def shard_names(self) -> list[str]:
+        """Names of the shards by ordinal. Memory: the names; read from the segments when first asked for."""
+        names: list[str] = []
+        for number, first in enumerate(self.segment_first_shard[:-1]):
+            path = self.folder / segment_name(number)
+            segment = Segment.open(path, verify=False)
+            if segment.num_shards != self.segment_first_shard[number + 1] - first:
+                raise CorruptDataError(
+                    f"{path}: not the segment that index.json lists; refresh the index", path=str(path)
+                )
+            names += segment.shard_names
+        return names
+
+
+def build_pool_records(
+    segments: Iterable[Segment | PathLike],
+    out_path: PathLike,
+    *,
+    memory_bytes: int = 256 << 20,
+    threads: int = 0,
+) -> MergeReport:
+    """Writes the sorted (uid, row id) records of segments: ``pool.npy``. Out of core.
+
+    Args:
+        segments: in pool order; shard ordinals count over them. Opened one after the other.
+        out_path: replaced atomically. Its bytes depend on the segments alone.
+        memory_bytes: for everything held beside mapped files; at least 4 MiB.
+    Raises:
+        ValueError: memory_bytes too small.   OSError: a file cannot be written.
+    Disk: sorted runs in a ``.tmp-*`` directory beside out_path, 24 bytes a row, until the merge is done.
+    Cost: one sort of runs of memory_bytes / 3 and one merge.
+    """
+    if memory_bytes < 4 << 20:
+        raise ValueError(f"memory_bytes must be at least {4 << 20}; got {memory_bytes}")
+    final = Path(out_path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_folder(".tmp-runs-", final.parent) as folder:
+        runs = _Runs(folder, memory_bytes // (3 * RECORD_DTYPE.itemsize), threads)
+        first_shard = 0
+        for item in segments:
+            segment = Segment.open(item, verify=False) if isinstance(item, (str, os.PathLike)) else item
+            runs.add(segment, first_shard)
+            first_shard += segment.num_shards
+        runs.flush()
+        paths = runs.paths
+        del runs  # its buffer: the merge has one of its own
+        return merge_runs(paths, final, memory_bytes=memory_bytes)
+
+
+class _Runs:
+    """Collects records and writes them, sorted, as run files of a fixed number of rows."""
+
+    def __init__(self, folder: Path, rows: int, threads: int) -> None:
+        self.paths: list[Path] = []
+        self._folder = folder
+        self._threads = threads
+        self._buffer = np.empty(rows, RECORD_DTYPE)
+        self._used = 0
+
+    def add(self, segment: Segment, first_shard: int) -> None:
+        begin = np.asarray(segment.shard_sample_begin).astype(np.int64)
+        at = 0
+        while at < segment.num_samples:
+            # the columns are mapped: only this slice of them is touched
+            last = min(segment.num_samples, at + min(_ROWS_AT_ONCE, len(self._buffer) - self._used))
+            usable = np.flatnonzero((segment.flags[at:last] & int(WITHOUT_UID)) == 0)
+            part = self._buffer[self._used : self._used + len(usable)]
+            uids = segment.uid[at:last]
+            part["f0"], part["f1"] = uids["f0"][usable], uids["f1"][usable]
+            sample = usable + at
+            shard = np.searchsorted(begin, sample, side="right") - 1
+            ordinal = (shard + first_shard).astype(np.uint64)
+            part["f2"] = ordinal << _ROW_BITS | (sample - begin[shard]).astype(np.uint64)
+            self._used += len(usable)
+            at = last
+            if self._used == len(self._buffer):
+                self.flush()
+
+    def flush(self) -> None:
+        if self._used or not self.paths:
+            self.paths.append(self._folder / f"{len(self.paths):05d}.npy")
+            with open(self.paths[-1], "wb") as file:
+                run = record_sort(self._buffer[: self._used], threads=self._threads)
+                np.lib.format.write_array(file, run, version=(1, 0), allow_pickle=False)
+        self._used = 0
+
+
+def index_folder(index_dir: PathLike) -> Path:
+    """The directory itself, or ``index`` in it where that is a run directory."""
+    folder = Path(index_dir)
+    return folder / "index" if (folder / "index").is_dir() else folder
+
+
+def segment_name(number: int) -> str:
+    """The file name of a segment in an index directory."""
+    return f"segment-{number:05d}.dcx"
+
+
+def check_layout(folder: Path, segments: list[Path]) -> None:
+    """Makes sure that the segment files of an index directory are those of its ``index.json``, where it has one.
+
+    Raises:
+        PoolError: segments are missing or too many, or a refresh was stopped between the files.
+        CorruptDataError: ``index.json`` is none.
+    """
+    layout = folder / "index.json"
+    if layout.exists():
+        expected = {segment_name(n) for n in range(len(_read_layout(layout)) - 1)}
+        found = {path.name for path in segments}
+        if found != expected:
+            odd = sorted(found ^ expected)[0]
+            what = "is missing" if odd in expected else "is not of this index"
+            raise PoolError(f"pool index {folder}: {odd} {what}; make it whole with refresh_index, or the run again")
+    elif (folder / ".lock").exists():
+        raise PoolError(f"no finished pool index in {folder}: a refresh was stopped; complete it with refresh_index")
+
+
+def _read_layout(path: Path) -> list[int]:
+    """Ordinals at which the segments begin, and the number of shards."""
+    try:
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise PoolError(f"no finished pool index in {path.parent}: make or complete it with refresh_index") from None
+    except (ValueError, RecursionError) as error:
+        raise CorruptDataError(f"{path}: not json: {error}; refresh the index", path=str(path)) from error
+    try:
+        first, at = [], 0
+        for begin, count in data["segments"]:
+            if begin != at or count < 1:
+                raise ValueError(f"a segment of {count} shards begins at {begin}, expected {at}")
+            first.append(at)
+            at += count
+        if data["shards"] != at:
+            raise ValueError(f"shards is {data['shards']}, the segments have {at}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptDataError(f"{path}: not an index layout: {error}; refresh the index", path=str(path)) from error
+    return [*first, at]

@@ -1,0 +1,290 @@
+"""``refresh_index``: a pool's index made, or brought up to date by reading only the shards that are new or changed.
+
+``python -m dcfast.pool_refresh INDEX_DIR POOL`` does it from a shell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dcfast.errors import CorruptDataError, PoolError, RunError
+from dcfast.index.build import ShardColumns, write_segment
+from dcfast.index.pool_index import build_pool_records, index_folder, segment_name
+from dcfast.index.segments import Segment, shard_state
+from dcfast.process.signals import stoppable
+from dcfast.storage.atomic import fsync_dir, write_json
+from dcfast.storage.paths import make_directory, path_argument
+from dcfast.storage.remote import RemoteOptions, is_url, list_shards, remote_state
+
+__all__ = ["main", "refresh_index"]
+
+PathLike = str | os.PathLike[str]
+State = tuple[int, int]
+
+_STAGING = ".tmp-refresh-"
+_NS = 1_000_000_000
+# File systems stamp times in ticks: a shard that was written again in the tick in which it was indexed looks unchanged.
+_TICK_NS = 20_000_000
+_COARSE_TICK_NS = 2 * _NS
+
+
+def refresh_index(
+    index_dir: PathLike,
+    pool: PathLike,
+    *,
+    threads: int = 0,
+    memory_bytes: int = 256 << 20,
+    remote: RemoteOptions | None = None,
+) -> dict[str, Any]:
+    """Makes the index of a pool, or brings one up to date: only new and changed shards are read.
+
+    A shard has changed where its size or modification time is not the one it was indexed with, or where it was written
+    so shortly before it was indexed that its time cannot tell (20 ms; 2 s where times are whole seconds). Contents are
+    not compared: what changes a shard and restores both goes unnoticed.
+
+    Args:
+        index_dir: made where missing; or a run's directory, whose ``index`` is meant. Other files in it stay.
+        pool: directory of ``*.tar``, or one with ``shards`` in it. Or the fsspec URL of a directory of tars
+            (``s3://...``): the shards are read by ranges, and are told apart by ETag where the server gives one; where
+            it gives neither ETag nor time, they are read every time.
+        threads: shards indexed at a time; 0 = one per core.
+        memory_bytes: for the merge of the uids; at least 4 MiB.
+        remote: how URLs are read: credentials, window, retries.
+    Returns:
+        dict of JSON values: shards, samples, rows (with uid); indexed (names of the shards that were read), reused
+        (number), removed (names); segments_kept, segments_written; damaged_segments (names of index files that were
+        unreadable: their shards were read again); damage (list of {shard, offset, message} of the pool's shards).
+    Raises:
+        PoolError: no shards.   ValueError: threads or memory_bytes out of range.
+        RunError: another refresh is at work there.   OSError: a file cannot be read or written.
+    The files are byte for byte those of an index made anew. After a kill at any moment, the next call completes the
+    index; until then ``PoolIndex.open`` refuses it, where files were half exchanged.
+    Memory: the columns of one segment (see ``write_segment``), memory_bytes, and about 500 bytes a shard.
+    Cost: a stat a shard (a request, for URLs whose listing has no ETags), the old index read once (checksums), the new
+    one written where it differs, and pool.npy.
+    """
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 0 <= threads < 1 << 32:
+        raise ValueError(f"refresh_index: threads must be whole, 0 (one per core) to 2^32 - 1; got {threads!r}")
+    folder = index_folder(index_dir)
+    shards = _RemoteShards(os.fspath(pool), remote or RemoteOptions()) if is_url(pool) else _LocalShards(pool)
+    names = shards.names
+    make_directory(folder, "index_dir")
+    with _locked(folder), _staging(folder) as staging:
+        old = _OldIndex.open(folder)
+        work = _Refresh(shards, staging, old, threads)
+        groups = _groups(names)
+        for number, (_, group) in enumerate(groups):
+            work.segment(number, group)
+        segments = [staging / segment_name(n) for n in range(len(groups))]
+        rows = build_pool_records(segments, staging / "pool.npy", memory_bytes=memory_bytes, threads=threads).rows_out
+        write_json(staging / "index.json", {"shards": len(names), "segments": [[first, len(g)] for first, g in groups]})
+        _exchange(folder, staging, len(groups))
+        removed = sorted(set(old.known) - set(names))
+    report = work.report
+    return {**report, "shards": len(names), "rows": rows, "removed": removed, "damaged_segments": old.damaged}
+
+
+class _LocalShards:
+    """The shards of a directory, or of ``shards`` in it."""
+
+    remote: RemoteOptions | None = None
+
+    def __init__(self, pool: PathLike) -> None:
+        root = Path(pool)
+        self._folder = root / "shards" if (root / "shards").is_dir() else root
+        if not self._folder.is_dir():
+            raise PoolError(f"pool {root}: no such directory; expected one with *.tar or shards/*.tar")
+        found = os.listdir(self._folder)
+        self.names = sorted(name for name in found if name.endswith(".tar") and not name.startswith("."))
+        if not self.names:
+            raise PoolError(f"pool {root}: {self._folder} holds no .tar file; nothing to index")
+
+    def source(self, name: str) -> PathLike:
+        return self._folder / name
+
+    def state(self, name: str) -> State:
+        return shard_state(self._folder / name)
+
+
+class _RemoteShards:
+    """The shards behind a URL."""
+
+    def __init__(self, url: str, remote: RemoteOptions) -> None:
+        self._url = url.rstrip("/")
+        self.remote = remote
+        self._states = list_shards(self._url, remote)
+        self.names = sorted(self._states)
+        if not self.names:
+            raise PoolError(f"pool {url}: the listing has no .tar file; nothing to index")
+
+    def source(self, name: str) -> str:
+        return f"{self._url}/{name}"
+
+    def state(self, name: str) -> State:
+        state = self._states[name] or remote_state(self.source(name), self.remote)
+        return state.size, state.stored_mtime_ns
+
+
+def _groups(names: list[str]) -> list[tuple[int, list[str]]]:
+    """As the stage ``index`` cuts a pool into segments."""
+    from dcfast.index.pool import MAX_SEGMENTS, group_files
+
+    return group_files(names, MAX_SEGMENTS)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{folder}: another process refreshes this index; wait for it") from None
+        yield
+    finally:
+        os.close(lock)
+
+
+@contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """A directory beside the files, for new ones; what killed refreshes left is removed first."""
+    for left in folder.glob(f"{_STAGING}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_STAGING, dir=folder) as staging:
+        yield Path(staging)
+
+
+@dataclass
+class _OldShard:
+    """Where a shard stands in the old index, and how it was."""
+
+    file: Path
+    number: int
+    state: State
+    indexed_ns: int  # the segment's time: of one written here, when its shards began to be read
+
+
+@dataclass
+class _OldIndex:
+    """What an index directory has: every readable segment counts, whether the index is whole or not."""
+
+    known: dict[str, _OldShard] = field(default_factory=dict)
+    layout: dict[Path, list[str]] = field(default_factory=dict)
+    damaged: list[str] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, folder: Path) -> _OldIndex:
+        old = cls()
+        for path in sorted(folder.glob("segment-*.dcx")):
+            try:
+                segment = Segment.open(path)  # verified: nothing is copied from a damaged file
+            except CorruptDataError:
+                old.damaged.append(path.name)
+                continue
+            written = path.stat().st_mtime_ns
+            old.layout[path] = segment.shard_names
+            for number, name in enumerate(segment.shard_names):
+                state = (int(segment.shard_sizes[number]), int(segment.shard_mtimes_ns[number]))
+                old.known[name] = _OldShard(path, number, state, written)
+        return old
+
+
+class _Refresh:
+    """Writes the segments of the new index."""
+
+    def __init__(self, shards: _LocalShards | _RemoteShards, staging: Path, old: _OldIndex, threads: int) -> None:
+        self._shards, self._staging, self._old, self._threads = shards, staging, old, threads
+        self.report: dict[str, Any] = {"samples": 0, "indexed": [], "reused": 0, "damage": []}
+        self.report |= {"segments_kept": 0, "segments_written": 0}
+
+    def segment(self, number: int, names: list[str]) -> None:
+        kept = {name: old for name in names if (old := self._unchanged(name)) is not None}
+        out = self._staging / segment_name(number)
+        self.report["reused"] += len(kept)
+        self.report["indexed"] += [name for name in names if name not in kept]
+        file = kept[names[0]].file if names[0] in kept else None
+        if len(kept) == len(names) and file is not None and self._old.layout[file] == names:
+            _link(file, out)
+            self.report["segments_kept"] += 1
+        else:
+            opened = {path: Segment.open(path, verify=False) for path in {old.file for old in kept.values()}}
+            sources: list[tuple[PathLike | ShardColumns, str]] = []
+            for name in names:
+                old = kept.get(name)
+                unread = None if old is None else ShardColumns(opened[old.file], old.number)
+                sources.append((unread or self._shards.source(name), name))
+            begin = self._staging / "begin"  # the file system's clock, not this machine's
+            begin.touch()
+            started = begin.stat().st_mtime_ns
+            write_segment(sources, out, self._threads, remote=self._shards.remote)
+            # what was written to a shard after it was read, but before the segment was whole, is not in it
+            os.utime(out, ns=(started, started))
+            self.report["segments_written"] += 1
+        segment = Segment.open(out, verify=False)
+        self.report["samples"] += segment.num_samples
+        for shard, offset, message in segment.shard_damage:
+            self.report["damage"].append({"shard": names[shard], "offset": offset, "message": message})
+
+    def _unchanged(self, name: str) -> _OldShard | None:
+        old = self._old.known.get(name)
+        if old is None:
+            return None
+        now = self._shards.state(name)
+        if self._shards.remote is not None and now[1] == 0:
+            return None  # neither ETag nor time: the size alone does not tell
+        tick = _COARSE_TICK_NS if now[1] % _NS == 0 else _TICK_NS
+        return old if now == old.state and now[1] + tick < old.indexed_ns else None
+
+
+def _link(file: Path, out: Path) -> None:
+    """The same file under another name, its time kept: it says until when the shards are known to be unchanged."""
+    try:
+        os.link(file, out)
+    except OSError:  # a file system without hard links
+        shutil.copy2(file, out)
+
+
+def _exchange(folder: Path, staging: Path, segments: int) -> None:
+    """Puts the new files in the place of the old ones; in between there is no index.json."""
+    (folder / "index.json").unlink(missing_ok=True)
+    fsync_dir(folder)
+    for number in range(segments):
+        os.replace(staging / segment_name(number), folder / segment_name(number))
+    for path in folder.glob("segment-*.dcx"):
+        if not path.stem.removeprefix("segment-").isdigit() or int(path.stem.removeprefix("segment-")) >= segments:
+            path.unlink()
+    os.replace(staging / "pool.npy", folder / "pool.npy")
+    fsync_dir(folder)
+    os.replace(staging / "index.json", folder / "index.json")
+    fsync_dir(folder)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``python -m dcfast.pool_refresh INDEX_DIR POOL``: prints the report as JSON; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m dcfast.pool_refresh", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("index_dir", type=path_argument, help="directory of the index; made where missing")
+    parser.add_argument("pool", type=path_argument, help="directory with *.tar, or with shards/*.tar")
+    parser.add_argument("--threads", type=int, default=0, help="shards indexed at a time; default: one per core")
+    args = parser.parse_args(argv)
+    return stoppable(lambda: _refresh(args), "stopped; the same command brings it up to date")
+
+
+def _refresh(args: argparse.Namespace) -> int:
+    try:
+        report = refresh_index(args.index_dir, args.pool, threads=args.threads)
+    except (PoolError, RunError, CorruptDataError, OSError, ValueError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    print(json.dumps(report, sort_keys=True))
+    return 0

@@ -1,0 +1,80 @@
+"""DataComp's ``sizes.json``: the sample counts of shards, written, read and compared."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dcfast.errors import CorruptDataError
+from dcfast.interop.json_files import is_count, read_json
+from dcfast.interop.shards import PathLike, file_name, segments_of
+from dcfast.storage.atomic import write_json
+
+__all__ = ["CountDifference", "count_differences", "read_sizes", "shard_counts", "write_sizes"]
+
+
+def write_sizes(index: Any, path: PathLike) -> None:
+    """Writes ``sizes.json``: file name of each shard -> samples. ``path`` may be the directory of the shards."""
+    write_json(_sizes_path(path), shard_counts(index))
+
+
+def read_sizes(path: PathLike) -> dict[str, int]:
+    """Reads ``sizes.json`` (or the one in a directory): file name of each shard -> samples.
+
+    Raises:
+        CorruptDataError: not json, not an object of counts below 2^63, a name twice.   OSError: it cannot be read.
+    """
+    file = _sizes_path(path)
+    data = read_json(file, "sizes.json")
+    if not isinstance(data, dict):
+        raise CorruptDataError(f"{file}: expected an object; got {type(data).__name__}", path=str(file))
+    for name, count in data.items():
+        if not is_count(count):
+            raise CorruptDataError(f"{file}: expected a number of samples for {name!r}; got {count!r}", path=str(file))
+    return data
+
+
+def _sizes_path(path: PathLike) -> Path:
+    return Path(path) / "sizes.json" if os.path.isdir(path) else Path(path)
+
+
+def shard_counts(index: Any) -> dict[str, int]:
+    """File name of each shard -> samples in the index. Raises ValueError for two shards of one file name."""
+    counts: dict[str, int] = {}
+    for segment in segments_of(index):
+        samples = np.diff(np.asarray(segment.shard_sample_begin).astype(np.int64))
+        for name, count in zip(segment.shard_names, samples.tolist(), strict=True):
+            if file_name(name) in counts:
+                raise ValueError(
+                    f"two shards of the index have the file name {file_name(name)}: counts are by file name"
+                )
+            counts[file_name(name)] = count
+    return counts
+
+
+class CountDifference(NamedTuple):
+    """A shard whose samples another tool counted otherwise; None: the shard is not known there."""
+
+    shard: str
+    stated: int | None
+    indexed: int | None
+
+
+def count_differences(index: Any, counts: Mapping[str, int]) -> list[CountDifference]:
+    """Shards of which the index has another number of samples than ``counts`` says, by name.
+
+    Args:
+        counts: file name -> samples: of ``read_sizes``, ``WidsIndex.counts``, or stats files.
+    A shard that was cut after it was counted, or written anew, shows here.
+    """
+    indexed = shard_counts(index)
+    names = sorted(indexed.keys() | counts.keys())
+    return [
+        CountDifference(name, counts.get(name), indexed.get(name))
+        for name in names
+        if counts.get(name) != indexed.get(name)
+    ]

@@ -1,0 +1,111 @@
+"""DALI's index files (``wds2idx``, v1.2): one beside each shard."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dcfast.errors import CorruptDataError
+from dcfast.interop.shards import LARGEST, PathLike, file_name, shards_of
+from dcfast.storage.atomic import write_bytes
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["read_wds2idx", "write_wds2idx"]
+
+_BLOCK = 512
+
+
+def write_wds2idx(index: Any, out_dir: PathLike) -> list[Path]:
+    """Writes the index files that DALI's webdataset reader takes (``index_paths``): one a shard, version 1.2.
+
+    Args:
+        index: a TarIndex, a Segment, or a sequence of segments or their paths.
+        out_dir: made where missing; shard ``00000007.tar`` becomes ``00000007.idx`` in it, each written atomically.
+    Returns:
+        The files, in the order of the shards.
+    Raises:
+        ValueError: a shard without samples (DALI refuses such an index), or a member whose name the format cannot
+            hold: with white space, or with nothing after its dot; names the shard. Two shards of one file name.
+    Memory: the text of one shard, about 60 bytes a member. Cost: from the mapped index, no tar is read.
+    Source: the files of nvidia-dali's tool wds2idx; docs/formats.md.
+    """
+    if not os.fspath(out_dir):
+        raise ValueError("write_wds2idx: out_dir must be a path; got an empty text")
+    out = Path(out_dir)
+    paths: dict[Path, None] = {}
+    for segment, number, name in shards_of(index):
+        path = out / (file_name(name).removesuffix(".tar") + ".idx")
+        if path in paths:
+            raise ValueError(f"write_wds2idx: two shards would be written as {path}; write them into two directories")
+        write_bytes(path, segment._core.wds2idx(number))
+        paths[path] = None
+    return list(paths)
+
+
+def read_wds2idx(path: PathLike) -> pa.Table:
+    """The members that a DALI index file lists.
+
+    Args:
+        path: a file of version 1.1 or 1.2.
+    Returns:
+        pyarrow table: sample (int64, counted from 0), ext, offset (of the data), size (uint64), name (null in
+        version 1.1), in the order of the file. Names that are not UTF-8 are backslash-escaped.
+    Raises:
+        CorruptDataError: another version or number of samples, fields missing or no numbers, an offset that is no
+            multiple of 512, a member that ends at 2^63 or later, a last line without its end (as of a file that was
+            cut off: half a number is a number); with path and offset of the line.   OSError: it cannot be read.
+    """
+    import pyarrow as pa
+
+    where = os.fspath(path)
+    lines = Path(path).read_bytes().split(b"\n")
+    head = lines[0].split()
+
+    def bad(what: str, line: int) -> CorruptDataError:
+        at = sum(len(text) + 1 for text in lines[:line])
+        return CorruptDataError(f"DALI index {where}, line {line + 1}: {what}", path=where, offset=at)
+
+    if len(head) != 2 or head[0] not in (b"v1.1", b"v1.2") or _number(head[1]) is None:
+        raise bad(f"expected 'v1.2 SAMPLES' or 'v1.1 SAMPLES'; got {_shown(lines[0])}", 0)
+    width = 4 if head[0] == b"v1.2" else 3
+    columns: dict[str, list[Any]] = {"sample": [], "ext": [], "offset": [], "size": [], "name": []}
+    if lines[-1] != b"":
+        what = f"expected a line end behind the last line; got {_shown(lines[-1][-40:])}; cut off? make it again"
+        raise bad(what, len(lines) - 1)
+    body = lines[1:-1]
+    if len(body) != _number(head[1]):
+        raise bad(f"expected {_number(head[1])} samples; got {len(body)}; cut off? make it again", 0)
+    for sample, line in enumerate(body):
+        fields = line.split()
+        if not fields or len(fields) % width:
+            raise bad(f"expected {width} fields a member; got {len(fields)}", sample + 1)
+        for at in range(0, len(fields), width):
+            offset, size = (_number(field) for field in fields[at + 1 : at + 3])
+            if offset is None or size is None or offset % _BLOCK or offset + size > LARGEST:
+                raise bad(
+                    f"expected an offset in blocks of 512 and a size; got {_shown(b' '.join(fields[at:]))}", sample + 1
+                )
+            columns["sample"].append(sample)
+            columns["ext"].append(_text(fields[at]))
+            columns["offset"].append(offset)
+            columns["size"].append(size)
+            columns["name"].append(_text(fields[at + 3]) if width == 4 else None)
+    kinds = {"sample": pa.int64(), "offset": pa.uint64(), "size": pa.uint64()}
+    return pa.table({name: pa.array(values, kinds.get(name, pa.string())) for name, values in columns.items()})
+
+
+def _number(field: bytes) -> int | None:
+    """A count of less than 2^63, written in decimal digits; None of anything else."""
+    value = int(field) if field.isdigit() and len(field) <= 40 else -1
+    return value if 0 <= value <= LARGEST else None
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def _shown(raw: bytes) -> str:
+    return repr(_text(raw[:80]))

@@ -1,0 +1,77 @@
+"""Statistics of logits further apart than the exponent range: with a shift for each row and for each column.
+
+Only features that are not normalised, or a large scale, lead here. Logits of thousands in float32 are off by what
+exponentials feel, so float64 it is: twice the time and memory of the usual path, and that only where the flag is set.
+Shifts are kept as they are and not inside of a logarithm: far from 0 it has no digits left for sums.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from dcfast.loss.backend import BASE, INVERSE, NLL, SHARE
+from dcfast.loss.torch_backend import tiles
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def clip_online(
+    image: Tensor, text: Tensor, scale: Tensor, flag: Tensor, first: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    num_rows, num_cols = image.shape[0], text.shape[0]
+    by_row = _nothing(num_rows, text)
+    by_col = _nothing(num_cols, text)
+    diag = text.new_full((num_rows,), -math.inf, dtype=torch.float64)
+    if not int(flag):
+        return by_row, by_col, diag
+    text = tiles.widen(text, torch.float64)
+    height = tiles.strip_rows(num_rows, num_cols, torch.float64)
+    space = text.new_empty(height, num_cols)
+    for start in range(0, num_rows, height):
+        rows = slice(start, min(start + height, num_rows))
+        z = torch.mm(tiles.widen(image[rows], torch.float64) * scale, text.t(), out=space[: rows.stop - start])
+        tiles.take_positives(z, start + first, diag[rows])
+        by_row[:, rows] = _from_largest(z, 1)
+        by_col = _merged(by_col, _from_largest(z, 0))
+    return by_row, by_col, diag
+
+
+def _nothing(count: int, like: Tensor) -> Tensor:
+    """(2, count): no exponentials yet."""
+    out = like.new_zeros(2, count, dtype=torch.float64)
+    out[0] = -math.inf
+    return out
+
+
+def _from_largest(z: Tensor, dim: int) -> Tensor:
+    """(2, n): the largest along ``dim`` and the sum of the exponentials relative to it."""
+    top = z.amax(dim, keepdim=True)
+    total = (z - torch.where(top == -math.inf, 0, top)).exp_().sum(dim)
+    return torch.stack([top.squeeze(dim), total])
+
+
+def _merged(a: Tensor, b: Tensor) -> Tensor:
+    top = torch.maximum(a[0], b[0])
+    return torch.stack([top, clip_relative(a, top) + clip_relative(b, top)])
+
+
+def clip_relative(sums: Tensor, top: Tensor) -> Tensor:
+    return sums[1] * (sums[0] - torch.where(top == -math.inf, 0, top)).exp()
+
+
+def clip_restate(stats: Tensor, off: Tensor, diag: Tensor, flag: Tensor) -> None:
+    if not int(flag):
+        return
+    top = torch.maximum(off[0], diag)
+    rest, positive = clip_relative(off, top), (diag - torch.where(top == -math.inf, 0, top)).exp()
+    total = rest + positive
+    odds = clip_relative(off, diag)
+    stats[INVERSE] = total.reciprocal()
+    stats[BASE] = top
+    stats[SHARE] = rest / total
+    # a positive of -inf makes the loss infinite or NaN, never 0
+    stats[NLL] = torch.where((odds <= 0.5) & (diag > -math.inf), odds.log1p(), total.log() + (top - diag))

@@ -1,0 +1,98 @@
+"""Which device a piece of work computes on, where several processes share the GPUs of a machine."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["borrowed_device", "gpu_share", "one_thread", "resolve_device"]
+
+PER_GPU = 2
+"""Processes at work on a GPU at a time: one decodes while the other computes."""
+_POLL_S = 0.2
+
+
+def resolve_device(wanted: str) -> str:
+    """``cpu`` or ``cuda`` for ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ValueError: another name, or ``cuda`` where torch sees no GPU.
+    """
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device must be auto, cpu or cuda; got {wanted!r}")
+    if wanted == "cpu":
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if wanted == "cuda":
+        raise ValueError("device cuda was asked for, but torch sees no GPU on this machine; use --device cpu or auto")
+    return "cpu"
+
+
+def gpu_share(wanted: str) -> float:
+    """What a piece asks a cluster for: the share of a GPU that one process takes; 0 for ``cpu``."""
+    return 0.0 if wanted == "cpu" else 1.0 / PER_GPU
+
+
+def _slots() -> list[tuple[str, Path]]:
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    folder = Path(tempfile.gettempdir())
+    found = []
+    for turn in range(PER_GPU):
+        for number in range(torch.cuda.device_count()):
+            name = visible[number] if number < len(visible) and visible[number] else str(number)
+            name = "".join(c if c.isalnum() or c == "-" else "_" for c in name)
+            found.append((f"cuda:{number}", folder / f"dcfast-{os.getuid()}-gpu-{name}-{turn}.lock"))
+    return found
+
+
+@contextmanager
+def borrowed_device(wanted: str) -> Iterator[str]:
+    """A device for the time of a block: ``cpu``, or ``cuda:N`` with few other processes on it.
+
+    Processes of one machine share the GPUs by lock files in the directory for temporary files, which a dying process
+    lets go of; who finds none free waits.
+
+    Raises:
+        ValueError: see ``resolve_device``.
+    """
+    if resolve_device(wanted) == "cpu":
+        yield "cpu"
+        return
+    while True:
+        for device, path in _slots():
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+                continue
+            try:
+                yield device
+            finally:
+                os.close(lock)
+            return
+        time.sleep(_POLL_S)
+
+
+@contextmanager
+def one_thread(device: str) -> Iterator[None]:
+    """On the CPU pieces, not torch's threads, fill the cores; one thread also gives the same bits everywhere."""
+    import torch
+
+    before = torch.get_num_threads()
+    if device == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

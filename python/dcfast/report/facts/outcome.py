@@ -1,0 +1,182 @@
+"""The scores of a run beside its comparison run's, each only of the checkpoint that its own training ended with."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from dcfast.errors import DcfastError
+from dcfast.evaluate.results import AGGREGATES, aggregate
+from dcfast.evaluate.tasks import EvalTask, datacomp_tasks, own_tasks
+from dcfast.report.facts.copies import mark_copies, means, pictures_seen
+from dcfast.rundir.summaries import check_fields
+
+__all__ = ["EVEN", "compare_scores", "number", "read_json", "scored"]
+
+EVEN = 0.005
+"""A difference of the averages below half a point says nothing, whichever way it points."""
+MAX_LINES = 10_000
+Line = dict[str, Any]
+
+
+def read_json(path: Path, what: str = "") -> dict[str, Any]:
+    """A JSON object; empty where the file is absent or holds something else.
+
+    Args:
+        what: whose fields it must have, see ``dcfast.rundir.summaries``.
+    Raises:
+        CorruptDataError: a field is of another type; names file and field.
+    """
+    try:
+        value = json.loads(path.read_bytes(), parse_constant=_refuse)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return check_fields(value, what, path) if isinstance(value, dict) else {}
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def number(value: Any) -> float | None:
+    """A finite number; None for everything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int else None
+
+
+def _lines(path: Path) -> list[Line]:
+    """The results of a file that have the form of results."""
+    found = []
+    try:
+        raw = path.read_text("utf-8", "replace").splitlines()[:MAX_LINES]
+    except OSError:
+        return []
+    for text in raw:
+        try:
+            line = json.loads(text)
+            metrics = line["metrics"]
+            metrics["main_metric"] = number(metrics["main_metric"])
+            usual: Line = {"dataset": line["key"], "benchmark": False, "complete": True, "chance": None}
+            found.append({**usual, **line, "key": str(line["key"]), "checkpoint": str(line["checkpoint"])})
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def scored(out: Path) -> dict[str, Any]:
+    """What a run directory's checkpoint scored.
+
+    Returns:
+        ``lines`` (results of the checkpoint of ``train/summary.json`` alone), ``checkpoint`` (its SHA-256, or None),
+        ``refused`` (why results that are there are not shown, or None).
+    """
+    lines = _lines(out / "eval_results.jsonl")
+    trained = read_json(out / "train" / "summary.json", "train/summary").get("checkpoint_sha256")
+    if not lines:
+        return {"lines": [], "checkpoint": trained, "refused": None}
+    if not trained:
+        reason = "there are results, but no train/summary.json that says which checkpoint they are of"
+        return {"lines": [], "checkpoint": None, "refused": reason}
+    mine = [line for line in lines if line["checkpoint"] == trained]
+    others = sorted({line["checkpoint"][:16] for line in lines} - {str(trained)[:16]})
+    reason = (
+        f"{len(lines) - len(mine)} results are of another checkpoint ({', '.join(others[:3])}) than the one that was "
+        f"trained ({str(trained)[:16]}) and are left out; run evaluate again"
+    )
+    return {"lines": mine, "checkpoint": trained, "refused": None if len(mine) == len(lines) else reason}
+
+
+def _set_row(key: str, mine: Line | None, other: Line | None) -> dict[str, Any]:
+    about = mine or other or {}
+    # other pictures under the same name, or another way to score them, make two numbers that are not to be compared
+    alike = mine is not None and other is not None and mine.get("state") == other.get("state")
+    score = mine["metrics"]["main_metric"] if mine else None
+    against = other["metrics"]["main_metric"] if other else None
+    return {
+        "key": key,
+        "dataset": str(about.get("dataset") or key),
+        "kind": about.get("kind"),
+        "metric": about.get("main_metric_name"),
+        "chance": number(about.get("chance")),
+        "score": score,
+        "comparison": against,
+        "difference": None if score is None or against is None or not alike else score - against,
+        "alike": alike or mine is None or other is None,
+        "pictures": _count(about.get("pictures")),
+        "unreadable": _count(about.get("unreadable")),
+        "benchmark": bool(about.get("benchmark")),
+        "complete": bool(about.get("complete")),
+        "notes": [str(note) for note in notes[:5]] if isinstance(notes := about.get("notes"), list) else [],
+    }
+
+
+def _own(evalset_dir: Path | None) -> tuple[EvalTask, ...]:
+    try:
+        return () if evalset_dir is None else own_tasks(evalset_dir)
+    except (DcfastError, OSError):
+        return ()
+
+
+def _averages(mine: list[Line], other: list[Line], own: tuple[EvalTask, ...]) -> dict[str, Any]:
+    """DataComp's groups, None unless every member is there whole, and the average of the sets' own table."""
+    here, there = aggregate(mine, own), aggregate(other, own)
+    benchmark = tuple(task.key for task in datacomp_tasks() if task.main_metric)
+    present = {line["key"] for line in mine if line["benchmark"] and line["complete"]}
+    groups = [
+        {
+            "name": name,
+            "members": len(keys or benchmark),
+            "present": len(present & set(keys or benchmark)),
+            "score": here["averages"][name],
+            "comparison": there["averages"][name],
+        }
+        for name, keys in AGGREGATES.items()
+    ]
+    return {
+        "averages": groups,
+        "own_average": {
+            "members": sum(bool(task.main_metric) for task in own),
+            "score": here["own_average"],
+            "comparison": there["own_average"],
+        },
+        **{name: here[name] for name in ("missing", "partial", "unlisted")},
+    }
+
+
+def compare_scores(out: Path, comparison: Path | None, evalset_dir: Path | None) -> dict[str, Any]:
+    """The scores of every set in both runs, the averages they allow, and means over the sets that both have: of all,
+    and of those that neither run trained on copies of.
+
+    Args:
+        out, comparison: run directories; None where there is no comparison run.
+        evalset_dir: of the sets, for the ``tasks.json`` beside them.
+    Returns:
+        A JSON document; docs/report.md has its keys. A result of another checkpoint than the trained one is in none
+        of its numbers.
+    """
+    here = scored(out)
+    there = scored(comparison) if comparison is not None else {"lines": [], "checkpoint": None, "refused": None}
+    mine = {line["key"]: line for line in here["lines"]}
+    other = {line["key"]: line for line in there["lines"]}
+    rows = [_set_row(key, mine.get(key), other.get(key)) for key in [*mine, *(k for k in other if k not in mine)]]
+    own = _own(evalset_dir)
+    return {
+        "available": bool(mine),
+        "checkpoint": here["checkpoint"],
+        "comparison_checkpoint": there["checkpoint"],
+        "refused": [words for words in (here["refused"], there["refused"]) if words],
+        "sets": rows,
+        "common": means([row for row in rows if row["difference"] is not None]),
+        **mark_copies(rows, pictures_seen(out, comparison, evalset_dir)),
+        "above_chance": sum(
+            row["score"] is not None and row["chance"] is not None and row["score"] > row["chance"] for row in rows
+        ),
+        **_averages(list(mine.values()), list(other.values()), own),
+    }

@@ -1,0 +1,60 @@
+"""Reshard: a subset of a pool as new shards in DataComp's layout, byte for byte the same for any workers.
+
+``reshard`` does it in one call, ``python -m dcfast.resharder`` from the shell with the
+arguments of DataComp's resharder.py. The pieces are there for a run on many workers: ``make_plan`` once,
+``write_output_shards`` for any ranges of output shards in any order, ``finish_reshard`` once.
+
+Importing this package imports nothing: a short reshard is over before NumPy would have been imported.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from dcfast.resharding.output import check_free_space, finish_reshard
+    from dcfast.resharding.plan import CUT_DTYPE, ReshardPlan, make_plan, plan_cuts
+    from dcfast.resharding.resharder import reshard
+    from dcfast.resharding.selection import first_copies, repeated_uids, select_rows
+    from dcfast.resharding.verify import verify_output_shards
+    from dcfast.resharding.write import write_output_shards
+
+__all__ = [
+    "CUT_DTYPE",
+    "ReshardPlan",
+    "check_free_space",
+    "finish_reshard",
+    "first_copies",
+    "make_plan",
+    "plan_cuts",
+    "repeated_uids",
+    "reshard",
+    "select_rows",
+    "verify_output_shards",
+    "write_output_shards",
+]
+
+
+_LAZY = {
+    "reshard": "dcfast.resharding.resharder",
+    "CUT_DTYPE": "dcfast.resharding.plan",
+    "ReshardPlan": "dcfast.resharding.plan",
+    "check_free_space": "dcfast.resharding.output",
+    "finish_reshard": "dcfast.resharding.output",
+    "first_copies": "dcfast.resharding.selection",
+    "make_plan": "dcfast.resharding.plan",
+    "plan_cuts": "dcfast.resharding.plan",
+    "repeated_uids": "dcfast.resharding.selection",
+    "select_rows": "dcfast.resharding.selection",
+    "verify_output_shards": "dcfast.resharding.verify",
+    "write_output_shards": "dcfast.resharding.write",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_LAZY[name]), name)

@@ -1,0 +1,234 @@
+"""Members that a reshard changes: boxes written into the json, and pictures with boxes blurred, as DataComp does both.
+
+Changed payloads go into one spool file beside the output, from which the shard is then written like from any source.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcfast.errors import CorruptDataError
+from dcfast.images.blur import blur_picture
+from dcfast.resharding.boxes import BoxTable
+from dcfast.resharding.contents import ShardContents
+
+__all__ = ["BlurOptions", "Edited", "edited_contents"]
+
+_PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+
+
+@dataclass(frozen=True)
+class BlurOptions:
+    """What to do with samples that have boxes.
+
+    Attributes:
+        table: the boxes by uid (``make_box_table``).
+        apply: blur the boxes in the picture, which becomes a ``.webp`` in place of what it was.
+        inject: write the boxes into the json as ``face_bboxes``.
+        quality: of the WebP, 0 to 100.
+    """
+
+    table: BoxTable
+    apply: bool = False
+    inject: bool = False
+    quality: int = 100
+
+    def __post_init__(self) -> None:
+        if not (self.apply or self.inject):
+            raise ValueError("blur: one of apply and inject must be true")
+        if not 0 <= self.quality <= 100:
+            raise ValueError(f"blur: quality must be 0 to 100; got {self.quality}")
+
+
+@dataclass
+class Edited:
+    """An output shard as it is written: ``contents``, and what was done.
+
+    Attributes:
+        blurred, injected: samples.
+        inject_failed: samples that keep their json as it is, without the boxes: it cannot be read as an object, or
+            there is none. They are written all the same, blurred where that is asked for.
+        failed: (key, why) of samples left out: their picture has boxes and cannot be decoded. They are never written
+            as they were.
+    """
+
+    contents: ShardContents
+    blurred: int = 0
+    injected: int = 0
+    inject_failed: int = 0
+    failed: list[tuple[str, str]] = field(default_factory=list)
+
+
+@contextmanager
+def edited_contents(contents: ShardContents, blur: BlurOptions, spool_path: Path) -> Iterator[Edited]:
+    """What a shard holds with its changes made; ``spool_path`` is written, and removed at the end.
+
+    Raises:
+        CorruptDataError: a member ends early.
+    Memory: one picture decoded, 1 kB a member of the shard. Cost: a decode and an encode of each blurred picture.
+    """
+    try:
+        with open(spool_path, "wb") as spool:
+            editor = _Editor(contents, blur, spool)
+            edited = editor.run()
+        status = spool_path.stat()
+        edited.contents.sources.append(os.fspath(spool_path))
+        edited.contents.source_size = np.append(edited.contents.source_size, np.uint64(status.st_size))
+        edited.contents.source_mtime_ns = np.append(edited.contents.source_mtime_ns, np.int64(status.st_mtime_ns))
+        yield edited
+    finally:
+        spool_path.unlink(missing_ok=True)
+
+
+@dataclass
+class _Member:
+    ext: bytes
+    source: int
+    offset: int
+    size: int
+
+
+class _Editor:
+    def __init__(self, contents: ShardContents, blur: BlurOptions, spool: BinaryIO) -> None:
+        self.contents, self.blur, self.spool = contents, blur, spool
+        self.spooled = 0
+        self.source = len(contents.sources)  # the spool's number
+        self.begin = np.searchsorted(contents.member_sample, np.arange(len(contents.uid) + 1))
+        # the copies of a sample follow each other or not: each distinct payload is made once
+        self.made: dict[tuple[int, int, bool], tuple[int, int] | str] = {}
+
+    def run(self) -> Edited:
+        contents = self.contents
+        edited = Edited(contents)
+        samples: list[list[_Member]] = []
+        kept: list[int] = []
+        for i, boxes in enumerate(self.blur.table.look_up(contents.uid)):
+            members = self.members(i)
+            if boxes is not None and len(boxes):
+                why = self.edit(members, boxes, edited)
+                if why is not None:
+                    edited.failed.append((members_key(contents, int(self.begin[i])), why))
+                    continue
+            samples.append(members)
+            kept.append(i)
+        edited.contents = self.rebuilt(np.array(kept, np.int64), samples)
+        return edited
+
+    def members(self, i: int) -> list[_Member]:
+        c = self.contents
+        found = []
+        for m in range(int(self.begin[i]), int(self.begin[i + 1])):
+            name = bytes(c.names[int(c.name_begin[m]) : int(c.name_begin[m + 1])])
+            found.append(_Member(name.split(b".", 1)[1], int(c.source[m]), int(c.offset[m]), int(c.size[m])))
+        return found
+
+    def edit(self, members: list[_Member], boxes: NDArray[np.float64], edited: Edited) -> str | None:
+        """Changes the members in place; or why the sample must be left out."""
+        picture = _picture(members)
+        if self.blur.apply and picture is not None:
+            made = self.spool_once(picture, True, lambda data: blur_picture(data, boxes, self.blur.quality))
+            if isinstance(made, str):
+                return made
+            # as the reference: the picture is a webp now, and takes the place of one that was there
+            members[:] = [m for m in members if m is picture or m.ext != b"webp"]
+            picture.ext, picture.source, (picture.offset, picture.size) = b"webp", self.source, made
+            members.sort(key=lambda member: member.ext)
+            edited.blurred += 1
+        if self.blur.inject:
+            self.inject(members, boxes, edited)
+        return None
+
+    def inject(self, members: list[_Member], boxes: NDArray[np.float64], edited: Edited) -> None:
+        """Writes the boxes into the json in place, or counts that it cannot."""
+        described = next((m for m in members if m.ext == b"json"), None)
+        # the index finds a uid in json that Python refuses (bytes that are no UTF-8, say): no reason to end the run
+        made = "no json" if described is None else self.spool_once(described, False, lambda d: _with_boxes(d, boxes))
+        if described is None or isinstance(made, str):
+            edited.inject_failed += 1
+            return
+        described.source, (described.offset, described.size) = self.source, made
+        edited.injected += 1
+
+    def spool_once(self, member: _Member, picture: bool, change: Any) -> tuple[int, int] | str:
+        """(offset, size) in the spool of the changed payload, or what ``change`` complains of."""
+        key = (member.source, member.offset, picture)
+        if key not in self.made:
+            try:
+                data = change(_read(self.contents.sources[member.source], member.offset, member.size))
+            except CorruptDataError:
+                raise
+            except ValueError as error:
+                self.made[key] = str(error)
+            else:
+                self.spool.write(data)
+                self.made[key] = (self.spooled, len(data))
+                self.spooled += len(data)
+        return self.made[key]
+
+    def rebuilt(self, kept: NDArray[np.int64], samples: list[list[_Member]]) -> ShardContents:
+        c = self.contents
+        flat = [(i, member) for i, members in enumerate(samples) for member in members]
+        stems = {}
+        names: list[bytes] = []
+        for i, member in flat:
+            if i not in stems:
+                stems[i] = members_key(c, int(self.begin[kept[i]])).encode()
+            names.append(stems[i] + b"." + member.ext)
+        return replace(
+            c,
+            uid=c.uid[kept],
+            copy=c.copy[kept],
+            member_sample=np.array([i for i, _ in flat], np.uint32),
+            sources=list(c.sources),
+            source=np.array([m.source for _, m in flat], np.uint32),
+            offset=np.array([m.offset for _, m in flat], np.uint64),
+            size=np.array([m.size for _, m in flat], np.uint64),
+            names=np.frombuffer(b"".join(names), np.uint8),
+            name_begin=np.cumsum([0] + [len(name) for name in names]).astype(np.uint64),
+        )
+
+
+def members_key(contents: ShardContents, member: int) -> str:
+    """The key UID-COPY of a member's sample."""
+    return contents.name(member).split(".", 1)[0]
+
+
+def _picture(members: list[_Member]) -> _Member | None:
+    """The member that is blurred: jpg before others, as the reference knows no others."""
+    pictures = [m for m in members if m.ext.rsplit(b".", 1)[-1].decode("latin-1") in _PICTURES]
+    return next((m for m in pictures if m.ext == b"jpg"), pictures[0] if pictures else None)
+
+
+def _with_boxes(data: bytes, boxes: NDArray[np.float64]) -> bytes:
+    try:
+        record = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"cannot be read: {error}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"is no object but {type(record).__name__}")
+    record["face_bboxes"] = boxes.tolist()
+    return json.dumps(record).encode()
+
+
+def _read(path: str, offset: int, size: int) -> bytes:
+    with open(path, "rb") as file:
+        data = os.pread(file.fileno(), size, offset)
+        while 0 < len(data) < size:  # one system call returns at most 2 GiB
+            more = os.pread(file.fileno(), size - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+    if len(data) != size:
+        raise CorruptDataError(
+            f"source ends {size - len(data)} bytes before the payload that was indexed there", path=path, offset=offset
+        )
+    return data

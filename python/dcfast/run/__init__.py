@@ -1,0 +1,41 @@
+"""``python -m dcfast.run``: the workflow from a pool to a subset, a trained model, its scores and a report."""
+
+from __future__ import annotations
+
+from dcfast.run.workflow import (
+    decontaminate,
+    evaluate,
+    features,
+    filter_metadata,
+    index,
+    main,
+    report,
+    reshard,
+    run,
+    run_branch,
+    signatures,
+    stage,
+    teacher,
+    train,
+    verify,
+    world,
+)
+
+__all__ = [
+    "decontaminate",
+    "evaluate",
+    "features",
+    "filter_metadata",
+    "index",
+    "main",
+    "report",
+    "reshard",
+    "run",
+    "run_branch",
+    "signatures",
+    "stage",
+    "teacher",
+    "train",
+    "verify",
+    "world",
+]

@@ -1,0 +1,141 @@
+"""What can be known to be wrong with a run before hours of work."""
+
+from __future__ import annotations
+
+import difflib
+
+from dcfast.errors import RunError
+from dcfast.filters.term import SCORES
+from dcfast.rundir.branch import branch_settings
+from dcfast.rundir.layout import STAGES
+from dcfast.rundir.run_dir import Run
+from dcfast.rundir.settings import DEVICES, LOSSES, SOURCES, TEACHER, Settings
+from dcfast.scales import scale
+
+__all__ = ["ON_MODELS", "check_device", "check_expressions", "check_settings", "check_stages"]
+
+
+def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        near = difflib.get_close_matches(str(value), known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{option} must be one of {', '.join(known)}; got {value!r}{hint}")
+
+
+def check_settings(settings: Settings) -> None:
+    """Looks for what can be known to be wrong without reading a file.
+
+    Raises:
+        ValueError: names the option, what was expected and what came.   MissingDependencyError: decoder ``dali``
+            without DALI.
+    """
+    scale(settings.scale)
+    _one_of("loss", settings.loss, LOSSES)
+    _one_of("device", settings.device, DEVICES)
+    _one_of("train_from", settings.train_from, SOURCES)
+    from dcfast.train.decode import DECODERS
+
+    _one_of("decoder", settings.decoder, tuple(DECODERS))
+    if settings.decoder == "dali" and settings.train:
+        from dcfast.train.dali import require_dali
+
+        require_dali()
+    for prefix, model in (settings.features or {}).items():
+        _one_of("features: the prefix", prefix, tuple(SCORES))
+        if not model:
+            raise ValueError(f"features: {prefix} needs a model, NAME:PRETRAINED or {TEACHER}")
+    if not 0 <= settings.seed < 1 << 63:
+        raise ValueError(f"seed must be from 0 to 2^63 - 1; got {settings.seed}")
+    if settings.samples_seen is not None:
+        if settings.samples_seen < 1:
+            raise ValueError(f"samples_seen must be at least 1; got {settings.samples_seen}")
+        if settings.samples_seen >= 1 << 63:
+            raise ValueError(f"samples_seen must be below 2^63; got {settings.samples_seen}")
+        batch = scale(settings.scale).global_batch
+        if settings.train and settings.samples_seen < batch:
+            raise ValueError(
+                f"samples_seen must be at least one batch of scale {settings.scale}, {batch}; "
+                f"got {settings.samples_seen}"
+            )
+    if settings.pool is None:
+        if settings.teacher_uids is not None:
+            raise ValueError("teacher_uids names pairs of a given pool; the built-in world's teacher has its own")
+    else:
+        if settings.world is not None:
+            raise ValueError("world changes the built-in world; a run with a pool has none")
+        asks = TEACHER in (settings.features or {}).values()
+        if asks and settings.teacher_uids is None:
+            raise ValueError(
+                f"features by the {TEACHER} need pairs of the pool that it may train on (--teacher-uids FILE): "
+                "the toy teacher of the built-in world never scores a given pool"
+            )
+        if settings.teacher_uids is not None and not asks:
+            raise ValueError(
+                f"teacher_uids is given, but no column is asked of the {TEACHER} (--features l14={TEACHER})"
+            )
+
+
+ON_MODELS = ("teacher", "features", "train", "evaluate")
+"""Stages that want a GPU at the scales of DataComp."""
+
+
+def check_expressions(run: Run) -> None:
+    """What can be known to be wrong of the settings' expressions without a file."""
+    from dcfast.filters import compile_filter
+
+    for expression in (run.settings.filter, run.compare):
+        if expression is not None:
+            compile_filter(expression)
+    if run.is_world:
+        run.world_spec  # noqa: B018  (ValueError where the changes to it make no sense)
+
+
+def check_stages(run: Run, stages: list[str]) -> None:
+    # what can be known to be wrong before hours of work, is said before them
+    check_expressions(run)
+    if "teacher" in stages:
+        from dcfast.stages.teacher import check_teacher
+
+        check_teacher(run)
+    if "features" in stages:
+        from dcfast.stages.features import check_features
+
+        check_features(run)
+    if "world" in stages:
+        return  # it may be half rendered: its files are listed when it is whole
+    run.pool  # noqa: B018  (lists the pool, or says what is missing)
+    if run.evalset_dir is not None and "signatures" in stages:
+        from dcfast.evaluate.folders import evalset_tars
+
+        evalset_tars(run.evalset_dir)
+    if "filter" in stages:
+        from dcfast.stages.filter.outcomes import resolve_expression
+
+        resolve_expression(run)
+        if run.compare is not None:
+            resolve_expression(Run(run.out, branch_settings(run.settings, run.compare)))
+    if "evaluate" in stages and run.evalset_dir is not None:
+        from dcfast.evaluate import check_evalsets
+
+        check_evalsets(run.evalset_dir)
+
+
+def check_device(run: Run, stages: list[str]) -> None:
+    """RunError where work for days would begin on a machine without a GPU, unless it was asked for."""
+    wanting = [stage for stage in stages if stage in ON_MODELS]
+    settings = run.settings
+    if not wanting or settings.device == "cpu" or (settings.device == "auto" and settings.scale == "tiny"):
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    hours = scale(settings.scale).gpu_hours
+    much = f" (about {hours:,.0f} A100 GPU-hours)" if hours else ""
+    if settings.device == "cuda":
+        raise RunError(f"--device cuda: torch finds no GPU for stage {wanting[0]}; leave --device out, or say cpu")
+    before = [name for name in STAGES[: STAGES.index(wanting[0])] if run.asks_for(name)][-1]
+    raise RunError(
+        f"scale {settings.scale} wants a GPU for stage {wanting[0]}{much}, and there is none here. Nothing was done. "
+        f"End before it (--to {before}), leave training out (--no-train), or insist on the processor (--device cpu)"
+    )

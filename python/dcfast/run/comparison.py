@@ -1,0 +1,188 @@
+"""Branches at work: the comparison run of a run, and single branches for studies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from dcfast.engine import Engine, LocalEngine, SinglesHere, open_engine
+from dcfast.engine.progress import Progress, Silent
+from dcfast.errors import RunError
+from dcfast.process.signals import spawning, start_worker
+from dcfast.run.checks import check_settings
+from dcfast.run.manifest import write_manifest
+from dcfast.rundir.branch import branch_settings, branch_stages, comparison_dir, link_base
+from dcfast.rundir.layout import STAGES
+from dcfast.rundir.run_dir import Run, Settings, open_run
+from dcfast.stages import stage_steps
+from dcfast.stages.runner import run_stage
+
+__all__ = ["Comparison", "run_branch", "run_one"]
+
+TRAININGS = ("teacher", "train", "evaluate")
+"""Stages whose single pieces bring their own threads and processes, and use this machine's GPU: no cluster's tasks."""
+SHARED_SETTINGS = ("pool", "evalsets", "world", "features", "teacher_uids")
+
+Say = Callable[[str], None]
+Show = Callable[..., Progress]
+
+
+def run_one(run: Run, engine: Engine, name: str, show: Show) -> dict[str, Any]:
+    """Runs one stage where it belongs: trainings in this process, everything else on the engine."""
+    if name in TRAININGS:
+        if name != "teacher" and isinstance(engine, LocalEngine):
+            engine.close()  # idle workers would hold memory beside the model; they start again when needed
+        engine = SinglesHere(engine)
+    return run_stage(run, engine, name, stage_steps(name), show)
+
+
+def _go_through(base: Run, branch: Run, engine: Engine, last: str, show: Show, say: Say) -> dict[str, Any]:
+    branch.lock_settings(STAGES)
+    link_base(base, branch)
+    stages = branch_stages(branch)
+    summaries = {}
+    for name in stages[: stages.index(last) + 1]:
+        say(name)
+        summaries[name] = run_one(branch, engine, name, show)
+    write_manifest(branch)
+    return summaries
+
+
+def run_branch(
+    base: str | os.PathLike[str],
+    base_settings: Settings,
+    out: str | os.PathLike[str],
+    settings: Settings,
+    *,
+    last: str = "evaluate",
+    workers: int = 1,
+    overwrite: bool = False,
+    quiet: bool = True,
+    say: Say = lambda line: None,
+) -> dict[str, Any]:
+    """Filter, training and evaluation in ``out``, on what the run in ``base`` made up to decontamination.
+
+    Args:
+        base, base_settings: a run directory that has been through decontaminate, and its settings.
+        out, settings: of the branch; pool, world, evaluation sets and features are those of the base.
+        last: ``filter``, ``reshard``, ``train`` or ``evaluate``.
+        workers, overwrite, quiet, say: as ``dcfast.run.run``.
+    Returns:
+        stage -> its summary.
+    Raises:
+        ValueError: the settings are not those of a branch of this base.
+        RunError: the base lacks a stage, or another process is at work in ``out``.  Others as ``dcfast.run.run``.
+    """
+    check_settings(settings)
+    for name in SHARED_SETTINGS:
+        mine, its = getattr(settings, name), getattr(base_settings, name)
+        if mine != its:
+            raise ValueError(f"a branch shares {name} with its base: {its!r} there, {mine!r} here")
+    source = Run(Path(os.path.abspath(base)), base_settings)
+    with open_run(out, settings, overwrite=overwrite) as branch, open_engine("local", workers) as engine:
+        if last not in branch_stages(branch):
+            raise ValueError(f"last must be one of {', '.join(branch_stages(branch))}; got {last!r}")
+        return _go_through(source, branch, engine, last, Silent if quiet else Progress, say)
+
+
+def _beside(
+    base: str, base_settings: Settings, out: str, settings: Settings, last: str, overwrite: bool, threads: int
+) -> dict[str, Any]:
+    """A branch in a process of its own."""
+    from dcfast.stages.train import limit_threads
+
+    limit_threads(threads)
+    return run_branch(base, base_settings, out, settings, last=last, overwrite=overwrite)
+
+
+class Comparison:
+    """The comparison run of a run: after its training, or beside it in a process of its own.
+
+    Two trainings at once, each on half of the cores, end sooner than one after the other on all of them: a small
+    model leaves cores idle. On a GPU, and with one worker, they come one after the other.
+
+    Args:
+        base: the run; it has been through decontaminate when ``start`` is called.
+        last: the last stage of the comparison, ``train`` or ``evaluate``.
+        engine, overwrite, show, say: as in the run.
+    """
+
+    def __init__(self, base: Run, last: str, engine: Engine, *, overwrite: bool, show: Show, say: Say) -> None:
+        place = comparison_dir(base)
+        assert place is not None
+        self._base, self._place, self._last, self._engine = base, place, last, engine
+        self._overwrite, self._show = overwrite, show
+        self._say: Say = lambda line: say(f"compare {base.compare}: {line}")
+        self._settings = branch_settings(base.settings, base.compare)
+        self._pool: ProcessPoolExecutor | None = None
+        self._future: Future[dict[str, Any]] | None = None
+
+    def _fits_beside(self) -> bool:
+        if not isinstance(self._engine, LocalEngine) or self._engine.workers < 2:
+            return False
+        if self._base.settings.device == "auto":
+            import torch
+
+            return not torch.cuda.is_available()
+        return self._base.settings.device == "cpu"
+
+    def start(self) -> None:
+        """Begins it beside the training that follows, where that is of use."""
+        if not self._fits_beside():
+            return
+        from dcfast.stages.train import limit_threads
+
+        threads = max(1, len(os.sched_getaffinity(0)) // 2)
+        limit_threads(threads)
+        self._say(f"filter to {self._last}, at the same time")
+        # spawn, not fork: the parent holds threads of torch
+        self._pool = ProcessPoolExecutor(
+            1, mp_context=get_context("spawn"), initializer=start_worker, initargs=(os.getpid(),)
+        )
+        with spawning():
+            self._future = self._pool.submit(
+                _beside,
+                str(self._base.out),
+                self._base.settings,
+                str(self._place),
+                self._settings,
+                self._last,
+                self._overwrite,
+                threads,
+            )
+
+    def finish(self) -> dict[str, Any]:
+        """Its summaries, once it has ended; RunError where its process died, and whatever it raised."""
+        if self._future is None:
+            with open_run(self._place, self._settings, overwrite=self._overwrite) as branch:
+                return _go_through(self._base, branch, self._engine, self._last, self._show, self._say)
+        try:
+            return self._future.result()
+        except BrokenProcessPool:
+            raise RunError(
+                f"the process of the comparison run died (killed, or out of memory): {self._place}. Run the same "
+                "command again to resume; with --workers 1 it comes after the other training and needs less memory"
+            ) from None
+
+    def __enter__(self) -> Comparison:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is None:
+            return
+        processes = list((getattr(self._pool, "_processes", None) or {}).values())
+        self._pool.shutdown(wait=kind is None, cancel_futures=True)
+        if kind is not None:
+            for process in processes:
+                process.kill()
+        from dcfast.stages.train import limit_threads
+
+        limit_threads(None)

@@ -1,0 +1,173 @@
+"""``--dry-run``: what a run would do, in pieces, bytes and estimated time, without doing any of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dcfast.index.pool import Pool
+from dcfast.rundir.run_dir import Run, Settings
+from dcfast.scales import scale
+
+__all__ = ["describe", "plan"]
+
+# Bytes a second and core, as measured on one 2.x GHz server core with warm caches. An estimate says the order of
+# magnitude: disks and networks are often the limit. Decoding goes by bytes of JPEG, evaluation by bytes of parquet.
+RATES = {"index": 2e9, "signatures": 60e6, "filter": 8e6, "reshard": 600e6, "verify": 1e9}
+# Of the stages that run models: what they take at tiny on two cores, as a share of what training takes.
+SECONDS_A_SAMPLE_ON_CPU = 1.5e-3
+FEATURES_SHARE, EVALUATE_SHARE = 0.3, 0.02
+
+
+def _size(paths: list[str]) -> int:
+    return sum(os.path.getsize(p) for p in paths)
+
+
+def plan(out: Path, settings: Settings, workers: int) -> dict[str, Any]:
+    """The plan as data: pool counts, and for each stage pieces, bytes read, bytes written at most, seconds."""
+    run = Run(Path(os.path.abspath(out)), settings)
+    if run.is_world and not run.has_summary("world"):
+        return {"world": True, "stages": [], "out": str(run.out)}
+    pool = Pool.open(run.pool_dir)
+    shard_bytes = _size([pool.shard_path(n) for n in pool.shards])
+    metadata_bytes = _size(pool.metadata)
+    import pyarrow.parquet as pq
+
+    rows = sum(pq.read_metadata(p).num_rows for p in pool.metadata)
+    eval_bytes = 0
+    evalsets = 0
+    if run.evalset_dir is not None:
+        from dcfast.evaluate.folders import evalset_tars
+
+        found = evalset_tars(run.evalset_dir)
+        evalsets, eval_bytes = len(found), _size([t for _, tars in found for t in tars])
+    segments, groups = len(pool.segments()), len(pool.metadata_groups())
+
+    def stage(name: str, pieces: int, read: int, write: int) -> dict[str, Any]:
+        return {
+            "stage": name,
+            "pieces": pieces,
+            "read": read,
+            "write": write,
+            "seconds": read / RATES.get(name, 1e9) / workers,
+        }
+
+    return {
+        "world": False,
+        "out": str(run.out),
+        "shards": len(pool.shards),
+        "shard_bytes": shard_bytes,
+        "metadata_files": len(pool.metadata),
+        "metadata_rows": rows,
+        "evalsets": evalsets,
+        "gpu_hours": _gpu_hours(run),
+        "stages": [
+            stage("index", segments + 1, shard_bytes, 100 * rows),
+            stage("signatures", segments + evalsets, shard_bytes + eval_bytes, 40 * rows),
+            *_features(run, segments, groups, shard_bytes, rows),
+            stage("decontaminate", segments + 2, 64 * rows, 0),
+            stage("filter", 2 * groups + segments + 4, metadata_bytes, 90 * rows),
+            stage("reshard", segments + rows // settings.shard_size + 2, shard_bytes, shard_bytes),
+            stage("verify", rows // settings.shard_size + 1, 2 * shard_bytes, 0),
+            *_training(run, evalsets, eval_bytes),
+            stage("report", 1, 0, 2_000_000),
+        ],
+        "free_bytes": shutil.disk_usage(_existing(run.out)).free,
+    }
+
+
+def _trainings(run: Run) -> int:
+    return 0 if not run.settings.train else 1 if run.compare is None else 2
+
+
+def _gpu_hours(run: Run) -> float | None:
+    """Of all trainings, from the paper's figure for the scale; None where it gives none."""
+    recipe = scale(run.settings.scale)
+    if recipe.gpu_hours is None:
+        return None
+    return _trainings(run) * recipe.gpu_hours * (run.settings.samples_seen or recipe.samples_seen) / recipe.samples_seen
+
+
+def _on_models(run: Run, name: str, pieces: int, read: int, write: int, share: float) -> dict[str, Any]:
+    recipe = scale(run.settings.scale)
+    seen = run.settings.samples_seen or recipe.samples_seen
+    one = (
+        SECONDS_A_SAMPLE_ON_CPU * seen
+        if recipe.gpu_hours is None
+        else 3600 * recipe.gpu_hours * seen / recipe.samples_seen
+    )
+    return {"stage": name, "pieces": pieces, "read": read, "write": write, "seconds": share * one}
+
+
+def _features(run: Run, segments: int, groups: int, shard_bytes: int, rows: int) -> list[dict[str, Any]]:
+    found = []
+    if run.asks_for("teacher"):
+        found.append(_on_models(run, "teacher", 1, 0, 100_000_000, 1.0))
+    if run.asks_for("features"):
+        size = 2 * rows * len(run.features) * 768 * 2
+        found.append(_on_models(run, "features", segments + groups, shard_bytes, size, FEATURES_SHARE))
+    return found
+
+
+def _training(run: Run, evalsets: int, eval_bytes: int) -> list[dict[str, Any]]:
+    times = _trainings(run)
+    found = []
+    if run.asks_for("train"):
+        found.append(_on_models(run, "train", times, 0, 0, 1.0 * times))
+    if run.asks_for("evaluate"):
+        found.append(_on_models(run, "evaluate", times * evalsets, times * eval_bytes, 0, EVALUATE_SHARE * times))
+    return found
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _amount(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            return f"{size:,.0f} {unit}" if unit in ("B", "kB", "MB") else f"{size:,.1f} {unit}"
+        size /= 1000
+    raise AssertionError
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
+def describe(out: Path, settings: Settings, workers: int) -> str:
+    """The plan in words."""
+    p = plan(out, settings, workers)
+    run = Run(Path(os.path.abspath(out)), settings)
+    head = f"plan for {p['out']} (nothing is done)\nsettings: {json.dumps(asdict(settings), ensure_ascii=False)}"
+    if p["world"]:
+        n = run.world_spec.rows
+        return (
+            f"{head}\nthe built-in world has not been rendered yet: {n:,} pairs, about 150 MB, about 1 minute; "
+            f"then the other stages on it, with {_trainings(run)} trainings, a few minutes; no GPU is needed"
+        )
+    lines = [
+        head,
+        f"pool: {p['shards']:,} shards ({_amount(p['shard_bytes'])}), {p['metadata_files']:,} metadata files, "
+        f"{p['metadata_rows']:,} rows; {p['evalsets']} evaluation sets; {workers} workers",
+        f"{'stage':<15}{'pieces':>9}{'reads':>12}{'writes at most':>16}{'about':>10}",
+    ]
+    lines += [
+        f"{s['stage']:<15}{s['pieces']:>9,}{_amount(s['read']):>12}{_amount(s['write']):>16}{_time(s['seconds']):>10}"
+        for s in p["stages"]
+    ]
+    total = sum(s["seconds"] for s in p["stages"])
+    hours = p["gpu_hours"]
+    cost = "no training in this plan, 0 GPU-hours" if not _trainings(run) else f"{_trainings(run)} trainings"
+    if hours:
+        cost += f", about {hours:,.0f} A100 GPU-hours (times are those of one GPU)"
+    lines.append(f"in all about {_time(total)}; {cost}; free on the disk: {_amount(p['free_bytes'])}")
+    return "\n".join(lines)

@@ -1,0 +1,211 @@
+"""The command line of ``python -m dcfast.run`` and what it means: options to settings, with errors in words."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+from typing import Any
+
+from dcfast.engine.engine import ENGINES
+from dcfast.run.checks import check_settings
+from dcfast.rundir.layout import STAGES
+from dcfast.rundir.settings import DEVICES, LOSSES, Settings
+from dcfast.scales import SCALES, scale
+from dcfast.storage.paths import path_argument
+
+__all__ = ["add_training_options", "parse_features", "parse_world", "parser", "plan_without_pool", "settings_of"]
+
+
+def plan_without_pool(name: str) -> str:
+    """What a scale would take, and how to get its pool."""
+    chosen = scale(name)
+    size = f"{chosen.pool_bytes / 1e12:,.1f} TB" if chosen.pool_bytes else "unknown"
+    hours = f"about {chosen.gpu_hours:,.0f} A100 GPU-hours" if chosen.gpu_hours else "minutes on one GPU"
+    return (
+        f"scale {name}: a pool of {chosen.samples_seen:,} image-text pairs, about {size} of shards, "
+        f"and {hours} of training ({chosen.model}).\n"
+        f"Nothing was done, because no pool was given. Download it with DataComp's download_upstream.py "
+        f"(--scale {name}), then:\n"
+        f"  python -m dcfast.run --scale {name} --pool DIR --evalsets DIR --out runs/{name}"
+    )
+
+
+def add_training_options(p: argparse.ArgumentParser) -> None:
+    """The options that ``run`` and ``study`` share: pool, features, training."""
+    p.add_argument(
+        "--pool",
+        type=path_argument,
+        metavar="DIR",
+        help="pool with shards/*.tar and metadata/*.parquet (default: the built-in world)",
+    )
+    p.add_argument(
+        "--evalsets",
+        type=path_argument,
+        metavar="DIR",
+        help="evaluation sets, wds_*_test directories: contamination is looked for in them, and the model is scored",
+    )
+    p.add_argument(
+        "--features",
+        nargs="+",
+        metavar="PREFIX=MODEL",
+        help="CLIP scores and embeddings to compute: b32 or l14 = NAME:PRETRAINED of open_clip (l14=ViT-L-14:openai), "
+        "NAME:FILE, or teacher; none for none (default: both by the teacher in the built-in world, none for a pool)",
+    )
+    p.add_argument(
+        "--teacher-uids",
+        type=path_argument,
+        metavar="FILE",
+        help="subset file of trusted pairs of the pool: the teacher trains on them, and they are never kept",
+    )
+    p.add_argument("--loss", default="dcfast", metavar="NAME", help=f"one of {', '.join(LOSSES)}")
+    p.add_argument(
+        "--device", default="auto", metavar="NAME", help=f"one of {', '.join(DEVICES)} (default: a GPU if there is one)"
+    )
+    p.add_argument(
+        "--train-from",
+        default="index",
+        metavar="SOURCE",
+        help="index (the pool and the subset) or shards (the new shards); the batches are the same (default index)",
+    )
+    p.add_argument(
+        "--decoder",
+        default="pil",
+        metavar="NAME",
+        help="of the training's pictures: pil, pil_reduced or dali (docs/training.md; default pil)",
+    )
+    p.add_argument(
+        "--samples-seen",
+        type=int,
+        metavar="N",
+        help="of training, instead of the recipe's: the run is marked as non-standard",
+    )
+    p.add_argument(
+        "--world",
+        nargs="+",
+        metavar="NAME=VALUE",
+        help="changes to the built-in world's specification, e.g. rows=3200 (docs/world.md)",
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of ``python -m dcfast.run`` and of each stage's subcommand."""
+    p = argparse.ArgumentParser(
+        prog="python -m dcfast.run",
+        description="Index, score, decontaminate and filter a pool of image-text pairs, train CLIP on what is kept, "
+        "and score it; no sample is lost silently.",
+        epilog="The same command resumes a run that was stopped. Docs: docs/architecture.md, docs/filters.md.",
+    )
+    p.add_argument("--scale", default="tiny", metavar="NAME", help=f"one of {', '.join(SCALES)} (default tiny)")
+    p.add_argument(
+        "--filter", metavar="EXPR", help='e.g. "basic_filter & clip_score(l14, fraction=0.3) & ~contaminated"'
+    )
+    p.add_argument("--out", type=path_argument, metavar="DIR", help="run directory (default runs/SCALE)")
+    p.add_argument("--from", dest="first", metavar="STAGE", help=f"first stage to run: {', '.join(STAGES)}")
+    p.add_argument("--to", dest="last", metavar="STAGE", help="last stage to run")
+    add_training_options(p)
+    p.add_argument("--no-train", action="store_true", help="the data half alone: no training, no evaluation")
+    p.add_argument(
+        "--compare",
+        metavar="EXPR",
+        help="filter of a second training that the report shows beside this one, or none "
+        "(default: no_filter at tiny, none elsewhere)",
+    )
+    p.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="pieces at work at once (default: cores)"
+    )
+    p.add_argument("--engine", default="local", metavar="NAME", help=f"one of {', '.join(ENGINES)} (default local)")
+    p.add_argument(
+        "--ray-address", metavar="ADDRESS", help="of a running Ray cluster (default: $RAY_ADDRESS, else a local one)"
+    )
+    p.add_argument(
+        "--shard-size", type=int, default=10_000, metavar="N", help="samples in an output shard (default 10000)"
+    )
+    p.add_argument(
+        "--max-distance",
+        type=int,
+        default=8,
+        metavar="BITS",
+        help="perceptual hashes this close are contaminated (default 8)",
+    )
+    p.add_argument("--seed", type=int, default=0, help="of the built-in world and of training (default 0)")
+    p.add_argument("--verify-images", action="store_true", help="decode every picture even where nothing else needs it")
+    p.add_argument("--strict", action="store_true", help="a damaged shard is an error, not a note")
+    p.add_argument("--overwrite", action="store_true", help="redo in a directory whose settings differ")
+    p.add_argument(
+        "--dry-run", action="store_true", help="print the plan (pieces, bytes, estimated time) and do nothing"
+    )
+    p.add_argument("--quiet", action="store_true", help="no progress")
+    return p
+
+
+def parse_features(given: list[str] | None) -> dict[str, str] | None:
+    """``["l14=ViT-L-14:openai"]`` as prefix -> model; None stays None, ``["none"]`` is {}."""
+    if given is None or given == ["none"]:
+        return None if given is None else {}
+    found: dict[str, str] = {}
+    for text in given:
+        prefix, sign, model = text.partition("=")
+        if not sign or not prefix or not model:
+            raise ValueError(f"--features takes PREFIX=MODEL, e.g. l14=ViT-L-14:openai, or none; got {text!r}")
+        if prefix in found:
+            raise ValueError(f"--features: {prefix} is given twice")
+        name, colon, pretrained = model.partition(":")
+        if colon and os.sep in pretrained:
+            model = f"{name}:{os.path.abspath(pretrained)}"  # a checkpoint file: the run may be resumed from elsewhere
+        found[prefix] = model
+    return found
+
+
+def parse_world(given: list[str] | None) -> dict[str, Any] | None:
+    """``["rows=3200"]`` as changes to the world's specification."""
+    if given is None:
+        return None
+    found: dict[str, Any] = {}
+    for text in given:
+        name, sign, value = text.partition("=")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            sign = ""
+        if not sign or not (isinstance(found[name], (int, float)) and math.isfinite(found[name])):
+            raise ValueError(f"--world takes NAME=NUMBER, e.g. rows=3200; got {text!r}")
+    return found
+
+
+def _absolute(path: str | None) -> str | None:
+    return os.path.abspath(path) if path is not None else None
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """Settings from parsed arguments, paths made absolute; ValueError for values out of range."""
+    if args.shard_size < 1:
+        raise ValueError(f"--shard-size must be at least 1; got {args.shard_size}")
+    if not 0 <= args.max_distance <= 64:
+        raise ValueError(f"--max-distance must be 0..64 bits; got {args.max_distance}")
+    if args.workers < 1:
+        raise ValueError(f"--workers must be at least 1; got {args.workers}")
+    settings = Settings(
+        scale=scale(args.scale).name,
+        pool=_absolute(args.pool),
+        evalsets=_absolute(args.evalsets),
+        filter=args.filter,
+        seed=args.seed,
+        shard_size=args.shard_size,
+        max_distance=args.max_distance,
+        verify_images=args.verify_images,
+        strict=args.strict,
+        features=parse_features(args.features),
+        teacher_uids=_absolute(args.teacher_uids),
+        train=not args.no_train,
+        compare=args.compare,
+        loss=args.loss,
+        device=args.device,
+        train_from=args.train_from,
+        decoder=args.decoder,
+        samples_seen=args.samples_seen,
+        world=parse_world(args.world),
+    )
+    check_settings(settings)
+    return settings

@@ -1,0 +1,241 @@
+"""``python -m dcfast.run``: the workflow from a pool to a subset, a trained model, its scores and a report.
+
+Every stage resumes: the same command, run again after it was stopped in any way, goes on where it was and ends
+with the same bytes. ``run()`` is the same as a Python function.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dcfast.engine import check_engine, open_engine
+from dcfast.engine.progress import Progress, Silent
+from dcfast.errors import DcfastError, RunError
+from dcfast.process.signals import stoppable
+from dcfast.run.checks import check_device, check_expressions, check_settings, check_stages
+from dcfast.run.comparison import Comparison, run_branch, run_one
+from dcfast.run.manifest import write_manifest
+from dcfast.run.options import parser, plan_without_pool, settings_of
+from dcfast.rundir.branch import comparison_dir
+from dcfast.rundir.layout import STAGES
+from dcfast.rundir.run_dir import Run, Settings, open_run
+
+__all__ = [
+    "decontaminate",
+    "evaluate",
+    "features",
+    "filter_metadata",
+    "index",
+    "main",
+    "report",
+    "reshard",
+    "run",
+    "run_branch",
+    "signatures",
+    "stage",
+    "teacher",
+    "train",
+    "verify",
+    "world",
+]
+
+
+def _selected(run: Run, first: str | None, last: str | None) -> list[str]:
+    for name, value in (("--from", first), ("--to", last)):
+        if value is not None and value not in STAGES:
+            raise ValueError(f"{name} must be one of {', '.join(STAGES)}; got {value!r}")
+    begin = STAGES.index(first) if first else 0
+    end = STAGES.index(last) if last else len(STAGES) - 1
+    if begin > end:
+        raise ValueError(f"--from {first} comes after --to {last}; the order is {', '.join(STAGES)}")
+    stages = [s for s in STAGES[begin : end + 1] if run.asks_for(s)]
+    if not stages:
+        raise ValueError(_not_asked_for(first or last or ""))
+    return stages
+
+
+def _not_asked_for(name: str) -> str:
+    why = {
+        "world": "renders the built-in world, for runs without --pool; leave --pool out",
+        "teacher": "trains the model that scores the pool, where --features asks for it (--features l14=teacher)",
+        "features": "makes the columns that --features asks for (--features l14=ViT-L-14:openai)",
+        "train": "is left out by --no-train",
+        "evaluate": "scores the trained model: it needs --evalsets DIR, and training (no --no-train)",
+    }
+    return f"stage {name} {why.get(name, 'is no part of this run')}"
+
+
+def run(
+    out: str | os.PathLike[str],
+    settings: Settings | None = None,
+    *,
+    first: str | None = None,
+    last: str | None = None,
+    workers: int = 1,
+    engine: str = "local",
+    ray_address: str | None = None,
+    overwrite: bool = False,
+    quiet: bool = True,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Runs the stages from ``first`` to ``last`` in a run directory, and the comparison run where there is one.
+
+    Args:
+        out: the run directory; made where missing.
+        settings: what to do; None is the built-in world with its defaults.
+        workers: pieces at work at once; changes no byte of the results.
+        engine: ``local`` or ``ray``.
+        overwrite: redo in a directory whose settings differ, instead of refusing.
+        quiet: no progress on standard error.
+        say: is given a line when a stage begins.
+    Returns:
+        stage -> its summary, for the stages that ran; ``compare`` -> those of the comparison run.
+    Raises:
+        DcfastError, ValueError, OSError: what went wrong, in words; the run can be resumed after it is mended.
+    """
+    chosen = settings or Settings()
+    check_settings(chosen)
+    check_engine(engine, workers)  # before the directory is claimed
+    if chosen.pool is None and chosen.scale != "tiny":
+        raise RunError(f"scale {chosen.scale} needs a pool (--pool DIR); the built-in world is for scale tiny alone")
+    show = Silent if quiet else Progress
+    with open_run(out, chosen, overwrite=overwrite) as current:
+        stages = _selected(current, first, last)
+        check_device(current, stages)
+        check_stages(current, stages)
+        current.lock_settings(STAGES)
+        for name in STAGES[: STAGES.index(stages[0])]:
+            if current.asks_for(name):
+                current.summary(name)  # RunError says which stage is missing
+        summaries: dict[str, Any] = {}
+        trains = [stage for stage in stages if stage in ("train", "evaluate")]
+        with open_engine(engine, workers, ray_address) as pieces, ExitStack() as stack:
+            for name in stages:
+                if trains and name == trains[0] and comparison_dir(current) is not None:
+                    other = Comparison(current, trains[-1], pieces, overwrite=overwrite, show=show, say=say)
+                    stack.enter_context(other).start()
+                say(name)
+                if name == "index":
+                    check_stages(current, [s for s in stages if s != "world"])  # the world is whole by now
+                if name == "report":
+                    write_manifest(current)  # the report shows it
+                summaries[name] = run_one(current, pieces, name, show)
+                if trains and name == trains[-1] and comparison_dir(current) is not None:
+                    summaries["compare"] = other.finish()
+        if stages[-1] != "world":
+            write_manifest(current)
+        return summaries
+
+
+def stage(name: str, out: str | os.PathLike[str], settings: Settings | None = None, **options: Any) -> dict[str, Any]:
+    """Runs one stage of a run directory, whose earlier stages are done; returns its summary.
+
+    Args:
+        name: one of ``dcfast.rundir.layout.STAGES``.
+        out, settings, options: as :func:`run`.
+    Raises:
+        RunError: an earlier stage has not been run.   ValueError: no such stage.
+    """
+    return dict(run(out, settings, first=name, last=name, **options)[name])
+
+
+# each stage as a function of (out, settings, **options); see ``stage``
+world = partial(stage, "world")
+index = partial(stage, "index")
+signatures = partial(stage, "signatures")
+teacher = partial(stage, "teacher")
+features = partial(stage, "features")
+decontaminate = partial(stage, "decontaminate")
+filter_metadata = partial(stage, "filter")
+reshard = partial(stage, "reshard")
+verify = partial(stage, "verify")
+train = partial(stage, "train")
+evaluate = partial(stage, "evaluate")
+report = partial(stage, "report")
+
+
+def _closing_lines(out: Path, summaries: dict[str, Any]) -> list[str]:
+    lines = []
+    if "filter" in summaries:
+        fates = summaries["filter"]["fates"]
+        lines.append("fates: " + ", ".join(f"{n:,} {name}" for name, n in fates.items()))
+    for name in ("signatures", "features", "filter", "train", "evaluate"):
+        lines += [f"note: {note}" for note in summaries.get(name, {}).get("notes", [])]
+    if "filter" in summaries and (damaged := summaries["filter"]["damaged_shards"]):
+        lines.append(f"damaged shards: {damaged} (quarantine.parquet names each with its offset)")
+    lines += _score_lines(out, summaries)
+    if "report" in summaries:
+        lines.append(f"report: {out / 'report.html'}")
+    else:
+        lines.append(f"run directory: {out}")
+    return lines
+
+
+def _score_lines(out: Path, summaries: dict[str, Any]) -> list[str]:
+    from dcfast.evaluate.scores import read_leaked, read_scores
+
+    if "evaluate" not in summaries:
+        return []
+    rows = [("this run", out)]
+    if "compare" in summaries:
+        rows += [(f"compare {p.name}", p) for p in sorted((out / "compare").iterdir()) if p.is_dir()]
+    lines = []
+    for name, place in rows:
+        scores = read_scores(place)
+        if scores.mean is not None:
+            lines.append(f"{name}: mean score {scores.mean:.4f} over {len(scores.tasks)} evaluation sets")
+            seen = read_leaked(place, None)
+            if seen is None:
+                lines.append("  whether it trained on copies of evaluation pictures was not checked")
+            elif seen.samples:
+                lines.append(f"  it trained on {seen.words}, so its scores on these sets say little (see the report)")
+    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry of ``python -m dcfast.run``: 0 done, 1 an error, 2 a plan instead of work or bad usage, 130 Ctrl-C,
+    143 SIGTERM."""
+    args = parser().parse_args(argv)
+    return stoppable(lambda: _main(args), "stopped; the same command resumes")
+
+
+def _main(args: argparse.Namespace) -> int:
+    try:
+        settings = settings_of(args)
+        if settings.pool is None and settings.scale != "tiny":
+            sys.stderr.write(plan_without_pool(settings.scale) + "\n")
+            return 2
+        out = Path(args.out or Path("runs") / settings.scale)
+        if args.dry_run:
+            from dcfast.run.dry_run import describe
+
+            planned = Run(out, settings)
+            check_engine(args.engine, args.workers)
+            _selected(planned, args.first, args.last)
+            check_expressions(planned)
+            sys.stdout.write(describe(out, settings, args.workers) + "\n")
+            return 0
+        summaries = run(
+            out,
+            settings,
+            first=args.first,
+            last=args.last,
+            workers=args.workers,
+            engine=args.engine,
+            ray_address=args.ray_address,
+            overwrite=args.overwrite,
+            quiet=args.quiet,
+            say=(lambda line: None) if args.quiet else (lambda line: print(f"{line} ...", file=sys.stderr, flush=True)),
+        )
+    except (DcfastError, ValueError, TypeError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    print("\n".join(_closing_lines(out, summaries)))
+    return 0

@@ -1,0 +1,137 @@
+"""Branches of a run: another filter, or another training, on the same pool without doing the dear part again.
+
+A branch is a run directory of its own. What the base run made up to a stage is shared by hard links: no byte is
+copied, and since every file is only ever replaced, never changed, neither run can touch what the other one reads.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from dcfast.errors import RunError
+from dcfast.rundir.run_dir import Run
+from dcfast.rundir.settings import NO_COMPARISON, Settings
+from dcfast.storage.atomic import TEMPORARY_PREFIX, fsync_dir
+
+__all__ = ["BRANCH_STAGES", "branch_settings", "branch_stages", "comparison_dir", "link_base", "slug"]
+
+SHARED = {
+    "world": ("world",),
+    "index": ("index",),
+    "signatures": ("signatures",),
+    "teacher": ("teacher",),
+    "features": ("features",),
+    "decontaminate": ("contaminated.npy", "contamination.parquet", "state/parts/contamination"),
+}
+"""What each stage that can be shared leaves in the run directory, besides its markers and its summary."""
+UNSHARED = "training-"
+"""Folders of a training under way: its log grows in place, and nothing of it is needed once it has ended."""
+BRANCH_STAGES = ("filter", "reshard", "train", "evaluate")
+"""What a branch does by itself."""
+LONGEST_SLUG = 60
+
+
+def slug(text: str) -> str:
+    """A filter expression as the name of a directory: letters, digits, dots, dashes and underscores alone.
+
+    Expressions that differ in more than punctuation have different names; one that is cut ends in its hash.
+    """
+    words = text.replace("~", " not ").replace("|", " or ").replace("=", " ")
+    name = re.sub(r"[^A-Za-z0-9._]+", "-", words).strip("-.") or "filter"
+    if len(name) <= LONGEST_SLUG and not words.count('"'):
+        return name
+    import hashlib
+
+    return f"{name[: LONGEST_SLUG - 9].rstrip('-.')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def comparison_dir(run: Run) -> Path | None:
+    """Where the comparison run of a run lies; None where there is none."""
+    return run.out / "compare" / slug(run.compare) if run.compare is not None else None
+
+
+def branch_settings(base: Settings, expression: str | None) -> Settings:
+    """The settings of a branch with another filter: it has no comparison run of its own."""
+    return replace(base, filter=expression, compare=NO_COMPARISON)
+
+
+def branch_stages(run: Run) -> list[str]:
+    """The stages that a branch goes through: new shards only where training reads them."""
+    stages = [stage for stage in BRANCH_STAGES if run.asks_for(stage)]
+    return stages if run.settings.train_from == "shards" else [stage for stage in stages if stage != "reshard"]
+
+
+def _files(root: Path, places: list[str]) -> Iterator[Path]:
+    for place in places:
+        path = root / place
+        if path.is_dir():
+            for parent, folders, names in os.walk(path):
+                folders[:] = [name for name in folders if not name.startswith(UNSHARED)]
+                yield from (Path(parent, name) for name in sorted(names) if not name.startswith(TEMPORARY_PREFIX))
+        elif path.exists():
+            yield path
+
+
+def _link(source: Path, target: Path) -> None:
+    """Puts a link to ``source`` in the place of ``target``, at once; a copy with its times where links do not work."""
+    temporary = target.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{target.name}")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV):
+            raise
+        shutil.copy2(source, temporary)  # size and mtime are what markers look at
+    os.replace(temporary, target)
+
+
+def _same(a: os.stat_result, b: os.stat_result) -> bool:
+    return os.path.samestat(a, b) or (a.st_size == b.st_size and a.st_mtime_ns == b.st_mtime_ns)
+
+
+def link_base(base: Run, target: Run, upto: str = "decontaminate") -> int:
+    """Shares what the stages of ``base`` up to ``upto`` made; brings an older branch up to date.
+
+    Both runs' locks are held by the caller. A branch whose base has changed has its own pieces redone where their
+    inputs differ, as in any run.
+
+    Returns:
+        How many files were linked anew; 0 where all of them are there.
+    Raises:
+        RunError: a stage of the base has not been run.
+    Cost: one stat a shared file, and one link for each that is new.
+    """
+    if upto not in SHARED:
+        raise ValueError(f"upto must be one of {', '.join(SHARED)}; got {upto!r}")
+    linked = 0
+    wanted: set[Path] = set()
+    places: list[str] = []
+    for stage in list(SHARED)[: list(SHARED).index(upto) + 1]:
+        if not base.asks_for(stage):
+            continue
+        base.summary(stage)  # RunError where it is missing
+        places += [*SHARED[stage], f"state/{stage}", f"state/{stage}.json"]
+    for source in _files(base.out, places):
+        name = source.relative_to(base.out)
+        wanted.add(name)
+        place = target.out / name
+        try:
+            if _same(source.stat(), place.stat()):
+                continue
+        except FileNotFoundError:
+            place.parent.mkdir(parents=True, exist_ok=True)
+        if place.is_dir():
+            raise RunError(f"{place} is a directory, where a file of {base.out} belongs; remove {target.out}")
+        _link(source, place)
+        linked += 1
+    for stale in [path for path in _files(target.out, places) if path.relative_to(target.out) not in wanted]:
+        stale.unlink()  # the base no longer has it
+    if linked:
+        fsync_dir(target.out)
+    return linked

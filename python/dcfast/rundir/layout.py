@@ -1,0 +1,168 @@
+"""What lies where in a run directory: names, paths and schemas that stages, reports and branches share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "DROPPED",
+    "FATES",
+    "FEATURE_METADATA",
+    "KEPT",
+    "MERGE_BYTES",
+    "MISSING",
+    "ORACLE_PATH",
+    "OWN_FOLDERS",
+    "PLAN",
+    "PLAN_ARRAYS",
+    "PLAN_FILES",
+    "QUARANTINED",
+    "STAGES",
+    "TABLE",
+    "UNLISTED",
+    "eval_path",
+    "evidence_schema",
+    "excluded_path",
+    "fate_schema",
+    "kept_run",
+    "malformed_path",
+    "mask_path",
+    "outcome_run",
+    "pool_path",
+    "segment_path",
+]
+
+
+STAGES = (
+    "world",
+    "index",
+    "signatures",
+    "teacher",
+    "features",
+    "decontaminate",
+    "filter",
+    "reshard",
+    "verify",
+    "train",
+    "evaluate",
+    "report",
+)
+
+
+OWN_FOLDERS = (
+    "state",
+    "world",
+    "index",
+    "signatures",
+    "teacher",
+    "features",
+    "filter",
+    "reshard",
+    "shards",
+    "train",
+    "evaluate",
+    "compare",
+)
+"""What a run writes below its directory, besides files: nothing else in there is ever removed."""
+
+
+FEATURE_METADATA = "features/metadata"
+"""Where the features stage leaves the metadata with its columns, and the npz files beside it."""
+
+
+MERGE_BYTES = 256 << 20
+
+
+def segment_path(number: int) -> str:
+    return f"index/segment-{number:05d}.dcx"
+
+
+TABLE = "contamination"
+
+
+def evidence_schema() -> Any:
+    """Columns of ``contamination.parquet``."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("shard", pa.string()),
+            ("row", pa.uint32()),
+            ("key", pa.string()),
+            ("uid", pa.string()),
+            ("evalset", pa.string()),
+            ("evalset_shard", pa.string()),
+            ("evalset_key", pa.string()),
+            ("method", pa.string()),
+            ("distance", pa.uint8()),
+        ]
+    )
+
+
+def pool_path(number: int) -> str:
+    return f"signatures/pool-{number:05d}.npy"
+
+
+def eval_path(number: int) -> str:
+    return f"signatures/eval-{number:03d}.parquet"
+
+
+def mask_path(number: int, metadata: str) -> str:
+    """(n,) bool of a metadata file: whether each row is in a target's cluster, of the number-th cluster set."""
+    return f"filter/clusters/{number}/{Path(metadata).stem}.npy"
+
+
+ORACLE_PATH = "state/filter/oracle.npy"
+
+
+FATES = ("kept", "dropped", "quarantined", "missing", "unlisted")
+
+
+KEPT, DROPPED, QUARANTINED, MISSING, UNLISTED = range(5)
+
+
+def fate_schema() -> Any:
+    """Columns of ``fates.parquet``; ``quarantine.parquet`` has the same less ``fate``."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("shard", pa.string()),
+            ("row", pa.uint32()),
+            ("key", pa.string()),
+            ("uid", pa.string()),
+            ("fate", pa.string()),
+            ("reason", pa.string()),
+        ]
+    )
+
+
+def outcome_run(number: int) -> str:
+    """Sorted records (uid, code and row) of one piece of the metadata."""
+    return f"state/filter/outcomes/{number:05d}.npy"
+
+
+def malformed_path(number: int) -> str:
+    """The metadata rows of one piece whose uid is malformed: file, row, uid."""
+    return f"state/filter/malformed/{number:05d}.parquet"
+
+
+def excluded_path(number: int) -> str:
+    """Records (uid, row id) of quarantined samples whose uid the filter keeps: reshard must pass over them."""
+    return f"state/filter/excluded/{number:05d}.npy"
+
+
+def kept_run(number: int) -> str:
+    return f"state/filter/kept/{number:05d}.npy"
+
+
+PLAN = "reshard"
+"""Folder of the plan; its markers lie in state/reshard like those of every stage."""
+
+
+PLAN_ARRAYS = tuple(f"{PLAN}/{name}.npy" for name in ("cuts", "repeats", "exclude"))
+"""With the subset and the index, they decide what stands where in the new shards."""
+
+
+PLAN_FILES = (*PLAN_ARRAYS, f"{PLAN}/plan.json")

@@ -1,0 +1,209 @@
+"""A run: its directory, its settings, its pool, and the rule that a directory belongs to one run."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dcfast.errors import RunError
+from dcfast.index.pool import Pool, group_files
+from dcfast.rundir.layout import FEATURE_METADATA, OWN_FOLDERS
+from dcfast.rundir.settings import NO_COMPARISON, TEACHER, Settings
+from dcfast.rundir.summaries import load_object
+from dcfast.storage.atomic import remove_leftovers, write_json
+from dcfast.storage.paths import absolute, make_directory
+
+if TYPE_CHECKING:
+    from dcfast.world import WorldSpec
+
+__all__ = ["Run", "Settings"]
+
+
+@dataclass
+class Run:
+    """A run directory that this process holds the lock of."""
+
+    out: Path
+    settings: Settings
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def world_dir(self) -> Path:
+        return self.out / "world"
+
+    @property
+    def is_world(self) -> bool:
+        return self.settings.pool is None
+
+    @property
+    def pool_dir(self) -> Path:
+        return self.world_dir / "pool" if self.settings.pool is None else Path(self.settings.pool)
+
+    @property
+    def evalset_dir(self) -> Path | None:
+        if self.settings.evalsets is not None:
+            return Path(self.settings.evalsets)
+        return self.world_dir / "evalsets" if self.is_world else None
+
+    @property
+    def world_spec(self) -> WorldSpec:
+        """The built-in world's spec: the settings' seed and changes on its defaults; ValueError for what it lacks."""
+        from dcfast.world import WorldSpec
+
+        values = {**WorldSpec().to_json(), **(self.settings.world or {})}
+        return WorldSpec.from_json({**values, "seed": values["seed"] + self.settings.seed})
+
+    @cached_property
+    def pool(self) -> Pool:
+        return Pool.open(self.pool_dir)
+
+    @property
+    def features(self) -> dict[str, str]:
+        """Prefix -> model of the columns that the features stage makes; empty where it does not run."""
+        if self.settings.features is not None:
+            return dict(sorted(self.settings.features.items()))
+        return {"b32": TEACHER, "l14": TEACHER} if self.is_world else {}
+
+    @property
+    def metadata_files(self) -> list[str]:
+        """What the filter reads: the features stage's files (relative to ``out``), or the pool's own (absolute)."""
+        if self.features:
+            return [f"{FEATURE_METADATA}/{Path(path).name}" for path in self.pool.metadata]
+        return self.pool.metadata
+
+    def metadata_groups(self) -> list[tuple[int, list[str]]]:
+        """``metadata_files`` cut into pieces: (ordinal of the first file, names)."""
+        return group_files(self.metadata_files)
+
+    @property
+    def compare(self) -> str | None:
+        """The filter of the comparison run, None where there is none."""
+        given = self.settings.compare
+        if given is None:
+            given = "no_filter" if self.settings.scale == "tiny" else NO_COMPARISON
+        same = given == self.settings.filter  # it would be this very run once more
+        return None if given == NO_COMPARISON or same or not self.settings.train else given
+
+    def asks_for(self, stage: str) -> bool:
+        """Whether a stage is part of this run: training and what it needs only where the settings want it."""
+        if stage == "world":
+            return self.is_world
+        if stage == "teacher":
+            return TEACHER in self.features.values()
+        if stage == "features":
+            return bool(self.features)
+        if stage == "train":
+            return self.settings.train
+        if stage == "evaluate":
+            return self.settings.train and self.evalset_dir is not None
+        return True
+
+    def summary_path(self, stage: str) -> Path:
+        return self.out / "state" / f"{stage}.json"
+
+    def summary(self, stage: str) -> dict[str, Any]:
+        """What a finished stage recorded; RunError where it has not been run, CorruptDataError where it was altered."""
+        try:
+            return load_object(self.summary_path(stage), stage)
+        except FileNotFoundError:
+            raise RunError(f"{self.out}: stage {stage} has not been run yet; run it first (or drop --from)") from None
+
+    def has_summary(self, stage: str) -> bool:
+        return self.summary_path(stage).exists()
+
+    def invalidate(self, stages: Iterable[str]) -> None:
+        """Drops what stages recorded: they count as not run, though their pieces are kept where nothing changed."""
+        for stage in stages:
+            self.summary_path(stage).unlink(missing_ok=True)
+
+    def lock_settings(self, stages: Iterable[str]) -> None:
+        """Makes the directory this run's: records the settings, after forgetting what ``stages`` did under others.
+
+        Called when the settings are known to make sense: a typo does not claim a directory.
+        """
+        path, now = self.summary_path("settings"), asdict(self.settings)
+        if not path.exists() or json.loads(path.read_bytes()) != now:
+            self.invalidate(stages)  # first: a kill in between must not leave them to the new settings
+            write_json(path, now)
+
+
+def _refuse_if_input(out: Path, settings: Settings) -> None:
+    """RunError where writing the run would write over its own input, which no option allows."""
+
+    def real(*parts: str | Path) -> Path:
+        return Path(os.path.realpath(Path(*parts)))
+
+    root = real(out)
+    written = [real(root, name) for name in OWN_FOLDERS if name != "world"]
+    for option, given in (("--pool", settings.pool), ("--evalsets", settings.evalsets)):
+        if given is None:
+            continue
+        read = [real(given)] + [real(given, name) for name in ("shards", "metadata") if option == "--pool"]
+        below_input = any(place in root.parents for place in read[1:])
+        if root in read or below_input or any(w == place or w in place.parents for w in written for place in read):
+            raise RunError(f"--out {out} would write into {option} {given} itself; choose another directory for --out")
+
+
+def _refuse_if_foreign(out: Path, settings: Settings, overwrite: bool) -> None:
+    state_file = out / "state" / "settings.json"
+    if not state_file.exists():
+        strangers = sorted(p.name for p in out.iterdir() if p.name not in ("state", ".lock", "world"))
+        if strangers and not overwrite:
+            raise RunError(
+                f"--out {out} is not empty and no run of dcfast ({', '.join(strangers[:5])}...); "
+                "choose another directory, or --overwrite to write into this one"
+            )
+        return
+    usual = {f.name: f.default for f in fields(Settings)}
+    try:
+        stored = {k: v for k, v in json.loads(state_file.read_bytes()).items() if k in usual}
+        before = {**usual, **stored}  # written before a setting existed: it had its default
+    except (ValueError, AttributeError, RecursionError):
+        raise RunError(f"{state_file} cannot be read; choose another --out, or remove the directory") from None
+    differing = [
+        f"{name}: {before.get(name)!r} there, {value!r} now"
+        for name, value in asdict(settings).items()
+        if before.get(name) != value
+    ]
+    if differing and not overwrite:
+        raise RunError(
+            f"--out {out} holds another run ({'; '.join(differing)}); choose another directory, "
+            "or --overwrite to redo there what differs"
+        )
+
+
+@contextmanager
+def open_run(out: str | os.PathLike[str], settings: Settings, *, overwrite: bool = False) -> Iterator[Run]:
+    """Locks a run directory, checks that it is this run's or nobody's, clears leftovers of a killed process.
+
+    It becomes this run's by ``Run.claim``.
+
+    Raises:
+        RunError: the directory belongs to another run, to something else, is an input, or a run is at work in it.
+        OSError: it is a file, or cannot be made.
+    """
+    root = Path(absolute(out))
+    _refuse_if_input(root, settings)
+    make_directory(root, "--out")
+    lock = os.open(root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"--out {root}: another process is running there; wait for it, or choose another --out"
+            ) from None
+        _refuse_if_foreign(root, settings, overwrite)
+        remove_leftovers(root, below=False)
+        for name in OWN_FOLDERS:
+            remove_leftovers(root / name)
+        yield Run(root, settings)
+    finally:
+        os.close(lock)

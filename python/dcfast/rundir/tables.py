@@ -1,0 +1,97 @@
+"""Result tables: one parquet file where they are small, a directory of parts where they are not.
+
+Pieces write parts below ``state/parts/<table>/``. Up to MAX_SINGLE_ROWS rows the parts become one file
+``<table>.parquet``; above, ``<table>.parquet`` is a directory of hard links to the parts: no row is copied and the
+memory is that of one part.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from dcfast.engine.piece import Piece
+from dcfast.storage.atomic import TEMPORARY_PREFIX, atomic_path, fsync_dir
+
+__all__ = ["MAX_SINGLE_ROWS", "combine_parts", "part_path", "read_table"]
+
+MAX_SINGLE_ROWS = 2_000_000
+
+
+def part_path(table: str, number: int, group: str = "a") -> str:
+    """Parts sort by group, then number: group ``a`` comes first in the table."""
+    return f"state/parts/{table}/{group}{number:05d}.parquet"
+
+
+def combine(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Piece: makes ``<table>.parquet`` of its parts, in their order."""
+    import pyarrow.parquet as pq
+
+    root = Path(out)
+    final = root / f"{args['table']}.parquet"
+    parts = [root / p for p in args["parts"]]
+    if args["rows"] <= MAX_SINGLE_ROWS:
+        schema = pq.read_schema(parts[0])
+        if final.is_dir():  # it had more rows once
+            shutil.rmtree(final)
+        with atomic_path(final) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+            for part in parts:
+                table = pq.read_table(part)
+                if table.num_rows:
+                    writer.write_table(table)
+        return {"rows": args["rows"], "single": True}
+    staging = root / f"{TEMPORARY_PREFIX}{args['table']}"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    for part in parts:
+        _link(part, staging / _linked(part))
+    fsync_dir(staging)
+    if final.is_dir():
+        shutil.rmtree(final)
+    else:
+        final.unlink(missing_ok=True)
+    os.replace(staging, final)
+    fsync_dir(root)
+    return {"rows": args["rows"], "single": False}
+
+
+def _linked(part: str | Path) -> str:
+    return f"part-{Path(part).name}"
+
+
+def _link(source: Path, target: Path) -> None:
+    """A hard link, or a copy where the file system has none."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV):
+            raise
+        shutil.copyfile(source, target)
+
+
+def combine_parts(step: str, table: str, segments: int, rows: int, extra: tuple[str, ...] = ()) -> Piece:
+    """The piece that makes a table of the parts of all segments and then of ``extra`` parts."""
+    parts = (*(part_path(table, n) for n in range(segments)), *extra)
+    return Piece(
+        step,
+        f"table-{table}",
+        "dcfast.rundir.tables:combine",
+        {"table": table, "parts": list(parts), "rows": rows},
+        inputs=parts,
+        outputs=(f"{table}.parquet",)
+        if rows <= MAX_SINGLE_ROWS
+        else tuple(f"{table}.parquet/{_linked(part)}" for part in parts),
+    )
+
+
+def read_table(path: str | os.PathLike[str], columns: list[str] | None = None) -> Any:
+    """The whole table, of a file or of a directory of parts in their order. For small tables and tests."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    place = Path(path)
+    files = sorted(place.glob("part-*.parquet")) if place.is_dir() else [place]
+    return pa.concat_tables([pq.read_table(f, columns=columns) for f in files])

@@ -1,0 +1,314 @@
+"""The fate of every sample: kept, dropped, quarantined, missing or unlisted, each with a reason.
+
+A sample of the shards is
+- quarantined where it cannot be trained on (no picture, caption or uid; its picture does not decode; cut off),
+- else unlisted where no metadata row has its uid,
+- else kept or dropped as the filter said of that row (kept if it said so of any row with the uid).
+A metadata row whose uid no shard has is missing; one whose uid is malformed is quarantined. ``subset.npy`` holds the
+uids of the kept samples, and nothing else.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dcfast.dedup.records import ABSENT
+from dcfast.engine.piece import Piece
+from dcfast.features.files import status_path
+from dcfast.features.pairs import BROKEN, TOO_LARGE
+from dcfast.features.pairs import STATUS as FEATURE_STATUS
+from dcfast.index.rows import shard_damage, valid_uid_mask
+from dcfast.rundir.layout import (
+    DROPPED,
+    FATES,
+    KEPT,
+    MERGE_BYTES,
+    MISSING,
+    QUARANTINED,
+    UNLISTED,
+    excluded_path,
+    fate_schema,
+    kept_run,
+    malformed_path,
+    outcome_run,
+    pool_path,
+    segment_path,
+)
+from dcfast.rundir.run_dir import Run
+from dcfast.rundir.tables import combine_parts, part_path
+from dcfast.stages.index import row_ids
+from dcfast.stages.signatures import needed
+from dcfast.storage.atomic import atomic_path
+
+__all__ = ["settle"]
+
+CODE_SHIFT = np.uint64(48)
+MAX_NOTED = 1_000
+"""Damaged shards that a summary names; the quarantine table has all of them."""
+
+STRUCTURE = (
+    # index flag -> reason, the first that applies is given
+    ("CUT", "the shard is damaged inside this sample"),
+    ("NO_IMAGE", "no picture"),
+    ("NO_JSON", "no json, so no uid"),
+    ("BAD_JSON", "json cannot be read"),
+    ("NO_UID", "json without uid"),
+    ("BAD_UID", "uid is not 32 hex digits"),
+    ("NO_CAPTION", "no caption"),
+)
+
+
+def _write(root: Path, number: int, group: str, columns: dict[str, Any], damage: list[tuple[str, str]]) -> int:
+    """Writes the parts of both tables; returns the number of rows in quarantine, damaged shards included."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    table = pa.table(columns, schema=fate_schema())
+    with atomic_path(root / part_path("fates", number, group)) as temporary:
+        pq.write_table(table, temporary)
+    quarantine = table.filter(pc.equal(table["fate"], FATES[QUARANTINED])).drop_columns(["fate"])
+    # a damaged shard stands in quarantine as a row without key: what it hides shows up as missing metadata rows
+    shards = [{"shard": name, "reason": reason} for name, reason in damage]
+    quarantine = pa.concat_tables([quarantine, pa.Table.from_pylist(shards, schema=quarantine.schema)])
+    with atomic_path(root / part_path("quarantine", number, group)) as temporary:
+        pq.write_table(quarantine, temporary)
+    return int(quarantine.num_rows)
+
+
+def _quarantine_reasons(segment: Any, signatures: Any | None, features: Any | None) -> tuple[Any, list[str]]:
+    """(n,) index into the returned reasons, 0 where nothing is wrong with the sample."""
+    from dcfast.images.signatures import STATUS
+    from dcfast.index.build import SampleFlag
+
+    reasons = [""]
+    found = np.zeros(segment.num_samples, dtype=np.int64)
+    flags = np.asarray(segment.flags)
+    for name, reason in STRUCTURE:
+        reasons.append(reason)
+        found[(found == 0) & ((flags & int(SampleFlag[name])) != 0)] = len(reasons) - 1
+    if signatures is not None:
+        status = signatures["status"]
+        for code, name in enumerate(STATUS):
+            if code == 0:
+                continue
+            reasons.append(f"picture: {name}")
+            found[(found == 0) & (status == code)] = len(reasons) - 1
+        reasons.append("no picture")
+        found[(found == 0) & (status == ABSENT)] = len(reasons) - 1
+    if features is not None:
+        for code in (BROKEN, TOO_LARGE):  # what the decoder of training refuses, though the core may have read it
+            reasons.append(f"picture: {FEATURE_STATUS[code]}")
+            found[(found == 0) & (features == code)] = len(reasons) - 1
+    return found, reasons
+
+
+def settle_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Piece: the fates of one segment's samples, and the sorted run of the kept uids."""
+    import pyarrow as pa
+
+    from dcfast.index.build import Segment
+    from dcfast.uids.sets import RECORD_DTYPE, open_records, save_subset, uid_lookup, uid_unique
+
+    root, number = Path(out), args["number"]
+    segment = Segment.open(root / segment_path(number))
+    signatures = np.load(root / pool_path(number), mmap_mode="r", allow_pickle=False) if args["decoded"] else None
+    features = np.load(root / status_path(number), allow_pickle=False) if args["embedded"] else None
+    outcomes = open_records(root / "filter/outcomes.npy")
+    reasons = args["reasons"]
+
+    wrong, wrong_reasons = _quarantine_reasons(segment, signatures, features)
+    uids = np.ascontiguousarray(segment.uid)
+    has_uid = valid_uid_mask(segment)
+    first, count = (np.asarray(a) for a in uid_lookup(outcomes, uids, threads=1))
+    listed = (count > 0) & has_uid
+    code = np.full(segment.num_samples, -1, dtype=np.int64)
+    code[listed] = (outcomes["f2"][first[listed]] >> CODE_SHIFT).astype(np.int64)
+
+    fate = np.full(segment.num_samples, UNLISTED, dtype=np.int64)
+    fate[listed] = np.where(code[listed] == 0, KEPT, DROPPED)
+    fate[wrong > 0] = QUARANTINED
+    # one list of reasons for a dictionary look-up: kept, unlisted, the filter's, the quarantine's
+    words = [None, "no metadata row has this uid", *reasons[1:], *wrong_reasons[1:]]
+    word = np.zeros(segment.num_samples, dtype=np.int64)
+    word[fate == UNLISTED] = 1
+    word[fate == DROPPED] = code[fate == DROPPED] + 1
+    word[fate == QUARANTINED] = wrong[fate == QUARANTINED] + len(reasons)
+
+    begin = np.asarray(segment.shard_sample_begin).astype(np.int64)
+    counts = np.diff(begin)
+    shard = np.repeat(np.arange(len(counts)), counts)
+    damage = [
+        (segment.shard_names[s], f"shard damaged at byte {offset}: {message}")
+        for s, offset, message in shard_damage(segment)
+    ]
+    names = pa.array(segment.shard_names, pa.string())
+    quarantined = _write(
+        root,
+        number,
+        "a",
+        {
+            "shard": names.take(pa.array(shard)),
+            "row": pa.array((np.arange(len(shard)) - begin[shard]).astype(np.uint32)),
+            "key": segment.keys().cast(pa.string()),
+            "uid": segment.uid_hex().cast(pa.string()),
+            "fate": pa.array(FATES).take(pa.array(fate)),
+            "reason": pa.array(words, pa.string()).take(pa.array(word)),
+        },
+        damage,
+    )
+    save_subset(root / kept_run(number), uid_unique(uids[fate == KEPT], threads=1))
+    excluded = np.flatnonzero((fate == QUARANTINED) & (code == 0))
+    records = np.empty(len(excluded), dtype=RECORD_DTYPE)
+    records["f0"], records["f1"] = uids["f0"][excluded], uids["f1"][excluded]
+    records["f2"] = row_ids(segment, args["first_shard"])[excluded]
+    with atomic_path(root / excluded_path(number)) as temporary, open(temporary, "wb") as file:
+        np.save(file, records)
+    fate_counts, word_counts = np.bincount(fate, minlength=5), np.bincount(word, minlength=len(words))
+    return {
+        "fates": {name: int(n) for name, n in zip(FATES, fate_counts, strict=True)},
+        "reasons": {w: int(n) for w, n in zip(words, word_counts, strict=True) if w is not None and n},
+        "rows": len(fate),
+        "quarantined": quarantined,
+        "damage": damage[:MAX_NOTED],
+        "damaged": len(damage),
+    }
+
+
+def settle_metadata(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Piece: metadata rows without a sample (missing) or without a usable uid (quarantined)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from dcfast.uids.sets import open_records, uid_format, uid_lookup
+
+    root, number = Path(out), args["number"]
+    pool = open_records(root / "index/pool.npy")
+    listed = open_records(root / args["outcomes"])
+    uids = np.empty(len(listed), dtype="u8,u8")
+    uids["f0"], uids["f1"] = listed["f0"], listed["f1"]
+    _, count = uid_lookup(pool, uids, threads=1)
+    absent = np.flatnonzero(np.asarray(count) == 0)
+    row = listed["f2"][absent] & np.uint64((1 << 48) - 1)
+    absent = absent[np.argsort(row, kind="stable")]
+    malformed = pq.read_table(root / args["malformed"]).to_pylist()
+    unnamed = args["malformed_count"] - len(malformed)
+    bad = [f"uid {m['uid']!r} of metadata {m['file']}, row {m['row']}, is not 32 hex digits" for m in malformed]
+    bad += ["the uid of a metadata row is not 32 hex digits (the first 1,000 of the piece are named)"] * unnamed
+    n, m = len(absent), len(bad)
+    empty = pa.nulls(n + m, pa.string())
+    quarantined = _write(
+        root,
+        number,
+        "b",
+        {
+            "shard": empty,
+            "row": pa.nulls(n + m, pa.uint32()),
+            "key": empty,
+            "uid": pa.array(uid_format(uids[absent], as_list=True) + [None] * m, pa.string()),
+            "fate": pa.array([FATES[MISSING]] * n + [FATES[QUARANTINED]] * m, pa.string()),
+            "reason": pa.array(["no sample of the shards has this uid"] * n + bad, pa.string()),
+        },
+        [],
+    )
+    return {"rows": n + m, "missing": n, "malformed": m, "quarantined": quarantined}
+
+
+def merge_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Piece: ``subset.npy``, the sorted uids of the kept samples."""
+    from dcfast.uids.sets import load_subset, merge_runs, open_records
+
+    root = Path(out)
+    runs = [root / kept_run(n) for n in range(args["segments"])]
+    merge_runs(runs, root / "subset.npy", unique=True, memory_bytes=MERGE_BYTES)
+
+    def repeated(path: Path) -> int:
+        records = open_records(path)
+        total = 0
+        for start in range(0, max(len(records) - 1, 0), 1 << 20):  # a window at a time: the file may exceed memory
+            part = records[start : start + (1 << 20) + 1]
+            total += int(((part["f0"][1:] == part["f0"][:-1]) & (part["f1"][1:] == part["f1"][:-1])).sum())
+        return total
+
+    return {
+        "uids": len(load_subset(root / "subset.npy")),
+        "repeated_in_pool": repeated(root / "index/pool.npy"),
+        "repeated_in_metadata": repeated(root / "filter/outcomes.npy"),
+    }
+
+
+def settle(run: Run, reasons: list[str], malformed: list[int]) -> Any:
+    """The steps that settle the fates; returns their part of the filter stage's summary."""
+    segments, groups = len(run.pool.segments()), len(malformed)
+    decoded, embedded = needed(run), run.asks_for("features")
+    of_samples = yield [
+        Piece(
+            "filter/fates",
+            f"{number:05d}",
+            "dcfast.stages.filter.fates:settle_segment",
+            {"number": number, "first_shard": first, "decoded": decoded, "embedded": embedded, "reasons": reasons},
+            inputs=(
+                segment_path(number),
+                "filter/outcomes.npy",
+                *((pool_path(number),) if decoded else ()),
+                *((status_path(number),) if embedded else ()),
+            ),
+            outputs=(
+                part_path("fates", number),
+                part_path("quarantine", number),
+                kept_run(number),
+                excluded_path(number),
+            ),
+        )
+        for number, (first, _) in enumerate(run.pool.segments())
+    ]
+    of_metadata = yield [
+        Piece(
+            "filter/missing",
+            f"{number:05d}",
+            "dcfast.stages.filter.fates:settle_metadata",
+            {
+                "number": number,
+                "outcomes": outcome_run(number),
+                "malformed": malformed_path(number),
+                "malformed_count": malformed[number],
+            },
+            inputs=("index/pool.npy", outcome_run(number), malformed_path(number)),
+            outputs=(part_path("fates", number, "b"), part_path("quarantine", number, "b")),
+        )
+        for number in range(groups)
+    ]
+    merged = yield [
+        Piece(
+            "filter/subset",
+            "subset",
+            "dcfast.stages.filter.fates:merge_subset",
+            {"segments": segments},
+            inputs=("index/pool.npy", "filter/outcomes.npy", *(kept_run(n) for n in range(segments))),
+            outputs=("subset.npy",),
+        )
+    ]
+    rows = sum(s["rows"] for s in of_samples) + sum(s["rows"] for s in of_metadata)
+    quarantined = sum(s["quarantined"] for s in [*of_samples, *of_metadata])
+    for table, count in (("fates", rows), ("quarantine", quarantined)):
+        extra = tuple(part_path(table, n, "b") for n in range(groups))
+        yield [combine_parts("filter/tables", table, segments, count, extra)]
+    fates = {name: sum(s["fates"][name] for s in of_samples) for name in FATES}
+    fates["missing"] += sum(s["missing"] for s in of_metadata)
+    fates["quarantined"] += sum(s["malformed"] for s in of_metadata)
+    why: dict[str, int] = {}
+    for piece in of_samples:
+        for reason, count in piece["reasons"].items():
+            why[reason] = why.get(reason, 0) + count
+    return {
+        "fates": fates,
+        "reasons": dict(sorted(why.items())),
+        "damage": [list(d) for s in of_samples for d in s["damage"]][:MAX_NOTED],
+        "damaged_shards": sum(s["damaged"] for s in of_samples),
+        "subset": merged[0]["uids"],
+        "repeated_in_pool": merged[0]["repeated_in_pool"],
+        "repeated_in_metadata": merged[0]["repeated_in_metadata"],
+    }

@@ -1,0 +1,71 @@
+"""What the filter kept of the samples that are copies of evaluation pictures: counted, by evaluation set.
+
+Scores of a model that trained on copies of what it is scored on are no scores, so the counts stand in the filter
+stage's summary, and from there in the manifest and beside the scores in the report.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dcfast.engine.piece import Piece
+from dcfast.evaluate.folders import evalset_tars
+from dcfast.rundir.layout import TABLE, segment_path
+from dcfast.rundir.run_dir import Run
+from dcfast.rundir.tables import part_path
+
+__all__ = ["contaminated_steps"]
+
+
+def count_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Piece: the kept samples of one segment that decontamination found; ``samples``, and those of each set.
+
+    Memory: the segment's evidence, and the fates of its samples.
+    """
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    from dcfast.index.build import Segment
+
+    root, number = Path(out), args["number"]
+    evidence = pq.read_table(root / part_path(TABLE, number), columns=["shard", "row", "evalset"])
+    if evidence.num_rows == 0:
+        return {"samples": 0, "evalsets": {}}
+    segment = Segment.open(root / segment_path(number), verify=False)
+    first = dict(zip(segment.shard_names, np.asarray(segment.shard_sample_begin).tolist(), strict=False))
+    shards, rows, sets = (evidence[name].to_pylist() for name in ("shard", "row", "evalset"))
+    fates = pq.read_table(root / part_path("fates", number), columns=["fate"])["fate"]
+    kept = pc.equal(fates, "kept").to_numpy(zero_copy_only=False)
+    samples = [first[shard] + row for shard, row in zip(shards, rows, strict=True)]
+    # a sample may match a set by its bytes and by its looks
+    found = {(name, sample) for name, sample in zip(sets, samples, strict=True) if kept[sample]}
+    return {
+        "samples": len({sample for _, sample in found}),
+        "evalsets": dict(sorted(Counter(name for name, _ in found).items())),
+    }
+
+
+def contaminated_steps(run: Run) -> Any:
+    """The step that counts; returns ``samples`` and ``evalsets`` (every set that was compared -> samples), or None
+    where there was nothing to compare with."""
+    if run.evalset_dir is None or not run.has_summary("decontaminate") or not run.summary("decontaminate")["available"]:
+        return None
+    names = [name for name, _ in evalset_tars(run.evalset_dir)]
+    counts = yield [
+        Piece(
+            "filter/contaminated",
+            f"{number:05d}",
+            "dcfast.stages.filter.leaked:count_segment",
+            {"number": number},
+            inputs=(segment_path(number), part_path(TABLE, number), part_path("fates", number)),
+        )
+        for number in range(len(run.pool.segments()))
+    ]
+    return {
+        "samples": sum(c["samples"] for c in counts),
+        "evalsets": {name: sum(c["evalsets"].get(name, 0) for c in counts) for name in names},
+    }

@@ -1,0 +1,350 @@
+"""Stage ``filter``: what the filter expression says of every metadata row, then the fate of every sample.
+
+Thresholds by fraction first (histogram passes over the metadata files), then the expression on each file, then
+``fates``, then how many of the kept are copies of evaluation pictures. Writes ``filter/outcomes.npy`` (uid -> code,
+sorted), ``fates.parquet``, ``quarantine.parquet`` and ``subset.npy``. Memory: the rows of a piece's metadata files at
+about 100 bytes each in a worker; no whole column.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dcfast.engine.piece import Piece
+from dcfast.errors import FilterError, PoolError
+from dcfast.filters.term import CONTAMINATED, ORACLE, SCORES, TEACHER_PAIRS
+from dcfast.rundir.layout import MERGE_BYTES, ORACLE_PATH, malformed_path, mask_path, outcome_run
+from dcfast.rundir.run_dir import Run
+from dcfast.stages.filter import fates
+from dcfast.stages.filter.clusters import check_clusters, cluster_steps
+from dcfast.stages.filter.leaked import contaminated_steps
+from dcfast.stages.runner import Steps
+from dcfast.storage.atomic import atomic_path
+from dcfast.storage.paths import absolute
+
+__all__ = ["resolve_expression", "steps"]
+
+BATCH_ROWS = 65_536
+CODE_SHIFT = 48
+"""A record's payload is the outcome code << 48 | the row in the piece's metadata: a kept occurrence sorts first."""
+MAX_NOTED = 1_000
+"""Malformed uids that a piece writes out one by one; all are counted."""
+
+
+def resolve_expression(run: Run) -> tuple[str, list[str]]:
+    """The expression of this run (the default one where none was given) and notes for the report.
+
+    Raises:
+        FileNotFoundError, SubsetError: a uid file it names is not there, or is none.
+        FilterError: it cannot be read, or names ``contaminated`` where there are no evaluation sets.
+        PoolError: the pool's first metadata file lacks a column or embeddings that it needs.
+    """
+    from dcfast.filters import compile_filter, default_filter
+    from dcfast.uids.sets import load_subset
+
+    first = run.pool.metadata[0]
+    schema = _expected_schema(run, first)
+    available = run.evalset_dir is not None
+    notes: list[str] = []
+    text = run.settings.filter
+    if text is None:
+        text, notes = default_filter(set(schema.names), available)
+    if run.settings.teacher_uids is not None:
+        whole = compile_filter(text)  # before it is put in parentheses: an error points at the user's own text
+        text = f"({whole}) & ~{TEACHER_PAIRS}"
+        notes = [*notes, "pairs that the teacher trained on are held out (~teacher_pairs)"]
+    compiled = compile_filter(text)
+    if CONTAMINATED in compiled.uid_sets and not available:
+        raise FilterError(
+            f"filter {text!r} uses contaminated, but there are no evaluation sets to compare with: "
+            "give --evalsets DIR, or leave the term out"
+        )
+    if ORACLE in compiled.uid_sets and not run.is_world:
+        raise FilterError(
+            f"filter {text!r} uses oracle, which knows the truth of the built-in world alone; leave the term out, "
+            "or leave --pool out"
+        )
+    if TEACHER_PAIRS in compiled.uid_sets and run.settings.teacher_uids is None:
+        raise FilterError(
+            f"filter {text!r} uses teacher_pairs, but no teacher trains on pairs of the pool: "
+            "give --teacher-uids FILE, or leave the term out"
+        )
+    compiled.check_columns(schema, first)
+    compiled.check_needs()
+    check_clusters(run, compiled)
+    for name, path in _uid_set_paths(run, compiled.uid_sets).items():
+        if name not in (CONTAMINATED, ORACLE):
+            load_subset(path)  # whole and sorted, or SubsetError; the pieces do not look again
+    return str(compiled), notes
+
+
+def _expected_schema(run: Run, path: str) -> Any:
+    """The schema that the filter will find: the pool's, with the columns that the features stage adds."""
+    import pyarrow as pa
+
+    schema = read_schema(path)
+    for prefix in run.features:
+        name = SCORES[prefix]
+        found = schema.get_field_index(name)
+        field = pa.field(name, pa.float32())
+        schema = schema.append(field) if found < 0 else schema.set(found, field)
+    return schema
+
+
+def read_schema(path: str) -> Any:
+    """The schema of a metadata file; PoolError where it is no parquet file or has no uid column."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(path)
+    except pa.ArrowInvalid as error:
+        raise PoolError(f"metadata {path} cannot be read as parquet ({error}); download it again") from None
+    kind = schema.field("uid").type if schema.get_all_field_indices("uid") else None
+    if kind is None or not (
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    ):
+        what = "no column uid" if kind is None else f"a column uid of type {kind}"
+        raise PoolError(
+            f"metadata {path} has {what} ({', '.join(schema.names)}); expected uid as strings of 32 hex digits"
+        )
+    return schema
+
+
+def _uid_set_paths(run: Run, names: list[str]) -> dict[str, str]:
+    """Where each uid set of a filter lies; those of the run relative to its directory."""
+    own = {CONTAMINATED: "contaminated.npy", ORACLE: ORACLE_PATH, TEACHER_PAIRS: run.settings.teacher_uids}
+    return {name: str(own.get(name) or absolute(name)) for name in names}
+
+
+def _batches(files: list[str], columns: list[str]) -> Iterator[Any]:
+    import pyarrow.parquet as pq
+
+    for path in files:
+        with pq.ParquetFile(path) as file:
+            yield from file.iter_batches(batch_size=BATCH_ROWS, columns=columns)
+
+
+def histogram(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Piece: one pass of the threshold search over some metadata files."""
+
+    from dcfast.filters import NUM_BINS, QuantileSearch, compile_filter, numbers, score_histogram
+
+    root = Path(out)
+    compiled = compile_filter(args["filter"])
+    search = QuantileSearch.from_json(args["search"])
+    counts = np.zeros(NUM_BINS, dtype=np.uint64)
+    for path in (str(root / name) for name in args["files"]):
+        compiled.check_columns(read_schema(path), path)
+        for batch in _batches([path], [args["column"]]):
+            counts += score_histogram(numbers(batch.column(0)), search.prefix, dtype=search.dtype)
+    with atomic_path(root / args["output"]) as temporary, open(temporary, "wb") as file:
+        np.save(file, counts)
+    return {}
+
+
+def _search_threshold(run: Run, text: str, number: int, column: str, fraction: float) -> Any:
+    """Sub-steps of the threshold search: yields pieces of one pass after the other, returns the search, done."""
+
+    from dcfast.filters import NUM_BINS, QuantileSearch, compile_filter, score_dtype
+
+    compiled = compile_filter(text)
+    types = []
+    for name in run.metadata_files:
+        path = str(run.out / name)
+        schema = read_schema(path)
+        compiled.check_columns(schema, path)
+        types.append(schema.field(column).type)
+    search = QuantileSearch(fraction, score_dtype(types))
+    groups = run.metadata_groups()
+    while not search.done:
+        turn = len(search.prefix)
+        outputs = [f"state/filter/histograms/{number}-{turn}-{g:05d}.npy" for g in range(len(groups))]
+        yield [
+            Piece(
+                f"filter/threshold-{number}-{turn}",
+                f"{g:05d}",
+                "dcfast.stages.filter.outcomes:histogram",
+                {"files": files, "filter": text, "column": column, "search": search.to_json(), "output": outputs[g]},
+                inputs=tuple(files),
+                outputs=(outputs[g],),
+                weight=sum(os.path.getsize(run.out / f) for f in files),
+            )
+            for g, (_, files) in enumerate(groups)
+        ]
+        merged = np.zeros(NUM_BINS, dtype=np.uint64)
+        for output in outputs:
+            merged += np.load(run.out / output, allow_pickle=False)
+        search.feed(merged)
+    return search
+
+
+def evaluate(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Piece: the outcome code of every row of some metadata files, as a run of records sorted by uid."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from dcfast.filters import compile_filter
+    from dcfast.uids.sets import RECORD_DTYPE, load_subset, record_sort, save_records, uid_parse
+
+    root = Path(out)
+    compiled = compile_filter(args["filter"])
+    uid_sets = {name: load_subset(root / path, check=False) for name, path in args["uid_sets"].items()}
+    columns = list(dict.fromkeys(["uid", *compiled.column_names]))
+    records: list[Any] = []
+    bad: dict[str, list[Any]] = {"file": [], "row": [], "uid": []}
+    total = malformed = 0
+    counts = np.zeros(len(compiled.reasons), dtype=np.int64)
+    for path in (str(root / name) for name in args["files"]):
+        compiled.check_columns(read_schema(path), path)
+        masks = _cluster_masks(root, compiled, path)
+        file_row = 0
+        for batch in _batches([path], columns):
+            column = batch.column(batch.schema.get_field_index("uid"))
+            uids, valid = uid_parse(column, errors="mask")
+            clusters = {key: mask[file_row : file_row + len(uids)] for key, mask in masks.items()}
+            codes = np.asarray(compiled.evaluate(batch, args["thresholds"], uid_sets, uids, clusters))
+            counts += np.bincount(codes[valid], minlength=len(counts))
+            part = np.empty(int(valid.sum()), dtype=RECORD_DTYPE)
+            part["f0"], part["f1"] = uids["f0"][valid], uids["f1"][valid]
+            rows = np.arange(total, total + len(uids), dtype=np.uint64)
+            part["f2"] = codes[valid].astype(np.uint64) << np.uint64(CODE_SHIFT) | rows[valid]
+            records.append(part)
+            for i in np.flatnonzero(~valid):
+                malformed += 1
+                if len(bad["row"]) < MAX_NOTED:
+                    value = column[int(i)].as_py()
+                    bad["file"].append(Path(path).name)
+                    bad["row"].append(file_row + int(i))
+                    bad["uid"].append(None if value is None else str(value)[:200])
+            total += len(uids)
+            file_row += len(uids)
+    everything = np.concatenate(records) if records else np.empty(0, dtype=RECORD_DTYPE)
+    save_records(root / outcome_run(args["number"]), record_sort(everything, threads=1))
+    schema = pa.schema([("file", pa.string()), ("row", pa.uint64()), ("uid", pa.string())])
+    with atomic_path(root / malformed_path(args["number"])) as temporary:
+        pq.write_table(pa.table(bad, schema=schema), temporary)
+    return {"rows": total, "malformed": malformed, "codes": counts.tolist()}
+
+
+def _cluster_masks(root: Path, compiled: Any, path: str) -> dict[str, Any]:
+    """For each cluster set of the filter (n,) bool of a metadata file's rows."""
+    import pyarrow.parquet as pq
+
+    masks = {}
+    for number, clusters in enumerate(compiled.clusters):
+        mask = np.load(root / mask_path(number, path), mmap_mode="r", allow_pickle=False)
+        rows = pq.read_metadata(path).num_rows
+        if len(mask) != rows:
+            raise PoolError(f"{Path(path).with_suffix('.npz')} has {len(mask)} rows and {path} {rows}; get both anew")
+        masks[clusters.key] = mask
+    return masks
+
+
+def write_oracle(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Piece: the uids of the built-in world's rows without any defect, as the filter ``oracle`` keeps them."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    from dcfast.uids.sets import save_subset, uid_parse, uid_unique
+
+    root = Path(out)
+    truth = pq.read_table(root / "world/truth.parquet", columns=["uid", "clean"])
+    uids, _ = uid_parse(truth["uid"].filter(pc.fill_null(truth["clean"], False)).combine_chunks())
+    clean = uid_unique(uids, threads=1)
+    save_subset(root / ORACLE_PATH, clean)
+    return {"uids": len(clean)}
+
+
+def merge_outcomes(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Piece: merges the runs into ``filter/outcomes.npy``; counts repeated uids."""
+    from dcfast.uids.sets import merge_runs, open_records
+
+    root = Path(out)
+    runs = [root / outcome_run(n) for n in range(args["groups"])]
+    merge_runs(runs, root / "filter/outcomes.npy", memory_bytes=MERGE_BYTES)
+    return {"rows": len(open_records(root / "filter/outcomes.npy"))}
+
+
+def steps(run: Run) -> Steps:
+    """Thresholds, outcomes, fates, subset."""
+    from dcfast.filters import compile_filter
+
+    text, notes = resolve_expression(run)
+    compiled = compile_filter(text)
+    thresholds: dict[str, str] = {}
+    shown: dict[str, str] = {}
+    for number, quantile in enumerate(compiled.quantiles):
+        search = yield from _search_threshold(run, text, number, quantile.column, quantile.fraction)
+        thresholds[quantile.key] = search.threshold_text
+        shown[quantile.key] = repr(search.threshold)
+        if search.missing_scores:
+            notes.append(f"{quantile.column}: fewer rows have a score than the fraction {quantile.fraction} asks for")
+    sets = _uid_set_paths(run, compiled.uid_sets)
+    if ORACLE in sets:
+        yield [
+            Piece(
+                "filter/oracle",
+                "oracle",
+                "dcfast.stages.filter.outcomes:write_oracle",
+                {},
+                inputs=("world/truth.parquet",),
+                outputs=(ORACLE_PATH,),
+            )
+        ]
+    groups = run.metadata_groups()
+    clusters = yield from cluster_steps(run, compiled.clusters)
+    masks = [
+        tuple(mask_path(number, name) for number in range(len(compiled.clusters)) for name in files)
+        for _, files in groups
+    ]
+    models = compiled.fingerprint()
+    stats = yield [
+        Piece(
+            "filter/evaluate",
+            f"{number:05d}",
+            "dcfast.stages.filter.outcomes:evaluate",
+            {
+                "number": number,
+                "files": files,
+                "filter": text,
+                "thresholds": thresholds,
+                "uid_sets": sets,
+                "models": models,
+            },
+            inputs=(*files, *sets.values(), *masks[number]),
+            outputs=(outcome_run(number), malformed_path(number)),
+            weight=sum(os.path.getsize(run.out / f) for f in files),
+        )
+        for number, (_, files) in enumerate(groups)
+    ]
+    yield [
+        Piece(
+            "filter/merge",
+            "outcomes",
+            "dcfast.stages.filter.outcomes:merge_outcomes",
+            {"groups": len(groups)},
+            inputs=tuple(outcome_run(n) for n in range(len(groups))),
+            outputs=("filter/outcomes.npy",),
+        )
+    ]
+    settled = yield from fates.settle(run, compiled.reasons, [s["malformed"] for s in stats])
+    contaminated = yield from contaminated_steps(run)
+    codes = np.sum([s["codes"] for s in stats], axis=0).tolist() if stats else []
+    return {
+        "filter": text,
+        "notes": notes,
+        "thresholds": shown,
+        "clusters": clusters,
+        "metadata_rows": sum(s["rows"] for s in stats),
+        "malformed_uids": sum(s["malformed"] for s in stats),
+        "metadata_outcomes": {reason: codes[i] for i, reason in enumerate(compiled.reasons) if codes[i]},
+        "models": models,
+        "contaminated": contaminated,
+        **settled,
+    }

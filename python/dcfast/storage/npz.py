@@ -1,0 +1,157 @@
+"""npz files larger than memory: arrays written and read a block of rows at a time.
+
+``numpy.savez`` and ``numpy.load`` hold whole arrays; the embeddings of a metadata file of DataComp take gigabytes.
+What is written here is what ``numpy.savez`` would write (not compressed: embeddings do not shrink), byte for byte
+the same for equal arrays. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from dcfast.errors import CorruptDataError
+from dcfast.storage.atomic import atomic_path
+
+__all__ = ["Array", "NpyWriter", "iterate_npz", "npz_arrays", "write_npz"]
+
+StrPath = str | os.PathLike[str]
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's first moment, as numpy.savez writes it
+
+
+class Array(NamedTuple):
+    """Shape and dtype of an array in a file."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+def _write_header(file: Any, array: Array) -> None:
+    description = {
+        "descr": np.lib.format.dtype_to_descr(array.dtype),
+        "fortran_order": False,
+        "shape": tuple(int(n) for n in array.shape),
+    }
+    np.lib.format.write_array_header_1_0(file, description)
+
+
+class NpyWriter:
+    """An ``.npy`` of known shape, written a block of rows at a time to an open file.
+
+    ``close`` raises ValueError where rows are missing; ``write`` where there are too many, or of another shape.
+    """
+
+    def __init__(self, file: Any, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
+        self._file = file
+        self.array = Array(shape, np.dtype(dtype))
+        self.written = 0
+        _write_header(file, self.array)
+
+    def write(self, block: npt.NDArray[Any]) -> None:
+        """Appends rows, cast to the array's dtype."""
+        if block.shape[1:] != self.array.shape[1:] or self.written + len(block) > self.array.shape[0]:
+            raise ValueError(
+                f"rows of shape {block.shape} do not fit behind row {self.written} of an array of {self.array.shape}"
+            )
+        self._file.write(np.ascontiguousarray(block, self.array.dtype).tobytes())
+        self.written += len(block)
+
+    def close(self) -> None:
+        """Checks that all rows were written; leaves the file open."""
+        if self.written != self.array.shape[0]:
+            raise ValueError(f"{self.written} of {self.array.shape[0]} rows were written")
+
+
+def write_npz(path: StrPath, arrays: Iterable[tuple[str, Array, Iterable[npt.NDArray[Any]]]]) -> None:
+    """Writes an npz, atomically, of (name, shape and dtype, blocks of rows) one array after the other.
+
+    Raises:
+        ValueError: the blocks of an array are not its rows.   OSError: it cannot be written.
+    Memory: a block.
+    """
+    with (
+        atomic_path(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
+    ):
+        for name, array, blocks in arrays:
+            with archive.open(zipfile.ZipInfo(f"{name}.npy", _EPOCH), "w", force_zip64=True) as member:
+                writer = NpyWriter(member, array.shape, array.dtype)
+                for block in blocks:
+                    writer.write(block)
+                writer.close()
+
+
+def _open_npz(path: StrPath) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise CorruptDataError(
+            f"{os.fspath(path)} is no npz file ({error}); it is cut off or damaged: write or download it again",
+            path=os.fspath(path),
+        ) from None
+
+
+def _read_header(member: Any, where: str, path: StrPath) -> Array:
+    try:
+        version = np.lib.format.read_magic(member)
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, fortran, dtype = readers[version](member)
+        if fortran and len(shape) > 1:
+            raise ValueError("columns first")
+        if dtype.hasobject:
+            raise ValueError("Python objects, which are never loaded")
+    except OSError:
+        raise
+    except Exception as error:  # NumPy parses the header as Python text and lets that parser's errors through
+        raise CorruptDataError(f"{where}: no array that can be read ({error})", path=os.fspath(path)) from None
+    return Array(tuple(shape), dtype)
+
+
+def npz_arrays(path: StrPath) -> dict[str, Array]:
+    """The arrays of an npz: name -> shape and dtype, by their headers alone.
+
+    Raises:
+        CorruptDataError: no npz, or a header that cannot be read.   OSError: no such file.
+    """
+    found = {}
+    with _open_npz(path) as archive:
+        for name in archive.namelist():
+            if name.endswith(".npy"):
+                with archive.open(name) as member:
+                    found[name.removesuffix(".npy")] = _read_header(member, f"{os.fspath(path)}, {name}", path)
+    return found
+
+
+def iterate_npz(path: StrPath, name: str, rows: int = 65_536) -> Iterator[npt.NDArray[Any]]:
+    """An array of an npz, stored or compressed, in blocks of ``rows`` rows.
+
+    Raises:
+        CorruptDataError: no npz, no such array, cut off, or its checksum is wrong.   OSError: it cannot be read.
+    Memory: a block.
+    """
+    where = f"{os.fspath(path)}, {name}.npy"
+    with _open_npz(path) as archive:
+        if f"{name}.npy" not in archive.namelist():
+            have = ", ".join(n.removesuffix(".npy") for n in archive.namelist()) or "nothing"
+            raise CorruptDataError(f"{Path(path)} holds no array {name!r} ({have})", path=os.fspath(path))
+        try:
+            with archive.open(f"{name}.npy") as member:
+                array = _read_header(member, where, path)
+                row_bytes = array.dtype.itemsize * int(np.prod(array.shape[1:], dtype=np.int64))
+                left = array.shape[0] if array.shape else 0
+                while left:
+                    count = min(rows, left)
+                    data = member.read(count * row_bytes)
+                    if len(data) != count * row_bytes:
+                        raise CorruptDataError(f"{where} is cut off: {left} rows are missing", path=os.fspath(path))
+                    left -= count
+                    yield np.frombuffer(data, array.dtype).reshape(count, *array.shape[1:])
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise CorruptDataError(f"{where} is damaged ({error})", path=os.fspath(path)) from None

@@ -1,0 +1,343 @@
+"""Shards behind fsspec URLs (http, s3, gs, memory, ...), read by ranges: what the tar walker in the core asks for.
+
+The core decides which bytes it needs; this module asks for them, tries again where that may help, and notices an
+object that is replaced meanwhile.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import math
+import os
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import dcfast._core as _core
+from dcfast.errors import MissingDependencyError, PoolError
+from dcfast.storage.http import (
+    HttpAnswers,
+    OtherSizeError,
+    explained,
+    is_redirection,
+    is_throttled,
+    limited,
+    no_ranges,
+    status_of,
+    waited_for,
+)
+
+__all__ = ["RemoteOptions", "RemoteShard", "RemoteState", "is_url", "list_shards", "remote_state"]
+
+_URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*::)*[A-Za-z][A-Za-z0-9+.-]*://")
+# another try cannot help these
+_PERMANENT = (
+    FileNotFoundError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+    ImportError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
+# of the client errors of HTTP, those that pass: request timeout, too early, too many requests
+_PASSING_STATUS = (408, 425, 429)
+_NS = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class RemoteOptions:
+    """How shards behind URLs are read.
+
+    Attributes:
+        storage_options: arguments of the fsspec file system: credentials, endpoint_url, headers, client_kwargs, ...
+        window_bytes: the largest range asked for in one request while headers are near each other; payloads larger
+            than this are jumped over. At least 65,536. Memory: four times this for each shard indexed at a time.
+        retries: how often a request that failed is made again, at most; only where another try may help.
+        backoff_s: pause before the first retry; doubled for each further one, at most 10 s. Eight times as long where
+            the server says that it is asked too much (429, 503, SlowDown).
+        timeout_s: how long a request may wait for a connection, and then for the next bytes. A request that goes on
+            slowly is ended after ten times this. Of http(s) and s3, where storage_options has no limits of its own
+            (client_kwargs["timeout"]; config_kwargs["connect_timeout"], ["read_timeout"]). A server that never
+            answers costs (retries + 1) times this, twice that for the look-up by http, which asks in two ways.
+    """
+
+    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    window_bytes: int = 1 << 20
+    retries: int = 4
+    backoff_s: float = 0.2
+    timeout_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.window_bytes < 1 << 16:
+            raise ValueError(f"window_bytes must be at least 65536; got {self.window_bytes}")
+        if self.retries < 0:
+            raise ValueError(f"retries must not be negative; got {self.retries}")
+        if not 0 < self.timeout_s < math.inf:
+            raise ValueError(f"timeout_s must be a number of seconds above 0; got {self.timeout_s}")
+
+
+class RemoteState(NamedTuple):
+    """What tells one version of a remote object from another.
+
+    Attributes:
+        size: bytes.
+        etag: the server's ETag, or an empty string.
+        modified_ns: time of the last modification in ns since 1970, 0 where the server does not say.
+    """
+
+    size: int
+    etag: str
+    modified_ns: int
+
+    @property
+    def stored_mtime_ns(self) -> int:
+        """The ``shard_mtime_ns`` of an index: where there is an ETag, a negative number made of it."""
+        if not self.etag:
+            return self.modified_ns
+        digest: int = _core.xxh3_64(self.etag.encode("utf-8", "surrogatepass"))
+        return -1 - (digest & ((1 << 62) - 1))
+
+
+def is_url(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a URL, or a chain of them (``simplecache::s3://...``), rather than a local path."""
+    return isinstance(path, str) and _URL.match(path) is not None
+
+
+def remote_state(url: str, options: RemoteOptions | None = None) -> RemoteState:
+    """Size, ETag and modification time of a remote object, as the server tells them now.
+
+    Raises:
+        FileNotFoundError, PermissionError, OSError: with the URL, after the retries.
+        PoolError: the server does not tell the size.   MissingDependencyError: the URL's protocol needs a package.
+    """
+    return _Remote(url, options or RemoteOptions()).state()
+
+
+def list_shards(url: str, options: RemoteOptions | None = None) -> dict[str, RemoteState | None]:
+    """The ``*.tar`` of a remote directory, by name: their states where the listing has ETags (as S3's), else None.
+
+    Raises FileNotFoundError, PermissionError, OSError: with the URL, after the retries. Cost: one listing.
+    """
+    return _Remote(url, options or RemoteOptions()).shards()
+
+
+class _Remote:
+    """One URL on its file system, with retries."""
+
+    def __init__(self, url: str, options: RemoteOptions) -> None:
+        self.url = url
+        self.options = options
+        try:
+            import fsspec.core
+        except ImportError:
+            raise MissingDependencyError(f"{url}: reading URLs needs fsspec: pip install 'dcfast[remote]'") from None
+        try:
+            self.fs, self.path = fsspec.core.url_to_fs(url, **limited(url, options.storage_options, options.timeout_s))
+        except ImportError as error:
+            raise MissingDependencyError(f"{url}: {error}") from error
+        except ValueError as error:
+            raise PoolError(f"{url}: {error}") from error
+        if "s3" in _protocols(self.fs):
+            self.fs.retries = 1  # attempt() tries again: tries of tries would multiply the waiting
+
+    def state(self) -> RemoteState:
+        return self._state_of(self.attempt("look up", self._info))
+
+    def _state_of(self, info: Mapping[str, Any]) -> RemoteState:
+        size = info.get("size")
+        if info.get("type") == "directory":
+            raise IsADirectoryError(errno.EISDIR, "is a directory, expected a shard", self.url)
+        if not isinstance(size, int) or isinstance(size, bool):
+            raise PoolError(f"{self.url}: the server does not tell the size; download the shard to index it")
+        if not 0 <= size < 1 << 63:
+            raise PoolError(f"{self.url}: expected a size of 0 to 2^63 - 1 bytes; the server tells {size}")
+        if info.get("partial") is False:
+            raise PoolError(no_ranges(self.url))
+        etag = info.get("ETag") or info.get("etag") or ""
+        return RemoteState(size, str(etag), _modified_ns(info))
+
+    def shards(self) -> dict[str, RemoteState | None]:
+        """The tars of a directory by name; None where the listing does not tell one version from another."""
+        found: dict[str, RemoteState | None] = {}
+        for info in self.attempt("list", self._list):
+            name = str(info["name"]).rstrip("/").rsplit("/", 1)[-1]
+            if info.get("type") == "file" and name.endswith(".tar") and not name.startswith("."):
+                tells = isinstance(info.get("size"), int) and (info.get("ETag") or info.get("etag"))
+                found[name] = self._state_of(info) if tells else None
+        return found
+
+    def _list(self) -> list[dict[str, Any]]:
+        self.fs.invalidate_cache()
+        return list(self.fs.ls(self.path, detail=True))
+
+    def _info(self) -> dict[str, Any]:
+        self.fs.invalidate_cache()  # what a listing said earlier may be what was replaced
+        if "http" not in _protocols(self.fs):
+            return dict(self.fs.info(self.path))
+        answers = HttpAnswers(self.url)
+        info = dict(self.fs.info(self.path, raise_for_status=answers.check_look_up))
+        return info if isinstance(info.get("size"), int) else {**info, "size": answers.told}
+
+    def state_now(self) -> RemoteState:
+        """As ``state`` without further tries, for use inside of one."""
+        return self._state_of(self._info())
+
+    def attempt(self, action: str, call: Any) -> Any:
+        """The result of call(), tried again where that may help."""
+        tries = 0
+        while True:
+            try:
+                return call()
+            except Exception as found:
+                error = _cause(found)
+                tries += 1
+                if not _may_pass(error) or tries > self.options.retries:
+                    raise self._final(action, error, tries) from error
+                pause = self.options.backoff_s * 2 ** (tries - 1)
+                time.sleep(min(10.0, 8 * pause if is_throttled(error) else pause))
+
+    def _final(self, action: str, error: Exception, tries: int) -> Exception:
+        if isinstance(error, PoolError):
+            return error
+        text = explained(error)
+        if "support range requests" in text:
+            return PoolError(no_ranges(self.url))
+        after = f" (after {tries} attempts)" if tries > 1 else ""
+        awaited = waited_for(error)
+        if awaited:
+            limit = f"timeout_s={self.options.timeout_s:g} of RemoteOptions, or what storage_options set"
+            message = f"{action}: waited for {awaited} until the limit{after}; the limit is {limit}: raise it"
+            return TimeoutError(errno.ETIMEDOUT, f"{message} if the server is only slow", self.url)
+        message = f"{action}: {text}{after}"
+        status = status_of(error)
+        if isinstance(error, FileNotFoundError) or status == 404:
+            return FileNotFoundError(errno.ENOENT, message, self.url)
+        if isinstance(error, PermissionError) or status in (401, 403):
+            return PermissionError(errno.EACCES, message, self.url)
+        return OSError(errno.EIO, message, self.url)
+
+
+class RemoteShard:
+    """The source of ranges that the core's tar walker reads a remote shard through. Used by one thread at a time.
+
+    Nothing is asked of the server before ``open``. Memory: the answer to one request.
+    """
+
+    def __init__(self, url: str, options: RemoteOptions) -> None:
+        self.url = url
+        self._options = options
+        self._remote: _Remote | None = None
+        self._file: Any = None
+        self._state = RemoteState(0, "", 0)
+        self._changed = False
+
+    def open(self) -> tuple[int, int]:
+        """(size, what to store as mtime_ns)."""
+        self._remote = _Remote(self.url, self._options)
+        self._state = self._remote.state()
+        return self._state.size, self._state.stored_mtime_ns
+
+    def read(self, offset: int, length: int) -> bytes | None:
+        """Exactly length bytes at offset; None where the object is no longer what was opened.
+
+        Raises OSError (after the retries) or PoolError (no range requests), naming URL and offset.
+        """
+        remote = self._remote
+        assert remote is not None
+
+        def fetch() -> bytes | None:
+            if self._file is None:
+                self._file = _open_ranges(remote, length, self._state.size)
+            try:
+                self._file.seek(offset)
+                data: bytes = self._file.read(length)
+            except OtherSizeError as error:
+                if remote.state_now() != self._state:
+                    return None
+                raise PoolError(f"{self.url}: {error.strerror}") from error
+            except Exception as error:
+                if type(error).__name__ == "FileExpired" or status_of(error) == 412:
+                    return None  # s3fs reads under If-Match
+                raise
+            if len(data) > length:
+                raise OSError(errno.EIO, f"the server sent {len(data)} bytes, asked for {length}", self.url)
+            if len(data) < length:
+                if remote.state_now() != self._state:
+                    return None
+                raise OSError(errno.EIO, f"the server sent {len(data)} of {length} bytes", self.url)
+            return data
+
+        if self._changed:
+            return None
+        got: bytes | None = remote.attempt(f"read {length} bytes at offset {offset}", fetch)
+        self._changed = got is None
+        return got
+
+    def finish(self) -> str:
+        """What is wrong with what was read, or an empty string: asks the server for its state once more."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        assert self._remote is not None
+        if not self._changed and self._remote.state() == self._state:
+            return ""
+        return "the shard was replaced while it was indexed (another size, ETag or time): index it again"
+
+
+def _protocols(fs: Any) -> tuple[str, ...]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+
+
+def _open_ranges(remote: _Remote, length: int, size: int) -> Any:
+    """A file object whose every read is one request, where the file system can do that."""
+    fs, path = remote.fs, remote.path
+    known: dict[str, Any] = {}
+    if "http" in _protocols(fs):
+        # the size saves asking for it again; a compressed answer would be a range of other bytes
+        headers = {**fs.kwargs.get("headers", {}), "Accept-Encoding": "identity"}
+        known = {"size": size, "headers": headers, "raise_for_status": HttpAnswers(remote.url, size).check_range}
+    try:
+        return fs.open(path, "rb", block_size=max(length, 1 << 16), cache_type="none", **known)
+    except TypeError:  # a file system of whole files, such as that of an archive
+        return fs.open(path, "rb")
+
+
+def _cause(error: Exception) -> Exception:
+    """fsspec says "not found" of whatever went wrong with a look-up: what it was decides about another try."""
+    cause = error.__cause__
+    return cause if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) else error
+
+
+def _may_pass(error: Exception) -> bool:
+    status = status_of(error)
+    if status is not None:
+        return status >= 500 or status in _PASSING_STATUS
+    return not (isinstance(error, (*_PERMANENT, io.UnsupportedOperation, PoolError)) or is_redirection(error))
+
+
+def _modified_ns(info: Mapping[str, Any]) -> int:
+    """Last modification by the names that fsspec's file systems give it."""
+    from email.utils import parsedate_to_datetime  # slow to import, and files need none of it
+
+    for name in ("LastModified", "last_modified", "updated", "mtime", "modified", "created", "Last-Modified"):
+        value = info.get(name)
+        try:
+            if isinstance(value, str):
+                value = parsedate_to_datetime(value) if name == "Last-Modified" else datetime.fromisoformat(value)
+            if isinstance(value, datetime):
+                found = int(value.timestamp()) * _NS + value.microsecond * 1000
+            elif isinstance(value, (int, float)) and not isinstance(value, bool):
+                found = int(value * _NS)
+            else:
+                continue
+        except (ValueError, OverflowError):
+            continue  # no time, or none that a computer knows
+        # an index holds 64 bits, and negative numbers for what an ETag tells
+        return found if 0 <= found < 1 << 63 else 0
+    return 0

@@ -1,0 +1,119 @@
+"""A batch of training, and what it is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dcfast.train.source import SourceFiles
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Batch", "BatchSpec", "Encoded", "join_batches"]
+
+
+@dataclass(frozen=True)
+class BatchSpec:
+    """All that a worker needs to make any batch of a rank."""
+
+    sources: tuple[SourceFiles, ...]
+    weights: tuple[float, ...]
+    model: str
+    image_size: int
+    global_batch: int
+    accumulation: int
+    world_size: int
+    rank: int
+    seed: int
+    crop_scale: float
+    resample: bool
+    block: int
+    window: int
+    decoder: str
+
+    @property
+    def micro_batch(self) -> int:
+        """Samples of one micro-batch on one rank."""
+        return self.global_batch // (self.world_size * self.accumulation)
+
+
+@dataclass
+class Batch:
+    """n samples.
+
+    Attributes:
+        images: (n, 3, size, size) uint8 tensor, RGB; channels last in memory. Without those in ``encoded``.
+        tokens: (n, context) int64 tensor.
+        uids: (n,) "u8,u8".
+        windows: (n, 4) int32: left, top, width, height of each crop.
+        positions: (n,) int64.
+        replaced: a dict for each sample that could not be used: step, slot, position, uid, reason.
+        encoded: pictures that ``DaliDecoder.finish`` still has to decode; None for other decoders.
+        refused: a dict for each chunk that DALI refused and Pillow decoded: step, samples, reason.
+    """
+
+    images: torch.Tensor
+    tokens: torch.Tensor
+    uids: npt.NDArray[Any]
+    windows: npt.NDArray[np.int32]
+    positions: npt.NDArray[np.int64]
+    replaced: list[dict[str, Any]]
+    encoded: Encoded | None = None
+    refused: list[dict[str, Any]] = field(default_factory=list)
+
+    def pin_memory(self) -> Batch:
+        """With page-locked tensors, which a GPU fetches by itself; torch's DataLoader asks for it."""
+        self.images, self.tokens = self.images.pin_memory(), self.tokens.pin_memory()
+        return self
+
+
+@dataclass
+class Encoded:
+    """k pictures of a batch that are not decoded yet.
+
+    Attributes:
+        places: (k,) int64, where they belong in the batch, ascending.
+        data: flat uint8 tensor, their bytes end to end: a tensor crosses processes in shared memory.
+        begin: (k + 1,) int64.
+    """
+
+    places: npt.NDArray[np.int64]
+    data: torch.Tensor
+    begin: npt.NDArray[np.int64]
+
+    @staticmethod
+    def of(pictures: dict[int, bytes]) -> Encoded:
+        """place -> bytes."""
+        import torch
+
+        places = np.array(sorted(pictures), np.int64)
+        parts = [np.frombuffer(pictures[int(i)], np.uint8) for i in places]
+        begin = np.zeros(len(parts) + 1, np.int64)
+        np.cumsum([len(p) for p in parts], out=begin[1:])
+        return Encoded(places, torch.from_numpy(np.concatenate(parts)), begin)
+
+    def pictures(self) -> list[npt.NDArray[np.uint8]]:
+        """Views of each."""
+        data = self.data.numpy()
+        return [data[a:b] for a, b in zip(self.begin[:-1].tolist(), self.begin[1:].tolist(), strict=True)]
+
+
+def join_batches(parts: list[Batch]) -> Batch:
+    """One batch of several, in order."""
+    import torch
+
+    if len(parts) == 1:
+        return parts[0]
+    return Batch(
+        torch.cat([p.images for p in parts]),
+        torch.cat([p.tokens for p in parts]),
+        np.concatenate([p.uids for p in parts]),
+        np.concatenate([p.windows for p in parts]),
+        np.concatenate([p.positions for p in parts]),
+        [record for p in parts for record in p.replaced],
+        refused=[record for p in parts for record in p.refused],
+    )
