@@ -47,7 +47,6 @@ test: $(VENV)/.test ## set up, then pass all tests (those in C++ too)
 lint: $(VENV)/.test ## ruff (rules and format), the levels of imports, and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports --no-logo --no-cache pyproject.toml
 	$(BIN)/python cmake/check_imports.py
 	$(BIN)/mypy
 
