@@ -105,8 +105,8 @@ def time_in_process(
     bench: harness.Bench, pool: make_pool.Pool, expected: dict[str, bytes], work: Path, compiled: Floors | str
 ) -> None:
     """An output shard a thread, from an index that is there already."""
+    import dcfast
     from dcfast.index.build import write_segment
-    from dcfast.resharding.resharder import reshard
 
     segment = str(work / "pool.dcx")
     write_segment([(path, os.path.basename(path)) for path in pool.shards], segment)
@@ -114,19 +114,19 @@ def time_in_process(
     threads = bench.options.threads
     shard_size = -(-len(subset) // threads)
 
-    def dcfast(provider: str, sync: bool) -> Side:
+    def ours(provider: str, sync: bool) -> Side:
         out = work / f"in-process-{sync}"
         options = {"shards_dir": pool.shards_dir, "shard_size": shard_size, "threads": threads, "sync": sync}
-        run = partial(reshard, [segment], out, subset, **options)
+        run = partial(dcfast.reshard, [segment], out, subset, **options)
         return Side(provider, run, _checked(provider, out, expected), harness.emptied(out), threads=threads)
 
     source, copy = work / "in-process-False", work / "copy"
-    reshard([segment], source, subset, shards_dir=pool.shards_dir, shard_size=shard_size, sync=False)
+    dcfast.reshard([segment], source, subset, shards_dir=pool.shards_dir, shard_size=shard_size, sync=False)
     kept = work / "to-copy"
     shutil.copytree(source, kept)
     sides = [
-        dcfast("dcfast", False),
-        dcfast("dcfast, with fsync", True),
+        ours("dcfast", False),
+        ours("dcfast, with fsync", True),
         Side(
             CP,
             lambda: subprocess.run(["cp", "-r", str(kept), str(copy)], check=True),

@@ -41,7 +41,7 @@ def test_import_is_light(module: str) -> None:
     assert json.loads(run_python(code, *HEAVY)) == []
 
 
-@pytest.mark.parametrize("module", ["dcfast", "dcfast._core", "dcfast.errors", "dcfast.resharder"])
+@pytest.mark.parametrize("module", ["dcfast", "dcfast._core", "dcfast.errors", "dcfast.resharding"])
 def test_import_without_numpy(module: str) -> None:
     assert run_python(f"import sys, {module}; print('numpy' in sys.modules)") == "False\n"
 

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from dcfast.errors import CheckpointError, CorruptDataError, PoolError
 from dcfast.features import metadata, pairs
+from dcfast.index import pool as pool_module
 from dcfast.run.workflow import run
-from dcfast.rundir import run_dir
 from dcfast.rundir.run_dir import Settings
 from dcfast.uids.sets import open_records
 from features_reference import MODEL, clip, embed_one, pool_samples, save_checkpoint
@@ -127,7 +127,7 @@ def test_row_groups_of_any_size_give_the_same_columns(
     """Parquet's reader ends a batch of text or lists with its row group: rows must not slip against the scores."""
     pool, out, _ = odd
     monkeypatch.setattr(metadata, "BATCH_ROWS", 5)
-    columns = metadata.SegmentColumns(out, [first for first, _ in run_dir.Pool.open(pool).segments()])
+    columns = metadata.SegmentColumns(out, [first for first, _ in pool_module.Pool.open(pool).segments()])
     model = metadata.Filled("l14", ("l14",), clip(None).embed_dim)
     for file in sorted((pool / "metadata").glob("*.parquet")):
         expected = out / "features/metadata" / file.name
@@ -178,7 +178,7 @@ def test_only_what_changed_is_done_again(tmp_path: Path, checkpoint: Path) -> No
 def test_segments_of_several_shards_and_a_cut_one(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_dir, "MAX_SEGMENTS", 2)
+    monkeypatch.setattr(pool_module, "MAX_SEGMENTS", 2)
     pool = PoolBuilder(tmp_path / "pool", [[Sample(10 * s + n) for n in range(3)] for s in range(5)]).write()
     last = pool / "shards/00000004.tar"
     last.write_bytes(last.read_bytes()[:9000])  # ends within the second sample or the third

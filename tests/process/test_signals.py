@@ -29,7 +29,7 @@ from reshard_reference import make_uid, subset_of, write_pool
 #: as its stage "filter" begins, a run sends a signal to its process group, its workers among it
 RUN = """
 import os, sys
-from dcfast import run
+from dcfast.run import workflow as run
 one = run.run_one
 def run_one(current, engine, name, show):
     if name == "filter":
@@ -44,7 +44,7 @@ sys.exit(run.main([*sys.argv[3:], "--workers", sys.argv[2]]))
 #: a reshard sends it at the renaming of this number, from the thread that renames
 RESHARD = """
 import os, sys
-from dcfast import reshard_cli, resharder
+from dcfast.resharding import cli
 import dcfast.storage.atomic
 number, after = int(sys.argv[1]), int(sys.argv[2])
 replace = os.replace
@@ -55,12 +55,12 @@ def renamed(*names):
         os.killpg(0, number)
     replace(*names)
 os.replace = renamed
-sys.exit(reshard_cli.main(sys.argv[3:]))
+sys.exit(cli.main(sys.argv[3:]))
 """
 #: a call that no signal interrupts: a mutex locked twice
 STUCK = """
 import ctypes, sys
-from dcfast import stopping
+from dcfast.process import signals as stopping
 stopping.GRACE_SECONDS = 0.05
 def command():
     lock, libc = ctypes.create_string_buffer(64), ctypes.CDLL(None)

@@ -96,7 +96,7 @@ def test_the_short_way_imports_next_to_nothing(tmp_path):
     save_subset(tmp_path / "s.npy", subset_of([make_uid(3)]))
     # -S: an editable install has imports of its own
     command = [sys.executable, "-S", "-c", IMPORTS, *map(str, (tmp_path / "pool", tmp_path / "o", tmp_path / "s.npy"))]
-    package = str(Path(resharder.__file__).parents[1])
+    package = str(Path(resharder.__file__).parents[2])
     extension = str(Path(sys.modules["dcfast._core"].__file__).parents[1])
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([package, extension])}
     code = f"import dcfast; dcfast.__path__.append({extension + '/dcfast'!r})\n" + IMPORTS

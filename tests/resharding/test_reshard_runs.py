@@ -348,7 +348,7 @@ import errno, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from reshard_reference import FakeSegment, make_uid, subset_of
-from dcfast import resharder
+from dcfast import resharding as resharder
 pool, out = Path(sys.argv[1]), Path(sys.argv[2])
 segment = FakeSegment(pool, sorted(p.name for p in pool.iterdir()))
 subset = subset_of([make_uid(i) for i in range(37)])

@@ -147,7 +147,7 @@ def test_what_is_trained_on_is_known_by_content(source: str, tmp_path: Path, mon
         path.write_text(json.dumps(identity))
         return {"goes on": found}
 
-    monkeypatch.setattr("dcfast.train.launch", launch)
+    monkeypatch.setattr("dcfast.stages.train.launch", launch)
     pool = build_pool(tmp_path / "pool", 20)
     index = index_pool(pool, tmp_path)
     subset = load_subset(subset_file(tmp_path / "subset.npy", list(range(4, 20))))

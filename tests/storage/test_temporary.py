@@ -109,7 +109,8 @@ def test_a_killed_reshard_leaves_nothing_to_the_run_after_the_next(tmp_path: Pat
     save_subset(tmp_path / "s.npy", subset_of([make_uid(0)]))
     (tmp_path / "tmp").mkdir()
     script = (
-        "import os, sys; from dcfast import reshard_run, resharder\n"
+        "import os, sys; from dcfast import resharding as resharder\n"
+        "from dcfast.resharding import run as reshard_run\n"
         "reshard_run.make_plan = lambda *a, **o: os.kill(os.getpid(), 9)\n"
         "resharder.reshard('p', 'o', 's.npy', boxes='b.parquet', inject_boxes=True)"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy.typing as npt
 
@@ -19,10 +19,6 @@ from dcfast.errors import PoolError
 from dcfast.index.build import TarIndex
 from dcfast.index.pool_index import check_layout
 from dcfast.index.segments import Segment
-
-if TYPE_CHECKING:
-    from dcfast.index.build import TarIndex
-    from dcfast.index.segments import Segment
 
 __all__ = [
     "MemberBatch",

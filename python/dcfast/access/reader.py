@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,6 @@ from dcfast.errors import CorruptDataError, PoolError
 from dcfast.index.rows import FLAG_CUT, FLAGS_WITHOUT_UID
 from dcfast.index.segments import Segment
 from dcfast.uids.sets import RECORD_DTYPE, open_records, record_sort, uid_lookup
-
-if TYPE_CHECKING:
-    from dcfast.index.segments import Segment
 
 __all__ = ["Extensions", "Missing", "Numbering", "PoolReader"]
 

@@ -184,7 +184,7 @@ def refuse_output(out: Path, inputs: Inputs, *, overwrite: bool, may_hold: bool)
         # the directory that an index is relative to may be that of all pools
         inside = inputs.segments is None and os.path.commonpath([real, pool]) == pool
         if overwrite and (inside or os.path.commonpath([real, pool]) == real):
-            how = "is" if real == pool else "lies in" if inside else "equals_json"
+            how = "is" if real == pool else "lies in" if inside else "holds"
             raise RunError(
                 f"output {out} ({real}) {how} the pool {given} ({pool}): overwrite=True would replace meta.json, "
                 "sizes.json and shards there; choose another place"

@@ -39,7 +39,6 @@ from dcfast.storage.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from dcfast.resharding.boxes import BoxTable, Metadata
-    from dcfast.resharding.edit import BlurOptions
 
 __all__ = ["run_reshard"]
 

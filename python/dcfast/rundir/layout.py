@@ -7,6 +7,7 @@ from typing import Any
 
 __all__ = [
     "DROPPED",
+    "EVIDENCE_TABLE",
     "FATES",
     "FEATURE_METADATA",
     "KEPT",
@@ -19,9 +20,8 @@ __all__ = [
     "PLAN_FILES",
     "QUARANTINED",
     "STAGES",
-    "TABLE",
     "UNLISTED",
-    "eval_path",
+    "evalset_signature_path",
     "evidence_schema",
     "excluded_path",
     "fate_schema",
@@ -29,10 +29,9 @@ __all__ = [
     "malformed_path",
     "mask_path",
     "outcome_run",
-    "pool_path",
     "segment_path",
+    "signature_path",
 ]
-
 
 STAGES = (
     "world",
@@ -48,7 +47,6 @@ STAGES = (
     "evaluate",
     "report",
 )
-
 
 OWN_FOLDERS = (
     "state",
@@ -66,19 +64,20 @@ OWN_FOLDERS = (
 )
 """What a run writes below its directory, besides files: nothing else in there is ever removed."""
 
-
 FEATURE_METADATA = "features/metadata"
 """Where the features stage leaves the metadata with its columns, and the npz files beside it."""
 
-
 MERGE_BYTES = 256 << 20
+"""Memory of a merge of sorted runs."""
 
 
 def segment_path(number: int) -> str:
+    """The index of a run of shards."""
     return f"index/segment-{number:05d}.dcx"
 
 
-TABLE = "contamination"
+EVIDENCE_TABLE = "contamination"
+"""The table of pool images that are evaluation images."""
 
 
 def evidence_schema() -> Any:
@@ -100,11 +99,13 @@ def evidence_schema() -> Any:
     )
 
 
-def pool_path(number: int) -> str:
+def signature_path(number: int) -> str:
+    """Signature records of one segment's images, in its order (``dcfast.dedup.records``)."""
     return f"signatures/pool-{number:05d}.npy"
 
 
-def eval_path(number: int) -> str:
+def evalset_signature_path(number: int) -> str:
+    """Signature records of one evaluation set, with shard and key."""
     return f"signatures/eval-{number:03d}.parquet"
 
 
@@ -114,11 +115,9 @@ def mask_path(number: int, metadata: str) -> str:
 
 
 ORACLE_PATH = "state/filter/oracle.npy"
-
+"""The uids of the built-in world's clean pairs."""
 
 FATES = ("kept", "dropped", "quarantined", "missing", "unlisted")
-
-
 KEPT, DROPPED, QUARANTINED, MISSING, UNLISTED = range(5)
 
 
@@ -154,15 +153,14 @@ def excluded_path(number: int) -> str:
 
 
 def kept_run(number: int) -> str:
+    """The sorted uids that one segment keeps."""
     return f"state/filter/kept/{number:05d}.npy"
 
 
 PLAN = "reshard"
 """Folder of the plan; its markers lie in state/reshard like those of every stage."""
 
-
 PLAN_ARRAYS = tuple(f"{PLAN}/{name}.npy" for name in ("cuts", "repeats", "exclude"))
 """With the subset and the index, they decide what stands where in the new shards."""
-
 
 PLAN_FILES = (*PLAN_ARRAYS, f"{PLAN}/plan.json")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dcfast.errors import RunError
 from dcfast.index.pool import Pool, group_files
@@ -20,9 +20,6 @@ from dcfast.rundir.summaries import load_object
 from dcfast.storage.atomic import remove_leftovers, write_json
 from dcfast.storage.paths import absolute, make_directory
 from dcfast.world import WorldSpec
-
-if TYPE_CHECKING:
-    from dcfast.world import WorldSpec
 
 __all__ = ["Run", "Settings"]
 

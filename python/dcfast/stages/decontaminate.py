@@ -18,7 +18,14 @@ from dcfast.engine.piece import Piece
 from dcfast.evaluate.folders import evalset_tars
 from dcfast.index.build import Segment
 from dcfast.index.rows import valid_uid_mask
-from dcfast.rundir.layout import MERGE_BYTES, TABLE, eval_path, evidence_schema, pool_path, segment_path
+from dcfast.rundir.layout import (
+    EVIDENCE_TABLE,
+    MERGE_BYTES,
+    evalset_signature_path,
+    evidence_schema,
+    segment_path,
+    signature_path,
+)
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.tables import combine_parts, part_path
 from dcfast.stages.runner import Steps
@@ -36,8 +43,8 @@ def match_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
     root = Path(out)
     segment = Segment.open(root / segment_path(args["number"]))
-    pool = np.load(root / pool_path(args["number"]), mmap_mode="r", allow_pickle=False)
-    evals = EvalImages(args["evalsets"], [root / eval_path(n) for n in range(len(args["evalsets"]))])
+    pool = np.load(root / signature_path(args["number"]), mmap_mode="r", allow_pickle=False)
+    evals = EvalImages(args["evalsets"], [root / evalset_signature_path(n) for n in range(len(args["evalsets"]))])
     readable = np.flatnonzero(pool["status"] == 0)
     structured = readable[pool["flat"][readable] == 0]
     found = [(row, p, "content", 0) for row, p, _ in exact_matches(evals, pool, readable)]
@@ -63,7 +70,7 @@ def match_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
         },
         schema=evidence_schema(),
     )
-    with atomic_path(root / part_path(TABLE, args["number"])) as temporary:
+    with atomic_path(root / part_path(EVIDENCE_TABLE, args["number"])) as temporary:
         pq.write_table(table, temporary)
     save_subset(root / _uid_run(args["number"]), uid_unique(uids[valid], threads=1))
     return {
@@ -92,15 +99,15 @@ def steps(run: Run) -> Steps:
         return {"available": False, "uids": 0, "samples": 0, "content": 0, "flat": 0}
     segments = run.pool.segments()
     names = [name for name, _ in evalset_tars(run.evalset_dir)]
-    evals = tuple(eval_path(n) for n in range(len(names)))
+    evals = tuple(evalset_signature_path(n) for n in range(len(names)))
     stats = yield [
         Piece(
             "decontaminate/match",
             f"{number:05d}",
             "dcfast.stages.decontaminate:match_segment",
             {"number": number, "evalsets": names, "max_distance": run.settings.max_distance},
-            inputs=(segment_path(number), pool_path(number), *evals),
-            outputs=(part_path(TABLE, number), _uid_run(number)),
+            inputs=(segment_path(number), signature_path(number), *evals),
+            outputs=(part_path(EVIDENCE_TABLE, number), _uid_run(number)),
         )
         for number in range(len(segments))
     ]
@@ -114,7 +121,7 @@ def steps(run: Run) -> Steps:
             outputs=("contaminated.npy",),
         )
     ]
-    yield [combine_parts("decontaminate/merge", TABLE, len(segments), sum(s["rows"] for s in stats))]
+    yield [combine_parts("decontaminate/merge", EVIDENCE_TABLE, len(segments), sum(s["rows"] for s in stats))]
     return {
         "available": True,
         "uids": merged[0]["uids"],

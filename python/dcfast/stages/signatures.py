@@ -19,7 +19,7 @@ from dcfast.evaluate.folders import COUNT_FILE, evalset_tars
 from dcfast.images.signatures import STATUS
 from dcfast.index.build import Segment, write_segment
 from dcfast.index.rows import shard_damage
-from dcfast.rundir.layout import eval_path, pool_path, segment_path
+from dcfast.rundir.layout import evalset_signature_path, segment_path, signature_path
 from dcfast.rundir.run_dir import Run
 from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import atomic_path
@@ -40,7 +40,7 @@ def sign_pool(out: str, args: dict[str, Any]) -> dict[str, Any]:
             "run index again (drop --from)"
         )
     result = sign_images(segment, [str(Path(args["shard_dir"]) / name) for name in segment.shard_names])
-    with atomic_path(root / pool_path(args["number"])) as temporary, open(temporary, "wb") as file:
+    with atomic_path(root / signature_path(args["number"])) as temporary, open(temporary, "wb") as file:
         np.save(file, result)
     counts = np.bincount(result["status"], minlength=256)
     names = {**dict(enumerate(STATUS)), ABSENT: "absent"}
@@ -70,7 +70,7 @@ def sign_evalset(out: str, args: dict[str, Any]) -> dict[str, Any]:
     columns = {name: pa.array(result[name]) for name in SIGNATURE_DTYPE.names or ()}
     shards = pa.array(shard_names).take(pa.array(np.repeat(np.arange(len(counts)), counts)))
     table = pa.table({"shard": shards, "key": segment.keys(), **columns})
-    with atomic_path(root / eval_path(args["number"])) as temporary:
+    with atomic_path(root / evalset_signature_path(args["number"])) as temporary:
         pq.write_table(table, temporary)
     ok = result["status"] == 0
     return {
@@ -134,7 +134,7 @@ def steps(run: Run) -> Steps:
             "dcfast.stages.signatures:sign_pool",
             {"number": number, "shard_dir": str(pool.shard_dir)},
             inputs=(segment_path(number), *(pool.shard_path(name) for name in names)),
-            outputs=(pool_path(number),),
+            outputs=(signature_path(number),),
             weight=sum(Path(pool.shard_path(name)).stat().st_size for name in names),
         )
         for number, (_, names) in enumerate(pool.segments())
@@ -151,7 +151,7 @@ def steps(run: Run) -> Steps:
             "dcfast.stages.signatures:sign_evalset",
             {"number": number, "name": name, "tars": tars, "strict": run.settings.strict},
             inputs=(*tars, *_count_files(tars)),
-            outputs=(eval_path(number),),
+            outputs=(evalset_signature_path(number),),
             weight=sum(Path(t).stat().st_size for t in tars),
         )
         for number, (name, tars) in enumerate(evalsets)

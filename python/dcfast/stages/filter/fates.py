@@ -36,8 +36,8 @@ from dcfast.rundir.layout import (
     kept_run,
     malformed_path,
     outcome_run,
-    pool_path,
     segment_path,
+    signature_path,
 )
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.tables import combine_parts, part_path
@@ -121,7 +121,7 @@ def settle_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
     root, number = Path(out), args["number"]
     segment = Segment.open(root / segment_path(number))
-    signatures = np.load(root / pool_path(number), mmap_mode="r", allow_pickle=False) if args["decoded"] else None
+    signatures = np.load(root / signature_path(number), mmap_mode="r", allow_pickle=False) if args["decoded"] else None
     features = np.load(root / status_path(number), allow_pickle=False) if args["embedded"] else None
     outcomes = open_records(root / "filter/outcomes.npy")
     reasons = args["reasons"]
@@ -255,7 +255,7 @@ def settle(run: Run, reasons: list[str], malformed: list[int]) -> Any:
             inputs=(
                 segment_path(number),
                 "filter/outcomes.npy",
-                *((pool_path(number),) if decoded else ()),
+                *((signature_path(number),) if decoded else ()),
                 *((status_path(number),) if embedded else ()),
             ),
             outputs=(

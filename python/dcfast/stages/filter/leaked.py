@@ -15,7 +15,7 @@ import numpy as np
 from dcfast.engine.piece import Piece
 from dcfast.evaluate.folders import evalset_tars
 from dcfast.index.build import Segment
-from dcfast.rundir.layout import TABLE, segment_path
+from dcfast.rundir.layout import EVIDENCE_TABLE, segment_path
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.tables import part_path
 
@@ -31,7 +31,7 @@ def count_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     root, number = Path(out), args["number"]
-    evidence = pq.read_table(root / part_path(TABLE, number), columns=["shard", "row", "evalset"])
+    evidence = pq.read_table(root / part_path(EVIDENCE_TABLE, number), columns=["shard", "row", "evalset"])
     if evidence.num_rows == 0:
         return {"samples": 0, "evalsets": {}}
     segment = Segment.open(root / segment_path(number), verify=False)
@@ -60,7 +60,7 @@ def contaminated_steps(run: Run) -> Any:
             f"{number:05d}",
             "dcfast.stages.filter.leaked:count_segment",
             {"number": number},
-            inputs=(segment_path(number), part_path(TABLE, number), part_path("fates", number)),
+            inputs=(segment_path(number), part_path(EVIDENCE_TABLE, number), part_path("fates", number)),
         )
         for number in range(len(run.pool.segments()))
     ]
