@@ -1,6 +1,6 @@
 // dcfast._core: hashes. Paths arrive as bytes (os.fsencode).
 #include "bindings/boundary.hpp"
-#include "core/hashing.hpp"
+#include "core/hashing/hashing.hpp"
 
 namespace dcfast::bindings {
 

@@ -1,6 +1,6 @@
 #include "bindings/boundary.hpp"
-#include "core/reshard.hpp"
-#include "core/reshard_pool.hpp"
+#include "core/reshard/reshard.hpp"
+#include "core/reshard/reshard_pool.hpp"
 
 namespace dcfast::bindings {
 namespace {

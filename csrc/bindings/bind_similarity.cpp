@@ -1,5 +1,5 @@
 #include "bindings/boundary.hpp"
-#include "core/similarity.hpp"
+#include "core/similarity/similarity.hpp"
 
 namespace dcfast::bindings {
 namespace {

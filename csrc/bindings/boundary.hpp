@@ -16,9 +16,9 @@
 #include <utility>
 #include <vector>
 
-#include "core/error.hpp"
-#include "core/parallel.hpp"
-#include "core/uid.hpp"
+#include "core/system/error.hpp"
+#include "core/system/parallel.hpp"
+#include "core/uids/uid.hpp"
 
 namespace dcfast::bindings {
 
@@ -94,7 +94,7 @@ auto enter_core(const Run& run) {
 
 void bind_hashing(py::module_& m);
 void bind_member_read(py::module_& m);
-void bind_picture(py::module_& m);
+void bind_image(py::module_& m);
 void bind_reshard(py::module_& m);
 void bind_similarity(py::module_& m);
 void bind_tar_index(py::module_& m);

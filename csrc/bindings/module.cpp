@@ -2,7 +2,7 @@
 #include <cerrno>
 
 #include "bindings/boundary.hpp"
-#include "core/uid_set.hpp"
+#include "core/uids/uid_set.hpp"
 
 namespace {
 
@@ -66,7 +66,7 @@ PYBIND11_MODULE(_core, m) {
   py::register_exception_translator(&translate);
   dcfast::bindings::bind_hashing(m);
   dcfast::bindings::bind_member_read(m);
-  dcfast::bindings::bind_picture(m);
+  dcfast::bindings::bind_image(m);
   dcfast::bindings::bind_reshard(m);
   dcfast::bindings::bind_similarity(m);
   dcfast::bindings::bind_tar_index(m);
