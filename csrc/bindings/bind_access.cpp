@@ -1,4 +1,4 @@
-// dcfast._core: MemberReader (members of a pool's shards by range), look-ups of samples, the keyed permutation.
+// dcfast._core.access: MemberReader (members of a pool's shards by range), look-ups of samples.
 // dcfast.access is the public face.
 #include <memory>
 #include <string>
@@ -7,7 +7,6 @@
 
 #include "bindings/boundary.hpp"
 #include "core/access/member_read.hpp"
-#include "core/reshard/permutation.hpp"
 
 namespace dcfast::bindings {
 
@@ -19,7 +18,7 @@ struct Buffer {
   std::size_t size;
 };
 
-py::array own_buffer(Buffer&& buffer) {
+Array<std::uint8_t> own_buffer(Buffer&& buffer) {
   auto holder = std::make_unique<Buffer>(std::move(buffer));
   std::byte* data = holder->bytes.get();
   const auto size = static_cast<py::ssize_t>(holder->size);
@@ -27,30 +26,31 @@ py::array own_buffer(Buffer&& buffer) {
   holder.release();
   py::array out(py::dtype::of<std::uint8_t>(), {size}, {py::ssize_t{1}}, data, base);
   out.attr("setflags")(py::arg("write") = false);
-  return out;
+  return Array<std::uint8_t>(out);
 }
 
-std::shared_ptr<ShardFiles> open_reader(std::vector<std::string> roots, const std::vector<std::string>& names, const py::array& root,
-                                        const py::array& size, const py::array& mtime_ns, std::size_t max_open, bool follow_links,
-                                        bool check_mtime) {
-  const auto root_of = borrow<std::uint32_t>(root, "root");
-  const auto sizes = borrow<std::uint64_t>(size, "size");
-  const auto times = borrow<std::int64_t>(mtime_ns, "mtime_ns");
+std::shared_ptr<ShardFiles> open_reader(std::vector<RawText> roots, const std::vector<RawText>& names, const Array<std::uint32_t>& root,
+                                        const Array<std::uint64_t>& size, const Array<std::int64_t>& mtime_ns, std::size_t max_open,
+                                        bool follow_links, bool check_mtime) {
+  const auto root_of = borrow(root, "root");
+  const auto sizes = borrow(size, "size");
+  const auto times = borrow(mtime_ns, "mtime_ns");
   if (root_of.size() != names.size() || sizes.size() != names.size() || times.size() != names.size()) {
     throw py::value_error("names, root, size and mtime_ns must have one length");
   }
   std::vector<PoolShard> shards;
   shards.reserve(names.size());
   for (std::size_t i = 0; i < names.size(); ++i) shards.push_back({names[i], root_of[i], sizes[i], times[i]});
-  return std::make_shared<ShardFiles>(std::move(roots), std::move(shards), ShardFilesOptions{max_open, follow_links, check_mtime});
+  return std::make_shared<ShardFiles>(strings_of(std::move(roots)), std::move(shards), ShardFilesOptions{max_open, follow_links, check_mtime});
 }
 
 /// The ranges one after the other: (buffer, (k + 1,) where each begins).
-py::tuple read(const std::shared_ptr<ShardFiles>& files, const py::array& shard, const py::array& offset, const py::array& size,
-               unsigned threads, std::uint64_t max_gap) {
-  const auto shards = borrow<std::uint32_t>(shard, "shard");
-  const auto offsets = borrow<std::uint64_t>(offset, "offset");
-  const auto sizes = borrow<std::uint64_t>(size, "size");
+std::tuple<Array<std::uint8_t>, Array<std::uint64_t>> read(const std::shared_ptr<ShardFiles>& files, const Array<std::uint32_t>& shard,
+                                                           const Array<std::uint64_t>& offset, const Array<std::uint64_t>& size,
+                                                           unsigned threads, std::uint64_t max_gap) {
+  const auto shards = borrow(shard, "shard");
+  const auto offsets = borrow(offset, "offset");
+  const auto sizes = borrow(size, "size");
   std::vector<std::uint64_t> begin(sizes.size() + 1);
   Buffer buffer{nullptr, 0};
   enter_core([&](const Poll& poll) {
@@ -60,20 +60,23 @@ py::tuple read(const std::shared_ptr<ShardFiles>& files, const py::array& shard,
     const std::span<const std::uint64_t> place(begin.data(), sizes.size());
     read_members(*files, {shards, offsets, sizes, place}, {buffer.bytes.get(), buffer.size}, {threads, max_gap}, poll);
   });
-  return py::make_tuple(own_buffer(std::move(buffer)), own(std::move(begin)));
+  return {own_buffer(std::move(buffer)), own(std::move(begin))};
 }
 
-py::tuple sample_members(const std::shared_ptr<SegmentFile>& segment, const py::array& samples, const py::array& slot_of_ext,
-                         std::uint32_t num_slots) {
-  const auto numbers = borrow<std::uint64_t>(samples, "samples");
-  const auto slots = borrow<std::uint32_t>(slot_of_ext, "slot_of_ext");
+/// (members of each sample, and the offset, size and extension of each member)
+using SampleMemberArrays = std::tuple<Array<std::uint32_t>, Array<std::uint64_t>, Array<std::uint64_t>, Array<std::uint32_t>>;
+
+SampleMemberArrays sample_members(const std::shared_ptr<SegmentFile>& segment, const Array<std::uint64_t>& samples,
+                                  const Array<std::uint32_t>& slot_of_ext, std::uint32_t num_slots) {
+  const auto numbers = borrow(samples, "samples");
+  const auto slots = borrow(slot_of_ext, "slot_of_ext");
   SampleMembers found = enter_core([&](const Poll&) { return members_of_samples(*segment, numbers, slots, num_slots); });
-  return py::make_tuple(own(std::move(found.count)), own(std::move(found.offset)), own(std::move(found.size)), own(std::move(found.ext)));
+  return {own(std::move(found.count)), own(std::move(found.offset)), own(std::move(found.size)), own(std::move(found.ext))};
 }
 
-py::list sample_keys(const std::shared_ptr<SegmentFile>& segment, const py::array& samples) {
-  const auto numbers = borrow<std::uint64_t>(samples, "samples");
-  py::list out;
+py::typing::List<py::str> sample_keys(const std::shared_ptr<SegmentFile>& segment, const Array<std::uint64_t>& samples) {
+  const auto numbers = borrow(samples, "samples");
+  py::typing::List<py::str> out;
   for (const std::uint64_t sample : numbers) {
     if (sample >= segment->num_samples()) throw py::index_error("sample " + std::to_string(sample) + " is out of range");
     const std::string_view key = segment->text(Section::key_begin, Section::keys, sample);
@@ -84,20 +87,9 @@ py::list sample_keys(const std::shared_ptr<SegmentFile>& segment, const py::arra
   return out;
 }
 
-py::array permuted(std::uint64_t n, std::uint64_t seed, std::uint64_t first, std::uint64_t count, std::uint64_t stride) {
-  if (stride == 0) throw py::value_error("stride must be at least 1");
-  if (count > 0 && (first >= n || (n - 1 - first) / stride < count - 1)) throw py::value_error("places must be below n");
-  std::vector<std::uint64_t> out(static_cast<std::size_t>(count));
-  enter_core([&](const Poll&) {
-    const Permutation permutation(n, seed);
-    for (std::size_t i = 0; i < out.size(); ++i) out[i] = permutation(first + i * stride);
-  });
-  return own(std::move(out));
-}
-
 }  // namespace
 
-void bind_member_read(py::module_& m) {
+void bind_access(py::module_& m) {
   py::class_<ShardFiles, std::shared_ptr<ShardFiles>>(m, "MemberReader")
       .def(py::init(&open_reader), py::arg("roots"), py::arg("names"), py::arg("root"), py::arg("size"), py::arg("mtime_ns"),
            py::kw_only(), py::arg("max_open"), py::arg("follow_links"), py::arg("check_mtime"))
@@ -111,7 +103,6 @@ void bind_member_read(py::module_& m) {
       .def("close", &ShardFiles::close_all);
   m.def("sample_members", &sample_members, py::arg("segment"), py::arg("samples"), py::arg("slot_of_ext"), py::arg("num_slots"));
   m.def("sample_keys", &sample_keys, py::arg("segment"), py::arg("samples"));
-  m.def("permuted", &permuted, py::arg("n"), py::arg("seed"), py::arg("first"), py::arg("count"), py::arg("stride") = 1);
 }
 
 }  // namespace dcfast::bindings

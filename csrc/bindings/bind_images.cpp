@@ -1,13 +1,19 @@
+// dcfast._core.images. dcfast.images is the public face.
 #include <cstddef>
 
 #include "bindings/boundary.hpp"
 #include "core/images/image.hpp"
+#include "core/images/image_header.hpp"
 #include "core/images/perceptual_hash.hpp"
 
 namespace dcfast::bindings {
 namespace {
 
-py::dict as_arrays(const std::vector<ImageSignature>& signatures) {
+/// status, format, width, height, content hash, perceptual hash and flatness of each image
+using SignatureArrays = std::tuple<Array<std::uint8_t>, Array<std::uint8_t>, Array<std::uint32_t>, Array<std::uint32_t>, Array<Uid>,
+                                   Array<std::uint64_t>, Array<bool>>;
+
+SignatureArrays as_arrays(const std::vector<ImageSignature>& signatures) {
   const std::size_t n = signatures.size();
   std::vector<std::uint8_t> status(n);
   std::vector<std::uint8_t> format(n);
@@ -26,15 +32,8 @@ py::dict as_arrays(const std::vector<ImageSignature>& signatures) {
     phash[i] = signature.phash;
     flat[i] = signature.flat ? 1 : 0;
   }
-  py::dict out;
-  out["status"] = own(std::move(status));
-  out["format"] = own(std::move(format));
-  out["width"] = own(std::move(width));
-  out["height"] = own(std::move(height));
-  out["content_hash"] = own(std::move(content));
-  out["phash"] = own(std::move(phash));
-  out["flat"] = own(std::move(flat)).attr("view")(py::dtype::of<bool>());
-  return out;
+  return {own(std::move(status)),  own(std::move(format)), own(std::move(width)), own(std::move(height)),
+          own(std::move(content)), own(std::move(phash)),  Array<bool>(own(std::move(flat)).attr("view")(py::dtype::of<bool>()))};
 }
 
 std::span<const std::byte> view_of(const py::bytes& bytes) {
@@ -42,17 +41,17 @@ std::span<const std::byte> view_of(const py::bytes& bytes) {
   return {reinterpret_cast<const std::byte*>(PyBytes_AS_STRING(bytes.ptr())), size};
 }
 
-py::dict image_signatures(const std::string& path, const py::array& offsets, const py::array& sizes,
-                            unsigned threads, bool full) {
-  const auto begin = borrow<std::uint64_t>(offsets, "offsets");
-  const auto size = borrow<std::uint64_t>(sizes, "sizes");
+SignatureArrays image_signatures(const RawText& path, const Array<std::uint64_t>& offsets, const Array<std::uint64_t>& sizes,
+                                 unsigned threads, bool full) {
+  const auto begin = borrow(offsets, "offsets");
+  const auto size = borrow(sizes, "sizes");
   return as_arrays(enter_core([&](const Poll& poll) {
     return member_signatures(path, begin, size, {.full = full}, threads, poll);
   }));
 }
 
 // `images` holds the bytes objects alive, and bytes objects do not change.
-py::dict image_signatures_of(const std::vector<py::bytes>& images, unsigned threads, bool full) {
+SignatureArrays image_signatures_of(const std::vector<py::bytes>& images, unsigned threads, bool full) {
   std::vector<std::span<const std::byte>> views;
   views.reserve(images.size());
   for (const py::bytes& image : images) {
@@ -67,7 +66,7 @@ py::dict image_signatures_of(const std::vector<py::bytes>& images, unsigned thre
   }));
 }
 
-std::span<const std::uint8_t> borrow_grey(const py::array& grey) {
+std::span<const std::uint8_t> borrow_grey(const Array<std::uint8_t>& grey) {
   if (!grey.dtype().equal(py::dtype::of<std::uint8_t>()) || grey.ndim() != 2) {
     throw py::type_error("grey must be a two-dimensional uint8 array (height, width); got " +
                          std::string(py::str(grey.dtype())) + " of shape " + std::string(py::str(grey.attr("shape"))));
@@ -78,45 +77,57 @@ std::span<const std::uint8_t> borrow_grey(const py::array& grey) {
   return {static_cast<const std::uint8_t*>(grey.data()), static_cast<std::size_t>(grey.size())};
 }
 
-py::tuple phash_grey(const py::array& grey) {
+std::tuple<std::uint64_t, bool> phash_grey(const Array<std::uint8_t>& grey) {
   const auto view = borrow_grey(grey);
   constexpr py::ssize_t limit = 0xFFFFFFFF;
   if (grey.shape(0) > limit || grey.shape(1) > limit) throw py::value_error("grey must have sides below 2^32");
   const auto height = static_cast<std::uint32_t>(grey.shape(0));
   const auto width = static_cast<std::uint32_t>(grey.shape(1));
   const PerceptualHash hash = enter_core([&](const Poll&) { return perceptual_hash(view, width, height); });
-  return py::make_tuple(hash.bits, hash.flat);
+  return {hash.bits, hash.flat};
 }
 
 /// (status, grey array); the array is 0 x 0 unless the status is ok. For tests and for looking at what is hashed.
-py::tuple decode_grey_array(const py::bytes& image, bool full) {
+std::tuple<int, Array<std::uint8_t>> decode_grey_array(const py::bytes& image, bool full) {
   const auto view = view_of(image);
   GreyImage decoded = enter_core([&](const Poll&) { return decode_grey(view, {.full = full}); });
   const auto height = static_cast<py::ssize_t>(decoded.grey_height);
   const auto width = static_cast<py::ssize_t>(decoded.grey_width);
-  return py::make_tuple(static_cast<int>(decoded.status), own(std::move(decoded.grey)).attr("reshape")(height, width));
+  return {static_cast<int>(decoded.status), Array<std::uint8_t>(own(std::move(decoded.grey)).attr("reshape")(height, width))};
+}
+
+/// (width, height) by the header; 0 where it does not say.
+std::tuple<std::uint32_t, std::uint32_t> image_size(const py::bytes& data) {
+  const ImageSize size = read_image_size(view_of(data));
+  return {size.width, size.height};
+}
+
+std::vector<std::string> status_names() {
+  std::vector<std::string> names;
+  for (std::size_t i = 0; i < kNumImageStatuses; ++i) names.emplace_back(image_status_name(static_cast<ImageStatus>(i)));
+  return names;
+}
+
+std::vector<std::string> format_names() {
+  std::vector<std::string> names;
+  for (std::size_t i = 0; i < kNumImageFormats; ++i) names.emplace_back(image_format_name(static_cast<ImageFormat>(i)));
+  return names;
 }
 
 }  // namespace
 
-void bind_image(py::module_& m) {
-  py::list statuses;
-  for (std::size_t i = 0; i < kNumImageStatuses; ++i) {
-    statuses.append(image_status_name(static_cast<ImageStatus>(i)));
-  }
-  py::list formats;
-  for (std::size_t i = 0; i < kNumImageFormats; ++i) {
-    formats.append(image_format_name(static_cast<ImageFormat>(i)));
-  }
-  m.attr("picture_statuses") = py::tuple(statuses);
-  m.attr("picture_formats") = py::tuple(formats);
-  m.attr("max_picture_pixels") = kMaxPixels;
-  m.attr("max_picture_bytes") = kMaxMemberBytes;
-  m.def("picture_signatures", &image_signatures, py::arg("path"), py::arg("offsets"), py::arg("sizes"),
-        py::arg("threads"), py::arg("full"));
-  m.def("picture_signatures_of", &image_signatures_of, py::arg("pictures"), py::arg("threads"), py::arg("full"));
-  m.def("phash_grey", &phash_grey, py::arg("grey"));
-  m.def("decode_grey", &decode_grey_array, py::arg("picture"), py::arg("full"));
+void bind_images(py::module_& m) {
+  m.attr("max_image_pixels") = kMaxPixels;
+  m.attr("max_image_bytes") = kMaxMemberBytes;
+  m.def("status_names", &status_names, "Names of the numbers in `status`.");
+  m.def("format_names", &format_names, "Names of the numbers in `format`.");
+  m.def("image_signatures", &image_signatures, py::arg("path"), py::arg("offsets"), py::arg("sizes"), py::arg("threads"),
+        py::arg("full"), "(status, format, width, height, content hash, phash, flat) of members of a file.");
+  m.def("image_signatures_of", &image_signatures_of, py::arg("images"), py::arg("threads"), py::arg("full"),
+        "(status, format, width, height, content hash, phash, flat) of encoded images.");
+  m.def("phash_grey", &phash_grey, py::arg("grey"), "(perceptual hash, flat) of grey levels.");
+  m.def("decode_grey", &decode_grey_array, py::arg("image"), py::arg("full"), "(status, grey levels).");
+  m.def("image_size", &image_size, py::arg("data"), "(width, height) by the image's header, 0 where unknown.");
 }
 
 }  // namespace dcfast::bindings

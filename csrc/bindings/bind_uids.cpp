@@ -1,4 +1,4 @@
-// dcfast._core: uid arrays in, uid arrays out. Outputs are NumPy arrays allocated here and written by the core.
+// dcfast._core.uids: uid arrays in, uid arrays out. Outputs are NumPy arrays allocated here and written by the core.
 #include "bindings/boundary.hpp"
 #include "core/uids/uid_merge.hpp"
 #include "core/uids/uid_set.hpp"
@@ -12,48 +12,51 @@ namespace {
 template <typename T>
 struct Output {
   explicit Output(std::size_t size)
-      : array(dtype_of<T>(), std::vector<py::ssize_t>{static_cast<py::ssize_t>(size)}),
+      : array(py::array(dtype_of<T>(), std::vector<py::ssize_t>{static_cast<py::ssize_t>(size)})),
         view(static_cast<T*>(array.mutable_data()), size) {}
 
   /// Gives back the memory behind the first `size` elements.
-  py::array shrunk(std::size_t size) {
+  Array<T> shrunk(std::size_t size) {
     if (size != view.size()) array.resize(std::vector<py::ssize_t>{static_cast<py::ssize_t>(size)}, false);
     return array;
   }
 
-  py::array array;
+  Array<T> array;
   std::span<T> view;
 };
 
-std::span<const char> text_of(const py::array& array, const char* name) {
-  const auto bytes = borrow<std::uint8_t>(array, name);
+/// (uids, which of the texts are valid, how many are)
+using ParsedUids = std::tuple<Array<Uid>, Array<bool>, std::size_t>;
+
+std::span<const char> text_of(const Array<std::uint8_t>& array, const char* name) {
+  const auto bytes = borrow(array, name);
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
-py::tuple parse_fixed(const py::array& text, std::size_t width, std::size_t count, unsigned threads) {
+ParsedUids parse_fixed(const Array<std::uint8_t>& text, std::size_t width, std::size_t count, unsigned threads) {
   const auto view = text_of(text, "text");
   Output<Uid> uids(count);
   Output<bool> valid(count);
   const std::size_t good =
       enter_core([&](const Poll& poll) { return parse_uids_fixed(view, width, uids.view, valid.view, threads, poll); });
-  return py::make_tuple(uids.array, valid.array, good);
+  return {uids.array, valid.array, good};
 }
 
 template <typename Offset>
-py::tuple parse_offsets(const py::array& data, const py::array& offsets, unsigned threads) {
+ParsedUids parse_offsets(const Array<std::uint8_t>& data, const Array<Offset>& offsets, unsigned threads) {
   const auto view = text_of(data, "data");
-  const auto offset_view = borrow<Offset>(offsets, "offsets");
+  const auto offset_view = borrow(offsets, "offsets");
   const std::size_t count = offset_view.empty() ? 0 : offset_view.size() - 1;
   Output<Uid> uids(count);
   Output<bool> valid(count);
   const std::size_t good = enter_core(
       [&](const Poll& poll) { return parse_uids_offsets(view, offset_view, uids.view, valid.view, threads, poll); });
-  return py::make_tuple(uids.array, valid.array, good);
+  return {uids.array, valid.array, good};
 }
 
 /// Reads Python strings, which takes the GIL: nothing here but the look at 32 bytes an item. None counts as
 /// not valid; other things than str, bytes and None are a TypeError.
-py::tuple parse_list(const py::list& texts) {
+ParsedUids parse_list(const py::typing::List<py::typing::Union<py::str, py::bytes, py::none>>& texts) {
   const auto n = static_cast<std::size_t>(PyList_GET_SIZE(texts.ptr()));
   Output<Uid> uids(n);
   Output<bool> valid(n);
@@ -96,19 +99,19 @@ py::tuple parse_list(const py::list& texts) {
     valid.view[i] = is_uid;
     good += is_uid ? 1 : 0;
   }
-  return py::make_tuple(uids.array, valid.array, good);
+  return {uids.array, valid.array, good};
 }
 
-py::array format(const py::array& uids, unsigned threads) {
-  const auto view = borrow<Uid>(uids, "uids");
+Array<std::uint8_t> format(const Array<Uid>& uids, unsigned threads) {
+  const auto view = borrow(uids, "uids");
   Output<std::uint8_t> out(checked_mul(view.size(), kUidTextSize, "texts"));
   const std::span<char> text(reinterpret_cast<char*>(out.view.data()), out.view.size());
   enter_core([&](const Poll& poll) { format_uids(view, text, threads, poll); });
   return out.array;
 }
 
-py::array sorted_uids(const py::array& uids, bool unique, unsigned threads) {
-  const auto view = borrow<Uid>(uids, "uids");
+Array<Uid> sorted_uids(const Array<Uid>& uids, bool unique, unsigned threads) {
+  const auto view = borrow(uids, "uids");
   Output<Uid> out(view.size());
   const std::size_t size = enter_core([&](const Poll& poll) {
     sort_uids(view, out.view, threads, poll);
@@ -117,60 +120,60 @@ py::array sorted_uids(const py::array& uids, bool unique, unsigned threads) {
   return out.shrunk(size);
 }
 
-py::array sorted_records(const py::array& records, unsigned threads) {
-  const auto view = borrow<UidRecord>(records, "records");
+Array<UidRecord> sorted_records(const Array<UidRecord>& records, unsigned threads) {
+  const auto view = borrow(records, "records");
   Output<UidRecord> out(view.size());
   enter_core([&](const Poll& poll) { sort_records(view, out.view, threads, poll); });
   return out.array;
 }
 
 template <typename T>
-std::size_t unsorted_at(const py::array& values, unsigned threads) {
-  const auto view = borrow<T>(values, "values");
+std::size_t unsorted_at(const Array<T>& values, unsigned threads) {
+  const auto view = borrow(values, "values");
   return enter_core([&](const Poll& poll) { return first_unsorted(view, threads, poll); });
 }
 
-py::array is_in(const py::array& hay, const py::array& queries, unsigned threads) {
-  const auto hay_view = borrow<Uid>(hay, "hay");
-  const auto query_view = borrow<Uid>(queries, "queries");
+Array<bool> is_in(const Array<Uid>& hay, const Array<Uid>& queries, unsigned threads) {
+  const auto hay_view = borrow(hay, "hay");
+  const auto query_view = borrow(queries, "queries");
   Output<bool> out(query_view.size());
   enter_core([&](const Poll& poll) { contains(hay_view, query_view, out.view, threads, poll); });
   return out.array;
 }
 
 template <typename T>
-py::tuple look_up(const py::array& hay, const py::array& queries, unsigned threads) {
-  const auto hay_view = borrow<T>(hay, "hay");
-  const auto query_view = borrow<Uid>(queries, "queries");
+std::tuple<Array<std::int64_t>, Array<std::int64_t>> look_up(const Array<T>& hay, const Array<Uid>& queries, unsigned threads) {
+  const auto hay_view = borrow(hay, "hay");
+  const auto query_view = borrow(queries, "queries");
   Output<std::int64_t> first(query_view.size());
   Output<std::int64_t> count(query_view.size());
   enter_core([&](const Poll& poll) { lookup(hay_view, query_view, first.view, count.view, threads, poll); });
-  return py::make_tuple(first.array, count.array);
+  return {first.array, count.array};
 }
 
 using SetOperation = std::size_t (*)(std::span<const Uid>, std::span<const Uid>, std::span<Uid>, unsigned, const Poll&);
 
-py::array combine(const py::array& a, const py::array& b, unsigned threads, SetOperation operation, bool both) {
-  const auto a_view = borrow<Uid>(a, "a");
-  const auto b_view = borrow<Uid>(b, "b");
+Array<Uid> combine(const Array<Uid>& a, const Array<Uid>& b, unsigned threads, SetOperation operation, bool both) {
+  const auto a_view = borrow(a, "a");
+  const auto b_view = borrow(b, "b");
   Output<Uid> out(both ? checked_add(a_view.size(), b_view.size(), "union") : a_view.size());
   const std::size_t size =
       enter_core([&](const Poll& poll) { return operation(a_view, b_view, out.view, threads, poll); });
   return out.shrunk(size);
 }
 
-py::tuple merge(const std::vector<py::bytes>& run_paths, const py::bytes& out_path, bool unique,
+std::tuple<std::uint64_t, std::uint64_t, std::uint32_t> merge(const std::vector<py::bytes>& run_paths, const py::bytes& out_path, bool unique,
                 std::uint64_t memory_bytes, std::uint32_t max_open_files) {
   const std::vector<std::string> paths(run_paths.begin(), run_paths.end());
   const std::string out = out_path;
   const MergeOptions options{unique, memory_bytes, max_open_files};
   const MergeResult result = enter_core([&](const Poll& poll) { return merge_runs(paths, out, options, poll); });
-  return py::make_tuple(result.rows_in, result.rows_out, result.passes);
+  return {result.rows_in, result.rows_out, result.passes};
 }
 
 }  // namespace
 
-void bind_uid_set(py::module_& m) {
+void bind_uids(py::module_& m) {
   m.def("uid_parse_fixed", &parse_fixed, py::arg("text"), py::arg("width"), py::arg("count"), py::arg("threads"),
         "Uids from texts of one width: (uids, valid, number valid).");
   m.def("uid_parse_offsets32", &parse_offsets<std::int32_t>, py::arg("data"), py::arg("offsets"), py::arg("threads"),
@@ -191,14 +194,14 @@ void bind_uid_set(py::module_& m) {
         "(first, count) of each query.");
   m.def("record_lookup", &look_up<UidRecord>, py::arg("hay"), py::arg("queries"), py::arg("threads"),
         "(first, count) of each query.");
-  m.def("uid_union", [](const py::array& a, const py::array& b, unsigned threads) {
+  m.def("uid_union", [](const Array<Uid>& a, const Array<Uid>& b, unsigned threads) {
     return combine(a, b, threads, &set_union, true);
   }, py::arg("a"), py::arg("b"), py::arg("threads"), "Sorted distinct uids of both.");
-  m.def("uid_intersect", [](const py::array& a, const py::array& b, unsigned threads) {
+  m.def("uid_intersect", [](const Array<Uid>& a, const Array<Uid>& b, unsigned threads) {
     return a.size() <= b.size() ? combine(a, b, threads, &set_intersection, false)
                                 : combine(b, a, threads, &set_intersection, false);
   }, py::arg("a"), py::arg("b"), py::arg("threads"), "Sorted distinct uids in both.");
-  m.def("uid_difference", [](const py::array& a, const py::array& b, unsigned threads) {
+  m.def("uid_difference", [](const Array<Uid>& a, const Array<Uid>& b, unsigned threads) {
     return combine(a, b, threads, &set_difference, false);
   }, py::arg("a"), py::arg("b"), py::arg("threads"), "Sorted distinct uids of a that are not in b.");
   m.def("uid_merge_runs", &merge, py::arg("run_paths"), py::arg("out_path"), py::arg("unique"), py::arg("memory_bytes"),

@@ -58,11 +58,13 @@ def plan_key(
 
     Cost: one read of the subset; the cuts; name, size and time of each input shard.
     """
-    import dcfast._core as _core
+    from dcfast._core import hashing as core_hashing
 
     digest = hashlib.sha256()
     for array in (np.asarray(subset), plan.cuts, plan.repeats, plan.exclude):
-        digest.update(repr((len(array), _core.xxh3_128(np.ascontiguousarray(array).view(np.uint8).data))).encode())
+        digest.update(
+            repr((len(array), core_hashing.xxh3_128(np.ascontiguousarray(array).view(np.uint8).data))).encode()
+        )
     digest.update(json.dumps([plan.options, os.path.abspath(plan.shards_dir), more], sort_keys=True).encode())
     for item in segments:
         segment = open_segment(item, verify=False)

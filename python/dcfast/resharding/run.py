@@ -167,9 +167,9 @@ def _blur(
 
 
 def _hashes(table: BoxTable) -> str:
-    import dcfast._core as _core
+    from dcfast._core import hashing as core_hashing
 
-    hashes = [_core.xxh3_128(np.ascontiguousarray(a).view(np.uint8).data) for a in (table.records, table.boxes)]
+    hashes = [core_hashing.xxh3_128(np.ascontiguousarray(a).view(np.uint8).data) for a in (table.records, table.boxes)]
     return " ".join(f"{high:016x}{low:016x}" for high, low in hashes)
 
 
