@@ -9,6 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dcfast.index.build import WITHOUT_UID, Segment
+from dcfast.uids import sets as uid_module
+
 __all__ = [
     "FLAGS_WITHOUT_UID",
     "FLAG_CUT",
@@ -52,16 +55,12 @@ def open_segment(segment: SegmentLike | str | os.PathLike[str], *, verify: bool 
     """A segment as it was given, or opened; ``verify`` reads it once to check its checksums."""
     if not isinstance(segment, (str, os.PathLike)):
         return segment
-    from dcfast.index.build import Segment
-
     opened: SegmentLike = Segment.open(segment, verify=verify)
     return opened
 
 
 def uid_multiplicity(uids: NDArray[Any], sorted_uids: NDArray[Any]) -> NDArray[np.int64]:
     """How often each uid stands in a sorted array; sortedness was checked when it was opened."""
-    from dcfast.uids import sets as uid_module
-
     return np.asarray(uid_module.uid_multiplicity(uids, sorted_uids, check=False))
 
 
@@ -90,8 +89,6 @@ ROW_BITS = 32
 
 def valid_uid_mask(segment: Any) -> Any:
     """(n,) bool: whether a sample has a uid; elsewhere its entry in ``segment.uid`` means nothing."""
-    from dcfast.index.build import WITHOUT_UID
-
     return (np.asarray(segment.flags) & int(WITHOUT_UID)) == 0
 
 

@@ -21,6 +21,7 @@ from dcfast.index.rows import SegmentLike, open_segment, row_ids
 from dcfast.resharding.plan import ReshardPlan
 from dcfast.resharding.selection import ROWS_AT_ONCE, row_validity, select_rows
 from dcfast.resharding.shuffle import places_of
+from dcfast.uids.sets import load_subset
 
 __all__ = ["ShardContents", "ShardSources", "open_subset"]
 
@@ -292,8 +293,6 @@ def open_subset(subset: NDArray[Any] | str | os.PathLike[str], *, check: bool = 
         if check and not _is_sorted(subset):
             raise ValueError("subset must be sorted by high then low half; pass dcfast.uid_sort(subset)")
         return subset
-    from dcfast.uids.sets import load_subset
-
     loaded: NDArray[Any] = load_subset(subset, check=check)
     return loaded
 

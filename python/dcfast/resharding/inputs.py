@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dcfast.errors import PoolError
+from dcfast.index.build import write_segment
 from dcfast.index.rows import SegmentLike, open_segment
 from dcfast.storage.remote import is_url
 from dcfast.storage.temporary import temporary_folder
@@ -60,8 +61,6 @@ class Inputs:
         if self.segments is not None:
             yield self.segments
             return
-        from dcfast.index.build import write_segment
-
         with temporary_folder("dcfast-index-") as index_dir:
             segments: list[SegmentLike | str] = []
             for begin in range(0, len(self.names), _SHARDS_A_SEGMENT):

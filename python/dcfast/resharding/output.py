@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dcfast._core import hashing as core_hashing
 from dcfast.errors import RunError
 from dcfast.index.rows import SegmentLike, open_segment
 from dcfast.resharding.contents import open_subset
@@ -58,8 +59,6 @@ def plan_key(
 
     Cost: one read of the subset; the cuts; name, size and time of each input shard.
     """
-    from dcfast._core import hashing as core_hashing
-
     digest = hashlib.sha256()
     for array in (np.asarray(subset), plan.cuts, plan.repeats, plan.exclude):
         digest.update(

@@ -10,6 +10,7 @@ from dcfast.errors import CorruptDataError
 from dcfast.resharding.contents import ShardContents, ShardSources
 from dcfast.resharding.idx import IDX_FORMAT, idx_text, payload_offsets
 from dcfast.resharding.layout import BLOCK, RECORD
+from dcfast.resharding.members import list_members
 
 if TYPE_CHECKING:
     from dcfast.resharding.edit import BlurOptions
@@ -59,8 +60,6 @@ def _end_of_tar(payload_end: int) -> int:
 
 
 def _walks_to_its_end(tar: Path, size: int, samples: int, idx: Path | None) -> bool:
-    from dcfast.resharding.members import list_members
-
     try:
         names, offset, length = list_members(tar)
     except (OSError, CorruptDataError):

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dcfast._core import hashing as core_hashing
 from dcfast.errors import RunError, SubsetError
+from dcfast.resharding.boxes import make_box_table
 from dcfast.resharding.contents import open_subset
+from dcfast.resharding.edit import BlurOptions
 from dcfast.resharding.inputs import Inputs, Pool, StrPath, open_inputs
 from dcfast.resharding.layout import EDIT_COUNTS, SHARD_FORMAT
 from dcfast.resharding.output import (
@@ -29,6 +32,7 @@ from dcfast.resharding.output import (
 from dcfast.resharding.plan import ReshardPlan, make_plan
 from dcfast.resharding.quick import quick_key
 from dcfast.resharding.selection import chosen_shards, damage_of
+from dcfast.resharding.verify import verify_output_shards
 from dcfast.resharding.write import write_output_shards
 from dcfast.storage.atomic import write_json
 from dcfast.storage.temporary import temporary_folder
@@ -139,8 +143,6 @@ def run_reshard(
         names = ("tar_bytes", "skipped", "mended", *(EDIT_COUNTS if blur is not None else ()))
         report |= {name: written[name] for name in names}
         if verify:
-            from dcfast.resharding.verify import verify_output_shards
-
             report["verified"] = verify_output_shards(
                 plan, opened, out, segments=segments, threads=workers, strict=True, blur=blur, idx=idx
             )
@@ -159,16 +161,11 @@ def _blur(
         return
     if boxes is None:
         raise ValueError("reshard: apply_blur and inject_boxes need boxes, the metadata to take them from")
-    from dcfast.resharding.boxes import make_box_table
-    from dcfast.resharding.edit import BlurOptions
-
     with temporary_folder("dcfast-boxes-") as folder:
         yield BlurOptions(make_box_table(boxes, subset, folder), apply, inject, quality)
 
 
 def _hashes(table: BoxTable) -> str:
-    from dcfast._core import hashing as core_hashing
-
     hashes = [core_hashing.xxh3_128(np.ascontiguousarray(a).view(np.uint8).data) for a in (table.records, table.boxes)]
     return " ".join(f"{high:016x}{low:016x}" for high, low in hashes)
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dcfast.errors import CorruptDataError
 from dcfast.index.rows import SegmentLike
 from dcfast.resharding.contents import ShardContents, ShardSources, open_subset
+from dcfast.resharding.edit import edited_contents
 from dcfast.resharding.idx import IDX_FORMAT, idx_text
 from dcfast.resharding.layout import SHARD_FORMAT, STATS_FORMAT
 from dcfast.resharding.members import hash_ranges, list_members
@@ -104,8 +105,6 @@ def _verify_one(
     contents = sources.contents(k)
     if blur is None:
         return _verify_contents(contents, k, out_dir, strict, idx)
-    from dcfast.resharding.edit import edited_contents
-
     with (
         temporary_folder("dcfast-verify-") as folder,
         edited_contents(contents, blur, folder / "spool") as edited,

@@ -6,6 +6,7 @@ import os
 import secrets
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,11 @@ from numpy.typing import NDArray
 from dcfast._core import reshard as core_reshard
 from dcfast.index.rows import SegmentLike
 from dcfast.resharding.contents import ShardContents, ShardSources, open_subset
+from dcfast.resharding.edit import edited_contents
 from dcfast.resharding.idx import IDX_FORMAT, idx_text
 from dcfast.resharding.layout import EDIT_COUNTS, SHARD_FORMAT, STATS_FORMAT
 from dcfast.resharding.plan import ReshardPlan
+from dcfast.resharding.resume import is_whole
 from dcfast.storage.atomic import TEMPORARY_PREFIX, atomic_path, write_bytes, write_json
 
 if TYPE_CHECKING:
@@ -99,8 +102,6 @@ def _written(writer: _Writer, todo: Sequence[int], threads: int) -> Iterator[dic
     if threads <= 1 or len(todo) <= 1:
         yield from map(writer.write, todo)
         return
-    from concurrent.futures import ThreadPoolExecutor
-
     ahead: deque[Future[dict[str, int]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
@@ -118,10 +119,6 @@ def _written(writer: _Writer, todo: Sequence[int], threads: int) -> Iterator[dic
 def _whole_ones(
     sources: ShardSources, there: list[int], out: Path, threads: int, blur: BlurOptions | None, idx: bool
 ) -> set[int]:
-    from concurrent.futures import ThreadPoolExecutor
-
-    from dcfast.resharding.resume import is_whole
-
     # several at a time: a future measures a kilobyte, and there may be a million shards
     step = min(64, 1 + len(there) // (8 * max(1, threads)))
     parts = (there[begin : begin + step] for begin in range(0, len(there), step))
@@ -150,8 +147,6 @@ class _Writer:
         check_planned(self.sources.plan, k, contents)
         if self.blur is None:
             return self.write_contents(k, contents, {})
-        from dcfast.resharding.edit import edited_contents
-
         # a name that finish_reshard clears where a killed run left it
         spool = self.out / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{SHARD_FORMAT.format(k)}"
         self.out.mkdir(parents=True, exist_ok=True)

@@ -32,6 +32,8 @@ from reshard_reference import (
     write_pool,
 )
 
+HELPERS = Path(__file__).resolve().parents[1] / "helpers"
+
 
 @pytest.fixture
 def pool(tmp_path):
@@ -370,7 +372,7 @@ def test_a_disk_that_fills_up_leaves_whole_shards_only(pool, tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "script.py").write_text(DISK_FULL)
     mount = 'mount -t tmpfs -o size=64k none "$1" && shift && exec "$@"'
-    command = [sys.executable, tmp_path / "script.py", directory, tmp_path / "disk", Path(__file__).parent]
+    command = [sys.executable, tmp_path / "script.py", directory, tmp_path / "disk", HELPERS]
     unshare = ["unshare", "-rm", "sh", "-c", mount, "sh", tmp_path / "disk"]
     if shutil.which("unshare") is None or subprocess.run([*unshare, "true"], capture_output=True).returncode != 0:
         pytest.skip("no small file system can be mounted here")

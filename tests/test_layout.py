@@ -1,0 +1,81 @@
+"""The house: wings import downwards only, nothing goes round in a circle, and late imports save something."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def lint(folder: Path, repo_root: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(repo_root / "cmake/check_imports.py"), str(folder / "dcfast")]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> Path:
+    """A folder with the sources of dcfast, to plant things in."""
+    folder = tmp_path_factory.mktemp("house")
+    shutil.copytree(
+        repo_root / "python/dcfast", folder / "dcfast", ignore=shutil.ignore_patterns("*.so", "__pycache__")
+    )
+    return folder
+
+
+def test_levels_and_circles(copy: Path, repo_root: Path) -> None:
+    done = lint(copy, repo_root)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 kept, 0 broken" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("wing", "line", "said"),
+    [
+        ("storage/atomic.py", "import dcfast.index.pool", "dcfast.storage is not allowed to import dcfast.index"),
+        ("uids/sets.py", "from dcfast.run import run", "dcfast.uids is not allowed to import dcfast.run"),
+        ("storage/atomic.py", "import dcfast.storage.npz", "No cycles are allowed in dcfast.storage"),
+    ],
+)
+@pytest.mark.parametrize("late", [False, True])
+def test_a_forbidden_import_is_found(wing: str, line: str, said: str, late: bool, copy: Path, repo_root: Path) -> None:
+    path = copy / "dcfast" / wing
+    before = path.read_text()
+    try:
+        path.write_text(before + (f"\ndef planted() -> None:\n    {line}\n" if late else f"\n{line}\n"))
+        done = lint(copy, repo_root)
+    finally:
+        path.write_text(before)
+    assert done.returncode == 1, done.stderr
+    assert said in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("import json", "json: is not in HEAVY"),
+        ("from dcfast.errors import PoolError", "dcfast.errors: brings nothing heavy"),
+        ("import importlib; importlib.import_module('dcfast.run')", "imports by a name"),
+        ("__import__('dcfast.run')", "imports by a name"),
+        ("import torch", ""),
+        ("import dcfast.loss", ""),
+    ],
+)
+def test_late_imports(line: str, said: str, copy: Path, repo_root: Path) -> None:
+    path = copy / "dcfast/uids/sets.py"
+    before = path.read_text()
+    try:
+        path.write_text(before + f"\ndef planted() -> None:\n    {line}\n")
+        done = lint(copy, repo_root)
+    finally:
+        path.write_text(before)
+    assert (done.returncode, said in done.stdout) == (1 if said else 0, True), done.stdout + done.stderr
+
+
+def test_the_top_is_empty(repo_root: Path) -> None:
+    top = {path.name for path in (repo_root / "python/dcfast").glob("*.py")}
+    assert top == {"__init__.py", "__main__.py", "cli.py", "errors.py", "scales.py"}
+    for name in ("resharder", "pool_refresh"):  # names of commands whose wing has another
+        assert [path.name for path in (repo_root / "python/dcfast" / name).glob("*.*")] == ["__main__.py"]
