@@ -26,7 +26,7 @@ SOURCES := $(shell find csrc cmake/*.cmake tests/cpp CMakeLists.txt pyproject.to
 # tools from the virtual environment first (cmake, ninja, pybind11)
 TOOLS := export PATH="$(abspath $(BIN)):$$PATH";
 
-.PHONY: help run study test lint cpp asan tsan fuzz cuda wheel bench doctor clean
+.PHONY: help run study test lint stubs cpp asan tsan fuzz cuda wheel bench doctor clean
 
 help: ## list the commands
 	@echo "Usage: make COMMAND"
@@ -49,6 +49,9 @@ lint: $(VENV)/.test ## ruff (rules and format), the levels of imports, and mypy 
 	$(BIN)/ruff format --check .
 	$(BIN)/python cmake/check_imports.py
 	$(BIN)/mypy
+
+stubs: $(VENV)/.test ## write the type stubs of the core anew, from the signatures of what was built
+	$(BIN)/python cmake/make_stubs.py
 
 cpp: $(VENV)/.build ## build with warnings as errors (the extension lands in python/dcfast too), run the C++ tests
 	$(TOOLS) cmake --preset dev && cmake --build --preset dev && ctest --preset dev
@@ -98,7 +101,7 @@ $(VENV)/.base: cmake/system_packages.sh
 	PYTHON="$(PYTHON)" sh cmake/system_packages.sh build
 	"$(PYTHON)" -m venv "$(VENV)"
 	$(PIP) install --upgrade pip
-	$(PIP) install "scikit-build-core>=0.10" "pybind11>=2.13" "cmake>=3.23" ninja
+	$(PIP) install "scikit-build-core>=0.10" "pybind11>=3.0" "cmake>=3.23" ninja
 	@touch $@
 
 $(VENV)/.build: $(VENV)/.base $(SOURCES)

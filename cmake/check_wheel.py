@@ -15,11 +15,17 @@ import venv
 import zipfile
 from pathlib import Path
 
-WANTED = ("dcfast/__init__.py", "dcfast/py.typed", "dcfast/kernels/__init__.py")
+WANTED = (
+    "dcfast/__init__.py",
+    "dcfast/py.typed",
+    "dcfast/_core/__init__.pyi",
+    "dcfast/_core/uids.pyi",
+    "dcfast/kernels/__init__.py",
+)
 UNWANTED = re.compile(r"(^|/)(tests|bench|csrc|docs|runs)/|\.(a|o|cpp|hpp|cu|pyc)$")
 TRY = """
 import io, sys, tarfile
-import dcfast, dcfast._core, dcfast.kernels
+import dcfast, dcfast._core.uids, dcfast.kernels
 assert "site-packages" in dcfast.__file__, dcfast.__file__
 heavy = sorted({"pyarrow", "polars", "torch", "PIL"} & set(sys.modules))
 assert not heavy, heavy

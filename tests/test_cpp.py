@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -50,6 +51,23 @@ def test_cpp(cpp_build: Path) -> None:
     assert ctest is not None
     listed = json.loads(_run(ctest, "--test-dir", str(cpp_build), "--show-only=json-v1"))
     names = {test["name"] for test in listed["tests"]}
-    sources = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("cpp/test_*.cpp")}
+    sources = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("cpp/*/test_*.cpp")}
     assert names == sources, "tests/cpp/CMakeLists.txt does not list every test"
     _run(ctest, "--test-dir", str(cpp_build), "--output-on-failure")
+
+
+#: the folders of csrc/core, ground first: each may include those before it
+LEVELS = ("system", "uids", "hashing", "similarity", "images", "index", "access", "reshard")
+
+
+def test_the_folders_of_the_core_include_downwards(repo_root: Path) -> None:
+    core = repo_root / "csrc/core"
+    assert {path.name for path in core.iterdir()} == set(LEVELS)
+    upwards = []
+    for path in sorted(core.glob("*/*.?pp")):
+        for included in re.findall(r'^#include "([^"]+)"', path.read_text(encoding="utf-8"), re.MULTILINE):
+            folder = re.fullmatch(r"core/(\w+)/\w+\.hpp", included)
+            assert folder is not None, f"{path}: {included} is not core/<folder>/<file>.hpp"
+            if LEVELS.index(folder[1]) > LEVELS.index(path.parent.name):
+                upwards.append(f"{path.relative_to(core)} includes {included}")
+    assert not upwards

@@ -1,16 +1,20 @@
+// dcfast._core.reshard: shards of selected samples and the keyed permutation. dcfast.resharding is the public face.
 #include "bindings/boundary.hpp"
-#include "core/reshard.hpp"
-#include "core/reshard_pool.hpp"
+#include "core/reshard/permutation.hpp"
+#include "core/reshard/reshard.hpp"
+#include "core/reshard/reshard_pool.hpp"
 
 namespace dcfast::bindings {
 namespace {
 
-py::tuple write_shard(const std::string& out_path, const std::vector<std::string>& sources, const py::array& source_size,
-                      const py::array& source_mtime_ns, const py::array& source, const py::array& offset, const py::array& size,
-                      const py::array& names, const py::array& name_begin, bool hash_payloads, std::size_t window_bytes,
-                      std::size_t max_open_sources, unsigned threads) {
-  const auto sizes = borrow<std::uint64_t>(source_size, "source_size");
-  const auto mtimes = borrow<std::int64_t>(source_mtime_ns, "source_mtime_ns");
+/// (bytes of the tar, a hash of each payload where they were asked for)
+std::tuple<std::uint64_t, Array<Uid>> write_shard(
+    const RawText& out_path, const std::vector<RawText>& sources, const Array<std::uint64_t>& source_size,
+    const Array<std::int64_t>& source_mtime_ns, const Array<std::uint32_t>& source, const Array<std::uint64_t>& offset,
+    const Array<std::uint64_t>& size, const Array<std::uint8_t>& names, const Array<std::uint64_t>& name_begin, bool hash_payloads,
+    std::size_t window_bytes, std::size_t max_open_sources, unsigned threads) {
+  const auto sizes = borrow(source_size, "source_size");
+  const auto mtimes = borrow(source_mtime_ns, "source_mtime_ns");
   if (!sizes.empty() && sizes.size() != sources.size()) throw py::value_error("source_size must be empty or one entry per source");
   if (!mtimes.empty() && mtimes.size() != sources.size()) throw py::value_error("source_mtime_ns must be empty or one entry per source");
   std::vector<CopySource> files;
@@ -20,34 +24,48 @@ py::tuple write_shard(const std::string& out_path, const std::vector<std::string
     if (!mtimes.empty()) file.mtime_ns = mtimes[i];
     files.push_back(std::move(file));
   }
-  const ShardMembers members{borrow<std::uint32_t>(source, "source"), borrow<std::uint64_t>(offset, "offset"),
-                             borrow<std::uint64_t>(size, "size"), borrow<std::uint8_t>(names, "names"),
-                             borrow<std::uint64_t>(name_begin, "name_begin")};
+  const ShardMembers members{borrow(source, "source"), borrow(offset, "offset"), borrow(size, "size"), borrow(names, "names"),
+                             borrow(name_begin, "name_begin")};
   const WriteShardOptions options{window_bytes, max_open_sources, hash_payloads, threads};
   WrittenShard written = enter_core([&](const Poll& poll) { return dcfast::write_shard(out_path, files, members, options, poll); });
-  return py::make_tuple(written.bytes, own(std::move(written.hashes)));
+  return {written.bytes, own(std::move(written.hashes))};
 }
 
-py::tuple sample_member_names(const py::array& uid, const py::array& copy, const py::array& member_sample,
-                              const py::array& member_ext, const std::vector<std::string>& exts) {
-  const auto uids = borrow<Uid>(uid, "uid");
-  const auto copies = borrow<std::uint64_t>(copy, "copy");
-  const auto samples = borrow<std::uint32_t>(member_sample, "member_sample");
-  const auto ext_ids = borrow<std::uint16_t>(member_ext, "member_ext");
+/// (names end to end, where each begins)
+std::tuple<Array<std::uint8_t>, Array<std::uint64_t>> sample_member_names(const Array<Uid>& uid, const Array<std::uint64_t>& copy,
+                                                                          const Array<std::uint32_t>& member_sample,
+                                                                          const Array<std::uint16_t>& member_ext,
+                                                                          std::vector<RawText> ext_names) {
+  const auto uids = borrow(uid, "uid");
+  const auto copies = borrow(copy, "copy");
+  const auto samples = borrow(member_sample, "member_sample");
+  const auto ext_ids = borrow(member_ext, "member_ext");
+  const std::vector<std::string> exts = strings_of(std::move(ext_names));
   std::vector<std::uint8_t> names;
   std::vector<std::uint64_t> name_begin;
   enter_core([&](const Poll&) { dcfast::sample_member_names(uids, copies, samples, ext_ids, exts, names, name_begin); });
-  return py::make_tuple(own(std::move(names)), own(std::move(name_begin)));
+  return {own(std::move(names)), own(std::move(name_begin))};
 }
 
-py::bytes tar_member_header(const std::string& name, std::uint64_t size) {
+py::bytes tar_member_header(const RawText& name, std::uint64_t size) {
   const std::vector<std::byte> header = dcfast::tar_member_header(name, size);
   return py::bytes(reinterpret_cast<const char*>(header.data()), header.size());
 }
 
-py::dict counts_of(const PoolReshard& pool) {
+Array<std::uint64_t> permuted(std::uint64_t n, std::uint64_t seed, std::uint64_t first, std::uint64_t count, std::uint64_t stride) {
+  if (stride == 0) throw py::value_error("stride must be at least 1");
+  if (count > 0 && (first >= n || (n - 1 - first) / stride < count - 1)) throw py::value_error("places must be below n");
+  std::vector<std::uint64_t> out(static_cast<std::size_t>(count));
+  enter_core([&](const Poll&) {
+    const Permutation permutation(n, seed);
+    for (std::size_t i = 0; i < out.size(); ++i) out[i] = permutation(first + i * stride);
+  });
+  return own(std::move(out));
+}
+
+py::typing::Dict<py::str, py::int_> counts_of(const PoolReshard& pool) {
   const PoolReshardCounts& counts = pool.counts();
-  py::dict out;
+  py::typing::Dict<py::str, py::int_> out;
   out["samples"] = counts.samples;
   out["no_uid"] = counts.no_uid;
   out["cut"] = counts.cut;
@@ -66,11 +84,11 @@ py::dict counts_of(const PoolReshard& pool) {
 }
 
 /// (input shard, offset, message) of each damage.
-py::list damage_of(const PoolReshard& pool) {
-  py::list out;
+std::vector<std::tuple<std::uint64_t, std::uint64_t, std::string>> damage_of(const PoolReshard& pool) {
+  std::vector<std::tuple<std::uint64_t, std::uint64_t, std::string>> out;
   for (std::size_t shard = 0; shard < pool.num_input_shards(); ++shard) {
     for (const TarReport& report : pool.reports(shard)) {
-      if (report.damage) out.append(py::make_tuple(shard, report.offset, report.message));
+      if (report.damage) out.emplace_back(shard, report.offset, report.message);
     }
   }
   return out;
@@ -80,10 +98,10 @@ py::list damage_of(const PoolReshard& pool) {
 
 void bind_reshard(py::module_& m) {
   py::class_<PoolReshard>(m, "PoolReshard")
-      .def(py::init([](std::vector<std::string> shards, const std::string& subset, std::uint64_t shard_size, std::uint64_t max_bytes,
+      .def(py::init([](std::vector<RawText> shards, const RawText& subset, std::uint64_t shard_size, std::uint64_t max_bytes,
                        unsigned threads) {
              return enter_core([&](const Poll& poll) {
-               return std::make_unique<PoolReshard>(std::move(shards), subset, PoolReshard::Options{shard_size, max_bytes, threads}, poll);
+               return std::make_unique<PoolReshard>(strings_of(std::move(shards)), subset, PoolReshard::Options{shard_size, max_bytes, threads}, poll);
              });
            }),
            py::arg("shards"), py::arg("subset"), py::kw_only(), py::arg("shard_size"), py::arg("max_bytes"), py::arg("threads"))
@@ -93,7 +111,7 @@ void bind_reshard(py::module_& m) {
         if (k >= pool.num_output_shards()) throw py::index_error("no such output shard");
         return pool.samples(k);
       }, py::arg("k"))
-      .def("write", [](const PoolReshard& pool, std::size_t k, const std::string& out_path, unsigned threads, bool check_mtime) {
+      .def("write", [](const PoolReshard& pool, std::size_t k, const RawText& out_path, unsigned threads, bool check_mtime) {
         if (k >= pool.num_output_shards()) throw py::index_error("no such output shard");
         return enter_core([&](const Poll& poll) { return pool.write(k, out_path, threads, check_mtime, poll).bytes; });
       }, py::arg("k"), py::arg("out_path"), py::kw_only(), py::arg("threads"), py::arg("check_mtime"));
@@ -104,6 +122,7 @@ void bind_reshard(py::module_& m) {
   m.def("sample_member_names", &sample_member_names, py::arg("uid"), py::arg("copy"), py::arg("member_sample"),
         py::arg("member_ext"), py::arg("exts"));
   m.def("tar_member_header", &tar_member_header, py::arg("name"), py::arg("size"));
+  m.def("permuted", &permuted, py::arg("n"), py::arg("seed"), py::arg("first"), py::arg("count"), py::arg("stride") = 1);
 }
 
 }  // namespace dcfast::bindings

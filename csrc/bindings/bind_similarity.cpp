@@ -1,23 +1,29 @@
+// dcfast._core.similarity. dcfast.similarity is the public face.
 #include "bindings/boundary.hpp"
-#include "core/similarity.hpp"
+#include "core/similarity/similarity.hpp"
 
 namespace dcfast::bindings {
 namespace {
 
-py::tuple join(const py::array& a, const py::array& b, unsigned max_distance, std::uint64_t max_pairs,
-               unsigned threads) {
-  const auto left = borrow<std::uint64_t>(a, "a");
-  const auto right = borrow<std::uint64_t>(b, "b");
+/// (index in a, index in b, distance) of each pair
+std::tuple<Array<std::uint64_t>, Array<std::uint64_t>, Array<std::uint8_t>> join(const Array<std::uint64_t>& a,
+                                                                                 const Array<std::uint64_t>& b,
+                                                                                 unsigned max_distance,
+                                                                                 std::uint64_t max_pairs, unsigned threads) {
+  const auto left = borrow(a, "a");
+  const auto right = borrow(b, "b");
   HammingPairs pairs = enter_core(
       [&](const Poll& poll) { return hamming_join(left, right, max_distance, max_pairs, threads, poll); });
-  return py::make_tuple(own(std::move(pairs.ia)), own(std::move(pairs.ib)), own(std::move(pairs.distance)));
+  return {own(std::move(pairs.ia)), own(std::move(pairs.ib)), own(std::move(pairs.distance))};
 }
 
-py::tuple nearest(const py::array& a, const py::array& b, unsigned threads) {
-  const auto left = borrow<std::uint64_t>(a, "a");
-  const auto right = borrow<std::uint64_t>(b, "b");
+/// (index in b, distance) of each of a
+std::tuple<Array<std::uint64_t>, Array<std::uint8_t>> nearest(const Array<std::uint64_t>& a, const Array<std::uint64_t>& b,
+                                                              unsigned threads) {
+  const auto left = borrow(a, "a");
+  const auto right = borrow(b, "b");
   HammingNearest found = enter_core([&](const Poll& poll) { return hamming_nearest(left, right, threads, poll); });
-  return py::make_tuple(own(std::move(found.index)), own(std::move(found.distance)));
+  return {own(std::move(found.index)), own(std::move(found.distance))};
 }
 
 }  // namespace

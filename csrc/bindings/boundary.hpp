@@ -1,24 +1,29 @@
 // The boundary: checked views of NumPy arrays, NumPy arrays that own a std::vector, and the one door
 // (enter_core) through which every call goes: arguments converted first, GIL released, Ctrl-C polled.
+// Arguments and results carry their types (Array<T>, RawText, std::tuple): the stubs in python/dcfast/_core are
+// made from the signatures.
 #pragma once
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <memory>
 #include <span>
 #include <string>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
-#include "core/error.hpp"
-#include "core/parallel.hpp"
-#include "core/uid.hpp"
+#include "core/system/error.hpp"
+#include "core/system/parallel.hpp"
+#include "core/uids/uid.hpp"
 
 namespace dcfast::bindings {
 
@@ -34,10 +39,30 @@ py::dtype dtype_of() {
   return py::dtype::of<T>();
 }
 
+/// An array of T. As an argument any array is taken: `borrow` refuses those of another dtype, with its own words.
+template <typename T>
+class Array : public py::array {
+ public:
+  PYBIND11_OBJECT(Array, py::array, is_array)
+
+ private:
+  static bool is_array(PyObject* object) { return py::isinstance<py::array>(object); }
+};
+
+/// Bytes that need not be text: a path (os.fsencode), the name of a member. Python gives bytes, or str for its UTF-8.
+struct RawText : std::string {
+  RawText() = default;
+  explicit RawText(std::string&& text) : std::string(std::move(text)) {}
+};
+
+inline std::vector<std::string> strings_of(std::vector<RawText>&& texts) {
+  return {std::make_move_iterator(texts.begin()), std::make_move_iterator(texts.end())};
+}
+
 /// A borrowed view of a one-dimensional, C-contiguous array of exactly T (no casts, no copies).
 /// `name` is the Python argument, for the message. The caller's array must outlive the view.
 template <typename T>
-std::span<const T> borrow(const py::array& array, const char* name) {
+std::span<const T> borrow(const Array<T>& array, const char* name) {
   const py::dtype want = dtype_of<T>();
   if (!array.dtype().equal(want)) {
     throw py::type_error(std::string(name) + " must have dtype " + std::string(py::str(want)) + "; got " +
@@ -56,23 +81,15 @@ std::span<const T> borrow(const py::array& array, const char* name) {
   return {static_cast<const T*>(array.data()), static_cast<std::size_t>(array.size())};
 }
 
-/// The same for an array to write into.
-template <typename T>
-std::span<T> borrow_mut(py::array& array, const char* name) {
-  const auto view = borrow<T>(array, name);
-  if (!array.writeable()) throw py::value_error(std::string(name) + " must be writeable");
-  return {const_cast<T*>(view.data()), view.size()};
-}
-
 /// A NumPy array that owns the vector's memory: nothing is copied.
 template <typename T>
-py::array own(std::vector<T>&& values) {
+Array<T> own(std::vector<T>&& values) {
   auto holder = std::make_unique<std::vector<T>>(std::move(values));
   T* data = holder->data();
   const auto size = static_cast<py::ssize_t>(holder->size());
   py::capsule base(holder.get(), [](void* p) { delete static_cast<std::vector<T>*>(p); });
   holder.release();
-  return py::array(dtype_of<T>(), {size}, {static_cast<py::ssize_t>(sizeof(T))}, data, base);
+  return Array<T>(py::array(dtype_of<T>(), {size}, {static_cast<py::ssize_t>(sizeof(T))}, data, base));
 }
 
 /// Releases the GIL and calls run(poll). `poll` may be called from the calling thread only: every 50 ms
@@ -92,12 +109,45 @@ auto enter_core(const Run& run) {
   return run(poll);
 }
 
+void bind_access(py::module_& m);
 void bind_hashing(py::module_& m);
-void bind_member_read(py::module_& m);
-void bind_picture(py::module_& m);
+void bind_images(py::module_& m);
+void bind_index(py::module_& m);
 void bind_reshard(py::module_& m);
 void bind_similarity(py::module_& m);
-void bind_tar_index(py::module_& m);
-void bind_uid_set(py::module_& m);
+void bind_uids(py::module_& m);
 
 }  // namespace dcfast::bindings
+
+namespace pybind11::detail {
+
+template <typename T>
+constexpr auto dtype_name() {
+  if constexpr (std::is_class_v<T>) {
+    return const_name("numpy.void");
+  } else if constexpr (std::is_same_v<T, bool>) {
+    return const_name("numpy.bool_");
+  } else {
+    static_assert(std::is_integral_v<T>);
+    return const_name<std::is_signed_v<T>>("numpy.int", "numpy.uint") + const_name<8 * sizeof(T)>();
+  }
+}
+
+template <typename T>
+struct handle_type_name<dcfast::bindings::Array<T>> {
+  static constexpr auto name = const_name("numpy.typing.NDArray[") + dtype_name<T>() + const_name("]");
+};
+
+template <>
+struct type_caster<dcfast::bindings::RawText> {
+  PYBIND11_TYPE_CASTER(dcfast::bindings::RawText, const_name("bytes | str"));
+
+  bool load(handle source, bool convert) {
+    make_caster<std::string> inner;
+    if (!inner.load(source, convert)) return false;
+    value = dcfast::bindings::RawText(cast_op<std::string&&>(std::move(inner)));
+    return true;
+  }
+};
+
+}  // namespace pybind11::detail

@@ -1,8 +1,8 @@
-// dcfast._core: the table of contents, and the one translator from core errors to Python exceptions.
+// dcfast._core: the table of contents (a submodule for each domain), and the one translator from core errors to Python exceptions.
 #include <cerrno>
 
 #include "bindings/boundary.hpp"
-#include "core/uid_set.hpp"
+#include "core/uids/uid_set.hpp"
 
 namespace {
 
@@ -61,14 +61,27 @@ void dcfast::bindings::register_records() {
 }
 
 PYBIND11_MODULE(_core, m) {
+  using namespace dcfast::bindings;
   m.doc() = "The compiled core of dcfast. Use the functions of the package, which check their arguments.";
   m.attr("version") = DCFAST_VERSION;
   py::register_exception_translator(&translate);
-  dcfast::bindings::bind_hashing(m);
-  dcfast::bindings::bind_member_read(m);
-  dcfast::bindings::bind_picture(m);
-  dcfast::bindings::bind_reshard(m);
-  dcfast::bindings::bind_similarity(m);
-  dcfast::bindings::bind_tar_index(m);
-  dcfast::bindings::bind_uid_set(m);
+  // each is in sys.modules from here on, so that it can be imported; index before access, which takes its class
+  struct Domain {
+    const char* name;
+    void (*bind)(py::module_&);
+    const char* doc;
+  };
+  constexpr Domain domains[] = {
+      {"hashing", &bind_hashing, "XXH3 of buffers, files and ranges."},
+      {"images", &bind_images, "Signatures of encoded images, and their sizes."},
+      {"index", &bind_index, "Index segments of tars."},
+      {"access", &bind_access, "Members of a pool's shards by range."},
+      {"reshard", &bind_reshard, "Shards of selected samples, and the keyed permutation."},
+      {"similarity", &bind_similarity, "Hamming distances of perceptual hashes."},
+      {"uids", &bind_uids, "Sorted arrays of uids and of uid records."},
+  };
+  for (const Domain& domain : domains) {
+    py::module_ submodule = m.def_submodule(domain.name, domain.doc);
+    domain.bind(submodule);
+  }
 }

@@ -6,8 +6,8 @@
 #include <cstring>
 #include <vector>
 
-#include "core/tar_segment.hpp"
-#include "core/tar_segment_format.hpp"
+#include "core/index/tar_segment.hpp"
+#include "core/index/tar_segment_format.hpp"
 #include "fuzz_check.hpp"
 
 using namespace dcfast;
@@ -55,7 +55,7 @@ std::size_t read_all(const SegmentFile& segment) {
     segment.unpack(i, i + 1, offset, size, ext);
     for (const std::uint32_t e : ext) MUST(e < segment.num_exts());
   }
-  for (const std::int64_t m : segment.picture_members(0, segment.num_samples())) {
+  for (const std::int64_t m : segment.image_members(0, segment.num_samples())) {
     MUST(m >= -1 && m < static_cast<std::int64_t>(segment.num_members()));
   }
   for (std::uint64_t i = 0; i < segment.num_strays(); ++i) {

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <vector>
 
-#include "core/tar_index.hpp"
+#include "core/index/tar_index.hpp"
 #include "fuzz_check.hpp"
 
 using namespace dcfast;

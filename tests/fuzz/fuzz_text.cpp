@@ -1,14 +1,14 @@
-// The small parsers: json uids, picture headers, uid text (vector code against scalar), and .npy headers. The first
+// The small parsers: json uids, image headers, uid text (vector code against scalar), and .npy headers. The first
 // byte of the input chooses.
 #include <algorithm>
 #include <cstring>
 #include <memory>
 #include <vector>
 
-#include "core/image_header.hpp"
-#include "core/json_uid.hpp"
-#include "core/npy.hpp"
-#include "core/uid_text.hpp"
+#include "core/images/image_header.hpp"
+#include "core/index/json_uid.hpp"
+#include "core/uids/npy.hpp"
+#include "core/uids/uid_text.hpp"
 #include "fuzz_check.hpp"
 
 using namespace dcfast;

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import dcfast._core as _core
 import numpy as np
 import webdataset
+from dcfast._core import reshard as core_reshard
 
 UID = np.dtype("u8,u8")
 NO_SIZES, NO_TIMES = np.zeros(0, np.uint64), np.zeros(0, np.int64)
@@ -174,4 +174,4 @@ def write_core(out: Path, sources: list[Path], members: list[tuple[str, int, int
     begin = np.cumsum([0] + [len(n) for n in names]).astype(np.uint64)
     blob = np.frombuffer(b"".join(names), np.uint8)
     paths = [os.fsencode(s) for s in sources]
-    return _core.write_shard(os.fsencode(out), paths, NO_SIZES, NO_TIMES, *columns, blob, begin, **options)
+    return core_reshard.write_shard(os.fsencode(out), paths, NO_SIZES, NO_TIMES, *columns, blob, begin, **options)

@@ -14,6 +14,7 @@ from pathlib import Path
 import dcfast._core as _core
 import numpy as np
 import pytest
+from dcfast._core import images as core_images
 from dcfast.errors import CorruptDataError
 from dcfast.images.signatures import FORMATS, STATUS, picture_signature, picture_signatures
 from PIL import Image, ImageDraw
@@ -48,7 +49,7 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes, *extra: t
 
 
 def grey_of(data: bytes, full: bool = True) -> np.ndarray:
-    status, grey = _core.decode_grey(data, full)
+    status, grey = core_images.decode_grey(data, full)
     assert STATUS[status] == "ok"
     return grey
 
@@ -222,7 +223,7 @@ def test_pillow_decodes_what_the_core_does_not(name: str) -> None:
     assert got["status"] == "ok"
     assert got["format"] == (name.split()[0] if name != "ppm" else "unknown")
     assert (got["width"], got["height"]) == Image.open(io.BytesIO(data)).size
-    assert (got["phash"], got["flat"]) == _core.phash_grey(pillow_grey(data))
+    assert (got["phash"], got["flat"]) == core_images.phash_grey(pillow_grey(data))
     assert picture_signature(data, fallback=False)["status"] == "unsupported"
 
 
@@ -319,7 +320,7 @@ def test_content_hash_is_xxh3_128() -> None:
 def test_members_above_the_bound_are_hashed_in_pieces(tmp_path: Path) -> None:
     """A sparse file: a JPEG's first bytes and zeros, one byte more than is held in memory."""
     path = tmp_path / "large.tar"
-    size = _core.max_picture_bytes + 1
+    size = core_images.max_image_bytes + 1
     with path.open("wb") as file:
         file.write(LOSSY["jpeg"])
         file.truncate(size)

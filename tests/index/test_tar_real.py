@@ -116,13 +116,13 @@ def test_pool_samples(real_data: Path) -> None:
 
 def test_odd_pictures(real_data: Path) -> None:
     image = pytest.importorskip("PIL.Image")
-    import dcfast._core as _core
+    from dcfast._core import images as core_images
 
     compared = 0
     for path in sorted((real_data / "odd_images").rglob("*")):
         if path.suffix.lower() not in (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"):
             continue
-        ours = _core.image_size(path.read_bytes())
+        ours = core_images.image_size(path.read_bytes())
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Pillow's remarks on these files are not the point

@@ -11,10 +11,10 @@ import tarfile
 from itertools import pairwise
 from pathlib import Path
 
-import dcfast._core as _core
 import numpy as np
 import pytest
 from dcfast import resharding as resharder
+from dcfast._core import reshard as core_reshard
 from reshard_reference import (
     NO_SIZES,
     NO_TIMES,
@@ -39,14 +39,14 @@ def pool(tmp_path):
 def test_header_equals_tarfile(size):
     info = tarfile.TarInfo("0123456789abcdef0123456789abcdef-0.jpg")
     info.size, info.mode, info.uname, info.gname = size, 0o444, "bigdata", "bigdata"
-    assert _core.tar_member_header(info.name, size) == info.tobuf(tarfile.PAX_FORMAT)
+    assert core_reshard.tar_member_header(info.name, size) == info.tobuf(tarfile.PAX_FORMAT)
 
 
 @pytest.mark.parametrize("size", [8**11, 8**11 + 1, 1 << 40, (1 << 63) - 1])
 def test_header_of_a_large_member_is_base_256(size):
     info = tarfile.TarInfo("k.bin")
     info.size, info.mode, info.uname, info.gname = size, 0o444, "bigdata", "bigdata"
-    header = _core.tar_member_header("k.bin", size)
+    header = core_reshard.tar_member_header("k.bin", size)
     assert tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").size == size
     assert header[124:136] == info.tobuf(tarfile.GNU_FORMAT)[124:136]
 
@@ -72,13 +72,13 @@ def test_header_of_a_large_member_is_base_256(size):
 def test_header_of_a_long_or_foreign_name_equals_tarfile(name):
     info = tarfile.TarInfo(name)
     info.size, info.mode, info.uname, info.gname = 5, 0o444, "bigdata", "bigdata"
-    assert _core.tar_member_header(os.fsencode(name), 5) == info.tobuf(tarfile.PAX_FORMAT)
+    assert core_reshard.tar_member_header(os.fsencode(name), 5) == info.tobuf(tarfile.PAX_FORMAT)
 
 
 @pytest.mark.parametrize(("name", "message"), [("", "must not be empty"), ("a\0b", "NUL")])
 def test_header_refuses_a_bad_name(name, message):
     with pytest.raises(ValueError, match=message):
-        _core.tar_member_header(name, 0)
+        core_reshard.tar_member_header(name, 0)
 
 
 @pytest.mark.parametrize("window", [4096, 5000, 1 << 19])
@@ -130,18 +130,20 @@ def test_arguments_of_the_core_are_checked(tmp_path):
     paths = [os.fsencode(tmp_path / "s")]
     out = os.fsencode(tmp_path / "o")
     with pytest.raises(TypeError, match="offset must have dtype uint64"):
-        _core.write_shard(out, paths, NO_SIZES, NO_TIMES, good[0], good[1].astype(np.int64), good[2], good[3], begin)
+        core_reshard.write_shard(
+            out, paths, NO_SIZES, NO_TIMES, good[0], good[1].astype(np.int64), good[2], good[3], begin
+        )
     with pytest.raises(ValueError, match="name_begin one more"):
-        _core.write_shard(out, paths, NO_SIZES, NO_TIMES, *good, begin[:1])
+        core_reshard.write_shard(out, paths, NO_SIZES, NO_TIMES, *good, begin[:1])
     with pytest.raises(ValueError, match="out of range"):
-        _core.write_shard(out, [], NO_SIZES, NO_TIMES, *good, begin)
+        core_reshard.write_shard(out, [], NO_SIZES, NO_TIMES, *good, begin)
     with pytest.raises(ValueError, match="source_size must be empty or one entry per source"):
-        _core.write_shard(out, paths, np.zeros(2, np.uint64), NO_TIMES, *good, begin)
+        core_reshard.write_shard(out, paths, np.zeros(2, np.uint64), NO_TIMES, *good, begin)
 
 
 def test_member_names():
     uids = uid_array(["0" * 31 + "a", "f" * 32])
-    blob, begin = _core.sample_member_names(
+    blob, begin = core_reshard.sample_member_names(
         uids,
         np.array([0, (1 << 64) - 1], np.uint64),
         np.array([0, 1, 1], np.uint32),
@@ -151,7 +153,7 @@ def test_member_names():
     names = [bytes(blob[int(a) : int(b)]).decode() for a, b in pairwise(begin)]
     assert names == ["0" * 31 + "a-0.ö", "f" * 32 + "-18446744073709551615.jpg", "f" * 32 + "-18446744073709551615.ö"]
     with pytest.raises(ValueError, match="member_ext: 2 is out of range"):
-        _core.sample_member_names(
+        core_reshard.sample_member_names(
             uids, np.zeros(2, np.uint64), np.zeros(1, np.uint32), np.array([2], np.uint16), ["a", "b"]
         )
 
@@ -235,12 +237,13 @@ def test_saved_plan_is_the_plan(pool, tmp_path):
 FILE_TOO_LARGE = """
 import os, resource, sys
 import numpy as np
-import dcfast._core as _core
+from dcfast._core import reshard as core_reshard
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 try:
-    _core.write_shard(sys.argv[1].encode(), [sys.argv[2].encode()], np.zeros(0, np.uint64), np.zeros(0, np.int64),
-                      np.zeros(1, np.uint32), np.zeros(1, np.uint64), np.array([500_000], np.uint64),
-                      np.frombuffer(b"k.bin", np.uint8), np.array([0, 5], np.uint64))
+    core_reshard.write_shard(sys.argv[1].encode(), [sys.argv[2].encode()],
+                             np.zeros(0, np.uint64), np.zeros(0, np.int64),
+                             np.zeros(1, np.uint32), np.zeros(1, np.uint64), np.array([500_000], np.uint64),
+                             np.frombuffer(b"k.bin", np.uint8), np.array([0, 5], np.uint64))
 except OSError as error:
     print(error.errno)
 """

@@ -11,10 +11,10 @@ import tarfile
 from collections import Counter
 from pathlib import Path
 
-import dcfast._core as _core
 import numpy as np
 import pytest
 from dcfast import resharding as resharder
+from dcfast._core import reshard as core_reshard
 from dcfast.errors import CorruptDataError, PoolError, RunError
 from dcfast.index.build import index_tars, write_segment
 from dcfast.index.segments import Segment
@@ -67,7 +67,7 @@ def test_a_shuffled_output_is_the_permutation_of_the_plain_one(pool, tmp_path, o
     in_order = sample_keys(plain / "00000000.tar")
     n = len(subset)
     assert n == len(in_order) == 54
-    assert keys == [in_order[i] for i in _core.permuted(n, 7, 0, n)]
+    assert keys == [in_order[i] for i in core_reshard.permuted(n, 7, 0, n)]
     sizes = [count for _, count in read_output(out)]
     assert sum(sizes) == n
     assert len(sizes) == report["output_shard_count"]
@@ -121,7 +121,7 @@ def test_places_and_copies():
     for first in range(0, 6, 2):
         ids, copies, place = places_of(rows, 11, first, 2)
         assert sorted(place.tolist()) == [0, 1]
-        at = _core.permuted(6, 11, first, 2)[place]
+        at = core_reshard.permuted(6, 11, first, 2)[place]
         assert ids.tolist() == rows[at].tolist()
         seen.update(zip(ids.tolist(), copies.tolist(), strict=True))
     assert seen == Counter([(3, 0), (3, 1), (9, 0), (1 << 32, 0), (1 << 32, 1), (1 << 32, 2)])

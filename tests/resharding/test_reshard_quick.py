@@ -154,13 +154,13 @@ def test_errors_are_those_of_the_long_way(tmp_path, break_it, error):
 
 
 def test_a_shard_that_changes_and_a_full_disk(tmp_path, monkeypatch):
-    import dcfast._core as _core
+    from dcfast._core import reshard as core_reshard
 
     rng = np.random.default_rng(2)
     (name,) = write_pool(tmp_path / "pool", [[make_sample(rng, i, make_uid(i)) for i in range(9)]])
     save_subset(tmp_path / "s.npy", subset_of([make_uid(3), make_uid(4)]))
     shard = os.fsencode(tmp_path / "pool" / name)
-    plan = _core.PoolReshard([shard], os.fsencode(tmp_path / "s.npy"), shard_size=9, max_bytes=9**9, threads=1)
+    plan = core_reshard.PoolReshard([shard], os.fsencode(tmp_path / "s.npy"), shard_size=9, max_bytes=9**9, threads=1)
     with pytest.raises(OSError, match="No space left"):
         plan.write(0, b"/dev/full", threads=2, check_mtime=True)
     with pytest.raises(IndexError, match="no such output shard"):

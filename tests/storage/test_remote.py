@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import dcfast
 import pytest
 from dcfast import refresh_index
+from dcfast._core import index as core_index
 from dcfast.errors import MissingDependencyError, PoolError
 from dcfast.index.build import Segment, index_tars, write_segment
 from dcfast.storage.remote import RemoteOptions, RemoteState, is_url, remote_state
@@ -389,4 +389,4 @@ def test_exceptions_of_a_source_pass_through_the_core(tmp_path: Path) -> None:
 
     for source, error in ((Broken(), KeyError), (Long(), ValueError)):
         with pytest.raises(error):
-            dcfast._core.write_segment([(source, b"a")] * 9, os.fsencode(tmp_path / "s"), True, True, 4, 1 << 20)
+            core_index.write_segment([(source, b"a")] * 9, os.fsencode(tmp_path / "s"), True, True, 4, 1 << 20)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-import dcfast._core as _core
+from dcfast._core import reshard as core_reshard
 from dcfast.access.batch import MemberBatch, Members, PathLike
 from dcfast.errors import PoolError
 from dcfast.uids.sets import load_subset
@@ -168,7 +168,7 @@ def _uid_blocks(
         size = min(ROWS_AT_ONCE, count - begin)
         start = first + begin * stride
         if order == "shuffled":
-            block = uids[_core.permuted(len(uids), seed, start, size, stride)]
+            block = uids[core_reshard.permuted(len(uids), seed, start, size, stride)]
         else:
             block = uids[start : start + (size - 1) * stride + 1 : stride]
         rows, found = pool.find(np.ascontiguousarray(block))

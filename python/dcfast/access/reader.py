@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-import dcfast._core as _core
+from dcfast._core import access as core_access
 from dcfast.access.batch import MemberBatch, Members, PathLike
 from dcfast.errors import CorruptDataError, PoolError
 from dcfast.index.rows import FLAG_CUT, FLAGS_WITHOUT_UID
@@ -88,13 +88,15 @@ class PoolReader:
         self._ext_maps = [np.array([number[e] for e in s.exts_lower], np.int32) for s in self.segments]
         distinct = sorted({"" if r is None else os.fspath(r) for r in roots})
         root_of = [distinct.index("" if r is None else os.fspath(r)) for r in roots]
-        self._reader = _core.MemberReader(
+        self._reader = core_access.MemberReader(
             [os.fsencode(r) for r in distinct],
             [os.fsencode(name) for s in self.segments for name in s.shard_names],
             np.repeat(np.array(root_of, np.uint32), shards),
             _joined([s.shard_sizes for s in self.segments], np.uint64),
             _joined([s.shard_mtimes_ns for s in self.segments], np.int64),
-            **self._options,
+            max_open=max_open,
+            follow_links=follow_links,
+            check_mtime=check_mtime,
         )
 
     def __repr__(self) -> str:
@@ -205,7 +207,7 @@ class PoolReader:
         number, sample = self._by_row(_integers(rows, "rows"))
         keys = [""] * len(number)
         for part, segment, _ in self._groups(number):
-            found = _core.sample_keys(segment._core, sample[part].astype(np.uint64))
+            found = core_access.sample_keys(segment._core, sample[part].astype(np.uint64))
             for i, key in zip(part.tolist(), found, strict=True):
                 keys[i] = key
         return keys
@@ -325,7 +327,7 @@ class PoolReader:
             if wanted is not None:
                 slots = np.array([wanted.index(e) if e in wanted else NO_EXT for e in segment.exts_lower], np.uint32)
             looked = (
-                _core.sample_members(segment._core, sample[part].astype(np.uint64), slots, len(wanted or ()))
+                core_access.sample_members(segment._core, sample[part].astype(np.uint64), slots, len(wanted or ()))
                 if wanted is None or len(slots)
                 else _absent(len(part) * len(wanted))  # a segment without any member
             )

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
-import dcfast._core as _core
+from dcfast._core import images as core_images
 
 __all__ = [
     "FORMATS",
@@ -29,9 +29,9 @@ __all__ = [
 ]
 
 #: Names of the status numbers: ok, empty, unsupported, truncated, broken, too_large.
-STATUS: tuple[str, ...] = _core.picture_statuses
+STATUS: tuple[str, ...] = tuple(core_images.status_names())
 #: Names of the format numbers: unknown, jpeg, png, webp, gif, bmp, tiff.
-FORMATS: tuple[str, ...] = _core.picture_formats
+FORMATS: tuple[str, ...] = tuple(core_images.format_names())
 
 _OK, _UNSUPPORTED, _TRUNCATED, _BROKEN, _TOO_LARGE = (
     STATUS.index(name) for name in ("ok", "unsupported", "truncated", "broken", "too_large")
@@ -41,6 +41,8 @@ _OK, _UNSUPPORTED, _TRUNCATED, _BROKEN, _TOO_LARGE = (
 _FALLBACK_FORMATS = ("GIF", "BMP", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "ICO")
 
 Signatures = dict[str, npt.NDArray[Any]]
+# in the order of the core
+_FIELDS = ("status", "format", "width", "height", "content_hash", "phash", "flat")
 
 
 class PerceptualHash(NamedTuple):
@@ -97,7 +99,7 @@ def picture_signatures(
     begin, size = _extents(offsets, "offsets"), _extents(sizes, "sizes")
     if begin.shape != size.shape:
         raise ValueError(f"offsets and sizes must have one length; got {begin.size} and {size.size}")
-    result: Signatures = _core.picture_signatures(os.fsencode(path), begin, size, _threads(threads), bool(full))
+    result = _by_name(core_images.image_signatures(os.fsencode(path), begin, size, _threads(threads), bool(full)))
     if fallback and (result["status"] == _UNSUPPORTED).any():
         with open(path, "rb") as file:
             for i in np.flatnonzero(result["status"] == _UNSUPPORTED):
@@ -161,12 +163,15 @@ def phash_grey(grey: npt.NDArray[np.uint8]) -> tuple[int, bool]:
     """
     if not isinstance(grey, np.ndarray):
         raise TypeError(f"grey must be a two-dimensional uint8 array; got {type(grey).__name__}")
-    bits, flat = _core.phash_grey(grey)
-    return int(bits), bool(flat)
+    return core_images.phash_grey(grey)
+
+
+def _by_name(arrays: tuple[npt.NDArray[Any], ...]) -> Signatures:
+    return dict(zip(_FIELDS, arrays, strict=True))
 
 
 def _signatures_of(pictures: list[bytes], threads: int, full: bool, fallback: bool) -> Signatures:
-    result: Signatures = _core.picture_signatures_of(pictures, _threads(threads), bool(full))
+    result = _by_name(core_images.image_signatures_of(pictures, _threads(threads), bool(full)))
     if fallback:
         for i in np.flatnonzero(result["status"] == _UNSUPPORTED):
             _by_pillow(pictures[i], result, int(i))
@@ -187,7 +192,7 @@ def _by_pillow(data: bytes, result: Signatures, i: int) -> None:
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=formats) as image:
                 result["width"][i], result["height"][i] = image.size
-                if image.width * image.height > _core.max_picture_pixels:
+                if image.width * image.height > core_images.max_image_pixels:
                     result["status"][i] = _TOO_LARGE
                     return
                 image.load()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import dcfast._core as _core
+from dcfast._core import index as core_index
 from dcfast.errors import PoolError
 from dcfast.index.segments import WITHOUT_UID, MemberKind, SampleFlag, Segment, ShardReport
 from dcfast.storage.atomic import atomic_path
@@ -71,7 +71,7 @@ def write_segment(
     if threads < 0:
         raise ValueError(f"threads must be 0 (one per core) or more; got {threads}")
     with atomic_path(out_path, sync=sync) as temporary:
-        stats: dict[str, Any] = _core.write_segment(
+        written = core_index.write_segment(
             [(source, os.fsencode(name)) for source, name in pairs],
             os.fsencode(temporary),
             read_uid,
@@ -79,13 +79,22 @@ def write_segment(
             threads,
             options.window_bytes,
         )
-    counts = stats.pop("flag_counts")
-    stats["flags"] = {str(flag.name): counts[flag.value.bit_length() - 1] for flag in SampleFlag}
-    stats["damage"], stats["notes"] = [], []
-    for shard, offset, damage, message in stats.pop("reports"):
+    counts = written.flag_counts
+    damage: list[dict[str, Any]] = []
+    notes: list[dict[str, Any]] = []
+    for shard, offset, is_damage, message in written.reports:
         report = {"shard": shard, "name": pairs[shard][1], "offset": offset, "message": message}
-        stats["damage" if damage else "notes"].append(report)
-    return stats
+        (damage if is_damage else notes).append(report)
+    return {
+        "num_shards": written.num_shards,
+        "num_samples": written.num_samples,
+        "num_members": written.num_members,
+        "num_strays": written.num_strays,
+        "tar_bytes": written.tar_bytes,
+        "flags": {str(flag.name): counts[flag.value.bit_length() - 1] for flag in SampleFlag},
+        "damage": damage,
+        "notes": notes,
+    }
 
 
 class ShardColumns(NamedTuple):
@@ -95,7 +104,9 @@ class ShardColumns(NamedTuple):
     shard: int
 
 
-def _index_source(source: StrPath | ShardColumns, options: RemoteOptions) -> Any:
+def _index_source(
+    source: StrPath | ShardColumns, options: RemoteOptions
+) -> bytes | tuple[core_index.TarSegment, int] | RemoteShard:
     """What the core takes: the bytes of a path, a shard of a segment, or an object that reads ranges."""
     if isinstance(source, ShardColumns):
         return (source.segment._core, source.shard)
@@ -163,7 +174,7 @@ def index_tars(
         out = os.path.join(directory, "segment")
         options = remote or RemoteOptions()
         pairs = [(_index_source(path, options), os.fsencode(path)) for path in shards]
-        _core.write_segment(pairs, os.fsencode(out), True, True, threads or 0, options.window_bytes)
+        core_index.write_segment(pairs, os.fsencode(out), True, True, threads or 0, options.window_bytes)
         # the map outlives the name
         return TarIndex(Segment.open(out, verify=False))
 

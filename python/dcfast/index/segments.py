@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-import dcfast._core as _core
+from dcfast._core import access as core_access
+from dcfast._core import index as core_index
 from dcfast.storage.remote import RemoteOptions, is_url, remote_state
 
 if TYPE_CHECKING:
@@ -100,26 +101,26 @@ class Segment:
     Raises nothing on access. Memory: what is touched of the map, and the copies named here and below.
     """
 
-    def __init__(self, core: Any, path: str) -> None:
+    def __init__(self, core: core_index.TarSegment, path: str) -> None:
         self._core = core
         self.path = path
-        self.num_shards: int = core.num_shards
-        self.num_samples: int = core.num_samples
-        self.num_members: int = core.num_members
-        self.num_strays: int = core.num_strays
+        self.num_shards = core.num_shards
+        self.num_samples = core.num_samples
+        self.num_members = core.num_members
+        self.num_strays = core.num_strays
         self.shard_names: list[str] = [os.fsdecode(name) for name in core.shard_names()]
-        self.shard_sizes: npt.NDArray[np.uint64] = core.column("shard_size")
-        self.shard_mtimes_ns: npt.NDArray[np.int64] = core.column("shard_mtime_ns")
-        self.shard_sample_begin: npt.NDArray[np.uint64] = core.column("sample_begin")
+        self.shard_sizes = core.shard_size
+        self.shard_mtimes_ns = core.shard_mtime_ns
+        self.shard_sample_begin = core.sample_begin
         reports = core.reports()
         self.shard_damage = [ShardReport(s, at, text) for s, at, damage, text in reports if damage]
         self.shard_notes = [ShardReport(s, at, text) for s, at, damage, text in reports if not damage]
-        self.uid: npt.NDArray[np.void] = core.column("uid")
-        self.flags: npt.NDArray[np.uint16] = core.column("flags")
-        self.width: npt.NDArray[np.uint32] = core.column("width")
-        self.height: npt.NDArray[np.uint32] = core.column("height")
-        self.sample_base: npt.NDArray[np.uint64] = core.column("base")
-        raw_exts: list[bytes] = core.exts()
+        self.uid = core.uid
+        self.flags = core.flags
+        self.width = core.width
+        self.height = core.height
+        self.sample_base = core.base
+        raw_exts = core.exts()
         self.exts = [ext.decode("utf-8", "backslashreplace") for ext in raw_exts]
         self.exts_lower = [ext.lower().decode("utf-8", "backslashreplace") for ext in raw_exts]
 
@@ -137,7 +138,7 @@ class Segment:
         Cost: O(file size) with verify, else O(num_shards).
         """
         name = os.fspath(path)
-        return cls(_core.TarSegment(os.fsencode(name), verify), name)
+        return cls(core_index.TarSegment(os.fsencode(name), verify), name)
 
     def __repr__(self) -> str:
         return f"<Segment {self.path!r}: {self.num_shards} shards, {self.num_samples} samples>"
@@ -145,7 +146,7 @@ class Segment:
     @cached_property
     def member_begin(self) -> npt.NDArray[np.uint64]:
         """(n + 1,) u64: members of sample i are member_begin[i] .. member_begin[i + 1]. A copy of 8 (n + 1) bytes."""
-        begin: npt.NDArray[np.uint64] = self._core.column("member_begin").astype(np.uint64)
+        begin = self._core.member_begin.astype(np.uint64)
         begin.flags.writeable = False
         return begin
 
@@ -157,7 +158,7 @@ class Segment:
         Returns three new arrays, u64, u64, u32, one entry a member. Raises IndexError out of range.
         Memory: 20 bytes a member. Cost: O(members asked for).
         """
-        return self._core.unpack(first, last)  # type: ignore[no-any-return]
+        return self._core.unpack(first, last)
 
     def members_of_rows(
         self, rows: npt.NDArray[np.integer[Any]]
@@ -167,7 +168,7 @@ class Segment:
         Raises ValueError out of range. Memory: 20 bytes a member. Cost: O(members asked for).
         """
         none = np.empty(0, np.uint32)
-        return _core.sample_members(self._core, np.ascontiguousarray(rows, np.uint64), none, 0)  # type: ignore[no-any-return]
+        return core_access.sample_members(self._core, np.ascontiguousarray(rows, np.uint64), none, 0)
 
     def member_offset(self) -> npt.NDArray[np.uint64]:
         """(m,) u64 offsets of the members' data in their shards. Memory: 20 m bytes while it works, 8 m after."""
@@ -188,7 +189,7 @@ class Segment:
         The picture is the first member whose extension's last dotted part is jpg, jpeg, png, webp, gif, bmp,
         tif or tiff in any case.
         """
-        return self._core.picture_members()  # type: ignore[no-any-return]
+        return self._core.image_members()
 
     def key(self, i: int) -> str:
         """The key of sample i: its members are named KEY.EXT. Not UTF-8: backslash-escaped.
@@ -242,15 +243,15 @@ class Segment:
         """
         import pyarrow as pa
 
-        begin = self._core.column("stray_begin").astype(np.int64)
+        begin = self._core.stray_begin.astype(np.int64)
         names = pa.array([kind.lower() for kind in MemberKind.__members__])
         return pa.table(
             {
                 "shard": self._shard_column(np.repeat(np.arange(self.num_shards), begin[1:] - begin[:-1])),
                 "name": large_strings(*self._core.stray_names()),
-                "kind": names.take(pa.array(self._core.column("stray_kind"))),
-                "offset": pa.array(self._core.column("stray_offset")),
-                "size": pa.array(self._core.column("stray_size")),
+                "kind": names.take(pa.array(self._core.stray_kind)),
+                "offset": pa.array(self._core.stray_offset),
+                "size": pa.array(self._core.stray_size),
             }
         )
 

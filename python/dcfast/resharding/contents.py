@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import dcfast._core as _core
+from dcfast._core import reshard as core_reshard
 from dcfast.errors import CorruptDataError
 from dcfast.index.rows import SegmentLike, open_segment, row_ids
 from dcfast.resharding.plan import ReshardPlan
@@ -185,7 +185,7 @@ class ShardSources:
         # the reference writes a sample's members sorted by lower-cased extension
         order = np.argsort(member_sample * len(exts) + rank, kind="stable")
         member_sample = member_sample[order].astype(np.uint32)
-        names, name_begin = _core.sample_member_names(
+        names, name_begin = core_reshard.sample_member_names(
             np.ascontiguousarray(uid), copy, member_sample, rank[order].astype(np.uint16), exts
         )
         return ShardContents(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import dcfast._core as _core
+from dcfast._core import reshard as core_reshard
 from dcfast.resharding.contents import ShardContents
 
 __all__ = ["IDX_FORMAT", "idx_text", "payload_offsets"]
@@ -40,7 +40,7 @@ def payload_offsets(names: list[bytes], size: NDArray[np.uint64]) -> list[int]:
     """Where the payloads begin in a tar of members of these names and sizes. Cost: O(members)."""
     plain = _BLOCK
     header: Any = [
-        plain if name.isascii() and len(name) <= 100 else len(_core.tar_member_header(name, int(n)))
+        plain if name.isascii() and len(name) <= 100 else len(core_reshard.tar_member_header(name, int(n)))
         for name, n in zip(names, size, strict=True)
     ]
     header = np.array(header, np.int64)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-import dcfast._core as _core
+from dcfast._core import hashing as core_hashing
 from dcfast.errors import RunError
 from dcfast.index.rows import SegmentLike, open_segment
 from dcfast.resharding.contents import open_subset
@@ -61,7 +61,9 @@ def plan_key(
     """
     digest = hashlib.sha256()
     for array in (np.asarray(subset), plan.cuts, plan.repeats, plan.exclude):
-        digest.update(repr((len(array), _core.xxh3_128(np.ascontiguousarray(array).view(np.uint8).data))).encode())
+        digest.update(
+            repr((len(array), core_hashing.xxh3_128(np.ascontiguousarray(array).view(np.uint8).data))).encode()
+        )
     digest.update(json.dumps([plan.options, os.path.abspath(plan.shards_dir), more], sort_keys=True).encode())
     for item in segments:
         segment = open_segment(item, verify=False)

@@ -58,11 +58,11 @@ def quick_reshard(options: dict[str, Any]) -> dict[str, Any] | None:
         paths = [os.path.join(base, name) for name in names]
         if not _is_small(paths, subset) or (os.path.exists(out) and os.listdir(out)):
             return None
-        import dcfast._core as _core
+        from dcfast._core import reshard as core_reshard
 
         # of the shards before they are indexed: where one changes meanwhile, the key is not that of a later run
         key = quick_key(paths, subset, options["shard_size"], options["max_bytes"])
-        plan = _core.PoolReshard(
+        plan = core_reshard.PoolReshard(
             [os.fsencode(path) for path in paths],
             os.fsencode(subset),
             shard_size=options["shard_size"],
@@ -98,7 +98,7 @@ def quick_key(paths: list[str], subset: str, shard_size: int, max_bytes: int) ->
         paths: the input shards in order.   subset: file.
     Raises OSError. Cost: a stat a shard, one read of the subset file.
     """
-    import dcfast._core as _core
+    from dcfast._core import hashing as core_hashing
 
     parts = [f"{shard_size} {max_bytes}".encode()]
     for path in paths:
@@ -106,7 +106,7 @@ def quick_key(paths: list[str], subset: str, shard_size: int, max_bytes: int) ->
         parts.append(f"{state.st_size} {state.st_mtime_ns} ".encode() + os.fsencode(os.path.abspath(path)))
     with open(subset, "rb") as file:
         parts.append(file.read())
-    return repr(_core.xxh3_128(b"\0".join(parts)))
+    return repr(core_hashing.xxh3_128(b"\0".join(parts)))
 
 
 def _is_inside(out: str, base: str) -> bool:

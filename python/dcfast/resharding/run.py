@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-import dcfast._core as _core
+from dcfast._core import hashing as core_hashing
 from dcfast.errors import RunError, SubsetError
 from dcfast.resharding.boxes import make_box_table
 from dcfast.resharding.contents import open_subset
@@ -165,7 +165,7 @@ def _blur(
 
 
 def _hashes(table: BoxTable) -> str:
-    hashes = [_core.xxh3_128(np.ascontiguousarray(a).view(np.uint8).data) for a in (table.records, table.boxes)]
+    hashes = [core_hashing.xxh3_128(np.ascontiguousarray(a).view(np.uint8).data) for a in (table.records, table.boxes)]
     return " ".join(f"{high:016x}{low:016x}" for high, low in hashes)
 
 

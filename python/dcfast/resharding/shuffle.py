@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import dcfast._core as _core
+from dcfast._core import reshard as core_reshard
 
 __all__ = ["RowSpool", "places_of", "shuffled_cuts"]
 
@@ -86,7 +86,7 @@ def places_of(
 
     In the order of the row ids, for reading. Memory: 40 bytes a sample. Cost: a few touches of ``rows`` a sample.
     """
-    positions = _core.permuted(len(rows), seed, first, count)
+    positions = core_reshard.permuted(len(rows), seed, first, count)
     order = np.argsort(positions, kind="stable")
     positions = positions[order]
     ids = np.asarray(rows[positions])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-import dcfast._core as _core
+from dcfast._core import reshard as core_reshard
 from dcfast.index.rows import SegmentLike
 from dcfast.resharding.contents import ShardContents, ShardSources, open_subset
 from dcfast.resharding.edit import edited_contents
@@ -158,7 +158,7 @@ class _Writer:
     def write_contents(self, k: int, contents: ShardContents, edits: dict[str, int]) -> dict[str, int]:
         text = idx_text(contents) if self.idx else b""
         with atomic_path(self.out / SHARD_FORMAT.format(k), sync=self.sync) as temporary:
-            tar_bytes, _ = _core.write_shard(
+            tar_bytes, _ = core_reshard.write_shard(
                 os.fsencode(temporary),
                 [os.fsencode(path) for path in contents.sources],
                 contents.source_size,

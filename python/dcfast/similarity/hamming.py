@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-import dcfast._core as _core
+from dcfast._core import similarity as core_similarity
 
 __all__ = ["HammingNearest", "HammingPairs", "hamming_join", "hamming_nearest"]
 
@@ -59,7 +59,7 @@ def hamming_join(
         raise ValueError(f"max_pairs must not be negative; got {max_pairs}")
     left, right = _hashes(a, "a"), _hashes(b, "b")
     bound = min(int(max_pairs), 2**64 - 1)
-    return HammingPairs(*_core.hamming_join(left, right, int(max_distance), bound, _threads(threads)))
+    return HammingPairs(*core_similarity.hamming_join(left, right, int(max_distance), bound, _threads(threads)))
 
 
 def hamming_nearest(a: npt.ArrayLike, b: npt.ArrayLike, *, threads: int = 0) -> HammingNearest:
@@ -79,7 +79,7 @@ def hamming_nearest(a: npt.ArrayLike, b: npt.ArrayLike, *, threads: int = 0) -> 
 
     Memory: 9 bytes for each of ``a``. Cost: N x M comparisons of about a nanosecond on one core.
     """
-    return HammingNearest(*_core.hamming_nearest(_hashes(a, "a"), _hashes(b, "b"), _threads(threads)))
+    return HammingNearest(*core_similarity.hamming_nearest(_hashes(a, "a"), _hashes(b, "b"), _threads(threads)))
 
 
 def _hashes(values: npt.ArrayLike, name: str) -> npt.NDArray[np.uint64]:

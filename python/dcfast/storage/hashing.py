@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import dcfast._core as _core
+from dcfast._core import hashing as core_hashing
 
 __all__ = ["hash_bytes", "hash_file", "hash_members", "xxh3_64"]
 
@@ -40,25 +40,25 @@ def hash_members(source: Any, offsets: npt.ArrayLike, sizes: npt.ArrayLike, *, t
     ranges = _sizes(offsets, "offsets"), _sizes(sizes, "sizes")
     out: npt.NDArray[Any]
     if isinstance(source, (str, os.PathLike)):
-        out = _core.hash_ranges(os.fsencode(source), *ranges, threads)
+        out = core_hashing.hash_ranges(os.fsencode(source), *ranges, threads)
     else:
-        out = _core.hash_buffer_ranges(source, *ranges, threads)
+        out = core_hashing.hash_buffer_ranges(source, *ranges, threads)
     return out
 
 
 def hash_file(path: PathLike) -> str:
     """XXH3-128 of a whole file: 32 lower-case hexadecimal digits. Memory: 512 KiB."""
-    return _hex(_core.hash_file(os.fsencode(path)))
+    return _hex(core_hashing.hash_file(os.fsencode(path)))
 
 
 def hash_bytes(data: Any) -> str:
     """XXH3-128 of a contiguous bytes-like object: 32 lower-case hexadecimal digits."""
-    return _hex(_core.xxh3_128(data))
+    return _hex(core_hashing.xxh3_128(data))
 
 
 def xxh3_64(data: Any) -> int:
     """XXH3-64 of a contiguous bytes-like object, for checksums."""
-    return int(_core.xxh3_64(data))
+    return int(core_hashing.xxh3_64(data))
 
 
 def _hex(halves: tuple[int, int]) -> str:

@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-import dcfast._core as _core
+from dcfast._core import hashing as core_hashing
 from dcfast.errors import MissingDependencyError, PoolError
 from dcfast.storage.http import (
     HttpAnswers,
@@ -32,7 +32,7 @@ from dcfast.storage.http import (
     waited_for,
 )
 
-__all__ = ["RemoteOptions", "RemoteShard", "RemoteState", "is_url", "list_shards", "remote_state"]
+__all__ = ["RangeSource", "RemoteOptions", "RemoteShard", "RemoteState", "is_url", "list_shards", "remote_state"]
 
 _URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*::)*[A-Za-z][A-Za-z0-9+.-]*://")
 # another try cannot help these
@@ -101,7 +101,7 @@ class RemoteState(NamedTuple):
         """The ``shard_mtime_ns`` of an index: where there is an ETag, a negative number made of it."""
         if not self.etag:
             return self.modified_ns
-        digest: int = _core.xxh3_64(self.etag.encode("utf-8", "surrogatepass"))
+        digest: int = core_hashing.xxh3_64(self.etag.encode("utf-8", "surrogatepass"))
         return -1 - (digest & ((1 << 62) - 1))
 
 
@@ -222,6 +222,19 @@ class _Remote:
         if isinstance(error, PermissionError) or status in (401, 403):
             return PermissionError(errno.EACCES, message, self.url)
         return OSError(errno.EIO, message, self.url)
+
+
+class RangeSource(Protocol):
+    """What the core indexes a shard from, where it is not a file: called from any thread, one call at a time."""
+
+    def open(self) -> tuple[int, int]:
+        """Size and modification time in ns."""
+
+    def read(self, offset: int, length: int) -> bytes | None:
+        """At most ``length`` bytes from ``offset``; None where it is no longer the object that was opened."""
+
+    def finish(self) -> str:
+        """What is wrong with what was read, as a sentence; empty where nothing is."""
 
 
 class RemoteShard:

@@ -14,7 +14,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-import dcfast._core as _core
+from dcfast._core import reshard as core_reshard
 from dcfast.train.counter import draw, stream_key
 
 __all__ = ["Order", "Places"]
@@ -131,7 +131,7 @@ class Order:
         for t, rank in sorted(
             set(zip(turn[~in_tail].tolist(), (before[~in_tail] // self._block).tolist(), strict=True))
         ):
-            chosen = _core.permuted(full, stream_key(self._seed, _BLOCKS, t), rank, 1)[0]
+            chosen = core_reshard.permuted(full, stream_key(self._seed, _BLOCKS, t), rank, 1)[0]
             block[~in_tail & (turn == t) & (before // self._block == rank)] = int(chosen)
         start = block * self._block
         length = np.minimum(self._block, n - start)
@@ -146,7 +146,7 @@ class Order:
                 while len(self._windows) >= 4:
                     del self._windows[next(iter(self._windows))]
                 seed = stream_key(self._seed, _WINDOW, key[0], key[1])
-                self._windows[key] = _core.permuted(key[2], seed, 0, key[2]).astype(np.int64)
+                self._windows[key] = core_reshard.permuted(key[2], seed, 0, key[2]).astype(np.int64)
             at = (turn == key[0]) & (number == key[1])
             out[at] = self._windows[key][i[at]]
         return out

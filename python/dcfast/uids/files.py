@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-import dcfast._core as _core
+from dcfast._core import uids as core_uids
 from dcfast.errors import CorruptDataError, DcfastError, SubsetError
 from dcfast.storage.atomic import atomic_path
 
@@ -55,7 +55,7 @@ def load_subset(path: PathLike, *, mmap: bool = True, check: bool = True) -> npt
     """
     array = _open_array(path, UID_DTYPE, SubsetError, "subset file", raw=True, mmap=mmap)
     if check:
-        at = _core.uid_first_unsorted(array, 0)
+        at = core_uids.uid_first_unsorted(array, 0)
         if at < len(array):
             raise SubsetError(
                 f"subset file {os.fspath(path)}: expected uids sorted by high then low half; got {_text(array[at])} at "
@@ -76,7 +76,7 @@ def open_records(path: PathLike, *, mmap: bool = True, check: bool = False) -> n
     """
     array = _open_array(path, RECORD_DTYPE, CorruptDataError, "record file", raw=False, mmap=mmap)
     if check:
-        at = _core.record_first_unsorted(array, 0)
+        at = core_uids.record_first_unsorted(array, 0)
         if at < len(array):
             raise CorruptDataError(
                 f"record file {os.fspath(path)}: expected records sorted by all fields; row {at} is below row {at - 1}",
@@ -96,12 +96,12 @@ def save_subset(path: PathLike, uids: npt.NDArray[Any]) -> None:
         TypeError, ValueError: another dtype, not one-dimensional, not sorted; nothing is written.
         OSError: the file cannot be written; an old file at path stays as it was.
     """
-    _save_sorted(path, uids, UID_DTYPE, '"u8,u8"', "uids", "uid_sort", _core.uid_first_unsorted)
+    _save_sorted(path, uids, UID_DTYPE, '"u8,u8"', "uids", "uid_sort", core_uids.uid_first_unsorted)
 
 
 def save_records(path: PathLike, records: npt.NDArray[Any]) -> None:
     """Writes sorted uid records (``RECORD_DTYPE``) as a run for :func:`merge_runs`; see :func:`save_subset`."""
-    _save_sorted(path, records, RECORD_DTYPE, '"u8,u8,u8"', "records", "record_sort", _core.record_first_unsorted)
+    _save_sorted(path, records, RECORD_DTYPE, '"u8,u8,u8"', "records", "record_sort", core_uids.record_first_unsorted)
 
 
 def merge_runs(
@@ -138,7 +138,7 @@ def merge_runs(
     paths = [os.fsencode(path) for path in run_paths]
     with atomic_path(out_path) as temporary:
         return MergeReport(
-            *_core.uid_merge_runs(paths, os.fsencode(temporary), unique, int(memory_bytes), int(max_open_files))
+            *core_uids.uid_merge_runs(paths, os.fsencode(temporary), unique, int(memory_bytes), int(max_open_files))
         )
 
 
@@ -179,7 +179,7 @@ def external_sort(
     try:
         for begin in range(0, max(1, len(array)), rows):
             part = borrowable(array[begin : begin + rows])
-            part = _core.uid_sort(part, unique, threads) if is_uids else _core.record_sort(part, threads)
+            part = core_uids.uid_sort(part, unique, threads) if is_uids else core_uids.record_sort(part, threads)
             runs.append(final.with_name(f".tmp-{final.name}.run{len(runs)}"))
             with open(runs[-1], "wb") as file:
                 np.lib.format.write_array(file, part, version=(1, 0), allow_pickle=False)

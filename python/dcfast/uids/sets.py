@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-import dcfast._core as _core
+from dcfast._core import uids as core_uids
 from dcfast.uids.files import (
     RECORD_DTYPE,
     UID_DTYPE,
@@ -52,7 +52,7 @@ __all__ = [
     "uid_unique",
 ]
 
-UidArray = npt.NDArray[Any]
+UidArray = npt.NDArray[np.void]
 BoolArray = npt.NDArray[np.bool_]
 Int64Array = npt.NDArray[np.int64]
 
@@ -94,16 +94,16 @@ def uid_parse(
             width = flat.dtype.itemsize
             # "S0" cannot be viewed as bytes; it holds empty texts alone
             raw = flat.view(np.uint8) if width and len(flat) else np.empty(0, np.uint8)
-            uids, valid, num_valid = _core.uid_parse_fixed(raw, width, len(flat), threads)
+            uids, valid, num_valid = core_uids.uid_parse_fixed(raw, width, len(flat), threads)
         elif texts.dtype.kind in "UOT":
-            uids, valid, num_valid = _core.uid_parse_list(texts.tolist())
+            uids, valid, num_valid = core_uids.uid_parse_list(texts.tolist())
         else:
             raise TypeError(f"texts must hold text; got dtype {texts.dtype}")
     elif isinstance(texts, (str, bytes)):
         raise TypeError(f"texts must be a sequence of texts; got one {type(texts).__name__}: pass [text]")
     else:
         texts = texts if type(texts) is list else list(texts)
-        uids, valid, num_valid = _core.uid_parse_list(texts)
+        uids, valid, num_valid = core_uids.uid_parse_list(texts)
     if errors == "raise" and num_valid != len(valid):
         first = int(np.argmin(valid))
         value = texts[first]
@@ -159,11 +159,12 @@ def _parse_chunk(chunk: Any, threads: int) -> tuple[UidArray, BoolArray, int]:
         wide = True
     _, offset_buffer, data_buffer = chunk.buffers()
     data = np.empty(0, np.uint8) if data_buffer is None else np.frombuffer(data_buffer, np.uint8)
-    offset_type = np.int64 if wide else np.int32
-    begin = chunk.offset
-    offsets = np.frombuffer(offset_buffer, offset_type)[begin : begin + len(chunk) + 1]
-    parse = _core.uid_parse_offsets64 if wide else _core.uid_parse_offsets32
-    uids, valid, num_valid = parse(data, offsets, threads)
+    part = slice(chunk.offset, chunk.offset + len(chunk) + 1)
+    if wide:
+        parsed = core_uids.uid_parse_offsets64(data, np.frombuffer(offset_buffer, np.int64)[part], threads)
+    else:
+        parsed = core_uids.uid_parse_offsets32(data, np.frombuffer(offset_buffer, np.int32)[part], threads)
+    uids, valid, num_valid = parsed
     if chunk.null_count:
         # the text of a null may be anything
         null = ~chunk.is_valid().to_numpy(zero_copy_only=False)
@@ -189,7 +190,7 @@ def uid_format(uids: UidArray, *, as_list: bool = False, threads: int = 0) -> pa
     Memory: 36 bytes a uid (40 for large_string); a list takes 81 bytes a uid beside.
     """
     view = _uids(uids, "uids")
-    text = _core.uid_format(view, threads)
+    text = core_uids.uid_format(view, threads)
     if as_list:
         whole = text.tobytes().decode("ascii")
         return [whole[i : i + 32] for i in range(0, len(whole), 32)]
@@ -212,19 +213,19 @@ def uid_sort(uids: UidArray, *, threads: int = 0) -> UidArray:
 
     Memory: the copy, and one bucket a thread (n / 4096 for uids that are hashes). Cost: O(n) for hashes.
     """
-    out: UidArray = _core.uid_sort(_uids(uids, "uids"), False, threads)
+    out: UidArray = core_uids.uid_sort(_uids(uids, "uids"), False, threads)
     return out
 
 
 def uid_unique(uids: UidArray, *, threads: int = 0) -> UidArray:
     """The distinct uids, sorted. Input in any order; otherwise as :func:`uid_sort`."""
-    out: UidArray = _core.uid_sort(_uids(uids, "uids"), True, threads)
+    out: UidArray = core_uids.uid_sort(_uids(uids, "uids"), True, threads)
     return out
 
 
 def record_sort(records: UidArray, *, threads: int = 0) -> UidArray:
     """A copy of uid records (``RECORD_DTYPE``) sorted by uid, then payload; otherwise as :func:`uid_sort`."""
-    out: UidArray = _core.record_sort(_records(records, "records"), threads)
+    out: UidArray = core_uids.record_sort(_records(records, "records"), threads)
     return out
 
 
@@ -246,7 +247,7 @@ def uid_isin(uids: UidArray, sorted_uids: UidArray, *, check: bool = True, threa
     Memory: m bytes and at most 72 MiB. Cost: O(m) for hashes beside the check, O(m log n) at worst.
     """
     hay = _sorted(sorted_uids, "sorted_uids", check, threads)
-    out: BoolArray = _core.uid_isin(hay, _uids(uids, "uids"), threads)
+    out: BoolArray = core_uids.uid_isin(hay, _uids(uids, "uids"), threads)
     return out
 
 
@@ -273,11 +274,13 @@ def uid_lookup(
     hay = _aligned(sorted_uids_or_records, "sorted_uids_or_records")
     if hay.dtype == RECORD_DTYPE:
         if check:
-            _refuse_unsorted(_core.record_first_unsorted(hay, threads), hay, "sorted_uids_or_records", "record_sort")
-        first, count = _core.record_lookup(hay, _uids(uids, "uids"), threads)
+            _refuse_unsorted(
+                core_uids.record_first_unsorted(hay, threads), hay, "sorted_uids_or_records", "record_sort"
+            )
+        first, count = core_uids.record_lookup(hay, _uids(uids, "uids"), threads)
     else:
         hay = _sorted(hay, "sorted_uids_or_records", check, threads)
-        first, count = _core.uid_lookup(hay, _uids(uids, "uids"), threads)
+        first, count = core_uids.uid_lookup(hay, _uids(uids, "uids"), threads)
     return first, count
 
 
@@ -301,7 +304,7 @@ def uid_union(a: UidArray, b: UidArray, *, check: bool = True, threads: int = 0)
 
     Memory: n + m uids, given back to the size of the result. Cost: O(n + m).
     """
-    out: UidArray = _core.uid_union(_sorted(a, "a", check, threads), _sorted(b, "b", check, threads), threads)
+    out: UidArray = core_uids.uid_union(_sorted(a, "a", check, threads), _sorted(b, "b", check, threads), threads)
     return out
 
 
@@ -310,7 +313,7 @@ def uid_intersect(a: UidArray, b: UidArray, *, check: bool = True, threads: int 
 
     Memory: min(n, m) uids. Cost: O(n + m), or O(min(n, m)) beside the check where one is 32 times longer.
     """
-    out: UidArray = _core.uid_intersect(_sorted(a, "a", check, threads), _sorted(b, "b", check, threads), threads)
+    out: UidArray = core_uids.uid_intersect(_sorted(a, "a", check, threads), _sorted(b, "b", check, threads), threads)
     return out
 
 
@@ -319,7 +322,7 @@ def uid_difference(a: UidArray, b: UidArray, *, check: bool = True, threads: int
 
     Memory: n uids. Cost: O(n + m), or O(n) beside the check where ``b`` is 32 times longer.
     """
-    out: UidArray = _core.uid_difference(_sorted(a, "a", check, threads), _sorted(b, "b", check, threads), threads)
+    out: UidArray = core_uids.uid_difference(_sorted(a, "a", check, threads), _sorted(b, "b", check, threads), threads)
     return out
 
 
@@ -350,7 +353,7 @@ def _records(array: UidArray, name: str) -> UidArray:
 def _sorted(array: UidArray, name: str, check: bool, threads: int) -> UidArray:
     view = _uids(array, name)
     if check:
-        _refuse_unsorted(_core.uid_first_unsorted(view, threads), view, name, "uid_sort")
+        _refuse_unsorted(core_uids.uid_first_unsorted(view, threads), view, name, "uid_sort")
     return view
 
 

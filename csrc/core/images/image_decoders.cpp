@@ -1,0 +1,376 @@
+#include "core/images/image_decoders.hpp"
+
+// The C headers need these names first.
+#include <csetjmp>
+#include <cstdio>
+
+#include <jpeglib.h>
+
+#include <jerror.h>
+#include <png.h>
+#include <webp/decode.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <utility>
+#include <vector>
+
+namespace dcfast {
+namespace {
+
+// No encoder needs more; a file of thousands of empty scans over a huge image would take hours.
+constexpr int kMaxScans = 500;
+// libpng keeps two rows, whatever the image's height.
+constexpr std::size_t kMaxPngRowBytes = std::size_t{64} << 20;
+
+// BT.601 in 16-bit fixed point, rounded: the three weights add up to 65536.
+std::uint8_t luma(unsigned red, unsigned green, unsigned blue) {
+  return static_cast<std::uint8_t>((red * 19595U + green * 38470U + blue * 7471U + 32768U) >> 16);
+}
+
+bool within_pixel_bound(std::uint64_t width, std::uint64_t height) { return width * height <= kMaxPixels; }
+
+// ---- JPEG. libjpeg reports errors by calling back; we leave it by longjmp. The functions between setjmp and
+// longjmp (those named jpeg_*_step and what libjpeg calls) hold no objects with destructors.
+
+struct JpegReader {
+  jpeg_decompress_struct info{};
+  jpeg_error_mgr errors{};
+  jpeg_source_mgr source{};
+  jpeg_progress_mgr progress{};
+  std::jmp_buf escape{};
+  const unsigned char* data = nullptr;
+  std::size_t size = 0;
+  bool out_of_memory = false;
+  ImageStatus failure = ImageStatus::broken;
+  bool full = false;
+
+  JpegReader() = default;
+  JpegReader(const JpegReader&) = delete;
+  JpegReader& operator=(const JpegReader&) = delete;
+  ~JpegReader() { jpeg_destroy_decompress(&info); }  // allowed also when nothing was created: mem is null
+};
+
+JpegReader& jpeg_reader(j_common_ptr info) { return *static_cast<JpegReader*>(info->client_data); }
+
+[[noreturn]] void jpeg_leave(j_common_ptr info, ImageStatus status) {
+  JpegReader& reader = jpeg_reader(info);
+  reader.failure = status;
+  std::longjmp(reader.escape, 1);
+}
+
+[[noreturn]] void jpeg_on_error(j_common_ptr info) {
+  switch (info->err->msg_code) {
+    case JERR_OUT_OF_MEMORY:
+      jpeg_reader(info).out_of_memory = true;
+      jpeg_leave(info, ImageStatus::too_large);
+    case JERR_IMAGE_TOO_BIG:
+    case JERR_WIDTH_OVERFLOW:
+    case JERR_NO_BACKING_STORE:
+      jpeg_leave(info, ImageStatus::too_large);
+    case JERR_BAD_PRECISION:
+    case JERR_SOF_UNSUPPORTED:
+    case JERR_ARITH_NOTIMPL:
+    case JERR_CONVERSION_NOTIMPL:
+    case JERR_NOT_COMPILED:
+      jpeg_leave(info, ImageStatus::unsupported);
+    default:
+      jpeg_leave(info, ImageStatus::broken);
+  }
+}
+
+void jpeg_on_message(j_common_ptr) {}
+void jpeg_on_warning(j_common_ptr, int) {}
+void jpeg_on_source(j_decompress_ptr) {}
+
+// libjpeg would be content with an invented end-of-image marker; for us the bytes have ended too early.
+boolean jpeg_on_end(j_decompress_ptr info) {
+  jpeg_leave(reinterpret_cast<j_common_ptr>(info), ImageStatus::truncated);
+}
+
+void jpeg_on_skip(j_decompress_ptr info, long count) {
+  if (count <= 0) return;
+  if (static_cast<unsigned long>(count) > info->src->bytes_in_buffer) jpeg_on_end(info);
+  info->src->next_input_byte += count;
+  info->src->bytes_in_buffer -= static_cast<std::size_t>(count);
+}
+
+void jpeg_on_progress(j_common_ptr info) {
+  if (reinterpret_cast<j_decompress_ptr>(info)->input_scan_number > kMaxScans) {
+    jpeg_leave(info, ImageStatus::broken);
+  }
+}
+
+/// Reads the header and chooses scale and colours. False: reader.failure says why.
+bool jpeg_header_step(JpegReader& reader) {
+  reader.info.err = jpeg_std_error(&reader.errors);
+  reader.errors.error_exit = jpeg_on_error;
+  reader.errors.output_message = jpeg_on_message;
+  reader.errors.emit_message = jpeg_on_warning;
+  reader.info.client_data = &reader;
+  if (setjmp(reader.escape) != 0) return false;
+  jpeg_create_decompress(&reader.info);
+  reader.source.init_source = jpeg_on_source;
+  reader.source.fill_input_buffer = jpeg_on_end;
+  reader.source.skip_input_data = jpeg_on_skip;
+  reader.source.resync_to_restart = jpeg_resync_to_restart;
+  reader.source.term_source = jpeg_on_source;
+  reader.source.next_input_byte = reader.data;
+  reader.source.bytes_in_buffer = reader.size;
+  reader.info.src = &reader.source;
+  reader.progress.progress_monitor = jpeg_on_progress;
+  reader.info.progress = &reader.progress;
+  jpeg_read_header(&reader.info, TRUE);
+  if (!within_pixel_bound(reader.info.image_width, reader.info.image_height)) {
+    reader.failure = ImageStatus::too_large;
+    return false;
+  }
+  switch (reader.info.jpeg_color_space) {
+    case JCS_GRAYSCALE:
+    case JCS_YCbCr:
+    case JCS_RGB:
+      reader.info.out_color_space = JCS_GRAYSCALE;  // of YCbCr only Y is transformed back
+      break;
+    case JCS_CMYK:
+    case JCS_YCCK:
+      reader.info.out_color_space = JCS_CMYK;
+      break;
+    default:
+      reader.failure = ImageStatus::unsupported;
+      return false;
+  }
+  const JDIMENSION side = std::min(reader.info.image_width, reader.info.image_height);
+  reader.info.scale_denom = 8;
+  reader.info.scale_num = 8;
+  while (!reader.full && reader.info.scale_num > 1 && (side * (reader.info.scale_num / 2) + 7) / 8 >= kMinSide) {
+    reader.info.scale_num /= 2;
+  }
+  reader.info.dct_method = JDCT_ISLOW;
+  jpeg_calc_output_dimensions(&reader.info);
+  return true;
+}
+
+/// Decodes all rows into out (output_width x output_height) and reads on to the end-of-image marker.
+bool jpeg_rows_step(JpegReader& reader, std::uint8_t* out) {
+  if (setjmp(reader.escape) != 0) return false;
+  jpeg_decompress_struct& info = reader.info;
+  jpeg_start_decompress(&info);
+  const bool inks = info.out_color_space == JCS_CMYK;
+  JSAMPARRAY row = nullptr;
+  if (inks) {
+    row = (*info.mem->alloc_sarray)(reinterpret_cast<j_common_ptr>(&info), JPOOL_IMAGE, info.output_width * 4, 1);
+  }
+  while (info.output_scanline < info.output_height) {
+    std::uint8_t* line = out + static_cast<std::size_t>(info.output_scanline) * info.output_width;
+    if (!inks) {
+      jpeg_read_scanlines(&info, &line, 1);
+      continue;
+    }
+    jpeg_read_scanlines(&info, row, 1);
+    // Four-ink files hold 255 minus the amount of ink, as Adobe writes them and all readers assume.
+    for (std::size_t x = 0; x < info.output_width; ++x) {
+      const std::uint8_t* ink = row[0] + 4 * x;
+      const unsigned key = ink[3];
+      line[x] = luma((ink[0] * key + 127) / 255, (ink[1] * key + 127) / 255, (ink[2] * key + 127) / 255);
+    }
+  }
+  jpeg_finish_decompress(&info);
+  return true;
+}
+
+}  // namespace
+
+void decode_jpeg(std::span<const std::byte> bytes, ImageOptions options, GreyImage& image) {
+  JpegReader reader;
+  reader.data = reinterpret_cast<const unsigned char*>(bytes.data());
+  reader.size = bytes.size();
+  reader.full = options.full;
+  bool good = jpeg_header_step(reader);
+  image.width = reader.info.image_width;
+  image.height = reader.info.image_height;
+  if (good) {
+    image.grey_width = reader.info.output_width;
+    image.grey_height = reader.info.output_height;
+    image.grey.resize(static_cast<std::size_t>(image.grey_width) * image.grey_height);
+    good = jpeg_rows_step(reader, image.grey.data());
+  }
+  if (reader.out_of_memory) throw std::bad_alloc();
+  image.status = good ? ImageStatus::ok : reader.failure;
+}
+
+namespace {
+
+// ---- PNG, by the same rules.
+
+struct PngReader {
+  png_structp png = nullptr;
+  png_infop info = nullptr;
+  std::jmp_buf escape{};
+  const unsigned char* data = nullptr;
+  std::size_t size = 0;
+  std::size_t at = 0;
+  std::uint32_t width = 0;
+  std::uint32_t height = 0;
+  std::size_t channels = 0;
+  int passes = 1;
+  ImageStatus failure = ImageStatus::broken;
+
+  PngReader() = default;
+  PngReader(const PngReader&) = delete;
+  PngReader& operator=(const PngReader&) = delete;
+  ~PngReader() { png_destroy_read_struct(&png, &info, nullptr); }
+};
+
+[[noreturn]] void png_leave(PngReader& reader, ImageStatus status) {
+  reader.failure = status;
+  std::longjmp(reader.escape, 1);
+}
+
+[[noreturn]] void png_on_error(png_structp png, png_const_charp) {
+  png_leave(*static_cast<PngReader*>(png_get_error_ptr(png)), ImageStatus::broken);
+}
+
+void png_on_warning(png_structp, png_const_charp) {}
+
+void png_on_read(png_structp png, png_bytep out, std::size_t count) {
+  PngReader& reader = *static_cast<PngReader*>(png_get_io_ptr(png));
+  if (count > reader.size - reader.at) png_leave(reader, ImageStatus::truncated);
+  std::memcpy(out, reader.data + reader.at, count);
+  reader.at += count;
+}
+
+bool png_header_step(PngReader& reader) {
+  if (setjmp(reader.escape) != 0) return false;
+  reader.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &reader, png_on_error, png_on_warning);
+  if (reader.png == nullptr) return false;
+  reader.info = png_create_info_struct(reader.png);
+  if (reader.info == nullptr) return false;
+  png_set_read_fn(reader.png, &reader, png_on_read);
+  png_set_user_limits(reader.png, PNG_UINT_31_MAX, PNG_UINT_31_MAX);  // our own bound is on the product
+  // Colour profiles and texts do not change the grey levels; their errors must not cost the image.
+  png_set_keep_unknown_chunks(reader.png, PNG_HANDLE_CHUNK_NEVER, nullptr, -1);
+  png_read_info(reader.png, reader.info);
+  reader.width = png_get_image_width(reader.png, reader.info);
+  reader.height = png_get_image_height(reader.png, reader.info);
+  if (!within_pixel_bound(reader.width, reader.height) || reader.width > kMaxPngRowBytes / 8) {
+    reader.failure = ImageStatus::too_large;
+    return false;
+  }
+  png_set_strip_16(reader.png);
+  png_set_expand(reader.png);  // palette to RGB, less than 8 bits to 8
+  png_set_strip_alpha(reader.png);
+  reader.passes = png_set_interlace_handling(reader.png);
+  png_read_update_info(reader.png, reader.info);
+  reader.channels = png_get_channels(reader.png, reader.info);
+  return reader.channels == 1 || reader.channels == 3;
+}
+
+/// After the rows: reads up to the end chunk. What is wrong here does not touch the pixels, unless the file is cut.
+bool png_end_step(PngReader& reader) {
+  if (setjmp(reader.escape) != 0) return reader.failure != ImageStatus::truncated;
+  png_read_end(reader.png, nullptr);
+  return true;
+}
+
+/// Reads all rows. `pixels` holds the whole image if it is interlaced, else one row; width * channels a row.
+bool png_rows_step(PngReader& reader, std::uint8_t* pixels, std::uint8_t* grey) {
+  if (setjmp(reader.escape) != 0) return false;
+  const std::size_t stride = reader.width * reader.channels;
+  for (int pass = 0; pass < reader.passes; ++pass) {
+    for (std::size_t y = 0; y < reader.height; ++y) {
+      std::uint8_t* row = reader.passes > 1 ? pixels + y * stride : pixels;
+      png_read_row(reader.png, row, nullptr);
+      if (pass + 1 < reader.passes) continue;
+      std::uint8_t* line = grey + y * reader.width;
+      if (reader.channels == 1) {
+        std::memcpy(line, row, reader.width);
+      } else {
+        for (std::size_t x = 0; x < reader.width; ++x) line[x] = luma(row[3 * x], row[3 * x + 1], row[3 * x + 2]);
+      }
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+void decode_png(std::span<const std::byte> bytes, GreyImage& image) {
+  PngReader reader;
+  reader.data = reinterpret_cast<const unsigned char*>(bytes.data());
+  reader.size = bytes.size();
+  bool good = png_header_step(reader);
+  image.width = reader.width;
+  image.height = reader.height;
+  if (good) {
+    image.grey_width = reader.width;
+    image.grey_height = reader.height;
+    image.grey.resize(static_cast<std::size_t>(reader.width) * reader.height);
+    std::vector<std::uint8_t> pixels(reader.width * reader.channels * (reader.passes > 1 ? reader.height : 1));
+    good = png_rows_step(reader, pixels.data(), image.grey.data()) && png_end_step(reader);
+  }
+  image.status = good ? ImageStatus::ok : reader.failure;
+}
+
+// ---- WebP
+
+void decode_webp(std::span<const std::byte> bytes, GreyImage& image) {
+  const auto* data = reinterpret_cast<const std::uint8_t*>(bytes.data());
+  const auto length = [&] {  // of the file, as its RIFF header says
+    if (bytes.size() < 12) return std::numeric_limits<std::uint64_t>::max();
+    return std::uint64_t{8} + data[4] + (std::uint64_t{data[5]} << 8) + (std::uint64_t{data[6]} << 16) +
+           (std::uint64_t{data[7]} << 24);
+  }();
+  const auto failed = [&](VP8StatusCode code) {
+    if (code == VP8_STATUS_OUT_OF_MEMORY) throw std::bad_alloc();
+    // libwebp also says "not enough data" of corrupt codes; only the length tells a cut file
+    if (length > bytes.size()) return ImageStatus::truncated;
+    return code == VP8_STATUS_UNSUPPORTED_FEATURE ? ImageStatus::unsupported : ImageStatus::broken;
+  };
+  WebPDecoderConfig config;
+  if (WebPInitDecoderConfig(&config) == 0) {  // the library is older than its header
+    image.status = ImageStatus::unsupported;
+    return;
+  }
+  if (const VP8StatusCode code = WebPGetFeatures(data, bytes.size(), &config.input); code != VP8_STATUS_OK) {
+    image.status = failed(code);
+    return;
+  }
+  image.width = static_cast<std::uint32_t>(config.input.width);
+  image.height = static_cast<std::uint32_t>(config.input.height);
+  if (config.input.has_animation != 0) {
+    image.status = ImageStatus::unsupported;
+    return;
+  }
+  if (!within_pixel_bound(image.width, image.height)) {
+    image.status = ImageStatus::too_large;
+    return;
+  }
+  if (length > bytes.size()) {
+    image.status = ImageStatus::truncated;
+    return;
+  }
+  const std::size_t pixels = static_cast<std::size_t>(image.width) * image.height;
+  std::vector<std::uint8_t> rgb(pixels * 3);
+  config.output.colorspace = MODE_RGB;
+  config.output.is_external_memory = 1;
+  config.output.u.RGBA.rgba = rgb.data();
+  config.output.u.RGBA.stride = static_cast<int>(image.width * 3);
+  config.output.u.RGBA.size = rgb.size();
+  const VP8StatusCode code = WebPDecode(data, bytes.size(), &config);
+  WebPFreeDecBuffer(&config.output);
+  if (code != VP8_STATUS_OK) {
+    image.status = failed(code);
+    return;
+  }
+  for (std::size_t i = 0; i < pixels; ++i) rgb[i] = luma(rgb[3 * i], rgb[3 * i + 1], rgb[3 * i + 2]);
+  rgb.resize(pixels);
+  image.grey = std::move(rgb);
+  image.grey_width = image.width;
+  image.grey_height = image.height;
+  image.status = ImageStatus::ok;
+}
+
+}  // namespace dcfast

@@ -1,0 +1,28 @@
+// A 64-bit perceptual hash of a grey image: area average to 32 x 32, DCT-II, the 64 lowest frequencies
+// without the constant one against their median. Integers only: the bits are the same on every machine.
+// docs/formats.md has the definition step by step.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+namespace dcfast {
+
+/// `flat`: the frequencies hardly differ from their median (solid colours, gradients, stripes), so that noise
+/// decides the bits; such images must never match by this hash.
+struct PerceptualHash {
+  std::uint64_t bits = 0;
+  bool flat = true;
+};
+
+/// The spread (median absolute deviation of the 64 frequencies, in grey levels of the orthonormal DCT) below
+/// which an image is flat. Solid colours, gradients, stripes and vignettes with noise of 3 grey levels and JPEG
+/// at quality 60 stay below 4.7; 6,600 photographs, drawings and thumbnails of a real pool and five evaluation
+/// sets lie above 10, their median at 79.
+inline constexpr int kFlatSpread = 5;
+
+/// Hash of width x height grey levels, rows one after another. Throws invalid_argument where either is 0, the
+/// span does not have width * height values, or that is more than 2^32. Cost: one pass over the image.
+PerceptualHash perceptual_hash(std::span<const std::uint8_t> grey, std::uint32_t width, std::uint32_t height);
+
+}  // namespace dcfast

@@ -1,0 +1,330 @@
+#include "core/index/tar_index.hpp"
+
+#include <algorithm>
+#include <array>
+#include <functional>
+#include <limits>
+#include <string>
+#include <unordered_map>
+
+#include "core/images/image_header.hpp"
+#include "core/index/json_uid.hpp"
+#include "core/index/string_hash.hpp"
+
+namespace dcfast {
+
+namespace {
+
+constexpr std::uint64_t max_json = 64 << 20;
+static_assert(ReadWindow::padding >= UidReader::padding);
+
+char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
+
+using StringIds = std::unordered_map<std::string, std::uint32_t, StringHash, std::equal_to<>>;
+
+/// The extensions of a shard. They come in the same few, in the same order: the one after the last is tried first.
+class ExtTable {
+ public:
+  struct Entry {
+    std::uint32_t folded;  // one number for all cases of an extension
+    bool json, caption, image;
+    std::uint64_t last_sample;  // of the folded extension's entry: the sample that has it, counted from 1
+  };
+
+  explicit ExtTable(StringTable& names) : names_(names) {}
+
+  std::uint32_t find(std::string_view ext) {
+    if (!entries_.empty()) {
+      const std::uint32_t guess = last_ + 1 < entries_.size() ? last_ + 1 : 0;
+      if (names_[guess] == ext) return last_ = guess;
+      const auto known = ids_.find(ext);
+      if (known != ids_.end()) return last_ = known->second;
+    }
+    return last_ = add(ext);
+  }
+  const Entry& operator[](std::uint32_t id) const { return entries_[id]; }
+  /// Notes that `sample` has extension `id`; true where it had it already.
+  bool repeats(std::uint32_t id, std::uint64_t sample) {
+    auto& last = entries_[entries_[id].folded].last_sample;
+    const bool again = last == sample;
+    last = sample;
+    return again;
+  }
+
+ private:
+  std::uint32_t add(std::string_view ext) {
+    const auto id = static_cast<std::uint32_t>(entries_.size());
+    std::string folded(ext);
+    std::transform(folded.begin(), folded.end(), folded.begin(), lower);
+    names_.add(ext);
+    ids_.emplace(ext, id);
+    const std::uint32_t first = folded_ids_.emplace(folded, id).first->second;
+    entries_.push_back({first, folded == "json", folded == "txt", is_image_ext(folded), 0});
+    return id;
+  }
+
+  StringTable& names_;
+  std::vector<Entry> entries_;
+  StringIds ids_;
+  StringIds folded_ids_;
+  std::uint32_t last_ = 0;
+};
+
+/// Which keys a shard has had: open addressing over sample numbers, the keys themselves lie in the column.
+class KeySet {
+ public:
+  explicit KeySet(const StringTable& keys) : keys_(keys), slots_(1024, 0) {}
+
+  /// True where an equal key came before; `sample` must be the last in the table.
+  bool add(std::size_t sample) {
+    if (2 * (sample + 1) > slots_.size()) grow(sample);
+    return !insert(sample);
+  }
+
+ private:
+  bool insert(std::size_t sample) {
+    const std::string_view key = keys_[sample];
+    const std::size_t mask = slots_.size() - 1;
+    for (std::size_t at = StringHash{}(key) & mask;; at = (at + 1) & mask) {
+      if (slots_[at] == 0) {
+        slots_[at] = sample + 1;
+        return true;
+      }
+      if (keys_[static_cast<std::size_t>(slots_[at] - 1)] == key) return false;
+    }
+  }
+  void grow(std::size_t samples) {
+    slots_.assign(2 * slots_.size(), 0);
+    for (std::size_t i = 0; i < samples; ++i) insert(i);
+  }
+
+  const StringTable& keys_;
+  std::vector<std::uint64_t> slots_;
+};
+
+/// An image inside the archive. Its first bytes come through the walker's window, which wants the header that
+/// follows next anyway; what lies further is read around the window.
+class MemberImage final : public ImageBytes {
+ public:
+  MemberImage(ReadWindow& window, std::uint64_t begin, std::uint64_t size) : window_(window), begin_(begin), size_(size) {}
+
+  std::span<const std::byte> at(std::uint64_t offset, std::size_t count) override {
+    if (offset >= size_) return {};
+    count = static_cast<std::size_t>(std::min<std::uint64_t>(count, size_ - offset));
+    if (offset + count <= near) {
+      const std::size_t head = static_cast<std::size_t>(std::min<std::uint64_t>(near, size_));
+      const auto bytes = window_.view(begin_, head);
+      if (offset >= bytes.size()) return {};
+      return bytes.subspan(static_cast<std::size_t>(offset), std::min(count, bytes.size() - static_cast<std::size_t>(offset)));
+    }
+    if (offset < aside_begin_ || offset + count > aside_begin_ + aside_length_) {
+      aside_begin_ = offset;
+      const std::size_t want = static_cast<std::size_t>(std::min<std::uint64_t>(aside_.size(), size_ - offset));
+      aside_length_ = window_.read_aside({aside_.data(), want}, begin_ + offset);
+    }
+    const std::size_t start = static_cast<std::size_t>(offset - aside_begin_);
+    if (start >= aside_length_) return {};
+    return {aside_.data() + start, std::min(count, aside_length_ - start)};
+  }
+
+ private:
+  // A baseline JPEG's frame header lies about 160 bytes in, one with a small comment or JFIF thumbnail under 1 KiB.
+  static constexpr std::uint64_t near = 1024;
+
+  ReadWindow& window_;
+  std::uint64_t begin_;
+  std::uint64_t size_;
+  std::uint64_t aside_begin_ = 0;
+  std::size_t aside_length_ = 0;
+  std::array<std::byte, 512> aside_;
+};
+
+class ShardBuilder {
+ public:
+  ShardBuilder(TarWalker& walker, const IndexOptions& options, ShardIndex& out)
+      : walker_(walker), options_(options), out_(out), exts_(out.exts), keys_(out.keys) {}
+
+  void add(const TarMember& member) {
+    std::string_view key;
+    std::string_view ext;
+    if (member.kind != MemberKind::regular || !split_member_name(member.name, key, ext)) {
+      add_stray(member);
+      return;
+    }
+    const std::uint32_t id = exts_.find(ext);
+    if (out_.flags.empty() || key != out_.keys[out_.flags.size() - 1]) {
+      begin_sample(member, key, 0);
+      exts_.repeats(id, out_.flags.size());
+    } else if (exts_.repeats(id, out_.flags.size())) {
+      begin_sample(member, key, sample_flag::repeated_ext);
+      exts_.repeats(id, out_.flags.size());
+    }
+    append_member(out_, member.data_offset, member.size, id, previous_end_);
+    if (exts_[id].json) read_json(member);
+    if (exts_[id].caption) out_.flags.back() &= static_cast<std::uint16_t>(~sample_flag::no_caption);
+    if (exts_[id].image) read_image(member);
+  }
+
+  /// Says once for the shard what flags say for each sample: parts of what was one sample must not pass for wholes.
+  void note_repeated_keys() {
+    if (repeated_keys_ == 0) return;
+    const std::string_view key = out_.keys[first_repeated_];
+    const bool one = repeated_keys_ == 1;
+    out_.reports.push_back({out_.base[first_repeated_], false,
+                            std::to_string(repeated_keys_) + (one ? " sample has" : " samples have") + " the key of an earlier one, " +
+                                (one ? "" : "the first ") + printable_name(key) +
+                                ": written twice, or interleaved with others; each part is a sample of its own", {}});
+  }
+
+  /// Marks the sample that damage may have robbed of members: unless the member that is cut is known and
+  /// belongs elsewhere.
+  void mark_cut() {
+    for (const TarReport& report : walker_.reports()) {
+      if (!report.damage || out_.flags.empty()) continue;
+      std::string_view key;
+      std::string_view ext;
+      const bool known = !report.member.empty();
+      const bool grouped = known && split_member_name(report.member, key, ext);
+      if (!known || (grouped && key == out_.keys[out_.flags.size() - 1])) out_.flags.back() |= sample_flag::cut;
+    }
+  }
+
+ private:
+  void add_stray(const TarMember& member) {
+    out_.stray_names.add(member.name);
+    out_.stray_offset.push_back(member.data_offset);
+    out_.stray_size.push_back(member.size);
+    out_.stray_kind.push_back(static_cast<std::uint8_t>(member.kind));
+    if (member.kind == MemberKind::sparse) {
+      out_.reports.push_back({member.header_offset, false, "sparse member " + printable_name(member.name) +
+                              " is listed, but not readable as plain bytes: it belongs to no sample", {}});
+    }
+  }
+
+  void begin_sample(const TarMember& member, std::string_view key, std::uint16_t flags) {
+    flags |= sample_flag::no_json | sample_flag::no_caption | sample_flag::no_image;
+    out_.keys.add(key);
+    if (keys_.add(out_.flags.size())) {
+      flags |= sample_flag::repeated_key;
+      if (repeated_keys_++ == 0) first_repeated_ = out_.flags.size();
+    }
+    out_.flags.push_back(flags);
+    out_.uid.push_back({});
+    out_.base.push_back(member.header_offset);
+    out_.member_count.push_back(0);
+    out_.width.push_back(0);
+    out_.height.push_back(0);
+    previous_end_ = member.header_offset;
+  }
+
+  void read_json(const TarMember& member) {
+    std::uint16_t& flags = out_.flags.back();
+    flags &= static_cast<std::uint16_t>(~sample_flag::no_json);
+    if (!options_.read_uid) {
+      flags |= sample_flag::no_uid;
+      return;
+    }
+    UidStatus status = UidStatus::bad_json;
+    ReadWindow& window = walker_.window();
+    if (member.size <= ReadWindow::max_view) {
+      const auto bytes = window.view(member.data_offset, static_cast<std::size_t>(member.size));
+      if (bytes.size() == member.size) status = uids_.read(bytes, out_.uid.back());
+    } else if (member.size <= max_json) {
+      std::vector<std::byte> bytes(static_cast<std::size_t>(member.size) + UidReader::padding);
+      const std::span<std::byte> json(bytes.data(), static_cast<std::size_t>(member.size));
+      if (window.read_aside(json, member.data_offset) == member.size) status = uids_.read(json, out_.uid.back());
+    }
+    if (status == UidStatus::missing) flags |= sample_flag::no_uid;
+    if (status == UidStatus::malformed) flags |= sample_flag::bad_uid;
+    if (status == UidStatus::bad_json) flags |= sample_flag::bad_json;
+  }
+
+  void read_image(const TarMember& member) {
+    std::uint16_t& flags = out_.flags.back();
+    if ((flags & sample_flag::no_image) == 0) return;  // not the first image
+    flags &= static_cast<std::uint16_t>(~sample_flag::no_image);
+    if (!options_.read_image_size) return;
+    MemberImage image(walker_.window(), member.data_offset, member.size);
+    const ImageSize size = read_image_size(image);
+    out_.width.back() = size.width;
+    out_.height.back() = size.height;
+  }
+
+  TarWalker& walker_;
+  const IndexOptions& options_;
+  ShardIndex& out_;
+  ExtTable exts_;
+  KeySet keys_;
+  UidReader uids_;
+  std::uint64_t previous_end_ = 0;
+  std::uint64_t repeated_keys_ = 0;
+  std::size_t first_repeated_ = 0;
+};
+
+}  // namespace
+
+void append_member(ShardIndex& shard, std::uint64_t data_offset, std::uint64_t size, std::uint32_t ext, std::uint64_t& previous_end) {
+  using namespace packed_member;
+  const std::uint64_t gap = (data_offset - previous_end) / block_size;
+  if (gap >= gap_escape || size > largest_size || ext > largest_ext) {
+    shard.members.push_back(gap_escape << 48 | shard.escapes.size());
+    shard.escapes.push_back({data_offset, size, ext, 0});
+  } else {
+    shard.members.push_back(gap << 48 | static_cast<std::uint64_t>(ext) << 32 | size);
+  }
+  previous_end = data_offset + (size + block_size - 1) / block_size * block_size;
+  ++shard.member_count.back();
+}
+
+bool split_member_name(std::string_view name, std::string_view& key, std::string_view& ext) {
+  const std::string_view first = name.substr(0, name.find('/'));
+  if (first.size() >= 4 && first.starts_with("__") && first.ends_with("__")) return false;
+  const std::size_t slash = name.rfind('/');
+  const std::size_t begin = slash == std::string_view::npos ? 0 : slash + 1;
+  const std::size_t dot = name.find('.', begin);
+  if (dot == std::string_view::npos || dot == begin) return false;
+  key = name.substr(0, dot);
+  ext = name.substr(dot + 1);
+  return true;
+}
+
+bool is_image_ext(std::string_view ext) {
+  const std::size_t dot = ext.rfind('.');
+  if (dot != std::string_view::npos) ext.remove_prefix(dot + 1);
+  if (ext.size() < 3 || ext.size() > 4) return false;
+  std::string folded(ext);
+  std::transform(folded.begin(), folded.end(), folded.begin(), lower);
+  for (const std::string_view known : {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"}) {
+    if (folded == known) return true;
+  }
+  return false;
+}
+
+ShardIndex index_tar(ByteReader& reader, const IndexOptions& options) {
+  ShardIndex out;
+  out.tar_size = reader.size();
+  TarWalker walker(reader);
+  ShardBuilder builder(walker, options, out);
+  TarMember member;
+  while (walker.next(member)) builder.add(member);
+  builder.mark_cut();
+  builder.note_repeated_keys();
+  out.reports.insert(out.reports.end(), walker.reports().begin(), walker.reports().end());
+  return out;
+}
+
+ShardIndex index_tar_file(const std::string& path, const IndexOptions& options) {
+  const File file = File::open_read(path);
+  FileReader reader(file);
+  const std::int64_t mtime = file.mtime_ns();
+  ShardIndex out = index_tar(reader, options);
+  out.mtime_ns = mtime;
+  if (file.size() != out.tar_size || file.mtime_ns() != mtime) {
+    out.reports.push_back({0, true, "the file changed while it was indexed: index it again", {}});
+  } else if (!file.is_at_its_path()) {
+    out.reports.push_back({0, true, "the file was replaced while it was indexed: index it again", {}});
+  }
+  return out;
+}
+
+}  // namespace dcfast

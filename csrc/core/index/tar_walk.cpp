@@ -1,0 +1,368 @@
+#include "core/index/tar_walk.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <utility>
+
+#include "core/index/tar_header.hpp"
+
+namespace dcfast {
+
+namespace {
+
+using namespace tar_header;
+
+constexpr std::size_t min_window = 4 << 10;
+constexpr std::size_t max_window = 256 << 10;
+// Reading on over a gap this small costs less than a system call saves.
+constexpr std::uint64_t near_gap = 4 << 10;
+
+std::uint64_t round_up(std::uint64_t n) { return (n + (block_size - 1)) & ~(block_size - 1); }
+
+const char* chars(std::span<const std::byte> bytes) { return reinterpret_cast<const char*>(bytes.data()); }
+
+bool all_zero(std::span<const std::byte> bytes) {
+  return std::all_of(bytes.begin(), bytes.end(), [](std::byte b) { return b == std::byte{0}; });
+}
+
+// GNU's magic "ustar  " means that access and change times lie where POSIX has the prefix. Go 1.7 and older wrote
+// the prefix nevertheless: then these are no numbers.
+bool gnu_times(const char* block) {
+  constexpr std::size_t time_length = 12;
+  std::uint64_t ignored = 0;
+  for (const std::size_t at : {prefix_at, prefix_at + time_length}) {
+    if (block[at] != '\0' && parse_number(block + at, time_length, ignored) == Number::malformed) return false;
+  }
+  return true;
+}
+
+std::string foreign_format(std::string_view start) {
+  const std::array<std::pair<std::string_view, const char*>, 5> known{{{"\x1f\x8b", "gzip"},
+                                                                       {"BZh", "bzip2"},
+                                                                       {std::string_view("\xfd" "7zXZ\0", 6), "xz"},
+                                                                       {"\x28\xb5\x2f\xfd", "zstd"},
+                                                                       {"PK\x03\x04", "zip"}}};
+  for (const auto& [magic, name] : known) {
+    if (start.starts_with(magic)) return std::string("not a tar file: it starts like ") + name + "; decompress it first";
+  }
+  return {};
+}
+
+void strip_slashes(std::string& name) {
+  while (!name.empty() && name.back() == '/') name.pop_back();
+}
+
+}  // namespace
+
+std::size_t MemoryReader::read(std::span<std::byte> out, std::uint64_t offset) {
+  if (offset >= bytes_.size()) return 0;
+  const std::size_t n = std::min<std::size_t>(out.size(), bytes_.size() - static_cast<std::size_t>(offset));
+  std::memcpy(out.data(), bytes_.data() + offset, n);
+  return n;
+}
+
+ReadWindow::ReadWindow(ByteReader& reader)
+    : reader_(reader), size_(reader.size()), hint_(min_window), next_(2 * min_window) {
+  // buffer_ grows with the window: an archive of a few members should not cost 256 KiB
+  buffer_.resize(min_window + padding);
+}
+
+std::span<const std::byte> ReadWindow::refill(std::uint64_t offset, std::size_t count) {
+  if (offset >= size_) return {};
+  const std::uint64_t left = size_ - offset;
+  count = static_cast<std::size_t>(std::min<std::uint64_t>(count, left));
+  const std::uint64_t end = begin_ + length_;
+  std::size_t want;
+  if (offset >= begin_ && offset <= end + near_gap) {
+    want = next_;
+    next_ = std::min(2 * next_, max_window);
+  } else {
+    const std::size_t stretch = static_cast<std::size_t>(std::min<std::uint64_t>(touched_ - stretch_begin_, max_view));
+    hint_ = stretch > hint_ ? stretch : hint_ - (hint_ - stretch) / 8;
+    hint_ = std::clamp(hint_, min_window, max_view);
+    want = hint_;
+    next_ = 2 * hint_;
+    stretch_begin_ = offset;
+    touched_ = offset;
+  }
+  want = std::max(want, count);
+  want = static_cast<std::size_t>(std::min<std::uint64_t>(want, left));
+  if (buffer_.size() < want + padding) buffer_.resize(want + padding);
+  length_ = reader_.read({buffer_.data(), want}, offset);
+  begin_ = offset;
+  count = std::min(count, length_);
+  touched_ = std::max(touched_, offset + count);
+  return {buffer_.data(), count};
+}
+
+std::size_t ReadWindow::read_aside(std::span<std::byte> out, std::uint64_t offset) {
+  if (offset >= size_) return 0;
+  const std::uint64_t left = size_ - offset;
+  if (out.size() > left) out = out.first(static_cast<std::size_t>(left));
+  return reader_.read(out, offset);
+}
+
+void TarWalker::Extended::clear() {
+  path.reset();
+  sparse_name.reset();
+  size.reset();
+  sparse = false;
+}
+
+bool TarWalker::fail(std::uint64_t offset, std::string message, std::string_view member) {
+  reports_.push_back({offset, true, std::move(message), std::string(member)});
+  done_ = true;
+  return false;
+}
+
+void TarWalker::note(std::uint64_t offset, std::string message) { reports_.push_back({offset, false, std::move(message), {}}); }
+
+bool TarWalker::next(TarMember& member) {
+  if (done_) return false;
+  if (next_whole(member)) return true;
+  done_ = true;
+  return false;
+}
+
+bool TarWalker::next_whole(TarMember& member) {
+  local_.clear();
+  in_chain_ = false;
+  for (;;) {
+    const std::uint64_t at = position_;
+    const auto block = window_.view(at, block_size);
+    if (block.size() < block_size || all_zero(block)) return end_here();
+    const char* const text = chars(block);
+    if (!checksum_holds(text)) {
+      const std::uint64_t begin = in_chain_ ? chain_begin_ : at;
+      if (at == 0) {
+        const std::string foreign = foreign_format({text, block_size});
+        return fail(0, foreign.empty() ? "not a tar file: the first header's checksum is wrong" : foreign);
+      }
+      return fail(begin, "header checksum is wrong at offset " + std::to_string(at) + ": nothing from there on is indexed");
+    }
+    const char type = text[type_at];
+    const bool announces = type == 'L' || type == 'K' || type == 'x' || type == 'X' || type == 'g';
+    if (!announces) {
+      return fill_member(member, block, in_chain_ ? chain_begin_ : at);
+    }
+    std::uint64_t size = 0;
+    if (!plain_size(text + size_at, size) && parse_number(text + size_at, size_length, size) != Number::good) {
+      return fail(in_chain_ ? chain_begin_ : at, "size field of an extended header is not a valid number");
+    }
+    if (!in_chain_ && type != 'g') {
+      in_chain_ = true;
+      chain_begin_ = at;
+    }
+    const std::uint64_t data = at + block_size;
+    const bool good = type == 'L' || type == 'K' ? long_name(data, size, type == 'L') : pax_header(data, size, type == 'g');
+    if (!good) return false;
+    position_ = data + round_up(size);
+  }
+}
+
+// There is no whole non-zero block at position_: the end of the archive, or a cut.
+bool TarWalker::end_here() {
+  const std::uint64_t at = position_;
+  const std::uint64_t size = window_.size();
+  if (size == 0) return fail(0, "empty file");
+  const auto rest = window_.view(at, 2 * block_size);
+  if (in_chain_) return fail(chain_begin_, "the archive ends after an extended header, before the member it describes");
+  if (at > size) return fail(size, "the file ends inside the padding of its last block");
+  if (rest.empty()) {
+    note(at, "no end-of-archive marker: the file ends after a whole member; members may have been lost to a cut");
+    return false;
+  }
+  if (rest.size() < block_size) {
+    if (at == 0) {
+      const std::string foreign = foreign_format({chars(rest), rest.size()});
+      if (!foreign.empty()) return fail(0, foreign);
+      return fail(0, "not a tar file: it has " + std::to_string(rest.size()) + " bytes, less than one header");
+    }
+    if (all_zero(rest)) {
+      note(at, "the end-of-archive marker is cut short");
+      return false;
+    }
+    return fail(at, "header cut off: " + std::to_string(rest.size()) + " of 512 bytes");
+  }
+  if (rest.size() < 2 * block_size) {
+    if (!all_zero(rest)) return fail(at, "a single zero block is followed by a partial block: is this the end?");
+    note(at, "the end-of-archive marker is cut short");
+    return false;
+  }
+  if (!all_zero(rest)) return fail(at, "a single zero block is followed by data: nothing from there on is indexed");
+  // An archive may be padded to any record size, with zeros. Data here are archives joined by cat, as a rule.
+  const auto tail = window_.view(at, ReadWindow::max_view);
+  if (!all_zero(tail)) note(at, "data follow the end-of-archive marker: they are not indexed");
+  return false;
+}
+
+bool TarWalker::long_name(std::uint64_t at, std::uint64_t size, bool is_name) {
+  if (size > max_long_name) return fail(chain_begin_, "GNU long name of " + std::to_string(size) + " bytes: more than 1 MiB");
+  if (at > window_.size() || size > window_.size() - at) return fail(chain_begin_, "GNU long name cut off by the end of the file");
+  scratch_.resize(static_cast<std::size_t>(size));
+  const std::size_t got = size <= ReadWindow::max_view ? 0 : window_.read_aside(scratch_, at);
+  std::span<const std::byte> bytes(scratch_.data(), got);
+  if (size <= ReadWindow::max_view) bytes = window_.view(at, static_cast<std::size_t>(size));
+  if (bytes.size() < size) return fail(chain_begin_, "the file shrank while it was read");
+  if (is_name && !local_.path) {
+    const void* nul = bytes.empty() ? nullptr : std::memchr(bytes.data(), 0, bytes.size());
+    const std::size_t length =
+        nul == nullptr ? bytes.size() : static_cast<std::size_t>(static_cast<const std::byte*>(nul) - bytes.data());
+    local_.path.emplace(chars(bytes), length);
+  }
+  return true;
+}
+
+bool TarWalker::pax_header(std::uint64_t at, std::uint64_t size, bool global) {
+  const std::uint64_t begin = in_chain_ ? chain_begin_ : at - block_size;
+  if (size > max_pax_header) return fail(begin, "pax header of " + std::to_string(size) + " bytes: more than 16 MiB");
+  if (at > window_.size() || size > window_.size() - at) return fail(begin, "pax header cut off by the end of the file");
+  std::span<const std::byte> bytes;
+  if (size <= ReadWindow::max_view) {
+    bytes = window_.view(at, static_cast<std::size_t>(size));
+  } else {
+    scratch_.resize(static_cast<std::size_t>(size));
+    bytes = {scratch_.data(), window_.read_aside(scratch_, at)};
+  }
+  if (bytes.size() < size) return fail(begin, "the file shrank while it was read");
+  Extended found;
+  bool unended = false;
+  std::string_view text(chars(bytes), bytes.size());
+  while (!text.empty() && text.front() != '\0') {
+    // "LENGTH KEYWORD=VALUE\n", LENGTH counting all of it
+    std::size_t length = 0;
+    std::size_t i = 0;
+    for (; i < text.size() && i < 9 && text[i] >= '0' && text[i] <= '9'; ++i) {
+      length = length * 10 + static_cast<std::size_t>(text[i] - '0');
+    }
+    const bool framed = i > 0 && i < text.size() && text[i] == ' ' && length > i + 2 && length <= text.size();
+    const std::string_view record = framed ? text.substr(i + 1, length - i - 1) : std::string_view();
+    const std::size_t equals = record.find('=');
+    if (!framed || equals == std::string_view::npos || equals == 0) {
+      // tarfile, too, keeps what it read so far; a wrong size shows as a bad checksum at the next header
+      note(begin, "malformed pax record: the rest of this pax header is ignored");
+      break;
+    }
+    if (record.back() != '\n' && !unended) {
+      unended = true;  // once a header: a hostile one has a million records
+      note(begin, "a pax record does not end in a newline: taken as it is");
+    }
+    const std::string_view keyword = record.substr(0, equals);
+    const std::string_view value = record.substr(equals + 1, record.size() - equals - 2);
+    if (keyword == "path") {
+      found.path.emplace(value);
+      strip_slashes(*found.path);
+    } else if (keyword == "size") {
+      found.size.emplace(value);
+    } else if (keyword.starts_with("GNU.sparse.")) {
+      found.sparse = true;
+      if (keyword == "GNU.sparse.name") found.sparse_name.emplace(value);
+    }
+    text.remove_prefix(length);
+  }
+  if (global) {
+    if (found.path) global_.path = std::move(found.path);
+    if (found.size) global_.size = std::move(found.size);
+    if (found.sparse_name) global_.sparse_name = std::move(found.sparse_name);
+    global_.sparse = global_.sparse || found.sparse;
+  } else {
+    if (!local_.path) local_.path = std::move(found.path);
+    if (!local_.size) local_.size = std::move(found.size);
+    if (!local_.sparse_name) local_.sparse_name = std::move(found.sparse_name);
+    local_.sparse = local_.sparse || found.sparse;
+  }
+  return true;
+}
+
+// Old GNU sparse files list further holes in blocks of their own between the header and the data.
+bool TarWalker::skip_sparse_blocks(std::uint64_t& at) {
+  for (bool more = true; more;) {
+    const auto block = window_.view(at, block_size);
+    if (block.size() < block_size) return false;
+    more = block[gnu_more_at] != std::byte{0};
+    at += block_size;
+  }
+  return true;
+}
+
+bool TarWalker::fill_member(TarMember& member, std::span<const std::byte> block, std::uint64_t header_begin) {
+  const char* const text = chars(block);
+  const char type = text[type_at];
+  const std::string_view short_name = text_field(text, name_at, name_length);
+  const bool extended_sparse = type == 'S' && text[gnu_extended_at] != 0;
+
+  // The name: pax or GNU long name, else a global pax path, else prefix and name of the block itself.
+  const auto& path = local_.path ? local_.path : global_.path;
+  const auto& sparse_name = local_.sparse_name ? local_.sparse_name : global_.sparse_name;
+  const bool plain_type = type == '0' || type == '\0' || type == '7';
+  const bool sparse = type == 'S' || (plain_type && (local_.sparse || global_.sparse));
+  if (sparse && sparse_name && !sparse_name->empty()) {
+    if (!local_.sparse_name && sparse_name->size() > max_global_path) {
+      return fail(header_begin, "global pax sparse name of " + std::to_string(sparse_name->size()) + " bytes: more than 4096");
+    }
+    name_ = *sparse_name;
+  } else if (path && !path->empty()) {
+    if (!local_.path && path->size() > max_global_path) {
+      // every member that follows would have it: a small file could fill the memory with copies of one long name
+      return fail(header_begin, "global pax path of " + std::to_string(path->size()) + " bytes: more than 4096");
+    }
+    name_ = *path;
+  } else {
+    name_.clear();
+    const std::string_view magic(text + magic_at, 7);
+    if (magic.starts_with("ustar") && (magic != "ustar  " || !gnu_times(text))) {
+      const bool star = std::string_view(text + 508, 4) == std::string_view("tar\0", 4);
+      const std::string_view prefix = text_field(text, prefix_at, star ? star_prefix_length : prefix_length);
+      if (!prefix.empty()) name_.append(prefix).push_back('/');
+    }
+    name_.append(short_name);
+  }
+
+  member.kind = MemberKind::other;
+  if (sparse) member.kind = MemberKind::sparse;
+  else if (type == '\0' && short_name.ends_with('/')) member.kind = MemberKind::directory;
+  else if (plain_type) member.kind = MemberKind::regular;
+  else if (type == '1') member.kind = MemberKind::hard_link;
+  else if (type == '2') member.kind = MemberKind::symlink;
+  else if (type == '5') member.kind = MemberKind::directory;
+  if (member.kind == MemberKind::directory) strip_slashes(name_);
+  member.name = name_;
+  member.header_offset = header_begin;
+
+  std::uint64_t size = 0;
+  const Number number = plain_size(text + size_at, size) ? Number::good : parse_number(text + size_at, size_length, size);
+  const auto& pax_size = local_.size ? local_.size : global_.size;
+  std::uint64_t data = position_ + block_size;
+  if (pax_size && !pax_size->empty()) {
+    size = 0;
+    for (const char c : *pax_size) {
+      if (c < '0' || c > '9' || size > (max_size - 9) / 10) {
+        return fail(header_begin, "pax size of member " + printable_name(name_) + " is not a valid size: " + printable_name(*pax_size));
+      }
+      size = size * 10 + static_cast<std::uint64_t>(c - '0');
+    }
+  } else if (number != Number::good) {
+    const char* const why = number == Number::negative ? "negative" : number == Number::too_large ? "absurdly large" : "not a number";
+    return fail(header_begin, "size of member " + printable_name(name_) + " is " + why);
+  }
+  // `block` may be gone after this: the window moves
+  if (extended_sparse && !skip_sparse_blocks(data)) {
+    return fail(header_begin, "sparse map of member " + printable_name(name_) + " cut off by the end of the file", name_);
+  }
+  // Links, devices, directories and fifos have no data, whatever their size field says; unknown types do.
+  const bool has_data = member.kind != MemberKind::directory && (type < '1' || type > '6');
+  member.data_offset = data;
+  member.size = has_data ? size : 0;
+  if (member.size > max_size - data) return fail(header_begin, "size of member " + printable_name(name_) + " is absurdly large");
+  if (data + member.size > window_.size()) {
+    return fail(header_begin,
+                "member " + printable_name(name_) + " cut off: its data end at byte " + std::to_string(data + member.size) +
+                    ", the file at " + std::to_string(window_.size()),
+                name_);
+  }
+  position_ = data + round_up(member.size);
+  return true;
+}
+
+}  // namespace dcfast

@@ -1,0 +1,85 @@
+"""
+Signatures of encoded images, and their sizes.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import typing
+
+import numpy
+import numpy.typing
+
+__all__: list[str] = [
+    "decode_grey",
+    "format_names",
+    "image_signatures",
+    "image_signatures_of",
+    "image_size",
+    "max_image_bytes",
+    "max_image_pixels",
+    "phash_grey",
+    "status_names",
+]
+
+def decode_grey(image: bytes, full: bool) -> tuple[int, numpy.typing.NDArray[numpy.uint8]]:
+    """
+    (status, grey levels).
+    """
+
+def format_names() -> list[str]:
+    """
+    Names of the numbers in `format`.
+    """
+
+def image_signatures(
+    path: bytes | str,
+    offsets: numpy.typing.NDArray[numpy.uint64],
+    sizes: numpy.typing.NDArray[numpy.uint64],
+    threads: typing.SupportsIndex,
+    full: bool,
+) -> tuple[
+    numpy.typing.NDArray[numpy.uint8],
+    numpy.typing.NDArray[numpy.uint8],
+    numpy.typing.NDArray[numpy.uint32],
+    numpy.typing.NDArray[numpy.uint32],
+    numpy.typing.NDArray[numpy.void],
+    numpy.typing.NDArray[numpy.uint64],
+    numpy.typing.NDArray[numpy.bool_],
+]:
+    """
+    (status, format, width, height, content hash, phash, flat) of members of a file.
+    """
+
+def image_signatures_of(
+    images: collections.abc.Sequence[bytes], threads: typing.SupportsIndex, full: bool
+) -> tuple[
+    numpy.typing.NDArray[numpy.uint8],
+    numpy.typing.NDArray[numpy.uint8],
+    numpy.typing.NDArray[numpy.uint32],
+    numpy.typing.NDArray[numpy.uint32],
+    numpy.typing.NDArray[numpy.void],
+    numpy.typing.NDArray[numpy.uint64],
+    numpy.typing.NDArray[numpy.bool_],
+]:
+    """
+    (status, format, width, height, content hash, phash, flat) of encoded images.
+    """
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """
+    (width, height) by the image's header, 0 where unknown.
+    """
+
+def phash_grey(grey: numpy.typing.NDArray[numpy.uint8]) -> tuple[int, bool]:
+    """
+    (perceptual hash, flat) of grey levels.
+    """
+
+def status_names() -> list[str]:
+    """
+    Names of the numbers in `status`.
+    """
+
+max_image_bytes: int = 268435456
+max_image_pixels: int = 178956970

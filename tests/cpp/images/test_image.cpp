@@ -1,0 +1,134 @@
+// Images: what is whole is ok, every prefix of it is not, and no bytes at all bring the decoder down.
+#include "core/images/image.hpp"
+
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "check.hpp"
+#include "core/images/perceptual_hash.hpp"
+#include "core/similarity/similarity.hpp"
+#include "core/system/error.hpp"
+#include "images/tiny_images.hpp"
+
+using dcfast::ImageFormat;
+using dcfast::ImageStatus;
+
+namespace {
+
+using Bytes = std::vector<std::byte>;
+
+Bytes unhex(const char* text) {
+  const auto digit = [](char c) { return c <= '9' ? c - '0' : c - 'a' + 10; };
+  Bytes bytes;
+  for (; text[0] != 0; text += 2) bytes.push_back(static_cast<std::byte>(digit(text[0]) * 16 + digit(text[1])));
+  return bytes;
+}
+
+/// A copy of exactly the size, so that a sanitizer sees a read beyond the end.
+ImageStatus status_of(const Bytes& bytes, bool full) {
+  const auto exact = std::make_unique<std::byte[]>(bytes.size());
+  if (!bytes.empty()) std::memcpy(exact.get(), bytes.data(), bytes.size());
+  const dcfast::GreyImage image = dcfast::decode_grey({exact.get(), bytes.size()}, {.full = full});
+  const bool good = image.status == ImageStatus::ok;
+  CHECK(static_cast<std::size_t>(image.status) < dcfast::kNumImageStatuses);
+  CHECK(image.grey.size() == static_cast<std::size_t>(image.grey_width) * image.grey_height);
+  CHECK(good == !image.grey.empty());
+  if (good) (void)dcfast::perceptual_hash(image.grey, image.grey_width, image.grey_height);
+  return image.status;
+}
+
+void test_whole_and_cut(const char* hex, ImageFormat format, std::uint32_t width, std::uint32_t height) {
+  const Bytes bytes = unhex(hex);
+  for (const bool full : {false, true}) {
+    CHECK(status_of(bytes, full) == ImageStatus::ok);
+    for (std::size_t size = 1; size < bytes.size(); ++size) {
+      const Bytes cut(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(size));
+      CHECK(status_of(cut, full) == ImageStatus::truncated);
+    }
+  }
+  const dcfast::ImageSignature signature = dcfast::image_signature(bytes, {});
+  CHECK(signature.format == format);
+  CHECK(signature.width == width && signature.height == height);
+  CHECK(signature.status == ImageStatus::ok);
+}
+
+void test_flips(const char* hex, unsigned seed) {
+  const Bytes bytes = unhex(hex);
+  std::mt19937 random(seed);
+  for (int trial = 0; trial < 10000; ++trial) {
+    Bytes changed = bytes;
+    for (unsigned n = 1 + random() % 4; n > 0; --n) {
+      changed[random() % changed.size()] = static_cast<std::byte>(random());
+    }
+    if (random() % 8 == 0) changed.resize(random() % changed.size());
+    (void)status_of(changed, trial % 2 == 0);
+  }
+}
+
+void test_hash() {
+  const std::vector<std::uint8_t> solid(77, 200);
+  CHECK(dcfast::perceptual_hash(solid, 7, 11).flat);
+  CHECK(dcfast::perceptual_hash(solid, 7, 11).bits == 0);
+  CHECK_THROWS(dcfast::Error, dcfast::perceptual_hash(solid, 7, 12));
+  CHECK_THROWS(dcfast::Error, dcfast::perceptual_hash({}, 0, 3));
+  // an image and its enlargement by whole numbers have the same cells
+  std::mt19937 random(5);
+  std::vector<std::uint8_t> small(20 * 24);
+  for (auto& v : small) v = static_cast<std::uint8_t>(random());
+  std::vector<std::uint8_t> large;
+  for (std::size_t y = 0; y < 24 * 3; ++y) {
+    for (std::size_t x = 0; x < 20 * 2; ++x) large.push_back(small[y / 3 * 20 + x / 2]);
+  }
+  const auto a = dcfast::perceptual_hash(small, 20, 24);
+  const auto b = dcfast::perceptual_hash(large, 40, 72);
+  CHECK(a.bits == b.bits && !a.flat && !b.flat);
+  CHECK(std::popcount(a.bits) == 32);
+}
+
+void test_join() {
+  std::mt19937_64 random(3);
+  std::vector<std::uint64_t> a(1009);
+  std::vector<std::uint64_t> b(5003);
+  for (auto& v : b) v = random();
+  for (std::size_t i = 0; i < a.size(); ++i) a[i] = b[i % 50] ^ (std::uint64_t{1} << (i % 64));
+  for (const unsigned threads : {1U, 3U}) {
+    const auto pairs = dcfast::hamming_join(a, b, 2, 1u << 20, threads);
+    std::size_t k = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) {
+      for (std::size_t j = 0; j < b.size(); ++j) {
+        const int distance = std::popcount(a[i] ^ b[j]);
+        if (distance > 2) continue;
+        CHECK(k < pairs.ia.size() && pairs.ia[k] == i && pairs.ib[k] == j && pairs.distance[k] == distance);
+        ++k;
+      }
+    }
+    CHECK(k == pairs.ia.size());
+    CHECK_THROWS(dcfast::Error, dcfast::hamming_join(a, b, 2, k - 1, threads));
+    CHECK(dcfast::hamming_join(a, b, 2, k, threads).ia.size() == k);
+  }
+}
+
+}  // namespace
+
+int main() {
+  test_whole_and_cut(kJpeg, ImageFormat::jpeg, 20, 24);
+  test_whole_and_cut(kProgressiveJpeg, ImageFormat::jpeg, 20, 24);
+  test_whole_and_cut(kCmykJpeg, ImageFormat::jpeg, 20, 24);
+  test_whole_and_cut(kPng, ImageFormat::png, 10, 12);
+  test_whole_and_cut(kInterlacedPng, ImageFormat::png, 20, 24);
+  test_whole_and_cut(kWebp, ImageFormat::webp, 20, 24);
+  test_whole_and_cut(kLosslessWebp, ImageFormat::webp, 20, 24);
+  unsigned seed = 1;
+  for (const char* hex : {kJpeg, kProgressiveJpeg, kCmykJpeg, kPng, kInterlacedPng, kWebp, kLosslessWebp}) {
+    test_flips(hex, seed++);
+  }
+  CHECK(status_of({}, false) == ImageStatus::empty);
+  CHECK(status_of(unhex("000102"), false) == ImageStatus::unsupported);
+  test_hash();
+  test_join();
+  return failures();
+}
