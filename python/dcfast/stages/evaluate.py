@@ -11,6 +11,9 @@ from typing import Any
 
 from dcfast.engine.piece import Piece
 from dcfast.errors import RunError
+from dcfast.evaluate import evaluate_model
+from dcfast.evaluate.evalset import evalset_files
+from dcfast.evaluate.tasks import OWN_TABLE, find_tasks
 from dcfast.models.clip import load_model
 from dcfast.models.devices import resolve_device
 from dcfast.rundir.run_dir import Run
@@ -24,8 +27,6 @@ TRAIN_SUMMARY = "train/summary.json"
 
 def evaluate_checkpoint(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: one checkpoint on all sets; returns scores and averages, the details are in the files."""
-    from dcfast.evaluate import evaluate_model
-
     clip = load_model(args["model"], str(Path(out) / args["checkpoint"]), device=resolve_device(args["device"]))
     if args["sha256"] is not None and clip.content_hash != args["sha256"]:
         raise RunError(
@@ -49,9 +50,6 @@ def evaluate_checkpoint(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
 
 def _files(directory: Path) -> tuple[str, ...]:
-    from dcfast.evaluate.evalset import evalset_files
-    from dcfast.evaluate.tasks import OWN_TABLE, find_tasks
-
     own = [str(directory / OWN_TABLE)] if (directory / OWN_TABLE).exists() else []
     return (*own, *(path for _, folder in find_tasks(directory) for path in evalset_files(folder)))
 

@@ -16,8 +16,11 @@ from typing import Any
 
 from dcfast.engine.piece import Piece
 from dcfast.errors import PoolError
+from dcfast.features.embed import embed_segment
 from dcfast.features.files import ARRAYS, segment_file, status_path
+from dcfast.features.metadata import Filled, SegmentColumns, write_features
 from dcfast.features.spec import TEACHER, FeatureModel, feature_models
+from dcfast.index.build import Segment
 from dcfast.models.clip import load_model, model_names
 from dcfast.models.devices import borrowed_device, gpu_share
 from dcfast.rundir.layout import FEATURE_METADATA, segment_path
@@ -25,6 +28,7 @@ from dcfast.rundir.run_dir import Run
 from dcfast.stages.runner import Steps
 from dcfast.stages.teacher import TEACHER_FILE, teacher_model
 from dcfast.storage.atomic import write_json
+from dcfast.uids.sets import open_records
 
 __all__ = ["READY", "check_features", "load_feature_model", "model_arguments", "steps"]
 
@@ -89,9 +93,6 @@ def _mark(path: str | None) -> str:
 
 def embed(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: the embeddings of one segment's pairs."""
-    from dcfast.features.embed import embed_segment
-    from dcfast.index.build import Segment
-
     root = Path(out)
     segment = Segment.open(root / segment_path(args["number"]))
     for shard, what in segment.check_fresh(args["shard_dir"]):
@@ -116,9 +117,6 @@ def declare_ready(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
 def write_group(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: the metadata files of one group with their feature columns."""
-    from dcfast.features.metadata import Filled, SegmentColumns, write_features
-    from dcfast.uids.sets import open_records
-
     root = Path(out)
     columns = SegmentColumns(root, args["first_shards"])
     records = open_records(root / "index/pool.npy")

@@ -13,7 +13,10 @@ from typing import Any
 
 from dcfast.engine.piece import Piece
 from dcfast.errors import PoolError
+from dcfast.evaluate.folders import evalset_tars
+from dcfast.report.facts.collect import Source, collect
 from dcfast.report.page.images import EvalReader, PoolReader
+from dcfast.report.page.page import look_up, render
 from dcfast.rundir.layout import STAGES
 from dcfast.rundir.run_dir import Run
 from dcfast.stages.runner import Steps
@@ -44,8 +47,6 @@ def _digest(out: Path) -> str:
 
 
 def _evalsets(directory: str | None) -> list[tuple[str, list[str]]]:
-    from dcfast.evaluate.folders import evalset_tars
-
     if directory is None:
         return []
     try:
@@ -60,9 +61,6 @@ def write_report(out: str, args: dict[str, Any]) -> dict[str, Any]:
     Memory: a batch of a table, one picture, and 65,536 metadata rows. Cost: about a second, and the time that the
     filter takes for these rows, whatever the size of the pool.
     """
-    from dcfast.report.facts.collect import Source, collect
-    from dcfast.report.page.page import look_up, render
-
     root = Path(out)
     sets = _evalsets(args["evalset_dir"])
     source = Source(root, args["settings"], Path(args["pool_dir"]) / "shards", args["world"])

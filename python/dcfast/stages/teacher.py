@@ -24,6 +24,8 @@ from dcfast.scales import scale
 from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import atomic_path, write_json
 from dcfast.storage.paths import absolute
+from dcfast.train import TrainSettings, TrainSource, train
+from dcfast.uids.sets import load_subset, open_records, uid_lookup
 from dcfast.world import plan_teacher
 
 __all__ = ["RECIPE", "TEACHER_FILE", "check_teacher", "steps", "teacher_model", "teacher_shards"]
@@ -63,8 +65,6 @@ def check_teacher(run: Run) -> None:
     batch = _batch()
     if not run.is_world:
         assert run.settings.teacher_uids is not None  # check_settings
-        from dcfast.uids.sets import load_subset
-
         named = len(load_subset(run.settings.teacher_uids))
         if named < batch:
             raise ValueError(_too_few(run.settings.teacher_uids, f"{named} pairs", batch))
@@ -88,8 +88,6 @@ def _too_few(path: str, there: str, needed: int) -> str:
 
 def _check_in_pool(root: Path, path: str) -> None:
     """SubsetError where fewer than a batch of the named pairs are in the pool, which only its index can tell."""
-    from dcfast.uids.sets import load_subset, open_records, uid_lookup
-
     named = load_subset(path)
     _, count = uid_lookup(open_records(root / "index/pool.npy"), named, check=False)
     found = int((count > 0).sum())
@@ -105,8 +103,6 @@ def render(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
 
 def _source(root: Path, args: dict[str, Any]) -> Any:
-    from dcfast.train import TrainSource
-
     if args["subset"] is None:
         return TrainSource(shards=str(root / "world/teacher/shards"))
     return TrainSource(index=str(root / "index"), shards_dir=args["shard_dir"], subset=str(root / args["subset"]))
@@ -114,8 +110,6 @@ def _source(root: Path, args: dict[str, Any]) -> Any:
 
 def train_teacher(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: trains the teacher, or goes on where it was stopped, and writes its weights."""
-    from dcfast.train import TrainSettings, train
-
     root = Path(out)
     if args["subset"] is not None:
         _check_in_pool(root, args["subset"])
