@@ -8,16 +8,17 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from dcfast.world.plan import plan_teacher, plan_world
 from dcfast.world.spec import WorldSpec
 
 __all__ = ["WorldSpec", "plan_teacher", "plan_world", "render_teacher", "render_world"]
 
 if TYPE_CHECKING:
-    from dcfast.world.render import plan_teacher, plan_world, render_teacher, render_world
+    from dcfast.world.render import render_teacher, render_world
 
 
 def __getattr__(name: str) -> Any:
-    # painting needs Pillow; a spec does not
-    if name in __all__:
+    # painting needs Pillow; a plan does not
+    if name in ("render_teacher", "render_world"):
         return getattr(importlib.import_module("dcfast.world.render"), name)
     raise AttributeError(f"module 'dcfast.world' has no attribute {name!r}")

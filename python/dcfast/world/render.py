@@ -23,6 +23,7 @@ from dcfast.world.captions import english_caption
 from dcfast.world.evalsets import eval_bytes, eval_sample, riddles
 from dcfast.world.files import mtime_of, write_parquet, write_tar, write_text
 from dcfast.world.paint import encode_picture, paint_scene
+from dcfast.world.plan import EVALSET_SHARD_ROWS, TEACHER_SHARD_ROWS, Piece, plan_teacher, plan_world
 from dcfast.world.samples import damaged, picture_bytes, row_caption, row_kinds, row_picture, row_uid
 from dcfast.world.scene import Scene, draw_scene
 from dcfast.world.spec import WorldSpec
@@ -32,45 +33,12 @@ from dcfast.world.truth import shard_numbers, truth_table
 
 __all__ = [
     "finish_world",
-    "plan_teacher",
-    "plan_world",
     "render_evalset",
     "render_pool_shard",
     "render_teacher",
     "render_teacher_shard",
     "render_world",
 ]
-
-Piece = tuple[str, str, dict[str, Any]]
-_EVAL_SHARD = 200
-_TEACHER_SHARD = 1_000
-
-
-def plan_world(spec: WorldSpec, directory: str | Path) -> list[Piece]:
-    """The pieces that render a world into a directory: (name, "module:function", JSON arguments).
-
-    Any order, any number of processes; each can be repeated. Pool shards of 1,000 rows take about two seconds each.
-    """
-    base = {"directory": str(directory), "spec": spec.to_json()}
-    pieces: list[Piece] = [
-        (f"pool-{shard:08d}", "dcfast.world.render:render_pool_shard", {**base, "shard": shard})
-        for shard in range(spec.num_shards)
-    ]
-    pieces += [
-        (f"evalset-{task.directory}", "dcfast.world.render:render_evalset", {**base, "task": task.key})
-        for task in TASKS.values()
-    ]
-    pieces.append(("truth", "dcfast.world.render:finish_world", base))
-    return pieces
-
-
-def plan_teacher(spec: WorldSpec, directory: str | Path) -> list[Piece]:
-    """The pieces that render the teacher's clean pairs into DIRECTORY/teacher/shards."""
-    base = {"directory": str(directory), "spec": spec.to_json()}
-    return [
-        (f"teacher-{shard:08d}", "dcfast.world.render:render_teacher_shard", {**base, "shard": shard})
-        for shard in range(-(-spec.teacher_pairs // _TEACHER_SHARD))
-    ]
 
 
 def _dumps(value: Any) -> bytes:
@@ -205,12 +173,12 @@ def render_evalset(args: dict[str, Any]) -> dict[str, Any]:
                 yield f"{sample.key}.txt", "\n".join(" ".join(text.split()) for text in sample.captions).encode()
             yield f"{sample.key}.{task.extension}", eval_bytes(spec, task.key, index)
 
-    shards = -(-count // _EVAL_SHARD)
+    shards = -(-count // EVALSET_SHARD_ROWS)
     size = 0
     for shard in range(shards):
-        begin = shard * _EVAL_SHARD
+        begin = shard * EVALSET_SHARD_ROWS
         size += write_tar(
-            home / "test" / f"{shard}.tar", members(begin, min(count, begin + _EVAL_SHARD)), mtime_of(spec)
+            home / "test" / f"{shard}.tar", members(begin, min(count, begin + EVALSET_SHARD_ROWS)), mtime_of(spec)
         )
     write_text(home / "test" / "nshards.txt", str(shards))
     if task.classes:
@@ -236,8 +204,8 @@ def finish_world(args: dict[str, Any]) -> dict[str, Any]:
 def render_teacher_shard(args: dict[str, Any]) -> dict[str, Any]:
     """Writes one shard of clean English pairs outside the pool. Args: ``directory``, ``spec``, ``shard``."""
     spec, shard = WorldSpec.from_json(args["spec"]), int(args["shard"])
-    begin = shard * _TEACHER_SHARD
-    end = min(spec.teacher_pairs, begin + _TEACHER_SHARD)
+    begin = shard * TEACHER_SHARD_ROWS
+    end = min(spec.teacher_pairs, begin + TEACHER_SHARD_ROWS)
     if not 0 <= begin < end:
         raise ValueError(f"render_teacher_shard: no shard {shard} of {spec.teacher_pairs} pairs")
 
