@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from dcfast.errors import EvalsetError
 from dcfast.evaluate import check_evalsets, datacomp_tasks, find_tasks
-from dcfast.evaluate.embed import decode_picture
 from dcfast.evaluate.evalset import open_evalset, set_fingerprint
 from dcfast.evaluate.results import AGGREGATES
 from dcfast.evaluate.tasks import EvalTask, read_task_table
+from dcfast.images.decode import decode_image
 from dcfast.world.spec import WorldSpec
 from dcfast.world.tasks import task_table
 from evalset_builder import NAMES, npy, picture, sample, write_set
@@ -302,12 +302,12 @@ def test_the_fingerprint_follows_every_file(tmp_path: Path) -> None:
 
 
 def test_pictures_are_decoded_as_rgb_or_refused_in_words() -> None:
-    assert decode_picture(picture("red", "JPEG")).mode == "RGB"
+    assert decode_image(picture("red", "JPEG")).mode == "RGB"
     buffer = io.BytesIO()
     palette = Image.new("P", (3, 2))
     palette.putpalette([10, 20, 30, 40, 50, 60])
     palette.save(buffer, "PNG", transparency=bytes([0, 128]))
-    assert decode_picture(buffer.getvalue()).getpixel((0, 0)) == (10, 20, 30)
+    assert decode_image(buffer.getvalue()).getpixel((0, 0)) == (10, 20, 30)
     for data, words in ((b"", "not a picture"), (b"text", "not a picture"), (picture("red", "JPEG")[:400], ".")):
         with pytest.raises(ValueError, match=words):
-            decode_picture(data)
+            decode_image(data)

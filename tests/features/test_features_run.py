@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from dcfast.errors import CheckpointError, CorruptDataError, PoolError
-from dcfast.features import metadata, pairs
+from dcfast.features import metadata
+from dcfast.images import decode
 from dcfast.index import pool as pool_module
 from dcfast.run.workflow import run
 from dcfast.rundir.run_dir import Settings
@@ -216,15 +217,16 @@ def test_huge_and_thin_pictures_are_too_large(
         Sample(3, jpg=picture(3, (120, 60))),
         Sample(4, jpg=picture(4, (60, 60)) + b"\0" * 20_000),
     ]
-    monkeypatch.setattr(pairs, "MAX_PIXELS", 60_000)
-    monkeypatch.setattr(pairs, "MAX_PICTURE_BYTES", 20_000)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 60_000)
+    monkeypatch.setattr(decode, "MAX_BYTES", 20_000)
     pool = PoolBuilder(tmp_path / "pool", [samples]).write()
     settings = Settings(pool=str(pool), features={"l14": f"{MODEL}:{checkpoint}"}, train=False)
     summary = run(tmp_path / "run", settings, last="features")["features"]
     assert summary["status"] == {"ok": 2, "too large": 2}
-    monkeypatch.setattr(pairs, "MAX_PIXELS", 120 * 60 - 1)
-    assert pairs.decode_picture(samples[2].jpg or b"") == pairs.TOO_LARGE
-    assert pairs.decode_picture(samples[1].jpg or b"").size == (90, 60)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 120 * 60 - 1)
+    with pytest.raises(decode.BadImage, match="more than 7,199 pixels"):
+        decode.load_image(samples[2].jpg or b"")
+    assert decode.load_image(samples[1].jpg or b"").size == (90, 60)
 
 
 def test_the_pools_columns_and_arrays_stay_unless_asked_for(tmp_path: Path, checkpoint: Path) -> None:

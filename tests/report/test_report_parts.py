@@ -149,7 +149,7 @@ def test_pictures_that_need_another_program_are_not_opened(monkeypatch: pytest.M
 
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: pytest.fail("a picture of the pool started a program"))
     eps = encoded("RGB", (20, 20), "EPS")
-    assert thumbnail(eps).problem.startswith("cannot be shown: cannot identify")
+    assert thumbnail(eps).problem.startswith("cannot be shown: not a picture")
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff", b"hello" * 100, picture(1)[:500], bytes(1_000)])

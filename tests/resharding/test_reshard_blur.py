@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from dcfast import resharding as resharder
 from dcfast.errors import CorruptDataError, PoolError
-from dcfast.images.blur import blur_boxes, blur_picture
+from dcfast.images.blur import blur_boxes, blur_image
 from dcfast.resharding.boxes import BoxTable, make_box_table
 from dcfast.resharding.edit import BlurOptions
 from dcfast.uids.sets import save_subset
@@ -119,17 +119,17 @@ def test_blurred_pictures_are_webp_of_the_same_size():
         if mode == "RGBA":
             image.putalpha(128)  # an opaque one is not kept by WebP
         image.save(out, fmt)
-        blurred = Image.open(io.BytesIO(blur_picture(out.getvalue(), np.array([FACE]))))
+        blurred = Image.open(io.BytesIO(blur_image(out.getvalue(), np.array([FACE]))))
         assert (blurred.format, blurred.size) == ("WEBP", (96, 80))
         assert ("A" in blurred.getbands()) == (mode == "RGBA")
-    best, worst = (len(blur_picture(picture(1), np.array([FACE]), quality)) for quality in (100, 5))
+    best, worst = (len(blur_image(picture(1), np.array([FACE]), quality)) for quality in (100, 5))
     assert worst < best
 
 
 @pytest.mark.parametrize("data", [b"", b"no picture", picture(1)[:300], b"%!PS-Adobe-3.0 EPSF-3.0\n"])
 def test_bytes_that_are_no_picture(data):
     with pytest.raises(ValueError, match="cannot be decoded"):
-        blur_picture(data, np.array([FACE]))
+        blur_image(data, np.array([FACE]))
 
 
 # the table of boxes
@@ -261,7 +261,7 @@ def test_blur_applied_and_injected(pool, tmp_path, options):
         if name in failed or (found and ext == "webp"):
             continue
         if found and ext == "jpg":
-            name, data = f"{key}.webp", blur_picture(data, np.array(found))
+            name, data = f"{key}.webp", blur_image(data, np.array(found))
         if found and ext == "json":
             data = json.dumps({**json.loads(data), "face_bboxes": found}).encode()
         expected[name] = data

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from dcfast import resharding as resharder
 from dcfast.errors import RunError
-from dcfast.images.blur import blur_picture
+from dcfast.images.blur import blur_image
 from dcfast.resharding.cli import main
 from dcfast.uids.sets import save_subset
 from pool_builder import picture
@@ -147,7 +147,7 @@ def changed(case: Case, uid: str, payloads: dict[str, bytes]) -> dict[str, bytes
         source = out.pop(named)
         if source == b"no picture":
             return None
-        out["webp"] = blur_picture(source, np.array(boxes), 80)
+        out["webp"] = blur_image(source, np.array(boxes), 80)
     if case.options["inject_boxes"]:
         out["json"] = json.dumps({**json.loads(out["json"]), "face_bboxes": boxes}).encode()
     return out

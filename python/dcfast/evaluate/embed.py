@@ -5,15 +5,13 @@ Memory: ``BATCHES_AHEAD`` more batches of decoded pictures than there are thread
 
 from __future__ import annotations
 
-import io
 import os
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +19,7 @@ import numpy.typing as npt
 
 from dcfast.errors import RunError
 from dcfast.evaluate.evalset import EvalSet
+from dcfast.images.decode import BadImage, check_resized, decode_image, quiet
 from dcfast.models.devices import one_thread
 
 if TYPE_CHECKING:
@@ -28,42 +27,11 @@ if TYPE_CHECKING:
 
     from dcfast.models.clip import ClipModel
 
-__all__ = ["Embedder", "PictureBatch", "decode_picture"]
+__all__ = ["Embedder", "PictureBatch"]
 
 BATCHES_AHEAD = 1
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
-"""What Pillow may open: it decodes these by itself, while for others, EPS among them, it starts a program."""
 TEXTS_AT_ONCE = 256
 CLASS_TEXTS_AT_ONCE = 4096
-MAX_PIXELS = 178_956_970
-
-
-@cache
-def _formats() -> tuple[str, ...]:
-    from PIL import Image
-
-    Image.init()  # which formats a build of Pillow has is known only after this
-    return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
-def decode_picture(data: bytes) -> Any:
-    """A PIL picture in RGB, not turned by EXIF, as the training sees it.
-
-    Raises ValueError in words for whatever is wrong with the bytes.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(data), formats=_formats()) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise ValueError(f"{picture.width} x {picture.height} pixels are too many")
-            picture.load()
-            # Pillow warns of a palette with many transparent colours unless it goes by RGBA; the colours are the same
-            through = picture.convert("RGBA") if "transparency" in picture.info else picture
-            return through.convert("RGB")
-    except Exception as error:  # a decoder may raise anything for bytes it did not expect
-        text = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError("not a picture that Pillow knows" if "cannot identify" in text else text[:120]) from None
 
 
 @dataclass(frozen=True)
@@ -128,8 +96,7 @@ class Embedder:
         """The pictures of a set, batch by batch in order."""
         shards, offsets, sizes = evalset.places
         with ExitStack() as opened:
-            opened.enter_context(warnings.catch_warnings())
-            warnings.simplefilter("ignore")  # Pillow warns of odd EXIF and of bombs; the limits here are our own
+            opened.enter_context(quiet)
             opened.enter_context(one_thread(self.device.type))
             files = [opened.enter_context(open(tar, "rb")).fileno() for tar in evalset.tars]
             pool = opened.enter_context(ThreadPoolExecutor(self.threads))
@@ -155,10 +122,13 @@ class Embedder:
         pixels, good, problems = [], [], {}
         for row, (file, offset, size) in zip(rows.tolist(), places, strict=True):
             try:
-                pixels.append(self.clip.preprocess(decode_picture(os.pread(file, size, offset))))
-                good.append(row)
-            except ValueError as error:
+                image = decode_image(os.pread(file, size, offset))
+                check_resized(image, self.clip.image_size)
+            except BadImage as error:
                 problems[row] = str(error)
+            else:
+                pixels.append(self.clip.preprocess(image))
+                good.append(row)
         return np.array(good, dtype=np.int64), torch.stack(pixels) if pixels else None, problems
 
     def _encode_pictures(self, pixels: Tensor | None) -> Tensor:

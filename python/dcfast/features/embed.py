@@ -8,7 +8,6 @@ A score is the inner product of the unit vectors before they are rounded to floa
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 
 from dcfast.features.files import segment_file
 from dcfast.features.pairs import CHUNK, NO_CAPTION, NOT_FINITE, OK, STATUS, Chunk, SegmentPairs
+from dcfast.images.decode import quiet
 from dcfast.models.devices import one_thread
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.npz import NpyWriter
@@ -126,9 +126,7 @@ def embed_segment(
     begin = np.asarray(segment.shard_sample_begin).astype(np.uint64)
     with atomic_path(out / segment_file(number, "begin")) as temporary, open(temporary, "wb") as file:
         np.save(file, begin)
-    # Pillow warns of odd metadata; the status says what matters here. Around the threads, since filters are global
-    with warnings.catch_warnings(), one_thread(device), _Writers(out, number, keys, pairs.models, len(pairs)) as files:
-        warnings.filterwarnings("ignore", module=r"PIL\..*")
+    with quiet, one_thread(device), _Writers(out, number, keys, pairs.models, len(pairs)) as files:
         try:
             for batch in _batches(pairs, count):
                 status = np.concatenate([chunk.status for chunk in batch])

@@ -6,7 +6,6 @@ and one decoded picture a thread.
 
 from __future__ import annotations
 
-import io
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +17,8 @@ import numpy.typing as npt
 
 from dcfast.access.batch import Members
 from dcfast.access.reader import PoolReader
+from dcfast.images import decode
+from dcfast.images.decode import BadImage, check_resized, load_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,45 +26,17 @@ if TYPE_CHECKING:
     from dcfast.index.segments import Segment
     from dcfast.models.clip import ClipModel
 
-__all__ = ["CHUNK", "STATUS", "Chunk", "SegmentPairs", "decode_picture", "read_caption"]
+__all__ = ["CHUNK", "STATUS", "Chunk", "SegmentPairs", "read_caption"]
 
 STATUS = ("ok", "no picture", "does not decode", "too large", "no caption", "not finite")
 """What became of a sample. ``no caption`` has an image embedding; ``not finite`` means the model made no number."""
 OK, NO_PICTURE, BROKEN, TOO_LARGE, NO_CAPTION, NOT_FINITE = range(len(STATUS))
 
 CHUNK = 32
-MAX_PICTURE_BYTES = 256 << 20
-MAX_PIXELS = 178_956_970  # Pillow's own limit, two times which it calls an attack
-MAX_RESIZED = 1 << 26
-"""Pixels of a picture scaled to the model's size by its shorter side: a line of 1 x 60,000 would become gigabytes."""
 MAX_CAPTION_BYTES = 1 << 16
 MAX_CAPTION_CHARACTERS = 2048
 """More than any model reads (77 tokens); tokenizers take quadratic time for a long word."""
 _READ_TOGETHER = 64 << 20
-# formats that Pillow decodes by itself; some of its other plugins start programs
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "MPO")
-
-
-def decode_picture(data: bytes | memoryview) -> Any:
-    """A loaded PIL picture as it is stored (not turned by EXIF), or a status number that says why there is none.
-
-    Memory: the picture's pixels. Never raises for what the bytes are.
-    """
-    from PIL import Image
-
-    Image.init()  # which formats a build of Pillow has is known only after this
-    try:
-        picture = Image.open(io.BytesIO(data), formats=[f for f in _FORMATS if f in Image.OPEN])
-        if picture.width * picture.height > MAX_PIXELS:
-            return TOO_LARGE
-        picture.load()
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        return TOO_LARGE
-    except MemoryError:
-        raise
-    except Exception:  # plugins raise what they like on bad data: OSError, SyntaxError, struct.error, ...
-        return BROKEN
-    return picture
 
 
 def read_caption(data: bytes | memoryview) -> str:
@@ -130,26 +103,21 @@ class SegmentPairs:
         batch = self._reader.read_located(members, single=True, threads=1)
         return [batch[i] for i in range(len(samples))]
 
-    def _pictures(self, samples: npt.NDArray[np.int64], status: npt.NDArray[np.uint8]) -> Iterator[tuple[int, Any]]:
-        """(place, decoded picture) where there is one; the others' status is set."""
+    def _images(self, samples: npt.NDArray[np.int64], status: npt.NDArray[np.uint8]) -> Iterator[tuple[int, Any]]:
+        """(place, decoded image) where there is one; the others' status is set."""
         status[~self._has[samples]] = NO_PICTURE
-        status[self._has[samples] & (self._size[samples] > MAX_PICTURE_BYTES)] = TOO_LARGE
+        status[self._has[samples] & (self._size[samples] > decode.MAX_BYTES)] = TOO_LARGE
         wanted = np.flatnonzero(status == OK)
         together = int(self._size[samples[wanted]].sum()) <= _READ_TOGETHER
         for group in [wanted] if together else np.split(wanted, len(wanted)):
             for place, data in zip(group.tolist(), self._read(samples[group]) if len(group) else [], strict=True):
-                picture = decode_picture(data)
-                if isinstance(picture, int):
-                    status[place] = picture
-                elif self._grows(picture):
-                    status[place] = TOO_LARGE
+                try:
+                    image = load_image(data)
+                    check_resized(image, max((model.image_size for model in self.models), default=0))
+                except BadImage as error:
+                    status[place] = TOO_LARGE if error.status == "too_large" else BROKEN
                 else:
-                    yield place, picture
-
-    def _grows(self, picture: Any) -> bool:
-        """Whether a model's transform would make something huge of a long and thin picture."""
-        aspect = max(picture.size) / min(picture.size)
-        return any(aspect * model.image_size**2 > MAX_RESIZED for model in self.models)
+                    yield place, image
 
     def captions(self, samples: npt.NDArray[np.int64]) -> list[str | None]:
         """The captions (member txt) of samples, None where there is none."""
@@ -166,10 +134,10 @@ class SegmentPairs:
         samples = np.arange(first, min(first + CHUNK, len(self)))
         status = np.zeros(len(samples), np.uint8)
         images = [torch.zeros((len(samples), 3, m.image_size, m.image_size)) for m in self.models]
-        for place, picture in self._pictures(samples, status):
+        for place, image in self._images(samples, status):
             try:
                 for model, tensor in zip(self.models, images, strict=True):
-                    tensor[place] = model.preprocess(picture)
+                    tensor[place] = model.preprocess(image)
             except (OSError, ValueError, SyntaxError):  # modes that Pillow cannot turn into RGB
                 status[place] = BROKEN
                 for tensor in images:

@@ -15,31 +15,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["blur_boxes", "blur_picture"]
+from dcfast.images.decode import BadImage, open_image
 
-# what Pillow decodes by itself: no external program is ever started for a member of a shard
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+__all__ = ["blur_boxes", "blur_image"]
 
 
-def blur_picture(data: bytes, boxes: NDArray[np.float64], quality: int = 100) -> bytes:
+def blur_image(data: bytes, boxes: NDArray[np.float64], quality: int = 100) -> bytes:
     """An encoded picture with boxes blurred, encoded anew as WebP.
 
     Args:
-        data: JPEG, PNG, WebP, GIF, BMP or TIFF (of several frames the first). Not turned by its EXIF orientation: boxes
-            are of the picture as stored.
+        data: of a kind in ``dcfast.images.decode.FORMATS``. Not turned by its EXIF orientation: boxes are of the
+            picture as stored.
         boxes: (b, 4) f64 x0, y0, x1, y1 as fractions of width and height.
         quality: 0 to 100 of libwebp's lossy coder.
     Raises:
-        ValueError: the bytes are no such picture, are cut short, or decode to more than Pillow's limit of pixels.
+        ValueError: the bytes are no such picture, are cut short, or decode to more than the limit of pixels.
     Memory: about 30 bytes a pixel of the picture, and 4 bytes for each pair of rows or columns near a box.
     """
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
-            alpha = "A" in picture.getbands() or "transparency" in picture.info
-            pixels = np.asarray(picture.convert("RGBA" if alpha else "RGB"))
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, MemoryError) as error:
+        with open_image(data) as image:
+            alpha = "A" in image.getbands() or "transparency" in image.info
+            pixels = np.asarray(image.convert("RGBA" if alpha else "RGB"))
+    except BadImage as error:
         raise ValueError(f"cannot be decoded: {error}") from error
     out = io.BytesIO()
     Image.fromarray(blur_boxes(pixels, boxes)).save(out, "WEBP", quality=quality)
@@ -47,7 +46,7 @@ def blur_picture(data: bytes, boxes: NDArray[np.float64], quality: int = 100) ->
 
 
 def blur_boxes(pixels: NDArray[np.uint8], boxes: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """(h, w, c) u8 with boxes blurred; see ``blur_picture``. The input is not changed; without boxes it is returned."""
+    """(h, w, c) u8 with boxes blurred; see ``blur_image``. The input is not changed; without boxes it is returned."""
     height, width = pixels.shape[:2]
     mask = np.zeros((height, width), np.float32)
     longest = 0

@@ -1,14 +1,12 @@
 """Signatures of pictures: status, size, content hash and perceptual hash, straight from the bytes of a shard.
 
 JPEG, PNG and WebP are decoded by the core. What it calls ``unsupported`` (GIF, BMP, TIFF, animated WebP, ...)
-is decoded by Pillow where that is installed, and then hashed by the core like the rest.
+goes through ``dcfast.images.decode`` where Pillow is installed, and is then hashed by the core like the rest.
 """
 
 from __future__ import annotations
 
-import io
 import os
-import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple, overload
 
@@ -16,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast._core import images as core_images
+from dcfast.images.decode import BadImage, open_image
 
 __all__ = [
     "FORMATS",
@@ -33,12 +32,7 @@ STATUS: tuple[str, ...] = tuple(core_images.status_names())
 #: Names of the format numbers: unknown, jpeg, png, webp, gif, bmp, tiff.
 FORMATS: tuple[str, ...] = tuple(core_images.format_names())
 
-_OK, _UNSUPPORTED, _TRUNCATED, _BROKEN, _TOO_LARGE = (
-    STATUS.index(name) for name in ("ok", "unsupported", "truncated", "broken", "too_large")
-)
-# Formats that Pillow decodes by itself (some of its plugins start programs) and that begin with a mark of their own.
-# Not JPEG: which of its rare kinds a Pillow decodes depends on how it was built.
-_FALLBACK_FORMATS = ("GIF", "BMP", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "ICO")
+_OK, _UNSUPPORTED, _JPEG = STATUS.index("ok"), STATUS.index("unsupported"), FORMATS.index("jpeg")
 
 Signatures = dict[str, npt.NDArray[Any]]
 # in the order of the core
@@ -181,40 +175,27 @@ def _signatures_of(pictures: list[bytes], threads: int, full: bool, fallback: bo
 def _by_pillow(data: bytes, result: Signatures, i: int) -> None:
     """Decodes ``data`` with Pillow and fills row ``i``; leaves ``unsupported`` what Pillow does not know either."""
     try:
-        from PIL import Image, UnidentifiedImageError
+        with open_image(data) as image:
+            size, grey = image.size, _grey(image)
     except ImportError:
-        return
-    Image.init()  # which formats a build of Pillow has is known only after this
-    formats = [name for name in _FALLBACK_FORMATS if name in Image.OPEN]
-    try:
-        # Pillow warns of odd metadata and of pictures above half its limit; the status says what matters here.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=formats) as image:
-                result["width"][i], result["height"][i] = image.size
-                if image.width * image.height > core_images.max_image_pixels:
-                    result["status"][i] = _TOO_LARGE
-                    return
-                image.load()
-                grey = _grey(image)
+        return  # there is no Pillow
+    except BadImage as error:
+        if result["format"][i] != _JPEG:  # of a rare kind of JPEG the core has seen more than Pillow tells
+            result["status"][i] = STATUS.index(error.status)
+        size = error.size
+    else:
         result["phash"][i], result["flat"][i] = phash_grey(grey)
         result["status"][i] = _OK
-    except UnidentifiedImageError:
-        pass
-    except Image.DecompressionBombError:
-        result["status"][i] = _TOO_LARGE
-    except MemoryError:
-        raise
-    except Exception as error:  # plugins raise what they like on bad data: OSError, SyntaxError, struct.error, ...
-        early = isinstance(error, EOFError) or "truncated" in str(error).lower()
-        result["status"][i] = _TRUNCATED if early else _BROKEN
+    if size != (0, 0):
+        result["width"][i], result["height"][i] = size
 
 
 def _grey(image: Any) -> npt.NDArray[np.uint8]:
-    """Grey levels of a loaded Pillow image; 16-bit ones by their high byte, as the core does."""
+    """Grey levels of a Pillow image; 16-bit ones by their high byte, as the core does."""
     if image.mode.startswith("I;16"):
         return np.ascontiguousarray((np.asarray(image) >> 8).astype(np.uint8))
-    return np.ascontiguousarray(image.convert("L"), dtype=np.uint8)
+    in_rgb = image.convert("RGB") if image.mode == "LAB" else image  # which has no way of its own to grey
+    return np.ascontiguousarray(in_rgb.convert("L"), dtype=np.uint8)
 
 
 def _as_bytes(picture: Any) -> bytes:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcfast.errors import CorruptDataError
-from dcfast.images.blur import blur_picture
+from dcfast.images.blur import blur_image
 from dcfast.resharding.boxes import BoxTable
 from dcfast.resharding.contents import ShardContents
 
@@ -135,7 +135,7 @@ class _Editor:
         """Changes the members in place; or why the sample must be left out."""
         picture = _picture(members)
         if self.blur.apply and picture is not None:
-            made = self.spool_once(picture, True, lambda data: blur_picture(data, boxes, self.blur.quality))
+            made = self.spool_once(picture, True, lambda data: blur_image(data, boxes, self.blur.quality))
             if isinstance(made, str):
                 return made
             # as the reference: the picture is a webp now, and takes the place of one that was there

@@ -21,10 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.errors import CorruptDataError, RunError
+from dcfast.images.decode import BadImage
 from dcfast.models.clip import load_tokenizer
 from dcfast.train.batch import Batch, BatchSpec, Encoded, join_batches
 from dcfast.train.dali import DaliDecoder, plain_jpeg
-from dcfast.train.decode import BadPicture, Decoder, open_decoder
+from dcfast.train.decode import Decoder, open_decoder
 from dcfast.train.failures import Failure
 from dcfast.train.order import Order, Places
 from dcfast.train.source import OpenSource, RawSample
@@ -40,6 +41,10 @@ _CACHED_CAPTIONS = 1 << 16
 CHUNK = 256
 """Samples that a worker makes at a time: a large micro-batch is put together from several workers' chunks."""
 _PREFETCHED_BYTES = 64 << 20  # of pixels a worker makes ahead, at most
+
+
+class BadSample(Exception):  # noqa: N818  (it never leaves the loader)
+    """A sample cannot be used, whatever its image; the text says why."""
 
 
 class BatchMaker:
@@ -91,13 +96,13 @@ class BatchMaker:
                 try:
                     captions[i] = _caption(raw)
                     if raw.picture is None:
-                        raise BadPicture("no picture")
+                        raise BadSample("no picture")
                     if encoded is not None and plain_jpeg(raw.picture) == draw.size:
                         encoded[i] = bytes(raw.picture)
                     else:
                         pixels[i] = self._decoder(raw.picture, draw, size)
                     windows[i], uids[i] = draw.last, uid
-                except BadPicture as error:
+                except (BadSample, BadImage) as error:
                     failed.append(i)
                     replaced.append(self._record(step, slots[i], positions[i], uid, str(error)))
             todo = np.array(failed, np.int64)
@@ -176,13 +181,13 @@ class _Window:
 
 def _caption(raw: RawSample) -> str:
     if raw.problem is not None:
-        raise BadPicture(raw.problem)
+        raise BadSample(raw.problem)
     if raw.caption is None:
-        raise BadPicture("no caption (txt)")
+        raise BadSample("no caption (txt)")
     try:
         return bytes(raw.caption).decode("utf-8")
     except UnicodeDecodeError:
-        raise BadPicture("the caption is not UTF-8") from None
+        raise BadSample("the caption is not UTF-8") from None
 
 
 class _Numbered:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.errors import MissingDependencyError
+from dcfast.images import decode
 from dcfast.train.batch import Encoded
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def plain_jpeg(data: memoryview) -> tuple[int, int] | None:
     """(width, height) of a JPEG that every decoder reads alike; None for all others.
 
     Baseline, extended or progressive Huffman frames of 8 bits, grey or Y'CbCr, that end in an end-of-image marker, of a
-    size that Pillow decodes.
+    size and a number of scans that are read.
     """
     frame = _frame(bytes(data[: 1 << 20]))
     if frame is None or bytes(data[-_TAIL:]).rfind(b"\xff\xd9") < 0:
@@ -45,7 +46,7 @@ def plain_jpeg(data: memoryview) -> tuple[int, int] | None:
     ids = frame[6:15:3]
     if frame[0] != 8 or components not in (1, 3) or not width or not height or ids == _RGB_IDS:
         return None
-    return (width, height) if width * height <= _largest() else None
+    return None if width * height > decode.MAX_PIXELS or decode.too_many_scans(bytes(data)) else (width, height)
 
 
 def _frame(head: bytes) -> bytes | None:
@@ -74,14 +75,6 @@ def _frame(head: bytes) -> bytes | None:
             return None
         at += 2 + length
     return None
-
-
-def _largest() -> int:
-    """Pixels of the largest picture that Pillow decodes."""
-    from PIL import Image
-
-    limit = Image.MAX_IMAGE_PIXELS
-    return 1 << 62 if limit is None else 2 * limit
 
 
 def require_dali() -> None:

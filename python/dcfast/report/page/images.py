@@ -9,13 +9,13 @@ import base64
 import io
 import json
 import os
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dcfast.images import decode
+from dcfast.images.decode import BadImage, open_image
 from dcfast.report.text import clean
 from dcfast.rundir.layout import segment_path
 
@@ -23,13 +23,9 @@ __all__ = ["EvalReader", "PoolReader", "Sample", "Thumbnail", "thumbnail"]
 
 SIDE = 256
 """Pixels of a thumbnail's longer side: sharp at the 160 or so that the page shows, also on a phone's screen."""
-MAX_PICTURE_BYTES = 64 << 20
-MAX_PICTURE_PIXELS = 100_000_000
 PICTURE_EXTENSIONS = frozenset(
     ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 )  # as in dcfast.index.segments
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
-"""What Pillow may open: it decodes these by itself, while for others, EPS among them, it starts a program."""
 CAPTION_BYTES = 4_096
 """What is read of a caption; the page shows less."""
 
@@ -58,14 +54,6 @@ class Sample:
     caption_bytes: int = 0
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    # Pillow warns of odd EXIF, of palettes, of bombs; the limits here are our own
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def thumbnail(data: bytes) -> Thumbnail:
     """A JPEG of at most SIDE pixels a side as a data URI; never raises for bad bytes.
 
@@ -75,17 +63,12 @@ def thumbnail(data: bytes) -> Thumbnail:
         from PIL import Image
     except ImportError:
         return Thumbnail(problem="pictures need Pillow: pip install 'dcfast[run]'")
-    width = height = 0
+    out = io.BytesIO()
     try:
-        Image.init()  # which formats a build of Pillow has is known only after this
-        formats = [name for name in FORMATS if name in Image.OPEN]
-        with _quiet(), Image.open(io.BytesIO(data), formats=formats) as picture:
-            width, height = picture.size
-            if width * height > MAX_PICTURE_PIXELS:
-                return Thumbnail(width=width, height=height, problem="too large to preview")
-            picture.draft("RGB", (2 * SIDE, 2 * SIDE))
-            picture.load()
-            small: Any = picture
+        with open_image(data) as image:
+            width, height = image.size
+            image.draft("RGB", (2 * SIDE, 2 * SIDE))
+            small: Any = image
             if small.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in small.info:
                 small = small.convert("RGBA")
                 small.thumbnail((SIDE, SIDE))
@@ -95,11 +78,13 @@ def thumbnail(data: bytes) -> Thumbnail:
             else:
                 small = small.convert("RGB")
                 small.thumbnail((SIDE, SIDE))
-            out = io.BytesIO()
             small.save(out, "JPEG", quality=80)
-    except Exception as error:  # a decoder may raise anything for bytes it did not expect
-        words = clean(str(error) or type(error).__name__, 80)
-        return Thumbnail(width=width, height=height, problem=f"cannot be shown: {words}")
+    except MemoryError:
+        return Thumbnail(problem="too large to preview")
+    except BadImage as error:
+        large = error.status == "too_large"
+        problem = "too large to preview" if large else f"cannot be shown: {clean(str(error), 80)}"
+        return Thumbnail(width=error.size[0], height=error.size[1], problem=problem)
     return Thumbnail("data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode(), width, height)
 
 
@@ -122,7 +107,7 @@ def _segment_sample(segment: Any, place: int, path: str | os.PathLike[str]) -> S
             caption = clean(_read(path, offset, min(length, CAPTION_BYTES)).decode("utf-8", "replace"))
             caption_bytes = length
         elif extension.rpartition(".")[2] in PICTURE_EXTENSIONS and picture.problem == "no picture":
-            large = length > MAX_PICTURE_BYTES
+            large = length > decode.MAX_BYTES
             picture = Thumbnail(problem="too large to preview") if large else thumbnail(_read(path, offset, length))
     return Sample(picture, caption, caption_bytes)
 

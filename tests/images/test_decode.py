@@ -1,0 +1,441 @@
+"""All that read images accept and refuse the same bytes, and none of them ever starts a program."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import struct
+import subprocess
+import tarfile
+import threading
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from dcfast._core import images as core_images
+from dcfast.images import decode
+from dcfast.images.decode import BadImage, decode_image, load_image, open_image, quiet, too_many_scans
+from dcfast.images.signatures import STATUS, picture_signature, picture_signatures
+from dcfast.train.dali import DaliDecoder, plain_jpeg, require_dali
+from dcfast.train.decode import PilDecoder, ReducedPilDecoder
+from PIL import EpsImagePlugin, Image, ImageCms
+
+torch = pytest.importorskip("torch")
+SIDE = 32
+EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+"""Members with which a sample has a picture."""
+
+CODEC_DIFFERENCES: dict[str, set[str]] = {
+    # libpng skips a text chunk that Pillow cannot read
+    "odd: unknown_compression_method.png": {"signatures"},
+    # the core wants the end of the file, Pillow only that of the pixels
+    "made: png without its last chunk": {"training", "reduced training", "features", "evaluation", "page", "blur"},
+    "made: grey jpeg without its end marker": {
+        "training",
+        "reduced training",
+        "features",
+        "evaluation",
+        "page",
+        "blur",
+    },
+}
+"""File -> who reads it, of those on which not all agree: the core links other libraries than Pillow."""
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def scene(width: int = 80, height: int = 60) -> Image.Image:
+    small = np.random.default_rng(5).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def thin_png(width: int) -> bytes:
+    return encoded(Image.new("L", (width, 1), 128), "PNG")
+
+
+def lying_icon() -> bytes:
+    """An icon of 80 x 60 that says 16 x 16."""
+    png = encoded(scene(), "PNG")
+    return struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(png), 22) + png
+
+
+SCENE = scene()
+RAMP = Image.fromarray(np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16))
+ALPHA = Image.merge("RGBA", (*SCENE.split(), SCENE.convert("L")))
+JPEG = encoded(SCENE, "JPEG")
+PROGRESSIVE = encoded(SCENE, "JPEG", progressive=True)
+SCAN = PROGRESSIVE[PROGRESSIVE.rindex(b"\xff\xda") : -2]
+EPS = encoded(SCENE, "EPS")
+OTHER_KINDS = {
+    "eps": EPS,
+    "eps, binary": struct.pack("<4sIIIIIIH", b"\xc5\xd0\xd3\xc6", 30, len(EPS), 0, 0, 0, 0, 0xFFFF) + EPS,
+    "pdf": encoded(SCENE, "PDF"),
+    "psd": struct.pack(">4sH6xHIIHHIIIH", b"8BPS", 1, 3, 8, 8, 8, 3, 0, 0, 0, 0) + bytes(192),
+    "svg": b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9"/></svg>',
+    "wmf": b"\xd7\xcd\xc6\x9a\0\0"
+    + struct.pack("<hhhhHI", 0, 0, 100, 100, 96, 0)
+    + b"\0\0\x01\0\x09\0\0\x03"
+    + bytes(60),
+    "emf": struct.pack("<IIiiiiiiii", 1, 108, 0, 0, 9, 9, 0, 0, 900, 900) + b" EMF" + bytes(64),
+    "fits": b"SIMPLE  =                    T" + b" " * 2850,
+    "tga": encoded(SCENE, "TGA"),
+    "pcx": encoded(SCENE, "PCX"),
+    "dds": encoded(SCENE, "DDS"),
+    "icns": encoded(scene(64, 64), "ICNS"),
+    "text": b"P3 is what this text begins with",
+    "nothing": b"",
+}
+READ_KINDS = {
+    "jpeg": JPEG,
+    "jpeg, progressive": PROGRESSIVE,
+    "jpeg, four inks": encoded(SCENE.convert("CMYK"), "JPEG"),
+    "jpeg, grey": encoded(SCENE.convert("L"), "JPEG"),
+    "jpeg, large": encoded(scene(900, 700), "JPEG"),
+    "jpeg of 400 scans": PROGRESSIVE[:-2] + SCAN * 400 + b"\xff\xd9",
+    "jpeg, much behind its end": JPEG + b"\xff\xda" * 1000,
+    "mpo": encoded(SCENE, "MPO", save_all=True, append_images=[SCENE.rotate(180)]),
+    "png": encoded(SCENE, "PNG"),
+    "png, alpha": encoded(ALPHA, "PNG"),
+    "png, palette": encoded(SCENE.quantize(20), "PNG", transparency=bytes(range(20))),
+    "png, 16 bit": encoded(RAMP, "PNG"),
+    "png, bilevel": encoded(SCENE.convert("1"), "PNG"),
+    "webp": encoded(SCENE, "WEBP"),
+    "webp, alpha": encoded(ALPHA, "WEBP"),
+    "webp, animated": encoded(SCENE, "WEBP", save_all=True, append_images=[SCENE.rotate(180)]),
+    "gif": encoded(SCENE, "GIF"),
+    "gif, animated": encoded(SCENE, "GIF", save_all=True, append_images=[SCENE.rotate(180)]),
+    "bmp": encoded(SCENE, "BMP"),
+    "tiff": encoded(SCENE, "TIFF"),
+    "tiff, 16 bit": encoded(RAMP, "TIFF"),
+    "tiff, float": encoded(RAMP.convert("F"), "TIFF"),
+    "tiff, jpeg in it": encoded(SCENE, "TIFF", compression="jpeg"),
+    "tiff, two pages": encoded(SCENE, "TIFF", save_all=True, append_images=[SCENE.rotate(180)]),
+    "tiff, lab": encoded(
+        ImageCms.applyTransform(  # type: ignore[arg-type]
+            SCENE,
+            ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB"),
+        ),
+        "TIFF",
+    ),
+    "ppm": encoded(SCENE, "PPM"),
+    "ico": encoded(SCENE, "ICO"),
+    "ico that lies about its size": lying_icon(),
+    **{kind.lower(): encoded(SCENE, kind) for kind in ("AVIF", "JPEG2000") if kind in Image.SAVE},
+}
+DAMAGED = {
+    "jpeg, cut": JPEG[: len(JPEG) // 2],
+    "jpeg of 600 scans": PROGRESSIVE[:-2] + SCAN * 600 + b"\xff\xd9",
+    "jpeg, huge": JPEG.replace(struct.pack(">HH", *SCENE.size[::-1]), b"\xf0\0\xf0\0", 1),
+    "jpeg of nothing": b"\xff\xd8\xff\xd9",
+    "jpeg of 12 bits": JPEG.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c"),
+    "png, cut": encoded(SCENE, "PNG")[:300],
+    "png, huge": encoded(Image.new("1", (14_000, 14_000)), "PNG"),
+    "webp, cut": encoded(SCENE, "WEBP")[:100],
+    "gif, cut": encoded(SCENE, "GIF")[:900],
+    "tiff, cut": encoded(SCENE, "TIFF")[:5000],
+    "png without its last chunk": encoded(SCENE, "PNG")[:-12],
+    "jpeg without its end marker": JPEG[:-2],
+    "grey jpeg without its end marker": encoded(SCENE.convert("L"), "JPEG", quality=95)[:-2],
+}
+
+
+class Readers:
+    """Whether each reader takes each of some files; they are members of a tar, in samples of their own."""
+
+    def __init__(self, folder: Path, files: dict[str, tuple[str, bytes]]) -> None:
+        self.names = list(files)
+        self.files = [data for _, data in files.values()]
+        self.tar = folder / "00000.tar"
+        with tarfile.open(self.tar, "w") as tar:
+            for number, (extension, data) in enumerate(files.values()):
+                for ext, content in ((extension, data), ("txt", b"a caption")):
+                    info = tarfile.TarInfo(f"{number:05d}.{ext}")
+                    info.size = len(content)
+                    tar.addfile(info, io.BytesIO(content))
+        self.clip: Any = SimpleNamespace(
+            image_size=SIDE, preprocess=self._preprocess, tokenizer=lambda texts: torch.zeros((len(texts), 4)),
+            model=torch.nn.Linear(1, 1),
+        )  # fmt: skip
+
+    @staticmethod
+    def _preprocess(image: Any) -> Any:
+        """As open_clip's validation transform does it: scaled in the mode it has, cut, then RGB."""
+        by = SIDE / min(image.size)
+        small = image.resize([max(SIDE, round(side * by)) for side in image.size], Image.Resampling.BICUBIC)
+        pixels = np.asarray(small.crop((0, 0, SIDE, SIDE)).convert("RGB"))
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float()
+
+    def signatures(self) -> list[bool]:
+        with tarfile.open(self.tar) as tar:
+            members = [m for m in tar.getmembers() if not m.name.endswith(".txt")]
+        at = np.array([m.offset_data for m in members], np.uint64)
+        status = picture_signatures(self.tar, at, np.array([m.size for m in members], np.uint64), threads=1)["status"]
+        return [STATUS[s] == "ok" for s in status]
+
+    def features(self) -> list[bool]:
+        from dcfast.features.pairs import STATUS as FATES
+        from dcfast.features.pairs import SegmentPairs
+        from dcfast.index.build import write_segment
+        from dcfast.index.segments import Segment
+
+        path = self.tar.with_suffix(".dcx")
+        write_segment([(self.tar, self.tar.name)], path)
+        pairs = SegmentPairs(Segment.open(path), str(self.tar.parent), [self.clip])
+        with quiet:
+            status = [s for chunk in pairs.chunks(threads=1, ahead=1) for s in chunk.status]
+        pairs.close()
+        return [FATES[s] == "ok" for s in status]
+
+    def evaluation(self) -> list[bool]:
+        from dcfast.evaluate.embed import Embedder
+
+        with tarfile.open(self.tar) as tar, open(self.tar, "rb") as file:
+            members = [m for m in tar.getmembers() if not m.name.endswith(".txt")]
+            places = [(file.fileno(), m.offset_data, m.size) for m in members]
+            good, _, problems = Embedder(self.clip, batch_size=1, threads=1)._decode(np.arange(len(places)), places)
+        assert all(problems.values())
+        return [row in good for row in range(len(places))]
+
+    def page(self) -> list[bool]:
+        from dcfast.report.page.images import thumbnail
+
+        return [bool(thumbnail(data).uri) for data in self.files]
+
+    def blur(self) -> list[bool]:
+        from dcfast.images.blur import blur_image
+
+        def blurred(data: bytes) -> bool:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Image.Image, "save", lambda *_, **__: None)
+                blur_image(data, np.empty((0, 4)))
+            return True
+
+        return [self._takes(blurred, data, ValueError) for data in self.files]
+
+    def training(self) -> list[bool]:
+        return [self._takes(lambda d: PilDecoder()(memoryview(d), self._whole, SIDE), data) for data in self.files]
+
+    def reduced_training(self) -> list[bool]:
+        decoder = ReducedPilDecoder()
+        return [self._takes(lambda d: decoder(memoryview(d), self._whole, SIDE), data) for data in self.files]
+
+    def dali(self) -> list[bool]:
+        """What DALI is given and refuses, and what it is not given, goes to Pillow."""
+        from dcfast.train.batch import Encoded
+
+        decoder = DaliDecoder(SIDE)
+
+        def takes(data: bytes) -> None:
+            size = plain_jpeg(memoryview(data))
+            if size is None:
+                PilDecoder()(memoryview(data), self._whole, SIDE)
+                return
+            from dcfast.train.dali import _build
+
+            decoder._pipeline = decoder._pipeline or _build(SIDE, 1, "cpu", 1)
+            try:
+                decoder._decode(Encoded.of({0: data}), np.array([[0, 0, *size]], np.int32))
+            except RuntimeError:
+                decoder._pipeline = None
+                PilDecoder()(memoryview(data), self._whole, SIDE)
+
+        return [self._takes(takes, data) for data in self.files]
+
+    def all(self) -> dict[str, list[bool]]:
+        readers: dict[str, Callable[[], list[bool]]] = {
+            "signatures": self.signatures, "features": self.features, "evaluation": self.evaluation,
+            "training": self.training, "reduced training": self.reduced_training, "page": self.page, "blur": self.blur,
+        }  # fmt: skip
+        try:
+            require_dali()
+            readers["training by dali"] = self.dali
+        except ImportError:
+            pass
+        found = {name: read() for name, read in readers.items()}
+        assert {len(takes) for takes in found.values()} == {len(self.files)}
+        return found
+
+    @staticmethod
+    def _whole(width: int, height: int) -> tuple[int, int, int, int]:
+        return 0, 0, width, height
+
+    @staticmethod
+    def _takes(read: Callable[[bytes], Any], data: bytes, error: type[Exception] = BadImage) -> bool:
+        try:
+            read(data)
+        except error as reason:
+            short = str(reason)
+        else:
+            return True
+        assert 0 < len(short) <= 140
+        assert "\n" not in short
+        return False
+
+
+def agreed(folder: Path, files: dict[str, tuple[str, bytes]]) -> dict[str, bool]:
+    """Of each file whether all take it; on those of the table they differ as it says."""
+    readers = Readers(folder, files)
+    takes = readers.all()
+    found: dict[str, bool] = {}
+    differ: dict[str, set[str]] = {}
+    for number, name in enumerate(readers.names):
+        who = {reader for reader, read in takes.items() if read[number]}
+        if who and len(who) < len(takes):
+            differ[name] = who - {"training by dali"}
+            assert ("training by dali" in who) == ("training" in who) or "training by dali" not in takes, name
+        found[name] = len(who) == len(takes)
+    assert differ == {name: who for name, who in CODEC_DIFFERENCES.items() if name in files}
+    return found
+
+
+def test_all_agree_on_files_that_decoders_stumble_on(real_data: Path, tmp_path: Path) -> None:
+    paths = [p for p in sorted((real_data / "odd_images").glob("*/*")) if not p.name.startswith("LICENSE")]
+    found = agreed(tmp_path, {f"odd: {p.name}": (p.suffix[1:], p.read_bytes()) for p in paths})
+    assert sum(found.values()) > 80
+    assert not any(found[f"odd: {name}"] for name in ("decompression_bomb.gif", "testorig12.jpg", "truncated_jpeg.jpg"))
+
+
+def test_all_agree_on_every_kind(tmp_path: Path) -> None:
+    files = {"read": READ_KINDS, "other": OTHER_KINDS, "made": DAMAGED}
+    named = {f"{what}: {name}": ("jpg", data) for what, kind in files.items() for name, data in kind.items()}
+    found = agreed(tmp_path, named)
+    assert [name for name, taken in found.items() if taken != name.startswith("read: ")] == []
+
+
+def test_no_image_starts_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the member is called. Noted rather than raised: a reader may take an error for a bad image."""
+    started: list[str] = []
+    names = ["system", "popen", "fork", "forkpty", "posix_spawn", "posix_spawnp", "execv", "execve"]
+    for module, name in [(subprocess, "Popen"), (EpsImagePlugin, "Ghostscript"), *((os, name) for name in names)]:
+
+        def note(*_: Any, _name: str = name, **__: Any) -> None:
+            started.append(_name)
+            raise OSError("a program was started")
+
+        monkeypatch.setattr(module, name, note)
+    kinds = ("eps", "eps, binary", "pdf", "psd", "svg", "wmf", "emf")
+    files = {f"{kind} as {ext}": (ext, OTHER_KINDS[kind]) for kind in kinds for ext in EXTENSIONS}
+    assert not any(agreed(tmp_path, files).values())
+    assert started == []
+    with pytest.raises(OSError, match="a program was started"):  # which Pillow does where it is asked for all it knows
+        Image.open(io.BytesIO(EPS)).load()
+    assert started == ["Ghostscript"]
+
+
+def test_images_are_opened_in_one_place(repo_root: Path) -> None:
+    opens = re.compile(r"\bImage\.open\(|\bfrom PIL\.\w+ import|ImageFile\.Parser|torchvision\.io|\bcv2\b|\bimageio\b")
+    package = repo_root / "python/dcfast"
+    found = {p.relative_to(package).as_posix(): len(opens.findall(p.read_text())) for p in package.rglob("*.py")}
+    assert {name: count for name, count in found.items() if count} == {"images/decode.py": 1}
+
+
+@pytest.mark.parametrize("name", READ_KINDS)
+def test_pixels_are_those_of_pillows_rgb(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = Image.open(io.BytesIO(READ_KINDS[name])).convert("RGB")
+        loaded = load_image(memoryview(READ_KINDS[name])).convert("RGB")
+    for image in (decode_image(READ_KINDS[name]), loaded):
+        assert (image.mode, image.size, image.tobytes()) == ("RGB", expected.size, expected.tobytes())
+
+
+def test_a_multi_picture_jpeg_is_the_jpeg_it_begins_with() -> None:
+    both = READ_KINDS["mpo"]
+    first = both[: both.index(b"\xff\xd9") + 2]
+    assert decode_image(both).tobytes() == decode_image(first).tobytes()
+    assert picture_signature(both)["phash"] == picture_signature(first)["phash"]
+
+
+def test_a_lying_icon_has_its_own_size() -> None:
+    with open_image(lying_icon()) as image:
+        assert image.size == (80, 60)
+    assert picture_signature(lying_icon())["width"] == 80
+
+
+def test_thin_images_are_refused_where_they_are_scaled_whole(tmp_path: Path) -> None:
+    takes = Readers(tmp_path, {"thin": ("jpg", thin_png(70_000)), "less so": ("jpg", thin_png(60_000))}).all()
+    for reader, read in takes.items():
+        assert read == ([False, True] if reader in ("features", "evaluation") else [True, True]), reader
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "reason"),
+    [
+        ("jpeg, cut", "truncated", "truncated"),
+        ("jpeg of 600 scans", "broken", "more than 500 scans"),
+        ("jpeg, huge", "too_large", "more than 178,956,970 pixels"),
+        ("jpeg of nothing", "unsupported", "not a picture of a known kind"),
+        ("tiff, cut", "truncated", "truncated"),
+    ],
+)
+def test_reasons(name: str, status: str, reason: str) -> None:
+    with pytest.raises(BadImage, match=reason) as error, open_image(DAMAGED[name]) as image:
+        image.load()
+    assert error.value.status == status
+
+
+def test_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert decode.MAX_PIXELS == core_images.max_image_pixels == 2 * (Image.MAX_IMAGE_PIXELS or 0)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 80 * 60)
+    assert decode_image(JPEG).size == (80, 60)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 80 * 60 - 1)
+    with pytest.raises(BadImage, match="more than 4,799 pixels") as error:
+        decode_image(JPEG)
+    assert (error.value.status, error.value.size) == ("too_large", (80, 60))
+    monkeypatch.setattr(decode, "MAX_BYTES", 100)
+    with pytest.raises(BadImage, match="more than 0 MiB"):
+        decode_image(JPEG)
+
+
+def test_scans_are_counted_to_the_end_of_the_image() -> None:
+    thumbnail = JPEG[:2] + struct.pack(">BBH", 0xFF, 0xE1, 4002) + b"\xff\xda" * 2000 + JPEG[2:]
+    assert not too_many_scans(thumbnail)
+    assert not too_many_scans(JPEG + b"\xff\xda" * 1000)
+    assert not too_many_scans(b"\xff\xda" * 1000)
+    assert too_many_scans(b"\xff\xd8" + b"\xff" * 9 + b"\xda\0\x02" * 1 + b"\xff\xda\0\x02" * 500)
+    for length in range(0, 4000, 7):
+        too_many_scans(thumbnail[:length] + b"\xff\xda" * 501)  # never an exception
+    png = zlib.compress(b"\xff\xda" * 1000, 0)
+    assert not too_many_scans(b"\x89PNG\r\n\x1a\n" + png)
+
+
+def test_no_memory_is_not_the_images_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MemoryError), open_image(JPEG):
+        raise MemoryError
+    with pytest.raises(BadImage, match="x") as error, open_image(JPEG):
+        raise KeyError("x")
+    assert error.value.status == "broken"
+
+
+def test_pillow_warns_of_nothing_and_the_filters_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)  # of which it warns, and refuses twice as many
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before = list(warnings.filters)
+        barrier = threading.Barrier(8)
+
+        def work(name: str) -> None:
+            barrier.wait()
+            for _ in range(20):
+                images.append(decode_image(READ_KINDS[name]).size)
+
+        images: list[tuple[int, int]] = []
+        threads = [threading.Thread(target=work, args=(name,)) for name in ("jpeg", "png, palette", "gif", "mpo") * 2]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert images == [(80, 60)] * 160
+        assert list(warnings.filters) == before
+        with pytest.raises(Image.DecompressionBombWarning):
+            Image.open(io.BytesIO(JPEG))
