@@ -26,6 +26,7 @@ import numpy as np
 
 from dcfast.errors import CorruptDataError, MissingDependencyError
 from dcfast.filters.rules import Mask
+from dcfast.storage.hashing import sha256_file
 
 __all__ = ["WordNet", "find_imagenet21k", "find_wordnet", "has_imagenet_word", "load_imagenet21k", "text_fingerprint"]
 
@@ -276,5 +277,4 @@ def text_fingerprint() -> dict[str, str]:
     digest = hashlib.sha256()
     for name in _NEEDED:
         digest.update(_read(place, name))
-    listed = hashlib.sha256(find_imagenet21k().read_bytes())
-    return {"wordnet": digest.hexdigest(), "imagenet21k": listed.hexdigest()}
+    return {"wordnet": digest.hexdigest(), "imagenet21k": sha256_file(find_imagenet21k())}

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dcfast.errors import CheckpointError, CorruptDataError, MissingDependencyError
+from dcfast.storage.hashing import sha256_file
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = [
     "ClipModel",
     "create_model",
-    "file_sha256",
     "load_model",
     "load_tokenizer",
     "load_weights",
@@ -42,7 +42,6 @@ __all__ = [
 CONFIG_DIR = Path(__file__).parent / "model_configs"
 _SCHEMAS = ("local-dir:", "hf-hub:")
 _SHOWN = 4  # parameters an error message names
-_READ_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -101,15 +100,6 @@ def _checked_name(name: str) -> str:
     near = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(repr(lower[n]) for n in near)}?" if near else ""
     raise ValueError(f"open_clip knows no model {name!r}{hint} ({len(known)} names: dcfast.models.model_names())")
-
-
-def file_sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, hex; reads it once, in pieces of 4 MiB."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def weights_hash(model: torch.nn.Module) -> str:
@@ -319,7 +309,7 @@ def load_model(name: str, pretrained: str | None = None, *, device: str = "cpu",
         model = create_model(name, seed=0, precision=precision)
         load_weights(model, content, path, name)
         model = model.to(device)
-        source, content_hash = str(path), file_sha256(path)
+        source, content_hash = str(path), sha256_file(path)
     model.eval()
     tokenizer = load_tokenizer(name)
     transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)

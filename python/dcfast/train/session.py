@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.errors import MissingDependencyError, SubsetError
-from dcfast.models.clip import create_model, file_sha256
+from dcfast.models.clip import create_model
 from dcfast.storage.atomic import remove_leftovers, write_json
+from dcfast.storage.hashing import sha256_file
 from dcfast.storage.paths import make_directory
 from dcfast.train.batch import BatchSpec
 from dcfast.train.batches import BatchMaker
@@ -274,7 +275,7 @@ def _summary(
             for f, mark, s in zip(files, fingerprints, settings.sources, strict=True)
         ],
         "checkpoint": last,
-        "checkpoint_sha256": file_sha256(Path(settings.out) / last),
+        "checkpoint_sha256": sha256_file(Path(settings.out) / last),
         "checkpoints": [f"train/checkpoints/epoch_{k}.pt" for k in sorted(trainer.epochs)],
         "loss_first": lines[0]["loss"] if lines else None,
         "loss_last": lines[-1]["loss"] if lines else None,
