@@ -7,7 +7,6 @@ has done any work. Memory: about 150 bytes a picture, and the captions.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import re
@@ -23,6 +22,7 @@ from dcfast.access import read_members
 from dcfast.errors import EvalsetError
 from dcfast.evaluate.tasks import DEFAULT_METRICS, EvalTask
 from dcfast.index.build import index_tars
+from dcfast.storage.npz import parse_array
 
 if TYPE_CHECKING:
     from dcfast.index.build import TarIndex
@@ -276,8 +276,8 @@ def _read_metadata(found: EvalSet) -> None:
             values.append(None)
             continue
         try:
-            vector = np.load(io.BytesIO(member), allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
+            vector = parse_array(member)
+        except ValueError as error:
             raise EvalsetError(f"{found.folder}: the npy of sample {found.key(row)} cannot be read: {error}") from None
         if vector.shape != (fields,) or vector.dtype.kind not in "iuf":
             raise EvalsetError(
