@@ -21,6 +21,7 @@ from dcfast.errors import RunError
 from dcfast.evaluate.evalset import EvalSet
 from dcfast.models.devices import one_thread
 from dcfast.process.read_ahead import read_ahead
+from dcfast.storage.lines import first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,7 +62,7 @@ def decode_picture(data: bytes) -> Any:
             through = picture.convert("RGBA") if "transparency" in picture.info else picture
             return through.convert("RGB")
     except Exception as error:  # a decoder may raise anything for bytes it did not expect
-        text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        text = first_line(error)
         raise ValueError("not a picture that Pillow knows" if "cannot identify" in text else text[:120]) from None
 
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from dcfast.errors import CheckpointError, CorruptDataError, MissingDependencyError
 from dcfast.storage.hashing import sha256_file
+from dcfast.storage.lines import first_line
 
 if TYPE_CHECKING:
     import torch
@@ -142,15 +143,15 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         content = torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CorruptDataError(
-            f"checkpoint {source} cannot be read as weights alone ({_first_line(error)}): it is cut off or damaged, or "
-            "holds other Python objects, which dcfast never loads",
+            f"checkpoint {source} cannot be read as weights alone ({first_line(error)[:200]}): it is cut off or "
+            "damaged, or holds other Python objects, which dcfast never loads",
             path=str(source),
         ) from error
     except Exception as error:  # torch and safetensors raise many types for damaged files
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # torch seeks before the start
             raise
         raise CorruptDataError(
-            f"checkpoint {source} ({source.stat().st_size:,} bytes) cannot be read: {_first_line(error)}; "
+            f"checkpoint {source} ({source.stat().st_size:,} bytes) cannot be read: {first_line(error)[:200]}; "
             "it is cut off or no checkpoint",
             path=str(source),
         ) from error
@@ -160,10 +161,6 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             path=str(source),
         )
     return content
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _state_dict(content: dict[str, Any], path: Path) -> dict[str, Tensor]:

@@ -104,7 +104,7 @@ class ReshardPlan:
         values = json.loads((Path(directory) / "plan.json").read_text("utf-8"))
         values["segments"] = [os.path.normpath(os.path.join(directory, segment)) for segment in values["segments"]]
         names = cls._arrays(values["options"])
-        arrays = {name: load_array(Path(directory) / f"{name}.npy", mmap=True) for name in names}
+        arrays: dict[str, Any] = {name: load_array(Path(directory) / f"{name}.npy", mmap=True) for name in names}
         return cls(**arrays, **values)
 
     @staticmethod

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from dcfast.errors import CorruptDataError, RunError
 from dcfast.models.clip import load_tokenizer
 from dcfast.process.read_ahead import read_ahead
+from dcfast.storage.lines import first_line
 from dcfast.train.batch import Batch, BatchSpec, Encoded, join_batches
 from dcfast.train.dali import DaliDecoder, plain_jpeg
 from dcfast.train.decode import BadPicture, Decoder, open_decoder
@@ -296,6 +297,6 @@ def iterate_batches(
         if "DataLoader worker" not in str(error) or "Caught" in str(error):
             raise
         raise RunError(
-            f"a worker that reads training samples died ({str(error).splitlines()[0]}): killed, or out of memory. "
+            f"a worker that reads training samples died ({first_line(error)}): killed, or out of memory. "
             "Run the same command again to go on from the latest checkpoint; fewer workers need less memory"
         ) from None

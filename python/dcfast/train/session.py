@@ -17,6 +17,7 @@ from dcfast.errors import MissingDependencyError, SubsetError
 from dcfast.models.clip import create_model
 from dcfast.storage.atomic import remove_leftovers, write_json
 from dcfast.storage.hashing import sha256_file
+from dcfast.storage.lines import read_lines
 from dcfast.storage.paths import make_directory
 from dcfast.train.batch import BatchSpec
 from dcfast.train.batches import BatchMaker
@@ -222,7 +223,7 @@ def _refusals(folder: Path, decoder: str) -> dict[str, Any]:
     """
     if decoder != "dali":
         return {}
-    lines = [line for path in sorted(folder.glob("refused-*.jsonl")) for line in path.read_text("ascii").splitlines()]
+    lines = [line for path in sorted(folder.glob("refused-*.jsonl")) for line in read_lines(path, "ascii")]
     samples = sum(int(json.loads(line)["samples"]) for line in lines)
     return {"dali_refused_batches": len(lines), "dali_refused_samples": samples}
 
@@ -255,10 +256,10 @@ def _summary(
     recipe, folder = trainer.recipe, trainer.folder
     steps = num_steps(recipe.samples_seen, recipe.global_batch)
     last = f"train/checkpoints/epoch_{recipe.checkpoints}.pt"
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text("ascii").splitlines()]
+    lines = [json.loads(line) for line in read_lines(folder / "log.jsonl", "ascii")]
     replaced = set()
     for path in sorted(folder.glob("replaced-*.jsonl")):
-        for line in path.read_text("ascii").splitlines():
+        for line in read_lines(path, "ascii"):
             record = json.loads(line)
             replaced.add((record["step"], record["slot"], record["position"]))
     return {
