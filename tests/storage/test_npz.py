@@ -21,6 +21,7 @@ from dcfast.storage.npz import (
     npz_arrays,
     parse_array,
     save_array,
+    save_scratch,
     write_npy,
     write_npz,
 )
@@ -134,6 +135,8 @@ def test_an_array_is_what_numpy_writes_and_comes_back(array: np.ndarray, tmp_pat
     save_array(path, array)
     assert path.read_bytes() == (tmp_path / "numpy.npy").read_bytes() == array_bytes(array)
     assert [p.name for p in path.parent.iterdir()] == ["ours.npy"]
+    save_scratch(tmp_path / "scratch.npy", array)
+    assert (tmp_path / "scratch.npy").read_bytes() == path.read_bytes()
     parsed = parse_array(path.read_bytes())
     for found in (
         load_array(path),

@@ -32,6 +32,7 @@ __all__ = [
     "parse_array",
     "read_header",
     "save_array",
+    "save_scratch",
     "write_npy",
     "write_npz",
 ]
@@ -54,6 +55,12 @@ def save_array(path: StrPath, array: npt.ArrayLike, *, sync: bool = True) -> Non
         ValueError: Python objects, which are never pickled.   OSError: it cannot be written.
     """
     with atomic_path(path, sync=sync) as temporary, open(temporary, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def save_scratch(path: StrPath, array: npt.ArrayLike) -> None:
+    """Writes an npy that this process alone reads, and removes: as ``save_array``, but in place, and not synced."""
+    with open(path, "wb") as file:
         np.save(file, array, allow_pickle=False)
 
 

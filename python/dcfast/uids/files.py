@@ -13,7 +13,7 @@ import numpy.typing as npt
 import dcfast._core as _core
 from dcfast.errors import CorruptDataError, DcfastError, SubsetError
 from dcfast.storage.atomic import atomic_path
-from dcfast.storage.npz import read_header, save_array
+from dcfast.storage.npz import read_header, save_array, save_scratch
 
 PathLike = str | os.PathLike[str]
 
@@ -182,7 +182,7 @@ def external_sort(
             part = borrowable(array[begin : begin + rows])
             part = _core.uid_sort(part, unique, threads) if is_uids else _core.record_sort(part, threads)
             runs.append(final.with_name(f".tmp-{final.name}.run{len(runs)}"))
-            save_array(runs[-1], part, sync=False)
+            save_scratch(runs[-1], part)
         report = merge_runs(runs, final, unique=unique, memory_bytes=memory_bytes)
     finally:
         for run in runs:
