@@ -172,10 +172,11 @@ def test_importing_the_package_needs_no_torch() -> None:
 
 def _trained(out: Path, sets: Path) -> Any:
     """A run whose training is done: a checkpoint, and the summaries that the stage reads."""
-    from dcfast.models.clip import create_model, file_sha256
+    from dcfast.models.clip import create_model
     from dcfast.rundir.run_dir import Run
     from dcfast.rundir.settings import Settings
     from dcfast.storage.atomic import write_json
+    from dcfast.storage.hashing import sha256_file
 
     checkpoint = out / "train/checkpoints/epoch_1.pt"
     checkpoint.parent.mkdir(parents=True)
@@ -183,7 +184,7 @@ def _trained(out: Path, sets: Path) -> Any:
     about = {
         "model": "dcfast-tiny",
         "checkpoint": "train/checkpoints/epoch_1.pt",
-        "checkpoint_sha256": file_sha256(checkpoint),
+        "checkpoint_sha256": sha256_file(checkpoint),
     }
     write_json(out / "train/summary.json", about)
     write_json(out / "state/train.json", about)

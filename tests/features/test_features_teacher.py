@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from dcfast.errors import RunError, SubsetError
-from dcfast.models.clip import file_sha256, load_model
+from dcfast.models.clip import load_model
 from dcfast.run.workflow import run
 from dcfast.rundir.run_dir import Settings
 from dcfast.stages import teacher
+from dcfast.storage.hashing import sha256_file
 from dcfast.uids.sets import save_subset, uid_parse, uid_sort
 from pool_builder import Sample, plain_pool, uid_of
 
@@ -41,7 +42,7 @@ def test_the_world_from_its_clean_pairs_to_an_image_based_subset(tmp_path: Path)
     about = summaries["teacher"]
     assert about["samples"] == WORLD["teacher_pairs"]
     assert about["samples_seen"] == 32
-    assert about["content_hash"] == file_sha256(out / "teacher/teacher.safetensors")
+    assert about["content_hash"] == sha256_file(out / "teacher/teacher.safetensors")
     assert not about["held_out"]
     assert summaries["features"]["by_teacher"] == ["b32", "l14"]
     assert summaries["features"]["models"][0]["content_hash"] == about["content_hash"]

@@ -13,13 +13,13 @@ import torch
 from dcfast.errors import CheckpointError, CorruptDataError
 from dcfast.models.clip import (
     create_model,
-    file_sha256,
     load_model,
     load_tokenizer,
     model_names,
     read_checkpoint,
     weights_hash,
 )
+from dcfast.storage.hashing import sha256_file
 from PIL import Image
 
 
@@ -37,7 +37,7 @@ def checkpoint(model: Any, tmp_path: Path) -> Path:
 def test_a_checkpoint_gives_the_model_that_was_saved(model: Any, checkpoint: Path) -> None:
     clip = dcfast.load_model("dcfast-tiny", str(checkpoint))
     assert isinstance(clip, dcfast.ClipModel)
-    assert clip.content_hash == hashlib.sha256(checkpoint.read_bytes()).hexdigest() == file_sha256(checkpoint)
+    assert clip.content_hash == hashlib.sha256(checkpoint.read_bytes()).hexdigest() == sha256_file(checkpoint)
     assert weights_hash(clip.model) == weights_hash(model)
     assert (clip.name, clip.source) == ("dcfast-tiny", str(checkpoint))
     assert not clip.model.training

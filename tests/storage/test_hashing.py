@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dcfast import CorruptDataError, hash_members
-from dcfast.storage.hashing import hash_bytes, hash_file, xxh3_64
+from dcfast.storage.hashing import hash_bytes, hash_file, sha256_file, xxh3_64
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -173,3 +174,12 @@ def test_machines_without_avx2_hash_the_same(blob: Path) -> None:
     ]
     assert printed[0] == printed[1]
     assert printed[0].count("(") == 2 * len(sizes)
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 18, 5_000_011])
+def test_sha256_of_a_file(tmp_path: Path, size: int) -> None:
+    data = np.random.default_rng(size).bytes(size)
+    (tmp_path / "a").write_bytes(data)
+    assert sha256_file(tmp_path / "a") == sha256_file(str(tmp_path / "a")) == hashlib.sha256(data).hexdigest()
+    with pytest.raises(FileNotFoundError, match="missing"):
+        sha256_file(tmp_path / "missing")

@@ -1,15 +1,30 @@
-"""npz in blocks: the bytes that numpy.savez writes, and what is wrong with foreign files is said."""
+"""npy and npz: the bytes that NumPy writes, whole or in blocks, and what is wrong with other files is said."""
 
 from __future__ import annotations
 
+import ast
+import io
+import pickle
 import zipfile
 from pathlib import Path
 
+import dcfast
 import numpy as np
 import pytest
 from dcfast.errors import CorruptDataError
 from dcfast.features.spec import FeatureModel, feature_models, parse_model
-from dcfast.storage.npz import Array, iterate_npz, npz_arrays, write_npz
+from dcfast.storage.npz import (
+    Array,
+    array_bytes,
+    iterate_npz,
+    load_array,
+    npz_arrays,
+    parse_array,
+    save_array,
+    save_scratch,
+    write_npy,
+    write_npz,
+)
 
 
 def blocks_of(array: np.ndarray, rows: int) -> list[np.ndarray]:
@@ -98,3 +113,123 @@ def test_models_of_prefixes() -> None:
             parse_model(text)
     with pytest.raises(ValueError, match="the prefix must be one of b32, l14; got 'h14'"):
         feature_models({"h14": "teacher"})
+
+
+ARRAYS = {
+    "numbers": np.arange(12, dtype=np.float32).reshape(3, 4),
+    "columns first": np.asfortranarray(np.arange(12.0).reshape(3, 4)),
+    "every other": np.arange(20)[::2],
+    "uids": np.zeros(3, "u8,u8,u8"),
+    "big-endian": np.arange(5, dtype=">i4"),
+    "empty": np.zeros((0, 7), np.float16),
+    "no row": np.zeros((3, 0)),
+    "one number": np.array(7),
+    "flags": np.array([True, False]),
+}
+
+
+@pytest.mark.parametrize("array", ARRAYS.values(), ids=ARRAYS)
+def test_an_array_is_what_numpy_writes_and_comes_back(array: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "below" / "ours.npy"
+    np.save(tmp_path / "numpy.npy", array)
+    save_array(path, array)
+    assert path.read_bytes() == (tmp_path / "numpy.npy").read_bytes() == array_bytes(array)
+    assert [p.name for p in path.parent.iterdir()] == ["ours.npy"]
+    save_scratch(tmp_path / "scratch.npy", array)
+    assert (tmp_path / "scratch.npy").read_bytes() == path.read_bytes()
+    parsed = parse_array(path.read_bytes())
+    for found in (
+        load_array(path),
+        load_array(str(path), mmap=True),
+        parsed,
+        parse_array(memoryview(path.read_bytes())),
+    ):
+        assert found.dtype == array.dtype
+        np.testing.assert_array_equal(found, array)
+    assert not load_array(path, mmap=True).flags.writeable
+    if array.flags.c_contiguous and array.ndim:
+        write_npy(path, array.shape, array.dtype, blocks_of(array, 2))
+        assert path.read_bytes() == array_bytes(array)
+
+
+def test_an_array_is_whole_or_absent(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    save_array(path, np.arange(3), sync=False)
+    with pytest.raises(ValueError, match="Object arrays cannot be saved"):
+        save_array(path, np.array([{}], dtype=object))
+    with pytest.raises(ValueError, match="2 of 5 rows were written"):
+        write_npy(path, (5,), np.int64, [np.arange(2)])
+    with pytest.raises(IsADirectoryError):
+        save_array(tmp_path, np.arange(3))
+    assert load_array(path).tolist() == [0, 1, 2]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.npy"]
+
+
+def damaged() -> dict[str, bytes]:
+    data = array_bytes(np.arange(1000, dtype=np.float32))
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([{}, 1], dtype=object), allow_pickle=True)
+    zipped = io.BytesIO()
+    np.savez(zipped, a=np.arange(3))
+    return {
+        "empty": b"",
+        "cut in the magic": data[:4],
+        "cut in the header": data[:60],
+        "cut at the data": data[:128],
+        "one byte short": data[:-1],
+        "not an array": b"not an array at all, but long enough to be read as one" * 3,
+        "a pickle": pickle.dumps(list(range(100))),
+        "pickled objects": buffer.getvalue(),
+        "an archive": zipped.getvalue(),
+        "another version": data[:6] + b"\x09\x00" + data[8:],
+        "no dict": data.replace(b"{'descr'", b"('descr'"),
+        "a parser's error": data.replace(b"(1000,)", b"((((((("),
+        "far too large": data.replace(b"(1000,), }" + b" " * 12, b"(1000000000000000,), }"),
+        "negative": data.replace(b"(1000,)", b"(-100,)"),
+        "another dtype": data.replace(b"<f4", b"<x4"),
+    }
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+@pytest.mark.parametrize("kind", damaged())
+def test_a_damaged_array_is_named(kind: str, mmap: bool, tmp_path: Path) -> None:
+    path = tmp_path / "signatures.npy"
+    path.write_bytes(damaged()[kind])
+    with pytest.raises(CorruptDataError, match=r"signatures\.npy is no npy file that can be read \(.+\)") as caught:
+        load_array(path, mmap=mmap)
+    assert caught.value.path == str(path)
+    with pytest.raises(ValueError, match=r".") as caught_of_bytes:
+        parse_array(damaged()[kind])
+    assert type(caught_of_bytes.value) is ValueError
+
+
+def test_what_is_no_file_is_the_systems_error(tmp_path: Path) -> None:
+    for mmap in (False, True):
+        with pytest.raises(FileNotFoundError):
+            load_array(tmp_path / "nowhere.npy", mmap=mmap)
+        with pytest.raises(IsADirectoryError):
+            load_array(tmp_path, mmap=mmap)
+
+
+def test_more_bytes_than_the_array_are_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    path.write_bytes(array_bytes(np.arange(3)) + b"more")
+    assert load_array(path).tolist() == load_array(path, mmap=True).tolist() == [0, 1, 2]
+
+
+def test_npy_and_npz_are_read_and_written_here_alone() -> None:
+    package = Path(dcfast.__file__).parent
+    own = {"save", "savez", "savez_compressed", "load"}
+    found = []
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if (
+                isinstance(node, ast.Attribute)
+                and isinstance(node.value, ast.Name)
+                and node.value.id in ("np", "numpy")
+            ):
+                if node.attr in {*own, "lib"}:
+                    found.append(path.relative_to(package).as_posix())
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "numpy":
+                found += [path.relative_to(package).as_posix() for name in node.names if name.name in {*own, "lib"}]
+    assert set(found) == {"storage/npz.py"}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -14,6 +12,7 @@ import numpy.typing as npt
 from dcfast._core import reshard as core_reshard
 from dcfast.access.batch import MemberBatch, Members, PathLike
 from dcfast.errors import PoolError
+from dcfast.process.read_ahead import read_ahead as run_ahead
 from dcfast.uids.sets import load_subset
 
 if TYPE_CHECKING:
@@ -208,43 +207,12 @@ def _read_ahead(
     limit = max(1, min(MAX_BATCH_BYTES, memory_bytes // (ahead + 1)))
     single = isinstance(exts, str)
     planned = (part for rows in blocks for part in _batches(pool.locate(rows, exts, missing=missing), limit))
-    return _run_ahead(pool, planned, single, ahead, memory_bytes)
-
-
-def _run_ahead(
-    pool: PoolReader, planned: Iterator[Members], single: bool, ahead: int, memory_bytes: int
-) -> Generator[MemberBatch, None, None]:
-    queue: deque[tuple[int, Future[MemberBatch]]] = deque()
-    held = 0  # bytes of the queued batches and of the one the caller has
-    failure: BaseException | None = None
-    upcoming: Members | None = None
-    with ThreadPoolExecutor(max(ahead, 1), thread_name_prefix="dcfast-read") as threads:
-        try:
-            while True:
-                while failure is None and len(queue) < ahead + 1:
-                    try:
-                        upcoming = next(planned) if upcoming is None else upcoming
-                    except StopIteration:
-                        break
-                    except Exception as error:
-                        failure = error  # raised when what comes before it has been yielded
-                        break
-                    size = upcoming.num_bytes
-                    if held and held + size > memory_bytes:
-                        break
-                    held += size
-                    queue.append((size, threads.submit(pool.read_located, upcoming, single=single, threads=1)))
-                    upcoming = None
-                if not queue:
-                    break
-                size, future = queue.popleft()
-                batch = future.result()
-                del future  # it would keep the batch
-                yield batch
-                del batch
-                held -= size
-        finally:
-            for _, future in queue:
-                future.cancel()
-    if failure is not None:
-        raise failure
+    return run_ahead(
+        lambda members: pool.read_located(members, single=single, threads=1),
+        planned,
+        threads=ahead,
+        ahead=ahead,
+        size=lambda members: members.num_bytes,
+        memory_bytes=memory_bytes,
+        name="dcfast-read",
+    )

@@ -14,6 +14,7 @@ from dcfast.access.batch import MemberBatch, Members, PathLike
 from dcfast.errors import CorruptDataError, PoolError
 from dcfast.index.rows import FLAG_CUT, FLAGS_WITHOUT_UID
 from dcfast.index.segments import Segment
+from dcfast.process.arguments import unsigned_array
 from dcfast.uids.sets import RECORD_DTYPE, open_records, record_sort, uid_lookup
 
 __all__ = ["Extensions", "Missing", "Numbering", "PoolReader"]
@@ -147,7 +148,7 @@ class PoolReader:
 
     def row_ids(self, samples: npt.ArrayLike) -> npt.NDArray[np.uint64]:
         """Row ids of samples numbered from 0 over the whole pool. Raises IndexError out of range."""
-        number, sample = self._by_sample(_integers(samples, "samples"))
+        number, sample = self._by_sample(unsigned_array(samples, "samples", negative=IndexError))
         ids = np.empty(len(number), np.uint64)
         for part, segment, _ in self._groups(number):
             begin = np.asarray(segment.shard_sample_begin).astype(np.int64)
@@ -187,7 +188,7 @@ class PoolReader:
 
     def uids(self, rows: npt.ArrayLike) -> npt.NDArray[Any]:
         """(n,) "u8,u8" uids of row ids; zero for samples without one."""
-        number, sample = self._by_row(_integers(rows, "rows"))
+        number, sample = self._by_row(unsigned_array(rows, "rows", negative=IndexError))
         uids = np.zeros(len(number), "u8,u8")
         for part, segment, _ in self._groups(number):
             uids[part] = np.asarray(segment.uid)[sample[part]]
@@ -195,7 +196,7 @@ class PoolReader:
 
     def picture_sizes(self, rows: npt.ArrayLike) -> npt.NDArray[np.uint32]:
         """(n, 2) width and height of each row's first picture by its header, pixels; 0 where unknown."""
-        number, sample = self._by_row(_integers(rows, "rows"))
+        number, sample = self._by_row(unsigned_array(rows, "rows", negative=IndexError))
         sizes = np.zeros((len(number), 2), np.uint32)
         for part, segment, _ in self._groups(number):
             sizes[part, 0] = np.asarray(segment.width)[sample[part]]
@@ -204,7 +205,7 @@ class PoolReader:
 
     def keys(self, rows: npt.ArrayLike) -> list[str]:
         """The samples' keys in their shards, of row ids. Not UTF-8: backslash-escaped."""
-        number, sample = self._by_row(_integers(rows, "rows"))
+        number, sample = self._by_row(unsigned_array(rows, "rows", negative=IndexError))
         keys = [""] * len(number)
         for part, segment, _ in self._groups(number):
             found = core_access.sample_keys(segment._core, sample[part].astype(np.uint64))
@@ -224,7 +225,7 @@ class PoolReader:
 
         Arguments and errors as ``read``. Cost: about 0.2 us a member, from the mapped index.
         """
-        asked = _integers(rows, "rows")
+        asked = unsigned_array(rows, "rows", negative=IndexError)
         wanted = None if ext is None else _extensions(ext)
         if missing not in ("error", "none"):
             raise ValueError(f"missing must be 'error' or 'none'; got {missing!r}")
@@ -369,16 +370,3 @@ def _extensions(ext: str | Sequence[str]) -> list[str]:
     if not lowered or len(set(lowered)) != len(lowered):
         raise ValueError(f"ext must name at least one extension, and each once; got {ext!r}")
     return lowered
-
-
-def _integers(values: npt.ArrayLike, name: str) -> npt.NDArray[np.uint64]:
-    array = np.asarray(values)
-    if array.size == 0 and array.ndim == 1:
-        return np.empty(0, np.uint64)
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"{name} must hold integers; got dtype {array.dtype}")
-    if array.ndim != 1:
-        raise ValueError(f"{name} must be one-dimensional; got shape {array.shape}")
-    if array.dtype.kind == "i" and int(array.min()) < 0:
-        raise IndexError(f"{name} must not be negative; got {int(array.min())}")
-    return np.ascontiguousarray(array, np.uint64)

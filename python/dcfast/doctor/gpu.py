@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dcfast.doctor.checks import Row, describe, found, version_of
+from dcfast.storage.lines import last_line, split_lines
 
 __all__ = ["gpu"]
 
@@ -38,7 +39,7 @@ def _driver_row() -> Row:
         done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         return Row("driver", "broken", describe(error), "nvidia-smi must answer: reload the driver or restart")
-    cards = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    cards = [line.strip() for line in split_lines(done.stdout) if line.strip()]
     if done.returncode or not cards:
         said = " ".join((done.stdout + " " + done.stderr).split()) or f"exit status {done.returncode}"
         return Row("driver", "broken", f"nvidia-smi: {said}", "nvidia-smi must answer: reload the driver or restart")
@@ -146,5 +147,5 @@ def _in_a_process(code: str, timeout_s: float = 180) -> tuple[bool, str]:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return False, describe(error)
-    said = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
-    return done.returncode == 0, said[-1] if said else f"exit status {done.returncode}"
+    said = last_line(done.stdout if done.returncode == 0 else done.stderr)
+    return done.returncode == 0, said or f"exit status {done.returncode}"

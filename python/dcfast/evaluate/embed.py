@@ -6,10 +6,8 @@ Memory: ``BATCHES_AHEAD`` more batches of decoded pictures than there are thread
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,6 +19,7 @@ from dcfast.errors import RunError
 from dcfast.evaluate.evalset import EvalSet
 from dcfast.images.decode import BadImage, check_resized, decode_image, quiet
 from dcfast.models.devices import one_thread
+from dcfast.process.read_ahead import read_ahead
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,8 +72,9 @@ class Embedder:
             for begin in range(0, len(different), TEXTS_AT_ONCE)
         )
         threads = self.threads if self.device.type == "cpu" else 1
-        with one_thread(self.device.type), ThreadPoolExecutor(threads) as pool:
-            found = torch.cat(list(_in_order(pool, self._encode_tokens, tokens, threads + BATCHES_AHEAD)))
+        ahead = threads + BATCHES_AHEAD - 1
+        with one_thread(self.device.type):
+            found = torch.cat(list(read_ahead(self._encode_tokens, tokens, threads=threads, ahead=ahead)))
         self._check(found, lambda row: f"text {different[row]!r} of {where}")
         return found[torch.tensor(at)]
 
@@ -99,7 +99,6 @@ class Embedder:
             opened.enter_context(quiet)
             opened.enter_context(one_thread(self.device.type))
             files = [opened.enter_context(open(tar, "rb")).fileno() for tar in evalset.tars]
-            pool = opened.enter_context(ThreadPoolExecutor(self.threads))
 
             def work(rows: npt.NDArray[np.int64]) -> Any:
                 places = [(files[shards[row]], int(offsets[row]), int(sizes[row])) for row in rows.tolist()]
@@ -109,7 +108,9 @@ class Embedder:
 
             total = len(evalset.rows)
             batches = [np.arange(a, min(a + self.batch_size, total)) for a in range(0, total, self.batch_size)]
-            for rows, made, problems in _in_order(pool, work, batches, self.threads + BATCHES_AHEAD):
+            ahead = self.threads + BATCHES_AHEAD - 1
+            decoded = opened.enter_context(closing(read_ahead(work, batches, threads=self.threads, ahead=ahead)))
+            for rows, made, problems in decoded:
                 features = made if self.device.type == "cpu" else self._encode_pictures(made)
                 self._check(features, partial(_picture_name, evalset, rows))
                 yield PictureBatch(rows, features, problems)
@@ -159,21 +160,6 @@ class Embedder:
 
 def _picture_name(evalset: EvalSet, rows: npt.NDArray[np.int64], place: int) -> str:
     return f"picture {evalset.key(int(rows[place]))} of {evalset.task.key}"
-
-
-def _in_order(pool: ThreadPoolExecutor, work: Callable[[Any], Any], items: Iterable[Any], ahead: int) -> Iterator[Any]:
-    """The results of ``work``, at most ``ahead`` of them begun and not yet taken."""
-    waiting: deque[Future[Any]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
 
 
 def _unit(features: Tensor) -> Tensor:

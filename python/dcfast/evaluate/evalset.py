@@ -7,7 +7,6 @@ has done any work. Memory: about 150 bytes a picture, and the captions.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import re
@@ -23,6 +22,8 @@ from dcfast.access import read_members
 from dcfast.errors import EvalsetError
 from dcfast.evaluate.tasks import DEFAULT_METRICS, EvalTask
 from dcfast.index.build import index_tars
+from dcfast.storage.lines import read_lines, split_lines
+from dcfast.storage.npz import parse_array
 
 if TYPE_CHECKING:
     from dcfast.index.build import TarIndex
@@ -112,12 +113,11 @@ class EvalSet:
 
 def _lines(path: Path, what: str) -> list[str]:
     try:
-        text = path.read_text("utf-8")
+        lines = [line.strip() for line in read_lines(path)]
     except FileNotFoundError:
         raise EvalsetError(f"{path.parent}: it has no {path.name}; {what}") from None
     except UnicodeDecodeError as error:
         raise EvalsetError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    lines = [line.strip() for line in text.splitlines()]
     while lines and not lines[-1]:
         lines.pop()
     if not lines:
@@ -276,8 +276,8 @@ def _read_metadata(found: EvalSet) -> None:
             values.append(None)
             continue
         try:
-            vector = np.load(io.BytesIO(member), allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
+            vector = parse_array(member)
+        except ValueError as error:
             raise EvalsetError(f"{found.folder}: the npy of sample {found.key(row)} cannot be read: {error}") from None
         if vector.shape != (fields,) or vector.dtype.kind not in "iuf":
             raise EvalsetError(
@@ -297,7 +297,7 @@ def _read_captions(found: EvalSet) -> None:
     captions: list[list[str]] = []
     for member in _members(found, "txt"):
         text = "" if member is None else bytes(member).decode("utf-8", "replace")
-        captions.append([line.strip() for line in text.splitlines() if line.strip()])
+        captions.append([line.strip() for line in split_lines(text) if line.strip()])
     known = np.array([bool(lines) for lines in captions], dtype=bool)
     _leave_out(found, "without a caption", found.rows[~known])
     found.rows = found.rows[known]

@@ -9,6 +9,7 @@ from typing import Any
 
 from dcfast.evaluate.tasks import EvalTask, datacomp_tasks
 from dcfast.storage.atomic import write_bytes
+from dcfast.storage.lines import read_lines
 
 __all__ = ["AGGREGATES", "aggregate", "read_results", "write_results"]
 
@@ -38,11 +39,11 @@ AGGREGATES: dict[str, tuple[str, ...]] = {
 def read_results(path: Path, checkpoint: str) -> dict[str, Line]:
     """The whole lines of a results file that are of this checkpoint, by task key; none where there is no file."""
     try:
-        text = path.read_text("utf-8")
+        lines = read_lines(path)
     except (FileNotFoundError, UnicodeDecodeError):
         return {}
     found: dict[str, Line] = {}
-    for raw in text.splitlines():
+    for raw in lines:
         try:
             line = json.loads(raw)
             if line["checkpoint"] == checkpoint and isinstance(line["metrics"], dict):

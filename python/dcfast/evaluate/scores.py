@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dcfast.errors import DcfastError, PoolError
 from dcfast.evaluate.tasks import datacomp_tasks, find_tasks
+from dcfast.storage.lines import read_lines
 
 NAMED = 6
 """Evaluation sets that a sentence names."""
@@ -54,7 +55,7 @@ def read_scores(out: str | os.PathLike[str]) -> Scores:
     chance: dict[str, float] = {}
     unscored = []
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = read_lines(path)
     except FileNotFoundError:
         return Scores({})
     for number, line in enumerate(lines, 1):

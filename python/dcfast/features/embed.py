@@ -20,7 +20,7 @@ from dcfast.features.pairs import CHUNK, NO_CAPTION, NOT_FINITE, OK, STATUS, Chu
 from dcfast.images.decode import quiet
 from dcfast.models.devices import one_thread
 from dcfast.storage.atomic import atomic_path
-from dcfast.storage.npz import NpyWriter
+from dcfast.storage.npz import NpyWriter, save_array
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,9 +123,7 @@ def embed_segment(
     pairs = SegmentPairs(segment, os.fspath(shard_dir), [model for _, model in models])
     totals = np.zeros(len(STATUS), np.int64)
     keys = [key for key, _ in models]
-    begin = np.asarray(segment.shard_sample_begin).astype(np.uint64)
-    with atomic_path(out / segment_file(number, "begin")) as temporary, open(temporary, "wb") as file:
-        np.save(file, begin)
+    save_array(out / segment_file(number, "begin"), np.asarray(segment.shard_sample_begin).astype(np.uint64))
     with quiet, one_thread(device), _Writers(out, number, keys, pairs.models, len(pairs)) as files:
         try:
             for batch in _batches(pairs, count):

@@ -19,7 +19,7 @@ from dcfast.errors import PoolError
 from dcfast.features.files import embeddings_file, score_column, segment_file
 from dcfast.features.pairs import NO_CAPTION, OK
 from dcfast.storage.atomic import atomic_path
-from dcfast.storage.npz import Array, iterate_npz, npz_arrays, write_npz
+from dcfast.storage.npz import Array, iterate_npz, load_array, npz_arrays, write_npz
 from dcfast.uids.sets import uid_lookup, uid_parse
 
 __all__ = ["Filled", "Located", "SegmentColumns", "locate_rows", "write_features"]
@@ -59,10 +59,7 @@ class SegmentColumns:
         self.column = lru_cache(maxsize=256)(self._column)
 
     def _column(self, number: int, what: str, key: str | None = None) -> npt.NDArray[Any]:
-        array: npt.NDArray[Any] = np.load(
-            self._root / segment_file(number, what, key), mmap_mode="r", allow_pickle=False
-        )
-        return array
+        return load_array(self._root / segment_file(number, what, key), mmap=True)
 
     def place(self, rows: npt.NDArray[np.uint64]) -> Located:
         """Segment and place of row ids."""

@@ -6,9 +6,7 @@ and one decoded picture a thread.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ from dcfast.access.batch import Members
 from dcfast.access.reader import PoolReader
 from dcfast.images import decode
 from dcfast.images.decode import BadImage, check_resized, load_image
+from dcfast.process.read_ahead import read_ahead
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -148,19 +147,7 @@ class SegmentPairs:
         texts = [c or "" for c in captions]
         return Chunk(status, images, [m.tokenizer(texts) for m in self.models], captioned)
 
-    def chunks(self, *, threads: int, ahead: int) -> Iterator[Chunk]:
+    def chunks(self, *, threads: int, ahead: int) -> Generator[Chunk, None, None]:
         """All chunks in order, made by ``threads`` threads, at most ``ahead`` waiting beside the one in use."""
-        make: Callable[[int], Chunk] = self.chunk
-        queue: deque[Future[Chunk]] = deque()
-        firsts = iter(range(0, len(self), CHUNK))
-        with ThreadPoolExecutor(threads, thread_name_prefix="dcfast-decode") as pool:
-            try:
-                while True:
-                    while len(queue) <= ahead and (first := next(firsts, None)) is not None:
-                        queue.append(pool.submit(make, first))
-                    if not queue:
-                        return
-                    yield queue.popleft().result()
-            finally:
-                for future in queue:
-                    future.cancel()
+        firsts = range(0, len(self), CHUNK)
+        return read_ahead(self.chunk, firsts, threads=threads, ahead=ahead, name="dcfast-decode")

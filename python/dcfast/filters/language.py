@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import importlib.util
 import io
 import os
@@ -22,6 +21,7 @@ import numpy as np
 
 from dcfast.errors import MissingDependencyError
 from dcfast.filters.rules import Mask
+from dcfast.storage.hashing import sha256_file
 
 __all__ = ["find_model", "is_english", "is_english_gcld3", "load_model", "model_fingerprint"]
 
@@ -147,5 +147,4 @@ def model_fingerprint(path: str | os.PathLike[str] | None = None) -> dict[str, A
 @functools.lru_cache(maxsize=4)
 def _digest(path: str, size: int, mtime_ns: int) -> str:
     del size, mtime_ns  # part of the cache's key only
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_file(path)

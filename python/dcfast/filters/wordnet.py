@@ -26,6 +26,8 @@ import numpy as np
 
 from dcfast.errors import CorruptDataError, MissingDependencyError
 from dcfast.filters.rules import Mask
+from dcfast.storage.hashing import sha256_file
+from dcfast.storage.lines import split_lines
 
 __all__ = ["WordNet", "find_imagenet21k", "find_wordnet", "has_imagenet_word", "load_imagenet21k", "text_fingerprint"]
 
@@ -185,7 +187,7 @@ class WordNet:
                 )
             self._first[part] = self._first_senses(index, place / f"index.{part}")
             self._exceptions[part] = {}
-            for line in _read(place, f"{part}.exc").decode("utf-8", "replace").splitlines():
+            for line in split_lines(_read(place, f"{part}.exc").decode("utf-8", "replace")):
                 form, *bases = line.split()
                 self._exceptions[part][form] = bases
         self.longest_lemma = max(len(lemma) for first in self._first.values() for lemma in first)
@@ -276,5 +278,4 @@ def text_fingerprint() -> dict[str, str]:
     digest = hashlib.sha256()
     for name in _NEEDED:
         digest.update(_read(place, name))
-    listed = hashlib.sha256(find_imagenet21k().read_bytes())
-    return {"wordnet": digest.hexdigest(), "imagenet21k": listed.hexdigest()}
+    return {"wordnet": digest.hexdigest(), "imagenet21k": sha256_file(find_imagenet21k())}

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from dcfast._core import images as core_images
 from dcfast.images.decode import BadImage, open_image
+from dcfast.process.arguments import thread_count, uint64_array
 
 __all__ = [
     "FORMATS",
@@ -90,10 +91,10 @@ def picture_signatures(
     Memory: one member (at most 256 MiB; larger ones are hashed in pieces and ``too_large``) and its decoding (at
     most 8 bytes a pixel and 178,956,970 pixels) a thread; 43 bytes a member for the result.
     """
-    begin, size = _extents(offsets, "offsets"), _extents(sizes, "sizes")
+    begin, size = uint64_array(offsets, "offsets", "bytes"), uint64_array(sizes, "sizes", "bytes")
     if begin.shape != size.shape:
         raise ValueError(f"offsets and sizes must have one length; got {begin.size} and {size.size}")
-    result = _by_name(core_images.image_signatures(os.fsencode(path), begin, size, _threads(threads), bool(full)))
+    result = _by_name(core_images.image_signatures(os.fsencode(path), begin, size, thread_count(threads), bool(full)))
     if fallback and (result["status"] == _UNSUPPORTED).any():
         with open(path, "rb") as file:
             for i in np.flatnonzero(result["status"] == _UNSUPPORTED):
@@ -165,7 +166,7 @@ def _by_name(arrays: tuple[npt.NDArray[Any], ...]) -> Signatures:
 
 
 def _signatures_of(pictures: list[bytes], threads: int, full: bool, fallback: bool) -> Signatures:
-    result = _by_name(core_images.image_signatures_of(pictures, _threads(threads), bool(full)))
+    result = _by_name(core_images.image_signatures_of(pictures, thread_count(threads), bool(full)))
     if fallback:
         for i in np.flatnonzero(result["status"] == _UNSUPPORTED):
             _by_pillow(pictures[i], result, int(i))
@@ -202,22 +203,3 @@ def _as_bytes(picture: Any) -> bytes:
     if not isinstance(picture, bytes | bytearray | memoryview):
         raise TypeError(f"pictures must be bytes (an encoded picture each); got {type(picture).__name__}")
     return bytes(picture)
-
-
-def _extents(values: npt.ArrayLike, name: str) -> npt.NDArray[np.uint64]:
-    array = np.asarray(values)
-    if array.size == 0 and not isinstance(values, np.ndarray):
-        array = array.astype(np.uint64)  # an empty list has no dtype of its own
-    if array.dtype != np.uint64:
-        raise TypeError(f"{name} must have dtype uint64 (bytes); got {array.dtype}")
-    if array.ndim != 1:
-        raise ValueError(f"{name} must be one-dimensional; got shape {array.shape}")
-    return np.require(array, np.uint64, ["C", "A"])
-
-
-def _threads(threads: Any) -> int:
-    if isinstance(threads, bool) or not isinstance(threads, int | np.integer):
-        raise TypeError(f"threads must be an integer; got {type(threads).__name__}")
-    if not 0 <= threads <= 4096:
-        raise ValueError(f"threads must be 0 (one per core) to 4096; got {threads}")
-    return int(threads)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from dcfast.errors import CorruptDataError, PoolError
 from dcfast.index.segments import WITHOUT_UID, Segment
+from dcfast.storage.npz import save_scratch
 from dcfast.storage.temporary import temporary_folder
 from dcfast.uids.sets import RECORD_DTYPE, MergeReport, merge_runs, open_records, record_sort, uid_lookup
 
@@ -196,9 +197,7 @@ class _Runs:
     def flush(self) -> None:
         if self._used or not self.paths:
             self.paths.append(self._folder / f"{len(self.paths):05d}.npy")
-            with open(self.paths[-1], "wb") as file:
-                run = record_sort(self._buffer[: self._used], threads=self._threads)
-                np.lib.format.write_array(file, run, version=(1, 0), allow_pickle=False)
+            save_scratch(self.paths[-1], record_sort(self._buffer[: self._used], threads=self._threads))
         self._used = 0
 
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
 import shutil
@@ -25,6 +24,7 @@ from dcfast.index.pool_index import build_pool_records, index_folder, segment_na
 from dcfast.index.segments import Segment, shard_state
 from dcfast.process.signals import stoppable
 from dcfast.storage.atomic import fsync_dir, write_json
+from dcfast.storage.lock import locked
 from dcfast.storage.paths import make_directory, path_argument
 from dcfast.storage.remote import RemoteOptions, is_url, list_shards, remote_state
 
@@ -81,7 +81,8 @@ def refresh_index(
     shards = _RemoteShards(os.fspath(pool), remote or RemoteOptions()) if is_url(pool) else _LocalShards(pool)
     names = shards.names
     make_directory(folder, "index_dir")
-    with _locked(folder), _staging(folder) as staging:
+    busy = f"{folder}: another process refreshes this index; wait for it"
+    with locked(folder / ".lock", busy), _staging(folder) as staging:
         old = _OldIndex.open(folder)
         work = _Refresh(shards, staging, old, threads)
         groups = _groups(names)
@@ -140,19 +141,6 @@ class _RemoteShards:
 def _groups(names: list[str]) -> list[tuple[int, list[str]]]:
     """As the stage ``index`` cuts a pool into segments."""
     return group_files(names, MAX_SEGMENTS)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{folder}: another process refreshes this index; wait for it") from None
-        yield
-    finally:
-        os.close(lock)
 
 
 @contextmanager

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dcfast.errors import CheckpointError, CorruptDataError, MissingDependencyError
+from dcfast.storage.hashing import sha256_file
+from dcfast.storage.lines import first_line
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = [
     "ClipModel",
     "create_model",
-    "file_sha256",
     "load_model",
     "load_tokenizer",
     "load_weights",
@@ -42,7 +43,6 @@ __all__ = [
 CONFIG_DIR = Path(__file__).parent / "model_configs"
 _SCHEMAS = ("local-dir:", "hf-hub:")
 _SHOWN = 4  # parameters an error message names
-_READ_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -103,15 +103,6 @@ def _checked_name(name: str) -> str:
     raise ValueError(f"open_clip knows no model {name!r}{hint} ({len(known)} names: dcfast.models.model_names())")
 
 
-def file_sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, hex; reads it once, in pieces of 4 MiB."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def weights_hash(model: torch.nn.Module) -> str:
     """SHA-256 over names, dtypes, shapes and bytes of a model's state, hex; the order of the names is the model's."""
     digest = hashlib.sha256()
@@ -152,15 +143,15 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         content = torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CorruptDataError(
-            f"checkpoint {source} cannot be read as weights alone ({_first_line(error)}): it is cut off or damaged, or "
-            "holds other Python objects, which dcfast never loads",
+            f"checkpoint {source} cannot be read as weights alone ({first_line(error)[:200]}): it is cut off or "
+            "damaged, or holds other Python objects, which dcfast never loads",
             path=str(source),
         ) from error
     except Exception as error:  # torch and safetensors raise many types for damaged files
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # torch seeks before the start
             raise
         raise CorruptDataError(
-            f"checkpoint {source} ({source.stat().st_size:,} bytes) cannot be read: {_first_line(error)}; "
+            f"checkpoint {source} ({source.stat().st_size:,} bytes) cannot be read: {first_line(error)[:200]}; "
             "it is cut off or no checkpoint",
             path=str(source),
         ) from error
@@ -170,10 +161,6 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             path=str(source),
         )
     return content
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _state_dict(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
@@ -319,7 +306,7 @@ def load_model(name: str, pretrained: str | None = None, *, device: str = "cpu",
         model = create_model(name, seed=0, precision=precision)
         load_weights(model, content, path, name)
         model = model.to(device)
-        source, content_hash = str(path), file_sha256(path)
+        source, content_hash = str(path), sha256_file(path)
     model.eval()
     tokenizer = load_tokenizer(name)
     transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from dcfast.storage.lock import take_lock
 
 __all__ = ["borrowed_device", "gpu_share", "one_thread", "resolve_device"]
 
@@ -70,11 +71,9 @@ def borrowed_device(wanted: str) -> Iterator[str]:
         return
     while True:
         for device, path in _slots():
-            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock = take_lock(path, mode=0o600, follow=False)
             except BlockingIOError:
-                os.close(lock)
                 continue
             try:
                 yield device

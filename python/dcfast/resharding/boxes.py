@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcfast.errors import PoolError
+from dcfast.storage.npz import load_array, write_npy
 from dcfast.uids.sets import merge_runs, open_records, record_sort, save_records, uid_isin, uid_lookup, uid_parse
 
 __all__ = ["BoxTable", "Metadata", "make_box_table"]
@@ -37,7 +37,7 @@ class BoxTable:
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> BoxTable:
         """Maps what ``make_box_table`` wrote. Raises CorruptDataError, OSError or ValueError where it is not that."""
-        boxes = np.load(Path(directory) / "boxes.npy", mmap_mode="r", allow_pickle=False)
+        boxes = load_array(Path(directory) / "boxes.npy", mmap=True)
         if boxes.dtype != np.float64 or boxes.ndim != 2 or boxes.shape[1] != 4:
             raise ValueError(
                 f"{directory}: boxes.npy must hold (b, 4) float64; got {boxes.dtype} of shape {boxes.shape}"
@@ -89,19 +89,17 @@ def make_box_table(metadata: Metadata, subset: NDArray[Any], directory: str | os
                 runs.append(run)
                 save_records(run, record_sort(np.concatenate(records)))
         merge_runs(runs, folder / "box_records.npy", unique=True)
-        with open(folder / ".tmp-boxes.npy", "wb") as whole, open(raw, "rb") as source:
-            _write_npy(whole, source, total)
-        os.replace(folder / ".tmp-boxes.npy", folder / "boxes.npy")
+        with open(raw, "rb") as source:
+            write_npy(folder / "boxes.npy", (total, 4), np.float64, _blocks(source), sync=False)
     finally:
         for path in (raw, *runs):
             path.unlink(missing_ok=True)
     return BoxTable.open(folder)
 
 
-def _write_npy(whole: BinaryIO, source: BinaryIO, total: int) -> None:
-    header = {"descr": "<f8", "fortran_order": False, "shape": (total, 4)}
-    np.lib.format.write_array_header_1_0(whole, header)
-    shutil.copyfileobj(source, whole, 1 << 20)
+def _blocks(raw: BinaryIO) -> Iterator[NDArray[np.float64]]:
+    while len(block := np.fromfile(raw, np.float64, 4 * _ROWS_AT_ONCE)):
+        yield block.reshape(-1, 4)
 
 
 def _metadata_files(metadata: Metadata) -> list[Path]:

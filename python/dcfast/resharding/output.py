@@ -22,6 +22,7 @@ from dcfast.resharding.contents import open_subset
 from dcfast.resharding.layout import EDIT_COUNTS, KEY_FILE, SHARD_FORMAT, STATS_FORMAT
 from dcfast.resharding.plan import ReshardPlan
 from dcfast.storage.atomic import TEMPORARY_PREFIX, atomic_path, write_json
+from dcfast.storage.npz import write_npy
 
 if TYPE_CHECKING:
     from dcfast.resharding.edit import BlurOptions
@@ -245,15 +246,13 @@ def remove_outputs(out: Path, keep_below: int, *, keep_key: bool = False) -> Non
 
 def _copy_subset(subset: NDArray[Any] | str | os.PathLike[str], target: Path, sync: bool) -> None:
     """An .npy is copied as it is; an array or a raw memmap gets the header of one."""
-    with atomic_path(target, sync=sync) as temporary, open(temporary, "wb") as file:
-        if not isinstance(subset, np.ndarray):
-            with open(subset, "rb") as source:
-                if source.read(6) == b"\x93NUMPY":
-                    source.seek(0)
+    if not isinstance(subset, np.ndarray):
+        with open(subset, "rb") as source:
+            if source.read(6) == b"\x93NUMPY":
+                source.seek(0)
+                with atomic_path(target, sync=sync) as temporary, open(temporary, "wb") as file:
                     shutil.copyfileobj(source, file, 1 << 20)
-                    return
-        array = open_subset(subset)
-        shape = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
-        np.lib.format.write_array_header_1_0(file, shape)
-        for begin in range(0, len(array), 1 << 16):
-            file.write(np.ascontiguousarray(array[begin : begin + (1 << 16)]).tobytes())
+                return
+    array = open_subset(subset)
+    blocks = (array[begin : begin + (1 << 16)] for begin in range(0, len(array), 1 << 16))
+    write_npy(target, array.shape, array.dtype, blocks, sync=sync)

@@ -32,7 +32,8 @@ from dcfast.resharding.selection import (
     shard_numbers,
 )
 from dcfast.resharding.shuffle import RowSpool, shuffled_cuts
-from dcfast.storage.atomic import atomic_path, write_json
+from dcfast.storage.atomic import write_json
+from dcfast.storage.npz import load_array, save_array
 
 __all__ = ["CUT_DTYPE", "ReshardPlan", "make_plan", "plan_cuts"]
 
@@ -92,8 +93,7 @@ class ReshardPlan:
         The segments are named relative to the directory: equal plans are equal bytes wherever they lie.
         """
         for name in self._arrays(self.options):
-            with atomic_path(Path(directory) / f"{name}.npy") as temporary, open(temporary, "wb") as file:
-                np.save(file, getattr(self, name), allow_pickle=False)
+            save_array(Path(directory) / f"{name}.npy", getattr(self, name))
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in (*_ARRAYS, "rows")}
         values["segments"] = [os.path.relpath(segment, directory) for segment in self.segments]
         write_json(Path(directory) / "plan.json", values)
@@ -103,9 +103,8 @@ class ReshardPlan:
         """Opens a saved plan; the arrays are memory-mapped."""
         values = json.loads((Path(directory) / "plan.json").read_text("utf-8"))
         values["segments"] = [os.path.normpath(os.path.join(directory, segment)) for segment in values["segments"]]
-        arrays = {
-            name: np.load(Path(directory) / f"{name}.npy", mmap_mode="r") for name in cls._arrays(values["options"])
-        }
+        names = cls._arrays(values["options"])
+        arrays: dict[str, Any] = {name: load_array(Path(directory) / f"{name}.npy", mmap=True) for name in names}
         return cls(**arrays, **values)
 
     @staticmethod

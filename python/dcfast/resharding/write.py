@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 
 from dcfast._core import reshard as core_reshard
 from dcfast.index.rows import SegmentLike
+from dcfast.process.read_ahead import read_ahead
 from dcfast.resharding.contents import ShardContents, ShardSources, open_subset
 from dcfast.resharding.edit import edited_contents
 from dcfast.resharding.idx import IDX_FORMAT, idx_text
@@ -25,8 +24,6 @@ from dcfast.resharding.resume import is_whole
 from dcfast.storage.atomic import TEMPORARY_PREFIX, atomic_path, write_bytes, write_json
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from dcfast.resharding.edit import BlurOptions
 
 __all__ = ["check_planned", "write_output_shards"]
@@ -100,31 +97,21 @@ def write_output_shards(
 def _written(writer: _Writer, todo: Sequence[int], threads: int) -> Iterator[dict[str, int]]:
     """The counts of each shard as it is written, in order; a few are under way ahead, however many there are."""
     if threads <= 1 or len(todo) <= 1:
-        yield from map(writer.write, todo)
-        return
-    ahead: deque[Future[dict[str, int]]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for k in todo:
-                ahead.append(pool.submit(writer.write, k))
-                if len(ahead) > 4 * threads:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+        return map(writer.write, todo)
+    return read_ahead(writer.write, todo, threads=threads, ahead=4 * threads)
 
 
 def _whole_ones(
     sources: ShardSources, there: list[int], out: Path, threads: int, blur: BlurOptions | None, idx: bool
 ) -> set[int]:
-    # several at a time: a future measures a kilobyte, and there may be a million shards
+    # several at a time: there may be a million shards
     step = min(64, 1 + len(there) // (8 * max(1, threads)))
     parts = (there[begin : begin + step] for begin in range(0, len(there), step))
-    with ThreadPoolExecutor(max(1, threads)) as pool:
-        found = pool.map(lambda part: [k for k in part if is_whole(sources, k, out, blur, idx)], parts)
-        return {k for part in found for k in part}
+
+    def whole(part: list[int]) -> list[int]:
+        return [k for k in part if is_whole(sources, k, out, blur, idx)]
+
+    return {k for found in read_ahead(whole, parts, threads=threads, ahead=4 * threads) for k in found}
 
 
 def _is_there(out: Path, k: int, idx: bool) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -18,6 +17,7 @@ from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import equals_json, load_object
 from dcfast.scales import scale
 from dcfast.storage.atomic import write_json
+from dcfast.storage.hashing import sha256_file
 from dcfast.train.settings import recipe_departures
 
 __all__ = ["build_manifest", "write_manifest"]
@@ -51,13 +51,7 @@ def _versions() -> dict[str, str]:
 
 
 def _sha256(path: Path) -> str | None:
-    if not path.exists():
-        return None
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return sha256_file(path) if path.exists() else None
 
 
 def build_manifest(run: Run) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -18,6 +17,7 @@ from dcfast.rundir.layout import FEATURE_METADATA, OWN_FOLDERS
 from dcfast.rundir.settings import NO_COMPARISON, TEACHER, Settings
 from dcfast.rundir.summaries import load_object
 from dcfast.storage.atomic import remove_leftovers, write_json
+from dcfast.storage.lock import locked
 from dcfast.storage.paths import absolute, make_directory
 from dcfast.world import WorldSpec
 
@@ -188,18 +188,10 @@ def open_run(out: str | os.PathLike[str], settings: Settings, *, overwrite: bool
     root = Path(absolute(out))
     _refuse_if_input(root, settings)
     make_directory(root, "--out")
-    lock = os.open(root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f"--out {root}: another process is running there; wait for it, or choose another --out"
-            ) from None
+    busy = f"--out {root}: another process is running there; wait for it, or choose another --out"
+    with locked(root / ".lock", busy):
         _refuse_if_foreign(root, settings, overwrite)
         remove_leftovers(root, below=False)
         for name in OWN_FOLDERS:
             remove_leftovers(root / name)
         yield Run(root, settings)
-    finally:
-        os.close(lock)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from dcfast._core import similarity as core_similarity
+from dcfast.process.arguments import integer, thread_count, uint64_array
 
 __all__ = ["HammingNearest", "HammingPairs", "hamming_join", "hamming_nearest"]
 
@@ -53,13 +54,13 @@ def hamming_join(
     Memory: 17 bytes a pair, and up to 48 more while the result is made. Cost: N x M comparisons of about a
     nanosecond on one core.
     """
-    if not 0 <= _integer(max_distance, "max_distance") <= 64:
+    if not 0 <= integer(max_distance, "max_distance") <= 64:
         raise ValueError(f"max_distance must be 0 to 64 bits; got {max_distance}")
-    if _integer(max_pairs, "max_pairs") < 0:
+    if integer(max_pairs, "max_pairs") < 0:
         raise ValueError(f"max_pairs must not be negative; got {max_pairs}")
-    left, right = _hashes(a, "a"), _hashes(b, "b")
+    left, right = uint64_array(a, "a", "64-bit hashes"), uint64_array(b, "b", "64-bit hashes")
     bound = min(int(max_pairs), 2**64 - 1)
-    return HammingPairs(*core_similarity.hamming_join(left, right, int(max_distance), bound, _threads(threads)))
+    return HammingPairs(*core_similarity.hamming_join(left, right, int(max_distance), bound, thread_count(threads)))
 
 
 def hamming_nearest(a: npt.ArrayLike, b: npt.ArrayLike, *, threads: int = 0) -> HammingNearest:
@@ -79,28 +80,5 @@ def hamming_nearest(a: npt.ArrayLike, b: npt.ArrayLike, *, threads: int = 0) -> 
 
     Memory: 9 bytes for each of ``a``. Cost: N x M comparisons of about a nanosecond on one core.
     """
-    return HammingNearest(*core_similarity.hamming_nearest(_hashes(a, "a"), _hashes(b, "b"), _threads(threads)))
-
-
-def _hashes(values: npt.ArrayLike, name: str) -> npt.NDArray[np.uint64]:
-    array = np.asarray(values)
-    if array.size == 0 and not isinstance(values, np.ndarray):
-        array = array.astype(np.uint64)  # an empty list has no dtype of its own
-    if array.dtype != np.uint64:
-        raise TypeError(f"{name} must have dtype uint64 (64-bit hashes); got {array.dtype}")
-    if array.ndim != 1:
-        raise ValueError(f"{name} must be one-dimensional; got shape {array.shape}")
-    return np.require(array, np.uint64, ["C", "A"])
-
-
-def _integer(value: Any, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be an integer; got {type(value).__name__}")
-    return int(value)
-
-
-def _threads(threads: Any) -> int:
-    count = _integer(threads, "threads")
-    if not 0 <= count <= 4096:
-        raise ValueError(f"threads must be 0 (one per core) to 4096; got {count}")
-    return count
+    left, right = uint64_array(a, "a", "64-bit hashes"), uint64_array(b, "b", "64-bit hashes")
+    return HammingNearest(*core_similarity.hamming_nearest(left, right, thread_count(threads)))

@@ -30,6 +30,7 @@ from dcfast.rundir.run_dir import Run
 from dcfast.rundir.tables import combine_parts, part_path
 from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import atomic_path
+from dcfast.storage.npz import load_array
 from dcfast.uids.sets import load_subset, merge_runs, save_subset, uid_format, uid_unique
 
 __all__ = ["steps"]
@@ -43,7 +44,7 @@ def match_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
     root = Path(out)
     segment = Segment.open(root / segment_path(args["number"]))
-    pool = np.load(root / signature_path(args["number"]), mmap_mode="r", allow_pickle=False)
+    pool = load_array(root / signature_path(args["number"]), mmap=True)
     evals = EvalImages(args["evalsets"], [root / evalset_signature_path(n) for n in range(len(args["evalsets"]))])
     readable = np.flatnonzero(pool["status"] == 0)
     structured = readable[pool["flat"][readable] == 0]

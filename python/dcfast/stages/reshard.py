@@ -17,6 +17,7 @@ from dcfast.index.pool import MAX_PIECES
 from dcfast.rundir.layout import PLAN, PLAN_FILES, excluded_path, segment_path
 from dcfast.rundir.run_dir import Run
 from dcfast.stages.runner import Steps
+from dcfast.storage.npz import load_array
 from dcfast.uids.sets import load_subset, open_records, uid_isin
 
 __all__ = ["excluded_rows", "output_ranges", "steps"]
@@ -32,7 +33,7 @@ def excluded_rows(root: Path, segments: int, subset: Any) -> Any:
     """Row ids in quarantine whose uid is kept all the same, because another sample with that uid is whole."""
     found = [np.zeros(0, dtype=np.uint64)]
     for number in range(segments):
-        records = np.load(root / excluded_path(number), allow_pickle=False)
+        records = load_array(root / excluded_path(number))
         uids = np.empty(len(records), dtype="u8,u8")
         uids["f0"], uids["f1"] = records["f0"], records["f1"]
         found.append(records["f2"][uid_isin(uids, subset, check=False, threads=1)])

@@ -23,6 +23,7 @@ from dcfast.rundir.layout import evalset_signature_path, segment_path, signature
 from dcfast.rundir.run_dir import Run
 from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import atomic_path
+from dcfast.storage.npz import save_array
 
 __all__ = ["steps"]
 
@@ -40,8 +41,7 @@ def sign_pool(out: str, args: dict[str, Any]) -> dict[str, Any]:
             "run index again (drop --from)"
         )
     result = sign_images(segment, [str(Path(args["shard_dir"]) / name) for name in segment.shard_names])
-    with atomic_path(root / signature_path(args["number"])) as temporary, open(temporary, "wb") as file:
-        np.save(file, result)
+    save_array(root / signature_path(args["number"]), result)
     counts = np.bincount(result["status"], minlength=256)
     names = {**dict(enumerate(STATUS)), ABSENT: "absent"}
     return {

@@ -16,13 +16,14 @@ from typing import Any
 
 from dcfast.engine.piece import Piece, fingerprint_files
 from dcfast.errors import RunError, SubsetError
-from dcfast.models.clip import file_sha256, read_checkpoint
+from dcfast.models.clip import read_checkpoint
 from dcfast.models.devices import resolve_device
 from dcfast.rundir.layout import segment_path
 from dcfast.rundir.run_dir import Run
 from dcfast.scales import scale
 from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import atomic_path, write_json
+from dcfast.storage.hashing import sha256_file
 from dcfast.storage.paths import absolute
 from dcfast.train import TrainSettings, TrainSource, train
 from dcfast.uids.sets import load_subset, open_records, uid_lookup
@@ -142,7 +143,7 @@ def train_teacher(out: str, args: dict[str, Any]) -> dict[str, Any]:
         "samples_seen": summary["samples_seen"],
         "recipe": summary["recipe"],
         "loss_last": summary["loss_last"],
-        "content_hash": file_sha256(root / TEACHER_FILE),
+        "content_hash": sha256_file(root / TEACHER_FILE),
     }
     write_json(root / ABOUT_FILE, about)
     return about

@@ -25,6 +25,7 @@ from dcfast.scales import scale
 from dcfast.stages.reshard import excluded_rows
 from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import write_json
+from dcfast.storage.hashing import sha256_file
 from dcfast.train import TrainSettings, TrainSource, launch, write_positions
 from dcfast.uids.sets import load_subset, open_records
 
@@ -60,14 +61,6 @@ def plan_positions(out: str, args: dict[str, Any]) -> dict[str, Any]:
     return {"positions": write_positions(plan, subset, root / POSITIONS)}
 
 
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _samples(root: Path, args: dict[str, Any]) -> dict[str, Any]:
     """What is trained on, by content: where it is the same though a stage ran again, the training goes on.
 
@@ -77,7 +70,7 @@ def _samples(root: Path, args: dict[str, Any]) -> dict[str, Any]:
     for number in range(args["segments"]):
         index.update(bytes.fromhex(Segment.open(root / segment_path(number), verify=False).content_digest()))
     order = ("subset.npy", *PLAN_ARRAYS) if args["source"] == "shards" else (POSITIONS,)
-    return {"index": index.hexdigest(), "order": [_digest(root / name) for name in order]}
+    return {"index": index.hexdigest(), "order": [sha256_file(root / name) for name in order]}
 
 
 def train_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:

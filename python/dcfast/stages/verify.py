@@ -21,6 +21,7 @@ from dcfast.rundir.tables import part_path
 from dcfast.stages.reshard import output_ranges
 from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import write_json
+from dcfast.storage.npz import load_array
 from dcfast.uids.sets import load_subset, uid_isin, uid_parse
 
 __all__ = ["steps"]
@@ -167,5 +168,5 @@ def steps(run: Run) -> Steps:
 
 
 def _weights(run: Run) -> list[int]:
-    cuts = np.load(run.out / PLAN / "cuts.npy", mmap_mode="r", allow_pickle=False)
+    cuts = load_array(run.out / PLAN / "cuts.npy", mmap=True)
     return [int(n) for n in cuts["tar_bytes"]]

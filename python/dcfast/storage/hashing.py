@@ -1,16 +1,17 @@
-"""XXH3 hashes of members of shards, of files and of bytes: seed 0, canonical order."""
+"""XXH3 hashes of members of shards, of files and of bytes (seed 0, canonical order), and SHA-256 of files."""
 
 from __future__ import annotations
 
+import hashlib
 import os
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from dcfast._core import hashing as core_hashing
 
-__all__ = ["hash_bytes", "hash_file", "hash_members", "xxh3_64"]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = ["hash_bytes", "hash_file", "hash_members", "sha256_file", "xxh3_64"]
 
 PathLike = str | os.PathLike[str]
 
@@ -37,7 +38,9 @@ def hash_members(source: Any, offsets: npt.ArrayLike, sizes: npt.ArrayLike, *, t
     Memory: 1 MiB a thread however long the ranges are, and 40 bytes a range. Cost: one read of the ranges (of a file:
     those with gaps up to 16 KiB are read together); bytes are hashed about as fast as memory is read.
     """
-    ranges = _sizes(offsets, "offsets"), _sizes(sizes, "sizes")
+    from dcfast.process.arguments import unsigned_array
+
+    ranges = unsigned_array(offsets, "offsets"), unsigned_array(sizes, "sizes")
     out: npt.NDArray[Any]
     if isinstance(source, (str, os.PathLike)):
         out = core_hashing.hash_ranges(os.fsencode(source), *ranges, threads)
@@ -49,6 +52,12 @@ def hash_members(source: Any, offsets: npt.ArrayLike, sizes: npt.ArrayLike, *, t
 def hash_file(path: PathLike) -> str:
     """XXH3-128 of a whole file: 32 lower-case hexadecimal digits. Memory: 512 KiB."""
     return _hex(core_hashing.hash_file(os.fsencode(path)))
+
+
+def sha256_file(path: PathLike) -> str:
+    """SHA-256 of a whole file: 64 lower-case hexadecimal digits. Memory: 256 KiB.   Raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_bytes(data: Any) -> str:
@@ -63,16 +72,3 @@ def xxh3_64(data: Any) -> int:
 
 def _hex(halves: tuple[int, int]) -> str:
     return f"{halves[0]:016x}{halves[1]:016x}"
-
-
-def _sizes(values: npt.ArrayLike, name: str) -> npt.NDArray[np.uint64]:
-    array = np.asarray(values)
-    if array.size == 0 and array.ndim == 1:
-        return np.empty(0, np.uint64)
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"{name} must hold integers; got dtype {array.dtype}")
-    if array.ndim != 1:
-        raise ValueError(f"{name} must be one-dimensional; got shape {array.shape}")
-    if array.dtype.kind == "i" and int(array.min()) < 0:
-        raise ValueError(f"{name} must not be negative; got {int(array.min())}")
-    return np.ascontiguousarray(array, np.uint64)

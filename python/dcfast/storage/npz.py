@@ -1,12 +1,14 @@
-"""npz files larger than memory: arrays written and read a block of rows at a time.
+"""npy and npz files: whole or absent, whole arrays or, where they are larger than memory, a block of rows at a time.
 
 ``numpy.savez`` and ``numpy.load`` hold whole arrays; the embeddings of a metadata file of DataComp take gigabytes.
-What is written here is what ``numpy.savez`` would write (not compressed: embeddings do not shrink), byte for byte
-the same for equal arrays. Nothing is ever unpickled.
+What is written here is what ``numpy.save`` and ``numpy.savez`` would write (not compressed: embeddings do not shrink),
+byte for byte the same for equal arrays. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
+import io
+import math
 import os
 import zipfile
 import zlib
@@ -20,7 +22,20 @@ import numpy.typing as npt
 from dcfast.errors import CorruptDataError
 from dcfast.storage.atomic import atomic_path
 
-__all__ = ["Array", "NpyWriter", "iterate_npz", "npz_arrays", "write_npz"]
+__all__ = [
+    "Array",
+    "NpyWriter",
+    "array_bytes",
+    "iterate_npz",
+    "load_array",
+    "npz_arrays",
+    "parse_array",
+    "read_header",
+    "save_array",
+    "save_scratch",
+    "write_npy",
+    "write_npz",
+]
 
 StrPath = str | os.PathLike[str]
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's first moment, as numpy.savez writes it
@@ -31,6 +46,83 @@ class Array(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+
+
+def save_array(path: StrPath, array: npt.ArrayLike, *, sync: bool = True) -> None:
+    """Writes an npy, atomically (see ``atomic_path``).
+
+    Raises:
+        ValueError: Python objects, which are never pickled.   OSError: it cannot be written.
+    """
+    with atomic_path(path, sync=sync) as temporary, open(temporary, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def save_scratch(path: StrPath, array: npt.ArrayLike) -> None:
+    """Writes an npy that this process alone reads, and removes: as ``save_array``, but in place, and not synced."""
+    with open(path, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def load_array(path: StrPath, *, mmap: bool = False) -> npt.NDArray[Any]:
+    """The array of an npy; with ``mmap`` mapped, read-only.
+
+    Raises:
+        CorruptDataError: no npy, cut off, or pickled; names it.   OSError: it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            array, _ = read_header(file)
+            if array.dtype.hasobject:
+                raise ValueError("it holds Python objects, which are never loaded")
+            end = file.tell() + array.dtype.itemsize * math.prod(array.shape)
+            missing = end - os.fstat(file.fileno()).st_size
+            if missing > 0:
+                raise ValueError(f"{missing} bytes are missing")
+            if not mmap:
+                file.seek(0)
+                return np.lib.format.read_array(file, allow_pickle=False)
+        return np.lib.format.open_memmap(path, mode="r")
+    except ValueError as error:
+        raise CorruptDataError(
+            f"{os.fspath(path)} is no npy file that can be read ({error}); it is cut off or damaged: write it again",
+            path=os.fspath(path),
+        ) from error
+
+
+def array_bytes(array: npt.ArrayLike) -> bytes:
+    """What ``save_array`` would write."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def parse_array(data: bytes | memoryview) -> npt.NDArray[Any]:
+    """The array of the bytes of an npy; ValueError says what else they are."""
+    try:
+        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except Exception as error:  # NumPy parses the header as Python text and lets that parser's errors through
+        raise ValueError(str(error)) from None
+
+
+def read_header(file: Any) -> tuple[Array, bool]:
+    """Shape and dtype of the npy that begins where an open file stands, and whether columns come first.
+
+    The file stands at the data then. Raises ValueError for whatever is no header; OSError.
+    """
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    try:
+        version = np.lib.format.read_magic(file)
+        if version not in readers:
+            raise ValueError(f"format version {version[0]}.{version[1]}")
+        shape, fortran, dtype = readers[version](file)
+        if min(shape, default=0) < 0:
+            raise ValueError(f"shape {shape}")
+    except OSError:
+        raise
+    except Exception as error:  # NumPy parses the header as Python text and lets that parser's errors through
+        raise ValueError(str(error)) from error
+    return Array(tuple(shape), dtype), fortran
 
 
 def _write_header(file: Any, array: Array) -> None:
@@ -69,6 +161,31 @@ class NpyWriter:
             raise ValueError(f"{self.written} of {self.array.shape[0]} rows were written")
 
 
+def write_npy(
+    path: StrPath,
+    shape: tuple[int, ...],
+    dtype: npt.DTypeLike,
+    blocks: Iterable[npt.NDArray[Any]],
+    *,
+    sync: bool = True,
+) -> None:
+    """Writes an npy, atomically, of blocks of rows.
+
+    Raises:
+        ValueError: the blocks are not its rows.   OSError: it cannot be written.
+    Memory: a block.
+    """
+    with atomic_path(path, sync=sync) as temporary, open(temporary, "wb") as file:
+        _write_blocks(file, Array(shape, np.dtype(dtype)), blocks)
+
+
+def _write_blocks(file: Any, array: Array, blocks: Iterable[npt.NDArray[Any]]) -> None:
+    writer = NpyWriter(file, array.shape, array.dtype)
+    for block in blocks:
+        writer.write(block)
+    writer.close()
+
+
 def write_npz(path: StrPath, arrays: Iterable[tuple[str, Array, Iterable[npt.NDArray[Any]]]]) -> None:
     """Writes an npz, atomically, of (name, shape and dtype, blocks of rows) one array after the other.
 
@@ -82,10 +199,7 @@ def write_npz(path: StrPath, arrays: Iterable[tuple[str, Array, Iterable[npt.NDA
     ):
         for name, array, blocks in arrays:
             with archive.open(zipfile.ZipInfo(f"{name}.npy", _EPOCH), "w", force_zip64=True) as member:
-                writer = NpyWriter(member, array.shape, array.dtype)
-                for block in blocks:
-                    writer.write(block)
-                writer.close()
+                _write_blocks(member, array, blocks)
 
 
 def _open_npz(path: StrPath) -> zipfile.ZipFile:
@@ -100,18 +214,14 @@ def _open_npz(path: StrPath) -> zipfile.ZipFile:
 
 def _read_header(member: Any, where: str, path: StrPath) -> Array:
     try:
-        version = np.lib.format.read_magic(member)
-        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        shape, fortran, dtype = readers[version](member)
-        if fortran and len(shape) > 1:
+        array, fortran = read_header(member)
+        if fortran and len(array.shape) > 1:
             raise ValueError("columns first")
-        if dtype.hasobject:
+        if array.dtype.hasobject:
             raise ValueError("Python objects, which are never loaded")
-    except OSError:
-        raise
-    except Exception as error:  # NumPy parses the header as Python text and lets that parser's errors through
+    except ValueError as error:
         raise CorruptDataError(f"{where}: no array that can be read ({error})", path=os.fspath(path)) from None
-    return Array(tuple(shape), dtype)
+    return array
 
 
 def npz_arrays(path: StrPath) -> dict[str, Array]:

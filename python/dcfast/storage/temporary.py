@@ -7,7 +7,6 @@ names as they are made here are looked at, of this machine: some shared file sys
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -16,6 +15,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from dcfast.storage.lock import take_lock
 
 __all__ = ["temporary_folder"]
 
@@ -39,9 +40,8 @@ def temporary_folder(prefix: str, parent: str | os.PathLike[str] | None = None) 
     folder = Path(tempfile.mkdtemp(prefix=f"{prefix}{_FRESH}", dir=base))
     lock = -1
     try:
-        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = take_lock(folder, folder=True)
         except OSError:
             pass  # it keeps its fresh name, which nobody takes for a leftover
         else:
@@ -73,14 +73,11 @@ def _remove_leftovers(base: Path, prefix: str) -> None:
 
 def _remove_if_left(path: Path) -> None:
     try:
-        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        lock = take_lock(path, follow=False, folder=True)
     except OSError:
-        return  # a link, a file, another user's, or gone by now
+        return  # its process lives; or it is a link, a file, another user's, or gone by now
     try:
         if os.fstat(lock).st_uid == os.geteuid():
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(path, ignore_errors=True)
-    except OSError:
-        pass  # its process lives
     finally:
         os.close(lock)

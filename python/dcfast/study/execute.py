@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.storage.atomic import write_json
+from dcfast.storage.lines import last_line
 from dcfast.study.cell import read_result
 from dcfast.study.grid import Cell
 
@@ -64,10 +65,10 @@ def _start(cell: Cell, threads: int, overwrite: bool) -> _Process:
 def _last_words(running: _Process) -> str:
     code = running.process.returncode
     try:
-        lines = running.log.read_bytes()[-LOG_TAIL:].decode("utf-8", "replace").strip().splitlines()
+        last = last_line(running.log.read_bytes()[-LOG_TAIL:].decode("utf-8", "replace"))
     except OSError:
-        lines = []
-    said = lines[-1].removeprefix("error: ") if lines else "it said nothing"
+        last = ""
+    said = last.removeprefix("error: ") if last else "it said nothing"
     killed = f" (killed by signal {-code})" if code is not None and code < 0 else ""
     return f"{said}{killed}; its output is in {running.log}"
 

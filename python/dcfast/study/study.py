@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,8 +10,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from dcfast.errors import RunError
 from dcfast.run.checks import check_settings
+from dcfast.storage.lock import locked
 from dcfast.storage.paths import absolute, make_directory
 from dcfast.study.cell import read_result
 from dcfast.study.execute import Failure, execute
@@ -169,12 +168,7 @@ def run_study(
         )
         write(plots=False)
 
-    lock = os.open(root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"--out {root}: another study is running there; wait for it, or choose another") from None
+    with locked(root / ".lock", f"--out {root}: another study is running there; wait for it, or choose another"):
         failures: list[Failure] = []
         first = [cell for cell in cells if cell not in later]
         for phase in range(2):
@@ -189,5 +183,3 @@ def run_study(
             )
         failed = [(failure.cell.name, failure.message) for failure in failures]
         return write(plots=True)
-    finally:
-        os.close(lock)

@@ -10,9 +10,7 @@ from __future__ import annotations
 import ctypes
 import signal
 import warnings
-from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,6 +21,8 @@ import numpy.typing as npt
 from dcfast.errors import CorruptDataError, RunError
 from dcfast.images.decode import BadImage
 from dcfast.models.clip import load_tokenizer
+from dcfast.process.read_ahead import read_ahead
+from dcfast.storage.lines import first_line
 from dcfast.train.batch import Batch, BatchSpec, Encoded, join_batches
 from dcfast.train.dali import DaliDecoder, plain_jpeg
 from dcfast.train.decode import Decoder, open_decoder
@@ -231,7 +231,8 @@ def _finished(
     decoder = DaliDecoder(spec.image_size, device=device, threads=threads)
     again = _Numbered(replace(spec, decoder="pil"), first_step, last_step)
 
-    def finish(i: int, chunk: Batch | Failure) -> Batch | Failure:
+    def finish(numbered: tuple[int, Batch | Failure]) -> Batch | Failure:
+        i, chunk = numbered
         if isinstance(chunk, Failure):
             return chunk
         batch = decoder.finish(chunk, partial(again.make, i))
@@ -239,14 +240,7 @@ def _finished(
             record["step"] = again.step_of(i)
         return batch
 
-    with ThreadPoolExecutor(1, thread_name_prefix="dcfast-dali") as pool:
-        ahead: deque[Future[Batch | Failure]] = deque()
-        for i, chunk in enumerate(loader):
-            ahead.append(pool.submit(finish, i, chunk))
-            if len(ahead) == 2:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+    return read_ahead(finish, enumerate(loader), threads=1, ahead=1, name="dcfast-dali")
 
 
 def _as_it_is(batch: Batch | Failure) -> Batch | Failure:
@@ -308,6 +302,6 @@ def iterate_batches(
         if "DataLoader worker" not in str(error) or "Caught" in str(error):
             raise
         raise RunError(
-            f"a worker that reads training samples died ({str(error).splitlines()[0]}): killed, or out of memory. "
+            f"a worker that reads training samples died ({first_line(error)}): killed, or out of memory. "
             "Run the same command again to go on from the latest checkpoint; fewer workers need less memory"
         ) from None

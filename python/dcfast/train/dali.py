@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from dcfast.errors import MissingDependencyError
 from dcfast.images import decode
+from dcfast.storage.lines import first_line
 from dcfast.train.batch import Encoded
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class DaliDecoder:
         except RuntimeError as error:
             self._pipeline = None  # an error leaves it unusable
             self.redone += 1
-            said = (str(error) or type(error).__name__).splitlines()[0]
+            said = first_line(error)
             if self.redone & (self.redone - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
                 _LOG.warning("DALI refused %d batches so far; Pillow decodes them, slower: %s", self.redone, said)
             again = remake()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.storage.atomic import write_bytes, write_json
+from dcfast.storage.lines import split_lines
 from dcfast.train.batch import Batch, BatchSpec
 from dcfast.train.batches import iterate_batches
 from dcfast.train.checkpoint import (
@@ -354,7 +355,7 @@ def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
     if not path.exists():
         return
     kept, before = [], path.read_bytes()
-    for line in before.splitlines():
+    for line in split_lines(before):
         try:
             if keep(json.loads(line)):
                 kept.append(line + b"\n")

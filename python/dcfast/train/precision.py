@@ -7,6 +7,8 @@ import multiprocessing
 from functools import cache
 from pathlib import Path
 
+from dcfast.storage.lines import read_lines
+
 __all__ = ["cpu_lacks_bf16", "warn_of_slow_precision"]
 
 _LOG = logging.getLogger("dcfast.train")
@@ -19,10 +21,10 @@ CPUINFO = Path("/proc/cpuinfo")
 def cpu_lacks_bf16(cpuinfo: Path = CPUINFO) -> bool:
     """True where the processor is known to have no instructions for bf16; False also where it cannot be told."""
     try:
-        text = cpuinfo.read_text("ascii", "replace")
+        lines = read_lines(cpuinfo, "ascii", "replace")
     except OSError:
         return False
-    for line in text.splitlines():
+    for line in lines:
         name, colon, words = line.partition(":")
         if colon and name.strip() in ("flags", "Features"):
             return BF16_FLAGS.isdisjoint(words.split())

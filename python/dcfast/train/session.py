@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.errors import MissingDependencyError, SubsetError
-from dcfast.models.clip import create_model, file_sha256
+from dcfast.models.clip import create_model
 from dcfast.storage.atomic import remove_leftovers, write_json
+from dcfast.storage.hashing import sha256_file
+from dcfast.storage.lines import read_lines
 from dcfast.storage.paths import make_directory
 from dcfast.train.batch import BatchSpec
 from dcfast.train.batches import BatchMaker
@@ -221,7 +223,7 @@ def _refusals(folder: Path, decoder: str) -> dict[str, Any]:
     """
     if decoder != "dali":
         return {}
-    lines = [line for path in sorted(folder.glob("refused-*.jsonl")) for line in path.read_text("ascii").splitlines()]
+    lines = [line for path in sorted(folder.glob("refused-*.jsonl")) for line in read_lines(path, "ascii")]
     samples = sum(int(json.loads(line)["samples"]) for line in lines)
     return {"dali_refused_batches": len(lines), "dali_refused_samples": samples}
 
@@ -254,10 +256,10 @@ def _summary(
     recipe, folder = trainer.recipe, trainer.folder
     steps = num_steps(recipe.samples_seen, recipe.global_batch)
     last = f"train/checkpoints/epoch_{recipe.checkpoints}.pt"
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text("ascii").splitlines()]
+    lines = [json.loads(line) for line in read_lines(folder / "log.jsonl", "ascii")]
     replaced = set()
     for path in sorted(folder.glob("replaced-*.jsonl")):
-        for line in path.read_text("ascii").splitlines():
+        for line in read_lines(path, "ascii"):
             record = json.loads(line)
             replaced.add((record["step"], record["slot"], record["position"]))
     return {
@@ -274,7 +276,7 @@ def _summary(
             for f, mark, s in zip(files, fingerprints, settings.sources, strict=True)
         ],
         "checkpoint": last,
-        "checkpoint_sha256": file_sha256(Path(settings.out) / last),
+        "checkpoint_sha256": sha256_file(Path(settings.out) / last),
         "checkpoints": [f"train/checkpoints/epoch_{k}.pt" for k in sorted(trainer.epochs)],
         "loss_first": lines[0]["loss"] if lines else None,
         "loss_last": lines[-1]["loss"] if lines else None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from dcfast.index.build import write_segment
 from dcfast.index.segments import Segment
 from dcfast.resharding.contents import ShardSources
 from dcfast.resharding.plan import ReshardPlan, make_plan
-from dcfast.storage.atomic import atomic_path
+from dcfast.storage.npz import load_array, write_npy
 from dcfast.uids.sets import load_subset, open_records
 
 if TYPE_CHECKING:
@@ -42,16 +42,18 @@ def write_positions(plan: ReshardPlan, subset: npt.NDArray[Any], path: str | os.
     """
     count = int(plan.counts["output_count"])
     sources = ShardSources(plan, subset)
-    with atomic_path(path) as temporary:
-        rows = np.lib.format.open_memmap(temporary, "w+", np.dtype("<u8"), (count,))
-        at = 0
+
+    def blocks() -> Iterator[npt.NDArray[Any]]:
+        held = 0
         for k in range(plan.num_output_shards):
             ids = sources.row_ids(k)
-            rows[at : at + len(ids)] = ids
-            at += len(ids)
-        if at != count:
-            raise CorruptDataError(f"the plan says {count} samples and holds {at}; plan it anew", path=str(path))
-        rows.flush()
+            held += len(ids)
+            if held <= count:
+                yield ids
+        if held != count:
+            raise CorruptDataError(f"the plan says {count} samples and holds {held}; plan it anew", path=str(path))
+
+    write_npy(path, (count,), "<u8", blocks())
     return count
 
 
@@ -97,7 +99,7 @@ def prepare_source(source: TrainSource, work: Path, number: int) -> SourceFiles:
         plan = make_plan(segments, subset, shards_dir=str(source.shards_dir), pool_records=known)
         rows = str(work / f"positions-{number:02d}.npy")
         write_positions(plan, subset, rows)
-    count = len(np.load(rows, mmap_mode="r", allow_pickle=False))
+    count = len(load_array(rows, mmap=True))
     if count == 0:
         raise SubsetError(
             f"source {source}: the subset is empty, or none of its samples is in the pool; nothing to train on"
@@ -150,7 +152,7 @@ class OpenSource:
     def __init__(self, files: SourceFiles) -> None:
         self.files = files
         self.reader = PoolReader(files.shards_dir, list(files.segments), verify=False)
-        self._rows = None if files.rows is None else np.load(files.rows, mmap_mode="r", allow_pickle=False)
+        self._rows = None if files.rows is None else load_array(files.rows, mmap=True)
         exts = self.reader.exts
         self._pictures = [e for e in exts if e.rpartition(".")[2] in PICTURES]
         self._captions = ["txt"] if "txt" in exts else []

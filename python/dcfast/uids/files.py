@@ -13,6 +13,7 @@ import numpy.typing as npt
 from dcfast._core import uids as core_uids
 from dcfast.errors import CorruptDataError, DcfastError, SubsetError
 from dcfast.storage.atomic import atomic_path
+from dcfast.storage.npz import read_header, save_array, save_scratch
 
 PathLike = str | os.PathLike[str]
 
@@ -181,8 +182,7 @@ def external_sort(
             part = borrowable(array[begin : begin + rows])
             part = core_uids.uid_sort(part, unique, threads) if is_uids else core_uids.record_sort(part, threads)
             runs.append(final.with_name(f".tmp-{final.name}.run{len(runs)}"))
-            with open(runs[-1], "wb") as file:
-                np.lib.format.write_array(file, part, version=(1, 0), allow_pickle=False)
+            save_scratch(runs[-1], part)
         report = merge_runs(runs, final, unique=unique, memory_bytes=memory_bytes)
     finally:
         for run in runs:
@@ -217,8 +217,7 @@ def _save_sorted(
         raise ValueError(
             f"{name} must be sorted; element {at} is below element {at - 1}: pass dcfast.uids.{function}({name})"
         )
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.lib.format.write_array(file, view, version=(1, 0), allow_pickle=False)
+    save_array(path, view)
 
 
 def _open_array(
@@ -267,15 +266,9 @@ def _read_header(file: Any, dtype: np.dtype[Any], error: type[DcfastError], name
     """Number of rows and where they begin."""
     file.seek(0)
     shown = '"u8,u8"' if dtype == UID_DTYPE else '"u8,u8,u8"'
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
-        version = np.lib.format.read_magic(file)
-        if version not in readers:
-            raise ValueError(f"format version {version[0]}.{version[1]}")
-        shape, _, found = readers[version](file)
-    except OSError:
-        raise
-    except Exception as cause:  # NumPy parses the header as Python text and lets that parser's errors through
+        (shape, found), _ = read_header(file)
+    except ValueError as cause:
         raise error(
             f"{name}: expected an .npy file of dtype {shown}; got a header that cannot be read ({cause})"
         ) from cause

@@ -7,7 +7,6 @@ piece can run alone, in any process and order, and yields the same bytes.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import multiprocessing
 import os
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from dcfast.process.signals import spawning, start_worker
+from dcfast.storage.npz import array_bytes
 from dcfast.world.captions import english_caption
 from dcfast.world.evalsets import eval_bytes, eval_sample, riddles
 from dcfast.world.files import mtime_of, write_parquet, write_tar, write_text
@@ -147,12 +147,6 @@ def render_pool_shard(args: dict[str, Any]) -> dict[str, Any]:
     return {"rows": len(listed), "samples": successes, "bytes": size}
 
 
-def _npy(values: tuple[int, ...]) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, np.array(values, dtype=np.int64), allow_pickle=False)
-    return buffer.getvalue()
-
-
 def render_evalset(args: dict[str, Any]) -> dict[str, Any]:
     """Writes one evaluation set: EVALSETS/wds_NAME_test. Args: ``directory``, ``spec``, ``task`` key."""
     spec = WorldSpec.from_json(args["spec"])
@@ -168,7 +162,7 @@ def render_evalset(args: dict[str, Any]) -> dict[str, Any]:
             if task.classes and task.kind != "fairness_multilabel":
                 yield f"{sample.key}.cls", str(sample.label).encode()
             if sample.metadata:
-                yield f"{sample.key}.npy", _npy(sample.metadata)
+                yield f"{sample.key}.npy", array_bytes(np.array(sample.metadata, np.int64))
             if sample.captions:
                 yield f"{sample.key}.txt", "\n".join(" ".join(text.split()) for text in sample.captions).encode()
             yield f"{sample.key}.{task.extension}", eval_bytes(spec, task.key, index)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.rundir.layout import STAGES
+from dcfast.storage.lines import read_lines
 
 __all__ = ["files_of", "timings"]
 
@@ -43,7 +44,7 @@ FILES = (
 def timings(path: Path) -> dict[str, Any]:
     """Seconds by step and stage; a step may have several lines (it was resumed, or has parts), which add up."""
     steps: dict[str, dict[str, Any]] = {}
-    lines = path.read_text("utf-8", "replace").splitlines() if path.exists() else []
+    lines = read_lines(path, errors="replace") if path.exists() else []
     for line in lines:
         try:
             row = json.loads(line)

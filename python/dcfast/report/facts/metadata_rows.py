@@ -19,6 +19,7 @@ from dcfast.filters.catalog import build_term
 from dcfast.filters.expression import And, parse
 from dcfast.filters.term import CONTAMINATED, ORACLE, SCORES, TEACHER_PAIRS, Rows, Rule, Term
 from dcfast.rundir.layout import ORACLE_PATH, mask_path
+from dcfast.storage.npz import load_array
 from dcfast.storage.paths import absolute
 from dcfast.uids.sets import load_subset, uid_isin, uid_parse
 
@@ -113,7 +114,7 @@ class _Judge:
     def clusters(self, path: Path, begin: int, rows: int) -> dict[str, Mask]:
         found = {}
         for number, one in enumerate(self.whole.clusters):
-            mask = np.load(self.out / mask_path(number, str(path)), mmap_mode="r", allow_pickle=False)
+            mask = load_array(self.out / mask_path(number, str(path)), mmap=True)
             found[one.key] = np.array(mask[begin : begin + rows])
         return found
 

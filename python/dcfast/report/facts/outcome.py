@@ -12,6 +12,7 @@ from dcfast.evaluate.results import AGGREGATES, aggregate
 from dcfast.evaluate.tasks import EvalTask, datacomp_tasks, own_tasks
 from dcfast.report.facts.copies import mark_copies, means, pictures_seen
 from dcfast.rundir.summaries import check_fields
+from dcfast.storage.lines import read_lines
 
 __all__ = ["EVEN", "compare_scores", "number", "read_json", "scored"]
 
@@ -55,7 +56,7 @@ def _lines(path: Path) -> list[Line]:
     """The results of a file that have the form of results."""
     found = []
     try:
-        raw = path.read_text("utf-8", "replace").splitlines()[:MAX_LINES]
+        raw = read_lines(path, errors="replace")[:MAX_LINES]
     except OSError:
         return []
     for text in raw:

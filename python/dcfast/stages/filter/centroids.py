@@ -19,10 +19,9 @@ from dcfast.features.files import ARRAY, sibling_npz
 from dcfast.models.devices import borrowed_device, gpu_share
 from dcfast.rundir.run_dir import Run
 from dcfast.similarity.centroids import ITERATIONS, initial_centroids, kmeans_iteration
-from dcfast.storage.atomic import atomic_path
-from dcfast.storage.npz import NpyWriter, iterate_npz
+from dcfast.storage.npz import iterate_npz, load_array, save_array, write_npy
 
-__all__ = ["BLOCK_ROWS", "CENTROIDS", "kmeans_steps", "num_clusters", "save_array"]
+__all__ = ["BLOCK_ROWS", "CENTROIDS", "kmeans_steps", "num_clusters"]
 
 CENTROIDS = "filter/centroids.npy"
 BLOCK_ROWS = 8_192
@@ -38,12 +37,6 @@ def num_clusters(rows: int) -> int:
     return min(MOST_CLUSTERS, max(1, rows // ROWS_PER_CLUSTER))
 
 
-def save_array(path: Path, array: Any) -> None:
-    """An npy that is whole or absent."""
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, array)
-
-
 def sample_points(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: the embeddings of some metadata files that are clustered, as one npy (m, d) float16."""
     root = Path(out)
@@ -51,12 +44,7 @@ def sample_points(out: str, args: dict[str, Any]) -> dict[str, Any]:
     dim = 0
     for pass_number in (0, 1):
         if pass_number:
-            output = root / args["output"]
-            with atomic_path(output) as temporary, open(temporary, "wb") as file:
-                writer = NpyWriter(file, (sum(held), dim), np.float16)
-                for block in _points(root, args):
-                    writer.write(block)
-                writer.close()
+            write_npy(root / args["output"], (sum(held), dim), np.float16, _points(root, args))
         else:
             for block in _points(root, args):
                 held.append(len(block))
@@ -84,7 +72,7 @@ def _points(root: Path, args: dict[str, Any]) -> Iterator[Any]:
 def begin_kmeans(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: the centroids that k-means begins at."""
     root = Path(out)
-    blocks = [np.load(root / path, mmap_mode="r", allow_pickle=False) for path in args["points"]]
+    blocks = [load_array(root / path, mmap=True) for path in args["points"]]
     save_array(root / args["output"], initial_centroids(blocks, args["clusters"], seed=args["seed"]))
     return {}
 
@@ -92,9 +80,9 @@ def begin_kmeans(out: str, args: dict[str, Any]) -> dict[str, Any]:
 def iterate_kmeans(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: one iteration of k-means over all points."""
     root = Path(out)
-    blocks = (np.load(root / path, mmap_mode="r", allow_pickle=False) for path in args["points"])
+    blocks = (load_array(root / path, mmap=True) for path in args["points"])
     with borrowed_device(args["device"]) as device:
-        centroids, counts, error = kmeans_iteration(blocks, np.load(root / args["before"]), device=device)
+        centroids, counts, error = kmeans_iteration(blocks, load_array(root / args["before"]), device=device)
     save_array(root / args["output"], centroids)
     return {"error": error, "empty": int((counts == 0).sum())}
 

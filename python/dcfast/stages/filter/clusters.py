@@ -27,9 +27,9 @@ from dcfast.rundir.run_dir import Run
 from dcfast.rundir.settings import TEACHER
 from dcfast.similarity.centroids import nearest_centroids
 from dcfast.stages.features import load_feature_model, model_arguments
-from dcfast.stages.filter.centroids import BLOCK_ROWS, kmeans_steps, save_array
+from dcfast.stages.filter.centroids import BLOCK_ROWS, kmeans_steps
 from dcfast.stages.teacher import teacher_shards
-from dcfast.storage.npz import iterate_npz, npz_arrays
+from dcfast.storage.npz import iterate_npz, load_array, npz_arrays, save_array
 from dcfast.storage.paths import absolute
 
 if TYPE_CHECKING:
@@ -42,13 +42,11 @@ __all__ = ["check_clusters", "cluster_steps"]
 def _load_embeddings(path: str | os.PathLike[str], what: str) -> Any:
     """A two-dimensional npy of floats, mapped; CorruptDataError says what else it is."""
     try:
-        array = np.lib.format.open_memmap(path, mode="r")  # never an archive, never a pickle
-    except OSError:
-        raise
-    except Exception as error:  # NumPy parses the header as Python text and lets that parser's errors through
+        array = load_array(path, mmap=True)
+    except CorruptDataError as error:
         raise CorruptDataError(
-            f"{what} {path}: expected an .npy of embeddings ({error}); files that torch has pickled have to be "
-            "converted with numpy.save first",
+            f"{what} {path}: expected an .npy of embeddings ({error.__cause__}); files that torch has pickled have to "
+            "be converted with numpy.save first",
             path=os.fspath(path),
         ) from None
     if array.ndim != 2 or array.dtype.kind != "f" or len(array) == 0:
@@ -133,7 +131,7 @@ def assign_rows(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: for some metadata files, whether each row's nearest centroid is chosen; False without embedding."""
     root = Path(out)
     centroids = np.asarray(_load_embeddings(root / args["centroids"], "centroids"), np.float32)
-    chosen = np.load(root / args["chosen"], allow_pickle=False)
+    chosen = load_array(root / args["chosen"])
     rows = inside = 0
     with borrowed_device(args["device"]) as device, one_thread(device):
         for path in args["files"]:

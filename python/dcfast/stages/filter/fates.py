@@ -44,6 +44,7 @@ from dcfast.rundir.tables import combine_parts, part_path
 from dcfast.stages.index import row_ids
 from dcfast.stages.signatures import needed
 from dcfast.storage.atomic import atomic_path
+from dcfast.storage.npz import load_array, save_array
 from dcfast.uids.sets import (
     RECORD_DTYPE,
     load_subset,
@@ -121,8 +122,8 @@ def settle_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
     root, number = Path(out), args["number"]
     segment = Segment.open(root / segment_path(number))
-    signatures = np.load(root / signature_path(number), mmap_mode="r", allow_pickle=False) if args["decoded"] else None
-    features = np.load(root / status_path(number), allow_pickle=False) if args["embedded"] else None
+    signatures = load_array(root / signature_path(number), mmap=True) if args["decoded"] else None
+    features = load_array(root / status_path(number)) if args["embedded"] else None
     outcomes = open_records(root / "filter/outcomes.npy")
     reasons = args["reasons"]
 
@@ -171,8 +172,7 @@ def settle_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
     records = np.empty(len(excluded), dtype=RECORD_DTYPE)
     records["f0"], records["f1"] = uids["f0"][excluded], uids["f1"][excluded]
     records["f2"] = row_ids(segment, args["first_shard"])[excluded]
-    with atomic_path(root / excluded_path(number)) as temporary, open(temporary, "wb") as file:
-        np.save(file, records)
+    save_array(root / excluded_path(number), records)
     fate_counts, word_counts = np.bincount(fate, minlength=5), np.bincount(word, minlength=len(words))
     return {
         "fates": {name: int(n) for name, n in zip(FATES, fate_counts, strict=True)},

@@ -34,6 +34,7 @@ from dcfast.stages.filter.clusters import check_clusters, cluster_steps
 from dcfast.stages.filter.leaked import contaminated_steps
 from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import atomic_path
+from dcfast.storage.npz import load_array, save_array
 from dcfast.storage.paths import absolute
 from dcfast.uids.sets import (
     RECORD_DTYPE,
@@ -158,8 +159,7 @@ def histogram(out: str, args: dict[str, Any]) -> dict[str, Any]:
         compiled.check_columns(read_schema(path), path)
         for batch in _batches([path], [args["column"]]):
             counts += score_histogram(numbers(batch.column(0)), search.prefix, dtype=search.dtype)
-    with atomic_path(root / args["output"]) as temporary, open(temporary, "wb") as file:
-        np.save(file, counts)
+    save_array(root / args["output"], counts)
     return {}
 
 
@@ -192,7 +192,7 @@ def _search_threshold(run: Run, text: str, number: int, column: str, fraction: f
         ]
         merged = np.zeros(NUM_BINS, dtype=np.uint64)
         for output in outputs:
-            merged += np.load(run.out / output, allow_pickle=False)
+            merged += load_array(run.out / output)
         search.feed(merged)
     return search
 
@@ -248,7 +248,7 @@ def _cluster_masks(root: Path, compiled: Any, path: str) -> dict[str, Any]:
 
     masks = {}
     for number, clusters in enumerate(compiled.clusters):
-        mask = np.load(root / mask_path(number, path), mmap_mode="r", allow_pickle=False)
+        mask = load_array(root / mask_path(number, path), mmap=True)
         rows = pq.read_metadata(path).num_rows
         if len(mask) != rows:
             raise PoolError(f"{Path(path).with_suffix('.npz')} has {len(mask)} rows and {path} {rows}; get both anew")
