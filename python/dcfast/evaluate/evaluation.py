@@ -160,7 +160,7 @@ def _line(evalset: EvalSet, score: Score, embedder: Embedder) -> Line:
         "complete": score.scored == task.size or (task.size == 0 and not notes),
         "pictures": score.scored,
         "unreadable": len(score.unreadable),
-        "notes": notes + score.notes,
+        "notes": notes + score.notes + evalset.passed_over,
         "model": clip.name,
         "checkpoint": clip.content_hash,
         "state": _state(evalset.fingerprint, embedder),

@@ -107,6 +107,8 @@ def run_reshard(
         report: dict[str, Any] = {**plan.counts, "needed_bytes": needed, "free_bytes": free}
         if damage := list(damage_of(segments, plan.options)):
             report["damage"] = damage
+        if inputs.notes:
+            report["notes"] = inputs.notes
         if first_shard or num_shards is not None:
             report["chosen_shards"] = chosen_shards(segments, plan.options)
         if dry_run:

@@ -111,4 +111,4 @@ def steps(run: Run) -> Steps:
         )
     ]
     total = {key: sum(s[key] for s in stats) for key in stats[0]}
-    return {**total, "segments": len(groups), "rows_with_uid": merged[0]["rows"]}
+    return {**total, "segments": len(groups), "rows_with_uid": merged[0]["rows"], "notes": pool.notes}
