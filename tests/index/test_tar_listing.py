@@ -106,8 +106,12 @@ def test_links_and_directories_stay_to_be_named_when_opened(tmp_path: Path) -> N
     (place / "linked").symlink_to(other)
     assert list_tars(place).names == ["1.tar", "2.tar", "3.tar"]
     assert [name for name, _ in list_tars(place).passed_over] == ["linked"]
+    with pytest.raises(OSError, match=r"[23]\.tar"):
+        dcfast.index_tars(place)
+    (place / "2.tar").unlink()
     with pytest.raises(IsADirectoryError, match=r"3\.tar"):
         dcfast.index_tars(place)
+    (place / "2.tar").symlink_to(other / "gone.tar")
     (place / "3.tar").rmdir()
     with pytest.raises(FileNotFoundError, match=r"2\.tar"):
         dcfast.index_tars(place)

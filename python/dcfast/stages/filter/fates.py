@@ -44,6 +44,7 @@ from dcfast.rundir.tables import combine_parts, part_path
 from dcfast.stages.index import row_ids
 from dcfast.stages.signatures import needed
 from dcfast.storage.atomic import atomic_path
+from dcfast.storage.parquet import read_table
 from dcfast.uids.sets import (
     RECORD_DTYPE,
     load_subset,
@@ -187,7 +188,6 @@ def settle_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
 def settle_metadata(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: metadata rows without a sample (missing) or without a usable uid (quarantined)."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     root, number = Path(out), args["number"]
     pool = open_records(root / "index/pool.npy")
@@ -198,7 +198,7 @@ def settle_metadata(out: str, args: dict[str, Any]) -> dict[str, Any]:
     absent = np.flatnonzero(np.asarray(count) == 0)
     row = listed["f2"][absent] & np.uint64((1 << 48) - 1)
     absent = absent[np.argsort(row, kind="stable")]
-    malformed = pq.read_table(root / args["malformed"]).to_pylist()
+    malformed = read_table(root / args["malformed"]).to_pylist()
     unnamed = args["malformed_count"] - len(malformed)
     bad = [f"uid {m['uid']!r} of metadata {m['file']}, row {m['row']}, is not 32 hex digits" for m in malformed]
     bad += ["the uid of a metadata row is not 32 hex digits (the first 1,000 of the piece are named)"] * unnamed
