@@ -19,6 +19,7 @@ from dcfast.errors import PoolError
 from dcfast.features.files import embeddings_file, score_column, segment_file
 from dcfast.features.pairs import NO_CAPTION, OK
 from dcfast.index.metadata import open_metadata, parse_uids
+from dcfast.index.rows import split_row_ids
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.npz import Array, iterate_npz, npz_arrays, write_npz
 from dcfast.storage.parquet import ParquetFile
@@ -68,9 +69,8 @@ class SegmentColumns:
 
     def place(self, rows: npt.NDArray[np.uint64]) -> Located:
         """Segment and place of row ids."""
-        shard = (rows >> np.uint64(32)).astype(np.int64)
+        shard, sample = (part.astype(np.int64) for part in split_row_ids(rows))
         number = np.searchsorted(self._first, shard, side="right") - 1
-        sample = (rows & np.uint64(0xFFFFFFFF)).astype(np.int64)
         for n in np.unique(number):
             mine = number == n
             sample[mine] += self.column(int(n), "begin").astype(np.int64)[shard[mine] - self._first[n]]

@@ -29,6 +29,7 @@ from dcfast.train.failures import Failure
 from dcfast.train.order import Order, Places
 from dcfast.train.source import OpenSource, RawSample
 from dcfast.train.windows import crop_windows
+from dcfast.uids.sets import UID_DTYPE, uid_format
 
 if TYPE_CHECKING:
     import torch
@@ -147,7 +148,7 @@ class BatchMaker:
         return torch.stack([self._tokens[c] for c in captions])
 
     def _record(self, step: int, slot: Any, position: Any, uid: Any, reason: str) -> dict[str, Any]:
-        text = f"{int(uid['f0']):016x}{int(uid['f1']):016x}"
+        [text] = uid_format(np.array([uid], UID_DTYPE), as_list=True, threads=1)
         return {"step": step, "slot": int(slot), "position": int(position), "uid": text, "reason": reason}
 
     def _refuse(self, replaced: list[dict[str, Any]]) -> None:

@@ -22,7 +22,7 @@ from dcfast.features.pairs import BROKEN, TOO_LARGE
 from dcfast.features.pairs import STATUS as FEATURE_STATUS
 from dcfast.images.signatures import STATUS
 from dcfast.index.build import SampleFlag, Segment
-from dcfast.index.rows import shard_damage, valid_uid_mask
+from dcfast.index.rows import row_ids, shard_damage, valid_uid_mask
 from dcfast.rundir.layout import (
     DROPPED,
     FATES,
@@ -41,7 +41,6 @@ from dcfast.rundir.layout import (
 )
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.tables import combine_parts, part_path
-from dcfast.stages.index import row_ids
 from dcfast.stages.signatures import needed
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.parquet import read_table
@@ -171,7 +170,7 @@ def settle_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
     excluded = np.flatnonzero((fate == QUARANTINED) & (code == 0))
     records = np.empty(len(excluded), dtype=RECORD_DTYPE)
     records["f0"], records["f1"] = uids["f0"][excluded], uids["f1"][excluded]
-    records["f2"] = row_ids(segment, args["first_shard"])[excluded]
+    records["f2"] = row_ids(segment, args["first_shard"], excluded)
     with atomic_path(root / excluded_path(number)) as temporary, open(temporary, "wb") as file:
         np.save(file, records)
     fate_counts, word_counts = np.bincount(fate, minlength=5), np.bincount(word, minlength=len(words))
