@@ -16,7 +16,11 @@ __all__ = [
     "PoolError",
     "RunError",
     "SubsetError",
+    "first_line",
+    "last_line",
 ]
+
+_SHOWN_AS_END = dict.fromkeys(map(ord, "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"), "\n")
 
 
 class DcfastError(Exception):
@@ -71,3 +75,13 @@ class RunError(DcfastError, RuntimeError):
 
 class MissingDependencyError(DcfastError, ImportError):
     """An optional library or data file is not installed; the message says how to get it."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, or its class's name where it has none: one line wherever it is shown."""
+    return (str(error).strip() or type(error).__name__).translate(_SHOWN_AS_END).split("\n", 1)[0]
+
+
+def last_line(text: str) -> str:
+    """The last line of a program's output as it was shown, progress bars included; empty where there is none."""
+    return text.strip().translate(_SHOWN_AS_END).rsplit("\n", 1)[-1]

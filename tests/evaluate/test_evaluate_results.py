@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dcfast.errors import CorruptDataError, EvalsetError, RunError
+from dcfast.errors import CorruptDataError, EvalsetError, PoolError, RunError
 from dcfast.evaluate import EvalTask, datacomp_tasks, evaluate_model, results_dir
-from dcfast.evaluate.results import aggregate, read_results
+from dcfast.evaluate.results import ResultFile, aggregate, load_results, mean, read_results
+from dcfast.evaluate.scores import read_scores
 from evalset_builder import NAMES, colour_clip, labelled, sample, write_set
 
 
@@ -225,3 +226,46 @@ def test_the_stage_without_sets_or_training(tmp_path: Path) -> None:
     write_set(tmp_path / "sets", "cifar10", labelled(9), NAMES)
     with pytest.raises(RunError, match="stage train has not been run yet"):
         next(steps(Run(tmp_path, Settings(pool="p", evalsets=str(tmp_path / "sets")))))
+
+
+def test_one_reader_for_whole_and_damaged_files(tmp_path: Path) -> None:
+    path = tmp_path / "eval_results.jsonl"
+    assert load_results(path) == ResultFile()
+    full = {
+        **{"key": "a", "dataset": "A\u2028b", "metrics": {"main_metric": 0.5, "acc5": 1}, "main_metric_name": "acc1"},
+        **{"chance": 0.1, "kind": "classification", "benchmark": True, "complete": False, "pictures": 7},
+        **{"unreadable": 0, "notes": ["x"], "state": "s", "checkpoint": "c"},
+    }
+    odd: list[dict[str, Any]] = [
+        {"key": 1, "metrics": {}},
+        {"key": "nan", "metrics": {"main_metric": float("nan")}, "chance": float("inf"), "checkpoint": 5},
+        {"key": "yes", "metrics": {"main_metric": True}, "notes": "none", "pictures": "7"},
+    ]
+    bad = [b"", b'{"key": "cut', b"[1]", b"3", b'{"key": "x", "metrics": 3}', b'{"metrics": {}}', b'{"key": "\xff"}']
+    good = [json.dumps(line, ensure_ascii=False).encode() for line in (full, *odd)]
+    path.write_bytes(b"\n".join([good[0], *bad, *good[1:], b"[" * 100_000]))
+    found = load_results(path)
+    assert found.damaged == [2, 3, 4, 5, 6, 7, 8, 12]
+    assert [result.key for result in found.results] == ["a", "1", "nan", "yes"]
+    first = found.results[0]
+    assert first.line == full
+    assert (first.score, first.chance, first.dataset, first.metric) == (0.5, 0.1, "A\u2028b", "acc1")
+    assert (first.benchmark, first.complete, first.pictures, first.notes) == (True, False, 7, ("x",))
+    assert [result.score for result in found.results[1:]] == [None] * 3
+    assert [result.checkpoint for result in found.results] == ["c", None, "5", None]
+    assert (found.results[3].notes, found.results[3].pictures, found.results[3].complete) == ((), None, True)
+    assert read_results(path, "c") == {"a": full}
+    with pytest.raises(PoolError, match=r"eval_results\.jsonl, line 2: not a result"):
+        read_scores(tmp_path)
+    path.write_bytes(b"\n".join(good))
+    scores = read_scores(tmp_path)
+    assert (scores.tasks, scores.chance, scores.unscored) == ({"a": 0.5}, {"a": 0.1}, ("1", "nan", "yes"))
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(IsADirectoryError):
+        load_results(path)
+
+
+def test_the_mean_is_that_of_the_scores() -> None:
+    assert mean([]) is None
+    assert mean([0.1] * 10) == 0.1

@@ -8,8 +8,9 @@ from pathlib import Path
 import dcfast
 import pytest
 from dcfast.doctor.gpu import _in_a_process
+from dcfast.errors import first_line, last_line
 from dcfast.evaluate.evalset import class_names
-from dcfast.storage.lines import first_line, last_line, read_lines, split_lines
+from dcfast.storage.lines import read_lines, split_lines
 
 WITHIN = ["\r", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"]
 

@@ -7,7 +7,6 @@ uid list or subset file in any order, ahead of the caller.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
@@ -17,7 +16,8 @@ from dcfast.access.iterate import Sample, UidBatch, iterate_rows, iterate_uid_ba
 from dcfast.access.reader import Extensions, Missing, Numbering, PoolReader
 from dcfast.errors import PoolError
 from dcfast.index.build import TarIndex
-from dcfast.index.pool_index import check_layout
+from dcfast.index.pool import shard_folder
+from dcfast.index.pool_index import check_layout, index_folder
 from dcfast.index.segments import Segment
 
 __all__ = [
@@ -82,15 +82,11 @@ def open_pool(index_dir: PathLike, shards_dir: PathLike | None = None, **options
     Raises:
         PoolError: no index there, or one that is not whole.   CorruptDataError: its ``index.json`` is none.
     """
-    folder = Path(index_dir)
-    if (folder / "index").is_dir():
-        folder = folder / "index"
+    folder = index_folder(index_dir)
     segments = sorted(folder.glob("*.dcx"))
     if not segments:
         raise PoolError(f"open_pool: no index segments (*.dcx) in {folder}; run the index stage first")
     check_layout(folder, segments)
     records = folder / "pool.npy"
-    base = None if shards_dir is None else Path(shards_dir)
-    if base is not None and (base / "shards").is_dir():
-        base = base / "shards"
+    base = None if shards_dir is None else shard_folder(shards_dir)
     return PoolReader(base, segments, records if records.exists() else None, **options)

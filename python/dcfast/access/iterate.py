@@ -13,7 +13,7 @@ from dcfast._core import reshard as core_reshard
 from dcfast.access.batch import MemberBatch, Members, PathLike
 from dcfast.errors import PoolError
 from dcfast.process.read_ahead import read_ahead as run_ahead
-from dcfast.uids.sets import load_subset
+from dcfast.uids.sets import load_subset, uid_format
 
 if TYPE_CHECKING:
     from dcfast.access.reader import PoolReader
@@ -147,10 +147,10 @@ def iterate_rows(
 def _samples(batches: Generator[UidBatch, None, None]) -> Generator[Sample, None, None]:
     with closing(batches):
         for batch in batches:
-            halves = zip(batch.uids["f0"].tolist(), batch.uids["f1"].tolist(), strict=True)
+            texts = uid_format(batch.uids, as_list=True, threads=1)
             members = batch.members
-            for i, (key, (high, low)) in enumerate(zip(batch.keys, halves, strict=True)):
-                yield Sample(key, f"{high:016x}{low:016x}", members.sample(i))
+            for i, (key, text) in enumerate(zip(batch.keys, texts, strict=True)):
+                yield Sample(key, text, members.sample(i))
 
 
 def _load(path: PathLike) -> npt.NDArray[Any]:
@@ -172,9 +172,10 @@ def _uid_blocks(
             block = uids[start : start + (size - 1) * stride + 1 : stride]
         rows, found = pool.find(np.ascontiguousarray(block))
         if missing_uids == "error" and not found.all():
-            high, low = block[int(np.flatnonzero(found == 0)[0])].tolist()
+            absent = int(np.flatnonzero(found == 0)[0])
+            [text] = uid_format(np.ascontiguousarray(block[absent : absent + 1]), as_list=True, threads=1)
             raise PoolError(
-                f"uid {high:016x}{low:016x} is in no whole sample of the pool ({int((found == 0).sum())} of "
+                f"uid {text} is in no whole sample of the pool ({int((found == 0).sum())} of "
                 f"{size} looked up together); pass missing_uids='skip' to go on without"
             )
         yield rows

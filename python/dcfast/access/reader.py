@@ -12,7 +12,7 @@ import numpy.typing as npt
 from dcfast._core import access as core_access
 from dcfast.access.batch import MemberBatch, Members, PathLike
 from dcfast.errors import CorruptDataError, PoolError
-from dcfast.index.rows import FLAG_CUT, FLAGS_WITHOUT_UID
+from dcfast.index.rows import FLAG_CUT, FLAGS_WITHOUT_UID, row_ids, split_row_ids
 from dcfast.index.segments import Segment
 from dcfast.process.arguments import unsigned_array
 from dcfast.uids.sets import RECORD_DTYPE, open_records, record_sort, uid_lookup
@@ -150,11 +150,8 @@ class PoolReader:
         """Row ids of samples numbered from 0 over the whole pool. Raises IndexError out of range."""
         number, sample = self._by_sample(unsigned_array(samples, "samples", negative=IndexError))
         ids = np.empty(len(number), np.uint64)
-        for part, segment, _ in self._groups(number):
-            begin = np.asarray(segment.shard_sample_begin).astype(np.int64)
-            shard = np.searchsorted(begin, sample[part], side="right") - 1
-            ordinal = shard + self.segment_first_shard[number[part]]
-            ids[part] = ordinal.astype(np.uint64) << np.uint64(32) | (sample[part] - begin[shard]).astype(np.uint64)
+        for part, segment, n in self._groups(number):
+            ids[part] = row_ids(segment, int(self.segment_first_shard[n]), sample[part])
         return ids
 
     def find(self, uids: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
@@ -236,10 +233,9 @@ class PoolReader:
         found = self._look_up(number, sample, ids, wanted)
         if wanted is not None and missing == "error" and (found.ext < 0).any():
             at = int(np.flatnonzero(found.ext < 0)[0])
-            row = int(ids[at // len(wanted)])
-            name = self.shard_path(row >> 32)
+            (shard,), (row,) = split_row_ids(ids[at // len(wanted)][None])
             raise PoolError(
-                f"sample {row & NO_EXT} of shard {name} has no member {wanted[at % len(wanted)]!r}; "
+                f"sample {row} of shard {self.shard_path(int(shard))} has no member {wanted[at % len(wanted)]!r}; "
                 "pass missing='none' to get None for it"
             )
         return found
@@ -301,10 +297,9 @@ class PoolReader:
         return number, places - self.segment_first_sample[number]
 
     def _by_row(self, rows: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        shard = (rows >> np.uint64(32)).astype(np.int64)
+        shard, row = (part.astype(np.int64) for part in split_row_ids(rows))
         if len(shard) and int(shard.max()) >= self.num_shards:
             raise IndexError(f"row id {int(rows.max())} names shard {int(shard.max())}: the pool has {self.num_shards}")
-        row = (rows & np.uint64(NO_EXT)).astype(np.int64)
         number = np.searchsorted(self.segment_first_shard, shard, side="right") - 1
         sample = np.empty(len(rows), np.int64)
         for part, segment, n in self._groups(number):
@@ -339,7 +334,7 @@ class PoolReader:
         total = int(begin[-1])
         shard, offset = np.zeros(total, np.uint32), np.zeros(total, np.uint64)
         size, ext = np.zeros(total, np.uint64), np.full(total, -1, np.int32)
-        ordinal = (ids >> np.uint64(32)).astype(np.uint32)
+        ordinal, _ = split_row_ids(ids)
         for part, which, (_, offsets, sizes, exts) in found:
             counts = count[part]
             inside = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)

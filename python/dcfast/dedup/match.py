@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dcfast.similarity.hamming import DEFAULT_MAX_PAIRS, hamming_join
+from dcfast.storage.parquet import read_table
 from dcfast.uids.sets import uid_lookup
 
 __all__ = ["JOIN_ROWS"]
@@ -22,10 +23,8 @@ class EvalImages:
     """The readable pictures of all evaluation sets, as columns; ``source`` is (set, place in its table)."""
 
     def __init__(self, names: list[str], tables: list[Path]) -> None:
-        import pyarrow.parquet as pq
-
         self.names = names
-        self.tables = [pq.read_table(path) for path in tables]
+        self.tables = [read_table(path) for path in tables]
         kinds: list[Any] = []
         for number, table in enumerate(self.tables):
             columns = {c: table[c].to_numpy() for c in ("status", "flat", "h0", "h1", "phash")}

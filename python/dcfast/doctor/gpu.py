@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dcfast.doctor.checks import Row, describe, found, version_of
-from dcfast.storage.lines import last_line, split_lines
+from dcfast.errors import last_line
+from dcfast.storage.lines import split_lines
 
 __all__ = ["gpu"]
 

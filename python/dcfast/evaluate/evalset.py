@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from dcfast.access import read_members
 from dcfast.errors import EvalsetError
+from dcfast.evaluate.folders import COUNT_FILE, list_set_tars
 from dcfast.evaluate.tasks import DEFAULT_METRICS, EvalTask
 from dcfast.index.build import index_tars
 from dcfast.storage.lines import read_lines, split_lines
@@ -34,7 +35,6 @@ CLASS_FILE = "classnames.txt"
 TEMPLATE_FILE = "zeroshot_classification_templates.txt"
 TYPE_FILE = "dataset_type.txt"
 RIDDLE_FILE = "riddles.json"
-COUNT_FILE = "nshards.txt"
 SMALL_FILES = (CLASS_FILE, TEMPLATE_FILE, TYPE_FILE, RIDDLE_FILE, f"test/{COUNT_FILE}")
 PLACEHOLDER = "{c}"
 MAX_LABEL_BYTES = 64
@@ -63,7 +63,7 @@ class EvalSet:
         labels: (n,) classes, or empty.   metadata: (n, fields), or None.
         captions: of each row, or empty.   riddles: of an association set.
         left_out: reason -> keys of samples that cannot be scored.
-        notes: damage of its files, in words.
+        notes: damage of its files, in words.   passed_over: what among its tars was not taken, in words.
     """
 
     task: EvalTask
@@ -79,6 +79,7 @@ class EvalSet:
     riddles: list[Riddle] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)
     fingerprint: str = ""
 
     @cached_property
@@ -138,10 +139,11 @@ def class_names(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def _shards(folder: Path) -> list[str]:
-    tars = sorted((folder / "test").glob("*.tar"), key=lambda path: (len(path.name), path.name))
-    if not tars:
-        raise EvalsetError(f"{folder}: it holds no test/*.tar; download the set again, or remove the directory")
-    return [os.path.abspath(tar) for tar in tars]
+    listing = list_set_tars(folder)
+    if not listing.names:
+        todo = f"download the set again, or remove the directory{listing.hint}"
+        raise EvalsetError(f"{folder}: it holds no test/*.tar; {todo}")
+    return [os.path.abspath(folder / "test" / name) for name in listing.names]
 
 
 def _stated_kind(task: EvalTask, folder: Path) -> str:
@@ -219,6 +221,7 @@ def open_evalset(task: EvalTask, folder: Path, *, threads: int = 1) -> EvalSet:
     found = EvalSet(task, folder, tars, index, np.flatnonzero(has_picture), fingerprint=fingerprint)
     _leave_out(found, "without a picture", np.flatnonzero(~has_picture))
     found.notes = _damage(index, folder, tars)
+    found.passed_over = list_set_tars(folder).notes
     if kind == "retrieval":
         _read_captions(found)
     elif kind == "association":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dcfast.errors import CorruptDataError
 from dcfast.evaluate.embed import Embedder
 from dcfast.evaluate.evalset import NAMED, EvalSet, check_evalset, open_evalset, set_fingerprint
-from dcfast.evaluate.results import Line, aggregate, read_results, write_results
+from dcfast.evaluate.results import RESULTS, Line, aggregate, read_results, write_results
 from dcfast.evaluate.score import Score, score_evalset
 from dcfast.evaluate.tasks import EvalTask, find_tasks, own_tasks
 from dcfast.storage.atomic import write_bytes, write_json
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RESULTS", "check_evalsets", "evaluate_model", "results_dir"]
 
-RESULTS = "eval_results.jsonl"
 SUMMARY = "summary.json"
 VERSION = 1
 """Raised when a score changes for the same model and data: results of another version are scored again."""
@@ -160,7 +159,7 @@ def _line(evalset: EvalSet, score: Score, embedder: Embedder) -> Line:
         "complete": score.scored == task.size or (task.size == 0 and not notes),
         "pictures": score.scored,
         "unreadable": len(score.unreadable),
-        "notes": notes + score.notes,
+        "notes": notes + score.notes + evalset.passed_over,
         "model": clip.name,
         "checkpoint": clip.content_hash,
         "state": _state(evalset.fingerprint, embedder),

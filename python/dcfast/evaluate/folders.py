@@ -1,16 +1,33 @@
-"""The folders of evaluation sets: wds_*_test directories and their tars."""
+"""The folders of evaluation sets: wds_*_test directories and their tars, listed here and nowhere else."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from dcfast.errors import PoolError
-from dcfast.index.pool import check_name
+from dcfast.index.pool import TarListing, check_name, list_tars
 
-__all__ = ["COUNT_FILE", "evalset_tars"]
+__all__ = ["COUNT_FILE", "evalset_folders", "evalset_tars", "list_set_tars"]
 
 
 COUNT_FILE = "nshards.txt"
+
+
+def evalset_folders(directory: Path) -> list[Path]:
+    """The ``wds_*_test`` directories of a directory, sorted; none where there is no such directory."""
+    return [folder for folder in sorted(directory.glob("wds_*_test")) if folder.is_dir()]
+
+
+def list_set_tars(folder: Path) -> TarListing:
+    """The tars of one evaluation set, ``test/*.tar``, in the order of their numbers: by length of the name, then name.
+
+    None where it has no directory ``test``; otherwise as ``dcfast.index.pool.list_tars``.
+    """
+    test = folder / "test"
+    if not test.is_dir():
+        return TarListing(str(test))
+    listing = list_tars(test)
+    return TarListing(listing.directory, sorted(listing.names, key=lambda n: (len(n), n)), listing.passed_over)
 
 
 def evalset_tars(directory: Path) -> list[tuple[str, list[str]]]:
@@ -24,12 +41,12 @@ def evalset_tars(directory: Path) -> list[tuple[str, list[str]]]:
             f"evalsets {directory}: no such directory; expected one with wds_*_test directories (--evalsets DIR)"
         )
     found = []
-    for folder in sorted(directory.glob("wds_*_test")):
-        tars = sorted((folder / "test").glob("*.tar"), key=lambda p: (len(p.name), p.name))
+    for folder in evalset_folders(directory):
+        tars = [str(folder / "test" / name) for name in list_set_tars(folder).names]
         for tar in tars:
-            check_name(str(tar), f"evalsets {directory}")
+            check_name(tar, f"evalsets {directory}")
         if tars:
-            found.append((folder.name[len("wds_") : -len("_test")], [str(t) for t in tars]))
+            found.append((folder.name[len("wds_") : -len("_test")], tars))
     if not found:
         raise PoolError(f"evalsets {directory}: no wds_*_test/test/*.tar in it; nothing to decontaminate against")
     return found

@@ -1,18 +1,33 @@
-"""Results on disk: a JSON line a task, all of one checkpoint, and the averages that they allow."""
+"""Results on disk: a JSON line a task, all of one checkpoint, their one reader, and the averages that they allow."""
 
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dcfast.evaluate.tasks import EvalTask, datacomp_tasks
 from dcfast.storage.atomic import write_bytes
-from dcfast.storage.lines import read_lines
+from dcfast.storage.lines import split_lines
 
-__all__ = ["AGGREGATES", "aggregate", "read_results", "write_results"]
+__all__ = [
+    "AGGREGATES",
+    "RESULTS",
+    "Result",
+    "ResultFile",
+    "aggregate",
+    "load_results",
+    "mean",
+    "number",
+    "read_results",
+    "write_results",
+]
 
+RESULTS = "eval_results.jsonl"
 Line = dict[str, Any]
 
 _SHIFTS = ("imagenet_sketch", "imagenetv2", "imagenet-a", "imagenet-o", "imagenet-r", "objectnet")
@@ -36,21 +51,98 @@ AGGREGATES: dict[str, tuple[str, ...]] = {
 """DataComp's groups, by the keys of their tasks."""
 
 
-def read_results(path: Path, checkpoint: str) -> dict[str, Line]:
-    """The whole lines of a results file that are of this checkpoint, by task key; none where there is no file."""
-    try:
-        lines = read_lines(path)
-    except (FileNotFoundError, UnicodeDecodeError):
-        return {}
-    found: dict[str, Line] = {}
-    for raw in lines:
+def number(value: Any) -> float | None:
+    """A finite number; None for everything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """The mean, correctly rounded; None of nothing."""
+    return math.fsum(values) / len(values) if values else None
+
+
+@dataclass(frozen=True)
+class Result:
+    """A line of a results file: what one checkpoint scored on one set.
+
+    Attributes:
+        key: of the task.   checkpoint: SHA-256, None where the line has none.   score: the main metric, None where the
+            set has none.   chance: that of a guess.   state: of the files and the way of scoring: results of different
+            states are not to be compared.   complete: of the whole set.   line: as it stands in the file.
+    """
+
+    key: str
+    checkpoint: str | None
+    score: float | None
+    chance: float | None
+    dataset: str
+    kind: str | None
+    metric: str | None
+    benchmark: bool
+    complete: bool
+    pictures: int | None
+    unreadable: int | None
+    notes: tuple[str, ...]
+    state: str | None
+    line: Line
+
+    @classmethod
+    def of(cls, line: Any) -> Result:
+        """A line as a result. ValueError: it lacks a key or metrics; other fields may be absent."""
         try:
-            line = json.loads(raw)
-            if line["checkpoint"] == checkpoint and isinstance(line["metrics"], dict):
-                found[str(line["key"])] = line
-        except (ValueError, KeyError, TypeError):
-            continue  # written by something else: that task is scored again
+            key, main = line["key"], line["metrics"].get("main_metric")
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"no result of an evaluation: {error!r}") from None
+        notes = line.get("notes")
+        counts = {n: line.get(n) if type(line.get(n)) is int else None for n in ("pictures", "unreadable")}
+        return cls(
+            key=str(key),
+            checkpoint=None if line.get("checkpoint") is None else str(line["checkpoint"]),
+            score=number(main),
+            chance=number(line.get("chance")),
+            dataset=str(line.get("dataset") or key),
+            kind=line.get("kind"),
+            metric=line.get("main_metric_name"),
+            benchmark=bool(line.get("benchmark", False)),
+            complete=bool(line.get("complete", True)),
+            notes=tuple(map(str, notes)) if isinstance(notes, list) else (),
+            state=line.get("state"),
+            line=line,
+            **counts,
+        )
+
+
+@dataclass(frozen=True)
+class ResultFile:
+    """What a results file holds: the results in order, and the numbers (from 1) of lines that are none."""
+
+    results: list[Result] = field(default_factory=list)
+    damaged: list[int] = field(default_factory=list)
+
+
+def load_results(path: str | os.PathLike[str]) -> ResultFile:
+    """Reads a results file, nothing where there is none; a line that is cut off, not UTF-8 or no result is ``damaged``.
+
+    Raises OSError: the file is there and cannot be read. Memory: the file.
+    """
+    try:
+        lines = split_lines(Path(path).read_bytes())
+    except FileNotFoundError:
+        return ResultFile()
+    found = ResultFile()
+    for place, text in enumerate(lines, 1):
+        try:
+            found.results.append(Result.of(json.loads(text)))
+        except (ValueError, RecursionError):
+            found.damaged.append(place)
     return found
+
+
+def read_results(path: Path, checkpoint: str) -> dict[str, Line]:
+    """The lines of a results file that are of this checkpoint, by task key; what is damaged is scored again."""
+    return {found.key: found.line for found in load_results(path).results if found.checkpoint == checkpoint}
 
 
 def write_results(path: Path, lines: Iterable[Line]) -> None:
@@ -59,32 +151,34 @@ def write_results(path: Path, lines: Iterable[Line]) -> None:
     write_bytes(path, text.encode("utf-8", "surrogatepass"))
 
 
-def _mean(keys: Sequence[str], lines: dict[str, Line]) -> float | None:
-    """None unless every key has a complete result."""
-    values = [lines[key]["metrics"]["main_metric"] for key in keys if key in lines and lines[key]["complete"]]
-    return sum(values) / len(values) if keys and len(values) == len(keys) and None not in values else None
+def _whole_mean(keys: Sequence[str], results: dict[str, Result]) -> float | None:
+    """None unless every key has a complete result. A plain sum: DataComp's averages keep the last digit they had."""
+    scores = [results[key].score for key in keys if key in results and results[key].complete]
+    values = [score for score in scores if score is not None]
+    return sum(values) / len(values) if keys and len(values) == len(keys) else None
 
 
-def aggregate(lines: Iterable[Line], own: Sequence[EvalTask] = ()) -> dict[str, Any]:
+def aggregate(lines: Iterable[Result | Line], own: Sequence[EvalTask] = ()) -> dict[str, Any]:
     """The averages, None wherever a member is missing or is only a part of its set.
 
     Args:
-        lines: results of one checkpoint.
+        lines: results of one checkpoint, as they were read or as they will be written.
         own: the tasks that a ``tasks.json`` beside the sets describes; their average is apart from DataComp's.
     Returns:
         ``averages`` (group -> value or None), ``own_average``, ``missing`` (keys of DataComp's 40 without a result),
         ``partial`` (keys of those whose set has another size than the benchmark's), ``unlisted`` (keys of none).
     """
     benchmark = [task for task in datacomp_tasks() if task.main_metric]
-    by_key = {line["key"]: line for line in lines}
-    ours = {key: line for key, line in by_key.items() if line["benchmark"]}
+    results = [line if isinstance(line, Result) else Result.of(line) for line in lines]
+    by_key = {result.key: result for result in results}
+    ours = {key: result for key, result in by_key.items() if result.benchmark}
     groups = {**AGGREGATES, "Average": tuple(task.key for task in benchmark)}
     listed = [task.key for task in own if task.main_metric]
-    foreign = {key: line for key, line in by_key.items() if not line["benchmark"]}
+    foreign = {key: result for key, result in by_key.items() if not result.benchmark}
     return {
-        "averages": {name: _mean(keys, ours) for name, keys in groups.items()},
-        "own_average": _mean(listed, foreign),
+        "averages": {name: _whole_mean(keys, ours) for name, keys in groups.items()},
+        "own_average": _whole_mean(listed, foreign),
         "missing": [task.key for task in datacomp_tasks() if task.key not in ours],
-        "partial": [key for key, line in ours.items() if not line["complete"]],
+        "partial": [key for key, result in ours.items() if not result.complete],
         "unlisted": sorted(set(foreign) - {task.key for task in own}),
     }

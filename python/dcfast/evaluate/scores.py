@@ -6,14 +6,13 @@ Beside them, what they may be worth nothing for: samples of the training that ar
 from __future__ import annotations
 
 import json
-import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dcfast.errors import DcfastError, PoolError
+from dcfast.evaluate.results import RESULTS, load_results, mean
 from dcfast.evaluate.tasks import datacomp_tasks, find_tasks
-from dcfast.storage.lines import read_lines
 
 NAMED = 6
 """Evaluation sets that a sentence names."""
@@ -41,37 +40,24 @@ class Scores:
 
         Only means over the same tasks can be compared. It is DataComp's average only over all 38 of its tasks.
         """
-        return math.fsum(self.tasks.values()) / len(self.tasks) if self.tasks else None
+        return mean(list(self.tasks.values()))
 
 
 def read_scores(out: str | os.PathLike[str]) -> Scores:
     """The scores of a run directory; no tasks where nothing has been evaluated.
 
     Raises:
-        PoolError: the file is there and cannot be read.
+        PoolError: a line of the file is damaged.   OSError: the file is there and cannot be read.
     """
-    path = Path(out) / "eval_results.jsonl"
-    tasks: dict[str, float] = {}
-    chance: dict[str, float] = {}
-    unscored = []
-    try:
-        lines = read_lines(path)
-    except FileNotFoundError:
-        return Scores({})
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            key, value, guess = str(row["key"]), row["metrics"].get("main_metric"), row.get("chance")
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise PoolError(
-                f"{path}, line {number}: not a result of an evaluation; remove the file and run again"
-            ) from None
-        if value is None or not math.isfinite(value):
-            unscored.append(key)
-        else:
-            tasks[key] = float(value)
-            if guess is not None:
-                chance[key] = float(guess)
+    path = Path(out) / RESULTS
+    found = load_results(path)
+    if found.damaged:
+        raise PoolError(
+            f"{path}, line {found.damaged[0]}: not a result of an evaluation; remove the file and run again"
+        )
+    tasks = {result.key: result.score for result in found.results if result.score is not None}
+    chance = {r.key: r.chance for r in found.results if r.score is not None and r.chance is not None}
+    unscored = [result.key for result in found.results if result.score is None]
     return Scores(tasks, chance, tuple(unscored))
 
 

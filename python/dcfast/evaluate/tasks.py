@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.errors import EvalsetError
+from dcfast.evaluate.folders import evalset_folders
 
 __all__ = ["KINDS", "EvalTask", "datacomp_tasks", "find_tasks", "read_task_table"]
 
@@ -147,7 +148,7 @@ def find_tasks(directory: Path) -> list[tuple[EvalTask, Path]]:
         raise EvalsetError(
             f"evalsets {directory}: no such directory; expected one with wds_*_test directories (--evalsets DIR)"
         )
-    folders = {folder.name: folder for folder in sorted(directory.glob("wds_*_test")) if folder.is_dir()}
+    folders = {folder.name: folder for folder in evalset_folders(directory)}
     if not folders:
         raise EvalsetError(f"evalsets {directory}: no wds_*_test directory in it; there is nothing to evaluate on")
     found: list[tuple[EvalTask, Path]] = []

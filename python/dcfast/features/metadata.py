@@ -6,7 +6,7 @@ Memory: 12 bytes a row of the file, and the embeddings of 16,384 rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,9 +18,12 @@ import numpy.typing as npt
 from dcfast.errors import PoolError
 from dcfast.features.files import embeddings_file, score_column, segment_file
 from dcfast.features.pairs import NO_CAPTION, OK
+from dcfast.index.metadata import open_metadata, parse_uids
+from dcfast.index.rows import split_row_ids
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.npz import Array, iterate_npz, load_array, npz_arrays, write_npz
-from dcfast.uids.sets import uid_lookup, uid_parse
+from dcfast.storage.parquet import ParquetFile
+from dcfast.uids.sets import uid_lookup
 
 __all__ = ["Filled", "Located", "SegmentColumns", "locate_rows", "write_features"]
 
@@ -63,9 +66,8 @@ class SegmentColumns:
 
     def place(self, rows: npt.NDArray[np.uint64]) -> Located:
         """Segment and place of row ids."""
-        shard = (rows >> np.uint64(32)).astype(np.int64)
+        shard, sample = (part.astype(np.int64) for part in split_row_ids(rows))
         number = np.searchsorted(self._first, shard, side="right") - 1
-        sample = (rows & np.uint64(0xFFFFFFFF)).astype(np.int64)
         for n in np.unique(number):
             mine = number == n
             sample[mine] += self.column(int(n), "begin").astype(np.int64)[shard[mine] - self._first[n]]
@@ -104,13 +106,11 @@ def locate_rows(columns: SegmentColumns, records: Any, uids: Any, valid: npt.NDA
 
 
 def _locate_file(columns: SegmentColumns, records: Any, path: Path) -> Located:
-    import pyarrow.parquet as pq
-
     parts = []
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=["uid"]):
-            uids, valid = uid_parse(batch.column(0), errors="mask")
-            parts.append(locate_rows(columns, records, uids, np.asarray(valid)))
+    with open_metadata(path) as file:
+        for batch in file.batches(["uid"], BATCH_ROWS):
+            uids, valid = parse_uids(batch)
+            parts.append(locate_rows(columns, records, uids, valid))
     return Located(
         np.concatenate([np.empty(0, np.int32), *(p.segment for p in parts)]),
         np.concatenate([np.empty(0, np.int64), *(p.sample for p in parts)]),
@@ -122,6 +122,19 @@ def _parts(located: Located) -> Iterator[Located]:
         yield located.rows(begin, begin + BATCH_ROWS)
 
 
+def _with_scores(file: ParquetFile, names: Iterable[str]) -> Any:
+    """The schema of a metadata file with columns of scores: in place of those it has, else behind its own."""
+    import pyarrow as pa
+
+    schema = file.schema
+    for name in names:
+        at, field = schema.get_all_field_indices(name), pa.field(name, pa.float32())
+        if len(at) > 1:
+            raise PoolError(f"metadata {file.path} has {len(at)} columns {name!r}, one of which was to be replaced")
+        schema = schema.set(at[0], field) if at else schema.append(field)
+    return schema
+
+
 def _write_parquet(
     path: Path, target: Path, columns: SegmentColumns, located: Located, models: Sequence[Filled]
 ) -> dict[str, int]:
@@ -129,14 +142,11 @@ def _write_parquet(
     import pyarrow.parquet as pq
 
     scored = {score_column(prefix): 0 for model in models for prefix in model.prefixes}
-    with pq.ParquetFile(path) as file:
-        schema = file.schema_arrow
-        for name in scored:
-            at, field = schema.get_field_index(name), pa.field(name, pa.float32())
-            schema = schema.append(field) if at < 0 else schema.set(at, field)
+    with open_metadata(path) as file:
+        schema = _with_scores(file, scored)
         first = 0
         with atomic_path(target) as temporary, pq.ParquetWriter(temporary, schema) as writer:
-            for batch in file.iter_batches(batch_size=BATCH_ROWS):
+            for batch in file.batches(rows=BATCH_ROWS):
                 # a batch of text or lists ends where a row group does: it may hold fewer rows than were asked for
                 part = located.rows(first, first + batch.num_rows)
                 first += batch.num_rows
@@ -147,7 +157,8 @@ def _write_parquet(
                     for prefix in model.prefixes:
                         made[score_column(prefix)] = pa.array(values, pa.float32(), mask=np.isnan(values))
                         scored[score_column(prefix)] += int((~np.isnan(values)).sum())
-                arrays = [made[n] if n in made else batch.column(batch.schema.get_field_index(n)) for n in schema.names]
+                # by position: other columns may share a name
+                arrays = [made[name] if name in made else batch.column(i) for i, name in enumerate(schema.names)]
                 writer.write_batch(pa.record_batch(arrays, schema=schema))
     return scored
 
@@ -178,7 +189,8 @@ def write_features(
     Returns:
         Rows, rows with a sample, and scores by column, as JSON.
     Raises:
-        PoolError: the npz beside the metadata has another number of rows.   CorruptDataError: it is damaged.
+        PoolError: the npz beside the metadata has another number of rows; a column of scores or uids is there twice.
+        CorruptDataError: one of the two is damaged.
     """
     located = _locate_file(columns, records, metadata)
     scored = _write_parquet(metadata, target, columns, located, models)

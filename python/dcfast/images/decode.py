@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, Literal
 
+from dcfast.errors import first_line
+
 __all__ = [
     "FORMATS",
     "BadImage",
@@ -119,7 +121,7 @@ def open_image(data: bytes | memoryview) -> Iterator[Any]:
     except Image.DecompressionBombError:
         raise BadImage("too_large", f"more than {MAX_PIXELS:,} pixels", size) from None
     except Exception as error:  # plugins raise what they like on bad data: OSError, SyntaxError, struct.error, ...
-        reason = (_ADDRESS.sub("", str(error)).strip() or type(error).__name__).splitlines()[0][:120]
+        reason = _ADDRESS.sub("", first_line(error))[:120]
         early = isinstance(error, EOFError) or "truncated" in reason.lower()
         raise BadImage("truncated" if early else "broken", reason, size) from None
 

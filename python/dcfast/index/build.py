@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dcfast._core import index as core_index
 from dcfast.errors import PoolError
+from dcfast.index.pool import TarListing, list_tars
 from dcfast.index.segments import WITHOUT_UID, MemberKind, SampleFlag, Segment, ShardReport
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.remote import RemoteOptions, RemoteShard, is_url
@@ -120,10 +120,12 @@ class TarIndex:
     Attributes:
         segment: the Segment beneath, for arrays.
         damage, notes: lists of ShardReport; damage means that members may be missing.
+        passed_over: (name, reason) of what looks like a shard in the directory that was given, and was not taken.
     """
 
-    def __init__(self, segment: Segment) -> None:
+    def __init__(self, segment: Segment, passed_over: Sequence[tuple[str, str]] = ()) -> None:
         self.segment = segment
+        self.passed_over = list(passed_over)
         self.damage = segment.shard_damage
         self.notes = segment.shard_notes
 
@@ -153,7 +155,7 @@ def index_tars(
     """Indexes tars: members by name, offset and size, samples by webdataset's rule with uid and picture size.
 
     Args:
-        paths: a tar, a directory (its ``*.tar`` files by name, not those below), or a sequence of tars.
+        paths: a tar, a directory (its ``*.tar`` files by name, see ``list_tars``), or a sequence of tars.
             Tables name each shard by the path given here, or directory/name. A tar may be an fsspec URL
             (``https://...``, ``s3://...``): it is read by ranges.
         threads: shards indexed at a time; None = one per core.
@@ -166,7 +168,7 @@ def index_tars(
     Memory: see ``write_segment``; the index lies in an unlinked file in the directory for temporary files,
         about 100 bytes a sample.   Cost: see ``write_segment``.   GIL: released.
     """
-    shards = _list_tars(paths)
+    shards, listing = _list_tars(paths)
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, or None for one per core; got {threads}")
     with temporary_folder("dcfast-segment-") as directory:
@@ -176,18 +178,18 @@ def index_tars(
         pairs = [(_index_source(path, options), os.fsencode(path)) for path in shards]
         core_index.write_segment(pairs, os.fsencode(out), True, True, threads or 0, options.window_bytes)
         # the map outlives the name
-        return TarIndex(Segment.open(out, verify=False))
+        return TarIndex(Segment.open(out, verify=False), listing.passed_over)
 
 
-def _list_tars(paths: StrPath | Sequence[StrPath]) -> list[str]:
+def _list_tars(paths: StrPath | Sequence[StrPath]) -> tuple[list[str], TarListing]:
     if isinstance(paths, bytes):
         raise TypeError("paths must be a path or a sequence of paths; got bytes")
     if not isinstance(paths, (str, os.PathLike)):
-        return [os.fspath(path) for path in paths]
+        return [os.fspath(path) for path in paths], TarListing("")
     path = os.fspath(paths)
     if is_url(path) or not os.path.isdir(path):
-        return [path]
-    found = sorted(str(p) for p in Path(path).iterdir() if p.name.endswith(".tar"))
-    if not found:
-        raise PoolError(f"index_tars: no .tar files in directory {path!r}")
-    return found
+        return [path], TarListing(path)
+    listing = list_tars(path)
+    if not listing.names:
+        raise PoolError(f"index_tars: no .tar files in directory {path!r}{listing.hint}")
+    return [os.path.join(path, name) for name in listing.names], listing

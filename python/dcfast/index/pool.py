@@ -1,15 +1,28 @@
-"""A pool's files: its shards and metadata, listed in one place and cut into pieces of work."""
+"""The files of a pool, and of any directory of tars: listed here and nowhere else, and cut into pieces of work."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dcfast.errors import PoolError
 from dcfast.storage.paths import absolute
+from dcfast.storage.shard_names import PassedOver, is_shard_name, passed_over_words, printable, reason_passed_over
 
-__all__ = ["MAX_PIECES", "MAX_SEGMENTS", "Pool", "check_name", "group_files"]
+__all__ = [
+    "MAX_PIECES",
+    "MAX_SEGMENTS",
+    "Pool",
+    "TarListing",
+    "check_name",
+    "group_files",
+    "list_parquet",
+    "list_tars",
+    "shard_folder",
+]
+
+StrPath = str | os.PathLike[str]
 
 
 MAX_PIECES = 8192
@@ -37,8 +50,85 @@ def check_name(name: str, where: str) -> None:
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
-        shown = os.fsencode(name).decode("utf-8", "backslashreplace")
-        raise PoolError(f"{where}: the file name '{shown}' is not UTF-8; rename the file") from None
+        raise PoolError(f"{where}: the file name '{printable(name)}' is not UTF-8; rename the file") from None
+
+
+def shard_folder(directory: StrPath) -> Path:
+    """Where the shards of a pool lie: in ``shards`` below the directory, where there is one, else in it."""
+    root = Path(directory)
+    return root / "shards" if (root / "shards").is_dir() else root
+
+
+@dataclass(frozen=True)
+class TarListing:
+    """The tars of a directory.
+
+    Attributes:
+        directory: as it was given.
+        names: of the shards, sorted.
+        passed_over: what looks like shards and is not taken, sorted; names in it can be printed.
+    """
+
+    directory: str
+    names: list[str] = field(default_factory=list)
+    passed_over: list[PassedOver] = field(default_factory=list)
+
+    @property
+    def notes(self) -> list[str]:
+        """What was passed over, as a sentence for people; none where nothing was."""
+        return [f"{printable(self.directory)}: {self._words}"] if self.passed_over else []
+
+    @property
+    def hint(self) -> str:
+        """What was passed over, to be put behind an error that no tar was found; empty where nothing was."""
+        return f" ({self._words})" if self.passed_over else ""
+
+    @property
+    def _words(self) -> str:
+        return passed_over_words(self.passed_over)
+
+
+def list_tars(directory: StrPath) -> TarListing:
+    """Lists the shards of a directory: ``*.tar`` in it, sorted by name; hidden and temporary files are none.
+
+    Passed over, and named, are tars under other names (compressed, ``.TAR``, hidden, unfinished) and directories below
+    with tars or further directories in them. A directory or a dangling link called ``x.tar`` stays in the list: opening
+    it is an error with its name.
+
+    Raises:
+        OSError: the directory is missing, is none, or cannot be read.
+    Memory: the names.   Cost: one listing, and one of each directory below that is not hidden; no file is opened.
+    """
+    folder = os.fspath(directory)
+    names: list[str] = []
+    passed_over: list[PassedOver] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_shard_name(entry.name):
+                names.append(entry.name)
+            elif reason := _directory_reason(entry) or reason_passed_over(entry.name):
+                passed_over.append(PassedOver(printable(entry.name), reason))
+    return TarListing(folder, sorted(names), sorted(passed_over))
+
+
+def _directory_reason(entry: os.DirEntry[str]) -> str:
+    """Why a directory among the shards is worth a word; empty where it is no directory, or holds no shards."""
+    if entry.name.startswith(".") or not entry.is_dir():
+        return ""
+    try:
+        with os.scandir(entry.path) as below:
+            found = sorted((e.name, e.is_dir()) for e in below if not e.name.startswith("."))
+    except OSError as error:
+        return f"a directory that cannot be read: {error.strerror}"
+    tars = [name for name, _ in found if is_shard_name(name) or reason_passed_over(name)]
+    if tars:
+        return f"a directory, with {printable(tars[0])} in it: shards must lie side by side"
+    return "a directory of directories: shards must lie side by side" if any(is_dir for _, is_dir in found) else ""
+
+
+def list_parquet(directory: StrPath) -> list[str]:
+    """The names of the parquet files of a directory, sorted; hidden ones are none. OSError where it cannot be read."""
+    return sorted(n for n in os.listdir(directory) if n.endswith(".parquet") and not n.startswith("."))
 
 
 @dataclass(frozen=True)
@@ -49,15 +139,17 @@ class Pool:
         shard_dir: holds the tars.
         shards: names of the tars, sorted; a shard's ordinal is its place here.
         metadata: absolute paths of the parquet files, sorted.
+        notes: what among the shards was passed over, in words.
     """
 
     root: Path
     shard_dir: Path
     shards: list[str]
     metadata: list[str]
+    notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def open(cls, directory: str | os.PathLike[str]) -> Pool:
+    def open(cls, directory: StrPath) -> Pool:
         """Lists a pool; PoolError says what is missing and what was expected."""
         root = Path(absolute(directory))
         if not root.is_dir():
@@ -69,24 +161,20 @@ class Pool:
             raise PoolError(
                 f"pool {root}: it has no directory shards/; expected shards/*.tar as img2dataset writes them"
             )
-        shards = sorted(name for name in os.listdir(shard_dir) if name.endswith(".tar") and not name.startswith("."))
-        if not shards:
-            raise PoolError(f"pool {root}: shards/ holds no .tar file; nothing to index")
+        tars = list_tars(shard_dir)
+        if not tars.names:
+            raise PoolError(f"pool {root}: shards/ holds no .tar file; nothing to index{tars.hint}")
         table_dir = root / "metadata"
         if not table_dir.is_dir():
             raise PoolError(
                 f"pool {root}: it has no directory metadata/; expected metadata/*.parquet with at least a column uid"
             )
-        metadata = sorted(
-            str(table_dir / name)
-            for name in os.listdir(table_dir)
-            if name.endswith(".parquet") and not name.startswith(".")
-        )
+        metadata = [str(table_dir / name) for name in list_parquet(table_dir)]
         if not metadata:
             raise PoolError(f"pool {root}: metadata/ holds no .parquet file; a filter needs at least a column uid")
-        for name in (*shards, *metadata):
+        for name in (*tars.names, *metadata):
             check_name(name, f"pool {root}")
-        return cls(root, shard_dir, shards, metadata)
+        return cls(root, shard_dir, tars.names, metadata, tars.notes)
 
     def segments(self) -> list[tuple[int, list[str]]]:
         """The shards cut into index segments: (ordinal of the first shard, names)."""

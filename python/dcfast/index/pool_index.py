@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.errors import CorruptDataError, PoolError
+from dcfast.index.rows import make_row_ids, row_ids, split_row_ids
 from dcfast.index.segments import WITHOUT_UID, Segment
 from dcfast.storage.npz import save_scratch
 from dcfast.storage.temporary import temporary_folder
@@ -26,8 +27,6 @@ __all__ = ["PoolIndex", "PoolRows", "build_pool_records", "index_folder", "segme
 
 PathLike = str | os.PathLike[str]
 
-_ROW_BITS = np.uint64(32)
-_ROW_MASK = np.uint64(0xFFFFFFFF)
 _ROWS_AT_ONCE = 1 << 18
 
 
@@ -46,7 +45,7 @@ class PoolRows(NamedTuple):
     @property
     def row_ids(self) -> npt.NDArray[np.uint64]:
         """(r,) u64 ``shard << 32 | row``, as ``dcfast.read_members`` takes them."""
-        return self.shard.astype(np.uint64) << _ROW_BITS | self.row.astype(np.uint64)
+        return make_row_ids(self.shard, self.row)
 
 
 class PoolIndex:
@@ -107,8 +106,7 @@ class PoolIndex:
         else:
             total = np.cumsum(count)
             at = np.arange(int(total[-1]) if len(total) else 0) + np.repeat(first - (total - count), count)
-        ids = self.records["f2"][at]
-        return PoolRows((ids >> _ROW_BITS).astype(np.uint32), (ids & _ROW_MASK).astype(np.uint32), count)
+        return PoolRows(*split_row_ids(self.records["f2"][at]), count)
 
     def contains(self, uids: npt.NDArray[Any], *, threads: int = 0) -> npt.NDArray[np.bool_]:
         """(n,) bool: whether the pool has each uid; otherwise as ``find``."""
@@ -176,7 +174,6 @@ class _Runs:
         self._used = 0
 
     def add(self, segment: Segment, first_shard: int) -> None:
-        begin = np.asarray(segment.shard_sample_begin).astype(np.int64)
         at = 0
         while at < segment.num_samples:
             # the columns are mapped: only this slice of them is touched
@@ -185,10 +182,7 @@ class _Runs:
             part = self._buffer[self._used : self._used + len(usable)]
             uids = segment.uid[at:last]
             part["f0"], part["f1"] = uids["f0"][usable], uids["f1"][usable]
-            sample = usable + at
-            shard = np.searchsorted(begin, sample, side="right") - 1
-            ordinal = (shard + first_shard).astype(np.uint64)
-            part["f2"] = ordinal << _ROW_BITS | (sample - begin[shard]).astype(np.uint64)
+            part["f2"] = row_ids(segment, first_shard, usable + at)
             self._used += len(usable)
             at = last
             if self._used == len(self._buffer):

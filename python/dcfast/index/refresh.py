@@ -19,7 +19,7 @@ from typing import Any
 
 from dcfast.errors import CorruptDataError, PoolError, RunError
 from dcfast.index.build import ShardColumns, write_segment
-from dcfast.index.pool import MAX_SEGMENTS, group_files
+from dcfast.index.pool import MAX_SEGMENTS, group_files, list_tars, shard_folder
 from dcfast.index.pool_index import build_pool_records, index_folder, segment_name
 from dcfast.index.segments import Segment, shard_state
 from dcfast.process.signals import stoppable
@@ -65,7 +65,8 @@ def refresh_index(
     Returns:
         dict of JSON values: shards, samples, rows (with uid); indexed (names of the shards that were read), reused
         (number), removed (names); segments_kept, segments_written; damaged_segments (names of index files that were
-        unreadable: their shards were read again); damage (list of {shard, offset, message} of the pool's shards).
+        unreadable: their shards were read again); damage (list of {shard, offset, message} of the pool's shards);
+        passed_over (list of {name, reason} of what looks like a shard and is none, see ``dcfast.index.pool``).
     Raises:
         PoolError: no shards.   ValueError: threads or memory_bytes out of range.
         RunError: another refresh is at work there.   OSError: a file cannot be read or written.
@@ -93,8 +94,9 @@ def refresh_index(
         write_json(staging / "index.json", {"shards": len(names), "segments": [[first, len(g)] for first, g in groups]})
         _exchange(folder, staging, len(groups))
         removed = sorted(set(old.known) - set(names))
-    report = work.report
-    return {**report, "shards": len(names), "rows": rows, "removed": removed, "damaged_segments": old.damaged}
+    passed_over = [{"name": name, "reason": reason} for name, reason in shards.passed_over]
+    about = {"rows": rows, "removed": removed, "damaged_segments": old.damaged, "passed_over": passed_over}
+    return {**work.report, "shards": len(names), **about}
 
 
 class _LocalShards:
@@ -104,13 +106,13 @@ class _LocalShards:
 
     def __init__(self, pool: PathLike) -> None:
         root = Path(pool)
-        self._folder = root / "shards" if (root / "shards").is_dir() else root
+        self._folder = shard_folder(root)
         if not self._folder.is_dir():
             raise PoolError(f"pool {root}: no such directory; expected one with *.tar or shards/*.tar")
-        found = os.listdir(self._folder)
-        self.names = sorted(name for name in found if name.endswith(".tar") and not name.startswith("."))
+        listing = list_tars(self._folder)
+        self.names, self.passed_over = listing.names, listing.passed_over
         if not self.names:
-            raise PoolError(f"pool {root}: {self._folder} holds no .tar file; nothing to index")
+            raise PoolError(f"pool {root}: {self._folder} holds no .tar file; nothing to index{listing.hint}")
 
     def source(self, name: str) -> PathLike:
         return self._folder / name
@@ -125,7 +127,7 @@ class _RemoteShards:
     def __init__(self, url: str, remote: RemoteOptions) -> None:
         self._url = url.rstrip("/")
         self.remote = remote
-        self._states = list_shards(self._url, remote)
+        self._states, self.passed_over = list_shards(self._url, remote)
         self.names = sorted(self._states)
         if not self.names:
             raise PoolError(f"pool {url}: the listing has no .tar file; nothing to index")

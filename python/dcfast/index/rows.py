@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 from numpy.typing import NDArray
 
 from dcfast.index.build import WITHOUT_UID, Segment
@@ -16,17 +17,25 @@ __all__ = [
     "FLAGS_WITHOUT_UID",
     "FLAG_CUT",
     "ROW_BITS",
+    "ROW_MASK",
     "SegmentLike",
     "iterate_segments",
+    "make_row_ids",
     "open_segment",
     "row_ids",
     "shard_damage",
+    "split_row_ids",
     "uid_multiplicity",
     "valid_uid_mask",
 ]
 
 
 FLAG_CUT = 128
+
+
+ROW_BITS = 32
+ROW_MASK = (1 << ROW_BITS) - 1
+"""A row id is the shard's ordinal << 32 | the sample's place in the shard."""
 
 
 # NO_JSON | NO_UID | BAD_UID | BAD_JSON: rows without a readable uid
@@ -64,14 +73,28 @@ def uid_multiplicity(uids: NDArray[Any], sorted_uids: NDArray[Any]) -> NDArray[n
     return np.asarray(uid_module.uid_multiplicity(uids, sorted_uids, check=False))
 
 
-def row_ids(segment: SegmentLike, first_ordinal: int, rows: NDArray[Any]) -> NDArray[np.uint64]:
-    """Pool row ids (shard ordinal << 32 | row in the shard) of rows of a segment."""
+def make_row_ids(shard: npt.ArrayLike, row: npt.ArrayLike) -> NDArray[np.uint64]:
+    """(n,) u64 row ids of samples: the ordinal of the shard in the pool, and the sample's place in it, from 0."""
+    ids: NDArray[np.uint64] = np.asarray(shard).astype(np.uint64) << np.uint64(ROW_BITS)
+    return ids | np.asarray(row).astype(np.uint64)
+
+
+def split_row_ids(ids: NDArray[np.uint64]) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    """(shard, row) of row ids, each (n,) u32: what ``make_row_ids`` was given."""
+    return (ids >> np.uint64(ROW_BITS)).astype(np.uint32), (ids & np.uint64(ROW_MASK)).astype(np.uint32)
+
+
+def row_ids(segment: SegmentLike, first_ordinal: int, rows: NDArray[Any] | None = None) -> NDArray[np.uint64]:
+    """(n,) u64 row ids of rows of a segment, those of all where none are given. Memory: about 40 bytes a row.
+
+    Args:
+        first_ordinal: of the segment's first shard in the pool.
+        rows: (n,) numbers of samples in the segment.
+    """
     begin = np.asarray(segment.shard_sample_begin, np.int64)
-    shard = np.searchsorted(begin, rows, side="right") - 1
-    ids: NDArray[np.uint64] = ((shard + first_ordinal).astype(np.uint64) << np.uint64(32)) | (
-        rows - begin[shard]
-    ).astype(np.uint64)
-    return ids
+    chosen = np.arange(segment.num_samples) if rows is None else rows
+    shard = np.searchsorted(begin, chosen, side="right") - 1
+    return make_row_ids(shard + first_ordinal, chosen - begin[shard])
 
 
 def iterate_segments(segments: Sequence[SegmentLike | str]) -> Iterator[tuple[int, int, SegmentLike]]:
@@ -81,10 +104,6 @@ def iterate_segments(segments: Sequence[SegmentLike | str]) -> Iterator[tuple[in
         segment = open_segment(item)
         yield number, ordinal, segment
         ordinal += segment.num_shards
-
-
-ROW_BITS = 32
-"""A row id is the shard's ordinal << 32 | the sample's place in the shard."""
 
 
 def valid_uid_mask(segment: Any) -> Any:

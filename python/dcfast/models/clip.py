@@ -21,9 +21,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dcfast.errors import CheckpointError, CorruptDataError, MissingDependencyError
+from dcfast.errors import CheckpointError, CorruptDataError, MissingDependencyError, first_line
 from dcfast.storage.hashing import sha256_file
-from dcfast.storage.lines import first_line
 
 if TYPE_CHECKING:
     import torch

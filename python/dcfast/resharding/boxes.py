@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcfast.errors import PoolError
+from dcfast.index.metadata import open_metadata, parse_uids
+from dcfast.index.pool import list_parquet
 from dcfast.storage.npz import load_array, write_npy
-from dcfast.uids.sets import merge_runs, open_records, record_sort, save_records, uid_isin, uid_lookup, uid_parse
+from dcfast.uids.sets import merge_runs, open_records, record_sort, save_records, uid_isin, uid_lookup
 
 __all__ = ["BoxTable", "Metadata", "make_box_table"]
 
@@ -106,7 +108,7 @@ def _metadata_files(metadata: Metadata) -> list[Path]:
     if not isinstance(metadata, (str, os.PathLike)):
         files = [Path(item) for item in metadata]
     elif Path(metadata).is_dir():
-        files = sorted(Path(metadata).glob("*.parquet"))
+        files = [Path(metadata, name) for name in list_parquet(metadata)]
     elif os.fspath(metadata).endswith(".json"):
         files = _files_of_map(Path(metadata))
     else:
@@ -129,20 +131,16 @@ def _files_of_map(path: Path) -> list[Path]:
 
 def _read_boxes(path: Path, subset: NDArray[Any], first_box: int) -> Iterator[tuple[NDArray[Any], NDArray[np.float64]]]:
     """(records, boxes) of the rows of a file that are in the subset and have boxes, part by part."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
-        file = pq.ParquetFile(path)
-        missing = {"uid", "face_bboxes"} - set(file.schema_arrow.names)
-    except pa.ArrowInvalid as error:
-        raise PoolError(f"boxes: {path} is not a parquet file: {error}") from error
-    if missing:
-        raise PoolError(f"boxes: {path} has no column {', '.join(sorted(missing))}; got {file.schema_arrow.names}")
+        file = open_metadata(path)
+    except PoolError as error:
+        raise PoolError(f"boxes: {path} is not a parquet file: {error.__cause__}") from error
     row = 0
     with file:
-        for batch in file.iter_batches(_ROWS_AT_ONCE, columns=["uid", "face_bboxes"]):
-            uids, count, boxes = _columns(batch, path, row, uid_parse)
+        if missing := {"uid", "face_bboxes"} - set(file.schema.names):
+            raise PoolError(f"boxes: {path} has no column {', '.join(sorted(missing))}; got {file.schema.names}")
+        for batch in file.batches(["uid", "face_bboxes"], _ROWS_AT_ONCE):
+            uids, count, boxes = _columns(batch, path, row)
             row += len(batch)
             chosen = (count > 0) & np.asarray(uid_isin(uids, subset, check=False))
             if not chosen.any():
@@ -158,14 +156,12 @@ def _read_boxes(path: Path, subset: NDArray[Any], first_box: int) -> Iterator[tu
             yield records, taken
 
 
-def _columns(
-    batch: Any, path: Path, row: int, uid_parse: Any
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]:
+def _columns(batch: Any, path: Path, row: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]:
     """uids, number of boxes of each row, all boxes."""
     import pyarrow as pa
 
     try:
-        uids, _ = uid_parse(batch.column("uid"))
+        uids, _ = parse_uids(batch, errors="raise")
     except ValueError as error:
         raise PoolError(f"boxes: {path}, rows {row} and on: {error}") from error
     lists = batch.column("face_bboxes")

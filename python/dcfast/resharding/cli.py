@@ -148,6 +148,8 @@ def _main(args: Namespace) -> int:
             f"warning: no input shard has a number in the slice of --first-shard {first} --num-shards {count}: "
             "the output has no shards\n"
         )
+    for note in report.get("notes", []):
+        sys.stderr.write(f"warning: {note}\n")
     for damage in report.get("damage", [])[:_MOST_WARNINGS]:
         sys.stderr.write(
             f"warning: input shard {damage['shard']!r} is damaged at byte {damage['offset']}: {damage['message']}; "

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dcfast.errors import PoolError
 from dcfast.index.build import write_segment
+from dcfast.index.pool import TarListing, list_tars, shard_folder
 from dcfast.index.rows import SegmentLike, open_segment
 from dcfast.storage.remote import is_url
 from dcfast.storage.temporary import temporary_folder
@@ -34,6 +35,7 @@ class Inputs:
             segments.
         segments: index segments where they were given, else None.
         given: the directories as given: ``directories``, or what holds them as ``shards``.
+        notes: what in the directories was passed over, in words.
     """
 
     base: Path
@@ -41,6 +43,7 @@ class Inputs:
     names: list[str]
     segments: Sequence[SegmentLike | str] | None = None
     given: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def files(self) -> list[str]:
         """The paths of the input shards. Raises PoolError: an index names shards behind URLs: none is read here."""
@@ -80,20 +83,22 @@ def open_inputs(pool: Pool, shards_dir: StrPath | None) -> Inputs:
         PoolError: not a directory, or one without shards, or twice the same.   TypeError: segments without shards_dir.
     """
     if isinstance(pool, (str, os.PathLike)):
-        directory = _directory(Path(pool))
-        return Inputs(directory, [directory], _shard_names(directory), given=[Path(pool)])
+        listing = _listing(Path(pool))
+        directory = Path(listing.directory)
+        return Inputs(directory, [directory], listing.names, given=[Path(pool)], notes=listing.notes)
     items = list(pool)
     if not items:
         raise PoolError("reshard: the pool has no index segments")
     if all(isinstance(item, (str, os.PathLike)) and os.path.isdir(item) for item in items):
         given = [Path(item) for item in items if isinstance(item, (str, os.PathLike))]
-        return _several([_directory(path) for path in given], given)
+        return _several([_listing(path) for path in given], given)
     if shards_dir is None:
         raise TypeError("reshard: shards_dir must be given where the pool is given by its index segments")
     return Inputs(Path(shards_dir), [Path(shards_dir)], [], items, [Path(shards_dir)])
 
 
-def _several(directories: list[Path], given: list[Path]) -> Inputs:
+def _several(listings: list[TarListing], given: list[Path]) -> Inputs:
+    directories = [Path(listing.directory) for listing in listings]
     real = [os.path.realpath(directory) for directory in directories]
     if len(set(real)) < len(real):
         twice = next(path for path in real if real.count(path) > 1)
@@ -102,22 +107,20 @@ def _several(directories: list[Path], given: list[Path]) -> Inputs:
     places = [Path(os.path.realpath(d)) if ".." in d.parts else d.absolute() for d in directories]
     base = Path(os.path.commonpath(places))
     names: list[str] = []
-    for directory, place in zip(directories, places, strict=True):
+    for listing, place in zip(listings, places, strict=True):
         inside = os.path.relpath(place, base)
-        names += [name if inside == "." else os.path.join(inside, name) for name in _shard_names(directory)]
-    return Inputs(base, directories, names, given=given)
+        names += [name if inside == "." else os.path.join(inside, name) for name in listing.names]
+    notes = [note for listing in listings for note in listing.notes]
+    return Inputs(base, directories, names, given=given, notes=notes)
 
 
-def _directory(base: Path) -> Path:
-    given = base
-    if (base / "shards").is_dir():
-        base = base / "shards"
+def _listing(given: Path) -> TarListing:
+    """The shards of an input directory. Raises PoolError: not a directory, or one without shards."""
+    base = shard_folder(given)
     if not base.is_dir():
         raise PoolError(f"reshard: pool {given} is not a directory")
-    if not _shard_names(base):
-        raise PoolError(f"reshard: pool {base} has no .tar files; expected shards such as 00000000.tar")
-    return base
-
-
-def _shard_names(base: Path) -> list[str]:
-    return sorted(name for name in os.listdir(base) if name.endswith(".tar"))
+    listing = list_tars(base)
+    if not listing.names:
+        expected = "expected shards such as 00000000.tar"
+        raise PoolError(f"reshard: pool {base} has no .tar files; {expected}{listing.hint}")
+    return listing

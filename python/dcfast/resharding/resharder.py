@@ -73,9 +73,9 @@ def reshard(
         The plan's counts (see ``make_plan``; ``missing_count`` are entries of the subset that no asked shard has),
         ``needed_bytes``, ``free_bytes``, with first_shard or num_shards ``chosen_shards`` of the input, where asked
         input shards are damaged ``damage`` (list of {shard, offset, message}: samples behind the offset may be
-        missing), and, unless
-        dry_run, ``tar_bytes`` as written, ``skipped`` (shards that a resumed run found done), ``mended`` (that it found
-        cut or altered, and wrote again), with boxes ``blurred``, ``injected``, ``blur_failed`` and
+        missing), where files or directories among the shards are passed over ``notes`` (sentences that name them), and,
+        unless dry_run, ``tar_bytes`` as written, ``skipped`` (shards that a resumed run found done), ``mended`` (that
+        it found cut or altered, and wrote again), with boxes ``blurred``, ``injected``, ``blur_failed`` and
         ``inject_failed``, with verify ``verified``.
     Raises:
         PoolError: no shards, none from first_shard on, or metadata without boxes.   RunError: output_dir is not empty,

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dcfast._core import hashing as core_hashing
 from dcfast.errors import RunError, SubsetError
 from dcfast.resharding.boxes import make_box_table
 from dcfast.resharding.contents import open_subset
@@ -35,6 +34,7 @@ from dcfast.resharding.selection import chosen_shards, damage_of
 from dcfast.resharding.verify import verify_output_shards
 from dcfast.resharding.write import write_output_shards
 from dcfast.storage.atomic import write_json
+from dcfast.storage.hashing import hash_bytes
 from dcfast.storage.temporary import temporary_folder
 
 if TYPE_CHECKING:
@@ -106,6 +106,8 @@ def run_reshard(
         report: dict[str, Any] = {**plan.counts, "needed_bytes": needed, "free_bytes": free}
         if damage := list(damage_of(segments, plan.options)):
             report["damage"] = damage
+        if inputs.notes:
+            report["notes"] = inputs.notes
         if first_shard or num_shards is not None:
             report["chosen_shards"] = chosen_shards(segments, plan.options)
         if dry_run:
@@ -165,8 +167,8 @@ def _blur(
 
 
 def _hashes(table: BoxTable) -> str:
-    hashes = [core_hashing.xxh3_128(np.ascontiguousarray(a).view(np.uint8).data) for a in (table.records, table.boxes)]
-    return " ".join(f"{high:016x}{low:016x}" for high, low in hashes)
+    parts = (np.ascontiguousarray(array).view(np.uint8).data for array in (table.records, table.boxes))
+    return " ".join(hash_bytes(part) for part in parts)
 
 
 def _has_ended(out: Path, plan: ReshardPlan, subset: NDArray[Any], arguments: dict[str, Any]) -> bool:

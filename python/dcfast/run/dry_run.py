@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.evaluate.folders import evalset_tars
+from dcfast.index.metadata import count_metadata_rows
 from dcfast.index.pool import Pool
 from dcfast.rundir.run_dir import Run, Settings
 from dcfast.scales import scale
@@ -36,9 +37,7 @@ def plan(out: Path, settings: Settings, workers: int) -> dict[str, Any]:
     pool = Pool.open(run.pool_dir)
     shard_bytes = _size([pool.shard_path(n) for n in pool.shards])
     metadata_bytes = _size(pool.metadata)
-    import pyarrow.parquet as pq
-
-    rows = sum(pq.read_metadata(p).num_rows for p in pool.metadata)
+    rows = sum(count_metadata_rows(path) for path in pool.metadata)
     eval_bytes = 0
     evalsets = 0
     if run.evalset_dir is not None:

@@ -168,7 +168,7 @@ def _closing_lines(out: Path, summaries: dict[str, Any]) -> list[str]:
     if "filter" in summaries:
         fates = summaries["filter"]["fates"]
         lines.append("fates: " + ", ".join(f"{n:,} {name}" for name, n in fates.items()))
-    for name in ("signatures", "features", "filter", "train", "evaluate"):
+    for name in ("index", "signatures", "features", "filter", "train", "evaluate"):
         lines += [f"note: {note}" for note in summaries.get(name, {}).get("notes", [])]
     if "filter" in summaries and (damaged := summaries["filter"]["damaged_shards"]):
         lines.append(f"damaged shards: {damaged} (quarantine.parquet names each with its offset)")

@@ -99,7 +99,10 @@ _TRAINING = {
     "sources": SOURCES,
 }
 FIELDS: dict[str, dict[str, _Kind]] = {
-    "index": dict.fromkeys(("samples", "shards", "bytes", "damaged_shards", "with_uid", "rows_with_uid"), COUNT),
+    "index": {
+        **dict.fromkeys(("samples", "shards", "bytes", "damaged_shards", "with_uid", "rows_with_uid"), COUNT),
+        "notes": TEXTS,
+    },
     "signatures": {"notes": TEXTS, "evalsets": EVALSETS},
     "decontaminate": {
         "available": TRUTH,

@@ -15,8 +15,10 @@ from typing import Any
 
 from dcfast.engine.piece import Piece
 from dcfast.storage.atomic import TEMPORARY_PREFIX, atomic_path, fsync_dir
+from dcfast.storage.parquet import read_schema
+from dcfast.storage.parquet import read_table as read_file
 
-__all__ = ["MAX_SINGLE_ROWS", "combine_parts", "part_path", "read_table"]
+__all__ = ["MAX_SINGLE_ROWS", "combine_parts", "part_path", "read_table", "table_parts"]
 
 MAX_SINGLE_ROWS = 2_000_000
 
@@ -34,12 +36,12 @@ def combine(out: str, args: dict[str, Any]) -> dict[str, Any]:
     final = root / f"{args['table']}.parquet"
     parts = [root / p for p in args["parts"]]
     if args["rows"] <= MAX_SINGLE_ROWS:
-        schema = pq.read_schema(parts[0])
+        schema = read_schema(parts[0])
         if final.is_dir():  # it had more rows once
             shutil.rmtree(final)
         with atomic_path(final) as temporary, pq.ParquetWriter(temporary, schema) as writer:
             for part in parts:
-                table = pq.read_table(part)
+                table = read_file(part)
                 if table.num_rows:
                     writer.write_table(table)
         return {"rows": args["rows"], "single": True}
@@ -87,11 +89,17 @@ def combine_parts(step: str, table: str, segments: int, rows: int, extra: tuple[
     )
 
 
+def table_parts(path: Path) -> list[Path]:
+    """The files of a table in their order: its parts, or the one file; none where there is no such table."""
+    if path.is_dir():
+        return sorted(path.glob("part-*.parquet"))
+    return [path] if path.exists() else []
+
+
 def read_table(path: str | os.PathLike[str], columns: list[str] | None = None) -> Any:
     """The whole table, of a file or of a directory of parts in their order. For small tables and tests."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     place = Path(path)
-    files = sorted(place.glob("part-*.parquet")) if place.is_dir() else [place]
-    return pa.concat_tables([pq.read_table(f, columns=columns) for f in files])
+    files = table_parts(place) if place.is_dir() else [place]
+    return pa.concat_tables([read_file(f, columns) for f in files])

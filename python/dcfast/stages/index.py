@@ -14,7 +14,7 @@ import numpy as np
 from dcfast.engine.piece import Piece
 from dcfast.errors import CorruptDataError
 from dcfast.index.build import Segment, write_segment
-from dcfast.index.rows import ROW_BITS, shard_damage, valid_uid_mask
+from dcfast.index.rows import row_ids, shard_damage, valid_uid_mask
 from dcfast.rundir.layout import MERGE_BYTES, segment_path
 from dcfast.rundir.run_dir import Run
 from dcfast.stages.runner import Steps
@@ -26,15 +26,6 @@ __all__ = ["steps"]
 
 def _run_path(number: int) -> str:
     return f"state/index/runs/{number:05d}.npy"
-
-
-def row_ids(segment: Any, first_shard: int) -> Any:
-    """(n,) u64: the row id of each sample of a segment whose first shard has that ordinal."""
-    begin = np.asarray(segment.shard_sample_begin).astype(np.int64)
-    counts = np.diff(begin)
-    shard = np.repeat(np.arange(len(counts)) + first_shard, counts)
-    row = np.arange(segment.num_samples) - np.repeat(begin[:-1], counts)
-    return shard.astype(np.uint64) << np.uint64(ROW_BITS) | row.astype(np.uint64)
 
 
 def build_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
@@ -111,4 +102,4 @@ def steps(run: Run) -> Steps:
         )
     ]
     total = {key: sum(s[key] for s in stats) for key in stats[0]}
-    return {**total, "segments": len(groups), "rows_with_uid": merged[0]["rows"]}
+    return {**total, "segments": len(groups), "rows_with_uid": merged[0]["rows"], "notes": pool.notes}

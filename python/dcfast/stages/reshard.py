@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dcfast import resharding
 from dcfast.engine.piece import Piece
@@ -20,7 +21,7 @@ from dcfast.stages.runner import Steps
 from dcfast.storage.npz import load_array
 from dcfast.uids.sets import load_subset, open_records, uid_isin
 
-__all__ = ["excluded_rows", "output_ranges", "steps"]
+__all__ = ["output_ranges", "plan_arguments", "plan_inputs", "plan_kept", "steps"]
 
 
 def output_ranges(count: int) -> list[tuple[int, int]]:
@@ -40,9 +41,27 @@ def excluded_rows(root: Path, segments: int, subset: Any) -> Any:
     return np.sort(np.concatenate(found))
 
 
-def make_plan(out: str, args: dict[str, Any]) -> dict[str, Any]:
-    """Piece: the plan, after a look at the free space of the disk."""
-    root = Path(out)
+def plan_arguments(run: Run) -> dict[str, Any]:
+    """What ``plan_kept`` must know: the arguments of the pieces that call it, here and in the stage ``train``."""
+    pool = run.pool
+    return {
+        "segments": len(pool.segments()),
+        "shard_dir": str(pool.shard_dir),
+        "shard_size": run.settings.shard_size,
+    }
+
+
+def plan_inputs(run: Run) -> tuple[str, ...]:
+    """The files that ``plan_kept`` reads, relative to the run directory."""
+    numbers = range(len(run.pool.segments()))
+    return ("subset.npy", "index/pool.npy", *map(segment_path, numbers), *map(excluded_path, numbers))
+
+
+def plan_kept(root: Path, args: dict[str, Any]) -> tuple[resharding.ReshardPlan, NDArray[Any]]:
+    """The plan of the kept samples and their subset: the one order of the new shards and of training from the index.
+
+    Raises what ``resharding.make_plan`` raises. Memory: one segment's selection.
+    """
     subset = load_subset(root / "subset.npy", check=False)
     plan = resharding.make_plan(
         [str(root / segment_path(n)) for n in range(args["segments"])],
@@ -52,6 +71,13 @@ def make_plan(out: str, args: dict[str, Any]) -> dict[str, Any]:
         exclude=excluded_rows(root, args["segments"], subset),
         pool_records=open_records(root / "index/pool.npy"),
     )
+    return plan, subset
+
+
+def make_plan(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Piece: the plan, after a look at the free space of the disk."""
+    root = Path(out)
+    plan, _ = plan_kept(root, args)
     resharding.check_free_space(plan, root / "shards")
     plan.save(root / PLAN)
     return {**plan.counts, "output_shards": plan.num_output_shards, "weights": plan.cuts["tar_bytes"].tolist()}
@@ -85,16 +111,14 @@ def finish(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
 def steps(run: Run) -> Steps:
     """Plan, output shards, companions."""
-    segments = len(run.pool.segments())
-    shard_dir = str(run.pool.shard_dir)
-    inputs = tuple(segment_path(n) for n in range(segments)) + tuple(excluded_path(n) for n in range(segments))
+    arguments = plan_arguments(run)
     [planned] = yield [
         Piece(
             "reshard/plan",
             "plan",
             "dcfast.stages.reshard:make_plan",
-            {"segments": segments, "shard_dir": shard_dir, "shard_size": run.settings.shard_size},
-            inputs=("subset.npy", "index/pool.npy", *inputs),
+            arguments,
+            inputs=plan_inputs(run),
             outputs=PLAN_FILES,
         )
     ]
@@ -116,7 +140,7 @@ def steps(run: Run) -> Steps:
             "reshard/finish",
             "finish",
             "dcfast.stages.reshard:finish",
-            {"shard_dir": shard_dir},
+            {"shard_dir": arguments["shard_dir"]},
             inputs=("subset.npy", *PLAN_FILES),
             outputs=("shards/meta.json", "shards/sizes.json", "shards/sample_ids.npy"),
         )

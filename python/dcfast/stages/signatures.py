@@ -15,7 +15,7 @@ import numpy as np
 from dcfast.dedup.records import ABSENT, SIGNATURE_DTYPE, sign_images
 from dcfast.engine.piece import Piece
 from dcfast.errors import CorruptDataError, PoolError
-from dcfast.evaluate.folders import COUNT_FILE, evalset_tars
+from dcfast.evaluate.folders import COUNT_FILE, evalset_folders, evalset_tars, list_set_tars
 from dcfast.images.signatures import STATUS
 from dcfast.index.build import Segment, write_segment
 from dcfast.index.rows import shard_damage
@@ -103,18 +103,21 @@ def _count_files(tars: list[str]) -> list[str]:
     return [str(path)] if path.is_file() else []
 
 
-def _without_tars(directory: Path | None) -> list[str]:
-    folders = sorted(directory.glob("wds_*_test")) if directory is not None else []
-    return [folder.name for folder in folders if not any((folder / "test").glob("*.tar"))]
-
-
-def _notes(evalsets: list[dict[str, Any]], empty: list[str]) -> list[str]:
+def _notes(evalsets: list[dict[str, Any]], directory: Path | None) -> list[str]:
+    """What may be missing from the comparison: damage, sets without tars, what was passed over in the others."""
     found = [
         f"evaluation set {s['name']}: {file} {message}; what it hides was not compared, so contamination may be missed"
         for s in evalsets
         for file, message in s["damage"]
     ]
-    return found + [f"evaluation set {name} holds no test/*.tar: nothing was compared with it" for name in empty]
+    for folder in evalset_folders(directory) if directory is not None else []:
+        listing = list_set_tars(folder)
+        if not listing.names:
+            without = "holds no test/*.tar: nothing was compared with it"
+            found.append(f"evaluation set {folder.name} {without}{listing.hint}")
+        else:
+            found += [f"evaluation set {note}" for note in listing.notes]
+    return found
 
 
 def needed(run: Run) -> bool:
@@ -162,5 +165,5 @@ def steps(run: Run) -> Steps:
         "flat": sum(s["flat"] for s in stats),
         "status": status,
         "evalsets": eval_stats,
-        "notes": _notes(eval_stats, _without_tars(run.evalset_dir)),
+        "notes": _notes(eval_stats, run.evalset_dir),
     }

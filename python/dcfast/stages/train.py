@@ -14,20 +14,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from dcfast import resharding
 from dcfast.engine.piece import Piece
 from dcfast.index.segments import Segment
 from dcfast.models.devices import resolve_device
-from dcfast.rundir.layout import PLAN_ARRAYS, excluded_path, segment_path
+from dcfast.rundir.layout import PLAN_ARRAYS, segment_path
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import equals_json
 from dcfast.scales import scale
-from dcfast.stages.reshard import excluded_rows
+from dcfast.stages.reshard import plan_arguments, plan_inputs, plan_kept
 from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import write_json
 from dcfast.storage.hashing import sha256_file
 from dcfast.train import TrainSettings, TrainSource, launch, write_positions
-from dcfast.uids.sets import load_subset, open_records
 
 __all__ = ["POSITIONS", "limit_threads", "steps"]
 
@@ -49,15 +47,7 @@ def limit_threads(count: int | None) -> None:
 def plan_positions(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: the canonical order of the kept samples: that of the new shards, written or not."""
     root = Path(out)
-    subset = load_subset(root / "subset.npy", check=False)
-    plan = resharding.make_plan(
-        [str(root / segment_path(n)) for n in range(args["segments"])],
-        subset,
-        shards_dir=args["shard_dir"],
-        shard_size=args["shard_size"],
-        exclude=excluded_rows(root, args["segments"], subset),
-        pool_records=open_records(root / "index/pool.npy"),
-    )
+    plan, subset = plan_kept(root, args)
     return {"positions": write_positions(plan, subset, root / POSITIONS)}
 
 
@@ -116,13 +106,8 @@ def steps(run: Run) -> Steps:
                 "train/order",
                 "positions",
                 "dcfast.stages.train:plan_positions",
-                {"segments": segments, "shard_dir": shard_dir, "shard_size": settings.shard_size},
-                inputs=(
-                    "subset.npy",
-                    "index/pool.npy",
-                    *(segment_path(n) for n in range(segments)),
-                    *(excluded_path(n) for n in range(segments)),
-                ),
+                plan_arguments(run),
+                inputs=plan_inputs(run),
                 outputs=(POSITIONS,),
             )
         ]

@@ -22,6 +22,7 @@ from dcfast.stages.reshard import output_ranges
 from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import write_json
 from dcfast.storage.npz import load_array
+from dcfast.storage.parquet import read_table
 from dcfast.uids.sets import load_subset, uid_isin, uid_parse
 
 __all__ = ["steps"]
@@ -47,10 +48,9 @@ def check_shards(out: str, args: dict[str, Any]) -> dict[str, Any]:
 def check_fates(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: one part of the fates: every row has a fate, and its kept uids are in the subset."""
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
     root = Path(out)
-    table = pq.read_table(root / args["part"], columns=["uid", "fate", "reason"])
+    table = read_table(root / args["part"], columns=["uid", "fate", "reason"])
     fate = table["fate"].combine_chunks()
     counts = {name: int(pc.sum(pc.equal(fate, name)).as_py() or 0) for name in FATES}
     kept, _ = uid_parse(table["uid"].combine_chunks().filter(pc.equal(fate, "kept")))

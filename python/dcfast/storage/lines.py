@@ -7,13 +7,10 @@ Python's text files at a "\r" alone: what other people write has such characters
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import AnyStr
 
-__all__ = ["first_line", "last_line", "read_lines", "split_lines"]
-
-_SHOWN_AS_END = re.compile("[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
+__all__ = ["read_lines", "split_lines"]
 
 
 def split_lines(text: AnyStr) -> list[AnyStr]:
@@ -31,13 +28,3 @@ def read_lines(path: str | os.PathLike[str], encoding: str = "utf-8", errors: st
         UnicodeDecodeError: of other bytes, unless ``errors`` says so; its ``start`` is a byte of the file.   OSError.
     """
     return split_lines(Path(path).read_bytes().decode(encoding, errors))
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's text, or its class's name where it has none: one line wherever it is shown."""
-    return _SHOWN_AS_END.split(str(error).strip() or type(error).__name__, maxsplit=1)[0]
-
-
-def last_line(text: str) -> str:
-    """The last line of a program's output as it was shown, progress bars included; empty where there is none."""
-    return _SHOWN_AS_END.split(text.strip())[-1]

@@ -51,6 +51,7 @@ def locked(path: str | os.PathLike[str], busy: str) -> Iterator[None]:
     try:
         yield
     finally:
+        fcntl.flock(lock, fcntl.LOCK_UN)  # a program that is being started may have the descriptor a moment longer
         os.close(lock)
 
 

@@ -31,8 +31,18 @@ from dcfast.storage.http import (
     status_of,
     waited_for,
 )
+from dcfast.storage.shard_names import PassedOver, is_shard_name, reason_passed_over
 
-__all__ = ["RangeSource", "RemoteOptions", "RemoteShard", "RemoteState", "is_url", "list_shards", "remote_state"]
+__all__ = [
+    "RangeSource",
+    "RemoteListing",
+    "RemoteOptions",
+    "RemoteShard",
+    "RemoteState",
+    "is_url",
+    "list_shards",
+    "remote_state",
+]
 
 _URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*::)*[A-Za-z][A-Za-z0-9+.-]*://")
 # another try cannot help these
@@ -120,12 +130,28 @@ def remote_state(url: str, options: RemoteOptions | None = None) -> RemoteState:
     return _Remote(url, options or RemoteOptions()).state()
 
 
-def list_shards(url: str, options: RemoteOptions | None = None) -> dict[str, RemoteState | None]:
-    """The ``*.tar`` of a remote directory, by name: their states where the listing has ETags (as S3's), else None.
+class RemoteListing(NamedTuple):
+    """The tars of a remote directory.
+
+    Attributes:
+        states: name of each shard -> its state where the listing has ETags (as S3's), else None.
+        passed_over: what looks like shards and is not taken, sorted; directories below with whatever they hold.
+    """
+
+    states: dict[str, RemoteState | None]
+    passed_over: list[PassedOver]
+
+
+def list_shards(url: str, options: RemoteOptions | None = None) -> RemoteListing:
+    """The ``*.tar`` of a remote directory, by the same rule as those of a local one (``storage.shard_names``).
 
     Raises FileNotFoundError, PermissionError, OSError: with the URL, after the retries. Cost: one listing.
     """
     return _Remote(url, options or RemoteOptions()).shards()
+
+
+def _last_part(path: str) -> str:
+    return path.rstrip("/").rsplit("/", 1)[-1]
 
 
 class _Remote:
@@ -163,15 +189,22 @@ class _Remote:
         etag = info.get("ETag") or info.get("etag") or ""
         return RemoteState(size, str(etag), _modified_ns(info))
 
-    def shards(self) -> dict[str, RemoteState | None]:
+    def shards(self) -> RemoteListing:
         """The tars of a directory by name; None where the listing does not tell one version from another."""
         found: dict[str, RemoteState | None] = {}
+        passed_over: set[PassedOver] = set()
+        here = _last_part(self.path)
         for info in self.attempt("list", self._list):
-            name = str(info["name"]).rstrip("/").rsplit("/", 1)[-1]
-            if info.get("type") == "file" and name.endswith(".tar") and not name.startswith("."):
+            name = _last_part(str(info["name"]))
+            is_file = info.get("type") == "file"
+            if is_file and is_shard_name(name):
                 tells = isinstance(info.get("size"), int) and (info.get("ETag") or info.get("etag"))
                 found[name] = self._state_of(info) if tells else None
-        return found
+            elif is_file and (reason := reason_passed_over(name)):
+                passed_over.add(PassedOver(name, reason))
+            elif info.get("type") == "directory" and not name.startswith(".") and name not in ("", here):
+                passed_over.add(PassedOver(name, "a directory: shards must lie side by side"))
+        return RemoteListing(found, sorted(passed_over))
 
     def _list(self) -> list[dict[str, Any]]:
         self.fs.invalidate_cache()

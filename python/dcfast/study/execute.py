@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dcfast.errors import last_line
 from dcfast.storage.atomic import write_json
-from dcfast.storage.lines import last_line
 from dcfast.study.cell import read_result
 from dcfast.study.grid import Cell
 

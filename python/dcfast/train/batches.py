@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from dcfast.errors import CorruptDataError, RunError
+from dcfast.errors import CorruptDataError, RunError, first_line
 from dcfast.images.decode import BadImage
 from dcfast.models.clip import load_tokenizer
 from dcfast.process.read_ahead import read_ahead
-from dcfast.storage.lines import first_line
 from dcfast.train.batch import Batch, BatchSpec, Encoded, join_batches
 from dcfast.train.dali import DaliDecoder, plain_jpeg
 from dcfast.train.decode import Decoder, open_decoder
@@ -30,6 +29,7 @@ from dcfast.train.failures import Failure
 from dcfast.train.order import Order, Places
 from dcfast.train.source import OpenSource, RawSample
 from dcfast.train.windows import crop_windows
+from dcfast.uids.sets import UID_DTYPE, uid_format
 
 if TYPE_CHECKING:
     import torch
@@ -152,7 +152,7 @@ class BatchMaker:
         return torch.stack([self._tokens[c] for c in captions])
 
     def _record(self, step: int, slot: Any, position: Any, uid: Any, reason: str) -> dict[str, Any]:
-        text = f"{int(uid['f0']):016x}{int(uid['f1']):016x}"
+        [text] = uid_format(np.array([uid], UID_DTYPE), as_list=True, threads=1)
         return {"step": step, "slot": int(slot), "position": int(position), "uid": text, "reason": reason}
 
     def _refuse(self, replaced: list[dict[str, Any]]) -> None:

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from dcfast.errors import MissingDependencyError
+from dcfast.errors import MissingDependencyError, first_line
 from dcfast.images import decode
-from dcfast.storage.lines import first_line
 from dcfast.train.batch import Encoded
 
 if TYPE_CHECKING:

@@ -28,6 +28,7 @@ from dcfast.train.checkpoint import (
     save_checkpoint,
 )
 from dcfast.train.objective import NonFiniteLossError, WatchedLoss
+from dcfast.uids.sets import uid_format
 
 __all__ = ["Ranks", "Trainer", "boundaries", "num_steps", "use_channels_last", "world_sizes"]
 
@@ -330,7 +331,7 @@ class Trainer:
         batches = list(self._recent)[-self.spec.accumulation :]
         if self.ranks.device != "cpu":
             batches = list(self._recent)
-        uids = [f"{int(u['f0']):016x}{int(u['f1']):016x}" for batch in batches for u in batch.uids]
+        uids = [text for batch in batches for text in uid_format(batch.uids, as_list=True, threads=1)]
         write_json(path, {"step": error.step, "rank": self.ranks.rank, "problem": str(error), "uids": uids})
         return NonFiniteLossError(
             f"{error}; training stopped. The {len(uids)} uids of the batch are in {path}; look at them, or at the "

@@ -285,6 +285,6 @@ def _summary(
         "decoder_difference": _decoder_difference(trainer),
         "world_size": trainer.ranks.world_size,
         "accumulation": settings.accumulation,
-        "notes": trainer.notes,
+        "notes": [*(note for f in files for note in f.notes), *trainer.notes],
         "versions": {**{n: version(n) for n in ("torch", "open_clip_torch", "pillow")}, **_dali_version(settings)},
     }

@@ -8,6 +8,7 @@ sample, memory-mapped.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ import numpy.typing as npt
 from dcfast.access.reader import PoolReader
 from dcfast.errors import CorruptDataError, PoolError, SubsetError
 from dcfast.index.build import write_segment
+from dcfast.index.pool import list_tars, shard_folder
+from dcfast.index.pool_index import index_folder
 from dcfast.index.segments import Segment
 from dcfast.resharding.contents import ShardSources
 from dcfast.resharding.plan import ReshardPlan, make_plan
@@ -33,6 +36,7 @@ __all__ = ["OpenSource", "RawSample", "SourceFiles", "prepare_source", "write_po
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 _AT_ONCE = 1 << 18
+_LOG = logging.getLogger("dcfast.train")
 
 
 def write_positions(plan: ReshardPlan, subset: npt.NDArray[Any], path: str | os.PathLike[str]) -> int:
@@ -67,6 +71,7 @@ class SourceFiles:
         rows: npy of row ids by position, or None where positions are the samples of the segments in order.
         count: positions.
         name: for messages.
+        notes: what among the shards was passed over, in words.
     """
 
     segments: tuple[str, ...]
@@ -74,6 +79,7 @@ class SourceFiles:
     rows: str | None
     count: int
     name: str
+    notes: tuple[str, ...] = ()
 
 
 def prepare_source(source: TrainSource, work: Path, number: int) -> SourceFiles:
@@ -84,8 +90,7 @@ def prepare_source(source: TrainSource, work: Path, number: int) -> SourceFiles:
     """
     if source.shards is not None:
         return _prepare_shards(source.shards, work / f"shards-{number:02d}.dcx")
-    folder = Path(str(source.index))
-    folder = folder / "index" if (folder / "index").is_dir() else folder
+    folder = index_folder(str(source.index))
     segments = tuple(str(p) for p in sorted(folder.glob("*.dcx")))
     if not segments:
         raise PoolError(f"source {source}: no index segments (*.dcx) in {folder}; run the index stage first")
@@ -108,13 +113,14 @@ def prepare_source(source: TrainSource, work: Path, number: int) -> SourceFiles:
 
 
 def _prepare_shards(directory: str, segment_path: Path) -> SourceFiles:
-    folder = Path(os.path.abspath(directory))
-    folder = folder / "shards" if (folder / "shards").is_dir() else folder
+    folder = shard_folder(os.path.abspath(directory))
     if not folder.is_dir():
         raise PoolError(f"source {directory}: no such directory; expected one with *.tar")
-    names = sorted(p.name for p in folder.glob("*.tar") if not p.name.startswith("."))
+    listing = list_tars(folder)
+    names = listing.names
     if not names:
-        raise PoolError(f"source {directory}: no .tar file in {folder}; expected shards of image-text pairs")
+        expected = "expected shards of image-text pairs"
+        raise PoolError(f"source {directory}: no .tar file in {folder}; {expected}{listing.hint}")
     segment = None
     if segment_path.exists():
         try:
@@ -134,7 +140,10 @@ def _prepare_shards(directory: str, segment_path: Path) -> SourceFiles:
         )
     if segment.num_samples == 0:
         raise SubsetError(f"source {directory}: its {len(names)} shards hold no sample; the subset was empty")
-    return SourceFiles((str(segment_path),), str(folder), None, segment.num_samples, directory)
+    notes = tuple(listing.notes)
+    for note in notes:
+        _LOG.warning("%s", note)
+    return SourceFiles((str(segment_path),), str(folder), None, segment.num_samples, directory, notes)
 
 
 @dataclass(frozen=True)

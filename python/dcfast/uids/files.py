@@ -283,4 +283,4 @@ def _read_header(file: Any, dtype: np.dtype[Any], error: type[DcfastError], name
 
 
 def _text(uid: Any) -> str:
-    return f"{int(uid['f0']):016x}{int(uid['f1']):016x}"
+    return bytes(core_uids.uid_format(np.array([uid], UID_DTYPE), 1)).decode("ascii")

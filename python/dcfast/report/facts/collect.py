@@ -100,8 +100,9 @@ def _reasons(chosen: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _notes(source: Source, report: dict[str, Any]) -> list[str]:
     """What a reader must know to read the numbers rightly, in sentences."""
-    chosen, signatures = source.summary("filter"), source.summary("signatures")
-    notes = [str(note) for note in [*chosen.get("notes", []), *signatures.get("notes", [])]]
+    signatures = source.summary("signatures")
+    stages = (source.summary("filter"), source.summary("index"), signatures)
+    notes = [str(note) for stage in stages for note in stage.get("notes", [])]
     run = source.run
     asked = [s for s in STAGES if s != "report" and run.asks_for(s)]
     not_run = [s for s in asked if s not in report["run"]["stages"]]

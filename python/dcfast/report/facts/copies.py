@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dcfast.evaluate.results import mean
 from dcfast.evaluate.scores import Leaked, read_leaked
 from dcfast.report.text import clean, points, share
 
@@ -17,20 +17,16 @@ MARK = "\u2020"
 Row = dict[str, Any]
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return math.fsum(values) / len(values) if values else None
-
-
 def means(rows: Sequence[Row]) -> dict[str, Any]:
     """Of sets with a difference: their number, the means of both runs, of chance and of the difference, and wins."""
     differences = [row["difference"] for row in rows]
     chances = [row["chance"] for row in rows]
     return {
         "sets": len(rows),
-        "score": _mean([row["score"] for row in rows]),
-        "comparison": _mean([row["comparison"] for row in rows]),
-        "chance": None if None in chances else _mean(chances),
-        "difference": _mean(differences),
+        "score": mean([row["score"] for row in rows]),
+        "comparison": mean([row["comparison"] for row in rows]),
+        "chance": None if None in chances else mean(chances),
+        "difference": mean(differences),
         "better": sum(d > 0 for d in differences),
         "worse": sum(d < 0 for d in differences),
     }

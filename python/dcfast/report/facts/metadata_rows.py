@@ -18,10 +18,12 @@ from dcfast.filters import compile_filter, numbers
 from dcfast.filters.catalog import build_term
 from dcfast.filters.expression import And, parse
 from dcfast.filters.term import CONTAMINATED, ORACLE, SCORES, TEACHER_PAIRS, Rows, Rule, Term
+from dcfast.index.metadata import count_metadata_rows, open_metadata, parse_uids
+from dcfast.index.pool import list_parquet
 from dcfast.rundir.layout import ORACLE_PATH, mask_path
 from dcfast.storage.npz import load_array
 from dcfast.storage.paths import absolute
-from dcfast.uids.sets import load_subset, uid_isin, uid_parse
+from dcfast.uids.sets import load_subset, uid_isin
 
 if TYPE_CHECKING:
     from dcfast.filters.compiled import Filter
@@ -58,21 +60,21 @@ class Examined:
 
 def metadata_files(out: Path, pool_metadata: Path) -> list[Path]:
     """The files that the filter read: those of the features stage, or the pool's own."""
-    own = sorted((out / "features" / "metadata").glob("*.parquet"))
-    return own or sorted(pool_metadata.glob("*.parquet"))
+    for folder in (out / "features" / "metadata", pool_metadata):
+        if folder.is_dir() and (names := list_parquet(folder)):
+            return [folder / name for name in names]
+    return []
 
 
 def stretches(files: list[Path], columns: list[str]) -> Iterator[tuple[Path, int, Any]]:
     """(file, number of the first row, record batch), at most MAX_ROWS rows; columns that a file lacks are left out."""
-    import pyarrow.parquet as pq
-
     if len(files) > MAX_FILES:
         files = [files[i * len(files) // MAX_FILES] for i in range(MAX_FILES)]
     for path in files:
         budget = MAX_ROWS // len(files)
-        with pq.ParquetFile(path) as file:
-            names = [name for name in columns if name in file.schema_arrow.names]
-            sizes = [file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)]
+        with open_metadata(path) as file:
+            names = [name for name in columns if name in file.schema.names]
+            sizes = file.group_rows
             begins = [sum(sizes[:g]) for g in range(len(sizes))]
             groups = [g for g, size in enumerate(sizes) if size]
             each = budget
@@ -81,7 +83,7 @@ def stretches(files: list[Path], columns: list[str]) -> Iterator[tuple[Path, int
                 each = budget // len(groups)
             for group in groups:
                 left, at = each, begins[group]
-                for batch in file.iter_batches(batch_size=min(each, 8_192), row_groups=[group], columns=names):
+                for batch in file.batches(names, min(each, 8_192), [group]):
                     part = batch.slice(0, left)
                     yield path, at, part
                     at, left = at + part.num_rows, left - part.num_rows
@@ -133,11 +135,9 @@ class _Judge:
 
 
 def _all_rows(files: list[Path]) -> int | None:
-    import pyarrow.parquet as pq
-
     if len(files) > MAX_FILES:
         return None
-    return sum(int(pq.read_metadata(path).num_rows) for path in files)
+    return sum(count_metadata_rows(path) for path in files)
 
 
 def examine(
@@ -156,7 +156,7 @@ def examine(
     uids, kept, drops = [], [], []
     scores: dict[str, list[Any]] = {name: [] for name in SCORES.values()}
     for path, begin, batch in stretches(files, wanted):
-        parsed, valid = uid_parse(batch.column("uid"), errors="mask")
+        parsed, valid = parse_uids(batch)
         good = np.flatnonzero(valid)
         uids.append(parsed[good])
         kept.append(uid_isin(np.ascontiguousarray(parsed[good]), subset, check=False, threads=1))

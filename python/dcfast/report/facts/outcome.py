@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 from dcfast.errors import DcfastError
-from dcfast.evaluate.results import AGGREGATES, aggregate
+from dcfast.evaluate.results import AGGREGATES, RESULTS, Result, aggregate, load_results
 from dcfast.evaluate.tasks import EvalTask, datacomp_tasks, own_tasks
 from dcfast.report.facts.copies import mark_copies, means, pictures_seen
 from dcfast.rundir.summaries import check_fields
-from dcfast.storage.lines import read_lines
 
-__all__ = ["EVEN", "compare_scores", "number", "read_json", "scored"]
+__all__ = ["EVEN", "compare_scores", "read_json", "scored"]
 
 EVEN = 0.005
 """A difference of the averages below half a point says nothing, whichever way it points."""
 MAX_LINES = 10_000
-Line = dict[str, Any]
 
 
 def read_json(path: Path, what: str = "") -> dict[str, Any]:
@@ -41,34 +38,13 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no number of JSON")
 
 
-def number(value: Any) -> float | None:
-    """A finite number; None for everything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return None
-    return float(value)
-
-
-def _count(value: Any) -> int | None:
-    return value if type(value) is int else None
-
-
-def _lines(path: Path) -> list[Line]:
-    """The results of a file that have the form of results."""
-    found = []
+def _results(path: Path) -> list[Result]:
+    """The results of a file that say which checkpoint they are of; what else is in it is passed over."""
     try:
-        raw = read_lines(path, errors="replace")[:MAX_LINES]
+        results = load_results(path).results[:MAX_LINES]
     except OSError:
         return []
-    for text in raw:
-        try:
-            line = json.loads(text)
-            metrics = line["metrics"]
-            metrics["main_metric"] = number(metrics["main_metric"])
-            usual: Line = {"dataset": line["key"], "benchmark": False, "complete": True, "chance": None}
-            found.append({**usual, **line, "key": str(line["key"]), "checkpoint": str(line["checkpoint"])})
-        except (ValueError, KeyError, TypeError):
-            continue
-    return found
+    return [result for result in results if result.checkpoint is not None]
 
 
 def scored(out: Path) -> dict[str, Any]:
@@ -78,15 +54,15 @@ def scored(out: Path) -> dict[str, Any]:
         ``lines`` (results of the checkpoint of ``train/summary.json`` alone), ``checkpoint`` (its SHA-256, or None),
         ``refused`` (why results that are there are not shown, or None).
     """
-    lines = _lines(out / "eval_results.jsonl")
+    lines = _results(out / RESULTS)
     trained = read_json(out / "train" / "summary.json", "train/summary").get("checkpoint_sha256")
     if not lines:
         return {"lines": [], "checkpoint": trained, "refused": None}
     if not trained:
         reason = "there are results, but no train/summary.json that says which checkpoint they are of"
         return {"lines": [], "checkpoint": None, "refused": reason}
-    mine = [line for line in lines if line["checkpoint"] == trained]
-    others = sorted({line["checkpoint"][:16] for line in lines} - {str(trained)[:16]})
+    mine = [line for line in lines if line.checkpoint == trained]
+    others = sorted({str(line.checkpoint)[:16] for line in lines} - {str(trained)[:16]})
     reason = (
         f"{len(lines) - len(mine)} results are of another checkpoint ({', '.join(others[:3])}) than the one that was "
         f"trained ({str(trained)[:16]}) and are left out; run evaluate again"
@@ -94,27 +70,27 @@ def scored(out: Path) -> dict[str, Any]:
     return {"lines": mine, "checkpoint": trained, "refused": None if len(mine) == len(lines) else reason}
 
 
-def _set_row(key: str, mine: Line | None, other: Line | None) -> dict[str, Any]:
-    about = mine or other or {}
+def _set_row(key: str, mine: Result | None, other: Result | None) -> dict[str, Any]:
+    shown = mine or other
     # other pictures under the same name, or another way to score them, make two numbers that are not to be compared
-    alike = mine is not None and other is not None and mine.get("state") == other.get("state")
-    score = mine["metrics"]["main_metric"] if mine else None
-    against = other["metrics"]["main_metric"] if other else None
+    alike = mine is not None and other is not None and mine.state == other.state
+    score = mine.score if mine else None
+    against = other.score if other else None
     return {
         "key": key,
-        "dataset": str(about.get("dataset") or key),
-        "kind": about.get("kind"),
-        "metric": about.get("main_metric_name"),
-        "chance": number(about.get("chance")),
+        "dataset": shown.dataset if shown else key,
+        "kind": shown and shown.kind,
+        "metric": shown and shown.metric,
+        "chance": shown and shown.chance,
         "score": score,
         "comparison": against,
         "difference": None if score is None or against is None or not alike else score - against,
         "alike": alike or mine is None or other is None,
-        "pictures": _count(about.get("pictures")),
-        "unreadable": _count(about.get("unreadable")),
-        "benchmark": bool(about.get("benchmark")),
-        "complete": bool(about.get("complete")),
-        "notes": [str(note) for note in notes[:5]] if isinstance(notes := about.get("notes"), list) else [],
+        "pictures": shown and shown.pictures,
+        "unreadable": shown and shown.unreadable,
+        "benchmark": shown is not None and shown.benchmark,
+        "complete": shown is not None and shown.complete,
+        "notes": list(shown.notes[:5]) if shown else [],
     }
 
 
@@ -125,11 +101,11 @@ def _own(evalset_dir: Path | None) -> tuple[EvalTask, ...]:
         return ()
 
 
-def _averages(mine: list[Line], other: list[Line], own: tuple[EvalTask, ...]) -> dict[str, Any]:
+def _averages(mine: list[Result], other: list[Result], own: tuple[EvalTask, ...]) -> dict[str, Any]:
     """DataComp's groups, None unless every member is there whole, and the average of the sets' own table."""
     here, there = aggregate(mine, own), aggregate(other, own)
     benchmark = tuple(task.key for task in datacomp_tasks() if task.main_metric)
-    present = {line["key"] for line in mine if line["benchmark"] and line["complete"]}
+    present = {line.key for line in mine if line.benchmark and line.complete}
     groups = [
         {
             "name": name,
@@ -164,8 +140,8 @@ def compare_scores(out: Path, comparison: Path | None, evalset_dir: Path | None)
     """
     here = scored(out)
     there = scored(comparison) if comparison is not None else {"lines": [], "checkpoint": None, "refused": None}
-    mine = {line["key"]: line for line in here["lines"]}
-    other = {line["key"]: line for line in there["lines"]}
+    mine = {line.key: line for line in here["lines"]}
+    other = {line.key: line for line in there["lines"]}
     rows = [_set_row(key, mine.get(key), other.get(key)) for key in [*mine, *(k for k in other if k not in mine)]]
     own = _own(evalset_dir)
     return {

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dcfast.rundir.tables import table_parts
+from dcfast.storage.parquet import BATCH_ROWS, ParquetFile, count_rows, read_schema
+
 __all__ = ["SPREAD_PLACES", "SPREAD_ROWS", "columns_of", "head", "num_rows", "spread", "stream"]
 
 SPREAD_PLACES = 16
@@ -18,28 +21,17 @@ SPREAD_ROWS = 4096
 """Rows it reads at each."""
 SPREAD_WINDOW = 262_144
 """Rows of a row group that it goes through at most to get to its places."""
-BATCH_ROWS = 65_536
-
-
-def _parts(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(path.glob("part-*.parquet"))
-    return [path] if path.exists() else []
 
 
 def columns_of(path: Path) -> list[str]:
     """The column names of a table; empty where there is none."""
-    import pyarrow.parquet as pq
-
-    parts = _parts(path)
-    return list(pq.read_schema(parts[0]).names) if parts else []
+    parts = table_parts(path)
+    return list(read_schema(parts[0]).names) if parts else []
 
 
 def num_rows(path: Path) -> int:
     """Rows of a table, from the footers of its parts; 0 where there is none."""
-    import pyarrow.parquet as pq
-
-    return sum(int(pq.read_metadata(part).num_rows) for part in _parts(path))
+    return sum(count_rows(part) for part in table_parts(path))
 
 
 def head(path: Path, rows: int) -> list[dict[str, Any]]:
@@ -54,21 +46,16 @@ def head(path: Path, rows: int) -> list[dict[str, Any]]:
 
 def stream(path: Path, columns: list[str] | None, batch_rows: int = BATCH_ROWS) -> Iterator[Any]:
     """The record batches of a table in order, one in memory at a time."""
-    import pyarrow.parquet as pq
-
-    for part in _parts(path):
-        with pq.ParquetFile(part) as file:
-            yield from file.iter_batches(batch_size=batch_rows, columns=columns)
+    for part in table_parts(path):
+        with ParquetFile(part) as file:
+            yield from file.batches(columns, batch_rows)
 
 
 def _row_groups(path: Path) -> Iterator[tuple[Path, int, int]]:
-    import pyarrow.parquet as pq
-
-    for part in _parts(path):
-        metadata = pq.read_metadata(part)
-        for group in range(metadata.num_row_groups):
-            if rows := metadata.row_group(group).num_rows:
-                yield part, group, rows
+    for part in table_parts(path):
+        with ParquetFile(part) as file:
+            sizes = file.group_rows
+        yield from ((part, group, rows) for group, rows in enumerate(sizes) if rows)
 
 
 def spread(path: Path, columns: list[str] | None = None) -> Iterator[Any]:
@@ -76,8 +63,6 @@ def spread(path: Path, columns: list[str] | None = None) -> Iterator[Any]:
 
     Which rows they are depends on the table alone. Cost: the footers of all parts, and the pages of the stretches.
     """
-    import pyarrow.parquet as pq
-
     groups = list(_row_groups(path))
     # a place is (row group, where it begins), so that a table of one row group is looked at in many places too
     each = -(-SPREAD_PLACES // max(len(groups), 1))
@@ -91,10 +76,10 @@ def spread(path: Path, columns: list[str] | None = None) -> Iterator[Any]:
     for part, group, begin in places:
         by_group.setdefault((part, group), set()).add(begin)
     for (part, group), begins in by_group.items():
-        with pq.ParquetFile(part) as file:
+        with ParquetFile(part) as file:
             at = 0
             last = max(begins)
-            for batch in file.iter_batches(batch_size=SPREAD_ROWS, row_groups=[group], columns=columns):
+            for batch in file.batches(columns, SPREAD_ROWS, [group]):
                 # batches may be shorter than asked at the end of a page: take what begins at or after a place
                 for begin in sorted(begins):
                     if at <= begin < at + batch.num_rows:

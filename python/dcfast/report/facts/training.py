@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dcfast.report.facts.outcome import EVEN, number, read_json
+from dcfast.evaluate.results import number
+from dcfast.report.facts.outcome import EVEN, read_json
 
 __all__ = ["training", "verdict"]
 

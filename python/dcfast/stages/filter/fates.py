@@ -22,7 +22,7 @@ from dcfast.features.pairs import BROKEN, TOO_LARGE
 from dcfast.features.pairs import STATUS as FEATURE_STATUS
 from dcfast.images.signatures import STATUS
 from dcfast.index.build import SampleFlag, Segment
-from dcfast.index.rows import shard_damage, valid_uid_mask
+from dcfast.index.rows import row_ids, shard_damage, valid_uid_mask
 from dcfast.rundir.layout import (
     DROPPED,
     FATES,
@@ -41,10 +41,10 @@ from dcfast.rundir.layout import (
 )
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.tables import combine_parts, part_path
-from dcfast.stages.index import row_ids
 from dcfast.stages.signatures import needed
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.npz import load_array, save_array
+from dcfast.storage.parquet import read_table
 from dcfast.uids.sets import (
     RECORD_DTYPE,
     load_subset,
@@ -171,7 +171,7 @@ def settle_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
     excluded = np.flatnonzero((fate == QUARANTINED) & (code == 0))
     records = np.empty(len(excluded), dtype=RECORD_DTYPE)
     records["f0"], records["f1"] = uids["f0"][excluded], uids["f1"][excluded]
-    records["f2"] = row_ids(segment, args["first_shard"])[excluded]
+    records["f2"] = row_ids(segment, args["first_shard"], excluded)
     save_array(root / excluded_path(number), records)
     fate_counts, word_counts = np.bincount(fate, minlength=5), np.bincount(word, minlength=len(words))
     return {
@@ -187,7 +187,6 @@ def settle_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
 def settle_metadata(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: metadata rows without a sample (missing) or without a usable uid (quarantined)."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     root, number = Path(out), args["number"]
     pool = open_records(root / "index/pool.npy")
@@ -198,7 +197,7 @@ def settle_metadata(out: str, args: dict[str, Any]) -> dict[str, Any]:
     absent = np.flatnonzero(np.asarray(count) == 0)
     row = listed["f2"][absent] & np.uint64((1 << 48) - 1)
     absent = absent[np.argsort(row, kind="stable")]
-    malformed = pq.read_table(root / args["malformed"]).to_pylist()
+    malformed = read_table(root / args["malformed"]).to_pylist()
     unnamed = args["malformed_count"] - len(malformed)
     bad = [f"uid {m['uid']!r} of metadata {m['file']}, row {m['row']}, is not 32 hex digits" for m in malformed]
     bad += ["the uid of a metadata row is not 32 hex digits (the first 1,000 of the piece are named)"] * unnamed

@@ -18,6 +18,7 @@ from dcfast.index.build import Segment
 from dcfast.rundir.layout import EVIDENCE_TABLE, segment_path
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.tables import part_path
+from dcfast.storage.parquet import read_table
 
 __all__ = ["contaminated_steps"]
 
@@ -28,16 +29,15 @@ def count_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
     Memory: the segment's evidence, and the fates of its samples.
     """
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
     root, number = Path(out), args["number"]
-    evidence = pq.read_table(root / part_path(EVIDENCE_TABLE, number), columns=["shard", "row", "evalset"])
+    evidence = read_table(root / part_path(EVIDENCE_TABLE, number), columns=["shard", "row", "evalset"])
     if evidence.num_rows == 0:
         return {"samples": 0, "evalsets": {}}
     segment = Segment.open(root / segment_path(number), verify=False)
     first = dict(zip(segment.shard_names, np.asarray(segment.shard_sample_begin).tolist(), strict=False))
     shards, rows, sets = (evidence[name].to_pylist() for name in ("shard", "row", "evalset"))
-    fates = pq.read_table(root / part_path("fates", number), columns=["fate"])["fate"]
+    fates = read_table(root / part_path("fates", number), columns=["fate"])["fate"]
     kept = pc.equal(fates, "kept").to_numpy(zero_copy_only=False)
     samples = [first[shard] + row for shard, row in zip(shards, rows, strict=True)]
     # a sample may match a set by its bytes and by its looks

@@ -27,6 +27,7 @@ from dcfast.filters import (
     score_histogram,
 )
 from dcfast.filters.term import CONTAMINATED, ORACLE, SCORES, TEACHER_PAIRS
+from dcfast.index.metadata import count_metadata_rows, metadata_schema, open_metadata, parse_uids, uid_column
 from dcfast.rundir.layout import MERGE_BYTES, ORACLE_PATH, malformed_path, mask_path, outcome_run
 from dcfast.rundir.run_dir import Run
 from dcfast.stages.filter import fates
@@ -35,6 +36,7 @@ from dcfast.stages.filter.leaked import contaminated_steps
 from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.npz import load_array, save_array
+from dcfast.storage.parquet import read_table
 from dcfast.storage.paths import absolute
 from dcfast.uids.sets import (
     RECORD_DTYPE,
@@ -50,7 +52,6 @@ from dcfast.uids.sets import (
 
 __all__ = ["resolve_expression", "steps"]
 
-BATCH_ROWS = 65_536
 CODE_SHIFT = 48
 """A record's payload is the outcome code << 48 | the row in the piece's metadata: a kept occurrence sorts first."""
 MAX_NOTED = 1_000
@@ -105,32 +106,12 @@ def _expected_schema(run: Run, path: str) -> Any:
     """The schema that the filter will find: the pool's, with the columns that the features stage adds."""
     import pyarrow as pa
 
-    schema = read_schema(path)
+    schema = metadata_schema(path)
     for prefix in run.features:
         name = SCORES[prefix]
         found = schema.get_field_index(name)
         field = pa.field(name, pa.float32())
         schema = schema.append(field) if found < 0 else schema.set(found, field)
-    return schema
-
-
-def read_schema(path: str) -> Any:
-    """The schema of a metadata file; PoolError where it is no parquet file or has no uid column."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        schema = pq.read_schema(path)
-    except pa.ArrowInvalid as error:
-        raise PoolError(f"metadata {path} cannot be read as parquet ({error}); download it again") from None
-    kind = schema.field("uid").type if schema.get_all_field_indices("uid") else None
-    if kind is None or not (
-        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    ):
-        what = "no column uid" if kind is None else f"a column uid of type {kind}"
-        raise PoolError(
-            f"metadata {path} has {what} ({', '.join(schema.names)}); expected uid as strings of 32 hex digits"
-        )
     return schema
 
 
@@ -140,12 +121,9 @@ def _uid_set_paths(run: Run, names: list[str]) -> dict[str, str]:
     return {name: str(own.get(name) or absolute(name)) for name in names}
 
 
-def _batches(files: list[str], columns: list[str]) -> Iterator[Any]:
-    import pyarrow.parquet as pq
-
-    for path in files:
-        with pq.ParquetFile(path) as file:
-            yield from file.iter_batches(batch_size=BATCH_ROWS, columns=columns)
+def _batches(path: str, columns: list[str]) -> Iterator[Any]:
+    with open_metadata(path) as file:
+        yield from file.batches(columns)
 
 
 def histogram(out: str, args: dict[str, Any]) -> dict[str, Any]:
@@ -156,8 +134,8 @@ def histogram(out: str, args: dict[str, Any]) -> dict[str, Any]:
     search = QuantileSearch.from_json(args["search"])
     counts = np.zeros(NUM_BINS, dtype=np.uint64)
     for path in (str(root / name) for name in args["files"]):
-        compiled.check_columns(read_schema(path), path)
-        for batch in _batches([path], [args["column"]]):
+        compiled.check_columns(metadata_schema(path), path)
+        for batch in _batches(path, [args["column"]]):
             counts += score_histogram(numbers(batch.column(0)), search.prefix, dtype=search.dtype)
     save_array(root / args["output"], counts)
     return {}
@@ -170,7 +148,7 @@ def _search_threshold(run: Run, text: str, number: int, column: str, fraction: f
     types = []
     for name in run.metadata_files:
         path = str(run.out / name)
-        schema = read_schema(path)
+        schema = metadata_schema(path)
         compiled.check_columns(schema, path)
         types.append(schema.field(column).type)
     search = QuantileSearch(fraction, score_dtype(types))
@@ -211,12 +189,11 @@ def evaluate(out: str, args: dict[str, Any]) -> dict[str, Any]:
     total = malformed = 0
     counts = np.zeros(len(compiled.reasons), dtype=np.int64)
     for path in (str(root / name) for name in args["files"]):
-        compiled.check_columns(read_schema(path), path)
+        compiled.check_columns(metadata_schema(path), path)
         masks = _cluster_masks(root, compiled, path)
         file_row = 0
-        for batch in _batches([path], columns):
-            column = batch.column(batch.schema.get_field_index("uid"))
-            uids, valid = uid_parse(column, errors="mask")
+        for batch in _batches(path, columns):
+            uids, valid = parse_uids(batch)
             clusters = {key: mask[file_row : file_row + len(uids)] for key, mask in masks.items()}
             codes = np.asarray(compiled.evaluate(batch, args["thresholds"], uid_sets, uids, clusters))
             counts += np.bincount(codes[valid], minlength=len(counts))
@@ -228,7 +205,7 @@ def evaluate(out: str, args: dict[str, Any]) -> dict[str, Any]:
             for i in np.flatnonzero(~valid):
                 malformed += 1
                 if len(bad["row"]) < MAX_NOTED:
-                    value = column[int(i)].as_py()
+                    value = uid_column(batch)[int(i)].as_py()
                     bad["file"].append(Path(path).name)
                     bad["row"].append(file_row + int(i))
                     bad["uid"].append(None if value is None else str(value)[:200])
@@ -244,12 +221,10 @@ def evaluate(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
 def _cluster_masks(root: Path, compiled: Any, path: str) -> dict[str, Any]:
     """For each cluster set of the filter (n,) bool of a metadata file's rows."""
-    import pyarrow.parquet as pq
-
     masks = {}
     for number, clusters in enumerate(compiled.clusters):
         mask = load_array(root / mask_path(number, path), mmap=True)
-        rows = pq.read_metadata(path).num_rows
+        rows = count_metadata_rows(path)
         if len(mask) != rows:
             raise PoolError(f"{Path(path).with_suffix('.npz')} has {len(mask)} rows and {path} {rows}; get both anew")
         masks[clusters.key] = mask
@@ -259,10 +234,9 @@ def _cluster_masks(root: Path, compiled: Any, path: str) -> dict[str, Any]:
 def write_oracle(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: the uids of the built-in world's rows without any defect, as the filter ``oracle`` keeps them."""
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
     root = Path(out)
-    truth = pq.read_table(root / "world/truth.parquet", columns=["uid", "clean"])
+    truth = read_table(root / "world/truth.parquet", columns=["uid", "clean"])
     uids, _ = uid_parse(truth["uid"].filter(pc.fill_null(truth["clean"], False)).combine_chunks())
     clean = uid_unique(uids, threads=1)
     save_subset(root / ORACLE_PATH, clean)
