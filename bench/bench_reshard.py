@@ -106,7 +106,7 @@ def time_in_process(
 ) -> None:
     """An output shard a thread, from an index that is there already."""
     from dcfast.index.build import write_segment
-    from dcfast.resharding.resharder import reshard
+    from dcfast.resharding.run import reshard
 
     segment = str(work / "pool.dcx")
     write_segment([(path, os.path.basename(path)) for path in pool.shards], segment)

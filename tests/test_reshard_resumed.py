@@ -31,7 +31,8 @@ from test_interop import reference_idx
 KILLER = """
 import json, os, signal, sys
 import numpy, PIL.Image, pyarrow.parquet
-from dcfast import resharder, reshard_run, reshard_boxes, reshard_edit, reshard_verify
+from dcfast import resharding as resharder
+from dcfast.resharding import boxes, edit, run, verify
 replace = os.replace
 for arguments, out, number, after in json.load(sys.stdin):
     child = os.fork()

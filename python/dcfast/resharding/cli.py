@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(args: Namespace) -> int:
     from dcfast.errors import DcfastError
-    from dcfast.resharding.resharder import reshard
+    from dcfast.resharding.run import reshard
 
     seed = args.shuffle_seed if args.shuffle_seed is not None else 0 if args.shuffle_bufsize > 0 else None
     blur = args.apply_blur or args.inject_blur_metadata

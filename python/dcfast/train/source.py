@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from dcfast.access.reader import PoolReader
 from dcfast.errors import CorruptDataError, PoolError, SubsetError
-from dcfast.resharding.contents import ShardSources
 from dcfast.resharding.plan import ReshardPlan, make_plan
+from dcfast.resharding.sources import ShardSources
 from dcfast.storage.atomic import atomic_path
 
 if TYPE_CHECKING:
