@@ -115,16 +115,16 @@ def test_a_wrong_index_is_refused(cache: Path, tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_wrong_reshard_is_refused(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import dcfast.resharding
+    from dcfast.resharding import run
 
     from bench import bench_reshard
 
-    real = dcfast.resharder.reshard
+    real = run.reshard
 
     def spoiled(pool: Any, out: Path, subset: np.ndarray, **options: Any) -> Any:
         return real(pool, out, subset[1:], **options)
 
-    monkeypatch.setattr(dcfast.resharder, "reshard", spoiled)
+    monkeypatch.setattr(run, "reshard", spoiled)
     with pytest.raises(harness.WrongAnswerError, match="dcfast: list of members differs"):
         bench_reshard.main(options_of(cache, tmp_path))
 
