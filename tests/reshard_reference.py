@@ -46,7 +46,7 @@ class IndexedShards(Segment):
 
 
 def index_shards(directory: Path, names: list[str]) -> IndexedShards:
-    """The segment of some shards, written and opened: the map outlives its file. The plain reading must agree with it."""
+    """The segment of some shards, written and opened: the map outlives its file. The plain reading must agree."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "segment.dcx"
         write_segment([(directory / name, name) for name in names], path, sync=False)

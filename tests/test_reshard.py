@@ -15,6 +15,8 @@ import dcfast._core as _core
 import numpy as np
 import pytest
 from dcfast import resharding as resharder
+from dcfast.index.rows import row_ids
+from dcfast.resharding.sources import ShardSources
 from reshard_reference import (
     NO_SIZES,
     NO_TIMES,
@@ -230,6 +232,29 @@ def test_saved_plan_is_the_plan(pool, tmp_path):
         assert np.array_equal(getattr(plan, name), getattr(loaded, name))
     for name in ("segments", "segment_first", "shards_dir", "options", "counts"):
         assert getattr(plan, name) == getattr(loaded, name)
+
+
+def test_row_ids_of_output_shards(pool):
+    directory, _, segments = pool
+    subset = uid_array(sorted(make_uid(i) for i in range(0, 37, 2) for _ in range(1 + i % 3)))
+    plan = resharder.make_plan(segments, subset, shards_dir=directory, shard_size=4)
+    sources = ShardSources(plan, subset, segments)
+    written = np.concatenate([sources.row_ids(k) for k in range(plan.num_output_shards)])
+    expected = []
+    for segment, first, ordinal in zip(segments, (0, 7), (0, 1), strict=True):
+        chosen = [i for i in range(segment.num_samples) if (first + i) % 2 == 0]
+        expected += np.repeat(
+            row_ids(segment, ordinal, np.array(chosen)), [1 + (first + i) % 3 for i in chosen]
+        ).tolist()
+    assert written.tolist() == expected
+
+
+@pytest.mark.parametrize("item", [3, None, object()])
+def test_what_is_no_segment(pool, item):
+    with pytest.raises(TypeError, match="a segment must be a path or a dcfast Segment; got"):
+        resharder.make_plan([item], uid_array(["1"]), shards_dir=pool[0])
+    with pytest.raises(TypeError, match="segments must be all paths or all objects"):
+        resharder.make_plan([*pool[2], "a.dcx"], uid_array(["1"]), shards_dir=pool[0])
 
 
 FILE_TOO_LARGE = """

@@ -1,4 +1,4 @@
-"""Short reshards of a directory by a subset file: bytes of the reference, nothing imported but the core, errors, kills."""
+"""Short reshards of a directory by a subset file: bytes of the reference, next to no imports, errors, kills."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def test_a_disk_that_is_full_for_the_index(tmp_path, monkeypatch):
     write_pool(tmp_path / "pool", [[make_sample(rng, i, make_uid(i)) for i in range(9)]])
     save_subset(tmp_path / "s.npy", subset_of([make_uid(3)]))
     monkeypatch.setattr("dcfast.resharding.inputs.unnamed_file", lambda: os.open("/dev/full", os.O_RDWR))
-    with pytest.raises(OSError, match="No space left on device; free some space, .*the index of the input"):
+    with pytest.raises(OSError, match=r"No space left on device; free some space, .*the index of the input"):
         resharder.reshard(tmp_path / "pool", tmp_path / "o", tmp_path / "s.npy")
     assert not (tmp_path / "o").exists()
 

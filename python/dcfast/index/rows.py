@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from dcfast.index.segments import Segment
 
 __all__ = [
     "FLAGS_WITHOUT_UID",
     "FLAG_CUT",
     "ROW_BITS",
-    "SegmentLike",
-    "iterate_segments",
-    "open_segment",
     "row_ids",
     "shard_damage",
-    "uid_multiplicity",
     "valid_uid_mask",
 ]
 
@@ -30,42 +27,7 @@ FLAG_CUT = 128
 FLAGS_WITHOUT_UID = 1 | 8 | 16 | 32
 
 
-class SegmentLike(Protocol):
-    """What the plan reads of an index segment (``dcfast.index.build.Segment``)."""
-
-    num_shards: int
-    num_samples: int
-    shard_names: list[str]
-    shard_sizes: Any
-    shard_mtimes_ns: Any
-    shard_sample_begin: Any
-    uid: Any
-    flags: Any
-    exts_lower: list[str]
-
-    @property
-    def member_begin(self) -> Any: ...
-    def members_of(self, first: int, last: int) -> tuple[Any, Any, Any]: ...
-
-
-def open_segment(segment: SegmentLike | str | os.PathLike[str], *, verify: bool = True) -> SegmentLike:
-    """A segment as it was given, or opened; ``verify`` reads it once to check its checksums."""
-    if not isinstance(segment, (str, os.PathLike)):
-        return segment
-    from dcfast.index.build import Segment
-
-    opened: SegmentLike = Segment.open(segment, verify=verify)
-    return opened
-
-
-def uid_multiplicity(uids: NDArray[Any], sorted_uids: NDArray[Any]) -> NDArray[np.int64]:
-    """How often each uid stands in a sorted array; sortedness was checked when it was opened."""
-    from dcfast.uids import sets as uid_module
-
-    return np.asarray(uid_module.uid_multiplicity(uids, sorted_uids, check=False))
-
-
-def row_ids(segment: SegmentLike, first_ordinal: int, rows: NDArray[Any]) -> NDArray[np.uint64]:
+def row_ids(segment: Segment, first_ordinal: int, rows: NDArray[Any]) -> NDArray[np.uint64]:
     """Pool row ids (shard ordinal << 32 | row in the shard) of rows of a segment."""
     begin = np.asarray(segment.shard_sample_begin, np.int64)
     shard = np.searchsorted(begin, rows, side="right") - 1
@@ -73,15 +35,6 @@ def row_ids(segment: SegmentLike, first_ordinal: int, rows: NDArray[Any]) -> NDA
         rows - begin[shard]
     ).astype(np.uint64)
     return ids
-
-
-def iterate_segments(segments: Sequence[SegmentLike | str]) -> Iterator[tuple[int, int, SegmentLike]]:
-    """(segment number, ordinal of its first shard in the pool, opened segment)."""
-    ordinal = 0
-    for number, item in enumerate(segments):
-        segment = open_segment(item)
-        yield number, ordinal, segment
-        ordinal += segment.num_shards
 
 
 ROW_BITS = 32

@@ -12,7 +12,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["TEMPORARY_PREFIX", "flat_json", "plain_path", "temporary_name", "unnamed_file", "write_file", "write_flat_json"]
+__all__ = [
+    "TEMPORARY_PREFIX",
+    "flat_json",
+    "plain_path",
+    "raise_full_disk",
+    "temporary_name",
+    "unnamed_file",
+    "write_file",
+    "write_flat_json",
+]
 
 TEMPORARY_PREFIX = ".tmp-"
 _EISDIR = 21
@@ -111,7 +120,7 @@ def unnamed_file() -> int:
         OSError: there is no such directory, or nothing can be made in it.
     """
     places = [os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")]
-    folder = next((place for place in places if place and os.path.isdir(place)), "/tmp")
+    folder = next((place for place in places if place and os.path.isdir(place)), "/tmp")  # noqa: S108 (as tempfile)
     if not os.path.isdir(folder):
         import tempfile
 

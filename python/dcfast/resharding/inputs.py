@@ -77,7 +77,7 @@ class Inputs:
         return [_index(self.base, self.names[first : first + _SHARDS_A_SEGMENT], threads) for first in chunks]
 
 
-def _index(base: str, names: list[str], threads: int) -> _core.TarSegment:
+def _index(base: str, names: list[str], threads: int) -> Any:
     pairs = [(os.fsencode(os.path.join(base, name)), os.fsencode(name)) for name in names]
     fd = unnamed_file()
     path = f"/proc/self/fd/{fd}"
@@ -97,8 +97,8 @@ def open_inputs(pool: Pool, shards_dir: StrPath | None) -> Inputs:
     Raises:
         PoolError: not a directory, or one without shards, or twice the same.   TypeError: segments without shards_dir.
     """
-    if isinstance(pool, (str, bytes, os.PathLike)):
-        given = plain_path(pool)
+    if isinstance(pool, (bytes, str, os.PathLike)):
+        given = plain_path(pool)  # refuses bytes
         directory = _directory(given)
         return Inputs(directory, [directory], _shard_names(directory), [given])
     items: list[Any] = list(pool)

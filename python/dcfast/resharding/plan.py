@@ -177,9 +177,9 @@ def make_plan(
         exclude: (e,) u64 pool row ids that are not to be written, in any order.
         pool_records: (n,) the pool index (sorted records). Without it the selected uids are sorted in memory to
             find repeated ones, 40 bytes a selected row; with it only the repeated ones are held.
-        shuffle_seed: 0 to 2^64 - 1: the output is in the order of a permutation of all samples, keyed by it, and cut by
-            number: shard_size samples a shard, or what makes the mean shard max_bytes. Costs 8 bytes a written sample in
-            a temporary file.
+        shuffle_seed: 0 to 2^64 - 1: the output is in the order of a permutation of all samples, keyed by it, and cut
+            by number: shard_size samples a shard, or what makes the mean shard max_bytes. Costs 8 bytes a written
+            sample in a temporary file.
     Returns:
         ReshardPlan. Its counts: samples (in the asked input shards), no_uid, cut, excluded, processed_count (the
         others), selected_rows, output_count (copies expanded), subset_count, missing_count (entries of the subset

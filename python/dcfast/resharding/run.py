@@ -93,8 +93,8 @@ def reshard(
         PoolError: no shards, none from first_shard on, or metadata without boxes.   RunError: output_dir is not empty,
         is the pool, or (resume) holds another run.   OSError (ENOSPC): too little free space, found before anything is
         removed or written.   CorruptDataError: verify found a difference.   What plan and writing raise.
-    Memory: see ``make_plan``, ``make_box_table`` and ``write_output_shards``; of a directory of shards also the columns of
-        256 of them, while they are indexed.
+    Memory: see ``make_plan``, ``make_box_table`` and ``write_output_shards``; of a directory of shards also the columns
+        of 256 of them, while they are indexed.
     Cost: one read and one write of the selected payloads. With a directory, a subset file and plain options nothing but
     the core is imported, not NumPy either.
     """
@@ -181,9 +181,7 @@ def _open_subset(subset: NDArray[Any] | StrPath) -> Any:
 
 
 @contextmanager
-def _blur(
-    boxes: Metadata | None, subset: Any, apply: bool, inject: bool, quality: int
-) -> Iterator[BlurOptions | None]:
+def _blur(boxes: Metadata | None, subset: Any, apply: bool, inject: bool, quality: int) -> Iterator[BlurOptions | None]:
     """The boxes of the subset, gathered for the time of the run."""
     if not (apply or inject):
         if boxes is not None:

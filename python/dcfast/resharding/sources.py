@@ -12,7 +12,7 @@ import dcfast._core as _core
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
+    from typing import Any, TypeAlias
 
     import numpy as np
     from numpy.typing import NDArray
@@ -21,10 +21,9 @@ if TYPE_CHECKING:
     from dcfast.resharding.contents import ShardContents
     from dcfast.resharding.plan import ReshardPlan
 
-    #: a path, an open segment, or the core's own
-    SegmentItem = str | os.PathLike[str] | Segment | _core.TarSegment
-    #: an array, a file, or a file that is mapped
-    Subset = NDArray[Any] | str | os.PathLike[str] | _core.UidFile
+    #: or the core's own, which mypy knows nothing of
+    SegmentItem: TypeAlias = str | os.PathLike[str] | Segment
+    Subset = NDArray[Any] | str | os.PathLike[str]
 
 __all__ = ["ShardSources", "core_segments", "open_segment", "open_subset", "subset_array", "whole_number"]
 
@@ -44,9 +43,7 @@ class ShardSources:
         self.plan = plan
         items = plan.segments if segments is None else segments
         if len(items) != len(plan.segment_first) - 1:
-            raise ValueError(
-                f"segments must be the {len(plan.segment_first) - 1} that were planned; got {len(items)}"
-            )
+            raise ValueError(f"segments must be the {len(plan.segment_first) - 1} that were planned; got {len(items)}")
         count = plan.options["num_shards"]
         self._core = _core.PlannedShards(
             core_segments(items),
@@ -105,7 +102,7 @@ def core_segments(segments: Sequence[SegmentItem]) -> list[Any]:
     return found
 
 
-def open_segment(item: SegmentItem) -> _core.TarSegment:
+def open_segment(item: SegmentItem) -> Any:
     """The core's segment of an item, its checksums not read."""
     [core] = core_segments([item])
     return _core.TarSegment(core, False) if isinstance(core, bytes) else core

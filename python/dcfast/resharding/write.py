@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Iterator, Sequence
     from concurrent.futures import Future
-    from typing import Any
 
     from dcfast.resharding.contents import ShardContents
     from dcfast.resharding.edit import BlurOptions
