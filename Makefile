@@ -44,9 +44,11 @@ study: $(VENV)/.study ## which filter is best: nine filters, chosen on three see
 test: $(VENV)/.test ## set up, then pass all tests (those in C++ too)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(TEST_ARGS)
 
-lint: $(VENV)/.test ## ruff (rules and format) and mypy --strict
+lint: $(VENV)/.test ## ruff (rules and format), the levels of imports, and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo --no-cache pyproject.toml
+	$(BIN)/python cmake/check_imports.py
 	$(BIN)/mypy
 
 cpp: $(VENV)/.build ## build with warnings as errors (the extension lands in python/dcfast too), run the C++ tests

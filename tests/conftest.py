@@ -16,6 +16,7 @@ import hypothesis
 import pytest
 
 REPO_ROOT = Path(__file__).resolve().parent.parent
+HELPERS = REPO_ROOT / "tests/helpers"
 
 
 def _seed() -> int:
@@ -70,7 +71,7 @@ def ray_nodes() -> Iterator[None]:
     import ray
     from ray.cluster_utils import Cluster
 
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    path = os.pathsep.join([str(HELPERS), *sys.path])
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = path  # the workers of both nodes import the pieces of this folder
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})

@@ -6,6 +6,8 @@ script ``dcfast``. Importing this package imports nothing else: NumPy, too, is i
 
 from __future__ import annotations
 
+import importlib
+
 from dcfast.errors import (
     CheckpointError,
     CorruptDataError,
@@ -109,8 +111,6 @@ def __getattr__(name: str) -> object:
     module = _LAZY.get(name)
     if module is None:
         raise AttributeError(f"module 'dcfast' has no attribute {name!r}")
-    import importlib
-
     value = getattr(importlib.import_module(module), name)
     globals()[name] = value
     return value

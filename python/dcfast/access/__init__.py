@@ -16,6 +16,9 @@ from dcfast.access.batch import MemberBatch, Members, PathLike
 from dcfast.access.iterate import Sample, UidBatch, iterate_rows, iterate_uid_batches, iterate_uids
 from dcfast.access.reader import Extensions, Missing, Numbering, PoolReader
 from dcfast.errors import PoolError
+from dcfast.index.build import TarIndex
+from dcfast.index.pool_index import check_layout
+from dcfast.index.segments import Segment
 
 if TYPE_CHECKING:
     from dcfast.index.build import TarIndex
@@ -66,9 +69,6 @@ def read_members(
     Memory: the members asked for, and 100 bytes for each.   Cost: one system call for each stretch of neighbouring
     members (gaps up to 8 KiB are read over).   GIL: released.
     """
-    from dcfast.index.build import TarIndex
-    from dcfast.index.segments import Segment
-
     if not isinstance(index, PoolReader):
         if isinstance(index, TarIndex):
             index = index.segment
@@ -86,8 +86,6 @@ def open_pool(index_dir: PathLike, shards_dir: PathLike | None = None, **options
     Raises:
         PoolError: no index there, or one that is not whole.   CorruptDataError: its ``index.json`` is none.
     """
-    from dcfast.index.pool_index import check_layout
-
     folder = Path(index_dir)
     if (folder / "index").is_dir():
         folder = folder / "index"

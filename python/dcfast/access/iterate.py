@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 import dcfast._core as _core
 from dcfast.access.batch import MemberBatch, Members, PathLike
+from dcfast.errors import PoolError
+from dcfast.uids.sets import load_subset
 
 if TYPE_CHECKING:
     from dcfast.access.reader import PoolReader
@@ -153,8 +155,6 @@ def _samples(batches: Generator[UidBatch, None, None]) -> Generator[Sample, None
 
 
 def _load(path: PathLike) -> npt.NDArray[Any]:
-    from dcfast.uids.sets import load_subset
-
     return load_subset(path, check=False)  # any order will do
 
 
@@ -173,8 +173,6 @@ def _uid_blocks(
             block = uids[start : start + (size - 1) * stride + 1 : stride]
         rows, found = pool.find(np.ascontiguousarray(block))
         if missing_uids == "error" and not found.all():
-            from dcfast.errors import PoolError
-
             high, low = block[int(np.flatnonzero(found == 0)[0])].tolist()
             raise PoolError(
                 f"uid {high:016x}{low:016x} is in no whole sample of the pool ({int((found == 0).sum())} of "

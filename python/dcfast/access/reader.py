@@ -13,6 +13,8 @@ import dcfast._core as _core
 from dcfast.access.batch import MemberBatch, Members, PathLike
 from dcfast.errors import CorruptDataError, PoolError
 from dcfast.index.rows import FLAG_CUT, FLAGS_WITHOUT_UID
+from dcfast.index.segments import Segment
+from dcfast.uids.sets import RECORD_DTYPE, open_records, record_sort, uid_lookup
 
 if TYPE_CHECKING:
     from dcfast.index.segments import Segment
@@ -61,8 +63,6 @@ class PoolReader:
         check_mtime: bool = True,
         verify: bool = True,
     ) -> None:
-        from dcfast.index.segments import Segment
-
         if isinstance(segments, (str, os.PathLike)):
             raise TypeError("PoolReader: segments must be a sequence; pass [path]")
         if max_open < 1:
@@ -133,8 +133,6 @@ class PoolReader:
     @property
     def records(self) -> npt.NDArray[Any]:
         """The pool index: sorted records of uid and row id, mapped or built."""
-        from dcfast.uids.sets import RECORD_DTYPE, open_records, record_sort
-
         if self._records is None:
             parts = [np.empty(0, RECORD_DTYPE)]
             for segment, first in zip(self.segments, self.segment_first_sample, strict=False):
@@ -169,8 +167,6 @@ class PoolReader:
             pool has none. Rows in which their shard is cut off are left out, as the resharder leaves them out.
         Cost: about 0.3 us a uid.
         """
-        from dcfast.uids.sets import uid_lookup
-
         records = self.records
         first, count = uid_lookup(records, np.ascontiguousarray(uids), check=False, threads=1)
         owner = np.repeat(np.arange(len(uids)), count)

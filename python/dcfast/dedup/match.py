@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from dcfast.similarity.hamming import DEFAULT_MAX_PAIRS, hamming_join
+from dcfast.uids.sets import uid_lookup
+
 __all__ = ["JOIN_ROWS"]
 
 
@@ -48,8 +51,6 @@ class EvalImages:
 
 def exact_matches(evals: EvalImages, pool: Any, rows: Any) -> list[tuple[int, int, int]]:
     """(pool row, evaluation picture, 0) for equal bytes: the first picture of each evaluation set."""
-    from dcfast.uids.sets import uid_lookup
-
     queries = np.empty(len(rows), dtype="u8,u8")
     queries["f0"], queries["f1"] = pool["h0"][rows], pool["h1"][rows]
     first, count = uid_lookup(evals.content, queries, threads=1)
@@ -65,8 +66,6 @@ def exact_matches(evals: EvalImages, pool: Any, rows: Any) -> list[tuple[int, in
 
 def _joined(hashes: Any, rows: Any, others: Any, max_distance: int) -> Iterator[tuple[Any, Any]]:
     """(rows of a block, its Hamming pairs); blocks shrink where a crowd of alike pictures makes too many pairs."""
-    from dcfast.similarity.hamming import DEFAULT_MAX_PAIRS, hamming_join
-
     start, size = 0, JOIN_ROWS
     while start < len(rows):
         block = rows[start : start + size]

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from dcfast.images.signatures import picture_signatures
+
 __all__ = ["ABSENT", "SIGNATURE_DTYPE"]
 
 
@@ -28,8 +30,6 @@ ABSENT = 255
 
 
 def sign_images(segment: Any, paths: list[str]) -> np.ndarray[Any, np.dtype[Any]]:
-    from dcfast.images.signatures import picture_signatures
-
     result = np.zeros(segment.num_samples, dtype=SIGNATURE_DTYPE)
     result["status"] = ABSENT
     member = np.asarray(segment.picture_member())

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import dcfast
 from dcfast.errors import CorruptDataError, MissingDependencyError
 
 __all__ = ["Row", "core", "describe", "filter_data", "libraries", "machine"]
@@ -82,8 +83,6 @@ def found(module: str) -> bool:
 
 def core(deep: bool) -> Iterator[Row]:
     """Versions of dcfast, Python and the compiled core, and whether the core indexes a tar rightly."""
-    import dcfast
-
     yield Row("dcfast", "info", f"{dcfast.__version__}, {Path(dcfast.__file__).parent}")
     yield Row("python", "info", f"{platform.python_implementation()} {platform.python_version()}, {sys.executable}")
     rebuild = "make run in a checkout, or pip install --force-reinstall dcfast"
@@ -115,8 +114,6 @@ def _compiler(path: str | None) -> str:
 
 def _index_a_tar() -> None:
     """Writes two samples with Python's tarfile, indexes them, and compares each member's name, size and bytes."""
-    import dcfast
-
     members = [("a.txt", b"two words"), ("a.json", b'{"uid": "%032x"}' % 7), ("b.txt", b""), ("b.bin", bytes(1009))]
     with tempfile.TemporaryDirectory(prefix="dcfast-doctor-") as folder:
         path = Path(folder) / "00000000.tar"

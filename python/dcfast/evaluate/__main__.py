@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from dcfast.errors import DcfastError
+from dcfast.evaluate.evaluation import RESULTS, check_evalsets, evaluate_model
+from dcfast.models.clip import load_model
+from dcfast.models.devices import resolve_device
 from dcfast.process.signals import stoppable
 from dcfast.storage.paths import make_directory, path_argument
 
@@ -78,13 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(args: argparse.Namespace) -> int:
     try:
-        from dcfast.evaluate.evaluation import RESULTS, check_evalsets, evaluate_model
-
         check_evalsets(args.evalsets)  # before the model is loaded, which takes longer
         make_directory(args.out, "--out")
-        from dcfast.models.clip import load_model
-        from dcfast.models.devices import resolve_device
-
         clip = load_model(args.model, args.checkpoint, device=resolve_device(args.device), precision=args.precision)
         summary = evaluate_model(
             clip,

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from dcfast.access import read_members
 from dcfast.errors import EvalsetError
 from dcfast.evaluate.tasks import DEFAULT_METRICS, EvalTask
+from dcfast.index.build import index_tars
 
 if TYPE_CHECKING:
     from dcfast.index.build import TarIndex
@@ -206,8 +208,6 @@ def open_evalset(task: EvalTask, folder: Path, *, threads: int = 1) -> EvalSet:
         EvalsetError: no tars, no class names, labels out of range, bad metadata or riddles, nothing to score; with the
             directory, the sample and what was expected.
     """
-    from dcfast.index.build import index_tars
-
     fingerprint = set_fingerprint(task, folder)
     tars = _shards(folder)
     index = index_tars(tars, threads=threads)
@@ -237,8 +237,6 @@ def _leave_out(found: EvalSet, reason: str, samples: Ints) -> None:
 
 
 def _members(found: EvalSet, extension: str) -> Any:
-    from dcfast.access import read_members
-
     return read_members(
         found.index, found.rows, extension, numbering="sample", missing="none", memory_bytes=1 << 32, threads=1
     )

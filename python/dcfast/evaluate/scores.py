@@ -11,7 +11,8 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dcfast.errors import PoolError
+from dcfast.errors import DcfastError, PoolError
+from dcfast.evaluate.tasks import datacomp_tasks, find_tasks
 
 NAMED = 6
 """Evaluation sets that a sentence names."""
@@ -108,8 +109,6 @@ class Leaked:
 
 def _task_keys(evalset_dir: Path | None) -> dict[str, str]:
     """Name of an evaluation set (of its directory ``wds_NAME_test``) -> key of its task, where it is another."""
-    from dcfast.errors import DcfastError
-    from dcfast.evaluate.tasks import datacomp_tasks, find_tasks
 
     def name(directory: str) -> str:
         return directory.removeprefix("wds_").removesuffix("_test")

@@ -20,6 +20,7 @@ from dcfast.features.files import embeddings_file, score_column, segment_file
 from dcfast.features.pairs import NO_CAPTION, OK
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.npz import Array, iterate_npz, npz_arrays, write_npz
+from dcfast.uids.sets import uid_lookup, uid_parse
 
 __all__ = ["Filled", "Located", "SegmentColumns", "locate_rows", "write_features"]
 
@@ -91,8 +92,6 @@ def locate_rows(columns: SegmentColumns, records: Any, uids: Any, valid: npt.NDA
     Args:
         records: the pool index.   uids: (n,) "u8,u8".   valid: (n,) bool, False for malformed uids.
     """
-    from dcfast.uids.sets import uid_lookup
-
     first, count = (np.asarray(a) for a in uid_lookup(records, np.ascontiguousarray(uids), threads=1))
     count = np.minimum(np.where(valid, count, 0), MAX_REPEATS)
     owner = np.repeat(np.arange(len(uids)), count)
@@ -109,8 +108,6 @@ def locate_rows(columns: SegmentColumns, records: Any, uids: Any, valid: npt.NDA
 
 def _locate_file(columns: SegmentColumns, records: Any, path: Path) -> Located:
     import pyarrow.parquet as pq
-
-    from dcfast.uids.sets import uid_parse
 
     parts = []
     with pq.ParquetFile(path) as file:

@@ -15,6 +15,7 @@ from dcfast.filters.expression import Call
 from dcfast.filters.rules import Mask
 from dcfast.filters.thresholds import Quantile, parse_threshold
 from dcfast.filters.tokens import quoted
+from dcfast.uids.sets import uid_isin
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -113,8 +114,6 @@ class Rows:
         if self.uids is None or name not in self.uid_sets:
             missing = "uids" if self.uids is None else f"uid_sets[{name!r}]"
             raise ValueError(f"Filter.evaluate: {missing} must be given for this filter")
-        from dcfast.uids.sets import uid_isin
-
         # loading a set checked that it is sorted; pieces, not threads, fill the cores here
         return uid_isin(self.uids, self.uid_sets[name], check=False, threads=1)
 

@@ -6,6 +6,7 @@ is decoded by Pillow where that is installed, and then hashed by the core like t
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Sequence
@@ -178,8 +179,6 @@ def _by_pillow(data: bytes, result: Signatures, i: int) -> None:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
         return
-    import io
-
     Image.init()  # which formats a build of Pillow has is known only after this
     formats = [name for name in _FALLBACK_FORMATS if name in Image.OPEN]
     try:

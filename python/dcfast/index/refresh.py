@@ -20,6 +20,7 @@ from typing import Any
 
 from dcfast.errors import CorruptDataError, PoolError, RunError
 from dcfast.index.build import ShardColumns, write_segment
+from dcfast.index.pool import MAX_SEGMENTS, group_files
 from dcfast.index.pool_index import build_pool_records, index_folder, segment_name
 from dcfast.index.segments import Segment, shard_state
 from dcfast.process.signals import stoppable
@@ -138,8 +139,6 @@ class _RemoteShards:
 
 def _groups(names: list[str]) -> list[tuple[int, list[str]]]:
     """As the stage ``index`` cuts a pool into segments."""
-    from dcfast.index.pool import MAX_SEGMENTS, group_files
-
     return group_files(names, MAX_SEGMENTS)
 
 

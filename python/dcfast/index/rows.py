@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from dcfast.index.segments import Segment
+from dcfast.index.build import WITHOUT_UID, Segment
 
 __all__ = [
     "FLAGS_WITHOUT_UID",
@@ -43,8 +42,6 @@ ROW_BITS = 32
 
 def valid_uid_mask(segment: Any) -> Any:
     """(n,) bool: whether a sample has a uid; elsewhere its entry in ``segment.uid`` means nothing."""
-    from dcfast.index.build import WITHOUT_UID
-
     return (np.asarray(segment.flags) & int(WITHOUT_UID)) == 0
 
 

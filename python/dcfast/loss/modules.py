@@ -9,6 +9,9 @@ from torch import nn
 
 from dcfast.loss import arguments, functional
 from dcfast.loss.functional import clip_loss, siglip_loss
+from dcfast.loss.ops.clip_ranks import clip_loss_ranks
+from dcfast.loss.ops.siglip_ranks import SCHEDULES, siglip_loss_ranks
+from dcfast.loss.ranks import GatherWithGradient, group_name, ranks_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,8 +28,6 @@ def _check_ranks(rank: int, world_size: int) -> None:
 def _name_of(group: Any | None) -> str:
     if group is None:
         return ""
-    from dcfast.loss.ranks import group_name
-
     return group_name(group)
 
 
@@ -101,8 +102,6 @@ class ClipLoss(nn.Module):
         return per_image, per_text
 
     def _gather(self, features: Tensor) -> Tensor:
-        from dcfast.loss.ranks import GatherWithGradient, ranks_of
-
         ranks = ranks_of(self.rank, self.world_size, self._group_name)
         if self.gather_with_grad:
             gathered: Tensor = GatherWithGradient.apply(features, ranks)
@@ -129,8 +128,6 @@ class ClipLoss(nn.Module):
         return {"contrastive_loss": loss} if output_dict else loss
 
     def _over_ranks(self, image: Tensor, text: Tensor, logit_scale: Tensor | float) -> Tensor:
-        from dcfast.loss.ops.clip_ranks import clip_loss_ranks
-
         image, text, scale = functional.checked(image, text, logit_scale)
         ranks = self.rank, self.world_size, self._group_name
         settings = self.schedule, self.local_loss, self.gather_with_grad
@@ -206,8 +203,6 @@ class SigLipLoss(nn.Module):
     def _over_ranks(
         self, image: Tensor, text: Tensor, logit_scale: Tensor | float, logit_bias: Tensor | float | None
     ) -> Tensor:
-        from dcfast.loss.ops.siglip_ranks import SCHEDULES, siglip_loss_ranks
-
         image, text, scale = functional.checked(image, text, logit_scale)
         bias = arguments.as_scalar(0.0 if logit_bias is None else logit_bias, "logit_bias", image)
         needs = functional.siglip_needs(image, text, scale, bias)

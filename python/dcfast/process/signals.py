@@ -7,6 +7,7 @@ process where it has not ended by itself in time. That is safe at any moment: fi
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -146,8 +147,6 @@ def spawning() -> Iterator[None]:
 
 def start_worker(parent: int) -> None:
     """First thing in a worker process of this machine: it dies with the run that started it."""
-    import ctypes
-
     # A worker must not outlive a run that was killed: it would go on writing beside the next one.
     pr_set_pdeathsig = 1
     ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcfast.errors import PoolError
+from dcfast.uids.sets import merge_runs, open_records, record_sort, save_records, uid_isin, uid_lookup, uid_parse
 
 __all__ = ["BoxTable", "Metadata", "make_box_table"]
 
@@ -35,8 +37,6 @@ class BoxTable:
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> BoxTable:
         """Maps what ``make_box_table`` wrote. Raises CorruptDataError, OSError or ValueError where it is not that."""
-        from dcfast.uids.sets import open_records
-
         boxes = np.load(Path(directory) / "boxes.npy", mmap_mode="r", allow_pickle=False)
         if boxes.dtype != np.float64 or boxes.ndim != 2 or boxes.shape[1] != 4:
             raise ValueError(
@@ -46,8 +46,6 @@ class BoxTable:
 
     def look_up(self, uids: NDArray[Any]) -> list[NDArray[np.float64] | None]:
         """The boxes of each uid, None where it has none. Memory: the answer."""
-        from dcfast.uids.sets import uid_lookup
-
         found: list[NDArray[np.float64] | None] = [None] * len(uids)
         if len(self.records) == 0 or len(uids) == 0:
             return found
@@ -73,8 +71,6 @@ def make_box_table(metadata: Metadata, subset: NDArray[Any], directory: str | os
         PoolError: no files, no such columns, a uid or box that is none: names the file, and the row.   OSError.
     Memory: 65,536 rows, 24 bytes a row of one file that has boxes, and 256 MiB while runs are merged.
     """
-    from dcfast.uids.sets import merge_runs, record_sort, save_records
-
     files = _metadata_files(metadata)
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,8 +99,6 @@ def make_box_table(metadata: Metadata, subset: NDArray[Any], directory: str | os
 
 
 def _write_npy(whole: BinaryIO, source: BinaryIO, total: int) -> None:
-    import shutil
-
     header = {"descr": "<f8", "fortran_order": False, "shape": (total, 4)}
     np.lib.format.write_array_header_1_0(whole, header)
     shutil.copyfileobj(source, whole, 1 << 20)
@@ -139,8 +133,6 @@ def _read_boxes(path: Path, subset: NDArray[Any], first_box: int) -> Iterator[tu
     """(records, boxes) of the rows of a file that are in the subset and have boxes, part by part."""
     import pyarrow as pa
     import pyarrow.parquet as pq
-
-    from dcfast.uids.sets import uid_isin, uid_parse
 
     try:
         file = pq.ParquetFile(path)

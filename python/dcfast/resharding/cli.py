@@ -7,6 +7,11 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from typing import Any
 
+from dcfast.errors import DcfastError
+from dcfast.process.signals import stoppable
+from dcfast.resharding.run import reshard
+from dcfast.storage.paths import path_argument
+
 __all__ = ["main", "parse_arguments"]
 
 _LAYOUT = {
@@ -33,8 +38,6 @@ Ctrl-C or SIGTERM.
 
 def parse_arguments(argv: Sequence[str] | None = None) -> Namespace:
     """Reads the command line; exits with status 2 where it is wrong."""
-    from dcfast.storage.paths import path_argument
-
     parser = ArgumentParser(
         prog="python -m dcfast.resharder",
         description="Write a subset of a pool as new shards.",
@@ -107,16 +110,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the resharder; returns its exit status."""
     args = parse_arguments(argv)
-    from dcfast.process.signals import stoppable
-
     how = "--resume in place of --overwrite" if args.overwrite else "--resume"
     return stoppable(lambda: _main(args), f"stopped; the same command with {how} goes on")
 
 
 def _main(args: Namespace) -> int:
-    from dcfast.errors import DcfastError
-    from dcfast.resharding.run import reshard
-
     seed = args.shuffle_seed if args.shuffle_seed is not None else 0 if args.shuffle_bufsize > 0 else None
     blur = args.apply_blur or args.inject_blur_metadata
     try:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dcfast.interop.wds2idx import index_text
+
 __all__ = ["ShardContents"]
 
 
@@ -55,6 +57,4 @@ class ShardContents:
 
     def idx_text(self) -> bytes:
         """The index file for DALI (``dcfast.interop.wds2idx``). Raises ValueError: a name with white space."""
-        from dcfast.interop.wds2idx import index_text
-
         return index_text(self.member_names(), self.size, self.member_sample, len(self.uid))

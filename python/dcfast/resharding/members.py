@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcfast.errors import CorruptDataError
+from dcfast.index.build import index_tars
+from dcfast.storage.hashing import hash_members
 
 __all__ = ["hash_ranges", "list_members"]
 
@@ -20,8 +22,6 @@ def list_members(path: str | Path) -> tuple[Any, NDArray[np.uint64], NDArray[np.
     Raises CorruptDataError where the tar is damaged or holds anything else.
     """
     import pyarrow as pa
-
-    from dcfast.index.build import index_tars
 
     index = index_tars([path], threads=1)
     for damage in index.damage:
@@ -36,7 +36,5 @@ def list_members(path: str | Path) -> tuple[Any, NDArray[np.uint64], NDArray[np.
 
 
 def hash_ranges(path: str | Path, offset: NDArray[Any], size: NDArray[Any]) -> NDArray[Any]:
-    from dcfast.storage.hashing import hash_members
-
     hashes: NDArray[Any] = hash_members(path, offset, size)
     return hashes

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 
 import dcfast._core as _core
+from dcfast.errors import PoolError
 from dcfast.resharding.sources import core_segments, open_subset, whole_number
 
 TYPE_CHECKING = False
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from dcfast.resharding.contents import ShardContents
     from dcfast.resharding.sources import SegmentItem, Subset
 
-__all__ = ["ReshardPlan", "make_plan"]
+__all__ = ["ReshardPlan", "ShardSources", "make_plan"]
 
-# rows of a segment looked at together: bounds the memory of the plan for segments of any size
+# rows of a segment looked at together: bounds the memory of plan and workers for segments of any size
 ROWS_AT_ONCE = 1 << 18
 _ARRAYS = ("cuts", "repeats", "exclude")
 _VALUES = ("segments", "segment_first", "shards_dir", "options", "counts")
@@ -254,8 +256,56 @@ def _mapped_rows(spool: Any, count: int) -> Any:
 def _check_shard_range(count: int, numbers: tuple[int, int], first_shard: int) -> None:
     """Raises PoolError where ``first_shard`` is beyond all the numbers of a pool's shards: nothing could be written."""
     if first_shard and (count == 0 or first_shard > numbers[1]):
-        from dcfast.errors import PoolError
-
         between = f", numbered {numbers[0]} to {numbers[1]}" if count else ""
         held = f"{count} input shard{'s' if count != 1 else ''}{between}"
         raise PoolError(f"first_shard={first_shard} is beyond the pool: it has {held}; begin at one of these")
+
+
+class ShardSources:
+    """The segments that a worker's output shards draw from; the last few stay open. Safe for many threads.
+
+    Memory: the pages in use of at most ``keep`` mapped segments, for pools of any size.
+    """
+
+    def __init__(
+        self, plan: ReshardPlan, subset: Subset, segments: Sequence[SegmentItem] | None = None, *, keep: int = 2
+    ) -> None:
+        self.plan = plan
+        items = plan.segments if segments is None else segments
+        if len(items) != len(plan.segment_first) - 1:
+            raise ValueError(f"segments must be the {len(plan.segment_first) - 1} that were planned; got {len(items)}")
+        count = plan.options["num_shards"]
+        self._core = _core.PlannedShards(
+            core_segments(items),
+            open_subset(subset),
+            **plan.buffers,
+            shuffle_seed=plan.shuffle_seed,
+            segment_first=plan.segment_first,
+            shards_dir=os.fsencode(plan.shards_dir),
+            first_shard=whole_number(plan.options["first_shard"]),
+            num_shards=None if count is None else whole_number(count),
+            keep=keep,
+            rows_at_once=ROWS_AT_ONCE,
+        )
+
+    def row_ids(self, k: int) -> NDArray[np.uint64]:
+        """Pool row ids of the samples of output shard k, in order, a row as often as it is written."""
+        ids: NDArray[np.uint64] = self._core.row_ids(k)
+        return ids
+
+    def contents(self, k: int, *, check: bool = False) -> ShardContents:
+        """Output shard k. Memory: about 100 bytes a member. Cost: look-ups of the rows between its two cuts.
+
+        Args:
+            check: raise ValueError where it does not hold what was planned (of a shuffled one: as many samples).
+        """
+        from dcfast.resharding.contents import ShardContents
+
+        return ShardContents.of_core(self._core.contents(k, check=check))
+
+    def write(self, k: int, path: str, threads: int, check_mtime: bool) -> tuple[int, int, int, int]:
+        """Checks and writes output shard k; returns its samples, members, payload bytes and bytes."""
+        done: tuple[int, int, int, int] = self._core.write(
+            k, os.fsencode(path), threads=threads, check_mtime=check_mtime
+        )
+        return done

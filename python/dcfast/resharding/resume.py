@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import dcfast._core as _core
+from dcfast.errors import CorruptDataError, RunError, SubsetError
 from dcfast.resharding.files import write_flat_json
 from dcfast.resharding.layout import BLOCK, IDX_FORMAT, KEY_FILE, RECORD, SHARD_FORMAT, STATS_FORMAT
 from dcfast.resharding.output import is_temporary, remove_outputs
@@ -15,8 +17,7 @@ if TYPE_CHECKING:
 
     from dcfast.resharding.contents import ShardContents
     from dcfast.resharding.edit import BlurOptions
-    from dcfast.resharding.plan import ReshardPlan
-    from dcfast.resharding.sources import ShardSources
+    from dcfast.resharding.plan import ReshardPlan, ShardSources
 
 __all__ = ["begin_run", "has_ended", "is_whole", "plan_key"]
 
@@ -32,8 +33,6 @@ def plan_key(plan: ReshardPlan, subset: Any, more: list[Any]) -> str:
         more: text and numbers that decide them, too.
     Cost: one read of the subset, and of the cuts.
     """
-    import dcfast._core as _core
-
     hashes = [_core.xxh3_128(part) for part in (_bytes_of(subset), *(_bytes_of(b) for b in plan.buffers.values()))]
     options = sorted(plan.options.items())
     words = [hashes, plan.inputs, options, os.path.abspath(plan.shards_dir), more]
@@ -55,8 +54,6 @@ def begin_run(out: str, key: str, resume: bool, sync: bool) -> None:
     Raises:
         RunError: it is of another, or of none.
     """
-    from dcfast.errors import RunError
-
     noted = os.path.join(out, KEY_FILE)
     if resume and os.path.lexists(noted):
         found = _read_object(noted)
@@ -101,8 +98,6 @@ def has_ended(out: str, plan: ReshardPlan, subset: Any, arguments: dict[str, Any
 def _holds_subset(path: str, subset: Any) -> bool:
     import numpy as np
 
-    from dcfast.errors import RunError, SubsetError
-
     try:
         return bool(np.array_equal(subset_array(open_subset(path)), subset_array(subset)))
     except (OSError, SubsetError) as error:
@@ -111,8 +106,6 @@ def _holds_subset(path: str, subset: Any) -> bool:
 
 def _read_object(path: str) -> dict[str, Any]:
     import json
-
-    from dcfast.errors import RunError
 
     why = "nothing can be resumed here, pass overwrite=True instead"
     try:
@@ -173,7 +166,6 @@ def _end_of_tar(payload_end: int) -> int:
 
 
 def _walks_to_its_end(tar: str, size: int, samples: int, idx: str | None) -> bool:
-    from dcfast.errors import CorruptDataError
     from dcfast.resharding.members import list_members
 
     try:

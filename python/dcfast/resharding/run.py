@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 
+import dcfast._core as _core
 from dcfast.resharding.files import plain_path
 from dcfast.resharding.inputs import open_inputs
 from dcfast.resharding.layout import EDIT_COUNTS
@@ -201,8 +202,6 @@ def _blur(boxes: Metadata | None, subset: Any, apply: bool, inject: bool, qualit
 def _blur_arguments(blur: BlurOptions) -> dict[str, Any]:
     """What meta.json says of it, and what decides the bytes."""
     import numpy as np
-
-    import dcfast._core as _core
 
     views = [np.ascontiguousarray(array).view(np.uint8).data for array in (blur.table.records, blur.table.boxes)]
     return {

@@ -1,4 +1,4 @@
-"""Where output shards come from: index segments and a subset, as the core borrows them, and a plan's shards over both.
+"""Where output shards come from: index segments and a subset, as the core borrows them.
 
 Importing this module imports nothing but the core, see the package.
 """
@@ -14,71 +14,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, TypeAlias
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from dcfast.index.segments import Segment
-    from dcfast.resharding.contents import ShardContents
-    from dcfast.resharding.plan import ReshardPlan
 
     #: or the core's own, which mypy knows nothing of
     SegmentItem: TypeAlias = str | os.PathLike[str] | Segment
     Subset = NDArray[Any] | str | os.PathLike[str]
 
-__all__ = ["ShardSources", "core_segments", "open_segment", "open_subset", "subset_array", "whole_number"]
-
-# rows of a segment looked at together: bounds the memory of workers for segments of any size
-ROWS_AT_ONCE = 1 << 18
-
-
-class ShardSources:
-    """The segments that a worker's output shards draw from; the last few stay open. Safe for many threads.
-
-    Memory: the pages in use of at most ``keep`` mapped segments, for pools of any size.
-    """
-
-    def __init__(
-        self, plan: ReshardPlan, subset: Subset, segments: Sequence[SegmentItem] | None = None, *, keep: int = 2
-    ) -> None:
-        self.plan = plan
-        items = plan.segments if segments is None else segments
-        if len(items) != len(plan.segment_first) - 1:
-            raise ValueError(f"segments must be the {len(plan.segment_first) - 1} that were planned; got {len(items)}")
-        count = plan.options["num_shards"]
-        self._core = _core.PlannedShards(
-            core_segments(items),
-            open_subset(subset),
-            **plan.buffers,
-            shuffle_seed=plan.shuffle_seed,
-            segment_first=plan.segment_first,
-            shards_dir=os.fsencode(plan.shards_dir),
-            first_shard=whole_number(plan.options["first_shard"]),
-            num_shards=None if count is None else whole_number(count),
-            keep=keep,
-            rows_at_once=ROWS_AT_ONCE,
-        )
-
-    def row_ids(self, k: int) -> NDArray[np.uint64]:
-        """Pool row ids of the samples of output shard k, in order, a row as often as it is written."""
-        ids: NDArray[np.uint64] = self._core.row_ids(k)
-        return ids
-
-    def contents(self, k: int, *, check: bool = False) -> ShardContents:
-        """Output shard k. Memory: about 100 bytes a member. Cost: look-ups of the rows between its two cuts.
-
-        Args:
-            check: raise ValueError where it does not hold what was planned (of a shuffled one: as many samples).
-        """
-        from dcfast.resharding.contents import ShardContents
-
-        return ShardContents.of_core(self._core.contents(k, check=check))
-
-    def write(self, k: int, path: str, threads: int, check_mtime: bool) -> tuple[int, int, int, int]:
-        """Checks and writes output shard k; returns its samples, members, payload bytes and bytes."""
-        done: tuple[int, int, int, int] = self._core.write(
-            k, os.fsencode(path), threads=threads, check_mtime=check_mtime
-        )
-        return done
+__all__ = ["core_segments", "open_segment", "open_subset", "subset_array", "whole_number"]
 
 
 def whole_number(value: Any) -> int:

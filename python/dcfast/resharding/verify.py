@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from dcfast.errors import CorruptDataError
 from dcfast.resharding.contents import ShardContents
+from dcfast.resharding.edit import edited_contents
 from dcfast.resharding.layout import IDX_FORMAT, SHARD_FORMAT, STATS_FORMAT
 from dcfast.resharding.members import hash_ranges, list_members
-from dcfast.resharding.plan import ReshardPlan
-from dcfast.resharding.sources import ShardSources
+from dcfast.resharding.plan import ReshardPlan, ShardSources
 from dcfast.storage.temporary import temporary_folder
 
 if TYPE_CHECKING:
@@ -104,8 +104,6 @@ def _verify_one(
     contents = sources.contents(k)
     if blur is None:
         return _verify_contents(contents, k, out_dir, strict, idx)
-    from dcfast.resharding.edit import edited_contents
-
     with (
         temporary_folder("dcfast-verify-") as folder,
         edited_contents(contents, blur, folder / "spool") as edited,

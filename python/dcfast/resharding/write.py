@@ -10,8 +10,7 @@ import os
 import dcfast._core as _core
 from dcfast.resharding.files import plain_path, temporary_name, write_file, write_flat_json
 from dcfast.resharding.layout import EDIT_COUNTS, IDX_FORMAT, SHARD_FORMAT, STATS_FORMAT
-from dcfast.resharding.plan import ReshardPlan
-from dcfast.resharding.sources import ShardSources
+from dcfast.resharding.plan import ReshardPlan, ShardSources
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

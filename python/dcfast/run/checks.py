@@ -5,12 +5,20 @@ from __future__ import annotations
 import difflib
 
 from dcfast.errors import RunError
+from dcfast.evaluate import check_evalsets
+from dcfast.evaluate.folders import evalset_tars
+from dcfast.filters import compile_filter
 from dcfast.filters.term import SCORES
 from dcfast.rundir.branch import branch_settings
 from dcfast.rundir.layout import STAGES
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.settings import DEVICES, LOSSES, SOURCES, TEACHER, Settings
 from dcfast.scales import scale
+from dcfast.stages.features import check_features
+from dcfast.stages.filter.outcomes import resolve_expression
+from dcfast.stages.teacher import check_teacher
+from dcfast.train.dali import require_dali
+from dcfast.train.decode import DECODERS
 
 __all__ = ["ON_MODELS", "check_device", "check_expressions", "check_settings", "check_stages"]
 
@@ -33,12 +41,8 @@ def check_settings(settings: Settings) -> None:
     _one_of("loss", settings.loss, LOSSES)
     _one_of("device", settings.device, DEVICES)
     _one_of("train_from", settings.train_from, SOURCES)
-    from dcfast.train.decode import DECODERS
-
     _one_of("decoder", settings.decoder, tuple(DECODERS))
     if settings.decoder == "dali" and settings.train:
-        from dcfast.train.dali import require_dali
-
         require_dali()
     for prefix, model in (settings.features or {}).items():
         _one_of("features: the prefix", prefix, tuple(SCORES))
@@ -81,8 +85,6 @@ ON_MODELS = ("teacher", "features", "train", "evaluate")
 
 def check_expressions(run: Run) -> None:
     """What can be known to be wrong of the settings' expressions without a file."""
-    from dcfast.filters import compile_filter
-
     for expression in (run.settings.filter, run.compare):
         if expression is not None:
             compile_filter(expression)
@@ -94,29 +96,19 @@ def check_stages(run: Run, stages: list[str]) -> None:
     # what can be known to be wrong before hours of work, is said before them
     check_expressions(run)
     if "teacher" in stages:
-        from dcfast.stages.teacher import check_teacher
-
         check_teacher(run)
     if "features" in stages:
-        from dcfast.stages.features import check_features
-
         check_features(run)
     if "world" in stages:
         return  # it may be half rendered: its files are listed when it is whole
     run.pool  # noqa: B018  (lists the pool, or says what is missing)
     if run.evalset_dir is not None and "signatures" in stages:
-        from dcfast.evaluate.folders import evalset_tars
-
         evalset_tars(run.evalset_dir)
     if "filter" in stages:
-        from dcfast.stages.filter.outcomes import resolve_expression
-
         resolve_expression(run)
         if run.compare is not None:
             resolve_expression(Run(run.out, branch_settings(run.settings, run.compare)))
     if "evaluate" in stages and run.evalset_dir is not None:
-        from dcfast.evaluate import check_evalsets
-
         check_evalsets(run.evalset_dir)
 
 

@@ -22,6 +22,7 @@ from dcfast.rundir.layout import STAGES
 from dcfast.rundir.run_dir import Run, Settings, open_run
 from dcfast.stages import stage_steps
 from dcfast.stages.runner import run_stage
+from dcfast.stages.train import limit_threads
 
 __all__ = ["Comparison", "run_branch", "run_one"]
 
@@ -95,8 +96,6 @@ def _beside(
     base: str, base_settings: Settings, out: str, settings: Settings, last: str, overwrite: bool, threads: int
 ) -> dict[str, Any]:
     """A branch in a process of its own."""
-    from dcfast.stages.train import limit_threads
-
     limit_threads(threads)
     return run_branch(base, base_settings, out, settings, last=last, overwrite=overwrite)
 
@@ -136,8 +135,6 @@ class Comparison:
         """Begins it beside the training that follows, where that is of use."""
         if not self._fits_beside():
             return
-        from dcfast.stages.train import limit_threads
-
         threads = max(1, len(os.sched_getaffinity(0)) // 2)
         limit_threads(threads)
         self._say(f"filter to {self._last}, at the same time")
@@ -183,6 +180,4 @@ class Comparison:
         if kind is not None:
             for process in processes:
                 process.kill()
-        from dcfast.stages.train import limit_threads
-
         limit_threads(None)

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dcfast.evaluate.folders import evalset_tars
 from dcfast.index.pool import Pool
 from dcfast.rundir.run_dir import Run, Settings
 from dcfast.scales import scale
@@ -41,8 +42,6 @@ def plan(out: Path, settings: Settings, workers: int) -> dict[str, Any]:
     eval_bytes = 0
     evalsets = 0
     if run.evalset_dir is not None:
-        from dcfast.evaluate.folders import evalset_tars
-
         found = evalset_tars(run.evalset_dir)
         evalsets, eval_bytes = len(found), _size([t for _, tars in found for t in tars])
     segments, groups = len(pool.segments()), len(pool.metadata_groups())

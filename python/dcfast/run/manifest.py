@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.engine.piece import fingerprint_files
+from dcfast.evaluate.folders import evalset_tars
 from dcfast.rundir.branch import comparison_dir
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import equals_json, load_object
 from dcfast.scales import scale
 from dcfast.storage.atomic import write_json
+from dcfast.train.settings import recipe_departures
 
 __all__ = ["build_manifest", "write_manifest"]
 
@@ -82,8 +84,6 @@ def build_manifest(run: Run) -> dict[str, Any]:
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
     if run.evalset_dir is not None:
-        from dcfast.evaluate.folders import evalset_tars
-
         sets = evalset_tars(run.evalset_dir)
         tars = [tar for _, files in sets for tar in files]
         manifest["evalsets"] = {"names": [n for n, _ in sets], "fingerprint": fingerprint_files(run.out, tars)}
@@ -114,8 +114,6 @@ def build_manifest(run: Run) -> dict[str, Any]:
 
 def _departures(run: Run) -> list[str]:
     """Why this run's results must not be taken for results of DataComp's; empty for a standard run."""
-    from dcfast.train.settings import recipe_departures
-
     settings = run.settings
     found = ["scale tiny is not one of DataComp's"] if settings.scale == "tiny" else []
     if settings.samples_seen is not None:

@@ -18,9 +18,11 @@ from typing import Any
 from dcfast.engine import check_engine, open_engine
 from dcfast.engine.progress import Progress, Silent
 from dcfast.errors import DcfastError, RunError
+from dcfast.evaluate.scores import read_leaked, read_scores
 from dcfast.process.signals import stoppable
 from dcfast.run.checks import check_device, check_expressions, check_settings, check_stages
 from dcfast.run.comparison import Comparison, run_branch, run_one
+from dcfast.run.dry_run import describe
 from dcfast.run.manifest import write_manifest
 from dcfast.run.options import parser, plan_without_pool, settings_of
 from dcfast.rundir.branch import comparison_dir
@@ -179,8 +181,6 @@ def _closing_lines(out: Path, summaries: dict[str, Any]) -> list[str]:
 
 
 def _score_lines(out: Path, summaries: dict[str, Any]) -> list[str]:
-    from dcfast.evaluate.scores import read_leaked, read_scores
-
     if "evaluate" not in summaries:
         return []
     rows = [("this run", out)]
@@ -214,8 +214,6 @@ def _main(args: argparse.Namespace) -> int:
             return 2
         out = Path(args.out or Path("runs") / settings.scale)
         if args.dry_run:
-            from dcfast.run.dry_run import describe
-
             planned = Run(out, settings)
             check_engine(args.engine, args.workers)
             _selected(planned, args.first, args.last)

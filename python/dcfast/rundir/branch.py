@@ -7,6 +7,7 @@ copied, and since every file is only ever replaced, never changed, neither run c
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -46,8 +47,6 @@ def slug(text: str) -> str:
     name = re.sub(r"[^A-Za-z0-9._]+", "-", words).strip("-.") or "filter"
     if len(name) <= LONGEST_SLUG and not words.count('"'):
         return name
-    import hashlib
-
     return f"{name[: LONGEST_SLUG - 9].rstrip('-.')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 

@@ -19,6 +19,7 @@ from dcfast.rundir.settings import NO_COMPARISON, TEACHER, Settings
 from dcfast.rundir.summaries import load_object
 from dcfast.storage.atomic import remove_leftovers, write_json
 from dcfast.storage.paths import absolute, make_directory
+from dcfast.world import WorldSpec
 
 if TYPE_CHECKING:
     from dcfast.world import WorldSpec
@@ -55,8 +56,6 @@ class Run:
     @property
     def world_spec(self) -> WorldSpec:
         """The built-in world's spec: the settings' seed and changes on its defaults; ValueError for what it lacks."""
-        from dcfast.world import WorldSpec
-
         values = {**WorldSpec().to_json(), **(self.settings.world or {})}
         return WorldSpec.from_json({**values, "seed": values["seed"] + self.settings.seed})
 

@@ -16,12 +16,14 @@ import numpy as np
 from dcfast.dedup.match import EvalImages, exact_matches, near_matches
 from dcfast.engine.piece import Piece
 from dcfast.evaluate.folders import evalset_tars
+from dcfast.index.build import Segment
 from dcfast.index.rows import valid_uid_mask
 from dcfast.rundir.layout import MERGE_BYTES, TABLE, eval_path, evidence_schema, pool_path, segment_path
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.tables import combine_parts, part_path
 from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import atomic_path
+from dcfast.uids.sets import load_subset, merge_runs, save_subset, uid_format, uid_unique
 
 __all__ = ["steps"]
 
@@ -31,9 +33,6 @@ def match_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
-
-    from dcfast.index.build import Segment
-    from dcfast.uids.sets import save_subset, uid_format, uid_unique
 
     root = Path(out)
     segment = Segment.open(root / segment_path(args["number"]))
@@ -81,8 +80,6 @@ def _uid_run(number: int) -> str:
 
 def merge_contaminated(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: ``contaminated.npy``, the sorted uids of all hits."""
-    from dcfast.uids.sets import load_subset, merge_runs
-
     root = Path(out)
     runs = [root / _uid_run(n) for n in range(args["segments"])]
     merge_runs(runs, root / "contaminated.npy", unique=True, memory_bytes=MERGE_BYTES)

@@ -11,6 +11,8 @@ from typing import Any
 
 from dcfast.engine.piece import Piece
 from dcfast.errors import RunError
+from dcfast.models.clip import load_model
+from dcfast.models.devices import resolve_device
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import load_object
 from dcfast.stages.runner import Steps
@@ -23,8 +25,6 @@ TRAIN_SUMMARY = "train/summary.json"
 def evaluate_checkpoint(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: one checkpoint on all sets; returns scores and averages, the details are in the files."""
     from dcfast.evaluate import evaluate_model
-    from dcfast.models.clip import load_model
-    from dcfast.models.devices import resolve_device
 
     clip = load_model(args["model"], str(Path(out) / args["checkpoint"]), device=resolve_device(args["device"]))
     if args["sha256"] is not None and clip.content_hash != args["sha256"]:

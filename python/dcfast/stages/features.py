@@ -18,6 +18,7 @@ from dcfast.engine.piece import Piece
 from dcfast.errors import PoolError
 from dcfast.features.files import ARRAYS, segment_file, status_path
 from dcfast.features.spec import TEACHER, FeatureModel, feature_models
+from dcfast.models.clip import load_model, model_names
 from dcfast.models.devices import borrowed_device, gpu_share
 from dcfast.rundir.layout import FEATURE_METADATA, segment_path
 from dcfast.rundir.run_dir import Run
@@ -43,8 +44,6 @@ def model_arguments(model: FeatureModel) -> tuple[dict[str, Any], tuple[str, ...
 
 @lru_cache(maxsize=4)
 def _load(name: str, pretrained: str | None, device: str, fingerprint: str) -> Any:
-    from dcfast.models.clip import load_model
-
     del fingerprint  # part of the cache's key only
     return load_model(name, pretrained, device=device)
 
@@ -59,8 +58,6 @@ def load_feature_model(root: Path, args: dict[str, Any], device: str) -> Any:
 
 @lru_cache(maxsize=16)
 def _check(name: str, pretrained: str, fingerprint: str) -> None:
-    from dcfast.models.clip import load_model, model_names
-
     del fingerprint  # part of the cache's key only
     known = name in model_names()
     if known and not os.path.isfile(pretrained):

@@ -13,11 +13,13 @@ import numpy as np
 
 from dcfast.engine.piece import Piece
 from dcfast.errors import CorruptDataError
+from dcfast.index.build import Segment, write_segment
 from dcfast.index.rows import ROW_BITS, shard_damage, valid_uid_mask
 from dcfast.rundir.layout import MERGE_BYTES, segment_path
 from dcfast.rundir.run_dir import Run
 from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import write_json
+from dcfast.uids.sets import RECORD_DTYPE, merge_runs, open_records, record_sort, save_records
 
 __all__ = ["steps"]
 
@@ -37,9 +39,6 @@ def row_ids(segment: Any, first_shard: int) -> Any:
 
 def build_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: indexes a run of shards and writes the sorted run of its uids."""
-    from dcfast.index.build import Segment, write_segment
-    from dcfast.uids.sets import RECORD_DTYPE, record_sort, save_records
-
     root = Path(out)
     number, first_shard = args["number"], args["first_shard"]
     shards = [(str(Path(args["shard_dir"]) / name), name) for name in args["shards"]]
@@ -70,8 +69,6 @@ def build_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
 def merge_pool_index(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: merges the runs of all segments into ``index/pool.npy`` and counts repeated uids."""
-    from dcfast.uids.sets import merge_runs, open_records
-
     root = Path(out)
     runs = [root / _run_path(n) for n in range(args["segments"])]
     merge_runs(runs, root / "index/pool.npy", memory_bytes=MERGE_BYTES)

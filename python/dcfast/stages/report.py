@@ -13,6 +13,8 @@ from typing import Any
 
 from dcfast.engine.piece import Piece
 from dcfast.errors import PoolError
+from dcfast.report.page.images import EvalReader, PoolReader
+from dcfast.rundir.layout import STAGES
 from dcfast.rundir.run_dir import Run
 from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import write_bytes, write_json
@@ -33,8 +35,6 @@ TABLES = (
 
 def _digest(out: Path) -> str:
     """Of everything small that the report is made of, by content: it may be written anew without a change."""
-    from dcfast.rundir.layout import STAGES
-
     digest = hashlib.sha256()
     recorded = [out / "manifest.json", *(out / "state" / f"{s}.json" for s in STAGES if s != "report")]
     recorded += sorted(out.glob("compare/*/state/*.json"))
@@ -61,7 +61,6 @@ def write_report(out: str, args: dict[str, Any]) -> dict[str, Any]:
     filter takes for these rows, whatever the size of the pool.
     """
     from dcfast.report.facts.collect import Source, collect
-    from dcfast.report.page.images import EvalReader, PoolReader
     from dcfast.report.page.page import look_up, render
 
     root = Path(out)

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from dcfast import resharding
 from dcfast.engine.piece import Piece
 from dcfast.index.pool import MAX_PIECES
 from dcfast.rundir.layout import PLAN, PLAN_FILES, excluded_path, segment_path
 from dcfast.rundir.run_dir import Run
 from dcfast.stages.runner import Steps
+from dcfast.uids.sets import load_subset, open_records, uid_isin
 
 __all__ = ["excluded_rows", "output_ranges", "steps"]
 
@@ -28,8 +30,6 @@ def output_ranges(count: int) -> list[tuple[int, int]]:
 
 def excluded_rows(root: Path, segments: int, subset: Any) -> Any:
     """Row ids in quarantine whose uid is kept all the same, because another sample with that uid is whole."""
-    from dcfast.uids.sets import uid_isin
-
     found = [np.zeros(0, dtype=np.uint64)]
     for number in range(segments):
         records = np.load(root / excluded_path(number), allow_pickle=False)
@@ -41,9 +41,6 @@ def excluded_rows(root: Path, segments: int, subset: Any) -> Any:
 
 def make_plan(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: the plan, after a look at the free space of the disk."""
-    from dcfast import resharding
-    from dcfast.uids.sets import load_subset, open_records
-
     root = Path(out)
     subset = load_subset(root / "subset.npy", check=False)
     plan = resharding.make_plan(
@@ -61,9 +58,6 @@ def make_plan(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
 def write_shards(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: some output shards."""
-    from dcfast import resharding
-    from dcfast.uids.sets import load_subset
-
     root = Path(out)
     written = resharding.write_output_shards(
         root / PLAN,
@@ -78,8 +72,6 @@ def write_shards(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
 def finish(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: ``sample_ids.npy``, ``sizes.json``, ``meta.json``; removes shards an earlier plan left."""
-    from dcfast import resharding
-
     root = Path(out)
     meta = resharding.finish_reshard(
         root / PLAN,

@@ -15,6 +15,7 @@ from typing import Any
 from dcfast.engine.engine import Engine
 from dcfast.engine.piece import Piece, read_marker
 from dcfast.engine.progress import Progress
+from dcfast.rundir.layout import STAGES
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import equals_json
 from dcfast.storage.atomic import write_json
@@ -48,8 +49,6 @@ def _run_step(run: Run, engine: Engine, pieces: list[Piece], progress: Callable[
 
 
 def _later(stage: str) -> tuple[str, ...]:
-    from dcfast.rundir.layout import STAGES
-
     return STAGES[STAGES.index(stage) :] if stage in STAGES else ()
 
 

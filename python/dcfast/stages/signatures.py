@@ -16,6 +16,8 @@ from dcfast.dedup.records import ABSENT, SIGNATURE_DTYPE, sign_images
 from dcfast.engine.piece import Piece
 from dcfast.errors import CorruptDataError, PoolError
 from dcfast.evaluate.folders import COUNT_FILE, evalset_tars
+from dcfast.images.signatures import STATUS
+from dcfast.index.build import Segment, write_segment
 from dcfast.index.rows import shard_damage
 from dcfast.rundir.layout import eval_path, pool_path, segment_path
 from dcfast.rundir.run_dir import Run
@@ -30,9 +32,6 @@ MAX_NOTED = 100
 
 def sign_pool(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: the signatures of one segment's pictures."""
-    from dcfast.images.signatures import STATUS
-    from dcfast.index.build import Segment
-
     root = Path(out)
     segment = Segment.open(root / segment_path(args["number"]))
     for shard, what in segment.check_fresh(args["shard_dir"]):
@@ -56,8 +55,6 @@ def sign_evalset(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: the signatures of one evaluation set, with the key of each picture."""
     import pyarrow as pa
     import pyarrow.parquet as pq
-
-    from dcfast.index.build import Segment, write_segment
 
     root = Path(out)
     index = root / "state/signatures/evalsets" / f"{args['number']:03d}.dcx"

@@ -16,12 +16,15 @@ from typing import Any
 
 from dcfast.engine.piece import Piece, fingerprint_files
 from dcfast.errors import RunError, SubsetError
+from dcfast.models.clip import file_sha256, read_checkpoint
+from dcfast.models.devices import resolve_device
 from dcfast.rundir.layout import segment_path
 from dcfast.rundir.run_dir import Run
 from dcfast.scales import scale
 from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import atomic_path, write_json
 from dcfast.storage.paths import absolute
+from dcfast.world import plan_teacher
 
 __all__ = ["RECIPE", "TEACHER_FILE", "check_teacher", "steps", "teacher_model", "teacher_shards"]
 
@@ -40,8 +43,6 @@ def teacher_model() -> str:
 
 def teacher_shards(run: Run) -> list[str]:
     """The shards of the world's clean pairs, relative to the run directory."""
-    from dcfast.world import plan_teacher
-
     return [
         f"world/teacher/shards/{args['shard']:08d}.tar" for _, _, args in plan_teacher(run.world_spec, run.world_dir)
     ]
@@ -113,8 +114,6 @@ def _source(root: Path, args: dict[str, Any]) -> Any:
 
 def train_teacher(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: trains the teacher, or goes on where it was stopped, and writes its weights."""
-    from dcfast.models.clip import file_sha256, read_checkpoint
-    from dcfast.models.devices import resolve_device
     from dcfast.train import TrainSettings, train
 
     root = Path(out)
@@ -167,8 +166,6 @@ def steps(run: Run) -> Steps:
         "device": settings.device,
     }
     if run.is_world:
-        from dcfast.world import plan_teacher
-
         shards = teacher_shards(run)
         planned = plan_teacher(run.world_spec, run.world_dir)
         yield [

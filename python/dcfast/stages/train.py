@@ -14,13 +14,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from dcfast import resharding
 from dcfast.engine.piece import Piece
+from dcfast.index.segments import Segment
+from dcfast.models.devices import resolve_device
 from dcfast.rundir.layout import PLAN_ARRAYS, excluded_path, segment_path
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import equals_json
+from dcfast.scales import scale
 from dcfast.stages.reshard import excluded_rows
 from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import write_json
+from dcfast.train import TrainSettings, TrainSource, launch, write_positions
+from dcfast.uids.sets import load_subset, open_records
 
 __all__ = ["POSITIONS", "limit_threads", "steps"]
 
@@ -41,10 +47,6 @@ def limit_threads(count: int | None) -> None:
 
 def plan_positions(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: the canonical order of the kept samples: that of the new shards, written or not."""
-    from dcfast import resharding
-    from dcfast.train import write_positions
-    from dcfast.uids.sets import load_subset, open_records
-
     root = Path(out)
     subset = load_subset(root / "subset.npy", check=False)
     plan = resharding.make_plan(
@@ -71,8 +73,6 @@ def _samples(root: Path, args: dict[str, Any]) -> dict[str, Any]:
 
     The subset alone does not say it: rows in quarantine whose uid is kept all the same are left out of the order.
     """
-    from dcfast.index.segments import Segment
-
     index = hashlib.sha256()
     for number in range(args["segments"]):
         index.update(bytes.fromhex(Segment.open(root / segment_path(number), verify=False).content_digest()))
@@ -82,9 +82,6 @@ def _samples(root: Path, args: dict[str, Any]) -> dict[str, Any]:
 
 def train_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: the training; returns its summary."""
-    from dcfast.models.devices import resolve_device
-    from dcfast.train import TrainSettings, TrainSource, launch
-
     root = Path(out)
     if args["source"] == "shards":
         source = TrainSource(shards=str(root / "shards"))
@@ -137,8 +134,6 @@ def steps(run: Run) -> Steps:
             )
         ]
         inputs = ("subset.npy", POSITIONS, *(segment_path(n) for n in range(segments)))
-    from dcfast.scales import scale
-
     recipe = scale(settings.scale)
     last = f"train/checkpoints/epoch_{recipe.checkpoints}.pt"
     [summary] = yield [

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dcfast import resharding
 from dcfast.engine.piece import Piece
 from dcfast.errors import CorruptDataError
 from dcfast.rundir.layout import FATES, PLAN, PLAN_FILES
@@ -20,6 +21,7 @@ from dcfast.rundir.tables import part_path
 from dcfast.stages.reshard import output_ranges
 from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import write_json
+from dcfast.uids.sets import load_subset, uid_isin, uid_parse
 
 __all__ = ["steps"]
 
@@ -28,9 +30,6 @@ MAX_NOTED = 100
 
 def check_shards(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: some output shards against plan and sources."""
-    from dcfast import resharding
-    from dcfast.uids.sets import load_subset
-
     root = Path(out)
     report = resharding.verify_output_shards(
         root / PLAN,
@@ -48,8 +47,6 @@ def check_fates(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: one part of the fates: every row has a fate, and its kept uids are in the subset."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
-
-    from dcfast.uids.sets import load_subset, uid_isin, uid_parse
 
     root = Path(out)
     table = pq.read_table(root / args["part"], columns=["uid", "fate", "reason"])
@@ -69,8 +66,6 @@ def check_fates(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
 def conclude(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: ``verify.json``: the sums of all checks and what is wrong, if anything."""
-    from dcfast.uids.sets import load_subset, uid_isin
-
     root, sums = Path(out), args["sums"]
     subset = load_subset(root / "subset.npy", check=False)
     both = 0

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from dcfast.engine.piece import Piece
 from dcfast.rundir.run_dir import Run
 from dcfast.stages.runner import Steps
+from dcfast.world import plan_world
+from dcfast.world.tasks import TASKS
 
 __all__ = ["steps"]
 
 
 def render(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: one of the world's own pieces, with the directory put in."""
-    from pathlib import Path
-
     from dcfast.world import render as world
 
     allowed = {name: getattr(world, name) for name in ("render_pool_shard", "render_evalset", "finish_world")}
@@ -30,16 +31,12 @@ def _outputs(spec: Any, function: str, args: dict[str, Any]) -> list[str]:
             f"pool/metadata/{name}.parquet"
         ]
     if function.endswith(":render_evalset"):
-        from dcfast.world.tasks import TASKS
-
         return [f"evalsets/{TASKS[args['task']].directory}/test/{name}" for name in ("0.tar", "nshards.txt")]
     return ["truth.parquet", "evalsets/tasks.json", "world.json"]
 
 
 def steps(run: Run) -> Steps:
     """One step: pool shards, evaluation sets and the truth, in any order."""
-    from dcfast.world import plan_world
-
     spec = run.world_spec
     pieces = []
     for name, function, args in plan_world(spec, run.world_dir):

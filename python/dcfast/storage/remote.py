@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 import dcfast._core as _core
@@ -323,8 +324,6 @@ def _may_pass(error: Exception) -> bool:
 
 def _modified_ns(info: Mapping[str, Any]) -> int:
     """Last modification by the names that fsspec's file systems give it."""
-    from email.utils import parsedate_to_datetime  # slow to import, and files need none of it
-
     for name in ("LastModified", "last_modified", "updated", "mtime", "modified", "created", "Last-Modified"):
         value = info.get(name)
         try:

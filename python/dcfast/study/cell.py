@@ -15,7 +15,10 @@ from typing import Any
 
 from dcfast.engine.piece import fingerprint_files
 from dcfast.errors import DcfastError
+from dcfast.evaluate.scores import read_scores
 from dcfast.process.signals import stoppable
+from dcfast.run.workflow import run, run_branch
+from dcfast.rundir.settings import Settings
 from dcfast.storage.atomic import write_json
 from dcfast.study.grid import Cell
 
@@ -58,10 +61,6 @@ def read_result(cell: Cell) -> dict[str, Any] | None:
 
 def perform_cell(cell: Cell, workers: int, *, overwrite: bool = False) -> dict[str, Any]:
     """Runs a cell, or what of it is left to do; returns and records its result."""
-    from dcfast.evaluate.scores import read_scores
-    from dcfast.run.workflow import run, run_branch
-    from dcfast.rundir.settings import Settings
-
     if cell.label is None:
         run(cell.directory, cell.settings, last=BASE_STAGE, workers=workers, overwrite=overwrite)
         result: dict[str, Any] = {"base": True}

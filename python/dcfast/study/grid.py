@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dcfast.filters import compile_filter
 from dcfast.rundir.branch import branch_settings, slug
 from dcfast.rundir.settings import NO_COMPARISON, Settings
 from dcfast.scales import scale
+from dcfast.world import WorldSpec
 
 __all__ = ["NOT_CANDIDATES", "STANDARD_FILTERS", "Cell", "Grid", "parse_filters", "parse_seeds", "scaled"]
 
@@ -117,8 +119,6 @@ def scaled(settings: Settings, name: str) -> Settings:
         raise ValueError(f"--scales: K of NAME/K must be at least 2; got {name!r}")
     settings = replace(settings, samples_seen=max(1, (settings.samples_seen or recipe.samples_seen) // part))
     if settings.pool is None:
-        from dcfast.world import WorldSpec
-
         rows = int((settings.world or {}).get("rows", WorldSpec().rows))
         settings = replace(settings, world={**(settings.world or {}), "rows": max(1, rows // part)})
     return settings
@@ -133,8 +133,6 @@ def parse_filters(given: list[str] | None, world: bool, also: str | None = None)
     Raises:
         FilterError: one cannot be read.   ValueError: a label is given twice.
     """
-    from dcfast.filters import compile_filter
-
     names = given or [name for name in STANDARD_FILTERS if world or name != "oracle"]
     found: dict[str, str] = {}
     for text in names:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.storage.atomic import write_bytes, write_json
+from dcfast.study.plot import draw
 
 __all__ = ["markdown", "write_results"]
 
@@ -142,7 +143,5 @@ def write_results(out: Path, study: dict[str, Any], *, plots: bool) -> None:
     write_bytes(out / "study.csv", _csv(study))
     write_bytes(out / "study.md", markdown(study).encode("utf-8"))
     if plots and any(row["mean"] is not None for row in study["table"]):
-        from dcfast.study.plot import draw
-
         for name, data in draw(study).items():
             write_bytes(out / name, data)

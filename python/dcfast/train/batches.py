@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.errors import CorruptDataError, RunError
+from dcfast.models.clip import load_tokenizer
 from dcfast.train.batch import Batch, BatchSpec, Encoded, join_batches
 from dcfast.train.dali import DaliDecoder, plain_jpeg
 from dcfast.train.decode import BadPicture, Decoder, open_decoder
@@ -45,8 +46,6 @@ class BatchMaker:
     """Makes batches of one rank. Memory: one micro-batch, and the tokens of at most 65,536 captions."""
 
     def __init__(self, spec: BatchSpec) -> None:
-        from dcfast.models.clip import load_tokenizer
-
         self.spec = spec
         self._order = Order(
             [s.count for s in spec.sources],

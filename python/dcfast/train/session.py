@@ -9,10 +9,12 @@ import time
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from dcfast.errors import MissingDependencyError, SubsetError
+from dcfast.models.clip import create_model, file_sha256
 from dcfast.storage.atomic import remove_leftovers, write_json
 from dcfast.storage.paths import make_directory
 from dcfast.train.batch import BatchSpec
@@ -151,8 +153,6 @@ def _workers(settings: TrainSettings, ranks: Ranks) -> int:
 def _train(settings: TrainSettings, ranks: Ranks, on_step: Callable[[int], None] | None) -> dict[str, Any]:
     import torch
 
-    from dcfast.models.clip import create_model
-
     started = time.monotonic()
     recipe = settings.recipe()
     folder = Path(settings.out) / "train"
@@ -251,10 +251,6 @@ def _decoder_difference(trainer: Trainer) -> dict[str, Any] | None:
 def _summary(
     settings: TrainSettings, trainer: Trainer, files: list[SourceFiles], fingerprints: list[str]
 ) -> dict[str, Any]:
-    from importlib.metadata import version
-
-    from dcfast.models.clip import file_sha256
-
     recipe, folder = trainer.recipe, trainer.folder
     steps = num_steps(recipe.samples_seen, recipe.global_batch)
     last = f"train/checkpoints/epoch_{recipe.checkpoints}.pt"

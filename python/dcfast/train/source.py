@@ -19,9 +19,11 @@ import numpy.typing as npt
 
 from dcfast.access.reader import PoolReader
 from dcfast.errors import CorruptDataError, PoolError, SubsetError
-from dcfast.resharding.plan import ReshardPlan, make_plan
-from dcfast.resharding.sources import ShardSources
+from dcfast.index.build import write_segment
+from dcfast.index.segments import Segment
+from dcfast.resharding.plan import ReshardPlan, ShardSources, make_plan
 from dcfast.storage.atomic import atomic_path
+from dcfast.uids.sets import load_subset, open_records
 
 if TYPE_CHECKING:
     from dcfast.train.settings import TrainSource
@@ -86,14 +88,10 @@ def prepare_source(source: TrainSource, work: Path, number: int) -> SourceFiles:
         raise PoolError(f"source {source}: no index segments (*.dcx) in {folder}; run the index stage first")
     rows = source.positions
     if rows is None:
-        from dcfast.uids.sets import load_subset
-
         subset = load_subset(str(source.subset))
         records = folder / "pool.npy"
         known = None
         if records.exists():
-            from dcfast.uids.sets import open_records
-
             known = open_records(records)
         plan = make_plan(segments, subset, shards_dir=str(source.shards_dir), pool_records=known)
         rows = str(work / f"positions-{number:02d}.npy")
@@ -107,9 +105,6 @@ def prepare_source(source: TrainSource, work: Path, number: int) -> SourceFiles:
 
 
 def _prepare_shards(directory: str, segment_path: Path) -> SourceFiles:
-    from dcfast.index.build import write_segment
-    from dcfast.index.segments import Segment
-
     folder = Path(os.path.abspath(directory))
     folder = folder / "shards" if (folder / "shards").is_dir() else folder
     if not folder.is_dir():

@@ -7,9 +7,12 @@ piece can run alone, in any process and order, and yields the same bytes.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import multiprocessing
 import os
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -177,8 +180,6 @@ def render_pool_shard(args: dict[str, Any]) -> dict[str, Any]:
 
 
 def _npy(values: tuple[int, ...]) -> bytes:
-    import io
-
     buffer = io.BytesIO()
     np.save(buffer, np.array(values, dtype=np.int64), allow_pickle=False)
     return buffer.getvalue()
@@ -279,9 +280,6 @@ def _run_all(pieces: list[Piece], workers: int) -> dict[str, dict[str, Any]]:
         raise ValueError(f"workers must be at least 1; got {workers}")
     if workers == 1:
         return dict(map(_run, pieces))
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-
     # spawned, not forked: the caller may have threads
     context, count = multiprocessing.get_context("spawn"), min(workers, len(pieces))
     with ProcessPoolExecutor(count, mp_context=context, initializer=start_worker, initargs=(os.getpid(),)) as pool:

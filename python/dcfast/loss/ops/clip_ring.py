@@ -12,14 +12,12 @@ import torch
 from torch import Tensor
 
 from dcfast.loss.backend import Backend, ClipStrip, Weights
-from dcfast.loss.exchange import rounds
+from dcfast.loss.exchange import common_shift, merged, rounds
 from dcfast.loss.ranks import Ranks
 
 
 def forward(backend: Backend, ranks: Ranks, image: Tensor, text: Tensor, scale: Tensor) -> ClipStrip:
     """Statistics of this rank's rows and of its columns."""
-    from dcfast.loss.exchange import common_shift
-
     shift, centre = common_shift(backend, ranks, image, text, scale)
     num_rows = image.shape[0]
     row_off = col_off = diag = all_diag = shift.new_empty(0)
@@ -44,8 +42,6 @@ def forward(backend: Backend, ranks: Ranks, image: Tensor, text: Tensor, scale: 
 def _restate(
     backend: Backend, ranks: Ranks, image: Tensor, text: Tensor, scale: Tensor, stats: tuple[Tensor, Tensor, Tensor]
 ) -> None:
-    from dcfast.loss.exchange import merged
-
     rows, cols, flag = stats
     num_rows = image.shape[0]
     rows_sums = cols_sums = diag = rows.new_empty(0)

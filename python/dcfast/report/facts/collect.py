@@ -21,7 +21,7 @@ from dcfast.report.facts.outcome import compare_scores, read_json
 from dcfast.report.facts.sampling import head, num_rows
 from dcfast.report.facts.training import training, verdict
 from dcfast.report.facts.truth import compare_with_truth, mistakes
-from dcfast.report.page.text import clean
+from dcfast.report.text import clean
 from dcfast.rundir.branch import comparison_dir
 from dcfast.rundir.layout import FATES, STAGES
 from dcfast.rundir.run_dir import Run, Settings

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.evaluate.scores import Leaked, read_leaked
-from dcfast.report.page.text import clean, points, share
+from dcfast.report.text import clean, points, share
 
 __all__ = ["MARK", "mark_copies", "means", "pictures_seen", "sentences"]
 

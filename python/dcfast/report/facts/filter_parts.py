@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dcfast.filters.expression import Call, parse
+from dcfast.filters.term import SCORES
 from dcfast.report.facts.metadata_rows import Examined
 from dcfast.report.facts.sampling import columns_of, num_rows
 from dcfast.report.facts.truth import KINDS, MAX_TRUTH_ROWS
+from dcfast.rundir.tables import read_table
+from dcfast.uids.sets import uid_format
 
 __all__ = ["clip_scores", "gallery_scores", "overlap", "rules_against_truth", "truth_of"]
 
@@ -60,9 +64,6 @@ def _threshold(expression: str, column: str, thresholds: dict[str, float]) -> fl
     for key, value in thresholds.items():
         if key.partition(":")[0] == column:
             return value if np.isfinite(value) else None
-    from dcfast.filters.expression import Call, parse
-    from dcfast.filters.term import SCORES
-
     found: list[float] = []
 
     def build(call: Call) -> object:
@@ -121,9 +122,6 @@ def truth_of(seen: Examined, out: Path) -> dict[str, Any]:
 
     Empty where there is no truth. Reads both tables whole: the world is small.
     """
-    from dcfast.rundir.tables import read_table
-    from dcfast.uids.sets import uid_format
-
     path, fates_path = out / "world" / "truth.parquet", out / "fates.parquet"
     columns = columns_of(path)
     if not {"uid", "clean", "mismatched"} <= set(columns) or not columns_of(fates_path):
@@ -194,8 +192,6 @@ def gallery_scores(seen: Examined | None, rows: list[dict[str, Any]], column: st
         row["clip_score"] = None
     if seen is None or column not in seen.scores:
         return
-    from dcfast.uids.sets import uid_format
-
     wanted = {row["uid"] for row in rows}
     for place, uid in enumerate(uid_format(np.ascontiguousarray(seen.uids), as_list=True)):
         if uid in wanted:

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from dcfast.filters.term import CONTAMINATED, ORACLE, SCORES, TEACHER_PAIRS
+from dcfast.filters import compile_filter, numbers
+from dcfast.filters.catalog import build_term
+from dcfast.filters.expression import And, parse
+from dcfast.filters.term import CONTAMINATED, ORACLE, SCORES, TEACHER_PAIRS, Rows, Rule, Term
+from dcfast.rundir.layout import ORACLE_PATH, mask_path
+from dcfast.storage.paths import absolute
+from dcfast.uids.sets import load_subset, uid_isin, uid_parse
 
 if TYPE_CHECKING:
     from dcfast.filters.compiled import Filter
@@ -86,14 +92,6 @@ class _Judge:
     """The filter's rules, each asked by itself."""
 
     def __init__(self, out: Path, expression: str, settings: dict[str, Any], thresholds: dict[str, float]) -> None:
-        from dcfast.filters import compile_filter
-        from dcfast.filters.catalog import build_term
-        from dcfast.filters.expression import And, parse
-        from dcfast.filters.term import Term
-        from dcfast.rundir.layout import ORACLE_PATH
-        from dcfast.storage.paths import absolute
-        from dcfast.uids.sets import load_subset
-
         root = parse(expression, build_term)
         self.whole: Filter = compile_filter(expression)
         self.whole.check_needs()
@@ -113,8 +111,6 @@ class _Judge:
         self.uid_sets = {name: load_subset(path, check=False) for name, path in paths.items()}
 
     def clusters(self, path: Path, begin: int, rows: int) -> dict[str, Mask]:
-        from dcfast.rundir.layout import mask_path
-
         found = {}
         for number, one in enumerate(self.whole.clusters):
             mask = np.load(self.out / mask_path(number, str(path)), mmap_mode="r", allow_pickle=False)
@@ -123,8 +119,6 @@ class _Judge:
 
     def drops(self, path: Path, begin: int, batch: Any, uids: npt.NDArray[Any]) -> Mask:
         """(rows, rules) bool."""
-        from dcfast.filters.term import Rows, Rule
-
         clusters = self.clusters(path, begin, batch.num_rows)
         rows = Rows(batch, self.thresholds, self.uid_sets, uids, clusters)
         everyone = np.ones(batch.num_rows, np.bool_)
@@ -155,9 +149,6 @@ def examine(
     Raises:
         DcfastError, OSError, ValueError: a model, a file or a column that the filter needs is not there any more.
     """
-    from dcfast.filters import numbers
-    from dcfast.uids.sets import load_subset, uid_isin, uid_parse
-
     judge = _Judge(out, expression, settings, thresholds)
     subset = load_subset(out / "subset.npy", check=False)
     wanted = list(dict.fromkeys(["uid", *judge.whole.column_names, *SCORES.values()]))

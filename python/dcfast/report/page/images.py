@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dcfast.report.page.text import clean
+from dcfast.report.text import clean
+from dcfast.rundir.layout import segment_path
 
 __all__ = ["EvalReader", "PoolReader", "Sample", "Thumbnail", "thumbnail"]
 
@@ -152,7 +153,6 @@ class PoolReader:
 
     def _segment(self, number: int) -> Any:
         from dcfast.index.build import Segment
-        from dcfast.rundir.layout import segment_path
 
         if number not in self._open:
             # verified when the run's stages read it: here a few samples are looked at

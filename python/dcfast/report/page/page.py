@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.errors import MissingDependencyError
+from dcfast.report import text
 from dcfast.report.facts.copies import sentences
-from dcfast.report.page import text
 from dcfast.report.page.images import EvalReader, PoolReader, Sample
 from dcfast.report.page.plots import plots_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dcfast.report.page.charts import bars, curves, dumbbell, scale_of_shares
-from dcfast.report.page.text import points, share
+from dcfast.report.text import points, share
 
 __all__ = ["plots_of"]
 

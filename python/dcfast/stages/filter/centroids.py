@@ -18,6 +18,7 @@ from dcfast.errors import PoolError
 from dcfast.features.files import ARRAY, sibling_npz
 from dcfast.models.devices import borrowed_device, gpu_share
 from dcfast.rundir.run_dir import Run
+from dcfast.similarity.centroids import ITERATIONS, initial_centroids, kmeans_iteration
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.npz import NpyWriter, iterate_npz
 
@@ -82,8 +83,6 @@ def _points(root: Path, args: dict[str, Any]) -> Iterator[Any]:
 
 def begin_kmeans(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: the centroids that k-means begins at."""
-    from dcfast.similarity.centroids import initial_centroids
-
     root = Path(out)
     blocks = [np.load(root / path, mmap_mode="r", allow_pickle=False) for path in args["points"]]
     save_array(root / args["output"], initial_centroids(blocks, args["clusters"], seed=args["seed"]))
@@ -92,8 +91,6 @@ def begin_kmeans(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
 def iterate_kmeans(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: one iteration of k-means over all points."""
-    from dcfast.similarity.centroids import kmeans_iteration
-
     root = Path(out)
     blocks = (np.load(root / path, mmap_mode="r", allow_pickle=False) for path in args["points"])
     with borrowed_device(args["device"]) as device:
@@ -104,8 +101,6 @@ def iterate_kmeans(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
 def kmeans_steps(run: Run) -> Any:
     """The steps of the pool's own centroids; returns (their path, what was done)."""
-    from dcfast.similarity.centroids import ITERATIONS
-
     settings = run.settings
     groups = run.metadata_groups()
     points = [f"state/filter/points/{number:05d}.npy" for number in range(len(groups))]

@@ -16,12 +16,19 @@ import numpy as np
 
 from dcfast.engine.piece import Piece
 from dcfast.errors import CorruptDataError, FilterError, PoolError
+from dcfast.features.embed import encode
 from dcfast.features.files import ARRAY, sibling_npz
-from dcfast.models.devices import borrowed_device, gpu_share
+from dcfast.features.pairs import NO_CAPTION, OK, SegmentPairs
+from dcfast.features.spec import FeatureModel
+from dcfast.index.build import Segment, write_segment
+from dcfast.models.devices import borrowed_device, gpu_share, one_thread
 from dcfast.rundir.layout import mask_path
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.settings import TEACHER
+from dcfast.similarity.centroids import nearest_centroids
+from dcfast.stages.features import load_feature_model, model_arguments
 from dcfast.stages.filter.centroids import BLOCK_ROWS, kmeans_steps, save_array
+from dcfast.stages.teacher import teacher_shards
 from dcfast.storage.npz import iterate_npz, npz_arrays
 from dcfast.storage.paths import absolute
 
@@ -87,12 +94,6 @@ def embed_target(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: image embeddings of the built-in world's clean pictures by the run's teacher, (m, d) float16."""
     import torch
 
-    from dcfast.features.embed import encode
-    from dcfast.features.pairs import NO_CAPTION, OK, SegmentPairs
-    from dcfast.index.build import Segment, write_segment
-    from dcfast.models.devices import one_thread
-    from dcfast.stages.features import load_feature_model
-
     root = Path(out)
     index = root / "state/filter/target.dcx"
     write_segment([(root / path, Path(path).name) for path in args["shards"]], index)
@@ -111,8 +112,6 @@ def embed_target(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
 def choose_clusters(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: (k,) bool, the centroids that are nearest to any of the target's embeddings."""
-    from dcfast.similarity.centroids import nearest_centroids
-
     root = Path(out)
     centroids = np.asarray(_load_embeddings(root / args["centroids"], "centroids"), np.float32)
     target = _load_embeddings(root / args["target"], "target")
@@ -132,9 +131,6 @@ def choose_clusters(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
 def assign_rows(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: for some metadata files, whether each row's nearest centroid is chosen; False without embedding."""
-    from dcfast.models.devices import one_thread
-    from dcfast.similarity.centroids import nearest_centroids
-
     root = Path(out)
     centroids = np.asarray(_load_embeddings(root / args["centroids"], "centroids"), np.float32)
     chosen = np.load(root / args["chosen"], allow_pickle=False)
@@ -158,10 +154,6 @@ def assign_rows(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
 def _target(run: Run) -> Any:
     """The steps of the built-in world's target; returns its path."""
-    from dcfast.features.spec import FeatureModel
-    from dcfast.stages.features import model_arguments
-    from dcfast.stages.teacher import teacher_shards
-
     model, files = model_arguments(FeatureModel(("l14",), TEACHER, None))
     shards = teacher_shards(run)
     path = "filter/target.npy"

@@ -20,6 +20,8 @@ from dcfast.engine.piece import Piece
 from dcfast.features.files import status_path
 from dcfast.features.pairs import BROKEN, TOO_LARGE
 from dcfast.features.pairs import STATUS as FEATURE_STATUS
+from dcfast.images.signatures import STATUS
+from dcfast.index.build import SampleFlag, Segment
 from dcfast.index.rows import shard_damage, valid_uid_mask
 from dcfast.rundir.layout import (
     DROPPED,
@@ -42,6 +44,16 @@ from dcfast.rundir.tables import combine_parts, part_path
 from dcfast.stages.index import row_ids
 from dcfast.stages.signatures import needed
 from dcfast.storage.atomic import atomic_path
+from dcfast.uids.sets import (
+    RECORD_DTYPE,
+    load_subset,
+    merge_runs,
+    open_records,
+    save_subset,
+    uid_format,
+    uid_lookup,
+    uid_unique,
+)
 
 __all__ = ["settle"]
 
@@ -81,9 +93,6 @@ def _write(root: Path, number: int, group: str, columns: dict[str, Any], damage:
 
 def _quarantine_reasons(segment: Any, signatures: Any | None, features: Any | None) -> tuple[Any, list[str]]:
     """(n,) index into the returned reasons, 0 where nothing is wrong with the sample."""
-    from dcfast.images.signatures import STATUS
-    from dcfast.index.build import SampleFlag
-
     reasons = [""]
     found = np.zeros(segment.num_samples, dtype=np.int64)
     flags = np.asarray(segment.flags)
@@ -109,9 +118,6 @@ def _quarantine_reasons(segment: Any, signatures: Any | None, features: Any | No
 def settle_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: the fates of one segment's samples, and the sorted run of the kept uids."""
     import pyarrow as pa
-
-    from dcfast.index.build import Segment
-    from dcfast.uids.sets import RECORD_DTYPE, open_records, save_subset, uid_lookup, uid_unique
 
     root, number = Path(out), args["number"]
     segment = Segment.open(root / segment_path(number))
@@ -183,8 +189,6 @@ def settle_metadata(out: str, args: dict[str, Any]) -> dict[str, Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from dcfast.uids.sets import open_records, uid_format, uid_lookup
-
     root, number = Path(out), args["number"]
     pool = open_records(root / "index/pool.npy")
     listed = open_records(root / args["outcomes"])
@@ -219,8 +223,6 @@ def settle_metadata(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
 def merge_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: ``subset.npy``, the sorted uids of the kept samples."""
-    from dcfast.uids.sets import load_subset, merge_runs, open_records
-
     root = Path(out)
     runs = [root / kept_run(n) for n in range(args["segments"])]
     merge_runs(runs, root / "subset.npy", unique=True, memory_bytes=MERGE_BYTES)

@@ -14,6 +14,7 @@ import numpy as np
 
 from dcfast.engine.piece import Piece
 from dcfast.evaluate.folders import evalset_tars
+from dcfast.index.build import Segment
 from dcfast.rundir.layout import TABLE, segment_path
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.tables import part_path
@@ -28,8 +29,6 @@ def count_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
-
-    from dcfast.index.build import Segment
 
     root, number = Path(out), args["number"]
     evidence = pq.read_table(root / part_path(TABLE, number), columns=["shard", "row", "evalset"])

@@ -17,6 +17,15 @@ import numpy as np
 
 from dcfast.engine.piece import Piece
 from dcfast.errors import FilterError, PoolError
+from dcfast.filters import (
+    NUM_BINS,
+    QuantileSearch,
+    compile_filter,
+    default_filter,
+    numbers,
+    score_dtype,
+    score_histogram,
+)
 from dcfast.filters.term import CONTAMINATED, ORACLE, SCORES, TEACHER_PAIRS
 from dcfast.rundir.layout import MERGE_BYTES, ORACLE_PATH, malformed_path, mask_path, outcome_run
 from dcfast.rundir.run_dir import Run
@@ -26,6 +35,17 @@ from dcfast.stages.filter.leaked import contaminated_steps
 from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.paths import absolute
+from dcfast.uids.sets import (
+    RECORD_DTYPE,
+    load_subset,
+    merge_runs,
+    open_records,
+    record_sort,
+    save_records,
+    save_subset,
+    uid_parse,
+    uid_unique,
+)
 
 __all__ = ["resolve_expression", "steps"]
 
@@ -44,9 +64,6 @@ def resolve_expression(run: Run) -> tuple[str, list[str]]:
         FilterError: it cannot be read, or names ``contaminated`` where there are no evaluation sets.
         PoolError: the pool's first metadata file lacks a column or embeddings that it needs.
     """
-    from dcfast.filters import compile_filter, default_filter
-    from dcfast.uids.sets import load_subset
-
     first = run.pool.metadata[0]
     schema = _expected_schema(run, first)
     available = run.evalset_dir is not None
@@ -133,8 +150,6 @@ def _batches(files: list[str], columns: list[str]) -> Iterator[Any]:
 def histogram(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: one pass of the threshold search over some metadata files."""
 
-    from dcfast.filters import NUM_BINS, QuantileSearch, compile_filter, numbers, score_histogram
-
     root = Path(out)
     compiled = compile_filter(args["filter"])
     search = QuantileSearch.from_json(args["search"])
@@ -150,8 +165,6 @@ def histogram(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
 def _search_threshold(run: Run, text: str, number: int, column: str, fraction: float) -> Any:
     """Sub-steps of the threshold search: yields pieces of one pass after the other, returns the search, done."""
-
-    from dcfast.filters import NUM_BINS, QuantileSearch, compile_filter, score_dtype
 
     compiled = compile_filter(text)
     types = []
@@ -188,9 +201,6 @@ def evaluate(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: the outcome code of every row of some metadata files, as a run of records sorted by uid."""
     import pyarrow as pa
     import pyarrow.parquet as pq
-
-    from dcfast.filters import compile_filter
-    from dcfast.uids.sets import RECORD_DTYPE, load_subset, record_sort, save_records, uid_parse
 
     root = Path(out)
     compiled = compile_filter(args["filter"])
@@ -251,8 +261,6 @@ def write_oracle(out: str, args: dict[str, Any]) -> dict[str, Any]:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    from dcfast.uids.sets import save_subset, uid_parse, uid_unique
-
     root = Path(out)
     truth = pq.read_table(root / "world/truth.parquet", columns=["uid", "clean"])
     uids, _ = uid_parse(truth["uid"].filter(pc.fill_null(truth["clean"], False)).combine_chunks())
@@ -263,8 +271,6 @@ def write_oracle(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
 def merge_outcomes(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: merges the runs into ``filter/outcomes.npy``; counts repeated uids."""
-    from dcfast.uids.sets import merge_runs, open_records
-
     root = Path(out)
     runs = [root / outcome_run(n) for n in range(args["groups"])]
     merge_runs(runs, root / "filter/outcomes.npy", memory_bytes=MERGE_BYTES)
@@ -273,8 +279,6 @@ def merge_outcomes(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
 def steps(run: Run) -> Steps:
     """Thresholds, outcomes, fates, subset."""
-    from dcfast.filters import compile_filter
-
     text, notes = resolve_expression(run)
     compiled = compile_filter(text)
     thresholds: dict[str, str] = {}

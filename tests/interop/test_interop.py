@@ -20,25 +20,9 @@ from dcfast.index.build import index_tars, write_segment
 from dcfast.interop.sizes import CountDifference, count_differences, read_sizes, shard_counts, write_sizes
 from dcfast.interop.wds2idx import read_wds2idx, write_wds2idx
 from dcfast.interop.wids import WidsShard, read_wids, write_wids
-from tar_reference import GIF, UID, group, make_tar, sample_members, tarfile_members
+from tar_reference import GIF, UID, make_tar, reference_idx, sample_members, tarfile_members
 
 NAMES = ["k/a.jpg", "k/a.seg.PNG", "k/a.json", "b.txt", "c.jpg", "c.txt", "a.jpg"]
-
-
-def reference_idx(tar: Path) -> str:
-    """The index of a tar by the rule of docs/formats.md, from Python's tarfile."""
-    rows, error = tarfile_members(tar)
-    assert error is None
-    left = {name: (offset, size) for name, offset, size in rows}
-    samples, _ = group(name for name, _, _ in rows)
-    lines = [f"v1.2 {len(samples)}"]
-    for key, exts in samples:
-        parts = []
-        for ext in exts:
-            offset, size = left[f"{key}.{ext}"]
-            parts += [ext, str(offset), str(size), f"{key}.{ext}"]
-        lines.append(" ".join(parts))
-    return "".join(line + "\n" for line in lines)
 
 
 @pytest.fixture

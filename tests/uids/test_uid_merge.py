@@ -13,7 +13,7 @@ from dcfast.uids.sets import RECORD_DTYPE, UID_DTYPE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def random_uids(n: int, seed: int = 0) -> np.ndarray:

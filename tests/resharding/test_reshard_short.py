@@ -15,7 +15,7 @@ from dcfast.errors import CorruptDataError, PoolError, RunError, SubsetError
 from dcfast.index.build import write_segment
 from dcfast.resharding import inputs
 from dcfast.resharding.files import flat_json, plain_path, write_file
-from dcfast.resharding.sources import ShardSources
+from dcfast.resharding.plan import ShardSources
 from dcfast.uids.sets import save_subset
 from reshard_reference import make_sample, make_uid, read_output, reference_reshard, subset_of, write_pool
 

@@ -97,3 +97,19 @@ def our_groups(segment: dcfast.index.build.Segment) -> list[tuple[str, list[str]
         (segment.key(i), [segment.exts[e] for e in exts[int(begin[i]) : int(begin[i + 1])]])
         for i in range(segment.num_samples)
     ]
+
+
+def reference_idx(tar: Path) -> str:
+    """The index of a tar by the rule of docs/formats.md, from Python's tarfile."""
+    rows, error = tarfile_members(tar)
+    assert error is None
+    left = {name: (offset, size) for name, offset, size in rows}
+    samples, _ = group(name for name, _, _ in rows)
+    lines = [f"v1.2 {len(samples)}"]
+    for key, exts in samples:
+        parts = []
+        for ext in exts:
+            offset, size = left[f"{key}.{ext}"]
+            parts += [ext, str(offset), str(size), f"{key}.{ext}"]
+        lines.append(" ".join(parts))
+    return "".join(line + "\n" for line in lines)

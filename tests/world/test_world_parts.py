@@ -60,7 +60,7 @@ def test_spec_refuses_unknown_json() -> None:
 
 def test_written_rates_are_those_of_the_spec() -> None:
     """docs/world.md is the specification: each rate in its table is the default of the field it names."""
-    text = (Path(__file__).parent.parent / "docs" / "world.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "world.md").read_text()
     rows = [line.split("|") for line in text.splitlines() if line.startswith("| `")]
     rates = {row[1].strip(" `"): float(row[2].strip().rstrip("%")) / 100 for row in rows if "%" in row[2]}
     spec = WorldSpec().to_json()

@@ -32,6 +32,8 @@ from reshard_reference import (
     write_pool,
 )
 
+HELPERS = Path(__file__).resolve().parents[1] / "helpers"
+
 
 @pytest.fixture
 def pool(tmp_path):
@@ -102,7 +104,6 @@ def test_any_order_and_any_threads_give_the_same_bytes(pool, tmp_path):
 def test_blocks_of_rows_change_nothing(pool, tmp_path, monkeypatch, rows_at_once):
     directory, names, segments = pool
     monkeypatch.setattr("dcfast.resharding.plan.ROWS_AT_ONCE", rows_at_once)
-    monkeypatch.setattr("dcfast.resharding.sources.ROWS_AT_ONCE", rows_at_once)
     subset = subset_of([make_uid(i) for i in range(37) for _ in range(i * 5 % 4)])
     resharder.reshard(segments, tmp_path / "out", subset, shards_dir=directory, shard_size=8)
     assert read_output(tmp_path / "out") == reference_reshard(directory, names, subset, shard_size=8)
@@ -369,7 +370,7 @@ def test_a_disk_that_fills_up_leaves_whole_shards_only(pool, tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "script.py").write_text(DISK_FULL)
     mount = 'mount -t tmpfs -o size=64k none "$1" && shift && exec "$@"'
-    command = [sys.executable, tmp_path / "script.py", directory, tmp_path / "disk", Path(__file__).parent]
+    command = [sys.executable, tmp_path / "script.py", directory, tmp_path / "disk", HELPERS]
     unshare = ["unshare", "-rm", "sh", "-c", mount, "sh", tmp_path / "disk"]
     if shutil.which("unshare") is None or subprocess.run([*unshare, "true"], capture_output=True).returncode != 0:
         pytest.skip("no small file system can be mounted here")

@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import dcfast  # noqa: E402
-from dcfast.loss.torch_backend import forward as strips  # noqa: E402
+from dcfast.loss.torch_backend import forward  # noqa: E402
 from dcfast.loss.torch_backend import gradient as clip_gradient  # noqa: E402
 
 
@@ -93,7 +93,7 @@ def test_the_gradient_of_the_scale_from_dot_products_of_any_size(dtype: torch.dt
     image, text = (x.to(dtype) for x in reference.features(rows, 3, norm=norm))
     scale = torch.tensor(100.0 / norm / norm)
     *_, wanted = reference.exact(reference.fitted_clip, image, text, scale)
-    strip = strips.clip_forward(image, text, scale)
+    strip = forward.clip_forward(image, text, scale)
     assert int(strip.flag) == 0
     dots = clip_gradient.clip_products(image, text, scale, strip, dots=True).dots
     assert dots is not None

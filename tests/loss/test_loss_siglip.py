@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import dcfast  # noqa: E402
-from dcfast.loss.torch_backend import forward as strips  # noqa: E402
+from dcfast.loss.torch_backend import tiles  # noqa: E402
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -95,8 +95,8 @@ def test_two_runs_are_bit_equal() -> None:
 
 @pytest.mark.parametrize("rows", [1, 2, 50, 99])
 def test_any_height_of_strips(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strips, "_LEAST_ROWS", rows)
-    monkeypatch.setattr(strips, "_STRIP_BYTES", 1)
+    monkeypatch.setattr(tiles, "_LEAST_ROWS", rows)
+    monkeypatch.setattr(tiles, "_STRIP_BYTES", 1)
     check(*reference.features(100, 16), 25.0, -12.0)
 
 

@@ -23,6 +23,8 @@ from dcfast.rundir.run_dir import Run, Settings, open_run
 from dcfast.stages.runner import run_stage
 from dcfast.storage.atomic import atomic_path, remove_leftovers, write_bytes, write_json
 
+HELPERS = Path(__file__).resolve().parents[1] / "helpers"
+
 
 def squares(n: int, function: str = "square", source: str | None = None) -> list[Piece]:
     return [
@@ -230,7 +232,7 @@ def test_killed_worker_is_an_error_that_names_its_piece(tmp_path: Path) -> None:
 def test_workers_die_with_a_killed_run(tmp_path: Path) -> None:
     code = f"""
 import sys
-sys.path[:0] = [{str(Path(__file__).parent)!r}]
+sys.path[:0] = [{str(HELPERS)!r}]
 from dcfast.engine import LocalEngine
 from dcfast.engine.piece import Piece
 

@@ -76,7 +76,7 @@ def basic_filter(caption: str | None, width: float | None, height: float | None)
 
 def real_captions() -> list[str]:
     """10,000 alt texts from the web; skips the test where the real data is not."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     place = Path(os.environ.get("DCFAST_REAL_DATA") or root.parent / "shared" / "data")
     file = place / "img2dataset" / "test_files" / "test_10000.parquet"
     if not file.is_file():

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import dcfast  # noqa: E402
-from dcfast.loss.torch_backend import forward as strips  # noqa: E402
+from dcfast.loss.torch_backend import forward, tiles  # noqa: E402
 from dcfast.loss.torch_backend import gradient as clip_gradient  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
@@ -134,7 +134,7 @@ def test_all_opposite(scale: float) -> None:
     image, text = reference.features(150, 32)
     image = image[:1].expand(150, 32).contiguous()
     text = torch.nn.functional.normalize(-image + 0.01 * text, dim=1)
-    strip = strips.clip_forward(image, text, torch.tensor(scale))
+    strip = forward.clip_forward(image, text, torch.tensor(scale))
     assert int(strip.flag) == (scale > 60)
     check(image, text, scale)
 
@@ -227,8 +227,8 @@ def test_two_runs_are_bit_equal(pair: tuple[torch.Tensor, torch.Tensor]) -> None
 @pytest.mark.parametrize("rows", [1, 2, 50, 99, 100])
 @pytest.mark.parametrize("scale", [25.0, 1000.0])
 def test_any_height_of_strips(rows: int, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strips, "_LEAST_ROWS", rows)
-    monkeypatch.setattr(strips, "_STRIP_BYTES", 1)
+    monkeypatch.setattr(tiles, "_LEAST_ROWS", rows)
+    monkeypatch.setattr(tiles, "_STRIP_BYTES", 1)
     check(*reference.features(100, 16), scale)
     inputs = (*reference.cone(300, 16, common=0.9, pair=0.5), torch.tensor(scale))
     wanted = reference.exact(reference.fitted_clip, *inputs)
@@ -268,8 +268,8 @@ class Largest(TorchDispatchMode):
 
 def test_memory_is_bounded_by_strips(monkeypatch: pytest.MonkeyPatch) -> None:
     # the largest tensor made is two strips, never the matrix of logits
-    monkeypatch.setattr(strips, "_LEAST_ROWS", 16)
-    monkeypatch.setattr(strips, "_STRIP_BYTES", 1 << 17)
+    monkeypatch.setattr(tiles, "_LEAST_ROWS", 16)
+    monkeypatch.setattr(tiles, "_STRIP_BYTES", 1 << 17)
     for pair in (reference.features(2000, 8), reference.cone(2000, 8, common=0.9, pair=0.5)):
         largest_of_both_passes(*pair)
 
@@ -277,7 +277,7 @@ def test_memory_is_bounded_by_strips(monkeypatch: pytest.MonkeyPatch) -> None:
 def largest_of_both_passes(image: torch.Tensor, text: torch.Tensor) -> None:
     scale = torch.tensor(20.0)
     with Largest() as largest:
-        clip_gradient.clip_products(image, text, scale, strips.clip_forward(image, text, scale))
+        clip_gradient.clip_products(image, text, scale, forward.clip_forward(image, text, scale))
     assert 0 < largest.num_bytes <= 2 * (1 << 17) < 2000 * 2000 * 4 / 50
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from dcfast import resharding as resharder
 from dcfast.index.rows import row_ids
-from dcfast.resharding.sources import ShardSources
+from dcfast.resharding.plan import ShardSources
 from reshard_reference import (
     NO_SIZES,
     NO_TIMES,
@@ -284,7 +284,7 @@ def test_a_limit_on_file_size_is_an_os_error(tmp_path):
 
 
 def test_worked_example_of_the_format_page(tmp_path):
-    docs = Path(__file__).parents[1] / "docs"
+    docs = Path(__file__).parents[2] / "docs"
     page = (docs / "formats.md").read_text("utf-8")
     dump = page.split("## Output shards")[1].split("```hexdump\n")[1].split("```")[0]
     expected = bytearray(1024)

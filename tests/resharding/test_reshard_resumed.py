@@ -25,7 +25,7 @@ from dcfast.resharding.cli import main
 from dcfast.uids.sets import save_subset
 from pool_builder import picture
 from reshard_reference import make_uid, read_samples, subset_of, write_pool, write_with_webdataset
-from test_interop import reference_idx
+from tar_reference import reference_idx
 
 #: forks a run for each number of a renaming, which ends it by SIGKILL before (or after) that renaming
 KILLER = """

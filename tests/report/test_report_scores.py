@@ -15,7 +15,7 @@ from dcfast.report.facts.training import CURVE_POINTS
 from dcfast.report.page.charts import bars, curves, dumbbell, ticks
 from dcfast.report.page.images import EvalReader, PoolReader
 from dcfast.report.page.page import look_up, render
-from dcfast.report.page.text import decimal, points, rounded, share
+from dcfast.report.text import decimal, points, rounded, share
 from report_builder import copies, paired, result, source_of, trained, write_summary
 from test_report import Page
 

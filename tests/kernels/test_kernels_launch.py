@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+HELPERS = Path(__file__).resolve().parents[1] / "helpers"
+
 pytest.importorskip("triton", reason="the kernels need Triton")
 
 ENTRIES = {
@@ -25,7 +27,7 @@ def test_launches(capability: tuple[int, int], most: int, tmp_path: Path) -> Non
     """Arguments fit, tiles fit into shared memory, and a new size of a batch compiles nothing anew."""
     environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment.pop("TRITON_INTERPRET", None)
-    script = str(Path(__file__).with_name("kernel_launches.py"))
+    script = str(HELPERS / "kernel_launches.py")
     done = subprocess.run(
         [sys.executable, script, *map(str, capability)], capture_output=True, text=True, env=environment
     )

@@ -13,7 +13,7 @@ from dcfast.report.facts.samples import evidence_pairs, gallery
 from dcfast.report.facts.sampling import SPREAD_PLACES, SPREAD_ROWS, head, num_rows, spread, stream
 from dcfast.report.page.images import EvalReader, PoolReader, thumbnail
 from dcfast.report.page.page import look_up, render
-from dcfast.report.page.text import clean, count, duration, percent, size
+from dcfast.report.text import clean, count, duration, percent, size
 from PIL import Image
 from pool_builder import picture
 from report_builder import evidence, fates, source_of, write_summary

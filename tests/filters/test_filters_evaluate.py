@@ -290,7 +290,7 @@ def test_check_needs_is_silent_where_all_is_there() -> None:
 
 
 def test_the_examples_of_the_docs_compile() -> None:
-    docs = (Path(__file__).resolve().parent.parent / "docs" / "filters.md").read_text(encoding="utf-8")
+    docs = (Path(__file__).resolve().parents[2] / "docs" / "filters.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```filter\n(.*?)```", docs, re.DOTALL)
     for line in block.splitlines():
         assert compile_filter(str(compile_filter(line))) == compile_filter(line)

@@ -30,6 +30,8 @@ from dcfast.uids.sets import load_subset
 from pool_builder import evalset, picture, plain_pool
 from train_builder import build_pool, index_pool, subset_file
 
+HELPERS = Path(__file__).resolve().parents[1] / "helpers"
+
 SEEN = 640  # five steps, a checkpoint each
 WORLD = {"rows": 240, "rows_per_shard": 120, "eval_scale": 0.02, "teacher_pairs": 10}
 SETTINGS = Settings(world=WORLD, features={}, filter="~contaminated", samples_seen=SEEN, device="cpu")
@@ -110,7 +112,7 @@ run_branch(sys.argv[1], SETTINGS, sys.argv[2], branch_settings(SETTINGS, SETTING
 
 
 def test_killed_in_the_middle_of_training_it_goes_on(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(HELPERS), *sys.path])}
     environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # as many as the whole run: sums are equal bits then
     words = [sys.executable, "-c", KILLED, str(whole[0]), str(tmp_path / "branch")]
     done = subprocess.run(words, env=environment, check=False, capture_output=True, text=True)

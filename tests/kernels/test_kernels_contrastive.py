@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+HELPERS = Path(__file__).resolve().parents[1] / "helpers"
+
 pytest.importorskip("triton", reason="the kernels need Triton")
 pytestmark = pytest.mark.xdist_group("kernels")
 
@@ -22,7 +24,7 @@ def run() -> Iterator[Run]:
     """Runs a case of ``kernel_cases`` in a process with Triton's interpreter."""
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     worker = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("kernel_cases.py"))],
+        [sys.executable, str(HELPERS / "kernel_cases.py")],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
     )  # fmt: skip
     assert worker.stdin is not None
