@@ -57,7 +57,7 @@ def write_output_shards(
         blur: boxes injected or applied; see ``dcfast.resharding.edit``. What it changes in a shard lies in a temporary
             file beside it while that is written.
         idx: write ``{:08d}.idx`` for DALI along.
-        skip_whole: leave output shards alone that are there, whole, with their companions (``reshard_whole``): cut or
+        skip_whole: leave output shards alone that are there, whole, with their companions (``resume.is_whole``): cut or
             altered ones are written again. Only where they are known to be of this very plan.
     Returns:
         Counts: shards, samples, members, payload_bytes, tar_bytes, and of blur: blurred, injected, blur_failed (samples
