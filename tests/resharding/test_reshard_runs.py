@@ -81,7 +81,9 @@ def test_output_equals_the_reference(pool, tmp_path, options, seed):
     assert checked["samples"] == len(chosen)
 
 
-def test_any_order_and_any_threads_give_the_same_bytes(pool, tmp_path):
+@pytest.mark.parametrize("small", [0, 1 << 30])
+def test_any_order_and_any_threads_give_the_same_bytes(pool, tmp_path, monkeypatch, small):
+    monkeypatch.setattr("dcfast.resharding.write._SMALL_OUTPUT_BYTES", small)  # workers, or threads in each shard
     directory, _, segments = pool
     subset = subset_of([make_uid(i) for i in range(37)] * 2)
     plan = resharder.make_plan(segments, subset, shards_dir=directory, shard_size=3)
