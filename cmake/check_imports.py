@@ -44,7 +44,15 @@ HEAVY = frozenset(
 )
 """What takes a tenth of a second or more to import, or need not be installed."""
 
-LIGHT = frozenset({"dcfast.cli", "dcfast.resharding.resharder", "dcfast.resharding.quick"})
+LIGHT = frozenset(
+    [
+        "dcfast.cli",
+        *(
+            f"dcfast.resharding.{name}"
+            for name in ("files", "inputs", "output", "plan", "resume", "run", "sources", "write")
+        ),
+    ]
+)
 """Modules that import nothing before it is used, whatever it weighs: a short command would wait for it."""
 
 DYNAMIC = {

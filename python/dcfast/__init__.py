@@ -47,7 +47,7 @@ _LAZY: dict[str, str] = {
     "hamming_join": "dcfast.similarity.hamming",
     "kmeans": "dcfast.similarity.centroids",
     "nearest_centroids": "dcfast.similarity.centroids",
-    "reshard": "dcfast.resharding.resharder",
+    "reshard": "dcfast.resharding.run",
     "ClipModel": "dcfast.models.clip",
     "load_model": "dcfast.models.clip",
     "evaluate_model": "dcfast.evaluate",

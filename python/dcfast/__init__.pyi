@@ -18,7 +18,7 @@ from dcfast.index.pool_index import PoolIndex
 from dcfast.index.refresh import refresh_index
 from dcfast.loss import ClipLoss, SigLipLoss, cached_backward, clip_loss, clip_lse, siglip_loss
 from dcfast.models.clip import ClipModel, load_model
-from dcfast.resharding.resharder import reshard
+from dcfast.resharding.run import reshard
 from dcfast.similarity.centroids import kmeans, nearest_centroids
 from dcfast.similarity.hamming import hamming_join
 from dcfast.storage.hashing import hash_members

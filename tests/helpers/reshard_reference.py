@@ -10,11 +10,14 @@ import tarfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import webdataset
 from dcfast._core import reshard as core_reshard
+from dcfast.index.build import write_segment
+from dcfast.index.segments import Segment
 
 UID = np.dtype("u8,u8")
 NO_SIZES, NO_TIMES = np.zeros(0, np.uint64), np.zeros(0, np.int64)
@@ -36,34 +39,25 @@ class Sample:
     members: dict[str, tuple[int, int]] = field(default_factory=dict)  # extension -> (offset, size)
 
 
-class FakeSegment:
-    """The attributes of an index segment, read with tarfile in plain Python."""
+class IndexedShards(Segment):
+    """An index segment of shards of a directory; ``samples`` are what tarfile and plain Python read of them."""
 
-    def __init__(self, directory: Path, names: list[str]) -> None:
-        self.samples: list[Sample] = []
-        self.shard_names = names
-        begin = [0]
-        for number, name in enumerate(names):
-            self.samples += read_samples(directory / name, number)
-            begin.append(len(self.samples))
-        self.num_shards, self.num_samples = len(names), len(self.samples)
-        self.shard_sizes = np.array([(directory / n).stat().st_size for n in names], np.uint64)
-        self.shard_mtimes_ns = np.array([(directory / n).stat().st_mtime_ns for n in names], np.int64)
-        self.shard_sample_begin = np.array(begin, np.uint64)
-        self.uid = uid_array([s.uid or "0" for s in self.samples])
-        self.flags = np.array([0 if s.uid else 8 for s in self.samples], np.uint16)
-        self.member_begin = np.cumsum([0] + [len(s.members) for s in self.samples]).astype(np.uint64)
-        self.exts = sorted({ext for s in self.samples for ext in s.members}, key=lambda e: e[::-1])  # not in text order
-        self.exts_lower = [ext.lower() for ext in self.exts]
-        flat = [(ext, *place) for s in self.samples for ext, place in s.members.items()]
-        self.num_members = len(flat)
-        self._ext = np.array([self.exts.index(ext) for ext, _, _ in flat], np.uint32)
-        self._offset = np.array([offset for _, offset, _ in flat], np.uint64)
-        self._size = np.array([size for _, _, size in flat], np.uint64)
+    samples: list[Sample]
 
-    def members_of(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        part = slice(int(self.member_begin[first]), int(self.member_begin[last]))
-        return self._offset[part], self._size[part], self._ext[part]
+
+def index_shards(directory: Path, names: list[str]) -> IndexedShards:
+    """The segment of some shards, written and opened: the map outlives its file. The plain reading must agree."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "segment.dcx"
+        write_segment([(directory / name, name) for name in names], path, sync=False)
+        segment = IndexedShards.open(path)
+    assert isinstance(segment, IndexedShards)
+    segment.samples = [sample for number, name in enumerate(names) for sample in read_samples(directory / name, number)]
+    assert segment.uid.tolist() == uid_array([sample.uid or "0" for sample in segment.samples]).tolist()
+    offset, size, ext = segment.members_of(0, segment.num_samples)
+    members = [(segment.exts[e], (int(at), int(n))) for at, n, e in zip(offset, size, ext, strict=True)]
+    assert members == [member for sample in segment.samples for member in sample.members.items()]
+    return segment
 
 
 def read_samples(path: Path, shard: int) -> list[Sample]:
@@ -143,7 +137,7 @@ def make_sample(
     return f"{number:09d}", {"jpg": rng.bytes(length), "txt": b"caption", "json": json.dumps(record).encode()}
 
 
-def three_shards(tmp_path: Path) -> tuple[Path, list[str], list[FakeSegment]]:
+def three_shards(tmp_path: Path) -> tuple[Path, list[str], list[IndexedShards]]:
     """Three shards of 7, 0 and 30 samples in a directory with a space, as a list of two segments."""
     rng = np.random.default_rng(5)
     shards, number = [], 0
@@ -152,7 +146,7 @@ def three_shards(tmp_path: Path) -> tuple[Path, list[str], list[FakeSegment]]:
         number += count
     directory = tmp_path / "a pool"
     names = write_pool(directory, shards)
-    return directory, names, [FakeSegment(directory, names[:1]), FakeSegment(directory, names[1:])]
+    return directory, names, [index_shards(directory, names[:1]), index_shards(directory, names[1:])]
 
 
 def read_output(out: Path) -> list[tuple[bytes, int]]:

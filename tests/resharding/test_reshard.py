@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from dcfast import resharding as resharder
 from dcfast._core import reshard as core_reshard
+from dcfast.index.rows import row_ids
+from dcfast.resharding.plan import ShardSources
 from reshard_reference import (
     NO_SIZES,
     NO_TIMES,
@@ -147,14 +149,14 @@ def test_member_names():
         uids,
         np.array([0, (1 << 64) - 1], np.uint64),
         np.array([0, 1, 1], np.uint32),
-        np.array([1, 0, 1], np.uint16),
+        np.array([1, 0, 1], np.uint32),
         ["jpg", "ö"],
     )
     names = [bytes(blob[int(a) : int(b)]).decode() for a, b in pairwise(begin)]
     assert names == ["0" * 31 + "a-0.ö", "f" * 32 + "-18446744073709551615.jpg", "f" * 32 + "-18446744073709551615.ö"]
     with pytest.raises(ValueError, match="member_ext: 2 is out of range"):
         core_reshard.sample_member_names(
-            uids, np.zeros(2, np.uint64), np.zeros(1, np.uint32), np.array([2], np.uint16), ["a", "b"]
+            uids, np.zeros(2, np.uint64), np.zeros(1, np.uint32), np.array([2], np.uint32), ["a", "b"]
         )
 
 
@@ -209,10 +211,10 @@ def test_cuts_refuse_zero(options):
         resharder.plan_cuts([], **options)
 
 
-def test_repeated_uids_across_chunks():
+def test_repeated_uids():
     records = np.array([(0, 1, 0), (0, 1, 9), (0, 1, 11), (0, 2, 3), (4, 1, 1), (4, 2, 2), (4, 2, 5)], "u8,u8,u8")
-    for chunk in (1, 2, 3, 100):
-        assert resharder.repeated_uids(records, chunk=chunk).tolist() == [(0, 1), (4, 2)]
+    for end, expected in ((1, []), (2, [(0, 1)]), (3, [(0, 1)]), (6, [(0, 1)]), (7, [(0, 1), (4, 2)])):
+        assert resharder.repeated_uids(records[:end]).tolist() == expected
     assert len(resharder.repeated_uids(records[:0])) == 0
 
 
@@ -232,6 +234,29 @@ def test_saved_plan_is_the_plan(pool, tmp_path):
         assert np.array_equal(getattr(plan, name), getattr(loaded, name))
     for name in ("segments", "segment_first", "shards_dir", "options", "counts"):
         assert getattr(plan, name) == getattr(loaded, name)
+
+
+def test_row_ids_of_output_shards(pool):
+    directory, _, segments = pool
+    subset = uid_array(sorted(make_uid(i) for i in range(0, 37, 2) for _ in range(1 + i % 3)))
+    plan = resharder.make_plan(segments, subset, shards_dir=directory, shard_size=4)
+    sources = ShardSources(plan, subset, segments)
+    written = np.concatenate([sources.row_ids(k) for k in range(plan.num_output_shards)])
+    expected = []
+    for segment, first, ordinal in zip(segments, (0, 7), (0, 1), strict=True):
+        chosen = [i for i in range(segment.num_samples) if (first + i) % 2 == 0]
+        expected += np.repeat(
+            row_ids(segment, ordinal, np.array(chosen)), [1 + (first + i) % 3 for i in chosen]
+        ).tolist()
+    assert written.tolist() == expected
+
+
+@pytest.mark.parametrize("item", [3, None, object()])
+def test_what_is_no_segment(pool, item):
+    with pytest.raises(TypeError, match="a segment must be a path or a dcfast Segment; got"):
+        resharder.make_plan([item], uid_array(["1"]), shards_dir=pool[0])
+    with pytest.raises(TypeError, match="segments must be all paths or all objects"):
+        resharder.make_plan([*pool[2], "a.dcx"], uid_array(["1"]), shards_dir=pool[0])
 
 
 FILE_TOO_LARGE = """

@@ -19,7 +19,6 @@ from dcfast.errors import CorruptDataError, PoolError, RunError
 from dcfast.index.build import index_tars, write_segment
 from dcfast.index.segments import Segment
 from dcfast.resharding.cli import main, parse_arguments
-from dcfast.resharding.shuffle import RowSpool, places_of
 from dcfast.uids.sets import save_subset
 from reshard_reference import (
     make_sample,
@@ -112,20 +111,26 @@ def test_a_saved_shuffled_plan_is_enough_for_a_worker(pool, tmp_path):
 
 
 def test_places_and_copies():
-    spool = RowSpool()
-    spool.add(np.array([3, 9], np.uint64), np.array([2, 1], np.uint32))
-    spool.add(np.array([1 << 32], np.uint64), np.array([3], np.uint32))
-    rows = spool.rows()
-    assert rows.tolist() == [3, 3, 9, 1 << 32, 1 << 32, 1 << 32]
+    rows = np.array([3, 3, 9, 1 << 32, 1 << 32, 1 << 32], np.uint64)
     seen = Counter()
     for first in range(0, 6, 2):
-        ids, copies, place = places_of(rows, 11, first, 2)
+        ids, copies, place = core_reshard.shuffled_places(rows, 11, first, 2)
         assert sorted(place.tolist()) == [0, 1]
         at = core_reshard.permuted(6, 11, first, 2)[place]
         assert ids.tolist() == rows[at].tolist()
         seen.update(zip(ids.tolist(), copies.tolist(), strict=True))
     assert seen == Counter([(3, 0), (3, 1), (9, 0), (1 << 32, 0), (1 << 32, 1), (1 << 32, 2)])
-    assert len(RowSpool().rows()) == 0
+    assert [len(column) for column in core_reshard.shuffled_places(rows[:0], 11, 0, 0)] == [0, 0, 0]
+    with pytest.raises(ValueError, match="places must be below the number of rows"):
+        core_reshard.shuffled_places(rows, 11, 5, 2)
+
+
+def test_a_shuffle_of_more_copies_than_are_spooled_at_once(pool, tmp_path):
+    directory, _, segments = pool
+    subset = np.repeat(subset_of([make_uid(3), make_uid(9)]), 70_000)
+    plan = resharder.make_plan(segments, subset, shards_dir=directory, shard_size=50_000, shuffle_seed=2)
+    assert plan.cuts["samples"].tolist() == [50_000, 50_000, 40_000]
+    assert plan.rows.tolist() == [3] * 70_000 + [2 << 32 | 2] * 70_000
 
 
 @pytest.mark.parametrize("seed", [-1, 1 << 64])
@@ -441,8 +446,7 @@ def test_free_space_counts_the_index_files(pool, tmp_path, monkeypatch):
     plain = resharder.reshard(segments, tmp_path / "o", subset, shards_dir=directory, dry_run=True)
     with_idx = resharder.reshard(segments, tmp_path / "o", subset, shards_dir=directory, dry_run=True, idx=True)
     assert with_idx["needed_bytes"] > plain["needed_bytes"]
-    usage = type("Usage", (), {"free": plain["needed_bytes"]})
-    monkeypatch.setattr("dcfast.resharding.output.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("dcfast.resharding.output.free_bytes", lambda path: plain["needed_bytes"])
     with pytest.raises(OSError, match="not enough space") as caught:
         resharder.reshard(segments, tmp_path / "o", subset, shards_dir=directory, idx=True)
     assert caught.value.errno == errno.ENOSPC

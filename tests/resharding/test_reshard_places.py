@@ -16,7 +16,7 @@ from dcfast.errors import PoolError, RunError
 from dcfast.index.build import write_segment
 from dcfast.resharding.cli import main, parse_arguments
 from dcfast.uids.sets import save_subset
-from reshard_reference import FakeSegment, make_sample, make_uid, subset_of, write_pool
+from reshard_reference import index_shards, make_sample, make_uid, subset_of, write_pool
 
 SUBSET = subset_of([make_uid(i) for i in range(6)])
 
@@ -76,7 +76,7 @@ def test_shards_without_numbers_count_by_place(tmp_path: Path) -> None:
     with pytest.raises(PoolError, match="first_shard=1 is beyond the pool: it has 1 input shard, numbered 0 to 0"):
         resharder.reshard(tmp_path / "p", tmp_path / "o", SUBSET, first_shard=1)
     with pytest.raises(PoolError, match="first_shard=1 is beyond the pool: it has 1 input shard, numbered 0 to 0"):
-        resharder.make_plan([FakeSegment(tmp_path / "p", ["a.tar"])], SUBSET, shards_dir=tmp_path / "p", first_shard=1)
+        resharder.make_plan([index_shards(tmp_path / "p", ["a.tar"])], SUBSET, shards_dir=tmp_path / "p", first_shard=1)
 
 
 # options

@@ -19,7 +19,7 @@ from dcfast.errors import CorruptDataError, PoolError, RunError
 from dcfast.index.build import write_segment
 from reshard_reference import (
     UID,
-    FakeSegment,
+    index_shards,
     make_sample,
     make_uid,
     read_output,
@@ -81,7 +81,9 @@ def test_output_equals_the_reference(pool, tmp_path, options, seed):
     assert checked["samples"] == len(chosen)
 
 
-def test_any_order_and_any_threads_give_the_same_bytes(pool, tmp_path):
+@pytest.mark.parametrize("small", [0, 1 << 30])
+def test_any_order_and_any_threads_give_the_same_bytes(pool, tmp_path, monkeypatch, small):
+    monkeypatch.setattr("dcfast.resharding.write._SMALL_OUTPUT_BYTES", small)  # workers, or threads in each shard
     directory, _, segments = pool
     subset = subset_of([make_uid(i) for i in range(37)] * 2)
     plan = resharder.make_plan(segments, subset, shards_dir=directory, shard_size=3)
@@ -104,7 +106,6 @@ def test_any_order_and_any_threads_give_the_same_bytes(pool, tmp_path):
 def test_blocks_of_rows_change_nothing(pool, tmp_path, monkeypatch, rows_at_once):
     directory, names, segments = pool
     monkeypatch.setattr("dcfast.resharding.plan.ROWS_AT_ONCE", rows_at_once)
-    monkeypatch.setattr("dcfast.resharding.contents.ROWS_AT_ONCE", rows_at_once)
     subset = subset_of([make_uid(i) for i in range(37) for _ in range(i * 5 % 4)])
     resharder.reshard(segments, tmp_path / "out", subset, shards_dir=directory, shard_size=8)
     assert read_output(tmp_path / "out") == reference_reshard(directory, names, subset, shard_size=8)
@@ -139,7 +140,7 @@ def test_repeated_uids_in_the_pool_keep_every_occurrence(tmp_path):
     twin, single = make_uid(0), make_uid(1)
     shards = [[(0, twin), (1, single), (2, twin)], [(3, twin), (4, None), (5, single)]]
     names = write_pool(tmp_path / "pool", [[make_sample(rng, n, uid) for n, uid in shard] for shard in shards])
-    segments = [FakeSegment(tmp_path / "pool", [name]) for name in names]
+    segments = [index_shards(tmp_path / "pool", [name]) for name in names]
     subset = subset_of([twin, twin, single, make_uid(9)])
     records = np.concatenate([s.uid for s in segments])
     keyed = sorted((hi, lo, i // 3 << 32 | i % 3) for i, (hi, lo) in enumerate(records.tolist()) if i != 4)
@@ -183,7 +184,7 @@ def test_extensions_sort_lower_case_and_may_be_long(tmp_path):
     members = {"Txt": b"t", "JSON": json.dumps({"uid": make_uid(3)}).encode(), "b" * 80: b"long", "jpg": b"j",
                "seg.PNG": b"p", "é": b"e"}  # fmt: skip
     names = write_pool(tmp_path / "pool", [[("k", members), make_sample(np.random.default_rng(0), 1, make_uid(4))]])
-    segments = [FakeSegment(tmp_path / "pool", names)]
+    segments = [index_shards(tmp_path / "pool", names)]
     subset = subset_of([make_uid(3), make_uid(4)])
     report = resharder.reshard(segments, tmp_path / "out", subset, shards_dir=tmp_path / "pool")
     assert read_output(tmp_path / "out") == reference_reshard(tmp_path / "pool", names, subset)
@@ -275,8 +276,7 @@ def test_finish_removes_shards_of_an_earlier_plan_and_misses_none(pool, tmp_path
 
 def test_free_space_is_checked_before_the_first_byte(pool, tmp_path, monkeypatch):
     directory, _, segments = pool
-    usage = type("Usage", (), {"free": 20_000})
-    monkeypatch.setattr("dcfast.resharding.output.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("dcfast.resharding.output.free_bytes", lambda path: 20_000)
     with pytest.raises(OSError, match=r"output needs \d+ bytes, but only 20000 are free") as caught:
         resharder.reshard(segments, tmp_path / "out", subset_of([make_uid(i) for i in range(37)]), shards_dir=directory)
     assert caught.value.errno == errno.ENOSPC
@@ -347,10 +347,10 @@ DISK_FULL = """
 import errno, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from reshard_reference import FakeSegment, make_uid, subset_of
+from reshard_reference import index_shards, make_uid, subset_of
 from dcfast import resharding as resharder
 pool, out = Path(sys.argv[1]), Path(sys.argv[2])
-segment = FakeSegment(pool, sorted(p.name for p in pool.iterdir()))
+segment = index_shards(pool, sorted(p.name for p in pool.iterdir()))
 subset = subset_of([make_uid(i) for i in range(37)])
 plan = resharder.make_plan([segment], subset, shards_dir=pool, shard_size=8)
 try:
@@ -428,7 +428,7 @@ def test_a_shard_cut_anywhere_gives_its_whole_samples(tmp_path, cut):
     rng = np.random.default_rng(3)
     uids = [make_uid(i) for i in range(9)]
     names = write_pool(tmp_path / "pool", [[make_sample(rng, i, uid, 900) for i, uid in enumerate(uids)]])
-    whole = FakeSegment(tmp_path / "pool", names)
+    whole = index_shards(tmp_path / "pool", names)
     shard = tmp_path / "pool" / names[0]
     length = shard.stat().st_size - cut
     os.truncate(shard, length)
@@ -445,7 +445,7 @@ def test_a_shard_cut_anywhere_gives_its_whole_samples(tmp_path, cut):
 def test_the_real_pool_equals_the_reference(real_data, tmp_path):
     directory = real_data / "pool" / "shards"
     names = sorted(p.name for p in directory.glob("*.tar"))
-    segments = [FakeSegment(directory, names[:3]), FakeSegment(directory, names[3:])]
+    segments = [index_shards(directory, names[:3]), index_shards(directory, names[3:])]
     uids = [s.uid for segment in segments for s in segment.samples if s.uid]
     subset = subset_of([uid for i, uid in enumerate(uids) for _ in range((i * 7) % 3)])
     report = resharder.reshard(segments, tmp_path / "out", subset, shards_dir=directory, shard_size=500, threads=2)

@@ -127,7 +127,7 @@ std::vector<std::byte> tar_member_header(std::string_view name, std::uint64_t si
 }
 
 void sample_member_names(std::span<const Uid> uid, std::span<const std::uint64_t> copy,
-                         std::span<const std::uint32_t> member_sample, std::span<const std::uint16_t> member_ext,
+                         std::span<const std::uint32_t> member_sample, std::span<const std::uint32_t> member_ext,
                          std::span<const std::string> exts, std::vector<std::uint8_t>& names,
                          std::vector<std::uint64_t>& name_begin) {
   if (uid.size() != copy.size()) throw Error(Code::invalid_argument, "uid and copy must have one length");

@@ -54,7 +54,7 @@ std::vector<std::byte> tar_member_header(std::string_view name, std::uint64_t si
 /// belongs to sample member_sample[i] and has extension exts[member_ext[i]]. Appends to `names` and `name_begin`.
 /// Throws invalid_argument where an index is out of range.
 void sample_member_names(std::span<const Uid> uid, std::span<const std::uint64_t> copy,
-                         std::span<const std::uint32_t> member_sample, std::span<const std::uint16_t> member_ext,
+                         std::span<const std::uint32_t> member_sample, std::span<const std::uint32_t> member_ext,
                          std::span<const std::string> exts, std::vector<std::uint8_t>& names,
                          std::vector<std::uint64_t>& name_begin);
 

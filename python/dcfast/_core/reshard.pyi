@@ -7,30 +7,104 @@ from __future__ import annotations
 import collections.abc
 import typing
 
+import dcfast._core.index
 import numpy
 import numpy.typing
 
-__all__: list[str] = ["PoolReshard", "permuted", "sample_member_names", "tar_member_header", "write_shard"]
+__all__: list[str] = [
+    "PlannedShards",
+    "ReshardPlan",
+    "ShardCutter",
+    "UidFile",
+    "first_copies",
+    "permuted",
+    "plan_reshard",
+    "repeated_uids",
+    "sample_member_names",
+    "select_rows",
+    "shuffled_places",
+    "tar_member_header",
+    "write_shard",
+]
 
-class PoolReshard:
-    def __init__(
-        self,
-        shards: collections.abc.Sequence[bytes | str],
-        subset: bytes | str,
-        *,
-        shard_size: typing.SupportsIndex,
-        max_bytes: typing.SupportsIndex,
-        threads: typing.SupportsIndex,
-    ) -> None: ...
-    def samples(self, k: typing.SupportsIndex) -> int: ...
-    def write(
-        self, k: typing.SupportsIndex, out_path: bytes | str, *, threads: typing.SupportsIndex, check_mtime: bool
-    ) -> int: ...
+class UidFile:
+    def __init__(self, path: bytes | str, check: bool) -> None: ...
+    def __len__(self) -> int: ...
+
+class ReshardPlan:
+    @property
+    def chosen_shards(self) -> int: ...
     @property
     def counts(self) -> dict[str, int]: ...
     @property
-    def damage(self) -> list[tuple[int, int, str]]: ...
+    def cuts(self) -> bytes: ...
+    @property
+    def damage(self) -> list[tuple[bytes, int, str]]: ...
+    @property
+    def inputs(self) -> tuple[int, int]: ...
+    @property
+    def numbers(self) -> tuple[int, int]: ...
+    @property
+    def repeats(self) -> bytes: ...
+    @property
+    def segment_first(self) -> list[int]: ...
 
+class PlannedShards:
+    def __init__(
+        self,
+        segments: collections.abc.Sequence[bytes | dcfast._core.index.TarSegment],
+        subset: bytes | UidFile | numpy.typing.NDArray[numpy.void] | None,
+        *,
+        cuts: bytes | UidFile | numpy.typing.NDArray[numpy.void] | None,
+        repeats: bytes | UidFile | numpy.typing.NDArray[numpy.void] | None,
+        exclude: bytes | UidFile | numpy.typing.NDArray[numpy.uint64] | None,
+        rows: bytes | UidFile | numpy.typing.NDArray[numpy.uint64] | None,
+        shuffle_seed: typing.SupportsIndex | None,
+        segment_first: collections.abc.Sequence[typing.SupportsIndex],
+        shards_dir: bytes | str,
+        first_shard: typing.SupportsIndex,
+        num_shards: typing.SupportsIndex | None,
+        keep: typing.SupportsIndex,
+        rows_at_once: typing.SupportsIndex,
+    ) -> None: ...
+    def contents(
+        self, k: typing.SupportsIndex, *, check: bool = False
+    ) -> tuple[
+        numpy.typing.NDArray[numpy.void],
+        numpy.typing.NDArray[numpy.uint64],
+        numpy.typing.NDArray[numpy.uint32],
+        list[bytes],
+        numpy.typing.NDArray[numpy.uint64],
+        numpy.typing.NDArray[numpy.int64],
+        numpy.typing.NDArray[numpy.uint32],
+        numpy.typing.NDArray[numpy.uint64],
+        numpy.typing.NDArray[numpy.uint64],
+        numpy.typing.NDArray[numpy.uint8],
+        numpy.typing.NDArray[numpy.uint64],
+    ]: ...
+    def row_ids(self, k: typing.SupportsIndex) -> numpy.typing.NDArray[numpy.uint64]: ...
+    def write(
+        self, k: typing.SupportsIndex, out_path: bytes | str, *, threads: typing.SupportsIndex, check_mtime: bool
+    ) -> tuple[int, int, int, int]: ...
+
+class ShardCutter:
+    def __init__(self, shard_size: typing.SupportsIndex, max_bytes: typing.SupportsIndex) -> None: ...
+    def add(
+        self,
+        segment: typing.SupportsIndex,
+        rows: bytes | UidFile | numpy.typing.NDArray[numpy.uint64] | None,
+        multiplicity: bytes | UidFile | numpy.typing.NDArray[numpy.uint64] | None,
+        payload: bytes | UidFile | numpy.typing.NDArray[numpy.uint64] | None,
+        members: bytes | UidFile | numpy.typing.NDArray[numpy.uint64] | None,
+        tar: bytes | UidFile | numpy.typing.NDArray[numpy.uint64] | None,
+    ) -> None: ...
+    def finish(self) -> bytes: ...
+
+def first_copies(
+    uids: bytes | UidFile | numpy.typing.NDArray[numpy.void] | None,
+    ids: bytes | UidFile | numpy.typing.NDArray[numpy.uint64] | None,
+    multiplicity: bytes | UidFile | numpy.typing.NDArray[numpy.uint64] | None,
+) -> bytes: ...
 def permuted(
     n: typing.SupportsIndex,
     seed: typing.SupportsIndex,
@@ -38,13 +112,43 @@ def permuted(
     count: typing.SupportsIndex,
     stride: typing.SupportsIndex = 1,
 ) -> numpy.typing.NDArray[numpy.uint64]: ...
+def plan_reshard(
+    segments: collections.abc.Sequence[bytes | dcfast._core.index.TarSegment],
+    subset: bytes | UidFile | numpy.typing.NDArray[numpy.void] | None,
+    *,
+    shard_size: typing.SupportsIndex,
+    max_bytes: typing.SupportsIndex,
+    first_shard: typing.SupportsIndex,
+    num_shards: typing.SupportsIndex | None,
+    exclude: bytes | UidFile | numpy.typing.NDArray[numpy.uint64] | None,
+    repeated: bytes | UidFile | numpy.typing.NDArray[numpy.void] | None,
+    shuffled: collections.abc.Callable[[memoryview], int] | None,
+    rows_at_once: typing.SupportsIndex,
+    threads: typing.SupportsIndex = 0,
+) -> ReshardPlan: ...
+def repeated_uids(
+    records: bytes | UidFile | numpy.typing.NDArray[numpy.void] | None,
+) -> numpy.typing.NDArray[numpy.void]: ...
 def sample_member_names(
     uid: numpy.typing.NDArray[numpy.void],
     copy: numpy.typing.NDArray[numpy.uint64],
     member_sample: numpy.typing.NDArray[numpy.uint32],
-    member_ext: numpy.typing.NDArray[numpy.uint16],
+    member_ext: numpy.typing.NDArray[numpy.uint32],
     exts: collections.abc.Sequence[bytes | str],
 ) -> tuple[numpy.typing.NDArray[numpy.uint8], numpy.typing.NDArray[numpy.uint64]]: ...
+def select_rows(
+    uids: bytes | UidFile | numpy.typing.NDArray[numpy.void] | None,
+    rows: bytes | UidFile | numpy.typing.NDArray[numpy.uint64] | None,
+    subset: bytes | UidFile | numpy.typing.NDArray[numpy.void] | None,
+) -> tuple[numpy.typing.NDArray[numpy.uint64], numpy.typing.NDArray[numpy.uint64]]: ...
+def shuffled_places(
+    rows: bytes | UidFile | numpy.typing.NDArray[numpy.uint64] | None,
+    seed: typing.SupportsIndex,
+    first: typing.SupportsIndex,
+    count: typing.SupportsIndex,
+) -> tuple[
+    numpy.typing.NDArray[numpy.uint64], numpy.typing.NDArray[numpy.uint64], numpy.typing.NDArray[numpy.uint64]
+]: ...
 def tar_member_header(name: bytes | str, size: typing.SupportsIndex) -> bytes: ...
 def write_shard(
     out_path: bytes | str,

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dcfast.errors import PoolError
+from dcfast.storage.names import TarListing, list_tars, printable, shards_below
 from dcfast.storage.paths import absolute
-from dcfast.storage.shard_names import PassedOver, is_shard_name, passed_over_words, printable, reason_passed_over
 
 __all__ = [
     "MAX_PIECES",
@@ -55,75 +55,7 @@ def check_name(name: str, where: str) -> None:
 
 def shard_folder(directory: StrPath) -> Path:
     """Where the shards of a pool lie: in ``shards`` below the directory, where there is one, else in it."""
-    root = Path(directory)
-    return root / "shards" if (root / "shards").is_dir() else root
-
-
-@dataclass(frozen=True)
-class TarListing:
-    """The tars of a directory.
-
-    Attributes:
-        directory: as it was given.
-        names: of the shards, sorted.
-        passed_over: what looks like shards and is not taken, sorted; names in it can be printed.
-    """
-
-    directory: str
-    names: list[str] = field(default_factory=list)
-    passed_over: list[PassedOver] = field(default_factory=list)
-
-    @property
-    def notes(self) -> list[str]:
-        """What was passed over, as a sentence for people; none where nothing was."""
-        return [f"{printable(self.directory)}: {self._words}"] if self.passed_over else []
-
-    @property
-    def hint(self) -> str:
-        """What was passed over, to be put behind an error that no tar was found; empty where nothing was."""
-        return f" ({self._words})" if self.passed_over else ""
-
-    @property
-    def _words(self) -> str:
-        return passed_over_words(self.passed_over)
-
-
-def list_tars(directory: StrPath) -> TarListing:
-    """Lists the shards of a directory: ``*.tar`` in it, sorted by name; hidden and temporary files are none.
-
-    Passed over, and named, are tars under other names (compressed, ``.TAR``, hidden, unfinished) and directories below
-    with tars or further directories in them. A directory or a dangling link called ``x.tar`` stays in the list: opening
-    it is an error with its name.
-
-    Raises:
-        OSError: the directory is missing, is none, or cannot be read.
-    Memory: the names.   Cost: one listing, and one of each directory below that is not hidden; no file is opened.
-    """
-    folder = os.fspath(directory)
-    names: list[str] = []
-    passed_over: list[PassedOver] = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if is_shard_name(entry.name):
-                names.append(entry.name)
-            elif reason := _directory_reason(entry) or reason_passed_over(entry.name):
-                passed_over.append(PassedOver(printable(entry.name), reason))
-    return TarListing(folder, sorted(names), sorted(passed_over))
-
-
-def _directory_reason(entry: os.DirEntry[str]) -> str:
-    """Why a directory among the shards is worth a word; empty where it is no directory, or holds no shards."""
-    if entry.name.startswith(".") or not entry.is_dir():
-        return ""
-    try:
-        with os.scandir(entry.path) as below:
-            found = sorted((e.name, e.is_dir()) for e in below if not e.name.startswith("."))
-    except OSError as error:
-        return f"a directory that cannot be read: {error.strerror}"
-    tars = [name for name, _ in found if is_shard_name(name) or reason_passed_over(name)]
-    if tars:
-        return f"a directory, with {printable(tars[0])} in it: shards must lie side by side"
-    return "a directory of directories: shards must lie side by side" if any(is_dir for _, is_dir in found) else ""
+    return Path(shards_below(os.fspath(directory)))
 
 
 def list_parquet(directory: StrPath) -> list[str]:

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
 
 from dcfast.index.build import WITHOUT_UID, Segment
-from dcfast.uids import sets as uid_module
 
 __all__ = [
     "FLAGS_WITHOUT_UID",
     "FLAG_CUT",
     "ROW_BITS",
     "ROW_MASK",
-    "SegmentLike",
-    "iterate_segments",
     "make_row_ids",
-    "open_segment",
     "row_ids",
     "shard_damage",
     "split_row_ids",
-    "uid_multiplicity",
     "valid_uid_mask",
 ]
 
@@ -42,37 +35,6 @@ ROW_MASK = (1 << ROW_BITS) - 1
 FLAGS_WITHOUT_UID = 1 | 8 | 16 | 32
 
 
-class SegmentLike(Protocol):
-    """What the plan reads of an index segment (``dcfast.index.build.Segment``)."""
-
-    num_shards: int
-    num_samples: int
-    shard_names: list[str]
-    shard_sizes: Any
-    shard_mtimes_ns: Any
-    shard_sample_begin: Any
-    uid: Any
-    flags: Any
-    exts_lower: list[str]
-
-    @property
-    def member_begin(self) -> Any: ...
-    def members_of(self, first: int, last: int) -> tuple[Any, Any, Any]: ...
-
-
-def open_segment(segment: SegmentLike | str | os.PathLike[str], *, verify: bool = True) -> SegmentLike:
-    """A segment as it was given, or opened; ``verify`` reads it once to check its checksums."""
-    if not isinstance(segment, (str, os.PathLike)):
-        return segment
-    opened: SegmentLike = Segment.open(segment, verify=verify)
-    return opened
-
-
-def uid_multiplicity(uids: NDArray[Any], sorted_uids: NDArray[Any]) -> NDArray[np.int64]:
-    """How often each uid stands in a sorted array; sortedness was checked when it was opened."""
-    return np.asarray(uid_module.uid_multiplicity(uids, sorted_uids, check=False))
-
-
 def make_row_ids(shard: npt.ArrayLike, row: npt.ArrayLike) -> NDArray[np.uint64]:
     """(n,) u64 row ids of samples: the ordinal of the shard in the pool, and the sample's place in it, from 0."""
     ids: NDArray[np.uint64] = np.asarray(shard).astype(np.uint64) << np.uint64(ROW_BITS)
@@ -84,7 +46,7 @@ def split_row_ids(ids: NDArray[np.uint64]) -> tuple[NDArray[np.uint32], NDArray[
     return (ids >> np.uint64(ROW_BITS)).astype(np.uint32), (ids & np.uint64(ROW_MASK)).astype(np.uint32)
 
 
-def row_ids(segment: SegmentLike, first_ordinal: int, rows: NDArray[Any] | None = None) -> NDArray[np.uint64]:
+def row_ids(segment: Segment, first_ordinal: int, rows: NDArray[Any] | None = None) -> NDArray[np.uint64]:
     """(n,) u64 row ids of rows of a segment, those of all where none are given. Memory: about 40 bytes a row.
 
     Args:
@@ -95,15 +57,6 @@ def row_ids(segment: SegmentLike, first_ordinal: int, rows: NDArray[Any] | None 
     chosen = np.arange(segment.num_samples) if rows is None else rows
     shard = np.searchsorted(begin, chosen, side="right") - 1
     return make_row_ids(shard + first_ordinal, chosen - begin[shard])
-
-
-def iterate_segments(segments: Sequence[SegmentLike | str]) -> Iterator[tuple[int, int, SegmentLike]]:
-    """(segment number, ordinal of its first shard in the pool, opened segment)."""
-    ordinal = 0
-    for number, item in enumerate(segments):
-        segment = open_segment(item)
-        yield number, ordinal, segment
-        ordinal += segment.num_shards
 
 
 def valid_uid_mask(segment: Any) -> Any:

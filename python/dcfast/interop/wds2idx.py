@@ -6,14 +6,18 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from dcfast._core import reshard as core_reshard
 from dcfast.errors import CorruptDataError
 from dcfast.interop.shards import LARGEST, PathLike, file_name, shards_of
 from dcfast.storage.atomic import write_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from numpy.typing import NDArray
 
-__all__ = ["read_wds2idx", "write_wds2idx"]
+__all__ = ["index_text", "payload_offsets", "read_wds2idx", "write_wds2idx"]
 
 _BLOCK = 512
 
@@ -43,6 +47,41 @@ def write_wds2idx(index: Any, out_dir: PathLike) -> list[Path]:
         write_bytes(path, segment._core.wds2idx(number))
         paths[path] = None
     return list(paths)
+
+
+def index_text(names: list[bytes], size: NDArray[np.uint64], sample: NDArray[Any], samples: int) -> bytes:
+    """The index file of a tar that is to be written: ``v1.2 SAMPLES``, then a line a sample.
+
+    Args:
+        names, size, sample: of each member, in the order in which they are written: ``KEY.EXT``, bytes, and the line it
+            is in (below ``samples``).
+    Raises:
+        ValueError: a name with white space, which this format cannot hold.
+    Cost: O(members).
+    """
+    for name in names:
+        if len(name.split()) != 1 or name.strip() != name:
+            raise ValueError(f"idx: member {name!r} has white space in its name; DALI's index files cannot name it")
+    offset = payload_offsets(names, size)
+    lines: list[list[bytes]] = [[] for _ in range(samples)]
+    for i, line in enumerate(sample.tolist()):
+        ext = names[i].split(b".", 1)[1]
+        lines[line].append(b"%b %d %d %b" % (ext, offset[i], size[i], names[i]))
+    head = b"v1.2 %d\n" % samples
+    return head + b"".join(b" ".join(line) + b"\n" for line in lines)
+
+
+def payload_offsets(names: list[bytes], size: NDArray[np.uint64]) -> list[int]:
+    """Where the payloads begin in a tar of members of these names and sizes. Cost: O(members)."""
+    header: Any = [
+        _BLOCK if name.isascii() and len(name) <= 100 else len(core_reshard.tar_member_header(name, int(n)))
+        for name, n in zip(names, size, strict=True)
+    ]
+    header = np.array(header, np.int64)
+    length = size.astype(np.int64)
+    whole = header + length + -length % _BLOCK
+    offsets: list[int] = (np.cumsum(whole) - whole + header).tolist()
+    return offsets
 
 
 def read_wds2idx(path: PathLike) -> pa.Table:

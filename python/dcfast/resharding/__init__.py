@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dcfast.resharding.output import check_free_space, finish_reshard
-    from dcfast.resharding.plan import CUT_DTYPE, ReshardPlan, make_plan, plan_cuts
-    from dcfast.resharding.resharder import reshard
-    from dcfast.resharding.selection import first_copies, repeated_uids, select_rows
+    from dcfast.resharding.plan import ReshardPlan, make_plan
+    from dcfast.resharding.run import reshard
+    from dcfast.resharding.selection import CUT_DTYPE, first_copies, plan_cuts, repeated_uids, select_rows
     from dcfast.resharding.verify import verify_output_shards
     from dcfast.resharding.write import write_output_shards
 
@@ -39,14 +39,14 @@ __all__ = [
 
 
 _LAZY = {
-    "reshard": "dcfast.resharding.resharder",
-    "CUT_DTYPE": "dcfast.resharding.plan",
+    "reshard": "dcfast.resharding.run",
+    "CUT_DTYPE": "dcfast.resharding.selection",
     "ReshardPlan": "dcfast.resharding.plan",
     "check_free_space": "dcfast.resharding.output",
     "finish_reshard": "dcfast.resharding.output",
     "first_copies": "dcfast.resharding.selection",
     "make_plan": "dcfast.resharding.plan",
-    "plan_cuts": "dcfast.resharding.plan",
+    "plan_cuts": "dcfast.resharding.selection",
     "repeated_uids": "dcfast.resharding.selection",
     "select_rows": "dcfast.resharding.selection",
     "verify_output_shards": "dcfast.resharding.verify",

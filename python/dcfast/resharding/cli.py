@@ -9,7 +9,7 @@ from typing import Any
 
 from dcfast.errors import DcfastError
 from dcfast.process.signals import stoppable
-from dcfast.resharding.resharder import reshard
+from dcfast.resharding.run import reshard
 from dcfast.storage.paths import path_argument
 
 __all__ = ["main", "parse_arguments"]

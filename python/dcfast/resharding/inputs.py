@@ -1,30 +1,34 @@
-"""The input of a reshard: directories of shards, indexed for the time of the run, or index segments that are there."""
+"""The input of a reshard: directories of shards, indexed for the time of the run, or index segments that are there.
+
+Importing this module imports nothing but the core, see the package.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 
+from dcfast._core import index as core_index
 from dcfast.errors import PoolError
-from dcfast.index.build import write_segment
-from dcfast.index.pool import TarListing, list_tars, shard_folder
-from dcfast.index.rows import SegmentLike, open_segment
-from dcfast.storage.remote import is_url
-from dcfast.storage.temporary import temporary_folder
+from dcfast.resharding.files import plain_path, raise_full_disk, unnamed_file
+from dcfast.resharding.sources import open_segment
+from dcfast.storage.names import TarListing, list_tars, shards_below
 
-__all__ = ["Inputs", "Pool", "StrPath", "open_inputs"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
-StrPath = str | os.PathLike[str]
-Pool = StrPath | Sequence[SegmentLike | str]
+    from dcfast.resharding.sources import SegmentItem
+
+    StrPath = str | os.PathLike[str]
+    Pool = StrPath | Sequence[SegmentItem]
+
+__all__ = ["Inputs", "open_inputs"]
 
 # input shards indexed together where a pool has no index yet
 _SHARDS_A_SEGMENT = 256
 
 
-@dataclass
 class Inputs:
     """Where the input lies.
 
@@ -38,18 +42,25 @@ class Inputs:
         notes: what in the directories was passed over, in words.
     """
 
-    base: Path
-    directories: list[Path]
-    names: list[str]
-    segments: Sequence[SegmentLike | str] | None = None
-    given: list[Path] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    def __init__(
+        self,
+        base: str,
+        directories: list[str],
+        names: list[str],
+        given: list[str],
+        segments: Sequence[SegmentItem] | None = None,
+        notes: list[str] | None = None,
+    ) -> None:
+        self.base, self.directories, self.names = base, directories, names
+        self.given, self.segments, self.notes = given, segments, notes or []
 
     def files(self) -> list[str]:
         """The paths of the input shards. Raises PoolError: an index names shards behind URLs: none is read here."""
         names = self.names
         if self.segments is not None:
-            names = [name for item in self.segments for name in open_segment(item, verify=False).shard_names]
+            from dcfast.storage.remote import is_url
+
+            names = [os.fsdecode(name) for item in self.segments for name in open_segment(item).shard_names()]
             behind = next((name for name in names if is_url(name)), None)
             if behind is not None:
                 raise PoolError(
@@ -58,22 +69,29 @@ class Inputs:
                 )
         return [os.path.join(self.base, name) for name in names]
 
-    @contextmanager
-    def indexed(self, threads: int) -> Iterator[Sequence[SegmentLike | str]]:
-        """The index segments; of directories of shards they are made here and removed at the end."""
+    def indexed(self, threads: int) -> Sequence[SegmentItem]:
+        """The index segments; of directories of shards they are made here, in files without names.
+
+        Memory: the columns of 256 shards while they are indexed, about 60 bytes a sample and 8 a member, and the keys.
+        """
         if self.segments is not None:
-            yield self.segments
-            return
-        with temporary_folder("dcfast-index-") as index_dir:
-            segments: list[SegmentLike | str] = []
-            for begin in range(0, len(self.names), _SHARDS_A_SEGMENT):
-                path = os.path.join(index_dir, f"{begin:08d}.dcx")
-                chosen = self.names[begin : begin + _SHARDS_A_SEGMENT]
-                pairs = [(os.path.join(self.base, name), name) for name in chosen]
-                # nobody needs this index after a crash
-                write_segment(pairs, path, threads, read_image_size=False, sync=False)
-                segments.append(path)
-            yield segments
+            return self.segments
+        chunks = range(0, len(self.names), _SHARDS_A_SEGMENT)
+        return [_index(self.base, self.names[first : first + _SHARDS_A_SEGMENT], threads) for first in chunks]
+
+
+def _index(base: str, names: list[str], threads: int) -> Any:
+    pairs = [(os.fsencode(os.path.join(base, name)), os.fsencode(name)) for name in names]
+    fd = unnamed_file()
+    path = f"/proc/self/fd/{fd}"
+    try:
+        core_index.write_segment(pairs, os.fsencode(path), True, False, threads, 0)
+        return core_index.TarSegment(os.fsencode(path), False)  # the map outlives the descriptor
+    except OSError as error:
+        raise_full_disk(error, "the index of the input, in the directory for temporary files", path)
+        raise
+    finally:
+        os.close(fd)
 
 
 def open_inputs(pool: Pool, shards_dir: StrPath | None) -> Inputs:
@@ -82,42 +100,43 @@ def open_inputs(pool: Pool, shards_dir: StrPath | None) -> Inputs:
     Raises:
         PoolError: not a directory, or one without shards, or twice the same.   TypeError: segments without shards_dir.
     """
-    if isinstance(pool, (str, os.PathLike)):
-        listing = _listing(Path(pool))
-        directory = Path(listing.directory)
-        return Inputs(directory, [directory], listing.names, given=[Path(pool)], notes=listing.notes)
-    items = list(pool)
+    if isinstance(pool, (bytes, str, os.PathLike)):
+        given = plain_path(pool)  # refuses bytes
+        listing = _listing(given)
+        return Inputs(listing.directory, [listing.directory], listing.names, [given], notes=listing.notes)
+    items: list[Any] = list(pool)
     if not items:
         raise PoolError("reshard: the pool has no index segments")
     if all(isinstance(item, (str, os.PathLike)) and os.path.isdir(item) for item in items):
-        given = [Path(item) for item in items if isinstance(item, (str, os.PathLike))]
-        return _several([_listing(path) for path in given], given)
+        several = [plain_path(item) for item in items]
+        return _several([_listing(path) for path in several], several)
     if shards_dir is None:
         raise TypeError("reshard: shards_dir must be given where the pool is given by its index segments")
-    return Inputs(Path(shards_dir), [Path(shards_dir)], [], items, [Path(shards_dir)])
+    base = plain_path(shards_dir)
+    return Inputs(base, [base], [], [base], items)
 
 
-def _several(listings: list[TarListing], given: list[Path]) -> Inputs:
-    directories = [Path(listing.directory) for listing in listings]
+def _several(listings: list[TarListing], given: list[str]) -> Inputs:
+    directories = [listing.directory for listing in listings]
     real = [os.path.realpath(directory) for directory in directories]
     if len(set(real)) < len(real):
         twice = next(path for path in real if real.count(path) > 1)
         raise PoolError(f"reshard: input directory {twice} is given twice: each of its samples would be written twice")
     # "link/.." is not what it looks like: such a path has to be resolved before it is made relative
-    places = [Path(os.path.realpath(d)) if ".." in d.parts else d.absolute() for d in directories]
-    base = Path(os.path.commonpath(places))
+    places = [os.path.realpath(d) if ".." in d.split("/") else os.path.abspath(d) for d in directories]
+    base = os.path.commonpath(places)
     names: list[str] = []
     for listing, place in zip(listings, places, strict=True):
         inside = os.path.relpath(place, base)
         names += [name if inside == "." else os.path.join(inside, name) for name in listing.names]
     notes = [note for listing in listings for note in listing.notes]
-    return Inputs(base, directories, names, given=given, notes=notes)
+    return Inputs(base, directories, names, given, notes=notes)
 
 
-def _listing(given: Path) -> TarListing:
+def _listing(given: str) -> TarListing:
     """The shards of an input directory. Raises PoolError: not a directory, or one without shards."""
-    base = shard_folder(given)
-    if not base.is_dir():
+    base = shards_below(given)
+    if not os.path.isdir(base):
         raise PoolError(f"reshard: pool {given} is not a directory")
     listing = list_tars(base)
     if not listing.names:

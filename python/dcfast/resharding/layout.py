@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["BLOCK", "EDIT_COUNTS", "KEY_FILE", "RECORD", "SHARD_FORMAT", "STATS_FORMAT"]
+__all__ = ["BLOCK", "EDIT_COUNTS", "IDX_FORMAT", "KEY_FILE", "RECORD", "SHARD_FORMAT", "STATS_FORMAT"]
 
 
 SHARD_FORMAT = "{:08d}.tar"
 
 
 STATS_FORMAT = "{:08d}_stats.json"
+
+
+#: for NVIDIA DALI's webdataset reader, beside output shards
+IDX_FORMAT = "{:08d}.idx"
 
 
 EDIT_COUNTS = ("blurred", "injected", "blur_failed", "inject_failed")

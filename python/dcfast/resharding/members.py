@@ -16,7 +16,7 @@ from dcfast.storage.hashing import hash_members
 __all__ = ["hash_ranges", "list_members"]
 
 
-def list_members(path: Path) -> tuple[Any, NDArray[np.uint64], NDArray[np.uint64]]:
+def list_members(path: str | Path) -> tuple[Any, NDArray[np.uint64], NDArray[np.uint64]]:
     """Names (pyarrow large_binary), payload offsets and sizes of the members of a tar; all must be regular files.
 
     Raises CorruptDataError where the tar is damaged or holds anything else.

@@ -1,81 +1,50 @@
-"""The output directory of a reshard: what may be in it, its companions, and the space it takes."""
+"""The output directory of a reshard: what may be in it, its companions, and the space it takes.
+
+Importing this module imports nothing but the core, see the package.
+"""
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import json
 import os
-import re
-import shutil
-from collections.abc import Iterable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from dcfast._core import hashing as core_hashing
 from dcfast.errors import RunError
-from dcfast.index.rows import SegmentLike, open_segment
-from dcfast.resharding.contents import open_subset
+from dcfast.resharding.files import plain_path, write_file, write_flat_json
 from dcfast.resharding.layout import EDIT_COUNTS, KEY_FILE, SHARD_FORMAT, STATS_FORMAT
 from dcfast.resharding.plan import ReshardPlan
-from dcfast.storage.atomic import TEMPORARY_PREFIX, atomic_path, write_json
-from dcfast.storage.npz import write_npy
+from dcfast.resharding.sources import open_subset, subset_array
+from dcfast.storage.names import TEMPORARY_PREFIX
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any, BinaryIO
+
     from dcfast.resharding.edit import BlurOptions
     from dcfast.resharding.inputs import Inputs
+    from dcfast.resharding.sources import Subset
 
 __all__ = [
-    "KEY_FILE",
     "check_free_space",
     "finish_reshard",
     "is_temporary",
-    "plan_key",
     "refuse_input_in_output",
     "refuse_output",
     "remove_outputs",
 ]
 
 # what a run writes, under its name or a temporary one
-_OUTPUT = re.compile(
-    rf"({re.escape(TEMPORARY_PREFIX)}.*-)?"
-    r"(?:(\d{8,})(?:\.tar|\.idx|_stats\.json)|meta\.json|sample_ids\.npy|sizes\.json|reshard_key\.json)"
-)
+_COMPANIONS = ("meta.json", "sample_ids.npy", "sizes.json", KEY_FILE)
+_SHARD_ENDS = (".tar", ".idx", "_stats.json")
 # a stats file and its directory entry, on file systems with blocks of 4 KiB
 _BYTES_A_STATS_FILE = 8192
 _BYTES_OF_BOXES = 1024  # in a json, with the padding of its member
 _BYTES_A_LINE = 80  # of an index file, for each member
-
-
-def plan_key(
-    plan: ReshardPlan,
-    subset: NDArray[Any],
-    segments: Iterable[SegmentLike | str | os.PathLike[str]],
-    more: dict[str, Any],
-) -> str:
-    """A hash of all that decides the bytes of the output: options, subset, cuts, and what the input shards are.
-
-    Cost: one read of the subset; the cuts; name, size and time of each input shard.
-    """
-    digest = hashlib.sha256()
-    for array in (np.asarray(subset), plan.cuts, plan.repeats, plan.exclude):
-        digest.update(
-            repr((len(array), core_hashing.xxh3_128(np.ascontiguousarray(array).view(np.uint8).data))).encode()
-        )
-    digest.update(json.dumps([plan.options, os.path.abspath(plan.shards_dir), more], sort_keys=True).encode())
-    for item in segments:
-        segment = open_segment(item, verify=False)
-        shards = zip(segment.shard_names, segment.shard_sizes, segment.shard_mtimes_ns, strict=True)
-        digest.update(json.dumps([[name, int(size), int(mtime)] for name, size, mtime in shards]).encode())
-    return digest.hexdigest()
+_ENOSPC = 28
 
 
 def finish_reshard(
     plan: ReshardPlan | str | os.PathLike[str],
-    subset: NDArray[Any] | str | os.PathLike[str],
+    subset: Subset,
     out_dir: str | os.PathLike[str],
     *,
     arguments: dict[str, Any] | None = None,
@@ -97,23 +66,23 @@ def finish_reshard(
         RunError: an output shard of the plan is not there.
     """
     opened = plan if isinstance(plan, ReshardPlan) else ReshardPlan.load(plan)
-    out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
+    out = plain_path(out_dir)
+    os.makedirs(out, exist_ok=True)
     remove_outputs(out, keep_below=opened.num_output_shards, keep_key=True)
-    with os.scandir(out) as entries:
-        present = {entry.name for entry in entries}
+    present = set(os.listdir(out))
     for k in range(opened.num_output_shards):
         for name in (SHARD_FORMAT.format(k), STATS_FORMAT.format(k)):
             if name not in present:
-                raise RunError(f"finish_reshard: {out / name} is missing; write output shard {k} first")
-    _copy_subset(subset, out / "sample_ids.npy", sync)
-    sizes = {SHARD_FORMAT.format(k): int(n) for k, n in enumerate(opened.cuts["samples"])}
-    edits: dict[str, int] = {}
+                path = os.path.join(out, name)
+                raise RunError(f"finish_reshard: {path} is missing; write output shard {k} first")
+    _copy_subset(subset, os.path.join(out, "sample_ids.npy"), sync)
+    samples, edits = opened.samples(), {}
     if edited:
-        stats = [json.loads((out / STATS_FORMAT.format(k)).read_bytes()) for k in range(opened.num_output_shards)]
-        sizes = {SHARD_FORMAT.format(k): int(one["successes"]) for k, one in enumerate(stats)}
+        stats = _read_stats(out, opened.num_output_shards)
+        samples = [int(one["successes"]) for one in stats]
         edits = {name: sum(int(one.get(name, 0)) for one in stats) for name in EDIT_COUNTS}
-    write_json(out / "sizes.json", sizes, sync=sync)
+    sizes = {SHARD_FORMAT.format(k): count for k, count in enumerate(samples)}
+    write_flat_json(os.path.join(out, "sizes.json"), sizes, sync=sync)
     recorded = {
         **{name: str(value) for name, value in {**opened.options, **(arguments or {})}.items()},
         "shard_format": SHARD_FORMAT,
@@ -121,13 +90,24 @@ def finish_reshard(
         "output_shard_stats_format": STATS_FORMAT,
         "output_shard_count": opened.num_output_shards,
         "processed_count": opened.counts["processed_count"],
-        "output_count": sum(sizes.values()),
+        "output_count": sum(samples),
         "missing_count": opened.counts["missing_count"],
         **edits,
     }
-    write_json(out / "meta.json", recorded, sync=sync)
-    (out / KEY_FILE).unlink(missing_ok=True)
+    write_flat_json(os.path.join(out, "meta.json"), recorded, sync=sync)
+    if KEY_FILE in present:
+        os.unlink(os.path.join(out, KEY_FILE))
     return recorded
+
+
+def _read_stats(out: str, count: int) -> list[dict[str, Any]]:
+    import json
+
+    found = []
+    for k in range(count):
+        with open(os.path.join(out, STATS_FORMAT.format(k)), "rb") as file:
+            found.append(json.load(file))
+    return found
 
 
 def check_free_space(
@@ -145,7 +125,7 @@ def check_free_space(
     Raises:
         OSError (ENOSPC): needed is more than free, where ``refuse``.
     """
-    out = Path(out_dir)
+    out = plain_path(out_dir)
     subset_bytes = plan.counts["subset_count"] * 16 + _BYTES_A_STATS_FILE
     tars = plan.counts["tar_bytes"] * (2 if blur is not None and blur.apply else 1)
     needed = tars + plan.num_output_shards * _BYTES_A_STATS_FILE + subset_bytes
@@ -153,31 +133,40 @@ def check_free_space(
         needed += plan.counts["output_count"] * _BYTES_OF_BOXES
     if idx:
         needed += plan.counts["member_count"] * _BYTES_A_LINE
-    present = out.absolute()
-    while not present.exists():
-        present = present.parent
-    free = shutil.disk_usage(present).free + sum(path.stat().st_blocks * 512 for path in _outputs(out, 0))
+    free = free_bytes(out) + sum(os.stat(path).st_blocks * 512 for path in _outputs(out, 0))
     if refuse and needed > free:
         message = (
             f"not enough space: the output needs {needed} bytes, but only {free} are free; "
             f"free {needed - free} more or choose another place"
         )
-        raise OSError(errno.ENOSPC, message, os.fspath(out))
+        raise OSError(_ENOSPC, message, out)
     return needed, free
 
 
-def refuse_output(out: Path, inputs: Inputs, *, overwrite: bool, may_hold: bool) -> None:
+def free_bytes(path: str) -> int:
+    """Of the file system that a path is on, or would be."""
+    present = os.path.abspath(path)
+    while not os.path.exists(present):
+        present = os.path.dirname(present)
+    found = os.statvfs(present)
+    return found.f_bavail * found.f_frsize
+
+
+def refuse_output(out: str, inputs: Inputs, *, overwrite: bool, may_hold: bool) -> None:
     """Raises RunError where an output directory is none, is or hides the pool, or holds something and must not.
 
     With ``overwrite`` neither may lie in the other, links followed: a pool's companions have the names of those that a
     run replaces.
     """
-    if out.exists() and not out.is_dir():
+    there = os.path.exists(out)
+    if there and not os.path.isdir(out):
         raise RunError(f"output {out} is not a directory; choose another place")
-    above = next((parent for parent in out.absolute().parents if parent.exists()), None)
-    if above is not None and not above.is_dir():
+    above = os.path.dirname(_absolute(out))
+    while not os.path.exists(above):
+        above = os.path.dirname(above)
+    if not os.path.isdir(above):
         raise RunError(f"output {out} cannot be made: {above} is a file; choose another place")
-    if any(base.exists() and out.exists() and os.path.samefile(out, base) for base in inputs.directories):
+    if any(there and os.path.exists(base) and os.path.samefile(out, base) for base in inputs.directories):
         raise RunError(f"output {out} is the pool itself; choose another place")
     real = os.path.realpath(out)
     for given in inputs.given:
@@ -193,66 +182,89 @@ def refuse_output(out: Path, inputs: Inputs, *, overwrite: bool, may_hold: bool)
                 "sizes.json and shards there; choose another place"
             )
     # of a run that ended before its first shard the key alone is left
-    if out.exists() and not may_hold and any(path.name != KEY_FILE for path in out.iterdir()):
-        go_on = "to go on with a run that has not ended, pass resume=True; " if (out / KEY_FILE).exists() else ""
+    held = os.listdir(out) if there and not may_hold else []
+    if any(name != KEY_FILE for name in held):
+        go_on = "to go on with a run that has not ended, pass resume=True; " if KEY_FILE in held else ""
         raise RunError(f"output {out} is not empty; {go_on}choose another place, or pass overwrite=True")
 
 
-def is_temporary(name: str) -> bool:
-    """Whether a name is that of a file that a killed run was writing: nothing of a run that could be lost."""
-    match = _OUTPUT.fullmatch(name)
-    return match is not None and match[1] is not None
+def _absolute(path: str) -> str:
+    """Without a look at ``..``, behind which a link may stand."""
+    return path if path.startswith("/") else os.path.join(os.getcwd(), path)
 
 
-def refuse_input_in_output(out: Path, read: Iterable[str | os.PathLike[str]]) -> None:
+def refuse_input_in_output(out: str, read: Iterable[str | os.PathLike[str]]) -> None:
     """Raises RunError where one of the files to be read would be removed to make place in an output directory.
 
     Cost: an lstat a file.
     """
-    if not out.is_dir():
+    if not os.path.isdir(out):
         return
     real = os.path.realpath(out)
     inside = [path for path in read if os.path.islink(path) or os.path.realpath(os.path.dirname(path) or ".") == real]
     for path in inside:
         target = os.path.realpath(path)
-        if os.path.dirname(target) == real and _OUTPUT.fullmatch(os.path.basename(target)):
+        if os.path.dirname(target) == real and _output_name(os.path.basename(target)) is not None:
             raise RunError(
                 f"output {out}: {target} is read by this run, and overwrite=True would remove it; "
                 "choose another output, or copy that file elsewhere first"
             )
 
 
-def _outputs(out: Path, keep_below: int) -> list[Path]:
+def is_temporary(name: str) -> bool:
+    """Whether a name is that of a file that a killed run was writing: nothing of a run that could be lost."""
+    found = _output_name(name)
+    return found is not None and found[0]
+
+
+def _output_name(name: str) -> tuple[bool, int] | None:
+    """Of what a run writes: whether the name is a temporary one, and the number of its shard, or 0. Else None."""
+    before, dash, name = name.rpartition("-")
+    if dash and not before.startswith(TEMPORARY_PREFIX):
+        return None
+    if name in _COMPANIONS:
+        return bool(dash), 0
+    for end in _SHARD_ENDS:
+        digits = name.removesuffix(end)
+        if digits != name and len(digits) >= 8 and digits.isdecimal():
+            return bool(dash), int(digits)
+    return None
+
+
+def _outputs(out: str, keep_below: int) -> list[str]:
     """Output shards numbered keep_below and above, their companions, and what a killed run left of them."""
-    if not out.is_dir():
-        return []
     found = []
-    for path in out.iterdir():
-        match = _OUTPUT.fullmatch(path.name)
-        if match is None or not path.is_file():
-            continue
-        temporary, number = match.groups()
-        if temporary or int(number or 0) >= keep_below:
+    for name in os.listdir(out) if os.path.isdir(out) else []:
+        known = _output_name(name)
+        path = os.path.join(out, name)
+        if known is not None and (known[0] or known[1] >= keep_below) and os.path.isfile(path):
             found.append(path)
     return found
 
 
-def remove_outputs(out: Path, keep_below: int, *, keep_key: bool = False) -> None:
+def remove_outputs(out: str, keep_below: int, *, keep_key: bool = False) -> None:
     """Removes output shards numbered keep_below and above, their companions, and what a killed run left."""
     for path in _outputs(out, keep_below):
-        if not (keep_key and path.name == KEY_FILE):
-            path.unlink()
+        if not (keep_key and os.path.basename(path) == KEY_FILE):
+            os.unlink(path)
 
 
-def _copy_subset(subset: NDArray[Any] | str | os.PathLike[str], target: Path, sync: bool) -> None:
+def _copy_subset(subset: Subset, target: str, sync: bool) -> None:
     """An .npy is copied as it is; an array or a raw memmap gets the header of one."""
-    if not isinstance(subset, np.ndarray):
+    if isinstance(subset, (str, os.PathLike)):
         with open(subset, "rb") as source:
             if source.read(6) == b"\x93NUMPY":
                 source.seek(0)
-                with atomic_path(target, sync=sync) as temporary, open(temporary, "wb") as file:
-                    shutil.copyfileobj(source, file, 1 << 20)
+                write_file(target, lambda temporary: _copy(source, temporary), sync=sync)
                 return
-    array = open_subset(subset)
+    from dcfast.storage.npz import write_npy
+
+    array = subset_array(open_subset(subset))
     blocks = (array[begin : begin + (1 << 16)] for begin in range(0, len(array), 1 << 16))
     write_npy(target, array.shape, array.dtype, blocks, sync=sync)
+
+
+def _copy(source: BinaryIO, target: str) -> None:
+    with open(target, "wb") as file:
+        while block := source.read(1 << 20):
+            file.write(block)

@@ -1,49 +1,34 @@
-"""One reshard from pool to verified output, by the plan and the workers of the other modules."""
+"""A reshard from pool to verified output. Importing this module imports nothing but the core, see the package."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from dcfast.errors import RunError, SubsetError
-from dcfast.resharding.boxes import make_box_table
-from dcfast.resharding.contents import open_subset
-from dcfast.resharding.edit import BlurOptions
-from dcfast.resharding.inputs import Inputs, Pool, StrPath, open_inputs
-from dcfast.resharding.layout import EDIT_COUNTS, SHARD_FORMAT
-from dcfast.resharding.output import (
-    KEY_FILE,
-    check_free_space,
-    finish_reshard,
-    is_temporary,
-    plan_key,
-    refuse_input_in_output,
-    refuse_output,
-    remove_outputs,
-)
-from dcfast.resharding.plan import ReshardPlan, make_plan
-from dcfast.resharding.quick import quick_key
-from dcfast.resharding.selection import chosen_shards, damage_of
-from dcfast.resharding.verify import verify_output_shards
+from dcfast.resharding.files import plain_path
+from dcfast.resharding.inputs import open_inputs
+from dcfast.resharding.layout import EDIT_COUNTS
+from dcfast.resharding.output import check_free_space, finish_reshard, refuse_input_in_output, refuse_output
+from dcfast.resharding.plan import make_plan
+from dcfast.resharding.resume import begin_run, has_ended, plan_key
+from dcfast.resharding.sources import open_subset, subset_array
 from dcfast.resharding.write import write_output_shards
-from dcfast.storage.atomic import write_json
-from dcfast.storage.hashing import hash_bytes
-from dcfast.storage.temporary import temporary_folder
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from dcfast.resharding.boxes import BoxTable, Metadata
+    from collections.abc import Iterator
+    from typing import Any
 
-__all__ = ["run_reshard"]
+    from numpy.typing import NDArray
+
+    from dcfast.resharding.boxes import Metadata
+    from dcfast.resharding.edit import BlurOptions
+    from dcfast.resharding.inputs import Pool, StrPath
+
+__all__ = ["reshard"]
 
 
-def run_reshard(
+def reshard(
     pool: Pool,
     output_dir: StrPath,
     subset: NDArray[Any] | StrPath,
@@ -69,27 +54,69 @@ def run_reshard(
     sync: bool = True,
     check_mtime: bool = True,
 ) -> dict[str, Any]:
-    """``dcfast.resharder.reshard`` with all its options."""
+    """Writes a subset of a pool as new shards, as DataComp's resharder does, in a fixed order.
+
+    Args:
+        pool: a directory of shards (or one with ``shards`` in it), or several, taken one after the other, and indexed
+            first (a ``sizes.json`` in it is not needed, and not read); or index segments (paths or objects, in pool
+            order), with ``shards_dir`` the directory their shard names are relative to.
+        output_dir: made where missing; refused where it holds anything, unless ``overwrite``: then earlier output
+            shards and their companions are removed, other files stay. ``overwrite`` is refused where one of pool and
+            output lies in the other.
+        subset: "u8,u8" sorted array, or a subset file. A uid that stands m times is written m times.
+        shard_size, max_bytes: a new output shard begins before the sample at which one of them is reached.
+        first_shard, num_shards: take only input shards with these numbers in their names. A slice without a shard is
+            an empty output; one that begins beyond the last is an error.
+        shuffle_seed: put all samples in the order of a permutation keyed by it; see ``make_plan``.
+        exclude, pool_records: see ``make_plan``.
+        boxes: metadata with the boxes of pictures (``make_box_table``), for ``apply_blur``: pictures with boxes are
+            blurred in them and become ``.webp`` of ``webp_quality``, and samples whose picture has boxes and cannot be
+            decoded are left out; and for ``inject_boxes``: boxes are written into the json as ``face_bboxes``, and
+            samples whose json cannot be read keep it as it is. The range of ``webp_quality`` always counts.
+        idx: write index files for DALI along.
+        resume: go on with a run that was killed: the same arguments, the same output_dir. Output shards that are there
+            are kept where they are whole (``resume.is_whole``; payloads are not read: that is ``verify``), of an ended
+            run with these arguments and this subset too. Not with ``overwrite``.
+        dry_run: plan and report, touch nothing.
+        verify: read the output again and compare it with the plan and the sources (``verify_output_shards``).
+        threads: at work at the same time; 0 means one per core.
+        sync, check_mtime: see ``write_output_shards``.
+    Returns:
+        The plan's counts (see ``make_plan``; ``missing_count`` are entries of the subset that no asked shard has),
+        ``needed_bytes``, ``free_bytes``, with first_shard or num_shards ``chosen_shards`` of the input, where asked
+        input shards are damaged ``damage`` (list of {shard, offset, message}: samples behind the offset may be
+        missing), and, unless
+        dry_run, ``tar_bytes`` as written, ``skipped`` (shards that a resumed run found done), ``mended`` (that it found
+        cut or altered, and wrote again), with boxes ``blurred``, ``injected``, ``blur_failed`` and
+        ``inject_failed``, with verify ``verified``.
+    Raises:
+        PoolError: no shards, none from first_shard on, or metadata without boxes.   RunError: output_dir is not empty,
+        is the pool, or (resume) holds another run.   OSError (ENOSPC): too little free space, found before anything is
+        removed or written.   CorruptDataError: verify found a difference.   What plan and writing raise.
+    Memory: see ``make_plan``, ``make_box_table`` and ``write_output_shards``; of a directory of shards also the columns
+        of 256 of them, while they are indexed.
+    Cost: one read and one write of the selected payloads. With a directory, a subset file and plain options nothing but
+    the core is imported, not NumPy either.
+    """
+    for name, path in (("pool", pool), ("output_dir", output_dir), ("subset", subset)):
+        if isinstance(path, str) and not path:
+            raise ValueError(f"reshard: {name} must be a path; got an empty text")
+    if isinstance(webp_quality, bool) or not isinstance(webp_quality, int) or not 0 <= webp_quality <= 100:
+        raise ValueError(f"reshard: webp_quality must be a whole number of 0 to 100; got {webp_quality!r}")
     if overwrite and resume:
         raise ValueError("reshard: overwrite removes what resume would go on with; pass one of them")
     if not 0 <= threads < 1 << 32:
         raise ValueError(f"reshard: threads must be 0 (one per core) to 2^32 - 1; got {threads}")
-    out = Path(output_dir)
+    out = plain_path(output_dir)
     inputs = open_inputs(pool, shards_dir)
-    try:
-        opened = open_subset(subset, check=True)
-    except OSError as error:
-        words = f"the subset file cannot be read: {error.strerror}"
-        raise type(error)(error.errno, words, error.filename) from None
+    opened = _open_subset(subset)
     refuse_output(out, inputs, overwrite=overwrite, may_hold=overwrite or resume or dry_run)
-    subset_file = None if isinstance(subset, np.ndarray) else subset
     files = inputs.files()
     if overwrite:
-        others = [path for path in (subset_file, boxes) if isinstance(path, (str, os.PathLike))]
+        others = [path for path in (subset, boxes) if isinstance(path, (str, os.PathLike))]
         refuse_input_in_output(out, [*files, *others])
-    # of the shards before they are indexed, as the short way takes it
-    quick = _quick_key(inputs, subset_file, shard_size, max_bytes) if resume and (out / KEY_FILE).exists() else None
-    with inputs.indexed(threads) as segments, _blur(boxes, opened, apply_blur, inject_boxes, webp_quality) as blur:
+    segments = inputs.indexed(threads)
+    with _blur(boxes, opened, apply_blur, inject_boxes, webp_quality) as blur:
         plan = make_plan(
             segments,
             opened,
@@ -104,27 +131,22 @@ def run_reshard(
         )
         needed, free = check_free_space(plan, out, refuse=not dry_run, blur=blur, idx=idx)
         report: dict[str, Any] = {**plan.counts, "needed_bytes": needed, "free_bytes": free}
-        if damage := list(damage_of(segments, plan.options)):
-            report["damage"] = damage
+        if plan.damage:
+            report["damage"] = plan.damage
         if inputs.notes:
             report["notes"] = inputs.notes
         if first_shard or num_shards is not None:
-            report["chosen_shards"] = chosen_shards(segments, plan.options)
+            report["chosen_shards"] = plan.chosen_shards
         if dry_run:
             return report
+        edits = {} if blur is None else _blur_arguments(blur)
         arguments: dict[str, Any] = {
-            "input_dir": "::".join(os.fspath(directory) for directory in inputs.directories),
-            "subset_file": "" if subset_file is None else subset_file,
+            "input_dir": "::".join(inputs.directories),
+            "subset_file": os.fspath(subset) if isinstance(subset, (str, os.PathLike)) else "",
+            **edits,
         }
-        if blur is not None:
-            arguments |= {"apply_blur": apply_blur, "inject_blur_metadata": inject_boxes, "webp_quality": webp_quality}
-            arguments["boxes_xxh3"] = _hashes(blur.table)
-        described = None if blur is None else [blur.apply, blur.inject, blur.quality, _hashes(blur.table)]
-        key = plan_key(plan, opened, segments, {"idx": idx, "blur": described})
-        if not (resume and _has_ended(out, plan, opened, arguments)):
-            plain = blur is None and plan.shuffle_seed is None and not (idx or first_shard)
-            plain = plain and num_shards is None and exclude is None and pool_records is None
-            _begin(out, key, resume, sync, quick if plain else None)
+        if not (resume and has_ended(out, plan, opened, arguments)):
+            begin_run(out, plan_key(plan, opened, [idx, *edits.items()]), resume, sync)
         workers = threads or os.cpu_count() or 1
         written = write_output_shards(
             plan,
@@ -144,16 +166,24 @@ def run_reshard(
         names = ("tar_bytes", "skipped", "mended", *(EDIT_COUNTS if blur is not None else ()))
         report |= {name: written[name] for name in names}
         if verify:
+            from dcfast.resharding.verify import verify_output_shards
+
             report["verified"] = verify_output_shards(
                 plan, opened, out, segments=segments, threads=workers, strict=True, blur=blur, idx=idx
             )
     return report
 
 
+def _open_subset(subset: NDArray[Any] | StrPath) -> Any:
+    try:
+        return open_subset(subset, check=True)
+    except OSError as error:
+        words = f"the subset file cannot be read: {error.strerror}"
+        raise type(error)(error.errno, words, error.filename) from None
+
+
 @contextmanager
-def _blur(
-    boxes: Metadata | None, subset: NDArray[Any], apply: bool, inject: bool, quality: int
-) -> Iterator[BlurOptions | None]:
+def _blur(boxes: Metadata | None, subset: Any, apply: bool, inject: bool, quality: int) -> Iterator[BlurOptions | None]:
     """The boxes of the subset, gathered for the time of the run."""
     if not (apply or inject):
         if boxes is not None:
@@ -162,72 +192,24 @@ def _blur(
         return
     if boxes is None:
         raise ValueError("reshard: apply_blur and inject_boxes need boxes, the metadata to take them from")
+    from dcfast.resharding.boxes import make_box_table
+    from dcfast.resharding.edit import BlurOptions
+    from dcfast.storage.temporary import temporary_folder
+
     with temporary_folder("dcfast-boxes-") as folder:
-        yield BlurOptions(make_box_table(boxes, subset, folder), apply, inject, quality)
+        yield BlurOptions(make_box_table(boxes, subset_array(subset), folder), apply, inject, quality)
 
 
-def _hashes(table: BoxTable) -> str:
-    parts = (np.ascontiguousarray(array).view(np.uint8).data for array in (table.records, table.boxes))
-    return " ".join(hash_bytes(part) for part in parts)
+def _blur_arguments(blur: BlurOptions) -> dict[str, Any]:
+    """What meta.json says of it, and what decides the bytes."""
+    import numpy as np
 
+    from dcfast.storage.hashing import hash_bytes
 
-def _has_ended(out: Path, plan: ReshardPlan, subset: NDArray[Any], arguments: dict[str, Any]) -> bool:
-    """Whether a run with these arguments, of this subset, has been finished here."""
-    if (out / KEY_FILE).exists() or not (out / "meta.json").exists():
-        return False
-    meta, sizes = _read_object(out / "meta.json"), _read_object(out / "sizes.json")
-    expected: dict[str, Any] = {name: str(value) for name, value in {**plan.options, **arguments}.items()}
-    expected["output_shard_count"] = plan.num_output_shards
-    # the pool may have changed since: then its counts are others, nearly always
-    for name in ("processed_count", "missing_count"):
-        expected[name] = plan.counts[name]
-    planned = {SHARD_FORMAT.format(k): int(n) for k, n in enumerate(plan.cuts["samples"])}
-    if sizes != planned and "blur_failed" not in meta:
-        return False
-    given = {name for name, value in meta.items() if isinstance(value, str) and "format" not in name}
-    if any(meta.get(name) != value for name, value in expected.items()) or not given <= set(expected):
-        return False
-    try:
-        return bool(np.array_equal(open_subset(out / "sample_ids.npy"), subset))
-    except (OSError, SubsetError) as error:
-        raise RunError(f"{error}; nothing can be resumed here, pass overwrite=True instead") from None
-
-
-def _quick_key(inputs: Inputs, subset: StrPath | None, shard_size: int, max_bytes: int) -> str | None:
-    """The key of a short run of this input, None where there is no such run."""
-    if subset is None or inputs.segments is not None or len(inputs.directories) > 1:
-        return None
-    return quick_key([os.path.join(inputs.base, n) for n in inputs.names], os.fspath(subset), shard_size, max_bytes)
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise RunError(f"{path} is missing; nothing can be resumed here, pass overwrite=True instead") from None
-    except (ValueError, RecursionError) as error:
-        raise RunError(f"{path}: not json: {error}; nothing can be resumed here, pass overwrite=True instead") from None
-    if not isinstance(data, dict):
-        raise RunError(f"{path}: expected an object; nothing can be resumed here, pass overwrite=True instead")
-    return data
-
-
-def _begin(out: Path, key: str, resume: bool, sync: bool, quick: str | None) -> None:
-    """Notes what is being written; clears what is there, or (resume) makes sure that it is of this very run."""
-    if resume and (out / KEY_FILE).exists():
-        noted = _read_object(out / KEY_FILE)
-        short = quick is not None and noted.get("quick_key") == quick
-        found = key if short else noted.get("reshard_key")
-    elif resume and (out / "meta.json").exists():
-        found = None
-    elif resume and out.is_dir() and not all(is_temporary(path.name) for path in out.iterdir()):
-        raise RunError(f"output {out} holds no run that could be resumed; choose another place, or pass overwrite=True")
-    else:
-        remove_outputs(out, keep_below=0)
-        found = key
-    if found != key:
-        raise RunError(
-            f"output {out} holds another run (other input, subset or options); choose another place, or pass "
-            "overwrite=True instead of resume"
-        )
-    write_json(out / KEY_FILE, {"reshard_key": key}, sync=sync)
+    views = [np.ascontiguousarray(array).view(np.uint8).data for array in (blur.table.records, blur.table.boxes)]
+    return {
+        "apply_blur": blur.apply,
+        "inject_blur_metadata": blur.inject,
+        "webp_quality": blur.quality,
+        "boxes_xxh3": " ".join(map(hash_bytes, views)),
+    }

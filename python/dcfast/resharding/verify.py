@@ -13,17 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcfast.errors import CorruptDataError
-from dcfast.index.rows import SegmentLike
-from dcfast.resharding.contents import ShardContents, ShardSources, open_subset
+from dcfast.resharding.contents import ShardContents
 from dcfast.resharding.edit import edited_contents
-from dcfast.resharding.idx import IDX_FORMAT, idx_text
-from dcfast.resharding.layout import SHARD_FORMAT, STATS_FORMAT
+from dcfast.resharding.layout import IDX_FORMAT, SHARD_FORMAT, STATS_FORMAT
 from dcfast.resharding.members import hash_ranges, list_members
-from dcfast.resharding.plan import ReshardPlan
+from dcfast.resharding.plan import ReshardPlan, ShardSources
 from dcfast.storage.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from dcfast.resharding.edit import BlurOptions
+    from dcfast.resharding.sources import SegmentItem, Subset
 
 __all__ = ["verify_output_shards"]
 
@@ -33,12 +32,12 @@ MISMATCHES_A_SHARD = 20
 
 def verify_output_shards(
     plan: ReshardPlan | str | os.PathLike[str],
-    subset: NDArray[Any] | str | os.PathLike[str],
+    subset: Subset,
     out_dir: str | os.PathLike[str],
     k_first: int = 0,
     k_last: int | None = None,
     *,
-    segments: Sequence[SegmentLike | str] | None = None,
+    segments: Sequence[SegmentItem] | None = None,
     threads: int = 1,
     strict: bool = False,
     blur: BlurOptions | None = None,
@@ -74,7 +73,7 @@ def verify_output_shards(
     report["mismatches"] = []
     if k_first == last:
         return report
-    sources = ShardSources(opened, open_subset(subset), segments, keep=threads + 1)
+    sources = ShardSources(opened, subset, segments, keep=threads + 1)
     with ThreadPoolExecutor(max(threads, 1)) as pool:
         verified = pool.map(lambda k: _verify_one(sources, k, Path(out_dir), strict, blur, idx), range(k_first, last))
         for one in verified:
@@ -141,7 +140,7 @@ def _verify_contents(contents: ShardContents, k: int, out_dir: Path, strict: boo
 
 def _compare_idx(path: Path, contents: ShardContents, wrong: _Mismatches) -> None:
     try:
-        same = path.read_bytes() == idx_text(contents)
+        same = path.read_bytes() == contents.idx_text()
     except OSError as error:
         wrong.add(f"index file cannot be read: {error}")
     else:

@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dcfast.storage.names import TEMPORARY_PREFIX
+
 __all__ = ["atomic_path", "fsync_dir", "full_disk", "remove_leftovers", "write_bytes", "write_json"]
 
-TEMPORARY_PREFIX = ".tmp-"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

@@ -24,8 +24,7 @@ from dcfast.index.build import write_segment
 from dcfast.index.pool import list_tars, shard_folder
 from dcfast.index.pool_index import index_folder
 from dcfast.index.segments import Segment
-from dcfast.resharding.contents import ShardSources
-from dcfast.resharding.plan import ReshardPlan, make_plan
+from dcfast.resharding.plan import ReshardPlan, ShardSources, make_plan
 from dcfast.storage.npz import load_array, write_npy
 from dcfast.uids.sets import load_subset, open_records
 

@@ -1,0 +1,133 @@
+"""Names in a directory: which files are shards, and why one that looks like one is none; one rule for disks and URLs.
+
+Importing this module imports nothing else: a short reshard is over before more would have been imported.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import namedtuple
+
+__all__ = [
+    "TEMPORARY_PREFIX",
+    "PassedOver",
+    "TarListing",
+    "is_shard_name",
+    "list_tars",
+    "printable",
+    "reason_passed_over",
+    "shards_below",
+]
+
+TEMPORARY_PREFIX = ".tmp-"
+"""Of files that are not whole yet."""
+_COMPRESSED = (
+    *(f".tar.{kind}" for kind in ("gz", "bz2", "xz", "zst", "lz4", "lzma", "br", "z")),
+    *(".tgz", ".tbz", ".tbz2", ".txz", ".tzst"),
+)
+_PARTIAL = tuple(f".tar.{kind}" for kind in ("part", "partial", "tmp", "download", "crdownload", "incomplete"))
+_NAMED = 10
+"""Entries that a sentence names."""
+
+PassedOver = namedtuple("PassedOver", ["name", "reason"])
+PassedOver.__doc__ = (
+    "An entry of a directory of shards that looks like one and is not taken: its name, and why, in words."
+)
+
+
+def is_shard_name(name: str) -> bool:
+    """Whether a file of this name is a shard: ``*.tar`` in lower case; not hidden, which temporary files are too."""
+    return name.endswith(".tar") and not name.startswith(".")
+
+
+def reason_passed_over(name: str) -> str:
+    """Why a file that is meant as a tar, by its name, is no shard; empty for shards and for all other files."""
+    lower = name.lower()
+    compressed, partial = lower.endswith(_COMPRESSED), lower.endswith(_PARTIAL)
+    if is_shard_name(name) or not (lower.endswith(".tar") or compressed or partial):
+        return ""
+    if name.startswith(TEMPORARY_PREFIX) or partial:
+        return "unfinished: its writer was stopped"
+    if name.startswith("."):
+        return "hidden"
+    return "compressed: unpack it" if compressed else "the name must end in .tar, in lower case"
+
+
+def printable(name: str) -> str:
+    """A file name as text that can be printed and stored: bytes that are not UTF-8 are escaped."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+class TarListing:
+    """The tars of a directory.
+
+    Attributes:
+        directory: as it was given.
+        names: of the shards, sorted.
+        passed_over: what looks like shards and is not taken, sorted; names in it can be printed.
+    """
+
+    def __init__(
+        self, directory: str, names: list[str] | None = None, passed_over: list[PassedOver] | None = None
+    ) -> None:
+        self.directory, self.names, self.passed_over = directory, names or [], passed_over or []
+
+    @property
+    def notes(self) -> list[str]:
+        """What was passed over, as a sentence for people; none where nothing was."""
+        return [f"{printable(self.directory)}: {self._words}"] if self.passed_over else []
+
+    @property
+    def hint(self) -> str:
+        """What was passed over, to be put behind an error that no tar was found; empty where nothing was."""
+        return f" ({self._words})" if self.passed_over else ""
+
+    @property
+    def _words(self) -> str:
+        named = ", ".join(f"{name} ({reason})" for name, reason in self.passed_over[:_NAMED])
+        more = f", and {len(self.passed_over) - _NAMED:,} more" if len(self.passed_over) > _NAMED else ""
+        return f"passed over: {named}{more}"
+
+
+def shards_below(directory: str) -> str:
+    """Where the shards of a pool lie: in ``shards`` below the directory, where there is one, else in it."""
+    below = os.path.join(directory, "shards")
+    return below if os.path.isdir(below) else directory
+
+
+def list_tars(directory: str | os.PathLike[str]) -> TarListing:
+    """Lists the shards of a directory: ``*.tar`` in it, sorted by name; hidden and temporary files are none.
+
+    Passed over, and named, are tars under other names (compressed, ``.TAR``, hidden, unfinished) and directories below
+    with tars or further directories in them. A directory or a dangling link called ``x.tar`` stays in the list: opening
+    it is an error with its name.
+
+    Raises:
+        OSError: the directory is missing, is none, or cannot be read.
+    Memory: the names.   Cost: one listing, and one of each directory below that is not hidden; no file is opened.
+    """
+    folder = os.fspath(directory)
+    names: list[str] = []
+    passed_over: list[PassedOver] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_shard_name(entry.name):
+                names.append(entry.name)
+            elif reason := _directory_reason(entry) or reason_passed_over(entry.name):
+                passed_over.append(PassedOver(printable(entry.name), reason))
+    return TarListing(folder, sorted(names), sorted(passed_over))
+
+
+def _directory_reason(entry: os.DirEntry[str]) -> str:
+    """Why a directory among the shards is worth a word; empty where it is no directory, or holds no shards."""
+    if entry.name.startswith(".") or not entry.is_dir():
+        return ""
+    try:
+        with os.scandir(entry.path) as below:
+            found = sorted((e.name, e.is_dir()) for e in below if not e.name.startswith("."))
+    except OSError as error:
+        return f"a directory that cannot be read: {error.strerror}"
+    tars = [name for name, _ in found if is_shard_name(name) or reason_passed_over(name)]
+    if tars:
+        return f"a directory, with {printable(tars[0])} in it: shards must lie side by side"
+    return "a directory of directories: shards must lie side by side" if any(is_dir for _, is_dir in found) else ""
