@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -79,3 +80,25 @@ def test_the_top_is_empty(repo_root: Path) -> None:
     assert top == {"__init__.py", "__main__.py", "cli.py", "errors.py", "scales.py"}
     for name in ("resharder", "pool_refresh"):  # names of commands whose wing has another
         assert [path.name for path in (repo_root / "python/dcfast" / name).glob("*.*")] == ["__main__.py"]
+
+
+ONE_PLACE = {
+    "an image is opened": (r"Image\.open\(", "images/decode.py"),
+    "the tars of a folder are listed": (r"\.endswith\(\"\.tar\"\)|glob\(\"\*\.tar\"\)", "storage/names.py"),
+    "a parquet file is read": (r"pq\.(ParquetFile|read_\w+)\(", "storage/parquet.py"),
+    "a lock is taken": (r"fcntl\.flock\(", "storage/lock.py"),
+    "text is cut into lines": (r"\.split\(\"\\n\" if|\.splitlines\(|\.readlines\(", "storage/lines.py"),
+    "work is done ahead by threads": (r"ThreadPoolExecutor\(", "process/read_ahead.py"),
+    "a file is hashed by SHA-256": (r"file_digest\(file, \"sha256\"", "storage/hashing.py"),
+    "an npy is written or read": (r"np\.(save|savez\w*|load)\(", "storage/npz.py"),
+    "a tar header is parsed": (r"tarfile\.open\([^)]*\"r", ""),
+}
+"""Job -> what its code looks like, and the one file of the package where it stands."""
+
+
+@pytest.mark.parametrize("job", ONE_PLACE)
+def test_one_job_has_one_place(job: str, repo_root: Path) -> None:
+    package = repo_root / "python/dcfast"
+    pattern, place = ONE_PLACE[job]
+    found = {str(path.relative_to(package)) for path in package.rglob("*.py") if re.search(pattern, path.read_text())}
+    assert found == ({place} if place else set())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcfast.errors import CorruptDataError
+from dcfast.process.read_ahead import read_ahead
 from dcfast.resharding.contents import ShardContents
 from dcfast.resharding.edit import edited_contents
 from dcfast.resharding.layout import IDX_FORMAT, SHARD_FORMAT, STATS_FORMAT
@@ -74,8 +75,11 @@ def verify_output_shards(
     if k_first == last:
         return report
     sources = ShardSources(opened, subset, segments, keep=threads + 1)
-    with ThreadPoolExecutor(max(threads, 1)) as pool:
-        verified = pool.map(lambda k: _verify_one(sources, k, Path(out_dir), strict, blur, idx), range(k_first, last))
+
+    def verify(k: int) -> dict[str, Any]:
+        return _verify_one(sources, k, Path(out_dir), strict, blur, idx)
+
+    with closing(read_ahead(verify, range(k_first, last), threads=threads, ahead=4 * threads)) as verified:
         for one in verified:
             for name, value in one.items():
                 report[name] += value
