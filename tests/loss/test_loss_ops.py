@@ -271,6 +271,10 @@ def test_the_kernels_stand_behind_the_same_operators(repo_root: Any) -> None:
     pytest.importorskip("triton", reason="the kernels are written in Triton")
     environment = {**os.environ, "TRITON_INTERPRET": "1", "DCFAST_LOSS_BACKEND": "triton", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", KERNELS], cwd=repo_root / "tests", env=environment, capture_output=True, text=True
+        [sys.executable, "-c", KERNELS],
+        cwd=repo_root / "tests/helpers",
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.stdout == "same\n", done.stderr[-3000:]

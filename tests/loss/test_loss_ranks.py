@@ -19,7 +19,7 @@ pytest.importorskip("open_clip", reason="open_clip is what the losses are compar
 @pytest.fixture(scope="module", params=[2, 4])
 def found(request: pytest.FixtureRequest, repo_root: Path) -> dict[str, Any]:
     """What the ranks found: errors of each case beside those of open_clip in the same precision, and checks."""
-    command = [sys.executable, "-W", "ignore", str(repo_root / "tests" / "loss_ranks.py"), str(request.param)]
+    command = [sys.executable, "-W", "ignore", str(repo_root / "tests/helpers/loss_ranks.py"), str(request.param)]
     done = subprocess.run(
         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240
     )

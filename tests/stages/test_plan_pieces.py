@@ -6,8 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from dcfast.resharding.contents import ShardSources
-from dcfast.resharding.plan import ReshardPlan
+from dcfast.resharding.plan import ReshardPlan, ShardSources
 from dcfast.run.workflow import run
 from dcfast.rundir.layout import PLAN, PLAN_FILES
 from dcfast.rundir.run_dir import Run, Settings
