@@ -84,7 +84,7 @@ def test_the_top_is_empty(repo_root: Path) -> None:
 
 ONE_PLACE = {
     "an image is opened": (r"Image\.open\(", "images/decode.py"),
-    "the tars of a folder are listed": (r"\.endswith\(\"\.tar\"\)|glob\(\"\*\.tar\"\)", "storage/names.py"),
+    "the tars of a folder are listed": (r"\.endswith\(\"\.tar\"\)|glob\(\"\*\.tar\"\)", "storage/listing.py"),
     "a parquet file is read": (r"pq\.(ParquetFile|read_\w+)\(", "storage/parquet.py"),
     "a lock is taken": (r"fcntl\.flock\(", "storage/lock.py"),
     "text is cut into lines": (r"\.split\(\"\\n\" if|\.splitlines\(|\.readlines\(", "storage/lines.py"),

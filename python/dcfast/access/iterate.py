@@ -66,7 +66,7 @@ def iterate_uids(
         uids: (n,) "u8,u8" in any order, or a subset file (mapped, so it may be larger than memory).
         exts: one extension or several, or None for all members.
         order: 'given', or 'shuffled': a keyed permutation of the n places, computed as it goes, the same for the same
-            seed on any machine (``csrc/core/permutation.hpp``). Give each epoch its own seed.
+            seed on any machine (``csrc/core/reshard/permutation.hpp``). Give each epoch its own seed.
         part: (i, m): only every m-th place of the order from i on, for worker i of m. Together they are the whole.
         missing_uids: uids that no whole sample of the pool has: 'skip' (a rotten link is no fault), or 'error'.
         missing: samples without an asked extension: 'error', or 'none': their dict lacks it.

@@ -1,4 +1,4 @@
-"""The files of a pool, and of any directory of tars: listed here and nowhere else, and cut into pieces of work."""
+"""The files of a pool: listed (its tars by ``dcfast.storage.listing``), and cut into pieces of work."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dcfast.errors import PoolError
-from dcfast.storage.names import TarListing, list_tars, printable, shards_below
+from dcfast.storage.listing import TarListing, list_tars, printable, shards_below
 from dcfast.storage.paths import absolute
 
 __all__ = [

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from dcfast.storage.names import TEMPORARY_PREFIX
+from dcfast.storage.listing import TEMPORARY_PREFIX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

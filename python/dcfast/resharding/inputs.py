@@ -11,7 +11,7 @@ from dcfast._core import index as core_index
 from dcfast.errors import PoolError
 from dcfast.resharding.files import plain_path, raise_full_disk, unnamed_file
 from dcfast.resharding.sources import open_segment
-from dcfast.storage.names import TarListing, list_tars, shards_below
+from dcfast.storage.listing import TarListing, list_tars, shards_below
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from dcfast.resharding.files import plain_path, write_file, write_flat_json
 from dcfast.resharding.layout import EDIT_COUNTS, KEY_FILE, SHARD_FORMAT, STATS_FORMAT
 from dcfast.resharding.plan import ReshardPlan
 from dcfast.resharding.sources import open_subset, subset_array
-from dcfast.storage.names import TEMPORARY_PREFIX
+from dcfast.storage.listing import TEMPORARY_PREFIX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from dcfast.errors import RunError
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.settings import NO_COMPARISON, Settings
 from dcfast.storage.atomic import fsync_dir
-from dcfast.storage.names import TEMPORARY_PREFIX
+from dcfast.storage.listing import TEMPORARY_PREFIX
 
 __all__ = ["BRANCH_STAGES", "branch_settings", "branch_stages", "comparison_dir", "link_base", "slug"]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from dcfast.engine.piece import Piece
 from dcfast.storage.atomic import atomic_path, fsync_dir
-from dcfast.storage.names import TEMPORARY_PREFIX
+from dcfast.storage.listing import TEMPORARY_PREFIX
 from dcfast.storage.parquet import read_schema
 from dcfast.storage.parquet import read_table as read_file
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dcfast.storage.names import TEMPORARY_PREFIX
+from dcfast.storage.listing import TEMPORARY_PREFIX
 
 __all__ = ["atomic_path", "fsync_dir", "full_disk", "remove_leftovers", "write_bytes", "write_json"]
 

@@ -31,7 +31,7 @@ from dcfast.storage.http import (
     status_of,
     waited_for,
 )
-from dcfast.storage.names import PassedOver, is_shard_name, reason_passed_over
+from dcfast.storage.listing import PassedOver, is_shard_name, reason_passed_over
 
 __all__ = [
     "RangeSource",
