@@ -2,8 +2,8 @@
 
 Rows are taken in the canonical order (shard, then row in the shard), each as often as its uid stands in the
 subset. The plan holds where each output shard begins, so that any worker can write output shard k alone. It is made by
-the core (``csrc/core/reshard/reshard_plan.hpp``) in one pass over the index segments. Importing this module imports nothing but
-the core, see the package.
+the core (``csrc/core/reshard/reshard_plan.hpp``) in one pass over the index segments. Importing this module imports
+nothing but the core, see the package.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class ReshardPlan:
         options: shard_size, max_bytes, first_shard, num_shards, and shuffle_seed where the output is shuffled.
         counts: see ``make_plan``.
         rows: (N,) u64 pool row ids in plan order where the output is shuffled (each as often as it is written; place p
-            of the output holds row permutation(p), ``csrc/core/reshard/permutation.hpp``), then cuts have in ``row`` the first
-            output place, and neither members nor payload bytes; else empty.
+            of the output holds row permutation(p), ``csrc/core/reshard/permutation.hpp``), then cuts have in ``row``
+            the first output place, and neither members nor payload bytes; else empty.
         damage: of a plan that was made, not loaded: shard, offset and message of each damage in the asked input shards.
         chosen_shards: the same: number of asked input shards.
         inputs: the same: a hash of name, size and time of all input shards.

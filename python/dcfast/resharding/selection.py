@@ -1,4 +1,4 @@
-"""The planner's parts for arrays, and the records of a plan; the planner itself is ``csrc/core/reshard/reshard_plan.hpp``."""
+"""The planner's parts for arrays, and the records of a plan; the planner is ``csrc/core/reshard/reshard_plan.hpp``."""
 
 from __future__ import annotations
 
