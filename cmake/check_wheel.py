@@ -15,13 +15,14 @@ import venv
 import zipfile
 from pathlib import Path
 
-WANTED = (
-    "dcfast/__init__.py",
-    "dcfast/py.typed",
-    "dcfast/_core/__init__.pyi",
-    "dcfast/_core/uids.pyi",
-    "dcfast/kernels/__init__.py",
+ROOT = Path(__file__).resolve().parents[1]
+WANTED = sorted(
+    f"{package}/{path.relative_to(ROOT / folder).as_posix()}"
+    for package, folder in (("dcfast", "python/dcfast"), ("dcfast/kernels", "kernels"))
+    for path in (ROOT / folder).rglob("*")
+    if path.is_file() and path.suffix not in (".so", ".pyc")
 )
+"""Every source file, whatever it is: templates, configurations of models and stubs too."""
 UNWANTED = re.compile(r"(^|/)(tests|bench|csrc|docs|runs)/|\.(a|o|cpp|hpp|cu|pyc)$")
 TRY = """
 import io, sys, tarfile

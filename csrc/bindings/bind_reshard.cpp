@@ -1,5 +1,6 @@
 // dcfast._core.reshard: the plan of a reshard, output shards, and the keyed permutation. dcfast.resharding is the public
 // face.
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <span>
@@ -213,6 +214,13 @@ Counts counts_of(const ReshardPlan& plan) {
   return out;
 }
 
+/// Row ids that are left out; they are looked up by halves.
+std::span<const std::uint64_t> sorted_ids(const Items<std::uint64_t>& exclude) {
+  const auto ids = exclude.span();
+  if (!std::is_sorted(ids.begin(), ids.end())) throw py::value_error("exclude must be sorted");
+  return ids;
+}
+
 /// `shuffled` writes the row ids somewhere.
 ReshardPlan plan_reshard(const std::vector<SegmentItem>& segments, const Buffer<Uid>& subset, std::uint64_t shard_size,
                          std::uint64_t max_bytes, std::uint64_t first_shard, std::optional<std::uint64_t> num_shards,
@@ -225,13 +233,14 @@ ReshardPlan plan_reshard(const std::vector<SegmentItem>& segments, const Buffer<
   ReshardPlanner::Options options;
   options.shard_size = shard_size;
   options.max_bytes = max_bytes;
-  options.selection = {subset_items.span(), exclude_items.span(), first_shard, num_shards};
+  options.selection = {subset_items.span(), sorted_ids(exclude_items), first_shard, num_shards};
   if (!repeated.is_none()) options.repeated = repeated_items.span();
   if (shuffled) {
     options.shuffled = [write = shuffled->ptr()](std::span<const std::uint64_t> ids) {
       const py::gil_scoped_acquire gil;
       const py::memoryview bytes = py::memoryview::from_memory(ids.data(), static_cast<py::ssize_t>(ids.size_bytes()));
       py::reinterpret_borrow<py::function>(write)(bytes);
+      bytes.attr("release")();  // whoever kept it must not look into memory that is used again
     };
   }
   options.rows_at_once = rows_at_once;
@@ -258,7 +267,7 @@ class BoundShards {
               std::optional<std::uint64_t> num_shards, std::size_t keep, std::uint64_t rows_at_once)
       : segments_(segments), subset_(subset, "subset"), exclude_(exclude, "exclude"), rows_(rows, "rows"), cuts_(cuts, "cuts"),
         repeats_(repeats, "repeats"), shards_({cuts_.span(), repeats_.span(), rows_.span(), shuffle_seed, std::move(segment_first),
-                                               std::move(shards_dir), {subset_.span(), exclude_.span(), first_shard, num_shards},
+                                               std::move(shards_dir), {subset_.span(), sorted_ids(exclude_), first_shard, num_shards},
                                                rows_at_once},
                                               [this](std::size_t i) { return segments_.open(i, false); }, keep) {}
 

@@ -224,3 +224,20 @@ def test_remote_directories_by_the_same_rule(folder: Path) -> None:
     below = {name for name in named if named[name] == "a directory: shards must lie side by side"}
     assert below == {"below", "deep", "notes", "x.tar"}
     assert {name: reason for name, reason in named.items() if name not in below} == ODD
+
+
+def test_links_that_lead_nowhere_are_no_directories(tmp_path: Path) -> None:
+    (tmp_path / SHARD).write_bytes(b"")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "below").symlink_to(f"{SHARD}/x")
+    (tmp_path / "gone").symlink_to("nowhere")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/loop").symlink_to("loop")
+    listing = list_tars(tmp_path)
+    assert (listing.names, listing.passed_over) == ([SHARD], [])
+
+
+def test_names_in_a_note_stand_on_one_line(tmp_path: Path) -> None:
+    (tmp_path / "x\n\x1b[2J.TAR").write_bytes(b"")
+    [(name, _)] = list_tars(tmp_path).passed_over
+    assert name == "x\\n\\x1b[2J.TAR"

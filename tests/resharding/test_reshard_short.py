@@ -332,3 +332,50 @@ def test_a_killed_short_run_is_not_resumed_as_another(tmp_path, monkeypatch):
         resume(**other)
     os.utime(tmp_path / "pool/00000001.tar", ns=(5, 5))
     resume()
+
+
+def counted(tmp_path: Path) -> tuple[Path, Path]:
+    rng = np.random.default_rng(5)
+    samples = [make_sample(rng, i, make_uid(i)) for i in range(30)]
+    write_pool(tmp_path / "pool", [samples[:10], samples[10:20], samples[20:]])
+    save_subset(tmp_path / "s.npy", subset_of([make_uid(i) for i in range(30)]))
+    return tmp_path / "pool", tmp_path / "s.npy"
+
+
+@pytest.mark.parametrize("many", [float("inf"), 1e30, 1 << 70, np.uint64(1 << 63)])
+def test_no_bound_is_a_number_too(tmp_path: Path, many: object) -> None:
+    pool, subset = counted(tmp_path)
+    report = resharder.reshard(pool, tmp_path / "o", subset, shard_size=many, max_bytes=many, dry_run=True)
+    assert (report["output_count"], report["output_shard_count"]) == (30, 1)
+    small = resharder.reshard(pool, tmp_path / "o", subset, shard_size=np.uint64(7), threads=np.uint8(1), dry_run=True)
+    assert small["output_shard_count"] == 5
+
+
+@pytest.mark.parametrize("name", ["shard_size", "max_bytes", "first_shard", "num_shards", "shuffle_seed", "threads"])
+@pytest.mark.parametrize("value", [1.5, float("nan"), "7"])
+def test_counts_are_whole_numbers(tmp_path: Path, name: str, value: object) -> None:
+    pool, subset = counted(tmp_path)
+    if value == 1.5 and name in ("shard_size", "max_bytes"):  # a bound may lie between two counts
+        assert resharder.reshard(pool, tmp_path / "o", subset, dry_run=True, **{name: value})["output_count"] == 30
+        return
+    with pytest.raises((TypeError, ValueError)) as failed:
+        resharder.reshard(pool, tmp_path / "o", subset, **{name: value})
+    assert "\n" not in str(failed.value)
+    assert not (tmp_path / "o").exists()
+
+
+def test_exclude_has_one_dimension_and_any_order(tmp_path: Path) -> None:
+    pool, subset = counted(tmp_path)
+    plain = np.array([5, 1 << 32 | 3, 0, 2])
+    report = resharder.reshard(pool, tmp_path / "o", subset, exclude=plain, dry_run=True)
+    assert (report["excluded"], report["output_count"]) == (4, 26)
+    assert plain.tolist() == [5, 1 << 32 | 3, 0, 2], "the caller's array is left as it was"
+    for bad, words in (([[5, 6], [0, 1]], "one-dimensional"), ([0.7], "integers"), ([-1], "negative")):
+        with pytest.raises((TypeError, ValueError), match=words):
+            resharder.reshard(pool, tmp_path / "o", subset, exclude=np.array(bad), dry_run=True)
+
+
+def test_a_subset_of_bytes_is_told_what_to_pass(tmp_path: Path) -> None:
+    pool, subset = counted(tmp_path)
+    with pytest.raises(TypeError, match=r"os\.fsdecode"):
+        resharder.reshard(pool, tmp_path / "o", os.fsencode(subset))

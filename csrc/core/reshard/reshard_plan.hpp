@@ -1,7 +1,7 @@
 // The reshard plan: which pool rows go to which output shard, as a pure function of (index, subset, options).
 // Rows are taken in the canonical order (shard, then row in the shard), each as often as its uid stands in the subset.
 // The plan holds where each output shard begins, so that any worker can write output shard k alone
-// (core/reshard_contents.hpp). The bytes of cuts and repeats: docs/formats.md, "A saved plan".
+// (core/reshard/reshard_contents.hpp). The bytes of cuts and repeats: docs/formats.md, "A saved plan".
 #pragma once
 
 #include <cstddef>

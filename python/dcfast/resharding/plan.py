@@ -160,6 +160,7 @@ def make_plan(
     exclude: NDArray[Any] | None = None,
     pool_records: NDArray[Any] | None = None,
     shuffle_seed: int | None = None,
+    threads: int = 0,
 ) -> ReshardPlan:
     """Plans the output shards of a subset of an indexed pool.
 
@@ -175,6 +176,7 @@ def make_plan(
         shuffle_seed: 0 to 2^64 - 1: the output is in the order of a permutation of all samples, keyed by it, and cut
             by number: shard_size samples a shard, or what makes the mean shard max_bytes. Costs 8 bytes a written
             sample in a temporary file.
+        threads: that look rows up in the subset; 0 means one per core.
     Returns:
         ReshardPlan. Its counts: samples (in the asked input shards), no_uid, cut, excluded, processed_count (the
         others), selected_rows, output_count (copies expanded), subset_count, missing_count (entries of the subset
@@ -191,6 +193,7 @@ def make_plan(
     if shuffle_seed is not None:
         if not 0 <= shuffle_seed < 1 << 64:
             raise ValueError(f"shuffle_seed must be 0 to 2^64 - 1; got {shuffle_seed}")
+        shuffle_seed = whole_number(shuffle_seed, "shuffle_seed")
         options["shuffle_seed"] = shuffle_seed
     if shard_size < 1 or max_bytes < 1:
         raise ValueError(f"plan_cuts: shard_size and max_bytes must be at least 1; got {shard_size} and {max_bytes}")
@@ -201,7 +204,9 @@ def make_plan(
     if exclude is not None:
         import numpy as np
 
-        left_out = np.sort(np.asarray(exclude, np.uint64))
+        from dcfast.process.arguments import unsigned_array
+
+        left_out = np.sort(unsigned_array(exclude, "exclude"))
     known = None
     if pool_records is not None:
         from dcfast.resharding.selection import repeated_uids
@@ -215,14 +220,15 @@ def make_plan(
     found = core_reshard.plan_reshard(
         core_segments(segments),
         open_subset(subset),
-        shard_size=whole_number(shard_size),
-        max_bytes=whole_number(max_bytes),
-        first_shard=whole_number(first_shard),
-        num_shards=None if num_shards is None else whole_number(num_shards),
+        shard_size=whole_number(shard_size, "shard_size", round_up=True),
+        max_bytes=whole_number(max_bytes, "max_bytes", round_up=True),
+        first_shard=whole_number(first_shard, "first_shard"),
+        num_shards=None if num_shards is None else whole_number(num_shards, "num_shards"),
         exclude=left_out,
         repeated=known,
         shuffled=None if spool is None else spool.write,
         rows_at_once=ROWS_AT_ONCE,
+        threads=threads,
     )
     first: list[int] = found.segment_first
     _check_shard_range(first[-1], found.numbers, first_shard)
@@ -275,8 +281,8 @@ class ShardSources:
             shuffle_seed=plan.shuffle_seed,
             segment_first=plan.segment_first,
             shards_dir=os.fsencode(plan.shards_dir),
-            first_shard=whole_number(plan.options["first_shard"]),
-            num_shards=None if count is None else whole_number(count),
+            first_shard=whole_number(plan.options["first_shard"], "first_shard"),
+            num_shards=None if count is None else whole_number(count, "num_shards"),
             keep=keep,
             rows_at_once=ROWS_AT_ONCE,
         )

@@ -11,7 +11,7 @@ from dcfast.resharding.layout import EDIT_COUNTS
 from dcfast.resharding.output import check_free_space, finish_reshard, refuse_input_in_output, refuse_output
 from dcfast.resharding.plan import make_plan
 from dcfast.resharding.resume import begin_run, has_ended, plan_key
-from dcfast.resharding.sources import open_subset, subset_array
+from dcfast.resharding.sources import open_subset, subset_array, whole_number
 from dcfast.resharding.write import write_output_shards
 
 TYPE_CHECKING = False
@@ -107,6 +107,7 @@ def reshard(
         raise ValueError("reshard: overwrite removes what resume would go on with; pass one of them")
     if not 0 <= threads < 1 << 32:
         raise ValueError(f"reshard: threads must be 0 (one per core) to 2^32 - 1; got {threads}")
+    threads = whole_number(threads, "threads")
     out = plain_path(output_dir)
     inputs = open_inputs(pool, shards_dir)
     opened = _open_subset(subset)
@@ -128,6 +129,7 @@ def reshard(
             exclude=exclude,
             pool_records=pool_records,
             shuffle_seed=shuffle_seed,
+            threads=threads,
         )
         needed, free = check_free_space(plan, out, refuse=not dry_run, blur=blur, idx=idx)
         report: dict[str, Any] = {**plan.counts, "needed_bytes": needed, "free_bytes": free}

@@ -26,9 +26,23 @@ if TYPE_CHECKING:
 __all__ = ["core_segments", "open_segment", "open_subset", "subset_array", "whole_number"]
 
 
-def whole_number(value: Any) -> int:
-    """A count as the core takes it: what is larger than 64 bits counts as the largest number of them."""
-    return min(int(-(-value // 1)), (1 << 64) - 1)
+def whole_number(value: Any, name: str, *, round_up: bool = False) -> int:
+    """A count as the core takes it: what is larger than 64 bits, infinity too, counts as the largest number of them.
+
+    Raises:
+        TypeError: no whole number; a float that is one will do, with ``round_up`` any float.
+    """
+    largest = (1 << 64) - 1
+    if isinstance(value, float):
+        if value >= largest:
+            return largest
+        if value.is_integer() or (round_up and value == value):  # not NaN
+            return int(-(-value // 1))
+        raise TypeError(f"{name} must be a whole number; got {value}")
+    try:
+        return min(int(value.__index__()), largest)  # operator.index, without its import
+    except AttributeError:
+        raise TypeError(f"{name} must be a whole number; got {type(value).__name__}") from None
 
 
 def core_segments(segments: Sequence[SegmentItem]) -> list[Any]:
@@ -61,6 +75,8 @@ def open_subset(subset: Subset, *, check: bool = False) -> Any:
     """
     if isinstance(subset, core_reshard.UidFile):
         return subset
+    if isinstance(subset, bytes):
+        raise TypeError("a path must be text; got bytes: pass os.fsdecode(path)")
     if isinstance(subset, (str, os.PathLike)):
         try:
             return core_reshard.UidFile(os.fsencode(subset), check)

@@ -54,8 +54,9 @@ def reason_passed_over(name: str) -> str:
 
 
 def printable(name: str) -> str:
-    """A file name as text that can be printed and stored: bytes that are not UTF-8 are escaped."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    """A file name as text that can be printed and stored: bytes that are not UTF-8, and control characters, escaped."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class TarListing:
@@ -120,14 +121,22 @@ def list_tars(directory: str | os.PathLike[str]) -> TarListing:
 
 def _directory_reason(entry: os.DirEntry[str]) -> str:
     """Why a directory among the shards is worth a word; empty where it is no directory, or holds no shards."""
-    if entry.name.startswith(".") or not entry.is_dir():
+    if entry.name.startswith(".") or not _is_directory(entry):
         return ""
     try:
         with os.scandir(entry.path) as below:
-            found = sorted((e.name, e.is_dir()) for e in below if not e.name.startswith("."))
+            found = sorted((e.name, _is_directory(e)) for e in below if not e.name.startswith("."))
     except OSError as error:
         return f"a directory that cannot be read: {error.strerror}"
     tars = [name for name, _ in found if is_shard_name(name) or reason_passed_over(name)]
     if tars:
         return f"a directory, with {printable(tars[0])} in it: shards must lie side by side"
     return "a directory of directories: shards must lie side by side" if any(is_dir for _, is_dir in found) else ""
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a directory; links that lead nowhere, in circles or where one may not look are none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
