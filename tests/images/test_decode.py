@@ -21,7 +21,7 @@ import pytest
 from dcfast._core import images as core_images
 from dcfast.images import decode
 from dcfast.images.decode import BadImage, decode_image, load_image, open_image, quiet, too_many_scans
-from dcfast.images.signatures import STATUS, picture_signature, picture_signatures
+from dcfast.images.signatures import STATUS, image_signature, image_signatures
 from dcfast.train.dali import DaliDecoder, plain_jpeg, require_dali
 from dcfast.train.decode import PilDecoder, ReducedPilDecoder
 from PIL import EpsImagePlugin, Image, ImageCms
@@ -179,7 +179,7 @@ class Readers:
         with tarfile.open(self.tar) as tar:
             members = [m for m in tar.getmembers() if not m.name.endswith(".txt")]
         at = np.array([m.offset_data for m in members], np.uint64)
-        status = picture_signatures(self.tar, at, np.array([m.size for m in members], np.uint64), threads=1)["status"]
+        status = image_signatures(self.tar, at, np.array([m.size for m in members], np.uint64), threads=1)["status"]
         return [STATUS[s] == "ok" for s in status]
 
     def features(self) -> list[bool]:
@@ -353,13 +353,13 @@ def test_a_multi_picture_jpeg_is_the_jpeg_it_begins_with() -> None:
     both = READ_KINDS["mpo"]
     first = both[: both.index(b"\xff\xd9") + 2]
     assert decode_image(both).tobytes() == decode_image(first).tobytes()
-    assert picture_signature(both)["phash"] == picture_signature(first)["phash"]
+    assert image_signature(both)["phash"] == image_signature(first)["phash"]
 
 
 def test_a_lying_icon_has_its_own_size() -> None:
     with open_image(lying_icon()) as image:
         assert image.size == (80, 60)
-    assert picture_signature(lying_icon())["width"] == 80
+    assert image_signature(lying_icon())["width"] == 80
 
 
 def test_thin_images_are_refused_where_they_are_scaled_whole(tmp_path: Path) -> None:

@@ -325,7 +325,7 @@ def test_options_and_flags(tmp_path: Path) -> None:
 def test_first_picture(tmp_path: Path) -> None:
     names = ["a.txt", "a.seg.PNG", "a.jpg", "b.jpgx", "b.json", "c.jpeg"]
     segment = index_tars(make_tar(tmp_path / "a.tar", [(n, GIF) for n in names])).segment
-    assert segment.picture_member().tolist() == [1, -1, 5]
+    assert segment.image_member().tolist() == [1, -1, 5]
     assert segment.width.tolist() == [3, 0, 3]
 
 

@@ -89,7 +89,7 @@ def test_pool_samples(real_data: Path) -> None:
     assert segment.num_samples == 1952
     assert not segment.flags.any()
     offset, size, ext = segment.member_offset(), segment.member_size(), segment.member_ext()
-    pictures = segment.picture_member()
+    pictures = segment.image_member()
     uids = segment.uid_hex().to_pylist()
     groups = our_groups(segment)
     unknown = 0

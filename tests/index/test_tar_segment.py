@@ -111,7 +111,7 @@ def test_attributes(tmp_path: Path, tiny_segment: Path) -> None:
     assert segment.member_size().tolist() == [14, 43, 9]
     assert (segment.exts, segment.exts_lower) == (["GIF", "json", "txt"], ["gif", "json", "txt"])
     assert (segment.key(0), segment.keys().to_pylist()) == ("cat", ["cat"])
-    assert segment.picture_member().tolist() == [0]
+    assert segment.image_member().tolist() == [0]
     for bad in (1, -1):
         with pytest.raises(IndexError, match="sample"):
             segment.key(bad)

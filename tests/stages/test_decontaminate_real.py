@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dcfast.images.signatures import FORMATS, STATUS, perceptual_hash, picture_signatures
+from dcfast.images.signatures import FORMATS, STATUS, image_signatures, perceptual_hash
 from dcfast.similarity.hamming import hamming_join
 
 pytestmark = pytest.mark.real_data
@@ -45,7 +45,7 @@ def sign(shards: list[Path]) -> Signed:
                     names.append(key)
                     extents.append((member.offset_data, member.size))
         offsets, sizes = np.array(extents, np.uint64).T
-        parts.append(picture_signatures(shard, offsets, sizes, threads=2))
+        parts.append(image_signatures(shard, offsets, sizes, threads=2))
         owner += [uids.get(name, str(shard)) for name in names]
     return Signed(owner, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
@@ -108,7 +108,7 @@ def test_full_scale_changes_few_bits(real_data: Path, pool: Signed) -> None:
     with tarfile.open(shard) as tar:
         extents = [(m.offset_data, m.size) for m in tar if m.name.endswith(PICTURES)]
     offsets, sizes = np.array(extents, np.uint64).T
-    full = picture_signatures(shard, offsets, sizes, threads=2, full=True)
+    full = image_signatures(shard, offsets, sizes, threads=2, full=True)
     reduced = {name: array[: len(extents)] for name, array in pool.arrays.items()}
     for name in ("status", "width", "height", "flat", "content_hash"):
         assert np.array_equal(full[name], reduced[name])
@@ -131,7 +131,7 @@ def test_edits_of_one_photo_match_and_other_photos_do_not(real_data: Path) -> No
 
 def test_odd_pictures_are_read_as_pillow_reads_them(real_data: Path) -> None:
     """One difference: unknown_compression_method.png, whose colour profile alone is broken, is ok for us."""
-    from dcfast.images.signatures import picture_signature
+    from dcfast.images.signatures import image_signature
 
     expected = {
         "truncated_jpeg.jpg": "truncated",
@@ -145,4 +145,4 @@ def test_odd_pictures_are_read_as_pillow_reads_them(real_data: Path) -> None:
     paths = [path for path in sorted((real_data / "odd_images").glob("*/*")) if not path.name.startswith("LICENSE")]
     assert len(paths) == 89
     for path in paths:
-        assert picture_signature(path.read_bytes())["status"] == expected.get(path.name, "ok"), path.name
+        assert image_signature(path.read_bytes())["status"] == expected.get(path.name, "ok"), path.name

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dcfast.images.signatures import picture_signatures
+from dcfast.images.signatures import image_signatures
 
 __all__ = ["ABSENT", "SIGNATURE_DTYPE"]
 
@@ -32,7 +32,7 @@ ABSENT = 255
 def sign_images(segment: Any, paths: list[str]) -> np.ndarray[Any, np.dtype[Any]]:
     result = np.zeros(segment.num_samples, dtype=SIGNATURE_DTYPE)
     result["status"] = ABSENT
-    member = np.asarray(segment.picture_member())
+    member = np.asarray(segment.image_member())
     offsets, sizes = np.asarray(segment.member_offset()), np.asarray(segment.member_size())
     begin = np.asarray(segment.shard_sample_begin)
     for shard, path in enumerate(paths):
@@ -41,7 +41,7 @@ def sign_images(segment: Any, paths: list[str]) -> np.ndarray[Any, np.dtype[Any]
         if len(rows) == 0:
             continue
         chosen = member[rows]
-        columns = picture_signatures(path, offsets[chosen], sizes[chosen], threads=1)
+        columns = image_signatures(path, offsets[chosen], sizes[chosen], threads=1)
         for name in ("status", "flat", "width", "height", "phash"):
             result[name][rows] = columns[name]
         result["h0"][rows] = columns["content_hash"]["f0"]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from dcfast.models.clip import ClipModel
 
-__all__ = ["Embedder", "PictureBatch"]
+__all__ = ["Embedder", "ImageBatch"]
 
 BATCHES_AHEAD = 1
 TEXTS_AT_ONCE = 256
@@ -34,7 +34,7 @@ CLASS_TEXTS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
-class PictureBatch:
+class ImageBatch:
     """What became of some rows of a set: ``features`` (k, D) of the ``rows`` that decoded, and why others did not."""
 
     rows: npt.NDArray[np.int64]
@@ -92,7 +92,7 @@ class Embedder:
             weights.append(_unit(found))
         return torch.cat(weights)
 
-    def pictures(self, evalset: EvalSet) -> Iterator[PictureBatch]:
+    def pictures(self, evalset: EvalSet) -> Iterator[ImageBatch]:
         """The pictures of a set, batch by batch in order."""
         shards, offsets, sizes = evalset.places
         with ExitStack() as opened:
@@ -113,7 +113,7 @@ class Embedder:
             for rows, made, problems in decoded:
                 features = made if self.device.type == "cpu" else self._encode_pictures(made)
                 self._check(features, partial(_picture_name, evalset, rows))
-                yield PictureBatch(rows, features, problems)
+                yield ImageBatch(rows, features, problems)
 
     def _decode(
         self, rows: npt.NDArray[np.int64], places: list[tuple[int, int, int]]

@@ -86,7 +86,7 @@ class EvalSet:
     def places(self) -> tuple[Ints, Ints, Ints]:
         """Shard, offset and size of each row's picture."""
         segment = self.index.segment
-        member = np.asarray(segment.picture_member())[self.rows]
+        member = np.asarray(segment.image_member())[self.rows]
         begin = np.asarray(segment.shard_sample_begin).astype(np.int64)
         shard = np.searchsorted(begin, self.rows, side="right") - 1
         offsets, sizes, _ = segment.members_of(0, segment.num_samples)
@@ -217,7 +217,7 @@ def open_evalset(task: EvalTask, folder: Path, *, threads: int = 1) -> EvalSet:
     extensions = {segment.exts_lower[number] for number in np.unique(segment.member_ext())}
     kind = _stated_kind(task, folder) or ("classification" if "cls" in extensions else "retrieval")
     task = replace(task, kind=kind, main_metric=task.main_metric or DEFAULT_METRICS.get(kind, ""))
-    has_picture = np.asarray(segment.picture_member()) >= 0
+    has_picture = np.asarray(segment.image_member()) >= 0
     found = EvalSet(task, folder, tars, index, np.flatnonzero(has_picture), fingerprint=fingerprint)
     _leave_out(found, "without a picture", np.flatnonzero(~has_picture))
     found.notes = _damage(index, folder, tars)

@@ -72,7 +72,7 @@ class SegmentPairs:
         self.segment = segment
         self.models = list(models)
         self._reader = PoolReader(shard_dir, [segment], np.empty(0, "u8,u8,u8"), verify=False)
-        picture = segment.picture_member()
+        picture = segment.image_member()
         self._has = picture >= 0
         offset, size, _ = segment.members_of(0, segment.num_samples)
         place = np.maximum(picture, 0)

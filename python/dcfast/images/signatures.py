@@ -22,10 +22,10 @@ __all__ = [
     "STATUS",
     "PerceptualHash",
     "PerceptualHashes",
+    "image_signature",
+    "image_signatures",
     "perceptual_hash",
     "phash_grey",
-    "picture_signature",
-    "picture_signatures",
 ]
 
 #: Names of the status numbers: ok, empty, unsupported, truncated, broken, too_large.
@@ -56,7 +56,7 @@ class PerceptualHashes(NamedTuple):
     status: npt.NDArray[np.uint8]
 
 
-def picture_signatures(
+def image_signatures(
     path: str | os.PathLike[str],
     offsets: npt.ArrayLike,
     sizes: npt.ArrayLike,
@@ -103,8 +103,8 @@ def picture_signatures(
     return result
 
 
-def picture_signature(picture: bytes, *, full: bool = False, fallback: bool = True) -> dict[str, Any]:
-    """The signature of one encoded picture in memory; the fields of ``picture_signatures`` as Python values.
+def image_signature(picture: bytes, *, full: bool = False, fallback: bool = True) -> dict[str, Any]:
+    """The signature of one encoded picture in memory; the fields of ``image_signatures`` as Python values.
 
     ``status`` and ``format`` are names, ``content_hash`` is a pair of integers (high half first).
 
@@ -131,7 +131,7 @@ def perceptual_hash(
     Args:
         pictures: one encoded picture (bytes), or a sequence of them.
         threads: for a sequence; 0 means one per core. The result is the same for any number.
-        full: decode JPEGs at full scale (see ``picture_signatures``).
+        full: decode JPEGs at full scale (see ``image_signatures``).
 
     Returns:
         ``PerceptualHash(hash, flat, status)`` for one, ``PerceptualHashes`` of arrays of shape (N,) for a
@@ -143,7 +143,7 @@ def perceptual_hash(
     Memory: at most 8 bytes a pixel while a picture is decoded, a thread.
     """
     if isinstance(pictures, bytes | bytearray | memoryview):
-        one = picture_signature(bytes(pictures), full=full)
+        one = image_signature(bytes(pictures), full=full)
         return PerceptualHash(one["phash"], one["flat"], one["status"])
     many = _signatures_of([_as_bytes(picture) for picture in pictures], threads, full, True)
     return PerceptualHashes(many["phash"], many["flat"], many["status"])

@@ -183,7 +183,7 @@ class Segment:
         ext = self.members_of(0, self.num_samples)[2]
         return ext if len(self.exts) > 1 << 16 else ext.astype(np.uint16)
 
-    def picture_member(self) -> npt.NDArray[np.int64]:
+    def image_member(self) -> npt.NDArray[np.int64]:
         """(n,) i64: index among the segment's members of each sample's picture, -1 where it has none.
 
         The picture is the first member whose extension's last dotted part is jpg, jpeg, png, webp, gif, bmp,

@@ -158,11 +158,11 @@ def _main(args: Namespace) -> int:
     if (more := len(report.get("damage", [])) - _MOST_WARNINGS) > 0:
         sys.stderr.write(f"warning: {more} more damages of input shards\n")
     if not args.quiet:
-        _tell(report, args)
+        _print_report(report, args)
     return 0
 
 
-def _tell(report: dict[str, Any], args: Namespace) -> None:
+def _print_report(report: dict[str, Any], args: Namespace) -> None:
     done = "would write" if args.dry_run else "wrote"
     size = report["tar_bytes"] / 1e9
     print(f"{done} {report['output_count']} samples in {report['output_shard_count']} shards, {size:.3f} GB")

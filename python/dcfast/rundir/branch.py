@@ -1,4 +1,4 @@
-"""Branches of a run: another filter, or another training, on the same pool without doing the dear part again.
+"""Branches of a run: another filter, or another training, on the same pool without doing the expensive part again.
 
 A branch is a run directory of its own. What the base run made up to a stage is shared by hard links: no byte is
 copied, and since every file is only ever replaced, never changed, neither run can touch what the other one reads.

@@ -20,8 +20,8 @@ __all__ = [
     "is_throttled",
     "limited",
     "no_ranges",
+    "retry_reason",
     "status_of",
-    "waited_for",
 ]
 
 _UNIT_RANGE = re.compile(r"\s*bytes\s+(\d+)-(\d+)/(\d+|\*)\s*", re.IGNORECASE)
@@ -157,7 +157,7 @@ def _http_limits(seconds: float) -> dict[str, Any]:
     return {"timeout": aiohttp.ClientTimeout(total=10 * seconds, sock_connect=seconds, sock_read=seconds)}
 
 
-def waited_for(error: BaseException) -> str:
+def retry_reason(error: BaseException) -> str:
     """What a request waited for in vain; empty of errors that are not about time."""
     names: set[str] = set()
     cause: BaseException | None = error

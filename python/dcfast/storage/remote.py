@@ -28,8 +28,8 @@ from dcfast.storage.http import (
     is_throttled,
     limited,
     no_ranges,
+    retry_reason,
     status_of,
-    waited_for,
 )
 from dcfast.storage.listing import PassedOver, is_shard_name, reason_passed_over
 
@@ -243,7 +243,7 @@ class _Remote:
         if "support range requests" in text:
             return PoolError(no_ranges(self.url))
         after = f" (after {tries} attempts)" if tries > 1 else ""
-        awaited = waited_for(error)
+        awaited = retry_reason(error)
         if awaited:
             limit = f"timeout_s={self.options.timeout_s:g} of RemoteOptions, or what storage_options set"
             message = f"{action}: waited for {awaited} until the limit{after}; the limit is {limit}: raise it"

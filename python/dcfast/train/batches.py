@@ -243,7 +243,7 @@ def _finished(
     return read_ahead(finish, enumerate(loader), threads=1, ahead=1, name="dcfast-dali")
 
 
-def _as_it_is(batch: Batch | Failure) -> Batch | Failure:
+def _identity(batch: Batch | Failure) -> Batch | Failure:
     return batch
 
 
@@ -280,7 +280,7 @@ def iterate_batches(
             batch_size=None,
             shuffle=False,
             num_workers=workers,
-            collate_fn=_as_it_is,  # type: ignore[arg-type]
+            collate_fn=_identity,  # type: ignore[arg-type]
             worker_init_fn=_start_worker if workers else None,
             prefetch_factor=max(1, min(4, _PREFETCHED_BYTES // chunk_bytes)) if workers else None,
             pin_memory=pin_memory,

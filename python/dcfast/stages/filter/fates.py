@@ -56,7 +56,7 @@ from dcfast.uids.sets import (
     uid_unique,
 )
 
-__all__ = ["settle"]
+__all__ = ["assign_outcomes"]
 
 CODE_SHIFT = np.uint64(48)
 MAX_NOTED = 1_000
@@ -116,7 +116,7 @@ def _quarantine_reasons(segment: Any, signatures: Any | None, features: Any | No
     return found, reasons
 
 
-def settle_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
+def assign_sample_outcomes(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: the fates of one segment's samples, and the sorted run of the kept uids."""
     import pyarrow as pa
 
@@ -184,7 +184,7 @@ def settle_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def settle_metadata(out: str, args: dict[str, Any]) -> dict[str, Any]:
+def assign_metadata_outcomes(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: metadata rows without a sample (missing) or without a usable uid (quarantined)."""
     import pyarrow as pa
 
@@ -241,15 +241,15 @@ def merge_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def settle(run: Run, reasons: list[str], malformed: list[int]) -> Any:
-    """The steps that settle the fates; returns their part of the filter stage's summary."""
+def assign_outcomes(run: Run, reasons: list[str], malformed: list[int]) -> Any:
+    """The steps that assign the fates; returns their part of the filter stage's summary."""
     segments, groups = len(run.pool.segments()), len(malformed)
     decoded, embedded = needed(run), run.asks_for("features")
     of_samples = yield [
         Piece(
             "filter/fates",
             f"{number:05d}",
-            "dcfast.stages.filter.fates:settle_segment",
+            "dcfast.stages.filter.fates:assign_sample_outcomes",
             {"number": number, "first_shard": first, "decoded": decoded, "embedded": embedded, "reasons": reasons},
             inputs=(
                 segment_path(number),
@@ -270,7 +270,7 @@ def settle(run: Run, reasons: list[str], malformed: list[int]) -> Any:
         Piece(
             "filter/missing",
             f"{number:05d}",
-            "dcfast.stages.filter.fates:settle_metadata",
+            "dcfast.stages.filter.fates:assign_metadata_outcomes",
             {
                 "number": number,
                 "outcomes": outcome_run(number),

@@ -311,7 +311,7 @@ def steps(run: Run) -> Steps:
             outputs=("filter/outcomes.npy",),
         )
     ]
-    settled = yield from fates.settle(run, compiled.reasons, [s["malformed"] for s in stats])
+    settled = yield from fates.assign_outcomes(run, compiled.reasons, [s["malformed"] for s in stats])
     contaminated = yield from contaminated_steps(run)
     codes = np.sum([s["codes"] for s in stats], axis=0).tolist() if stats else []
     return {
