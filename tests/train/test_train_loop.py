@@ -183,9 +183,8 @@ def test_killed_in_the_middle_it_goes_on_with_the_same_samples(
     again = weights(tmp_path)
     for name, value in weights(whole[0]).items():
         assert torch.allclose(again[name], value, atol=1e-5), name
-    # and a third time there is nothing left to do
     before = (tmp_path / summary["checkpoint"]).stat().st_mtime_ns
-    assert train(settings, on_step=steps.append) == summary
+    assert train(settings, on_step=steps.append) == summary  # a third time there is nothing left to do
     assert len(steps) == 20
     assert (tmp_path / summary["checkpoint"]).stat().st_mtime_ns == before
 
