@@ -18,16 +18,14 @@ from dcfast.process.signals import spawning, start_worker
 from dcfast.run.checks import check_settings
 from dcfast.run.manifest import write_manifest
 from dcfast.rundir.branch import branch_settings, branch_stages, comparison_dir, link_base
-from dcfast.rundir.layout import STAGES
 from dcfast.rundir.run_dir import Run, Settings, open_run
+from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
 from dcfast.stages import stage_steps
 from dcfast.stages.runner import run_stage
 from dcfast.stages.train import limit_threads
 
 __all__ = ["Comparison", "run_branch", "run_one"]
 
-TRAININGS = ("teacher", "train", "evaluate")
-"""Stages whose single pieces bring their own threads and processes, and use this machine's GPU: no cluster's tasks."""
 SHARED_SETTINGS = ("pool", "evalsets", "world", "features", "teacher_uids")
 
 Say = Callable[[str], None]
@@ -36,7 +34,7 @@ Show = Callable[..., Progress]
 
 def run_one(run: Run, engine: Engine, name: str, show: Show) -> dict[str, Any]:
     """Runs one stage where it belongs: trainings in this process, everything else on the engine."""
-    if name in TRAININGS:
+    if STAGE_TABLE[name].alone:
         if name != "teacher" and isinstance(engine, LocalEngine):
             engine.close()  # idle workers would hold memory beside the model; they start again when needed
         engine = SinglesHere(engine)

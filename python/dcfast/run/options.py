@@ -10,8 +10,8 @@ from typing import Any
 
 from dcfast.engine.engine import ENGINES
 from dcfast.run.checks import check_settings
-from dcfast.rundir.layout import STAGES
 from dcfast.rundir.settings import DEVICES, LOSSES, Settings
+from dcfast.rundir.stage_table import STAGES
 from dcfast.scales import SCALES, scale
 from dcfast.storage.paths import path_argument
 

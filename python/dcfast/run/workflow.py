@@ -26,8 +26,8 @@ from dcfast.run.dry_run import describe
 from dcfast.run.manifest import write_manifest
 from dcfast.run.options import parser, plan_without_pool, settings_of
 from dcfast.rundir.branch import comparison_dir
-from dcfast.rundir.layout import STAGES
 from dcfast.rundir.run_dir import Run, Settings, open_run
+from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
 
 __all__ = [
     "decontaminate",
@@ -59,19 +59,9 @@ def _selected(run: Run, first: str | None, last: str | None) -> list[str]:
         raise ValueError(f"--from {first} comes after --to {last}; the order is {', '.join(STAGES)}")
     stages = [s for s in STAGES[begin : end + 1] if run.asks_for(s)]
     if not stages:
-        raise ValueError(_not_asked_for(first or last or ""))
+        name = first or last or ""
+        raise ValueError(f"stage {name} {STAGE_TABLE[name].absent}")
     return stages
-
-
-def _not_asked_for(name: str) -> str:
-    why = {
-        "world": "renders the built-in world, for runs without --pool; leave --pool out",
-        "teacher": "trains the model that scores the pool, where --features asks for it (--features l14=teacher)",
-        "features": "makes the columns that --features asks for (--features l14=ViT-L-14:openai)",
-        "train": "is left out by --no-train",
-        "evaluate": "scores the trained model: it needs --evalsets DIR, and training (no --no-train)",
-    }
-    return f"stage {name} {why.get(name, 'is no part of this run')}"
 
 
 def run(
@@ -140,7 +130,7 @@ def stage(name: str, out: str | os.PathLike[str], settings: Settings | None = No
     """Runs one stage of a run directory, whose earlier stages are done; returns its summary.
 
     Args:
-        name: one of ``dcfast.rundir.layout.STAGES``.
+        name: one of ``dcfast.rundir.stage_table.STAGES``.
         out, settings, options: as :func:`run`.
     Raises:
         RunError: an earlier stage has not been run.   ValueError: no such stage.
