@@ -60,11 +60,12 @@ class Ranks:
         assert pid is not None
         os.kill(pid, number)
 
-    def statuses(self, seconds: float = 90.0) -> list[int | None]:
-        """Exit statuses of all, None for one that has not ended in time."""
+    def statuses(self, seconds: float = 90.0, enough: int | None = None) -> list[int | None]:
+        """Exit statuses of all, None for one that has not ended in time, or when ``enough`` others had."""
         deadline = time.monotonic() + seconds
-        for process in self.processes:
-            process.join(max(0.0, deadline - time.monotonic()))
+        wanted = len(self.processes) if enough is None else enough
+        while sum(p.exitcode is not None for p in self.processes) < wanted and time.monotonic() < deadline:
+            time.sleep(0.02)
         return [process.exitcode for process in self.processes]
 
     def said(self, rank: int) -> str:

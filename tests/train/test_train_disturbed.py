@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -21,9 +22,11 @@ from dcfast.train.heartbeat import Heartbeat
 from rank_processes import Ranks, log_lines, started, wait_for_step
 from train_builder import build_pool, small
 
+pytestmark = pytest.mark.xdist_group("ranks")  # they share the process that the ranks are forked from
+
 FAULTS = int(os.environ.get("DCFAST_FAULTS", "3"))
 """Faults drawn at random; ``make soak`` asks for more."""
-LONG = {"samples_seen": 8 * 200, "checkpoints": 2}
+LONG = {"samples_seen": 8 * 80, "checkpoints": 2}
 END = "epoch_2.pt"
 
 
@@ -85,7 +88,7 @@ def test_two_trainings_never_write_to_one_directory(source: TrainSource, tmp_pat
     assert not (folder / ".tmp-1-living-writer").exists()
 
 
-@pytest.mark.parametrize("fault", ["cut", "gone", "written"])
+@pytest.mark.parametrize("fault", ["cut", "written"])
 def test_a_damaged_store_is_no_bad_sample(source: TrainSource, tmp_path: Path, fault: str) -> None:
     pool = tmp_path / "pool"
     shutil.copytree(str(source.shards), pool)
@@ -94,9 +97,7 @@ def test_a_damaged_store_is_no_bad_sample(source: TrainSource, tmp_path: Path, f
 
     def damage(step: int) -> None:
         if step == 20:
-            if fault == "gone":
-                shard.unlink()
-            elif fault == "cut":
+            if fault == "cut":
                 os.truncate(shard, 1024)
             else:
                 shard.write_bytes(data[::-1])
@@ -114,14 +115,27 @@ def test_a_damaged_store_is_no_bad_sample(source: TrainSource, tmp_path: Path, f
     assert checkpoint(tmp_path / "out") == checkpoint(tmp_path / "whole")
 
 
+def test_a_shard_that_is_removed_while_it_is_open_is_read_on(source: TrainSource, tmp_path: Path) -> None:
+    pool = tmp_path / "pool"
+    shutil.copytree(str(source.shards), pool, copy_function=shutil.copy2)
+    settings = small(tmp_path / "out", TrainSource(shards=str(pool)))
+
+    def remove(step: int) -> None:
+        if step == 5:
+            shutil.rmtree(pool)
+
+    train(settings, on_step=remove)
+    train(small(tmp_path / "whole", source))
+    assert checkpoint(tmp_path / "out") == checkpoint(tmp_path / "whole")
+
+
 def test_too_many_replaced_samples_end_a_training(tmp_path: Path) -> None:
     broken = {n: {"jpg": b"no picture"} if n % 2 else {"txt": None} for n in range(0, 60, 7)}
     source = TrainSource(shards=str(build_pool(tmp_path / "pool", 60, broken=broken)))
     options = {"overrides": {**LONG, "samples_seen": 8 * 32}, "block": 8, "window": 8}
-    with pytest.raises(SubsetError, match=r"of the last \d+ samples \d+ \(1\d\.\d%\) could not be used") as info:
+    with pytest.raises(SubsetError, match=r"of the last \d+ samples \d+ \(\d+\.\d%\) could not be used") as info:
         train(small(tmp_path / "strict", source, **options))
-    assert "no caption (txt) (" in str(info.value)
-    assert "allow more" in str(info.value)
+    assert re.search(r"Reasons: [a-z (]+\S+.* \(\d+\)\. See replaced-\*\.jsonl; .*allow more$", str(info.value))
     summary = train(small(tmp_path / "lax", source, **options, max_replaced=0.5))
     last = log_lines(tmp_path / "lax")[-1]
     assert last["replaced"] == summary["replaced"] > 0
@@ -168,7 +182,7 @@ class _World:
 def _world(folder: Path, source: TrainSource) -> _World:
     shutil.copytree(str(source.shards), folder / "pool", copy_function=shutil.copy2)
     pool = TrainSource(shards=str(folder / "pool"))
-    options = {"save_every_steps": 25, "rank_timeout": 3.0, "workers": 1}
+    options = {"save_every_steps": 15, "rank_timeout": 6.0, "workers": 1}
     return _World(folder, small(folder / "out", pool, overrides=LONG, **options))
 
 
@@ -203,7 +217,7 @@ def _remove_shard(world: _World, ranks: Ranks, draw: random.Random) -> None:
 
 DISTURBANCES = {
     "kill": (_signal(signal.SIGKILL), None),
-    "stop": (_signal(signal.SIGSTOP), "has given no sign of life for 3 s"),
+    "stop": (_signal(signal.SIGSTOP), "has given no sign of life for 6 s"),
     "term": (_signal(signal.SIGTERM), "stopped; the same command"),
     "usr1": (_signal(signal.SIGUSR1), "stopped; the same command"),
     "loader": (_kill_loader, "a worker that reads training samples died"),
@@ -217,11 +231,11 @@ def _disturb(world: _World, source: TrainSource, name: str, draw: random.Random)
     fault, message = DISTURBANCES[name]
     ranks = world.start()
     try:
-        wait_for_step(world.out, draw.randrange(1, 150))
+        wait_for_step(world.out, draw.randrange(1, 60))
         time.sleep(draw.random() / 10)
         fault(world, ranks, draw)
         stopped = name == "stop"
-        statuses = ranks.statuses(20) if not stopped else [p.exitcode for p in ranks.processes if not p.join(20)]
+        statuses = ranks.statuses(20, enough=1 if stopped else 2)
         said = "".join(ranks.said(rank) for rank in range(2))
         if statuses == [0, 0]:
             return  # too late to disturb

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,10 @@ from dcfast.run import run
 from dcfast.train import TrainSource, launch, train
 from dcfast.train.ranks import Place, code_version, place_of
 from dcfast.train.settings import differences
-from rank_processes import started
+from rank_processes import started, wait_for_step
 from train_builder import build_pool, small
+
+pytestmark = pytest.mark.xdist_group("ranks")
 
 
 @pytest.fixture(scope="module")
@@ -142,14 +146,9 @@ def test_another_number_of_ranks_goes_on_and_is_noted(source: TrainSource, tmp_p
 def test_a_rank_that_is_killed_is_named(
     source: TrainSource, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import signal
-    import threading
-
     settings = small(tmp_path / "out", source, overrides={"samples_seen": 8000, "checkpoints": 1})
 
     def kill_rank_1() -> None:
-        from rank_processes import wait_for_step
-
         wait_for_step(tmp_path / "out", 2)
         for entry in Path("/proc").iterdir():
             try:

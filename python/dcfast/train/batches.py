@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import signal
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from functools import partial
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -258,6 +260,13 @@ def _start_worker(_: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # the training ends its workers, when it has saved
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
+    sys.excepthook = _of_thread
+
+
+def _of_thread(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    # a thread of multiprocessing hands batches over: a training that is gone is no news, and its own end says why
+    if not issubclass(kind, (OSError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 def iterate_batches(
