@@ -30,7 +30,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _POSTPONED = (signal.SIGTERM, signal.SIGUSR1)
 _before_command: dict[int, Any] = {}
 """The handlers that were there before a command that runs now; empty where none runs."""
-_grace = dict.fromkeys(_SIGNALS, GRACE_SECONDS)
+_grace: dict[int, float] = dict.fromkeys(_SIGNALS, GRACE_SECONDS)
 
 
 class Stopped(KeyboardInterrupt):
@@ -140,6 +140,7 @@ def postponed(seconds: float = SAVE_SECONDS) -> Iterator[Callable[[], int | None
     came: list[int] = []
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
+        number: int
         for number in _POSTPONED:
             if signal.getsignal(number) is signal.SIG_DFL or number in _before_command:
                 before[number] = signal.signal(number, lambda number, frame: came.append(number))

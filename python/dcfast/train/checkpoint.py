@@ -8,7 +8,7 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 from dcfast.errors import CheckpointError, CorruptDataError
 from dcfast.models.clip import load_weights, read_checkpoint
@@ -65,7 +65,8 @@ def save_checkpoint(path: Path, name: str, model: Any, optimizer: Any, scaler: A
     with atomic_path(path) as temporary, open(temporary, "wb") as opened:
         file = _Remembering(opened)
         try:
-            torch.save(_plain(content), file)  # to a file object: torch puts a path's name into the archive
+            # to a file object: torch puts a path's name into the archive
+            torch.save(_plain(content), cast(IO[bytes], file))
         except RuntimeError:
             if file.error is not None:
                 raise file.error from None
