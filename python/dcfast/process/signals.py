@@ -81,6 +81,7 @@ def _watched(line: str, signals: list[int]) -> Iterator[None]:
     ours = [number for number in _SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
     before: dict[int, Any] = {number: signal.signal(number, stop) for number in ours}
     _before_command.update(before)
+    usual_hook, sys.unraisablehook = sys.unraisablehook, _unraisable
     earlier = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
     ended = threading.Event()
     # set_wakeup_fd is written to by the C handler, even while the main thread is far from Python
@@ -93,6 +94,7 @@ def _watched(line: str, signals: list[int]) -> Iterator[None]:
     finally:
         ended.set()
         signal.set_wakeup_fd(earlier, warn_on_full_buffer=False)
+        sys.unraisablehook = usual_hook
         _before_command.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -100,6 +102,12 @@ def _watched(line: str, signals: list[int]) -> Iterator[None]:
         watcher.join()
         os.close(told)
         os.close(received)
+
+
+def _unraisable(problem: Any) -> None:
+    # a signal within a destructor is lost there; the watcher ends the process all the same
+    if not isinstance(problem.exc_value, Stopped):
+        sys.__unraisablehook__(problem)
 
 
 def _after_fork() -> None:

@@ -214,8 +214,8 @@ class Trainer:
             self.batches = iterate_batches(
                 self.spec, self.step, self.steps, self.workers, pin_memory=on_gpu, device=self.ranks.device
             )
-        try:
-            with postponed() as self.control.asked:
+        with postponed() as self.control.asked:
+            try:
                 for end in sorted(e for e in ends if e > self.step):
                     while self.step < end:
                         self._stretch(end)
@@ -223,8 +223,8 @@ class Trainer:
                         self._save()
                         self.control.saved()
                         self.begun()
-        finally:
-            self.batches = iter(())  # ends the workers
+            finally:
+                self.batches = iter(())  # ends the workers
 
     def begin_step(self) -> None:
         """What comes before the first batch of a step."""
