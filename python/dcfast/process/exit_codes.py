@@ -1,0 +1,21 @@
+"""What the exit status of a command means: the same for all of them."""
+
+from __future__ import annotations
+
+import signal
+
+__all__ = ["DONE", "FAILED", "INTERRUPTED", "MEANINGS", "TERMINATED", "USAGE"]
+
+DONE = 0
+FAILED = 1
+USAGE = 2
+INTERRUPTED = 128 + signal.SIGINT
+TERMINATED = 128 + signal.SIGTERM
+
+MEANINGS = {
+    DONE: "done",
+    FAILED: "failed: data, files, a filter or a run are not as they must be, or something unforeseen",
+    USAGE: "nothing was done: arguments that make no sense, or a plan in place of work",
+    INTERRUPTED: "stopped by Ctrl-C (SIGINT)",
+    TERMINATED: "stopped by SIGTERM",
+}
