@@ -90,7 +90,9 @@ def _is_ours(error: BaseException) -> bool:
 def _unforeseen(error: BaseException) -> str:
     kind, said = type(error).__name__, first_line(error)
     words = kind if said == kind else f"{kind}: {said}"
-    hint = next((_HINTS[c.__name__] for c in type(error).__mro__ if c.__name__ in _HINTS), "dcfast did not foresee this")
+    hint = next(
+        (_HINTS[c.__name__] for c in type(error).__mro__ if c.__name__ in _HINTS), "dcfast did not foresee this"
+    )
     place = _write_traceback(error)
     where = f"the traceback is in {place}" if place else f"{TRACEBACK_VARIABLE}=1 prints the traceback"
     return f"{words} ({hint}; {where})"

@@ -151,9 +151,6 @@ def parse_features(given: list[str] | None) -> dict[str, str] | None:
             raise ValueError(f"--features takes PREFIX=MODEL, e.g. l14=ViT-L-14:openai, or none; got {text!r}")
         if prefix in found:
             raise ValueError(f"--features: {prefix} is given twice")
-        name, colon, pretrained = model.partition(":")
-        if colon and os.sep in pretrained:
-            model = f"{name}:{os.path.abspath(pretrained)}"  # a checkpoint file: the run may be resumed from elsewhere
         found[prefix] = model
     return found
 
