@@ -47,6 +47,8 @@ HEAVY = frozenset(
 LIGHT = frozenset(
     [
         "dcfast.cli",
+        "dcfast.process.command",
+        "dcfast.process.starting",
         *(
             f"dcfast.resharding.{name}"
             for name in ("files", "inputs", "output", "plan", "resume", "run", "sources", "write")

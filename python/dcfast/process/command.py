@@ -10,8 +10,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-import tempfile
-import traceback
 from collections.abc import Callable
 
 from dcfast.errors import DcfastError, first_line, printable
@@ -56,6 +54,8 @@ def run_command(command: Callable[[], int], line: str) -> int:
 def report(error: BaseException) -> int:
     """Says on standard error what is wrong; returns the exit status that it stands for."""
     if os.environ.get(TRACEBACK_VARIABLE, "0") not in ("", "0"):
+        import traceback
+
         sys.stderr.write(printable("".join(traceback.format_exception(error))))
     if _is_foreseen(error):
         is_usage = isinstance(error, (ValueError, TypeError)) and not isinstance(error, (DcfastError, OSError))
@@ -100,6 +100,9 @@ def _unforeseen(error: BaseException) -> str:
 
 def _write_traceback(error: BaseException) -> str | None:
     """The file with the traceback, the command line and the version; None where no file can be written."""
+    import tempfile
+    import traceback
+
     package = sys.modules.get("dcfast")
     head = f"dcfast {getattr(package, '__version__', '')}, Python {sys.version.split()[0]}\n{' '.join(sys.argv)}\n\n"
     text = head + "".join(traceback.format_exception(error))

@@ -20,7 +20,7 @@ from dcfast.rundir.stage_table import STAGE_TABLE
 from dcfast.rundir.summaries import load_object
 from dcfast.storage.atomic import remove_leftovers, write_json
 from dcfast.storage.lock import locked
-from dcfast.storage.paths import LOCK_NAME, absolute, output_directory
+from dcfast.storage.paths import LOCK_NAME, absolute, make_directory, not_left_empty
 from dcfast.world import WorldSpec
 
 __all__ = ["Run", "Settings"]
@@ -187,7 +187,7 @@ def open_run(out: str | os.PathLike[str], settings: Settings, *, overwrite: bool
     settings = with_uid_hashes(located(settings))
     _refuse_if_input(root, settings)
     busy = f"--out {root}: another process is running there; wait for it, or choose another --out"
-    with output_directory(root, "--out"), locked(root / LOCK_NAME, busy):
+    with not_left_empty(root), locked(make_directory(root, "--out") / LOCK_NAME, busy):
         settings = _claimable(root, settings, overwrite)
         remove_leftovers(root, below=False)
         for name in OWN_FOLDERS:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dcfast.storage.lock import take_lock
 
-__all__ = ["LOCK_NAME", "absolute", "make_directory", "output_directory", "path_argument", "real"]
+__all__ = ["LOCK_NAME", "absolute", "make_directory", "not_left_empty", "path_argument", "real"]
 
 LOCK_NAME = ".lock"
 """The lock file that a command keeps in a directory it writes."""
@@ -48,18 +48,17 @@ def make_directory(path: str | os.PathLike[str], argument: str) -> Path:
 
 
 @contextmanager
-def output_directory(path: str | os.PathLike[str], argument: str) -> Iterator[Path]:
-    """An output directory (``make_directory``) for the time of a command that writes into it.
+def not_left_empty(path: str | os.PathLike[str]) -> Iterator[None]:
+    """For the time of a command that writes into a directory, which it makes where it is missing.
 
-    Where the command fails, what was made here and holds nothing goes again: no empty directories, with those above,
-    and no lock file in an otherwise empty one.
+    Where the command fails, what was made meanwhile and holds nothing goes again: the directory, with those above it
+    and empty ones below, and a lock file that stands alone.
     """
     directory = Path(path)
-    fresh = [place for place in (directory, *directory.parents) if not place.exists()]
-    had_lock = (directory / LOCK_NAME).exists()
-    make_directory(directory, argument)
+    fresh = [place for place in (directory, *directory.parents) if not os.path.lexists(place)]
+    had_lock = os.path.lexists(directory / LOCK_NAME)
     try:
-        yield directory
+        yield
     except BaseException:
         _remove_empty(directory, fresh, had_lock)
         raise

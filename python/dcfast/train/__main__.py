@@ -11,10 +11,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from dcfast.errors import DcfastError
-from dcfast.process.signals import stoppable
+from dcfast.process.command import run_command
+from dcfast.process.exit_codes import DONE
 from dcfast.scales import SCALES
-from dcfast.storage.paths import path_argument
+from dcfast.storage.paths import not_left_empty, path_argument
 from dcfast.train.decode import DECODERS
 from dcfast.train.session import train
 from dcfast.train.settings import LOSSES, RECIPE_FIELDS, TrainSettings, TrainSource, parse_sources
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         help="all settings from a JSON file (train/settings.json), and no other option",
     )
     add("--scale", default="tiny", choices=list(SCALES), help="whose recipe is followed (default: tiny)")
-    add("--shards", metavar="DIR[::DIR]", help="directories of shards (*.tar)")
+    add("--shards", "--data", metavar="DIR[::DIR]", help="directories of shards (*.tar)")
     add("--weights", metavar="W[::W]", help="how often a sample of each directory is taken, relative to the others")
     add("--index", type=path_argument, metavar="DIR", help="instead of --shards: a run, or its index directory")
     add("--shards-dir", type=path_argument, metavar="DIR", help="with --index: the pool's directory of shards")
@@ -94,7 +94,8 @@ def settings_of(arguments: argparse.Namespace) -> TrainSettings:
     elif arguments.shards is not None:
         if arguments.shards_dir is not None or arguments.subset is not None:
             raise ValueError("--shards-dir and --subset belong to --index; new --shards hold the subset alone")
-        sources = parse_sources(arguments.shards, arguments.weights)
+        shards = "::".join(os.path.expanduser(directory) for directory in arguments.shards.split("::"))
+        sources = parse_sources(shards, arguments.weights)
     else:
         raise ValueError("nothing to train on: give --shards, or --index with --shards-dir and --subset")
     return TrainSettings(
@@ -116,10 +117,9 @@ def settings_of(arguments: argparse.Namespace) -> TrainSettings:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command; 0 when the training is done, 1 when it failed, 2 for arguments that make no sense, 130 and 143
-    where Ctrl-C or SIGTERM stopped it."""
+    """Entry of ``python -m dcfast.train``; returns the exit status."""
     arguments = _parser().parse_args(argv)
-    return stoppable(lambda: _main(arguments), "stopped; the same command goes on from the latest checkpoint")
+    return run_command(lambda: _main(arguments), "stopped; the same command goes on from the latest checkpoint")
 
 
 def _main(arguments: argparse.Namespace) -> int:
@@ -127,22 +127,17 @@ def _main(arguments: argparse.Namespace) -> int:
     logging.getLogger("dcfast").setLevel(logging.INFO)
     # open_clip's loss gathers by a function that torch has renamed; once a step is no news
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"open_clip\.loss")
-    try:
-        summary = train(settings_of(arguments))
-    except DcfastError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except (ValueError, TypeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    settings = settings_of(arguments)
+    with not_left_empty(settings.out):
+        summary = train(settings)
     if int(os.environ.get("RANK", "0")) != 0:
-        return 0
+        return DONE
     said = "; ".join(summary["non_standard"]) or "by the recipe"
     print(
         f"{summary['samples_seen']:,} samples in {summary['steps']:,} steps ({said}); loss "
         f"{summary['loss_first']:.4f} -> {summary['loss_last']:.4f}; {summary['checkpoint']}"
     )
-    return 0
+    return DONE
 
 
 if __name__ == "__main__":
