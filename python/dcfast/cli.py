@@ -62,14 +62,14 @@ def _run() -> Main:
 
 def _stage(name: str, words: Sequence[str]) -> int:
     """A stage of a run; or the program of that name, where an option says that it is meant."""
-    from dcfast.run.options import PROGRAMS
+    from dcfast.rundir.stage_table import STAGE_TABLE
 
-    given = {word.partition("=")[0] for word in words}
-    if name == "train" and given.intersection(PROGRAMS[name][1]):
+    is_program = any(word.partition("=")[0] in STAGE_TABLE[name].program_options for word in words)
+    if is_program and name == "train":
         from dcfast.train.__main__ import main as train
 
         return train(list(words))
-    if name == "evaluate" and given.intersection(PROGRAMS[name][1]):
+    if is_program and name == "evaluate":
         from dcfast.evaluate.__main__ import main as evaluate
 
         return evaluate(words)
@@ -79,11 +79,10 @@ def _stage(name: str, words: Sequence[str]) -> int:
 
 
 def _help() -> str:
-    from dcfast.run.options import PROGRAMS
-    from dcfast.rundir.stage_table import STAGES
+    from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
 
     codes = "; ".join(f"{code} {meaning}" for code, meaning in MEANINGS.items())
-    options = {name: " or ".join(words) for name, (_, words) in PROGRAMS.items()}
+    options = {name: " or ".join(row.program_options) for name, row in STAGE_TABLE.items() if row.program}
     return HELP.format(stages=", ".join(STAGES), codes=codes, **options)
 
 

@@ -17,7 +17,6 @@ from dcfast.scales import SCALES, scale
 from dcfast.storage.paths import path_argument
 
 __all__ = [
-    "PROGRAMS",
     "add_training_options",
     "parse_features",
     "parse_world",
@@ -98,13 +97,6 @@ def add_training_options(p: argparse.ArgumentParser) -> None:
     )
 
 
-PROGRAMS = {
-    "train": ("dcfast.train", ("--data", "--shards", "--index", "--settings")),
-    "evaluate": ("dcfast.evaluate", ("--model",)),
-}
-"""Stages that are programs of their own, too: their module, and the options of which one means the program."""
-
-
 def _about(stage: str | None) -> dict[str, str]:
     """Name, description and closing words of the help."""
     docs = "The same command resumes a run that was stopped. Docs: docs/architecture.md, docs/filters.md."
@@ -115,14 +107,14 @@ def _about(stage: str | None) -> dict[str, str]:
         )
         return {"prog": "python -m dcfast.run", "description": whole, "epilog": docs}
     before = STAGES[: STAGES.index(stage)]
-    words = f"One stage of a run: {STAGE_TABLE[stage].does}."
+    row = STAGE_TABLE[stage]
+    words = f"One stage of a run: {row.does}."
     if before:
         words += f" What the run asks for of these must be done before: {', '.join(before)}."
-    if stage in PROGRAMS:
-        module, options = PROGRAMS[stage]
+    if row.program:
         words += (
-            f" With {' or '.join(options)} it is the program {module}, without a run directory: "
-            f"python -m {module} --help lists its options."
+            f" With {' or '.join(row.program_options)} it is the program {row.program}, without a run directory: "
+            f"python -m {row.program} --help lists its options."
         )
     words += " Give the options of the run: they are what makes the directory --out the same run."
     return {"prog": f"dcfast {stage}", "description": words, "epilog": docs}

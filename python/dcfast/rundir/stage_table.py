@@ -35,6 +35,8 @@ class Stage:
     Attributes:
         does: what it does, for its help.
         asked: whether it is part of a run.
+        program: module of the program of the same name, which needs no run.
+        program_options: options of which any one means the program.
         absent: why it may be no part of one, for the message.
         folders: what it writes below the run directory, besides files: nothing else in there is ever removed.
         shared: files and folders that a branch takes from its base, besides the stage's markers and summary.
@@ -45,6 +47,8 @@ class Stage:
 
     does: str
     asked: Callable[[_Run], bool] = lambda run: True
+    program: str = ""
+    program_options: tuple[str, ...] = ()
     absent: str = "is no part of this run"
     folders: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
@@ -102,6 +106,8 @@ STAGE_TABLE = {
     "train": Stage(
         "trains CLIP by the scale's recipe on the kept samples",
         asked=lambda run: run.settings.train,
+        program="dcfast.train",
+        program_options=("--data", "--shards", "--index", "--settings"),
         absent="is left out by --no-train",
         folders=("train",),
         branched=True,
@@ -111,6 +117,8 @@ STAGE_TABLE = {
     "evaluate": Stage(
         "scores the trained model on every evaluation set",
         asked=lambda run: run.settings.train and run.evalset_dir is not None,
+        program="dcfast.evaluate",
+        program_options=("--model",),
         absent="scores the trained model: it needs --evalsets DIR, and training (no --no-train)",
         folders=("evaluate",),
         branched=True,
