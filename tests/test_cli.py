@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from dcfast import cli
 from dcfast.evaluate import __main__ as evaluate
-from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
 from dcfast.run import workflow
+from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
 from dcfast.train import __main__ as train
 
 
