@@ -63,7 +63,8 @@ def test_every_path_of_the_settings_is_made_real(tmp_path: Path, monkeypatch: py
     found = located(given)
     assert (found.pool, found.evalsets, found.teacher_uids) == (f"{at}/home/pool", f"{at}/sets", f"{at}/mine.npy")
     assert found.filter == (
-        f'"{at}/a.npy" & ~uids( path="{at}/home/b.npy") | image_based(target="{at}/t.npy") & clip_score("l14", fraction=0.3)'
+        f'"{at}/a.npy" & ~uids( path="{at}/home/b.npy") | image_based(target="{at}/t.npy")'
+        ' & clip_score("l14", fraction=0.3)'
     )
     assert found.features == {"b32": "ViT-B-32:openai", "l14": f"ViT-L-14:{at}/weights.pt"}
     assert found.compare == "none"
