@@ -205,7 +205,7 @@ def test_numbers_too_large_to_be_meant() -> None:
 def test_seeds_and_lengths_that_training_cannot_take_are_said_up_front(
     option: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run.main([*option, "--out", str(tmp_path / "o")]) == 1
+    assert run.main([*option, "--out", str(tmp_path / "o")]) == 2
     assert f"error: {words}" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
 
