@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dcfast.errors import MissingDependencyError
-from dcfast.models import clip
 from dcfast.models.clip import load_model, load_tokenizer, require_model
 from dcfast.run.workflow import main, run
 from dcfast.rundir.run_dir import Settings
@@ -45,13 +45,13 @@ def test_weights_that_are_not_here(look: Any, capfd: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize("look", [require_model, load_model])
 def test_a_tokenizer_that_needs_transformers(look: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingDependencyError, match=r"the tokenizer of ViT-B-16-SigLIP needs transformers, .*pip ins"):
         look("ViT-B-16-SigLIP") if look is require_model else load_tokenizer("ViT-B-16-SigLIP")
 
 
 def test_a_text_tower_that_needs_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clip.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(
         MissingDependencyError, match=r"model roberta-ViT-B-32 needs transformers, which is not installe"
     ):
@@ -118,3 +118,14 @@ def test_a_tag_gets_the_activation_of_its_weights(monkeypatch: pytest.MonkeyPatc
         with pytest.raises(MissingDependencyError, match="not built"):
             load_model(name, tag)
     assert seen == [("ViT-B-32", True), ("ViT-B-32", False), ("ViT-B-32-quickgelu", True)]
+
+
+@pytest.mark.parametrize(("library", "stage"), [("jinja2", "report"), ("PIL", "signatures")])
+def test_a_library_of_a_late_stage_is_looked_for_first(
+    library: str, stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = plain_pool(tmp_path / "pool", 4, 1).write()
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(MissingDependencyError, match=f"stage {stage} needs {library}, which is not installed; pip in"):
+        run(tmp_path / "out", Settings(pool=str(pool), filter="no_filter", train=False))
+    assert not (tmp_path / "out").exists()

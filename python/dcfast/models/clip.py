@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import gzip
 import hashlib
-import importlib.util
 import logging
 import os
 import tempfile
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from dcfast.errors import DcfastError, MissingDependencyError, first_line
 from dcfast.models.checkpoint import load_weights, read_checkpoint
+from dcfast.process.libraries import require_library
 from dcfast.storage.hashing import sha256_file
 
 if TYPE_CHECKING:
@@ -171,8 +171,8 @@ def require_model(name: str, pretrained: str | None = None) -> None:
     config = open_clip.get_model_config(name)
     parts = (("vision_cfg", "timm_model_name", "timm"), ("text_cfg", "hf_model_name", "transformers"))
     for tower, key, library in parts:
-        if key in config[tower] and importlib.util.find_spec(library) is None:
-            raise MissingDependencyError(f"model {name} needs {library}, which is not installed; pip install {library}")
+        if key in config[tower]:
+            require_library(library, f"model {name}", f"pip install {library}")
     load_tokenizer(name)
     if pretrained is not None and not os.path.isfile(pretrained):
         _check_tag(name, pretrained)

@@ -10,6 +10,7 @@ from dcfast.evaluate.folders import evalset_tars
 from dcfast.filters import compile_filter
 from dcfast.filters.term import SCORES
 from dcfast.models.clip import require_model
+from dcfast.process.libraries import require_library
 from dcfast.rundir.branch import branch_settings
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.settings import DEVICES, LOSSES, SOURCES, TEACHER, Settings
@@ -92,6 +93,9 @@ def check_expressions(run: Run) -> None:
 def check_stages(run: Run, stages: list[str]) -> None:
     # what can be known to be wrong before hours of work, is said before them
     check_expressions(run)
+    for stage in stages:
+        for library in STAGE_TABLE[stage].libraries:
+            require_library(library, f"stage {stage}")
     if "teacher" in stages:
         check_teacher(run)
     if "features" in stages:

@@ -42,6 +42,7 @@ class Stage:
         shared: files and folders that a branch takes from its base, besides the stage's markers and summary.
         branched: a branch does it by itself.
         on_models: it runs models, and wants a GPU at the scales of DataComp.
+        libraries: modules that it imports late and that need not be installed.
         alone: its single pieces bring their own threads and processes, and use this machine's GPU: no cluster's tasks.
     """
 
@@ -54,6 +55,7 @@ class Stage:
     shared: tuple[str, ...] = ()
     branched: bool = False
     on_models: bool = False
+    libraries: tuple[str, ...] = ()
     alone: bool = False
 
 
@@ -63,6 +65,7 @@ STAGE_TABLE = {
         asked=lambda run: run.is_world,
         absent="renders the built-in world, for runs without --pool; leave --pool out",
         folders=("world",),
+        libraries=("PIL",),
         shared=("world",),
     ),
     "index": Stage(
@@ -73,6 +76,7 @@ STAGE_TABLE = {
     "signatures": Stage(
         "decodes and hashes the pictures of the pool and of the evaluation sets",
         folders=("signatures",),
+        libraries=("PIL",),
         shared=("signatures",),
     ),
     "teacher": Stage(
@@ -125,7 +129,7 @@ STAGE_TABLE = {
         on_models=True,
         alone=True,
     ),
-    "report": Stage("writes report.html and report.json"),
+    "report": Stage("writes report.html and report.json", libraries=("jinja2", "PIL")),
 }
 """By name, in the order of a run."""
 

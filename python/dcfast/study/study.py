@@ -10,6 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from dcfast.process.libraries import require_library
 from dcfast.run.checks import check_settings
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, absolute, make_directory, not_left_empty
@@ -134,6 +135,7 @@ def run_study(
         raise ValueError(f"seeds that choose cannot confirm; both have {', '.join(map(str, both))}")
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1; got {jobs}")
+    require_library("matplotlib", "a study's plot")
     root = Path(absolute(out))
     cells = grid.cells(root)
     results: Results = {}
