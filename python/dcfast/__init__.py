@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import importlib
 
-from dcfast.errors import (
+from dcfast.process.starting import begin
+
+begin()  # a process that is a command of dcfast can be stopped from here on
+
+from dcfast.errors import (  # noqa: E402
     CheckpointError,
     CorruptDataError,
     DcfastError,
@@ -19,11 +23,8 @@ from dcfast.errors import (
     RunError,
     SubsetError,
 )
-from dcfast.process.starting import begin
 
 __version__ = "0.1.0"
-
-begin()  # a process that is a command of dcfast can be stopped from here on
 
 # public name -> module that holds it; resolved on first use to keep the import under 0.15 s
 _LAZY: dict[str, str] = {

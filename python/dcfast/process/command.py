@@ -20,6 +20,7 @@ __all__ = ["report", "run_command"]
 
 TRACEBACK_VARIABLE = "DCFAST_TRACEBACK"
 _REMOTE_FILE = re.compile(r'^  File "([^"]+)", line \d+', re.MULTILINE)
+_PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 _HINTS = {
     "MemoryError": "less at a time needs less memory: fewer --workers, a smaller batch",
     "OutOfMemoryError": "less at a time needs less memory: a smaller batch, or a GPU with more",
@@ -79,7 +80,7 @@ def _is_ours(error: BaseException) -> bool:
     cause = error.__cause__
     if type(cause).__name__ == "_RemoteTraceback":  # of a worker of concurrent.futures: its traceback as text
         files = _REMOTE_FILE.findall(str(cause))
-        return bool(files) and f"{os.sep}dcfast{os.sep}" in files[-1]
+        return bool(files) and files[-1].startswith(_PACKAGE)
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next
