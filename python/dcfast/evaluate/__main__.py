@@ -92,7 +92,7 @@ def _main(args: argparse.Namespace) -> int:
             batch_size=args.batch_size,
             workers=args.workers,
             strict=args.strict,
-            say=lambda line: print(line, file=sys.stderr, flush=True),
+            say=lambda line: print(printable(line), file=sys.stderr, flush=True),
         )
     print(printable("\n".join([*_table(summary), *(f"note: {note}" for note in summary["notes"])])))
     print(f"results: {args.out}/{summary['results']} (and {RESULTS} beside)")

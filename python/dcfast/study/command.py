@@ -129,7 +129,7 @@ def _main(args: argparse.Namespace) -> int:
         cores=os.cpu_count(),
         overwrite=args.overwrite,
         confirm_all=args.confirm_all,
-        say=(lambda line: None) if args.quiet else (lambda line: print(line, file=sys.stderr, flush=True)),
+        say=(lambda line: None) if args.quiet else (lambda line: print(printable(line), file=sys.stderr, flush=True)),
     )
     print(printable(markdown(study)), end="")
     print(f"results: {out / 'study.md'}, study.json, study.csv, study.png, study.svg")

@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from dcfast.errors import printable
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE
 from dcfast.scales import SCALES
@@ -116,6 +117,13 @@ def settings_of(arguments: argparse.Namespace) -> TrainSettings:
     )
 
 
+class _Printable(logging.Formatter):
+    """Log lines name shards and quote libraries: what they hold is not for a terminal to obey."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Entry of ``python -m dcfast.train``; returns the exit status."""
     arguments = _parser().parse_args(argv)
@@ -123,7 +131,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(arguments: argparse.Namespace) -> int:
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Printable("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("dcfast").setLevel(logging.INFO)
     # open_clip's loss gathers by a function that torch has renamed; once a step is no news
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"open_clip\.loss")
