@@ -14,7 +14,7 @@ from dcfast.errors import first_line, last_line, printable
         ("\x1b]0;a title\x07text\x1b]8;;http://x\x1b\\link", "textlink"),
         ("\x9b31mred", "red"),
         ("lines\nand\ttabs\r\x07\x7f\x85\x00", "lines\nand\ttabs\\r\\x07\\x7f\\x85\\x00"),
-        ("\x1bcut \x1b[", "cut \\x1b["),
+        ("\x1bcut \x1b[", "\\x1bcut \\x1b["),
         ("half \udc80 and \u202eturned", "half \\udc80 and \\u202eturned"),
         ("", ""),
     ],

@@ -151,7 +151,7 @@ def _library_errors(what: str, fault: str, how: str) -> Iterator[None]:
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":  # torch's; not a matter of what is missing
             raise
-        raise MissingDependencyError(f"{what} {fault} ({first_line(error)[:300]}); {how}") from error
+        raise MissingDependencyError(f"{what} {fault} ({first_line(error)[:160]}); {how}") from error
 
 
 def require_model(name: str, pretrained: str | None = None) -> None:
