@@ -96,11 +96,11 @@ def read_settings(path: Path) -> Settings:
 
 
 def differences(before: Settings, now: Settings) -> list[str]:
-    """In words, what makes ``now`` (located, with hashes) another run than ``before``; empty where it is the same."""
-    there = asdict(located(before))
+    """In words, what makes ``now`` (with hashes) another run than ``before``; empty where it is the same."""
+    there, here = asdict(located(before)), asdict(located(now))
     found = [
         f"{name}: {getattr(before, name)!r} there, {value!r} now"
-        for name, value in asdict(now).items()
+        for name, value in here.items()
         if name != "uid_hashes" and there[name] != value
     ]
     known, seen = before.uid_hashes or {}, now.uid_hashes or {}
