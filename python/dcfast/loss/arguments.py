@@ -76,10 +76,11 @@ def refuse_forward_mode(*tensors: Tensor) -> None:
     """Raises NotImplementedError for tensors with a tangent: torch would take the losses' own for zero, in silence."""
     if torch.compiler.is_compiling():
         return
-    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
+    duals = map(forward_ad.unpack_dual, tensors)
+    if any(dual.tangent is not None for dual in duals):
         raise NotImplementedError(
             "forward-mode derivatives (torch.func.jvp, jacfwd, torch.autograd.forward_ad) of the losses are not "
-            "supported: use reverse mode (backward, torch.func.grad), or open_clip's loss"
+            "supported: use reverse mode (backward, torch.autograd.grad), or open_clip's loss"
         )
 
 

@@ -80,7 +80,7 @@ def _numpy_globals() -> list[Any]:
 
     Not the dtype of Python objects: it would let an array hold what the file likes.
     """
-    multiarray = np._core.multiarray
+    multiarray = np._core.multiarray  # type: ignore[attr-defined]
     dtypes = [kind for name in np.dtypes.__all__ if (kind := getattr(np.dtypes, name)) is not np.dtypes.ObjectDType]
     named = [
         (getattr(multiarray, name), f"numpy.{core}.multiarray.{name}")

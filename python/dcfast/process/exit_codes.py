@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from types import FrameType
 
-__all__ = ["DONE", "FAILED", "INTERRUPTED", "MEANINGS", "TERMINATED", "USAGE"]
+__all__ = ["DONE", "FAILED", "INTERRUPTED", "MEANINGS", "TERMINATED", "USAGE", "interrupted"]
 
 DONE = 0
 FAILED = 1
@@ -19,3 +21,8 @@ MEANINGS = {
     INTERRUPTED: "stopped by Ctrl-C (SIGINT)",
     TERMINATED: "stopped by SIGTERM",
 }
+
+
+def interrupted(number: int, frame: FrameType | None) -> None:
+    """The handler of SIGINT while no command is at work: nothing was begun, so there is nothing to say."""
+    os._exit(INTERRUPTED)

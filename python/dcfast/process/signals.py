@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from dcfast.process.starting import interrupted
+from dcfast.process.exit_codes import interrupted
 
 __all__ = ["Stopped", "handlers_kept", "spawning", "start_worker", "stoppable"]
 

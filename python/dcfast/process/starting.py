@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from types import FrameType, TracebackType
+from types import TracebackType
 
-from dcfast.process.exit_codes import INTERRUPTED
+from dcfast.process.exit_codes import interrupted
 
-__all__ = ["begin", "interrupted"]
+__all__ = ["begin"]
 
 
 def begin() -> None:
@@ -26,16 +26,11 @@ def begin() -> None:
     sys.excepthook = _report
 
 
-def interrupted(number: int, frame: FrameType | None) -> None:
-    """The handler of SIGINT where no command is at work: nothing was begun, so there is nothing to say."""
-    os._exit(INTERRUPTED)
-
-
 def _is_command() -> bool:
     """Whether this process was started as ``dcfast``, or is being started by ``python -m dcfast...``."""
-    words = getattr(sys, "argv", None) or [""]
+    words: list[str] = getattr(sys, "argv", None) or [""]
     if words[0] == "-m":  # what Python puts there until the module's file is found
-        given = sys.orig_argv
+        given: list[str] = sys.orig_argv
         module = given[given.index("-m") + 1] if "-m" in given[:-1] else ""
         return module.partition(".")[0] == "dcfast"
     return os.path.basename(words[0]) == "dcfast"

@@ -97,7 +97,7 @@ def add_training_options(p: argparse.ArgumentParser) -> None:
     )
 
 
-def _about(stage: str | None) -> dict[str, str]:
+def _about(stage: str | None) -> tuple[str, str, str]:
     """Name, description and closing words of the help."""
     docs = "The same command resumes a run that was stopped. Docs: docs/architecture.md, docs/filters.md."
     if stage is None:
@@ -105,7 +105,7 @@ def _about(stage: str | None) -> dict[str, str]:
             "Index, score, decontaminate and filter a pool of image-text pairs, train CLIP on what is kept, and score "
             "it; no sample is lost silently."
         )
-        return {"prog": "python -m dcfast.run", "description": whole, "epilog": docs}
+        return "python -m dcfast.run", whole, docs
     before = STAGES[: STAGES.index(stage)]
     row = STAGE_TABLE[stage]
     words = f"One stage of a run: {row.does}."
@@ -117,12 +117,13 @@ def _about(stage: str | None) -> dict[str, str]:
             f"python -m {row.program} --help lists its options."
         )
     words += " Give the options of the run: they are what makes the directory --out the same run."
-    return {"prog": f"dcfast {stage}", "description": words, "epilog": docs}
+    return f"dcfast {stage}", words, docs
 
 
 def parser(stage: str | None = None) -> argparse.ArgumentParser:
     """The command line of ``python -m dcfast.run``, or of one stage's subcommand."""
-    p = argparse.ArgumentParser(**_about(stage))
+    prog, description, epilog = _about(stage)
+    p = argparse.ArgumentParser(prog=prog, description=description, epilog=epilog)
     p.add_argument("--scale", default="tiny", metavar="NAME", help=f"one of {', '.join(SCALES)} (default tiny)")
     p.add_argument(
         "--filter", metavar="EXPR", help='e.g. "basic_filter & clip_score(l14, fraction=0.3) & ~contaminated"'
