@@ -47,6 +47,7 @@ HEAVY = frozenset(
 LIGHT = frozenset(
     [
         "dcfast.cli",
+        "dcfast.errors",
         "dcfast.process.command",
         "dcfast.process.starting",
         *(

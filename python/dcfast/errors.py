@@ -6,8 +6,6 @@ subclasses. What is wrong with data, filters or runs is one of these.
 
 from __future__ import annotations
 
-import re
-
 __all__ = [
     "CheckpointError",
     "CorruptDataError",
@@ -24,7 +22,7 @@ __all__ = [
 ]
 
 _SHOWN_AS_END = dict.fromkeys(map(ord, "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"), "\n")
-_ESCAPE_CODE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])|\x9b[0-?]*[ -/]*[@-~]")
+_ESCAPE_CODE = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])|\x9b[0-?]*[ -/]*[@-~]"
 """Codes that colour a terminal, move its cursor or name its window (ECMA-48)."""
 
 
@@ -87,9 +85,11 @@ def printable(text: str) -> str:
 
     For what libraries say and what strangers named: a file's name can hold anything but NUL and a slash.
     """
-    plain = _ESCAPE_CODE.sub("", text)
-    if plain.isprintable():
-        return plain
+    if text.isprintable():
+        return text
+    import re  # a short command has no need of it
+
+    plain = re.sub(_ESCAPE_CODE, "", text)
     return "".join(c if c in "\n\t" or not _is_control(c) else repr(c)[1:-1] for c in plain)
 
 
