@@ -35,7 +35,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], Words, Any, str]] = {
     "run": (workflow.main, lambda at: ["--out", f"{at}/o", "--quiet"], workflow, "run"),
     "study": (study.main, lambda at: ["--out", f"{at}/o", "--quiet"], study, "run_study"),
     "cell": (cell.main, lambda at: [str(_cell(at)), "1"], cell, "perform_cell"),
-    "train": (train.main, lambda at: ["--out", f"{at}/o", "--shards", f"{at}/s"], train, "train"),
+    "train": (train.main, lambda at: ["--out", f"{at}/o", "--shards", f"{at}/s"], train, "launch"),
     "evaluate": (
         evaluate.main,
         lambda at: ["--model", "dcfast-tiny", "--evalsets", f"{at}/e", "--out", f"{at}/o"],
@@ -51,7 +51,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], Words, Any, str]] = {
     "pool_refresh": (refresh.main, lambda at: [f"{at}/o", f"{at}/p"], refresh, "refresh_index"),
     "doctor": (doctor.main, lambda at: [], doctor, "collect"),
     "dcfast run": (cli.main, lambda at: ["run", "--out", f"{at}/o"], workflow, "run"),
-    "dcfast train --data": (cli.main, lambda at: ["train", "--data", f"{at}/s", "--out", f"{at}/o"], train, "train"),
+    "dcfast train --data": (cli.main, lambda at: ["train", "--data", f"{at}/s", "--out", f"{at}/o"], train, "launch"),
     "dcfast evaluate --model": (
         cli.main,
         lambda at: ["evaluate", "--model=dcfast-tiny", "--evalsets", f"{at}/e", "--out", f"{at}/o"],

@@ -16,7 +16,7 @@ from dcfast.errors import DcfastError, first_line, printable
 from dcfast.process.exit_codes import FAILED, USAGE
 from dcfast.process.signals import stoppable
 
-__all__ = ["report", "run_command"]
+__all__ = ["report", "run_command", "status_of"]
 
 TRACEBACK_VARIABLE = "DCFAST_TRACEBACK"
 _REMOTE_FILE = re.compile(r'^  File "([^"]+)", line \d+', re.MULTILINE)
@@ -52,21 +52,23 @@ def run_command(command: Callable[[], int], line: str) -> int:
         return report(error)
 
 
+def status_of(error: BaseException) -> int:
+    """The exit status that an error stands for: bad arguments that dcfast refused are usage, all else has failed."""
+    is_usage = isinstance(error, (ValueError, TypeError)) and not isinstance(error, (DcfastError, OSError))
+    return USAGE if is_usage and _is_foreseen(error) else FAILED
+
+
 def report(error: BaseException) -> int:
     """Says on standard error what is wrong; returns the exit status that it stands for."""
     if os.environ.get(TRACEBACK_VARIABLE, "0") not in ("", "0"):
         import traceback
 
         sys.stderr.write(printable("".join(traceback.format_exception(error))))
-    if _is_foreseen(error):
-        is_usage = isinstance(error, (ValueError, TypeError)) and not isinstance(error, (DcfastError, OSError))
-        message = printable(str(error).strip()) or type(error).__name__
-    else:
-        is_usage = False
-        message = _unforeseen(error)
+    said = printable(str(error).strip()) or type(error).__name__
+    message = said if _is_foreseen(error) else _unforeseen(error)
     sys.stderr.write(f"error: {message}\n")
     sys.stderr.flush()
-    return USAGE if is_usage else FAILED
+    return status_of(error)
 
 
 def _is_foreseen(error: BaseException) -> bool:

@@ -21,8 +21,9 @@ from dcfast.stages.filter.outcomes import resolve_expression
 from dcfast.stages.teacher import check_teacher, teacher_model
 from dcfast.train.dali import require_dali
 from dcfast.train.decode import DECODERS
+from dcfast.train.ranks import place_of
 
-__all__ = ["check_device", "check_expressions", "check_settings", "check_stages"]
+__all__ = ["check_device", "check_expressions", "check_one_process", "check_settings", "check_stages"]
 
 
 def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
@@ -118,6 +119,18 @@ def check_stages(run: Run, stages: list[str]) -> None:
             resolve_expression(Run(run.out, branch_settings(run.settings, run.compare)))
     if "evaluate" in stages and run.evalset_dir is not None:
         check_evalsets(run.evalset_dir)
+
+
+def check_one_process() -> None:
+    """RunError where a starter of ranks runs the whole workflow in each of them."""
+    place = place_of()
+    if place.size > 1:
+        raise RunError(
+            f"{place.started_by} started {place.size} ranks of this command, and it is one process: start it once, and "
+            "it trains on all GPUs of its machine. For training on several machines make the data by one process "
+            "(--to verify), then start the ranks by: torchrun ... -m dcfast.train --index OUT --shards-dir "
+            "POOL/shards --subset OUT/subset.npy --out OUT"
+        )
 
 
 def check_device(run: Run, stages: list[str]) -> None:

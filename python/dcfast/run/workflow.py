@@ -21,7 +21,7 @@ from dcfast.errors import RunError, printable
 from dcfast.evaluate.scores import read_leaked, read_scores
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE, USAGE
-from dcfast.run.checks import check_device, check_expressions, check_settings, check_stages
+from dcfast.run.checks import check_device, check_expressions, check_one_process, check_settings, check_stages
 from dcfast.run.comparison import Comparison, run_branch, run_one
 from dcfast.run.dry_run import describe
 from dcfast.run.manifest import write_manifest
@@ -29,6 +29,7 @@ from dcfast.run.options import parser, plan_without_pool, settings_of
 from dcfast.rundir.branch import comparison_dir
 from dcfast.rundir.run_dir import Run, Settings, open_run
 from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
+from dcfast.stages.train import train_with
 
 __all__ = [
     "decontaminate",
@@ -75,6 +76,7 @@ def run(
     engine: str = "local",
     ray_address: str | None = None,
     overwrite: bool = False,
+    save_every_minutes: float = 10.0,
     quiet: bool = True,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
@@ -86,6 +88,7 @@ def run(
         workers: pieces at work at once; changes no byte of the results.
         engine: ``local`` or ``ray``.
         overwrite: redo in a directory whose settings differ, instead of refusing.
+        save_every_minutes: of training, between checkpoints beside the recipe's; 0 for none.
         quiet: no progress on standard error.
         say: is given a line when a stage begins.
     Returns:
@@ -96,6 +99,8 @@ def run(
     chosen = settings or Settings()
     check_settings(chosen)
     check_engine(engine, workers)  # before the directory is claimed
+    check_one_process()
+    train_with(save_every_minutes=save_every_minutes)
     if chosen.pool is None and chosen.scale != "tiny":
         raise RunError(f"scale {chosen.scale} needs a pool (--pool DIR); the built-in world is for scale tiny alone")
     show = Silent if quiet else Progress
@@ -218,6 +223,7 @@ def _main(args: argparse.Namespace) -> int:
         engine=args.engine,
         ray_address=args.ray_address,
         overwrite=args.overwrite,
+        save_every_minutes=args.save_every_minutes,
         quiet=args.quiet,
         say=(lambda line: None) if args.quiet else (lambda line: print(f"{line} ...", file=sys.stderr, flush=True)),
     )

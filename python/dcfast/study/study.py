@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.process.libraries import require_library
-from dcfast.run.checks import check_settings
+from dcfast.run.checks import check_one_process, check_settings
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, absolute, make_directory, not_left_empty
 from dcfast.study.cell import read_result
@@ -124,6 +124,7 @@ def run_study(
     Raises:
         ValueError: arguments that make no sense, before any work.   RunError: a study is at work in ``out``.
     """
+    check_one_process()
     for name in grid.scales:
         check_settings(scaled(grid.settings, name))
         if grid.settings.pool is None and scaled(grid.settings, name).scale != "tiny":

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.errors import printable
-from dcfast.process.command import run_command
-from dcfast.process.exit_codes import DONE
+from dcfast.process.command import run_command, status_of
+from dcfast.process.exit_codes import DONE, PEER_LOST
+from dcfast.process.signals import start_worker
 from dcfast.scales import SCALES
 from dcfast.storage.paths import not_left_empty, path_argument
 from dcfast.train.decode import DECODERS
-from dcfast.train.session import train
+from dcfast.train.launch import launch
+from dcfast.train.ranks import LAUNCHER, TOLD, PeerLostError, place_of
 from dcfast.train.settings import LOSSES, RECIPE_FIELDS, TrainSettings, TrainSource, parse_sources
 
 
@@ -64,7 +66,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--workers", type=int, help="processes that decode, per rank; changes no result")
     add("--threads", type=int, help="threads of torch on the CPU")
     add("--log-every", type=int, default=10, metavar="N", help="steps between lines of log.jsonl")
+    add("--save-every-minutes", type=float, default=10.0, metavar="M", help="save a checkpoint every M minutes (10)")
     add("--save-every-steps", type=int, metavar="N", help="also save a checkpoint every N steps")
+    add("--max-replaced", type=float, default=0.01, metavar="SHARE",
+        help="of samples that cannot be used and are replaced; above it training stops (0.01)")  # fmt: skip
+    add("--rank-timeout", type=float, default=60.0, metavar="SECONDS",
+        help="without a sign of life from a rank until training ends; 0 = never (60)")  # fmt: skip
+    add("--processes", type=int, metavar="N", help="ranks on this machine (default: one a GPU, one on the CPU)")
     return parser
 
 
@@ -110,7 +118,10 @@ def settings_of(arguments: argparse.Namespace) -> TrainSettings:
         loss=arguments.loss,
         decoder=arguments.decoder,
         device=arguments.device,
+        save_every_minutes=arguments.save_every_minutes,
         save_every_steps=arguments.save_every_steps,
+        max_replaced=arguments.max_replaced,
+        rank_timeout=arguments.rank_timeout,
         workers=arguments.workers,
         threads=arguments.threads,
         log_every=arguments.log_every,
@@ -127,7 +138,11 @@ class _Printable(logging.Formatter):
 def main(argv: list[str] | None = None) -> int:
     """Entry of ``python -m dcfast.train``; returns the exit status."""
     arguments = _parser().parse_args(argv)
-    return run_command(lambda: _main(arguments), "stopped; the same command goes on from the latest checkpoint")
+    launcher = os.environ.get(LAUNCHER)
+    if launcher is not None:
+        start_worker(int(launcher))
+    line = "stopped; the same command goes on from the latest checkpoint"
+    return run_command(lambda: _main(arguments), line if launcher is None else "")
 
 
 def _main(arguments: argparse.Namespace) -> int:
@@ -137,10 +152,20 @@ def _main(arguments: argparse.Namespace) -> int:
     logging.getLogger("dcfast").setLevel(logging.INFO)
     # open_clip's loss gathers by a function that torch has renamed; once a step is no news
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"open_clip\.loss")
+    first = place_of().rank == 0
     settings = settings_of(arguments)
-    with not_left_empty(settings.out):
-        summary = train(settings)
-    if int(os.environ.get("RANK", "0")) != 0:
+    try:
+        with not_left_empty(Path(settings.out) / "train"):
+            summary = launch(settings, processes=arguments.processes)
+    except PeerLostError:
+        if LAUNCHER in os.environ:  # it knows why, and says it
+            return PEER_LOST
+        raise
+    except Exception as error:
+        if TOLD in getattr(error, "__notes__", ()):
+            return status_of(error)
+        raise
+    if not first:
         return DONE
     said = "; ".join(summary["non_standard"]) or "by the recipe"
     print(
