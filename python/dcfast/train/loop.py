@@ -87,8 +87,10 @@ class _StretchData:
         trainer = self._trainer
         for number in range(self.num_batches):
             if number % trainer.spec.accumulation == 0:
-                if number and trainer.control.ended():
-                    return  # the model is to be saved now
+                if number:
+                    trainer.begun()
+                    if trainer.control.ended():
+                        return  # the model is to be saved now
                 trainer.begin_step()
             batch = next(trainer.batches)
             trainer.take(batch)
@@ -220,6 +222,7 @@ class Trainer:
                         self.control.count()
                         self._save()
                         self.control.saved()
+                        self.begun()
         finally:
             self.batches = iter(())  # ends the workers
 
@@ -281,8 +284,6 @@ class Trainer:
         done = step + 1
         if self.on_step is not None:
             self.on_step(step)
-        if self._spoke is not None:
-            self.begun()
         self._tell(done)
         if done % self.log_every and done != self.steps and step != 0:
             return
