@@ -117,7 +117,7 @@ def test_a_tag_gets_the_activation_of_its_weights(monkeypatch: pytest.MonkeyPatc
     for name, tag in (("ViT-B-32", "openai"), ("ViT-B-32", "laion2b_s34b_b79k"), ("ViT-B-32-quickgelu", "openai")):
         with pytest.raises(MissingDependencyError, match="not built"):
             load_model(name, tag)
-    assert seen == [("ViT-B-32", True), ("ViT-B-32", False), ("ViT-B-32-quickgelu", True)]
+    assert seen == [("ViT-B-32", True), ("ViT-B-32", False), ("ViT-B-32-quickgelu", False)]
 
 
 @pytest.mark.parametrize(("library", "stage"), [("jinja2", "report"), ("PIL", "signatures")])
@@ -129,3 +129,16 @@ def test_a_library_of_a_late_stage_is_looked_for_first(
     with pytest.raises(MissingDependencyError, match=f"stage {stage} needs {library}, which is not installed; pip in"):
         run(tmp_path / "out", Settings(pool=str(pool), filter="no_filter", train=False))
     assert not (tmp_path / "out").exists()
+
+
+def test_features_of_another_activation_are_made_anew() -> None:
+    from dcfast.features.spec import FeatureModel
+    from dcfast.stages.features import model_arguments
+
+    for name, tag, activation in (
+        ("ViT-L-14", "openai", "quickgelu"),
+        ("ViT-L/14", "openai", "quickgelu"),
+        ("ViT-L-14-quickgelu", "openai", None),
+        ("ViT-L-14", "datacomp_xl_s13b_b90k", None),
+    ):
+        assert model_arguments(FeatureModel(("l14",), name, tag))[0].get("activation") == activation

@@ -35,6 +35,7 @@ __all__ = [
     "load_tokenizer",
     "load_weights",
     "model_names",
+    "needs_quick_gelu",
     "read_checkpoint",
     "require_model",
     "weights_hash",
@@ -192,6 +193,17 @@ def _check_tag(name: str, tag: str) -> None:
     )
 
 
+def needs_quick_gelu(name: str, tag: str) -> bool:
+    """Whether a tag's weights were trained with QuickGELU, and the architecture of this name computes without.
+
+    open_clip would only warn, and compute other scores.
+    """
+    open_clip, name = _open_clip(), _checked_name(name)
+    if name.startswith(_SCHEMAS) or not (open_clip.get_pretrained_cfg(name, tag) or {}).get("quick_gelu"):
+        return False
+    return not open_clip.get_model_config(name).get("quick_gelu")
+
+
 def _weights_errors(name: str, tag: str) -> AbstractContextManager[None]:
     return _library_errors(
         f"the weights {name}:{tag}",
@@ -291,8 +303,7 @@ def load_model(name: str, pretrained: str | None = None, *, device: str = "cpu",
         source = name if name.startswith(_SCHEMAS) else "untrained, seed 0"
         content_hash = weights_hash(model)
     elif pretrained in tags and not os.path.isfile(pretrained):
-        # the activation is that of the weights' training: open_clip takes the name's, and but warns
-        quick = bool(open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu"))
+        quick = needs_quick_gelu(name, pretrained)
         with _weights_errors(name, pretrained):
             model = open_clip.create_model(
                 name, pretrained, precision=precision, device=device, output_dict=True, force_quick_gelu=quick

@@ -21,7 +21,7 @@ from dcfast.features.files import ARRAYS, segment_file, status_path
 from dcfast.features.metadata import Filled, SegmentColumns, write_features
 from dcfast.features.spec import TEACHER, FeatureModel, feature_models
 from dcfast.index.build import Segment
-from dcfast.models.clip import load_model, require_model
+from dcfast.models.clip import load_model, needs_quick_gelu, require_model
 from dcfast.models.devices import borrowed_device, gpu_share
 from dcfast.rundir.layout import FEATURE_METADATA, segment_path
 from dcfast.rundir.run_dir import Run
@@ -43,7 +43,10 @@ def model_arguments(model: FeatureModel) -> tuple[dict[str, Any], tuple[str, ...
     file = model.file
     place = model.pretrained if file is None else os.path.abspath(file)
     inputs = () if file is None else (str(place),)
-    return {"key": model.key, "name": model.name, "pretrained": place, "in_run": False}, inputs
+    args = {"key": model.key, "name": model.name, "pretrained": place, "in_run": False}
+    if file is None and model.pretrained is not None and needs_quick_gelu(model.name, model.pretrained):
+        args["activation"] = "quickgelu"  # older embeddings had the name's: they are made anew
+    return args, inputs
 
 
 @lru_cache(maxsize=4)
