@@ -47,6 +47,9 @@ HEAVY = frozenset(
 LIGHT = frozenset(
     [
         "dcfast.cli",
+        "dcfast.errors",
+        "dcfast.process.command",
+        "dcfast.process.starting",
         *(
             f"dcfast.resharding.{name}"
             for name in ("files", "inputs", "output", "plan", "resume", "run", "sources", "write")

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import importlib
 
-from dcfast.errors import (
+from dcfast.process.starting import begin
+
+begin()  # a process that is a command of dcfast can be stopped from here on
+
+from dcfast.errors import (  # noqa: E402
     CheckpointError,
     CorruptDataError,
     DcfastError,

@@ -1,62 +1,114 @@
-"""The console script ``dcfast``: ``run``, a subcommand for each stage, ``study`` and ``doctor``."""
+"""The console script ``dcfast``: ``run``, a subcommand for each stage, and the other programs."""
 
 from __future__ import annotations
 
+import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from dcfast.process.exit_codes import DONE, MEANINGS, USAGE
 
 __all__ = ["main"]
 
-HELP = """usage: dcfast COMMAND [options]
+HELP = """usage: dcfast COMMAND [options]        dcfast COMMAND --help lists its options
 
-  dcfast run ...        the whole workflow (the same as python -m dcfast.run); --help lists its options
+  dcfast run ...        the whole workflow (the same as python -m dcfast.run)
   dcfast STAGE ...      one stage of it, with the same options; the stages before it must be done
                         stages: {stages}
+  dcfast train ...      with {train}: a training by itself (python -m dcfast.train)
+  dcfast evaluate ...   with {evaluate}: a model scored by itself (python -m dcfast.evaluate)
+  dcfast resharder ...  a subset of a pool as new shards, with DataComp's arguments (python -m dcfast.resharder)
   dcfast study ...      many filters, many seeds: which filter is best, and by how much (python -m dcfast.study)
   dcfast refresh ...    a pool's index, made or brought up to date (python -m dcfast.pool_refresh)
   dcfast doctor         versions, what works on this machine, and how to get what does not
   dcfast --version
+
+Exit status: {codes}.
 """
+Main = Callable[[Sequence[str]], int]
+
+
+def _programs() -> dict[str, Callable[[], Main]]:
+    """Name -> what imports its main: only the command that is asked for is loaded."""
+
+    def study() -> Main:
+        from dcfast.study.command import main
+
+        return main
+
+    def refresh() -> Main:
+        from dcfast.index.refresh import main
+
+        return main
+
+    def doctor() -> Main:
+        from dcfast.doctor.command import main
+
+        return main
+
+    def resharder() -> Main:
+        from dcfast.resharding.cli import main
+
+        return main
+
+    return {"run": _run, "resharder": resharder, "study": study, "refresh": refresh, "doctor": doctor}
+
+
+def _run() -> Main:
+    from dcfast.run.workflow import main
+
+    return main
+
+
+def _stage(name: str, words: Sequence[str]) -> int:
+    """A stage of a run; or the program of that name, where an option says that it is meant."""
+    from dcfast.rundir.stage_table import STAGE_TABLE
+
+    is_program = any(word.partition("=")[0] in STAGE_TABLE[name].program_options for word in words)
+    if is_program and name == "train":
+        from dcfast.train.__main__ import main as train
+
+        return train(list(words))
+    if is_program and name == "evaluate":
+        from dcfast.evaluate.__main__ import main as evaluate
+
+        return evaluate(words)
+    from dcfast.run.workflow import main as run
+
+    return run(words, name)
+
+
+def _help() -> str:
+    from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
+
+    codes = "; ".join(f"{code} {meaning}" for code, meaning in MEANINGS.items())
+    options = {name: " or ".join(row.program_options) for name, row in STAGE_TABLE.items() if row.program}
+    return HELP.format(stages=", ".join(STAGES), codes=codes, **options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; returns its exit status."""
+    """Runs a command; returns its exit status (``dcfast.process.exit_codes``)."""
     from dcfast.rundir.stage_table import STAGES
 
-    args = list(sys.argv[1:] if argv is None else argv)
-    if not args or args[0] in ("-h", "--help", "help"):
-        print(HELP.format(stages=", ".join(STAGES)), end="")
-        return 0 if args else 2
-    command, rest = args[0], args[1:]
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help(), end="")
+        return DONE if words else USAGE
+    command, rest = words[0], words[1:]
     if command == "--version":
         from dcfast import __version__
 
         print(__version__)
-        return 0
-    if command == "doctor":
-        from dcfast.doctor.command import main as doctor
-
-        return doctor(rest)
-    if command == "study":
-        from dcfast.study import main as study
-
-        return study(rest)
-    if command == "refresh":
-        from dcfast.index.refresh import main as refresh
-
-        return refresh(rest)
-    from dcfast.run import workflow as run
-
-    if command == "run":
-        return run.main(rest)
+        return DONE
+    programs = _programs()
+    if command in programs:
+        return programs[command]()(rest)
     if command in STAGES:
-        return run.main([*rest, "--from", command, "--to", command])
-    import difflib
-
-    near = difflib.get_close_matches(command, [*STAGES, "run", "study", "refresh", "doctor"], n=1)
+        return _stage(command, rest)
+    near = difflib.get_close_matches(command, [*STAGES, *programs], n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     sys.stderr.write(f"error: dcfast has no command {command!r}{hint}\n")
-    return 2
+    return USAGE
 
 
 if __name__ == "__main__":

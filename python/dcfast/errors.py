@@ -18,9 +18,12 @@ __all__ = [
     "SubsetError",
     "first_line",
     "last_line",
+    "printable",
 ]
 
 _SHOWN_AS_END = dict.fromkeys(map(ord, "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"), "\n")
+_ESCAPE_CODE = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])|\x9b[0-?]*[ -/]*[@-~]"
+"""Codes that colour a terminal, move its cursor or name its window (ECMA-48)."""
 
 
 class DcfastError(Exception):
@@ -77,11 +80,35 @@ class MissingDependencyError(DcfastError, ImportError):
     """An optional library or data file is not installed; the message says how to get it."""
 
 
+def printable(text: str) -> str:
+    """A text as a terminal may show it: without escape codes, and control characters but newline and tab as ``\\x07``.
+
+    For what libraries say and what strangers named: a file's name can hold anything but NUL and a slash.
+    """
+    if text.isprintable():
+        return text
+    import re  # a short command has no need of it
+
+    plain = re.sub(_ESCAPE_CODE, "", text)
+    return "".join(c if c in "\n\t" or not _is_control(c) else repr(c)[1:-1] for c in plain)
+
+
+def _is_control(character: str) -> bool:
+    # C0, DEL and C1; marks that turn the direction of a line; and halves of a pair, which no terminal can be sent
+    code = ord(character)
+    return code < 32 or 127 <= code < 160 or 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069 or _is_half(code)
+
+
+def _is_half(code: int) -> bool:
+    return 0xD800 <= code <= 0xDFFF
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an exception's text, or its class's name where it has none: one line wherever it is shown."""
-    return (str(error).strip() or type(error).__name__).translate(_SHOWN_AS_END).split("\n", 1)[0]
+    text = (str(error).strip() or type(error).__name__).translate(_SHOWN_AS_END).split("\n", 1)[0]
+    return printable(text)
 
 
 def last_line(text: str) -> str:
     """The last line of a program's output as it was shown, progress bars included; empty where there is none."""
-    return text.strip().translate(_SHOWN_AS_END).rsplit("\n", 1)[-1]
+    return printable(text.strip().translate(_SHOWN_AS_END).rsplit("\n", 1)[-1])

@@ -158,7 +158,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "no average over the 38: 39 of DataComp's 40 are missing: vtab/caltech101," in said.out
     assert "note: evaluation set cifar10: it holds 9 pictures" in said.out
     assert said.err.startswith("CIFAR-10: acc1 ")
-    assert main(["--model", "dcfast-tinny", *common]) == 1
+    assert main(["--model", "dcfast-tinny", *common]) == 2
     assert "did you mean 'dcfast-tiny'" in capsys.readouterr().err
     (tmp_path / "sets/wds_cifar10_test/classnames.txt").unlink()
     assert main(["--model", "dcfast-tiny", *common]) == 1

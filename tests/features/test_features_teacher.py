@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +96,9 @@ def test_pairs_of_a_pool_are_held_out(tmp_path: Path) -> None:
     # other pairs: another training, and the old one is gone
     (first,) = (tmp_path / "run/teacher").glob("training-*")
     save_subset(tmp_path / "trusted.npy", trusted[2:])
-    again = run(tmp_path / "run", settings, last="filter")
+    with pytest.raises(RunError, match=r"the uid file .*trusted\.npy holds other uids than it did"):
+        run(tmp_path / "run", settings, last="filter")
+    again = run(tmp_path / "run", settings, last="filter", overwrite=True)
     assert again["teacher"]["content_hash"] != summaries["teacher"]["content_hash"]
     (second,) = (tmp_path / "run/teacher").glob("training-*")
     assert second != first
@@ -111,7 +112,7 @@ def test_a_world_without_clean_pairs_has_no_teacher(tmp_path: Path) -> None:
     small = {"rows": 20, "rows_per_shard": 20, "eval_scale": 0.01, "teacher_pairs": 0}
     with pytest.raises(RunError, match=r"no pairs for a teacher \(teacher_pairs is 0\)"):
         run(tmp_path / "run", Settings(world=small, train=False, device="cpu"), last="teacher")
-    shutil.rmtree(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_too_few_trusted_pairs_are_said_before_any_work(tmp_path: Path) -> None:

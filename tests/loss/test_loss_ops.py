@@ -56,6 +56,42 @@ def test_a_second_derivative_is_refused(loss: Callable[..., torch.Tensor]) -> No
         grad.sum().backward()
 
 
+# torch's own forward mode scripts its formulas on first use
+@pytest.mark.filterwarnings("ignore:.torch.jit.script")
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+@pytest.mark.parametrize("loss", [*LOSSES, dcfast.ClipLoss(), dcfast.SigLipLoss()])
+def test_forward_mode_is_refused_or_right(loss: Callable[..., torch.Tensor], place: int) -> None:
+    inputs = [x.detach() for x in inputs_of()]
+    tangent = torch.ones_like(inputs[place])
+
+    def of_one(value: torch.Tensor) -> torch.Tensor:
+        return loss(*inputs[:place], value, *inputs[place + 1 :])
+
+    if place == 3 and (loss is dcfast.clip_loss or isinstance(loss, dcfast.ClipLoss)):
+        assert float(torch.func.jvp(of_one, (inputs[place],), (tangent,))[1]) == 0  # for any bias the loss is the same
+        return
+    with pytest.raises(NotImplementedError, match=r"forward-mode derivatives \(torch\.func\.jvp"):
+        torch.func.jvp(of_one, (inputs[place],), (tangent,))
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(NotImplementedError, match="reverse mode"):
+        of_one(torch.autograd.forward_ad.make_dual(inputs[place], tangent))
+
+
+def test_clip_loss_takes_a_models_bias_by_name() -> None:
+    """As a model with a bias gives it: open_clip's loss and gradients, and a bias that DDP sees used."""
+    import open_clip
+
+    results = []
+    for library in (open_clip, dcfast):
+        image, text, scale, bias = inputs_of()
+        given = {"image_features": image, "text_features": text, "logit_scale": scale, "logit_bias": bias}
+        loss = library.ClipLoss()(**given, output_dict=True)["contrastive_loss"]
+        loss.backward()
+        results.append((loss.detach(), image.grad, text.grad, scale.grad, bias.grad))
+    for ours, theirs in zip(*results[::-1], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert float(results[1][4]) == 0.0
+
+
 @pytest.mark.parametrize("module", [dcfast.ClipLoss(), dcfast.SigLipLoss()])
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiles_to_one_graph(module: torch.nn.Module, dynamic: bool) -> None:

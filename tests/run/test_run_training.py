@@ -339,7 +339,7 @@ def test_options_become_settings(tmp_path: Path) -> None:
 def test_options_that_cannot_be_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    assert main(["--out", str(tmp_path / "run"), "--quiet", *words]) == 1
+    assert main(["--out", str(tmp_path / "run"), "--quiet", *words]) == 2
     assert message in capsys.readouterr().err
 
 

@@ -20,7 +20,7 @@ from dcfast.interop.wds2idx import write_wds2idx
 from dcfast.resharding import cli as reshard_cli
 from dcfast.run import workflow as run
 from dcfast.storage.atomic import atomic_path
-from dcfast.storage.paths import make_directory
+from dcfast.storage.paths import make_directory, not_left_empty, path_argument, real
 from dcfast.study.command import main as study_main
 from dcfast.study.grid import parse_seeds
 from dcfast.train.__main__ import main as train_main
@@ -115,6 +115,56 @@ def test_a_directory_that_cannot_be_made_says_why(tmp_path: Path, monkeypatch: p
         make_directory(tmp_path / "x", "--out")
 
 
+def test_a_path_is_the_same_however_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("there")
+    place = f"{os.path.realpath(tmp_path)}/there/x"
+    for text in ("~/link/x", "link/x/", "./there/../there//x", f"{tmp_path}/link/x/."):
+        assert real(text) == place
+    assert path_argument("~/x") == f"{tmp_path}/x"
+    assert path_argument("s3://bucket/~/x") == "s3://bucket/~/x"
+
+
+def fail_within(path: Path, *made: str) -> None:
+    """A command that makes directories and files, and fails."""
+    with not_left_empty(path):
+        for name in made:
+            place = path / name
+            (place if name.endswith("/") else place.parent).mkdir(parents=True, exist_ok=True)
+            if not name.endswith("/"):
+                place.write_text("")
+        raise KeyError("planned")
+
+
+def test_a_failed_command_leaves_no_empty_directory(tmp_path: Path) -> None:
+    def tree() -> list[str]:
+        return sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*"))
+
+    (tmp_path / "there").mkdir()
+    for path, made, left in (
+        ("new/deep/out", [], []),
+        ("new/deep/out", ["./", "a/b/", ".lock"], []),
+        ("new", ["a/", "b/file"], ["new", "new/b", "new/b/file"]),
+        ("there", [], []),
+        ("there", [".lock"], []),
+        ("there/x", ["./"], []),
+        ("there", ["sub/"], ["there/sub"]),
+    ):
+        with pytest.raises(KeyError):
+            fail_within(tmp_path / path, *made)
+        assert tree() == sorted(["there", *left]), (path, made)
+        for name in ("new", "there/sub"):
+            subprocess.run(["rm", "-rf", str(tmp_path / name)], check=True)
+    (tmp_path / "there/.lock").touch()
+    with pytest.raises(KeyError):
+        fail_within(tmp_path / "there")
+    assert tree() == ["there", "there/.lock"]
+    with not_left_empty(tmp_path / "new"):
+        (tmp_path / "new").mkdir()
+    assert (tmp_path / "new").is_dir()
+
+
 def test_empty_texts_in_place_of_paths(small: Path) -> None:
     for changed in ({"pool": ""}, {"output_dir": ""}, {"subset": ""}):
         words: dict[str, Any] = {"pool": small / "p", "output_dir": small / "o", "subset": small / "s.npy", **changed}
@@ -155,7 +205,7 @@ def test_numbers_too_large_to_be_meant() -> None:
 def test_seeds_and_lengths_that_training_cannot_take_are_said_up_front(
     option: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run.main([*option, "--out", str(tmp_path / "o")]) == 1
+    assert run.main([*option, "--out", str(tmp_path / "o")]) == 2
     assert f"error: {words}" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
 

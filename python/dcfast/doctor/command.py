@@ -17,6 +17,8 @@ from typing import Any, TextIO
 from dcfast.doctor import checks
 from dcfast.doctor.checks import Row
 from dcfast.doctor.gpu import gpu
+from dcfast.process.command import run_command
+from dcfast.process.exit_codes import DONE, FAILED
 
 __all__ = ["Row", "collect", "main"]
 
@@ -68,12 +70,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--deep", action="store_true", help="also import and try torch, Triton and DALI (seconds)")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     arguments = parser.parse_args(argv)
+    return run_command(lambda: _main(arguments), "stopped")
+
+
+def _main(arguments: argparse.Namespace) -> int:
     rows = collect(deep=arguments.deep)
     if arguments.json:
         print(json.dumps({"works": works(rows), "rows": rows}, indent=1, ensure_ascii=True))
     else:
         render(rows, sys.stdout, deep=arguments.deep)
-    return 0 if works(rows) else 1
+    return DONE if works(rows) else FAILED
 
 
 def render(rows: Sequence[dict[str, Any]], out: TextIO, *, deep: bool = False) -> None:

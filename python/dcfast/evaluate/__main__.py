@@ -7,12 +7,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from dcfast.errors import DcfastError
+from dcfast.errors import printable
 from dcfast.evaluate.evaluation import RESULTS, check_evalsets, evaluate_model
 from dcfast.models.clip import load_model
 from dcfast.models.devices import resolve_device
-from dcfast.process.signals import stoppable
-from dcfast.storage.paths import make_directory, path_argument
+from dcfast.process.command import run_command
+from dcfast.process.exit_codes import DONE
+from dcfast.storage.paths import make_directory, not_left_empty, path_argument
 
 __all__ = ["main"]
 
@@ -74,14 +75,14 @@ def _table(summary: dict[str, Any]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry: 0 done, 1 an error, 2 bad usage, 130 Ctrl-C, 143 SIGTERM."""
+    """Entry of ``python -m dcfast.evaluate``; returns the exit status."""
     args = parser().parse_args(argv)
-    return stoppable(lambda: _main(args), "stopped; the same command resumes")
+    return run_command(lambda: _main(args), "stopped; the same command resumes")
 
 
 def _main(args: argparse.Namespace) -> int:
-    try:
-        check_evalsets(args.evalsets)  # before the model is loaded, which takes longer
+    check_evalsets(args.evalsets)  # before the model is loaded, which takes longer
+    with not_left_empty(args.out):
         make_directory(args.out, "--out")
         clip = load_model(args.model, args.checkpoint, device=resolve_device(args.device), precision=args.precision)
         summary = evaluate_model(
@@ -91,14 +92,11 @@ def _main(args: argparse.Namespace) -> int:
             batch_size=args.batch_size,
             workers=args.workers,
             strict=args.strict,
-            say=lambda line: print(line, file=sys.stderr, flush=True),
+            say=lambda line: print(printable(line), file=sys.stderr, flush=True),
         )
-    except (DcfastError, ValueError, TypeError, OSError, RuntimeError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    print("\n".join([*_table(summary), *(f"note: {note}" for note in summary["notes"])]))
+    print(printable("\n".join([*_table(summary), *(f"note: {note}" for note in summary["notes"])])))
     print(f"results: {args.out}/{summary['results']} (and {RESULTS} beside)")
-    return 0
+    return DONE
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ from dcfast.filters.expression import Argument, Call, parse
 from dcfast.filters.term import LANGUAGE_MODEL, TEXT, Clusters, Rule, Term, english
 from dcfast.filters.text_terms import clip_score
 
-__all__ = ["IMAGE_TERMS"]
+__all__ = ["CLUSTERS", "IMAGE_TERMS"]
 
-_CLUSTERS = ("centroids", "target")
+CLUSTERS = ("centroids", "target")
+"""Arguments that are paths."""
 _DEFAULT_SCORE = "clip_score(l14, fraction=0.3)"  # DataComp-1B
 
 
@@ -26,7 +27,7 @@ def _clusters(call: Call) -> tuple[Clusters, tuple[Argument, ...]]:
     others = []
     for argument in call.arguments:
         name = argument.keyword
-        if name not in _CLUSTERS:
+        if name not in CLUSTERS:
             others.append(argument)
             continue
         if argument.kind != "string" or not argument.value:

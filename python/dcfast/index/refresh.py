@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,15 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dcfast.errors import CorruptDataError, PoolError, RunError
+from dcfast.errors import CorruptDataError, PoolError
 from dcfast.index.build import ShardColumns, write_segment
 from dcfast.index.pool import MAX_SEGMENTS, group_files, list_tars, shard_folder
 from dcfast.index.pool_index import build_pool_records, index_folder, segment_name
 from dcfast.index.segments import Segment, shard_state
-from dcfast.process.signals import stoppable
+from dcfast.process.command import run_command
+from dcfast.process.exit_codes import DONE
 from dcfast.storage.atomic import fsync_dir, write_json
 from dcfast.storage.lock import locked
-from dcfast.storage.paths import make_directory, path_argument
+from dcfast.storage.paths import LOCK_NAME, make_directory, not_left_empty, path_argument
 from dcfast.storage.remote import RemoteOptions, is_url, list_shards, remote_state
 
 __all__ = ["main", "refresh_index"]
@@ -81,9 +81,12 @@ def refresh_index(
     folder = index_folder(index_dir)
     shards = _RemoteShards(os.fspath(pool), remote or RemoteOptions()) if is_url(pool) else _LocalShards(pool)
     names = shards.names
-    make_directory(folder, "index_dir")
     busy = f"{folder}: another process refreshes this index; wait for it"
-    with locked(folder / ".lock", busy), _staging(folder) as staging:
+    with (
+        not_left_empty(folder),
+        locked(make_directory(folder, "index_dir") / LOCK_NAME, busy),
+        _staging(folder) as staging,
+    ):
         old = _OldIndex.open(folder)
         work = _Refresh(shards, staging, old, threads)
         groups = _groups(names)
@@ -266,14 +269,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("pool", type=path_argument, help="directory with *.tar, or with shards/*.tar")
     parser.add_argument("--threads", type=int, default=0, help="shards indexed at a time; default: one per core")
     args = parser.parse_args(argv)
-    return stoppable(lambda: _refresh(args), "stopped; the same command brings it up to date")
+    return run_command(lambda: _refresh(args), "stopped; the same command brings it up to date")
 
 
 def _refresh(args: argparse.Namespace) -> int:
-    try:
-        report = refresh_index(args.index_dir, args.pool, threads=args.threads)
-    except (PoolError, RunError, CorruptDataError, OSError, ValueError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
+    report = refresh_index(args.index_dir, args.pool, threads=args.threads)
     print(json.dumps(report, sort_keys=True))
-    return 0
+    return DONE

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _CAST = _DTYPES[:3]
@@ -69,6 +70,18 @@ def check_finite(value: Tensor, name: str) -> None:
     """Raises ValueError for a tensor on the CPU that is not finite."""
     if value.device.type == "cpu" and not math.isfinite(float(value)):
         raise ValueError(f"{name} must be finite, got {float(value)}")
+
+
+def refuse_forward_mode(*tensors: Tensor) -> None:
+    """Raises NotImplementedError for tensors with a tangent: torch would take the losses' own for zero, in silence."""
+    if torch.compiler.is_compiling():
+        return
+    duals = map(forward_ad.unpack_dual, tensors)
+    if any(dual.tangent is not None for dual in duals):
+        raise NotImplementedError(
+            "forward-mode derivatives (torch.func.jvp, jacfwd, torch.autograd.forward_ad) of the losses are not "
+            "supported: use reverse mode (backward, torch.autograd.grad), or open_clip's loss"
+        )
 
 
 def autocast(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,7 @@ def clip_loss(
         TypeError, ValueError: naming the argument, before any work.
 
     Cost: 8 N^2 D operations, forward and backward. Memory on the CPU: two strips of 6 MiB (or 128 rows of N) and the
-    gradients. Deterministic. First derivatives only. Radford et al. 2021, https://arxiv.org/abs/2103.00020.
+    gradients. Deterministic. First derivatives only, in reverse mode. Radford et al. 2021, https://arxiv.org/abs/2103.00020.
     """
     arguments_checked = checked(image_features, text_features, logit_scale)
     loss: Tensor = ops.clip_loss(*arguments_checked)[0]
@@ -62,6 +62,7 @@ def siglip_loss(
     """
     image, text, scale = checked(image_features, text_features, logit_scale)
     bias = arguments.as_scalar(0.0 if logit_bias is None else logit_bias, "logit_bias", image)
+    arguments.refuse_forward_mode(bias)
     needs = siglip_needs(image, text, scale, bias)
     loss: Tensor = siglip_ops.siglip_loss(image, text, scale, bias, *needs)[0]
     return loss
@@ -99,4 +100,6 @@ def checked(image: Tensor, text: Tensor, scale: Tensor | float) -> tuple[Tensor,
     if isinstance(image, torch.Tensor) and isinstance(text, torch.Tensor):
         image, text = arguments.autocast(image, text)
     arguments.check_features(image, text)
-    return image, text, arguments.as_scalar(scale, "logit_scale", image)
+    factor = arguments.as_scalar(scale, "logit_scale", image)
+    arguments.refuse_forward_mode(image, text, factor)
+    return image, text, factor

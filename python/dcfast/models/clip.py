@@ -7,21 +7,21 @@ trusted, and says which weights a model holds by their hash.
 from __future__ import annotations
 
 import difflib
-import errno
 import gzip
 import hashlib
 import logging
 import os
-import pickle
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dcfast.errors import CheckpointError, CorruptDataError, MissingDependencyError, first_line
+from dcfast.errors import DcfastError, MissingDependencyError, first_line
+from dcfast.models.checkpoint import load_weights, read_checkpoint
+from dcfast.process.libraries import require_library
 from dcfast.storage.hashing import sha256_file
 
 if TYPE_CHECKING:
@@ -35,13 +35,16 @@ __all__ = [
     "load_tokenizer",
     "load_weights",
     "model_names",
+    "needs_quick_gelu",
     "read_checkpoint",
+    "require_model",
     "weights_hash",
 ]
 
 CONFIG_DIR = Path(__file__).parent / "model_configs"
 _SCHEMAS = ("local-dir:", "hf-hub:")
-_SHOWN = 4  # parameters an error message names
+_CACHE = "HF_HOME, by default ~/.cache/huggingface,"
+_FROM_FILE = "or give a file of weights in place of the tag (--features l14=NAME:FILE, --checkpoint FILE)"
 
 
 @dataclass(frozen=True)
@@ -118,101 +121,95 @@ def _byte_type() -> Any:
     return torch.uint8
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a checkpoint file holds: ``.safetensors``, or torch's own format read with ``weights_only``.
-
-    No code in the file is ever run. Memory: the file's size.
-
-    Raises:
-        FileNotFoundError: no such file.
-        CorruptDataError: it is cut off, or no checkpoint.
-    """
-    import torch
-
-    source = Path(path)
-    if not source.is_file():
-        raise FileNotFoundError(f"checkpoint {source}: no such file; expected a .pt or .safetensors file")
-    if source.stat().st_size == 0:
-        raise CorruptDataError(f"checkpoint {source} is empty (0 bytes); it was never written whole", path=str(source))
-    try:
-        if source.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return {"state_dict": load_file(source)}
-        content = torch.load(source, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CorruptDataError(
-            f"checkpoint {source} cannot be read as weights alone ({first_line(error)[:200]}): it is cut off or "
-            "damaged, or holds other Python objects, which dcfast never loads",
-            path=str(source),
-        ) from error
-    except Exception as error:  # torch and safetensors raise many types for damaged files
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # torch seeks before the start
-            raise
-        raise CorruptDataError(
-            f"checkpoint {source} ({source.stat().st_size:,} bytes) cannot be read: {first_line(error)[:200]}; "
-            "it is cut off or no checkpoint",
-            path=str(source),
-        ) from error
-    if not isinstance(content, dict):
-        raise CorruptDataError(
-            f"checkpoint {source} holds a {type(content).__name__}; expected a dict with 'state_dict'",
-            path=str(source),
-        )
-    return content
-
-
-def _state_dict(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    import torch
-
-    state = content.get("state_dict", content)
-    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise CheckpointError(f"checkpoint {path} holds no state_dict of tensors; its keys: {sorted(content)[:8]}")
-    # DistributedDataParallel and torch.compile each put a prefix before every name
-    for prefix in ("module.", "_orig_mod."):
-        if all(key.startswith(prefix) for key in state):
-            state = {key[len(prefix) :]: value for key, value in state.items()}
-    return state
-
-
-def load_weights(model: torch.nn.Module, content: dict[str, Any], path: str | os.PathLike[str], name: str) -> None:
-    """Loads a checkpoint's weights, all or none; CheckpointError names the file, the model and what differs."""
-    state = _state_dict(content, Path(path))
-    expected = model.state_dict()
-    for key in ("logit_scale", "logit_bias"):  # some checkpoints keep them as vectors of one
-        if key in state and key in expected and state[key].numel() == expected[key].numel() == 1:
-            state = {**state, key: state[key].reshape(expected[key].shape)}
-    missing = [key for key in expected if key not in state]
-    foreign = [key for key in state if key not in expected]
-    shapes = [
-        f"{key} is {list(state[key].shape)} there, {list(value.shape)} in {name}"
-        for key, value in expected.items()
-        if key in state and state[key].shape != value.shape
-    ]
-    said = [
-        f"{len(found)} {what}: {', '.join(found[:_SHOWN])}{', ...' if len(found) > _SHOWN else ''}"
-        for what, found in (
-            ("parameters differ in shape", shapes),
-            ("parameters are missing", missing),
-            ("are unknown to the model", foreign),
-        )
-        if found
-    ]
-    if said:
-        raise CheckpointError(f"checkpoint {path} is of another architecture than {name}: {'; '.join(said)}")
-    model.load_state_dict(state)
-
-
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet(level: int = logging.ERROR) -> Iterator[None]:
     """open_clip warns on the root logger about every model without pretrained weights: here that is meant."""
     root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
+    before = root.level
+    root.setLevel(level)
     try:
         yield
     finally:
-        root.setLevel(level)
+        root.setLevel(before)
+
+
+@contextmanager
+def _library_errors(what: str, fault: str, how: str) -> Iterator[None]:
+    """What open_clip, the model hub or transformers raise within becomes one line: WHAT has a FAULT; do HOW.
+
+    They raise all classes of errors for want of a network or of a package, and log them as well.
+    """
+    try:
+        with _quiet(logging.CRITICAL):
+            yield
+    except (DcfastError, MemoryError):
+        raise
+    except ImportError as error:
+        library = error.name or "a library"
+        raise MissingDependencyError(
+            f"{what} needs {library}, which cannot be imported ({first_line(error)[:200]}); pip install {library}"
+        ) from error
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's; not a matter of what is missing
+            raise
+        raise MissingDependencyError(f"{what} {fault} ({first_line(error)[:160]}); {how}") from error
+
+
+def require_model(name: str, pretrained: str | None = None) -> None:
+    """Looks for all that ``load_model`` needs, so that what is missing is said before hours of other work.
+
+    Weights behind a tag that are not in the cache of the model hub are fetched now; a file is left unread.
+
+    Raises:
+        MissingDependencyError: a library, the weights or the tokenizer are not here and cannot be fetched.
+        ValueError: an unknown name; the nearest are suggested.
+    """
+    open_clip = _open_clip()
+    name = _checked_name(name)
+    if name.startswith(_SCHEMAS):
+        load_model(name)  # such a name brings configuration, weights and tokenizer along
+        return
+    config = open_clip.get_model_config(name)
+    parts = (("vision_cfg", "timm_model_name", "timm"), ("text_cfg", "hf_model_name", "transformers"))
+    for tower, key, library in parts:
+        if key in config[tower]:
+            require_library(library, f"model {name}", f"pip install {library}")
+    load_tokenizer(name)
+    if pretrained is not None and not os.path.isfile(pretrained):
+        _check_tag(name, pretrained)
+        with _weights_errors(name, pretrained):
+            open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, pretrained))
+
+
+def _check_tag(name: str, tag: str) -> None:
+    """ValueError where a model has no weights of this tag; the nearest are suggested."""
+    tags = _open_clip().list_pretrained_tags_by_model(name)
+    if tag in tags:
+        return
+    near = difflib.get_close_matches(tag, tags, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(
+        f"pretrained {tag!r} is neither a file nor a tag of {name}{hint} (its tags: {', '.join(tags) or 'none'})"
+    )
+
+
+def needs_quick_gelu(name: str, tag: str) -> bool:
+    """Whether a tag's weights were trained with QuickGELU, and the architecture of this name computes without.
+
+    open_clip would only warn, and compute other scores.
+    """
+    open_clip, name = _open_clip(), _checked_name(name)
+    if name.startswith(_SCHEMAS) or not (open_clip.get_pretrained_cfg(name, tag) or {}).get("quick_gelu"):
+        return False
+    return not open_clip.get_model_config(name).get("quick_gelu")
+
+
+def _weights_errors(name: str, tag: str) -> AbstractContextManager[None]:
+    return _library_errors(
+        f"the weights {name}:{tag}",
+        "are not on this machine, and cannot be fetched",
+        f"fetch them once where there is a network ({_CACHE} holds them), {_FROM_FILE}",
+    )
 
 
 @cache
@@ -228,7 +225,13 @@ def load_tokenizer(name: str) -> Callable[[list[str]], Tensor]:
     merges = (config.get("tokenizer_kwargs") or {}).get("bpe_merges")
     tokenizer: Callable[[list[str]], Tensor]
     if merges is None:
-        tokenizer = open_clip.get_tokenizer(name)
+        with _library_errors(
+            f"the tokenizer of {name}",
+            "is not on this machine, and cannot be fetched",
+            f"fetch it once where there is a network ({_CACHE} holds it), or name local-dir:DIR, a folder with "
+            "open_clip_config.json, the weights and the tokenizer",
+        ):
+            tokenizer = open_clip.get_tokenizer(name)
         return tokenizer
     from open_clip.tokenizer import SimpleTokenizer, default_bpe
 
@@ -262,9 +265,18 @@ def create_model(name: str, *, seed: int, device: str = "cpu", precision: str = 
     name = _checked_name(name)
     with torch.random.fork_rng(devices=[]), _quiet():
         torch.manual_seed(seed)
-        model = _open_clip().create_model(
-            name, precision=precision, device=device, output_dict=True, pretrained_text=False, **options
-        )
+        with _library_errors(f"model {name}", "cannot be made", "check its name, its folder, or the network"):
+            # a name on the hub stands for its weights: without them open_clip would only log it, and draw others
+            needs_weights = name.startswith("hf-hub:")
+            model = _open_clip().create_model(
+                name,
+                precision=precision,
+                device=device,
+                output_dict=True,
+                pretrained_text=False,
+                require_pretrained=needs_weights,
+                **options,
+            )
     return model
 
 
@@ -279,6 +291,7 @@ def load_model(name: str, pretrained: str | None = None, *, device: str = "cpu",
         ValueError: an unknown name or tag; the nearest are suggested.
         CheckpointError: the file is of another architecture; says which parameters differ.
         CorruptDataError: the file is cut off or no checkpoint.
+        MissingDependencyError: weights or tokenizer are not here and cannot be fetched, or need another library.
     """
     open_clip = _open_clip()
     name = _checked_name(name)
@@ -289,18 +302,17 @@ def load_model(name: str, pretrained: str | None = None, *, device: str = "cpu",
         model = create_model(name, seed=0, device=device, precision=precision)
         source = name if name.startswith(_SCHEMAS) else "untrained, seed 0"
         content_hash = weights_hash(model)
-    elif pretrained in tags and not os.path.exists(pretrained):
-        model = open_clip.create_model(name, pretrained, precision=precision, device=device, output_dict=True)
+    elif pretrained in tags and not os.path.isfile(pretrained):
+        quick = needs_quick_gelu(name, pretrained)
+        with _weights_errors(name, pretrained):
+            model = open_clip.create_model(
+                name, pretrained, precision=precision, device=device, output_dict=True, force_quick_gelu=quick
+            )
         source, content_hash = f"open_clip tag {pretrained}", weights_hash(model)
     else:
         path = Path(pretrained)
         if not path.is_file():
-            near = difflib.get_close_matches(pretrained, tags, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(
-                f"pretrained {pretrained!r} is neither a file nor a tag of {name}{hint} "
-                f"(its tags: {', '.join(tags) or 'none'})"
-            )
+            _check_tag(name, pretrained)
         content = read_checkpoint(path)
         model = create_model(name, seed=0, precision=precision)
         load_weights(model, content, path, name)

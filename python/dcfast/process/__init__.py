@@ -1,3 +1,4 @@
-"""What a process owes to its surroundings: an orderly end (``signals``), a bounded read-ahead (``read_ahead``), and to
-its callers: checks of what they pass (``arguments``).
+"""What a process owes to its surroundings: an orderly end (``command``, ``signals``, ``exit_codes``, from its very
+``starting`` on), a bounded read-ahead (``read_ahead``), and to its callers: checks of what they pass (``arguments``)
+and of what is installed (``libraries``).
 """

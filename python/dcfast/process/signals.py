@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from dcfast.process.exit_codes import interrupted
+
 __all__ = ["SAVE_SECONDS", "Stopped", "handlers_kept", "postponed", "spawning", "start_worker", "stoppable"]
 
 GRACE_SECONDS = 2.0
@@ -80,7 +82,9 @@ def _watched(line: str, signals: list[int]) -> Iterator[None]:
     # one that is ignored stays so (nohup, a job in the background of a script), and one that is not Python's is left
     ours = [number for number in _SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
     before: dict[int, Any] = {number: signal.signal(number, stop) for number in ours}
-    _before_command.update(before)
+    # a forked process takes the handlers from here: that of a command's start would end it instead of raising
+    usual = signal.default_int_handler
+    _before_command.update({n: usual if handler is interrupted else handler for n, handler in before.items()})
     usual_hook, sys.unraisablehook = sys.unraisablehook, _unraisable
     earlier = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
     ended = threading.Event()

@@ -7,10 +7,11 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from typing import Any
 
-from dcfast.errors import DcfastError
-from dcfast.process.signals import stoppable
+from dcfast.errors import printable
+from dcfast.process.command import run_command
+from dcfast.process.exit_codes import DONE
 from dcfast.resharding.run import reshard
-from dcfast.storage.paths import path_argument
+from dcfast.storage.paths import not_left_empty, path_argument
 
 __all__ = ["main", "parse_arguments"]
 
@@ -31,8 +32,7 @@ A slice (--first-shard, --num-shards) without an input shard writes an empty out
 
 Damaged input shards give what is whole in them, and are named on stderr.
 
-Exit status: 0 done, 1 the run cannot go on or the output does not verify, 2 wrong arguments, 130 or 143 stopped by
-Ctrl-C or SIGTERM.
+Exit status: 0 done, 1 failed, 2 wrong arguments, 130 or 143 stopped by Ctrl-C or SIGTERM.
 """
 
 
@@ -111,13 +111,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the resharder; returns its exit status."""
     args = parse_arguments(argv)
     how = "--resume in place of --overwrite" if args.overwrite else "--resume"
-    return stoppable(lambda: _main(args), f"stopped; the same command with {how} goes on")
+    return run_command(lambda: _main(args), f"stopped; the same command with {how} goes on")
 
 
 def _main(args: Namespace) -> int:
     seed = args.shuffle_seed if args.shuffle_seed is not None else 0 if args.shuffle_bufsize > 0 else None
     blur = args.apply_blur or args.inject_blur_metadata
-    try:
+    with not_left_empty(args.output_dir):
         report = reshard(
             args.input_dir if len(args.input_dir) > 1 else args.input_dir[0],
             args.output_dir,
@@ -139,9 +139,6 @@ def _main(args: Namespace) -> int:
             threads=args.num_workers,
             sync=not args.no_sync,
         )
-    except (DcfastError, OSError, ValueError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
     if report.get("chosen_shards") == 0:
         first, count = args.first_shard, args.num_shards
         sys.stderr.write(
@@ -149,7 +146,7 @@ def _main(args: Namespace) -> int:
             "the output has no shards\n"
         )
     for note in report.get("notes", []):
-        sys.stderr.write(f"warning: {note}\n")
+        sys.stderr.write(printable(f"warning: {note}\n"))
     for damage in report.get("damage", [])[:_MOST_WARNINGS]:
         sys.stderr.write(
             f"warning: input shard {damage['shard']!r} is damaged at byte {damage['offset']}: {damage['message']}; "
@@ -159,7 +156,7 @@ def _main(args: Namespace) -> int:
         sys.stderr.write(f"warning: {more} more damages of input shards\n")
     if not args.quiet:
         _print_report(report, args)
-    return 0
+    return DONE
 
 
 def _print_report(report: dict[str, Any], args: Namespace) -> None:

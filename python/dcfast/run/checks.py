@@ -9,6 +9,8 @@ from dcfast.evaluate import check_evalsets
 from dcfast.evaluate.folders import evalset_tars
 from dcfast.filters import compile_filter
 from dcfast.filters.term import SCORES
+from dcfast.models.clip import require_model
+from dcfast.process.libraries import require_library
 from dcfast.rundir.branch import branch_settings
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.settings import DEVICES, LOSSES, SOURCES, TEACHER, Settings
@@ -16,7 +18,7 @@ from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
 from dcfast.scales import scale
 from dcfast.stages.features import check_features
 from dcfast.stages.filter.outcomes import resolve_expression
-from dcfast.stages.teacher import check_teacher
+from dcfast.stages.teacher import check_teacher, teacher_model
 from dcfast.train.dali import require_dali
 from dcfast.train.decode import DECODERS
 from dcfast.train.ranks import place_of
@@ -92,10 +94,20 @@ def check_expressions(run: Run) -> None:
 def check_stages(run: Run, stages: list[str]) -> None:
     # what can be known to be wrong before hours of work, is said before them
     check_expressions(run)
+    for stage in stages:
+        for library in STAGE_TABLE[stage].libraries:
+            require_library(library, f"stage {stage}")
     if "teacher" in stages:
         check_teacher(run)
     if "features" in stages:
         check_features(run)
+    for stage, model in (
+        ("teacher", teacher_model()),
+        ("train", scale(run.settings.scale).model),
+        ("evaluate", scale(run.settings.scale).model),
+    ):
+        if stage in stages:
+            require_model(model)
     if "world" in stages:
         return  # it may be half rendered: its files are listed when it is whole
     run.pool  # noqa: B018  (lists the pool, or says what is missing)

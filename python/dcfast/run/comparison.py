@@ -19,6 +19,7 @@ from dcfast.process.signals import SAVE_SECONDS, Stopped, postponed, spawning, s
 from dcfast.run.checks import check_settings
 from dcfast.run.manifest import write_manifest
 from dcfast.rundir.branch import branch_settings, branch_stages, comparison_dir, link_base
+from dcfast.rundir.claim import located
 from dcfast.rundir.run_dir import Run, Settings, open_run
 from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
 from dcfast.stages import stage_steps
@@ -81,7 +82,7 @@ def run_branch(
     """
     check_settings(settings)
     for name in SHARED_SETTINGS:
-        mine, its = getattr(settings, name), getattr(base_settings, name)
+        mine, its = getattr(located(settings), name), getattr(located(base_settings), name)
         if mine != its:
             raise ValueError(f"a branch shares {name} with its base: {its!r} there, {mine!r} here")
     source = Run(Path(os.path.abspath(base)), base_settings)

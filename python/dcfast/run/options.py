@@ -10,12 +10,20 @@ from typing import Any
 
 from dcfast.engine.engine import ENGINES
 from dcfast.run.checks import check_settings
+from dcfast.rundir.claim import located
 from dcfast.rundir.settings import DEVICES, LOSSES, Settings
-from dcfast.rundir.stage_table import STAGES
+from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
 from dcfast.scales import SCALES, scale
 from dcfast.storage.paths import path_argument
 
-__all__ = ["add_training_options", "parse_features", "parse_world", "parser", "plan_without_pool", "settings_of"]
+__all__ = [
+    "add_training_options",
+    "parse_features",
+    "parse_world",
+    "parser",
+    "plan_without_pool",
+    "settings_of",
+]
 
 
 def plan_without_pool(name: str) -> str:
@@ -89,21 +97,43 @@ def add_training_options(p: argparse.ArgumentParser) -> None:
     )
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line of ``python -m dcfast.run`` and of each stage's subcommand."""
-    p = argparse.ArgumentParser(
-        prog="python -m dcfast.run",
-        description="Index, score, decontaminate and filter a pool of image-text pairs, train CLIP on what is kept, "
-        "and score it; no sample is lost silently.",
-        epilog="The same command resumes a run that was stopped. Docs: docs/architecture.md, docs/filters.md.",
-    )
+def _about(stage: str | None) -> tuple[str, str, str]:
+    """Name, description and closing words of the help."""
+    docs = "The same command resumes a run that was stopped. Docs: docs/architecture.md, docs/filters.md."
+    if stage is None:
+        whole = (
+            "Index, score, decontaminate and filter a pool of image-text pairs, train CLIP on what is kept, and score "
+            "it; no sample is lost silently."
+        )
+        return "python -m dcfast.run", whole, docs
+    before = STAGES[: STAGES.index(stage)]
+    row = STAGE_TABLE[stage]
+    words = f"One stage of a run: {row.does}."
+    if before:
+        words += f" What the run asks for of these must be done before: {', '.join(before)}."
+    if row.program:
+        words += (
+            f" With {' or '.join(row.program_options)} it is the program {row.program}, without a run directory: "
+            f"python -m {row.program} --help lists its options."
+        )
+    words += " Give the options of the run: they are what makes the directory --out the same run."
+    return f"dcfast {stage}", words, docs
+
+
+def parser(stage: str | None = None) -> argparse.ArgumentParser:
+    """The command line of ``python -m dcfast.run``, or of one stage's subcommand."""
+    prog, description, epilog = _about(stage)
+    p = argparse.ArgumentParser(prog=prog, description=description, epilog=epilog)
     p.add_argument("--scale", default="tiny", metavar="NAME", help=f"one of {', '.join(SCALES)} (default tiny)")
     p.add_argument(
         "--filter", metavar="EXPR", help='e.g. "basic_filter & clip_score(l14, fraction=0.3) & ~contaminated"'
     )
     p.add_argument("--out", type=path_argument, metavar="DIR", help="run directory (default runs/SCALE)")
-    p.add_argument("--from", dest="first", metavar="STAGE", help=f"first stage to run: {', '.join(STAGES)}")
-    p.add_argument("--to", dest="last", metavar="STAGE", help="last stage to run")
+    if stage is None:
+        p.add_argument("--from", dest="first", metavar="STAGE", help=f"first stage to run: {', '.join(STAGES)}")
+        p.add_argument("--to", dest="last", metavar="STAGE", help="last stage to run")
+    else:
+        p.set_defaults(first=stage, last=stage)
     add_training_options(p)
     p.add_argument("--no-train", action="store_true", help="the data half alone: no training, no evaluation")
     p.add_argument(
@@ -158,9 +188,6 @@ def parse_features(given: list[str] | None) -> dict[str, str] | None:
             raise ValueError(f"--features takes PREFIX=MODEL, e.g. l14=ViT-L-14:openai, or none; got {text!r}")
         if prefix in found:
             raise ValueError(f"--features: {prefix} is given twice")
-        name, colon, pretrained = model.partition(":")
-        if colon and os.sep in pretrained:
-            model = f"{name}:{os.path.abspath(pretrained)}"  # a checkpoint file: the run may be resumed from elsewhere
         found[prefix] = model
     return found
 
@@ -181,12 +208,8 @@ def parse_world(given: list[str] | None) -> dict[str, Any] | None:
     return found
 
 
-def _absolute(path: str | None) -> str | None:
-    return os.path.abspath(path) if path is not None else None
-
-
 def settings_of(args: argparse.Namespace) -> Settings:
-    """Settings from parsed arguments, paths made absolute; ValueError for values out of range."""
+    """Settings from parsed arguments, every path by its real name; ValueError for values out of range."""
     if args.shard_size < 1:
         raise ValueError(f"--shard-size must be at least 1; got {args.shard_size}")
     if not 0 <= args.max_distance <= 64:
@@ -195,8 +218,8 @@ def settings_of(args: argparse.Namespace) -> Settings:
         raise ValueError(f"--workers must be at least 1; got {args.workers}")
     settings = Settings(
         scale=scale(args.scale).name,
-        pool=_absolute(args.pool),
-        evalsets=_absolute(args.evalsets),
+        pool=args.pool,
+        evalsets=args.evalsets,
         filter=args.filter,
         seed=args.seed,
         shard_size=args.shard_size,
@@ -204,7 +227,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         verify_images=args.verify_images,
         strict=args.strict,
         features=parse_features(args.features),
-        teacher_uids=_absolute(args.teacher_uids),
+        teacher_uids=args.teacher_uids,
         train=not args.no_train,
         compare=args.compare,
         loss=args.loss,
@@ -215,4 +238,4 @@ def settings_of(args: argparse.Namespace) -> Settings:
         world=parse_world(args.world),
     )
     check_settings(settings)
-    return settings
+    return located(settings)

@@ -17,9 +17,10 @@ from typing import Any
 
 from dcfast.engine import check_engine, open_engine
 from dcfast.engine.progress import Progress, Silent
-from dcfast.errors import DcfastError, RunError
+from dcfast.errors import RunError, printable
 from dcfast.evaluate.scores import read_leaked, read_scores
-from dcfast.process.signals import stoppable
+from dcfast.process.command import run_command
+from dcfast.process.exit_codes import DONE, USAGE
 from dcfast.run.checks import check_device, check_expressions, check_one_process, check_settings, check_stages
 from dcfast.run.comparison import Comparison, run_branch, run_one
 from dcfast.run.dry_run import describe
@@ -194,42 +195,37 @@ def _score_lines(out: Path, summaries: dict[str, Any]) -> list[str]:
     return lines
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry of ``python -m dcfast.run``: 0 done, 1 an error, 2 a plan instead of work or bad usage, 130 Ctrl-C,
-    143 SIGTERM, 138 SIGUSR1."""
-    args = parser().parse_args(argv)
-    return stoppable(lambda: _main(args), "stopped; the same command resumes")
+def main(argv: Sequence[str] | None = None, stage: str | None = None) -> int:
+    """Entry of ``python -m dcfast.run``, and of ``dcfast STAGE``; returns the exit status."""
+    args = parser(stage).parse_args(argv)
+    return run_command(lambda: _main(args), "stopped; the same command resumes")
 
 
 def _main(args: argparse.Namespace) -> int:
-    try:
-        settings = settings_of(args)
-        if settings.pool is None and settings.scale != "tiny":
-            sys.stderr.write(plan_without_pool(settings.scale) + "\n")
-            return 2
-        out = Path(args.out or Path("runs") / settings.scale)
-        if args.dry_run:
-            planned = Run(out, settings)
-            check_engine(args.engine, args.workers)
-            _selected(planned, args.first, args.last)
-            check_expressions(planned)
-            sys.stdout.write(describe(out, settings, args.workers) + "\n")
-            return 0
-        summaries = run(
-            out,
-            settings,
-            first=args.first,
-            last=args.last,
-            workers=args.workers,
-            engine=args.engine,
-            ray_address=args.ray_address,
-            overwrite=args.overwrite,
-            save_every_minutes=args.save_every_minutes,
-            quiet=args.quiet,
-            say=(lambda line: None) if args.quiet else (lambda line: print(f"{line} ...", file=sys.stderr, flush=True)),
-        )
-    except (DcfastError, ValueError, TypeError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    print("\n".join(_closing_lines(out, summaries)))
-    return 0
+    settings = settings_of(args)
+    if settings.pool is None and settings.scale != "tiny":
+        sys.stderr.write(plan_without_pool(settings.scale) + "\n")
+        return USAGE
+    out = Path(args.out or Path("runs") / settings.scale)
+    if args.dry_run:
+        planned = Run(out, settings)
+        check_engine(args.engine, args.workers)
+        stages = _selected(planned, args.first, args.last)
+        check_expressions(planned)
+        sys.stdout.write(printable(describe(out, settings, args.workers, stages)) + "\n")
+        return DONE
+    summaries = run(
+        out,
+        settings,
+        first=args.first,
+        last=args.last,
+        workers=args.workers,
+        engine=args.engine,
+        ray_address=args.ray_address,
+        overwrite=args.overwrite,
+        save_every_minutes=args.save_every_minutes,
+        quiet=args.quiet,
+        say=(lambda line: None) if args.quiet else (lambda line: print(f"{line} ...", file=sys.stderr, flush=True)),
+    )
+    print(printable("\n".join(_closing_lines(out, summaries))))
+    return DONE

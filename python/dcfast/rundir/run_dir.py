@@ -6,20 +6,21 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from dcfast.errors import RunError
 from dcfast.index.pool import Pool, group_files
+from dcfast.rundir.claim import differences, kept_spelling, located, read_settings, with_uid_hashes
 from dcfast.rundir.layout import FEATURE_METADATA, OWN_FOLDERS
 from dcfast.rundir.settings import NO_COMPARISON, TEACHER, Settings
 from dcfast.rundir.stage_table import STAGE_TABLE
 from dcfast.rundir.summaries import load_object
 from dcfast.storage.atomic import remove_leftovers, write_json
 from dcfast.storage.lock import locked
-from dcfast.storage.paths import absolute, make_directory
+from dcfast.storage.paths import LOCK_NAME, absolute, make_directory, not_left_empty
 from dcfast.world import WorldSpec
 
 __all__ = ["Run", "Settings"]
@@ -116,9 +117,15 @@ class Run:
         Called when the settings are known to make sense: a typo does not claim a directory.
         """
         path, now = self.summary_path("settings"), asdict(self.settings)
-        if not path.exists() or json.loads(path.read_bytes()) != now:
+        if path.exists():
+            if json.loads(path.read_bytes()) == now:
+                return
+            is_same = not differences(read_settings(path), self.settings)
+        else:
+            is_same = False
+        if not is_same:
             self.invalidate(stages)  # first: a kill in between must not leave them to the new settings
-            write_json(path, now)
+        write_json(path, now)
 
 
 def _refuse_if_input(out: Path, settings: Settings) -> None:
@@ -138,7 +145,8 @@ def _refuse_if_input(out: Path, settings: Settings) -> None:
             raise RunError(f"--out {out} would write into {option} {given} itself; choose another directory for --out")
 
 
-def _refuse_if_foreign(out: Path, settings: Settings, overwrite: bool) -> None:
+def _claimable(out: Path, settings: Settings, overwrite: bool) -> Settings:
+    """The settings of the run that is or may be made there; RunError where the directory is another's."""
     state_file = out / "state" / "settings.json"
     if not state_file.exists():
         strangers = sorted(p.name for p in out.iterdir() if p.name not in ("state", ".lock", "world"))
@@ -147,41 +155,40 @@ def _refuse_if_foreign(out: Path, settings: Settings, overwrite: bool) -> None:
                 f"--out {out} is not empty and no run of dcfast ({', '.join(strangers[:5])}...); "
                 "choose another directory, or --overwrite to write into this one"
             )
-        return
-    usual = {f.name: f.default for f in fields(Settings)}
+        return settings
     try:
-        stored = {k: v for k, v in json.loads(state_file.read_bytes()).items() if k in usual}
-        before = {**usual, **stored}  # written before a setting existed: it had its default
-    except (ValueError, AttributeError, RecursionError):
+        before = read_settings(state_file)
+        differing = differences(before, settings)
+    except (ValueError, TypeError, AttributeError, RecursionError):
         raise RunError(f"{state_file} cannot be read; choose another --out, or remove the directory") from None
-    differing = [
-        f"{name}: {before.get(name)!r} there, {value!r} now"
-        for name, value in asdict(settings).items()
-        if before.get(name) != value
-    ]
-    if differing and not overwrite:
+    if not differing:
+        return kept_spelling(before, settings)
+    if not overwrite:
         raise RunError(
             f"--out {out} holds another run ({'; '.join(differing)}); choose another directory, "
             "or --overwrite to redo there what differs"
         )
+    return settings
 
 
 @contextmanager
 def open_run(out: str | os.PathLike[str], settings: Settings, *, overwrite: bool = False) -> Iterator[Run]:
     """Locks a run directory, checks that it is this run's or nobody's, clears leftovers of a killed process.
 
-    It becomes this run's by ``Run.claim``.
+    It becomes this run's by ``Run.lock_settings``. The run's settings name every file by its real path
+    (``dcfast.rundir.claim``), however they were given. Where the block fails before anything is written, a directory
+    that was made for it is removed.
 
     Raises:
         RunError: the directory belongs to another run, to something else, is an input, or a run is at work in it.
         OSError: it is a file, or cannot be made.
     """
-    root = Path(absolute(out))
+    root = Path(absolute(os.path.expanduser(out)))
+    settings = with_uid_hashes(located(settings))
     _refuse_if_input(root, settings)
-    make_directory(root, "--out")
     busy = f"--out {root}: another process is running there; wait for it, or choose another --out"
-    with locked(root / ".lock", busy):
-        _refuse_if_foreign(root, settings, overwrite)
+    with not_left_empty(root), locked(make_directory(root, "--out") / LOCK_NAME, busy):
+        settings = _claimable(root, settings, overwrite)
         remove_leftovers(root, below=False)
         for name in OWN_FOLDERS:
             remove_leftovers(root / name)

@@ -40,6 +40,7 @@ class Settings:
         decoder: of the training's pictures, a name of ``dcfast.train.decode.DECODERS``.
         samples_seen: of training, instead of the recipe's: such a run is marked as non-standard.
         world: changes to the built-in world's ``WorldSpec`` (``{"rows": 3200}``), or None.
+        uid_hashes: path -> XXH3-128 of the uid files that filters and ``teacher_uids`` name; set when a run is claimed.
     """
 
     scale: str = "tiny"
@@ -61,3 +62,4 @@ class Settings:
     decoder: str = "pil"
     samples_seen: int | None = None
     world: dict[str, Any] | None = None
+    uid_hashes: dict[str, str] | None = None

@@ -33,34 +33,54 @@ class Stage:
     """What is known of a stage by its name.
 
     Attributes:
+        does: what it does, for its help.
         asked: whether it is part of a run.
+        program: module of the program of the same name, which needs no run.
+        program_options: options of which any one means the program.
         absent: why it may be no part of one, for the message.
         folders: what it writes below the run directory, besides files: nothing else in there is ever removed.
         shared: files and folders that a branch takes from its base, besides the stage's markers and summary.
         branched: a branch does it by itself.
         on_models: it runs models, and wants a GPU at the scales of DataComp.
+        libraries: modules that it imports late and that need not be installed.
         alone: its single pieces bring their own threads and processes, and use this machine's GPU: no cluster's tasks.
     """
 
+    does: str
     asked: Callable[[_Run], bool] = lambda run: True
+    program: str = ""
+    program_options: tuple[str, ...] = ()
     absent: str = "is no part of this run"
     folders: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
     branched: bool = False
     on_models: bool = False
+    libraries: tuple[str, ...] = ()
     alone: bool = False
 
 
 STAGE_TABLE = {
     "world": Stage(
+        "renders the built-in world, a small pool with evaluation sets whose truth is known",
         asked=lambda run: run.is_world,
         absent="renders the built-in world, for runs without --pool; leave --pool out",
         folders=("world",),
+        libraries=("PIL",),
         shared=("world",),
     ),
-    "index": Stage(folders=("index",), shared=("index",)),
-    "signatures": Stage(folders=("signatures",), shared=("signatures",)),
+    "index": Stage(
+        "reads the headers of the pool's shards: which sample lies where, and its uid",
+        folders=("index",),
+        shared=("index",),
+    ),
+    "signatures": Stage(
+        "decodes and hashes the pictures of the pool and of the evaluation sets",
+        folders=("signatures",),
+        libraries=("PIL",),
+        shared=("signatures",),
+    ),
     "teacher": Stage(
+        "trains the small model that scores the pool, where --features asks for it",
         asked=lambda run: TEACHER in run.features.values(),
         absent="trains the model that scores the pool, where --features asks for it (--features l14=teacher)",
         folders=("teacher",),
@@ -69,18 +89,29 @@ STAGE_TABLE = {
         alone=True,
     ),
     "features": Stage(
+        "computes CLIP scores and embeddings of the pool, as DataComp's columns and npz files",
         asked=lambda run: bool(run.features),
         absent="makes the columns that --features asks for (--features l14=ViT-L-14:openai)",
         folders=("features",),
         shared=("features",),
         on_models=True,
     ),
-    "decontaminate": Stage(shared=("contaminated.npy", "contamination.parquet", "state/parts/contamination")),
-    "filter": Stage(folders=("filter",), branched=True),
-    "reshard": Stage(folders=("reshard", "shards"), branched=True),
-    "verify": Stage(),
+    "decontaminate": Stage(
+        "finds the samples of the pool that are pictures of the evaluation sets",
+        shared=("contaminated.npy", "contamination.parquet", "state/parts/contamination"),
+    ),
+    "filter": Stage(
+        "decides by the filter expression what becomes of each sample, and writes subset.npy",
+        folders=("filter",),
+        branched=True,
+    ),
+    "reshard": Stage("writes the kept samples as new shards", folders=("reshard", "shards"), branched=True),
+    "verify": Stage("reads the new shards again and compares every payload with its source"),
     "train": Stage(
+        "trains CLIP by the scale's recipe on the kept samples",
         asked=lambda run: run.settings.train,
+        program="dcfast.train",
+        program_options=("--data", "--shards", "--index", "--settings"),
         absent="is left out by --no-train",
         folders=("train",),
         branched=True,
@@ -88,14 +119,17 @@ STAGE_TABLE = {
         alone=True,
     ),
     "evaluate": Stage(
+        "scores the trained model on every evaluation set",
         asked=lambda run: run.settings.train and run.evalset_dir is not None,
+        program="dcfast.evaluate",
+        program_options=("--model",),
         absent="scores the trained model: it needs --evalsets DIR, and training (no --no-train)",
         folders=("evaluate",),
         branched=True,
         on_models=True,
         alone=True,
     ),
-    "report": Stage(),
+    "report": Stage("writes report.html and report.json", libraries=("jinja2", "PIL")),
 }
 """By name, in the order of a run."""
 

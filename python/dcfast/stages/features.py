@@ -21,7 +21,7 @@ from dcfast.features.files import ARRAYS, segment_file, status_path
 from dcfast.features.metadata import Filled, SegmentColumns, write_features
 from dcfast.features.spec import TEACHER, FeatureModel, feature_models
 from dcfast.index.build import Segment
-from dcfast.models.clip import load_model, model_names
+from dcfast.models.clip import load_model, needs_quick_gelu, require_model
 from dcfast.models.devices import borrowed_device, gpu_share
 from dcfast.rundir.layout import FEATURE_METADATA, segment_path
 from dcfast.rundir.run_dir import Run
@@ -43,7 +43,10 @@ def model_arguments(model: FeatureModel) -> tuple[dict[str, Any], tuple[str, ...
     file = model.file
     place = model.pretrained if file is None else os.path.abspath(file)
     inputs = () if file is None else (str(place),)
-    return {"key": model.key, "name": model.name, "pretrained": place, "in_run": False}, inputs
+    args = {"key": model.key, "name": model.name, "pretrained": place, "in_run": False}
+    if file is None and model.pretrained is not None and needs_quick_gelu(model.name, model.pretrained):
+        args["activation"] = "quickgelu"  # older embeddings had the name's: they are made anew
+    return args, inputs
 
 
 @lru_cache(maxsize=4)
@@ -61,15 +64,12 @@ def load_feature_model(root: Path, args: dict[str, Any], device: str) -> Any:
 
 
 @lru_cache(maxsize=16)
-def _check(name: str, pretrained: str, fingerprint: str) -> None:
+def _check(name: str, pretrained: str | None, fingerprint: str) -> None:
     del fingerprint  # part of the cache's key only
-    known = name in model_names()
-    if known and not os.path.isfile(pretrained):
-        from open_clip import list_pretrained_tags_by_model
-
-        if pretrained in list_pretrained_tags_by_model(name):
-            return  # it would be downloaded, which is left to the stage
-    load_model(name, pretrained)  # the whole file is read, once: better now than after days of indexing
+    if pretrained is not None and os.path.isfile(pretrained):
+        load_model(name, pretrained)  # the whole file is read, once: better now than after days of indexing
+    else:
+        require_model(name, pretrained)
 
 
 def check_features(run: Run) -> None:
@@ -78,9 +78,10 @@ def check_features(run: Run) -> None:
     Raises:
         ValueError: an unknown prefix, model or tag; the nearest are suggested.
         CheckpointError, CorruptDataError: a checkpoint of another architecture, or cut off.
+        MissingDependencyError: weights or a tokenizer that are not here and cannot be fetched.
     """
     for model in feature_models(run.features):
-        if model.pretrained is not None:
+        if not model.is_teacher:
             _check(model.name, model.pretrained, _mark(model.pretrained))
 
 

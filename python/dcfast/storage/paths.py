@@ -1,19 +1,31 @@
-"""Paths that a command line or a caller names: never empty, and for outputs directories that can be made."""
+"""Paths that a command line or a caller names: never empty, the same from everywhere, and for outputs directories that
+can be made.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["absolute", "make_directory", "path_argument"]
+from dcfast.storage.lock import take_lock
+
+__all__ = ["LOCK_NAME", "absolute", "make_directory", "not_left_empty", "path_argument", "real"]
+
+LOCK_NAME = ".lock"
+"""The lock file that a command keeps in a directory it writes."""
 
 
 def path_argument(text: str) -> str:
-    """The ``type`` of an argparse argument that is a path: an empty one would be the working directory by chance."""
+    """The ``type`` of an argparse argument that is a path, ``~`` expanded: ``--pool=~/data`` is not the shell's.
+
+    An empty one would be the working directory by chance.
+    """
     if not text:
         raise argparse.ArgumentTypeError("expected a path; got an empty text")
-    return text
+    return os.path.expanduser(text)
 
 
 def make_directory(path: str | os.PathLike[str], argument: str) -> Path:
@@ -33,6 +45,42 @@ def make_directory(path: str | os.PathLike[str], argument: str) -> Path:
         words = f"{argument} must be a directory that is there or can be made; {why}. Choose another place"
         raise type(error)(error.errno, words, os.fspath(path)) from None
     return directory
+
+
+@contextmanager
+def not_left_empty(path: str | os.PathLike[str]) -> Iterator[None]:
+    """For the time of a command that writes into a directory, which it makes where it is missing.
+
+    Where the command fails, what was made meanwhile and holds nothing goes again: the directory, with those above it
+    and empty ones below, and a lock file that stands alone.
+    """
+    directory = Path(path)
+    fresh = [place for place in (directory, *directory.parents) if not os.path.lexists(place)]
+    had_lock = os.path.lexists(directory / LOCK_NAME)
+    try:
+        yield
+    except BaseException:
+        _remove_empty(directory, fresh, had_lock)
+        raise
+
+
+def _remove_empty(directory: Path, fresh: list[Path], had_lock: bool) -> None:
+    with suppress(OSError):  # one that is not empty stays, and all above it
+        for parent, folders, _ in os.walk(directory, topdown=False) if fresh else ():
+            for name in folders:
+                with suppress(OSError):
+                    os.rmdir(os.path.join(parent, name))
+        if not had_lock and os.listdir(directory) == [LOCK_NAME]:
+            lock = take_lock(directory / LOCK_NAME)  # whoever has it by now is at work here
+            os.unlink(directory / LOCK_NAME)
+            os.close(lock)
+        for place in fresh:
+            os.rmdir(place)
+
+
+def real(path: str | os.PathLike[str]) -> str:
+    """The one absolute path of a place, however it is written: ``~``, ``..``, links and a slash at the end resolved."""
+    return os.path.realpath(os.path.expanduser(os.fspath(path)))
 
 
 def absolute(path: str | os.PathLike[str]) -> str:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.engine.piece import fingerprint_files
-from dcfast.errors import DcfastError
 from dcfast.evaluate.scores import read_scores
-from dcfast.process.signals import stoppable
+from dcfast.process.command import run_command
+from dcfast.process.exit_codes import DONE, USAGE
 from dcfast.run.workflow import run, run_branch
+from dcfast.rundir.claim import located, read_settings, with_uid_hashes
 from dcfast.rundir.settings import Settings
 from dcfast.storage.atomic import write_json
 from dcfast.study.grid import Cell
@@ -40,7 +41,7 @@ def _key(cell: Cell) -> dict[str, Any]:
     marks = [f"state/{BASE_STAGE}.json", "state/index.json"]
     return {
         "version": RESULT_VERSION,
-        "settings": asdict(cell.settings),
+        "settings": asdict(with_uid_hashes(located(cell.settings))),
         "base": fingerprint_files(base, [name for name in marks if (base / name).exists()]),
     }
 
@@ -51,12 +52,19 @@ def read_result(cell: Cell) -> dict[str, Any] | None:
         found = json.loads(_result_path(cell).read_bytes())
     except (OSError, ValueError):
         return None
-    if not isinstance(found, dict) or found.get("key") != _key(cell):
+    if not isinstance(found, dict) or _with_defaults(found.get("key")) != _key(cell):
         return None
     results = Path(cell.directory) / "eval_results.jsonl"
     if cell.label is not None and not results.exists():
         return None
     return dict(found["result"])
+
+
+def _with_defaults(key: Any) -> Any:
+    """A key as it would be now: one of before a setting existed had its default."""
+    if not isinstance(key, dict) or not isinstance(key.get("settings"), dict):
+        return None
+    return {**key, "settings": {**asdict(Settings()), **key["settings"]}}
 
 
 def perform_cell(cell: Cell, workers: int, *, overwrite: bool = False) -> dict[str, Any]:
@@ -65,7 +73,7 @@ def perform_cell(cell: Cell, workers: int, *, overwrite: bool = False) -> dict[s
         run(cell.directory, cell.settings, last=BASE_STAGE, workers=workers, overwrite=overwrite)
         result: dict[str, Any] = {"base": True}
     else:
-        shared = Settings(**json.loads((Path(cell.base) / "state/settings.json").read_bytes()))
+        shared = read_settings(Path(cell.base) / "state/settings.json")
         summaries = run_branch(cell.base, shared, cell.directory, cell.settings, workers=workers, overwrite=overwrite)
         scores = read_scores(cell.directory)
         chosen, trained = summaries["filter"], summaries["train"]
@@ -94,22 +102,18 @@ def _drop_older_checkpoints(folder: Path, trained: dict[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 done, 1 an error (in words, on standard error)."""
+    """Entry of ``python -m dcfast.study.cell``; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     if len(words) not in (2, 3):
         sys.stderr.write("usage: python -m dcfast.study.cell FILE WORKERS [overwrite] (a study starts it)\n")
-        return 2
+        return USAGE
+    return run_command(lambda: _main(words), "stopped; the study resumes it")
+
+
+def _main(words: list[str]) -> int:
     cell = Cell.from_json(json.loads(Path(words[0]).read_bytes()))
-    return stoppable(lambda: _main(cell, words), "stopped; the study resumes it")
-
-
-def _main(cell: Cell, words: list[str]) -> int:
-    try:
-        perform_cell(cell, int(words[1]), overwrite="overwrite" in words[2:])
-    except (DcfastError, ValueError, TypeError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    return 0
+    perform_cell(cell, int(words[1]), overwrite="overwrite" in words[2:])
+    return DONE
 
 
 if __name__ == "__main__":

@@ -8,9 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dcfast.errors import DcfastError
-from dcfast.process.signals import stoppable
+from dcfast.errors import printable
+from dcfast.process.command import run_command
+from dcfast.process.exit_codes import DONE, FAILED
 from dcfast.run.options import add_training_options, parse_features, parse_world
+from dcfast.rundir.claim import located
 from dcfast.rundir.settings import Settings
 from dcfast.scales import SCALES
 from dcfast.storage.paths import absolute, path_argument
@@ -72,10 +74,10 @@ def parser() -> argparse.ArgumentParser:
 
 def _grid(args: argparse.Namespace) -> Grid:
     settings = Settings(
-        pool=absolute(args.pool) if args.pool is not None else None,
-        evalsets=absolute(args.evalsets) if args.evalsets is not None else None,
+        pool=args.pool,
+        evalsets=args.evalsets,
         features=parse_features(args.features),
-        teacher_uids=absolute(args.teacher_uids) if args.teacher_uids is not None else None,
+        teacher_uids=args.teacher_uids,
         loss=args.loss,
         decoder=args.decoder,
         device=args.device,
@@ -83,6 +85,7 @@ def _grid(args: argparse.Namespace) -> Grid:
         samples_seen=args.samples_seen,
         world=parse_world(args.world),
     )
+    settings = located(settings)  # cells are resumed from other directories
     if len(set(args.scales)) != len(args.scales):
         raise ValueError(f"--scales names one twice: {', '.join(args.scales)}")
     if settings.pool is not None and settings.evalsets is None:
@@ -102,36 +105,32 @@ def _halves(args: argparse.Namespace, seeds: tuple[int, ...]) -> tuple[tuple[int
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 all cells are done, 1 an error or a cell that failed, 130 Ctrl-C, 143 SIGTERM."""
+    """Entry of ``python -m dcfast.study``; returns the exit status: 1 also where a cell failed."""
     args = parser().parse_args(argv)
-    return stoppable(lambda: _main(args), "stopped; the same command resumes")
+    return run_command(lambda: _main(args), "stopped; the same command resumes")
 
 
 def _main(args: argparse.Namespace) -> int:
-    try:
-        grid = _grid(args)
-        choose, confirm = _halves(args, grid.seeds)
-        out = Path(absolute(args.out))
-        if args.dry_run:
-            cells = grid.cells(out)
-            print("\n".join(f"{cell.name}: {cell.settings.filter} -> {cell.directory}" for cell in cells))
-            most = "" if args.confirm_all else "at most "  # which filter is confirmed is not known yet
-            print(f"{most}{len(cells)} trainings and {len({cell.base for cell in cells})} base runs; nothing was done")
-            return 0
-        study = run_study(
-            out,
-            grid,
-            choose=choose,
-            confirm=confirm,
-            jobs=args.jobs,
-            cores=os.cpu_count(),
-            overwrite=args.overwrite,
-            confirm_all=args.confirm_all,
-            say=(lambda line: None) if args.quiet else (lambda line: print(line, file=sys.stderr, flush=True)),
-        )
-    except (DcfastError, ValueError, TypeError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    print(markdown(study), end="")
+    grid = _grid(args)
+    choose, confirm = _halves(args, grid.seeds)
+    out = Path(absolute(args.out))
+    if args.dry_run:
+        cells = grid.cells(out)
+        print("\n".join(f"{cell.name}: {cell.settings.filter} -> {cell.directory}" for cell in cells))
+        most = "" if args.confirm_all else "at most "  # which filter is confirmed is not known yet
+        print(f"{most}{len(cells)} trainings and {len({cell.base for cell in cells})} base runs; nothing was done")
+        return DONE
+    study = run_study(
+        out,
+        grid,
+        choose=choose,
+        confirm=confirm,
+        jobs=args.jobs,
+        cores=os.cpu_count(),
+        overwrite=args.overwrite,
+        confirm_all=args.confirm_all,
+        say=(lambda line: None) if args.quiet else (lambda line: print(printable(line), file=sys.stderr, flush=True)),
+    )
+    print(printable(markdown(study)), end="")
     print(f"results: {out / 'study.md'}, study.json, study.csv, study.png, study.svg")
-    return 1 if study["failed"] else 0
+    return FAILED if study["failed"] else DONE

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.filters import compile_filter
+from dcfast.filters.files import move_files
 from dcfast.rundir.branch import branch_settings, slug
 from dcfast.rundir.settings import NO_COMPARISON, Settings
 from dcfast.scales import scale
+from dcfast.storage.paths import real
 from dcfast.world import WorldSpec
 
 __all__ = ["NOT_CANDIDATES", "STANDARD_FILTERS", "Cell", "Grid", "parse_filters", "parse_seeds", "scaled"]
@@ -86,7 +88,7 @@ class Grid:
     def cell(self, out: Path, name: str, seed: int, label: str) -> Cell:
         """The run of one filter."""
         base = self.base(out, name, seed)
-        expression = self.filters[label].replace("{seed}", str(seed))
+        expression = move_files(self.filters[label].replace("{seed}", str(seed)), real)
         settings = branch_settings(replace(base.settings, seed=seed), expression)
         return Cell(name, seed, label, settings, str(_place(out, name) / f"seed-{seed}" / slug(label)), base.directory)
 

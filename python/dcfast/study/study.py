@@ -10,9 +10,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from dcfast.process.libraries import require_library
 from dcfast.run.checks import check_one_process, check_settings
 from dcfast.storage.lock import locked
-from dcfast.storage.paths import absolute, make_directory
+from dcfast.storage.paths import LOCK_NAME, absolute, make_directory, not_left_empty
 from dcfast.study.cell import read_result
 from dcfast.study.execute import Failure, execute
 from dcfast.study.grid import NOT_CANDIDATES, Cell, Grid, scaled
@@ -135,8 +136,8 @@ def run_study(
         raise ValueError(f"seeds that choose cannot confirm; both have {', '.join(map(str, both))}")
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1; got {jobs}")
+    require_library("matplotlib", "a study's plot")
     root = Path(absolute(out))
-    make_directory(root, "--out")
     cells = grid.cells(root)
     results: Results = {}
     failed: list[tuple[str, str]] = []
@@ -169,7 +170,8 @@ def run_study(
         )
         write(plots=False)
 
-    with locked(root / ".lock", f"--out {root}: another study is running there; wait for it, or choose another"):
+    busy = f"--out {root}: another study is running there; wait for it, or choose another"
+    with not_left_empty(root), locked(make_directory(root, "--out") / LOCK_NAME, busy):
         failures: list[Failure] = []
         first = [cell for cell in cells if cell not in later]
         for phase in range(2):

@@ -7,18 +7,24 @@ import json
 import logging
 import os
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
 
-from dcfast.errors import DcfastError
-from dcfast.process.signals import start_worker, stoppable
+from dcfast.errors import printable
+from dcfast.process.command import run_command, status_of
+from dcfast.process.exit_codes import DONE, PEER_LOST
+from dcfast.process.signals import start_worker
 from dcfast.scales import SCALES
-from dcfast.storage.paths import path_argument
+from dcfast.storage.paths import not_left_empty, path_argument
 from dcfast.train.decode import DECODERS
 from dcfast.train.launch import launch
-from dcfast.train.ranks import LAUNCHER, PEER_LOST, TOLD, PeerLostError, place_of
+from dcfast.train.ranks import LAUNCHER, TOLD, PeerLostError, place_of
 from dcfast.train.settings import LOSSES, RECIPE_FIELDS, TrainSettings, TrainSource, parse_sources
+
+
+_AFTER_THE_FIRST = 2.0
 
 
 def _override(text: str) -> tuple[str, Any]:
@@ -48,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         help="all settings from a JSON file (train/settings.json), and no other option",
     )
     add("--scale", default="tiny", choices=list(SCALES), help="whose recipe is followed (default: tiny)")
-    add("--shards", metavar="DIR[::DIR]", help="directories of shards (*.tar)")
+    add("--shards", "--data", metavar="DIR[::DIR]", help="directories of shards (*.tar)")
     add("--weights", metavar="W[::W]", help="how often a sample of each directory is taken, relative to the others")
     add("--index", type=path_argument, metavar="DIR", help="instead of --shards: a run, or its index directory")
     add("--shards-dir", type=path_argument, metavar="DIR", help="with --index: the pool's directory of shards")
@@ -101,7 +107,8 @@ def settings_of(arguments: argparse.Namespace) -> TrainSettings:
     elif arguments.shards is not None:
         if arguments.shards_dir is not None or arguments.subset is not None:
             raise ValueError("--shards-dir and --subset belong to --index; new --shards hold the subset alone")
-        sources = parse_sources(arguments.shards, arguments.weights)
+        shards = "::".join(os.path.expanduser(directory) for directory in arguments.shards.split("::"))
+        sources = parse_sources(shards, arguments.weights)
     else:
         raise ValueError("nothing to train on: give --shards, or --index with --shards-dir and --subset")
     return TrainSettings(
@@ -125,43 +132,53 @@ def settings_of(arguments: argparse.Namespace) -> TrainSettings:
     )
 
 
+class _Printable(logging.Formatter):
+    """Log lines name shards and quote libraries: what they hold is not for a terminal to obey."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command; 0 when the training is done, 1 when it failed, 2 for arguments that make no sense, 130 and 143
-    where Ctrl-C or SIGTERM stopped it."""
+    """Entry of ``python -m dcfast.train``; returns the exit status."""
     arguments = _parser().parse_args(argv)
     launcher = os.environ.get(LAUNCHER)
     if launcher is not None:
         start_worker(int(launcher))
     line = "stopped; the same command goes on from the latest checkpoint"
-    return stoppable(lambda: _main(arguments), line if launcher is None else "")
+    return run_command(lambda: _main(arguments), line if launcher is None else "")
 
 
 def _main(arguments: argparse.Namespace) -> int:
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Printable("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("dcfast").setLevel(logging.INFO)
     # open_clip's loss gathers by a function that torch has renamed; once a step is no news
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"open_clip\.loss")
+    first = place_of().rank == 0
+    settings = settings_of(arguments)
     try:
-        first = place_of().rank == 0
-        settings = settings_of(arguments)
-        summary = launch(settings, processes=arguments.processes)
-    except PeerLostError as error:
+        with not_left_empty(Path(settings.out) / "train"):
+            summary = launch(settings, processes=arguments.processes)
+    except PeerLostError:
         if LAUNCHER in os.environ:  # it knows why, and says it
             return PEER_LOST
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except (DcfastError, ValueError, TypeError, OSError) as error:
-        if TOLD not in getattr(error, "__notes__", ()):
-            print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, DcfastError) else 2
+        raise
+    except Exception as error:
+        if TOLD in getattr(error, "__notes__", ()):
+            if LAUNCHER not in os.environ:
+                time.sleep(_AFTER_THE_FIRST)  # torchrun ends all ranks when one has ended: the first speaks before
+            return status_of(error)
+        raise
     if not first:
-        return 0
+        return DONE
     said = "; ".join(summary["non_standard"]) or "by the recipe"
     print(
         f"{summary['samples_seen']:,} samples in {summary['steps']:,} steps ({said}); loss "
         f"{summary['loss_first']:.4f} -> {summary['loss_last']:.4f}; {summary['checkpoint']}"
     )
-    return 0
+    return DONE
 
 
 if __name__ == "__main__":

@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.errors import RunError
+from dcfast.process.exit_codes import PEER_LOST
 from dcfast.process.signals import SAVE_SECONDS, Stopped, postponed
 from dcfast.storage.atomic import write_json
 from dcfast.storage.temporary import temporary_folder
-from dcfast.train.ranks import LAUNCHER, MEETING, PEER_LOST, place_of, world_sizes
+from dcfast.train.ranks import LAUNCHER, MEETING, place_of, world_sizes
 from dcfast.train.session import train
 from dcfast.train.settings import TrainSettings
 

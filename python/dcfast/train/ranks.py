@@ -22,7 +22,6 @@ from dcfast.train.settings import differences
 __all__ = [
     "LAUNCHER",
     "MEETING",
-    "PEER_LOST",
     "TOLD",
     "PeerLostError",
     "Place",
@@ -40,8 +39,6 @@ MEETING = "DCFAST_MEETING"
 """The file at which the ranks that ``launch`` started meet."""
 LAUNCHER = "DCFAST_LAUNCHER"
 """The process that started them: they end with it, and it says what became of them."""
-PEER_LOST = 75
-"""Exit status of a rank that ``launch`` started, where another rank has gone."""
 TOLD = "rank 0 says it"
 """A note of an error that all ranks know: one of them is enough to say it."""
 

@@ -1,0 +1,32 @@
+"""What the exit status of a command means: the same for all of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType
+
+__all__ = ["DONE", "FAILED", "INTERRUPTED", "MEANINGS", "PEER_LOST", "TERMINATED", "USAGE", "WARNED", "interrupted"]
+
+DONE = 0
+FAILED = 1
+USAGE = 2
+PEER_LOST = 75
+INTERRUPTED = 128 + signal.SIGINT
+WARNED = 128 + signal.SIGUSR1
+TERMINATED = 128 + signal.SIGTERM
+
+MEANINGS = {
+    DONE: "done",
+    FAILED: "failed: data, files, a filter or a run are not as they must be, or something unforeseen",
+    USAGE: "nothing was done: arguments that make no sense, or a plan in place of work",
+    PEER_LOST: "a rank of a training, where another has gone: who started them says what happened",
+    INTERRUPTED: "stopped by Ctrl-C (SIGINT)",
+    WARNED: "stopped by SIGUSR1, as Slurm warns of the end of a job",
+    TERMINATED: "stopped by SIGTERM",
+}
+
+
+def interrupted(number: int, frame: FrameType | None) -> None:
+    """The handler of SIGINT while no command is at work: nothing was begun, so there is nothing to say."""
+    os._exit(INTERRUPTED)

@@ -1,0 +1,123 @@
+"""Settings that mean the same from everywhere: their paths in one form, and what lies behind the uid files.
+
+A run is resumed from another directory, by another link, after a file was replaced. So the settings that a run
+directory holds name every place by its real path, and every uid file by the hash of its content, too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, fields, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from dcfast.filters.files import move_files, uid_files
+from dcfast.rundir.settings import NO_COMPARISON, Settings
+from dcfast.storage.hashing import hash_file
+from dcfast.storage.paths import absolute, real
+
+__all__ = ["differences", "kept_spelling", "located", "read_settings", "with_uid_hashes"]
+
+_PLACES = ("pool", "evalsets", "teacher_uids")
+_EXPRESSIONS = ("filter", "compare")
+_SCHEMA = "local-dir:"
+
+
+def located(settings: Settings, place: Callable[[str], str] = real) -> Settings:
+    """The settings with ``place(path)`` for every path in them: directories, uid files, checkpoints, expressions.
+
+    Raises:
+        FilterError: an expression cannot be read.
+    """
+    changed: dict[str, Any] = {}
+    for name in _PLACES:
+        value = getattr(settings, name)
+        if value is not None:
+            changed[name] = place(value)
+    for name in _EXPRESSIONS:
+        text = getattr(settings, name)
+        if text is not None and text != NO_COMPARISON:
+            changed[name] = move_files(text, place)
+    if settings.features:
+        changed["features"] = {prefix: _model(text, place) for prefix, text in settings.features.items()}
+    return replace(settings, **changed)
+
+
+def _model(text: str, place: Callable[[str], str]) -> str:
+    """A feature model, whose weights may be a file: ``NAME:FILE`` or ``local-dir:DIR``, but not ``NAME:TAG``."""
+    if text.startswith(_SCHEMA):
+        return f"{_SCHEMA}{place(text.removeprefix(_SCHEMA))}" if text != _SCHEMA else text
+    name, colon, weights = text.partition(":")
+    is_path = os.sep in weights or weights.startswith("~") or os.path.isfile(weights)
+    return f"{name}:{place(weights)}" if colon and is_path and name != "hf-hub" else text
+
+
+def with_uid_hashes(settings: Settings) -> Settings:
+    """The settings (``located``) with the hash of each uid file they name; a file that is not there has none.
+
+    Cost: one read of each file, once a process and version of it.
+    """
+    names = [settings.teacher_uids] if settings.teacher_uids is not None else []
+    for expression in (settings.filter, settings.compare):
+        if expression is not None and expression != NO_COMPARISON:
+            names += uid_files(expression)
+    hashes = {name: digest for name in sorted(set(names)) if (digest := _content(name)) is not None}
+    return replace(settings, uid_hashes=hashes or None)
+
+
+def _content(path: str) -> str | None:
+    try:
+        status = os.stat(path)
+        return _hashed(path, status.st_size, status.st_mtime_ns) if os.path.isfile(path) else None
+    except OSError:
+        return None  # the check of the run's stages says what is wrong with it
+
+
+@lru_cache(maxsize=64)
+def _hashed(path: str, size: int, mtime_ns: int) -> str:
+    del size, mtime_ns  # part of the cache's key only
+    return hash_file(path)
+
+
+def read_settings(path: Path) -> Settings:
+    """The settings that a run directory holds; one written before a setting existed has its default.
+
+    Raises:
+        FileNotFoundError: there are none.   ValueError: the file was altered.
+    """
+    known = {field.name for field in fields(Settings)}
+    stored = json.loads(path.read_bytes())
+    if not isinstance(stored, dict):
+        raise ValueError(f"{path}: expected the settings of a run, an object; got a {type(stored).__name__}")
+    return Settings(**{name: value for name, value in stored.items() if name in known})
+
+
+def differences(before: Settings, now: Settings) -> list[str]:
+    """In words, what makes ``now`` (with hashes) another run than ``before``; empty where it is the same."""
+    there, here = asdict(located(before)), asdict(located(now))
+    found = [
+        f"{name}: {getattr(before, name)!r} there, {value!r} now"
+        for name, value in here.items()
+        if name != "uid_hashes" and there[name] != value
+    ]
+    known, seen = before.uid_hashes or {}, now.uid_hashes or {}
+    changed = [path for path in seen if known.get(path, seen[path]) != seen[path]]
+    return [*found, *(f"the uid file {path} holds other uids than it did" for path in changed)]
+
+
+def kept_spelling(before: Settings, now: Settings) -> Settings:
+    """The same run's settings, as they stand already: other names of the same files would have its pieces redone.
+
+    Only those that mean the same from everywhere are kept. Hashes of files that are gone are kept, too.
+    """
+    fixed = located(before, absolute)
+    kept = {
+        name: value
+        for name in (*_PLACES, *_EXPRESSIONS, "features")
+        if (value := getattr(before, name)) == getattr(fixed, name)
+    }
+    hashes = {**(before.uid_hashes or {}), **(now.uid_hashes or {})}
+    return replace(now, **kept, uid_hashes=hashes or None)
