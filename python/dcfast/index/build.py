@@ -42,6 +42,7 @@ def write_segment(
     read_image_size: bool = True,
     sync: bool = True,
     remote: RemoteOptions | None = None,
+    uid_from: str = "json",
 ) -> dict[str, Any]:
     """Indexes shards into one segment file, which appears whole or not at all.
 
@@ -54,6 +55,8 @@ def write_segment(
         read_image_size: read the picture headers. Without it width and height are 0.
         sync: fsync the file and its directory; without it the file may be lost in a crash of the machine.
         remote: how URLs are read: credentials, window, retries.
+        uid_from: ``json``, ``url`` or ``key``: see ``dcfast.index.metadata.UID_SOURCES``. Shards of a segment keep the
+            uids they have there.
     Returns:
         dict of JSON values: num_shards, num_samples, num_members (of samples), num_strays, tar_bytes,
         damage and notes (lists of {shard, name, offset, message}), flags (SampleFlag name -> samples).
@@ -78,6 +81,7 @@ def write_segment(
             read_image_size,
             threads,
             options.window_bytes,
+            uid_from,
         )
     counts = written.flag_counts
     damage: list[dict[str, Any]] = []

@@ -19,6 +19,7 @@ __all__ = [
     "group_files",
     "list_parquet",
     "list_tars",
+    "metadata_folder",
     "shard_folder",
 ]
 
@@ -58,6 +59,12 @@ def shard_folder(directory: StrPath) -> Path:
     return Path(shards_below(os.fspath(directory)))
 
 
+def metadata_folder(directory: StrPath) -> Path:
+    """Where the metadata of a pool lies: in ``metadata`` below the directory, where there is one, else with the shards."""
+    below = Path(directory) / "metadata"
+    return below if below.is_dir() else shard_folder(directory)
+
+
 def list_parquet(directory: StrPath) -> list[str]:
     """The names of the parquet files of a directory, sorted; hidden ones are none. OSError where it cannot be read."""
     return sorted(n for n in os.listdir(directory) if n.endswith(".parquet") and not n.startswith("."))
@@ -65,7 +72,7 @@ def list_parquet(directory: StrPath) -> list[str]:
 
 @dataclass(frozen=True)
 class Pool:
-    """The files of a pool, listed once.
+    """The files of a pool, listed once: in ``shards`` and ``metadata``, or side by side in one directory.
 
     Attributes:
         shard_dir: holds the tars.
@@ -88,20 +95,22 @@ class Pool:
             raise PoolError(
                 f"pool {root}: no such directory; expected one with shards/*.tar and metadata/*.parquet (--pool DIR)"
             )
-        shard_dir = root / "shards"
-        if not shard_dir.is_dir():
-            raise PoolError(
-                f"pool {root}: it has no directory shards/; expected shards/*.tar as img2dataset writes them"
-            )
+        shard_dir = shard_folder(root)
         tars = list_tars(shard_dir)
+        if shard_dir == root and not tars.names:
+            raise PoolError(
+                f"pool {root}: it has no directory shards/, and no .tar file itself; expected shards/*.tar and "
+                f"metadata/*.parquet, or both side by side as img2dataset writes them{tars.hint}"
+            )
         if not tars.names:
             raise PoolError(f"pool {root}: shards/ holds no .tar file; nothing to index{tars.hint}")
-        table_dir = root / "metadata"
-        if not table_dir.is_dir():
-            raise PoolError(
-                f"pool {root}: it has no directory metadata/; expected metadata/*.parquet with at least a column uid"
-            )
+        table_dir = metadata_folder(root)
         metadata = [str(table_dir / name) for name in list_parquet(table_dir)]
+        if not metadata and table_dir == shard_dir:
+            raise PoolError(
+                f"pool {root}: it has no directory metadata/, and no .parquet file beside its shards; expected "
+                "metadata/*.parquet with at least a column uid"
+            )
         if not metadata:
             raise PoolError(f"pool {root}: metadata/ holds no .parquet file; a filter needs at least a column uid")
         for name in (*tars.names, *metadata):

@@ -8,14 +8,20 @@ from __future__ import annotations
 import os
 from collections import namedtuple
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 __all__ = [
     "TEMPORARY_PREFIX",
     "PassedOver",
     "TarListing",
+    "first_notes",
     "is_shard_name",
     "list_tars",
     "printable",
     "reason_passed_over",
+    "say_losses",
     "shards_below",
 ]
 
@@ -57,6 +63,17 @@ def printable(name: str) -> str:
     """A file name as text that can be printed and stored: bytes that are not UTF-8, and control characters, escaped."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def say_losses(losses: Iterable[tuple[str, int, str]]) -> list[str]:
+    """(shard, offset, message) of what may hide samples, a sentence each."""
+    return [f"shard {printable(name)}, byte {offset:,}: {message}" for name, offset, message in losses]
+
+
+def first_notes(notes: list[str], count: int | None = None) -> list[str]:
+    """The first notes of many, and how many more there are. ``count``: of all, where ``notes`` are some of them."""
+    more = (len(notes) if count is None else count) - _NAMED
+    return notes[:_NAMED] + ([f"{more:,} more such notes on shards"] if more > 0 else [])
 
 
 class TarListing:

@@ -74,6 +74,7 @@ def _grid(args: argparse.Namespace) -> Grid:
     settings = Settings(
         pool=absolute(args.pool) if args.pool is not None else None,
         evalsets=absolute(args.evalsets) if args.evalsets is not None else None,
+        uid_from=args.uid_from,
         features=parse_features(args.features),
         teacher_uids=absolute(args.teacher_uids) if args.teacher_uids is not None else None,
         loss=args.loss,

@@ -23,8 +23,10 @@ from dcfast.errors import CorruptDataError, PoolError, SubsetError
 from dcfast.index.build import write_segment
 from dcfast.index.pool import list_tars, shard_folder
 from dcfast.index.pool_index import index_folder
+from dcfast.index.rows import loss_notes
 from dcfast.index.segments import Segment
 from dcfast.resharding.plan import ReshardPlan, ShardSources, make_plan
+from dcfast.storage.listing import first_notes
 from dcfast.storage.npz import load_array, write_npy
 from dcfast.uids.sets import load_subset, open_records
 
@@ -70,7 +72,7 @@ class SourceFiles:
         rows: npy of row ids by position, or None where positions are the samples of the segments in order.
         count: positions.
         name: for messages.
-        notes: what among the shards was passed over, in words.
+        notes: what among the shards was passed over, and what of them may hide samples, in words.
     """
 
     segments: tuple[str, ...]
@@ -108,7 +110,17 @@ def prepare_source(source: TrainSource, work: Path, number: int) -> SourceFiles:
         raise SubsetError(
             f"source {source}: the subset is empty, or none of its samples is in the pool; nothing to train on"
         )
-    return SourceFiles(segments, os.path.abspath(str(source.shards_dir)), os.path.abspath(rows), count, str(source))
+    losses = [note for path in segments for note in loss_notes(Segment.open(path, verify=False))]
+    notes = _told(first_notes(losses))
+    where = os.path.abspath(str(source.shards_dir))
+    return SourceFiles(segments, where, os.path.abspath(rows), count, str(source), notes)
+
+
+def _told(notes: list[str]) -> tuple[str, ...]:
+    """Notes on a source, which the log has at once: training may end before its summary is written."""
+    for note in notes:
+        _LOG.warning("%s", note)
+    return tuple(notes)
 
 
 def _prepare_shards(directory: str, segment_path: Path) -> SourceFiles:
@@ -137,11 +149,11 @@ def _prepare_shards(directory: str, segment_path: Path) -> SourceFiles:
             path=str(folder / name),
             offset=report.offset,
         )
+    losses = loss_notes(segment)
     if segment.num_samples == 0:
-        raise SubsetError(f"source {directory}: its {len(names)} shards hold no sample; the subset was empty")
-    notes = tuple(listing.notes)
-    for note in notes:
-        _LOG.warning("%s", note)
+        why = f": {losses[0]}" if losses else "; the subset was empty"
+        raise SubsetError(f"source {directory}: its {len(names)} shards hold no sample{why}")
+    notes = _told([*listing.notes, *first_notes(losses)])
     return SourceFiles((str(segment_path),), str(folder), None, segment.num_samples, directory, notes)
 
 

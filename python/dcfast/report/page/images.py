@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.images import decode
-from dcfast.images.decode import BadImage, open_image
+from dcfast.images.decode import BadImage, eight_bits, open_image
 from dcfast.report.text import clean
 from dcfast.rundir.layout import segment_path
 
@@ -68,7 +68,7 @@ def thumbnail(data: bytes) -> Thumbnail:
         with open_image(data) as image:
             width, height = image.size
             image.draft("RGB", (2 * SIDE, 2 * SIDE))
-            small: Any = image
+            small: Any = eight_bits(image)
             if small.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in small.info:
                 small = small.convert("RGBA")
                 small.thumbnail((SIDE, SIDE))

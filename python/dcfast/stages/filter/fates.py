@@ -72,6 +72,8 @@ STRUCTURE = (
     ("BAD_UID", "uid is not 32 hex digits"),
     ("NO_CAPTION", "no caption"),
 )
+URL_REASONS = {"NO_JSON": "no json, so no url", "NO_UID": "json without url", "BAD_UID": "url is no text"}
+"""The same where uids are hashes of urls."""
 
 
 def _write(root: Path, number: int, group: str, columns: dict[str, Any], damage: list[tuple[str, str]]) -> int:
@@ -92,13 +94,15 @@ def _write(root: Path, number: int, group: str, columns: dict[str, Any], damage:
     return int(quarantine.num_rows)
 
 
-def _quarantine_reasons(segment: Any, signatures: Any | None, features: Any | None) -> tuple[Any, list[str]]:
+def _quarantine_reasons(
+    segment: Any, signatures: Any | None, features: Any | None, uid_from: str
+) -> tuple[Any, list[str]]:
     """(n,) index into the returned reasons, 0 where nothing is wrong with the sample."""
     reasons = [""]
     found = np.zeros(segment.num_samples, dtype=np.int64)
     flags = np.asarray(segment.flags)
     for name, reason in STRUCTURE:
-        reasons.append(reason)
+        reasons.append(URL_REASONS.get(name, reason) if uid_from == "url" else reason)
         found[(found == 0) & ((flags & int(SampleFlag[name])) != 0)] = len(reasons) - 1
     if signatures is not None:
         status = signatures["status"]
@@ -127,7 +131,7 @@ def assign_sample_outcomes(out: str, args: dict[str, Any]) -> dict[str, Any]:
     outcomes = open_records(root / "filter/outcomes.npy")
     reasons = args["reasons"]
 
-    wrong, wrong_reasons = _quarantine_reasons(segment, signatures, features)
+    wrong, wrong_reasons = _quarantine_reasons(segment, signatures, features, args.get("uid_from", "json"))
     uids = np.ascontiguousarray(segment.uid)
     has_uid = valid_uid_mask(segment)
     first, count = (np.asarray(a) for a in uid_lookup(outcomes, uids, threads=1))
@@ -250,7 +254,14 @@ def assign_outcomes(run: Run, reasons: list[str], malformed: list[int]) -> Any:
             "filter/fates",
             f"{number:05d}",
             "dcfast.stages.filter.fates:assign_sample_outcomes",
-            {"number": number, "first_shard": first, "decoded": decoded, "embedded": embedded, "reasons": reasons},
+            {
+                "number": number,
+                "first_shard": first,
+                "decoded": decoded,
+                "embedded": embedded,
+                "reasons": reasons,
+                **run.uid_rule,
+            },
             inputs=(
                 segment_path(number),
                 "filter/outcomes.npy",
