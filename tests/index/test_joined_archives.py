@@ -59,8 +59,7 @@ def test_what_is_made_of_the_index_agrees(tmp_path: Path) -> None:
     batch = reader.read(reader.row_ids(np.arange(7)), "json")
     assert [bytes(batch[i]) for i in range(7)] == [expected[f"{i:09d}.json"] for i in range(7)]
     index = index_tars(path)
-    interop.save_wds2idx(index, tmp_path / "idx")
-    (idx,) = (tmp_path / "idx").iterdir()
+    (idx,) = interop.write_wds2idx(index, tmp_path / "idx")
     for line in idx.read_text().splitlines()[1:]:
         words = line.split()
         for ext, at, size, name in zip(*[iter(words)] * 4, strict=True):

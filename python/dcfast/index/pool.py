@@ -60,7 +60,7 @@ def shard_folder(directory: StrPath) -> Path:
 
 
 def metadata_folder(directory: StrPath) -> Path:
-    """Where the metadata of a pool lies: in ``metadata`` below the directory, where there is one, else with the shards."""
+    """Where the metadata of a pool lies: in ``metadata`` below the directory, where there is one, or by the shards."""
     below = Path(directory) / "metadata"
     return below if below.is_dir() else shard_folder(directory)
 

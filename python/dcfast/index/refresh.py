@@ -68,14 +68,14 @@ def refresh_index(
         threads: shards indexed at a time; 0 = one per core.
         memory_bytes: for the merge of the uids; at least 4 MiB.
         remote: how URLs are read: credentials, window, retries.
-        uid_from: ``json``, ``url`` or ``key``, see ``dcfast.index.metadata.UID_SOURCES``. An index of other uids is made
-            anew.
+        uid_from: ``json``, ``url`` or ``key``, see ``dcfast.index.metadata.UID_SOURCES``. An index of other uids is
+            made anew.
     Returns:
         dict of JSON values: shards, samples, rows (with uid); indexed (names of the shards that were read), reused
         (number), removed (names); segments_kept, segments_written; damaged_segments (names of index files that were
-        unreadable: their shards were read again); damage (list of {shard, offset, message} of the pool's shards: what may not have been read of them); notes (what else
-        may hide samples, in words);
-        passed_over (list of {name, reason} of what looks like a shard and is none, see ``dcfast.index.pool``).
+        unreadable: their shards were read again); damage (list of {shard, offset, message} of the pool's shards: what
+        may not have been read of them); notes (what else may hide samples, in words); passed_over (list of {name,
+        reason} of what looks like a shard and is none, see ``dcfast.index.pool``).
     Raises:
         PoolError: no shards.   ValueError: threads or memory_bytes out of range.
         RunError: another refresh is at work there.   OSError: a file cannot be read or written.

@@ -219,7 +219,12 @@ def _read_boxes(
             yield records, taken
 
 
-_COMPLAINTS = ("", "is not four finite numbers", "leaves the picture: expected fractions of 0 to 1", "has its corners swapped")
+_COMPLAINTS = (
+    "",
+    "is not four finite numbers",
+    "leaves the picture: expected fractions of 0 to 1",
+    "has its corners swapped",
+)
 
 
 def _complaints(boxes: NDArray[np.float64]) -> NDArray[np.uint8]:

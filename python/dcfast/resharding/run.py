@@ -141,7 +141,12 @@ def reshard(
         report: dict[str, Any] = {**plan.counts, "needed_bytes": needed, "free_bytes": free}
         if plan.damage:
             report["damage"] = plan.damage
-        notes = [*inputs.notes, *_uid_notes(plan.counts), *first_notes(plan.notes), *(blur.table.notes if blur is not None else ())]
+        notes = [
+            *inputs.notes,
+            *_uid_notes(plan.counts),
+            *first_notes(plan.notes),
+            *(blur.table.notes if blur is not None else ()),
+        ]
         if notes:
             report["notes"] = notes
         if blur is not None:

@@ -24,7 +24,7 @@ from dcfast.index.build import write_segment
 from dcfast.index.pool import list_tars, shard_folder
 from dcfast.index.pool_index import index_folder
 from dcfast.index.rows import loss_notes
-from dcfast.index.segments import Segment
+from dcfast.index.segments import SampleFlag, Segment
 from dcfast.resharding.plan import ReshardPlan, ShardSources, make_plan
 from dcfast.storage.listing import first_notes
 from dcfast.storage.npz import load_array, write_npy
@@ -37,6 +37,11 @@ __all__ = ["OpenSource", "RawSample", "SourceFiles", "prepare_source", "write_po
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 _AT_ONCE = 1 << 18
+_NEEDED = {
+    "caption (a member KEY.txt)": int(SampleFlag.NO_CAPTION),
+    "picture (jpg, png, webp, ...)": int(SampleFlag.NO_IMAGE),
+}
+"""What a sample needs to be trained on, and the flag of one that lacks it."""
 _LOG = logging.getLogger("dcfast.train")
 
 
@@ -154,7 +159,23 @@ def _prepare_shards(directory: str, segment_path: Path) -> SourceFiles:
         why = f": {losses[0]}" if losses else "; the subset was empty"
         raise SubsetError(f"source {directory}: its {len(names)} shards hold no sample{why}")
     notes = _told([*listing.notes, *first_notes(losses)])
+    _refuse_unusable(segment, directory, losses)
     return SourceFiles((str(segment_path),), str(folder), None, segment.num_samples, directory, notes)
+
+
+def _refuse_unusable(segment: Segment, directory: str, losses: list[str]) -> None:
+    """SubsetError with the commonest reason where no sample has both a picture and a caption."""
+    flags = np.asarray(segment.flags)
+    lacking = {what: int(((flags & flag) != 0).sum()) for what, flag in _NEEDED.items()}
+    if ((flags & sum(_NEEDED.values())) == 0).any():
+        return
+    what, count = max(lacking.items(), key=lambda item: item[1])
+    exts = ", ".join(sorted(set(segment.exts_lower))[:8])
+    why = f". {losses[0]}" if losses else ""
+    raise SubsetError(
+        f"source {directory}: none of its {len(flags):,} samples has a picture and a caption: {count:,} have no {what}; "
+        f"the members end in {exts}{why}"
+    )
 
 
 @dataclass(frozen=True)

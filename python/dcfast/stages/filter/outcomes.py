@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from dcfast.filters import (
 )
 from dcfast.filters.term import CONTAMINATED, ORACLE, SCORES, TEACHER_PAIRS
 from dcfast.index.metadata import count_metadata_rows, metadata_schema, open_metadata, parse_uids, uid_column
+from dcfast.process.read_ahead import read_ahead
 from dcfast.rundir.layout import MERGE_BYTES, ORACLE_PATH, malformed_path, mask_path, outcome_run
 from dcfast.rundir.run_dir import Run
 from dcfast.stages.filter import fates
@@ -120,9 +120,8 @@ def check_metadata(run: Run, text: str) -> None:
         schema = _expected_schema(run, path, metadata_schema(path, run.settings.uid_from))
         compiled.check_columns(schema, path)
 
-    with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
-        for _ in pool.map(look, run.pool.metadata):
-            pass
+    for _ in read_ahead(look, run.pool.metadata, threads=_FOOTERS_AT_ONCE, ahead=4 * _FOOTERS_AT_ONCE):
+        pass
 
 
 def _expected_schema(run: Run, path: str, schema: Any) -> Any:
