@@ -28,7 +28,7 @@ from pool_builder import evalset, picture, plain_pool, uid_of
 from tar_reference import GIF, make_tar, sample_members
 from test_tar_index import END, plain
 
-DOTTED = [("img.%06d.%s" % (i, ext), GIF if ext == "jpg" else b"text") for i in range(5) for ext in ("jpg", "txt")]
+DOTTED = [(f"img.{i:06d}.{ext}", GIF if ext == "jpg" else b"text") for i in range(5) for ext in ("jpg", "txt")]
 VIEWS = [(f"{i}.{ext}", GIF) for i in range(3) for ext in ("left.jpg", "right.jpg", "mask.png", "depth.png")]
 MANY = "several pictures in one sample: "
 
@@ -42,8 +42,8 @@ def losses(path: Path) -> list[tuple[bool, str]]:
     [
         (DOTTED, f"{MANY}'img' has 5: a sample's key ends at the first dot"),
         ([(f"{k}{n}", d) for k in ("a.", "b.") for n, d in DOTTED], f"{MANY}2 samples, the first 'a' has 5"),
-        ([("x.%d.jpg" % i, GIF) for i in range(2)], f"{MANY}'x' has 2"),
-        ([("x.frame%d.jpg" % i, GIF) for i in range(5)], f"{MANY}'x' has 5"),
+        ([(f"x.{i}.jpg", GIF) for i in range(2)], f"{MANY}'x' has 2"),
+        ([(f"x.frame{i}.jpg", GIF) for i in range(5)], f"{MANY}'x' has 5"),
         (VIEWS, ""),
         ([("a.jpg", GIF), ("a.1.txt", b""), ("a.2.txt", b"")], ""),
         (sample_members(0) + sample_members(1) + sample_members(0), "1 sample has the key of an earlier one"),

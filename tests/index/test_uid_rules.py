@@ -17,6 +17,7 @@ from dcfast.errors import PoolError
 from dcfast.index import refresh_index
 from dcfast.index.build import index_tars
 from dcfast.index.metadata import metadata_schema, open_metadata, parse_uids
+from dcfast.index.pool import Pool
 from dcfast.run.workflow import main, run
 from dcfast.rundir.run_dir import Settings
 from dcfast.storage.hashing import hash_bytes
@@ -44,10 +45,7 @@ def flat(tmp_path: Path) -> Path:
         with tarfile.open(root / f"{shard:05d}.tar", "w") as tar:
             for i in numbers:
                 record = {"url": URLS[i], "key": KEYS[i], "caption": "some words here", "status": "success"}
-                if i % 2:  # escapes as Python writes them, or none
-                    text = json.dumps(record)
-                else:
-                    text = json.dumps(record, ensure_ascii=False)
+                text = json.dumps(record, ensure_ascii=bool(i % 2))  # with escapes or without
                 for ext, data in (("jpg", picture(i)), ("json", text.encode()), ("txt", b"some words here")):
                     info = tarfile.TarInfo(f"{KEYS[i]}.{ext}")
                     info.size = len(data)
@@ -197,3 +195,15 @@ def test_the_documented_example(repo_root: Path) -> None:
     text = (repo_root / "docs/formats.md").read_text("utf-8")
     for example in ("https://example.com/a.jpg", "00012.tar/000120007"):
         assert f"`{hash_bytes(example.encode())}`" in text
+
+
+def test_metadata_that_is_passed_over_is_named(flat: Path) -> None:
+    assert Pool.open(flat).notes == []
+    for name in ("a.PARQUET", "b.parq", "c.parquet.part", "sub/d.parquet", "other/e.txt"):
+        path = flat / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+    (note,) = Pool.open(flat).notes
+    assert note.startswith(f"{flat}: passed over: a.PARQUET (the name must end in .parquet, in lower case), b.parq (")
+    assert "c.parquet.part (unfinished or compressed" in note
+    assert note.endswith("sub (a directory, with d.parquet in it: metadata must lie side by side)")

@@ -329,7 +329,7 @@ def test_blur_applied_and_injected(pool, tmp_path, options):
 
 
 def test_refused_boxes_are_never_written_as_blurred(pool, tmp_path, capsys):
-    """Of a sample whose boxes make no sense: left out where faces were to be blurred, else without boxes in its json."""
+    """Of a sample whose boxes make no sense: left out where faces are to be blurred, else without boxes in its json."""
     directory, _, subset, boxes = pool
     rows = dict(boxes) | {make_uid(1): [FACE, [30.0, 30.0, 60.0, 60.0]], make_uid(2): [[0.5, 0.5, 0.501, 0.501]]}
     write_metadata(tmp_path / "bad/0.parquet", [*rows.items(), (None, [FACE])])

@@ -17,6 +17,8 @@ constexpr std::size_t min_window = 4 << 10;
 constexpr std::size_t max_window = 256 << 10;
 // Reading on over a gap this small costs less than a system call saves.
 constexpr std::uint64_t near_gap = 4 << 10;
+// As far as tars are padded by most writers, and as much again.
+constexpr std::uint64_t near_padding = 20 << 10;
 
 std::uint64_t round_up(std::uint64_t n) { return (n + (block_size - 1)) & ~(block_size - 1); }
 
@@ -210,7 +212,12 @@ bool TarWalker::next_archive() {
   const std::uint64_t end = position_;
   std::uint64_t at = end + 2 * block_size;
   std::span<const std::byte> part;
-  while (!(part = window_.view(at, ReadWindow::max_view)).empty() && all_zero(part)) at += part.size();
+  do {
+    // the usual padding block by block, out of the window: a view of its own for each of many small archives adds up
+    part = window_.view(at, at - end < near_padding ? block_size : ReadWindow::max_view);
+    if (!all_zero(part)) break;
+    at += part.size();
+  } while (!part.empty());
   if (part.empty()) {
     if (at - end > max_padding) {
       note(end, std::string(tar_note::zeros_behind) + ": " + std::to_string(at - end) +

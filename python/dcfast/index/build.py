@@ -154,7 +154,11 @@ class TarIndex:
 
 
 def index_tars(
-    paths: StrPath | Sequence[StrPath], *, threads: int | None = None, remote: RemoteOptions | None = None
+    paths: StrPath | Sequence[StrPath],
+    *,
+    threads: int | None = None,
+    remote: RemoteOptions | None = None,
+    uid_from: str = "json",
 ) -> TarIndex:
     """Indexes tars: members by name, offset and size, samples by webdataset's rule with uid and picture size.
 
@@ -164,6 +168,7 @@ def index_tars(
             (``https://...``, ``s3://...``): it is read by ranges.
         threads: shards indexed at a time; None = one per core.
         remote: how URLs are read: credentials, window, retries.
+        uid_from: see ``write_segment``.
     Returns:
         TarIndex. Damaged, empty or foreign files are in its ``damage``, with what is whole before the damage.
     Raises:
@@ -180,7 +185,7 @@ def index_tars(
         out = os.path.join(directory, "segment")
         options = remote or RemoteOptions()
         pairs = [(_index_source(path, options), os.fsencode(path)) for path in shards]
-        core_index.write_segment(pairs, os.fsencode(out), True, True, threads or 0, options.window_bytes)
+        core_index.write_segment(pairs, os.fsencode(out), True, True, threads or 0, options.window_bytes, uid_from)
         # the map outlives the name
         return TarIndex(Segment.open(out, verify=False), listing.passed_over)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dcfast.errors import PoolError
-from dcfast.storage.listing import TarListing, list_tars, printable, shards_below
+from dcfast.storage.listing import PassedOver, TarListing, list_tars, printable, shards_below
 from dcfast.storage.paths import absolute
 
 __all__ = [
@@ -70,6 +70,26 @@ def list_parquet(directory: StrPath) -> list[str]:
     return sorted(n for n in os.listdir(directory) if n.endswith(".parquet") and not n.startswith("."))
 
 
+def _passed_over_parquet(directory: StrPath) -> list[str]:
+    """A sentence on what looks like metadata in a directory and is not taken; none where nothing does."""
+    found: list[PassedOver] = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            name = entry.name.lower()
+            if name.startswith(".") or entry.name.endswith(".parquet"):
+                continue
+            if name.endswith((".parquet", ".parq", ".pq")):
+                found.append(PassedOver(printable(entry.name), "the name must end in .parquet, in lower case"))
+            elif ".parquet." in name and entry.is_file():
+                found.append(
+                    PassedOver(printable(entry.name), "unfinished or compressed: the name must end in .parquet")
+                )
+            elif entry.is_dir() and (below := list_parquet(entry.path)):
+                reason = f"a directory, with {printable(below[0])} in it: metadata must lie side by side"
+                found.append(PassedOver(printable(entry.name), reason))
+    return TarListing(os.fspath(directory), passed_over=sorted(found)).notes
+
+
 @dataclass(frozen=True)
 class Pool:
     """The files of a pool, listed once: in ``shards`` and ``metadata``, or side by side in one directory.
@@ -78,7 +98,7 @@ class Pool:
         shard_dir: holds the tars.
         shards: names of the tars, sorted; a shard's ordinal is its place here.
         metadata: absolute paths of the parquet files, sorted.
-        notes: what among the shards was passed over, in words.
+        notes: what among the shards and the metadata was passed over, in words.
     """
 
     root: Path
@@ -115,7 +135,7 @@ class Pool:
             raise PoolError(f"pool {root}: metadata/ holds no .parquet file; a filter needs at least a column uid")
         for name in (*tars.names, *metadata):
             check_name(name, f"pool {root}")
-        return cls(root, shard_dir, tars.names, metadata, tars.notes)
+        return cls(root, shard_dir, tars.names, metadata, [*tars.notes, *_passed_over_parquet(table_dir)])
 
     def segments(self) -> list[tuple[int, list[str]]]:
         """The shards cut into index segments: (ordinal of the first shard, names)."""

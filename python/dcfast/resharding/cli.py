@@ -178,9 +178,8 @@ def _print_report(report: dict[str, Any], args: Namespace) -> None:
     if report.get("blurred") or report.get("injected"):
         print(f"blurred {report['blurred']} pictures, wrote boxes into {report['injected']} json members")
     if report.get("blur_failed"):
-        print(
-            f"left out {report['blur_failed']} samples: their picture has boxes and cannot be blurred, or the boxes were refused"
-        )
+        why = "their picture has boxes and cannot be blurred, or the boxes were refused"
+        print(f"left out {report['blur_failed']} samples: {why}")
     if report.get("boxes_refused"):
         print(f"refused the boxes of {report['boxes_refused']} rows of metadata")
     if report.get("mended"):

@@ -88,11 +88,11 @@ def reshard(
     Returns:
         The plan's counts (see ``make_plan``; ``missing_count`` are entries of the subset that no asked shard has),
         ``needed_bytes``, ``free_bytes``, with first_shard or num_shards ``chosen_shards`` of the input, where asked
-        input shards are damaged, or not read to their end, ``damage`` (list of {shard, offset, message}: samples behind
-        the offset may be missing), ``notes`` on what else may hide samples or was passed over, with boxes
-        ``boxes_refused`` (rows of metadata, told in ``notes``), and, unless dry_run, ``tar_bytes`` as written, ``skipped`` (shards that a resumed run found done), ``mended`` (that it found
-        cut or altered, and wrote again), with boxes ``blurred``, ``injected``, ``blur_failed`` and
-        ``inject_failed``, with verify ``verified``.
+        input shards are damaged or not read to their end ``damage`` (list of {shard, offset, message}: samples behind
+        the offset may be missing), ``notes`` on what was passed over or may hide samples otherwise, with boxes
+        ``boxes_refused`` (rows of metadata, told in ``notes``), and, unless dry_run, ``tar_bytes`` as written,
+        ``skipped`` (shards that a resumed run found done), ``mended`` (that it found cut or altered, and wrote again),
+        with boxes ``blurred``, ``injected``, ``blur_failed`` and ``inject_failed``, with verify ``verified``.
     Raises:
         PoolError: no shards, none from first_shard on, or metadata without boxes.   RunError: output_dir is not empty,
         is the pool, or (resume) holds another run.   OSError (ENOSPC): too little free space, found before anything is
@@ -222,8 +222,8 @@ def _uid_notes(counts: dict[str, int]) -> list[str]:
     if not counts["samples"] or counts["no_uid"] < counts["samples"]:
         return []
     return [
-        f"none of the {counts['samples']:,} samples of the input has a uid, so that none can be in the subset; uids can "
-        "be made of what is there: --uid-from url or key (docs/formats.md)"
+        f"none of the {counts['samples']:,} samples of the input has a uid, so that none can be in the subset; uids "
+        "can be made of what is there: --uid-from url or key (docs/formats.md)"
     ]
 
 

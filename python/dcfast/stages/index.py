@@ -140,7 +140,7 @@ def _uid_notes(run: Run, total: dict[str, int], stats: list[dict[str, Any]]) -> 
         return [f"{lacking:,} of {total['samples']:,} samples have no uid{why}: they are quarantined"]
     others = [name for name in UID_SOURCES if name not in (rule, "json")]
     raise PoolError(
-        f"pool {run.pool.root}: none of its {total['samples']:,} samples has a uid{why}, so no metadata row has a sample "
-        f"and no filter could keep one. Uids can be made of what is there: --uid-from {' or '.join(others)} "
+        f"pool {run.pool.root}: none of its {total['samples']:,} samples has a uid{why}, so no metadata row has a "
+        f"sample and no filter could keep one. Uids can be made of what is there: --uid-from {' or '.join(others)} "
         "(docs/formats.md), in another --out"
     )

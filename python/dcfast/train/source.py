@@ -173,8 +173,8 @@ def _refuse_unusable(segment: Segment, directory: str, losses: list[str]) -> Non
     exts = ", ".join(sorted(set(segment.exts_lower))[:8])
     why = f". {losses[0]}" if losses else ""
     raise SubsetError(
-        f"source {directory}: none of its {len(flags):,} samples has a picture and a caption: {count:,} have no {what}; "
-        f"the members end in {exts}{why}"
+        f"source {directory}: none of its {len(flags):,} samples has a picture and a caption: {count:,} have no "
+        f"{what}; the members end in {exts}{why}"
     )
 
 
