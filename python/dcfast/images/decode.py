@@ -148,8 +148,8 @@ def eight_bits(image: Any) -> Any:
     """The image, grey levels of 16 bits by their upper 8 (mode L), palettes with alpha as RGBA; others as they are.
 
     Whatever turns an image that ``open_image`` gave into RGB, grey or another size does this first: Pillow's own
-    ``convert`` takes all levels from 256 on for white, and its ``resize`` mixes the numbers of a palette's colours where
-    there is alpha. Memory: 4 bytes a pixel.
+    ``convert`` takes all levels from 256 on for white, and its ``resize`` mixes the numbers of a palette's colours
+    where there is alpha. Memory: 4 bytes a pixel.
     """
     if image.mode == "PA":
         return image.convert("RGBA")

@@ -70,6 +70,13 @@ def list_parquet(directory: StrPath) -> list[str]:
     return sorted(n for n in os.listdir(directory) if n.endswith(".parquet") and not n.startswith("."))
 
 
+def _parquet_below(entry: os.DirEntry[str]) -> list[str]:
+    try:
+        return list_parquet(entry.path) if entry.is_dir() else []
+    except OSError:  # of no interest: it may be anything
+        return []
+
+
 def _passed_over_parquet(directory: StrPath) -> list[str]:
     """A sentence on what looks like metadata in a directory and is not taken; none where nothing does."""
     found: list[PassedOver] = []
@@ -84,7 +91,7 @@ def _passed_over_parquet(directory: StrPath) -> list[str]:
                 found.append(
                     PassedOver(printable(entry.name), "unfinished or compressed: the name must end in .parquet")
                 )
-            elif entry.is_dir() and (below := list_parquet(entry.path)):
+            elif below := _parquet_below(entry):
                 reason = f"a directory, with {printable(below[0])} in it: metadata must lie side by side"
                 found.append(PassedOver(printable(entry.name), reason))
     return TarListing(os.fspath(directory), passed_over=sorted(found)).notes
