@@ -15,7 +15,7 @@ import pytest
 from dcfast import resharding
 from dcfast.errors import CorruptDataError
 from dcfast.evaluate.evalset import open_evalset
-from dcfast.evaluate.folders import find_tasks
+from dcfast.evaluate.tasks import find_tasks
 from dcfast.index import refresh_index
 from dcfast.index.build import index_tars
 from dcfast.resharding.cli import main as resharder
@@ -74,7 +74,7 @@ def test_links_hold_no_data(tmp_path: Path) -> None:
         tar.addfile(link)
     ((archive, text),) = losses(path)
     assert not archive
-    assert text.startswith("2 members are links, which hold no data, and belong to no sample, the first '1.jpg'")
+    assert text.startswith("2 members are links, which hold no data and belong to no sample, the first '1.jpg'")
 
 
 def test_what_loses_nothing_is_no_loss(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ __all__ = ["steps"]
 
 COUNTED = ("shards", "samples", "members", "bytes", "with_uid", "damaged_shards", "strays")
 """What the pieces count, and the summary sums up."""
+MAX_NOTED = 20
+"""Notes that a piece hands on; all are in its segment."""
 
 
 def _run_path(number: int) -> str:
@@ -52,6 +54,7 @@ def build_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
     records["f2"] = row_ids(segment, first_shard)[has_uid]
     save_records(root / _run_path(number), record_sort(records, threads=1))
     sizes = np.asarray(segment.shard_sizes)
+    notes = loss_notes(segment)
     return {
         "shards": len(shards),
         "samples": int(segment.num_samples),
@@ -60,7 +63,8 @@ def build_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
         "with_uid": len(records),
         "damaged_shards": len({d[0] for d in damage}),
         "strays": int(stats["num_strays"]),
-        "notes": first_notes(loss_notes(segment)),
+        "notes": notes[:MAX_NOTED],
+        "noted": len(notes),
         "flags": {name: count for name, count in stats["flags"].items() if count},
     }
 
@@ -111,17 +115,21 @@ def steps(run: Run) -> Steps:
     ]
     total = {key: sum(s[key] for s in stats) for key in COUNTED}
     # pieces that an earlier release wrote have no notes
-    notes = first_notes([note for s in stats for note in s.get("notes", ())])
+    notes = first_notes([note for s in stats for note in s.get("notes", ())], sum(s.get("noted", 0) for s in stats))
     return {
         **total,
         "segments": len(groups),
         "rows_with_uid": merged[0]["rows"],
-        "notes": [*pool.notes, *notes, *_uid_notes(run, total, stats)],
+        "notes": [*pool.notes, *notes, *_uid_notes(run, total, stats, notes)],
     }
 
 
-def _uid_notes(run: Run, total: dict[str, int], stats: list[dict[str, Any]]) -> list[str]:
-    """A note where samples lack uids; PoolError where all of them do: no filter could keep one."""
+def _uid_notes(run: Run, total: dict[str, int], stats: list[dict[str, Any]], notes: list[str]) -> list[str]:
+    """A note where samples lack uids; PoolError where all of them do: no filter could keep one.
+
+    Args:
+        notes: on what may hide samples; the first of them may be why.
+    """
     lacking = total["samples"] - total["with_uid"]
     if lacking == 0:
         return []
@@ -138,9 +146,10 @@ def _uid_notes(run: Run, total: dict[str, int], stats: list[dict[str, Any]]) -> 
     why = f" ({', '.join(found)})" if found else ""
     if total["with_uid"]:
         return [f"{lacking:,} of {total['samples']:,} samples have no uid{why}: they are quarantined"]
-    others = [name for name in UID_SOURCES if name not in (rule, "json")]
+    urls = flags.get("NO_JSON", 0) < total["samples"]  # they would be in the json
+    others = [name for name in UID_SOURCES if name not in (rule, "json") and (urls or name != "url")]
     raise PoolError(
         f"pool {run.pool.root}: none of its {total['samples']:,} samples has a uid{why}, so no metadata row has a "
         f"sample and no filter could keep one. Uids can be made of what is there: --uid-from {' or '.join(others)} "
-        "(docs/formats.md), in another --out"
+        "(docs/formats.md), in another --out" + "".join(f". Note: {note}" for note in notes[:1])
     )
