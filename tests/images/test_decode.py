@@ -146,9 +146,7 @@ DAMAGED = {
     "tiff, cut": encoded(SCENE, "TIFF")[:5000],
     "tiff, float": encoded(RAMP.convert("F"), "TIFF"),
     "tiff, 32 bit": encoded(Image.fromarray(np.asarray(RAMP).astype(np.int32)), "TIFF"),
-    "tiff, 16 bit with a sign": encoded(RAMP, "TIFF").replace(
-        struct.pack("<HHI", 339, 3, 1), struct.pack("<HHI", 339, 3, 2)
-    ),
+    "tiff, 16 bit with a sign": encoded(RAMP, "TIFF", tiffinfo={339: 2}),
     "png without its last chunk": encoded(SCENE, "PNG")[:-12],
     "jpeg without its end marker": JPEG[:-2],
     "grey jpeg without its end marker": encoded(SCENE.convert("L"), "JPEG", quality=95)[:-2],

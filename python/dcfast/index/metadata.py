@@ -135,7 +135,8 @@ def metadata_schema(path: str | os.PathLike[str], uid_from: str = "json") -> Any
 
 def check_uid_type(file: ParquetFile) -> None:
     """PoolError where metadata has no column ``uid``, several, or one of a type that holds no uids."""
-    hint = " (pools without uids: --uid-from url or key)" if {"url", "key"} & set(file.schema.names) else ""
+    names = set(file.schema.names)
+    hint = " (pools without uids: --uid-from url or key)" if "uid" not in names and names & {"url", "key"} else ""
     _check_column(file, "uid", "uid", f"expected uid as {COLUMN_TYPES['uid'][0]}{hint}")
 
 
