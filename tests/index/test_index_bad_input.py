@@ -63,7 +63,8 @@ def test_shorter_archive_written_over_a_longer_one(tmp_path: Path) -> None:
     old = make_tar(tmp_path / "old.tar", [m for i in range(40) for m in members[i]]).read_bytes()
     new = make_tar(tmp_path / "new.tar", [m for i in range(90, 93) for m in members[i]]).read_bytes()
     path = tmp_path / "a.tar"
-    path.write_bytes(new[: len(new.rstrip(b"\0")) // 512 * 512 + 512 + 1024] + old[len(new) :])
+    end = len(new.rstrip(b"\0")) // 512 * 512 + 512 + 1024
+    path.write_bytes(new[:end] + old[end:])
     index = index_tars(path)
     assert [key for key, _ in our_groups(index.segment)] == [f"{i:09d}" for i in (90, 91, 92)]
     assert [n.message for n in index.notes] == ["data follow the end-of-archive marker: they are not indexed"]
