@@ -112,7 +112,8 @@ class _HashedFile(ParquetFile):
         begin = np.frombuffer(offsets, np.int64)[values.offset : values.offset + len(values) + 1]
         size = np.where(given, np.diff(begin), 0)
         uids = hash_members(text, np.where(given, begin[:-1], 0), size)
-        return pc.if_else(pa.array(given), uid_format(uids, threads=1).cast(pa.string()), pa.scalar(None, pa.string()))
+        texts: Any = uid_format(uids, threads=1)
+        return pc.if_else(pa.array(given), texts.cast(pa.string()), pa.scalar(None, pa.string()))
 
 
 def open_metadata(path: str | os.PathLike[str], uid_from: str = "json") -> ParquetFile:
