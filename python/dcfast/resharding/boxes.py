@@ -185,8 +185,7 @@ def _read_boxes(
     with file:
         if missing := {"uid", "face_bboxes"} - set(file.schema.names):
             raise PoolError(f"boxes: {path} has no column {', '.join(sorted(missing))}; got {file.schema.names}")
-        if file.num_rows:  # writers give columns without rows any type
-            check_uid_type(file)
+        check_uid_type(file)
         for batch in file.batches(["uid", "face_bboxes"], _ROWS_AT_ONCE):
             uids, valid, count, boxes = _columns(batch, path, row)
             nameless = (count > 0) & ~valid
