@@ -23,7 +23,7 @@ from dcfast.errors import CorruptDataError, PoolError, SubsetError
 from dcfast.index.build import write_segment
 from dcfast.index.pool import list_tars, shard_folder
 from dcfast.index.pool_index import index_folder
-from dcfast.index.rows import loss_notes
+from dcfast.index.rows import loss_notes, valid_uid_mask
 from dcfast.index.segments import SampleFlag, Segment
 from dcfast.resharding.plan import ReshardPlan, ShardSources, make_plan
 from dcfast.storage.listing import first_notes
@@ -145,6 +145,10 @@ def _prepare_shards(directory: str, segment_path: Path) -> SourceFiles:
             segment = None
     if segment is None or segment.shard_names != names or segment.check_fresh(folder):
         write_segment([(folder / name, name) for name in names], segment_path)
+        segment = Segment.open(segment_path, verify=False)
+    if segment.num_samples and not valid_uid_mask(segment).any():
+        # shards of pools without uids: samples are told apart, in the log and where training goes on, by their keys
+        write_segment([(folder / name, name) for name in names], segment_path, uid_from="key")
         segment = Segment.open(segment_path, verify=False)
     if segment.shard_damage:
         report = segment.shard_damage[0]
