@@ -18,6 +18,7 @@ from dcfast.evaluate.evalset import open_evalset
 from dcfast.evaluate.tasks import find_tasks
 from dcfast.index import refresh_index
 from dcfast.index.build import index_tars
+from dcfast.index.pool import Pool, list_tars
 from dcfast.resharding.cli import main as resharder
 from dcfast.run.workflow import run
 from dcfast.rundir.run_dir import Settings
@@ -185,3 +186,19 @@ def test_the_kinds_are_told_apart_in_one_place() -> None:
     words = ("end-of-archive", "the key of an earlier")
     found = [p.name for p in root.rglob("*.py") if any(word in p.read_text("utf-8") for word in words)]
     assert found == []
+
+
+def test_tars_beside_the_directory_of_shards_are_named(tmp_path: Path) -> None:
+    """Whoever takes a pool takes its directory ``shards``, and says what lies beside it."""
+    pool = plain_pool(tmp_path / "pool", 4, 1).write()
+    make_tar(pool / "00000007.tar", sample_members(1))
+    words = "passed over: ../00000007.tar (1 .tar beside the directory shards, which is taken)"
+    said = [
+        Pool.open(pool).notes,
+        resharding.reshard(pool, tmp_path / "o", uid_parse([uid_of(0)])[0])["notes"],
+        list(prepare_source(TrainSource(shards=str(pool)), tmp_path, 0).notes),
+    ]
+    assert all(len(notes) == 1 and notes[0].endswith(words) for notes in said)
+    assert [p["name"] for p in refresh_index(tmp_path / "ix", pool)["passed_over"]] == ["../00000007.tar"]
+    assert Pool.open(pool).shards == ["00000000.tar"]
+    assert list_tars(pool / "shards").passed_over == []  # of a directory that is given itself

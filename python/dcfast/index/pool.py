@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dcfast.errors import PoolError
-from dcfast.storage.listing import PassedOver, TarListing, list_tars, printable, shards_below
+from dcfast.storage.listing import PassedOver, TarListing, list_pool_tars, list_tars, printable, shards_below
 from dcfast.storage.paths import absolute
 
 __all__ = [
@@ -123,7 +123,7 @@ class Pool:
                 f"pool {root}: no such directory; expected one with shards/*.tar and metadata/*.parquet (--pool DIR)"
             )
         shard_dir = shard_folder(root)
-        tars = list_tars(shard_dir)
+        tars = list_pool_tars(root)
         if shard_dir == root and not tars.names:
             raise PoolError(
                 f"pool {root}: it has no directory shards/, and no .tar file itself; expected shards/*.tar and "

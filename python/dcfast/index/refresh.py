@@ -20,13 +20,13 @@ from typing import Any
 from dcfast.errors import CorruptDataError, PoolError, RunError
 from dcfast.index.build import ShardColumns, write_segment
 from dcfast.index.metadata import UID_SOURCES
-from dcfast.index.pool import MAX_SEGMENTS, group_files, list_tars, shard_folder
+from dcfast.index.pool import MAX_SEGMENTS, group_files, shard_folder
 from dcfast.index.pool_index import build_pool_records, index_folder, segment_name
 from dcfast.index.rows import shard_damage
 from dcfast.index.segments import Segment, shard_state
 from dcfast.process.signals import stoppable
 from dcfast.storage.atomic import fsync_dir, write_json
-from dcfast.storage.listing import first_notes, say_losses
+from dcfast.storage.listing import first_notes, list_pool_tars, say_losses
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import make_directory, path_argument
 from dcfast.storage.remote import RemoteOptions, is_url, list_shards, remote_state
@@ -128,7 +128,7 @@ class _LocalShards:
         self._folder = shard_folder(root)
         if not self._folder.is_dir():
             raise PoolError(f"pool {root}: no such directory; expected one with *.tar or shards/*.tar")
-        listing = list_tars(self._folder)
+        listing = list_pool_tars(root)
         self.names, self.passed_over = listing.names, listing.passed_over
         if not self.names:
             raise PoolError(f"pool {root}: {self._folder} holds no .tar file; nothing to index{listing.hint}")

@@ -11,7 +11,7 @@ from dcfast._core import index as core_index
 from dcfast.errors import PoolError
 from dcfast.resharding.files import plain_path, raise_full_disk, unnamed_file
 from dcfast.resharding.sources import open_segment
-from dcfast.storage.listing import TarListing, list_tars, shards_below
+from dcfast.storage.listing import TarListing, list_pool_tars, shards_below
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _listing(given: str) -> TarListing:
     base = shards_below(given)
     if not os.path.isdir(base):
         raise PoolError(f"reshard: pool {given} is not a directory")
-    listing = list_tars(base)
+    listing = list_pool_tars(given)
     if not listing.names:
         expected = "expected shards such as 00000000.tar"
         raise PoolError(f"reshard: pool {base} has no .tar files; {expected}{listing.hint}")

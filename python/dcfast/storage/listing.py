@@ -18,6 +18,7 @@ __all__ = [
     "TarListing",
     "first_notes",
     "is_shard_name",
+    "list_pool_tars",
     "list_tars",
     "printable",
     "reason_passed_over",
@@ -134,6 +135,19 @@ def list_tars(directory: str | os.PathLike[str]) -> TarListing:
             elif reason := _directory_reason(entry) or reason_passed_over(entry.name):
                 passed_over.append(PassedOver(printable(entry.name), reason))
     return TarListing(folder, sorted(names), sorted(passed_over))
+
+
+def list_pool_tars(directory: str | os.PathLike[str]) -> TarListing:
+    """Lists the shards of a pool, where ``shards_below`` says: tars beside a directory ``shards`` are passed over.
+
+    Raises, memory, cost: see ``list_tars``; and one listing more.
+    """
+    given = os.fspath(directory)
+    listing = list_tars(shards_below(given))
+    if listing.directory != given and (beside := sorted(filter(is_shard_name, os.listdir(given)))):
+        reason = f"{len(beside):,} .tar beside the directory shards, which is taken"
+        listing.passed_over.append(PassedOver(printable(os.path.join("..", beside[0])), reason))
+    return listing
 
 
 def _directory_reason(entry: os.DirEntry[str]) -> str:

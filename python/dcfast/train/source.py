@@ -21,12 +21,12 @@ import numpy.typing as npt
 from dcfast.access.reader import PoolReader
 from dcfast.errors import CorruptDataError, PoolError, SubsetError
 from dcfast.index.build import write_segment
-from dcfast.index.pool import list_tars, shard_folder
+from dcfast.index.pool import shard_folder
 from dcfast.index.pool_index import index_folder
 from dcfast.index.rows import loss_notes, valid_uid_mask
 from dcfast.index.segments import SampleFlag, Segment
 from dcfast.resharding.plan import ReshardPlan, ShardSources, make_plan
-from dcfast.storage.listing import first_notes
+from dcfast.storage.listing import first_notes, list_pool_tars
 from dcfast.storage.npz import load_array, write_npy
 from dcfast.uids.sets import load_subset, open_records
 
@@ -132,7 +132,7 @@ def _prepare_shards(directory: str, segment_path: Path) -> SourceFiles:
     folder = shard_folder(os.path.abspath(directory))
     if not folder.is_dir():
         raise PoolError(f"source {directory}: no such directory; expected one with *.tar")
-    listing = list_tars(folder)
+    listing = list_pool_tars(os.path.abspath(directory))
     names = listing.names
     if not names:
         expected = "expected shards of image-text pairs"
