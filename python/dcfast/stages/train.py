@@ -113,7 +113,8 @@ def _refuse_nothing(chosen: dict[str, Any]) -> None:
 
 def steps(run: Run) -> Steps:
     """The order, then the training."""
-    _refuse_nothing(run.summary("filter"))
+    if run.has_summary("filter"):
+        _refuse_nothing(run.summary("filter"))
     settings, segments = run.settings, len(run.pool.segments())
     shard_dir = str(run.pool.shard_dir)
     inputs: tuple[str, ...]
