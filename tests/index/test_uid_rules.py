@@ -156,6 +156,18 @@ def test_the_same_uids_of_every_type(tmp_path: Path) -> None:
         metadata_schema(path, "key")
 
 
+def test_a_metadata_row_without_url_is_quarantined(flat: Path, tmp_path: Path) -> None:
+    path = flat / "00001.parquet"
+    table = pq.read_table(path)
+    urls = ["", *table["url"].to_pylist()[1:]]
+    pq.write_table(table.set_column(0, "url", pa.array(urls)), path)
+    settings = Settings(pool=str(flat), filter="no_filter", train=False, uid_from="url")
+    done = run(tmp_path / "run", settings, last="filter")
+    assert (done["filter"]["malformed_uids"], done["filter"]["fates"]["unlisted"]) == (1, 1)
+    reasons = pq.read_table(tmp_path / "run/quarantine.parquet")["reason"].to_pylist()
+    assert reasons == ["metadata 00001.parquet, row 0, has no url"]
+
+
 def test_a_refresh_of_other_uids_reads_all_again(flat: Path, tmp_path: Path) -> None:
     index = tmp_path / "ix"
     rows = {}

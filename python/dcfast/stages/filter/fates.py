@@ -203,8 +203,15 @@ def assign_metadata_outcomes(out: str, args: dict[str, Any]) -> dict[str, Any]:
     absent = absent[np.argsort(row, kind="stable")]
     malformed = read_table(root / args["malformed"]).to_pylist()
     unnamed = args["malformed_count"] - len(malformed)
-    bad = [f"uid {m['uid']!r} of metadata {m['file']}, row {m['row']}, is not 32 hex digits" for m in malformed]
-    bad += ["the uid of a metadata row is not 32 hex digits (the first 1,000 of the piece are named)"] * unnamed
+    rule = args.get("uid_from")  # then a uid is a hash, and there is none where there is nothing to hash
+    wrong = f"has no {rule}" if rule else "has a uid that is not 32 hex digits"
+    bad = [
+        f"metadata {m['file']}, row {m['row']}, {wrong}"
+        if rule
+        else f"uid {m['uid']!r} of metadata {m['file']}, row {m['row']}, is not 32 hex digits"
+        for m in malformed
+    ]
+    bad += [f"a metadata row {wrong} (the first 1,000 of the piece are named)"] * unnamed
     n, m = len(absent), len(bad)
     empty = pa.nulls(n + m, pa.string())
     quarantined = _write(
@@ -287,6 +294,7 @@ def assign_outcomes(run: Run, reasons: list[str], malformed: list[int]) -> Any:
                 "outcomes": outcome_run(number),
                 "malformed": malformed_path(number),
                 "malformed_count": malformed[number],
+                **run.uid_rule,
             },
             inputs=("index/pool.npy", outcome_run(number), malformed_path(number)),
             outputs=(part_path("fates", number, "b"), part_path("quarantine", number, "b")),
