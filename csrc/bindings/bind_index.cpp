@@ -191,8 +191,15 @@ IndexSource index_source(const py::handle& given) {
   return {{}, segment, shard, {}};
 }
 
+UidFrom uid_rule(const std::string& name) {
+  if (name == "json") return UidFrom::json;
+  if (name == "url") return UidFrom::url;
+  if (name == "key") return UidFrom::key;
+  throw py::value_error("uid_from must be json, url or key; got '" + name + "'");
+}
+
 SegmentStats write(const std::vector<std::pair<ShardSourceObject, RawText>>& shards, const RawText& out_path, bool read_uid, bool read_image_size,
-                   unsigned threads, std::size_t window_bytes) {
+                   unsigned threads, std::size_t window_bytes, const std::string& uid_from) {
   std::vector<IndexSource> sources;
   std::vector<std::string> names;
   sources.reserve(shards.size());
@@ -201,16 +208,27 @@ SegmentStats write(const std::vector<std::pair<ShardSourceObject, RawText>>& sha
     sources.push_back(index_source(source));
     names.push_back(name);
   }
-  const IndexOptions options{read_uid, read_image_size};
+  const UidFrom rule = uid_rule(uid_from);
+  const bool by_key = read_uid && rule == UidFrom::key;
+  const IndexOptions options{read_uid && !by_key, read_image_size, rule};
   const auto index_shard = [&](std::size_t i) {
     const IndexSource& source = sources[i];
     if (source.segment) return source.segment->shard_index(source.shard);
-    if (!source.ranges) return index_tar_file(source.path, options);
-    PythonRanges ranges(source.ranges);
-    return index_tar_ranges(ranges, options, window_bytes);
+    ShardIndex shard;
+    if (!source.ranges) {
+      shard = index_tar_file(source.path, options);
+    } else {
+      PythonRanges ranges(source.ranges);
+      shard = index_tar_ranges(ranges, options, window_bytes);
+    }
+    if (by_key) set_key_uids(shard, names[i]);
+    return shard;
   };
   return enter_core([&](const Poll& poll) { return write_segment(names, index_shard, out_path, threads, poll); });
 }
+
+/// (shard, offset, whether it is the archive, message) of what may hide samples: the one list for all who use them.
+using Loss = std::tuple<std::uint64_t, std::uint64_t, bool, std::string>;
 
 /// (shard, offset, whether it is damage, message)
 using Report = std::tuple<std::uint64_t, std::uint64_t, bool, std::string>;
@@ -228,6 +246,15 @@ std::vector<Report> stored_reports(const Shared& segment) {
     out.emplace_back(shard[i], segment->column<std::uint64_t>(Section::report_offset)[i],
                      segment->column<std::uint8_t>(Section::report_damage)[i] != 0,
                      segment->text(Section::report_begin, Section::report_text, i));
+  }
+  return out;
+}
+
+std::vector<Loss> losses_of(const Shared& segment) {
+  std::vector<Loss> out;
+  for (auto& [shard, offset, damage, message] : stored_reports(segment)) {
+    const SampleLoss loss = sample_loss(damage, message);
+    if (loss != SampleLoss::none) out.emplace_back(shard, offset, loss == SampleLoss::archive, std::move(message));
   }
   return out;
 }
@@ -300,9 +327,11 @@ void bind_index(py::module_& m) {
       .def("exts", [](const Shared& s) { return raw_strings(s, Section::ext_begin, Section::exts, s->num_exts()); })
       .def("shard_names",
            [](const Shared& s) { return raw_strings(s, Section::shard_name_begin, Section::shard_names, s->num_shards()); })
-      .def("reports", &stored_reports, "(shard, offset, whether it is damage, message) of each.");
+      .def("reports", &stored_reports, "(shard, offset, whether it is damage, message) of each.")
+      .def("losses", &losses_of,
+           "(shard, offset, whether a part of the archive was not read, message) of each report that may hide samples.");
   m.def("write_segment", &write, py::arg("shards"), py::arg("out_path"), py::arg("read_uid"), py::arg("read_image_size"),
-        py::arg("threads"), py::arg("window_bytes"),
+        py::arg("threads"), py::arg("window_bytes"), py::arg("uid_from") = "json",
         "Indexes (source, name) of each shard. A source is a path, a shard of another segment, or ranges.");
 }
 

@@ -191,7 +191,7 @@ class Segments {
 };
 
 using Counts = py::typing::Dict<py::str, py::int_>;
-using Damage = std::tuple<py::bytes, std::uint64_t, std::string>;
+using Damage = std::tuple<py::bytes, std::uint64_t, bool, std::string>;
 using Write = py::typing::Callable<py::int_(py::memoryview)>;
 
 Counts counts_of(const ReshardPlan& plan) {
@@ -254,7 +254,7 @@ ReshardPlan plan_reshard(const std::vector<SegmentItem>& segments, const Buffer<
 
 std::vector<Damage> damage_of(const ReshardPlan& plan) {
   std::vector<Damage> out;
-  for (const ReshardPlan::Damage& one : plan.damage) out.emplace_back(py::bytes(one.shard), one.offset, one.message);
+  for (const ReshardPlan::Damage& one : plan.damage) out.emplace_back(py::bytes(one.shard), one.offset, one.archive, one.message);
   return out;
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -57,10 +58,13 @@ def test_samples_written_twice_are_reported(tmp_path: Path) -> None:
 
 def test_shorter_archive_written_over_a_longer_one(tmp_path: Path) -> None:
     """What a killed writer left stays behind the new end: it is not indexed, and a note tells of it."""
-    old = make_tar(tmp_path / "old.tar", [m for i in range(40) for m in sample_members(i, 3000)]).read_bytes()
-    new = make_tar(tmp_path / "new.tar", [m for i in range(90, 93) for m in sample_members(i, 3000)]).read_bytes()
+    noise = GIF + random.Random(3).randbytes(3000)  # zeros alone, as padding is, would lead on to the next header
+    members = {i: sample_members(i, 0, picture=noise) for i in range(93)}
+    old = make_tar(tmp_path / "old.tar", [m for i in range(40) for m in members[i]]).read_bytes()
+    new = make_tar(tmp_path / "new.tar", [m for i in range(90, 93) for m in members[i]]).read_bytes()
     path = tmp_path / "a.tar"
-    path.write_bytes(new[: len(new.rstrip(b"\0")) // 512 * 512 + 512 + 1024] + old[len(new) :])
+    end = len(new.rstrip(b"\0")) // 512 * 512 + 512 + 1024
+    path.write_bytes(new[:end] + old[end:])
     index = index_tars(path)
     assert [key for key, _ in our_groups(index.segment)] == [f"{i:09d}" for i in (90, 91, 92)]
     assert [n.message for n in index.notes] == ["data follow the end-of-archive marker: they are not indexed"]

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from dcfast.errors import CorruptDataError, PoolError
-from dcfast.index.metadata import count_metadata_rows, metadata_schema, open_metadata, parse_uids
+from dcfast.filters.rules import valid_text
+from dcfast.index.metadata import column_matches, count_metadata_rows, metadata_schema, open_metadata, parse_uids
 from dcfast.resharding.boxes import make_box_table
 from dcfast.run.workflow import run
 from dcfast.rundir.run_dir import Settings
@@ -123,14 +124,14 @@ def test_two_columns_of_one_name(tmp_path: Path) -> None:
 
 
 KINDS = [
-    *(pa.string(), pa.large_string(), pa.binary(), pa.large_binary()),
+    *(pa.string(), pa.large_string(), pa.binary(), pa.large_binary(), pa.string_view(), pa.binary(32)),
     *(pa.dictionary(pa.int32(), pa.string()), pa.dictionary(pa.int8(), pa.large_string())),
 ]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_uids_of_every_kind_of_text(tmp_path: Path, kind: pa.DataType) -> None:
-    texts = [*UIDS[:100], None, "not a uid"]
+    texts = [*UIDS[:100], None, "not a uid".ljust(32, "x")]
     plain = pa.array(texts, pa.string())
     column = plain.dictionary_encode().cast(kind) if pa.types.is_dictionary(kind) else plain.cast(kind)
     path = written(tmp_path / "m.parquet", {"uid": column})
@@ -141,11 +142,58 @@ def test_uids_of_every_kind_of_text(tmp_path: Path, kind: pa.DataType) -> None:
     assert np.flatnonzero(~valid).tolist() == [100, 101]
 
 
-@pytest.mark.parametrize("kind", [pa.int64(), pa.null(), pa.list_(pa.string())], ids=str)
+@pytest.mark.parametrize("kind", [pa.int64(), pa.null(), pa.list_(pa.string()), pa.binary(16)], ids=str)
 def test_uids_that_are_no_text(tmp_path: Path, kind: pa.DataType) -> None:
+    assert metadata_schema(written(tmp_path / "none.parquet", {"uid": pa.nulls(0, kind)})).names == ["uid"]
     path = written(tmp_path / "m.parquet", {"uid": pa.nulls(3, kind)})
     with pytest.raises(PoolError, match=r"m\.parquet has a column uid of type .*; expected uid as strings"):
         metadata_schema(path)
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.dictionary(pa.int8(), pa.binary())], ids=str)
+def test_texts_may_be_bytes(kind: pa.DataType) -> None:
+    texts = ["a dog, that is to say a hound, in the park", None, "é", "three little words"] * 3
+    plain = pa.array(texts)
+    column = plain.cast(pa.binary())
+    column = column.dictionary_encode() if pa.types.is_dictionary(kind) else column.cast(kind)
+    assert column_matches("text", column.type)
+    assert valid_text(column).to_pylist() == texts
+    assert valid_text(pa.array([b"\xff a", b"b"])).to_pylist() == ["\ufffd a", "b"]
+    for other in (pa.int32(), pa.list_(pa.string()), pa.bool_()):
+        assert not column_matches("text", other)
+    assert [column_matches("number", k) for k in (pa.int8(), pa.float16(), pa.string(), pa.bool_())] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_every_file_is_looked_at_before_any_work(tmp_path: Path) -> None:
+    """Whichever file it is, and before the first shard is read."""
+    pool = plain_pool(tmp_path / "pool").write()
+    last = sorted((pool / "metadata").iterdir())[-1]
+    table = pq.read_table(last)
+    broken = [
+        (
+            "basic_filter",
+            table.set_column(1, "text", pa.array(range(len(table)))),
+            "needs strings in the column 'text'",
+        ),
+        ("no_filter", table.drop_columns(["uid"]), "has no column uid"),
+        ("no_filter", table.append_column("uid", table["uid"]), "has 2 columns uid"),
+        ("basic_filter", table.append_column("text", table["text"]), "found more than once the column 'text'"),
+    ]
+    for number, (text, changed, message) in enumerate(broken):
+        pq.write_table(changed, last)
+        for stage in ("index", "filter"):
+            if stage == "index" and text != "no_filter":
+                continue
+            out = tmp_path / f"run-{number}-{stage}"
+            with pytest.raises(PoolError, match=message) as caught:
+                run(out, Settings(pool=str(pool), filter=text, train=False), last=stage)
+            assert last.name in str(caught.value)
+            assert not (out / "index").exists()
 
 
 def test_a_run_on_categorical_uids_equals_one_on_strings(tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def test_damage_behind_a_good_member(tmp_path: Path, tail: bytes, message: str) 
 
 def test_notes(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
-    path.write_bytes(GOOD + END + GOOD + END)
+    path.write_bytes(GOOD + END + b"not a header" * 100)
     index = index_tars(path)
     assert (index.damage, len(index)) == ([], 1)
     assert [n.message for n in index.notes] == ["data follow the end-of-archive marker: they are not indexed"]

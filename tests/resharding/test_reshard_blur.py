@@ -142,9 +142,13 @@ def write_metadata(path: Path, rows: list[tuple[str, list[list[float]] | None]])
     return path
 
 
+def random_boxes(rng: np.random.Generator, count: int) -> list[list[float]]:
+    return np.sort(rng.random((count, 2, 2)), axis=1).reshape(count, 4).tolist()
+
+
 def test_boxes_are_found_by_uid(tmp_path):
     rng = np.random.default_rng(5)
-    rows = [(make_uid(i), rng.random((i % 4, 4)).tolist() if i % 5 else None) for i in range(300)]
+    rows = [(make_uid(i), random_boxes(rng, i % 4) if i % 5 else None) for i in range(300)]
     write_metadata(tmp_path / "m/b.parquet", rows[:100])
     write_metadata(tmp_path / "m/c.parquet", rows[100:])
     write_metadata(tmp_path / "m/d.parquet", [(make_uid(1), [[0, 0, 1, 1]])])  # again, later: the first counts
@@ -166,20 +170,65 @@ def test_boxes_are_found_by_uid(tmp_path):
         assert np.array_equal(again.records, table.records)
 
 
-def test_boxes_outside_of_the_picture_are_cut(tmp_path):
-    write_metadata(tmp_path / "m.parquet", [(make_uid(0), [[-0.5, 0.25, 1.5, 0.5]])])
+def test_rounding_beyond_the_picture_is_cut(tmp_path):
+    write_metadata(tmp_path / "m.parquet", [(make_uid(0), [[-0.0009, 0.25, 1.0009, 0.5]])])
     table = make_box_table(tmp_path / "m.parquet", subset_of([make_uid(0)]), tmp_path / "t")
     assert table.boxes.tolist() == [[0, 0.25, 1, 0.5]]
+    assert (table.refused, table.notes) == (0, [])
+
+
+BAD_BOXES = {
+    "is not four finite numbers": [[0.1, 0.2, 0.3], [0.1, 0.2, 0.3, math.nan], [0.1, -math.inf, 0.3, 0.4], [], None],
+    "leaves the picture": [[25.0, 22.0, 102.0, 112.0], [-0.5, 0.25, 1.5, 0.5], [0.1, 0.1, 0.2, 1.0011]],
+    "has its corners swapped": [[0.4, 0.5, 0.1, 0.1], [0.1, 0.5, 0.4, 0.1], [0.1, 0.1, 0.1, 0.4]],
+}
+
+
+@pytest.mark.parametrize(("why", "box"), [(why, box) for why, boxes in BAD_BOXES.items() for box in boxes])
+@pytest.mark.parametrize("more", [[], [FACE]])
+def test_a_bad_box_costs_its_row(tmp_path, why, box, more):
+    uids = [make_uid(i) for i in range(5)]
+    rows = [(uid, [FACE, FACE]) for uid in uids]
+    rows[3] = (uids[3], [*more, box, *more])
+    write_metadata(tmp_path / "m.parquet", rows)
+    table = make_box_table(tmp_path / "m.parquet", subset_of(uids), tmp_path / "t")
+    (note,) = table.notes
+    assert f"m.parquet, row 3: box {[] if box in ([], None) else ''}".rstrip("[]") in note
+    assert why in note
+    found = BoxTable.open(tmp_path / "t").look_up(uid_array(uids))
+    assert [boxes.tolist() for i, boxes in enumerate(found) if i != 3] == [[FACE, FACE]] * 4
+    assert found[3].shape == (1, 4)
+    assert np.isnan(found[3]).all()
+    others = make_box_table(tmp_path / "m.parquet", subset_of(uids[:2]), tmp_path / "t")
+    assert (others.refused, len(others.boxes)) == (0, 4)  # a row of no sample is nobody's fault
+
+
+def test_a_row_without_uid_costs_that_row(tmp_path):
+    rows = [(make_uid(i) if i not in (2, 4) else bad, [FACE]) for i, bad in enumerate([0, 0, None, 0, "x" * 200])]
+    write_metadata(tmp_path / "m.parquet", [*rows, (None, None)])
+    table = make_box_table(tmp_path / "m.parquet", subset_of([make_uid(i) for i in range(5)]), tmp_path / "t")
+    assert (table.refused, len(table.records)) == (2, 3)
+    assert "m.parquet, row 2: its uid is not 32 hex digits: None" in table.notes[0]
+    assert len(table.notes[1]) < len(str(tmp_path)) + 200
+    write_metadata(tmp_path / "m.parquet", [(None, [FACE])] * 30 + [(make_uid(0), [FACE])])
+    table = make_box_table(tmp_path / "m.parquet", subset_of([make_uid(0)]), tmp_path / "t")
+    assert (len(table.notes), table.notes[-1]) == (21, "boxes: 10 more rows were refused")
+
+
+def test_metadata_of_pixels_stops_the_run(tmp_path):
+    write_metadata(tmp_path / "m.parquet", [(make_uid(i), [[25.0, 22.0, 102.0, 112.0]]) for i in range(3)])
+    with pytest.raises(
+        PoolError, match=r"all 3 rows with boxes are refused; the first: .*m\.parquet, row 0.* fractions"
+    ):
+        make_box_table(tmp_path / "m.parquet", subset_of([make_uid(i) for i in range(3)]), tmp_path / "t")
 
 
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
         ({"uid": [make_uid(0)]}, "has no column face_bboxes"),
-        ({"uid": ["xyz"], "face_bboxes": [[FACE]]}, "rows 0 and on"),
+        ({"uid": [5], "face_bboxes": [[FACE]]}, "a column uid of type int64"),
         ({"uid": [make_uid(0)], "face_bboxes": ["text"]}, "must be lists of"),
-        ({"uid": [make_uid(0)], "face_bboxes": [[[0.1, 0.2, 0.3]]]}, "not four finite numbers"),
-        ({"uid": [make_uid(0)], "face_bboxes": [[[0.1, 0.2, 0.3, math.nan]]]}, "not four finite numbers"),
     ],
 )
 def test_bad_metadata(tmp_path, columns, message):
@@ -277,6 +326,29 @@ def test_blur_applied_and_injected(pool, tmp_path, options):
     assert sum(stats) == sum(sizes.values()) == meta["output_count"] == 7
     assert meta["blur_failed"] == 1
     assert not list(out.glob(".tmp-*"))
+
+
+def test_refused_boxes_are_never_written_as_blurred(pool, tmp_path, capsys):
+    """Of a sample whose boxes make no sense: left out where faces are to be blurred, else without boxes in its json."""
+    directory, _, subset, boxes = pool
+    rows = dict(boxes) | {make_uid(1): [FACE, [30.0, 30.0, 60.0, 60.0]], make_uid(2): [[0.5, 0.5, 0.501, 0.501]]}
+    write_metadata(tmp_path / "bad/0.parquet", [*rows.items(), (None, [FACE])])
+    report = resharder.reshard(
+        directory, tmp_path / "out", subset, boxes=tmp_path / "bad", apply_blur=True, inject_boxes=True, verify=True
+    )
+    # 1 stands three times; 2 has a box smaller than a pixel; 4 is no picture
+    assert (report["blurred"], report["injected"], report["blur_failed"]) == (1, 1, 5)
+    assert report["boxes_refused"] == 2
+    assert "row 1: box [30.0, 30.0, 60.0, 60.0] leaves the picture" in report["notes"][0]
+    assert "row 6: its uid is not 32 hex digits" in report["notes"][1]
+    written = {name.split("-")[0] for name in members(tmp_path / "out")}
+    assert written == {make_uid(i) for i in (0, 3, 5)}
+    report = resharder.reshard(
+        directory, tmp_path / "in", subset, boxes=tmp_path / "bad", inject_boxes=True, verify=True
+    )
+    assert (report["injected"], report["inject_failed"], report["blur_failed"]) == (3, 3, 0)
+    after = members(tmp_path / "in")
+    assert json.loads(after[f"{make_uid(1)}-0.json"])["face_bboxes"] is None
 
 
 def test_injection_alone_keeps_the_pictures(pool, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from dcfast.doctor.gpu import _in_a_process
 from dcfast.errors import first_line, last_line
 from dcfast.evaluate.evalset import class_names
-from dcfast.storage.lines import read_lines, split_lines
+from dcfast.storage.lines import iterate_lines, read_lines, split_lines
 
 WITHIN = ["\r", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"]
 
@@ -83,6 +83,14 @@ def test_a_class_name_keeps_what_stands_within_it(character: str, tmp_path: Path
     (tmp_path / "classnames.txt").write_bytes("\n".join(names).encode())
     (tmp_path / "zeroshot_classification_templates.txt").write_bytes(b"a {c}\r\n")
     assert class_names(tmp_path) == (names, ["a {c}"])
+
+
+@pytest.mark.parametrize("text", ["", "a", "a\n", "a\r\n\r\nb", "a\x85b\u2028c\x0cd\re\n\nf\n"])
+def test_line_by_line_gives_the_lines(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    assert list(iterate_lines(tmp_path / "a.txt")) == read_lines(tmp_path / "a.txt") == split_lines(text)
+    with pytest.raises(FileNotFoundError):
+        list(iterate_lines(tmp_path / "none.txt"))
 
 
 def test_nothing_else_splits_lines() -> None:

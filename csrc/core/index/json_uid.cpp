@@ -5,7 +5,11 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
+#include <span>
+#include <string>
 #include <vector>
+
+#include "core/hashing/hashing.hpp"
 
 namespace dcfast {
 
@@ -27,20 +31,23 @@ constexpr auto hex_values = make_hex_values();
 
 int hex_value(char c) { return hex_values[static_cast<unsigned char>(c)]; }
 
-UidStatus find_uid(const simdjson::dom::element& root, Uid& out) {
+UidStatus find_uid(const simdjson::dom::element& root, std::string_view name, Uid& out) {
   simdjson::dom::object object;
   if (root.get(object) != simdjson::SUCCESS) return UidStatus::missing;
   bool there = false;
   simdjson::dom::element value;
   for (const auto field : object) {
-    if (field.key == "uid") {
+    if (field.key == name) {
       value = field.value;
       there = true;
     }
   }
   if (!there || value.is_null()) return UidStatus::missing;
   std::string_view text;
-  if (value.get(text) != simdjson::SUCCESS || !parse_uid_hex(text, out)) return UidStatus::malformed;
+  if (value.get(text) != simdjson::SUCCESS) return UidStatus::malformed;
+  if (name == "uid") return parse_uid_hex(text, out) ? UidStatus::found : UidStatus::malformed;
+  if (text.empty()) return UidStatus::missing;
+  out = xxh3_128(std::as_bytes(std::span(text)));
   return UidStatus::found;
 }
 
@@ -155,23 +162,24 @@ bool parse_uid_hex(std::string_view text, Uid& out) noexcept {
 }
 
 struct UidReader::State {
+  std::string field;
   simdjson::dom::parser parser;
   std::vector<char> standard;
 };
 
-UidReader::UidReader() : state_(std::make_unique<State>()) {}
+UidReader::UidReader(std::string_view field) : state_(std::make_unique<State>()) { state_->field = field; }
 UidReader::~UidReader() = default;
 
 UidStatus UidReader::read(std::span<const std::byte> json, Uid& out) {
   simdjson::dom::element root;
   const auto* bytes = reinterpret_cast<const std::uint8_t*>(json.data());
-  if (state_->parser.parse(bytes, json.size(), false).get(root) == simdjson::SUCCESS) return find_uid(root, out);
+  if (state_->parser.parse(bytes, json.size(), false).get(root) == simdjson::SUCCESS) return find_uid(root, state_->field, out);
   auto& text = state_->standard;
   text.assign(reinterpret_cast<const char*>(bytes), reinterpret_cast<const char*>(bytes) + json.size());
   text.insert(text.end(), padding, ' ');
   make_standard(text, json.size());
   if (state_->parser.parse(text.data(), json.size(), false).get(root) != simdjson::SUCCESS) return UidStatus::bad_json;
-  return find_uid(root, out);
+  return find_uid(root, state_->field, out);
 }
 
 }  // namespace dcfast

@@ -1,4 +1,4 @@
-// The uid of a sample's json member, by simdjson: the whole document is checked, any field order, escapes
+// The uid of a sample's json member, or the hash of its url, by simdjson: the whole document is checked, any field order, escapes
 // in keys and values. What Python's json module accepts beyond the standard (NaN, Infinity, numbers of any
 // length, lone surrogates, a byte order mark) is accepted too: img2dataset writes with it.
 #pragma once
@@ -14,8 +14,8 @@ namespace dcfast {
 
 enum class UidStatus {
   found,
-  missing,    // valid json, but not an object, or no "uid" in it, or null
-  malformed,  // "uid" is there and is not a string of 32 hexadecimal digits
+  missing,    // valid json, but not an object, or the field is not in it, or null; of an url, empty too
+  malformed,  // "uid" is there and is not a string of 32 hexadecimal digits; "url" is no string
   bad_json,   // not json
 };
 
@@ -27,12 +27,13 @@ class UidReader {
   /// The parser reads (never uses) this many bytes behind the document.
   static constexpr std::size_t padding = 64;
 
-  UidReader();
+  /// `field`: "uid", 32 hexadecimal digits, or "url", whose XXH3-128 is the uid.
+  explicit UidReader(std::string_view field = "uid");
   ~UidReader();
   UidReader(const UidReader&) = delete;
   UidReader& operator=(const UidReader&) = delete;
 
-  /// `json` must have `padding` readable bytes behind it. Of several "uid" fields the last counts, as in
+  /// `json` must have `padding` readable bytes behind it. Of several such fields the last counts, as in
   /// Python. Memory: a few times the largest document seen.
   UidStatus read(std::span<const std::byte> json, Uid& out);
 

@@ -7,6 +7,7 @@
 #include <string>
 #include <unordered_map>
 
+#include "core/hashing/hashing.hpp"
 #include "core/images/image_header.hpp"
 #include "core/index/json_uid.hpp"
 #include "core/index/string_hash.hpp"
@@ -20,6 +21,13 @@ static_assert(ReadWindow::padding >= UidReader::padding);
 
 char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
 
+/// Whether digits stand before the first dot.
+bool begins_with_number(std::string_view ext) {
+  const std::size_t dot = ext.find('.');
+  if (dot == std::string_view::npos || dot == 0) return false;
+  return std::all_of(ext.begin(), ext.begin() + static_cast<std::ptrdiff_t>(dot), [](char c) { return c >= '0' && c <= '9'; });
+}
+
 using StringIds = std::unordered_map<std::string, std::uint32_t, StringHash, std::equal_to<>>;
 
 /// The extensions of a shard. They come in the same few, in the same order: the one after the last is tried first.
@@ -28,6 +36,7 @@ class ExtTable {
   struct Entry {
     std::uint32_t folded;  // one number for all cases of an extension
     bool json, caption, image;
+    bool numbered;              // an image whose extension begins with a number: 000001.jpg
     std::uint64_t last_sample;  // of the folded extension's entry: the sample that has it, counted from 1
   };
 
@@ -59,7 +68,8 @@ class ExtTable {
     names_.add(ext);
     ids_.emplace(ext, id);
     const std::uint32_t first = folded_ids_.emplace(folded, id).first->second;
-    entries_.push_back({first, folded == "json", folded == "txt", is_image_ext(folded), 0});
+    const bool image = is_image_ext(folded);
+    entries_.push_back({first, folded == "json", folded == "txt", image, image && begins_with_number(folded), 0});
     return id;
   }
 
@@ -142,7 +152,7 @@ class MemberImage final : public ImageBytes {
 class ShardBuilder {
  public:
   ShardBuilder(TarWalker& walker, const IndexOptions& options, ShardIndex& out)
-      : walker_(walker), options_(options), out_(out), exts_(out.exts), keys_(out.keys) {}
+      : walker_(walker), options_(options), out_(out), exts_(out.exts), keys_(out.keys), uids_(field_of(options)) {}
 
   void add(const TarMember& member) {
     std::string_view key;
@@ -162,18 +172,17 @@ class ShardBuilder {
     append_member(out_, member.data_offset, member.size, id, previous_end_);
     if (exts_[id].json) read_json(member);
     if (exts_[id].caption) out_.flags.back() &= static_cast<std::uint16_t>(~sample_flag::no_caption);
-    if (exts_[id].image) read_image(member);
+    if (exts_[id].image) {
+      count_image(exts_[id].numbered);
+      read_image(member);
+    }
   }
 
-  /// Says once for the shard what flags say for each sample: parts of what was one sample must not pass for wholes.
-  void note_repeated_keys() {
-    if (repeated_keys_ == 0) return;
-    const std::string_view key = out_.keys[first_repeated_];
-    const bool one = repeated_keys_ == 1;
-    out_.reports.push_back({out_.base[first_repeated_], false,
-                            std::to_string(repeated_keys_) + (one ? " sample has" : " samples have") + " the key of an earlier one, " +
-                                (one ? "" : "the first ") + printable_name(key) +
-                                ": written twice, or interleaved with others; each part is a sample of its own", {}});
+  /// Says once for the shard, whatever the number of samples: what of it may not stand where it was meant to.
+  void add_notes() {
+    note_repeated_keys();
+    note_many_images();
+    note_strays();
   }
 
   /// Marks the sample that damage may have robbed of members: unless the member that is cut is known and
@@ -190,14 +199,80 @@ class ShardBuilder {
   }
 
  private:
+  // More images than these in a sample are taken for a mistake; views and masks of one image are fewer, and unnumbered.
+  static constexpr std::uint32_t most_images = 4;
+
+  static std::string_view field_of(const IndexOptions& options) { return options.uid_from == UidFrom::url ? "url" : "uid"; }
+
+  /// What flags say for each sample: parts of what was one sample must not pass for wholes.
+  void note_repeated_keys() {
+    if (repeated_keys_ == 0) return;
+    const std::string_view key = out_.keys[first_repeated_];
+    const bool one = repeated_keys_ == 1;
+    out_.reports.push_back({out_.base[first_repeated_], false,
+                            std::to_string(repeated_keys_) + (one ? " sample has" : " samples have") + std::string(tar_note::same_key) + ", " +
+                                (one ? "" : "the first ") + printable_name(key) +
+                                ": written twice, or interleaved with others; each part is a sample of its own", {}});
+  }
+
+  void count_image(bool numbered) {
+    const std::size_t sample = out_.flags.size() - 1;
+    if (sample != image_sample_) {
+      image_sample_ = sample;
+      images_ = numbered_ = 0;
+      counted_ = false;
+    }
+    ++images_;
+    numbered_ += numbered ? 1 : 0;
+    if (numbered_ < 2 && images_ <= most_images) return;
+    if (!counted_ && crowded_++ == 0) first_crowded_ = sample;
+    counted_ = true;
+    if (sample == first_crowded_) images_of_first_ = images_;
+  }
+
+  void note_many_images() {
+    if (crowded_ == 0) return;
+    const bool one = crowded_ == 1;
+    out_.reports.push_back({out_.base[first_crowded_], false,
+                            std::string(tar_note::many_images) + ": " + (one ? "" : std::to_string(crowded_) + " samples, the first ") +
+                                printable_name(out_.keys[first_crowded_]) + " has " +
+                                std::to_string(images_of_first_) +
+                                ": a sample's key ends at the first dot of a name (webdataset's rule), so a dot before the number "
+                                "makes one sample of many; only the first picture of a sample is used",
+                            {}});
+  }
+
+  void note_strays() {
+    if (links_ > 0) {
+      out_.reports.push_back({0, false,
+                              std::to_string(links_) + (links_ == 1 ? " member is one of the" : " members are") + std::string(tar_note::links) +
+                                  " and belong to no sample, the first " + printable_name(out_.stray_names[first_link_]) +
+                                  ": pack the files themselves (tar -h --hard-dereference)",
+                              {}});
+    }
+    if (out_.flags.empty() && regular_strays_ > 0) {
+      out_.reports.push_back({0, false,
+                              std::string(tar_note::no_sample) + ": " + std::to_string(regular_strays_) +
+                                  " members have names without an extension, or that begin with a dot, the first " +
+                                  printable_name(out_.stray_names[first_regular_]),
+                              {}});
+    }
+  }
+
   void add_stray(const TarMember& member) {
+    const std::size_t number = out_.stray_kind.size();
+    std::string_view key;
+    std::string_view ext;
+    if (member.kind == MemberKind::regular && regular_strays_++ == 0) first_regular_ = number;
+    const bool link = member.kind == MemberKind::hard_link || member.kind == MemberKind::symlink;
+    if (link && split_member_name(member.name, key, ext) && links_++ == 0) first_link_ = number;
     out_.stray_names.add(member.name);
     out_.stray_offset.push_back(member.data_offset);
     out_.stray_size.push_back(member.size);
     out_.stray_kind.push_back(static_cast<std::uint8_t>(member.kind));
     if (member.kind == MemberKind::sparse) {
       out_.reports.push_back({member.header_offset, false, "sparse member " + printable_name(member.name) +
-                              " is listed, but not readable as plain bytes: it belongs to no sample", {}});
+                              std::string(tar_note::not_plain) + ": it belongs to no sample", {}});
     }
   }
 
@@ -259,6 +334,15 @@ class ShardBuilder {
   std::uint64_t previous_end_ = 0;
   std::uint64_t repeated_keys_ = 0;
   std::size_t first_repeated_ = 0;
+  // images of the sample that is being read, and the samples with too many
+  std::size_t image_sample_ = 0;
+  std::uint32_t images_ = 0, numbered_ = 0;
+  bool counted_ = false;
+  std::uint64_t crowded_ = 0, images_of_first_ = 0;
+  std::size_t first_crowded_ = 0;
+  // strays that may have been meant as members
+  std::uint64_t links_ = 0, regular_strays_ = 0;
+  std::size_t first_link_ = 0, first_regular_ = 0;
 };
 
 }  // namespace
@@ -288,6 +372,18 @@ bool split_member_name(std::string_view name, std::string_view& key, std::string
   return true;
 }
 
+void set_key_uids(ShardIndex& shard, std::string_view shard_name) {
+  std::string text(shard_name.substr(shard_name.rfind('/') + 1));  // npos + 1 is 0
+  text.push_back('/');
+  const std::size_t begin = text.size();
+  for (std::size_t i = 0; i < shard.flags.size(); ++i) {
+    text.resize(begin);
+    text.append(shard.keys[i]);
+    shard.uid[i] = xxh3_128(std::as_bytes(std::span(text)));
+    shard.flags[i] &= static_cast<std::uint16_t>(~sample_flag::without_uid);
+  }
+}
+
 bool is_image_ext(std::string_view ext) {
   const std::size_t dot = ext.rfind('.');
   if (dot != std::string_view::npos) ext.remove_prefix(dot + 1);
@@ -308,7 +404,7 @@ ShardIndex index_tar(ByteReader& reader, const IndexOptions& options) {
   TarMember member;
   while (walker.next(member)) builder.add(member);
   builder.mark_cut();
-  builder.note_repeated_keys();
+  builder.add_notes();
   out.reports.insert(out.reports.end(), walker.reports().begin(), walker.reports().end());
   return out;
 }

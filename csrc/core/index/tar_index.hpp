@@ -62,9 +62,17 @@ struct StringTable {
   }
 };
 
+/// Where the uid of a sample comes from (docs/formats.md, "Uids of pools without uids").
+enum class UidFrom : std::uint8_t {
+  json,  // "uid" of the json member
+  url,   // XXH3-128 of "url" of the json member
+  key,   // XXH3-128 of the shard's file name, a slash and the sample's key
+};
+
 struct IndexOptions {
   bool read_uid = true;         // parse json members
   bool read_image_size = true;  // read image headers
+  UidFrom uid_from = UidFrom::json;
 };
 
 /// Columns of one shard, in tar order. Extensions are in their original case.
@@ -97,10 +105,12 @@ void append_member(ShardIndex& shard, std::uint64_t data_offset, std::uint64_t s
 
 /// Key and extension of a member's name; false where it belongs to no sample.
 bool split_member_name(std::string_view name, std::string_view& key, std::string_view& ext);
+/// Gives each sample its uid by UidFrom::key. `shard_name`: what is before its last slash does not count.
+void set_key_uids(ShardIndex& shard, std::string_view shard_name);
 /// Whether an extension's last dotted part, lower-cased, is that of an image: jpg jpeg png webp gif bmp tif tiff.
 bool is_image_ext(std::string_view ext);
 
-/// Indexes one archive. Damage ends the walk and is in `reports`; only Error{io} is thrown.
+/// Indexes one archive. UidFrom::key is for set_key_uids, which knows the shard's name. Damage ends the walk and is in `reports`; only Error{io} is thrown.
 /// Memory: what TarWalker states, a json member of at most 64 MiB, and the columns.
 ShardIndex index_tar(ByteReader& reader, const IndexOptions& options);
 /// The same of a file. A file that changes under the walk is reported as damage.

@@ -1,7 +1,8 @@
 // A tar walker over positioned reads: headers are read, the data of large members are not, and small
 // neighbours (a caption, a json) come with the read of their header. Dialects: v7, ustar, GNU (long names,
 // base-256 numbers, old sparse), pax (local, global, sparse). Where pax and GNU headers disagree or repeat,
-// the answer is that of Python's tarfile, which webdataset reads with.
+// the answer is that of Python's tarfile, which webdataset reads with. Archives joined by cat are read one after
+// the other, as `tar -i` does.
 #pragma once
 
 #include <cstddef>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "core/index/printable_name.hpp"
+#include "core/index/tar_report.hpp"
 #include "core/system/file.hpp"
 
 namespace dcfast {
@@ -100,22 +102,15 @@ struct TarMember {
   std::uint64_t size = 0;
 };
 
-/// Something to say about an archive. Damage: members may be missing from `offset` on, where the first thing
-/// that could not be used begins; all members before it are whole. A note: legal, or lost nothing we can tell.
-struct TarReport {
-  std::uint64_t offset = 0;
-  bool damage = false;
-  std::string message;  // valid UTF-8
-  std::string member;   // the raw name of the member that is cut, where it is known
-};
-
-/// Walks one archive from its start. Memory: the window (at most 256 KiB), a name of at most 1 MiB, and a pax
+/// Walks a file from its start: an archive, or several, one behind the end mark of the other. Memory: the window (at most 256 KiB), a name of at most 1 MiB, and a pax
 /// header of at most 16 MiB while it is parsed; sizes in the file allocate nothing else.
 class TarWalker {
  public:
   static constexpr std::uint64_t max_long_name = 1 << 20;
   static constexpr std::uint64_t max_pax_header = 16 << 20;
   static constexpr std::size_t max_global_path = 4096;
+  /// Zeros behind an end mark that are taken for the padding of a record; tars pad to 10 KiB, as a rule.
+  static constexpr std::uint64_t max_padding = 1 << 20;
 
   explicit TarWalker(ByteReader& reader) : window_(reader) {}
   TarWalker(const TarWalker&) = delete;
@@ -138,6 +133,7 @@ class TarWalker {
 
   bool next_whole(TarMember& member);
   bool end_here();
+  bool next_archive();
   bool fill_member(TarMember& member, std::span<const std::byte> block, std::uint64_t header_begin);
   bool long_name(std::uint64_t at, std::uint64_t size, bool is_name);
   bool pax_header(std::uint64_t at, std::uint64_t size, bool global);
@@ -150,6 +146,8 @@ class TarWalker {
   bool done_ = false;
   bool in_chain_ = false;  // a pax or GNU header was read whose member has not come yet
   std::uint64_t chain_begin_ = 0;
+  std::uint64_t joined_ = 0;  // archives behind the first
+  std::uint64_t first_joined_ = 0;
   Extended local_;
   Extended global_;
   std::string name_;

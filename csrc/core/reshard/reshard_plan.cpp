@@ -140,11 +140,14 @@ void ReshardPlanner::note_shards(const SegmentRows& rows) {
   }
   const auto shard = segment.column<std::uint64_t>(Section::report_shard);
   for (std::size_t i = 0; i < shard.size(); ++i) {
-    if (segment.column<std::uint8_t>(Section::report_damage)[i] == 0) continue;
+    const bool damage = segment.column<std::uint8_t>(Section::report_damage)[i] != 0;
+    const std::string_view message = segment.text(Section::report_begin, Section::report_text, i);
+    const SampleLoss loss = sample_loss(damage, message);
+    if (loss == SampleLoss::none) continue;
     if (shard[i] >= segment.num_shards()) throw Error(Code::corrupt_data, "a report names a shard that is not there", segment.path());
     if (!rows.is_asked(shard[i])) continue;
     plan_.damage.push_back({std::string(name(shard[i])), segment.column<std::uint64_t>(Section::report_offset)[i],
-                            std::string(segment.text(Section::report_begin, Section::report_text, i))});
+                            loss == SampleLoss::archive, std::string(message)});
   }
 }
 

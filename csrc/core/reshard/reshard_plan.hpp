@@ -95,9 +95,10 @@ struct ReshardPlan {
   struct Damage {
     std::string shard;
     std::uint64_t offset;
+    bool archive;  // a part of it was not read; else names that do not make the samples they were meant for
     std::string message;
   };
-  std::vector<Damage> damage;  // in asked input shards
+  std::vector<Damage> damage;  // what may hide samples of asked input shards: see sample_loss
 };
 
 /// Plans segment after segment.

@@ -60,6 +60,11 @@ class TarSegment:
         (begin, text) of the samples' keys.
         """
 
+    def losses(self) -> list[tuple[int, int, bool, str]]:
+        """
+        (shard, offset, whether a part of the archive was not read, message) of each report that may hide samples.
+        """
+
     def member_table(
         self, first_shard: typing.SupportsIndex, last_shard: typing.SupportsIndex
     ) -> tuple[
@@ -149,6 +154,7 @@ def write_segment(
     read_image_size: bool,
     threads: typing.SupportsIndex,
     window_bytes: typing.SupportsIndex,
+    uid_from: str = "json",
 ) -> SegmentStats:
     """
     Indexes (source, name) of each shard. A source is a path, a shard of another segment, or ranges.

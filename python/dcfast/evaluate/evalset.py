@@ -191,8 +191,10 @@ def set_fingerprint(task: EvalTask, folder: Path) -> str:
 
 def _damage(index: TarIndex, folder: Path, tars: list[str]) -> list[str]:
     notes = [
-        f"{os.path.basename(tars[report.shard])} is damaged at byte {report.offset}: {report.message}"
-        for report in index.damage
+        f"{os.path.basename(tars[loss.shard])} is damaged at byte {loss.offset}: {loss.message}"
+        if loss.archive
+        else f"{os.path.basename(tars[loss.shard])}, byte {loss.offset}: {loss.message}"
+        for loss in index.segment.losses
     ]
     try:
         stated = int((folder / "test" / COUNT_FILE).read_text("ascii"))

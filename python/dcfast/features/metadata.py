@@ -105,9 +105,9 @@ def locate_rows(columns: SegmentColumns, records: Any, uids: Any, valid: npt.NDA
     return Located(segment, sample)
 
 
-def _locate_file(columns: SegmentColumns, records: Any, path: Path) -> Located:
+def _locate_file(columns: SegmentColumns, records: Any, path: Path, uid_from: str) -> Located:
     parts = []
-    with open_metadata(path) as file:
+    with open_metadata(path, uid_from) as file:
         for batch in file.batches(["uid"], BATCH_ROWS):
             uids, valid = parse_uids(batch)
             parts.append(locate_rows(columns, records, uids, valid))
@@ -178,7 +178,12 @@ def _own_arrays(
 
 
 def write_features(
-    metadata: Path, target: Path, columns: SegmentColumns, records: Any, models: Sequence[Filled]
+    metadata: Path,
+    target: Path,
+    columns: SegmentColumns,
+    records: Any,
+    models: Sequence[Filled],
+    uid_from: str = "json",
 ) -> dict[str, Any]:
     """Writes ``target`` (parquet) and the npz beside it for one metadata file.
 
@@ -186,13 +191,14 @@ def write_features(
 
     Args:
         records: the pool index (uid -> row id).
+        uid_from: see ``open_metadata``.
     Returns:
         Rows, rows with a sample, and scores by column, as JSON.
     Raises:
         PoolError: the npz beside the metadata has another number of rows; a column of scores or uids is there twice.
         CorruptDataError: one of the two is damaged.
     """
-    located = _locate_file(columns, records, metadata)
+    located = _locate_file(columns, records, metadata, uid_from)
     scored = _write_parquet(metadata, target, columns, located, models)
     arrays = list(_own_arrays(columns, located, models))
     made = {name for name, _, _ in arrays}

@@ -15,6 +15,7 @@ from dcfast.filters.expression import And, Expression, Not, Or, parse
 from dcfast.filters.rules import Mask
 from dcfast.filters.term import GCLD3, LANGUAGE_MODEL, TEXT, WORDNET, Clusters, Rows, Term
 from dcfast.filters.thresholds import Quantile
+from dcfast.index.metadata import COLUMN_TYPES, column_matches
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -68,16 +69,12 @@ def _clause_reasons(clause: Expression) -> tuple[str, ...]:
 
 
 def _kind_matches(column: str, kind: pa.DataType) -> tuple[bool, str]:
-    """Whether a column's type can be read, and what was expected."""
+    """Whether a column's type can be read, and what was expected. A column of nothing but null fits every use."""
     import pyarrow as pa
 
+    use = "text" if column == TEXT else "number"
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if pa.types.is_null(value):
-        return True, ""
-    if column == TEXT:
-        is_view = getattr(pa.types, "is_string_view", lambda _: False)
-        return pa.types.is_string(value) or pa.types.is_large_string(value) or is_view(value), "strings"
-    return pa.types.is_integer(value) or pa.types.is_floating(value), "numbers"
+    return pa.types.is_null(value) or column_matches(use, kind), COLUMN_TYPES[use][0]
 
 
 class Filter:

@@ -58,17 +58,19 @@ def valid_text(column: pa.Array) -> pa.Array:
     become U+FFFD, so that one bad row never stops a file. Valid columns are returned without a copy.
 
     Args:
-        column: (n,) pyarrow string, large_string, string_view, dictionary of these, or null.
+        column: (n,) pyarrow strings, bytes, their large and view forms, dictionary of these, or null.
     Memory: O(1) when valid, else a copy.   Cost: one pass at memory speed.
     """
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_null(column.type):
         return pa.nulls(len(column), pa.string())
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        column = column.cast(pa.large_string())
+        # bytes are looked at below, like all the others
+        column = column.cast(options=pc.CastOptions(pa.large_string(), allow_invalid_utf8=True))
     try:
         column.validate(full=True)
     except pa.ArrowInvalid:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dcfast.images.decode import BadImage, open_image
+from dcfast.images.decode import BadImage, eight_bits, open_image
 
 __all__ = ["blur_boxes", "blur_image"]
 
@@ -29,19 +29,24 @@ def blur_image(data: bytes, boxes: NDArray[np.float64], quality: int = 100) -> b
         boxes: (b, 4) f64 x0, y0, x1, y1 as fractions of width and height.
         quality: 0 to 100 of libwebp's lossy coder.
     Raises:
-        ValueError: the bytes are no such picture, are cut short, or decode to more than the limit of pixels.
+        ValueError: the bytes are no such picture, are cut short, or decode to more than the limit of pixels; or no box
+            reaches over a pixel.
     Memory: about 30 bytes a pixel of the picture, and 4 bytes for each pair of rows or columns near a box.
     """
     from PIL import Image
 
     try:
         with open_image(data) as image:
+            image = eight_bits(image)
             alpha = "A" in image.getbands() or "transparency" in image.info
             pixels = np.asarray(image.convert("RGBA" if alpha else "RGB"))
     except BadImage as error:
         raise ValueError(f"cannot be decoded: {error}") from error
+    blurred = blur_boxes(pixels, boxes)
+    if blurred is pixels and len(boxes):
+        raise ValueError("its boxes are smaller than a pixel: nothing was blurred")
     out = io.BytesIO()
-    Image.fromarray(blur_boxes(pixels, boxes)).save(out, "WEBP", quality=quality)
+    Image.fromarray(blurred).save(out, "WEBP", quality=quality)
     return out.getvalue()
 
 

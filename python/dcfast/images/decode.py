@@ -2,7 +2,8 @@
 
 The kind is told by the first bytes, never by a name. Pillow reads each of ``FORMATS`` by itself; others of its plugins
 start programs (Ghostscript for EPS), and are never asked. Of several pictures in a file the first counts; a
-multi-picture JPEG (MPO) is the JPEG it begins with. Nothing is turned by EXIF.
+multi-picture JPEG (MPO) is the JPEG it begins with. Nothing is turned by EXIF. Of 16 bits a channel the upper 8 are
+taken, as in the core; pixels of other depths beyond 8 bits have no range that is known, and are refused.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, Literal
 
+import numpy as np
+
 from dcfast.errors import first_line
 
 __all__ = [
@@ -23,6 +26,7 @@ __all__ = [
     "BadImage",
     "check_resized",
     "decode_image",
+    "eight_bits",
     "load_image",
     "open_image",
     "quiet",
@@ -38,6 +42,10 @@ MAX_SCANS = 500
 """Of a JPEG, as in the core: each is a pass over all of its pixels, and may take 36 bytes."""
 MAX_RESIZED = 1 << 26
 """Pixels of a whole picture at a model's size: a line of 1 x 60,000 would become gigabytes."""
+
+_WIDE_16 = ("PNG", "PPM")
+"""Kinds whose 32-bit integers in Pillow are grey levels of 16 bits."""
+_BITS_PER_SAMPLE = 258  # a tag of TIFF
 
 _MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # in a scan FF is followed by 00 or a restart
 _ADDRESS = re.compile(r" <_io\.BytesIO object at \w+>")
@@ -113,6 +121,7 @@ def open_image(data: bytes | memoryview) -> Iterator[Any]:
             size = image.size
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
+            _check_depth(image)
             yield image
     except (BadImage, MemoryError):
         raise
@@ -126,17 +135,42 @@ def open_image(data: bytes | memoryview) -> Iterator[Any]:
         raise BadImage("truncated" if early else "broken", reason, size) from None
 
 
+def _check_depth(image: Any) -> None:
+    """BadImage for pixels that no rule scales to 8 bits; what passes is right after ``eight_bits``."""
+    size = image.size
+    if image.mode == "F" or (image.mode == "I" and image.format not in _WIDE_16):
+        raise BadImage("unsupported", "pixels of 32 bits, whose range is unknown", size)
+    if image.mode.startswith("I;16") and image.format == "TIFF" and image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0] != 16:
+        raise BadImage("unsupported", "pixels of 9 to 15 bits", size)
+
+
+def eight_bits(image: Any) -> Any:
+    """The image, grey levels of 16 bits by their upper 8 (mode L), palettes with alpha as RGBA; others as they are.
+
+    Whatever turns an image that ``open_image`` gave into RGB, grey or another size does this first: Pillow's own
+    ``convert`` takes all levels from 256 on for white, and its ``resize`` mixes the numbers of a palette's colours
+    where there is alpha. Memory: 4 bytes a pixel.
+    """
+    if image.mode == "PA":
+        return image.convert("RGBA")
+    if not image.mode.startswith("I"):
+        return image
+    from PIL import Image
+
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+
+
 def load_image(data: bytes | memoryview) -> Any:
-    """The PIL image, decoded, in its own mode; raises BadImage. Memory: 4 bytes a pixel."""
+    """The PIL image, decoded, in its own mode, but see ``eight_bits``; raises BadImage. Memory: 4 bytes a pixel."""
     with open_image(data) as image:
         image.load()
-        return image
+        return eight_bits(image)
 
 
 def decode_image(data: bytes | memoryview) -> Any:
     """The PIL image in RGB as ``convert`` makes it, whatever its mode; raises BadImage. Memory: 8 bytes a pixel."""
     with open_image(data) as image:
-        return image.convert("RGB")
+        return eight_bits(image).convert("RGB")
 
 
 def check_resized(image: Any, side: int) -> None:

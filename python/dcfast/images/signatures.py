@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast._core import images as core_images
-from dcfast.images.decode import BadImage, open_image
+from dcfast.images.decode import BadImage, eight_bits, open_image
 from dcfast.process.arguments import thread_count, uint64_array
 
 __all__ = [
@@ -193,8 +193,7 @@ def _by_pillow(data: bytes, result: Signatures, i: int) -> None:
 
 def _grey(image: Any) -> npt.NDArray[np.uint8]:
     """Grey levels of a Pillow image; 16-bit ones by their high byte, as the core does."""
-    if image.mode.startswith("I;16"):
-        return np.ascontiguousarray((np.asarray(image) >> 8).astype(np.uint8))
+    image = eight_bits(image)
     in_rgb = image.convert("RGB") if image.mode == "LAB" else image  # which has no way of its own to grey
     return np.ascontiguousarray(in_rgb.convert("L"), dtype=np.uint8)
 

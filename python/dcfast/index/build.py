@@ -42,6 +42,7 @@ def write_segment(
     read_image_size: bool = True,
     sync: bool = True,
     remote: RemoteOptions | None = None,
+    uid_from: str = "json",
 ) -> dict[str, Any]:
     """Indexes shards into one segment file, which appears whole or not at all.
 
@@ -54,6 +55,8 @@ def write_segment(
         read_image_size: read the picture headers. Without it width and height are 0.
         sync: fsync the file and its directory; without it the file may be lost in a crash of the machine.
         remote: how URLs are read: credentials, window, retries.
+        uid_from: ``json``, ``url`` or ``key``: see ``dcfast.index.metadata.UID_SOURCES``. Shards of a segment keep the
+            uids they have there.
     Returns:
         dict of JSON values: num_shards, num_samples, num_members (of samples), num_strays, tar_bytes,
         damage and notes (lists of {shard, name, offset, message}), flags (SampleFlag name -> samples).
@@ -78,6 +81,7 @@ def write_segment(
             read_image_size,
             threads,
             options.window_bytes,
+            uid_from,
         )
     counts = written.flag_counts
     damage: list[dict[str, Any]] = []
@@ -150,7 +154,11 @@ class TarIndex:
 
 
 def index_tars(
-    paths: StrPath | Sequence[StrPath], *, threads: int | None = None, remote: RemoteOptions | None = None
+    paths: StrPath | Sequence[StrPath],
+    *,
+    threads: int | None = None,
+    remote: RemoteOptions | None = None,
+    uid_from: str = "json",
 ) -> TarIndex:
     """Indexes tars: members by name, offset and size, samples by webdataset's rule with uid and picture size.
 
@@ -160,6 +168,7 @@ def index_tars(
             (``https://...``, ``s3://...``): it is read by ranges.
         threads: shards indexed at a time; None = one per core.
         remote: how URLs are read: credentials, window, retries.
+        uid_from: see ``write_segment``.
     Returns:
         TarIndex. Damaged, empty or foreign files are in its ``damage``, with what is whole before the damage.
     Raises:
@@ -176,7 +185,7 @@ def index_tars(
         out = os.path.join(directory, "segment")
         options = remote or RemoteOptions()
         pairs = [(_index_source(path, options), os.fsencode(path)) for path in shards]
-        core_index.write_segment(pairs, os.fsencode(out), True, True, threads or 0, options.window_bytes)
+        core_index.write_segment(pairs, os.fsencode(out), True, True, threads or 0, options.window_bytes, uid_from)
         # the map outlives the name
         return TarIndex(Segment.open(out, verify=False), listing.passed_over)
 

@@ -1,64 +1,166 @@
-"""The metadata of a pool: parquet files with a column ``uid``, read through ``dcfast.storage.parquet``."""
+"""The metadata of a pool: parquet files with uids, read through ``dcfast.storage.parquet``.
+
+Which types a column may have stands in ``COLUMN_TYPES``, for uids, links, texts and scores alike. Metadata without uids
+gets them by a rule (docs/formats.md, "Uids of pools without uids"): the file then reads as if it had a column ``uid``.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from dcfast.errors import PoolError
-from dcfast.storage.parquet import Kind, ParquetFile
-from dcfast.uids.sets import uid_parse
+from dcfast.storage.hashing import hash_members
+from dcfast.storage.parquet import BATCH_ROWS, Kind, ParquetFile
+from dcfast.uids.sets import uid_format, uid_parse
 
-__all__ = ["METADATA", "count_metadata_rows", "metadata_schema", "open_metadata", "parse_uids", "uid_column"]
+__all__ = [
+    "COLUMN_TYPES",
+    "METADATA",
+    "UID_SOURCES",
+    "check_uid_type",
+    "column_matches",
+    "count_metadata_rows",
+    "metadata_schema",
+    "open_metadata",
+    "parse_uids",
+    "uid_column",
+]
 
 METADATA = Kind("metadata", "download it again", PoolError)
 
+UID_SOURCES = ("json", "url", "key")
+"""Where uids come from: the samples' json and the column ``uid``; hashes of urls; hashes of shard name and key."""
 
-def open_metadata(path: str | os.PathLike[str]) -> ParquetFile:
-    """Opens a metadata file.
+_STRINGS = ("is_string", "is_large_string", "is_string_view")
+_BYTES = ("is_binary", "is_large_binary", "is_binary_view", "is_fixed_size_binary")
+_NUMBERS = ("is_integer", "is_floating")
+COLUMN_TYPES: dict[str, tuple[str, tuple[str, ...]]] = {
+    # what a column is for: the words of a message, and pyarrow.types' tests; dictionaries of these are taken alike
+    "uid": ("strings of 32 hex digits", _STRINGS + _BYTES),
+    "hashed": ("strings", _STRINGS + _BYTES),
+    "text": ("strings", _STRINGS + _BYTES),
+    "number": ("numbers", _NUMBERS),
+}
+
+
+def column_matches(use: str, kind: Any) -> bool:
+    """Whether a column of this Arrow type can be used as ``COLUMN_TYPES`` says; a dictionary as its values."""
+    import pyarrow as pa
+
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if use == "uid" and pa.types.is_fixed_size_binary(value):
+        return bool(value.byte_width == 32)  # digits; raw uids of 16 bytes are not read
+    # older releases of pyarrow lack some types
+    return any(getattr(pa.types, name)(value) for name in COLUMN_TYPES[use][1] if hasattr(pa.types, name))
+
+
+class _HashedFile(ParquetFile):
+    """Metadata whose uids are hashes of another column: in place of any column ``uid`` one stands behind the others."""
+
+    def __init__(self, path: str | os.PathLike[str], source: str) -> None:
+        import pyarrow as pa
+
+        super().__init__(path, METADATA)
+        self._source = source
+        self._prefix = f"{Path(self.path).stem}.tar/" if source == "key" else ""
+        try:
+            _check_column(self, source, "hashed", f"--uid-from {source} needs it")
+        except PoolError:
+            self._file.close()
+            raise
+        fields = [field for field in self.schema if field.name != "uid"]
+        self.schema = pa.schema([*fields, pa.field("uid", pa.string())], self.schema.metadata)
+
+    def batches(
+        self, columns: Sequence[str] | None = None, rows: int = BATCH_ROWS, groups: Sequence[int] | None = None
+    ) -> Iterator[Any]:
+        """As of any metadata, with the column ``uid`` made of the source."""
+        import pyarrow as pa
+
+        if columns is not None and "uid" not in columns:
+            yield from super().batches(columns, rows, groups)
+            return
+        read = None if columns is None else [*dict.fromkeys([c for c in columns if c != "uid"] + [self._source])]
+        for batch in super().batches(read, rows, groups):
+            uids = self._uids(batch.column(batch.schema.get_field_index(self._source)))
+            names = batch.schema.names
+            hidden = {"uid"} if columns is None else {"uid", self._source} - set(columns)
+            kept = [i for i, name in enumerate(names) if name not in hidden]
+            fields = [batch.schema.field(i) for i in kept]
+            schema = pa.schema([*fields, pa.field("uid", pa.string())], batch.schema.metadata)
+            yield pa.record_batch([*(batch.column(i) for i in kept), uids], schema=schema)
+
+    def _uids(self, column: Any) -> Any:
+        """(n,) Arrow strings: XXH3-128 of the prefix and each value, null for no value and an empty one."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        values = column.cast(pa.large_binary())
+        given = np.asarray(pc.fill_null(pc.greater(pc.binary_length(values), 0), False))
+        if self._prefix:
+            prefix = pa.scalar(os.fsencode(self._prefix), pa.large_binary())
+            values = pc.binary_join_element_wise(prefix, values, pa.scalar(b"", pa.large_binary()))
+        _, offsets, text = values.buffers()
+        if text is None or not given.any():
+            return pa.nulls(len(column), pa.string())
+        begin = np.frombuffer(offsets, np.int64)[values.offset : values.offset + len(values) + 1]
+        size = np.where(given, np.diff(begin), 0)
+        uids = hash_members(text, np.where(given, begin[:-1], 0), size)
+        texts: Any = uid_format(uids, threads=1)
+        return pc.if_else(pa.array(given), texts.cast(pa.string()), pa.scalar(None, pa.string()))
+
+
+def open_metadata(path: str | os.PathLike[str], uid_from: str = "json") -> ParquetFile:
+    """Opens a metadata file; with another ``uid_from`` it has the uids of that rule as its column ``uid``.
 
     Raises:
-        PoolError: it is no parquet file, or cut off.   FileNotFoundError, OSError: it cannot be opened.
+        PoolError: it is no parquet file, or cut off; or it lacks the one column that the rule hashes.
+        FileNotFoundError, OSError: it cannot be opened.
         CorruptDataError: later, where a page that is read is damaged.
     """
-    return ParquetFile(path, METADATA)
+    return ParquetFile(path, METADATA) if uid_from == "json" else _HashedFile(path, uid_from)
 
 
-def metadata_schema(path: str | os.PathLike[str]) -> Any:
+def metadata_schema(path: str | os.PathLike[str], uid_from: str = "json") -> Any:
     """The schema of a metadata file; PoolError where it is no parquet file or has no single column of uids."""
-    with open_metadata(path) as file:
-        found = file.schema.get_all_field_indices("uid")
-        kinds = [file.schema.field(i).type for i in found]
-        if len(kinds) == 1 and _holds_text(kinds[0]):
-            return file.schema
+    with open_metadata(path, uid_from) as file:
+        check_uid_type(file)
+        return file.schema
+
+
+def check_uid_type(file: ParquetFile) -> None:
+    """PoolError where metadata has no column ``uid``, several, or one of a type that holds no uids."""
+    names = set(file.schema.names)
+    hint = " (pools without uids: --uid-from url or key)" if "uid" not in names and names & {"url", "key"} else ""
+    _check_column(file, "uid", "uid", f"expected uid as {COLUMN_TYPES['uid'][0]}{hint}")
+
+
+def _check_column(file: ParquetFile, name: str, use: str, expected: str) -> None:
+    kinds = [file.schema.field(i).type for i in file.schema.get_all_field_indices(name)]
+    untyped = file.num_rows == 0  # of columns without rows writers do not know the type
+    if len(kinds) == 1 and (untyped or column_matches(use, kinds[0])):
+        return
     if not kinds:
-        what = "no column uid"
+        what = f"no column {name}"
     elif len(kinds) > 1:
-        what = f"{len(kinds)} columns uid"
+        what = f"{len(kinds)} columns {name}"
     else:
-        what = f"a column uid of type {kinds[0]}"
-    raise PoolError(
-        f"metadata {file.path} has {what} ({', '.join(file.schema.names)}); expected uid as strings of 32 hex digits"
-    )
+        what = f"a column {name} of type {kinds[0]}"
+    raise PoolError(f"metadata {file.path} has {what} ({', '.join(file.schema.names)}); {expected}")
 
 
 def count_metadata_rows(path: str | os.PathLike[str]) -> int:
     """The rows of a metadata file, by its footer. Errors as ``open_metadata``."""
     with open_metadata(path) as file:
         return file.num_rows
-
-
-def _holds_text(kind: Any) -> bool:
-    """Whether a column of this type can be uids: strings or bytes, as they are or as a dictionary (categorical)."""
-    import pyarrow as pa
-
-    if pa.types.is_dictionary(kind):
-        return _holds_text(kind.value_type)
-    names = ("is_string", "is_large_string", "is_string_view", "is_binary", "is_large_binary", "is_binary_view")
-    return any(getattr(pa.types, name)(kind) for name in names if hasattr(pa.types, name))
 
 
 def uid_column(batch: Any) -> Any:
@@ -73,5 +175,10 @@ def parse_uids(
     batch: Any, *, errors: Literal["raise", "mask"] = "mask"
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     """(n,) "u8,u8" uids of a batch's rows and (n,) bool, False for what is none; ``errors`` as ``uid_parse``."""
-    uids, valid = uid_parse(uid_column(batch), errors=errors)
+    import pyarrow as pa
+
+    column = uid_column(batch)
+    if pa.types.is_fixed_size_binary(column.type):
+        column = column.cast(pa.binary())
+    uids, valid = uid_parse(column, errors=errors)
     return uids, np.asarray(valid)

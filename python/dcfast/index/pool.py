@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dcfast.errors import PoolError
-from dcfast.storage.listing import TarListing, list_tars, printable, shards_below
+from dcfast.storage.listing import PassedOver, TarListing, list_pool_tars, list_tars, printable, shards_below
 from dcfast.storage.paths import absolute
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "group_files",
     "list_parquet",
     "list_tars",
+    "metadata_folder",
     "shard_folder",
 ]
 
@@ -58,20 +59,53 @@ def shard_folder(directory: StrPath) -> Path:
     return Path(shards_below(os.fspath(directory)))
 
 
+def metadata_folder(directory: StrPath) -> Path:
+    """Where the metadata of a pool lies: in ``metadata`` below the directory, where there is one, or by the shards."""
+    below = Path(directory) / "metadata"
+    return below if below.is_dir() else shard_folder(directory)
+
+
 def list_parquet(directory: StrPath) -> list[str]:
     """The names of the parquet files of a directory, sorted; hidden ones are none. OSError where it cannot be read."""
     return sorted(n for n in os.listdir(directory) if n.endswith(".parquet") and not n.startswith("."))
 
 
+def _parquet_below(entry: os.DirEntry[str]) -> list[str]:
+    try:
+        return list_parquet(entry.path) if entry.is_dir() else []
+    except OSError:  # of no interest: it may be anything
+        return []
+
+
+def _passed_over_parquet(directory: StrPath) -> list[str]:
+    """A sentence on what looks like metadata in a directory and is not taken; none where nothing does."""
+    found: list[PassedOver] = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            name = entry.name.lower()
+            if name.startswith(".") or entry.name.endswith(".parquet"):
+                continue
+            if name.endswith((".parquet", ".parq", ".pq")):
+                found.append(PassedOver(printable(entry.name), "the name must end in .parquet, in lower case"))
+            elif ".parquet." in name and entry.is_file():
+                found.append(
+                    PassedOver(printable(entry.name), "unfinished or compressed: the name must end in .parquet")
+                )
+            elif below := _parquet_below(entry):
+                reason = f"a directory, with {printable(below[0])} in it: metadata must lie side by side"
+                found.append(PassedOver(printable(entry.name), reason))
+    return TarListing(os.fspath(directory), passed_over=sorted(found)).notes
+
+
 @dataclass(frozen=True)
 class Pool:
-    """The files of a pool, listed once.
+    """The files of a pool, listed once: in ``shards`` and ``metadata``, or side by side in one directory.
 
     Attributes:
         shard_dir: holds the tars.
         shards: names of the tars, sorted; a shard's ordinal is its place here.
         metadata: absolute paths of the parquet files, sorted.
-        notes: what among the shards was passed over, in words.
+        notes: what among the shards and the metadata was passed over, in words.
     """
 
     root: Path
@@ -88,25 +122,27 @@ class Pool:
             raise PoolError(
                 f"pool {root}: no such directory; expected one with shards/*.tar and metadata/*.parquet (--pool DIR)"
             )
-        shard_dir = root / "shards"
-        if not shard_dir.is_dir():
+        shard_dir = shard_folder(root)
+        tars = list_pool_tars(root)
+        if shard_dir == root and not tars.names:
             raise PoolError(
-                f"pool {root}: it has no directory shards/; expected shards/*.tar as img2dataset writes them"
+                f"pool {root}: it has no directory shards/, and no .tar file itself; expected shards/*.tar and "
+                f"metadata/*.parquet, or both side by side as img2dataset writes them{tars.hint}"
             )
-        tars = list_tars(shard_dir)
         if not tars.names:
             raise PoolError(f"pool {root}: shards/ holds no .tar file; nothing to index{tars.hint}")
-        table_dir = root / "metadata"
-        if not table_dir.is_dir():
-            raise PoolError(
-                f"pool {root}: it has no directory metadata/; expected metadata/*.parquet with at least a column uid"
-            )
+        table_dir = metadata_folder(root)
         metadata = [str(table_dir / name) for name in list_parquet(table_dir)]
+        if not metadata and table_dir == shard_dir:
+            raise PoolError(
+                f"pool {root}: it has no directory metadata/, and no .parquet file beside its shards; expected "
+                "metadata/*.parquet with at least a column uid"
+            )
         if not metadata:
             raise PoolError(f"pool {root}: metadata/ holds no .parquet file; a filter needs at least a column uid")
         for name in (*tars.names, *metadata):
             check_name(name, f"pool {root}")
-        return cls(root, shard_dir, tars.names, metadata, tars.notes)
+        return cls(root, shard_dir, tars.names, metadata, [*tars.notes, *_passed_over_parquet(table_dir)])
 
     def segments(self) -> list[tuple[int, list[str]]]:
         """The shards cut into index segments: (ordinal of the first shard, names)."""

@@ -18,12 +18,15 @@ from typing import Any
 
 from dcfast.errors import CorruptDataError, PoolError
 from dcfast.index.build import ShardColumns, write_segment
-from dcfast.index.pool import MAX_SEGMENTS, group_files, list_tars, shard_folder
+from dcfast.index.metadata import UID_SOURCES
+from dcfast.index.pool import MAX_SEGMENTS, group_files, shard_folder
 from dcfast.index.pool_index import build_pool_records, index_folder, segment_name
+from dcfast.index.rows import shard_damage
 from dcfast.index.segments import Segment, shard_state
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE
 from dcfast.storage.atomic import fsync_dir, write_json
+from dcfast.storage.listing import first_notes, list_pool_tars, say_losses
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, make_directory, not_left_empty, path_argument
 from dcfast.storage.remote import RemoteOptions, is_url, list_shards, remote_state
@@ -34,6 +37,8 @@ PathLike = str | os.PathLike[str]
 State = tuple[int, int]
 
 _STAGING = ".tmp-refresh-"
+_UIDS = ".uids.json"
+"""Says, while ``index.json`` is away, that the uids are not those of the json, or not all of one kind."""
 _NS = 1_000_000_000
 # File systems stamp times in ticks: a shard that was written again in the tick in which it was indexed looks unchanged.
 _TICK_NS = 20_000_000
@@ -47,6 +52,7 @@ def refresh_index(
     threads: int = 0,
     memory_bytes: int = 256 << 20,
     remote: RemoteOptions | None = None,
+    uid_from: str = "json",
 ) -> dict[str, Any]:
     """Makes the index of a pool, or brings one up to date: only new and changed shards are read.
 
@@ -62,11 +68,14 @@ def refresh_index(
         threads: shards indexed at a time; 0 = one per core.
         memory_bytes: for the merge of the uids; at least 4 MiB.
         remote: how URLs are read: credentials, window, retries.
+        uid_from: ``json``, ``url`` or ``key``, see ``dcfast.index.metadata.UID_SOURCES``. An index of other uids is
+            made anew.
     Returns:
         dict of JSON values: shards, samples, rows (with uid); indexed (names of the shards that were read), reused
         (number), removed (names); segments_kept, segments_written; damaged_segments (names of index files that were
-        unreadable: their shards were read again); damage (list of {shard, offset, message} of the pool's shards);
-        passed_over (list of {name, reason} of what looks like a shard and is none, see ``dcfast.index.pool``).
+        unreadable: their shards were read again); damage (list of {shard, offset, message} of the pool's shards: what
+        may not have been read of them); notes (what else may hide samples, in words); passed_over (list of {name,
+        reason} of what looks like a shard and is none, see ``dcfast.index.pool``).
     Raises:
         PoolError: no shards.   ValueError: threads or memory_bytes out of range.
         RunError: another refresh is at work there.   OSError: a file cannot be read or written.
@@ -78,6 +87,8 @@ def refresh_index(
     """
     if isinstance(threads, bool) or not isinstance(threads, int) or not 0 <= threads < 1 << 32:
         raise ValueError(f"refresh_index: threads must be whole, 0 (one per core) to 2^32 - 1; got {threads!r}")
+    if uid_from not in UID_SOURCES:
+        raise ValueError(f"refresh_index: uid_from must be one of {', '.join(UID_SOURCES)}; got {uid_from!r}")
     folder = index_folder(index_dir)
     shards = _RemoteShards(os.fspath(pool), remote or RemoteOptions()) if is_url(pool) else _LocalShards(pool)
     names = shards.names
@@ -87,19 +98,27 @@ def refresh_index(
         locked(make_directory(folder, "index_dir") / LOCK_NAME, busy),
         _staging(folder) as staging,
     ):
-        old = _OldIndex.open(folder)
-        work = _Refresh(shards, staging, old, threads)
+        old = _OldIndex.open(folder, uid_from)
+        work = _Refresh(shards, staging, old, threads, uid_from)
         groups = _groups(names)
         for number, (_, group) in enumerate(groups):
             work.segment(number, group)
         segments = [staging / segment_name(n) for n in range(len(groups))]
         rows = build_pool_records(segments, staging / "pool.npy", memory_bytes=memory_bytes, threads=threads).rows_out
-        write_json(staging / "index.json", {"shards": len(names), "segments": [[first, len(g)] for first, g in groups]})
+        uids = {} if uid_from == "json" else {"uid_from": uid_from}
+        if _uids_of(folder) != uid_from:
+            write_json(folder / _UIDS, {"uid_from": "mixed"})  # a kill from here on leaves segments of both
+        layout: dict[str, Any] = {"shards": len(names), "segments": [[first, len(g)] for first, g in groups]}
+        write_json(staging / "index.json", layout | uids)
         _exchange(folder, staging, len(groups))
+        if uids:
+            write_json(folder / _UIDS, uids)
+        else:
+            (folder / _UIDS).unlink(missing_ok=True)
         removed = sorted(set(old.known) - set(names))
     passed_over = [{"name": name, "reason": reason} for name, reason in shards.passed_over]
     about = {"rows": rows, "removed": removed, "damaged_segments": old.damaged, "passed_over": passed_over}
-    return {**work.report, "shards": len(names), **about}
+    return {**work.report, "notes": first_notes(work.notes), "shards": len(names), **about}
 
 
 class _LocalShards:
@@ -112,7 +131,7 @@ class _LocalShards:
         self._folder = shard_folder(root)
         if not self._folder.is_dir():
             raise PoolError(f"pool {root}: no such directory; expected one with *.tar or shards/*.tar")
-        listing = list_tars(self._folder)
+        listing = list_pool_tars(root)
         self.names, self.passed_over = listing.names, listing.passed_over
         if not self.names:
             raise PoolError(f"pool {root}: {self._folder} holds no .tar file; nothing to index{listing.hint}")
@@ -176,8 +195,10 @@ class _OldIndex:
     damaged: list[str] = field(default_factory=list)
 
     @classmethod
-    def open(cls, folder: Path) -> _OldIndex:
+    def open(cls, folder: Path, uid_from: str) -> _OldIndex:
         old = cls()
+        if _uids_of(folder) != uid_from:
+            return old
         for path in sorted(folder.glob("segment-*.dcx")):
             try:
                 segment = Segment.open(path)  # verified: nothing is copied from a damaged file
@@ -192,11 +213,25 @@ class _OldIndex:
         return old
 
 
+def _uids_of(folder: Path) -> str:
+    """Where the uids of an index come from, by ``index.json``; of a half exchanged one, by the note left for it."""
+    for name in ("index.json", _UIDS):
+        try:
+            return str(json.loads((folder / name).read_bytes()).get("uid_from", "json"))
+        except (OSError, ValueError, AttributeError, RecursionError):
+            continue
+    return "json"
+
+
 class _Refresh:
     """Writes the segments of the new index."""
 
-    def __init__(self, shards: _LocalShards | _RemoteShards, staging: Path, old: _OldIndex, threads: int) -> None:
+    def __init__(
+        self, shards: _LocalShards | _RemoteShards, staging: Path, old: _OldIndex, threads: int, uid_from: str
+    ) -> None:
         self._shards, self._staging, self._old, self._threads = shards, staging, old, threads
+        self._uid_from = uid_from
+        self.notes: list[str] = []
         self.report: dict[str, Any] = {"samples": 0, "indexed": [], "reused": 0, "damage": []}
         self.report |= {"segments_kept": 0, "segments_written": 0}
 
@@ -219,14 +254,16 @@ class _Refresh:
             begin = self._staging / "begin"  # the file system's clock, not this machine's
             begin.touch()
             started = begin.stat().st_mtime_ns
-            write_segment(sources, out, self._threads, remote=self._shards.remote)
+            write_segment(sources, out, self._threads, remote=self._shards.remote, uid_from=self._uid_from)
             # what was written to a shard after it was read, but before the segment was whole, is not in it
             os.utime(out, ns=(started, started))
             self.report["segments_written"] += 1
         segment = Segment.open(out, verify=False)
         self.report["samples"] += segment.num_samples
-        for shard, offset, message in segment.shard_damage:
+        for shard, offset, message in shard_damage(segment):
             self.report["damage"].append({"shard": names[shard], "offset": offset, "message": message})
+        named = ((names[loss.shard], loss.offset, loss.message) for loss in segment.losses if not loss.archive)
+        self.notes += say_losses(named)
 
     def _unchanged(self, name: str) -> _OldShard | None:
         old = self._old.known.get(name)
@@ -268,11 +305,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("index_dir", type=path_argument, help="directory of the index; made where missing")
     parser.add_argument("pool", type=path_argument, help="directory with *.tar, or with shards/*.tar")
     parser.add_argument("--threads", type=int, default=0, help="shards indexed at a time; default: one per core")
+    parser.add_argument(
+        "--uid-from",
+        choices=UID_SOURCES,
+        default="json",
+        help="uids of the json (default), or hashes of the url, or of shard name and key (docs/formats.md)",
+    )
     args = parser.parse_args(argv)
     return run_command(lambda: _refresh(args), "stopped; the same command brings it up to date")
 
 
 def _refresh(args: argparse.Namespace) -> int:
-    report = refresh_index(args.index_dir, args.pool, threads=args.threads)
+    report = refresh_index(args.index_dir, args.pool, threads=args.threads, uid_from=args.uid_from)
     print(json.dumps(report, sort_keys=True))
     return DONE

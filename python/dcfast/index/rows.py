@@ -9,12 +9,14 @@ import numpy.typing as npt
 from numpy.typing import NDArray
 
 from dcfast.index.build import WITHOUT_UID, Segment
+from dcfast.storage.listing import say_losses
 
 __all__ = [
     "FLAGS_WITHOUT_UID",
     "FLAG_CUT",
     "ROW_BITS",
     "ROW_MASK",
+    "loss_notes",
     "make_row_ids",
     "row_ids",
     "shard_damage",
@@ -64,10 +66,15 @@ def valid_uid_mask(segment: Any) -> Any:
     return (np.asarray(segment.flags) & int(WITHOUT_UID)) == 0
 
 
-def shard_damage(segment: Any) -> list[tuple[int, int, str]]:
-    """(shard, offset, message) of what may hide samples: damage, and a missing end, as a cut between members leaves.
+def shard_damage(segment: Segment) -> list[tuple[int, int, str]]:
+    """(shard, offset, message) of what may not have been read of an archive: damage, a missing end, as a cut between
+    members leaves, and bytes behind the end. All that may hide samples, names too: ``Segment.losses``.
 
     An archive without its end mark is legal to most readers; in a pool it is the trace of a writer that died.
     """
-    cut = [note for note in segment.shard_notes if note.message.startswith("no end-of-archive marker")]
-    return sorted([*segment.shard_damage, *cut])
+    return sorted((loss.shard, loss.offset, loss.message) for loss in segment.losses if loss.archive)
+
+
+def loss_notes(segment: Segment) -> list[str]:
+    """All that may hide samples of a segment's shards, a sentence each."""
+    return say_losses((segment.shard_names[at.shard], at.offset, at.message) for at in segment.losses)

@@ -24,7 +24,7 @@ from dcfast.storage.remote import RemoteOptions, is_url, remote_state
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["WITHOUT_UID", "MemberKind", "SampleFlag", "Segment", "ShardReport"]
+__all__ = ["WITHOUT_UID", "MemberKind", "SampleFlag", "Segment", "ShardLoss", "ShardReport"]
 
 
 _HEADER = struct.Struct("<8sIIQQQQQQ")
@@ -68,6 +68,16 @@ class ShardReport(NamedTuple):
     message: str
 
 
+class ShardLoss(NamedTuple):
+    """A report that may hide samples. ``archive``: a part of the archive was not read (damage, no end, bytes behind the
+    end); else members' names or kinds put them elsewhere than they were meant for (dots, repeated keys, links)."""
+
+    shard: int
+    offset: int
+    archive: bool
+    message: str
+
+
 def shard_state(path: str | os.PathLike[str], remote: RemoteOptions | None = None) -> tuple[int, int]:
     """Size and modification time in ns of a file, or of what is behind a URL, as an index stores them."""
     if is_url(path):
@@ -92,6 +102,7 @@ class Segment:
         shard_names: list of str; shard_sizes (num_shards,) u64 bytes; shard_mtimes_ns (num_shards,) i64.
         shard_sample_begin: (num_shards + 1,) u64, first sample of each shard.
         shard_damage, shard_notes: lists of ShardReport. Damage: members may be missing.
+        losses: list of ShardLoss, all of the reports that may hide samples: for every user of shards the same ones.
         uid: (n,) "u8,u8", zero where ``flags & WITHOUT_UID``.  flags: (n,) u16, see SampleFlag.
         width, height: (n,) u32 of the sample's first picture, by its header, not turned by EXIF; 0 = unknown.
         sample_base: (n,) u64, offset of the first member's first header.  member_begin: (n + 1,) u64, a copy.
@@ -115,6 +126,7 @@ class Segment:
         reports = core.reports()
         self.shard_damage = [ShardReport(s, at, text) for s, at, damage, text in reports if damage]
         self.shard_notes = [ShardReport(s, at, text) for s, at, damage, text in reports if not damage]
+        self.losses = [ShardLoss(*loss) for loss in core.losses()]
         self.uid = core.uid
         self.flags = core.flags
         self.width = core.width

@@ -2,6 +2,7 @@
 
 On disk, in one directory: ``boxes.npy``, (b, 4) f64 x0, y0, x1, y1 as fractions; and ``box_records.npy``, sorted uid
 records whose payload is (first box << 16 | number of boxes). Both are mapped, so that neither has to fit in memory.
+A row of metadata whose boxes are none that can be blurred has one box of NaN: its sample is never written as it was.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcfast.errors import PoolError
-from dcfast.index.metadata import open_metadata, parse_uids
+from dcfast.index.metadata import check_uid_type, open_metadata, parse_uids, uid_column
 from dcfast.index.pool import list_parquet
 from dcfast.storage.npz import load_array, write_npy
 from dcfast.uids.sets import merge_runs, open_records, record_sort, save_records, uid_isin, uid_lookup
@@ -27,14 +28,32 @@ __all__ = ["BoxTable", "Metadata", "make_box_table"]
 Metadata = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 _ROWS_AT_ONCE = 1 << 16
 _MOST_BOXES = (1 << 16) - 1
+_ROUNDING = 1e-3
+"""How far beyond 0..1 a box may reach: the error of float16 near 1."""
+_NAMED = 20
+"""Refused rows that are told one by one."""
 
 
 @dataclass
 class BoxTable:
-    """See the module. ``records``: (n,) "u8,u8,u8"; ``boxes``: (b, 4) f64."""
+    """See the module.
+
+    Attributes:
+        records: (n,) "u8,u8,u8".   boxes: (b, 4) f64.
+        refused: of a table that was made, not opened: rows of metadata that were refused; ``named``: the first of
+            them, in words.
+    """
 
     records: NDArray[Any]
     boxes: NDArray[np.float64]
+    refused: int = 0
+    named: list[str] = field(default_factory=list)
+
+    @property
+    def notes(self) -> list[str]:
+        """What was refused, in words."""
+        more = self.refused - len(self.named)
+        return self.named + ([f"boxes: {more:,} more rows were refused"] if more else [])
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> BoxTable:
@@ -47,7 +66,7 @@ class BoxTable:
         return cls(open_records(Path(directory) / "box_records.npy"), boxes)
 
     def look_up(self, uids: NDArray[Any]) -> list[NDArray[np.float64] | None]:
-        """The boxes of each uid, None where it has none. Memory: the answer."""
+        """The boxes of each uid, None where it has none; one of NaN where they were refused. Memory: the answer."""
         found: list[NDArray[np.float64] | None] = [None] * len(uids)
         if len(self.records) == 0 or len(uids) == 0:
             return found
@@ -68,12 +87,16 @@ def make_box_table(metadata: Metadata, subset: NDArray[Any], directory: str | os
         subset: (s,) "u8,u8" sorted; may be memory-mapped.
         directory: made where missing; the two files in it are replaced.
     Returns:
-        The table, mapped. Of a uid that comes more than once, the first row in the order of the files counts.
+        The table, mapped. Of a uid that comes more than once, the first row in the order of the files counts. Rows with
+        boxes are refused, and told in ``refused``, where the uid is none, or a box is not four finite numbers, leaves
+        the picture beyond rounding or has its corners swapped.
     Raises:
-        PoolError: no files, no such columns, a uid or box that is none: names the file, and the row.   OSError.
+        PoolError: no files, no such columns; or all rows with boxes are refused, of two or more: names the file, and
+            the row.   OSError.
     Memory: 65,536 rows, 24 bytes a row of one file that has boxes, and 256 MiB while runs are merged.
     """
     files = _metadata_files(metadata)
+    refused = _Refused()
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     runs: list[Path] = []
@@ -83,7 +106,7 @@ def make_box_table(metadata: Metadata, subset: NDArray[Any], directory: str | os
         with open(raw, "wb") as out:
             for number, path in enumerate(files):
                 records = [np.empty(0, "u8,u8,u8")]
-                for part, boxes in _read_boxes(path, subset, total):
+                for part, boxes in _read_boxes(path, subset, total, refused):
                     records.append(part)
                     total += len(boxes)
                     out.write(boxes.tobytes())
@@ -96,7 +119,28 @@ def make_box_table(metadata: Metadata, subset: NDArray[Any], directory: str | os
     finally:
         for path in (raw, *runs):
             path.unlink(missing_ok=True)
-    return BoxTable.open(folder)
+    if refused.count >= 2 and refused.count == refused.rows:
+        raise PoolError(
+            f"boxes: all {refused.count:,} rows with boxes are refused; the first: {refused.named[0]}. Boxes must be "
+            "[x0, y0, x1, y1] as fractions of width and height, x0 < x1 and y0 < y1"
+        )
+    table = BoxTable.open(folder)
+    table.refused, table.named = refused.count, refused.named
+    return table
+
+
+@dataclass
+class _Refused:
+    """What was refused of the rows with boxes."""
+
+    rows: int = 0  # with boxes, of the subset or without a uid
+    count: int = 0
+    named: list[str] = field(default_factory=list)
+
+    def add(self, path: Path, row: int, why: str) -> None:
+        self.count += 1
+        if len(self.named) < _NAMED:
+            self.named.append(f"boxes: {path}, row {row}: {why}")
 
 
 def _blocks(raw: BinaryIO) -> Iterator[NDArray[np.float64]]:
@@ -129,7 +173,9 @@ def _files_of_map(path: Path) -> list[Path]:
     return [path.parent / file for file in dict.fromkeys(files)]
 
 
-def _read_boxes(path: Path, subset: NDArray[Any], first_box: int) -> Iterator[tuple[NDArray[Any], NDArray[np.float64]]]:
+def _read_boxes(
+    path: Path, subset: NDArray[Any], first_box: int, refused: _Refused
+) -> Iterator[tuple[NDArray[Any], NDArray[np.float64]]]:
     """(records, boxes) of the rows of a file that are in the subset and have boxes, part by part."""
     try:
         file = open_metadata(path)
@@ -139,42 +185,76 @@ def _read_boxes(path: Path, subset: NDArray[Any], first_box: int) -> Iterator[tu
     with file:
         if missing := {"uid", "face_bboxes"} - set(file.schema.names):
             raise PoolError(f"boxes: {path} has no column {', '.join(sorted(missing))}; got {file.schema.names}")
+        check_uid_type(file)
         for batch in file.batches(["uid", "face_bboxes"], _ROWS_AT_ONCE):
-            uids, count, boxes = _columns(batch, path, row)
+            uids, valid, count, boxes = _columns(batch, path, row)
+            nameless = (count > 0) & ~valid
+            chosen = (count > 0) & valid & np.asarray(uid_isin(uids, subset, check=False))
+            refused.rows += int((nameless | chosen).sum())
+            owner = np.repeat(np.arange(len(count)), count)
+            why = _complaints(boxes)
+            bad = np.zeros(len(count), np.bool_)
+            bad[owner[why > 0]] = True
+            for i in np.flatnonzero(nameless | (bad & chosen)).tolist():
+                if nameless[i]:
+                    refused.add(path, row + i, f"its uid is not 32 hex digits: {uid_column(batch)[i].as_py()!r:.80}")
+                    continue
+                first = int(np.flatnonzero((owner == i) & (why > 0))[0])
+                refused.add(path, row + i, f"box {boxes[first].tolist()} {_COMPLAINTS[why[first]]}")
             row += len(batch)
-            chosen = (count > 0) & np.asarray(uid_isin(uids, subset, check=False))
             if not chosen.any():
                 continue
-            kept = count[chosen]
+            # a row with a bad box keeps its first place alone, as NaN
+            place = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
+            boxes[bad[owner]] = np.nan
+            kept_box = chosen[owner] & (~bad[owner] | (place == 0))
+            kept = np.where(bad, 1, count)[chosen]
             records = np.empty(len(kept), "u8,u8,u8")
             records["f0"], records["f1"] = uids["f0"][chosen], uids["f1"][chosen]
-            records["f2"] = (first_box + np.cumsum(kept) - kept).astype(np.uint64) << np.uint64(16) | kept.astype(
-                np.uint64
-            )
-            taken = boxes[np.repeat(chosen, count)]
+            begins = (first_box + np.cumsum(kept) - kept).astype(np.uint64)
+            records["f2"] = begins << np.uint64(16) | kept.astype(np.uint64)
+            taken = np.clip(boxes[kept_box], 0.0, 1.0)  # what is beyond is rounding; NaN stays
             first_box += len(taken)
             yield records, taken
 
 
-def _columns(batch: Any, path: Path, row: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]:
-    """uids, number of boxes of each row, all boxes."""
+_COMPLAINTS = (
+    "",
+    "is not four finite numbers",
+    "leaves the picture: expected fractions of 0 to 1",
+    "has its corners swapped",
+)
+
+
+def _complaints(boxes: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """(b,) which of ``_COMPLAINTS`` is true of each box, 0 for none."""
+    with np.errstate(invalid="ignore"):
+        swapped = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])
+        outside = ((boxes < -_ROUNDING) | (boxes > 1 + _ROUNDING)).any(axis=1)
+    finite = np.isfinite(boxes).all(axis=1)
+    found: NDArray[np.uint8] = np.select([~finite, outside, swapped], [1, 2, 3], 0).astype(np.uint8)
+    return found
+
+
+def _columns(
+    batch: Any, path: Path, row: int
+) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.int64], NDArray[np.float64]]:
+    """uids, whether each is one, number of boxes of each row, all boxes; NaN for what is not four numbers."""
     import pyarrow as pa
 
-    try:
-        uids, _ = parse_uids(batch, errors="raise")
-    except ValueError as error:
-        raise PoolError(f"boxes: {path}, rows {row} and on: {error}") from error
+    uids, valid = parse_uids(batch)
     lists = batch.column("face_bboxes")
     try:
         lists = lists.cast(pa.list_(pa.list_(pa.float64())))
         outer = lists.flatten()
         count = np.asarray(lists.value_lengths().fill_null(0)).astype(np.int64)
-        inner = np.asarray(outer.value_lengths().fill_null(0))
-        boxes = np.asarray(outer.flatten()).astype(np.float64)
+        inner = np.asarray(outer.value_lengths().fill_null(0)).astype(np.int64)
+        numbers = np.asarray(outer.flatten()).astype(np.float64)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, AttributeError) as error:
         raise PoolError(f"boxes: {path}: face_bboxes must be lists of [x0, y0, x1, y1]; got {lists.type}") from error
-    if (inner != 4).any() or not np.isfinite(boxes).all():
-        raise PoolError(f"boxes: {path}, rows {row} and on: a box that is not four finite numbers")
     if len(count) and int(count.max()) > _MOST_BOXES:
         raise PoolError(f"boxes: {path}, rows {row} and on: more than {_MOST_BOXES} boxes in one row")
-    return uids, count, np.clip(boxes.reshape(-1, 4), 0.0, 1.0)
+    boxes = np.full((len(inner), 4), np.nan)
+    four = inner == 4
+    boxes[four] = numbers[(np.cumsum(inner) - inner)[four][:, None] + np.arange(4)]
+    return uids, valid, count, boxes

@@ -76,6 +76,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Namespace:
     add("--apply-blur", action="store_true", help="blur boxes in pictures, which become .webp")
     add("--inject-blur-metadata", action="store_true", help="write boxes into the json as face_bboxes")
     add("--reencode-webp-quality", type=int, default=100, help="of blurred pictures (100)")
+    add(
+        "--uid-from",
+        choices=("json", "url", "key"),
+        default="json",
+        help="uids of json, or hashes of url or key (json)",
+    )
     add("--idx", action="store_true", help="write index files for NVIDIA DALI (wds2idx v1.2) along")
     add("--dry-run", action="store_true", help="plan and report, change nothing")
     add("--overwrite", action="store_true", help="remove earlier output shards first")
@@ -132,6 +138,7 @@ def _main(args: Namespace) -> int:
             inject_boxes=args.inject_blur_metadata,
             webp_quality=args.reencode_webp_quality,
             idx=args.idx,
+            uid_from=args.uid_from,
             overwrite=args.overwrite,
             resume=args.resume,
             dry_run=args.dry_run,
@@ -168,7 +175,10 @@ def _print_report(report: dict[str, Any], args: Namespace) -> None:
     if report.get("blurred") or report.get("injected"):
         print(f"blurred {report['blurred']} pictures, wrote boxes into {report['injected']} json members")
     if report.get("blur_failed"):
-        print(f"left out {report['blur_failed']} samples: their picture has boxes and cannot be decoded")
+        why = "their picture has boxes and cannot be blurred, or the boxes were refused"
+        print(f"left out {report['blur_failed']} samples: {why}")
+    if report.get("boxes_refused"):
+        print(f"refused the boxes of {report['boxes_refused']} rows of metadata")
     if report.get("mended"):
         print(f"{report['mended']} shards were there, but cut or altered since: written again")
     if report.get("inject_failed"):

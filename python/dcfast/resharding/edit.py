@@ -56,9 +56,9 @@ class Edited:
     Attributes:
         blurred, injected: samples.
         inject_failed: samples that keep their json as it is, without the boxes: it cannot be read as an object, or
-            there is none. They are written all the same, blurred where that is asked for.
-        failed: (key, why) of samples left out: their picture has boxes and cannot be decoded. They are never written
-            as they were.
+            there is none, or the boxes were refused. They are written all the same, blurred where that is asked for.
+        failed: (key, why) of samples left out: their picture has boxes and cannot be decoded, or their boxes were
+            refused or reach over no pixel. They are never written as they were.
     """
 
     contents: ShardContents
@@ -134,6 +134,11 @@ class _Editor:
     def edit(self, members: list[_Member], boxes: NDArray[np.float64], edited: Edited) -> str | None:
         """Changes the members in place; or why the sample must be left out."""
         picture = _picture(members)
+        if np.isnan(boxes).any():
+            if self.blur.apply and picture is not None:
+                return "its boxes were refused"
+            edited.inject_failed += int(self.blur.inject)
+            return None
         if self.blur.apply and picture is not None:
             made = self.spool_once(picture, True, lambda data: blur_image(data, boxes, self.blur.quality))
             if isinstance(made, str):

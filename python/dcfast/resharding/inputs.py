@@ -11,7 +11,7 @@ from dcfast._core import index as core_index
 from dcfast.errors import PoolError
 from dcfast.resharding.files import plain_path, raise_full_disk, unnamed_file
 from dcfast.resharding.sources import open_segment
-from dcfast.storage.listing import TarListing, list_tars, shards_below
+from dcfast.storage.listing import TarListing, list_pool_tars, shards_below
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,23 +69,26 @@ class Inputs:
                 )
         return [os.path.join(self.base, name) for name in names]
 
-    def indexed(self, threads: int) -> Sequence[SegmentItem]:
+    def indexed(self, threads: int, uid_from: str = "json") -> Sequence[SegmentItem]:
         """The index segments; of directories of shards they are made here, in files without names.
+
+        Args:
+            uid_from: where uids come from, see ``dcfast.index.metadata.UID_SOURCES``; index segments have theirs.
 
         Memory: the columns of 256 shards while they are indexed, about 60 bytes a sample and 8 a member, and the keys.
         """
         if self.segments is not None:
             return self.segments
         chunks = range(0, len(self.names), _SHARDS_A_SEGMENT)
-        return [_index(self.base, self.names[first : first + _SHARDS_A_SEGMENT], threads) for first in chunks]
+        return [_index(self.base, self.names[at : at + _SHARDS_A_SEGMENT], threads, uid_from) for at in chunks]
 
 
-def _index(base: str, names: list[str], threads: int) -> Any:
+def _index(base: str, names: list[str], threads: int, uid_from: str) -> Any:
     pairs = [(os.fsencode(os.path.join(base, name)), os.fsencode(name)) for name in names]
     fd = unnamed_file()
     path = f"/proc/self/fd/{fd}"
     try:
-        core_index.write_segment(pairs, os.fsencode(path), True, False, threads, 0)
+        core_index.write_segment(pairs, os.fsencode(path), True, False, threads, 0, uid_from)
         return core_index.TarSegment(os.fsencode(path), False)  # the map outlives the descriptor
     except OSError as error:
         raise_full_disk(error, "the index of the input, in the directory for temporary files", path)
@@ -138,7 +141,7 @@ def _listing(given: str) -> TarListing:
     base = shards_below(given)
     if not os.path.isdir(base):
         raise PoolError(f"reshard: pool {given} is not a directory")
-    listing = list_tars(base)
+    listing = list_pool_tars(given)
     if not listing.names:
         expected = "expected shards such as 00000000.tar"
         raise PoolError(f"reshard: pool {base} has no .tar files; {expected}{listing.hint}")

@@ -24,8 +24,9 @@ def list_members(path: str | Path) -> tuple[Any, NDArray[np.uint64], NDArray[np.
     import pyarrow as pa
 
     index = index_tars([path], threads=1)
-    for damage in index.damage:
-        raise CorruptDataError(damage.message, path=os.fspath(path), offset=damage.offset)
+    for loss in index.segment.losses:
+        if loss.archive:
+            raise CorruptDataError(loss.message, path=os.fspath(path), offset=loss.offset)
     if len(others := index.others()):
         name = others.column("name")[0].as_py()
         raise CorruptDataError(f"member {name!r} belongs to no sample", path=os.fspath(path))

@@ -13,6 +13,7 @@ import os
 from dcfast._core import reshard as core_reshard
 from dcfast.errors import PoolError
 from dcfast.resharding.sources import core_segments, open_subset, whole_number
+from dcfast.storage.listing import say_losses
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ class ReshardPlan:
         rows: (N,) u64 pool row ids in plan order where the output is shuffled (each as often as it is written; place p
             of the output holds row permutation(p), ``csrc/core/reshard/permutation.hpp``), then cuts have in ``row``
             the first output place, and neither members nor payload bytes; else empty.
-        damage: of a plan that was made, not loaded: shard, offset and message of each damage in the asked input shards.
+        damage: of a plan that was made, not loaded: shard, offset and message of whatever may not have been read of the
+            asked input shards.   notes: the same: what else may hide samples of theirs, in words.
         chosen_shards: the same: number of asked input shards.
         inputs: the same: a hash of name, size and time of all input shards.
     """
@@ -70,6 +72,7 @@ class ReshardPlan:
         self.segments, self.segment_first = segments, segment_first
         self.shards_dir, self.options, self.counts = shards_dir, options, counts or {}
         self.damage: list[dict[str, Any]] = []
+        self.notes: list[str] = []
         self.chosen_shards, self.inputs = 0, (0, 0)
 
     @property
@@ -236,9 +239,9 @@ def make_plan(
     rows = b"" if spool is None else _mapped_rows(spool, counts["output_count"])
     place = os.fspath(shards_dir)
     plan = ReshardPlan(found.cuts, found.repeats, left_out, paths, first, place, options, counts, rows)
-    plan.damage = [
-        {"shard": os.fsdecode(name), "offset": offset, "message": message} for name, offset, message in found.damage
-    ]
+    losses = [(os.fsdecode(name), offset, archive, message) for name, offset, archive, message in found.damage]
+    plan.damage = [{"shard": name, "offset": at, "message": text} for name, at, archive, text in losses if archive]
+    plan.notes = say_losses((name, at, text) for name, at, archive, text in losses if not archive)
     plan.chosen_shards, plan.inputs = found.chosen_shards, found.inputs
     return plan
 

@@ -13,6 +13,7 @@ from dcfast.resharding.plan import make_plan
 from dcfast.resharding.resume import begin_run, has_ended, plan_key
 from dcfast.resharding.sources import open_subset, subset_array, whole_number
 from dcfast.resharding.write import write_output_shards
+from dcfast.storage.listing import first_notes
 from dcfast.storage.lock import locked
 
 TYPE_CHECKING = False
@@ -54,6 +55,7 @@ def reshard(
     threads: int = 0,
     sync: bool = True,
     check_mtime: bool = True,
+    uid_from: str = "json",
 ) -> dict[str, Any]:
     """Writes a subset of a pool as new shards, as DataComp's resharder does, in a fixed order.
 
@@ -72,8 +74,9 @@ def reshard(
         exclude, pool_records: see ``make_plan``.
         boxes: metadata with the boxes of pictures (``make_box_table``), for ``apply_blur``: pictures with boxes are
             blurred in them and become ``.webp`` of ``webp_quality``, and samples whose picture has boxes and cannot be
-            decoded are left out; and for ``inject_boxes``: boxes are written into the json as ``face_bboxes``, and
-            samples whose json cannot be read keep it as it is. The range of ``webp_quality`` always counts.
+            decoded, or whose boxes are refused, are left out; and for ``inject_boxes``: boxes are written into the json
+            as ``face_bboxes``, and samples whose json cannot be read keep it as it is. The range of ``webp_quality``
+            always counts.
         idx: write index files for DALI along.
         resume: go on with a run that was killed: the same arguments, the same output_dir. Output shards that are there
             are kept where they are whole (``resume.is_whole``; payloads are not read: that is ``verify``), of an ended
@@ -82,14 +85,15 @@ def reshard(
         verify: read the output again and compare it with the plan and the sources (``verify_output_shards``).
         threads: at work at the same time; 0 means one per core.
         sync, check_mtime: see ``write_output_shards``.
+        uid_from: of directories of shards: where the uids come from, ``json``, ``url`` or ``key`` (hashes of these).
     Returns:
         The plan's counts (see ``make_plan``; ``missing_count`` are entries of the subset that no asked shard has),
         ``needed_bytes``, ``free_bytes``, with first_shard or num_shards ``chosen_shards`` of the input, where asked
-        input shards are damaged ``damage`` (list of {shard, offset, message}: samples behind the offset may be
-        missing), and, unless
-        dry_run, ``tar_bytes`` as written, ``skipped`` (shards that a resumed run found done), ``mended`` (that it found
-        cut or altered, and wrote again), with boxes ``blurred``, ``injected``, ``blur_failed`` and
-        ``inject_failed``, with verify ``verified``.
+        input shards are damaged or not read to their end ``damage`` (list of {shard, offset, message}: samples behind
+        the offset may be missing), ``notes`` on what was passed over or may hide samples otherwise, with boxes
+        ``boxes_refused`` (rows of metadata, told in ``notes``), and, unless dry_run, ``tar_bytes`` as written,
+        ``skipped`` (shards that a resumed run found done), ``mended`` (that it found cut or altered, and wrote again),
+        with boxes ``blurred``, ``injected``, ``blur_failed`` and ``inject_failed``, with verify ``verified``.
     Raises:
         PoolError: no shards, none from first_shard on, or metadata without boxes.   RunError: output_dir is not empty,
         is the pool, is written to by another process, or (resume) holds another run.   OSError (ENOSPC): too little
@@ -118,7 +122,9 @@ def reshard(
     if overwrite:
         others = [path for path in (subset, boxes) if isinstance(path, (str, os.PathLike))]
         refuse_input_in_output(out, [*files, *others])
-    segments = inputs.indexed(threads)
+    if uid_from != "json" and inputs.segments is not None:
+        raise ValueError("reshard: uid_from is for directories of shards; index segments have their uids")
+    segments = inputs.indexed(threads, uid_from)
     with _blur(boxes, opened, apply_blur, inject_boxes, webp_quality) as blur:
         plan = make_plan(
             segments,
@@ -137,13 +143,23 @@ def reshard(
         report: dict[str, Any] = {**plan.counts, "needed_bytes": needed, "free_bytes": free}
         if plan.damage:
             report["damage"] = plan.damage
-        if inputs.notes:
-            report["notes"] = inputs.notes
+        notes = [
+            *inputs.notes,
+            *_uid_notes(plan.counts),
+            *first_notes(plan.notes),
+            *(blur.table.notes if blur is not None else ()),
+        ]
+        if notes:
+            report["notes"] = notes
+        if blur is not None:
+            report["boxes_refused"] = blur.table.refused
         if first_shard or num_shards is not None:
             report["chosen_shards"] = plan.chosen_shards
         if dry_run:
             return report
         edits = {} if blur is None else _blur_arguments(blur)
+        if uid_from != "json":
+            edits["uid_from"] = uid_from
         arguments: dict[str, Any] = {
             "input_dir": "::".join(inputs.directories),
             "subset_file": os.fspath(subset) if isinstance(subset, (str, os.PathLike)) else "",
@@ -205,6 +221,15 @@ def _blur(boxes: Metadata | None, subset: Any, apply: bool, inject: bool, qualit
 
     with temporary_folder("dcfast-boxes-") as folder:
         yield BlurOptions(make_box_table(boxes, subset_array(subset), folder), apply, inject, quality)
+
+
+def _uid_notes(counts: dict[str, int]) -> list[str]:
+    if not counts["samples"] or counts["no_uid"] < counts["samples"]:
+        return []
+    return [
+        f"none of the {counts['samples']:,} samples of the input has a uid, so that none can be in the subset; uids "
+        "can be made of what is there: --uid-from url or key (docs/formats.md)"
+    ]
 
 
 def _blur_arguments(blur: BlurOptions) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def write_output_shards(
             altered ones are written again. Only where they are known to be of this very plan.
     Returns:
         Counts: shards, samples, members, payload_bytes, tar_bytes, and of blur: blurred, injected, blur_failed (samples
-        left out, because their picture has boxes and cannot be decoded), inject_failed (samples with boxes whose json
+        left out, because their picture has boxes and cannot be blurred), inject_failed (samples with boxes whose json
         cannot take them: written with it as it is); skipped: shards that were left alone; mended: shards that were
         there and not whole.
     Raises:

@@ -9,6 +9,7 @@ from dcfast.evaluate import check_evalsets
 from dcfast.evaluate.folders import evalset_tars
 from dcfast.filters import compile_filter
 from dcfast.filters.term import SCORES
+from dcfast.index.metadata import UID_SOURCES
 from dcfast.models.clip import require_model
 from dcfast.process.libraries import require_library
 from dcfast.rundir.branch import branch_settings
@@ -17,7 +18,7 @@ from dcfast.rundir.settings import DEVICES, LOSSES, SOURCES, TEACHER, Settings
 from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
 from dcfast.scales import scale
 from dcfast.stages.features import check_features
-from dcfast.stages.filter.outcomes import resolve_expression
+from dcfast.stages.filter.outcomes import check_metadata, resolve_expression
 from dcfast.stages.teacher import check_teacher, teacher_model
 from dcfast.train.dali import require_dali
 from dcfast.train.decode import DECODERS
@@ -45,6 +46,7 @@ def check_settings(settings: Settings) -> None:
     _one_of("device", settings.device, DEVICES)
     _one_of("train_from", settings.train_from, SOURCES)
     _one_of("decoder", settings.decoder, tuple(DECODERS))
+    _one_of("uid_from", settings.uid_from, UID_SOURCES)
     if settings.decoder == "dali" and settings.train:
         require_dali()
     for prefix, model in (settings.features or {}).items():
@@ -65,6 +67,8 @@ def check_settings(settings: Settings) -> None:
                 f"got {settings.samples_seen}"
             )
     if settings.pool is None:
+        if settings.uid_from != "json":
+            raise ValueError("uid_from is for a given pool; the samples of the built-in world have uids")
         if settings.teacher_uids is not None:
             raise ValueError("teacher_uids names pairs of a given pool; the built-in world's teacher has its own")
     else:
@@ -114,9 +118,11 @@ def check_stages(run: Run, stages: list[str]) -> None:
     if run.evalset_dir is not None and "signatures" in stages:
         evalset_tars(run.evalset_dir)
     if "filter" in stages:
-        resolve_expression(run)
+        check_metadata(run, resolve_expression(run)[0])
         if run.compare is not None:
             resolve_expression(Run(run.out, branch_settings(run.settings, run.compare)))
+    elif {"index", "features"} & set(stages):
+        check_metadata(run, "no_filter")
     if "evaluate" in stages and run.evalset_dir is not None:
         check_evalsets(run.evalset_dir)
 

@@ -46,7 +46,15 @@ def add_training_options(p: argparse.ArgumentParser) -> None:
         "--pool",
         type=path_argument,
         metavar="DIR",
-        help="pool with shards/*.tar and metadata/*.parquet (default: the built-in world)",
+        help="pool with shards/*.tar and metadata/*.parquet, or with both side by side as img2dataset writes them "
+        "(default: the built-in world)",
+    )
+    p.add_argument(
+        "--uid-from",
+        default="json",
+        metavar="RULE",
+        help="of a pool: json (uid of the samples' json and of the metadata), or, for pools without uids, url or key: "
+        "hashes of the url, or of shard name and key (docs/formats.md; default json)",
     )
     p.add_argument(
         "--evalsets",
@@ -227,6 +235,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         verify_images=args.verify_images,
         strict=args.strict,
         features=parse_features(args.features),
+        uid_from=args.uid_from,
         teacher_uids=args.teacher_uids,
         train=not args.no_train,
         compare=args.compare,

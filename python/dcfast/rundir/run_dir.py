@@ -63,6 +63,11 @@ class Run:
         return Pool.open(self.pool_dir)
 
     @property
+    def uid_rule(self) -> dict[str, str]:
+        """For the arguments of pieces that read uids: nothing for those of the json, which every piece takes it for."""
+        return {} if self.settings.uid_from == "json" else {"uid_from": self.settings.uid_from}
+
+    @property
     def features(self) -> dict[str, str]:
         """Prefix -> model of the columns that the features stage makes; empty where it does not run."""
         if self.settings.features is not None:

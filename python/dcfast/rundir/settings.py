@@ -31,6 +31,8 @@ class Settings:
         strict: a damaged shard is an error instead of a note.
         features: prefix (``b32``, ``l14``) -> model as ``NAME:PRETRAINED`` or ``teacher``; {} for none. None is
             what suits the pool: both by the teacher in the built-in world, none for a given pool.
+        uid_from: where the uids of a given pool come from, of ``dcfast.index.metadata.UID_SOURCES``: ``json`` (the
+            samples' json, and the column ``uid`` of the metadata), ``url`` or ``key`` (hashes of these).
         teacher_uids: subset file of pairs of a given pool that the teacher trains on and that are never kept.
         train: train and evaluate; without it the run is its data half alone.
         compare: filter expression of the comparison run, or ``none``. None is ``no_filter`` at tiny, else ``none``.
@@ -53,6 +55,7 @@ class Settings:
     verify_images: bool = False
     strict: bool = False
     features: dict[str, str] | None = None
+    uid_from: str = "json"
     teacher_uids: str | None = None
     train: bool = True
     compare: str | None = None

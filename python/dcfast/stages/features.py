@@ -126,7 +126,7 @@ def write_group(out: str, args: dict[str, Any]) -> dict[str, Any]:
     scored: dict[str, int] = {}
     for path in args["files"]:
         target = root / FEATURE_METADATA / Path(path).name
-        stats = write_features(root / path, target, columns, records, models)
+        stats = write_features(root / path, target, columns, records, models, args.get("uid_from", "json"))
         rows, found = rows + stats["rows"], found + stats["found"]
         for name, count in stats["scored"].items():
             scored[name] = scored.get(name, 0) + count
@@ -190,6 +190,7 @@ def steps(run: Run) -> Steps:
                 "files": names,
                 "first_shards": [first for first, _ in pool.segments()],
                 "models": [{k: m[k] for k in ("key", "prefixes", "dim")} for m in about],
+                **run.uid_rule,
             },
             inputs=(READY, "index/pool.npy", *names, *(npz for name in names for npz in _npz_of(name))),
             outputs=tuple(f"{FEATURE_METADATA}/{Path(n).stem}{end}" for n in names for end in (".parquet", ".npz")),

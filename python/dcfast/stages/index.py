@@ -12,16 +12,23 @@ from typing import Any
 import numpy as np
 
 from dcfast.engine.piece import Piece
-from dcfast.errors import CorruptDataError
+from dcfast.errors import CorruptDataError, PoolError
 from dcfast.index.build import Segment, write_segment
-from dcfast.index.rows import row_ids, shard_damage, valid_uid_mask
+from dcfast.index.metadata import UID_SOURCES
+from dcfast.index.rows import loss_notes, row_ids, shard_damage, valid_uid_mask
 from dcfast.rundir.layout import MERGE_BYTES, segment_path
 from dcfast.rundir.run_dir import Run
 from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import write_json
+from dcfast.storage.listing import first_notes
 from dcfast.uids.sets import RECORD_DTYPE, merge_runs, open_records, record_sort, save_records
 
 __all__ = ["steps"]
+
+COUNTED = ("shards", "samples", "members", "bytes", "with_uid", "damaged_shards", "strays")
+"""What the pieces count, and the summary sums up."""
+MAX_NOTED = 20
+"""Notes that a piece hands on; all are in its segment."""
 
 
 def _run_path(number: int) -> str:
@@ -33,7 +40,7 @@ def build_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
     root = Path(out)
     number, first_shard = args["number"], args["first_shard"]
     shards = [(str(Path(args["shard_dir"]) / name), name) for name in args["shards"]]
-    stats = write_segment(shards, root / segment_path(number))
+    stats = write_segment(shards, root / segment_path(number), uid_from=args.get("uid_from", "json"))
     segment = Segment.open(root / segment_path(number))
     damage = shard_damage(segment)
     if args["strict"] and damage:
@@ -47,6 +54,7 @@ def build_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
     records["f2"] = row_ids(segment, first_shard)[has_uid]
     save_records(root / _run_path(number), record_sort(records, threads=1))
     sizes = np.asarray(segment.shard_sizes)
+    notes = loss_notes(segment)
     return {
         "shards": len(shards),
         "samples": int(segment.num_samples),
@@ -55,6 +63,9 @@ def build_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
         "with_uid": len(records),
         "damaged_shards": len({d[0] for d in damage}),
         "strays": int(stats["num_strays"]),
+        "notes": notes[:MAX_NOTED],
+        "noted": len(notes),
+        "flags": {name: count for name, count in stats["flags"].items() if count},
     }
 
 
@@ -82,6 +93,7 @@ def steps(run: Run) -> Steps:
                 "shards": names,
                 "shard_dir": str(pool.shard_dir),
                 "strict": run.settings.strict,
+                **run.uid_rule,
             },
             inputs=tuple(pool.shard_path(name) for name in names),
             outputs=(segment_path(number), _run_path(number)),
@@ -101,5 +113,44 @@ def steps(run: Run) -> Steps:
             outputs=("index/pool.npy", "index/index.json"),
         )
     ]
-    total = {key: sum(s[key] for s in stats) for key in stats[0]}
-    return {**total, "segments": len(groups), "rows_with_uid": merged[0]["rows"], "notes": pool.notes}
+    total = {key: sum(s[key] for s in stats) for key in COUNTED}
+    # pieces that an earlier release wrote have no notes
+    notes = first_notes([note for s in stats for note in s.get("notes", ())], sum(s.get("noted", 0) for s in stats))
+    return {
+        **total,
+        "segments": len(groups),
+        "rows_with_uid": merged[0]["rows"],
+        "notes": [*pool.notes, *notes, *_uid_notes(run, total, stats, notes)],
+    }
+
+
+def _uid_notes(run: Run, total: dict[str, int], stats: list[dict[str, Any]], notes: list[str]) -> list[str]:
+    """A note where a tenth of the samples or more lack uids (the fates count the others); PoolError where all of them
+    do: no filter could keep one.
+
+    Args:
+        notes: on what may hide samples; the first of them may be why.
+    """
+    lacking = total["samples"] - total["with_uid"]
+    if lacking * 10 < total["samples"] or lacking == 0:
+        return []
+    flags: dict[str, int] = {}
+    for piece in stats:
+        for name, count in piece.get("flags", {}).items():
+            flags[name] = flags.get(name, 0) + count
+    rule = run.settings.uid_from
+    field = "uid" if rule == "json" else rule
+    reasons = (("NO_JSON", "no json"), ("NO_UID", f"json without {field}"), ("BAD_JSON", "json that cannot be read"))
+    found = [f"{flags[flag]:,} have {words}" for flag, words in reasons if flags.get(flag)]
+    if flags.get("BAD_UID"):
+        found.append(f"{flags['BAD_UID']:,} have a {field} that is none")
+    why = f" ({', '.join(found)})" if found else ""
+    if total["with_uid"]:
+        return [f"{lacking:,} of {total['samples']:,} samples have no uid{why}: they are quarantined"]
+    urls = flags.get("NO_JSON", 0) < total["samples"]  # they would be in the json
+    others = [name for name in UID_SOURCES if name not in (rule, "json") and (urls or name != "url")]
+    raise PoolError(
+        f"pool {run.pool.root}: none of its {total['samples']:,} samples has a uid{why}, so no metadata row has a "
+        f"sample and no filter could keep one. Uids can be made of what is there: --uid-from {' or '.join(others)} "
+        "(docs/formats.md), in another --out" + "".join(f". Note: {note}" for note in notes[:1])
+    )

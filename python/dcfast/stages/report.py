@@ -14,6 +14,7 @@ from typing import Any
 from dcfast.engine.piece import Piece
 from dcfast.errors import PoolError
 from dcfast.evaluate.folders import evalset_tars
+from dcfast.index.pool import shard_folder
 from dcfast.report.facts.collect import Source, collect
 from dcfast.report.page.images import EvalReader, PoolReader
 from dcfast.report.page.page import look_up, render
@@ -63,7 +64,7 @@ def write_report(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """
     root = Path(out)
     sets = _evalsets(args["evalset_dir"])
-    source = Source(root, args["settings"], Path(args["pool_dir"]) / "shards", args["world"])
+    source = Source(root, args["settings"], shard_folder(args["pool_dir"]), args["world"])
     report = collect(source)
     pictures = look_up(report, PoolReader(root, source.shard_dir), EvalReader(root, sets))
     page = render(report, pictures)

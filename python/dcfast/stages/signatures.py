@@ -18,7 +18,6 @@ from dcfast.errors import CorruptDataError, PoolError
 from dcfast.evaluate.folders import COUNT_FILE, evalset_folders, evalset_tars, list_set_tars
 from dcfast.images.signatures import STATUS
 from dcfast.index.build import Segment, write_segment
-from dcfast.index.rows import shard_damage
 from dcfast.rundir.layout import evalset_signature_path, segment_path, signature_path
 from dcfast.rundir.run_dir import Run
 from dcfast.stages.runner import Steps
@@ -85,8 +84,8 @@ def sign_evalset(out: str, args: dict[str, Any]) -> dict[str, Any]:
 def _evalset_damage(segment: Any, tars: list[str]) -> list[tuple[str, str]]:
     """(file, message) of what may hide pictures: they would be missing from the comparison."""
     found = [
-        (segment.shard_names[shard], f"damaged at byte {offset}: {message}")
-        for shard, offset, message in shard_damage(segment)
+        (segment.shard_names[at.shard], f"{'damaged at ' if at.archive else ''}byte {at.offset}: {at.message}")
+        for at in segment.losses
     ]
     counted = Path(tars[0]).parent / COUNT_FILE
     try:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.engine.piece import Piece
+from dcfast.errors import SubsetError
 from dcfast.index.segments import Segment
 from dcfast.models.devices import resolve_device
-from dcfast.rundir.layout import PLAN_ARRAYS, segment_path
+from dcfast.rundir.layout import FATES, PLAN_ARRAYS, segment_path
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import equals_json
 from dcfast.scales import scale
@@ -96,8 +97,28 @@ def train_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
     return launch(settings)
 
 
+def _refuse_nothing(chosen: dict[str, Any]) -> None:
+    """SubsetError with the commonest reasons where the filter stage kept nothing.
+
+    Args:
+        chosen: the summary of the filter stage.
+    """
+    fates = chosen["fates"]
+    if fates.get("kept"):
+        return
+    reasons = dict(chosen.get("reasons") or {})
+    if fates.get("missing"):
+        reasons["metadata rows without a sample"] = fates["missing"]
+    common = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))[:3]
+    words = "; the commonest reasons: " + ", ".join(f"{why} ({count:,})" for why, count in common) if common else ""
+    counts = ", ".join(f"{fates.get(name, 0):,} {name}" for name in FATES)
+    raise SubsetError(f"nothing to train on: the filter {chosen['filter']!r} kept no sample ({counts}){words}")
+
+
 def steps(run: Run) -> Steps:
     """The order, then the training."""
+    if run.has_summary("filter"):
+        _refuse_nothing(run.summary("filter"))
     settings, segments = run.settings, len(run.pool.segments())
     shard_dir = str(run.pool.shard_dir)
     inputs: tuple[str, ...]

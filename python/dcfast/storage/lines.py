@@ -7,10 +7,11 @@ Python's text files at a "\r" alone: what other people write has such characters
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import AnyStr
 
-__all__ = ["read_lines", "split_lines"]
+__all__ = ["iterate_lines", "read_lines", "split_lines"]
 
 
 def split_lines(text: AnyStr) -> list[AnyStr]:
@@ -28,3 +29,10 @@ def read_lines(path: str | os.PathLike[str], encoding: str = "utf-8", errors: st
         UnicodeDecodeError: of other bytes, unless ``errors`` says so; its ``start`` is a byte of the file.   OSError.
     """
     return split_lines(Path(path).read_bytes().decode(encoding, errors))
+
+
+def iterate_lines(path: str | os.PathLike[str], encoding: str = "utf-8", errors: str = "strict") -> Iterator[str]:
+    """The lines of a file one by one; errors as ``read_lines``, but ``start`` is a byte of the line. Memory: a line."""
+    with open(path, "rb") as file:
+        for line in file:  # of bytes, whose lines end at a newline alone
+            yield from split_lines(line.decode(encoding, errors))

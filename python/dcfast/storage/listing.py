@@ -8,14 +8,21 @@ from __future__ import annotations
 import os
 from collections import namedtuple
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 __all__ = [
     "TEMPORARY_PREFIX",
     "PassedOver",
     "TarListing",
+    "first_notes",
     "is_shard_name",
+    "list_pool_tars",
     "list_tars",
     "printable",
     "reason_passed_over",
+    "say_losses",
     "shards_below",
 ]
 
@@ -57,6 +64,17 @@ def printable(name: str) -> str:
     """A file name as text that can be printed and stored: bytes that are not UTF-8, and control characters, escaped."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def say_losses(losses: Iterable[tuple[str, int, str]]) -> list[str]:
+    """(shard, offset, message) of what may hide samples, a sentence each."""
+    return [f"shard {printable(name)}, byte {offset:,}: {message}" for name, offset, message in losses]
+
+
+def first_notes(notes: list[str], count: int | None = None) -> list[str]:
+    """The first notes of many, and how many more there are. ``count``: of all, where ``notes`` are some of them."""
+    more = (len(notes) if count is None else count) - _NAMED
+    return notes[:_NAMED] + ([f"{more:,} more such notes on shards"] if more > 0 else [])
 
 
 class TarListing:
@@ -117,6 +135,19 @@ def list_tars(directory: str | os.PathLike[str]) -> TarListing:
             elif reason := _directory_reason(entry) or reason_passed_over(entry.name):
                 passed_over.append(PassedOver(printable(entry.name), reason))
     return TarListing(folder, sorted(names), sorted(passed_over))
+
+
+def list_pool_tars(directory: str | os.PathLike[str]) -> TarListing:
+    """Lists the shards of a pool, where ``shards_below`` says: tars beside a directory ``shards`` are passed over.
+
+    Raises, memory, cost: see ``list_tars``; and one listing more.
+    """
+    given = os.fspath(directory)
+    listing = list_tars(shards_below(given))
+    if listing.directory != given and (beside := sorted(filter(is_shard_name, os.listdir(given)))):
+        reason = f"{len(beside):,} .tar beside the directory shards, which is taken"
+        listing.passed_over.append(PassedOver(printable(os.path.join("..", beside[0])), reason))
+    return listing
 
 
 def _directory_reason(entry: os.DirEntry[str]) -> str:

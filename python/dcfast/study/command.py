@@ -76,6 +76,7 @@ def _grid(args: argparse.Namespace) -> Grid:
     settings = Settings(
         pool=args.pool,
         evalsets=args.evalsets,
+        uid_from=args.uid_from,
         features=parse_features(args.features),
         teacher_uids=args.teacher_uids,
         loss=args.loss,

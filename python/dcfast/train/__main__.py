@@ -23,7 +23,6 @@ from dcfast.train.launch import launch
 from dcfast.train.ranks import LAUNCHER, TOLD, PeerLostError, place_of
 from dcfast.train.settings import LOSSES, RECIPE_FIELDS, TrainSettings, TrainSource, parse_sources
 
-
 _AFTER_THE_FIRST = 2.0
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from dcfast.images.decode import open_image
+from dcfast.images.decode import eight_bits, open_image
 
 __all__ = ["DECODERS", "Decoder", "PilDecoder", "open_decoder"]
 
@@ -42,7 +42,7 @@ class PilDecoder:
         from PIL import Image
 
         left, top, wide, tall = window
-        cut = image.crop((left, top, left + wide, top + tall))
+        cut = eight_bits(image.crop((left, top, left + wide, top + tall)))
         return cut.resize((size, size), Image.Resampling.BICUBIC)
 
 

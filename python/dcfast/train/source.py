@@ -21,10 +21,12 @@ import numpy.typing as npt
 from dcfast.access.reader import PoolReader
 from dcfast.errors import CorruptDataError, PoolError, RunError, SubsetError, first_line
 from dcfast.index.build import write_segment
-from dcfast.index.pool import list_tars, shard_folder
+from dcfast.index.pool import shard_folder
 from dcfast.index.pool_index import index_folder
-from dcfast.index.segments import Segment
+from dcfast.index.rows import loss_notes, valid_uid_mask
+from dcfast.index.segments import SampleFlag, Segment
 from dcfast.resharding.plan import ReshardPlan, ShardSources, make_plan
+from dcfast.storage.listing import first_notes, list_pool_tars
 from dcfast.storage.npz import load_array, write_npy
 from dcfast.uids.sets import load_subset, open_records
 
@@ -35,6 +37,11 @@ __all__ = ["OpenSource", "RawSample", "SourceFiles", "prepare_source", "write_po
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 _AT_ONCE = 1 << 18
+_NEEDED = {
+    "caption (a member KEY.txt)": int(SampleFlag.NO_CAPTION),
+    "picture (jpg, png, webp, ...)": int(SampleFlag.NO_IMAGE),
+}
+"""What a sample needs to be trained on, and the flag of one that lacks it."""
 _LOG = logging.getLogger("dcfast.train")
 
 
@@ -70,7 +77,7 @@ class SourceFiles:
         rows: npy of row ids by position, or None where positions are the samples of the segments in order.
         count: positions.
         name: for messages.
-        notes: what among the shards was passed over, in words.
+        notes: what among the shards was passed over, and what of them may hide samples, in words.
     """
 
     segments: tuple[str, ...]
@@ -108,14 +115,24 @@ def prepare_source(source: TrainSource, work: Path, number: int) -> SourceFiles:
         raise SubsetError(
             f"source {source}: the subset is empty, or none of its samples is in the pool; nothing to train on"
         )
-    return SourceFiles(segments, os.path.abspath(str(source.shards_dir)), os.path.abspath(rows), count, str(source))
+    losses = [note for path in segments for note in loss_notes(Segment.open(path, verify=False))]
+    notes = _told(first_notes(losses))
+    where = os.path.abspath(str(source.shards_dir))
+    return SourceFiles(segments, where, os.path.abspath(rows), count, str(source), notes)
+
+
+def _told(notes: list[str]) -> tuple[str, ...]:
+    """Notes on a source, which the log has at once: training may end before its summary is written."""
+    for note in notes:
+        _LOG.warning("%s", note)
+    return tuple(notes)
 
 
 def _prepare_shards(directory: str, segment_path: Path) -> SourceFiles:
     folder = shard_folder(os.path.abspath(directory))
     if not folder.is_dir():
         raise PoolError(f"source {directory}: no such directory; expected one with *.tar")
-    listing = list_tars(folder)
+    listing = list_pool_tars(os.path.abspath(directory))
     names = listing.names
     if not names:
         expected = "expected shards of image-text pairs"
@@ -129,6 +146,10 @@ def _prepare_shards(directory: str, segment_path: Path) -> SourceFiles:
     if segment is None or segment.shard_names != names or segment.check_fresh(folder):
         write_segment([(folder / name, name) for name in names], segment_path)
         segment = Segment.open(segment_path, verify=False)
+    if segment.num_samples and not valid_uid_mask(segment).any():
+        # shards of pools without uids: samples are told apart, in the log and where training goes on, by their keys
+        write_segment([(folder / name, name) for name in names], segment_path, uid_from="key")
+        segment = Segment.open(segment_path, verify=False)
     if segment.shard_damage:
         report = segment.shard_damage[0]
         name = segment.shard_names[report.shard]
@@ -137,12 +158,28 @@ def _prepare_shards(directory: str, segment_path: Path) -> SourceFiles:
             path=str(folder / name),
             offset=report.offset,
         )
+    losses = loss_notes(segment)
     if segment.num_samples == 0:
-        raise SubsetError(f"source {directory}: its {len(names)} shards hold no sample; the subset was empty")
-    notes = tuple(listing.notes)
-    for note in notes:
-        _LOG.warning("%s", note)
+        why = f": {losses[0]}" if losses else "; the subset was empty"
+        raise SubsetError(f"source {directory}: its {len(names)} shards hold no sample{why}")
+    notes = _told([*listing.notes, *first_notes(losses)])
+    _refuse_unusable(segment, directory, losses)
     return SourceFiles((str(segment_path),), str(folder), None, segment.num_samples, directory, notes)
+
+
+def _refuse_unusable(segment: Segment, directory: str, losses: list[str]) -> None:
+    """SubsetError with the commonest reason where no sample has both a picture and a caption."""
+    flags = np.asarray(segment.flags)
+    lacking = {what: int(((flags & flag) != 0).sum()) for what, flag in _NEEDED.items()}
+    if ((flags & sum(_NEEDED.values())) == 0).any():
+        return
+    what, count = max(lacking.items(), key=lambda item: item[1])
+    exts = ", ".join(sorted(set(segment.exts_lower))[:8])
+    why = f". {losses[0]}" if losses else ""
+    raise SubsetError(
+        f"source {directory}: none of its {len(flags):,} samples has a picture and a caption: {count:,} have no "
+        f"{what}; the members end in {exts}{why}"
+    )
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,52 @@ void test_windows() {
   }
 }
 
+/// Counts what is read.
+class CountingReader final : public ByteReader {
+ public:
+  explicit CountingReader(std::span<const std::byte> bytes) : memory_(bytes) {}
+  std::uint64_t size() const override { return memory_.size(); }
+  std::size_t read(std::span<std::byte> out, std::uint64_t offset) override {
+    const std::size_t got = memory_.read(out, offset);
+    total += got;
+    return got;
+  }
+  std::uint64_t total = 0;
+
+ private:
+  MemoryReader memory_;
+};
+
+void test_joined() {
+  for (const std::size_t padding : {0UL, 512UL, 8192UL, 9216UL, 30720UL}) {
+    std::string tar;
+    for (int i = 0; i < 300; ++i) tar += sample(i, 100) + end_marker + std::string(padding, '\0');
+    CountingReader reader(bytes_of(tar));
+    const ShardIndex index = index_tar(reader, {});
+    CHECK(index.flags.size() == 300);
+    CHECK(index.reports.size() == 1 && !index.reports[0].damage);
+    CHECK(sample_loss(false, index.reports[0].message) == SampleLoss::none);
+    CHECK(reader.total <= 2 * tar.size() + 300 * ReadWindow::max_view * (padding > 20480 ? 5 : 0));
+    for (std::size_t i = 0; i < 300; ++i) CHECK(index.uid[i].lo == i && index.flags[i] == 0);
+  }
+  CHECK(sample_loss(true, "anything") == SampleLoss::archive);
+  CHECK(sample_loss(false, "malformed pax record: the rest of this pax header is ignored") == SampleLoss::none);
+}
+
+void test_key_uids() {
+  std::string tar = sample(1, 10) + sample(2, 10) + end_marker;
+  IndexOptions options;
+  options.read_uid = false;
+  MemoryReader reader(bytes_of(tar));
+  ShardIndex index = index_tar(reader, options);
+  CHECK((index.flags[0] & sample_flag::without_uid) != 0);
+  set_key_uids(index, "a/b/00012.tar");
+  ShardIndex same = index;
+  set_key_uids(same, "00012.tar");
+  CHECK(index.uid == same.uid && !(index.uid[0] == index.uid[1]));
+  CHECK(((index.flags[0] | index.flags[1]) & sample_flag::without_uid) == 0);
+}
+
 void test_faults() {
   std::string tar;
   for (int i = 0; i < 20; ++i) tar += sample(i, 5000);
@@ -384,6 +430,8 @@ void test_ranges() {
 int main() {
   test_windows();
   test_header_numbers();
+  test_joined();
+  test_key_uids();
   test_faults();
   test_split();
   test_utf8();

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.errors import DcfastError
+from dcfast.index.pool import metadata_folder
 from dcfast.report.facts import samples
 from dcfast.report.facts.contamination import contaminated_kept, contamination
 from dcfast.report.facts.copies import MARK
@@ -158,11 +159,15 @@ def _thresholds(chosen: dict[str, Any]) -> dict[str, float]:
     return {key: float(text) for key, text in (chosen.get("thresholds") or {}).items()}
 
 
+def _pool_dir(shard_dir: Path) -> Path:
+    return shard_dir.parent if shard_dir.name == "shards" else shard_dir
+
+
 def _look(source: Source, chosen: dict[str, Any]) -> tuple[Examined | None, str | None]:
     """Rows of the metadata under the filter, or why they cannot be looked at."""
     if not chosen.get("filter") or not (source.out / "subset.npy").exists():
         return None, None
-    files = metadata_files(source.out, source.shard_dir.parent / "metadata")
+    files = metadata_files(source.out, metadata_folder(_pool_dir(source.shard_dir)))
     if not files:
         return None, "The metadata is not where it was: no overlap of the filter's rules, no CLIP scores."
     try:

@@ -66,13 +66,13 @@ def metadata_files(out: Path, pool_metadata: Path) -> list[Path]:
     return []
 
 
-def stretches(files: list[Path], columns: list[str]) -> Iterator[tuple[Path, int, Any]]:
+def stretches(files: list[Path], columns: list[str], uid_from: str = "json") -> Iterator[tuple[Path, int, Any]]:
     """(file, number of the first row, record batch), at most MAX_ROWS rows; columns that a file lacks are left out."""
     if len(files) > MAX_FILES:
         files = [files[i * len(files) // MAX_FILES] for i in range(MAX_FILES)]
     for path in files:
         budget = MAX_ROWS // len(files)
-        with open_metadata(path) as file:
+        with open_metadata(path, uid_from) as file:
             names = [name for name in columns if name in file.schema.names]
             sizes = file.group_rows
             begins = [sum(sizes[:g]) for g in range(len(sizes))]
@@ -155,7 +155,7 @@ def examine(
     wanted = list(dict.fromkeys(["uid", *judge.whole.column_names, *SCORES.values()]))
     uids, kept, drops = [], [], []
     scores: dict[str, list[Any]] = {name: [] for name in SCORES.values()}
-    for path, begin, batch in stretches(files, wanted):
+    for path, begin, batch in stretches(files, wanted, str(settings.get("uid_from", "json"))):
         parsed, valid = parse_uids(batch)
         good = np.flatnonzero(valid)
         uids.append(parsed[good])

@@ -9,6 +9,7 @@ from typing import Any
 
 from dcfast.evaluate.results import number
 from dcfast.report.facts.outcome import EVEN, read_json
+from dcfast.storage.lines import iterate_lines
 
 __all__ = ["training", "verdict"]
 
@@ -47,8 +48,8 @@ def _curve(path: Path) -> list[dict[str, float]]:
     """
     points: list[list[float]] = []  # lines in a point, and the sums of its columns
     width = 1  # lines that a point stands for
-    with suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
-        for raw in file:
+    with suppress(OSError):
+        for raw in iterate_lines(path, errors="replace"):
             try:
                 line = json.loads(raw)
                 values = [number(line[name]) for name in CURVES]

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.images import decode
-from dcfast.images.decode import BadImage, open_image
+from dcfast.images.decode import BadImage, eight_bits, open_image
+from dcfast.index.build import Segment
 from dcfast.report.text import clean
 from dcfast.rundir.layout import segment_path
 
@@ -68,7 +69,7 @@ def thumbnail(data: bytes) -> Thumbnail:
         with open_image(data) as image:
             width, height = image.size
             image.draft("RGB", (2 * SIDE, 2 * SIDE))
-            small: Any = image
+            small: Any = eight_bits(image)
             if small.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in small.info:
                 small = small.convert("RGBA")
                 small.thumbnail((SIDE, SIDE))
@@ -137,8 +138,6 @@ class PoolReader:
             self.num_segments = 0
 
     def _segment(self, number: int) -> Any:
-        from dcfast.index.build import Segment
-
         if number not in self._open:
             # verified when the run's stages read it: here a few samples are looked at
             self._open[number] = Segment.open(self.root / segment_path(number), verify=False)
@@ -185,8 +184,6 @@ class EvalReader:
         """Never raises: what cannot be read has a placeholder."""
         import pyarrow as pa
         import pyarrow.compute as pc
-
-        from dcfast.index.build import Segment
 
         def read() -> Sample:
             if name not in self._open:

@@ -72,6 +72,8 @@ STRUCTURE = (
     ("BAD_UID", "uid is not 32 hex digits"),
     ("NO_CAPTION", "no caption"),
 )
+URL_REASONS = {"NO_JSON": "no json, so no url", "NO_UID": "json without url", "BAD_UID": "url is no text"}
+"""The same where uids are hashes of urls."""
 
 
 def _write(root: Path, number: int, group: str, columns: dict[str, Any], damage: list[tuple[str, str]]) -> int:
@@ -92,13 +94,15 @@ def _write(root: Path, number: int, group: str, columns: dict[str, Any], damage:
     return int(quarantine.num_rows)
 
 
-def _quarantine_reasons(segment: Any, signatures: Any | None, features: Any | None) -> tuple[Any, list[str]]:
+def _quarantine_reasons(
+    segment: Any, signatures: Any | None, features: Any | None, uid_from: str
+) -> tuple[Any, list[str]]:
     """(n,) index into the returned reasons, 0 where nothing is wrong with the sample."""
     reasons = [""]
     found = np.zeros(segment.num_samples, dtype=np.int64)
     flags = np.asarray(segment.flags)
     for name, reason in STRUCTURE:
-        reasons.append(reason)
+        reasons.append(URL_REASONS.get(name, reason) if uid_from == "url" else reason)
         found[(found == 0) & ((flags & int(SampleFlag[name])) != 0)] = len(reasons) - 1
     if signatures is not None:
         status = signatures["status"]
@@ -127,7 +131,7 @@ def assign_sample_outcomes(out: str, args: dict[str, Any]) -> dict[str, Any]:
     outcomes = open_records(root / "filter/outcomes.npy")
     reasons = args["reasons"]
 
-    wrong, wrong_reasons = _quarantine_reasons(segment, signatures, features)
+    wrong, wrong_reasons = _quarantine_reasons(segment, signatures, features, args.get("uid_from", "json"))
     uids = np.ascontiguousarray(segment.uid)
     has_uid = valid_uid_mask(segment)
     first, count = (np.asarray(a) for a in uid_lookup(outcomes, uids, threads=1))
@@ -199,8 +203,15 @@ def assign_metadata_outcomes(out: str, args: dict[str, Any]) -> dict[str, Any]:
     absent = absent[np.argsort(row, kind="stable")]
     malformed = read_table(root / args["malformed"]).to_pylist()
     unnamed = args["malformed_count"] - len(malformed)
-    bad = [f"uid {m['uid']!r} of metadata {m['file']}, row {m['row']}, is not 32 hex digits" for m in malformed]
-    bad += ["the uid of a metadata row is not 32 hex digits (the first 1,000 of the piece are named)"] * unnamed
+    rule = args.get("uid_from")  # then a uid is a hash, and there is none where there is nothing to hash
+    wrong = f"has no {rule}" if rule else "has a uid that is not 32 hex digits"
+    bad = [
+        f"metadata {m['file']}, row {m['row']}, {wrong}"
+        if rule
+        else f"uid {m['uid']!r} of metadata {m['file']}, row {m['row']}, is not 32 hex digits"
+        for m in malformed
+    ]
+    bad += [f"a metadata row {wrong} (the first 1,000 of the piece are named)"] * unnamed
     n, m = len(absent), len(bad)
     empty = pa.nulls(n + m, pa.string())
     quarantined = _write(
@@ -250,7 +261,14 @@ def assign_outcomes(run: Run, reasons: list[str], malformed: list[int]) -> Any:
             "filter/fates",
             f"{number:05d}",
             "dcfast.stages.filter.fates:assign_sample_outcomes",
-            {"number": number, "first_shard": first, "decoded": decoded, "embedded": embedded, "reasons": reasons},
+            {
+                "number": number,
+                "first_shard": first,
+                "decoded": decoded,
+                "embedded": embedded,
+                "reasons": reasons,
+                **run.uid_rule,
+            },
             inputs=(
                 segment_path(number),
                 "filter/outcomes.npy",
@@ -276,6 +294,7 @@ def assign_outcomes(run: Run, reasons: list[str], malformed: list[int]) -> Any:
                 "outcomes": outcome_run(number),
                 "malformed": malformed_path(number),
                 "malformed_count": malformed[number],
+                **run.uid_rule,
             },
             inputs=("index/pool.npy", outcome_run(number), malformed_path(number)),
             outputs=(part_path("fates", number, "b"), part_path("quarantine", number, "b")),

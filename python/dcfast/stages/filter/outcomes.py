@@ -28,6 +28,7 @@ from dcfast.filters import (
 )
 from dcfast.filters.term import CONTAMINATED, ORACLE, SCORES, TEACHER_PAIRS
 from dcfast.index.metadata import count_metadata_rows, metadata_schema, open_metadata, parse_uids, uid_column
+from dcfast.process.read_ahead import read_ahead
 from dcfast.rundir.layout import MERGE_BYTES, ORACLE_PATH, malformed_path, mask_path, outcome_run
 from dcfast.rundir.run_dir import Run
 from dcfast.stages.filter import fates
@@ -50,10 +51,11 @@ from dcfast.uids.sets import (
     uid_unique,
 )
 
-__all__ = ["resolve_expression", "steps"]
+__all__ = ["check_metadata", "resolve_expression", "steps"]
 
 CODE_SHIFT = 48
 """A record's payload is the outcome code << 48 | the row in the piece's metadata: a kept occurrence sorts first."""
+_FOOTERS_AT_ONCE = 16
 MAX_NOTED = 1_000
 """Malformed uids that a piece writes out one by one; all are counted."""
 
@@ -67,7 +69,7 @@ def resolve_expression(run: Run) -> tuple[str, list[str]]:
         PoolError: the pool's first metadata file lacks a column or embeddings that it needs.
     """
     first = run.pool.metadata[0]
-    schema = _expected_schema(run, first)
+    schema = _expected_schema(run, first, metadata_schema(first, run.settings.uid_from))
     available = run.evalset_dir is not None
     notes: list[str] = []
     text = run.settings.filter
@@ -102,16 +104,36 @@ def resolve_expression(run: Run) -> tuple[str, list[str]]:
     return str(compiled), notes
 
 
-def _expected_schema(run: Run, path: str) -> Any:
+def check_metadata(run: Run, text: str) -> None:
+    """Looks at the schema of every metadata file of the pool, before any work: the footers alone are read.
+
+    Args:
+        text: the filter expression.
+    Raises:
+        PoolError: a file is no parquet file, or lacks a column, has it twice or of a type that is not read; names
+            file and column.
+    Cost: a read of each footer, 16 at a time.
+    """
+    compiled = compile_filter(text)
+
+    def look(path: str) -> None:
+        schema = _expected_schema(run, path, metadata_schema(path, run.settings.uid_from))
+        compiled.check_columns(schema, path)
+
+    for _ in read_ahead(look, run.pool.metadata, threads=_FOOTERS_AT_ONCE, ahead=4 * _FOOTERS_AT_ONCE):
+        pass
+
+
+def _expected_schema(run: Run, path: str, schema: Any) -> Any:
     """The schema that the filter will find: the pool's, with the columns that the features stage adds."""
     import pyarrow as pa
 
-    schema = metadata_schema(path)
     for prefix in run.features:
         name = SCORES[prefix]
-        found = schema.get_field_index(name)
-        field = pa.field(name, pa.float32())
-        schema = schema.append(field) if found < 0 else schema.set(found, field)
+        found, field = schema.get_all_field_indices(name), pa.field(name, pa.float32())
+        if len(found) > 1:
+            raise PoolError(f"metadata {path} has {len(found)} columns {name!r}, one of which was to be replaced")
+        schema = schema.set(found[0], field) if found else schema.append(field)
     return schema
 
 
@@ -121,8 +143,8 @@ def _uid_set_paths(run: Run, names: list[str]) -> dict[str, str]:
     return {name: str(own.get(name) or absolute(name)) for name in names}
 
 
-def _batches(path: str, columns: list[str]) -> Iterator[Any]:
-    with open_metadata(path) as file:
+def _batches(path: str, columns: list[str], uid_from: str = "json") -> Iterator[Any]:
+    with open_metadata(path, uid_from) as file:
         yield from file.batches(columns)
 
 
@@ -134,7 +156,7 @@ def histogram(out: str, args: dict[str, Any]) -> dict[str, Any]:
     search = QuantileSearch.from_json(args["search"])
     counts = np.zeros(NUM_BINS, dtype=np.uint64)
     for path in (str(root / name) for name in args["files"]):
-        compiled.check_columns(metadata_schema(path), path)
+        compiled.check_columns(metadata_schema(path, args.get("uid_from", "json")), path)
         for batch in _batches(path, [args["column"]]):
             counts += score_histogram(numbers(batch.column(0)), search.prefix, dtype=search.dtype)
     save_array(root / args["output"], counts)
@@ -148,7 +170,7 @@ def _search_threshold(run: Run, text: str, number: int, column: str, fraction: f
     types = []
     for name in run.metadata_files:
         path = str(run.out / name)
-        schema = metadata_schema(path)
+        schema = metadata_schema(path, run.settings.uid_from)
         compiled.check_columns(schema, path)
         types.append(schema.field(column).type)
     search = QuantileSearch(fraction, score_dtype(types))
@@ -161,7 +183,14 @@ def _search_threshold(run: Run, text: str, number: int, column: str, fraction: f
                 f"filter/threshold-{number}-{turn}",
                 f"{g:05d}",
                 "dcfast.stages.filter.outcomes:histogram",
-                {"files": files, "filter": text, "column": column, "search": search.to_json(), "output": outputs[g]},
+                {
+                    "files": files,
+                    "filter": text,
+                    "column": column,
+                    "search": search.to_json(),
+                    "output": outputs[g],
+                    **run.uid_rule,
+                },
                 inputs=tuple(files),
                 outputs=(outputs[g],),
                 weight=sum(os.path.getsize(run.out / f) for f in files),
@@ -184,15 +213,16 @@ def evaluate(out: str, args: dict[str, Any]) -> dict[str, Any]:
     compiled = compile_filter(args["filter"])
     uid_sets = {name: load_subset(root / path, check=False) for name, path in args["uid_sets"].items()}
     columns = list(dict.fromkeys(["uid", *compiled.column_names]))
+    uid_from = args.get("uid_from", "json")
     records: list[Any] = []
     bad: dict[str, list[Any]] = {"file": [], "row": [], "uid": []}
     total = malformed = 0
     counts = np.zeros(len(compiled.reasons), dtype=np.int64)
     for path in (str(root / name) for name in args["files"]):
-        compiled.check_columns(metadata_schema(path), path)
+        compiled.check_columns(metadata_schema(path, uid_from), path)
         masks = _cluster_masks(root, compiled, path)
         file_row = 0
-        for batch in _batches(path, columns):
+        for batch in _batches(path, columns, uid_from):
             uids, valid = parse_uids(batch)
             clusters = {key: mask[file_row : file_row + len(uids)] for key, mask in masks.items()}
             codes = np.asarray(compiled.evaluate(batch, args["thresholds"], uid_sets, uids, clusters))
@@ -294,6 +324,7 @@ def steps(run: Run) -> Steps:
                 "thresholds": thresholds,
                 "uid_sets": sets,
                 "models": models,
+                **run.uid_rule,
             },
             inputs=(*files, *sets.values(), *masks[number]),
             outputs=(outcome_run(number), malformed_path(number)),

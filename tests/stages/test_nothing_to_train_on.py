@@ -1,0 +1,65 @@
+"""Where nothing can be trained on, the message gives the commonest reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dcfast.errors import SubsetError
+from dcfast.run.workflow import run
+from dcfast.rundir.run_dir import Settings
+from dcfast.train.settings import TrainSource
+from dcfast.train.source import OpenSource, prepare_source
+from pool_builder import PoolBuilder, Sample, uid_of
+from tar_reference import GIF, make_tar
+
+
+def test_a_filter_that_keeps_nothing(tmp_path: Path) -> None:
+    samples = [Sample(n, caption="two words") for n in range(5)] + [Sample(5, without=("jpg",))]
+    pool = PoolBuilder(tmp_path / "pool", [samples], missing=[90]).write()
+    settings = Settings(pool=str(pool), filter="basic_filter", compare="none", device="cpu")
+    with pytest.raises(SubsetError) as caught:
+        run(tmp_path / "run", settings)
+    said = str(caught.value)
+    assert "the filter 'basic_filter' kept no sample (0 kept, 5 dropped, 1 quarantined, 1 missing, 0 unlisted)" in said
+    reasons = said.partition("the commonest reasons: ")[2].split(", ")
+    assert reasons[0].endswith("(5)")
+    assert reasons[1:] == ["metadata rows without a sample (1)", "no picture (1)"]
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        (
+            [(f"{i}.{e}", GIF) for i in range(3) for e in ("input.jpg", "outputs.txt")],
+            r"3 have no caption \(.*input\.jpg, outp",
+        ),
+        ([(f"{i}.txt", b"words") for i in range(3)], "3 have no picture"),
+        (
+            [(f"img.{i}.{e}", GIF) for i in range(3) for e in ("jpg", "txt")],
+            "1 have no caption .*ends at the first dot",
+        ),
+        ([("jpg", GIF), ("txt", b"words")], "hold no sample: .*no member belongs to a sample"),
+    ],
+)
+def test_shards_of_samples_that_are_none(tmp_path: Path, members: list[tuple[str, bytes]], message: str) -> None:
+    (tmp_path / "s").mkdir()
+    make_tar(tmp_path / "s/0.tar", members)
+    with pytest.raises(SubsetError, match=message):
+        prepare_source(TrainSource(shards=str(tmp_path / "s")), tmp_path, 0)
+
+
+def test_samples_without_uids_are_told_apart(tmp_path: Path) -> None:
+    """Their keys stand in for uids, so that a training does not go on with others of the same number."""
+    prints = []
+    for name, first in (("a", 0), ("b", 100), ("c", 0)):
+        (tmp_path / name).mkdir()
+        make_tar(tmp_path / name / "0.tar", [(f"{first + i}.{e}", GIF) for i in range(3) for e in ("jpg", "txt")])
+        for _ in range(2):  # made, and found again
+            source = OpenSource(prepare_source(TrainSource(shards=str(tmp_path / name)), tmp_path / name, 0))
+            prints.append(source.fingerprint())
+    assert prints[0] == prints[1] == prints[4] == prints[5] != prints[2] == prints[3]
+    (tmp_path / "d").mkdir()
+    make_tar(tmp_path / "d/0.tar", [("k.jpg", GIF), ("k.txt", b"w"), ("k.json", b'{"uid": "%s"}' % uid_of(1).encode())])
+    files = prepare_source(TrainSource(shards=str(tmp_path / "d")), tmp_path / "d", 0)
+    assert OpenSource(files).reader.segments[0].uid_hex().to_pylist() == [uid_of(1)]
