@@ -26,7 +26,7 @@ SOURCES := $(shell find csrc cmake/*.cmake tests/cpp CMakeLists.txt pyproject.to
 # tools from the virtual environment first (cmake, ninja, pybind11)
 TOOLS := export PATH="$(abspath $(BIN)):$$PATH";
 
-.PHONY: help run study test lint stubs cpp asan tsan fuzz cuda wheel bench doctor clean
+.PHONY: help run study test soak lint stubs cpp asan tsan fuzz cuda wheel bench doctor clean
 
 help: ## list the commands
 	@echo "Usage: make COMMAND"
@@ -43,6 +43,9 @@ study: $(VENV)/.study ## which filter is best: nine filters, chosen on three see
 # two workers with a thread each: threads that wait for each other on busy cores cost minutes
 test: $(VENV)/.test ## set up, then pass all tests (those in C++ too)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(TEST_ARGS)
+
+soak: $(VENV)/.test ## the long fault tests: twenty random faults in a training on two ranks
+	DCFAST_FAULTS=20 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/train/test_train_disturbed.py $(TEST_ARGS)
 
 lint: $(VENV)/.test ## ruff (rules and format), the levels of imports, and mypy --strict
 	$(BIN)/ruff check .

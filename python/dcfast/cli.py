@@ -21,7 +21,7 @@ HELP = """usage: dcfast COMMAND [options]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status."""
-    from dcfast.rundir.layout import STAGES
+    from dcfast.rundir.stage_table import STAGES
 
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help", "help"):

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -366,3 +367,25 @@ def test_scores_of_nothing_and_of_damage(tmp_path: Path) -> None:
     (tmp_path / "eval_results.jsonl").write_text(json.dumps(line) + '\n{"key": "b", "met')
     with pytest.raises(PoolError, match="line 2: not a result of an evaluation"):
         read_scores(tmp_path)
+
+
+def test_sigterm_saves_both_trainings(tmp_path: Path) -> None:
+    words = ["--features", "none", "--filter", "~contaminated", "--samples-seen", "64000", "--device", "cpu"]
+    words += ["--workers", "2", "--out", str(tmp_path / "run"), "--world", *(f"{k}={v}" for k, v in WORLD.items())]
+    trainings = [tmp_path / "run/train", tmp_path / "run/compare/no_filter/train"]
+    with subprocess.Popen([sys.executable, "-m", "dcfast.run", *words], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while not all((place / "log.jsonl").exists() for place in trainings):
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            process.terminate()
+            said = process.communicate(timeout=30)[1]
+        finally:
+            process.kill()
+    assert process.returncode == 143
+    assert said.splitlines()[-1] == "stopped; the same command resumes"
+    assert "Traceback" not in said
+    for place in trainings:
+        assert [path.stem[:5] for path in (place / "checkpoints").iterdir()] == ["step_"], place

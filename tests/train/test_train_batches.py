@@ -204,7 +204,7 @@ def test_samples_without_picture_or_caption_are_replaced(tmp_path: Path) -> None
 def test_a_source_in_which_nothing_can_be_used_is_an_error(tmp_path: Path) -> None:
     pool = build_pool(tmp_path, 6, shards=1, broken={n: {"jpg": b"broken"} for n in range(6)})
     files = prepare_source(TrainSource(shards=str(pool)), tmp_path / "work", 0)
-    with pytest.raises(CorruptDataError, match=r"no usable sample was found .* the last said: not a picture"):
+    with pytest.raises(CorruptDataError, match=r"no usable sample was found .* 14 of them said: not a picture"):
         BatchMaker(spec_of(files, global_batch=2)).make(0)
 
 

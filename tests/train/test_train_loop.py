@@ -18,9 +18,10 @@ from dcfast.scales import SCALES
 from dcfast.train import TrainSettings, TrainSource, launch, parse_sources, train
 from dcfast.train.batch import BatchSpec
 from dcfast.train.batches import BatchMaker
-from dcfast.train.loop import boundaries, num_steps, world_sizes
+from dcfast.train.loop import boundaries, num_steps
 from dcfast.train.objective import NonFiniteLossError, WatchedLoss, create_loss
 from dcfast.train.optimizer import create_scaler, parameter_groups
+from dcfast.train.ranks import world_sizes
 from dcfast.train.source import prepare_source
 from train_builder import MODEL, both_sources, build_pool, small
 
@@ -248,9 +249,11 @@ def test_two_ranks_under_torchrun_equal_one_process(
     whole: tuple[Path, dict[str, Any]], source: TrainSource, tmp_path: Path
 ) -> None:
     summary = whole[1]
-    launched = launch(small(tmp_path, source, overrides=LONG), processes=2)
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(dataclasses.asdict(small(tmp_path, source, overrides=LONG))))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run([*command, "-m", "dcfast.train", "--settings", str(path)], check=True)
     two = json.loads((tmp_path / "train" / "summary.json").read_text())
-    assert launched == two
     assert two["world_size"] == 2
     assert two["replaced"] == summary["replaced"] > 0
     assert two["samples_seen"] == summary["samples_seen"]
@@ -259,9 +262,16 @@ def test_two_ranks_under_torchrun_equal_one_process(
     assert weights(tmp_path).keys() == weights(whole[0]).keys()
 
 
+def test_two_ranks_that_are_launched_give_the_summary(source: TrainSource, tmp_path: Path) -> None:
+    launched = launch(small(tmp_path, source, overrides={"samples_seen": 16, "checkpoints": 1}), processes=2)
+    assert launched == json.loads((tmp_path / "train" / "summary.json").read_text())
+    assert launched["world_size"] == 2
+    assert not (tmp_path / "train" / "settings.json").exists()
+
+
 def test_a_rank_that_fails_is_an_error(source: TrainSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(RunError, match=r"training on 2 processes failed \(exit status 1\)"):
+    with pytest.raises(RunError, match=r"training on 2 processes failed: rank 0 ended with status 1; its"):
         launch(small(tmp_path, source), processes=2)
 
 
@@ -322,6 +332,7 @@ def test_a_watched_loss_keeps_the_mean_of_its_micro_batches() -> None:
 def test_a_number_of_ranks_that_does_not_divide_the_batch(
     source: TrainSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ValueError, match=r"global batch 8 does not divide among 3 ranks .* that do: 1, 2, 4, 8$"):
         train(small(tmp_path, source))

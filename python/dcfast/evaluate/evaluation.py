@@ -15,6 +15,8 @@ from dcfast.evaluate.results import RESULTS, Line, aggregate, read_results, writ
 from dcfast.evaluate.score import Score, score_evalset
 from dcfast.evaluate.tasks import EvalTask, find_tasks, own_tasks
 from dcfast.storage.atomic import write_bytes, write_json
+from dcfast.storage.lock import locked
+from dcfast.storage.paths import make_directory
 
 if TYPE_CHECKING:
     from dcfast.models.clip import ClipModel
@@ -76,7 +78,7 @@ def evaluate_model(
     Raises:
         EvalsetError: a set that cannot be scored, before any work where it can be known.
         CorruptDataError: a damaged shard, with strict.
-        RunError: the model's embeddings are not finite.
+        RunError: the model's embeddings are not finite; another evaluation is at work in ``out``.
     Memory: about 150 bytes a picture of all sets, a few decoded batches, and the embeddings of one retrieval set.
     """
     if batch_size < 1:
@@ -86,8 +88,16 @@ def evaluate_model(
     root, home = Path(out), Path(evalsets)
     threads = workers or len(os.sched_getaffinity(0))
     check_evalsets(home)
-    tasks = find_tasks(home)
     embedder = Embedder(clip, batch_size=batch_size, threads=threads)
+    lock = make_directory(root / "evaluate", "out") / ".lock"
+    with locked(lock, f"out {root}: another evaluation is at work there; wait for it, or choose another out"):
+        return _evaluate(embedder, home, root, threads, strict, say)
+
+
+def _evaluate(
+    embedder: Embedder, home: Path, root: Path, threads: int, strict: bool, say: Callable[[str], None]
+) -> dict[str, Any]:
+    clip, tasks = embedder.clip, find_tasks(home)
     path = results_dir(root, clip.content_hash) / RESULTS
     before = read_results(path, clip.content_hash)
     lines: dict[str, Line] = {}

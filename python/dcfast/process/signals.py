@@ -1,8 +1,11 @@
-"""Ctrl-C and SIGTERM end a command within seconds, with one line and without orphans, whatever it is at.
+"""Ctrl-C, SIGTERM and SIGUSR1 end a command within seconds, with one line and without orphans, whatever it is at.
 
 A signal becomes a KeyboardInterrupt, as always; but Python raises that between two of its own instructions, and a call
 into the core, torch or a disk may be minutes away from the next. So a thread watches for the signal too, and ends the
 process where it has not ended by itself in time. That is safe at any moment: files are renamed when they are whole.
+
+A training has hours to lose: there SIGTERM and SIGUSR1 (Slurm's warning, ``--signal=USR1@60``) are ``postponed`` until
+a checkpoint is saved.
 """
 
 from __future__ import annotations
@@ -17,13 +20,17 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["Stopped", "handlers_kept", "spawning", "start_worker", "stoppable"]
+__all__ = ["SAVE_SECONDS", "Stopped", "handlers_kept", "postponed", "spawning", "start_worker", "stoppable"]
 
 GRACE_SECONDS = 2.0
 """How long a stopped command may take to close its files and end its workers by itself."""
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SAVE_SECONDS = 25.0
+"""How long a training may take from SIGTERM or SIGUSR1 to its end; schedulers kill after 30 seconds."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_POSTPONED = (signal.SIGTERM, signal.SIGUSR1)
 _before_command: dict[int, Any] = {}
 """The handlers that were there before a command that runs now; empty where none runs."""
+_grace: dict[int, float] = dict.fromkeys(_SIGNALS, GRACE_SECONDS)
 
 
 class Stopped(KeyboardInterrupt):
@@ -35,11 +42,11 @@ class Stopped(KeyboardInterrupt):
 
 
 def stoppable(command: Callable[[], int], line: str) -> int:
-    """Runs a command from the shell; returns its exit status, or 128 + the signal where one stopped it: 130, 143.
+    """Runs a command from the shell; returns its exit status, or 128 + the signal that stopped it: 130, 143, 138.
 
     Args:
         command: returns its exit status; its workers die with this process (``start_worker``).
-        line: what standard error gets where it is stopped: how to go on.
+        line: what standard error gets where it is stopped: how to go on; nothing where it is empty.
     Errors of the command are raised, but for those of a stopped one: where a signal reached its workers too, as that of
     systemd or Slurm does, they end in any order. Outside of the main thread signals are left as they are.
     """
@@ -49,15 +56,15 @@ def stoppable(command: Callable[[], int], line: str) -> int:
     try:
         with _watched(line, signals):
             status = command()
-    except KeyboardInterrupt:
-        signals.append(signal.SIGINT)
+    except KeyboardInterrupt as stop:
+        signals.append(stop.number if isinstance(stop, Stopped) else signal.SIGINT)
     except BaseException:
         if not signals:
             raise
     else:
         if status == 0 or not signals:
             return status
-    sys.stderr.write(f"{line}\n")
+    sys.stderr.write(f"{line}\n" if line else "")
     sys.stderr.flush()
     return 128 + signals[0]
 
@@ -113,9 +120,40 @@ def _watch(received: int, ended: threading.Event, line: str) -> None:
         number = os.read(received, 1)[0]
         if number == 0:
             return
-    if not ended.wait(GRACE_SECONDS):
-        os.write(2, f"{line}\n".encode())
+    if not ended.wait(_grace[number]):
+        os.write(2, f"{line}\n".encode() if line else b"")
         os._exit(128 + number)
+
+
+@contextmanager
+def postponed(seconds: float = SAVE_SECONDS) -> Iterator[Callable[[], int | None]]:
+    """For the time of a block SIGTERM and SIGUSR1 raise nothing; the block asks whether one came, and ends in order.
+
+    Args:
+        seconds: until the process is ended all the same, where a command runs (``stoppable``).
+    Yields:
+        A function that returns the signal that came, or None.
+    Raises:
+        Stopped: at the end of the block, where a signal came.
+    Signals that are ignored, or that somebody else handles, are left alone; so are all outside of the main thread.
+    """
+    came: list[int] = []
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        number: int
+        for number in _POSTPONED:
+            if signal.getsignal(number) is signal.SIG_DFL or number in _before_command:
+                before[number] = signal.signal(number, lambda number, frame: came.append(number))
+    usual = dict(_grace)
+    _grace.update(dict.fromkeys(before, seconds))
+    try:
+        yield lambda: came[0] if came else None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _grace.update(usual)
+    if came:
+        raise Stopped(came[0])
 
 
 @contextmanager

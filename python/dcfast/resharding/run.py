@@ -14,6 +14,7 @@ from dcfast.resharding.resume import begin_run, has_ended, plan_key
 from dcfast.resharding.sources import open_subset, subset_array, whole_number
 from dcfast.resharding.write import write_output_shards
 from dcfast.storage.listing import first_notes
+from dcfast.storage.lock import locked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,8 +96,9 @@ def reshard(
         with boxes ``blurred``, ``injected``, ``blur_failed`` and ``inject_failed``, with verify ``verified``.
     Raises:
         PoolError: no shards, none from first_shard on, or metadata without boxes.   RunError: output_dir is not empty,
-        is the pool, or (resume) holds another run.   OSError (ENOSPC): too little free space, found before anything is
-        removed or written.   CorruptDataError: verify found a difference.   What plan and writing raise.
+        is the pool, is written to by another process, or (resume) holds another run.   OSError (ENOSPC): too little
+        free space, found before anything is removed or written.   CorruptDataError: verify found a difference.   What
+        plan and writing raise.
     Memory: see ``make_plan``, ``make_box_table`` and ``write_output_shards``; of a directory of shards also the columns
         of 256 of them, while they are indexed.
     Cost: one read and one write of the selected payloads. With a directory, a subset file and plain options nothing but
@@ -163,24 +165,27 @@ def reshard(
             "subset_file": os.fspath(subset) if isinstance(subset, (str, os.PathLike)) else "",
             **edits,
         }
-        if not (resume and has_ended(out, plan, opened, arguments)):
-            begin_run(out, plan_key(plan, opened, [idx, *edits.items()]), resume, sync)
-        workers = threads or os.cpu_count() or 1
-        written = write_output_shards(
-            plan,
-            opened,
-            0,
-            plan.num_output_shards,
-            out,
-            segments=segments,
-            threads=workers,
-            sync=sync,
-            check_mtime=check_mtime,
-            blur=blur,
-            idx=idx,
-            skip_whole=resume,
-        )
-        finish_reshard(plan, subset, out, arguments=arguments, sync=sync, edited=blur is not None)
+        os.makedirs(out, exist_ok=True)
+        with locked(out, f"output_dir {out}: another reshard is at work there; wait for it", folder=True):
+            refuse_output(out, inputs, overwrite=overwrite, may_hold=overwrite or resume)  # it may have ended just now
+            if not (resume and has_ended(out, plan, opened, arguments)):
+                begin_run(out, plan_key(plan, opened, [idx, *edits.items()]), resume, sync)
+            workers = threads or os.cpu_count() or 1
+            written = write_output_shards(
+                plan,
+                opened,
+                0,
+                plan.num_output_shards,
+                out,
+                segments=segments,
+                threads=workers,
+                sync=sync,
+                check_mtime=check_mtime,
+                blur=blur,
+                idx=idx,
+                skip_whole=resume,
+            )
+            finish_reshard(plan, subset, out, arguments=arguments, sync=sync, edited=blur is not None)
         names = ("tar_bytes", "skipped", "mended", *(EDIT_COUNTS if blur is not None else ()))
         report |= {name: written[name] for name in names}
         if verify:

@@ -11,17 +11,18 @@ from dcfast.filters import compile_filter
 from dcfast.filters.term import SCORES
 from dcfast.index.metadata import UID_SOURCES
 from dcfast.rundir.branch import branch_settings
-from dcfast.rundir.layout import STAGES
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.settings import DEVICES, LOSSES, SOURCES, TEACHER, Settings
+from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
 from dcfast.scales import scale
 from dcfast.stages.features import check_features
 from dcfast.stages.filter.outcomes import check_metadata, resolve_expression
 from dcfast.stages.teacher import check_teacher
 from dcfast.train.dali import require_dali
 from dcfast.train.decode import DECODERS
+from dcfast.train.ranks import place_of
 
-__all__ = ["ON_MODELS", "check_device", "check_expressions", "check_settings", "check_stages"]
+__all__ = ["check_device", "check_expressions", "check_one_process", "check_settings", "check_stages"]
 
 
 def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
@@ -83,10 +84,6 @@ def check_settings(settings: Settings) -> None:
             )
 
 
-ON_MODELS = ("teacher", "features", "train", "evaluate")
-"""Stages that want a GPU at the scales of DataComp."""
-
-
 def check_expressions(run: Run) -> None:
     """What can be known to be wrong of the settings' expressions without a file."""
     for expression in (run.settings.filter, run.compare):
@@ -118,9 +115,21 @@ def check_stages(run: Run, stages: list[str]) -> None:
         check_evalsets(run.evalset_dir)
 
 
+def check_one_process() -> None:
+    """RunError where a starter of ranks runs the whole workflow in each of them."""
+    place = place_of()
+    if place.size > 1:
+        raise RunError(
+            f"{place.started_by} started {place.size} ranks of this command, and it is one process: start it once, and "
+            "it trains on all GPUs of its machine. For training on several machines make the data by one process "
+            "(--to verify), then start the ranks by: torchrun ... -m dcfast.train --index OUT --shards-dir "
+            "POOL/shards --subset OUT/subset.npy --out OUT"
+        )
+
+
 def check_device(run: Run, stages: list[str]) -> None:
     """RunError where work for days would begin on a machine without a GPU, unless it was asked for."""
-    wanting = [stage for stage in stages if stage in ON_MODELS]
+    wanting = [stage for stage in stages if STAGE_TABLE[stage].on_models]
     settings = run.settings
     if not wanting or settings.device == "cpu" or (settings.device == "auto" and settings.scale == "tiny"):
         return

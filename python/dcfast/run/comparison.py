@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,20 +15,18 @@ from typing import Any
 from dcfast.engine import Engine, LocalEngine, SinglesHere, open_engine
 from dcfast.engine.progress import Progress, Silent
 from dcfast.errors import RunError
-from dcfast.process.signals import spawning, start_worker
+from dcfast.process.signals import SAVE_SECONDS, Stopped, postponed, spawning, start_worker
 from dcfast.run.checks import check_settings
 from dcfast.run.manifest import write_manifest
 from dcfast.rundir.branch import branch_settings, branch_stages, comparison_dir, link_base
-from dcfast.rundir.layout import STAGES
 from dcfast.rundir.run_dir import Run, Settings, open_run
+from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
 from dcfast.stages import stage_steps
 from dcfast.stages.runner import run_stage
-from dcfast.stages.train import limit_threads
+from dcfast.stages.train import train_with
 
 __all__ = ["Comparison", "run_branch", "run_one"]
 
-TRAININGS = ("teacher", "train", "evaluate")
-"""Stages whose single pieces bring their own threads and processes, and use this machine's GPU: no cluster's tasks."""
 SHARED_SETTINGS = ("pool", "evalsets", "world", "features", "teacher_uids")
 
 Say = Callable[[str], None]
@@ -36,7 +35,7 @@ Show = Callable[..., Progress]
 
 def run_one(run: Run, engine: Engine, name: str, show: Show) -> dict[str, Any]:
     """Runs one stage where it belongs: trainings in this process, everything else on the engine."""
-    if name in TRAININGS:
+    if STAGE_TABLE[name].alone:
         if name != "teacher" and isinstance(engine, LocalEngine):
             engine.close()  # idle workers would hold memory beside the model; they start again when needed
         engine = SinglesHere(engine)
@@ -93,10 +92,10 @@ def run_branch(
 
 
 def _beside(
-    base: str, base_settings: Settings, out: str, settings: Settings, last: str, overwrite: bool, threads: int
+    base: str, base_settings: Settings, out: str, settings: Settings, last: str, overwrite: bool, how: dict[str, Any]
 ) -> dict[str, Any]:
     """A branch in a process of its own."""
-    limit_threads(threads)
+    train_with(**how)
     return run_branch(base, base_settings, out, settings, last=last, overwrite=overwrite)
 
 
@@ -136,7 +135,7 @@ class Comparison:
         if not self._fits_beside():
             return
         threads = max(1, len(os.sched_getaffinity(0)) // 2)
-        limit_threads(threads)
+        how = train_with(threads=threads)
         self._say(f"filter to {self._last}, at the same time")
         # spawn, not fork: the parent holds threads of torch
         self._pool = ProcessPoolExecutor(
@@ -151,7 +150,7 @@ class Comparison:
                 self._settings,
                 self._last,
                 self._overwrite,
-                threads,
+                how,
             )
 
     def finish(self) -> dict[str, Any]:
@@ -160,6 +159,9 @@ class Comparison:
             with open_run(self._place, self._settings, overwrite=self._overwrite) as branch:
                 return _go_through(self._base, branch, self._engine, self._last, self._show, self._say)
         try:
+            with postponed() as asked:
+                while asked() is None and not self._future.done():
+                    wait([self._future], timeout=0.2)
             return self._future.result()
         except BrokenProcessPool:
             raise RunError(
@@ -176,8 +178,12 @@ class Comparison:
         if self._pool is None:
             return
         processes = list((getattr(self._pool, "_processes", None) or {}).values())
+        if isinstance(error, Stopped) and error.number != signal.SIGINT and self._future is not None:
+            for process in processes:
+                process.terminate()  # its training saves what it has
+            wait([self._future], timeout=SAVE_SECONDS)
         self._pool.shutdown(wait=kind is None, cancel_futures=True)
         if kind is not None:
             for process in processes:
                 process.kill()
-        limit_threads(None)
+        train_with(threads=None)

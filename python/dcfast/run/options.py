@@ -10,8 +10,8 @@ from typing import Any
 
 from dcfast.engine.engine import ENGINES
 from dcfast.run.checks import check_settings
-from dcfast.rundir.layout import STAGES
 from dcfast.rundir.settings import DEVICES, LOSSES, Settings
+from dcfast.rundir.stage_table import STAGES
 from dcfast.scales import SCALES, scale
 from dcfast.storage.paths import path_argument
 
@@ -140,6 +140,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, default=0, help="of the built-in world and of training (default 0)")
     p.add_argument("--verify-images", action="store_true", help="decode every picture even where nothing else needs it")
     p.add_argument("--strict", action="store_true", help="a damaged shard is an error, not a note")
+    p.add_argument(
+        "--save-every-minutes",
+        type=float,
+        default=10.0,
+        metavar="M",
+        help="of training, between checkpoints beside the recipe's five; SIGTERM and SIGUSR1 save one too (default 10)",
+    )
     p.add_argument("--overwrite", action="store_true", help="redo in a directory whose settings differ")
     p.add_argument(
         "--dry-run", action="store_true", help="print the plan (pieces, bytes, estimated time) and do nothing"

@@ -20,14 +20,15 @@ from dcfast.engine.progress import Progress, Silent
 from dcfast.errors import DcfastError, RunError
 from dcfast.evaluate.scores import read_leaked, read_scores
 from dcfast.process.signals import stoppable
-from dcfast.run.checks import check_device, check_expressions, check_settings, check_stages
+from dcfast.run.checks import check_device, check_expressions, check_one_process, check_settings, check_stages
 from dcfast.run.comparison import Comparison, run_branch, run_one
 from dcfast.run.dry_run import describe
 from dcfast.run.manifest import write_manifest
 from dcfast.run.options import parser, plan_without_pool, settings_of
 from dcfast.rundir.branch import comparison_dir
-from dcfast.rundir.layout import STAGES
 from dcfast.rundir.run_dir import Run, Settings, open_run
+from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
+from dcfast.stages.train import train_with
 
 __all__ = [
     "decontaminate",
@@ -59,19 +60,9 @@ def _selected(run: Run, first: str | None, last: str | None) -> list[str]:
         raise ValueError(f"--from {first} comes after --to {last}; the order is {', '.join(STAGES)}")
     stages = [s for s in STAGES[begin : end + 1] if run.asks_for(s)]
     if not stages:
-        raise ValueError(_not_asked_for(first or last or ""))
+        name = first or last or ""
+        raise ValueError(f"stage {name} {STAGE_TABLE[name].absent}")
     return stages
-
-
-def _not_asked_for(name: str) -> str:
-    why = {
-        "world": "renders the built-in world, for runs without --pool; leave --pool out",
-        "teacher": "trains the model that scores the pool, where --features asks for it (--features l14=teacher)",
-        "features": "makes the columns that --features asks for (--features l14=ViT-L-14:openai)",
-        "train": "is left out by --no-train",
-        "evaluate": "scores the trained model: it needs --evalsets DIR, and training (no --no-train)",
-    }
-    return f"stage {name} {why.get(name, 'is no part of this run')}"
 
 
 def run(
@@ -84,6 +75,7 @@ def run(
     engine: str = "local",
     ray_address: str | None = None,
     overwrite: bool = False,
+    save_every_minutes: float = 10.0,
     quiet: bool = True,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
@@ -95,6 +87,7 @@ def run(
         workers: pieces at work at once; changes no byte of the results.
         engine: ``local`` or ``ray``.
         overwrite: redo in a directory whose settings differ, instead of refusing.
+        save_every_minutes: of training, between checkpoints beside the recipe's; 0 for none.
         quiet: no progress on standard error.
         say: is given a line when a stage begins.
     Returns:
@@ -105,6 +98,8 @@ def run(
     chosen = settings or Settings()
     check_settings(chosen)
     check_engine(engine, workers)  # before the directory is claimed
+    check_one_process()
+    train_with(save_every_minutes=save_every_minutes)
     if chosen.pool is None and chosen.scale != "tiny":
         raise RunError(f"scale {chosen.scale} needs a pool (--pool DIR); the built-in world is for scale tiny alone")
     show = Silent if quiet else Progress
@@ -140,7 +135,7 @@ def stage(name: str, out: str | os.PathLike[str], settings: Settings | None = No
     """Runs one stage of a run directory, whose earlier stages are done; returns its summary.
 
     Args:
-        name: one of ``dcfast.rundir.layout.STAGES``.
+        name: one of ``dcfast.rundir.stage_table.STAGES``.
         out, settings, options: as :func:`run`.
     Raises:
         RunError: an earlier stage has not been run.   ValueError: no such stage.
@@ -201,7 +196,7 @@ def _score_lines(out: Path, summaries: dict[str, Any]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry of ``python -m dcfast.run``: 0 done, 1 an error, 2 a plan instead of work or bad usage, 130 Ctrl-C,
-    143 SIGTERM."""
+    143 SIGTERM, 138 SIGUSR1."""
     args = parser().parse_args(argv)
     return stoppable(lambda: _main(args), "stopped; the same command resumes")
 
@@ -229,6 +224,7 @@ def _main(args: argparse.Namespace) -> int:
             engine=args.engine,
             ray_address=args.ray_address,
             overwrite=args.overwrite,
+            save_every_minutes=args.save_every_minutes,
             quiet=args.quiet,
             say=(lambda line: None) if args.quiet else (lambda line: print(f"{line} ...", file=sys.stderr, flush=True)),
         )

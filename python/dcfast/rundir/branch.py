@@ -18,23 +18,17 @@ from pathlib import Path
 from dcfast.errors import RunError
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.settings import NO_COMPARISON, Settings
+from dcfast.rundir.stage_table import STAGE_TABLE
 from dcfast.storage.atomic import fsync_dir
 from dcfast.storage.listing import TEMPORARY_PREFIX
 
 __all__ = ["BRANCH_STAGES", "branch_settings", "branch_stages", "comparison_dir", "link_base", "slug"]
 
-SHARED = {
-    "world": ("world",),
-    "index": ("index",),
-    "signatures": ("signatures",),
-    "teacher": ("teacher",),
-    "features": ("features",),
-    "decontaminate": ("contaminated.npy", "contamination.parquet", "state/parts/contamination"),
-}
+SHARED = {name: stage.shared for name, stage in STAGE_TABLE.items() if stage.shared}
 """What each stage that can be shared leaves in the run directory, besides its markers and its summary."""
 UNSHARED = "training-"
 """Folders of a training under way: its log grows in place, and nothing of it is needed once it has ended."""
-BRANCH_STAGES = ("filter", "reshard", "train", "evaluate")
+BRANCH_STAGES = tuple(name for name, stage in STAGE_TABLE.items() if stage.branched)
 """What a branch does by itself."""
 LONGEST_SLUG = 60
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from dcfast.rundir.stage_table import STAGE_TABLE
+
 __all__ = [
     "DROPPED",
     "EVIDENCE_TABLE",
@@ -19,7 +21,6 @@ __all__ = [
     "PLAN_ARRAYS",
     "PLAN_FILES",
     "QUARANTINED",
-    "STAGES",
     "UNLISTED",
     "evalset_signature_path",
     "evidence_schema",
@@ -33,35 +34,7 @@ __all__ = [
     "signature_path",
 ]
 
-STAGES = (
-    "world",
-    "index",
-    "signatures",
-    "teacher",
-    "features",
-    "decontaminate",
-    "filter",
-    "reshard",
-    "verify",
-    "train",
-    "evaluate",
-    "report",
-)
-
-OWN_FOLDERS = (
-    "state",
-    "world",
-    "index",
-    "signatures",
-    "teacher",
-    "features",
-    "filter",
-    "reshard",
-    "shards",
-    "train",
-    "evaluate",
-    "compare",
-)
+OWN_FOLDERS = ("state", "compare", *(folder for stage in STAGE_TABLE.values() for folder in stage.folders))
 """What a run writes below its directory, besides files: nothing else in there is ever removed."""
 
 FEATURE_METADATA = "features/metadata"

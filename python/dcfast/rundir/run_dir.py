@@ -15,6 +15,7 @@ from dcfast.errors import RunError
 from dcfast.index.pool import Pool, group_files
 from dcfast.rundir.layout import FEATURE_METADATA, OWN_FOLDERS
 from dcfast.rundir.settings import NO_COMPARISON, TEACHER, Settings
+from dcfast.rundir.stage_table import STAGE_TABLE
 from dcfast.rundir.summaries import load_object
 from dcfast.storage.atomic import remove_leftovers, write_json
 from dcfast.storage.lock import locked
@@ -94,17 +95,7 @@ class Run:
 
     def asks_for(self, stage: str) -> bool:
         """Whether a stage is part of this run: training and what it needs only where the settings want it."""
-        if stage == "world":
-            return self.is_world
-        if stage == "teacher":
-            return TEACHER in self.features.values()
-        if stage == "features":
-            return bool(self.features)
-        if stage == "train":
-            return self.settings.train
-        if stage == "evaluate":
-            return self.settings.train and self.evalset_dir is not None
-        return True
+        return STAGE_TABLE[stage].asked(self)
 
     def summary_path(self, stage: str) -> Path:
         return self.out / "state" / f"{stage}.json"

@@ -18,8 +18,8 @@ from dcfast.index.pool import shard_folder
 from dcfast.report.facts.collect import Source, collect
 from dcfast.report.page.images import EvalReader, PoolReader
 from dcfast.report.page.page import look_up, render
-from dcfast.rundir.layout import STAGES
 from dcfast.rundir.run_dir import Run
+from dcfast.rundir.stage_table import STAGES
 from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import write_bytes, write_json
 

@@ -15,8 +15,8 @@ from typing import Any
 from dcfast.engine.engine import Engine
 from dcfast.engine.piece import Piece, read_marker
 from dcfast.engine.progress import Progress
-from dcfast.rundir.layout import STAGES
 from dcfast.rundir.run_dir import Run
+from dcfast.rundir.stage_table import STAGES
 from dcfast.rundir.summaries import equals_json
 from dcfast.storage.atomic import write_json
 

@@ -28,7 +28,7 @@ from dcfast.storage.atomic import write_json
 from dcfast.storage.hashing import sha256_file
 from dcfast.train import TrainSettings, TrainSource, launch, write_positions
 
-__all__ = ["POSITIONS", "limit_threads", "steps"]
+__all__ = ["POSITIONS", "steps", "train_with"]
 
 POSITIONS = "train/positions.npy"
 IDENTITY = "train/identity.json"
@@ -36,13 +36,17 @@ CHECKPOINTED = ("checkpoints", "log.jsonl", "summary.json", "timing.json")
 """What belongs to one training: removed where another one begins in the same run directory."""
 
 
-_threads: int | None = None
+_how: dict[str, Any] = {}
 
 
-def limit_threads(count: int | None) -> None:
-    """How many threads trainings of this process compute with on the CPU; None is torch's own choice."""
-    global _threads
-    _threads = count
+def train_with(**how: Any) -> dict[str, Any]:
+    """How trainings of this process go about it from now on; all that was said so far.
+
+    Args:
+        how: fields of ``TrainSettings`` that change no result: ``threads``, ``save_every_minutes``.
+    """
+    _how.update(how)
+    return dict(_how)
 
 
 def plan_positions(out: str, args: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +84,7 @@ def train_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
         loss=args["loss"],
         decoder=args["decoder"],
         device=resolve_device(args["device"]),
-        threads=_threads,
+        **_how,
     )
     identity = {**settings.identity(), "source": args["source"], **_samples(root, args)}
     mark = root / IDENTITY

@@ -11,14 +11,14 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from dcfast.storage.listing import TEMPORARY_PREFIX
 
-__all__ = ["atomic_path", "fsync_dir", "full_disk", "remove_leftovers", "write_bytes", "write_json"]
+__all__ = ["append_lines", "atomic_path", "fsync_dir", "full_disk", "remove_leftovers", "write_bytes", "write_json"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -107,6 +107,17 @@ def write_bytes(path: str | os.PathLike[str], data: bytes, *, sync: bool = True)
     """Writes a whole file atomically."""
     with atomic_path(path, sync=sync) as temporary:
         temporary.write_bytes(data)
+
+
+def append_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> None:
+    """Appends ASCII lines, each with its end. A killed process may leave the last one half written."""
+    try:
+        with open(path, "a", encoding="ascii") as file:
+            file.writelines(f"{line}\n" for line in lines)
+    except OSError as error:
+        if error.errno in FULL:
+            raise full_disk(error.errno, path) from error
+        raise
 
 
 def write_json(path: str | os.PathLike[str], value: Any, *, sync: bool = True) -> None:

@@ -42,17 +42,27 @@ def take_lock(path: str | os.PathLike[str], *, mode: int = 0o644, follow: bool =
 
 
 @contextmanager
-def locked(path: str | os.PathLike[str], busy: str) -> Iterator[None]:
-    """Holds the lock file ``path`` for the time of a block; RunError(``busy``) where another process holds it."""
+def locked(path: str | os.PathLike[str], busy: str, *, folder: bool = False) -> Iterator[None]:
+    """Holds a lock for the time of a block; RunError(``busy``) where another process holds it.
+
+    Args:
+        path: the lock file; with ``folder`` a folder that is there, in which no file is to appear. On a file system
+            without locks on folders, as NFS, nothing is held then.
+    """
+    lock = None
     try:
-        lock = take_lock(path)
+        lock = take_lock(path, folder=folder)
     except BlockingIOError:
         raise RunError(busy) from None
+    except OSError:
+        if not folder:
+            raise
     try:
         yield
     finally:
-        fcntl.flock(lock, fcntl.LOCK_UN)  # a program that is being started may have the descriptor a moment longer
-        os.close(lock)
+        if lock is not None:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # a program that is being started may have the descriptor a moment longer
+            os.close(lock)
 
 
 def _is_at(lock: int, path: str | os.PathLike[str]) -> bool:

@@ -10,7 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from dcfast.run.checks import check_settings
+from dcfast.run.checks import check_one_process, check_settings
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import absolute, make_directory
 from dcfast.study.cell import read_result
@@ -123,6 +123,7 @@ def run_study(
     Raises:
         ValueError: arguments that make no sense, before any work.   RunError: a study is at work in ``out``.
     """
+    check_one_process()
     for name in grid.scales:
         check_settings(scaled(grid.settings, name))
         if grid.settings.pool is None and scaled(grid.settings, name).scale != "tiny":

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.errors import DcfastError
-from dcfast.process.signals import stoppable
+from dcfast.process.signals import start_worker, stoppable
 from dcfast.scales import SCALES
 from dcfast.storage.paths import path_argument
 from dcfast.train.decode import DECODERS
-from dcfast.train.session import train
+from dcfast.train.launch import launch
+from dcfast.train.ranks import LAUNCHER, PEER_LOST, TOLD, PeerLostError, place_of
 from dcfast.train.settings import LOSSES, RECIPE_FIELDS, TrainSettings, TrainSource, parse_sources
 
 
@@ -63,7 +64,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--workers", type=int, help="processes that decode, per rank; changes no result")
     add("--threads", type=int, help="threads of torch on the CPU")
     add("--log-every", type=int, default=10, metavar="N", help="steps between lines of log.jsonl")
+    add("--save-every-minutes", type=float, default=10.0, metavar="M", help="save a checkpoint every M minutes (10)")
     add("--save-every-steps", type=int, metavar="N", help="also save a checkpoint every N steps")
+    add("--max-replaced", type=float, default=0.01, metavar="SHARE",
+        help="of samples that cannot be used and are replaced; above it training stops (0.01)")  # fmt: skip
+    add("--rank-timeout", type=float, default=60.0, metavar="SECONDS",
+        help="without a sign of life from a rank until training ends; 0 = never (60)")  # fmt: skip
+    add("--processes", type=int, metavar="N", help="ranks on this machine (default: one a GPU, one on the CPU)")
     return parser
 
 
@@ -108,7 +115,10 @@ def settings_of(arguments: argparse.Namespace) -> TrainSettings:
         loss=arguments.loss,
         decoder=arguments.decoder,
         device=arguments.device,
+        save_every_minutes=arguments.save_every_minutes,
         save_every_steps=arguments.save_every_steps,
+        max_replaced=arguments.max_replaced,
+        rank_timeout=arguments.rank_timeout,
         workers=arguments.workers,
         threads=arguments.threads,
         log_every=arguments.log_every,
@@ -119,7 +129,11 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; 0 when the training is done, 1 when it failed, 2 for arguments that make no sense, 130 and 143
     where Ctrl-C or SIGTERM stopped it."""
     arguments = _parser().parse_args(argv)
-    return stoppable(lambda: _main(arguments), "stopped; the same command goes on from the latest checkpoint")
+    launcher = os.environ.get(LAUNCHER)
+    if launcher is not None:
+        start_worker(int(launcher))
+    line = "stopped; the same command goes on from the latest checkpoint"
+    return stoppable(lambda: _main(arguments), line if launcher is None else "")
 
 
 def _main(arguments: argparse.Namespace) -> int:
@@ -128,14 +142,19 @@ def _main(arguments: argparse.Namespace) -> int:
     # open_clip's loss gathers by a function that torch has renamed; once a step is no news
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"open_clip\.loss")
     try:
-        summary = train(settings_of(arguments))
-    except DcfastError as error:
+        first = place_of().rank == 0
+        settings = settings_of(arguments)
+        summary = launch(settings, processes=arguments.processes)
+    except PeerLostError as error:
+        if LAUNCHER in os.environ:  # it knows why, and says it
+            return PEER_LOST
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except (ValueError, TypeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if int(os.environ.get("RANK", "0")) != 0:
+    except (DcfastError, ValueError, TypeError, OSError) as error:
+        if TOLD not in getattr(error, "__notes__", ()):
+            print(f"error: {error}", file=sys.stderr)
+        return 1 if isinstance(error, DcfastError) else 2
+    if not first:
         return 0
     said = "; ".join(summary["non_standard"]) or "by the recipe"
     print(

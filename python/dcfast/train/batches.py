@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import signal
+import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from functools import partial
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +41,7 @@ __all__ = ["BatchMaker", "iterate_batches"]
 
 MAX_ATTEMPTS = 1024  # positions tried in place of one sample before the source counts as unusable
 _CACHED_CAPTIONS = 1 << 16
+_NAMED_EXTS = 12
 CHUNK = 256
 """Samples that a worker makes at a time: a large micro-batch is put together from several workers' chunks."""
 _PREFETCHED_BYTES = 64 << 20  # of pixels a worker makes ahead, at most
@@ -158,9 +162,12 @@ class BatchMaker:
     def _refuse(self, replaced: list[dict[str, Any]]) -> None:
         last = replaced[-1]
         names = ", ".join(s.name for s in self.spec.sources)
+        [(reason, count)] = Counter(record["reason"] for record in replaced).most_common(1)
+        exts = sorted({ext for source in self._sources for ext in source.reader.exts})
         raise CorruptDataError(
             f"step {last['step']}: no usable sample was found in place of {last['uid']}: {len(replaced)} positions "
-            f"were tried, the last said: {last['reason']}. Look at the pictures of {names}"
+            f"were tried, {count} of them said: {reason}. Look at the samples of {names}, whose members are "
+            f"{', '.join(exts[:_NAMED_EXTS])}"
         )
 
 
@@ -180,8 +187,6 @@ class _Window:
 
 
 def _caption(raw: RawSample) -> str:
-    if raw.problem is not None:
-        raise BadSample(raw.problem)
     if raw.caption is None:
         raise BadSample("no caption (txt)")
     try:
@@ -252,8 +257,16 @@ def _start_worker(_: int) -> None:
 
     pr_set_pdeathsig = 1
     ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)  # never outlive a killed training
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # the training ends its workers, when it has saved
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
+    sys.excepthook = _of_thread
+
+
+def _of_thread(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    # a thread of multiprocessing hands batches over: a training that is gone is no news, and its own end says why
+    if not issubclass(kind, (OSError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 def iterate_batches(

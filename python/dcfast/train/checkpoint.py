@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO, cast
 
 from dcfast.errors import CheckpointError, CorruptDataError
 from dcfast.models.clip import load_weights, read_checkpoint
 from dcfast.storage.atomic import atomic_path
+from dcfast.train.settings import differences
 
 __all__ = ["Progress", "latest_checkpoint", "load_checkpoint", "save_checkpoint"]
 
@@ -22,12 +24,22 @@ _KEPT_STEPS = 2  # of the step_N.pt files
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands: steps done, and what training it is (see ``TrainSettings.identity``)."""
+    """Where a training stands.
+
+    Attributes:
+        step: steps done.   epoch: checkpoints of the recipe done.
+        samples_seen: counted as they were taken, over all ranks.
+        replaced: of these, how many stand in for one that could not be used.
+        identity: what training it is, see ``TrainSettings.identity``.
+        ranks: (first step, number of ranks, micro-batches a step) of each stretch on as many.
+    """
 
     step: int
     epoch: int
     samples_seen: int
+    replaced: int
     identity: dict[str, Any]
+    ranks: list[list[int]]
 
 
 def save_checkpoint(path: Path, name: str, model: Any, optimizer: Any, scaler: Any, progress: Progress) -> None:
@@ -43,13 +55,43 @@ def save_checkpoint(path: Path, name: str, model: Any, optimizer: Any, scaler: A
         "dcfast": {
             "step": progress.step,
             "samples_seen": progress.samples_seen,
+            "replaced": progress.replaced,
             "identity": progress.identity,
+            "ranks": progress.ranks,
         },
     }
     if scaler is not None:
         content["scaler"] = scaler.state_dict()
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        torch.save(_plain(content), file)  # to a file object: torch puts a path's name into the archive
+    with atomic_path(path) as temporary, open(temporary, "wb") as opened:
+        file = _Remembering(opened)
+        try:
+            # to a file object: torch puts a path's name into the archive
+            torch.save(_plain(content), cast(IO[bytes], file))
+        except RuntimeError:
+            if file.error is not None:
+                raise file.error from None
+            raise
+
+
+class _Remembering(io.RawIOBase):
+    """A file that keeps the error of a write: torch ends in one of its own then, which says nothing of a full disk."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def _plain(value: Any) -> Any:
@@ -75,26 +117,21 @@ def load_checkpoint(
     optimizer.load_state_dict(content["optimizer"])
     if scaler is not None and "scaler" in content:
         scaler.load_state_dict(content["scaler"])
-    return Progress(int(own["step"]), int(content["epoch"]), int(own["samples_seen"]), identity)
+    return Progress(
+        int(own["step"]),
+        int(content["epoch"]),
+        int(own["samples_seen"]),
+        int(own.get("replaced", 0)),
+        identity,
+        list(own.get("ranks", [])),
+    )
 
 
 def _refuse_other(path: Path, there: Any, now: dict[str, Any]) -> None:
-    def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-        out: dict[str, Any] = {}
-        for key, value in values.items():
-            out |= flat(value, f"{key}.") if isinstance(value, dict) else {prefix + key: value}
-        return out
-
-    before, after = flat(dict(there)), flat(now)
-    differing = [
-        f"{key.removeprefix('recipe.')}: {before.get(key)!r} there, {after.get(key)!r} now"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key)
-    ]
-    if differing:
-        raise CheckpointError(
-            f"checkpoint {path} is of another training ({'; '.join(differing[:4])}); choose another out, or remove it"
-        )
+    found = differences(dict(there), now)
+    if found:
+        said = "; ".join(f"{name.removeprefix('recipe.')}: {a!r} there, {b!r} now" for name, a, b in found[:4])
+        raise CheckpointError(f"checkpoint {path} is of another training ({said}); choose another out, or remove it")
 
 
 def _by_age(folder: Path, boundaries: dict[int, int]) -> list[tuple[int, Path]]:

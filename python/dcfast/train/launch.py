@@ -1,23 +1,37 @@
-"""Starts a training on all GPUs of this machine: torchrun with a process each, or this process where one is enough."""
+"""Starts a training on all GPUs of this machine: a process each, or this process where one is enough.
+
+Not torchrun: its store listens on all addresses, and what it says of a rank that died is a page of tracebacks. Here
+ranks meet by a file and talk over the loopback interface, and one line says which rank ended how.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from dcfast.errors import RunError
+from dcfast.process.signals import SAVE_SECONDS, Stopped, postponed
 from dcfast.storage.atomic import write_json
-from dcfast.train.loop import world_sizes
+from dcfast.storage.temporary import temporary_folder
+from dcfast.train.ranks import LAUNCHER, MEETING, PEER_LOST, place_of, world_sizes
 from dcfast.train.session import train
 from dcfast.train.settings import TrainSettings
 
 __all__ = ["launch"]
+
+_POLL_SECONDS = 0.1
+_LAST_WORDS_SECONDS = 3.0
+"""How long the others may take to end, once one has failed: the cause may be among them."""
 
 
 def launch(
@@ -30,32 +44,86 @@ def launch(
             and one on the CPU.
         on_step: as for ``train``; only called where one process is enough.
     Raises:
-        RunError: a rank failed; what it said is on standard error.   What ``train`` raises.
+        RunError: a rank failed or was killed; what it said is on standard error.   What ``train`` raises.
+        Stopped: a signal asked for the end; the ranks have saved a checkpoint.
     """
     wanted = _gpus() if processes is None and settings.device == "cuda" else processes or 1
     sizes = world_sizes(settings.recipe().global_batch, settings.accumulation)
     count = max((n for n in sizes if n <= wanted), default=1) if processes is None else wanted
-    if count == 1 or "WORLD_SIZE" in os.environ:  # torchrun started this process already
+    if count == 1 or place_of().size > 1:  # this process is a rank already
         return train(settings, on_step=on_step)
-    folder = Path(settings.out) / "train"
-    write_json(folder / "settings.json", asdict(settings))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    command += ["-m", "dcfast.train", "--settings", str(folder / "settings.json")]
-    environment = {**os.environ}
+    with temporary_folder("dcfast-ranks-") as folder:
+        write_json(folder / "settings.json", asdict(settings))
+        _run(_start(settings, count, folder))
+    return dict(json.loads((Path(settings.out) / "train" / "summary.json").read_bytes()))
+
+
+def _start(settings: TrainSettings, count: int, folder: Path) -> list[subprocess.Popen[bytes]]:
+    environment = {**os.environ, "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    environment |= {MEETING: str(folder / "meeting"), LAUNCHER: str(os.getpid())}
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        environment.setdefault(name, "lo")  # nothing listens where other machines can reach it
     if settings.device == "cpu" and settings.threads is None:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // count)))
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as started:
-        try:
-            status = started.wait()
-        except BaseException:
-            started.terminate()  # it ends its ranks, which a kill of it would leave behind
-            raise
-    if status != 0:
-        raise RunError(
-            f"training on {count} processes failed (exit status {status}); the ranks' messages are above. "
-            "The same command goes on from the latest checkpoint"
-        )
-    return dict(json.loads((folder / "summary.json").read_bytes()))
+    command = [sys.executable, "-m", "dcfast.train", "--settings", str(folder / "settings.json")]
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        for rank in range(count):
+            its = {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            started.append(subprocess.Popen(command, env=its, stdout=subprocess.DEVNULL))
+    except BaseException:
+        _kill(started)
+        raise
+    return started
+
+
+def _run(ranks: list[subprocess.Popen[bytes]]) -> None:
+    """Waits for the end of all ranks; RunError where one fails, Stopped where all end by a signal."""
+    told = False
+    deadline = math.inf
+    try:
+        with postponed(SAVE_SECONDS + 2) as asked:
+            while any(rank.poll() is None for rank in ranks) and time.monotonic() < deadline:
+                number = asked()
+                if number is not None and not told:
+                    told, deadline = True, time.monotonic() + SAVE_SECONDS
+                    for rank in ranks:
+                        rank.send_signal(number)
+                elif deadline == math.inf and any(rank.returncode for rank in ranks):
+                    deadline = time.monotonic() + _LAST_WORDS_SECONDS
+                time.sleep(_POLL_SECONDS)
+            ends = [rank.poll() for rank in ranks]
+    finally:
+        _kill(ranks)
+    failed = {number: PEER_LOST if status is None else status for number, status in enumerate(ends) if status != 0}
+    if not failed:
+        return
+    stops = {128 + number: number for number in (signal.SIGTERM, signal.SIGUSR1)}
+    if all(status in stops for status in failed.values()):
+        raise Stopped(stops[next(iter(failed.values()))])
+    raise RunError(f"training on {len(ranks)} processes failed: {_said(failed)}. The same command goes on from the "
+                   "latest checkpoint")  # fmt: skip
+
+
+def _said(failed: dict[int, int]) -> str:
+    """The end that explains the others."""
+    for rank, status in failed.items():
+        if status < 0:
+            name = signal.Signals(-status).name
+            why = " (by hand, or the machine ran out of memory)" if -status == signal.SIGKILL else ""
+            return f"rank {rank} was killed by {name}{why}"
+    for rank, status in failed.items():
+        if status != PEER_LOST:
+            return f"rank {rank} ended with status {status}; its message is above"
+    return f"ranks {', '.join(map(str, failed))} lost each other"
+
+
+def _kill(ranks: list[subprocess.Popen[bytes]]) -> None:
+    for rank in ranks:
+        with suppress(ProcessLookupError):
+            rank.kill()
+    for rank in ranks:
+        rank.wait()
 
 
 def _gpus() -> int:

@@ -13,10 +13,12 @@ from argparse import Namespace
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from dcfast.storage.atomic import write_bytes, write_json
+from dcfast.process.signals import postponed
+from dcfast.storage.atomic import append_lines, write_bytes, write_json
 from dcfast.storage.lines import split_lines
 from dcfast.train.batch import Batch, BatchSpec
 from dcfast.train.batches import iterate_batches
@@ -27,10 +29,12 @@ from dcfast.train.checkpoint import (
     remove_old_steps,
     save_checkpoint,
 )
+from dcfast.train.control import Control
 from dcfast.train.objective import NonFiniteLossError, WatchedLoss
+from dcfast.train.ranks import Ranks
 from dcfast.uids.sets import uid_format
 
-__all__ = ["Ranks", "Trainer", "boundaries", "num_steps", "use_channels_last", "world_sizes"]
+__all__ = ["Trainer", "boundaries", "num_steps", "use_channels_last"]
 
 _LOG = logging.getLogger("dcfast.train")
 _SECONDS_BETWEEN_LINES = 10.0
@@ -51,11 +55,6 @@ def boundaries(steps: int, checkpoints: int) -> dict[int, int]:
     return {k: end for k, end in ends.items() if end > 0 and (k == checkpoints or end < ends[k + 1])}
 
 
-def world_sizes(global_batch: int, accumulation: int, most: int = 4096) -> list[int]:
-    """Numbers of ranks that divide a global batch exactly."""
-    return [n for n in range(1, min(most, global_batch) + 1) if global_batch % (n * accumulation) == 0]
-
-
 def use_channels_last(model: Any) -> bool:
     """Puts a convolutional picture tower into the memory format that is fastest for it (several times, on a CPU).
 
@@ -69,44 +68,11 @@ def use_channels_last(model: Any) -> bool:
     return True
 
 
-@dataclass(frozen=True)
-class Ranks:
-    """This process among the ranks of a training."""
-
-    rank: int = 0
-    world_size: int = 1
-    local_rank: int = 0
-    device: str = "cpu"
-
-    def barrier(self) -> None:
-        if self.world_size > 1:
-            import torch.distributed as dist
-
-            dist.barrier()
-
-    def from_first(self, value: Any) -> Any:
-        """What rank 0 holds, on every rank."""
-        if self.world_size == 1:
-            return value
-        import torch.distributed as dist
-
-        box = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
-
-    def mean(self, value: float) -> float:
-        if self.world_size == 1:
-            return value
-        import torch
-        import torch.distributed as dist
-
-        total = torch.tensor(value, dtype=torch.float64, device=self.device if "cuda" in self.device else "cpu")
-        dist.all_reduce(total)
-        return float(total) / self.world_size
-
-
 class _StretchData:
-    """What ``train_one_epoch`` reads its batches from: ``data['train']`` and its ``dataloader`` in one."""
+    """What ``train_one_epoch`` reads its batches from: ``data['train']`` and its ``dataloader`` in one.
+
+    It may end early, after any step.
+    """
 
     def __init__(self, trainer: Trainer, steps: int) -> None:
         self._trainer = trainer
@@ -119,7 +85,13 @@ class _StretchData:
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         trainer = self._trainer
-        for _ in range(self.num_batches):
+        for number in range(self.num_batches):
+            if number % trainer.spec.accumulation == 0:
+                if number:
+                    trainer.begun()
+                    if trainer.control.ended():
+                        return  # the model is to be saved now
+                trainer.begin_step()
             batch = next(trainer.batches)
             trainer.take(batch)
             images = batch.images.to(trainer.ranks.device, non_blocking=True)
@@ -135,6 +107,7 @@ class Trainer:
         model: wrapped for several ranks or not; ``bare`` is the open_clip model in it.
         channels_last: the memory format that the model takes pictures in, see ``use_channels_last``.
         on_step: called with the number of each step as it is taken.
+        begun: called when the first step of this start is done.
     """
 
     folder: Path
@@ -150,8 +123,10 @@ class Trainer:
     workers: int
     log_every: int
     save_every: int | None
+    control: Control
     channels_last: bool = False
     on_step: Callable[[int], None] | None = None
+    begun: Callable[[], None] = lambda: None
     step: int = 0
     notes: list[str] = field(default_factory=list)
     batches: Iterator[Batch] = field(default_factory=lambda: iter(()))
@@ -171,6 +146,8 @@ class Trainer:
         self._clock = time.monotonic()
         self._spoke: tuple[float, int] | None = None
         self._began = (0.0, 0)
+        self._stepped = 0  # steps begun
+        self._on_ranks = [[0, self.ranks.world_size, self.spec.accumulation]]
 
     # --- data -------------------------------------------------------------------------------------------------------
     def normalised(self, images: Any) -> Any:
@@ -182,10 +159,10 @@ class Trainer:
         """Notes a batch that is about to be used: its uids for a loss that fails; on disk its replacements, and what
         DALI refused of it."""
         self._recent.append(batch)
+        self.control.take(batch)
         for name, records in (("replaced", batch.replaced), ("refused", batch.refused)):
             if records:
-                with open(self.folder / f"{name}-{self.ranks.rank:05d}.jsonl", "a", encoding="ascii") as file:
-                    file.writelines(json.dumps(r) + "\n" for r in records)
+                append_lines(self.folder / f"{name}-{self.ranks.rank:05d}.jsonl", map(json.dumps, records))
 
     # --- resume -----------------------------------------------------------------------------------------------------
     def resume(self) -> None:
@@ -199,6 +176,8 @@ class Trainer:
         if found is not None:
             done = load_checkpoint(found, self.recipe.model, self.bare, self.optimizer, self.scaler, self.identity)
             self.step = done.step
+            self.control.samples_seen, self.control.replaced = done.samples_seen, done.replaced
+            self._resume_ranks(done.ranks)
             _LOG.info("resuming after step %d from %s", self.step, found.name)
         if self.ranks.rank == 0:
             keep_lines(self.folder / "log.jsonl", lambda line: int(line["step"]) <= self.step)
@@ -208,6 +187,17 @@ class Trainer:
             for path in self.folder.glob("nonfinite-*.json"):  # of an earlier start: it says nothing about this one
                 path.unlink()
         self.ranks.barrier()
+
+    def _resume_ranks(self, before: list[list[int]]) -> None:
+        """Notes where another number of ranks goes on: the samples are the same, the weights not quite."""
+        now = [self.step, self.ranks.world_size, self.spec.accumulation]
+        self._on_ranks = before if before and before[-1][1:] == now[1:] else [*before, now]
+        for (_, ranks, micro), (step, later, later_micro) in pairwise(self._on_ranks):
+            self.notes.append(
+                f"steps up to {step} on {ranks} ranks with {micro} micro-batches, from then on on {later} with "
+                f"{later_micro}: the samples are those of any number of ranks; the weights are neither's exactly"
+            )
+            _LOG.warning("%s", self.notes[-1])
 
     # --- the steps --------------------------------------------------------------------------------------------------
     def run(self) -> None:
@@ -225,20 +215,33 @@ class Trainer:
                 self.spec, self.step, self.steps, self.workers, pin_memory=on_gpu, device=self.ranks.device
             )
         try:
-            for end in sorted(e for e in ends if e > self.step):
-                self._stretch(end)
-                self._save()
+            with postponed() as self.control.asked:
+                for end in sorted(e for e in ends if e > self.step):
+                    while self.step < end:
+                        self._stretch(end)
+                        self.control.count()
+                        self._save()
+                        self.control.saved()
+                        self.begun()
         finally:
             self.batches = iter(())  # ends the workers
 
-    def _stretch(self, end: int) -> None:
+    def begin_step(self) -> None:
+        """What comes before the first batch of a step."""
         import torch
+
+        step = self._stepped
+        self.control.begin(step)
+        # what a model draws itself (patch dropout) begins anew with each step: no matter where training was resumed
+        torch.manual_seed(((self.spec.seed << 20) + (step << 8) + self.ranks.rank) & ((1 << 63) - 1))
+        self._stepped += 1
+
+    def _stretch(self, end: int) -> None:
         from open_clip_train.scheduler import cosine_lr
         from open_clip_train.train import train_one_epoch
 
         first = self.step
-        # what a model draws itself (patch dropout) begins anew at each saved step, so that resuming changes nothing
-        torch.manual_seed(((self.spec.seed << 20) + (first << 8) + self.ranks.rank) & ((1 << 63) - 1))
+        self._stepped = first
         cosine = cosine_lr(self.optimizer, self.recipe.learning_rate, self.recipe.warmup_steps, self.steps)
         watched = WatchedLoss(self.loss, self.spec.accumulation, first)
         watched.after_step = lambda step, scale: self._after(step, scale, watched)
@@ -273,7 +276,7 @@ class Trainer:
             watched.check()
         except NonFiniteLossError as error:
             raise self._stopped(error) from None
-        self.step = end
+        self.step = self._stepped
         self._write_log()
 
     def _after(self, step: int, scale: Any, watched: WatchedLoss) -> None:
@@ -286,16 +289,19 @@ class Trainer:
             return
         watched.check()
         now = time.monotonic()
-        loss = self.ranks.mean(watched.mean(step))
+        self.control.count()
+        [loss] = self.ranks.sums([watched.mean(step)])
         watched.values.clear()
         if self.ranks.rank == 0:
             self._log.append(
                 {
                     "step": done,
-                    "samples_seen": done * self.spec.global_batch,
-                    "loss": loss,
+                    "samples_seen": self.control.samples_seen,
+                    "loss": loss / self.ranks.world_size,
                     "learning_rate": self.optimizer.param_groups[0]["lr"],
                     "logit_scale": None if scale is None else float(scale.detach()),
+                    "replaced": self.control.replaced,
+                    "world_size": self.ranks.world_size,
                     "seconds": round(now - self._clock, 3),
                 }
             )
@@ -311,17 +317,17 @@ class Trainer:
             self._spoke = (now, done)
             rate = (done - self._began[1]) / (now - self._began[0])
             _LOG.info(
-                "  train: step %d of %d, %.0f samples/s, about %.0f s left",
+                "  train: step %d of %d, %.0f samples/s, about %.0f s left%s",
                 done,
                 self.steps,
                 rate * self.spec.global_batch,
                 (self.steps - done) / rate,
+                f"; {self.control.replaced:,} samples replaced" if self.control.replaced else "",
             )
 
     def _write_log(self) -> None:
         if self.ranks.rank == 0 and self._log:
-            with open(self.folder / "log.jsonl", "a", encoding="ascii") as file:
-                file.writelines(json.dumps(line) + "\n" for line in self._log)
+            append_lines(self.folder / "log.jsonl", map(json.dumps, self._log))
             self._log.clear()
 
     def _stopped(self, error: NonFiniteLossError) -> NonFiniteLossError:
@@ -344,7 +350,8 @@ class Trainer:
             epoch = max((k for k, end in self.epochs.items() if end <= self.step), default=0)
             whole = self.step in self.epochs.values()
             name = f"epoch_{epoch}.pt" if whole else f"step_{self.step}.pt"
-            progress = Progress(self.step, epoch, self.step * self.spec.global_batch, self.identity)
+            counts = self.control.samples_seen, self.control.replaced
+            progress = Progress(self.step, epoch, *counts, self.identity, self._on_ranks)
             folder = self.folder / "checkpoints"
             save_checkpoint(folder / name, self.recipe.model, self.bare, self.optimizer, self.scaler, progress)
             remove_old_steps(folder)

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
+import secrets
 import time
-from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from dcfast.errors import MissingDependencyError, SubsetError
+from dcfast.errors import SubsetError, first_line
 from dcfast.models.clip import create_model
 from dcfast.storage.atomic import remove_leftovers, write_json
 from dcfast.storage.hashing import sha256_file
 from dcfast.storage.lines import read_lines
+from dcfast.storage.lock import locked
 from dcfast.storage.paths import make_directory
 from dcfast.train.batch import BatchSpec
 from dcfast.train.batches import BatchMaker
+from dcfast.train.control import Control
 from dcfast.train.dali import DaliDecoder, require_dali
-from dcfast.train.loop import Ranks, Trainer, num_steps, use_channels_last, world_sizes
+from dcfast.train.heartbeat import Heartbeat, end_process
+from dcfast.train.loop import Trainer, num_steps, use_channels_last
 from dcfast.train.objective import create_loss
 from dcfast.train.optimizer import create_optimizer, create_scaler
 from dcfast.train.precision import warn_of_slow_precision
+from dcfast.train.ranks import PeerLostError, Ranks, check_world_size, code_version, join_ranks, lost_peer, place_of
 from dcfast.train.settings import TrainSettings
 from dcfast.train.source import OpenSource, SourceFiles, prepare_source
 
@@ -52,52 +56,41 @@ def train(settings: TrainSettings, *, on_step: Callable[[int], None] | None = No
     recipe = settings.recipe()
     if settings.decoder == "dali":
         require_dali()
-    ranks, started_here = _join(settings, recipe.global_batch)
+    place = place_of()
+    check_world_size(recipe.global_batch, place.size, settings.accumulation)
+    ranks = join_ranks(settings.device, place)
     try:
-        return _train(settings, ranks, on_step)
+        check_world_size(recipe.global_batch, ranks.world_size, settings.accumulation)
+        ranks.agree({"settings": settings.shared(), "code": code_version()})
+        with _only_one(settings, ranks):
+            return _train(settings, ranks, on_step)
+    except RuntimeError as error:
+        if not lost_peer(error, ranks):
+            raise
+        raise PeerLostError(
+            f"rank {ranks.rank}: another rank has gone ({first_line(error)}); what happened is in its own message. "
+            "The same command goes on from the latest checkpoint"
+        ) from None
     finally:
-        if started_here:
-            _leave()
+        ranks.leave()
 
 
-def _leave() -> None:
-    """Ends the process group that this training began."""
-    import torch.distributed as dist
-
-    gc.collect()  # the wrapped model refers to the group from within a cycle, and must not outlive it
-    dist.destroy_process_group()
-
-
-def _join(settings: TrainSettings, global_batch: int) -> tuple[Ranks, bool]:
-    """This process among the ranks, as open_clip finds it out; True where the process group was made here."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if global_batch % (world * settings.accumulation):
-        sizes = ", ".join(map(str, world_sizes(global_batch, settings.accumulation)))
-        raise ValueError(
-            f"global batch {global_batch} does not divide among {world} ranks x accumulation {settings.accumulation}; "
-            f"numbers of ranks that do: {sizes or 'none'}"
-        )
-    try:
-        import torch
-        from open_clip_train.distributed import init_distributed_device
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"training needs torch and open_clip's training parts, which cannot be imported ({error}); "
-            "pip install 'dcfast[train]'"
-        ) from error
-    if settings.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError("device 'cuda': torch finds no GPU here; use device 'cpu'")
-    before = torch.distributed.is_available() and torch.distributed.is_initialized()
-    arguments = Namespace(device=settings.device)
-    if before:
-        arguments.world_size, arguments.rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
-        arguments.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    else:
-        init_distributed_device(arguments)
-    return (
-        Ranks(arguments.rank, arguments.world_size, arguments.local_rank, str(arguments.device)),
-        arguments.world_size > 1 and not before,
-    )
+@contextmanager
+def _only_one(settings: TrainSettings, ranks: Ranks) -> Iterator[None]:
+    """Holds the lock of the training's directory, on rank 0; RunError on every rank where another training has it."""
+    folder = Path(settings.out) / "train"
+    with ExitStack() as stack:
+        problem: Any = None
+        if ranks.rank == 0:
+            try:
+                make_directory(folder, "out")
+                busy = f"out {settings.out}: another training is at work there; wait for it, or choose another out"
+                stack.enter_context(locked(folder / ".lock", busy))
+                remove_leftovers(folder)
+            except Exception as error:  # the other ranks must not wait for what never comes
+                problem = error
+        ranks.from_first(problem)
+        yield
 
 
 def _prepare(settings: TrainSettings, folder: Path, ranks: Ranks) -> tuple[list[SourceFiles], list[str]]:
@@ -109,10 +102,7 @@ def _prepare(settings: TrainSettings, folder: Path, ranks: Ranks) -> tuple[list[
             found = files, [OpenSource(f).fingerprint() for f in files]
         except Exception as error:  # the other ranks must not wait for what never comes
             found = error
-    found = ranks.from_first(found)
-    if isinstance(found, Exception):
-        raise found
-    files, fingerprints = found
+    files, fingerprints = ranks.from_first(found)
     total, batch = sum(f.count for f in files), settings.recipe().global_batch
     if total < batch:
         raise SubsetError(
@@ -158,9 +148,7 @@ def _train(settings: TrainSettings, ranks: Ranks, on_step: Callable[[int], None]
     started = time.monotonic()
     recipe = settings.recipe()
     folder = Path(settings.out) / "train"
-    make_directory(folder, "out")
     if ranks.rank == 0:
-        remove_leftovers(folder)
         warn_of_slow_precision(recipe.precision, ranks.device)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -176,9 +164,11 @@ def _train(settings: TrainSettings, ranks: Ranks, on_step: Callable[[int], None]
     if ranks.world_size > 1:
         where = [torch.device(ranks.device)] if ranks.device != "cpu" else None
         model = torch.nn.parallel.DistributedDataParallel(bare, device_ids=where)
+    spec = _batch_spec(settings, files, ranks, bare)
+    heartbeat = _heartbeat(settings, folder, ranks)
     trainer = Trainer(
         folder=folder,
-        spec=_batch_spec(settings, files, ranks, bare),
+        spec=spec,
         ranks=ranks,
         recipe=recipe,
         identity=identity,
@@ -190,12 +180,43 @@ def _train(settings: TrainSettings, ranks: Ranks, on_step: Callable[[int], None]
         workers=_workers(settings, ranks),
         log_every=settings.log_every,
         save_every=settings.save_every_steps,
+        control=Control(spec, ranks, settings.save_every_minutes, settings.max_replaced),
         channels_last=channels_last,
         on_step=on_step,
+        begun=heartbeat.start,
     )
     trainer.resume()
     resumed_at = trainer.step
-    trainer.run()
+    try:
+        trainer.run()
+        return _ended(settings, trainer, files, fingerprints, resumed_at, started)
+    finally:
+        heartbeat.stop()
+
+
+def _heartbeat(settings: TrainSettings, folder: Path, ranks: Ranks) -> Heartbeat:
+    def gone(rank: int) -> None:
+        end_process(
+            f"error: rank {rank} has given no sign of life for {settings.rank_timeout:.0f} s: it was stopped, or its "
+            "machine is gone. Training ended; the same command goes on from the latest checkpoint",
+            1,
+        )
+
+    start = ranks.from_first(secrets.token_hex(8))
+    seconds = settings.rank_timeout if ranks.world_size > 1 else 0.0
+    return Heartbeat(folder / "heartbeat", start, ranks.rank, ranks.world_size, seconds, gone)
+
+
+def _ended(
+    settings: TrainSettings,
+    trainer: Trainer,
+    files: list[SourceFiles],
+    fingerprints: list[str],
+    resumed_at: int,
+    started: float,
+) -> dict[str, Any]:
+    """The summary, written by rank 0 and known to all."""
+    folder, ranks = trainer.folder, trainer.ranks
     summary: dict[str, Any] = {}
     if ranks.rank == 0:
         summary = _summary(settings, trainer, files, fingerprints)
@@ -250,6 +271,12 @@ def _decoder_difference(trainer: Trainer) -> dict[str, Any] | None:
     return {"samples": len(ours), "mean": round(float(difference.mean()), 4), "largest": int(difference.max())}
 
 
+def _replaced(trainer: Trainer) -> list[str]:
+    count, seen = trainer.control.replaced, trainer.control.samples_seen
+    said = f"{count:,} of {seen:,} samples could not be used and were replaced by others (train/replaced-*.jsonl)"
+    return [said] if count else []
+
+
 def _summary(
     settings: TrainSettings, trainer: Trainer, files: list[SourceFiles], fingerprints: list[str]
 ) -> dict[str, Any]:
@@ -257,17 +284,12 @@ def _summary(
     steps = num_steps(recipe.samples_seen, recipe.global_batch)
     last = f"train/checkpoints/epoch_{recipe.checkpoints}.pt"
     lines = [json.loads(line) for line in read_lines(folder / "log.jsonl", "ascii")]
-    replaced = set()
-    for path in sorted(folder.glob("replaced-*.jsonl")):
-        for line in read_lines(path, "ascii"):
-            record = json.loads(line)
-            replaced.add((record["step"], record["slot"], record["position"]))
     return {
         "scale": settings.scale,
         "model": recipe.model,
         "seed": settings.seed,
         "steps": steps,
-        "samples_seen": steps * recipe.global_batch,
+        "samples_seen": trainer.control.samples_seen,
         "recipe": {**asdict(recipe), "resample": settings.resample, "loss": settings.loss, "decoder": settings.decoder},
         "recipe_hash": settings.recipe_hash(),
         "non_standard": settings.non_standard(),
@@ -281,10 +303,10 @@ def _summary(
         "loss_first": lines[0]["loss"] if lines else None,
         "loss_last": lines[-1]["loss"] if lines else None,
         "logit_scale": lines[-1]["logit_scale"] if lines else None,
-        "replaced": len(replaced),
+        "replaced": trainer.control.replaced,
         "decoder_difference": _decoder_difference(trainer),
         "world_size": trainer.ranks.world_size,
         "accumulation": settings.accumulation,
-        "notes": [*(note for f in files for note in f.notes), *trainer.notes],
+        "notes": [*(note for f in files for note in f.notes), *trainer.notes, *_replaced(trainer)],
         "versions": {**{n: version(n) for n in ("torch", "open_clip_torch", "pillow")}, **_dali_version(settings)},
     }

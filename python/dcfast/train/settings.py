@@ -11,7 +11,7 @@ from typing import Any
 
 from dcfast.scales import Scale, scale
 
-__all__ = ["RECIPE_FIELDS", "TrainSettings", "TrainSource", "parse_sources", "recipe_departures"]
+__all__ = ["RECIPE_FIELDS", "TrainSettings", "TrainSource", "differences", "parse_sources", "recipe_departures"]
 
 RECIPE_FIELDS = tuple(f.name for f in fields(Scale) if f.name not in ("name", "pool_bytes", "gpu_hours"))
 """What ``TrainSettings.overrides`` may change; each change makes a training non-standard."""
@@ -88,7 +88,11 @@ class TrainSettings:
         decoder: a name of ``dcfast.train.decode.DECODERS``.
         device: ``cpu`` or ``cuda``.
         block, window: of the order, see ``dcfast.train.order``.
-        save_every_steps: also save ``step_N.pt`` every so many steps (the last two are kept).
+        save_every_minutes: also save ``step_N.pt`` every so many minutes (the last two are kept); 0 = never.
+        save_every_steps: the same every so many steps.
+        max_replaced: share of a window's samples (``window`` blocks, at least a batch) that may be replaced because
+            they cannot be used; above it training stops.
+        rank_timeout: seconds without a sign of life after which a rank counts as gone and training ends; 0 = never.
         workers: processes that read and decode ahead, per rank; None = by the number of cores. Changes no result.
         threads: of torch on the CPU; None = as torch chooses.
         log_every: steps between lines of ``log.jsonl``.
@@ -106,7 +110,10 @@ class TrainSettings:
     device: str = "cpu"
     block: int = 64
     window: int = 64
+    save_every_minutes: float = 10.0
     save_every_steps: int | None = None
+    max_replaced: float = 0.01
+    rank_timeout: float = 60.0
     workers: int | None = None
     threads: int | None = None
     log_every: int = 10
@@ -122,6 +129,11 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, or None; got {value}")
+        for name in ("save_every_minutes", "rank_timeout"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a number, at least 0; got {getattr(self, name)}")
+        if not 0 <= self.max_replaced <= 1:
+            raise ValueError(f"max_replaced must be a share, 0 to 1; got {self.max_replaced}")
         if self.workers is not None and self.workers < 0:
             raise ValueError(f"workers must be at least 0, or None; got {self.workers}")
         if self.loss not in LOSSES:
@@ -180,10 +192,32 @@ class TrainSettings:
             "weights": [s.weight for s in self.sources],
         }
 
+    def shared(self) -> dict[str, Any]:
+        """What must be the same on every rank: all but how many workers and threads each has."""
+        values = {name: value for name, value in asdict(self).items() if name not in ("workers", "threads")}
+        return {**values, "sources": {str(i): source for i, source in enumerate(values["sources"])}}
+
     def recipe_hash(self) -> str:
         """SHA-256 of the recipe alone, hex."""
         text = json.dumps(self.identity()["recipe"], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Where two nested records differ: (name, value in the first, value in the other), by name, parts after dots."""
+    before, after = _flat(first), _flat(other)
+    return [
+        (name, before.get(name), after.get(name))
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
 
 
 def parse_sources(shards: str, weights: str | None = None) -> tuple[TrainSource, ...]:

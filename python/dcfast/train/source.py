@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.access.reader import PoolReader
-from dcfast.errors import CorruptDataError, PoolError, SubsetError
+from dcfast.errors import CorruptDataError, PoolError, RunError, SubsetError, first_line
 from dcfast.index.build import write_segment
 from dcfast.index.pool import shard_folder
 from dcfast.index.pool_index import index_folder
@@ -184,11 +184,10 @@ def _refuse_unusable(segment: Segment, directory: str, losses: list[str]) -> Non
 
 @dataclass(frozen=True)
 class RawSample:
-    """A sample's encoded picture and caption; None where it has none, or ``problem`` says why it cannot be read."""
+    """A sample's encoded picture and caption; None where it has none."""
 
     picture: memoryview | None
     caption: memoryview | None
-    problem: str | None = None
 
 
 class OpenSource:
@@ -217,17 +216,22 @@ class OpenSource:
         return digest.hexdigest()
 
     def read(self, rows: npt.NDArray[np.uint64]) -> list[RawSample]:
-        """Pictures and captions of some rows. A part of a shard that cannot be read fails its own samples only."""
+        """Pictures and captions of some rows.
+
+        Raises:
+            RunError: a shard cannot be read, or is not what was indexed. That is no fault of a sample: others in its
+                place would only hide that the data has gone.
+        """
         wanted = [*self._pictures, *self._captions]
         if not wanted:
             return [RawSample(None, None)] * len(rows)
         try:
             batch = self.reader.read(rows, wanted, missing="none", threads=1)
         except (CorruptDataError, OSError) as error:
-            if len(rows) == 1:
-                return [RawSample(None, None, str(error)[:200])]
-            half = len(rows) // 2
-            return self.read(rows[:half]) + self.read(rows[half:])
+            raise RunError(
+                f"source {self.files.name}: a shard cannot be read as it was indexed ({first_line(error)}). See to the "
+                "files, or index them anew; the same command goes on from the latest checkpoint"
+            ) from error
         members = batch.members
         samples = []
         for i in range(len(rows)):

@@ -24,8 +24,9 @@ from dcfast.report.facts.training import training, verdict
 from dcfast.report.facts.truth import compare_with_truth, mistakes
 from dcfast.report.text import clean
 from dcfast.rundir.branch import comparison_dir
-from dcfast.rundir.layout import FATES, STAGES
+from dcfast.rundir.layout import FATES
 from dcfast.rundir.run_dir import Run, Settings
+from dcfast.rundir.stage_table import STAGES
 from dcfast.scales import SCALES
 
 __all__ = ["REPORT_VERSION", "Source", "collect"]

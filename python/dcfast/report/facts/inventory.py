@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from dcfast.rundir.layout import STAGES
+from dcfast.rundir.stage_table import STAGES
 from dcfast.storage.lines import read_lines
 
 __all__ = ["files_of", "timings"]

@@ -5,7 +5,7 @@ A sample of the shards is
 - else unlisted where no metadata row has its uid,
 - else kept or dropped as the filter said of that row (kept if it said so of any row with the uid).
 A metadata row whose uid no shard has is missing; one whose uid is malformed is quarantined. ``subset.npy`` holds the
-uids of the kept samples, and nothing else.
+uids of the kept samples, and nothing else; ``fates.parquet`` has all samples, ``quarantine.parquet`` the quarantined.
 """
 
 from __future__ import annotations

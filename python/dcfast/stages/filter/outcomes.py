@@ -2,8 +2,8 @@
 
 Thresholds by fraction first (histogram passes over the metadata files), then the expression on each file, then
 ``fates``, then how many of the kept are copies of evaluation pictures. Writes ``filter/outcomes.npy`` (uid -> code,
-sorted), ``fates.parquet``, ``quarantine.parquet`` and ``subset.npy``. Memory: the rows of a piece's metadata files at
-about 100 bytes each in a worker; no whole column.
+sorted); ``fates`` writes the rest. Memory: the rows of a piece's metadata files at about 100 bytes each in a worker;
+no whole column.
 """
 
 from __future__ import annotations

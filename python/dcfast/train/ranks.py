@@ -1,0 +1,291 @@
+"""The ranks of a training: which one this process is, how they meet, and what they tell each other.
+
+Who starts the ranks tells each its number by the environment; ``place_of`` is the one reader of it. Ranks of one
+machine that ``dcfast.train.launch`` started meet by a file, all others at MASTER_ADDR.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import dcfast
+from dcfast.errors import DcfastError, MissingDependencyError, RunError, first_line
+from dcfast.train.settings import differences
+
+__all__ = [
+    "LAUNCHER",
+    "MEETING",
+    "PEER_LOST",
+    "TOLD",
+    "PeerLostError",
+    "Place",
+    "Ranks",
+    "SumOverRanks",
+    "check_world_size",
+    "code_version",
+    "join_ranks",
+    "lost_peer",
+    "place_of",
+    "world_sizes",
+]
+
+MEETING = "DCFAST_MEETING"
+"""The file at which the ranks that ``launch`` started meet."""
+LAUNCHER = "DCFAST_LAUNCHER"
+"""The process that started them: they end with it, and it says what became of them."""
+PEER_LOST = 75
+"""Exit status of a rank that ``launch`` started, where another rank has gone."""
+TOLD = "rank 0 says it"
+"""A note of an error that all ranks know: one of them is enough to say it."""
+
+# of each that starts ranks: rank, number of ranks, rank among those of its machine. Never mixed: one that starts
+# another leaves its own variables to it
+_STARTERS = {
+    "torchrun": ("RANK", ("WORLD_SIZE",), "LOCAL_RANK"),
+    "Slurm": ("SLURM_PROCID", ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"), "SLURM_LOCALID"),
+    "Open MPI": ("OMPI_COMM_WORLD_RANK", ("OMPI_COMM_WORLD_SIZE",), "OMPI_COMM_WORLD_LOCAL_RANK"),
+    "MPI": ("PMI_RANK", ("PMI_SIZE",), "MPI_LOCALRANKID"),
+}
+
+
+class PeerLostError(RunError):
+    """Another rank has gone; what happened is in its own message."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the environment says of this process: its rank among ``size``, and among those of its machine."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    started_by: str = ""
+
+
+def place_of(environment: Mapping[str, str] | None = None) -> Place:
+    """Which rank this process is: by torchrun, Slurm, Open MPI or another MPI, in that order; else the only one.
+
+    A program in a batch script of Slurm, outside of ``srun``, is one process however many tasks the job has.
+
+    Raises:
+        ValueError: the variables contradict each other, or are no numbers.
+    """
+    values = os.environ if environment is None else environment
+    for starter, (rank_name, size_names, local_name) in _STARTERS.items():
+        size_name = next((name for name in size_names if values.get(name)), None)
+        if size_name is None:
+            continue
+        if starter == "Slurm" and "SLURM_JOB_ID" in values and "SLURM_STEP_ID" not in values:
+            continue
+        size = _number(values, size_name)
+        if size == 1:
+            return Place(started_by=starter)
+        if not values.get(rank_name):
+            raise ValueError(f"{size_name} says {size} ranks, but {rank_name} is not set: which of them is this?")
+        rank, local = _number(values, rank_name), _number(values, local_name, 0)
+        if not 0 <= rank < size:
+            raise ValueError(f"{rank_name}={rank} does not fit {size_name}={size}; expected 0 to {size - 1}")
+        return Place(rank, size, local, starter)
+    return Place()
+
+
+def _number(values: Mapping[str, str], name: str, usual: int | None = None) -> int:
+    text = values.get(name) or usual
+    try:
+        return int(text)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ValueError(f"environment variable {name} must be a whole number; got {text!r}") from None
+
+
+def world_sizes(global_batch: int, accumulation: int, most: int = 4096) -> list[int]:
+    """Numbers of ranks that divide a global batch exactly."""
+    return [n for n in range(1, min(most, global_batch) + 1) if global_batch % (n * accumulation) == 0]
+
+
+def check_world_size(global_batch: int, size: int, accumulation: int) -> None:
+    """ValueError where a number of ranks does not divide the batch; it lists those that do."""
+    if global_batch % (size * accumulation):
+        sizes = ", ".join(map(str, world_sizes(global_batch, accumulation)))
+        raise ValueError(
+            f"global batch {global_batch} does not divide among {size} ranks x accumulation {accumulation}; "
+            f"numbers of ranks that do: {sizes or 'none'}"
+        )
+
+
+def code_version() -> str:
+    """Which code this is: dcfast's version and a hash of its Python files, torch's and open_clip's versions."""
+    digest = hashlib.sha256()
+    root = Path(dcfast.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.read_bytes())
+    said = [f"{name} {version(name)}" for name in ("torch", "open_clip_torch")]
+    return ", ".join([f"dcfast {dcfast.__version__} ({digest.hexdigest()[:12]})", *said])
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the ranks of a training.
+
+    Attributes:
+        device: of this rank, ``cpu`` or ``cuda:K``.
+        control: the process group, by gloo, of what ranks tell each other beside the training; None for one rank.
+        ours: the process group was made by ``join_ranks``.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    device: str = "cpu"
+    control: Any = None
+    ours: bool = False
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            import torch.distributed as dist
+
+            dist.barrier(group=self.control)
+
+    def from_first(self, value: Any) -> Any:
+        """What rank 0 holds, on every rank; an exception is raised on every rank."""
+        if self.world_size > 1:
+            import torch.distributed as dist
+
+            box = [value]
+            dist.broadcast_object_list(box, src=0, group=self.control)
+            value = box[0]
+        if isinstance(value, Exception):
+            raise self.known(value)
+        return value
+
+    def known(self, error: Exception) -> Exception:
+        """An error that every rank raises alike: rank 0 alone says it."""
+        if self.rank != 0:
+            error.add_note(TOLD)
+        return error
+
+    def gather(self, value: Any) -> list[Any]:
+        """What every rank holds, by rank, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        import torch.distributed as dist
+
+        found: list[Any] = [None] * self.world_size
+        dist.all_gather_object(found, value, group=self.control)
+        return found
+
+    def sums(self, values: list[float]) -> list[float]:
+        """Of each number its sum over the ranks."""
+        return SumOverRanks(self, values).result()
+
+    def agree(self, facts: Mapping[str, Any]) -> None:
+        """Compares what must be the same on every rank; the same RunError on each where something is not."""
+        everyone = self.gather(dict(facts))
+        for rank, its in enumerate(everyone):
+            for name, first, here in differences(everyone[0], its):
+                raise self.known(
+                    RunError(
+                        f"the ranks of a training differ in {name}: {first!r} on rank 0, {here!r} on rank {rank}. "
+                        "Start all of them by the same command, with the same code"
+                    )
+                )
+
+    def leave(self) -> None:
+        """Ends the process group, where it was made here."""
+        if self.ours:
+            import torch.distributed as dist
+
+            gc.collect()  # the wrapped model refers to the group from within a cycle, and must not outlive it
+            dist.destroy_process_group()
+
+
+class SumOverRanks:
+    """Sums over the ranks of some numbers, asked for now and read later: in between nobody waits."""
+
+    def __init__(self, ranks: Ranks, values: list[float]) -> None:
+        self._values, self._work = values, None
+        if ranks.world_size > 1:
+            import torch
+            import torch.distributed as dist
+
+            self._total = torch.tensor(values, dtype=torch.float64)
+            self._work = dist.all_reduce(self._total, group=ranks.control, async_op=True)
+
+    def result(self) -> list[float]:
+        if self._work is None:
+            return self._values
+        self._work.wait()
+        return list(self._total.tolist())
+
+
+def lost_peer(error: RuntimeError, ranks: Ranks) -> bool:
+    """Whether an error of torch says that another rank cannot be reached."""
+    if ranks.world_size == 1:
+        return False
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or "gloo" in str(error).lower()
+
+
+def join_ranks(device: str, place: Place | None = None) -> Ranks:
+    """This process among the ranks, in a process group that is there or made here.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        place: what ``place_of`` says.
+    Raises:
+        MissingDependencyError: without torch or open_clip's training parts.   ValueError: no GPU; no MASTER_ADDR.
+        RunError: the ranks do not find each other.
+    """
+    try:
+        import open_clip_train  # noqa: F401
+        import torch
+        import torch.distributed as dist
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"training needs torch and open_clip's training parts, which cannot be imported ({error}); "
+            "pip install 'dcfast[train]'"
+        ) from error
+    on_gpu = device.startswith("cuda")
+    if on_gpu and not torch.cuda.is_available():
+        raise ValueError("device 'cuda': torch finds no GPU here; use device 'cpu'")
+    there = dist.is_available() and dist.is_initialized()
+    if there:
+        here = Place(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
+    else:
+        here = place or place_of()
+    if here.size == 1:
+        return Ranks(device=device)
+    if on_gpu:
+        device = f"cuda:{here.local_rank}"
+        torch.cuda.set_device(device)
+    if not there:
+        _meet(here, "nccl" if on_gpu else "gloo")
+    return Ranks(here.rank, here.size, here.local_rank, device, dist.new_group(backend="gloo"), not there)
+
+
+def _meet(here: Place, backend: str) -> None:
+    import torch.distributed as dist
+
+    meeting = os.environ.get(MEETING)
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if meeting is None and missing:
+        raise ValueError(
+            f"{here.started_by} started {here.size} ranks, but {' and '.join(missing)} is not set: where do they meet? "
+            "Export the address of rank 0's machine and a free port (MASTER_PORT=29500), or start them by torchrun"
+        )
+    where = "env://" if meeting is None else f"file://{meeting}"
+    try:
+        dist.init_process_group(backend, init_method=where, rank=here.rank, world_size=here.size)
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, DcfastError):
+            raise
+        raise RunError(
+            f"rank {here.rank}: the {here.size} ranks did not find each other: {first_line(error)}"
+        ) from None

@@ -1,0 +1,293 @@
+"""Training disturbed: signals, deaths, a damaged store, too many bad samples. What the same command makes afterwards
+equals a training that nobody disturbed."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from dcfast.errors import RunError, SubsetError
+from dcfast.storage.lock import locked
+from dcfast.train import TrainSettings, TrainSource, train
+from dcfast.train.heartbeat import Heartbeat
+from rank_processes import Ranks, log_lines, started, wait_for_step
+from train_builder import build_pool, small
+
+pytestmark = pytest.mark.xdist_group("ranks")  # they share the process that the ranks are forked from
+
+FAULTS = int(os.environ.get("DCFAST_FAULTS", "3"))
+"""Faults drawn at random; ``make soak`` asks for more."""
+LONG = {"samples_seen": 8 * 80, "checkpoints": 2}
+END = "epoch_2.pt"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> TrainSource:
+    return TrainSource(shards=str(build_pool(tmp_path_factory.mktemp("pool"), 60)))
+
+
+def checkpoint(out: Path, name: str = END) -> bytes:
+    return (out / "train" / "checkpoints" / name).read_bytes()
+
+
+def same_training(a: Path, b: Path) -> bool:
+    """Checkpoint and summary byte for byte, and the losses of all steps."""
+    losses = [[(line["step"], line["loss"], line["samples_seen"]) for line in log_lines(out)] for out in (a, b)]
+    summaries = [(out / "train" / "summary.json").read_bytes() for out in (a, b)]
+    return checkpoint(a) == checkpoint(b) and summaries[0] == summaries[1] and losses[0] == losses[1]
+
+
+# --- one process ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_a_checkpoint(source: TrainSource, tmp_path: Path, number: int) -> None:
+    settings = small(tmp_path / "out", source, overrides=LONG)
+    with started(tmp_path / "ranks", settings) as ranks:
+        wait_for_step(tmp_path / "out", 20)
+        ranks.send(0, number)
+        assert ranks.statuses() == [128 + number]
+        assert ranks.said(0).splitlines()[-1] == "stopped; the same command goes on from the latest checkpoint"
+    [saved] = [path.stem for path in (tmp_path / "out" / "train" / "checkpoints").iterdir()]
+    assert saved.startswith("step_")
+    assert int(saved[5:]) >= 20
+    assert log_lines(tmp_path / "out")[-1]["step"] == int(saved[5:])  # nothing was lost
+    train(settings)
+    train(small(tmp_path / "whole", source, overrides=LONG))
+    assert same_training(tmp_path / "out", tmp_path / "whole")
+
+
+def test_checkpoints_by_the_clock_change_nothing(source: TrainSource, tmp_path: Path) -> None:
+    saved: list[set[str]] = []
+    folder = tmp_path / "often" / "train" / "checkpoints"
+    often = small(tmp_path / "often", source, save_every_minutes=1e-9)
+    train(often, on_step=lambda step: saved.append({path.name for path in folder.glob("*.pt")}))
+    assert saved[3] == {"step_2.pt", "step_3.pt"}  # one after every step; the last two are kept
+    train(small(tmp_path / "never", source, save_every_minutes=0))
+    assert {p.name for p in (tmp_path / "never" / "train" / "checkpoints").iterdir()} == {"epoch_1.pt", END}
+    assert checkpoint(tmp_path / "often") == checkpoint(tmp_path / "never")
+
+
+def test_two_trainings_never_write_to_one_directory(source: TrainSource, tmp_path: Path) -> None:
+    folder = tmp_path / "out" / "train"
+    folder.mkdir(parents=True)
+    (folder / ".tmp-1-living-writer").write_text("")
+    with locked(folder / ".lock", "busy"), pytest.raises(RunError, match="another training is at work there; wait"):
+        train(small(tmp_path / "out", source))
+    assert (folder / ".tmp-1-living-writer").exists()
+    train(small(tmp_path / "out", source))
+    assert not (folder / ".tmp-1-living-writer").exists()
+
+
+@pytest.mark.parametrize("fault", ["cut", "written"])
+def test_a_damaged_store_is_no_bad_sample(source: TrainSource, tmp_path: Path, fault: str) -> None:
+    pool = tmp_path / "pool"
+    shutil.copytree(str(source.shards), pool)
+    shard = sorted(pool.rglob("*.tar"))[1]
+    data, times = shard.read_bytes(), (shard.stat().st_atime_ns, shard.stat().st_mtime_ns)
+
+    def damage(step: int) -> None:
+        if step == 20:
+            if fault == "cut":
+                os.truncate(shard, 1024)
+            else:
+                shard.write_bytes(data[::-1])
+                os.utime(shard, ns=(times[0], times[1] + 1))
+
+    settings = small(tmp_path / "out", TrainSource(shards=str(pool)), overrides=LONG, save_every_steps=15)
+    with pytest.raises(RunError, match=r"a shard cannot be read as it was indexed \(.*00000001\.tar") as info:
+        train(settings, on_step=damage)
+    assert str(info.value).endswith("the same command goes on from the latest checkpoint")
+    assert not list((tmp_path / "out" / "train").glob("replaced-*"))
+    shard.write_bytes(data)
+    os.utime(shard, ns=times)
+    train(settings)
+    train(small(tmp_path / "whole", source, overrides=LONG, save_every_steps=15))
+    assert checkpoint(tmp_path / "out") == checkpoint(tmp_path / "whole")
+
+
+def test_a_shard_that_is_removed_while_it_is_open_is_read_on(source: TrainSource, tmp_path: Path) -> None:
+    pool = tmp_path / "pool"
+    shutil.copytree(str(source.shards), pool, copy_function=shutil.copy2)
+    settings = small(tmp_path / "out", TrainSource(shards=str(pool)))
+
+    def remove(step: int) -> None:
+        if step == 5:
+            shutil.rmtree(pool)
+
+    train(settings, on_step=remove)
+    train(small(tmp_path / "whole", source))
+    assert checkpoint(tmp_path / "out") == checkpoint(tmp_path / "whole")
+
+
+def test_too_many_replaced_samples_end_a_training(tmp_path: Path) -> None:
+    broken = {n: {"jpg": b"no picture"} if n % 2 else {"txt": None} for n in range(0, 60, 7)}
+    source = TrainSource(shards=str(build_pool(tmp_path / "pool", 60, broken=broken)))
+    options = {"overrides": {**LONG, "samples_seen": 8 * 32}, "block": 8, "window": 8}
+    with pytest.raises(SubsetError, match=r"of the last \d+ samples \d+ \(\d+\.\d%\) could not be used") as info:
+        train(small(tmp_path / "strict", source, **options))
+    assert re.search(r"Reasons: [a-z (]+\S+.* \(\d+\)\. See replaced-\*\.jsonl; .*allow more$", str(info.value))
+    summary = train(small(tmp_path / "lax", source, **options, max_replaced=0.5))
+    last = log_lines(tmp_path / "lax")[-1]
+    assert last["replaced"] == summary["replaced"] > 0
+    assert last["samples_seen"] == summary["samples_seen"] == 8 * 32
+    # a short training has no window, and only counts
+    assert train(small(tmp_path / "short", source))["replaced"] > 0
+
+
+def _small_files() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+
+def test_a_full_disk_is_named(source: TrainSource, tmp_path: Path) -> None:
+    with started(tmp_path / "ranks", small(tmp_path / "out", source), prepare=_small_files) as ranks:
+        [status] = ranks.statuses()
+        said = ranks.said(0)
+    assert status not in (0, None)
+    assert "free some space, and run the same command again to resume" in said
+    assert "epoch_1.pt" in said
+    assert "Traceback" not in said
+    assert not list((tmp_path / "out" / "train" / "checkpoints").iterdir())
+
+
+# --- two ranks ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _World:
+    """A training on two ranks with its own copy of the pool, and what it makes undisturbed."""
+
+    folder: Path
+    settings: TrainSettings
+
+    @property
+    def out(self) -> Path:
+        return Path(self.settings.out)
+
+    def start(self) -> Ranks:
+        ranks = [self.settings, replace(self.settings, workers=2)]
+        return Ranks(self.folder / "ranks", ranks, None)
+
+
+def _world(folder: Path, source: TrainSource) -> _World:
+    shutil.copytree(str(source.shards), folder / "pool", copy_function=shutil.copy2)
+    pool = TrainSource(shards=str(folder / "pool"))
+    options = {"save_every_steps": 15, "rank_timeout": 6.0, "workers": 1}
+    return _World(folder, small(folder / "out", pool, overrides=LONG, **options))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(source: TrainSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    world = _world(tmp_path_factory.mktemp("undisturbed"), source)
+    ranks = world.start()
+    assert ranks.statuses() == [0, 0], ranks.said(0)
+    return world.out
+
+
+def _signal(number: int) -> Callable[[_World, Ranks, random.Random], None]:
+    def send(world: _World, ranks: Ranks, draw: random.Random) -> None:
+        ranks.send(draw.randrange(2), number)
+
+    return send
+
+
+def _kill_loader(world: _World, ranks: Ranks, draw: random.Random) -> None:
+    pid = ranks.processes[draw.randrange(2)].pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    os.kill(int(draw.choice(children)), signal.SIGKILL)
+
+
+def _cut_shard(world: _World, ranks: Ranks, draw: random.Random) -> None:
+    os.truncate(draw.choice(sorted((world.folder / "pool").rglob("*.tar"))), 512)
+
+
+def _remove_shard(world: _World, ranks: Ranks, draw: random.Random) -> None:
+    draw.choice(sorted((world.folder / "pool").rglob("*.tar"))).unlink()
+
+
+DISTURBANCES = {
+    "kill": (_signal(signal.SIGKILL), None),
+    "stop": (_signal(signal.SIGSTOP), "has given no sign of life for 6 s"),
+    "term": (_signal(signal.SIGTERM), "stopped; the same command"),
+    "usr1": (_signal(signal.SIGUSR1), "stopped; the same command"),
+    "loader": (_kill_loader, "a worker that reads training samples died"),
+    "cut": (_cut_shard, "a shard cannot be read as it was indexed"),
+    "gone": (_remove_shard, "a shard cannot be read as it was indexed"),
+}
+
+
+def _disturb(world: _World, source: TrainSource, name: str, draw: random.Random) -> None:
+    """One fault at a random moment; then the damage is mended, and the same command ends."""
+    fault, message = DISTURBANCES[name]
+    ranks = world.start()
+    try:
+        wait_for_step(world.out, draw.randrange(3, 60))
+        time.sleep(draw.random() / 10)
+        fault(world, ranks, draw)
+        stopped = name == "stop"
+        statuses = ranks.statuses(20, enough=1 if stopped else 2)
+        said = "".join(ranks.said(rank) for rank in range(2))
+        if statuses != [0, 0]:  # too late to disturb, or the shards were open
+            assert 0 not in statuses, (name, statuses, said)
+            assert sum(status is None for status in statuses) <= stopped, (name, statuses, said)
+            assert "Traceback" not in said, (name, said)
+            assert message is None or message in said, (name, statuses, said)
+    finally:
+        ranks.kill()
+    for shard in Path(str(source.shards)).rglob("*.tar"):
+        shutil.copy2(shard, world.folder / "pool" / shard.relative_to(str(source.shards)))
+
+
+@pytest.mark.parametrize("number", range(FAULTS))
+def test_a_random_fault_and_the_same_command_again(
+    source: TrainSource, undisturbed: Path, tmp_path: Path, number: int
+) -> None:
+    draw = random.Random(number)
+    name = (
+        list(DISTURBANCES)[number % len(DISTURBANCES)] if number < len(DISTURBANCES) else draw.choice([*DISTURBANCES])
+    )
+    world = _world(tmp_path, source)
+    _disturb(world, source, name, draw)
+    ranks = world.start()
+    try:
+        assert ranks.statuses() == [0, 0], (name, ranks.said(0), ranks.said(1))
+    finally:
+        ranks.kill()
+    assert same_training(world.out, undisturbed), name
+
+
+# --- signs of life --------------------------------------------------------------------------------------------------
+
+
+def test_a_heartbeat_notices_the_rank_that_stops(tmp_path: Path) -> None:
+    gone: list[tuple[int, int]] = []
+    beats = [
+        Heartbeat(tmp_path, "now", rank, 3, 0.6, lambda other, rank=rank: gone.append((rank, other)))  # type: ignore[misc]
+        for rank in range(3)
+    ]
+    (tmp_path / "rank-00002").write_text("before 7")  # left by a killed training: no sign of this one
+    beats[0].start()
+    beats[1].start()
+    time.sleep(1.5)
+    assert gone == []  # rank 2 has not begun
+    beats[2].start()
+    time.sleep(0.5)
+    beats[1].stop()  # in order
+    time.sleep(1.0)
+    assert gone == []
+    beats[2]._ended.set()  # without a word
+    time.sleep(1.2)
+    assert set(gone) == {(0, 2)}
+    for beat in beats:
+        beat.stop()
+    assert not list(tmp_path.iterdir())

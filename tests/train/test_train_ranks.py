@@ -1,0 +1,167 @@
+"""Ranks: who says which one this is, what must be the same on all, and what they say when they are not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dcfast.errors import RunError
+from dcfast.run import run
+from dcfast.train import TrainSource, launch, train
+from dcfast.train.ranks import Place, code_version, place_of
+from dcfast.train.settings import differences
+from rank_processes import started, wait_for_step
+from train_builder import build_pool, small
+
+pytestmark = pytest.mark.xdist_group("ranks")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> TrainSource:
+    return TrainSource(shards=str(build_pool(tmp_path_factory.mktemp("pool"), 60)))
+
+
+TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
+SLURM = {"SLURM_PROCID": "4", "SLURM_NTASKS": "6", "SLURM_LOCALID": "0"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({}, Place()),
+        (TORCHRUN, Place(1, 2, 1, "torchrun")),
+        (SLURM, Place(4, 6, 0, "Slurm")),
+        ({**SLURM, **TORCHRUN}, Place(1, 2, 1, "torchrun")),  # torchrun within a task of Slurm
+        # a batch script of a job with six tasks is one process, a step of it may have fewer tasks
+        ({**SLURM, "SLURM_JOB_ID": "7"}, Place()),
+        ({**SLURM, "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}, Place(4, 6, 0, "Slurm")),
+        ({**SLURM, "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "5", "SLURM_JOB_ID": "7"}, Place(4, 5, 0, "Slurm")),
+        ({"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "1"},
+         Place(3, 4, 1, "Open MPI")),
+        ({"PMI_RANK": "0", "PMI_SIZE": "2"}, Place(0, 2, 0, "MPI")),
+        ({"WORLD_SIZE": "1"}, Place(started_by="torchrun")),
+    ],
+)  # fmt: skip
+def test_the_place_of_a_process(environment: dict[str, str], place: Place) -> None:
+    assert place_of(environment) == place
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE must be a whole number; got 'two'"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE says 2 ranks, but RANK is not set"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK=2 does not fit WORLD_SIZE=2; expected 0 to 1"),
+        ({"SLURM_NTASKS": "2", "SLURM_PROCID": "x"}, "SLURM_PROCID must be a whole number"),
+    ],
+)
+def test_variables_that_make_no_sense(environment: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        place_of(environment)
+
+
+def test_slurms_ranks_must_divide_the_batch(
+    source: TrainSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"SLURM_PROCID": "0", "SLURM_NTASKS": "3", "SLURM_LOCALID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=r"batch 8 does not divide among 3 ranks .* that do: 1, 2, 4, 8$"):
+        train(small(tmp_path, source))
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    with pytest.raises(ValueError, match="Slurm started 2 ranks, but MASTER_ADDR and MASTER_PORT is not set"):
+        train(small(tmp_path, source))
+
+
+def test_the_workflow_is_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(
+        RunError, match="torchrun started 2 ranks of this command, and it is one process: start it once"
+    ):
+        run(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_differences_of_nested_records() -> None:
+    first = {"a": 1, "b": {"c": [1, 2], "d": 3}}
+    assert differences(first, {"a": 1, "b": {"c": [1, 2], "d": 3}}) == []
+    assert differences(first, {"a": 2, "b": {"c": [1, 3]}}) == [
+        ("a", 1, 2),
+        ("b.c", [1, 2], [1, 3]),
+        ("b.d", 3, None),
+    ]
+    assert code_version() == code_version()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seed": 1}, "differ in settings.seed: 0 on rank 0, 1 on rank 1"),
+        ({"save_every_steps": 3}, "differ in settings.save_every_steps: None on rank 0, 3 on rank 1"),
+        ({"overrides": {"global_batch": 16}}, "differ in settings.overrides.global_batch: 8 on rank 0, 16 on rank 1"),
+    ],
+)
+def test_ranks_with_other_settings_end_at_once(
+    source: TrainSource, tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    settings = small(tmp_path / "out", source)
+    if "overrides" in change:
+        change = {"overrides": {**settings.overrides, **change["overrides"]}}
+    with started(tmp_path / "ranks", settings, replace(settings, **change)) as ranks:
+        assert ranks.statuses() == [1, 1]
+        assert said in ranks.said(0)
+        assert ranks.said(0).count("\n") == 1
+        assert ranks.said(1) == ""  # one line for all
+    assert not (tmp_path / "out" / "train").exists()
+
+
+def test_workers_and_threads_may_differ(source: TrainSource, tmp_path: Path) -> None:
+    settings = small(tmp_path / "out", source, overrides={"samples_seen": 16, "checkpoints": 1})
+    with started(tmp_path / "ranks", settings, replace(settings, workers=1, threads=2)) as ranks:
+        assert ranks.statuses() == [0, 0]
+
+
+def test_another_number_of_ranks_goes_on_and_is_noted(source: TrainSource, tmp_path: Path) -> None:
+    def stop(step: int) -> None:
+        if step == 6:
+            raise InterruptedError
+
+    settings = small(tmp_path / "out", source)
+    with pytest.raises(InterruptedError):
+        train(settings, on_step=stop)
+    with started(tmp_path / "ranks", settings, settings) as ranks:
+        assert ranks.statuses() == [0, 0]
+        assert "from then on on 2" in ranks.said(0)
+    summary = train(settings)
+    noted = "steps up to 4 on 1 ranks with 1 micro-batches, from then on on 2 with 1: the samples are those"
+    assert any(note.startswith(noted) for note in summary["notes"])
+    assert summary["samples_seen"] == 64
+
+
+def test_a_rank_that_is_killed_is_named(
+    source: TrainSource, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = small(tmp_path / "out", source, overrides={"samples_seen": 8000, "checkpoints": 1})
+
+    def kill_rank_1() -> None:
+        wait_for_step(tmp_path / "out", 2)
+        for entry in Path("/proc").iterdir():
+            try:
+                environment = (entry / "environ").read_bytes()
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except (OSError, ValueError):
+                continue
+            if parent == os.getpid() and b"\0RANK=1\0" in environment:
+                os.kill(int(entry.name), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_rank_1)
+    killer.start()
+    with pytest.raises(RunError, match=r"training on 2 processes failed: rank 1 was killed by SIGKILL \(by hand, or"):
+        launch(settings, processes=2)
+    killer.join()
+    assert "Traceback" not in capfd.readouterr().err
