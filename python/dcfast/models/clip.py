@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from dcfast.errors import DcfastError, MissingDependencyError, first_line
 from dcfast.models.checkpoint import load_weights, read_checkpoint
+from dcfast.models.long_captions import read_as_far_as_the_model
 from dcfast.process.libraries import require_library
 from dcfast.storage.hashing import sha256_file
 
@@ -232,7 +233,7 @@ def load_tokenizer(name: str) -> Callable[[list[str]], Tensor]:
             "open_clip_config.json, the weights and the tokenizer",
         ):
             tokenizer = open_clip.get_tokenizer(name)
-        return tokenizer
+        return read_as_far_as_the_model(tokenizer)  # type: ignore[no-any-return]
     from open_clip.tokenizer import SimpleTokenizer, default_bpe
 
     with gzip.open(default_bpe(), "rt", encoding="utf-8") as file:
@@ -245,8 +246,7 @@ def load_tokenizer(name: str) -> Callable[[list[str]], Tensor]:
         raise ValueError(
             f"model {name}: vocab_size {config['vocab_size']} in its config; its merges give {short.vocab_size}"
         )
-    tokenizer = short
-    return tokenizer
+    return read_as_far_as_the_model(short)  # type: ignore[no-any-return]
 
 
 def create_model(name: str, *, seed: int, device: str = "cpu", precision: str = "fp32", **options: Any) -> Any:
