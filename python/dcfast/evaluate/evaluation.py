@@ -16,7 +16,7 @@ from dcfast.evaluate.score import Score, score_evalset
 from dcfast.evaluate.tasks import EvalTask, find_tasks, own_tasks
 from dcfast.storage.atomic import write_bytes, write_json
 from dcfast.storage.lock import locked
-from dcfast.storage.paths import make_directory
+from dcfast.storage.paths import LOCK_NAME, make_directory, not_left_empty
 
 if TYPE_CHECKING:
     from dcfast.models.clip import ClipModel
@@ -89,8 +89,9 @@ def evaluate_model(
     threads = workers or len(os.sched_getaffinity(0))
     check_evalsets(home)
     embedder = Embedder(clip, batch_size=batch_size, threads=threads)
-    lock = make_directory(root / "evaluate", "out") / ".lock"
-    with locked(lock, f"out {root}: another evaluation is at work there; wait for it, or choose another out"):
+    busy = f"out {root}: another evaluation is at work there; wait for it, or choose another out"
+    folder = root / "evaluate"
+    with not_left_empty(folder), locked(make_directory(folder, "out") / LOCK_NAME, busy):
         return _evaluate(embedder, home, root, threads, strict, say)
 
 
