@@ -486,16 +486,8 @@ def test_command_line_with_datacomps_map(pool, tmp_path, capsys):
     save_subset(tmp_path / "s.npy", subset)
     mapping = {"0": {"parquet": str(tmp_path / "meta/0.parquet"), "shards": [str(directory / n) for n in names]}}
     (tmp_path / "map.json").write_text(json.dumps(mapping))
-    arguments = [
-        "-i",
-        directory,
-        "-o",
-        tmp_path / "o",
-        "-s",
-        tmp_path / "s.npy",
-        "--blur-metadata-map",
-        tmp_path / "map.json",
-    ]
+    arguments = ["-i", directory, "-o", tmp_path / "o", "-s", tmp_path / "s.npy"]
+    arguments += ["--blur-metadata-map", tmp_path / "map.json"]
     assert main([*map(str, arguments), "--apply-blur", "--inject-blur-metadata", "--verify"]) == 0
     said = capsys.readouterr().out
     assert "blurred 5 pictures, wrote boxes into 5 json members" in said

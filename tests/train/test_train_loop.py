@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from dcfast.errors import CheckpointError, CorruptDataError, RunError, SubsetError
+from dcfast.errors import CheckpointError, CorruptDataError, SubsetError
 from dcfast.models.clip import create_model, load_model, read_checkpoint
 from dcfast.scales import SCALES
 from dcfast.train import TrainSettings, TrainSource, launch, parse_sources, train
@@ -260,19 +260,6 @@ def test_two_ranks_under_torchrun_equal_one_process(
     assert losses(tmp_path) == pytest.approx(losses(whole[0]), rel=2e-4)
     # saved by rank 0 without the wrapper's prefix
     assert weights(tmp_path).keys() == weights(whole[0]).keys()
-
-
-def test_two_ranks_that_are_launched_give_the_summary(source: TrainSource, tmp_path: Path) -> None:
-    launched = launch(small(tmp_path, source, overrides={"samples_seen": 16, "checkpoints": 1}), processes=2)
-    assert launched == json.loads((tmp_path / "train" / "summary.json").read_text())
-    assert launched["world_size"] == 2
-    assert not (tmp_path / "train" / "settings.json").exists()
-
-
-def test_a_rank_that_fails_is_an_error(source: TrainSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(RunError, match=r"training on 2 processes failed: rank 0 ended with status 1; its"):
-        launch(small(tmp_path, source), processes=2)
 
 
 def test_launch_takes_this_process_where_one_is_enough(source: TrainSource, tmp_path: Path) -> None:

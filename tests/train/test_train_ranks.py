@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -165,3 +167,16 @@ def test_a_rank_that_is_killed_is_named(
         launch(settings, processes=2)
     killer.join()
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_two_ranks_that_are_launched_give_the_summary(source: TrainSource, tmp_path: Path) -> None:
+    launched = launch(small(tmp_path, source, overrides={"samples_seen": 16, "checkpoints": 1}), processes=2)
+    assert launched == json.loads((tmp_path / "train" / "summary.json").read_text())
+    assert launched["world_size"] == 2
+    assert not (tmp_path / "train" / "settings.json").exists()
+
+
+def test_a_rank_that_fails_is_an_error(source: TrainSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(RunError, match=r"training on 2 processes failed: rank 0 ended with status 1; its"):
+        launch(small(tmp_path, source), processes=2)

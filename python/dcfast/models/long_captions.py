@@ -12,7 +12,7 @@ __all__ = ["read_as_far_as_the_model"]
 
 _REMEMBERED_WORDS = 1 << 18
 _BEYOND = 512
-"""Bytes of a word that are looked at behind the last that a token of it can reach: a merge depends on its neighbours."""
+"""Bytes of a word that are looked at behind the last that a token can reach: a merge depends on its neighbours."""
 
 
 class _Remembered(dict[str, str]):

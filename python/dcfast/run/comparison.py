@@ -28,7 +28,7 @@ from dcfast.stages.train import train_with
 
 __all__ = ["Comparison", "run_branch", "run_one"]
 
-SHARED_SETTINGS = ("pool", "evalsets", "world", "features", "teacher_uids")
+SHARED_SETTINGS = ("pool", "evalsets", "world", "features", "teacher_uids", "uid_from")
 
 Say = Callable[[str], None]
 Show = Callable[..., Progress]
