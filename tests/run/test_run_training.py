@@ -25,6 +25,7 @@ from dcfast.run.workflow import main, run, run_branch
 from dcfast.rundir.branch import branch_settings
 from dcfast.rundir.run_dir import Run, Settings
 from dcfast.stages.train import train_subset
+from dcfast.storage.lock import locked
 from dcfast.train import TrainSettings, write_positions
 from dcfast.train.source import OpenSource, prepare_source
 from dcfast.uids.sets import load_subset
@@ -367,6 +368,25 @@ def test_scores_of_nothing_and_of_damage(tmp_path: Path) -> None:
     (tmp_path / "eval_results.jsonl").write_text(json.dumps(line) + '\n{"key": "b", "met')
     with pytest.raises(PoolError, match="line 2: not a result of an evaluation"):
         read_scores(tmp_path)
+
+
+def test_a_training_of_ones_own_in_a_run_directory_is_never_removed(
+    whole: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    settings = branch_settings(SETTINGS, SETTINGS.filter)
+    run_branch(whole[0], SETTINGS, tmp_path / "run", settings, last="filter")
+    own = tmp_path / "run/train/checkpoints/epoch_1.pt"
+    own.parent.mkdir(parents=True)
+    own.write_bytes((whole[0] / "compare/no_filter/train/checkpoints/epoch_1.pt").read_bytes())
+    with pytest.raises(CheckpointError, match="is of another training"):
+        run_branch(whole[0], SETTINGS, tmp_path / "run", settings, last="train")
+    assert own.exists()
+    # a training that is at work there keeps its temporary files and its log
+    living = tmp_path / "run/train/checkpoints/.tmp-1-step_5.pt"
+    living.write_bytes(b"half")
+    with locked(tmp_path / "run/train/.lock", "busy"), pytest.raises(RunError, match="another training is at work"):
+        run_branch(whole[0], SETTINGS, tmp_path / "run", settings, last="train")
+    assert living.exists()
 
 
 def test_sigterm_saves_both_trainings(tmp_path: Path) -> None:

@@ -13,12 +13,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from dcfast.errors import RunError, SubsetError
 from dcfast.storage.lock import locked
 from dcfast.train import TrainSettings, TrainSource, train
 from dcfast.train.heartbeat import Heartbeat
+from dcfast.train.source import OpenSource
 from rank_processes import Ranks, log_lines, started, wait_for_step
 from train_builder import build_pool, small
 
@@ -158,6 +161,41 @@ def test_a_full_disk_is_named(source: TrainSource, tmp_path: Path) -> None:
     assert "epoch_1.pt" in said
     assert "Traceback" not in said
     assert not list((tmp_path / "out" / "train").glob("checkpoints/*"))
+
+
+def test_a_checkpoint_of_an_older_version_has_its_replaced_samples_counted(tmp_path: Path) -> None:
+    broken = {n: {"jpg": b"no picture"} for n in range(0, 60, 5)}
+    settings = small(tmp_path / "out", TrainSource(shards=str(build_pool(tmp_path / "pool", 60, broken=broken))))
+    expected = train(settings)["replaced"]
+    assert expected > 0
+    last = tmp_path / "out" / "train" / "checkpoints" / END
+    content = torch.load(last, weights_only=True)
+    del content["dcfast"]["replaced"], content["dcfast"]["ranks"]
+    torch.save(content, last)
+    assert train(settings)["replaced"] == expected
+
+
+def _hang(self: Any, rows: Any) -> Any:
+    time.sleep(600)
+
+
+def _hang_in_reads() -> None:
+    OpenSource.read = _hang  # type: ignore[method-assign]
+
+
+def test_a_loader_that_hangs_is_ended_with_its_training(source: TrainSource, tmp_path: Path) -> None:
+    settings = small(tmp_path / "out", source, workers=2)
+    with started(tmp_path / "ranks", settings, prepare=_hang_in_reads) as ranks:
+        pid = ranks.processes[0].pid
+        children: list[str] = []
+        deadline = time.monotonic() + 60
+        while len(children) < 2 and time.monotonic() < deadline:
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            time.sleep(0.1)
+        os.kill(int(children[1]), signal.SIGKILL)
+        assert ranks.statuses(30) == [1]
+        assert "a worker that reads training samples died" in ranks.said(0)
+    assert not Path(f"/proc/{children[0]}").exists()
 
 
 # --- two ranks ------------------------------------------------------------------------------------------------------

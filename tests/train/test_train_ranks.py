@@ -15,7 +15,7 @@ import pytest
 from dcfast.errors import RunError
 from dcfast.run import run
 from dcfast.train import TrainSource, launch, train
-from dcfast.train.ranks import Place, code_version, place_of
+from dcfast.train.ranks import Place, Ranks, code_version, lost_peer, place_of
 from dcfast.train.settings import differences
 from rank_processes import started, wait_for_step
 from train_builder import build_pool, small
@@ -46,6 +46,9 @@ SLURM = {"SLURM_PROCID": "4", "SLURM_NTASKS": "6", "SLURM_LOCALID": "0"}
         ({"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "1"},
          Place(3, 4, 1, "Open MPI")),
         ({"PMI_RANK": "0", "PMI_SIZE": "2"}, Place(0, 2, 0, "MPI")),
+        # mpirun within a job of Slurm: its daemon is a step of one task
+        ({"OMPI_COMM_WORLD_RANK": "9", "OMPI_COMM_WORLD_SIZE": "16", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+          "SLURM_PROCID": "0", "SLURM_STEP_ID": "1", "SLURM_STEP_NUM_TASKS": "1"}, Place(9, 16, 1, "Open MPI")),
         ({"WORLD_SIZE": "1"}, Place(started_by="torchrun")),
     ],
 )  # fmt: skip
@@ -180,3 +183,17 @@ def test_a_rank_that_fails_is_an_error(source: TrainSource, tmp_path: Path, monk
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RunError, match=r"training on 2 processes failed: rank 0 ended with status 1; its"):
         launch(small(tmp_path, source), processes=2)
+
+
+def test_numbers_of_processes_that_make_no_sense(source: TrainSource, tmp_path: Path) -> None:
+    for count, message in ((0, "processes must be at least 1"), (-1, "at least 1; got -1"), (3, "ranks that do: 1, 2")):
+        with pytest.raises(ValueError, match=message):
+            launch(small(tmp_path / "out", source), processes=count)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_error_of_our_own_is_no_lost_rank() -> None:
+    two = Ranks(0, 2)
+    assert lost_peer(RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer"), two)
+    assert not lost_peer(RunError("a shard of /data/igloo cannot be read"), two)
+    assert not lost_peer(RuntimeError("gloo"), Ranks())

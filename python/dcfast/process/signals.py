@@ -27,7 +27,7 @@ __all__ = ["SAVE_SECONDS", "Stopped", "handlers_kept", "postponed", "spawning", 
 GRACE_SECONDS = 2.0
 """How long a stopped command may take to close its files and end its workers by itself."""
 SAVE_SECONDS = 25.0
-"""How long a training may take from SIGTERM or SIGUSR1 to its end; schedulers kill after 30 seconds."""
+"""How long a training may take from SIGTERM to its end; schedulers kill after 30 seconds."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _POSTPONED = (signal.SIGTERM, signal.SIGUSR1)
 _before_command: dict[int, Any] = {}
@@ -39,7 +39,7 @@ class Stopped(KeyboardInterrupt):
     """The process was asked to end by a signal."""
 
     def __init__(self, number: int) -> None:
-        super().__init__()
+        super().__init__(number)
         self.number = number
 
 
@@ -142,7 +142,7 @@ def postponed(seconds: float = SAVE_SECONDS) -> Iterator[Callable[[], int | None
     """For the time of a block SIGTERM and SIGUSR1 raise nothing; the block asks whether one came, and ends in order.
 
     Args:
-        seconds: until the process is ended all the same, where a command runs (``stoppable``).
+        seconds: from SIGTERM until the process is ended all the same, where a command runs (``stoppable``).
     Yields:
         A function that returns the signal that came, or None.
     Raises:
@@ -157,7 +157,8 @@ def postponed(seconds: float = SAVE_SECONDS) -> Iterator[Callable[[], int | None
             if signal.getsignal(number) is signal.SIG_DFL or number in _before_command:
                 before[number] = signal.signal(number, lambda number, frame: came.append(number))
     usual = dict(_grace)
-    _grace.update(dict.fromkeys(before, seconds))
+    # SIGTERM is followed by SIGKILL; how long before its end a job is warned by SIGUSR1, its owner said
+    _grace.update({n: seconds if n == signal.SIGTERM else threading.TIMEOUT_MAX for n in before})
     try:
         yield lambda: came[0] if came else None
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -176,6 +176,17 @@ def _claimable(out: Path, settings: Settings, overwrite: bool) -> Settings:
     return settings
 
 
+def _clear(folder: Path) -> None:
+    """Removes leftovers, but of a folder in which a training or an evaluation of its own is at work."""
+    with ExitStack() as stack:
+        if (folder / LOCK_NAME).exists():
+            try:
+                stack.enter_context(locked(folder / LOCK_NAME, "busy"))
+            except RunError:
+                return
+        remove_leftovers(folder)
+
+
 @contextmanager
 def open_run(out: str | os.PathLike[str], settings: Settings, *, overwrite: bool = False) -> Iterator[Run]:
     """Locks a run directory, checks that it is this run's or nobody's, clears leftovers of a killed process.
@@ -196,5 +207,5 @@ def open_run(out: str | os.PathLike[str], settings: Settings, *, overwrite: bool
         settings = _claimable(root, settings, overwrite)
         remove_leftovers(root, below=False)
         for name in OWN_FOLDERS:
-            remove_leftovers(root / name)
+            _clear(root / name)
         yield Run(root, settings)

@@ -26,6 +26,8 @@ from dcfast.stages.reshard import plan_arguments, plan_inputs, plan_kept
 from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import write_json
 from dcfast.storage.hashing import sha256_file
+from dcfast.storage.lock import locked
+from dcfast.storage.paths import LOCK_NAME, make_directory
 from dcfast.train import TrainSettings, TrainSource, launch, write_positions
 
 __all__ = ["POSITIONS", "steps", "train_with"]
@@ -88,12 +90,15 @@ def train_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
     )
     identity = {**settings.identity(), "source": args["source"], **_samples(root, args)}
     mark = root / IDENTITY
-    if not equals_json(mark, json.loads(json.dumps(identity))):
-        for name in CHECKPOINTED:
-            place = root / "train" / name
-            shutil.rmtree(place, ignore_errors=True)
-            place.unlink(missing_ok=True)
-        write_json(mark, identity)
+    busy = f"{root}: another training is at work there; wait for it"
+    with locked(make_directory(root / "train", "out") / LOCK_NAME, busy):
+        if not equals_json(mark, json.loads(json.dumps(identity))):
+            # without a mark it is somebody's own training: its checkpoints say whether it is this one
+            for name in CHECKPOINTED if mark.exists() else ():
+                place = root / "train" / name
+                shutil.rmtree(place, ignore_errors=True)
+                place.unlink(missing_ok=True)
+            write_json(mark, identity)
     return launch(settings)
 
 

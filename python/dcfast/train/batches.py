@@ -297,12 +297,16 @@ def iterate_batches(
             worker_init_fn=_start_worker if workers else None,
             prefetch_factor=max(1, min(4, _PREFETCHED_BYTES // chunk_bytes)) if workers else None,
             pin_memory=pin_memory,
+            # whatever the caller's way of starting processes: workers must be children of this one, to end with it
+            multiprocessing_context="fork" if workers else None,
             generator=torch.Generator(),  # the loader draws a number as it begins: not from the training's own stream
         )
     chunks: list[Batch] = []
-    made = loader
+    made = loading = iter(loader)
+    for worker in getattr(loading, "_workers", ()):
+        worker.terminate = worker.kill  # it hears no SIGTERM, and may wait for a disk that does not answer
     if spec.decoder == "dali":
-        made = _finished(loader, spec, first_step, last_step, device, workers)
+        made = _finished(loading, spec, first_step, last_step, device, workers)
     try:
         for chunk in made:
             if isinstance(chunk, Failure):
@@ -318,3 +322,5 @@ def iterate_batches(
             f"a worker that reads training samples died ({first_line(error)}): killed, or out of memory. "
             "Run the same command again to go on from the latest checkpoint; fewer workers need less memory"
         ) from None
+    finally:
+        getattr(loading, "_shutdown_workers", lambda: None)()  # now: as Python ends, torch would leave it

@@ -29,7 +29,7 @@ class Progress:
     Attributes:
         step: steps done.   epoch: checkpoints of the recipe done.
         samples_seen: counted as they were taken, over all ranks.
-        replaced: of these, how many stand in for one that could not be used.
+        replaced: of these, how many stand in for one that could not be used; -1 = not counted, by an older version.
         identity: what training it is, see ``TrainSettings.identity``.
         ranks: (first step, number of ranks, micro-batches a step) of each stretch on as many.
     """
@@ -121,7 +121,7 @@ def load_checkpoint(
         int(own["step"]),
         int(content["epoch"]),
         int(own["samples_seen"]),
-        int(own.get("replaced", 0)),
+        int(own.get("replaced", -1)),
         identity,
         list(own.get("ranks", [])),
     )

@@ -104,12 +104,13 @@ class Control:
         if step % steps:
             return
         begin, self._window = self._window, (self.samples_seen, self.replaced)
+        reasons_here, self._reasons = self._reasons, Counter()
         if begin is None:
             return  # it began before this start of the training
         seen, replaced = self.samples_seen - begin[0], self.replaced - begin[1]
         if replaced <= self.max_replaced * seen:
             return
-        reasons: Counter[str] = sum(self.ranks.gather(self._reasons), Counter())
+        reasons: Counter[str] = sum(self.ranks.gather(reasons_here), Counter())
         said = ", ".join(f"{reason} ({count:,})" for reason, count in reasons.most_common(_SHOWN_REASONS))
         problem = SubsetError(
             f"step {step}: of the last {seen:,} samples {replaced:,} ({replaced / seen:.1%}) could not be used and "

@@ -49,11 +49,12 @@ class Heartbeat:
             self._thread = threading.Thread(target=self._run, name="dcfast-heartbeat", daemon=True)
             self._thread.start()
 
-    def stop(self) -> None:
-        """Ends it; this rank's file is removed."""
+    def stop(self, in_order: bool = True) -> None:
+        """Ends it. The file of a rank that ends in order is removed; where it failed, the others see it stand still."""
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
+        if self._thread is not None and in_order:
             self._path(self._rank).unlink(missing_ok=True)
 
     def _path(self, rank: int) -> Path:

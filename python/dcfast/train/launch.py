@@ -24,7 +24,7 @@ from dcfast.process.exit_codes import PEER_LOST
 from dcfast.process.signals import SAVE_SECONDS, Stopped, postponed
 from dcfast.storage.atomic import write_json
 from dcfast.storage.temporary import temporary_folder
-from dcfast.train.ranks import LAUNCHER, MEETING, place_of, world_sizes
+from dcfast.train.ranks import LAUNCHER, MEETING, check_world_size, place_of, world_sizes
 from dcfast.train.session import train
 from dcfast.train.settings import TrainSettings
 
@@ -48,11 +48,14 @@ def launch(
         RunError: a rank failed or was killed; what it said is on standard error.   What ``train`` raises.
         Stopped: a signal asked for the end; the ranks have saved a checkpoint.
     """
+    if processes is not None and processes < 1:
+        raise ValueError(f"processes must be at least 1; got {processes}")
     wanted = _gpus() if processes is None and settings.device == "cuda" else processes or 1
     sizes = world_sizes(settings.recipe().global_batch, settings.accumulation)
     count = max((n for n in sizes if n <= wanted), default=1) if processes is None else wanted
     if count == 1 or place_of().size > 1:  # this process is a rank already
         return train(settings, on_step=on_step)
+    check_world_size(settings.recipe().global_batch, count, settings.accumulation)
     with temporary_folder("dcfast-ranks-") as folder:
         write_json(folder / "settings.json", asdict(settings))
         _run(_start(settings, count, folder))
@@ -87,10 +90,11 @@ def _run(ranks: list[subprocess.Popen[bytes]]) -> None:
             while any(rank.poll() is None for rank in ranks) and time.monotonic() < deadline:
                 number = asked()
                 if number is not None and not told:
-                    told, deadline = True, time.monotonic() + SAVE_SECONDS
+                    told = True
+                    deadline = time.monotonic() + SAVE_SECONDS if number == signal.SIGTERM else math.inf
                     for rank in ranks:
                         rank.send_signal(number)
-                elif deadline == math.inf and any(rank.returncode for rank in ranks):
+                elif deadline == math.inf and not told and any(rank.returncode for rank in ranks):
                     deadline = time.monotonic() + _LAST_WORDS_SECONDS
                 time.sleep(_POLL_SECONDS)
             ends = [rank.poll() for rank in ranks]
@@ -100,8 +104,9 @@ def _run(ranks: list[subprocess.Popen[bytes]]) -> None:
     if not failed:
         return
     stops = {128 + number: number for number in (signal.SIGTERM, signal.SIGUSR1)}
-    if all(status in stops for status in failed.values()):
-        raise Stopped(stops[next(iter(failed.values()))])
+    stopped = [stops[status] for status in failed.values() if status in stops]
+    if stopped and all(status in stops or status == PEER_LOST for status in failed.values()):
+        raise Stopped(stopped[0])
     raise RunError(f"training on {len(ranks)} processes failed: {_said(failed)}. The same command goes on from the "
                    "latest checkpoint")  # fmt: skip
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from dcfast.process.signals import postponed
 from dcfast.storage.atomic import append_lines, write_bytes, write_json
-from dcfast.storage.lines import split_lines
+from dcfast.storage.lines import read_lines, split_lines
 from dcfast.train.batch import Batch, BatchSpec
 from dcfast.train.batches import iterate_batches
 from dcfast.train.checkpoint import (
@@ -176,7 +176,8 @@ class Trainer:
         if found is not None:
             done = load_checkpoint(found, self.recipe.model, self.bare, self.optimizer, self.scaler, self.identity)
             self.step = done.step
-            self.control.samples_seen, self.control.replaced = done.samples_seen, done.replaced
+            self.control.samples_seen = done.samples_seen
+            self.control.replaced = done.replaced if done.replaced >= 0 else self._replaced_before()
             self._resume_ranks(done.ranks)
             _LOG.info("resuming after step %d from %s", self.step, found.name)
         if self.ranks.rank == 0:
@@ -188,10 +189,16 @@ class Trainer:
                 path.unlink()
         self.ranks.barrier()
 
+    def _replaced_before(self) -> int:
+        lines = [line for path in self.folder.glob("replaced-*.jsonl") for line in read_lines(path, "ascii", "replace")]
+        records = [json.loads(line) for line in lines if line.endswith("}")]
+        return len({(r["step"], r["slot"]) for r in records if r["step"] < self.step})
+
     def _resume_ranks(self, before: list[list[int]]) -> None:
         """Notes where another number of ranks goes on: the samples are the same, the weights not quite."""
         now = [self.step, self.ranks.world_size, self.spec.accumulation]
-        self._on_ranks = before if before and before[-1][1:] == now[1:] else [*before, now]
+        goes_on = not before or (before[-1][1:] != now[1:] and self.step < self.steps)
+        self._on_ranks = [*before, now] if goes_on else before
         for (_, ranks, micro), (step, later, later_micro) in pairwise(self._on_ranks):
             self.notes.append(
                 f"steps up to {step} on {ranks} ranks with {micro} micro-batches, from then on on {later} with "

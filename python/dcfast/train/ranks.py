@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import dcfast
+from dcfast import _core
 from dcfast.errors import DcfastError, MissingDependencyError, RunError, first_line
 from dcfast.train.settings import differences
 
@@ -46,8 +47,8 @@ TOLD = "rank 0 says it"
 # another leaves its own variables to it
 _STARTERS = {
     "torchrun": ("RANK", ("WORLD_SIZE",), "LOCAL_RANK"),
-    "Slurm": ("SLURM_PROCID", ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"), "SLURM_LOCALID"),
     "Open MPI": ("OMPI_COMM_WORLD_RANK", ("OMPI_COMM_WORLD_SIZE",), "OMPI_COMM_WORLD_LOCAL_RANK"),
+    "Slurm": ("SLURM_PROCID", ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"), "SLURM_LOCALID"),
     "MPI": ("PMI_RANK", ("PMI_SIZE",), "MPI_LOCALRANKID"),
 }
 
@@ -67,7 +68,7 @@ class Place:
 
 
 def place_of(environment: Mapping[str, str] | None = None) -> Place:
-    """Which rank this process is: by torchrun, Slurm, Open MPI or another MPI, in that order; else the only one.
+    """Which rank this process is: by torchrun, Open MPI, Slurm or another MPI, in that order; else the only one.
 
     A program in a batch script of Slurm, outside of ``srun``, is one process however many tasks the job has.
 
@@ -117,12 +118,13 @@ def check_world_size(global_batch: int, size: int, accumulation: int) -> None:
 
 
 def code_version() -> str:
-    """Which code this is: dcfast's version and a hash of its Python files, torch's and open_clip's versions."""
+    """Which code this is: dcfast's version and a hash of its files, and the versions of what computes for it."""
     digest = hashlib.sha256()
     root = Path(dcfast.__file__).parent
     for path in sorted(root.rglob("*.py")):
         digest.update(path.read_bytes())
-    said = [f"{name} {version(name)}" for name in ("torch", "open_clip_torch")]
+    digest.update(Path(_core.__file__).read_bytes())
+    said = [f"{name} {version(name)}" for name in ("torch", "open_clip_torch", "pillow", "numpy")]
     return ", ".join([f"dcfast {dcfast.__version__} ({digest.hexdigest()[:12]})", *said])
 
 
@@ -193,9 +195,12 @@ class Ranks:
                     )
                 )
 
-    def leave(self) -> None:
-        """Ends the process group, where it was made here."""
-        if self.ours:
+    def leave(self, failed: bool = False) -> None:
+        """Ends the process group, where it was made here.
+
+        Not on a GPU after a failure: it would wait for kernels whose other ranks never come. The process ends it.
+        """
+        if self.ours and not (failed and self.device != "cpu"):
             import torch.distributed as dist
 
             gc.collect()  # the wrapped model refers to the group from within a cycle, and must not outlive it
@@ -223,7 +228,7 @@ class SumOverRanks:
 
 def lost_peer(error: RuntimeError, ranks: Ranks) -> bool:
     """Whether an error of torch says that another rank cannot be reached."""
-    if ranks.world_size == 1:
+    if ranks.world_size == 1 or isinstance(error, DcfastError):
         return False
     from torch.distributed import DistError
 
@@ -260,7 +265,7 @@ def join_ranks(device: str, place: Place | None = None) -> Ranks:
     if here.size == 1:
         return Ranks(device=device)
     if on_gpu:
-        device = f"cuda:{here.local_rank}"
+        device = f"cuda:{here.local_rank % torch.cuda.device_count()}"  # a task of Slurm may see its own GPU alone
         torch.cuda.set_device(device)
     if not there:
         _meet(here, "nccl" if on_gpu else "gloo")

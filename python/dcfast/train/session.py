@@ -59,20 +59,22 @@ def train(settings: TrainSettings, *, on_step: Callable[[int], None] | None = No
     place = place_of()
     check_world_size(recipe.global_batch, place.size, settings.accumulation)
     ranks = join_ranks(settings.device, place)
+    failed = False
     try:
         check_world_size(recipe.global_batch, ranks.world_size, settings.accumulation)
         ranks.agree({"settings": settings.shared(), "code": code_version()})
         with _only_one(settings, ranks):
             return _train(settings, ranks, on_step)
-    except RuntimeError as error:
-        if not lost_peer(error, ranks):
+    except BaseException as error:
+        failed = True
+        if not isinstance(error, RuntimeError) or not lost_peer(error, ranks):
             raise
         raise PeerLostError(
             f"rank {ranks.rank}: another rank has gone ({first_line(error)}); what happened is in its own message. "
             "The same command goes on from the latest checkpoint"
         ) from None
     finally:
-        ranks.leave()
+        ranks.leave(failed)
 
 
 @contextmanager
@@ -187,11 +189,14 @@ def _train(settings: TrainSettings, ranks: Ranks, on_step: Callable[[int], None]
     )
     trainer.resume()
     resumed_at = trainer.step
+    in_order = False
     try:
         trainer.run()
-        return _ended(settings, trainer, files, fingerprints, resumed_at, started)
+        summary = _ended(settings, trainer, files, fingerprints, resumed_at, started)
+        in_order = True
+        return summary
     finally:
-        heartbeat.stop()
+        heartbeat.stop(in_order)
 
 
 def _heartbeat(settings: TrainSettings, folder: Path, ranks: Ranks) -> Heartbeat:
