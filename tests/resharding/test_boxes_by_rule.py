@@ -93,7 +93,8 @@ def test_a_box_beyond_the_edge_by_rounding_alone_is_refused(tmp_path: Path) -> N
     assert all("has no area inside the picture" in note for note in table.notes)
     found = table.look_up(subset)
     assert [bool(np.isnan(boxes).any()) for boxes in found if boxes is not None] == [False, True, True, False]
-    assert found[3] is not None and found[3].tolist() == [[0.9, 0.1, 1.0, 0.2]]
+    assert found[3] is not None
+    assert found[3].tolist() == [[0.9, 0.1, 1.0, 0.2]]
 
 
 def test_many_refused_rows_are_counted_at_once(tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ class BoxTable:
     def notes(self) -> list[str]:
         """What was refused or not used, in words."""
         more = self.refused - len(self.named)
-        return ([self.unused] if self.unused else []) + self.named + ([f"boxes: {more:,} more rows were refused"] if more else [])
+        rest = [f"boxes: {more:,} more rows were refused"] if more else []
+        return ([self.unused] if self.unused else []) + self.named + rest
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> BoxTable:
