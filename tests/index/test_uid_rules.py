@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -214,6 +215,32 @@ def test_pieces_of_older_code_are_made_anew(flat: Path, tmp_path: Path) -> None:
     piece = next(index.steps(given))[0]
     assert piece.version == index.VERSION
     assert piece_key(tmp_path, piece) != piece_key(tmp_path, replace(piece, version=1))
+
+
+@pytest.mark.parametrize(
+    ("uid_from", "why"),
+    [
+        ("key", r"makes them of SHARD\.tar/KEY, .*\(00000\.parquet of 00000\.tar\)"),
+        ("url", "may be another pool's; compare its column url"),
+        ("none", "no row has a url to make a uid of"),
+    ],
+)
+def test_metadata_of_no_sample_is_a_note(flat: Path, tmp_path: Path, uid_from: str, why: str, capsys: Any) -> None:
+    for path in flat.glob("*.parquet"):
+        table = pq.read_table(path)
+        if uid_from == "key":
+            path.unlink()  # the same rows under a name that is no shard's
+            path = path.with_name(f"part-{path.name}")
+        else:
+            urls = pa.array([f"other {i}" if uid_from == "url" else "" for i in range(len(table))])
+            table = table.set_column(0, "url", urls)
+        pq.write_table(table, path)
+    options = ["--filter", "no_filter", "--no-train", "--quiet", "--to", "filter", "--out", str(tmp_path / "run")]
+    rule = uid_from.replace("none", "url")
+    assert main(["--pool", str(flat), "--uid-from", rule, *options]) == 0
+    said = capsys.readouterr().out
+    assert f"note: none of the {COUNT + 2} metadata rows is of one of the {COUNT} samples, so none is kept: " in said
+    assert re.search(why, said)
 
 
 def test_other_uses_of_the_option(flat: Path, tmp_path: Path, capsys: Any) -> None:
