@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from dcfast import resharding
-from dcfast.errors import PoolError
+from dcfast.errors import PoolError, RunError
 from dcfast.index import refresh_index
 from dcfast.index.build import index_tars
 from dcfast.index.metadata import metadata_schema, open_metadata, parse_uids
@@ -168,15 +170,18 @@ def test_a_metadata_row_without_url_is_quarantined(flat: Path, tmp_path: Path) -
     assert reasons == ["metadata 00001.parquet, row 0, has no url"]
 
 
-def test_a_refresh_of_other_uids_reads_all_again(flat: Path, tmp_path: Path) -> None:
+def test_a_refresh_of_other_uids_is_refused(flat: Path, tmp_path: Path) -> None:
     index = tmp_path / "ix"
-    rows = {}
-    for uid_from in ("key", "key", "json", "url", "url"):
-        report = refresh_index(index, flat, uid_from=uid_from)
-        rows.setdefault(uid_from, []).append((report["rows"], len(report["indexed"])))
-    assert rows["json"] == [(0, 2)]
-    assert [r for r, _ in rows["key"] + rows["url"]] == [COUNT] * 4
-    assert rows["key"][0][1] == rows["url"][0][1] == 2
+    for _ in range(2):
+        assert refresh_index(index, flat, uid_from="key")["rows"] == COUNT
+    before = {path.name: path.read_bytes() for path in index.iterdir()}
+    for other in ("json", "url"):
+        with pytest.raises(RunError, match=f"come from key .* but --uid-from is {other}; give --uid-from key"):
+            refresh_index(index, flat, uid_from=other)
+    assert {path.name: path.read_bytes() for path in index.iterdir()} == before
+    assert refresh_index(tmp_path / "json", flat)["rows"] == 0
+    with pytest.raises(RunError, match=r"come from json .* but --uid-from is url"):
+        refresh_index(tmp_path / "json", flat, uid_from="url")
     # killed while files were exchanged: what is there is of two kinds, and nothing of it is taken over
     (index / ".uids.json").write_text(json.dumps({"uid_from": "mixed"}))
     (index / "index.json").unlink()
@@ -184,6 +189,58 @@ def test_a_refresh_of_other_uids_reads_all_again(flat: Path, tmp_path: Path) -> 
     assert not (index / ".uids.json").exists()
     with pytest.raises(ValueError, match="uid_from must be one of json, url, key"):
         refresh_index(index, flat, uid_from="name")
+
+
+def test_a_refresh_of_a_runs_index_goes_by_its_rule(flat: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(out, Settings(pool=str(flat), filter="no_filter", train=False, uid_from="url"), last="index")
+    layout = json.loads((out / "index/index.json").read_bytes())
+    assert layout["uid_from"] == "url"
+    before = (out / "index/pool.npy").read_bytes()
+    del layout["uid_from"]
+    for place in (out, out / "index"):
+        with pytest.raises(RunError, match=r"come from url .* but --uid-from is json"):
+            refresh_index(place, flat)
+        (out / "index/index.json").write_text(json.dumps(layout))  # as older runs have it: the settings tell
+    assert refresh_index(out, flat, uid_from="url")["rows"] == COUNT
+    assert (out / "index/pool.npy").read_bytes() == before
+
+
+def test_pieces_of_older_code_are_made_anew(flat: Path, tmp_path: Path) -> None:
+    from dcfast.engine.piece import piece_key
+    from dcfast.rundir.run_dir import Run
+    from dcfast.stages import index
+
+    given = Run(tmp_path, Settings(pool=str(flat), uid_from="url"))
+    piece = next(index.steps(given))[0]
+    assert piece.version == index.VERSION
+    assert piece_key(tmp_path, piece) != piece_key(tmp_path, replace(piece, version=1))
+
+
+@pytest.mark.parametrize(
+    ("uid_from", "why"),
+    [
+        ("key", r"makes them of SHARD\.tar/KEY, .*\(00000\.parquet of 00000\.tar\)"),
+        ("url", "may be another pool's; compare its column url"),
+        ("none", "no row has a url to make a uid of"),
+    ],
+)
+def test_metadata_of_no_sample_is_a_note(flat: Path, tmp_path: Path, uid_from: str, why: str, capsys: Any) -> None:
+    for path in flat.glob("*.parquet"):
+        table = pq.read_table(path)
+        if uid_from == "key":
+            path.unlink()  # the same rows under a name that is no shard's
+            path = path.with_name(f"part-{path.name}")
+        else:
+            urls = pa.array([f"other {i}" if uid_from == "url" else "" for i in range(len(table))])
+            table = table.set_column(0, "url", urls)
+        pq.write_table(table, path)
+    options = ["--filter", "no_filter", "--no-train", "--quiet", "--to", "filter", "--out", str(tmp_path / "run")]
+    rule = uid_from.replace("none", "url")
+    assert main(["--pool", str(flat), "--uid-from", rule, *options]) == 0
+    said = capsys.readouterr().out
+    assert f"note: none of the {COUNT + 2} metadata rows is of one of the {COUNT} samples, so none is kept: " in said
+    assert re.search(why, said)
 
 
 def test_other_uses_of_the_option(flat: Path, tmp_path: Path, capsys: Any) -> None:
@@ -194,7 +251,7 @@ def test_other_uses_of_the_option(flat: Path, tmp_path: Path, capsys: Any) -> No
         run(tmp_path / "w", Settings(uid_from="url"))
     with pytest.raises(ValueError, match="uid_from must be one of json, url, key; got 'urls'; did you mean 'url'"):
         run(tmp_path / "w", Settings(pool=str(flat), uid_from="urls"))
-    assert main(["--pool", str(flat), "--uid-from", "urls", "--no-train", "--out", str(tmp_path / "w")]) == 1
+    assert main(["--pool", str(flat), "--uid-from", "urls", "--no-train", "--out", str(tmp_path / "w")]) == 2
     assert "uid_from must be one of" in capsys.readouterr().err
 
 

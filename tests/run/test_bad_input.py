@@ -7,13 +7,14 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from dcfast.errors import CorruptDataError, FilterError, PoolError, SubsetError
+from dcfast.errors import CorruptDataError, FilterError, PoolError, RunError, SubsetError
 from dcfast.run.workflow import main, run
 from dcfast.rundir.run_dir import Settings
 from dcfast.uids.sets import save_subset, uid_parse, uid_sort
@@ -369,6 +370,24 @@ def test_options_out_of_range(
     status = main(["--pool", str(pool), "--out", str(tmp_path / "run"), "--quiet", *words])
     assert status == (1 if "has not been run yet" in message else 2)
     assert message in capsys.readouterr().err
+
+
+def test_a_stage_that_cannot_run_changes_nothing(tmp_path: Path) -> None:
+    pool, out = plain_pool(tmp_path / "pool").write(), tmp_path / "run"
+    settings = Settings(pool=str(pool), filter="no_filter", train=False)
+    for made in (False, True):
+        with pytest.raises(RunError, match="stage index has not been run yet"):
+            run(out, settings, first="filter", last="filter", overwrite=made)
+        assert not (out / "state/settings.json").exists()
+    run(out, settings, last="filter")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    other = replace(settings, filter="basic_filter")
+    for _ in range(2):
+        with pytest.raises(RunError, match=r"other settings, .* stage index has not been run yet; run it first"):
+            run(out, other, first="filter", last="filter", overwrite=True)
+        assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert run(out, settings, first="filter", last="reshard")["reshard"]
+    assert run(out, other, overwrite=True, last="filter")["filter"]["filter"] == "basic_filter"
 
 
 def test_scale_without_pool_prints_a_plan_and_exits_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["RESULTS", "check_evalsets", "evaluate_model", "results_dir"]
 
 SUMMARY = "summary.json"
-VERSION = 1
-"""Raised when a score changes for the same model and data: results of another version are scored again."""
+VERSION = 2
+"""Raised when a score changes for the same model and data: results of another version are scored again. 2: 16-bit grey
+is its upper 8 bits; archives joined by cat are read on."""
 
 StrPath = str | os.PathLike[str]
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dcfast.errors import CorruptDataError, PoolError
+from dcfast.errors import CorruptDataError, PoolError, RunError
 from dcfast.index.build import ShardColumns, write_segment
 from dcfast.index.metadata import UID_SOURCES
 from dcfast.index.pool import MAX_SEGMENTS, group_files, shard_folder
@@ -68,8 +68,7 @@ def refresh_index(
         threads: shards indexed at a time; 0 = one per core.
         memory_bytes: for the merge of the uids; at least 4 MiB.
         remote: how URLs are read: credentials, window, retries.
-        uid_from: ``json``, ``url`` or ``key``, see ``dcfast.index.metadata.UID_SOURCES``. An index of other uids is
-            made anew.
+        uid_from: ``json``, ``url`` or ``key``, see ``dcfast.index.metadata.UID_SOURCES``; as the index has it.
     Returns:
         dict of JSON values: shards, samples, rows (with uid); indexed (names of the shards that were read), reused
         (number), removed (names); segments_kept, segments_written; damaged_segments (names of index files that were
@@ -78,7 +77,8 @@ def refresh_index(
         reason} of what looks like a shard and is none, see ``dcfast.index.pool``).
     Raises:
         PoolError: no shards.   ValueError: threads or memory_bytes out of range.
-        RunError: another refresh is at work there.   OSError: a file cannot be read or written.
+        RunError: another refresh is at work there; the index has uids of another rule.
+        OSError: a file cannot be read or written.
     The files are byte for byte those of an index made anew. After a kill at any moment, the next call completes the
     index; until then ``PoolIndex.open`` refuses it, where files were half exchanged.
     Memory: the columns of one segment (see ``write_segment``), memory_bytes, and about 500 bytes a shard.
@@ -98,6 +98,7 @@ def refresh_index(
         locked(make_directory(folder, "index_dir") / LOCK_NAME, busy),
         _staging(folder) as staging,
     ):
+        _refuse_other_uids(folder, uid_from)
         old = _OldIndex.open(folder, uid_from)
         work = _Refresh(shards, staging, old, threads, uid_from)
         groups = _groups(names)
@@ -221,6 +222,26 @@ def _uids_of(folder: Path) -> str:
         except (OSError, ValueError, AttributeError, RecursionError):
             continue
     return "json"
+
+
+def _refuse_other_uids(folder: Path, uid_from: str) -> None:
+    """RunError where an index has uids of another rule, or is that of a run whose settings have another.
+
+    One that is of several rules, left by a kill, is not refused: nothing of it is taken over.
+    """
+    run = folder.parent / "state" / "settings.json" if folder.absolute().name == "index" else None
+    for path in (run, folder / "index.json", folder / _UIDS):
+        try:
+            known = None if path is None else str(json.loads(path.read_bytes()).get("uid_from", "json"))
+        except (OSError, ValueError, AttributeError, RecursionError):
+            continue
+        if known == uid_from or known == "mixed":
+            return
+        if known is not None:
+            raise RunError(
+                f"{folder}: the uids of this index come from {known} ({path}), but --uid-from is {uid_from}; "
+                f"give --uid-from {known}, or another directory for an index of the others"
+            )
 
 
 class _Refresh:

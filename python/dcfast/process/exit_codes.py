@@ -17,9 +17,9 @@ WARNED = 128 + signal.SIGUSR1
 TERMINATED = 128 + signal.SIGTERM
 
 MEANINGS = {
-    DONE: "done",
+    DONE: "done; --dry-run planned",
     FAILED: "failed: data, files, a filter or a run are not as they must be, or something unforeseen",
-    USAGE: "nothing was done: arguments that make no sense, or a plan in place of work",
+    USAGE: "nothing was done: arguments that make no sense, or a scale without its pool (what it needs is printed)",
     PEER_LOST: "a rank of a training, where another has gone: who started them says what happened",
     INTERRUPTED: "stopped by Ctrl-C (SIGINT)",
     WARNED: "stopped by SIGUSR1, as Slurm warns of the end of a job",

@@ -42,18 +42,21 @@ class BoxTable:
         records: (n,) "u8,u8,u8".   boxes: (b, 4) f64.
         refused: of a table that was made, not opened: rows of metadata that were refused; ``named``: the first of
             them, in words.
+        unused: why no uid of the subset has boxes, in words; empty where one has.
     """
 
     records: NDArray[Any]
     boxes: NDArray[np.float64]
     refused: int = 0
     named: list[str] = field(default_factory=list)
+    unused: str = ""
 
     @property
     def notes(self) -> list[str]:
-        """What was refused, in words."""
+        """What was refused or not used, in words."""
         more = self.refused - len(self.named)
-        return self.named + ([f"boxes: {more:,} more rows were refused"] if more else [])
+        rest = [f"boxes: {more:,} more rows were refused"] if more else []
+        return ([self.unused] if self.unused else []) + self.named + rest
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> BoxTable:
@@ -78,7 +81,9 @@ class BoxTable:
         return found
 
 
-def make_box_table(metadata: Metadata, subset: NDArray[Any], directory: str | os.PathLike[str]) -> BoxTable:
+def make_box_table(
+    metadata: Metadata, subset: NDArray[Any], directory: str | os.PathLike[str], uid_from: str = "json"
+) -> BoxTable:
     """Gathers the boxes of a subset's uids from metadata with the columns ``uid`` and ``face_bboxes``.
 
     Args:
@@ -86,6 +91,7 @@ def make_box_table(metadata: Metadata, subset: NDArray[Any], directory: str | os
             ``parquet`` and its ``shards``).
         subset: (s,) "u8,u8" sorted; may be memory-mapped.
         directory: made where missing; the two files in it are replaced.
+        uid_from: where the subset's uids come from, see ``open_metadata``: ``url`` or ``key`` stands for ``uid``.
     Returns:
         The table, mapped. Of a uid that comes more than once, the first row in the order of the files counts. Rows with
         boxes are refused, and told in ``refused``, where the uid is none, or a box is not four finite numbers, leaves
@@ -106,7 +112,7 @@ def make_box_table(metadata: Metadata, subset: NDArray[Any], directory: str | os
         with open(raw, "wb") as out:
             for number, path in enumerate(files):
                 records = [np.empty(0, "u8,u8,u8")]
-                for part, boxes in _read_boxes(path, subset, total, refused):
+                for part, boxes in _read_boxes(path, subset, total, refused, uid_from):
                     records.append(part)
                     total += len(boxes)
                     out.write(boxes.tobytes())
@@ -126,6 +132,14 @@ def make_box_table(metadata: Metadata, subset: NDArray[Any], directory: str | os
         )
     table = BoxTable.open(folder)
     table.refused, table.named = refused.count, refused.named
+    if len(subset) and not len(table.records):
+        table.unused = (
+            f"boxes: none of the {refused.others:,} rows with boxes is of a uid of the subset, so that no picture is "
+            "blurred and no box written; is this the metadata of the pool"
+            + ("" if uid_from == "json" else f", with the {uid_from} that the uids are made of")
+            + ("" if uid_from != "key" else ", in files named like the shards (00000.parquet of 00000.tar)")
+            + "?"
+        )
     return table
 
 
@@ -134,13 +148,9 @@ class _Refused:
     """What was refused of the rows with boxes."""
 
     rows: int = 0  # with boxes, of the subset or without a uid
+    others: int = 0  # with boxes, of no uid of the subset
     count: int = 0
     named: list[str] = field(default_factory=list)
-
-    def add(self, path: Path, row: int, why: str) -> None:
-        self.count += 1
-        if len(self.named) < _NAMED:
-            self.named.append(f"boxes: {path}, row {row}: {why}")
 
 
 def _blocks(raw: BinaryIO) -> Iterator[NDArray[np.float64]]:
@@ -174,12 +184,14 @@ def _files_of_map(path: Path) -> list[Path]:
 
 
 def _read_boxes(
-    path: Path, subset: NDArray[Any], first_box: int, refused: _Refused
+    path: Path, subset: NDArray[Any], first_box: int, refused: _Refused, uid_from: str
 ) -> Iterator[tuple[NDArray[Any], NDArray[np.float64]]]:
     """(records, boxes) of the rows of a file that are in the subset and have boxes, part by part."""
     try:
-        file = open_metadata(path)
+        file = open_metadata(path, uid_from)
     except PoolError as error:
+        if error.__cause__ is None:  # it is one, but lacks what the uids are made of
+            raise PoolError(f"boxes: {error}") from error
         raise PoolError(f"boxes: {path} is not a parquet file: {error.__cause__}") from error
     row = 0
     with file:
@@ -191,16 +203,22 @@ def _read_boxes(
             nameless = (count > 0) & ~valid
             chosen = (count > 0) & valid & np.asarray(uid_isin(uids, subset, check=False))
             refused.rows += int((nameless | chosen).sum())
+            refused.others += int(((count > 0) & valid & ~chosen).sum())
             owner = np.repeat(np.arange(len(count)), count)
             why = _complaints(boxes)
             bad = np.zeros(len(count), np.bool_)
             bad[owner[why > 0]] = True
-            for i in np.flatnonzero(nameless | (bad & chosen)).tolist():
+            failed = np.flatnonzero(nameless | (bad & chosen))
+            refused.count += len(failed)
+            for i in failed[: _NAMED - len(refused.named)].tolist():
                 if nameless[i]:
-                    refused.add(path, row + i, f"its uid is not 32 hex digits: {uid_column(batch)[i].as_py()!r:.80}")
-                    continue
-                first = int(np.flatnonzero((owner == i) & (why > 0))[0])
-                refused.add(path, row + i, f"box {boxes[first].tolist()} {_COMPLAINTS[why[first]]}")
+                    words = f"its uid is not 32 hex digits: {uid_column(batch)[i].as_py()!r:.80}"
+                    if uid_from != "json":
+                        words = f"it has no {uid_from} to make a uid of"
+                else:
+                    first = int(np.flatnonzero((owner == i) & (why > 0))[0])
+                    words = f"box {boxes[first].tolist()} {_COMPLAINTS[why[first]]}"
+                refused.named.append(f"boxes: {path}, row {row + i}: {words}")
             row += len(batch)
             if not chosen.any():
                 continue
@@ -223,6 +241,7 @@ _COMPLAINTS = (
     "is not four finite numbers",
     "leaves the picture: expected fractions of 0 to 1",
     "has its corners swapped",
+    "has no area inside the picture",
 )
 
 
@@ -230,9 +249,11 @@ def _complaints(boxes: NDArray[np.float64]) -> NDArray[np.uint8]:
     """(b,) which of ``_COMPLAINTS`` is true of each box, 0 for none."""
     with np.errstate(invalid="ignore"):
         swapped = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])
+        inside = np.clip(boxes, 0.0, 1.0)
+        empty = (inside[:, 2] <= inside[:, 0]) | (inside[:, 3] <= inside[:, 1])
         outside = ((boxes < -_ROUNDING) | (boxes > 1 + _ROUNDING)).any(axis=1)
     finite = np.isfinite(boxes).all(axis=1)
-    found: NDArray[np.uint8] = np.select([~finite, outside, swapped], [1, 2, 3], 0).astype(np.uint8)
+    found: NDArray[np.uint8] = np.select([~finite, outside, swapped, empty], [1, 2, 3, 4], 0).astype(np.uint8)
     return found
 
 

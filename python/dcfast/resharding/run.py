@@ -85,7 +85,8 @@ def reshard(
         verify: read the output again and compare it with the plan and the sources (``verify_output_shards``).
         threads: at work at the same time; 0 means one per core.
         sync, check_mtime: see ``write_output_shards``.
-        uid_from: of directories of shards: where the uids come from, ``json``, ``url`` or ``key`` (hashes of these).
+        uid_from: of directories of shards: where the uids come from, ``json``, ``url`` or ``key`` (hashes of these);
+            of the rows of ``boxes`` too.
     Returns:
         The plan's counts (see ``make_plan``; ``missing_count`` are entries of the subset that no asked shard has),
         ``needed_bytes``, ``free_bytes``, with first_shard or num_shards ``chosen_shards`` of the input, where asked
@@ -125,7 +126,7 @@ def reshard(
     if uid_from != "json" and inputs.segments is not None:
         raise ValueError("reshard: uid_from is for directories of shards; index segments have their uids")
     segments = inputs.indexed(threads, uid_from)
-    with _blur(boxes, opened, apply_blur, inject_boxes, webp_quality) as blur:
+    with _blur(boxes, opened, apply_blur, inject_boxes, webp_quality, uid_from) as blur:
         plan = make_plan(
             segments,
             opened,
@@ -206,7 +207,9 @@ def _open_subset(subset: NDArray[Any] | StrPath) -> Any:
 
 
 @contextmanager
-def _blur(boxes: Metadata | None, subset: Any, apply: bool, inject: bool, quality: int) -> Iterator[BlurOptions | None]:
+def _blur(
+    boxes: Metadata | None, subset: Any, apply: bool, inject: bool, quality: int, uid_from: str
+) -> Iterator[BlurOptions | None]:
     """The boxes of the subset, gathered for the time of the run."""
     if not (apply or inject):
         if boxes is not None:
@@ -220,7 +223,7 @@ def _blur(boxes: Metadata | None, subset: Any, apply: bool, inject: bool, qualit
     from dcfast.storage.temporary import temporary_folder
 
     with temporary_folder("dcfast-boxes-") as folder:
-        yield BlurOptions(make_box_table(boxes, subset_array(subset), folder), apply, inject, quality)
+        yield BlurOptions(make_box_table(boxes, subset_array(subset), folder, uid_from), apply, inject, quality)
 
 
 def _uid_notes(counts: dict[str, int]) -> list[str]:

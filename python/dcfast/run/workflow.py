@@ -27,6 +27,7 @@ from dcfast.run.dry_run import describe
 from dcfast.run.manifest import write_manifest
 from dcfast.run.options import parser, plan_without_pool, settings_of
 from dcfast.rundir.branch import comparison_dir
+from dcfast.rundir.claim import differences, read_settings
 from dcfast.rundir.run_dir import Run, Settings, open_run
 from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
 from dcfast.stages.train import train_with
@@ -64,6 +65,19 @@ def _selected(run: Run, first: str | None, last: str | None) -> list[str]:
         name = first or last or ""
         raise ValueError(f"stage {name} {STAGE_TABLE[name].absent}")
     return stages
+
+
+def _check_earlier(run: Run, first: str) -> None:
+    """RunError where a stage before the first that is asked for has not been run, or would have to be run again."""
+    earlier = [name for name in STAGES[: STAGES.index(first)] if run.asks_for(name)]
+    for name in earlier:
+        run.summary(name)  # RunError says which stage is missing
+    path = run.summary_path("settings")
+    if earlier and (not path.exists() or differences(read_settings(path), run.settings)):
+        raise RunError(
+            f"{run.out}: its stages were run with other settings, and with these stage {earlier[0]} has not been run "
+            "yet; run it first (or drop --from): what it made is taken over where nothing changed"
+        )
 
 
 def run(
@@ -108,10 +122,8 @@ def run(
         stages = _selected(current, first, last)
         check_device(current, stages)
         check_stages(current, stages)
+        _check_earlier(current, stages[0])  # before the directory is claimed
         current.lock_settings(STAGES)
-        for name in STAGES[: STAGES.index(stages[0])]:
-            if current.asks_for(name):
-                current.summary(name)  # RunError says which stage is missing
         summaries: dict[str, Any] = {}
         trains = [stage for stage in stages if stage in ("train", "evaluate")]
         with open_engine(engine, workers, ray_address) as pieces, ExitStack() as stack:

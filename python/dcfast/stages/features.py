@@ -32,6 +32,8 @@ from dcfast.uids.sets import open_records
 
 __all__ = ["READY", "check_features", "load_feature_model", "model_arguments", "steps"]
 
+VERSION = 2
+"""Of a segment's embeddings. 2: 16-bit grey is its upper 8 bits."""
 READY = "features/features.json"
 """Written when all segments are embedded: stands for all of them among a piece's inputs."""
 
@@ -165,6 +167,7 @@ def steps(run: Run) -> Steps:
                 status_path(number),
                 *(segment_file(number, what, m.key) for m in models for what in ARRAYS),
             ),
+            version=VERSION,
             weight=sum(Path(pool.shard_path(name)).stat().st_size for name in names),
             gpus=gpu_share(run.settings.device),
         )

@@ -27,6 +27,8 @@ __all__ = ["steps"]
 
 COUNTED = ("shards", "samples", "members", "bytes", "with_uid", "damaged_shards", "strays")
 """What the pieces count, and the summary sums up."""
+VERSION = 2
+"""Of a segment's bytes. 2: archives joined by cat are read on; losses stand in the segment."""
 MAX_NOTED = 20
 """Notes that a piece hands on; all are in its segment."""
 
@@ -97,12 +99,14 @@ def steps(run: Run) -> Steps:
             },
             inputs=tuple(pool.shard_path(name) for name in names),
             outputs=(segment_path(number), _run_path(number)),
+            version=VERSION,
             weight=sum(Path(pool.shard_path(name)).stat().st_size for name in names),
         )
         for number, (first, names) in enumerate(groups)
     ]
     stats = yield pieces
     layout = {"shards": len(pool.shards), "segments": [[first, len(names)] for first, names in groups]}
+    layout |= run.uid_rule  # a refresh goes by it
     merged = yield [
         Piece(
             "index/pool",

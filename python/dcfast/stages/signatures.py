@@ -26,6 +26,9 @@ from dcfast.storage.npz import save_array
 
 __all__ = ["steps"]
 
+VERSION = 2
+"""Of signatures. 2: one rule for depths beyond 8 bits; archives joined by cat are read on."""
+
 MAX_NOTED = 100
 """Damages of an evaluation set that its summary names."""
 
@@ -137,6 +140,7 @@ def steps(run: Run) -> Steps:
             {"number": number, "shard_dir": str(pool.shard_dir)},
             inputs=(segment_path(number), *(pool.shard_path(name) for name in names)),
             outputs=(signature_path(number),),
+            version=VERSION,
             weight=sum(Path(pool.shard_path(name)).stat().st_size for name in names),
         )
         for number, (_, names) in enumerate(pool.segments())
@@ -154,6 +158,7 @@ def steps(run: Run) -> Steps:
             {"number": number, "name": name, "tars": tars, "strict": run.settings.strict},
             inputs=(*tars, *_count_files(tars)),
             outputs=(evalset_signature_path(number),),
+            version=VERSION,
             weight=sum(Path(t).stat().st_size for t in tars),
         )
         for number, (name, tars) in enumerate(evalsets)

@@ -56,7 +56,7 @@ from dcfast.uids.sets import (
     uid_unique,
 )
 
-__all__ = ["assign_outcomes"]
+__all__ = ["assign_outcomes", "unmatched_notes"]
 
 CODE_SHIFT = np.uint64(48)
 MAX_NOTED = 1_000
@@ -250,6 +250,32 @@ def merge_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
         "repeated_in_pool": repeated(root / "index/pool.npy"),
         "repeated_in_metadata": repeated(root / "filter/outcomes.npy"),
     }
+
+
+def unmatched_notes(fates: dict[str, int], rows: int, malformed: int, uid_from: str) -> list[str]:
+    """Why nothing is kept, where no uid of the metadata is a sample's: the counts and the commonest cause.
+
+    Args:
+        fates: of all samples and metadata rows, as a summary has them.
+        rows: of the metadata; ``malformed`` of them have no uid that is one.
+    """
+    missing = fates[FATES[MISSING]]
+    samples = sum(fates.values()) - missing - malformed
+    if not rows or not samples or missing < rows - malformed:
+        return []
+    what = "uid of 32 hex digits" if uid_from == "json" else f"{uid_from} to make a uid of"
+    if malformed == rows:
+        why = f"no row has a {what} (quarantine.parquet)"
+    elif uid_from == "key":
+        why = (
+            "--uid-from key makes them of SHARD.tar/KEY, as in 00000.tar/000000000: metadata files must have the names "
+            "of their shards (00000.parquet of 00000.tar), and their column key the names of the samples in them"
+        )
+    else:
+        field = "uid" if uid_from == "json" else uid_from
+        why = f"the metadata may be another pool's; compare its column {field} with the samples' json"
+    some = f" ({malformed:,} rows have no {what})" if 0 < malformed < rows else ""
+    return [f"none of the {rows:,} metadata rows{some} is of one of the {samples:,} samples, so none is kept: {why}"]
 
 
 def assign_outcomes(run: Run, reasons: list[str], malformed: list[int]) -> Any:

@@ -345,13 +345,14 @@ def steps(run: Run) -> Steps:
     settled = yield from fates.assign_outcomes(run, compiled.reasons, [s["malformed"] for s in stats])
     contaminated = yield from contaminated_steps(run)
     codes = np.sum([s["codes"] for s in stats], axis=0).tolist() if stats else []
+    rows, malformed = sum(s["rows"] for s in stats), sum(s["malformed"] for s in stats)
     return {
         "filter": text,
-        "notes": notes,
+        "notes": [*notes, *fates.unmatched_notes(settled["fates"], rows, malformed, run.settings.uid_from)],
         "thresholds": shown,
         "clusters": clusters,
-        "metadata_rows": sum(s["rows"] for s in stats),
-        "malformed_uids": sum(s["malformed"] for s in stats),
+        "metadata_rows": rows,
+        "malformed_uids": malformed,
         "metadata_outcomes": {reason: codes[i] for i, reason in enumerate(compiled.reasons) if codes[i]},
         "models": models,
         "contaminated": contaminated,

@@ -1,0 +1,108 @@
+"""Boxes where uids are hashes of urls or keys; boxes of no use to the subset; what is refused, at its cost."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from dcfast import resharding
+from dcfast.resharding.boxes import make_box_table
+from dcfast.resharding.cli import main
+from dcfast.storage.hashing import hash_bytes
+from dcfast.uids.sets import save_subset, uid_format, uid_parse, uid_unique
+from pool_builder import picture
+
+COUNT = 4
+FACE = [0.1, 0.1, 0.6, 0.6]
+
+
+def rule(uid_from: str, i: int) -> str:
+    return hash_bytes((f"u{i}" if uid_from == "url" else f"00000.tar/{i:09d}").encode())
+
+
+@pytest.fixture
+def faces(tmp_path: Path) -> Path:
+    """A shard without uids, and its metadata with the boxes of the first two pictures."""
+    root = tmp_path / "pool"
+    root.mkdir()
+    with tarfile.open(root / "00000.tar", "w") as tar:
+        for i in range(COUNT):
+            for ext, data in (("jpg", picture(i)), ("json", json.dumps({"url": f"u{i}"}).encode()), ("txt", b"w")):
+                info = tarfile.TarInfo(f"{i:09d}.{ext}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    boxes = pa.array([[FACE] if i < 2 else None for i in range(COUNT)], pa.list_(pa.list_(pa.float64())))
+    columns = {"url": [f"u{i}" for i in range(COUNT)], "key": [f"{i:09d}" for i in range(COUNT)], "face_bboxes": boxes}
+    # the json of the pool has no uids; those of the metadata are others
+    pq.write_table(pa.table({"uid": [f"{i:032x}" for i in range(COUNT)], **columns}), root / "00000.parquet")
+    return root
+
+
+@pytest.mark.parametrize("uid_from", ["url", "key"])
+def test_faces_are_blurred_whatever_uids_are_made_of(faces: Path, tmp_path: Path, uid_from: str, capsys: Any) -> None:
+    uids = uid_unique(uid_parse([rule(uid_from, i) for i in range(COUNT)])[0])
+    save_subset(tmp_path / "s.npy", uids)
+    report = resharding.reshard(
+        faces, tmp_path / "a", tmp_path / "s.npy", boxes=faces, apply_blur=True, uid_from=uid_from, verify=True
+    )
+    assert (report["blurred"], report["blur_failed"], report.get("notes")) == (2, 0, None)
+    (tmp_path / "map.json").write_text(
+        json.dumps({"0": {"parquet": str(faces / "00000.parquet"), "shards": ["00000"]}})
+    )
+    arguments = ["-i", str(faces), "-o", str(tmp_path / "b"), "-s", str(tmp_path / "s.npy"), "--uid-from", uid_from]
+    assert main([*arguments, "--apply-blur", "--blur-metadata-map", str(tmp_path / "map.json")]) == 0
+    assert "blurred 2 pictures" in capsys.readouterr().out
+    with tarfile.open(tmp_path / "b/00000000.tar") as tar:
+        assert sorted(name.rsplit(".")[-1] for name in tar.getnames() if not name.endswith(("json", "txt"))) == [
+            "jpg",
+            "jpg",
+            "webp",
+            "webp",
+        ]
+
+
+def test_boxes_of_other_uids_are_a_note(faces: Path, tmp_path: Path) -> None:
+    subset = uid_unique(uid_parse([rule("url", i) for i in range(COUNT)])[0])
+    (note,) = make_box_table(faces, subset, tmp_path / "t").notes
+    assert note.startswith("boxes: none of the 2 rows with boxes is of a uid of the subset, so that no picture is")
+    (note,) = make_box_table(faces, subset, tmp_path / "t", "key").notes
+    assert "files named like the shards" in note
+    assert make_box_table(faces, subset, tmp_path / "t", "url").notes == []
+    assert make_box_table(faces, subset[:0], tmp_path / "t", "url").notes == []
+
+
+def write_boxes(path: Path, boxes: list[list[list[float]]]) -> np.ndarray:
+    uids = [f"{i:032x}" for i in range(len(boxes))]
+    pq.write_table(pa.table({"uid": uids, "face_bboxes": boxes}), path)
+    return uid_unique(uid_parse(uids)[0])
+
+
+def test_a_box_beyond_the_edge_by_rounding_alone_is_refused(tmp_path: Path) -> None:
+    thin = [[1.0001, 0.1, 1.0004, 0.2], [0.1, -0.0004, 0.2, -0.0001]]
+    subset = write_boxes(tmp_path / "m.parquet", [[FACE], [thin[0]], [thin[1], FACE], [[0.9, 0.1, 1.0004, 0.2]]])
+    table = make_box_table(tmp_path / "m.parquet", subset, tmp_path / "t")
+    assert table.refused == 2
+    assert all("has no area inside the picture" in note for note in table.notes)
+    found = table.look_up(subset)
+    assert [bool(np.isnan(boxes).any()) for boxes in found if boxes is not None] == [False, True, True, False]
+    assert found[3] is not None
+    assert found[3].tolist() == [[0.9, 0.1, 1.0, 0.2]]
+
+
+def test_many_refused_rows_are_counted_at_once(tmp_path: Path) -> None:
+    rows = 40_000
+    subset = write_boxes(tmp_path / "m.parquet", [[FACE]] + [[[0.5, 0.1, 0.2, 0.2]]] * rows)
+    begin = time.perf_counter()
+    table = make_box_table(tmp_path / "m.parquet", subset, tmp_path / "t")
+    assert time.perf_counter() - begin < 2  # each with a search of its own: half a minute
+    assert (table.refused, len(table.named)) == (rows, 20)
+    assert table.notes[-1] == f"boxes: {rows - 20:,} more rows were refused"
+    assert uid_format(subset[:1], as_list=True) == ["0" * 32]
