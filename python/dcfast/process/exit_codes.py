@@ -17,7 +17,7 @@ WARNED = 128 + signal.SIGUSR1
 TERMINATED = 128 + signal.SIGTERM
 
 MEANINGS = {
-    DONE: "done; --dry-run planned",
+    DONE: "done",
     FAILED: "failed: data, files, a filter or a run are not as they must be, or something unforeseen",
     USAGE: "nothing was done: arguments that make no sense, or a scale without its pool (what it needs is printed)",
     PEER_LOST: "a rank of a training, where another has gone: who started them says what happened",
