@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -93,3 +94,29 @@ def test_the_core_is_imported_by_its_domains() -> None:
                 assert not any(name.name == "_core" for name in node.names), path
                 if node.module == "dcfast._core":
                     assert [name.asname for name in node.names] == [f"core_{name.name}" for name in node.names], path
+
+
+AT_ONCE = """
+import sys, threading
+from dcfast._core import uids as core_uids
+sys.setswitchinterval(1e-6)
+wait, errors = threading.Barrier(8), []
+
+def first():
+    wait.wait()
+    try:
+        core_uids.uid_parse_list(["0" * 32])
+    except Exception as error:
+        errors.append(error)
+
+threads = [threading.Thread(target=first) for _ in range(8)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+sys.exit(str(errors) if errors else 0)
+"""
+
+
+def test_many_threads_may_make_the_first_call() -> None:
+    """It imports NumPy and registers dtypes, which is done once; a thread that came second was refused."""
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", AT_ONCE], check=True)

@@ -1,6 +1,8 @@
 // dcfast._core: the table of contents (a submodule for each domain), and the one translator from core errors to Python exceptions.
 #include <cerrno>
 
+#include <pybind11/gil_safe_call_once.h>
+
 #include "bindings/boundary.hpp"
 #include "core/uids/uid_set.hpp"
 
@@ -53,11 +55,13 @@ void translate(std::exception_ptr pending) {
 }  // namespace
 
 void dcfast::bindings::register_records() {
-  static bool done = false;  // guarded by the GIL
-  if (done) return;
-  PYBIND11_NUMPY_DTYPE_EX(dcfast::Uid, hi, "f0", lo, "f1");
-  PYBIND11_NUMPY_DTYPE_EX(dcfast::UidRecord, hi, "f0", lo, "f1", payload, "f2");
-  done = true;
+  // the first call imports NumPy, which lets other threads run meanwhile: the GIL alone would let two of them register
+  PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<bool> done;
+  done.call_once_and_store_result([] {
+    PYBIND11_NUMPY_DTYPE_EX(dcfast::Uid, hi, "f0", lo, "f1");
+    PYBIND11_NUMPY_DTYPE_EX(dcfast::UidRecord, hi, "f0", lo, "f1", payload, "f2");
+    return true;
+  });
 }
 
 PYBIND11_MODULE(_core, m) {

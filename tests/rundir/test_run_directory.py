@@ -66,7 +66,7 @@ def test_other_settings_redo_what_from_would_skip(tmp_path: Path) -> None:
     other = Settings(pool=str(pool), filter=f'"{tmp_path}/one.npy"')
     with pytest.raises(RunError, match="stage index has not been run yet"):
         run(tmp_path / "run", other, first="reshard", overwrite=True)
-    assert run(tmp_path / "run", other, last="reshard")["reshard"]["samples"] == 1
+    assert run(tmp_path / "run", other, last="reshard", overwrite=True)["reshard"]["samples"] == 1
 
 
 def test_world_stage_with_a_pool_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import dcfast
-from dcfast import _core
 from dcfast.errors import DcfastError, MissingDependencyError, RunError, first_line
 from dcfast.train.settings import differences
 
@@ -123,7 +123,8 @@ def code_version() -> str:
     root = Path(dcfast.__file__).parent
     for path in sorted(root.rglob("*.py")):
         digest.update(path.read_bytes())
-    digest.update(Path(_core.__file__).read_bytes())
+    core = importlib.util.find_spec("dcfast._core")
+    digest.update(Path(str(core.origin)).read_bytes() if core is not None else b"")
     said = [f"{name} {version(name)}" for name in ("torch", "open_clip_torch", "pillow", "numpy")]
     return ", ".join([f"dcfast {dcfast.__version__} ({digest.hexdigest()[:12]})", *said])
 
