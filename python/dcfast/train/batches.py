@@ -37,7 +37,7 @@ from dcfast.uids.sets import UID_DTYPE, uid_format
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["BatchMaker", "iterate_batches"]
+__all__ = ["BatchMaker", "iterate_batches", "worker_death"]
 
 MAX_ATTEMPTS = 1024  # positions tried in place of one sample before the source counts as unusable
 _CACHED_CAPTIONS = 1 << 16
@@ -269,6 +269,19 @@ def _of_thread(kind: type[BaseException], error: BaseException, trace: Traceback
         sys.__excepthook__(kind, error, trace)
 
 
+def worker_death(error: BaseException) -> RunError | None:
+    """What to say where an error of torch means that a worker died; None for any other.
+
+    torch raises it wherever the training happens to be, since a signal tells it.
+    """
+    if not isinstance(error, RuntimeError) or "DataLoader worker" not in str(error) or "Caught" in str(error):
+        return None
+    return RunError(
+        f"a worker that reads training samples died ({first_line(error)}): killed, or out of memory. "
+        "Run the same command again to go on from the latest checkpoint; fewer workers need less memory"
+    )
+
+
 def iterate_batches(
     spec: BatchSpec, first_step: int, last_step: int, workers: int, *, pin_memory: bool = False, device: str = "cpu"
 ) -> Generator[Batch, None, None]:
@@ -316,11 +329,9 @@ def iterate_batches(
                 yield join_batches(chunks)
                 chunks = []
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error) or "Caught" in str(error):
+        died = worker_death(error)
+        if died is None:
             raise
-        raise RunError(
-            f"a worker that reads training samples died ({first_line(error)}): killed, or out of memory. "
-            "Run the same command again to go on from the latest checkpoint; fewer workers need less memory"
-        ) from None
+        raise died from None
     finally:
         getattr(loading, "_shutdown_workers", lambda: None)()  # now: as Python ends, torch would leave it

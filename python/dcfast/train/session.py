@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from dcfast.errors import SubsetError, first_line
+from dcfast.errors import RunError, SubsetError, first_line
 from dcfast.models.clip import create_model
 from dcfast.storage.atomic import remove_leftovers, write_json
 from dcfast.storage.hashing import sha256_file
@@ -21,7 +21,7 @@ from dcfast.storage.lines import read_lines
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import make_directory
 from dcfast.train.batch import BatchSpec
-from dcfast.train.batches import BatchMaker
+from dcfast.train.batches import BatchMaker, worker_death
 from dcfast.train.control import Control
 from dcfast.train.dali import DaliDecoder, require_dali
 from dcfast.train.heartbeat import Heartbeat, end_process
@@ -67,6 +67,9 @@ def train(settings: TrainSettings, *, on_step: Callable[[int], None] | None = No
             return _train(settings, ranks, on_step)
     except BaseException as error:
         failed = True
+        died = worker_death(error)
+        if died is not None and not isinstance(error, RunError):
+            raise died from None
         if not isinstance(error, RuntimeError) or not lost_peer(error, ranks):
             raise
         raise PeerLostError(
