@@ -119,6 +119,8 @@ std::vector<std::string> format_names() {
 void bind_images(py::module_& m) {
   m.attr("max_image_pixels") = kMaxPixels;
   m.attr("max_image_bytes") = kMaxMemberBytes;
+  m.attr("max_image_parts") = kMaxParts;
+  m.def("max_scans", &max_scans, py::arg("pixels"), "The scans that a JPEG of this many pixels may have.");
   m.def("status_names", &status_names, "Names of the numbers in `status`.");
   m.def("format_names", &format_names, "Names of the numbers in `format`.");
   m.def("image_signatures", &image_signatures, py::arg("path"), py::arg("offsets"), py::arg("sizes"), py::arg("threads"),

@@ -35,6 +35,17 @@ const char* image_format_name(ImageFormat format) noexcept;
 inline constexpr std::uint64_t kMaxPixels = 178'956'970;
 /// Larger members are hashed in pieces and not decoded.
 inline constexpr std::uint64_t kMaxMemberBytes = std::uint64_t{256} << 20;
+/// Segments of a JPEG before its first scan, chunks of a PNG: no encoder needs as many, and each takes 4 or 12 bytes.
+inline constexpr std::size_t kMaxParts = 65'536;
+/// Scans of a JPEG of this many pixels. Each is a pass over all of them, and may take 36 bytes: 500 of a small image,
+/// 24 of a large one (encoders make 10 to 20), and between them as many as look at 2^30 pixels together.
+constexpr std::uint64_t max_scans(std::uint64_t pixels) noexcept {
+  constexpr std::uint64_t most = 500;
+  constexpr std::uint64_t least = 24;
+  constexpr std::uint64_t together = std::uint64_t{1} << 30;
+  const std::uint64_t scans = pixels == 0 ? most : together / pixels;
+  return scans < least ? least : scans > most ? most : scans;
+}
 
 struct ImageOptions {
   /// Decode JPEGs at full scale. Otherwise at the smallest of 1, 1/2, 1/4, 1/8 that leaves the shorter side at

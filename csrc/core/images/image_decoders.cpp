@@ -21,8 +21,6 @@
 namespace dcfast {
 namespace {
 
-// No encoder needs more; a file of thousands of empty scans over a huge image would take hours.
-constexpr int kMaxScans = 500;
 // libpng keeps two rows, whatever the image's height.
 constexpr std::size_t kMaxPngRowBytes = std::size_t{64} << 20;
 
@@ -32,6 +30,39 @@ std::uint8_t luma(unsigned red, unsigned green, unsigned blue) {
 }
 
 bool within_pixel_bound(std::uint64_t width, std::uint64_t height) { return width * height <= kMaxPixels; }
+
+/// Whether a JPEG has more than kMaxParts segments before its first scan. dcfast.images.costs counts the same.
+bool too_many_segments(std::span<const unsigned char> data) {
+  std::size_t at = 2;
+  for (std::size_t parts = 0; parts <= kMaxParts; ++parts) {
+    const auto marks = [&](std::size_t i) {  // other bytes between segments are skipped, filling and restarts too
+      const unsigned next = data[i + 1];
+      return data[i] == 0xff && next != 0 && next != 0xff && (next < 0xd0 || next > 0xd7);
+    };
+    while (at + 1 < data.size() && !marks(at)) ++at;
+    if (data.size() < at + 4) return false;
+    const unsigned marker = data[at + 1];
+    at += 2;
+    if (marker == 0x01 || marker == 0xd8) continue;  // stand alone
+    const std::size_t length = static_cast<std::size_t>(data[at]) << 8 | data[at + 1];
+    if (marker < 0xc0 || marker == 0xd9 || marker == 0xda || length < 2 || length > data.size() - at) return false;
+    at += length;
+  }
+  return true;
+}
+
+/// Whether a PNG has more than kMaxParts chunks.
+bool too_many_chunks(std::span<const unsigned char> data) {
+  std::size_t at = 8;
+  for (std::size_t parts = 0; parts <= kMaxParts; ++parts) {
+    if (data.size() < at + 12 || std::memcmp(&data[at + 4], "IEND", 4) == 0) return false;
+    const std::size_t length = static_cast<std::size_t>(data[at]) << 24 | static_cast<std::size_t>(data[at + 1]) << 16 |
+                               static_cast<std::size_t>(data[at + 2]) << 8 | data[at + 3];
+    if (length > data.size() - at - 12) return false;
+    at += 12 + length;
+  }
+  return true;
+}
 
 // ---- JPEG. libjpeg reports errors by calling back; we leave it by longjmp. The functions between setjmp and
 // longjmp (those named jpeg_*_step and what libjpeg calls) hold no objects with destructors.
@@ -44,6 +75,7 @@ struct JpegReader {
   std::jmp_buf escape{};
   const unsigned char* data = nullptr;
   std::size_t size = 0;
+  std::uint64_t max_scans = 0;
   bool out_of_memory = false;
   ImageStatus failure = ImageStatus::broken;
   bool full = false;
@@ -99,9 +131,8 @@ void jpeg_on_skip(j_decompress_ptr info, long count) {
 }
 
 void jpeg_on_progress(j_common_ptr info) {
-  if (reinterpret_cast<j_decompress_ptr>(info)->input_scan_number > kMaxScans) {
-    jpeg_leave(info, ImageStatus::broken);
-  }
+  const auto scans = reinterpret_cast<j_decompress_ptr>(info)->input_scan_number;
+  if (scans > 0 && static_cast<std::uint64_t>(scans) > jpeg_reader(info).max_scans) jpeg_leave(info, ImageStatus::broken);
 }
 
 /// Reads the header and chooses scale and colours. False: reader.failure says why.
@@ -128,6 +159,7 @@ bool jpeg_header_step(JpegReader& reader) {
     reader.failure = ImageStatus::too_large;
     return false;
   }
+  reader.max_scans = max_scans(std::uint64_t{reader.info.image_width} * reader.info.image_height);
   switch (reader.info.jpeg_color_space) {
     case JCS_GRAYSCALE:
     case JCS_YCbCr:
@@ -188,7 +220,7 @@ void decode_jpeg(std::span<const std::byte> bytes, ImageOptions options, GreyIma
   reader.data = reinterpret_cast<const unsigned char*>(bytes.data());
   reader.size = bytes.size();
   reader.full = options.full;
-  bool good = jpeg_header_step(reader);
+  bool good = !too_many_segments({reader.data, reader.size}) && jpeg_header_step(reader);
   image.width = reader.info.image_width;
   image.height = reader.info.image_height;
   if (good) {
@@ -301,7 +333,7 @@ void decode_png(std::span<const std::byte> bytes, GreyImage& image) {
   PngReader reader;
   reader.data = reinterpret_cast<const unsigned char*>(bytes.data());
   reader.size = bytes.size();
-  bool good = png_header_step(reader);
+  bool good = !too_many_chunks({reader.data, reader.size}) && png_header_step(reader);
   image.width = reader.width;
   image.height = reader.height;
   if (good) {

@@ -17,7 +17,9 @@ __all__: list[str] = [
     "image_signatures_of",
     "image_size",
     "max_image_bytes",
+    "max_image_parts",
     "max_image_pixels",
+    "max_scans",
     "phash_grey",
     "status_names",
 ]
@@ -71,6 +73,11 @@ def image_size(data: bytes) -> tuple[int, int]:
     (width, height) by the image's header, 0 where unknown.
     """
 
+def max_scans(pixels: typing.SupportsIndex) -> int:
+    """
+    The scans that a JPEG of this many pixels may have.
+    """
+
 def phash_grey(grey: numpy.typing.NDArray[numpy.uint8]) -> tuple[int, bool]:
     """
     (perceptual hash, flat) of grey levels.
@@ -82,4 +89,5 @@ def status_names() -> list[str]:
     """
 
 max_image_bytes: int = 268435456
+max_image_parts: int = 65536
 max_image_pixels: int = 178956970

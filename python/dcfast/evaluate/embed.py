@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from dcfast.errors import RunError
 from dcfast.evaluate.evalset import EvalSet
+from dcfast.images.costs import MAX_BYTES
 from dcfast.images.decode import BadImage, check_resized, decode_image, quiet
 from dcfast.models.devices import one_thread
 from dcfast.process.read_ahead import read_ahead
@@ -123,7 +124,7 @@ class Embedder:
         pixels, good, problems = [], [], {}
         for row, (file, offset, size) in zip(rows.tolist(), places, strict=True):
             try:
-                image = decode_image(os.pread(file, size, offset))
+                image = decode_image(os.pread(file, min(size, MAX_BYTES + 1), offset))
                 check_resized(image, self.clip.image_size)
             except BadImage as error:
                 problems[row] = str(error)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from dcfast.access.batch import Members
 from dcfast.access.reader import PoolReader
-from dcfast.images import decode
+from dcfast.images import costs
 from dcfast.images.decode import BadImage, check_resized, load_image
 from dcfast.process.read_ahead import read_ahead
 
@@ -105,7 +105,7 @@ class SegmentPairs:
     def _images(self, samples: npt.NDArray[np.int64], status: npt.NDArray[np.uint8]) -> Iterator[tuple[int, Any]]:
         """(place, decoded image) where there is one; the others' status is set."""
         status[~self._has[samples]] = NO_PICTURE
-        status[self._has[samples] & (self._size[samples] > decode.MAX_BYTES)] = TOO_LARGE
+        status[self._has[samples] & (self._size[samples] > costs.MAX_BYTES)] = TOO_LARGE
         wanted = np.flatnonzero(status == OK)
         together = int(self._size[samples[wanted]].sum()) <= _READ_TOGETHER
         for group in [wanted] if together else np.split(wanted, len(wanted)):

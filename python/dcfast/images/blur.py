@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dcfast.images.costs import MAX_BLUR_OPERATIONS, MAX_BLUR_WEIGHTS
 from dcfast.images.decode import BadImage, eight_bits, open_image
 
 __all__ = ["blur_boxes", "blur_image"]
@@ -29,9 +30,9 @@ def blur_image(data: bytes, boxes: NDArray[np.float64], quality: int = 100) -> b
         boxes: (b, 4) f64 x0, y0, x1, y1 as fractions of width and height.
         quality: 0 to 100 of libwebp's lossy coder.
     Raises:
-        ValueError: the bytes are no such picture, are cut short, or decode to more than the limit of pixels; or no box
-            reaches over a pixel.
-    Memory: about 30 bytes a pixel of the picture, and 4 bytes for each pair of rows or columns near a box.
+        ValueError: the bytes are no such picture, are cut short, or decode to more than the limit of pixels; no box
+            reaches over a pixel, or they reach over too much of too large a picture (``dcfast.images.costs``).
+    Memory: about 30 bytes a pixel of the picture, and 16 for each pair of rows or columns near a box, at most 1 GiB.
     """
     from PIL import Image
 
@@ -67,6 +68,10 @@ def blur_boxes(pixels: NDArray[np.uint8], boxes: NDArray[np.float64]) -> NDArray
     reach = math.ceil(0.1 * longest)
     sigma = 0.3 * (reach - 1) + 0.8  # OpenCV's rule for a kernel of 2 reach + 1
     rows, columns = _support(mask.max(axis=1), reach), _support(mask.max(axis=0), reach)
+    tall, wide = rows.stop - rows.start, columns.stop - columns.start
+    operations = tall * width * (height + wide) * (1 + pixels.shape[2])
+    if tall * height + wide * width > MAX_BLUR_WEIGHTS or operations > MAX_BLUR_OPERATIONS:
+        raise ValueError(f"its boxes cover too much of {width} x {height} pixels to be blurred")
     down, across = _gaussian(height, rows, sigma, reach), _gaussian(width, columns, sigma, reach)
     weight = (down @ mask @ across.T)[..., None]
     part = pixels[rows, columns].astype(np.float32)

@@ -3,23 +3,25 @@
 The kind is told by the first bytes, never by a name. Pillow reads each of ``FORMATS`` by itself; others of its plugins
 start programs (Ghostscript for EPS), and are never asked. Of several pictures in a file the first counts; a
 multi-picture JPEG (MPO) is the JPEG it begins with. Nothing is turned by EXIF. Of 16 bits a channel the upper 8 are
-taken, as in the core; pixels of other depths beyond 8 bits have no range that is known, and are refused.
+taken, as in the core; pixels of other depths beyond 8 bits have no range that is known, and are refused. What an image
+may cost stands in ``dcfast.images.costs``.
 """
 
 from __future__ import annotations
 
-import io
 import re
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from dcfast.errors import first_line
+from dcfast.images import costs
+from dcfast.images.costs import BadImage, CountedReads, pixel_parts
 
 __all__ = [
     "FORMATS",
@@ -30,44 +32,15 @@ __all__ = [
     "load_image",
     "open_image",
     "quiet",
-    "too_many_scans",
 ]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
 """Pillow's names of what is read, where its build has them."""
-MAX_BYTES = 256 << 20
-MAX_PIXELS = 178_956_970
-"""What Pillow takes for an attack, and the core's bound."""
-MAX_SCANS = 500
-"""Of a JPEG, as in the core: each is a pass over all of its pixels, and may take 36 bytes."""
-MAX_RESIZED = 1 << 26
-"""Pixels of a whole picture at a model's size: a line of 1 x 60,000 would become gigabytes."""
-
 _WIDE_16 = ("PNG", "PPM")
 """Kinds whose 32-bit integers in Pillow are grey levels of 16 bits."""
-_BITS_PER_SAMPLE = 258  # a tag of TIFF
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF
 
-_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # in a scan FF is followed by 00 or a restart
-_ADDRESS = re.compile(r" <_io\.BytesIO object at \w+>")
-
-
-class BadImage(ValueError):  # noqa: N818  (callers make it their own status or error)
-    """These bytes are no image that is read; the text says why, in a few words on one line.
-
-    Attributes:
-        status: as in ``dcfast.images.signatures``; ``unsupported`` is whatever Pillow does not identify.
-        size: width and height by the header, 0 where it was not read.
-    """
-
-    def __init__(
-        self,
-        status: Literal["unsupported", "truncated", "broken", "too_large"],
-        reason: str,
-        size: tuple[int, int] = (0, 0),
-    ) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.size = size
+_ADDRESS = re.compile(r" <[\w.]+ object at \w+>")
 
 
 class _Quiet:
@@ -110,17 +83,16 @@ def open_image(data: bytes | memoryview) -> Iterator[Any]:
 
     size = (0, 0)
     try:
-        if len(data) > MAX_BYTES:
-            raise BadImage("too_large", f"more than {MAX_BYTES >> 20} MiB")
-        data = bytes(data)
-        if too_many_scans(data):
-            raise BadImage("broken", f"more than {MAX_SCANS} scans")
-        with quiet, Image.open(io.BytesIO(data), formats=_formats()) as image:
+        if len(data) > costs.MAX_BYTES:
+            raise BadImage("too_large", f"more than {costs.MAX_BYTES >> 20} MiB")
+        file = CountedReads(pixel_parts(bytes(data)))
+        with quiet, Image.open(file, formats=_formats()) as image:
             if image.format == "ICO":
                 image.load()  # its directory may lie about the size of the picture
             size = image.size
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
+            most = costs.MAX_JPEG2000_PIXELS if image.format == "JPEG2000" else costs.MAX_PIXELS
+            if image.width * image.height > most:
+                raise BadImage("too_large", f"more than {most:,} pixels", size)
             _check_depth(image)
             yield image
     except (BadImage, MemoryError):
@@ -128,7 +100,7 @@ def open_image(data: bytes | memoryview) -> Iterator[Any]:
     except UnidentifiedImageError:
         raise BadImage("unsupported", "not a picture of a known kind") from None
     except Image.DecompressionBombError:
-        raise BadImage("too_large", f"more than {MAX_PIXELS:,} pixels", size) from None
+        raise BadImage("too_large", f"more than {costs.MAX_PIXELS:,} pixels", size) from None
     except Exception as error:  # plugins raise what they like on bad data: OSError, SyntaxError, struct.error, ...
         reason = _ADDRESS.sub("", first_line(error))[:120]
         early = isinstance(error, EOFError) or "truncated" in reason.lower()
@@ -142,6 +114,8 @@ def _check_depth(image: Any) -> None:
         raise BadImage("unsupported", "pixels of 32 bits, whose range is unknown", size)
     if image.mode.startswith("I;16") and image.format == "TIFF" and image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0] != 16:
         raise BadImage("unsupported", "pixels of 9 to 15 bits", size)
+    if image.mode.startswith("I;16") and image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0:
+        raise BadImage("unsupported", "16 bits from white to black", size)  # which Pillow does not turn round
 
 
 def eight_bits(image: Any) -> Any:
@@ -175,21 +149,8 @@ def decode_image(data: bytes | memoryview) -> Any:
 
 def check_resized(image: Any, side: int) -> None:
     """BadImage where the image with its shorter side scaled to ``side`` would be huge, as long and thin ones are."""
-    if max(image.size) * side**2 > MAX_RESIZED * min(image.size):
+    if max(image.size) * side**2 > costs.MAX_RESIZED * min(image.size):
         raise BadImage("too_large", "too long and thin", image.size)
-
-
-def too_many_scans(data: bytes) -> bool:
-    """Whether these are the bytes of a JPEG of more than ``MAX_SCANS`` scans, counted up to its end-of-image marker."""
-    if data[:3] != b"\xff\xd8\xff" or data.count(b"\xff\xda") <= MAX_SCANS:
-        return False
-    at, scans = 2, 0
-    while (found := _MARKER.search(data, at)) and found[1] != b"\xd9":
-        scans += found[1] == b"\xda"
-        at = found.end()
-        if found[1] not in (b"\x01", b"\xd8"):  # the others have a length
-            at += int.from_bytes(data[at : at + 2], "big")
-    return scans > MAX_SCANS
 
 
 @cache

@@ -89,7 +89,7 @@ def image_signatures(
         dcfast.errors.CorruptDataError: a member reaches beyond the end of the file.
 
     Memory: one member (at most 256 MiB; larger ones are hashed in pieces and ``too_large``) and its decoding (at
-    most 8 bytes a pixel and 178,956,970 pixels) a thread; 43 bytes a member for the result.
+    most 8 bytes a pixel, 16 by Pillow, and 178,956,970 pixels) a thread; 43 bytes a member for the result.
     """
     begin, size = uint64_array(offsets, "offsets", "bytes"), uint64_array(sizes, "sizes", "bytes")
     if begin.shape != size.shape:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from dcfast.errors import CorruptDataError
 from dcfast.images.blur import blur_image
+from dcfast.images.costs import MAX_BYTES
 from dcfast.resharding.boxes import BoxTable
 from dcfast.resharding.contents import ShardContents
 
@@ -168,7 +169,8 @@ class _Editor:
         key = (member.source, member.offset, picture)
         if key not in self.made:
             try:
-                data = change(_read(self.contents.sources[member.source], member.offset, member.size))
+                size = min(member.size, MAX_BYTES + 1) if picture else member.size
+                data = change(_read(self.contents.sources[member.source], member.offset, size))
             except CorruptDataError:
                 raise
             except ValueError as error:

@@ -2,7 +2,8 @@
 
 Arrow's own errors name no file, and are of several classes. Here a file that is not parquet, or is cut off, is an error
 when it is opened; one whose footer is whole and a page of which is not, when the page is read. Memory of all that reads
-batches: one batch, and the pages of its row group.
+batches: one batch, at most ``MAX_BATCH_BYTES`` decoded, and a page a column (``dcfast.storage.parquet_pages``). What a
+file decodes to is bounded by what it takes: docs/limits.md.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from dcfast.errors import CorruptDataError, DcfastError, PoolError
+from dcfast.storage.parquet_pages import batch_rows
 
 __all__ = ["BATCH_ROWS", "TABLE", "Kind", "ParquetFile", "count_rows", "read_schema", "read_table"]
 
@@ -20,6 +22,10 @@ StrPath = str | os.PathLike[str]
 
 BATCH_ROWS = 65_536
 """Rows read at a time where nothing else is asked."""
+MAX_ROWS_UNASKED = 1 << 20
+"""A file of more rows has a byte for each at least: a uid does not compress to less."""
+MAX_DECODED_BYTES, MAX_DECODED_RATIO = 4 << 30, 1000
+"""A file decodes to at most this many bytes, or this many times its own."""
 
 
 class Kind(NamedTuple):
@@ -66,9 +72,13 @@ class ParquetFile:
         with _named(self.path, kind.refusal):
             self._file = pq.ParquetFile(self.path, page_checksum_verification=True)
             self.schema: Any = self._file.schema_arrow
-        footer = self._file.metadata
-        self.num_rows = int(footer.num_rows)
-        self.group_rows = [int(footer.row_group(g).num_rows) for g in range(footer.num_row_groups)]
+        self._footer = self._file.metadata
+        self._size = os.stat(self.path).st_size
+        self.num_rows = int(self._footer.num_rows)
+        if self.num_rows > max(MAX_ROWS_UNASKED, self._size):
+            self._file.close()
+            raise self._too_large(f"{self.num_rows:,} rows")
+        self.group_rows = [int(self._footer.row_group(g).num_rows) for g in range(self._footer.num_row_groups)]
 
     def __enter__(self) -> ParquetFile:
         return self
@@ -79,23 +89,49 @@ class ParquetFile:
     def batches(
         self, columns: Sequence[str] | None = None, rows: int = BATCH_ROWS, groups: Sequence[int] | None = None
     ) -> Iterator[Any]:
-        """The record batches in order, of at most ``rows`` rows each; fewer at the end of a page or row group.
+        """The record batches in order, of at most ``rows`` rows each; fewer at the end of a page or row group, and
+        where values are large (``MAX_BATCH_BYTES``).
 
         Args:
             columns: by name, in the order of the file; those that the file lacks are left out. None: all, by position.
             groups: row groups; None: all.
         Raises:
             PoolError: the file has more than one column of a name that was asked for.   CorruptDataError: a damaged
-            page.   OSError: reading failed.
+            page, or more than is read (docs/limits.md).   OSError: reading failed.
         """
         self._check_single(columns)
-        at = iter(self._file.iter_batches(batch_size=rows, columns=_listed(columns), row_groups=_listed(groups)))
+        chosen = list(range(len(self.group_rows)) if groups is None else groups)
+        fitting = self._fitting_rows(columns, rows, chosen)
+        at = iter(self._file.iter_batches(batch_size=fitting, columns=_listed(columns), row_groups=chosen))
+        decoded = 0
         while True:
             with _named(self.path, self.kind.damage):
                 batch = next(at, None)
             if batch is None:
                 return
+            decoded += batch.nbytes
+            if decoded > max(MAX_DECODED_BYTES, MAX_DECODED_RATIO * self._size):
+                raise self._too_large(f"more than {decoded >> 30} GiB")
             yield batch
+
+    def _fitting_rows(self, columns: Sequence[str] | None, rows: int, groups: Sequence[int]) -> int:
+        """How many of ``rows`` rows of some row groups are decoded at a time."""
+
+        def wanted(path: str) -> bool:
+            return columns is None or any(path == name or path.startswith(f"{name}.") for name in columns)
+
+        try:
+            with open(self.path, "rb") as file:
+                return batch_rows(file.fileno(), self._footer, groups, wanted, rows)
+        except ValueError as error:
+            raise self.kind.damage(self.path, error) from error
+
+    def _too_large(self, what: str) -> CorruptDataError:
+        return CorruptDataError(
+            f"{self.kind.name} {self.path} decodes to {what}, though it has {self._size:,} bytes; no pool's own file "
+            f"does: {self.kind.remedy}",
+            path=self.path,
+        )
 
     def read(self, columns: Sequence[str] | None = None) -> Any:
         """The whole table, or some columns of it. Arguments and errors as ``batches``. Memory: what is read."""

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.errors import MissingDependencyError, first_line
-from dcfast.images import decode
+from dcfast.images import costs
+from dcfast.images.costs import BadImage, pixel_parts
 from dcfast.train.batch import Encoded
 
 if TYPE_CHECKING:
@@ -46,7 +47,11 @@ def plain_jpeg(data: memoryview) -> tuple[int, int] | None:
     ids = frame[6:15:3]
     if frame[0] != 8 or components not in (1, 3) or not width or not height or ids == _RGB_IDS:
         return None
-    return None if width * height > decode.MAX_PIXELS or decode.too_many_scans(bytes(data)) else (width, height)
+    try:
+        pixel_parts(bytes(data))
+    except BadImage:
+        return None
+    return None if width * height > costs.MAX_PIXELS else (width, height)
 
 
 def _frame(head: bytes) -> bytes | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dcfast.images import decode
+from dcfast.images import costs
 from dcfast.images.decode import BadImage, eight_bits, open_image
 from dcfast.index.build import Segment
 from dcfast.report.text import clean
@@ -79,6 +79,7 @@ def thumbnail(data: bytes) -> Thumbnail:
             else:
                 small = small.convert("RGB")
                 small.thumbnail((SIDE, SIDE))
+            small.info.clear()  # comments and profiles, which Pillow would write too
             small.save(out, "JPEG", quality=80)
     except MemoryError:
         return Thumbnail(problem="too large to preview")
@@ -108,7 +109,7 @@ def _segment_sample(segment: Any, place: int, path: str | os.PathLike[str]) -> S
             caption = clean(_read(path, offset, min(length, CAPTION_BYTES)).decode("utf-8", "replace"))
             caption_bytes = length
         elif extension.rpartition(".")[2] in PICTURE_EXTENSIONS and picture.problem == "no picture":
-            large = length > decode.MAX_BYTES
+            large = length > costs.MAX_BYTES
             picture = Thumbnail(problem="too large to preview") if large else thumbnail(_read(path, offset, length))
     return Sample(picture, caption, caption_bytes)
 

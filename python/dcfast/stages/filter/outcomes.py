@@ -232,10 +232,11 @@ def evaluate(out: str, args: dict[str, Any]) -> dict[str, Any]:
             rows = np.arange(total, total + len(uids), dtype=np.uint64)
             part["f2"] = codes[valid].astype(np.uint64) << np.uint64(CODE_SHIFT) | rows[valid]
             records.append(part)
+            given = uid_column(batch)
             for i in np.flatnonzero(~valid):
                 malformed += 1
                 if len(bad["row"]) < MAX_NOTED:
-                    value = uid_column(batch)[int(i)].as_py()
+                    value = given[int(i)].as_py()
                     bad["file"].append(Path(path).name)
                     bad["row"].append(file_row + int(i))
                     bad["uid"].append(None if value is None else str(value)[:200])

@@ -1,0 +1,191 @@
+"""What an image may cost: the bounds, and what is looked at before Pillow opens it.
+
+The bounds on pixels, bytes, parts and scans are the core's (csrc/core/images/image.hpp), where it holds them itself.
+What no pixel is made of (texts, profiles, EXIF, the frames of an animated PNG) is left out before Pillow sees it: it
+takes seconds and gigabytes over some that a decoder skips. docs/limits.md has the table.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from typing import Literal
+
+from dcfast._core import images as core_images
+
+__all__ = [
+    "MAX_BLUR_OPERATIONS",
+    "MAX_BLUR_WEIGHTS",
+    "MAX_BYTES",
+    "MAX_JPEG2000_PIXELS",
+    "MAX_PARTS",
+    "MAX_PIXELS",
+    "MAX_READS",
+    "MAX_RESIZED",
+    "BadImage",
+    "CountedReads",
+    "max_scans",
+    "pixel_parts",
+    "too_many_scans",
+]
+
+MAX_BYTES = core_images.max_image_bytes
+MAX_PIXELS = core_images.max_image_pixels
+"""What Pillow takes for an attack."""
+MAX_JPEG2000_PIXELS = 1 << 24
+"""A precinct or block of a few pixels takes hundreds of bytes of OpenJPEG's memory, and no byte of the file."""
+MAX_PARTS = core_images.max_image_parts
+"""Segments of a JPEG before its first scan, chunks of a PNG, values of a tag of TIFF."""
+MAX_READS = 1 << 20
+"""Reads of a file by Pillow: some of its decoders (RLE of BMP, PPM of an odd range) are Python, and read each pixel."""
+MAX_RESIZED = 1 << 26
+"""Pixels of a whole picture at a model's size: a line of 1 x 60,000 would become gigabytes."""
+MAX_BLUR_WEIGHTS = 1 << 26
+"""Weights of the matrices that blur boxes: a box over all of 65,535 x 1 would take 4 billion."""
+MAX_BLUR_OPERATIONS = 1 << 39
+"""Multiplications of the same: a box over all of 12 million pixels takes two thirds of them."""
+
+max_scans = core_images.max_scans
+"""pixels -> how many scans a JPEG of as many may have."""
+
+Status = Literal["unsupported", "truncated", "broken", "too_large"]
+
+_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # in a scan FF is followed by 00 or a restart, or is filling
+_PROGRESSIVE = re.compile(rb"\xff\xc2\x00[\x0b\x11\x14]\x08")
+_ALONE = frozenset((0x01, 0xD8))
+"""Markers without a length."""
+_END, _SCAN = 0xD9, 0xDA
+_UNUSED = frozenset((*range(0xE1, 0xEE), 0xEF, 0xFE))
+"""Segments that no decoder looks at: applications' own but for JFIF's and Adobe's, comments."""
+_BYTES_TYPES, _SHORTS = (1, 2, 7), (3, 8)  # types of TIFF
+_COMPRESSION, _TILE_WIDTH, _TILE_LENGTH = 259, 322, 323  # tags of TIFF
+_JPEGS_IN_TIFF = (6, 7)
+
+
+class BadImage(ValueError):  # noqa: N818  (callers make it their own status or error)
+    """These bytes are no image that is read; the text says why, in a few words on one line.
+
+    Attributes:
+        status: as in ``dcfast.images.signatures``; ``unsupported`` is whatever Pillow does not identify.
+        size: width and height by the header, 0 where it was not read.
+    """
+
+    def __init__(self, status: Status, reason: str, size: tuple[int, int] = (0, 0)) -> None:
+        super().__init__(reason)
+        self.status: Status = status
+        self.size = size
+
+
+class CountedReads(io.BytesIO):
+    """The bytes of an image as a file that is read at most MAX_READS times, then raises BadImage."""
+
+    _reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._reads += 1
+        if self._reads > MAX_READS:
+            raise BadImage("broken", f"takes more than {MAX_READS:,} reads")
+        return super().read(size)
+
+
+def pixel_parts(data: bytes) -> bytes:
+    """The image less what no pixel is made of; or BadImage, where that can be told before it is opened.
+
+    Time: some microseconds, and 0.5 a part. Memory: a copy of the bytes.
+    """
+    if data[:3] == b"\xff\xd8\xff":
+        return _jpeg_parts(data)
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return _png_parts(data)
+    if data[:2] in (b"II", b"MM"):
+        _check_tiff(data)
+    elif data[:2] in (b"P1", b"P2", b"P3"):  # Pillow takes time with the square of the number of comments
+        raise BadImage("unsupported", "pixels written as text")
+    return data
+
+
+def _count(parts: int) -> None:
+    if parts > MAX_PARTS:
+        raise BadImage("broken", f"more than {MAX_PARTS:,} parts")
+
+
+def _jpeg_parts(data: bytes) -> bytes:
+    kept, at, count, pixels = [data[:2]], 2, 0, 0
+    while found := _MARKER.search(data, at):
+        marker, begin, at = found[1][0], found.start(), found.end()
+        if marker not in _ALONE:
+            length = int.from_bytes(data[at : at + 2], "big")
+            if marker < 0xC0 or marker in (_END, _SCAN) or length < 2 or length > len(data) - at:
+                at = begin  # the decoder's business, as all behind it
+                break
+            at += length
+        count += 1
+        _count(count)
+        if marker not in _UNUSED:
+            kept.append(data[begin:at])
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and at - begin >= 9:  # a frame's header
+            height, width = struct.unpack_from(">HH", data, begin + 5)
+            pixels = max(pixels, height * width)
+    lean = b"".join((*kept, data[at:]))
+    if too_many_scans(lean, pixels):
+        raise BadImage("broken", f"more than {max_scans(pixels)} scans of its pixels")
+    return lean
+
+
+def _png_parts(data: bytes) -> bytes:
+    kept, at, count = [data[:8]], 8, 0
+    while at + 12 <= len(data):
+        kind, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if end > len(data):
+            break
+        if kind == b"IEND":
+            return b"".join((*kept, data[at:end]))
+        count += 1
+        _count(count)
+        if not kind[0] & 32 or kind == b"tRNS":  # a small first letter: not needed for the pixels, but transparency
+            kept.append(data[at:end])
+        at = end
+    return b"".join((*kept, data[at:]))
+
+
+def _check_tiff(data: bytes) -> None:
+    """BadImage where a tag of the first directory has more values than are read, or tiles or scans cost too much."""
+    order = "<" if data[:2] == b"II" else ">"
+    big = data[2:3] == b"+"  # as Pillow tells BigTIFF
+    try:
+        (at,) = struct.unpack_from(order + ("Q" if big else "L"), data, 8 if big else 4)
+        (entries,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
+        at += 8 if big else 2
+        _count(entries)
+        told = dict.fromkeys((_COMPRESSION, _TILE_WIDTH, _TILE_LENGTH), 0)
+        for place in range(at, at + entries * (20 if big else 12), 20 if big else 12):
+            tag, kind, count = struct.unpack_from(order + ("HHQ" if big else "HHL"), data, place)
+            if kind not in _BYTES_TYPES:
+                _count(count)
+            if tag in told:
+                value = order + ("H" if kind in _SHORTS else "L")
+                (told[tag],) = struct.unpack_from(value, data, place + (12 if big else 8))
+    except (struct.error, IndexError, OverflowError):
+        return  # cut off, as Pillow will find
+    if told[_TILE_WIDTH] * told[_TILE_LENGTH] > MAX_PIXELS:
+        raise BadImage("too_large", f"tiles of more than {MAX_PIXELS:,} pixels")
+    if told[_COMPRESSION] in _JPEGS_IN_TIFF and _PROGRESSIVE.search(data):
+        raise BadImage("unsupported", "progressive JPEG in TIFF")
+
+
+def too_many_scans(data: bytes, pixels: int) -> bool:
+    """Whether a JPEG of so many pixels has more scans than ``max_scans``, counted up to its end-of-image marker."""
+    most = max_scans(pixels)
+    if data[:3] != b"\xff\xd8\xff" or data.count(b"\xff\xda") <= most:
+        return False
+    at, scans, parts = 2, 0, 0
+    while (found := _MARKER.search(data, at)) and (marker := found[1][0]) != _END:
+        at = found.end()
+        scans += marker == _SCAN
+        parts += 1
+        if scans > most or parts > 2 * MAX_PARTS:
+            return True
+        if marker not in _ALONE:
+            at += int.from_bytes(data[at : at + 2], "big")
+    return False

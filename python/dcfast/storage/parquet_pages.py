@@ -1,0 +1,209 @@
+"""What the pages of a parquet file would take, by their own headers, before Arrow decodes any.
+
+The footer's sizes are whatever the writer said; a dictionary, run lengths and shared prefixes make gigabytes of some
+bytes. The headers of pages hold what decoding obeys: how many values, how many bytes, in which encoding. From them
+follows how many rows may be read at a time. Cost: a read of some bytes a page, and of small dictionaries.
+Format: parquet-format, parquet.thrift (PageHeader), Thrift's compact protocol.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+__all__ = ["MAX_BATCH_BYTES", "MAX_PAGE_BYTES", "MAX_RATIO", "batch_rows"]
+
+MAX_BATCH_BYTES = 128 << 20
+"""Decoded bytes of a batch: it has fewer rows where a value may be large."""
+MAX_PAGE_BYTES = 256 << 20
+"""Decoded bytes of a page, and of the lists of a row group, where they are more than MAX_RATIO times those stored."""
+MAX_RATIO = 8
+
+_DATA, _INDEX, _DICTIONARY, _DATA_V2 = range(4)
+_DICTIONARY_ENCODINGS, _PREFIXES = (2, 8), 7
+_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
+_OVERHEAD = 8  # bytes a value beside its own: levels, offsets
+_WALKED_DICTIONARY = 2 << 20  # bytes of one that is looked at value by value; of larger ones a value may be all
+_HEADER, _MAX_HEADER = 512, 16 << 20
+
+
+class Page(NamedTuple):
+    """Values of a data page, decoded bytes of the largest, and of all, at most; ``plain``: as many as are stored."""
+
+    values: int
+    largest: int
+    total: int
+    plain: bool
+
+
+def _cost(pages: list[Page], rows: int, plain: bool) -> int:
+    """Decoded bytes of any ``rows`` rows of a flat column at most, by its pages that are plain, or by the others."""
+    costs = [min(p.total, rows * p.largest) if p.plain == plain else 0 for p in pages]
+    before = [0, *accumulate(costs)]
+    values = [0, *accumulate(p.values for p in pages)]
+    most = first = 0
+    for last in range(len(costs)):
+        # rows touch all of first .. last only where those between them hold fewer
+        while first < last and values[last] - values[first + 1] >= rows:
+            first += 1
+        most = max(most, before[last + 1] - before[first])
+    return most
+
+
+class _Thrift:
+    """Fields of a struct of Thrift's compact protocol; IndexError where the bytes end, ValueError for what is odd."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def _byte(self) -> int:
+        self.at += 1
+        return self.data[self.at - 1]
+
+    def _number(self) -> int:
+        value = shift = 0
+        while shift < 70:
+            byte = self._byte()
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value
+            shift += 7
+        raise ValueError("a number of more than 64 bits")
+
+    def _skip(self, count: int) -> None:
+        self.at += count
+        if self.at > len(self.data):
+            raise IndexError
+
+    def struct(self, depth: int = 0) -> dict[int, Any]:
+        fields: dict[int, Any] = {}
+        number = 0
+        while head := self._byte():
+            kind, step = head & 15, head >> 4
+            number = number + step if step else self._zigzag()
+            if kind in (1, 2):
+                fields[number] = kind == 1
+            elif kind == 3:
+                fields[number] = self._byte()
+            elif kind in (4, 5, 6):
+                fields[number] = self._zigzag()
+            elif kind in (7, 8):
+                self._skip(8 if kind == 7 else self._number())
+            elif kind == 12 and depth < 4:
+                fields[number] = self.struct(depth + 1)
+            else:
+                raise ValueError(f"a page header with a field of kind {kind}")
+        return fields
+
+    def _zigzag(self) -> int:
+        value = self._number()
+        return value >> 1 ^ -(value & 1)
+
+
+def _header(fd: int, at: int, end: int) -> tuple[dict[int, Any], int]:
+    """Fields of the page header at a place, and where the page's data begins."""
+    size = _HEADER
+    while True:
+        size = min(size, end - at)
+        reader = _Thrift(os.pread(fd, size, at))
+        try:
+            return reader.struct(), at + reader.at
+        except IndexError:
+            if size == end - at or size >= _MAX_HEADER:
+                raise ValueError("a page header that does not end") from None
+            size *= 8
+
+
+def _longest(fd: int, at: int, stored: int, size: int, codec: str) -> int:
+    """Bytes of the longest value of a dictionary of byte arrays; where that is dear to tell, of all."""
+    import pyarrow as pa
+
+    if size > _WALKED_DICTIONARY:
+        return size
+    try:
+        page = os.pread(fd, stored, at)
+        data = page if codec == "UNCOMPRESSED" else pa.Codec(codec.lower()).decompress(page, size).to_pybytes()
+    except (pa.ArrowException, ValueError, OSError):  # a codec of Arrow's own, or damage that Arrow will name
+        return size
+    longest = place = 0
+    while place + 4 <= len(data):
+        length = int.from_bytes(data[place : place + 4], "little")
+        longest = max(longest, length)
+        place += 4 + length
+    return longest
+
+
+def _pages(fd: int, column: Any, leaf: Any, batch: int) -> list[Page]:
+    """The data pages of a column chunk. ValueError: more than are read, or headers that make no sense."""
+    begin = column.data_page_offset
+    if column.has_dictionary_page and 0 < (column.dictionary_page_offset or 0) < begin:
+        begin = column.dictionary_page_offset
+    file_end = os.fstat(fd).st_size
+    end = min(begin + column.total_compressed_size, file_end)
+    width = leaf.length if column.physical_type == "FIXED_LEN_BYTE_ARRAY" else _WIDTHS.get(column.physical_type, 0)
+    pages: list[Page] = []
+    at, seen, longest = begin, 0, 0
+    while at < end and seen < column.num_values:
+        fields, at = _header(fd, at, file_end)
+        kind, size, stored = fields.get(1), fields.get(2, -1), fields.get(3, -1)
+        if size < 0 or stored < 0:
+            raise ValueError("a page of negative size")
+        if size > max(MAX_PAGE_BYTES, MAX_RATIO * min(stored, file_end - at)):
+            raise ValueError(f"a page of {size:,} bytes from {stored:,} is more than dcfast reads ({MAX_PAGE_BYTES:,})")
+        if kind == _DICTIONARY:
+            longest = width or size
+            if not width and (batch * size > MAX_BATCH_BYTES):
+                longest = _longest(fd, at, stored, size, column.compression)
+        elif kind in (_DATA, _DATA_V2):
+            inner = fields.get(8 if kind == _DATA_V2 else 5, {})
+            values, encoding = inner.get(1, -1), inner.get(4 if kind == _DATA_V2 else 2)
+            if values < 0:
+                raise ValueError("a page without a number of values")
+            seen += values
+            plain = not width and encoding not in (*_DICTIONARY_ENCODINGS, _PREFIXES)
+            largest = (width or (longest if encoding in _DICTIONARY_ENCODINGS else size)) + _OVERHEAD
+            pages.append(Page(values, largest, size + values * _OVERHEAD if plain else values * largest, plain))
+        at += stored
+    return pages
+
+
+def batch_rows(fd: int, footer: Any, groups: Sequence[int], wanted: Callable[[str], bool], rows: int) -> int:
+    """How many rows of some row groups may be decoded at a time: ``rows``, or fewer where they may be large.
+
+    Args:
+        fd: of the file.   footer: its metadata, of pyarrow.
+        wanted: whether a column, by its path, is read.
+    Raises:
+        ValueError: a page or the lists of a group are larger than is read, or a header makes no sense.
+    """
+    flat: dict[int, list[Page]] = {}
+    for group in groups:
+        described = footer.row_group(group)
+        for number in range(described.num_columns):
+            column = described.column(number)
+            if not wanted(column.path_in_schema):
+                continue
+            leaf = footer.schema.column(number)
+            pages = _pages(fd, column, leaf, rows)
+            if leaf.max_repetition_level == 0:
+                flat.setdefault(number, []).extend(pages)
+                continue
+            # where rows begin the headers do not tell: all of the lists may be in one
+            total, stored = sum(page.total for page in pages), min(column.total_compressed_size, os.fstat(fd).st_size)
+            if total > max(MAX_BATCH_BYTES, MAX_RATIO * stored):
+                raise ValueError(
+                    f"column {column.path_in_schema} has lists of {total:,} bytes in a row group, from {stored:,}, "
+                    f"which is more than dcfast reads ({MAX_BATCH_BYTES:,})"
+                )
+            if total > MAX_BATCH_BYTES:
+                rows = max(1, min(rows, described.num_rows * MAX_BATCH_BYTES // total))
+    # a page is held whole: fewer rows than it has save nothing
+    floor = max(MAX_BATCH_BYTES, 2 * sum(_cost(pages, 1, plain=True) for pages in flat.values()))
+    while rows > 1 and (
+        sum(_cost(pages, rows, plain=False) for pages in flat.values()) > MAX_BATCH_BYTES
+        or sum(_cost(pages, rows, plain=True) for pages in flat.values()) > floor
+    ):
+        rows //= 2
+    return rows
