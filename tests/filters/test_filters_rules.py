@@ -48,6 +48,16 @@ def test_bytes_that_are_not_utf8_are_replaced() -> None:
     assert rules.valid_text(pa.nulls(3)).to_pylist() == [None] * 3
 
 
+def test_of_a_long_text_the_beginning_is_looked_at() -> None:
+    most = rules.MAX_TEXT_BYTES
+    texts = ["short", "a" * most, "b" * (most + 1), "c" + "\u00e9" * most, None]
+    for kind in (pa.string(), pa.binary(), pa.dictionary(pa.int32(), pa.string())):
+        seen = rules.valid_text(pa.array(texts, pa.string()).cast(kind)).to_pylist()
+        assert seen[:3] == ["short", "a" * most, "b" * most]
+        assert seen[3] == "c" + "\u00e9" * (most // 2 - 1) + "\ufffd"  # a character that was cut
+        assert seen[4] is None
+
+
 SIDES = st.one_of(st.none(), st.integers(-5, 2000), st.sampled_from([0, 199, 200, 201, 600, 601, 2**31, 2**53 + 1]))
 
 

@@ -39,6 +39,8 @@ WORDS_ABOVE = 2  # basic_filter: more than this many words
 CHARACTERS_ABOVE = 5  # basic_filter, image_based: more than this many characters (code points)
 TOKENS_ABOVE = 1  # image_based: more than this many fastText tokens
 BASIC_MIN_SIDE = 200  # basic_filter: the smaller side, in pixels, is at least this
+MAX_TEXT_BYTES = 1 << 16
+"""Of a caption in the metadata that the filter looks at."""
 BASIC_MAX_ASPECT = 3.0  # basic_filter: larger side / smaller side is at most this
 LAION2B_MIN_SCORE = 0.28  # laion2b: CLIP B/32 score is at least this
 
@@ -55,7 +57,8 @@ def valid_text(column: pa.Array) -> pa.Array:
     """A text column as a plain string array whose every value is valid UTF-8.
 
     Parquet writers do not check what they write: bytes that are not UTF-8 (a lone surrogate, a cut sequence)
-    become U+FFFD, so that one bad row never stops a file. Valid columns are returned without a copy.
+    become U+FFFD, so that one bad row never stops a file. Valid columns are returned without a copy. Of a text of more
+    than MAX_TEXT_BYTES the rest is cut off: the models of languages and the parsers take seconds for a megabyte.
 
     Args:
         column: (n,) pyarrow strings, bytes, their large and view forms, dictionary of these, or null.
@@ -71,6 +74,9 @@ def valid_text(column: pa.Array) -> pa.Array:
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         # bytes are looked at below, like all the others
         column = column.cast(options=pc.CastOptions(pa.large_string(), allow_invalid_utf8=True))
+    if (pc.max(pc.binary_length(column)).as_py() or 0) > MAX_TEXT_BYTES:
+        cut = pc.binary_slice(column.cast(pa.large_binary()), 0, MAX_TEXT_BYTES)
+        column = cut.cast(options=pc.CastOptions(pa.large_string(), allow_invalid_utf8=True))
     try:
         column.validate(full=True)
     except pa.ArrowInvalid:

@@ -129,7 +129,7 @@ def _jpeg_parts(data: bytes) -> bytes:
             pixels = max(pixels, height * width)
     lean = b"".join((*kept, data[at:]))
     if too_many_scans(lean, pixels):
-        raise BadImage("broken", f"more than {max_scans(pixels)} scans of its pixels")
+        raise BadImage("broken", f"more than {max_scans(pixels)} scans")
     return lean
 
 

@@ -9,6 +9,7 @@ Format: parquet-format, parquet.thrift (PageHeader), Thrift's compact protocol.
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -27,6 +28,8 @@ _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBL
 _OVERHEAD = 8  # bytes a value beside its own: levels, offsets
 _WALKED_DICTIONARY = 2 << 20  # bytes of one that is looked at value by value; of larger ones a value may be all
 _HEADER, _MAX_HEADER = 512, 16 << 20
+_TRUTHS, _OTHER_NUMBERS, _I32, _BINARY, _STRUCT = (1, 2), (4, 6), 5, 8, 12  # of Thrift
+_PADDING = 100  # by which Arrow reads on in files of an old writer
 
 
 class Page(NamedTuple):
@@ -78,28 +81,37 @@ class _Thrift:
             raise IndexError
 
     def struct(self, depth: int = 0) -> dict[int, Any]:
+        """Numbers of 32 bits and structs by the number of their field; the others are passed over, as None."""
         fields: dict[int, Any] = {}
         number = 0
         while head := self._byte():
             kind, step = head & 15, head >> 4
             number = number + step if step else self._zigzag()
-            if kind in (1, 2):
-                fields[number] = kind == 1
-            elif kind == 3:
-                fields[number] = self._byte()
-            elif kind in (4, 5, 6):
+            if number in fields:
+                raise ValueError("a page header with a field twice")
+            fields[number] = None
+            if kind == _I32:
                 fields[number] = self._zigzag()
-            elif kind in (7, 8):
-                self._skip(8 if kind == 7 else self._number())
-            elif kind == 12 and depth < 4:
+            elif kind in _OTHER_NUMBERS:
+                self._number()
+            elif kind == _BINARY:
+                self._skip(self._number())
+            elif kind == _STRUCT and depth < 4:
                 fields[number] = self.struct(depth + 1)
-            else:
+            elif kind not in _TRUTHS:
                 raise ValueError(f"a page header with a field of kind {kind}")
         return fields
 
     def _zigzag(self) -> int:
         value = self._number()
         return value >> 1 ^ -(value & 1)
+
+
+def _number(fields: Any, field: int, name: str) -> int:
+    value = fields.get(field) if isinstance(fields, dict) else None
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"a page header without a {name}")
+    return value
 
 
 def _header(fd: int, at: int, end: int) -> tuple[dict[int, Any], int]:
@@ -128,9 +140,11 @@ def _longest(fd: int, at: int, stored: int, size: int, codec: str) -> int:
     except (pa.ArrowException, ValueError, OSError):  # a codec of Arrow's own, or damage that Arrow will name
         return size
     longest = place = 0
-    while place + 4 <= len(data):
-        length = int.from_bytes(data[place : place + 4], "little")
-        longest = max(longest, length)
+    last, length_at = len(data) - 4, struct.Struct("<I").unpack_from
+    while place <= last:
+        (length,) = length_at(data, place)
+        if length > longest:
+            longest = length
         place += 4 + length
     return longest
 
@@ -141,15 +155,15 @@ def _pages(fd: int, column: Any, leaf: Any, batch: int) -> list[Page]:
     if column.has_dictionary_page and 0 < (column.dictionary_page_offset or 0) < begin:
         begin = column.dictionary_page_offset
     file_end = os.fstat(fd).st_size
-    end = min(begin + column.total_compressed_size, file_end)
+    if begin < 0:
+        raise ValueError("a column that begins before the file")
+    end = min(begin + column.total_compressed_size + _PADDING, file_end)
     width = leaf.length if column.physical_type == "FIXED_LEN_BYTE_ARRAY" else _WIDTHS.get(column.physical_type, 0)
     pages: list[Page] = []
     at, seen, longest = begin, 0, 0
     while at < end and seen < column.num_values:
         fields, at = _header(fd, at, file_end)
-        kind, size, stored = fields.get(1), fields.get(2, -1), fields.get(3, -1)
-        if size < 0 or stored < 0:
-            raise ValueError("a page of negative size")
+        kind, size, stored = (_number(fields, field, "size") for field in (1, 2, 3))
         if size > max(MAX_PAGE_BYTES, MAX_RATIO * min(stored, file_end - at)):
             raise ValueError(f"a page of {size:,} bytes from {stored:,} is more than dcfast reads ({MAX_PAGE_BYTES:,})")
         if kind == _DICTIONARY:
@@ -157,10 +171,9 @@ def _pages(fd: int, column: Any, leaf: Any, batch: int) -> list[Page]:
             if not width and (batch * size > MAX_BATCH_BYTES):
                 longest = _longest(fd, at, stored, size, column.compression)
         elif kind in (_DATA, _DATA_V2):
-            inner = fields.get(8 if kind == _DATA_V2 else 5, {})
-            values, encoding = inner.get(1, -1), inner.get(4 if kind == _DATA_V2 else 2)
-            if values < 0:
-                raise ValueError("a page without a number of values")
+            inner = fields.get(8 if kind == _DATA_V2 else 5)
+            values = _number(inner, 1, "number of values")
+            encoding = _number(inner, 4 if kind == _DATA_V2 else 2, "encoding")
             seen += values
             plain = not width and encoding not in (*_DICTIONARY_ENCODINGS, _PREFIXES)
             largest = (width or (longest if encoding in _DICTIONARY_ENCODINGS else size)) + _OVERHEAD
