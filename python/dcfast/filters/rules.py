@@ -39,7 +39,7 @@ WORDS_ABOVE = 2  # basic_filter: more than this many words
 CHARACTERS_ABOVE = 5  # basic_filter, image_based: more than this many characters (code points)
 TOKENS_ABOVE = 1  # image_based: more than this many fastText tokens
 BASIC_MIN_SIDE = 200  # basic_filter: the smaller side, in pixels, is at least this
-MAX_TEXT_BYTES = 1 << 16
+MAX_TEXT_BYTES = 1 << 17
 """Of a caption in the metadata that the filter looks at."""
 BASIC_MAX_ASPECT = 3.0  # basic_filter: larger side / smaller side is at most this
 LAION2B_MIN_SCORE = 0.28  # laion2b: CLIP B/32 score is at least this

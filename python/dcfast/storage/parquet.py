@@ -24,7 +24,7 @@ BATCH_ROWS = 65_536
 """Rows read at a time where nothing else is asked."""
 MAX_ROWS_UNASKED = 1 << 20
 """A file of more rows has a byte for each at least: a uid does not compress to less."""
-MAX_DECODED_BYTES, MAX_DECODED_RATIO = 4 << 30, 1000
+MAX_DECODED_BYTES, MAX_DECODED_RATIO = 1 << 30, 100
 """A file decodes to at most this many bytes, or this many times its own."""
 
 
@@ -111,7 +111,7 @@ class ParquetFile:
                 return
             decoded += batch.nbytes
             if decoded > max(MAX_DECODED_BYTES, MAX_DECODED_RATIO * self._size):
-                raise self._too_large(f"more than {decoded >> 30} GiB")
+                raise self._too_large(f"{decoded:,} bytes and more")
             yield batch
 
     def _fitting_rows(self, columns: Sequence[str] | None, rows: int, groups: Sequence[int]) -> int:
