@@ -133,3 +133,47 @@ def test_openais_weights_need_their_activation(model: Any) -> None:
         load_weights(other, state, "c.pt", "dcfast-tiny")
     load_weights(other, state, "c.pt", "dcfast-tiny-quickgelu")
     assert weights_hash(other) == weights_hash(model)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model", "module", "model_state_dict"])
+def test_weights_under_the_names_of_other_trainers(key: str, model: Any) -> None:
+    state = {f"_forward_module.{name}": value for name, value in model.state_dict().items()}
+    other = create_model("dcfast-tiny", seed=3)
+    load_weights(other, {key: state, "epoch": 3}, "c.pt", "dcfast-tiny")
+    assert weights_hash(other) == weights_hash(model)
+
+
+OTHER_TYPES: dict[str, Any] = {
+    "int8": lambda v: v.to(torch.int8),
+    "bool": lambda v: v > 0,
+    "complex64": lambda v: v.to(torch.complex64),
+    "float8_e4m3fn": lambda v: v.to(torch.float8_e4m3fn),
+    "quantized": lambda v: torch.quantize_per_tensor(v, 0.1, 0, torch.qint8),
+    "sparse_coo": lambda v: v.to_sparse(),
+    "sparse_csr": lambda v: v.to_sparse_csr(),
+    "a shape without numbers": lambda v: v.to("meta"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("kind", OTHER_TYPES)
+def test_numbers_of_another_type_are_not_cast(kind: str, model: Any) -> None:
+    state = dict(model.state_dict())
+    name = next(key for key, value in state.items() if value.dim() == 2 and value.is_floating_point())
+    other = create_model("dcfast-tiny", seed=3)
+    before = weights_hash(other)
+    with pytest.raises(
+        CheckpointError, match=rf"c\.pt .* numbers of another type: {name} is .*{kind}.* there, float32"
+    ):
+        load_weights(other, {**state, name: OTHER_TYPES[kind](state[name])}, "c.pt", "dcfast-tiny")
+    assert weights_hash(other) == before
+    for whole in (torch.float16, torch.bfloat16, torch.float64):
+        load_weights(other, {key: v.to(whole) if v.is_floating_point() else v for key, v in state.items()}, "c.pt", "x")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_a_scale_of_another_kind_is_told_too(model: Any) -> None:
+    state = dict(model.state_dict())
+    state["logit_scale"] = state["logit_scale"].reshape(1).to_sparse()
+    with pytest.raises(CheckpointError, match="logit_scale is sparse_coo"):
+        load_weights(create_model("dcfast-tiny", seed=3), state, "c.pt", "dcfast-tiny")

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dcfast.errors import CheckpointError, CorruptDataError, first_line
+from dcfast.errors import CheckpointError, CorruptDataError
+from dcfast.models.checkpoint_costs import check_costs, told
+from dcfast.storage.zip_directory import open_zip
 
 if TYPE_CHECKING:
     import torch
@@ -21,8 +23,12 @@ if TYPE_CHECKING:
 __all__ = ["load_weights", "read_checkpoint"]
 
 _SHOWN = 4  # parameters an error message names
-_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""Parts of a name that torch.compile, FSDP and activation checkpointing put before those of the module they wrap."""
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
+"""Parts of a name that torch.compile, FSDP, activation checkpointing and Lightning put before the module they wrap."""
+_STATES = ("state_dict", "model", "module", "model_state_dict")
+"""Under which trainers keep the weights in a checkpoint."""
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+"""Types of weights; those of 8 bits and fewer have scales beside them, without which they are other numbers."""
 _OPENAI_SIZES = ("input_resolution", "context_length", "vocab_size")
 """Numbers that OpenAI's own files keep among the weights; open_clip leaves them out, too."""
 
@@ -30,15 +36,14 @@ _OPENAI_SIZES = ("input_resolution", "context_length", "vocab_size")
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a checkpoint file holds: ``.safetensors``, or torch's own format read with ``weights_only``.
 
-    No code in the file is ever run. Beside tensors, scalars and arrays of NumPy are read. Memory: the file's size.
+    No code in the file is ever run. Beside tensors, scalars and arrays of NumPy are read. Memory: the file's size
+    (``dcfast.models.checkpoint_costs``).
 
     Raises:
         FileNotFoundError: no such file.
         CheckpointError: a TorchScript archive.
-        CorruptDataError: it is cut off, or no checkpoint.
+        CorruptDataError: it is cut off, no checkpoint, or would take more than its bytes.
     """
-    import torch
-
     source = Path(path)
     if not source.is_file():
         raise FileNotFoundError(f"checkpoint {source}: no such file; expected a .pt or .safetensors file")
@@ -47,15 +52,47 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     if _is_torchscript(source):
         raise CheckpointError(_about_torchscript(source))
     try:
+        check_costs(source)
+    except ValueError as error:
+        raise CorruptDataError(
+            f"checkpoint {source} is not read: {error}; save its state_dict anew, by torch.save or safetensors",
+            path=str(source),
+        ) from error
+    except zipfile.BadZipFile as error:
+        raise CorruptDataError(
+            f"checkpoint {source} ({source.stat().st_size:,} bytes) cannot be read: {error}; "
+            "it is cut off or no checkpoint",
+            path=str(source),
+        ) from error
+    content = _loaded(source)
+    if not isinstance(content, dict):
+        raise CorruptDataError(
+            f"checkpoint {source} holds a {type(content).__name__}; expected a dict with 'state_dict'",
+            path=str(source),
+        )
+    held = sum(_claimed_bytes(value) for value in content.values())
+    if held > source.stat().st_size:
+        raise CorruptDataError(
+            f"checkpoint {source} ({source.stat().st_size:,} bytes) names arrays of {held:,} bytes that it cannot hold",
+            path=str(source),
+        )
+    return content
+
+
+def _loaded(source: Path) -> Any:
+    """What torch or safetensors read; CorruptDataError."""
+    import torch
+
+    try:
         if source.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return {"state_dict": load_file(source)}
         with torch.serialization.safe_globals(_numpy_globals()):
-            content = torch.load(source, map_location="cpu", weights_only=True)
+            return torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CorruptDataError(
-            f"checkpoint {source} cannot be read as weights alone ({first_line(error)[:200]}): it is cut off or "
+            f"checkpoint {source} cannot be read as weights alone ({told(error)}): it is cut off or "
             "damaged, or holds other Python objects, which dcfast never loads",
             path=str(source),
         ) from error
@@ -63,16 +100,17 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # torch seeks before the start
             raise
         raise CorruptDataError(
-            f"checkpoint {source} ({source.stat().st_size:,} bytes) cannot be read: {first_line(error)[:200]}; "
+            f"checkpoint {source} ({source.stat().st_size:,} bytes) cannot be read: {told(error)}; "
             "it is cut off or no checkpoint",
             path=str(source),
         ) from error
-    if not isinstance(content, dict):
-        raise CorruptDataError(
-            f"checkpoint {source} holds a {type(content).__name__}; expected a dict with 'state_dict'",
-            path=str(source),
-        )
-    return content
+
+
+def _claimed_bytes(value: Any) -> int:
+    """Of the arrays of NumPy in a value of a checkpoint: a pickle may name any shape."""
+    if isinstance(value, dict):
+        return sum(v.nbytes for v in value.values() if isinstance(v, np.ndarray))
+    return value.nbytes if isinstance(value, np.ndarray) else 0
 
 
 def _numpy_globals() -> list[Any]:
@@ -92,7 +130,7 @@ def _numpy_globals() -> list[Any]:
 
 def _is_torchscript(path: Path) -> bool:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
     except (zipfile.BadZipFile, OSError, ValueError):
         return False
@@ -125,7 +163,8 @@ def _without_wrappers(names: list[str]) -> list[str]:
 def _state_dict(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
     import torch
 
-    state = content.get("state_dict", content)
+    held = next((content[key] for key in _STATES if isinstance(content.get(key), dict)), content)
+    state: Any = content.get("state_dict", held)
     if isinstance(state, dict):  # a single number may be NumPy's
         state = {key: torch.from_numpy(np.array(value)) if _is_number(value) else value for key, value in state.items()}
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
@@ -145,6 +184,32 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (np.generic, np.ndarray)) and value.dtype.kind in "fiub"
 
 
+def _kind(value: Tensor) -> str:
+    """What a tensor is, where it is no plain array of numbers that are stored as they are; else empty."""
+    if value.is_quantized:
+        return "quantized"
+    if value.is_meta:
+        return "a shape without numbers"
+    if value.is_nested or str(value.layout) != "torch.strided":
+        return "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
+    return ""
+
+
+def _type_problems(state: dict[str, Tensor], expected: dict[str, Tensor], name: str) -> list[str]:
+    """The parameters that ``load_state_dict`` would cast or cannot copy, in words."""
+    said = []
+    for key, wanted in expected.items():
+        if key not in state:
+            continue
+        dtype = str(state[key].dtype).removeprefix("torch.")
+        fits = dtype in _FLOATS if wanted.is_floating_point() else state[key].dtype == wanted.dtype
+        kind = _kind(state[key])
+        if kind or not fits:
+            there = f"{kind} ({dtype})" if kind else dtype
+            said.append(f"{key} is {there} there, {str(wanted.dtype).removeprefix('torch.')} in {name}")
+    return said
+
+
 def load_weights(model: torch.nn.Module, content: dict[str, Any], path: str | os.PathLike[str], name: str) -> None:
     """Loads a checkpoint's weights, all or none; CheckpointError names the file, the model and what differs."""
     state = _state_dict(content, Path(path))
@@ -157,7 +222,12 @@ def load_weights(model: torch.nn.Module, content: dict[str, Any], path: str | os
                 f"activation, and its scores would be wrong. Name the architecture {name}-quickgelu"
             )
     for key in ("logit_scale", "logit_bias"):  # some checkpoints keep them as vectors of one
-        if key in state and key in expected and state[key].numel() == expected[key].numel() == 1:
+        if (
+            key in state
+            and key in expected
+            and state[key].numel() == expected[key].numel() == 1
+            and not _kind(state[key])
+        ):
             state = {**state, key: state[key].reshape(expected[key].shape)}
     missing = [key for key in expected if key not in state]
     foreign = [key for key in state if key not in expected]
@@ -170,6 +240,7 @@ def load_weights(model: torch.nn.Module, content: dict[str, Any], path: str | os
         f"{len(found)} {what}: {', '.join(found[:_SHOWN])}{', ...' if len(found) > _SHOWN else ''}"
         for what, found in (
             ("parameters differ in shape", shapes),
+            ("parameters are numbers of another type", _type_problems(state, expected, name)),
             ("parameters are missing", missing),
             ("are unknown to the model", foreign),
         )

@@ -2,7 +2,8 @@
 
 ``numpy.savez`` and ``numpy.load`` hold whole arrays; the embeddings of a metadata file of DataComp take gigabytes.
 What is written here is what ``numpy.save`` and ``numpy.savez`` would write (not compressed: embeddings do not shrink),
-byte for byte the same for equal arrays. Nothing is ever unpickled.
+byte for byte the same for equal arrays. Nothing is ever unpickled. The length of a header, the shape, the type and the
+size of what follows are looked at before they are read or memory is taken for them: docs/limits.md.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +23,7 @@ import numpy.typing as npt
 
 from dcfast.errors import CorruptDataError
 from dcfast.storage.atomic import atomic_path
+from dcfast.storage.zip_directory import open_zip
 
 __all__ = [
     "Array",
@@ -38,6 +41,15 @@ __all__ = [
 ]
 
 StrPath = str | os.PathLike[str]
+MAX_HEADER_BYTES = 10_000
+"""Of an npy: NumPy parses no longer ones, but reads them."""
+MAX_ROW_BYTES = 1 << 20
+"""Of an array in an npz; embeddings have some thousands."""
+MAX_BLOCK_BYTES = 256 << 20
+"""Of an array in an npz that are read at a time."""
+MAX_INFLATED_BYTES, MAX_INFLATED_RATIO = 1 << 30, 100
+"""A compressed array of an npz grows to at most this many bytes, or this many times those stored."""
+_SHOWN = 16  # arrays that a message names
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's first moment, as numpy.savez writes it
 
 
@@ -99,6 +111,13 @@ def array_bytes(array: npt.ArrayLike) -> bytes:
 
 def parse_array(data: bytes | memoryview) -> npt.NDArray[Any]:
     """The array of the bytes of an npy; ValueError says what else they are."""
+    file = io.BytesIO(data)
+    array, _ = read_header(file)
+    if array.dtype.hasobject:
+        raise ValueError("it holds Python objects, which are never loaded")
+    missing = array.dtype.itemsize * math.prod(array.shape) - (len(data) - file.tell())
+    if missing > 0:
+        raise ValueError(f"{missing} bytes are missing")
     try:
         return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     except Exception as error:  # NumPy parses the header as Python text and lets that parser's errors through
@@ -108,16 +127,25 @@ def parse_array(data: bytes | memoryview) -> npt.NDArray[Any]:
 def read_header(file: Any) -> tuple[Array, bool]:
     """Shape and dtype of the npy that begins where an open file stands, and whether columns come first.
 
-    The file stands at the data then. Raises ValueError for whatever is no header; OSError.
+    The file stands at the data then. Raises ValueError for whatever is no header, or has a shape that no file holds;
+    OSError.
     """
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    readers = {
+        (1, 0): (2, np.lib.format.read_array_header_1_0),
+        (2, 0): (4, np.lib.format.read_array_header_2_0),
+    }
     try:
         version = np.lib.format.read_magic(file)
         if version not in readers:
             raise ValueError(f"format version {version[0]}.{version[1]}")
-        shape, fortran, dtype = readers[version](file)
-        if min(shape, default=0) < 0:
-            raise ValueError(f"shape {shape}")
+        size, parse = readers[version]
+        length = file.read(size)
+        if int.from_bytes(length, "little") > MAX_HEADER_BYTES:
+            raise ValueError(f"a header of {int.from_bytes(length, 'little'):,} bytes; at most {MAX_HEADER_BYTES:,}")
+        text = file.read(int.from_bytes(length, "little"))
+        shape, fortran, dtype = parse(io.BytesIO(length + text))
+        if min(shape, default=0) < 0 or dtype.itemsize == 0 or math.prod(n or 1 for n in shape) >= 1 << 60:
+            raise ValueError(f"shape {shape} of {dtype.itemsize} bytes each")
     except OSError:
         raise
     except Exception as error:  # NumPy parses the header as Python text and lets that parser's errors through
@@ -202,10 +230,12 @@ def write_npz(path: StrPath, arrays: Iterable[tuple[str, Array, Iterable[npt.NDA
                 _write_blocks(member, array, blocks)
 
 
-def _open_npz(path: StrPath) -> zipfile.ZipFile:
+@contextmanager
+def _open_npz(path: StrPath) -> Iterator[zipfile.ZipFile]:
     try:
-        return zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
+        with open_zip(path) as archive:
+            yield archive
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, UnicodeError) as error:  # encrypted, of a later kind
         raise CorruptDataError(
             f"{os.fspath(path)} is no npz file ({error}); it is cut off or damaged: write or download it again",
             path=os.fspath(path),
@@ -219,9 +249,26 @@ def _read_header(member: Any, where: str, path: StrPath) -> Array:
             raise ValueError("columns first")
         if array.dtype.hasobject:
             raise ValueError("Python objects, which are never loaded")
+        row = _row_bytes(array)
+        if not 0 < row <= MAX_ROW_BYTES and array.shape[:1] != (0,):
+            raise ValueError(f"rows of {row:,} bytes; 1 to {MAX_ROW_BYTES:,} are read")
     except ValueError as error:
         raise CorruptDataError(f"{where}: no array that can be read ({error})", path=os.fspath(path)) from None
     return array
+
+
+def _row_bytes(array: Array) -> int:
+    return array.dtype.itemsize * math.prod(array.shape[1:])
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> Any:
+    """A member that is open; BadZipFile where it is compressed otherwise than NumPy does, or would grow too much."""
+    info = archive.getinfo(name)
+    if info.file_size > max(MAX_INFLATED_BYTES, MAX_INFLATED_RATIO * info.compress_size):
+        raise zipfile.BadZipFile(f"{name} grows from {info.compress_size:,} to {info.file_size:,} bytes")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise zipfile.BadZipFile(f"compressed by method {info.compress_type}; expected none or deflate")
+    return archive.open(info)
 
 
 def npz_arrays(path: StrPath) -> dict[str, Array]:
@@ -234,30 +281,30 @@ def npz_arrays(path: StrPath) -> dict[str, Array]:
     with _open_npz(path) as archive:
         for name in archive.namelist():
             if name.endswith(".npy"):
-                with archive.open(name) as member:
+                with _member(archive, name) as member:
                     found[name.removesuffix(".npy")] = _read_header(member, f"{os.fspath(path)}, {name}", path)
     return found
 
 
 def iterate_npz(path: StrPath, name: str, rows: int = 65_536) -> Iterator[npt.NDArray[Any]]:
-    """An array of an npz, stored or compressed, in blocks of ``rows`` rows.
+    """An array of an npz, stored or compressed, in blocks of ``rows`` rows, or fewer where they are wide.
 
     Raises:
         CorruptDataError: no npz, no such array, cut off, or its checksum is wrong.   OSError: it cannot be read.
-    Memory: a block.
+    Memory: a block, at most MAX_BLOCK_BYTES.
     """
     where = f"{os.fspath(path)}, {name}.npy"
     with _open_npz(path) as archive:
         if f"{name}.npy" not in archive.namelist():
-            have = ", ".join(n.removesuffix(".npy") for n in archive.namelist()) or "nothing"
+            have = ", ".join(n.removesuffix(".npy") for n in archive.namelist()[:_SHOWN]) or "nothing"
             raise CorruptDataError(f"{Path(path)} holds no array {name!r} ({have})", path=os.fspath(path))
         try:
-            with archive.open(f"{name}.npy") as member:
+            with _member(archive, f"{name}.npy") as member:
                 array = _read_header(member, where, path)
-                row_bytes = array.dtype.itemsize * int(np.prod(array.shape[1:], dtype=np.int64))
+                row_bytes = _row_bytes(array)
                 left = array.shape[0] if array.shape else 0
                 while left:
-                    count = min(rows, left)
+                    count = min(rows, left, MAX_BLOCK_BYTES // row_bytes)
                     data = member.read(count * row_bytes)
                     if len(data) != count * row_bytes:
                         raise CorruptDataError(f"{where} is cut off: {left} rows are missing", path=os.fspath(path))

@@ -1,0 +1,67 @@
+"""The directory of a zip archive, looked at before anything is read of its members.
+
+``zipfile`` makes half a kilobyte of each entry of 46 bytes, and a member of some bytes may hold gigabytes by
+compression, or by lying over others. Format: PKWARE's APPNOTE.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["MAX_DIRECTORY_BYTES", "check_stored", "open_zip"]
+
+MAX_DIRECTORY_BYTES = 8 << 20
+"""Of the directory: some 100,000 members."""
+_END, _LOCATOR = b"PK\x05\x06", b"PK\x06\x07"
+_END_SIZE, _LOCATOR_SIZE, _END_64_SIZE = 22, 20, 56
+
+
+class _Opening(io.FileIO):
+    """The file while ``zipfile`` opens it: it reads the whole directory at once, of any size."""
+
+    opened = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if not self.opened and size is not None and size > MAX_DIRECTORY_BYTES:
+            raise zipfile.BadZipFile(f"a directory of {size:,} bytes; at most {MAX_DIRECTORY_BYTES:,} are read")
+        return super().read(size) or b""
+
+
+@contextmanager
+def open_zip(path: str | os.PathLike[str]) -> Iterator[zipfile.ZipFile]:
+    """An open archive. zipfile.BadZipFile: it is none, or its directory is larger than is read; OSError."""
+    with _Opening(path) as file, zipfile.ZipFile(file) as archive:
+        file.opened = True
+        yield archive
+
+
+def check_stored(path: str | os.PathLike[str], archive: zipfile.ZipFile) -> None:
+    """ValueError unless every reader finds the same members, each stored as it is, and together no more than the file.
+
+    For archives that another library reads. Where it may find another directory than this one, nothing is known.
+    """
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        file.seek(max(0, size - _END_SIZE - _LOCATOR_SIZE))
+        tail = file.read()
+    locator, end = tail[:-_END_SIZE], tail[-_END_SIZE:]
+    if end[:4] != _END or end[-2:] != bytes(2):
+        raise ValueError("its directory does not end the file")
+    record = size - _END_SIZE - _LOCATOR_SIZE - _END_64_SIZE
+    if locator[:4] == _LOCATOR and int.from_bytes(locator[8:16], "little") != record:
+        raise ValueError("it has two directories")
+    names = archive.namelist()
+    if len(set(names)) < len(names):
+        raise ValueError("it has two members of one name")
+    for info in archive.infolist():
+        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+            raise ValueError(
+                f"its member {info.filename[:80]!r} is compressed: {info.compress_size:,} bytes for {info.file_size:,}"
+            )
+    total = sum(info.file_size for info in archive.infolist())
+    if total > size:
+        raise ValueError(f"its members overlap: {total:,} bytes in {size:,}")

@@ -1,0 +1,157 @@
+"""What a checkpoint may cost: no more memory than it has bytes, whatever its header, its pickle or its archive say."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dcfast.errors import CorruptDataError
+from dcfast.models import checkpoint_costs
+from dcfast.models.checkpoint import read_checkpoint
+
+torch = pytest.importorskip("torch")
+
+ADVICE = ("weights_only", "add_safe_globals", "torch.load", "trust the source")
+
+
+def text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+def number(value: int) -> bytes:
+    return b"\x8a\x08" + struct.pack("<q", value)
+
+
+def named(module: str, name: str) -> bytes:
+    return f"c{module}\n{name}\n".encode()
+
+
+def pickled(value: bytes) -> bytes:
+    """A dictionary with one value, made by these opcodes."""
+    return b"\x80\x02}" + text("state") + value + b"s."
+
+
+def tensor(stored: int, shape: int, stride: int = 1) -> bytes:
+    storage = b"(" + text("storage") + named("torch", "FloatStorage") + text("0") + text("cpu") + number(stored) + b"tQ"
+    sizes = b"(" + number(shape) + b"t(" + number(stride) + b"t\x89" + named("collections", "OrderedDict") + b")R"
+    return named("torch._utils", "_rebuild_tensor_v2") + b"(" + storage + b"K\0" + sizes + b"tR"
+
+
+def archive(value: bytes, data: bytes = bytes(16), method: int = zipfile.ZIP_STORED) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as made:
+        for name, content in (("data.pkl", pickled(value)), ("byteorder", b"little"), ("data/0", data)):
+            made.writestr(f"archive/{name}", content)
+        made.writestr("archive/version", "3\n")
+    return out.getvalue()
+
+
+def doubled(times: int) -> bytes:
+    value = named("_codecs", "encode") + text("aaaa") + text("latin1") + b"\x86R"
+    for _ in range(times):
+        value = named("_codecs", "encode") + value + text("hex") + b"\x86R"
+    return value
+
+
+def old(value: bytes) -> bytes:
+    """In the format before zip archives."""
+    machine = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    begin = b"".join(pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, machine))
+    return begin + pickled(value) + pickle.dumps([], 2)
+
+
+def overlapping() -> bytes:
+    """Two entries of the directory for one member."""
+    data = bytearray(archive(tensor(4, 4), bytes(4096)))
+    entry = data.index(b"PK\x01\x02", data.index(b"archive/version"))
+    at = data.index(b"archive/data/0", entry) - 46
+    first = bytes(data[at : at + 46 + len("archive/data/0")])
+    second = first.replace(b"archive/data/0", b"archive/data/1")
+    end = data.index(b"PK\x05\x06")
+    data[end:end] = second
+    end += len(second)
+    counts = struct.unpack_from("<HHL", data, end + 8)
+    struct.pack_into("<HHL", data, end + 8, counts[0] + 1, counts[1] + 1, counts[2] + len(second))
+    return bytes(data)
+
+
+def many_tensors() -> bytes:
+    head = b"{" + b",".join(b'"a%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % i for i in range(90_000)) + b"}"
+    return struct.pack("<Q", len(head)) + head
+
+
+SIX = b'{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'
+REFUSED: dict[str, tuple[str, Callable[[], bytes], str]] = {
+    "a deflated archive": ("c.pt", lambda: archive(tensor(1 << 22, 1 << 22), bytes(1 << 24), 8), "is compressed"),
+    "members that overlap": ("c.pt", overlapping, "its members overlap"),
+    "something behind the archive": ("c.pt", lambda: archive(tensor(4, 4)) + bytes(30), "directory does not end"),
+    "a bytearray of 3 GB": (
+        "c.pt",
+        lambda: archive(named("__builtin__", "bytearray") + number(3 << 30) + b"\x85R"),
+        "it makes a bytearray",
+    ),
+    "the same, in the old format": (
+        "c.pt",
+        lambda: old(named("__builtin__", "bytearray") + number(3 << 30) + b"\x85R"),
+        "it makes a bytearray",
+    ),
+    "a string doubled 30 times": ("c.pt", lambda: archive(doubled(30)), "it encodes by 'hex'"),
+    "the same, in the old format too": ("c.pt", lambda: old(doubled(30)), "it encodes by 'hex'"),
+    "a storage longer than its record": ("c.pt", lambda: archive(tensor(1 << 22, 4)), "does not match expected size"),
+    "a view beyond its storage": ("c.pt", lambda: archive(tensor(4, 1 << 20)), "cannot be read"),
+    "an array of NumPy that is not there": (
+        "c.pt",
+        lambda: archive(named("numpy", "ndarray") + b"(" + number(1 << 22) + b"t\x85R"),
+        "names arrays of 33,554,432 bytes",
+    ),
+    "another object": ("c.pt", lambda: archive(named("posix", "system") + text("true") + b"\x85R"), "posix.system"),
+    "a header of 1 TB": ("c.safetensors", lambda: struct.pack("<Q", 1 << 40) + b"{}", "a header of 1,099,511,627,776"),
+    "a header of 90,000 tensors": ("c.safetensors", many_tensors, r"a header of 5,[\d,]+ bytes"),
+    "tensors that overlap": (
+        "c.safetensors",
+        lambda: (lambda head: struct.pack("<Q", len(head)) + head + bytes(8))(b'{"a":' + SIX + b',"b":' + SIX + b"}"),
+        "invalid offset",
+    ),
+    "a header that is cut": ("c.safetensors", lambda: struct.pack("<Q", 1000) + b"{}", "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_would_take_more_than_its_bytes_is_named(name: str, tmp_path: Path) -> None:
+    file, make, words = REFUSED[name]
+    path = tmp_path / file
+    path.write_bytes(make())
+    with pytest.raises(CorruptDataError, match=words) as refused:
+        read_checkpoint(path)
+    message = str(refused.value)
+    assert str(path) in message
+    assert message.isprintable()
+    assert not [advice for advice in ADVICE if advice in message]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_torch_writes_is_read(zipped: bool, tmp_path: Path) -> None:
+    content = {
+        "state_dict": {f"layer{i}.weight": torch.ones(3, i + 1) for i in range(200)},
+        "best": np.float64(0.5),
+        "curve": np.arange(5.0),
+        "text": "utf-16",
+    }
+    torch.save(content, tmp_path / "c.pt", _use_new_zipfile_serialization=zipped)
+    read = read_checkpoint(tmp_path / "c.pt")
+    assert read["state_dict"]["layer7.weight"].shape == (3, 8)
+    assert read["curve"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_pickles_have_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"state_dict": {"a" * 1000: torch.ones(1)}}, tmp_path / "c.pt")
+    read_checkpoint(tmp_path / "c.pt")
+    monkeypatch.setattr(checkpoint_costs, "MAX_PICKLE_BYTES", 500)
+    with pytest.raises(CorruptDataError, match=r"c\.pt is not read: a pickle of 1,\d+ bytes; at most 500"):
+        read_checkpoint(tmp_path / "c.pt")
