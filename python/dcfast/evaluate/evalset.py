@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from dcfast.access import read_members
+from dcfast.access.reader import PoolReader
 from dcfast.errors import EvalsetError
 from dcfast.evaluate.folders import COUNT_FILE, list_set_tars
 from dcfast.evaluate.tasks import DEFAULT_METRICS, EvalTask
 from dcfast.index.build import index_tars
+from dcfast.models.captions import MAX_CAPTION_BYTES
 from dcfast.storage.lines import read_lines, split_lines
 from dcfast.storage.npz import parse_array
 
@@ -38,6 +40,8 @@ RIDDLE_FILE = "riddles.json"
 SMALL_FILES = (CLASS_FILE, TEMPLATE_FILE, TYPE_FILE, RIDDLE_FILE, f"test/{COUNT_FILE}")
 PLACEHOLDER = "{c}"
 MAX_LABEL_BYTES = 64
+_MAX_VECTOR_BYTES = 1 << 16
+_READ_TOGETHER = 64 << 20  # bytes of members
 NAMED = 20
 """Bad samples that a message or a note names."""
 
@@ -241,16 +245,18 @@ def _leave_out(found: EvalSet, reason: str, samples: Ints) -> None:
         found.left_out[reason] = [found.index.segment.key(int(sample)) for sample in samples]
 
 
-def _members(found: EvalSet, extension: str) -> Any:
-    return read_members(
-        found.index, found.rows, extension, numbering="sample", missing="none", memory_bytes=1 << 32, threads=1
-    )
+def _members(found: EvalSet, extension: str, most: int) -> Iterator[memoryview | None]:
+    """The members of an extension by row; of one that is longer than ``most`` bytes, one byte more than that."""
+    with PoolReader(None, [found.index.segment], verify=False) as reader:
+        located = reader.locate(found.rows, extension, numbering="sample", missing="none").cut(most + 1)
+        for members in located.batches(_READ_TOGETHER):
+            yield from reader.read_located(members, single=True, threads=1)
 
 
 def _read_labels(found: EvalSet, *, needs_labels: bool) -> None:
     found.classes, found.templates = class_names(found.folder)
     if needs_labels:
-        labels = [_label(found, row, member) for row, member in enumerate(_members(found, "cls"))]
+        labels = [_label(found, row, member) for row, member in enumerate(_members(found, "cls", MAX_LABEL_BYTES))]
         known = np.array([label is not None for label in labels], dtype=bool)
         _leave_out(found, "without a label", found.rows[~known])
         found.rows = found.rows[known]
@@ -276,7 +282,7 @@ def _label(found: EvalSet, row: int, member: memoryview | None) -> int | None:
 def _read_metadata(found: EvalSet) -> None:
     fields = len(found.task.metadata_fields)
     values: list[Any] = []
-    for row, member in enumerate(_members(found, "npy")):
+    for row, member in enumerate(_members(found, "npy", _MAX_VECTOR_BYTES)):
         if member is None:
             values.append(None)
             continue
@@ -300,11 +306,14 @@ def _read_metadata(found: EvalSet) -> None:
 
 def _read_captions(found: EvalSet) -> None:
     captions: list[list[str]] = []
-    for member in _members(found, "txt"):
-        text = "" if member is None else bytes(member).decode("utf-8", "replace")
+    endless = np.zeros(len(found.rows), bool)
+    for row, member in enumerate(_members(found, "txt", MAX_CAPTION_BYTES)):
+        endless[row] = member is not None and len(member) > MAX_CAPTION_BYTES
+        text = "" if member is None or endless[row] else bytes(member).decode("utf-8", "replace")
         captions.append([line.strip() for line in split_lines(text) if line.strip()])
     known = np.array([bool(lines) for lines in captions], dtype=bool)
-    _leave_out(found, "without a caption", found.rows[~known])
+    _leave_out(found, f"with captions of more than {MAX_CAPTION_BYTES:,} bytes", found.rows[endless])
+    _leave_out(found, "without a caption", found.rows[~known & ~endless])
     found.rows = found.rows[known]
     found.captions = [lines for lines in captions if lines]
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dcfast.errors import DcfastError, MissingDependencyError, first_line
+from dcfast.models.captions import read_as_far_as_the_model
 from dcfast.models.checkpoint import load_weights, read_checkpoint
-from dcfast.models.long_captions import read_as_far_as_the_model
 from dcfast.process.libraries import require_library
 from dcfast.storage.hashing import sha256_file
 

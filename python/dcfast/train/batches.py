@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from dcfast.errors import CorruptDataError, RunError, first_line
 from dcfast.images.decode import BadImage
+from dcfast.models.captions import read_caption
 from dcfast.models.clip import load_tokenizer
 from dcfast.process.read_ahead import read_ahead
 from dcfast.train.batch import Batch, BatchSpec, Encoded, join_batches
@@ -41,6 +42,8 @@ __all__ = ["BatchMaker", "iterate_batches", "worker_death"]
 
 MAX_ATTEMPTS = 1024  # positions tried in place of one sample before the source counts as unusable
 _CACHED_CAPTIONS = 1 << 16
+_REMEMBERED_CHARACTERS = 2048
+"""Of a caption whose tokens are kept; with longer ones, strangers could fill the memory."""
 _NAMED_EXTS = 12
 CHUNK = 256
 """Samples that a worker makes at a time: a large micro-batch is put together from several workers' chunks."""
@@ -153,7 +156,11 @@ class BatchMaker:
                 unknown = sorted(set(captions))
             # captions come back some ten times in a training: their tokens are kept
             self._tokens.update(zip(unknown, self._tokenizer(unknown), strict=True))
-        return torch.stack([self._tokens[c] for c in captions])
+        tokens = torch.stack([self._tokens[c] for c in captions])
+        for caption in unknown:
+            if len(caption) > _REMEMBERED_CHARACTERS:
+                del self._tokens[caption]
+        return tokens
 
     def _record(self, step: int, slot: Any, position: Any, uid: Any, reason: str) -> dict[str, Any]:
         [text] = uid_format(np.array([uid], UID_DTYPE), as_list=True, threads=1)
@@ -190,7 +197,7 @@ def _caption(raw: RawSample) -> str:
     if raw.caption is None:
         raise BadSample("no caption (txt)")
     try:
-        return bytes(raw.caption).decode("utf-8")
+        return read_caption(raw.caption, "strict")
     except UnicodeDecodeError:
         raise BadSample("the caption is not UTF-8") from None
 
