@@ -45,7 +45,19 @@ SLURM = {"SLURM_PROCID": "4", "SLURM_NTASKS": "6", "SLURM_LOCALID": "0"}
         ({**SLURM, "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "5", "SLURM_JOB_ID": "7"}, Place(4, 5, 0, "Slurm")),
         ({"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "1"},
          Place(3, 4, 1, "Open MPI")),
-        ({"PMI_RANK": "0", "PMI_SIZE": "2"}, Place(0, 2, 0, "MPI")),
+        ({"PMI_RANK": "0", "PMI_SIZE": "2"}, Place(0, 2, None, "MPI")),
+        # how many of them share this machine
+        ({**TORCHRUN, "LOCAL_WORLD_SIZE": "2"}, Place(1, 2, 1, "torchrun", 2)),
+        ({"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+          "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, Place(3, 4, 1, "Open MPI", 2)),
+        ({"PMI_RANK": "1", "PMI_SIZE": "4", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "4"}, Place(1, 4, 1, "MPI", 4)),
+        ({**SLURM, "SLURM_NODEID": "2", "SLURM_TASKS_PER_NODE": "2(x2),1,1"}, Place(4, 6, 0, "Slurm", 1)),
+        ({**SLURM, "SLURM_NODEID": "1", "SLURM_TASKS_PER_NODE": "5(x2)", "SLURM_STEP_TASKS_PER_NODE": "3(x2)"},
+         Place(4, 6, 0, "Slurm", 3)),
+        ({**SLURM, "SLURM_TASKS_PER_NODE": "3(x2)"}, Place(4, 6, 0, "Slurm")),  # of which node?
+        ({**SLURM, "SLURM_NODEID": "7", "SLURM_TASKS_PER_NODE": "3(x2)"}, Place(4, 6, 0, "Slurm")),
+        ({**SLURM, "SLURM_NODEID": "0", "SLURM_TASKS_PER_NODE": "many"}, Place(4, 6, 0, "Slurm")),
+        ({**SLURM, "SLURM_NODEID": "0", "SLURM_TASKS_PER_NODE": "8"}, Place(4, 6, 0, "Slurm")),  # of the whole job
         # mpirun within a job of Slurm: its daemon is a step of one task
         ({"OMPI_COMM_WORLD_RANK": "9", "OMPI_COMM_WORLD_SIZE": "16", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
           "SLURM_PROCID": "0", "SLURM_STEP_ID": "1", "SLURM_STEP_NUM_TASKS": "1"}, Place(9, 16, 1, "Open MPI")),
