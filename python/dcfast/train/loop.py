@@ -92,8 +92,7 @@ class _StretchData:
                 trainer.begun()
             if not trainer.all_ready(micro, first=number == 0):
                 return  # the model is to be saved now
-            batch = next(trainer.batches)
-            trainer.take(batch)
+            batch = trainer.take()
             images = batch.images.to(trainer.ranks.device, non_blocking=True)
             yield trainer.normalised(images), batch.tokens
 
@@ -128,7 +127,7 @@ class Trainer:
     on_step: Callable[[int], None] | None = None
     begun: Callable[[], None] = lambda: None
     step: int = 0
-    batches: Feed = field(init=False)
+    batches: Feed | None = None
     notes: list[str] = field(default_factory=list)
     _recent: deque[Batch] = field(default_factory=deque)
 
@@ -156,14 +155,17 @@ class Trainer:
         pixels = images.float().div_(255).sub_(self._mean).div_(self._std)
         return pixels if self.channels_last else pixels.contiguous()
 
-    def take(self, batch: Batch) -> None:
-        """Notes a batch that is about to be used: its uids for a loss that fails; on disk its replacements, and what
-        DALI refused of it."""
+    def take(self) -> Batch:
+        """The next batch; noted are its uids, for a loss that fails, and on disk its replacements and what DALI refused
+        of it."""
+        assert self.batches is not None
+        batch = next(self.batches)
         self._recent.append(batch)
         self.control.take(batch)
         for name, records in (("replaced", batch.replaced), ("refused", batch.refused)):
             if records:
                 append_lines(self.folder / f"{name}-{self.ranks.rank:05d}.jsonl", map(json.dumps, records))
+        return batch
 
     # --- resume -----------------------------------------------------------------------------------------------------
     def resume(self) -> None:
@@ -226,18 +228,20 @@ class Trainer:
             self.spec, self.step, self.steps, self.workers, pin_memory=on_gpu, device=self.ranks.device
         )
         with postponed() as self.control.asked:
-            try:
-                for end in sorted(e for e in ends if e > self.step):
-                    while self.step < end:
-                        self._stretch(end)
-                        self.control.count()
-                        if self.step > saved:
-                            self._save()
-                            saved = self.step
-                        self.control.saved()
-                        self.begun()
-            finally:
-                self.batches.close()
+            for end in sorted(e for e in ends if e > self.step):
+                while self.step < end:
+                    self._stretch(end)
+                    self.control.count()
+                    if self.step > saved:
+                        self._save()
+                        saved = self.step
+                    self.control.saved()
+                    self.begun()
+
+    def close(self) -> None:
+        """Ends whoever makes batches, which takes seconds where they hang."""
+        if self.batches is not None:
+            self.batches.close()
 
     def all_ready(self, micro: int, *, first: bool) -> bool:
         """Waits until every rank has its next batch, and begins the step with the first of it; False where the model
@@ -247,6 +251,7 @@ class Trainer:
             micro: number of the batch within its step.
             first: it is the first of a stretch: no checkpoint is due.
         """
+        assert self.batches is not None
         step = self._stepped - (micro > 0)
         while True:
             everyone = self.control.meet(self.batches.ready(POLL_SECONDS))

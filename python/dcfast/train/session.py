@@ -199,7 +199,8 @@ def _train(settings: TrainSettings, ranks: Ranks, on_step: Callable[[int], None]
         in_order = True
         return summary
     finally:
-        heartbeat.stop(in_order)
+        heartbeat.stop(in_order)  # first: the others may have ended before the workers here have
+        trainer.close()
 
 
 def _heartbeat(settings: TrainSettings, folder: Path, ranks: Ranks) -> Heartbeat:
