@@ -21,6 +21,8 @@ MEETING = "DCFAST_MEETING"
 """The file at which the ranks that ``launch`` started meet."""
 MEET_SECONDS = 300.0
 """How long a rank waits for the others, which may start later: images are loaded, nodes boot."""
+_LAST_WORD_SECONDS = 1.0
+"""How long rank 0 lives on where it says no: the store, which the others read it from, may end with it."""
 _AGENT = "TORCHELASTIC_USE_AGENT_STORE"
 _SHOWN_RANKS = 8
 _meetings = count()  # of this process: the store of torchrun outlives a training
@@ -33,7 +35,7 @@ def meet(rank: int, size: int, started_by: str) -> Any:
         ValueError: no MASTER_ADDR.   RunError: not all came in time, or they were told different numbers of ranks.
     """
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
-    place = os.environ.get(MEETING)
+    place = os.environ.get(MEETING) or None
     if place is None and missing:
         raise ValueError(
             f"{started_by} started {size} ranks, but {' and '.join(missing)} is not set: where do they meet? "
@@ -45,9 +47,14 @@ def meet(rank: int, size: int, started_by: str) -> Any:
         store = _open_store(place, rank, size)
         problem = _gather(store, size, deadline, where) if rank == 0 else _ask(store, rank, size, where)
     except RuntimeError as error:
+        said = first_line(error)
+        if rank == 0:
+            raise RunError(
+                f"rank 0 cannot be met at {where} ({said}). Is MASTER_ADDR this machine, and MASTER_PORT free?"
+            ) from None
         raise RunError(
-            f"rank {rank} of {size} did not find rank 0 at {where} within {MEET_SECONDS:.0f} s "
-            f"({first_line(error)}). Was it started, does it live, and is the port free and open between the machines?"
+            f"rank {rank} of {size} has no connection to rank 0 at {where}, for which it waits {MEET_SECONDS:.0f} s "
+            f"({said}). Was rank 0 started, does it live, and is the port open between the machines?"
         ) from None
     if problem:
         raise RunError(problem)
@@ -103,7 +110,8 @@ def _gather(store: Any, size: int, deadline: float, where: str) -> str:
             f"{names}. Were they started, with the same MASTER_ADDR and MASTER_PORT, and can they reach that address?"
         )
     store.set("verdict", json.dumps([size, problem]))
-    store.get("verdict")  # it has arrived: the store may end with this process
+    if problem:
+        time.sleep(_LAST_WORD_SECONDS)
     return problem
 
 

@@ -111,9 +111,11 @@ def _prepare(settings: TrainSettings, folder: Path, ranks: Ranks) -> tuple[list[
     files, fingerprints = ranks.from_first(found)
     total, batch = sum(f.count for f in files), settings.recipe().global_batch
     if total < batch:
-        raise SubsetError(
-            f"the sources hold {total} samples, fewer than one batch of {batch}; "
-            "a batch must not repeat a sample for want of others: choose a looser filter"
+        raise ranks.known(
+            SubsetError(
+                f"the sources hold {total} samples, fewer than one batch of {batch}; "
+                "a batch must not repeat a sample for want of others: choose a looser filter"
+            )
         )
     return list(files), list(fingerprints)
 
@@ -159,7 +161,8 @@ def _train(settings: TrainSettings, ranks: Ranks, on_step: Callable[[int], None]
         torch.set_num_threads(settings.threads)
     files, fingerprints = _prepare(settings, folder, ranks)
     identity = {**settings.identity(), "sources": fingerprints}
-    bare = create_model(recipe.model, seed=settings.seed, device=ranks.device, precision=recipe.precision)
+    with ranks.together():
+        bare = create_model(recipe.model, seed=settings.seed, device=ranks.device, precision=recipe.precision)
     if recipe.grad_checkpointing:
         bare.set_grad_checkpointing()
     if ranks.device != "cpu":
