@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-replaced", type=float, default=0.01, metavar="SHARE",
         help="of samples that cannot be used and are replaced; above it training stops (0.01)")  # fmt: skip
     add("--rank-timeout", type=float, default=60.0, metavar="SECONDS",
-        help="without a sign of life from a rank until training ends; 0 = never (60)")  # fmt: skip
+        help="until training ends without a sign of life from a rank, or samples for it; 0 = never (60)")  # fmt: skip
     add("--processes", type=int, metavar="N", help="ranks on this machine (default: one a GPU, one on the CPU)")
     return parser
 

@@ -24,7 +24,8 @@ from dcfast.process.exit_codes import PEER_LOST
 from dcfast.process.signals import SAVE_SECONDS, Stopped, postponed
 from dcfast.storage.atomic import write_json
 from dcfast.storage.temporary import temporary_folder
-from dcfast.train.ranks import LAUNCHER, MEETING, check_world_size, place_of, world_sizes
+from dcfast.train.meeting import MEETING
+from dcfast.train.ranks import LAUNCHER, check_world_size, place_of, world_sizes
 from dcfast.train.session import train
 from dcfast.train.settings import TrainSettings
 
