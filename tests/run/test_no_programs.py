@@ -85,9 +85,10 @@ def test_no_command_starts_a_program(
     out = str(tmp_path / "out")
     words = {
         "run": ["--pool", pool, "--evalsets", evalsets, "--features", f"l14={MODEL}",
-                "--filter", "no_filter", "--compare", "none", "--verify-images", "--no-train", "--workers", "1", "--out", out],
-        "train": ["--shards", f"{pool}/shards", "--out", out, "--set", "samples_seen=16",
-                  "--set", "global_batch=8", "--set", f"model={MODEL}", "--set", "precision=fp32", "--max-replaced", "1"],
+                "--filter", "no_filter", "--compare", "none", "--verify-images", "--no-train",
+                "--workers", "1", "--out", out],
+        "train": ["--shards", f"{pool}/shards", "--out", out, "--max-replaced", "1", "--set", f"model={MODEL}",
+                  "--set", "samples_seen=16", "--set", "global_batch=8", "--set", "precision=fp32"],
         "evaluate": ["--model", MODEL, "--evalsets", evalsets, "--out", out],
         "resharder": ["-i", f"{pool}/shards", "-o", out, "-s", subset, "--blur-metadata-map", boxes, "--apply-blur"],
         "refresh": [out, f"{pool}/shards"],

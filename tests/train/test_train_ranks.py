@@ -267,6 +267,23 @@ def test_a_port_that_is_taken(source: TrainSource, tmp_path: Path, monkeypatch: 
             train(small(tmp_path, source))
 
 
+def test_ranks_meet_at_the_address_that_is_given_and_at_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"MASTER_ADDR": "127.0.0.1", **_free_port()}.items():
+        monkeypatch.setenv(name, value)
+    port = int(os.environ["MASTER_PORT"])
+    store = meeting._open_store(None, 0, 2)
+    store.set("here", "yes")
+    listening = [
+        line.split()[1]
+        for table in ("tcp", "tcp6")
+        for line in Path("/proc/net", table).read_text().splitlines()
+        if line.split()[3] == "0A" and line.split()[1].endswith(f":{port:04X}")
+    ]
+    assert listening == [f"0100007F:{port:04X}"]
+    with pytest.raises(RuntimeError, match="assign requested address"):
+        meeting._listen("192.0.2.1", port)  # of the addresses for examples
+
+
 def test_a_port_that_is_none(source: TrainSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {**TORCHRUN, "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "x"}.items():
         monkeypatch.setenv(name, value)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 from datetime import timedelta
 from itertools import count
@@ -72,9 +73,30 @@ def _open_store(place: str | None, rank: int, size: int) -> Any:
     else:
         serves = rank == 0 and os.environ.get(_AGENT) != "True"  # else torchrun itself does
         address, port = os.environ["MASTER_ADDR"], _port(os.environ["MASTER_PORT"])
-        store = dist.TCPStore(address, port, is_master=serves, timeout=limit, wait_for_workers=False, multi_tenant=True)
+        listens = _listen(address, port) if serves else None
+        store = dist.TCPStore(
+            address, port, is_master=serves, timeout=limit, wait_for_workers=False, multi_tenant=True,
+            master_listen_fd=listens,
+        )  # fmt: skip
     again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return dist.PrefixStore(f"dcfast/{again}/{next(_meetings)}", store)
+
+
+def _listen(address: str, port: int) -> int:
+    """A socket that only what MASTER_ADDR names is reached by: torch's own listens on every address of the machine.
+
+    Raises:
+        RuntimeError: the address is none of this machine's, or the port is taken.
+    """
+    try:
+        family, kind, _, _, where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as listening:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(where)
+            listening.listen(4096)
+            return listening.detach()
+    except OSError as error:
+        raise RuntimeError(error.strerror or str(error)) from None
 
 
 def _port(text: str) -> int:
