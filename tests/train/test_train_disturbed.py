@@ -314,9 +314,7 @@ def _short_limits() -> None:
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_loader_that_is_stopped_ends_all_ranks_with_a_word(
-    source: TrainSource, undisturbed: Path, tmp_path: Path, rank: int
-) -> None:
+def test_a_loader_that_is_stopped_ends_all_ranks_with_a_word(source: TrainSource, tmp_path: Path, rank: int) -> None:
     world = _world(tmp_path, source, rank_timeout=3.0)
     with started(tmp_path / "ranks", world.settings, world.settings, prepare=_short_limits) as ranks:
         wait_for_step(world.out, 20)
@@ -331,10 +329,6 @@ def test_a_loader_that_is_stopped_ends_all_ranks_with_a_word(
             said[-1],
         )
         assert ranks.said(1) == ""
-    if rank == 1:
-        with started(tmp_path / "ranks", world.settings, world.settings) as ranks:
-            assert ranks.statuses() == [0, 0], ranks.said(0)
-        assert same_training(world.out, undisturbed)
 
 
 def test_a_signal_while_a_rank_waits_for_its_loader_saves(
