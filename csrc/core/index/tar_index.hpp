@@ -24,7 +24,7 @@ constexpr std::uint16_t no_caption = 2;    // no txt
 constexpr std::uint16_t no_image = 4;      // no member with an image's extension
 constexpr std::uint16_t no_uid = 8;        // json without uid (or json not read, as asked)
 constexpr std::uint16_t bad_uid = 16;      // uid is not 32 hexadecimal digits
-constexpr std::uint16_t bad_json = 32;     // not json, or more than 64 MiB of it
+constexpr std::uint16_t bad_json = 32;     // not json, or more than 8 MiB of it
 constexpr std::uint16_t repeated_ext = 64;   // began because an extension came a second time
 constexpr std::uint16_t cut = 128;           // the shard is damaged inside or right behind this sample
 constexpr std::uint16_t repeated_key = 256;  // an earlier sample of the shard has the same key
@@ -96,7 +96,7 @@ bool split_member_name(std::string_view name, std::string_view& key, std::string
 void set_key_uids(ShardIndex& shard, std::string_view shard_name);
 
 /// Indexes one archive. UidFrom::key is for set_key_uids, which knows the shard's name. Damage ends the walk and is in `reports`; only Error{io} is thrown.
-/// Memory: what TarWalker states, a json member of at most 64 MiB, and the columns: see tar_limits.hpp.
+/// Memory: what TarWalker states, a json member as it is parsed, and the columns: see tar_limits.hpp.
 ShardIndex index_tar(ByteReader& reader, const IndexOptions& options);
 /// The same of a file. A file that changes under the walk is reported as damage.
 ShardIndex index_tar_file(const std::string& path, const IndexOptions& options);

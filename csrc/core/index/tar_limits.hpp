@@ -16,7 +16,9 @@ inline constexpr std::uint64_t max_global_name = 256;
 /// A pax header while it is parsed. More is damage.
 inline constexpr std::uint64_t max_pax_header = 16 << 20;
 /// A json member that is read for its uid. More counts as json that cannot be read.
-inline constexpr std::uint64_t max_json = 64 << 20;
+inline constexpr std::uint64_t max_json = 8 << 20;
+/// Memory for each byte of the largest json of a shard, the parser's included.
+inline constexpr std::uint64_t bytes_per_json_byte = 20;
 /// Zeros behind an end mark that are taken for the padding of a record; tars pad to 10 KiB, as a rule.
 inline constexpr std::uint64_t max_padding = 1 << 20;
 /// Memory of a shard while it is indexed, beside the walker's buffers: for each member, and for each byte of names.

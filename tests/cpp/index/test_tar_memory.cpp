@@ -9,8 +9,10 @@
 #include <cstring>
 #include <functional>
 #include <new>
+#include <span>
 #include <string>
 #include <unistd.h>
+#include <vector>
 
 #include "check.hpp"
 #include "core/index/tar_index.hpp"
@@ -195,6 +197,33 @@ void test_bounds(bool print) {
   ::rmdir(folder);
 }
 
+// One json member, as large as is read, of what the parser takes most memory for: numbers, brackets, texts, what is not
+// standard and is parsed twice; and one that is larger.
+void test_json(bool print) {
+  const std::vector<std::string> repeated{"1,", "[],", "{\"a\":1},", "\"\",", "NaN,", std::string(500, 'x')};
+  for (const std::string& part : repeated) {
+    for (const std::uint64_t size : {tar_limits::max_json, tar_limits::max_json + 1}) {
+      std::string json = "{\"x\":[";
+      json.reserve(static_cast<std::size_t>(size));
+      if (part[0] == 'x') json += '"';
+      while (json.size() + part.size() + 60 < size) json += part;
+      json += part[0] == 'x' ? "\"]" : "0]";
+      json += ",\"uid\":\"" + std::string(32, 'a') + "\"}";
+      json.append(static_cast<std::size_t>(size) - json.size(), ' ');
+      const std::string head = block("a.json", json.size());
+      const std::string tar = head + padded(std::move(json)) + std::string(1024, '\0');
+      MemoryReader reader(std::as_bytes(std::span(tar.data(), tar.size())));
+      const std::size_t spent = cost([&] {
+        const ShardIndex shard = index_tar(reader, {});
+        const bool read = (shard.flags[0] & sample_flag::without_uid) == 0;
+        CHECK(read == (size <= tar_limits::max_json));
+      });
+      if (print) std::printf("json of %zu bytes, %.10s: %.1f bytes a byte\n", static_cast<std::size_t>(size), part.c_str(), static_cast<double>(spent) / static_cast<double>(size));
+      CHECK(spent <= fixed + (size > tar_limits::max_json ? 0 : size * tar_limits::bytes_per_json_byte));
+    }
+  }
+}
+
 // The file holds a name once, and every member has it.
 void test_names_that_are_not_in_the_file() {
   const auto index = [](const std::string& keyword, std::size_t length, char type) {
@@ -226,6 +255,7 @@ void test_names_that_are_not_in_the_file() {
 
 int main(int argc, char**) {
   test_bounds(argc > 1);
+  test_json(argc > 1);
   test_names_that_are_not_in_the_file();
   return failures();
 }
