@@ -23,10 +23,12 @@ from dcfast.storage.npz import save_scratch
 from dcfast.storage.temporary import temporary_folder
 from dcfast.uids.sets import RECORD_DTYPE, MergeReport, merge_runs, open_records, record_sort, uid_lookup
 
-__all__ = ["PoolIndex", "PoolRows", "build_pool_records", "index_folder", "segment_name"]
+__all__ = ["PoolIndex", "PoolRows", "build_pool_records", "index_folder", "segment_name", "uid_rule"]
 
 PathLike = str | os.PathLike[str]
 
+UIDS_NOTE = ".uids.json"
+"""Says, while ``index.json`` is away, that the uids are not those of the json, or not all of one kind."""
 _ROWS_AT_ONCE = 1 << 18
 
 
@@ -193,6 +195,19 @@ class _Runs:
             self.paths.append(self._folder / f"{len(self.paths):05d}.npy")
             save_scratch(self.paths[-1], record_sort(self._buffer[: self._used], threads=self._threads))
         self._used = 0
+
+
+def uid_rule(folder: Path) -> str | None:
+    """Where the uids of an index directory come from, of ``UID_SOURCES``; ``mixed``: a stopped refresh left several.
+
+    By ``index.json``; of a half exchanged index by the note that was left for it. None: neither is there.
+    """
+    for name in ("index.json", UIDS_NOTE):
+        try:
+            return str(json.loads((folder / name).read_bytes()).get("uid_from", "json"))
+        except (OSError, ValueError, AttributeError, RecursionError):
+            continue
+    return None
 
 
 def index_folder(index_dir: PathLike) -> Path:

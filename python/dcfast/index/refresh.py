@@ -20,7 +20,7 @@ from dcfast.errors import CorruptDataError, PoolError, RunError
 from dcfast.index.build import ShardColumns, write_segment
 from dcfast.index.metadata import UID_SOURCES
 from dcfast.index.pool import MAX_SEGMENTS, group_files, shard_folder
-from dcfast.index.pool_index import build_pool_records, index_folder, segment_name
+from dcfast.index.pool_index import UIDS_NOTE, build_pool_records, index_folder, segment_name, uid_rule
 from dcfast.index.rows import shard_damage
 from dcfast.index.segments import Segment, shard_state
 from dcfast.process.command import run_command
@@ -37,8 +37,6 @@ PathLike = str | os.PathLike[str]
 State = tuple[int, int]
 
 _STAGING = ".tmp-refresh-"
-_UIDS = ".uids.json"
-"""Says, while ``index.json`` is away, that the uids are not those of the json, or not all of one kind."""
 _NS = 1_000_000_000
 # File systems stamp times in ticks: a shard that was written again in the tick in which it was indexed looks unchanged.
 _TICK_NS = 20_000_000
@@ -107,15 +105,15 @@ def refresh_index(
         segments = [staging / segment_name(n) for n in range(len(groups))]
         rows = build_pool_records(segments, staging / "pool.npy", memory_bytes=memory_bytes, threads=threads).rows_out
         uids = {} if uid_from == "json" else {"uid_from": uid_from}
-        if _uids_of(folder) != uid_from:
-            write_json(folder / _UIDS, {"uid_from": "mixed"})  # a kill from here on leaves segments of both
+        if (uid_rule(folder) or "json") != uid_from:
+            write_json(folder / UIDS_NOTE, {"uid_from": "mixed"})  # a kill from here on leaves segments of both
         layout: dict[str, Any] = {"shards": len(names), "segments": [[first, len(g)] for first, g in groups]}
         write_json(staging / "index.json", layout | uids)
         _exchange(folder, staging, len(groups))
         if uids:
-            write_json(folder / _UIDS, uids)
+            write_json(folder / UIDS_NOTE, uids)
         else:
-            (folder / _UIDS).unlink(missing_ok=True)
+            (folder / UIDS_NOTE).unlink(missing_ok=True)
         removed = sorted(set(old.known) - set(names))
     passed_over = [{"name": name, "reason": reason} for name, reason in shards.passed_over]
     about = {"rows": rows, "removed": removed, "damaged_segments": old.damaged, "passed_over": passed_over}
@@ -198,7 +196,7 @@ class _OldIndex:
     @classmethod
     def open(cls, folder: Path, uid_from: str) -> _OldIndex:
         old = cls()
-        if _uids_of(folder) != uid_from:
+        if (uid_rule(folder) or "json") != uid_from:
             return old
         for path in sorted(folder.glob("segment-*.dcx")):
             try:
@@ -214,23 +212,13 @@ class _OldIndex:
         return old
 
 
-def _uids_of(folder: Path) -> str:
-    """Where the uids of an index come from, by ``index.json``; of a half exchanged one, by the note left for it."""
-    for name in ("index.json", _UIDS):
-        try:
-            return str(json.loads((folder / name).read_bytes()).get("uid_from", "json"))
-        except (OSError, ValueError, AttributeError, RecursionError):
-            continue
-    return "json"
-
-
 def _refuse_other_uids(folder: Path, uid_from: str) -> None:
     """RunError where an index has uids of another rule, or is that of a run whose settings have another.
 
     One that is of several rules, left by a kill, is not refused: nothing of it is taken over.
     """
     run = folder.parent / "state" / "settings.json" if folder.absolute().name == "index" else None
-    for path in (run, folder / "index.json", folder / _UIDS):
+    for path in (run, folder / "index.json", folder / UIDS_NOTE):
         try:
             known = None if path is None else str(json.loads(path.read_bytes()).get("uid_from", "json"))
         except (OSError, ValueError, AttributeError, RecursionError):

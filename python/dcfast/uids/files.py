@@ -23,6 +23,7 @@ UID_DTYPE = np.dtype([("f0", "<u8"), ("f1", "<u8")])
 RECORD_DTYPE = np.dtype([("f0", "<u8"), ("f1", "<u8"), ("f2", "<u8")])
 
 _MAGIC = b"\x93NUMPY"
+_ROWS_AT_ONCE = 1 << 20
 # what people pass by mistake, by its first bytes
 _OTHER_KINDS = {b"PK\x03\x04": "a zip archive (.npz?)", b"PAR1": "a parquet file", b"ARROW1": "an Arrow file"}
 
@@ -188,6 +189,15 @@ def external_sort(
         for run in runs:
             run.unlink(missing_ok=True)
     return report._replace(rows_in=len(array))
+
+
+def count_repeats(rows: npt.NDArray[Any]) -> int:
+    """Rows of sorted uids or records that have the uid of the row before. Memory: a window of a mapped file."""
+    count = 0
+    for first in range(0, max(len(rows) - 1, 0), _ROWS_AT_ONCE):
+        part = rows[first : first + _ROWS_AT_ONCE + 1]
+        count += int(((part["f0"][1:] == part["f0"][:-1]) & (part["f1"][1:] == part["f1"][:-1])).sum())
+    return count
 
 
 def borrowable(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

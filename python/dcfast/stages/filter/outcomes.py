@@ -348,7 +348,11 @@ def steps(run: Run) -> Steps:
     rows, malformed = sum(s["rows"] for s in stats), sum(s["malformed"] for s in stats)
     return {
         "filter": text,
-        "notes": [*notes, *fates.unmatched_notes(settled["fates"], rows, malformed, run.settings.uid_from)],
+        "notes": [
+            *notes,
+            *fates.unmatched_notes(settled["fates"], rows, malformed, run.settings.uid_from),
+            *fates.repeated_notes(settled, run.settings.uid_from),
+        ],
         "thresholds": shown,
         "clusters": clusters,
         "metadata_rows": rows,
