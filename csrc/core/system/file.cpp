@@ -1,7 +1,6 @@
 #include "core/system/file.hpp"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -128,22 +127,6 @@ void File::sync() {
 void File::close() {
   const int fd = std::exchange(fd_, -1);
   if (fd >= 0 && ::close(fd) != 0) throw_errno("close", path_);
-}
-
-MappedFile::MappedFile(const std::string& path) : path_(path) {
-  const File file = File::open_read(path);
-  size_ = static_cast<std::size_t>(file.size());
-  if (size_ == 0) return;
-  void* at = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, file.fd(), 0);
-  if (at == MAP_FAILED) throw_errno("mmap", path);
-  data_ = static_cast<const std::byte*>(at);
-}
-
-MappedFile::MappedFile(MappedFile&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)), path_(std::move(other.path_)) {}
-
-MappedFile::~MappedFile() {
-  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
 }  // namespace dcfast

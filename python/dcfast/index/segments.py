@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from dcfast._core import access as core_access
 from dcfast._core import index as core_index
+from dcfast.storage.inputs import open_input
 from dcfast.storage.remote import RemoteOptions, is_url, remote_state
 
 if TYPE_CHECKING:
@@ -315,7 +316,7 @@ class Segment:
         checksum of each section stands.
         """
         digest = hashlib.sha256()
-        with open(self.path, "rb") as file:
+        with open_input(self.path) as file:
             header = file.read(_HEADER.size)
             for _ in range(int(_HEADER.unpack(header)[2])):
                 name, _, size, checksum = _SECTION.unpack(file.read(_SECTION.size))

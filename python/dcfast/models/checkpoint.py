@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dcfast.errors import CheckpointError, CorruptDataError, first_line
+from dcfast.storage.inputs import check_input
 
 if TYPE_CHECKING:
     import torch
@@ -40,9 +41,11 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     import torch
 
     source = Path(path)
-    if not source.is_file():
-        raise FileNotFoundError(f"checkpoint {source}: no such file; expected a .pt or .safetensors file")
-    if source.stat().st_size == 0:
+    try:
+        size = check_input(source).st_size
+    except FileNotFoundError:
+        raise FileNotFoundError(f"checkpoint {source}: no such file; expected a .pt or .safetensors file") from None
+    if size == 0:
         raise CorruptDataError(f"checkpoint {source} is empty (0 bytes); it was never written whole", path=str(source))
     if _is_torchscript(source):
         raise CheckpointError(_about_torchscript(source))

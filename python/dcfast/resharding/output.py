@@ -12,7 +12,8 @@ from dcfast.resharding.files import plain_path, write_file, write_flat_json
 from dcfast.resharding.layout import EDIT_COUNTS, KEY_FILE, SHARD_FORMAT, STATS_FORMAT
 from dcfast.resharding.plan import ReshardPlan
 from dcfast.resharding.sources import open_subset, subset_array
-from dcfast.storage.listing import TEMPORARY_PREFIX
+from dcfast.storage.inputs import open_input
+from dcfast.storage.listing import is_temporary_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,12 +102,11 @@ def finish_reshard(
 
 
 def _read_stats(out: str, count: int) -> list[dict[str, Any]]:
-    import json
+    from dcfast.storage.json_files import read_json
 
     found = []
     for k in range(count):
-        with open(os.path.join(out, STATS_FORMAT.format(k)), "rb") as file:
-            found.append(json.load(file))
+        found.append(read_json(os.path.join(out, STATS_FORMAT.format(k)), names=True))
     return found
 
 
@@ -220,7 +220,7 @@ def is_temporary(name: str) -> bool:
 def _output_name(name: str) -> tuple[bool, int] | None:
     """Of what a run writes: whether the name is a temporary one, and the number of its shard, or 0. Else None."""
     before, dash, name = name.rpartition("-")
-    if dash and not before.startswith(TEMPORARY_PREFIX):
+    if dash and not is_temporary_name(f"{before}-{name}"):
         return None
     if name in _COMPANIONS:
         return bool(dash), 0
@@ -252,7 +252,7 @@ def remove_outputs(out: str, keep_below: int, *, keep_key: bool = False) -> None
 def _copy_subset(subset: Subset, target: str, sync: bool) -> None:
     """An .npy is copied as it is; an array or a raw memmap gets the header of one."""
     if isinstance(subset, (str, os.PathLike)):
-        with open(subset, "rb") as source:
+        with open_input(subset) as source:
             if source.read(6) == b"\x93NUMPY":
                 source.seek(0)
                 write_file(target, lambda temporary: _copy(source, temporary), sync=sync)

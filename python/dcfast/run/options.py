@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 from typing import Any
@@ -14,6 +13,7 @@ from dcfast.rundir.claim import located
 from dcfast.rundir.settings import DEVICES, LOSSES, Settings
 from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
 from dcfast.scales import SCALES, scale
+from dcfast.storage.json_files import parse_json
 from dcfast.storage.paths import path_argument
 
 __all__ = [
@@ -208,7 +208,7 @@ def parse_world(given: list[str] | None) -> dict[str, Any] | None:
     for text in given:
         name, sign, value = text.partition("=")
         try:
-            found[name] = json.loads(value)
+            found[name] = parse_json(value)
         except ValueError:
             sign = ""
         if not sign or not (isinstance(found[name], (int, float)) and math.isfinite(found[name])):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import time
@@ -17,6 +16,7 @@ from dcfast.errors import RunError, SubsetError, first_line
 from dcfast.models.clip import create_model
 from dcfast.storage.atomic import remove_leftovers, write_json
 from dcfast.storage.hashing import sha256_file
+from dcfast.storage.json_files import parse_json
 from dcfast.storage.lines import read_lines
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import make_directory
@@ -253,7 +253,7 @@ def _refusals(folder: Path, decoder: str) -> dict[str, Any]:
     if decoder != "dali":
         return {}
     lines = [line for path in sorted(folder.glob("refused-*.jsonl")) for line in read_lines(path, "ascii")]
-    samples = sum(int(json.loads(line)["samples"]) for line in lines)
+    samples = sum(int(parse_json(line)["samples"]) for line in lines)
     return {"dali_refused_batches": len(lines), "dali_refused_samples": samples}
 
 
@@ -291,7 +291,7 @@ def _summary(
     recipe, folder = trainer.recipe, trainer.folder
     steps = num_steps(recipe.samples_seen, recipe.global_batch)
     last = f"train/checkpoints/epoch_{recipe.checkpoints}.pt"
-    lines = [json.loads(line) for line in read_lines(folder / "log.jsonl", "ascii")]
+    lines = [parse_json(line) for line in read_lines(folder / "log.jsonl", "ascii")]
     return {
         "scale": settings.scale,
         "model": recipe.model,

@@ -13,6 +13,9 @@ import numpy.typing as npt
 from dcfast._core import uids as core_uids
 from dcfast.errors import CorruptDataError, DcfastError, SubsetError
 from dcfast.storage.atomic import atomic_path
+from dcfast.storage.inputs import open_input
+from dcfast.storage.listing import temporary_name
+from dcfast.storage.mapped import map_array
 from dcfast.storage.npz import read_header, save_array, save_scratch
 
 PathLike = str | os.PathLike[str]
@@ -181,7 +184,7 @@ def external_sort(
         for begin in range(0, max(1, len(array)), rows):
             part = borrowable(array[begin : begin + rows])
             part = core_uids.uid_sort(part, unique, threads) if is_uids else core_uids.record_sort(part, threads)
-            runs.append(final.with_name(f".tmp-{final.name}.run{len(runs)}"))
+            runs.append(final.with_name(temporary_name(f"{final.name}.run{len(runs)}")))
             save_scratch(runs[-1], part)
         report = merge_runs(runs, final, unique=unique, memory_bytes=memory_bytes)
     finally:
@@ -225,7 +228,7 @@ def _open_array(
 ) -> npt.NDArray[Any]:
     name = f"{what} {os.fspath(path)}"
     item = dtype.itemsize
-    with open(path, "rb") as file:
+    with open_input(path) as file:
         size = os.fstat(file.fileno()).st_size
         begins = file.read(len(_MAGIC))
         if begins == _MAGIC or (not raw and size):
@@ -258,8 +261,7 @@ def _open_array(
             if len(array) != count:
                 raise error(f"{name}: ended while it was read, after {len(array)} of {count} rows")
             return array
-        # as a plain array: its base keeps the map alive
-        return np.memmap(file, dtype, "r", offset, (count,)).view(np.ndarray)
+    return map_array(path, dtype, (count,), offset)
 
 
 def _read_header(file: Any, dtype: np.dtype[Any], error: type[DcfastError], name: str) -> tuple[int, int]:
