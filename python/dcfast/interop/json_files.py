@@ -12,7 +12,7 @@ MOST_JSON_BYTES = 512 << 20
 
 
 def read_json(path: PathLike, what: str) -> Any:
-    return json_files.read_json(path, what, most=MOST_JSON_BYTES)
+    return json_files.read_json(path, what, most=MOST_JSON_BYTES, names=True)
 
 
 def is_count(value: Any) -> bool:

@@ -127,11 +127,17 @@ def _departures(run: Run) -> list[str]:
     return found
 
 
+def _note_command(path: Path) -> None:
+    words = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    line = f"{words}\n".encode("utf-8", "surrogateescape")
+    if not path.is_file() or path.read_bytes() != line:
+        write_bytes(path, line, sync=False)
+
+
 def write_manifest(run: Run) -> None:
     """Writes ``manifest.json`` into the run directory, and beside the settings how the run was last started."""
     path = run.out / "manifest.json"
     manifest = build_manifest(run)
-    words = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    write_bytes(run.out / "state" / COMMAND, f"{words}\n".encode("utf-8", "surrogateescape"), sync=False)
+    _note_command(run.out / "state" / COMMAND)
     if not equals_json(path, json.loads(json.dumps(manifest))):
         write_json(path, manifest)  # untouched when equal: the report takes its mtime for an input

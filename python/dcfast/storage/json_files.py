@@ -68,10 +68,8 @@ def parse_json(data: bytes | str, *, names: bool = False, as_it_is: bool = False
         text = data if isinstance(data, str) else data.decode(json.detect_encoding(data), "surrogatepass")
         _check_depth(text)
         value = json.loads(text.removeprefix("\ufeff"), **({} if as_it_is else _STRICT))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"not json: {error}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not json: byte {error.start} is no text ({error.encoding})") from None
     if not as_it_is and _HALF.search(text) is not None:
         _check_halves(value, _LONE_BUT_NAMES if names else _LONE)
     return value
@@ -85,7 +83,7 @@ def _check_depth(text: str) -> None:
         first = found[0][0]
         depth += (first in "[{") - (first in "]}")
         if depth > MOST_DEPTH:
-            raise ValueError(f"nested too deeply: expected at most {MOST_DEPTH} lists and objects within each other")
+            raise ValueError(f"not json: nested too deeply: expected at most {MOST_DEPTH} lists and objects in each other")
 
 
 def _check_halves(value: Any, halves: re.Pattern[str]) -> None:
@@ -97,7 +95,7 @@ def _check_halves(value: Any, halves: re.Pattern[str]) -> None:
         elif isinstance(one, list):
             left += one
         elif isinstance(one, str) and (found := halves.search(one)):
-            raise ValueError(f"half of a character, {found[0]!r} without its other half, is no text")
+            raise ValueError(f"not json: half of a character, {found[0]!r} without its other half, is no text")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -112,19 +110,19 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _integer(text: str) -> int:
     if len(text.lstrip("-")) > MOST_DIGITS:
-        raise ValueError(f"expected whole numbers of at most {MOST_DIGITS} digits; got {_shown(text)}")
+        raise ValueError(f"not json: expected whole numbers of at most {MOST_DIGITS} digits; got {_shown(text)}")
     return int(text)
 
 
 def _number(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"expected numbers that a double holds; got {_shown(text)}")
+        raise ValueError(f"not json: expected numbers that a double holds; got {_shown(text)}")
     return value
 
 
 def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"expected numbers; got {text}, which is none")
+    raise ValueError(f"not json: expected numbers; got {text}, which is none")
 
 
 _STRICT: dict[str, Any] = {

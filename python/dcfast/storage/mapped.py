@@ -36,7 +36,9 @@ def map_array(
     """
     kind, count = np.dtype(dtype), math.prod(shape)
     if count == 0:
-        return np.empty(shape, kind)
+        empty = np.empty(shape, kind)
+        empty.flags.writeable = False
+        return empty
     file: Any = core_system.MappedFile(os.fsencode(path))
     missing = offset + count * kind.itemsize - len(file)
     if missing > 0:
