@@ -257,7 +257,10 @@ def test_wids_datasets(tmp_path: Path) -> None:
             r"shardlist\[0\]: expected",
         ),
         ('{"wids_version": 1, "shardlist": [{"url": "a", "nsamples": 1, "md5sum": 7}]}', r"shardlist\[0\]: expected"),
-        ('{"wids_version": 1, "shardlist": [{"url": "a", "nsamples": ' + "9" * 5000 + "}]}", "not json: expected whole numbers of at most 20 digits"),
+        (
+            '{"wids_version": 1, "shardlist": [{"url": "a", "nsamples": ' + "9" * 5000 + "}]}",
+            "not json: expected whole numbers of at most 20 digits",
+        ),
         ('{"wids_version": 1, "shardlist": null}', "shardlist is no list"),
         ('{"wids_version": 1, "datasets": 5}', "datasets: expected a list; got 5"),
         ('{"wids_version": 1, "datasets": null}', "datasets: expected a list; got null"),

@@ -83,7 +83,7 @@ def _check_depth(text: str) -> None:
         first = found[0][0]
         depth += (first in "[{") - (first in "]}")
         if depth > MOST_DEPTH:
-            raise ValueError(f"not json: nested too deeply: expected at most {MOST_DEPTH} lists and objects in each other")
+            raise ValueError(f"not json: nested too deeply, in more than {MOST_DEPTH} lists and objects")
 
 
 def _check_halves(value: Any, halves: re.Pattern[str]) -> None:
