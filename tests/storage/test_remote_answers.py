@@ -88,7 +88,8 @@ def test_an_answer_that_trickles_is_ended(server: ShardServer) -> None:
     error = answer(server.url("/a.tar"), RemoteOptions(retries=0, timeout_s=0.3))
     assert 0.3 < time.monotonic() - begin < A_WHILE
     assert isinstance(error, TimeoutError)
-    assert "waited for an answer of at least 1,024 bytes a second until the limit; the limit is timeout_s=0.3" in str(error)
+    assert "waited for an answer of at least 1,024 bytes a second until the limit" in str(error)
+    assert "the limit is timeout_s=0.3" in str(error)
 
 
 def test_s3_that_never_answers() -> None:
