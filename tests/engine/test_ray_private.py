@@ -24,7 +24,8 @@ from dcfast.engine.ray import RayEngine
 with RayEngine(1) as engine:
     list(engine.map(sys.argv[1], [Piece("demo/a", "0", "piece_functions:square", {"value": 3, "output": "n"})]))
     me = psutil.Process()
-    found = [c.laddr for p in [me, *me.children(recursive=True)] for c in p.net_connections("inet") if c.status == "LISTEN"]
+    sockets = [c for p in [me, *me.children(recursive=True)] for c in p.net_connections("inet")]
+    found = [c.laddr for c in sockets if c.status == "LISTEN"]
     assert len(found) >= 4, found
     print("listening", sorted({address.ip.removeprefix("::ffff:") for address in found}))
     join = f"import ray; ray.init(address={ray.get_runtime_context().gcs_address!r}, logging_level=40)"

@@ -139,7 +139,7 @@ def load_results(path: str | os.PathLike[str]) -> ResultFile:
     found = ResultFile()
     for place, text in enumerate(lines, 1):
         try:
-            found.results.append(Result.of(parse_json(text)))
+            found.results.append(Result.of(parse_json(text, any_number=True)))
         except ValueError:
             found.damaged.append(place)
     return found

@@ -53,11 +53,12 @@ def read_json(
         raise CorruptDataError(f"{where}: {error}{'; ' if advice else ''}{advice}", path=name) from None
 
 
-def parse_json(data: bytes | str, *, names: bool = False, as_it_is: bool = False) -> Any:
+def parse_json(data: bytes | str, *, names: bool = False, any_number: bool = False, as_it_is: bool = False) -> Any:
     """The value of a JSON text, whose length its reader has bounded.
 
     Args:
         names: as for ``read_json``.
+        any_number: ``NaN`` and numbers beyond a double are floats, as other tools write scores that they lack.
         as_it_is: of a value that is written again and looked at by nobody, the depth alone is bounded.
     Raises:
         ValueError: no JSON; a key twice in an object; nested deeper than ``MOST_DEPTH``; a number that is none
@@ -67,7 +68,7 @@ def parse_json(data: bytes | str, *, names: bool = False, as_it_is: bool = False
     try:
         text = data if isinstance(data, str) else data.decode(json.detect_encoding(data), "surrogatepass")
         _check_depth(text)
-        value = json.loads(text.removeprefix("\ufeff"), **({} if as_it_is else _STRICT))
+        value = json.loads(text.removeprefix("\ufeff"), **({} if as_it_is else _WHOLE if any_number else _STRICT))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"not json: {error}") from None
     if not as_it_is and _HALF.search(text) is not None:
@@ -125,12 +126,8 @@ def _no_number(text: str) -> NoReturn:
     raise ValueError(f"not json: expected numbers; got {text}, which is none")
 
 
-_STRICT: dict[str, Any] = {
-    "object_pairs_hook": _object,
-    "parse_int": _integer,
-    "parse_float": _number,
-    "parse_constant": _no_number,
-}
+_WHOLE: dict[str, Any] = {"object_pairs_hook": _object, "parse_int": _integer}
+_STRICT: dict[str, Any] = {**_WHOLE, "parse_float": _number, "parse_constant": _no_number}
 
 
 def _shown(text: str) -> str:
