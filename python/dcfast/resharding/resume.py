@@ -8,7 +8,7 @@ from dcfast._core import hashing as core_hashing
 from dcfast.errors import CorruptDataError, RunError, SubsetError
 from dcfast.resharding.files import write_flat_json
 from dcfast.resharding.layout import BLOCK, IDX_FORMAT, KEY_FILE, RECORD, SHARD_FORMAT, STATS_FORMAT
-from dcfast.resharding.output import is_temporary, remove_outputs
+from dcfast.resharding.output import is_temporary, recorded_arguments, remove_outputs
 from dcfast.resharding.sources import open_subset, subset_array
 from dcfast.storage.inputs import open_input
 
@@ -81,7 +81,9 @@ def has_ended(out: str, plan: ReshardPlan, subset: Any, arguments: dict[str, Any
     if os.path.exists(os.path.join(out, KEY_FILE)) or not os.path.exists(os.path.join(out, "meta.json")):
         return False
     meta, sizes = (_read_object(os.path.join(out, name)) for name in ("meta.json", "sizes.json"))
-    expected: dict[str, Any] = {name: str(value) for name, value in {**plan.options, **arguments}.items()}
+    expected: dict[str, Any] = dict(recorded_arguments(plan.options, arguments))
+    if "arguments_xxh3" not in meta:  # of before places were left out
+        expected = {name: str(value) for name, value in {**plan.options, **arguments}.items()}
     expected["output_shard_count"] = plan.num_output_shards
     # the pool may have changed since: then its counts are others, nearly always
     for name in ("processed_count", "missing_count"):

@@ -1,8 +1,7 @@
 """Files that somebody names: regular ones of a bounded size, opened without waiting for anybody.
 
 The opening of a named pipe waits for a writer, perhaps for ever; a device gives bytes without end. So what is no
-regular file is refused by its name, by the one function that all readers of such files go through. Importing this
-module imports nothing of others.
+regular file is refused by its name, by the one function that all readers of such files go through.
 """
 
 from __future__ import annotations
@@ -10,6 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+
+from dcfast.errors import CorruptDataError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,8 +64,6 @@ def read_input(path: str | os.PathLike[str], most: int) -> bytes:
         while len(data) <= most and (more := file.read(most + 1 - len(data))):
             data += more
     if len(data) > most:
-        from dcfast.errors import CorruptDataError
-
         name = os.fspath(path)
         raise CorruptDataError(f"{name} is too large: expected at most {most:,} bytes", path=name)
     return data
