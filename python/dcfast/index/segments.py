@@ -142,7 +142,8 @@ class Segment:
         """Maps a segment file.
 
         Args:
-            path: a file written by ``write_segment``. It must not be changed in place while mapped.
+            path: a file written by ``write_segment``. One that is cut while it is mapped is an error at the next step
+                (``dcfast.storage.mapped``); what is changed in place is read as it is.
             verify: read everything once and check the checksums (at the speed of memory or disk). Without it
                 only the header and the sizes of the sections are checked: for a file verified before.
         Raises:

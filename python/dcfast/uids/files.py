@@ -43,7 +43,8 @@ def load_subset(path: PathLike, *, mmap: bool = True, check: bool = True) -> npt
 
     Args:
         path: a local file. What begins with NumPy's magic bytes is read as ``.npy``, anything else as raw.
-        mmap: map the file read-only rather than reading it into memory.
+        mmap: map the file read-only rather than reading it into memory. Where somebody cuts it meanwhile,
+            CorruptDataError is raised at the next step (``dcfast.storage.mapped``).
         check: make sure that the uids are sorted, which reads all of them. Without it a file that is
             neither ``.npy`` nor uids, but a multiple of 16 bytes long, cannot be told from a subset.
 
