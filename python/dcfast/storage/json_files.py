@@ -15,8 +15,9 @@ from typing import Any, NoReturn
 
 from dcfast.errors import CorruptDataError
 from dcfast.storage.inputs import read_input
+from dcfast.storage.lines import MOST_TEXT_BYTES, split_lines
 
-__all__ = ["MOST_DEPTH", "MOST_DIGITS", "MOST_JSON_BYTES", "parse_json", "read_json"]
+__all__ = ["MOST_DEPTH", "MOST_DIGITS", "MOST_JSON_BYTES", "parse_json", "read_json", "read_json_lines"]
 
 MOST_JSON_BYTES = 64 << 20
 """Of a file, where its reader knows no other bound. Values take up to 30 times as much memory."""
@@ -51,6 +52,21 @@ def read_json(
     except ValueError as error:
         where = f"{what} {name}" if what else name
         raise CorruptDataError(f"{where}: {error}{'; ' if advice else ''}{advice}", path=name) from None
+
+
+def read_json_lines(path: str | os.PathLike[str]) -> list[Any]:
+    """The values of a file with one on each line.
+
+    Raises:
+        CorruptDataError: a line is no JSON, or see ``parse_json``; names file and line.   OSError: it cannot be read.
+    """
+    name, found = os.fspath(path), []
+    for number, line in enumerate(split_lines(read_input(path, MOST_TEXT_BYTES)), 1):
+        try:
+            found.append(parse_json(line))
+        except ValueError as error:
+            raise CorruptDataError(f"{name}, line {number}: {error}", path=name) from None
+    return found
 
 
 def parse_json(data: bytes | str, *, names: bool = False, any_number: bool = False, as_it_is: bool = False) -> Any:

@@ -16,8 +16,7 @@ from dcfast.errors import RunError, SubsetError, first_line
 from dcfast.models.clip import create_model
 from dcfast.storage.atomic import remove_leftovers, write_json
 from dcfast.storage.hashing import sha256_file
-from dcfast.storage.json_files import parse_json
-from dcfast.storage.lines import read_lines
+from dcfast.storage.json_files import read_json_lines
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import make_directory
 from dcfast.train.batch import BatchSpec
@@ -252,8 +251,8 @@ def _refusals(folder: Path, decoder: str) -> dict[str, Any]:
     """
     if decoder != "dali":
         return {}
-    lines = [line for path in sorted(folder.glob("refused-*.jsonl")) for line in read_lines(path, "ascii")]
-    samples = sum(int(parse_json(line)["samples"]) for line in lines)
+    lines = [line for path in sorted(folder.glob("refused-*.jsonl")) for line in read_json_lines(path)]
+    samples = sum(int(line["samples"]) for line in lines)
     return {"dali_refused_batches": len(lines), "dali_refused_samples": samples}
 
 
@@ -291,7 +290,7 @@ def _summary(
     recipe, folder = trainer.recipe, trainer.folder
     steps = num_steps(recipe.samples_seen, recipe.global_batch)
     last = f"train/checkpoints/epoch_{recipe.checkpoints}.pt"
-    lines = [parse_json(line) for line in read_lines(folder / "log.jsonl", "ascii")]
+    lines = read_json_lines(folder / "log.jsonl")
     return {
         "scale": settings.scale,
         "model": recipe.model,
