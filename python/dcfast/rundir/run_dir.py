@@ -180,7 +180,7 @@ def check_out(out: str | os.PathLike[str], settings: Settings, *, overwrite: boo
     if not root.is_dir():
         make_directory(root, "--out")
     with ExitStack() as stack:
-        if (root / LOCK_NAME).exists():
+        if os.path.lexists(root / LOCK_NAME):
             stack.enter_context(locked(root / LOCK_NAME, _busy(root)))
         _claimable(root, settings, overwrite)
         _refuse_links(root)
