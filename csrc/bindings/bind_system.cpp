@@ -39,6 +39,7 @@ void bind_system(py::module_& m) {
         const auto bytes = file.bytes();
         return py::buffer_info(reinterpret_cast<const std::uint8_t*>(bytes.data()), static_cast<py::ssize_t>(bytes.size()), true);
       });
+  m.def("guard_maps", &guard_maps, "Takes SIGBUS for the maps again, where a library has taken it since.");
   m.def("refuse_lost_maps", &refuse_lost_maps, "CorruptDataError where a file that is mapped was cut meanwhile.");
 }
 

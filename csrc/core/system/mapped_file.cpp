@@ -172,6 +172,11 @@ void refuse_lost_maps() {
   }
 }
 
+void guard_maps() {
+  const std::lock_guard lock(guard);
+  install_handler();
+}
+
 void on_lost_map(void (*call)() noexcept) noexcept { call_on_lost.store(call); }
 
 }  // namespace dcfast

@@ -34,6 +34,9 @@ class MappedFile {
 /// one: a look at a number. Whoever has read from maps calls it before the result is used.
 void refuse_lost_maps();
 
+/// Makes the signal ours, where a library took it since the last file was mapped.
+void guard_maps();
+
 /// What is called, within a signal handler on the thread that read, when a map is lost; nullptr for nothing.
 void on_lost_map(void (*call)() noexcept) noexcept;
 

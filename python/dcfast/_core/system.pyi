@@ -4,7 +4,7 @@ Mapped files.
 
 from __future__ import annotations
 
-__all__: list[str] = ["MappedFile", "refuse_lost_maps"]
+__all__: list[str] = ["MappedFile", "guard_maps", "refuse_lost_maps"]
 
 class MappedFile:
     """
@@ -13,6 +13,11 @@ class MappedFile:
 
     def __init__(self, path: bytes | str) -> None: ...
     def __len__(self) -> int: ...
+
+def guard_maps() -> None:
+    """
+    Takes SIGBUS for the maps again, where a library has taken it since.
+    """
 
 def refuse_lost_maps() -> None:
     """

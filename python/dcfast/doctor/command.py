@@ -20,6 +20,7 @@ from dcfast.doctor.gpu import gpu
 from dcfast.errors import printable
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE, FAILED
+from dcfast.process.parser import ArgumentParser
 from dcfast.process.terminal import say
 
 __all__ = ["Row", "collect", "main"]
@@ -66,7 +67,7 @@ def works(rows: Sequence[dict[str, Any]]) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command: prints the rows; 0 where the core works (optional things may be missing), else 1."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="dcfast doctor", description="Versions, what works on this machine, and how to get what does not."
     )
     parser.add_argument("--deep", action="store_true", help="also import and try torch, Triton and DALI (seconds)")

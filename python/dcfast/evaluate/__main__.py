@@ -13,6 +13,7 @@ from dcfast.models.clip import load_model
 from dcfast.models.devices import resolve_device
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE
+from dcfast.process.parser import ArgumentParser
 from dcfast.process.terminal import log_printably, say
 from dcfast.storage.paths import make_directory, not_left_empty, path_argument
 
@@ -21,7 +22,7 @@ __all__ = ["main"]
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(
+    p = ArgumentParser(
         prog="python -m dcfast.evaluate",
         description="Zero-shot scores of a CLIP model on local evaluation sets (wds_*_test directories).",
         epilog="The same command resumes an evaluation that was stopped. Docs: docs/evaluation.md.",

@@ -24,6 +24,7 @@ from dcfast.index.rows import shard_damage
 from dcfast.index.segments import Segment, shard_state
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE
+from dcfast.process.parser import ArgumentParser
 from dcfast.process.terminal import say
 from dcfast.storage.atomic import fsync_dir, remove_leftovers, write_json
 from dcfast.storage.json_files import read_json
@@ -326,7 +327,7 @@ def _exchange(folder: Path, staging: Path, segments: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m dcfast.pool_refresh INDEX_DIR POOL``: prints the report as JSON; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m dcfast.pool_refresh", description=(__doc__ or "").split("\n")[0])
+    parser = ArgumentParser(prog="python -m dcfast.pool_refresh", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("index_dir", type=path_argument, help="directory of the index; made where missing")
     parser.add_argument("pool", type=path_argument, help="directory with *.tar, or with shards/*.tar")
     parser.add_argument("--threads", type=int, default=0, help="shards indexed at a time; default: one per core")

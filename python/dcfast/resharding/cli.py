@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from typing import Any
 
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE
+from dcfast.process.parser import ArgumentParser
 from dcfast.process.terminal import say
 from dcfast.resharding.run import reshard
 from dcfast.storage.paths import not_left_empty, path_argument

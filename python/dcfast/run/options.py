@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 from dcfast.engine.engine import ENGINES
+from dcfast.process.parser import ArgumentParser
 from dcfast.run.checks import check_settings
 from dcfast.rundir.claim import located
 from dcfast.rundir.settings import DEVICES, LOSSES, Settings
@@ -131,7 +132,7 @@ def _about(stage: str | None) -> tuple[str, str, str]:
 def parser(stage: str | None = None) -> argparse.ArgumentParser:
     """The command line of ``python -m dcfast.run``, or of one stage's subcommand."""
     prog, description, epilog = _about(stage)
-    p = argparse.ArgumentParser(prog=prog, description=description, epilog=epilog)
+    p = ArgumentParser(prog=prog, description=description, epilog=epilog)
     p.add_argument("--scale", default="tiny", metavar="NAME", help=f"one of {', '.join(SCALES)} (default tiny)")
     p.add_argument(
         "--filter", metavar="EXPR", help='e.g. "basic_filter & clip_score(l14, fraction=0.3) & ~contaminated"'

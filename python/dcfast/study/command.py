@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE, FAILED
+from dcfast.process.parser import ArgumentParser
 from dcfast.process.terminal import say
 from dcfast.run.options import add_training_options, parse_features, parse_world
 from dcfast.rundir.claim import located
@@ -25,7 +26,7 @@ __all__ = ["main", "parser"]
 
 def parser() -> argparse.ArgumentParser:
     """The options of a study."""
-    p = argparse.ArgumentParser(
+    p = ArgumentParser(
         prog="python -m dcfast.study",
         description="Train on many filters with many seeds: a table and a plot of score against filter, the best "
         "filter chosen on some seeds and confirmed on others, and rank correlation between scales.",

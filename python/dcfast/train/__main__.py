@@ -12,6 +12,7 @@ from typing import Any
 
 from dcfast.process.command import run_command, status_of
 from dcfast.process.exit_codes import DONE, PEER_LOST
+from dcfast.process.parser import ArgumentParser
 from dcfast.process.signals import start_worker
 from dcfast.process.terminal import log_printably, say
 from dcfast.scales import SCALES
@@ -38,7 +39,7 @@ def _override(text: str) -> tuple[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m dcfast.train",
         description="Train CLIP by the recipe of a scale, from shards or from an index and a subset. The same command "
         "goes on where it was stopped. Under torchrun each process is a rank.",
