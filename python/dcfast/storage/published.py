@@ -49,7 +49,8 @@ def _walk(value: Any, patterns: list[tuple[re.Pattern[str], str]], all_texts: bo
     if isinstance(value, dict):
         out: dict[Any, Any] = {}
         for key, one in value.items():
-            name = _walk(key, patterns, all_texts)
+            is_path = isinstance(key, str) and key.startswith("/")  # it may have spaces
+            name = base_name(key) if is_path and all_texts else _walk(key, patterns, all_texts)
             while name in out:  # two files of one name
                 name += "'"
             out[name] = _walk(one, patterns, all_texts)
