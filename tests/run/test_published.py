@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dcfast.evaluate import evaluate_model
 from dcfast.resharding import reshard
 from dcfast.run.workflow import main
 from dcfast.storage.parquet import read_table
 from dcfast.storage.published import base_name, without_places
 from dcfast.study.output import write_results
 from dcfast.uids.sets import save_subset, uid_parse, uid_sort
+from evalset_builder import NAMES, colour_clip, labelled, write_set
 from pool_builder import plain_pool, uid_of
 
 PRIVATE = "Jane Doe"
@@ -168,3 +171,18 @@ def test_fates_name_a_uid_file_by_its_last_part(whole: tuple[Path, list[str]]) -
     # tables are compressed: their texts are looked at as they are
     for path in out.glob("*.parquet"):
         assert PRIVATE not in str(read_table(path).to_pylist())
+
+
+def test_results_of_an_evaluation(tmp_path: Path) -> None:
+    home = tmp_path / PRIVATE
+    write_set(home / "sets", "shapes", labelled(4), classes=NAMES)
+    (home / "sets/wds_shapes_test/test/9.tar.gz").write_bytes(b"")
+    clip = replace(colour_clip(), name=f"local-dir:{home}/model", source=str(home / "w.pt"))
+    summary = evaluate_model(clip, home / "sets", home / "out", workers=1)
+    assert (summary["model"], summary["source"]) == ("local-dir:model", "w.pt")
+    written = [path for path in (home / "out").rglob("*") if path.is_file()]
+    assert len(written) >= 3
+    for path in written:
+        assert PRIVATE not in path.read_text(), path
+    assert "passed over: 9.tar.gz" in (home / "out/eval_results.jsonl").read_text()
+    assert evaluate_model(clip, home / "sets", home / "out", workers=1)["scored"] == []

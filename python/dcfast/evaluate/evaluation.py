@@ -122,8 +122,8 @@ def _evaluate(
     write_bytes(root / RESULTS, path.read_bytes())
     summary = {
         "checkpoint": clip.content_hash,
-        "model": without_places(clip.name),
-        "source": without_places(clip.source, [clip.source]),
+        "model": _published(clip.name),
+        "source": _published(clip.source),
         "results": str(path.relative_to(root)),
         "tasks": ordered,
         **aggregate(ordered, own_tasks(home)),
@@ -131,6 +131,11 @@ def _evaluate(
     }
     write_json(root / "evaluate" / SUMMARY, summary)
     return {**summary, "scored": list(waiting)}
+
+
+def _published(model: str) -> str:
+    """A model's name or source: of one that lies in a folder (``local-dir:DIR``) or file, the last part."""
+    return str(without_places(model, [model, model.partition(":")[2]]))
 
 
 def _state(fingerprint: str, embedder: Embedder) -> str:
@@ -174,7 +179,7 @@ def _line(evalset: EvalSet, score: Score, embedder: Embedder) -> Line:
         "pictures": score.scored,
         "unreadable": len(score.unreadable),
         "notes": without_places(notes + score.notes + evalset.passed_over, [evalset.folder], all_texts=False),
-        "model": without_places(clip.name),
+        "model": _published(clip.name),
         "checkpoint": clip.content_hash,
         "state": _state(evalset.fingerprint, embedder),
     }

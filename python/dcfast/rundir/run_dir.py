@@ -97,7 +97,8 @@ class Run:
     def places(self) -> list[str]:
         """Paths that stand in what a run records, for what is published without them."""
         given = [self.settings.pool, self.settings.evalsets, self.settings.teacher_uids]
-        return [str(self.out), *(place for place in given if place is not None), *(self.settings.uid_hashes or {})]
+        given += [model.partition(":")[2] for model in (self.settings.features or {}).values()]
+        return [str(self.out), *(place for place in given if place), *(self.settings.uid_hashes or {})]
 
     def asks_for(self, stage: str) -> bool:
         """Whether a stage is part of this run: training and what it needs only where the settings want it."""
