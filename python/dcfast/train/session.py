@@ -19,6 +19,7 @@ from dcfast.storage.hashing import sha256_file
 from dcfast.storage.json_files import read_json_lines
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import make_directory
+from dcfast.storage.published import without_places
 from dcfast.train.batch import BatchSpec
 from dcfast.train.batches import BatchMaker, worker_death
 from dcfast.train.control import Control
@@ -314,6 +315,9 @@ def _summary(
         "decoder_difference": _decoder_difference(trainer),
         "world_size": trainer.ranks.world_size,
         "accumulation": settings.accumulation,
-        "notes": [*(note for f in files for note in f.notes), *trainer.notes, *_replaced(trainer)],
+        "notes": without_places(
+            [*(note for f in files for note in f.notes), *trainer.notes, *_replaced(trainer)],
+            [settings.out, *(place for s in settings.sources for place in (s.shards, s.index, s.shards_dir))],
+        ),
         "versions": {**{n: version(n) for n in ("torch", "open_clip_torch", "pillow")}, **_dali_version(settings)},
     }
