@@ -82,7 +82,7 @@ def test_no_directory_and_no_set_are_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("{", "is not JSON"),
+        ("{", "not json"),
         ("{}", "expected a list of tasks; got dict"),
         ("[3]", "expected an object with a 'key'; got 3"),
         ('[{"key": "a", "directory": "d", "kind": "odd"}]', "task 'a': kind must be one of classification, .*'odd'"),
@@ -259,7 +259,7 @@ def test_metadata_is_checked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("riddles", "words"),
     [
-        ("{", "is not JSON"),
+        ("{", "not json"),
         ("[]", "expected a list of riddles, at least one"),
         ('[{"cue": " ", "candidates": ["s"], "associations": ["s"]}]', "riddle 0: expected a cue"),
         ('[{"cue": "a", "candidates": ["s", "s"], "associations": ["s"]}]', "riddle 0: expected a cue"),

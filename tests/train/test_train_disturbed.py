@@ -86,12 +86,12 @@ def test_checkpoints_by_the_clock_change_nothing(source: TrainSource, tmp_path: 
 def test_two_trainings_never_write_to_one_directory(source: TrainSource, tmp_path: Path) -> None:
     folder = tmp_path / "out" / "train"
     folder.mkdir(parents=True)
-    (folder / ".tmp-1-living-writer").write_text("")
+    (folder / ".tmp-1-0a1b2c3d-writer").write_text("")
     with locked(folder / ".lock", "busy"), pytest.raises(RunError, match="another training is at work there; wait"):
         train(small(tmp_path / "out", source))
-    assert (folder / ".tmp-1-living-writer").exists()
+    assert (folder / ".tmp-1-0a1b2c3d-writer").exists()
     train(small(tmp_path / "out", source))
-    assert not (folder / ".tmp-1-living-writer").exists()
+    assert not (folder / ".tmp-1-0a1b2c3d-writer").exists()
 
 
 @pytest.mark.parametrize("fault", ["cut", "written"])

@@ -7,7 +7,6 @@ has done any work. Memory: about 150 bytes a picture, and the captions.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -25,6 +24,8 @@ from dcfast.evaluate.folders import COUNT_FILE, list_set_tars
 from dcfast.evaluate.tasks import DEFAULT_METRICS, EvalTask
 from dcfast.index.build import index_tars
 from dcfast.models.captions import MAX_CAPTION_BYTES
+from dcfast.storage.inputs import open_input, read_input
+from dcfast.storage.json_files import read_json
 from dcfast.storage.lines import read_lines, split_lines
 from dcfast.storage.npz import parse_array
 
@@ -186,7 +187,14 @@ def set_fingerprint(task: EvalTask, folder: Path) -> str:
     digest = hashlib.sha256(repr(task).encode("utf-8", "surrogateescape"))
     for name in SMALL_FILES:
         path = folder / name
-        digest.update(name.encode() + b"\0" + (path.read_bytes() if path.is_file() else b"absent") + b"\0")
+        digest.update(name.encode() + b"\0")
+        if path.is_file():
+            with open_input(path) as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        else:
+            digest.update(b"absent")
+        digest.update(b"\0")
     for tar in _shards(folder):
         status = os.stat(tar)
         digest.update(f"{os.path.basename(tar)}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
@@ -201,7 +209,7 @@ def _damage(index: TarIndex, folder: Path, tars: list[str]) -> list[str]:
         for loss in index.segment.losses
     ]
     try:
-        stated = int((folder / "test" / COUNT_FILE).read_text("ascii"))
+        stated = int(read_input(folder / "test" / COUNT_FILE, 64))
     except (OSError, ValueError):  # not every source of evaluation sets writes one
         return notes
     if stated != len(tars):
@@ -318,16 +326,19 @@ def _read_captions(found: EvalSet) -> None:
     found.captions = [lines for lines in captions if lines]
 
 
+MOST_RIDDLE_BYTES = 64 << 20
+
+
 def _raw_riddles(folder: Path) -> list[dict[str, Any]]:
     path = folder / RIDDLE_FILE
     try:
-        riddles = json.loads(path.read_bytes())
+        riddles = read_json(path, most=MOST_RIDDLE_BYTES)
     except FileNotFoundError:
         raise EvalsetError(
             f"{folder}: it has no {RIDDLE_FILE}; expected a list of cue, candidates, associations"
         ) from None
     except ValueError as error:
-        raise EvalsetError(f"{path} is not JSON: {error}") from None
+        raise EvalsetError(str(error)) from None
     if not isinstance(riddles, list) or not riddles:
         raise EvalsetError(f"{path}: expected a list of riddles, at least one")
     for number, riddle in enumerate(riddles):

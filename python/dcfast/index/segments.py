@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from dcfast._core import access as core_access
 from dcfast._core import index as core_index
+from dcfast.storage.inputs import open_input
 from dcfast.storage.remote import RemoteOptions, is_url, remote_state
 
 if TYPE_CHECKING:
@@ -137,7 +138,8 @@ class Segment:
         """Maps a segment file.
 
         Args:
-            path: a file written by ``write_segment``. It must not be changed in place while mapped.
+            path: a file written by ``write_segment``. One that is cut while it is mapped is an error at the next step
+                (``dcfast.storage.mapped``); what is changed in place is read as it is.
             verify: read everything once and check the checksums (at the speed of memory or disk). Without it
                 only the header and the sizes of the sections are checked: for a file verified before.
         Raises:
@@ -321,7 +323,7 @@ class Segment:
         checksum of each section stands.
         """
         digest = hashlib.sha256()
-        with open(self.path, "rb") as file:
+        with open_input(self.path) as file:
             header = file.read(_HEADER.size)
             for _ in range(int(_HEADER.unpack(header)[2])):
                 name, _, size, checksum = _SECTION.unpack(file.read(_SECTION.size))

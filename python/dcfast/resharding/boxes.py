@@ -7,7 +7,6 @@ A row of metadata whose boxes are none that can be blurred has one box of NaN: i
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,8 @@ from dcfast.errors import PoolError
 from dcfast.index.metadata import check_uid_type, open_metadata, parse_uids, uid_column
 from dcfast.index.pool import list_parquet
 from dcfast.index.pool_index import uid_rule
+from dcfast.storage.json_files import read_json
+from dcfast.storage.listing import temporary_name
 from dcfast.storage.npz import load_array, write_npy
 from dcfast.uids.files import count_repeats
 from dcfast.uids.sets import merge_runs, open_records, record_sort, save_records, uid_isin, uid_lookup
@@ -111,7 +112,7 @@ def make_box_table(
     folder.mkdir(parents=True, exist_ok=True)
     runs: list[Path] = []
     total = 0
-    raw = folder / ".tmp-boxes"
+    raw = folder / temporary_name("boxes")
     try:
         with open(raw, "wb") as out:
             for number, path in enumerate(files):
@@ -120,7 +121,7 @@ def make_box_table(
                     records.append(part)
                     total += len(boxes)
                     out.write(boxes.tobytes())
-                run = folder / f".tmp-boxes-{number}.npy"
+                run = folder / temporary_name(f"boxes-{number}.npy")
                 runs.append(run)
                 save_records(run, record_sort(np.concatenate(records)))
         merge_runs(runs, folder / "box_records.npy", unique=True)
@@ -209,7 +210,7 @@ def _metadata_files(metadata: Metadata) -> list[Path]:
 
 def _files_of_map(path: Path) -> list[Path]:
     try:
-        entries = json.loads(path.read_bytes())
+        entries = read_json(path)
         files = [str(entry["parquet"]) for entry in entries.values()]
     except (ValueError, AttributeError, TypeError, KeyError) as error:
         raise PoolError(

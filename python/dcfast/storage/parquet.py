@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from dcfast.errors import CorruptDataError, DcfastError, PoolError
+from dcfast.storage.inputs import check_input
 
 __all__ = ["BATCH_ROWS", "TABLE", "Kind", "ParquetFile", "count_rows", "read_schema", "read_table"]
 
@@ -63,6 +64,7 @@ class ParquetFile:
 
         self.path = os.fspath(path)
         self.kind = kind
+        check_input(self.path)  # Arrow waits for whoever writes to a named pipe
         with _named(self.path, kind.refusal):
             self._file = pq.ParquetFile(self.path, page_checksum_verification=True)
             self.schema: Any = self._file.schema_arrow

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from dcfast._core import system as core_system
 from dcfast.errors import CorruptDataError
 from dcfast.images.decode import BadImage
 from dcfast.models.captions import read_caption
@@ -271,6 +272,7 @@ def _start_worker(_: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)  # never outlive a killed training
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # the training ends its workers, when it has saved
         signal.signal(number, signal.SIG_IGN)
+    core_system.guard_maps()  # torch has a handler of its own in its workers, which ends them
     torch.set_num_threads(1)
     sys.excepthook = _of_thread
 

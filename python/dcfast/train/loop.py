@@ -19,6 +19,7 @@ from typing import Any
 
 from dcfast.process.signals import postponed
 from dcfast.storage.atomic import append_lines, write_bytes, write_json
+from dcfast.storage.json_files import parse_json
 from dcfast.storage.lines import read_lines, split_lines
 from dcfast.train.batch import Batch, BatchSpec
 from dcfast.train.batches import iterate_batches
@@ -195,7 +196,7 @@ class Trainer:
 
     def _replaced_before(self) -> int:
         lines = [line for path in self.folder.glob("replaced-*.jsonl") for line in read_lines(path, "ascii", "replace")]
-        records = [json.loads(line) for line in lines if line.endswith("}")]
+        records = [parse_json(line) for line in lines if line.endswith("}")]
         return len({(r["step"], r["slot"]) for r in records if r["step"] < self.step})
 
     def _resume_ranks(self, before: list[list[int]]) -> None:
@@ -414,7 +415,7 @@ def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
     kept, before = [], path.read_bytes()
     for line in split_lines(before):
         try:
-            if keep(json.loads(line)):
+            if keep(parse_json(line)):
                 kept.append(line + b"\n")
         except (ValueError, KeyError, TypeError):
             continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import time
@@ -17,9 +16,10 @@ from dcfast.errors import RunError, SubsetError
 from dcfast.models.clip import create_model
 from dcfast.storage.atomic import remove_leftovers, write_json
 from dcfast.storage.hashing import sha256_file
-from dcfast.storage.lines import read_lines
+from dcfast.storage.json_files import read_json_lines
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import make_directory
+from dcfast.storage.published import without_places
 from dcfast.train.batch import BatchSpec
 from dcfast.train.batches import BatchMaker
 from dcfast.train.control import Control
@@ -256,8 +256,8 @@ def _refusals(folder: Path, decoder: str) -> dict[str, Any]:
     """
     if decoder != "dali":
         return {}
-    lines = [line for path in sorted(folder.glob("refused-*.jsonl")) for line in read_lines(path, "ascii")]
-    samples = sum(int(json.loads(line)["samples"]) for line in lines)
+    lines = [line for path in sorted(folder.glob("refused-*.jsonl")) for line in read_json_lines(path)]
+    samples = sum(int(line["samples"]) for line in lines)
     return {"dali_refused_batches": len(lines), "dali_refused_samples": samples}
 
 
@@ -295,7 +295,7 @@ def _summary(
     recipe, folder = trainer.recipe, trainer.folder
     steps = num_steps(recipe.samples_seen, recipe.global_batch)
     last = f"train/checkpoints/epoch_{recipe.checkpoints}.pt"
-    lines = [json.loads(line) for line in read_lines(folder / "log.jsonl", "ascii")]
+    lines = read_json_lines(folder / "log.jsonl")
     return {
         "scale": settings.scale,
         "model": recipe.model,
@@ -319,6 +319,9 @@ def _summary(
         "decoder_difference": _decoder_difference(trainer),
         "world_size": trainer.ranks.world_size,
         "accumulation": settings.accumulation,
-        "notes": [*(note for f in files for note in f.notes), *trainer.notes, *_replaced(trainer)],
+        "notes": without_places(
+            [*(note for f in files for note in f.notes), *trainer.notes, *_replaced(trainer)],
+            [settings.out, *(place for s in settings.sources for place in (s.shards, s.index, s.shards_dir))],
+        ),
         "versions": {**{n: version(n) for n in ("torch", "open_clip_torch", "pillow")}, **_dali_version(settings)},
     }

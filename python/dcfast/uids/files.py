@@ -13,6 +13,9 @@ import numpy.typing as npt
 from dcfast._core import uids as core_uids
 from dcfast.errors import CorruptDataError, DcfastError, SubsetError
 from dcfast.storage.atomic import atomic_path
+from dcfast.storage.inputs import open_input
+from dcfast.storage.listing import temporary_name
+from dcfast.storage.mapped import map_array
 from dcfast.storage.npz import read_header, save_array, save_scratch
 
 PathLike = str | os.PathLike[str]
@@ -41,7 +44,8 @@ def load_subset(path: PathLike, *, mmap: bool = True, check: bool = True) -> npt
 
     Args:
         path: a local file. What begins with NumPy's magic bytes is read as ``.npy``, anything else as raw.
-        mmap: map the file read-only rather than reading it into memory.
+        mmap: map the file read-only rather than reading it into memory. Where somebody cuts it meanwhile,
+            CorruptDataError is raised at the next step (``dcfast.storage.mapped``).
         check: make sure that the uids are sorted, which reads all of them. Without it a file that is
             neither ``.npy`` nor uids, but a multiple of 16 bytes long, cannot be told from a subset.
 
@@ -182,7 +186,7 @@ def external_sort(
         for begin in range(0, max(1, len(array)), rows):
             part = borrowable(array[begin : begin + rows])
             part = core_uids.uid_sort(part, unique, threads) if is_uids else core_uids.record_sort(part, threads)
-            runs.append(final.with_name(f".tmp-{final.name}.run{len(runs)}"))
+            runs.append(final.with_name(temporary_name(f"{final.name}.run{len(runs)}")))
             save_scratch(runs[-1], part)
         report = merge_runs(runs, final, unique=unique, memory_bytes=memory_bytes)
     finally:
@@ -235,7 +239,7 @@ def _open_array(
 ) -> npt.NDArray[Any]:
     name = f"{what} {os.fspath(path)}"
     item = dtype.itemsize
-    with open(path, "rb") as file:
+    with open_input(path) as file:
         size = os.fstat(file.fileno()).st_size
         begins = file.read(len(_MAGIC))
         if begins == _MAGIC or (not raw and size):
@@ -268,8 +272,7 @@ def _open_array(
             if len(array) != count:
                 raise error(f"{name}: ended while it was read, after {len(array)} of {count} rows")
             return array
-        # as a plain array: its base keeps the map alive
-        return np.memmap(file, dtype, "r", offset, (count,)).view(np.ndarray)
+    return map_array(path, dtype, (count,), offset)
 
 
 def _read_header(file: Any, dtype: np.dtype[Any], error: type[DcfastError], name: str) -> tuple[int, int]:
