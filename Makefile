@@ -13,7 +13,7 @@ RUN_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
 STUDY_ARGS ?=
-# of each of the three targets
+# of each target
 FUZZ_SECONDS ?= 8
 # torch and torchvision are installed in one go, since only builds that were made for each other load together. What
 # pip chooses by default carries CUDA (5 GB); where the package index offers a pair without it, name that pair here.
@@ -44,8 +44,9 @@ study: $(VENV)/.study ## which filter is best: nine filters, chosen on three see
 test: $(VENV)/.test ## set up, then pass all tests (those in C++ too)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(TEST_ARGS)
 
-soak: $(VENV)/.test ## the long fault tests: twenty random faults in a training on two ranks
+soak: $(VENV)/.test ## the long fault tests: twenty random faults in a training on two ranks, ten minutes of each fuzz target
 	DCFAST_FAULTS=20 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/train/test_train_disturbed.py $(TEST_ARGS)
+	$(MAKE) fuzz FUZZ_SECONDS=600
 
 lint: $(VENV)/.test ## ruff (rules and format), the levels of imports, and mypy --strict
 	$(BIN)/ruff check .
@@ -69,8 +70,9 @@ FIXED_LAYOUT = $(shell setarch $$(uname -m) -R true 2>/dev/null && echo setarch 
 tsan: $(VENV)/.build ## the C++ tests under ThreadSanitizer
 	$(TOOLS) cmake --preset tsan && cmake --build --preset tsan && $(FIXED_LAYOUT) ctest --preset tsan
 
-fuzz: $(VENV)/.build ## fuzz the parsers of tars, index files and texts, FUZZ_SECONDS each (needs clang)
+fuzz: $(VENV)/.test ## fuzz the readers of tars, index files, texts, filters, json, arrays, parquet, FUZZ_SECONDS each (needs clang)
 	PYTHON="$(PYTHON)" sh cmake/system_packages.sh fuzz
+	$(PIP) install atheris
 	$(TOOLS) cmake --preset fuzz && cmake --build --preset fuzz
 	sh tests/fuzz/run.sh build/fuzz $(FUZZ_SECONDS) $(BIN)/python
 

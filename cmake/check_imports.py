@@ -50,6 +50,7 @@ LIGHT = frozenset(
         "dcfast.errors",
         "dcfast.process.command",
         "dcfast.process.starting",
+        "dcfast.process.terminal",
         *(
             f"dcfast.resharding.{name}"
             for name in ("files", "inputs", "output", "plan", "resume", "run", "sources", "write")

@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "core/system/error.hpp"
+#include "core/system/mapped_file.hpp"
 #include "core/system/parallel.hpp"
 #include "core/uids/uid.hpp"
 
@@ -94,7 +95,7 @@ Array<T> own(std::vector<T>&& values) {
 
 /// Releases the GIL and calls run(poll). `poll` may be called from the calling thread only: every 50 ms
 /// it takes the GIL and lets a pending Ctrl-C through as KeyboardInterrupt. No py:: object may be
-/// touched inside `run`.
+/// touched inside `run`. A mapped file that was cut meanwhile is an error, whatever came of it.
 template <typename Run>
 auto enter_core(const Run& run) {
   auto last = std::chrono::steady_clock::now();
@@ -106,7 +107,19 @@ auto enter_core(const Run& run) {
     if (PyErr_CheckSignals() != 0) throw py::error_already_set();
   };
   const py::gil_scoped_release release;
-  return run(poll);
+  try {
+    if constexpr (std::is_void_v<decltype(run(poll))>) {
+      run(poll);
+      refuse_lost_maps();
+    } else {
+      auto result = run(poll);
+      refuse_lost_maps();
+      return result;
+    }
+  } catch (const Error&) {
+    refuse_lost_maps();  // the cause, where what was read made no sense
+    throw;
+  }
 }
 
 void bind_access(py::module_& m);
@@ -115,6 +128,7 @@ void bind_images(py::module_& m);
 void bind_index(py::module_& m);
 void bind_reshard(py::module_& m);
 void bind_similarity(py::module_& m);
+void bind_system(py::module_& m);
 void bind_uids(py::module_& m);
 
 }  // namespace dcfast::bindings

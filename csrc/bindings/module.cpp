@@ -82,6 +82,7 @@ PYBIND11_MODULE(_core, m) {
       {"access", &bind_access, "Members of a pool's shards by range."},
       {"reshard", &bind_reshard, "Shards of selected samples, and the keyed permutation."},
       {"similarity", &bind_similarity, "Hamming distances of perceptual hashes."},
+      {"system", &bind_system, "Mapped files."},
       {"uids", &bind_uids, "Sorted arrays of uids and of uid records."},
   };
   for (const Domain& domain : domains) {

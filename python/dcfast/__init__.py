@@ -6,11 +6,11 @@ script ``dcfast``. Importing this package imports nothing else: NumPy, too, is i
 
 from __future__ import annotations
 
-import importlib
-
 from dcfast.process.starting import begin
 
 begin()  # a process that is a command of dcfast can be stopped from here on
+
+import importlib  # noqa: E402
 
 from dcfast.errors import (  # noqa: E402
     CheckpointError,

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from dcfast.process.exit_codes import DONE, MEANINGS, USAGE
+from dcfast.process.terminal import say
 
 __all__ = ["main"]
 
@@ -92,13 +93,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
-        print(_help(), end="")
+        say(_help(), end="")
         return DONE if words else USAGE
     command, rest = words[0], words[1:]
     if command == "--version":
         from dcfast import __version__
 
-        print(__version__)
+        say(__version__)
         return DONE
     programs = _programs()
     if command in programs:
@@ -107,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _stage(command, rest)
     near = difflib.get_close_matches(command, [*STAGES, *programs], n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    sys.stderr.write(f"error: dcfast has no command {command!r}{hint}\n")
+    say(f"error: dcfast has no command {command!r}{hint}", error=True)
     return USAGE
 
 

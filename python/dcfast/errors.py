@@ -25,6 +25,9 @@ _SHOWN_AS_END = dict.fromkeys(map(ord, "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"), "\
 _ESCAPE_CODE = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])|\x9b[0-?]*[ -/]*[@-~]"
 """Codes that colour a terminal, move its cursor or name its window (ECMA-48)."""
 
+_TURNING = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+"""Marks that turn the direction of a line: what follows would be shown in another order."""
+
 
 class DcfastError(Exception):
     """Base of every error that dcfast raises about data, filters or runs."""
@@ -94,9 +97,9 @@ def printable(text: str) -> str:
 
 
 def _is_control(character: str) -> bool:
-    # C0, DEL and C1; marks that turn the direction of a line; and halves of a pair, which no terminal can be sent
+    # C0, DEL and C1; other ends of lines; and halves of a pair, which no terminal can be sent
     code = ord(character)
-    return code < 32 or 127 <= code < 160 or 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069 or _is_half(code)
+    return code < 32 or 127 <= code < 160 or code in (0x2028, 0x2029) or code in _TURNING or _is_half(code)
 
 
 def _is_half(code: int) -> bool:

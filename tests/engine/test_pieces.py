@@ -100,8 +100,8 @@ def test_table_becomes_a_directory_of_parts_and_a_file_again(tmp_path: Path, mon
 
 
 def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
-    (tmp_path / "a" / ".tmp-9-b").mkdir(parents=True)
-    (tmp_path / "a" / ".tmp-7-x.npy").write_bytes(b"half")
+    (tmp_path / "a" / ".tmp-9-0a1b2c3d-b").mkdir(parents=True)
+    (tmp_path / "a" / ".tmp-7-0a1b2c3d-x.npy").write_bytes(b"half")
     (tmp_path / "a" / "x.npy").write_bytes(b"whole")
     assert remove_leftovers(tmp_path) == 2
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["x.npy"]

@@ -82,7 +82,7 @@ def test_no_directory_and_no_set_are_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("{", "is not JSON"),
+        ("{", "not json"),
         ("{}", "expected a list of tasks; got dict"),
         ("[3]", "expected an object with a 'key'; got 3"),
         ('[{"key": "a", "directory": "d", "kind": "odd"}]', "task 'a': kind must be one of classification, .*'odd'"),
@@ -219,6 +219,17 @@ def test_samples_that_lack_a_member_are_left_out_and_named(tmp_path: Path) -> No
         _opened(write_set(tmp_path, "c", [rows[0], rows[2]], dataset_type="retrieval"))
 
 
+def test_captions_without_an_end_are_left_out_and_named(tmp_path: Path) -> None:
+    rows = [
+        sample("s0", "red", txt="a dog"),
+        sample("s1", "red", txt="a" * 65_537),
+        sample("s2", "red", txt="b" * 65_536),
+    ]
+    found = _opened(write_set(tmp_path, "a", rows, dataset_type="retrieval"))
+    assert found.left_out == {"with captions of more than 65,536 bytes": ["s1"]}
+    assert found.captions == [["a dog"], ["b" * 65_536]]
+
+
 def test_metadata_is_checked(tmp_path: Path) -> None:
     fields = {"kind": "wilds", "main_metric": "acc1", "metadata_fields": ("region", "y"), "group_field": "region"}
 
@@ -248,7 +259,7 @@ def test_metadata_is_checked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("riddles", "words"),
     [
-        ("{", "is not JSON"),
+        ("{", "not json"),
         ("[]", "expected a list of riddles, at least one"),
         ('[{"cue": " ", "candidates": ["s"], "associations": ["s"]}]', "riddle 0: expected a cue"),
         ('[{"cue": "a", "candidates": ["s", "s"], "associations": ["s"]}]', "riddle 0: expected a cue"),

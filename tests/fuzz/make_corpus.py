@@ -28,6 +28,7 @@ JSONS = [
     '{"uid": "x"}',
     "[]",
 ]
+_MORE_JSONS = ["[" * 150, '{"a": 1, "a": 2}', '"\\ud83d\\ude00"', "1e999", "[NaN, true, null]"]
 
 
 def tar_bytes(format: int, members: list[tarfile.TarInfo], data: dict[str, bytes]) -> bytes:
@@ -101,8 +102,62 @@ def texts() -> dict[str, bytes]:
     return made
 
 
+def filters() -> dict[str, bytes]:
+    texts = [
+        "no_filter",
+        "basic_filter & clip_score(l14, 0.3)",
+        '~(laion2b | text_based) & uids("a/b.npy")',
+        "clip_score(b32, threshold=0.28)",
+        "image_based_intersect_clip_score(l14, 0.3)",
+        "random(0.5, seed=7) | random(1)",
+        "contaminated",
+        "((oracle))",
+        '"with space.npy" | uids("x.npy")',
+        "teacher_pairs & ~contaminated",
+    ]
+    return {f"filter-{i}": text.encode() for i, text in enumerate(texts)}
+
+
+def arrays() -> dict[str, bytes]:
+    made = {}
+    for name, array in (("f2", np.ones((3, 4), "<f2")), ("i8", np.arange(5)), ("u8", np.zeros(0, "<u8"))):
+        out = io.BytesIO()
+        np.save(out, array, allow_pickle=False)
+        made[f"member-{name}"], made[f"file-{name}"] = b"\0" + out.getvalue(), b"\x60" + out.getvalue()
+        for label, save in (("npz", np.savez), ("deflated", np.savez_compressed)):
+            out = io.BytesIO()
+            save(out, a=array, b=array[:1])
+            made[f"{label}-{name}"] = b"\xff" + out.getvalue()
+    return made
+
+
+def parquets() -> dict[str, bytes]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table(
+        {"uid": [UID, None, "x"], "text": ["a cat", "b", None], "width": [1, 2, 3], "score": [0.5, None, 1.0]}
+    )
+    made = {}
+    for codec in ("none", "snappy", "zstd", "gzip", "brotli", "lz4"):
+        for label, dictionary in (("plain", False), ("dictionary", True)):
+            out = io.BytesIO()
+            pq.write_table(table, out, compression=codec, use_dictionary=dictionary, row_group_size=2)
+            made[f"{codec}-{label}"] = out.getvalue()
+    return made
+
+
 def main(directory: Path) -> None:
-    for domain, made in (("tar", tars()), ("segment", segments()), ("text", texts())):
+    domains = {
+        "tar": tars(),
+        "segment": segments(),
+        "text": texts(),
+        "filter": filters(),
+        "json": {f"json-{i}": text.encode("utf-8", "surrogatepass") for i, text in enumerate(JSONS + _MORE_JSONS)},
+        "arrays": arrays(),
+        "parquet": parquets(),
+    }
+    for domain, made in domains.items():
         (directory / domain).mkdir(parents=True, exist_ok=True)
         for name, content in made.items():
             (directory / domain / name).write_bytes(content)

@@ -10,10 +10,14 @@ python=${3:-python3}
 here=$(dirname "$0")
 mkdir -p "$build/findings"
 "$python" "$here/make_corpus.py" "$build/seeds"
-for target in tar segment text; do
+for target in tar segment text filter json arrays parquet; do
   mkdir -p "$build/corpus/$target"
+  case $target in
+    tar | segment | text) program="$build/tests/fuzz/fuzz_$target" ;;
+    *) program="$python $here/fuzz_python.py $target" ;;
+  esac
   # lengths beyond a few blocks come from the seeds
-  "$build/tests/fuzz/fuzz_$target" -max_total_time="$seconds" -max_len=32768 -rss_limit_mb=2048 -timeout=20 \
+  $program -max_total_time="$seconds" -max_len=32768 -rss_limit_mb=2048 -timeout=20 \
     -print_final_stats=1 -verbosity=0 -artifact_prefix="$build/findings/$target-" \
     "$build/corpus/$target" "$build/seeds/$target" 2>&1 | sed "s/^/$target: /" >"$build/$target.log" || true
   if ! grep -q 'stat::number_of_executed_units' "$build/$target.log" ||

@@ -9,7 +9,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from multiprocessing.process import BaseProcess
@@ -41,7 +41,13 @@ def _run(settings: str, environment: dict[str, str], output: str, prepare: Calla
 class Ranks:
     """Started ranks of one training: their processes, exit statuses and what they said."""
 
-    def __init__(self, folder: Path, ranks: list[TrainSettings], prepare: Callable[[], None] | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        ranks: list[TrainSettings],
+        prepare: Callable[[], None] | None,
+        told: Sequence[dict[str, str]] = (),
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         meeting = str(folder / f"meeting-{secrets.token_hex(4)}")
         self.outputs = [folder / f"output-{rank}" for rank in range(len(ranks))]
@@ -51,6 +57,7 @@ class Ranks:
             path.write_text(json.dumps(asdict(settings)))
             environment = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(len(ranks))}
             environment |= {"DCFAST_MEETING": meeting, "GLOO_SOCKET_IFNAME": "lo"}
+            environment |= told[rank] if told else {}
             process = _CONTEXT.Process(target=_run, args=(str(path), environment, str(self.outputs[rank]), prepare))
             process.start()
             self.processes.append(process)
@@ -68,6 +75,11 @@ class Ranks:
             time.sleep(0.02)
         return [process.exitcode for process in self.processes]
 
+    def children(self, rank: int) -> list[int]:
+        """The processes of a rank, oldest first: its loaders."""
+        pid = self.processes[rank].pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
     def said(self, rank: int) -> str:
         return self.outputs[rank].read_text(errors="replace")
 
@@ -80,13 +92,19 @@ class Ranks:
 
 
 @contextmanager
-def started(folder: Path, *ranks: TrainSettings, prepare: Callable[[], None] | None = None) -> Iterator[Ranks]:
+def started(
+    folder: Path,
+    *ranks: TrainSettings,
+    prepare: Callable[[], None] | None = None,
+    told: Sequence[dict[str, str]] = (),
+) -> Iterator[Ranks]:
     """A training on as many ranks as settings are given; killed at the end of the block, where it is still at work.
 
     Args:
         prepare: called in each process before training; must be a function of a module.
+        told: of each rank, variables of its environment that differ from those of a usual start.
     """
-    processes = Ranks(folder, list(ranks), prepare)
+    processes = Ranks(folder, list(ranks), prepare, told)
     try:
         yield processes
     finally:

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import dcfast
 import numpy as np
 import pytest
 from dcfast import interop, resharding
 from dcfast.access import PoolReader
+from dcfast.evaluate.evalset import open_evalset
+from dcfast.evaluate.tasks import find_tasks
 from dcfast.index import refresh_index
 from dcfast.index.build import SampleFlag, index_tars, write_segment
+from dcfast.run.workflow import run
+from dcfast.rundir.run_dir import Settings
+from dcfast.train.settings import TrainSource
+from dcfast.train.source import prepare_source
 from dcfast.uids.sets import load_subset, uid_parse, uid_sort
+from pool_builder import evalset, picture, plain_pool
 from tar_reference import GIF, make_tar, our_groups, our_members, sample_members
 from test_tar_index import END, pax_block, plain
 
-ANOTHER = "another archive follows the end-of-archive marker"
+ANOTHER = "another archive follows the end-of-archive marker at byte"
 
 
 def archive(path: Path, samples: range, format: str = "ustar") -> bytes:
@@ -43,9 +53,16 @@ def test_all_members_are_found(tmp_path: Path, format: str) -> None:
     assert our_members(path) == by_tarfile(path)
     index = index_tars(path)
     assert [key for key, _ in our_groups(index.segment)] == [f"{i:09d}" for i in range(7)]
-    assert index.damage == index.segment.losses == []
-    (note,) = index.notes
-    assert note.message.startswith(ANOTHER)
+    assert index.damage == []
+    (note,), (loss,) = index.notes, index.segment.losses
+    assert (loss.archive, loss.message) == (False, note.message)
+    mark, begin = (len((tmp_path / f"{n}.part").read_bytes()) for n in (0, 1))
+    end = path.read_bytes()[:mark].rstrip(b"\0")
+    assert note.message == (
+        f"{ANOTHER} {-(-len(end) // 512) * 512}: its 4 samples were read too, as tar -i does; "
+        "if this is what an older, longer file left, rewrite the shard"
+    )
+    assert note.offset == mark + begin
     assert set(index.segment.flags.tolist()) == {0}
 
 
@@ -71,7 +88,27 @@ def test_what_is_made_of_the_index_agrees(tmp_path: Path) -> None:
         written = {m.name: tar.extractfile(m).read() for m in tar}  # type: ignore[union-attr]
     for i in range(7):
         assert written[f"{i:032x}-0.jpg"] == expected[f"{i:09d}.jpg"]
-    assert refresh_index(tmp_path / "ix", path.parent)["samples"] == 7
+    refreshed = refresh_index(tmp_path / "ix", path.parent)
+    assert refreshed["samples"] == 7
+    training = prepare_source(TrainSource(shards=str(path.parent)), tmp_path, 0)
+    for notes in (report["notes"], refreshed["notes"], training.notes):
+        assert [bool(re.match(rf"shard 00000000\.tar, byte [\d,]+: {ANOTHER}", note)) for note in notes] == [True]
+
+
+def test_an_evaluation_and_a_comparison_say_it(tmp_path: Path) -> None:
+    sets = evalset(tmp_path / "evalsets", "tiny", {f"s{i}": picture(i) for i in range(4)})
+    tar = sets / "wds_tiny_test/test/0.tar"
+    for name, text in (("classnames.txt", "a\n"), ("zeroshot_classification_templates.txt", "a {c}\n")):
+        (sets / "wds_tiny_test" / name).write_text(text)
+    tar.write_bytes(tar.read_bytes() * 2)
+    ((task, folder),) = find_tasks(sets)
+    found = open_evalset(task, folder)
+    assert [ANOTHER in note for note in found.notes] == [True, False]
+    assert ": its 4 samples, 4 of them with keys of earlier ones, were read too" in found.notes[0]
+    pool = plain_pool(tmp_path / "pool", 4, 1).write()
+    settings = Settings(pool=str(pool), evalsets=str(sets), filter="no_filter", train=False)
+    done: dict[str, Any] = run(tmp_path / "run", settings, last="signatures")
+    assert [ANOTHER in note for note in done["signatures"]["notes"]] == [True, False]
 
 
 def test_keys_of_the_second_archive_may_be_those_of_the_first(tmp_path: Path) -> None:
@@ -81,9 +118,32 @@ def test_keys_of_the_second_archive_may_be_those_of_the_first(tmp_path: Path) ->
     path.write_bytes(one + one)
     index = index_tars(path)
     assert our_groups(index.segment) == [("0", ["jpg", "txt"])] * 2
-    assert index.segment.flags[1] & SampleFlag.REPEATED_EXT
-    assert [n.message.split(",")[0] for n in index.notes[:1]] == ["1 sample has the key of an earlier one"]
-    assert [loss.archive for loss in index.segment.losses] == [False]
+    assert index.segment.flags[1] == SampleFlag.REPEATED_KEY | SampleFlag.NO_JSON
+    assert ": its 1 sample, 1 of them with keys of earlier ones, was read too" in index.notes[0].message
+    assert index.notes[1].message.split(",")[0] == "1 sample has the key of an earlier one"
+    assert [loss.archive for loss in index.segment.losses] == [False, False]
+
+
+def test_no_sample_is_of_two_archives(tmp_path: Path) -> None:
+    """What an older file left under a shorter one may begin in the middle of the sample that the newer ends with."""
+    path = tmp_path / "a.tar"
+    path.write_bytes(plain("0.jpg", GIF) + END + plain("0.txt", b"old") + plain("1.jpg", GIF) + END)
+    index = index_tars(path)
+    assert our_groups(index.segment) == [("0", ["jpg"]), ("0", ["txt"]), ("1", ["jpg"])]
+    assert index.segment.flags[1] & SampleFlag.REPEATED_KEY
+
+
+def test_an_older_longer_archive_under_a_newer_one(tmp_path: Path) -> None:
+    """Written in place without a cut: nothing tells it from archives that were joined, so that both are said."""
+    path = tmp_path / "a.tar"
+    old, new = archive(tmp_path / "old.part", range(9)), archive(tmp_path / "new.part", range(20, 22))
+    heads = [at for at in range(0, len(old), 512) if old[at + 257 : at + 262] == b"ustar" and at >= 4096]
+    path.write_bytes(new.rstrip(b"\0") + bytes(-len(new.rstrip(b"\0")) % 512) + END + old[heads[0] :])
+    index = index_tars(path)
+    (loss,) = index.segment.losses
+    assert loss.message.startswith(ANOTHER)
+    assert loss.message.endswith("an older, longer file left, rewrite the shard")
+    assert len(index) > 2
 
 
 def test_a_global_header_ends_with_its_archive(tmp_path: Path) -> None:
@@ -98,12 +158,12 @@ def test_a_global_header_ends_with_its_archive(tmp_path: Path) -> None:
         (b"", ["a.txt"], []),
         (bytes(9216), ["a.txt"], []),
         (bytes(200_000) + plain("b.txt", b"b") + END, ["a.txt"], ["data follow the end-of-archive marker"]),  # no block
-        (bytes(199_680) + plain("b.txt", b"b") + END, ["a.txt", "b.txt"], []),
+        (bytes(199_680) + plain("b.txt", b"b") + END, ["a.txt", "b.txt"], [ANOTHER]),
         (b"x" * 600, ["a.txt"], ["data follow the end-of-archive marker"]),
         (b"x" * 100, ["a.txt"], ["data follow the end-of-archive marker"]),
         (plain("b.txt", b"b")[:400], ["a.txt"], ["data follow the end-of-archive marker"]),
-        (plain("b.txt", b"b"), ["a.txt", "b.txt"], ["no end-of-archive marker"]),
-        (plain("b.txt", b"b" * 600)[:-700], ["a.txt"], ["member 'b.txt' cut off"]),
+        (plain("b.txt", b"b"), ["a.txt", "b.txt"], [ANOTHER, "no end-of-archive marker"]),
+        (plain("b.txt", b"b" * 600)[:-700], ["a.txt"], [ANOTHER, "member 'b.txt' cut off"]),
         (bytes(3 << 20), ["a.txt"], ["zeros follow the end-of-archive marker: 3146752 bytes"]),
     ],
     ids=["end", "padding", "off a block", "long padding", "text", "short", "cut header", "no end", "cut", "zeros"],
@@ -113,7 +173,7 @@ def test_what_may_stand_behind_the_end(tmp_path: Path, behind: bytes, names: lis
     path.write_bytes(plain("a.txt", b"a") + END + behind)
     index = index_tars(path)
     assert [name for name, _, _ in our_members(path)] == names
-    assert [loss.archive for loss in index.segment.losses] == [True] * len(losses)
+    assert [loss.archive for loss in index.segment.losses] == [start != ANOTHER for start in losses]
     for loss, start in zip(index.segment.losses, losses, strict=True):
         assert loss.message.startswith(start)
 
@@ -127,17 +187,16 @@ def test_many_joined_archives_make_one_note(tmp_path: Path) -> None:
 
 
 def test_a_run_keeps_the_samples_of_both(tmp_path: Path) -> None:
-    from dcfast.run.workflow import run
-    from dcfast.rundir.run_dir import Settings
-    from pool_builder import plain_pool
-
     pool = plain_pool(tmp_path / "pool", 12, 2).write()
     one, two = sorted((pool / "shards").iterdir())
     one.write_bytes(one.read_bytes() + two.read_bytes())
     os.remove(two)
     done = run(tmp_path / "run", Settings(pool=str(pool), filter="no_filter", train=False))
     assert done["filter"]["fates"] == {"kept": 12, "dropped": 0, "quarantined": 0, "missing": 0, "unlisted": 0}
-    assert (done["index"]["notes"], done["verify"]["ok"]) == ([], True)
+    (note,) = done["index"]["notes"]
+    assert re.search(rf"shard 00000000\.tar, byte [\d,]+: {ANOTHER} \d+: its 6 samples were read too", note)
+    assert done["verify"]["ok"]
+    assert note in json.loads((tmp_path / "run/report.json").read_text())["notes"]
     assert len(load_subset(tmp_path / "run/subset.npy")) == 12
 
 

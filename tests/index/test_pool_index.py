@@ -305,7 +305,7 @@ def test_killed_at_any_step_is_completed(
 
 class WithoutCleaning:
     def __init__(self, folder: Path) -> None:
-        self.path = folder / ".tmp-refresh-killed"
+        self.path = folder / ".tmp-1-0a1b2c3d-refresh"
 
     def __enter__(self) -> Path:
         self.path.mkdir()

@@ -30,7 +30,13 @@ from tar_reference import GIF, make_tar, sample_members
 from test_tar_index import END, plain
 
 DOTTED = [(f"img.{i:06d}.{ext}", GIF if ext == "jpg" else b"text") for i in range(5) for ext in ("jpg", "txt")]
-VIEWS = [(f"{i}.{ext}", GIF) for i in range(3) for ext in ("left.jpg", "right.jpg", "mask.png", "depth.png")]
+
+
+def pictures(*names: str) -> list[tuple[str, bytes]]:
+    """Three samples with members of these extensions."""
+    return [(f"{i}.{name}", GIF) for i in range(3) for name in names]
+
+
 MANY = "several pictures in one sample: "
 
 
@@ -45,7 +51,19 @@ def losses(path: Path) -> list[tuple[bool, str]]:
         ([(f"{k}{n}", d) for k in ("a.", "b.") for n, d in DOTTED], f"{MANY}2 samples, the first 'a' has 5"),
         ([(f"x.{i}.jpg", GIF) for i in range(2)], f"{MANY}'x' has 2"),
         ([(f"x.frame{i}.jpg", GIF) for i in range(5)], f"{MANY}'x' has 5"),
-        (VIEWS, ""),
+        # two that are no picture of their own by name: which one would be used is chance
+        ([(f"x.{name}.jpg", GIF) for name in ("beach", "city")], f"{MANY}'x' has 2"),
+        (pictures("front.jpg", "back.JPEG"), f"{MANY}3 samples, the first '0' has 2"),
+        (pictures("a.jpg", "a.txt", "b.jpg", "b.txt", "c.webp"), f"{MANY}3 samples, the first '0' has 3"),
+        (pictures("jpg", "txt", "old.jpg", "old.txt"), f"{MANY}3 samples, the first '0' has 2"),
+        (pictures("left.jpg", "right.jpg", "mask.png", "depth.png"), f"{MANY}3 samples, the first '0' has 4"),
+        # a picture, and what belongs to it
+        (pictures("jpg", "seg.png"), ""),
+        (pictures("jpg", "png", "txt", "json"), ""),
+        (pictures("depth.png", "jpg", "normal.png", "thumb.jpg", "meta.json"), ""),
+        (pictures("rgb.jpg", "depth.png", "rgb.json"), f"{MANY}3 samples, the first '0' has 2"),
+        (pictures("rgb.jpg", "depth.png"), ""),
+        (pictures("000001.jpg", "txt"), ""),
         ([("a.jpg", GIF), ("a.1.txt", b""), ("a.2.txt", b"")], ""),
         (sample_members(0) + sample_members(1) + sample_members(0), "1 sample has the key of an earlier one"),
         ([("no_extension", GIF), (".hidden.jpg", GIF)], "no member belongs to a sample: 2 members"),

@@ -63,7 +63,7 @@ def test_odd_archives(real_data: Path) -> None:
         assert all(DAMAGED[name] in message for message in messages)
         sparse = [o["name"] for o in index.others().to_pylist() if o["kind"] == "sparse"]
         assert sparse == SPARSE.get(name, []), name
-        assert len([n for n in index.notes if "sparse" in n.message]) == len(sparse)
+        assert len([n for n in index.notes if "sparse" in n.message]) == min(len(sparse), 1)
 
 
 def test_shards(real_data: Path) -> None:

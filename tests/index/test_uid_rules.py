@@ -170,6 +170,20 @@ def test_a_metadata_row_without_url_is_quarantined(flat: Path, tmp_path: Path) -
     assert reasons == ["metadata 00001.parquet, row 0, has no url"]
 
 
+def test_rows_that_repeat_a_url_are_told(flat: Path, tmp_path: Path) -> None:
+    """Their samples are kept where one of them passes, for they have one uid; said once."""
+    path = flat / "00000.parquet"
+    rows = pq.ParquetFile(path).read().to_pylist()
+    again = [{**rows[0], "caption": "x"}, {**rows[1], "caption": "x"}, {**rows[1], "caption": "x"}]
+    pq.write_table(pa.Table.from_pylist(rows + again), path)
+    for uid_from, expected in (("url", 1), ("key", 0)):
+        settings = Settings(pool=str(flat), filter="no_filter", train=False, uid_from=uid_from)
+        done = run(tmp_path / uid_from, settings, last="filter")
+        notes = [note for note in done["filter"]["notes"] if "repeat a url" in note]
+        assert len(notes) == expected
+        assert all(note.startswith("3 metadata rows and 0 samples repeat a url that stood before") for note in notes)
+
+
 def test_a_refresh_of_other_uids_is_refused(flat: Path, tmp_path: Path) -> None:
     index = tmp_path / "ix"
     for _ in range(2):

@@ -68,12 +68,43 @@ def test_forward_mode_is_refused_or_right(loss: Callable[..., torch.Tensor], pla
         return loss(*inputs[:place], value, *inputs[place + 1 :])
 
     if place == 3 and (loss is dcfast.clip_loss or isinstance(loss, dcfast.ClipLoss)):
-        assert float(torch.func.jvp(of_one, (inputs[place],), (tangent,))[1]) == 0  # for any bias the loss is the same
+        with torch.autograd.forward_ad.dual_level():  # for any bias the loss is the same
+            loss_of_dual = of_one(torch.autograd.forward_ad.make_dual(inputs[place], tangent))
+            assert float(torch.autograd.forward_ad.unpack_dual(loss_of_dual).tangent) == 0
         return
     with pytest.raises(NotImplementedError, match=r"forward-mode derivatives \(torch\.func\.jvp"):
         torch.func.jvp(of_one, (inputs[place],), (tangent,))
     with torch.autograd.forward_ad.dual_level(), pytest.raises(NotImplementedError, match="reverse mode"):
         of_one(torch.autograd.forward_ad.make_dual(inputs[place], tangent))
+
+
+@pytest.mark.parametrize("loss", [*LOSSES, dcfast.ClipLoss(), dcfast.SigLipLoss()])
+def test_derivatives_by_torch_func_are_refused(loss: Callable[..., torch.Tensor]) -> None:
+    inputs = tuple(x.detach() for x in inputs_of())
+    for transform in (torch.func.grad, torch.func.jacrev, torch.func.grad_and_value, torch.func.hessian):
+        with pytest.raises(NotImplementedError, match=r"those by torch\.func"):
+            transform(loss)(*inputs)
+    many = tuple(x.expand(2, *x.shape) for x in inputs)
+    with pytest.raises(NotImplementedError, match=r"those by torch\.func"):
+        torch.vmap(torch.func.grad(loss))(*many)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_batch_of_losses_by_vmap(loss: Callable[..., torch.Tensor]) -> None:
+    each = [inputs_of(), inputs_of()]
+    with torch.no_grad():
+        each[1][0].mul_(0.5)
+    many = [torch.stack([a.detach(), b.detach()]).requires_grad_() for a, b in zip(*each, strict=True)]
+    together = torch.vmap(loss)(*many)
+    (together * torch.tensor([1.0, 3.0])).sum().backward()
+    for number, (inputs, weight) in enumerate(zip(each, (1.0, 3.0), strict=True)):
+        one = loss(*inputs)
+        (one * weight).backward()
+        torch.testing.assert_close(together[number], one)
+        for alone, stacked in zip(inputs, many, strict=True):
+            assert stacked.grad is not None
+            torch.testing.assert_close(stacked.grad[number], alone.grad if alone.grad is not None else 0 * alone)
 
 
 def test_clip_loss_takes_a_models_bias_by_name() -> None:

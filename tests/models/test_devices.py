@@ -15,7 +15,7 @@ from dcfast.models.devices import borrowed_device, gpu_share, resolve_device
 def two_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(devices.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(devices, "own_folder", lambda: tmp_path)
     monkeypatch.setattr(devices, "_POLL_S", 0.001)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 

@@ -261,6 +261,24 @@ def test_ctrl_c_while_it_imports_is_silent(module: str, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (exit_codes.INTERRUPTED, "", "")
 
 
+def test_ctrl_c_is_heard_before_anything_is_loaded() -> None:
+    """Python loads slowly: until the handler stands, dcfast asks for nothing but three small files of its own."""
+    code = """
+import os, sys
+import _signal
+sys.argv = ["dcfast"]
+loaded = set(sys.modules)
+_signal.signal = lambda number, handler: print(sorted(set(sys.modules) - loaded)) or os._exit(0)
+sys.path.insert(0, os.environ["PACKAGE"])
+import dcfast
+"""
+    environment = {**os.environ, "PACKAGE": str(Path(cli.__file__).parents[1])}
+    command = [sys.executable, "-S", "-u", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment, check=True)
+    ours = ["dcfast", "dcfast.process", "dcfast.process.exit_codes", "dcfast.process.starting"]
+    assert done.stdout == f"{['__future__', *ours]}\n"
+
+
 @pytest.mark.parametrize("module", [*MODULES, "script"])
 def test_a_library_that_cannot_be_imported_is_one_line(module: str, tmp_path: Path) -> None:
     (tmp_path / "dcfast").write_text(SCRIPT)

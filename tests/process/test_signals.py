@@ -193,7 +193,8 @@ def test_ray_leaves_the_handlers_of_a_command(monkeypatch: pytest.MonkeyPatch) -
     def init(**options: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
-    ray = SimpleNamespace(is_initialized=lambda: False, init=init, shutdown=lambda: None)
+    ray = SimpleNamespace(is_initialized=lambda: False, init=init, shutdown=lambda: None, __version__="2.60.0")
+    ray.get_runtime_context = lambda: SimpleNamespace(gcs_address="127.0.0.1:6379")
     ray.remote, ray.cluster_resources = (lambda **options: lambda function: function), dict
     monkeypatch.setitem(sys.modules, "ray", ray)
 

@@ -241,9 +241,10 @@ def test_spoilt_index_leaves_placeholders(copy: Path, whole: tuple[Path, Setting
 
 
 def test_strange_captions_are_harmless(whole: tuple[Path, Settings]) -> None:
-    out, _ = whole
+    out, settings = whole
     report = json.loads((out / "report.json").read_bytes())
-    reader = PoolReader(out, Path(report["run"]["pool"]) / "shards")
+    assert report["run"]["pool"] == Path(str(settings.pool)).name
+    reader = PoolReader(out, Path(str(settings.pool)) / "shards")
     rows = {row["key"]: row for row in read_table(out / "fates.parquet").to_pylist() if row["key"]}
     nasty, long = reader.sample("00000000.tar", 0), reader.sample("00000000.tar", 3)
     assert nasty.caption is not None

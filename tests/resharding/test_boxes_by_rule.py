@@ -14,10 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from dcfast import resharding
-from dcfast.resharding.boxes import make_box_table
+from dcfast.errors import PoolError
+from dcfast.index import refresh_index
+from dcfast.index.segments import Segment
+from dcfast.resharding.boxes import check_uid_rule, make_box_table
 from dcfast.resharding.cli import main
 from dcfast.storage.hashing import hash_bytes
-from dcfast.uids.sets import save_subset, uid_format, uid_parse, uid_unique
+from dcfast.uids.sets import save_subset, uid_format, uid_parse, uid_sort, uid_unique
 from pool_builder import picture
 
 COUNT = 4
@@ -69,17 +72,84 @@ def test_faces_are_blurred_whatever_uids_are_made_of(faces: Path, tmp_path: Path
         ]
 
 
-def test_boxes_of_other_uids_are_a_note(faces: Path, tmp_path: Path) -> None:
-    subset = uid_unique(uid_parse([rule("url", i) for i in range(COUNT)])[0])
-    (note,) = make_box_table(faces, subset, tmp_path / "t").notes
-    assert note.startswith("boxes: none of the 2 rows with boxes is of a uid of the subset, so that no picture is")
-    (note,) = make_box_table(faces, subset, tmp_path / "t", "key").notes
-    assert "files named like the shards" in note
+def subset_of(uid_from: str, count: int = COUNT) -> np.ndarray:
+    return uid_unique(uid_parse([rule(uid_from, i) for i in range(count)])[0])
+
+
+def test_boxes_of_other_uids_are_refused(faces: Path, tmp_path: Path) -> None:
+    subset = subset_of("url")
+    for uid_from, expected in (("json", "uid_from"), ("key", "in files named like the shards")):
+        with pytest.raises(PoolError, match="boxes: none of the 4 rows of the metadata, with faces or w") as caught:
+            make_box_table(faces, subset, tmp_path / "t", uid_from)
+        assert expected in str(caught.value)
     assert make_box_table(faces, subset, tmp_path / "t", "url").notes == []
     assert make_box_table(faces, subset[:0], tmp_path / "t", "url").notes == []
 
 
-def write_boxes(path: Path, boxes: list[list[list[float]]]) -> np.ndarray:
+def test_samples_without_a_row_are_counted(faces: Path, tmp_path: Path) -> None:
+    """Of a picture without a row nobody knows whether it has faces; one whose row has no boxes has none."""
+    others = uid_parse([rule("url", i) for i in range(100, 103)])[0]
+    none = uid_unique(uid_parse([rule("url", 3)])[0])
+    assert make_box_table(faces, none, tmp_path / "t", "url").notes == []
+    repeated = uid_sort(np.concatenate([subset_of("url"), subset_of("url"), others]))
+    (note,) = make_box_table(faces, repeated, tmp_path / "t", "url").notes
+    assert note.startswith("boxes: 3 or more uids of the subset have no row in the metadata: faces in their pictures")
+
+
+@pytest.mark.parametrize("uid_from", ["url", "key"])
+def test_an_index_has_uids_of_its_rule(faces: Path, tmp_path: Path, uid_from: str) -> None:
+    refresh_index(tmp_path / "ix", faces, uid_from=uid_from)
+    (segment,) = (tmp_path / "ix").glob("segment-*.dcx")
+
+    def blur(given: Any, out: str, **arguments: str) -> dict[str, Any]:
+        subset = subset_of(uid_from)
+        return resharding.reshard(
+            [given], tmp_path / out, subset, shards_dir=faces, boxes=faces, apply_blur=True, **arguments
+        )
+
+    for given in (segment, Segment.open(segment)):
+        with pytest.raises(PoolError, match=rf"index in .*ix come from {uid_from}, but uid_from is 'json'.* give"):
+            blur(given, "refused")
+    assert not (tmp_path / "refused").exists()
+    assert blur(segment, "a", uid_from=uid_from)["blurred"] == 2
+    assert blur(Segment.open(segment), "b", uid_from=uid_from)["blurred"] == 2
+    alone = segment.rename(tmp_path / "alone.dcx")  # of its rule nothing is known
+    with pytest.raises(PoolError, match="none of the 4 rows of the metadata"):
+        blur(alone, "refused")
+    assert blur(alone, "c", uid_from=uid_from)["blurred"] == 2
+    with pytest.raises(ValueError, match="uid_from must be one of json, url, key; got 'uid'"):
+        blur(alone, "refused", uid_from="uid")
+
+
+def test_an_index_of_several_rules_is_refused(faces: Path, tmp_path: Path) -> None:
+    """As a refresh to another rule leaves it that was killed between its files."""
+    refresh_index(tmp_path / "ix", faces, uid_from="url")
+    (tmp_path / "ix/index.json").unlink()
+    (tmp_path / "ix/.uids.json").write_text('{"uid_from": "mixed"}')
+    with pytest.raises(PoolError, match=r"come from mixed, .*refresh the index first"):
+        check_uid_rule((tmp_path / "ix").glob("segment-*.dcx"), "url")
+
+
+@pytest.mark.parametrize(
+    ("box", "shown"),
+    [
+        ([0.1, None, 0.3, 0.4], "[0.1, None, 0.3, 0.4]"),
+        ([0.1, 0.2], "[0.1, 0.2]"),
+        ([0.0] * 500, "[0.0, 0.0"),
+        (None, "None"),
+        ([], "[]"),
+    ],
+)
+def test_a_refused_box_is_shown_as_it_stands(tmp_path: Path, box: Any, shown: str) -> None:
+    subset = write_boxes(tmp_path / "m.parquet", [[], [FACE], [FACE, box, FACE]])
+    (note,) = make_box_table(tmp_path / "m.parquet", subset, tmp_path / "t").notes
+    assert f"row 2: box {shown}" in note
+    assert note.endswith("is not four finite numbers")
+    assert "nan" not in note.lower()
+    assert len(note) < len(str(tmp_path)) + 300
+
+
+def write_boxes(path: Path, boxes: list[Any]) -> np.ndarray:
     uids = [f"{i:032x}" for i in range(len(boxes))]
     pq.write_table(pa.table({"uid": uids, "face_bboxes": boxes}), path)
     return uid_unique(uid_parse(uids)[0])

@@ -179,7 +179,7 @@ def test_several_input_directories(tmp_path):
     assert read_output(tmp_path / "o") == reference_reshard(tmp_path / "one", together, subset, 6)
     assert report["repeated_rows"] == 1  # counted over all inputs
     meta = json.loads((tmp_path / "o/meta.json").read_text())
-    assert meta["input_dir"] == f"{tmp_path}/in/first::{tmp_path}/in/b/shards"
+    assert meta["input_dir"] == "first::shards"  # without their places
     for place in ("in/first", "in/b/shards"):
         with pytest.raises(RunError, match="is the pool itself"):
             resharder.reshard([tmp_path / "in/first", tmp_path / "in/b"], tmp_path / place, subset, overwrite=True)

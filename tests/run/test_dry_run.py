@@ -64,3 +64,27 @@ def test_the_world_that_is_not_there_yet(tmp_path: Path, capsys: pytest.CaptureF
     assert re.search(r"about 1 minute; then index, signatures; no training", said)
     assert main(["--out", str(tmp_path / "o"), "--dry-run"]) == 0
     assert "with 2 trainings" in capsys.readouterr().out
+
+
+def test_what_the_run_would_say_is_said(pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--pool", str(pool), "--out", str(tmp_path / "o"), "--no-train", "--workers", "1", "--quiet"]
+    assert main([*words, "--to", "index"]) == 0
+    capsys.readouterr()
+    before = sorted(tmp_path.rglob("*"))
+    # begun: what is left is planned
+    assert main([*words, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert planned(said) == ["signatures", "decontaminate", "filter", "reshard", "verify", "report"]
+    assert "already done: 1 stages have been run (index)" in said
+    # done: nothing is
+    assert main([*words, "--to", "index", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert planned(said) == []
+    assert "nothing is to be done: its 1 stages have been run (index)" in said
+    # another run's directory
+    for more, status in ((["--filter", "no_filter"], 1), (["--filter", "no_filter", "--overwrite"], 0)):
+        assert main([*words, *more, "--dry-run"]) == status
+        told = capsys.readouterr()
+        assert ("holds another run (filter: " in told.err) == (status == 1)
+        assert (planned(told.out) != []) == (status == 0)
+    assert sorted(tmp_path.rglob("*")) == before

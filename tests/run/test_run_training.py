@@ -382,7 +382,7 @@ def test_a_training_of_ones_own_in_a_run_directory_is_never_removed(
         run_branch(whole[0], SETTINGS, tmp_path / "run", settings, last="train")
     assert own.exists()
     # a training that is at work there keeps its temporary files and its log
-    living = tmp_path / "run/train/checkpoints/.tmp-1-step_5.pt"
+    living = tmp_path / "run/train/checkpoints/.tmp-1-0a1b2c3d-step_5.pt"
     living.write_bytes(b"half")
     with locked(tmp_path / "run/train/.lock", "busy"), pytest.raises(RunError, match="another training is at work"):
         run_branch(whole[0], SETTINGS, tmp_path / "run", settings, last="train")

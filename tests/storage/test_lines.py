@@ -101,4 +101,4 @@ def test_nothing_else_splits_lines() -> None:
         for node in ast.walk(ast.parse(path.read_bytes()))
         if isinstance(node, ast.Attribute) and node.attr in ("splitlines", "readlines", "readline")
     ]
-    assert found == []
+    assert [place for place in found if not place.startswith("storage/lines.py:")] == []

@@ -14,8 +14,10 @@ import torch
 from dcfast import uid_format
 from dcfast.errors import CorruptDataError, PoolError, RunError, SubsetError
 from dcfast.images.decode import BadImage
+from dcfast.models.captions import MAX_CAPTION_BYTES
 from dcfast.models.clip import load_tokenizer
 from dcfast.train import TrainSource, batches
+from dcfast.train import source as source_module
 from dcfast.train.batch import Batch, BatchSpec
 from dcfast.train.batches import BatchMaker, iterate_batches
 from dcfast.train.decode import DECODERS, PilDecoder, open_decoder
@@ -199,6 +201,22 @@ def test_samples_without_picture_or_caption_are_replaced(tmp_path: Path) -> None
         (uid_of(1), "no picture"),
         (uid_of(5), "no caption (txt)"),
     }
+
+
+def test_a_caption_without_an_end_costs_what_a_model_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = b"a red dog " * 100_000
+    source = both_sources(tmp_path, 6, [*range(6)], broken={2: {"txt": text}})[0]
+    prepared = prepare_source(source, tmp_path / "work", 0)
+    read = [len(raw.caption or b"") for raw in OpenSource(prepared).read(OpenSource(prepared).rows(np.arange(6)))]
+    assert read[2] == max(read) == MAX_CAPTION_BYTES + 1
+    monkeypatch.setattr(source_module, "_READ_TOGETHER", 1)  # each sample by itself
+    assert [len(raw.caption or b"") for raw in OpenSource(prepared).read(np.arange(6, dtype=np.uint64))] == read
+    maker = BatchMaker(spec_of(prepared, global_batch=6, block=6, window=1, resample=False))
+    batch = maker.make(0)
+    assert batch.replaced == []
+    expected = load_tokenizer(MODEL)([text.decode()])[0]
+    assert (batch.tokens == expected).all(1).sum() == 1
+    assert all(len(known) < 100 for known in maker._tokens)
 
 
 def test_a_source_in_which_nothing_can_be_used_is_an_error(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import re
 import resource
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,8 +19,10 @@ from typing import Any
 import pytest
 import torch
 from dcfast.errors import RunError, SubsetError
+from dcfast.process.signals import Stopped
 from dcfast.storage.lock import locked
-from dcfast.train import TrainSettings, TrainSource, train
+from dcfast.train import TrainSettings, TrainSource, control, loop, train
+from dcfast.train.batches import BatchMaker
 from dcfast.train.heartbeat import Heartbeat
 from dcfast.train.source import OpenSource
 from rank_processes import Ranks, log_lines, started, wait_for_step
@@ -83,12 +86,12 @@ def test_checkpoints_by_the_clock_change_nothing(source: TrainSource, tmp_path: 
 def test_two_trainings_never_write_to_one_directory(source: TrainSource, tmp_path: Path) -> None:
     folder = tmp_path / "out" / "train"
     folder.mkdir(parents=True)
-    (folder / ".tmp-1-living-writer").write_text("")
+    (folder / ".tmp-1-0a1b2c3d-writer").write_text("")
     with locked(folder / ".lock", "busy"), pytest.raises(RunError, match="another training is at work there; wait"):
         train(small(tmp_path / "out", source))
-    assert (folder / ".tmp-1-living-writer").exists()
+    assert (folder / ".tmp-1-0a1b2c3d-writer").exists()
     train(small(tmp_path / "out", source))
-    assert not (folder / ".tmp-1-living-writer").exists()
+    assert not (folder / ".tmp-1-0a1b2c3d-writer").exists()
 
 
 @pytest.mark.parametrize("fault", ["cut", "written"])
@@ -186,13 +189,12 @@ def _hang_in_reads() -> None:
 def test_a_loader_that_hangs_is_ended_with_its_training(source: TrainSource, tmp_path: Path) -> None:
     settings = small(tmp_path / "out", source, workers=2)
     with started(tmp_path / "ranks", settings, prepare=_hang_in_reads) as ranks:
-        pid = ranks.processes[0].pid
-        children: list[str] = []
+        children: list[int] = []
         deadline = time.monotonic() + 60
         while len(children) < 2 and time.monotonic() < deadline:
-            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            children = ranks.children(0)
             time.sleep(0.1)
-        os.kill(int(children[1]), signal.SIGKILL)
+        os.kill(children[1], signal.SIGKILL)
         assert ranks.statuses(30) == [1]
         assert "a worker that reads training samples died" in ranks.said(0)
     assert not Path(f"/proc/{children[0]}").exists()
@@ -217,10 +219,10 @@ class _World:
         return Ranks(self.folder / "ranks", ranks, None)
 
 
-def _world(folder: Path, source: TrainSource) -> _World:
+def _world(folder: Path, source: TrainSource, rank_timeout: float = 6.0) -> _World:
     shutil.copytree(str(source.shards), folder / "pool", copy_function=shutil.copy2)
     pool = TrainSource(shards=str(folder / "pool"))
-    options = {"save_every_steps": 15, "rank_timeout": 6.0, "workers": 1}
+    options = {"save_every_steps": 15, "rank_timeout": rank_timeout, "workers": 1}
     return _World(folder, small(folder / "out", pool, overrides=LONG, **options))
 
 
@@ -240,9 +242,11 @@ def _signal(number: int) -> Callable[[_World, Ranks, random.Random], None]:
 
 
 def _kill_loader(world: _World, ranks: Ranks, draw: random.Random) -> None:
-    pid = ranks.processes[draw.randrange(2)].pid
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    os.kill(int(draw.choice(children)), signal.SIGKILL)
+    os.kill(draw.choice(ranks.children(draw.randrange(2))), signal.SIGKILL)
+
+
+def _stop_loader(world: _World, ranks: Ranks, draw: random.Random) -> None:
+    os.kill(draw.choice(ranks.children(draw.randrange(2))), signal.SIGSTOP)
 
 
 def _cut_shard(world: _World, ranks: Ranks, draw: random.Random) -> None:
@@ -261,6 +265,7 @@ DISTURBANCES = {
     "loader": (_kill_loader, "a worker that reads training samples died"),
     "cut": (_cut_shard, "a shard cannot be read as it was indexed"),
     "gone": (_remove_shard, "a shard cannot be read as it was indexed"),
+    "hang": (_stop_loader, "its loader was stopped or hangs, or the disk does not answer"),
 }
 
 
@@ -302,6 +307,108 @@ def test_a_random_fault_and_the_same_command_again(
     finally:
         ranks.kill()
     assert same_training(world.out, undisturbed), name
+
+
+def _short_limits() -> None:
+    control.POLL_SECONDS = loop.POLL_SECONDS = 0.1
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_loader_that_is_stopped_ends_all_ranks_with_a_word(source: TrainSource, tmp_path: Path, rank: int) -> None:
+    world = _world(tmp_path, source, rank_timeout=3.0)
+    with started(tmp_path / "ranks", world.settings, world.settings, prepare=_short_limits) as ranks:
+        wait_for_step(world.out, 20)
+        os.kill(ranks.children(rank)[0], signal.SIGSTOP)
+        assert ranks.statuses(20) == [1, 1]
+        said = ranks.said(0).splitlines()
+        assert re.search(rf"train: rank {rank} waits for training samples since \d+ s \(step \d\d\)", said[-2])
+        assert re.fullmatch(
+            rf"error: step \d\d: rank {rank} has waited for training samples for \d+ s and none came: its loader was "
+            r"stopped or hangs, or the disk does not answer\. Training ended; the same command goes on from the latest "
+            r"checkpoint",
+            said[-1],
+        )
+        assert ranks.said(1) == ""
+
+
+def test_a_signal_while_a_rank_waits_for_its_loader_saves(
+    source: TrainSource, undisturbed: Path, tmp_path: Path
+) -> None:
+    world = _world(tmp_path, source, rank_timeout=60.0)
+    with started(tmp_path / "ranks", world.settings, world.settings) as ranks:
+        wait_for_step(world.out, 20)
+        os.kill(ranks.children(1)[0], signal.SIGSTOP)
+        time.sleep(1.0)  # rank 1 has used up what was made ahead
+        ranks.send(0, signal.SIGTERM)
+        assert ranks.statuses(20) == [143, 143]
+        assert ranks.said(0).splitlines()[-1] == "stopped; the same command goes on from the latest checkpoint"
+    steps = {path.stem for path in (world.out / "train" / "checkpoints").glob("step_*.pt")}
+    assert f"step_{log_lines(world.out)[-1]['step']}" in steps  # the last finished step
+    with started(tmp_path / "ranks", world.settings, world.settings) as ranks:
+        assert ranks.statuses() == [0, 0], ranks.said(0)
+    assert same_training(world.out, undisturbed)
+
+
+_read = OpenSource.read
+
+
+def _hang_later(self: OpenSource, rows: Any) -> Any:
+    _hang_later.reads += 1  # type: ignore[attr-defined]
+    return _hang(self, rows) if _hang_later.reads > 10 else _read(self, rows)  # type: ignore[attr-defined]
+
+
+def _hang_in_the_11th_read() -> None:
+    _hang_later.reads = 0  # type: ignore[attr-defined]
+    OpenSource.read = _hang_later  # type: ignore[method-assign]
+    _short_limits()
+
+
+@pytest.mark.parametrize(("workers", "signalled"), [(0, True), (0, False), (1, True)])
+def test_a_disk_that_never_answers(source: TrainSource, tmp_path: Path, workers: int, signalled: bool) -> None:
+    """One rank, that reads by itself or by a process; what was done is kept where a signal asks for the end."""
+    settings = small(tmp_path / "out", source, overrides=LONG, workers=workers, rank_timeout=60 if signalled else 1.0)
+    with started(tmp_path / "ranks", settings, prepare=_hang_in_the_11th_read) as ranks:
+        wait_for_step(tmp_path / "out", 10)
+        if signalled:
+            time.sleep(0.3)
+            ranks.send(0, signal.SIGUSR1)
+        assert ranks.statuses(20) == [138 if signalled else 1]
+        said = ranks.said(0)
+    saved = [path.stem for path in (tmp_path / "out" / "train").glob("checkpoints/*")]
+    assert saved == (["step_10"] if signalled else [])
+    assert signalled or "step 11: the training has waited for training samples for 1 s and none came: its" in said
+
+
+def test_a_signal_within_a_step_saves_the_one_before(
+    source: TrainSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second micro-batch does not come: batch statistics that the first one changed are put back."""
+    overrides = {"model": "dcfast-tiny", "samples_seen": 64}
+    settings = small(tmp_path / "out", source, overrides=overrides, accumulation=2)
+    make, waiting, ended = BatchMaker.make, threading.Event(), threading.Event()
+
+    def make_later(self: BatchMaker, step: int, micro: int = 0, *rest: Any) -> Any:
+        if (step, micro) == (3, 1) and not ended.is_set():
+            waiting.set()
+            ended.wait(60)
+        return make(self, step, micro, *rest)
+
+    def stop() -> None:
+        waiting.wait(60)
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(BatchMaker, "make", make_later)
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    with pytest.raises(Stopped):
+        train(settings)
+    ended.set()
+    stopper.join()
+    assert [path.stem for path in (tmp_path / "out" / "train").glob("checkpoints/*")] == ["step_3"]
+    assert train(settings)["samples_seen"] == 64
+    train(small(tmp_path / "whole", source, overrides=overrides, accumulation=2))
+    assert same_training(tmp_path / "out", tmp_path / "whole")
 
 
 # --- signs of life --------------------------------------------------------------------------------------------------

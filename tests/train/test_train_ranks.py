@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import socket
 import sys
 import threading
 from dataclasses import replace
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 from dcfast.errors import RunError
 from dcfast.run import run
-from dcfast.train import TrainSource, launch, train
+from dcfast.train import TrainSource, launch, meeting, train
 from dcfast.train.ranks import Place, Ranks, code_version, lost_peer, place_of
 from dcfast.train.settings import differences
 from rank_processes import started, wait_for_step
@@ -45,7 +47,19 @@ SLURM = {"SLURM_PROCID": "4", "SLURM_NTASKS": "6", "SLURM_LOCALID": "0"}
         ({**SLURM, "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "5", "SLURM_JOB_ID": "7"}, Place(4, 5, 0, "Slurm")),
         ({"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "1"},
          Place(3, 4, 1, "Open MPI")),
-        ({"PMI_RANK": "0", "PMI_SIZE": "2"}, Place(0, 2, 0, "MPI")),
+        ({"PMI_RANK": "0", "PMI_SIZE": "2"}, Place(0, 2, None, "MPI")),
+        # how many of them share this machine
+        ({**TORCHRUN, "LOCAL_WORLD_SIZE": "2"}, Place(1, 2, 1, "torchrun", 2)),
+        ({"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+          "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, Place(3, 4, 1, "Open MPI", 2)),
+        ({"PMI_RANK": "1", "PMI_SIZE": "4", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "4"}, Place(1, 4, 1, "MPI", 4)),
+        ({**SLURM, "SLURM_NODEID": "2", "SLURM_TASKS_PER_NODE": "2(x2),1,1"}, Place(4, 6, 0, "Slurm", 1)),
+        ({**SLURM, "SLURM_NODEID": "1", "SLURM_TASKS_PER_NODE": "5(x2)", "SLURM_STEP_TASKS_PER_NODE": "3(x2)"},
+         Place(4, 6, 0, "Slurm", 3)),
+        ({**SLURM, "SLURM_TASKS_PER_NODE": "3(x2)"}, Place(4, 6, 0, "Slurm")),  # of which node?
+        ({**SLURM, "SLURM_NODEID": "7", "SLURM_TASKS_PER_NODE": "3(x2)"}, Place(4, 6, 0, "Slurm")),
+        ({**SLURM, "SLURM_NODEID": "0", "SLURM_TASKS_PER_NODE": "many"}, Place(4, 6, 0, "Slurm")),
+        ({**SLURM, "SLURM_NODEID": "0", "SLURM_TASKS_PER_NODE": "8"}, Place(4, 6, 0, "Slurm")),  # of the whole job
         # mpirun within a job of Slurm: its daemon is a step of one task
         ({"OMPI_COMM_WORLD_RANK": "9", "OMPI_COMM_WORLD_SIZE": "16", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
           "SLURM_PROCID": "0", "SLURM_STEP_ID": "1", "SLURM_STEP_NUM_TASKS": "1"}, Place(9, 16, 1, "Open MPI")),
@@ -183,6 +197,149 @@ def test_a_rank_that_fails_is_an_error(source: TrainSource, tmp_path: Path, monk
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RunError, match=r"training on 2 processes failed: rank 0 ended with status 1; its"):
         launch(small(tmp_path, source), processes=2)
+
+
+# --- ranks that meet ------------------------------------------------------------------------------------------------
+
+
+def _meet_soon() -> None:
+    meeting.MEET_SECONDS = 2.0
+
+
+def _at_address(size: int) -> dict[str, str]:
+    """Meet at an address as torchrun's and Slurm's ranks do, not by a file."""
+    return {"DCFAST_MEETING": "", "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": str(size)}
+
+
+def _free_port() -> dict[str, str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return {"MASTER_PORT": str(probe.getsockname()[1])}
+
+
+@pytest.mark.parametrize("by_address", [True, False])
+@pytest.mark.parametrize("sizes", [(2, 3), (3, 2)])
+def test_ranks_that_were_told_different_numbers(
+    source: TrainSource, tmp_path: Path, sizes: tuple[int, int], by_address: bool
+) -> None:
+    settings = small(tmp_path / "out", source, overrides={"global_batch": 12})
+    port = _free_port()
+    told = [_at_address(size) | port if by_address else {"WORLD_SIZE": str(size)} for size in sizes]
+    with started(tmp_path / "ranks", settings, settings, told=told) as ranks:
+        assert ranks.statuses(30) == [1, 1]
+        said = f"error: rank 0 was told that there are {sizes[0]} ranks, rank 1 that there are {sizes[1]}. Start all of"
+        assert [ranks.said(rank).startswith(said) for rank in range(2)] == [True, True], ranks.said(0) + ranks.said(1)
+        assert ranks.said(0).count("\n") == 1
+    assert not (tmp_path / "out" / "train" / "log.jsonl").exists()
+
+
+def test_too_few_ranks(source: TrainSource, tmp_path: Path) -> None:
+    settings = small(tmp_path / "out", source)
+    told = [_at_address(4) | _free_port()] * 2
+    with started(tmp_path / "ranks", settings, settings, told=told, prepare=_meet_soon) as ranks:
+        assert ranks.statuses(30) == [1, 1]
+        for rank in range(2):
+            said = (
+                "error: of 4 ranks 2 came to 127.0.0.1:\\d+ within 2 s; not there: rank 2, 3. Were they started, with"
+            )
+            assert re.match(said, ranks.said(rank).splitlines()[-1])
+
+
+def test_a_rank_without_the_first(source: TrainSource, tmp_path: Path) -> None:
+    settings = small(tmp_path / "out", source)
+    told = [{"RANK": "1"} | _at_address(2) | _free_port()]
+    with started(tmp_path / "ranks", settings, told=told, prepare=_meet_soon) as ranks:
+        assert ranks.statuses(30) == [1]
+        assert re.match(
+            r"error: rank 1 of 2 has no connection to rank 0 at 127.0.0.1:\d+, for which it waits 2 s \(.*\)\. Was",
+            ranks.said(0).splitlines()[-1],
+        )
+
+
+def test_a_port_that_is_taken(source: TrainSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        variables = {**TORCHRUN, "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1])}
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(RunError, match=r"rank 0 cannot be met at 127.0.0.1:\d+ \(.*\)\. Is MASTER_ADDR this"):
+            train(small(tmp_path, source))
+
+
+def test_ranks_meet_at_the_address_that_is_given_and_at_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"MASTER_ADDR": "127.0.0.1", **_free_port()}.items():
+        monkeypatch.setenv(name, value)
+    port = int(os.environ["MASTER_PORT"])
+    store = meeting._open_store(None, 0, 2)
+    store.set("here", "yes")
+    listening = [
+        line.split()[1]
+        for table in ("tcp", "tcp6")
+        for line in Path("/proc/net", table).read_text().splitlines()
+        if line.split()[3] == "0A" and line.split()[1].endswith(f":{port:04X}")
+    ]
+    assert listening == [f"0100007F:{port:04X}"]
+    with pytest.raises(RuntimeError, match="assign requested address"):
+        meeting._listen("192.0.2.1", port)  # of the addresses for examples
+
+
+def test_a_port_that_is_none(source: TrainSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**TORCHRUN, "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "x"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="MASTER_PORT must be a number from 0 to 65535; got 'x'"):
+        train(small(tmp_path, source))
+
+
+def test_ranks_at_an_address_that_lose_one_say_so_in_a_sentence(source: TrainSource, tmp_path: Path) -> None:
+    """Nobody of ours started them: what torch says of it is a page."""
+    settings = small(tmp_path / "out", source, overrides={"samples_seen": 8000, "checkpoints": 1})
+    told = [_at_address(2) | _free_port()] * 2
+    with started(tmp_path / "ranks", settings, settings, told=told) as ranks:
+        wait_for_step(tmp_path / "out", 2)
+        ranks.send(1, signal.SIGKILL)
+        assert ranks.statuses(30) == [1, -signal.SIGKILL]
+        assert ranks.said(0).splitlines()[-1] == (
+            "error: rank 0: another rank has gone; what happened is in its own message. The same command goes on from "
+            "the latest checkpoint"
+        )
+        assert "gloo" not in ranks.said(0)
+
+
+def test_a_checkpoint_of_another_training_is_refused_once(source: TrainSource, tmp_path: Path) -> None:
+    settings = small(tmp_path / "out", source)
+    train(settings)
+    other = replace(settings, seed=1)
+    with started(tmp_path / "ranks", other, other) as ranks:
+        assert ranks.statuses() == [1, 1]
+        assert "is of another training (seed: 0 there, 1 now)" in ranks.said(0)
+        assert ranks.said(1) == ""
+
+
+def test_an_error_of_one_rank_is_that_of_all() -> None:
+    class Two(Ranks):
+        """Rank 0 of two; the other one has failed."""
+
+        def gather(self, value: Any) -> list[Any]:
+            return [value, RunError("on rank 1")]
+
+    with pytest.raises(RunError, match="on rank 1"), Two(0, 2).together():
+        pass
+    with pytest.raises(OSError, match="mine"), Two(0, 2).together():
+        raise OSError("mine")
+
+
+def test_two_ranks_on_one_gpu_are_refused() -> None:
+    class Three(Ranks):
+        """One of three, whose GPUs are known."""
+
+        def gather(self, value: Any) -> list[Any]:
+            return [["a", "gpu-1"], ["b", "gpu-1"], value]
+
+    Three(2, 3).check_gpus(["a", "gpu-2"])
+    Three(2, 3).check_gpus(["a", ""])
+    with pytest.raises(RunError, match="ranks 0 and 2 would both train on one GPU of a: start as many ranks"):
+        Three(2, 3).check_gpus(["a", "gpu-1"])
 
 
 def test_numbers_of_processes_that_make_no_sense(source: TrainSource, tmp_path: Path) -> None:

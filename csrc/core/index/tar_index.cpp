@@ -2,115 +2,19 @@
 
 #include <algorithm>
 #include <array>
-#include <functional>
-#include <limits>
 #include <string>
-#include <unordered_map>
 
 #include "core/hashing/hashing.hpp"
 #include "core/images/image_header.hpp"
+#include "core/index/ext_table.hpp"
 #include "core/index/json_uid.hpp"
-#include "core/index/string_hash.hpp"
+#include "core/index/tar_limits.hpp"
 
 namespace dcfast {
 
 namespace {
 
-constexpr std::uint64_t max_json = 64 << 20;
 static_assert(ReadWindow::padding >= UidReader::padding);
-
-char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
-
-/// Whether digits stand before the first dot.
-bool begins_with_number(std::string_view ext) {
-  const std::size_t dot = ext.find('.');
-  if (dot == std::string_view::npos || dot == 0) return false;
-  return std::all_of(ext.begin(), ext.begin() + static_cast<std::ptrdiff_t>(dot), [](char c) { return c >= '0' && c <= '9'; });
-}
-
-using StringIds = std::unordered_map<std::string, std::uint32_t, StringHash, std::equal_to<>>;
-
-/// The extensions of a shard. They come in the same few, in the same order: the one after the last is tried first.
-class ExtTable {
- public:
-  struct Entry {
-    std::uint32_t folded;  // one number for all cases of an extension
-    bool json, caption, image;
-    bool numbered;              // an image whose extension begins with a number: 000001.jpg
-    std::uint64_t last_sample;  // of the folded extension's entry: the sample that has it, counted from 1
-  };
-
-  explicit ExtTable(StringTable& names) : names_(names) {}
-
-  std::uint32_t find(std::string_view ext) {
-    if (!entries_.empty()) {
-      const std::uint32_t guess = last_ + 1 < entries_.size() ? last_ + 1 : 0;
-      if (names_[guess] == ext) return last_ = guess;
-      const auto known = ids_.find(ext);
-      if (known != ids_.end()) return last_ = known->second;
-    }
-    return last_ = add(ext);
-  }
-  const Entry& operator[](std::uint32_t id) const { return entries_[id]; }
-  /// Notes that `sample` has extension `id`; true where it had it already.
-  bool repeats(std::uint32_t id, std::uint64_t sample) {
-    auto& last = entries_[entries_[id].folded].last_sample;
-    const bool again = last == sample;
-    last = sample;
-    return again;
-  }
-
- private:
-  std::uint32_t add(std::string_view ext) {
-    const auto id = static_cast<std::uint32_t>(entries_.size());
-    std::string folded(ext);
-    std::transform(folded.begin(), folded.end(), folded.begin(), lower);
-    names_.add(ext);
-    ids_.emplace(ext, id);
-    const std::uint32_t first = folded_ids_.emplace(folded, id).first->second;
-    const bool image = is_image_ext(folded);
-    entries_.push_back({first, folded == "json", folded == "txt", image, image && begins_with_number(folded), 0});
-    return id;
-  }
-
-  StringTable& names_;
-  std::vector<Entry> entries_;
-  StringIds ids_;
-  StringIds folded_ids_;
-  std::uint32_t last_ = 0;
-};
-
-/// Which keys a shard has had: open addressing over sample numbers, the keys themselves lie in the column.
-class KeySet {
- public:
-  explicit KeySet(const StringTable& keys) : keys_(keys), slots_(1024, 0) {}
-
-  /// True where an equal key came before; `sample` must be the last in the table.
-  bool add(std::size_t sample) {
-    if (2 * (sample + 1) > slots_.size()) grow(sample);
-    return !insert(sample);
-  }
-
- private:
-  bool insert(std::size_t sample) {
-    const std::string_view key = keys_[sample];
-    const std::size_t mask = slots_.size() - 1;
-    for (std::size_t at = StringHash{}(key) & mask;; at = (at + 1) & mask) {
-      if (slots_[at] == 0) {
-        slots_[at] = sample + 1;
-        return true;
-      }
-      if (keys_[static_cast<std::size_t>(slots_[at] - 1)] == key) return false;
-    }
-  }
-  void grow(std::size_t samples) {
-    slots_.assign(2 * slots_.size(), 0);
-    for (std::size_t i = 0; i < samples; ++i) insert(i);
-  }
-
-  const StringTable& keys_;
-  std::vector<std::uint64_t> slots_;
-};
 
 /// An image inside the archive. Its first bytes come through the walker's window, which wants the header that
 /// follows next anyway; what lies further is read around the window.
@@ -162,7 +66,8 @@ class ShardBuilder {
       return;
     }
     const std::uint32_t id = exts_.find(ext);
-    if (out_.flags.empty() || key != out_.keys[out_.flags.size() - 1]) {
+    // behind an end mark, too, a sample begins: members of two archives never make one
+    if (out_.flags.empty() || key != out_.keys[out_.flags.size() - 1] || walker_.joined().count != archives_) {
       begin_sample(member, key, 0);
       exts_.repeats(id, out_.flags.size());
     } else if (exts_.repeats(id, out_.flags.size())) {
@@ -172,14 +77,14 @@ class ShardBuilder {
     append_member(out_, member.data_offset, member.size, id, previous_end_);
     if (exts_[id].json) read_json(member);
     if (exts_[id].caption) out_.flags.back() &= static_cast<std::uint16_t>(~sample_flag::no_caption);
-    if (exts_[id].image) {
-      count_image(exts_[id].numbered);
-      read_image(member);
-    }
+    crowded_.add(exts_[id]);
+    if (exts_[id].image != 0) read_image(member);
   }
 
   /// Says once for the shard, whatever the number of samples: what of it may not stand where it was meant to.
   void add_notes() {
+    crowded_.close(out_.flags.size() - 1);
+    note_joined();
     note_repeated_keys();
     note_many_images();
     note_strays();
@@ -199,10 +104,22 @@ class ShardBuilder {
   }
 
  private:
-  // More images than these in a sample are taken for a mistake; views and masks of one image are fewer, and unnumbered.
-  static constexpr std::uint32_t most_images = 4;
-
   static std::string_view field_of(const IndexOptions& options) { return options.uid_from == UidFrom::url ? "url" : "uid"; }
+
+  /// Nothing tells archives that were joined from the rest of a longer file under a shorter one: the bytes are the same.
+  void note_joined() {
+    const TarWalker::Joined& joined = walker_.joined();
+    if (joined.count == 0) return;
+    const bool one = joined.count == 1;
+    const std::string repeated = joined_repeated_ == 0 ? "" : ", " + std::to_string(joined_repeated_) + " of them with keys of earlier ones,";
+    out_.reports.push_back({joined.begin, false,
+                            (one ? std::string(tar_note::joined) : std::to_string(joined.count) + std::string(tar_note::several_joined)) +
+                                " the end-of-archive marker at byte " + std::to_string(joined.mark) + (one ? ": its " : ": their ") +
+                                std::to_string(joined_samples_) + (joined_samples_ == 1 ? " sample" : " samples") + repeated +
+                                (joined_samples_ == 1 ? " was" : " were") +
+                                " read too, as tar -i does; if this is what an older, longer file left, rewrite the shard",
+                            {}});
+  }
 
   /// What flags say for each sample: parts of what was one sample must not pass for wholes.
   void note_repeated_keys() {
@@ -215,34 +132,25 @@ class ShardBuilder {
                                 ": written twice, or interleaved with others; each part is a sample of its own", {}});
   }
 
-  void count_image(bool numbered) {
-    const std::size_t sample = out_.flags.size() - 1;
-    if (sample != image_sample_) {
-      image_sample_ = sample;
-      images_ = numbered_ = 0;
-      counted_ = false;
-    }
-    ++images_;
-    numbered_ += numbered ? 1 : 0;
-    if (numbered_ < 2 && images_ <= most_images) return;
-    if (!counted_ && crowded_++ == 0) first_crowded_ = sample;
-    counted_ = true;
-    if (sample == first_crowded_) images_of_first_ = images_;
-  }
-
   void note_many_images() {
-    if (crowded_ == 0) return;
-    const bool one = crowded_ == 1;
-    out_.reports.push_back({out_.base[first_crowded_], false,
-                            std::string(tar_note::many_images) + ": " + (one ? "" : std::to_string(crowded_) + " samples, the first ") +
-                                printable_name(out_.keys[first_crowded_]) + " has " +
-                                std::to_string(images_of_first_) +
-                                ": a sample's key ends at the first dot of a name (webdataset's rule), so a dot before the number "
-                                "makes one sample of many; only the first picture of a sample is used",
+    if (crowded_.count == 0) return;
+    out_.reports.push_back({out_.base[crowded_.first], false,
+                            std::string(tar_note::many_images) + ": " +
+                                (crowded_.count == 1 ? "" : std::to_string(crowded_.count) + " samples, the first ") +
+                                printable_name(out_.keys[crowded_.first]) + " has " + std::to_string(crowded_.images_of_first) +
+                                ": a sample's key ends at the first dot of a name (webdataset's rule), so a dot inside a name, "
+                                "as before a number, makes one sample of many; only the first picture of a sample is used",
                             {}});
   }
 
   void note_strays() {
+    if (sparse_ > 0) {
+      out_.reports.push_back({sparse_offset_, false,
+                              "sparse member " + printable_name(out_.stray_names[first_sparse_]) + std::string(tar_note::not_plain) +
+                                  ": it belongs to no sample" +
+                                  (sparse_ == 1 ? "" : "; it is the first of " + std::to_string(sparse_) + " such members"),
+                              {}});
+    }
     if (links_ > 0) {
       out_.reports.push_back({0, false,
                               std::to_string(links_) + (links_ == 1 ? " member is one of the" : " members are") + std::string(tar_note::links) +
@@ -270,16 +178,20 @@ class ShardBuilder {
     out_.stray_offset.push_back(member.data_offset);
     out_.stray_size.push_back(member.size);
     out_.stray_kind.push_back(static_cast<std::uint8_t>(member.kind));
-    if (member.kind == MemberKind::sparse) {
-      out_.reports.push_back({member.header_offset, false, "sparse member " + printable_name(member.name) +
-                              std::string(tar_note::not_plain) + ": it belongs to no sample", {}});
+    if (member.kind == MemberKind::sparse && sparse_++ == 0) {
+      first_sparse_ = number;
+      sparse_offset_ = member.header_offset;
     }
   }
 
   void begin_sample(const TarMember& member, std::string_view key, std::uint16_t flags) {
     flags |= sample_flag::no_json | sample_flag::no_caption | sample_flag::no_image;
+    if (!out_.flags.empty()) crowded_.close(out_.flags.size() - 1);
+    archives_ = walker_.joined().count;
+    joined_samples_ += archives_ > 0 ? 1 : 0;
     out_.keys.add(key);
-    if (keys_.add(out_.flags.size())) {
+    if (keys_.add(out_.flags.size()) != keys_.none) {
+      joined_repeated_ += archives_ > 0 ? 1 : 0;
       flags |= sample_flag::repeated_key;
       if (repeated_keys_++ == 0) first_repeated_ = out_.flags.size();
     }
@@ -304,7 +216,7 @@ class ShardBuilder {
     if (member.size <= ReadWindow::max_view) {
       const auto bytes = window.view(member.data_offset, static_cast<std::size_t>(member.size));
       if (bytes.size() == member.size) status = uids_.read(bytes, out_.uid.back());
-    } else if (member.size <= max_json) {
+    } else if (member.size <= tar_limits::max_json) {
       std::vector<std::byte> bytes(static_cast<std::size_t>(member.size) + UidReader::padding);
       const std::span<std::byte> json(bytes.data(), static_cast<std::size_t>(member.size));
       if (window.read_aside(json, member.data_offset) == member.size) status = uids_.read(json, out_.uid.back());
@@ -329,20 +241,17 @@ class ShardBuilder {
   const IndexOptions& options_;
   ShardIndex& out_;
   ExtTable exts_;
-  KeySet keys_;
+  StringIds<> keys_;
   UidReader uids_;
   std::uint64_t previous_end_ = 0;
   std::uint64_t repeated_keys_ = 0;
   std::size_t first_repeated_ = 0;
-  // images of the sample that is being read, and the samples with too many
-  std::size_t image_sample_ = 0;
-  std::uint32_t images_ = 0, numbered_ = 0;
-  bool counted_ = false;
-  std::uint64_t crowded_ = 0, images_of_first_ = 0;
-  std::size_t first_crowded_ = 0;
+  CrowdedSamples crowded_;
+  // archives behind the first one
+  std::uint64_t archives_ = 0, joined_samples_ = 0, joined_repeated_ = 0;
   // strays that may have been meant as members
-  std::uint64_t links_ = 0, regular_strays_ = 0;
-  std::size_t first_link_ = 0, first_regular_ = 0;
+  std::uint64_t links_ = 0, regular_strays_ = 0, sparse_ = 0, sparse_offset_ = 0;
+  std::size_t first_link_ = 0, first_regular_ = 0, first_sparse_ = 0;
 };
 
 }  // namespace
@@ -382,18 +291,6 @@ void set_key_uids(ShardIndex& shard, std::string_view shard_name) {
     shard.uid[i] = xxh3_128(std::as_bytes(std::span(text)));
     shard.flags[i] &= static_cast<std::uint16_t>(~sample_flag::without_uid);
   }
-}
-
-bool is_image_ext(std::string_view ext) {
-  const std::size_t dot = ext.rfind('.');
-  if (dot != std::string_view::npos) ext.remove_prefix(dot + 1);
-  if (ext.size() < 3 || ext.size() > 4) return false;
-  std::string folded(ext);
-  std::transform(folded.begin(), folded.end(), folded.begin(), lower);
-  for (const std::string_view known : {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"}) {
-    if (folded == known) return true;
-  }
-  return false;
 }
 
 ShardIndex index_tar(ByteReader& reader, const IndexOptions& options) {

@@ -10,6 +10,8 @@
 #include <string_view>
 #include <vector>
 
+#include "core/index/ext_table.hpp"
+#include "core/index/string_table.hpp"
 #include "core/index/tar_walk.hpp"
 #include "core/uids/uid.hpp"
 
@@ -22,7 +24,7 @@ constexpr std::uint16_t no_caption = 2;    // no txt
 constexpr std::uint16_t no_image = 4;      // no member with an image's extension
 constexpr std::uint16_t no_uid = 8;        // json without uid (or json not read, as asked)
 constexpr std::uint16_t bad_uid = 16;      // uid is not 32 hexadecimal digits
-constexpr std::uint16_t bad_json = 32;     // not json, or more than 64 MiB of it
+constexpr std::uint16_t bad_json = 32;     // not json, or more than 8 MiB of it
 constexpr std::uint16_t repeated_ext = 64;   // began because an extension came a second time
 constexpr std::uint16_t cut = 128;           // the shard is damaged inside or right behind this sample
 constexpr std::uint16_t repeated_key = 256;  // an earlier sample of the shard has the same key
@@ -46,21 +48,6 @@ struct MemberEscape {
   std::uint32_t zero;
 };
 static_assert(sizeof(MemberEscape) == 24);
-
-/// Strings end to end; string i is text[begin[i], begin[i + 1]).
-struct StringTable {
-  std::vector<std::uint64_t> begin{0};
-  std::string text;
-
-  std::size_t size() const noexcept { return begin.size() - 1; }
-  void add(std::string_view s) {
-    text.append(s);
-    begin.push_back(text.size());
-  }
-  std::string_view operator[](std::size_t i) const {
-    return std::string_view(text).substr(static_cast<std::size_t>(begin[i]), static_cast<std::size_t>(begin[i + 1] - begin[i]));
-  }
-};
 
 /// Where the uid of a sample comes from (docs/formats.md, "Uids of pools without uids").
 enum class UidFrom : std::uint8_t {
@@ -107,11 +94,9 @@ void append_member(ShardIndex& shard, std::uint64_t data_offset, std::uint64_t s
 bool split_member_name(std::string_view name, std::string_view& key, std::string_view& ext);
 /// Gives each sample its uid by UidFrom::key. `shard_name`: what is before its last slash does not count.
 void set_key_uids(ShardIndex& shard, std::string_view shard_name);
-/// Whether an extension's last dotted part, lower-cased, is that of an image: jpg jpeg png webp gif bmp tif tiff.
-bool is_image_ext(std::string_view ext);
 
 /// Indexes one archive. UidFrom::key is for set_key_uids, which knows the shard's name. Damage ends the walk and is in `reports`; only Error{io} is thrown.
-/// Memory: what TarWalker states, a json member of at most 64 MiB, and the columns.
+/// Memory: what TarWalker states, a json member as it is parsed, and the columns: see tar_limits.hpp.
 ShardIndex index_tar(ByteReader& reader, const IndexOptions& options);
 /// The same of a file. A file that changes under the walk is reported as damage.
 ShardIndex index_tar_file(const std::string& path, const IndexOptions& options);

@@ -22,6 +22,8 @@ namespace tar_note {
 constexpr std::string_view no_end = "no end-of-archive marker";
 constexpr std::string_view data_behind = "data follow the end-of-archive marker";
 constexpr std::string_view zeros_behind = "zeros follow the end-of-archive marker";
+constexpr std::string_view joined = "another archive follows";
+constexpr std::string_view several_joined = " other archives follow";
 constexpr std::string_view same_key = " the key of an earlier one";
 constexpr std::string_view not_plain = " is listed, but not readable as plain bytes";
 constexpr std::string_view many_images = "several pictures in one sample";
@@ -33,7 +35,8 @@ constexpr std::string_view no_sample = "no member belongs to a sample";
 enum class SampleLoss : std::uint8_t {
   none = 0,     // nothing is hidden
   archive = 1,  // part of the archive may not have been read: damage, no end, bytes behind the end
-  names = 2,    // all was read, but by their names or kinds members may not stand in the samples they were meant for
+  names = 2,    // all was read, but what was read may not be what was meant: members that stand in other samples than
+              // their names or kinds were meant for, an archive behind the end of another
 };
 /// Whether a report may hide samples, for all who read, copy, train on or score shards. Cost: the message.
 SampleLoss sample_loss(bool damage, std::string_view message);

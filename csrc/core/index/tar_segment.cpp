@@ -75,11 +75,14 @@ SegmentFile::SegmentFile(const std::string& path, bool verify) : file_(path) {
   // The columns of the shards are few: always checked, so that ranges of a shard's samples can be trusted.
   check_prefix(Section::sample_begin, num_samples_);
   check_prefix(Section::stray_begin, num_strays_);
+  // They are kept: ranges stay what they are, also where the file is cut while it is mapped.
+  keep(Section::sample_begin, num_samples_, sample_begin_);
+  keep(Section::stray_begin, num_strays_, stray_begin_);
   if (verify) verify_all();
 }
 
 void SegmentFile::corrupt(Section section, const std::string& what) const {
-  const auto at = static_cast<std::uint64_t>(bytes(section).data() - file_.bytes().data());
+  const auto at = static_cast<std::uint64_t>(sections_[static_cast<std::size_t>(section)].data() - file_.bytes().data());
   throw Error(Code::corrupt_data, std::string("index segment: section ") + section_name(section) + ": " + what, path(), at);
 }
 
@@ -88,6 +91,20 @@ void SegmentFile::check_prefix(Section section, std::uint64_t end) const {
   if (values.empty() || values.front() != 0 || values.back() != end || !std::is_sorted(values.begin(), values.end())) {
     corrupt(section, "does not ascend from 0 to " + std::to_string(end));
   }
+}
+
+void SegmentFile::keep(Section section, std::uint64_t end, std::vector<std::uint64_t>& values) {
+  const auto mapped = column<std::uint64_t>(section);
+  values.assign(mapped.begin(), mapped.end());
+  if (values.front() != 0 || values.back() != end || !std::is_sorted(values.begin(), values.end())) corrupt(section, "changed while it was read");
+  kept_[static_cast<std::size_t>(section)] = std::as_bytes(std::span(values));
+}
+
+std::vector<std::uint32_t> SegmentFile::member_ends(std::uint64_t first, std::uint64_t last) const {
+  const auto mapped = column<std::uint32_t>(Section::member_begin).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(last - first) + 1);
+  std::vector<std::uint32_t> out(mapped.begin(), mapped.end());
+  if (out.back() > num_members_ || !std::is_sorted(out.begin(), out.end())) corrupt(Section::member_begin, "is out of order");
+  return out;
 }
 
 void SegmentFile::verify_all() const {
@@ -174,7 +191,6 @@ void SegmentFile::unpack(std::uint64_t first, std::uint64_t last, std::span<std:
 
 ShardIndex SegmentFile::shard_index(std::uint64_t shard) const {
   const auto s = static_cast<std::size_t>(shard);
-  const auto member_begin = column<std::uint32_t>(Section::member_begin);
   const auto first = static_cast<std::size_t>(column<std::uint64_t>(Section::sample_begin)[s]);
   const auto last = static_cast<std::size_t>(column<std::uint64_t>(Section::sample_begin)[s + 1]);
   const auto slice = [&]<typename T>(std::vector<T>& to, Section section, std::size_t from, std::size_t end) {
@@ -190,19 +206,19 @@ ShardIndex SegmentFile::shard_index(std::uint64_t shard) const {
   slice(out.width, Section::width, first, last);
   slice(out.height, Section::height, first, last);
 
-  const auto members = static_cast<std::size_t>(num_members_of(first, last));
+  const auto ends = member_ends(first, last);
+  const std::size_t members = ends.back() - ends.front();
   std::vector<std::uint64_t> offset(members);
   std::vector<std::uint64_t> size(members);
   std::vector<std::uint32_t> ext(members);
   unpack(first, last, offset, size, ext);
   // Extensions are numbered anew, in the order in which the shard has them.
   std::unordered_map<std::uint32_t, std::uint32_t> ids;
-  const std::size_t skipped = member_begin[first];
   for (std::size_t i = first; i < last; ++i) {
     out.keys.add(text(Section::key_begin, Section::keys, i));
     out.member_count.push_back(0);
     std::uint64_t end = out.base[i - first];
-    for (std::size_t m = member_begin[i] - skipped; m < member_begin[i + 1] - skipped; ++m) {
+    for (std::size_t m = ends[i - first] - ends.front(); m < ends[i - first + 1] - ends.front(); ++m) {
       const auto [at, fresh] = ids.emplace(ext[m], static_cast<std::uint32_t>(ids.size()));
       if (fresh) out.exts.add(text(Section::ext_begin, Section::exts, ext[m]));
       append_member(out, offset[m], size[m], at->second, end);
@@ -224,19 +240,19 @@ ShardIndex SegmentFile::shard_index(std::uint64_t shard) const {
 }
 
 std::vector<std::int64_t> SegmentFile::image_members(std::uint64_t first, std::uint64_t last) const {
-  const auto member_begin = column<std::uint32_t>(Section::member_begin);
+  const auto ends = member_ends(first, last);
   std::vector<bool> is_image(static_cast<std::size_t>(num_exts_));
   for (std::uint64_t e = 0; e < num_exts_; ++e) {
     is_image[static_cast<std::size_t>(e)] = is_image_ext(text(Section::ext_begin, Section::exts, e));
   }
-  const std::uint64_t skipped = member_begin[static_cast<std::size_t>(first)];
-  std::vector<std::uint32_t> ext(static_cast<std::size_t>(num_members_of(first, last)));
+  std::vector<std::uint32_t> ext(ends.back() - ends.front());
   unpack(first, last, {}, {}, ext);
   std::vector<std::int64_t> out(static_cast<std::size_t>(last - first), -1);
   for (std::uint64_t i = first; i < last; ++i) {
-    for (std::uint64_t m = member_begin[static_cast<std::size_t>(i)]; m < member_begin[static_cast<std::size_t>(i) + 1]; ++m) {
-      if (!is_image[ext[static_cast<std::size_t>(m - skipped)]]) continue;
-      out[static_cast<std::size_t>(i - first)] = static_cast<std::int64_t>(m);
+    const auto k = static_cast<std::size_t>(i - first);
+    for (std::uint32_t m = ends[k]; m < ends[k + 1]; ++m) {
+      if (!is_image[ext[m - ends.front()]]) continue;
+      out[k] = static_cast<std::int64_t>(m);
       break;
     }
   }
@@ -244,11 +260,10 @@ std::vector<std::int64_t> SegmentFile::image_members(std::uint64_t first, std::u
 }
 
 std::vector<SegmentFile::MemberRow> SegmentFile::regular_members(std::uint64_t shard) const {
-  const auto member_begin = column<std::uint32_t>(Section::member_begin);
   const std::uint64_t first = column<std::uint64_t>(Section::sample_begin)[static_cast<std::size_t>(shard)];
   const std::uint64_t last = column<std::uint64_t>(Section::sample_begin)[static_cast<std::size_t>(shard) + 1];
-  const std::uint64_t skipped = member_begin[static_cast<std::size_t>(first)];
-  const std::size_t n = static_cast<std::size_t>(num_members_of(first, last));
+  const auto ends = member_ends(first, last);
+  const std::size_t n = ends.back() - ends.front();
   std::vector<std::uint64_t> offset(n);
   std::vector<std::uint64_t> size(n);
   std::vector<std::uint32_t> ext(n);
@@ -256,8 +271,8 @@ std::vector<SegmentFile::MemberRow> SegmentFile::regular_members(std::uint64_t s
   std::vector<MemberRow> rows;
   rows.reserve(n);
   for (std::uint64_t i = first; i < last; ++i) {
-    for (std::uint64_t m = member_begin[static_cast<std::size_t>(i)]; m < member_begin[static_cast<std::size_t>(i) + 1]; ++m) {
-      const std::size_t at = static_cast<std::size_t>(m - skipped);
+    const auto k = static_cast<std::size_t>(i - first);
+    for (std::size_t at = ends[k] - ends.front(); at < ends[k + 1] - ends.front(); ++at) {
       rows.push_back({offset[at], size[at], i, ext[at]});
     }
   }

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "core/index/tar_index.hpp"
-#include "core/system/file.hpp"
+#include "core/system/mapped_file.hpp"
 #include "core/system/parallel.hpp"
 
 namespace dcfast {
@@ -72,7 +72,10 @@ class SegmentFile {
   std::uint64_t num_reports() const noexcept { return num_reports_; }
   std::uint64_t num_exts() const noexcept { return num_exts_; }
   const std::string& path() const noexcept { return file_.path(); }
-  std::span<const std::byte> bytes(Section section) const noexcept { return sections_[static_cast<std::size_t>(section)]; }
+  std::span<const std::byte> bytes(Section section) const noexcept {
+    const auto& kept = kept_[static_cast<std::size_t>(section)];
+    return kept.empty() ? sections_[static_cast<std::size_t>(section)] : kept;
+  }
   template <typename T>
   std::span<const T> column(Section section) const noexcept {
     const auto b = bytes(section);
@@ -89,6 +92,9 @@ class SegmentFile {
               std::span<std::uint32_t> ext) const;
   /// The columns of one shard as index_tar made them: what a new segment needs to take it over unread.
   ShardIndex shard_index(std::uint64_t shard) const;
+  /// Where the members of samples [first, last) begin, and where those of the last end: a copy that ascends, to the
+  /// number of members at most.
+  std::vector<std::uint32_t> member_ends(std::uint64_t first, std::uint64_t last) const;
   /// Index of the first image of each sample of [first, last) in the segment's members, or -1.
   std::vector<std::int64_t> image_members(std::uint64_t first, std::uint64_t last) const;
 
@@ -107,12 +113,15 @@ class SegmentFile {
  private:
   [[noreturn]] void corrupt(Section section, const std::string& what) const;
   void check_prefix(Section section, std::uint64_t end) const;
+  void keep(Section section, std::uint64_t end, std::vector<std::uint64_t>& values);
   void verify_all() const;
 
   MappedFile file_;
   std::uint64_t num_shards_ = 0, num_samples_ = 0, num_members_ = 0, num_strays_ = 0, num_reports_ = 0, num_exts_ = 0;
   std::array<std::span<const std::byte>, static_cast<std::size_t>(Section::count)> sections_{};
+  std::array<std::span<const std::byte>, static_cast<std::size_t>(Section::count)> kept_{};  // in memory, not in the map
   std::array<std::uint64_t, static_cast<std::size_t>(Section::count)> checksums_{};
+  std::vector<std::uint64_t> sample_begin_, stray_begin_;
 };
 
 }  // namespace dcfast

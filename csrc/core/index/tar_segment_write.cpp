@@ -3,11 +3,8 @@
 
 #include <cerrno>
 #include <cstring>
-#include <functional>
 #include <limits>
-#include <unordered_map>
 
-#include "core/index/string_hash.hpp"
 #include "core/index/tar_segment_format.hpp"
 
 namespace dcfast {
@@ -150,17 +147,21 @@ void write_prefix(SegmentWriter& out, const Shards& shards, Section section, con
 /// Packed members with the segment's numbers of extensions and escapes in place of the shard's.
 void write_members(SegmentWriter& out, const Shards& shards) {
   using namespace packed_member;
-  std::unordered_map<std::string, std::uint32_t, StringHash, std::equal_to<>> ids;
   StringTable exts;
+  StringIds<> ids(exts);
   std::vector<MemberEscape> escapes;
   std::vector<std::uint32_t> ids_of_shard;
   out.begin(Section::members);
   for (const ShardIndex& shard : shards) {
     ids_of_shard.clear();
     for (std::size_t i = 0; i < shard.exts.size(); ++i) {
-      const auto [at, fresh] = ids.emplace(std::string(shard.exts[i]), static_cast<std::uint32_t>(exts.size()));
-      if (fresh) exts.add(shard.exts[i]);
-      ids_of_shard.push_back(at->second);
+      std::uint32_t id = ids.find(shard.exts[i]);
+      if (id == ids.none) {
+        id = static_cast<std::uint32_t>(exts.size());
+        exts.add(shard.exts[i]);
+        ids.add(id);
+      }
+      ids_of_shard.push_back(id);
     }
     std::size_t m = 0;
     for (std::size_t i = 0; i < shard.base.size(); ++i) {
@@ -227,9 +228,14 @@ void shrink(ShardIndex& shard) {
   shard.flags.shrink_to_fit();
   shard.width.shrink_to_fit();
   shard.height.shrink_to_fit();
-  shard.keys.begin.shrink_to_fit();
-  shard.keys.text.shrink_to_fit();
+  shard.keys.shrink_to_fit();
   shard.members.shrink_to_fit();
+  shard.escapes.shrink_to_fit();
+  shard.exts.shrink_to_fit();
+  shard.stray_names.shrink_to_fit();
+  shard.stray_offset.shrink_to_fit();
+  shard.stray_size.shrink_to_fit();
+  shard.stray_kind.shrink_to_fit();
 }
 
 }  // namespace

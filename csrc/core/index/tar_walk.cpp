@@ -6,12 +6,14 @@
 #include <utility>
 
 #include "core/index/tar_header.hpp"
+#include "core/index/tar_limits.hpp"
 
 namespace dcfast {
 
 namespace {
 
 using namespace tar_header;
+using namespace tar_limits;
 
 constexpr std::size_t min_window = 4 << 10;
 constexpr std::size_t max_window = 256 << 10;
@@ -125,13 +127,15 @@ bool TarWalker::next(TarMember& member) {
   if (done_) return false;
   if (next_whole(member)) return true;
   done_ = true;
-  if (joined_ > 0) {
-    const bool one = joined_ == 1;
-    note(first_joined_, (one ? "another archive follows" : std::to_string(joined_) + " other archives follow") +
-                            std::string(" the end-of-archive marker, as cat joins them: ") + (one ? "its" : "their") +
-                            " members are indexed too; a reader that stops at the first marker misses them");
-  }
+  note_headers(malformed_, "malformed pax record: the rest of this pax header is ignored");
+  note_headers(unended_, "a pax record does not end in a newline: taken as it is");
   return false;
+}
+
+void TarWalker::note_headers(const Repeated& headers, std::string message) {
+  if (headers.count == 0) return;
+  if (headers.count > 1) message += ", as in " + std::to_string(headers.count) + " headers, of which this is the first";
+  note(headers.first, std::move(message));
 }
 
 bool TarWalker::next_whole(TarMember& member) {
@@ -233,14 +237,14 @@ bool TarWalker::next_archive() {
     note(end, std::string(tar_note::data_behind) + ": they are not indexed");
     return false;
   }
-  if (joined_++ == 0) first_joined_ = at;
+  if (joined_.count++ == 0) joined_ = {1, end, at};
   global_.clear();  // a global header is for its own archive
   position_ = at;
   return true;
 }
 
 bool TarWalker::long_name(std::uint64_t at, std::uint64_t size, bool is_name) {
-  if (size > max_long_name) return fail(chain_begin_, "GNU long name of " + std::to_string(size) + " bytes: more than 1 MiB");
+  if (size > max_name) return fail(chain_begin_, "GNU long name of " + std::to_string(size) + " bytes: more than 1 MiB");
   if (at > window_.size() || size > window_.size() - at) return fail(chain_begin_, "GNU long name cut off by the end of the file");
   scratch_.resize(static_cast<std::size_t>(size));
   const std::size_t got = size <= ReadWindow::max_view ? 0 : window_.read_aside(scratch_, at);
@@ -283,12 +287,12 @@ bool TarWalker::pax_header(std::uint64_t at, std::uint64_t size, bool global) {
     const std::size_t equals = record.find('=');
     if (!framed || equals == std::string_view::npos || equals == 0) {
       // tarfile, too, keeps what it read so far; a wrong size shows as a bad checksum at the next header
-      note(begin, "malformed pax record: the rest of this pax header is ignored");
+      malformed_.add(begin);
       break;
     }
     if (record.back() != '\n' && !unended) {
-      unended = true;  // once a header: a hostile one has a million records
-      note(begin, "a pax record does not end in a newline: taken as it is");
+      unended = true;  // once a header
+      unended_.add(begin);
     }
     const std::string_view keyword = record.substr(0, equals);
     const std::string_view value = record.substr(equals + 1, record.size() - equals - 2);
@@ -339,16 +343,18 @@ bool TarWalker::fill_member(TarMember& member, std::span<const std::byte> block,
   const auto& sparse_name = local_.sparse_name ? local_.sparse_name : global_.sparse_name;
   const bool plain_type = type == '0' || type == '\0' || type == '7';
   const bool sparse = type == 'S' || (plain_type && (local_.sparse || global_.sparse));
+  const auto too_long = [&](const char* what, const std::string& name, std::uint64_t most) {
+    if (name.size() <= most) return false;
+    fail(header_begin, what + std::to_string(name.size()) + " bytes: more than " + std::to_string(most));
+    return true;
+  };
   if (sparse && sparse_name && !sparse_name->empty()) {
-    if (!local_.sparse_name && sparse_name->size() > max_global_path) {
-      return fail(header_begin, "global pax sparse name of " + std::to_string(sparse_name->size()) + " bytes: more than 4096");
-    }
+    if (!local_.sparse_name && too_long("global pax sparse name of ", *sparse_name, max_global_name)) return false;
+    if (too_long("pax sparse name of ", *sparse_name, max_name)) return false;
     name_ = *sparse_name;
   } else if (path && !path->empty()) {
-    if (!local_.path && path->size() > max_global_path) {
-      // every member that follows would have it: a small file could fill the memory with copies of one long name
-      return fail(header_begin, "global pax path of " + std::to_string(path->size()) + " bytes: more than 4096");
-    }
+    if (!local_.path && too_long("global pax path of ", *path, max_global_name)) return false;
+    if (too_long("pax path of ", *path, max_name)) return false;
     name_ = *path;
   } else {
     name_.clear();

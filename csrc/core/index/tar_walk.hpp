@@ -102,16 +102,10 @@ struct TarMember {
   std::uint64_t size = 0;
 };
 
-/// Walks a file from its start: an archive, or several, one behind the end mark of the other. Memory: the window (at most 256 KiB), a name of at most 1 MiB, and a pax
-/// header of at most 16 MiB while it is parsed; sizes in the file allocate nothing else.
+/// Walks a file from its start: an archive, or several, one behind the end mark of the other. Memory: the window (at
+/// most 256 KiB), a name and a pax header as tar_limits bounds them; sizes in the file allocate nothing else.
 class TarWalker {
  public:
-  static constexpr std::uint64_t max_long_name = 1 << 20;
-  static constexpr std::uint64_t max_pax_header = 16 << 20;
-  static constexpr std::size_t max_global_path = 4096;
-  /// Zeros behind an end mark that are taken for the padding of a record; tars pad to 10 KiB, as a rule.
-  static constexpr std::uint64_t max_padding = 1 << 20;
-
   explicit TarWalker(ByteReader& reader) : window_(reader) {}
   TarWalker(const TarWalker&) = delete;
   TarWalker& operator=(const TarWalker&) = delete;
@@ -120,6 +114,13 @@ class TarWalker {
   bool next(TarMember& member);
   const std::vector<TarReport>& reports() const noexcept { return reports_; }
   ReadWindow& window() noexcept { return window_; }
+  /// Archives behind the first, as far as they were reached.
+  struct Joined {
+    std::uint64_t count = 0;
+    std::uint64_t mark = 0;   // offset of the first archive's end mark
+    std::uint64_t begin = 0;  // of the first header behind it
+  };
+  const Joined& joined() const noexcept { return joined_; }
 
  private:
   /// What pax and GNU headers say about the member to come. An empty pax value means: as in the header.
@@ -140,14 +141,22 @@ class TarWalker {
   bool skip_sparse_blocks(std::uint64_t& at);
   bool fail(std::uint64_t offset, std::string message, std::string_view member = {});
   void note(std::uint64_t offset, std::string message);
+  /// Things of one kind to be noted: the first, and how many. A hostile file has millions.
+  struct Repeated {
+    std::uint64_t count = 0, first = 0;
+    void add(std::uint64_t offset) {
+      if (count++ == 0) first = offset;
+    }
+  };
+  void note_headers(const Repeated& headers, std::string message);
 
   ReadWindow window_;
   std::uint64_t position_ = 0;
   bool done_ = false;
   bool in_chain_ = false;  // a pax or GNU header was read whose member has not come yet
   std::uint64_t chain_begin_ = 0;
-  std::uint64_t joined_ = 0;  // archives behind the first
-  std::uint64_t first_joined_ = 0;
+  Joined joined_;
+  Repeated malformed_, unended_;  // pax headers
   Extended local_;
   Extended global_;
   std::string name_;

@@ -20,17 +20,18 @@ std::string wds2idx_text(const SegmentFile& segment, std::uint64_t shard) {
   const std::uint64_t last = samples[s + 1];
   const std::string shard_name(segment.text(Section::shard_name_begin, Section::shard_names, shard));
   if (first == last) throw Error(Code::invalid_argument, "a shard without samples has no index that DALI reads", shard_name);
-  const auto member_begin = segment.column<std::uint32_t>(Section::member_begin);
-  const std::size_t count = static_cast<std::size_t>(segment.num_members_of(first, last));
+  const auto ends = segment.member_ends(first, last);
+  const std::size_t count = ends.back() - ends.front();
   std::vector<std::uint64_t> offset(count);
   std::vector<std::uint64_t> size(count);
   std::vector<std::uint32_t> ext(count);
   segment.unpack(first, last, offset, size, ext);
-  const std::size_t skipped = member_begin[static_cast<std::size_t>(first)];
   std::string out = "v1.2 " + std::to_string(last - first) + "\n";
   for (auto i = static_cast<std::size_t>(first); i < last; ++i) {
     const std::string_view key = segment.text(Section::key_begin, Section::keys, i);
-    for (std::size_t m = member_begin[i] - skipped; m < member_begin[i + 1] - skipped; ++m) {
+    const std::size_t begin = ends[i - static_cast<std::size_t>(first)] - ends.front();
+    const std::size_t end = ends[i - static_cast<std::size_t>(first) + 1] - ends.front();
+    for (std::size_t m = begin; m < end; ++m) {
       const std::string_view name = segment.text(Section::ext_begin, Section::exts, ext[m]);
       if (name.empty() || std::any_of(key.begin(), key.end(), is_space) || std::any_of(name.begin(), name.end(), is_space)) {
         throw Error(Code::invalid_argument,
@@ -38,7 +39,7 @@ std::string wds2idx_text(const SegmentFile& segment, std::uint64_t shard) {
                         " cannot stand in DALI's index: its name has white space, or no extension",
                     shard_name, offset[m]);
       }
-      if (m > member_begin[i] - skipped) out += ' ';
+      if (m > begin) out += ' ';
       out.append(name).append(" ").append(std::to_string(offset[m])).append(" ").append(std::to_string(size[m]));
       out.append(" ").append(key).append(".").append(name);
     }

@@ -1,7 +1,6 @@
 #include "core/system/file.hpp"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -16,10 +15,19 @@ void throw_errno(const std::string& action, const std::string& path) {
   throw Error(Code::io, action + ": " + std::strerror(saved), path, std::nullopt, saved);
 }
 
+namespace {
+
+[[noreturn]] void refuse_irregular(const std::string& path) {
+  throw Error(Code::io, "open for reading: a pipe, socket or device; expected a regular file", path, std::nullopt, EINVAL);
+}
+
+}  // namespace
+
 File File::open_read(const std::string& path) {
   int fd;
   // without O_NONBLOCK the opening of a named pipe would wait for a writer, perhaps for ever; files do not mind it
   do fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK); while (fd < 0 && errno == EINTR);
+  if (fd < 0 && errno == ENXIO) refuse_irregular(path);  // a socket
   if (fd < 0) throw_errno("open for reading", path);
   return adopt_regular(fd, path);
 }
@@ -29,9 +37,7 @@ File File::adopt_regular(int fd, const std::string& path) {
   struct stat st{};
   if (::fstat(fd, &st) != 0) throw_errno("stat", path);
   if (S_ISDIR(st.st_mode)) throw Error(Code::io, "open for reading: is a directory", path, std::nullopt, EISDIR);
-  if (!S_ISREG(st.st_mode)) {
-    throw Error(Code::io, "open for reading: a pipe, socket or device; expected a regular file", path, std::nullopt, EINVAL);
-  }
+  if (!S_ISREG(st.st_mode)) refuse_irregular(path);
   return file;
 }
 
@@ -128,22 +134,6 @@ void File::sync() {
 void File::close() {
   const int fd = std::exchange(fd_, -1);
   if (fd >= 0 && ::close(fd) != 0) throw_errno("close", path_);
-}
-
-MappedFile::MappedFile(const std::string& path) : path_(path) {
-  const File file = File::open_read(path);
-  size_ = static_cast<std::size_t>(file.size());
-  if (size_ == 0) return;
-  void* at = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, file.fd(), 0);
-  if (at == MAP_FAILED) throw_errno("mmap", path);
-  data_ = static_cast<const std::byte*>(at);
-}
-
-MappedFile::MappedFile(MappedFile&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)), path_(std::move(other.path_)) {}
-
-MappedFile::~MappedFile() {
-  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
 }  // namespace dcfast

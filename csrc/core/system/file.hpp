@@ -51,22 +51,4 @@ class File {
   std::string path_;
 };
 
-/// A read-only memory map of a whole file (empty files map to an empty span).
-/// A file that shrinks under the map raises SIGBUS: map only files this program finished and renamed.
-class MappedFile {
- public:
-  explicit MappedFile(const std::string& path);
-  MappedFile(MappedFile&& other) noexcept;
-  MappedFile& operator=(MappedFile&&) = delete;
-  MappedFile(const MappedFile&) = delete;
-  ~MappedFile();
-  std::span<const std::byte> bytes() const noexcept { return {data_, size_}; }
-  const std::string& path() const noexcept { return path_; }
-
- private:
-  const std::byte* data_ = nullptr;
-  std::size_t size_ = 0;
-  std::string path_;
-};
-
 }  // namespace dcfast

@@ -24,11 +24,13 @@ class Locator {
   Locator(std::span<const T> hay, std::size_t num_queries, unsigned threads, const Poll& poll) : hay_(hay) {
     const std::size_t n = hay.size();
     if (n == 0) return;
-    low_ = key_of(hay.front());
-    high_ = key_of(hay.back());
-    which_ = hay.front().hi != hay.back().hi ? 0 : 1;
-    base_ = word(hay.front(), which_);
-    const std::uint64_t range = word(hay.back(), which_) - base_;
+    const T front = hay.front();  // looked at once: a mapped file may be cut meanwhile
+    const T back = hay.back();
+    low_ = key_of(front);
+    high_ = std::max(low_, key_of(back));
+    which_ = front.hi != back.hi ? 0 : 1;
+    base_ = word(front, which_);
+    const std::uint64_t range = high_ == low_ ? 0 : word(back, which_) - base_;
     // A table entry costs about as much as a query: one for every 32 queries, and for at least 64 values.
     const auto width = [](std::size_t count) { return static_cast<int>(std::bit_width(count)); };
     const int bits = std::clamp(std::min(width(num_queries) - 5, width(n) - 6), 0, 20);
@@ -42,11 +44,13 @@ class Locator {
         const std::uint64_t start = j == 0 ? base_ : base_ + (static_cast<std::uint64_t>(j) << shift_);
         // all values share the words before `which_`
         const Key128 key = which_ == 0 ? static_cast<Key128>(start) << 64
-                                       : (static_cast<Key128>(hay_.front().hi) << 64) | start;
+                                       : (static_cast<Key128>(front.hi) << 64) | start;
         table_[j] = j == 0 ? 0 : gallop(key, std::min(previous, n), 0, n);
         previous = table_[j] + n / entries;
       }
     }, poll);
+    // of values that are not in order, the ranges would end before they begin
+    for (std::size_t j = 1; j < table_.size(); ++j) table_[j] = std::max(table_[j], table_[j - 1]);
   }
 
   /// out[i] = lower bound of queries[i].
@@ -60,7 +64,7 @@ class Locator {
     for (std::size_t begin = 0; begin < queries.size(); begin += batch) {
       const std::size_t count = std::min(batch, queries.size() - begin);
       for (std::size_t i = 0; i < count; ++i) {
-        const Uid& q = queries[begin + i];
+        const Uid q = queries[begin + i];
         const Key128 key = key_of(q);
         if (n == 0 || key <= low_) {
           plans[i] = {0, 0, 0};

@@ -98,8 +98,8 @@ std::vector<Part> cut_by_value(std::span<const Uid> a, std::span<const Uid> b, u
     std::size_t b_end = b.size();
     if (c < wanted) {
       const Uid v = longer[cut(longer.size(), wanted, c)];
-      a_end = lower_bound(a, v);
-      b_end = lower_bound(b, v);
+      a_end = std::max(a_at, lower_bound(a, v));
+      b_end = std::max(b_at, lower_bound(b, v));
     }
     parts.push_back({a_at, a_end, b_at, b_end});
     a_at = a_end;

@@ -254,7 +254,10 @@ void sort_into(std::span<const T> in, std::span<T> out, unsigned threads, const 
   parallel_for(chunks, threads, [&](std::size_t c) {
     std::size_t* const place = at[c].data();
     for (std::size_t i = cut(n, chunks, c), end = cut(n, chunks, c + 1); i < end; ++i) {
-      out[place[digit(in[i])]++] = in[i];
+      const T value = in[i];
+      const std::size_t to = place[digit(value)]++;
+      if (to >= n) throw Error(Code::corrupt_data, "the values changed while they were sorted");
+      out[to] = value;
     }
   }, poll);
   parallel_for(num_buckets, threads, [&](std::size_t b) {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,20 @@ class Members:
         begin = self.begin[first : last + 1] - a
         columns = (self.shard[a:b], self.offset[a:b], self.size[a:b], self.ext[a:b])
         return Members(self.rows[first:last], begin, *columns, self.exts)
+
+    def batches(self, limit: int) -> Iterator[Members]:
+        """The samples in batches of at most ``limit`` payload bytes; a larger sample is a batch of its own."""
+        end = np.cumsum(self.sample_bytes())
+        first = 0
+        while first < len(self):
+            before = int(end[first - 1]) if first else 0
+            last = max(first + 1, int(np.searchsorted(end, before + limit, side="right")))
+            yield self.part(first, last)
+            first = last
+
+    def cut(self, most: npt.ArrayLike) -> Members:
+        """The same members, of which no more bytes are read than ``most``: one number, or (k,) of them."""
+        return replace(self, size=np.minimum(self.size, np.asarray(most, np.uint64)))
 
 
 class MemberBatch:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast._core import reshard as core_reshard
-from dcfast.access.batch import MemberBatch, Members, PathLike
+from dcfast.access.batch import MemberBatch, PathLike
 from dcfast.errors import PoolError
 from dcfast.process.read_ahead import read_ahead as run_ahead
 from dcfast.uids.sets import load_subset, uid_format
@@ -189,17 +189,6 @@ def _uid_batches(
             yield UidBatch(pool.uids(batch.rows), pool.keys(batch.rows), batch)
 
 
-def _batches(members: Members, limit: int) -> Iterator[Members]:
-    """Cuts samples into batches of at most ``limit`` bytes; a larger sample is a batch of its own."""
-    end = np.cumsum(members.sample_bytes())
-    first = 0
-    while first < len(members):
-        before = int(end[first - 1]) if first else 0
-        last = max(first + 1, int(np.searchsorted(end, before + limit, side="right")))
-        yield members.part(first, last)
-        first = last
-
-
 def _read_ahead(
     pool: PoolReader, blocks: Iterator[npt.NDArray[np.uint64]], exts: Any, missing: Any, ahead: int, memory_bytes: int
 ) -> Generator[MemberBatch, None, None]:
@@ -207,7 +196,7 @@ def _read_ahead(
         raise ValueError(f"read_ahead must be at least 0 and memory_bytes 1; got {ahead} and {memory_bytes}")
     limit = max(1, min(MAX_BATCH_BYTES, memory_bytes // (ahead + 1)))
     single = isinstance(exts, str)
-    planned = (part for rows in blocks for part in _batches(pool.locate(rows, exts, missing=missing), limit))
+    planned = (part for rows in blocks for part in pool.locate(rows, exts, missing=missing).batches(limit))
     return run_ahead(
         lambda members: pool.read_located(members, single=single, threads=1),
         planned,

@@ -17,8 +17,11 @@ from typing import Any, TextIO
 from dcfast.doctor import checks
 from dcfast.doctor.checks import Row
 from dcfast.doctor.gpu import gpu
+from dcfast.errors import printable
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE, FAILED
+from dcfast.process.parser import ArgumentParser
+from dcfast.process.terminal import say
 
 __all__ = ["Row", "collect", "main"]
 
@@ -64,7 +67,7 @@ def works(rows: Sequence[dict[str, Any]]) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command: prints the rows; 0 where the core works (optional things may be missing), else 1."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="dcfast doctor", description="Versions, what works on this machine, and how to get what does not."
     )
     parser.add_argument("--deep", action="store_true", help="also import and try torch, Triton and DALI (seconds)")
@@ -76,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(arguments: argparse.Namespace) -> int:
     rows = collect(deep=arguments.deep)
     if arguments.json:
-        print(json.dumps({"works": works(rows), "rows": rows}, indent=1, ensure_ascii=True))
+        say(json.dumps({"works": works(rows), "rows": rows}, indent=1, ensure_ascii=True))
     else:
         render(rows, sys.stdout, deep=arguments.deep)
     return DONE if works(rows) else FAILED
@@ -97,12 +100,12 @@ def render(rows: Sequence[dict[str, Any]], out: TextIO, *, deep: bool = False) -
         mark = _paint(_MARKS[row["status"]][plain], _COLOURS[row["status"]], colours)
         indent = " " * (5 + (1 if plain else 0) + name_width)
         room = max(30, columns - len(indent) - 1)
-        detail = _wrap(row["detail"], room)
+        detail = _wrap(printable(row["detail"]), room)
         lines.append(f"  {mark} {row['name']:<{name_width}}  {detail[0]}".rstrip())
         lines += [indent + " " + text for text in detail[1:]]
         if row["fix"]:
             arrow = "to get it: " if row["status"] == "missing" else "what to do: "
-            lines += [indent + " " + _paint(text, "2", colours) for text in _wrap(arrow + row["fix"], room)]
+            lines += [indent + " " + _paint(text, "2", colours) for text in _wrap(arrow + printable(row["fix"]), room)]
     counts = {status: sum(row["status"] == status for row in rows) for status in _MARKS}
     verdict = "the core works" if works(rows) else "the core does not work"
     hint = "" if deep else "; --deep tries torch, Triton and DALI too"

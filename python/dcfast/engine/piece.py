@@ -19,6 +19,7 @@ from typing import Any
 
 from dcfast.errors import PoolError
 from dcfast.storage.atomic import write_json
+from dcfast.storage.json_files import read_json
 
 __all__ = ["Marker", "Piece", "fingerprint_files", "perform", "piece_key", "read_marker"]
 
@@ -85,11 +86,11 @@ def read_marker(out: Path, piece: Piece) -> Marker | None:
     """The marker of a piece that is done and unchanged, else None. One that cannot be read, or was altered by another
     hand, counts as absent."""
     try:
-        raw = json.loads(piece.marker_path(out).read_bytes())
+        raw = read_json(piece.marker_path(out), names=True)
         marker = Marker(str(raw["key"]), dict(raw["outputs"]), dict(raw["stats"]))
         if "check" in raw and raw["check"] != _checksum(raw["outputs"], raw["stats"]):  # older markers have none
             return None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     if marker.key != piece_key(out, piece):
         return None

@@ -7,6 +7,9 @@ import time
 from types import TracebackType
 from typing import Any
 
+from dcfast.errors import printable
+from dcfast.process.terminal import say
+
 __all__ = ["Progress", "Silent"]
 
 
@@ -30,7 +33,7 @@ class Progress:
             from tqdm import tqdm
 
             unit = {"unit": "B", "unit_scale": True} if self.total > 1_000_000 else {"unit": " pieces"}
-            self._bar = tqdm(total=self.total, desc=self.title, leave=False, dynamic_ncols=True, **unit)
+            self._bar = tqdm(total=self.total, desc=printable(self.title), leave=False, dynamic_ncols=True, **unit)
         return self
 
     def advance(self, weight: int) -> None:
@@ -42,7 +45,7 @@ class Progress:
         if now - self._spoke >= 10.0 and 0 < self._done < self.total:  # a log file wants few lines
             self._spoke = now
             left = (now - self._started) * (self.total - self._done) / self._done
-            sys.stderr.write(f"  {self.title}: {100 * self._done / self.total:.0f}%, about {left:.0f} s left\n")
+            say(f"  {self.title}: {100 * self._done / self.total:.0f}%, about {left:.0f} s left", error=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -55,7 +58,7 @@ class Progress:
             rate = (
                 f"{self.total / seconds / 1e6:.1f} MB/s" if self.total > 1_000_000 else f"{self.pieces / seconds:.1f}/s"
             )
-            sys.stderr.write(f"  {self.title}: {self.pieces} pieces, {amount}{seconds:.1f} s, {rate}\n")
+            say(f"  {self.title}: {self.pieces} pieces, {amount}{seconds:.1f} s, {rate}", error=True)
 
 
 class Silent(Progress):

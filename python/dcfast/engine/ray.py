@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import secrets
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from dcfast.engine.engine import ClosingEngine
@@ -12,7 +15,14 @@ from dcfast.engine.piece import Piece, perform
 from dcfast.errors import MissingDependencyError, RunError
 from dcfast.process.signals import handlers_kept
 
-__all__ = ["RayEngine"]
+__all__ = ["FLOOR", "RayEngine"]
+
+FLOOR = (2, 52)
+"""The first version of Ray whose clusters can refuse who has no token."""
+_TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+"""Of the clusters that this process starts: Ray reads it once a process."""
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Ray's name for clusters that other machines join; without, it binds all of its servers to 127.0.0.1."""
 
 
 class RayEngine(ClosingEngine):
@@ -20,27 +30,35 @@ class RayEngine(ClosingEngine):
 
     Args:
         workers: how many pieces may be at work at once.
-        address: of the cluster; None joins the one of ``RAY_ADDRESS``, or starts one on this machine.
+        address: of the cluster; None joins the one of ``RAY_ADDRESS``, or starts one on this machine, which listens on
+            the loopback interface alone.
+    Raises:
+        RunError: a cluster is to be joined without its token. Whoever reaches a cluster that asks for none can run any
+            program on it.
+        MissingDependencyError: Ray is not installed, or older than ``FLOOR``.
     """
 
     def __init__(self, workers: int, address: str | None = None) -> None:
         if workers < 1:
             raise ValueError(f"workers must be at least 1; got {workers}")
-        try:
-            import ray
-        except ImportError as error:
-            raise MissingDependencyError("engine 'ray' needs Ray: pip install 'dcfast[ray]'") from error
+        address = address or os.environ.get("RAY_ADDRESS")
         self.workers = workers
-        self._ray = ray
+        self._before: dict[str, str | None] = {}
+        self._ray = ray = _import_ray()
         self._owns = not ray.is_initialized()
         if self._owns:
-            address = address or os.environ.get("RAY_ADDRESS")
             extra: dict[str, Any] = {} if address else {"num_cpus": workers, "include_dashboard": False}
+            if address:
+                _check_token(address)
+            else:
+                self._keep_private()
             with handlers_kept():  # Ray's SIGTERM prints a stack of C++ and ends with status 15
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **extra)
+            if not address:
+                self._check_private()
         # a node may be lost: the piece is safe to repeat. One that kills its worker every time ends as a RunError
         self._perform = ray.remote(num_cpus=1, max_retries=3, scheduling_strategy="SPREAD")(perform)
-        self._has_gpus = float(ray.cluster_resources().get("GPU", 0)) > 0  # type: ignore[no-untyped-call]
+        self._has_gpus = float(ray.cluster_resources().get("GPU", 0)) > 0
 
     def _submit(self, out: str, piece: Piece) -> Any:
         # Ray hides every GPU from a task that asks for none
@@ -75,6 +93,53 @@ class RayEngine(ClosingEngine):
                 self._ray.cancel(reference, force=True)
             raise
 
+    def _keep_private(self) -> None:
+        """The cluster that Ray is about to start listens on loopback, and answers whoever has its token."""
+        for name, value in {**_TOKEN, **_LOOPBACK}.items():
+            self._before[name] = os.environ.get(name)
+            os.environ[name] = value
+        with suppress(AttributeError):  # where somebody imported Ray before, it has read the environment
+            self._ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
+            self._ray._raylet.Config.initialize("")
+
+    def _check_private(self) -> None:
+        where = str(self._ray.get_runtime_context().gcs_address)
+        if where.rpartition(":")[0].strip("[]") not in ("127.0.0.1", "::1", "localhost"):
+            self.close()
+            raise RunError(
+                f"Ray {self._ray.__version__} listens at {where}, where other machines can reach it; use --engine "
+                "local, or start a cluster with a token (RAY_AUTH_MODE=token) and join it (--ray-address)"
+            )
+
     def close(self) -> None:
         if self._owns:
             self._ray.shutdown()
+        for name, value in self._before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        self._before = {}
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingDependencyError("engine 'ray' needs Ray: pip install 'dcfast[ray]'") from error
+    version = tuple(int(part) for part in re.findall(r"\d+", ray.__version__)[:2])
+    if version < FLOOR:
+        raise MissingDependencyError(
+            f"engine 'ray' needs Ray {FLOOR[0]}.{FLOOR[1]} or newer, which can refuse who has no token; got "
+            f"{ray.__version__}: pip install -U 'dcfast[ray]'"
+        )
+    return ray
+
+
+def _check_token(address: str) -> None:
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+        raise RunError(
+            f"Ray at {address} is to be joined without a token: whoever reaches such a cluster can run any program on "
+            "it. Start it with RAY_AUTH_MODE=token (`ray get-auth-token --generate` makes one for all its machines), "
+            "and set RAY_AUTH_MODE=token here"
+        )

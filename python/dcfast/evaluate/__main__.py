@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-from dcfast.errors import printable
 from dcfast.evaluate.evaluation import RESULTS, check_evalsets, evaluate_model
 from dcfast.models.clip import load_model
 from dcfast.models.devices import resolve_device
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE
+from dcfast.process.parser import ArgumentParser
+from dcfast.process.terminal import log_printably, say
 from dcfast.storage.paths import make_directory, not_left_empty, path_argument
 
 __all__ = ["main"]
@@ -20,7 +22,7 @@ __all__ = ["main"]
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(
+    p = ArgumentParser(
         prog="python -m dcfast.evaluate",
         description="Zero-shot scores of a CLIP model on local evaluation sets (wds_*_test directories).",
         epilog="The same command resumes an evaluation that was stopped. Docs: docs/evaluation.md.",
@@ -81,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(args: argparse.Namespace) -> int:
+    log_printably()
     check_evalsets(args.evalsets)  # before the model is loaded, which takes longer
     with not_left_empty(args.out):
         make_directory(args.out, "--out")
@@ -92,10 +95,10 @@ def _main(args: argparse.Namespace) -> int:
             batch_size=args.batch_size,
             workers=args.workers,
             strict=args.strict,
-            say=lambda line: print(printable(line), file=sys.stderr, flush=True),
+            say=partial(say, error=True),
         )
-    print(printable("\n".join([*_table(summary), *(f"note: {note}" for note in summary["notes"])])))
-    print(f"results: {args.out}/{summary['results']} (and {RESULTS} beside)")
+    say("\n".join([*_table(summary), *(f"note: {note}" for note in summary["notes"])]))
+    say(f"results: {args.out}/{summary['results']} (and {RESULTS} beside)")
     return DONE
 
 

@@ -21,6 +21,7 @@ from dcfast.images.costs import MAX_BYTES
 from dcfast.images.decode import BadImage, check_resized, decode_image, quiet
 from dcfast.models.devices import one_thread
 from dcfast.process.read_ahead import read_ahead
+from dcfast.storage.inputs import open_input
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,7 +100,7 @@ class Embedder:
         with ExitStack() as opened:
             opened.enter_context(quiet)
             opened.enter_context(one_thread(self.device.type))
-            files = [opened.enter_context(open(tar, "rb")).fileno() for tar in evalset.tars]
+            files = [opened.enter_context(open_input(tar)).fileno() for tar in evalset.tars]
 
             def work(rows: npt.NDArray[np.int64]) -> Any:
                 places = [(files[shards[row]], int(offsets[row]), int(sizes[row])) for row in rows.tolist()]

@@ -7,9 +7,9 @@ has done any work. Memory: about 150 bytes a picture, and the captions.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from dcfast.access import read_members
+from dcfast.access.reader import PoolReader
 from dcfast.errors import EvalsetError
 from dcfast.evaluate.folders import COUNT_FILE, list_set_tars
 from dcfast.evaluate.tasks import DEFAULT_METRICS, EvalTask
 from dcfast.index.build import index_tars
+from dcfast.models.captions import MAX_CAPTION_BYTES
+from dcfast.storage.inputs import open_input, read_input
+from dcfast.storage.json_files import read_json
 from dcfast.storage.lines import read_lines, split_lines
 from dcfast.storage.npz import parse_array
 
@@ -38,6 +41,8 @@ RIDDLE_FILE = "riddles.json"
 SMALL_FILES = (CLASS_FILE, TEMPLATE_FILE, TYPE_FILE, RIDDLE_FILE, f"test/{COUNT_FILE}")
 PLACEHOLDER = "{c}"
 MAX_LABEL_BYTES = 64
+_MAX_VECTOR_BYTES = 1 << 16
+_READ_TOGETHER = 64 << 20  # bytes of members
 NAMED = 20
 """Bad samples that a message or a note names."""
 
@@ -182,7 +187,14 @@ def set_fingerprint(task: EvalTask, folder: Path) -> str:
     digest = hashlib.sha256(repr(task).encode("utf-8", "surrogateescape"))
     for name in SMALL_FILES:
         path = folder / name
-        digest.update(name.encode() + b"\0" + (path.read_bytes() if path.is_file() else b"absent") + b"\0")
+        digest.update(name.encode() + b"\0")
+        if path.is_file():
+            with open_input(path) as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        else:
+            digest.update(b"absent")
+        digest.update(b"\0")
     for tar in _shards(folder):
         status = os.stat(tar)
         digest.update(f"{os.path.basename(tar)}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
@@ -197,7 +209,7 @@ def _damage(index: TarIndex, folder: Path, tars: list[str]) -> list[str]:
         for loss in index.segment.losses
     ]
     try:
-        stated = int((folder / "test" / COUNT_FILE).read_text("ascii"))
+        stated = int(read_input(folder / "test" / COUNT_FILE, 64))
     except (OSError, ValueError):  # not every source of evaluation sets writes one
         return notes
     if stated != len(tars):
@@ -241,16 +253,18 @@ def _leave_out(found: EvalSet, reason: str, samples: Ints) -> None:
         found.left_out[reason] = [found.index.segment.key(int(sample)) for sample in samples]
 
 
-def _members(found: EvalSet, extension: str) -> Any:
-    return read_members(
-        found.index, found.rows, extension, numbering="sample", missing="none", memory_bytes=1 << 32, threads=1
-    )
+def _members(found: EvalSet, extension: str, most: int) -> Iterator[memoryview | None]:
+    """The members of an extension by row; of one that is longer than ``most`` bytes, one byte more than that."""
+    with PoolReader(None, [found.index.segment], verify=False) as reader:
+        located = reader.locate(found.rows, extension, numbering="sample", missing="none").cut(most + 1)
+        for members in located.batches(_READ_TOGETHER):
+            yield from reader.read_located(members, single=True, threads=1)
 
 
 def _read_labels(found: EvalSet, *, needs_labels: bool) -> None:
     found.classes, found.templates = class_names(found.folder)
     if needs_labels:
-        labels = [_label(found, row, member) for row, member in enumerate(_members(found, "cls"))]
+        labels = [_label(found, row, member) for row, member in enumerate(_members(found, "cls", MAX_LABEL_BYTES))]
         known = np.array([label is not None for label in labels], dtype=bool)
         _leave_out(found, "without a label", found.rows[~known])
         found.rows = found.rows[known]
@@ -276,7 +290,7 @@ def _label(found: EvalSet, row: int, member: memoryview | None) -> int | None:
 def _read_metadata(found: EvalSet) -> None:
     fields = len(found.task.metadata_fields)
     values: list[Any] = []
-    for row, member in enumerate(_members(found, "npy")):
+    for row, member in enumerate(_members(found, "npy", _MAX_VECTOR_BYTES)):
         if member is None:
             values.append(None)
             continue
@@ -300,25 +314,31 @@ def _read_metadata(found: EvalSet) -> None:
 
 def _read_captions(found: EvalSet) -> None:
     captions: list[list[str]] = []
-    for member in _members(found, "txt"):
-        text = "" if member is None else bytes(member).decode("utf-8", "replace")
+    endless = np.zeros(len(found.rows), bool)
+    for row, member in enumerate(_members(found, "txt", MAX_CAPTION_BYTES)):
+        endless[row] = member is not None and len(member) > MAX_CAPTION_BYTES
+        text = "" if member is None or endless[row] else bytes(member).decode("utf-8", "replace")
         captions.append([line.strip() for line in split_lines(text) if line.strip()])
     known = np.array([bool(lines) for lines in captions], dtype=bool)
-    _leave_out(found, "without a caption", found.rows[~known])
+    _leave_out(found, f"with captions of more than {MAX_CAPTION_BYTES:,} bytes", found.rows[endless])
+    _leave_out(found, "without a caption", found.rows[~known & ~endless])
     found.rows = found.rows[known]
     found.captions = [lines for lines in captions if lines]
+
+
+MOST_RIDDLE_BYTES = 64 << 20
 
 
 def _raw_riddles(folder: Path) -> list[dict[str, Any]]:
     path = folder / RIDDLE_FILE
     try:
-        riddles = json.loads(path.read_bytes())
+        riddles = read_json(path, most=MOST_RIDDLE_BYTES)
     except FileNotFoundError:
         raise EvalsetError(
             f"{folder}: it has no {RIDDLE_FILE}; expected a list of cue, candidates, associations"
         ) from None
     except ValueError as error:
-        raise EvalsetError(f"{path} is not JSON: {error}") from None
+        raise EvalsetError(str(error)) from None
     if not isinstance(riddles, list) or not riddles:
         raise EvalsetError(f"{path}: expected a list of riddles, at least one")
     for number, riddle in enumerate(riddles):

@@ -17,6 +17,7 @@ from dcfast.evaluate.tasks import EvalTask, find_tasks, own_tasks
 from dcfast.storage.atomic import write_bytes, write_json
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, make_directory, not_left_empty
+from dcfast.storage.published import without_places
 
 if TYPE_CHECKING:
     from dcfast.models.clip import ClipModel
@@ -121,8 +122,8 @@ def _evaluate(
     write_bytes(root / RESULTS, path.read_bytes())
     summary = {
         "checkpoint": clip.content_hash,
-        "model": clip.name,
-        "source": clip.source,
+        "model": _published(clip.name),
+        "source": _published(clip.source),
         "results": str(path.relative_to(root)),
         "tasks": ordered,
         **aggregate(ordered, own_tasks(home)),
@@ -130,6 +131,11 @@ def _evaluate(
     }
     write_json(root / "evaluate" / SUMMARY, summary)
     return {**summary, "scored": list(waiting)}
+
+
+def _published(model: str) -> str:
+    """A model's name or source: of one that lies in a folder (``local-dir:DIR``) or file, the last part."""
+    return str(without_places(model, [model, model.partition(":")[2]]))
 
 
 def _state(fingerprint: str, embedder: Embedder) -> str:
@@ -148,6 +154,7 @@ def _named(keys: list[str]) -> str:
 
 
 def _line(evalset: EvalSet, score: Score, embedder: Embedder) -> Line:
+    """The result as it is published: no place of this machine stands in it."""
     task, clip = evalset.task, embedder.clip
     notes = list(evalset.notes)
     notes += [f"{len(keys)} samples {why} were left out: {_named(keys)}" for why, keys in evalset.left_out.items()]
@@ -171,8 +178,8 @@ def _line(evalset: EvalSet, score: Score, embedder: Embedder) -> Line:
         "complete": score.scored == task.size or (task.size == 0 and not notes),
         "pictures": score.scored,
         "unreadable": len(score.unreadable),
-        "notes": notes + score.notes + evalset.passed_over,
-        "model": clip.name,
+        "notes": without_places(notes + score.notes + evalset.passed_over, [evalset.folder], all_texts=False),
+        "model": _published(clip.name),
         "checkpoint": clip.content_hash,
         "state": _state(evalset.fingerprint, embedder),
     }

@@ -12,6 +12,8 @@ from typing import Any
 
 from dcfast.evaluate.tasks import EvalTask, datacomp_tasks
 from dcfast.storage.atomic import write_bytes
+from dcfast.storage.inputs import read_input
+from dcfast.storage.json_files import parse_json
 from dcfast.storage.lines import split_lines
 
 __all__ = [
@@ -122,20 +124,23 @@ class ResultFile:
     damaged: list[int] = field(default_factory=list)
 
 
+MOST_RESULTS_BYTES = 64 << 20
+
+
 def load_results(path: str | os.PathLike[str]) -> ResultFile:
     """Reads a results file, nothing where there is none; a line that is cut off, not UTF-8 or no result is ``damaged``.
 
     Raises OSError: the file is there and cannot be read. Memory: the file.
     """
     try:
-        lines = split_lines(Path(path).read_bytes())
+        lines = split_lines(read_input(path, MOST_RESULTS_BYTES))
     except FileNotFoundError:
         return ResultFile()
     found = ResultFile()
     for place, text in enumerate(lines, 1):
         try:
-            found.results.append(Result.of(json.loads(text)))
-        except (ValueError, RecursionError):
+            found.results.append(Result.of(parse_json(text, any_number=True)))
+        except ValueError:
             found.damaged.append(place)
     return found
 

@@ -5,7 +5,6 @@ Beside them, what they may be worth nothing for: samples of the training that ar
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from dcfast.errors import DcfastError, PoolError
 from dcfast.evaluate.results import RESULTS, load_results, mean
 from dcfast.evaluate.tasks import datacomp_tasks, find_tasks
+from dcfast.storage.json_files import read_json
 
 NAMED = 6
 """Evaluation sets that a sentence names."""
@@ -117,10 +117,10 @@ def read_leaked(out: str | os.PathLike[str], evalset_dir: Path | None) -> Leaked
         evalset_dir: of the run's evaluation sets, for the keys of their tasks.
     """
     try:
-        counted = json.loads((Path(out) / "state" / "filter.json").read_bytes())["contaminated"]
+        counted = read_json(Path(out) / "state" / "filter.json", names=True)["contaminated"]
         samples = int(counted["samples"])
         sets = {str(name): int(count) for name, count in counted["evalsets"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     keys = _task_keys(evalset_dir)
     return Leaked(samples, {keys.get(name, name): count for name, count in sets.items()})

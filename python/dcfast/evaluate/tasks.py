@@ -6,7 +6,6 @@ one scorer serve both.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from dcfast.errors import EvalsetError
 from dcfast.evaluate.folders import evalset_folders
+from dcfast.storage.json_files import read_json
 
 __all__ = ["KINDS", "EvalTask", "datacomp_tasks", "find_tasks", "read_task_table"]
 
@@ -108,9 +108,9 @@ def _task(entry: Any, where: str, benchmark: bool) -> EvalTask:
 def read_task_table(path: Path, *, benchmark: bool = False) -> tuple[EvalTask, ...]:
     """The tasks of a ``tasks.json``; EvalsetError names the file, the task and the field that is wrong."""
     try:
-        entries = json.loads(path.read_bytes())
+        entries = read_json(path)
     except ValueError as error:
-        raise EvalsetError(f"{path} is not JSON: {error}") from None
+        raise EvalsetError(str(error)) from None
     if not isinstance(entries, list):
         raise EvalsetError(f"{path}: expected a list of tasks; got {type(entries).__name__}")
     tasks = tuple(_task(entry, str(path), benchmark) for entry in entries)

@@ -17,6 +17,7 @@ from dcfast.access.batch import Members
 from dcfast.access.reader import PoolReader
 from dcfast.images import costs
 from dcfast.images.decode import BadImage, check_resized, load_image
+from dcfast.models.captions import MAX_CAPTION_BYTES, read_caption
 from dcfast.process.read_ahead import read_ahead
 
 if TYPE_CHECKING:
@@ -25,22 +26,14 @@ if TYPE_CHECKING:
     from dcfast.index.segments import Segment
     from dcfast.models.clip import ClipModel
 
-__all__ = ["CHUNK", "STATUS", "Chunk", "SegmentPairs", "read_caption"]
+__all__ = ["CHUNK", "STATUS", "Chunk", "SegmentPairs"]
 
 STATUS = ("ok", "no picture", "does not decode", "too large", "no caption", "not finite")
 """What became of a sample. ``no caption`` has an image embedding; ``not finite`` means the model made no number."""
 OK, NO_PICTURE, BROKEN, TOO_LARGE, NO_CAPTION, NOT_FINITE = range(len(STATUS))
 
 CHUNK = 32
-MAX_CAPTION_BYTES = 1 << 16
-MAX_CAPTION_CHARACTERS = 2048
-"""More than any model reads (77 tokens); tokenizers take quadratic time for a long word."""
 _READ_TOGETHER = 64 << 20
-
-
-def read_caption(data: bytes | memoryview) -> str:
-    """A caption's bytes as text that a tokenizer can take: undecodable bytes as U+FFFD, cut where no model reads."""
-    return bytes(data).decode("utf-8", "replace")[:MAX_CAPTION_CHARACTERS]
 
 
 @dataclass
@@ -121,9 +114,7 @@ class SegmentPairs:
     def captions(self, samples: npt.NDArray[np.int64]) -> list[str | None]:
         """The captions (member txt) of samples, None where there is none."""
         found = self._reader.locate(samples.astype(np.uint64), "txt", numbering="sample", missing="none")
-        size = np.minimum(found.size, np.uint64(MAX_CAPTION_BYTES))
-        found = Members(found.rows, found.begin, found.shard, found.offset, size, found.ext, found.exts)
-        batch = self._reader.read_located(found, single=True, threads=1)
+        batch = self._reader.read_located(found.cut(MAX_CAPTION_BYTES + 1), single=True, threads=1)
         return [None if batch[i] is None else read_caption(batch[i]) for i in range(len(samples))]
 
     def chunk(self, first: int) -> Chunk:

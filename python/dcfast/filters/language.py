@@ -22,6 +22,7 @@ import numpy as np
 from dcfast.errors import MissingDependencyError
 from dcfast.filters.rules import Mask
 from dcfast.storage.hashing import sha256_file
+from dcfast.storage.inputs import check_input
 
 __all__ = ["find_model", "is_english", "is_english_gcld3", "load_model", "model_fingerprint"]
 
@@ -75,6 +76,7 @@ def _load(path: str) -> Any:
         raise MissingDependencyError(f"language detection: the library fasttext is not installed; {_HOW}") from error
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # older fasttext packages greet on stderr
+            check_input(path)
             model = fasttext.load_model(path)
     except (ValueError, RuntimeError, OSError) as error:
         raise MissingDependencyError(f"language model: {path}: not a fastText model ({error}); {_HOW}") from error

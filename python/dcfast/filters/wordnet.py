@@ -27,6 +27,7 @@ import numpy as np
 from dcfast.errors import CorruptDataError, MissingDependencyError
 from dcfast.filters.rules import Mask
 from dcfast.storage.hashing import sha256_file
+from dcfast.storage.inputs import open_input, read_input
 from dcfast.storage.lines import split_lines
 
 __all__ = ["WordNet", "find_imagenet21k", "find_wordnet", "has_imagenet_word", "load_imagenet21k", "text_fingerprint"]
@@ -139,6 +140,9 @@ def find_imagenet21k(path: str | os.PathLike[str] | None = None) -> Path:
     raise MissingDependencyError(f"filter text_based: the ImageNet-21k list is not here; {_HOW_IMAGENET21K}")
 
 
+MOST_LIST_BYTES = 64 << 20
+
+
 def load_imagenet21k(path: str | os.PathLike[str] | None = None) -> frozenset[int]:
     """Offsets of the ImageNet-21k synsets (21,843 in timm's list).
 
@@ -147,7 +151,7 @@ def load_imagenet21k(path: str | os.PathLike[str] | None = None) -> frozenset[in
     """
     file = find_imagenet21k(path)
     offsets = set()
-    for number, line in enumerate(file.read_text("ascii", "replace").split(), 1):
+    for number, line in enumerate(read_input(file, MOST_LIST_BYTES).decode("ascii", "replace").split(), 1):
         if len(line) != 9 or line[0] != "n" or not (line[1:].isascii() and line[1:].isdigit()):
             raise CorruptDataError(
                 f"{file}: entry {number} must be an id like n01440764; got {line[:40]!r}", path=str(file)
@@ -158,9 +162,9 @@ def load_imagenet21k(path: str | os.PathLike[str] | None = None) -> frozenset[in
 
 def _read(place: Path, name: str) -> bytes:
     if place.suffix == ".zip":
-        with zipfile.ZipFile(place) as archive:
+        with open_input(place) as file, zipfile.ZipFile(file) as archive:
             return archive.read(f"wordnet/{name}")
-    return (place / name).read_bytes()
+    return read_input(place / name, MOST_LIST_BYTES)
 
 
 class WordNet:

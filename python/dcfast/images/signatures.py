@@ -96,7 +96,7 @@ def image_signatures(
         raise ValueError(f"offsets and sizes must have one length; got {begin.size} and {size.size}")
     result = _by_name(core_images.image_signatures(os.fsencode(path), begin, size, thread_count(threads), bool(full)))
     if fallback and (result["status"] == _UNSUPPORTED).any():
-        with open(path, "rb") as file:
+        with open(path, "rb") as file:  # a regular file: the core has read it
             for i in np.flatnonzero(result["status"] == _UNSUPPORTED):
                 file.seek(int(begin[i]))
                 _by_pillow(file.read(int(size[i])), result, int(i))

@@ -6,7 +6,6 @@ and, written last, ``index.json``. ``dcfast.refresh_index`` makes them, too.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from functools import cached_property
@@ -19,14 +18,17 @@ import numpy.typing as npt
 from dcfast.errors import CorruptDataError, PoolError
 from dcfast.index.rows import make_row_ids, row_ids, split_row_ids
 from dcfast.index.segments import WITHOUT_UID, Segment
+from dcfast.storage.json_files import read_json
 from dcfast.storage.npz import save_scratch
 from dcfast.storage.temporary import temporary_folder
 from dcfast.uids.sets import RECORD_DTYPE, MergeReport, merge_runs, open_records, record_sort, uid_lookup
 
-__all__ = ["PoolIndex", "PoolRows", "build_pool_records", "index_folder", "segment_name"]
+__all__ = ["PoolIndex", "PoolRows", "build_pool_records", "index_folder", "segment_name", "uid_rule"]
 
 PathLike = str | os.PathLike[str]
 
+UIDS_NOTE = ".uids.json"
+"""Says, while ``index.json`` is away, that the uids are not those of the json, or not all of one kind."""
 _ROWS_AT_ONCE = 1 << 18
 
 
@@ -195,6 +197,19 @@ class _Runs:
         self._used = 0
 
 
+def uid_rule(folder: Path) -> str | None:
+    """Where the uids of an index directory come from, of ``UID_SOURCES``; ``mixed``: a stopped refresh left several.
+
+    By ``index.json``; of a half exchanged index by the note that was left for it. None: neither is there.
+    """
+    for name in ("index.json", UIDS_NOTE):
+        try:
+            return str(read_json(folder / name, names=True).get("uid_from", "json"))
+        except (OSError, ValueError, AttributeError):
+            continue
+    return None
+
+
 def index_folder(index_dir: PathLike) -> Path:
     """The directory itself, or ``index`` in it where that is a run directory."""
     folder = Path(index_dir)
@@ -204,6 +219,9 @@ def index_folder(index_dir: PathLike) -> Path:
 def segment_name(number: int) -> str:
     """The file name of a segment in an index directory."""
     return f"segment-{number:05d}.dcx"
+
+
+_FOREIGN = "is not of this index; remove it, or make the index whole with refresh_index"
 
 
 def check_layout(folder: Path, segments: list[Path]) -> None:
@@ -219,8 +237,9 @@ def check_layout(folder: Path, segments: list[Path]) -> None:
         found = {path.name for path in segments}
         if found != expected:
             odd = sorted(found ^ expected)[0]
-            what = "is missing" if odd in expected else "is not of this index"
-            raise PoolError(f"pool index {folder}: {odd} {what}; make it whole with refresh_index, or the run again")
+            is_missing = odd in expected
+            what = "is missing; make it whole with refresh_index, or the run again" if is_missing else _FOREIGN
+            raise PoolError(f"pool index {folder}: {odd} {what}")
     elif (folder / ".lock").exists():
         raise PoolError(f"no finished pool index in {folder}: a refresh was stopped; complete it with refresh_index")
 
@@ -228,11 +247,9 @@ def check_layout(folder: Path, segments: list[Path]) -> None:
 def _read_layout(path: Path) -> list[int]:
     """Ordinals at which the segments begin, and the number of shards."""
     try:
-        data = json.loads(path.read_bytes())
+        data = read_json(path, advice="refresh the index")
     except FileNotFoundError:
         raise PoolError(f"no finished pool index in {path.parent}: make or complete it with refresh_index") from None
-    except (ValueError, RecursionError) as error:
-        raise CorruptDataError(f"{path}: not json: {error}; refresh the index", path=str(path)) from error
     try:
         first, at = [], 0
         for begin, count in data["segments"]:

@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,13 +19,16 @@ from dcfast.errors import CorruptDataError, PoolError, RunError
 from dcfast.index.build import ShardColumns, write_segment
 from dcfast.index.metadata import UID_SOURCES
 from dcfast.index.pool import MAX_SEGMENTS, group_files, shard_folder
-from dcfast.index.pool_index import build_pool_records, index_folder, segment_name
+from dcfast.index.pool_index import UIDS_NOTE, build_pool_records, index_folder, segment_name, uid_rule
 from dcfast.index.rows import shard_damage
 from dcfast.index.segments import Segment, shard_state
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE
-from dcfast.storage.atomic import fsync_dir, write_json
-from dcfast.storage.listing import first_notes, list_pool_tars, say_losses
+from dcfast.process.parser import ArgumentParser
+from dcfast.process.terminal import say
+from dcfast.storage.atomic import fsync_dir, remove_leftovers, write_json
+from dcfast.storage.json_files import read_json
+from dcfast.storage.listing import first_notes, list_pool_tars, say_losses, temporary_name
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, make_directory, not_left_empty, path_argument
 from dcfast.storage.remote import RemoteOptions, is_url, list_shards, remote_state
@@ -36,9 +38,6 @@ __all__ = ["main", "refresh_index"]
 PathLike = str | os.PathLike[str]
 State = tuple[int, int]
 
-_STAGING = ".tmp-refresh-"
-_UIDS = ".uids.json"
-"""Says, while ``index.json`` is away, that the uids are not those of the json, or not all of one kind."""
 _NS = 1_000_000_000
 # File systems stamp times in ticks: a shard that was written again in the tick in which it was indexed looks unchanged.
 _TICK_NS = 20_000_000
@@ -107,15 +106,15 @@ def refresh_index(
         segments = [staging / segment_name(n) for n in range(len(groups))]
         rows = build_pool_records(segments, staging / "pool.npy", memory_bytes=memory_bytes, threads=threads).rows_out
         uids = {} if uid_from == "json" else {"uid_from": uid_from}
-        if _uids_of(folder) != uid_from:
-            write_json(folder / _UIDS, {"uid_from": "mixed"})  # a kill from here on leaves segments of both
+        if (uid_rule(folder) or "json") != uid_from:
+            write_json(folder / UIDS_NOTE, {"uid_from": "mixed"})  # a kill from here on leaves segments of both
         layout: dict[str, Any] = {"shards": len(names), "segments": [[first, len(g)] for first, g in groups]}
         write_json(staging / "index.json", layout | uids)
         _exchange(folder, staging, len(groups))
         if uids:
-            write_json(folder / _UIDS, uids)
+            write_json(folder / UIDS_NOTE, uids)
         else:
-            (folder / _UIDS).unlink(missing_ok=True)
+            (folder / UIDS_NOTE).unlink(missing_ok=True)
         removed = sorted(set(old.known) - set(names))
     passed_over = [{"name": name, "reason": reason} for name, reason in shards.passed_over]
     about = {"rows": rows, "removed": removed, "damaged_segments": old.damaged, "passed_over": passed_over}
@@ -171,10 +170,13 @@ def _groups(names: list[str]) -> list[tuple[int, list[str]]]:
 @contextmanager
 def _staging(folder: Path) -> Iterator[Path]:
     """A directory beside the files, for new ones; what killed refreshes left is removed first."""
-    for left in folder.glob(f"{_STAGING}*"):
-        shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=_STAGING, dir=folder) as staging:
-        yield Path(staging)
+    remove_leftovers(folder, below=False)
+    staging = folder / temporary_name("refresh")
+    staging.mkdir(0o700)
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 @dataclass
@@ -198,7 +200,7 @@ class _OldIndex:
     @classmethod
     def open(cls, folder: Path, uid_from: str) -> _OldIndex:
         old = cls()
-        if _uids_of(folder) != uid_from:
+        if (uid_rule(folder) or "json") != uid_from:
             return old
         for path in sorted(folder.glob("segment-*.dcx")):
             try:
@@ -214,26 +216,16 @@ class _OldIndex:
         return old
 
 
-def _uids_of(folder: Path) -> str:
-    """Where the uids of an index come from, by ``index.json``; of a half exchanged one, by the note left for it."""
-    for name in ("index.json", _UIDS):
-        try:
-            return str(json.loads((folder / name).read_bytes()).get("uid_from", "json"))
-        except (OSError, ValueError, AttributeError, RecursionError):
-            continue
-    return "json"
-
-
 def _refuse_other_uids(folder: Path, uid_from: str) -> None:
     """RunError where an index has uids of another rule, or is that of a run whose settings have another.
 
     One that is of several rules, left by a kill, is not refused: nothing of it is taken over.
     """
     run = folder.parent / "state" / "settings.json" if folder.absolute().name == "index" else None
-    for path in (run, folder / "index.json", folder / _UIDS):
+    for path in (run, folder / "index.json", folder / UIDS_NOTE):
         try:
-            known = None if path is None else str(json.loads(path.read_bytes()).get("uid_from", "json"))
-        except (OSError, ValueError, AttributeError, RecursionError):
+            known = None if path is None else str(read_json(path, names=True).get("uid_from", "json"))
+        except (OSError, ValueError, AttributeError):
             continue
         if known == uid_from or known == "mixed":
             return
@@ -312,7 +304,8 @@ def _exchange(folder: Path, staging: Path, segments: int) -> None:
     for number in range(segments):
         os.replace(staging / segment_name(number), folder / segment_name(number))
     for path in folder.glob("segment-*.dcx"):
-        if not path.stem.removeprefix("segment-").isdigit() or int(path.stem.removeprefix("segment-")) >= segments:
+        place = path.stem.removeprefix("segment-")
+        if place.isdigit() and path.name == segment_name(int(place)) and int(place) >= segments:
             path.unlink()
     os.replace(staging / "pool.npy", folder / "pool.npy")
     fsync_dir(folder)
@@ -322,7 +315,7 @@ def _exchange(folder: Path, staging: Path, segments: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m dcfast.pool_refresh INDEX_DIR POOL``: prints the report as JSON; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m dcfast.pool_refresh", description=(__doc__ or "").split("\n")[0])
+    parser = ArgumentParser(prog="python -m dcfast.pool_refresh", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("index_dir", type=path_argument, help="directory of the index; made where missing")
     parser.add_argument("pool", type=path_argument, help="directory with *.tar, or with shards/*.tar")
     parser.add_argument("--threads", type=int, default=0, help="shards indexed at a time; default: one per core")
@@ -338,5 +331,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _refresh(args: argparse.Namespace) -> int:
     report = refresh_index(args.index_dir, args.pool, threads=args.threads, uid_from=args.uid_from)
-    print(json.dumps(report, sort_keys=True))
+    say(json.dumps(report, sort_keys=True))
     return DONE

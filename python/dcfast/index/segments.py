@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from dcfast._core import access as core_access
 from dcfast._core import index as core_index
+from dcfast.storage.inputs import open_input
 from dcfast.storage.remote import RemoteOptions, is_url, remote_state
 
 if TYPE_CHECKING:
@@ -106,8 +107,7 @@ class Segment:
         uid: (n,) "u8,u8", zero where ``flags & WITHOUT_UID``.  flags: (n,) u16, see SampleFlag.
         width, height: (n,) u32 of the sample's first picture, by its header, not turned by EXIF; 0 = unknown.
         sample_base: (n,) u64, offset of the first member's first header.  member_begin: (n + 1,) u64, a copy.
-        exts: extensions in their own case, exts_lower: the same, ASCII letters lower-cased. Bytes that are not
-            UTF-8 are backslash-escaped in both.
+        exts, exts_lower: extensions, in which bytes that are not UTF-8 are backslash-escaped.
 
     Raises nothing on access. Memory: what is touched of the map, and the copies named here and below.
     """
@@ -132,16 +132,14 @@ class Segment:
         self.width = core.width
         self.height = core.height
         self.sample_base = core.base
-        raw_exts = core.exts()
-        self.exts = [ext.decode("utf-8", "backslashreplace") for ext in raw_exts]
-        self.exts_lower = [ext.lower().decode("utf-8", "backslashreplace") for ext in raw_exts]
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Segment:
         """Maps a segment file.
 
         Args:
-            path: a file written by ``write_segment``. It must not be changed in place while mapped.
+            path: a file written by ``write_segment``. One that is cut while it is mapped is an error at the next step
+                (``dcfast.storage.mapped``); what is changed in place is read as it is.
             verify: read everything once and check the checksums (at the speed of memory or disk). Without it
                 only the header and the sizes of the sections are checked: for a file verified before.
         Raises:
@@ -154,6 +152,16 @@ class Segment:
 
     def __repr__(self) -> str:
         return f"<Segment {self.path!r}: {self.num_shards} shards, {self.num_samples} samples>"
+
+    @cached_property
+    def exts(self) -> list[str]:
+        """Extensions in their own case. Memory: 100 bytes each, of which a hostile shard has one a member."""
+        return [ext.decode("utf-8", "backslashreplace") for ext in self._core.exts()]
+
+    @cached_property
+    def exts_lower(self) -> list[str]:
+        """The same, ASCII letters lower-cased."""
+        return [ext.lower().decode("utf-8", "backslashreplace") for ext in self._core.exts()]
 
     @cached_property
     def member_begin(self) -> npt.NDArray[np.uint64]:
@@ -315,7 +323,7 @@ class Segment:
         checksum of each section stands.
         """
         digest = hashlib.sha256()
-        with open(self.path, "rb") as file:
+        with open_input(self.path) as file:
             header = file.read(_HEADER.size)
             for _ in range(int(_HEADER.unpack(header)[2])):
                 name, _, size, checksum = _SECTION.unpack(file.read(_SECTION.size))

@@ -1,37 +1,18 @@
-"""JSON of others, read strictly."""
+"""JSON of other tools."""
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
 from typing import Any
 
-from dcfast.errors import CorruptDataError
 from dcfast.interop.shards import LARGEST, PathLike
+from dcfast.storage import json_files
+
+MOST_JSON_BYTES = 512 << 20
+"""Of a list of the shards of a pool: a million of them are 100 MB."""
 
 
 def read_json(path: PathLike, what: str) -> Any:
-    try:
-        return json.loads(Path(path).read_bytes(), object_pairs_hook=_object)
-    except TwiceError as error:
-        raise CorruptDataError(f"{what} {os.fspath(path)}: {error}", path=os.fspath(path)) from error
-    except (ValueError, RecursionError) as error:
-        raise CorruptDataError(f"{what} {os.fspath(path)}: not json: {error}", path=os.fspath(path)) from error
-
-
-class TwiceError(ValueError):
-    pass
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of json in which no key stands twice: which one counts, readers do not agree on."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise TwiceError(f"expected each key once in an object; got {twice!r} more than once")
-    return found
+    return json_files.read_json(path, what, most=MOST_JSON_BYTES, names=True)
 
 
 def is_count(value: Any) -> bool:

@@ -12,6 +12,7 @@ from dcfast._core import reshard as core_reshard
 from dcfast.errors import CorruptDataError
 from dcfast.interop.shards import LARGEST, PathLike, file_name, shards_of
 from dcfast.storage.atomic import write_bytes
+from dcfast.storage.inputs import read_input
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["index_text", "payload_offsets", "read_wds2idx", "write_wds2idx"]
 
+MOST_INDEX_BYTES = 256 << 20
 _BLOCK = 512
 
 
@@ -100,7 +102,7 @@ def read_wds2idx(path: PathLike) -> pa.Table:
     import pyarrow as pa
 
     where = os.fspath(path)
-    lines = Path(path).read_bytes().split(b"\n")
+    lines = read_input(path, MOST_INDEX_BYTES).split(b"\n")
     head = lines[0].split()
 
     def bad(what: str, line: int) -> CorruptDataError:

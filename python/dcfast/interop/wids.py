@@ -13,6 +13,7 @@ from dcfast.errors import CorruptDataError, PoolError
 from dcfast.interop.json_files import is_count, read_json
 from dcfast.interop.shards import PathLike, file_name, shards_of
 from dcfast.storage.atomic import write_json
+from dcfast.storage.inputs import open_input
 from dcfast.storage.remote import is_url
 
 __all__ = ["WidsIndex", "WidsShard", "read_wids", "write_wids"]
@@ -101,7 +102,7 @@ def write_wids(
                 raise CorruptDataError(
                     f"{segment.path}: shard {shard!r} lies outside of {shards_dir}", path=segment.path
                 )
-            with open(Path(shards_dir) / shard, "rb") as file:
+            with open_input(Path(shards_dir) / shard) as file:
                 entry["md5sum"] = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
         shards.append(entry)
     description: dict[str, Any] = {"__kind__": _WIDS_KIND, "wids_version": 1, "shardlist": shards}

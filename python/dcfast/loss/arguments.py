@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _functorch as functorch
 from torch.autograd import forward_ad
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -72,16 +73,37 @@ def check_finite(value: Tensor, name: str) -> None:
         raise ValueError(f"{name} must be finite, got {float(value)}")
 
 
-def refuse_forward_mode(*tensors: Tensor) -> None:
-    """Raises NotImplementedError for tensors with a tangent: torch would take the losses' own for zero, in silence."""
+def refuse_derivatives(*tensors: Tensor) -> None:
+    """Raises NotImplementedError for derivatives that torch would take for zero in silence, or cannot make.
+
+    Those are forward mode, and torch.func's transforms. A batch of losses by torch.vmap is right.
+    """
     if torch.compiler.is_compiling():
         return
     duals = map(forward_ad.unpack_dual, tensors)
-    if any(dual.tangent is not None for dual in duals):
+    if any(dual.tangent is not None for dual in duals) or any(map(_is_tracked, tensors)):
         raise NotImplementedError(
-            "forward-mode derivatives (torch.func.jvp, jacfwd, torch.autograd.forward_ad) of the losses are not "
-            "supported: use reverse mode (backward, torch.autograd.grad), or open_clip's loss"
+            "forward-mode derivatives (torch.func.jvp, jacfwd, torch.autograd.forward_ad) of the losses, and those by "
+            "torch.func (grad, vjp, jacrev, hessian), are not supported: use reverse mode (backward, "
+            "torch.autograd.grad), or open_clip's loss"
         )
+
+
+def _is_tracked(tensor: Tensor) -> bool:
+    """Whether a transform of torch.func wants its derivative, under transforms of any depth."""
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_gradtrackingtensor(tensor):
+            return True
+        tensor = functorch.get_unwrapped(tensor)
+    return False
+
+
+def requires_grad(tensor: Tensor) -> bool:
+    """Whether its gradient may be wanted; within torch.vmap a tensor does not say so itself."""
+    if not torch.compiler.is_compiling():
+        while functorch.is_functorch_wrapped_tensor(tensor):
+            tensor = functorch.get_unwrapped(tensor)
+    return tensor.requires_grad
 
 
 def autocast(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,8 @@ def clip_loss(
         TypeError, ValueError: naming the argument, before any work.
 
     Cost: 8 N^2 D operations, forward and backward. Memory on the CPU: two strips of 6 MiB (or 128 rows of N) and the
-    gradients. Deterministic. First derivatives only, in reverse mode. Radford et al. 2021, https://arxiv.org/abs/2103.00020.
+    gradients. Deterministic. First derivatives only, in reverse mode: torch.func's are refused, torch.vmap is right.
+    Radford et al. 2021, https://arxiv.org/abs/2103.00020.
     """
     arguments_checked = checked(image_features, text_features, logit_scale)
     loss: Tensor = ops.clip_loss(*arguments_checked)[0]
@@ -62,7 +63,7 @@ def siglip_loss(
     """
     image, text, scale = checked(image_features, text_features, logit_scale)
     bias = arguments.as_scalar(0.0 if logit_bias is None else logit_bias, "logit_bias", image)
-    arguments.refuse_forward_mode(bias)
+    arguments.refuse_derivatives(bias)
     needs = siglip_needs(image, text, scale, bias)
     loss: Tensor = siglip_ops.siglip_loss(image, text, scale, bias, *needs)[0]
     return loss
@@ -71,8 +72,8 @@ def siglip_loss(
 def siglip_needs(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> tuple[bool, bool, bool]:
     """Which gradients a backward pass will want: image, text, scale or bias."""
     grad = torch.is_grad_enabled()
-    scalars = scale.requires_grad or bias.requires_grad
-    return grad and image.requires_grad, grad and text.requires_grad, grad and scalars
+    wanted = [grad and arguments.requires_grad(tensor) for tensor in (image, text, scale, bias)]
+    return wanted[0], wanted[1], wanted[2] or wanted[3]
 
 
 def clip_lse(image_features: Tensor, text_features: Tensor, logit_scale: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -101,5 +102,5 @@ def checked(image: Tensor, text: Tensor, scale: Tensor | float) -> tuple[Tensor,
         image, text = arguments.autocast(image, text)
     arguments.check_features(image, text)
     factor = arguments.as_scalar(scale, "logit_scale", image)
-    arguments.refuse_forward_mode(image, text, factor)
+    arguments.refuse_derivatives(image, text, factor)
     return image, text, factor

@@ -205,7 +205,7 @@ class SigLipLoss(nn.Module):
     ) -> Tensor:
         image, text, scale = functional.checked(image, text, logit_scale)
         bias = arguments.as_scalar(0.0 if logit_bias is None else logit_bias, "logit_bias", image)
-        arguments.refuse_forward_mode(bias)
+        arguments.refuse_derivatives(bias)
         needs = functional.siglip_needs(image, text, scale, bias)
         ranks = self.rank, self.world_size, self._group_name
         loss: Tensor = siglip_loss_ranks(image, text, scale, bias, *needs, *ranks, SCHEDULES[self.dist_impl])[0]

@@ -14,6 +14,7 @@ import numpy as np
 
 from dcfast.errors import CheckpointError, CorruptDataError
 from dcfast.models.checkpoint_costs import check_costs, told
+from dcfast.storage.inputs import check_input, read_input
 from dcfast.storage.zip_directory import open_zip
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ _OPENAI_SIZES = ("input_resolution", "context_length", "vocab_size")
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a checkpoint file holds: ``.safetensors``, or torch's own format read with ``weights_only``.
 
-    No code in the file is ever run. Beside tensors, scalars and arrays of NumPy are read. Memory: the file's size
-    (``dcfast.models.checkpoint_costs``).
+    No code in the file is ever run. Beside tensors, scalars and arrays of NumPy are read. Memory: the file's size,
+    and twice that of safetensors, which are read and not mapped (``dcfast.models.checkpoint_costs``).
 
     Raises:
         FileNotFoundError: no such file.
@@ -45,9 +46,11 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         CorruptDataError: it is cut off, no checkpoint, or would take more than its bytes.
     """
     source = Path(path)
-    if not source.is_file():
-        raise FileNotFoundError(f"checkpoint {source}: no such file; expected a .pt or .safetensors file")
-    if source.stat().st_size == 0:
+    try:
+        size = check_input(source).st_size
+    except FileNotFoundError:
+        raise FileNotFoundError(f"checkpoint {source}: no such file; expected a .pt or .safetensors file") from None
+    if size == 0:
         raise CorruptDataError(f"checkpoint {source} is empty (0 bytes); it was never written whole", path=str(source))
     if _is_torchscript(source):
         raise CheckpointError(_about_torchscript(source))
@@ -60,34 +63,34 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         ) from error
     except zipfile.BadZipFile as error:
         raise CorruptDataError(
-            f"checkpoint {source} ({source.stat().st_size:,} bytes) cannot be read: {error}; "
-            "it is cut off or no checkpoint",
+            f"checkpoint {source} ({size:,} bytes) cannot be read: {error}; it is cut off or no checkpoint",
             path=str(source),
         ) from error
-    content = _loaded(source)
+    content = _loaded(source, size)
     if not isinstance(content, dict):
         raise CorruptDataError(
             f"checkpoint {source} holds a {type(content).__name__}; expected a dict with 'state_dict'",
             path=str(source),
         )
     held = sum(_claimed_bytes(value) for value in content.values())
-    if held > source.stat().st_size:
+    if held > size:
         raise CorruptDataError(
-            f"checkpoint {source} ({source.stat().st_size:,} bytes) names arrays of {held:,} bytes that it cannot hold",
+            f"checkpoint {source} ({size:,} bytes) names arrays of {held:,} bytes that it cannot hold",
             path=str(source),
         )
     return content
 
 
-def _loaded(source: Path) -> Any:
+def _loaded(source: Path, size: int) -> Any:
     """What torch or safetensors read; CorruptDataError."""
     import torch
 
     try:
         if source.suffix == ".safetensors":
-            from safetensors.torch import load_file
+            from safetensors.torch import load
 
-            return {"state_dict": load_file(source)}
+            # its load_file maps the file: one that is cut meanwhile would end the interpreter
+            return {"state_dict": load(read_input(source, size))}
         with torch.serialization.safe_globals(_numpy_globals()):
             return torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -100,8 +103,7 @@ def _loaded(source: Path) -> Any:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # torch seeks before the start
             raise
         raise CorruptDataError(
-            f"checkpoint {source} ({source.stat().st_size:,} bytes) cannot be read: {told(error)}; "
-            "it is cut off or no checkpoint",
+            f"checkpoint {source} ({size:,} bytes) cannot be read: {told(error)}; it is cut off or no checkpoint",
             path=str(source),
         ) from error
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.errors import first_line
+from dcfast.storage.inputs import open_input
 from dcfast.storage.zip_directory import check_stored, open_zip
 
 __all__ = ["MAX_HEADER_BYTES", "MAX_PICKLE_BYTES", "check_costs", "told"]
@@ -32,7 +33,7 @@ _NAMED = re.compile(r"(?:GLOBAL|global:?|class:?) ([A-Za-z_][\w.]*\.[\w.]+)")
 
 def check_costs(path: Path) -> None:
     """ValueError says what of a checkpoint would cost more than its bytes; zipfile.BadZipFile; OSError."""
-    with open(path, "rb") as file:
+    with open_input(path) as file:
         begin = file.read(8)
     if path.suffix == ".safetensors":
         size = int.from_bytes(begin, "little")
@@ -60,7 +61,7 @@ def _check_zip(path: Path) -> None:
 def _check_old(path: Path) -> None:
     """Torch's format before zip archives: pickles, and behind them the tensors."""
     encodes, last = False, b""
-    with open(path, "rb") as file:
+    with open_input(path) as file:
         while piece := file.read(_PIECE):
             _refuse_builders(last + piece)
             encodes |= b"_codecs" in last + piece

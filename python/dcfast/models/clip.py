@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dcfast.errors import DcfastError, MissingDependencyError, first_line
+from dcfast.models.captions import read_as_far_as_the_model
 from dcfast.models.checkpoint import load_weights, read_checkpoint
-from dcfast.models.long_captions import read_as_far_as_the_model
 from dcfast.process.libraries import require_library
 from dcfast.storage.hashing import sha256_file
+from dcfast.storage.json_files import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -90,11 +91,17 @@ def model_names() -> list[str]:
     return list(_open_clip().list_models())
 
 
+MOST_CONFIG_BYTES = 1 << 20
+
+
 def _checked_name(name: str) -> str:
     """The name as open_clip writes it; ValueError suggests the nearest."""
     if not isinstance(name, str):
         raise TypeError(f"model name must be a str; got {type(name).__name__}")
     if name.startswith(_SCHEMAS):
+        config = Path(name.removeprefix("local-dir:"), "open_clip_config.json")
+        if not name.startswith("hf-hub:") and os.path.lexists(config):
+            read_json(config, "model configuration", most=MOST_CONFIG_BYTES)  # open_clip reads what it can be
         return name
     known = model_names()
     name = name.replace("/", "-")

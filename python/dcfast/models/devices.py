@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from dcfast.storage.lock import take_lock
+from dcfast.storage.temporary import own_folder
 
 __all__ = ["borrowed_device", "gpu_share", "one_thread", "resolve_device"]
 
@@ -46,13 +46,13 @@ def _slots() -> list[tuple[str, Path]]:
     import torch
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    folder = Path(tempfile.gettempdir())
+    folder = own_folder()
     found = []
     for turn in range(PER_GPU):
         for number in range(torch.cuda.device_count()):
             name = visible[number] if number < len(visible) and visible[number] else str(number)
             name = "".join(c if c.isalnum() or c == "-" else "_" for c in name)
-            found.append((f"cuda:{number}", folder / f"dcfast-{os.getuid()}-gpu-{name}-{turn}.lock"))
+            found.append((f"cuda:{number}", folder / f"gpu-{name}-{turn}.lock"))
     return found
 
 
@@ -60,8 +60,8 @@ def _slots() -> list[tuple[str, Path]]:
 def borrowed_device(wanted: str) -> Iterator[str]:
     """A device for the time of a block: ``cpu``, or ``cuda:N`` with few other processes on it.
 
-    Processes of one machine share the GPUs by lock files in the directory for temporary files, which a dying process
-    lets go of; who finds none free waits.
+    Processes of one user on one machine share the GPUs by lock files in that user's folder of the directory for
+    temporary files, which a dying process lets go of; who finds none free waits.
 
     Raises:
         ValueError: see ``resolve_device``.

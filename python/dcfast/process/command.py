@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dcfast.errors import DcfastError, first_line, printable
 from dcfast.process.exit_codes import FAILED, USAGE
 from dcfast.process.signals import stoppable
+from dcfast.process.terminal import say
 
 __all__ = ["report", "run_command", "status_of"]
 
@@ -63,11 +64,10 @@ def report(error: BaseException) -> int:
     if os.environ.get(TRACEBACK_VARIABLE, "0") not in ("", "0"):
         import traceback
 
-        sys.stderr.write(printable("".join(traceback.format_exception(error))))
+        say("".join(traceback.format_exception(error)), error=True, end="")
     said = printable(str(error).strip()) or type(error).__name__
     message = said if _is_foreseen(error) else _unforeseen(error)
-    sys.stderr.write(f"error: {message}\n")
-    sys.stderr.flush()
+    say(f"error: {message}", error=True)
     return status_of(error)
 
 
@@ -112,7 +112,7 @@ def _write_traceback(error: BaseException) -> str | None:
     try:
         number, place = tempfile.mkstemp(prefix="dcfast-traceback-", suffix=".txt")
         with open(number, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
+            file.write(printable(text))
     except OSError:
         return None
     return place

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import _signal  # as `signal`, without enum: see dcfast.process.starting
 import os
-import signal
-from types import FrameType
 
 __all__ = ["DONE", "FAILED", "INTERRUPTED", "MEANINGS", "PEER_LOST", "TERMINATED", "USAGE", "WARNED", "interrupted"]
 
@@ -12,9 +11,9 @@ DONE = 0
 FAILED = 1
 USAGE = 2
 PEER_LOST = 75
-INTERRUPTED = 128 + signal.SIGINT
-WARNED = 128 + signal.SIGUSR1
-TERMINATED = 128 + signal.SIGTERM
+INTERRUPTED = 128 + _signal.SIGINT
+WARNED = 128 + _signal.SIGUSR1
+TERMINATED = 128 + _signal.SIGTERM
 
 MEANINGS = {
     DONE: "done",
@@ -27,6 +26,6 @@ MEANINGS = {
 }
 
 
-def interrupted(number: int, frame: FrameType | None) -> None:
+def interrupted(number: int, frame: object) -> None:
     """The handler of SIGINT while no command is at work: nothing was begun, so there is nothing to say."""
     os._exit(INTERRUPTED)

@@ -15,14 +15,23 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from dcfast.process.exit_codes import interrupted
 
-__all__ = ["SAVE_SECONDS", "Stopped", "handlers_kept", "postponed", "spawning", "start_worker", "stoppable"]
+__all__ = [
+    "SAVE_SECONDS",
+    "Stopped",
+    "handlers_kept",
+    "passed_on",
+    "postponed",
+    "spawning",
+    "start_worker",
+    "stoppable",
+]
 
 GRACE_SECONDS = 2.0
 """How long a stopped command may take to close its files and end its workers by itself."""
@@ -33,6 +42,7 @@ _POSTPONED = (signal.SIGTERM, signal.SIGUSR1)
 _before_command: dict[int, Any] = {}
 """The handlers that were there before a command that runs now; empty where none runs."""
 _grace: dict[int, float] = dict.fromkeys(_SIGNALS, GRACE_SECONDS)
+_hearers: list[Callable[[int], None]] = []
 
 
 class Stopped(KeyboardInterrupt):
@@ -75,6 +85,7 @@ def stoppable(command: Callable[[], int], line: str) -> int:
 def _watched(line: str, signals: list[int]) -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         signals.append(number)
+        _pass_on(number)
         raise Stopped(number)
 
     received, told = os.pipe()
@@ -121,6 +132,7 @@ def _after_fork() -> None:
         for number, handler in _before_command.items():
             signal.signal(number, handler)
         _before_command.clear()
+    _hearers.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -151,22 +163,58 @@ def postponed(seconds: float = SAVE_SECONDS) -> Iterator[Callable[[], int | None
     """
     came: list[int] = []
     before: dict[int, Any] = {}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        _pass_on(number)
+
     if threading.current_thread() is threading.main_thread():
         number: int
         for number in _POSTPONED:
             if signal.getsignal(number) is signal.SIG_DFL or number in _before_command:
-                before[number] = signal.signal(number, lambda number, frame: came.append(number))
-    usual = dict(_grace)
-    # SIGTERM is followed by SIGKILL; how long before its end a job is warned by SIGUSR1, its owner said
-    _grace.update({n: seconds if n == signal.SIGTERM else threading.TIMEOUT_MAX for n in before})
+                before[number] = signal.signal(number, note)
     try:
-        yield lambda: came[0] if came else None
+        with _granted(seconds, before):
+            yield lambda: came[0] if came else None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        _grace.update(usual)
     if came:
         raise Stopped(came[0])
+
+
+@contextmanager
+def _granted(seconds: float, numbers: Iterable[int]) -> Iterator[None]:
+    """For the time of a block a command has longer to end after some signals."""
+    usual = dict(_grace)
+    # SIGTERM is followed by SIGKILL; how long before its end a job is warned by SIGUSR1, its owner said
+    _grace.update({n: seconds if n == signal.SIGTERM else threading.TIMEOUT_MAX for n in numbers})
+    try:
+        yield
+    finally:
+        _grace.update(usual)
+
+
+@contextmanager
+def passed_on(hearer: Callable[[int], None], seconds: float = SAVE_SECONDS) -> Iterator[None]:
+    """For the time of a block somebody hears of each signal as it comes: a process beside this one saves at once too.
+
+    Args:
+        hearer: called with the signal, in the main thread, before anything else becomes of it.
+        seconds: from SIGTERM until the process is ended, where a command runs: as for ``postponed``, and also where
+            nothing is postponed here.
+    """
+    _hearers.append(hearer)
+    try:
+        with _granted(seconds, _POSTPONED):
+            yield
+    finally:
+        _hearers.remove(hearer)
+
+
+def _pass_on(number: int) -> None:
+    for hearer in _hearers:
+        hearer(number)
 
 
 @contextmanager

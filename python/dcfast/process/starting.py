@@ -7,10 +7,11 @@ dcfast for itself. ``dcfast.process.command`` takes over in ``main``.
 
 from __future__ import annotations
 
+# nothing but what Python has loaded by itself: until the handler stands, Ctrl-C shows a traceback. `signal` and
+# `typing` would bring enum, functools and re
+import _signal
 import os
-import signal
 import sys
-from types import TracebackType
 
 from dcfast.process.exit_codes import interrupted
 
@@ -21,8 +22,8 @@ def begin() -> None:
     """Called as the package begins to be imported. Does nothing in a process that is no command of dcfast."""
     if not _is_command():
         return
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # one that is ignored stays so
-        signal.signal(signal.SIGINT, interrupted)
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:  # one that is ignored stays so
+        _signal.signal(_signal.SIGINT, interrupted)
     sys.excepthook = _report
 
 
@@ -36,7 +37,7 @@ def _is_command() -> bool:
     return os.path.basename(words[0]) == "dcfast"
 
 
-def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _report(kind: type[BaseException], error: BaseException, trace: object) -> None:
     from dcfast.process.command import report
 
     report(error)

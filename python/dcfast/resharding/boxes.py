@@ -7,9 +7,8 @@ A row of metadata whose boxes are none that can be blurred has one box of NaN: i
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,10 +19,14 @@ from numpy.typing import NDArray
 from dcfast.errors import PoolError
 from dcfast.index.metadata import check_uid_type, open_metadata, parse_uids, uid_column
 from dcfast.index.pool import list_parquet
+from dcfast.index.pool_index import uid_rule
+from dcfast.storage.json_files import read_json
+from dcfast.storage.listing import temporary_name
 from dcfast.storage.npz import load_array, write_npy
+from dcfast.uids.files import count_repeats
 from dcfast.uids.sets import merge_runs, open_records, record_sort, save_records, uid_isin, uid_lookup
 
-__all__ = ["BoxTable", "Metadata", "make_box_table"]
+__all__ = ["BoxTable", "Metadata", "check_uid_rule", "make_box_table"]
 
 Metadata = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 _ROWS_AT_ONCE = 1 << 16
@@ -42,21 +45,22 @@ class BoxTable:
         records: (n,) "u8,u8,u8".   boxes: (b, 4) f64.
         refused: of a table that was made, not opened: rows of metadata that were refused; ``named``: the first of
             them, in words.
-        unused: why no uid of the subset has boxes, in words; empty where one has.
+        unlisted: of such a table: that uids of the subset have no row in the metadata, in words; empty where all may
+            have one.
     """
 
     records: NDArray[Any]
     boxes: NDArray[np.float64]
     refused: int = 0
     named: list[str] = field(default_factory=list)
-    unused: str = ""
+    unlisted: str = ""
 
     @property
     def notes(self) -> list[str]:
-        """What was refused or not used, in words."""
+        """What was refused or not found, in words."""
         more = self.refused - len(self.named)
         rest = [f"boxes: {more:,} more rows were refused"] if more else []
-        return ([self.unused] if self.unused else []) + self.named + rest
+        return self.named + rest + ([self.unlisted] if self.unlisted else [])
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> BoxTable:
@@ -97,8 +101,9 @@ def make_box_table(
         boxes are refused, and told in ``refused``, where the uid is none, or a box is not four finite numbers, leaves
         the picture beyond rounding or has its corners swapped.
     Raises:
-        PoolError: no files, no such columns; or all rows with boxes are refused, of two or more: names the file, and
-            the row.   OSError.
+        PoolError: no files, no such columns; no row is of a uid of the subset: it is the metadata of another pool, or
+            of uids by another rule; or all rows with boxes are refused, of two or more: names the file, and the row.
+            OSError.
     Memory: 65,536 rows, 24 bytes a row of one file that has boxes, and 256 MiB while runs are merged.
     """
     files = _metadata_files(metadata)
@@ -107,7 +112,7 @@ def make_box_table(
     folder.mkdir(parents=True, exist_ok=True)
     runs: list[Path] = []
     total = 0
-    raw = folder / ".tmp-boxes"
+    raw = folder / temporary_name("boxes")
     try:
         with open(raw, "wb") as out:
             for number, path in enumerate(files):
@@ -116,7 +121,7 @@ def make_box_table(
                     records.append(part)
                     total += len(boxes)
                     out.write(boxes.tobytes())
-                run = folder / f".tmp-boxes-{number}.npy"
+                run = folder / temporary_name(f"boxes-{number}.npy")
                 runs.append(run)
                 save_records(run, record_sort(np.concatenate(records)))
         merge_runs(runs, folder / "box_records.npy", unique=True)
@@ -132,23 +137,54 @@ def make_box_table(
         )
     table = BoxTable.open(folder)
     table.refused, table.named = refused.count, refused.named
-    if len(subset) and not len(table.records):
-        table.unused = (
-            f"boxes: none of the {refused.others:,} rows with boxes is of a uid of the subset, so that no picture is "
-            "blurred and no box written; is this the metadata of the pool"
-            + ("" if uid_from == "json" else f", with the {uid_from} that the uids are made of")
-            + ("" if uid_from != "key" else ", in files named like the shards (00000.parquet of 00000.tar)")
-            + "?"
+    if (absent := len(subset) - count_repeats(subset) - refused.listed) > 0:
+        if not refused.listed:
+            raise PoolError(
+                f"boxes: none of the {refused.rows_read:,} rows of the metadata, with faces or without, is of a uid of "
+                f"the subset, so that no face could be found; expected the metadata of the pool, {_RULES[uid_from]}"
+            )
+        table.unlisted = (
+            f"boxes: {absent:,} or more uids of the subset have no row in the metadata: faces in their pictures stay "
+            "as they are"
         )
     return table
 
 
+def check_uid_rule(segments: Iterable[Any], uid_from: str) -> None:
+    """PoolError where an index says that the uids of its segments are of another rule than those of the boxes.
+
+    Args:
+        segments: paths, or objects with a ``path``. Of one outside of an index directory nothing is known.
+    """
+    for folder in {Path(path).parent for path in map(_segment_path, segments) if path is not None}:
+        known = uid_rule(folder)
+        if known not in (None, uid_from):
+            mend = "refresh the index first" if known == "mixed" else f"give uid_from={known!r}"
+            raise PoolError(
+                f"boxes: the uids of the index in {folder} come from {known}, but uid_from is {uid_from!r}, by which "
+                f"faces would not be found: {mend}"
+            )
+
+
+def _segment_path(segment: Any) -> str | None:
+    path = segment if isinstance(segment, (str, os.PathLike)) else getattr(segment, "path", None)
+    return os.fspath(path) if path is not None and Path(path).match("segment-*.dcx") else None
+
+
+_RULES = {
+    "json": "with the uids of the samples' json in its column uid (uids that are made of what is there: uid_from)",
+    "url": "with the urls that the uids are made of",
+    "key": "with the keys that the uids are made of, in files named like the shards (00000.parquet of 00000.tar)",
+}
+
+
 @dataclass
 class _Refused:
-    """What was refused of the rows with boxes."""
+    """What was refused of the rows with boxes, and which rows there were."""
 
+    rows_read: int = 0
+    listed: int = 0  # of a uid of the subset, with boxes or without
     rows: int = 0  # with boxes, of the subset or without a uid
-    others: int = 0  # with boxes, of no uid of the subset
     count: int = 0
     named: list[str] = field(default_factory=list)
 
@@ -174,7 +210,7 @@ def _metadata_files(metadata: Metadata) -> list[Path]:
 
 def _files_of_map(path: Path) -> list[Path]:
     try:
-        entries = json.loads(path.read_bytes())
+        entries = read_json(path)
         files = [str(entry["parquet"]) for entry in entries.values()]
     except (ValueError, AttributeError, TypeError, KeyError) as error:
         raise PoolError(
@@ -201,9 +237,11 @@ def _read_boxes(
         for batch in file.batches(["uid", "face_bboxes"], _ROWS_AT_ONCE):
             uids, valid, count, boxes = _columns(batch, path, row)
             nameless = (count > 0) & ~valid
-            chosen = (count > 0) & valid & np.asarray(uid_isin(uids, subset, check=False))
+            listed = valid & np.asarray(uid_isin(uids, subset, check=False))
+            chosen = (count > 0) & listed
+            refused.rows_read += len(batch)
+            refused.listed += int(listed.sum())
             refused.rows += int((nameless | chosen).sum())
-            refused.others += int(((count > 0) & valid & ~chosen).sum())
             owner = np.repeat(np.arange(len(count)), count)
             why = _complaints(boxes)
             bad = np.zeros(len(count), np.bool_)
@@ -217,7 +255,9 @@ def _read_boxes(
                         words = f"it has no {uid_from} to make a uid of"
                 else:
                     first = int(np.flatnonzero((owner == i) & (why > 0))[0])
-                    words = f"box {boxes[first].tolist()} {_COMPLAINTS[why[first]]}"
+                    # as it was written: the array has NaN for what is no number
+                    given = batch.column("face_bboxes")[i].as_py()[first - int(np.searchsorted(owner, i))]
+                    words = f"box {given!r:.200} {_COMPLAINTS[why[first]]}"
                 refused.named.append(f"boxes: {path}, row {row + i}: {words}")
             row += len(batch)
             if not chosen.any():

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from typing import Any
 
-from dcfast.errors import printable
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE
+from dcfast.process.parser import ArgumentParser
+from dcfast.process.terminal import say
 from dcfast.resharding.run import reshard
 from dcfast.storage.paths import not_left_empty, path_argument
 
@@ -148,19 +148,21 @@ def _main(args: Namespace) -> int:
         )
     if report.get("chosen_shards") == 0:
         first, count = args.first_shard, args.num_shards
-        sys.stderr.write(
+        say(
             f"warning: no input shard has a number in the slice of --first-shard {first} --num-shards {count}: "
-            "the output has no shards\n"
+            "the output has no shards",
+            error=True,
         )
     for note in report.get("notes", []):
-        sys.stderr.write(printable(f"warning: {note}\n"))
+        say(f"warning: {note}", error=True)
     for damage in report.get("damage", [])[:_MOST_WARNINGS]:
-        sys.stderr.write(
+        say(
             f"warning: input shard {damage['shard']!r} is damaged at byte {damage['offset']}: {damage['message']}; "
-            "samples behind that may be missing in the output\n"
+            "samples behind that may be missing in the output",
+            error=True,
         )
     if (more := len(report.get("damage", [])) - _MOST_WARNINGS) > 0:
-        sys.stderr.write(f"warning: {more} more damages of input shards\n")
+        say(f"warning: {more} more damages of input shards", error=True)
     if not args.quiet:
         _print_report(report, args)
     return DONE
@@ -169,24 +171,24 @@ def _main(args: Namespace) -> int:
 def _print_report(report: dict[str, Any], args: Namespace) -> None:
     done = "would write" if args.dry_run else "wrote"
     size = report["tar_bytes"] / 1e9
-    print(f"{done} {report['output_count']} samples in {report['output_shard_count']} shards, {size:.3f} GB")
+    say(f"{done} {report['output_count']} samples in {report['output_shard_count']} shards, {size:.3f} GB")
     if report["missing_count"]:
-        print(f"{report['missing_count']} of {report['subset_count']} entries of the subset are in no input shard")
+        say(f"{report['missing_count']} of {report['subset_count']} entries of the subset are in no input shard")
     if report.get("blurred") or report.get("injected"):
-        print(f"blurred {report['blurred']} pictures, wrote boxes into {report['injected']} json members")
+        say(f"blurred {report['blurred']} pictures, wrote boxes into {report['injected']} json members")
     if report.get("blur_failed"):
         why = "their picture has boxes and cannot be blurred, or the boxes were refused"
-        print(f"left out {report['blur_failed']} samples: {why}")
+        say(f"left out {report['blur_failed']} samples: {why}")
     if report.get("boxes_refused"):
-        print(f"refused the boxes of {report['boxes_refused']} rows of metadata")
+        say(f"refused the boxes of {report['boxes_refused']} rows of metadata")
     if report.get("mended"):
-        print(f"{report['mended']} shards were there, but cut or altered since: written again")
+        say(f"{report['mended']} shards were there, but cut or altered since: written again")
     if report.get("inject_failed"):
-        print(f"{report['inject_failed']} samples keep their json without boxes: it is missing or cannot be read")
+        say(f"{report['inject_failed']} samples keep their json without boxes: it is missing or cannot be read")
     if report.get("skipped"):
-        print(f"{report['skipped']} shards were there already")
+        say(f"{report['skipped']} shards were there already")
     if "verified" in report:
-        print(f"verified {report['verified']['members']} members")
+        say(f"verified {report['verified']['members']} members")
     if args.verbose:
         for name, value in report.items():
-            print(f"  {name}: {value}")
+            say(f"  {name}: {value}")

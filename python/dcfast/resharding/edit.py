@@ -21,6 +21,8 @@ from dcfast.images.blur import blur_image
 from dcfast.images.costs import MAX_BYTES
 from dcfast.resharding.boxes import BoxTable
 from dcfast.resharding.contents import ShardContents
+from dcfast.storage.inputs import open_input
+from dcfast.storage.json_files import parse_json
 
 __all__ = ["BlurOptions", "Edited", "edited_contents"]
 
@@ -217,8 +219,8 @@ def _picture(members: list[_Member]) -> _Member | None:
 
 def _with_boxes(data: bytes, boxes: NDArray[np.float64]) -> bytes:
     try:
-        record = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        record = parse_json(data, as_it_is=True)
+    except ValueError as error:
         raise ValueError(f"cannot be read: {error}") from error
     if not isinstance(record, dict):
         raise ValueError(f"is no object but {type(record).__name__}")
@@ -227,7 +229,7 @@ def _with_boxes(data: bytes, boxes: NDArray[np.float64]) -> bytes:
 
 
 def _read(path: str, offset: int, size: int) -> bytes:
-    with open(path, "rb") as file:
+    with open_input(path) as file:
         data = os.pread(file.fileno(), size, offset)
         while 0 < len(data) < size:  # one system call returns at most 2 GiB
             more = os.pread(file.fileno(), size - len(data), offset + len(data))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from dcfast.storage.listing import TEMPORARY_PREFIX
+from dcfast.storage.listing import temporary_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,11 +40,6 @@ def plain_path(path: str | os.PathLike[str]) -> str:
     if text.startswith("//") and not text.startswith("///"):
         root = "//"
     return root + "/".join(part for part in text.split("/") if part not in ("", ".")) or "."
-
-
-def temporary_name(name: str) -> str:
-    """A name for what becomes ``name`` when it is whole; ``output.is_temporary`` knows it."""
-    return f"{TEMPORARY_PREFIX}{os.getpid()}-{os.urandom(4).hex()}-{name}"
 
 
 def write_file(path: str, content: bytes | Callable[[str], Any], *, sync: bool) -> Any:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 
+from dcfast._core import hashing as core_hashing
 from dcfast.errors import RunError
-from dcfast.resharding.files import plain_path, write_file, write_flat_json
+from dcfast.resharding.files import flat_json, plain_path, write_file, write_flat_json
 from dcfast.resharding.layout import EDIT_COUNTS, KEY_FILE, SHARD_FORMAT, STATS_FORMAT
 from dcfast.resharding.plan import ReshardPlan
 from dcfast.resharding.sources import open_subset, subset_array
-from dcfast.storage.listing import TEMPORARY_PREFIX
+from dcfast.storage.inputs import open_input
+from dcfast.storage.listing import is_temporary_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,10 +38,26 @@ __all__ = [
 _COMPANIONS = ("meta.json", "sample_ids.npy", "sizes.json", KEY_FILE)
 _SHARD_ENDS = (".tar", ".idx", "_stats.json")
 # a stats file and its directory entry, on file systems with blocks of 4 KiB
+_PLACES = ("input_dir", "subset_file")
+"""Arguments that are paths."""
 _BYTES_A_STATS_FILE = 8192
 _BYTES_OF_BOXES = 1024  # in a json, with the padding of its member
 _BYTES_A_LINE = 80  # of an index file, for each member
 _ENOSPC = 28
+
+
+def recorded_arguments(options: dict[str, Any], arguments: dict[str, Any]) -> dict[str, str]:
+    """What meta.json says of a run's arguments, as text: it is published with the shards, so places have their last
+    part alone. ``arguments_xxh3`` is the hash of all of them as they were given, by which a run is known again.
+    """
+    given = {name: str(value) for name, value in {**options, **arguments}.items()}
+    digest = core_hashing.xxh3_128(flat_json(given))
+    places = {name: "::".join(map(_last_part, given[name].split("::"))) for name in _PLACES if name in given}
+    return {**given, **places, "arguments_xxh3": f"{digest[0]:016x}{digest[1]:016x}"}
+
+
+def _last_part(path: str) -> str:
+    return os.path.basename(path.rstrip("/")) or path
 
 
 def finish_reshard(
@@ -53,9 +71,9 @@ def finish_reshard(
 ) -> dict[str, Any]:
     """Writes sample_ids.npy, sizes.json and, last, meta.json; removes shards that an earlier plan left.
 
-    meta.json has the names of the reference: arguments as text, counts as numbers. What does not decide the
-    output (number of workers, working directory, times, the output's own place) is left out, so that it is the
-    same bytes for the same output.
+    meta.json has the names of the reference: arguments as text (of paths the last part), counts as numbers. What does
+    not decide the output (number of workers, working directory, times, the output's own place) is left out, so that
+    it is the same bytes for the same output.
 
     Args:
         arguments: more to record, such as input_dir and subset_file.
@@ -84,7 +102,7 @@ def finish_reshard(
     sizes = {SHARD_FORMAT.format(k): count for k, count in enumerate(samples)}
     write_flat_json(os.path.join(out, "sizes.json"), sizes, sync=sync)
     recorded = {
-        **{name: str(value) for name, value in {**opened.options, **(arguments or {})}.items()},
+        **recorded_arguments(opened.options, arguments or {}),
         "shard_format": SHARD_FORMAT,
         "output_shard_format": SHARD_FORMAT,
         "output_shard_stats_format": STATS_FORMAT,
@@ -101,12 +119,11 @@ def finish_reshard(
 
 
 def _read_stats(out: str, count: int) -> list[dict[str, Any]]:
-    import json
+    from dcfast.storage.json_files import read_json
 
     found = []
     for k in range(count):
-        with open(os.path.join(out, STATS_FORMAT.format(k)), "rb") as file:
-            found.append(json.load(file))
+        found.append(read_json(os.path.join(out, STATS_FORMAT.format(k)), names=True))
     return found
 
 
@@ -220,7 +237,7 @@ def is_temporary(name: str) -> bool:
 def _output_name(name: str) -> tuple[bool, int] | None:
     """Of what a run writes: whether the name is a temporary one, and the number of its shard, or 0. Else None."""
     before, dash, name = name.rpartition("-")
-    if dash and not before.startswith(TEMPORARY_PREFIX):
+    if dash and not is_temporary_name(f"{before}-{name}"):
         return None
     if name in _COMPANIONS:
         return bool(dash), 0
@@ -252,7 +269,7 @@ def remove_outputs(out: str, keep_below: int, *, keep_key: bool = False) -> None
 def _copy_subset(subset: Subset, target: str, sync: bool) -> None:
     """An .npy is copied as it is; an array or a raw memmap gets the header of one."""
     if isinstance(subset, (str, os.PathLike)):
-        with open(subset, "rb") as source:
+        with open_input(subset) as source:
             if source.read(6) == b"\x93NUMPY":
                 source.seek(0)
                 write_file(target, lambda temporary: _copy(source, temporary), sync=sync)

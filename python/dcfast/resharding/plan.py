@@ -135,12 +135,10 @@ class ReshardPlan:
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> ReshardPlan:
         """Opens a saved plan; the arrays are memory-mapped."""
-        import json
-
+        from dcfast.storage.json_files import read_json
         from dcfast.storage.npz import load_array
 
-        with open(os.path.join(directory, "plan.json"), encoding="utf-8") as file:
-            values = json.load(file)
+        values = read_json(os.path.join(directory, "plan.json"), names=True)
         values["segments"] = [os.path.normpath(os.path.join(directory, segment)) for segment in values["segments"]]
         names = cls._arrays(values["options"])
         arrays: dict[str, Any] = {name: load_array(os.path.join(directory, f"{name}.npy"), mmap=True) for name in names}

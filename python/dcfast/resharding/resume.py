@@ -8,8 +8,9 @@ from dcfast._core import hashing as core_hashing
 from dcfast.errors import CorruptDataError, RunError, SubsetError
 from dcfast.resharding.files import write_flat_json
 from dcfast.resharding.layout import BLOCK, IDX_FORMAT, KEY_FILE, RECORD, SHARD_FORMAT, STATS_FORMAT
-from dcfast.resharding.output import is_temporary, remove_outputs
+from dcfast.resharding.output import is_temporary, recorded_arguments, remove_outputs
 from dcfast.resharding.sources import open_subset, subset_array
+from dcfast.storage.inputs import open_input
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,7 +81,9 @@ def has_ended(out: str, plan: ReshardPlan, subset: Any, arguments: dict[str, Any
     if os.path.exists(os.path.join(out, KEY_FILE)) or not os.path.exists(os.path.join(out, "meta.json")):
         return False
     meta, sizes = (_read_object(os.path.join(out, name)) for name in ("meta.json", "sizes.json"))
-    expected: dict[str, Any] = {name: str(value) for name, value in {**plan.options, **arguments}.items()}
+    expected: dict[str, Any] = dict(recorded_arguments(plan.options, arguments))
+    if "arguments_xxh3" not in meta:  # of before places were left out
+        expected = {name: str(value) for name, value in {**plan.options, **arguments}.items()}
     expected["output_shard_count"] = plan.num_output_shards
     # the pool may have changed since: then its counts are others, nearly always
     for name in ("processed_count", "missing_count"):
@@ -104,16 +107,15 @@ def _holds_subset(path: str, subset: Any) -> bool:
 
 
 def _read_object(path: str) -> dict[str, Any]:
-    import json
+    from dcfast.storage.json_files import read_json
 
     why = "nothing can be resumed here, pass overwrite=True instead"
     try:
-        with open(path, "rb") as file:
-            data = json.loads(file.read())
+        data = read_json(path, names=True)
     except FileNotFoundError:
         raise RunError(f"{path} is missing; {why}") from None
-    except (ValueError, RecursionError) as error:
-        raise RunError(f"{path}: not json: {error}; {why}") from None
+    except ValueError as error:
+        raise RunError(f"{error}; {why}") from None
     if not isinstance(data, dict):
         raise RunError(f"{path}: expected an object; {why}")
     return data
@@ -128,15 +130,14 @@ def is_whole(sources: ShardSources, k: int, out: str, blur: BlurOptions | None, 
     Cost: two stats and a short read; one look into the index where the planned size is a bound, for shuffled shards
     and for index files; one read of the headers and json members of an edited shard.
     """
-    import json
+    from dcfast.storage.json_files import read_json
 
     tar, idx_path = (os.path.join(out, form.format(k)) for form in (SHARD_FORMAT, IDX_FORMAT))
     try:
         size = os.stat(tar).st_size
-        with open(os.path.join(out, STATS_FORMAT.format(k)), "rb") as file:
-            stats = json.loads(file.read())
+        stats = read_json(os.path.join(out, STATS_FORMAT.format(k)), names=True)
         counts = [stats["successes"], stats["blur_failed"] if blur is not None else 0]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False
     if any(type(count) is not int for count in counts) or sum(counts) != int(sources.plan.cuts[k]["samples"]):
         return False
@@ -188,7 +189,7 @@ def _walks_to_its_end(tar: str, size: int, samples: int, idx: str | None) -> boo
 
 def _holds(path: str, expected: bytes) -> bool:
     try:
-        with open(path, "rb") as file:
-            return file.read() == expected
+        with open_input(path) as file:
+            return file.read(len(expected) + 1) == expected
     except OSError:
         return False

@@ -18,7 +18,7 @@ from dcfast.storage.lock import locked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
     from numpy.typing import NDArray
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dcfast.resharding.boxes import Metadata
     from dcfast.resharding.edit import BlurOptions
     from dcfast.resharding.inputs import Pool, StrPath
+    from dcfast.resharding.sources import SegmentItem
 
 __all__ = ["reshard"]
 
@@ -85,8 +86,8 @@ def reshard(
         verify: read the output again and compare it with the plan and the sources (``verify_output_shards``).
         threads: at work at the same time; 0 means one per core.
         sync, check_mtime: see ``write_output_shards``.
-        uid_from: of directories of shards: where the uids come from, ``json``, ``url`` or ``key`` (hashes of these);
-            of the rows of ``boxes`` too.
+        uid_from: where the uids come from, ``json``, ``url`` or ``key`` (hashes of these): those of directories of
+            shards, and of the rows of ``boxes``. Index segments have theirs: with ``boxes`` give what they are of.
     Returns:
         The plan's counts (see ``make_plan``; ``missing_count`` are entries of the subset that no asked shard has),
         ``needed_bytes``, ``free_bytes``, with first_shard or num_shards ``chosen_shards`` of the input, where asked
@@ -96,10 +97,10 @@ def reshard(
         ``skipped`` (shards that a resumed run found done), ``mended`` (that it found cut or altered, and wrote again),
         with boxes ``blurred``, ``injected``, ``blur_failed`` and ``inject_failed``, with verify ``verified``.
     Raises:
-        PoolError: no shards, none from first_shard on, or metadata without boxes.   RunError: output_dir is not empty,
-        is the pool, is written to by another process, or (resume) holds another run.   OSError (ENOSPC): too little
-        free space, found before anything is removed or written.   CorruptDataError: verify found a difference.   What
-        plan and writing raise.
+        PoolError: no shards, none from first_shard on, metadata without boxes, without a row of the subset, or by
+        another rule of uids than the index.   RunError: output_dir is not empty, is the pool, is written to by another
+        process, or (resume) holds another run.   OSError (ENOSPC): too little free space, found before anything is
+        removed or written.   CorruptDataError: verify found a difference.   What plan and writing raise.
     Memory: see ``make_plan``, ``make_box_table`` and ``write_output_shards``; of a directory of shards also the columns
         of 256 of them, while they are indexed.
     Cost: one read and one write of the selected payloads. With a directory, a subset file and plain options nothing but
@@ -112,6 +113,8 @@ def reshard(
         raise ValueError(f"reshard: webp_quality must be a whole number of 0 to 100; got {webp_quality!r}")
     if overwrite and resume:
         raise ValueError("reshard: overwrite removes what resume would go on with; pass one of them")
+    if uid_from not in ("json", "url", "key"):
+        raise ValueError(f"reshard: uid_from must be one of json, url, key; got {uid_from!r}")
     if not 0 <= threads < 1 << 32:
         raise ValueError(f"reshard: threads must be 0 (one per core) to 2^32 - 1; got {threads}")
     threads = whole_number(threads, "threads")
@@ -123,10 +126,8 @@ def reshard(
     if overwrite:
         others = [path for path in (subset, boxes) if isinstance(path, (str, os.PathLike))]
         refuse_input_in_output(out, [*files, *others])
-    if uid_from != "json" and inputs.segments is not None:
-        raise ValueError("reshard: uid_from is for directories of shards; index segments have their uids")
     segments = inputs.indexed(threads, uid_from)
-    with _blur(boxes, opened, apply_blur, inject_boxes, webp_quality, uid_from) as blur:
+    with _blur(boxes, opened, apply_blur, inject_boxes, webp_quality, uid_from, inputs.segments or ()) as blur:
         plan = make_plan(
             segments,
             opened,
@@ -208,7 +209,13 @@ def _open_subset(subset: NDArray[Any] | StrPath) -> Any:
 
 @contextmanager
 def _blur(
-    boxes: Metadata | None, subset: Any, apply: bool, inject: bool, quality: int, uid_from: str
+    boxes: Metadata | None,
+    subset: Any,
+    apply: bool,
+    inject: bool,
+    quality: int,
+    uid_from: str,
+    segments: Sequence[SegmentItem],
 ) -> Iterator[BlurOptions | None]:
     """The boxes of the subset, gathered for the time of the run."""
     if not (apply or inject):
@@ -218,10 +225,11 @@ def _blur(
         return
     if boxes is None:
         raise ValueError("reshard: apply_blur and inject_boxes need boxes, the metadata to take them from")
-    from dcfast.resharding.boxes import make_box_table
+    from dcfast.resharding.boxes import check_uid_rule, make_box_table
     from dcfast.resharding.edit import BlurOptions
     from dcfast.storage.temporary import temporary_folder
 
+    check_uid_rule(segments, uid_from)
     with temporary_folder("dcfast-boxes-") as folder:
         yield BlurOptions(make_box_table(boxes, subset_array(subset), folder, uid_from), apply, inject, quality)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from contextlib import closing
@@ -19,6 +18,8 @@ from dcfast.resharding.edit import edited_contents
 from dcfast.resharding.layout import IDX_FORMAT, SHARD_FORMAT, STATS_FORMAT
 from dcfast.resharding.members import hash_ranges, list_members
 from dcfast.resharding.plan import ReshardPlan, ShardSources
+from dcfast.storage.inputs import open_input
+from dcfast.storage.json_files import read_json
 from dcfast.storage.temporary import temporary_folder
 
 if TYPE_CHECKING:
@@ -119,8 +120,10 @@ def _verify_contents(contents: ShardContents, k: int, out_dir: Path, strict: boo
     path = out_dir / SHARD_FORMAT.format(k)
     wrong = _Mismatches(path, strict)
     try:
-        stats = json.loads((out_dir / STATS_FORMAT.format(k)).read_text("utf-8"))
-        if stats.get("successes") != len(contents.uid):
+        stats = read_json(out_dir / STATS_FORMAT.format(k), names=True)
+        if not isinstance(stats, dict):
+            wrong.add(f"stats: expected an object; got {type(stats).__name__}")
+        elif stats.get("successes") != len(contents.uid):
             wrong.add(f"stats: expected {len(contents.uid)} successes; got {stats.get('successes')}")
     except (OSError, ValueError) as error:
         wrong.add(f"stats cannot be read: {error}")
@@ -144,7 +147,9 @@ def _verify_contents(contents: ShardContents, k: int, out_dir: Path, strict: boo
 
 def _compare_idx(path: Path, contents: ShardContents, wrong: _Mismatches) -> None:
     try:
-        same = path.read_bytes() == contents.idx_text()
+        with open_input(path) as file:
+            expected = contents.idx_text()
+            same = file.read(len(expected) + 1) == expected
     except OSError as error:
         wrong.add(f"index file cannot be read: {error}")
     else:

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,7 @@ from typing import Any
 from dcfast.engine import Engine, LocalEngine, SinglesHere, open_engine
 from dcfast.engine.progress import Progress, Silent
 from dcfast.errors import RunError
-from dcfast.process.signals import SAVE_SECONDS, Stopped, postponed, spawning, start_worker
+from dcfast.process.signals import SAVE_SECONDS, Stopped, passed_on, postponed, spawning, start_worker
 from dcfast.run.checks import check_settings
 from dcfast.run.manifest import write_manifest
 from dcfast.rundir.branch import branch_settings, branch_stages, comparison_dir, link_base
@@ -121,6 +122,7 @@ class Comparison:
         self._settings = branch_settings(base.settings, base.compare)
         self._pool: ProcessPoolExecutor | None = None
         self._future: Future[dict[str, Any]] | None = None
+        self._hearing = ExitStack()
 
     def _fits_beside(self) -> bool:
         if not isinstance(self._engine, LocalEngine) or self._engine.workers < 2:
@@ -142,6 +144,7 @@ class Comparison:
         self._pool = ProcessPoolExecutor(
             1, mp_context=get_context("spawn"), initializer=start_worker, initargs=(os.getpid(),)
         )
+        self._hearing.enter_context(passed_on(self._pass_on))
         with spawning():
             self._future = self._pool.submit(
                 _beside,
@@ -153,6 +156,15 @@ class Comparison:
                 self._overwrite,
                 how,
             )
+
+    def _processes(self) -> list[Any]:
+        return list((getattr(self._pool, "_processes", None) or {}).values())
+
+    def _pass_on(self, number: int) -> None:
+        """Its training saves what it has: at once, since both have one time of grace."""
+        if number != signal.SIGINT:
+            for process in self._processes():
+                process.terminate()
 
     def finish(self) -> dict[str, Any]:
         """Its summaries, once it has ended; RunError where its process died, and whatever it raised."""
@@ -178,10 +190,9 @@ class Comparison:
     ) -> None:
         if self._pool is None:
             return
-        processes = list((getattr(self._pool, "_processes", None) or {}).values())
+        self._hearing.close()
+        processes = self._processes()
         if isinstance(error, Stopped) and error.number != signal.SIGINT and self._future is not None:
-            for process in processes:
-                process.terminate()  # its training saves what it has
             wait([self._future], timeout=SAVE_SECONDS)
         self._pool.shutdown(wait=kind is None, cancel_futures=True)
         if kind is not None:

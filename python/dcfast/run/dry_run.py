@@ -175,8 +175,17 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
-def describe(out: Path, settings: Settings, workers: int, stages: Sequence[str] = STAGES) -> str:
-    """The plan in words; ``stages`` as for ``plan``."""
+def describe(
+    out: Path, settings: Settings, workers: int, stages: Sequence[str] = STAGES, done: Sequence[str] = ()
+) -> str:
+    """The plan in words; ``stages`` as for ``plan``, and ``done`` those of them that this very run has been through."""
+    if done:
+        again = "the run looks whether what they read has changed since, and redoes what has"
+        been = f"{len(done)} stages have been run ({', '.join(done)}); {again}"
+        left = [name for name in stages if name not in done]
+        if not left:
+            return f"plan for {os.path.abspath(out)}\nnothing is to be done: its {been}"
+        return f"{describe(out, settings, workers, left)}\nalready done: {been}"
     p = plan(out, settings, workers, stages)
     trains = "train" in stages
     run = Run(Path(os.path.abspath(out)), settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import shlex
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,8 +17,9 @@ from dcfast.rundir.branch import comparison_dir
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import equals_json, load_object
 from dcfast.scales import scale
-from dcfast.storage.atomic import write_json
+from dcfast.storage.atomic import write_bytes, write_json
 from dcfast.storage.hashing import sha256_file
+from dcfast.storage.published import without_places
 from dcfast.train.settings import recipe_departures
 
 __all__ = ["build_manifest", "write_manifest"]
@@ -40,6 +42,9 @@ PACKAGES = (
 )
 
 
+COMMAND = "command.txt"
+
+
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in PACKAGES:
@@ -59,8 +64,9 @@ def build_manifest(run: Run) -> dict[str, Any]:
 
     Keys: versions, settings, recipe (and its hash), pool and evalsets (counts and a hash of names, sizes and
     mtimes), filter, thresholds, subset (count, SHA-256, contaminated samples by evaluation set), contaminated, teacher,
-    features, train and evaluate (what the stages recorded), compare (the same of the comparison run), non_standard,
-    command.
+    features, train and evaluate (what the stages recorded), compare (the same of the comparison run), non_standard.
+    It is made to be published: places have their last part alone. The whole paths are in ``state/settings.json``, the
+    command line in ``state/command.txt``.
     """
     pool = run.pool
     recipe = scale(run.settings.scale)
@@ -75,7 +81,6 @@ def build_manifest(run: Run) -> dict[str, Any]:
             "fingerprint": fingerprint_files(run.out, [*map(pool.shard_path, pool.shards), *pool.metadata]),
         },
         "non_standard": _departures(run),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
     if run.evalset_dir is not None:
         sets = evalset_tars(run.evalset_dir)
@@ -103,7 +108,7 @@ def build_manifest(run: Run) -> dict[str, Any]:
         of_other = load_object(place / "manifest.json", "manifest")
         kept = ("filter", "thresholds", "subset", "train", "evaluate", "non_standard")
         manifest["compare"] = {key: of_other[key] for key in kept if key in of_other}
-    return manifest
+    return dict(without_places(manifest, run.places))
 
 
 def _departures(run: Run) -> list[str]:
@@ -122,9 +127,17 @@ def _departures(run: Run) -> list[str]:
     return found
 
 
+def _note_command(path: Path) -> None:
+    words = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    line = f"{words}\n".encode("utf-8", "surrogateescape")
+    if not path.is_file() or path.read_bytes() != line:
+        write_bytes(path, line, sync=False)
+
+
 def write_manifest(run: Run) -> None:
-    """Writes ``manifest.json`` into the run directory."""
+    """Writes ``manifest.json`` into the run directory, and beside the settings how the run was last started."""
     path = run.out / "manifest.json"
     manifest = build_manifest(run)
+    _note_command(run.out / "state" / COMMAND)
     if not equals_json(path, json.loads(json.dumps(manifest))):
         write_json(path, manifest)  # untouched when equal: the report takes its mtime for an input

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 from typing import Any
 
 from dcfast.engine.engine import ENGINES
+from dcfast.process.parser import ArgumentParser
 from dcfast.run.checks import check_settings
 from dcfast.rundir.claim import located
 from dcfast.rundir.settings import DEVICES, LOSSES, Settings
 from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
 from dcfast.scales import SCALES, scale
+from dcfast.storage.json_files import parse_json
 from dcfast.storage.paths import path_argument
 
 __all__ = [
@@ -131,7 +132,7 @@ def _about(stage: str | None) -> tuple[str, str, str]:
 def parser(stage: str | None = None) -> argparse.ArgumentParser:
     """The command line of ``python -m dcfast.run``, or of one stage's subcommand."""
     prog, description, epilog = _about(stage)
-    p = argparse.ArgumentParser(prog=prog, description=description, epilog=epilog)
+    p = ArgumentParser(prog=prog, description=description, epilog=epilog)
     p.add_argument("--scale", default="tiny", metavar="NAME", help=f"one of {', '.join(SCALES)} (default tiny)")
     p.add_argument(
         "--filter", metavar="EXPR", help='e.g. "basic_filter & clip_score(l14, fraction=0.3) & ~contaminated"'
@@ -208,7 +209,7 @@ def parse_world(given: list[str] | None) -> dict[str, Any] | None:
     for text in given:
         name, sign, value = text.partition("=")
         try:
-            found[name] = json.loads(value)
+            found[name] = parse_json(value)
         except ValueError:
             sign = ""
         if not sign or not (isinstance(found[name], (int, float)) and math.isfinite(found[name])):

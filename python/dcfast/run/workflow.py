@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -17,10 +16,11 @@ from typing import Any
 
 from dcfast.engine import check_engine, open_engine
 from dcfast.engine.progress import Progress, Silent
-from dcfast.errors import RunError, printable
+from dcfast.errors import RunError
 from dcfast.evaluate.scores import read_leaked, read_scores
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE, USAGE
+from dcfast.process.terminal import log_printably, say
 from dcfast.run.checks import check_device, check_expressions, check_one_process, check_settings, check_stages
 from dcfast.run.comparison import Comparison, run_branch, run_one
 from dcfast.run.dry_run import describe
@@ -28,7 +28,7 @@ from dcfast.run.manifest import write_manifest
 from dcfast.run.options import parser, plan_without_pool, settings_of
 from dcfast.rundir.branch import comparison_dir
 from dcfast.rundir.claim import differences, read_settings
-from dcfast.rundir.run_dir import Run, Settings, open_run
+from dcfast.rundir.run_dir import Run, Settings, check_out, open_run
 from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
 from dcfast.stages.train import train_with
 
@@ -132,8 +132,8 @@ def run(
                     other = Comparison(current, trains[-1], pieces, overwrite=overwrite, show=show, say=say)
                     stack.enter_context(other).start()
                 say(name)
-                if name == "index":
-                    check_stages(current, [s for s in stages if s != "world"])  # the world is whole by now
+                if name == "index" and "world" in stages:
+                    check_stages(current, [s for s in stages if s != "world"])  # it is whole by now
                 if name == "report":
                     write_manifest(current)  # the report shows it
                 summaries[name] = run_one(current, pieces, name, show)
@@ -214,9 +214,10 @@ def main(argv: Sequence[str] | None = None, stage: str | None = None) -> int:
 
 
 def _main(args: argparse.Namespace) -> int:
+    log_printably()
     settings = settings_of(args)
     if settings.pool is None and settings.scale != "tiny":
-        sys.stderr.write(plan_without_pool(settings.scale) + "\n")
+        say(plan_without_pool(settings.scale), error=True)
         return USAGE
     out = Path(args.out or Path("runs") / settings.scale)
     if args.dry_run:
@@ -224,7 +225,9 @@ def _main(args: argparse.Namespace) -> int:
         check_engine(args.engine, args.workers)
         stages = _selected(planned, args.first, args.last)
         check_expressions(planned)
-        sys.stdout.write(printable(describe(out, settings, args.workers, stages)) + "\n")
+        is_same = check_out(out, settings, overwrite=args.overwrite)
+        done = [name for name in stages if is_same and planned.has_summary(name)]
+        say(describe(out, settings, args.workers, stages, done))
         return DONE
     summaries = run(
         out,
@@ -237,7 +240,7 @@ def _main(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         save_every_minutes=args.save_every_minutes,
         quiet=args.quiet,
-        say=(lambda line: None) if args.quiet else (lambda line: print(f"{line} ...", file=sys.stderr, flush=True)),
+        say=(lambda line: None) if args.quiet else (lambda line: say(f"{line} ...", error=True)),
     )
-    print(printable("\n".join(_closing_lines(out, summaries))))
+    say("\n".join(_closing_lines(out, summaries)))
     return DONE

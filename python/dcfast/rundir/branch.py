@@ -20,7 +20,7 @@ from dcfast.rundir.run_dir import Run
 from dcfast.rundir.settings import NO_COMPARISON, Settings
 from dcfast.rundir.stage_table import STAGE_TABLE
 from dcfast.storage.atomic import fsync_dir
-from dcfast.storage.listing import TEMPORARY_PREFIX
+from dcfast.storage.listing import is_temporary_name, temporary_name
 
 __all__ = ["BRANCH_STAGES", "branch_settings", "branch_stages", "comparison_dir", "link_base", "slug"]
 
@@ -67,15 +67,14 @@ def _files(root: Path, places: list[str]) -> Iterator[Path]:
         if path.is_dir():
             for parent, folders, names in os.walk(path):
                 folders[:] = [name for name in folders if not name.startswith(UNSHARED)]
-                yield from (Path(parent, name) for name in sorted(names) if not name.startswith(TEMPORARY_PREFIX))
+                yield from (Path(parent, name) for name in sorted(names) if not is_temporary_name(name))
         elif path.exists():
             yield path
 
 
 def _link(source: Path, target: Path) -> None:
     """Puts a link to ``source`` in the place of ``target``, at once; a copy with its times where links do not work."""
-    temporary = target.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{target.name}")
-    temporary.unlink(missing_ok=True)
+    temporary = target.with_name(temporary_name(target.name))
     try:
         os.link(source, temporary)
     except OSError as error:

@@ -6,7 +6,6 @@ directory holds name every place by its real path, and every uid file by the has
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
@@ -17,6 +16,7 @@ from typing import Any
 from dcfast.filters.files import move_files, uid_files
 from dcfast.rundir.settings import NO_COMPARISON, Settings
 from dcfast.storage.hashing import hash_file
+from dcfast.storage.json_files import read_json
 from dcfast.storage.paths import absolute, real
 
 __all__ = ["differences", "kept_spelling", "located", "read_settings", "with_uid_hashes"]
@@ -89,7 +89,7 @@ def read_settings(path: Path) -> Settings:
         FileNotFoundError: there are none.   ValueError: the file was altered.
     """
     known = {field.name for field in fields(Settings)}
-    stored = json.loads(path.read_bytes())
+    stored = read_json(path, names=True)
     if not isinstance(stored, dict):
         raise ValueError(f"{path}: expected the settings of a run, an object; got a {type(stored).__name__}")
     return Settings(**{name: value for name, value in stored.items() if name in known})

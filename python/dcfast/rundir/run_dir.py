@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,7 +16,7 @@ from dcfast.rundir.claim import differences, kept_spelling, located, read_settin
 from dcfast.rundir.layout import FEATURE_METADATA, OWN_FOLDERS
 from dcfast.rundir.settings import NO_COMPARISON, TEACHER, Settings
 from dcfast.rundir.stage_table import STAGE_TABLE
-from dcfast.rundir.summaries import load_object
+from dcfast.rundir.summaries import equals_json, load_object
 from dcfast.storage.atomic import remove_leftovers, write_json
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, absolute, make_directory, not_left_empty
@@ -94,6 +93,13 @@ class Run:
         same = given == self.settings.filter  # it would be this very run once more
         return None if given == NO_COMPARISON or same or not self.settings.train else given
 
+    @property
+    def places(self) -> list[str]:
+        """Paths that stand in what a run records, for what is published without them."""
+        given = [self.settings.pool, self.settings.evalsets, self.settings.teacher_uids]
+        given += [model.partition(":")[2] for model in (self.settings.features or {}).values()]
+        return [str(self.out), *(place for place in given if place), *(self.settings.uid_hashes or {})]
+
     def asks_for(self, stage: str) -> bool:
         """Whether a stage is part of this run: training and what it needs only where the settings want it."""
         return STAGE_TABLE[stage].asked(self)
@@ -123,7 +129,7 @@ class Run:
         """
         path, now = self.summary_path("settings"), asdict(self.settings)
         if path.exists():
-            if json.loads(path.read_bytes()) == now:
+            if equals_json(path, now):
                 return
             is_same = not differences(read_settings(path), self.settings)
         else:
@@ -148,6 +154,43 @@ def _refuse_if_input(out: Path, settings: Settings) -> None:
         below_input = any(place in root.parents for place in read[1:])
         if root in read or below_input or any(w == place or w in place.parents for w in written for place in read):
             raise RunError(f"--out {out} would write into {option} {given} itself; choose another directory for --out")
+
+
+def _refuse_links(out: Path) -> None:
+    """RunError where a link stands for a folder that a run writes to: what it leads to may be somebody's."""
+    for name in OWN_FOLDERS:
+        folder = out / name
+        links = [folder] if folder.is_symlink() else []
+        if folder.is_dir() and not links:
+            with os.scandir(folder) as entries:
+                links = [Path(entry) for entry in entries if entry.is_symlink() and entry.is_dir()]
+        if links:
+            raise RunError(
+                f"{links[0]} is a link, to {os.readlink(links[0])}, and a run writes into its own directory alone; "
+                "remove the link, or give --out a directory on the other disk"
+            )
+
+
+def check_out(out: str | os.PathLike[str], settings: Settings, *, overwrite: bool = False) -> bool:
+    """Whether a directory holds this very run; raises what ``open_run`` would raise of it, and writes nothing."""
+    root = Path(absolute(os.path.expanduser(out)))
+    settings = with_uid_hashes(located(settings))
+    _refuse_if_input(root, settings)
+    if not os.path.lexists(root):
+        return False
+    if not root.is_dir():
+        make_directory(root, "--out")
+    with ExitStack() as stack:
+        if os.path.lexists(root / LOCK_NAME):
+            stack.enter_context(locked(root / LOCK_NAME, _busy(root)))
+        _claimable(root, settings, overwrite)
+        _refuse_links(root)
+        recorded = root / "state" / "settings.json"
+        return recorded.exists() and not differences(read_settings(recorded), settings)
+
+
+def _busy(root: Path) -> str:
+    return f"--out {root}: another process is running there; wait for it, or choose another --out"
 
 
 def _claimable(out: Path, settings: Settings, overwrite: bool) -> Settings:
@@ -196,15 +239,16 @@ def open_run(out: str | os.PathLike[str], settings: Settings, *, overwrite: bool
     that was made for it is removed.
 
     Raises:
-        RunError: the directory belongs to another run, to something else, is an input, or a run is at work in it.
+        RunError: the directory belongs to another run, to something else, is an input, has a link in the place of a
+            folder of the run's, or a run is at work in it.
         OSError: it is a file, or cannot be made.
     """
     root = Path(absolute(os.path.expanduser(out)))
     settings = with_uid_hashes(located(settings))
     _refuse_if_input(root, settings)
-    busy = f"--out {root}: another process is running there; wait for it, or choose another --out"
-    with not_left_empty(root), locked(make_directory(root, "--out") / LOCK_NAME, busy):
+    with not_left_empty(root), locked(make_directory(root, "--out") / LOCK_NAME, _busy(root)):
         settings = _claimable(root, settings, overwrite)
+        _refuse_links(root)
         remove_leftovers(root, below=False)
         for name in OWN_FOLDERS:
             _clear(root / name)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dcfast.errors import CorruptDataError
+from dcfast.storage.json_files import read_json
 
 __all__ = ["check_fields", "equals_json", "load_object"]
 
@@ -164,10 +165,7 @@ def load_object(path: Path, what: str) -> dict[str, Any]:
         FileNotFoundError: it is not there.   CorruptDataError: it is no JSON object, lacks what later stages need, or
         see ``check_fields``.
     """
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise CorruptDataError(f"{path}: not json: {error}; {_MEND}", path=str(path)) from None
+    value = read_json(path, names=True, advice=_MEND)
     if not isinstance(value, dict):
         raise CorruptDataError(f"{path}: expected a json object; got {type(value).__name__}; {_MEND}", path=str(path))
     for name in NEEDED.get(what, ()):
@@ -179,6 +177,6 @@ def load_object(path: Path, what: str) -> dict[str, Any]:
 def equals_json(path: Path, value: Any) -> bool:
     """Whether a file holds this JSON value; what cannot be read does not."""
     try:
-        return bool(json.loads(path.read_bytes()) == value)
-    except (FileNotFoundError, ValueError, RecursionError):
+        return bool(read_json(path, names=True) == value)
+    except (FileNotFoundError, ValueError):
         return False

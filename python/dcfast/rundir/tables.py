@@ -15,7 +15,7 @@ from typing import Any
 
 from dcfast.engine.piece import Piece
 from dcfast.storage.atomic import atomic_path, fsync_dir
-from dcfast.storage.listing import TEMPORARY_PREFIX
+from dcfast.storage.listing import temporary_name
 from dcfast.storage.parquet import read_schema
 from dcfast.storage.parquet import read_table as read_file
 
@@ -46,8 +46,7 @@ def combine(out: str, args: dict[str, Any]) -> dict[str, Any]:
                 if table.num_rows:
                     writer.write_table(table)
         return {"rows": args["rows"], "single": True}
-    staging = root / f"{TEMPORARY_PREFIX}{args['table']}"
-    shutil.rmtree(staging, ignore_errors=True)
+    staging = root / temporary_name(args["table"])
     staging.mkdir()
     for part in parts:
         _link(part, staging / _linked(part))

@@ -27,8 +27,8 @@ __all__ = ["steps"]
 
 COUNTED = ("shards", "samples", "members", "bytes", "with_uid", "damaged_shards", "strays")
 """What the pieces count, and the summary sums up."""
-VERSION = 2
-"""Of a segment's bytes. 2: archives joined by cat are read on; losses stand in the segment."""
+VERSION = 3
+"""Of a segment's bytes. 2: archives joined by cat are read on; losses stand in the segment. 3: more of them."""
 MAX_NOTED = 20
 """Notes that a piece hands on; all are in its segment."""
 

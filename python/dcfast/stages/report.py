@@ -22,6 +22,7 @@ from dcfast.rundir.run_dir import Run
 from dcfast.rundir.stage_table import STAGES
 from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import write_bytes, write_json
+from dcfast.storage.published import without_places
 
 __all__ = ["steps", "write_report"]
 
@@ -35,6 +36,10 @@ TABLES = (
     "eval_results.jsonl",
     "train/summary.json",
 )
+
+
+STRANGERS = ("gallery", "quarantine", "damage", "contamination", "comparison")
+"""Parts of a report that quote samples, in which a slash need not begin a path."""
 
 
 def _digest(out: Path) -> str:
@@ -56,6 +61,12 @@ def _evalsets(directory: str | None) -> list[tuple[str, list[str]]]:
         return []
 
 
+def _published(report: dict[str, Any], source: Source) -> dict[str, Any]:
+    """The report without the places of this machine; of strangers' texts the run's own places alone."""
+    places = source.run.places
+    return {k: without_places(v, places, all_texts=k not in STRANGERS) for k, v in report.items()}
+
+
 def write_report(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: gathers the numbers, reads the few pictures shown, writes both files.
 
@@ -67,6 +78,7 @@ def write_report(out: str, args: dict[str, Any]) -> dict[str, Any]:
     source = Source(root, args["settings"], shard_folder(args["pool_dir"]), args["world"])
     report = collect(source)
     pictures = look_up(report, PoolReader(root, source.shard_dir), EvalReader(root, sets))
+    report = _published(report, source)
     page = render(report, pictures)
     write_json(root / "report.json", report)
     write_bytes(root / "report.html", page.encode("utf-8"))

@@ -18,7 +18,7 @@ from dcfast.engine.progress import Progress
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.stage_table import STAGES
 from dcfast.rundir.summaries import equals_json
-from dcfast.storage.atomic import write_json
+from dcfast.storage.atomic import append_lines, write_json
 
 __all__ = ["Steps", "run_stage"]
 
@@ -54,8 +54,9 @@ def _later(stage: str) -> tuple[str, ...]:
 
 def _log_time(run: Run, step: str, seconds: float, **counts: int) -> None:
     # Times are no part of any result: one line appended, never fingerprinted.
-    with open(run.out / "state" / "timings.jsonl", "a", encoding="ascii") as file:
-        file.write(json.dumps({"step": step, "seconds": round(seconds, 3), **counts}) + "\n")
+    append_lines(
+        run.out / "state" / "timings.jsonl", [json.dumps({"step": step, "seconds": round(seconds, 3), **counts})]
+    )
 
 
 def run_stage(

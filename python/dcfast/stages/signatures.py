@@ -22,6 +22,7 @@ from dcfast.rundir.layout import evalset_signature_path, segment_path, signature
 from dcfast.rundir.run_dir import Run
 from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import atomic_path
+from dcfast.storage.inputs import read_input
 from dcfast.storage.npz import save_array
 
 __all__ = ["steps"]
@@ -92,7 +93,7 @@ def _evalset_damage(segment: Any, tars: list[str]) -> list[tuple[str, str]]:
     ]
     counted = Path(tars[0]).parent / COUNT_FILE
     try:
-        said = int(counted.read_text("ascii"))
+        said = int(read_input(counted, 64))
     except (OSError, ValueError):  # not every source of evaluation sets writes one
         return found
     if said != len(tars):

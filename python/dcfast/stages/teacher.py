@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -119,7 +120,7 @@ def train_teacher(out: str, args: dict[str, Any]) -> dict[str, Any]:
     mark = hashlib.sha256((identity + fingerprint_files(root, args["inputs"])).encode()).hexdigest()[:16]
     work = root / "teacher" / f"training-{mark}"
     for older in (root / "teacher").glob("training-*"):
-        if older != work:
+        if older != work and re.fullmatch(r"training-[0-9a-f]{16}", older.name):
             shutil.rmtree(older, ignore_errors=True)
     settings = TrainSettings(
         out=str(work),

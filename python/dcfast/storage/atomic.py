@@ -1,7 +1,7 @@
 """Files that are either whole or absent: temporary name, fsync, rename, fsync of the directory.
 
-Temporary files start with ``.tmp-`` and carry the process id, so that two processes that write the same file
-never share one. A killed process may leave its temporary file; ``remove_leftovers`` clears them.
+Temporary files are called ``.tmp-PID-RANDOM-NAME``, so that two processes that write the same file never share one.
+A killed process may leave its temporary file; ``remove_leftovers`` clears them.
 """
 
 from __future__ import annotations
@@ -9,16 +9,24 @@ from __future__ import annotations
 import errno
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dcfast.storage.listing import TEMPORARY_PREFIX
+from dcfast.storage.listing import is_temporary_name, temporary_name
 
-__all__ = ["append_lines", "atomic_path", "fsync_dir", "full_disk", "remove_leftovers", "write_bytes", "write_json"]
+__all__ = [
+    "append_lines",
+    "atomic_path",
+    "fsync_dir",
+    "full_disk",
+    "remove_leftovers",
+    "unfollowed",
+    "write_bytes",
+    "write_json",
+]
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -62,7 +70,7 @@ def atomic_path(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[
     if final.is_dir():
         raise IsADirectoryError(errno.EISDIR, "cannot be replaced by a file: is a directory", os.fspath(final))
     final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{final.name}")
+    temporary = final.with_name(temporary_name(final.name))
     try:
         yield temporary
         if sync:
@@ -81,8 +89,9 @@ def atomic_path(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[
 
 
 def remove_leftovers(directory: str | os.PathLike[str], *, below: bool = True) -> int:
-    """Removes the temporary files that killed processes left in a directory; returns how many.
+    """Removes the temporary files that killed processes of dcfast left in a directory; returns how many.
 
+    Nothing is removed by another name than those that ``atomic_path`` gives. Links are never followed.
     Call it only where no other process writes (a run holds its lock).
 
     Args:
@@ -91,10 +100,10 @@ def remove_leftovers(directory: str | os.PathLike[str], *, below: bool = True) -
     removed = 0
     for parent, folders, names in os.walk(directory):
         for name in names:
-            if name.startswith(TEMPORARY_PREFIX):
+            if is_temporary_name(name):
                 Path(parent, name).unlink(missing_ok=True)
                 removed += 1
-        for name in [n for n in folders if n.startswith(TEMPORARY_PREFIX)]:
+        for name in [n for n in folders if is_temporary_name(n)]:
             shutil.rmtree(Path(parent, name), ignore_errors=True)
             folders.remove(name)
             removed += 1
@@ -109,10 +118,19 @@ def write_bytes(path: str | os.PathLike[str], data: bytes, *, sync: bool = True)
         temporary.write_bytes(data)
 
 
+def unfollowed(path: str, flags: int) -> int:
+    """The ``opener`` of a file that is written in its place: a link is an error (ELOOP)."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+
+
 def append_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> None:
-    """Appends ASCII lines, each with its end. A killed process may leave the last one half written."""
+    """Appends ASCII lines, each with its end. A killed process may leave the last one half written.
+
+    Raises:
+        OSError: it cannot be written; ELOOP: it is a link, which may lead to a file of somebody's.
+    """
     try:
-        with open(path, "a", encoding="ascii") as file:
+        with open(path, "a", encoding="ascii", opener=unfollowed) as file:
             file.writelines(f"{line}\n" for line in lines)
     except OSError as error:
         if error.errno in FULL:

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from dcfast._core import hashing as core_hashing
+from dcfast.storage.inputs import open_input
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -56,7 +57,7 @@ def hash_file(path: PathLike) -> str:
 
 def sha256_file(path: PathLike) -> str:
     """SHA-256 of a whole file: 64 lower-case hexadecimal digits. Memory: 256 KiB.   Raises OSError."""
-    with open(path, "rb") as file:
+    with open_input(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import errno
 import re
+import time
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from dcfast.errors import PoolError
@@ -15,6 +17,7 @@ from dcfast.errors import PoolError
 __all__ = [
     "HttpAnswers",
     "OtherSizeError",
+    "SlowAnswerError",
     "explained",
     "is_redirection",
     "is_throttled",
@@ -30,6 +33,16 @@ _REDIRECTIONS = ("TooManyRedirects", "NonHttpUrlRedirectClientError", "InvalidUr
 # Content-Encoding labels that uploads leave on objects whose bytes are as they were
 _SAME_BYTES = ("", "identity", "none", "binary", "8bit", "utf-8", "utf8", "aws-chunked")
 _ELSEWHERE = "download the shard to index it, or serve it by a server that does"
+
+
+MOST_LISTING_BYTES = 64 << 20
+"""Of an answer that is no range: a directory as a page."""
+SLOWEST = 1024
+"""Bytes a second, on average, of an answer that takes longer than ``timeout_s``."""
+
+
+class SlowAnswerError(TimeoutError):
+    """An answer comes slower than ``SLOWEST``."""
 
 
 class OtherSizeError(OSError):
@@ -153,8 +166,43 @@ def limited(url: str, storage_options: Mapping[str, Any], seconds: float) -> dic
 def _http_limits(seconds: float) -> dict[str, Any]:
     import aiohttp
 
-    # the total ends an answer that trickles: a window of 1 MiB has to come at 3.5 kB a second by default
-    return {"timeout": aiohttp.ClientTimeout(total=10 * seconds, sock_connect=seconds, sock_read=seconds)}
+    # the total is the deadline of a request: a window of 1 MiB has to come at 3.5 kB a second by default
+    timeout = aiohttp.ClientTimeout(total=10 * seconds, sock_connect=seconds, sock_read=seconds)
+    return {"timeout": timeout, "response_class": _bounded_response(seconds)}
+
+
+@cache
+def _bounded_response(seconds: float) -> Any:
+    """aiohttp's class of answers, for all requests of a session: at most a byte more than was asked for is read of a
+    body, and one that trickles ends.
+    """
+    import aiohttp
+
+    class BoundedResponse(aiohttp.ClientResponse):
+        async def read(self) -> bytes:
+            if self._body is None:
+                try:
+                    self._body = await self._read_bounded()
+                except BaseException:
+                    self.close()  # of the rest nothing is read
+                    raise
+            return self._body
+
+        async def _read_bounded(self) -> bytes:
+            asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.request_info.headers.get("Range", ""))
+            most = int(asked[2]) - int(asked[1]) + 1 if asked else MOST_LISTING_BYTES
+            began, parts, size = time.monotonic(), [], 0
+            while size <= most and (part := await self.content.read(min(1 << 20, most + 1 - size))):
+                parts.append(part)
+                size += len(part)
+                spent = time.monotonic() - began
+                if spent > seconds and size < SLOWEST * spent:
+                    raise SlowAnswerError(f"{size} bytes came in {spent:.0f} s")
+            if size > most:
+                raise OSError(errno.EIO, f"the server sent more than the {most:,} bytes asked for", str(self.url))
+            return b"".join(parts)
+
+    return BoundedResponse
 
 
 def retry_reason(error: BaseException) -> str:
@@ -164,6 +212,8 @@ def retry_reason(error: BaseException) -> str:
     while cause is not None and len(names) < 16:
         names.add(type(cause).__name__)
         cause = cause.__cause__
+    if "SlowAnswerError" in names:
+        return f"an answer of at least {SLOWEST:,} bytes a second"
     if names & {"ConnectionTimeoutError", "ConnectTimeoutError"}:
         return "a connection"
     if names & {"SocketTimeoutError", "ReadTimeoutError"}:

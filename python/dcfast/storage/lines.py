@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import AnyStr
 
+from dcfast.errors import CorruptDataError
+from dcfast.storage.inputs import open_input, read_input
+
 __all__ = ["iterate_lines", "read_lines", "split_lines"]
+
+MOST_TEXT_BYTES = 256 << 20
+"""Of a file whose lines are read at once."""
+MOST_LINE_BYTES = 16 << 20
 
 
 def split_lines(text: AnyStr) -> list[AnyStr]:
@@ -23,16 +29,20 @@ def split_lines(text: AnyStr) -> list[AnyStr]:
 
 
 def read_lines(path: str | os.PathLike[str], encoding: str = "utf-8", errors: str = "strict") -> list[str]:
-    """The lines of a file. Memory: two times its text.
+    """The lines of a regular file. Memory: two times its text.
 
     Raises:
-        UnicodeDecodeError: of other bytes, unless ``errors`` says so; its ``start`` is a byte of the file.   OSError.
+        UnicodeDecodeError: of other bytes, unless ``errors`` says so; its ``start`` is a byte of the file.
+        CorruptDataError: more than ``MOST_TEXT_BYTES``.   OSError.
     """
-    return split_lines(Path(path).read_bytes().decode(encoding, errors))
+    return split_lines(read_input(path, MOST_TEXT_BYTES).decode(encoding, errors))
 
 
 def iterate_lines(path: str | os.PathLike[str], encoding: str = "utf-8", errors: str = "strict") -> Iterator[str]:
     """The lines of a file one by one; errors as ``read_lines``, but ``start`` is a byte of the line. Memory: a line."""
-    with open(path, "rb") as file:
-        for line in file:  # of bytes, whose lines end at a newline alone
+    with open_input(path) as file:
+        while line := file.readline(MOST_LINE_BYTES + 1):  # of bytes, whose lines end at a newline alone
+            if len(line) > MOST_LINE_BYTES:
+                name = os.fspath(path)
+                raise CorruptDataError(f"{name}: expected lines of at most {MOST_LINE_BYTES:,} bytes", path=name)
             yield from split_lines(line.decode(encoding, errors))

@@ -18,12 +18,14 @@ __all__ = [
     "TarListing",
     "first_notes",
     "is_shard_name",
+    "is_temporary_name",
     "list_pool_tars",
     "list_tars",
     "printable",
     "reason_passed_over",
     "say_losses",
     "shards_below",
+    "temporary_name",
 ]
 
 TEMPORARY_PREFIX = ".tmp-"
@@ -40,6 +42,19 @@ PassedOver = namedtuple("PassedOver", ["name", "reason"])
 PassedOver.__doc__ = (
     "An entry of a directory of shards that looks like one and is not taken: its name, and why, in words."
 )
+
+
+def temporary_name(name: str) -> str:
+    """A name for what becomes ``name`` when it is whole: ``.tmp-PID-RANDOM-NAME``; ``is_temporary_name`` knows it."""
+    return f"{TEMPORARY_PREFIX}{os.getpid()}-{os.urandom(4).hex()}-{name}"
+
+
+def is_temporary_name(name: str) -> bool:
+    """Whether dcfast made a name for what is not whole yet. Others that begin so may be anybody's, and stay."""
+    process, _, rest = name.removeprefix(TEMPORARY_PREFIX).partition("-")
+    random, _, final = rest.partition("-")
+    is_random = len(random) == 8 and not random.strip("0123456789abcdef")
+    return name.startswith(TEMPORARY_PREFIX) and process.isascii() and process.isdigit() and is_random and final != ""
 
 
 def is_shard_name(name: str) -> bool:

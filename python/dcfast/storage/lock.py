@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 from dcfast.errors import RunError
 
 __all__ = ["locked", "take_lock"]
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def take_lock(path: str | os.PathLike[str], *, mode: int = 0o644, follow: bool = True, folder: bool = False) -> int:
@@ -43,26 +46,40 @@ def take_lock(path: str | os.PathLike[str], *, mode: int = 0o644, follow: bool =
 
 @contextmanager
 def locked(path: str | os.PathLike[str], busy: str, *, folder: bool = False) -> Iterator[None]:
-    """Holds a lock for the time of a block; RunError(``busy``) where another process holds it.
+    """Holds a lock for the time of a block.
 
     Args:
-        path: the lock file; with ``folder`` a folder that is there, in which no file is to appear. On a file system
-            without locks on folders, as NFS, nothing is held then.
+        path: the lock file, no link; with ``folder`` a folder that is there, in which no file is to appear. On a file
+            system without locks on folders, as NFS, nothing is held then.
+    Raises:
+        RunError: ``busy`` where another process holds it; the file system has no locks; a link stands there.
+        OSError: it cannot be made.
     """
     lock = None
     try:
-        lock = take_lock(path, folder=folder)
+        lock = take_lock(path, follow=folder, folder=folder)
     except BlockingIOError:
         raise RunError(busy) from None
-    except OSError:
+    except OSError as error:
         if not folder:
-            raise
+            raise _explained(error, path) from error
     try:
         yield
     finally:
         if lock is not None:
             fcntl.flock(lock, fcntl.LOCK_UN)  # a program that is being started may have the descriptor a moment longer
             os.close(lock)
+
+
+def _explained(error: OSError, path: str | os.PathLike[str]) -> Exception:
+    if error.errno in _NO_LOCKS:
+        return RunError(
+            f"{os.fspath(path)} cannot be locked ({error.strerror}): its file system has no locks, and two processes "
+            "could write there at once; choose a directory on another, or have this one mounted with flock"
+        )
+    if error.errno == errno.ELOOP:
+        return RunError(f"{os.fspath(path)} is a link, which may lead to a file of somebody's; remove it")
+    return error
 
 
 def _is_at(lock: int, path: str | os.PathLike[str]) -> bool:

@@ -23,6 +23,8 @@ import numpy.typing as npt
 
 from dcfast.errors import CorruptDataError
 from dcfast.storage.atomic import atomic_path
+from dcfast.storage.inputs import open_input
+from dcfast.storage.mapped import map_array
 from dcfast.storage.zip_directory import open_zip
 
 __all__ = [
@@ -77,14 +79,14 @@ def save_scratch(path: StrPath, array: npt.ArrayLike) -> None:
 
 
 def load_array(path: StrPath, *, mmap: bool = False) -> npt.NDArray[Any]:
-    """The array of an npy; with ``mmap`` mapped, read-only.
+    """The array of an npy; with ``mmap`` mapped, read-only (``dcfast.storage.mapped``).
 
     Raises:
         CorruptDataError: no npy, cut off, or pickled; names it.   OSError: it cannot be read.
     """
     try:
-        with open(path, "rb") as file:
-            array, _ = read_header(file)
+        with open_input(path) as file:
+            array, columns_first = read_header(file)
             if array.dtype.hasobject:
                 raise ValueError("it holds Python objects, which are never loaded")
             end = file.tell() + array.dtype.itemsize * math.prod(array.shape)
@@ -94,7 +96,10 @@ def load_array(path: StrPath, *, mmap: bool = False) -> npt.NDArray[Any]:
             if not mmap:
                 file.seek(0)
                 return np.lib.format.read_array(file, allow_pickle=False)
-        return np.lib.format.open_memmap(path, mode="r")
+            start = file.tell()
+        return map_array(path, array.dtype, array.shape, start, columns_first=columns_first)
+    except CorruptDataError:
+        raise
     except ValueError as error:
         raise CorruptDataError(
             f"{os.fspath(path)} is no npy file that can be read ({error}); it is cut off or damaged: write it again",

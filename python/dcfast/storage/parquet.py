@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from dcfast.errors import CorruptDataError, DcfastError, PoolError
+from dcfast.storage.inputs import check_input, open_input
 from dcfast.storage.parquet_pages import batch_rows
 
 __all__ = ["BATCH_ROWS", "TABLE", "Kind", "ParquetFile", "count_rows", "read_schema", "read_table"]
@@ -69,6 +70,7 @@ class ParquetFile:
 
         self.path = os.fspath(path)
         self.kind = kind
+        check_input(self.path)  # Arrow waits for whoever writes to a named pipe
         with _named(self.path, kind.refusal):
             self._file = pq.ParquetFile(self.path, page_checksum_verification=True)
             self.schema: Any = self._file.schema_arrow
@@ -121,7 +123,7 @@ class ParquetFile:
             return columns is None or any(path == name or path.startswith(f"{name}.") for name in columns)
 
         try:
-            with open(self.path, "rb") as file:
+            with open_input(self.path) as file:
                 return batch_rows(file.fileno(), self._footer, groups, wanted, rows)
         except ValueError as error:
             raise self.kind.damage(self.path, error) from error

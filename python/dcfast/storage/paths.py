@@ -66,14 +66,18 @@ def not_left_empty(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def _remove_empty(directory: Path, fresh: list[Path], had_lock: bool) -> None:
     with suppress(OSError):  # one that is not empty stays, and all above it
-        for parent, folders, _ in os.walk(directory, topdown=False) if fresh else ():
-            for name in folders:
-                with suppress(OSError):
-                    os.rmdir(os.path.join(parent, name))
-        if not had_lock and os.listdir(directory) == [LOCK_NAME]:
-            lock = take_lock(directory / LOCK_NAME)  # whoever has it by now is at work here
-            os.unlink(directory / LOCK_NAME)
-            os.close(lock)
+        if directory.is_dir() and (fresh or not had_lock):
+            made = not os.path.lexists(directory / LOCK_NAME)
+            lock = take_lock(directory / LOCK_NAME, follow=False)  # whoever has it by now is at work here: all stays
+            try:
+                for parent, folders, _ in os.walk(directory, topdown=False) if fresh else ():
+                    for name in folders:
+                        with suppress(OSError):
+                            os.rmdir(os.path.join(parent, name))
+                if made or (not had_lock and os.listdir(directory) == [LOCK_NAME]):
+                    os.unlink(directory / LOCK_NAME)
+            finally:
+                os.close(lock)
         for place in fresh:
             os.rmdir(place)
 

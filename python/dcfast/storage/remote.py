@@ -72,10 +72,11 @@ class RemoteOptions:
         retries: how often a request that failed is made again, at most; only where another try may help.
         backoff_s: pause before the first retry; doubled for each further one, at most 10 s. Eight times as long where
             the server says that it is asked too much (429, 503, SlowDown).
-        timeout_s: how long a request may wait for a connection, and then for the next bytes. A request that goes on
-            slowly is ended after ten times this. Of http(s) and s3, where storage_options has no limits of its own
-            (client_kwargs["timeout"]; config_kwargs["connect_timeout"], ["read_timeout"]). A server that never
-            answers costs (retries + 1) times this, twice that for the look-up by http, which asks in two ways.
+        timeout_s: how long a request may wait for a connection, and then for the next bytes. A request by http that
+            takes longer must bring 1 kB a second, and is ended after ten times this. Of http(s) and s3, where
+            storage_options has no limits of its own (client_kwargs["timeout"]; config_kwargs["connect_timeout"],
+            ["read_timeout"]). A server that never answers costs (retries + 1) times this, twice that for the look-up
+            by http, which asks in two ways.
     """
 
     storage_options: Mapping[str, Any] = field(default_factory=dict)

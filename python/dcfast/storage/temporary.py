@@ -11,14 +11,16 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from dcfast.errors import RunError
 from dcfast.storage.lock import take_lock
 
-__all__ = ["temporary_folder"]
+__all__ = ["own_folder", "temporary_folder"]
 
 _FRESH = "new-"
 """Between the prefix and the rest of a name while its folder has no lock yet: not a leftover."""
@@ -53,6 +55,26 @@ def temporary_folder(prefix: str, parent: str | os.PathLike[str] | None = None) 
         shutil.rmtree(folder, ignore_errors=True)
         if lock >= 0:
             os.close(lock)
+
+
+def own_folder() -> Path:
+    """The folder of this user in the directory for temporary files: what processes of one machine share.
+
+    Anybody may make any name there first. So it is a folder that this user alone may look into: the first of a few
+    names that is this user's, or can be made.
+
+    Raises:
+        RunError: other users have them all.   OSError: none can be made.
+    """
+    base = Path(tempfile.gettempdir())
+    names = [f"dcfast-{os.geteuid()}{suffix}" for suffix in ("", *(f"-{n}" for n in range(1, 16)))]
+    for name in names:
+        with suppress(FileExistsError):
+            os.mkdir(base / name, 0o700)
+        found = os.lstat(base / name)
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077:
+            return base / name
+    raise RunError(f"{base}: other users made {names[0]} and {len(names) - 1} more names of this kind; set TMPDIR")
 
 
 def _machine() -> str:

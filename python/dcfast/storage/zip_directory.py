@@ -12,6 +12,8 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from dcfast.storage.inputs import check_input, open_input
+
 __all__ = ["MAX_DIRECTORY_BYTES", "check_stored", "open_zip"]
 
 MAX_DIRECTORY_BYTES = 8 << 20
@@ -34,6 +36,7 @@ class _Opening(io.FileIO):
 @contextmanager
 def open_zip(path: str | os.PathLike[str]) -> Iterator[zipfile.ZipFile]:
     """An open archive. zipfile.BadZipFile: it is none, or its directory is larger than is read; OSError."""
+    check_input(path)
     with _Opening(path) as file, zipfile.ZipFile(file) as archive:
         file.opened = True
         yield archive
@@ -45,7 +48,7 @@ def check_stored(path: str | os.PathLike[str], archive: zipfile.ZipFile) -> None
     For archives that another library reads. Where it may find another directory than this one, nothing is known.
     """
     size = os.path.getsize(path)
-    with open(path, "rb") as file:
+    with open_input(path) as file:
         file.seek(max(0, size - _END_SIZE - _LOCATOR_SIZE))
         tail = file.read()
     locator, end = tail[:-_END_SIZE], tail[-_END_SIZE:]

@@ -6,7 +6,6 @@ again reads it instead of starting a process.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,10 +16,12 @@ from dcfast.engine.piece import fingerprint_files
 from dcfast.evaluate.scores import read_scores
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE, USAGE
+from dcfast.process.terminal import log_printably, say
 from dcfast.run.workflow import run, run_branch
 from dcfast.rundir.claim import located, read_settings, with_uid_hashes
 from dcfast.rundir.settings import Settings
 from dcfast.storage.atomic import write_json
+from dcfast.storage.json_files import read_json
 from dcfast.study.grid import Cell
 
 __all__ = ["main", "perform_cell", "read_result"]
@@ -49,7 +50,7 @@ def _key(cell: Cell) -> dict[str, Any]:
 def read_result(cell: Cell) -> dict[str, Any] | None:
     """The result of a cell that is done, None where it must be run (again)."""
     try:
-        found = json.loads(_result_path(cell).read_bytes())
+        found = read_json(_result_path(cell), names=True)
     except (OSError, ValueError):
         return None
     if not isinstance(found, dict) or _with_defaults(found.get("key")) != _key(cell):
@@ -105,13 +106,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry of ``python -m dcfast.study.cell``; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     if len(words) not in (2, 3):
-        sys.stderr.write("usage: python -m dcfast.study.cell FILE WORKERS [overwrite] (a study starts it)\n")
+        say("usage: python -m dcfast.study.cell FILE WORKERS [overwrite] (a study starts it)", error=True)
         return USAGE
     return run_command(lambda: _main(words), "stopped; the study resumes it")
 
 
 def _main(words: list[str]) -> int:
-    cell = Cell.from_json(json.loads(Path(words[0]).read_bytes()))
+    log_printably()
+    cell = Cell.from_json(read_json(words[0], names=True))
     perform_cell(cell, int(words[1]), overwrite="overwrite" in words[2:])
     return DONE
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from dcfast.errors import printable
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE, FAILED
+from dcfast.process.parser import ArgumentParser
+from dcfast.process.terminal import say
 from dcfast.run.options import add_training_options, parse_features, parse_world
 from dcfast.rundir.claim import located
 from dcfast.rundir.settings import Settings
@@ -25,7 +26,7 @@ __all__ = ["main", "parser"]
 
 def parser() -> argparse.ArgumentParser:
     """The options of a study."""
-    p = argparse.ArgumentParser(
+    p = ArgumentParser(
         prog="python -m dcfast.study",
         description="Train on many filters with many seeds: a table and a plot of score against filter, the best "
         "filter chosen on some seeds and confirmed on others, and rank correlation between scales.",
@@ -117,9 +118,9 @@ def _main(args: argparse.Namespace) -> int:
     out = Path(absolute(args.out))
     if args.dry_run:
         cells = grid.cells(out)
-        print("\n".join(f"{cell.name}: {cell.settings.filter} -> {cell.directory}" for cell in cells))
+        say("\n".join(f"{cell.name}: {cell.settings.filter} -> {cell.directory}" for cell in cells))
         most = "" if args.confirm_all else "at most "  # which filter is confirmed is not known yet
-        print(f"{most}{len(cells)} trainings and {len({cell.base for cell in cells})} base runs; nothing was done")
+        say(f"{most}{len(cells)} trainings and {len({cell.base for cell in cells})} base runs; nothing was done")
         return DONE
     study = run_study(
         out,
@@ -130,8 +131,8 @@ def _main(args: argparse.Namespace) -> int:
         cores=os.cpu_count(),
         overwrite=args.overwrite,
         confirm_all=args.confirm_all,
-        say=(lambda line: None) if args.quiet else (lambda line: print(printable(line), file=sys.stderr, flush=True)),
+        say=(lambda line: None) if args.quiet else partial(say, error=True),
     )
-    print(printable(markdown(study)), end="")
-    print(f"results: {out / 'study.md'}, study.json, study.csv, study.png, study.svg")
+    say(markdown(study), end="")
+    say(f"results: {out / 'study.md'}, study.json, study.csv, study.png, study.svg")
     return FAILED if study["failed"] else DONE

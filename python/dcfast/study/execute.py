@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.errors import last_line
-from dcfast.storage.atomic import write_json
+from dcfast.storage.atomic import unfollowed, write_json
 from dcfast.study.cell import read_result
 from dcfast.study.grid import Cell
 
@@ -55,7 +55,7 @@ def _start(cell: Cell, threads: int, overwrite: bool) -> _Process:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         environment[name] = str(threads)
     words = [sys.executable, "-m", "dcfast.study.cell", str(task), str(threads), *(["overwrite"] if overwrite else [])]
-    with open(log, "wb") as file:
+    with open(log, "wb", opener=unfollowed) as file:
         process = subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment, preexec_fn=_die_with_parent
         )

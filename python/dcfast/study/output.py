@@ -8,7 +8,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+from dcfast.errors import printable
 from dcfast.storage.atomic import write_bytes, write_json
+from dcfast.storage.published import without_places
 from dcfast.study.plot import draw
 
 __all__ = ["markdown", "write_results"]
@@ -138,10 +140,13 @@ def _csv(study: dict[str, Any]) -> bytes:
 
 
 def write_results(out: Path, study: dict[str, Any], *, plots: bool) -> None:
-    """Writes the files; ``plots`` also the pictures (they take a second)."""
+    """Writes the files, without the places of this machine; ``plots`` also the pictures (they take a second)."""
+    study = without_places(
+        study, [out, *(study["settings"].get(name) for name in ("pool", "evalsets", "teacher_uids"))]
+    )
     write_json(out / "study.json", study)
     write_bytes(out / "study.csv", _csv(study))
-    write_bytes(out / "study.md", markdown(study).encode("utf-8"))
+    write_bytes(out / "study.md", printable(markdown(study)).encode("utf-8"))
     if plots and any(row["mean"] is not None for row in study["table"]):
         for name, data in draw(study).items():
             write_bytes(out / name, data)

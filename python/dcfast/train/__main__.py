@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import logging
 import os
 import sys
 import time
@@ -12,11 +10,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from dcfast.errors import printable
 from dcfast.process.command import run_command, status_of
 from dcfast.process.exit_codes import DONE, PEER_LOST
+from dcfast.process.parser import ArgumentParser
 from dcfast.process.signals import start_worker
+from dcfast.process.terminal import log_printably, say
 from dcfast.scales import SCALES
+from dcfast.storage.json_files import parse_json, read_json
 from dcfast.storage.paths import not_left_empty, path_argument
 from dcfast.train.decode import DECODERS
 from dcfast.train.launch import launch
@@ -33,13 +33,13 @@ def _override(text: str) -> tuple[str, Any]:
             f"expected FIELD=VALUE with FIELD one of {', '.join(RECIPE_FIELDS)}; got {text!r}"
         )
     try:
-        return name, json.loads(value)
+        return name, parse_json(value)
     except ValueError:
         return name, value
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m dcfast.train",
         description="Train CLIP by the recipe of a scale, from shards or from an index and a subset. The same command "
         "goes on where it was stopped. Under torchrun each process is a rank.",
@@ -74,16 +74,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-replaced", type=float, default=0.01, metavar="SHARE",
         help="of samples that cannot be used and are replaced; above it training stops (0.01)")  # fmt: skip
     add("--rank-timeout", type=float, default=60.0, metavar="SECONDS",
-        help="without a sign of life from a rank until training ends; 0 = never (60)")  # fmt: skip
+        help="until training ends without a sign of life from a rank, or samples for it; 0 = never (60)")  # fmt: skip
     add("--processes", type=int, metavar="N", help="ranks on this machine (default: one a GPU, one on the CPU)")
     return parser
 
 
 def _from_file(path: Path) -> TrainSettings:
     try:
-        values = json.loads(path.read_bytes())
+        values = read_json(path, names=True)
     except ValueError as error:
-        raise ValueError(f"{path}: expected the settings of a training as JSON; {error}") from None
+        raise ValueError(f"{error}; expected the settings of a training as JSON") from None
     if not isinstance(values, dict) or not isinstance(values.get("sources"), list) or "out" not in values:
         raise ValueError(f"{path}: expected the settings of a training, an object with out and sources (a list)")
     return TrainSettings.from_dict(values)
@@ -131,13 +131,6 @@ def settings_of(arguments: argparse.Namespace) -> TrainSettings:
     )
 
 
-class _Printable(logging.Formatter):
-    """Log lines name shards and quote libraries: what they hold is not for a terminal to obey."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
-
-
 def main(argv: list[str] | None = None) -> int:
     """Entry of ``python -m dcfast.train``; returns the exit status."""
     arguments = _parser().parse_args(argv)
@@ -149,10 +142,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(arguments: argparse.Namespace) -> int:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Printable("%(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    logging.getLogger("dcfast").setLevel(logging.INFO)
+    log_printably(all_of_it=True)
     # open_clip's loss gathers by a function that torch has renamed; once a step is no news
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"open_clip\.loss")
     first = place_of().rank == 0
@@ -173,7 +163,7 @@ def _main(arguments: argparse.Namespace) -> int:
     if not first:
         return DONE
     said = "; ".join(summary["non_standard"]) or "by the recipe"
-    print(
+    say(
         f"{summary['samples_seen']:,} samples in {summary['steps']:,} steps ({said}); loss "
         f"{summary['loss_first']:.4f} -> {summary['loss_last']:.4f}; {summary['checkpoint']}"
     )

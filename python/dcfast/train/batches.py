@@ -10,9 +10,10 @@ from __future__ import annotations
 import ctypes
 import signal
 import sys
+import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -21,14 +22,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from dcfast.errors import CorruptDataError, RunError, first_line
+from dcfast._core import system as core_system
+from dcfast.errors import CorruptDataError
 from dcfast.images.decode import BadImage
+from dcfast.models.captions import read_caption
 from dcfast.models.clip import load_tokenizer
 from dcfast.process.read_ahead import read_ahead
-from dcfast.train.batch import Batch, BatchSpec, Encoded, join_batches
+from dcfast.train.batch import Batch, BatchSpec, Encoded
 from dcfast.train.dali import DaliDecoder, plain_jpeg
 from dcfast.train.decode import Decoder, open_decoder
 from dcfast.train.failures import Failure
+from dcfast.train.feed import Feed
 from dcfast.train.order import Order, Places
 from dcfast.train.source import OpenSource, RawSample
 from dcfast.train.windows import crop_windows
@@ -37,14 +41,19 @@ from dcfast.uids.sets import UID_DTYPE, uid_format
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["BatchMaker", "iterate_batches", "worker_death"]
+__all__ = ["BatchMaker", "iterate_batches"]
 
 MAX_ATTEMPTS = 1024  # positions tried in place of one sample before the source counts as unusable
 _CACHED_CAPTIONS = 1 << 16
+_REMEMBERED_CHARACTERS = 2048
+"""Of a caption whose tokens are kept; with longer ones, strangers could fill the memory."""
 _NAMED_EXTS = 12
 CHUNK = 256
 """Samples that a worker makes at a time: a large micro-batch is put together from several workers' chunks."""
 _PREFETCHED_BYTES = 64 << 20  # of pixels a worker makes ahead, at most
+_LAST_CHUNK_SECONDS = 2.0
+"""How long the workers of a training that ends may take for the chunk they are at; then they are killed."""
+_REAP_SECONDS = 0.2
 
 
 class BadSample(Exception):  # noqa: N818  (it never leaves the loader)
@@ -153,7 +162,11 @@ class BatchMaker:
                 unknown = sorted(set(captions))
             # captions come back some ten times in a training: their tokens are kept
             self._tokens.update(zip(unknown, self._tokenizer(unknown), strict=True))
-        return torch.stack([self._tokens[c] for c in captions])
+        tokens = torch.stack([self._tokens[c] for c in captions])
+        for caption in unknown:
+            if len(caption) > _REMEMBERED_CHARACTERS:
+                del self._tokens[caption]
+        return tokens
 
     def _record(self, step: int, slot: Any, position: Any, uid: Any, reason: str) -> dict[str, Any]:
         [text] = uid_format(np.array([uid], UID_DTYPE), as_list=True, threads=1)
@@ -190,7 +203,7 @@ def _caption(raw: RawSample) -> str:
     if raw.caption is None:
         raise BadSample("no caption (txt)")
     try:
-        return bytes(raw.caption).decode("utf-8")
+        return read_caption(raw.caption, "strict")
     except UnicodeDecodeError:
         raise BadSample("the caption is not UTF-8") from None
 
@@ -230,7 +243,7 @@ class _Numbered:
 
 
 def _finished(
-    loader: Any, spec: BatchSpec, first_step: int, last_step: int, device: str, threads: int
+    chunks: Iterator[Batch | Failure], spec: BatchSpec, first_step: int, last_step: int, device: str, threads: int
 ) -> Iterator[Batch | Failure]:
     """The chunks with all their pixels; each is decoded while the one before it is in use."""
     decoder = DaliDecoder(spec.image_size, device=device, threads=threads)
@@ -245,7 +258,7 @@ def _finished(
             record["step"] = again.step_of(i)
         return batch
 
-    return read_ahead(finish, enumerate(loader), threads=1, ahead=1, name="dcfast-dali")
+    return read_ahead(finish, enumerate(chunks), threads=1, ahead=1, name="dcfast-dali")
 
 
 def _identity(batch: Batch | Failure) -> Batch | Failure:
@@ -259,6 +272,7 @@ def _start_worker(_: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)  # never outlive a killed training
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # the training ends its workers, when it has saved
         signal.signal(number, signal.SIG_IGN)
+    core_system.guard_maps()  # torch has a handler of its own in its workers, which ends them
     torch.set_num_threads(1)
     sys.excepthook = _of_thread
 
@@ -269,27 +283,14 @@ def _of_thread(kind: type[BaseException], error: BaseException, trace: Traceback
         sys.__excepthook__(kind, error, trace)
 
 
-def worker_death(error: BaseException) -> RunError | None:
-    """What to say where an error of torch means that a worker died; None for any other.
-
-    torch raises it wherever the training happens to be, since a signal tells it.
-    """
-    if not isinstance(error, RuntimeError) or "DataLoader worker" not in str(error) or "Caught" in str(error):
-        return None
-    return RunError(
-        f"a worker that reads training samples died ({first_line(error)}): killed, or out of memory. "
-        "Run the same command again to go on from the latest checkpoint; fewer workers need less memory"
-    )
-
-
 def iterate_batches(
     spec: BatchSpec, first_step: int, last_step: int, workers: int, *, pin_memory: bool = False, device: str = "cpu"
-) -> Generator[Batch, None, None]:
-    """The micro-batches of steps first .. last - 1, in order, made ahead by ``workers`` processes (0: in this one).
+) -> Feed:
+    """The micro-batches of steps first .. last - 1, in order, made ahead by ``workers`` processes (0: in a thread).
 
     Args:
         device: where DALI decodes, ``cpu`` or ``cuda:K``; the pictures are there then. Other decoders use the CPU.
-    Raises:
+    Raises, as a batch is asked for:
         RunError: a worker died.   CorruptDataError: no usable sample was found.   Whatever else a worker raised, as
             if it had been raised here.
     Memory: for each worker up to 64 MiB of pixels made ahead, in shared memory, but at least one chunk.
@@ -314,24 +315,21 @@ def iterate_batches(
             multiprocessing_context="fork" if workers else None,
             generator=torch.Generator(),  # the loader draws a number as it begins: not from the training's own stream
         )
-    chunks: list[Batch] = []
-    made = loading = iter(loader)
-    for worker in getattr(loading, "_workers", ()):
-        worker.terminate = worker.kill  # it hears no SIGTERM, and may wait for a disk that does not answer
+        loading = iter(loader)  # in this thread: workers die with the thread that forked them
+    made: Iterator[Batch | Failure] = loading
     if spec.decoder == "dali":
         made = _finished(loading, spec, first_step, last_step, device, workers)
-    try:
-        for chunk in made:
-            if isinstance(chunk, Failure):
-                chunk.reraise()
-            chunks.append(chunk)
-            if len(chunks) == dataset.chunks:
-                yield join_batches(chunks)
-                chunks = []
-    except RuntimeError as error:
-        died = worker_death(error)
-        if died is None:
-            raise
-        raise died from None
-    finally:
-        getattr(loading, "_shutdown_workers", lambda: None)()  # now: as Python ends, torch would leave it
+    return Feed(made, dataset.chunks, partial(_end_workers, loading))
+
+
+def _end_workers(loading: Any) -> None:
+    """Ends the workers of a loader now: as Python ends, torch would leave it; and torch would wait for each in turn."""
+    deadline = time.monotonic() + _LAST_CHUNK_SECONDS
+    for worker in getattr(loading, "_workers", ()):
+        worker.terminate = worker.kill  # it hears no SIGTERM, and may wait for a disk that does not answer
+        worker.join = partial(_join_until, worker.join, deadline)
+    getattr(loading, "_shutdown_workers", lambda: None)()
+
+
+def _join_until(join: Callable[[float], None], deadline: float, timeout: float | None = None) -> None:
+    join(max(_REAP_SECONDS, deadline - time.monotonic()))

@@ -1,25 +1,32 @@
-"""What the ranks of a training decide together between two steps: to save, to stop, or that too much was replaced.
+"""What the ranks of a training decide together before a step: to take it, to save, to stop, or that it cannot go on.
 
-Each rank says once a step what it knows (a signal, the clock of rank 0, samples replaced); the sums are read a step
-later, so that nobody waits for them. All ranks read the same, and so end the same step.
+Each rank says what it knows: whether it has its batch, a signal, the clock of rank 0, samples replaced. All read the
+same sums, and so do the same. A rank that waits for its batch says so twice a second, and the others wait for its word
+and not within the step: so all of them hear a signal, and can save, whatever one waits for.
 """
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from dcfast.errors import SubsetError
+from dcfast.errors import RunError, SubsetError
 from dcfast.process.signals import Stopped
 from dcfast.train.batch import Batch, BatchSpec
-from dcfast.train.ranks import Ranks, SumOverRanks
+from dcfast.train.ranks import Ranks
 
-__all__ = ["Control"]
+__all__ = ["POLL_SECONDS", "Control"]
 
+POLL_SECONDS = 0.5
+"""How long a rank waits for its batch until it speaks to the others, and they to it."""
 _SHOWN_REASONS = 5
+_FIRST_WORD = 6
+"""Within this part of the time that a rank may wait for its data the others are told; then at twice the time each."""
+_LOG = logging.getLogger("dcfast.train")
 
 
 @dataclass
@@ -29,26 +36,83 @@ class Control:
     Attributes:
         save_minutes: between two checkpoints, by rank 0's clock; 0 = by the clock never.
         max_replaced: share of a window's samples that may be replaced.
+        wait_seconds: how long a rank may wait for its data without any coming, but for the first step; 0 = for ever.
         asked: the signal that asks for an end, or None (``signals.postponed``).
-        samples_seen, replaced: over all ranks, since the training began, as far as ``count`` was told.
+        samples_seen, replaced: over all ranks, since the training began, as far as they were told.
+        due, stop: what ``meet`` heard last: it is time for a checkpoint; the signal that asks for the end, or None.
     """
 
     spec: BatchSpec
     ranks: Ranks
     save_minutes: float
     max_replaced: float
+    wait_seconds: float = 0.0
     asked: Callable[[], int | None] = lambda: None
     samples_seen: int = 0
     replaced: int = 0
+    due: bool = False
+    stop: int | None = None
     _reasons: Counter[str] = field(default_factory=Counter)
     _own: list[int] = field(default_factory=lambda: [0, 0])  # samples, and replaced, not yet told
-    _sums: SumOverRanks | None = None
-    _due: bool = False
-    _stop: int | None = None
     _window: tuple[int, int] | None = None  # samples and replaced where the window began
+    _told: float = 0.0  # the wait that was told of last
 
     def __post_init__(self) -> None:
         self._saved = time.monotonic()
+        self._before = (self.samples_seen, self.replaced)
+
+    def meet(self, ready: bool) -> bool:
+        """Tells the others what this rank knows, and hears what they know; whether all have their batch.
+
+        Args:
+            ready: this rank has its own.
+        """
+        number = self.asked()
+        due = self.ranks.rank == 0 and 0 < self.save_minutes * 60 <= time.monotonic() - self._saved
+        here = [number == signal.SIGTERM, number == signal.SIGUSR1, due, ready, *self._own]
+        term, usr1, others_due, have, seen, replaced = self.ranks.sums([float(value) for value in here])
+        self._own = [0, 0]
+        self.samples_seen += int(seen)
+        self.replaced += int(replaced)
+        self.due = others_due > 0
+        if term or usr1:
+            self.stop = signal.SIGTERM if term else signal.SIGUSR1
+        return int(have) == self.ranks.world_size
+
+    def look(self, step: int, waited: float, first: bool) -> None:
+        """Says now and then which rank waits for its data; the same RunError on each where it waits too long.
+
+        Args:
+            waited: seconds that this rank has waited without any data coming.
+            first: it is the first step of this start: imports and a cold disk may take long.
+        """
+        waits = self.ranks.gather(waited)
+        longest = max(waits)
+        who = f"rank {waits.index(longest)}" if self.ranks.world_size > 1 else "the training"
+        if 0 < self.wait_seconds <= longest and not first:
+            raise self.ranks.known(
+                RunError(
+                    f"step {step}: {who} has waited for training samples for {longest:.0f} s and none came: its loader "
+                    "was stopped or hangs, or the disk does not answer. Training ended; the same command goes on from "
+                    "the latest checkpoint"
+                )
+            )
+        if longest < self._told:
+            self._told = 0.0  # that one is over
+        if longest >= max((self.wait_seconds or 60.0) / _FIRST_WORD, 2 * self._told):
+            self._told = longest
+            if self.ranks.rank == 0:
+                _LOG.warning("  train: %s waits for training samples since %.0f s (step %d)", who, longest, step)
+
+    def begin(self, step: int) -> None:
+        """All ranks take a step now: it ends by itself, or ``forget`` is called."""
+        self._before = (self.samples_seen, self.replaced)
+        self._check_window(step)
+
+    def forget(self) -> None:
+        """The step that was begun last was not finished: its samples do not count."""
+        self.samples_seen, self.replaced = self._before
+        self._own = [0, 0]
 
     def take(self, batch: Batch) -> None:
         """Counts a batch of this rank that is about to be used."""
@@ -57,45 +121,18 @@ class Control:
         self._own[0] += len(batch.uids)
         self._own[1] += len(slots)
 
-    def begin(self, step: int) -> None:
-        """Says to the others what this rank knows, as a step begins."""
-        self._check_window(step)
-        number = self.asked()
-        due = self.ranks.rank == 0 and 0 < self.save_minutes * 60 <= time.monotonic() - self._saved
-        signals = [float(number == n) for n in (signal.SIGTERM, signal.SIGUSR1)]
-        self._sums = SumOverRanks(self.ranks, [*signals, float(due), *map(float, self._own)])
-        self._own = [0, 0]
-
-    def ended(self) -> bool:
-        """Whether the step that has just been done is the last before a checkpoint; reads what ``begin`` asked for."""
-        self._read()
-        return self._due or self._stop is not None
-
     def count(self) -> None:
         """Makes the counts those of all samples taken so far; called on all ranks at once."""
-        self._read()
-        self._add(*self.ranks.sums([float(n) for n in self._own]))
+        seen, replaced = self.ranks.sums([float(n) for n in self._own])
         self._own = [0, 0]
+        self.samples_seen += int(seen)
+        self.replaced += int(replaced)
 
     def saved(self) -> None:
         """A checkpoint has been written: the clock begins anew. Stopped where a signal asks for an end."""
-        self._saved, self._due = time.monotonic(), False
-        if self._stop is not None:
-            raise Stopped(self._stop)
-
-    def _read(self) -> None:
-        if self._sums is None:
-            return
-        term, usr1, due, seen, replaced = self._sums.result()
-        self._sums = None
-        self._add(seen, replaced)
-        self._due = self._due or due > 0
-        if term or usr1:
-            self._stop = signal.SIGTERM if term else signal.SIGUSR1
-
-    def _add(self, seen: float, replaced: float) -> None:
-        self.samples_seen += int(seen)
-        self.replaced += int(replaced)
+        self._saved = time.monotonic()
+        if self.stop is not None:
+            raise Stopped(self.stop)
 
     def _check_window(self, step: int) -> None:
         """SubsetError where too many samples of the window that has just ended were replaced."""

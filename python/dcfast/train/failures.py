@@ -12,9 +12,9 @@ import traceback
 from dataclasses import dataclass
 from typing import NoReturn
 
-from dcfast.errors import RunError
+from dcfast.errors import RunError, first_line
 
-__all__ = ["Failure"]
+__all__ = ["Failure", "worker_death"]
 
 
 @dataclass(frozen=True)
@@ -41,3 +41,16 @@ class Failure:
         """Raises the error; where it came from is a note of it, which a traceback shows and a message does not."""
         self.error.add_note(f"in a process that reads training samples:\n{self.where}")
         raise self.error
+
+
+def worker_death(error: BaseException) -> RunError | None:
+    """What to say where an error of torch means that a worker died; None for any other.
+
+    torch raises it wherever the training happens to be, since a signal tells it.
+    """
+    if not isinstance(error, RuntimeError) or "DataLoader worker" not in str(error) or "Caught" in str(error):
+        return None
+    return RunError(
+        f"a worker that reads training samples died ({first_line(error)}): killed, or out of memory. "
+        "Run the same command again to go on from the latest checkpoint; fewer workers need less memory"
+    )

@@ -6,7 +6,6 @@ ranks meet by a file and talk over the loopback interface, and one line says whi
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import signal
@@ -23,8 +22,10 @@ from dcfast.errors import RunError
 from dcfast.process.exit_codes import PEER_LOST
 from dcfast.process.signals import SAVE_SECONDS, Stopped, postponed
 from dcfast.storage.atomic import write_json
+from dcfast.storage.json_files import read_json
 from dcfast.storage.temporary import temporary_folder
-from dcfast.train.ranks import LAUNCHER, MEETING, check_world_size, place_of, world_sizes
+from dcfast.train.meeting import MEETING
+from dcfast.train.ranks import LAUNCHER, check_world_size, place_of, world_sizes
 from dcfast.train.session import train
 from dcfast.train.settings import TrainSettings
 
@@ -59,7 +60,7 @@ def launch(
     with temporary_folder("dcfast-ranks-") as folder:
         write_json(folder / "settings.json", asdict(settings))
         _run(_start(settings, count, folder))
-    return dict(json.loads((Path(settings.out) / "train" / "summary.json").read_bytes()))
+    return dict(read_json(Path(settings.out) / "train" / "summary.json", names=True))
 
 
 def _start(settings: TrainSettings, count: int, folder: Path) -> list[subprocess.Popen[bytes]]:

@@ -19,6 +19,7 @@ from typing import Any
 
 from dcfast.process.signals import postponed
 from dcfast.storage.atomic import append_lines, write_bytes, write_json
+from dcfast.storage.json_files import parse_json
 from dcfast.storage.lines import read_lines, split_lines
 from dcfast.train.batch import Batch, BatchSpec
 from dcfast.train.batches import iterate_batches
@@ -29,7 +30,8 @@ from dcfast.train.checkpoint import (
     remove_old_steps,
     save_checkpoint,
 )
-from dcfast.train.control import Control
+from dcfast.train.control import POLL_SECONDS, Control
+from dcfast.train.feed import Feed
 from dcfast.train.objective import NonFiniteLossError, WatchedLoss
 from dcfast.train.ranks import Ranks
 from dcfast.uids.sets import uid_format
@@ -86,14 +88,12 @@ class _StretchData:
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         trainer = self._trainer
         for number in range(self.num_batches):
-            if number % trainer.spec.accumulation == 0:
-                if number:
-                    trainer.begun()
-                    if trainer.control.ended():
-                        return  # the model is to be saved now
-                trainer.begin_step()
-            batch = next(trainer.batches)
-            trainer.take(batch)
+            micro = number % trainer.spec.accumulation
+            if number and not micro:
+                trainer.begun()
+            if not trainer.all_ready(micro, first=number == 0):
+                return  # the model is to be saved now
+            batch = trainer.take()
             images = batch.images.to(trainer.ranks.device, non_blocking=True)
             yield trainer.normalised(images), batch.tokens
 
@@ -128,8 +128,8 @@ class Trainer:
     on_step: Callable[[int], None] | None = None
     begun: Callable[[], None] = lambda: None
     step: int = 0
+    batches: Feed | None = None
     notes: list[str] = field(default_factory=list)
-    batches: Iterator[Batch] = field(default_factory=lambda: iter(()))
     _recent: deque[Batch] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
@@ -146,7 +146,8 @@ class Trainer:
         self._clock = time.monotonic()
         self._spoke: tuple[float, int] | None = None
         self._began = (0.0, 0)
-        self._stepped = 0  # steps begun
+        self._stepped = self._resumed_at = 0  # steps begun, and those done before this start
+        self._buffers: dict[str, Any] = {}  # of the model, as the step began
         self._on_ranks = [[0, self.ranks.world_size, self.spec.accumulation]]
 
     # --- data -------------------------------------------------------------------------------------------------------
@@ -155,14 +156,17 @@ class Trainer:
         pixels = images.float().div_(255).sub_(self._mean).div_(self._std)
         return pixels if self.channels_last else pixels.contiguous()
 
-    def take(self, batch: Batch) -> None:
-        """Notes a batch that is about to be used: its uids for a loss that fails; on disk its replacements, and what
-        DALI refused of it."""
+    def take(self) -> Batch:
+        """The next batch; noted are its uids, for a loss that fails, and on disk its replacements and what DALI refused
+        of it."""
+        assert self.batches is not None
+        batch = next(self.batches)
         self._recent.append(batch)
         self.control.take(batch)
         for name, records in (("replaced", batch.replaced), ("refused", batch.refused)):
             if records:
                 append_lines(self.folder / f"{name}-{self.ranks.rank:05d}.jsonl", map(json.dumps, records))
+        return batch
 
     # --- resume -----------------------------------------------------------------------------------------------------
     def resume(self) -> None:
@@ -174,7 +178,8 @@ class Trainer:
             self.notes += notes
         found = self.ranks.from_first(found)
         if found is not None:
-            done = load_checkpoint(found, self.recipe.model, self.bare, self.optimizer, self.scaler, self.identity)
+            with self.ranks.together():
+                done = load_checkpoint(found, self.recipe.model, self.bare, self.optimizer, self.scaler, self.identity)
             self.step = done.step
             self.control.samples_seen = done.samples_seen
             self.control.replaced = done.replaced if done.replaced >= 0 else self._replaced_before()
@@ -191,7 +196,7 @@ class Trainer:
 
     def _replaced_before(self) -> int:
         lines = [line for path in self.folder.glob("replaced-*.jsonl") for line in read_lines(path, "ascii", "replace")]
-        records = [json.loads(line) for line in lines if line.endswith("}")]
+        records = [parse_json(line) for line in lines if line.endswith("}")]
         return len({(r["step"], r["slot"]) for r in records if r["step"] < self.step})
 
     def _resume_ranks(self, before: list[list[int]]) -> None:
@@ -216,25 +221,54 @@ class Trainer:
         ends = set(self.epochs.values())
         if self.save_every is not None:
             ends |= set(range(self.save_every, self.steps, self.save_every))
-        if self.step < self.steps:
-            on_gpu = self.ranks.device != "cpu"
-            self.batches = iterate_batches(
-                self.spec, self.step, self.steps, self.workers, pin_memory=on_gpu, device=self.ranks.device
-            )
+        if self.step == self.steps:
+            return
+        on_gpu = self.ranks.device != "cpu"
+        self._resumed_at = saved = self.step
+        self.batches = iterate_batches(
+            self.spec, self.step, self.steps, self.workers, pin_memory=on_gpu, device=self.ranks.device
+        )
         with postponed() as self.control.asked:
-            try:
-                for end in sorted(e for e in ends if e > self.step):
-                    while self.step < end:
-                        self._stretch(end)
-                        self.control.count()
+            for end in sorted(e for e in ends if e > self.step):
+                while self.step < end:
+                    self._stretch(end)
+                    self.control.count()
+                    if self.step > saved:
                         self._save()
-                        self.control.saved()
-                        self.begun()
-            finally:
-                self.batches = iter(())  # ends the workers
+                        saved = self.step
+                    self.control.saved()
+                    self.begun()
 
-    def begin_step(self) -> None:
-        """What comes before the first batch of a step."""
+    def close(self) -> None:
+        """Ends whoever makes batches, which takes seconds where they hang."""
+        if self.batches is not None:
+            self.batches.close()
+
+    def all_ready(self, micro: int, *, first: bool) -> bool:
+        """Waits until every rank has its next batch, and begins the step with the first of it; False where the model
+        is to be saved instead, which is that of the last finished step then.
+
+        Args:
+            micro: number of the batch within its step.
+            first: it is the first of a stretch: no checkpoint is due.
+        """
+        assert self.batches is not None
+        step = self._stepped - (micro > 0)
+        while True:
+            everyone = self.control.meet(self.batches.ready(POLL_SECONDS))
+            if micro == 0 and (self.control.stop is not None or (self.control.due and not first)):
+                return False
+            if everyone:
+                break
+            if self.control.stop is not None:
+                self._forget_step()
+                return False
+            self.control.look(step + 1, self.batches.waited, step == self._resumed_at)
+        if micro == 0:
+            self._begin_step()
+        return True
+
+    def _begin_step(self) -> None:
         import torch
 
         step = self._stepped
@@ -242,6 +276,15 @@ class Trainer:
         # what a model draws itself (patch dropout) begins anew with each step: no matter where training was resumed
         torch.manual_seed(((self.spec.seed << 20) + (step << 8) + self.ranks.rank) & ((1 << 63) - 1))
         self._stepped += 1
+        if self.spec.accumulation > 1:  # batch statistics follow each micro-batch, all else the whole step
+            self._buffers = {name: buffer.clone() for name, buffer in self.bare.named_buffers()}
+
+    def _forget_step(self) -> None:
+        """Of a step whose next micro-batch does not come: as if it had not been begun."""
+        self.control.forget()
+        self._stepped -= 1
+        for name, buffer in self.bare.named_buffers():
+            buffer.copy_(self._buffers[name])
 
     def _stretch(self, end: int) -> None:
         from open_clip_train.scheduler import cosine_lr
@@ -372,7 +415,7 @@ def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
     kept, before = [], path.read_bytes()
     for line in split_lines(before):
         try:
-            if keep(json.loads(line)):
+            if keep(parse_json(line)):
                 kept.append(line + b"\n")
         except (ValueError, KeyError, TypeError):
             continue

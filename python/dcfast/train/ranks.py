@@ -1,7 +1,7 @@
 """The ranks of a training: which one this process is, how they meet, and what they tell each other.
 
-Who starts the ranks tells each its number by the environment; ``place_of`` is the one reader of it. Ranks of one
-machine that ``dcfast.train.launch`` started meet by a file, all others at MASTER_ADDR.
+Who starts the ranks tells each its number by the environment; ``place_of`` is the one reader of it. What it does not
+tell, which ranks share a machine, they tell each other.
 """
 
 from __future__ import annotations
@@ -10,24 +10,26 @@ import gc
 import hashlib
 import importlib.util
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import dcfast
 from dcfast.errors import DcfastError, MissingDependencyError, RunError, first_line
+from dcfast.train.meeting import meet
 from dcfast.train.settings import differences
 
 __all__ = [
     "LAUNCHER",
-    "MEETING",
     "TOLD",
     "PeerLostError",
     "Place",
     "Ranks",
-    "SumOverRanks",
     "check_world_size",
     "code_version",
     "join_ranks",
@@ -36,21 +38,22 @@ __all__ = [
     "world_sizes",
 ]
 
-MEETING = "DCFAST_MEETING"
-"""The file at which the ranks that ``launch`` started meet."""
 LAUNCHER = "DCFAST_LAUNCHER"
 """The process that started them: they end with it, and it says what became of them."""
 TOLD = "rank 0 says it"
 """A note of an error that all ranks know: one of them is enough to say it."""
 
-# of each that starts ranks: rank, number of ranks, rank among those of its machine. Never mixed: one that starts
-# another leaves its own variables to it
+# of each that starts ranks: rank, number of ranks, rank among those of its machine, number of those. Never mixed: one
+# that starts another leaves its own variables to it
 _STARTERS = {
-    "torchrun": ("RANK", ("WORLD_SIZE",), "LOCAL_RANK"),
-    "Open MPI": ("OMPI_COMM_WORLD_RANK", ("OMPI_COMM_WORLD_SIZE",), "OMPI_COMM_WORLD_LOCAL_RANK"),
-    "Slurm": ("SLURM_PROCID", ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"), "SLURM_LOCALID"),
-    "MPI": ("PMI_RANK", ("PMI_SIZE",), "MPI_LOCALRANKID"),
-}
+    "torchrun": ("RANK", ("WORLD_SIZE",), "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    "Open MPI": (
+        "OMPI_COMM_WORLD_RANK", ("OMPI_COMM_WORLD_SIZE",), "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"
+    ),
+    "Slurm": ("SLURM_PROCID", ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"), "SLURM_LOCALID", ""),
+    "MPI": ("PMI_RANK", ("PMI_SIZE",), "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+}  # fmt: skip
+_SLURM_NODE = re.compile(r"(\d+)(?:\(x(\d+)\))?")
 
 
 class PeerLostError(RunError):
@@ -59,12 +62,17 @@ class PeerLostError(RunError):
 
 @dataclass(frozen=True)
 class Place:
-    """What the environment says of this process: its rank among ``size``, and among those of its machine."""
+    """What the environment says of this process: its rank among ``size``, and among those of its machine.
+
+    Attributes:
+        local_rank, local_size: the rank among those of its machine, and their number; None where it does not say.
+    """
 
     rank: int = 0
     size: int = 1
-    local_rank: int = 0
+    local_rank: int | None = 0
     started_by: str = ""
+    local_size: int | None = None
 
 
 def place_of(environment: Mapping[str, str] | None = None) -> Place:
@@ -76,7 +84,7 @@ def place_of(environment: Mapping[str, str] | None = None) -> Place:
         ValueError: the variables contradict each other, or are no numbers.
     """
     values = os.environ if environment is None else environment
-    for starter, (rank_name, size_names, local_name) in _STARTERS.items():
+    for starter, (rank_name, size_names, local_name, local_size_name) in _STARTERS.items():
         size_name = next((name for name in size_names if values.get(name)), None)
         if size_name is None:
             continue
@@ -87,19 +95,40 @@ def place_of(environment: Mapping[str, str] | None = None) -> Place:
             return Place(started_by=starter)
         if not values.get(rank_name):
             raise ValueError(f"{size_name} says {size} ranks, but {rank_name} is not set: which of them is this?")
-        rank, local = _number(values, rank_name), _number(values, local_name, 0)
+        rank = _number(values, rank_name)
         if not 0 <= rank < size:
             raise ValueError(f"{rank_name}={rank} does not fit {size_name}={size}; expected 0 to {size - 1}")
-        return Place(rank, size, local, starter)
+        local = _number(values, local_name) if values.get(local_name) else None
+        here = _number(values, local_size_name) if values.get(local_size_name) else None
+        if starter == "Slurm":
+            here = _tasks_of_node(values)
+        if here is not None and not (local or 0) < here <= size:
+            here = None  # of something larger: a job of which this is a step
+        return Place(rank, size, local, starter, here)
     return Place()
 
 
-def _number(values: Mapping[str, str], name: str, usual: int | None = None) -> int:
-    text = values.get(name) or usual
+def _number(values: Mapping[str, str], name: str) -> int:
+    text = values.get(name)
     try:
         return int(text)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise ValueError(f"environment variable {name} must be a whole number; got {text!r}") from None
+
+
+def _tasks_of_node(values: Mapping[str, str]) -> int | None:
+    """How many tasks Slurm started on this node: ``2(x3),1`` are two on each of three nodes, and one on the fourth."""
+    name = next((n for n in ("SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE") if values.get(n)), None)
+    node = values.get("SLURM_NODEID", "")
+    if name is None or not node.isdecimal():
+        return None  # SLURM_NTASKS_PER_NODE is what was asked for: a limit, not a count
+    counts: list[int] = []
+    for part in values[name].split(","):
+        match = _SLURM_NODE.fullmatch(part.strip())
+        if match is None:
+            return None
+        counts += [int(match[1])] * min(int(match[2] or 1), 1 << 16)
+    return counts[int(node)] if int(node) < len(counts) else None
 
 
 def world_sizes(global_batch: int, accumulation: int, most: int = 4096) -> list[int]:
@@ -134,6 +163,7 @@ class Ranks:
     """This process among the ranks of a training.
 
     Attributes:
+        local_rank, local_size: the rank among those of its machine, and their number.
         device: of this rank, ``cpu`` or ``cuda:K``.
         control: the process group, by gloo, of what ranks tell each other beside the training; None for one rank.
         ours: the process group was made by ``join_ranks``.
@@ -145,6 +175,7 @@ class Ranks:
     device: str = "cpu"
     control: Any = None
     ours: bool = False
+    local_size: int = 1
 
     def barrier(self) -> None:
         if self.world_size > 1:
@@ -182,7 +213,29 @@ class Ranks:
 
     def sums(self, values: list[float]) -> list[float]:
         """Of each number its sum over the ranks."""
-        return SumOverRanks(self, values).result()
+        if self.world_size == 1:
+            return values
+        import torch
+        import torch.distributed as dist
+
+        total = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(total, group=self.control)
+        return list(total.tolist())
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A block that every rank goes through and in which none talks to another: where one fails, all of them do.
+
+        The first rank's error is raised; rank 0 says it.
+        """
+        problem = None
+        try:
+            yield
+        except Exception as error:
+            problem = error
+        first = next((error for error in self.gather(problem) if error is not None), None)
+        if first is not None:
+            raise self.known(problem or first)
 
     def agree(self, facts: Mapping[str, Any]) -> None:
         """Compares what must be the same on every rank; the same RunError on each where something is not."""
@@ -196,6 +249,23 @@ class Ranks:
                     )
                 )
 
+    def check_gpus(self, mine: list[str]) -> None:
+        """RunError on every rank where two of them use one GPU.
+
+        Args:
+            mine: the machine, and what tells this rank's GPU from others; empty where nothing does.
+        """
+        everyone = self.gather(mine)
+        for rank, its in enumerate(everyone):
+            first = everyone.index(its)
+            if its[1] and first != rank:
+                raise self.known(
+                    RunError(
+                        f"ranks {first} and {rank} would both train on one GPU of {its[0]}: start as many ranks on a "
+                        "machine as it has GPUs, and tell each its LOCAL_RANK or show it its own GPU"
+                    )
+                )
+
     def leave(self, failed: bool = False) -> None:
         """Ends the process group, where it was made here.
 
@@ -206,25 +276,6 @@ class Ranks:
 
             gc.collect()  # the wrapped model refers to the group from within a cycle, and must not outlive it
             dist.destroy_process_group()
-
-
-class SumOverRanks:
-    """Sums over the ranks of some numbers, asked for now and read later: in between nobody waits."""
-
-    def __init__(self, ranks: Ranks, values: list[float]) -> None:
-        self._values, self._work = values, None
-        if ranks.world_size > 1:
-            import torch
-            import torch.distributed as dist
-
-            self._total = torch.tensor(values, dtype=torch.float64)
-            self._work = dist.all_reduce(self._total, group=ranks.control, async_op=True)
-
-    def result(self) -> list[float]:
-        if self._work is None:
-            return self._values
-        self._work.wait()
-        return list(self._total.tolist())
 
 
 def lost_peer(error: RuntimeError, ranks: Ranks) -> bool:
@@ -259,36 +310,35 @@ def join_ranks(device: str, place: Place | None = None) -> Ranks:
     if on_gpu and not torch.cuda.is_available():
         raise ValueError("device 'cuda': torch finds no GPU here; use device 'cpu'")
     there = dist.is_available() and dist.is_initialized()
-    if there:
-        here = Place(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
-    else:
-        here = place or place_of()
+    here = place or place_of()
+    if there and (here.rank, here.size) != (dist.get_rank(), dist.get_world_size()):
+        here = Place(dist.get_rank(), dist.get_world_size(), None)
     if here.size == 1:
         return Ranks(device=device)
-    if on_gpu:
-        device = f"cuda:{here.local_rank % torch.cuda.device_count()}"  # a task of Slurm may see its own GPU alone
-        torch.cuda.set_device(device)
+    if on_gpu and here.local_rank is not None:
+        torch.cuda.set_device(here.local_rank % torch.cuda.device_count())  # a task of Slurm may see its own GPU alone
     if not there:
-        _meet(here, "nccl" if on_gpu else "gloo")
-    return Ranks(here.rank, here.size, here.local_rank, device, dist.new_group(backend="gloo"), not there)
+        _make_group(here, "nccl" if on_gpu else "gloo")
+    ranks = Ranks(here.rank, here.size, 0, device, dist.new_group(backend="gloo"), not there)
+    machines = ranks.gather(socket.gethostname())
+    neighbours = [rank for rank, machine in enumerate(machines) if machine == machines[here.rank]]
+    local_rank = neighbours.index(here.rank) if here.local_rank is None else here.local_rank
+    ranks = replace(ranks, local_rank=local_rank, local_size=here.local_size or len(neighbours))
+    if on_gpu:
+        number = local_rank % torch.cuda.device_count()
+        torch.cuda.set_device(number)
+        ranks = replace(ranks, device=f"cuda:{number}")
+        ranks.check_gpus([machines[here.rank], str(getattr(torch.cuda.get_device_properties(number), "uuid", ""))])
+    return ranks
 
 
-def _meet(here: Place, backend: str) -> None:
+def _make_group(here: Place, backend: str) -> None:
     import torch.distributed as dist
 
-    meeting = os.environ.get(MEETING)
-    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
-    if meeting is None and missing:
-        raise ValueError(
-            f"{here.started_by} started {here.size} ranks, but {' and '.join(missing)} is not set: where do they meet? "
-            "Export the address of rank 0's machine and a free port (MASTER_PORT=29500), or start them by torchrun"
-        )
-    where = "env://" if meeting is None else f"file://{meeting}"
+    store = meet(here.rank, here.size, here.started_by)
     try:
-        dist.init_process_group(backend, init_method=where, rank=here.rank, world_size=here.size)
+        dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.size)
     except (RuntimeError, ValueError) as error:
-        if isinstance(error, DcfastError):
-            raise
         raise RunError(
-            f"rank {here.rank}: the {here.size} ranks did not find each other: {first_line(error)}"
+            f"rank {here.rank}: the {here.size} ranks met, and then did not reach each other: {first_line(error)}"
         ) from None

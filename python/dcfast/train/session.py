@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import time
@@ -13,17 +12,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from dcfast.errors import RunError, SubsetError, first_line
+from dcfast.errors import RunError, SubsetError
 from dcfast.models.clip import create_model
 from dcfast.storage.atomic import remove_leftovers, write_json
 from dcfast.storage.hashing import sha256_file
-from dcfast.storage.lines import read_lines
+from dcfast.storage.json_files import read_json_lines
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import make_directory
+from dcfast.storage.published import without_places
 from dcfast.train.batch import BatchSpec
-from dcfast.train.batches import BatchMaker, worker_death
+from dcfast.train.batches import BatchMaker
 from dcfast.train.control import Control
 from dcfast.train.dali import DaliDecoder, require_dali
+from dcfast.train.failures import worker_death
 from dcfast.train.heartbeat import Heartbeat, end_process
 from dcfast.train.loop import Trainer, num_steps, use_channels_last
 from dcfast.train.objective import create_loss
@@ -73,9 +74,9 @@ def train(settings: TrainSettings, *, on_step: Callable[[int], None] | None = No
         if not isinstance(error, RuntimeError) or not lost_peer(error, ranks):
             raise
         raise PeerLostError(
-            f"rank {ranks.rank}: another rank has gone ({first_line(error)}); what happened is in its own message. "
-            "The same command goes on from the latest checkpoint"
-        ) from None
+            f"rank {ranks.rank}: another rank has gone; what happened is in its own message. The same command goes on "
+            "from the latest checkpoint"
+        ) from error
     finally:
         ranks.leave(failed)
 
@@ -110,9 +111,11 @@ def _prepare(settings: TrainSettings, folder: Path, ranks: Ranks) -> tuple[list[
     files, fingerprints = ranks.from_first(found)
     total, batch = sum(f.count for f in files), settings.recipe().global_batch
     if total < batch:
-        raise SubsetError(
-            f"the sources hold {total} samples, fewer than one batch of {batch}; "
-            "a batch must not repeat a sample for want of others: choose a looser filter"
+        raise ranks.known(
+            SubsetError(
+                f"the sources hold {total} samples, fewer than one batch of {batch}; "
+                "a batch must not repeat a sample for want of others: choose a looser filter"
+            )
         )
     return list(files), list(fingerprints)
 
@@ -141,8 +144,7 @@ def _batch_spec(settings: TrainSettings, files: list[SourceFiles], ranks: Ranks,
 def _workers(settings: TrainSettings, ranks: Ranks) -> int:
     if settings.workers is not None:
         return settings.workers
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(ranks.world_size)))
-    cores = len(os.sched_getaffinity(0)) // max(1, local)
+    cores = len(os.sched_getaffinity(0)) // ranks.local_size
     # on the CPU the training wants the cores itself
     return max(1, cores // 2) if ranks.device == "cpu" else max(1, min(cores - 1, 16))
 
@@ -159,7 +161,8 @@ def _train(settings: TrainSettings, ranks: Ranks, on_step: Callable[[int], None]
         torch.set_num_threads(settings.threads)
     files, fingerprints = _prepare(settings, folder, ranks)
     identity = {**settings.identity(), "sources": fingerprints}
-    bare = create_model(recipe.model, seed=settings.seed, device=ranks.device, precision=recipe.precision)
+    with ranks.together():
+        bare = create_model(recipe.model, seed=settings.seed, device=ranks.device, precision=recipe.precision)
     if recipe.grad_checkpointing:
         bare.set_grad_checkpointing()
     if ranks.device != "cpu":
@@ -185,7 +188,7 @@ def _train(settings: TrainSettings, ranks: Ranks, on_step: Callable[[int], None]
         workers=_workers(settings, ranks),
         log_every=settings.log_every,
         save_every=settings.save_every_steps,
-        control=Control(spec, ranks, settings.save_every_minutes, settings.max_replaced),
+        control=Control(spec, ranks, settings.save_every_minutes, settings.max_replaced, settings.rank_timeout),
         channels_last=channels_last,
         on_step=on_step,
         begun=heartbeat.start,
@@ -199,7 +202,8 @@ def _train(settings: TrainSettings, ranks: Ranks, on_step: Callable[[int], None]
         in_order = True
         return summary
     finally:
-        heartbeat.stop(in_order)
+        heartbeat.stop(in_order)  # first: the others may have ended before the workers here have
+        trainer.close()
 
 
 def _heartbeat(settings: TrainSettings, folder: Path, ranks: Ranks) -> Heartbeat:
@@ -252,8 +256,8 @@ def _refusals(folder: Path, decoder: str) -> dict[str, Any]:
     """
     if decoder != "dali":
         return {}
-    lines = [line for path in sorted(folder.glob("refused-*.jsonl")) for line in read_lines(path, "ascii")]
-    samples = sum(int(json.loads(line)["samples"]) for line in lines)
+    lines = [line for path in sorted(folder.glob("refused-*.jsonl")) for line in read_json_lines(path)]
+    samples = sum(int(line["samples"]) for line in lines)
     return {"dali_refused_batches": len(lines), "dali_refused_samples": samples}
 
 
@@ -291,7 +295,7 @@ def _summary(
     recipe, folder = trainer.recipe, trainer.folder
     steps = num_steps(recipe.samples_seen, recipe.global_batch)
     last = f"train/checkpoints/epoch_{recipe.checkpoints}.pt"
-    lines = [json.loads(line) for line in read_lines(folder / "log.jsonl", "ascii")]
+    lines = read_json_lines(folder / "log.jsonl")
     return {
         "scale": settings.scale,
         "model": recipe.model,
@@ -315,6 +319,9 @@ def _summary(
         "decoder_difference": _decoder_difference(trainer),
         "world_size": trainer.ranks.world_size,
         "accumulation": settings.accumulation,
-        "notes": [*(note for f in files for note in f.notes), *trainer.notes, *_replaced(trainer)],
+        "notes": without_places(
+            [*(note for f in files for note in f.notes), *trainer.notes, *_replaced(trainer)],
+            [settings.out, *(place for s in settings.sources for place in (s.shards, s.index, s.shards_dir))],
+        ),
         "versions": {**{n: version(n) for n in ("torch", "open_clip_torch", "pillow")}, **_dali_version(settings)},
     }

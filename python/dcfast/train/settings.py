@@ -92,7 +92,8 @@ class TrainSettings:
         save_every_steps: the same every so many steps.
         max_replaced: share of a window's samples (``window`` blocks, at least a batch) that may be replaced because
             they cannot be used; above it training stops.
-        rank_timeout: seconds without a sign of life after which a rank counts as gone and training ends; 0 = never.
+        rank_timeout: seconds after which training ends where a rank gives no sign of life, or no samples come for it;
+            0 = never. But for the first step.
         workers: processes that read and decode ahead, per rank; None = by the number of cores. Changes no result.
         threads: of torch on the CPU; None = as torch chooses.
         log_every: steps between lines of ``log.jsonl``.

@@ -18,13 +18,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from dcfast.access.batch import Members
 from dcfast.access.reader import PoolReader
 from dcfast.errors import CorruptDataError, PoolError, RunError, SubsetError, first_line
+from dcfast.images.costs import MAX_BYTES
 from dcfast.index.build import write_segment
 from dcfast.index.pool import shard_folder
 from dcfast.index.pool_index import index_folder
 from dcfast.index.rows import loss_notes, valid_uid_mask
 from dcfast.index.segments import SampleFlag, Segment
+from dcfast.models.captions import MAX_CAPTION_BYTES
 from dcfast.resharding.plan import ReshardPlan, ShardSources, make_plan
 from dcfast.storage.listing import first_notes, list_pool_tars
 from dcfast.storage.npz import load_array, write_npy
@@ -37,6 +40,7 @@ __all__ = ["OpenSource", "RawSample", "SourceFiles", "prepare_source", "write_po
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 _AT_ONCE = 1 << 18
+_READ_TOGETHER = 64 << 20  # bytes of members
 _NEEDED = {
     "caption (a member KEY.txt)": int(SampleFlag.NO_CAPTION),
     "picture (jpg, png, webp, ...)": int(SampleFlag.NO_IMAGE),
@@ -215,36 +219,39 @@ class OpenSource:
             digest.update(np.ascontiguousarray(self.reader.uids(self.rows(positions))).tobytes())
         return digest.hexdigest()
 
-    def read(self, rows: npt.NDArray[np.uint64]) -> list[RawSample]:
-        """Pictures and captions of some rows.
+    def read(self, rows: npt.NDArray[np.uint64]) -> Iterator[RawSample]:
+        """Pictures and captions of some rows, in order.
 
+        Of a caption no more is read than a model sees, of a picture no more than the decoder takes.
         Raises:
             RunError: a shard cannot be read, or is not what was indexed. That is no fault of a sample: others in its
                 place would only hide that the data has gone.
+        Memory: 64 MiB of members, or those of one sample.
         """
         wanted = [*self._pictures, *self._captions]
         if not wanted:
-            return [RawSample(None, None)] * len(rows)
+            yield from [RawSample(None, None)] * len(rows)
+            return
+        most = [MAX_BYTES + 1] * len(self._pictures) + [MAX_CAPTION_BYTES + 1] * len(self._captions)
+        found = self.reader.locate(rows, wanted, missing="none").cut(np.tile(most, len(rows)))
+        for members in found.batches(_READ_TOGETHER):
+            yield from self._samples(members)
+
+    def _samples(self, members: Members) -> Iterator[RawSample]:
         try:
-            batch = self.reader.read(rows, wanted, missing="none", threads=1)
+            batch = self.reader.read_located(members, threads=1)
         except (CorruptDataError, OSError) as error:
             raise RunError(
                 f"source {self.files.name}: a shard cannot be read as it was indexed ({first_line(error)}). See to the "
                 "files, or index them anew; the same command goes on from the latest checkpoint"
             ) from error
-        members = batch.members
-        samples = []
-        for i in range(len(rows)):
-            first = int(members.begin[i])
-            found = [
-                (int(members.offset[first + j]), first + j)
-                for j in range(len(self._pictures))
-                if members.ext[first + j] >= 0
+        for first in members.begin[:-1].tolist():
+            pictures = [
+                (int(members.offset[j]), j) for j in range(first, first + len(self._pictures)) if members.ext[j] >= 0
             ]
             caption = batch.member(first + len(self._pictures)) if self._captions else None
             # the first picture of the sample, whose size the index holds
-            samples.append(RawSample(batch.member(min(found)[1]) if found else None, caption))
-        return samples
+            yield RawSample(batch.member(min(pictures)[1]) if pictures else None, caption)
 
 
 def open_sources(files: Sequence[SourceFiles]) -> list[OpenSource]:

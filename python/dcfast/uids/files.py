@@ -13,6 +13,9 @@ import numpy.typing as npt
 from dcfast._core import uids as core_uids
 from dcfast.errors import CorruptDataError, DcfastError, SubsetError
 from dcfast.storage.atomic import atomic_path
+from dcfast.storage.inputs import open_input
+from dcfast.storage.listing import temporary_name
+from dcfast.storage.mapped import map_array
 from dcfast.storage.npz import read_header, save_array, save_scratch
 
 PathLike = str | os.PathLike[str]
@@ -23,6 +26,7 @@ UID_DTYPE = np.dtype([("f0", "<u8"), ("f1", "<u8")])
 RECORD_DTYPE = np.dtype([("f0", "<u8"), ("f1", "<u8"), ("f2", "<u8")])
 
 _MAGIC = b"\x93NUMPY"
+_ROWS_AT_ONCE = 1 << 20
 # what people pass by mistake, by its first bytes
 _OTHER_KINDS = {b"PK\x03\x04": "a zip archive (.npz?)", b"PAR1": "a parquet file", b"ARROW1": "an Arrow file"}
 
@@ -40,7 +44,8 @@ def load_subset(path: PathLike, *, mmap: bool = True, check: bool = True) -> npt
 
     Args:
         path: a local file. What begins with NumPy's magic bytes is read as ``.npy``, anything else as raw.
-        mmap: map the file read-only rather than reading it into memory.
+        mmap: map the file read-only rather than reading it into memory. Where somebody cuts it meanwhile,
+            CorruptDataError is raised at the next step (``dcfast.storage.mapped``).
         check: make sure that the uids are sorted, which reads all of them. Without it a file that is
             neither ``.npy`` nor uids, but a multiple of 16 bytes long, cannot be told from a subset.
 
@@ -181,13 +186,22 @@ def external_sort(
         for begin in range(0, max(1, len(array)), rows):
             part = borrowable(array[begin : begin + rows])
             part = core_uids.uid_sort(part, unique, threads) if is_uids else core_uids.record_sort(part, threads)
-            runs.append(final.with_name(f".tmp-{final.name}.run{len(runs)}"))
+            runs.append(final.with_name(temporary_name(f"{final.name}.run{len(runs)}")))
             save_scratch(runs[-1], part)
         report = merge_runs(runs, final, unique=unique, memory_bytes=memory_bytes)
     finally:
         for run in runs:
             run.unlink(missing_ok=True)
     return report._replace(rows_in=len(array))
+
+
+def count_repeats(rows: npt.NDArray[Any]) -> int:
+    """Rows of sorted uids or records that have the uid of the row before. Memory: a window of a mapped file."""
+    count = 0
+    for first in range(0, max(len(rows) - 1, 0), _ROWS_AT_ONCE):
+        part = rows[first : first + _ROWS_AT_ONCE + 1]
+        count += int(((part["f0"][1:] == part["f0"][:-1]) & (part["f1"][1:] == part["f1"][:-1])).sum())
+    return count
 
 
 def borrowable(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -225,7 +239,7 @@ def _open_array(
 ) -> npt.NDArray[Any]:
     name = f"{what} {os.fspath(path)}"
     item = dtype.itemsize
-    with open(path, "rb") as file:
+    with open_input(path) as file:
         size = os.fstat(file.fileno()).st_size
         begins = file.read(len(_MAGIC))
         if begins == _MAGIC or (not raw and size):
@@ -258,8 +272,7 @@ def _open_array(
             if len(array) != count:
                 raise error(f"{name}: ended while it was read, after {len(array)} of {count} rows")
             return array
-        # as a plain array: its base keeps the map alive
-        return np.memmap(file, dtype, "r", offset, (count,)).view(np.ndarray)
+    return map_array(path, dtype, (count,), offset)
 
 
 def _read_header(file: Any, dtype: np.dtype[Any], error: type[DcfastError], name: str) -> tuple[int, int]:

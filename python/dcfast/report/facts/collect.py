@@ -209,7 +209,6 @@ def collect(source: Source) -> dict[str, Any]:
             "pool": source.settings.get("pool"),
             "evalsets": source.settings.get("evalsets"),
             "built_in_world": source.world,
-            "command": manifest.get("command"),
             "stages": [s for s in STAGES if s != "report" and source.summary(s)],
         },
         "standard": not departures,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from dcfast.rundir.stage_table import STAGES
+from dcfast.storage.json_files import parse_json
 from dcfast.storage.lines import read_lines
 
 __all__ = ["files_of", "timings"]
@@ -47,7 +47,7 @@ def timings(path: Path) -> dict[str, Any]:
     lines = read_lines(path, errors="replace") if path.exists() else []
     for line in lines:
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             name, seconds = str(row["step"]), float(row["seconds"])
             pieces = int(row.get("pieces", 0))
         except (ValueError, KeyError, TypeError):

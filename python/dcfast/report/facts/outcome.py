@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from dcfast.evaluate.results import AGGREGATES, RESULTS, Result, aggregate, load
 from dcfast.evaluate.tasks import EvalTask, datacomp_tasks, own_tasks
 from dcfast.report.facts.copies import mark_copies, means, pictures_seen
 from dcfast.rundir.summaries import check_fields
+from dcfast.storage import json_files
 
 __all__ = ["EVEN", "compare_scores", "read_json", "scored"]
 
@@ -28,14 +28,10 @@ def read_json(path: Path, what: str = "") -> dict[str, Any]:
         CorruptDataError: a field is of another type; names file and field.
     """
     try:
-        value = json.loads(path.read_bytes(), parse_constant=_refuse)
-    except (OSError, ValueError, RecursionError):
+        value = json_files.read_json(path, names=True)
+    except (OSError, ValueError):
         return {}
     return check_fields(value, what, path) if isinstance(value, dict) else {}
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number of JSON")
 
 
 def _results(path: Path) -> list[Result]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from dcfast.evaluate.results import number
 from dcfast.report.facts.outcome import EVEN, read_json
+from dcfast.storage.json_files import parse_json
 from dcfast.storage.lines import iterate_lines
 
 __all__ = ["training", "verdict"]
@@ -51,7 +51,7 @@ def _curve(path: Path) -> list[dict[str, float]]:
     with suppress(OSError):
         for raw in iterate_lines(path, errors="replace"):
             try:
-                line = json.loads(raw)
+                line = parse_json(raw)
                 values = [number(line[name]) for name in CURVES]
             except (ValueError, KeyError, TypeError):
                 continue  # a line cut short by a kill

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from dcfast.images.decode import BadImage, eight_bits, open_image
 from dcfast.index.build import Segment
 from dcfast.report.text import clean
 from dcfast.rundir.layout import segment_path
+from dcfast.storage.inputs import open_input
+from dcfast.storage.json_files import read_json
 
 __all__ = ["EvalReader", "PoolReader", "Sample", "Thumbnail", "thumbnail"]
 
@@ -91,11 +92,8 @@ def thumbnail(data: bytes) -> Thumbnail:
 
 
 def _read(path: str | os.PathLike[str], offset: int, length: int) -> bytes:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        return os.pread(fd, length, offset)
-    finally:
-        os.close(fd)
+    with open_input(path) as file:
+        return os.pread(file.fileno(), length, offset)
 
 
 def _segment_sample(segment: Any, place: int, path: str | os.PathLike[str]) -> Sample:
@@ -134,7 +132,7 @@ class PoolReader:
         self.shard_dir = shard_dir
         self._open: dict[int, Any] = {}
         try:
-            self.num_segments = len(json.loads((root / "index" / "index.json").read_bytes())["segments"])
+            self.num_segments = len(read_json(root / "index" / "index.json")["segments"])
         except (OSError, ValueError, KeyError, TypeError):
             self.num_segments = 0
 

@@ -45,6 +45,7 @@ from dcfast.stages.signatures import needed
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.npz import load_array, save_array
 from dcfast.storage.parquet import read_table
+from dcfast.uids.files import count_repeats
 from dcfast.uids.sets import (
     RECORD_DTYPE,
     load_subset,
@@ -56,7 +57,7 @@ from dcfast.uids.sets import (
     uid_unique,
 )
 
-__all__ = ["assign_outcomes", "unmatched_notes"]
+__all__ = ["assign_outcomes", "repeated_notes", "unmatched_notes"]
 
 CODE_SHIFT = np.uint64(48)
 MAX_NOTED = 1_000
@@ -236,19 +237,10 @@ def merge_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
     root = Path(out)
     runs = [root / kept_run(n) for n in range(args["segments"])]
     merge_runs(runs, root / "subset.npy", unique=True, memory_bytes=MERGE_BYTES)
-
-    def repeated(path: Path) -> int:
-        records = open_records(path)
-        total = 0
-        for start in range(0, max(len(records) - 1, 0), 1 << 20):  # a window at a time: the file may exceed memory
-            part = records[start : start + (1 << 20) + 1]
-            total += int(((part["f0"][1:] == part["f0"][:-1]) & (part["f1"][1:] == part["f1"][:-1])).sum())
-        return total
-
     return {
         "uids": len(load_subset(root / "subset.npy")),
-        "repeated_in_pool": repeated(root / "index/pool.npy"),
-        "repeated_in_metadata": repeated(root / "filter/outcomes.npy"),
+        "repeated_in_pool": count_repeats(open_records(root / "index/pool.npy")),
+        "repeated_in_metadata": count_repeats(open_records(root / "filter/outcomes.npy")),
     }
 
 
@@ -276,6 +268,21 @@ def unmatched_notes(fates: dict[str, int], rows: int, malformed: int, uid_from: 
         why = f"the metadata may be another pool's; compare its column {field} with the samples' json"
     some = f" ({malformed:,} rows have no {what})" if 0 < malformed < rows else ""
     return [f"none of the {rows:,} metadata rows{some} is of one of the {samples:,} samples, so none is kept: {why}"]
+
+
+def repeated_notes(counts: dict[str, int], uid_from: str) -> list[str]:
+    """That rows of one url cannot be told apart, where uids are made of urls; those of json are meant to be unique.
+
+    Args:
+        counts: ``repeated_in_pool`` and ``repeated_in_metadata``.
+    """
+    rows, samples = counts["repeated_in_metadata"], counts["repeated_in_pool"]
+    if uid_from != "url" or not (rows or samples):
+        return []
+    return [
+        f"{rows:,} metadata rows and {samples:,} samples repeat a url that stood before, and so share its uid: all "
+        "samples of a url are kept where any of its rows passes the filter (--uid-from key tells them apart)"
+    ]
 
 
 def assign_outcomes(run: Run, reasons: list[str], malformed: list[int]) -> Any:

@@ -39,6 +39,7 @@ from dcfast.storage.atomic import atomic_path
 from dcfast.storage.npz import load_array, save_array
 from dcfast.storage.parquet import read_table
 from dcfast.storage.paths import absolute
+from dcfast.storage.published import without_places
 from dcfast.uids.sets import (
     RECORD_DTYPE,
     load_subset,
@@ -343,18 +344,24 @@ def steps(run: Run) -> Steps:
             outputs=("filter/outcomes.npy",),
         )
     ]
-    settled = yield from fates.assign_outcomes(run, compiled.reasons, [s["malformed"] for s in stats])
+    # fates.parquet is published: a uid file is named by its last part
+    reasons = list(without_places(dict.fromkeys(compiled.reasons)))
+    settled = yield from fates.assign_outcomes(run, reasons, [s["malformed"] for s in stats])
     contaminated = yield from contaminated_steps(run)
     codes = np.sum([s["codes"] for s in stats], axis=0).tolist() if stats else []
     rows, malformed = sum(s["rows"] for s in stats), sum(s["malformed"] for s in stats)
     return {
         "filter": text,
-        "notes": [*notes, *fates.unmatched_notes(settled["fates"], rows, malformed, run.settings.uid_from)],
+        "notes": [
+            *notes,
+            *fates.unmatched_notes(settled["fates"], rows, malformed, run.settings.uid_from),
+            *fates.repeated_notes(settled, run.settings.uid_from),
+        ],
         "thresholds": shown,
         "clusters": clusters,
         "metadata_rows": rows,
         "malformed_uids": malformed,
-        "metadata_outcomes": {reason: codes[i] for i, reason in enumerate(compiled.reasons) if codes[i]},
+        "metadata_outcomes": {reason: codes[i] for i, reason in enumerate(reasons) if codes[i]},
         "models": models,
         "contaminated": contaminated,
         **settled,

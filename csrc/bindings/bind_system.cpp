@@ -1,0 +1,46 @@
+// dcfast._core.system: MappedFile. dcfast.storage.mapped is the public face.
+#include <cstring>
+
+#include "bindings/boundary.hpp"
+#include "core/system/mapped_file.hpp"
+
+namespace dcfast::bindings {
+
+namespace {
+
+/// Raises what is wrong in the main thread, between two steps of its Python code.
+int raise_lost(void*) {
+  try {
+    refuse_lost_maps();
+  } catch (const Error&) {
+    // pybind11 translates what a function of it throws: one is called that throws the same
+    try {
+      py::module_::import("dcfast._core").attr("system").attr("refuse_lost_maps")();
+    } catch (py::error_already_set& error) {
+      error.restore();
+      return -1;
+    }
+  }
+  return 0;
+}
+
+// the fault is in the middle of a read of mapped memory, where nobody holds the lock of Python's list of calls
+void ask_for_error() noexcept { (void)Py_AddPendingCall(&raise_lost, nullptr); }
+
+}  // namespace
+
+void bind_system(py::module_& m) {
+  on_lost_map(&ask_for_error);
+  py::class_<MappedFile>(m, "MappedFile", py::buffer_protocol(),
+                         "A whole file mapped, read-only: a buffer. See dcfast.storage.mapped for one that is cut meanwhile.")
+      .def(py::init([](const RawText& path) { return std::make_unique<MappedFile>(path); }), py::arg("path"))
+      .def("__len__", [](const MappedFile& file) { return file.bytes().size(); })
+      .def_buffer([](MappedFile& file) {
+        const auto bytes = file.bytes();
+        return py::buffer_info(reinterpret_cast<const std::uint8_t*>(bytes.data()), static_cast<py::ssize_t>(bytes.size()), true);
+      });
+  m.def("guard_maps", &guard_maps, "Takes SIGBUS for the maps again, where a library has taken it since.");
+  m.def("refuse_lost_maps", &refuse_lost_maps, "CorruptDataError where a file that is mapped was cut meanwhile.");
+}
+
+}  // namespace dcfast::bindings

@@ -1,0 +1,17 @@
+"""The parser of a command line, whose words may be strangers' too: ``dcfast reshard *`` names what lies there."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from dcfast.errors import printable
+
+__all__ = ["ArgumentParser"]
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's, which repeats words that it does not understand: here by ``printable``."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message(printable(message) if message else message, file)

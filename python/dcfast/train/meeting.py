@@ -1,0 +1,151 @@
+"""How the ranks of a training find each other: within a limit of time, and with a word about who did not come.
+
+Ranks of one machine that ``dcfast.train.launch`` started meet by a file, all others at MASTER_ADDR. Each says how many
+ranks it was told there are; rank 0 compares, and what it finds is what all of them raise.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from datetime import timedelta
+from itertools import count
+from typing import Any
+
+from dcfast.errors import RunError, first_line
+
+__all__ = ["MEETING", "meet"]
+
+MEETING = "DCFAST_MEETING"
+"""The file at which the ranks that ``launch`` started meet."""
+MEET_SECONDS = 300.0
+"""How long a rank waits for the others, which may start later: images are loaded, nodes boot."""
+_LAST_WORD_SECONDS = 1.0
+"""How long rank 0 lives on where it says no: the store, which the others read it from, may end with it."""
+_AGENT = "TORCHELASTIC_USE_AGENT_STORE"
+_SHOWN_RANKS = 8
+_meetings = count()  # of this process: the store of torchrun outlives a training
+
+
+def meet(rank: int, size: int, started_by: str) -> Any:
+    """The store through which the ranks make their process group, once all are there.
+
+    Raises:
+        ValueError: no MASTER_ADDR.   RunError: not all came in time, or they were told different numbers of ranks.
+    """
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    place = os.environ.get(MEETING) or None
+    if place is None and missing:
+        raise ValueError(
+            f"{started_by} started {size} ranks, but {' and '.join(missing)} is not set: where do they meet? "
+            "Export the address of rank 0's machine and a free port (MASTER_PORT=29500), or start them by torchrun"
+        )
+    where = place or f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    deadline = time.monotonic() + MEET_SECONDS
+    try:
+        store = _open_store(place, rank, size)
+        problem = _gather(store, size, deadline, where) if rank == 0 else _ask(store, rank, size, where)
+    except RuntimeError as error:
+        said = first_line(error)
+        if rank == 0:
+            raise RunError(
+                f"rank 0 cannot be met at {where} ({said}). Is MASTER_ADDR this machine, and MASTER_PORT free?"
+            ) from None
+        raise RunError(
+            f"rank {rank} of {size} has no connection to rank 0 at {where}, for which it waits {MEET_SECONDS:.0f} s "
+            f"({said}). Was rank 0 started, does it live, and is the port open between the machines?"
+        ) from None
+    if problem:
+        raise RunError(problem)
+    return store
+
+
+def _open_store(place: str | None, rank: int, size: int) -> Any:
+    from torch import distributed
+
+    dist: Any = distributed  # its stores are not declared as exported
+    limit = timedelta(seconds=MEET_SECONDS)
+    if place is not None:
+        store = dist.FileStore(place, size)
+        store.set_timeout(limit)
+    else:
+        serves = rank == 0 and os.environ.get(_AGENT) != "True"  # else torchrun itself does
+        address, port = os.environ["MASTER_ADDR"], _port(os.environ["MASTER_PORT"])
+        listens = _listen(address, port) if serves else None
+        store = dist.TCPStore(
+            address, port, is_master=serves, timeout=limit, wait_for_workers=False, multi_tenant=True,
+            master_listen_fd=listens,
+        )  # fmt: skip
+    again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"dcfast/{again}/{next(_meetings)}", store)
+
+
+def _listen(address: str, port: int) -> int:
+    """A socket that only what MASTER_ADDR names is reached by: torch's own listens on every address of the machine.
+
+    Raises:
+        RuntimeError: the address is none of this machine's, or the port is taken.
+    """
+    try:
+        family, kind, _, _, where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as listening:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(where)
+            listening.listen(4096)
+            return listening.detach()
+    except OSError as error:
+        raise RuntimeError(error.strerror or str(error)) from None
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 1 << 16:
+        raise ValueError(f"environment variable MASTER_PORT must be a number from 0 to 65535; got {text!r}")
+    return int(text)
+
+
+def _gather(store: Any, size: int, deadline: float, where: str) -> str:
+    """Rank 0: what is wrong, in a sentence, which the others are told; empty where all are there."""
+    absent, others = [], {}
+    for rank in range(1, size):
+        try:
+            store.wait([f"rank-{rank}"], timedelta(seconds=max(0.01, deadline - time.monotonic())))
+        except RuntimeError:
+            absent.append(rank)
+            continue
+        told = int(store.get(f"rank-{rank}"))
+        if told != size:
+            others[rank] = told
+            break  # whoever is missing was perhaps never to come
+    problem = ""
+    if others:
+        [(rank, told)] = others.items()
+        problem = (
+            f"rank 0 was told that there are {size} ranks, rank {rank} that there are {told}. Start all of them by the "
+            "same command (WORLD_SIZE, --nnodes, --nproc-per-node, --ntasks)"
+        )
+    elif absent:
+        names = ", ".join(map(str, absent[:_SHOWN_RANKS])) + (", ..." if len(absent) > _SHOWN_RANKS else "")
+        problem = (
+            f"of {size} ranks {size - len(absent)} came to {where} within {MEET_SECONDS:.0f} s; not there: rank "
+            f"{names}. Were they started, with the same MASTER_ADDR and MASTER_PORT, and can they reach that address?"
+        )
+    store.set("verdict", json.dumps([size, problem]))
+    if problem:
+        time.sleep(_LAST_WORD_SECONDS)
+    return problem
+
+
+def _ask(store: Any, rank: int, size: int, where: str) -> str:
+    """Another rank: what rank 0 found."""
+    store.set(f"rank-{rank}", str(size))
+    # rank 0 may have come as late as it could, and wait as long as it may
+    store.wait(["verdict"], timedelta(seconds=MEET_SECONDS + 10))
+    told, problem = json.loads(store.get("verdict"))
+    if not problem and told != size:
+        return (
+            f"rank {rank} was told that there are {size} ranks, rank 0 at {where} that there are {told}. Start all of "
+            "them by the same command"
+        )
+    return str(problem)

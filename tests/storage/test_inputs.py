@@ -1,0 +1,193 @@
+"""Named pipes, sockets, devices and directories in the place of files: refused by name, at once, for every kind of
+input. The opening of a pipe would wait for who writes to it, perhaps for ever.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dcfast.errors import CorruptDataError
+from dcfast.evaluate import evalset, results, tasks
+from dcfast.filters import language, wordnet
+from dcfast.index.build import index_tars
+from dcfast.index.metadata import count_metadata_rows
+from dcfast.index.segments import Segment
+from dcfast.interop.sizes import read_sizes
+from dcfast.interop.wds2idx import read_wds2idx
+from dcfast.interop.wids import read_wids
+from dcfast.resharding import boxes
+from dcfast.resharding.sources import open_subset
+from dcfast.rundir import claim, summaries
+from dcfast.storage.hashing import hash_file, sha256_file
+from dcfast.storage.inputs import check_input, open_input, read_input
+from dcfast.storage.json_files import read_json
+from dcfast.storage.lines import iterate_lines, read_lines
+from dcfast.storage.npz import iterate_npz, load_array, npz_arrays
+from dcfast.storage.parquet import read_table
+from dcfast.uids import load_subset, open_records
+
+
+def checkpoint(path: Path) -> Any:
+    pytest.importorskip("torch")
+    from dcfast.models.checkpoint import read_checkpoint
+
+    return read_checkpoint(path)
+
+
+def embeddings(path: Path) -> Any:
+    pytest.importorskip("torch")
+    from dcfast.stages.filter.clusters import _load_embeddings
+
+    return _load_embeddings(path, "centroids")
+
+
+def shard_of_a_set(path: Path) -> Any:
+    return index_tars([path])
+
+
+def language_model(path: Path) -> Any:
+    pytest.importorskip("fasttext")
+    return language._load(str(path))
+
+
+INPUTS: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    "subset": ("s.npy", load_subset),
+    "subset, read": ("s.npy", lambda path: load_subset(path, mmap=False)),
+    "subset of a reshard": ("s.npy", open_subset),
+    "uid records": ("pool.npy", open_records),
+    "npy": ("a.npy", load_array),
+    "npy, mapped": ("a.npy", lambda path: load_array(path, mmap=True)),
+    "centroids": ("c.npy", embeddings),
+    "npz": ("a.npz", npz_arrays),
+    "npz, in blocks": ("a.npz", lambda path: list(iterate_npz(path, "a"))),
+    "parquet": ("a.parquet", read_table),
+    "metadata": ("a.parquet", count_metadata_rows),
+    "json": ("a.json", read_json),
+    "a stage's summary": ("index.json", lambda path: summaries.load_object(path, "index")),
+    "settings": ("settings.json", claim.read_settings),
+    "boxes' map": ("map.json", boxes._files_of_map),
+    "sizes.json": ("a.json", read_sizes),
+    "wids": ("a.json", read_wids),
+    "DALI's index": ("a.idx", read_wds2idx),
+    "lines": ("a.txt", read_lines),
+    "lines, one by one": ("a.txt", lambda path: list(iterate_lines(path))),
+    "class names": ("classnames.txt", lambda path: evalset._lines(path, "")),
+    "riddles": ("riddles.json", lambda path: evalset._raw_riddles(path.parent)),
+    "tasks": ("tasks.json", tasks.read_task_table),
+    "results": ("eval_results.jsonl", results.load_results),
+    "checkpoint": ("a.pt", checkpoint),
+    "checkpoint, safetensors": ("a.safetensors", checkpoint),
+    "index segment": ("segment-00000.dcx", Segment.open),
+    "shard": ("a.tar", shard_of_a_set),
+    "hash": ("a", hash_file),
+    "SHA-256": ("a", sha256_file),
+    "bytes": ("a", lambda path: read_input(path, 10)),
+    "checked": ("a", check_input),
+    "opened": ("a", open_input),
+    "WordNet": ("index.noun", lambda path: wordnet._read(path.parent, path.name)),
+    "language model": ("lid.bin", language_model),
+}
+"""Input -> its file's name, and how it is read."""
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def unix_socket(path: Path) -> None:
+    here = os.getcwd()
+    os.chdir(path.parent)  # names of sockets are short
+    try:
+        socket.socket(socket.AF_UNIX).bind(path.name)
+    finally:
+        os.chdir(here)
+
+
+def link_to(target: str) -> Callable[[Path], None]:
+    return lambda path: path.symlink_to(target)
+
+
+KINDS: dict[str, Callable[[Path], None]] = {
+    "a named pipe": pipe,
+    "a socket": unix_socket,
+    "a device": link_to("/dev/zero"),
+    "a directory": lambda path: path.mkdir(),
+}
+
+
+@pytest.fixture(autouse=True)
+def at_once() -> Iterator[None]:
+    """Who waits is woken, and has failed."""
+
+    def woken(number: int, frame: object) -> None:
+        raise AssertionError("it waited")
+
+    before = signal.signal(signal.SIGALRM, woken)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", INPUTS)
+def test_what_is_no_file_is_refused_by_name(name: str, kind: str, tmp_path: Path) -> None:
+    file, read = INPUTS[name]
+    path = tmp_path / file
+    KINDS[kind](path)
+    if name == "sizes.json" and kind == "a directory":
+        pytest.skip("the directory of the shards may be given")
+    with pytest.raises((OSError, ValueError, ImportError)) as caught:
+        read(path)
+    said = str(caught.value)
+    assert file in said
+    assert re.search(r"is a directory|Is a directory|is a (named pipe|socket|device)|a pipe, socket or device", said), (
+        said
+    )
+
+
+def test_a_file_that_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"abc")
+    (tmp_path / "link").symlink_to(path)
+    with open_input(tmp_path / "link") as file:
+        assert (file.read(), file.name) == (b"abc", str(tmp_path / "link"))
+    assert read_input(path, 3) == b"abc"
+    with pytest.raises(CorruptDataError, match="a is too large: expected at most 2 bytes"):
+        read_input(path, 2)
+    with pytest.raises(FileNotFoundError):
+        open_input(tmp_path / "none")
+    with pytest.raises(OSError, match="is no name of a file"):
+        open_input("a\0b")
+    assert read_input("/proc/self/status", 1 << 24)  # the system tells its size as 0
+
+
+OWN = {
+    "doctor/checks.py", "evaluate/evaluation.py", "images/signatures.py", "models/checkpoint.py", "models/clip.py",
+    "process/command.py",
+    "report/facts/inventory.py", "resharding/boxes.py", "resharding/edit.py", "resharding/files.py",
+    "resharding/output.py", "run/manifest.py", "stages/report.py", "storage/atomic.py", "storage/inputs.py",
+    "storage/npz.py", "storage/remote.py", "study/execute.py", "train/checkpoint.py", "train/heartbeat.py",
+    "train/loop.py", "train/ranks.py", "world/files.py", "features/embed.py", "storage/lock.py", "filters/wordnet.py",
+    "storage/zip_directory.py",
+}  # fmt: skip
+"""Open files that they have just written, that belong to the system, or that ``check_input`` has seen."""
+
+
+def test_every_other_opening_has_a_row(repo_root: Path) -> None:
+    """Whoever opens a file that somebody names goes through ``dcfast.storage.inputs``, and has a row above."""
+    package = repo_root / "python/dcfast"
+    pattern = r"(?<!def )(?<![\w.])open\(|\.open\(\"|\.read_bytes\(|\.read_text\(|os\.open\(|ZipFile\("
+    found = {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if re.search(pattern, path.read_text(encoding="utf-8"))
+    }
+    assert found - OWN == set()

@@ -1,0 +1,222 @@
+"""JSON that a stranger wrote, by every reader of it: an error that names the file, or a value that counts as absent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from dcfast.engine.piece import Piece, read_marker
+from dcfast.errors import CorruptDataError, DcfastError
+from dcfast.evaluate import evalset, results, scores, tasks
+from dcfast.index import pool_index, refresh
+from dcfast.interop.sizes import read_sizes
+from dcfast.interop.wids import read_wids
+from dcfast.report.facts import inventory, outcome
+from dcfast.report.facts import training as report_training
+from dcfast.report.page.images import PoolReader
+from dcfast.resharding import boxes, edit, output, resume
+from dcfast.resharding.plan import ReshardPlan
+from dcfast.run.options import parse_world
+from dcfast.rundir import claim, run_dir, summaries
+from dcfast.rundir.settings import Settings
+from dcfast.storage.json_files import MOST_DEPTH, MOST_DIGITS, parse_json, read_json, read_json_lines
+
+BAD: dict[str, bytes] = {
+    "nested lists": b"[" * 100_000 + b"]" * 100_000,
+    "nested objects": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    "nested and cut": b"[" * 100_000,
+    "a long number": b'{"a": ' + b"9" * 100_000 + b"}",
+    "a number longer than 64 bits": b'{"a": -' + b"1" * (MOST_DIGITS + 1) + b"}",
+    "half of a character": b'{"a": "\\ud800"}',
+    "half of a character in a key": b'{"\\udfff": 1}',
+    "half of a character as bytes": b'{"a": "\xed\xa0\x80"}',
+    "NaN": b'{"a": NaN}',
+    "Infinity": b"[-Infinity]",
+    "beyond a double": b'{"a": 1e999}',
+    "a key twice": b'{"a": 1, "a": 2}',
+    "not UTF-8": b'{"a": "\xff"}',
+    "cut": b'{"a": 1',
+    "empty": b"",
+}
+
+Reader = Callable[[Path, bytes], Any]
+
+
+def at(name: str, read: Callable[[Path], Any]) -> Reader:
+    """Writes the bytes to a file of that name below a folder, and reads it by a function of its path."""
+
+    def write_and_read(folder: Path, data: bytes) -> Any:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return read(path)
+
+    return write_and_read
+
+
+def opened(path: Path) -> None:
+    with run_dir.open_run(path.parent.parent, Settings(pool="p")):
+        pass
+
+
+def model_config(path: Path) -> None:
+    clip = pytest.importorskip("dcfast.models.clip")
+    pytest.importorskip("open_clip")
+    clip.model_names()
+    clip._checked_name(f"local-dir:{path.parent}")
+
+
+def train_settings(path: Path) -> Any:
+    pytest.importorskip("torch")
+    from dcfast.train.__main__ import _from_file
+
+    return _from_file(path)
+
+
+def kept_lines(path: Path) -> bytes | None:
+    pytest.importorskip("torch")
+    from dcfast.train.loop import keep_lines
+
+    keep_lines(path, lambda line: True)
+    return path.read_bytes() or None
+
+
+def cell_result(path: Path) -> Any:
+    from dcfast.study.cell import read_result
+    from dcfast.study.grid import Cell
+
+    folder = str(path.parent.parent)
+    return read_result(Cell("tiny", 0, "f", Settings(pool="p"), folder, folder))
+
+
+REFUSES: dict[str, Reader] = {
+    "interop/json_files.py": at("a.json", read_sizes),
+    "interop/sizes.py": at("sizes.json", read_sizes),
+    "interop/wids.py": at("a.json", read_wids),
+    "rundir/summaries.py": at("state/index.json", lambda path: summaries.load_object(path, "index")),
+    "rundir/claim.py": at("settings.json", claim.read_settings),
+    "rundir/run_dir.py": at("out/state/settings.json", opened),
+    "evaluate/evalset.py": at("riddles.json", lambda path: evalset._raw_riddles(path.parent)),
+    "evaluate/tasks.py": at("tasks.json", tasks.read_task_table),
+    "index/pool_index.py": at("index.json", pool_index._read_layout),
+    "resharding/boxes.py": at("map.json", boxes._files_of_map),
+    "resharding/plan.py": at("plan.json", lambda path: ReshardPlan.load(path.parent)),
+    "resharding/resume.py": at("meta.json", lambda path: resume._read_object(str(path))),
+    "resharding/output.py": at("00000000_stats.json", lambda path: output._read_stats(str(path.parent), 1)),
+    "train/__main__.py": at("settings.json", train_settings),
+    "models/clip.py": at("open_clip_config.json", model_config),
+    "storage/json_files.py": at("log.jsonl", read_json_lines),
+}
+"""Reader -> what raises an error that names the file."""
+
+PASSES: dict[str, Reader] = {
+    "rundir/summaries.py, compared": at("a.json", lambda path: summaries.equals_json(path, {"a": 1}) or None),
+    "evaluate/scores.py": at("state/filter.json", lambda path: scores.read_leaked(path.parent.parent, None)),
+    "engine/piece.py": at("state/a/b/0.json", lambda path: read_marker(path.parents[3], Piece("a/b", "0", "m:f", {}))),
+    "index/refresh.py": at("index.json", lambda path: refresh._uids_of(path.parent).replace("json", "") or None),
+    "report/facts/outcome.py": at("a.json", lambda path: outcome.read_json(path) or None),
+    "report/facts/collect.py": at("a.json", lambda path: outcome.read_json(path) or None),
+    "report/facts/training.py": at("log.jsonl", lambda path: report_training._curve(path) or None),
+    "report/facts/inventory.py": at("timings.jsonl", lambda path: inventory.timings(path)["steps"] or None),
+    "report/page/images.py": at("index/index.json", lambda p: PoolReader(p.parents[1], p.parent).num_segments or None),
+    "train/loop.py": at("log.jsonl", kept_lines),
+    "study/cell.py": at("state/result.json", cell_result),
+}
+"""Reader -> what counts bad JSON as absent: what it stands for is made again, or not shown."""
+
+ELSEWHERE = {
+    "evaluate/results.py": "test_results_name_the_line",
+    "resharding/edit.py": "test_a_sample_keeps_its_numbers",
+    "run/options.py": "test_a_command_line",
+    "resharding/verify.py": "a mismatch of the output, by read_json; tests/resharding",
+    "train/launch.py": "what its own ranks have just written",
+}
+
+
+def test_every_reader_has_a_row(repo_root: Path) -> None:
+    package = repo_root / "python/dcfast"
+    found, others = set(), set()
+    for path in package.rglob("*.py"):
+        text, name = path.read_text(encoding="utf-8"), str(path.relative_to(package))
+        if re.search(r"\b(read_json|parse_json|read_json_lines)\(", text):
+            found.add(name)
+        if re.search(r"json\.loads?\((?!json\.dumps)", text):
+            others.add(name)
+    assert others == {"storage/json_files.py"}
+    rows = {*REFUSES, *(name.partition(",")[0] for name in PASSES), *ELSEWHERE}
+    assert found - rows - {"train/session.py"} == set(), "train/session.py reads what the training itself wrote"
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("reader", REFUSES)
+def test_an_error_names_the_file(reader: str, bad: str, tmp_path: Path) -> None:
+    if bad == "empty" and reader == "storage/json_files.py":
+        pytest.skip("a file of no lines has no values")
+    with pytest.raises((DcfastError, ValueError)) as caught:
+        REFUSES[reader](tmp_path, BAD[bad])
+    assert not isinstance(caught.value, RecursionError)
+    assert str(tmp_path) in str(caught.value)
+    assert len(str(caught.value)) < 1000 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("reader", PASSES)
+def test_or_it_counts_as_absent(reader: str, bad: str, tmp_path: Path) -> None:
+    assert PASSES[reader](tmp_path, BAD[bad]) is None
+
+
+@pytest.mark.parametrize("bad", [name for name in BAD if name not in ("NaN", "Infinity", "beyond a double", "empty")])
+def test_results_name_the_line(bad: str, tmp_path: Path) -> None:
+    path = tmp_path / "eval_results.jsonl"
+    path.write_bytes(b'{"key": "a", "metrics": {}, "checkpoint": "c"}\n' + BAD[bad])
+    assert (results.load_results(path).damaged, len(results.load_results(path).results)) == ([2], 1)
+    with pytest.raises(DcfastError, match=r"eval_results\.jsonl, line 2"):
+        scores.read_scores(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "bad", ["nested lists", "nested objects", "nested and cut", "a long number", "not UTF-8", "cut"]
+)
+def test_a_sample_keeps_its_numbers(bad: str) -> None:
+    with pytest.raises(ValueError, match="cannot be read"):
+        edit._with_boxes(BAD[bad], np.zeros((1, 4)))
+    odd = b'{"a": NaN, "b": 123456789012345678901234567890, "c": "\\ud800", "a": 2}'  # as pandas and others write them
+    assert b"123456789012345678901234567890" in edit._with_boxes(odd, np.zeros((1, 4)))
+
+
+def test_a_command_line() -> None:
+    for text in ("[" * 100_000, "9" * 100_000, "NaN", "1e999"):
+        with pytest.raises(ValueError, match="--world takes NAME=NUMBER"):
+            parse_world([f"rows={text}"])
+
+
+def test_the_bounds_themselves(tmp_path: Path) -> None:
+    deep = b"[" * MOST_DEPTH + b"]" * MOST_DEPTH
+    assert parse_json(deep) is not None
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parse_json(b"[" + deep + b"]")
+    brackets = '["' + "[" * 1000 + '\\"' + '{", "]"]'
+    assert parse_json(brackets) == ["[" * 1000 + '"{', "]"]  # within a text they are none
+    assert parse_json(b"18446744073709551615") == (1 << 64) - 1
+    assert parse_json('"\\ud83d\\ude00"') == "\U0001f600"
+    assert parse_json(b'\xef\xbb\xbf{"a": "\\udc80"}', names=True) == {"a": "\udc80"}
+    with pytest.raises(ValueError, match="half of a character"):
+        parse_json(b'"\\ud800"', names=True)
+    (tmp_path / "a.json").write_bytes(b"[1]" + b" " * 100)
+    assert read_json(tmp_path / "a.json", most=103) == [1]
+    with pytest.raises(CorruptDataError, match=r"a\.json is too large: expected at most 102 bytes"):
+        read_json(tmp_path / "a.json", most=102)
+
+
+@pytest.mark.parametrize("text", ["[" * 101 + '"' + '\\"' * 300_000, "[" * 101 + '"' * 300_001, '"' + "[{" * 300_000])
+def test_no_text_takes_long(text: str) -> None:
+    import time
+
+    began = time.process_time()
+    with pytest.raises(ValueError, match="not json"):
+        parse_json(text)
+    assert time.process_time() - began < 2
