@@ -58,7 +58,7 @@ class RayEngine(ClosingEngine):
                 self._check_private()
         # a node may be lost: the piece is safe to repeat. One that kills its worker every time ends as a RunError
         self._perform = ray.remote(num_cpus=1, max_retries=3, scheduling_strategy="SPREAD")(perform)
-        self._has_gpus = float(ray.cluster_resources().get("GPU", 0)) > 0  # type: ignore[no-untyped-call]
+        self._has_gpus = float(ray.cluster_resources().get("GPU", 0)) > 0
 
     def _submit(self, out: str, piece: Piece) -> Any:
         # Ray hides every GPU from a task that asks for none

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import IO
+from typing import Any
 
 from dcfast.errors import printable
 
@@ -13,5 +13,5 @@ __all__ = ["ArgumentParser"]
 class ArgumentParser(argparse.ArgumentParser):
     """argparse's, which repeats words that it does not understand: here by ``printable``."""
 
-    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
-        super()._print_message(printable(message) if message else message, file)  # type: ignore[misc]
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message(printable(message) if message else message, file)
