@@ -105,6 +105,7 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
                 open_run(tmp_path / "out", SETTINGS),
             ):
                 pass
+            assert not (tmp_path / "out").exists()
 
 
 def test_another_process_keeps_its_empty_folders(tmp_path: Path) -> None:

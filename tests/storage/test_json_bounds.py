@@ -184,6 +184,8 @@ def test_results_name_the_line(bad: str, tmp_path: Path) -> None:
 def test_a_sample_keeps_its_numbers(bad: str) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
         edit._with_boxes(BAD[bad], np.zeros((1, 4)))
+    with pytest.raises(ValueError, match="it has 8,388,610 bytes, expected at most 8,388,608"):
+        edit._with_boxes(b"[]" + b" " * (8 << 20), np.zeros((1, 4)))
     odd = b'{"a": NaN, "b": 123456789012345678901234567890, "c": "\\ud800", "a": 2}'  # as pandas and others write them
     assert b"123456789012345678901234567890" in edit._with_boxes(odd, np.zeros((1, 4)))
 

@@ -217,7 +217,13 @@ def _picture(members: list[_Member]) -> _Member | None:
     return next((m for m in pictures if m.ext == b"jpg"), pictures[0] if pictures else None)
 
 
+MOST_JSON_BYTES = 8 << 20
+"""Of a sample's json, as in the index."""
+
+
 def _with_boxes(data: bytes, boxes: NDArray[np.float64]) -> bytes:
+    if len(data) > MOST_JSON_BYTES:
+        raise ValueError(f"cannot be read: it has {len(data):,} bytes, expected at most {MOST_JSON_BYTES:,}")
     try:
         record = parse_json(data, as_it_is=True)
     except ValueError as error:

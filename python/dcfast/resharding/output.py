@@ -51,9 +51,9 @@ def recorded_arguments(options: dict[str, Any], arguments: dict[str, Any]) -> di
     part alone. ``arguments_xxh3`` is the hash of all of them as they were given, by which a run is known again.
     """
     given = {name: str(value) for name, value in {**options, **arguments}.items()}
-    digest = core_hashing.xxh3_128(flat_json(given))
+    digest = core_hashing.xxh3_128(flat_json(given))  # storage.hashing would take longer to import
     places = {name: "::".join(map(_last_part, given[name].split("::"))) for name in _PLACES if name in given}
-    return {**given, **places, "arguments_xxh3": f"{digest[0]:016x}{digest[1]:016x}"}
+    return {**given, **places, "arguments_xxh3": b"".join(half.to_bytes(8) for half in digest).hex()}
 
 
 def _last_part(path: str) -> str:

@@ -174,7 +174,7 @@ def _refuse_links(out: Path) -> None:
 def check_out(out: str | os.PathLike[str], settings: Settings, *, overwrite: bool = False) -> bool:
     """Whether a directory holds this very run; raises what ``open_run`` would raise of it, and writes nothing."""
     root = Path(absolute(os.path.expanduser(out)))
-    settings = with_uid_hashes(located(settings))
+    settings = located(settings)
     _refuse_if_input(root, settings)
     if not os.path.lexists(root):
         return False
@@ -183,9 +183,11 @@ def check_out(out: str | os.PathLike[str], settings: Settings, *, overwrite: boo
     with ExitStack() as stack:
         if os.path.lexists(root / LOCK_NAME):
             stack.enter_context(locked(root / LOCK_NAME, _busy(root)))
+        recorded = root / "state" / "settings.json"
+        if recorded.exists():  # else there is nothing to compare the content of uid files with
+            settings = with_uid_hashes(settings)
         _claimable(root, settings, overwrite)
         _refuse_links(root)
-        recorded = root / "state" / "settings.json"
         return recorded.exists() and not differences(read_settings(recorded), settings)
 
 

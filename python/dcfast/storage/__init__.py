@@ -1,3 +1,4 @@
 """Files: whole or absent (``atomic``), temporary folders (``temporary``), locks (``lock``), paths that users give
-(``paths``), npy and npz (``npz``), text lines (``lines``), hashes (``hashing``), URLs (``remote``, ``http``).
+(``paths``), files that somebody names (``inputs``), npy and npz (``npz``), maps (``mapped``), text lines (``lines``),
+JSON (``json_files``), hashes (``hashing``), URLs (``remote``, ``http``), and what leaves the machine (``published``).
 """

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from dcfast.errors import RunError
 
-__all__ = ["locked", "take_lock"]
+__all__ = ["is_without_locks", "locked", "take_lock"]
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -71,8 +71,13 @@ def locked(path: str | os.PathLike[str], busy: str, *, folder: bool = False) -> 
             os.close(lock)
 
 
+def is_without_locks(error: OSError) -> bool:
+    """Whether an error of ``take_lock`` says that the file system has no locks."""
+    return error.errno in _NO_LOCKS
+
+
 def _explained(error: OSError, path: str | os.PathLike[str]) -> Exception:
-    if error.errno in _NO_LOCKS:
+    if is_without_locks(error):
         return RunError(
             f"{os.fspath(path)} cannot be locked ({error.strerror}): its file system has no locks, and two processes "
             "could write there at once; choose a directory on another, or have this one mounted with flock"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dcfast.storage.lock import take_lock
+from dcfast.storage.lock import is_without_locks, take_lock
 
 __all__ = ["LOCK_NAME", "absolute", "make_directory", "not_left_empty", "path_argument", "real"]
 
@@ -68,7 +68,13 @@ def _remove_empty(directory: Path, fresh: list[Path], had_lock: bool) -> None:
     with suppress(OSError):  # one that is not empty stays, and all above it
         if directory.is_dir() and (fresh or not had_lock):
             made = not os.path.lexists(directory / LOCK_NAME)
-            lock = take_lock(directory / LOCK_NAME, follow=False)  # whoever has it by now is at work here: all stays
+            lock = -1
+            try:
+                lock = take_lock(directory / LOCK_NAME, follow=False)
+            except OSError as error:
+                # whoever has it by now is at work here: all stays. Where there are no locks, nobody is
+                if not is_without_locks(error):
+                    raise
             try:
                 for parent, folders, _ in os.walk(directory, topdown=False) if fresh else ():
                     for name in folders:
@@ -77,7 +83,8 @@ def _remove_empty(directory: Path, fresh: list[Path], had_lock: bool) -> None:
                 if made or (not had_lock and os.listdir(directory) == [LOCK_NAME]):
                     os.unlink(directory / LOCK_NAME)
             finally:
-                os.close(lock)
+                if lock >= 0:
+                    os.close(lock)
         for place in fresh:
             os.rmdir(place)
 

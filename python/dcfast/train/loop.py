@@ -20,7 +20,7 @@ from typing import Any
 from dcfast.process.signals import postponed
 from dcfast.storage.atomic import append_lines, write_bytes, write_json
 from dcfast.storage.json_files import parse_json
-from dcfast.storage.lines import read_lines, split_lines
+from dcfast.storage.lines import iterate_lines, split_lines
 from dcfast.train.batch import Batch, BatchSpec
 from dcfast.train.batches import iterate_batches
 from dcfast.train.checkpoint import (
@@ -195,8 +195,9 @@ class Trainer:
         self.ranks.barrier()
 
     def _replaced_before(self) -> int:
-        lines = [line for path in self.folder.glob("replaced-*.jsonl") for line in read_lines(path, "ascii", "replace")]
-        records = [parse_json(line) for line in lines if line.endswith("}")]
+        paths = self.folder.glob("replaced-*.jsonl")
+        lines = (line for path in paths for line in iterate_lines(path, "ascii", "replace"))
+        records = (parse_json(line) for line in lines if line.endswith("}"))
         return len({(r["step"], r["slot"]) for r in records if r["step"] < self.step})
 
     def _resume_ranks(self, before: list[list[int]]) -> None:
