@@ -154,12 +154,13 @@ def _listed(values: Sequence[Any] | None) -> list[Any] | None:
 
 @contextmanager
 def _named(path: str, worded: Any) -> Iterator[None]:
-    """Arrow's errors as one that names the file; what the system says of it (it has an errno) stays as it is."""
-    import pyarrow as pa
+    """Arrow's errors as one that names the file; what the system says of it (it has an errno) stays as it is.
 
+    Arrow promises no classes: of damaged files come RuntimeError, UnicodeDecodeError, OverflowError and others, too.
+    """
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except Exception as error:
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
             raise
         raise worded(path, error) from error
