@@ -162,9 +162,7 @@ def test_numbers_of_another_type_are_not_cast(kind: str, model: Any) -> None:
     name = next(key for key, value in state.items() if value.dim() == 2 and value.is_floating_point())
     other = create_model("dcfast-tiny", seed=3)
     before = weights_hash(other)
-    with pytest.raises(
-        CheckpointError, match=rf"c\.pt .* numbers of another type: {name} is .*{kind}.* there, float32"
-    ):
+    with pytest.raises(CheckpointError, match=rf"c\.pt has other numbers than .*: {name} is .*{kind}.* there, float32"):
         load_weights(other, {**state, name: OTHER_TYPES[kind](state[name])}, "c.pt", "dcfast-tiny")
     assert weights_hash(other) == before
     for whole in (torch.float16, torch.bfloat16, torch.float64):
@@ -174,6 +172,6 @@ def test_numbers_of_another_type_are_not_cast(kind: str, model: Any) -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 def test_a_scale_of_another_kind_is_told_too(model: Any) -> None:
     state = dict(model.state_dict())
-    state["logit_scale"] = state["logit_scale"].reshape(1).to_sparse()
+    state["logit_scale"] = state["logit_scale"].to_sparse()
     with pytest.raises(CheckpointError, match="logit_scale is sparse_coo"):
         load_weights(create_model("dcfast-tiny", seed=3), state, "c.pt", "dcfast-tiny")

@@ -242,7 +242,6 @@ def load_weights(model: torch.nn.Module, content: dict[str, Any], path: str | os
         f"{len(found)} {what}: {', '.join(found[:_SHOWN])}{', ...' if len(found) > _SHOWN else ''}"
         for what, found in (
             ("parameters differ in shape", shapes),
-            ("parameters are numbers of another type", _type_problems(state, expected, name)),
             ("parameters are missing", missing),
             ("are unknown to the model", foreign),
         )
@@ -250,4 +249,11 @@ def load_weights(model: torch.nn.Module, content: dict[str, Any], path: str | os
     ]
     if said:
         raise CheckpointError(f"checkpoint {path} is of another architecture than {name}: {'; '.join(said)}")
+    types = _type_problems(state, expected, name)
+    if types:
+        more = f", and {len(types) - _SHOWN:,} more" if len(types) > _SHOWN else ""
+        raise CheckpointError(
+            f"checkpoint {path} has other numbers than {name} takes: {', '.join(types[:_SHOWN])}{more}; save its "
+            "weights as they were trained, in 16 bits or more and dense"
+        )
     model.load_state_dict(state)

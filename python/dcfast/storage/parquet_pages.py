@@ -14,19 +14,21 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-__all__ = ["MAX_BATCH_BYTES", "MAX_PAGE_BYTES", "MAX_RATIO", "batch_rows"]
+__all__ = ["MAX_BATCH_BYTES", "MAX_LIST_BYTES", "MAX_PAGE_BYTES", "MAX_RATIO", "batch_rows"]
 
 MAX_BATCH_BYTES = 128 << 20
 """Decoded bytes of a batch: it has fewer rows where a value may be large."""
 MAX_PAGE_BYTES = 256 << 20
-"""Decoded bytes of a page, and of the lists of a row group, where they are more than MAX_RATIO times those stored."""
+"""Decoded bytes of a page, where they are more than MAX_RATIO times those stored."""
+MAX_LIST_BYTES = 512 << 20
+"""Of the lists of a row group, in the same way."""
 MAX_RATIO = 8
 
 _DATA, _INDEX, _DICTIONARY, _DATA_V2 = range(4)
 _DICTIONARY_ENCODINGS, _PREFIXES = (2, 8), 7
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
 _OVERHEAD = 8  # bytes a value beside its own: levels, offsets
-_WALKED_DICTIONARY = 2 << 20  # bytes of one that is looked at value by value; of larger ones a value may be all
+_WALKED_DICTIONARY = 2 << 20  # bytes of one that is looked at value by value however few are stored
 _HEADER, _MAX_HEADER = 512, 16 << 20
 _TRUTHS, _OTHER_NUMBERS, _I32, _BINARY, _STRUCT = (1, 2), (4, 6), 5, 8, 12  # of Thrift
 _PADDING = 100  # by which Arrow reads on in files of an old writer
@@ -132,7 +134,7 @@ def _longest(fd: int, at: int, stored: int, size: int, codec: str) -> int:
     """Bytes of the longest value of a dictionary of byte arrays; where that is dear to tell, of all."""
     import pyarrow as pa
 
-    if size > _WALKED_DICTIONARY:
+    if size > max(_WALKED_DICTIONARY, MAX_RATIO * stored):
         return size
     try:
         page = os.pread(fd, stored, at)
@@ -205,10 +207,10 @@ def batch_rows(fd: int, footer: Any, groups: Sequence[int], wanted: Callable[[st
                 continue
             # where rows begin the headers do not tell: all of the lists may be in one
             total, stored = sum(page.total for page in pages), min(column.total_compressed_size, os.fstat(fd).st_size)
-            if total > max(MAX_BATCH_BYTES, MAX_RATIO * stored):
+            if total > max(MAX_LIST_BYTES, MAX_RATIO * stored):
                 raise ValueError(
                     f"column {column.path_in_schema} has lists of {total:,} bytes in a row group, from {stored:,}, "
-                    f"which is more than dcfast reads ({MAX_BATCH_BYTES:,})"
+                    f"which is more than dcfast reads ({MAX_LIST_BYTES:,})"
                 )
             if total > MAX_BATCH_BYTES:
                 rows = max(1, min(rows, described.num_rows * MAX_BATCH_BYTES // total))
