@@ -30,9 +30,9 @@ with RayEngine(1) as engine:
     print("listening", sorted({address.ip.removeprefix("::ffff:") for address in found}))
     join = f"import ray; ray.init(address={ray.get_runtime_context().gcs_address!r}, logging_level=40)"
     stranger = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")} | {"RAY_AUTH_MODE": "token"}
-    stranger |= {"RAY_AUTH_TOKEN": "0" * 64}
+    stranger |= {"RAY_AUTH_TOKEN": "0" * 64, "RAY_NUM_REDIS_GET_RETRIES": "1"}
     done = subprocess.run([sys.executable, "-c", join], env=stranger, capture_output=True, timeout=100)
-    print("stranger", "refused" if done.returncode else "joined")
+    print("stranger", "refused for its token" if b"RAY_AUTH_TOKEN" in done.stderr else done.stderr)
 print("left", sorted(name for name in os.environ if name.startswith("RAY_AUTH")))
 """
 
@@ -47,7 +47,9 @@ def test_a_cluster_of_this_machine_is_private(tmp_path: Path, repo_root: Path) -
         env=environment, capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     said = done.stdout.splitlines()
-    assert said == ["listening ['127.0.0.1']", "stranger refused", "left []"], done.stdout + done.stderr[-2000:]
+    assert said == ["listening ['127.0.0.1']", "stranger refused for its token", "left []"], (
+        done.stdout + done.stderr[-2000:]
+    )
 
 
 @pytest.mark.parametrize("mode", [None, "", "disabled"])
@@ -73,3 +75,20 @@ def test_the_floor_is_that_of_the_project(repo_root: Path, monkeypatch: pytest.M
     monkeypatch.setattr(ray, "__version__", "2.51.9")
     with pytest.raises(MissingDependencyError, match=r"needs Ray 2\.52 or newer.*got 2\.51\.9"):
         RayEngine(1)
+
+
+def test_no_cluster_is_found_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an address Ray joins the cluster that a file in /tmp names, which any user may have written."""
+    import ray
+
+    def init(**options: object) -> None:
+        raise KeyError(options["address"])
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    before = dict(os.environ)
+    with pytest.raises(KeyError, match="local"):
+        RayEngine(1)
+    assert dict(os.environ) == before
+    assert ray._private.ray_constants.ENABLE_RAY_CLUSTER

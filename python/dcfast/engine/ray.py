@@ -52,10 +52,15 @@ class RayEngine(ClosingEngine):
                 _check_token(address)
             else:
                 self._keep_private()
-            with handlers_kept():  # Ray's SIGTERM prints a stack of C++ and ends with status 15
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **extra)
-            if not address:
-                self._check_private()
+            try:
+                with handlers_kept():  # Ray's SIGTERM prints a stack of C++ and ends with status 15
+                    # "local": without, Ray joins whatever cluster a file in /tmp names, which anybody may have written
+                    ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **extra)
+                if not address:
+                    self._check_private()
+            except BaseException:
+                self.close()
+                raise
         # a node may be lost: the piece is safe to repeat. One that kills its worker every time ends as a RunError
         self._perform = ray.remote(num_cpus=1, max_retries=3, scheduling_strategy="SPREAD")(perform)
         self._has_gpus = float(ray.cluster_resources().get("GPU", 0)) > 0
@@ -98,14 +103,17 @@ class RayEngine(ClosingEngine):
         for name, value in {**_TOKEN, **_LOOPBACK}.items():
             self._before[name] = os.environ.get(name)
             os.environ[name] = value
-        with suppress(AttributeError):  # where somebody imported Ray before, it has read the environment
-            self._ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
+        self._read_environment(cluster=False)
+
+    def _read_environment(self, *, cluster: bool) -> None:
+        """Ray has read it when it was imported."""
+        with suppress(AttributeError):
+            self._ray._private.ray_constants.ENABLE_RAY_CLUSTER = cluster
             self._ray._raylet.Config.initialize("")
 
     def _check_private(self) -> None:
         where = str(self._ray.get_runtime_context().gcs_address)
         if where.rpartition(":")[0].strip("[]") not in ("127.0.0.1", "::1", "localhost"):
-            self.close()
             raise RunError(
                 f"Ray {self._ray.__version__} listens at {where}, where other machines can reach it; use --engine "
                 "local, or start a cluster with a token (RAY_AUTH_MODE=token) and join it (--ray-address)"
@@ -119,6 +127,8 @@ class RayEngine(ClosingEngine):
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+        if self._before:
+            self._read_environment(cluster=True)
         self._before = {}
 
 
