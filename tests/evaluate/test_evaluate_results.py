@@ -210,8 +210,8 @@ def test_the_stage_scores_the_last_checkpoint_once(tmp_path: Path) -> None:
         written = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
         assert run_stage(run, engine, "evaluate", steps, Silent) == summary
         assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == written
-        with open(out / "train/checkpoints/epoch_1.pt", "ab") as file:
-            file.write(b"\0")
+        checkpoint = out / "train/checkpoints/epoch_1.pt"
+        torch.save({**torch.load(checkpoint, weights_only=True), "more": 1}, checkpoint)
         with pytest.raises(RunError, match="is not the file that the training wrote"):
             run_stage(run, engine, "evaluate", steps, Silent)
 
