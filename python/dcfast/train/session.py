@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import time
@@ -35,6 +36,8 @@ from dcfast.train.settings import TrainSettings
 from dcfast.train.source import OpenSource, SourceFiles, prepare_source
 
 __all__ = ["train"]
+
+_LOG = logging.getLogger("dcfast.train")
 
 
 def train(settings: TrainSettings, *, on_step: Callable[[int], None] | None = None) -> dict[str, Any]:
@@ -188,7 +191,7 @@ def _train(settings: TrainSettings, ranks: Ranks, on_step: Callable[[int], None]
         workers=_workers(settings, ranks),
         log_every=settings.log_every,
         save_every=settings.save_every_steps,
-        control=Control(spec, ranks, settings.save_every_minutes, settings.max_replaced, settings.rank_timeout),
+        control=Control(spec, ranks, folder, settings.save_every_minutes, settings.max_replaced, settings.rank_timeout),
         channels_last=channels_last,
         on_step=on_step,
         begun=heartbeat.start,
@@ -233,6 +236,8 @@ def _ended(
     if ranks.rank == 0:
         summary = _summary(settings, trainer, files, fingerprints)
         write_json(folder / "summary.json", summary)
+        for note in _replaced(trainer):
+            _LOG.warning("  train: %s", note)
         _write_timing(folder, trainer, resumed_at, time.monotonic() - started)
     summary = dict(ranks.from_first(summary))
     ranks.barrier()  # nobody leaves while another still talks to it
