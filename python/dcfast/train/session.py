@@ -294,12 +294,18 @@ def _replaced(trainer: Trainer) -> list[str]:
     return [said] if count else []
 
 
+def _gone(names: list[str]) -> list[str]:
+    return [f"checkpoints that somebody removed: {', '.join(names)}"] if names else []
+
+
 def _summary(
     settings: TrainSettings, trainer: Trainer, files: list[SourceFiles], fingerprints: list[str]
 ) -> dict[str, Any]:
     recipe, folder = trainer.recipe, trainer.folder
     steps = num_steps(recipe.samples_seen, recipe.global_batch)
     last = f"train/checkpoints/epoch_{recipe.checkpoints}.pt"
+    saved = [f"train/checkpoints/epoch_{k}.pt" for k in sorted(trainer.epochs)]
+    gone = [name for name in saved if not (Path(settings.out) / name).is_file()]
     lines = read_json_lines(folder / "log.jsonl")
     return {
         "scale": settings.scale,
@@ -316,7 +322,7 @@ def _summary(
         ],
         "checkpoint": last,
         "checkpoint_sha256": sha256_file(Path(settings.out) / last),
-        "checkpoints": [f"train/checkpoints/epoch_{k}.pt" for k in sorted(trainer.epochs)],
+        "checkpoints": [name for name in saved if name not in gone],
         "loss_first": lines[0]["loss"] if lines else None,
         "loss_last": lines[-1]["loss"] if lines else None,
         "logit_scale": lines[-1]["logit_scale"] if lines else None,
@@ -325,7 +331,7 @@ def _summary(
         "world_size": trainer.ranks.world_size,
         "accumulation": settings.accumulation,
         "notes": without_places(
-            [*(note for f in files for note in f.notes), *trainer.notes, *_replaced(trainer)],
+            [*(note for f in files for note in f.notes), *trainer.notes, *_gone(gone), *_replaced(trainer)],
             [settings.out, *(place for s in settings.sources for place in (s.shards, s.index, s.shards_dir))],
         ),
         "versions": {**{n: version(n) for n in ("torch", "open_clip_torch", "pillow")}, **_dali_version(settings)},
