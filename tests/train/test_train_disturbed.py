@@ -56,7 +56,7 @@ def same_training(a: Path, b: Path) -> bool:
 # --- one process ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_saves_a_checkpoint(source: TrainSource, tmp_path: Path, number: int) -> None:
     settings = small(tmp_path / "out", source, overrides=LONG)
     with started(tmp_path / "ranks", settings) as ranks:

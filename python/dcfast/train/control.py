@@ -8,7 +8,6 @@ and not within the step: so all of them hear a signal, and can save, whatever on
 from __future__ import annotations
 
 import logging
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dcfast.errors import RunError, SubsetError
-from dcfast.process.signals import Stopped
+from dcfast.process.signals import POSTPONED, Stopped
 from dcfast.train.batch import Batch, BatchSpec
 from dcfast.train.ranks import Ranks
 from dcfast.train.replaced import allowed, recorded
@@ -87,14 +86,13 @@ class Control:
         """
         number = self.asked()
         due = self.ranks.rank == 0 and 0 < self.save_minutes * 60 <= time.monotonic() - self._saved
-        here = [number == signal.SIGTERM, number == signal.SIGUSR1, due, ready, *self._own]
-        term, usr1, others_due, have, seen, replaced = self.ranks.sums([float(value) for value in here])
+        here = [due, ready, *self._own, *(number == signal for signal in POSTPONED)]
+        others_due, have, seen, replaced, *came = self.ranks.sums([float(value) for value in here])
         self._own = [0, 0]
         self.samples_seen += int(seen)
         self.replaced += int(replaced)
         self.due = others_due > 0
-        if term or usr1:
-            self.stop = signal.SIGTERM if term else signal.SIGUSR1
+        self.stop = next((signal for signal, ranks in zip(POSTPONED, came, strict=True) if ranks), self.stop)
         return int(have) == self.ranks.world_size
 
     def look(self, step: int, waited: float, first: bool) -> None:
