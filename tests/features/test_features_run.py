@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from dcfast.errors import CheckpointError, CorruptDataError, PoolError
 from dcfast.features import metadata
-from dcfast.images import decode
+from dcfast.images import costs, decode
 from dcfast.index import pool as pool_module
 from dcfast.run.workflow import run
 from dcfast.rundir.run_dir import Settings
@@ -217,13 +217,13 @@ def test_huge_and_thin_pictures_are_too_large(
         Sample(3, jpg=picture(3, (120, 60))),
         Sample(4, jpg=picture(4, (60, 60)) + b"\0" * 20_000),
     ]
-    monkeypatch.setattr(decode, "MAX_PIXELS", 60_000)
-    monkeypatch.setattr(decode, "MAX_BYTES", 20_000)
+    monkeypatch.setattr(costs, "MAX_PIXELS", 60_000)
+    monkeypatch.setattr(costs, "MAX_BYTES", 20_000)
     pool = PoolBuilder(tmp_path / "pool", [samples]).write()
     settings = Settings(pool=str(pool), features={"l14": f"{MODEL}:{checkpoint}"}, train=False)
     summary = run(tmp_path / "run", settings, last="features")["features"]
     assert summary["status"] == {"ok": 2, "too large": 2}
-    monkeypatch.setattr(decode, "MAX_PIXELS", 120 * 60 - 1)
+    monkeypatch.setattr(costs, "MAX_PIXELS", 120 * 60 - 1)
     with pytest.raises(decode.BadImage, match="more than 7,199 pixels"):
         decode.load_image(samples[2].jpg or b"")
     assert decode.load_image(samples[1].jpg or b"").size == (90, 60)

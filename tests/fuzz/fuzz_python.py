@@ -8,14 +8,33 @@ finding.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import atheris
 
+
+def _use_the_tree() -> str:
+    """Where the core lies. An editable install has a finder of its own, and atheris would not see what it loads."""
+    core = importlib.util.find_spec("dcfast._core")
+    assert core is not None
+    assert core.origin is not None
+    sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in type(finder).__module__]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "dcfast"]:
+        del sys.modules[name]
+    sys.path.insert(0, str(Path(__file__).parents[2] / "python"))
+    return os.path.dirname(core.origin)
+
+
+CORE = _use_the_tree()
 with atheris.instrument_imports(include=["dcfast"]):
+    import dcfast
+
+    dcfast.__path__.append(CORE)
     from dcfast.errors import DcfastError, FilterError
     from dcfast.filters import compile_filter
     from dcfast.storage.json_files import parse_json

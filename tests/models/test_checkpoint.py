@@ -143,6 +143,34 @@ def test_weights_under_the_names_of_other_trainers(key: str, model: Any) -> None
     assert weights_hash(other) == weights_hash(model)
 
 
+@pytest.mark.parametrize("prefix", ["model.", "clip.", "_orig_mod.model.", "module.net.clip."])
+def test_a_model_that_was_a_part_of_what_was_trained(prefix: str, model: Any) -> None:
+    state = {prefix + name: value for name, value in model.state_dict().items()}
+    beside = {"n_averaged": torch.tensor(3), "loss.weight": torch.ones(2)}
+    other = create_model("dcfast-tiny", seed=3)
+    load_weights(other, {"state_dict": {**state, **beside}}, "c.pt", "dcfast-tiny")
+    assert weights_hash(other) == weights_hash(model)
+    two = {**state, **{f"ema.{name}": value for name, value in state.items()}}
+    with pytest.raises(CheckpointError, match=r"holds several models \(.*, ema\..*\); save the weights of one"):
+        load_weights(other, two, "c.pt", "dcfast-tiny")
+    with pytest.raises(CheckpointError, match=r"are unknown to the model: more$"):
+        load_weights(other, {**state, f"{prefix}more": torch.ones(2)}, "c.pt", "dcfast-tiny")
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of git-lfs"),
+        (b"\n<!DOCTYPE html><html>", "is a web page"),
+        (b"\x10" + bytes(7) + b'{"__metadata__"', "has the bytes of safetensors; name it c.safetensors"),
+    ],
+)
+def test_what_lies_there_in_place_of_a_checkpoint(data: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / "c.bin").write_bytes(data)
+    with pytest.raises(CorruptDataError, match=said):
+        read_checkpoint(tmp_path / "c.bin")
+
+
 OTHER_TYPES: dict[str, Any] = {
     "int8": lambda v: v.to(torch.int8),
     "bool": lambda v: v > 0,
@@ -162,9 +190,7 @@ def test_numbers_of_another_type_are_not_cast(kind: str, model: Any) -> None:
     name = next(key for key, value in state.items() if value.dim() == 2 and value.is_floating_point())
     other = create_model("dcfast-tiny", seed=3)
     before = weights_hash(other)
-    with pytest.raises(
-        CheckpointError, match=rf"c\.pt .* numbers of another type: {name} is .*{kind}.* there, float32"
-    ):
+    with pytest.raises(CheckpointError, match=rf"c\.pt has other numbers than .*: {name} is .*{kind}.* there, float32"):
         load_weights(other, {**state, name: OTHER_TYPES[kind](state[name])}, "c.pt", "dcfast-tiny")
     assert weights_hash(other) == before
     for whole in (torch.float16, torch.bfloat16, torch.float64):
@@ -174,6 +200,6 @@ def test_numbers_of_another_type_are_not_cast(kind: str, model: Any) -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 def test_a_scale_of_another_kind_is_told_too(model: Any) -> None:
     state = dict(model.state_dict())
-    state["logit_scale"] = state["logit_scale"].reshape(1).to_sparse()
+    state["logit_scale"] = state["logit_scale"].to_sparse()
     with pytest.raises(CheckpointError, match="logit_scale is sparse_coo"):
         load_weights(create_model("dcfast-tiny", seed=3), state, "c.pt", "dcfast-tiny")

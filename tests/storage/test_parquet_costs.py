@@ -45,6 +45,7 @@ def low(monkeypatch: pytest.MonkeyPatch) -> None:
     """The bounds, as small as the files of these tests."""
     monkeypatch.setattr(parquet_pages, "MAX_BATCH_BYTES", BATCH)
     monkeypatch.setattr(parquet_pages, "MAX_PAGE_BYTES", PAGE)
+    monkeypatch.setattr(parquet_pages, "MAX_LIST_BYTES", BATCH)
     monkeypatch.setattr(parquet, "MAX_DECODED_BYTES", 16 * BATCH)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from dcfast.errors import CheckpointError, CorruptDataError
 from dcfast.models.checkpoint_costs import check_costs, told
-from dcfast.storage.inputs import check_input, read_input
+from dcfast.storage.inputs import check_input, open_input, read_input
 from dcfast.storage.zip_directory import open_zip
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise CorruptDataError(f"checkpoint {source} is empty (0 bytes); it was never written whole", path=str(source))
     if _is_torchscript(source):
         raise CheckpointError(_about_torchscript(source))
+    if other := _what_else(source):
+        raise CorruptDataError(f"checkpoint {source} {other}", path=str(source))
     try:
         check_costs(source)
     except ValueError as error:
@@ -98,7 +100,7 @@ def _loaded(source: Path, size: int) -> Any:
     except pickle.UnpicklingError as error:
         raise CorruptDataError(
             f"checkpoint {source} cannot be read as weights alone ({told(error)}): it is cut off or "
-            "damaged, or holds other Python objects, which dcfast never loads",
+            "damaged, or holds other Python objects, which dcfast never loads: save its state_dict alone",
             path=str(source),
         ) from error
     except Exception as error:  # torch and safetensors raise many types for damaged files
@@ -139,6 +141,19 @@ def _is_torchscript(path: Path) -> bool:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
     except (zipfile.BadZipFile, OSError, ValueError):
         return False
+
+
+def _what_else(path: Path) -> str:
+    """What often lies where a checkpoint was meant to, and what to do; empty for all else."""
+    with open_input(path) as file:
+        begin = file.read(64)
+    if begin.startswith(b"version https://git-lfs"):
+        return "is a pointer of git-lfs in place of the file; fetch the file: git lfs pull"
+    if begin.lstrip()[:5].lower() in (b"<!doc", b"<html"):
+        return "is a web page, perhaps of an error or a log-in; download the file again"
+    if path.suffix != ".safetensors" and begin[8:10] == b'{"':
+        return f"has the bytes of safetensors; name it {path.stem}.safetensors"
+    return ""
 
 
 def _about_torchscript(path: Path) -> str:
@@ -185,6 +200,23 @@ def _state_dict(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
     return dict(zip(names, state.values(), strict=True))
 
 
+def _of_the_model(state: dict[str, Tensor], expected: list[str], path: Path) -> dict[str, Tensor]:
+    """The parameters below a prefix that has all of the model's: it was a part of what was trained (``model.``).
+
+    What stands beside it, as the count of an average, is of others. CheckpointError where several prefixes have all.
+    """
+    if any(name in state for name in expected):
+        return state
+    ends = f".{expected[0]}"
+    prefixes = [key.removesuffix(expected[0]) for key in state if key.endswith(ends)]
+    whole = [prefix for prefix in prefixes if all(prefix + name in state for name in expected)]
+    if len(whole) > 1:
+        raise CheckpointError(f"checkpoint {path} holds several models ({', '.join(whole)}); save the weights of one")
+    if not whole:
+        return state
+    return {key.removeprefix(whole[0]): value for key, value in state.items() if key.startswith(whole[0])}
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, (np.generic, np.ndarray)) and value.dtype.kind in "fiub"
 
@@ -217,8 +249,8 @@ def _type_problems(state: dict[str, Tensor], expected: dict[str, Tensor], name: 
 
 def load_weights(model: torch.nn.Module, content: dict[str, Any], path: str | os.PathLike[str], name: str) -> None:
     """Loads a checkpoint's weights, all or none; CheckpointError names the file, the model and what differs."""
-    state = _state_dict(content, Path(path))
     expected = model.state_dict()
+    state = _of_the_model(_state_dict(content, Path(path)), list(expected), Path(path))
     if all(key in state and key not in expected for key in _OPENAI_SIZES):
         state = {key: value for key, value in state.items() if key not in _OPENAI_SIZES}
         if not name.endswith("-quickgelu"):
@@ -245,7 +277,6 @@ def load_weights(model: torch.nn.Module, content: dict[str, Any], path: str | os
         f"{len(found)} {what}: {', '.join(found[:_SHOWN])}{', ...' if len(found) > _SHOWN else ''}"
         for what, found in (
             ("parameters differ in shape", shapes),
-            ("parameters are numbers of another type", _type_problems(state, expected, name)),
             ("parameters are missing", missing),
             ("are unknown to the model", foreign),
         )
@@ -253,4 +284,11 @@ def load_weights(model: torch.nn.Module, content: dict[str, Any], path: str | os
     ]
     if said:
         raise CheckpointError(f"checkpoint {path} is of another architecture than {name}: {'; '.join(said)}")
+    types = _type_problems(state, expected, name)
+    if types:
+        more = f", and {len(types) - _SHOWN:,} more" if len(types) > _SHOWN else ""
+        raise CheckpointError(
+            f"checkpoint {path} has other numbers than {name} takes: {', '.join(types[:_SHOWN])}{more}; save its "
+            "weights as they were trained, in 16 bits or more and dense"
+        )
     model.load_state_dict(state)

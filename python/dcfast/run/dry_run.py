@@ -26,6 +26,7 @@ RATES = {"index": 2e9, "signatures": 60e6, "filter": 8e6, "reshard": 600e6, "ver
 # Of the stages that run models, as measured at tiny on two cores: training, and the others as a share of it. Features
 # go by rows of the pool: a third of what training on as many samples takes, and decoding, which on a CPU is most of it.
 SECONDS_A_SAMPLE_ON_CPU = 1.5e-3
+WORLD_BYTES, WORLD_SECONDS = 1e4, 3.5e-3  # a pair of the built-in world
 FEATURES_SHARE, FEATURES_SHARE_ON_CPU, EVALUATE_SHARE = 0.3, 1.8, 0.02
 
 
@@ -196,7 +197,8 @@ def describe(
         then = f"then {others}" if others else "and nothing else"
         how = f", with {_trainings(run)} trainings, a few minutes; no GPU is needed" if trains else "; no training"
         return (
-            f"{head}\nthe built-in world has not been rendered yet: {n:,} pairs, about 150 MB, about 1 minute; "
+            f"{head}\nthe built-in world has not been rendered yet: {n:,} pairs, about {_amount(WORLD_BYTES * n)}, "
+            f"about {_time(WORLD_SECONDS * n)} of a core; "
             f"{then}{how}"
         )
     lines = [

@@ -16,12 +16,12 @@ from typing import Any
 
 from dcfast.engine import check_engine, open_engine
 from dcfast.engine.progress import Progress, Silent
-from dcfast.errors import RunError
+from dcfast.errors import MissingDependencyError, RunError
 from dcfast.evaluate.scores import read_leaked, read_scores
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE, USAGE
 from dcfast.process.terminal import log_printably, say
-from dcfast.run.checks import check_device, check_expressions, check_one_process, check_settings, check_stages
+from dcfast.run.checks import check_device, check_one_process, check_settings, check_stages
 from dcfast.run.comparison import Comparison, run_branch, run_one
 from dcfast.run.dry_run import describe
 from dcfast.run.manifest import write_manifest
@@ -224,10 +224,16 @@ def _main(args: argparse.Namespace) -> int:
         planned = Run(out, settings)
         check_engine(args.engine, args.workers)
         stages = _selected(planned, args.first, args.last)
-        check_expressions(planned)
         is_same = check_out(out, settings, overwrite=args.overwrite)
+        check_settings(settings)
+        stop = ""
+        try:
+            _check_earlier(planned, stages[0])
+            check_stages(planned, stages)
+        except (RunError, MissingDependencyError) as error:  # a plan is made before, or on another machine
+            stop = f"\nas it is, the run would stop: {error}"
         done = [name for name in stages if is_same and planned.has_summary(name)]
-        say(describe(out, settings, args.workers, stages, done))
+        say(describe(out, settings, args.workers, stages, done) + stop)
         return DONE
     summaries = run(
         out,

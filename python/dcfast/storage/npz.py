@@ -8,6 +8,7 @@ size of what follows are looked at before they are read or memory is taken for t
 
 from __future__ import annotations
 
+import errno
 import io
 import math
 import os
@@ -235,12 +236,16 @@ def write_npz(path: StrPath, arrays: Iterable[tuple[str, Array, Iterable[npt.NDA
                 _write_blocks(member, array, blocks)
 
 
+# what zipfile raises of an archive that is damaged, encrypted or of a later kind
+_ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, RuntimeError, UnicodeError, zlib.error, EOFError)
+
+
 @contextmanager
 def _open_npz(path: StrPath) -> Iterator[zipfile.ZipFile]:
     try:
         with open_zip(path) as archive:
             yield archive
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, UnicodeError) as error:  # encrypted, of a later kind
+    except _ZIP_ERRORS as error:
         raise CorruptDataError(
             f"{os.fspath(path)} is no npz file ({error}); it is cut off or damaged: write or download it again",
             path=os.fspath(path),
@@ -273,7 +278,12 @@ def _member(archive: zipfile.ZipFile, name: str) -> Any:
         raise zipfile.BadZipFile(f"{name} grows from {info.compress_size:,} to {info.file_size:,} bytes")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise zipfile.BadZipFile(f"compressed by method {info.compress_type}; expected none or deflate")
-    return archive.open(info)
+    try:
+        return archive.open(info)
+    except (OSError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        raise zipfile.BadZipFile(f"{name} lies outside of the file") from None
 
 
 def npz_arrays(path: StrPath) -> dict[str, Array]:

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from dcfast.errors import CorruptDataError, DcfastError, PoolError
-from dcfast.storage.inputs import check_input, open_input
-from dcfast.storage.parquet_pages import batch_rows
+from dcfast.storage.inputs import open_input
+from dcfast.storage.parquet_pages import batch_rows, footer_bytes, read_groups
 
 __all__ = ["BATCH_ROWS", "TABLE", "Kind", "ParquetFile", "count_rows", "read_schema", "read_table"]
 
@@ -70,17 +70,18 @@ class ParquetFile:
 
         self.path = os.fspath(path)
         self.kind = kind
-        check_input(self.path)  # Arrow waits for whoever writes to a named pipe
-        with _named(self.path, kind.refusal):
-            self._file = pq.ParquetFile(self.path, page_checksum_verification=True)
-            self.schema: Any = self._file.schema_arrow
-        self._footer = self._file.metadata
-        self._size = os.stat(self.path).st_size
-        self.num_rows = int(self._footer.num_rows)
+        with open_input(self.path) as file:  # Arrow would wait for whoever writes to a named pipe
+            self._size = os.fstat(file.fileno()).st_size
+            with _named(self.path, kind.refusal):
+                footer_bytes(file.fileno(), self._size)
+                self._file = pq.ParquetFile(self.path, page_checksum_verification=True)
+                self.schema: Any = self._file.schema_arrow
+                self._groups = read_groups(file.fileno(), self._size, len(self._file.schema))
+        self.num_rows = int(self._file.metadata.num_rows)
         if self.num_rows > max(MAX_ROWS_UNASKED, self._size):
             self._file.close()
             raise self._too_large(f"{self.num_rows:,} rows")
-        self.group_rows = [int(self._footer.row_group(g).num_rows) for g in range(self._footer.num_row_groups)]
+        self.group_rows = [group.rows for group in self._groups]
 
     def __enter__(self) -> ParquetFile:
         return self
@@ -124,7 +125,8 @@ class ParquetFile:
 
         try:
             with open_input(self.path) as file:
-                return batch_rows(file.fileno(), self._footer, groups, wanted, rows)
+                chosen = [self._groups[group] for group in groups]
+                return batch_rows(file.fileno(), self._file.schema, chosen, wanted, rows)
         except ValueError as error:
             raise self.kind.damage(self.path, error) from error
 
@@ -154,12 +156,13 @@ def _listed(values: Sequence[Any] | None) -> list[Any] | None:
 
 @contextmanager
 def _named(path: str, worded: Any) -> Iterator[None]:
-    """Arrow's errors as one that names the file; what the system says of it (it has an errno) stays as it is."""
-    import pyarrow as pa
+    """Arrow's errors as one that names the file; what the system says of it (it has an errno) stays as it is.
 
+    Arrow promises no classes: of damaged files come RuntimeError, UnicodeDecodeError, OverflowError and others, too.
+    """
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except Exception as error:
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
             raise
         raise worded(path, error) from error

@@ -1,5 +1,7 @@
 """What the pages of a parquet file would take, by their own headers, before Arrow decodes any.
 
+The footer is read here, too: where it describes a column wrongly, pyarrow ends the process as it is asked about it.
+
 The footer's sizes are whatever the writer said; a dictionary, run lengths and shared prefixes make gigabytes of some
 bytes. The headers of pages hold what decoding obeys: how many values, how many bytes, in which encoding. From them
 follows how many rows may be read at a time. Cost: a read of some bytes a page, and of small dictionaries.
@@ -14,21 +16,38 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-__all__ = ["MAX_BATCH_BYTES", "MAX_PAGE_BYTES", "MAX_RATIO", "batch_rows"]
+__all__ = [
+    "MAX_BATCH_BYTES",
+    "MAX_FOOTER_BYTES",
+    "MAX_LIST_BYTES",
+    "MAX_PAGE_BYTES",
+    "MAX_RATIO",
+    "batch_rows",
+    "footer_bytes",
+    "read_groups",
+]
 
 MAX_BATCH_BYTES = 128 << 20
 """Decoded bytes of a batch: it has fewer rows where a value may be large."""
 MAX_PAGE_BYTES = 256 << 20
-"""Decoded bytes of a page, and of the lists of a row group, where they are more than MAX_RATIO times those stored."""
+"""Decoded bytes of a page, where they are more than MAX_RATIO times those stored."""
+MAX_LIST_BYTES = 512 << 20
+"""Of the lists of a row group, in the same way."""
 MAX_RATIO = 8
 
 _DATA, _INDEX, _DICTIONARY, _DATA_V2 = range(4)
 _DICTIONARY_ENCODINGS, _PREFIXES = (2, 8), 7
+MAX_FOOTER_BYTES = 32 << 20
+_TAIL = 8  # bytes behind a footer: its length, and PAR1
+
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
 _OVERHEAD = 8  # bytes a value beside its own: levels, offsets
-_WALKED_DICTIONARY = 2 << 20  # bytes of one that is looked at value by value; of larger ones a value may be all
+_WALKED_DICTIONARY = 2 << 20  # bytes of one that is looked at value by value however few are stored
 _HEADER, _MAX_HEADER = 512, 16 << 20
-_TRUTHS, _OTHER_NUMBERS, _I32, _BINARY, _STRUCT = (1, 2), (4, 6), 5, 8, 12  # of Thrift
+_TRUTHS, _NUMBERS, _BINARY, _LIST, _STRUCT = (1, 2), (4, 5, 6), 8, 9, 12  # of Thrift
+_WIDE = {3: 1, 7: 8}  # a byte, a double
+_DEPTH = 8
+_CODECS = {1: "snappy", 2: "gzip", 4: "brotli", 6: "zstd", 7: "lz4_raw"}
 _PADDING = 100  # by which Arrow reads on in files of an old writer
 
 
@@ -56,7 +75,7 @@ def _cost(pages: list[Page], rows: int, plain: bool) -> int:
 
 
 class _Thrift:
-    """Fields of a struct of Thrift's compact protocol; IndexError where the bytes end, ValueError for what is odd."""
+    """Values of Thrift's compact protocol; IndexError where the bytes end, ValueError for what is odd."""
 
     def __init__(self, data: bytes) -> None:
         self.data, self.at = data, 0
@@ -75,42 +94,53 @@ class _Thrift:
             shift += 7
         raise ValueError("a number of more than 64 bits")
 
+    def _zigzag(self) -> int:
+        value = self._number()
+        return value >> 1 ^ -(value & 1)
+
     def _skip(self, count: int) -> None:
         self.at += count
         if self.at > len(self.data):
             raise IndexError
 
     def struct(self, depth: int = 0) -> dict[int, Any]:
-        """Numbers of 32 bits and structs by the number of their field; the others are passed over, as None."""
+        """Numbers, structs and lists of these by the number of their field; others are passed over, as None."""
         fields: dict[int, Any] = {}
         number = 0
         while head := self._byte():
             kind, step = head & 15, head >> 4
             number = number + step if step else self._zigzag()
             if number in fields:
-                raise ValueError("a page header with a field twice")
-            fields[number] = None
-            if kind == _I32:
-                fields[number] = self._zigzag()
-            elif kind in _OTHER_NUMBERS:
-                self._number()
-            elif kind == _BINARY:
-                self._skip(self._number())
-            elif kind == _STRUCT and depth < 4:
-                fields[number] = self.struct(depth + 1)
-            elif kind not in _TRUTHS:
-                raise ValueError(f"a page header with a field of kind {kind}")
+                raise ValueError("a header with a field twice")
+            fields[number] = None if kind in _TRUTHS else self._value(kind, depth)
         return fields
 
-    def _zigzag(self) -> int:
-        value = self._number()
-        return value >> 1 ^ -(value & 1)
+    def _value(self, kind: int, depth: int) -> Any:
+        if kind in _NUMBERS:
+            return self._zigzag()
+        if kind in _WIDE:
+            return self._skip(_WIDE[kind])
+        if kind == _BINARY:
+            return self._skip(self._number())
+        if depth > _DEPTH:
+            raise ValueError("a header of too many levels")
+        if kind == _STRUCT:
+            return self.struct(depth + 1)
+        if kind != _LIST:
+            raise ValueError(f"a header with a field of kind {kind}")
+        head = self._byte()
+        count, inner = head >> 4, head & 15
+        if count == 15:
+            count = self._number()
+        if inner in _TRUTHS:
+            return self._skip(count)
+        return [self._value(inner, depth + 1) for _ in range(count)]
 
 
 def _number(fields: Any, field: int, name: str) -> int:
     value = fields.get(field) if isinstance(fields, dict) else None
     if not isinstance(value, int) or value < 0:
-        raise ValueError(f"a page header without a {name}")
+        raise ValueError(f"a header without a {name}")
     return value
 
 
@@ -128,16 +158,65 @@ def _header(fd: int, at: int, end: int) -> tuple[dict[int, Any], int]:
             size *= 8
 
 
-def _longest(fd: int, at: int, stored: int, size: int, codec: str) -> int:
+class Column(NamedTuple):
+    """Where a column of a row group lies, and what it holds, by the footer."""
+
+    values: int
+    stored: int
+    data: int
+    dictionary: int | None
+    codec: int
+
+
+class Group(NamedTuple):
+    """A row group."""
+
+    rows: int
+    columns: list[Column]
+
+
+def read_groups(fd: int, size: int, num_columns: int) -> list[Group]:
+    """The row groups of a parquet file of ``size`` bytes, by its footer. ValueError: it makes no sense."""
+    try:
+        length = footer_bytes(fd, size)
+        found = _Thrift(os.pread(fd, length, size - _TAIL - length)).struct()
+        groups = [Group(_number(group, 3, "number of rows"), [*map(_column, group[1])]) for group in found[4]]
+    except (IndexError, KeyError, TypeError) as error:
+        raise ValueError("a footer that describes no columns") from error
+    if any(len(group.columns) != num_columns for group in groups):
+        raise ValueError("a row group that lacks columns")
+    return groups
+
+
+def footer_bytes(fd: int, size: int) -> int:
+    """The length of a footer, by the end of the file. ValueError: it is larger than is read."""
+    length = int.from_bytes(os.pread(fd, 4, max(0, size - _TAIL)), "little")
+    if length > MAX_FOOTER_BYTES and length < size:
+        raise ValueError(f"a footer of {length:,} bytes is more than dcfast reads ({MAX_FOOTER_BYTES:,})")
+    return length
+
+
+def _column(described: Any) -> Column:
+    held = described[3]
+    return Column(
+        _number(held, 5, "number of values"),
+        _number(held, 7, "size"),
+        _number(held, 9, "place"),
+        None if held.get(11) is None else _number(held, 11, "place of its dictionary"),
+        _number(held, 4, "codec"),
+    )
+
+
+def _longest(fd: int, at: int, stored: int, size: int, codec: int) -> int:
     """Bytes of the longest value of a dictionary of byte arrays; where that is dear to tell, of all."""
     import pyarrow as pa
 
-    if size > _WALKED_DICTIONARY:
+    if size > max(_WALKED_DICTIONARY, MAX_RATIO * stored) or not (codec == 0 or codec in _CODECS):
         return size
     try:
         page = os.pread(fd, stored, at)
-        data = page if codec == "UNCOMPRESSED" else pa.Codec(codec.lower()).decompress(page, size).to_pybytes()
-    except (pa.ArrowException, ValueError, OSError):  # a codec of Arrow's own, or damage that Arrow will name
+        data = page if codec == 0 else pa.Codec(_CODECS[codec]).decompress(page, size).to_pybytes()
+    except (pa.ArrowException, ValueError, OSError):  # damage that Arrow will name
         return size
     longest = place = 0
     last, length_at = len(data) - 4, struct.Struct("<I").unpack_from
@@ -149,19 +228,17 @@ def _longest(fd: int, at: int, stored: int, size: int, codec: str) -> int:
     return longest
 
 
-def _pages(fd: int, column: Any, leaf: Any, batch: int) -> list[Page]:
+def _pages(fd: int, column: Column, leaf: Any, batch: int) -> list[Page]:
     """The data pages of a column chunk. ValueError: more than are read, or headers that make no sense."""
-    begin = column.data_page_offset
-    if column.has_dictionary_page and 0 < (column.dictionary_page_offset or 0) < begin:
-        begin = column.dictionary_page_offset
+    begin = column.data
+    if column.dictionary is not None and 0 < column.dictionary < begin:
+        begin = column.dictionary
     file_end = os.fstat(fd).st_size
-    if begin < 0:
-        raise ValueError("a column that begins before the file")
-    end = min(begin + column.total_compressed_size + _PADDING, file_end)
-    width = leaf.length if column.physical_type == "FIXED_LEN_BYTE_ARRAY" else _WIDTHS.get(column.physical_type, 0)
+    end = min(begin + column.stored + _PADDING, file_end)
+    width = leaf.length if leaf.physical_type == "FIXED_LEN_BYTE_ARRAY" else _WIDTHS.get(leaf.physical_type, 0)
     pages: list[Page] = []
     at, seen, longest = begin, 0, 0
-    while at < end and seen < column.num_values:
+    while at < end and seen < column.values:
         fields, at = _header(fd, at, file_end)
         kind, size, stored = (_number(fields, field, "size") for field in (1, 2, 3))
         if size > max(MAX_PAGE_BYTES, MAX_RATIO * min(stored, file_end - at)):
@@ -169,7 +246,7 @@ def _pages(fd: int, column: Any, leaf: Any, batch: int) -> list[Page]:
         if kind == _DICTIONARY:
             longest = width or size
             if not width and (batch * size > MAX_BATCH_BYTES):
-                longest = _longest(fd, at, stored, size, column.compression)
+                longest = _longest(fd, at, stored, size, column.codec)
         elif kind in (_DATA, _DATA_V2):
             inner = fields.get(8 if kind == _DATA_V2 else 5)
             values = _number(inner, 1, "number of values")
@@ -182,36 +259,34 @@ def _pages(fd: int, column: Any, leaf: Any, batch: int) -> list[Page]:
     return pages
 
 
-def batch_rows(fd: int, footer: Any, groups: Sequence[int], wanted: Callable[[str], bool], rows: int) -> int:
+def batch_rows(fd: int, schema: Any, groups: Sequence[Group], wanted: Callable[[str], bool], rows: int) -> int:
     """How many rows of some row groups may be decoded at a time: ``rows``, or fewer where they may be large.
 
     Args:
-        fd: of the file.   footer: its metadata, of pyarrow.
+        fd: of the file.   schema: pyarrow's, of the file's own types.
         wanted: whether a column, by its path, is read.
     Raises:
         ValueError: a page or the lists of a group are larger than is read, or a header makes no sense.
     """
     flat: dict[int, list[Page]] = {}
+    leaves = [(number, schema.column(number)) for number in range(len(schema))]
+    leaves = [(number, leaf) for number, leaf in leaves if wanted(leaf.path)]
     for group in groups:
-        described = footer.row_group(group)
-        for number in range(described.num_columns):
-            column = described.column(number)
-            if not wanted(column.path_in_schema):
-                continue
-            leaf = footer.schema.column(number)
+        for number, leaf in leaves:
+            column = group.columns[number]
             pages = _pages(fd, column, leaf, rows)
             if leaf.max_repetition_level == 0:
                 flat.setdefault(number, []).extend(pages)
                 continue
             # where rows begin the headers do not tell: all of the lists may be in one
-            total, stored = sum(page.total for page in pages), min(column.total_compressed_size, os.fstat(fd).st_size)
-            if total > max(MAX_BATCH_BYTES, MAX_RATIO * stored):
+            total, stored = sum(page.total for page in pages), min(column.stored, os.fstat(fd).st_size)
+            if total > max(MAX_LIST_BYTES, MAX_RATIO * stored):
                 raise ValueError(
-                    f"column {column.path_in_schema} has lists of {total:,} bytes in a row group, from {stored:,}, "
-                    f"which is more than dcfast reads ({MAX_BATCH_BYTES:,})"
+                    f"column {leaf.path} has lists of {total:,} bytes in a row group, from {stored:,}, "
+                    f"which is more than dcfast reads ({MAX_LIST_BYTES:,})"
                 )
             if total > MAX_BATCH_BYTES:
-                rows = max(1, min(rows, described.num_rows * MAX_BATCH_BYTES // total))
+                rows = max(1, min(rows, group.rows * MAX_BATCH_BYTES // total))
     # a page is held whole: fewer rows than it has save nothing
     floor = max(MAX_BATCH_BYTES, 2 * sum(_cost(pages, 1, plain=True) for pages in flat.values()))
     while rows > 1 and (

@@ -15,6 +15,7 @@ from itertools import count
 from typing import Any
 
 from dcfast.errors import RunError, first_line
+from dcfast.storage.json_files import parse_json
 
 __all__ = ["MEETING", "meet"]
 
@@ -142,7 +143,7 @@ def _ask(store: Any, rank: int, size: int, where: str) -> str:
     store.set(f"rank-{rank}", str(size))
     # rank 0 may have come as late as it could, and wait as long as it may
     store.wait(["verdict"], timedelta(seconds=MEET_SECONDS + 10))
-    told, problem = json.loads(store.get("verdict"))
+    told, problem = parse_json(store.get("verdict"))
     if not problem and told != size:
         return (
             f"rank {rank} was told that there are {size} ranks, rank 0 at {where} that there are {told}. Start all of "

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <memory>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "check.hpp"
@@ -112,6 +113,24 @@ void test_join() {
   }
 }
 
+/// Parts that no pixel needs, put behind the first bytes: many are read over, more than any encoder writes are not.
+void test_parts(const char* hex, std::size_t begin, const char* part) {
+  const Bytes bytes = unhex(hex);
+  const Bytes one = unhex(part);
+  for (const auto& [count, status] : {std::pair{60'000, ImageStatus::ok}, std::pair{66'000, ImageStatus::broken}}) {
+    Bytes longer(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(begin));
+    for (int i = 0; i < count; ++i) longer.insert(longer.end(), one.begin(), one.end());
+    longer.insert(longer.end(), bytes.begin() + static_cast<std::ptrdiff_t>(begin), bytes.end());
+    CHECK(status_of(longer, false) == status);
+  }
+}
+
+void test_scans() {
+  CHECK(dcfast::max_scans(0) == 500 && dcfast::max_scans(1) == 500 && dcfast::max_scans(2'147'483) == 500);
+  CHECK(dcfast::max_scans(std::uint64_t{1} << 22) == 256);
+  CHECK(dcfast::max_scans(dcfast::kMaxPixels) == 24 && dcfast::max_scans(~std::uint64_t{0}) == 24);
+}
+
 }  // namespace
 
 int main() {
@@ -128,6 +147,9 @@ int main() {
   }
   CHECK(status_of({}, false) == ImageStatus::empty);
   CHECK(status_of(unhex("000102"), false) == ImageStatus::unsupported);
+  test_parts(kJpeg, 2, "ffe10002");
+  test_parts(kPng, 33, "000000007465537400000000");  // behind the header: a chunk teSt, whose checksum nobody asks for
+  test_scans();
   test_hash();
   test_join();
   return failures();
