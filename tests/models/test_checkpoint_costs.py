@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dcfast.errors import CorruptDataError
+from dcfast.errors import CheckpointError, CorruptDataError
 from dcfast.models import checkpoint_costs
 from dcfast.models.checkpoint import read_checkpoint
 
@@ -154,4 +154,52 @@ def test_pickles_have_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     read_checkpoint(tmp_path / "c.pt")
     monkeypatch.setattr(checkpoint_costs, "MAX_PICKLE_BYTES", 500)
     with pytest.raises(CorruptDataError, match=r"c\.pt is not read: a pickle of 1,\d+ bytes; at most 500"):
+        read_checkpoint(tmp_path / "c.pt")
+
+
+def test_no_flipped_bit_is_read_as_another_number(tmp_path: Path) -> None:
+    """Torch itself reads most of them. What lies between the members, or says times, may be anything."""
+    path = tmp_path / "c.pt"
+    content = {"state_dict": {"a": torch.arange(50.0), "b": torch.ones(3)}, "epoch": 3}
+    torch.save(content, path)
+    whole = path.read_bytes()
+    tensors = whole.index(content["state_dict"]["a"].numpy().tobytes())
+    directory = whole.index(b"PK\x01\x02")
+    bits = [*range(8 * tensors, 8 * (tensors + 200), 97), *range(8 * directory, 8 * len(whole), 5)]
+    refused = 0
+    for bit in bits:
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            read = read_checkpoint(path)
+        except (CorruptDataError, CheckpointError) as error:
+            refused += 1
+            assert str(path) in str(error)  # noqa: PT017 (it need not be raised)
+            assert bit >= 8 * directory or "data/0' is damaged: Bad CRC-32" in str(error)  # noqa: PT017
+        else:
+            assert bit >= 8 * directory
+            assert str(read) == str(content)
+    assert refused > len(bits) / 2
+
+
+def test_a_member_without_a_crc_is_read(tmp_path: Path) -> None:
+    before = torch.serialization.get_crc32_options()
+    try:
+        torch.serialization.set_crc32_options(False)
+        torch.save({"state_dict": {"a": torch.arange(50.0)}}, tmp_path / "c.pt")
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert zipfile.ZipFile(tmp_path / "c.pt").testzip() is not None
+    assert read_checkpoint(tmp_path / "c.pt")["state_dict"]["a"].tolist() == list(range(50))
+
+
+def test_a_member_called_a_directory_is_damaged(tmp_path: Path) -> None:
+    """Torch takes nothing from it, and makes a tensor of whatever lies in memory."""
+    data = archive(tensor(4, 4))
+    entry = data.index(b"archive/data/0", data.index(b"PK\x01\x02")) - 46
+    (tmp_path / "c.pt").write_bytes(data[: entry + 38] + b"\x10" + data[entry + 39 :])
+    with pytest.raises(
+        CorruptDataError, match=r"c\.pt .* member 'archive/data/0' is damaged: it says that it is a dir"
+    ):
         read_checkpoint(tmp_path / "c.pt")

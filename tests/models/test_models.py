@@ -151,7 +151,7 @@ def test_cut_off_safetensors(model: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(CorruptDataError, match="it is cut off or no checkpoint"):
+    with pytest.raises(CorruptDataError, match="it is cut off, damaged or no checkpoint"):
         load_model("dcfast-tiny", str(path))
 
 

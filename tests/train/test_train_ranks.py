@@ -64,6 +64,14 @@ SLURM = {"SLURM_PROCID": "4", "SLURM_NTASKS": "6", "SLURM_LOCALID": "0"}
         ({"OMPI_COMM_WORLD_RANK": "9", "OMPI_COMM_WORLD_SIZE": "16", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
           "SLURM_PROCID": "0", "SLURM_STEP_ID": "1", "SLURM_STEP_NUM_TASKS": "1"}, Place(9, 16, 1, "Open MPI")),
         ({"WORLD_SIZE": "1"}, Place(started_by="torchrun")),
+        ({"MV2_COMM_WORLD_RANK": "3", "MV2_COMM_WORLD_SIZE": "4", "MV2_COMM_WORLD_LOCAL_RANK": "1",
+          "MV2_COMM_WORLD_LOCAL_SIZE": "2", "SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, Place(3, 4, 1, "MVAPICH2", 2)),
+        # a rank of 0 says of no other one
+        ({"RANK": "0", "LOCAL_RANK": "0"}, Place()),
+        ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}, Place(started_by="torchrun")),
+        ({"LOCAL_RANK": "-1"}, Place()),  # as some programs say that there is one process
+        ({"RANK": "4", **SLURM}, Place(4, 6, 0, "Slurm")),  # another starter says how many
+        ({"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NNODES": "2"}, Place()),
     ],
 )  # fmt: skip
 def test_the_place_of_a_process(environment: dict[str, str], place: Place) -> None:
@@ -77,8 +85,22 @@ def test_the_place_of_a_process(environment: dict[str, str], place: Place) -> No
         ({"WORLD_SIZE": "2"}, "WORLD_SIZE says 2 ranks, but RANK is not set"),
         ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK=2 does not fit WORLD_SIZE=2; expected 0 to 1"),
         ({"SLURM_NTASKS": "2", "SLURM_PROCID": "x"}, "SLURM_PROCID must be a whole number"),
+        ({"RANK": "1", "WORLD_SIZE": "1"}, "RANK=1 does not fit WORLD_SIZE=1; expected 0 to 0"),
+        ({"RANK": "1"}, "^RANK=1 says that there are other ranks, but WORLD_SIZE is not set: it would train alone"),
+        ({"RANK": "0", "LOCAL_WORLD_SIZE": "2"}, "^LOCAL_WORLD_SIZE=2 says .*, but WORLD_SIZE is not set"),
+        ({"LOCAL_RANK": "1"}, "^LOCAL_RANK=1 says .*, but WORLD_SIZE is not set"),
+        ({"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_PROCID": "1"},
+         "^SLURM_PROCID=1 says .*, but SLURM_STEP_NUM_TASKS or SLURM_NTASKS is not set"),
+        ({"OMPI_COMM_WORLD_RANK": "1"}, "^OMPI_COMM_WORLD_RANK=1 says .*, but OMPI_COMM_WORLD_SIZE is not set"),
+        # a daemon of one task, which starts them
+        ({"OMPI_COMM_WORLD_RANK": "1", "SLURM_PROCID": "0", "SLURM_STEP_ID": "1", "SLURM_STEP_NUM_TASKS": "1"},
+         "^OMPI_COMM_WORLD_RANK=1 says"),
+        ({"MV2_COMM_WORLD_RANK": "1"}, "^MV2_COMM_WORLD_RANK=1 says .*, but MV2_COMM_WORLD_SIZE is not set"),
+        ({"PMI_RANK": "1"}, "^PMI_RANK=1 says .*, but PMI_SIZE is not set"),
+        ({"PMIX_RANK": "1"}, "^PMIX_RANK=1 says .*, but how many there are is not set"),
+        ({"RANK": "one"}, "RANK must be a whole number; got 'one'"),
     ],
-)
+)  # fmt: skip
 def test_variables_that_make_no_sense(environment: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         place_of(environment)
@@ -103,6 +125,16 @@ def test_the_workflow_is_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyP
         RunError, match="torchrun started 2 ranks of this command, and it is one process: start it once"
     ):
         run(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_rank_without_a_number_of_ranks_does_nothing(
+    source: TrainSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PMI_RANK", "1")
+    for start in (lambda: run(tmp_path / "out"), lambda: launch(small(tmp_path / "out", source))):
+        with pytest.raises(ValueError, match="PMI_RANK=1 says that there are other ranks, but PMI_SIZE is not set"):
+            start()
     assert not (tmp_path / "out").exists()
 
 

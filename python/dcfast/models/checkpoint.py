@@ -38,12 +38,14 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a checkpoint file holds: ``.safetensors``, or torch's own format read with ``weights_only``.
 
     No code in the file is ever run. Beside tensors, scalars and arrays of NumPy are read. Memory: the file's size,
-    and twice that of safetensors, which are read and not mapped (``dcfast.models.checkpoint_costs``).
+    and twice that of safetensors, which are read and not mapped (``dcfast.models.checkpoint_costs``). Time: files of
+    ``torch.save`` are read twice, first for the CRC-32 of what is in them; safetensors, and torch's format before 1.6,
+    have none.
 
     Raises:
         FileNotFoundError: no such file.
         CheckpointError: a TorchScript archive.
-        CorruptDataError: it is cut off, no checkpoint, or would take more than its bytes.
+        CorruptDataError: it is cut off, damaged, no checkpoint, or would take more than its bytes.
     """
     source = Path(path)
     try:
@@ -65,7 +67,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         ) from error
     except zipfile.BadZipFile as error:
         raise CorruptDataError(
-            f"checkpoint {source} ({size:,} bytes) cannot be read: {error}; it is cut off or no checkpoint",
+            f"checkpoint {source} ({size:,} bytes) cannot be read: {error}; it is cut off, damaged or no checkpoint",
             path=str(source),
         ) from error
     content = _loaded(source, size)
@@ -105,7 +107,8 @@ def _loaded(source: Path, size: int) -> Any:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # torch seeks before the start
             raise
         raise CorruptDataError(
-            f"checkpoint {source} ({size:,} bytes) cannot be read: {told(error)}; it is cut off or no checkpoint",
+            f"checkpoint {source} ({size:,} bytes) cannot be read: {told(error)}; it is cut off, damaged or no "
+            "checkpoint",
             path=str(source),
         ) from error
 

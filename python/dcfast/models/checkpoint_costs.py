@@ -1,7 +1,8 @@
 """What a checkpoint may cost: its header, compression and pickle are looked at before torch or safetensors read it.
 
 Read by them it takes no more memory than the file has bytes. What would make more of it is refused: compressed or
-overlapping members, objects that are made in any size from a number (``bytearray``), codecs that double a string.
+overlapping members, objects that are made in any size from a number (``bytearray``), codecs that double a string. So
+is a member of a zip archive whose CRC-32 does not fit: torch does not look at it, and a flipped bit would be a weight.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from dcfast.errors import first_line
 from dcfast.storage.inputs import open_input
-from dcfast.storage.zip_directory import check_stored, open_zip
+from dcfast.storage.zip_directory import check_contents, check_stored, open_zip
 
 __all__ = ["MAX_HEADER_BYTES", "MAX_PICKLE_BYTES", "check_costs", "told"]
 
@@ -48,6 +49,7 @@ def check_costs(path: Path) -> None:
 def _check_zip(path: Path) -> None:
     with open_zip(path) as archive:
         check_stored(path, archive)
+        check_contents(archive)
         for info in archive.infolist():
             if info.filename.endswith(".pkl"):
                 if info.file_size > MAX_PICKLE_BYTES:

@@ -5,12 +5,24 @@ from __future__ import annotations
 import _signal  # as `signal`, without enum: see dcfast.process.starting
 import os
 
-__all__ = ["DONE", "FAILED", "INTERRUPTED", "MEANINGS", "PEER_LOST", "TERMINATED", "USAGE", "WARNED", "interrupted"]
+__all__ = [
+    "DONE",
+    "FAILED",
+    "HUNG_UP",
+    "INTERRUPTED",
+    "MEANINGS",
+    "PEER_LOST",
+    "TERMINATED",
+    "USAGE",
+    "WARNED",
+    "interrupted",
+]
 
 DONE = 0
 FAILED = 1
 USAGE = 2
 PEER_LOST = 75
+HUNG_UP = 128 + _signal.SIGHUP
 INTERRUPTED = 128 + _signal.SIGINT
 WARNED = 128 + _signal.SIGUSR1
 TERMINATED = 128 + _signal.SIGTERM
@@ -20,6 +32,7 @@ MEANINGS = {
     FAILED: "failed: data, files, a filter or a run are not as they must be, or something unforeseen",
     USAGE: "nothing was done: arguments that make no sense, or a scale without its pool (what it needs is printed)",
     PEER_LOST: "a rank of a training, where another has gone: who started them says what happened",
+    HUNG_UP: "stopped by SIGHUP: its terminal was closed",
     INTERRUPTED: "stopped by Ctrl-C (SIGINT)",
     WARNED: "stopped by SIGUSR1, as Slurm warns of the end of a job",
     TERMINATED: "stopped by SIGTERM",

@@ -1,11 +1,11 @@
-"""Ctrl-C, SIGTERM and SIGUSR1 end a command within seconds, with one line and without orphans, whatever it is at.
+"""Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 end a command within seconds, with a line and without orphans, whatever it does.
 
 A signal becomes a KeyboardInterrupt, as always; but Python raises that between two of its own instructions, and a call
 into the core, torch or a disk may be minutes away from the next. So a thread watches for the signal too, and ends the
 process where it has not ended by itself in time. That is safe at any moment: files are renamed when they are whole.
 
-A training has hours to lose: there SIGTERM and SIGUSR1 (Slurm's warning, ``--signal=USR1@60``) are ``postponed`` until
-a checkpoint is saved.
+A training has hours to lose: there SIGTERM, SIGHUP (its terminal was closed) and SIGUSR1 (Slurm's warning,
+``--signal=USR1@60``) are ``postponed`` until a checkpoint is saved.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 from dcfast.process.exit_codes import interrupted
 
 __all__ = [
+    "POSTPONED",
     "SAVE_SECONDS",
     "Stopped",
     "handlers_kept",
@@ -37,8 +38,9 @@ GRACE_SECONDS = 2.0
 """How long a stopped command may take to close its files and end its workers by itself."""
 SAVE_SECONDS = 25.0
 """How long a training may take from SIGTERM to its end; schedulers kill after 30 seconds."""
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-_POSTPONED = (signal.SIGTERM, signal.SIGUSR1)
+POSTPONED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""What a training waits with until a checkpoint is saved; the first that came to any rank in this order."""
+_SIGNALS = (signal.SIGINT, *POSTPONED)
 _before_command: dict[int, Any] = {}
 """The handlers that were there before a command that runs now; empty where none runs."""
 _grace: dict[int, float] = dict.fromkeys(_SIGNALS, GRACE_SECONDS)
@@ -54,7 +56,8 @@ class Stopped(KeyboardInterrupt):
 
 
 def stoppable(command: Callable[[], int], line: str) -> int:
-    """Runs a command from the shell; returns its exit status, or 128 + the signal that stopped it: 130, 143, 138.
+    """Runs a command from the shell; returns its exit status, or 128 + the signal that stopped it: 130, 143, 129,
+    138.
 
     Args:
         command: returns its exit status; its workers die with this process (``start_worker``).
@@ -76,8 +79,9 @@ def stoppable(command: Callable[[], int], line: str) -> int:
     else:
         if status == 0 or not signals:
             return status
-    sys.stderr.write(f"{line}\n" if line else "")
-    sys.stderr.flush()
+    with suppress(OSError):  # of a terminal that was closed
+        sys.stderr.write(f"{line}\n" if line else "")
+        sys.stderr.flush()
     return 128 + signals[0]
 
 
@@ -145,13 +149,14 @@ def _watch(received: int, ended: threading.Event, line: str) -> None:
         if number == 0:
             return
     if not ended.wait(_grace[number]):
-        os.write(2, f"{line}\n".encode() if line else b"")
+        with suppress(OSError):
+            os.write(2, f"{line}\n".encode() if line else b"")
         os._exit(128 + number)
 
 
 @contextmanager
 def postponed(seconds: float = SAVE_SECONDS) -> Iterator[Callable[[], int | None]]:
-    """For the time of a block SIGTERM and SIGUSR1 raise nothing; the block asks whether one came, and ends in order.
+    """For the time of a block SIGTERM, SIGHUP and SIGUSR1 raise nothing: the block asks whether one came, and ends.
 
     Args:
         seconds: from SIGTERM until the process is ended all the same, where a command runs (``stoppable``).
@@ -170,7 +175,7 @@ def postponed(seconds: float = SAVE_SECONDS) -> Iterator[Callable[[], int | None
 
     if threading.current_thread() is threading.main_thread():
         number: int
-        for number in _POSTPONED:
+        for number in POSTPONED:
             if signal.getsignal(number) is signal.SIG_DFL or number in _before_command:
                 before[number] = signal.signal(number, note)
     try:
@@ -206,7 +211,7 @@ def passed_on(hearer: Callable[[int], None], seconds: float = SAVE_SECONDS) -> I
     """
     _hearers.append(hearer)
     try:
-        with _granted(seconds, _POSTPONED):
+        with _granted(seconds, POSTPONED):
             yield
     finally:
         _hearers.remove(hearer)

@@ -6,6 +6,7 @@ compression, or by lying over others. Format: PKWARE's APPNOTE.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import zipfile
@@ -14,11 +15,13 @@ from contextlib import contextmanager
 
 from dcfast.storage.inputs import check_input, open_input
 
-__all__ = ["MAX_DIRECTORY_BYTES", "check_stored", "open_zip"]
+__all__ = ["MAX_DIRECTORY_BYTES", "check_contents", "check_stored", "open_zip"]
 
 MAX_DIRECTORY_BYTES = 8 << 20
 """Of the directory: some 100,000 members."""
 _END, _LOCATOR = b"PK\x05\x06", b"PK\x06\x07"
+_PIECE = 1 << 20
+_IS_DIRECTORY = 0x10  # of DOS: some readers take nothing from such a member
 _END_SIZE, _LOCATOR_SIZE, _END_64_SIZE = 22, 20, 56
 
 
@@ -37,9 +40,38 @@ class _Opening(io.FileIO):
 def open_zip(path: str | os.PathLike[str]) -> Iterator[zipfile.ZipFile]:
     """An open archive. zipfile.BadZipFile: it is none, or its directory is larger than is read; OSError."""
     check_input(path)
-    with _Opening(path) as file, zipfile.ZipFile(file) as archive:
-        file.opened = True
-        yield archive
+    with _Opening(path) as file:
+        try:
+            archive = zipfile.ZipFile(file)
+        except NotImplementedError as error:  # of a version that is not
+            raise zipfile.BadZipFile(str(error)) from None
+        with archive:
+            file.opened = True
+            yield archive
+
+
+def check_contents(archive: zipfile.ZipFile) -> None:
+    """zipfile.BadZipFile where a member cannot be read whole, or its bytes have another CRC-32 than the directory says.
+
+    Memory: a MiB. Reads everything: 0.7 s a GB beside the disk's time. A CRC of 0 was not made (torch may be told so):
+    of such a member nothing is known.
+    """
+    for info in archive.infolist():
+        if info.CRC == 0:
+            info.CRC = None  # type: ignore[assignment]  # zipfile's own word for it
+        problem = "it says that it is a directory" if info.external_attr & _IS_DIRECTORY and info.file_size else ""
+        try:
+            with archive.open(info) as member:
+                while member.read(_PIECE):
+                    pass
+        except (zipfile.BadZipFile, RuntimeError, EOFError) as error:  # RuntimeError: a flag that says encrypted
+            problem = str(error) or "it ends before its length"
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            problem = "it begins before the file"
+        if problem:
+            raise zipfile.BadZipFile(f"its member {info.filename[:80]!r} is damaged: {problem}")
 
 
 def check_stored(path: str | os.PathLike[str], archive: zipfile.ZipFile) -> None:

@@ -72,7 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--save-every-minutes", type=float, default=10.0, metavar="M", help="save a checkpoint every M minutes (10)")
     add("--save-every-steps", type=int, metavar="N", help="also save a checkpoint every N steps")
     add("--max-replaced", type=float, default=0.01, metavar="SHARE",
-        help="of samples that cannot be used and are replaced; above it training stops (0.01)")  # fmt: skip
+        help="of samples that cannot be used and are replaced; above it, within 4,096 samples or at the end, training "
+        "stops; a part of those may have a few more by chance, but none with 0 (0.01)")  # fmt: skip
     add("--rank-timeout", type=float, default=60.0, metavar="SECONDS",
         help="until training ends without a sign of life from a rank, or samples for it; 0 = never (60)")  # fmt: skip
     add("--processes", type=int, metavar="N", help="ranks on this machine (default: one a GPU, one on the CPU)")
@@ -163,9 +164,10 @@ def _main(arguments: argparse.Namespace) -> int:
     if not first:
         return DONE
     said = "; ".join(summary["non_standard"]) or "by the recipe"
+    replaced = f"; {summary['replaced']:,} samples replaced" if summary["replaced"] else ""
     say(
         f"{summary['samples_seen']:,} samples in {summary['steps']:,} steps ({said}); loss "
-        f"{summary['loss_first']:.4f} -> {summary['loss_last']:.4f}; {summary['checkpoint']}"
+        f"{summary['loss_first']:.4f} -> {summary['loss_last']:.4f}{replaced}; {summary['checkpoint']}"
     )
     return DONE
 

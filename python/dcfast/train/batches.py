@@ -28,6 +28,7 @@ from dcfast.images.decode import BadImage
 from dcfast.models.captions import read_caption
 from dcfast.models.clip import load_tokenizer
 from dcfast.process.read_ahead import read_ahead
+from dcfast.process.signals import POSTPONED
 from dcfast.train.batch import Batch, BatchSpec, Encoded
 from dcfast.train.dali import DaliDecoder, plain_jpeg
 from dcfast.train.decode import Decoder, open_decoder
@@ -270,7 +271,7 @@ def _start_worker(_: int) -> None:
 
     pr_set_pdeathsig = 1
     ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)  # never outlive a killed training
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # the training ends its workers, when it has saved
+    for number in (signal.SIGINT, *POSTPONED):  # the training ends its workers, when it has saved
         signal.signal(number, signal.SIG_IGN)
     core_system.guard_maps()  # torch has a handler of its own in its workers, which ends them
     torch.set_num_threads(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import re
@@ -19,6 +20,8 @@ __all__ = ["Progress", "latest_checkpoint", "load_checkpoint", "save_checkpoint"
 
 _LOG = logging.getLogger("dcfast.train")
 _NAME = re.compile(r"(epoch|step)_(\d+)\.pt")
+_UNREADABLE = (errno.EINVAL, errno.EIO)
+"""Of something that is no file, and of a bad disk; a file that may not be read is no damaged one."""
 _KEPT_STEPS = 2  # of the step_N.pt files
 
 
@@ -147,16 +150,24 @@ def _by_age(folder: Path, boundaries: dict[int, int]) -> list[tuple[int, Path]]:
 
 
 def latest_checkpoint(folder: Path, boundaries: dict[int, int]) -> tuple[Path | None, list[str]]:
-    """The latest checkpoint that can be read, and a note for each later one that cannot."""
+    """The latest checkpoint that can be read, and a note for each later one that cannot.
+
+    A directory of that name, over which no checkpoint could be written, is given another name.
+    """
     notes = []
     for _, path in _by_age(folder, boundaries):
         try:
             read_checkpoint(path)
-        except CorruptDataError as error:
+        except IsADirectoryError:
+            aside = path.rename(path.with_name(f"{path.name}.aside"))
+            notes.append(f"checkpoint {path.name} is a directory and was passed over; its name is {aside.name} now")
+        except (CorruptDataError, OSError) as error:
+            if not isinstance(error, (CorruptDataError, FileNotFoundError)) and error.errno not in _UNREADABLE:
+                raise
             notes.append(f"checkpoint {path.name} cannot be read and was passed over: {error}")
-            _LOG.warning("%s", notes[-1])
-            continue
-        return path, notes
+        else:
+            return path, notes
+        _LOG.warning("%s", notes[-1])
     return None, notes
 
 
@@ -164,4 +175,5 @@ def remove_old_steps(folder: Path) -> None:
     """Removes all but the last two ``step_N.pt``."""
     steps = sorted((p for p in folder.glob("step_*.pt") if _NAME.fullmatch(p.name)), key=lambda p: int(p.stem[5:]))
     for path in steps[:-_KEPT_STEPS]:
-        path.unlink()
+        if not path.is_dir():
+            path.unlink()

@@ -8,16 +8,17 @@ and not within the step: so all of them hear a signal, and can save, whatever on
 from __future__ import annotations
 
 import logging
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from dcfast.errors import RunError, SubsetError
-from dcfast.process.signals import Stopped
+from dcfast.process.signals import POSTPONED, Stopped
 from dcfast.train.batch import Batch, BatchSpec
 from dcfast.train.ranks import Ranks
+from dcfast.train.replaced import allowed, recorded
 
 __all__ = ["POLL_SECONDS", "Control"]
 
@@ -34,8 +35,10 @@ class Control:
     """Between the steps of one rank.
 
     Attributes:
+        folder: ``OUT/train``, where replaced samples are recorded.
         save_minutes: between two checkpoints, by rank 0's clock; 0 = by the clock never.
-        max_replaced: share of a window's samples that may be replaced.
+        max_replaced: share of a window's samples that may be replaced. Windows begin at the same steps however often
+            the training was stopped.
         wait_seconds: how long a rank may wait for its data without any coming, but for the first step; 0 = for ever.
         asked: the signal that asks for an end, or None (``signals.postponed``).
         samples_seen, replaced: over all ranks, since the training began, as far as they were told.
@@ -44,6 +47,7 @@ class Control:
 
     spec: BatchSpec
     ranks: Ranks
+    folder: Path
     save_minutes: float
     max_replaced: float
     wait_seconds: float = 0.0
@@ -52,14 +56,27 @@ class Control:
     replaced: int = 0
     due: bool = False
     stop: int | None = None
-    _reasons: Counter[str] = field(default_factory=Counter)
     _own: list[int] = field(default_factory=lambda: [0, 0])  # samples, and replaced, not yet told
-    _window: tuple[int, int] | None = None  # samples and replaced where the window began
+    _window: tuple[int, int, int] = (0, 0, 0)  # step, samples and replaced where the window began
     _told: float = 0.0  # the wait that was told of last
 
     def __post_init__(self) -> None:
         self._saved = time.monotonic()
         self._before = (self.samples_seen, self.replaced)
+        self._steps = -(-self.spec.block * self.spec.window // self.spec.global_batch)  # of a window
+
+    def resume(self, step: int, samples_seen: int, replaced: int) -> None:
+        """All ranks go on after ``step`` steps, within the window that was begun before.
+
+        Args:
+            replaced: -1 = not counted, by an older version.
+        """
+        first = step - step % self._steps
+        counts = [len(recorded(self.folder, begin, step)) for begin in (0, first)] if self.ranks.rank == 0 else []
+        everything, here = self.ranks.from_first(counts)
+        self.samples_seen = samples_seen
+        self.replaced = everything if replaced < 0 else replaced
+        self._window = (first, samples_seen - (step - first) * self.spec.global_batch, max(0, self.replaced - here))
 
     def meet(self, ready: bool) -> bool:
         """Tells the others what this rank knows, and hears what they know; whether all have their batch.
@@ -69,14 +86,13 @@ class Control:
         """
         number = self.asked()
         due = self.ranks.rank == 0 and 0 < self.save_minutes * 60 <= time.monotonic() - self._saved
-        here = [number == signal.SIGTERM, number == signal.SIGUSR1, due, ready, *self._own]
-        term, usr1, others_due, have, seen, replaced = self.ranks.sums([float(value) for value in here])
+        here = [due, ready, *self._own, *(number == signal for signal in POSTPONED)]
+        others_due, have, seen, replaced, *came = self.ranks.sums([float(value) for value in here])
         self._own = [0, 0]
         self.samples_seen += int(seen)
         self.replaced += int(replaced)
         self.due = others_due > 0
-        if term or usr1:
-            self.stop = signal.SIGTERM if term else signal.SIGUSR1
+        self.stop = next((signal for signal, ranks in zip(POSTPONED, came, strict=True) if ranks), self.stop)
         return int(have) == self.ranks.world_size
 
     def look(self, step: int, waited: float, first: bool) -> None:
@@ -107,7 +123,14 @@ class Control:
     def begin(self, step: int) -> None:
         """All ranks take a step now: it ends by itself, or ``forget`` is called."""
         self._before = (self.samples_seen, self.replaced)
-        self._check_window(step)
+        if step % self._steps == 0:
+            self._check(step, *self._window)
+            self._window = (step, *self._before)
+
+    def end(self, step: int) -> None:
+        """All steps are done: SubsetError where too many samples of the last window, or of all, were replaced."""
+        self._check(step, *self._window)
+        self._check(step, 0, 0, 0)
 
     def forget(self) -> None:
         """The step that was begun last was not finished: its samples do not count."""
@@ -116,10 +139,8 @@ class Control:
 
     def take(self, batch: Batch) -> None:
         """Counts a batch of this rank that is about to be used."""
-        slots: dict[int, str] = {record["slot"]: record["reason"] for record in batch.replaced}
-        self._reasons.update(slots.values())
         self._own[0] += len(batch.uids)
-        self._own[1] += len(slots)
+        self._own[1] += len({record["slot"] for record in batch.replaced})
 
     def count(self) -> None:
         """Makes the counts those of all samples taken so far; called on all ranks at once."""
@@ -134,24 +155,19 @@ class Control:
         if self.stop is not None:
             raise Stopped(self.stop)
 
-    def _check_window(self, step: int) -> None:
-        """SubsetError where too many samples of the window that has just ended were replaced."""
-        batch = self.spec.global_batch
-        steps = -(-self.spec.block * self.spec.window // batch)
-        if step % steps:
+    def _check(self, step: int, first: int, seen_before: int, replaced_before: int) -> None:
+        """SubsetError where too many of the samples from step ``first`` on were replaced; those before are given."""
+        seen, replaced = self.samples_seen - seen_before, self.replaced - replaced_before
+        most = allowed(self.max_replaced, seen, self._steps * self.spec.global_batch)
+        if replaced <= most:
             return
-        begin, self._window = self._window, (self.samples_seen, self.replaced)
-        reasons_here, self._reasons = self._reasons, Counter()
-        if begin is None:
-            return  # it began before this start of the training
-        seen, replaced = self.samples_seen - begin[0], self.replaced - begin[1]
-        if replaced <= self.max_replaced * seen:
-            return
-        reasons: Counter[str] = sum(self.ranks.gather(reasons_here), Counter())
-        said = ", ".join(f"{reason} ({count:,})" for reason, count in reasons.most_common(_SHOWN_REASONS))
+        counted: Counter[str] = Counter()
+        if self.ranks.rank == 0:  # the others' lines lie beside its own
+            counted.update(recorded(self.folder, first, step).values())
+        reasons = ", ".join(f"{reason} ({count:,})" for reason, count in counted.most_common(_SHOWN_REASONS))
         problem = SubsetError(
             f"step {step}: of the last {seen:,} samples {replaced:,} ({replaced / seen:.1%}) could not be used and "
-            f"were replaced by others, more than max_replaced allows ({self.max_replaced:.1%}). Reasons: "
-            f"{said}. See replaced-*.jsonl; leave these samples out of the subset, or allow more"
+            f"were replaced by others, more than max_replaced allows ({self.max_replaced:.1%}; {most:,} of so many). "
+            f"Reasons: {reasons}. See replaced-*.jsonl; leave these samples out of the subset, or allow more"
         )
         raise self.ranks.known(problem)

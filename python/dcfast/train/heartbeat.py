@@ -90,5 +90,6 @@ class Heartbeat:
 
 def end_process(line: str, status: int) -> None:
     """Ends this process from any thread, whatever the others wait for; files are whole or absent at any moment."""
-    os.write(2, f"{line}\n".encode())
+    with suppress(OSError):  # a terminal that was closed
+        os.write(2, f"{line}\n".encode())
     os._exit(status)

@@ -20,7 +20,7 @@ from typing import Any
 
 from dcfast.errors import RunError
 from dcfast.process.exit_codes import PEER_LOST
-from dcfast.process.signals import SAVE_SECONDS, Stopped, postponed
+from dcfast.process.signals import POSTPONED, SAVE_SECONDS, Stopped, postponed
 from dcfast.storage.atomic import write_json
 from dcfast.storage.json_files import read_json
 from dcfast.storage.temporary import temporary_folder
@@ -104,7 +104,7 @@ def _run(ranks: list[subprocess.Popen[bytes]]) -> None:
     failed = {number: PEER_LOST if status is None else status for number, status in enumerate(ends) if status != 0}
     if not failed:
         return
-    stops = {128 + number: number for number in (signal.SIGTERM, signal.SIGUSR1)}
+    stops = {128 + number: number for number in POSTPONED}
     stopped = [stops[status] for status in failed.values() if status in stops]
     if stopped and all(status in stops or status == PEER_LOST for status in failed.values()):
         raise Stopped(stopped[0])

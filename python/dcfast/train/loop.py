@@ -20,7 +20,7 @@ from typing import Any
 from dcfast.process.signals import postponed
 from dcfast.storage.atomic import append_lines, write_bytes, write_json
 from dcfast.storage.json_files import parse_json
-from dcfast.storage.lines import iterate_lines, split_lines
+from dcfast.storage.lines import split_lines
 from dcfast.train.batch import Batch, BatchSpec
 from dcfast.train.batches import iterate_batches
 from dcfast.train.checkpoint import (
@@ -181,10 +181,10 @@ class Trainer:
             with self.ranks.together():
                 done = load_checkpoint(found, self.recipe.model, self.bare, self.optimizer, self.scaler, self.identity)
             self.step = done.step
-            self.control.samples_seen = done.samples_seen
-            self.control.replaced = done.replaced if done.replaced >= 0 else self._replaced_before()
+            self.control.resume(done.step, done.samples_seen, done.replaced)
             self._resume_ranks(done.ranks)
-            _LOG.info("resuming after step %d from %s", self.step, found.name)
+            if self.ranks.rank == 0:
+                _LOG.info("resuming after step %d from %s", self.step, found.name)
         if self.ranks.rank == 0:
             keep_lines(self.folder / "log.jsonl", lambda line: int(line["step"]) <= self.step)
             # there may have been more ranks before
@@ -193,12 +193,6 @@ class Trainer:
             for path in self.folder.glob("nonfinite-*.json"):  # of an earlier start: it says nothing about this one
                 path.unlink()
         self.ranks.barrier()
-
-    def _replaced_before(self) -> int:
-        paths = self.folder.glob("replaced-*.jsonl")
-        lines = (line for path in paths for line in iterate_lines(path, "ascii", "replace"))
-        records = (parse_json(line) for line in lines if line.endswith("}"))
-        return len({(r["step"], r["slot"]) for r in records if r["step"] < self.step})
 
     def _resume_ranks(self, before: list[list[int]]) -> None:
         """Notes where another number of ranks goes on: the samples are the same, the weights not quite."""
@@ -210,7 +204,8 @@ class Trainer:
                 f"steps up to {step} on {ranks} ranks with {micro} micro-batches, from then on on {later} with "
                 f"{later_micro}: the samples are those of any number of ranks; the weights are neither's exactly"
             )
-            _LOG.warning("%s", self.notes[-1])
+            if self.ranks.rank == 0:
+                _LOG.warning("%s", self.notes[-1])
 
     # --- the steps --------------------------------------------------------------------------------------------------
     def run(self) -> None:
@@ -218,7 +213,13 @@ class Trainer:
 
         Raises:
             NonFiniteLossError: the uids of the batch are in ``nonfinite-RANK.json``.
+            SubsetError: too many samples were replaced.
         """
+        self._steps_left()
+        # the last checkpoint is there: with more allowed the same command is done
+        self.control.end(self.steps)
+
+    def _steps_left(self) -> None:
         ends = set(self.epochs.values())
         if self.save_every is not None:
             ends |= set(range(self.save_every, self.steps, self.save_every))

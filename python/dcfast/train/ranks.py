@@ -50,8 +50,12 @@ _STARTERS = {
     "Open MPI": (
         "OMPI_COMM_WORLD_RANK", ("OMPI_COMM_WORLD_SIZE",), "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"
     ),
+    "MVAPICH2": (
+        "MV2_COMM_WORLD_RANK", ("MV2_COMM_WORLD_SIZE",), "MV2_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_SIZE"
+    ),
     "Slurm": ("SLURM_PROCID", ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"), "SLURM_LOCALID", ""),
     "MPI": ("PMI_RANK", ("PMI_SIZE",), "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    "PMIx": ("PMIX_RANK", (), "", ""),
 }  # fmt: skip
 _SLURM_NODE = re.compile(r"(\d+)(?:\(x(\d+)\))?")
 
@@ -76,36 +80,59 @@ class Place:
 
 
 def place_of(environment: Mapping[str, str] | None = None) -> Place:
-    """Which rank this process is: by torchrun, Open MPI, Slurm or another MPI, in that order; else the only one.
+    """Which rank this process is: by torchrun, Open MPI, MVAPICH2, Slurm or another MPI, in that order; else the only
+    one.
 
-    A program in a batch script of Slurm, outside of ``srun``, is one process however many tasks the job has.
+    A program in a batch script of Slurm, outside of ``srun``, is one process however many tasks the job has. A rank of
+    0 without a number of ranks is one process too: it says of none other.
 
     Raises:
-        ValueError: the variables contradict each other, or are no numbers.
+        ValueError: the variables contradict each other, or are no numbers; there are other ranks, but not how many.
     """
     values = os.environ if environment is None else environment
+    place = next((place for starter in _STARTERS if (place := _told_by(starter, values)) is not None), Place())
+    if place.size > 1:
+        return place
     for starter, (rank_name, size_names, local_name, local_size_name) in _STARTERS.items():
-        size_name = next((name for name in size_names if values.get(name)), None)
-        if size_name is None:
+        if any(values.get(name) for name in size_names) or _in_batch_script(starter, values):
             continue
-        if starter == "Slurm" and "SLURM_JOB_ID" in values and "SLURM_STEP_ID" not in values:
-            continue
-        size = _number(values, size_name)
-        if size == 1:
-            return Place(started_by=starter)
-        if not values.get(rank_name):
-            raise ValueError(f"{size_name} says {size} ranks, but {rank_name} is not set: which of them is this?")
-        rank = _number(values, rank_name)
-        if not 0 <= rank < size:
-            raise ValueError(f"{rank_name}={rank} does not fit {size_name}={size}; expected 0 to {size - 1}")
-        local = _number(values, local_name) if values.get(local_name) else None
-        here = _number(values, local_size_name) if values.get(local_size_name) else None
-        if starter == "Slurm":
-            here = _tasks_of_node(values)
-        if here is not None and not (local or 0) < here <= size:
-            here = None  # of something larger: a job of which this is a step
-        return Place(rank, size, local, starter, here)
-    return Place()
+        for name, alone in ((rank_name, 0), (local_name, 0), (local_size_name, 1)):
+            if values.get(name) and _number(values, name) > alone:
+                wanted = " or ".join(size_names) or "how many there are"
+                raise ValueError(
+                    f"{name}={values[name]} says that there are other ranks, but {wanted} is not set: it would train "
+                    f"alone. Start all of them by {starter}, or export it; for one process unset {name}"
+                )
+    return place
+
+
+def _told_by(starter: str, values: Mapping[str, str]) -> Place | None:
+    """What the variables of one starter say; None where they do not say how many ranks there are."""
+    rank_name, size_names, local_name, local_size_name = _STARTERS[starter]
+    size_name = next((name for name in size_names if values.get(name)), None)
+    if size_name is None or _in_batch_script(starter, values):
+        return None
+    size = _number(values, size_name)
+    if size == 1 and not values.get(rank_name):
+        return Place(started_by=starter)
+    if not values.get(rank_name):
+        raise ValueError(f"{size_name} says {size} ranks, but {rank_name} is not set: which of them is this?")
+    rank = _number(values, rank_name)
+    if not 0 <= rank < size:
+        raise ValueError(f"{rank_name}={rank} does not fit {size_name}={size}; expected 0 to {size - 1}")
+    if size == 1:
+        return Place(started_by=starter)
+    local = _number(values, local_name) if values.get(local_name) else None
+    here = _number(values, local_size_name) if values.get(local_size_name) else None
+    if starter == "Slurm":
+        here = _tasks_of_node(values)
+    if here is not None and not (local or 0) < here <= size:
+        here = None  # of something larger: a job of which this is a step
+    return Place(rank, size, local, starter, here)
+
+
+def _in_batch_script(starter: str, values: Mapping[str, str]) -> bool:
+    return starter == "Slurm" and "SLURM_JOB_ID" in values and "SLURM_STEP_ID" not in values
 
 
 def _number(values: Mapping[str, str], name: str) -> int:

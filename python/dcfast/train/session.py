@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import time
@@ -35,6 +36,8 @@ from dcfast.train.settings import TrainSettings
 from dcfast.train.source import OpenSource, SourceFiles, prepare_source
 
 __all__ = ["train"]
+
+_LOG = logging.getLogger("dcfast.train")
 
 
 def train(settings: TrainSettings, *, on_step: Callable[[int], None] | None = None) -> dict[str, Any]:
@@ -188,7 +191,7 @@ def _train(settings: TrainSettings, ranks: Ranks, on_step: Callable[[int], None]
         workers=_workers(settings, ranks),
         log_every=settings.log_every,
         save_every=settings.save_every_steps,
-        control=Control(spec, ranks, settings.save_every_minutes, settings.max_replaced, settings.rank_timeout),
+        control=Control(spec, ranks, folder, settings.save_every_minutes, settings.max_replaced, settings.rank_timeout),
         channels_last=channels_last,
         on_step=on_step,
         begun=heartbeat.start,
@@ -233,6 +236,8 @@ def _ended(
     if ranks.rank == 0:
         summary = _summary(settings, trainer, files, fingerprints)
         write_json(folder / "summary.json", summary)
+        for note in _replaced(trainer):
+            _LOG.warning("  train: %s", note)
         _write_timing(folder, trainer, resumed_at, time.monotonic() - started)
     summary = dict(ranks.from_first(summary))
     ranks.barrier()  # nobody leaves while another still talks to it
@@ -289,12 +294,18 @@ def _replaced(trainer: Trainer) -> list[str]:
     return [said] if count else []
 
 
+def _gone(names: list[str]) -> list[str]:
+    return [f"checkpoints that somebody removed: {', '.join(names)}"] if names else []
+
+
 def _summary(
     settings: TrainSettings, trainer: Trainer, files: list[SourceFiles], fingerprints: list[str]
 ) -> dict[str, Any]:
     recipe, folder = trainer.recipe, trainer.folder
     steps = num_steps(recipe.samples_seen, recipe.global_batch)
     last = f"train/checkpoints/epoch_{recipe.checkpoints}.pt"
+    saved = [f"train/checkpoints/epoch_{k}.pt" for k in sorted(trainer.epochs)]
+    gone = [name for name in saved if not (Path(settings.out) / name).is_file()]
     lines = read_json_lines(folder / "log.jsonl")
     return {
         "scale": settings.scale,
@@ -311,7 +322,7 @@ def _summary(
         ],
         "checkpoint": last,
         "checkpoint_sha256": sha256_file(Path(settings.out) / last),
-        "checkpoints": [f"train/checkpoints/epoch_{k}.pt" for k in sorted(trainer.epochs)],
+        "checkpoints": [name for name in saved if name not in gone],
         "loss_first": lines[0]["loss"] if lines else None,
         "loss_last": lines[-1]["loss"] if lines else None,
         "logit_scale": lines[-1]["logit_scale"] if lines else None,
@@ -320,7 +331,7 @@ def _summary(
         "world_size": trainer.ranks.world_size,
         "accumulation": settings.accumulation,
         "notes": without_places(
-            [*(note for f in files for note in f.notes), *trainer.notes, *_replaced(trainer)],
+            [*(note for f in files for note in f.notes), *trainer.notes, *_gone(gone), *_replaced(trainer)],
             [settings.out, *(place for s in settings.sources for place in (s.shards, s.index, s.shards_dir))],
         ),
         "versions": {**{n: version(n) for n in ("torch", "open_clip_torch", "pillow")}, **_dali_version(settings)},

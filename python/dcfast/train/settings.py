@@ -91,7 +91,7 @@ class TrainSettings:
         save_every_minutes: also save ``step_N.pt`` every so many minutes (the last two are kept); 0 = never.
         save_every_steps: the same every so many steps.
         max_replaced: share of a window's samples (``window`` blocks, at least a batch) that may be replaced because
-            they cannot be used; above it training stops.
+            they cannot be used; above it training stops. Of a part of a window, at the end, a few more by chance.
         rank_timeout: seconds after which training ends where a rank gives no sign of life, or no samples come for it;
             0 = never. But for the first step.
         workers: processes that read and decode ahead, per rank; None = by the number of cores. Changes no result.
