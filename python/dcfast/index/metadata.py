@@ -29,6 +29,7 @@ __all__ = [
     "metadata_schema",
     "open_metadata",
     "parse_uids",
+    "shown_uid",
     "uid_column",
 ]
 
@@ -169,6 +170,12 @@ def uid_column(batch: Any) -> Any:
 
     column = batch.column(batch.schema.get_field_index("uid"))
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+
+def shown_uid(batch: Any, row: int) -> str | None:
+    """A row's uid as it stands, whatever it is, for a message: text columns may hold bytes that are no UTF-8."""
+    found = uid_column(batch)[row].as_buffer()
+    return None if found is None else found.to_pybytes().decode("utf-8", "backslashreplace")
 
 
 def parse_uids(
