@@ -14,7 +14,7 @@ import numpy as np
 from dcfast.engine.piece import Piece
 from dcfast.errors import CorruptDataError, PoolError
 from dcfast.index.build import Segment, write_segment
-from dcfast.index.metadata import UID_SOURCES
+from dcfast.index.metadata import UID_SOURCES, open_metadata, parse_uids, shown_uid
 from dcfast.index.rows import loss_notes, row_ids, shard_damage, valid_uid_mask
 from dcfast.rundir.layout import MERGE_BYTES, segment_path
 from dcfast.rundir.run_dir import Run
@@ -120,12 +120,31 @@ def steps(run: Run) -> Steps:
     total = {key: sum(s[key] for s in stats) for key in COUNTED}
     # pieces that an earlier release wrote have no notes
     notes = first_notes([note for s in stats for note in s.get("notes", ())], sum(s.get("noted", 0) for s in stats))
-    return {
-        **total,
-        "segments": len(groups),
-        "rows_with_uid": merged[0]["rows"],
-        "notes": [*pool.notes, *notes, *_uid_notes(run, total, stats, notes)],
-    }
+    notes = [*pool.notes, *notes, *_uid_notes(run, total, stats, notes)]
+    _refuse_metadata_without_uids(run)
+    return {**total, "segments": len(groups), "rows_with_uid": merged[0]["rows"], "notes": notes}
+
+
+def _refuse_metadata_without_uids(run: Run) -> None:
+    """PoolError where no row of the metadata has a uid: no sample has a row then, and no filter could keep one.
+
+    Cost: the uids of 65,536 rows, where one of them is right; else those of all.
+    """
+    rows, first = 0, ""
+    for path in run.pool.metadata if run.settings.uid_from == "json" else ():
+        with open_metadata(path) as file:
+            for batch in file.batches(["uid"]):
+                if parse_uids(batch)[1].any():
+                    return
+                if not rows and len(batch):
+                    first = f"{shown_uid(batch, 0)!r:.100} in {path}"
+                rows += len(batch)
+    if rows:
+        raise PoolError(
+            f"pool {run.pool.root}: none of the {rows:,} metadata rows has a uid of 32 hex digits, so that no filter "
+            f"could keep a sample; the first: {first}. Write uids without dashes, as those of the samples' json, or "
+            "make them of what is there: --uid-from url or key (docs/formats.md), in another --out"
+        )
 
 
 def _uid_notes(run: Run, total: dict[str, int], stats: list[dict[str, Any]], notes: list[str]) -> list[str]:

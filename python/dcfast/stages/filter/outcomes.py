@@ -247,7 +247,8 @@ def evaluate(out: str, args: dict[str, Any]) -> dict[str, Any]:
     schema = pa.schema([("file", pa.string()), ("row", pa.uint64()), ("uid", pa.string())])
     with atomic_path(root / malformed_path(args["number"])) as temporary:
         pq.write_table(pa.table(bad, schema=schema), temporary)
-    return {"rows": total, "malformed": malformed, "codes": counts.tolist()}
+    first = [bad["file"][0], bad["row"][0], bad["uid"][0]] if malformed else None
+    return {"rows": total, "malformed": malformed, "first_malformed": first, "codes": counts.tolist()}
 
 
 def _cluster_masks(root: Path, compiled: Any, path: str) -> dict[str, Any]:
@@ -349,10 +350,13 @@ def steps(run: Run) -> Steps:
     contaminated = yield from contaminated_steps(run)
     codes = np.sum([s["codes"] for s in stats], axis=0).tolist() if stats else []
     rows, malformed = sum(s["rows"] for s in stats), sum(s["malformed"] for s in stats)
+    # pieces that an earlier release wrote do not name the first
+    first = next((s["first_malformed"] for s in stats if s.get("first_malformed")), None)
     return {
         "filter": text,
         "notes": [
             *notes,
+            *fates.malformed_notes(first, rows, malformed, run.settings.uid_from),
             *fates.unmatched_notes(settled["fates"], rows, malformed, run.settings.uid_from),
             *fates.repeated_notes(settled, run.settings.uid_from),
         ],
