@@ -59,7 +59,7 @@ class Run:
 
     @cached_property
     def pool(self) -> Pool:
-        return Pool.open(self.pool_dir)
+        return Pool.open(self.pool_dir, self.settings.uid_from)
 
     @property
     def uid_rule(self) -> dict[str, str]:

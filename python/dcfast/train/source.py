@@ -26,7 +26,7 @@ from dcfast.index.build import write_segment
 from dcfast.index.pool import shard_folder
 from dcfast.index.pool_index import index_folder
 from dcfast.index.rows import loss_notes, valid_uid_mask
-from dcfast.index.segments import SampleFlag, Segment
+from dcfast.index.segments import IMAGE_EXTS, SampleFlag, Segment
 from dcfast.models.captions import MAX_CAPTION_BYTES
 from dcfast.resharding.plan import ReshardPlan, ShardSources, make_plan
 from dcfast.storage.listing import first_notes, list_pool_tars
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenSource", "RawSample", "SourceFiles", "prepare_source", "write_positions"]
 
-PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 _AT_ONCE = 1 << 18
 _READ_TOGETHER = 64 << 20  # bytes of members
 _NEEDED = {
@@ -202,7 +201,7 @@ class OpenSource:
         self.reader = PoolReader(files.shards_dir, list(files.segments), verify=False)
         self._rows = None if files.rows is None else load_array(files.rows, mmap=True)
         exts = self.reader.exts
-        self._pictures = [e for e in exts if e.rpartition(".")[2] in PICTURES]
+        self._pictures = [e for e in exts if e.rpartition(".")[2] in IMAGE_EXTS]
         self._captions = ["txt"] if "txt" in exts else []
 
     def rows(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
