@@ -135,6 +135,7 @@ class Pool:
             )
         if not tars.names:
             raise PoolError(f"pool {root}: shards/ holds no .tar file; nothing to index{tars.hint}")
+        tars.check()
         table_dir = metadata_folder(root)
         metadata = [str(table_dir / name) for name in list_parquet(table_dir)]
         column = f"a column {'uid' if uid_from == 'json' else uid_from}"

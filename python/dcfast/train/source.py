@@ -136,6 +136,7 @@ def _prepare_shards(directory: str, segment_path: Path) -> SourceFiles:
     if not folder.is_dir():
         raise PoolError(f"source {directory}: no such directory; expected one with *.tar")
     listing = list_pool_tars(os.path.abspath(directory))
+    listing.check()
     names = listing.names
     if not names:
         expected = "expected shards of image-text pairs"
