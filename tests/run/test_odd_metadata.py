@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import uuid
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from dcfast.errors import PoolError
 from dcfast.run.workflow import run
 from dcfast.rundir.run_dir import Settings
+from dcfast.uids.sets import uid_parse
 from pool_builder import plain_pool, uid_of
 
 L14, B32 = "clip_l14_similarity_score", "clip_b32_similarity_score"
@@ -80,3 +82,20 @@ def test_scores_that_are_not_finite_are_counted_in_the_report(tmp_path: Path) ->
     assert "of 3 it is no finite number" in (tmp_path / "run/report.html").read_text("utf-8")
     go(pool, tmp_path / "other", filter="clip_score(b32, fraction=0.5)")
     assert json.loads((tmp_path / "other/report.json").read_bytes())["clip_scores"]["column"] == L14
+
+
+def test_uids_of_bytes_that_are_no_text_are_shown_where_they_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"texts\[0\] is not a uid.*got b'.xff"):
+        uid_parse(pa.array([b"\xff" * 32], pa.binary()).view(pa.string()))
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [("json", r"a column uid \(or url or key: --uid-from\)"), ("url", "a column url$"), ("key", "a column key$")],
+)
+def test_the_column_that_is_missing_is_that_of_the_rule(tmp_path: Path, rule: str, words: str) -> None:
+    pool = plain_pool(tmp_path / "pool", 2, 1).write()
+    shutil.rmtree(pool / "metadata")
+    with pytest.raises(PoolError, match=f"at least {words}"):
+        go(pool, tmp_path / "run", uid_from=rule)
+    assert not (tmp_path / "run").exists()
