@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bindings/boundary.hpp"
+#include "core/index/ext_table.hpp"
 #include "core/index/range_reader.hpp"
 #include "core/index/tar_segment.hpp"
 #include "core/index/tar_segment_format.hpp"
@@ -330,6 +331,10 @@ void bind_index(py::module_& m) {
       .def("reports", &stored_reports, "(shard, offset, whether it is damage, message) of each.")
       .def("losses", &losses_of,
            "(shard, offset, whether a part of the archive was not read, message) of each report that may hide samples.");
+  m.def("image_exts", [] {
+    const std::vector<std::string_view> exts = image_exts();
+    return std::vector<std::string>(exts.begin(), exts.end());
+  }, "The last dotted parts, in lower case, of the extensions that images have.");
   m.def("write_segment", &write, py::arg("shards"), py::arg("out_path"), py::arg("read_uid"), py::arg("read_image_size"),
         py::arg("threads"), py::arg("window_bytes"), py::arg("uid_from") = "json",
         "Indexes (source, name) of each shard. A source is a path, a shard of another segment, or ranges.");

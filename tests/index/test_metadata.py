@@ -19,6 +19,7 @@ from dcfast.run.workflow import run
 from dcfast.rundir.run_dir import Settings
 from dcfast.rundir.tables import read_table
 from dcfast.storage import parquet
+from dcfast.storage.hashing import hash_bytes
 from pool_builder import plain_pool, uid_of
 from reshard_reference import subset_of
 
@@ -221,3 +222,57 @@ def test_damage_in_a_run_and_in_boxes_names_the_file(tmp_path: Path) -> None:
     path = damaged(written(tmp_path / "boxes.parquet", boxes), "face_bboxes")
     with pytest.raises(CorruptDataError, match=r"boxes\.parquet is damaged"):
         make_box_table(path, subset_of(UIDS), tmp_path / "t")
+
+
+@pytest.mark.parametrize(("text", "url"), [("caption", "url"), ("TEXT", "URL"), ("text", "URL")])
+def test_names_of_other_tools_stand_for_datacomps(tmp_path: Path, text: str, url: str) -> None:
+    columns = {"n": [1, 2], text: ["a", "b"], url: ["u", "v"], "uid": UIDS[:2]}
+    path = written(tmp_path / "m.parquet", columns)
+    with open_metadata(path) as file:
+        assert file.schema.names == ["n", "text", "url", "uid"]
+        assert [batch.to_pydict() for batch in file.batches(["url", "text"])] == [
+            {"text": ["a", "b"], "url": ["u", "v"]}
+        ]
+        assert file.read().column_names == ["n", "text", "url", "uid"]
+        assert file.read(["text"]).to_pydict() == {"text": ["a", "b"]}
+    with open_metadata(path, "url") as file:
+        (batch,) = file.batches(["uid", "text"])
+    assert batch.column("uid").to_pylist() == [hash_bytes(b"u"), hash_bytes(b"v")]
+
+
+def test_other_names_count_where_datacomps_is_absent(tmp_path: Path) -> None:
+    path = written(tmp_path / "m.parquet", {"uid": UIDS[:1], "text": ["a"], "caption": ["b"], "TEXT": ["c"]})
+    with open_metadata(path) as file:
+        assert file.schema.names == ["uid", "text", "caption", "TEXT"]
+        assert file.read(["text", "caption"]).to_pydict() == {"text": ["a"], "caption": ["b"]}
+    path = written(tmp_path / "m.parquet", {"uid": UIDS[:1], "TEXT": ["c"], "caption": ["b"]})
+    with open_metadata(path) as file:
+        assert file.schema.names == ["uid", "TEXT", "text"]  # one of them: img2dataset's before LAION's
+        assert file.read(["text"]).to_pydict() == {"text": ["b"]}
+
+
+def test_a_run_on_metadata_of_other_names(tmp_path: Path) -> None:
+    pool = plain_pool(tmp_path / "pool", 4, 1).write()
+    path = pool / "metadata/00000000.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.rename_columns(["TEXT" if name == "text" else name for name in table.column_names]), path)
+    done = run(tmp_path / "run", Settings(pool=str(pool), filter="basic_filter", train=False))
+    assert done["filter"]["fates"]["kept"] == 4
+
+
+@pytest.mark.parametrize(
+    ("columns", "rule", "message"),
+    [
+        ({"key": [17]}, "key", r"a column key of type int64 .*as strings \(the keys of the samples with their zeros"),
+        (
+            {"URL": ["u"]},
+            "key",
+            r"no column key .*--uid-from key needs it, as strings; it has what --uid-from url needs",
+        ),
+        ({"key": ["a"]}, "url", r"no column url .*; it has what --uid-from key needs"),
+        ({"URL": ["u"]}, "json", r"no column uid .*pools without uids: --uid-from url or key"),
+    ],
+)
+def test_what_a_rule_needs_is_said(tmp_path: Path, columns: dict[str, Any], rule: str, message: str) -> None:
+    with pytest.raises(PoolError, match=message):
+        metadata_schema(written(tmp_path / "m.parquet", columns), rule)

@@ -112,16 +112,17 @@ def test_blurred_pictures_are_webp_of_the_same_size():
         (2, "PNG", "RGBA"),
         (3, "WEBP", "RGB"),
         (4, "JPEG", "L"),
+        (4, "PNG", "LA"),
         (5, "JPEG", "CMYK"),
     ):
         out = io.BytesIO()
         image = Image.open(io.BytesIO(picture(number))).convert(mode)
-        if mode == "RGBA":
+        if mode.endswith("A"):
             image.putalpha(128)  # an opaque one is not kept by WebP
         image.save(out, fmt)
         blurred = Image.open(io.BytesIO(blur_image(out.getvalue(), np.array([FACE]))))
         assert (blurred.format, blurred.size) == ("WEBP", (96, 80))
-        assert ("A" in blurred.getbands()) == (mode == "RGBA")
+        assert ("A" in blurred.getbands()) == mode.endswith("A")
     best, worst = (len(blur_image(picture(1), np.array([FACE]), quality)) for quality in (100, 5))
     assert worst < best
 
@@ -151,7 +152,6 @@ def test_boxes_are_found_by_uid(tmp_path):
     rows = [(make_uid(i), random_boxes(rng, i % 4) if i % 5 else None) for i in range(300)]
     write_metadata(tmp_path / "m/b.parquet", rows[:100])
     write_metadata(tmp_path / "m/c.parquet", rows[100:])
-    write_metadata(tmp_path / "m/d.parquet", [(make_uid(1), [[0, 0, 1, 1]])])  # again, later: the first counts
     write_metadata(tmp_path / "m/e.parquet", [])
     wanted = subset_of([make_uid(i) for i in range(0, 300, 2)] + [make_uid(1), make_uid(1)])
     table = make_box_table(tmp_path / "m", wanted, tmp_path / "t")

@@ -18,13 +18,18 @@ std::string folded(std::string_view text) {
 
 std::string_view last_part(std::string_view ext) { return ext.substr(ext.rfind('.') + 1); }  // npos + 1 is 0
 
+constexpr auto known_images = std::to_array<std::pair<std::string_view, std::uint8_t>>({
+    {"jpg", 1}, {"jpeg", 1}, {"png", 2}, {"webp", 3}, {"gif", 4}, {"bmp", 5}, {"tif", 6}, {"tiff", 6},
+    {"jpe", 1}, {"jfif", 1}, {"apng", 2}, {"avif", 7},
+    {"jp2", 8}, {"j2k", 8}, {"j2c", 8}, {"jpc", 8}, {"jpf", 8}, {"jpx", 8},
+    {"pbm", 9}, {"pgm", 9}, {"ppm", 9}, {"pnm", 9}, {"ico", 10},
+});
+
 /// Which kind of image an extension stands for, 0 for none.
 std::uint8_t image_kind(std::string_view ext) {
   const std::string_view part = last_part(ext);
   if (part.size() < 3 || part.size() > 4) return 0;
-  constexpr std::array<std::pair<std::string_view, std::uint8_t>, 8> known{
-      {{"jpg", 1}, {"jpeg", 1}, {"png", 2}, {"webp", 3}, {"gif", 4}, {"bmp", 5}, {"tif", 6}, {"tiff", 6}}};
-  for (const auto& [name, kind] : known) {
+  for (const auto& [name, kind] : known_images) {
     if (FoldedSame{}(part, name)) return kind;
   }
   return 0;
@@ -38,6 +43,12 @@ bool begins_with_number(std::string_view ext) {
 }
 
 }  // namespace
+
+std::vector<std::string_view> image_exts() {
+  std::vector<std::string_view> exts;
+  for (const auto& [name, kind] : known_images) exts.push_back(name);
+  return exts;
+}
 
 bool is_image_ext(std::string_view ext) { return image_kind(ext) != 0; }
 

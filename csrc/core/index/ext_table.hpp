@@ -10,13 +10,16 @@
 
 namespace dcfast {
 
-/// Whether an extension's last dotted part, lower-cased, is that of an image: jpg jpeg png webp gif bmp tif tiff.
+/// The last dotted parts, in lower case, of the extensions that images have: of all kinds that dcfast.images.decode reads.
+/// The size of what is no JPEG, PNG, WebP, GIF, BMP or TIFF is unknown to the index.
+std::vector<std::string_view> image_exts();
+/// Whether an extension's last dotted part, lower-cased, is one of `image_exts`.
 bool is_image_ext(std::string_view ext);
 
 /// What an extension says of its members.
 struct ExtTraits {
   bool json = false, caption = false;
-  std::uint8_t image = 0;  // the kind of image, 0 for none: jpg and jpeg are one, tif and tiff
+  std::uint8_t image = 0;  // the kind of image, 0 for none: jpg and jpeg are one, tif and tiff, ...
   bool numbered = false;   // an image whose extension begins with a number: 000001.jpg
   bool text = false;       // its last dotted part is json or txt
   std::uint32_t stem = 0;  // a number for what stands before its last dot; 0: nothing does
@@ -86,7 +89,7 @@ class CrowdedSamples {
   std::uint32_t images_of_first = 0;
 
  private:
-  static constexpr std::size_t image_kinds = 7;
+  static constexpr std::size_t image_kinds = 11;
   struct Stem {
     std::uint64_t image = 0, text = 0;  // the last sample that has it before either
   };

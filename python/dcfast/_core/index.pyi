@@ -11,7 +11,7 @@ import dcfast.storage.remote
 import numpy
 import numpy.typing
 
-__all__: list[str] = ["SegmentStats", "TarSegment", "write_segment"]
+__all__: list[str] = ["SegmentStats", "TarSegment", "image_exts", "write_segment"]
 
 class SegmentStats:
     """
@@ -144,6 +144,11 @@ class TarSegment:
     def uid(self) -> numpy.typing.NDArray[numpy.void]: ...
     @property
     def width(self) -> numpy.typing.NDArray[numpy.uint32]: ...
+
+def image_exts() -> list[str]:
+    """
+    The last dotted parts, in lower case, of the extensions that images have.
+    """
 
 def write_segment(
     shards: collections.abc.Sequence[

@@ -21,12 +21,13 @@ def evalset_folders(directory: Path) -> list[Path]:
 def list_set_tars(folder: Path) -> TarListing:
     """The tars of one evaluation set, ``test/*.tar``, in the order of their numbers: by length of the name, then name.
 
-    None where it has no directory ``test``; otherwise as ``dcfast.index.pool.list_tars``.
+    None where it has no directory ``test``; otherwise as ``dcfast.index.pool.list_tars``, and checked.
     """
     test = folder / "test"
     if not test.is_dir():
         return TarListing(str(test))
     listing = list_tars(test)
+    listing.check()
     return TarListing(listing.directory, sorted(listing.names, key=lambda n: (len(n), n)), listing.passed_over)
 
 

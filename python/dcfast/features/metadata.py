@@ -18,7 +18,7 @@ import numpy.typing as npt
 from dcfast.errors import PoolError
 from dcfast.features.files import embeddings_file, score_column, segment_file
 from dcfast.features.pairs import NO_CAPTION, OK
-from dcfast.index.metadata import open_metadata, parse_uids
+from dcfast.index.metadata import METADATA, open_metadata, parse_uids
 from dcfast.index.rows import split_row_ids
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.npz import Array, iterate_npz, load_array, npz_arrays, write_npz
@@ -142,7 +142,7 @@ def _write_parquet(
     import pyarrow.parquet as pq
 
     scored = {score_column(prefix): 0 for model in models for prefix in model.prefixes}
-    with open_metadata(path) as file:
+    with ParquetFile(path, METADATA) as file:  # the columns under their own names
         schema = _with_scores(file, scored)
         first = 0
         with atomic_path(target) as temporary, pq.ParquetWriter(temporary, schema) as writer:

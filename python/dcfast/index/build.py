@@ -201,4 +201,5 @@ def _list_tars(paths: StrPath | Sequence[StrPath]) -> tuple[list[str], TarListin
     listing = list_tars(path)
     if not listing.names:
         raise PoolError(f"index_tars: no .tar files in directory {path!r}{listing.hint}")
+    listing.check()
     return [os.path.join(path, name) for name in listing.names], listing

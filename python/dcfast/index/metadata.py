@@ -20,6 +20,7 @@ from dcfast.storage.parquet import BATCH_ROWS, Kind, ParquetFile
 from dcfast.uids.sets import uid_format, uid_parse
 
 __all__ = [
+    "ALIASES",
     "COLUMN_TYPES",
     "METADATA",
     "UID_SOURCES",
@@ -29,8 +30,12 @@ __all__ = [
     "metadata_schema",
     "open_metadata",
     "parse_uids",
+    "shown_uid",
     "uid_column",
 ]
+
+ALIASES = {"text": ("caption", "TEXT"), "url": ("URL",)}
+"""Other names of DataComp's columns (img2dataset's, LAION's): the first that a file has, where it lacks the column."""
 
 METADATA = Kind("metadata", "download it again", PoolError)
 
@@ -60,17 +65,55 @@ def column_matches(use: str, kind: Any) -> bool:
     return any(getattr(pa.types, name)(value) for name in COLUMN_TYPES[use][1] if hasattr(pa.types, name))
 
 
-class _HashedFile(ParquetFile):
+class _MetadataFile(ParquetFile):
+    """Metadata with the columns of ``ALIASES`` under DataComp's names."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path, METADATA)
+        names: list[str] = self.schema.names
+        self._own: dict[str, str] = {}  # DataComp's name -> the file's
+        for name, others in ALIASES.items():
+            given = next((other for other in others if names.count(other) == 1), None)
+            if given is not None and name not in names:
+                self._own[name] = given
+        self._names = {own: name for name, own in self._own.items()}
+        if self._own:
+            self.schema = self._renamed(self.schema.empty_table()).schema
+
+    def batches(
+        self, columns: Sequence[str] | None = None, rows: int = BATCH_ROWS, groups: Sequence[int] | None = None
+    ) -> Iterator[Any]:
+        """As of any parquet file, by DataComp's names."""
+        for batch in super().batches(self._translated(columns), rows, groups):
+            yield self._renamed(batch)
+
+    def read(self, columns: Sequence[str] | None = None) -> Any:
+        """As of any parquet file, by DataComp's names."""
+        return self._renamed(super().read(self._translated(columns)))
+
+    def _translated(self, columns: Sequence[str] | None) -> list[str] | None:
+        return None if columns is None else [self._own.get(name, name) for name in columns]
+
+    def _renamed(self, table: Any) -> Any:
+        if not self._own:
+            return table
+        import pyarrow as pa
+
+        fields = [field.with_name(self._names.get(field.name, field.name)) for field in table.schema]
+        return type(table).from_arrays(table.columns, schema=pa.schema(fields, table.schema.metadata))
+
+
+class _HashedFile(_MetadataFile):
     """Metadata whose uids are hashes of another column: in place of any column ``uid`` one stands behind the others."""
 
     def __init__(self, path: str | os.PathLike[str], source: str) -> None:
         import pyarrow as pa
 
-        super().__init__(path, METADATA)
+        super().__init__(path)
         self._source = source
         self._prefix = f"{Path(self.path).stem}.tar/" if source == "key" else ""
         try:
-            _check_column(self, source, "hashed", f"--uid-from {source} needs it")
+            _check_column(self, source, "hashed", _needed(self, source))
         except PoolError:
             self._file.close()
             raise
@@ -121,12 +164,14 @@ class _HashedFile(ParquetFile):
 def open_metadata(path: str | os.PathLike[str], uid_from: str = "json") -> ParquetFile:
     """Opens a metadata file; with another ``uid_from`` it has the uids of that rule as its column ``uid``.
 
+    Columns of ``ALIASES`` have DataComp's names.
+
     Raises:
         PoolError: it is no parquet file, or cut off; or it lacks the one column that the rule hashes.
         FileNotFoundError, OSError: it cannot be opened.
         CorruptDataError: later, where a page that is read is damaged.
     """
-    return ParquetFile(path, METADATA) if uid_from == "json" else _HashedFile(path, uid_from)
+    return _MetadataFile(path) if uid_from == "json" else _HashedFile(path, uid_from)
 
 
 def metadata_schema(path: str | os.PathLike[str], uid_from: str = "json") -> Any:
@@ -141,6 +186,16 @@ def check_uid_type(file: ParquetFile) -> None:
     names = set(file.schema.names)
     hint = " (pools without uids: --uid-from url or key)" if "uid" not in names and names & {"url", "key"} else ""
     _check_column(file, "uid", "uid", f"expected uid as {COLUMN_TYPES['uid'][0]}{hint}")
+
+
+def _needed(file: ParquetFile, source: str) -> str:
+    """What a rule of uids asks of a file, for the message where it lacks that."""
+    names = set(file.schema.names)
+    expected = f"--uid-from {source} needs it, as {COLUMN_TYPES['hashed'][0]}"
+    if source in names:  # of another type
+        return f"{expected} (the keys of the samples with their zeros: 000000017)" if source == "key" else expected
+    others = [name for name in ("url", "key") if name in names]
+    return expected + (f"; it has what --uid-from {others[0]} needs" if others else "")
 
 
 def _check_column(file: ParquetFile, name: str, use: str, expected: str) -> None:
@@ -169,6 +224,12 @@ def uid_column(batch: Any) -> Any:
 
     column = batch.column(batch.schema.get_field_index("uid"))
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+
+def shown_uid(batch: Any, row: int) -> str | None:
+    """A row's uid as it stands, whatever it is, for a message: text columns may hold bytes that are no UTF-8."""
+    found = uid_column(batch)[row].as_buffer()
+    return None if found is None else found.to_pybytes().decode("utf-8", "backslashreplace")
 
 
 def parse_uids(

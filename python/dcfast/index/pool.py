@@ -115,8 +115,12 @@ class Pool:
     notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def open(cls, directory: StrPath) -> Pool:
-        """Lists a pool; PoolError says what is missing and what was expected."""
+    def open(cls, directory: StrPath, uid_from: str = "json") -> Pool:
+        """Lists a pool; PoolError says what is missing and what was expected.
+
+        Args:
+            uid_from: which column the metadata must have, for the message.
+        """
         root = Path(absolute(directory))
         if not root.is_dir():
             raise PoolError(
@@ -131,15 +135,19 @@ class Pool:
             )
         if not tars.names:
             raise PoolError(f"pool {root}: shards/ holds no .tar file; nothing to index{tars.hint}")
+        tars.check()
         table_dir = metadata_folder(root)
         metadata = [str(table_dir / name) for name in list_parquet(table_dir)]
+        column = f"a column {'uid' if uid_from == 'json' else uid_from}"
+        if uid_from == "json":
+            column += " (or url or key: --uid-from)"
         if not metadata and table_dir == shard_dir:
             raise PoolError(
                 f"pool {root}: it has no directory metadata/, and no .parquet file beside its shards; expected "
-                "metadata/*.parquet with at least a column uid"
+                f"metadata/*.parquet with at least {column}"
             )
         if not metadata:
-            raise PoolError(f"pool {root}: metadata/ holds no .parquet file; a filter needs at least a column uid")
+            raise PoolError(f"pool {root}: metadata/ holds no .parquet file; a filter needs at least {column}")
         for name in (*tars.names, *metadata):
             check_name(name, f"pool {root}")
         return cls(root, shard_dir, tars.names, metadata, [*tars.notes, *_passed_over_parquet(table_dir)])

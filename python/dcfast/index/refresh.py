@@ -132,6 +132,7 @@ class _LocalShards:
         if not self._folder.is_dir():
             raise PoolError(f"pool {root}: no such directory; expected one with *.tar or shards/*.tar")
         listing = list_pool_tars(root)
+        listing.check()
         self.names, self.passed_over = listing.names, listing.passed_over
         if not self.names:
             raise PoolError(f"pool {root}: {self._folder} holds no .tar file; nothing to index{listing.hint}")

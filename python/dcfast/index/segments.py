@@ -25,11 +25,15 @@ from dcfast.storage.remote import RemoteOptions, is_url, remote_state
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["WITHOUT_UID", "MemberKind", "SampleFlag", "Segment", "ShardLoss", "ShardReport"]
+__all__ = ["IMAGE_EXTS", "WITHOUT_UID", "MemberKind", "SampleFlag", "Segment", "ShardLoss", "ShardReport"]
 
 
 _HEADER = struct.Struct("<8sIIQQQQQQ")
 _SECTION = struct.Struct("<24sQQQ")  # name, offset, size, checksum
+
+
+#: Last dotted parts of the extensions that pictures have, in lower case: those of ``dcfast.images.decode.FORMATS``.
+IMAGE_EXTS = tuple(core_index.image_exts())
 
 
 class SampleFlag(IntFlag):
@@ -206,8 +210,7 @@ class Segment:
     def image_member(self) -> npt.NDArray[np.int64]:
         """(n,) i64: index among the segment's members of each sample's picture, -1 where it has none.
 
-        The picture is the first member whose extension's last dotted part is jpg, jpeg, png, webp, gif, bmp,
-        tif or tiff in any case.
+        The picture is the first member whose extension's last dotted part is one of ``IMAGE_EXTS``, in any case.
         """
         return self._core.image_members()
 

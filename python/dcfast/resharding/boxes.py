@@ -1,7 +1,8 @@
 """Boxes of pictures by uid: gathered from metadata once, then looked up by the workers of a reshard.
 
 On disk, in one directory: ``boxes.npy``, (b, 4) f64 x0, y0, x1, y1 as fractions; and ``box_records.npy``, sorted uid
-records whose payload is (first box << 16 | number of boxes). Both are mapped, so that neither has to fit in memory.
+records whose payload is (first box << 16 | number of boxes), one for each row of metadata that has boxes. Both are
+mapped, so that neither has to fit in memory.
 A row of metadata whose boxes are none that can be blurred has one box of NaN: its sample is never written as it was.
 """
 
@@ -16,8 +17,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from dcfast.errors import PoolError
-from dcfast.index.metadata import check_uid_type, open_metadata, parse_uids, uid_column
+from dcfast.errors import PoolError, first_line
+from dcfast.index.metadata import check_uid_type, open_metadata, parse_uids, shown_uid
 from dcfast.index.pool import list_parquet
 from dcfast.index.pool_index import uid_rule
 from dcfast.storage.json_files import read_json
@@ -73,15 +74,21 @@ class BoxTable:
         return cls(open_records(Path(directory) / "box_records.npy"), boxes)
 
     def look_up(self, uids: NDArray[Any]) -> list[NDArray[np.float64] | None]:
-        """The boxes of each uid, None where it has none; one of NaN where they were refused. Memory: the answer."""
+        """The boxes of each uid, None where it has none; with NaN where any were refused. Memory: the answer.
+
+        Of a uid with several rows all of their boxes, each once: whichever row knows of a face, it is found.
+        """
         found: list[NDArray[np.float64] | None] = [None] * len(uids)
         if len(self.records) == 0 or len(uids) == 0:
             return found
         first, count = uid_lookup(self.records, np.ascontiguousarray(uids))
         for i in np.flatnonzero(count):
-            payload = int(self.records[first[i]]["f2"])
-            begin = payload >> 16
-            found[int(i)] = np.array(self.boxes[begin : begin + (payload & _MOST_BOXES)])
+            rows = self.records["f2"][int(first[i]) : int(first[i]) + int(count[i])].tolist()
+            parts = [self.boxes[row >> 16 : (row >> 16) + (row & _MOST_BOXES)] for row in rows]
+            boxes = np.concatenate(parts)
+            if len(parts) > 1:
+                boxes = boxes[np.sort(np.unique(boxes, axis=0, return_index=True)[1])]
+            found[int(i)] = boxes
         return found
 
 
@@ -97,9 +104,9 @@ def make_box_table(
         directory: made where missing; the two files in it are replaced.
         uid_from: where the subset's uids come from, see ``open_metadata``: ``url`` or ``key`` stands for ``uid``.
     Returns:
-        The table, mapped. Of a uid that comes more than once, the first row in the order of the files counts. Rows with
-        boxes are refused, and told in ``refused``, where the uid is none, or a box is not four finite numbers, leaves
-        the picture beyond rounding or has its corners swapped.
+        The table, mapped. A uid that comes more than once has the boxes of all of its rows. Rows with boxes are
+        refused, and told in ``refused``, where the uid is none, or a box is not four finite numbers, leaves the picture
+        beyond rounding or has its corners swapped.
     Raises:
         PoolError: no files, no such columns; no row is of a uid of the subset: it is the metadata of another pool, or
             of uids by another rule; or all rows with boxes are refused, of two or more: names the file, and the row.
@@ -124,7 +131,7 @@ def make_box_table(
                 run = folder / temporary_name(f"boxes-{number}.npy")
                 runs.append(run)
                 save_records(run, record_sort(np.concatenate(records)))
-        merge_runs(runs, folder / "box_records.npy", unique=True)
+        merge_runs(runs, folder / "box_records.npy")
         with open(raw, "rb") as source:
             write_npy(folder / "boxes.npy", (total, 4), np.float64, _blocks(source), sync=False)
     finally:
@@ -132,8 +139,8 @@ def make_box_table(
             path.unlink(missing_ok=True)
     if refused.count >= 2 and refused.count == refused.rows:
         raise PoolError(
-            f"boxes: all {refused.count:,} rows with boxes are refused; the first: {refused.named[0]}. Boxes must be "
-            "[x0, y0, x1, y1] as fractions of width and height, x0 < x1 and y0 < y1"
+            f"boxes: all {refused.count:,} rows with boxes are refused; the first: {refused.named[0]}. "
+            + (_MENDS["uid"] if refused.nameless == refused.count else _MENDS["box"])
         )
     table = BoxTable.open(folder)
     table.refused, table.named = refused.count, refused.named
@@ -178,6 +185,12 @@ _RULES = {
 }
 
 
+_MENDS = {
+    "uid": "Faces are found by uid: expected uids of 32 hex digits, no dashes (uid_from makes them of others)",
+    "box": "Boxes must be [x0, y0, x1, y1] as fractions of width and height, x0 < x1 and y0 < y1",
+}
+
+
 @dataclass
 class _Refused:
     """What was refused of the rows with boxes, and which rows there were."""
@@ -186,6 +199,7 @@ class _Refused:
     listed: int = 0  # of a uid of the subset, with boxes or without
     rows: int = 0  # with boxes, of the subset or without a uid
     count: int = 0
+    nameless: int = 0  # of those refused, the rows whose uid is none
     named: list[str] = field(default_factory=list)
 
 
@@ -212,9 +226,12 @@ def _files_of_map(path: Path) -> list[Path]:
     try:
         entries = read_json(path)
         files = [str(entry["parquet"]) for entry in entries.values()]
-    except (ValueError, AttributeError, TypeError, KeyError) as error:
+    except ValueError as error:
+        raise PoolError(f"boxes: {first_line(error)}; expected DataComp's map, or parquet files") from error
+    except (AttributeError, TypeError, KeyError) as error:
         raise PoolError(
-            f'boxes: {path}: expected a json object whose values have "parquet" and "shards" ({error!r})'
+            f'boxes: {path} is no map of metadata: expected a json object whose values have "parquet" and "shards", as '
+            'in {"0": {"parquet": "00000.parquet", "shards": ["00000.tar"]}}'
         ) from error
     return [path.parent / file for file in dict.fromkeys(files)]
 
@@ -248,9 +265,10 @@ def _read_boxes(
             bad[owner[why > 0]] = True
             failed = np.flatnonzero(nameless | (bad & chosen))
             refused.count += len(failed)
+            refused.nameless += int(nameless.sum())
             for i in failed[: _NAMED - len(refused.named)].tolist():
                 if nameless[i]:
-                    words = f"its uid is not 32 hex digits: {uid_column(batch)[i].as_py()!r:.80}"
+                    words = f"its uid is not 32 hex digits: {shown_uid(batch, i)!r:.80}"
                     if uid_from != "json":
                         words = f"it has no {uid_from} to make a uid of"
                 else:

@@ -19,14 +19,13 @@ from numpy.typing import NDArray
 from dcfast.errors import CorruptDataError
 from dcfast.images.blur import blur_image
 from dcfast.images.costs import MAX_BYTES
+from dcfast.index.segments import IMAGE_EXTS
 from dcfast.resharding.boxes import BoxTable
 from dcfast.resharding.contents import ShardContents
 from dcfast.storage.inputs import open_input
 from dcfast.storage.json_files import parse_json
 
 __all__ = ["BlurOptions", "Edited", "edited_contents"]
-
-_PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,8 @@ class Edited:
         blurred, injected: samples.
         inject_failed: samples that keep their json as it is, without the boxes: it cannot be read as an object, or
             there is none, or the boxes were refused. They are written all the same, blurred where that is asked for.
-        failed: (key, why) of samples left out: their picture has boxes and cannot be decoded, or their boxes were
-            refused or reach over no pixel. They are never written as they were.
+        failed: (key, why) of samples left out: their picture has boxes and cannot be decoded or is not known as one,
+            or their boxes were refused or reach over no pixel. They are never written as they were.
     """
 
     contents: ShardContents
@@ -137,6 +136,8 @@ class _Editor:
     def edit(self, members: list[_Member], boxes: NDArray[np.float64], edited: Edited) -> str | None:
         """Changes the members in place; or why the sample must be left out."""
         picture = _picture(members)
+        if self.blur.apply and picture is None and any(m.ext.lower() not in _TEXTS for m in members):
+            return "it has boxes, and no member that is known as a picture by its extension"
         if np.isnan(boxes).any():
             if self.blur.apply and picture is not None:
                 return "its boxes were refused"
@@ -213,10 +214,12 @@ def members_key(contents: ShardContents, member: int) -> str:
 
 def _picture(members: list[_Member]) -> _Member | None:
     """The member that is blurred: jpg before others, as the reference knows no others."""
-    pictures = [m for m in members if m.ext.rsplit(b".", 1)[-1].decode("latin-1") in _PICTURES]
+    pictures = [m for m in members if m.ext.rsplit(b".", 1)[-1].decode("latin-1").lower() in IMAGE_EXTS]
     return next((m for m in pictures if m.ext == b"jpg"), pictures[0] if pictures else None)
 
 
+_TEXTS = (b"json", b"txt")
+"""Extensions of members that show no face, whatever boxes a sample has."""
 MOST_JSON_BYTES = 8 << 20
 """Of a sample's json, as in the index."""
 

@@ -145,4 +145,5 @@ def _listing(given: str) -> TarListing:
     if not listing.names:
         expected = "expected shards such as 00000000.tar"
         raise PoolError(f"reshard: pool {base} has no .tar files; {expected}{listing.hint}")
+    listing.check()
     return listing

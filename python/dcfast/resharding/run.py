@@ -187,9 +187,10 @@ def reshard(
                 idx=idx,
                 skip_whole=resume,
             )
-            finish_reshard(plan, subset, out, arguments=arguments, sync=sync, edited=blur is not None)
+            ended = finish_reshard(plan, subset, out, arguments=arguments, sync=sync, edited=blur is not None)
         names = ("tar_bytes", "skipped", "mended", *(EDIT_COUNTS if blur is not None else ()))
         report |= {name: written[name] for name in names}
+        report["output_count"] = ended["output_count"]  # of the plan less what was left out
         if verify:
             from dcfast.resharding.verify import verify_output_shards
 

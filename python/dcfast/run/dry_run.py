@@ -43,7 +43,7 @@ def plan(out: Path, settings: Settings, workers: int, stages: Sequence[str] = ST
     run = Run(Path(os.path.abspath(out)), settings)
     if run.is_world and not run.has_summary("world"):
         return {"world": True, "stages": [], "out": str(run.out)}
-    pool = Pool.open(run.pool_dir)
+    pool = Pool.open(run.pool_dir, run.settings.uid_from)
     shard_bytes = _size([pool.shard_path(n) for n in pool.shards])
     metadata_bytes = _size(pool.metadata)
     rows = sum(count_metadata_rows(path) for path in pool.metadata)

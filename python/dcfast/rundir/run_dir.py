@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -59,7 +59,7 @@ class Run:
 
     @cached_property
     def pool(self) -> Pool:
-        return Pool.open(self.pool_dir)
+        return Pool.open(self.pool_dir, self.settings.uid_from)
 
     @property
     def uid_rule(self) -> dict[str, str]:
@@ -237,8 +237,8 @@ def open_run(out: str | os.PathLike[str], settings: Settings, *, overwrite: bool
     """Locks a run directory, checks that it is this run's or nobody's, clears leftovers of a killed process.
 
     It becomes this run's by ``Run.lock_settings``. The run's settings name every file by its real path
-    (``dcfast.rundir.claim``), however they were given. Where the block fails before anything is written, a directory
-    that was made for it is removed.
+    (``dcfast.rundir.claim``), however they were given. Where the block fails before anything but the settings is
+    written, a directory that was made for it is removed.
 
     Raises:
         RunError: the directory belongs to another run, to something else, is an input, has a link in the place of a
@@ -254,4 +254,21 @@ def open_run(out: str | os.PathLike[str], settings: Settings, *, overwrite: bool
         remove_leftovers(root, below=False)
         for name in OWN_FOLDERS:
             _clear(root / name)
-        yield Run(root, settings)
+        run = Run(root, settings)
+        claimed = run.summary_path("settings").exists()
+        try:
+            yield run
+        except BaseException:
+            if not claimed:
+                _unclaim(run)
+            raise
+
+
+def _unclaim(run: Run) -> None:
+    """Removes the settings where they are all that a run left: its directory is anybody's, or goes (not_left_empty)."""
+    path = run.summary_path("settings")
+    kept = {path, run.out / LOCK_NAME}
+    if all(Path(folder, name) in kept for folder, _, names in os.walk(run.out) for name in names):
+        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.parent.rmdir()

@@ -14,21 +14,24 @@ import numpy as np
 from dcfast.engine.piece import Piece
 from dcfast.errors import CorruptDataError, PoolError
 from dcfast.index.build import Segment, write_segment
-from dcfast.index.metadata import UID_SOURCES
+from dcfast.index.metadata import UID_SOURCES, open_metadata, parse_uids, shown_uid
 from dcfast.index.rows import loss_notes, row_ids, shard_damage, valid_uid_mask
+from dcfast.index.segments import IMAGE_EXTS
 from dcfast.rundir.layout import MERGE_BYTES, segment_path
 from dcfast.rundir.run_dir import Run
 from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import write_json
-from dcfast.storage.listing import first_notes
+from dcfast.storage.listing import first_notes, printable
 from dcfast.uids.sets import RECORD_DTYPE, merge_runs, open_records, record_sort, save_records
 
 __all__ = ["steps"]
 
 COUNTED = ("shards", "samples", "members", "bytes", "with_uid", "damaged_shards", "strays")
 """What the pieces count, and the summary sums up."""
-VERSION = 3
-"""Of a segment's bytes. 2: archives joined by cat are read on; losses stand in the segment. 3: more of them."""
+VERSION = 4
+"""Of a segment's bytes. 2: archives joined by cat are read on; losses stand in the segment. 3: more of them. 4: more
+extensions of pictures."""
+_NAMED_EXTS = 12
 MAX_NOTED = 20
 """Notes that a piece hands on; all are in its segment."""
 
@@ -68,6 +71,7 @@ def build_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
         "notes": notes[:MAX_NOTED],
         "noted": len(notes),
         "flags": {name: count for name, count in stats["flags"].items() if count},
+        "exts": sorted({printable(ext) for ext in segment.exts_lower})[:_NAMED_EXTS],
     }
 
 
@@ -120,12 +124,55 @@ def steps(run: Run) -> Steps:
     total = {key: sum(s[key] for s in stats) for key in COUNTED}
     # pieces that an earlier release wrote have no notes
     notes = first_notes([note for s in stats for note in s.get("notes", ())], sum(s.get("noted", 0) for s in stats))
-    return {
-        **total,
-        "segments": len(groups),
-        "rows_with_uid": merged[0]["rows"],
-        "notes": [*pool.notes, *notes, *_uid_notes(run, total, stats, notes)],
-    }
+    notes = [*pool.notes, *notes, *_image_notes(total, stats), *_uid_notes(run, total, stats, notes)]
+    _refuse_metadata_without_uids(run)
+    return {**total, "segments": len(groups), "rows_with_uid": merged[0]["rows"], "notes": notes}
+
+
+def _refuse_metadata_without_uids(run: Run) -> None:
+    """PoolError where no row of the metadata has a uid: no sample has a row then, and no filter could keep one.
+
+    Cost: the uids of 65,536 rows, where one of them is right; else those of all.
+    """
+    rows, first = 0, ""
+    for path in run.pool.metadata if run.settings.uid_from == "json" else ():
+        with open_metadata(path) as file:
+            for batch in file.batches(["uid"]):
+                if parse_uids(batch)[1].any():
+                    return
+                if not rows and len(batch):
+                    first = f"{shown_uid(batch, 0)!r:.100} in {path}"
+                rows += len(batch)
+    if rows:
+        raise PoolError(
+            f"pool {run.pool.root}: none of the {rows:,} metadata rows has a uid of 32 hex digits, so that no filter "
+            f"could keep a sample; the first: {first}. Write uids without dashes, as those of the samples' json, or "
+            "make them of what is there: --uid-from url or key (docs/formats.md), in another --out"
+        )
+
+
+def _flags(stats: list[dict[str, Any]]) -> dict[str, int]:
+    flags: dict[str, int] = {}
+    for piece in stats:
+        for name, count in piece.get("flags", {}).items():
+            flags[name] = flags.get(name, 0) + count
+    return flags
+
+
+def _exts(stats: list[dict[str, Any]]) -> list[str]:
+    """Extensions of the members, in lower case: some of them, where there are many."""
+    return sorted({ext for piece in stats for ext in piece.get("exts", ())})[:_NAMED_EXTS]
+
+
+def _image_notes(total: dict[str, int], stats: list[dict[str, Any]]) -> list[str]:
+    """A note where a tenth of the samples or more have no picture: it may have an extension that is not read."""
+    lacking = _flags(stats).get("NO_IMAGE", 0)
+    if lacking == 0 or lacking * 10 < total["samples"]:
+        return []
+    return [
+        f"{lacking:,} of {total['samples']:,} samples have no picture: they are quarantined. Members end in "
+        f"{', '.join(_exts(stats))}; read are {', '.join(IMAGE_EXTS)}"
+    ]
 
 
 def _uid_notes(run: Run, total: dict[str, int], stats: list[dict[str, Any]], notes: list[str]) -> list[str]:
@@ -138,16 +185,16 @@ def _uid_notes(run: Run, total: dict[str, int], stats: list[dict[str, Any]], not
     lacking = total["samples"] - total["with_uid"]
     if lacking * 10 < total["samples"] or lacking == 0:
         return []
-    flags: dict[str, int] = {}
-    for piece in stats:
-        for name, count in piece.get("flags", {}).items():
-            flags[name] = flags.get(name, 0) + count
+    flags = _flags(stats)
     rule = run.settings.uid_from
     field = "uid" if rule == "json" else rule
     reasons = (("NO_JSON", "no json"), ("NO_UID", f"json without {field}"), ("BAD_JSON", "json that cannot be read"))
     found = [f"{flags[flag]:,} have {words}" for flag, words in reasons if flags.get(flag)]
     if flags.get("BAD_UID"):
         found.append(f"{flags['BAD_UID']:,} have a {field} that is none")
+    dotted = [ext for ext in _exts(stats) if ext.endswith(".json")]
+    if flags.get("NO_JSON") and dotted:
+        found.append(f"members KEY.{dotted[0]} are not read: it must be KEY.json")
     why = f" ({', '.join(found)})" if found else ""
     if total["with_uid"]:
         return [f"{lacking:,} of {total['samples']:,} samples have no uid{why}: they are quarantined"]

@@ -26,7 +26,7 @@ from dcfast.storage.published import without_places
 
 __all__ = ["steps", "write_report"]
 
-VERSION = 4
+VERSION = 5
 TABLES = (
     "fates.parquet",
     "quarantine.parquet",

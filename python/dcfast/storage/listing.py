@@ -5,6 +5,7 @@ Importing this module imports nothing else: a short reshard is over before more 
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import namedtuple
 
@@ -99,12 +100,30 @@ class TarListing:
         directory: as it was given.
         names: of the shards, sorted.
         passed_over: what looks like shards and is not taken, sorted; names in it can be printed.
+        unreadable: of the shards, names of directories and of links that lead nowhere.
     """
 
     def __init__(
-        self, directory: str, names: list[str] | None = None, passed_over: list[PassedOver] | None = None
+        self,
+        directory: str,
+        names: list[str] | None = None,
+        passed_over: list[PassedOver] | None = None,
+        unreadable: list[str] | None = None,
     ) -> None:
         self.directory, self.names, self.passed_over = directory, names or [], passed_over or []
+        self.unreadable = unreadable or []
+
+    def check(self) -> None:
+        """IsADirectoryError or FileNotFoundError for a shard that is a directory or a link to nothing: what to do."""
+        for name in sorted(self.unreadable):
+            path = os.path.join(self.directory, name)
+            if os.path.isdir(path):
+                words = "it is a directory, and no tar: pack it into one, or give it another name"
+                raise IsADirectoryError(errno.EISDIR, words, path)
+            if os.path.islink(path) and not os.path.exists(path):
+                target = printable(os.readlink(path))
+                words = f"it is a link to {target}, which is not there: bring that back, or remove the link"
+                raise FileNotFoundError(errno.ENOENT, words, path)
 
     @property
     def notes(self) -> list[str]:
@@ -133,8 +152,8 @@ def list_tars(directory: str | os.PathLike[str]) -> TarListing:
     """Lists the shards of a directory: ``*.tar`` in it, sorted by name; hidden and temporary files are none.
 
     Passed over, and named, are tars under other names (compressed, ``.TAR``, hidden, unfinished) and directories below
-    with tars or further directories in them. A directory or a dangling link called ``x.tar`` stays in the list: opening
-    it is an error with its name.
+    with tars or further directories in them. A directory or a dangling link called ``x.tar`` stays in the list:
+    ``TarListing.check`` is an error with its name, as opening it is.
 
     Raises:
         OSError: the directory is missing, is none, or cannot be read.
@@ -143,13 +162,16 @@ def list_tars(directory: str | os.PathLike[str]) -> TarListing:
     folder = os.fspath(directory)
     names: list[str] = []
     passed_over: list[PassedOver] = []
+    unreadable: list[str] = []
     with os.scandir(folder) as entries:
         for entry in entries:
             if is_shard_name(entry.name):
                 names.append(entry.name)
+                if _is_directory(entry) or (entry.is_symlink() and not os.path.exists(entry.path)):
+                    unreadable.append(entry.name)
             elif reason := _directory_reason(entry) or reason_passed_over(entry.name):
                 passed_over.append(PassedOver(printable(entry.name), reason))
-    return TarListing(folder, sorted(names), sorted(passed_over))
+    return TarListing(folder, sorted(names), sorted(passed_over), unreadable)
 
 
 def list_pool_tars(directory: str | os.PathLike[str]) -> TarListing:

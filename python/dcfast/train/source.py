@@ -26,7 +26,7 @@ from dcfast.index.build import write_segment
 from dcfast.index.pool import shard_folder
 from dcfast.index.pool_index import index_folder
 from dcfast.index.rows import loss_notes, valid_uid_mask
-from dcfast.index.segments import SampleFlag, Segment
+from dcfast.index.segments import IMAGE_EXTS, SampleFlag, Segment
 from dcfast.models.captions import MAX_CAPTION_BYTES
 from dcfast.resharding.plan import ReshardPlan, ShardSources, make_plan
 from dcfast.storage.listing import first_notes, list_pool_tars
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenSource", "RawSample", "SourceFiles", "prepare_source", "write_positions"]
 
-PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 _AT_ONCE = 1 << 18
 _READ_TOGETHER = 64 << 20  # bytes of members
 _NEEDED = {
@@ -137,6 +136,7 @@ def _prepare_shards(directory: str, segment_path: Path) -> SourceFiles:
     if not folder.is_dir():
         raise PoolError(f"source {directory}: no such directory; expected one with *.tar")
     listing = list_pool_tars(os.path.abspath(directory))
+    listing.check()
     names = listing.names
     if not names:
         expected = "expected shards of image-text pairs"
@@ -202,7 +202,7 @@ class OpenSource:
         self.reader = PoolReader(files.shards_dir, list(files.segments), verify=False)
         self._rows = None if files.rows is None else load_array(files.rows, mmap=True)
         exts = self.reader.exts
-        self._pictures = [e for e in exts if e.rpartition(".")[2] in PICTURES]
+        self._pictures = [e for e in exts if e.rpartition(".")[2] in IMAGE_EXTS]
         self._captions = ["txt"] if "txt" in exts else []
 
     def rows(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:

@@ -107,7 +107,11 @@ def uid_parse(
     if errors == "raise" and num_valid != len(valid):
         first = int(np.argmin(valid))
         value = texts[first]
-        value = value.as_py() if hasattr(value, "as_py") else value
+        if hasattr(value, "as_py"):
+            try:
+                value = value.as_py()
+            except UnicodeDecodeError:  # of a column of text, which nobody checks
+                value = value.as_buffer().to_pybytes()
         raise ValueError(
             f"texts[{first}] is not a uid: expected 32 hexadecimal digits; got {_shortened(value)} "
             f'({len(valid) - num_valid} of {len(valid)} are not; pass errors="mask" to go on without them)'

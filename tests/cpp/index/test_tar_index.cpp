@@ -162,7 +162,7 @@ void test_split() {
   for (const char* name : {"", "a", ".a", "d/.a", "a.b/c", "__a__", "____", "__a__/b.jpg", "__a.b__/c.jpg"}) {
     CHECK(!split_member_name(name, key, ext));
   }
-  for (const char* name : {"jpg", "JPEG", "a.b.Png", "tif", "tiff", "webp", "gif", "bmp"}) CHECK(is_image_ext(name));
+  for (const char* name : {"jpg", "JPEG", "a.b.Png", "tif", "tiff", "webp", "gif", "bmp", "AVIF", "jfif", "jpe", "jp2", "ppm", "ico"}) CHECK(is_image_ext(name));
   for (const char* name : {"", "jp", "jpgx", "png.gz", "json", "txt", "jpg.", "..."}) CHECK(!is_image_ext(name));
 }
 

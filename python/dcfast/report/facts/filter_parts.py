@@ -80,8 +80,9 @@ def _threshold(expression: str, column: str, thresholds: dict[str, float]) -> fl
 def clip_scores(seen: Examined, expression: str, thresholds: dict[str, float], truth: dict[str, Any]) -> dict[str, Any]:
     """Histograms of the CLIP score that the filter goes by (else of any that is there); empty where there is none.
 
-    Keys: ``column``, ``threshold``, ``edges``, ``kept``, ``not_kept``, and where the truth is known ``clean``,
-    ``mismatched`` (histograms) and ``auroc`` of the one against the other.
+    Keys: ``column``, ``threshold``, ``rows`` with a finite score, ``without`` any, ``infinite``, ``edges``, ``kept``,
+    ``not_kept``, and where the truth is known ``clean``, ``mismatched`` (histograms) and ``auroc`` of the one against
+    the other.
     """
     if not seen.scores:
         return {}
@@ -89,7 +90,7 @@ def clip_scores(seen: Examined, expression: str, thresholds: dict[str, float], t
     asked = [name for name in names if _threshold(expression, name, thresholds) is not None]
     column = asked[0] if asked else names[0]
     score = seen.scores[column]
-    known = ~np.isnan(score)
+    known = np.isfinite(score)
     low, high = float(score[known].min()), float(score[known].max())
     if high <= low:
         high = low + 0.01
@@ -102,7 +103,8 @@ def clip_scores(seen: Examined, expression: str, thresholds: dict[str, float], t
         "column": column,
         "threshold": _threshold(expression, column, thresholds),
         "rows": int(known.sum()),
-        "without": int((~known).sum()),
+        "without": int(np.isnan(score).sum()),
+        "infinite": int(np.isinf(score).sum()),
         "edges": [round(float(edge), 6) for edge in edges],
         "kept": histogram(seen.kept),
         "not_kept": histogram(~seen.kept),
@@ -197,5 +199,5 @@ def gallery_scores(seen: Examined | None, rows: list[dict[str, Any]], column: st
         if uid in wanted:
             value = float(seen.scores[column][place])
             for row in rows:
-                if row["uid"] == uid and row["clip_score"] is None and value == value:
+                if row["uid"] == uid and row["clip_score"] is None and np.isfinite(value):
                     row["clip_score"] = round(value, 4)

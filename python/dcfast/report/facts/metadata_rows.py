@@ -45,7 +45,7 @@ class Examined:
         total: rows of all metadata, None where not all footers were read.
         uids: (n,) "u8,u8".
         kept: (n,) bool: in the subset.
-        scores: column -> (n,) float32, NaN for none.
+        scores: column -> (n,) float32, NaN for none; of columns with a finite one.
         rules: what the filter's rules are called, in the order of the expression.
         drops: (n, len(rules)) bool: each rule asked by itself.
     """
@@ -163,7 +163,8 @@ def examine(
         drops.append(judge.drops(path, begin, batch, parsed)[good])
         for name, column in scores.items():
             given = numbers(batch.column(name)) if name in batch.schema.names else np.full(batch.num_rows, np.nan)
-            column.append(given.astype(np.float32)[good])
+            with np.errstate(over="ignore"):  # of float64: infinite, as it is told
+                column.append(given.astype(np.float32)[good])
     if not uids:
         raise ValueError("the metadata has no rows")
     columns = {name: np.concatenate(parts) for name, parts in scores.items()}
@@ -171,7 +172,7 @@ def examine(
         _all_rows(files),
         np.concatenate(uids),
         np.concatenate(kept),
-        {name: column for name, column in columns.items() if not np.isnan(column).all()},
+        {name: column for name, column in columns.items() if np.isfinite(column).any()},
         judge.rules,
         np.concatenate(drops),
     )

@@ -16,6 +16,7 @@ from typing import Any
 from dcfast.images import costs
 from dcfast.images.decode import BadImage, eight_bits, open_image
 from dcfast.index.build import Segment
+from dcfast.index.segments import IMAGE_EXTS
 from dcfast.report.text import clean
 from dcfast.rundir.layout import segment_path
 from dcfast.storage.inputs import open_input
@@ -25,9 +26,6 @@ __all__ = ["EvalReader", "PoolReader", "Sample", "Thumbnail", "thumbnail"]
 
 SIDE = 256
 """Pixels of a thumbnail's longer side: sharp at the 160 or so that the page shows, also on a phone's screen."""
-PICTURE_EXTENSIONS = frozenset(
-    ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
-)  # as in dcfast.index.segments
 CAPTION_BYTES = 4_096
 """What is read of a caption; the page shows less."""
 
@@ -106,7 +104,7 @@ def _segment_sample(segment: Any, place: int, path: str | os.PathLike[str]) -> S
         if extension == "txt":
             caption = clean(_read(path, offset, min(length, CAPTION_BYTES)).decode("utf-8", "replace"))
             caption_bytes = length
-        elif extension.rpartition(".")[2] in PICTURE_EXTENSIONS and picture.problem == "no picture":
+        elif extension.rpartition(".")[2] in IMAGE_EXTS and picture.problem == "no picture":
             large = length > costs.MAX_BYTES
             picture = Thumbnail(problem="too large to preview") if large else thumbnail(_read(path, offset, length))
     return Sample(picture, caption, caption_bytes)

@@ -57,7 +57,7 @@ from dcfast.uids.sets import (
     uid_unique,
 )
 
-__all__ = ["assign_outcomes", "repeated_notes", "unmatched_notes"]
+__all__ = ["assign_outcomes", "malformed_notes", "repeated_notes", "unmatched_notes"]
 
 CODE_SHIFT = np.uint64(48)
 MAX_NOTED = 1_000
@@ -206,12 +206,7 @@ def assign_metadata_outcomes(out: str, args: dict[str, Any]) -> dict[str, Any]:
     unnamed = args["malformed_count"] - len(malformed)
     rule = args.get("uid_from")  # then a uid is a hash, and there is none where there is nothing to hash
     wrong = f"has no {rule}" if rule else "has a uid that is not 32 hex digits"
-    bad = [
-        f"metadata {m['file']}, row {m['row']}, {wrong}"
-        if rule
-        else f"uid {m['uid']!r} of metadata {m['file']}, row {m['row']}, is not 32 hex digits"
-        for m in malformed
-    ]
+    bad = [_malformed_row(m["file"], m["row"], m["uid"], rule or "json") for m in malformed]
     bad += [f"a metadata row {wrong} (the first 1,000 of the piece are named)"] * unnamed
     n, m = len(absent), len(bad)
     empty = pa.nulls(n + m, pa.string())
@@ -242,6 +237,27 @@ def merge_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
         "repeated_in_pool": count_repeats(open_records(root / "index/pool.npy")),
         "repeated_in_metadata": count_repeats(open_records(root / "filter/outcomes.npy")),
     }
+
+
+def _malformed_row(file: str, row: int, uid: str | None, uid_from: str) -> str:
+    if uid_from != "json":
+        return f"metadata {file}, row {row}, has no {uid_from}"
+    return f"uid {uid!r} of metadata {file}, row {row}, is not 32 hex digits"
+
+
+def malformed_notes(first: list[Any] | None, rows: int, malformed: int, uid_from: str) -> list[str]:
+    """That metadata rows have no uid, so that their samples have no row.
+
+    Args:
+        first: file, row and uid of the first of the ``malformed`` among the ``rows``, where it is known.
+    """
+    if not malformed or malformed == rows:  # where it is all, unmatched_notes says so
+        return []
+    named = f" (the first: {_malformed_row(first[0], first[1], first[2], uid_from)})" if first else ""
+    return [
+        f"{malformed:,} of {rows:,} metadata rows have no uid that can be read{named}: they are quarantined, and their "
+        "samples unlisted (quarantine.parquet, fates.parquet)"
+    ]
 
 
 def unmatched_notes(fates: dict[str, int], rows: int, malformed: int, uid_from: str) -> list[str]:

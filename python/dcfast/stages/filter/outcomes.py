@@ -27,7 +27,7 @@ from dcfast.filters import (
     score_histogram,
 )
 from dcfast.filters.term import CONTAMINATED, ORACLE, SCORES, TEACHER_PAIRS
-from dcfast.index.metadata import count_metadata_rows, metadata_schema, open_metadata, parse_uids, uid_column
+from dcfast.index.metadata import count_metadata_rows, metadata_schema, open_metadata, parse_uids, shown_uid
 from dcfast.process.read_ahead import read_ahead
 from dcfast.rundir.layout import MERGE_BYTES, ORACLE_PATH, malformed_path, mask_path, outcome_run
 from dcfast.rundir.run_dir import Run
@@ -233,14 +233,13 @@ def evaluate(out: str, args: dict[str, Any]) -> dict[str, Any]:
             rows = np.arange(total, total + len(uids), dtype=np.uint64)
             part["f2"] = codes[valid].astype(np.uint64) << np.uint64(CODE_SHIFT) | rows[valid]
             records.append(part)
-            given = uid_column(batch)
             for i in np.flatnonzero(~valid):
                 malformed += 1
                 if len(bad["row"]) < MAX_NOTED:
-                    value = given[int(i)].as_py()
+                    value = shown_uid(batch, int(i))
                     bad["file"].append(Path(path).name)
                     bad["row"].append(file_row + int(i))
-                    bad["uid"].append(None if value is None else str(value)[:200])
+                    bad["uid"].append(None if value is None else value[:200])
             total += len(uids)
             file_row += len(uids)
     everything = np.concatenate(records) if records else np.empty(0, dtype=RECORD_DTYPE)
@@ -248,7 +247,8 @@ def evaluate(out: str, args: dict[str, Any]) -> dict[str, Any]:
     schema = pa.schema([("file", pa.string()), ("row", pa.uint64()), ("uid", pa.string())])
     with atomic_path(root / malformed_path(args["number"])) as temporary:
         pq.write_table(pa.table(bad, schema=schema), temporary)
-    return {"rows": total, "malformed": malformed, "codes": counts.tolist()}
+    first = [bad["file"][0], bad["row"][0], bad["uid"][0]] if malformed else None
+    return {"rows": total, "malformed": malformed, "first_malformed": first, "codes": counts.tolist()}
 
 
 def _cluster_masks(root: Path, compiled: Any, path: str) -> dict[str, Any]:
@@ -350,10 +350,13 @@ def steps(run: Run) -> Steps:
     contaminated = yield from contaminated_steps(run)
     codes = np.sum([s["codes"] for s in stats], axis=0).tolist() if stats else []
     rows, malformed = sum(s["rows"] for s in stats), sum(s["malformed"] for s in stats)
+    # pieces that an earlier release wrote do not name the first
+    first = next((s["first_malformed"] for s in stats if s.get("first_malformed")), None)
     return {
         "filter": text,
         "notes": [
             *notes,
+            *fates.malformed_notes(first, rows, malformed, run.settings.uid_from),
             *fates.unmatched_notes(settled["fates"], rows, malformed, run.settings.uid_from),
             *fates.repeated_notes(settled, run.settings.uid_from),
         ],
