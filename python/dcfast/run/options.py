@@ -176,7 +176,7 @@ def parser(stage: str | None = None) -> argparse.ArgumentParser:
         type=float,
         default=10.0,
         metavar="M",
-        help="of training, between checkpoints beside the recipe's five; SIGTERM and SIGUSR1 save one too (default 10)",
+        help="of training, between checkpoints beside the recipe's five; SIGTERM, SIGUSR1 and SIGHUP save one too (10)",
     )
     p.add_argument("--overwrite", action="store_true", help="redo in a directory whose settings differ")
     p.add_argument(
