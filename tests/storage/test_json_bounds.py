@@ -25,6 +25,7 @@ from dcfast.run.options import parse_world
 from dcfast.rundir import claim, run_dir, summaries
 from dcfast.rundir.settings import Settings
 from dcfast.storage.json_files import MOST_DEPTH, MOST_DIGITS, parse_json, read_json, read_json_lines
+from dcfast.train.replaced import recorded
 
 BAD: dict[str, bytes] = {
     "nested lists": b"[" * 100_000 + b"]" * 100_000,
@@ -126,6 +127,7 @@ PASSES: dict[str, Reader] = {
     "report/facts/inventory.py": at("timings.jsonl", lambda path: inventory.timings(path)["steps"] or None),
     "report/page/images.py": at("index/index.json", lambda p: PoolReader(p.parents[1], p.parent).num_segments or None),
     "train/loop.py": at("log.jsonl", kept_lines),
+    "train/replaced.py": at("replaced-0.jsonl", lambda path: recorded(path.parent, 0, 9) or None),
     "study/cell.py": at("state/result.json", cell_result),
 }
 """Reader -> what counts bad JSON as absent: what it stands for is made again, or not shown."""

@@ -28,6 +28,7 @@ PATHS = {
     "report/facts/metadata_rows.py": "batches: some rows for the report",
     "resharding/boxes.py": "batches: boxes by uid",
     "stages/filter/outcomes.py": "batches: the filter, its thresholds",
+    "stages/index.py": "batches: whether any uid is one",
     "report/facts/sampling.py": "batches: tables of the run itself",
     "dedup/match.py": "whole: tables of the run itself",
     "report/facts/filter_parts.py": "whole: the built-in world's",

@@ -486,9 +486,13 @@ def test_a_signal_within_a_step_saves_the_one_before(
 
     monkeypatch.setattr(BatchMaker, "make", make_later)
     stopper = threading.Thread(target=stop)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Ray leaves its own in a process that has used it
     stopper.start()
-    with pytest.raises(Stopped):
-        train(settings)
+    try:
+        with pytest.raises(Stopped):
+            train(settings)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     ended.set()
     stopper.join()
     assert [path.stem for path in (tmp_path / "out" / "train").glob("checkpoints/*")] == ["step_3"]
