@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/index/tar_index.hpp"
+#include "core/index/tar_limits.hpp"
 #include "fuzz_check.hpp"
 
 using namespace dcfast;
@@ -21,7 +22,7 @@ void walk(std::span<const std::byte> bytes, std::size_t& members) {
     MUST(member.header_offset >= end);
     MUST(member.data_offset > member.header_offset);
     MUST(member.data_offset <= bytes.size() && member.size <= bytes.size() - member.data_offset);
-    MUST(member.name.size() <= bytes.size() + TarWalker::max_global_path);
+    MUST(member.name.size() <= bytes.size() + tar_limits::max_global_name);
     end = member.data_offset + member.size;
   }
   MUST(!walker.next(member));
