@@ -149,11 +149,11 @@ def test_too_many_replaced_samples_end_a_training(tmp_path: Path) -> None:
     assert last["samples_seen"] == summary["samples_seen"] == 8 * 32
 
 
-@pytest.mark.parametrize("block", [8, 64])  # 64 samples are a whole window, or a part of one
-def test_the_end_of_a_training_is_held_to_the_bound(tmp_path: Path, block: int) -> None:
+def test_the_end_of_a_training_is_held_to_the_bound(tmp_path: Path) -> None:
     broken = {n: {"jpg": b"no picture"} for n in range(60) if n % 10}
     source = TrainSource(shards=str(build_pool(tmp_path / "pool", 60, broken=broken)))
-    options = {"overrides": {"samples_seen": 64}, "block": block, "window": 8}
+    options = {"overrides": {"samples_seen": 64}, "block": 8, "window": 8}
+    assert train(small(tmp_path / "short", source))["replaced"] > 3  # less than a window: counted and said
     lax = train(small(tmp_path / "lax", source, **options, max_replaced=1.0))
     for _ in range(2):  # the last checkpoint is there the second time
         with pytest.raises(SubsetError, match=rf"step 8: of the last 64 samples {lax['replaced']} \("):
@@ -165,7 +165,7 @@ def test_the_end_of_a_training_is_held_to_the_bound(tmp_path: Path, block: int) 
 def test_replaced_samples_are_said_once_by_all_ranks(tmp_path: Path) -> None:
     broken = {n: {"jpg": b"no picture"} for n in range(60) if n % 10}
     source = TrainSource(shards=str(build_pool(tmp_path / "pool", 60, broken=broken)))
-    strict = small(tmp_path / "out", source)
+    strict = small(tmp_path / "out", source, block=8, window=8)
     with started(tmp_path / "strict", strict, strict) as ranks:
         assert ranks.statuses() == [1, 1]
         assert re.fullmatch(r"error: step 8: of the last 64 samples \d+ .* not a picture.*\n", ranks.said(0))

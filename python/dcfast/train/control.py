@@ -128,7 +128,12 @@ class Control:
             self._window = (step, *self._before)
 
     def end(self, step: int) -> None:
-        """All steps are done: SubsetError where too many samples of the last window, or of all, were replaced."""
+        """All steps are done: SubsetError where too many samples of the last window, or of all, were replaced.
+
+        A training shorter than a window only counts them, unless none may be replaced.
+        """
+        if step < self._steps and self.max_replaced > 0:
+            return
         self._check(step, *self._window)
         self._check(step, 0, 0, 0)
 
