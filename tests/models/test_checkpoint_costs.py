@@ -66,6 +66,15 @@ def old(value: bytes) -> bytes:
     return begin + pickled(value) + pickle.dumps([], 2)
 
 
+def calls(module: str, name: str, given: bytes) -> bytes:
+    return named(module, name) + b"(" + given + b"tR"
+
+
+def doubled_tuple(times: int) -> bytes:
+    """A tuple of twice a tuple of twice, and so on."""
+    return b"K\1" + b"q\1h\1\x86" * times
+
+
 def overlapping() -> bytes:
     """Two entries of the directory for one member."""
     data = bytearray(archive(tensor(4, 4), bytes(4096)))
@@ -108,7 +117,74 @@ REFUSED: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "an array of NumPy that is not there": (
         "c.pt",
         lambda: archive(named("numpy", "ndarray") + b"(" + number(1 << 22) + b"t\x85R"),
-        "names arrays of 33,554,432 bytes",
+        "it calls numpy.ndarray",
+    ),
+    "an array of NumPy without its numbers": (
+        "c.pt",
+        lambda: archive(
+            named("numpy._core.multiarray", "_reconstruct")
+            + b"("
+            + named("numpy", "ndarray")
+            + b"("
+            + number(1 << 33)
+            + b"t"
+            + text("b")
+            + b"tR"
+        ),
+        "an array of 8,589,934,592 numbers that are not there",
+    ),
+    "a number of NumPy of 2 GB": (
+        "c.pt",
+        lambda: archive(
+            calls(
+                "numpy._core.multiarray",
+                "scalar",
+                calls("numpy", "dtype", text("V2000000000") + b"\x89\x88") + text(""),
+            )
+        ),
+        "a number of 2,000,000,000 bytes, of which 0",
+    ),
+    "a number that is repeated, of another type": (
+        "c.pt",
+        lambda: archive(
+            calls(
+                *("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"),
+                tensor(4, 1 << 20, 0) + named("torch", "float64") + text("cpu") + b"\x89",
+            )
+        ),
+        "it calls torch._utils._rebuild_device_tensor_from_cpu_tensor",
+    ),
+    "a number that is repeated 2^40 times": (
+        "c.pt",
+        lambda: archive(tensor(4, 1 << 40, 0)),
+        "1,099,511,627,776 numbers",
+    ),
+    "a set of what a tensor gives": (
+        "c.pt",
+        lambda: archive(calls("__builtin__", "set", tensor(4, 1 << 20, 0))),
+        "it calls __builtin__.set of what",
+    ),
+    "an empty tensor of any size": (
+        "c.pt",
+        lambda: archive(calls("torch", "FloatTensor", number(1 << 30))),
+        "FloatTensor",
+    ),
+    "a key that takes hours": (
+        "c.pt",
+        lambda: archive(b"}" + doubled_tuple(60) + b"K\0s"),
+        r"would make [\d,]{20,} bytes",
+    ),
+    "the same, in the old format, too": (
+        "c.pt",
+        lambda: old(b"}" + doubled_tuple(60) + b"K\0s"),
+        r"would make [\d,]{20,}",
+    ),
+    "one string encoded 1,000 times": (
+        "c.pt",
+        lambda: archive(
+            b"(" + text("a" * 200_000) + b"q\1" + calls("_codecs", "encode", b"h\1" + text("latin1")) * 1000 + b"l"
+        ),
+        "would make",
     ),
     "another object": ("c.pt", lambda: archive(named("posix", "system") + text("true") + b"\x85R"), "posix.system"),
     "a header of 1 TB": ("c.safetensors", lambda: struct.pack("<Q", 1 << 40) + b"{}", "a header of 1,099,511,627,776"),

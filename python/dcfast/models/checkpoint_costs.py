@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.errors import first_line
+from dcfast.models.checkpoint_pickle import check_pickle
 from dcfast.storage.inputs import open_input
 from dcfast.storage.zip_directory import check_contents, check_stored, open_zip
 
@@ -58,6 +59,7 @@ def _check_zip(path: Path) -> None:
                 _refuse_builders(data)
                 if b"_codecs" in data:
                     _check_codecs([io.BytesIO(data)])
+                check_pickle(io.BytesIO(data))
 
 
 def _check_old(path: Path) -> None:
@@ -71,6 +73,9 @@ def _check_old(path: Path) -> None:
         if encodes:
             file.seek(0)
             _check_codecs([file] * _PICKLES)
+        file.seek(0)
+        for _ in range(_PICKLES):
+            check_pickle(file)
 
 
 def _refuse_builders(data: bytes) -> None:

@@ -1,0 +1,162 @@
+"""What the pickle of a checkpoint would make, told from its instructions before torch follows them.
+
+Torch's ``weights_only`` runs no foreign code, but calls what makes anything of a few bytes: tensors of another type
+from one that repeats a number, sets and counters of what a tensor gives, arrays again and again from one string. A
+tuple that holds another twice, and so on, takes hours where it is a key. Here the same instructions are followed, and
+nothing is made; calls are refused that no ``torch.save`` of weights, numbers, texts and arrays writes.
+"""
+
+from __future__ import annotations
+
+import math
+import pickletools
+from typing import IO, Any
+
+__all__ = ["check_pickle"]
+
+MAX_COPIED, MAX_COPIED_RATIO = 64 << 20, 64
+"""Bytes that calls and keys are given, where what stands in several places counts as often; or so many times those of
+the pickle. Each value counts as 64, texts by their length."""
+MAX_REPEATED = 1 << 20
+"""Numbers of a tensor that are more than its storage has: a stride of zero repeats them."""
+_VALUE = 64
+_MOST = 1 << 60  # numbers stay small, however often a tuple is doubled
+
+_TENSORS = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_qtensor")
+_REBUILT = (
+    *_TENSORS,
+    *("_rebuild_parameter", "_rebuild_parameter_with_state", "_rebuild_sparse_tensor"),
+    *("_rebuild_meta_tensor_no_storage", "_rebuild_nested_tensor"),
+)
+_ARRAYS = [f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")]
+_FROM_TYPE = "torch._tensor._rebuild_from_type_v2"
+_CALLED = frozenset(
+    (
+        *(f"torch._utils.{name}" for name in _REBUILT),
+        *(_FROM_TYPE, "torch.Size", "torch.device", "torch.serialization._get_layout"),
+        *("collections.OrderedDict", "collections.Counter", "_codecs.encode", "numpy.dtype", *_ARRAYS),
+        *(f"{module}.{name}" for module in ("__builtin__", "builtins") for name in ("set", "complex")),
+    )
+)
+_MODULES = ("torch", "numpy", "collections", "_codecs", "builtins", "__builtin__")
+"""Of which torch calls anything; another that is named it refuses by itself, and says so."""
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
+
+class _Name(str):
+    """A class or function that the pickle names."""
+
+
+class _Held:
+    """What has other values in it, or is made of them.
+
+    Attributes:
+        weight: bytes, see MAX_COPIED.   kind: of lists and dictionaries, and of tuples.
+        items: of a tuple.
+    """
+
+    def __init__(self, kind: str, values: list[Any]) -> None:
+        self.kind = kind
+        self.weight = min(_VALUE + sum(map(_weight, values)), _MOST)
+        self.items = values if kind == "tuple" else []
+
+
+def _weight(value: Any) -> int:
+    if isinstance(value, _Held):
+        return value.weight
+    return _VALUE + len(value) if isinstance(value, (str, bytes)) else _VALUE
+
+
+class _Follower:
+    """Follows instructions; ``copied`` is what they gave to calls, and took for keys."""
+
+    def __init__(self) -> None:
+        self.copied = 0
+        self._stacks: list[list[Any]] = [[]]
+        self._memo: dict[int, Any] = {}
+
+    def follow(self, code: str, argument: Any) -> None:
+        """One instruction. ValueError: a call that is refused; IndexError and others: no pickle."""
+        stack = self._stacks[-1]
+        if code in ("BINGET", "LONG_BINGET"):
+            stack.append(self._memo[argument])
+        elif code in ("BINPUT", "LONG_BINPUT"):
+            self._memo[argument] = stack[-1]
+        elif code == "MARK":
+            self._stacks.append([])
+        elif code == "GLOBAL":
+            stack.append(_Name(argument.replace(" ", ".", 1)))
+        elif code == "TUPLE":
+            values = self._stacks.pop()
+            self._stacks[-1].append(_Held("tuple", values))
+        elif code in _TUPLES:
+            count = _TUPLES[code]
+            stack[-count:] = [_Held("tuple", stack[-count:])]
+        elif code in ("APPEND", "SETITEM"):
+            self._fill(stack, [stack.pop() for _ in range(1 if code == "APPEND" else 2)][::-1], code)
+        elif code in ("APPENDS", "SETITEMS"):
+            values = self._stacks.pop()
+            self._fill(self._stacks[-1], values, code)
+        elif code in ("REDUCE", "NEWOBJ"):
+            given, name = stack.pop(), stack.pop()
+            self.copied += _weight(given)
+            _check_call(name, given)
+            stack.append(_Held("made", [given] if name == "_codecs.encode" else []))
+        elif code == "BUILD":
+            self.copied += _weight(stack.pop())
+        elif code == "BINPERSID":
+            self.copied += _weight(stack[-1])
+        elif code in ("EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT"):
+            stack.append(_Held(code[6:].lower(), []))
+        elif code not in ("PROTO", "STOP"):
+            stack.append(argument)
+
+    def _fill(self, stack: list[Any], values: list[Any], code: str) -> None:
+        if isinstance(stack[-1], _Held):
+            stack[-1].weight = min(stack[-1].weight + _VALUE * len(values), _MOST)
+        if code in ("SETITEM", "SETITEMS"):
+            self.copied += sum(map(_weight, values[::2]))
+
+
+def check_pickle(file: IO[bytes]) -> None:
+    """Follows the pickle that begins where a file stands, to its end, or to where it is none.
+
+    Raises:
+        ValueError: it would make what no checkpoint has; says what.
+    Time: 3 us an instruction.   Memory: some times that of the pickle.
+    """
+    follower = _Follower()
+    instructions = pickletools.genops(file)
+    while True:
+        try:
+            code, argument, place = next(instructions)
+        except (StopIteration, ValueError):  # no pickle: torch says what it is instead
+            return
+        if code.name == "GLOBAL" and str(argument).partition(".")[0].partition(" ")[0] not in _MODULES:
+            return
+        try:
+            follower.follow(code.name, argument)
+        except (IndexError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError("its pickle is damaged, or of another kind") from error
+        if follower.copied > MAX_COPIED + MAX_COPIED_RATIO * (place or 0):
+            raise ValueError(f"its pickle would make {follower.copied:,} bytes of {place or 0:,}")
+
+
+def _check_call(name: Any, given: Any) -> None:
+    """ValueError for a call that no checkpoint has, or of what would make more than there is."""
+    if type(name) is not _Name or name not in _CALLED:
+        raise ValueError(f"it calls {str(name)[:80] if type(name) is _Name else 'what it has made'}")
+    values, short = given.items, name.rpartition(".")[2]
+    if name == _FROM_TYPE:
+        _check_call(values[0], values[2])
+    elif short in _TENSORS:
+        stored, count = int(values[0].items[4]), math.prod(map(int, values[2].items))
+        if count > max(stored, MAX_REPEATED):
+            raise ValueError(f"it has a tensor of {count:,} numbers, of which {stored:,} are there")
+    elif short == "_reconstruct" and math.prod(values[1].items):
+        raise ValueError(f"it names an array of {math.prod(values[1].items):,} numbers that are not there")
+    elif short in ("OrderedDict", "Counter", "set", "Size") and not all(
+        isinstance(value, _Held) and value.kind == {"Counter": "dict", "set": "list", "Size": "tuple"}.get(short)
+        for value in values
+    ):
+        raise ValueError(f"it calls {name} of what it has made")
