@@ -138,3 +138,22 @@ def test_a_listing_without_end(head: bytes, monkeypatch: pytest.MonkeyPatch) -> 
         with pytest.raises(OSError, match="more than the 1,048,576 bytes asked for"):
             list_shards(url.removesuffix("a.tar"), RemoteOptions(retries=0, backoff_s=0.001))
         assert sent.count < 32 << 20
+
+
+PAGES = {
+    "blanks": b"<a" + b" " * 100_000,
+    "tags that do not end": b"<a " * 100_000,
+    "attributes": b"<a" + b" x" * 100_000,
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_are_searched_soon(name: str) -> None:
+    """A search that takes hours would let no signal through."""
+    page = b'<A class="x"  HREF="0.tar">0</a><a\n   href=\'1.tar\'>' + PAGES[name] + b'><a href="2.tar">'
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n" % len(page)
+    with serve(lambda client, _: client.sendall(head + page)) as (url, _):
+        began = time.monotonic()
+        found = list_shards(url.removesuffix("a.tar"), RemoteOptions(retries=0, backoff_s=0.001))
+        assert sorted(found.states) == ["0.tar", "1.tar", "2.tar"]
+        assert time.monotonic() - began < 5
