@@ -15,6 +15,7 @@ from dcfast.errors import first_line, last_line, printable
         ("\x9b31mred", "red"),
         ("lines\nand\ttabs\r\x07\x7f\x85\x00", "lines\nand\ttabs\\r\\x07\\x7f\\x85\\x00"),
         ("\x1bcut \x1b[", "\\x1bcut \\x1b["),
+        ("shard a\x1b]0;b.tar: is damaged\nnext\x07", "shard a\\x1b]0;b.tar: is damaged\nnext\\x07"),
         ("half \udc80 and \u202eturned", "half \\udc80 and \\u202eturned"),
         ("", ""),
     ],

@@ -22,8 +22,9 @@ __all__ = [
 ]
 
 _SHOWN_AS_END = dict.fromkeys(map(ord, "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"), "\n")
-_ESCAPE_CODE = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])|\x9b[0-?]*[ -/]*[@-~]"
-"""Codes that colour a terminal, move its cursor or name its window (ECMA-48)."""
+_ESCAPE_CODE = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)|[@-Z\\^_])|\x9b[0-?]*[ -/]*[@-~]"
+"""Codes that colour a terminal, move its cursor or name its window (ECMA-48). One that does not end takes nothing with
+it: what follows is somebody else's text."""
 
 _TURNING = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 """Marks that turn the direction of a line: what follows would be shown in another order."""
