@@ -48,17 +48,21 @@ def tiff(*tags: tuple[int, int, int, int], data: bytes = b"") -> bytes:
     return (out + bytes(4)).ljust(1000, b"\0") + (data or bytes(4096))
 
 
+def twice(tag: int, data: bytes) -> bytes:
+    """A TIFF with 16 for a tag that it has, in the place of its last: decoders take the first or the last."""
+    (count,) = struct.unpack_from("<H", data, 8)
+    last = 10 + 12 * (count - 1)
+    return data[:last] + struct.pack("<HHII", tag, 4, 1, 16) + data[last + 12 :]
+
+
+def bmp(width: int, height: int, runs: bytes) -> bytes:
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, 0, 0, 0, 256, 0)
+    return b"BM" + struct.pack("<IHHI", 0, 0, 0, 54 + 1024) + header + bytes(1024) + runs
+
+
 def bmp_runs(runs: int) -> bytes:
     """Runs of one pixel each, which Pillow reads in Python."""
-    header = struct.pack("<IiiHHIIiiII", 40, 100, runs // 100, 1, 8, 1, 0, 0, 0, 256, 0)
-    return (
-        b"BM"
-        + struct.pack("<IHHI", 0, 0, 0, 54 + 1024)
-        + header
-        + bytes(1024)
-        + (b"\1\1" * 100 + b"\0\0") * (runs // 100)
-        + b"\0\1"
-    )
+    return bmp(100, runs // 100, (b"\1\1" * 100 + b"\0\0") * (runs // 100) + b"\0\1")
 
 
 JPEG = encoded(scene(), "JPEG")
@@ -106,10 +110,23 @@ OVER = {
     "tiff, 66,000 strips": (tiff((273, 4, 66_000, 1000), (279, 4, 66_000, 1000), data=bytes(264_000)), "broken"),
     "tiff, 66,000 rationals": (tiff((282, 5, 66_000, 1000), data=bytes(528_000)), "broken"),
     "tiff, tiles of 30,000 x 30,000": (tiff((322, 4, 1, 30_000), (323, 4, 1, 30_000)), "too_large"),
+    "tiff, tiles of 1 x 60,000 for a line": (
+        tiff((256, 4, 1, 4096), (257, 4, 1, 1), (322, 4, 1, 1), (323, 4, 1, 60_000)),
+        "too_large",
+    ),
+    "tiff, the width of its tiles twice": (
+        twice(322, tiff((322, 4, 1, 30_000), (323, 4, 1, 30_000), (340, 3, 1, 1))),
+        "too_large",
+    ),
     "tiff, progressive jpeg in it": (tiff((259, 3, 1, 7), data=PROGRESSIVE), "unsupported"),
     "tiff, 16 bits from white to black": (
         tiff((258, 3, 1, 16), (262, 3, 1, 0), (279, 4, 1, 8192), data=bytes(8192)),
         "unsupported",
+    ),
+    "bmp, one run and 5 million pixels": (bmp(5_000_000, 1, b"\1\1\0\0\0\1"), "too_large"),
+    "the same in an icon": (
+        b"\0\0\1\0\1\0" + bytes(8) + struct.pack("<II", 2000, 22) + bmp(2_500_000, 2, b"\1\1\0\0\0\1")[14:],
+        "too_large",
     ),
     "bmp, too many runs": (bmp_runs(20_000), "broken"),
     "ppm as text": (b"P2 64 64 255\n" + b"1 " * 4096, "unsupported"),
@@ -189,6 +206,15 @@ def test_parts_are_counted_alike() -> None:
             else:
                 with pytest.raises(BadImage, match="more than 65,536 parts"):
                     pixel_parts(data)
+
+
+def test_tiles_are_measured_whatever_their_numbers_type() -> None:
+    for kind, form in ((16, "Q"), (3, "H6x"), (4, "I4x")):
+        tags = b"".join(struct.pack(f"<HHQ{form}", tag, kind, 1, 30_000) for tag in (322, 323))
+        with pytest.raises(BadImage, match="tiles of more than"):
+            pixel_parts(struct.pack("<2sHHHQQ", b"II", 43, 8, 0, 16, 2) + tags + bytes(8))
+    with pytest.raises(BadImage, match="BigTIFF with the high bytes first"):
+        pixel_parts(b"MM\0+" + bytes(100))
 
 
 def test_scans_are_counted_to_the_end_of_the_image() -> None:

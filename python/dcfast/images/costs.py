@@ -23,6 +23,7 @@ __all__ = [
     "MAX_PIXELS",
     "MAX_READS",
     "MAX_RESIZED",
+    "MAX_RUN_PIXELS",
     "BadImage",
     "CountedReads",
     "max_scans",
@@ -39,6 +40,8 @@ MAX_PARTS = core_images.max_image_parts
 """Segments of a JPEG before its first scan, chunks of a PNG, values of a tag of TIFF."""
 MAX_READS = 1 << 20
 """Reads of a file by Pillow: some of its decoders (RLE of BMP, PPM of an odd range) are Python, and read each pixel."""
+MAX_RUN_PIXELS = 1 << 22
+"""Pixels of a BMP that is written as runs: one run may fill all of them, a pixel at a time in Python."""
 MAX_RESIZED = 1 << 26
 """Pixels of a whole picture at a model's size: a line of 1 x 60,000 would become gigabytes."""
 MAX_BLUR_WEIGHTS = 1 << 26
@@ -58,9 +61,11 @@ _ALONE = frozenset((0x01, 0xD8))
 _END, _SCAN = 0xD9, 0xDA
 _UNUSED = frozenset((*range(0xE1, 0xEE), 0xEF, 0xFE))
 """Segments that no decoder looks at: applications' own but for JFIF's and Adobe's, comments."""
-_BYTES_TYPES, _SHORTS = (1, 2, 7), (3, 8)  # types of TIFF
-_COMPRESSION, _TILE_WIDTH, _TILE_LENGTH = 259, 322, 323  # tags of TIFF
-_JPEGS_IN_TIFF = (6, 7)
+_BYTES_TYPES = (1, 2, 7)
+_VALUES = {1: "B", 6: "B", 3: "H", 8: "H", 16: "Q", 17: "Q", 18: "Q"}
+"""Types of TIFF; others are taken for 32 bits."""
+_WIDTH, _LENGTH, _COMPRESSION, _TILE_WIDTH, _TILE_LENGTH = 256, 257, 259, 322, 323  # tags of TIFF
+_JPEGS_IN_TIFF = frozenset((6, 7))
 
 
 class BadImage(ValueError):  # noqa: N818  (callers make it their own status or error)
@@ -100,6 +105,11 @@ def pixel_parts(data: bytes) -> bytes:
         return _png_parts(data)
     if data[:2] in (b"II", b"MM"):
         _check_tiff(data)
+    elif data[:2] == b"BM":
+        _check_bitmap(data, 14)
+    elif data[:4] == b"\0\0\1\0":  # an icon: bitmaps, or PNGs
+        for place in range(18, min(6 + 16 * int.from_bytes(data[4:6], "little"), len(data) - 3), 16):
+            _check_bitmap(data, int.from_bytes(data[place : place + 4], "little"))
     elif data[:2] in (b"P1", b"P2", b"P3"):  # Pillow takes time with the square of the number of comments
         raise BadImage("unsupported", "pixels written as text")
     return data
@@ -149,28 +159,41 @@ def _png_parts(data: bytes) -> bytes:
     return b"".join((*kept, data[at:]))
 
 
+def _check_bitmap(data: bytes, at: int) -> None:
+    """BadImage where a bitmap, whose header stands there, has many pixels in runs (compression 1 or 2)."""
+    if len(data) < at + 20:
+        return  # cut off
+    size, width, height, compression = struct.unpack_from("<Iii4xI", data, at)
+    if 40 <= size <= 124 and compression in (1, 2) and abs(width * height) > MAX_RUN_PIXELS:
+        raise BadImage("too_large", f"more than {MAX_RUN_PIXELS:,} pixels in runs")
+
+
 def _check_tiff(data: bytes) -> None:
     """BadImage where a tag of the first directory has more values than are read, or tiles or scans cost too much."""
     order = "<" if data[:2] == b"II" else ">"
-    big = data[2:3] == b"+"  # as Pillow tells BigTIFF
+    big = data[2:3] == b"+"
+    if data[:4] == b"MM\0+":  # libtiff's kind, which Pillow takes for another, with another directory
+        raise BadImage("unsupported", "a BigTIFF with the high bytes first")
     try:
         (at,) = struct.unpack_from(order + ("Q" if big else "L"), data, 8 if big else 4)
         (entries,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
         at += 8 if big else 2
         _count(entries)
-        told = dict.fromkeys((_COMPRESSION, _TILE_WIDTH, _TILE_LENGTH), 0)
+        told: dict[int, list[int]] = {
+            tag: [] for tag in (_WIDTH, _LENGTH, _COMPRESSION, _TILE_WIDTH, _TILE_LENGTH)
+        }  # of a tag that stands twice, decoders do not agree which counts
         for place in range(at, at + entries * (20 if big else 12), 20 if big else 12):
             tag, kind, count = struct.unpack_from(order + ("HHQ" if big else "HHL"), data, place)
             if kind not in _BYTES_TYPES:
                 _count(count)
             if tag in told:
-                value = order + ("H" if kind in _SHORTS else "L")
-                (told[tag],) = struct.unpack_from(value, data, place + (12 if big else 8))
+                told[tag] += struct.unpack_from(order + _VALUES.get(kind, "L"), data, place + (12 if big else 8))
     except (struct.error, IndexError, OverflowError):
         return  # cut off, as Pillow will find
-    if told[_TILE_WIDTH] * told[_TILE_LENGTH] > MAX_PIXELS:
-        raise BadImage("too_large", f"tiles of more than {MAX_PIXELS:,} pixels")
-    if told[_COMPRESSION] in _JPEGS_IN_TIFF and _PROGRESSIVE.search(data):
+    width, length, wide, tall = (max(told[tag], default=0) for tag in (_WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH))
+    if wide and tall and (-(-width // wide) or 1) * wide * (-(-length // tall) or 1) * tall > MAX_PIXELS:
+        raise BadImage("too_large", f"tiles of more than {MAX_PIXELS:,} pixels")  # each is decoded whole
+    if not _JPEGS_IN_TIFF.isdisjoint(told[_COMPRESSION]) and _PROGRESSIVE.search(data):
         raise BadImage("unsupported", "progressive JPEG in TIFF")
 
 
