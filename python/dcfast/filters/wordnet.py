@@ -27,8 +27,9 @@ import numpy as np
 from dcfast.errors import CorruptDataError, MissingDependencyError
 from dcfast.filters.rules import Mask
 from dcfast.storage.hashing import sha256_file
-from dcfast.storage.inputs import open_input, read_input
+from dcfast.storage.inputs import read_input
 from dcfast.storage.lines import split_lines
+from dcfast.storage.zip_directory import open_zip
 
 __all__ = ["WordNet", "find_imagenet21k", "find_wordnet", "has_imagenet_word", "load_imagenet21k", "text_fingerprint"]
 
@@ -94,7 +95,7 @@ def _nltk_folders() -> Iterator[Path]:
 def _is_wordnet(place: Path) -> bool:
     try:
         if place.suffix == ".zip":
-            return zipfile.is_zipfile(place)
+            return place.is_file() and zipfile.is_zipfile(place)
         return all((place / name).is_file() for name in _NEEDED)
     except OSError:
         return False
@@ -162,8 +163,11 @@ def load_imagenet21k(path: str | os.PathLike[str] | None = None) -> frozenset[in
 
 def _read(place: Path, name: str) -> bytes:
     if place.suffix == ".zip":
-        with open_input(place) as file, zipfile.ZipFile(file) as archive:
-            return archive.read(f"wordnet/{name}")
+        with open_zip(place) as archive:
+            listed = archive.getinfo(f"wordnet/{name}")
+            if listed.file_size > MOST_LIST_BYTES:
+                raise CorruptDataError(f"{place}: {name} is too large: expected at most {MOST_LIST_BYTES:,} bytes")
+            return archive.read(listed)
     return read_input(place / name, MOST_LIST_BYTES)
 
 

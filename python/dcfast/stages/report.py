@@ -22,6 +22,8 @@ from dcfast.rundir.run_dir import Run
 from dcfast.rundir.stage_table import STAGES
 from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import write_bytes, write_json
+from dcfast.storage.inputs import read_input
+from dcfast.storage.json_files import MOST_JSON_BYTES
 from dcfast.storage.published import without_places
 
 __all__ = ["steps", "write_report"]
@@ -48,7 +50,8 @@ def _digest(out: Path) -> str:
     recorded = [out / "manifest.json", *(out / "state" / f"{s}.json" for s in STAGES if s != "report")]
     recorded += sorted(out.glob("compare/*/state/*.json"))
     for path in recorded:
-        digest.update(path.name.encode() + b"\0" + (path.read_bytes() if path.exists() else b"absent") + b"\0")
+        content = read_input(path, MOST_JSON_BYTES) if path.exists() else b"absent"
+        digest.update(path.name.encode() + b"\0" + content + b"\0")
     return digest.hexdigest()
 
 

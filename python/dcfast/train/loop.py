@@ -19,8 +19,9 @@ from typing import Any
 
 from dcfast.process.signals import postponed
 from dcfast.storage.atomic import append_lines, write_bytes, write_json
+from dcfast.storage.inputs import read_input
 from dcfast.storage.json_files import parse_json
-from dcfast.storage.lines import split_lines
+from dcfast.storage.lines import MOST_TEXT_BYTES, split_lines
 from dcfast.train.batch import Batch, BatchSpec
 from dcfast.train.batches import iterate_batches
 from dcfast.train.checkpoint import (
@@ -414,7 +415,7 @@ def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
     """Drops the lines of a jsonl file that are not to be kept, or that a killed process left half written."""
     if not path.exists():
         return
-    kept, before = [], path.read_bytes()
+    kept, before = [], read_input(path, MOST_TEXT_BYTES)
     for line in split_lines(before):
         try:
             if keep(parse_json(line)):
