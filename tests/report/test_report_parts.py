@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from dcfast.report.facts.collect import collect
+from dcfast.report.facts.inventory import timings
 from dcfast.report.facts.samples import evidence_pairs, gallery
 from dcfast.report.facts.sampling import SPREAD_PLACES, SPREAD_ROWS, head, num_rows, spread, stream
 from dcfast.report.page.images import EvalReader, PoolReader, thumbnail
@@ -226,3 +227,9 @@ def test_units() -> None:
         "2 min 05 s",
         "2 h 07 min",
     ]
+
+
+def test_times_that_are_no_numbers_are_passed_over(tmp_path: Path) -> None:
+    lines = ['{"step": "index/a", "seconds": 2, "pieces": 1}', "[]", "7", '{"step": "index/a", "seconds": "nan"}']
+    (tmp_path / "t.jsonl").write_text("\n".join([*lines, '{"step": "index/b", "seconds": 1, "pieces": "inf"}']))
+    assert timings(tmp_path / "t.jsonl")["total_seconds"] == 2

@@ -32,6 +32,7 @@ from dcfast.storage.json_files import read_json
 from dcfast.storage.lines import iterate_lines, read_lines
 from dcfast.storage.npz import iterate_npz, load_array, npz_arrays
 from dcfast.storage.parquet import read_table
+from dcfast.train.loop import keep_lines
 from dcfast.uids import load_subset, open_records
 
 
@@ -93,6 +94,8 @@ INPUTS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "checked": ("a", check_input),
     "opened": ("a", open_input),
     "WordNet": ("index.noun", lambda path: wordnet._read(path.parent, path.name)),
+    "WordNet's zip": ("wordnet.zip", lambda path: wordnet._read(path, "index.noun")),
+    "log of a training": ("log.jsonl", lambda path: keep_lines(path, bool)),
     "language model": ("lid.bin", language_model),
 }
 """Input -> its file's name, and how it is read."""
@@ -175,9 +178,9 @@ OWN = {
     "doctor/checks.py", "evaluate/evaluation.py", "images/signatures.py", "models/checkpoint.py", "models/clip.py",
     "process/command.py",
     "report/facts/inventory.py", "resharding/boxes.py", "resharding/edit.py", "resharding/files.py",
-    "resharding/output.py", "run/manifest.py", "stages/report.py", "storage/atomic.py", "storage/inputs.py",
+    "resharding/output.py", "run/manifest.py", "storage/atomic.py", "storage/inputs.py",
     "storage/npz.py", "storage/remote.py", "study/execute.py", "train/checkpoint.py", "train/heartbeat.py",
-    "train/loop.py", "train/ranks.py", "world/files.py", "features/embed.py", "storage/lock.py", "filters/wordnet.py",
+    "train/ranks.py", "world/files.py", "features/embed.py", "storage/lock.py",
     "storage/zip_directory.py",
 }  # fmt: skip
 """Open files that they have just written, that belong to the system, or that ``check_input`` has seen."""

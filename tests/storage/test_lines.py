@@ -8,7 +8,7 @@ from pathlib import Path
 import dcfast
 import pytest
 from dcfast.doctor.gpu import _in_a_process
-from dcfast.errors import first_line, last_line
+from dcfast.errors import CorruptDataError, first_line, last_line
 from dcfast.evaluate.evalset import class_names
 from dcfast.storage.lines import iterate_lines, read_lines, split_lines
 
@@ -91,6 +91,15 @@ def test_line_by_line_gives_the_lines(text: str, tmp_path: Path) -> None:
     assert list(iterate_lines(tmp_path / "a.txt")) == read_lines(tmp_path / "a.txt") == split_lines(text)
     with pytest.raises(FileNotFoundError):
         list(iterate_lines(tmp_path / "none.txt"))
+
+
+def test_short_lines_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dcfast.storage.lines.MOST_LINES", 3)
+    (tmp_path / "a.txt").write_bytes(b"a\n" * 3)
+    assert read_lines(tmp_path / "a.txt") == ["a"] * 3
+    (tmp_path / "a.txt").write_bytes(b"a\n" * 4)
+    with pytest.raises(CorruptDataError, match=r"a\.txt: expected at most 3 lines"):
+        read_lines(tmp_path / "a.txt")
 
 
 def test_nothing_else_splits_lines() -> None:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["index_text", "payload_offsets", "read_wds2idx", "write_wds2idx"]
 
-MOST_INDEX_BYTES = 256 << 20
+MOST_INDEX_BYTES = 64 << 20
+"""Of a shard of a million members. They take some 20 times as much memory."""
 _BLOCK = 512
 
 

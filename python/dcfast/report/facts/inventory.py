@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from dcfast.evaluate.results import number
 from dcfast.rundir.stage_table import STAGES
 from dcfast.storage.json_files import parse_json
 from dcfast.storage.lines import read_lines
@@ -48,13 +49,14 @@ def timings(path: Path) -> dict[str, Any]:
     for line in lines:
         try:
             row = parse_json(line)
-            name, seconds = str(row["step"]), float(row["seconds"])
-            pieces = int(row.get("pieces", 0))
-        except (ValueError, KeyError, TypeError):
+            name, seconds, pieces = str(row["step"]), number(row["seconds"]), number(row.get("pieces", 0))
+        except (ValueError, KeyError, TypeError, AttributeError):
             continue  # a line cut short by a kill
+        if seconds is None or pieces is None:
+            continue
         one = steps.setdefault(name, {"stage": name.partition("/")[0], "step": name, "seconds": 0.0, "pieces": 0})
         one["seconds"] = round(one["seconds"] + seconds, 3)
-        one["pieces"] += pieces
+        one["pieces"] += int(pieces)
     order = {name: place for place, name in enumerate(STAGES)}
     rows = [s for s in steps.values() if s["stage"] != "report"]
     rows.sort(key=lambda s: order.get(s["stage"], len(order)))
