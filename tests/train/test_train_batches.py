@@ -24,6 +24,7 @@ from dcfast.train.decode import DECODERS, PilDecoder, open_decoder
 from dcfast.train.failures import Failure
 from dcfast.train.source import OpenSource, prepare_source
 from pool_builder import picture, uid_of
+from tar_reference import make_tar
 from train_builder import MODEL, both_sources, build_pool, caption, subset_file
 
 
@@ -217,6 +218,18 @@ def test_a_caption_without_an_end_costs_what_a_model_reads(tmp_path: Path, monke
     expected = load_tokenizer(MODEL)([text.decode()])[0]
     assert (batch.tokens == expected).all(1).sum() == 1
     assert all(len(known) < 100 for known in maker._tokens)
+
+
+def test_as_much_is_read_as_the_samples_have(tmp_path: Path) -> None:
+    """A pool may have an extension for each sample, or many pictures in one: of these the first in the tar counts."""
+    names = [name for i in range(300) for name in (f"k{i}.{i}.jpg", f"k{i}.txt")]
+    names += ["many.txt", *(f"many.{i}.png" for i in reversed(range(50)))]
+    make_tar(tmp_path / "00000000.tar", [(name, name.encode()) for name in names])
+    source = OpenSource(prepare_source(TrainSource(shards=str(tmp_path)), tmp_path / "work", 0))
+    rows = source.rows(np.array([300, 7, 8]))
+    assert source._members(rows).ext.shape == (6,)
+    read = [(bytes(raw.picture or b""), bytes(raw.caption or b"")) for raw in source.read(rows)]
+    assert read == [(b"many.49.png", b"many.txt"), (b"k7.7.jpg", b"k7.txt"), (b"k8.8.jpg", b"k8.txt")]
 
 
 def test_a_source_in_which_nothing_can_be_used_is_an_error(tmp_path: Path) -> None:

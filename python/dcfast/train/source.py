@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ __all__ = ["OpenSource", "RawSample", "SourceFiles", "prepare_source", "write_po
 
 _AT_ONCE = 1 << 18
 _READ_TOGETHER = 64 << 20  # bytes of members
+_OTHER, _PICTURE, _CAPTION = range(3)
 _NEEDED = {
     "caption (a member KEY.txt)": int(SampleFlag.NO_CAPTION),
     "picture (jpg, png, webp, ...)": int(SampleFlag.NO_IMAGE),
@@ -201,9 +203,11 @@ class OpenSource:
         self.files = files
         self.reader = PoolReader(files.shards_dir, list(files.segments), verify=False)
         self._rows = None if files.rows is None else load_array(files.rows, mmap=True)
-        exts = self.reader.exts
-        self._pictures = [e for e in exts if e.rpartition(".")[2] in IMAGE_EXTS]
-        self._captions = ["txt"] if "txt" in exts else []
+        kinds = [
+            _CAPTION if e == "txt" else _PICTURE if e.rpartition(".")[2] in IMAGE_EXTS else _OTHER
+            for e in self.reader.exts
+        ]
+        self._kinds = np.array(kinds, np.uint8)
 
     def rows(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
         """Row ids at positions."""
@@ -228,14 +232,22 @@ class OpenSource:
                 place would only hide that the data has gone.
         Memory: 64 MiB of members, or those of one sample.
         """
-        wanted = [*self._pictures, *self._captions]
-        if not wanted:
-            yield from [RawSample(None, None)] * len(rows)
-            return
-        most = [MAX_BYTES + 1] * len(self._pictures) + [MAX_CAPTION_BYTES + 1] * len(self._captions)
-        found = self.reader.locate(rows, wanted, missing="none").cut(np.tile(most, len(rows)))
-        for members in found.batches(_READ_TOGETHER):
+        for members in self._members(rows).batches(_READ_TOGETHER):
             yield from self._samples(members)
+
+    def _members(self, rows: npt.NDArray[np.uint64]) -> Members:
+        """The first picture, whose size the index holds, and the caption of each row, as much as is read of them."""
+        found = self.reader.locate(rows)  # by what the samples have: a pool may have an extension for each of its own
+        kind = self._kinds[found.ext]
+        owner = np.repeat(np.arange(len(rows)), np.diff(found.begin))
+        pictures = np.flatnonzero(kind == _PICTURE)
+        pictures = pictures[np.lexsort((found.offset[pictures], owner[pictures]))]
+        _, first = np.unique(owner[pictures], return_index=True)
+        at = np.sort(np.concatenate([pictures[first], np.flatnonzero(kind == _CAPTION)]))
+        begin = np.concatenate([[0], np.cumsum(np.bincount(owner[at], minlength=len(rows)))])
+        columns = (column[at] for column in (found.shard, found.offset, found.size, found.ext))
+        most = np.where(kind[at] == _CAPTION, MAX_CAPTION_BYTES, MAX_BYTES) + 1
+        return Members(found.rows, begin, *columns, found.exts).cut(most)
 
     def _samples(self, members: Members) -> Iterator[RawSample]:
         try:
@@ -245,13 +257,10 @@ class OpenSource:
                 f"source {self.files.name}: a shard cannot be read as it was indexed ({first_line(error)}). See to the "
                 "files, or index them anew; the same command goes on from the latest checkpoint"
             ) from error
-        for first in members.begin[:-1].tolist():
-            pictures = [
-                (int(members.offset[j]), j) for j in range(first, first + len(self._pictures)) if members.ext[j] >= 0
-            ]
-            caption = batch.member(first + len(self._pictures)) if self._captions else None
-            # the first picture of the sample, whose size the index holds
-            yield RawSample(batch.member(min(pictures)[1]) if pictures else None, caption)
+        is_caption = (self._kinds[members.ext] == _CAPTION).tolist()
+        for first, end in pairwise(members.begin.tolist()):
+            parts = {is_caption[j]: batch.member(j) for j in range(first, end)}
+            yield RawSample(parts.get(False), parts.get(True))
 
 
 def open_sources(files: Sequence[SourceFiles]) -> list[OpenSource]:
