@@ -245,9 +245,9 @@ class OpenSource:
         _, first = np.unique(owner[pictures], return_index=True)
         at = np.sort(np.concatenate([pictures[first], np.flatnonzero(kind == _CAPTION)]))
         begin = np.concatenate([[0], np.cumsum(np.bincount(owner[at], minlength=len(rows)))])
-        columns = (column[at] for column in (found.shard, found.offset, found.size, found.ext))
         most = np.where(kind[at] == _CAPTION, MAX_CAPTION_BYTES, MAX_BYTES) + 1
-        return Members(found.rows, begin, *columns, found.exts).cut(most)
+        shard, offset, size, ext = (column[at] for column in (found.shard, found.offset, found.size, found.ext))
+        return Members(found.rows, begin, shard, offset, size, ext, found.exts).cut(most)
 
     def _samples(self, members: Members) -> Iterator[RawSample]:
         try:
