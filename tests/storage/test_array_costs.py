@@ -10,6 +10,7 @@ import struct
 import time
 import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -120,8 +121,31 @@ def test_wide_rows_and_many_rows_of_an_npz(tmp_path: Path, monkeypatch: pytest.M
     assert [block.shape for block in iterate_npz(many, "a")] == [(256, 2048)] * 4
     monkeypatch.setattr(npz, "MAX_INFLATED_BYTES", 1 << 20)
     for read in (npz_arrays, lambda p: next(iterate_npz(p, "a"))):
+        with pytest.raises(CorruptDataError, match=r"many\.npz.*arrays grow from [\d,]+ to 4,194,3.. bytes in all"):
+            read(many)
+    with zipfile.ZipFile(many, "a") as archive:  # so that the file is none that grows much
+        archive.writestr("b.npy", bytes(1 << 16))
+    for read in (npz_arrays, lambda p: next(iterate_npz(p, "a"))):
         with pytest.raises(CorruptDataError, match=r"many\.npz.*a\.npy grows from [\d,]+ to 4,194,3.. bytes"):
             read(many)
+
+
+def test_arrays_that_lie_over_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The header of each has those behind it in its extra field: 5 kB that were copied as 100 arrays."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    raw = described("|u1", (1 << 10, 1 << 10)) + ZEROS
+    data = packer.compress(raw) + packer.flush()
+    told = (0, 33, zlib.crc32(raw), len(data), len(raw), 9)
+    names = [b"a%04d.npy" % i for i in range(100)]
+    body, directory = b"", b""
+    for i, name in enumerate(names):
+        directory += struct.pack("<4sHHHH2H3LHHHHHLL", b"PK\1\2", 20, 20, 0, 8, *told, 0, 0, 0, 0, 0, len(body)) + name
+        body += struct.pack("<4sHHH2H3LHH", b"PK\3\4", 20, 0, 8, *told, (99 - i) * 39) + name
+    end = struct.pack("<4sHHHHLLH", b"PK\5\6", 0, 0, 100, 100, len(directory), len(body + data), 0)
+    (tmp_path / "a.npz").write_bytes(body + data + directory + end)
+    monkeypatch.setattr(npz, "MAX_INFLATED_BYTES", 50 << 20)
+    with pytest.raises(CorruptDataError, match=r"a\.npz.*arrays grow from [\d,]+ to 104,8[\d,]+ bytes in all"):
+        npz_arrays(tmp_path / "a.npz")
 
 
 def test_other_archives_are_no_npz(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

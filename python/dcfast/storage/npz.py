@@ -51,7 +51,7 @@ MAX_ROW_BYTES = 1 << 20
 MAX_BLOCK_BYTES = 256 << 20
 """Of an array in an npz that are read at a time."""
 MAX_INFLATED_BYTES, MAX_INFLATED_RATIO = 1 << 30, 100
-"""A compressed array of an npz grows to at most this many bytes, or this many times those stored."""
+"""A compressed array of an npz, and all of them together, grow to at most this, or this many times what is stored."""
 _SHOWN = 16  # arrays that a message names
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's first moment, as numpy.savez writes it
 
@@ -244,6 +244,9 @@ _ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, RuntimeError, UnicodeErr
 def _open_npz(path: StrPath) -> Iterator[zipfile.ZipFile]:
     try:
         with open_zip(path) as archive:
+            size, total = os.path.getsize(path), sum(info.file_size for info in archive.infolist())
+            if total > max(MAX_INFLATED_BYTES, MAX_INFLATED_RATIO * size):  # members may lie over each other
+                raise zipfile.BadZipFile(f"its arrays grow from {size:,} to {total:,} bytes in all")
             yield archive
     except _ZIP_ERRORS as error:
         raise CorruptDataError(
