@@ -19,6 +19,7 @@ MAX_COPIED, MAX_COPIED_RATIO = 64 << 20, 64
 the pickle. Each value counts as 64, texts by their length."""
 MAX_REPEATED = 1 << 20
 """Numbers of a tensor that are more than its storage has: a stride of zero repeats them."""
+_DIMENSIONS = 64
 _VALUE = 64
 _MOST = 1 << 60  # numbers stay small, however often a tuple is doubled
 
@@ -136,10 +137,16 @@ def check_pickle(file: IO[bytes]) -> None:
             return
         try:
             follower.follow(code.name, argument)
-        except (IndexError, KeyError, TypeError, AttributeError) as error:
+        except (IndexError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError("its pickle is damaged, or of another kind") from error
         if follower.copied > MAX_COPIED + MAX_COPIED_RATIO * (place or 0):
             raise ValueError(f"its pickle would make {follower.copied:,} bytes of {place or 0:,}")
+
+
+def _numbers(shape: _Held) -> int:
+    if len(shape.items) > _DIMENSIONS:
+        raise ValueError(f"it has a shape of {len(shape.items):,} dimensions")
+    return math.prod(map(int, shape.items))
 
 
 def _check_call(name: Any, given: Any) -> None:
@@ -150,11 +157,11 @@ def _check_call(name: Any, given: Any) -> None:
     if name == _FROM_TYPE:
         _check_call(values[0], values[2])
     elif short in _TENSORS:
-        stored, count = int(values[0].items[4]), math.prod(map(int, values[2].items))
+        stored, count = int(values[0].items[4]), _numbers(values[2])
         if count > max(stored, MAX_REPEATED):
             raise ValueError(f"it has a tensor of {count:,} numbers, of which {stored:,} are there")
-    elif short == "_reconstruct" and math.prod(values[1].items):
-        raise ValueError(f"it names an array of {math.prod(values[1].items):,} numbers that are not there")
+    elif short == "_reconstruct" and (count := _numbers(values[1])):
+        raise ValueError(f"it names an array of {count:,} numbers that are not there")
     elif short in ("OrderedDict", "Counter", "set", "Size") and not all(
         isinstance(value, _Held) and value.kind == {"Counter": "dict", "set": "list", "Size": "tuple"}.get(short)
         for value in values
