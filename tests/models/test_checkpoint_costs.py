@@ -43,10 +43,12 @@ def tensor(stored: int, shape: int, stride: int = 1) -> bytes:
     return named("torch._utils", "_rebuild_tensor_v2") + b"(" + storage + b"K\0" + sizes + b"tR"
 
 
-def archive(value: bytes, data: bytes = bytes(16), method: int = zipfile.ZIP_STORED) -> bytes:
+def archive(
+    value: bytes, data: bytes = bytes(16), method: int = zipfile.ZIP_STORED, name_of_pickle: str = "data.pkl"
+) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", method) as made:
-        for name, content in (("data.pkl", pickled(value)), ("byteorder", b"little"), ("data/0", data)):
+        for name, content in ((name_of_pickle, pickled(value)), ("byteorder", b"little"), ("data/0", data)):
             made.writestr(f"archive/{name}", content)
         made.writestr("archive/version", "3\n")
     return out.getvalue()
@@ -73,6 +75,13 @@ def calls(module: str, name: str, given: bytes) -> bytes:
 def doubled_tuple(times: int) -> bytes:
     """A tuple of twice a tuple of twice, and so on."""
     return b"K\1" + b"q\1h\1\x86" * times
+
+
+def two_pickles(name: str) -> bytes:
+    out = io.BytesIO(archive(tensor(4, 4)))
+    with zipfile.ZipFile(out, "a") as made:
+        made.writestr(f"archive/{name}", pickled(b"K\1"))
+    return out.getvalue()
 
 
 def overlapping() -> bytes:
@@ -105,6 +114,12 @@ REFUSED: dict[str, tuple[str, Callable[[], bytes], str]] = {
         lambda: archive(named("__builtin__", "bytearray") + number(3 << 30) + b"\x85R"),
         "it makes a bytearray",
     ),
+    "the same, by a name that torch finds": (
+        "c.pt",
+        lambda: archive(named("__builtin__", "bytearray") + number(3 << 30) + b"\x85R", name_of_pickle="DATA.pKl"),
+        "it makes a bytearray",
+    ),
+    "two pickles": ("c.pt", lambda: two_pickles("DATA.PKL"), "two members of one name"),
     "the same, in the old format": (
         "c.pt",
         lambda: old(named("__builtin__", "bytearray") + number(3 << 30) + b"\x85R"),

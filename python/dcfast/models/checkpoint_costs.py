@@ -52,7 +52,7 @@ def _check_zip(path: Path) -> None:
         check_stored(path, archive)
         check_contents(archive)
         for info in archive.infolist():
-            if info.filename.endswith(".pkl"):
+            if ".pkl" in info.orig_filename.lower():  # torch finds names in any case
                 if info.file_size > MAX_PICKLE_BYTES:
                     raise ValueError(f"a pickle of {info.file_size:,} bytes; at most {MAX_PICKLE_BYTES:,} are read")
                 data = archive.read(info)

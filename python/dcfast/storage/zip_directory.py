@@ -89,8 +89,8 @@ def check_stored(path: str | os.PathLike[str], archive: zipfile.ZipFile) -> None
     record = size - _END_SIZE - _LOCATOR_SIZE - _END_64_SIZE
     if locator[:4] == _LOCATOR and int.from_bytes(locator[8:16], "little") != record:
         raise ValueError("it has two directories")
-    names = archive.namelist()
-    if len(set(names)) < len(names):
+    names = {info.orig_filename.lower() for info in archive.infolist()}  # some readers find them in any case
+    if len(names) < len(archive.infolist()):
         raise ValueError("it has two members of one name")
     for info in archive.infolist():
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
