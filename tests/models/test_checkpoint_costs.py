@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import struct
 import zipfile
 from collections.abc import Callable
@@ -84,6 +85,24 @@ def two_pickles(name: str) -> bytes:
     return out.getvalue()
 
 
+def two_directories() -> bytes:
+    """One that ends where it must, and another of the same length where it is said to begin."""
+    shown, hidden = archive(tensor(4, 4)), archive(named("__builtin__", "bytearray") + number(1) + b"\x85R", bytes(999))
+    end, place = shown.index(b"PK\x05\x06"), shown.index(b"PK\x01\x02")
+    directory = bytearray(shown[place:end])
+    other = hidden[hidden.index(b"PK\x01\x02") : hidden.index(b"PK\x05\x06")]
+    assert len(other) == len(directory)
+    # zipfile adds to the places of members how far the directory is from where it is said to be
+    before = hidden[: hidden.index(b"PK\x01\x02")] + other
+    apart = len(other) + place
+    for found in re.finditer(b"PK\x01\x02", bytes(directory)):
+        (at,) = struct.unpack_from("<L", directory, found.start() + 42)
+        struct.pack_into("<L", directory, found.start() + 42, at + len(before) - apart)
+    last = bytearray(shown[end:])
+    struct.pack_into("<L", last, 16, len(before) - len(other))
+    return before + shown[:place] + bytes(directory) + bytes(last)
+
+
 def overlapping() -> bytes:
     """Two entries of the directory for one member."""
     data = bytearray(archive(tensor(4, 4), bytes(4096)))
@@ -119,6 +138,7 @@ REFUSED: dict[str, tuple[str, Callable[[], bytes], str]] = {
         lambda: archive(named("__builtin__", "bytearray") + number(3 << 30) + b"\x85R", name_of_pickle="DATA.pKl"),
         "it makes a bytearray",
     ),
+    "two directories": ("c.pt", two_directories, "two directories"),
     "two pickles": ("c.pt", lambda: two_pickles("DATA.PKL"), "two members of one name"),
     "the same, in the old format": (
         "c.pt",

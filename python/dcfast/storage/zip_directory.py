@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ __all__ = ["MAX_DIRECTORY_BYTES", "check_contents", "check_stored", "open_zip"]
 
 MAX_DIRECTORY_BYTES = 8 << 20
 """Of the directory: some 100,000 members."""
-_END, _LOCATOR = b"PK\x05\x06", b"PK\x06\x07"
+_END, _LOCATOR, _END_64 = b"PK\x05\x06", b"PK\x06\x07", b"PK\x06\x06"
 _PIECE = 1 << 20
 _IS_DIRECTORY = 0x10  # of DOS: some readers take nothing from such a member
 _END_SIZE, _LOCATOR_SIZE, _END_64_SIZE = 22, 20, 56
@@ -81,13 +82,19 @@ def check_stored(path: str | os.PathLike[str], archive: zipfile.ZipFile) -> None
     """
     size = os.path.getsize(path)
     with open_input(path) as file:
-        file.seek(max(0, size - _END_SIZE - _LOCATOR_SIZE))
+        file.seek(max(0, size - _END_SIZE - _LOCATOR_SIZE - _END_64_SIZE))
         tail = file.read()
-    locator, end = tail[:-_END_SIZE], tail[-_END_SIZE:]
+    locator, end = tail[-_END_SIZE - _LOCATOR_SIZE : -_END_SIZE], tail[-_END_SIZE:]
     if end[:4] != _END or end[-2:] != bytes(2):
         raise ValueError("its directory does not end the file")
-    record = size - _END_SIZE - _LOCATOR_SIZE - _END_64_SIZE
-    if locator[:4] == _LOCATOR and int.from_bytes(locator[8:16], "little") != record:
+    if locator[:4] == _LOCATOR:
+        begin = size - _END_SIZE - _LOCATOR_SIZE - _END_64_SIZE
+        length, at = struct.unpack("<40xQQ", tail[:_END_64_SIZE].ljust(_END_64_SIZE))
+        single = int.from_bytes(locator[8:16], "little") == begin and tail[:4] == _END_64
+    else:
+        begin, single = size - _END_SIZE, True
+        length, at = struct.unpack("<12xLL2x", end)
+    if not single or at + length != begin:  # zipfile takes the one that ends here, others the one that begins there
         raise ValueError("it has two directories")
     names = {info.orig_filename.lower() for info in archive.infolist()}  # some readers find them in any case
     if len(names) < len(archive.infolist()):
