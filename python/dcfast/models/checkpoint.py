@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["load_weights", "read_checkpoint"]
+__all__ = ["check_checkpoint", "load_weights", "read_checkpoint"]
 
 _SHOWN = 4  # parameters an error message names
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
@@ -48,6 +48,18 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         CorruptDataError: it is cut off, damaged, no checkpoint, or would take more than its bytes.
     """
     source = Path(path)
+    size = check_checkpoint(source)
+    content = _loaded(source, size)
+    if not isinstance(content, dict):
+        raise CorruptDataError(
+            f"checkpoint {source} holds a {type(content).__name__}; expected a dict with 'state_dict'",
+            path=str(source),
+        )
+    return content
+
+
+def check_checkpoint(source: Path) -> int:
+    """Its bytes. Raises what ``read_checkpoint`` does of a file before torch or safetensors read it."""
     try:
         size = check_input(source).st_size
     except FileNotFoundError:
@@ -70,13 +82,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"checkpoint {source} ({size:,} bytes) cannot be read: {error}; it is cut off, damaged or no checkpoint",
             path=str(source),
         ) from error
-    content = _loaded(source, size)
-    if not isinstance(content, dict):
-        raise CorruptDataError(
-            f"checkpoint {source} holds a {type(content).__name__}; expected a dict with 'state_dict'",
-            path=str(source),
-        )
-    return content
+    return size
 
 
 def _loaded(source: Path, size: int) -> Any:

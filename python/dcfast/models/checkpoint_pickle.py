@@ -152,7 +152,8 @@ def _numbers(shape: _Held) -> int:
 def _check_call(name: Any, given: Any) -> None:
     """ValueError for a call that no checkpoint has, or of what would make more than there is."""
     if type(name) is not _Name or name not in _CALLED:
-        raise ValueError(f"it calls {str(name)[:80] if type(name) is _Name else 'what it has made'}")
+        called = str(name)[:80] if type(name) is _Name else "what it has made"
+        raise ValueError(f"it calls {called}, which dcfast never loads")
     values, short = given.items, name.rpartition(".")[2]
     if name == _FROM_TYPE:
         _check_call(values[0], values[2])

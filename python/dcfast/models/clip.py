@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 from dcfast.errors import DcfastError, MissingDependencyError, first_line
 from dcfast.models.captions import read_as_far_as_the_model
 from dcfast.models.checkpoint import load_weights, read_checkpoint
+from dcfast.models.folder import check_config, check_weights, no_code_of_strangers
 from dcfast.process.libraries import require_library
 from dcfast.storage.hashing import sha256_file
-from dcfast.storage.json_files import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -91,9 +91,6 @@ def model_names() -> list[str]:
     return list(_open_clip().list_models())
 
 
-MOST_CONFIG_BYTES = 1 << 20
-
-
 def _checked_name(name: str) -> str:
     """The name as open_clip writes it; ValueError suggests the nearest."""
     if not isinstance(name, str):
@@ -101,7 +98,7 @@ def _checked_name(name: str) -> str:
     if name.startswith(_SCHEMAS):
         config = Path(name.removeprefix("local-dir:"), "open_clip_config.json")
         if not name.startswith("hf-hub:") and os.path.lexists(config):
-            read_json(config, "model configuration", most=MOST_CONFIG_BYTES)  # open_clip reads what it can be
+            check_config(config)
         return name
     known = model_names()
     name = name.replace("/", "-")
@@ -233,12 +230,13 @@ def load_tokenizer(name: str) -> Callable[[list[str]], Tensor]:
     merges = (config.get("tokenizer_kwargs") or {}).get("bpe_merges")
     tokenizer: Callable[[list[str]], Tensor]
     if merges is None:
-        with _library_errors(
+        problem = _library_errors(
             f"the tokenizer of {name}",
             "is not on this machine, and cannot be fetched",
             f"fetch it once where there is a network ({_CACHE} holds it), or name local-dir:DIR, a folder with "
             "open_clip_config.json, the weights and the tokenizer",
-        ):
+        )
+        with problem, no_code_of_strangers():
             tokenizer = open_clip.get_tokenizer(name)
         return read_as_far_as_the_model(tokenizer)  # type: ignore[no-any-return]
     from open_clip.tokenizer import SimpleTokenizer, default_bpe
@@ -270,6 +268,8 @@ def create_model(name: str, *, seed: int, device: str = "cpu", precision: str = 
     import torch
 
     name = _checked_name(name)
+    if name.startswith("local-dir:"):
+        check_weights(Path(name.removeprefix("local-dir:")))
     with torch.random.fork_rng(devices=[]), _quiet():
         torch.manual_seed(seed)
         with _library_errors(f"model {name}", "cannot be made", "check its name, its folder, or the network"):
