@@ -110,6 +110,13 @@ OVER = {
     "tiff, 66,000 strips": (tiff((273, 4, 66_000, 1000), (279, 4, 66_000, 1000), data=bytes(264_000)), "broken"),
     "tiff, 66,000 rationals": (tiff((282, 5, 66_000, 1000), data=bytes(528_000)), "broken"),
     "tiff, tiles of 30,000 x 30,000": (tiff((322, 4, 1, 30_000), (323, 4, 1, 30_000)), "too_large"),
+    "tiff, a tag of more bytes than there are": (tiff((34675, 7, 6000, 1000)), "broken"),
+    "tiff, the same, and a directory that is cut": (
+        (lambda data: b"II*\0" + struct.pack("<I", len(data)) + data[8:] + b"\xff\0" + data[10:142])(
+            tiff((34675, 7, 9000, 1000))
+        ),
+        "broken",
+    ),
     "tiff, tiles of 1 x 60,000 for a line": (
         tiff((256, 4, 1, 4096), (257, 4, 1, 1), (322, 4, 1, 1), (323, 4, 1, 60_000)),
         "too_large",
@@ -231,12 +238,18 @@ def test_scans_are_counted_to_the_end_of_the_image() -> None:
 
 def test_what_is_left_out_changes_no_pixel() -> None:
     """And no bytes whatever raise anything but BadImage."""
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    exif.get_ifd(0x8769)[0x829A] = 0.5
+    with_exif = encoded(scene(), "TIFF", exif=exif)
+    assert b"\xff\xff\x04" in pixel_parts(with_exif)
     alpha = encoded(scene().quantize(20), "PNG", transparency=bytes(range(20)))
     for data in (
         JPEG,
         PROGRESSIVE,
         encoded(scene().convert("CMYK"), "JPEG"),
         alpha,
+        with_exif,
         segments(9, b"Exif\0\0" + bytes(99)),
     ):
         lean = pixel_parts(data)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+from contextlib import suppress
 from typing import Literal
 
 from dcfast._core import images as core_images
@@ -64,6 +65,10 @@ _UNUSED = frozenset((*range(0xE1, 0xEE), 0xEF, 0xFE))
 _BYTES_TYPES = (1, 2, 7)
 _VALUES = {1: "B", 6: "B", 3: "H", 8: "H", 16: "Q", 17: "Q", 18: "Q"}
 """Types of TIFF; others are taken for 32 bits."""
+_SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+"""Bytes of a value of a type; of others one."""
+_DIRECTORIES = (34665, 34853, 40965)
+"""Tags that lead to more directories: EXIF, GPS, interoperability."""
 _WIDTH, _LENGTH, _COMPRESSION, _TILE_WIDTH, _TILE_LENGTH = 256, 257, 259, 322, 323  # tags of TIFF
 _JPEGS_IN_TIFF = frozenset((6, 7))
 
@@ -104,7 +109,7 @@ def pixel_parts(data: bytes) -> bytes:
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         return _png_parts(data)
     if data[:2] in (b"II", b"MM"):
-        _check_tiff(data)
+        return _tiff_parts(data)
     elif data[:2] == b"BM":
         _check_bitmap(data, 14)
     elif data[:4] == b"\0\0\1\0":  # an icon: bitmaps, or PNGs
@@ -168,33 +173,38 @@ def _check_bitmap(data: bytes, at: int) -> None:
         raise BadImage("too_large", f"more than {MAX_RUN_PIXELS:,} pixels in runs")
 
 
-def _check_tiff(data: bytes) -> None:
-    """BadImage where a tag of the first directory has more values than are read, or tiles or scans cost too much."""
+def _tiff_parts(data: bytes) -> bytes:
+    """Without the directories of EXIF, GPS and the like; BadImage where the tags of the first directory have more
+    values or bytes than are read, or tiles or scans cost too much."""
     order = "<" if data[:2] == b"II" else ">"
     big = data[2:3] == b"+"
     if data[:4] == b"MM\0+":  # libtiff's kind, which Pillow takes for another, with another directory
         raise BadImage("unsupported", "a BigTIFF with the high bytes first")
-    try:
+    # of a tag that stands twice, decoders do not agree which counts
+    told: dict[int, list[int]] = {tag: [] for tag in (_WIDTH, _LENGTH, _COMPRESSION, _TILE_WIDTH, _TILE_LENGTH)}
+    lean, total = bytearray(data), 0
+    with suppress(struct.error, IndexError, OverflowError):  # cut off: what Pillow has read by then, it takes
         (at,) = struct.unpack_from(order + ("Q" if big else "L"), data, 8 if big else 4)
         (entries,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
         at += 8 if big else 2
         _count(entries)
-        told: dict[int, list[int]] = {
-            tag: [] for tag in (_WIDTH, _LENGTH, _COMPRESSION, _TILE_WIDTH, _TILE_LENGTH)
-        }  # of a tag that stands twice, decoders do not agree which counts
         for place in range(at, at + entries * (20 if big else 12), 20 if big else 12):
             tag, kind, count = struct.unpack_from(order + ("HHQ" if big else "HHL"), data, place)
+            total += count * _SIZES.get(kind, 1)
             if kind not in _BYTES_TYPES:
                 _count(count)
+            if tag in _DIRECTORIES:
+                lean[place : place + 2] = b"\xff\xff"  # a tag that means nothing
             if tag in told:
                 told[tag] += struct.unpack_from(order + _VALUES.get(kind, "L"), data, place + (12 if big else 8))
-    except (struct.error, IndexError, OverflowError):
-        return  # cut off, as Pillow will find
+    if total > len(data):  # older releases of Pillow keep all of it
+        raise BadImage("broken", "tags of more bytes than the file has")
     width, length, wide, tall = (max(told[tag], default=0) for tag in (_WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH))
     if wide and tall and (-(-width // wide) or 1) * wide * (-(-length // tall) or 1) * tall > MAX_PIXELS:
         raise BadImage("too_large", f"tiles of more than {MAX_PIXELS:,} pixels")  # each is decoded whole
     if not _JPEGS_IN_TIFF.isdisjoint(told[_COMPRESSION]) and _PROGRESSIVE.search(data):
         raise BadImage("unsupported", "progressive JPEG in TIFF")
+    return bytes(lean)
 
 
 def too_many_scans(data: bytes, pixels: int) -> bool:
