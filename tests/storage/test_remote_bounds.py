@@ -130,6 +130,15 @@ def test_headers_that_drip_end_at_the_deadline() -> None:
             shard.read(0, 1 << 16)
 
 
+def test_headers_without_end() -> None:
+    with serve(flood(b"HTTP/1.1 206 Partial Content\r\n", b"X: y\r\n" * 10_000)) as (url, sent):
+        shard = RemoteShard(url, RemoteOptions(retries=0, backoff_s=0.001, timeout_s=10))
+        shard.open()
+        with pytest.raises(OSError, match="Too many headers"):
+            shard.read(0, 1 << 16)
+        assert sent.count < 32 << 20
+
+
 @pytest.mark.parametrize("head", [b"Transfer-Encoding: chunked", b"Content-Length: %d" % GIGABYTES])
 def test_a_listing_without_end(head: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "MOST_LISTING_BYTES", 1 << 20)
