@@ -218,7 +218,10 @@ def test_a_rank_that_is_killed_is_named(
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_two_ranks_that_are_launched_give_the_summary(source: TrainSource, tmp_path: Path) -> None:
+def test_two_ranks_that_are_launched_give_the_summary(
+    source: TrainSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "none0")  # a cluster's; ranks of one machine stay on loopback
     launched = launch(small(tmp_path, source, overrides={"samples_seen": 16, "checkpoints": 1}), processes=2)
     assert launched == json.loads((tmp_path / "train" / "summary.json").read_text())
     assert launched["world_size"] == 2
