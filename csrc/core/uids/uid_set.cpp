@@ -195,7 +195,7 @@ std::size_t parse_uids_fixed(std::span<const char> text, std::size_t width, std:
   parallel_for(num_blocks(n, kTextBlock), threads, [&](std::size_t block) {
     std::size_t good = 0;
     for (std::size_t i = block * kTextBlock, end = std::min(n, i + kTextBlock); i < end; ++i) {
-      std::string_view one = text.substr(i * width, width);
+      std::string_view one(text.data() + i * width, width);
       while (!one.empty() && one.back() == '\0') one.remove_suffix(1);
       const bool is_uid = parse_uid(one, out[i]);
       valid[i] = is_uid;
