@@ -101,7 +101,7 @@ def test_blur_of_tiny_pictures(shape: tuple[int, int, int]) -> None:
 
 def test_pixels_of_any_layout() -> None:
     pixels = np.random.default_rng(3).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    box = np.array([FACE])
+    box = np.array([[0.25, 0.25, 0.75, 0.5]])
     expected = blur_boxes(pixels, box)
     assert np.array_equal(blur_boxes(np.asfortranarray(pixels), box), expected)
     assert np.array_equal(blur_boxes(pixels[:, ::-1][:, ::-1], box.astype(np.float32)), expected)
