@@ -6,6 +6,7 @@
 #include "core/images/image.hpp"
 #include "core/images/image_header.hpp"
 #include "core/images/perceptual_hash.hpp"
+#include "core/images/webp_encode.hpp"
 
 namespace dcfast::bindings {
 namespace {
@@ -111,6 +112,12 @@ Array<std::uint8_t> blurred_boxes(const Array<std::uint8_t>& pixels, std::size_t
   return own(enter_core([&](const Poll& poll) { return blur_boxes(view, height, width, channels, made, poll); }));
 }
 
+py::bytes webp_of(const Array<std::uint8_t>& pixels, std::size_t height, std::size_t width, std::size_t channels, int quality) {
+  const auto view = borrow(pixels, "pixels");
+  const auto made = enter_core([&](const Poll&) { return encode_webp(view, height, width, channels, quality); });
+  return {reinterpret_cast<const char*>(made.data()), made.size()};
+}
+
 /// (width, height) by the header; 0 where it does not say.
 std::tuple<std::uint32_t, std::uint32_t> image_size(const py::bytes& data) {
   const ImageSize size = read_image_size(view_of(data));
@@ -147,6 +154,8 @@ void bind_images(py::module_& m) {
   m.attr("max_blur_side") = kMaxBlurSide;
   m.def("blur_boxes", &blurred_boxes, py::arg("pixels"), py::arg("height"), py::arg("width"), py::arg("channels"), py::arg("boxes"),
         "Bytes of an image with boxes blurred, none where no box reaches over a pixel.");
+  m.def("encode_webp", &webp_of, py::arg("pixels"), py::arg("height"), py::arg("width"), py::arg("channels"), py::arg("quality"),
+        "A lossy WebP of RGB or RGBA pixels.");
   m.def("image_size", &image_size, py::arg("data"), "(width, height) by the image's header, 0 where unknown.");
 }
 

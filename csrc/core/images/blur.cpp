@@ -1,6 +1,7 @@
 #include "core/images/blur.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <string>
 
@@ -12,9 +13,9 @@
 namespace dcfast {
 namespace {
 
-constexpr std::size_t kBandRows = 256;   // of the blurred image as it is sampled
-constexpr double kSamplesASigma = 16;    // at least, along each axis
-constexpr float kRounding = 1e-3F;       // of 255 levels: the noise of the sums, so that even areas stay what they are
+constexpr std::size_t kBandRows = 256;  // of the blurred image as it is sampled
+constexpr double kSamplesASigma = 4;    // at least, along each axis
+constexpr float kRounding = 1e-3F;      // of 255 levels: the noise of the sums, so that even areas stay what they are
 
 using WeightedSum = void (*)(const float*, const float*, std::size_t, float*) noexcept;
 
@@ -145,15 +146,17 @@ struct Taps {
   Range places;  // that any sample takes
 };
 
-/// Samples at begin, begin + step, ... (beyond the ends: mirrored).
-Taps make_taps(const std::vector<double>& kernel, std::size_t size, std::size_t begin, std::size_t step, std::size_t count) {
+/// Samples of a range at every place, or from one before it to two behind at every step (beyond the ends: mirrored).
+Taps make_taps(const std::vector<double>& kernel, std::size_t size, Range wanted, std::size_t step) {
+  const std::size_t count = (wanted.end - wanted.begin - 1) / step + (step > 1 ? 4 : 1);
+  const auto first = static_cast<std::ptrdiff_t>(wanted.begin) - static_cast<std::ptrdiff_t>(step > 1 ? step : 0);
   Taps taps;
   taps.weights.assign(kernel.begin(), kernel.end());
   taps.places = {size, 0};
   const auto reach = static_cast<std::ptrdiff_t>(kernel.size() / 2);
   std::vector<double> folded;
   for (std::size_t i = 0; i < count; ++i) {
-    const auto centre = static_cast<std::ptrdiff_t>(mirrored(static_cast<std::ptrdiff_t>(begin + i * step), size));
+    const auto centre = static_cast<std::ptrdiff_t>(mirrored(first + static_cast<std::ptrdiff_t>(i * step), size));
     const Range range = widened({static_cast<std::size_t>(centre), static_cast<std::size_t>(centre) + 1},
                                 static_cast<std::size_t>(reach), size);
     Taps::Sample sample{range.begin, range.end - range.begin, 0};
@@ -204,6 +207,7 @@ class Blur {
     reach_ = static_cast<std::size_t>(std::ceil(4 * sigma));
     step_ = std::max<std::size_t>(1, static_cast<std::size_t>(sigma / kSamplesASigma));
     kernel_ = gaussian(sigma, reach_);
+    for (std::size_t i = 0; i < step_; ++i) between_.push_back(cubic(static_cast<float>(i) / static_cast<float>(step_)));
   }
 
   std::vector<std::uint8_t> run(const Poll& poll) {
@@ -228,11 +232,16 @@ class Blur {
   }
 
  private:
-  std::size_t samples(Range range) const { return (range.end - range.begin - 1) / step_ + (step_ > 1 ? 2 : 1); }
+  using Four = std::array<float, 4>;
+
+  /// Weights of the samples at -1, 0, 1 and 2 for what lies at t of 0 to 1: the cubic through them.
+  static Four cubic(float t) {
+    return {t * (1 - t) * (t - 2) / 6, (t + 1) * (t - 1) * (t - 2) / 2, (t + 1) * t * (2 - t) / 2, (t + 1) * t * (t - 1) / 6};
+  }
 
   void blend(Range rows, Range columns, std::vector<std::uint8_t>& out) {
-    const Taps down = make_taps(kernel_, height_, rows.begin, step_, samples(rows));
-    const Taps across = make_taps(kernel_, width_, columns.begin, step_, samples(columns));
+    const Taps down = make_taps(kernel_, height_, rows, step_);
+    const Taps across = make_taps(kernel_, width_, columns, step_);
     blurred(mask_.pixels.data(), 1, down, across, weight_);
     for (std::size_t c = 0; c < channels_; ++c) {
       blurred(pixels_.data() + c, channels_, down, across, level_);
@@ -262,17 +271,20 @@ class Blur {
   }
 
   /// A row of every column, interpolated between the samples; `y` counts from the first.
-  const float* full_row(const std::vector<float>& made, std::size_t y, std::size_t width, Range columns, std::vector<float>& row) const {
+  const float* full_row(const std::vector<float>& made, std::size_t y, std::size_t width, Range columns, std::vector<float>& row) {
     const float* const above = made.data() + y / step_ * width;
     if (step_ == 1) return above;
+    const Four& down = between_[y % step_];
+    sampled_.resize(width);
+    for (std::size_t i = 0; i < width; ++i) {
+      sampled_[i] = down[0] * above[i] + down[1] * above[width + i] + down[2] * above[2 * width + i] + down[3] * above[3 * width + i];
+    }
     row.resize(columns.end - columns.begin);
-    const auto part = [&](std::size_t place) { return static_cast<float>(place % step_) / static_cast<float>(step_); };
-    const float low = part(y);
-    const auto between = [&](std::size_t i) { return above[i] + (above[width + i] - above[i]) * low; };
-    for (std::size_t x = 0; x < row.size(); ++x) {
-      const std::size_t i = x / step_;
-      const float left = between(i);
-      row[x] = left + (between(i + 1) - left) * part(x);
+    for (std::size_t x = 0, i = 0; x < row.size(); ++i) {
+      for (std::size_t part = 0; part < step_ && x < row.size(); ++part, ++x) {
+        const Four& across = between_[part];
+        row[x] = across[0] * sampled_[i] + across[1] * sampled_[i + 1] + across[2] * sampled_[i + 2] + across[3] * sampled_[i + 3];
+      }
     }
     return row.data();
   }
@@ -286,7 +298,8 @@ class Blur {
   std::size_t reach_ = 0;
   std::size_t step_ = 1;
   std::vector<double> kernel_;
-  std::vector<float> turned_, weight_, level_, weight_row_, level_row_;
+  std::vector<Four> between_;
+  std::vector<float> turned_, weight_, level_, weight_row_, level_row_, sampled_;
 };
 
 void check(std::span<const std::uint8_t> pixels, std::size_t height, std::size_t width, std::size_t channels,

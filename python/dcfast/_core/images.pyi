@@ -13,6 +13,7 @@ import numpy.typing
 __all__: list[str] = [
     "blur_boxes",
     "decode_grey",
+    "encode_webp",
     "format_names",
     "image_signatures",
     "image_signatures_of",
@@ -40,6 +41,17 @@ def blur_boxes(
 def decode_grey(image: bytes, full: bool) -> tuple[int, numpy.typing.NDArray[numpy.uint8]]:
     """
     (status, grey levels).
+    """
+
+def encode_webp(
+    pixels: numpy.typing.NDArray[numpy.uint8],
+    height: typing.SupportsIndex,
+    width: typing.SupportsIndex,
+    channels: typing.SupportsIndex,
+    quality: typing.SupportsIndex,
+) -> bytes:
+    """
+    A lossy WebP of RGB or RGBA pixels.
     """
 
 def format_names() -> list[str]:
