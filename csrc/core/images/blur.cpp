@@ -174,23 +174,25 @@ Taps make_taps(const std::vector<double>& kernel, std::size_t size, Range wanted
   return taps;
 }
 
-/// out[x * samples + i] = sample i of column x: blurred down and turned. `at(y, x)` is a pixel.
-template <typename At>
-void blur_columns(const At& at, std::size_t width, const Taps& taps, WeightedSum sum, std::vector<float>& out) {
+/// out[x * samples + i] = sample i of column x: blurred down and turned. `first` is the pixel at column 0 of the first row
+/// that is taken; the next pixel of its row and of its column lie `right` and `down` further.
+template <typename Pixel>
+void blur_columns(const Pixel* first, std::size_t right, std::size_t down, std::size_t width, const Taps& taps,
+                  WeightedSum sum, std::vector<float>& out) {
   const std::size_t height = taps.samples.size();
   out.resize(width * height);
   std::vector<float> part((taps.places.end - taps.places.begin) * kBlurColumns);
   float sums[kBlurColumns];
   for (std::size_t begin = 0; begin < width; begin += kBlurColumns) {
     const std::size_t columns = std::min(kBlurColumns, width - begin);
-    float* row = part.data();
-    for (std::size_t y = taps.places.begin; y < taps.places.end; ++y, row += kBlurColumns) {
-      for (std::size_t j = 0; j < columns; ++j) row[j] = at(y, begin + j);
+    const Pixel* pixel = first + begin * right;
+    for (float* row = part.data(); row != part.data() + part.size(); row += kBlurColumns, pixel += down) {
+      for (std::size_t j = 0; j < columns; ++j) row[j] = static_cast<float>(pixel[j * right]);
     }
     for (std::size_t i = 0; i < height; ++i) {
       const Taps::Sample& sample = taps.samples[i];
-      const float* const first = part.data() + (sample.first - taps.places.begin) * kBlurColumns;
-      sum(first, taps.weights.data() + sample.weights, sample.count, sums);
+      const float* const rows = part.data() + (sample.first - taps.places.begin) * kBlurColumns;
+      sum(rows, taps.weights.data() + sample.weights, sample.count, sums);
       for (std::size_t j = 0; j < columns; ++j) out[(begin + j) * height + i] = sums[j];
     }
   }
@@ -242,17 +244,20 @@ class Blur {
   void blend(Range rows, Range columns, std::vector<std::uint8_t>& out) {
     const Taps down = make_taps(kernel_, height_, rows, step_);
     const Taps across = make_taps(kernel_, width_, columns, step_);
-    blurred(mask_.pixels.data(), 1, down, across, weight_);
-    for (std::size_t c = 0; c < channels_; ++c) {
-      blurred(pixels_.data() + c, channels_, down, across, level_);
-      for (std::size_t y = rows.begin; y < rows.end; ++y) {
-        const float* const weight = full_row(weight_, y - rows.begin, across.samples.size(), columns, weight_row_);
-        const float* const level = full_row(level_, y - rows.begin, across.samples.size(), columns, level_row_);
-        const std::size_t first = (y * width_ + columns.begin) * channels_ + c;
-        for (std::size_t x = 0; x < columns.end - columns.begin; ++x) {
-          const auto old = static_cast<float>(pixels_[first + x * channels_]);
+    blurred(mask_.pixels.data(), 1, down, across, weights_);
+    levels_.resize(channels_);
+    for (std::size_t c = 0; c < channels_; ++c) blurred(pixels_.data() + c, channels_, down, across, levels_[c]);
+    const std::size_t width = columns.end - columns.begin;
+    const std::size_t right = channels_;
+    for (std::size_t y = rows.begin; y < rows.end; ++y) {
+      const float* const weight = full_row(weights_, y - rows.begin, across.samples.size(), width, weight_row_);
+      for (std::size_t c = 0; c < right; ++c) {
+        const float* const level = full_row(levels_[c], y - rows.begin, across.samples.size(), width, level_row_);
+        std::uint8_t* pixel = out.data() + (y * width_ + columns.begin) * right + c;  // still as it was
+        for (std::size_t x = 0; x < width; ++x, pixel += right) {
+          const auto old = static_cast<float>(*pixel);
           const float made = old + (level[x] - old) * weight[x] + kRounding;
-          out[first + x * channels_] = static_cast<std::uint8_t>(std::clamp(made, 0.0F, 255.0F));
+          *pixel = static_cast<std::uint8_t>(static_cast<int>(std::min(std::max(made, 0.0F), 255.0F)));
         }
       }
     }
@@ -260,30 +265,26 @@ class Blur {
 
   /// Samples of a blurred channel, rows one after another.
   void blurred(const std::uint8_t* channel, std::size_t stride, const Taps& down, const Taps& across, std::vector<float>& made) {
-    const std::size_t begin = across.places.begin;
-    const auto pixel = [&](std::size_t y, std::size_t x) {
-      return static_cast<float>(channel[(y * width_ + begin + x) * stride]);
-    };
-    blur_columns(pixel, across.places.end - begin, down, sum_, turned_);
+    const std::uint8_t* const first = channel + (down.places.begin * width_ + across.places.begin) * stride;
+    blur_columns(first, stride, stride * width_, across.places.end - across.places.begin, down, sum_, turned_);
     const std::size_t height = down.samples.size();
-    const auto turned = [&](std::size_t x, std::size_t i) { return turned_[(x - begin) * height + i]; };
-    blur_columns(turned, height, across, sum_, made);
+    blur_columns(turned_.data(), 1, height, height, across, sum_, made);
   }
 
-  /// A row of every column, interpolated between the samples; `y` counts from the first.
-  const float* full_row(const std::vector<float>& made, std::size_t y, std::size_t width, Range columns, std::vector<float>& row) {
-    const float* const above = made.data() + y / step_ * width;
+  /// A row of every column, interpolated between samples, `count` a row; `y` and columns count from the first.
+  const float* full_row(const std::vector<float>& made, std::size_t y, std::size_t count, std::size_t width, std::vector<float>& row) {
+    const float* const above = made.data() + y / step_ * count;
     if (step_ == 1) return above;
-    const Four& down = between_[y % step_];
-    sampled_.resize(width);
-    for (std::size_t i = 0; i < width; ++i) {
-      sampled_[i] = down[0] * above[i] + down[1] * above[width + i] + down[2] * above[2 * width + i] + down[3] * above[3 * width + i];
+    const Four down = between_[y % step_];
+    sampled_.resize(count);
+    for (std::size_t i = 0; i < count; ++i) {
+      sampled_[i] = down[0] * above[i] + down[1] * above[count + i] + down[2] * above[2 * count + i] + down[3] * above[3 * count + i];
     }
-    row.resize(columns.end - columns.begin);
-    for (std::size_t x = 0, i = 0; x < row.size(); ++i) {
-      for (std::size_t part = 0; part < step_ && x < row.size(); ++part, ++x) {
-        const Four& across = between_[part];
-        row[x] = across[0] * sampled_[i] + across[1] * sampled_[i + 1] + across[2] * sampled_[i + 2] + across[3] * sampled_[i + 3];
+    row.resize(width + step_);
+    float* place = row.data();
+    for (const float* near = sampled_.data(); near + 3 < sampled_.data() + count; ++near) {
+      for (const Four& across : between_) {
+        *place++ = across[0] * near[0] + across[1] * near[1] + across[2] * near[2] + across[3] * near[3];
       }
     }
     return row.data();
@@ -299,7 +300,8 @@ class Blur {
   std::size_t step_ = 1;
   std::vector<double> kernel_;
   std::vector<Four> between_;
-  std::vector<float> turned_, weight_, level_, weight_row_, level_row_, sampled_;
+  std::vector<float> turned_, weights_, weight_row_, level_row_, sampled_;
+  std::vector<std::vector<float>> levels_;
 };
 
 void check(std::span<const std::uint8_t> pixels, std::size_t height, std::size_t width, std::size_t channels,
