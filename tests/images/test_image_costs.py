@@ -243,7 +243,7 @@ def test_thin_images_are_measured_before_they_are_scaled(size: tuple[int, int], 
 
 def test_a_blur_is_measured_before_it_is_made() -> None:
     everywhere = np.array([[0.0, 0.0, 1.0, 1.0]])
-    with pytest.raises(ValueError, match="65535 x 10 pixels .* expected sides of 1 to 16383"):
+    with pytest.raises(ValueError, match=r"65535 x 10 pixels .* expected sides of 1 to 16383"):
         blur_boxes(np.zeros((10, 65_535, 3), np.uint8), everywhere)
     with pytest.raises(ValueError, match="cannot be decoded: a side of more than 16,383 pixels, as WebP holds"):
         blur_image(png(10, 65_535), everywhere)

@@ -263,7 +263,11 @@ UIDS = [
     (json.dumps({"a": [1, {"uid": "no"}], "uid": UID, "z": None}), UID, 0),
     (json.dumps({"uid": UID.upper()}), UID, 0),
     ('{"\\u0075id": "' + "\\u0030\\u0030" + UID[2:] + '"}', UID, 0),
-    ('{"uid": "' + UID + '", "x": 1, "uid": "00000000000000000000000000000000"}', UID, 0),  # the first, as simdjson has it
+    (
+        '{"uid": "' + UID + '", "x": 1, "uid": "00000000000000000000000000000000"}',
+        UID,
+        0,
+    ),  # the first, as simdjson has it
     ('{"uid": null, "uid": "' + UID + '"}', None, SampleFlag.NO_UID),
     (json.dumps({"uid": UID[2:]}), "00" + UID[2:], 0),  # as if zeros stood on the left
     (json.dumps({"uid": "aB"}), "0" * 30 + "ab", 0),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,9 +72,7 @@ class Edited:
 
 
 @contextmanager
-def edited_contents(
-    contents: ShardContents, blur: BlurOptions, spool_path: Path, threads: int = 1
-) -> Iterator[Edited]:
+def edited_contents(contents: ShardContents, blur: BlurOptions, spool_path: Path, threads: int = 1) -> Iterator[Edited]:
     """What a shard holds with its changes made; ``spool_path`` is written, and removed at the end.
 
     Args:
