@@ -43,7 +43,8 @@ def blur_image(data: bytes, boxes: NDArray[np.float64], quality: int = 100) -> b
     blurred = blur_boxes(pixels, boxes)
     if blurred is pixels and len(boxes):
         raise ValueError("its boxes are smaller than a pixel: nothing was blurred")
-    return core_images.encode_webp(np.ascontiguousarray(blurred).reshape(-1), *blurred.shape, quality)
+    height, width, channels = blurred.shape
+    return core_images.encode_webp(np.ascontiguousarray(blurred).reshape(-1), height, width, channels, quality)
 
 
 def blur_boxes(pixels: NDArray[np.uint8], boxes: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -61,6 +62,7 @@ def blur_boxes(pixels: NDArray[np.uint8], boxes: NDArray[np.float64]) -> NDArray
         return pixels
     if corners.ndim != 2 or corners.shape[1] != 4:
         raise ValueError(f"boxes must be of shape (b, 4); got {corners.shape}")
+    height, width, channels = pixels.shape
     flat = np.ascontiguousarray(pixels).reshape(-1)
-    blurred = core_images.blur_boxes(flat, *pixels.shape, corners.reshape(-1))
+    blurred = core_images.blur_boxes(flat, height, width, channels, corners.reshape(-1))
     return blurred.reshape(pixels.shape) if blurred.size else pixels
