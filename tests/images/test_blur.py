@@ -97,7 +97,7 @@ PINNED = [
      "6d846c8387768581787a83797679787b7f7d7f7f7e7e7f7e807f7e838383847f7d7f7f7e807"
      "f7e7e7f7e817e7d897f7e7f7f7e7f7f7e7e7f7e848585857f7e7f7f7f7f7f7e807f7f7c807e", 59169201),
 ]  # fmt: skip
-"""Size, boxes, and of what img2dataset 1.40 (OpenCV 4.6, albumentations 1.3) makes of ``drawn`` 25 pixels and the sum."""
+"""Size, boxes; 25 pixels of what img2dataset 1.40 (OpenCV 4.6, albumentations 1.3) makes of ``drawn``, and the sum."""
 
 
 @pytest.mark.parametrize(("shape", "boxes", "pixels", "total"), PINNED)
