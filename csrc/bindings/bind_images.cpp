@@ -2,9 +2,11 @@
 #include <cstddef>
 
 #include "bindings/boundary.hpp"
+#include "core/images/blur.hpp"
 #include "core/images/image.hpp"
 #include "core/images/image_header.hpp"
 #include "core/images/perceptual_hash.hpp"
+#include "core/images/webp_encode.hpp"
 
 namespace dcfast::bindings {
 namespace {
@@ -96,6 +98,26 @@ std::tuple<int, Array<std::uint8_t>> decode_grey_array(const py::bytes& image, b
   return {static_cast<int>(decoded.status), Array<std::uint8_t>(own(std::move(decoded.grey)).attr("reshape")(height, width))};
 }
 
+/// One after another, as `pixels` are; none where nothing is blurred.
+Array<std::uint8_t> blurred_boxes(const Array<std::uint8_t>& pixels, std::size_t height, std::size_t width, std::size_t channels,
+                                  const Array<double>& boxes) {
+  const auto view = borrow(pixels, "pixels");
+  const auto corners = borrow(boxes, "boxes");
+  if (corners.size() % 4 != 0) throw py::value_error("boxes must hold four numbers each; got " + std::to_string(corners.size()));
+  std::vector<BlurBox> made;
+  made.reserve(corners.size() / 4);
+  for (std::size_t i = 0; i < corners.size(); i += 4) {
+    made.push_back({corners[i], corners[i + 1], corners[i + 2], corners[i + 3]});
+  }
+  return own(enter_core([&](const Poll& poll) { return blur_boxes(view, height, width, channels, made, poll); }));
+}
+
+py::bytes webp_of(const Array<std::uint8_t>& pixels, std::size_t height, std::size_t width, std::size_t channels, int quality) {
+  const auto view = borrow(pixels, "pixels");
+  const auto made = enter_core([&](const Poll&) { return encode_webp(view, height, width, channels, quality); });
+  return {reinterpret_cast<const char*>(made.data()), made.size()};
+}
+
 /// (width, height) by the header; 0 where it does not say.
 std::tuple<std::uint32_t, std::uint32_t> image_size(const py::bytes& data) {
   const ImageSize size = read_image_size(view_of(data));
@@ -129,6 +151,11 @@ void bind_images(py::module_& m) {
         "(status, format, width, height, content hash, phash, flat) of encoded images.");
   m.def("phash_grey", &phash_grey, py::arg("grey"), "(perceptual hash, flat) of grey levels.");
   m.def("decode_grey", &decode_grey_array, py::arg("image"), py::arg("full"), "(status, grey levels).");
+  m.attr("max_blur_side") = kMaxBlurSide;
+  m.def("blur_boxes", &blurred_boxes, py::arg("pixels"), py::arg("height"), py::arg("width"), py::arg("channels"), py::arg("boxes"),
+        "Bytes of an image with boxes blurred, none where no box reaches over a pixel.");
+  m.def("encode_webp", &webp_of, py::arg("pixels"), py::arg("height"), py::arg("width"), py::arg("channels"), py::arg("quality"),
+        "A lossy WebP of RGB or RGBA pixels.");
   m.def("image_size", &image_size, py::arg("data"), "(width, height) by the image's header, 0 where unknown.");
 }
 

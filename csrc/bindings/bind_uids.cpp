@@ -90,12 +90,7 @@ ParsedUids parse_list(const py::typing::List<py::typing::Union<py::str, py::byte
       throw py::type_error("texts must hold str, bytes or None; got " + std::string(Py_TYPE(item)->tp_name) +
                            " at index " + std::to_string(i));
     }
-    bool is_uid = false;
-    if (size == static_cast<py::ssize_t>(kUidTextSize)) {
-      is_uid = parse_uid_32(text, uids.view[i]);
-    } else {
-      uids.view[i] = Uid{};
-    }
+    const bool is_uid = parse_uid({text, static_cast<std::size_t>(size)}, uids.view[i]);
     valid.view[i] = is_uid;
     good += is_uid ? 1 : 0;
   }

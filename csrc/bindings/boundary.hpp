@@ -141,6 +141,8 @@ constexpr auto dtype_name() {
     return const_name("numpy.void");
   } else if constexpr (std::is_same_v<T, bool>) {
     return const_name("numpy.bool_");
+  } else if constexpr (std::is_floating_point_v<T>) {
+    return const_name("numpy.float") + const_name<8 * sizeof(T)>();
   } else {
     static_assert(std::is_integral_v<T>);
     return const_name<std::is_signed_v<T>>("numpy.int", "numpy.uint") + const_name<8 * sizeof(T)>();

@@ -26,6 +26,7 @@ JSONS = [
     '{"u\\u0069d": "' + UID + '", "x": [1, 2.5e3, NaN, -Infinity, {"uid": 1}]}',
     '\ufeff{"uid": null, "lone": "\\ud800", "big": ' + "9" * 40 + "}",
     '{"uid": "x"}',
+    '{"uid": "' + UID[5:] + '", "uid": "7"}',
     "[]",
 ]
 _MORE_JSONS = ["[" * 150, '{"a": 1, "a": 2}', '"\\ud83d\\ude00"', "1e999", "[NaN, true, null]"]

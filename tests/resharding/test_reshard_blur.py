@@ -1,8 +1,7 @@
-"""Boxes in a reshard: the blur itself, its table of boxes, and shards in which it is applied or injected."""
+"""Boxes in a reshard: their table, and shards in which they are blurred or injected."""
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import tarfile
@@ -14,123 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from dcfast import resharding as resharder
 from dcfast.errors import CorruptDataError, PoolError
-from dcfast.images.blur import blur_boxes, blur_image
+from dcfast.images.blur import blur_image
 from dcfast.resharding.boxes import BoxTable, make_box_table
 from dcfast.resharding.edit import BlurOptions
 from dcfast.uids.sets import save_subset
-from PIL import Image
 from pool_builder import picture
 from reshard_reference import make_uid, read_output, subset_of, uid_array, write_pool
 
 FACE = [0.25, 0.25, 0.75, 0.7]
-
-
-# the blur
-
-
-def slow_blur(pixels: np.ndarray, boxes: list[list[float]]) -> np.ndarray:
-    """Pixel by pixel, with a two-dimensional kernel."""
-    height, width, _ = pixels.shape
-    mask = np.zeros((height, width))
-    longest = 0
-    for x0, y0, x1, y1 in boxes:
-        left, top, right, bottom = int(x0 * width), int(y0 * height), int(x1 * width), int(y1 * height)
-        side = max(right - left, bottom - top)
-        longest = max(longest, side)
-        a, b = (min(max(int(v), 0), height - 1) for v in (top - 0.1 * side, bottom + 0.1 * side))
-        c, d = (min(max(int(v), 0), width - 1) for v in (left - 0.1 * side, right + 0.1 * side))
-        mask[a:b, c:d] = 1
-    if longest == 0:
-        return pixels
-    reach = math.ceil(0.1 * longest)
-    sigma = 0.3 * (reach - 1) + 0.8
-    kernel = np.array([math.exp(-0.5 * (i / sigma) ** 2) for i in range(-reach, reach + 1)])
-    kernel = np.outer(kernel, kernel) / kernel.sum() ** 2
-    whole = np.concatenate([pixels / 255, mask[..., None]], axis=2)
-    padded = np.pad(whole, ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
-    blurred = np.array(
-        [
-            [
-                (padded[y : y + 2 * reach + 1, x : x + 2 * reach + 1] * kernel[..., None]).sum((0, 1))
-                for x in range(width)
-            ]
-            for y in range(height)
-        ]
-    )
-    weight = blurred[..., 3:]
-    return (pixels / 255 * (1 - weight) + blurred[..., :3] * weight) * 255
-
-
-@pytest.mark.parametrize(
-    "boxes",
-    [
-        [FACE],
-        [[0, 0, 0.3, 0.2]],
-        [[0.8, 0.5, 1, 1]],
-        [[0, 0, 1, 1]],
-        [FACE, [0.1, 0.8, 0.2, 0.9]],
-        [[0.5, 0.5, 0.5, 0.5]],
-    ],
-)
-def test_blur_equals_the_slow_one(boxes):
-    pixels = np.random.default_rng(1).integers(0, 256, (29, 41, 3), dtype=np.uint8)
-    before = pixels.copy()
-    got = blur_boxes(pixels, np.array(boxes, np.float64))
-    assert np.array_equal(pixels, before)
-    expected = slow_blur(pixels, boxes)
-    assert np.abs(got - expected).max() < 1.01  # cut to whole numbers
-    changed = got != pixels
-    assert changed.any() == (boxes[0][0] != boxes[0][2])
-
-
-@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 50, 3), (50, 1, 4), (2, 2, 3)])
-def test_blur_of_tiny_pictures(shape):
-    pixels = np.full(shape, 100, np.uint8)
-    got = blur_boxes(pixels, np.array([[0.0, 0.0, 1.0, 1.0]]))
-    assert got.shape == shape
-    assert np.abs(got.astype(int) - 100).max() <= 1
-
-
-@pytest.mark.real_data
-def test_blur_of_a_real_picture_is_img2datasets(real_data: Path):
-    folder = real_data / "img2dataset/blur_test_files"
-    original = np.asarray(Image.open(folder / "original.png").convert("RGB"))
-    theirs = np.asarray(Image.open(folder / "blurred.png").convert("RGB")).astype(int)
-    box = np.load(folder / "bbox.npy")
-    assert box.dtype == np.float32  # in whose arithmetic a box ends on whole pixels
-    size = np.array([original.shape[1], original.shape[0]] * 2)
-    whole = np.nextafter(np.round(box.astype(np.float64) * size) / size, 1)
-    ours = blur_boxes(original, whole).astype(int)
-    assert np.abs(ours - theirs).max() <= 1
-    assert (ours != theirs).mean() < 0.002
-    assert (theirs != original).mean() > 0.05
-
-
-def test_blurred_pictures_are_webp_of_the_same_size():
-    for number, fmt, mode in (
-        (1, "JPEG", "RGB"),
-        (2, "PNG", "RGBA"),
-        (3, "WEBP", "RGB"),
-        (4, "JPEG", "L"),
-        (4, "PNG", "LA"),
-        (5, "JPEG", "CMYK"),
-    ):
-        out = io.BytesIO()
-        image = Image.open(io.BytesIO(picture(number))).convert(mode)
-        if mode.endswith("A"):
-            image.putalpha(128)  # an opaque one is not kept by WebP
-        image.save(out, fmt)
-        blurred = Image.open(io.BytesIO(blur_image(out.getvalue(), np.array([FACE]))))
-        assert (blurred.format, blurred.size) == ("WEBP", (96, 80))
-        assert ("A" in blurred.getbands()) == mode.endswith("A")
-    best, worst = (len(blur_image(picture(1), np.array([FACE]), quality)) for quality in (100, 5))
-    assert worst < best
-
-
-@pytest.mark.parametrize("data", [b"", b"no picture", picture(1)[:300], b"%!PS-Adobe-3.0 EPSF-3.0\n"])
-def test_bytes_that_are_no_picture(data):
-    with pytest.raises(ValueError, match="cannot be decoded"):
-        blur_image(data, np.array([FACE]))
 
 
 # the table of boxes

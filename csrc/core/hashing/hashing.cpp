@@ -4,15 +4,14 @@
 #include <xxhash.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <memory>
 #include <mutex>
 #include <numeric>
-#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "core/hashing/hashing_avx2.hpp"
+#include "core/system/cpu.hpp"
 #include "core/system/error.hpp"
 #include "core/system/file.hpp"
 
@@ -28,23 +27,9 @@ constexpr std::uint64_t kGap = std::uint64_t{1} << 14;
 
 Uid to_uid(const XXH128_hash_t& hash) { return {hash.high64, hash.low64}; }
 
-/// Whether this machine has AVX2. DCFAST_ISA=baseline says no: for tests, the hashes are the same.
-bool use_avx2() {
-#ifdef DCFAST_HAVE_AVX2
-  static const bool wide = [] {
-    const char* const asked = std::getenv("DCFAST_ISA");
-    const bool refused = asked != nullptr && std::string_view(asked) == "baseline";
-    return !refused && __builtin_cpu_supports("avx2") != 0;
-  }();
-  return wide;
-#else
-  return false;
-#endif
-}
-
 XXH128_hash_t hash_128(const std::byte* data, std::size_t size) {
 #ifdef DCFAST_HAVE_AVX2
-  if (use_avx2()) {
+  if (have_avx2()) {
     XXH128_hash_t hash;
     avx2::xxh3_128(data, size, hash.high64, hash.low64);
     return hash;
@@ -55,7 +40,7 @@ XXH128_hash_t hash_128(const std::byte* data, std::size_t size) {
 
 void update_128(XXH3_state_t* state, const std::byte* data, std::size_t size) {
 #ifdef DCFAST_HAVE_AVX2
-  if (use_avx2()) return avx2::xxh3_128_update(state, data, size);
+  if (have_avx2()) return avx2::xxh3_128_update(state, data, size);
 #endif
   XXH3_128bits_update(state, data, size);
 }

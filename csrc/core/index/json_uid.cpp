@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/hashing/hashing.hpp"
+#include "core/uids/uid_text.hpp"
 
 namespace dcfast {
 
@@ -34,18 +35,11 @@ int hex_value(char c) { return hex_values[static_cast<unsigned char>(c)]; }
 UidStatus find_uid(const simdjson::dom::element& root, std::string_view name, Uid& out) {
   simdjson::dom::object object;
   if (root.get(object) != simdjson::SUCCESS) return UidStatus::missing;
-  bool there = false;
   simdjson::dom::element value;
-  for (const auto field : object) {
-    if (field.key == name) {
-      value = field.value;
-      there = true;
-    }
-  }
-  if (!there || value.is_null()) return UidStatus::missing;
+  if (object.at_key(name).get(value) != simdjson::SUCCESS || value.is_null()) return UidStatus::missing;
   std::string_view text;
   if (value.get(text) != simdjson::SUCCESS) return UidStatus::malformed;
-  if (name == "uid") return parse_uid_hex(text, out) ? UidStatus::found : UidStatus::malformed;
+  if (name == "uid") return parse_uid(text, out) ? UidStatus::found : UidStatus::malformed;
   if (text.empty()) return UidStatus::missing;
   out = xxh3_128(std::as_bytes(std::span(text)));
   return UidStatus::found;
@@ -148,18 +142,6 @@ void make_standard(std::vector<char>& text, std::size_t end) {
 }
 
 }  // namespace
-
-bool parse_uid_hex(std::string_view text, Uid& out) noexcept {
-  if (text.size() != 32) return false;
-  std::uint64_t halves[2] = {0, 0};
-  for (std::size_t i = 0; i < 32; ++i) {
-    const int value = hex_value(text[i]);
-    if (value < 0) return false;
-    halves[i / 16] = halves[i / 16] << 4 | static_cast<std::uint64_t>(value);
-  }
-  out = {halves[0], halves[1]};
-  return true;
-}
 
 struct UidReader::State {
   std::string field;

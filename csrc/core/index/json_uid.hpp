@@ -15,26 +15,23 @@ namespace dcfast {
 enum class UidStatus {
   found,
   missing,    // valid json, but not an object, or the field is not in it, or null; of an url, empty too
-  malformed,  // "uid" is there and is not a string of 32 hexadecimal digits; "url" is no string
+  malformed,  // "uid" is there and is not a string of 1 to 32 hexadecimal digits; "url" is no string
   bad_json,   // not json
 };
-
-/// 32 hexadecimal digits, either case.
-bool parse_uid_hex(std::string_view text, Uid& out) noexcept;
 
 class UidReader {
  public:
   /// The parser reads (never uses) this many bytes behind the document.
   static constexpr std::size_t padding = 64;
 
-  /// `field`: "uid", 32 hexadecimal digits, or "url", whose XXH3-128 is the uid.
+  /// `field`: "uid", hexadecimal digits (`parse_uid`), or "url", whose XXH3-128 is the uid.
   explicit UidReader(std::string_view field = "uid");
   ~UidReader();
   UidReader(const UidReader&) = delete;
   UidReader& operator=(const UidReader&) = delete;
 
-  /// `json` must have `padding` readable bytes behind it. Of several such fields the last counts, as in
-  /// Python. Memory: a few times the largest document seen.
+  /// `json` must have `padding` readable bytes behind it. Of several such fields the first counts, as DataComp's
+  /// resharder takes it (simdjson; to Python's json it would be the last). Memory: a few times the largest document seen.
   UidStatus read(std::span<const std::byte> json, Uid& out);
 
  private:

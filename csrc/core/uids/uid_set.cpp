@@ -46,12 +46,7 @@ std::size_t parse_offsets(std::span<const char> data, std::span<const Offset> of
                         std::to_string(offsets[i]) + " to " + std::to_string(offsets[i + 1]) + " for text " +
                         std::to_string(i));
       }
-      bool is_uid = false;
-      if (to - from == kUidTextSize) {
-        is_uid = parse_uid_32(data.data() + from, out[i]);
-      } else {
-        out[i] = Uid{};
-      }
+      const bool is_uid = parse_uid({data.data() + from, static_cast<std::size_t>(to - from)}, out[i]);
       valid[i] = is_uid;
       good += is_uid ? 1 : 0;
     }
@@ -200,13 +195,9 @@ std::size_t parse_uids_fixed(std::span<const char> text, std::size_t width, std:
   parallel_for(num_blocks(n, kTextBlock), threads, [&](std::size_t block) {
     std::size_t good = 0;
     for (std::size_t i = block * kTextBlock, end = std::min(n, i + kTextBlock); i < end; ++i) {
-      const char* const at = text.data() + i * width;
-      bool is_uid = false;
-      if (width >= kUidTextSize) {
-        const bool padded = std::all_of(at + kUidTextSize, at + width, [](char c) { return c == '\0'; });
-        is_uid = padded && parse_uid_32(at, out[i]);
-      }
-      if (!is_uid) out[i] = Uid{};
+      std::string_view one(text.data() + i * width, width);
+      while (!one.empty() && one.back() == '\0') one.remove_suffix(1);
+      const bool is_uid = parse_uid(one, out[i]);
       valid[i] = is_uid;
       good += is_uid ? 1 : 0;
     }

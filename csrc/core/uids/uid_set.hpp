@@ -21,8 +21,8 @@ struct UidRecord {
 };
 static_assert(sizeof(UidRecord) == 24);
 
-/// Texts of a fixed width, one after another (NumPy "S<width>": shorter texts end in NUL bytes). Text i is
-/// valid where it is exactly 32 hex digits, either case; otherwise valid[i] is false and out[i] zero.
+/// Texts of a fixed width, one after another (NumPy "S<width>": shorter texts end in NUL bytes). Text i is valid where it
+/// is 1 to 32 hex digits, either case (`parse_uid`); otherwise valid[i] is false and out[i] zero.
 /// Returns how many are valid. Throws invalid_argument where sizes do not agree.
 std::size_t parse_uids_fixed(std::span<const char> text, std::size_t width, std::span<Uid> out, std::span<bool> valid,
                              unsigned threads, const Poll& poll = {});

@@ -1,5 +1,5 @@
-// The text form of one uid: exactly 32 hexadecimal digits, the high half first. Inline, for the inner
-// loops of parsers. Both variants are always compiled where they can be; tests hold them equal.
+// The text form of one uid: 32 hexadecimal digits, the high half first; zeros may be missing on the left. Inline, for the
+// inner loops of parsers. Both variants are always compiled where they can be; tests hold them equal.
 #pragma once
 
 #include <array>
@@ -115,11 +115,16 @@ inline void format_uid_32(const Uid& uid, char* out) noexcept { format_uid_32_sc
 
 #endif
 
-/// A uid from text of any length: false (and zeros) unless it is exactly 32 hex digits of either case.
+/// A uid from text of any length: false (and zeros) unless it is 1 to 32 hex digits of either case. Fewer than 32 are the
+/// last ones, as DataComp's resharder takes them.
 inline bool parse_uid(std::string_view text, Uid& out) noexcept {
   if (text.size() == kUidTextSize) return parse_uid_32(text.data(), out);
   out = Uid{};
-  return false;
+  if (text.empty() || text.size() > kUidTextSize) return false;
+  std::array<char, kUidTextSize> padded;
+  padded.fill('0');
+  std::memcpy(padded.data() + kUidTextSize - text.size(), text.data(), text.size());
+  return parse_uid_32(padded.data(), out);
 }
 
 /// 32 lower-case hex digits.

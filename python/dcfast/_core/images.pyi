@@ -11,11 +11,14 @@ import numpy
 import numpy.typing
 
 __all__: list[str] = [
+    "blur_boxes",
     "decode_grey",
+    "encode_webp",
     "format_names",
     "image_signatures",
     "image_signatures_of",
     "image_size",
+    "max_blur_side",
     "max_image_bytes",
     "max_image_parts",
     "max_image_pixels",
@@ -24,9 +27,31 @@ __all__: list[str] = [
     "status_names",
 ]
 
+def blur_boxes(
+    pixels: numpy.typing.NDArray[numpy.uint8],
+    height: typing.SupportsIndex,
+    width: typing.SupportsIndex,
+    channels: typing.SupportsIndex,
+    boxes: numpy.typing.NDArray[numpy.float64],
+) -> numpy.typing.NDArray[numpy.uint8]:
+    """
+    Bytes of an image with boxes blurred, none where no box reaches over a pixel.
+    """
+
 def decode_grey(image: bytes, full: bool) -> tuple[int, numpy.typing.NDArray[numpy.uint8]]:
     """
     (status, grey levels).
+    """
+
+def encode_webp(
+    pixels: numpy.typing.NDArray[numpy.uint8],
+    height: typing.SupportsIndex,
+    width: typing.SupportsIndex,
+    channels: typing.SupportsIndex,
+    quality: typing.SupportsIndex,
+) -> bytes:
+    """
+    A lossy WebP of RGB or RGBA pixels.
     """
 
 def format_names() -> list[str]:
@@ -88,6 +113,7 @@ def status_names() -> list[str]:
     Names of the numbers in `status`.
     """
 
+max_blur_side: int = 16383
 max_image_bytes: int = 268435456
 max_image_parts: int = 65536
 max_image_pixels: int = 178956970

@@ -16,8 +16,7 @@ from typing import Literal
 from dcfast._core import images as core_images
 
 __all__ = [
-    "MAX_BLUR_OPERATIONS",
-    "MAX_BLUR_WEIGHTS",
+    "MAX_BLUR_SIDE",
     "MAX_BYTES",
     "MAX_JPEG2000_PIXELS",
     "MAX_PARTS",
@@ -45,10 +44,8 @@ MAX_RUN_PIXELS = 1 << 22
 """Pixels of a BMP that is written as runs: one run may fill all of them, a pixel at a time in Python."""
 MAX_RESIZED = 1 << 26
 """Pixels of a whole picture at a model's size: a line of 1 x 60,000 would become gigabytes."""
-MAX_BLUR_WEIGHTS = 1 << 26
-"""Weights of the matrices that blur boxes: a box over all of 65,535 x 1 would take 4 billion."""
-MAX_BLUR_OPERATIONS = 1 << 39
-"""Multiplications of the same: a box over all of 12 million pixels takes two thirds of them."""
+MAX_BLUR_SIDE = core_images.max_blur_side
+"""Pixels of the longer side of an image whose boxes are blurred: WebP holds no longer ones."""
 
 max_scans = core_images.max_scans
 """pixels -> how many scans a JPEG of as many may have."""

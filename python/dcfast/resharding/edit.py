@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from dcfast.errors import CorruptDataError
 from dcfast.images.blur import blur_image
 from dcfast.images.costs import MAX_BYTES
 from dcfast.index.segments import IMAGE_EXTS
+from dcfast.process.read_ahead import read_ahead
 from dcfast.resharding.boxes import BoxTable
 from dcfast.resharding.contents import ShardContents
 from dcfast.storage.inputs import open_input
@@ -71,17 +72,20 @@ class Edited:
 
 
 @contextmanager
-def edited_contents(contents: ShardContents, blur: BlurOptions, spool_path: Path) -> Iterator[Edited]:
+def edited_contents(contents: ShardContents, blur: BlurOptions, spool_path: Path, threads: int = 1) -> Iterator[Edited]:
     """What a shard holds with its changes made; ``spool_path`` is written, and removed at the end.
 
+    Args:
+        threads: that blur pictures. The bytes are the same for any number.
     Raises:
         CorruptDataError: a member ends early.
-    Memory: one picture decoded, 1 kB a member of the shard. Cost: a decode and an encode of each blurred picture.
+    Memory: one picture decoded a thread, 1 kB a member of the shard. Cost: a decode and an encode of each blurred
+    picture.
     """
     try:
         with open(spool_path, "wb") as spool:
             editor = _Editor(contents, blur, spool)
-            edited = editor.run()
+            edited = editor.run(threads)
         status = spool_path.stat()
         edited.contents.sources.append(os.fspath(spool_path))
         edited.contents.source_size = np.append(edited.contents.source_size, np.uint64(status.st_size))
@@ -108,13 +112,16 @@ class _Editor:
         # the copies of a sample follow each other or not: each distinct payload is made once
         self.made: dict[tuple[int, int, bool], tuple[int, int] | str] = {}
 
-    def run(self) -> Edited:
+    def run(self, threads: int) -> Edited:
         contents = self.contents
         edited = Edited(contents)
         samples: list[list[_Member]] = []
         kept: list[int] = []
-        for i, boxes in enumerate(self.blur.table.look_up(contents.uid)):
-            members = self.members(i)
+        found = self.blur.table.look_up(contents.uid)
+        members_of = [self.members(i) for i in range(len(found))]
+        if self.blur.apply:
+            self.blur_pictures(members_of, found, threads)
+        for i, (members, boxes) in enumerate(zip(members_of, found, strict=True)):
             if boxes is not None and len(boxes):
                 why = self.edit(members, boxes, edited)
                 if why is not None:
@@ -133,6 +140,24 @@ class _Editor:
             found.append(_Member(name.split(b".", 1)[1], int(c.source[m]), int(c.offset[m]), int(c.size[m])))
         return found
 
+    def blur_pictures(
+        self, members_of: list[list[_Member]], found: list[NDArray[np.float64] | None], threads: int
+    ) -> None:
+        """Spools the blurred pictures of all samples, or notes what is wrong with them."""
+        pictures: dict[tuple[int, int, bool], tuple[_Member, NDArray[np.float64]]] = {}
+        for members, boxes in zip(members_of, found, strict=True):
+            picture = _picture(members)
+            if picture is not None and boxes is not None and len(boxes) and not np.isnan(boxes).any():
+                pictures[_key(picture, True)] = (picture, boxes)
+
+        def blurred(item: tuple[_Member, NDArray[np.float64]]) -> bytes | str:
+            picture, boxes = item
+            return self.changed(picture, True, lambda data: blur_image(data, boxes, self.blur.quality))
+
+        with closing(read_ahead(blurred, pictures.values(), threads=threads, ahead=2 * threads)) as made:
+            for key, data in zip(pictures, made, strict=True):
+                self.spool_as(key, data)
+
     def edit(self, members: list[_Member], boxes: NDArray[np.float64], edited: Edited) -> str | None:
         """Changes the members in place; or why the sample must be left out."""
         picture = _picture(members)
@@ -144,7 +169,7 @@ class _Editor:
             edited.inject_failed += int(self.blur.inject)
             return None
         if self.blur.apply and picture is not None:
-            made = self.spool_once(picture, True, lambda data: blur_image(data, boxes, self.blur.quality))
+            made = self.made[_key(picture, True)]
             if isinstance(made, str):
                 return made
             # as the reference: the picture is a webp now, and takes the place of one that was there
@@ -160,29 +185,35 @@ class _Editor:
         """Writes the boxes into the json in place, or counts that it cannot."""
         described = next((m for m in members if m.ext == b"json"), None)
         # the index finds a uid in json that Python refuses (bytes that are no UTF-8, say): no reason to end the run
-        made = "no json" if described is None else self.spool_once(described, False, lambda d: _with_boxes(d, boxes))
+        made: tuple[int, int] | str = "no json"
+        if described is not None:
+            key = _key(described, False)
+            if key not in self.made:
+                self.spool_as(key, self.changed(described, False, lambda data: _with_boxes(data, boxes)))
+            made = self.made[key]
         if described is None or isinstance(made, str):
             edited.inject_failed += 1
             return
         described.source, (described.offset, described.size) = self.source, made
         edited.injected += 1
 
-    def spool_once(self, member: _Member, picture: bool, change: Any) -> tuple[int, int] | str:
-        """(offset, size) in the spool of the changed payload, or what ``change`` complains of."""
-        key = (member.source, member.offset, picture)
-        if key not in self.made:
-            try:
-                size = min(member.size, MAX_BYTES + 1) if picture else member.size
-                data = change(_read(self.contents.sources[member.source], member.offset, size))
-            except CorruptDataError:
-                raise
-            except ValueError as error:
-                self.made[key] = str(error)
-            else:
-                self.spool.write(data)
-                self.made[key] = (self.spooled, len(data))
-                self.spooled += len(data)
-        return self.made[key]
+    def changed(self, member: _Member, picture: bool, change: Callable[[bytes], bytes]) -> bytes | str:
+        """The changed payload, or what ``change`` complains of."""
+        try:
+            size = min(member.size, MAX_BYTES + 1) if picture else member.size
+            return change(_read(self.contents.sources[member.source], member.offset, size))
+        except CorruptDataError:
+            raise
+        except ValueError as error:
+            return str(error)
+
+    def spool_as(self, key: tuple[int, int, bool], data: bytes | str) -> None:
+        if isinstance(data, str):
+            self.made[key] = data
+            return
+        self.spool.write(data)
+        self.made[key] = (self.spooled, len(data))
+        self.spooled += len(data)
 
     def rebuilt(self, kept: NDArray[np.int64], samples: list[list[_Member]]) -> ShardContents:
         c = self.contents
@@ -210,6 +241,11 @@ class _Editor:
 def members_key(contents: ShardContents, member: int) -> str:
     """The key UID-COPY of a member's sample."""
     return contents.name(member).split(".", 1)[0]
+
+
+def _key(member: _Member, picture: bool) -> tuple[int, int, bool]:
+    """Of a changed payload: the copies of a sample share it."""
+    return (member.source, member.offset, picture)
 
 
 def _picture(members: list[_Member]) -> _Member | None:

@@ -54,7 +54,7 @@ def verify_output_shards(
     Args:
         plan, subset, segments: as they were written from.
         k_last: None for all.
-        threads: shards checked at the same time.
+        threads: shards checked at the same time; threads beyond the number of shards share in blurring.
         strict: raise on the first shard with a mismatch.
         blur, idx: as they were written with: what was changed is made anew from the sources (so with the same versions
             of Pillow and libwebp) and compared, and the index files are read.
@@ -76,9 +76,10 @@ def verify_output_shards(
     if k_first == last:
         return report
     sources = ShardSources(opened, subset, segments, keep=threads + 1)
+    each = max(1, threads // (last - k_first))
 
     def verify(k: int) -> dict[str, Any]:
-        return _verify_one(sources, k, Path(out_dir), strict, blur, idx)
+        return _verify_one(sources, k, Path(out_dir), strict, blur, idx, each)
 
     with closing(read_ahead(verify, range(k_first, last), threads=threads, ahead=4 * threads)) as verified:
         for one in verified:
@@ -104,14 +105,14 @@ class _Mismatches:
 
 
 def _verify_one(
-    sources: ShardSources, k: int, out_dir: Path, strict: bool, blur: BlurOptions | None, idx: bool
+    sources: ShardSources, k: int, out_dir: Path, strict: bool, blur: BlurOptions | None, idx: bool, threads: int
 ) -> dict[str, Any]:
     contents = sources.contents(k)
     if blur is None:
         return _verify_contents(contents, k, out_dir, strict, idx)
     with (
         temporary_folder("dcfast-verify-") as folder,
-        edited_contents(contents, blur, folder / "spool") as edited,
+        edited_contents(contents, blur, folder / "spool", threads) as edited,
     ):
         return _verify_contents(edited.contents, k, out_dir, strict, idx)
 

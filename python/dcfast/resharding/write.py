@@ -153,7 +153,7 @@ class _Writer:
         # a name that finish_reshard clears where a killed run left it
         spool = Path(self.out, temporary_name(SHARD_FORMAT.format(k)))
         os.makedirs(self.out, exist_ok=True)
-        with edited_contents(contents, self.blur, spool) as edited:
+        with edited_contents(contents, self.blur, spool, self.threads) as edited:
             failed = {"blur_failed": len(edited.failed), "inject_failed": edited.inject_failed}
             done = {"blurred": edited.blurred, "injected": edited.injected, **failed}
             return self.write_contents(k, edited.contents, done)

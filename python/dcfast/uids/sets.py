@@ -62,7 +62,7 @@ _MOST_TEXTS_OF_INT32 = (2**31 - 1) // 32
 def uid_parse(
     texts: Any, *, errors: Literal["raise", "mask"] = "raise", threads: int = 0
 ) -> tuple[UidArray, BoolArray]:
-    """Uids from their text form: exactly 32 hexadecimal digits, lower or upper case.
+    """Uids from their text form: 32 hexadecimal digits, lower or upper case; zeros may be missing on the left.
 
     Args:
         texts: a sequence of str, bytes or None; a pyarrow array or chunked array of strings or binaries

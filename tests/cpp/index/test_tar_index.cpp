@@ -235,6 +235,8 @@ void test_uids() {
   CHECK(uid.hi == 0x0011223344556677 && uid.lo == 0x8899aabbccddeeff);
   CHECK(read("{}") == UidStatus::missing);
   CHECK(read("{\"uid\":\"x\"}") == UidStatus::malformed);
+  CHECK(read("{\"uid\":\"1f\",\"uid\":\"x\"}") == UidStatus::found);  // the first, padded
+  CHECK(uid.hi == 0 && uid.lo == 0x1f);
   CHECK(read("{\"uid\"") == UidStatus::bad_json);
   CHECK(read("") == UidStatus::bad_json);
   // Random bytes of json's alphabet, cut and flipped: a status, never a crash.

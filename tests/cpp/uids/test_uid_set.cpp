@@ -55,8 +55,14 @@ void test_text() {
   CHECK(dcfast::parse_uid(text, uid));
   CHECK((uid == Uid{0x0011223344556677ULL, 0x8899aabbccddeeffULL}));
   CHECK(dcfast::format_uid(uid) == "00112233445566778899aabbccddeeff");
-  CHECK(!dcfast::parse_uid(text.substr(1), uid));
-  CHECK(!dcfast::parse_uid(text + "0", uid));
+  for (std::size_t missing = 0; missing < 32; ++missing) {  // zeros on the left
+    CHECK(dcfast::parse_uid(text.substr(missing), uid));
+    CHECK(dcfast::format_uid(uid) == std::string(missing, '0') + std::string("00112233445566778899aabbccddeeff").substr(missing));
+  }
+  for (const std::string& bad : {std::string(), text + "0", std::string("x"), std::string("12 "), std::string(1, '\0')}) {
+    CHECK(!dcfast::parse_uid(bad, uid));
+    CHECK(uid == Uid{});
+  }
   // every byte value at every place, by both variants
   for (std::size_t at = 0; at < 32; ++at) {
     for (int c = 0; c < 256; ++c) {
