@@ -240,19 +240,15 @@ class WordNet:
     def _shortened(self, form: str, rules: tuple[tuple[str, str], ...]) -> list[str]:
         """A form so long that neither it nor what one rule makes of it can be a word, after as many rules as it takes.
 
-        The shortest result of a rule is then the only one that another rule applies to, and it is a beginning of the
-        form: what ends in "e", "f", "x", "y", "z", "ch", "sh" or "man" stays as it is.
+        Each time one result at most is of use, the shortest: no rule applies to what another letter than "s" was put to.
         """
+        cuts = [(old, len(old) - len(new)) for old, new in rules if new in ("", "s")]
         end = len(form)
         while end > self.longest_lemma + _LONGEST_CHANGE:
-            ends = [
-                end - len(old) + len(new)
-                for old, new in rules
-                if form.endswith(old, 0, end) and form.startswith(new, end - len(old))
-            ]
-            if not ends:
+            cut = max((cut for old, cut in cuts if form.endswith(old, 0, end)), default=0)
+            if not cut:
                 return []
-            end = min(ends)
+            end -= cut
         return [form[:end]]
 
 
