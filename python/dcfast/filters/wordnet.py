@@ -240,7 +240,7 @@ class WordNet:
     def _shortened(self, form: str, rules: tuple[tuple[str, str], ...]) -> list[str]:
         """A form so long that neither it nor what one rule makes of it can be a word, after as many rules as it takes.
 
-        Each time one result at most is of use, the shortest: no rule applies to what another letter than "s" was put to.
+        Each time one result at most is of use, the shortest: no rule applies where another letter than "s" was put.
         """
         cuts = [(old, len(old) - len(new)) for old, new in rules if new in ("", "s")]
         end = len(form)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 
 from dcfast.engine.piece import Piece
 from dcfast.errors import CorruptDataError, FilterError, PoolError
@@ -208,7 +209,7 @@ class FileClusters:
         return whole[:rows]
 
 
-def _ask(one: ClusterSet, embeddings: Any, verdicts: Any, pending: Mask) -> Mask:
+def _ask(one: ClusterSet, embeddings: Any, verdicts: npt.NDArray[np.uint8], pending: Mask) -> Mask:
     """The rows of a batch that are inside, right where they are pending; ``verdicts`` remembers."""
     wanted = np.flatnonzero(pending & (verdicts == UNASKED))
     if len(wanted):
