@@ -143,8 +143,7 @@ class NearestCentroids:
         """Loads the centroids; arguments, errors and memory as of ``nearest_centroids``.
 
         Args:
-            threads: of the product on the CPU, which has the same bits for any number of points then (and needs
-                threadpoolctl); None: as many as the BLAS library likes.
+            threads: of the product on the CPU, which needs threadpoolctl; None: as many as the BLAS library likes.
         """
         self._centroids, self._device = np.asarray(centroids, np.float32), device
         self._offset = None if metric == "inner_product" else _offsets(self._centroids, metric)
