@@ -1,4 +1,4 @@
-"""Caches of Hugging Face's hub in every layout that is read, written by pyarrow as the library ``datasets`` writes them.
+"""Caches of Hugging Face's hub in every layout that is read, written by pyarrow as ``datasets`` writes them.
 
 ``hub_library.py`` writes the same by the library itself, from the same source; the layouts here were held against its
 versions 2.8 and 5.0.
@@ -50,10 +50,10 @@ def _table(name: str, image: Any) -> pa.Table:
     if name == PAIRS:
         rows: Rows = [{**row, "image": image(row["filename"])} for row in pairs()]
     else:
-        rows = [
-            {**row, "num_candidates": len(row["candidates"]), "candidate_images": [image(f"{n}.png") for n in row["candidates"]]}
-            for row in riddles()
-        ]  # fmt: skip
+        rows = []
+        for row in riddles():
+            images = [image(f"{name}.png") for name in row["candidates"]]
+            rows.append({**row, "num_candidates": len(images), "candidate_images": images})
     return pa.Table.from_pylist(rows, SCHEMAS[name])
 
 
@@ -85,12 +85,16 @@ def write_stream(path: Path, table: pa.Table, rows: int = 3) -> Path:
 def set_file(home: Path, layout: str, name: str) -> Path:
     """Where a layout has the rows of a set."""
     digest = "f" * 40
-    return home / "hf_cache" / {
-        "script": f"nlphuji___{name}/TEST/1.1.0/{digest}/{name}-test.arrow",
-        "packaged": f"nlphuji___parquet/nlphuji--{name}-{'a' * 16}/0.0.0/{digest}/parquet-test.arrow",
-        "today": f"nlphuji___{name}/default/0.0.0/{digest}/{name}-test.arrow",
-        "hub": f"datasets--nlphuji--{name}/snapshots/{digest}/data/test-00000-of-00001.parquet",
-    }[layout]
+    return (
+        home
+        / "hf_cache"
+        / {
+            "script": f"nlphuji___{name}/TEST/1.1.0/{digest}/{name}-test.arrow",
+            "packaged": f"nlphuji___parquet/nlphuji--{name}-{'a' * 16}/0.0.0/{digest}/parquet-test.arrow",
+            "today": f"nlphuji___{name}/default/0.0.0/{digest}/{name}-test.arrow",
+            "hub": f"datasets--nlphuji--{name}/snapshots/{digest}/data/test-00000-of-00001.parquet",
+        }[layout]
+    )
 
 
 def write_cache(home: Path, layout: str, names: tuple[str, ...] = (PAIRS, RIDDLES), root: str | None = None) -> Path:

@@ -67,7 +67,15 @@ def main():
             from datasets.packaged_modules.parquet.parquet import Parquet
 
             files = {"test": [str(source / f"{name}.parquet")]}
-            found = _made(Parquet, cache, name, data_files=files, config_name=f"nlphuji--{name}" if "dataset_name" not in inspect.signature(datasets.DatasetBuilder.__init__).parameters else None)  # noqa: E501
+            found = _made(
+                Parquet,
+                cache,
+                name,
+                data_files=files,
+                config_name=f"nlphuji--{name}"
+                if "dataset_name" not in inspect.signature(datasets.DatasetBuilder.__init__).parameters
+                else None,
+            )
         print(name, len(found), sorted(found.features))
 
 

@@ -25,7 +25,20 @@ CONFIG = {
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
 }
-WORDS = ("river", "bridge", "lamp", "violin", "tiger", "bread", "castle", "ladder", "wheel", "garden", "mirror", "shell")
+WORDS = (
+    "river",
+    "bridge",
+    "lamp",
+    "violin",
+    "tiger",
+    "bread",
+    "castle",
+    "ladder",
+    "wheel",
+    "garden",
+    "mirror",
+    "shell",
+)
 PICTURES = 24
 
 

@@ -72,7 +72,11 @@ def _table(summary: dict[str, Any]) -> list[str]:
         lines.append("no average over the 38: none of DataComp's tasks is here")
     elif missing or any(line["benchmark"] for line in summary["tasks"] if "error" in line):
         bad = [line["key"] for line in summary["tasks"] if line["benchmark"] and "error" in line]
-        parts = [f"{len(keys)} of DataComp's 40 {why}: {', '.join(keys)}" for keys, why in ((missing, "are missing"), (bad, "could not be scored")) if keys]
+        parts = [
+            f"{len(keys)} of DataComp's 40 {why}: {', '.join(keys)}"
+            for keys, why in ((missing, "are missing"), (bad, "could not be scored"))
+            if keys
+        ]
         lines.append(f"no average over the 38: {'; '.join(parts)}")
     elif summary["averages"]["Average"] is None:
         lines.append(f"no average over the 38: these are not whole: {', '.join(summary['partial'])}")

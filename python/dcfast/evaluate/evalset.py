@@ -166,8 +166,8 @@ def open_evalset(task: EvalTask, folder: Path, *, threads: int = 1) -> EvalSet:
     """Indexes and reads a set, pictures aside: of shards, or of the hub (``dcfast.evaluate.hub``).
 
     Raises:
-        EvalsetError: no tars, no class names, labels that are no numbers, bad metadata or riddles, nothing to score; with the
-            directory, the sample and what was expected.
+        EvalsetError: no tars, no class names, labels that are no numbers, bad metadata or riddles, nothing to score;
+            with the directory, the sample and what was expected.
     """
     fingerprint = set_fingerprint(task, folder)
     if hub_files(folder):

@@ -1,11 +1,11 @@
-"""Where evaluation sets of Hugging Face's hub lie: in ``hf_cache``, as DataComp's own download leaves it, or as parquet.
+"""Where evaluation sets of Hugging Face's hub lie: in ``hf_cache``, as DataComp's download leaves it, or as parquet.
 
 DataComp fetches retrieval and WinoGAViL by ``datasets.load_dataset(..., cache_dir="DIR/hf_cache")``. What is there
 then is the library's cache, whose layout changed with its versions:
 
 - ``OWNER___NAME/CONFIG/VERSION/HASH/NAME-test.arrow``, and ``dataset_info.json`` beside it
-- ``OWNER___parquet/OWNER--NAME-HASH/VERSION/HASH/parquet-test.arrow`` (before 2.14, of sets that are parquet on the hub)
-- ``datasets--OWNER--NAME/snapshots/REVISION/**/test-00000-of-00001.parquet`` or ``**/test/0000.parquet``: the hub's files
+- ``OWNER___parquet/OWNER--NAME-HASH/VERSION/HASH/parquet-test.arrow`` (before 2.14, of sets that are parquet there)
+- ``datasets--OWNER--NAME/snapshots/REVISION/**/test-00000-of-00001.parquet``, ``**/test/0000.parquet``: the hub's own
 
 Large splits are cut (``-test-00000-of-00003.arrow``). The same files may lie in a ``wds_*_test`` directory of the set.
 Nothing here opens one of them.

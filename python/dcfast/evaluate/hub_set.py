@@ -106,7 +106,9 @@ def _checked(task: EvalTask, folder: Path) -> tuple[str, list[Path]]:
     schemas = [_schema(file) for file in files]
     kind = _kind(task, schemas[0])
     if kind not in COLUMNS:
-        raise EvalsetError(f"{folder}: a set of kind {kind} is read from test/*.tar alone; its files are {files[0].name}")
+        raise EvalsetError(
+            f"{folder}: a set of kind {kind} is read from test/*.tar alone; its files are {files[0].name}"
+        )
     for file, schema in zip(files, schemas, strict=True):
         for name, (words, holds) in COLUMNS[kind].items():
             if schema.names.count(name) != 1 or not holds(schema.field(name).type):
@@ -126,7 +128,8 @@ def hub_set_files(folder: Path) -> list[str]:
     found = _Found(folder, kind)
     for file in files:
         if _is_arrow(file):
-            for stream, batch in _batches(file, ()):
+            stream = ArrowStream(file)
+            for batch in stream.batches():
                 found.add_pictures(stream, batch.column(PICTURES[kind]))
     info = folder / INFO
     return [*map(str, files), *([str(info)] if info.is_file() else []), *found.extracted]
@@ -185,7 +188,8 @@ class _Found:
         offset, size = binary_spans(stream, pc.struct_field(pictures, "bytes"))
         file = np.where(size >= 0, len(self.streams) - 1, -1)
         for row in np.flatnonzero(size < 0).tolist():
-            place = None if paths[row] is None else _extracted(self.root, paths[row])
+            path = paths[row]
+            place = None if path is None else _extracted(self.root, path)
             if place is not None:
                 file[row] = -2 - self.extracted.setdefault(place, len(self.extracted))
                 offset[row], size[row] = 0, TO_THE_END
@@ -221,7 +225,9 @@ def _pictures_of(found: _Found, files: list[Path], total: int) -> Pictures:
 
     def why(number: int) -> str:
         path = found.paths[number]
-        return "no picture" if path is None else f"its file {os.path.basename(path)} is not in {CACHE}/downloads/extracted"
+        return (
+            "no picture" if path is None else f"its file {os.path.basename(path)} is not in {CACHE}/downloads/extracted"
+        )
 
     return FilePictures([*found.streams, *found.extracted], key, file, offset, size, why)
 
@@ -262,8 +268,8 @@ class ParquetPictures:
         for file in self.files:
             for _, batch in _batches(file, (self.column,)):
                 pictures, lengths = _flat(batch.column(self.column))
-                expected = None if self.lengths is None else self.lengths[rows : rows + len(batch)]
-                if lengths is not None and not np.array_equal(lengths, expected):
+                expected = lengths if self.lengths is None else self.lengths[rows : rows + len(batch)]
+                if lengths is not None and expected is not None and not np.array_equal(lengths, expected):
                     raise CorruptDataError(f"{file}: a row has not as many {self.column} as candidates", path=str(file))
                 first, end = np.searchsorted(numbers, [seen, seen + len(pictures)])
                 chosen = pc.struct_field(pictures.take(pa.array(numbers[first:end] - seen)), "bytes")
@@ -329,7 +335,7 @@ def _pairs(task: EvalTask, found: _Found, files: list[Path]) -> EvalSet:
 
 
 def _riddles(task: EvalTask, found: _Found, files: list[Path]) -> EvalSet:
-    """Pictures of one name are one picture, as the set's own script makes them of their names: each is embedded once."""
+    """Pictures of one name are one picture, as the set's own script makes them: each is embedded once."""
     number: dict[str, int] = {}  # name of a candidate -> where it comes first
     lengths = np.zeros(len(found.rows), np.int64)
     total = 0

@@ -39,7 +39,7 @@ class EvalSet:
         labels: (n,) classes, or empty.   metadata: (n, fields), or None.
         captions: of each row, or empty.   riddles: of an association set.
         left_out: reason -> keys of samples that cannot be scored.
-        notes: damage of its files, in words.   remarks: what else is odd about it, in words: the set is whole all the same.
+        notes: damage of its files, in words.   remarks: what else is odd about it; the set is whole all the same.
     """
 
     task: EvalTask

@@ -72,8 +72,8 @@ class Result:
     Attributes:
         key: of the task.   checkpoint: SHA-256, None where the line has none.   score: the main metric, None where the
             set has none.   chance: that of a guess.   state: of the files and the way of scoring: results of different
-            states are not to be compared.   complete: of the whole set.   error: why the set could not be scored, None where
-        it was.   line: as it stands in the file.
+            states are not to be compared.   complete: of the whole set.   error: why the set could not be scored, None
+        where it was.   line: as it stands in the file.
     """
 
     key: str

@@ -170,6 +170,6 @@ def find_tasks(directory: Path) -> list[tuple[EvalTask, Path]]:
         found.append((EvalTask(key, key, name), folder))
     if not found:
         raise EvalsetError(
-            f"evalsets {directory}: no wds_*_test directory in it, and no set in {CACHE}; there is nothing to evaluate on"
+            f"evalsets {directory}: no wds_*_test directory in it, no set in {CACHE}; there is nothing to evaluate on"
         )
     return found

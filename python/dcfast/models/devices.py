@@ -11,7 +11,16 @@ from pathlib import Path
 from dcfast.storage.lock import take_lock
 from dcfast.storage.temporary import own_folder
 
-__all__ = ["PRECISIONS", "PRECISION_HELP", "borrowed_device", "gpu_share", "one_thread", "resolve_device", "resolve_precision", "whole_matmuls"]
+__all__ = [
+    "PRECISIONS",
+    "PRECISION_HELP",
+    "borrowed_device",
+    "gpu_share",
+    "one_thread",
+    "resolve_device",
+    "resolve_precision",
+    "whole_matmuls",
+]
 
 PER_GPU = 2
 """Processes at work on a GPU at a time: one decodes while the other computes."""
@@ -47,8 +56,8 @@ def resolve_precision(wanted: str, device: str) -> tuple[str, bool]:
     """The precision of the weights, as open_clip names it, and whether the reference's autocast is used.
 
     Args:
-        wanted: ``auto`` (as DataComp's own evaluation: ``amp`` on a GPU, ``fp32`` on the CPU), ``amp`` (float32 weights;
-            texts, and pictures of retrieval and WinoGAViL, in float16 autocast), ``fp32``, ``fp16`` or ``bf16`` (all).
+        wanted: ``auto`` (as DataComp's own evaluation: ``amp`` on a GPU, ``fp32`` on the CPU), ``amp`` (weights of
+            float32; texts, and pictures of retrieval and WinoGAViL, in float16 autocast), ``fp32``, ``fp16``, ``bf16``.
     Raises:
         ValueError: another name.
     """

@@ -13,8 +13,8 @@ from typing import Any
 from dcfast.engine.piece import Piece
 from dcfast.errors import RunError
 from dcfast.evaluate import evaluate_model
-from dcfast.evaluate.evaluation import BAD_SET
 from dcfast.evaluate.evalset import evalset_files
+from dcfast.evaluate.evaluation import BAD_SET
 from dcfast.evaluate.tasks import OWN_TABLE, find_tasks
 from dcfast.models.clip import load_model
 from dcfast.models.devices import resolve_device, resolve_precision
@@ -41,7 +41,17 @@ def evaluate_checkpoint(out: str, args: dict[str, Any]) -> dict[str, Any]:
     scored = [line for line in summary["tasks"] if line["key"] not in summary["failed"]]
     found = {
         name: summary[name]
-        for name in ("checkpoint", "model", "results", "averages", "own_average", "missing", "failed", "partial", "unlisted")
+        for name in (
+            "checkpoint",
+            "model",
+            "results",
+            "averages",
+            "own_average",
+            "missing",
+            "failed",
+            "partial",
+            "unlisted",
+        )
     }
     return {
         **found,
@@ -55,7 +65,7 @@ def evaluate_checkpoint(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
 
 def _files(directory: Path) -> tuple[str, ...]:
-    """What the scores depend on; of a set whose files cannot even be listed, none: mended, it has more, and is scored."""
+    """What the scores depend on; of a set whose files cannot be listed, none: mended, it has more, and is scored."""
     found = [str(directory / OWN_TABLE)] if (directory / OWN_TABLE).exists() else []
     for _, folder in find_tasks(directory):
         with suppress(*BAD_SET):

@@ -89,7 +89,9 @@ def binary_spans(stream: ArrowStream, values: Any) -> tuple[Ints, Ints]:
     if count == 0 or starts is None:
         return np.zeros(count, np.int64), np.full(count, -1, np.int64)
     wide = pa.types.is_large_binary(values.type) or pa.types.is_large_string(values.type)
-    at = np.frombuffer(starts, np.int64 if wide else np.int32)[values.offset : values.offset + count + 1].astype(np.int64)
+    at = np.frombuffer(starts, np.int64 if wide else np.int32)[values.offset : values.offset + count + 1].astype(
+        np.int64
+    )
     valid = values.is_valid().to_numpy(zero_copy_only=False)
     begin = stream.place(data) if data is not None and data.size else 0
     return at[:-1] + begin, np.where(valid, np.diff(at), -1)
