@@ -1,7 +1,7 @@
 """Caches of Hugging Face's hub in every layout that is read, written by pyarrow as ``datasets`` writes them.
 
 ``hub_library.py`` writes the same by the library itself, from the same source; the layouts here were held against its
-versions 2.8 and 5.0.
+versions 1.17 (but for riddles, which it cannot write), 2.8 and 5.2.
 """
 
 from __future__ import annotations

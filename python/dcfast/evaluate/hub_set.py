@@ -135,14 +135,15 @@ def hub_set_files(folder: Path) -> list[str]:
     return [*map(str, files), *([str(info)] if info.is_file() else []), *found.extracted]
 
 
-def _batches(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[ArrowStream | None, Any]]:
-    if _is_arrow(file):
-        stream = ArrowStream(file)
+def _batches(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[ArrowStream | None, Any]]:
+    """The batches of a file; of a stream all columns, which take no memory, and the stream that they lie in."""
+    if _is_arrow(path):
+        stream = ArrowStream(path)
         for batch in stream.batches():
             yield stream, batch
         return
-    with ParquetFile(file, KIND) as opened:
-        for batch in opened.batches(columns):
+    with ParquetFile(path, KIND) as file:
+        for batch in file.batches(columns):
             yield None, batch
 
 
