@@ -279,7 +279,7 @@ def _association(evalset: EvalSet, embedder: Embedder) -> Score:
     sizes, scores, guesses = [], [], []
     for riddle, text in zip(riddles, texts, strict=True):
         near = _similarities(images[torch.from_numpy(place[list(riddle.candidates)])], text, embedder.amp)
-        # as the reference sorts: of equals those that stand behind come first; places, since a picture may come twice
+        # by places, since a picture may come twice; of equals those behind come first, as NumPy 1.23 sorts so few
         right = {at for at, row in enumerate(riddle.candidates) if row in riddle.associations}
         best = np.argsort(near, kind="stable")[-len(right) :]
         scores.append(jaccard(right, set(best.tolist())))
