@@ -11,12 +11,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dcfast.errors import EvalsetError
-from dcfast.evaluate.folders import evalset_folders
-from dcfast.evaluate.hub import CACHE, find_hub_set
+from dcfast.errors import EvalsetError, PoolError
+from dcfast.evaluate.folders import evalset_folders, evalset_tars
+from dcfast.evaluate.hub import CACHE, find_hub_set, hub_files
 from dcfast.storage.json_files import read_json
 
-__all__ = ["KINDS", "EvalTask", "datacomp_tasks", "find_tasks", "read_task_table"]
+__all__ = ["KINDS", "EvalTask", "compared_sets", "datacomp_tasks", "find_tasks", "read_task_table"]
 
 KINDS = ("classification", "retrieval", "association", "wilds", "fairness", "fairness_multilabel")
 TABLE = Path(__file__).parent / "datacomp_tasks.json"
@@ -173,3 +173,26 @@ def find_tasks(directory: Path) -> list[tuple[EvalTask, Path]]:
             f"evalsets {directory}: no wds_*_test directory in it, no set in {CACHE}; there is nothing to evaluate on"
         )
     return found
+
+
+def compared_sets(directory: Path) -> list[tuple[str, list[str]]]:
+    """The sets whose pictures are looked for in a pool: (name without wds_ and _test, its files), sorted by directory.
+
+    The files are tars, or parquet and Arrow of a set of the hub, whose name is that of its directory all the same.
+
+    Raises:
+        PoolError: no such directory, or no set in it; or see ``evalset_tars``.
+    """
+    found = dict(evalset_tars(directory))
+    places = {folder.name: folder for folder in evalset_folders(directory)}
+    for task in datacomp_tasks():
+        cached = find_hub_set(directory, task.hub) if task.hub and task.directory not in places else None
+        if cached is not None:
+            places[task.directory] = cached
+    for name, folder in places.items():
+        files = hub_files(folder)
+        if files:
+            found[name.removeprefix("wds_").removesuffix("_test")] = [str(file) for file in files]
+    if not found:
+        raise PoolError(f"evalsets {directory}: no wds_*_test/test/*.tar in it; nothing to decontaminate against")
+    return sorted(found.items(), key=lambda one: f"wds_{one[0]}_test")

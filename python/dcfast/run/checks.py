@@ -7,7 +7,7 @@ import logging
 
 from dcfast.errors import RunError
 from dcfast.evaluate import check_evalsets
-from dcfast.evaluate.folders import evalset_tars
+from dcfast.evaluate.tasks import compared_sets
 from dcfast.filters import compile_filter
 from dcfast.filters.term import SCORES
 from dcfast.index.metadata import UID_SOURCES
@@ -122,7 +122,7 @@ def check_stages(run: Run, stages: list[str]) -> None:
         return  # it may be half rendered: its files are listed when it is whole
     run.pool  # noqa: B018  (lists the pool, or says what is missing)
     if run.evalset_dir is not None and "signatures" in stages:
-        evalset_tars(run.evalset_dir)
+        compared_sets(run.evalset_dir)
     if "filter" in stages:
         check_metadata(run, resolve_expression(run)[0])
         if run.compare is not None:

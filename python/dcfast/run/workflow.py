@@ -207,7 +207,7 @@ def _score_lines(out: Path, summaries: dict[str, Any]) -> list[str]:
     for name, place in rows:
         scores = read_scores(place)
         if scores.failed:
-            lines.append(f"{name}: no mean score, since {len(scores.failed)} evaluation sets could not be scored")
+            lines.append(f"{name}: no mean score: {', '.join(scores.failed)} could not be scored")
         elif scores.mean is not None:
             lines.append(f"{name}: mean score {scores.mean:.4f} over {len(scores.tasks)} evaluation sets")
             seen = read_leaked(place, None)
