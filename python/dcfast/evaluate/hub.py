@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["CACHE", "INFO", "SPLIT", "find_hub_set", "hub_files", "missing_parts"]
+__all__ = ["CACHE", "INFO", "SPLIT", "find_hub_set", "hub_files", "is_hub_file", "missing_parts"]
 
 CACHE = "hf_cache"
 INFO = "dataset_info.json"
@@ -29,8 +29,13 @@ _DEPTH = 6
 _PARTIAL = ".incomplete"
 
 
+def is_hub_file(name: str) -> bool:
+    """Whether a file of a set is parquet or Arrow, and no tar."""
+    return name.endswith(SUFFIXES)
+
+
 def _is_of_split(path: Path) -> bool:
-    if path.suffix not in SUFFIXES or path.name.startswith("cache-"):
+    if not is_hub_file(path.name) or path.name.startswith("cache-"):
         return False
     return _NAMED.fullmatch(path.name) is not None or path.parent.name == SPLIT
 

@@ -18,7 +18,7 @@ from dcfast.errors import CorruptDataError, PoolError
 from dcfast.evaluate.evalset import open_evalset
 from dcfast.evaluate.evaluation import BAD_SET
 from dcfast.evaluate.folders import COUNT_FILE, evalset_folders, list_set_tars
-from dcfast.evaluate.hub import hub_files
+from dcfast.evaluate.hub import hub_files, is_hub_file
 from dcfast.evaluate.tasks import EvalTask, compared_sets
 from dcfast.images.signatures import STATUS
 from dcfast.index.build import Segment, write_segment
@@ -169,7 +169,7 @@ def needed(run: Run) -> bool:
 
 def _evalset_piece(run: Run, number: int, name: str, files: list[str]) -> Piece:
     args = {"number": number, "name": name, "tars": files, "strict": run.settings.strict}
-    of_hub = not files[0].endswith(".tar")
+    of_hub = is_hub_file(files[0])
     if of_hub:
         args["folder"] = str(Path(files[0]).parent)
     return Piece(
