@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -168,12 +168,13 @@ class _Found:
     places: list[tuple[Ints, Ints, Ints]] = field(default_factory=list)
     paths: list[str | None] = field(default_factory=list)
     lengths: list[Ints] = field(default_factory=list)
+    resolved: dict[str, str | None] = field(default_factory=dict)  # a picture may come in many riddles
     rows: list[dict[str, Any]] = field(default_factory=list)
 
-    @property
-    def root(self) -> Path:
-        """The cache that the set lies in, or its own folder."""
-        return next((parent for parent in self.folder.parents if parent.name == CACHE), self.folder)
+    @cached_property
+    def root(self) -> str:
+        """The cache that the set lies in, or its own folder, by its real name."""
+        return os.path.realpath(next((one for one in self.folder.parents if one.name == CACHE), self.folder))
 
     def add_pictures(self, stream: ArrowStream, column: Any) -> None:
         """Takes down where the pictures of a batch lie: (file, or -2 - number of an extracted one; offset; size)."""
@@ -190,7 +191,9 @@ class _Found:
         file = np.where(size >= 0, len(self.streams) - 1, -1)
         for row in np.flatnonzero(size < 0).tolist():
             path = paths[row]
-            place = None if path is None else _extracted(self.root, path)
+            if path is not None and path not in self.resolved:
+                self.resolved[path] = _extracted(self.root, path)
+            place = self.resolved.get(path) if path is not None else None
             if place is not None:
                 file[row] = -2 - self.extracted.setdefault(place, len(self.extracted))
                 offset[row], size[row] = 0, TO_THE_END
@@ -198,9 +201,8 @@ class _Found:
         self.paths += paths
 
 
-def _extracted(root: Path, stored: str) -> str | None:
+def _extracted(home: str, stored: str) -> str | None:
     """The file that a cache means by a path, or None: it is not there, or not within the cache."""
-    home = os.path.realpath(root)
     _, mark, tail = f"/{stored}".rpartition(_EXTRACTED)
     for tried in ([os.path.join(home, _EXTRACTED.strip("/"), tail)] if mark else []) + [stored]:
         try:
