@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dcfast.errors import CorruptDataError, EvalsetError, PoolError, RunError
-from dcfast.evaluate import EvalTask, datacomp_tasks, evaluate_model, results_dir
+from dcfast.errors import EvalsetError, PoolError, RunError
+from dcfast.evaluate import EvalTask, check_evalsets, datacomp_tasks, evaluate_model, results_dir
 from dcfast.evaluate.results import ResultFile, aggregate, load_results, mean, read_results
 from dcfast.evaluate.scores import read_scores
 from evalset_builder import NAMES, colour_clip, labelled, sample, write_set
@@ -95,23 +95,59 @@ def test_checkpoints_never_mix(tmp_path: Path) -> None:
     assert len(read_results(theirs, "c0" * 32)) == 3
 
 
-def test_bad_sets_are_refused_before_any_work(tmp_path: Path) -> None:
-    write_set(tmp_path, "a", labelled(4), NAMES)
-    write_set(tmp_path, "b", [sample("s0", "red", cls=9)], NAMES)
-    clip = colour_clip()
-    with pytest.raises(EvalsetError, match="wds_b_test: sample s0 has label 9"):
-        evaluate_model(clip, tmp_path, tmp_path / "out")
-    assert clip.model.pictures == 0  # type: ignore[union-attr]
-    assert not (tmp_path / "out").exists()
+def test_one_bad_set_stops_no_other(tmp_path: Path) -> None:
+    sets, out = tmp_path / "sets", tmp_path / "out"
+    write_set(sets, "a", labelled(4), NAMES)
+    write_set(sets, "cifar10", labelled(4), NAMES)
+    bad = write_set(sets, "b", [sample("s0", "red", cls="one")], NAMES)  # found when it is opened
+    broken = {"s0.cls": b"0", "s0.jpg": b"no picture"}
+    write_set(sets, "imagenet1k", [broken], ["red"])  # found when it is scored
+    write_set(sets, "c", labelled(2), NAMES, templates=None)  # found before
+    said: list[str] = []
+    summary = evaluate_model(colour_clip(), sets, out, say=said.append)
+    assert summary["scored"] == ["cifar10", "a"]
+    assert list(summary["failed"]) == ["imagenet1k", "b", "c"]
+    assert summary["failed"]["b"] == "wds_b_test: the cls of sample s0 must be a number; got 'one'"
+    assert "none of its 1 pictures can be decoded" in summary["failed"]["imagenet1k"]
+    assert "it has no zeroshot_classification_templates.txt" in summary["failed"]["c"]
+    assert sum("could not be scored" in line for line in said) == 3
+    assert f"evaluation set b: could not be scored: {summary['failed']['b']}" in summary["notes"]
+    assert "imagenet1k" not in summary["missing"]
+    assert set(summary["averages"].values()) == {None}
+    found = load_results(out / "eval_results.jsonl")
+    assert [result.key for result in found.results if result.error is None] == ["cifar10", "a"]
+    assert {result.key: result.error for result in found.results if result.error} == summary["failed"]
+    scores = read_scores(out)
+    assert (scores.mean, scores.tasks, list(scores.failed)) == (
+        None,
+        {"cifar10": 1.0, "a": 1.0},
+        list(summary["failed"]),
+    )
+    # a set that was bad is tried again, and what was scored is not
+    shutil.rmtree(bad)
+    write_set(sets, "b", labelled(4), NAMES)
+    again = evaluate_model(colour_clip(), sets, out)
+    assert (again["scored"], list(again["failed"])) == (["b"], ["imagenet1k", "c"])
+    assert list(check_evalsets(sets)) == ["c"]
+
+
+def test_where_no_set_can_be_scored_nothing_is(tmp_path: Path) -> None:
+    write_set(tmp_path, "b", [sample("s0", "red", cls="x")], NAMES)
+    with pytest.raises(EvalsetError, match="wds_b_test: the cls of sample s0 must be a number; got 'x'"):
+        evaluate_model(colour_clip(), tmp_path, tmp_path / "out")
+    write_set(tmp_path, "c", [sample("s0", "red", cls=0)], NAMES, templates=None)
+    with pytest.raises(EvalsetError, match=r"none of the 2 evaluation sets in .* can be scored: .*wds_b_test"):
+        evaluate_model(colour_clip(), tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out" / "eval_results.jsonl").exists()
     for name, value in (("batch_size", 0), ("workers", -1)):
         with pytest.raises(ValueError, match=f"{name} must be at least"):
-            evaluate_model(clip, tmp_path, tmp_path / "out", **{name: value})  # type: ignore[arg-type]
+            evaluate_model(colour_clip(), tmp_path, tmp_path / "out", **{name: value})  # type: ignore[arg-type]
 
 
 def test_damage_is_a_note_or_with_strict_an_error(tmp_path: Path) -> None:
     folder = write_set(tmp_path, "a", labelled(4), NAMES)
     (folder / "test" / "nshards.txt").write_text("2")
-    with pytest.raises(CorruptDataError, match=r"evaluation set a: nshards\.txt says 2 shards, but there are 1 \(--st"):
+    with pytest.raises(EvalsetError, match=r"evaluation set a: nshards\.txt says 2 shards, but there are 1 \(--st"):
         evaluate_model(colour_clip(), tmp_path, tmp_path / "out", strict=True)
     summary = evaluate_model(colour_clip(), tmp_path, tmp_path / "out")
     assert summary["notes"] == ["evaluation set a: nshards.txt says 2 shards, but there are 1"]
@@ -161,9 +197,16 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert said.err.startswith("CIFAR-10: acc1 ")
     assert main(["--model", "dcfast-tinny", *common]) == 2
     assert "did you mean 'dcfast-tiny'" in capsys.readouterr().err
+    write_set(tmp_path / "sets", "mnist", labelled(3), NAMES, templates=None)
+    assert main(["--model", "dcfast-tiny", *common]) == 1
+    said = capsys.readouterr()
+    assert "39 of DataComp's 40" not in said.out
+    assert "38 of DataComp's 40 are missing: vtab/caltech101," in said.out
+    assert "1 of DataComp's 40 could not be scored: mnist" in said.out
+    assert "error: evaluation set mnist could not be scored: wds_mnist_test: it has no zeroshot" in said.err
     (tmp_path / "sets/wds_cifar10_test/classnames.txt").unlink()
     assert main(["--model", "dcfast-tiny", *common]) == 1
-    assert "it has no classnames.txt" in capsys.readouterr().err
+    assert "can be scored: " in capsys.readouterr().err
 
 
 def test_importing_the_package_needs_no_torch() -> None:

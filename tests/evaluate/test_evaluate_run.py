@@ -35,6 +35,17 @@ def test_classification_for_any_batch_size(tmp_path: Path, batch_size: int) -> N
     assert (found.chance, found.scored, found.unreadable) == (1 / 8, 13, {})
 
 
+def test_labels_without_a_class_are_wrong_answers(tmp_path: Path) -> None:
+    rows = [sample(f"s{i}", NAMES[i % 8], cls=i % 8) for i in range(16)]
+    found = _scored(write_set(tmp_path, "a", rows, [*NAMES[:5], "", *NAMES[5:7]]))
+    # seven classes: those of the labels 0 to 4 are right, and so is the last name, whose label is that of its colour
+    assert (found.metrics["acc1"], found.metrics["acc5"]) == (14 / 16, 14 / 16)
+    assert found.metrics["mean_per_class_recall"] == 7 / 8
+    found = _scored(write_set(tmp_path, "b", rows, NAMES[:2]), main_metric="F1-macro_all", kind="wilds")
+    assert found.metrics["acc_avg"] == 4 / 16
+    assert 0 < found.metrics["F1-macro_all"] < 4 / 16
+
+
 def test_few_classes_have_no_top_five(tmp_path: Path) -> None:
     rows = [sample("s0", "red", cls=0), sample("s1", "blue", cls=1)]
     found = _scored(write_set(tmp_path, "a", rows, ["red", "blue"]))
@@ -125,7 +136,7 @@ def test_riddles(tmp_path: Path) -> None:
 WILDS = {"kind": "wilds", "metadata_fields": ("region", "year", "y"), "group_field": "region"}
 
 
-def test_worst_region_leaves_out_other(tmp_path: Path) -> None:
+def test_worst_region_counts_other_as_the_reference_does(tmp_path: Path) -> None:
     # region 0: 3 of 4 right, region 2 ("Other"): 0 of 1, region 3: all 2
     regions, wrong = [0, 0, 0, 0, 2, 3, 3], {1, 4}
     rows = [
@@ -135,10 +146,10 @@ def test_worst_region_leaves_out_other(tmp_path: Path) -> None:
     names = ("here", "there", "Other", "far")
     folder = write_set(tmp_path, "a", rows, NAMES)
     found = _scored(folder, main_metric="acc_worst_region", group_names=names, **WILDS).metrics
-    assert (found["acc_worst_region"], found["acc_worst_region_with_other"]) == (0.75, 0.0)
+    assert (found["acc_worst_region"], found["acc_worst_region_without_other"]) == (0.0, 0.75)
     assert (found["acc_region:0"], found["acc_region:1"], found["count_region:1"]) == (0.75, None, 0)
     assert (found["acc_year:0"], found["acc_year:1"]) == (3 / 4, 2 / 3)
-    assert (found["acc_worst_year"], found["acc_avg"], found["main_metric"]) == (2 / 3, 5 / 7, 0.75)
+    assert (found["acc_worst_year"], found["acc_avg"], found["main_metric"]) == (2 / 3, 5 / 7, 0.0)
 
 
 def test_worst_group_of_top_five_and_macro_f1(tmp_path: Path) -> None:

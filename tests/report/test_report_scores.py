@@ -142,6 +142,40 @@ def test_no_average_over_a_part_of_the_38(tmp_path: Path, spoil: str) -> None:
     assert len(report["scores"]["partial"]) == (spoil == "one is a part")
 
 
+def test_a_set_that_could_not_be_scored_is_named_with_its_reason(tmp_path: Path) -> None:
+    out = paired(tmp_path, MINE, OTHER)
+    bad = {
+        **{
+            "key": "cifar10",
+            "dataset": "CIFAR-10",
+            "metrics": {"main_metric": None},
+            "benchmark": True,
+            "chance": None,
+        },
+        **{"complete": False, "pictures": 0, "unreadable": 0, "error": "wds_cifar10_test: it has no classnames.txt"},
+        **{"checkpoint": json.loads((out / "train/summary.json").read_text())["checkpoint_sha256"]},
+    }
+    with open(out / "eval_results.jsonl", "a") as file:
+        file.write(json.dumps(bad) + "\n")
+    report, page = reported(out)
+    scores = report["scores"]
+    assert scores["failed"] == {"cifar10": bad["error"]}
+    assert "cifar10" not in [*scores["missing"], *scores["partial"]]
+    row = next(row for row in scores["sets"] if row["key"] == "cifar10")
+    assert (row["score"], row["error"], row["alike"]) == (None, bad["error"], True)
+    assert scores["common"]["sets"] == 2
+    assert "CIFAR-10 could not be scored: wds_cifar10_test: it has no classnames.txt." in page.text
+    assert "these sets could not be scored, so no average counts them: CIFAR-10" in page.text
+    # the run says no mean, and ends with 1
+    from dcfast.run.workflow import _failed_sets, _score_lines
+
+    lines = _score_lines(out, {"evaluate": {}})
+    assert lines[0] == "this run: no mean score: cifar10 could not be scored"
+    told = _failed_sets({"evaluate": {"failed": {"a": "x"}}, "compare": {"evaluate": {"failed": {"b": "y"}}}})
+    assert told == ["evaluation set a could not be scored: x", "compare: evaluation set b could not be scored: y"]
+    assert _failed_sets({"filter": {}, "evaluate": {"available": False}}) == []
+
+
 def test_own_average_needs_every_set_of_the_table(tmp_path: Path) -> None:
     trained(tmp_path, "c" * 64, [result("a", 0.5, "c" * 64)])
     entries = [

@@ -259,6 +259,7 @@ def test_without_a_gpu_large_scales_are_refused(pool: Path, tmp_path: Path, monk
     [
         ({"loss": "opne_clip"}, "loss must be one of open_clip, dcfast; got 'opne_clip'; did you mean 'open_clip'"),
         ({"device": "gpu"}, "device must be one of auto, cpu, cuda; got 'gpu'"),
+        ({"precision": "half"}, "precision must be one of auto, amp, fp32, fp16, bf16; got 'half'"),
         ({"train_from": "shard"}, "did you mean 'shards'"),
         ({"decoder": "dally"}, "decoder must be one of pil, pil_reduced, dali; got 'dally'; did you mean 'dali'"),
         ({"features": {"l41": "teacher"}}, "prefix must be one of b32, l14; got 'l41'; did you mean 'l14'"),

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from dcfast.errors import CorruptDataError
-from dcfast.evaluate import evalset, results, tasks
+from dcfast.evaluate import evalset, hub_set, results, tasks
 from dcfast.filters import language, wordnet
 from dcfast.index.build import index_tars
 from dcfast.index.metadata import count_metadata_rows
@@ -70,6 +70,8 @@ INPUTS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "npz": ("a.npz", npz_arrays),
     "npz, in blocks": ("a.npz", lambda path: list(iterate_npz(path, "a"))),
     "parquet": ("a.parquet", read_table),
+    "evaluation set of the hub": ("test.parquet", hub_set._schema),
+    "evaluation set of the hub, Arrow": ("x-test.arrow", hub_set._schema),
     "metadata": ("a.parquet", count_metadata_rows),
     "json": ("a.json", read_json),
     "a stage's summary": ("index.json", lambda path: summaries.load_object(path, "index")),

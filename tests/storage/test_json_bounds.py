@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from dcfast.engine.piece import Piece, read_marker
 from dcfast.errors import CorruptDataError, DcfastError
-from dcfast.evaluate import evalset, results, scores, tasks
+from dcfast.evaluate import evalset, hub_set, results, scores, tasks
 from dcfast.index import pool_index, refresh
 from dcfast.interop.sizes import read_sizes
 from dcfast.interop.wids import read_wids
@@ -118,6 +118,7 @@ REFUSES: dict[str, Reader] = {
 PASSES: dict[str, Reader] = {
     "rundir/summaries.py, compared": at("a.json", lambda path: summaries.equals_json(path, {"a": 1}) or None),
     "evaluate/scores.py": at("state/filter.json", lambda path: scores.read_leaked(path.parent.parent, None)),
+    "evaluate/hub_set.py": at("dataset_info.json", lambda path: hub_set._damage(path.parent, 1) or None),
     "engine/piece.py": at("state/a/b/0.json", lambda path: read_marker(path.parents[3], Piece("a/b", "0", "m:f", {}))),
     "index/refresh.py": at("index.json", lambda path: refresh._refuse_other_uids(path.parent, "json")),
     "index/pool_index.py, its rule": at("index.json", lambda path: pool_index.uid_rule(path.parent)),

@@ -82,7 +82,7 @@ def test_a_class_name_keeps_what_stands_within_it(character: str, tmp_path: Path
     names = [f"red{character}wine", "dog", "car"]
     (tmp_path / "classnames.txt").write_bytes("\n".join(names).encode())
     (tmp_path / "zeroshot_classification_templates.txt").write_bytes(b"a {c}\r\n")
-    assert class_names(tmp_path) == (names, ["a {c}"])
+    assert class_names(tmp_path) == (names, ["a {c}"], [])
 
 
 @pytest.mark.parametrize("text", ["", "a", "a\n", "a\r\n\r\nb", "a\x85b\u2028c\x0cd\re\n\nf\n"])

@@ -28,6 +28,7 @@ PATHS = {
     "report/facts/metadata_rows.py": "batches: some rows for the report",
     "resharding/boxes.py": "batches: boxes by uid",
     "stages/filter/outcomes.py": "batches: the filter, its thresholds",
+    "evaluate/hub_set.py": "batches: texts, then pictures, of sets of the hub",
     "stages/index.py": "batches: whether any uid is one",
     "report/facts/sampling.py": "batches: tables of the run itself",
     "dedup/match.py": "whole: tables of the run itself",
@@ -144,6 +145,7 @@ def test_what_is_beyond_is_named(name: str, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("low")
 def test_every_path_stays_within(tmp_path: Path) -> None:
     """All that read rows of metadata, over a file that is beyond."""
+    from dcfast.evaluate import hub_set
     from dcfast.features.metadata import Located, _locate_file, _write_parquet
     from dcfast.report.facts.metadata_rows import stretches
     from dcfast.resharding.boxes import make_box_table
@@ -155,6 +157,7 @@ def test_every_path_stays_within(tmp_path: Path) -> None:
     calls: dict[str, Callable[[], Any]] = {
         "boxes": lambda: make_box_table(tmp_path, np.empty(0, "u8,u8"), tmp_path / "boxes"),
         "report": lambda: list(stretches([wide], ["uid", "face_bboxes"])),
+        "evaluation set": lambda: list(hub_set._batches(wide, ("face_bboxes",))),
         "filter": lambda: list(_batches(str(wide), ["uid", "face_bboxes"])),
         "features": lambda: _write_parquet(wide, tmp_path / "made", no_columns, nowhere, []),
         "features, by key": lambda: _locate_file(no_columns, None, keyed, "key"),

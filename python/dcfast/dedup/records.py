@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
+from dcfast.images.decode import BadImage
 from dcfast.images.signatures import image_signatures
+from dcfast.storage.temporary import temporary_folder
 
-__all__ = ["ABSENT", "SIGNATURE_DTYPE"]
+__all__ = ["ABSENT", "SIGNATURE_DTYPE", "sign_encoded", "sign_images"]
 
 
 SIGNATURE_DTYPE = np.dtype(
@@ -41,9 +46,32 @@ def sign_images(segment: Any, paths: list[str]) -> np.ndarray[Any, np.dtype[Any]
         if len(rows) == 0:
             continue
         chosen = member[rows]
-        columns = image_signatures(path, offsets[chosen], sizes[chosen], threads=1)
-        for name in ("status", "flat", "width", "height", "phash"):
-            result[name][rows] = columns[name]
-        result["h0"][rows] = columns["content_hash"]["f0"]
-        result["h1"][rows] = columns["content_hash"]["f1"]
+        _sign(result, rows, path, offsets[chosen], sizes[chosen])
     return result
+
+
+def sign_encoded(pictures: Sequence[Callable[[], bytes]]) -> np.ndarray[Any, np.dtype[Any]]:
+    """The records of pictures that lie in no file as they are: by way of one. What gives none (BadImage) is absent."""
+    result = np.zeros(len(pictures), dtype=SIGNATURE_DTYPE)
+    result["status"] = ABSENT
+    ends, rows = [0], []
+    with temporary_folder("dcfast-signatures-") as folder:
+        path = os.path.join(folder, "pictures")
+        with open(path, "wb") as file:
+            for row, encoded in enumerate(pictures):
+                with suppress(BadImage):
+                    file.write(encoded())
+                    ends.append(file.tell())
+                    rows.append(row)
+        if rows:
+            at = np.array(ends, dtype=np.uint64)
+            _sign(result, np.array(rows), path, at[:-1], np.diff(at))
+    return result
+
+
+def _sign(result: Any, rows: Any, path: str, offsets: Any, sizes: Any) -> None:
+    columns = image_signatures(path, offsets, sizes, threads=1)
+    for name in ("status", "flat", "width", "height", "phash"):
+        result[name][rows] = columns[name]
+    result["h0"][rows] = columns["content_hash"]["f0"]
+    result["h1"][rows] = columns["content_hash"]["f1"]

@@ -10,9 +10,9 @@ from typing import Any
 
 from dcfast.evaluate.evaluation import RESULTS, check_evalsets, evaluate_model
 from dcfast.models.clip import load_model
-from dcfast.models.devices import resolve_device
+from dcfast.models.devices import PRECISION_HELP, resolve_device, resolve_precision
 from dcfast.process.command import run_command
-from dcfast.process.exit_codes import DONE
+from dcfast.process.exit_codes import DONE, FAILED
 from dcfast.process.parser import ArgumentParser
 from dcfast.process.terminal import log_printably, say
 from dcfast.storage.paths import make_directory, not_left_empty, path_argument
@@ -41,10 +41,10 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=path_argument, required=True, metavar="DIR", help="the results go here, apart for each checkpoint"
     )
     p.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu or cuda (default auto)")
-    p.add_argument("--precision", default="fp32", metavar="NAME", help="fp32, fp16 or bf16 weights (default fp32)")
+    p.add_argument("--precision", default="auto", metavar="NAME", help=PRECISION_HELP)
     p.add_argument("--batch-size", type=int, default=64, metavar="N", help="pictures at a time (default 64)")
     p.add_argument("--workers", type=int, default=0, metavar="N", help="decoding threads (default: one per core)")
-    p.add_argument("--strict", action="store_true", help="a damaged shard is an error, not a note")
+    p.add_argument("--strict", action="store_true", help="a set with a damaged shard is not scored")
     return p
 
 
@@ -57,6 +57,7 @@ def _table(summary: dict[str, Any]) -> list[str]:
             line["main_metric_name"] or "-",
         )
         for line in summary["tasks"]
+        if "error" not in line
     ]
     rows = [("task", "score", "chance", "metric"), *rows]
     width = max(len(row[0]) for row in rows)
@@ -69,8 +70,14 @@ def _table(summary: dict[str, Any]) -> list[str]:
     missing = summary["missing"]
     if not any(line["benchmark"] for line in summary["tasks"]):
         lines.append("no average over the 38: none of DataComp's tasks is here")
-    elif missing:
-        lines.append(f"no average over the 38: {len(missing)} of DataComp's 40 are missing: {', '.join(missing)}")
+    elif missing or any(line["benchmark"] for line in summary["tasks"] if "error" in line):
+        bad = [line["key"] for line in summary["tasks"] if line["benchmark"] and "error" in line]
+        parts = [
+            f"{len(keys)} of DataComp's 40 {why}: {', '.join(keys)}"
+            for keys, why in ((missing, "are missing"), (bad, "could not be scored"))
+            if keys
+        ]
+        lines.append(f"no average over the 38: {'; '.join(parts)}")
     elif summary["averages"]["Average"] is None:
         lines.append(f"no average over the 38: these are not whole: {', '.join(summary['partial'])}")
     return lines
@@ -84,10 +91,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(args: argparse.Namespace) -> int:
     log_printably()
+    device = resolve_device(args.device)
+    precision, amp = resolve_precision(args.precision, device)
     check_evalsets(args.evalsets)  # before the model is loaded, which takes longer
     with not_left_empty(args.out):
         make_directory(args.out, "--out")
-        clip = load_model(args.model, args.checkpoint, device=resolve_device(args.device), precision=args.precision)
+        clip = load_model(args.model, args.checkpoint, device=device, precision=precision)
         summary = evaluate_model(
             clip,
             args.evalsets,
@@ -95,11 +104,14 @@ def _main(args: argparse.Namespace) -> int:
             batch_size=args.batch_size,
             workers=args.workers,
             strict=args.strict,
+            amp=amp,
             say=partial(say, error=True),
         )
     say("\n".join([*_table(summary), *(f"note: {note}" for note in summary["notes"])]))
     say(f"results: {args.out}/{summary['results']} (and {RESULTS} beside)")
-    return DONE
+    for key, reason in summary["failed"].items():
+        say(f"error: evaluation set {key} could not be scored: {reason}", error=True)
+    return FAILED if summary["failed"] else DONE
 
 
 if __name__ == "__main__":

@@ -5,9 +5,8 @@ Memory: ``BATCHES_AHEAD`` more batches of decoded pictures than there are thread
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,12 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.errors import RunError
-from dcfast.evaluate.evalset import EvalSet
-from dcfast.images.costs import MAX_BYTES
+from dcfast.evaluate.opened import EvalSet
+from dcfast.evaluate.pictures import Batch
 from dcfast.images.decode import BadImage, check_resized, decode_image, quiet
 from dcfast.models.devices import one_thread
 from dcfast.process.read_ahead import read_ahead
-from dcfast.storage.inputs import open_input
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,9 +47,13 @@ class Embedder:
 
     On the CPU each thread takes a batch through decoding and the model, with one thread of torch: the same bits for
     any number of threads. On a GPU the threads decode, and one batch at a time goes through the model.
+
+    Args:
+        amp: float16 autocast where the reference has it on a GPU: all texts, and pictures of retrieval and riddles;
+            of float32 weights alone. None: on a GPU.
     """
 
-    def __init__(self, clip: ClipModel, *, batch_size: int, threads: int) -> None:
+    def __init__(self, clip: ClipModel, *, batch_size: int, threads: int, amp: bool | None = None) -> None:
         import torch
 
         self.clip = clip
@@ -60,6 +62,17 @@ class Embedder:
         first = next(iter(clip.model.parameters()), torch.empty(0))
         self.device = first.device
         self.dtype = first.dtype if first.dtype.is_floating_point else torch.float32
+        self.amp = (self.device.type != "cpu" if amp is None else amp) and self.dtype == torch.float32
+
+    @property
+    def precision(self) -> str:
+        """What scores depend on: ``amp``, or the dtype of the weights."""
+        return "amp" if self.amp else str(self.dtype).removeprefix("torch.")
+
+    def _autocast(self, asked: bool = True) -> AbstractContextManager[None]:
+        import torch
+
+        return torch.autocast(self.device.type, dtype=torch.float16) if self.amp and asked else nullcontext()
 
     def texts(self, texts: Sequence[str], where: str) -> Tensor:
         """(n, D) embeddings; a text that comes more than once is encoded once."""
@@ -94,38 +107,36 @@ class Embedder:
             weights.append(_unit(found))
         return torch.cat(weights)
 
-    def pictures(self, evalset: EvalSet) -> Iterator[ImageBatch]:
-        """The pictures of a set, batch by batch in order."""
-        shards, offsets, sizes = evalset.places
+    def pictures(self, evalset: EvalSet, *, amp: bool = False) -> Iterator[ImageBatch]:
+        """The pictures of a set, batch by batch in order.
+
+        Args:
+            amp: in autocast, where this embedder has it at all.
+        """
+        on_cpu = self.device.type == "cpu"
+
+        def work(batch: Batch) -> Any:
+            good, pixels, problems = self._decode(batch)
+            return good, self._encode_pictures(pixels, amp) if on_cpu else pixels, problems
+
         with ExitStack() as opened:
             opened.enter_context(quiet)
             opened.enter_context(one_thread(self.device.type))
-            files = [opened.enter_context(open_input(tar)).fileno() for tar in evalset.tars]
-
-            def work(rows: npt.NDArray[np.int64]) -> Any:
-                places = [(files[shards[row]], int(offsets[row]), int(sizes[row])) for row in rows.tolist()]
-                good, pixels, problems = self._decode(rows, places)
-                on_cpu = self.device.type == "cpu"
-                return good, self._encode_pictures(pixels) if on_cpu else pixels, problems
-
-            total = len(evalset.rows)
-            batches = [np.arange(a, min(a + self.batch_size, total)) for a in range(0, total, self.batch_size)]
+            batches = opened.enter_context(evalset.pictures.read(evalset.rows, self.batch_size))
             ahead = self.threads + BATCHES_AHEAD - 1
             decoded = opened.enter_context(closing(read_ahead(work, batches, threads=self.threads, ahead=ahead)))
             for rows, made, problems in decoded:
-                features = made if self.device.type == "cpu" else self._encode_pictures(made)
+                features = made if on_cpu else self._encode_pictures(made, amp)
                 self._check(features, partial(_picture_name, evalset, rows))
                 yield ImageBatch(rows, features, problems)
 
-    def _decode(
-        self, rows: npt.NDArray[np.int64], places: list[tuple[int, int, int]]
-    ) -> tuple[npt.NDArray[np.int64], Tensor | None, dict[int, str]]:
+    def _decode(self, batch: Batch) -> tuple[npt.NDArray[np.int64], Tensor | None, dict[int, str]]:
         import torch
 
         pixels, good, problems = [], [], {}
-        for row, (file, offset, size) in zip(rows.tolist(), places, strict=True):
+        for row, encoded in zip(batch[0].tolist(), batch[1], strict=True):
             try:
-                image = decode_image(os.pread(file, min(size, MAX_BYTES + 1), offset))
+                image = decode_image(encoded())
                 check_resized(image, self.clip.image_size)
             except BadImage as error:
                 problems[row] = str(error)
@@ -134,19 +145,23 @@ class Embedder:
                 good.append(row)
         return np.array(good, dtype=np.int64), torch.stack(pixels) if pixels else None, problems
 
-    def _encode_pictures(self, pixels: Tensor | None) -> Tensor:
+    def _encode_pictures(self, pixels: Tensor | None, amp: bool) -> Tensor:
         import torch
 
         if pixels is None:
             return torch.empty((0, self.clip.embed_dim))
         with torch.inference_mode():
-            return _unit(self.clip.model.encode_image(pixels.to(device=self.device, dtype=self.dtype)))  # type: ignore[operator]
+            with self._autocast(amp):
+                found = self.clip.model.encode_image(pixels.to(device=self.device, dtype=self.dtype))  # type: ignore[operator]
+            return _unit(found)
 
     def _encode_tokens(self, tokens: Tensor) -> Tensor:
         import torch
 
         with torch.inference_mode():
-            return _unit(self.clip.model.encode_text(tokens.to(self.device)))  # type: ignore[operator]
+            with self._autocast():
+                found = self.clip.model.encode_text(tokens.to(self.device))  # type: ignore[operator]
+            return _unit(found)
 
     def _check(self, found: Tensor, name: Callable[[int], str]) -> None:
         import torch

@@ -10,8 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,10 @@ import numpy.typing as npt
 from dcfast.access.reader import PoolReader
 from dcfast.errors import EvalsetError
 from dcfast.evaluate.folders import COUNT_FILE, list_set_tars
+from dcfast.evaluate.hub import hub_files
+from dcfast.evaluate.hub_set import check_hub_set, hub_set_files, read_hub_set
+from dcfast.evaluate.opened import EvalSet, Riddle
+from dcfast.evaluate.pictures import FilePictures
 from dcfast.evaluate.tasks import DEFAULT_METRICS, EvalTask
 from dcfast.index.build import index_tars
 from dcfast.models.captions import MAX_CAPTION_BYTES
@@ -41,6 +44,7 @@ RIDDLE_FILE = "riddles.json"
 SMALL_FILES = (CLASS_FILE, TEMPLATE_FILE, TYPE_FILE, RIDDLE_FILE, f"test/{COUNT_FILE}")
 PLACEHOLDER = "{c}"
 MAX_LABEL_BYTES = 64
+MAX_LABEL = 1_000_000
 _MAX_VECTOR_BYTES = 1 << 16
 _READ_TOGETHER = 64 << 20  # bytes of members
 NAMED = 20
@@ -49,75 +53,8 @@ NAMED = 20
 Ints = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Riddle:
-    """A cue, candidate pictures and those that the cue fits, as rows of the set."""
-
-    cue: str
-    candidates: tuple[int, ...]
-    associations: frozenset[int]
-
-
-@dataclass
-class EvalSet:
-    """An opened set.
-
-    Attributes:
-        task: with kind and main metric settled.
-        rows: (n,) samples that can be scored, in the order of the shards; what follows is by row of these.
-        labels: (n,) classes, or empty.   metadata: (n, fields), or None.
-        captions: of each row, or empty.   riddles: of an association set.
-        left_out: reason -> keys of samples that cannot be scored.
-        notes: damage of its files, in words.   passed_over: what among its tars was not taken, in words.
-    """
-
-    task: EvalTask
-    folder: Path
-    tars: list[str]
-    index: TarIndex
-    rows: Ints
-    classes: list[str] = field(default_factory=list)
-    templates: list[str] = field(default_factory=list)
-    labels: Ints = field(default_factory=lambda: np.empty(0, np.int64))
-    metadata: npt.NDArray[Any] | None = None
-    captions: list[list[str]] = field(default_factory=list)
-    riddles: list[Riddle] = field(default_factory=list)
-    left_out: dict[str, list[str]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    passed_over: list[str] = field(default_factory=list)
-    fingerprint: str = ""
-
-    @cached_property
-    def places(self) -> tuple[Ints, Ints, Ints]:
-        """Shard, offset and size of each row's picture."""
-        segment = self.index.segment
-        member = np.asarray(segment.image_member())[self.rows]
-        begin = np.asarray(segment.shard_sample_begin).astype(np.int64)
-        shard = np.searchsorted(begin, self.rows, side="right") - 1
-        offsets, sizes, _ = segment.members_of(0, segment.num_samples)
-        return shard, offsets[member].astype(np.int64), sizes[member].astype(np.int64)
-
-    def key(self, row: int) -> str:
-        """The key of a row's sample."""
-        return self.index.segment.key(int(self.rows[row]))
-
-    def column(self, name: str) -> Ints:
-        """A column of the metadata that holds groups: whole numbers from 0; EvalsetError otherwise."""
-        if self.metadata is None:
-            raise EvalsetError(f"{self.folder}: its samples have no npy member; {name} is read from it")
-        values = self.metadata[:, self.task.metadata_fields.index(name)]
-        with np.errstate(invalid="ignore"):
-            whole = values.astype(np.int64)
-        bad = np.flatnonzero((whole != values) | (whole < 0) | (whole > 1_000_000))
-        if len(bad):
-            raise EvalsetError(
-                f"{self.folder}: {name} of sample {self.key(int(bad[0]))} must be a whole number from 0; "
-                f"got {values[bad[0]]}"
-            )
-        return whole
-
-
-def _lines(path: Path, what: str) -> list[str]:
+def _lines(path: Path, what: str) -> tuple[list[str], list[int]]:
+    """The lines that are not blank, stripped, and the numbers of those that are, but for the last."""
     try:
         lines = [line.strip() for line in read_lines(path)]
     except FileNotFoundError:
@@ -128,19 +65,22 @@ def _lines(path: Path, what: str) -> list[str]:
         lines.pop()
     if not lines:
         raise EvalsetError(f"{path} is empty; {what}")
-    if "" in lines:
-        raise EvalsetError(f"{path}, line {lines.index('') + 1} is blank, which would shift the classes; remove it")
-    return lines
+    return [line for line in lines if line], [number for number, line in enumerate(lines, 1) if not line]
 
 
-def class_names(folder: Path) -> tuple[list[str], list[str]]:
-    """Class names and templates of a set; EvalsetError names the file and the line."""
-    classes = _lines(folder / CLASS_FILE, "expected one class name a line, in the order of the labels")
-    templates = _lines(folder / TEMPLATE_FILE, f"expected one prompt a line, with {PLACEHOLDER} for the class name")
+def class_names(folder: Path) -> tuple[list[str], list[str], list[str]]:
+    """Class names, templates, and what is odd about them, in words; EvalsetError names the file and the line.
+
+    A blank line is no class, as for CLIP_benchmark 1.4.0: what follows it has a lower number, and CLEVR's last label
+    (the published list has an empty name) is never right. The published scores of that set are of this kind.
+    """
+    classes, blank = _lines(folder / CLASS_FILE, "expected one class name a line, in the order of the labels")
+    remarks = [f"{CLASS_FILE}, line {number} is blank, so those behind it count one less" for number in blank]
+    templates, _ = _lines(folder / TEMPLATE_FILE, f"expected one prompt a line, with {PLACEHOLDER} for the class name")
     for number, template in enumerate(templates, start=1):
         if PLACEHOLDER not in template:
             raise EvalsetError(f"{folder / TEMPLATE_FILE}, line {number} has no {PLACEHOLDER}: {template[:80]!r}")
-    return classes, templates
+    return classes, templates, remarks
 
 
 def _shards(folder: Path) -> list[str]:
@@ -156,7 +96,7 @@ def _stated_kind(task: EvalTask, folder: Path) -> str:
     if task.kind:
         return task.kind
     if (folder / TYPE_FILE).exists():
-        stated = _lines(folder / TYPE_FILE, f"expected one of {', '.join(DEFAULT_METRICS)}")[0]
+        stated = _lines(folder / TYPE_FILE, f"expected one of {', '.join(DEFAULT_METRICS)}")[0][0]
         if stated not in DEFAULT_METRICS:
             raise EvalsetError(
                 f"{folder / TYPE_FILE}: expected one of {', '.join(DEFAULT_METRICS)}; got {stated[:80]!r}"
@@ -169,6 +109,9 @@ def _stated_kind(task: EvalTask, folder: Path) -> str:
 
 def check_evalset(task: EvalTask, folder: Path) -> None:
     """What can be known without reading a shard: tars, class names, templates, riddles are there and well-formed."""
+    if hub_files(folder):
+        check_hub_set(task, folder)
+        return
     _shards(folder)
     kind = _stated_kind(task, folder)
     if kind in ("classification", "wilds", "fairness", "fairness_multilabel"):
@@ -179,11 +122,13 @@ def check_evalset(task: EvalTask, folder: Path) -> None:
 
 def evalset_files(folder: Path) -> list[str]:
     """Every file of a set that its scores depend on, tars first."""
+    if hub_files(folder):
+        return hub_set_files(folder)
     return [*_shards(folder), *(str(folder / name) for name in SMALL_FILES if (folder / name).is_file())]
 
 
 def set_fingerprint(task: EvalTask, folder: Path) -> str:
-    """SHA-256 of how the set is scored, its small files' content, and names, sizes and times of its tars."""
+    """SHA-256 of how the set is scored, its small files' content, and names, sizes and times of its other files."""
     digest = hashlib.sha256(repr(task).encode("utf-8", "surrogateescape"))
     for name in SMALL_FILES:
         path = folder / name
@@ -195,7 +140,7 @@ def set_fingerprint(task: EvalTask, folder: Path) -> str:
         else:
             digest.update(b"absent")
         digest.update(b"\0")
-    for tar in _shards(folder):
+    for tar in hub_set_files(folder) if hub_files(folder) else _shards(folder):
         status = os.stat(tar)
         digest.update(f"{os.path.basename(tar)}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
     return digest.hexdigest()
@@ -218,13 +163,15 @@ def _damage(index: TarIndex, folder: Path, tars: list[str]) -> list[str]:
 
 
 def open_evalset(task: EvalTask, folder: Path, *, threads: int = 1) -> EvalSet:
-    """Indexes and reads a set, pictures aside.
+    """Indexes and reads a set, pictures aside: of shards, or of the hub (``dcfast.evaluate.hub``).
 
     Raises:
-        EvalsetError: no tars, no class names, labels out of range, bad metadata or riddles, nothing to score; with the
-            directory, the sample and what was expected.
+        EvalsetError: no tars, no class names, labels that are no numbers, bad metadata or riddles, nothing to score;
+            with the directory, the sample and what was expected.
     """
     fingerprint = set_fingerprint(task, folder)
+    if hub_files(folder):
+        return replace(read_hub_set(task, folder), fingerprint=fingerprint)
     tars = _shards(folder)
     index = index_tars(tars, threads=threads)
     segment = index.segment
@@ -232,45 +179,67 @@ def open_evalset(task: EvalTask, folder: Path, *, threads: int = 1) -> EvalSet:
     kind = _stated_kind(task, folder) or ("classification" if "cls" in extensions else "retrieval")
     task = replace(task, kind=kind, main_metric=task.main_metric or DEFAULT_METRICS.get(kind, ""))
     has_picture = np.asarray(segment.image_member()) >= 0
-    found = EvalSet(task, folder, tars, index, np.flatnonzero(has_picture), fingerprint=fingerprint)
-    _leave_out(found, "without a picture", np.flatnonzero(~has_picture))
+    found = EvalSet(task, folder, _pictures(segment, tars), np.flatnonzero(has_picture), fingerprint=fingerprint)
+    found.leave_out("without a picture", np.flatnonzero(~has_picture))
     found.notes = _damage(index, folder, tars)
-    found.passed_over = list_set_tars(folder).notes
+    found.remarks = list_set_tars(folder).notes
     if kind == "retrieval":
-        _read_captions(found)
+        _read_captions(found, segment)
     elif kind == "association":
         found.riddles = _riddles(found)
     else:
-        _read_labels(found, needs_labels=kind != "fairness_multilabel")
-    if len(found.rows) == 0:
-        reasons = "; ".join(f"{len(keys)} {reason}" for reason, keys in found.left_out.items())
-        raise EvalsetError(f"{folder}: nothing in it can be scored as {kind} ({reasons or 'its tars are empty'})")
+        _read_labels(found, segment, needs_labels=kind != "fairness_multilabel")
+    found.check_not_empty()
     return found
 
 
-def _leave_out(found: EvalSet, reason: str, samples: Ints) -> None:
-    if len(samples):
-        found.left_out[reason] = [found.index.segment.key(int(sample)) for sample in samples]
+def _pictures(segment: Any, tars: list[str]) -> FilePictures:
+    member = np.asarray(segment.image_member()).astype(np.int64)
+    begin = np.asarray(segment.shard_sample_begin).astype(np.int64)
+    shard = np.searchsorted(begin, np.arange(segment.num_samples), side="right") - 1
+    offsets, sizes, _ = segment.members_of(0, segment.num_samples)
+    return FilePictures(
+        tars,
+        segment.key,
+        np.where(member < 0, -1, shard),
+        np.where(member < 0, 0, offsets.astype(np.int64)[member]) if len(offsets) else member,
+        np.where(member < 0, 0, sizes.astype(np.int64)[member]) if len(sizes) else member,
+    )
 
 
-def _members(found: EvalSet, extension: str, most: int) -> Iterator[memoryview | None]:
+def _members(found: EvalSet, segment: Any, extension: str, most: int) -> Iterator[memoryview | None]:
     """The members of an extension by row; of one that is longer than ``most`` bytes, one byte more than that."""
-    with PoolReader(None, [found.index.segment], verify=False) as reader:
+    with PoolReader(None, [segment], verify=False) as reader:
         located = reader.locate(found.rows, extension, numbering="sample", missing="none").cut(most + 1)
         for members in located.batches(_READ_TOGETHER):
             yield from reader.read_located(members, single=True, threads=1)
 
 
-def _read_labels(found: EvalSet, *, needs_labels: bool) -> None:
-    found.classes, found.templates = class_names(found.folder)
+def _read_labels(found: EvalSet, segment: Any, *, needs_labels: bool) -> None:
+    found.classes, found.templates, odd = class_names(found.folder)
+    found.remarks += odd
     if needs_labels:
-        labels = [_label(found, row, member) for row, member in enumerate(_members(found, "cls", MAX_LABEL_BYTES))]
+        members = _members(found, segment, "cls", MAX_LABEL_BYTES)
+        labels = [_label(found, row, member) for row, member in enumerate(members)]
         known = np.array([label is not None for label in labels], dtype=bool)
-        _leave_out(found, "without a label", found.rows[~known])
+        found.leave_out("without a label", found.rows[~known])
         found.rows = found.rows[known]
         found.labels = np.array([label for label in labels if label is not None], dtype=np.int64)
+        _remark_labels(found)
     if found.task.group_field or not needs_labels:
-        _read_metadata(found)
+        _read_metadata(found, segment)
+
+
+def _remark_labels(found: EvalSet) -> None:
+    """A label that no class has is a wrong answer, as for CLIP_benchmark."""
+    beyond = np.flatnonzero(found.labels >= len(found.classes))
+    if len(beyond):
+        first = int(beyond[0])
+        found.remarks.append(
+            f"{len(beyond):,} of {len(found.labels):,} samples have a label that {CLASS_FILE} has no class for "
+            f"({found.key(first)} has {found.labels[first]}; its {len(found.classes)} classes are 0 to "
+            f"{len(found.classes) - 1}): every answer to them is wrong"
+        )
 
 
 def _label(found: EvalSet, row: int, member: memoryview | None) -> int | None:
@@ -279,18 +248,18 @@ def _label(found: EvalSet, row: int, member: memoryview | None) -> int | None:
     text = bytes(member[:MAX_LABEL_BYTES]).decode("ascii", "replace").strip()
     if not re.fullmatch(r"-?[0-9]{1,18}", text):
         raise EvalsetError(f"{found.folder}: the cls of sample {found.key(row)} must be a number; got {text[:40]!r}")
-    if not 0 <= int(text) < len(found.classes):
+    if not 0 <= int(text) <= MAX_LABEL:
         raise EvalsetError(
-            f"{found.folder}: sample {found.key(row)} has label {text}, but {CLASS_FILE} names "
-            f"{len(found.classes)} classes (0 to {len(found.classes) - 1}); it is of another version of the set"
+            f"{found.folder}: sample {found.key(row)} has label {text}; expected the number of a class, from 0 "
+            f"({CLASS_FILE} names {len(found.classes)})"
         )
     return int(text)
 
 
-def _read_metadata(found: EvalSet) -> None:
+def _read_metadata(found: EvalSet, segment: Any) -> None:
     fields = len(found.task.metadata_fields)
     values: list[Any] = []
-    for row, member in enumerate(_members(found, "npy", _MAX_VECTOR_BYTES)):
+    for row, member in enumerate(_members(found, segment, "npy", _MAX_VECTOR_BYTES)):
         if member is None:
             values.append(None)
             continue
@@ -305,23 +274,23 @@ def _read_metadata(found: EvalSet) -> None:
             )
         values.append(vector)
     known = np.array([value is not None for value in values], dtype=bool)
-    _leave_out(found, "without metadata", found.rows[~known])
+    found.leave_out("without metadata", found.rows[~known])
     found.rows = found.rows[known]
     if len(found.labels):
         found.labels = found.labels[known]
     found.metadata = np.stack([value for value in values if value is not None]) if known.any() else None
 
 
-def _read_captions(found: EvalSet) -> None:
+def _read_captions(found: EvalSet, segment: Any) -> None:
     captions: list[list[str]] = []
     endless = np.zeros(len(found.rows), bool)
-    for row, member in enumerate(_members(found, "txt", MAX_CAPTION_BYTES)):
+    for row, member in enumerate(_members(found, segment, "txt", MAX_CAPTION_BYTES)):
         endless[row] = member is not None and len(member) > MAX_CAPTION_BYTES
         text = "" if member is None or endless[row] else bytes(member).decode("utf-8", "replace")
         captions.append([line.strip() for line in split_lines(text) if line.strip()])
     known = np.array([bool(lines) for lines in captions], dtype=bool)
-    _leave_out(found, f"with captions of more than {MAX_CAPTION_BYTES:,} bytes", found.rows[endless])
-    _leave_out(found, "without a caption", found.rows[~known & ~endless])
+    found.leave_out(f"with captions of more than {MAX_CAPTION_BYTES:,} bytes", found.rows[endless])
+    found.leave_out("without a caption", found.rows[~known & ~endless])
     found.rows = found.rows[known]
     found.captions = [lines for lines in captions if lines]
 

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dcfast.errors import CorruptDataError
+from dcfast.errors import CorruptDataError, EvalsetError, PoolError
 from dcfast.evaluate.embed import Embedder
-from dcfast.evaluate.evalset import NAMED, EvalSet, check_evalset, open_evalset, set_fingerprint
+from dcfast.evaluate.evalset import NAMED, check_evalset, open_evalset, set_fingerprint
+from dcfast.evaluate.opened import EvalSet
 from dcfast.evaluate.results import RESULTS, Line, aggregate, read_results, write_results
 from dcfast.evaluate.score import Score, score_evalset
 from dcfast.evaluate.tasks import EvalTask, find_tasks, own_tasks
+from dcfast.models.devices import whole_matmuls
 from dcfast.storage.atomic import write_bytes, write_json
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, make_directory, not_left_empty
@@ -25,9 +27,11 @@ if TYPE_CHECKING:
 __all__ = ["RESULTS", "check_evalsets", "evaluate_model", "results_dir"]
 
 SUMMARY = "summary.json"
-VERSION = 2
+VERSION = 3
 """Raised when a score changes for the same model and data: results of another version are scored again. 2: 16-bit grey
-is its upper 8 bits; archives joined by cat are read on."""
+is its upper 8 bits; archives joined by cat are read on. 3: FMoW's worst region counts "Other"; blank class names."""
+BAD_SET = (EvalsetError, CorruptDataError, PoolError, OSError)
+"""What is wrong with one set, and no reason not to score the others."""
 
 StrPath = str | os.PathLike[str]
 
@@ -37,16 +41,28 @@ def results_dir(out: StrPath, content_hash: str) -> Path:
     return Path(out) / "evaluate" / content_hash[:16]
 
 
-def check_evalsets(evalsets: StrPath) -> list[str]:
-    """Keys of the sets of a directory, after a look at all that needs no shard read; cheap enough to be asked first.
+def check_evalsets(evalsets: StrPath) -> dict[str, str]:
+    """Keys of the sets of a directory that cannot be scored, and why, by all that can be told without reading a shard;
+    cheap enough to be asked first.
 
     Raises:
-        EvalsetError: what ``evaluate_model`` would refuse before any work.
+        EvalsetError: no such directory, a bad ``tasks.json``; or no set of it can be scored.
     """
     tasks = find_tasks(Path(evalsets))
+    failed = {}
     for task, folder in tasks:
-        check_evalset(task, folder)
-    return [task.key for task, _ in tasks]
+        try:
+            check_evalset(task, folder)
+        except BAD_SET as error:
+            failed[task.key] = str(error)
+    _refuse_none(evalsets, len(tasks), failed)
+    return failed
+
+
+def _refuse_none(evalsets: StrPath, tasks: int, failed: dict[str, str]) -> None:
+    if len(failed) == tasks:
+        many = "" if tasks == 1 else f"none of the {tasks} evaluation sets in {evalsets} can be scored: "
+        raise EvalsetError(f"{many}{next(iter(failed.values()))}")
 
 
 def evaluate_model(
@@ -57,29 +73,31 @@ def evaluate_model(
     batch_size: int = 64,
     workers: int = 0,
     strict: bool = False,
+    amp: bool | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Scores a model on the ``wds_*_test`` directories of a directory.
 
     Writes ``OUT/evaluate/HASH16/eval_results.jsonl``, a line a task in DataComp's form, after every set; at the end its
     copy ``OUT/eval_results.jsonl`` and ``OUT/evaluate/summary.json``. Sets that have a result of the same checkpoint,
-    the same files and the same dtype are skipped. All sets are opened and checked before the first is scored.
+    the same files and the same precision are skipped. All sets are opened and checked before the first is scored; one
+    that cannot be scored is named with its reason (``failed``), and the others are.
 
     Args:
         clip: of ``dcfast.models.load_model``; embeddings are computed in its dtype, scores in float32.
+        amp: the autocast that DataComp's own evaluation has on a GPU; None: of float32 weights on a GPU.
         evalsets: the directory; a ``tasks.json`` in it describes sets that are not DataComp's.
         out: where the results go.
         batch_size: pictures a forward pass; the scores do not depend on it but for rounding.
         workers: threads that decode; 0 means one per core.
-        strict: a damaged shard of a set is an error, not a note.
+        strict: a set with a damaged shard cannot be scored; otherwise that is a note.
         say: is given a line a set.
     Returns:
         dict of JSON values: ``checkpoint`` (hash), ``model``, ``source``, ``results`` (path relative to out),
         ``tasks`` (the lines), ``scored`` (keys scored now, not skipped), ``averages``, ``own_average``, ``missing``,
-        ``partial``, ``unlisted`` (see ``dcfast.evaluate.results.aggregate``), ``notes``.
+        ``failed``, ``partial``, ``unlisted`` (see ``dcfast.evaluate.results.aggregate``), ``notes``.
     Raises:
-        EvalsetError: a set that cannot be scored, before any work where it can be known.
-        CorruptDataError: a damaged shard, with strict.
+        EvalsetError: no such directory, a bad ``tasks.json``; or no set of it can be scored.
         RunError: the model's embeddings are not finite; another evaluation is at work in ``out``.
     Memory: about 150 bytes a picture of all sets, a few decoded batches, and the embeddings of one retrieval set.
     """
@@ -90,10 +108,10 @@ def evaluate_model(
     root, home = Path(out), Path(evalsets)
     threads = workers or len(os.sched_getaffinity(0))
     check_evalsets(home)
-    embedder = Embedder(clip, batch_size=batch_size, threads=threads)
+    embedder = Embedder(clip, batch_size=batch_size, threads=threads, amp=amp)
     busy = f"out {root}: another evaluation is at work there; wait for it, or choose another out"
     folder = root / "evaluate"
-    with not_left_empty(folder), locked(make_directory(folder, "out") / LOCK_NAME, busy):
+    with not_left_empty(folder), locked(make_directory(folder, "out") / LOCK_NAME, busy), whole_matmuls():
         return _evaluate(embedder, home, root, threads, strict, say)
 
 
@@ -105,18 +123,35 @@ def _evaluate(
     before = read_results(path, clip.content_hash)
     lines: dict[str, Line] = {}
     waiting: dict[str, EvalSet] = {}
+    failed: dict[str, str] = {}
+
+    def fail(task: EvalTask, folder: Path, error: Exception) -> None:
+        failed[task.key] = str(error)
+        lines[task.key] = _failed_line(task, folder, str(error), embedder)
+        say(f"{task.name}: could not be scored: {error}")
+
     for task, folder in tasks:
-        old = before.get(task.key)
-        if old is not None and old.get("state") == _state(set_fingerprint(task, folder), embedder):
-            lines[task.key] = old
-        else:
-            waiting[task.key] = _opened(task, folder, threads, strict)
+        try:
+            old = before.get(task.key)
+            if old is not None and old.get("state") == _state(set_fingerprint(task, folder), embedder):
+                lines[task.key] = old
+            else:
+                waiting[task.key] = _opened(task, folder, threads, strict)
+        except BAD_SET as error:
+            fail(task, folder, error)
+    scored = []
     for key, evalset in waiting.items():
         started = time.monotonic()
-        score = score_evalset(evalset, embedder)
+        try:
+            score = score_evalset(evalset, embedder)
+        except BAD_SET as error:
+            fail(evalset.task, evalset.folder, error)
+            continue
         lines[key] = _line(evalset, score, embedder)
+        scored.append(key)
         write_results(path, (lines[task.key] for task, _ in tasks if task.key in lines))
         say(_said(lines[key], time.monotonic() - started))
+    _refuse_none(home, len(tasks), failed)
     ordered = [lines[task.key] for task, _ in tasks]
     write_results(path, ordered)
     write_bytes(root / RESULTS, path.read_bytes())
@@ -130,7 +165,7 @@ def _evaluate(
         "notes": [f"evaluation set {line['key']}: {note}" for line in ordered for note in line["notes"]],
     }
     write_json(root / "evaluate" / SUMMARY, summary)
-    return {**summary, "scored": list(waiting)}
+    return {**summary, "scored": scored}
 
 
 def _published(model: str) -> str:
@@ -139,7 +174,7 @@ def _published(model: str) -> str:
 
 
 def _state(fingerprint: str, embedder: Embedder) -> str:
-    return f"{VERSION}-{str(embedder.dtype).removeprefix('torch.')}-{fingerprint}"
+    return f"{VERSION}-{embedder.precision}-{fingerprint}"
 
 
 def _opened(task: EvalTask, folder: Path, threads: int, strict: bool) -> EvalSet:
@@ -153,9 +188,36 @@ def _named(keys: list[str]) -> str:
     return ", ".join(keys[:NAMED]) + (", ..." if len(keys) > NAMED else "")
 
 
+def _of_set(task: EvalTask, embedder: Embedder) -> Line:
+    return {
+        "key": task.key,
+        "dataset": task.name,
+        "main_metric_name": task.main_metric or None,
+        "kind": task.kind,
+        "benchmark": task.benchmark,
+        "model": _published(embedder.clip.name),
+        "checkpoint": embedder.clip.content_hash,
+    }
+
+
+def _failed_line(task: EvalTask, folder: Path, error: str, embedder: Embedder) -> Line:
+    """In place of a result; without a state, so that the set is tried again."""
+    [reason] = without_places([error], [folder, folder.parent], all_texts=False)
+    return {
+        **_of_set(task, embedder),
+        "metrics": {"main_metric": None},
+        "chance": None,
+        "complete": False,
+        "pictures": 0,
+        "unreadable": 0,
+        "notes": [f"could not be scored: {reason}"],
+        "error": reason,
+    }
+
+
 def _line(evalset: EvalSet, score: Score, embedder: Embedder) -> Line:
     """The result as it is published: no place of this machine stands in it."""
-    task, clip = evalset.task, embedder.clip
+    task = evalset.task
     notes = list(evalset.notes)
     notes += [f"{len(keys)} samples {why} were left out: {_named(keys)}" for why, keys in evalset.left_out.items()]
     if score.unreadable:
@@ -164,23 +226,19 @@ def _line(evalset: EvalSet, score: Score, embedder: Embedder) -> Line:
             f"{len(keys)} pictures cannot be decoded and were left out: {_named(keys)} "
             f"({keys[0]}: {score.unreadable[keys[0]]})"
         )
-    pictures = score.scored + len(score.unreadable)
-    if task.benchmark and pictures != task.size:
-        notes.append(f"it holds {pictures:,} pictures, the benchmark's has {task.size:,}: its score is not comparable")
+    counted, what = score.counted + len(score.unreadable), "pictures"
+    if task.kind == "association":
+        counted, what = len(evalset.riddles), "riddles"
+    if task.benchmark and counted != task.size:
+        notes.append(f"it holds {counted:,} {what}, the benchmark's has {task.size:,}: its score is not comparable")
     return {
-        "key": task.key,
-        "dataset": task.name,
+        **_of_set(task, embedder),
         "metrics": score.metrics,
-        "main_metric_name": task.main_metric or None,
         "chance": score.chance,
-        "kind": task.kind,
-        "benchmark": task.benchmark,
-        "complete": score.scored == task.size or (task.size == 0 and not notes),
+        "complete": score.counted == task.size or (task.size == 0 and not notes),
         "pictures": score.scored,
         "unreadable": len(score.unreadable),
-        "notes": without_places(notes + score.notes + evalset.passed_over, [evalset.folder], all_texts=False),
-        "model": _published(clip.name),
-        "checkpoint": clip.content_hash,
+        "notes": without_places(notes + score.notes + evalset.remarks, [evalset.folder], all_texts=False),
         "state": _state(evalset.fingerprint, embedder),
     }
 

@@ -72,7 +72,8 @@ class Result:
     Attributes:
         key: of the task.   checkpoint: SHA-256, None where the line has none.   score: the main metric, None where the
             set has none.   chance: that of a guess.   state: of the files and the way of scoring: results of different
-            states are not to be compared.   complete: of the whole set.   line: as it stands in the file.
+            states are not to be compared.   complete: of the whole set.   error: why the set could not be scored, None
+        where it was.   line: as it stands in the file.
     """
 
     key: str
@@ -88,6 +89,7 @@ class Result:
     unreadable: int | None
     notes: tuple[str, ...]
     state: str | None
+    error: str | None
     line: Line
 
     @classmethod
@@ -111,6 +113,7 @@ class Result:
             complete=bool(line.get("complete", True)),
             notes=tuple(map(str, notes)) if isinstance(notes, list) else (),
             state=line.get("state"),
+            error=None if line.get("error") is None else str(line["error"]),
             line=line,
             **counts,
         )
@@ -170,12 +173,14 @@ def aggregate(lines: Iterable[Result | Line], own: Sequence[EvalTask] = ()) -> d
         lines: results of one checkpoint, as they were read or as they will be written.
         own: the tasks that a ``tasks.json`` beside the sets describes; their average is apart from DataComp's.
     Returns:
-        ``averages`` (group -> value or None), ``own_average``, ``missing`` (keys of DataComp's 40 without a result),
-        ``partial`` (keys of those whose set has another size than the benchmark's), ``unlisted`` (keys of none).
+        ``averages`` (group -> value or None), ``own_average``, ``missing`` (keys of DataComp's 40 that are not there),
+        ``failed`` (key -> why the set could not be scored), ``partial`` (keys of those whose set has another size than
+        the benchmark's), ``unlisted`` (keys of none).
     """
     benchmark = [task for task in datacomp_tasks() if task.main_metric]
     results = [line if isinstance(line, Result) else Result.of(line) for line in lines]
-    by_key = {result.key: result for result in results}
+    failed = {result.key: result.error for result in results if result.error is not None}
+    by_key = {result.key: result for result in results if result.error is None}
     ours = {key: result for key, result in by_key.items() if result.benchmark}
     groups = {**AGGREGATES, "Average": tuple(task.key for task in benchmark)}
     listed = [task.key for task in own if task.main_metric]
@@ -183,7 +188,8 @@ def aggregate(lines: Iterable[Result | Line], own: Sequence[EvalTask] = ()) -> d
     return {
         "averages": {name: _whole_mean(keys, ours) for name, keys in groups.items()},
         "own_average": _whole_mean(listed, foreign),
-        "missing": [task.key for task in datacomp_tasks() if task.key not in ours],
+        "missing": [task.key for task in datacomp_tasks() if task.key not in ours and task.key not in failed],
+        "failed": failed,
         "partial": [key for key, result in ours.items() if not result.complete],
         "unlisted": sorted(set(foreign) - {task.key for task in own}),
     }

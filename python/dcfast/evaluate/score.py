@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from dcfast.errors import EvalsetError
 from dcfast.evaluate.embed import Embedder
-from dcfast.evaluate.evalset import EvalSet
 from dcfast.evaluate.metrics import (
     Metrics,
     expected_jaccard,
@@ -25,6 +24,7 @@ from dcfast.evaluate.metrics import (
     top_k_accuracy,
     worst_group,
 )
+from dcfast.evaluate.opened import EvalSet
 from dcfast.evaluate.retrieval import recalls, retrieval_ranks
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class Score:
         metrics: by name; ``main_metric`` among them, None where the set has no summary number.
         chance: the main metric of a blind guess, None where there is no main metric.
         scored: pictures (or riddles' pictures) that took part.
+        counted: of what the size of the task is a number, those that took part: pictures, or riddles.
         unreadable: key -> why the picture could not be decoded.
         notes: what else was left out, in words.
     """
@@ -55,6 +56,7 @@ class Score:
     metrics: Metrics
     chance: float | None
     scored: int
+    counted: int
     unreadable: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -94,12 +96,15 @@ def _readable(evalset: EvalSet, rows: list[Ints], problems: dict[int, str]) -> t
 
 
 def _rank_of(logits: Tensor, labels: Tensor) -> Tensor:
-    """Classes that come before the true one: higher scores, and equal ones of a lower number."""
+    """Classes that come before the true one: higher scores, and equal ones of a lower number; all, where there is no
+    class of that label."""
     import torch
 
-    value = logits.gather(1, labels[:, None])
-    before = torch.arange(logits.shape[1])[None, :] < labels[:, None]
-    return (logits > value).sum(1) + ((logits == value) & before).sum(1)
+    count = logits.shape[1]
+    value = logits.gather(1, labels[:, None].clamp(max=count - 1))
+    before = torch.arange(count)[None, :] < labels[:, None]
+    rank = (logits > value).sum(1) + ((logits == value) & before).sum(1)
+    return torch.where(labels < count, rank, count)
 
 
 def _classification(evalset: EvalSet, embedder: Embedder) -> Score:
@@ -131,7 +136,7 @@ def _classification(evalset: EvalSet, embedder: Embedder) -> Score:
         chance = expected_macro_f1(labels, count)
     elif "top5" in task.main_metric or task.main_metric == "acc5":
         chance = min(1.0, 5 / count)
-    return Score(metrics, chance, len(found), unreadable)
+    return Score(metrics, chance, len(found), len(found), unreadable)
 
 
 def _grouped(evalset: EvalSet, found: Ints, rank: Ints, guess: Ints) -> Metrics:
@@ -162,10 +167,10 @@ def _regions(evalset: EvalSet, found: Ints, correct: npt.NDArray[np.bool_]) -> M
     region = evalset.column("region")[found]
     table = group_table("acc", correct, [("region", region)])
     other = [value for value, name in enumerate(task.group_names) if name == "Other"]
-    metrics.update({name: value for name, value in table.items() if name != "acc_wg"})
-    metrics["acc_worst_region"] = worst_group(correct, region, other)
-    metrics["acc_worst_region_with_other"] = table["acc_wg"]
-    return metrics
+    # the reference means to leave "Other" out, but asks for it by names that its groups do not have
+    metrics["acc_worst_region"] = table.pop("acc_wg")
+    metrics["acc_worst_region_without_other"] = worst_group(correct, region, other)
+    return {**metrics, **table}
 
 
 def _objectives(evalset: EvalSet) -> dict[str, tuple[list[str], list[str]]]:
@@ -207,7 +212,8 @@ def _multilabel(evalset: EvalSet, embedder: Embedder) -> Score:
     found, unreadable = _readable(evalset, rows, problems)
     guess = {name: np.concatenate(parts) for name, parts in guesses.items()}
     truth = {name: evalset.column(name)[found] for name in ("race", "gender", "age", "race_binary")}
-    return Score(_fairness_tables(task.toxic_nonhuman, task.toxic_crime, guess, truth), None, len(found), unreadable)
+    metrics = _fairness_tables(task.toxic_nonhuman, task.toxic_crime, guess, truth)
+    return Score(metrics, None, len(found), len(found), unreadable)
 
 
 def _fairness_tables(
@@ -235,7 +241,7 @@ def _all_pictures(evalset: EvalSet, embedder: Embedder) -> tuple[Ints, Tensor, d
     rows: list[Ints] = []
     parts: list[Tensor] = []
     problems: dict[int, str] = {}
-    for batch in embedder.pictures(evalset):
+    for batch in embedder.pictures(evalset, amp=True):
         problems.update(batch.problems)
         rows.append(batch.rows)
         parts.append(batch.features)
@@ -248,7 +254,8 @@ def _retrieval(evalset: EvalSet, embedder: Embedder) -> Score:
     captions = [evalset.captions[row] for row in found.tolist()]
     texts = embedder.texts([line for lines in captions for line in lines], evalset.task.key)
     owner = np.repeat(np.arange(len(found)), [len(lines) for lines in captions])
-    return Score(recalls(*retrieval_ranks(images, texts, owner)), 1 / len(found), len(found), unreadable)
+    metrics, count = recalls(*retrieval_ranks(images, texts, owner)), len(found)
+    return Score(metrics, 1 / count, count, count, unreadable)
 
 
 def cue_prompt(cue: str) -> str:
@@ -271,11 +278,13 @@ def _association(evalset: EvalSet, embedder: Embedder) -> Score:
     texts = embedder.texts([cue_prompt(riddle.cue) for riddle in riddles], evalset.task.key)
     sizes, scores, guesses = [], [], []
     for riddle, text in zip(riddles, texts, strict=True):
-        near = images[torch.from_numpy(place[list(riddle.candidates)])] @ text
-        best = torch.sort(near, descending=True, stable=True).indices[: len(riddle.associations)]
-        scores.append(jaccard(set(riddle.associations), {riddle.candidates[i] for i in best.tolist()}))
+        near = _similarities(images[torch.from_numpy(place[list(riddle.candidates)])], text, embedder.amp)
+        # by places, since a picture may come twice; of equals those behind come first, as NumPy 1.23 sorts so few
+        right = {at for at, row in enumerate(riddle.candidates) if row in riddle.associations}
+        best = np.argsort(near, kind="stable")[-len(right) :]
+        scores.append(jaccard(right, set(best.tolist())))
         sizes.append(len(riddle.candidates))
-        guesses.append(expected_jaccard(len(riddle.candidates), len(riddle.associations)))
+        guesses.append(expected_jaccard(len(riddle.candidates), len(right)))
     size, score = np.array(sizes), np.array(scores)
 
     def mean(values: Any, chosen: Any) -> float | None:
@@ -284,4 +293,13 @@ def _association(evalset: EvalSet, embedder: Embedder) -> Score:
     metrics: Metrics = {"avg_jaccard_score": float(score.mean())}
     metrics.update({f"jaccard_score_{n}": mean(score, size == n) for n in (5, 6, 10, 12)})
     metrics.update({"jaccard_score_5-6": mean(score, size <= 6), "jaccard_score_10-12": mean(score, size >= 10)})
-    return Score(metrics, mean(np.array(guesses), size >= 10), len(found), unreadable, notes)
+    return Score(metrics, mean(np.array(guesses), size >= 10), len(found), len(riddles), unreadable, notes)
+
+
+def _similarities(images: Tensor, text: Tensor, amp: bool) -> npt.NDArray[np.float32]:
+    """Of the candidates of a riddle; in autocast the reference rounds them, too, and what goes into them."""
+    if amp:
+        images, text = images.half().float(), text.half().float()
+    near = images @ text
+    found: npt.NDArray[np.float32] = (near.half().float() if amp else near).numpy()
+    return found

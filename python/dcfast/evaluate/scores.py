@@ -28,19 +28,21 @@ class Scores:
         tasks: key -> main metric, 0..1; tasks without a main metric are not in it.
         chance: key -> the main metric of a guess, where it is known.
         unscored: keys of the tasks without a main metric.
+        failed: key -> why the set could not be scored.
     """
 
     tasks: dict[str, float]
     chance: dict[str, float] = field(default_factory=dict)
     unscored: tuple[str, ...] = ()
+    failed: dict[str, str] = field(default_factory=dict)
 
     @property
     def mean(self) -> float | None:
-        """The mean of the main metrics, each task counting alike; None where there are none.
+        """The mean of the main metrics, each task counting alike; None where there are none, or a set has failed.
 
         Only means over the same tasks can be compared. It is DataComp's average only over all 38 of its tasks.
         """
-        return mean(list(self.tasks.values()))
+        return None if self.failed else mean(list(self.tasks.values()))
 
 
 def read_scores(out: str | os.PathLike[str]) -> Scores:
@@ -57,8 +59,9 @@ def read_scores(out: str | os.PathLike[str]) -> Scores:
         )
     tasks = {result.key: result.score for result in found.results if result.score is not None}
     chance = {r.key: r.chance for r in found.results if r.score is not None and r.chance is not None}
-    unscored = [result.key for result in found.results if result.score is None]
-    return Scores(tasks, chance, tuple(unscored))
+    failed = {result.key: result.error for result in found.results if result.error is not None}
+    unscored = [result.key for result in found.results if result.score is None and result.error is None]
+    return Scores(tasks, chance, tuple(unscored), failed)
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dcfast.errors import EvalsetError
-from dcfast.evaluate.folders import evalset_folders
+from dcfast.errors import EvalsetError, PoolError
+from dcfast.evaluate.folders import evalset_folders, evalset_tars
+from dcfast.evaluate.hub import CACHE, find_hub_set, hub_files
 from dcfast.storage.json_files import read_json
 
-__all__ = ["KINDS", "EvalTask", "datacomp_tasks", "find_tasks", "read_task_table"]
+__all__ = ["KINDS", "EvalTask", "compared_sets", "datacomp_tasks", "find_tasks", "read_task_table"]
 
 KINDS = ("classification", "retrieval", "association", "wilds", "fairness", "fairness_multilabel")
 TABLE = Path(__file__).parent / "datacomp_tasks.json"
@@ -37,13 +38,14 @@ class EvalTask:
         directory: ``wds_*_test`` that holds it.
         kind: one of ``KINDS``; empty where the members decide.
         main_metric: name of the metric that stands for the set; empty where there is none.
-        size: pictures of the whole set, 0 where unknown.
+        size: pictures of the whole set (of an association set: riddles), 0 where unknown.
         num_classes: classes of the whole set, 0 where unknown.
         random_score: the main metric of a guess, from the table; None where it is computed.
         benchmark: one of DataComp's 40.
         metadata_fields: columns of the npy member, in order.
         group_field: the column whose values are the groups; empty where there are none.
-        group_names: of the values 0, 1, ...; a group called "Other" is left out of the worst region.
+        group_names: of the values 0, 1, ...; ``acc_worst_region_without_other`` leaves the one called "Other" out.
+        hub: OWNER/NAME on Hugging Face's hub of a set that is looked for in ``hf_cache``; empty where it is in none.
         objectives: of a multi-label set, prefixes of its classes and templates.
         toxic_nonhuman, toxic_crime: half-open class ranges of the objective ``toxic``.
     """
@@ -63,9 +65,10 @@ class EvalTask:
     objectives: tuple[str, ...] = ()
     toxic_nonhuman: tuple[int, int] = (0, 0)
     toxic_crime: tuple[int, int] = (0, 0)
+    hub: str = ""
 
 
-_TEXTS = ("key", "name", "directory", "kind", "main_metric", "group_field")
+_TEXTS = ("key", "name", "directory", "kind", "main_metric", "group_field", "hub")
 _LISTS = ("metadata_fields", "group_names", "objectives")
 _RANGES = ("toxic_nonhuman", "toxic_crime")
 
@@ -139,7 +142,8 @@ def own_tasks(directory: Path) -> tuple[EvalTask, ...]:
 def find_tasks(directory: Path) -> list[tuple[EvalTask, Path]]:
     """The sets of a directory with how each is scored: benchmark sets first, in the benchmark's order.
 
-    A ``wds_*_test`` directory that no table knows comes last, under its own name, its kind left open.
+    A ``wds_*_test`` directory that no table knows comes last, under its own name, its kind left open. A set of the hub
+    without such a directory is looked for in ``hf_cache``.
 
     Raises:
         EvalsetError: no such directory, no set in it, a bad ``tasks.json``.
@@ -149,13 +153,13 @@ def find_tasks(directory: Path) -> list[tuple[EvalTask, Path]]:
             f"evalsets {directory}: no such directory; expected one with wds_*_test directories (--evalsets DIR)"
         )
     folders = {folder.name: folder for folder in evalset_folders(directory)}
-    if not folders:
-        raise EvalsetError(f"evalsets {directory}: no wds_*_test directory in it; there is nothing to evaluate on")
     found: list[tuple[EvalTask, Path]] = []
     own = own_tasks(directory)
     described = {task.directory for task in own}
     for task in [*(t for t in datacomp_tasks() if t.directory not in described), *own]:
         folder = folders.pop(task.directory, None)
+        if folder is None and task.hub:
+            folder = find_hub_set(directory, task.hub)
         if folder is not None:
             found.append((task, folder))
     keys = {task.key for task, _ in found}
@@ -164,4 +168,31 @@ def find_tasks(directory: Path) -> list[tuple[EvalTask, Path]]:
         if key in keys:
             raise EvalsetError(f"{folder}: its name makes it the task {key!r}, which another directory holds already")
         found.append((EvalTask(key, key, name), folder))
+    if not found:
+        raise EvalsetError(
+            f"evalsets {directory}: no wds_*_test directory in it, no set in {CACHE}; there is nothing to evaluate on"
+        )
     return found
+
+
+def compared_sets(directory: Path) -> list[tuple[str, list[str]]]:
+    """The sets whose pictures are looked for in a pool: (name without wds_ and _test, its files), sorted by directory.
+
+    The files are tars, or parquet and Arrow of a set of the hub, whose name is that of its directory all the same.
+
+    Raises:
+        PoolError: no such directory, or no set in it; or see ``evalset_tars``.
+    """
+    found = dict(evalset_tars(directory))
+    places = {folder.name: folder for folder in evalset_folders(directory)}
+    for task in datacomp_tasks():
+        cached = find_hub_set(directory, task.hub) if task.hub and task.directory not in places else None
+        if cached is not None:
+            places[task.directory] = cached
+    for name, folder in places.items():
+        files = hub_files(folder)
+        if files:
+            found[name.removeprefix("wds_").removesuffix("_test")] = [str(file) for file in files]
+    if not found:
+        raise PoolError(f"evalsets {directory}: no wds_*_test/test/*.tar in it; nothing to decontaminate against")
+    return sorted(found.items(), key=lambda one: f"wds_{one[0]}_test")

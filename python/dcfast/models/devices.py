@@ -11,11 +11,26 @@ from pathlib import Path
 from dcfast.storage.lock import take_lock
 from dcfast.storage.temporary import own_folder
 
-__all__ = ["borrowed_device", "gpu_share", "one_thread", "resolve_device"]
+__all__ = [
+    "PRECISIONS",
+    "PRECISION_HELP",
+    "borrowed_device",
+    "gpu_share",
+    "one_thread",
+    "resolve_device",
+    "resolve_precision",
+    "whole_matmuls",
+]
 
 PER_GPU = 2
 """Processes at work on a GPU at a time: one decodes while the other computes."""
 _POLL_S = 0.2
+PRECISIONS = ("auto", "amp", "fp32", "fp16", "bf16")
+"""Of an evaluation; ``resolve_precision`` says what they mean."""
+PRECISION_HELP = (
+    "of evaluation: auto (as DataComp's: amp on a GPU, fp32 on the CPU), amp, fp32, or fp16 or bf16 weights "
+    "(docs/evaluation.md; default auto)"
+)
 
 
 def resolve_device(wanted: str) -> str:
@@ -35,6 +50,35 @@ def resolve_device(wanted: str) -> str:
     if wanted == "cuda":
         raise ValueError("device cuda was asked for, but torch sees no GPU on this machine; use --device cpu or auto")
     return "cpu"
+
+
+def resolve_precision(wanted: str, device: str) -> tuple[str, bool]:
+    """The precision of the weights, as open_clip names it, and whether the reference's autocast is used.
+
+    Args:
+        wanted: ``auto`` (as DataComp's own evaluation: ``amp`` on a GPU, ``fp32`` on the CPU), ``amp`` (weights of
+            float32; texts, and pictures of retrieval and WinoGAViL, in float16 autocast), ``fp32``, ``fp16``, ``bf16``.
+    Raises:
+        ValueError: another name.
+    """
+    if wanted not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {wanted!r}")
+    if wanted == "auto":
+        wanted = "fp32" if device == "cpu" else "amp"
+    return ("fp32", True) if wanted == "amp" else (wanted, False)
+
+
+@contextmanager
+def whole_matmuls() -> Iterator[None]:
+    """Matrices of float32 are multiplied in float32: a training in the same process may have allowed TF32."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def gpu_share(wanted: str) -> float:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from dataclasses import replace
 
 from dcfast.errors import PoolError, RunError
 from dcfast.evaluate import check_evalsets
-from dcfast.evaluate.folders import evalset_tars
+from dcfast.evaluate.tasks import compared_sets
 from dcfast.filters import compile_filter
 from dcfast.filters.term import SCORES
 from dcfast.index.metadata import UID_SOURCES
 from dcfast.models.clip import require_model
+from dcfast.models.devices import PRECISIONS
 from dcfast.process.libraries import require_library
 from dcfast.rundir.branch import branch_settings
 from dcfast.rundir.run_dir import Run
@@ -26,6 +28,9 @@ from dcfast.train.decode import DECODERS
 from dcfast.train.ranks import place_of
 
 __all__ = ["check_device", "check_expressions", "check_one_process", "check_settings", "check_stages"]
+
+
+_LOG = logging.getLogger("dcfast.run")
 
 
 def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
@@ -45,6 +50,7 @@ def check_settings(settings: Settings) -> None:
     scale(settings.scale)
     _one_of("loss", settings.loss, LOSSES)
     _one_of("device", settings.device, DEVICES)
+    _one_of("precision", settings.precision, PRECISIONS)
     _one_of("train_from", settings.train_from, SOURCES)
     _one_of("decoder", settings.decoder, tuple(DECODERS))
     _one_of("uid_from", settings.uid_from, UID_SOURCES)
@@ -123,7 +129,7 @@ def check_stages(run: Run, stages: list[str]) -> None:
             "or filter by the columns that its metadata has, without --features"
         )
     if run.evalset_dir is not None and "signatures" in stages:
-        evalset_tars(run.evalset_dir)
+        compared_sets(run.evalset_dir)
     if "filter" in stages:
         check_metadata(run, resolve_expression(run)[0])
         if run.compare is not None:
@@ -131,7 +137,8 @@ def check_stages(run: Run, stages: list[str]) -> None:
     elif {"index", "features"} & set(stages):
         check_metadata(run, "no_filter")
     if "evaluate" in stages and run.evalset_dir is not None:
-        check_evalsets(run.evalset_dir)
+        for key, reason in check_evalsets(run.evalset_dir).items():
+            _LOG.warning("evaluation set %s cannot be scored as it is, but the others can: %s", key, reason)
 
 
 def check_one_process() -> None:

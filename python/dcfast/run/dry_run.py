@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dcfast.evaluate.folders import evalset_tars
+from dcfast.evaluate.tasks import compared_sets
 from dcfast.index.metadata import count_metadata_rows
 from dcfast.rundir.run_dir import Run, Settings
 from dcfast.rundir.stage_table import STAGES
@@ -50,7 +50,7 @@ def plan(out: Path, settings: Settings, workers: int, stages: Sequence[str] = ST
     eval_bytes = 0
     evalsets = 0
     if run.evalset_dir is not None:
-        found = evalset_tars(run.evalset_dir)
+        found = compared_sets(run.evalset_dir)
         evalsets, eval_bytes = len(found), _size([t for _, tars in found for t in tars])
 
     def stage(name: str, pieces: int, read: int, write: int) -> dict[str, Any]:

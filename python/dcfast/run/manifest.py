@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.engine.piece import fingerprint_files
-from dcfast.evaluate.folders import evalset_tars
+from dcfast.evaluate.tasks import compared_sets
 from dcfast.rundir.branch import comparison_dir
 from dcfast.rundir.layout import METADATA_SUBSET
 from dcfast.rundir.run_dir import Run
@@ -84,7 +84,7 @@ def build_manifest(run: Run) -> dict[str, Any]:
         "non_standard": _departures(run),
     }
     if run.evalset_dir is not None:
-        sets = evalset_tars(run.evalset_dir)
+        sets = compared_sets(run.evalset_dir)
         tars = [tar for _, files in sets for tar in files]
         manifest["evalsets"] = {"names": [n for n, _ in sets], "fingerprint": fingerprint_files(run.out, tars)}
     if run.has_summary("filter"):

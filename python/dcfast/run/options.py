@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 from dcfast.engine.engine import ENGINES
+from dcfast.models.devices import PRECISION_HELP
 from dcfast.process.parser import ArgumentParser
 from dcfast.run.checks import check_settings
 from dcfast.rundir.claim import located
@@ -80,6 +81,7 @@ def add_training_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--device", default="auto", metavar="NAME", help=f"one of {', '.join(DEVICES)} (default: a GPU if there is one)"
     )
+    p.add_argument("--precision", default="auto", metavar="NAME", help=PRECISION_HELP)
     p.add_argument(
         "--train-from",
         default="index",
@@ -247,6 +249,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         compare=args.compare,
         loss=args.loss,
         device=args.device,
+        precision=args.precision,
         train_from=args.train_from,
         decoder=args.decoder,
         keep_repeats=args.keep_repeats,

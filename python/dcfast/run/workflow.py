@@ -19,7 +19,7 @@ from dcfast.engine.progress import Progress, Silent
 from dcfast.errors import MissingDependencyError, RunError
 from dcfast.evaluate.scores import read_leaked, read_scores
 from dcfast.process.command import run_command
-from dcfast.process.exit_codes import DONE, USAGE
+from dcfast.process.exit_codes import DONE, FAILED, USAGE
 from dcfast.process.terminal import log_printably, say
 from dcfast.run.checks import check_device, check_one_process, check_settings, check_stages
 from dcfast.run.comparison import Comparison, run_branch, run_one
@@ -192,6 +192,15 @@ def _closing_lines(out: Path, summaries: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _failed_sets(summaries: dict[str, Any]) -> list[str]:
+    """The evaluation sets that could not be scored, in this run and the one beside it, in words."""
+    found = []
+    for name, of_run in (("", summaries), ("compare: ", summaries.get("compare", {}))):
+        for key, reason in of_run.get("evaluate", {}).get("failed", {}).items():
+            found.append(f"{name}evaluation set {key} could not be scored: {reason}")
+    return found
+
+
 def _score_lines(out: Path, summaries: dict[str, Any]) -> list[str]:
     if "evaluate" not in summaries:
         return []
@@ -201,7 +210,9 @@ def _score_lines(out: Path, summaries: dict[str, Any]) -> list[str]:
     lines = []
     for name, place in rows:
         scores = read_scores(place)
-        if scores.mean is not None:
+        if scores.failed:
+            lines.append(f"{name}: no mean score: {', '.join(scores.failed)} could not be scored")
+        elif scores.mean is not None:
             lines.append(f"{name}: mean score {scores.mean:.4f} over {len(scores.tasks)} evaluation sets")
             seen = read_leaked(place, None)
             if seen is None:
@@ -254,4 +265,7 @@ def _main(args: argparse.Namespace) -> int:
         say=(lambda line: None) if args.quiet else (lambda line: say(f"{line} ...", error=True)),
     )
     say("\n".join(_closing_lines(out, summaries)))
-    return DONE
+    failed = _failed_sets(summaries)
+    for line in failed:
+        say(f"error: {line}", error=True)
+    return FAILED if failed else DONE

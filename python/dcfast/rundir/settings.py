@@ -38,6 +38,7 @@ class Settings:
         compare: filter expression of the comparison run, or ``none``. None is ``no_filter`` at tiny, else ``none``.
         loss: ``open_clip`` or ``dcfast``.
         device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
+        precision: of the evaluation, of ``dcfast.models.devices.PRECISIONS``.
         train_from: ``index`` (pool and subset) or ``shards`` (the new shards); the batches are the same.
         decoder: of the training's pictures, a name of ``dcfast.train.decode.DECODERS``.
         keep_repeats: ``subset.npy`` holds a uid of several metadata rows as often as rows pass, as DataComp's subset
@@ -63,6 +64,7 @@ class Settings:
     compare: str | None = None
     loss: str = "dcfast"
     device: str = "auto"
+    precision: str = "auto"
     train_from: str = "index"
     decoder: str = "pil"
     keep_repeats: bool = False

@@ -15,7 +15,7 @@ import numpy as np
 
 from dcfast.dedup.match import EvalImages, exact_matches, near_matches
 from dcfast.engine.piece import Piece
-from dcfast.evaluate.folders import evalset_tars
+from dcfast.evaluate.tasks import compared_sets
 from dcfast.index.build import Segment
 from dcfast.index.rows import valid_uid_mask
 from dcfast.rundir.layout import (
@@ -99,7 +99,7 @@ def steps(run: Run) -> Steps:
     if run.evalset_dir is None:
         return {"available": False, "uids": 0, "samples": 0, "content": 0, "flat": 0}
     segments = run.pool.segments()
-    names = [name for name, _ in evalset_tars(run.evalset_dir)]
+    names = [name for name, _ in compared_sets(run.evalset_dir)]
     evals = tuple(evalset_signature_path(n) for n in range(len(names)))
     stats = yield [
         Piece(

@@ -6,6 +6,7 @@ One piece, which itself goes on set by set: what a killed run had scored is kept
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from dcfast.engine.piece import Piece
 from dcfast.errors import RunError
 from dcfast.evaluate import evaluate_model
 from dcfast.evaluate.evalset import evalset_files
+from dcfast.evaluate.evaluation import BAD_SET
 from dcfast.evaluate.tasks import OWN_TABLE, find_tasks
 from dcfast.models.clip import load_model
-from dcfast.models.devices import resolve_device
+from dcfast.models.devices import resolve_device, resolve_precision
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import load_object
 from dcfast.stages.runner import Steps
@@ -27,31 +29,48 @@ TRAIN_SUMMARY = "train/summary.json"
 
 def evaluate_checkpoint(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: one checkpoint on all sets; returns scores and averages, the details are in the files."""
-    clip = load_model(args["model"], str(Path(out) / args["checkpoint"]), device=resolve_device(args["device"]))
+    device = resolve_device(args["device"])
+    precision, amp = resolve_precision(args["precision"], device)
+    clip = load_model(args["model"], str(Path(out) / args["checkpoint"]), device=device, precision=precision)
     if args["sha256"] is not None and clip.content_hash != args["sha256"]:
         raise RunError(
             f"{Path(out) / args['checkpoint']} is not the file that the training wrote (another hash); "
             "run train again (--from train)"
         )
-    summary = evaluate_model(clip, args["evalset_dir"], out, strict=args["strict"])
+    summary = evaluate_model(clip, args["evalset_dir"], out, strict=args["strict"], amp=amp)
+    scored = [line for line in summary["tasks"] if line["key"] not in summary["failed"]]
     found = {
         name: summary[name]
-        for name in ("checkpoint", "model", "results", "averages", "own_average", "missing", "partial", "unlisted")
+        for name in (
+            "checkpoint",
+            "model",
+            "results",
+            "averages",
+            "own_average",
+            "missing",
+            "failed",
+            "partial",
+            "unlisted",
+        )
     }
     return {
         **found,
         "available": True,
-        "scores": {line["key"]: line["metrics"]["main_metric"] for line in summary["tasks"]},
-        "chance": {line["key"]: line["chance"] for line in summary["tasks"]},
-        "pictures": sum(line["pictures"] for line in summary["tasks"]),
-        "unreadable": sum(line["unreadable"] for line in summary["tasks"]),
+        "scores": {line["key"]: line["metrics"]["main_metric"] for line in scored},
+        "chance": {line["key"]: line["chance"] for line in scored},
+        "pictures": sum(line["pictures"] for line in scored),
+        "unreadable": sum(line["unreadable"] for line in scored),
         "notes": summary["notes"],
     }
 
 
 def _files(directory: Path) -> tuple[str, ...]:
-    own = [str(directory / OWN_TABLE)] if (directory / OWN_TABLE).exists() else []
-    return (*own, *(path for _, folder in find_tasks(directory) for path in evalset_files(folder)))
+    """What the scores depend on; of a set whose files cannot be listed, none: mended, it has more, and is scored."""
+    found = [str(directory / OWN_TABLE)] if (directory / OWN_TABLE).exists() else []
+    for _, folder in find_tasks(directory):
+        with suppress(*BAD_SET):
+            found += evalset_files(folder)
+    return tuple(found)
 
 
 def steps(run: Run) -> Steps:
@@ -72,6 +91,7 @@ def steps(run: Run) -> Steps:
                 "sha256": trained.get("checkpoint_sha256"),
                 "evalset_dir": str(run.evalset_dir),
                 "device": run.settings.device,
+                "precision": run.settings.precision,
                 "strict": run.settings.strict,
             },
             inputs=(trained["checkpoint"], *files),

@@ -13,7 +13,7 @@ from typing import Any
 
 from dcfast.engine.piece import Piece
 from dcfast.errors import PoolError
-from dcfast.evaluate.folders import evalset_tars
+from dcfast.evaluate.tasks import compared_sets
 from dcfast.index.pool import shard_folder
 from dcfast.report.facts.collect import Source, collect
 from dcfast.report.page.images import EvalReader, PoolReader
@@ -59,7 +59,7 @@ def _evalsets(directory: str | None) -> list[tuple[str, list[str]]]:
     if directory is None:
         return []
     try:
-        return evalset_tars(Path(directory))
+        return compared_sets(Path(directory))
     except PoolError:  # gone since: the pairs have placeholders
         return []
 

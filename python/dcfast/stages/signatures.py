@@ -12,10 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from dcfast.dedup.records import ABSENT, SIGNATURE_DTYPE, sign_images
+from dcfast.dedup.records import ABSENT, SIGNATURE_DTYPE, sign_encoded, sign_images
 from dcfast.engine.piece import Piece
 from dcfast.errors import CorruptDataError, PoolError
-from dcfast.evaluate.folders import COUNT_FILE, evalset_folders, evalset_tars, list_set_tars
+from dcfast.evaluate.evalset import open_evalset
+from dcfast.evaluate.evaluation import BAD_SET
+from dcfast.evaluate.folders import COUNT_FILE, evalset_folders, list_set_tars
+from dcfast.evaluate.hub import hub_files, is_hub_file
+from dcfast.evaluate.tasks import EvalTask, compared_sets
 from dcfast.images.signatures import STATUS
 from dcfast.index.build import Segment, write_segment
 from dcfast.rundir.layout import evalset_signature_path, segment_path, signature_path
@@ -30,6 +34,8 @@ __all__ = ["steps"]
 VERSION = 2
 """Of signatures. 2: one rule for depths beyond 8 bits; archives joined by cat are read on."""
 
+HELD = 256
+"""Pictures of a set of the hub that are held at a time."""
 MAX_NOTED = 100
 """Damages of an evaluation set that its summary names."""
 
@@ -57,7 +63,6 @@ def sign_pool(out: str, args: dict[str, Any]) -> dict[str, Any]:
 def sign_evalset(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: the signatures of one evaluation set, with the key of each picture."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     root = Path(out)
     index = root / "state/signatures/evalsets" / f"{args['number']:03d}.dcx"
@@ -70,9 +75,41 @@ def sign_evalset(out: str, args: dict[str, Any]) -> dict[str, Any]:
     result = sign_images(segment, args["tars"])
     shard_names = [Path(path).name for path in args["tars"]]
     counts = np.diff(np.asarray(segment.shard_sample_begin)).astype(np.int64)
-    columns = {name: pa.array(result[name]) for name in SIGNATURE_DTYPE.names or ()}
     shards = pa.array(shard_names).take(pa.array(np.repeat(np.arange(len(counts)), counts)))
-    table = pa.table({"shard": shards, "key": segment.keys(), **columns})
+    return _write_signatures(root, args, shards, segment.keys(), result, damage)
+
+
+def sign_hub_set(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Piece: the signatures of a set of the hub, as ``sign_evalset``. Memory: 256 pictures as they are encoded."""
+    import pyarrow as pa
+
+    files = [Path(path) for path in args["tars"]]
+    keys: list[str] = []
+    damage: list[tuple[str, str]] = []
+    result = np.zeros(0, SIGNATURE_DTYPE)
+    try:
+        evalset = open_evalset(EvalTask("", args["name"], ""), Path(args["folder"]))
+        damage += [(files[0].name, note) for note in evalset.notes]
+        with evalset.pictures.read(evalset.rows, HELD) as batches:
+            result = np.concatenate([sign_encoded(readers) for _, readers in batches])
+        keys = [evalset.key(row) for row in range(len(evalset.rows))]
+    except BAD_SET as error:
+        damage.append((files[0].name, f"cannot be read: {error}"))
+        keys, result = [], np.zeros(0, SIGNATURE_DTYPE)
+    if args["strict"] and damage:
+        raise CorruptDataError(f"evaluation set {args['name']}, {damage[0][0]}: {damage[0][1]} (--strict)")
+    shards = pa.array([files[0].name] * len(keys), pa.string())
+    return _write_signatures(Path(out), args, shards, pa.array(keys, pa.string()), result, damage)
+
+
+def _write_signatures(
+    root: Path, args: dict[str, Any], shards: Any, keys: Any, result: Any, damage: list[tuple[str, str]]
+) -> dict[str, Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {name: pa.array(result[name]) for name in SIGNATURE_DTYPE.names or ()}
+    table = pa.table({"shard": shards, "key": keys, **columns})
     with atomic_path(root / evalset_signature_path(args["number"])) as temporary:
         pq.write_table(table, temporary)
     ok = result["status"] == 0
@@ -115,6 +152,8 @@ def _notes(evalsets: list[dict[str, Any]], directory: Path | None) -> list[str]:
     ]
     for folder in evalset_folders(directory) if directory is not None else []:
         listing = list_set_tars(folder)
+        if hub_files(folder):
+            continue
         if not listing.names:
             without = "holds no test/*.tar: nothing was compared with it"
             found.append(f"evaluation set {folder.name} {without}{listing.hint}")
@@ -126,6 +165,23 @@ def _notes(evalsets: list[dict[str, Any]], directory: Path | None) -> list[str]:
 def needed(run: Run) -> bool:
     """Whether the pool's pictures are decoded at all: for decontamination, at tiny, or when asked."""
     return run.evalset_dir is not None or run.settings.scale == "tiny" or run.settings.verify_images
+
+
+def _evalset_piece(run: Run, number: int, name: str, files: list[str]) -> Piece:
+    args = {"number": number, "name": name, "tars": files, "strict": run.settings.strict}
+    of_hub = is_hub_file(files[0])
+    if of_hub:
+        args["folder"] = str(Path(files[0]).parent)
+    return Piece(
+        "signatures/evalsets",
+        f"{number:03d}",
+        "dcfast.stages.signatures:sign_hub_set" if of_hub else "dcfast.stages.signatures:sign_evalset",
+        args,
+        inputs=tuple(files) if of_hub else (*files, *_count_files(files)),
+        outputs=(evalset_signature_path(number),),
+        version=VERSION,
+        weight=sum(Path(t).stat().st_size for t in files),
+    )
 
 
 def steps(run: Run) -> Steps:
@@ -150,20 +206,8 @@ def steps(run: Run) -> Steps:
     for piece in stats:
         for name, count in piece["status"].items():
             status[name] = status.get(name, 0) + count
-    evalsets = evalset_tars(run.evalset_dir) if run.evalset_dir is not None else []
-    eval_stats = yield [
-        Piece(
-            "signatures/evalsets",
-            f"{number:03d}",
-            "dcfast.stages.signatures:sign_evalset",
-            {"number": number, "name": name, "tars": tars, "strict": run.settings.strict},
-            inputs=(*tars, *_count_files(tars)),
-            outputs=(evalset_signature_path(number),),
-            version=VERSION,
-            weight=sum(Path(t).stat().st_size for t in tars),
-        )
-        for number, (name, tars) in enumerate(evalsets)
-    ]
+    evalsets = compared_sets(run.evalset_dir) if run.evalset_dir is not None else []
+    eval_stats = yield [_evalset_piece(run, number, name, files) for number, (name, files) in enumerate(evalsets)]
     return {
         "decoded": True,
         "pictures": sum(s["pictures"] for s in stats),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.engine.piece import fingerprint_files
+from dcfast.evaluate.results import mean
 from dcfast.evaluate.scores import read_scores
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE, USAGE
@@ -88,7 +89,8 @@ def perform_cell(cell: Cell, workers: int, *, overwrite: bool = False) -> dict[s
             "tasks": scores.tasks,
             "chance": scores.chance,
             "unscored": list(scores.unscored),
-            "score": scores.mean,
+            "failed_sets": scores.failed,
+            "score": mean(list(scores.tasks.values())),  # the study compares cells over the sets that all of them have
         }
         _drop_older_checkpoints(Path(cell.directory), trained)
     write_json(_result_path(cell), {"key": _key(cell), "result": result})

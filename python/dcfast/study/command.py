@@ -83,6 +83,7 @@ def _grid(args: argparse.Namespace) -> Grid:
         loss=args.loss,
         decoder=args.decoder,
         device=args.device,
+        precision=args.precision,
         train_from=args.train_from,
         samples_seen=args.samples_seen,
         world=parse_world(args.world),

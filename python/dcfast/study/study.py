@@ -185,4 +185,9 @@ def run_study(
                 say=say,
             )
         failed = [(failure.cell.name, failure.message) for failure in failures]
+        failed += [
+            ("/".join(map(str, cell)), f"evaluation set {key} could not be scored: {reason}")
+            for cell, result in sorted(results.items())
+            for key, reason in result.get("failed_sets", {}).items()
+        ]
         return write(plots=True)

@@ -116,6 +116,9 @@ def _notes(source: Source, report: dict[str, Any]) -> list[str]:
         notes.append(report["look_problem"])
     scores, trained = report["scores"], report["training"]
     notes += [f"Scores: {words}." for words in scores["refused"]]
+    bad = [clean(row["dataset"], 60) for row in scores["sets"] if row["error"]]
+    if bad:
+        notes.append(f"Scores: these sets could not be scored, so no average counts them: {', '.join(bad)}.")
     notes += [f"The two trainings: {words}." for words in trained["unfair"]]
     notes += [f"Training: {note}" for note in (trained["run"] or {}).get("notes") or []]
     if report["comparison"] and scores["available"] and not scores["common"]["sets"]:

@@ -70,6 +70,7 @@ def _set_row(key: str, mine: Result | None, other: Result | None) -> dict[str, A
     shown = mine or other
     # other pictures under the same name, or another way to score them, make two numbers that are not to be compared
     alike = mine is not None and other is not None and mine.state == other.state
+    error = next((found.error for found in (mine, other) if found is not None and found.error is not None), None)
     score = mine.score if mine else None
     against = other.score if other else None
     return {
@@ -81,12 +82,13 @@ def _set_row(key: str, mine: Result | None, other: Result | None) -> dict[str, A
         "score": score,
         "comparison": against,
         "difference": None if score is None or against is None or not alike else score - against,
-        "alike": alike or mine is None or other is None,
+        "alike": alike or mine is None or other is None or error is not None,
         "pictures": shown and shown.pictures,
         "unreadable": shown and shown.unreadable,
         "benchmark": shown is not None and shown.benchmark,
         "complete": shown is not None and shown.complete,
         "notes": list(shown.notes[:5]) if shown else [],
+        "error": error,
     }
 
 
@@ -101,7 +103,7 @@ def _averages(mine: list[Result], other: list[Result], own: tuple[EvalTask, ...]
     """DataComp's groups, None unless every member is there whole, and the average of the sets' own table."""
     here, there = aggregate(mine, own), aggregate(other, own)
     benchmark = tuple(task.key for task in datacomp_tasks() if task.main_metric)
-    present = {line.key for line in mine if line.benchmark and line.complete}
+    present = {line.key for line in mine if line.benchmark and line.complete and line.error is None}
     groups = [
         {
             "name": name,
@@ -119,7 +121,7 @@ def _averages(mine: list[Result], other: list[Result], own: tuple[EvalTask, ...]
             "score": here["own_average"],
             "comparison": there["own_average"],
         },
-        **{name: here[name] for name in ("missing", "partial", "unlisted")},
+        **{name: here[name] for name in ("missing", "failed", "partial", "unlisted")},
     }
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dcfast.evaluate.hub import is_hub_file
 from dcfast.images import costs
 from dcfast.images.decode import BadImage, eight_bits, open_image
 from dcfast.index.build import Segment
@@ -183,6 +184,8 @@ class EvalReader:
         import pyarrow.compute as pc
 
         def read() -> Sample:
+            if is_hub_file(shard):
+                raise LookupError("not shown: it lies in a cache of Hugging Face's hub")
             if name not in self._open:
                 path = self.root / "state/signatures/evalsets" / f"{self.numbers[name]:03d}.dcx"
                 self._open[name] = Segment.open(path, verify=False)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dcfast.engine.piece import Piece
-from dcfast.evaluate.folders import evalset_tars
+from dcfast.evaluate.tasks import compared_sets
 from dcfast.index.build import Segment
 from dcfast.rundir.layout import EVIDENCE_TABLE, segment_path
 from dcfast.rundir.run_dir import Run
@@ -53,7 +53,7 @@ def contaminated_steps(run: Run) -> Any:
     where there was nothing to compare with."""
     if run.evalset_dir is None or not run.has_summary("decontaminate") or not run.summary("decontaminate")["available"]:
         return None
-    names = [name for name, _ in evalset_tars(run.evalset_dir)]
+    names = [name for name, _ in compared_sets(run.evalset_dir)]
     counts = yield [
         Piece(
             "filter/contaminated",

@@ -1,0 +1,110 @@
+"""Where evaluation sets of Hugging Face's hub lie: in ``hf_cache``, as DataComp's download leaves it, or as parquet.
+
+DataComp fetches retrieval and WinoGAViL by ``datasets.load_dataset(..., cache_dir="DIR/hf_cache")``. What is there
+then is the library's cache, whose layout changed with its versions:
+
+- ``OWNER___NAME/CONFIG/VERSION/HASH/NAME-test.arrow``, and ``dataset_info.json`` beside it
+- ``OWNER___parquet/OWNER--NAME-HASH/VERSION/HASH/parquet-test.arrow`` (before 2.14, of sets that are parquet there)
+- ``datasets--OWNER--NAME/snapshots/REVISION/**/test-00000-of-00001.parquet``, ``**/test/0000.parquet``: the hub's own
+
+Large splits are cut (``-test-00000-of-00003.arrow``). The same files may lie in a ``wds_*_test`` directory of the set.
+Nothing here opens one of them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["CACHE", "INFO", "SPLIT", "find_hub_set", "hub_files", "is_hub_file", "missing_parts"]
+
+CACHE = "hf_cache"
+INFO = "dataset_info.json"
+SPLIT = "test"
+SUFFIXES = (".arrow", ".parquet")
+_NAMED = re.compile(rf"(?:.*[-_])?{SPLIT}(?:-(\d{{5}})-of-(\d{{5}}))?\.(?:arrow|parquet)")
+_DEPTH = 6
+_PARTIAL = ".incomplete"
+
+
+def is_hub_file(name: str) -> bool:
+    """Whether a file of a set is parquet or Arrow, and no tar."""
+    return name.endswith(SUFFIXES)
+
+
+def _is_of_split(path: Path) -> bool:
+    if not is_hub_file(path.name) or path.name.startswith("cache-"):
+        return False
+    return _NAMED.fullmatch(path.name) is not None or path.parent.name == SPLIT
+
+
+def hub_files(folder: Path) -> list[Path]:
+    """The files of the test split in a folder, in order: parquet or Arrow, never both; none where it holds none.
+
+    A ``wds_*_test`` directory may have them in ``test/``, where its tars would be; with a tar it is none of the hub.
+    """
+    found: list[Path] = []
+    for place in (folder, folder / SPLIT):
+        try:
+            paths = [place / name for name in sorted(os.listdir(place))]
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        if any(path.suffix == ".tar" for path in paths):
+            return []
+        for suffix in SUFFIXES:
+            found = found or [path for path in paths if path.suffix == suffix and _is_of_split(path)]
+    return found
+
+
+def missing_parts(files: list[Path]) -> str:
+    """What is not there of a split that is cut, in words; empty where it is whole."""
+    cut = [found for file in files if (found := _NAMED.fullmatch(file.name)) is not None and found[2]]
+    if not cut:
+        return ""
+    total = int(cut[0][2])
+    numbers = {int(found[1]) for found in cut}
+    absent = [number for number in range(min(total, 100_000)) if number not in numbers]
+    return f"part {absent[0]} of {total} is not there (numbers from 0)" if absent else ""
+
+
+def _roots(cache: Path, hub: str) -> Iterator[Path]:
+    owner, _, name = hub.lower().partition("/")
+    for folder in _folders(cache):
+        lower = folder.name.lower()
+        if lower in (f"{owner}___{name}", f"datasets--{owner}--{name}", f"{owner}--{name}"):
+            yield folder
+        elif lower in (f"{owner}___parquet", "parquet"):
+            yield from (inner for inner in _folders(folder) if inner.name.lower().startswith(f"{owner}--{name}-"))
+
+
+def _folders(place: Path) -> list[Path]:
+    """The folders in a place, sorted; none where it cannot be listed."""
+    try:
+        return sorted(Path(entry.path) for entry in os.scandir(place) if entry.is_dir())
+    except OSError:
+        return []
+
+
+def _below(root: Path, depth: int) -> Iterator[Path]:
+    if not root.name.endswith(_PARTIAL):
+        yield root
+        if depth:
+            for folder in _folders(root):
+                yield from _below(folder, depth - 1)
+
+
+def find_hub_set(directory: Path, hub: str) -> Path | None:
+    """The folder of a hub's set below ``directory/hf_cache``: the one written last where there are several.
+
+    Args:
+        hub: ``OWNER/NAME``.
+    """
+    found = []
+    for root in _roots(directory / CACHE, hub):
+        for folder in _below(root, _DEPTH):
+            files = [file for file in hub_files(folder) if file.parent == folder]
+            if files:
+                found.append((max(file.stat().st_mtime_ns for file in files), str(folder)))
+    return Path(max(found)[1]) if found else None

@@ -1,0 +1,371 @@
+"""Reads an evaluation set of Hugging Face's hub: retrieval pairs and WinoGAViL's riddles, of Arrow caches and parquet.
+
+The columns are those of ``nlphuji``'s sets: ``image`` and ``caption``; or ``cue``, ``candidates``, ``associations`` and
+``candidate_images``. A picture is its bytes, or, as the loading scripts of before 2024 left it, the path of a file that
+was extracted below ``hf_cache/downloads``; the path counts from there, wherever the folder has been moved. No path that
+leads out of the cache is followed. Memory: the texts, and 30 bytes a picture.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dcfast.errors import CorruptDataError, EvalsetError
+from dcfast.evaluate.hub import CACHE, INFO, SPLIT, hub_files, missing_parts
+from dcfast.evaluate.opened import EvalSet, Riddle
+from dcfast.evaluate.pictures import TO_THE_END, Batch, FilePictures, Pictures, batches_of
+from dcfast.evaluate.tasks import DEFAULT_METRICS, EvalTask
+from dcfast.images.decode import BadImage
+from dcfast.models.captions import MAX_CAPTION_BYTES
+from dcfast.storage.arrow import ArrowStream, binary_spans
+from dcfast.storage.json_files import read_json
+from dcfast.storage.parquet import Kind, ParquetFile
+
+__all__ = ["check_hub_set", "hub_set_files", "read_hub_set"]
+
+Ints = npt.NDArray[np.int64]
+
+KIND = Kind("evaluation set", "download the set again", CorruptDataError)
+PICTURES = {"retrieval": "image", "association": "candidate_images"}
+TEXTS = {"retrieval": ("caption",), "association": ("cue", "candidates", "associations")}
+_EXTRACTED = "/downloads/extracted/"
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    return bool(types.is_string(kind) or types.is_large_string(kind))
+
+
+def _is_texts(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    return bool((types.is_list(kind) or types.is_large_list(kind)) and _is_text(kind.value_type))
+
+
+def _is_picture(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    if not types.is_struct(kind):
+        return False
+    inner = {kind.field(number).name: kind.field(number).type for number in range(kind.num_fields)}
+    encoded, path = inner.get("bytes"), inner.get("path")
+    known = encoded is not None and (types.is_binary(encoded) or types.is_large_binary(encoded))
+    return known and (path is None or _is_text(path))
+
+
+def _is_pictures(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    return bool((types.is_list(kind) or types.is_large_list(kind)) and _is_picture(kind.value_type))
+
+
+COLUMNS: dict[str, dict[str, tuple[str, Callable[[Any], bool]]]] = {
+    "retrieval": {
+        "image": ("pictures (a struct of bytes and path)", _is_picture),
+        "caption": ("a text or a list of texts", lambda kind: _is_text(kind) or _is_texts(kind)),
+    },
+    "association": {
+        "cue": ("a text", _is_text),
+        "candidates": ("a list of texts", _is_texts),
+        "associations": ("a list of texts", _is_texts),
+        "candidate_images": ("a list of pictures (structs of bytes and path)", _is_pictures),
+    },
+}
+
+
+def _is_arrow(file: Path) -> bool:
+    return file.suffix == ".arrow"
+
+
+def _schema(file: Path) -> Any:
+    if _is_arrow(file):
+        return ArrowStream(file).schema
+    with ParquetFile(file, KIND) as opened:
+        return opened.schema
+
+
+def _kind(task: EvalTask, schema: Any) -> str:
+    return task.kind or ("association" if PICTURES["association"] in schema.names else "retrieval")
+
+
+def _checked(task: EvalTask, folder: Path) -> tuple[str, list[Path]]:
+    """Kind and files of a set whose files are all there and have the columns."""
+    files = hub_files(folder)
+    if missing := missing_parts(files):
+        raise EvalsetError(f"{folder}: {missing}; download the set again")
+    schemas = [_schema(file) for file in files]
+    kind = _kind(task, schemas[0])
+    if kind not in COLUMNS:
+        raise EvalsetError(
+            f"{folder}: a set of kind {kind} is read from test/*.tar alone; its files are {files[0].name}"
+        )
+    for file, schema in zip(files, schemas, strict=True):
+        for name, (words, holds) in COLUMNS[kind].items():
+            if schema.names.count(name) != 1 or not holds(schema.field(name).type):
+                got = schema.field(name).type if schema.names.count(name) == 1 else f"columns {', '.join(schema.names)}"
+                raise EvalsetError(f"{file}: expected one column {name}, {words}; got {str(got)[:200]}")
+    return kind, files
+
+
+def check_hub_set(task: EvalTask, folder: Path) -> None:
+    """What can be known without reading a row; EvalsetError names the file, and what was expected of it."""
+    _checked(task, folder)
+
+
+def hub_set_files(folder: Path) -> list[str]:
+    """Every file that the set's scores depend on, extracted pictures among them."""
+    kind, files = _checked(EvalTask("", "", ""), folder)
+    found = _Found(folder, kind)
+    for file in files:
+        if _is_arrow(file):
+            stream = ArrowStream(file)
+            for batch in stream.batches():
+                found.add_pictures(stream, batch.column(PICTURES[kind]))
+    info = folder / INFO
+    return [*map(str, files), *([str(info)] if info.is_file() else []), *found.extracted]
+
+
+def _batches(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[ArrowStream | None, Any]]:
+    """The batches of a file; of a stream all columns, which take no memory, and the stream that they lie in."""
+    if _is_arrow(path):
+        stream = ArrowStream(path)
+        for batch in stream.batches():
+            yield stream, batch
+        return
+    with ParquetFile(path, KIND) as file:
+        for batch in file.batches(columns):
+            yield None, batch
+
+
+def _flat(pictures: Any) -> tuple[Any, Ints | None]:
+    """The structs of a column of pictures, and how many each row has where it is a list."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_struct(pictures.type):
+        return pictures, None
+    return pictures.flatten(), np.asarray(pc.fill_null(pc.list_value_length(pictures), 0)).astype(np.int64)
+
+
+@dataclass
+class _Found:
+    """What has been read of a set so far."""
+
+    folder: Path
+    kind: str
+    streams: list[str] = field(default_factory=list)
+    extracted: dict[str, int] = field(default_factory=dict)  # path -> its number, in order
+    places: list[tuple[Ints, Ints, Ints]] = field(default_factory=list)
+    paths: list[str | None] = field(default_factory=list)
+    lengths: list[Ints] = field(default_factory=list)
+    resolved: dict[str, str | None] = field(default_factory=dict)  # a picture may come in many riddles
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    @cached_property
+    def root(self) -> str:
+        """The cache that the set lies in, or its own folder, by its real name."""
+        return os.path.realpath(next((one for one in self.folder.parents if one.name == CACHE), self.folder))
+
+    def add_pictures(self, stream: ArrowStream, column: Any) -> None:
+        """Takes down where the pictures of a batch lie: (file, or -2 - number of an extracted one; offset; size)."""
+        import pyarrow.compute as pc
+
+        pictures, lengths = _flat(column)
+        if lengths is not None:
+            self.lengths.append(lengths)
+        if not self.streams or self.streams[-1] != stream.path:
+            self.streams.append(stream.path)
+        named = pictures.type.get_field_index("path") >= 0
+        paths = pc.struct_field(pictures, "path").to_pylist() if named else [None] * len(pictures)
+        offset, size = binary_spans(stream, pc.struct_field(pictures, "bytes"))
+        file = np.where(size >= 0, len(self.streams) - 1, -1)
+        for row in np.flatnonzero(size < 0).tolist():
+            path = paths[row]
+            if path is not None and path not in self.resolved:
+                self.resolved[path] = _extracted(self.root, path)
+            place = self.resolved.get(path) if path is not None else None
+            if place is not None:
+                file[row] = -2 - self.extracted.setdefault(place, len(self.extracted))
+                offset[row], size[row] = 0, TO_THE_END
+        self.places.append((file, offset, size))
+        self.paths += paths
+
+
+def _extracted(home: str, stored: str) -> str | None:
+    """The file that a cache means by a path, or None: it is not there, or not within the cache."""
+    _, mark, tail = f"/{stored}".rpartition(_EXTRACTED)
+    for tried in ([os.path.join(home, _EXTRACTED.strip("/"), tail)] if mark else []) + [stored]:
+        try:
+            place = os.path.realpath(tried)
+            if place.startswith(home + os.sep) and os.path.isfile(place):
+                return place
+        except ValueError:  # a NUL, which no name has
+            continue
+    return None
+
+
+def _pictures_of(found: _Found, files: list[Path], total: int) -> Pictures:
+    def key(number: int) -> str:
+        path = found.paths[number] if number < len(found.paths) else None
+        return os.path.basename(path) if path else f"row {number}"
+
+    if not _is_arrow(files[0]):
+        lengths = np.concatenate(found.lengths) if found.lengths else None
+        return ParquetPictures(files, PICTURES[found.kind], key, total, lengths)
+    file, offset, size = (np.concatenate([place[column] for place in found.places]) for column in range(3))
+    extracted = file <= -2
+    file[extracted] = len(found.streams) - 2 - file[extracted]
+
+    def why(number: int) -> str:
+        path = found.paths[number]
+        return (
+            "no picture" if path is None else f"its file {os.path.basename(path)} is not in {CACHE}/downloads/extracted"
+        )
+
+    return FilePictures([*found.streams, *found.extracted], key, file, offset, size, why)
+
+
+@dataclass(frozen=True)
+class ParquetPictures:
+    """Pictures in a column of parquet files, unpacked batch by batch. Memory: a batch, and the pictures in work."""
+
+    files: list[Path]
+    column: str
+    key: Callable[[int], str]
+    total: int
+    lengths: Ints | None
+    """Of an association set: pictures of each row."""
+
+    @contextmanager
+    def read(self, numbers: Ints, size: int) -> Iterator[Iterator[Batch]]:
+        """See ``dcfast.evaluate.pictures.Pictures``."""
+        with closing(self._batches(numbers, size)) as batches:
+            yield batches
+
+    def _batches(self, numbers: Ints, size: int) -> Generator[Batch, None, None]:
+        batches = iter(batches_of(len(numbers), size))
+        waiting: list[Callable[[], bytes]] = []
+        for part in self._chosen(numbers):
+            waiting += part
+            while len(waiting) >= size:
+                yield next(batches), waiting[:size]
+                del waiting[:size]
+        if waiting:
+            yield next(batches), waiting
+
+    def _chosen(self, numbers: Ints) -> Generator[list[Callable[[], bytes]], None, None]:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        seen = rows = 0
+        for file in self.files:
+            for _, batch in _batches(file, (self.column,)):
+                pictures, lengths = _flat(batch.column(self.column))
+                expected = lengths if self.lengths is None else self.lengths[rows : rows + len(batch)]
+                if lengths is not None and expected is not None and not np.array_equal(lengths, expected):
+                    raise CorruptDataError(f"{file}: a row has not as many {self.column} as candidates", path=str(file))
+                first, end = np.searchsorted(numbers, [seen, seen + len(pictures)])
+                chosen = pc.struct_field(pictures.take(pa.array(numbers[first:end] - seen)), "bytes")
+                yield [partial(_given, one) for one in chosen.to_pylist()]
+                seen += len(pictures)
+                rows += len(batch)
+        if seen != self.total:
+            raise CorruptDataError(f"{self.files[0].parent}: {self.total} pictures were expected; got {seen}")
+
+
+def _given(data: bytes | None) -> bytes:
+    if data is None:
+        raise BadImage("broken", "no picture")
+    return data
+
+
+def read_hub_set(task: EvalTask, folder: Path) -> EvalSet:
+    """Reads a set, pictures aside.
+
+    Raises:
+        EvalsetError: columns that lack or are of another type, riddles that make no sense, nothing to score.
+        CorruptDataError: a damaged file.   OSError: it cannot be read.
+    """
+    kind, files = _checked(task, folder)
+    found = _Found(folder, kind)
+    for file in files:
+        columns = (*TEXTS[kind], PICTURES[kind])
+        for stream, batch in _batches(file, TEXTS[kind]):
+            try:
+                found.rows += batch.select([name for name in columns if name in TEXTS[kind]]).to_pylist()
+            except UnicodeDecodeError as error:
+                raise CorruptDataError(f"{file}: a text is not UTF-8 ({error})", path=str(file)) from None
+            if stream is not None:
+                found.add_pictures(stream, batch.column(PICTURES[kind]))
+    task = replace(task, kind=kind, main_metric=task.main_metric or DEFAULT_METRICS[kind])
+    if not found.rows:
+        raise EvalsetError(f"{folder}: nothing in it can be scored as {kind} (it has no rows)")
+    evalset = _riddles(task, found, files) if kind == "association" else _pairs(task, found, files)
+    evalset.notes = _damage(folder, len(found.rows))
+    evalset.check_not_empty()
+    return evalset
+
+
+def _damage(folder: Path, rows: int) -> list[str]:
+    """What the cache says of itself beside what is there."""
+    try:
+        stated = read_json(folder / INFO)["splits"][SPLIT]["num_examples"]
+    except (OSError, ValueError, KeyError, TypeError):  # the hub's own files have none
+        return []
+    return [] if stated == rows else [f"{INFO} says {str(stated)[:40]} rows, but there are {rows}"]
+
+
+def _pairs(task: EvalTask, found: _Found, files: list[Path]) -> EvalSet:
+    given = [row["caption"] for row in found.rows]
+    captions = [[one for one in ([row] if isinstance(row, str) else row or []) if one is not None] for row in given]
+    long = np.array([any(len(one.encode()) > MAX_CAPTION_BYTES for one in lines) for lines in captions], dtype=bool)
+    known = np.array([bool(lines) for lines in captions], dtype=bool) & ~long
+    evalset = EvalSet(task, found.folder, _pictures_of(found, files, len(captions)), np.flatnonzero(known))
+    evalset.leave_out(f"with captions of more than {MAX_CAPTION_BYTES:,} bytes", np.flatnonzero(long))
+    evalset.leave_out("without a caption", np.flatnonzero(~known & ~long))
+    evalset.captions = [lines for lines, good in zip(captions, known, strict=True) if good]
+    return evalset
+
+
+def _riddles(task: EvalTask, found: _Found, files: list[Path]) -> EvalSet:
+    """Pictures of one name are one picture, as the set's own script makes them: each is embedded once."""
+    number: dict[str, int] = {}  # name of a candidate -> where it comes first
+    lengths = np.zeros(len(found.rows), np.int64)
+    total = 0
+    for place, row in enumerate(found.rows):
+        names, right = row["candidates"] or [], row["associations"] or []
+        if not row["cue"] or not right or None in names or not set(right) <= set(names):
+            raise EvalsetError(
+                f"{found.folder}, row {place}: expected a cue, candidates and associations among them; got "
+                f"{str(row)[:200]}"
+            )
+        for candidate, name in enumerate(names):
+            number.setdefault(name, total + candidate)
+        lengths[place] = len(names)
+        total += len(names)
+    if found.lengths and not np.array_equal(np.concatenate(found.lengths), lengths):
+        raise EvalsetError(f"{found.folder}: a row has not as many candidate_images as candidates")
+    if not found.lengths:
+        found.lengths = [lengths]
+    rows = np.array(sorted(number.values()), dtype=np.int64)
+    at = {name: int(np.searchsorted(rows, first)) for name, first in number.items()}
+    evalset = EvalSet(task, found.folder, _pictures_of(found, files, total), rows)
+    evalset.riddles = [
+        Riddle(
+            row["cue"],
+            tuple(at[name] for name in row["candidates"]),
+            frozenset(at[name] for name in row["associations"]),
+        )
+        for row in found.rows
+    ]
+    return evalset

@@ -1,0 +1,90 @@
+"""An opened evaluation set: what its readers (of shards, of the hub's caches) give, and its scorer takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dcfast.errors import EvalsetError
+from dcfast.evaluate.pictures import Pictures
+from dcfast.evaluate.tasks import EvalTask
+
+__all__ = ["EvalSet", "Riddle"]
+
+Ints = npt.NDArray[np.int64]
+MAX_GROUP = 1_000_000
+
+
+@dataclass(frozen=True)
+class Riddle:
+    """A cue, candidate pictures and those that the cue fits, as rows of the set."""
+
+    cue: str
+    candidates: tuple[int, ...]
+    associations: frozenset[int]
+
+
+@dataclass
+class EvalSet:
+    """An opened set.
+
+    Attributes:
+        task: with kind and main metric settled.
+        pictures: where they lie.
+        rows: (n,) numbers of the pictures that can be scored, ascending; what follows is by row of these.
+        labels: (n,) classes, or empty.   metadata: (n, fields), or None.
+        captions: of each row, or empty.   riddles: of an association set.
+        left_out: reason -> keys of samples that cannot be scored.
+        notes: damage of its files, in words.   remarks: what else is odd about it; the set is whole all the same.
+    """
+
+    task: EvalTask
+    folder: Path
+    pictures: Pictures
+    rows: Ints
+    classes: list[str] = field(default_factory=list)
+    templates: list[str] = field(default_factory=list)
+    labels: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+    metadata: npt.NDArray[Any] | None = None
+    captions: list[list[str]] = field(default_factory=list)
+    riddles: list[Riddle] = field(default_factory=list)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    fingerprint: str = ""
+
+    def key(self, row: int) -> str:
+        """The key of a row's sample."""
+        return self.pictures.key(int(self.rows[row]))
+
+    def leave_out(self, reason: str, numbers: Ints) -> None:
+        """Remembers samples that cannot be scored; their rows are not taken away."""
+        if len(numbers):
+            self.left_out[reason] = [self.pictures.key(int(number)) for number in numbers]
+
+    def check_not_empty(self) -> None:
+        """EvalsetError where nothing is left to score."""
+        if len(self.rows) == 0:
+            reasons = "; ".join(f"{len(keys)} {reason}" for reason, keys in self.left_out.items())
+            raise EvalsetError(
+                f"{self.folder}: nothing in it can be scored as {self.task.kind} ({reasons or 'its tars are empty'})"
+            )
+
+    def column(self, name: str) -> Ints:
+        """A column of the metadata that holds groups: whole numbers from 0; EvalsetError otherwise."""
+        if self.metadata is None:
+            raise EvalsetError(f"{self.folder}: its samples have no npy member; {name} is read from it")
+        values = self.metadata[:, self.task.metadata_fields.index(name)]
+        with np.errstate(invalid="ignore"):
+            whole = values.astype(np.int64)
+        bad = np.flatnonzero((whole != values) | (whole < 0) | (whole > MAX_GROUP))
+        if len(bad):
+            raise EvalsetError(
+                f"{self.folder}: {name} of sample {self.key(int(bad[0]))} must be a whole number from 0; "
+                f"got {values[bad[0]]}"
+            )
+        return whole
