@@ -67,7 +67,7 @@ def _start(settings: TrainSettings, count: int, folder: Path) -> list[subprocess
     environment = {**os.environ, "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
     environment |= {MEETING: str(folder / "meeting"), LAUNCHER: str(os.getpid())}
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-        environment[name] = "lo"  # all ranks are here: nothing listens where others can reach it, whatever a cluster sets
+        environment[name] = "lo"  # whatever a cluster's say: all ranks are here, and nothing listens for others
     if settings.device == "cpu" and settings.threads is None:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // count)))
     command = [sys.executable, "-m", "dcfast.train", "--settings", str(folder / "settings.json")]
