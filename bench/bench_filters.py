@@ -149,7 +149,8 @@ def time_filter(bench: harness.Bench, pool: FilterPool, name: str, case: tuple[l
     arguments, expression = case
     missing = _needs_gcld3(name)
     if missing is not None:
-        bench.compare(f"filter_{name}", [Absent("dcfast", missing), Absent(BASELINES, missing)], shape="")
+        for op in (f"filter_{name}", f"filter_{name}_memory"):
+            bench.compare(op, [Absent("dcfast", missing), Absent(BASELINES, missing)], shape="")
         return
     save = work / "theirs.npy"
     save.unlink(missing_ok=True)
@@ -173,14 +174,12 @@ def time_filter(bench: harness.Bench, pool: FilterPool, name: str, case: tuple[l
         sides.append(_fasttext_side(bench, pool, threads))
     shape = f"{pool.size.rows:,} rows in {pool.size.files} files"
     bench.compare(f"filter_{name}", sides, shape=shape, rounds=3)
-    for provider, watched in (("dcfast", stage.watched), (BASELINES, theirs)):
-        if isinstance(watched, Watched):
-            note = "peak of RssAnon + RssShmem of all its processes"
-            bench.note_memory(
-                f"filter_{name}_memory", provider, watched.peak, shape=shape, seconds=watched.seconds, note=note
-            )
+    op, date, note = f"filter_{name}_memory", harness.now(), "peak of RssAnon + RssShmem of all its processes"
+    for provider, side in (("dcfast", stage.watched), (BASELINES, theirs)):
+        if isinstance(side, Absent):
+            bench.compare(op, [side], shape=shape)
         else:
-            bench.compare(f"filter_{name}_memory", [watched], shape=shape)
+            bench.note_memory(op, provider, side.peak, shape=shape, seconds=side.seconds, note=note, date=date)
 
 
 _PREDICT = """

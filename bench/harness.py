@@ -144,10 +144,11 @@ class Bench:
             self.rows.append(self._row(side, times, about))
         self._print(op, shape, size_bytes, sides, times)
 
-    def note_memory(self, op: str, provider: str, peak_bytes: int, *, shape: str, seconds: float, note: str) -> None:
-        """A row for a peak of memory."""
-        date = now()
-        about = {"op": op, "shape": shape, "dtype": "", "bytes": 0, "date_utc": date}
+    def note_memory(
+        self, op: str, provider: str, peak_bytes: int, *, shape: str, seconds: float, note: str, date: str = ""
+    ) -> None:
+        """A row for a peak of memory. Those that are compared have one date."""
+        about = {"op": op, "shape": shape, "dtype": "", "bytes": 0, "date_utc": date or now()}
         side = Side(provider, lambda: None, lambda _: None, note=note)
         row = self._row(side, {provider: [seconds]}, about)
         self.rows.append({**row, "peak_bytes": peak_bytes})
