@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from dcfast.errors import CorruptDataError, FilterError, PoolError
 from dcfast.run.workflow import run
+from dcfast.rundir.layout import UNASKED
 from dcfast.rundir.run_dir import Settings
 from dcfast.similarity.centroids import kmeans
 from dcfast.stages.filter import centroids as stage
 from pool_builder import plain_pool, uid_of
 
 DIM, COUNT = 8, 30
+GOOD = "a photograph of a dog running on a beach"
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -71,7 +74,7 @@ def test_given_centroids_and_target(tmp_path: Path) -> None:
     assert kept(tmp_path / "run") == expected
     assert 0 < len(expected) < COUNT
     (about,) = summary["clusters"].values()
-    assert about == {"clusters": 4, "chosen": 2, "rows": COUNT, "rows_inside": len(expected)}
+    assert about == {"clusters": 4, "chosen": 2, "rows_asked": COUNT, "rows_inside": len(expected)}
     assert summary["reasons"] == {"image_based: cluster": COUNT - len(expected)}
 
     both = text.replace("image_based(", "image_based_intersect_clip_score(l14, fraction=0.4, ")
@@ -89,7 +92,7 @@ def test_centroids_of_the_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     usable = np.delete(points, [2, 11], axis=0)
     again = usable.astype(np.float32)
     again = (again / np.linalg.norm(again, axis=1, keepdims=True)).astype(np.float16)
-    found = kmeans(again, len(usable) // 5, seed=0)
+    found = kmeans(again, COUNT // 5, seed=0)
     np.testing.assert_array_equal(np.load(tmp_path / "run/filter/centroids.npy"), found.centroids)
     aim = int(np.argmax(CENTRES[0] @ found.centroids.T))
     assert kept(tmp_path / "run") == {
@@ -98,7 +101,7 @@ def test_centroids_of_the_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         if i not in (2, 11) and int(np.argmax(points[i].astype(np.float32) @ found.centroids.T)) == aim
     }
     (about,) = summary["clusters"].values()
-    assert (about["points"], about["clusters"], about["iterations"]) == (28, 5, 20)
+    assert (about["points"], about["clusters"], about["iterations"]) == (28, 6, 20)
 
     # killed in iteration 7, as its markers tell: the rest is done again and nothing else, to the same bytes
     states = tmp_path / "run/state/filter/kmeans"
@@ -129,6 +132,69 @@ def test_the_share_that_is_clustered_is_drawn_by_seed_file_and_row(tmp_path: Pat
     apart = np.concatenate([drawn(i, [name]) for i, name in enumerate(files)])
     np.testing.assert_array_equal(together, apart)
     assert drawn(0, files, seed=1).tobytes() != together.tobytes()
+
+
+def captioned_pool(root: Path, foreign: set[int]) -> Path:
+    """``embedded_pool`` with captions that are not English."""
+    pool = embedded_pool(root)
+    for number, path in enumerate(sorted((pool / "metadata").glob("*.parquet"))):
+        table = pq.read_table(path)
+        rows = range(number * 10, number * 10 + 10)
+        texts = ["ein schöner Abend am See mit vielen Booten" if i in foreign else GOOD for i in rows]
+        pq.write_table(table.set_column(table.schema.get_field_index("text"), "text", pa.array(texts)), path)
+    return pool
+
+
+def test_rows_that_captions_or_scores_drop_are_not_asked(tmp_path: Path) -> None:
+    foreign = {1, 5, 12, 29}
+    pool = captioned_pool(tmp_path / "pool", foreign)
+    centroids, target = save(tmp_path / "c.npy", CENTRES), save(tmp_path / "t.npy", CENTRES[[0, 2]])
+    inside = {i for i in range(COUNT) if int(np.argmax(POINTS[i].astype(np.float32) @ CENTRES.T)) in (0, 2)}
+    given = f"centroids='{centroids}', target='{target}'"
+    for text, asked in (
+        (f"image_based({given})", set(range(COUNT)) - foreign),
+        (f"image_based_intersect_clip_score(l14, threshold=0.5, {given})", set(range(15, COUNT)) - foreign),
+    ):
+        out = tmp_path / f"run{len(asked)}"
+        summary = run(out, settings_of(pool, text), last="filter", workers=2)["filter"]
+        (about,) = summary["clusters"].values()
+        assert (about["rows_asked"], about["rows_inside"]) == (len(asked), len(asked & inside))
+        assert kept(out) == {uid_of(i) for i in asked & inside}
+        known = np.concatenate([np.load(out / f"filter/clusters/0/{n:08d}.npy") for n in range(3)])
+        assert known.tolist() == [UNASKED if i not in asked else i in inside for i in range(COUNT)]
+
+
+def test_a_row_is_asked_about_once_for_two_terms_and_each_set_keeps_its_own(tmp_path: Path) -> None:
+    pool = captioned_pool(tmp_path / "pool", {3})
+    centroids = save(tmp_path / "c.npy", CENTRES)
+    one, two = save(tmp_path / "1.npy", CENTRES[:1]), save(tmp_path / "2.npy", CENTRES[1:2])
+    text = " | ".join(
+        (
+            f"image_based_intersect_clip_score(l14, threshold=0.5, centroids='{centroids}', target='{one}')",
+            f"image_based(centroids='{centroids}', target='{one}')",
+            f"image_based(centroids='{centroids}', target='{two}')",
+        )
+    )
+    summary = run(tmp_path / "run", settings_of(pool, text), last="filter")["filter"]
+    nearest = [int(np.argmax(POINTS[i].astype(np.float32) @ CENTRES.T)) for i in range(COUNT)]
+    assert kept(tmp_path / "run") == {uid_of(i) for i in range(COUNT) if nearest[i] in (0, 1) and i != 3}
+    first, second = summary["clusters"].values()
+    assert first["rows_asked"] == COUNT - 1
+    assert second["rows_asked"] == sum(n != 0 for i, n in enumerate(nearest) if i != 3)
+
+
+def test_points_of_kmeans_are_rows_that_pass_the_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "ROWS_PER_CLUSTER", 6)
+    foreign = {0, 7, 8, 21}
+    pool = captioned_pool(tmp_path / "pool", foreign)
+    text = f"image_based(target='{save(tmp_path / 't.npy', CENTRES[:1])}')"
+    summary = run(tmp_path / "run", settings_of(pool, text), last="filter")["filter"]
+    (about,) = summary["clusters"].values()
+    assert (about["points"], about["clusters"]) == (COUNT - 4, COUNT // 6)  # as many clusters as for all rows
+    usable = np.delete(POINTS, sorted(foreign), axis=0).astype(np.float32)
+    usable = (usable / np.linalg.norm(usable, axis=1, keepdims=True)).astype(np.float16)
+    found = kmeans(usable, COUNT // 6, seed=0)
+    np.testing.assert_array_equal(np.load(tmp_path / "run/filter/centroids.npy"), found.centroids)
 
 
 def test_how_many_clusters() -> None:

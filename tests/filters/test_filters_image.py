@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from dcfast.errors import FilterError
 from dcfast.filters import QuantileSearch, compile_filter, score_histogram
+from dcfast.filters.image_terms import passes_captions
 from dcfast.filters.rules import enough_tokens, valid_text
 from filter_reference import ODD_CAPTIONS, is_english
 
@@ -176,6 +177,40 @@ def test_rules_equal_a_slow_version() -> None:
         for text, near in zip(captions, inside, strict=True)
     ]
     assert (codes == 0).tolist() == expected
+
+
+def test_clusters_are_asked_of_rows_that_pass_all_the_rest() -> None:
+    batch = pa.record_batch(
+        {
+            "text": pa.array([row[0] for row in ROWS]),
+            "clip_l14_similarity_score": pa.array([row[1] for row in ROWS], pa.float32()),
+        }
+    )
+    asked: list[list[int]] = []
+
+    def find(pending: np.ndarray) -> np.ndarray:
+        asked.append(np.flatnonzero(pending).tolist())
+        return CLUSTER | ~pending  # what is said of other rows is not read
+
+    def codes(text: str) -> list[int]:
+        asked.clear()
+        compiled = compile_filter(text)
+        assert len(compiled.clusters) == 1
+        found = compiled.evaluate(batch, clusters={"clusters()": find})
+        assert found.tolist() == compiled.evaluate(batch, clusters={"clusters()": CLUSTER}).tolist()
+        return found.tolist()
+
+    codes("image_based")
+    assert asked == [[0, 1, 2, 7]]
+    codes("image_based_intersect_clip_score(l14, threshold=0.5)")
+    assert asked == [[0, 2]]
+    codes("clip_score(l14, threshold=0.5) & image_based & no_filter")
+    assert asked == [[0, 2]]
+    codes("image_based | clip_score(l14, threshold=0.5)")  # the dear part last: rows without a score, or with a low one
+    assert asked == [[1, 7]]
+    codes("~(clip_score(l14, threshold=0.5) & image_based)")
+    assert asked == [[0, 2]]
+    assert passes_captions(batch).tolist() == [True, True, True, False, False, False, False, True]
 
 
 def test_missing_or_short_cluster_rows_are_refused() -> None:

@@ -23,7 +23,7 @@ from dcfast.uids.sets import load_subset, uid_format
 from pool_builder import PoolBuilder, Sample, evalset, picture, plain_pool, uid_of
 
 COMPARED = ("index", "signatures", "filter", "reshard", "shards", "subset.npy", "contaminated.npy", "fates.parquet")
-ALSO = ("quarantine.parquet", "contamination.parquet")
+ALSO = ("quarantine.parquet", "contamination.parquet", "subset_metadata.npy")
 
 
 def digest(out: Path) -> dict[str, str]:

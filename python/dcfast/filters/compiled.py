@@ -13,7 +13,7 @@ from dcfast.filters import language, wordnet
 from dcfast.filters.catalog import build_term
 from dcfast.filters.expression import And, Expression, Not, Or, parse
 from dcfast.filters.rules import Mask
-from dcfast.filters.term import GCLD3, LANGUAGE_MODEL, TEXT, WORDNET, Clusters, Rows, Term
+from dcfast.filters.term import GCLD3, LANGUAGE_MODEL, TEXT, WORDNET, ClusterRows, Clusters, Rows, Term
 from dcfast.filters.thresholds import Quantile
 from dcfast.index.metadata import COLUMN_TYPES, column_matches
 
@@ -175,20 +175,21 @@ class Filter:
         thresholds: Mapping[str, float | str] | None = None,
         uid_sets: Mapping[str, npt.NDArray[Any]] | None = None,
         uids: npt.NDArray[Any] | None = None,
-        clusters: Mapping[str, Mask] | None = None,
+        clusters: Mapping[str, ClusterRows] | None = None,
     ) -> npt.NDArray[np.uint16]:
         """Which rows are kept, and for the others the rule that dropped them.
 
         The code of a dropped row is that of the first clause, in written order, of the top-level conjunction that
         it fails, and in a baseline of the first rule in its fixed order; whatever is computed in which order.
-        The language model is asked only about rows that no clause or rule before it dropped.
+        Models and clusters are asked only about rows that no clause or rule before them dropped.
 
         Args:
             batch: n rows with the columns of ``column_names`` (as ``check_columns`` wants them).
             thresholds: for each of ``quantiles`` its ``key`` and ``QuantileSearch.threshold`` (or threshold_text).
             uid_sets: for each of ``uid_sets`` a sorted "u8,u8" array.
             uids: (n,) "u8,u8", the rows' uids; None where ``uid_sets`` is empty.
-            clusters: for each of ``clusters`` its ``key`` and (n,) bool: the nearest centroid is a target's.
+            clusters: for each of ``clusters`` its ``key`` and (n,) bool: the nearest centroid is a target's; or a
+                function that is given the pending rows, (n,) bool, and returns that, right where they are pending.
         Returns:
             (n,) uint16, indices into ``reasons``; 0 is kept.
         Raises:
@@ -199,7 +200,7 @@ class Filter:
         if uids is not None and len(uids) != batch.num_rows:
             raise ValueError(f"Filter.evaluate: uids must have {batch.num_rows} rows, as batch; got {len(uids)}")
         for key, mask in (clusters or {}).items():
-            if len(mask) != batch.num_rows:
+            if not callable(mask) and len(mask) != batch.num_rows:
                 raise ValueError(f"Filter.evaluate: clusters[{key!r}] must have {batch.num_rows} rows; got {len(mask)}")
         rows = Rows(batch, thresholds or {}, uid_sets or {}, uids, clusters)
         codes = np.zeros(rows.num_rows, np.uint16)

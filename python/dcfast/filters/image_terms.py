@@ -1,20 +1,28 @@
 """The terms that stand on image embeddings: image_based, alone and together with the CLIP score.
 
 They keep captions that are English and long enough, and pictures whose nearest cluster of the pool's embeddings is
-also the nearest of a target's picture. Which clusters a row is in is found before (``dcfast.stages.filter.clusters``).
+also the nearest of a target's picture. Clusters are the dearest to find by far (``dcfast.stages.filter.clusters``), so
+their rule comes last: only rows that pass all others are asked about, as in DataComp.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from dcfast.filters import rules
 from dcfast.filters.expression import Argument, Call, parse
-from dcfast.filters.term import LANGUAGE_MODEL, TEXT, Clusters, Rule, Term, english
+from dcfast.filters.rules import Mask
+from dcfast.filters.term import LANGUAGE_MODEL, TEXT, Clusters, Rows, Rule, Term, english
 from dcfast.filters.text_terms import clip_score
 
-__all__ = ["CLUSTERS", "IMAGE_TERMS"]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["CLUSTERS", "IMAGE_TERMS", "passes_captions"]
 
 CLUSTERS = ("centroids", "target")
 """Arguments that are paths."""
@@ -40,13 +48,27 @@ def _clusters(call: Call) -> tuple[Clusters, tuple[Argument, ...]]:
     return Clusters(given.get("centroids"), given.get("target")), tuple(others)
 
 
-def _rules(name: str, clusters: Clusters) -> tuple[Rule, ...]:
+def _caption_rules(name: str) -> tuple[Rule, ...]:
     return (
         Rule(f"{name}: characters", lambda rows, _: rules.enough_characters(rows.text())),
         Rule(f"{name}: tokens", lambda rows, _: rules.enough_tokens(rows.text())),
-        Rule(f"{name}: cluster", lambda rows, _: rows.in_clusters(clusters)),
         Rule(f"{name}: language", english),
     )
+
+
+def passes_captions(batch: pa.RecordBatch) -> Mask:
+    """(n,) bool, rows whose caption (column ``text``) the image terms let pass.
+
+    Raises:
+        MissingDependencyError: the language model is missing.
+    """
+    captions = Term("captions", _caption_rules("captions"))
+    everyone = np.ones(batch.num_rows, np.bool_)
+    return np.equal(captions.first_failure(Rows(batch, {}, {}, None), everyone), 0)
+
+
+def _rules(name: str, clusters: Clusters) -> tuple[Rule, ...]:
+    return (*_caption_rules(name), Rule(f"{name}: cluster", lambda rows, on: rows.in_clusters(clusters, on)))
 
 
 def _image_based(call: Call) -> Term:
@@ -55,7 +77,7 @@ def _image_based(call: Call) -> Term:
         what = f"argument {others[0].keyword!r}" if others[0].keyword else f"argument {others[0].value!r}"
         call.source.error(f"image_based takes centroids= and target=; got {what}", others[0].begin, others[0].end)
     text = f"image_based({clusters.arguments})" if clusters.arguments else "image_based"
-    return Term(text, _rules("image_based", clusters), (TEXT,), (LANGUAGE_MODEL,), clusters=clusters, cost=11.0)
+    return Term(text, _rules("image_based", clusters), (TEXT,), (LANGUAGE_MODEL,), clusters=clusters, cost=100.0)
 
 
 def _both(call: Call) -> Term:
@@ -77,7 +99,7 @@ def _both(call: Call) -> Term:
         (LANGUAGE_MODEL,),
         quantile=score.quantile,
         clusters=clusters,
-        cost=11.0,
+        cost=100.0,
     )
 
 

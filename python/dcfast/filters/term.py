@@ -32,6 +32,7 @@ __all__ = [
     "TEXT",
     "WIDTH",
     "WORDNET",
+    "ClusterRows",
     "Clusters",
     "Rows",
     "Rule",
@@ -61,6 +62,10 @@ LANGUAGE_MODEL, WORDNET, GCLD3 = "language model", "wordnet", "gcld3"
 _ASKED_AT_ONCE = 8192  # captions that are copied, or Python strings, at a time
 
 
+ClusterRows = Mask | Callable[[Mask], Mask]
+"""(n,) bool, the rows in a target's clusters; or what finds it for the pending rows of a mask, read only there."""
+
+
 class Rows:
     """A batch under evaluation: columns made ready once, and what models said of the rows asked about."""
 
@@ -70,7 +75,7 @@ class Rows:
         thresholds: Mapping[str, float | str],
         uid_sets: Mapping[str, npt.NDArray[Any]],
         uids: npt.NDArray[Any] | None,
-        clusters: Mapping[str, Mask] | None = None,
+        clusters: Mapping[str, ClusterRows] | None = None,
     ) -> None:
         self.batch = batch
         self.thresholds = thresholds
@@ -119,11 +124,12 @@ class Rows:
         # loading a set checked that it is sorted; pieces, not threads, fill the cores here
         return uid_isin(self.uids, self.uid_sets[name], check=False, threads=1)
 
-    def in_clusters(self, clusters: Clusters) -> Mask:
-        """Rows whose nearest centroid is a target's."""
+    def in_clusters(self, clusters: Clusters, pending: Mask) -> Mask:
+        """Rows whose nearest centroid is a target's; read only where ``pending``."""
         if clusters.key not in self.clusters:
             raise ValueError(f"Filter.evaluate: clusters[{clusters.key!r}] must be given for this filter")
-        return self.clusters[clusters.key]
+        found = self.clusters[clusters.key]
+        return found(pending) if callable(found) else found
 
     def threshold(self, quantile: Quantile) -> float:
         """The score that a quantile was found to be."""

@@ -2,9 +2,10 @@
 
 For each whitespace-separated word, the first synset of WordNet 3.0 over all parts of speech, with morphology,
 is looked up; the caption passes when the offset of any of them is in the ImageNet-21k list. The result is that
-of NLTK's ``wordnet.synsets(word)[0].offset()`` (tested word by word), read straight from WordNet's index and
-exception files: NLTK's reader takes 300 MB and several seconds a process for what is here a table of first
-senses, 0.1 ms a new word, and lends its answers only inside its own data folders.
+of ``wordnet.synsets(word)[0].offset()`` of NLTK 3.8.1, which DataComp pins (tested word by word; newer releases detach
+endings once alone), read straight from WordNet's index and exception files: NLTK's reader takes 300 MB and several
+seconds a process for what is here a table of first senses, 0.1 ms a new word, and lends its answers only inside its own
+data folders.
 
 WordNet comes from Debian's wordnet-base, from an NLTK data folder (unpacked or zipped), or from $DCFAST_WORDNET;
 the ImageNet-21k list from timm's data files (timm itself is not imported), or from $DCFAST_IMAGENET21K.
@@ -40,7 +41,8 @@ _TIMM_LIST = Path("data", "_info", "imagenet21k_goog_synsets.txt")
 # Parts of speech in the order in which their senses are tried.
 _PARTS = ("noun", "verb", "adj", "adv")
 _NEEDED = tuple(f"index.{part}" for part in _PARTS) + tuple(f"{part}.exc" for part in _PARTS)
-# Suffixes taken off, and what is put in their place: morphy(7WN), "Rules of Detachment", in the order tried.
+# Suffixes taken off, and what is put in their place: morphy(7WN), "Rules of Detachment", in the order tried. What they
+# make of a word is shorter (or ends in "man"), so that applying them again comes to an end.
 _DETACHMENTS: dict[str, tuple[tuple[str, str], ...]] = {
     "noun": (
         ("s", ""),
@@ -67,6 +69,8 @@ _DETACHMENTS: dict[str, tuple[tuple[str, str], ...]] = {
     "adv": (),
 }
 _LONGEST_CHANGE = 3  # a rule takes at most this many characters off a word
+MORPHOLOGY = "nltk 3.8.1"
+"""Whose morphology it is: rules of detachment again and again."""
 _CACHED_WORDS = 1 << 17  # verdicts kept a process, about 20 MB: words repeat as Zipf says
 
 _HOW_WORDNET = (
@@ -171,7 +175,7 @@ class WordNet:
     """First senses of English words, as WordNet 3.0 orders them.
 
     Attributes:
-        longest_lemma: in characters; no longer word can be found.
+        longest_lemma: in characters.
     Memory: about 30 MB.   Cost: 0.3 s to load.
     """
 
@@ -214,25 +218,43 @@ class WordNet:
         """The offset of the first synset of a word in any inflected form, or None.
 
         Nouns are tried before verbs, adjectives, adverbs; in each the word itself, then its exceptional base
-        forms or, if it has none, what the rules of detachment make of it.
+        forms or, if it has none, what the rules of detachment make of it, and where that is no word what they make of
+        that, until nothing can be detached: "womens" is a form of "woman".
+
+        Cost: O(characters).
         """
-        if len(word) > self.longest_lemma + _LONGEST_CHANGE:  # lower() never shortens
-            return None
         form = word.lower()
         for part, first in self._first.items():
-            offset = first.get(form)
-            if offset is not None:
-                return offset
-            exceptions = self._exceptions[part].get(form)
-            if exceptions is not None:
-                bases: Iterable[str] = exceptions
-            else:
-                bases = (form[: -len(old)] + new for old, new in _DETACHMENTS[part] if form.endswith(old))
-            for base in bases:
-                offset = first.get(base)
+            bases = self._exceptions[part].get(form)
+            forms = [form] if bases is None else [form, *bases]
+            rules = _DETACHMENTS[part] if bases is None else ()
+            detached = _detached(self._shortened(form, rules), rules)
+            tried = [*forms, *detached]
+            while tried:
+                offset = next((first[base] for base in tried if base in first), None)
                 if offset is not None:
                     return offset
+                detached = tried = _detached(detached, rules)
         return None
+
+    def _shortened(self, form: str, rules: tuple[tuple[str, str], ...]) -> list[str]:
+        """A form so long that neither it nor what one rule makes of it can be a word, after as many rules as it takes.
+
+        Each time one result at most is of use, the shortest: no rule applies where another letter than "s" was put.
+        """
+        cuts = [(old, len(old) - len(new)) for old, new in rules if new in ("", "s")]
+        end = len(form)
+        while end > self.longest_lemma + _LONGEST_CHANGE:
+            cut = max((cut for old, cut in cuts if form.endswith(old, 0, end)), default=0)
+            if not cut:
+                return []
+            end -= cut
+        return [form[:end]]
+
+
+def _detached(forms: list[str], rules: tuple[tuple[str, str], ...]) -> list[str]:
+    """What each rule makes of each form that it applies to."""
+    return [form[: -len(old)] + new for form in forms for old, new in rules if form.endswith(old)]
 
 
 class _WordRule:
@@ -248,8 +270,8 @@ class _WordRule:
         return self.wordnet.first_offset(word) in self.listed
 
     def passes(self, caption: str) -> bool:
-        # longer words cannot match, and would fill the cache with captions of 100 kB
-        return any(self.named(word) for word in caption.split() if len(word) <= self.longest)
+        # longer words hardly ever match ("dogssss..." does), and would fill the cache with captions of 100 kB
+        return any(self.named(word) if len(word) <= self.longest else self._named(word) for word in caption.split())
 
 
 @functools.lru_cache(maxsize=1)
@@ -273,7 +295,7 @@ def has_imagenet_word(captions: Iterable[str]) -> Mask:
 
 
 def text_fingerprint() -> dict[str, str]:
-    """What identifies WordNet and the ImageNet-21k list in a run's settings: SHA-256 of each, as JSON values.
+    """What identifies the word rule in a run's settings: SHA-256 of WordNet and the ImageNet-21k list, the morphology.
 
     Raises:
         MissingDependencyError: see ``find_wordnet``, ``find_imagenet21k``.
@@ -282,4 +304,8 @@ def text_fingerprint() -> dict[str, str]:
     digest = hashlib.sha256()
     for name in _NEEDED:
         digest.update(_read(place, name))
-    return {"wordnet": digest.hexdigest(), "imagenet21k": sha256_file(find_imagenet21k())}
+    return {
+        "wordnet": digest.hexdigest(),
+        "imagenet21k": sha256_file(find_imagenet21k()),
+        "morphology": MORPHOLOGY,
+    }

@@ -17,6 +17,7 @@ __all__ = [
     "TarListing",
     "check_name",
     "group_files",
+    "lacks_shards",
     "list_parquet",
     "list_tars",
     "metadata_folder",
@@ -63,6 +64,11 @@ def metadata_folder(directory: StrPath) -> Path:
     """Where the metadata of a pool lies: in ``metadata`` below the directory, where there is one, or by the shards."""
     below = Path(directory) / "metadata"
     return below if below.is_dir() else shard_folder(directory)
+
+
+def lacks_shards(directory: StrPath) -> bool:
+    """Whether a pool holds no tar, as one whose metadata alone has been downloaded; a directory must be there."""
+    return os.path.isdir(directory) and not list_pool_tars(directory).names
 
 
 def list_parquet(directory: StrPath) -> list[str]:
@@ -115,11 +121,12 @@ class Pool:
     notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def open(cls, directory: StrPath, uid_from: str = "json") -> Pool:
+    def open(cls, directory: StrPath, uid_from: str = "json", *, metadata_only: bool = False) -> Pool:
         """Lists a pool; PoolError says what is missing and what was expected.
 
         Args:
             uid_from: which column the metadata must have, for the message.
+            metadata_only: it may have no shards.
         """
         root = Path(absolute(directory))
         if not root.is_dir():
@@ -128,13 +135,14 @@ class Pool:
             )
         shard_dir = shard_folder(root)
         tars = list_pool_tars(root)
-        if shard_dir == root and not tars.names:
+        before = "; before they are downloaded, --to filter says which samples are wanted"
+        if shard_dir == root and not tars.names and not metadata_only:
             raise PoolError(
                 f"pool {root}: it has no directory shards/, and no .tar file itself; expected shards/*.tar and "
-                f"metadata/*.parquet, or both side by side as img2dataset writes them{tars.hint}"
+                f"metadata/*.parquet, or both side by side as img2dataset writes them{tars.hint}{before}"
             )
-        if not tars.names:
-            raise PoolError(f"pool {root}: shards/ holds no .tar file; nothing to index{tars.hint}")
+        if not tars.names and not metadata_only:
+            raise PoolError(f"pool {root}: shards/ holds no .tar file; nothing to index{tars.hint}{before}")
         tars.check()
         table_dir = metadata_folder(root)
         metadata = [str(table_dir / name) for name in list_parquet(table_dir)]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 
-from dcfast.errors import RunError
+from dcfast.errors import PoolError, RunError
 from dcfast.evaluate import check_evalsets
 from dcfast.evaluate.folders import evalset_tars
 from dcfast.filters import compile_filter
@@ -115,12 +116,18 @@ def check_stages(run: Run, stages: list[str]) -> None:
     if "world" in stages:
         return  # it may be half rendered: its files are listed when it is whole
     run.pool  # noqa: B018  (lists the pool, or says what is missing)
+    if run.metadata_only and run.features:
+        columns = ", ".join(SCORES[prefix] for prefix in run.features)
+        raise PoolError(
+            f"--features computes {columns} from pictures, and pool {run.pool_dir} has no shards yet: download them, "
+            "or filter by the columns that its metadata has, without --features"
+        )
     if run.evalset_dir is not None and "signatures" in stages:
         evalset_tars(run.evalset_dir)
     if "filter" in stages:
         check_metadata(run, resolve_expression(run)[0])
         if run.compare is not None:
-            resolve_expression(Run(run.out, branch_settings(run.settings, run.compare)))
+            resolve_expression(replace(run, settings=branch_settings(run.settings, run.compare)))
     elif {"index", "features"} & set(stages):
         check_metadata(run, "no_filter")
     if "evaluate" in stages and run.evalset_dir is not None:

@@ -12,7 +12,6 @@ from typing import Any
 
 from dcfast.evaluate.folders import evalset_tars
 from dcfast.index.metadata import count_metadata_rows
-from dcfast.index.pool import Pool
 from dcfast.rundir.run_dir import Run, Settings
 from dcfast.rundir.stage_table import STAGES
 from dcfast.scales import scale
@@ -41,9 +40,10 @@ def plan(out: Path, settings: Settings, workers: int, stages: Sequence[str] = ST
         stages: names of those that would run; of these, the ones that this run has are planned.
     """
     run = Run(Path(os.path.abspath(out)), settings)
+    run.look_for_shards(stages[-1])
     if run.is_world and not run.has_summary("world"):
         return {"world": True, "stages": [], "out": str(run.out)}
-    pool = Pool.open(run.pool_dir, run.settings.uid_from)
+    pool = run.pool
     shard_bytes = _size([pool.shard_path(n) for n in pool.shards])
     metadata_bytes = _size(pool.metadata)
     rows = sum(count_metadata_rows(path) for path in pool.metadata)

@@ -14,6 +14,7 @@ from typing import Any
 from dcfast.engine.piece import fingerprint_files
 from dcfast.evaluate.folders import evalset_tars
 from dcfast.rundir.branch import comparison_dir
+from dcfast.rundir.layout import METADATA_SUBSET
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import equals_json, load_object
 from dcfast.scales import scale
@@ -63,10 +64,10 @@ def build_manifest(run: Run) -> dict[str, Any]:
     """The manifest of a run as it stands: no times in it, so that the same run writes the same bytes.
 
     Keys: versions, settings, recipe (and its hash), pool and evalsets (counts and a hash of names, sizes and
-    mtimes), filter, thresholds, subset (count, SHA-256, contaminated samples by evaluation set), contaminated, teacher,
-    features, train and evaluate (what the stages recorded), compare (the same of the comparison run), non_standard.
-    It is made to be published: places have their last part alone. The whole paths are in ``state/settings.json``, the
-    command line in ``state/command.txt``.
+    mtimes), filter, thresholds, subset_metadata (count, SHA-256), subset (the same, and contaminated samples by
+    evaluation set; absent where there were no shards), contaminated, teacher, features, train and evaluate (what the
+    stages recorded), compare (the same of the comparison run), non_standard. It is made to be published: places have
+    their last part alone. The whole paths are in ``state/settings.json``, the command line in ``state/command.txt``.
     """
     pool = run.pool
     recipe = scale(run.settings.scale)
@@ -89,12 +90,16 @@ def build_manifest(run: Run) -> dict[str, Any]:
     if run.has_summary("filter"):
         chosen = run.summary("filter")
         manifest |= {k: chosen[k] for k in ("filter", "thresholds", "models")}
-        manifest["subset"] = {
-            "uids": chosen["subset"],
-            "sha256": _sha256(run.out / "subset.npy"),
-            # samples of it that are copies of evaluation pictures, by set; null where nothing was looked for
-            "contaminated": chosen.get("contaminated"),
-        }
+        metadata = run.out / METADATA_SUBSET
+        if "subset_metadata" in chosen:  # earlier releases wrote none
+            manifest["subset_metadata"] = {"uids": chosen["subset_metadata"], "sha256": _sha256(metadata)}
+        if chosen["subset"] is not None:
+            manifest["subset"] = {
+                "uids": chosen["subset"],
+                "sha256": _sha256(run.out / "subset.npy"),
+                # samples of it that are copies of evaluation pictures, by set; null where nothing was looked for
+                "contaminated": chosen.get("contaminated"),
+            }
     if run.has_summary("decontaminate"):
         manifest["contaminated"] = {
             "uids": run.summary("decontaminate")["uids"],

@@ -169,6 +169,11 @@ def parser(stage: str | None = None) -> argparse.ArgumentParser:
         help="perceptual hashes this close are contaminated (default 8)",
     )
     p.add_argument("--seed", type=int, default=0, help="of the built-in world and of training (default 0)")
+    p.add_argument(
+        "--keep-repeats",
+        action="store_true",
+        help="write a sample and train on it as often as metadata rows of its uid pass, as in DataComp (default: once)",
+    )
     p.add_argument("--verify-images", action="store_true", help="decode every picture even where nothing else needs it")
     p.add_argument("--strict", action="store_true", help="a damaged shard is an error, not a note")
     p.add_argument(
@@ -244,6 +249,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         device=args.device,
         train_from=args.train_from,
         decoder=args.decoder,
+        keep_repeats=args.keep_repeats,
         samples_seen=args.samples_seen,
         world=parse_world(args.world),
     )

@@ -119,6 +119,7 @@ def run(
         raise RunError(f"scale {chosen.scale} needs a pool (--pool DIR); the built-in world is for scale tiny alone")
     show = Silent if quiet else Progress
     with open_run(out, chosen, overwrite=overwrite) as current:
+        current.look_for_shards(last)
         stages = _selected(current, first, last)
         check_device(current, stages)
         check_stages(current, stages)
@@ -174,8 +175,11 @@ report = partial(stage, "report")
 def _closing_lines(out: Path, summaries: dict[str, Any]) -> list[str]:
     lines = []
     if "filter" in summaries:
-        fates = summaries["filter"]["fates"]
-        lines.append("fates: " + ", ".join(f"{n:,} {name}" for name, n in fates.items()))
+        chosen = summaries["filter"]
+        passing = f"{chosen['subset_metadata']:,} of {chosen['metadata_rows']:,} metadata rows pass the filter"
+        lines.append(f"{passing} (subset_metadata.npy)")
+        if chosen["fates"]:
+            lines.append("fates: " + ", ".join(f"{n:,} {name}" for name, n in chosen["fates"].items()))
     for name in ("index", "signatures", "features", "filter", "train", "evaluate"):
         lines += [f"note: {note}" for note in summaries.get(name, {}).get("notes", [])]
     if "filter" in summaries and (damaged := summaries["filter"]["damaged_shards"]):
@@ -222,6 +226,7 @@ def _main(args: argparse.Namespace) -> int:
     out = Path(args.out or Path("runs") / settings.scale)
     if args.dry_run:
         planned = Run(out, settings)
+        planned.look_for_shards(args.last)
         check_engine(args.engine, args.workers)
         stages = _selected(planned, args.first, args.last)
         is_same = check_out(out, settings, overwrite=args.overwrite)

@@ -8,19 +8,25 @@ from typing import Any
 from dcfast.rundir.stage_table import STAGE_TABLE
 
 __all__ = [
+    "CODE_SHIFT",
     "DROPPED",
     "EVIDENCE_TABLE",
     "FATES",
     "FEATURE_METADATA",
+    "INSIDE",
     "KEPT",
     "MERGE_BYTES",
+    "METADATA_SUBSET",
     "MISSING",
     "ORACLE_PATH",
+    "OUTCOMES",
+    "OUTSIDE",
     "OWN_FOLDERS",
     "PLAN",
     "PLAN_ARRAYS",
     "PLAN_FILES",
     "QUARANTINED",
+    "UNASKED",
     "UNLISTED",
     "evalset_signature_path",
     "evidence_schema",
@@ -83,9 +89,20 @@ def evalset_signature_path(number: int) -> str:
 
 
 def mask_path(number: int, metadata: str) -> str:
-    """(n,) bool of a metadata file: whether each row is in a target's cluster, of the number-th cluster set."""
+    """(n,) uint8 of a metadata file: what is known of each row and the clusters of the number-th cluster set."""
     return f"filter/clusters/{number}/{Path(metadata).stem}.npy"
 
+
+OUTSIDE, INSIDE, UNASKED = range(3)
+"""Its values: in another cluster, in one of the target's, not asked because the rest of the filter drops the row."""
+
+
+OUTCOMES = "filter/outcomes.npy"
+"""Sorted records of every metadata row: uid, and outcome code << CODE_SHIFT | row in the piece's metadata."""
+CODE_SHIFT = 48
+"""Of a record's payload: a row that passes (code 0) sorts before one of the same uid that does not."""
+METADATA_SUBSET = "subset_metadata.npy"
+"""The sorted uids of all metadata rows that pass the filter, a uid as often as rows do."""
 
 ORACLE_PATH = "state/filter/oracle.npy"
 """The uids of the built-in world's clean pairs."""

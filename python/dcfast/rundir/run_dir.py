@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.errors import RunError
-from dcfast.index.pool import Pool, group_files
+from dcfast.index.pool import Pool, group_files, lacks_shards
 from dcfast.rundir.claim import differences, kept_spelling, located, read_settings, with_uid_hashes
 from dcfast.rundir.layout import FEATURE_METADATA, OWN_FOLDERS
 from dcfast.rundir.settings import NO_COMPARISON, TEACHER, Settings
@@ -32,6 +32,8 @@ class Run:
     out: Path
     settings: Settings
     notes: list[str] = field(default_factory=list)
+    metadata_only: bool = False
+    """The pool's shards are not there yet: its metadata is filtered, and that is all (``look_for_shards``)."""
 
     @property
     def world_dir(self) -> Path:
@@ -59,7 +61,7 @@ class Run:
 
     @cached_property
     def pool(self) -> Pool:
-        return Pool.open(self.pool_dir, self.settings.uid_from)
+        return Pool.open(self.pool_dir, self.settings.uid_from, metadata_only=self.metadata_only)
 
     @property
     def uid_rule(self) -> dict[str, str]:
@@ -102,7 +104,15 @@ class Run:
 
     def asks_for(self, stage: str) -> bool:
         """Whether a stage is part of this run: training and what it needs only where the settings want it."""
-        return STAGE_TABLE[stage].asked(self)
+        return stage == "filter" if self.metadata_only else STAGE_TABLE[stage].asked(self)
+
+    def look_for_shards(self, last: str | None) -> None:
+        """Makes it a run on metadata alone where it is to end with the filter, before the pool's shards are there.
+
+        Where shards were indexed once, they are gone, and the pool cannot be opened.
+        """
+        indexed = (self.out / "index" / "index.json").exists()
+        self.metadata_only = last == "filter" and not self.is_world and not indexed and lacks_shards(self.pool_dir)
 
     def summary_path(self, stage: str) -> Path:
         return self.out / "state" / f"{stage}.json"

@@ -40,6 +40,8 @@ class Settings:
         device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
         train_from: ``index`` (pool and subset) or ``shards`` (the new shards); the batches are the same.
         decoder: of the training's pictures, a name of ``dcfast.train.decode.DECODERS``.
+        keep_repeats: ``subset.npy`` holds a uid of several metadata rows as often as rows pass, as DataComp's subset
+            files do, so that its sample is written and trained on that often; else once.
         samples_seen: of training, instead of the recipe's: such a run is marked as non-standard.
         world: changes to the built-in world's ``WorldSpec`` (``{"rows": 3200}``), or None.
         uid_hashes: path -> XXH3-128 of the uid files that filters and ``teacher_uids`` name; set when a run is claimed.
@@ -63,6 +65,7 @@ class Settings:
     device: str = "auto"
     train_from: str = "index"
     decoder: str = "pil"
+    keep_repeats: bool = False
     samples_seen: int | None = None
     world: dict[str, Any] | None = None
     uid_hashes: dict[str, str] | None = None

@@ -101,7 +101,8 @@ STAGE_TABLE = {
         shared=("contaminated.npy", "contamination.parquet", "state/parts/contamination"),
     ),
     "filter": Stage(
-        "decides by the filter expression what becomes of each sample, and writes subset.npy",
+        "decides by the filter expression what becomes of each sample, and writes subset.npy and subset_metadata.npy; "
+        "without shards the latter alone",
         folders=("filter",),
         branched=True,
     ),

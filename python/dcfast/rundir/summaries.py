@@ -113,7 +113,8 @@ FIELDS: dict[str, dict[str, _Kind]] = {
     "filter": {
         "filter": TEXT,
         **dict.fromkeys(("fates", "reasons", "metadata_outcomes"), COUNTS),
-        **dict.fromkeys(("subset", "metadata_rows", "malformed_uids", "damaged_shards"), COUNT),
+        **dict.fromkeys(("subset_metadata", "metadata_rows", "malformed_uids", "damaged_shards"), COUNT),
+        "subset": _optional(COUNT),
         **dict.fromkeys(("repeated_in_pool", "repeated_in_metadata"), COUNT),
         "thresholds": _optional(DECIMALS),
         "damage": PAIRS,
@@ -125,7 +126,7 @@ FIELDS: dict[str, dict[str, _Kind]] = {
     "train/summary": _TRAINING,
     "evaluate": {"notes": TEXTS},
     "manifest": {
-        **dict.fromkeys(("versions", "settings", "subset"), OBJECT),
+        **dict.fromkeys(("versions", "settings", "subset", "subset_metadata"), OBJECT),
         "non_standard": TEXTS,
         **dict.fromkeys(("recipe_sha256", "command"), TEXT),
     },

@@ -22,7 +22,16 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ITERATIONS", "KMeans", "Metric", "initial_centroids", "kmeans", "kmeans_iteration", "nearest_centroids"]
+__all__ = [
+    "ITERATIONS",
+    "KMeans",
+    "Metric",
+    "NearestCentroids",
+    "initial_centroids",
+    "kmeans",
+    "kmeans_iteration",
+    "nearest_centroids",
+]
 
 ITERATIONS = 20
 """DataComp's number of iterations."""
@@ -118,20 +127,36 @@ def nearest_centroids(
         TypeError, ValueError: not arrays of floats, other shapes.
     Memory: the centroids, and a tile of scores: 64 MiB on the CPU, 1 GiB on a GPU.   Cost: 2 n k d operations.
     """
-    import torch
-
     _check(points, centroids)
-    rows, width = _tiles(device)
-    labels = np.full(len(points), -1, np.int32)
-    with torch.inference_mode():
-        centres = torch.from_numpy(np.array(centroids, np.float32)).to(device)
-        offset = _offsets(centres, metric)
-        for begin in range(0, len(points), rows):
-            tile = _load(points[begin : begin + rows], device).float()
-            index = _best(tile, centres, offset, width)[1]
-            usable = torch.isfinite(tile).all(dim=1) & (tile != 0).any(dim=1)
-            labels[begin : begin + rows] = torch.where(usable, index, -1).to(torch.int32).cpu().numpy()
-    return labels
+    return NearestCentroids(centroids, metric=metric, device=device)(points)
+
+
+class NearestCentroids:
+    """``nearest_centroids`` to be called many times: the centroids stay on the device."""
+
+    def __init__(self, centroids: Floats, *, metric: Metric = "inner_product", device: str = "cpu") -> None:
+        """Loads the centroids; arguments, errors and memory as of ``nearest_centroids``."""
+        import torch
+
+        self._centroids, self._device = centroids, device
+        with torch.inference_mode():
+            self._centres = torch.from_numpy(np.array(centroids, np.float32)).to(device)
+            self._offset = _offsets(self._centres, metric)
+
+    def __call__(self, points: Floats) -> npt.NDArray[np.int32]:
+        """(n,) int32 of (n, d) points, as ``nearest_centroids``."""
+        import torch
+
+        _check(points, self._centroids)
+        rows, width = _tiles(self._device)
+        labels = np.full(len(points), -1, np.int32)
+        with torch.inference_mode():
+            for begin in range(0, len(points), rows):
+                tile = _load(points[begin : begin + rows], self._device).float()
+                index = _best(tile, self._centres, self._offset, width)[1]
+                usable = torch.isfinite(tile).all(dim=1) & (tile != 0).any(dim=1)
+                labels[begin : begin + rows] = torch.where(usable, index, -1).to(torch.int32).cpu().numpy()
+        return labels
 
 
 def initial_centroids(blocks: Sequence[Floats], k: int, *, seed: int = 0) -> npt.NDArray[np.float32]:

@@ -24,7 +24,7 @@ from dcfast.storage.atomic import write_json
 from dcfast.storage.listing import first_notes, printable
 from dcfast.uids.sets import RECORD_DTYPE, merge_runs, open_records, record_sort, save_records
 
-__all__ = ["steps"]
+__all__ = ["refuse_metadata_without_uids", "steps"]
 
 COUNTED = ("shards", "samples", "members", "bytes", "with_uid", "damaged_shards", "strays")
 """What the pieces count, and the summary sums up."""
@@ -125,11 +125,11 @@ def steps(run: Run) -> Steps:
     # pieces that an earlier release wrote have no notes
     notes = first_notes([note for s in stats for note in s.get("notes", ())], sum(s.get("noted", 0) for s in stats))
     notes = [*pool.notes, *notes, *_image_notes(total, stats), *_uid_notes(run, total, stats, notes)]
-    _refuse_metadata_without_uids(run)
+    refuse_metadata_without_uids(run)
     return {**total, "segments": len(groups), "rows_with_uid": merged[0]["rows"], "notes": notes}
 
 
-def _refuse_metadata_without_uids(run: Run) -> None:
+def refuse_metadata_without_uids(run: Run) -> None:
     """PoolError where no row of the metadata has a uid: no sample has a row then, and no filter could keep one.
 
     Cost: the uids of 65,536 rows, where one of them is right; else those of all.

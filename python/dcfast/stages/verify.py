@@ -23,11 +23,15 @@ from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import write_json
 from dcfast.storage.npz import load_array
 from dcfast.storage.parquet import read_table
-from dcfast.uids.sets import load_subset, uid_isin, uid_parse
+from dcfast.uids.sets import load_subset, uid_isin, uid_multiplicity, uid_parse
 
 __all__ = ["steps"]
 
 MAX_NOTED = 100
+SUMMED = ("without_fate", "without_reason", "kept_outside_subset", "copies")
+"""Of the fates' parts."""
+VERSION = 2
+"""Of what is read off the fates. 2: how often the kept samples stand in the subset."""
 
 
 def check_shards(out: str, args: dict[str, Any]) -> dict[str, Any]:
@@ -54,14 +58,15 @@ def check_fates(out: str, args: dict[str, Any]) -> dict[str, Any]:
     fate = table["fate"].combine_chunks()
     counts = {name: int(pc.sum(pc.equal(fate, name)).as_py() or 0) for name in FATES}
     kept, _ = uid_parse(table["uid"].combine_chunks().filter(pc.equal(fate, "kept")))
-    inside = uid_isin(kept, load_subset(root / "subset.npy", check=False), check=False, threads=1)
+    copies = uid_multiplicity(kept, load_subset(root / "subset.npy", check=False), check=False, threads=1)
     unexplained = pc.sum(pc.and_(pc.not_equal(fate, "kept"), pc.is_null(table["reason"].combine_chunks()))).as_py() or 0
     return {
         "rows": table.num_rows,
         "fates": counts,
         "without_fate": table.num_rows - sum(counts.values()),
         "without_reason": int(unexplained),
-        "kept_outside_subset": int((~np.asarray(inside)).sum()),
+        "kept_outside_subset": int((copies == 0).sum()),
+        "copies": int(copies.sum()),
     }
 
 
@@ -84,7 +89,7 @@ def conclude(out: str, args: dict[str, Any]) -> dict[str, Any]:
         "fates without a reason": (sums["without_reason"], 0),
         "kept uids outside the subset": (sums["kept_outside_subset"], 0),
         "uids of the subset without a sample": (sums["missing"], 0),
-        "samples in the new shards": (sums["written"], sums["kept"]),
+        "samples in the new shards": (sums["written"], sums["copies"]),
         "members that differ from their source": (sums["mismatches"], 0),
     }
     if args["excludes_contaminated"]:
@@ -125,6 +130,7 @@ def steps(run: Run) -> Steps:
             "dcfast.stages.verify:check_fates",
             {"part": part},
             inputs=("subset.npy", part),
+            version=VERSION,
         )
         for part in (*samples, *others)
     ]
@@ -138,7 +144,10 @@ def steps(run: Run) -> Steps:
         "sample_rows": sum(s["rows"] for s in of_fates[:segments]),
         "kept": sum(s["fates"]["kept"] for s in of_fates),
         "missing": resharded["missing"],
-        **{key: sum(s[key] for s in of_fates) for key in ("without_fate", "without_reason", "kept_outside_subset")},
+        **{
+            key: sum(s[key] for s in of_fates)
+            for key in ("without_fate", "without_reason", "kept_outside_subset", "copies")
+        },
     }
     noted = [f"{m['shard']} {m['member']}: {m['problem']}" for s in of_shards for m in s["mismatches"]]
     has_list = bool(run.has_summary("decontaminate") and run.summary("decontaminate")["available"])

@@ -17,7 +17,8 @@ MAX_LISTED = 20_000
 
 FILES = (
     # path, what it is; in the order a reader wants them
-    ("subset.npy", "the uids kept: DataComp's subset file"),
+    ("subset.npy", "the uids kept: of samples that stand in the shards"),
+    ("subset_metadata.npy", "the uids of all metadata rows that pass, downloaded or not: DataComp's subset file"),
     ("shards", "the kept samples as new shards"),
     ("fates.parquet", "every sample with its fate and reason"),
     ("quarantine.parquet", "broken samples and damaged shards, with reasons"),

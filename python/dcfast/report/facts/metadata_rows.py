@@ -20,7 +20,7 @@ from dcfast.filters.expression import And, parse
 from dcfast.filters.term import CONTAMINATED, ORACLE, SCORES, TEACHER_PAIRS, Rows, Rule, Term
 from dcfast.index.metadata import count_metadata_rows, open_metadata, parse_uids
 from dcfast.index.pool import list_parquet
-from dcfast.rundir.layout import ORACLE_PATH, mask_path
+from dcfast.rundir.layout import ORACLE_PATH, OUTSIDE, mask_path
 from dcfast.storage.npz import load_array
 from dcfast.storage.paths import absolute
 from dcfast.uids.sets import load_subset, uid_isin
@@ -114,10 +114,11 @@ class _Judge:
         self.uid_sets = {name: load_subset(path, check=False) for name, path in paths.items()}
 
     def clusters(self, path: Path, begin: int, rows: int) -> dict[str, Mask]:
+        """Rows that the rule of clusters does not drop; the filter asks it only of rows that pass all other rules."""
         found = {}
         for number, one in enumerate(self.whole.clusters):
             mask = load_array(self.out / mask_path(number, str(path)), mmap=True)
-            found[one.key] = np.array(mask[begin : begin + rows])
+            found[one.key] = np.not_equal(mask[begin : begin + rows], OUTSIDE)
         return found
 
     def drops(self, path: Path, begin: int, batch: Any, uids: npt.NDArray[Any]) -> Mask:

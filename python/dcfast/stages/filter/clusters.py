@@ -2,17 +2,21 @@
 
 For each cluster set that the filter uses: centroids (given, or by ``dcfast.stages.filter.centroids``), the
 target's embeddings (given, or of the built-in world's clean pictures), the clusters that are nearest to any of
-these, and then a boolean a row, in ``filter/clusters/{set}/{file}.npy``.
-Memory: the centroids (0.3 GB for 100,000 of 768 dimensions), and a tile of scores.
+these. Rows are asked about while the filter is evaluated, and only those that pass the rest of it; what was found is
+left in ``filter/clusters/{set}/{file}.npy``, a byte a row.
+Memory: the centroids (0.3 GB for 100,000 of 768 dimensions), a tile of scores, and 8,192 embeddings.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 
 from dcfast.engine.piece import Piece
 from dcfast.errors import CorruptDataError, FilterError, PoolError
@@ -20,14 +24,16 @@ from dcfast.features.embed import encode
 from dcfast.features.files import ARRAY, sibling_npz
 from dcfast.features.pairs import NO_CAPTION, OK, SegmentPairs
 from dcfast.features.spec import FeatureModel
+from dcfast.filters.rules import Mask
 from dcfast.index.build import Segment, write_segment
+from dcfast.index.metadata import count_metadata_rows
 from dcfast.models.devices import borrowed_device, gpu_share, one_thread
-from dcfast.rundir.layout import mask_path
+from dcfast.rundir.layout import INSIDE, OUTSIDE, UNASKED
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.settings import TEACHER
-from dcfast.similarity.centroids import nearest_centroids
+from dcfast.similarity.centroids import NearestCentroids, nearest_centroids
 from dcfast.stages.features import load_feature_model, model_arguments
-from dcfast.stages.filter.centroids import BLOCK_ROWS, kmeans_steps
+from dcfast.stages.filter.centroids import BLOCK_ROWS, check_rows, kmeans_steps
 from dcfast.stages.teacher import teacher_shards
 from dcfast.storage.npz import iterate_npz, load_array, npz_arrays, save_array
 from dcfast.storage.paths import absolute
@@ -36,7 +42,14 @@ if TYPE_CHECKING:
     from dcfast.filters.compiled import Filter
     from dcfast.filters.term import Clusters
 
-__all__ = ["check_clusters", "cluster_steps"]
+__all__ = ["ClusterFiles", "ClusterSet", "FileClusters", "check_clusters", "cluster_steps"]
+
+
+class ClusterFiles(TypedDict):
+    """Paths of a cluster set: the centroids, and (k,) bool which of them are chosen."""
+
+    centroids: str
+    chosen: str
 
 
 def _load_embeddings(path: str | os.PathLike[str], what: str) -> Any:
@@ -127,27 +140,81 @@ def choose_clusters(out: str, args: dict[str, Any]) -> dict[str, Any]:
     return {"clusters": len(chosen), "chosen": int(chosen.sum())}
 
 
-def assign_rows(out: str, args: dict[str, Any]) -> dict[str, Any]:
-    """Piece: for some metadata files, whether each row's nearest centroid is chosen; False without embedding."""
-    root = Path(out)
-    centroids = np.asarray(_load_embeddings(root / args["centroids"], "centroids"), np.float32)
-    chosen = load_array(root / args["chosen"])
-    rows = inside = 0
-    with borrowed_device(args["device"]) as device, one_thread(device):
-        for path in args["files"]:
-            parts = [np.empty(0, np.bool_)]
-            for block in iterate_npz(root / sibling_npz(path), ARRAY, BLOCK_ROWS):
-                if block.shape[1:] != centroids.shape[1:]:
+class ClusterSet:
+    """Centroids, which of them are chosen, and the device to ask on; one a process and cluster set.
+
+    Memory: the centroids, and on each GPU that was borrowed once more.
+    """
+
+    def __init__(self, root: Path, key: str, given: ClusterFiles, device: str) -> None:
+        self.key = key
+        self.centroids = np.asarray(_load_embeddings(root / given["centroids"], "centroids"), np.float32)
+        self._chosen = load_array(root / given["chosen"])
+        self._device = device
+        self._nearest: dict[str, NearestCentroids] = {}
+
+    def contains(self, embeddings: Any) -> Any:
+        """(n,) bool: the nearest centroid is chosen; False without embedding."""
+        # borrowed for this alone: the language model may take longer than the clusters
+        with borrowed_device(self._device) as device, one_thread(device):
+            if device not in self._nearest:
+                self._nearest[device] = NearestCentroids(self.centroids, device=device)
+            nearest = self._nearest[device](embeddings)
+        return (nearest >= 0) & self._chosen[np.maximum(nearest, 0)]
+
+
+class FileClusters:
+    """Which rows of a metadata file are in chosen clusters, found for those rows alone that a filter asks about.
+
+    Batches are taken in the order of the file.
+
+    Attributes:
+        verdicts: (sets, rows) uint8, OUTSIDE, INSIDE or UNASKED.
+    Memory: a byte a row and set, and the embeddings of a batch.
+    """
+
+    def __init__(self, path: str, sets: list[ClusterSet]) -> None:
+        """PoolError where the npz beside the file has other rows, or embeddings of another model."""
+        rows = count_metadata_rows(path) if sets else 0
+        self.verdicts = np.full((len(sets), rows), UNASKED, np.uint8)
+        self._sets, self._at = sets, 0
+        self._npz = Path(sibling_npz(path))
+        if sets:
+            check_rows(self._npz, path, rows)
+        self._blocks = iterate_npz(self._npz, ARRAY, BLOCK_ROWS)
+        self._left = np.empty((0, 0), np.float16)
+
+    def of_batch(self, rows: int) -> dict[str, Callable[[Mask], Mask]]:
+        """What ``Filter.evaluate`` takes as ``clusters`` for the next rows of the file."""
+        if not self._sets:
+            return {}
+        embeddings = self._take(rows)
+        at = slice(self._at, self._at + rows)
+        self._at += rows
+        return {s.key: partial(_ask, s, embeddings, self.verdicts[i, at]) for i, s in enumerate(self._sets)}
+
+    def _take(self, rows: int) -> Any:
+        parts = [self._left]
+        while sum(map(len, parts)) < rows:
+            block = next(self._blocks)  # check_rows has counted them
+            for one in self._sets:
+                if block.shape[1:] != one.centroids.shape[1:]:
                     raise PoolError(
-                        f"{sibling_npz(path)}: {ARRAY} has shape {block.shape[1:]} a row, the centroids have "
-                        f"{centroids.shape[1:]}: embeddings of two models cannot be compared"
+                        f"{self._npz}: {ARRAY} has shape {block.shape[1:]} a row, the centroids have "
+                        f"{one.centroids.shape[1:]}: embeddings of two models cannot be compared"
                     )
-                nearest = nearest_centroids(block, centroids, device=device)
-                parts.append((nearest >= 0) & chosen[np.maximum(nearest, 0)])
-            mask = np.concatenate(parts)
-            save_array(root / mask_path(args["number"], path), mask)
-            rows, inside = rows + len(mask), inside + int(mask.sum())
-    return {"rows": rows, "inside": inside}
+            parts.append(block)
+        whole = np.concatenate([part for part in parts if len(part)]) if len(parts) > 1 else self._left
+        self._left = whole[rows:]
+        return whole[:rows]
+
+
+def _ask(one: ClusterSet, embeddings: Any, verdicts: npt.NDArray[np.uint8], pending: Mask) -> Mask:
+    """The rows of a batch that are inside, right where they are pending; ``verdicts`` remembers."""
+    wanted = np.flatnonzero(pending & (verdicts == UNASKED))
+    if len(wanted):
+        verdicts[wanted] = np.where(one.contains(embeddings[wanted]), INSIDE, OUTSIDE)
+    return np.equal(verdicts, INSIDE)
 
 
 def _target(run: Run) -> Any:
@@ -169,39 +236,27 @@ def _target(run: Run) -> Any:
     return path
 
 
-def _members(run: Run, number: int, centroids: str, target: str) -> Any:
-    """The steps that ask of each row whether it is in a chosen cluster; returns their counts."""
+def _chosen(run: Run, number: int, centroids: str, target: str) -> Any:
+    """The step that chooses clusters; returns the files of the set, and their counts."""
     chosen = f"filter/clusters/{number}-chosen.npy"
-    common = {"centroids": centroids, "device": run.settings.device}
     (picked,) = yield [
         Piece(
             f"filter/chosen-{number}",
             "chosen",
             "dcfast.stages.filter.clusters:choose_clusters",
-            {**common, "target": target, "output": chosen},
+            {"centroids": centroids, "device": run.settings.device, "target": target, "output": chosen},
             inputs=(centroids, target),
             outputs=(chosen,),
             gpus=gpu_share(run.settings.device),
         )
     ]
-    stats = yield [
-        Piece(
-            f"filter/assign-{number}",
-            f"{group:05d}",
-            "dcfast.stages.filter.clusters:assign_rows",
-            {**common, "chosen": chosen, "files": files, "number": number},
-            inputs=(centroids, chosen, *(sibling_npz(name) for name in files)),
-            outputs=tuple(mask_path(number, name) for name in files),
-            gpus=gpu_share(run.settings.device),
-        )
-        for group, (_, files) in enumerate(run.metadata_groups())
-    ]
-    return {**picked, "rows": sum(s["rows"] for s in stats), "rows_inside": sum(s["inside"] for s in stats)}
+    return ClusterFiles(centroids=centroids, chosen=chosen), picked
 
 
 def cluster_steps(run: Run, wanted: list[Clusters]) -> Any:
-    """The steps of all cluster sets of a filter; returns what was done, by the set's key."""
-    done: dict[str, Any] = {}
+    """The steps that make all cluster sets of a filter; returns their files, and what was done, both in their order."""
+    files: list[ClusterFiles] = []
+    done: list[dict[str, Any]] = []
     own: tuple[str, dict[str, Any]] | None = None
     target: str | None = None
     for number, clusters in enumerate(wanted):
@@ -215,5 +270,7 @@ def cluster_steps(run: Run, wanted: list[Clusters]) -> Any:
             target = target or (yield from _target(run))
         aim = target if clusters.target is None else absolute(clusters.target)
         assert aim is not None
-        done[clusters.key] = {**about, **(yield from _members(run, number, place, aim))}
-    return done
+        these, picked = yield from _chosen(run, number, place, aim)
+        files.append(these)
+        done.append({**about, **picked})
+    return files, done

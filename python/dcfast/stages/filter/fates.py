@@ -5,7 +5,8 @@ A sample of the shards is
 - else unlisted where no metadata row has its uid,
 - else kept or dropped as the filter said of that row (kept if it said so of any row with the uid).
 A metadata row whose uid no shard has is missing; one whose uid is malformed is quarantined. ``subset.npy`` holds the
-uids of the kept samples, and nothing else; ``fates.parquet`` has all samples, ``quarantine.parquet`` the quarantined.
+uids of the kept samples, and nothing else (``dcfast.stages.filter.subsets``); ``fates.parquet`` has all samples,
+``quarantine.parquet`` the quarantined.
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ from dcfast.images.signatures import STATUS
 from dcfast.index.build import SampleFlag, Segment
 from dcfast.index.rows import row_ids, shard_damage, valid_uid_mask
 from dcfast.rundir.layout import (
+    CODE_SHIFT,
     DROPPED,
     FATES,
     KEPT,
     MERGE_BYTES,
+    METADATA_SUBSET,
     MISSING,
+    OUTCOMES,
     QUARANTINED,
     UNLISTED,
     excluded_path,
@@ -41,6 +45,7 @@ from dcfast.rundir.layout import (
 )
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.tables import combine_parts, part_path
+from dcfast.stages.filter.subsets import write_repeated
 from dcfast.stages.signatures import needed
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.npz import load_array, save_array
@@ -57,9 +62,8 @@ from dcfast.uids.sets import (
     uid_unique,
 )
 
-__all__ = ["assign_outcomes", "malformed_notes", "repeated_notes", "unmatched_notes"]
+__all__ = ["assign_outcomes", "malformed_notes", "of_no_samples", "repeated_notes", "unmatched_notes"]
 
-CODE_SHIFT = np.uint64(48)
 MAX_NOTED = 1_000
 """Damaged shards that a summary names; the quarantine table has all of them."""
 
@@ -129,7 +133,7 @@ def assign_sample_outcomes(out: str, args: dict[str, Any]) -> dict[str, Any]:
     segment = Segment.open(root / segment_path(number))
     signatures = load_array(root / signature_path(number), mmap=True) if args["decoded"] else None
     features = load_array(root / status_path(number)) if args["embedded"] else None
-    outcomes = open_records(root / "filter/outcomes.npy")
+    outcomes = open_records(root / OUTCOMES)
     reasons = args["reasons"]
 
     wrong, wrong_reasons = _quarantine_reasons(segment, signatures, features, args.get("uid_from", "json"))
@@ -138,7 +142,7 @@ def assign_sample_outcomes(out: str, args: dict[str, Any]) -> dict[str, Any]:
     first, count = (np.asarray(a) for a in uid_lookup(outcomes, uids, threads=1))
     listed = (count > 0) & has_uid
     code = np.full(segment.num_samples, -1, dtype=np.int64)
-    code[listed] = (outcomes["f2"][first[listed]] >> CODE_SHIFT).astype(np.int64)
+    code[listed] = (outcomes["f2"][first[listed]] >> np.uint64(CODE_SHIFT)).astype(np.int64)
 
     fate = np.full(segment.num_samples, UNLISTED, dtype=np.int64)
     fate[listed] = np.where(code[listed] == 0, KEPT, DROPPED)
@@ -200,7 +204,7 @@ def assign_metadata_outcomes(out: str, args: dict[str, Any]) -> dict[str, Any]:
     uids["f0"], uids["f1"] = listed["f0"], listed["f1"]
     _, count = uid_lookup(pool, uids, threads=1)
     absent = np.flatnonzero(np.asarray(count) == 0)
-    row = listed["f2"][absent] & np.uint64((1 << 48) - 1)
+    row = listed["f2"][absent] & np.uint64((1 << CODE_SHIFT) - 1)
     absent = absent[np.argsort(row, kind="stable")]
     malformed = read_table(root / args["malformed"]).to_pylist()
     unnamed = args["malformed_count"] - len(malformed)
@@ -231,11 +235,18 @@ def merge_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: ``subset.npy``, the sorted uids of the kept samples."""
     root = Path(out)
     runs = [root / kept_run(n) for n in range(args["segments"])]
-    merge_runs(runs, root / "subset.npy", unique=True, memory_bytes=MERGE_BYTES)
+    final = root / "subset.npy"
+    if args.get("repeats"):
+        kept = root / "state/filter/kept.npy"
+        merge_runs(runs, kept, unique=True, memory_bytes=MERGE_BYTES)
+        write_repeated(kept, root / METADATA_SUBSET, final)
+        kept.unlink()
+    else:
+        merge_runs(runs, final, unique=True, memory_bytes=MERGE_BYTES)
     return {
-        "uids": len(load_subset(root / "subset.npy")),
+        "uids": len(load_subset(final)),
         "repeated_in_pool": count_repeats(open_records(root / "index/pool.npy")),
-        "repeated_in_metadata": count_repeats(open_records(root / "filter/outcomes.npy")),
+        "repeated_in_metadata": count_repeats(open_records(root / OUTCOMES)),
     }
 
 
@@ -245,19 +256,22 @@ def _malformed_row(file: str, row: int, uid: str | None, uid_from: str) -> str:
     return f"uid {uid!r} of metadata {file}, row {row}, is not 32 hex digits"
 
 
-def malformed_notes(first: list[Any] | None, rows: int, malformed: int, uid_from: str) -> list[str]:
+def malformed_notes(
+    first: list[Any] | None, rows: int, malformed: int, uid_from: str, *, metadata_only: bool = False
+) -> list[str]:
     """That metadata rows have no uid, so that their samples have no row.
 
     Args:
         first: file, row and uid of the first of the ``malformed`` among the ``rows``, where it is known.
+        metadata_only: there are no samples yet, and no tables of them.
     """
     if not malformed or malformed == rows:  # where it is all, unmatched_notes says so
         return []
     named = f" (the first: {_malformed_row(first[0], first[1], first[2], uid_from)})" if first else ""
-    return [
-        f"{malformed:,} of {rows:,} metadata rows have no uid that can be read{named}: they are quarantined, and their "
-        "samples unlisted (quarantine.parquet, fates.parquet)"
-    ]
+    lost = f"{malformed:,} of {rows:,} metadata rows have no uid that can be read{named}: they are"
+    if metadata_only:
+        return [f"{lost} in no subset, whatever the filter says of them"]
+    return [f"{lost} quarantined, and their samples unlisted (quarantine.parquet, fates.parquet)"]
 
 
 def unmatched_notes(fates: dict[str, int], rows: int, malformed: int, uid_from: str) -> list[str]:
@@ -301,10 +315,15 @@ def repeated_notes(counts: dict[str, int], uid_from: str) -> list[str]:
     ]
 
 
+def of_no_samples() -> dict[str, Any]:
+    """The same part of the summary as of ``assign_outcomes``, where the pool has no shards yet."""
+    return {"fates": {}, "reasons": {}, "damage": [], "damaged_shards": 0, "subset": None}
+
+
 def assign_outcomes(run: Run, reasons: list[str], malformed: list[int]) -> Any:
     """The steps that assign the fates; returns their part of the filter stage's summary."""
     segments, groups = len(run.pool.segments()), len(malformed)
-    decoded, embedded = needed(run), run.asks_for("features")
+    decoded, embedded, repeats = needed(run), run.asks_for("features"), run.settings.keep_repeats
     of_samples = yield [
         Piece(
             "filter/fates",
@@ -320,7 +339,7 @@ def assign_outcomes(run: Run, reasons: list[str], malformed: list[int]) -> Any:
             },
             inputs=(
                 segment_path(number),
-                "filter/outcomes.npy",
+                OUTCOMES,
                 *((signature_path(number),) if decoded else ()),
                 *((status_path(number),) if embedded else ()),
             ),
@@ -355,8 +374,13 @@ def assign_outcomes(run: Run, reasons: list[str], malformed: list[int]) -> Any:
             "filter/subset",
             "subset",
             "dcfast.stages.filter.fates:merge_subset",
-            {"segments": segments},
-            inputs=("index/pool.npy", "filter/outcomes.npy", *(kept_run(n) for n in range(segments))),
+            {"segments": segments, **({"repeats": True} if repeats else {})},
+            inputs=(
+                "index/pool.npy",
+                OUTCOMES,
+                *((METADATA_SUBSET,) if repeats else ()),
+                *(kept_run(n) for n in range(segments)),
+            ),
             outputs=("subset.npy",),
         )
     ]

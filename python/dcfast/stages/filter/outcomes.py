@@ -1,9 +1,9 @@
 """Stage ``filter``: what the filter expression says of every metadata row, then the fate of every sample.
 
 Thresholds by fraction first (histogram passes over the metadata files), then the expression on each file, then
-``fates``, then how many of the kept are copies of evaluation pictures. Writes ``filter/outcomes.npy`` (uid -> code,
-sorted); ``fates`` writes the rest. Memory: the rows of a piece's metadata files at about 100 bytes each in a worker;
-no whole column.
+``subsets`` and ``fates``, then how many of the kept are copies of evaluation pictures. Writes ``filter/outcomes.npy``
+(uid -> code, sorted); these two write the rest. Where the pool has no shards yet, there are no fates. Memory: the rows
+of a piece's metadata files at about 100 bytes each in a worker; no whole column.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dcfast.engine.piece import Piece
 from dcfast.errors import FilterError, PoolError
+from dcfast.features.files import sibling_npz
 from dcfast.filters import (
     NUM_BINS,
     QuantileSearch,
@@ -27,17 +28,31 @@ from dcfast.filters import (
     score_histogram,
 )
 from dcfast.filters.term import CONTAMINATED, ORACLE, SCORES, TEACHER_PAIRS
-from dcfast.index.metadata import count_metadata_rows, metadata_schema, open_metadata, parse_uids, shown_uid
+from dcfast.index.metadata import metadata_schema, open_metadata, parse_uids, shown_uid
+from dcfast.models.devices import gpu_share
 from dcfast.process.read_ahead import read_ahead
-from dcfast.rundir.layout import MERGE_BYTES, ORACLE_PATH, malformed_path, mask_path, outcome_run
+from dcfast.rundir.layout import (
+    CODE_SHIFT,
+    INSIDE,
+    MERGE_BYTES,
+    METADATA_SUBSET,
+    ORACLE_PATH,
+    OUTCOMES,
+    OUTSIDE,
+    malformed_path,
+    mask_path,
+    outcome_run,
+)
 from dcfast.rundir.run_dir import Run
 from dcfast.stages.filter import fates
-from dcfast.stages.filter.clusters import check_clusters, cluster_steps
+from dcfast.stages.filter.centroids import BLOCK_ROWS
+from dcfast.stages.filter.clusters import ClusterSet, FileClusters, check_clusters, cluster_steps
 from dcfast.stages.filter.leaked import contaminated_steps
+from dcfast.stages.index import refuse_metadata_without_uids
 from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.npz import load_array, save_array
-from dcfast.storage.parquet import read_table
+from dcfast.storage.parquet import BATCH_ROWS, read_table
 from dcfast.storage.paths import absolute
 from dcfast.storage.published import without_places
 from dcfast.uids.sets import (
@@ -52,10 +67,11 @@ from dcfast.uids.sets import (
     uid_unique,
 )
 
+if TYPE_CHECKING:
+    from dcfast.filters.compiled import Filter
+
 __all__ = ["check_metadata", "resolve_expression", "steps"]
 
-CODE_SHIFT = 48
-"""A record's payload is the outcome code << 48 | the row in the piece's metadata: a kept occurrence sorts first."""
 _FOOTERS_AT_ONCE = 16
 MAX_NOTED = 1_000
 """Malformed uids that a piece writes out one by one; all are counted."""
@@ -71,16 +87,23 @@ def resolve_expression(run: Run) -> tuple[str, list[str]]:
     """
     first = run.pool.metadata[0]
     schema = _expected_schema(run, first, metadata_schema(first, run.settings.uid_from))
-    available = run.evalset_dir is not None
+    available = run.evalset_dir is not None and not run.metadata_only
     notes: list[str] = []
     text = run.settings.filter
     if text is None:
         text, notes = default_filter(set(schema.names), available)
+        if run.metadata_only and run.evalset_dir is not None:
+            notes[-1] = f"~{CONTAMINATED} is left out of the default filter until the shards are there"
     if run.settings.teacher_uids is not None:
         whole = compile_filter(text)  # before it is put in parentheses: an error points at the user's own text
         text = f"({whole}) & ~{TEACHER_PAIRS}"
         notes = [*notes, "pairs that the teacher trained on are held out (~teacher_pairs)"]
     compiled = compile_filter(text)
+    if CONTAMINATED in compiled.uid_sets and run.metadata_only:
+        raise FilterError(
+            f"filter {text!r} uses contaminated, which is found by looking at pictures, and pool {run.pool_dir} has no "
+            "shards yet: leave the term out until they are downloaded"
+        )
     if CONTAMINATED in compiled.uid_sets and not available:
         raise FilterError(
             f"filter {text!r} uses contaminated, but there are no evaluation sets to compare with: "
@@ -144,9 +167,9 @@ def _uid_set_paths(run: Run, names: list[str]) -> dict[str, str]:
     return {name: str(own.get(name) or absolute(name)) for name in names}
 
 
-def _batches(path: str, columns: list[str], uid_from: str = "json") -> Iterator[Any]:
+def _batches(path: str, columns: list[str], uid_from: str = "json", rows: int = BATCH_ROWS) -> Iterator[Any]:
     with open_metadata(path, uid_from) as file:
-        yield from file.batches(columns)
+        yield from file.batches(columns, rows)
 
 
 def histogram(out: str, args: dict[str, Any]) -> dict[str, Any]:
@@ -205,62 +228,79 @@ def _search_threshold(run: Run, text: str, number: int, column: str, fraction: f
     return search
 
 
+class _Malformed:
+    """Rows without a uid that is one: all counted, the first MAX_NOTED named."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.named: dict[str, list[Any]] = {"file": [], "row": [], "uid": []}
+
+    def note(self, path: str, file_row: int, batch: Any, valid: Any) -> None:
+        for i in np.flatnonzero(~valid):
+            self.count += 1
+            if len(self.named["row"]) < MAX_NOTED:
+                value = shown_uid(batch, int(i))
+                self.named["file"].append(Path(path).name)
+                self.named["row"].append(file_row + int(i))
+                self.named["uid"].append(None if value is None else value[:200])
+
+    def save(self, path: Path) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        schema = pa.schema([("file", pa.string()), ("row", pa.uint64()), ("uid", pa.string())])
+        with atomic_path(path) as temporary:
+            pq.write_table(pa.table(self.named, schema=schema), temporary)
+
+    @property
+    def first(self) -> list[Any] | None:
+        return [column[0] for column in self.named.values()] if self.count else None
+
+
 def evaluate(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: the outcome code of every row of some metadata files, as a run of records sorted by uid."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     root = Path(out)
     compiled = compile_filter(args["filter"])
     uid_sets = {name: load_subset(root / path, check=False) for name, path in args["uid_sets"].items()}
+    given = zip(compiled.clusters, args.get("clusters", ()), strict=True)
+    sets = [ClusterSet(root, clusters.key, files, args["device"]) for clusters, files in given]
     columns = list(dict.fromkeys(["uid", *compiled.column_names]))
     uid_from = args.get("uid_from", "json")
     records: list[Any] = []
-    bad: dict[str, list[Any]] = {"file": [], "row": [], "uid": []}
-    total = malformed = 0
+    malformed = _Malformed()
+    total = 0
     counts = np.zeros(len(compiled.reasons), dtype=np.int64)
+    verdicts = np.zeros((len(sets), 3), dtype=np.int64)
     for path in (str(root / name) for name in args["files"]):
         compiled.check_columns(metadata_schema(path, uid_from), path)
-        masks = _cluster_masks(root, compiled, path)
+        clusters = FileClusters(path, sets)
         file_row = 0
-        for batch in _batches(path, columns, uid_from):
+        for batch in _batches(path, columns, uid_from, BLOCK_ROWS if sets else BATCH_ROWS):
             uids, valid = parse_uids(batch)
-            clusters = {key: mask[file_row : file_row + len(uids)] for key, mask in masks.items()}
-            codes = np.asarray(compiled.evaluate(batch, args["thresholds"], uid_sets, uids, clusters))
+            asked = clusters.of_batch(len(uids))
+            codes = np.asarray(compiled.evaluate(batch, args["thresholds"], uid_sets, uids, asked))
             counts += np.bincount(codes[valid], minlength=len(counts))
             part = np.empty(int(valid.sum()), dtype=RECORD_DTYPE)
             part["f0"], part["f1"] = uids["f0"][valid], uids["f1"][valid]
             rows = np.arange(total, total + len(uids), dtype=np.uint64)
             part["f2"] = codes[valid].astype(np.uint64) << np.uint64(CODE_SHIFT) | rows[valid]
             records.append(part)
-            for i in np.flatnonzero(~valid):
-                malformed += 1
-                if len(bad["row"]) < MAX_NOTED:
-                    value = shown_uid(batch, int(i))
-                    bad["file"].append(Path(path).name)
-                    bad["row"].append(file_row + int(i))
-                    bad["uid"].append(None if value is None else value[:200])
+            malformed.note(path, file_row, batch, valid)
             total += len(uids)
             file_row += len(uids)
+        for number, known in enumerate(clusters.verdicts):
+            save_array(root / mask_path(number, path), known)
+            verdicts[number] += np.bincount(known, minlength=3)
     everything = np.concatenate(records) if records else np.empty(0, dtype=RECORD_DTYPE)
     save_records(root / outcome_run(args["number"]), record_sort(everything, threads=1))
-    schema = pa.schema([("file", pa.string()), ("row", pa.uint64()), ("uid", pa.string())])
-    with atomic_path(root / malformed_path(args["number"])) as temporary:
-        pq.write_table(pa.table(bad, schema=schema), temporary)
-    first = [bad["file"][0], bad["row"][0], bad["uid"][0]] if malformed else None
-    return {"rows": total, "malformed": malformed, "first_malformed": first, "codes": counts.tolist()}
-
-
-def _cluster_masks(root: Path, compiled: Any, path: str) -> dict[str, Any]:
-    """For each cluster set of the filter (n,) bool of a metadata file's rows."""
-    masks = {}
-    for number, clusters in enumerate(compiled.clusters):
-        mask = load_array(root / mask_path(number, path), mmap=True)
-        rows = count_metadata_rows(path)
-        if len(mask) != rows:
-            raise PoolError(f"{Path(path).with_suffix('.npz')} has {len(mask)} rows and {path} {rows}; get both anew")
-        masks[clusters.key] = mask
-    return masks
+    malformed.save(root / malformed_path(args["number"]))
+    return {
+        "rows": total,
+        "malformed": malformed.count,
+        "first_malformed": malformed.first,
+        "codes": counts.tolist(),
+        "clusters": verdicts.tolist(),
+    }
 
 
 def write_oracle(out: str, args: dict[str, Any]) -> dict[str, Any]:
@@ -279,22 +319,32 @@ def merge_outcomes(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: merges the runs into ``filter/outcomes.npy``; counts repeated uids."""
     root = Path(out)
     runs = [root / outcome_run(n) for n in range(args["groups"])]
-    merge_runs(runs, root / "filter/outcomes.npy", memory_bytes=MERGE_BYTES)
-    return {"rows": len(open_records(root / "filter/outcomes.npy"))}
+    merge_runs(runs, root / OUTCOMES, memory_bytes=MERGE_BYTES)
+    return {"rows": len(open_records(root / OUTCOMES))}
 
 
-def steps(run: Run) -> Steps:
-    """Thresholds, outcomes, fates, subset."""
-    text, notes = resolve_expression(run)
-    compiled = compile_filter(text)
-    thresholds: dict[str, str] = {}
+def _asked(stats: list[dict[str, Any]], number: int) -> dict[str, int]:
+    """How many rows the number-th cluster set was asked about, and how many of them are inside."""
+    outside, inside = (sum(s["clusters"][number][kind] for s in stats) for kind in (OUTSIDE, INSIDE))
+    return {"rows_asked": outside + inside, "rows_inside": inside}
+
+
+def _thresholds(run: Run, text: str, compiled: Filter, notes: list[str]) -> Any:
+    """The steps that find the thresholds; returns them by key, as ``evaluate`` wants them and as they are shown."""
+    exact: dict[str, str] = {}
     shown: dict[str, str] = {}
     for number, quantile in enumerate(compiled.quantiles):
         search = yield from _search_threshold(run, text, number, quantile.column, quantile.fraction)
-        thresholds[quantile.key] = search.threshold_text
+        exact[quantile.key] = search.threshold_text
         shown[quantile.key] = repr(search.threshold)
         if search.missing_scores:
             notes.append(f"{quantile.column}: fewer rows have a score than the fraction {quantile.fraction} asks for")
+    return exact, shown
+
+
+def _evaluation(run: Run, text: str, compiled: Filter, thresholds: dict[str, str]) -> Any:
+    """The steps from the thresholds to the outcome of every row; returns the pieces' statistics, and what was done for
+    the clusters."""
     sets = _uid_set_paths(run, compiled.uid_sets)
     if ORACLE in sets:
         yield [
@@ -308,29 +358,26 @@ def steps(run: Run) -> Steps:
             )
         ]
     groups = run.metadata_groups()
-    clusters = yield from cluster_steps(run, compiled.clusters)
-    masks = [
-        tuple(mask_path(number, name) for number in range(len(compiled.clusters)) for name in files)
-        for _, files in groups
-    ]
-    models = compiled.fingerprint()
+    cluster_files, clusters = yield from cluster_steps(run, compiled.clusters)
+    arguments: dict[str, Any] = {"filter": text, "thresholds": thresholds, "uid_sets": sets, **run.uid_rule}
+    arguments["models"] = compiled.fingerprint()
+    if cluster_files:
+        arguments |= {"clusters": cluster_files, "device": run.settings.device}
+    of_clusters = tuple(path for files in cluster_files for path in files.values())
     stats = yield [
         Piece(
             "filter/evaluate",
             f"{number:05d}",
             "dcfast.stages.filter.outcomes:evaluate",
-            {
-                "number": number,
-                "files": files,
-                "filter": text,
-                "thresholds": thresholds,
-                "uid_sets": sets,
-                "models": models,
-                **run.uid_rule,
-            },
-            inputs=(*files, *sets.values(), *masks[number]),
-            outputs=(outcome_run(number), malformed_path(number)),
+            {"number": number, "files": files, **arguments},
+            inputs=(*files, *sets.values(), *of_clusters, *(map(sibling_npz, files) if cluster_files else ())),
+            outputs=(
+                outcome_run(number),
+                malformed_path(number),
+                *(mask_path(i, name) for i in range(len(cluster_files)) for name in files),
+            ),
             weight=sum(os.path.getsize(run.out / f) for f in files),
+            gpus=gpu_share(run.settings.device) if cluster_files else 0.0,
         )
         for number, (_, files) in enumerate(groups)
     ]
@@ -341,31 +388,59 @@ def steps(run: Run) -> Steps:
             "dcfast.stages.filter.outcomes:merge_outcomes",
             {"groups": len(groups)},
             inputs=tuple(outcome_run(n) for n in range(len(groups))),
-            outputs=("filter/outcomes.npy",),
+            outputs=(OUTCOMES,),
+        )
+    ]
+    return stats, {c.key: {**clusters[i], **_asked(stats, i)} for i, c in enumerate(compiled.clusters)}
+
+
+def steps(run: Run) -> Steps:
+    """Thresholds, outcomes, the metadata's subset; where there are shards, fates and the subset of their samples."""
+    if run.metadata_only:
+        refuse_metadata_without_uids(run)  # else the index stage has
+    text, notes = resolve_expression(run)
+    compiled = compile_filter(text)
+    thresholds, shown = yield from _thresholds(run, text, compiled, notes)
+    stats, clusters = yield from _evaluation(run, text, compiled, thresholds)
+    codes = np.sum([s["codes"] for s in stats], axis=0).tolist()
+    [passing] = yield [
+        Piece(
+            "filter/subset_metadata",
+            "subset_metadata",
+            "dcfast.stages.filter.subsets:write_metadata_subset",
+            {"rows": codes[0]},
+            inputs=(OUTCOMES,),
+            outputs=(METADATA_SUBSET,),
         )
     ]
     # fates.parquet is published: a uid file is named by its last part
     reasons = list(without_places(dict.fromkeys(compiled.reasons)))
-    settled = yield from fates.assign_outcomes(run, reasons, [s["malformed"] for s in stats])
-    contaminated = yield from contaminated_steps(run)
-    codes = np.sum([s["codes"] for s in stats], axis=0).tolist() if stats else []
     rows, malformed = sum(s["rows"] for s in stats), sum(s["malformed"] for s in stats)
     # pieces that an earlier release wrote do not name the first
     first = next((s["first_malformed"] for s in stats if s.get("first_malformed")), None)
+    only = run.metadata_only
+    notes += fates.malformed_notes(first, rows, malformed, run.settings.uid_from, metadata_only=only)
+    if only:
+        settled, contaminated = fates.of_no_samples(), None
+        notes.append(
+            f"pool {run.pool.root.name} has no shards yet, so its metadata was filtered and nothing else: the same "
+            "command, without --to filter, goes on when they are there"
+        )
+    else:
+        settled = yield from fates.assign_outcomes(run, reasons, [s["malformed"] for s in stats])
+        contaminated = yield from contaminated_steps(run)
+        notes += fates.unmatched_notes(settled["fates"], rows, malformed, run.settings.uid_from)
+        notes += fates.repeated_notes(settled, run.settings.uid_from)
     return {
         "filter": text,
-        "notes": [
-            *notes,
-            *fates.malformed_notes(first, rows, malformed, run.settings.uid_from),
-            *fates.unmatched_notes(settled["fates"], rows, malformed, run.settings.uid_from),
-            *fates.repeated_notes(settled, run.settings.uid_from),
-        ],
+        "notes": notes,
         "thresholds": shown,
         "clusters": clusters,
         "metadata_rows": rows,
         "malformed_uids": malformed,
         "metadata_outcomes": {reason: codes[i] for i, reason in enumerate(reasons) if codes[i]},
-        "models": models,
+        "subset_metadata": passing["uids"],
+        "models": compiled.fingerprint(),
         "contaminated": contaminated,
         **settled,
     }
