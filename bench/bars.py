@@ -16,8 +16,9 @@ Wanted = tuple[float | None, float | None]
 class Bar:
     """median(over) / median(under) of the rows of ``op``; with sense "least" it must be ``bar`` or more.
 
-    ``measured`` may be "peak_bytes": then it is a ratio of peaks of memory. Peaks alone of memory name their provider in ``over`` and leave ``under`` empty: megabytes. ``ours`` and ``peer`` are
-    the providers whose times the table of the README shows, ``floor`` the one that does only what must be done.
+    ``measured`` may be "peak_bytes": then it is a ratio of peaks of memory. A peak by itself names its provider in
+    ``over`` and leaves ``under`` empty: megabytes. ``ours`` and ``peer`` are the providers whose times the table of the
+    README shows, ``floor`` the one that does only what must be done.
     """
 
     name: str
@@ -86,7 +87,9 @@ def _uids(name: str, work: str, peer: str, wanted: Wanted, floor: str) -> Bar:
 def _filters(name: str, rows: str, bar: float) -> tuple[Bar, Bar]:
     """Seconds and memory of a filter, beside DataComp's."""
     op, work = f"filter_{name}", f"{name}, {rows} rows"
-    faster = Bar(f"{op}_vs_datacomp", "bench_filters", f"stage filter: {work}", op, BASELINES, "dcfast", "least", bar, None)
+    faster = Bar(
+        f"{op}_vs_datacomp", "bench_filters", f"stage filter: {work}", op, BASELINES, "dcfast", "least", bar, None
+    )
     least = ("dcfast", BASELINES, "most", 1, None, "", "peak_bytes")
     return faster, Bar(f"{op}_memory_vs_datacomp", "bench_filters", f"its memory: {work}", f"{op}_memory", *least)
 

@@ -48,7 +48,8 @@ import sys, numpy, torch
 folder = sys.argv[1]
 torch.save(numpy.load(folder + "/centroids.npy"), folder + "/small_centroids.pt", pickle_protocol=4)
 for i, part in enumerate(numpy.array_split(numpy.load(folder + "/target.npy"), 5)):
-    torch.save({"image_features": torch.from_numpy(numpy.ascontiguousarray(part))}, f"{folder}/in1k_clip_vit_l14_{i}.pt")
+    features = torch.from_numpy(numpy.ascontiguousarray(part))
+    torch.save({"image_features": features}, f"{folder}/in1k_clip_vit_l14_{i}.pt")
 """
 
 
@@ -96,13 +97,33 @@ class Watched:
 
 
 class Stage:
-    """The stage ``filter`` of one expression on a pool, in a run directory that is indexed once and copied each time."""
+    """The stage ``filter`` of an expression on a pool, in a run directory that is indexed once and copied each time."""
 
     def __init__(self, bench: harness.Bench, pool: FilterPool, expression: str, work: Path) -> None:
         self.out, self.indexed = work / "run", work / "indexed"
-        options = ["--scale", "small", "--no-train", "--quiet", "--device", "cpu", "--workers", str(bench.options.threads)]
+        options = [
+            "--scale",
+            "small",
+            "--no-train",
+            "--quiet",
+            "--device",
+            "cpu",
+            "--workers",
+            str(bench.options.threads),
+        ]
         given = ["--pool", str(pool.root), "--filter", expression, *options]
-        self.command = [sys.executable, "-m", "dcfast.run", *given, "--out", str(self.out), "--from", "filter", "--to", "filter"]
+        self.command = [
+            sys.executable,
+            "-m",
+            "dcfast.run",
+            *given,
+            "--out",
+            str(self.out),
+            "--from",
+            "filter",
+            "--to",
+            "filter",
+        ]
         self.watched = Watched(self.command, harness.REPO_ROOT, {**os.environ})
         shutil.rmtree(self.indexed, ignore_errors=True)
         shutil.rmtree(self.out, ignore_errors=True)
@@ -214,19 +235,30 @@ if __name__ == "__main__":
 
 
 def _fasttext_side(bench: harness.Bench, pool: FilterPool, threads: int) -> Side | Absent:
-    """fastText's predict of the captions that no cheaper rule has dropped, in as many processes: nothing else counts."""
+    """fastText's predict, in as many processes, of the captions that no cheaper rule has dropped: nothing else counts."""
     try:
         import fasttext  # noqa: F401
         from dcfast.filters.language import find_model
     except ImportError as error:
         return Absent(FASTTEXT, str(error))
-    command = [sys.executable, "-W", "ignore", "-c", _PREDICT, str(find_model()), str(threads), *map(str, pool.metadata)]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        _PREDICT,
+        str(find_model()),
+        str(threads),
+        *map(str, pool.metadata),
+    ]
 
     def run() -> Timed:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         return Timed(float(done.stdout), None)
 
-    return Side(FASTTEXT, run, lambda _: None, threads=threads, once=True, note="predict alone, of the rows that need it")
+    return Side(
+        FASTTEXT, run, lambda _: None, threads=threads, once=True, note="predict alone, of the rows that need it"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Value]:

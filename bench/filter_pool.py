@@ -12,6 +12,7 @@ import json
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def _write(pool: FilterPool, captions: str | None) -> None:
         np.save(pool.root / "assets/target.npy", target)
     given = _captions(captions, rng)
     bounds = np.linspace(0, size.rows, size.files + 1).astype(int).tolist()
-    for begin, end in zip(bounds, bounds[1:], strict=False):
+    for begin, end in pairwise(bounds):
         _write_metadata(pool, uids[begin:end], given, centroids, rng)
     for shard, begin in enumerate(range(0, size.rows, _PER_SHARD)):
         part = uids[begin : begin + _PER_SHARD]
@@ -97,13 +98,14 @@ def _captions(path: str | None, rng: np.random.Generator) -> list[str]:
     import pyarrow.parquet as pq
 
     real = [text for text in pq.read_table(path, columns=["TEXT"])["TEXT"].to_pylist() if text is not None]
-    changed = [text[: k % 40] if k % 3 == 0 else f"{text} {real[-k]}" if k % 3 == 1 else text.upper() for k, text in enumerate(real[::3])]
+    changed = [
+        text[: k % 40] if k % 3 == 0 else f"{text} {real[-k]}" if k % 3 == 1 else text.upper()
+        for k, text in enumerate(real[::3])
+    ]
     return real + changed
 
 
-def _write_metadata(
-    pool: FilterPool, uids: Any, captions: list[str], centroids: Any, rng: np.random.Generator
-) -> None:
+def _write_metadata(pool: FilterPool, uids: Any, captions: list[str], centroids: Any, rng: np.random.Generator) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -155,7 +157,12 @@ def _shard(number: int, uids: Any) -> bytes:
     """A tar of samples that differ in key and uid alone: one template, and their digits put in."""
     key = f"{number:08d}{0:04d}"
     info = json.dumps({"uid": "0" * 32, "key": key}).encode()
-    parts = [_header(f"{key}.jpg", 0), _header(f"{key}.json", len(info)), info.ljust(_BLOCK, b"\0"), _header(f"{key}.txt", 0)]
+    parts = [
+        _header(f"{key}.jpg", 0),
+        _header(f"{key}.json", len(info)),
+        info.ljust(_BLOCK, b"\0"),
+        _header(f"{key}.txt", 0),
+    ]
     samples = np.tile(np.frombuffer(b"".join(parts), np.uint8), (len(uids), 1))
     digits = np.array([f"{row:04d}" for row in range(len(uids))], "S4").view(np.uint8).reshape(-1, 4)
     at_key, at_uid = info.index(key.encode()), info.index(b"0" * 32)

@@ -254,7 +254,9 @@ def parse_options(name: str, argv: Sequence[str] | None, description: str | None
     )
     add("--datacomp", metavar="DIR", help="checkout of DataComp's repository")
     add("--datacomp-python", metavar="PATH", help="interpreter in which its resharder.py and baselines.py run")
-    add("--captions", metavar="FILE", help="parquet with a column TEXT: captions of the pools that filters are timed on")
+    add(
+        "--captions", metavar="FILE", help="parquet with a column TEXT: captions of the pools that filters are timed on"
+    )
     return parser.parse_args(argv)
 
 

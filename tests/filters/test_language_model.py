@@ -20,7 +20,23 @@ from language_models import MadeModel
 
 fasttext = importlib.import_module("fasttext")
 SPACES = [" ", "  ", "\t", "\r", "\v", "\f", "\0", "\u00a0", "\u3000", "\u200b", "\x85"]
-WORDS = ["a", "the", "two", "dogs", "Straße", "犬", "в", "étés", "</s>", "__label__en", "__label__", "<", ">", "👩‍👩‍👧", "x" * 70]
+WORDS = [
+    "a",
+    "the",
+    "two",
+    "dogs",
+    "Straße",
+    "犬",
+    "в",
+    "étés",
+    "</s>",
+    "__label__en",
+    "__label__",
+    "<",
+    ">",
+    "👩‍👩‍👧",
+    "x" * 70,
+]
 LABELS = [(b"__label__" + bytes([letter]), 900 - 7 * n) for n, letter in enumerate(b"abcdefghijk")]
 
 
@@ -40,7 +56,10 @@ def core_answers(path: Path, captions: list[str], labels: list[str], threads: in
 def random_text(draw: random.Random) -> str:
     kind = draw.randrange(5)
     if kind == 0:
-        return "".join(chr(draw.choice((draw.randrange(0x20, 0x300), draw.randrange(0x3040, 0x30FF)))) for _ in range(draw.randrange(30)))
+        return "".join(
+            chr(draw.choice((draw.randrange(0x20, 0x300), draw.randrange(0x3040, 0x30FF))))
+            for _ in range(draw.randrange(30))
+        )
     if kind == 1:
         return "".join(draw.choice("ab é犬\t\0") for _ in range(draw.randrange(12)))
     return draw.choice(SPACES).join(draw.choice(WORDS) for _ in range(draw.randrange(9)))

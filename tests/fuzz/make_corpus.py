@@ -13,7 +13,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "helpers"))
 
-from language_models import MadeModel  # noqa: E402
+from language_models import MadeModel
 
 UID = "00112233445566778899aabbccddeeff"
 PICTURES = {
@@ -113,7 +113,9 @@ def models() -> dict[str, bytes]:
     for maxn in (0, 3):
         for name, change in (("dense", {}), ("quantised", {"dsub": 2}), ("pruned", {"dsub": 2, "kept": pruned})):
             made[f"{name}-{maxn}"] = MadeModel(words, labels, dim=3, maxn=maxn, **change).to_bytes()
-            made[f"{name}-{maxn}-one"] = MadeModel([], labels[:1], dim=1, maxn=maxn, loss=1 + maxn // 3, **change).to_bytes()
+            made[f"{name}-{maxn}-one"] = MadeModel(
+                [], labels[:1], dim=1, maxn=maxn, loss=1 + maxn // 3, **change
+            ).to_bytes()
     return made
 
 

@@ -11,11 +11,11 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dcfast.process.read_ahead import read_ahead
 from dcfast.storage.listing import is_temporary_name, temporary_name
 
 __all__ = [
@@ -83,12 +83,8 @@ def synced_together(directory: str | os.PathLike[str]) -> Iterator[None]:
         paths = [path for path in _together.paths if path.is_file()]
     finally:
         _together = before
-    if len(paths) < 2:
-        for path in paths:
-            _fsync_file(path)
-        return
-    with ThreadPoolExecutor(_SYNCED_AT_ONCE) as threads:
-        list(threads.map(_fsync_file, paths))
+    for _ in read_ahead(_fsync_file, paths, threads=_SYNCED_AT_ONCE, ahead=2 * _SYNCED_AT_ONCE):
+        pass
 
 
 def _synced_later(final: Path) -> bool:

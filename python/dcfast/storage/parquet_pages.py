@@ -16,8 +16,6 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-import numpy as np
-
 __all__ = [
     "MAX_BATCH_BYTES",
     "MAX_FOOTER_BYTES",
@@ -211,6 +209,7 @@ def _column(described: Any) -> Column:
 
 def _longest(fd: int, at: int, stored: int, size: int, codec: int) -> int:
     """Bytes of the longest value of a dictionary of byte arrays; where that is dear to tell, of all."""
+    import numpy as np
     import pyarrow as pa
 
     if size > max(_WALKED_DICTIONARY, MAX_RATIO * stored) or not (codec == 0 or codec in _CODECS):

@@ -95,9 +95,10 @@ def _write(root: Path, number: int, group: str, columns: dict[str, Any], damage:
     with atomic_path(root / part_path("fates", number, group)) as temporary:
         pq.write_table(table, temporary)
     quarantine = table.filter(pc.equal(table["fate"], FATES[QUARANTINED])).drop_columns(["fate"])
-    # a damaged shard stands in quarantine as a row without key: what it hides shows up as missing metadata rows
-    shards = [{"shard": name, "reason": reason} for name, reason in damage]
-    quarantine = pa.concat_tables([quarantine, pa.Table.from_pylist(shards, schema=quarantine.schema)])
+    if damage:
+        # a damaged shard stands in quarantine as a row without key: what it hides shows up as missing metadata rows
+        shards = [{"shard": name, "reason": reason} for name, reason in damage]
+        quarantine = pa.concat_tables([quarantine, pa.Table.from_pylist(shards, schema=quarantine.schema)])
     with atomic_path(root / part_path("quarantine", number, group)) as temporary:
         pq.write_table(quarantine, temporary)
     return int(quarantine.num_rows)
