@@ -235,7 +235,7 @@ if __name__ == "__main__":
 
 
 def _fasttext_side(bench: harness.Bench, pool: FilterPool, threads: int) -> Side | Absent:
-    """fastText's predict, in as many processes, of the captions that no cheaper rule has dropped: nothing else counts."""
+    """fastText's predict of the captions that no cheaper rule has dropped, in as many processes, and nothing else."""
     try:
         import fasttext  # noqa: F401
         from dcfast.filters.language import find_model
