@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from dcfast.errors import FilterError, PoolError, RunError
 from dcfast.run.workflow import main, run
-from dcfast.rundir.run_dir import Settings
+from dcfast.rundir.run_dir import Run, Settings
 from dcfast.stages.filter import subsets
+from dcfast.stages.reshard import plan_arguments
+from dcfast.stages.train import plan_positions
 from dcfast.uids.sets import load_subset, uid_format
 from pool_builder import evalset, picture, plain_pool, uid_of
 from test_run import digest
@@ -93,6 +95,13 @@ def test_repeats_are_kept_where_asked_and_written_as_often(tmp_path: Path, monke
     assert (verified["ok"], verified["kept"], verified["written"]) == (True, COUNT, len(repeated))
     assert sum(json.loads((out / "shards/sizes.json").read_bytes()).values()) == len(repeated)
 
+    planned = plan_positions(str(out), plan_arguments(Run(out, settings_of(pool))))
+    assert planned == {"positions": len(repeated)}, "training sees a sample as often"
+
+    (out / "state/filter.json").unlink()  # killed while the repeats were written
+    (out / "subset.npy").unlink()
+    (out / "state/filter/kept.npy").write_bytes(b"left behind")
+    run(out, settings_of(pool, keep_repeats=True))
     run(tmp_path / "two", settings_of(pool, keep_repeats=True), workers=2)
     assert digest(tmp_path / "two") == digest(out)
     with pytest.raises(RunError, match="keep_repeats: True there, False now"):

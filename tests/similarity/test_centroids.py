@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from dcfast.similarity import centroids as module
-from dcfast.similarity.centroids import initial_centroids, kmeans, kmeans_iteration, nearest_centroids
+from dcfast.similarity.centroids import (
+    Metric,
+    NearestCentroids,
+    initial_centroids,
+    kmeans,
+    kmeans_iteration,
+    nearest_centroids,
+)
+
+DEVICES = ["cpu", "cpu:0"]
+"""NumPy's product, and torch's, which GPUs have."""
 
 
 def unit(n: int, d: int, seed: int = 0, dtype: type = np.float16) -> np.ndarray:
@@ -48,22 +60,38 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 31])
 @pytest.mark.parametrize("k", [1, 4, 5, 6, 13])
 @pytest.mark.parametrize("metric", ["inner_product", "l2"])
-def test_nearest_is_the_slow_answer(n: int, k: int, metric: str, small_tiles: None) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_nearest_is_the_slow_answer(n: int, k: int, metric: Metric, device: str, small_tiles: None) -> None:
     points, centroids = unit(n, 6, seed=n), unit(k, 6, seed=100 + k, dtype=np.float32) * 0.8
-    assert nearest_centroids(points, centroids, metric=metric).tolist() == slow_nearest(points, centroids, metric)  # type: ignore[arg-type]
+    expected = slow_nearest(points, centroids, metric)
+    assert nearest_centroids(points, centroids, metric=metric, device=device).tolist() == expected
+    find = NearestCentroids(centroids, metric=metric, device=device, threads=1)
+    assert [find(points).tolist() for _ in range(2)] == [expected] * 2
 
 
-def test_ties_go_to_the_lowest_index(small_tiles: None) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_ties_go_to_the_lowest_index(device: str, small_tiles: None) -> None:
     centroids = np.repeat(unit(2, 4), 8, axis=0)  # 0..7 are one point, 8..15 the other; over several tiles
-    assert nearest_centroids(unit(2, 4), centroids).tolist() == [0, 8]
+    assert nearest_centroids(unit(2, 4), centroids, device=device).tolist() == [0, 8]
 
 
-def test_points_without_embedding_have_no_centroid() -> None:
-    points = unit(4, 3)
-    points[1], points[2, 0] = 0, np.nan
-    labels = nearest_centroids(points, unit(2, 3, 5))
-    assert labels[[1, 2]].tolist() == [-1, -1]
-    assert (labels[[0, 3]] >= 0).all()
+@pytest.mark.parametrize("device", DEVICES)
+def test_points_without_embedding_have_no_centroid(device: str) -> None:
+    points = unit(5, 3)
+    points[1], points[2, 0], points[3, 1] = 0, np.nan, np.inf
+    labels = nearest_centroids(points, unit(2, 3, 5), device=device)
+    assert labels[[1, 2, 3]].tolist() == [-1, -1, -1]
+    assert (labels[[0, 4]] >= 0).all()
+
+
+def test_the_processor_needs_no_torch() -> None:
+    code = (
+        "import sys, numpy as np; from dcfast.similarity.centroids import nearest_centroids as find;"
+        "print(find(np.eye(3, dtype=np.float16), np.eye(3, dtype=np.float32)).tolist());"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[0, 1, 2]\n"
 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 53])

@@ -28,10 +28,11 @@ from dcfast.filters.rules import Mask
 from dcfast.index.build import Segment, write_segment
 from dcfast.index.metadata import count_metadata_rows
 from dcfast.models.devices import borrowed_device, gpu_share, one_thread
+from dcfast.process.libraries import require_library
 from dcfast.rundir.layout import INSIDE, OUTSIDE, UNASKED
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.settings import TEACHER
-from dcfast.similarity.centroids import NearestCentroids, nearest_centroids
+from dcfast.similarity.centroids import NearestCentroids
 from dcfast.stages.features import load_feature_model, model_arguments
 from dcfast.stages.filter.centroids import BLOCK_ROWS, check_rows, kmeans_steps
 from dcfast.stages.teacher import teacher_shards
@@ -80,6 +81,7 @@ def check_clusters(run: Run, compiled: Filter) -> None:
     """
     if not compiled.clusters:
         return
+    require_library("threadpoolctl", f"filter {compiled.text!r}")
     for clusters in compiled.clusters:
         for what, path in (("centroids", clusters.centroids), ("target", clusters.target)):
             if path is not None:
@@ -133,8 +135,9 @@ def choose_clusters(out: str, args: dict[str, Any]) -> dict[str, Any]:
         )
     chosen = np.zeros(len(centroids), np.bool_)
     with borrowed_device(args["device"]) as device:
+        find = NearestCentroids(centroids, device=device)
         for begin in range(0, len(target), BLOCK_ROWS):
-            nearest = nearest_centroids(target[begin : begin + BLOCK_ROWS], centroids, device=device)
+            nearest = find(target[begin : begin + BLOCK_ROWS])
             chosen[nearest[nearest >= 0]] = True
     save_array(root / args["output"], chosen)
     return {"clusters": len(chosen), "chosen": int(chosen.sum())}
@@ -156,9 +159,9 @@ class ClusterSet:
     def contains(self, embeddings: Any) -> Any:
         """(n,) bool: the nearest centroid is chosen; False without embedding."""
         # borrowed for this alone: the language model may take longer than the clusters
-        with borrowed_device(self._device) as device, one_thread(device):
-            if device not in self._nearest:
-                self._nearest[device] = NearestCentroids(self.centroids, device=device)
+        with borrowed_device(self._device) as device:
+            if device not in self._nearest:  # one thread: pieces fill the cores
+                self._nearest[device] = NearestCentroids(self.centroids, device=device, threads=1)
             nearest = self._nearest[device](embeddings)
         return (nearest >= 0) & self._chosen[np.maximum(nearest, 0)]
 
