@@ -136,7 +136,10 @@ class Stage:
         shutil.copytree(self.indexed, self.out, copy_function=shutil.copy2)
 
 
-def _needs_gcld3(name: str) -> str | None:
+def _left_out(name: str, quick: bool) -> str | None:
+    """Why a filter is not timed here."""
+    if quick and name not in ("basic_filter", "image_based"):
+        return "left out by --quick"
     if name != "laion2b":
         return None
     try:
@@ -168,7 +171,7 @@ def _datacomp(bench: harness.Bench, pool: FilterPool, arguments: list[str], save
 def time_filter(bench: harness.Bench, pool: FilterPool, name: str, case: tuple[list[str], str], work: Path) -> None:
     """Both sides of one filter; the uids are compared."""
     arguments, expression = case
-    missing = _needs_gcld3(name)
+    missing = _left_out(name, bench.options.quick)
     if missing is not None:
         for op in (f"filter_{name}", f"filter_{name}_memory"):
             bench.compare(op, [Absent("dcfast", missing), Absent(BASELINES, missing)], shape="")
