@@ -11,6 +11,7 @@ uids of the kept samples, and nothing else (``dcfast.stages.filter.subsets``); `
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -49,7 +50,7 @@ from dcfast.rundir.run_dir import Run
 from dcfast.rundir.tables import combine_parts, part_path
 from dcfast.stages.filter.subsets import write_repeated
 from dcfast.stages.signatures import needed
-from dcfast.storage.atomic import atomic_path
+from dcfast.storage.atomic import atomic_path, write_bytes
 from dcfast.storage.npz import load_array, save_array
 from dcfast.storage.parquet import read_table
 from dcfast.uids.files import count_repeats
@@ -94,14 +95,31 @@ def _write(root: Path, number: int, group: str, columns: dict[str, Any], damage:
     table = pa.table(columns, schema=fate_schema())
     with atomic_path(root / part_path("fates", number, group)) as temporary:
         pq.write_table(table, temporary)
-    quarantine = table.filter(pc.equal(table["fate"], FATES[QUARANTINED])).drop_columns(["fate"])
+    place = root / part_path("quarantine", number, group)
+    is_quarantined = pc.equal(table["fate"], FATES[QUARANTINED])
+    if not damage and not pc.any(is_quarantined, min_count=0).as_py():  # nearly always
+        write_bytes(place, _no_quarantine())
+        return 0
+    quarantine = table.filter(is_quarantined).drop_columns(["fate"])
     if damage:
         # a damaged shard stands in quarantine as a row without key: what it hides shows up as missing metadata rows
         shards = [{"shard": name, "reason": reason} for name, reason in damage]
         quarantine = pa.concat_tables([quarantine, pa.Table.from_pylist(shards, schema=quarantine.schema)])
-    with atomic_path(root / part_path("quarantine", number, group)) as temporary:
+    with atomic_path(place) as temporary:
         pq.write_table(quarantine, temporary)
     return int(quarantine.num_rows)
+
+
+@functools.lru_cache(maxsize=1)
+def _no_quarantine() -> bytes:
+    """A part of the quarantine without rows, as it is written."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = fate_schema()
+    out = pa.BufferOutputStream()
+    pq.write_table(schema.remove(schema.get_field_index("fate")).empty_table(), out)
+    return bytes(out.getvalue())
 
 
 def _quarantine_reasons(
