@@ -145,6 +145,7 @@ def test_what_is_beyond_is_named(name: str, tmp_path: Path) -> None:
 def test_every_path_stays_within(tmp_path: Path) -> None:
     """All that read rows of metadata, over a file that is beyond."""
     from dcfast.features.metadata import Located, _locate_file, _write_parquet
+    from dcfast.filters import compile_filter
     from dcfast.report.facts.metadata_rows import stretches
     from dcfast.resharding.boxes import make_box_table
     from dcfast.stages.filter.outcomes import _batches
@@ -155,7 +156,7 @@ def test_every_path_stays_within(tmp_path: Path) -> None:
     calls: dict[str, Callable[[], Any]] = {
         "boxes": lambda: make_box_table(tmp_path, np.empty(0, "u8,u8"), tmp_path / "boxes"),
         "report": lambda: list(stretches([wide], ["uid", "face_bboxes"])),
-        "filter": lambda: list(_batches(str(wide), ["uid", "face_bboxes"])),
+        "filter": lambda: list(_batches(compile_filter("no_filter"), str(wide), ["uid", "face_bboxes"], "json")),
         "features": lambda: _write_parquet(wide, tmp_path / "made", no_columns, nowhere, []),
         "features, by key": lambda: _locate_file(no_columns, None, keyed, "key"),
     }
