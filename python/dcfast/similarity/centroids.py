@@ -101,7 +101,8 @@ def _offsets(centroids: npt.NDArray[np.float32], metric: Metric) -> npt.NDArray[
     # |x - c|^2 = |x|^2 - 2 (x c - |c|^2 / 2): the nearest in L2 has the highest x c - |c|^2 / 2
     if metric != "l2":
         raise ValueError(f"metric must be 'inner_product' or 'l2'; got {metric!r}")
-    return (np.square(centroids, dtype=np.float64).sum(axis=1) / 2).astype(np.float32)
+    half = np.square(centroids, dtype=np.float64).sum(axis=1) / 2
+    return np.asarray(half, np.float32)
 
 
 def _load(block: Floats, device: str) -> torch.Tensor:
