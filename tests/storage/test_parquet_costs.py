@@ -27,6 +27,7 @@ PATHS = {
     "features/metadata.py": "batches: rows located, and written anew with scores",
     "report/facts/metadata_rows.py": "batches: some rows for the report",
     "resharding/boxes.py": "batches: boxes by uid",
+    "stages/filter/centroids.py": "batches: captions of the rows that are clustered",
     "stages/filter/outcomes.py": "batches: the filter, its thresholds",
     "stages/index.py": "batches: whether any uid is one",
     "report/facts/sampling.py": "batches: tables of the run itself",
