@@ -44,9 +44,13 @@ def test_files_below_wait_and_others_do_not(tmp_path: Path, synced: list[str]) -
 
 
 def test_nothing_is_synced_after_an_error(tmp_path: Path, synced: list[str]) -> None:
-    with pytest.raises(KeyError), synced_together(tmp_path):
-        write_bytes(tmp_path / "a", b"x")
-        raise KeyError
+    def fail() -> None:
+        with synced_together(tmp_path):
+            write_bytes(tmp_path / "a", b"x")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert synced == []
     assert atomic._together is None
 
