@@ -16,7 +16,10 @@ from pathlib import Path
 from bench import harness, readme
 from bench.bars import Value
 
-BENCHES = ("bench_tar_index", "bench_uid_set", "bench_hashing", "bench_random_access", "bench_reshard", "bench_loss")
+BENCHES = (
+    *("bench_tar_index", "bench_uid_set", "bench_hashing", "bench_random_access", "bench_reshard", "bench_loss"),
+    "bench_filters",
+)
 
 
 def run_bench(name: str, argv: Sequence[str]) -> dict[str, Value] | None:

@@ -16,8 +16,9 @@ Wanted = tuple[float | None, float | None]
 class Bar:
     """median(over) / median(under) of the rows of ``op``; with sense "least" it must be ``bar`` or more.
 
-    Peaks of memory name their provider in ``over`` and leave ``under`` empty: megabytes. ``ours`` and ``peer`` are
-    the providers whose times the table of the README shows, ``floor`` the one that does only what must be done.
+    ``measured`` may be "peak_bytes": then it is a ratio of peaks of memory. A peak by itself names its provider in
+    ``over`` and leaves ``under`` empty: megabytes. ``ours`` and ``peer`` are the providers whose times the table of the
+    README shows, ``floor`` the one that does only what must be done.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Bar:
     bar: float | None
     stretch: float | None
     floor: str = ""
+    measured: str = "median_s"
 
     @property
     def ours(self) -> str:
@@ -61,7 +63,9 @@ class Bar:
 
 
 DALI = "DALI wds2idx"
+BASELINES = "DataComp baselines.py"
 DATACOMP = "DataComp resharder.py"
+FASTTEXT = "fastText's predict alone"
 GNU_TAR = "GNU tar -tv"
 README_WAY = "DataComp's README way"
 WEBDATASET = "webdataset, skipping"
@@ -78,6 +82,16 @@ def _index(name: str, work: str, over: str, under: str, sense: Sense, wanted: Wa
 def _uids(name: str, work: str, peer: str, wanted: Wanted, floor: str) -> Bar:
     op = name.removesuffix("_vs_numpy").removesuffix("_vs_datacomp")
     return Bar(name, "bench_uid_set", work, op, peer, "dcfast", "least", *wanted, floor=floor)
+
+
+def _filters(name: str, rows: str, bar: float) -> tuple[Bar, Bar]:
+    """Seconds and memory of a filter, beside DataComp's."""
+    op, work = f"filter_{name}", f"{name}, {rows} rows"
+    faster = Bar(
+        f"{op}_vs_datacomp", "bench_filters", f"stage filter: {work}", op, BASELINES, "dcfast", "least", bar, None
+    )
+    least = ("dcfast", BASELINES, "most", 1, None, "", "peak_bytes")
+    return faster, Bar(f"{op}_memory_vs_datacomp", "bench_filters", f"its memory: {work}", f"{op}_memory", *least)
 
 
 def _loss(rows: int, scale: int) -> Bar:
@@ -148,6 +162,23 @@ BARS: tuple[Bar, ...] = (
         stretch=10,
         floor="floor: one pread a sample",
     ),
+    *_filters("no_filter", "3M", 12),
+    *_filters("clip_score", "3M", 12),
+    *_filters("laion2b", "3M", 6),
+    Bar(
+        name="filter_basic_filter_vs_fasttext",
+        bench="bench_filters",
+        work="stage filter: basic_filter, 3M rows",
+        op="filter_basic_filter",
+        over="dcfast",
+        under=FASTTEXT,
+        sense="most",
+        bar=1.25,
+        stretch=None,
+    ),
+    _filters("basic_filter", "3M", 0)[1],
+    *_filters("image_based", "310k", 4),
+    *_filters("image_based_intersect_clip_score", "310k", 4),
     *(_loss(rows, scale) for rows in (4096, 8192) for scale in (14, 100)),
     Bar(
         name="clip_loss_memory_mb",
@@ -180,10 +211,11 @@ def measure(bar: Bar, rows: Sequence[Row]) -> Value:
     over = row_of(compared, bar.op, bar.over)
     if not bar.under:
         return None if over is None or over.get("peak_bytes") is None else round(over["peak_bytes"] / 1e6, 1)
-    return ratio(over, row_of(compared, bar.op, bar.under))
+    return ratio(over, row_of(compared, bar.op, bar.under), bar.measured)
 
 
-def ratio(over: Row | None, under: Row | None) -> Value:
-    if over is None or under is None or over["median_s"] is None or under["median_s"] is None:
+def ratio(over: Row | None, under: Row | None, measured: str = "median_s") -> Value:
+    values = [row.get(measured) if row is not None else None for row in (over, under)]
+    if values[0] is None or values[1] is None:
         return None
-    return float(f"{over['median_s'] / under['median_s']:.4g}")
+    return float(f"{values[0] / values[1]:.4g}")

@@ -54,7 +54,8 @@ class Side:
     """One contender of a comparison.
 
     run does the work once and returns its answer. check gets that answer once, before anything is timed, and raises
-    WrongAnswerError. prepare runs before each turn and is not timed. extra goes into the row.
+    WrongAnswerError. prepare runs before each turn and is not timed. once: the run that is checked is the only one, for
+    a peer that takes minutes. note goes into the row.
     """
 
     provider: str
@@ -64,6 +65,7 @@ class Side:
     threads: int = 1
     versions: dict[str, str] = field(default_factory=dict)
     note: str = ""
+    once: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,12 +126,13 @@ class Bench:
         rounds = self.options.rounds or (2 if self.options.quick else rounds)
         present = [side for side in sides if isinstance(side, Side)]
         turns = []
+        times: dict[str, list[float]] = {}
         for side in present:
             seconds, answer = _one_turn(side)
             side.check(answer)
             del answer
-            turns.append(max(1, min(_MOST_TURNS, int(_TURN_SECONDS / max(seconds, 1e-9)))))
-        times: dict[str, list[float]] = {side.provider: [] for side in present}
+            turns.append(0 if side.once else max(1, min(_MOST_TURNS, int(_TURN_SECONDS / max(seconds, 1e-9)))))
+            times[side.provider] = [seconds] if side.once else []
         for round_number in range(rounds):
             # another one first each time
             start = round_number % len(present) if present else 0
@@ -141,10 +144,11 @@ class Bench:
             self.rows.append(self._row(side, times, about))
         self._print(op, shape, size_bytes, sides, times)
 
-    def note_memory(self, op: str, provider: str, peak_bytes: int, *, shape: str, seconds: float, note: str) -> None:
-        """A row for a peak of memory."""
-        date = now()
-        about = {"op": op, "shape": shape, "dtype": "", "bytes": 0, "date_utc": date}
+    def note_memory(
+        self, op: str, provider: str, peak_bytes: int, *, shape: str, seconds: float, note: str, date: str = ""
+    ) -> None:
+        """A row for a peak of memory. Those that are compared have one date."""
+        about = {"op": op, "shape": shape, "dtype": "", "bytes": 0, "date_utc": date or now()}
         side = Side(provider, lambda: None, lambda _: None, note=note)
         row = self._row(side, {provider: [seconds]}, about)
         self.rows.append({**row, "peak_bytes": peak_bytes})
@@ -249,7 +253,10 @@ def parse_options(name: str, argv: Sequence[str] | None, description: str | None
         "--peers-python", default=sys.executable, metavar="PATH", help="interpreter with DALI and webdataset < 1 (wids)"
     )
     add("--datacomp", metavar="DIR", help="checkout of DataComp's repository")
-    add("--datacomp-python", metavar="PATH", help="interpreter in which its resharder.py runs")
+    add("--datacomp-python", metavar="PATH", help="interpreter in which its resharder.py and baselines.py run")
+    add(
+        "--captions", metavar="FILE", help="parquet with a column TEXT: captions of the pools that filters are timed on"
+    )
     return parser.parse_args(argv)
 
 
@@ -339,7 +346,7 @@ def peak_memory(arguments: Sequence[str]) -> tuple[int, float, str]:
     with tempfile.TemporaryFile() as out:
         child = subprocess.Popen([sys.executable, *arguments], stdout=out, cwd=REPO_ROOT)
         while child.poll() is None:
-            peak = max(peak, _resident(child.pid))
+            peak = max(peak, resident(child.pid))
             time.sleep(0.003)
         seconds = time.perf_counter() - began
         out.seek(0)
@@ -349,7 +356,8 @@ def peak_memory(arguments: Sequence[str]) -> tuple[int, float, str]:
     return peak, seconds, text
 
 
-def _resident(pid: int) -> int:
+def resident(pid: int) -> int:
+    """RssAnon + RssShmem of a process, 0 where there is none."""
     try:
         text = Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):

@@ -40,6 +40,9 @@ def _line(bar: Bar, rows: Sequence[Row]) -> str:
     if not bar.under:
         shown = "absent" if value is None else f"{value:.0f} MB"
         return f"| {bar.work} | {shown} | | | {wanted} | |"
+    if bar.measured == "peak_bytes":
+        beside = f"{bar.peer}: {_megabytes(peer)}"
+        return f"| {bar.work} | {_megabytes(ours)} | {beside} | {_ratio(bar, value)} | {wanted} | |"
     above = ratio(ours, row_of(compared, bar.op, bar.floor)) if bar.floor else None
     distance = "" if above is None else f"{above:.1f}"
     beside = f"{bar.peer}: {_seconds(peer)}"
@@ -51,6 +54,11 @@ def _ratio(bar: Bar, value: float | None) -> str:
         return "absent"
     text = f"{value:.0f}x" if value >= 20 else f"{value:.1f}x" if value >= 10 else f"{value:.2f}x"
     return text if bar.is_met(value) else f"{text} (missed)"
+
+
+def _megabytes(row: Row | None) -> str:
+    peak = None if row is None else row.get("peak_bytes")
+    return "absent" if peak is None else f"{peak / 1e6:.0f} MB"
 
 
 def _seconds(row: Row | None) -> str:

@@ -76,6 +76,7 @@ PYBIND11_MODULE(_core, m) {
     const char* doc;
   };
   constexpr Domain domains[] = {
+      {"filters", &bind_filters, "Most likely labels of texts by fastText models."},
       {"hashing", &bind_hashing, "XXH3 of buffers, files and ranges."},
       {"images", &bind_images, "Signatures of encoded images, and their sizes."},
       {"index", &bind_index, "Index segments of tars."},

@@ -21,7 +21,10 @@ from bench.bars import BARS  # noqa: E402
 pytest.importorskip("webdataset", reason="the benches make their pool with webdataset")
 pytest.importorskip("xxhash", reason="the benches check hashes with xxhash")
 
-BENCHES = ("bench_tar_index", "bench_uid_set", "bench_hashing", "bench_random_access", "bench_reshard", "bench_loss")
+BENCHES = (
+    *("bench_tar_index", "bench_uid_set", "bench_hashing", "bench_random_access", "bench_reshard", "bench_loss"),
+    "bench_filters",
+)
 FIELDS = [
     *("op", "provider", "shape", "dtype", "reps", "median_s", "p20_s", "p80_s", "bytes", "checked", "cpu", "gpu"),
     *("threads", "versions", "commit", "date_utc", "note"),

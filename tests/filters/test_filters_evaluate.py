@@ -150,8 +150,8 @@ def test_language_is_asked_only_about_rows_that_still_matter(monkeypatch: pytest
     asked: list[str] = []
     real = language.is_english
 
-    def is_english(captions: list[str]) -> np.ndarray:
-        asked.extend(captions)
+    def is_english(captions: pa.Array) -> np.ndarray:
+        asked.extend(captions.to_pylist())
         return real(captions)
 
     monkeypatch.setattr(language, "is_english", is_english)

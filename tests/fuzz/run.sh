@@ -10,10 +10,10 @@ python=${3:-python3}
 here=$(dirname "$0")
 mkdir -p "$build/findings"
 "$python" "$here/make_corpus.py" "$build/seeds"
-for target in tar segment text filter json arrays parquet; do
+for target in tar segment text model filter json arrays parquet; do
   mkdir -p "$build/corpus/$target"
   case $target in
-    tar | segment | text) program="$build/tests/fuzz/fuzz_$target" ;;
+    tar | segment | text | model) program="$build/tests/fuzz/fuzz_$target" ;;
     *) program="$python $here/fuzz_python.py $target" ;;
   esac
   # lengths beyond a few blocks come from the seeds

@@ -118,7 +118,7 @@ def test_every_kind_of_map(tmp_path: Path, repo_root: Path) -> None:
 
 MAPPED = {
     "resharding/boxes.py", "resharding/plan.py", "stages/decontaminate.py", "stages/verify.py", "train/source.py",
-    "stages/filter/fates.py", "stages/filter/clusters.py", "stages/filter/outcomes.py", "stages/filter/centroids.py",
+    "stages/filter/fates.py", "stages/filter/clusters.py", "stages/filter/centroids.py",
     "report/facts/metadata_rows.py", "features/metadata.py",
 }  # fmt: skip
 """Users of ``load_array(..., mmap=True)``, which the table has as "centroids" and "columns first"."""

@@ -27,6 +27,7 @@ PATHS = {
     "features/metadata.py": "batches: rows located, and written anew with scores",
     "report/facts/metadata_rows.py": "batches: some rows for the report",
     "resharding/boxes.py": "batches: boxes by uid",
+    "stages/filter/centroids.py": "batches: captions of the rows that are clustered",
     "stages/filter/outcomes.py": "batches: the filter, its thresholds",
     "evaluate/hub_set.py": "batches: texts, then pictures, of sets of the hub",
     "stages/index.py": "batches: whether any uid is one",
@@ -147,6 +148,7 @@ def test_every_path_stays_within(tmp_path: Path) -> None:
     """All that read rows of metadata, over a file that is beyond."""
     from dcfast.evaluate import hub_set
     from dcfast.features.metadata import Located, _locate_file, _write_parquet
+    from dcfast.filters import compile_filter
     from dcfast.report.facts.metadata_rows import stretches
     from dcfast.resharding.boxes import make_box_table
     from dcfast.stages.filter.outcomes import _batches
@@ -158,7 +160,7 @@ def test_every_path_stays_within(tmp_path: Path) -> None:
         "boxes": lambda: make_box_table(tmp_path, np.empty(0, "u8,u8"), tmp_path / "boxes"),
         "report": lambda: list(stretches([wide], ["uid", "face_bboxes"])),
         "evaluation set": lambda: list(hub_set._batches(wide, ("face_bboxes",))),
-        "filter": lambda: list(_batches(str(wide), ["uid", "face_bboxes"])),
+        "filter": lambda: list(_batches(compile_filter("no_filter"), str(wide), ["uid", "face_bboxes"], "json")),
         "features": lambda: _write_parquet(wide, tmp_path / "made", no_columns, nowhere, []),
         "features, by key": lambda: _locate_file(no_columns, None, keyed, "key"),
     }

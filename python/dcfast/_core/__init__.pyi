@@ -4,7 +4,18 @@ The compiled core of dcfast. Use the functions of the package, which check their
 
 from __future__ import annotations
 
-from . import access, hashing, images, index, reshard, similarity, system, uids
+from . import access, filters, hashing, images, index, reshard, similarity, system, uids
 
-__all__: list[str] = ["access", "hashing", "images", "index", "reshard", "similarity", "system", "uids", "version"]
+__all__: list[str] = [
+    "access",
+    "filters",
+    "hashing",
+    "images",
+    "index",
+    "reshard",
+    "similarity",
+    "system",
+    "uids",
+    "version",
+]
 version: str

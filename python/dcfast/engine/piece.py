@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dcfast.errors import PoolError
-from dcfast.storage.atomic import write_json
+from dcfast.storage.atomic import synced_together, write_json
 from dcfast.storage.json_files import read_json
 
 __all__ = ["Marker", "Piece", "fingerprint_files", "perform", "piece_key", "read_marker"]
@@ -118,8 +118,10 @@ def perform(out: str, piece: Piece) -> dict[str, Any]:
     """Runs a piece in this process and writes its marker; returns its statistics."""
     root = Path(out)
     key = piece_key(root, piece)  # before the work: an input that changes meanwhile makes the marker stale
-    stats = _resolve(piece.function)(out, piece.args)
+    with synced_together(root / "state"):
+        stats = _resolve(piece.function)(out, piece.args)
     outputs = {name: (root / name).stat().st_size for name in piece.outputs}
     check = _checksum(outputs, stats)
-    write_json(piece.marker_path(root), {"key": key, "outputs": outputs, "stats": stats, "check": check})
+    # not synced: one that a crash of the machine takes is a piece that is done again
+    write_json(piece.marker_path(root), {"key": key, "outputs": outputs, "stats": stats, "check": check}, sync=False)
     return dict(stats)

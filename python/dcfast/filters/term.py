@@ -59,7 +59,7 @@ SCORES = {"b32": "clip_b32_similarity_score", "l14": "clip_l14_similarity_score"
 LANGUAGE_MODEL, WORDNET, GCLD3 = "language model", "wordnet", "gcld3"
 
 
-_ASKED_AT_ONCE = 8192  # captions that are Python strings at a time
+_ASKED_AT_ONCE = 8192  # captions that are copied, or Python strings, at a time
 
 
 ClusterRows = Mask | Callable[[Mask], Mask]
@@ -102,16 +102,18 @@ class Rows:
         """Original width and height."""
         return self.numbers(WIDTH), self.numbers(HEIGHT)
 
-    def ask(self, model: Callable[[list[str]], Mask], pending: Mask) -> Mask:
+    def ask(self, model: Callable[[pa.Array], Mask], pending: Mask) -> Mask:
         """A per-caption model's verdicts, asked only where ``pending`` and not asked before; null captions fail."""
         known = self._verdicts.setdefault(model.__name__, np.full(self.num_rows, -1, np.int8))
-        wanted = np.flatnonzero(pending & (known < 0))
-        known[wanted] = 0
-        for begin in range(0, len(wanted), _ASKED_AT_ONCE):
-            some = wanted[begin : begin + _ASKED_AT_ONCE]
+        selected = np.flatnonzero(pending & (known < 0))
+        known[selected] = 0
+        for begin in range(0, len(selected), _ASKED_AT_ONCE):
+            some = selected[begin : begin + _ASKED_AT_ONCE]
             captions = self.text().take(some)
-            present = captions.is_valid().to_numpy(zero_copy_only=False)
-            known[some[present]] = model(captions.drop_null().to_pylist())
+            if captions.null_count:
+                some = some[captions.is_valid().to_numpy(zero_copy_only=False)]
+                captions = captions.drop_null()
+            known[some] = model(captions)
         return cast("Mask", known == 1)
 
     def members(self, name: str) -> Mask:

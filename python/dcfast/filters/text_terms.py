@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from dcfast.filters import language, rules, wordnet
 from dcfast.filters.drawn import MAX_SEED, drawn
 from dcfast.filters.expression import Argument, Call
@@ -25,13 +27,24 @@ from dcfast.filters.term import (
 from dcfast.filters.thresholds import Quantile
 from dcfast.filters.tokens import quoted
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def _has_imagenet_word(captions: pa.Array) -> Mask:
+    return wordnet.has_imagenet_word(captions.to_pylist())
+
+
+def _is_english_gcld3(captions: pa.Array) -> Mask:
+    return language.is_english_gcld3(captions.to_pylist())
+
 
 def _imagenet_word(rows: Rows, pending: Mask) -> Mask:
-    return rows.ask(wordnet.has_imagenet_word, pending)
+    return rows.ask(_has_imagenet_word, pending)
 
 
 def _english_gcld3(rows: Rows, pending: Mask) -> Mask:
-    return rows.ask(language.is_english_gcld3, pending)
+    return rows.ask(_is_english_gcld3, pending)
 
 
 def no_filter(call: Call) -> Term:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.errors import PoolError
+from dcfast.storage.arrow import text_buffers
 from dcfast.storage.hashing import hash_members
 from dcfast.storage.parquet import BATCH_ROWS, Kind, ParquetFile
 from dcfast.uids.sets import uid_format, uid_parse
@@ -151,10 +152,9 @@ class _HashedFile(_MetadataFile):
         if self._prefix:
             prefix = pa.scalar(os.fsencode(self._prefix), pa.large_binary())
             values = pc.binary_join_element_wise(prefix, values, pa.scalar(b"", pa.large_binary()))
-        _, offsets, text = values.buffers()
-        if text is None or not given.any():
+        if not given.any():
             return pa.nulls(len(column), pa.string())
-        begin = np.frombuffer(offsets, np.int64)[values.offset : values.offset + len(values) + 1]
+        text, begin = text_buffers(values)
         size = np.where(given, np.diff(begin), 0)
         uids = hash_members(text, np.where(given, begin[:-1], 0), size)
         texts: Any = uid_format(uids, threads=1)

@@ -209,6 +209,7 @@ def _column(described: Any) -> Column:
 
 def _longest(fd: int, at: int, stored: int, size: int, codec: int) -> int:
     """Bytes of the longest value of a dictionary of byte arrays; where that is dear to tell, of all."""
+    import numpy as np
     import pyarrow as pa
 
     if size > max(_WALKED_DICTIONARY, MAX_RATIO * stored) or not (codec == 0 or codec in _CODECS):
@@ -218,6 +219,12 @@ def _longest(fd: int, at: int, stored: int, size: int, codec: int) -> int:
         data = page if codec == 0 else pa.Codec(_CODECS[codec]).decompress(page, size).to_pybytes()
     except (pa.ArrowException, ValueError, OSError):  # damage that Arrow will name
         return size
+    # of one length, as uids are: no walk
+    stride = 4 + int.from_bytes(data[:4], "little")
+    if len(data) % stride == 0:
+        lengths = np.ndarray((len(data) // stride,), "<u4", data, strides=(stride,))
+        if (lengths == stride - 4).all():
+            return stride - 4
     longest = place = 0
     last, length_at = len(data) - 4, struct.Struct("<I").unpack_from
     while place <= last:

@@ -25,6 +25,8 @@ UID_DTYPE = np.dtype([("f0", "<u8"), ("f1", "<u8")])
 #: A uid with a 64-bit payload (in a pool index: shard ordinal << 32 | row in the shard).
 RECORD_DTYPE = np.dtype([("f0", "<u8"), ("f1", "<u8"), ("f2", "<u8")])
 
+MIN_MERGE_BYTES, MIN_MERGE_FILES = 1 << 20, 3
+"""Of memory, and of open files: what a merge takes at least."""
 _MAGIC = b"\x93NUMPY"
 _ROWS_AT_ONCE = 1 << 20
 # what people pass by mistake, by its first bytes
@@ -143,9 +145,50 @@ def merge_runs(
         raise TypeError("run_paths must be a sequence of paths; got one path")
     paths = [os.fsencode(path) for path in run_paths]
     with atomic_path(out_path) as temporary:
+        if memory_bytes >= MIN_MERGE_BYTES and max_open_files >= MIN_MERGE_FILES:
+            whole = _merge_in_memory(run_paths, temporary, unique, memory_bytes)
+            if whole is not None:
+                return whole
         return MergeReport(
             *core_uids.uid_merge_runs(paths, os.fsencode(temporary), unique, int(memory_bytes), int(max_open_files))
         )
+
+
+def _merge_in_memory(runs: Sequence[PathLike], out: Path, unique: bool, memory_bytes: int) -> MergeReport | None:
+    """The same for runs that fit the memory three times: sorted anew, by all cores, in a fraction of a merge's time.
+
+    None where they do not fit, or something is wrong with one of them: the merge then says what.
+    """
+    size = sum(os.stat(path).st_size for path in runs if os.path.isfile(path))
+    if not 0 < 3 * size <= memory_bytes:
+        return None
+    try:
+        dtype = _open_dtype(runs[0])
+        parts = [_open_array(path, dtype, CorruptDataError, "run", raw=False, mmap=True) for path in runs]
+    except (OSError, ValueError):
+        return None
+    is_uids = dtype == UID_DTYPE
+    first_unsorted = core_uids.uid_first_unsorted if is_uids else core_uids.record_first_unsorted
+    if any(first_unsorted(part, 0) < len(part) for part in parts):
+        return None
+    whole = np.concatenate(parts)
+    rows = len(whole)
+    whole = core_uids.uid_sort(whole, unique, 0) if is_uids else core_uids.record_sort(whole, 0)
+    if unique and not is_uids and rows:
+        first = np.ones(rows, np.bool_)
+        first[1:] = (whole["f0"][1:] != whole["f0"][:-1]) | (whole["f1"][1:] != whole["f1"][:-1])
+        whole = whole[first]
+    save_scratch(out, whole)
+    return MergeReport(rows, len(whole), 1)
+
+
+def _open_dtype(path: PathLike) -> np.dtype[Any]:
+    """Of a run: of uids or of records, by its header; ValueError for anything else."""
+    with open_input(path) as file:
+        array, _ = read_header(file)
+    if array.dtype not in (UID_DTYPE, RECORD_DTYPE):
+        raise ValueError(f"{array.dtype} is not that of a run")
+    return array.dtype
 
 
 def external_sort(

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast._core import uids as core_uids
+from dcfast.storage.arrow import text_buffers
 from dcfast.uids.files import (
     RECORD_DTYPE,
     UID_DTYPE,
@@ -157,18 +158,9 @@ def _parse_chunk(chunk: Any, threads: int) -> tuple[UidArray, BoolArray, int]:
         chunk = chunk.dictionary_decode()
     if pa.types.is_null(chunk.type) or len(chunk) == 0:
         return np.zeros(len(chunk), UID_DTYPE), np.zeros(len(chunk), bool), 0
-    wide = pa.types.is_large_string(chunk.type) or pa.types.is_large_binary(chunk.type)
-    if not wide and not (pa.types.is_string(chunk.type) or pa.types.is_binary(chunk.type)):
-        chunk = chunk.cast(pa.large_binary())
-        wide = True
-    _, offset_buffer, data_buffer = chunk.buffers()
-    data = np.empty(0, np.uint8) if data_buffer is None else np.frombuffer(data_buffer, np.uint8)
-    part = slice(chunk.offset, chunk.offset + len(chunk) + 1)
-    if wide:
-        parsed = core_uids.uid_parse_offsets64(data, np.frombuffer(offset_buffer, np.int64)[part], threads)
-    else:
-        parsed = core_uids.uid_parse_offsets32(data, np.frombuffer(offset_buffer, np.int32)[part], threads)
-    uids, valid, num_valid = parsed
+    data, offsets = text_buffers(chunk)
+    parse = core_uids.uid_parse_offsets64 if offsets.dtype == np.int64 else core_uids.uid_parse_offsets32
+    uids, valid, num_valid = parse(data, offsets, threads)
     if chunk.null_count:
         # the text of a null may be anything
         null = ~chunk.is_valid().to_numpy(zero_copy_only=False)

@@ -11,6 +11,9 @@ uids of the kept samples, and nothing else (``dcfast.stages.filter.subsets``); `
 
 from __future__ import annotations
 
+import functools
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +50,7 @@ from dcfast.rundir.run_dir import Run
 from dcfast.rundir.tables import combine_parts, part_path
 from dcfast.stages.filter.subsets import write_repeated
 from dcfast.stages.signatures import needed
-from dcfast.storage.atomic import atomic_path
+from dcfast.storage.atomic import atomic_path, write_bytes
 from dcfast.storage.npz import load_array, save_array
 from dcfast.storage.parquet import read_table
 from dcfast.uids.files import count_repeats
@@ -64,6 +67,8 @@ from dcfast.uids.sets import (
 
 __all__ = ["assign_outcomes", "malformed_notes", "of_no_samples", "repeated_notes", "unmatched_notes"]
 
+SEGMENTS_AT_ONCE = 8
+"""Segments whose samples a piece decides about, one after the other: the disk is waited for once."""
 MAX_NOTED = 1_000
 """Damaged shards that a summary names; the quarantine table has all of them."""
 
@@ -90,13 +95,31 @@ def _write(root: Path, number: int, group: str, columns: dict[str, Any], damage:
     table = pa.table(columns, schema=fate_schema())
     with atomic_path(root / part_path("fates", number, group)) as temporary:
         pq.write_table(table, temporary)
-    quarantine = table.filter(pc.equal(table["fate"], FATES[QUARANTINED])).drop_columns(["fate"])
-    # a damaged shard stands in quarantine as a row without key: what it hides shows up as missing metadata rows
-    shards = [{"shard": name, "reason": reason} for name, reason in damage]
-    quarantine = pa.concat_tables([quarantine, pa.Table.from_pylist(shards, schema=quarantine.schema)])
-    with atomic_path(root / part_path("quarantine", number, group)) as temporary:
+    place = root / part_path("quarantine", number, group)
+    is_quarantined = pc.equal(table["fate"], FATES[QUARANTINED])
+    if not damage and not pc.any(is_quarantined, min_count=0).as_py():  # nearly always
+        write_bytes(place, _no_quarantine())
+        return 0
+    quarantine = table.filter(is_quarantined).drop_columns(["fate"])
+    if damage:
+        # a damaged shard stands in quarantine as a row without key: what it hides shows up as missing metadata rows
+        shards = [{"shard": name, "reason": reason} for name, reason in damage]
+        quarantine = pa.concat_tables([quarantine, pa.Table.from_pylist(shards, schema=quarantine.schema)])
+    with atomic_path(place) as temporary:
         pq.write_table(quarantine, temporary)
     return int(quarantine.num_rows)
+
+
+@functools.lru_cache(maxsize=1)
+def _no_quarantine() -> bytes:
+    """A part of the quarantine without rows, as it is written."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = fate_schema()
+    out = pa.BufferOutputStream()
+    pq.write_table(schema.remove(schema.get_field_index("fate")).empty_table(), out)
+    return bytes(out.getvalue())
 
 
 def _quarantine_reasons(
@@ -126,14 +149,30 @@ def _quarantine_reasons(
 
 
 def assign_sample_outcomes(out: str, args: dict[str, Any]) -> dict[str, Any]:
-    """Piece: the fates of one segment's samples, and the sorted run of the kept uids."""
+    """Piece: the fates of the samples of some segments, and of each segment the sorted run of the kept uids."""
+    root = Path(out)
+    outcomes = open_records(root / OUTCOMES)
+    of_each = [_assign_segment(root, number, first, outcomes, args) for number, first in args["segments"]]
+    return {
+        **{name: _summed(s[name] for s in of_each) for name in ("fates", "reasons")},
+        **{name: sum(s[name] for s in of_each) for name in ("rows", "quarantined", "damaged")},
+        "damage": [damage for s in of_each for damage in s["damage"]][:MAX_NOTED],
+    }
+
+
+def _summed(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return dict(total)
+
+
+def _assign_segment(root: Path, number: int, first_shard: int, outcomes: Any, args: dict[str, Any]) -> dict[str, Any]:
     import pyarrow as pa
 
-    root, number = Path(out), args["number"]
     segment = Segment.open(root / segment_path(number))
     signatures = load_array(root / signature_path(number), mmap=True) if args["decoded"] else None
     features = load_array(root / status_path(number)) if args["embedded"] else None
-    outcomes = open_records(root / OUTCOMES)
     reasons = args["reasons"]
 
     wrong, wrong_reasons = _quarantine_reasons(segment, signatures, features, args.get("uid_from", "json"))
@@ -180,7 +219,7 @@ def assign_sample_outcomes(out: str, args: dict[str, Any]) -> dict[str, Any]:
     excluded = np.flatnonzero((fate == QUARANTINED) & (code == 0))
     records = np.empty(len(excluded), dtype=RECORD_DTYPE)
     records["f0"], records["f1"] = uids["f0"][excluded], uids["f1"][excluded]
-    records["f2"] = row_ids(segment, args["first_shard"], excluded)
+    records["f2"] = row_ids(segment, first_shard, excluded)
     save_array(root / excluded_path(number), records)
     fate_counts, word_counts = np.bincount(fate, minlength=5), np.bincount(word, minlength=len(words))
     return {
@@ -188,7 +227,7 @@ def assign_sample_outcomes(out: str, args: dict[str, Any]) -> dict[str, Any]:
         "reasons": {w: int(n) for w, n in zip(words, word_counts, strict=True) if w is not None and n},
         "rows": len(fate),
         "quarantined": quarantined,
-        "damage": damage[:MAX_NOTED],
+        "damage": damage,
         "damaged": len(damage),
     }
 
@@ -320,37 +359,29 @@ def of_no_samples() -> dict[str, Any]:
     return {"fates": {}, "reasons": {}, "damage": [], "damaged_shards": 0, "subset": None}
 
 
+def _segment_outputs(number: int) -> tuple[str, ...]:
+    return (part_path("fates", number), part_path("quarantine", number), kept_run(number), excluded_path(number))
+
+
 def assign_outcomes(run: Run, reasons: list[str], malformed: list[int]) -> Any:
     """The steps that assign the fates; returns their part of the filter stage's summary."""
-    segments, groups = len(run.pool.segments()), len(malformed)
+    segments, groups = [(number, first) for number, (first, _) in enumerate(run.pool.segments())], len(malformed)
     decoded, embedded, repeats = needed(run), run.asks_for("features"), run.settings.keep_repeats
     of_samples = yield [
         Piece(
             "filter/fates",
-            f"{number:05d}",
+            f"{some[0][0]:05d}",
             "dcfast.stages.filter.fates:assign_sample_outcomes",
-            {
-                "number": number,
-                "first_shard": first,
-                "decoded": decoded,
-                "embedded": embedded,
-                "reasons": reasons,
-                **run.uid_rule,
-            },
+            {"segments": some, "decoded": decoded, "embedded": embedded, "reasons": reasons, **run.uid_rule},
             inputs=(
-                segment_path(number),
                 OUTCOMES,
-                *((signature_path(number),) if decoded else ()),
-                *((status_path(number),) if embedded else ()),
+                *(segment_path(n) for n, _ in some),
+                *(signature_path(n) for n, _ in some if decoded),
+                *(status_path(n) for n, _ in some if embedded),
             ),
-            outputs=(
-                part_path("fates", number),
-                part_path("quarantine", number),
-                kept_run(number),
-                excluded_path(number),
-            ),
+            outputs=tuple(path for n, _ in some for path in _segment_outputs(n)),
         )
-        for number, (first, _) in enumerate(run.pool.segments())
+        for some in (segments[i : i + SEGMENTS_AT_ONCE] for i in range(0, len(segments), SEGMENTS_AT_ONCE))
     ]
     of_metadata = yield [
         Piece(
@@ -374,12 +405,12 @@ def assign_outcomes(run: Run, reasons: list[str], malformed: list[int]) -> Any:
             "filter/subset",
             "subset",
             "dcfast.stages.filter.fates:merge_subset",
-            {"segments": segments, **({"repeats": True} if repeats else {})},
+            {"segments": len(segments), **({"repeats": True} if repeats else {})},
             inputs=(
                 "index/pool.npy",
                 OUTCOMES,
                 *((METADATA_SUBSET,) if repeats else ()),
-                *(kept_run(n) for n in range(segments)),
+                *(kept_run(n) for n, _ in segments),
             ),
             outputs=("subset.npy",),
         )
@@ -388,17 +419,13 @@ def assign_outcomes(run: Run, reasons: list[str], malformed: list[int]) -> Any:
     quarantined = sum(s["quarantined"] for s in [*of_samples, *of_metadata])
     for table, count in (("fates", rows), ("quarantine", quarantined)):
         extra = tuple(part_path(table, n, "b") for n in range(groups))
-        yield [combine_parts("filter/tables", table, segments, count, extra)]
-    fates = {name: sum(s["fates"][name] for s in of_samples) for name in FATES}
+        yield [combine_parts("filter/tables", table, len(segments), count, extra)]
+    fates = _summed(s["fates"] for s in of_samples)
     fates["missing"] += sum(s["missing"] for s in of_metadata)
     fates["quarantined"] += sum(s["malformed"] for s in of_metadata)
-    why: dict[str, int] = {}
-    for piece in of_samples:
-        for reason, count in piece["reasons"].items():
-            why[reason] = why.get(reason, 0) + count
     return {
         "fates": fates,
-        "reasons": dict(sorted(why.items())),
+        "reasons": dict(sorted(_summed(s["reasons"] for s in of_samples).items())),
         "damage": [list(d) for s in of_samples for d in s["damage"]][:MAX_NOTED],
         "damaged_shards": sum(s["damaged"] for s in of_samples),
         "subset": merged[0]["uids"],

@@ -28,7 +28,7 @@ from dcfast.filters import (
     score_histogram,
 )
 from dcfast.filters.term import CONTAMINATED, ORACLE, SCORES, TEACHER_PAIRS
-from dcfast.index.metadata import metadata_schema, open_metadata, parse_uids, shown_uid
+from dcfast.index.metadata import check_uid_type, metadata_schema, open_metadata, parse_uids, shown_uid
 from dcfast.models.devices import gpu_share
 from dcfast.process.read_ahead import read_ahead
 from dcfast.rundir.layout import (
@@ -167,8 +167,11 @@ def _uid_set_paths(run: Run, names: list[str]) -> dict[str, str]:
     return {name: str(own.get(name) or absolute(name)) for name in names}
 
 
-def _batches(path: str, columns: list[str], uid_from: str = "json", rows: int = BATCH_ROWS) -> Iterator[Any]:
+def _batches(compiled: Filter, path: str, columns: list[str], uid_from: str, rows: int = BATCH_ROWS) -> Iterator[Any]:
+    """The batches of a metadata file that has what the filter reads; PoolError where it lacks it."""
     with open_metadata(path, uid_from) as file:
+        check_uid_type(file)
+        compiled.check_columns(file.schema, path)
         yield from file.batches(columns, rows)
 
 
@@ -180,8 +183,7 @@ def histogram(out: str, args: dict[str, Any]) -> dict[str, Any]:
     search = QuantileSearch.from_json(args["search"])
     counts = np.zeros(NUM_BINS, dtype=np.uint64)
     for path in (str(root / name) for name in args["files"]):
-        compiled.check_columns(metadata_schema(path, args.get("uid_from", "json")), path)
-        for batch in _batches(path, [args["column"]]):
+        for batch in _batches(compiled, path, [args["column"]], args.get("uid_from", "json")):
             counts += score_histogram(numbers(batch.column(0)), search.prefix, dtype=search.dtype)
     save_array(root / args["output"], counts)
     return {}
@@ -272,10 +274,9 @@ def evaluate(out: str, args: dict[str, Any]) -> dict[str, Any]:
     counts = np.zeros(len(compiled.reasons), dtype=np.int64)
     verdicts = np.zeros((len(sets), 3), dtype=np.int64)
     for path in (str(root / name) for name in args["files"]):
-        compiled.check_columns(metadata_schema(path, uid_from), path)
         clusters = FileClusters(path, sets)
         file_row = 0
-        for batch in _batches(path, columns, uid_from, BLOCK_ROWS if sets else BATCH_ROWS):
+        for batch in _batches(compiled, path, columns, uid_from, BLOCK_ROWS if sets else BATCH_ROWS):
             uids, valid = parse_uids(batch)
             asked = clusters.of_batch(len(uids))
             codes = np.asarray(compiled.evaluate(batch, args["thresholds"], uid_sets, uids, asked))
