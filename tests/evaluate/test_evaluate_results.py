@@ -259,6 +259,27 @@ def test_the_stage_scores_the_last_checkpoint_once(tmp_path: Path) -> None:
             run_stage(run, engine, "evaluate", steps, Silent)
 
 
+def test_the_stage_names_a_bad_set_and_scores_it_once_it_is_mended(tmp_path: Path) -> None:
+    from dcfast.engine import open_engine
+    from dcfast.engine.progress import Silent
+    from dcfast.stages.evaluate import steps
+    from dcfast.stages.runner import run_stage
+
+    sets, out = tmp_path / "sets", tmp_path / "out"
+    write_set(sets, "cifar10", labelled(9), NAMES)
+    bad = write_set(sets, "mnist", labelled(9), NAMES)
+    (bad / "test/0.tar").rename(tmp_path / "0.tar")  # its files cannot even be listed
+    run = _trained(out, sets)
+    with open_engine("local", 1, None) as engine:
+        summary = run_stage(run, engine, "evaluate", steps, Silent)
+        assert (list(summary["scores"]), list(summary["failed"])) == (["cifar10"], ["mnist"])
+        assert "wds_mnist_test: it holds no test/*.tar" in summary["failed"]["mnist"]
+        assert run_stage(run, engine, "evaluate", steps, Silent)["failed"] == summary["failed"]
+        (tmp_path / "0.tar").rename(bad / "test/0.tar")
+        mended = run_stage(run, engine, "evaluate", steps, Silent)
+        assert (list(mended["scores"]), mended["failed"]) == (["cifar10", "mnist"], {})
+
+
 def test_the_stage_without_sets_or_training(tmp_path: Path) -> None:
     from dcfast.rundir.run_dir import Run
     from dcfast.rundir.settings import Settings
