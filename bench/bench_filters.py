@@ -2,6 +2,10 @@
 
 The stage ``filter`` of a run whose shards are indexed, in a process of its own with two workers; it writes the outcome
 and fate of every row, too. DataComp's side runs once: it takes minutes.
+
+    python -m bench.bench_filters --datacomp CHECKOUT --datacomp-python PYTHON --captions ALT_TEXTS.parquet
+
+The pools take 7 GB of disk and two minutes to make, once. laion2b needs gcld3 on both sides.
 """
 
 from __future__ import annotations
