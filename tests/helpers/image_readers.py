@@ -93,13 +93,18 @@ class Readers:
 
     def evaluation(self) -> list[bool]:
         from dcfast.evaluate.embed import Embedder
+        from dcfast.evaluate.pictures import FilePictures
 
-        with tarfile.open(self.tar) as tar, open(self.tar, "rb") as file:
+        with tarfile.open(self.tar) as tar:
             members = [m for m in tar.getmembers() if not m.name.endswith(".txt")]
-            places = [(file.fileno(), m.offset_data, m.size) for m in members]
-            good, _, problems = Embedder(self.clip, batch_size=1, threads=1)._decode(np.arange(len(places)), places)
+            offset, size = (np.array([getattr(m, name) for m in members]) for name in ("offset_data", "size"))
+            names = [m.name for m in members]
+            pictures = FilePictures([str(self.tar)], names.__getitem__, np.zeros(len(members), np.int64), offset, size)
+            embedder = Embedder(self.clip, batch_size=1, threads=1)
+            with pictures.read(np.arange(len(members)), len(members)) as batches:
+                good, _, problems = embedder._decode(next(batches))
         assert all(problems.values())
-        return [row in good for row in range(len(places))]
+        return [row in good for row in range(len(members))]
 
     def page(self) -> list[bool]:
         from dcfast.report.page.images import thumbnail
