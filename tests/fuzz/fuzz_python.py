@@ -1,8 +1,9 @@
 """The readers in Python of what strangers write, fuzzed under coverage (atheris is libFuzzer for Python).
 
-    python fuzz_python.py TARGET [options of libFuzzer] CORPUS...
+    python fuzz_python.py PLACE/fuzz_TARGET [options of libFuzzer] CORPUS...
 
-What each target promises stands in ``python_targets.py``.
+The first argument is a program that calls this one, which libFuzzer starts again where it merges corpora. What each
+target promises stands in ``python_targets.py``.
 """
 
 from __future__ import annotations
@@ -36,6 +37,6 @@ with atheris.instrument_imports(include=["dcfast"]):
 
 
 if __name__ == "__main__":
-    target = TARGETS[sys.argv[1]]
-    atheris.Setup([sys.argv[0], *sys.argv[2:]], target)
+    target = TARGETS[Path(sys.argv[1]).name.removeprefix("fuzz_")]
+    atheris.Setup(sys.argv[1:], target)
     atheris.Fuzz()

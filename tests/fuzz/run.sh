@@ -19,9 +19,12 @@ for target in tar segment text filter json arrays parquet; do
   rm -rf "$build/kept/$target"
   mkdir -p "$build/kept/$target"
   [ ! -e "$here/corpora/$target.tar.xz" ] || "$python" -m tarfile -e "$here/corpora/$target.tar.xz" "$build/kept"
+  program="$build/tests/fuzz/fuzz_$target"
   case $target in
-    tar | segment | text) program="$build/tests/fuzz/fuzz_$target" ;;
-    *) program="$python $here/fuzz_python.py $target" ;;
+    filter | json | arrays | parquet)
+      printf '#!/bin/sh\nexec "%s" "%s/fuzz_python.py" "$0" "$@"\n' "$python" "$here" >"$program"
+      chmod +x "$program"
+      ;;
   esac
   # lengths beyond a few blocks come from the seeds
   $program -max_total_time="$seconds" -max_len=32768 -rss_limit_mb=2048 -timeout=20 \
