@@ -15,6 +15,8 @@ BENCH_ARGS ?=
 STUDY_ARGS ?=
 # of each target
 FUZZ_SECONDS ?= 8
+# "keep": what fuzzing reaches replaces tests/fuzz/corpora
+FUZZ_KEEP ?=
 # torch and torchvision are installed in one go, since only builds that were made for each other load together. What
 # pip chooses by default carries CUDA (5 GB); where the package index offers a pair without it, name that pair here.
 TORCH ?= torch torchvision
@@ -44,9 +46,10 @@ study: $(VENV)/.study ## which filter is best: nine filters, chosen on three see
 test: $(VENV)/.test ## set up, then pass all tests (those in C++ too)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(TEST_ARGS)
 
+# what fuzzing reaches replaces tests/fuzz/corpora
 soak: $(VENV)/.test ## the long fault tests: twenty random faults in a training on two ranks, ten minutes of each fuzz target
 	DCFAST_FAULTS=20 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/train/test_train_disturbed.py $(TEST_ARGS)
-	$(MAKE) fuzz FUZZ_SECONDS=600
+	$(MAKE) fuzz FUZZ_SECONDS=600 FUZZ_KEEP=keep
 
 lint: $(VENV)/.test ## ruff (rules and format), the levels of imports, and mypy --strict
 	$(BIN)/ruff check .
@@ -74,7 +77,7 @@ fuzz: $(VENV)/.test ## fuzz the readers of tars, index files, texts, language mo
 	PYTHON="$(PYTHON)" sh cmake/system_packages.sh fuzz
 	$(PIP) install atheris
 	$(TOOLS) cmake --preset fuzz && cmake --build --preset fuzz
-	sh tests/fuzz/run.sh build/fuzz $(FUZZ_SECONDS) $(BIN)/python
+	sh tests/fuzz/run.sh build/fuzz $(FUZZ_SECONDS) $(BIN)/python $(FUZZ_KEEP)
 
 cuda: $(VENV)/.build ## compile the CUDA library alone, and check its machine code (needs nvcc, no GPU)
 	$(TOOLS) cmake --preset cuda && cmake --build --preset cuda

@@ -1,9 +1,10 @@
-"""The fuzz targets' seeds: our own code makes them for every target, and they are what they say."""
+"""The fuzz targets: seeds that our own code makes for each, and the inputs that earlier runs kept."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
+import tarfile
 from pathlib import Path
 from types import ModuleType
 
@@ -12,9 +13,8 @@ from dcfast.index.build import index_tars
 from dcfast.index.segments import Segment
 
 
-@pytest.fixture(scope="module")
-def corpus(repo_root: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_corpus", repo_root / "tests/fuzz/make_corpus.py")
+def _load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -22,10 +22,15 @@ def corpus(repo_root: Path) -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="module")
+def corpus(repo_root: Path) -> ModuleType:
+    return _load(repo_root / "tests/fuzz/make_corpus.py")
+
+
 def test_every_target_is_built_run_and_has_seeds(repo_root: Path, corpus: ModuleType, tmp_path: Path) -> None:
     folder = repo_root / "tests/fuzz"
     in_cpp = sorted(path.stem.removeprefix("fuzz_") for path in folder.glob("fuzz_*.cpp"))
-    table = re.search(r"^TARGETS.*?^}", (folder / "fuzz_python.py").read_text(), re.DOTALL | re.MULTILINE)
+    table = re.search(r"^TARGETS.*?^}", (folder / "python_targets.py").read_text(), re.DOTALL | re.MULTILINE)
     assert table is not None
     targets = sorted([*in_cpp, *re.findall(r'^    "(\w+)": read_\1,$', table[0], re.MULTILINE)])
     assert len(targets) >= 7
@@ -37,10 +42,23 @@ def test_every_target_is_built_run_and_has_seeds(repo_root: Path, corpus: Module
     assert sorted(looped[1].split()) == targets
     corpus.main(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == targets
+    assert sorted(path.name for path in (folder / "corpora").iterdir()) == [f"{target}.tar.xz" for target in targets]
     for target in targets:
         seeds = list((tmp_path / target).iterdir())
         assert len(seeds) > 8
         assert all(seed.stat().st_size > 0 for seed in seeds)
+
+
+@pytest.mark.parametrize("target", ["filter", "json", "arrays", "parquet"])
+def test_kept_inputs_are_read_or_refused(repo_root: Path, target: str) -> None:
+    """What coverage found: a target raises where a reader breaks its promise."""
+    run = _load(repo_root / "tests/fuzz/python_targets.py").TARGETS[target]
+    with tarfile.open(repo_root / f"tests/fuzz/corpora/{target}.tar.xz") as kept:
+        inputs = [kept.extractfile(member) for member in kept if member.isfile()]
+        for data in inputs:
+            assert data is not None
+            run(data.read())
+    assert len(inputs) > 20
 
 
 def test_seeds_are_what_they_say(corpus: ModuleType, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ REFUSES: dict[str, Reader] = {
     "resharding/resume.py": at("meta.json", lambda path: resume._read_object(str(path))),
     "resharding/output.py": at("00000000_stats.json", lambda path: output._read_stats(str(path.parent), 1)),
     "train/__main__.py": at("settings.json", train_settings),
-    "models/clip.py": at("open_clip_config.json", model_config),
+    "models/folder.py": at("open_clip_config.json", model_config),
     "storage/json_files.py": at("log.jsonl", read_json_lines),
 }
 """Reader -> what raises an error that names the file."""

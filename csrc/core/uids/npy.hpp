@@ -7,6 +7,7 @@
 #include <charconv>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <string>
 #include <string_view>
@@ -110,8 +111,10 @@ inline Info read_header(const File& file) {
   if (error != std::errc() || !tail.starts_with(",)")) {
     fail("expected a one-dimensional array; got shape " + std::string(shape.substr(0, shape.find(')') + 1)), start);
   }
-  const std::uint64_t want = checked_add(checked_mul(info.count, info.item_size, "rows of the .npy header"),
-                                         info.data_offset, "rows of the .npy header");
+  if (info.count > (std::numeric_limits<std::uint64_t>::max() - info.data_offset) / info.item_size) {
+    fail("the .npy header says " + std::to_string(info.count) + " rows, more than any file holds", start);
+  }
+  const std::uint64_t want = info.count * info.item_size + info.data_offset;
   const std::uint64_t size = file.size();
   if (size != want) {
     fail("the header says " + std::to_string(info.count) + " rows (" + std::to_string(want) + " bytes), the file has " +
