@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+from dcfast.process.signals import POSTPONED
 
 REPO_ROOT = Path(__file__).resolve().parent.parent
 HELPERS = REPO_ROOT / "tests/helpers"
@@ -63,6 +65,14 @@ def real_data() -> Path:
     if not (place / "pool").is_dir():
         pytest.skip(f"no real data at {place}: set DCFAST_REAL_DATA")
     return place
+
+
+@pytest.fixture(autouse=True)
+def no_foreign_handlers() -> None:
+    """Before each test: Ray leaves a handler of SIGTERM to whoever comes after it, and somebody's is left alone."""
+    for number in POSTPONED:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
