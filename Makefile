@@ -21,6 +21,9 @@ FUZZ_KEEP ?=
 # pip chooses by default carries CUDA (5 GB); where the package index offers a pair without it, name that pair here.
 TORCH ?= torch torchvision
 
+# where Python may not keep what it has compiled, every process compiles dcfast anew: a tenth of a second each
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # what a new build of the extension depends on

@@ -71,6 +71,11 @@ def _tree_bytes(root: int) -> int:
     return total
 
 
+def _environment() -> dict[str, str]:
+    """Of both sides: where Python may not keep what it has compiled, each run would compile dcfast anew."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 class Watched:
     """Runs a command; its seconds, and its tree's peak of memory over all runs."""
 
@@ -128,11 +133,11 @@ class Stage:
             "--to",
             "filter",
         ]
-        self.watched = Watched(self.command, harness.REPO_ROOT, {**os.environ})
+        self.watched = Watched(self.command, harness.REPO_ROOT, _environment())
         shutil.rmtree(self.indexed, ignore_errors=True)
         shutil.rmtree(self.out, ignore_errors=True)
         before = [*self.command[:-4], "--to", "decontaminate"]
-        Watched(before, harness.REPO_ROOT, {**os.environ}).run()
+        Watched(before, harness.REPO_ROOT, _environment()).run()
         self.out.rename(self.indexed)
 
     def prepare(self) -> None:
@@ -166,7 +171,7 @@ def _datacomp(bench: harness.Bench, pool: FilterPool, arguments: list[str], save
     script = Path(__file__).with_name("datacomp_filter.py")
     places = ["--metadata_dir", str(pool.root / "metadata"), "--save_path", str(save)]
     workers = ["--num_workers", str(options.threads), "--num_gpus", "1"]
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    env = {name: value for name, value in _environment().items() if name != "PYTHONPATH"}
     env |= {"DATACOMP": os.path.abspath(options.datacomp), "DATACOMP_ASSETS": str(assets), "PYTHONWARNINGS": "ignore"}
     command = [options.datacomp_python, str(script), *arguments, *places, *workers]
     return Watched(command, save.parent, env)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dcfast.engine import open_engine
-from dcfast.engine.local import LocalEngine
+from dcfast.engine.local import MOST_THREADS, LocalEngine
 from dcfast.engine.piece import Piece, perform, piece_key, read_marker
 from dcfast.engine.progress import Silent
 from dcfast.engine.ray import RayEngine
@@ -26,7 +26,7 @@ from dcfast.storage.atomic import atomic_path, remove_leftovers, write_bytes, wr
 HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 
 
-def squares(n: int, function: str = "square", source: str | None = None) -> list[Piece]:
+def squares(n: int, function: str = "square", source: str | None = None, native: bool = False) -> list[Piece]:
     return [
         Piece(
             "demo/squares",
@@ -35,6 +35,7 @@ def squares(n: int, function: str = "square", source: str | None = None) -> list
             {"value": i, "output": f"out/{i}.txt", "source": source},
             inputs=(source,) if source else (),
             outputs=(f"out/{i}.txt",),
+            native=native,
         )
         for i in range(n)
     ]
@@ -187,12 +188,13 @@ def stage(pieces: list[Piece]):  # type: ignore[no-untyped-def]
     return steps
 
 
+@pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_runner_result_is_the_same_for_any_number_of_workers(tmp_path: Path, workers: int) -> None:
+def test_runner_result_is_the_same_for_any_number_of_workers(tmp_path: Path, workers: int, native: bool) -> None:
     run = Run(tmp_path, Settings())
     (tmp_path / "state").mkdir()
     with LocalEngine(workers) as engine:
-        summary = run_stage(run, engine, "demo", stage(squares(7)), Silent)
+        summary = run_stage(run, engine, "demo", stage(squares(7, native=native)), Silent)
     assert summary == {"sum": 91, "order": [0, 1, 4, 9, 16, 25, 36]}
     assert run.summary("demo") == summary
     assert calls(tmp_path) == 7
@@ -221,6 +223,27 @@ def test_error_of_a_piece_reaches_the_caller_and_done_pieces_stay_done(tmp_path:
             run_stage(run, engine, "demo", stage(pieces), Silent)
         assert read_marker(tmp_path, pieces[0]) is not None
     assert not (tmp_path / "state/demo.json").exists()
+
+
+def test_native_pieces_are_threads_of_this_process(tmp_path: Path) -> None:
+    def where(workers: int, *native: bool) -> set[int]:
+        pieces = [Piece("demo/where", str(i), "piece_functions:process", {}, native=n) for i, n in enumerate(native)]
+        with LocalEngine(workers) as engine:
+            return {done["process"] for _, done in engine.map(str(tmp_path), pieces)}
+
+    assert where(2, True, True, True) == where(1, True, False) == {os.getpid()}
+    assert os.getpid() not in where(2, True, False)  # of a step that is not native as a whole
+    assert os.getpid() not in where(MOST_THREADS + 1, True, True)
+
+
+def test_an_error_of_a_native_piece_waits_for_those_at_work(tmp_path: Path) -> None:
+    args = {"seconds": 0.5, "value": 2, "output": "late.txt"}
+    late = Piece("demo/slow", "0", "piece_functions:slow", args, outputs=("late.txt",), native=True)
+    wrong = Piece("demo/slow", "1", "piece_functions:fail", {"value": 3}, native=True)
+    never = [Piece("demo/slow", str(i), "piece_functions:fail", {"value": i}, native=True) for i in range(4, 9)]
+    with LocalEngine(2) as engine, pytest.raises(ValueError, match="piece 3 cannot be done"):
+        list(engine.map(str(tmp_path), [late, wrong, *never]))
+    assert read_marker(tmp_path, late) is not None  # whoever has the directory next writes to it alone
 
 
 def test_killed_worker_is_an_error_that_names_its_piece(tmp_path: Path) -> None:

@@ -36,3 +36,7 @@ def slow(out: str, args: dict[str, Any]) -> dict[str, Any]:
 
 def visible_gpus(out: str, args: dict[str, Any]) -> dict[str, Any]:
     return {"visible": os.environ.get("CUDA_VISIBLE_DEVICES", "all")}
+
+
+def process(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    return {"process": os.getpid()}

@@ -18,15 +18,15 @@ from pool_builder import plain_pool
 def test_the_pieces_are_as_they_were(tmp_path: Path) -> None:
     pool = plain_pool(tmp_path / "pool").write()
     current = Run(tmp_path / "run", Settings(pool=str(pool), filter="no_filter", shard_size=5))
-    numbers = range(len(current.pool.segments()))
+    numbers, pieces = range(len(current.pool.segments())), range(len(current.sample_groups()))
     common = {
-        "args": {"segments": len(numbers), "shard_dir": str(pool / "shards"), "shard_size": 5},
+        "args": {"segments": len(numbers), "excluded": len(pieces), "shard_dir": str(pool / "shards"), "shard_size": 5},
         "inputs": (
             *("subset.npy", "index/pool.npy"),
             *(f"index/segment-{n:05d}.dcx" for n in numbers),
-            *(f"state/filter/excluded/{n:05d}.npy" for n in numbers),
+            *(f"state/filter/excluded/{n:05d}.npy" for n in pieces),
         ),
-        **{"version": 1, "weight": 1, "gpus": 0.0},
+        **{"version": 1, "weight": 1, "gpus": 0.0, "native": False},
     }
     [plan], [order] = next(reshard.steps(current)), next(train.steps(current))
     assert asdict(plan) == {

@@ -40,6 +40,8 @@ class Piece:
         weight: its share of the step's work, for progress (bytes, as a rule).
         gpus: share of a GPU that it takes where a cluster has any; local pieces share those of their machine by
             ``dcfast.models.devices``.
+        native: nearly all of its time is outside of Python (the core, Arrow, the disk), so that threads of one process
+            do as well as processes, which take a second to start.
     """
 
     step: str
@@ -51,6 +53,7 @@ class Piece:
     version: int = 1
     weight: int = 1
     gpus: float = 0.0
+    native: bool = False
 
     def marker_path(self, out: Path) -> Path:
         return out / "state" / self.step / f"{self.name}.json"

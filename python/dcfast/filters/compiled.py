@@ -122,6 +122,11 @@ class Filter:
     def __reduce__(self) -> tuple[Any, ...]:
         return (compile_filter, (self.text,))
 
+    @property
+    def is_native(self) -> bool:
+        """Whether it is evaluated outside of Python: by Arrow and the core, not a caption at a time."""
+        return not {WORDNET, GCLD3} & set(self.needs)
+
     def check_columns(self, schema: pa.Schema, file: str) -> None:
         """Checks that a metadata file has what the filter reads.
 

@@ -143,7 +143,7 @@ def excluded_path(number: int) -> str:
 
 
 def kept_run(number: int) -> str:
-    """The sorted uids that one segment keeps."""
+    """The sorted uids that one piece of the samples keeps."""
     return f"state/filter/kept/{number:05d}.npy"
 
 

@@ -24,6 +24,9 @@ from dcfast.world import WorldSpec
 
 __all__ = ["Run", "Settings"]
 
+SHARDS_AT_ONCE = 16
+"""Whose samples a piece decides about: some hundred thousand rows, at about 150 bytes each."""
+
 
 @dataclass
 class Run:
@@ -85,6 +88,21 @@ class Run:
     def metadata_groups(self) -> list[tuple[int, list[str]]]:
         """``metadata_files`` cut into pieces: (ordinal of the first file, names)."""
         return group_files(self.metadata_files)
+
+    def sample_groups(self) -> list[list[tuple[int, int]]]:
+        """The index segments cut into the pieces that decide about their samples: (number, ordinal of its first shard).
+
+        Neighbours are taken together up to SHARDS_AT_ONCE shards, so that small ones do not cost a file each.
+        """
+        groups: list[list[tuple[int, int]]] = []
+        room = 0
+        for number, (first, names) in enumerate(self.pool.segments()):
+            if room < len(names):
+                groups.append([])
+                room = SHARDS_AT_ONCE
+            groups[-1].append((number, first))
+            room -= len(names)
+        return groups
 
     @property
     def compare(self) -> str | None:

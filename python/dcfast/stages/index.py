@@ -105,6 +105,7 @@ def steps(run: Run) -> Steps:
             outputs=(segment_path(number), _run_path(number)),
             version=VERSION,
             weight=sum(Path(pool.shard_path(name)).stat().st_size for name in names),
+            native=True,
         )
         for number, (first, names) in enumerate(groups)
     ]

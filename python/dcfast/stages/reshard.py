@@ -30,10 +30,10 @@ def output_ranges(count: int) -> list[tuple[int, int]]:
     return [(k, min(k + size, count)) for k in range(0, count, size)]
 
 
-def excluded_rows(root: Path, segments: int, subset: Any) -> Any:
+def excluded_rows(root: Path, pieces: int, subset: Any) -> Any:
     """Row ids in quarantine whose uid is kept all the same, because another sample with that uid is whole."""
     found = [np.zeros(0, dtype=np.uint64)]
-    for number in range(segments):
+    for number in range(pieces):
         records = load_array(root / excluded_path(number))
         uids = np.empty(len(records), dtype="u8,u8")
         uids["f0"], uids["f1"] = records["f0"], records["f1"]
@@ -46,6 +46,7 @@ def plan_arguments(run: Run) -> dict[str, Any]:
     pool = run.pool
     return {
         "segments": len(pool.segments()),
+        "excluded": len(run.sample_groups()),
         "shard_dir": str(pool.shard_dir),
         "shard_size": run.settings.shard_size,
     }
@@ -53,8 +54,8 @@ def plan_arguments(run: Run) -> dict[str, Any]:
 
 def plan_inputs(run: Run) -> tuple[str, ...]:
     """The files that ``plan_kept`` reads, relative to the run directory."""
-    numbers = range(len(run.pool.segments()))
-    return ("subset.npy", "index/pool.npy", *map(segment_path, numbers), *map(excluded_path, numbers))
+    segments, excluded = range(len(run.pool.segments())), range(len(run.sample_groups()))
+    return ("subset.npy", "index/pool.npy", *map(segment_path, segments), *map(excluded_path, excluded))
 
 
 def plan_kept(root: Path, args: dict[str, Any]) -> tuple[resharding.ReshardPlan, NDArray[Any]]:
@@ -68,7 +69,7 @@ def plan_kept(root: Path, args: dict[str, Any]) -> tuple[resharding.ReshardPlan,
         subset,
         shards_dir=args["shard_dir"],
         shard_size=args["shard_size"],
-        exclude=excluded_rows(root, args["segments"], subset),
+        exclude=excluded_rows(root, args["excluded"], subset),
         pool_records=open_records(root / "index/pool.npy"),
     )
     return plan, subset

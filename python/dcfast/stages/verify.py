@@ -120,8 +120,8 @@ def steps(run: Run) -> Steps:
         )
         for first, last in output_ranges(resharded["output_shards"])
     ]
-    segments, groups = len(run.pool.segments()), len(run.pool.metadata_groups())
-    samples = [part_path("fates", n) for n in range(segments)]
+    parts, groups = len(run.sample_groups()), len(run.pool.metadata_groups())
+    samples = [part_path("fates", n) for n in range(parts)]
     others = [part_path("fates", n, "b") for n in range(groups)]
     of_fates = yield [
         Piece(
@@ -141,7 +141,7 @@ def steps(run: Run) -> Steps:
         "payload_bytes": sum(s["payload_bytes"] for s in of_shards),
         "mismatches": sum(s["mismatch_count"] for s in of_shards),
         "rows": sum(s["rows"] for s in of_fates),
-        "sample_rows": sum(s["rows"] for s in of_fates[:segments]),
+        "sample_rows": sum(s["rows"] for s in of_fates[:parts]),
         "kept": sum(s["fates"]["kept"] for s in of_fates),
         "missing": resharded["missing"],
         **{

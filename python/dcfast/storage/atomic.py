@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,7 +66,8 @@ class _Together:
 
 
 _SYNCED_AT_ONCE = 4
-_together: _Together | None = None
+_state = threading.local()
+"""``together``: of the block that this thread is in."""
 
 
 @contextmanager
@@ -74,24 +76,25 @@ def synced_together(directory: str | os.PathLike[str]) -> Iterator[None]:
 
     Disks take one sync of many files in about the time of one file. Before the end of the block, and where it ends by
     an error, a crash of the machine may leave such a file empty: whoever uses this tells finished work by another file,
-    which is written after the block. What is written elsewhere is synced as always.
+    which is written after the block. What is written elsewhere, or by another thread, is synced as always.
     """
-    global _together
-    before, _together = _together, _Together(Path(directory))
+    before, together = getattr(_state, "together", None), _Together(Path(directory))
+    _state.together = together
     try:
         yield
-        paths = [path for path in _together.paths if path.is_file()]
+        paths = [path for path in together.paths if path.is_file()]
     finally:
-        _together = before
+        _state.together = before
     for _ in read_ahead(_fsync_file, paths, threads=_SYNCED_AT_ONCE, ahead=2 * _SYNCED_AT_ONCE):
         pass
 
 
 def _synced_later(final: Path) -> bool:
     """Whether a file that is renamed now is left to the end of a ``synced_together``."""
-    if _together is None or _together.directory not in final.parents:
+    together: _Together | None = getattr(_state, "together", None)
+    if together is None or together.directory not in final.parents:
         return False
-    _together.paths[final] = None
+    together.paths[final] = None
     return True
 
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from dcfast.engine.piece import Piece
 from dcfast.features.files import status_path
 from dcfast.features.pairs import BROKEN, TOO_LARGE
 from dcfast.features.pairs import STATUS as FEATURE_STATUS
+from dcfast.filters.rules import Mask
 from dcfast.images.signatures import STATUS
 from dcfast.index.build import SampleFlag, Segment
 from dcfast.index.rows import row_ids, shard_damage, valid_uid_mask
@@ -47,7 +48,8 @@ from dcfast.rundir.layout import (
     signature_path,
 )
 from dcfast.rundir.run_dir import Run
-from dcfast.rundir.tables import combine_parts, part_path
+from dcfast.rundir.tables import combine_parts, part_path, table_writer
+from dcfast.stages.filter.notes import malformed_row
 from dcfast.stages.filter.subsets import write_repeated
 from dcfast.stages.signatures import needed
 from dcfast.storage.atomic import atomic_path, write_bytes
@@ -65,10 +67,8 @@ from dcfast.uids.sets import (
     uid_unique,
 )
 
-__all__ = ["assign_outcomes", "malformed_notes", "of_no_samples", "repeated_notes", "unmatched_notes"]
+__all__ = ["assign_outcomes", "of_no_samples"]
 
-SEGMENTS_AT_ONCE = 8
-"""Segments whose samples a piece decides about, one after the other: the disk is waited for once."""
 MAX_NOTED = 1_000
 """Damaged shards that a summary names; the quarantine table has all of them."""
 
@@ -86,21 +86,26 @@ URL_REASONS = {"NO_JSON": "no json, so no url", "NO_UID": "json without url", "B
 """The same where uids are hashes of urls."""
 
 
-def _write(root: Path, number: int, group: str, columns: dict[str, Any], damage: list[tuple[str, str]]) -> int:
-    """Writes the parts of both tables; returns the number of rows in quarantine, damaged shards included."""
+def _write(
+    root: Path, number: int, group: str, columns: dict[str, Any], quarantined: Mask, damage: list[tuple[str, str]]
+) -> int:
+    """Writes the parts of both tables; returns the number of rows in quarantine, damaged shards included.
+
+    Args:
+        columns: those of ``fate_schema`` as Arrow arrays; of texts dictionaries or large strings too.
+        quarantined: (n,) bool.
+    """
     import pyarrow as pa
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    table = pa.table(columns, schema=fate_schema())
-    with atomic_path(root / part_path("fates", number, group)) as temporary:
-        pq.write_table(table, temporary)
+    table = pa.table(columns)
+    with table_writer(root / part_path("fates", number, group), table.schema) as writer:
+        writer.write_table(table)
     place = root / part_path("quarantine", number, group)
-    is_quarantined = pc.equal(table["fate"], FATES[QUARANTINED])
-    if not damage and not pc.any(is_quarantined, min_count=0).as_py():  # nearly always
+    if not damage and not quarantined.any():  # nearly always
         write_bytes(place, _no_quarantine())
         return 0
-    quarantine = table.filter(is_quarantined).drop_columns(["fate"])
+    quarantine = table.filter(pa.array(quarantined)).cast(fate_schema()).drop_columns(["fate"])
     if damage:
         # a damaged shard stands in quarantine as a row without key: what it hides shows up as missing metadata rows
         shards = [{"shard": name, "reason": reason} for name, reason in damage]
@@ -149,14 +154,55 @@ def _quarantine_reasons(
 
 
 def assign_sample_outcomes(out: str, args: dict[str, Any]) -> dict[str, Any]:
-    """Piece: the fates of the samples of some segments, and of each segment the sorted run of the kept uids."""
-    root = Path(out)
+    """Piece: the fates of the samples of some segments, and the sorted run of the uids they keep."""
+    root, number, reasons = Path(out), args["number"], args["reasons"]
+    segments = [(n, first, Segment.open(root / segment_path(n))) for n, first in args["segments"]]
+    uids = np.concatenate([np.ascontiguousarray(segment.uid) for _, _, segment in segments])
+    wrong, wrong_reasons = _wrong_samples(root, segments, args)
+
     outcomes = open_records(root / OUTCOMES)
-    of_each = [_assign_segment(root, number, first, outcomes, args) for number, first in args["segments"]]
+    first, count = (np.asarray(a) for a in uid_lookup(outcomes, uids, threads=1))
+    listed = (count > 0) & np.concatenate([valid_uid_mask(segment) for _, _, segment in segments])
+    code = np.full(len(uids), -1, dtype=np.int64)
+    code[listed] = (outcomes["f2"][first[listed]] >> np.uint64(CODE_SHIFT)).astype(np.int64)
+
+    fate = np.full(len(uids), UNLISTED, dtype=np.int8)
+    fate[listed] = np.where(code[listed] == 0, KEPT, DROPPED)
+    fate[wrong > 0] = QUARANTINED
+    # one list of reasons for a dictionary look-up: kept, unlisted, the filter's, the quarantine's
+    words = [None, "no metadata row has this uid", *reasons[1:], *wrong_reasons[1:]]
+    word = np.zeros(len(uids), dtype=np.int32)
+    word[fate == UNLISTED] = 1
+    word[fate == DROPPED] = code[fate == DROPPED] + 1
+    word[fate == QUARANTINED] = wrong[fate == QUARANTINED] + len(reasons)
+
+    damage = [
+        (segment.shard_names[s], f"shard damaged at byte {offset}: {message}")
+        for _, _, segment in segments
+        for s, offset, message in shard_damage(segment)
+    ]
+    columns = {**_names([segment for _, _, segment in segments]), "fate": _dictionary(fate, FATES)}
+    columns["reason"] = _dictionary(word - 1, words[1:])
+    quarantined = _write(root, number, "a", columns, fate == QUARANTINED, damage)
+    save_subset(root / kept_run(number), uid_unique(uids[fate == KEPT], threads=1))
+    excluded = (fate == QUARANTINED) & (code == 0)
+    records = np.empty(int(excluded.sum()), dtype=RECORD_DTYPE)
+    records["f0"], records["f1"] = uids["f0"][excluded], uids["f1"][excluded]
+    at, found = 0, []
+    for _, first_shard, segment in segments if len(records) else ():
+        rows = np.flatnonzero(excluded[at : at + segment.num_samples])
+        found.append(row_ids(segment, first_shard, rows))
+        at += segment.num_samples
+    records["f2"] = np.concatenate([np.empty(0, np.uint64), *found])
+    save_array(root / excluded_path(number), records)
+    fate_counts, word_counts = np.bincount(fate, minlength=5), np.bincount(word, minlength=len(words))
     return {
-        **{name: _summed(s[name] for s in of_each) for name in ("fates", "reasons")},
-        **{name: sum(s[name] for s in of_each) for name in ("rows", "quarantined", "damaged")},
-        "damage": [damage for s in of_each for damage in s["damage"]][:MAX_NOTED],
+        "fates": {name: int(n) for name, n in zip(FATES, fate_counts, strict=True)},
+        "reasons": {w: int(n) for w, n in zip(words, word_counts, strict=True) if w is not None and n},
+        "rows": len(fate),
+        "quarantined": quarantined,
+        "damage": damage[:MAX_NOTED],
+        "damaged": len(damage),
     }
 
 
@@ -167,69 +213,38 @@ def _summed(counts: Iterable[dict[str, int]]) -> dict[str, int]:
     return dict(total)
 
 
-def _assign_segment(root: Path, number: int, first_shard: int, outcomes: Any, args: dict[str, Any]) -> dict[str, Any]:
+def _wrong_samples(root: Path, segments: list[tuple[int, int, Any]], args: dict[str, Any]) -> tuple[Any, list[str]]:
+    """``_quarantine_reasons`` of the samples of all segments."""
+    found, reasons = [], [""]
+    for number, _, segment in segments:
+        signatures = load_array(root / signature_path(number), mmap=True) if args["decoded"] else None
+        features = load_array(root / status_path(number)) if args["embedded"] else None
+        wrong, reasons = _quarantine_reasons(segment, signatures, features, args.get("uid_from", "json"))
+        found.append(wrong)
+    return np.concatenate(found), reasons
+
+
+def _names(segments: list[Any]) -> dict[str, Any]:
+    """The columns shard, row, key and uid of the samples of some segments."""
     import pyarrow as pa
 
-    segment = Segment.open(root / segment_path(number))
-    signatures = load_array(root / signature_path(number), mmap=True) if args["decoded"] else None
-    features = load_array(root / status_path(number)) if args["embedded"] else None
-    reasons = args["reasons"]
-
-    wrong, wrong_reasons = _quarantine_reasons(segment, signatures, features, args.get("uid_from", "json"))
-    uids = np.ascontiguousarray(segment.uid)
-    has_uid = valid_uid_mask(segment)
-    first, count = (np.asarray(a) for a in uid_lookup(outcomes, uids, threads=1))
-    listed = (count > 0) & has_uid
-    code = np.full(segment.num_samples, -1, dtype=np.int64)
-    code[listed] = (outcomes["f2"][first[listed]] >> np.uint64(CODE_SHIFT)).astype(np.int64)
-
-    fate = np.full(segment.num_samples, UNLISTED, dtype=np.int64)
-    fate[listed] = np.where(code[listed] == 0, KEPT, DROPPED)
-    fate[wrong > 0] = QUARANTINED
-    # one list of reasons for a dictionary look-up: kept, unlisted, the filter's, the quarantine's
-    words = [None, "no metadata row has this uid", *reasons[1:], *wrong_reasons[1:]]
-    word = np.zeros(segment.num_samples, dtype=np.int64)
-    word[fate == UNLISTED] = 1
-    word[fate == DROPPED] = code[fate == DROPPED] + 1
-    word[fate == QUARANTINED] = wrong[fate == QUARANTINED] + len(reasons)
-
-    begin = np.asarray(segment.shard_sample_begin).astype(np.int64)
-    counts = np.diff(begin)
-    shard = np.repeat(np.arange(len(counts)), counts)
-    damage = [
-        (segment.shard_names[s], f"shard damaged at byte {offset}: {message}")
-        for s, offset, message in shard_damage(segment)
-    ]
-    names = pa.array(segment.shard_names, pa.string())
-    quarantined = _write(
-        root,
-        number,
-        "a",
-        {
-            "shard": names.take(pa.array(shard)),
-            "row": pa.array((np.arange(len(shard)) - begin[shard]).astype(np.uint32)),
-            "key": segment.keys().cast(pa.string()),
-            "uid": segment.uid_hex().cast(pa.string()),
-            "fate": pa.array(FATES).take(pa.array(fate)),
-            "reason": pa.array(words, pa.string()).take(pa.array(word)),
-        },
-        damage,
-    )
-    save_subset(root / kept_run(number), uid_unique(uids[fate == KEPT], threads=1))
-    excluded = np.flatnonzero((fate == QUARANTINED) & (code == 0))
-    records = np.empty(len(excluded), dtype=RECORD_DTYPE)
-    records["f0"], records["f1"] = uids["f0"][excluded], uids["f1"][excluded]
-    records["f2"] = row_ids(segment, first_shard, excluded)
-    save_array(root / excluded_path(number), records)
-    fate_counts, word_counts = np.bincount(fate, minlength=5), np.bincount(word, minlength=len(words))
+    counts = np.concatenate([np.diff(np.asarray(segment.shard_sample_begin).astype(np.int64)) for segment in segments])
+    shard = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    begin = np.cumsum(counts) - counts
     return {
-        "fates": {name: int(n) for name, n in zip(FATES, fate_counts, strict=True)},
-        "reasons": {w: int(n) for w, n in zip(words, word_counts, strict=True) if w is not None and n},
-        "rows": len(fate),
-        "quarantined": quarantined,
-        "damage": damage,
-        "damaged": len(damage),
+        "shard": _dictionary(shard, [name for segment in segments for name in segment.shard_names]),
+        "row": pa.array((np.arange(len(shard)) - begin[shard]).astype(np.uint32)),
+        "key": pa.chunked_array([segment.keys() for segment in segments]),
+        "uid": pa.chunked_array([segment.uid_hex() for segment in segments]),
     }
+
+
+def _dictionary(codes: Any, words: Sequence[str | None]) -> Any:
+    """(n,) Arrow dictionary of texts: the word of each code, null for -1."""
+    import pyarrow as pa
+
+    indices = codes.astype(np.int32)
+    return pa.DictionaryArray.from_arrays(pa.array(indices, mask=indices < 0), pa.array(words, pa.string()))
 
 
 def assign_metadata_outcomes(out: str, args: dict[str, Any]) -> dict[str, Any]:
@@ -249,31 +264,24 @@ def assign_metadata_outcomes(out: str, args: dict[str, Any]) -> dict[str, Any]:
     unnamed = args["malformed_count"] - len(malformed)
     rule = args.get("uid_from")  # then a uid is a hash, and there is none where there is nothing to hash
     wrong = f"has no {rule}" if rule else "has a uid that is not 32 hex digits"
-    bad = [_malformed_row(m["file"], m["row"], m["uid"], rule or "json") for m in malformed]
+    bad = [malformed_row(m["file"], m["row"], m["uid"], rule or "json") for m in malformed]
     bad += [f"a metadata row {wrong} (the first 1,000 of the piece are named)"] * unnamed
     n, m = len(absent), len(bad)
     empty = pa.nulls(n + m, pa.string())
-    quarantined = _write(
-        root,
-        number,
-        "b",
-        {
-            "shard": empty,
-            "row": pa.nulls(n + m, pa.uint32()),
-            "key": empty,
-            "uid": pa.array(uid_format(uids[absent], as_list=True) + [None] * m, pa.string()),
-            "fate": pa.array([FATES[MISSING]] * n + [FATES[QUARANTINED]] * m, pa.string()),
-            "reason": pa.array(["no sample of the shards has this uid"] * n + bad, pa.string()),
-        },
-        [],
-    )
+    named = cast("Any", uid_format(uids[absent], threads=1))
+    texts = pa.concat_arrays([named.cast(pa.large_string()), pa.nulls(m, pa.large_string())])
+    columns = {"shard": empty, "row": pa.nulls(n + m, pa.uint32()), "key": empty, "uid": texts}
+    which = np.concatenate([np.zeros(n, np.int32), np.arange(1, m + 1, dtype=np.int32)])
+    columns["fate"] = _dictionary(np.where(which == 0, MISSING, QUARANTINED), FATES)
+    columns["reason"] = _dictionary(which, ["no sample of the shards has this uid", *bad])
+    quarantined = _write(root, number, "b", columns, which > 0, [])
     return {"rows": n + m, "missing": n, "malformed": m, "quarantined": quarantined}
 
 
 def merge_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: ``subset.npy``, the sorted uids of the kept samples."""
     root = Path(out)
-    runs = [root / kept_run(n) for n in range(args["segments"])]
+    runs = [root / kept_run(n) for n in range(args["runs"])]
     final = root / "subset.npy"
     if args.get("repeats"):
         kept = root / "state/filter/kept.npy"
@@ -289,101 +297,50 @@ def merge_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _malformed_row(file: str, row: int, uid: str | None, uid_from: str) -> str:
-    if uid_from != "json":
-        return f"metadata {file}, row {row}, has no {uid_from}"
-    return f"uid {uid!r} of metadata {file}, row {row}, is not 32 hex digits"
-
-
-def malformed_notes(
-    first: list[Any] | None, rows: int, malformed: int, uid_from: str, *, metadata_only: bool = False
-) -> list[str]:
-    """That metadata rows have no uid, so that their samples have no row.
-
-    Args:
-        first: file, row and uid of the first of the ``malformed`` among the ``rows``, where it is known.
-        metadata_only: there are no samples yet, and no tables of them.
-    """
-    if not malformed or malformed == rows:  # where it is all, unmatched_notes says so
-        return []
-    named = f" (the first: {_malformed_row(first[0], first[1], first[2], uid_from)})" if first else ""
-    lost = f"{malformed:,} of {rows:,} metadata rows have no uid that can be read{named}: they are"
-    if metadata_only:
-        return [f"{lost} in no subset, whatever the filter says of them"]
-    return [f"{lost} quarantined, and their samples unlisted (quarantine.parquet, fates.parquet)"]
-
-
-def unmatched_notes(fates: dict[str, int], rows: int, malformed: int, uid_from: str) -> list[str]:
-    """Why nothing is kept, where no uid of the metadata is a sample's: the counts and the commonest cause.
-
-    Args:
-        fates: of all samples and metadata rows, as a summary has them.
-        rows: of the metadata; ``malformed`` of them have no uid that is one.
-    """
-    missing = fates[FATES[MISSING]]
-    samples = sum(fates.values()) - missing - malformed
-    if not rows or not samples or missing < rows - malformed:
-        return []
-    what = "uid of 32 hex digits" if uid_from == "json" else f"{uid_from} to make a uid of"
-    if malformed == rows:
-        why = f"no row has a {what} (quarantine.parquet)"
-    elif uid_from == "key":
-        why = (
-            "--uid-from key makes them of SHARD.tar/KEY, as in 00000.tar/000000000: metadata files must have the names "
-            "of their shards (00000.parquet of 00000.tar), and their column key the names of the samples in them"
-        )
-    else:
-        field = "uid" if uid_from == "json" else uid_from
-        why = f"the metadata may be another pool's; compare its column {field} with the samples' json"
-    some = f" ({malformed:,} rows have no {what})" if 0 < malformed < rows else ""
-    return [f"none of the {rows:,} metadata rows{some} is of one of the {samples:,} samples, so none is kept: {why}"]
-
-
-def repeated_notes(counts: dict[str, int], uid_from: str) -> list[str]:
-    """That rows of one url cannot be told apart, where uids are made of urls; those of json are meant to be unique.
-
-    Args:
-        counts: ``repeated_in_pool`` and ``repeated_in_metadata``.
-    """
-    rows, samples = counts["repeated_in_metadata"], counts["repeated_in_pool"]
-    if uid_from != "url" or not (rows or samples):
-        return []
-    return [
-        f"{rows:,} metadata rows and {samples:,} samples repeat a url that stood before, and so share its uid: all "
-        "samples of a url are kept where any of its rows passes the filter (--uid-from key tells them apart)"
-    ]
-
-
 def of_no_samples() -> dict[str, Any]:
     """The same part of the summary as of ``assign_outcomes``, where the pool has no shards yet."""
     return {"fates": {}, "reasons": {}, "damage": [], "damaged_shards": 0, "subset": None}
 
 
-def _segment_outputs(number: int) -> tuple[str, ...]:
-    return (part_path("fates", number), part_path("quarantine", number), kept_run(number), excluded_path(number))
+def assign_outcomes(run: Run, reasons: list[str], malformed: list[int], beside: list[Piece]) -> Any:
+    """The steps that assign the fates; returns their part of the filter stage's summary.
 
-
-def assign_outcomes(run: Run, reasons: list[str], malformed: list[int]) -> Any:
-    """The steps that assign the fates; returns their part of the filter stage's summary."""
-    segments, groups = [(number, first) for number, (first, _) in enumerate(run.pool.segments())], len(malformed)
+    Args:
+        malformed: how many rows of each piece of the metadata have no uid.
+        beside: pieces that wait for the outcomes alone, to be done in the same step.
+    """
+    groups, of_segments = len(malformed), run.sample_groups()
     decoded, embedded, repeats = needed(run), run.asks_for("features"), run.settings.keep_repeats
-    of_samples = yield [
+    of_samples = [
         Piece(
             "filter/fates",
-            f"{some[0][0]:05d}",
+            f"{number:05d}",
             "dcfast.stages.filter.fates:assign_sample_outcomes",
-            {"segments": some, "decoded": decoded, "embedded": embedded, "reasons": reasons, **run.uid_rule},
+            {
+                "number": number,
+                "segments": some,
+                "decoded": decoded,
+                "embedded": embedded,
+                "reasons": reasons,
+                **run.uid_rule,
+            },
             inputs=(
                 OUTCOMES,
                 *(segment_path(n) for n, _ in some),
                 *(signature_path(n) for n, _ in some if decoded),
                 *(status_path(n) for n, _ in some if embedded),
             ),
-            outputs=tuple(path for n, _ in some for path in _segment_outputs(n)),
+            outputs=(
+                part_path("fates", number),
+                part_path("quarantine", number),
+                kept_run(number),
+                excluded_path(number),
+            ),
+            native=True,
         )
-        for some in (segments[i : i + SEGMENTS_AT_ONCE] for i in range(0, len(segments), SEGMENTS_AT_ONCE))
+        for number, some in enumerate(of_segments)
     ]
-    of_metadata = yield [
+    of_metadata = [
         Piece(
             "filter/missing",
             f"{number:05d}",
@@ -397,38 +354,42 @@ def assign_outcomes(run: Run, reasons: list[str], malformed: list[int]) -> Any:
             },
             inputs=("index/pool.npy", outcome_run(number), malformed_path(number)),
             outputs=(part_path("fates", number, "b"), part_path("quarantine", number, "b")),
+            native=True,
         )
         for number in range(groups)
     ]
-    merged = yield [
+    # none of these waits for another
+    done = yield [*of_samples, *of_metadata, *beside]
+    samples, missing = done[: len(of_samples)], done[len(of_samples) : len(of_samples) + groups]
+    rows, quarantined = (sum(s[name] for s in (*samples, *missing)) for name in ("rows", "quarantined"))
+    parts = {table: tuple(part_path(table, n, "b") for n in range(groups)) for table in ("fates", "quarantine")}
+    [merged, *_] = yield [
         Piece(
             "filter/subset",
             "subset",
             "dcfast.stages.filter.fates:merge_subset",
-            {"segments": len(segments), **({"repeats": True} if repeats else {})},
+            {"runs": len(of_segments), **({"repeats": True} if repeats else {})},
             inputs=(
                 "index/pool.npy",
                 OUTCOMES,
                 *((METADATA_SUBSET,) if repeats else ()),
-                *(kept_run(n) for n, _ in segments),
+                *map(kept_run, range(len(of_segments))),
             ),
             outputs=("subset.npy",),
-        )
+            native=True,
+        ),
+        combine_parts("filter/tables", "fates", len(of_segments), rows, parts["fates"]),
+        combine_parts("filter/tables", "quarantine", len(of_segments), quarantined, parts["quarantine"]),
     ]
-    rows = sum(s["rows"] for s in of_samples) + sum(s["rows"] for s in of_metadata)
-    quarantined = sum(s["quarantined"] for s in [*of_samples, *of_metadata])
-    for table, count in (("fates", rows), ("quarantine", quarantined)):
-        extra = tuple(part_path(table, n, "b") for n in range(groups))
-        yield [combine_parts("filter/tables", table, len(segments), count, extra)]
-    fates = _summed(s["fates"] for s in of_samples)
-    fates["missing"] += sum(s["missing"] for s in of_metadata)
-    fates["quarantined"] += sum(s["malformed"] for s in of_metadata)
+    fates = _summed(s["fates"] for s in samples)
+    fates["missing"] += sum(s["missing"] for s in missing)
+    fates["quarantined"] += sum(s["malformed"] for s in missing)
     return {
         "fates": fates,
-        "reasons": dict(sorted(_summed(s["reasons"] for s in of_samples).items())),
-        "damage": [list(d) for s in of_samples for d in s["damage"]][:MAX_NOTED],
-        "damaged_shards": sum(s["damaged"] for s in of_samples),
-        "subset": merged[0]["uids"],
-        "repeated_in_pool": merged[0]["repeated_in_pool"],
-        "repeated_in_metadata": merged[0]["repeated_in_metadata"],
+        "reasons": dict(sorted(_summed(s["reasons"] for s in samples).items())),
+        "damage": [list(d) for s in samples for d in s["damage"]][:MAX_NOTED],
+        "damaged_shards": sum(s["damaged"] for s in samples),
+        "subset": merged["uids"],
+        "repeated_in_pool": merged["repeated_in_pool"],
+        "repeated_in_metadata": merged["repeated_in_metadata"],
     }

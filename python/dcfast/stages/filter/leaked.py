@@ -23,25 +23,28 @@ from dcfast.storage.parquet import read_table
 __all__ = ["contaminated_steps"]
 
 
-def count_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
-    """Piece: the kept samples of one segment that decontamination found; ``samples``, and those of each set.
+def count_kept(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Piece: the kept samples of some segments that decontamination found; ``samples``, and those of each set.
 
-    Memory: the segment's evidence, and the fates of its samples.
+    Memory: the segments' evidence, and the fates of their samples.
     """
     import pyarrow.compute as pc
 
-    root, number = Path(out), args["number"]
-    evidence = read_table(root / part_path(EVIDENCE_TABLE, number), columns=["shard", "row", "evalset"])
-    if evidence.num_rows == 0:
-        return {"samples": 0, "evalsets": {}}
-    segment = Segment.open(root / segment_path(number), verify=False)
-    first = dict(zip(segment.shard_names, np.asarray(segment.shard_sample_begin).tolist(), strict=False))
-    shards, rows, sets = (evidence[name].to_pylist() for name in ("shard", "row", "evalset"))
-    fates = read_table(root / part_path("fates", number), columns=["fate"])["fate"]
-    kept = pc.equal(fates, "kept").to_numpy(zero_copy_only=False)
-    samples = [first[shard] + row for shard, row in zip(shards, rows, strict=True)]
-    # a sample may match a set by its bytes and by its looks
-    found = {(name, sample) for name, sample in zip(sets, samples, strict=True) if kept[sample]}
+    root = Path(out)
+    found: set[tuple[str, int]] = set()  # a sample may match a set by its bytes and by its looks
+    kept, begin = None, 0
+    for number in args["segments"]:
+        segment = Segment.open(root / segment_path(number), verify=False)
+        evidence = read_table(root / part_path(EVIDENCE_TABLE, number), columns=["shard", "row", "evalset"])
+        if evidence.num_rows and kept is None:
+            fates = read_table(root / part_path("fates", args["number"]), columns=["fate"])["fate"]
+            kept = pc.equal(fates, "kept").to_numpy(zero_copy_only=False)
+        first = dict(zip(segment.shard_names, np.asarray(segment.shard_sample_begin).tolist(), strict=False))
+        for shard, row, name in zip(*(evidence[c].to_pylist() for c in ("shard", "row", "evalset")), strict=True):
+            sample = begin + first[shard] + row
+            if kept is not None and kept[sample]:
+                found.add((name, sample))
+        begin += segment.num_samples
     return {
         "samples": len({sample for _, sample in found}),
         "evalsets": dict(sorted(Counter(name for name, _ in found).items())),
@@ -58,11 +61,15 @@ def contaminated_steps(run: Run) -> Any:
         Piece(
             "filter/contaminated",
             f"{number:05d}",
-            "dcfast.stages.filter.leaked:count_segment",
-            {"number": number},
-            inputs=(segment_path(number), part_path(EVIDENCE_TABLE, number), part_path("fates", number)),
+            "dcfast.stages.filter.leaked:count_kept",
+            {"number": number, "segments": [n for n, _ in some]},
+            inputs=(
+                part_path("fates", number),
+                *(path for n, _ in some for path in (segment_path(n), part_path(EVIDENCE_TABLE, n))),
+            ),
+            native=True,
         )
-        for number in range(len(run.pool.segments()))
+        for number, some in enumerate(run.sample_groups())
     ]
     return {
         "samples": sum(c["samples"] for c in counts),

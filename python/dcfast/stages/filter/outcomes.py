@@ -48,6 +48,7 @@ from dcfast.stages.filter import fates
 from dcfast.stages.filter.centroids import BLOCK_ROWS
 from dcfast.stages.filter.clusters import ClusterSet, FileClusters, check_clusters, cluster_steps
 from dcfast.stages.filter.leaked import contaminated_steps
+from dcfast.stages.filter.notes import malformed_notes, repeated_notes, unmatched_notes
 from dcfast.stages.index import refuse_metadata_without_uids
 from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import atomic_path
@@ -220,6 +221,7 @@ def _search_threshold(run: Run, text: str, number: int, column: str, fraction: f
                 inputs=tuple(files),
                 outputs=(outputs[g],),
                 weight=sum(os.path.getsize(run.out / f) for f in files),
+                native=True,
             )
             for g, (_, files) in enumerate(groups)
         ]
@@ -379,6 +381,7 @@ def _evaluation(run: Run, text: str, compiled: Filter, thresholds: dict[str, str
             ),
             weight=sum(os.path.getsize(run.out / f) for f in files),
             gpus=gpu_share(run.settings.device) if cluster_files else 0.0,
+            native=not cluster_files and compiled.is_native,
         )
         for number, (_, files) in enumerate(groups)
     ]
@@ -404,34 +407,36 @@ def steps(run: Run) -> Steps:
     thresholds, shown = yield from _thresholds(run, text, compiled, notes)
     stats, clusters = yield from _evaluation(run, text, compiled, thresholds)
     codes = np.sum([s["codes"] for s in stats], axis=0).tolist()
-    [passing] = yield [
-        Piece(
-            "filter/subset_metadata",
-            "subset_metadata",
-            "dcfast.stages.filter.subsets:write_metadata_subset",
-            {"rows": codes[0]},
-            inputs=(OUTCOMES,),
-            outputs=(METADATA_SUBSET,),
-        )
-    ]
+    metadata_subset = Piece(
+        "filter/subset_metadata",
+        "subset_metadata",
+        "dcfast.stages.filter.subsets:write_metadata_subset",
+        {"rows": codes[0]},
+        inputs=(OUTCOMES,),
+        outputs=(METADATA_SUBSET,),
+        native=True,
+    )
     # fates.parquet is published: a uid file is named by its last part
     reasons = list(without_places(dict.fromkeys(compiled.reasons)))
     rows, malformed = sum(s["rows"] for s in stats), sum(s["malformed"] for s in stats)
     # pieces that an earlier release wrote do not name the first
     first = next((s["first_malformed"] for s in stats if s.get("first_malformed")), None)
     only = run.metadata_only
-    notes += fates.malformed_notes(first, rows, malformed, run.settings.uid_from, metadata_only=only)
+    notes += malformed_notes(first, rows, malformed, run.settings.uid_from, metadata_only=only)
     if only:
+        yield [metadata_subset]
         settled, contaminated = fates.of_no_samples(), None
         notes.append(
             f"pool {run.pool.root.name} has no shards yet, so its metadata was filtered and nothing else: the same "
             "command, without --to filter, goes on when they are there"
         )
     else:
-        settled = yield from fates.assign_outcomes(run, reasons, [s["malformed"] for s in stats])
+        settled = yield from fates.assign_outcomes(
+            run, reasons, [s["malformed"] for s in stats], beside=[metadata_subset]
+        )
         contaminated = yield from contaminated_steps(run)
-        notes += fates.unmatched_notes(settled["fates"], rows, malformed, run.settings.uid_from)
-        notes += fates.repeated_notes(settled, run.settings.uid_from)
+        notes += unmatched_notes(settled["fates"], rows, malformed, run.settings.uid_from)
+        notes += repeated_notes(settled, run.settings.uid_from)
     return {
         "filter": text,
         "notes": notes,
@@ -440,7 +445,7 @@ def steps(run: Run) -> Steps:
         "metadata_rows": rows,
         "malformed_uids": malformed,
         "metadata_outcomes": {reason: codes[i] for i, reason in enumerate(reasons) if codes[i]},
-        "subset_metadata": passing["uids"],
+        "subset_metadata": codes[0],
         "models": compiled.fingerprint(),
         "contaminated": contaminated,
         **settled,

@@ -18,7 +18,7 @@ import numpy as np
 
 from dcfast.rundir.layout import CODE_SHIFT, METADATA_SUBSET, OUTCOMES
 from dcfast.storage.npz import write_npy
-from dcfast.uids.files import UID_DTYPE, count_repeats
+from dcfast.uids.files import UID_DTYPE
 from dcfast.uids.sets import load_subset, open_records, uid_isin
 
 __all__ = ["write_metadata_subset", "write_repeated"]
@@ -41,7 +41,7 @@ def write_metadata_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
     root = Path(out)
     passing = _stretches(open_records(root / OUTCOMES), lambda part: part["f2"] >> np.uint64(CODE_SHIFT) == 0)
     write_npy(root / METADATA_SUBSET, (args["rows"],), UID_DTYPE, passing)
-    return {"uids": args["rows"], "repeats": count_repeats(load_subset(root / METADATA_SUBSET, check=False))}
+    return {"uids": args["rows"]}
 
 
 def write_repeated(kept: Path, passing: Path, final: Path) -> None:
