@@ -59,8 +59,8 @@ def test_programs_with_the_name_of_a_stage(words: list[str], meant: str, monkeyp
 
 
 def test_data_is_another_name_of_shards(tmp_path: Path) -> None:
-    parsed = train._parser().parse_args(["--data", "~/a::b", "--out", str(tmp_path)])
-    assert [source.shards for source in train.settings_of(parsed).sources] == [str(Path.home() / "a"), "b"]
+    parsed = train.parser().parse_args(["--data", "~/a::b", "--out", str(tmp_path)])
+    assert [source.shards for source in train.settings_of(parsed)[1].sources] == [str(Path.home() / "a"), "b"]
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["resharder", "--help"], ["nothing"]])

@@ -266,7 +266,7 @@ def test_other_uses_of_the_option(flat: Path, tmp_path: Path, capsys: Any) -> No
     with pytest.raises(ValueError, match="uid_from must be one of json, url, key; got 'urls'; did you mean 'url'"):
         run(tmp_path / "w", Settings(pool=str(flat), uid_from="urls"))
     assert main(["--pool", str(flat), "--uid-from", "urls", "--no-train", "--out", str(tmp_path / "w")]) == 2
-    assert "uid_from must be one of" in capsys.readouterr().err
+    assert "--uid-from must be one of" in capsys.readouterr().err
 
 
 def load_empty(folder: Path) -> Any:

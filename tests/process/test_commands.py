@@ -190,7 +190,7 @@ def test_usage_and_help_have_their_status(command: str, tmp_path: Path, capsys: 
         (workflow.main, ["--pool", "AT/none"], exit_codes.FAILED, "AT/none"),
         (workflow.main, ["--filter", "basic_fitler"], exit_codes.FAILED, "did you mean 'basic_filter'"),
         (study.main, ["--jobs", "0"], exit_codes.USAGE, "jobs must be at least 1"),
-        (train.main, ["--shards", "AT/s", "--log-every", "0"], exit_codes.USAGE, "log_every must be at least 1"),
+        (train.main, ["--shards", "AT/s", "--log-every", "0"], exit_codes.USAGE, "--log-every must be at least 1"),
         (train.main, ["--shards", "AT/none"], exit_codes.FAILED, "AT/none"),
         (evaluate.main, ["--model", "dcfast-tiny", "--evalsets", "AT/none"], exit_codes.FAILED, "AT/none"),
         (resharder.main, ["-i", "AT/none", "-s", "AT/s.npy"], exit_codes.FAILED, "AT/none"),

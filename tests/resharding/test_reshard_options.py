@@ -426,10 +426,10 @@ def test_command_line_in_process(pool, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "the following arguments are required: -i/--input-dir, -o/--output-dir, -s/--subset-file"),
+        ([], "these have to be given: --input-dir DIR, --output-dir DIR, --subset-file FILE"),
         (["-i", "a", "-o", "b", "-s", "c", "--output-shard-format", "{}.tar"], "can only be {:08d}.tar; got {}.tar"),
         (["-i", "a", "-o", "b", "-s", "c", "--apply-blur"], "need --blur-metadata-map"),
-        (["-i", "a", "-o", "b", "-s", "c", "-j", "-1"], "--num-workers must be 0 or more"),
+        (["-i", "a", "-o", "b", "-s", "c", "-j", "-1"], "--num-workers must be at least 0; got -1"),
         (["-i", "a", "-o", "b", "-s", "c", "--shard-size", "x"], "invalid int value"),
     ],
 )

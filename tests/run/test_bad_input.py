@@ -356,7 +356,7 @@ def test_output_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFix
         (["--scale", "smal"], "did you mean 'small'"),
         (["--workers", "0"], "--workers must be at least 1"),
         (["--shard-size", "0"], "--shard-size must be at least 1"),
-        (["--max-distance", "65"], "--max-distance must be 0..64"),
+        (["--max-distance", "65"], "--max-distance must be 0 to 64; got 65"),
         (["--engine", "spark"], "engine must be one of local, ray"),
         (["--from", "filtre"], "--from must be one of"),
         (["--from", "verify", "--to", "index"], "comes after"),

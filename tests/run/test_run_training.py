@@ -257,14 +257,14 @@ def test_without_a_gpu_large_scales_are_refused(pool: Path, tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loss": "opne_clip"}, "loss must be one of open_clip, dcfast; got 'opne_clip'; did you mean 'open_clip'"),
+        ({"loss": "opne_clip"}, "loss must be one of dcfast, open_clip; got 'opne_clip'; did you mean 'open_clip'"),
         ({"device": "gpu"}, "device must be one of auto, cpu, cuda; got 'gpu'"),
         ({"precision": "half"}, "precision must be one of auto, amp, fp32, fp16, bf16; got 'half'"),
         ({"train_from": "shard"}, "did you mean 'shards'"),
         ({"decoder": "dally"}, "decoder must be one of pil, pil_reduced, dali; got 'dally'; did you mean 'dali'"),
         ({"features": {"l41": "teacher"}}, "prefix must be one of b32, l14; got 'l41'; did you mean 'l14'"),
         ({"features": {"l14": ""}}, "l14 needs a model"),
-        ({"samples_seen": 0}, "samples_seen must be at least 1; got 0"),
+        ({"samples_seen": 0}, r"samples_seen must be 1 to 2\^63 - 1; got 0"),
         ({"samples_seen": 127}, "at least one batch of scale tiny, 128; got 127"),
         ({"teacher_uids": "x.npy"}, "the built-in world's teacher has its own"),
         ({"pool": "/p", "world": {"rows": 3}}, "a run with a pool has none"),
@@ -314,17 +314,17 @@ def test_stages_that_are_no_part_of_a_run(pool: Path, tmp_path: Path) -> None:
 
 
 def test_options_become_settings(tmp_path: Path) -> None:
-    from dcfast.run.options import parser, settings_of
+    from dcfast.run.options import options_of, parser
 
     words = ["--features", "l14=ViT-L-14:openai", "b32=ViT-B-32:sub/x.pt", "--compare", "none", "--no-train"]
     words += ["--pool", "p", "--samples-seen", "700", "--device", "cpu", "--loss", "dcfast", "--train-from", "shards"]
     words += ["--decoder", "pil_reduced"]
-    got = settings_of(parser().parse_args(words))
+    _, got = options_of(parser().parse_args(words))
     assert got.features == {"l14": "ViT-L-14:openai", "b32": f"ViT-B-32:{os.path.abspath('sub/x.pt')}"}
     assert (got.compare, got.train, got.samples_seen) == ("none", False, 700)
     assert (got.device, got.loss, got.train_from, got.decoder) == ("cpu", "dcfast", "shards", "pil_reduced")
-    assert settings_of(parser().parse_args(["--features", "none"])).features == {}
-    assert settings_of(parser().parse_args(["--world", "rows=5"])).world == {"rows": 5}
+    assert options_of(parser().parse_args(["--features", "none"]))[1].features == {}
+    assert options_of(parser().parse_args(["--world", "rows=5"]))[1].world == {"rows": 5}
     assert Run(tmp_path, Settings()).features == {"b32": "teacher", "l14": "teacher"}
     assert Run(tmp_path, Settings(pool="/p")).features == {}
 

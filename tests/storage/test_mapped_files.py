@@ -65,7 +65,10 @@ def segment(path):
 def in_a_thread(a):
     reader = threading.Thread(target=lambda: a["f0"].sum())
     reader.start()
-    reader.join()
+    try:
+        reader.join()
+    finally:
+        reader.join()  # the error may come while it still reads, and holds the map
 
 USES = {
     "subset": (subset, [

@@ -197,9 +197,9 @@ def test_numbers_too_large_to_be_meant() -> None:
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        (["--seed", "-1"], "seed must be from 0 to 2^63 - 1; got -1"),
-        (["--seed", str(1 << 63)], "seed must be from 0 to 2^63 - 1; got 9223372036854775808"),
-        (["--samples-seen", str(10**26)], "samples_seen must be below 2^63; got 1000"),
+        (["--seed", "-1"], "--seed must be 0 to 2^63 - 1; got -1"),
+        (["--seed", str(1 << 63)], "--seed must be 0 to 2^63 - 1; got 9223372036854775808"),
+        (["--samples-seen", str(10**26)], "--samples-seen must be 1 to 2^63 - 1; got 1000"),
     ],
 )
 def test_seeds_and_lengths_that_training_cannot_take_are_said_up_front(

@@ -360,7 +360,7 @@ def test_another_training_in_the_same_place(source: TrainSource, tmp_path: Path)
         ({"accumulation": 0}, "accumulation must be at least 1"),
         ({"workers": -1}, "workers must be at least 0"),
         ({"threads": 0}, "threads must be at least 1"),
-        ({"seed": -1}, "seed must be from 0"),
+        ({"seed": -1}, "seed must be 0 to"),
     ],
 )
 def test_settings_that_make_no_sense(tmp_path: Path, options: dict[str, Any], message: str) -> None:

@@ -6,12 +6,12 @@ raises: what goes wrong inside one is that check's finding.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, TextIO
 
 from dcfast.doctor import checks
@@ -20,6 +20,7 @@ from dcfast.doctor.gpu import gpu
 from dcfast.errors import printable
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE, FAILED
+from dcfast.process.options import add_options, given_options, made_of, option
 from dcfast.process.parser import ArgumentParser
 from dcfast.process.terminal import say
 
@@ -65,18 +66,30 @@ def works(rows: Sequence[dict[str, Any]]) -> bool:
     return all(row["status"] in ("ok", "info") for row in rows if row["needed"])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command: prints the rows; 0 where the core works (optional things may be missing), else 1."""
-    parser = ArgumentParser(
+@dataclass(frozen=True)
+class DoctorOptions:
+    """How far to look, and how to say it."""
+
+    deep: bool = option(False, "also import and try torch, Triton and DALI (seconds)")
+    json: bool = option(False, "print the rows as JSON")
+
+
+def parser() -> ArgumentParser:
+    """The command line of ``dcfast doctor``."""
+    p = ArgumentParser(
         prog="dcfast doctor", description="Versions, what works on this machine, and how to get what does not."
     )
-    parser.add_argument("--deep", action="store_true", help="also import and try torch, Triton and DALI (seconds)")
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
-    arguments = parser.parse_args(argv)
-    return run_command(lambda: _main(arguments), "stopped")
+    add_options(p, DoctorOptions)
+    return p
 
 
-def _main(arguments: argparse.Namespace) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command: prints the rows; 0 where the core works (optional things may be missing), else 1."""
+    arguments = parser().parse_args(argv)
+    return run_command(lambda: _main(made_of(DoctorOptions, given_options(arguments, DoctorOptions))), "stopped")
+
+
+def _main(arguments: DoctorOptions) -> int:
     rows = collect(deep=arguments.deep)
     if arguments.json:
         say(json.dumps({"works": works(rows), "rows": rows}, indent=1, ensure_ascii=True))

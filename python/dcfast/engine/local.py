@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
 from dcfast.engine.engine import ClosingEngine, check_engine
 from dcfast.engine.piece import Piece, perform
 from dcfast.errors import RunError
+from dcfast.process.read_ahead import read_ahead
 from dcfast.process.signals import spawning, start_worker
 
 __all__ = ["LocalEngine"]
@@ -39,25 +42,17 @@ class LocalEngine(ClosingEngine):
                 yield i, perform(out, piece)
             return
         if self.workers <= MOST_THREADS and all(piece.native for piece in pieces):
-            with ThreadPoolExecutor(min(self.workers, len(pieces)), thread_name_prefix="dcfast-piece") as threads:
-                try:
-                    yield from self._run(threads, out, pieces)
-                except BaseException:
-                    threads.shutdown(wait=False, cancel_futures=True)  # what has begun is waited for, all the same
-                    raise
+            threads = read_ahead(
+                partial(perform, out), pieces, threads=self.workers, ahead=2 * self.workers, name="dcfast-piece"
+            )
+            with closing(threads) as results:
+                yield from enumerate(results)
             return
         if self._pool is None:
             # spawn, not fork: the parent may hold threads (Arrow, BLAS) that a fork would leave dead
             self._pool = ProcessPoolExecutor(
                 self.workers, mp_context=get_context("spawn"), initializer=start_worker, initargs=(os.getpid(),)
             )
-        try:
-            yield from self._run(self._pool, out, pieces)
-        except BaseException:
-            self.abandon()
-            raise
-
-    def _run(self, pool: Executor, out: str, pieces: Sequence[Piece]) -> Iterator[tuple[int, dict[str, Any]]]:
         running: dict[Future[dict[str, Any]], int] = {}
         following = iter(enumerate(pieces))
         try:
@@ -65,7 +60,7 @@ class LocalEngine(ClosingEngine):
                 # a short queue ahead of the workers: what has not begun costs nothing to cancel
                 while len(running) < 2 * self.workers and (task := next(following, None)) is not None:
                     with spawning():  # the first starts the workers
-                        running[pool.submit(perform, out, task[1])] = task[0]
+                        running[self._pool.submit(perform, out, task[1])] = task[0]
                 if not running:
                     return
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -74,10 +69,14 @@ class LocalEngine(ClosingEngine):
                     yield running.pop(future), result
         except BrokenProcessPool:
             names = ", ".join(sorted(f"{pieces[i].step}/{pieces[i].name}" for i in running.values())) or "unknown"
+            self.abandon()
             raise RunError(
                 f"a worker process died (killed, or out of memory) while these pieces were at work: {names}. "
                 "Run the same command again to resume; fewer --workers need less memory"
             ) from None
+        except BaseException:
+            self.abandon()
+            raise
 
     def abandon(self) -> None:
         pool, self._pool = self._pool, None

@@ -5,19 +5,46 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from dcfast.evaluate.evaluation import RESULTS, check_evalsets, evaluate_model
 from dcfast.models.clip import load_model
-from dcfast.models.devices import PRECISION_HELP, resolve_device, resolve_precision
+from dcfast.models.devices import resolve_device, resolve_precision
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE, FAILED
+from dcfast.process.options import add_options, made_of, option
 from dcfast.process.parser import ArgumentParser
+from dcfast.process.shared_options import DEVICE, PRECISION
 from dcfast.process.terminal import log_printably, say
+from dcfast.storage.config import add_config, given_and_config
 from dcfast.storage.paths import make_directory, not_left_empty, path_argument
 
 __all__ = ["main"]
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """A model, the sets it is scored on, and how."""
+
+    model: str = option("", "an open_clip model, or dcfast-tiny", required=True)
+    checkpoint: str | None = option(
+        None,
+        "a .pt or .safetensors file, or a tag of open_clip",
+        metavar="FILE",
+        usual="untrained",
+        parse=path_argument,
+    )
+    evalsets: str = option("", "holds the wds_*_test directories", metavar="DIR", parse=path_argument, required=True)
+    out: str = option(
+        "", "the results go here, apart for each checkpoint", metavar="DIR", parse=path_argument, required=True
+    )
+    device: str = option("auto", DEVICE)
+    precision: str = option("auto", PRECISION)
+    batch_size: int = option(64, "pictures at a time")
+    workers: int = option(0, "decoding threads", usual="one per core")
+    strict: bool = option(False, "a set with a damaged shard is not scored")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,24 +54,8 @@ def parser() -> argparse.ArgumentParser:
         description="Zero-shot scores of a CLIP model on local evaluation sets (wds_*_test directories).",
         epilog="The same command resumes an evaluation that was stopped. Docs: docs/evaluation.md.",
     )
-    p.add_argument("--model", required=True, metavar="NAME", help="an open_clip model, or dcfast-tiny")
-    p.add_argument(
-        "--checkpoint",
-        type=path_argument,
-        metavar="FILE",
-        help="a .pt or .safetensors file, or a tag of open_clip (default: untrained)",
-    )
-    p.add_argument(
-        "--evalsets", type=path_argument, required=True, metavar="DIR", help="holds the wds_*_test directories"
-    )
-    p.add_argument(
-        "--out", type=path_argument, required=True, metavar="DIR", help="the results go here, apart for each checkpoint"
-    )
-    p.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu or cuda (default auto)")
-    p.add_argument("--precision", default="auto", metavar="NAME", help=PRECISION_HELP)
-    p.add_argument("--batch-size", type=int, default=64, metavar="N", help="pictures at a time (default 64)")
-    p.add_argument("--workers", type=int, default=0, metavar="N", help="decoding threads (default: one per core)")
-    p.add_argument("--strict", action="store_true", help="a set with a damaged shard is not scored")
+    add_config(p)
+    add_options(p, EvaluateOptions)
     return p
 
 
@@ -89,8 +100,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(lambda: _main(args), "stopped; the same command resumes")
 
 
-def _main(args: argparse.Namespace) -> int:
+def _main(arguments: argparse.Namespace) -> int:
     log_printably()
+    args = made_of(EvaluateOptions, given_and_config(arguments, EvaluateOptions))
     device = resolve_device(args.device)
     precision, amp = resolve_precision(args.precision, device)
     check_evalsets(args.evalsets)  # before the model is loaded, which takes longer

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.errors import PoolError
+from dcfast.process.shared_options import UID_FROM
 from dcfast.storage.arrow import text_buffers
 from dcfast.storage.hashing import hash_members
 from dcfast.storage.parquet import BATCH_ROWS, Kind, ParquetFile
@@ -40,7 +41,7 @@ ALIASES = {"text": ("caption", "TEXT"), "url": ("URL",)}
 
 METADATA = Kind("metadata", "download it again", PoolError)
 
-UID_SOURCES = ("json", "url", "key")
+UID_SOURCES = UID_FROM.choices
 """Where uids come from: the samples' json and the column ``uid``; hashes of urls; hashes of shard name and key."""
 
 _STRINGS = ("is_string", "is_large_string", "is_string_view")

@@ -24,7 +24,9 @@ from dcfast.index.rows import shard_damage
 from dcfast.index.segments import Segment, shard_state
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE
+from dcfast.process.options import add_options, given_options, made_of, option
 from dcfast.process.parser import ArgumentParser
+from dcfast.process.shared_options import UID_FROM
 from dcfast.process.terminal import say
 from dcfast.storage.atomic import fsync_dir, remove_leftovers, write_json
 from dcfast.storage.json_files import read_json
@@ -314,23 +316,35 @@ def _exchange(folder: Path, staging: Path, segments: int) -> None:
     fsync_dir(folder)
 
 
+@dataclass(frozen=True)
+class RefreshOptions:
+    """An index directory, and the pool that it is of."""
+
+    index_dir: str = option(
+        "", "directory of the index; made where missing", flags=("index_dir",), parse=path_argument, required=True
+    )
+    pool: str = option(
+        "", "directory with *.tar, or with shards/*.tar", flags=("pool",), parse=path_argument, required=True
+    )
+    threads: int = option(0, "shards indexed at a time", usual="one per core")
+    uid_from: str = option("json", UID_FROM)
+
+
+def parser() -> ArgumentParser:
+    """The command line of ``python -m dcfast.pool_refresh``."""
+    p = ArgumentParser(prog="python -m dcfast.pool_refresh", description=(__doc__ or "").split("\n")[0])
+    add_options(p, RefreshOptions)
+    return p
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m dcfast.pool_refresh INDEX_DIR POOL``: prints the report as JSON; returns the exit status."""
-    parser = ArgumentParser(prog="python -m dcfast.pool_refresh", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("index_dir", type=path_argument, help="directory of the index; made where missing")
-    parser.add_argument("pool", type=path_argument, help="directory with *.tar, or with shards/*.tar")
-    parser.add_argument("--threads", type=int, default=0, help="shards indexed at a time; default: one per core")
-    parser.add_argument(
-        "--uid-from",
-        choices=UID_SOURCES,
-        default="json",
-        help="uids of the json (default), or hashes of the url, or of shard name and key (docs/formats.md)",
-    )
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     return run_command(lambda: _refresh(args), "stopped; the same command brings it up to date")
 
 
-def _refresh(args: argparse.Namespace) -> int:
+def _refresh(arguments: argparse.Namespace) -> int:
+    args = made_of(RefreshOptions, given_options(arguments, RefreshOptions))
     report = refresh_index(args.index_dir, args.pool, threads=args.threads, uid_from=args.uid_from)
     say(json.dumps(report, sort_keys=True))
     return DONE

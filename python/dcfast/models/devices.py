@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dcfast.process.shared_options import PRECISION
 from dcfast.storage.lock import take_lock
 from dcfast.storage.temporary import own_folder
 
 __all__ = [
     "PRECISIONS",
-    "PRECISION_HELP",
     "borrowed_device",
     "gpu_share",
     "one_thread",
@@ -25,12 +25,8 @@ __all__ = [
 PER_GPU = 2
 """Processes at work on a GPU at a time: one decodes while the other computes."""
 _POLL_S = 0.2
-PRECISIONS = ("auto", "amp", "fp32", "fp16", "bf16")
+PRECISIONS = PRECISION.choices
 """Of an evaluation; ``resolve_precision`` says what they mean."""
-PRECISION_HELP = (
-    "of evaluation: auto (as DataComp's: amp on a GPU, fp32 on the CPU), amp, fp32, or fp16 or bf16 weights "
-    "(docs/evaluation.md; default auto)"
-)
 
 
 def resolve_device(wanted: str) -> str:

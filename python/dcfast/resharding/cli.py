@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from argparse import Namespace, RawDescriptionHelpFormatter
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE
+from dcfast.process.options import add_options, given_options, made_of, option
 from dcfast.process.parser import ArgumentParser
+from dcfast.process.shared_options import UID_FROM
 from dcfast.process.terminal import say
 from dcfast.resharding.run import reshard
 from dcfast.storage.paths import not_left_empty, path_argument
 
-__all__ = ["main", "parse_arguments"]
+__all__ = ["ReshardOptions", "main", "parse_arguments", "parser"]
 
-_LAYOUT = {
-    "shard_format": "{:08d}.tar",
-    "output_shard_format": "{:08d}.tar",
-    "shard_stats_format": "{:08d}_stats.json",
-    "output_shard_stats_format": "{:08d}_stats.json",
-}
+_NAME, _STATS = "{:08d}.tar", "{:08d}_stats.json"
 _MOST_WARNINGS = 20
 _EPILOG = """\
 Arguments of DataComp's resharder.py that need nothing here are taken and ignored: --shard-table and
@@ -36,80 +34,89 @@ Exit status: 0 done, 1 failed, 2 wrong arguments, 130 or 143 stopped by Ctrl-C o
 """
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> Namespace:
-    """Reads the command line; exits with status 2 where it is wrong."""
-    parser = ArgumentParser(
+@dataclass(frozen=True)
+class ReshardOptions:
+    """Arguments of DataComp's resharder.py, and ours."""
+
+    input_dir: list[str] = option(
+        [],
+        "directory of shards; several, if given several times",
+        flags=("-i", "--input-dir"),
+        metavar="DIR",
+        parse=path_argument,
+        append=True,
+        required=True,
+    )
+    output_dir: str = option(
+        "", "output directory", flags=("-o", "--output-dir"), metavar="DIR", parse=path_argument, required=True
+    )
+    subset_file: str = option(
+        "",
+        "sorted uids: .npy of dtype u8,u8, or a raw memmap of it",
+        flags=("-s", "--subset-file"),
+        metavar="FILE",
+        parse=path_argument,
+        required=True,
+    )
+    num_shards: int | None = option(
+        None, "number of input shards to process, by the number in their name", flags=("-n", "--num-shards"), least=0
+    )
+    first_shard: int = option(0, "first input shard to process", least=0)
+    num_workers: int = option(0, "threads", flags=("-j", "--num-workers"), usual="one per core", least=0)
+    shard_size: int = option(10_000, "most samples in an output shard", least=1)
+    max_bytes: int = option(3_000_000_000, "payload at which an output shard ends", least=1)
+    shuffle_seed: int | None = option(None, "put all samples in a random order, the same for the same seed")
+    shuffle_bufsize: int = option(0, "as --shuffle-seed 0, where above 0")
+    blur_metadata_map: str | None = option(
+        None,
+        "boxes by uid: DataComp's map (json), or a parquet file or a directory of them",
+        metavar="FILE",
+        parse=path_argument,
+    )
+    apply_blur: bool = option(False, "blur boxes in pictures, which become .webp")
+    inject_blur_metadata: bool = option(False, "write boxes into the json as face_bboxes")
+    reencode_webp_quality: int = option(100, "of blurred pictures", least=0, most=100)
+    uid_from: str = option("json", UID_FROM)
+    idx: bool = option(False, "write index files for NVIDIA DALI (wds2idx v1.2) along")
+    dry_run: bool = option(False, "plan and report, change nothing")
+    overwrite: bool = option(False, "remove earlier output shards first")
+    resume: bool = option(False, "go on with a run that was killed")
+    verify: bool = option(False, "read the output again and compare every payload with its source")
+    sync: bool = option(True, "do not wait for the disk: a crash of the machine may lose shards", flags=("--no-sync",))
+    verbose: bool = option(False, "say more", flags=("-v", "--verbose"))
+    quiet: bool = option(False, "say nothing but errors", flags=("-q", "--quiet"))
+    shard_format: str = option(_NAME, "the usual one alone", choices=(_NAME,))
+    output_shard_format: str = option(_NAME, "the usual one alone", choices=(_NAME,))
+    shard_stats_format: str = option(_STATS, "the usual one alone", choices=(_STATS,))
+    output_shard_stats_format: str = option(_STATS, "the usual one alone", choices=(_STATS,))
+    shard_table: str | None = option(None, "ignored")
+    write_shard_table: bool = option(False, "ignored")
+
+
+def parser() -> ArgumentParser:
+    """The command line."""
+    p = ArgumentParser(
         prog="python -m dcfast.resharder",
         description="Write a subset of a pool as new shards.",
         epilog=_EPILOG,
         formatter_class=RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
-    add(
-        "-i",
-        "--input-dir",
-        type=path_argument,
-        required=True,
-        action="append",
-        help="directory of shards; several, if given several times",
-    )
-    add("-o", "--output-dir", type=path_argument, required=True, help="output directory")
-    add(
-        "-s",
-        "--subset-file",
-        type=path_argument,
-        required=True,
-        help="sorted uids: .npy of dtype u8,u8, or a raw memmap of it",
-    )
-    add("-n", "--num-shards", type=int, help="number of input shards to process, by the number in their name")
-    add("--first-shard", type=int, default=0, help="first input shard to process")
-    add("-j", "--num-workers", type=int, default=0, help="threads; 0 (default): one per core")
-    add("--shard-size", type=int, default=10_000, help="most samples in an output shard (10000)")
-    add("--max-bytes", type=int, default=3_000_000_000, help="payload at which an output shard ends (3e9)")
-    add("--shuffle-seed", type=int, help="put all samples in a random order, the same for the same seed")
-    add("--shuffle-bufsize", type=int, default=0, help="as --shuffle-seed 0, where above 0")
-    add(
-        "--blur-metadata-map",
-        type=path_argument,
-        help="boxes by uid: DataComp's map (json), or a parquet file or a directory of them",
-    )
-    add("--apply-blur", action="store_true", help="blur boxes in pictures, which become .webp")
-    add("--inject-blur-metadata", action="store_true", help="write boxes into the json as face_bboxes")
-    add("--reencode-webp-quality", type=int, default=100, help="of blurred pictures (100)")
-    add(
-        "--uid-from",
-        choices=("json", "url", "key"),
-        default="json",
-        help="uids of json, or hashes of url or key (json)",
-    )
-    add("--idx", action="store_true", help="write index files for NVIDIA DALI (wds2idx v1.2) along")
-    add("--dry-run", action="store_true", help="plan and report, change nothing")
-    add("--overwrite", action="store_true", help="remove earlier output shards first")
-    add("--resume", action="store_true", help="go on with a run that was killed")
-    add("--verify", action="store_true", help="read the output again and compare every payload with its source")
-    add("--no-sync", action="store_true", help="do not wait for the disk: a crash of the machine may lose shards")
-    add("-v", "--verbose", action="count", default=0, help="say more")
-    add("-q", "--quiet", action="count", default=0, help="say nothing but errors")
-    for name, usual in _LAYOUT.items():
-        add("--" + name.replace("_", "-"), default=usual, help=f"only {usual.replace('%', '%%')}")
-    add("--shard-table", help="ignored")
-    add("--write-shard-table", action="store_true", help="ignored")
-    args = parser.parse_args(argv)
-    for name, usual in _LAYOUT.items():
-        if getattr(args, name) != usual:
-            parser.error(f"--{name.replace('_', '-')} can only be {usual}; got {getattr(args, name)}")
+    add_options(p, ReshardOptions)
+    return p
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> ReshardOptions:
+    """Reads the command line; exits with status 2 where it is wrong."""
+    p = parser()
+    arguments = p.parse_args(argv)
+    try:
+        args = made_of(ReshardOptions, given_options(arguments, ReshardOptions))
+    except ValueError as error:
+        p.error(str(error))
     if (args.apply_blur or args.inject_blur_metadata) and not args.blur_metadata_map:
-        parser.error("--apply-blur and --inject-blur-metadata need --blur-metadata-map")
+        p.error("--apply-blur and --inject-blur-metadata need --blur-metadata-map")
     if args.overwrite and args.resume:
-        parser.error("--overwrite removes what --resume would go on with: give one of them")
-    if not 0 <= args.reencode_webp_quality <= 100:
-        parser.error(f"--reencode-webp-quality must be 0 to 100; got {args.reencode_webp_quality}")
-    for name, least in (("shard_size", 1), ("max_bytes", 1), ("first_shard", 0), ("num_shards", 0)):
-        value = getattr(args, name)
-        if value is not None and value < least:
-            parser.error(f"--{name.replace('_', '-')} must be at least {least}; got {value}")
-    if args.num_workers < 0:
-        parser.error(f"--num-workers must be 0 or more; got {args.num_workers}")
+        p.error("--overwrite removes what --resume would go on with: give one of them")
     return args
 
 
@@ -120,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(lambda: _main(args), f"stopped; the same command with {how} goes on")
 
 
-def _main(args: Namespace) -> int:
+def _main(args: ReshardOptions) -> int:
     seed = args.shuffle_seed if args.shuffle_seed is not None else 0 if args.shuffle_bufsize > 0 else None
     blur = args.apply_blur or args.inject_blur_metadata
     with not_left_empty(args.output_dir):
@@ -144,7 +151,7 @@ def _main(args: Namespace) -> int:
             dry_run=args.dry_run,
             verify=args.verify,
             threads=args.num_workers,
-            sync=not args.no_sync,
+            sync=args.sync,
         )
     if report.get("chosen_shards") == 0:
         first, count = args.first_shard, args.num_shards
@@ -168,7 +175,7 @@ def _main(args: Namespace) -> int:
     return DONE
 
 
-def _print_report(report: dict[str, Any], args: Namespace) -> None:
+def _print_report(report: dict[str, Any], args: ReshardOptions) -> None:
     done = "would write" if args.dry_run else "wrote"
     size = report["tar_bytes"] / 1e9
     say(f"{done} {report['output_count']} samples in {report['output_shard_count']} shards, {size:.3f} GB")

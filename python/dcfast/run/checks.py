@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from dataclasses import replace
 
@@ -11,33 +10,24 @@ from dcfast.evaluate import check_evalsets
 from dcfast.evaluate.tasks import compared_sets
 from dcfast.filters import compile_filter
 from dcfast.filters.term import SCORES
-from dcfast.index.metadata import UID_SOURCES
 from dcfast.models.clip import require_model
-from dcfast.models.devices import PRECISIONS
 from dcfast.process.libraries import require_library
+from dcfast.process.options import check_options, one_of
 from dcfast.rundir.branch import branch_settings
 from dcfast.rundir.run_dir import Run
-from dcfast.rundir.settings import DEVICES, LOSSES, SOURCES, TEACHER, Settings
+from dcfast.rundir.settings import TEACHER, Settings
 from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
 from dcfast.scales import scale
 from dcfast.stages.features import check_features
 from dcfast.stages.filter.outcomes import check_metadata, resolve_expression
 from dcfast.stages.teacher import check_teacher, teacher_model
 from dcfast.train.dali import require_dali
-from dcfast.train.decode import DECODERS
 from dcfast.train.ranks import place_of
 
 __all__ = ["check_device", "check_expressions", "check_one_process", "check_settings", "check_stages"]
 
 
 _LOG = logging.getLogger("dcfast.run")
-
-
-def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        near = difflib.get_close_matches(str(value), known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{option} must be one of {', '.join(known)}; got {value!r}{hint}")
 
 
 def check_settings(settings: Settings) -> None:
@@ -48,25 +38,14 @@ def check_settings(settings: Settings) -> None:
             without DALI.
     """
     scale(settings.scale)
-    _one_of("loss", settings.loss, LOSSES)
-    _one_of("device", settings.device, DEVICES)
-    _one_of("precision", settings.precision, PRECISIONS)
-    _one_of("train_from", settings.train_from, SOURCES)
-    _one_of("decoder", settings.decoder, tuple(DECODERS))
-    _one_of("uid_from", settings.uid_from, UID_SOURCES)
+    check_options(settings)
     if settings.decoder == "dali" and settings.train:
         require_dali()
     for prefix, model in (settings.features or {}).items():
-        _one_of("features: the prefix", prefix, tuple(SCORES))
+        one_of("features: the prefix", prefix, tuple(SCORES))
         if not model:
             raise ValueError(f"features: {prefix} needs a model, NAME:PRETRAINED or {TEACHER}")
-    if not 0 <= settings.seed < 1 << 63:
-        raise ValueError(f"seed must be from 0 to 2^63 - 1; got {settings.seed}")
     if settings.samples_seen is not None:
-        if settings.samples_seen < 1:
-            raise ValueError(f"samples_seen must be at least 1; got {settings.samples_seen}")
-        if settings.samples_seen >= 1 << 63:
-            raise ValueError(f"samples_seen must be below 2^63; got {settings.samples_seen}")
         batch = scale(settings.scale).global_batch
         if settings.train and settings.samples_seen < batch:
             raise ValueError(

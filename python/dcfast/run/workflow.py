@@ -25,7 +25,7 @@ from dcfast.run.checks import check_device, check_one_process, check_settings, c
 from dcfast.run.comparison import Comparison, run_branch, run_one
 from dcfast.run.dry_run import describe
 from dcfast.run.manifest import write_manifest
-from dcfast.run.options import parser, plan_without_pool, settings_of
+from dcfast.run.options import options_of, parser, plan_without_pool
 from dcfast.rundir.branch import comparison_dir
 from dcfast.rundir.claim import differences, read_settings
 from dcfast.rundir.run_dir import Run, Settings, check_out, open_run
@@ -230,17 +230,17 @@ def main(argv: Sequence[str] | None = None, stage: str | None = None) -> int:
 
 def _main(args: argparse.Namespace) -> int:
     log_printably()
-    settings = settings_of(args)
+    how, settings = options_of(args)
     if settings.pool is None and settings.scale != "tiny":
         say(plan_without_pool(settings.scale), error=True)
         return USAGE
-    out = Path(args.out or Path("runs") / settings.scale)
-    if args.dry_run:
+    out = Path(how.out or Path("runs") / settings.scale)
+    if how.dry_run:
         planned = Run(out, settings)
-        planned.look_for_shards(args.last)
-        check_engine(args.engine, args.workers)
-        stages = _selected(planned, args.first, args.last)
-        is_same = check_out(out, settings, overwrite=args.overwrite)
+        planned.look_for_shards(how.last)
+        check_engine(how.engine, how.workers)
+        stages = _selected(planned, how.first, how.last)
+        is_same = check_out(out, settings, overwrite=how.overwrite)
         check_settings(settings)
         stop = ""
         try:
@@ -249,20 +249,20 @@ def _main(args: argparse.Namespace) -> int:
         except (RunError, MissingDependencyError) as error:  # a plan is made before, or on another machine
             stop = f"\nas it is, the run would stop: {error}"
         done = [name for name in stages if is_same and planned.has_summary(name)]
-        say(describe(out, settings, args.workers, stages, done) + stop)
+        say(describe(out, settings, how.workers, stages, done) + stop)
         return DONE
     summaries = run(
         out,
         settings,
-        first=args.first,
-        last=args.last,
-        workers=args.workers,
-        engine=args.engine,
-        ray_address=args.ray_address,
-        overwrite=args.overwrite,
-        save_every_minutes=args.save_every_minutes,
-        quiet=args.quiet,
-        say=(lambda line: None) if args.quiet else (lambda line: say(f"{line} ...", error=True)),
+        first=how.first,
+        last=how.last,
+        workers=how.workers,
+        engine=how.engine,
+        ray_address=how.ray_address,
+        overwrite=how.overwrite,
+        save_every_minutes=how.save_every_minutes,
+        quiet=how.quiet,
+        say=(lambda line: None) if how.quiet else (lambda line: say(f"{line} ...", error=True)),
     )
     say("\n".join(_closing_lines(out, summaries)))
     failed = _failed_sets(summaries)

@@ -1,18 +1,49 @@
-"""The settings of a run: what makes it what it is, and what of it cannot be."""
+"""The settings of a run: what makes it what it is. Each is written here once (``dcfast.process.options``)."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
 
-__all__ = ["DEVICES", "LOSSES", "NO_COMPARISON", "SOURCES", "TEACHER", "Settings"]
+from dcfast.process.options import option
+from dcfast.process.shared_options import DECODER, DEVICE, LOSS, MOST_SEED, PRECISION, SEED, UID_FROM
+from dcfast.scales import SCALES
+from dcfast.storage.json_files import parse_json
+from dcfast.storage.paths import path_argument
+
+__all__ = ["NO_COMPARISON", "TEACHER", "Settings"]
 
 TEACHER = "teacher"
 """The model of a feature column that means: the teacher of this run."""
 NO_COMPARISON = "none"
-LOSSES = ("open_clip", "dcfast")
-DEVICES = ("auto", "cpu", "cuda")
-SOURCES = ("index", "shards")
+
+
+def _features(words: list[str]) -> dict[str, str]:
+    """``["l14=ViT-L-14:openai"]`` as prefix -> model; ``["none"]`` is {}."""
+    found: dict[str, str] = {}
+    for text in words if words != ["none"] else ():
+        prefix, sign, model = text.partition("=")
+        if not sign or not prefix or not model:
+            raise ValueError(f"--features takes PREFIX=MODEL, e.g. l14=ViT-L-14:openai, or none; got {text!r}")
+        if prefix in found:
+            raise ValueError(f"--features: {prefix} is given twice")
+        found[prefix] = model
+    return found
+
+
+def _world(words: list[str]) -> dict[str, float]:
+    """``["rows=3200"]`` as changes to the world's specification."""
+    found: dict[str, float] = {}
+    for text in words:
+        name, _, value = text.partition("=")
+        try:
+            number = parse_json(value)
+        except ValueError:
+            number = None
+        if not isinstance(number, (int, float)) or not math.isfinite(number):
+            raise ValueError(f"--world takes NAME=NUMBER, e.g. rows=3200; got {text!r}")
+        found[name] = number
+    return found
 
 
 @dataclass(frozen=True)
@@ -20,54 +51,76 @@ class Settings:
     """What makes a run what it is; workers and engine are not part of it, since they change no byte.
 
     Attributes:
-        scale: a name of ``dcfast.scales.SCALES``.
-        pool: directory with ``shards/`` and ``metadata/``, or None for the built-in world.
-        evalsets: directory with ``wds_*_test`` directories, or None (no decontamination; the world brings its own).
-        filter: a filter expression, or None for the default one.
-        seed: of the built-in world and of everything drawn.
-        shard_size: samples an output shard holds at most.
-        max_distance: largest Hamming distance of perceptual hashes (0..64) that counts as contamination.
-        verify_images: decode every picture even where nothing else needs it (always done at tiny).
-        strict: a damaged shard is an error instead of a note.
-        features: prefix (``b32``, ``l14``) -> model as ``NAME:PRETRAINED`` or ``teacher``; {} for none. None is
-            what suits the pool: both by the teacher in the built-in world, none for a given pool.
-        uid_from: where the uids of a given pool come from, of ``dcfast.index.metadata.UID_SOURCES``: ``json`` (the
-            samples' json, and the column ``uid`` of the metadata), ``url`` or ``key`` (hashes of these).
-        teacher_uids: subset file of pairs of a given pool that the teacher trains on and that are never kept.
-        train: train and evaluate; without it the run is its data half alone.
-        compare: filter expression of the comparison run, or ``none``. None is ``no_filter`` at tiny, else ``none``.
-        loss: ``open_clip`` or ``dcfast``.
-        device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
-        precision: of the evaluation, of ``dcfast.models.devices.PRECISIONS``.
-        train_from: ``index`` (pool and subset) or ``shards`` (the new shards); the batches are the same.
-        decoder: of the training's pictures, a name of ``dcfast.train.decode.DECODERS``.
-        keep_repeats: ``subset.npy`` holds a uid of several metadata rows as often as rows pass, as DataComp's subset
-            files do, so that its sample is written and trained on that often; else once.
-        samples_seen: of training, instead of the recipe's: such a run is marked as non-standard.
-        world: changes to the built-in world's ``WorldSpec`` (``{"rows": 3200}``), or None.
+        features: {} for none; None is what suits the pool: both by the teacher in the built-in world, else none.
         uid_hashes: path -> XXH3-128 of the uid files that filters and ``teacher_uids`` name; set when a run is claimed.
+        The others are options: docs/options.md.
     """
 
-    scale: str = "tiny"
-    pool: str | None = None
-    evalsets: str | None = None
-    filter: str | None = None
-    seed: int = 0
-    shard_size: int = 10_000
-    max_distance: int = 8
-    verify_images: bool = False
-    strict: bool = False
-    features: dict[str, str] | None = None
-    uid_from: str = "json"
-    teacher_uids: str | None = None
-    train: bool = True
-    compare: str | None = None
-    loss: str = "dcfast"
-    device: str = "auto"
-    precision: str = "auto"
-    train_from: str = "index"
-    decoder: str = "pil"
-    keep_repeats: bool = False
-    samples_seen: int | None = None
-    world: dict[str, Any] | None = None
+    scale: str = option("tiny", "of DataComp, or tiny", choices=tuple(SCALES))
+    pool: str | None = option(
+        None,
+        "pool with shards/*.tar and metadata/*.parquet, or with both side by side as img2dataset writes them",
+        metavar="DIR",
+        usual="the built-in world",
+        parse=path_argument,
+    )
+    evalsets: str | None = option(
+        None,
+        "evaluation sets, wds_*_test directories: contamination is looked for in them, and the model is scored",
+        metavar="DIR",
+        parse=path_argument,
+    )
+    filter: str | None = option(
+        None, 'e.g. "basic_filter & clip_score(l14, fraction=0.3) & ~contaminated" (docs/filters.md)', metavar="EXPR"
+    )
+    seed: int = option(0, SEED)
+    shard_size: int = option(10_000, "samples in an output shard", least=1)
+    max_distance: int = option(8, "perceptual hashes this close are contaminated", metavar="BITS", least=0, most=64)
+    verify_images: bool = option(False, "decode every picture even where nothing else needs it")
+    strict: bool = option(False, "a damaged shard is an error, not a note")
+    features: dict[str, str] | None = option(
+        None,
+        "CLIP scores and embeddings to compute: b32 or l14 = NAME:PRETRAINED of open_clip (l14=ViT-L-14:openai), "
+        "NAME:FILE, or teacher; none for none",
+        metavar="PREFIX=MODEL",
+        usual="both by the teacher in the built-in world, none for a pool",
+        gather=_features,
+    )
+    uid_from: str = option("json", UID_FROM)
+    teacher_uids: str | None = option(
+        None,
+        "subset file of trusted pairs of the pool: the teacher trains on them, and they are never kept",
+        metavar="FILE",
+        parse=path_argument,
+    )
+    train: bool = option(True, "the data half alone: no training, no evaluation", flags=("--no-train",))
+    compare: str | None = option(
+        None,
+        "filter of a second training that the report shows beside this one, or none",
+        metavar="EXPR",
+        usual="no_filter at tiny, none elsewhere",
+    )
+    loss: str = option("dcfast", LOSS)
+    device: str = option("auto", DEVICE)
+    precision: str = option("auto", PRECISION)
+    train_from: str = option(
+        "index",
+        "train from the pool and the subset, or from the new shards; the batches are the same",
+        metavar="SOURCE",
+        choices=("index", "shards"),
+    )
+    decoder: str = option("pil", DECODER)
+    keep_repeats: bool = option(
+        False,
+        "write a sample and train on it as often as metadata rows of its uid pass, as in DataComp, and not once",
+    )
+    samples_seen: int | None = option(
+        None, "of training, instead of the recipe's: the run is marked as non-standard", least=1, most=MOST_SEED
+    )
+    world: dict[str, float] | None = option(
+        None,
+        "changes to the built-in world's specification, e.g. rows=3200 (docs/world.md)",
+        metavar="NAME=NUMBER",
+        gather=_world,
+    )
     uid_hashes: dict[str, str] | None = None

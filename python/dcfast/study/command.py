@@ -5,23 +5,80 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE, FAILED
+from dcfast.process.options import add_options, made_of, option, option_names
 from dcfast.process.parser import ArgumentParser
 from dcfast.process.terminal import say
-from dcfast.run.options import add_training_options, parse_features, parse_world
 from dcfast.rundir.claim import located
 from dcfast.rundir.settings import Settings
 from dcfast.scales import SCALES
+from dcfast.storage.config import add_config, given_and_config
 from dcfast.storage.paths import absolute, path_argument
 from dcfast.study.grid import STANDARD_FILTERS, Grid, parse_filters, parse_seeds
 from dcfast.study.output import markdown
 from dcfast.study.study import run_study
 
 __all__ = ["main", "parser"]
+
+
+STUDIED = (
+    *(
+        "pool",
+        "uid_from",
+        "evalsets",
+        "features",
+        "teacher_uids",
+        "loss",
+        "device",
+        "precision",
+        "train_from",
+        "decoder",
+    ),
+    *("samples_seen", "world"),
+)
+"""The settings of a run that a study takes for all of its cells; the others are its own matter."""
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """What a study tries, and how it is done."""
+
+    scales: list[str] = option(
+        ["tiny"],
+        f"of {', '.join(SCALES)}, or NAME/K for the same recipe at a K-th of the samples",
+        flags=("--scales", "--scale"),
+        usual="tiny",
+        gather=list,
+    )
+    filters: list[str] | None = option(
+        None,
+        f"names ({', '.join(STANDARD_FILTERS)}), expressions, or 'LABEL: EXPRESSION'; {{seed}} in one stands for the "
+        "seed",
+        metavar="FILTER",
+        usual="all of the names",
+        gather=list,
+    )
+    also: str | None = option(
+        None, 'joined to every filter by &, e.g. "~contaminated"', flags=("--and",), metavar="EXPR"
+    )
+    seeds: str = option("3", "a number of seeds, or a list: 6, 0-5, 0,2-4", metavar="N")
+    choose: str | None = option(
+        None, "seeds that the best filter is chosen on", metavar="SEEDS", usual="the first half"
+    )
+    confirm: str | None = option(None, "seeds that it is confirmed on", metavar="SEEDS", usual="the others")
+    confirm_all: bool = option(
+        False, "run every filter on the seeds that confirm, not only the best one, no_filter, random and oracle"
+    )
+    out: str = option("runs/study", "directory of the study", metavar="DIR", parse=path_argument)
+    jobs: int = option(1, "cells at work at once; they share the cores")
+    overwrite: bool = option(False, "redo cells whose settings differ")
+    dry_run: bool = option(False, "list the cells and do nothing")
+    quiet: bool = option(False, "no progress")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,62 +89,21 @@ def parser() -> argparse.ArgumentParser:
         "filter chosen on some seeds and confirmed on others, and rank correlation between scales.",
         epilog="The same command resumes a study that was stopped. Docs: docs/study.md.",
     )
-    p.add_argument(
-        "--scales",
-        "--scale",
-        nargs="+",
-        default=["tiny"],
-        metavar="NAME",
-        help=f"of {', '.join(SCALES)}, or NAME/K for the same recipe at a K-th of the samples (default tiny)",
-    )
-    p.add_argument(
-        "--filters",
-        nargs="+",
-        metavar="FILTER",
-        help=f"names ({', '.join(STANDARD_FILTERS)}), expressions, or 'LABEL: EXPRESSION'; {{seed}} in one stands for "
-        "the seed (default: all of the names)",
-    )
-    p.add_argument("--and", dest="also", metavar="EXPR", help='joined to every filter by &, e.g. "~contaminated"')
-    p.add_argument("--seeds", default="3", metavar="N", help="a number of seeds, or a list: 6, 0-5, 0,2-4 (default 3)")
-    p.add_argument(
-        "--choose", metavar="SEEDS", help="seeds that the best filter is chosen on (default: the first half)"
-    )
-    p.add_argument("--confirm", metavar="SEEDS", help="seeds that it is confirmed on (default: the others)")
-    p.add_argument(
-        "--confirm-all",
-        action="store_true",
-        help="run every filter on the seeds that confirm, not only the best one, no_filter, random and oracle",
-    )
-    p.add_argument(
-        "--out",
-        type=path_argument,
-        default="runs/study",
-        metavar="DIR",
-        help="directory of the study (default runs/study)",
-    )
-    p.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at work at once; they share the cores")
-    p.add_argument("--overwrite", action="store_true", help="redo cells whose settings differ")
-    p.add_argument("--dry-run", action="store_true", help="list the cells and do nothing")
-    p.add_argument("--quiet", action="store_true", help="no progress")
-    add_training_options(p)
+    add_config(p)
+    add_options(p, StudyOptions)
+    add_options(p, Settings, STUDIED)
     return p
 
 
-def _grid(args: argparse.Namespace) -> Grid:
-    settings = Settings(
-        pool=args.pool,
-        evalsets=args.evalsets,
-        uid_from=args.uid_from,
-        features=parse_features(args.features),
-        teacher_uids=args.teacher_uids,
-        loss=args.loss,
-        decoder=args.decoder,
-        device=args.device,
-        precision=args.precision,
-        train_from=args.train_from,
-        samples_seen=args.samples_seen,
-        world=parse_world(args.world),
-    )
+def _options(args: argparse.Namespace) -> tuple[StudyOptions, Settings]:
+    values = given_and_config(args, StudyOptions, Settings)
+    other = sorted(values.keys() - {*option_names(StudyOptions), *STUDIED})
+    if other:
+        raise ValueError(f"--config {args.config} has {other[0]}, which a study decides for each cell; leave it out")
+    return made_of(StudyOptions, values), made_of(Settings, {name: values[name] for name in STUDIED if name in values})
+
+
+def _grid(args: StudyOptions, settings: Settings) -> Grid:
     settings = located(settings)  # cells are resumed from other directories
     if len(set(args.scales)) != len(args.scales):
         raise ValueError(f"--scales names one twice: {', '.join(args.scales)}")
@@ -97,7 +113,7 @@ def _grid(args: argparse.Namespace) -> Grid:
     return Grid(filters, tuple(args.scales), parse_seeds(args.seeds), settings)
 
 
-def _halves(args: argparse.Namespace, seeds: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _halves(args: StudyOptions, seeds: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     choose = parse_seeds(args.choose, "--choose") if args.choose is not None else None
     confirm = parse_seeds(args.confirm, "--confirm") if args.confirm is not None else None
     if choose is None:
@@ -113,8 +129,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(lambda: _main(args), "stopped; the same command resumes")
 
 
-def _main(args: argparse.Namespace) -> int:
-    grid = _grid(args)
+def _main(arguments: argparse.Namespace) -> int:
+    args, settings = _options(arguments)
+    grid = _grid(args, settings)
     choose, confirm = _halves(args, grid.seeds)
     out = Path(absolute(args.out))
     if args.dry_run:

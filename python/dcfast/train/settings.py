@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from dcfast.scales import Scale, scale
+from dcfast.process.options import check_options, option
+from dcfast.process.shared_options import DECODER, LOSS, SEED
+from dcfast.scales import SCALES, Scale, scale
+from dcfast.storage.json_files import parse_json
+from dcfast.storage.paths import path_argument
 
 __all__ = ["RECIPE_FIELDS", "TrainSettings", "TrainSource", "differences", "parse_sources", "recipe_departures"]
 
 RECIPE_FIELDS = tuple(f.name for f in fields(Scale) if f.name not in ("name", "pool_bytes", "gpu_hours"))
 """What ``TrainSettings.overrides`` may change; each change makes a training non-standard."""
+_LONG = sys.float_info.max  # not inf, which is no number of minutes
 PRECISIONS = ("fp32", "amp", "amp_bf16", "bf16", "fp16", "pure_bf16", "pure_fp16")
-LOSSES = ("dcfast", "open_clip")
+
+
+def _override(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or name not in RECIPE_FIELDS:
+        raise argparse.ArgumentTypeError(
+            f"expected FIELD=VALUE with FIELD one of {', '.join(RECIPE_FIELDS)}; got {text!r}"
+        )
+    try:
+        return name, parse_json(value)
+    except ValueError:
+        return name, value
 
 
 @dataclass(frozen=True)
@@ -77,70 +95,79 @@ class TrainSettings:
     """A training. JSON-able: ``asdict`` and ``from_dict``.
 
     Attributes:
-        out: directory to write ``train/`` into.
         sources: at least one.
-        scale: whose recipe is followed.
-        overrides: recipe fields (``RECIPE_FIELDS``) that depart from the scale's.
-        seed: of initial weights, order and crops.
-        resample: blocks are drawn with replacement, as DataComp does; else each sample comes once a pass.
-        accumulation: micro-batches a step on each rank.
-        loss: ``open_clip``, or ``dcfast`` for the fused loss; the same function.
-        decoder: a name of ``dcfast.train.decode.DECODERS``.
-        device: ``cpu`` or ``cuda``.
         block, window: of the order, see ``dcfast.train.order``.
-        save_every_minutes: also save ``step_N.pt`` every so many minutes (the last two are kept); 0 = never.
-        save_every_steps: the same every so many steps.
-        max_replaced: share of a window's samples (``window`` blocks, at least a batch) that may be replaced because
-            they cannot be used; above it training stops. Of a part of a window, at the end, a few more by chance.
-        rank_timeout: seconds after which training ends where a rank gives no sign of life, or no samples come for it;
-            0 = never. But for the first step.
-        workers: processes that read and decode ahead, per rank; None = by the number of cores. Changes no result.
-        threads: of torch on the CPU; None = as torch chooses.
-        log_every: steps between lines of ``log.jsonl``.
+        The others are options: docs/options.md.
     """
 
-    out: str
-    sources: tuple[TrainSource, ...]
-    scale: str = "tiny"
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    resample: bool = True
-    accumulation: int = 1
-    loss: str = "dcfast"
-    decoder: str = "pil"
-    device: str = "cpu"
+    out: str = option(
+        "",
+        "writes DIR/train; goes on with the training that is there",
+        metavar="DIR",
+        parse=path_argument,
+        required=True,
+    )
+    sources: tuple[TrainSource, ...] = ()
+    scale: str = option("tiny", "whose recipe is followed", choices=tuple(SCALES))
+    overrides: Mapping[str, Any] = option(
+        {},
+        "depart from the recipe; the training is then marked as non-standard",
+        flags=("--set",),
+        metavar="FIELD=VALUE",
+        parse=_override,
+        append=True,
+        gather=dict,
+    )
+    seed: int = option(0, SEED)
+    resample: bool = option(
+        True, "each sample once a pass, instead of drawing with replacement as DataComp does", flags=("--no-resample",)
+    )
+    accumulation: int = option(1, "micro-batches a step on each rank", least=1)
+    loss: str = option("dcfast", LOSS)
+    decoder: str = option("pil", DECODER)
+    device: str = option("cpu", "cpu or cuda")
     block: int = 64
     window: int = 64
-    save_every_minutes: float = 10.0
-    save_every_steps: int | None = None
-    max_replaced: float = 0.01
-    rank_timeout: float = 60.0
-    workers: int | None = None
-    threads: int | None = None
-    log_every: int = 10
+    save_every_minutes: float = option(
+        10.0,
+        "save a checkpoint every M minutes, too; the last two are kept; 0 = never",
+        metavar="M",
+        least=0,
+        most=_LONG,
+    )
+    save_every_steps: int | None = option(None, "the same every N steps", least=1)
+    max_replaced: float = option(
+        0.01,
+        "of samples that cannot be used and are replaced; above it, within 4,096 samples or at the end, training "
+        "stops; a part of those may have a few more by chance, but none with 0",
+        metavar="SHARE",
+        least=0,
+        most=1,
+    )
+    rank_timeout: float = option(
+        60.0,
+        "until training ends without a sign of life from a rank, or samples for it, but for the first step; 0 = never",
+        metavar="SECONDS",
+        least=0,
+        most=_LONG,
+    )
+    workers: int | None = option(
+        None,
+        "processes that read and decode ahead, per rank; changes no result",
+        usual="by the number of cores",
+        least=0,
+    )
+    threads: int | None = option(None, "threads of torch on the CPU", usual="as torch chooses", least=1)
+    log_every: int = option(10, "steps between lines of log.jsonl", least=1)
 
     def __post_init__(self) -> None:
         self.recipe()
+        check_options(self)
         if not self.sources:
             raise ValueError("sources must name at least one directory of shards, or index and subset")
-        for name in ("accumulation", "block", "window", "log_every"):
+        for name in ("block", "window"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
-        for name in ("save_every_steps", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, or None; got {value}")
-        for name in ("save_every_minutes", "rank_timeout"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be a number, at least 0; got {getattr(self, name)}")
-        if not 0 <= self.max_replaced <= 1:
-            raise ValueError(f"max_replaced must be a share, 0 to 1; got {self.max_replaced}")
-        if self.workers is not None and self.workers < 0:
-            raise ValueError(f"workers must be at least 0, or None; got {self.workers}")
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss must be one of {', '.join(LOSSES)}; got {self.loss!r}")
-        if not 0 <= self.seed < 1 << 63:
-            raise ValueError(f"seed must be from 0 to 2^63 - 1; got {self.seed}")
         if not self.resample and len({s.weight for s in self.sources}) > 1:
             raise ValueError(
                 "weights of sources need resample=True; without it each sample comes as often as any other"

@@ -1,0 +1,56 @@
+"""Writes docs/options.md: the options of every command, of the dataclasses that hold them.
+
+python cmake/make_options.py [FILE]
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+HEAD = """# Options
+
+Written by `make stubs`, of the dataclasses that hold the options (`dcfast.process.options`). `--config FILE` takes
+options by their names (`samples_seen`, not `--samples-seen`) from JSON, TOML or YAML, or from the `manifest.json` of a
+run, which is done again by
+
+    python -m dcfast.run --config OTHER/manifest.json --out AGAIN
+
+Options on the command line win. A manifest that lies in its run directory finds the whole paths of the pool and the
+evaluation sets in `state/settings.json` beside it; one that was published holds their last parts alone, so `--pool`
+and `--evalsets` have to be given. Where the files of the pool have changed since (names, sizes, times), or a uid file
+holds other uids, the run is refused; what the command line gives is taken as it is.
+
+Exit status of all commands: {codes}.
+"""
+
+
+def text() -> str:
+    """All of the file."""
+    from dcfast.doctor.command import parser as doctor
+    from dcfast.evaluate.__main__ import parser as evaluate
+    from dcfast.index.refresh import parser as refresh
+    from dcfast.process.exit_codes import MEANINGS
+    from dcfast.process.options import option_table
+    from dcfast.resharding.cli import parser as resharder
+    from dcfast.run.options import parser as run
+    from dcfast.study.command import parser as study
+    from dcfast.train.__main__ import parser as train
+
+    commands = {
+        "python -m dcfast.run": run(),
+        "python -m dcfast.study": study(),
+        "python -m dcfast.train": train(),
+        "python -m dcfast.evaluate": evaluate(),
+        "python -m dcfast.resharder": resharder(),
+        "python -m dcfast.pool_refresh": refresh(),
+        "dcfast doctor": doctor(),
+    }
+    head = HEAD.format(codes="; ".join(f"{code} {meaning}" for code, meaning in MEANINGS.items()))
+    tables = [f"## {name}\n\n{parser.description}\n\n{option_table(parser)}\n" for name, parser in commands.items()]
+    stages = "`dcfast STAGE` runs one stage, with the options of a run but for `--from` and `--to`.\n"
+    return "\n".join([head, tables[0], stages, *tables[1:]])
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1] if len(sys.argv) > 1 else "docs/options.md").write_text(text(), encoding="utf-8")

@@ -1,0 +1,234 @@
+"""Options of commands: fields of dataclasses, each written once.
+
+A field that ``option`` makes holds its help, its bounds and how its text is read. The parser, the checks, files of
+``--config`` and the tables of docs/options.md are made of these fields; a manifest lists them by name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any, TypeVar
+
+from dcfast.process.parser import ArgumentParser
+
+__all__ = [
+    "Option",
+    "add_options",
+    "check_options",
+    "given_options",
+    "made_of",
+    "one_of",
+    "option",
+    "option_names",
+    "option_table",
+]
+
+_KEY = "dcfast option"
+_LARGEST = str((1 << 63) - 1)  # of 64 bits; nobody knows it by its digits
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a command line says of a field, beside its name, type and default.
+
+    Attributes:
+        help: what it is, without its default.
+        flags: its spellings; none: ``--`` and the name. Of a field that is True by default, the one that turns it off;
+            the name itself where it is given by its place.
+        metavar: stands for the value in the help.
+        usual: the default in words, where the field's own says nothing.
+        choices: all values there are.
+        least, most: bounds of a number; one with ``most`` has both.
+        parse: a word -> the value; by default what the field's type makes of it.
+        gather: for an option of several words: all of them -> the value.
+        append: may be given several times; each adds a value to a list.
+        required: has to be given.
+    """
+
+    help: str
+    flags: tuple[str, ...] = ()
+    metavar: str = ""
+    usual: str = ""
+    choices: tuple[str, ...] = ()
+    least: float | None = None
+    most: float | None = None
+    parse: Callable[[str], Any] | None = None
+    gather: Callable[[list[str]], Any] | None = None
+    append: bool = False
+    required: bool = False
+
+
+def option(default: Any, help: str | Option, **how: Any) -> Any:
+    """A dataclass field that is an option.
+
+    Args:
+        default: of the field; a list or dict is copied for each instance.
+        help, how: an ``Option``, or the attributes of one.
+    """
+    metadata = {_KEY: help if isinstance(help, Option) else Option(help, **how)}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """A field of a dataclass that is an option."""
+
+    name: str
+    kind: Any
+    default: Any
+    option: Option
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        return self.option.flags or (f"--{self.name.replace('_', '-')}",)
+
+    @property
+    def spelling(self) -> str:
+        """How messages of a command line name it."""
+        return max(self.flags, key=len)
+
+    @property
+    def metavar(self) -> str:
+        usual = {int: "N", float: "X"}.get(self.kind, "NAME") if self.spelling.startswith("-") else self.name
+        return self.option.metavar or usual
+
+    @property
+    def help(self) -> str:
+        usual = self.option.usual
+        if not usual and self.default not in (None, [], {}, "") and not isinstance(self.default, bool):
+            usual = f"{self.default}"
+        choices = (
+            f"{'; ' if self.option.help else ''}one of {', '.join(self.option.choices)}" if self.option.choices else ""
+        )
+        told = " (required)" if self.option.required else f" (default {usual})" if usual else ""
+        return f"{self.option.help}{choices}{told}"
+
+
+def _declared(kind: type, names: Iterable[str] | None = None) -> Iterator[_Declared]:
+    hints = typing.get_type_hints(kind)
+    wanted = None if names is None else set(names)
+    for f in fields(kind):
+        if _KEY in f.metadata and (wanted is None or f.name in wanted):
+            yield _Declared(f.name, _without_none(hints[f.name]), _default(f), f.metadata[_KEY])
+
+
+def _default(f: Field[Any]) -> Any:
+    if f.default_factory is not MISSING:
+        return f.default_factory()
+    return None if f.default is MISSING else f.default
+
+
+def _without_none(kind: Any) -> Any:
+    if isinstance(kind, types.UnionType):
+        rest = [part for part in typing.get_args(kind) if part is not type(None)]
+        return rest[0] if len(rest) == 1 else kind
+    return kind
+
+
+def option_names(kind: type) -> list[str]:
+    """The names of the fields of a dataclass that are options, in their order."""
+    return [declared.name for declared in _declared(kind)]
+
+
+def add_options(parser: argparse.ArgumentParser, kind: type, names: Iterable[str] | None = None) -> None:
+    """Adds the options of a dataclass, or those of some names, to a parser.
+
+    What is not given on the command line is not in the parsed arguments: ``given_options`` has the rest.
+    """
+    for declared in _declared(kind, names):
+        what = declared.option
+        how: dict[str, Any] = {"dest": declared.name, "default": argparse.SUPPRESS}
+        how["help"] = declared.help.replace("%", "%%")
+        if declared.kind is bool:
+            how |= {"action": "store_const", "const": not declared.default}
+        else:
+            how["type"] = what.parse or (declared.kind if declared.kind in (int, float) else str)
+            how["metavar"] = declared.metavar
+            if what.append:
+                how["action"] = "append"
+            elif what.gather is not None:
+                how |= {"nargs": "+", "type": str}
+        if not declared.flags[0].startswith("-"):  # a word by its place
+            del how["dest"]
+        parser.add_argument(*declared.flags, **how)
+
+
+def given_options(arguments: argparse.Namespace, kind: type) -> dict[str, Any]:
+    """Field -> value of the options of a dataclass that a command line gave; ValueError where one makes no sense."""
+    found: dict[str, Any] = {}
+    for declared in _declared(kind):
+        if hasattr(arguments, declared.name):
+            value = getattr(arguments, declared.name)
+            gather = declared.option.gather
+            found[declared.name] = value if gather is None else gather(value)
+    _check(kind, found, lambda declared: declared.spelling)
+    return found
+
+
+def made_of(kind: type[T], values: Mapping[str, Any], **others: Any) -> T:
+    """An instance of a dataclass from those of some values that are its options; ``others`` are its other fields.
+
+    Raises:
+        ValueError: one that is required is not there, or a value is out of its bounds.
+    """
+    required = (declared for declared in _declared(kind) if declared.option.required)
+    missing = [f"{one.spelling} {one.metavar}" for one in required if values.get(one.name) in (None, "", [])]
+    if missing:
+        raise ValueError(f"these have to be given: {', '.join(missing)}")
+    found = kind(**{name: values[name] for name in option_names(kind) if name in values}, **others)
+    check_options(found)
+    return found
+
+
+def check_options(values: Any) -> None:
+    """ValueError where an option of a dataclass instance is out of its bounds; names it, its bounds and its value."""
+    kind = type(values)
+    found = {name: getattr(values, name) for name in option_names(kind)}
+    _check(kind, found, lambda declared: declared.name)
+
+
+def _check(kind: type, values: Mapping[str, Any], named: Callable[[_Declared], str]) -> None:
+    for declared in _declared(kind, values):
+        value, what = values[declared.name], declared.option
+        if value is None:
+            continue
+        if what.choices:
+            one_of(named(declared), value, what.choices)
+        least, most = what.least, what.most
+        # a NaN is neither
+        if (least is not None and not value >= least) or (most is not None and not value <= most):
+            bound = (
+                f"at least {least}" if most is None else f"at most {most}" if least is None else f"{least} to {most}"
+            )
+            raise ValueError(f"{named(declared)} must be {bound.replace(_LARGEST, '2^63 - 1')}; got {value}")
+
+
+def one_of(name: str, value: Any, known: Sequence[str]) -> None:
+    """ValueError where a value is none of those known; names the nearest."""
+    if value not in known:
+        if len(known) == 1:
+            raise ValueError(f"{name} can only be {known[0]}; got {value}")
+        near = difflib.get_close_matches(str(value), known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}{hint}")
+
+
+def option_table(parser: ArgumentParser) -> str:
+    """The options of a parser as a Markdown table: spellings, value, what it is."""
+    lines = ["| option | value | what it is |", "|---|---|---|"]
+    for action in parser._actions:
+        if not isinstance(action, argparse._HelpAction):
+            names = ", ".join(f"`{name}`" for name in action.option_strings)
+            several = {"+": " ...", "*": " ..."}.get(str(action.nargs), "")
+            value = f"{action.metavar}{several}" if action.nargs != 0 and action.metavar else ""
+            told = (action.help or "").replace("%%", "%").replace("|", "\\|")
+            lines.append(f"| {names} | {value} | {told} |")
+    return "\n".join(lines)

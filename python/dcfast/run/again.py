@@ -1,0 +1,83 @@
+"""A run done again from its manifest: where its inputs are, and whether they are what they were.
+
+A manifest is published, so it holds the last part of each path alone. The whole ones stand in the run directory's
+``state/settings.json``; where that is not beside the manifest, the command line gives them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from dcfast.engine.piece import fingerprint_files
+from dcfast.errors import RunError
+from dcfast.evaluate.tasks import compared_sets
+from dcfast.filters.files import uid_files
+from dcfast.index.pool import Pool
+from dcfast.rundir.claim import read_settings, with_uid_hashes
+from dcfast.rundir.settings import NO_COMPARISON, Settings
+from dcfast.storage.config import Config
+
+__all__ = ["check_inputs", "placed"]
+
+_PLACES = ("pool", "evalsets", "teacher_uids")
+
+
+def placed(config: Config, values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The values of a manifest's settings with whole paths, those of the command line as they are.
+
+    Raises:
+        ValueError: a path that nobody knows: neither the run's own settings nor the command line.
+    """
+    beside = Path(config.path).parent / "state" / "settings.json"
+    if beside.is_file():
+        whole = read_settings(beside)
+        names = [name for name in values if name not in given and hasattr(whole, name)]
+        return {**values, **{name: getattr(whole, name) for name in names}}
+    for name in _PLACES:
+        value = values.get(name)
+        if name not in given and value is not None and not os.path.isabs(value):
+            raise _lost(config, name, value)
+    for name in ("filter", "compare"):
+        text = values.get(name)
+        if name in given or text in (None, NO_COMPARISON):
+            continue
+        for file in uid_files(text):
+            if not os.path.isabs(file):
+                raise _lost(config, name, file)
+    return values
+
+
+def _lost(config: Config, name: str, value: str) -> ValueError:
+    option = f"--{name.replace('_', '-')}"
+    return ValueError(
+        f"manifest {config.path} names {value!r} for {option} without its place, as what is published does; give "
+        f"{option} too, or the manifest in its run directory"
+    )
+
+
+def check_inputs(config: Config, settings: Settings, given: dict[str, Any]) -> None:
+    """RunError where what a manifest's run read has changed since; what the command line gives is taken as it is."""
+    hashes = with_uid_hashes(settings).uid_hashes or {}
+    before = config.options.get("uid_hashes") or {}
+    for path, digest in hashes.items():
+        if before.get(os.path.basename(path), digest) != digest:
+            raise RunError(f"the uid file {path} holds other uids than in the run of manifest {config.path}")
+    if settings.pool is not None and "pool" not in given:
+        pool = Pool.open(settings.pool, settings.uid_from)
+        files = [*map(pool.shard_path, pool.shards), *pool.metadata]
+        _same(config, "pool", settings.pool, files)
+    if settings.evalsets is not None and "evalsets" not in given:
+        tars = [tar for _, found in compared_sets(Path(settings.evalsets)) for tar in found]
+        _same(config, "evalsets", settings.evalsets, tars)
+
+
+def _same(config: Config, name: str, place: str, files: list[str]) -> None:
+    known = (config.manifest or {}).get(name)
+    before = known.get("fingerprint") if isinstance(known, dict) else None
+    if before is not None and before != fingerprint_files(Path(), files):
+        raise RunError(
+            f"{name} {place} has other files than in the run of manifest {config.path} (names, sizes or times); give "
+            f"--{name} to take it as it is now"
+        )
