@@ -118,7 +118,7 @@ def _numpy_globals() -> list[Any]:
 
     Not the dtype of Python objects: it would let an array hold what the file likes.
     """
-    multiarray = np._core.multiarray  # type: ignore[attr-defined]
+    from numpy._core import multiarray  # NumPy 1.26 has it on demand alone
 
     def scalar(kind: Any, data: bytes) -> Any:
         if kind.itemsize != len(data):  # NumPy takes as many bytes as the type says

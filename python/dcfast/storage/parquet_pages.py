@@ -164,7 +164,8 @@ class _Thrift:
         if count == 15:
             count = self._number()
         if inner in _TRUTHS:
-            return self._skip(count)
+            self._skip(count)
+            return None
         if make is not None:
             return [make(self._value(inner, depth)) for _ in range(count)]
         return [self._value(inner, depth) for _ in range(count)]
