@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from dcfast.errors import EvalsetError
 from dcfast.evaluate import check_evalsets, datacomp_tasks, find_tasks
-from dcfast.evaluate.evalset import open_evalset, set_fingerprint
+from dcfast.evaluate.evalset import class_names, open_evalset, set_fingerprint
 from dcfast.evaluate.results import AGGREGATES
 from dcfast.evaluate.tasks import EvalTask, read_task_table
 from dcfast.images.decode import decode_image
@@ -170,6 +170,30 @@ def test_bad_class_files(tmp_path: Path, classes: str | bytes, templates: str, w
     (folder / "zeroshot_classification_templates.txt").write_text(templates)
     with pytest.raises(EvalsetError, match=words):
         _opened(folder)
+
+
+def test_prompts_are_counted_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_set(tmp_path, "a", [sample("s", "red", cls=0)], ["a"])
+    names, templates = folder / "classnames.txt", folder / "zeroshot_classification_templates.txt"
+    (folder / "test" / "0.tar").write_bytes(b"not read")
+
+    def files(classes: int, prompts: int, name: str = "a", template: str = "the {c}") -> None:
+        names.write_text(f"{name}\n" * classes)
+        templates.write_text(f"{template}\n" * prompts)
+
+    files(21_841, 80)  # ImageNet-21k
+    assert len(class_names(folder)[0]) == 21_841
+    files(50_001, 80)
+    for refused in (check_evalsets, lambda _: _opened(folder)):
+        with pytest.raises(
+            EvalsetError, match=r"wds_a_test: 50,001 class names with 80 templates are 4,000,080 prompts"
+        ):
+            refused(tmp_path)
+    files(1, 1, name="x" * 5_000, template="{c} {c} {c}")
+    assert class_names(folder)[1] == ["{c} {c} {c}"]
+    files(1, 1, name="x" * 5_000, template="{c} {c} {c} {c}")
+    with pytest.raises(EvalsetError, match=r"wds_a_test: a prompt of 20,015 characters; expected at most 16,384"):
+        check_evalsets(tmp_path)
 
 
 def test_missing_templates_and_odd_types_are_said(tmp_path: Path) -> None:

@@ -135,7 +135,10 @@ def test_uids_of_every_kind_of_text(tmp_path: Path, kind: pa.DataType) -> None:
     texts = [*UIDS[:100], None, "not a uid".ljust(32, "x")]
     plain = pa.array(texts, pa.string())
     column = plain.dictionary_encode().cast(kind) if pa.types.is_dictionary(kind) else plain.cast(kind)
-    path = written(tmp_path / "m.parquet", {"uid": column})
+    try:
+        path = written(tmp_path / "m.parquet", {"uid": column})
+    except pa.ArrowNotImplementedError:  # before pyarrow 21
+        pytest.skip(f"this pyarrow writes no {kind}")
     assert metadata_schema(path).names == ["uid"]
     with open_metadata(path) as file:
         uids, valid = parse_uids(next(file.batches(["uid"])))

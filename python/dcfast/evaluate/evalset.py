@@ -47,6 +47,9 @@ MAX_LABEL_BYTES = 64
 MAX_LABEL = 1_000_000
 _MAX_VECTOR_BYTES = 1 << 16
 _READ_TOGETHER = 64 << 20  # bytes of members
+MOST_PROMPTS = 4_000_000
+"""Class names times templates of a set, each a text for the model; ImageNet-21k with CLIP's 80 has 1,747,280."""
+MOST_PROMPT_CHARACTERS = 16_384
 NAMED = 20
 """Bad samples that a message or a note names."""
 
@@ -80,6 +83,18 @@ def class_names(folder: Path) -> tuple[list[str], list[str], list[str]]:
     for number, template in enumerate(templates, start=1):
         if PLACEHOLDER not in template:
             raise EvalsetError(f"{folder / TEMPLATE_FILE}, line {number} has no {PLACEHOLDER}: {template[:80]!r}")
+    if (count := len(classes) * len(templates)) > MOST_PROMPTS:
+        raise EvalsetError(
+            f"{folder}: {len(classes):,} class names with {len(templates):,} templates are {count:,} prompts; expected "
+            f"at most {MOST_PROMPTS:,}: shorten {CLASS_FILE} or {TEMPLATE_FILE}"
+        )
+    name = max(map(len, classes))
+    longest = max(len(template) + template.count(PLACEHOLDER) * name for template in templates)
+    if longest > MOST_PROMPT_CHARACTERS:
+        raise EvalsetError(
+            f"{folder}: a prompt of {longest:,} characters; expected at most {MOST_PROMPT_CHARACTERS:,}: shorten the "
+            f"longest line of {CLASS_FILE} or {TEMPLATE_FILE}"
+        )
     return classes, templates, remarks
 
 

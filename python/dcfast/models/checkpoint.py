@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["check_checkpoint", "load_weights", "read_checkpoint"]
+__all__ = ["check_checkpoint", "load_weights", "read_checkpoint", "read_state", "refuse_other_types"]
 
 _SHOWN = 4  # parameters an error message names
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
@@ -118,7 +118,7 @@ def _numpy_globals() -> list[Any]:
 
     Not the dtype of Python objects: it would let an array hold what the file likes.
     """
-    multiarray = np._core.multiarray  # type: ignore[attr-defined]
+    from numpy._core import multiarray  # NumPy 1.26 has it on demand alone
 
     def scalar(kind: Any, data: bytes) -> Any:
         if kind.itemsize != len(data):  # NumPy takes as many bytes as the type says
@@ -280,6 +280,19 @@ def load_weights(model: torch.nn.Module, content: dict[str, Any], path: str | os
     ]
     if said:
         raise CheckpointError(f"checkpoint {path} is of another architecture than {name}: {'; '.join(said)}")
+    refuse_other_types(state, expected, path, name)
+    model.load_state_dict(state)
+
+
+def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The weights of a checkpoint by name, without the prefixes of wrappers; errors as ``read_checkpoint``."""
+    return _state_dict(read_checkpoint(path), Path(path))
+
+
+def refuse_other_types(
+    state: dict[str, Tensor], expected: dict[str, Tensor], path: str | os.PathLike[str], name: str
+) -> None:
+    """CheckpointError names the parameters that ``load_state_dict`` would cast or cannot copy."""
     types = _type_problems(state, expected, name)
     if types:
         more = f", and {len(types) - _SHOWN:,} more" if len(types) > _SHOWN else ""
@@ -287,4 +300,3 @@ def load_weights(model: torch.nn.Module, content: dict[str, Any], path: str | os
             f"checkpoint {path} has other numbers than {name} takes: {', '.join(types[:_SHOWN])}{more}; save its "
             "weights as they were trained, in 16 bits or more and dense"
         )
-    model.load_state_dict(state)

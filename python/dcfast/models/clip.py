@@ -9,20 +9,31 @@ from __future__ import annotations
 import difflib
 import gzip
 import hashlib
-import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dcfast.errors import DcfastError, MissingDependencyError, first_line
+from dcfast.errors import CorruptDataError, MissingDependencyError
 from dcfast.models.captions import read_as_far_as_the_model
 from dcfast.models.checkpoint import load_weights, read_checkpoint
-from dcfast.models.folder import check_config, check_weights, no_code_of_strangers
+from dcfast.models.folder import (
+    HUB,
+    LOCAL,
+    ModelFolder,
+    check_size,
+    find_folder,
+    find_weights,
+    no_code_of_strangers,
+    tokenizer_folder,
+    with_tower_here,
+)
+from dcfast.models.library_errors import model_errors, quiet, tokenizer_errors, weights_errors
+from dcfast.models.open_clip_weights import read_by_us
 from dcfast.process.libraries import require_library
 from dcfast.storage.hashing import sha256_file
 
@@ -43,10 +54,10 @@ __all__ = [
     "weights_hash",
 ]
 
+_CLIP_WORDS = 49408
+"""Of CLIP's tokenizer: what open_clip takes where a configuration does not say."""
 CONFIG_DIR = Path(__file__).parent / "model_configs"
-_SCHEMAS = ("local-dir:", "hf-hub:")
-_CACHE = "HF_HOME, by default ~/.cache/huggingface,"
-_FROM_FILE = "or give a file of weights in place of the tag (--features l14=NAME:FILE, --checkpoint FILE)"
+_SCHEMAS = (LOCAL, HUB)
 
 
 @dataclass(frozen=True)
@@ -96,9 +107,8 @@ def _checked_name(name: str) -> str:
     if not isinstance(name, str):
         raise TypeError(f"model name must be a str; got {type(name).__name__}")
     if name.startswith(_SCHEMAS):
-        config = Path(name.removeprefix("local-dir:"), "open_clip_config.json")
-        if not name.startswith("hf-hub:") and os.path.lexists(config):
-            check_config(config)
+        if name in _SCHEMAS:
+            raise ValueError(f"model name {name!r} names nothing; expected local-dir:DIR or hf-hub:ORG/REPO")
         return name
     known = model_names()
     name = name.replace("/", "-")
@@ -126,40 +136,6 @@ def _byte_type() -> Any:
     return torch.uint8
 
 
-@contextmanager
-def _quiet(level: int = logging.ERROR) -> Iterator[None]:
-    """open_clip warns on the root logger about every model without pretrained weights: here that is meant."""
-    root = logging.getLogger()
-    before = root.level
-    root.setLevel(level)
-    try:
-        yield
-    finally:
-        root.setLevel(before)
-
-
-@contextmanager
-def _library_errors(what: str, fault: str, how: str) -> Iterator[None]:
-    """What open_clip, the model hub or transformers raise within becomes one line: WHAT has a FAULT; do HOW.
-
-    They raise all classes of errors for want of a network or of a package, and log them as well.
-    """
-    try:
-        with _quiet(logging.CRITICAL):
-            yield
-    except (DcfastError, MemoryError):
-        raise
-    except ImportError as error:
-        library = error.name or "a library"
-        raise MissingDependencyError(
-            f"{what} needs {library}, which cannot be imported ({first_line(error)[:200]}); pip install {library}"
-        ) from error
-    except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError":  # torch's; not a matter of what is missing
-            raise
-        raise MissingDependencyError(f"{what} {fault} ({first_line(error)[:160]}); {how}") from error
-
-
 def require_model(name: str, pretrained: str | None = None) -> None:
     """Looks for all that ``load_model`` needs, so that what is missing is said before hours of other work.
 
@@ -182,7 +158,7 @@ def require_model(name: str, pretrained: str | None = None) -> None:
     load_tokenizer(name)
     if pretrained is not None and not os.path.isfile(pretrained):
         _check_tag(name, pretrained)
-        with _weights_errors(name, pretrained):
+        with weights_errors(name, pretrained):
             open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, pretrained))
 
 
@@ -209,14 +185,6 @@ def needs_quick_gelu(name: str, tag: str) -> bool:
     return not open_clip.get_model_config(name).get("quick_gelu")
 
 
-def _weights_errors(name: str, tag: str) -> AbstractContextManager[None]:
-    return _library_errors(
-        f"the weights {name}:{tag}",
-        "are not on this machine, and cannot be fetched",
-        f"fetch them once where there is a network ({_CACHE} holds them), {_FROM_FILE}",
-    )
-
-
 @cache
 def load_tokenizer(name: str) -> Callable[[list[str]], Tensor]:
     """The tokenizer of a model: list of n strings -> int64 (n, context length).
@@ -226,17 +194,13 @@ def load_tokenizer(name: str) -> Callable[[list[str]], Tensor]:
     """
     open_clip = _open_clip()
     name = _checked_name(name)
-    config = {} if name.startswith(_SCHEMAS) else open_clip.get_model_config(name)["text_cfg"]
+    if name.startswith(_SCHEMAS):
+        return read_as_far_as_the_model(_own_tokenizer(name))  # type: ignore[no-any-return]
+    config = open_clip.get_model_config(name)["text_cfg"]
     merges = (config.get("tokenizer_kwargs") or {}).get("bpe_merges")
     tokenizer: Callable[[list[str]], Tensor]
     if merges is None:
-        problem = _library_errors(
-            f"the tokenizer of {name}",
-            "is not on this machine, and cannot be fetched",
-            f"fetch it once where there is a network ({_CACHE} holds it), or name local-dir:DIR, a folder with "
-            "open_clip_config.json, the weights and the tokenizer",
-        )
-        with problem, no_code_of_strangers():
+        with tokenizer_errors(name), no_code_of_strangers():
             tokenizer = open_clip.get_tokenizer(name)
         return read_as_far_as_the_model(tokenizer)  # type: ignore[no-any-return]
     from open_clip.tokenizer import SimpleTokenizer, default_bpe
@@ -254,6 +218,23 @@ def load_tokenizer(name: str) -> Callable[[list[str]], Tensor]:
     return read_as_far_as_the_model(short)  # type: ignore[no-any-return]
 
 
+def _own_tokenizer(name: str) -> Callable[[list[str]], Tensor]:
+    """That of a model which brings its own files."""
+    with nullcontext() if name.startswith(LOCAL) else tokenizer_errors(name):
+        folder = find_folder(name)
+        place = tokenizer_folder(folder)
+    with tokenizer_errors(name), folder.as_read() as read, no_code_of_strangers(place):
+        tokenizer = _open_clip().get_tokenizer(read)
+    words, rows = getattr(tokenizer, "vocab_size", 0), folder.text.get("vocab_size") or _CLIP_WORDS
+    if words > rows:
+        raise CorruptDataError(
+            f"model configuration {folder.path}: model_cfg.text_cfg.vocab_size is {rows:,}; CLIP's tokenizer writes "
+            f"{words:,} tokens; give the number that the model was trained with",
+            path=str(folder.path),
+        )
+    return tokenizer  # type: ignore[no-any-return]
+
+
 def create_model(name: str, *, seed: int, device: str = "cpu", precision: str = "fp32", **options: Any) -> Any:
     """An open_clip model with the initial weights that open_clip draws at this seed, in train mode.
 
@@ -268,23 +249,32 @@ def create_model(name: str, *, seed: int, device: str = "cpu", precision: str = 
     import torch
 
     name = _checked_name(name)
-    if name.startswith("local-dir:"):
-        check_weights(Path(name.removeprefix("local-dir:")))
-    with torch.random.fork_rng(devices=[]), _quiet():
+    options = {"precision": precision, "device": device, "output_dict": True, "pretrained_text": False, **options}
+    with torch.random.fork_rng(devices=[]), quiet():
+        if name.startswith(_SCHEMAS):
+            folder, weights = _own_files(name)
+            found = None if weights is None else str(weights)
+            torch.manual_seed(seed)
+            with (
+                model_errors(name),
+                folder.as_read() as read,
+                read_by_us(name, _find_checkpoint_in_dir=lambda _: found),
+            ):
+                return _open_clip().create_model(read, **options)
         torch.manual_seed(seed)
-        with _library_errors(f"model {name}", "cannot be made", "check its name, its folder, or the network"):
-            # a name on the hub stands for its weights: without them open_clip would only log it, and draw others
-            needs_weights = name.startswith("hf-hub:")
-            model = _open_clip().create_model(
-                name,
-                precision=precision,
-                device=device,
-                output_dict=True,
-                pretrained_text=False,
-                require_pretrained=needs_weights,
-                **options,
-            )
-    return model
+        with model_errors(name):
+            return _open_clip().create_model(name, **options)
+
+
+def _own_files(name: str) -> tuple[ModelFolder, Path | None]:
+    """Configuration and weights of a model that brings them, looked at; a name on the hub stands for its weights."""
+    with nullcontext() if name.startswith(LOCAL) else model_errors(name):
+        folder = find_folder(name)
+        weights = find_weights(folder)
+    with model_errors(name):
+        folder = with_tower_here(folder)
+        check_size(folder, weights)
+    return folder, weights
 
 
 def load_model(name: str, pretrained: str | None = None, *, device: str = "cpu", precision: str = "fp32") -> ClipModel:
@@ -296,8 +286,10 @@ def load_model(name: str, pretrained: str | None = None, *, device: str = "cpu",
             or the bare state) or ``.safetensors`` file; None for the initial weights of seed 0 (an untrained model).
     Raises:
         ValueError: an unknown name or tag; the nearest are suggested.
-        CheckpointError: the file is of another architecture; says which parameters differ.
-        CorruptDataError: the file is cut off or no checkpoint.
+        CheckpointError: the weights are of another architecture; says which parameters differ.
+        CorruptDataError: a file is cut off or no checkpoint, or a folder's configuration asks for more than
+            docs/limits.md says.
+        FileNotFoundError: no such folder, or no configuration in it.
         MissingDependencyError: weights or tokenizer are not here and cannot be fetched, or need another library.
     """
     open_clip = _open_clip()
@@ -311,7 +303,7 @@ def load_model(name: str, pretrained: str | None = None, *, device: str = "cpu",
         content_hash = weights_hash(model)
     elif pretrained in tags and not os.path.isfile(pretrained):
         quick = needs_quick_gelu(name, pretrained)
-        with _weights_errors(name, pretrained):
+        with weights_errors(name, pretrained), read_by_us(name):
             model = open_clip.create_model(
                 name, pretrained, precision=precision, device=device, output_dict=True, force_quick_gelu=quick
             )

@@ -1,57 +1,240 @@
-"""The folder of a model (``local-dir:DIR``), which open_clip reads itself: looked at before it does.
+"""The files of a model that brings its own (``local-dir:DIR``, ``hf-hub:ORG/REPO``): found, and looked at before use.
 
-It is a stranger's as a checkpoint is: a configuration, weights, and perhaps a tokenizer of transformers.
+They are a stranger's as a checkpoint is: a configuration, weights, and perhaps a tokenizer or a text tower of
+transformers. Those of the hub are fetched into its cache first, and then stand for a folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from dcfast.errors import CorruptDataError
 from dcfast.models.checkpoint import check_checkpoint
-from dcfast.storage.json_files import read_json
+from dcfast.models.config_limits import MOST_PARAMETERS, check_model_config, check_tower_config
+from dcfast.storage.inputs import check_input, read_input
+from dcfast.storage.json_files import parse_json, read_json
 
-__all__ = ["check_config", "check_weights", "no_code_of_strangers"]
+__all__ = [
+    "HUB",
+    "LOCAL",
+    "ModelFolder",
+    "check_size",
+    "find_folder",
+    "find_weights",
+    "in_open_clip",
+    "no_code_of_strangers",
+    "tokenizer_folder",
+    "with_tower_here",
+]
 
+LOCAL, HUB = "local-dir:", "hf-hub:"
+CONFIG = "open_clip_config.json"
 MOST_CONFIG_BYTES = 1 << 20
+MOST_TOKENIZER_BYTES = 128 << 20
+"""Of each file of a tokenizer; that of Gemma has 34 MB."""
+_TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json"),
+    *("vocab.json", "vocab.txt", "merges.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model"),
+)
+_SLACK_BYTES = 1 << 20
+"""Of parameters that open_clip makes itself where weights lack them (``logit_bias``)."""
 
 
-def check_config(path: Path) -> None:
-    """CorruptDataError where a model's configuration is not what open_clip may read, or names a file to it."""
-    found = read_json(path, "model configuration", most=MOST_CONFIG_BYTES)
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model's own files, its configuration looked at.
+
+    Attributes:
+        path: of the configuration.
+        config: what it holds.
+        repository: on the hub (``ORG/REPO``); None for a folder.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    repository: str | None
+
+    @property
+    def text(self) -> dict[str, Any]:
+        """What it says of the text tower and its tokenizer."""
+        text: dict[str, Any] = self.config["model_cfg"]["text_cfg"]
+        return text
+
+    @contextmanager
+    def as_read(self) -> Iterator[str]:
+        """A name by which open_clip reads the configuration that was looked at, though the file be another by now."""
+        with TemporaryDirectory(prefix="dcfast-") as folder:
+            Path(folder, CONFIG).write_text(json.dumps(self.config), encoding="utf-8")
+            yield f"{LOCAL}{folder}"
+
+
+def find_folder(name: str) -> ModelFolder:
+    """Where the configuration of a model lies, and what it holds; of one on the hub it is fetched.
+
+    Raises:
+        FileNotFoundError: no such folder, or none in it.
+        CorruptDataError: it is no configuration, or asks for more than docs/limits.md says; names the key.
+    """
+    if name.startswith(HUB):
+        repository = name.removeprefix(HUB)
+        path = Path(_fetched(repository, CONFIG))
+    else:
+        repository, path = None, Path(name.removeprefix(LOCAL), CONFIG)
+        if not path.parent.is_dir():
+            raise FileNotFoundError(
+                f"model folder {path.parent}: no such folder; expected one with {CONFIG} and weights"
+            )
     try:
-        given = found["model_cfg"]["text_cfg"].get("tokenizer_kwargs") or {}
-    except (KeyError, TypeError, AttributeError):
-        return  # open_clip says what it lacks
-    if "bpe_path" in given:
+        config = read_json(path, "model configuration", most=MOST_CONFIG_BYTES)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"model folder {path.parent} has no {CONFIG}; expected it and weights") from None
+    _checked(check_model_config, config, path)
+    return ModelFolder(path, config, repository)
+
+
+def find_weights(folder: ModelFolder) -> Path | None:
+    """The weights that open_clip takes, looked at; None where a folder has none. Errors: as ``read_checkpoint``."""
+    from open_clip import factory
+
+    if folder.repository is not None:
+        found = _fetched(folder.repository)
+    else:
+        found = factory._find_checkpoint_in_dir(folder.path.parent)
+    if found is None:
+        return None
+    check_checkpoint(Path(found))
+    return Path(found)
+
+
+def tokenizer_folder(folder: ModelFolder) -> Path | None:
+    """Where the files of a tokenizer of transformers lie, looked at; None where the tokenizer is open_clip's own.
+
+    On the hub it may be that of another repository, as open_clip's own models name them.
+    """
+    repository = folder.text.get("hf_tokenizer_name")
+    if not repository:
+        return None
+    place = folder.path.parent
+    if folder.repository is not None:
+        from huggingface_hub import snapshot_download
+
+        place = Path(snapshot_download(repository, allow_patterns=list(_TOKENIZER_FILES)))
+    for path in (place / name for name in _TOKENIZER_FILES):
+        if path.is_symlink() or path.exists():
+            if (size := check_input(path).st_size) > MOST_TOKENIZER_BYTES:
+                raise CorruptDataError(
+                    f"{path} has {size:,} bytes; expected at most {MOST_TOKENIZER_BYTES:,} of a file of a tokenizer",
+                    path=str(path),
+                )
+            if path.name == "tokenizer_config.json":
+                _checked(_check_tokenizer_config, None, path)
+    return place
+
+
+def with_tower_here(folder: ModelFolder) -> ModelFolder:
+    """The same where the configuration of its tower of transformers, which says how large it is, was looked at."""
+    repository = folder.text.get("hf_model_name")
+    if not repository:
+        return folder
+    path = Path(_fetched(repository, "config.json"))
+    _checked(check_tower_config, None, path)
+    model = folder.config["model_cfg"]
+    named = {**model, "text_cfg": {**folder.text, "hf_model_name": str(path.parent)}}
+    return ModelFolder(folder.path, {**folder.config, "model_cfg": named}, folder.repository)
+
+
+def check_size(folder: ModelFolder, weights: Path | None) -> None:
+    """CorruptDataError where a model has more parameters than its weights have bytes for, before memory is taken.
+
+    It is built without numbers (torch's device ``meta``). Tables of positions do not count: open_clip makes them
+    larger where the model's picture is larger than that of the weights. A tower of transformers that cannot be built
+    so is held by the bounds of its configuration alone.
+    """
+    import open_clip
+    import torch
+
+    with folder.as_read() as name, torch.device("meta"):
+        try:
+            model = open_clip.create_model(name, device="meta", load_weights=False, pretrained_text=False)
+        except Exception:
+            if folder.text.get("hf_model_name"):
+                return
+            raise
+    count = sum(value.numel() for key, value in model.named_parameters() if "positional_embedding" not in key)
+    if weights is None and count > MOST_PARAMETERS:
         raise CorruptDataError(
-            f"model configuration {path} names a file of its tokenizer (bpe_path), of any size and anybody's; "
-            "take bpe_path out of its tokenizer_kwargs",
-            path=str(path),
+            f"model configuration {folder.path} describes {count:,} parameters; expected at most {MOST_PARAMETERS:,} "
+            "of a model without weights: put its weights beside it, or correct it",
+            path=str(folder.path),
+        )
+    if weights is not None and 2 * count > (size := weights.stat().st_size) + _SLACK_BYTES:
+        raise CorruptDataError(
+            f"model configuration {folder.path} describes {count:,} parameters; {weights} has {size:,} bytes, too few "
+            "for them at 2 bytes each: put the weights and the configuration of one model there",
+            path=str(folder.path),
         )
 
 
-def check_weights(folder: Path) -> None:
-    """Raises what ``read_checkpoint`` does of the file of weights that open_clip takes; none where there is none."""
-    from open_clip import factory
+def _fetched(repository: str, filename: str | None = None) -> str:
+    """A file of the hub in its cache, as open_clip takes it: the weights where none is named."""
+    from open_clip.pretrained import download_pretrained_from_hf
 
-    weights = factory._find_checkpoint_in_dir(folder) if folder.is_dir() else None
-    if weights is not None:
-        check_checkpoint(Path(weights))
+    return str(download_pretrained_from_hf(repository, filename=filename))
+
+
+def _checked(check: Callable[[Any], None], content: Any, path: Path) -> None:
+    try:
+        if content is None:  # others write numbers of any length into theirs
+            content = parse_json(read_input(path, MOST_TOKENIZER_BYTES >> 3), as_it_is=True)
+        check(content)
+    except ValueError as error:
+        if isinstance(error, CorruptDataError):
+            raise
+        raise CorruptDataError(f"model configuration {path}: {error}", path=str(path)) from None
+
+
+def _check_tokenizer_config(content: Any) -> None:
+    if not isinstance(content, dict):
+        raise ValueError("it is no object; expected one of settings of a tokenizer")
+    for key, value in content.items():
+        named = key.endswith("_file") and key != "special_tokens_map_file"  # old ones have it, and nothing reads it
+        if named and isinstance(value, str) and value != Path(value).name:
+            raise ValueError(f"{key} is {value!r:.60}, a file outside of its folder; take it out")
 
 
 @contextmanager
-def no_code_of_strangers() -> Iterator[None]:
-    """A model's configuration may ask that the tokenizer beside it be Python code: it is not run, whatever it says."""
-    from open_clip import factory as theirs
+def in_open_clip(**replaced: Any) -> Iterator[None]:
+    """Functions of open_clip's factory are others within."""
+    from open_clip import factory
 
-    factory: Any = theirs
-    own = factory.HFTokenizer
-    factory.HFTokenizer = lambda *given, **options: own(*given, **{**options, "trust_remote_code": False})
+    own = {name: getattr(factory, name) for name in replaced}
     try:
+        for name, other in replaced.items():
+            setattr(factory, name, other)
         yield
     finally:
-        factory.HFTokenizer = own
+        for name, other in own.items():
+            setattr(factory, name, other)
+
+
+@contextmanager
+def no_code_of_strangers(place: Path | None = None) -> Iterator[None]:
+    """A model's configuration may ask that the tokenizer beside it be Python code: it is not run, whatever it says.
+
+    ``place``: the folder of the tokenizer, whatever open_clip takes for it.
+    """
+    from open_clip import factory
+
+    own: Any = factory.HFTokenizer
+
+    def tokenizer(source: Any, *given: Any, **options: Any) -> Any:
+        return own(source if place is None else place, *given, **{**options, "trust_remote_code": False})
+
+    with in_open_clip(HFTokenizer=tokenizer):
+        yield

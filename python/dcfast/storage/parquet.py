@@ -104,6 +104,8 @@ class ParquetFile:
         """
         self._check_single(columns)
         chosen = list(range(len(self.group_rows)) if groups is None else groups)
+        if not chosen:  # pyarrow 18 and 19 look for the last of them
+            return
         fitting = self._fitting_rows(columns, rows, chosen)
         at = iter(self._file.iter_batches(batch_size=fitting, columns=_listed(columns), row_groups=chosen))
         decoded = 0

@@ -75,49 +75,76 @@ def _cost(pages: list[Page], rows: int, plain: bool) -> int:
 
 
 class _Thrift:
-    """Values of Thrift's compact protocol; IndexError where the bytes end, ValueError for what is odd."""
+    """Values of Thrift's compact protocol; IndexError where the bytes end, ValueError for what is odd.
+
+    A footer has millions of them, most of one byte: those are read without a call.
+    """
 
     def __init__(self, data: bytes) -> None:
         self.data, self.at = data, 0
 
-    def _byte(self) -> int:
-        self.at += 1
-        return self.data[self.at - 1]
-
     def _number(self) -> int:
-        value = shift = 0
+        data, at, value, shift = self.data, self.at, 0, 0
         while shift < 70:
-            byte = self._byte()
+            byte = data[at]
+            at += 1
             value |= (byte & 127) << shift
             if byte < 128:
+                self.at = at
                 return value
             shift += 7
         raise ValueError("a number of more than 64 bits")
-
-    def _zigzag(self) -> int:
-        value = self._number()
-        return value >> 1 ^ -(value & 1)
 
     def _skip(self, count: int) -> None:
         self.at += count
         if self.at > len(self.data):
             raise IndexError
 
-    def struct(self, depth: int = 0) -> dict[int, Any]:
-        """Numbers, structs and lists of these by the number of their field; others are passed over, as None."""
+    def struct(self, depth: int = 0, made: dict[int, Callable[[Any], Any]] | None = None) -> dict[int, Any]:
+        """Numbers, structs and lists of these by the number of their field; others are passed over, as None.
+
+        ``made``: field of a list of structs -> what is kept of each, so that the rest takes no memory.
+        """
+        data, at, size, number = self.data, self.at, len(self.data), 0
         fields: dict[int, Any] = {}
-        number = 0
-        while head := self._byte():
-            kind, step = head & 15, head >> 4
-            number = number + step if step else self._zigzag()
+        while head := data[at]:
+            at += 1
+            kind = head & 15
+            if head > 15:
+                number += head >> 4
+            else:
+                self.at = at
+                number = _signed(self._number())
+                at = self.at
             if number in fields:
                 raise ValueError("a header with a field twice")
-            fields[number] = None if kind in _TRUTHS else self._value(kind, depth)
+            if kind <= 2:
+                fields[number] = None if kind else self._value(kind, depth)
+            elif kind in _NUMBERS:
+                value = data[at]
+                at += 1
+                shift = 0
+                while value >> shift > 127:  # its highest byte says that there are more
+                    if shift == 63:
+                        raise ValueError("a number of more than 64 bits")
+                    shift += 7
+                    value += (data[at] - 1) << shift  # less that bit of the one before
+                    at += 1
+                fields[number] = value >> 1 ^ -(value & 1)
+            elif kind == _BINARY and (length := data[at]) < 128 and at + length < size:
+                at += 1 + length
+                fields[number] = None
+            else:
+                self.at = at
+                make = made.get(number) if made and kind == _LIST else None
+                fields[number] = self._value(kind, depth) if make is None else self._list(depth + 1, make)
+                at = self.at
+        self.at = at + 1
         return fields
 
     def _value(self, kind: int, depth: int) -> Any:
         if kind in _NUMBERS:
-            return self._zigzag()
+            return _signed(self._number())
         if kind in _WIDE:
             return self._skip(_WIDE[kind])
         if kind == _BINARY:
@@ -128,13 +155,24 @@ class _Thrift:
             return self.struct(depth + 1)
         if kind != _LIST:
             raise ValueError(f"a header with a field of kind {kind}")
-        head = self._byte()
+        return self._list(depth + 1, None)
+
+    def _list(self, depth: int, make: Callable[[Any], Any] | None) -> list[Any] | None:
+        head = self.data[self.at]
+        self.at += 1
         count, inner = head >> 4, head & 15
         if count == 15:
             count = self._number()
         if inner in _TRUTHS:
-            return self._skip(count)
-        return [self._value(inner, depth + 1) for _ in range(count)]
+            self._skip(count)
+            return None
+        if make is not None:
+            return [make(self._value(inner, depth)) for _ in range(count)]
+        return [self._value(inner, depth) for _ in range(count)]
+
+
+def _signed(value: int) -> int:
+    return value >> 1 ^ -(value & 1)
 
 
 def _number(fields: Any, field: int, name: str) -> int:
@@ -179,8 +217,7 @@ def read_groups(fd: int, size: int, num_columns: int) -> list[Group]:
     """The row groups of a parquet file of ``size`` bytes, by its footer. ValueError: it makes no sense."""
     try:
         length = footer_bytes(fd, size)
-        found = _Thrift(os.pread(fd, length, size - _TAIL - length)).struct()
-        groups = [Group(_number(group, 3, "number of rows"), [*map(_column, group[1])]) for group in found[4]]
+        groups: list[Group] = _Thrift(os.pread(fd, length, size - _TAIL - length)).struct(made={4: _group})[4]
     except (IndexError, KeyError, TypeError) as error:
         raise ValueError("a footer that describes no columns") from error
     if any(len(group.columns) != num_columns for group in groups):
@@ -194,6 +231,10 @@ def footer_bytes(fd: int, size: int) -> int:
     if length > MAX_FOOTER_BYTES and length < size:
         raise ValueError(f"a footer of {length:,} bytes is more than dcfast reads ({MAX_FOOTER_BYTES:,})")
     return length
+
+
+def _group(described: Any) -> Group:
+    return Group(_number(described, 3, "number of rows"), [*map(_column, described[1])])
 
 
 def _column(described: Any) -> Column:

@@ -1,0 +1,211 @@
+"""What the configuration of a stranger's model may ask for: numbers and names, looked at before any memory is taken.
+
+300 bytes of it decide loops and shapes: a billion layers, a table of a million by a million. open_clip takes them as
+they are.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+__all__ = ["MOST_PARAMETERS", "check_model_config", "check_tower_config", "is_repository"]
+
+MOST_PARAMETERS = 8_000_000_000
+"""Of a model without a file of weights, whose bytes would say more; EVA02-E-14-plus has 5.0 billion."""
+_WIDTH = 8192
+_LAYERS = 256
+_TOKENS = 8192
+_PIXELS = 4096
+_CONTEXT = 4096
+_WORDS = 1 << 21
+
+_WHOLE: dict[str, tuple[int, int]] = {
+    "embed_dim": (1, _WIDTH),
+    "width": (1, _WIDTH),
+    "head_width": (1, _WIDTH),
+    "dim_head": (1, _WIDTH),
+    "heads": (1, 1024),
+    "attn_pooler_heads": (1, 1024),
+    "attn_pooler_queries": (1, _TOKENS),
+    "n_queries": (1, _TOKENS),
+    "layers": (0, _LAYERS),
+    "patch_size": (1, _PIXELS),
+    "image_size": (1, _PIXELS),
+    "context_length": (1, _CONTEXT),
+    "vocab_size": (1, _WORDS),
+    "pad_id": (0, _WORDS),
+    "eos_id": (0, _WORDS),
+}
+"""Key -> lowest and highest whole number."""
+_LISTS = {"layers": 4, "image_size": 2, "size": 2}
+"""Keys that may be as many whole numbers in place of one."""
+_REAL: dict[str, tuple[float, float]] = {
+    "mlp_ratio": (1e-3, 64),
+    "ls_init_value": (-1e3, 1e3),
+    "patch_dropout": (0, 1),
+    "timm_drop": (0, 1),
+    "timm_drop_path": (0, 1),
+    "init_logit_scale": (-1e3, 1e3),
+    "init_logit_bias": (-1e6, 1e6),
+}
+_FLAGS = {
+    *("quick_gelu", "custom_text", "nonscalar_logit_scale", "no_ln_pre", "final_ln_after_pool", "output_tokens"),
+    *("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc", "embed_cls"),
+    *("no_causal_mask", "proj_bias", "timm_model_pretrained", "timm_proj_bias", "hf_model_pretrained"),
+    *("strip_sep_token", "trust_remote_code"),
+}
+_NAMES = {
+    *("pos_embed_type", "pool_type", "block_type", "proj_type", "tokenizer_mode", "timm_model_name", "timm_pool"),
+    *("timm_proj", "hf_tokenizer_name", "hf_model_name", "hf_proj_type", "hf_pooler_type", "clean", "language"),
+    *("mode", "interpolation", "resize_mode"),
+}
+_TABLES = {"act_kwargs", "norm_kwargs", "tokenizer_kwargs"}
+_TOKENIZER = {"clean", "strip_sep_token", "language", "additional_special_tokens"}
+"""What a configuration may say to a tokenizer; others name files, servers or revisions, drop words by chance, or have
+nltk fetch its models (reduction_mask)."""
+_MOST_TOKENS_NAMED = 1024
+_PARTS = ("vision_cfg", "text_cfg", "multimodal_cfg")
+_TOWER_SIZES = re.compile(
+    r"(^|_)(size|dim|dims|d_model|d_ff|d_kv|width|embeddings|length|positions|n_embd|n_ctx|n_inner)$"
+)
+_TOWER_COUNTS = re.compile(r"(^|_)(layers?|heads?|blocks|groups|experts|n_layer|n_head)$")
+_REPOSITORY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
+
+
+def is_repository(name: str) -> bool:
+    """Whether a name is one of the hub (``ORG/REPO``) and can be no path out of a folder."""
+    return _REPOSITORY.fullmatch(name) is not None and ".." not in name and len(name) <= 200
+
+
+def check_model_config(content: Any) -> None:
+    """ValueError names the key of a configuration (``open_clip_config.json``) that open_clip must not be given."""
+    model = _table(_table(content, "").get("model_cfg"), "model_cfg")
+    vision, text = (_table(model.get(part), f"model_cfg.{part}") for part in _PARTS[:2])
+    _check_values(model, "model_cfg", dict(_WHOLE))
+    for part in _PARTS:
+        if part in model:
+            _check_values(_table(model[part], f"model_cfg.{part}"), f"model_cfg.{part}", dict(_WHOLE))
+    _check_tokens(vision)
+    _check_tokenizer(text.get("tokenizer_kwargs") or {})
+    _check_towers(vision, text)
+    _check_preprocess(_table(content.get("preprocess_cfg", {}), "preprocess_cfg"))
+
+
+def check_tower_config(content: Any) -> None:
+    """ValueError names the key of a configuration of transformers (``config.json``) that is none, or beyond bounds."""
+    found = _table(content, "")
+    if "auto_map" in found:
+        raise ValueError("auto_map asks for Python code of the repository, which dcfast never runs; take another model")
+    for key, value in found.items():
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            counts = _TOWER_COUNTS.search(key)
+            most = _LAYERS if counts and "head" not in key else _WORDS if "vocab" in key else 4 * _WIDTH
+            if (counts or _TOWER_SIZES.search(key)) and not 0 <= value <= most:
+                raise ValueError(f"{key} is {value!r:.40}; expected 0 to {most:,}")
+
+
+def _table(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where or 'it'} is {'missing' if value is None else _shown(value)}; expected an object")
+    return value
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:36]} ..."
+
+
+def _is_number(value: object, whole: bool = False) -> bool:
+    return isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+
+
+def _check_values(values: dict[str, Any], where: str, whole: dict[str, tuple[int, int]]) -> None:
+    for key, value in values.items():
+        wanted = None if value is None else _wrong(key, value, whole)
+        if wanted is not None:
+            raise ValueError(f"{where}.{key} is {_shown(value)}; expected {wanted}")
+
+
+def _wrong(key: str, value: Any, whole: dict[str, tuple[int, int]]) -> str | None:
+    """What was expected of this key; None where it is that."""
+    if key in whole:
+        low, high = whole[key]
+        several = isinstance(value, list) and len(value) == _LISTS.get(key)
+        if not all(_is_number(one, True) and low <= one <= high for one in (value if several else [value])):
+            return f"a whole number of {low:,} to {high:,}" + (f", or {_LISTS[key]} of them" if key in _LISTS else "")
+    elif key in _REAL:
+        least, most = _REAL[key]
+        if not (_is_number(value) and least <= value <= most):
+            return f"a number of {least:g} to {most:g}"
+    elif key in _FLAGS:
+        return None if isinstance(value, bool) else "true or false"
+    elif key in _NAMES:
+        return None if isinstance(value, str) and len(value) <= 200 else "a name of at most 200 characters"
+    elif key in _TABLES:
+        plain = isinstance(value, dict) and (key == "tokenizer_kwargs" or _is_plain(value))
+        return None if plain else "an object of numbers, names and true or false"
+    elif key not in _PARTS and not isinstance(value, (bool, str)):
+        return None if _is_number(value) and abs(value) <= _WORDS else f"a number of at most {_WORDS:,}"
+    return None
+
+
+def _is_plain(table: dict[str, Any]) -> bool:
+    return all(isinstance(one, (bool, str)) or (_is_number(one) and abs(one) <= 1e6) for one in table.values())
+
+
+def _check_tokens(vision: dict[str, Any]) -> None:
+    image, patch = vision.get("image_size") or 224, vision.get("patch_size") or 16
+    high, wide = image if isinstance(image, list) else (image, image)
+    if vision.get("timm_model_name") or isinstance(vision.get("layers"), list):
+        return  # these have patches of their own
+    if (count := (high // patch) * (wide // patch)) > _TOKENS or count == 0:
+        raise ValueError(
+            f"model_cfg.vision_cfg has {count:,} patches (image_size {image}, patch_size {patch}); "
+            f"expected 1 to {_TOKENS:,}"
+        )
+
+
+def _check_tokenizer(given: dict[str, Any]) -> None:
+    where = "model_cfg.text_cfg.tokenizer_kwargs"
+    if other := sorted({*given} - _TOKENIZER - {"trust_remote_code"}):
+        raise ValueError(
+            f"{where} has {other[0]:.40}, by which a tokenizer may read other files (bpe_path, vocab_file) or servers; "
+            f"expected {', '.join(sorted(_TOKENIZER))} alone: take it out"
+        )
+    named = given.get("additional_special_tokens")
+    _check_values({key: one for key, one in given.items() if key != "additional_special_tokens"}, where, _WHOLE)
+    if named is not None and not (
+        isinstance(named, list)
+        and len(named) <= _MOST_TOKENS_NAMED
+        and all(isinstance(one, str) and len(one) <= 200 for one in named)
+    ):
+        raise ValueError(
+            f"{where}.additional_special_tokens is {_shown(named)}; expected at most {_MOST_TOKENS_NAMED:,} texts"
+        )
+
+
+def _check_towers(vision: dict[str, Any], text: dict[str, Any]) -> None:
+    for key in ("hf_model_name", "hf_tokenizer_name"):
+        name = text.get(key)
+        if name and not is_repository(name):
+            raise ValueError(
+                f"model_cfg.text_cfg.{key} is {_shown(name)}; expected the name of a model on the hub (ORG/REPO), "
+                "never a path: files are read from the model's own folder alone"
+            )
+    tower = vision.get("timm_model_name")
+    if tower and not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_-]+)?", tower):
+        raise ValueError(
+            f"model_cfg.vision_cfg.timm_model_name is {_shown(tower)}; expected the name of an architecture of timm, "
+            "never a folder (local-dir:) or a model on the hub (hf-hub:)"
+        )
+
+
+def _check_preprocess(values: dict[str, Any]) -> None:
+    for key, least in (("mean", -1e3), ("std", 1e-3)):
+        given = values.get(key)
+        several: list[Any] = given if isinstance(given, list) and len(given) in (1, 3) else [given]
+        if given is not None and not all(_is_number(one) and least <= one <= 1e3 for one in several):
+            raise ValueError(f"preprocess_cfg.{key} is {_shown(given)}; expected 3 numbers of {least:g} to 1,000")
+    rest = {key: value for key, value in values.items() if key not in ("mean", "std")}
+    _check_values(rest, "preprocess_cfg", {"size": (1, _PIXELS), "fill_color": (0, 255)})
