@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -104,3 +105,22 @@ def test_one_job_has_one_place(job: str, repo_root: Path) -> None:
     pattern, place = ONE_PLACE[job]
     found = {str(path.relative_to(package)) for path in package.rglob("*.py") if re.search(pattern, path.read_text())}
     assert found == ({place} if place else set())
+
+
+MOST_LINES = 60
+
+
+def test_no_function_is_longer_than_a_page(repo_root: Path) -> None:
+    """Lines of a function less its docstring: it does one thing, or is cut."""
+    long = []
+    for path in sorted((*(repo_root / "python/dcfast").rglob("*.py"), *(repo_root / "kernels").glob("*.py"))):
+        source = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(source)):
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            lines = len(ast.get_source_segment(source, node).splitlines())
+            if ast.get_docstring(node) is not None:
+                lines -= len(ast.get_source_segment(source, node.body[0]).splitlines())
+            if lines > MOST_LINES:
+                long.append(f"{path.relative_to(repo_root)}: {node.name} has {lines} lines")
+    assert long == []

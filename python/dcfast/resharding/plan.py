@@ -188,26 +188,11 @@ def make_plan(
     Memory: 10 MB for a block of rows, 56 bytes an output shard, 16 a repeated row, and what is said above; the segments
         are mapped one after the other, for pools of any size.   Cost: one read of the segments.
     """
-    if first_shard < 0 or (num_shards is not None and num_shards < 0):
-        raise ValueError(f"make_plan: first_shard and num_shards must be 0 or more; got {first_shard} and {num_shards}")
-    options = {"shard_size": shard_size, "max_bytes": max_bytes, "first_shard": first_shard, "num_shards": num_shards}
-    if shuffle_seed is not None:
-        if not 0 <= shuffle_seed < 1 << 64:
-            raise ValueError(f"shuffle_seed must be 0 to 2^64 - 1; got {shuffle_seed}")
-        shuffle_seed = whole_number(shuffle_seed, "shuffle_seed")
-        options["shuffle_seed"] = shuffle_seed
-    if shard_size < 1 or max_bytes < 1:
-        raise ValueError(f"plan_cuts: shard_size and max_bytes must be at least 1; got {shard_size} and {max_bytes}")
+    options = _plan_options(shard_size, max_bytes, first_shard, num_shards, shuffle_seed)
     paths = [os.fspath(s) for s in segments if isinstance(s, (str, os.PathLike))]
     if len(paths) not in (0, len(segments)):
         raise TypeError("make_plan: segments must be all paths or all objects")
-    left_out: Any = b""
-    if exclude is not None:
-        import numpy as np
-
-        from dcfast.process.arguments import unsigned_array
-
-        left_out = np.sort(unsigned_array(exclude, "exclude"))
+    left_out = b"" if exclude is None else _sorted_rows(exclude)
     known = None
     if pool_records is not None:
         from dcfast.resharding.selection import repeated_uids
@@ -242,6 +227,30 @@ def make_plan(
     plan.notes = say_losses((name, at, text) for name, at, archive, text in losses if not archive)
     plan.chosen_shards, plan.inputs = found.chosen_shards, found.inputs
     return plan
+
+
+def _plan_options(
+    shard_size: int, max_bytes: int, first_shard: int, num_shards: int | None, shuffle_seed: int | None
+) -> dict[str, int | None]:
+    """What a plan records of its arguments; ValueError where one makes no sense."""
+    if first_shard < 0 or (num_shards is not None and num_shards < 0):
+        raise ValueError(f"make_plan: first_shard and num_shards must be 0 or more; got {first_shard} and {num_shards}")
+    options = {"shard_size": shard_size, "max_bytes": max_bytes, "first_shard": first_shard, "num_shards": num_shards}
+    if shuffle_seed is not None:
+        if not 0 <= shuffle_seed < 1 << 64:
+            raise ValueError(f"shuffle_seed must be 0 to 2^64 - 1; got {shuffle_seed}")
+        options["shuffle_seed"] = whole_number(shuffle_seed, "shuffle_seed")
+    if shard_size < 1 or max_bytes < 1:
+        raise ValueError(f"plan_cuts: shard_size and max_bytes must be at least 1; got {shard_size} and {max_bytes}")
+    return options
+
+
+def _sorted_rows(rows: NDArray[Any]) -> Any:
+    import numpy as np
+
+    from dcfast.process.arguments import unsigned_array
+
+    return np.sort(unsigned_array(rows, "exclude"))
 
 
 def _mapped_rows(spool: Any, count: int) -> Any:

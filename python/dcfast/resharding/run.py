@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from dcfast.resharding.boxes import Metadata
     from dcfast.resharding.edit import BlurOptions
-    from dcfast.resharding.inputs import Pool, StrPath
+    from dcfast.resharding.inputs import Inputs, Pool, StrPath
+    from dcfast.resharding.plan import ReshardPlan
     from dcfast.resharding.sources import SegmentItem
 
 __all__ = ["reshard"]
@@ -106,26 +107,15 @@ def reshard(
     Cost: one read and one write of the selected payloads. With a directory, a subset file and plain options nothing but
     the core is imported, not NumPy either.
     """
-    for name, path in (("pool", pool), ("output_dir", output_dir), ("subset", subset)):
-        if isinstance(path, str) and not path:
-            raise ValueError(f"reshard: {name} must be a path; got an empty text")
-    if isinstance(webp_quality, bool) or not isinstance(webp_quality, int) or not 0 <= webp_quality <= 100:
-        raise ValueError(f"reshard: webp_quality must be a whole number of 0 to 100; got {webp_quality!r}")
-    if overwrite and resume:
-        raise ValueError("reshard: overwrite removes what resume would go on with; pass one of them")
-    if uid_from not in ("json", "url", "key"):
-        raise ValueError(f"reshard: uid_from must be one of json, url, key; got {uid_from!r}")
-    if not 0 <= threads < 1 << 32:
-        raise ValueError(f"reshard: threads must be 0 (one per core) to 2^32 - 1; got {threads}")
-    threads = whole_number(threads, "threads")
-    out = plain_path(output_dir)
+    _check_places(pool, output_dir, subset)
+    _check_values(webp_quality, uid_from, threads, overwrite and resume)
+    out, threads = plain_path(output_dir), whole_number(threads, "threads")
     inputs = open_inputs(pool, shards_dir)
     opened = _open_subset(subset)
     refuse_output(out, inputs, overwrite=overwrite, may_hold=overwrite or resume or dry_run)
-    files = inputs.files()
+    files = [*inputs.files(), *(path for path in (subset, boxes) if isinstance(path, (str, os.PathLike)))]
     if overwrite:
-        others = [path for path in (subset, boxes) if isinstance(path, (str, os.PathLike))]
-        refuse_input_in_output(out, [*files, *others])
+        refuse_input_in_output(out, files)
     segments = inputs.indexed(threads, uid_from)
     with _blur(boxes, opened, apply_blur, inject_boxes, webp_quality, uid_from, inputs.segments or ()) as blur:
         plan = make_plan(
@@ -141,62 +131,118 @@ def reshard(
             shuffle_seed=shuffle_seed,
             threads=threads,
         )
-        needed, free = check_free_space(plan, out, refuse=not dry_run, blur=blur, idx=idx)
-        report: dict[str, Any] = {**plan.counts, "needed_bytes": needed, "free_bytes": free}
-        if plan.damage:
-            report["damage"] = plan.damage
-        notes = [
-            *inputs.notes,
-            *_uid_notes(plan.counts),
-            *first_notes(plan.notes),
-            *(blur.table.notes if blur is not None else ()),
-        ]
-        if notes:
-            report["notes"] = notes
-        if blur is not None:
-            report["boxes_refused"] = blur.table.refused
+        space = check_free_space(plan, out, refuse=not dry_run, blur=blur, idx=idx)
+        report = _planned(plan, space, inputs.notes, blur)
         if first_shard or num_shards is not None:
             report["chosen_shards"] = plan.chosen_shards
-        if dry_run:
-            return report
-        edits = {} if blur is None else _blur_arguments(blur)
+        if not dry_run:
+            work = _Work(plan, opened, subset, out, inputs, segments, blur, uid_from, idx, threads)
+            report |= work.write(overwrite, resume, sync, check_mtime)
+            report |= {"verified": work.verify()} if verify else {}
+    return report
+
+
+class _Work:
+    """The writing of a plan, and the reading again of what was written."""
+
+    def __init__(
+        self,
+        plan: ReshardPlan,
+        opened: Any,
+        subset: NDArray[Any] | StrPath,
+        out: str,
+        inputs: Inputs,
+        segments: Any,
+        blur: BlurOptions | None,
+        uid_from: str,
+        idx: bool,
+        threads: int,
+    ) -> None:
+        self.plan, self.opened, self.subset, self.out = plan, opened, subset, out
+        self.inputs, self.segments, self.blur, self.idx = inputs, segments, blur, idx
+        self.threads = threads or os.cpu_count() or 1
+        self.edits = {} if blur is None else _blur_arguments(blur)
         if uid_from != "json":
-            edits["uid_from"] = uid_from
+            self.edits["uid_from"] = uid_from
+
+    def write(self, overwrite: bool, resume: bool, sync: bool, check_mtime: bool) -> dict[str, Any]:
+        """Writes the output; returns what was done, for the report."""
+        plan, opened, out, blur = self.plan, self.opened, self.out, self.blur
         arguments: dict[str, Any] = {
-            "input_dir": "::".join(inputs.directories),
-            "subset_file": os.fspath(subset) if isinstance(subset, (str, os.PathLike)) else "",
-            **edits,
+            "input_dir": "::".join(self.inputs.directories),
+            "subset_file": os.fspath(self.subset) if isinstance(self.subset, (str, os.PathLike)) else "",
+            **self.edits,
         }
         os.makedirs(out, exist_ok=True)
         with locked(out, f"output_dir {out}: another reshard is at work there; wait for it", folder=True):
-            refuse_output(out, inputs, overwrite=overwrite, may_hold=overwrite or resume)  # it may have ended just now
+            # it may have ended just now
+            refuse_output(out, self.inputs, overwrite=overwrite, may_hold=overwrite or resume)
             if not (resume and has_ended(out, plan, opened, arguments)):
-                begin_run(out, plan_key(plan, opened, [idx, *edits.items()]), resume, sync)
-            workers = threads or os.cpu_count() or 1
+                begin_run(out, plan_key(plan, opened, [self.idx, *self.edits.items()]), resume, sync)
             written = write_output_shards(
                 plan,
                 opened,
                 0,
                 plan.num_output_shards,
                 out,
-                segments=segments,
-                threads=workers,
+                segments=self.segments,
+                threads=self.threads,
                 sync=sync,
                 check_mtime=check_mtime,
                 blur=blur,
-                idx=idx,
+                idx=self.idx,
                 skip_whole=resume,
             )
-            ended = finish_reshard(plan, subset, out, arguments=arguments, sync=sync, edited=blur is not None)
+            ended = finish_reshard(plan, self.subset, out, arguments=arguments, sync=sync, edited=blur is not None)
         names = ("tar_bytes", "skipped", "mended", *(EDIT_COUNTS if blur is not None else ()))
-        report |= {name: written[name] for name in names}
-        report["output_count"] = ended["output_count"]  # of the plan less what was left out
-        if verify:
-            from dcfast.resharding.verify import verify_output_shards
+        # output_count: of the plan less what was left out
+        return {**{name: written[name] for name in names}, "output_count": ended["output_count"]}
 
-            report["verified"] = verify_output_shards(
-                plan, opened, out, segments=segments, threads=workers, strict=True, blur=blur, idx=idx
-            )
+    def verify(self) -> Any:
+        """Compares the output with its sources; CorruptDataError where they differ."""
+        from dcfast.resharding.verify import verify_output_shards
+
+        return verify_output_shards(
+            self.plan,
+            self.opened,
+            self.out,
+            segments=self.segments,
+            threads=self.threads,
+            strict=True,
+            blur=self.blur,
+            idx=self.idx,
+        )
+
+
+def _check_places(pool: Pool, output_dir: StrPath, subset: NDArray[Any] | StrPath) -> None:
+    for name, path in (("pool", pool), ("output_dir", output_dir), ("subset", subset)):
+        if isinstance(path, str) and not path:
+            raise ValueError(f"reshard: {name} must be a path; got an empty text")
+
+
+def _check_values(webp_quality: int, uid_from: str, threads: int, both: bool) -> None:
+    if both:
+        raise ValueError("reshard: overwrite removes what resume would go on with; pass one of them")
+    if isinstance(webp_quality, bool) or not isinstance(webp_quality, int) or not 0 <= webp_quality <= 100:
+        raise ValueError(f"reshard: webp_quality must be a whole number of 0 to 100; got {webp_quality!r}")
+    if uid_from not in ("json", "url", "key"):
+        raise ValueError(f"reshard: uid_from must be one of json, url, key; got {uid_from!r}")
+    if not 0 <= threads < 1 << 32:
+        raise ValueError(f"reshard: threads must be 0 (one per core) to 2^32 - 1; got {threads}")
+
+
+def _planned(
+    plan: ReshardPlan, space: tuple[int, int], found: Sequence[str], blur: BlurOptions | None
+) -> dict[str, Any]:
+    """What a report says of a plan: counts, bytes needed and free, damage, notes (``found``: on the input), boxes."""
+    report: dict[str, Any] = {**plan.counts, "needed_bytes": space[0], "free_bytes": space[1]}
+    if plan.damage:
+        report["damage"] = plan.damage
+    of_boxes = blur.table.notes if blur is not None else ()
+    if notes := [*found, *_uid_notes(plan.counts), *first_notes(plan.notes), *of_boxes]:
+        report["notes"] = notes
+    if blur is not None:
+        report["boxes_refused"] = blur.table.refused
     return report
 
 

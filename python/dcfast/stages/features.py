@@ -9,6 +9,7 @@ Disk: the embeddings twice (in the order of the shards, and of the metadata), 4 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -144,13 +145,11 @@ def _npz_of(path: str) -> list[str]:
     return [sibling_npz] if os.path.isfile(sibling_npz) else []
 
 
-def steps(run: Run) -> Steps:
-    """Embeddings by segment, then metadata files with their columns."""
-    models = feature_models(run.features)
-    pool = run.pool
+def _embed_pieces(run: Run, models: list[FeatureModel]) -> list[Piece]:
     described = [model_arguments(m) for m in models]
     files = tuple(name for _, inputs in described for name in inputs)
-    stats = yield [
+    pool = run.pool
+    return [
         Piece(
             "features/embed",
             f"{number:05d}",
@@ -173,18 +172,11 @@ def steps(run: Run) -> Steps:
         )
         for number, (_, names) in enumerate(pool.segments())
     ]
-    about = _about(models, stats)
-    yield [
-        Piece(
-            "features/ready",
-            "ready",
-            "dcfast.stages.features:declare_ready",
-            {"about": about},
-            inputs=tuple(status_path(number) for number in range(len(pool.segments()))),
-            outputs=(READY,),
-        )
-    ]
-    wrote = yield [
+
+
+def _metadata_pieces(run: Run, about: list[dict[str, Any]]) -> list[Piece]:
+    pool = run.pool
+    return [
         Piece(
             "features/metadata",
             f"{number:05d}",
@@ -201,18 +193,34 @@ def steps(run: Run) -> Steps:
         )
         for number, (_, names) in enumerate(pool.metadata_groups())
     ]
-    status: dict[str, int] = {}
-    scored: dict[str, int] = {}
-    for total, key in ((status, "status"), (scored, "scored")):
-        for piece in stats if key == "status" else wrote:
-            for name, count in piece[key].items():
-                total[name] = total.get(name, 0) + count
+
+
+def steps(run: Run) -> Steps:
+    """Embeddings by segment, then metadata files with their columns."""
+    models = feature_models(run.features)
+    stats = yield _embed_pieces(run, models)
+    about = _about(models, stats)
+    yield [
+        Piece(
+            "features/ready",
+            "ready",
+            "dcfast.stages.features:declare_ready",
+            {"about": about},
+            inputs=tuple(status_path(number) for number in range(len(run.pool.segments()))),
+            outputs=(READY,),
+        )
+    ]
+    wrote = yield _metadata_pieces(run, about)
+    status, scored = Counter[str](), Counter[str]()
+    for total, pieces, key in ((status, stats, "status"), (scored, wrote, "scored")):
+        for piece in pieces:
+            total.update(piece[key])
     return {
         "models": about,
         "by_teacher": sorted(p for m in models if m.name == TEACHER for p in m.prefixes),
         "samples": sum(s["samples"] for s in stats),
-        "status": status,
+        "status": dict(status),
         "rows": sum(s["rows"] for s in wrote),
         "rows_found": sum(s["found"] for s in wrote),
-        "scored": scored,
+        "scored": dict(scored),
     }

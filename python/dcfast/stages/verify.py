@@ -105,11 +105,9 @@ def _excludes_contaminated(expression: str) -> bool:
     return "~contaminated" in [clause.strip() for clause in expression.split(" & ")] and "|" not in expression
 
 
-def steps(run: Run) -> Steps:
-    """Output shards, fates, conclusion; a CorruptDataError where something does not agree."""
-    resharded, filtered = run.summary("reshard"), run.summary("filter")
-    indexed, weights = run.summary("index"), _weights(run)
-    of_shards = yield [
+def _shard_pieces(run: Run) -> list[Piece]:
+    weights = _weights(run)
+    return [
         Piece(
             "verify/shards",
             f"{first:08d}",
@@ -118,12 +116,15 @@ def steps(run: Run) -> Steps:
             inputs=("subset.npy", *PLAN_FILES, *(f"shards/{k:08d}.tar" for k in range(first, last))),
             weight=2 * sum(weights[first:last]),
         )
-        for first, last in output_ranges(resharded["output_shards"])
+        for first, last in output_ranges(run.summary("reshard")["output_shards"])
     ]
-    parts, groups = len(run.sample_groups()), len(run.pool.metadata_groups())
-    samples = [part_path("fates", n) for n in range(parts)]
-    others = [part_path("fates", n, "b") for n in range(groups)]
-    of_fates = yield [
+
+
+def _fate_pieces(run: Run) -> list[Piece]:
+    """Of the samples first, then of the metadata's rows without one."""
+    samples = [part_path("fates", n) for n in range(len(run.sample_groups()))]
+    others = [part_path("fates", n, "b") for n in range(len(run.metadata_groups()))]
+    return [
         Piece(
             "verify/fates",
             Path(part).stem,
@@ -134,6 +135,12 @@ def steps(run: Run) -> Steps:
         )
         for part in (*samples, *others)
     ]
+
+
+def steps(run: Run) -> Steps:
+    """Output shards, fates, conclusion; a CorruptDataError where something does not agree."""
+    of_shards = yield _shard_pieces(run)
+    of_fates = yield _fate_pieces(run)
     sums = {
         "shards": sum(s["shards"] for s in of_shards),
         "written": sum(s["samples"] for s in of_shards),
@@ -141,9 +148,9 @@ def steps(run: Run) -> Steps:
         "payload_bytes": sum(s["payload_bytes"] for s in of_shards),
         "mismatches": sum(s["mismatch_count"] for s in of_shards),
         "rows": sum(s["rows"] for s in of_fates),
-        "sample_rows": sum(s["rows"] for s in of_fates[:parts]),
+        "sample_rows": sum(s["rows"] for s in of_fates[: len(run.sample_groups())]),
         "kept": sum(s["fates"]["kept"] for s in of_fates),
-        "missing": resharded["missing"],
+        "missing": run.summary("reshard")["missing"],
         **{
             key: sum(s[key] for s in of_fates)
             for key in ("without_fate", "without_reason", "kept_outside_subset", "copies")
@@ -159,9 +166,9 @@ def steps(run: Run) -> Steps:
             {
                 "sums": sums,
                 "problems": noted[:MAX_NOTED],
-                "samples": indexed["samples"],
+                "samples": run.summary("index")["samples"],
                 "contaminated": has_list,
-                "excludes_contaminated": _excludes_contaminated(filtered["filter"]),
+                "excludes_contaminated": _excludes_contaminated(run.summary("filter")["filter"]),
             },
             inputs=("subset.npy", *(("contaminated.npy",) if has_list else ())),
             outputs=("verify.json",),

@@ -124,19 +124,7 @@ def run_study(
     Raises:
         ValueError: arguments that make no sense, before any work.   RunError: a study is at work in ``out``.
     """
-    check_one_process()
-    for name in grid.scales:
-        check_settings(scaled(grid.settings, name))
-        if grid.settings.pool is None and scaled(grid.settings, name).scale != "tiny":
-            raise ValueError(f"scale {name} needs a pool (--pool DIR); the built-in world is for scale tiny alone")
-    for option, seeds in (("choose", choose), ("confirm", confirm)):
-        if unknown := sorted(set(seeds) - set(grid.seeds)):
-            raise ValueError(f"--{option} names seeds that the study does not run: {', '.join(map(str, unknown))}")
-    if both := sorted(set(choose) & set(confirm)):
-        raise ValueError(f"seeds that choose cannot confirm; both have {', '.join(map(str, both))}")
-    if jobs < 1:
-        raise ValueError(f"jobs must be at least 1; got {jobs}")
-    require_library("matplotlib", "a study's plot")
+    _check_study(grid, choose, confirm, jobs)
     root = Path(absolute(out))
     cells = grid.cells(root)
     results: Results = {}
@@ -159,15 +147,11 @@ def run_study(
         nonlocal spent
         assert cell.label is not None
         results[cell.scale, cell.seed, cell.label] = result
-        score = "no score" if result["score"] is None else f"{result['score']:.4f}"
         if seconds == 0.0:
             return
         spent += 1
         left = (time.monotonic() - started) / spent * (planned - len(results))
-        say(
-            f"{cell.name}: {score}, {result['kept']:,} of {result['rows']:,} kept, {_time(seconds)}; "
-            f"{len(results)} of {planned} cells, about {_time(left)} left"
-        )
+        say(f"{_told(cell, result, seconds)}; {len(results)} of {planned} cells, about {_time(left)} left")
         write(plots=False)
 
     busy = f"--out {root}: another study is running there; wait for it, or choose another"
@@ -184,10 +168,35 @@ def run_study(
                 finished=finished,
                 say=say,
             )
-        failed = [(failure.cell.name, failure.message) for failure in failures]
-        failed += [
-            ("/".join(map(str, cell)), f"evaluation set {key} could not be scored: {reason}")
-            for cell, result in sorted(results.items())
-            for key, reason in result.get("failed_sets", {}).items()
-        ]
+        failed = [(failure.cell.name, failure.message) for failure in failures] + _failed_sets(results)
         return write(plots=True)
+
+
+def _told(cell: Cell, result: dict[str, Any], seconds: float) -> str:
+    score = "no score" if result["score"] is None else f"{result['score']:.4f}"
+    return f"{cell.name}: {score}, {result['kept']:,} of {result['rows']:,} kept, {_time(seconds)}"
+
+
+def _check_study(grid: Grid, choose: Sequence[int], confirm: Sequence[int], jobs: int) -> None:
+    check_one_process()
+    for name in grid.scales:
+        check_settings(scaled(grid.settings, name))
+        if grid.settings.pool is None and scaled(grid.settings, name).scale != "tiny":
+            raise ValueError(f"scale {name} needs a pool (--pool DIR); the built-in world is for scale tiny alone")
+    for option, seeds in (("choose", choose), ("confirm", confirm)):
+        if unknown := sorted(set(seeds) - set(grid.seeds)):
+            raise ValueError(f"--{option} names seeds that the study does not run: {', '.join(map(str, unknown))}")
+    if both := sorted(set(choose) & set(confirm)):
+        raise ValueError(f"seeds that choose cannot confirm; both have {', '.join(map(str, both))}")
+    if jobs < 1:
+        raise ValueError(f"jobs must be at least 1; got {jobs}")
+    require_library("matplotlib", "a study's plot")
+
+
+def _failed_sets(results: Results) -> list[tuple[str, str]]:
+    """The name of a cell, and which of its evaluation sets could not be scored."""
+    return [
+        ("/".join(map(str, cell)), f"evaluation set {key} could not be scored: {reason}")
+        for cell, result in sorted(results.items())
+        for key, reason in result.get("failed_sets", {}).items()
+    ]

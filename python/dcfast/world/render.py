@@ -60,6 +60,46 @@ def _face_boxes(spec: WorldSpec, number: int, scene: Scene | None) -> list[list[
     return [[round(min(1.0, max(0.0, value)), 4) for value in box]]
 
 
+def _downloaded(row: dict[str, Any], key: str, stored: tuple[int, int] | None) -> dict[str, Any]:
+    """What img2dataset writes of a row that it tried to download; ``stored``: the size of the picture, None: none."""
+    found = stored is not None
+    width, height = stored or (None, None)
+    return {
+        "uid": row["uid"],
+        "url": row["url"],
+        "caption": row["text"],
+        "key": key,
+        "status": "success" if found else "failed_to_download",
+        "error_message": None if found else "HTTP Error 404: Not Found",
+        "width": width,
+        "height": height,
+        "original_width": row["original_width"] if found else None,
+        "original_height": row["original_height"] if found else None,
+        "exif": "{}" if found else None,
+        "sha256": row["sha256"] if found else None,
+        "face_bboxes": row["face_bboxes"],
+    }
+
+
+def _schemas() -> tuple[Any, Any]:
+    """Of the parquet beside a shard, and of the metadata."""
+    import pyarrow as pa
+
+    whole_number, boxes_type = pa.int64(), pa.list_(pa.list_(pa.float64()))
+    text_type = pa.string()
+    downloads = pa.schema(
+        [(field, text_type) for field in ("uid", "url", "caption", "key", "status", "error_message")]
+        + [(field, whole_number) for field in ("width", "height", "original_width", "original_height")]
+        + [("exif", text_type), ("sha256", text_type), ("face_bboxes", boxes_type)]
+    )
+    metadata = pa.schema(
+        [(field, text_type) for field in ("uid", "url", "text")]
+        + [(field, whole_number) for field in ("original_width", "original_height")]
+        + [("face_bboxes", boxes_type), ("sha256", text_type)]
+    )
+    return downloads, metadata
+
+
 def render_pool_shard(args: dict[str, Any]) -> dict[str, Any]:
     """Writes one pool shard: POOL/shards/N.tar, its stats and parquet, and POOL/metadata/N.parquet.
 
@@ -93,21 +133,7 @@ def render_pool_shard(args: dict[str, Any]) -> dict[str, Any]:
             }
             if number < spec.rows:
                 listed.append(row)
-            sample = {
-                "uid": uid,
-                "url": row["url"],
-                "caption": text,
-                "key": key,
-                "status": "failed_to_download" if kinds.missing else "success",
-                "error_message": "HTTP Error 404: Not Found" if kinds.missing else None,
-                "width": None if kinds.missing else plan.stored[0],
-                "height": None if kinds.missing else plan.stored[1],
-                "original_width": None if kinds.missing else plan.original[0],
-                "original_height": None if kinds.missing else plan.original[1],
-                "exif": None if kinds.missing else "{}",
-                "sha256": None if kinds.missing else sha256,
-                "face_bboxes": boxes,
-            }
+            sample = _downloaded(row, key, None if kinds.missing else plan.stored)
             attempted.append(sample)
             if kinds.missing:
                 continue
@@ -130,19 +156,8 @@ def render_pool_shard(args: dict[str, Any]) -> dict[str, Any]:
         "status_dict": {"success": successes, "HTTP Error 404: Not Found": len(attempted) - successes},
     }
     write_text(pool / "shards" / f"{name}_stats.json", json.dumps(stats, indent=4) + "\n")
-    whole_number, boxes_type = pa.int64(), pa.list_(pa.list_(pa.float64()))
-    text_type = pa.string()
-    downloads = pa.schema(
-        [(field, text_type) for field in ("uid", "url", "caption", "key", "status", "error_message")]
-        + [(field, whole_number) for field in ("width", "height", "original_width", "original_height")]
-        + [("exif", text_type), ("sha256", text_type), ("face_bboxes", boxes_type)]
-    )
+    downloads, metadata = _schemas()
     write_parquet(pool / "shards" / f"{name}.parquet", pa.Table.from_pylist(attempted, schema=downloads))
-    metadata = pa.schema(
-        [(field, text_type) for field in ("uid", "url", "text")]
-        + [(field, whole_number) for field in ("original_width", "original_height")]
-        + [("face_bboxes", boxes_type), ("sha256", text_type)]
-    )
     write_parquet(pool / "metadata" / f"{name}.parquet", pa.Table.from_pylist(listed, schema=metadata), mtime_of(spec))
     return {"rows": len(listed), "samples": successes, "bytes": size}
 

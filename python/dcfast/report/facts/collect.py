@@ -193,6 +193,32 @@ def _filter_parts(source: Source, report: dict[str, Any]) -> None:
         gallery_scores(seen, rows, report["clip_scores"].get("column"))
 
 
+def _filter_facts(source: Source, chosen: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "filter": {
+            "expression": chosen.get("filter"),
+            "given": source.settings.get("filter"),
+            **{k: chosen.get(k) for k in ("thresholds", "metadata_rows", "malformed_uids", "language_model")},
+            "metadata_outcomes": chosen.get("metadata_outcomes", {}),
+        },
+        "subset": {
+            "uids": chosen.get("subset"),
+            "sha256": manifest.get("subset", {}).get("sha256"),
+            "contaminated": contaminated_kept(source.out),
+        },
+        "repeated": {
+            "in_shards": chosen.get("repeated_in_pool", 0),
+            "in_metadata": chosen.get("repeated_in_metadata", 0),
+        },
+    }
+
+
+def _quarantine(table: Path) -> dict[str, Any]:
+    rows = head(table, QUARANTINE_ROWS)
+    shown = [{k: clean(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows]
+    return {"total": num_rows(table), "rows": shown}
+
+
 def collect(source: Source) -> dict[str, Any]:
     """The report of a run as a JSON document.
 
@@ -220,21 +246,7 @@ def collect(source: Source) -> dict[str, Any]:
         "signatures": source.summary("signatures"),
         "fates": fates,
         "reasons": _reasons(chosen),
-        "filter": {
-            "expression": chosen.get("filter"),
-            "given": source.settings.get("filter"),
-            **{k: chosen.get(k) for k in ("thresholds", "metadata_rows", "malformed_uids", "language_model")},
-            "metadata_outcomes": chosen.get("metadata_outcomes", {}),
-        },
-        "subset": {
-            "uids": chosen.get("subset"),
-            "sha256": manifest.get("subset", {}).get("sha256"),
-            "contaminated": contaminated_kept(source.out),
-        },
-        "repeated": {
-            "in_shards": chosen.get("repeated_in_pool", 0),
-            "in_metadata": chosen.get("repeated_in_metadata", 0),
-        },
+        **_filter_facts(source, chosen, manifest),
         "contamination": contamination(
             source.out,
             source.summary("decontaminate"),
@@ -242,13 +254,7 @@ def collect(source: Source) -> dict[str, Any]:
             int(source.settings.get("max_distance", 8)),
         ),
         "gallery": samples.gallery(source.out / "fates.parquet") | (mistakes(source.out) if source.world else {}),
-        "quarantine": {
-            "total": num_rows(source.out / "quarantine.parquet"),
-            "rows": [
-                {k: clean(v) if isinstance(v, str) else v for k, v in row.items()}
-                for row in head(source.out / "quarantine.parquet", QUARANTINE_ROWS)
-            ],
-        },
+        "quarantine": _quarantine(source.out / "quarantine.parquet"),
         "damage": {
             "shards": chosen.get("damaged_shards", index.get("damaged_shards", 0)),
             "listed": [[clean(str(part)) for part in d] for d in chosen.get("damage", [])[:DAMAGE_ROWS]],

@@ -302,16 +302,9 @@ def of_no_samples() -> dict[str, Any]:
     return {"fates": {}, "reasons": {}, "damage": [], "damaged_shards": 0, "subset": None}
 
 
-def assign_outcomes(run: Run, reasons: list[str], malformed: list[int], beside: list[Piece]) -> Any:
-    """The steps that assign the fates; returns their part of the filter stage's summary.
-
-    Args:
-        malformed: how many rows of each piece of the metadata have no uid.
-        beside: pieces that wait for the outcomes alone, to be done in the same step.
-    """
-    groups, of_segments = len(malformed), run.sample_groups()
-    decoded, embedded, repeats = needed(run), run.asks_for("features"), run.settings.keep_repeats
-    of_samples = [
+def _sample_pieces(run: Run, reasons: list[str]) -> list[Piece]:
+    decoded, embedded = needed(run), run.asks_for("features")
+    return [
         Piece(
             "filter/fates",
             f"{number:05d}",
@@ -338,9 +331,12 @@ def assign_outcomes(run: Run, reasons: list[str], malformed: list[int], beside: 
             ),
             native=True,
         )
-        for number, some in enumerate(of_segments)
+        for number, some in enumerate(run.sample_groups())
     ]
-    of_metadata = [
+
+
+def _metadata_pieces(run: Run, malformed: list[int]) -> list[Piece]:
+    return [
         Piece(
             "filter/missing",
             f"{number:05d}",
@@ -349,38 +345,48 @@ def assign_outcomes(run: Run, reasons: list[str], malformed: list[int], beside: 
                 "number": number,
                 "outcomes": outcome_run(number),
                 "malformed": malformed_path(number),
-                "malformed_count": malformed[number],
+                "malformed_count": count,
                 **run.uid_rule,
             },
             inputs=("index/pool.npy", outcome_run(number), malformed_path(number)),
             outputs=(part_path("fates", number, "b"), part_path("quarantine", number, "b")),
             native=True,
         )
-        for number in range(groups)
+        for number, count in enumerate(malformed)
     ]
+
+
+def _subset_piece(run: Run, runs: int) -> Piece:
+    repeats = run.settings.keep_repeats
+    return Piece(
+        "filter/subset",
+        "subset",
+        "dcfast.stages.filter.fates:merge_subset",
+        {"runs": runs, **({"repeats": True} if repeats else {})},
+        inputs=("index/pool.npy", OUTCOMES, *((METADATA_SUBSET,) if repeats else ()), *map(kept_run, range(runs))),
+        outputs=("subset.npy",),
+        native=True,
+    )
+
+
+def assign_outcomes(run: Run, reasons: list[str], malformed: list[int], beside: list[Piece]) -> Any:
+    """The steps that assign the fates; returns their part of the filter stage's summary.
+
+    Args:
+        malformed: how many rows of each piece of the metadata have no uid.
+        beside: pieces that wait for the outcomes alone, to be done in the same step.
+    """
+    of_samples, of_metadata = _sample_pieces(run, reasons), _metadata_pieces(run, malformed)
     # none of these waits for another
     done = yield [*of_samples, *of_metadata, *beside]
-    samples, missing = done[: len(of_samples)], done[len(of_samples) : len(of_samples) + groups]
+    samples, missing = done[: len(of_samples)], done[len(of_samples) : len(of_samples) + len(of_metadata)]
     rows, quarantined = (sum(s[name] for s in (*samples, *missing)) for name in ("rows", "quarantined"))
-    parts = {table: tuple(part_path(table, n, "b") for n in range(groups)) for table in ("fates", "quarantine")}
-    [merged, *_] = yield [
-        Piece(
-            "filter/subset",
-            "subset",
-            "dcfast.stages.filter.fates:merge_subset",
-            {"runs": len(of_segments), **({"repeats": True} if repeats else {})},
-            inputs=(
-                "index/pool.npy",
-                OUTCOMES,
-                *((METADATA_SUBSET,) if repeats else ()),
-                *map(kept_run, range(len(of_segments))),
-            ),
-            outputs=("subset.npy",),
-            native=True,
-        ),
-        combine_parts("filter/tables", "fates", len(of_segments), rows, parts["fates"]),
-        combine_parts("filter/tables", "quarantine", len(of_segments), quarantined, parts["quarantine"]),
+    numbers = range(len(of_metadata))
+    tables = [
+        combine_parts("filter/tables", name, len(of_samples), count, tuple(part_path(name, n, "b") for n in numbers))
+        for name, count in (("fates", rows), ("quarantine", quarantined))
     ]
+    [merged, *_] = yield [_subset_piece(run, len(of_samples)), *tables]
     fates = _summed(s["fates"] for s in samples)
     fates["missing"] += sum(s["missing"] for s in missing)
     fates["quarantined"] += sum(s["malformed"] for s in missing)
