@@ -206,7 +206,8 @@ def time_filter(bench: harness.Bench, pool: FilterPool, name: str, case: tuple[l
     if name == "basic_filter":
         sides.append(_fasttext_side(bench, pool, threads))
     shape = f"{pool.size.rows:,} rows in {pool.size.files} files"
-    bench.compare(f"filter_{name}", sides, shape=shape, rounds=3)
+    files = [*pool.metadata, *(pool.root / "metadata").glob("*.npz")]
+    bench.compare(f"filter_{name}", sides, shape=shape, rounds=3, touched=files)
     op, date, note = f"filter_{name}_memory", harness.now(), "peak of RssAnon + RssShmem of all its processes"
     for provider, side in (("dcfast", stage.watched), (BASELINES, theirs)):
         if isinstance(side, Absent):

@@ -102,7 +102,8 @@ def time_hashing(bench: harness.Bench, pool: make_pool.Pool) -> None:
                 lambda got: require_equal("hashlib.md5", "number of hashes", len(got), len(expected)),
             ),
         ]
-        bench.compare("hash_members", in_memory, shape=shape + " in memory", dtype="uint8", size_bytes=total)
+        where = f"{shape} in memory"
+        bench.compare("hash_members", in_memory, shape=where, dtype="uint8", size_bytes=total, touched=words)
         from_files: list[Side | Absent] = [
             dcfast("dcfast", files, 1),
             dcfast(f"dcfast, {threads} threads", files, threads),
@@ -110,7 +111,8 @@ def time_hashing(bench: harness.Bench, pool: make_pool.Pool) -> None:
             if isinstance(compiled, str)
             else floor(READ_FLOOR, lambda: compiled.pread_shards(files, touch=False), total),
         ]
-        bench.compare("hash_files", from_files, shape=shape + " in cached files", dtype="uint8", size_bytes=total)
+        shape += " in cached files"
+        bench.compare("hash_files", from_files, shape=shape, dtype="uint8", size_bytes=total, touched=pool.shards)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Value]:

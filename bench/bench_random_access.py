@@ -134,7 +134,7 @@ def time_random_reads(bench: harness.Bench, pool: make_pool.Pool) -> None:
         ]
         size = round(pool.tar_bytes * pool.size.fraction)
         shape = f"{len(rows)} of {len(all_uids)} samples, {size / 1e6:.0f} MB"
-        bench.compare("random_read", sides, shape=shape, size_bytes=size)
+        bench.compare("random_read", sides, shape=shape, size_bytes=size, touched=pool.shards)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Value]:

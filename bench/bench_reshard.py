@@ -63,7 +63,8 @@ def time_shell(bench: harness.Bench, pool: make_pool.Pool, expected: dict[str, b
         dcfast("dcfast, with fsync", "sync", "index and reshard; all files and the directory are fsynced"),
         _datacomp_side(bench, pool, expected, work),
     ]
-    bench.compare("reshard_shell", sides, shape=_shape(pool, expected), size_bytes=_output_bytes(pool))
+    shape, size = _shape(pool, expected), _output_bytes(pool)
+    bench.compare("reshard_shell", sides, shape=shape, size_bytes=size, touched=pool.shards)
 
 
 def _datacomp_side(bench: harness.Bench, pool: make_pool.Pool, expected: dict[str, bytes], work: Path) -> Side | Absent:
@@ -136,7 +137,8 @@ def time_in_process(
         ),
         _copy_floor(pool, subset, threads, work, compiled),
     ]
-    bench.compare("reshard", sides, shape=_shape(pool, expected), size_bytes=_output_bytes(pool), rounds=7)
+    shape, size = _shape(pool, expected), _output_bytes(pool)
+    bench.compare("reshard", sides, shape=shape, size_bytes=size, rounds=7, touched=pool.shards)
 
 
 def _copy_floor(pool: make_pool.Pool, subset: Any, threads: int, work: Path, compiled: Floors | str) -> Side | Absent:

@@ -143,7 +143,7 @@ def time_index(bench: harness.Bench, pool: make_pool.Pool) -> None:
             ),
         ]
         shape = f"{len(shards)} shards, {pool.num_members} members, {pool.tar_bytes / 1e6:.0f} MB"
-        bench.compare("tar_index", sides, shape=shape, rounds=7)
+        bench.compare("tar_index", sides, shape=shape, rounds=7, touched=shards)
 
 
 def measure_memory(bench: harness.Bench, pool: make_pool.Pool) -> None:

@@ -76,7 +76,9 @@ def time_sort(bench: harness.Bench, uids: Uids, expected: Uids, compiled: Floors
         _polars_side(lambda: frame.sort("f0", "f1"), check_polars),
         Side("np.sort", lambda: np.sort(uids), equal_to("np.sort", "order", expected)),
     ]
-    bench.compare("uid_sort", sides, shape=f"{len(uids)} uids", dtype="u8,u8", size_bytes=uids.nbytes, rounds=3)
+    bench.compare(
+        "uid_sort", sides, shape=f"{len(uids)} uids", dtype="u8,u8", size_bytes=uids.nbytes, rounds=3, touched=[uids]
+    )
 
 
 def _scatter_floor(uids: Uids, expected: Uids, compiled: Floors | str) -> Side | Absent:
@@ -133,7 +135,9 @@ def time_membership(bench: harness.Bench, hay: Uids, needles: Uids, compiled: Fl
         Side("np.searchsorted", by_search, equal_to("np.searchsorted", "members", expected)),
         Side("np.isin", lambda: np.isin(needles, hay), equal_to("np.isin", "members", expected)),
     ]
-    bench.compare("uid_isin", sides, shape=f"{len(needles)} in {len(hay)} uids", dtype="u8,u8", rounds=3)
+    bench.compare(
+        "uid_isin", sides, shape=f"{len(needles)} in {len(hay)} uids", dtype="u8,u8", rounds=3, touched=[needles, hay]
+    )
 
 
 def datacomp_way(texts: list[str]) -> Uids:
@@ -169,14 +173,14 @@ def time_parsing(bench: harness.Bench, uids: Uids, compiled: Floors | str) -> No
     shape = f"{len(texts)} texts of 32 digits"
     size = flat.nbytes
     from_list = [Side("dcfast", lambda: dcfast.uid_parse(texts), parsed("dcfast")), traffic_floor(), peer]
-    bench.compare("uid_parse_list", from_list, shape=shape, dtype="list of str", size_bytes=size)
+    bench.compare("uid_parse_list", from_list, shape=shape, dtype="list of str", size_bytes=size, touched=[flat])
     from_arrow = [
         Side("dcfast", lambda: dcfast.uid_parse(column, threads=threads), parsed("dcfast"), threads=threads),
         Side("dcfast, 1 thread", lambda: dcfast.uid_parse(column, threads=1), parsed("dcfast, 1 thread")),
         traffic_floor(),
         peer,
     ]
-    bench.compare("uid_parse_arrow", from_arrow, shape=shape, dtype="arrow string", size_bytes=size)
+    bench.compare("uid_parse_arrow", from_arrow, shape=shape, dtype="arrow string", size_bytes=size, touched=[flat])
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Value]:
