@@ -206,6 +206,8 @@ def test_clusters_are_asked_of_rows_that_pass_all_the_rest() -> None:
     assert asked == [[0, 2]]
     codes("clip_score(l14, threshold=0.5) & image_based & no_filter")
     assert asked == [[0, 2]]
+    codes("image_based & clip_score(l14, threshold=0.5)")  # as written: the first that fails gives the reason
+    assert asked == [[0, 1, 2, 7]]
     codes("image_based | clip_score(l14, threshold=0.5)")  # the dear part last: rows without a score, or with a low one
     assert asked == [[1, 7]]
     codes("~(clip_score(l14, threshold=0.5) & image_based)")

@@ -211,6 +211,8 @@ def test_all_see_the_same_ramp_of_16_bits(name: str) -> None:
 
     data = READ_KINDS[name]
     upper = np.asarray(RAMP) >> 8
+    pillow = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))[..., 0]  # what DataComp's evaluation sees
+    assert np.array_equal(pillow, np.minimum(np.asarray(RAMP), 255))
     seen = {
         "evaluation": np.asarray(decode_image(data)),
         "features": np.asarray(load_image(data).convert("RGB")),
