@@ -378,8 +378,8 @@ def assign_outcomes(run: Run, reasons: list[str], malformed: list[int], beside: 
     """
     of_samples, of_metadata = _sample_pieces(run, reasons), _metadata_pieces(run, malformed)
     # none of these waits for another
-    done = yield [*of_samples, *of_metadata, *beside]
-    samples, missing = done[: len(of_samples)], done[len(of_samples) : len(of_samples) + len(of_metadata)]
+    done = yield [*of_samples, *beside, *of_metadata]
+    samples, missing = done[: len(of_samples)], done[len(of_samples) + len(beside) :]
     rows, quarantined = (sum(s[name] for s in (*samples, *missing)) for name in ("rows", "quarantined"))
     numbers = range(len(of_metadata))
     tables = [
