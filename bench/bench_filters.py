@@ -14,8 +14,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -24,9 +22,11 @@ from typing import Any
 import numpy as np
 
 from bench import harness
-from bench.bars import BASELINES, FASTTEXT, Value
+from bench.bars import BASELINES, Value
+from bench.filter_floors import FLOORS, fasttext_side, floor_side
 from bench.filter_pool import FilterPool, FilterPoolSize, filter_pool
-from bench.harness import Absent, Side, Timed, require_equal
+from bench.harness import Absent, Side, require_equal
+from bench.watched import Watched, environment
 
 TEXT_SIZE, IMAGE_SIZE = FilterPoolSize(3_000_000, 10), FilterPoolSize(310_000, 8, clusters=1_000)
 QUICK_TEXT, QUICK_IMAGE = FilterPoolSize(600, 2), FilterPoolSize(300, 2, clusters=12, targets=30)
@@ -57,54 +57,6 @@ for i, part in enumerate(numpy.array_split(numpy.load(folder + "/target.npy"), 5
 """
 
 
-def _tree_bytes(root: int) -> int:
-    """Anonymous and shared bytes of a process and all below it."""
-    total, open_ids = 0, [root]
-    while open_ids:
-        pid = open_ids.pop()
-        total += harness.resident(pid)
-        try:
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                open_ids += map(int, (task / "children").read_text().split())
-        except OSError:  # it has ended
-            continue
-    return total
-
-
-def _environment() -> dict[str, str]:
-    """Of both sides: where Python may not keep what it has compiled, each run would compile dcfast anew."""
-    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-
-
-class Watched:
-    """Runs a command; its seconds, and its tree's peak of memory over all runs."""
-
-    def __init__(self, command: Sequence[str], cwd: Path, env: dict[str, str]) -> None:
-        self.command, self.cwd, self.env = command, cwd, env
-        self.peak, self.seconds = 0, 0.0
-
-    def run(self) -> Timed:
-        began = time.perf_counter()
-        child = subprocess.Popen(
-            self.command, cwd=self.cwd, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        ended = threading.Event()
-
-        def watch() -> None:
-            while not ended.wait(0.05):
-                self.peak = max(self.peak, _tree_bytes(child.pid))
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        output = child.communicate()[0]
-        self.seconds = time.perf_counter() - began
-        ended.set()
-        watcher.join()
-        if child.returncode != 0:
-            raise RuntimeError(f"{' '.join(self.command)} exited with {child.returncode}: {output[-1000:]}")
-        return Timed(self.seconds, None)
-
-
 class Stage:
     """The stage ``filter`` of an expression on a pool, in a run directory that is indexed once and copied each time."""
 
@@ -133,11 +85,11 @@ class Stage:
             "--to",
             "filter",
         ]
-        self.watched = Watched(self.command, harness.REPO_ROOT, _environment())
+        self.watched = Watched(self.command, harness.REPO_ROOT, environment())
         shutil.rmtree(self.indexed, ignore_errors=True)
         shutil.rmtree(self.out, ignore_errors=True)
         before = [*self.command[:-4], "--to", "decontaminate"]
-        Watched(before, harness.REPO_ROOT, _environment()).run()
+        Watched(before, harness.REPO_ROOT, environment()).run()
         self.out.rename(self.indexed)
 
     def prepare(self) -> None:
@@ -171,7 +123,7 @@ def _datacomp(bench: harness.Bench, pool: FilterPool, arguments: list[str], save
     script = Path(__file__).with_name("datacomp_filter.py")
     places = ["--metadata_dir", str(pool.root / "metadata"), "--save_path", str(save)]
     workers = ["--num_workers", str(options.threads), "--num_gpus", "1"]
-    env = {name: value for name, value in _environment().items() if name != "PYTHONPATH"}
+    env = {name: value for name, value in environment().items() if name != "PYTHONPATH"}
     env |= {"DATACOMP": os.path.abspath(options.datacomp), "DATACOMP_ASSETS": str(assets), "PYTHONWARNINGS": "ignore"}
     command = [options.datacomp_python, str(script), *arguments, *places, *workers]
     return Watched(command, save.parent, env)
@@ -204,7 +156,9 @@ def time_filter(bench: harness.Bench, pool: FilterPool, name: str, case: tuple[l
     else:
         sides.append(Side(BASELINES, theirs.run, partial(check, BASELINES, save), threads=threads, once=True))
     if name == "basic_filter":
-        sides.append(_fasttext_side(bench, pool, threads))
+        sides.append(fasttext_side(bench, pool, threads))
+    if name in FLOORS:
+        sides.append(floor_side(name, pool, threads, work))
     shape = f"{pool.size.rows:,} rows in {pool.size.files} files"
     files = [*pool.metadata, *(pool.root / "metadata").glob("*.npz")]
     bench.compare(f"filter_{name}", sides, shape=shape, rounds=3, touched=files)
@@ -214,64 +168,6 @@ def time_filter(bench: harness.Bench, pool: FilterPool, name: str, case: tuple[l
             bench.compare(op, [side], shape=shape)
         else:
             bench.note_memory(op, provider, side.peak, shape=shape, seconds=side.seconds, note=note, date=date)
-
-
-_PREDICT = """
-import sys, time
-from concurrent.futures import ProcessPoolExecutor
-import numpy as np
-import pyarrow.parquet as pq
-
-def captions(path):
-    from dcfast.filters import rules
-    table = pq.read_table(path, columns=["text", "original_width", "original_height"])
-    batch = table.combine_chunks().to_batches()[0]
-    text = rules.valid_text(batch.column(0))
-    sides = rules.numbers(batch.column(1)), rules.numbers(batch.column(2))
-    needed = rules.enough_words(text) & rules.enough_characters(text)
-    needed &= rules.large_enough(*sides) & rules.moderate_aspect(*sides)
-    return [c.replace("\\n", " ") for c in text.take(np.flatnonzero(needed)).to_pylist()]
-
-def seconds_of(path):
-    import fasttext
-    model = fasttext.load_model(sys.argv[1])
-    texts = captions(path)
-    began = time.perf_counter()
-    for text in texts:
-        model.predict(text, 1)
-    return time.perf_counter() - began
-
-if __name__ == "__main__":
-    with ProcessPoolExecutor(int(sys.argv[2])) as pool:
-        print(sum(pool.map(seconds_of, sys.argv[3:])) / int(sys.argv[2]))
-"""
-
-
-def _fasttext_side(bench: harness.Bench, pool: FilterPool, threads: int) -> Side | Absent:
-    """fastText's predict of the captions that no cheaper rule has dropped, in as many processes, and nothing else."""
-    try:
-        import fasttext  # noqa: F401
-        from dcfast.filters.language import find_model
-    except ImportError as error:
-        return Absent(FASTTEXT, str(error))
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-c",
-        _PREDICT,
-        str(find_model()),
-        str(threads),
-        *map(str, pool.metadata),
-    ]
-
-    def run() -> Timed:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return Timed(float(done.stdout), None)
-
-    return Side(
-        FASTTEXT, run, lambda _: None, threads=threads, once=True, note="predict alone, of the rows that need it"
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Value]:
