@@ -50,8 +50,8 @@ test: $(VENV)/.test ## set up, then pass all tests (those in C++ too)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(TEST_ARGS)
 
 # what fuzzing reaches replaces tests/fuzz/corpora
-soak: $(VENV)/.test ## the long fault tests: twenty random faults in a training on two ranks, ten minutes of each fuzz target
-	DCFAST_FAULTS=20 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/train/test_train_disturbed.py $(TEST_ARGS)
+soak: $(VENV)/.test ## the long fault tests: twenty kills of a run, twenty random faults in a training, ten minutes of each fuzz target
+	DCFAST_FAULTS=20 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/train/test_train_disturbed.py tests/run/test_run.py $(TEST_ARGS)
 	$(MAKE) fuzz FUZZ_SECONDS=600 FUZZ_KEEP=keep
 
 lint: $(VENV)/.test ## ruff (rules and format), the levels of imports, and mypy --strict

@@ -22,6 +22,7 @@ from dcfast.rundir.run_dir import Settings
 from dcfast.uids.sets import load_subset, uid_format
 from pool_builder import PoolBuilder, Sample, evalset, picture, plain_pool, uid_of
 
+KILLS = int(os.environ.get("DCFAST_FAULTS", "4"))
 COMPARED = ("index", "signatures", "filter", "reshard", "shards", "subset.npy", "contaminated.npy", "fates.parquet")
 ALSO = ("quarantine.parquet", "contamination.parquet", "subset_metadata.npy")
 
@@ -225,18 +226,16 @@ def command(pool: tuple[Path, Path], out: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_kill_9_at_20_random_moments_changes_no_byte(
-    undisturbed: Path, pool: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_kill_9_at_random_moments_changes_no_byte(undisturbed: Path, pool: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "run"
     seed = int(os.environ.get("DCFAST_TEST_SEED", "0")) or random.randrange(1 << 30)
     print(f"DCFAST_TEST_SEED={seed}")
     rng = random.Random(seed)
     killed = 0
-    for _ in range(20):
+    while killed < KILLS:
         words = command(pool, out, "--workers", str(rng.choice([1, 2])))
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(rng.uniform(0.25, 2.5))
+        time.sleep(rng.uniform(0.1, 1.5))
         killed += process.poll() is None
         process.kill()
         process.wait()
@@ -246,7 +245,6 @@ def test_kill_9_at_20_random_moments_changes_no_byte(
             for path in rng.sample(sorted((out / "state").rglob("*.json")), 5):
                 if path.name != "settings.json":
                     path.unlink()
-    assert killed > 0
     subprocess.run(command(pool, out), check=True, stdout=subprocess.DEVNULL)
     assert digest(out) == digest(undisturbed)
     assert not list(out.rglob(".tmp-*"))

@@ -55,8 +55,16 @@ def same_training(a: Path, b: Path) -> bool:
 # --- one process ----------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def whole(source: TrainSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training of one process that nothing disturbs."""
+    out = tmp_path_factory.mktemp("whole")
+    train(small(out, source, overrides=LONG))
+    return out
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
-def test_a_signal_saves_a_checkpoint(source: TrainSource, tmp_path: Path, number: int) -> None:
+def test_a_signal_saves_a_checkpoint(source: TrainSource, whole: Path, tmp_path: Path, number: int) -> None:
     settings = small(tmp_path / "out", source, overrides=LONG)
     with started(tmp_path / "ranks", settings) as ranks:
         wait_for_step(tmp_path / "out", 20)
@@ -68,8 +76,7 @@ def test_a_signal_saves_a_checkpoint(source: TrainSource, tmp_path: Path, number
     assert int(saved[5:]) >= 20
     assert log_lines(tmp_path / "out")[-1]["step"] == int(saved[5:])  # nothing was lost
     train(settings)
-    train(small(tmp_path / "whole", source, overrides=LONG))
-    assert same_training(tmp_path / "out", tmp_path / "whole")
+    assert same_training(tmp_path / "out", whole)
 
 
 def test_checkpoints_by_the_clock_change_nothing(source: TrainSource, tmp_path: Path) -> None:
