@@ -78,6 +78,7 @@ def test_forward_mode_is_refused_or_right(loss: Callable[..., torch.Tensor], pla
         of_one(torch.autograd.forward_ad.make_dual(inputs[place], tangent))
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script")
 @pytest.mark.parametrize("loss", [*LOSSES, dcfast.ClipLoss(), dcfast.SigLipLoss()])
 def test_derivatives_by_torch_func_are_refused(loss: Callable[..., torch.Tensor]) -> None:
     inputs = tuple(x.detach() for x in inputs_of())
