@@ -59,6 +59,7 @@ class ClipStrip(NamedTuple):
     cols: Tensor  # [4, N] fp32 statistics
     shift: Tensor  # [] fp32
     flag: Tensor  # [] int32; not 0: the statistics come from the running maximum, which is their base
+    kept: Tensor | None = None  # what other backends keep of the forward pass
 
 
 class Products(NamedTuple):
@@ -265,7 +266,7 @@ class _ClipGrad(NamedTuple):
         """[2, tiles] dot sums: zeros from the launch that the flag makes end at once."""
         nbm, nbn = blocks(o.rows, c.bm), blocks(o.cols, c.bn)
         sums = torch.zeros(2, nbm * nbn if dots else 1, dtype=torch.float32, device=o.device)
-        rows, cols, shift, flag = self.strip
+        rows, cols, shift, flag = self.strip[:4]
         most = workers(o.device)
         unit = _unit(o.image.dtype)
         out = target(self.space[: o.rows, : o.cols], c)

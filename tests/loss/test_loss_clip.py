@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import dcfast  # noqa: E402
+from dcfast.loss import backend  # noqa: E402
 from dcfast.loss.torch_backend import forward, tiles  # noqa: E402
 from dcfast.loss.torch_backend import gradient as clip_gradient  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
@@ -273,14 +274,29 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("dots", [False, True])
 def test_memory_is_bounded_by_tiles(dots: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    # the largest tensor made is two tiles, never the matrix of logits
+    # the largest tensors made are two tiles, and what is kept, never the matrix of logits
     monkeypatch.setattr(tiles, "_TILE_BYTES", 1 << 17)
+    monkeypatch.setattr(backend, "KEPT_BYTES", 1 << 18)
     image, text = reference.features(2000, 8)
     scale = torch.tensor(20.0)
     with Largest() as largest:
         strip = forward.clip_forward(image, text, scale)
         clip_gradient.clip_products(image, text, scale, strip, dots=dots)
     assert 0 < largest.num_bytes <= 2 * (1 << 17) < 2000 * 2000 * 4 / 50
+
+
+@pytest.mark.parametrize("side", [40, 100, 300])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_what_is_kept_of_the_forward_pass_changes_no_bit(
+    side: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiles, "_TILE_BYTES", (8 if dtype == torch.float64 else 4) * side * side)
+    inputs = (*reference.features(300, 32, dtype), torch.tensor(80.0))
+    found = []
+    for kept in (0, 1 << 17, 1 << 23):
+        monkeypatch.setattr(backend, "KEPT_BYTES", kept)
+        found.append(reference.run(dcfast.clip_loss, *inputs))
+    assert all(torch.equal(a, b) for others in found[1:] for a, b in zip(found[0], others, strict=True))
 
 
 @pytest.mark.parametrize(("images", "texts"), [(50, 50), (1, 40), (40, 1), (130, 33)])

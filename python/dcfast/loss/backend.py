@@ -41,6 +41,7 @@ class ClipStrip(NamedTuple):
     cols: Tensor  # (4, N) statistics
     shift: Tensor  # 0-dim: taken off every exponent
     flag: Tensor  # 0-dim int32: 1 where the shift did not serve and the statistics were made without it
+    kept: Tensor | None = None  # (K,) exponentials of the first tiles of a whole batch, that the gradient need not make
 
 
 class Products(NamedTuple):
@@ -148,6 +149,14 @@ def stats_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if _is_triton(device, dtype) else torch.float64
 
 
+def kept_size(image: Tensor) -> int | torch.SymInt:
+    """How many exponentials of a batch are kept between the passes: none by Triton, and none of a small batch."""
+    if _is_triton(image.device, image.dtype) or image.shape[0] <= SMALL:
+        return 0
+    most = KEPT_BYTES // (8 if image.dtype == torch.float64 else 4)
+    return torch.sym_min(image.shape[0] * image.shape[0], most)
+
+
 def backend_for(device: torch.device, dtype: torch.dtype) -> Backend:
     """Triton for float32, bfloat16 and float16 on CUDA devices, else torch.
 
@@ -165,5 +174,7 @@ def _is_triton(device: torch.device, dtype: torch.dtype) -> bool:
     return dtype != torch.float64 and (asked == "triton" or (asked == "" and device.type == "cuda"))
 
 
+# What exponentials of a batch are kept for the gradient take at most: of 2,048 pairs these are three in four.
+KEPT_BYTES = 12 << 20
 # Blocks of at most so many rows and columns are worked on in float64: their errors would not average out.
 SMALL = 256

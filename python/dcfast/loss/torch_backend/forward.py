@@ -5,9 +5,9 @@ overflowing. ``large_logits`` takes over where a whole row or column vanishes by
 features that are not normalised lead there, or scales far beyond those of trained models. Half precision is computed in
 float32. The host reads scale, shift and flag: on a GPU it waits for them.
 
-Cost, in products of M x N x D: one. Memory: a tile of 4 MiB beside results, and float32 copies of text features in half
-precision. The gradient is in ``gradient``. The functions are those of ``dcfast.loss.backend.Backend``, which explains
-them.
+Cost, in products of M x N x D: one. Memory: a tile of 4 MiB beside results, 12 MiB of exponentials that are kept for
+the gradient, and float32 copies of text features in half precision. The gradient is in ``gradient``. The functions are
+those of ``dcfast.loss.backend.Backend``, which explains them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dcfast.loss.backend import BASE, INVERSE, NLL, SHARE, SMALL, ClipStrip, ClipSums
+from dcfast.loss.backend import BASE, INVERSE, NLL, SHARE, SMALL, ClipStrip, ClipSums, kept_size
 from dcfast.loss.torch_backend import large_logits
 from dcfast.loss.torch_backend.tiles import Workspace, take_positives, wide, widen
 
@@ -53,18 +53,20 @@ def _exponent_room(dtype: torch.dtype, terms: int) -> float:
     return math.log(torch.finfo(dtype).max) - 24 * math.log(2) - math.log(max(terms, 2))
 
 
-def clip_sums(image: Tensor, text: Tensor, scale: Tensor, shift: Tensor, first: int = 0) -> ClipSums:
+def clip_sums(
+    image: Tensor, text: Tensor, scale: Tensor, shift: Tensor, first: int = 0, kept: Tensor | None = None
+) -> ClipSums:
     text = widen(text, working(image, text))
     sums = ClipSums(
         text.new_zeros(image.shape[0], dtype=torch.float64),
         text.new_zeros(text.shape[0], dtype=torch.float64),
         text.new_full((image.shape[0],), -math.inf, dtype=torch.float64),
     )
-    space = Workspace(text, image.shape[0], text.shape[0], 1)
+    space = Workspace(text, image.shape[0], text.shape[0], 1, kept)
     away = float(shift)
     for rows in space.rows:
         part = widen(image[rows], text.dtype) * scale
-        for cols, (z,) in space.tiles(rows):
+        for cols, (z, *_), _ in space.tiles(rows):
             torch.mm(part, text[cols].t(), out=z)
             take_positives(z, first + rows.start - cols.start, sums.diag[rows])
             exponentials(z, away)
@@ -102,7 +104,8 @@ def clip_log_sums(stats: Tensor) -> Tensor:
 
 def clip_forward(image: Tensor, text: Tensor, scale: Tensor) -> ClipStrip:
     shift = clip_shift(clip_norms(image), clip_norms(text), scale, image.shape[0])
-    sums = clip_sums(image, text, scale, shift)
+    kept = text.new_empty(kept_size(image), dtype=wide(image.dtype))
+    sums = clip_sums(image, text, scale, shift, 0, kept)
     rows, row_flags = clip_stats(sums.row_off, sums.diag, shift)
     cols, col_flags = clip_stats(sums.col_off, sums.diag, shift)
     flag = torch.maximum(row_flags.max(), col_flags.max())
@@ -110,4 +113,4 @@ def clip_forward(image: Tensor, text: Tensor, scale: Tensor) -> ClipStrip:
         by_row, by_col, diag = large_logits.clip_online(image, text, scale, flag)
         large_logits.clip_restate(rows, by_row, diag, flag)
         large_logits.clip_restate(cols, by_col, diag, flag)
-    return ClipStrip(rows, cols, shift, flag)
+    return ClipStrip(rows, cols, shift, flag, kept)

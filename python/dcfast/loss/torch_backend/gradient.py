@@ -43,14 +43,16 @@ def clip_products(
     image_sum = image.new_zeros(image.shape, dtype=wide(image.dtype)) if into_image is None and needs[0] else into_image
     text_sum = torch.zeros_like(text) if needs[1] else None
     dot_sums = torch.zeros(2, dtype=torch.float64, device=text.device)
-    space = Workspace(text, image.shape[0], text.shape[0], 2)
+    # where the flag is set, or dot products are wanted, exponentials do not serve
+    space = Workspace(text, image.shape[0], text.shape[0], 2, None if dots or int(strip.flag) else strip.kept)
     gradient = _Gradient(strip, unit, float(scale))
     for rows in space.rows:
         part = widen(image[rows], text.dtype)
         scaled, part_sum = part * scale, torch.zeros_like(part)
-        for cols, memory in space.tiles(rows):
+        for cols, memory, known in space.tiles(rows):
             gradient.start(rows, cols, first, memory)
-            dot_sums += gradient.fill(part, scaled, text[cols], dots=dots)
+            if not known:
+                dot_sums += gradient.fill(part, scaled, text[cols], dots=dots)
             if needs[0]:
                 part_sum.addmm_(gradient.weighted(*image_weights), text[cols])
             if text_sum is not None:

@@ -32,7 +32,7 @@ def clip_online(
     space = tiles.Workspace(text, num_rows, num_cols, 1)
     for rows in space.rows:
         part = tiles.widen(image[rows], torch.float64) * scale
-        for cols, (z,) in space.tiles(rows):
+        for cols, (z,), _ in space.tiles(rows):
             torch.mm(part, text[cols].t(), out=z)
             tiles.take_positives(z, first + rows.start - cols.start, diag[rows])
             by_row[:, rows] = _merged(by_row[:, rows], _from_largest(z, 1))

@@ -45,7 +45,7 @@ def siglip_block(
     for rows in space.rows:
         part = tiles.widen(image[rows], text.dtype)
         part_sum = torch.zeros_like(part)
-        for cols, (dots, g, terms) in space.tiles(rows):
+        for cols, (dots, g, terms), _ in space.tiles(rows):
             torch.mm(part, text[cols].t(), out=dots)
             torch.mul(dots, scale, out=g)
             if bias is not None:

@@ -26,17 +26,25 @@ def pieces(count: int, dtype: torch.dtype) -> list[slice]:
 
 
 class Workspace:
-    """Memory of ``count`` tiles of the block of some rows and columns."""
+    """Memory of ``count`` tiles of the block of some rows and columns.
 
-    def __init__(self, like: Tensor, num_rows: int, num_cols: int, count: int) -> None:
+    ``kept`` takes the place of a tile's first memory, for as many tiles as fit into it: each has its own.
+    """
+
+    def __init__(self, like: Tensor, num_rows: int, num_cols: int, count: int, kept: Tensor | None = None) -> None:
         self.rows, self.cols = pieces(num_rows, like.dtype), pieces(num_cols, like.dtype)
         self._space = like.new_empty(count, self.rows[0].stop * self.cols[0].stop)
+        self._kept = like.new_empty(0) if kept is None or kept.dtype != like.dtype else kept
 
-    def tiles(self, rows: slice) -> Iterator[tuple[slice, list[Tensor]]]:
-        """The columns of each tile of some rows, and memory for it."""
+    def tiles(self, rows: slice) -> Iterator[tuple[slice, list[Tensor], bool]]:
+        """The columns of each tile of some rows, memory for it, and whether the first is its own; row by row."""
         for cols in self.cols:
             shape = rows.stop - rows.start, cols.stop - cols.start
-            yield cols, [space[: shape[0] * shape[1]].view(shape) for space in self._space]
+            size = shape[0] * shape[1]
+            spaces, own = list(self._space), self._kept.shape[0] >= size
+            if own:
+                spaces[0], self._kept = self._kept[:size], self._kept[size:]
+            yield cols, [space[:size].view(shape) for space in spaces], own
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
