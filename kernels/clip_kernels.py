@@ -284,8 +284,10 @@ def clip_grad(
         if FLAGGED:
             r_top = tl.load(rows + rows_n + om, mask=om < M, other=0.0)
             c_top = tl.load(cols + cols_n + on, mask=on < N, other=0.0)
-            p = tl.exp2(acc * a2 - r_top[:, None]) * r[:, None]
-            q = tl.exp2(acc * a2 - c_top[None, :]) * c[None, :]
+            # the largest exponent is the base: above it is one alone whose product was rounded otherwise before
+            p, q = acc * a2 - r_top[:, None], acc * a2 - c_top[None, :]
+            p = tl.exp2(tl.where(p > 0, 0.0, p)) * r[:, None]  # not by tl.minimum: a NaN stays one
+            q = tl.exp2(tl.where(q > 0, 0.0, q)) * c[None, :]
             if masked:
                 kept = off_diagonal(diagonal, M - pm * BM, N - pn * BN, BM, BN)
                 p = tl.where(kept, p, 0.0)

@@ -51,7 +51,6 @@ __all__ = [
     "Products",
     "clip_forward",
     "clip_log_sums",
-    "clip_means",
     "clip_norms",
     "clip_online",
     "clip_products",
@@ -80,20 +79,12 @@ def clip_norms(x: Tensor, /) -> Tensor:
 
 
 @torch.no_grad()
-def clip_means(image: Tensor, text: Tensor, /) -> None:
-    """Means of features are not taken off here."""
-
-
-@torch.no_grad()
-def clip_shift(
-    image_norms: Tensor, text_norms: Tensor, scale: Tensor, terms: int, centre: Tensor | None = None, /
-) -> Tensor:
+def clip_shift(image_norms: Tensor, text_norms: Tensor, scale: Tensor, terms: int, /) -> Tensor:
     """[] fp32: what is taken off every exponent, such that no sum of ``terms`` of them overflows; 0 if possible.
 
     Args:
         image_norms, text_norms: squared norms or their maxima, any length, over ALL rows that take part.
         terms: the larger of the numbers of all rows and all columns (the same on every rank).
-        centre: accepted for what other backends do with it, not used.
     """
     out = torch.empty((), dtype=torch.float32, device=image_norms.device)
     top = float(126 - math.ceil(math.log2(max(terms, 2))))
@@ -118,15 +109,12 @@ def clip_sums(
     first: int = 0,
     /,
     *,
-    positives: tuple[Tensor, Tensor] | None = None,
-    centre: Tensor | None = None,
     precision: str | None = None,
     config: Config | None = None,
 ) -> ClipSums:
     """One sweep over the block, 2 M N D operations. Memory while it runs: about 0.1 byte a logit.
 
     Args:
-        positives, centre: accepted for what other backends do with them, not used.
         precision: of float32 products: "ieee", "tf32x3" or "tf32"; by default torch.get_float32_matmul_precision()'s.
         config: tile sizes; by default measured once and kept (see ``tuning``).
     """

@@ -59,7 +59,7 @@ class ClipStrip(NamedTuple):
     cols: Tensor  # [4, N] fp32 statistics
     shift: Tensor  # [] fp32
     flag: Tensor  # [] int32; not 0: the statistics come from the running maximum, which is their base
-    centre: Tensor | None = None  # what other backends take off features
+    kept: Tensor | None = None  # what other backends keep of the forward pass
 
 
 class Products(NamedTuple):

@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import dcfast  # noqa: E402
+from dcfast.loss import backend  # noqa: E402
 from dcfast.loss.torch_backend import forward, tiles  # noqa: E402
 from dcfast.loss.torch_backend import gradient as clip_gradient  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
@@ -68,16 +69,22 @@ def test_a_fitted_batch_keeps_its_digits(dtype: torch.dtype) -> None:
     assert max(reference.errors(found, wanted)) < reference.BARS[dtype]
 
 
-@pytest.mark.parametrize("noise", [2.3, 0.5, 0.15])
-@pytest.mark.parametrize("scale", [14.3, 100.0])
-@pytest.mark.parametrize(("rows", "width"), [(3, 64), (64, 64), (257, 64), (257, 512), (700, 256)])
-def test_the_bars_hold_however_well_a_batch_is_fitted(rows: int, width: int, scale: float, noise: float) -> None:
-    """A few entries carry the loss then, and the rounding of their logits does not average out."""
+@pytest.mark.parametrize("cosine", [0.0, 0.3, 0.6, 0.9])
+@pytest.mark.parametrize("scale", [14.3, 30.0, 50.0, 100.0])
+@pytest.mark.parametrize(("rows", "width"), [(3, 64), (64, 64), (257, 64), (300, 512), (700, 256)])
+def test_the_bar_holds_however_well_a_batch_is_fitted(rows: int, width: int, scale: float, cosine: float) -> None:
+    """Up to 256 pairs float64 does the work and 2e-6 holds; above, open_clip's own error counts."""
+    noise = (1 / cosine**2 - 1) ** 0.5 if cosine else 1e6
     for seed in range(3 if rows < 300 else 1):
         inputs = (*reference.features(rows, width, noise=noise, seed=seed), torch.tensor(scale))
         wanted = reference.exact(reference.fitted_clip, *inputs)
-        if float(wanted[0]) > 1e-33:  # below it gradients are denormal numbers
-            reference.assert_close(reference.run(dcfast.clip_loss, *inputs), wanted, torch.float32)
+        if float(wanted[0]) < 1e-33:  # below it gradients are denormal numbers
+            continue
+        plain = reference.run(reference.naive_clip, *inputs) if rows > 256 else None
+        found = reference.run(dcfast.clip_loss, *inputs)
+        reference.assert_close(found, wanted, torch.float32, plain)
+        # what open_clip loses altogether is right to five digits here
+        assert max(reference.errors(found, wanted)) < 5e-5
 
 
 def test_the_scales_gradient_where_it_nearly_cancels() -> None:
@@ -87,8 +94,7 @@ def test_the_scales_gradient_where_it_nearly_cancels() -> None:
         reference.assert_close(found, wanted, torch.float32)
 
 
-def test_equal_entries_are_corrected_together_or_not_at_all() -> None:
-    """More equal rivals than are ever multiplied again: what is left out must not depend on their order."""
+def test_the_order_of_equal_rivals_does_not_matter() -> None:
     image, text = reference.features(300, 64, noise=0.1)
     image[10:200], text[10:200] = image[10], text[10]
     inputs = (image, text, torch.tensor(60.0))
@@ -107,7 +113,8 @@ def test_features_of_one_number() -> None:
     text[:30] = -1
     inputs = (image, text, torch.tensor(14.3))
     wanted = reference.exact(reference.naive_clip, *inputs)
-    reference.assert_close(reference.run(dcfast.clip_loss, *inputs), wanted, torch.float32)
+    # products with a vector add one after the other
+    assert max(reference.errors(reference.run(dcfast.clip_loss, *inputs), wanted)) < 2e-5
 
 
 def test_half_precision_products_beyond_its_range() -> None:
@@ -224,15 +231,14 @@ def test_two_runs_are_bit_equal(pair: tuple[torch.Tensor, torch.Tensor]) -> None
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("rows", [1, 2, 50, 99, 100])
+@pytest.mark.parametrize("side", [1, 2, 50, 99, 100, 299])
 @pytest.mark.parametrize("scale", [25.0, 1000.0])
-def test_any_height_of_strips(rows: int, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiles, "_LEAST_ROWS", rows)
-    monkeypatch.setattr(tiles, "_STRIP_BYTES", 1)
-    check(*reference.features(100, 16), scale)
+def test_any_size_of_tiles(side: int, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "_TILE_BYTES", 8 * side * side)
+    check(*reference.features(40 if side < 50 else 100, 16), scale)
+    monkeypatch.setattr(tiles, "_TILE_BYTES", 4 * max(side, 20) ** 2)
     inputs = (*reference.cone(300, 16, common=0.9, pair=0.5), torch.tensor(scale))
-    wanted = reference.exact(reference.fitted_clip, *inputs)
-    reference.assert_close(reference.run(dcfast.clip_loss, *inputs), wanted, torch.float32)
+    reference.assert_bar(dcfast.clip_loss, reference.naive_clip, *inputs)
 
 
 @pytest.mark.parametrize("pair", [reference.features(300, 16), reference.cone(300, 16, common=0.9, pair=0.5)])
@@ -266,19 +272,31 @@ class Largest(TorchDispatchMode):
         return out
 
 
-def test_memory_is_bounded_by_strips(monkeypatch: pytest.MonkeyPatch) -> None:
-    # the largest tensor made is two strips, never the matrix of logits
-    monkeypatch.setattr(tiles, "_LEAST_ROWS", 16)
-    monkeypatch.setattr(tiles, "_STRIP_BYTES", 1 << 17)
-    for pair in (reference.features(2000, 8), reference.cone(2000, 8, common=0.9, pair=0.5)):
-        largest_of_both_passes(*pair)
-
-
-def largest_of_both_passes(image: torch.Tensor, text: torch.Tensor) -> None:
+@pytest.mark.parametrize("dots", [False, True])
+def test_memory_is_bounded_by_tiles(dots: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    # the largest tensors made are two tiles, and what is kept, never the matrix of logits
+    monkeypatch.setattr(tiles, "_TILE_BYTES", 1 << 17)
+    monkeypatch.setattr(backend, "KEPT_BYTES", 1 << 18)
+    image, text = reference.features(2000, 8)
     scale = torch.tensor(20.0)
     with Largest() as largest:
-        clip_gradient.clip_products(image, text, scale, forward.clip_forward(image, text, scale))
+        strip = forward.clip_forward(image, text, scale)
+        clip_gradient.clip_products(image, text, scale, strip, dots=dots)
     assert 0 < largest.num_bytes <= 2 * (1 << 17) < 2000 * 2000 * 4 / 50
+
+
+@pytest.mark.parametrize("side", [40, 100, 300])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_what_is_kept_of_the_forward_pass_changes_no_bit(
+    side: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiles, "_TILE_BYTES", (8 if dtype == torch.float64 else 4) * side * side)
+    inputs = (*reference.features(300, 32, dtype), torch.tensor(80.0))
+    found = []
+    for kept in (0, 1 << 17, 1 << 23):
+        monkeypatch.setattr(backend, "KEPT_BYTES", kept)
+        found.append(reference.run(dcfast.clip_loss, *inputs))
+    assert all(torch.equal(a, b) for others in found[1:] for a, b in zip(found[0], others, strict=True))
 
 
 @pytest.mark.parametrize(("images", "texts"), [(50, 50), (1, 40), (40, 1), (130, 33)])

@@ -2,7 +2,7 @@
 
 Two modules have the functions of ``Backend``: ``dcfast.loss.torch_backend`` (torch, any device) and
 ``dcfast.kernels.contrastive`` (Triton, CUDA devices). Both see a block of the matrix of logits,
-z_ij = scale * <image_i, text_j>, M rows against N columns, and keep a bounded strip of it at most. The positive of row
+z_ij = scale * <image_i, text_j>, M rows against N columns, and keep a bounded part of it at most. The positive of row
 i is column i + first; outside 0..N-1 the block holds none. Sums leave the positives out and keep them apart, so that
 1 - P_ii and -log P_ii keep their relative accuracy on a batch that is nearly fitted.
 
@@ -20,10 +20,6 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
 # rows of the statistics: 1 / sum of exponentials, what their exponents are relative to, 1 - P_ii, -log P_ii (natural)
 INVERSE, BASE, SHARE, NLL = range(4)
 Weights = tuple[float, float]
@@ -35,7 +31,7 @@ class ClipSums(NamedTuple):
 
     row_off: Tensor  # (M,) sums of exponentials without the positives
     col_off: Tensor  # (N,)
-    diag: Tensor  # (M,) or (M, 2): what clip_stats wants to know of the positives; -inf where not in this block
+    diag: Tensor  # (M,) exponents of the positives; -inf where not in this block
 
 
 class ClipStrip(NamedTuple):
@@ -45,7 +41,7 @@ class ClipStrip(NamedTuple):
     cols: Tensor  # (4, N) statistics
     shift: Tensor  # 0-dim: taken off every exponent
     flag: Tensor  # 0-dim int32: 1 where the shift did not serve and the statistics were made without it
-    centre: Tensor | None = None  # (2, D): means taken off image and text features; None or zeros: none
+    kept: Tensor | None = None  # (K,) exponentials of the first tiles of a whole batch, that the gradient need not make
 
 
 class Products(NamedTuple):
@@ -54,7 +50,6 @@ class Products(NamedTuple):
     image: Tensor | None  # (M, D) G @ text, in the compute dtype
     text: Tensor | None  # (N, D) G.T @ image
     dots: Tensor | None  # (2,) CLIP: sums of (P - Id) d and (Q - Id) d, d the dot products; SigLIP: of G d and of G
-    dot: Tensor | None = None  # 0-dim: CLIP: sum of G d of a whole batch, where the backend has it at no cost
 
 
 class Backend(Protocol):
@@ -64,31 +59,12 @@ class Backend(Protocol):
         """The largest squared norms of runs of rows, any number of them; their maximum is what ranks exchange."""
         ...
 
-    def clip_means(self, image: Tensor, text: Tensor, /) -> Tensor | None:
-        """(2, D) means of the features of images and of texts; None where the backend takes none off."""
-        ...
-
-    def clip_shift(
-        self, image_norms: Tensor, text_norms: Tensor, scale: Tensor, terms: int, centre: Tensor | None = None, /
-    ) -> Tensor:
+    def clip_shift(self, image_norms: Tensor, text_norms: Tensor, scale: Tensor, terms: int, /) -> Tensor:
         """0-dim: the shift at which no sum of ``terms`` exponentials overflows."""
         ...
 
-    def clip_sums(
-        self,
-        image: Tensor,
-        text: Tensor,
-        scale: Tensor,
-        shift: Tensor,
-        first: int = 0,
-        /,
-        positives: tuple[Tensor, Tensor] | None = None,
-        centre: Tensor | None = None,
-    ) -> ClipSums:
-        """``positives``: the ``diag`` of the rows and of the columns of a block that does not hold them, where known.
-
-        They tell which entries matter, and need more digits than others. ``centre``: as in ``ClipStrip``.
-        """
+    def clip_sums(self, image: Tensor, text: Tensor, scale: Tensor, shift: Tensor, first: int = 0, /) -> ClipSums:
+        """One sweep over the block."""
         ...
 
     def clip_stats(self, off: Tensor, diag: Tensor, shift: Tensor, /) -> tuple[Tensor, Tensor]:
@@ -113,7 +89,7 @@ class Backend(Protocol):
         ...
 
     def clip_log_sums(self, stats: Tensor, /) -> Tensor:
-        """(n,) natural log-sum-exps of logits from which no centre was taken."""
+        """(n,) natural log-sum-exps."""
         ...
 
     def clip_forward(self, image: Tensor, text: Tensor, scale: Tensor, /) -> ClipStrip:
@@ -173,6 +149,14 @@ def stats_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if _is_triton(device, dtype) else torch.float64
 
 
+def kept_size(image: Tensor) -> int | torch.SymInt:
+    """How many exponentials of a batch are kept between the passes: none by Triton, and none of a small batch."""
+    if _is_triton(image.device, image.dtype) or image.shape[0] <= SMALL:
+        return 0
+    most = KEPT_BYTES // (8 if image.dtype == torch.float64 else 4)
+    return torch.sym_min(image.shape[0] * image.shape[0], most)
+
+
 def backend_for(device: torch.device, dtype: torch.dtype) -> Backend:
     """Triton for float32, bfloat16 and float16 on CUDA devices, else torch.
 
@@ -190,5 +174,7 @@ def _is_triton(device: torch.device, dtype: torch.dtype) -> bool:
     return dtype != torch.float64 and (asked == "triton" or (asked == "" and device.type == "cuda"))
 
 
+# What exponentials of a batch are kept for the gradient take at most: of 2,048 pairs these are three in four.
+KEPT_BYTES = 12 << 20
 # Blocks of at most so many rows and columns are worked on in float64: their errors would not average out.
 SMALL = 256

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from dcfast.loss.backend import Backend
 from dcfast.loss.ranks import Ranks
-from dcfast.loss.torch_backend import centring
 
 __all__ = ["common_shift", "merged", "rounds"]
 
@@ -25,16 +24,10 @@ def rounds(ranks: Ranks, *own: Tensor) -> Iterator[tuple[int, list[Tensor]]]:
             here = passing.wait()
 
 
-def common_shift(
-    backend: Backend, ranks: Ranks, image: Tensor, text: Tensor, scale: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """The shift that serves the features of all ranks, and the centre."""
+def common_shift(backend: Backend, ranks: Ranks, image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+    """The shift that serves the features of all ranks."""
     largest = ranks.all_max(torch.stack([backend.clip_norms(image).max(), backend.clip_norms(text).max()]))
-    means, centre = backend.clip_means(image, text), None
-    if means is not None:
-        of_all, _ = ranks.gather(means)
-        centre = centring.settled(of_all.view(ranks.size, *means.shape).mean(0), largest[:1], largest[1:])
-    return backend.clip_shift(largest[:1], largest[1:], scale, image.shape[0] * ranks.size, centre), centre
+    return backend.clip_shift(largest[:1], largest[1:], scale, image.shape[0] * ranks.size)
 
 
 def merged(backend: Backend, a: Tensor, b: Tensor) -> Tensor:

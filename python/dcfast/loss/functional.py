@@ -34,8 +34,12 @@ def clip_loss(
     Raises:
         TypeError, ValueError: naming the argument, before any work.
 
-    Cost: 8 N^2 D operations, forward and backward. Memory on the CPU: two strips of 6 MiB (or 128 rows of N) and the
-    gradients. Deterministic. First derivatives only, in reverse mode: torch.func's are refused, torch.vmap is right.
+    Errors in float32 on the CPU: relative l2 errors of loss and gradients are below 2e-6, or below twice those of two
+    cross entropies in float32 where these are larger; docs/loss.md says where and how far.
+
+    Cost: 8 N^2 D operations, forward and backward. Memory on the CPU: two tiles of 4 MiB, up to 12 MiB that are kept
+    between the passes, and the gradients. Deterministic. First derivatives only, in reverse mode: torch.func's are
+    refused, torch.vmap is right.
     Radford et al. 2021, https://arxiv.org/abs/2103.00020.
     """
     arguments_checked = checked(image_features, text_features, logit_scale)
@@ -87,7 +91,7 @@ def clip_lse(image_features: Tensor, text_features: Tensor, logit_scale: Tensor 
             makes all of both results NaN or infinite: leave such samples out before.
 
     Returns:
-        (M,) and (N,), float32 (float64 for float64), without gradient. Cost: 2 M N D operations, one strip of memory.
+        (M,) and (N,), float32 (float64 for float64), without gradient. Cost: 2 M N D operations, one tile of memory.
     """
     if isinstance(image_features, torch.Tensor) and isinstance(text_features, torch.Tensor):
         image_features, text_features = arguments.autocast(image_features, text_features)

@@ -13,7 +13,7 @@ import torch._dynamo  # or the first call of an operator imports it: 150 MB and 
 from torch import Tensor
 
 from dcfast.loss.arguments import check_finite
-from dcfast.loss.backend import NLL, SMALL, Backend, ClipStrip, Products, backend_for, stats_dtype
+from dcfast.loss.backend import NLL, SMALL, Backend, ClipStrip, Products, backend_for, kept_size, stats_dtype
 
 _FEW = 4096
 
@@ -30,18 +30,13 @@ def plain(features: Tensor) -> torch.autocast:
 
 @torch.library.custom_op("dcfast::clip_loss", mutates_args=())
 def clip_loss(image: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(loss, statistics of rows, of columns, shift, flag, centre); see ``dcfast.loss.backend.ClipStrip``."""
+    """(loss, statistics of rows, of columns, shift, flag, kept); see ``dcfast.loss.backend.ClipStrip``."""
     check_finite(scale, "logit_scale")
     with plain(image):
         strip = backend_for(image.device, image.dtype).clip_forward(image, text, scale)
         loss = (strip.rows[NLL].mean() + strip.cols[NLL].mean()) / 2
-    return loss.to(wide(image)), *strip[:4], centre_of(strip, image)
-
-
-def centre_of(strip: ClipStrip, image: Tensor) -> Tensor:
-    """The centre, zeros where there is none: operators have no optional results."""
-    centre = strip[4] if len(strip) > 4 else None
-    return image.new_zeros(2, image.shape[1], dtype=wide(image)) if centre is None else centre
+    kept = image.new_empty(0, dtype=wide(image)) if len(strip) < 5 or strip[4] is None else strip[4]
+    return loss.to(wide(image)), *strip[:4], kept
 
 
 @clip_loss.register_fake
@@ -49,8 +44,14 @@ def _(image: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tenso
     loss = image.new_empty((), dtype=wide(image))
     rows = image.new_empty(4, image.shape[0], dtype=stats_dtype(image.device, image.dtype))
     flag = image.new_empty((), dtype=torch.int32)
-    centre = image.new_empty(2, image.shape[1], dtype=wide(image))
-    return loss, rows, torch.empty_like(rows), torch.empty_like(loss), flag, centre
+    return (
+        loss,
+        rows,
+        torch.empty_like(rows),
+        torch.empty_like(loss),
+        flag,
+        image.new_empty(kept_size(image), dtype=wide(image)),
+    )
 
 
 @torch.library.custom_op("dcfast::clip_loss_backward", mutates_args=())
@@ -63,18 +64,19 @@ def clip_loss_backward(
     cols: Tensor,
     shift: Tensor,
     flag: Tensor,
-    centre: Tensor,
+    kept: Tensor,
     need_image: bool,
     need_text: bool,
     need_scale: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of image features, text features and scale; without elements where not needed."""
     backend = backend_for(image.device, image.dtype)
-    # The scale's gradient falls out of either product. Of a small batch, and in half precision, it is summed before
-    # the logits' gradients or the products are rounded: their errors average out only over many.
-    dots = need_scale and image.shape[0] <= (_FEW if image.dtype.itemsize == 2 else SMALL)
+    # The scale's gradient falls out of either product. Of a small batch, and where G is rounded to half precision, it
+    # is summed before the logits' gradients or the products are rounded: their errors average out only over many.
+    rounded = image.dtype.itemsize == 2 and rows.dtype == torch.float32
+    dots = need_scale and image.shape[0] <= (_FEW if rounded else SMALL)
     needs = need_image or (need_scale and not need_text and not dots), need_text
-    strip = ClipStrip(rows, cols, shift, flag, centre)
+    strip = ClipStrip(rows, cols, shift, flag, kept)
     with plain(image):
         products = backend.clip_products(image, text, scale, strip, needs=needs, dots=dots)
         factor = upstream / (2 * image.shape[0])
@@ -93,8 +95,6 @@ def _finish(
     """Gradients from raw products."""
     need_image, _, need_scale = needs
     dot = None if products.dots is None else products.dots.sum() * factor
-    if dot is None and len(products) > 3 and products[3] is not None:
-        dot = products[3] * factor
     image_grad, text_grad, scale_grad = image.new_empty(0), text.new_empty(0), scale.new_empty(0)
     if products.image is not None:
         dot_with = image if need_scale and dot is None else None
@@ -120,7 +120,7 @@ def _(
     cols: Tensor,
     shift: Tensor,
     flag: Tensor,
-    centre: Tensor,
+    kept: Tensor,
     need_image: bool,
     need_text: bool,
     need_scale: bool,

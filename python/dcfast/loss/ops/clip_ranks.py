@@ -20,7 +20,7 @@ from dcfast.loss.arguments import check_finite
 from dcfast.loss.backend import NLL, Backend, ClipStrip, Weights, backend_for, stats_dtype
 from dcfast.loss.exchange import common_shift, merged
 from dcfast.loss.ops import clip_ring
-from dcfast.loss.ops.clip import centre_of, fake_gradients, plain, wanted, wide
+from dcfast.loss.ops.clip import fake_gradients, plain, wanted, wide
 from dcfast.loss.ranks import Ranks, ranks_of
 
 SCHEDULES = ("gather", "ring")
@@ -37,8 +37,8 @@ def clip_loss_ranks(
     schedule: str,
     local_loss: bool,
     gather_with_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(loss, statistics of own rows, of columns, shift, flag, centre, all texts); "ring": own columns, no texts."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(loss, statistics of own rows, of columns, shift, flag, all texts); "ring": own columns, no texts."""
     ranks, backend = ranks_of(rank, world_size, group), backend_for(image.device, image.dtype)
     ranks.check_same(image, scale)
     check_finite(scale, "logit_scale")
@@ -52,7 +52,7 @@ def clip_loss_ranks(
         loss = (strip.rows[NLL].mean() + own[NLL].mean()) / 2
         if not local_loss:
             loss = ranks.all_reduce(loss) / world_size
-    return loss.to(wide(image)), *strip[:4], centre_of(strip, image), all_text
+    return loss.to(wide(image)), *strip[:4], all_text
 
 
 @clip_loss_ranks.register_fake
@@ -66,7 +66,7 @@ def _(
     schedule: str,
     local_loss: bool,
     gather_with_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     num_rows, dtype = image.shape[0], wide(image)
     ring = schedule == "ring"
     loss, shift = image.new_empty((), dtype=dtype), image.new_empty((), dtype=dtype)
@@ -74,16 +74,15 @@ def _(
     rows = image.new_empty(4, num_rows, dtype=stats)
     cols = image.new_empty(4, num_rows * (1 if ring else world_size), dtype=stats)
     texts = text.new_empty(0) if ring else text.new_empty(num_rows * world_size, text.shape[1])
-    centre = image.new_empty(2, image.shape[1], dtype=dtype)
-    return loss, rows, cols, shift, image.new_empty((), dtype=torch.int32), centre, texts
+    return loss, rows, cols, shift, image.new_empty((), dtype=torch.int32), texts
 
 
 def _forward(backend: Backend, ranks: Ranks, image: Tensor, text: Tensor, scale: Tensor) -> tuple[ClipStrip, Tensor]:
     num_rows, begin = image.shape[0], ranks.rank * image.shape[0]
     all_text, gathering = ranks.gather(text, wait=False)
-    shift, centre = common_shift(backend, ranks, image, text, scale)
+    shift = common_shift(backend, ranks, image, text, scale)
     # the own block needs nothing of the others: its products run while texts arrive
-    own = backend.clip_sums(image, text, scale, shift, 0, centre=centre)
+    own = backend.clip_sums(image, text, scale, shift)
     gathering.wait()
     row_off, col_off = own.row_off, all_text.new_empty(all_text.shape[0], dtype=own.col_off.dtype)
     col_off[begin : begin + num_rows] = own.col_off
@@ -92,8 +91,7 @@ def _forward(backend: Backend, ranks: Ranks, image: Tensor, text: Tensor, scale:
         # rank by rank, as the backward pass goes: the logits are rounded alike in both
         block = slice(other * num_rows, (other + 1) * num_rows)
         if other != ranks.rank:
-            positives = own.diag, all_diag[block]
-            sums = backend.clip_sums(image, all_text[block], scale, shift, num_rows, positives=positives, centre=centre)
+            sums = backend.clip_sums(image, all_text[block], scale, shift, num_rows)
             row_off, col_off[block] = row_off + sums.row_off, sums.col_off
     rows, row_flags = backend.clip_stats(row_off, own.diag, shift)
     cols, col_flags = backend.clip_stats(ranks.all_reduce(col_off), all_diag, shift)
@@ -101,7 +99,7 @@ def _forward(backend: Backend, ranks: Ranks, image: Tensor, text: Tensor, scale:
     # A GPU is not waited for: there the kernels and the collectives are launched, and do nothing where flag is clear.
     if flag.is_cuda or int(flag):
         _restate(backend, ranks, image, all_text, scale, (rows, cols, flag))
-    return ClipStrip(rows, cols, shift, flag, centre), all_text
+    return ClipStrip(rows, cols, shift, flag), all_text
 
 
 def _restate(
@@ -138,7 +136,6 @@ def clip_loss_ranks_backward(
     cols: Tensor,
     shift: Tensor,
     flag: Tensor,
-    centre: Tensor,
     all_text: Tensor,
     rank: int,
     world_size: int,
@@ -152,7 +149,7 @@ def clip_loss_ranks_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of this rank's image and text features and of the scale; without elements where not needed."""
     ranks, backend = ranks_of(rank, world_size, group), backend_for(image.device, image.dtype)
-    strip = ClipStrip(rows, cols, shift, flag, centre)
+    strip = ClipStrip(rows, cols, shift, flag)
     # without gradient through the gather a rank's loss reaches its own rows by P and its own columns by Q alone
     apart = local_loss and not gather_with_grad
     weights: tuple[Weights, Weights] = ((1.0, 0.0), (0.0, 1.0)) if apart else ((1.0, 1.0), (1.0, 1.0))
@@ -187,7 +184,6 @@ def _(
     cols: Tensor,
     shift: Tensor,
     flag: Tensor,
-    centre: Tensor,
     all_text: Tensor,
     rank: int,
     world_size: int,

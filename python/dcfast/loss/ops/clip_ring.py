@@ -2,8 +2,7 @@
 
 Texts are sent on before they are worked on, so that they travel meanwhile. Their column sums and their gradients travel
 one step behind, each rank adding its part, and arrive at home after as many steps as there are ranks: sums are in the
-order of the ring, the same in every run. Memory: two blocks of texts, of gradients and of statistics; two numbers a
-positive of all ranks.
+order of the ring, the same in every run. Memory: two blocks of texts, of gradients and of statistics.
 """
 
 from __future__ import annotations
@@ -18,16 +17,14 @@ from dcfast.loss.ranks import Ranks
 
 def forward(backend: Backend, ranks: Ranks, image: Tensor, text: Tensor, scale: Tensor) -> ClipStrip:
     """Statistics of this rank's rows and of its columns."""
-    shift, centre = common_shift(backend, ranks, image, text, scale)
+    shift = common_shift(backend, ranks, image, text, scale)
     num_rows = image.shape[0]
-    row_off = col_off = diag = all_diag = shift.new_empty(0)
+    row_off = col_off = diag = shift.new_empty(0)
     for owner, (block,) in rounds(ranks, text):
         if owner == ranks.rank:
-            row_off, col_off, diag = backend.clip_sums(image, block, scale, shift, 0, centre=centre)
-            all_diag, _ = ranks.gather(diag)
+            row_off, col_off, diag = backend.clip_sums(image, block, scale, shift)
         else:
-            positives = diag, all_diag[owner * num_rows : (owner + 1) * num_rows]
-            sums = backend.clip_sums(image, block, scale, shift, num_rows, positives=positives, centre=centre)
+            sums = backend.clip_sums(image, block, scale, shift, num_rows)
             # the sums of this block arrive from the rank before, which had it one step earlier
             row_off, col_off = row_off + sums.row_off, ranks.pass_on(col_off).wait()[0] + sums.col_off
     (col_off,) = ranks.pass_on(col_off).wait()
@@ -36,7 +33,7 @@ def forward(backend: Backend, ranks: Ranks, image: Tensor, text: Tensor, scale: 
     flag = ranks.all_max(torch.maximum(row_flags.max(), col_flags.max()))
     if int(flag):  # a second round needs the host: it waits for the flag, which is rarely set
         _restate(backend, ranks, image, text, scale, (rows, cols, flag))
-    return ClipStrip(rows, cols, shift, flag, centre)
+    return ClipStrip(rows, cols, shift, flag)
 
 
 def _restate(

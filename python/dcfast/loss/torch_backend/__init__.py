@@ -5,7 +5,6 @@ from __future__ import annotations
 from dcfast.loss.torch_backend.forward import (
     clip_forward,
     clip_log_sums,
-    clip_means,
     clip_norms,
     clip_shift,
     clip_stats,
@@ -18,7 +17,6 @@ from dcfast.loss.torch_backend.siglip import siglip_block
 __all__ = [
     "clip_forward",
     "clip_log_sums",
-    "clip_means",
     "clip_norms",
     "clip_online",
     "clip_products",

@@ -1,4 +1,4 @@
-"""Statistics of logits further apart than the exponent range: with a shift for each row and for each column.
+"""Statistics of logits too large for a common shift, or for float32: with a shift for each row and for each column.
 
 Only features that are not normalised, or a large scale, lead here. Logits of thousands in float32 are off by what
 exponentials feel, so float64 it is: twice the time and memory of the usual path, and that only where the flag is set.
@@ -29,14 +29,14 @@ def clip_online(
     if not int(flag):
         return by_row, by_col, diag
     text = tiles.widen(text, torch.float64)
-    height = tiles.strip_rows(num_rows, num_cols, torch.float64)
-    space = text.new_empty(height, num_cols)
-    for start in range(0, num_rows, height):
-        rows = slice(start, min(start + height, num_rows))
-        z = torch.mm(tiles.widen(image[rows], torch.float64) * scale, text.t(), out=space[: rows.stop - start])
-        tiles.take_positives(z, start + first, diag[rows])
-        by_row[:, rows] = _from_largest(z, 1)
-        by_col = _merged(by_col, _from_largest(z, 0))
+    space = tiles.Workspace(text, num_rows, num_cols, 1)
+    for rows in space.rows:
+        part = tiles.widen(image[rows], torch.float64) * scale
+        for cols, (z,), _ in space.tiles(rows):
+            torch.mm(part, text[cols].t(), out=z)
+            tiles.take_positives(z, first + rows.start - cols.start, diag[rows])
+            by_row[:, rows] = _merged(by_row[:, rows], _from_largest(z, 1))
+            by_col[:, cols] = _merged(by_col[:, cols], _from_largest(z, 0))
     return by_row, by_col, diag
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,24 +11,40 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["positive_rows", "strip_rows", "take_positives", "wide", "widen"]
+__all__ = ["Workspace", "pieces", "positives", "take_positives", "wide", "widen"]
+
+# Square, as features are read, and sums of products written, once a tile: strips of whole rows would be as large, but
+# so low at 8,192 columns that this traffic costs a tenth of the time.
+_TILE_BYTES = 4 << 20
 
 
-_STRIP_BYTES = 6 << 20
+def pieces(count: int, dtype: torch.dtype) -> list[slice]:
+    """Rows, or columns, of tiles: as many in each, but for the last."""
+    most = max(1, math.isqrt(_TILE_BYTES // dtype.itemsize))
+    size = -(-count // -(-count // most))
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-# Below this the products of a strip no longer run at full speed.
-_LEAST_ROWS = 128
+class Workspace:
+    """Memory of ``count`` tiles of the block of some rows and columns.
 
-
-def strip_rows(rows: int, columns: int, dtype: torch.dtype, *, centred: bool = False) -> int:
-    """How many rows of the matrix of logits are worked on at a time: strips of even height.
-
-    ``centred``: half of it, as texts less their mean take memory too.
+    ``kept`` takes the place of a tile's first memory, for as many tiles as fit into it: each has its own.
     """
-    space = _STRIP_BYTES // 2 if centred else _STRIP_BYTES
-    most = min(rows, max(_LEAST_ROWS, space // (columns * wide(dtype).itemsize)))
-    return -(-rows // -(-rows // most))
+
+    def __init__(self, like: Tensor, num_rows: int, num_cols: int, count: int, kept: Tensor | None = None) -> None:
+        self.rows, self.cols = pieces(num_rows, like.dtype), pieces(num_cols, like.dtype)
+        self._space = like.new_empty(count, self.rows[0].stop * self.cols[0].stop)
+        self._kept = like.new_empty(0) if kept is None or kept.dtype != like.dtype else kept
+
+    def tiles(self, rows: slice) -> Iterator[tuple[slice, list[Tensor], bool]]:
+        """The columns of each tile of some rows, memory for it, and whether the first is its own; row by row."""
+        for cols in self.cols:
+            shape = rows.stop - rows.start, cols.stop - cols.start
+            size = shape[0] * shape[1]
+            spaces, own = list(self._space), self._kept.shape[0] >= size
+            if own:
+                spaces[0], self._kept = self._kept[:size], self._kept[size:]
+            yield cols, [space[:size].view(shape) for space in spaces], own
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -40,16 +57,15 @@ def widen(features: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return features.to(dtype or wide(features.dtype)).contiguous()
 
 
-def positive_rows(num_rows: int, num_cols: int, first: int) -> slice:
-    """The rows of a block whose positive, column i + first, is in it."""
-    begin = min(max(0, -first), num_rows)
-    return slice(begin, max(begin, min(num_rows, num_cols - first)))
+def positives(z: Tensor, first: int) -> tuple[slice, slice]:
+    """The rows of a tile whose positive, column i + first, is in it, and these columns: ``z.diagonal(first)``."""
+    begin = min(max(0, -first), z.shape[0])
+    end = max(begin, min(z.shape[0], z.shape[1] - first))
+    return slice(begin, end), slice(begin + first, end + first)
 
 
 def take_positives(z: Tensor, first: int, into: Tensor) -> None:
-    """Moves the positives of a strip to ``into`` and leaves -inf in their place."""
-    here = positive_rows(z.shape[0], z.shape[1], first)
-    if here.stop > here.start:
-        positives = z.diagonal(first)
-        into[here] = positives
-        positives.fill_(-math.inf)
+    """Moves the positives of a tile to ``into`` and leaves -inf in their place."""
+    diagonal = z.diagonal(first)
+    into[positives(z, first)[0]] = diagonal
+    diagonal.fill_(-math.inf)
