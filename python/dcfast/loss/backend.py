@@ -174,7 +174,7 @@ def _is_triton(device: torch.device, dtype: torch.dtype) -> bool:
     return dtype != torch.float64 and (asked == "triton" or (asked == "" and device.type == "cuda"))
 
 
-# What exponentials of a batch are kept for the gradient take at most: of 2,048 pairs these are three in four.
-KEPT_BYTES = 12 << 20
+# What exponentials of a batch are kept for the gradient take at most: of 2,048 pairs these are all.
+KEPT_BYTES = 16 << 20
 # Blocks of at most so many rows and columns are worked on in float64: their errors would not average out.
 SMALL = 256

@@ -35,7 +35,7 @@ def clip_loss(image: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, Tenso
     with plain(image):
         strip = backend_for(image.device, image.dtype).clip_forward(image, text, scale)
         loss = (strip.rows[NLL].mean() + strip.cols[NLL].mean()) / 2
-    kept = image.new_empty(0, dtype=wide(image)) if len(strip) < 5 or strip[4] is None else strip[4]
+    kept = image.new_empty(0, dtype=wide(image)) if strip.kept is None else strip.kept
     return loss.to(wide(image)), *strip[:4], kept
 
 

@@ -1,6 +1,6 @@
 """The CLIP loss's gradient over tiles of the matrix of logits, in torch.
 
-Cost, in products of M x N x D: three, two where one side needs no gradient. Memory: two tiles of 4 MiB beside results,
+Cost, in products of M x N x D: three, two where one side needs no gradient. Memory: two tiles of 2 MiB beside results,
 three where the sums of dot products are wanted. Where the flag is set, and for small blocks, all is float64.
 """
 

@@ -1,6 +1,6 @@
 """The SigLIP loss over tiles of the matrix of logits, in torch: loss and gradients from one pass.
 
-Cost, in products of M x N x D: one, and one more for each side that needs a gradient. Memory: three tiles of 4 MiB,
+Cost, in products of M x N x D: one, and one more for each side that needs a gradient. Memory: three tiles of 2 MiB,
 beside results and float32 copies of text features in half precision.
 """
 

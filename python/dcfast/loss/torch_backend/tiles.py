@@ -13,14 +13,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Workspace", "pieces", "positives", "take_positives", "wide", "widen"]
 
-# Square, as features are read, and sums of products written, once a tile: strips of whole rows would be as large, but
-# so low at 8,192 columns that this traffic costs a tenth of the time.
-_TILE_BYTES = 4 << 20
+# 1,024 rows of 512 columns in float32. Features are read, and sums of products written, once a tile: in strips of whole
+# rows, so low at 8,192 columns, this traffic would cost a tenth of the time.
+_TILE_BYTES = 2 << 20
 
 
-def pieces(count: int, dtype: torch.dtype) -> list[slice]:
-    """Rows, or columns, of tiles: as many in each, but for the last."""
-    most = max(1, math.isqrt(_TILE_BYTES // dtype.itemsize))
+def pieces(count: int, most: int) -> list[slice]:
+    """Runs of rows or columns: as many in each, but for the last."""
     size = -(-count // -(-count // most))
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
@@ -32,7 +31,8 @@ class Workspace:
     """
 
     def __init__(self, like: Tensor, num_rows: int, num_cols: int, count: int, kept: Tensor | None = None) -> None:
-        self.rows, self.cols = pieces(num_rows, like.dtype), pieces(num_cols, like.dtype)
+        most = math.isqrt(2 * _TILE_BYTES // like.element_size())
+        self.rows, self.cols = pieces(num_rows, max(1, most)), pieces(num_cols, max(1, most // 2))
         self._space = like.new_empty(count, self.rows[0].stop * self.cols[0].stop)
         self._kept = like.new_empty(0) if kept is None or kept.dtype != like.dtype else kept
 
