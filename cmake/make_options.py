@@ -19,7 +19,8 @@ run, which is done again by
 Options on the command line win. A manifest that lies in its run directory finds the whole paths of the pool and the
 evaluation sets in `state/settings.json` beside it; one that was published holds their last parts alone, so `--pool`
 and `--evalsets` have to be given. Where the files of the pool have changed since (names, sizes, times), or a uid file
-holds other uids, the run is refused; what the command line gives is taken as it is.
+holds other uids, the run is refused; what the command line gives is taken as it is. A switch that a file sets is turned
+back by its opposite: `--no-strict`, `--train`.
 
 Exit status of all commands: {codes}.
 """

@@ -40,6 +40,9 @@ void bind_system(py::module_& m) {
         return py::buffer_info(reinterpret_cast<const std::uint8_t*>(bytes.data()), static_cast<py::ssize_t>(bytes.size()), true);
       });
   m.def("guard_maps", &guard_maps, "Takes SIGBUS for the maps again, where a library has taken it since.");
+  m.def("count_lost_maps", &count_lost_maps, "How many mapped files were cut so far while they were mapped.");
+  m.def("refuse_maps_lost_since", &refuse_maps_lost_since, py::arg("count"),
+        "CorruptDataError where a mapped file was cut since count_lost_maps() was count, whether its map is there or not.");
   m.def("refuse_lost_maps", &refuse_lost_maps, "CorruptDataError where a file that is mapped was cut meanwhile.");
 }
 

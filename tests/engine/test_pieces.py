@@ -246,6 +246,16 @@ def test_an_error_of_a_native_piece_waits_for_those_at_work(tmp_path: Path) -> N
     assert read_marker(tmp_path, late) is not None  # whoever has the directory next writes to it alone
 
 
+def test_a_native_piece_that_read_a_lost_map_is_not_done(tmp_path: Path) -> None:
+    pieces = []
+    for i in range(2):
+        np.save(tmp_path / f"{i}.npy", np.ones(1 << 16))
+        pieces.append(Piece("demo/cut", str(i), "piece_functions:read_cut", {"input": f"{i}.npy"}, native=True))
+    with LocalEngine(2) as engine, pytest.raises(CorruptDataError, match="was cut while it was read"):
+        list(engine.map(str(tmp_path), pieces))
+    assert [read_marker(tmp_path, piece) for piece in pieces] == [None, None]
+
+
 def test_killed_worker_is_an_error_that_names_its_piece(tmp_path: Path) -> None:
     pieces = [Piece("demo/die", f"{i}", "piece_functions:die", {}) for i in range(2)]
     with LocalEngine(2) as engine, pytest.raises(RunError, match=r"worker process died.*demo/die"):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from dcfast.errors import CorruptDataError, RunError
 from dcfast.process.options import add_options, check_options, given_options, made_of, option, option_table
@@ -109,6 +111,43 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path, name: str) -> None:
     words = ["--config", str(tmp_path / name), "--seed", "6", "--workers", "1"]
     how, settings = options_of(parser().parse_args(words))
     assert (settings.seed, settings.filter, settings.world, how.workers) == (6, "no_filter", {"rows": 400}, 1)
+    assert settings.world is not None
+    assert isinstance(settings.world["rows"], int)
+
+
+def test_a_switch_of_the_file_can_be_turned_back(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text('{"strict": true, "train": false}')
+    words = ["--config", str(tmp_path / "c.json")]
+    assert [(s.strict, s.train) for _, s in [options_of(parser().parse_args(words))]] == [(True, False)]
+    _, settings = options_of(parser().parse_args([*words, "--no-strict", "--train"]))
+    assert (settings.strict, settings.train) == (False, True)
+    assert "--no-strict" not in parser().format_help()
+
+
+def test_paths_of_the_file_are_read_as_those_of_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "c.json").write_text('{"out": "~/x"}')
+    how, _ = options_of(parser().parse_args(["--config", str(tmp_path / "c.json")]))
+    assert how.out == str(tmp_path / "x")
+    (tmp_path / "c.json").write_text('{"pool": ""}')
+    with pytest.raises(ValueError, match=r"c\.json: pool: expected a path; got an empty text"):
+        options_of(parser().parse_args(["--config", str(tmp_path / "c.json")]))
+
+
+def test_what_no_command_line_has_is_named(tmp_path: Path) -> None:
+    from dcfast.train.__main__ import parser as train_parser
+    from dcfast.train.__main__ import settings_of
+
+    (tmp_path / "c.json").write_text('{"block": 1, "shards": "a", "out": "o"}')
+    with pytest.raises(ValueError, match="no option 'block'"):
+        settings_of(train_parser().parse_args(["--config", str(tmp_path / "c.json")]))
+
+
+def test_none_is_no_value_of_an_option_that_needs_one() -> None:
+    with pytest.raises(ValueError, match="speed must have a value; got None"):
+        check_options(Made(speed=None))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -199,8 +238,6 @@ def test_a_manifest_whose_pool_has_changed_is_refused_before_any_work(
 
 
 def test_a_manifest_whose_uid_file_has_changed_is_refused(tmp_path: Path) -> None:
-    import numpy as np
-
     pool = plain_pool(tmp_path / "pool").write()
     uids = tmp_path / "some.npy"
     np.save(uids, np.zeros(1, "u8,u8"))
@@ -209,3 +246,33 @@ def test_a_manifest_whose_uid_file_has_changed_is_refused(tmp_path: Path) -> Non
     args = parser().parse_args(["--config", str(tmp_path / "first/manifest.json"), "--out", str(tmp_path / "second")])
     with pytest.raises(RunError, match=r"uid file .*some.npy holds other uids"):
         options_of(args)
+
+
+def test_what_a_manifest_says_wins_over_the_settings_beside_it(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done / "first/state", tmp_path / "state")
+    manifest = json.loads((done / "first/manifest.json").read_text())
+    manifest["settings"]["seed"] = 9
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    _, settings = options_of(parser().parse_args(["--config", str(tmp_path / "manifest.json")]))
+    assert (settings.seed, settings.pool) == (9, str(done / "pool"))
+
+
+def test_uid_files_of_one_name_are_told_apart_by_what_they_hold(tmp_path: Path) -> None:
+    pool = plain_pool(tmp_path / "pool").write()
+    files = []
+    for number, folder in enumerate("ab"):
+        (tmp_path / folder).mkdir()
+        files.append(tmp_path / folder / "x.npy")
+        np.save(files[-1], np.full(1, number, "u8,u8"))
+    text = " | ".join(f'uids("{file}")' for file in files)
+    run(tmp_path / "first", Settings(pool=str(pool), filter=text, train=False), last="filter")
+    options_of(parser().parse_args(["--config", str(tmp_path / "first/manifest.json")]))
+
+
+def test_weights_of_a_published_manifest_need_their_place(done: Path, tmp_path: Path) -> None:
+    manifest = json.loads((done / "first/manifest.json").read_text())
+    manifest["settings"]["features"] = {"l14": "dcfast-tiny:w.pt"}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    words = ["--config", str(tmp_path / "manifest.json"), "--pool", str(done / "pool")]
+    with pytest.raises(ValueError, match=r"names 'dcfast-tiny:w\.pt' for --features without its place"):
+        options_of(parser().parse_args(words))

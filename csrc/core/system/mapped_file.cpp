@@ -36,6 +36,8 @@ struct Block {
 Block first_block;
 std::mutex guard;
 std::atomic<std::size_t> num_lost{0};
+std::atomic<std::size_t> ever_lost{0};  // of those that are gone, too
+std::string last_lost;                  // of those that are gone; under `guard`
 std::atomic<void (*)() noexcept> call_on_lost{nullptr};
 
 // Whoever had the signal before: it gets what is none of ours. Never freed, as the handler may be reading the last.
@@ -85,6 +87,7 @@ void take_signal(int number, siginfo_t* info, void* context) {
     pass_on(number, info, context);
   } else if (!slot->lost.exchange(true)) {
     num_lost.fetch_add(1);
+    ever_lost.fetch_add(1);
     if (const auto call = call_on_lost.load()) call();
   }
   errno = saved;
@@ -131,7 +134,9 @@ void remove_slot(const void* data) noexcept {
   Slot* const slot = slot_at(reinterpret_cast<std::uintptr_t>(data));
   if (slot == nullptr) return;
   slot->begin.store(0, std::memory_order_release);
-  if (slot->lost.exchange(false)) num_lost.fetch_sub(1);
+  if (!slot->lost.exchange(false)) return;
+  num_lost.fetch_sub(1);
+  std::swap(last_lost, slot->path);  // not a copy, which may throw
 }
 
 }  // namespace
@@ -160,18 +165,35 @@ MappedFile::~MappedFile() {
   ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
+namespace {
+
+[[noreturn]] void refuse(const std::string& path) {
+  throw Error(Code::corrupt_data,
+              "the file was cut while it was read, or its disk failed; see that nothing writes to it, and run the same "
+              "command again",
+              path);
+}
+
+}  // namespace
+
 void refuse_lost_maps() {
   if (num_lost.load(std::memory_order_acquire) == 0) return;
   const std::lock_guard lock(guard);
   for (const Block* block = &first_block; block != nullptr; block = block->next.load(std::memory_order_acquire)) {
     for (const Slot& slot : block->slots) {
       if (slot.begin.load() == 0 || !slot.lost.load()) continue;
-      throw Error(Code::corrupt_data,
-                  "the file was cut while it was read, or its disk failed; see that nothing writes to it, and run the same "
-                  "command again",
-                  slot.path);
+      refuse(slot.path);
     }
   }
+}
+
+std::size_t count_lost_maps() noexcept { return ever_lost.load(); }
+
+void refuse_maps_lost_since(std::size_t count) {
+  if (count_lost_maps() == count) return;
+  refuse_lost_maps();
+  const std::lock_guard lock(guard);
+  refuse(last_lost);
 }
 
 void guard_maps() {

@@ -34,6 +34,13 @@ class MappedFile {
 /// one: a look at a number. Whoever has read from maps calls it before the result is used.
 void refuse_lost_maps();
 
+/// How many maps were lost so far, those that are gone too.
+std::size_t count_lost_maps() noexcept;
+
+/// Throws as `refuse_lost_maps` where a map was lost since `count_lost_maps` returned `count`, gone or not: for work
+/// that threads do, whose maps may be gone before anybody has looked.
+void refuse_maps_lost_since(std::size_t count);
+
 /// Makes the signal ours, where a library took it since the last file was mapped.
 void guard_maps();
 

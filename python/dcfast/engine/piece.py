@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dcfast._core import system as core_system
 from dcfast.errors import PoolError
 from dcfast.storage.atomic import synced_together, write_json
 from dcfast.storage.json_files import read_json
@@ -121,8 +122,11 @@ def perform(out: str, piece: Piece) -> dict[str, Any]:
     """Runs a piece in this process and writes its marker; returns its statistics."""
     root = Path(out)
     key = piece_key(root, piece)  # before the work: an input that changes meanwhile makes the marker stale
+    lost = core_system.count_lost_maps()
     with synced_together(root / "state"):
         stats = _resolve(piece.function)(out, piece.args)
+    # in a thread the error of a map that was cut is raised elsewhere; of a piece beside this one it costs a repeat
+    core_system.refuse_maps_lost_since(lost)
     outputs = {name: (root / name).stat().st_size for name in piece.outputs}
     check = _checksum(outputs, stats)
     # not synced: one that a crash of the machine takes is a piece that is done again

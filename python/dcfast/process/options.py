@@ -25,6 +25,7 @@ __all__ = [
     "one_of",
     "option",
     "option_names",
+    "option_parsers",
     "option_table",
 ]
 
@@ -83,6 +84,7 @@ class _Declared:
 
     name: str
     kind: Any
+    may_be_none: bool
     default: Any
     option: Option
 
@@ -117,7 +119,9 @@ def _declared(kind: type, names: Iterable[str] | None = None) -> Iterator[_Decla
     wanted = None if names is None else set(names)
     for f in fields(kind):
         if _KEY in f.metadata and (wanted is None or f.name in wanted):
-            yield _Declared(f.name, _without_none(hints[f.name]), _default(f), f.metadata[_KEY])
+            hint = hints[f.name]
+            may_be_none = type(None) in typing.get_args(hint)
+            yield _Declared(f.name, _without_none(hint), may_be_none, _default(f), f.metadata[_KEY])
 
 
 def _default(f: Field[Any]) -> Any:
@@ -136,6 +140,11 @@ def _without_none(kind: Any) -> Any:
 def option_names(kind: type) -> list[str]:
     """The names of the fields of a dataclass that are options, in their order."""
     return [declared.name for declared in _declared(kind)]
+
+
+def option_parsers(kind: type) -> dict[str, Callable[[str], Any] | None]:
+    """Option -> what makes its value of a word, for those of one word; None where the type does."""
+    return {one.name: one.option.parse for one in _declared(kind) if not one.option.append}
 
 
 def add_options(parser: argparse.ArgumentParser, kind: type, names: Iterable[str] | None = None) -> None:
@@ -159,6 +168,16 @@ def add_options(parser: argparse.ArgumentParser, kind: type, names: Iterable[str
         if not declared.flags[0].startswith("-"):  # a word by its place
             del how["dest"]
         parser.add_argument(*declared.flags, **how)
+        if declared.kind is bool and (other := _opposite(declared)) is not None:
+            # for a file of options that says otherwise: not in the help, where it would stand beside each
+            silent = {"action": "store_const", "const": declared.default, "help": argparse.SUPPRESS}
+            parser.add_argument(other, dest=declared.name, default=argparse.SUPPRESS, **silent)
+
+
+def _opposite(declared: _Declared) -> str | None:
+    """The spelling that says what a switch says by default; None for one of a spelling of its own."""
+    name = declared.name.replace("_", "-")
+    return {f"--{name}": f"--no-{name}", f"--no-{name}": f"--{name}"}.get(declared.spelling)
 
 
 def given_options(arguments: argparse.Namespace, kind: type) -> dict[str, Any]:
@@ -199,6 +218,8 @@ def _check(kind: type, values: Mapping[str, Any], named: Callable[[_Declared], s
     for declared in _declared(kind, values):
         value, what = values[declared.name], declared.option
         if value is None:
+            if not declared.may_be_none:
+                raise ValueError(f"{named(declared)} must have a value; got None")
             continue
         if what.choices:
             one_of(named(declared), value, what.choices)
@@ -225,10 +246,13 @@ def option_table(parser: ArgumentParser) -> str:
     """The options of a parser as a Markdown table: spellings, value, what it is."""
     lines = ["| option | value | what it is |", "|---|---|---|"]
     for action in parser._actions:
-        if not isinstance(action, argparse._HelpAction):
+        if action.help != argparse.SUPPRESS and not isinstance(action, argparse._HelpAction):
             names = ", ".join(f"`{name}`" for name in action.option_strings)
             several = {"+": " ...", "*": " ..."}.get(str(action.nargs), "")
             value = f"{action.metavar}{several}" if action.nargs != 0 and action.metavar else ""
             told = (action.help or "").replace("%%", "%").replace("|", "\\|")
+            spelt = (name.lstrip("-").replace("-", "_") for name in action.option_strings)
+            if action.option_strings and action.dest not in spelt and not action.option_strings[0].startswith("--no-"):
+                told += f"; in a file `{action.dest}`"
             lines.append(f"| {names} | {value} | {told} |")
     return "\n".join(lines)

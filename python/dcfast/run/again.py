@@ -1,12 +1,13 @@
 """A run done again from its manifest: where its inputs are, and whether they are what they were.
 
 A manifest is published, so it holds the last part of each path alone. The whole ones stand in the run directory's
-``state/settings.json``; where that is not beside the manifest, the command line gives them.
+``state/settings.json``; where that is not beside the manifest, or says something else, the command line gives them.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from dcfast.index.pool import Pool
 from dcfast.rundir.claim import read_settings, with_uid_hashes
 from dcfast.rundir.settings import NO_COMPARISON, Settings
 from dcfast.storage.config import Config
+from dcfast.storage.published import without_places
 
 __all__ = ["check_inputs", "placed"]
 
 _PLACES = ("pool", "evalsets", "teacher_uids")
+_EXPRESSIONS = ("filter", "compare")
+_WEIGHTS = (".pt", ".pth", ".bin", ".safetensors")
 
 
 def placed(config: Config, values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -30,23 +34,36 @@ def placed(config: Config, values: dict[str, Any], given: dict[str, Any]) -> dic
     Raises:
         ValueError: a path that nobody knows: neither the run's own settings nor the command line.
     """
-    beside = Path(config.path).parent / "state" / "settings.json"
-    if beside.is_file():
-        whole = read_settings(beside)
-        names = [name for name in values if name not in given and hasattr(whole, name)]
-        return {**values, **{name: getattr(whole, name) for name in names}}
+    whole = _whole(config)
+    found = {**values, **{name: value for name, value in whole.items() if name not in given and name in values}}
     for name in _PLACES:
-        value = values.get(name)
+        value = found.get(name)
         if name not in given and value is not None and not os.path.isabs(value):
             raise _lost(config, name, value)
-    for name in ("filter", "compare"):
-        text = values.get(name)
+    for name in _EXPRESSIONS:
+        text = found.get(name)
         if name in given or text in (None, NO_COMPARISON):
             continue
         for file in uid_files(text):
             if not os.path.isabs(file):
                 raise _lost(config, name, file)
-    return values
+    for model in (found.get("features") or {}).values() if "features" not in given else ():
+        name, _, weights = model.partition(":")
+        if (name == "local-dir" or weights.endswith(_WEIGHTS)) and not os.path.isabs(weights):
+            raise _lost(config, "features", model)
+    return found
+
+
+def _whole(config: Config) -> dict[str, Any]:
+    """What the run's own settings say of paths, where they are those of the manifest."""
+    beside = Path(config.path).parent / "state" / "settings.json"
+    if not beside.is_file():
+        return {}
+    settings = asdict(read_settings(beside))
+    places = [settings[name] for name in _PLACES if isinstance(settings[name], str)]
+    published = without_places(settings, [str(beside.parents[1]), *places])
+    names = (*_PLACES, *_EXPRESSIONS, "features")
+    return {name: settings[name] for name in names if published[name] == config.options.get(name)}
 
 
 def _lost(config: Config, name: str, value: str) -> ValueError:
@@ -59,10 +76,12 @@ def _lost(config: Config, name: str, value: str) -> ValueError:
 
 def check_inputs(config: Config, settings: Settings, given: dict[str, Any]) -> None:
     """RunError where what a manifest's run read has changed since; what the command line gives is taken as it is."""
-    hashes = with_uid_hashes(settings).uid_hashes or {}
-    before = config.options.get("uid_hashes") or {}
-    for path, digest in hashes.items():
-        if before.get(os.path.basename(path), digest) != digest:
+    noted = config.options.get("uid_hashes") or {}
+    if not isinstance(noted, dict):
+        raise ValueError(f"config file {config.path}: uid_hashes: expected an object; got {str(noted)[:200]!r}")
+    own: dict[str, Any] = {name: None for name in (*_EXPRESSIONS, "teacher_uids") if name in given}
+    for path, digest in (with_uid_hashes(replace(settings, **own)).uid_hashes or {}).items():
+        if noted and digest not in noted.values():
             raise RunError(f"the uid file {path} holds other uids than in the run of manifest {config.path}")
     if settings.pool is not None and "pool" not in given:
         pool = Pool.open(settings.pool, settings.uid_from)

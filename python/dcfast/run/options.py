@@ -82,7 +82,7 @@ def parser(stage: str | None = None) -> argparse.ArgumentParser:
     """The command line of ``python -m dcfast.run``, or of one stage's subcommand."""
     prog, description, epilog = _about(stage)
     p = ArgumentParser(prog=prog, description=description, epilog=epilog)
-    add_config(p)
+    add_config(p, manifests=True)
     add_options(p, Settings)
     of_run = option_names(RunOptions)
     add_options(p, RunOptions, of_run if stage is None else [name for name in of_run if name not in ("first", "last")])

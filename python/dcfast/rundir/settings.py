@@ -117,7 +117,7 @@ class Settings:
     samples_seen: int | None = option(
         None, "of training, instead of the recipe's: the run is marked as non-standard", least=1, most=MOST_SEED
     )
-    world: dict[str, float] | None = option(
+    world: dict[str, int | float] | None = option(
         None,
         "changes to the built-in world's specification, e.g. rows=3200 (docs/world.md)",
         metavar="NAME=NUMBER",

@@ -8,7 +8,7 @@ import importlib.metadata
 import os
 import tomllib
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,16 @@ import msgspec
 
 from dcfast.errors import CorruptDataError, first_line
 from dcfast.process.libraries import require_library
-from dcfast.process.options import given_options, option_names
+from dcfast.process.options import given_options, option_names, option_parsers
 from dcfast.storage.inputs import read_input
 from dcfast.storage.json_files import read_json
 from dcfast.storage.paths import path_argument
 
 __all__ = ["Config", "add_config", "config_of", "config_values", "given_and_config", "manifest_version", "read_config"]
 
-MOST_CONFIG_BYTES = 64 << 20  # a manifest holds what all stages recorded
+MOST_MANIFEST_BYTES = 64 << 20  # it holds what all stages recorded
+MOST_CONFIG_BYTES = 16 << 10
+"""Of TOML and YAML, whose readers take the square of a line's length."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def read_config(path: str | os.PathLike[str]) -> Config:
 
         found = _parsed(name, _plain_yaml(yaml))
     else:
-        found = read_json(path, "config file", most=MOST_CONFIG_BYTES, names=True)
+        found = read_json(path, "config file", most=MOST_MANIFEST_BYTES, names=True)
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
         raise CorruptDataError(
             f"config file {name}: expected options by name (seed: 1); got a {type(found).__name__}", path=name
@@ -68,14 +70,14 @@ def read_config(path: str | os.PathLike[str]) -> Config:
     return Config(name, found)
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--config FILE`` to a command line."""
+def add_config(parser: argparse.ArgumentParser, *, manifests: bool = False) -> None:
+    """Adds ``--config FILE`` to a command line; ``manifests``: which takes that of a run."""
+    other = ", or a run's manifest.json" if manifests else ""
     parser.add_argument(
         "--config",
         type=path_argument,
         metavar="FILE",
-        help="options by their names (seed, samples_seen) in JSON, TOML or YAML, or a run's manifest.json; those of "
-        "the command line win",
+        help=f"options by their names (seed, samples_seen) in JSON, TOML or YAML{other}; those of the command line win",
     )
 
 
@@ -104,7 +106,7 @@ def _plain_yaml(yaml: Any) -> Any:
 
 
 def _parsed(name: str, parse: Any) -> Any:
-    data = read_input(name, 1 << 20)
+    data = read_input(name, MOST_CONFIG_BYTES)
     try:
         return parse(data.decode("utf-8"))
     except Exception as error:
@@ -118,20 +120,25 @@ def config_values(config: Config, *kinds: type) -> dict[str, Any]:
         ValueError: a name that is none of theirs, with the nearest; a value of another type. Names file and option.
     """
     hints: dict[str, Any] = {}
+    parses: dict[str, Callable[[str], Any]] = {}
     for kind in kinds:
         known = typing.get_type_hints(kind)
         hints |= {f.name: known[f.name] for f in fields(kind) if f.name in option_names(kind)}
-    of_program = {f.name for kind in kinds for f in fields(kind)} - hints.keys()  # a manifest holds these, too
+        parses |= {name: parse for name, parse in option_parsers(kind).items() if parse is not None}
+    of_program = {f.name for kind in kinds for f in fields(kind)} - hints.keys()
     found: dict[str, Any] = {}
     for name, value in config.options.items():
-        if name in of_program:
+        if name in of_program and config.manifest is not None:  # it holds all there is
             continue
         if name not in hints:
             raise ValueError(f"config file {config.path}: {_unknown(name, list(hints))}{_other_version(config)}")
         try:
             found[name] = msgspec.convert(value, hints[name])
-        except msgspec.ValidationError as error:
-            raise ValueError(f"config file {config.path}: {name}: {error}; got {value!r}") from None
+            parse = parses.get(name)
+            if parse is not None and isinstance(value, str):  # a path, with its ~
+                found[name] = parse(value)
+        except (msgspec.ValidationError, argparse.ArgumentTypeError) as error:
+            raise ValueError(f"config file {config.path}: {name}: {error}; got {str(value)[:200]!r}") from None
     return found
 
 

@@ -105,6 +105,8 @@ def _options(args: argparse.Namespace) -> tuple[StudyOptions, Settings]:
 
 def _grid(args: StudyOptions, settings: Settings) -> Grid:
     settings = located(settings)  # cells are resumed from other directories
+    if not args.scales:
+        raise ValueError("--scales names no scale; expected at least one")
     if len(set(args.scales)) != len(args.scales):
         raise ValueError(f"--scales names one twice: {', '.join(args.scales)}")
     if settings.pool is not None and settings.evalsets is None:

@@ -53,6 +53,7 @@ int main() {
     for (auto& reader : readers) reader.join();
     CHECK(sum(many.front()) == 10 * page * 'x');
     CHECK(lost_calls == 2);
+    CHECK(dcfast::count_lost_maps() == 2);
     CHECK_THROWS(dcfast::Error, dcfast::refuse_lost_maps());
     try {
       dcfast::refuse_lost_maps();
@@ -62,6 +63,13 @@ int main() {
     CHECK(sum(whole) == 3 * page * 'x');
   }
   dcfast::refuse_lost_maps();  // none is left
+  dcfast::refuse_maps_lost_since(2);
+  try {
+    dcfast::refuse_maps_lost_since(1);
+    CHECK(false);
+  } catch (const dcfast::Error& error) {
+    CHECK(error.path() == path && error.code() == dcfast::Code::corrupt_data);  // remembered, though it is gone
+  }
   CHECK(passed_on == 0);
   std::raise(SIGBUS);
   CHECK(passed_on == 1);
