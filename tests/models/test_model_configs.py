@@ -240,6 +240,13 @@ def test_a_tokenizer_of_the_hub_stands_for_a_folder(tmp_path: Path, monkeypatch:
     assert transformers.asked == [(other, {"cache_dir": None, "trust_remote_code": False})]
 
 
+GROWING = {
+    "type": "Sequence",
+    "normalizers": [
+        {"type": "Prepend", "prepend": "a"},
+        *[{"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 100}] * 2,
+    ],
+}
 BAD_TOKENIZERS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a file elsewhere": (
         lambda place: (place / "tokenizer_config.json").write_text('{"vocab_file": "/etc/passwd"}'),
@@ -250,6 +257,11 @@ BAD_TOKENIZERS: dict[str, tuple[Callable[[Path], Any], str]] = {
         r"tokenizer_config\.json: it is no",
     ),
     "nested": (lambda place: (place / "tokenizer_config.json").write_text("[" * 999), "nested too deeply"),
+    "growing": (
+        lambda place: (place / "tokenizer.json").write_text(json.dumps({"normalizer": GROWING})),
+        "normalizer makes texts more than 256 times as long",
+    ),
+    "no tokenizer": (lambda place: (place / "tokenizer.json").write_text("[" * 999), "it is no tokenizer"),
     "large": (
         lambda place: (place / "tokenizer.json").write_bytes(b" " * 2000),
         r"tokenizer\.json has 2,000 bytes; exp",
@@ -284,6 +296,10 @@ def test_the_configuration_of_a_tower_is_looked_at(tmp_path: Path, monkeypatch: 
         ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000; expected 0 to 256"),
         ({"hidden_size": 10**9}, "hidden_size is"),
         ({"auto_map": {"AutoModel": "code.Model"}}, "auto_map asks for Python code"),
+        ({"text_config": {"num_hidden_layers": 10**8}}, "text_config.num_hidden_layers is 100000000"),
+        ({"depths": [10**8, 1, 1]}, "depths is"),
+        ({"encoder": [{"hidden_size": 30_000, "num_layers": 200}]}, "describes some [0-9,]* parameters"),
+        ({"attn_implementation": "some/kernel"}, "attn_implementation is 'some/kernel', code of a repository"),
         ([], "expected an object"),
     ):
         (tower / "config.json").write_text(json.dumps(content))

@@ -7,6 +7,7 @@ they are.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 __all__ = ["MOST_PARAMETERS", "check_model_config", "check_tower_config", "is_repository"]
@@ -69,7 +70,12 @@ _PARTS = ("vision_cfg", "text_cfg", "multimodal_cfg")
 _TOWER_SIZES = re.compile(
     r"(^|_)(size|dim|dims|d_model|d_ff|d_kv|width|embeddings|length|positions|n_embd|n_ctx|n_inner)$"
 )
-_TOWER_COUNTS = re.compile(r"(^|_)(layers?|heads?|blocks|groups|experts|n_layer|n_head)$")
+_TOWER_COUNTS = re.compile(r"(^|_)(layers?|heads?|blocks?|groups|experts|depths?|stages|n_layer|n_head)$")
+_TOWER_WIDTHS = re.compile(
+    r"(^|_)(hidden_size|hidden_sizes|intermediate_size|dim|dims|d_model|d_ff|width|n_embd|n_inner)$"
+)
+_HIDDEN = ("hidden_size", "d_model", "dim", "n_embd")
+_DEPTH = 8
 _REPOSITORY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 
 
@@ -94,15 +100,57 @@ def check_model_config(content: Any) -> None:
 
 def check_tower_config(content: Any) -> None:
     """ValueError names the key of a configuration of transformers (``config.json``) that is none, or beyond bounds."""
-    found = _table(content, "")
-    if "auto_map" in found:
-        raise ValueError("auto_map asks for Python code of the repository, which dcfast never runs; take another model")
+    for where, found in _tables(_table(content, ""), ""):
+        if "auto_map" in found:
+            raise ValueError(
+                "auto_map asks for Python code of the repository, which dcfast never runs; take another model"
+            )
+        for key, value in found.items():
+            if key.endswith("attn_implementation") and not (isinstance(value, str) and value.isidentifier()):
+                raise ValueError(f"{where}{key} is {_shown(value)}, code of a repository; take it out")
+            most = _most_of(key)
+            for number in value if isinstance(value, list) else [value]:
+                if most and _is_number(number) and not 0 <= number <= most:
+                    raise ValueError(f"{where}{key} is {_shown(value)}; expected 0 to {most:,}")
+        if (count := _parameters(found)) > MOST_PARAMETERS:
+            raise ValueError(
+                f"{where or 'it'} describes some {count:,} parameters; expected at most {MOST_PARAMETERS:,}"
+            )
+
+
+def _tables(found: dict[str, Any], where: str, depth: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A table and those within it, each with its place; lists of tables too."""
+    if depth > _DEPTH:
+        raise ValueError(f"{where.rstrip('.')} is nested too deeply; expected at most {_DEPTH} levels")
+    yield where, found
     for key, value in found.items():
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            counts = _TOWER_COUNTS.search(key)
-            most = _LAYERS if counts and "head" not in key else _WORDS if "vocab" in key else 4 * _WIDTH
-            if (counts or _TOWER_SIZES.search(key)) and not 0 <= value <= most:
-                raise ValueError(f"{key} is {value!r:.40}; expected 0 to {most:,}")
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, dict):
+                yield from _tables(one, f"{where}{key}.", depth + 1)
+
+
+def _most_of(key: str) -> int:
+    """The largest number that a key of a tower may have; 0 for any."""
+    if _TOWER_COUNTS.search(key):
+        return _LAYERS if "head" not in key else 4 * _LAYERS
+    if _TOWER_SIZES.search(key):
+        return _WORDS if "vocab" in key else 4 * _WIDTH
+    return 0
+
+
+def _parameters(found: dict[str, Any]) -> int:
+    """About how many a tower has, of its depth and its widths: four square matrices a layer, and a table of words."""
+    layers, widths, words = 0, [0], 0
+    for key, value in found.items():
+        numbers = [int(one) for one in (value if isinstance(value, list) else [value]) if _is_number(one)]
+        if "vocab" in key:
+            words = max([words, *numbers])
+        elif _TOWER_COUNTS.search(key):
+            layers = max(layers, sum(numbers)) if "head" not in key else layers
+        elif _TOWER_WIDTHS.search(key):
+            widths += numbers
+    narrow = min((found[key] for key in _HIDDEN if _is_number(found.get(key), True)), default=max(widths))
+    return int(max(layers, 1) * 4 * narrow * max(widths) + words * narrow)
 
 
 def _table(value: Any, where: str) -> dict[str, Any]:

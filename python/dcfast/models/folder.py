@@ -14,6 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import msgspec
+
 from dcfast.errors import CorruptDataError
 from dcfast.models.checkpoint import check_checkpoint
 from dcfast.models.config_limits import MOST_PARAMETERS, check_model_config, check_tower_config
@@ -38,6 +40,8 @@ CONFIG = "open_clip_config.json"
 MOST_CONFIG_BYTES = 1 << 20
 MOST_TOKENIZER_BYTES = 128 << 20
 """Of each file of a tokenizer; that of Gemma has 34 MB."""
+MOST_GROWTH = 256
+"""Of a text by a tokenizer's normalizers; a blank becomes one character in those that are in use."""
 _TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json"),
     *("vocab.json", "vocab.txt", "merges.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model"),
@@ -134,6 +138,8 @@ def tokenizer_folder(folder: ModelFolder) -> Path | None:
                 )
             if path.name == "tokenizer_config.json":
                 _checked(_check_tokenizer_config, None, path)
+            if path.name == "tokenizer.json":
+                _checked(_check_normalizers, read_input(path, MOST_TOKENIZER_BYTES), path)
     return place
 
 
@@ -206,6 +212,32 @@ def _check_tokenizer_config(content: Any) -> None:
         named = key.endswith("_file") and key != "special_tokens_map_file"  # old ones have it, and nothing reads it
         if named and isinstance(value, str) and value != Path(value).name:
             raise ValueError(f"{key} is {value!r:.60}, a file outside of its folder; take it out")
+
+
+class _Tokenizer(msgspec.Struct):
+    """What is looked at of ``tokenizer.json``, whose words may take 30 MB."""
+
+    normalizer: Any = None
+
+
+def _check_normalizers(data: bytes) -> None:
+    """ValueError where the normalizers of a tokenizer make a text more than ``MOST_GROWTH`` times as long."""
+    try:
+        left, growth = [msgspec.json.decode(data, type=_Tokenizer).normalizer], 1
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(f"it is no tokenizer ({error})") from None
+    while left:
+        one = left.pop()
+        if not isinstance(one, dict):
+            continue
+        inner = one.get("normalizers")
+        left += inner if isinstance(inner, list) else []
+        pattern, made = one.get("pattern"), one.get("content", one.get("prepend"))
+        if isinstance(made, str):
+            exact = pattern.get("String") if isinstance(pattern, dict) else None
+            growth *= max(1, -(-len(made) // max(1, len(exact))) if isinstance(exact, str) else len(made))
+        if growth > MOST_GROWTH:
+            raise ValueError(f"normalizer makes texts more than {MOST_GROWTH} times as long; take such steps out")
 
 
 @contextmanager
