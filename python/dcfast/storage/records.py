@@ -1,0 +1,96 @@
+"""Typed records in JSON: what one part of dcfast tells another, and what it writes down to read again.
+
+A record is a ``Record`` with annotated fields. Files are read by the strict reader of ``dcfast.storage.json_files`` and
+held against the types by msgspec; a field of another type is said by file and name before anything is computed from
+it. Fields that a record does not name are passed over, so that a file of a later release can be read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from dcfast.errors import CorruptDataError
+from dcfast.storage.json_files import MOST_JSON_BYTES, read_json
+
+__all__ = ["Count", "Record", "as_record", "plain", "read_record"]
+
+T = TypeVar("T")
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+"""A number of things."""
+
+_PLACE = re.compile(r" - at `(?:key in )?\$\.?(.*)`$", re.DOTALL)
+_GOT = re.compile(r", got .*", re.DOTALL)
+_NAMES = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+}
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """Fields with types, given by name; two records with equal fields are equal."""
+
+
+def as_record(value: object, kind: type[T], where: str, advice: str = "") -> T:
+    """A value of JSON as a record, or as anything else that msgspec knows (``list[Row]``, ``dict[str, Count]``).
+
+    Args:
+        where: the file, for the message.
+        advice: what to do, for the message.
+    Raises:
+        CorruptDataError: a field is missing or of another type; names file and field.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        problem = _in_words(str(error), value)
+    except (ValueError, RecursionError) as error:  # a name that is no UTF-8; nested too deeply
+        problem = str(error)
+    raise CorruptDataError(f"{where}: {problem}{'; ' if advice else ''}{advice}", path=where)
+
+
+def _in_words(message: str, value: object) -> str:
+    """What msgspec says of a value, with the names of JSON's types and the value itself."""
+    place = _PLACE.search(message)
+    field = place[1] if place is not None else ""
+    text = re.sub(r"`([^`]+)`", lambda name: _named(name[1]), _PLACE.sub("", message))
+    text = text[:1].lower() + text[1:]
+    try:
+        for name, number in re.findall(r"([^.\[\]]+)|\[(\d+)\]", field):
+            value = value[int(number)] if number else value[name]  # type: ignore[index]
+        got = ascii(value)
+    except (TypeError, LookupError):
+        got = ""
+    if got and text.startswith(("expected", "integer")):
+        text = _GOT.sub("", text) + f"; got {got if len(got) <= 80 else got[:80] + '...'}"
+    return f"{field}: {text}" if field else text
+
+
+def _named(kinds: str) -> str:
+    return " or ".join(_NAMES.get(kind, kind) for kind in kinds.split(" | "))
+
+
+def read_record(
+    path: str | os.PathLike[str], kind: type[T], what: str = "", *, most: int = MOST_JSON_BYTES, advice: str = ""
+) -> T:
+    """The record in a JSON file that dcfast wrote; texts may be names of files that are not UTF-8.
+
+    Args:
+        what, most, advice: as for ``read_json``.
+    Raises:
+        CorruptDataError: it is no JSON, or see ``as_record``.   OSError: it cannot be read.
+    """
+    value = read_json(path, what, most=most, names=True, advice=advice)
+    return as_record(value, kind, f"{what} {os.fspath(path)}" if what else os.fspath(path), advice)
+
+
+def plain(record: object) -> object:
+    """A record, or lists and dicts of them, as values of JSON."""
+    return msgspec.to_builtins(record, str_keys=True)

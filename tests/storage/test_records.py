@@ -1,0 +1,61 @@
+"""Records: what JSON holds is held against their types, and what is wrong is said by file and field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dcfast.errors import CorruptDataError
+from dcfast.storage.atomic import write_json
+from dcfast.storage.records import Count, Record, as_record, plain, read_record
+
+
+class Part(Record):
+    share: float = 0.0
+
+
+class Row(Record):
+    count: Count
+    score: float | None = None
+    name: str = ""
+    parts: list[Part] = []
+    pair: tuple[int, str] | None = None
+    counts: dict[str, Count] = {}
+
+
+def test_a_record_is_written_and_read(tmp_path: Path) -> None:
+    row = Row(count=3, score=0.5, name="n\udc80", parts=[Part(share=1)], pair=(1, "x"), counts={"a": 2})
+    write_json(tmp_path / "a.json", plain(row))
+    assert read_record(tmp_path / "a.json", Row) == row
+    assert as_record({"count": 1, "later": [1]}, Row, "a.json") == Row(count=1)  # of a later release
+    assert as_record([{"count": 1}], list[Row], "a.json") == [Row(count=1)]
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ({}, "object missing required field count"),
+        ([], "expected an object; got []"),
+        ({"count": -1}, "count: expected a whole number >= 0; got -1"),
+        ({"count": 1 << 63}, "count: expected a whole number <= 9223372036854775807; got 9223372036854775808"),
+        ({"count": 1 << 90}, "count: integer value out of range; got 12379"),
+        ({"count": True}, "count: expected a whole number; got True"),
+        ({"count": 1, "score": "high"}, "score: expected a number or null; got 'high'"),
+        ({"count": 1, "parts": [{"share": "all"}]}, "parts[0].share: expected a number; got 'all'"),
+        ({"count": 1, "pair": [1]}, "pair: expected a list of length 2; got [1]"),
+        ({"count": 1, "counts": {"a": "x"}}, "counts[...]: expected a whole number; got {'a': 'x'}"),
+        ({"count": 1, "name": 5}, "name: expected text; got 5"),
+    ],
+)
+def test_another_type_is_said_by_file_and_field(value: object, problem: str, tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    write_json(path, value)
+    with pytest.raises(CorruptDataError) as caught:
+        read_record(path, Row, "state", advice="remove it")
+    assert str(caught.value).startswith(f"state {path}: {problem}")
+    assert str(caught.value).endswith("; remove it")
+
+
+def test_a_name_that_is_no_text_is_refused() -> None:
+    with pytest.raises(CorruptDataError, match=r"^a\.json: "):
+        as_record({"count": 1, "\udc80": 2}, Row, "a.json")
