@@ -38,7 +38,6 @@ def test_a_record_is_written_and_read(tmp_path: Path) -> None:
         ([], "expected an object; got []"),
         ({"count": -1}, "count: expected a whole number >= 0; got -1"),
         ({"count": 1 << 63}, "count: expected a whole number <= 9223372036854775807; got 9223372036854775808"),
-        ({"count": 1 << 90}, "count: integer value out of range; got 12379"),
         ({"count": True}, "count: expected a whole number; got True"),
         ({"count": 1, "score": "high"}, "score: expected a number or null; got 'high'"),
         ({"count": 1, "parts": [{"share": "all"}]}, "parts[0].share: expected a number; got 'all'"),

@@ -68,7 +68,7 @@ def _in_words(message: str, value: object) -> str:
         got = ascii(value)
     except (TypeError, LookupError):
         got = ""
-    if got and text.startswith(("expected", "integer")):
+    if got and text.startswith("expected"):
         text = _GOT.sub("", text) + f"; got {got if len(got) <= 80 else got[:80] + '...'}"
     return f"{field}: {text}" if field else text
 
