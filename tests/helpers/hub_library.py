@@ -26,7 +26,7 @@ FEATURES = {
 
 
 class _Scripted(datasets.GeneratorBasedBuilder):
-    BUILDER_CONFIGS = [datasets.BuilderConfig(name="TEST", version=datasets.Version("1.1.0"))]  # noqa: RUF012
+    BUILDER_CONFIGS = [datasets.BuilderConfig(name="TEST", version=datasets.Version("1.1.0"))]
     SOURCE: Path
     SET: str
 

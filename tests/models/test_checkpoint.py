@@ -88,7 +88,7 @@ class _Older:
             else:
                 super().save_global(obj, name)
 
-        dispatch = {**pickle._Pickler.dispatch}  # type: ignore[attr-defined]  # noqa: RUF012
+        dispatch = {**pickle._Pickler.dispatch}  # type: ignore[attr-defined]
 
     Unpickler = pickle.Unpickler
 
