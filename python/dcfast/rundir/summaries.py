@@ -1,7 +1,7 @@
-"""The fields of what a run recorded of itself that are read again: stage summaries, the training's, the manifest.
+"""What the stages of a run recorded, as records; each stands in ``state/<stage>.json`` and is read again by others.
 
-The files lie in the run directory and may have been altered. A field of another type is said by file and name before
-anything is computed from it; fields that are not named here are only shown.
+The files lie in the run directory and may have been altered: a field of another type is said by file and name before
+anything is computed from it. A field with a default may be missing in the file of an older release.
 """
 
 from __future__ import annotations
@@ -10,15 +10,240 @@ import json
 from collections.abc import Callable
 from math import isfinite
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
+
+import msgspec
 
 from dcfast.errors import CorruptDataError
 from dcfast.storage.json_files import read_json
+from dcfast.storage.records import Count, Record, read_record
 
-__all__ = ["check_fields", "equals_json", "load_object"]
+__all__ = [
+    "ComparedSet",
+    "DecontaminateSummary",
+    "EvaluateSummary",
+    "FeatureModelSummary",
+    "FeaturesSummary",
+    "FilterSummary",
+    "IndexSummary",
+    "KeptCopies",
+    "ReportSummary",
+    "ReshardSummary",
+    "SignaturesSummary",
+    "Summary",
+    "TeacherSummary",
+    "VerifySummary",
+    "WorldSummary",
+    "check_fields",
+    "equals_json",
+    "load_object",
+    "read_summary",
+]
+
+_MEND = "the file was altered: remove it, and run the same command again without --from, which makes it anew"
+Decimal = Annotated[str, msgspec.Meta(pattern=r"^[-+0-9.eE]+$|^-?inf$|^nan$")]
+"""A number as text, exact."""
+R = TypeVar("R", bound=Record)
+
+
+class Summary(Record):
+    """Of a stage."""
+
+    stage: ClassVar[str] = ""
+
+
+class WorldSummary(Summary):
+    stage: ClassVar[str] = "world"
+    spec: dict[str, int | float | str | bool | None]
+    rows: Count
+    samples: Count
+    evalsets: Count
+
+
+class IndexSummary(Summary):
+    """Counts of the pool; ``with_uid`` are samples with a usable uid, ``rows_with_uid`` the records of the index."""
+
+    stage: ClassVar[str] = "index"
+    samples: Count
+    shards: Count = 0
+    members: Count = 0
+    bytes: Count = 0
+    with_uid: Count = 0
+    damaged_shards: Count = 0
+    strays: Count = 0
+    segments: Count = 0
+    rows_with_uid: Count = 0
+    notes: list[str] = []
+
+
+class ComparedSet(Record):
+    """The signatures of an evaluation set; ``damage``: (file, what may hide images of it)."""
+
+    name: str
+    pictures: Count = 0
+    unreadable: Count = 0
+    flat: Count = 0
+    damage: list[tuple[str, str]] = []
+
+
+class SignaturesSummary(Summary):
+    """``decoded``: whether images were; ``status``: how decoding went -> samples."""
+
+    stage: ClassVar[str] = "signatures"
+    decoded: bool = False
+    pictures: Count = 0
+    flat: Count = 0
+    status: dict[str, Count] = {}
+    evalsets: list[ComparedSet] = []
+    notes: list[str] = []
+
+
+class TeacherSummary(Summary):
+    stage: ClassVar[str] = "teacher"
+    model: str
+    samples: Count
+    samples_seen: Count
+    recipe: dict[str, int | float | str | bool | None]
+    loss_last: float | None
+    content_hash: str
+    held_out: bool = False
+
+
+class FeatureModelSummary(Record):
+    """A model whose columns stand under ``prefixes``."""
+
+    key: str
+    prefixes: list[str]
+    name: str
+    content_hash: str | None
+    dim: Count
+
+
+class FeaturesSummary(Summary):
+    stage: ClassVar[str] = "features"
+    models: list[FeatureModelSummary]
+    by_teacher: list[str] = []
+    samples: Count = 0
+    status: dict[str, Count] = {}
+    rows: Count = 0
+    rows_found: Count = 0
+    scored: dict[str, Count] = {}
+    notes: list[str] = []
+
+
+class DecontaminateSummary(Summary):
+    """``available``: whether there were evaluation sets; ``max_distance`` None: there were none."""
+
+    stage: ClassVar[str] = "decontaminate"
+    available: bool
+    uids: Count
+    samples: Count = 0
+    content: Count = 0
+    flat: Count = 0
+    evidence_rows: Count = 0
+    max_distance: Annotated[int, msgspec.Meta(ge=0, le=64)] | None = None
+
+
+class KeptCopies(Record):
+    """Kept samples that are copies of evaluation images: all, and of each set that was compared."""
+
+    samples: Count
+    evalsets: dict[str, Count]
+
+
+class FilterSummary(Summary):
+    """``subset`` is None where the pool has no shards yet; ``thresholds``: key -> number as text."""
+
+    stage: ClassVar[str] = "filter"
+    filter: str
+    fates: dict[str, Count]
+    subset: Count | None
+    thresholds: dict[str, Decimal] | None
+    models: dict[str, str | dict[str, str | int]]
+    clusters: dict[str, dict[str, int | float | str | bool | None]] = {}
+    metadata_rows: Count = 0
+    malformed_uids: Count = 0
+    metadata_outcomes: dict[str, Count] = {}
+    subset_metadata: Count | None = None
+    contaminated: KeptCopies | None = None
+    reasons: dict[str, Count] = {}
+    damage: list[tuple[str, str]] = []
+    damaged_shards: Count = 0
+    repeated_in_pool: Count = 0
+    repeated_in_metadata: Count = 0
+    notes: list[str] = []
+
+
+class ReshardSummary(Summary):
+    stage: ClassVar[str] = "reshard"
+    output_shards: Count
+    samples: Count = 0
+    missing: Count = 0
+    tar_bytes: Count = 0
+
+
+class VerifySummary(Summary):
+    """``ok`` where every payload agrees with its source and the fates add up; else ``problems``."""
+
+    stage: ClassVar[str] = "verify"
+    ok: bool
+    problems: list[str] = []
+    contaminated_in_subset: Count = 0
+    shards: Count = 0
+    written: Count = 0
+    members: Count = 0
+    payload_bytes: Count = 0
+    mismatches: Count = 0
+    rows: Count = 0
+    sample_rows: Count = 0
+    kept: Count = 0
+    missing: Count = 0
+    without_fate: Count = 0
+    without_reason: Count = 0
+    kept_outside_subset: Count = 0
+    copies: Count = 0
+
+
+class EvaluateSummary(Summary):
+    """``available``: whether there were evaluation sets; ``scores`` and ``chance`` by set."""
+
+    stage: ClassVar[str] = "evaluate"
+    available: bool = False
+    scores: dict[str, float | None] = {}
+    chance: dict[str, float | None] = {}
+    checkpoint: str | None = None
+    model: str = ""
+    results: str = ""
+    averages: dict[str, float | None] = {}
+    own_average: float | None = None
+    missing: list[str] = []
+    failed: dict[str, str] = {}
+    partial: list[str] = []
+    unlisted: list[str] = []
+    pictures: Count = 0
+    unreadable: Count = 0
+    notes: list[str] = []
+
+
+class ReportSummary(Summary):
+    stage: ClassVar[str] = "report"
+    kept: Count
+    standard: bool
+    pictures: Count
+    pairs: Count
+
+
+def read_summary(path: Path, kind: type[R]) -> R:
+    """A record of a run directory.
+
+    Raises:
+        FileNotFoundError: it is not there.   CorruptDataError: it is no JSON object, or a field is missing or of
+        another type; names file and field.
+    """
+    return read_record(path, kind, advice=_MEND)
+
 
 _MOST = (1 << 63) - 1
-_MEND = "the file was altered: remove it, and run the same command again without --from, which makes it anew"
 
 
 class _Kind(NamedTuple):
@@ -175,7 +400,7 @@ def load_object(path: Path, what: str) -> dict[str, Any]:
     return check_fields(value, what, path)
 
 
-def equals_json(path: Path, value: Any) -> bool:
+def equals_json(path: Path, value: object) -> bool:
     """Whether a file holds this JSON value; what cannot be read does not."""
     try:
         return bool(read_json(path, names=True) == value)

@@ -34,8 +34,8 @@ _NAMES = {
 }
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """Fields with types, given by name; two records with equal fields are equal."""
+class Record(msgspec.Struct, frozen=True):
+    """Fields with types; two records with equal fields are equal."""
 
 
 def as_record(value: object, kind: type[T], where: str, advice: str = "") -> T:
