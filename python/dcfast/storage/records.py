@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar, dataclass_transform
 
 import msgspec
 
@@ -34,8 +34,16 @@ _NAMES = {
 }
 
 
-class Record(msgspec.Struct, frozen=True):
-    """Fields with types; two records with equal fields are equal."""
+if TYPE_CHECKING:  # mypy cannot know of a base class that all that are made of it are frozen
+
+    @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
+    class Record:
+        """Fields with types; two records with equal fields are equal."""
+
+else:
+
+    class Record(msgspec.Struct, frozen=True):
+        """Fields with types; two records with equal fields are equal."""
 
 
 def as_record(value: object, kind: type[T], where: str, advice: str = "") -> T:
