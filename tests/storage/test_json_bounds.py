@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dcfast.engine.piece import Piece, read_marker
+from dcfast.engine.piece import read_marker
 from dcfast.errors import CorruptDataError, DcfastError
 from dcfast.evaluate import evalset, hub_set, results, scores, tasks
 from dcfast.index import pool_index, refresh
@@ -27,6 +27,7 @@ from dcfast.rundir.settings import Settings
 from dcfast.storage.config import read_config
 from dcfast.storage.json_files import MOST_DEPTH, MOST_DIGITS, parse_json, read_json, read_json_lines
 from dcfast.train.replaced import recorded
+from piece_functions import square
 
 BAD: dict[str, bytes] = {
     "nested lists": b"[" * 100_000 + b"]" * 100_000,
@@ -95,11 +96,13 @@ def cell_result(path: Path) -> Any:
     return read_result(Cell("tiny", 0, "f", Settings(pool="p"), folder, folder))
 
 
+PIECE = square.piece("a/b", "0")(value=1, output="o")
+
 REFUSES: dict[str, Reader] = {
     "interop/json_files.py": at("a.json", read_sizes),
     "interop/sizes.py": at("sizes.json", read_sizes),
     "interop/wids.py": at("a.json", read_wids),
-    "rundir/summaries.py": at("state/index.json", lambda path: summaries.load_object(path, "index")),
+    "storage/records.py": at("state/index.json", lambda path: summaries.read_summary(path, summaries.IndexSummary)),
     "rundir/claim.py": at("settings.json", claim.read_settings),
     "rundir/run_dir.py": at("out/state/settings.json", opened),
     "evaluate/evalset.py": at("riddles.json", lambda path: evalset._raw_riddles(path.parent)),
@@ -120,7 +123,7 @@ PASSES: dict[str, Reader] = {
     "rundir/summaries.py, compared": at("a.json", lambda path: summaries.equals_json(path, {"a": 1}) or None),
     "evaluate/scores.py": at("state/filter.json", lambda path: scores.read_leaked(path.parent.parent, None)),
     "evaluate/hub_set.py": at("dataset_info.json", lambda path: hub_set._damage(path.parent, 1) or None),
-    "engine/piece.py": at("state/a/b/0.json", lambda path: read_marker(path.parents[3], Piece("a/b", "0", "m:f", {}))),
+    "engine/piece.py": at("state/a/b/0.json", lambda path: read_marker(path.parents[3], PIECE)),
     "index/refresh.py": at("index.json", lambda path: refresh._refuse_other_uids(path.parent, "json")),
     "index/pool_index.py, its rule": at("index.json", lambda path: pool_index.uid_rule(path.parent)),
     "report/facts/outcome.py": at("a.json", lambda path: outcome.read_json(path) or None),

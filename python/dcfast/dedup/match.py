@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ JOIN_ROWS = 65_536
 class EvalImages:
     """The readable pictures of all evaluation sets, as columns; ``source`` is (set, place in its table)."""
 
-    def __init__(self, names: list[str], tables: list[Path]) -> None:
+    def __init__(self, names: Sequence[str], tables: list[Path]) -> None:
         self.names = names
         self.tables = [read_table(path) for path in tables]
         kinds: list[Any] = []

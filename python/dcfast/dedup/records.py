@@ -34,7 +34,7 @@ ABSENT = 255
 """Status of a sample without a picture."""
 
 
-def sign_images(segment: Any, paths: list[str]) -> np.ndarray[Any, np.dtype[Any]]:
+def sign_images(segment: Any, paths: Sequence[str]) -> np.ndarray[Any, np.dtype[Any]]:
     result = np.zeros(segment.num_samples, dtype=SIGNATURE_DTYPE)
     result["status"] = ABSENT
     member = np.asarray(segment.image_member())

@@ -9,9 +9,9 @@ from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from multiprocessing import get_context
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from dcfast.engine import Engine, LocalEngine, SinglesHere, open_engine
 from dcfast.engine.progress import Progress, Silent
@@ -23,9 +23,10 @@ from dcfast.rundir.branch import branch_settings, branch_stages, comparison_dir,
 from dcfast.rundir.claim import located
 from dcfast.rundir.run_dir import Run, Settings, open_run
 from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
+from dcfast.rundir.summaries import Summary
 from dcfast.stages import stage_steps
 from dcfast.stages.runner import run_stage
-from dcfast.stages.train import train_with
+from dcfast.stages.train import How, train_with
 
 __all__ = ["Comparison", "run_branch", "run_one"]
 
@@ -35,7 +36,7 @@ Say = Callable[[str], None]
 Show = Callable[..., Progress]
 
 
-def run_one(run: Run, engine: Engine, name: str, show: Show) -> dict[str, Any]:
+def run_one(run: Run, engine: Engine, name: str, show: Show) -> Summary:
     """Runs one stage where it belongs: trainings in this process, everything else on the engine."""
     if STAGE_TABLE[name].alone:
         if name != "teacher" and isinstance(engine, LocalEngine):
@@ -44,7 +45,7 @@ def run_one(run: Run, engine: Engine, name: str, show: Show) -> dict[str, Any]:
     return run_stage(run, engine, name, stage_steps(name), show)
 
 
-def _go_through(base: Run, branch: Run, engine: Engine, last: str, show: Show, say: Say) -> dict[str, Any]:
+def _go_through(base: Run, branch: Run, engine: Engine, last: str, show: Show, say: Say) -> dict[str, Summary]:
     branch.lock_settings(STAGES)
     link_base(base, branch)
     stages = branch_stages(branch)
@@ -67,7 +68,7 @@ def run_branch(
     overwrite: bool = False,
     quiet: bool = True,
     say: Say = lambda line: None,
-) -> dict[str, Any]:
+) -> dict[str, Summary]:
     """Filter, training and evaluation in ``out``, on what the run in ``base`` made up to decontamination.
 
     Args:
@@ -94,8 +95,8 @@ def run_branch(
 
 
 def _beside(
-    base: str, base_settings: Settings, out: str, settings: Settings, last: str, overwrite: bool, how: dict[str, Any]
-) -> dict[str, Any]:
+    base: str, base_settings: Settings, out: str, settings: Settings, last: str, overwrite: bool, how: How
+) -> dict[str, Summary]:
     """A branch in a process of its own."""
     train_with(**how)
     return run_branch(base, base_settings, out, settings, last=last, overwrite=overwrite)
@@ -121,7 +122,7 @@ class Comparison:
         self._say: Say = lambda line: say(f"compare {base.compare}: {line}")
         self._settings = branch_settings(base.settings, base.compare)
         self._pool: ProcessPoolExecutor | None = None
-        self._future: Future[dict[str, Any]] | None = None
+        self._future: Future[dict[str, Summary]] | None = None
         self._hearing = ExitStack()
 
     def _fits_beside(self) -> bool:
@@ -157,7 +158,7 @@ class Comparison:
                 how,
             )
 
-    def _processes(self) -> list[Any]:
+    def _processes(self) -> list[SpawnProcess]:
         return list((getattr(self._pool, "_processes", None) or {}).values())
 
     def _pass_on(self, number: int) -> None:
@@ -166,7 +167,7 @@ class Comparison:
             for process in self._processes():
                 process.terminate()
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> dict[str, Summary]:
         """Its summaries, once it has ended; RunError where its process died, and whatever it raised."""
         if self._future is None:
             with open_run(self._place, self._settings, overwrite=self._overwrite) as branch:

@@ -108,7 +108,7 @@ def link_base(base: Run, target: Run, upto: str = "decontaminate") -> int:
     for stage in list(SHARED)[: list(SHARED).index(upto) + 1]:
         if not base.asks_for(stage):
             continue
-        base.summary(stage)  # RunError where it is missing
+        base.check_done(stage)
         places += [*SHARED[stage], f"state/{stage}", f"state/{stage}.json"]
     for source in _files(base.out, places):
         name = source.relative_to(base.out)

@@ -11,16 +11,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dcfast.engine.piece import Piece
+from dcfast.engine.piece import piece
 from dcfast.errors import PoolError
 from dcfast.evaluate.tasks import compared_sets
 from dcfast.index.pool import shard_folder
 from dcfast.report.facts.collect import Source, collect
 from dcfast.report.page.images import EvalReader, PoolReader
 from dcfast.report.page.page import look_up, render
-from dcfast.rundir.run_dir import Run
+from dcfast.rundir.run_dir import Run, Settings
 from dcfast.rundir.stage_table import STAGES
-from dcfast.stages.runner import Steps
+from dcfast.rundir.summaries import ReportSummary
+from dcfast.stages.runner import Do
 from dcfast.storage.atomic import write_bytes, write_json
 from dcfast.storage.inputs import read_input
 from dcfast.storage.json_files import MOST_JSON_BYTES
@@ -28,7 +29,6 @@ from dcfast.storage.published import without_places
 
 __all__ = ["steps", "write_report"]
 
-VERSION = 5
 TABLES = (
     "fates.parquet",
     "quarantine.parquet",
@@ -70,48 +70,46 @@ def _published(report: dict[str, Any], source: Source) -> dict[str, Any]:
     return {k: without_places(v, places, all_texts=k not in STRANGERS) for k, v in report.items()}
 
 
-def write_report(out: str, args: dict[str, Any]) -> dict[str, Any]:
-    """Piece: gathers the numbers, reads the few pictures shown, writes both files.
+@piece(version=5)
+def write_report(
+    out: Path, settings: Settings, pool_dir: str, evalset_dir: str | None, world: bool, recorded: str
+) -> ReportSummary:
+    """Piece: gathers the numbers, reads the few images shown, writes both files.
 
-    Memory: a batch of a table, one picture, and 65,536 metadata rows. Cost: about a second, and the time that the
+    Args:
+        recorded: digest of what the stages recorded, for the piece's key.
+    Memory: a batch of a table, one image, and 65,536 metadata rows. Cost: about a second, and the time that the
     filter takes for these rows, whatever the size of the pool.
     """
-    root = Path(out)
-    sets = _evalsets(args["evalset_dir"])
-    source = Source(root, args["settings"], shard_folder(args["pool_dir"]), args["world"])
+    del recorded
+    source = Source(out, asdict(settings), shard_folder(pool_dir), world)
     report = collect(source)
-    pictures = look_up(report, PoolReader(root, source.shard_dir), EvalReader(root, sets))
+    pictures = look_up(report, PoolReader(out, source.shard_dir), EvalReader(out, _evalsets(evalset_dir)))
     report = _published(report, source)
     page = render(report, pictures)
-    write_json(root / "report.json", report)
-    write_bytes(root / "report.html", page.encode("utf-8"))
-    return {
-        "report": "report.html",
-        "kept": report["fates"].get("kept", 0),
-        "standard": report["standard"],
-        "pictures": sum(len(cards) for cards in pictures.values()),
-        "pairs": len(pictures["pairs"]),
-    }
+    write_json(out / "report.json", report)
+    write_bytes(out / "report.html", page.encode("utf-8"))
+    return ReportSummary(
+        kept=report["fates"].get("kept", 0),
+        standard=report["standard"],
+        pictures=sum(len(cards) for cards in pictures.values()),
+        pairs=len(pictures["pairs"]),
+    )
 
 
-def steps(run: Run) -> Steps:
+def steps(run: Run, do: Do) -> ReportSummary:
     """The one piece."""
-    evalset_dir = run.evalset_dir
-    stats = yield [
-        Piece(
-            "report/page",
-            "page",
-            "dcfast.stages.report:write_report",
-            {
-                "settings": asdict(run.settings),
-                "pool_dir": str(run.pool_dir),
-                "evalset_dir": None if evalset_dir is None else str(evalset_dir),
-                "world": run.is_world,
-                "recorded": _digest(run.out),
-            },
-            inputs=tuple(name for name in TABLES if (run.out / name).exists()),
-            outputs=("report.json", "report.html"),
-            version=VERSION,
-        )
-    ]
-    return stats[0]
+    tables = [name for name in TABLES if (run.out / name).exists()]
+    page = write_report.piece("report/page", "page", inputs=tables, outputs=["report.json", "report.html"])
+    [summary] = do(
+        [
+            page(
+                settings=run.settings,
+                pool_dir=str(run.pool_dir),
+                evalset_dir=None if run.evalset_dir is None else str(run.evalset_dir),
+                world=run.is_world,
+                recorded=_digest(run.out),
+            )
+        ]
+    )
+    return summary

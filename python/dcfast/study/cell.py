@@ -21,6 +21,7 @@ from dcfast.process.terminal import log_printably, say
 from dcfast.run.workflow import run, run_branch
 from dcfast.rundir.claim import located, read_settings, with_uid_hashes
 from dcfast.rundir.settings import Settings
+from dcfast.rundir.summaries import FilterSummary, TrainingSummary
 from dcfast.storage.atomic import write_json
 from dcfast.storage.json_files import read_json
 from dcfast.study.grid import Cell
@@ -79,13 +80,15 @@ def perform_cell(cell: Cell, workers: int, *, overwrite: bool = False) -> dict[s
         summaries = run_branch(cell.base, shared, cell.directory, cell.settings, workers=workers, overwrite=overwrite)
         scores = read_scores(cell.directory)
         chosen, trained = summaries["filter"], summaries["train"]
+        assert isinstance(chosen, FilterSummary)
+        assert isinstance(trained, TrainingSummary)
         result = {
-            "filter": chosen["filter"],
-            "notes": chosen["notes"],
-            "kept": chosen["fates"]["kept"],
-            "rows": chosen["metadata_rows"],
-            "samples_seen": trained.get("samples_seen"),
-            "contaminated": (chosen.get("contaminated") or {}).get("samples"),
+            "filter": chosen.filter,
+            "notes": chosen.notes,
+            "kept": chosen.fates["kept"],
+            "rows": chosen.metadata_rows,
+            "samples_seen": trained.samples_seen,
+            "contaminated": None if chosen.contaminated is None else chosen.contaminated.samples,
             "tasks": scores.tasks,
             "chance": scores.chance,
             "unscored": list(scores.unscored),
@@ -97,10 +100,10 @@ def perform_cell(cell: Cell, workers: int, *, overwrite: bool = False) -> dict[s
     return result
 
 
-def _drop_older_checkpoints(folder: Path, trained: dict[str, Any]) -> None:
+def _drop_older_checkpoints(folder: Path, trained: TrainingSummary) -> None:
     """Keeps the last of a cell that is done: a study of a hundred cells would fill a disk with the others."""
-    for name in trained.get("checkpoints", []):
-        if name != trained["checkpoint"]:
+    for name in trained.checkpoints:
+        if name != trained.checkpoint:
             (folder / name).unlink(missing_ok=True)
 
 

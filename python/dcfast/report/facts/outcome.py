@@ -9,7 +9,6 @@ from dcfast.errors import DcfastError
 from dcfast.evaluate.results import AGGREGATES, RESULTS, Result, aggregate, load_results
 from dcfast.evaluate.tasks import EvalTask, datacomp_tasks, own_tasks
 from dcfast.report.facts.copies import mark_copies, means, pictures_seen
-from dcfast.rundir.summaries import check_fields
 from dcfast.storage import json_files
 
 __all__ = ["EVEN", "compare_scores", "read_json", "scored"]
@@ -31,7 +30,7 @@ def read_json(path: Path, what: str = "") -> dict[str, Any]:
         value = json_files.read_json(path, names=True)
     except (OSError, ValueError):
         return {}
-    return check_fields(value, what, path) if isinstance(value, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _results(path: Path) -> list[Result]:
