@@ -247,9 +247,9 @@ def test_the_stage_scores_the_last_checkpoint_once(tmp_path: Path) -> None:
     run = _trained(out, sets)
     with open_engine("local", 1, None) as engine:
         summary = run_stage(run, engine, "evaluate", steps, Silent)
-        assert summary["available"]
-        assert list(summary["scores"]) == ["cifar10"]
-        assert summary["checkpoint"] == json.loads((out / "train/summary.json").read_text())["checkpoint_sha256"]
+        assert summary.available
+        assert list(summary.scores) == ["cifar10"]
+        assert summary.checkpoint == json.loads((out / "train/summary.json").read_text())["checkpoint_sha256"]
         written = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
         assert run_stage(run, engine, "evaluate", steps, Silent) == summary
         assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == written
@@ -272,25 +272,24 @@ def test_the_stage_names_a_bad_set_and_scores_it_once_it_is_mended(tmp_path: Pat
     run = _trained(out, sets)
     with open_engine("local", 1, None) as engine:
         summary = run_stage(run, engine, "evaluate", steps, Silent)
-        assert (list(summary["scores"]), list(summary["failed"])) == (["cifar10"], ["mnist"])
-        assert "wds_mnist_test: it holds no test/*.tar" in summary["failed"]["mnist"]
-        assert run_stage(run, engine, "evaluate", steps, Silent)["failed"] == summary["failed"]
+        assert (list(summary.scores), list(summary.failed)) == (["cifar10"], ["mnist"])
+        assert "wds_mnist_test: it holds no test/*.tar" in summary.failed["mnist"]
+        assert run_stage(run, engine, "evaluate", steps, Silent).failed == summary.failed
         (tmp_path / "0.tar").rename(bad / "test/0.tar")
         mended = run_stage(run, engine, "evaluate", steps, Silent)
-        assert (list(mended["scores"]), mended["failed"]) == (["cifar10", "mnist"], {})
+        assert (list(mended.scores), mended.failed) == (["cifar10", "mnist"], {})
 
 
 def test_the_stage_without_sets_or_training(tmp_path: Path) -> None:
     from dcfast.rundir.run_dir import Run
     from dcfast.rundir.settings import Settings
+    from dcfast.rundir.summaries import EvaluateSummary
     from dcfast.stages.evaluate import steps
 
-    with pytest.raises(StopIteration) as end:
-        next(steps(Run(tmp_path, Settings(pool="p"))))
-    assert end.value.value == {"available": False, "scores": {}, "notes": []}
+    assert steps(Run(tmp_path, Settings(pool="p")), list) == EvaluateSummary()
     write_set(tmp_path / "sets", "cifar10", labelled(9), NAMES)
     with pytest.raises(RunError, match="stage train has not been run yet"):
-        next(steps(Run(tmp_path, Settings(pool="p", evalsets=str(tmp_path / "sets")))))
+        steps(Run(tmp_path, Settings(pool="p", evalsets=str(tmp_path / "sets"))), list)
 
 
 def test_one_reader_for_whole_and_damaged_files(tmp_path: Path) -> None:

@@ -5,15 +5,36 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
-from dcfast.engine.piece import Nothing, piece
+import pytest
+from dcfast.engine.piece import Nothing, Piece, piece
+from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import Summary
+from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import write_bytes
 from dcfast.storage.npz import load_array
 from dcfast.storage.records import Record
+
+
+class FoundError(Exception):
+    """Ends a stage before its first step."""
+
+
+def first_piece(steps: Steps, run: Run) -> Piece[Any]:
+    """The first piece of a stage."""
+
+    def do(pieces: Sequence[Piece[Any]]) -> NoReturn:
+        raise FoundError(pieces[0])
+
+    with pytest.raises(FoundError) as caught:
+        steps(run, do)
+    piece = caught.value.args[0]
+    assert isinstance(piece, Piece)
+    return piece
 
 
 class Value(Record):

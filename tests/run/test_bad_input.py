@@ -286,7 +286,7 @@ def test_shard_that_vanishes_between_runs_is_named(tmp_path: Path) -> None:
     run(tmp_path / "run", Settings(pool=str(pool), filter="no_filter"), last="index")
     (pool / "shards/00000001.tar").unlink()
     summary = go(pool, tmp_path / "run")
-    assert summary["index"]["samples"] == 8
+    assert summary["index"].samples == 8
     assert count(tmp_path / "run")["missing"] == 4
 
 
@@ -387,7 +387,7 @@ def test_a_stage_that_cannot_run_changes_nothing(tmp_path: Path) -> None:
             run(out, other, first="filter", last="filter", overwrite=True)
         assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     assert run(out, settings, first="filter", last="reshard")["reshard"]
-    assert run(out, other, overwrite=True, last="filter")["filter"]["filter"] == "basic_filter"
+    assert run(out, other, overwrite=True, last="filter")["filter"].filter == "basic_filter"
 
 
 def test_scale_without_pool_prints_a_plan_and_exits_2(capsys: pytest.CaptureFixture[str]) -> None:

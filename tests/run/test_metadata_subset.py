@@ -78,7 +78,7 @@ def test_every_row_that_passes_and_every_sample_that_is_kept(tmp_path: Path, mon
     assert (manifest["subset"]["uids"], manifest["subset_metadata"]["uids"]) == (COUNT, len(PASSING))
 
     nothing = run(tmp_path / "none", settings_of(pool, filter="clip_score(l14, threshold=2)"), last="filter")
-    assert nothing["filter"]["subset_metadata"] == 0
+    assert nothing["filter"].subset_metadata == 0
     assert uids(tmp_path / "none/subset_metadata.npy") == uids(tmp_path / "none/subset.npy") == []
 
 
@@ -126,12 +126,12 @@ def test_metadata_is_filtered_before_the_shards_are_there_and_goes_on_after(tmp_
     out, chosen = tmp_path / "run", settings_of(early)
     done = run(out, chosen, last="filter", workers=2)
     assert list(done) == ["filter"]
-    assert done["filter"]["subset"] is None
+    assert done["filter"].subset is None
     assert uids(out / "subset_metadata.npy") == expected(PASSING)
     for name in ("subset.npy", "fates.parquet", "index"):
         assert not (out / name).exists()
-    assert any("has no shards yet" in note for note in done["filter"]["notes"])
-    assert any("1 of 25 metadata rows" in note and "in no subset" in note for note in done["filter"]["notes"])
+    assert any("has no shards yet" in note for note in done["filter"].notes)
+    assert any("1 of 25 metadata rows" in note and "in no subset" in note for note in done["filter"].notes)
     assert "subset" not in json.loads((out / "manifest.json").read_bytes())
     assert run(out, chosen, first="filter", last="filter") == done, "the stage alone is the same"
 
@@ -143,7 +143,7 @@ def test_metadata_is_filtered_before_the_shards_are_there_and_goes_on_after(tmp_
     with pytest.raises(RunError, match="stage index has not been run yet"):
         run(out, chosen, first="reshard")
     summaries = run(out, chosen)
-    assert summaries["filter"]["subset"] == COUNT
+    assert summaries["filter"].subset == COUNT
     assert (out / "filter/outcomes.npy").stat().st_mtime_ns == before, "the rows were not asked again"
     run(tmp_path / "late", chosen)
     assert digest(out) == digest(tmp_path / "late")

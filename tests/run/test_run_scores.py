@@ -78,7 +78,7 @@ def test_score_of_the_pool_decides_not_of_the_downloaded(tmp_path: Path) -> None
     )
     summary = run(tmp_path / "run", Settings(pool=str(pool), filter="clip_score(l14, fraction=0.2)"), last="filter")
     assert kept(tmp_path / "run") == {uid_of(i) for i in (29, 28, 27)}  # index 7 of 35: five rotted, three whole
-    assert summary["filter"]["fates"]["missing"] == 5
+    assert summary["filter"].fates["missing"] == 5
     assert json.loads((tmp_path / "run/state/filter.json").read_text())["thresholds"]
 
 

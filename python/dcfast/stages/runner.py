@@ -24,6 +24,7 @@ from dcfast.storage.records import Record, plain
 __all__ = ["Do", "Steps", "run_stage"]
 
 S = TypeVar("S", bound=Record)
+T = TypeVar("T", bound=Summary)
 
 
 class Do(Protocol):
@@ -63,8 +64,8 @@ def _log_time(run: Run, step: str, seconds: float, **counts: int) -> None:
 
 
 def run_stage(
-    run: Run, engine: Engine, name: str, steps: Steps, progress: Callable[..., Progress] = Progress
-) -> Summary:
+    run: Run, engine: Engine, name: str, steps: Callable[[Run, Do], T], progress: Callable[..., Progress] = Progress
+) -> T:
     """Runs a stage to its end and records its summary in ``state/<name>.json``.
 
     Raises:

@@ -253,10 +253,13 @@ def assign_sample_outcomes(
         at += segment.num_samples
     records["f2"] = np.concatenate(rows)
     save_array(out / excluded_path(number), records)
-    fate_counts, word_counts = np.bincount(fate, minlength=5), np.bincount(word, minlength=len(words))
+    reason_counts = Counter[str]()
+    for text, count in zip(words, np.bincount(word, minlength=len(words)), strict=True):
+        if text is not None and count:
+            reason_counts[text] += int(count)
     return SampleOutcomes(
-        fates={name: int(n) for name, n in zip(FATES, fate_counts, strict=True)},
-        reasons={w: int(n) for w, n in zip(words, word_counts, strict=True) if w is not None and n},
+        fates={name: int(n) for name, n in zip(FATES, np.bincount(fate, minlength=5), strict=True)},
+        reasons=dict(reason_counts),
         rows=len(fate),
         quarantined=quarantined,
         damage=damage[:MAX_NOTED],
@@ -283,8 +286,10 @@ def _dictionary(codes: npt.NDArray[np.integer], words: Sequence[str | None]) -> 
     """(n,) Arrow dictionary of texts: the word of each code, null for -1."""
     import pyarrow as pa
 
-    indices = codes.astype(np.int32)
-    return pa.DictionaryArray.from_arrays(pa.array(indices, mask=indices < 0), pa.array(words, pa.string()))
+    # of a word that stands twice, Arrow writes as many bytes of whatever memory it finds behind the others
+    numbers = {word: number for number, word in enumerate(dict.fromkeys(words))}
+    indices = np.array([*(numbers[word] for word in words), -1], np.int32)[codes]  # the last is that of code -1
+    return pa.DictionaryArray.from_arrays(pa.array(indices, mask=indices < 0), pa.array([*numbers], pa.string()))
 
 
 @piece(native=True)
