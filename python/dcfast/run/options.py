@@ -100,9 +100,9 @@ def options_of(args: argparse.Namespace) -> tuple[RunOptions, Settings]:
     given = {**given_options(args, RunOptions), **given_options(args, Settings)}
     config = config_of(args)
     values = given if config is None else {**config_values(config, RunOptions, Settings), **given}
-    if config is not None and config.manifest is not None:
-        values = placed(config, values, given)
     how, settings = made_of(RunOptions, values), made_of(Settings, values)
+    if config is not None and config.manifest is not None:
+        settings = placed(config, settings, given)
     check_settings(settings)
     settings = located(settings)
     if config is not None and config.manifest is not None:
