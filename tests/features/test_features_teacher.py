@@ -39,12 +39,12 @@ def test_the_world_from_its_clean_pairs_to_an_image_based_subset(tmp_path: Path)
     settings = Settings(world=WORLD, filter=text, train=False, device="cpu")
     summaries = run(out, settings, last="filter")
     about = summaries["teacher"]
-    assert about["samples"] == WORLD["teacher_pairs"]
-    assert about["samples_seen"] == 32
-    assert about["content_hash"] == sha256_file(out / "teacher/teacher.safetensors")
-    assert not about["held_out"]
+    assert about.samples == WORLD["teacher_pairs"]
+    assert about.samples_seen == 32
+    assert about.content_hash == sha256_file(out / "teacher/teacher.safetensors")
+    assert not about.held_out
     assert summaries["features"].by_teacher == ["b32", "l14"]
-    assert summaries["features"].models[0].content_hash == about["content_hash"]
+    assert summaries["features"].models[0].content_hash == about.content_hash
     assert load_model("dcfast-tiny", str(out / "teacher/teacher.safetensors")).embed_dim > 0
 
     # the target is the clean pictures, and both halves of the filter hold of what is kept
@@ -52,7 +52,7 @@ def test_the_world_from_its_clean_pairs_to_an_image_based_subset(tmp_path: Path)
     assert len(target) == WORLD["teacher_pairs"]
     np.testing.assert_allclose(np.linalg.norm(target.astype(np.float32), axis=1), 1, atol=2e-3)
     (clusters,) = summaries["filter"].clusters.values()
-    assert clusters["clusters"] == 1
+    assert clusters.clusters == 1
     kept = {f["uid"] for f in pq.read_table(out / "fates.parquet").to_pylist() if f["fate"] == "kept"}
     limit = float(summaries["filter"].thresholds["clip_l14_similarity_score:0.5"])
     tables = [pq.read_table(p).to_pylist() for p in sorted((out / "features/metadata").glob("*.parquet"))]

@@ -14,10 +14,10 @@ import pytest
 from dcfast.errors import FilterError, PoolError, RunError
 from dcfast.run.workflow import main, run
 from dcfast.rundir.run_dir import Run, Settings
+from dcfast.stages import train
 from dcfast.stages.filter import subsets
-from dcfast.stages.reshard import plan_arguments
-from dcfast.stages.train import plan_positions
 from dcfast.uids.sets import load_subset, uid_format
+from piece_functions import first_piece
 from pool_builder import evalset, picture, plain_pool, uid_of
 from test_run import digest
 
@@ -71,7 +71,7 @@ def test_every_row_that_passes_and_every_sample_that_is_kept(tmp_path: Path, mon
     summary = run(tmp_path / "run", settings_of(pool))["filter"]
     assert uids(tmp_path / "run/subset_metadata.npy") == expected(PASSING)
     assert uids(tmp_path / "run/subset.npy") == expected([*range(COUNT)])
-    assert (summary["subset_metadata"], summary["subset"]) == (len(PASSING), COUNT)
+    assert (summary.subset_metadata, summary.subset) == (len(PASSING), COUNT)
     np.save(tmp_path / "as numpy.npy", np.load(tmp_path / "run/subset_metadata.npy"))
     assert (tmp_path / "as numpy.npy").read_bytes() == (tmp_path / "run/subset_metadata.npy").read_bytes()
     manifest = json.loads((tmp_path / "run/manifest.json").read_bytes())
@@ -95,8 +95,8 @@ def test_repeats_are_kept_where_asked_and_written_as_often(tmp_path: Path, monke
     assert (verified["ok"], verified["kept"], verified["written"]) == (True, COUNT, len(repeated))
     assert sum(json.loads((out / "shards/sizes.json").read_bytes()).values()) == len(repeated)
 
-    planned = plan_positions(str(out), plan_arguments(Run(out, settings_of(pool))))
-    assert planned == {"positions": len(repeated)}, "training sees a sample as often"
+    order = first_piece(train.steps, Run(out, settings_of(pool)))
+    assert order.function(out, **order.arguments).positions == len(repeated), "training sees a sample as often"
 
     (out / "state/filter.json").unlink()  # killed while the repeats were written
     (out / "subset.npy").unlink()
