@@ -96,7 +96,8 @@ def test_repeats_are_kept_where_asked_and_written_as_often(tmp_path: Path, monke
     assert sum(json.loads((out / "shards/sizes.json").read_bytes()).values()) == len(repeated)
 
     order = first_piece(train.steps, Run(out, settings_of(pool)))
-    assert order.function(out, **order.arguments).positions == len(repeated), "training sees a sample as often"
+    order.function(out, **order.arguments)
+    assert len(np.load(out / "train/positions.npy")) == len(repeated), "training sees a sample as often"
 
     (out / "state/filter.json").unlink()  # killed while the repeats were written
     (out / "subset.npy").unlink()

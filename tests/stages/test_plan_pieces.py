@@ -41,9 +41,8 @@ def test_training_takes_the_order_of_the_new_shards(tmp_path: Path) -> None:
     out = tmp_path / "run"
     (out / "train").mkdir()
     order = first_piece(train.steps, Run(out, settings))
-    stats = order.function(out, **order.arguments)
+    order.function(out, **order.arguments)
     plan, subset = ReshardPlan.load(out / PLAN), load_subset(out / "subset.npy")
     sources = ShardSources(plan, subset)
     rows = np.concatenate([sources.row_ids(k) for k in range(plan.num_output_shards)])
-    assert stats.positions == len(rows)
     assert np.array_equal(np.load(out / "train/positions.npy"), rows)

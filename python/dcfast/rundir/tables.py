@@ -15,12 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dcfast.engine.piece import Piece, piece
+from dcfast.engine.piece import Nothing, Piece, piece
 from dcfast.storage.atomic import atomic_path, fsync_dir
 from dcfast.storage.listing import temporary_name
 from dcfast.storage.parquet import read_schema
 from dcfast.storage.parquet import read_table as read_file
-from dcfast.storage.records import Count, Record
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,13 +54,8 @@ def table_writer(place: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
             yield writer
 
 
-class Combined(Record):
-    rows: Count
-    single: bool
-
-
 @piece(native=True)
-def combine(out: Path, table: str, parts: Sequence[str], rows: int) -> Combined:
+def combine(out: Path, table: str, parts: Sequence[str], rows: int) -> Nothing:
     """Piece: makes ``<table>.parquet`` of its parts, in their order."""
     final, files = out / f"{table}.parquet", [out / part for part in parts]
     if rows <= MAX_SINGLE_ROWS:
@@ -73,7 +67,7 @@ def combine(out: Path, table: str, parts: Sequence[str], rows: int) -> Combined:
             for content in map(read_file, files if rows else ()):
                 if content.num_rows:
                     writer.write_table(content)
-        return Combined(rows, True)
+        return Nothing()
     staging = out / temporary_name(table)
     staging.mkdir()
     for part in files:
@@ -85,7 +79,7 @@ def combine(out: Path, table: str, parts: Sequence[str], rows: int) -> Combined:
         final.unlink(missing_ok=True)
     os.replace(staging, final)
     fsync_dir(out)
-    return Combined(rows, False)
+    return Nothing()
 
 
 def _linked(part: str | Path) -> str:
@@ -102,7 +96,7 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def combine_parts(step: str, table: str, segments: int, rows: int, extra: tuple[str, ...] = ()) -> Piece[Combined]:
+def combine_parts(step: str, table: str, segments: int, rows: int, extra: tuple[str, ...] = ()) -> Piece[Nothing]:
     """The piece that makes a table of the parts of all segments and then of ``extra`` parts."""
     parts = (*(part_path(table, n) for n in range(segments)), *extra)
     single = (f"{table}.parquet",)

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dcfast.engine.piece import fingerprint_files, piece
+from dcfast.engine.piece import Nothing, fingerprint_files, piece
 from dcfast.errors import RunError, SubsetError
 from dcfast.models.clip import read_checkpoint
 from dcfast.models.devices import resolve_device
@@ -26,7 +26,7 @@ from dcfast.stages.runner import Do
 from dcfast.storage.atomic import atomic_path, write_json
 from dcfast.storage.hashing import sha256_file
 from dcfast.storage.paths import absolute
-from dcfast.storage.records import Count, Record, plain, replaced
+from dcfast.storage.records import plain, replaced
 from dcfast.train import TrainSettings, TrainSource, train
 from dcfast.uids.sets import load_subset, open_records, uid_lookup
 from dcfast.world import plan_teacher
@@ -98,17 +98,13 @@ def _check_in_pool(root: Path, path: str) -> None:
         raise SubsetError(_too_few(path, f"{found} of its {len(named)} pairs are in the pool", _batch()))
 
 
-class Pairs(Record):
-    samples: Count
-
-
 @piece()
-def render(out: Path, spec: Mapping[str, int | float], shard: int) -> Pairs:
+def render(out: Path, spec: Mapping[str, int | float], shard: int) -> Nothing:
     """Piece: one shard of clean pairs of the built-in world."""
     from dcfast.world.render import render_teacher_shard
 
-    rendered = render_teacher_shard({"spec": spec, "shard": shard, "directory": str(out / "world")})
-    return Pairs(rendered["samples"])
+    render_teacher_shard({"spec": spec, "shard": shard, "directory": str(out / "world")})
+    return Nothing()
 
 
 @piece()

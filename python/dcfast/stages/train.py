@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-from dcfast.engine.piece import piece
+from dcfast.engine.piece import Nothing, piece
 from dcfast.errors import SubsetError
 from dcfast.index.segments import Segment
 from dcfast.models.devices import resolve_device
@@ -29,7 +29,7 @@ from dcfast.storage.atomic import write_json
 from dcfast.storage.hashing import sha256_file
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, make_directory
-from dcfast.storage.records import Count, Record, as_record
+from dcfast.storage.records import as_record
 from dcfast.train import TrainSettings, TrainSource, launch, write_positions
 
 __all__ = ["POSITIONS", "steps", "train_with"]
@@ -56,15 +56,12 @@ def train_with(**how: Unpack[How]) -> How:
     return _how.copy()
 
 
-class Positions(Record):
-    positions: Count
-
-
 @piece()
-def plan_positions(out: Path, segments: int, excluded: int, shard_dir: str, shard_size: int) -> Positions:
+def plan_positions(out: Path, segments: int, excluded: int, shard_dir: str, shard_size: int) -> Nothing:
     """Piece: the canonical order of the kept samples: that of the new shards, written or not."""
     plan, subset = plan_kept(out, segments, excluded, shard_dir, shard_size)
-    return Positions(write_positions(plan, subset, out / POSITIONS))
+    write_positions(plan, subset, out / POSITIONS)
+    return Nothing()
 
 
 def _samples(out: Path, segments: int, source: str) -> dict[str, str | list[str]]:

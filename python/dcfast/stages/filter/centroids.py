@@ -62,10 +62,9 @@ class Sampled(Record):
 
 
 class Iterated(Record):
-    """The mean squared distance before the iteration, and clusters without a point."""
+    """The mean squared distance before the iteration."""
 
     error: float
-    empty: Count
 
 
 @piece(version=2)
@@ -140,9 +139,9 @@ def iterate_kmeans(out: Path, points: Sequence[str], before: str, output: str, d
     """Piece: one iteration of k-means over all points."""
     blocks = (load_array(out / path, mmap=True) for path in points)
     with borrowed_device(device) as borrowed:
-        centroids, counts, error = kmeans_iteration(blocks, load_array(out / before), device=borrowed)
+        centroids, _, error = kmeans_iteration(blocks, load_array(out / before), device=borrowed)
     save_array(out / output, centroids)
-    return Iterated(error, int((counts == 0).sum()))
+    return Iterated(error)
 
 
 def make_centroids(run: Run, do: Do) -> tuple[str, ClusterCounts]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from dcfast.engine.piece import piece
+from dcfast.engine.piece import Nothing, piece
 from dcfast.errors import CorruptDataError, FilterError, PoolError
 from dcfast.features.embed import encode
 from dcfast.features.files import ARRAY, sibling_npz
@@ -106,10 +106,6 @@ def check_clusters(run: Run, compiled: Filter) -> None:
             )
 
 
-class Target(Record):
-    pictures: Count
-
-
 class Chosen(Record):
     """Clusters, and those that a target's image is in."""
 
@@ -118,7 +114,7 @@ class Chosen(Record):
 
 
 @piece()
-def embed_target(out: Path, shards: Sequence[str], model: ModelSource, device: str, output: str) -> Target:
+def embed_target(out: Path, shards: Sequence[str], model: ModelSource, device: str, output: str) -> Nothing:
     """Piece: image embeddings of the built-in world's clean images by the run's teacher, (m, d) float16."""
     import torch
 
@@ -132,9 +128,8 @@ def embed_target(out: Path, shards: Sequence[str], model: ModelSource, device: s
             image, _ = encode(clip, chunk.images[0], None, borrowed)
             usable = torch.from_numpy((chunk.status == OK) | (chunk.status == NO_CAPTION))
             parts.append(image.cpu()[usable].to(torch.float16).numpy())
-    embeddings = np.concatenate(parts)
-    save_array(out / output, embeddings)
-    return Target(len(embeddings))
+    save_array(out / output, np.concatenate(parts))
+    return Nothing()
 
 
 @piece()

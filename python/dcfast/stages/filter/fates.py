@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.dedup.records import ABSENT
-from dcfast.engine.piece import Piece, piece
+from dcfast.engine.piece import Nothing, Piece, piece
 from dcfast.features.files import status_path
 from dcfast.features.pairs import BROKEN, TOO_LARGE
 from dcfast.features.pairs import STATUS as FEATURE_STATUS
@@ -52,7 +52,7 @@ from dcfast.rundir.layout import (
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.tables import combine_parts, part_path, table_writer
 from dcfast.stages.filter.notes import malformed_row
-from dcfast.stages.filter.subsets import SubsetUids, write_repeated
+from dcfast.stages.filter.subsets import write_repeated
 from dcfast.stages.runner import Do
 from dcfast.stages.signatures import needed
 from dcfast.storage.atomic import atomic_path, write_bytes
@@ -404,7 +404,7 @@ def _metadata_pieces(run: Run, malformed: list[int]) -> list[Piece[MetadataOutco
     ]
 
 
-def assign_outcomes(run: Run, do: Do, reasons: list[str], malformed: list[int], beside: Piece[SubsetUids]) -> Outcomes:
+def assign_outcomes(run: Run, do: Do, reasons: list[str], malformed: list[int], beside: Piece[Nothing]) -> Outcomes:
     """Assigns the fates and writes their tables and ``subset.npy``.
 
     Args:

@@ -52,7 +52,7 @@ from dcfast.stages.filter.centroids import BLOCK_ROWS
 from dcfast.stages.filter.clusters import ClusterFiles, ClusterSet, FileClusters, check_clusters, make_clusters
 from dcfast.stages.filter.leaked import count_contaminated
 from dcfast.stages.filter.notes import MalformedRow, malformed_notes, repeated_notes, unmatched_notes
-from dcfast.stages.filter.subsets import SubsetUids, write_metadata_subset
+from dcfast.stages.filter.subsets import write_metadata_subset
 from dcfast.stages.index import refuse_metadata_without_uids
 from dcfast.stages.runner import Do
 from dcfast.storage.atomic import atomic_path
@@ -65,7 +65,6 @@ from dcfast.uids.sets import (
     RECORD_DTYPE,
     load_subset,
     merge_runs,
-    open_records,
     record_sort,
     save_records,
     save_subset,
@@ -284,10 +283,6 @@ class Evaluated(Record):
     first_malformed: MalformedRow | None = None
 
 
-class Merged(Record):
-    rows: Count
-
-
 @piece()
 def evaluate(
     out: Path,
@@ -346,22 +341,21 @@ def evaluate(
 
 
 @piece()
-def write_oracle(out: Path) -> SubsetUids:
+def write_oracle(out: Path) -> Nothing:
     """Piece: the uids of the built-in world's rows without any defect, as the filter ``oracle`` keeps them."""
     import pyarrow.compute as pc
 
     truth = read_table(out / "world/truth.parquet", columns=["uid", "clean"])
     uids, _ = uid_parse(truth["uid"].filter(pc.fill_null(truth["clean"], False)).combine_chunks())
-    clean = uid_unique(uids, threads=1)
-    save_subset(out / ORACLE_PATH, clean)
-    return SubsetUids(len(clean))
+    save_subset(out / ORACLE_PATH, uid_unique(uids, threads=1))
+    return Nothing()
 
 
 @piece()
-def merge_outcomes(out: Path, groups: int) -> Merged:
-    """Piece: merges the runs into ``filter/outcomes.npy``; counts repeated uids."""
+def merge_outcomes(out: Path, groups: int) -> Nothing:
+    """Piece: merges the runs into ``filter/outcomes.npy``."""
     merge_runs([out / outcome_run(n) for n in range(groups)], out / OUTCOMES, memory_bytes=MERGE_BYTES)
-    return Merged(len(open_records(out / OUTCOMES)))
+    return Nothing()
 
 
 def _thresholds(

@@ -16,10 +16,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dcfast.engine.piece import piece
+from dcfast.engine.piece import Nothing, piece
 from dcfast.rundir.layout import CODE_SHIFT, METADATA_SUBSET, OUTCOMES
 from dcfast.storage.npz import write_npy
-from dcfast.storage.records import Count, Record
 from dcfast.uids.files import UID_DTYPE
 from dcfast.uids.sets import load_subset, open_records, uid_isin
 
@@ -30,10 +29,6 @@ ROWS_AT_ONCE = 1 << 20
 
 Uids = npt.NDArray[np.void]
 """(n,) uids, or records that begin with one."""
-
-
-class SubsetUids(Record):
-    uids: Count
 
 
 def _stretches(rows: Uids, chosen: Callable[[Uids], npt.NDArray[np.bool_]]) -> Iterator[Uids]:
@@ -47,11 +42,11 @@ def _stretches(rows: Uids, chosen: Callable[[Uids], npt.NDArray[np.bool_]]) -> I
 
 
 @piece(native=True)
-def write_metadata_subset(out: Path, rows: int) -> SubsetUids:
+def write_metadata_subset(out: Path, rows: int) -> Nothing:
     """Piece: ``subset_metadata.npy``, of the outcomes of all rows; ``rows`` of them pass."""
     passing = _stretches(open_records(out / OUTCOMES), lambda part: part["f2"] >> np.uint64(CODE_SHIFT) == 0)
     write_npy(out / METADATA_SUBSET, (rows,), UID_DTYPE, passing)
-    return SubsetUids(rows)
+    return Nothing()
 
 
 def write_repeated(kept: Path, passing: Path, final: Path) -> None:
