@@ -98,8 +98,8 @@ def _beside(
     base: str, base_settings: Settings, out: str, settings: Settings, last: str, overwrite: bool, how: How
 ) -> dict[str, Summary]:
     """A branch in a process of its own."""
-    train_with(**how)
-    return run_branch(base, base_settings, out, settings, last=last, overwrite=overwrite)
+    with train_with(**how):
+        return run_branch(base, base_settings, out, settings, last=last, overwrite=overwrite)
 
 
 class Comparison:
@@ -123,7 +123,7 @@ class Comparison:
         self._settings = branch_settings(base.settings, base.compare)
         self._pool: ProcessPoolExecutor | None = None
         self._future: Future[dict[str, Summary]] | None = None
-        self._hearing = ExitStack()
+        self._entered = ExitStack()
 
     def _fits_beside(self) -> bool:
         if not isinstance(self._engine, LocalEngine) or self._engine.workers < 2:
@@ -139,13 +139,13 @@ class Comparison:
         if not self._fits_beside():
             return
         threads = max(1, len(os.sched_getaffinity(0)) // 2)
-        how = train_with(threads=threads)
+        how = self._entered.enter_context(train_with(threads=threads))
         self._say(f"filter to {self._last}, at the same time")
         # spawn, not fork: the parent holds threads of torch
         self._pool = ProcessPoolExecutor(
             1, mp_context=get_context("spawn"), initializer=start_worker, initargs=(os.getpid(),)
         )
-        self._hearing.enter_context(passed_on(self._pass_on))
+        self._entered.enter_context(passed_on(self._pass_on))
         with spawning():
             self._future = self._pool.submit(
                 _beside,
@@ -189,9 +189,9 @@ class Comparison:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._entered.close()
         if self._pool is None:
             return
-        self._hearing.close()
         processes = self._processes()
         if isinstance(error, Stopped) and error.number != signal.SIGINT and self._future is not None:
             wait([self._future], timeout=SAVE_SECONDS)
@@ -199,4 +199,3 @@ class Comparison:
         if kind is not None:
             for process in processes:
                 process.kill()
-        train_with(threads=None)

@@ -116,11 +116,10 @@ def run(
     check_settings(chosen)
     check_engine(engine, workers)  # before the directory is claimed
     check_one_process()
-    train_with(save_every_minutes=save_every_minutes)
     if chosen.pool is None and chosen.scale != "tiny":
         raise RunError(f"scale {chosen.scale} needs a pool (--pool DIR); the built-in world is for scale tiny alone")
     show = Silent if quiet else Progress
-    with open_run(out, chosen, overwrite=overwrite) as current:
+    with open_run(out, chosen, overwrite=overwrite) as current, train_with(save_every_minutes=save_every_minutes):
         current.look_for_shards(last)
         stages = _selected(current, first, last)
         check_device(current, stages)

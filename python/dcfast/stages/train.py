@@ -11,7 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -47,13 +49,17 @@ class How(TypedDict, total=False):
     save_every_minutes: float
 
 
-_how: How = {}
+_HOW: ContextVar[How] = ContextVar("_HOW")
 
 
-def train_with(**how: Unpack[How]) -> How:
-    """How trainings of this process go about it from now on; all that was said so far."""
-    _how.update(how)
-    return _how.copy()
+@contextmanager
+def train_with(**how: Unpack[How]) -> Iterator[How]:
+    """How trainings within the block go about it, over what was said around it; yields both."""
+    token = _HOW.set({**_HOW.get(How()), **how})
+    try:
+        yield _HOW.get()
+    finally:
+        _HOW.reset(token)
 
 
 @piece()
@@ -110,7 +116,7 @@ def train_subset(
         loss=loss,
         decoder=decoder,
         device=resolve_device(device),
-        **_how,
+        **_HOW.get(How()),
     )
     identity = {**settings.identity(), "source": source, **_samples(out, segments, source)}
     mark = out / IDENTITY
