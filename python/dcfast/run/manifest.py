@@ -60,13 +60,13 @@ T = TypeVar("T", bound=Summary)
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _sha256(path: Path) -> str | None:
@@ -125,22 +125,22 @@ def _with_filter(manifest: Manifest, out: Path, chosen: FilterSummary) -> Manife
 def _departures(run: Run) -> list[str]:
     """Why this run's results must not be taken for results of DataComp's; empty for a standard run."""
     settings = run.settings
-    found = ["scale tiny is not one of DataComp's"] if settings.scale == "tiny" else []
+    departures = ["scale tiny is not one of DataComp's"] if settings.scale == "tiny" else []
     if settings.samples_seen is not None:
         standard = scale(settings.scale)
         # in the words of the training's own summary, which names it too
-        found += recipe_departures(standard, replace(standard, samples_seen=settings.samples_seen))
+        departures += recipe_departures(standard, replace(standard, samples_seen=settings.samples_seen))
     if settings.world:
         changed = ", ".join(f"{name}={value}" for name, value in sorted(settings.world.items()))
-        found.append(f"the built-in world was changed: {changed}")
+        departures.append(f"the built-in world was changed: {changed}")
     if run.asks_for("train") and run.has_summary("train"):
-        found += [reason for reason in run.summary(TrainingSummary).non_standard if reason not in found]
-    return found
+        departures += [reason for reason in run.summary(TrainingSummary).non_standard if reason not in departures]
+    return departures
 
 
 def _note_command(path: Path) -> None:
-    words = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    line = f"{words}\n".encode("utf-8", "surrogateescape")
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    line = f"{command}\n".encode("utf-8", "surrogateescape")
     if not path.is_file() or path.read_bytes() != line:
         write_bytes(path, line, sync=False)
 

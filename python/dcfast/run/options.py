@@ -66,16 +66,16 @@ def _about(stage: str | None) -> tuple[str, str, str]:
         return "python -m dcfast.run", whole, docs
     before = STAGES[: STAGES.index(stage)]
     row = STAGE_TABLE[stage]
-    words = f"One stage of a run: {row.does}."
+    description = f"One stage of a run: {row.does}."
     if before:
-        words += f" What the run asks for of these must be done before: {', '.join(before)}."
+        description += f" What the run asks for of these must be done before: {', '.join(before)}."
     if row.program:
-        words += (
+        description += (
             f" With {' or '.join(row.program_options)} it is the program {row.program}, without a run directory: "
             f"python -m {row.program} --help lists its options."
         )
-    words += " Give the options of the run: they are what makes the directory --out the same run."
-    return f"dcfast {stage}", words, docs
+    description += " Give the options of the run: they are what makes the directory --out the same run."
+    return f"dcfast {stage}", description, docs
 
 
 def parser(stage: str | None = None) -> argparse.ArgumentParser:

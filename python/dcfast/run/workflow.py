@@ -216,11 +216,11 @@ def _score_lines(out: Path, summaries: dict[str, Summary]) -> list[str]:
             lines.append(f"{name}: no mean score: {', '.join(scores.failed)} could not be scored")
         elif scores.mean is not None:
             lines.append(f"{name}: mean score {scores.mean:.4f} over {len(scores.tasks)} evaluation sets")
-            seen = read_leaked(place, None)
-            if seen is None:
+            leaked = read_leaked(place, None)
+            if leaked is None:
                 lines.append("  whether it trained on copies of evaluation pictures was not checked")
-            elif seen.samples:
-                lines.append(f"  it trained on {seen.words}, so its scores on these sets say little (see the report)")
+            elif leaked.samples:
+                lines.append(f"  it trained on {leaked.words}, so its scores on these sets say little (see the report)")
     return lines
 
 

@@ -102,14 +102,14 @@ def read_settings(path: Path) -> Settings:
 def differences(before: Settings, now: Settings) -> list[str]:
     """In words, what makes ``now`` (with hashes) another run than ``before``; empty where it is the same."""
     there, here = asdict(located(before)), asdict(located(now))
-    found = [
+    changes = [
         f"{name}: {getattr(before, name)!r} there, {value!r} now"
         for name, value in here.items()
         if name != "uid_hashes" and there[name] != value
     ]
     known, seen = before.uid_hashes or {}, now.uid_hashes or {}
     changed = [path for path in seen if known.get(path, seen[path]) != seen[path]]
-    return [*found, *(f"the uid file {path} holds other uids than it did" for path in changed)]
+    return [*changes, *(f"the uid file {path} holds other uids than it did" for path in changed)]
 
 
 def kept_spelling(before: Settings, now: Settings) -> Settings:

@@ -63,15 +63,15 @@ def match_segment(out: Path, number: int, evalsets: Sequence[str], max_distance:
     evals = EvalImages(evalsets, [out / evalset_signature_path(n) for n in range(len(evalsets))])
     readable = np.flatnonzero(pool["status"] == 0)
     structured = readable[pool["flat"][readable] == 0]
-    found = [(row, p, "content", 0) for row, p, _ in exact_matches(evals, pool, readable)]
-    found += [(row, p, "perceptual", d) for row, p, d in near_matches(evals, pool, structured, max_distance)]
-    found.sort(key=lambda hit: (hit[0], hit[2], hit[1]))
-    rows = np.array([hit[0] for hit in found], dtype=np.int64)
+    hits = [(row, p, "content", 0) for row, p, _ in exact_matches(evals, pool, readable)]
+    hits += [(row, p, "perceptual", d) for row, p, d in near_matches(evals, pool, structured, max_distance)]
+    hits.sort(key=lambda hit: (hit[0], hit[2], hit[1]))
+    rows = np.array([hit[0] for hit in hits], dtype=np.int64)
     begin = np.asarray(segment.shard_sample_begin).astype(np.int64)
     shard = np.searchsorted(begin, rows, side="right") - 1
     valid = valid_uid_mask(segment)[rows]
     uids = np.ascontiguousarray(segment.uid[rows])
-    evidence = [evals.key(hit[1]) for hit in found]
+    evidence = [evals.key(hit[1]) for hit in hits]
     table = pa.table(
         {
             "shard": [segment.shard_names[s] for s in shard],
@@ -81,8 +81,8 @@ def match_segment(out: Path, number: int, evalsets: Sequence[str], max_distance:
             "evalset": [e[0] for e in evidence],
             "evalset_shard": [e[1] for e in evidence],
             "evalset_key": [e[2] for e in evidence],
-            "method": [hit[2] for hit in found],
-            "distance": np.array([hit[3] for hit in found], dtype=np.uint8),
+            "method": [hit[2] for hit in hits],
+            "distance": np.array([hit[3] for hit in hits], dtype=np.uint8),
         },
         schema=evidence_schema(),
     )
@@ -90,9 +90,9 @@ def match_segment(out: Path, number: int, evalsets: Sequence[str], max_distance:
         pq.write_table(table, temporary)
     save_subset(out / _uid_run(number), uid_unique(uids[valid], threads=1))
     return Hits(
-        rows=len(found),
+        rows=len(hits),
         samples=len(np.unique(rows)),
-        content=len({hit[0] for hit in found if hit[2] == "content"}),
+        content=len({hit[0] for hit in hits if hit[2] == "content"}),
         flat=int(len(readable) - len(structured)),
     )
 

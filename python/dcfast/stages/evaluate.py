@@ -68,11 +68,11 @@ def evaluate_checkpoint(
 
 def _files(directory: Path) -> tuple[str, ...]:
     """What the scores depend on; of a set whose files cannot be listed, none: mended, it has more, and is scored."""
-    found = [str(directory / OWN_TABLE)] if (directory / OWN_TABLE).exists() else []
+    files = [str(directory / OWN_TABLE)] if (directory / OWN_TABLE).exists() else []
     for _, folder in find_tasks(directory):
         with suppress(*BAD_SET):
-            found += evalset_files(folder)
-    return tuple(found)
+            files += evalset_files(folder)
+    return tuple(files)
 
 
 def steps(run: Run, do: Do) -> EvaluateSummary:

@@ -150,8 +150,8 @@ def embed(out: Path, number: int, shard_dir: str, models: Sequence[ModelSource],
     with borrowed_device(device) as borrowed:
         loaded = [(model.key, load_feature_model(out, model, borrowed)) for model in models]
         stats = embed_segment(segment, shard_dir, loaded, out, number, device=borrowed)
-    about = {key: EmbeddedModel(model.name, model.content_hash, model.embed_dim) for key, model in loaded}
-    return Embedded(stats["samples"], stats["status"], about)
+    made = {key: EmbeddedModel(model.name, model.content_hash, model.embed_dim) for key, model in loaded}
+    return Embedded(stats["samples"], stats["status"], made)
 
 
 @piece()

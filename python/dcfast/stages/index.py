@@ -224,13 +224,13 @@ def _uid_notes(run: Run, total: IndexSummary, stats: Sequence[SegmentCounts], no
     rule = run.settings.uid_from
     field = "uid" if rule == "json" else rule
     reasons = (("NO_JSON", "no json"), ("NO_UID", f"json without {field}"), ("BAD_JSON", "json that cannot be read"))
-    found = [f"{flags[flag]:,} have {words}" for flag, words in reasons if flags.get(flag)]
+    causes = [f"{flags[flag]:,} have {words}" for flag, words in reasons if flags.get(flag)]
     if flags.get("BAD_UID"):
-        found.append(f"{flags['BAD_UID']:,} have a {field} that is none")
+        causes.append(f"{flags['BAD_UID']:,} have a {field} that is none")
     dotted = [ext for ext in _exts(stats) if ext.endswith(".json")]
     if flags.get("NO_JSON") and dotted:
-        found.append(f"members KEY.{dotted[0]} are not read: it must be KEY.json")
-    why = f" ({', '.join(found)})" if found else ""
+        causes.append(f"members KEY.{dotted[0]} are not read: it must be KEY.json")
+    why = f" ({', '.join(causes)})" if causes else ""
     if total.with_uid:
         return [f"{lacking:,} of {total.samples:,} samples have no uid{why}: they are quarantined"]
     urls = flags.get("NO_JSON", 0) < total.samples  # they would be in the json

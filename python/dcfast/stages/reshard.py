@@ -33,13 +33,13 @@ def output_ranges(count: int) -> list[tuple[int, int]]:
 
 def excluded_rows(root: Path, pieces: int, subset: npt.NDArray[np.void]) -> npt.NDArray[np.uint64]:
     """Row ids in quarantine whose uid is kept all the same, because another sample with that uid is whole."""
-    found = [np.zeros(0, dtype=np.uint64)]
+    rows = [np.zeros(0, dtype=np.uint64)]
     for number in range(pieces):
         records = load_array(root / excluded_path(number))
         uids = np.empty(len(records), dtype="u8,u8")
         uids["f0"], uids["f1"] = records["f0"], records["f1"]
-        found.append(records["f2"][uid_isin(uids, subset, check=False, threads=1)])
-    return np.sort(np.concatenate(found))
+        rows.append(records["f2"][uid_isin(uids, subset, check=False, threads=1)])
+    return np.sort(np.concatenate(rows))
 
 
 def plan_inputs(run: Run) -> tuple[str, ...]:

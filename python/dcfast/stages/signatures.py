@@ -150,7 +150,7 @@ def _write_signatures(
 
 def _evalset_damage(segment: Segment, tars: Sequence[str]) -> list[tuple[str, str]]:
     """(file, message) of what may hide pictures: they would be missing from the comparison."""
-    found = [
+    damage = [
         (segment.shard_names[at.shard], f"{'damaged at ' if at.archive else ''}byte {at.offset}: {at.message}")
         for at in segment.losses
     ]
@@ -158,10 +158,10 @@ def _evalset_damage(segment: Segment, tars: Sequence[str]) -> list[tuple[str, st
     try:
         stated = int(read_input(counted, 64))
     except (OSError, ValueError):  # not every source of evaluation sets writes one
-        return found
+        return damage
     if stated != len(tars):
-        found.append((COUNT_FILE, f"says {stated} shards, but there are {len(tars)}"))
-    return found
+        damage.append((COUNT_FILE, f"says {stated} shards, but there are {len(tars)}"))
+    return damage
 
 
 def _count_files(tars: list[str]) -> list[str]:
@@ -171,7 +171,7 @@ def _count_files(tars: list[str]) -> list[str]:
 
 def _notes(evalsets: list[ComparedSet], directory: Path | None) -> list[str]:
     """What may be missing from the comparison: damage, sets without tars, what was passed over in the others."""
-    found = [
+    notes = [
         f"evaluation set {s.name}: {file} {message}; what it hides was not compared, so contamination may be missed"
         for s in evalsets
         for file, message in s.damage
@@ -182,10 +182,10 @@ def _notes(evalsets: list[ComparedSet], directory: Path | None) -> list[str]:
             continue
         if not listing.names:
             without = "holds no test/*.tar: nothing was compared with it"
-            found.append(f"evaluation set {folder.name} {without}{listing.hint}")
+            notes.append(f"evaluation set {folder.name} {without}{listing.hint}")
         else:
-            found += [f"evaluation set {note}" for note in listing.notes]
-    return found
+            notes += [f"evaluation set {note}" for note in listing.notes]
+    return notes
 
 
 def needed(run: Run) -> bool:

@@ -93,9 +93,9 @@ def _check_in_pool(root: Path, path: str) -> None:
     """SubsetError where fewer than a batch of the named pairs are in the pool, which only its index can tell."""
     named = load_subset(path)
     _, count = uid_lookup(open_records(root / "index/pool.npy"), named, check=False)
-    found = int((count > 0).sum())
-    if found < _batch():
-        raise SubsetError(_too_few(path, f"{found} of its {len(named)} pairs are in the pool", _batch()))
+    present = int((count > 0).sum())
+    if present < _batch():
+        raise SubsetError(_too_few(path, f"{present} of its {len(named)} pairs are in the pool", _batch()))
 
 
 @piece()
@@ -164,7 +164,7 @@ def train_teacher(
     with atomic_path(out / TEACHER_FILE) as temporary:
         # not the checkpoint itself: torch writes the file's name into it, so that equal weights differ in bytes
         save_file({name: value.contiguous() for name, value in weights.items()}, temporary)
-    about = TeacherSummary(
+    summary = TeacherSummary(
         model=trained["model"],
         samples=trained["sources"][0]["samples"],
         samples_seen=trained["samples_seen"],
@@ -173,8 +173,8 @@ def train_teacher(
         content_hash=sha256_file(out / TEACHER_FILE),
         held_out=subset is not None,
     )
-    write_json(out / ABOUT_FILE, plain(about))
-    return about
+    write_json(out / ABOUT_FILE, plain(summary))
+    return summary
 
 
 def steps(run: Run, do: Do) -> TeacherSummary:
@@ -195,7 +195,7 @@ def steps(run: Run, do: Do) -> TeacherSummary:
         subset, shard_dir = absolute(settings.teacher_uids), str(run.pool.shard_dir)
         inputs = [subset, *(segment_path(n) for n in range(len(run.pool.segments())))]
     training = train_teacher.piece("teacher/train", "teacher", inputs=inputs, outputs=[TEACHER_FILE, ABOUT_FILE])
-    [about] = do(
+    [summary] = do(
         [
             training(
                 scale=SCALE,
@@ -210,4 +210,4 @@ def steps(run: Run, do: Do) -> TeacherSummary:
             )
         ]
     )
-    return replaced(about, held_out=settings.teacher_uids is not None)  # pieces of older releases did not say it
+    return replaced(summary, held_out=settings.teacher_uids is not None)  # pieces of older releases did not say it

@@ -138,9 +138,9 @@ def _refuse_nothing(chosen: FilterSummary) -> None:
         return
     reasons = {**chosen.reasons, "metadata rows without a sample": chosen.fates.get("missing", 0)}
     common = sorted(((why, n) for why, n in reasons.items() if n), key=lambda item: (-item[1], item[0]))[:3]
-    words = "; the commonest reasons: " + ", ".join(f"{why} ({count:,})" for why, count in common) if common else ""
+    commonest = "; the commonest reasons: " + ", ".join(f"{why} ({count:,})" for why, count in common) if common else ""
     counts = ", ".join(f"{chosen.fates.get(name, 0):,} {name}" for name in FATES)
-    raise SubsetError(f"nothing to train on: the filter {chosen.filter!r} kept no sample ({counts}){words}")
+    raise SubsetError(f"nothing to train on: the filter {chosen.filter!r} kept no sample ({counts}){commonest}")
 
 
 def steps(run: Run, do: Do) -> TrainingSummary:

@@ -144,25 +144,25 @@ def _quarantine_reasons(
 ) -> tuple[npt.NDArray[np.int64], list[str]]:
     """(n,) index into the returned reasons, 0 where nothing is wrong with the sample."""
     reasons = [""]
-    found = np.zeros(segment.num_samples, dtype=np.int64)
+    number = np.zeros(segment.num_samples, dtype=np.int64)
     flags = np.asarray(segment.flags)
     for name, reason in STRUCTURE:
         reasons.append(URL_REASONS.get(name, reason) if uid_from == "url" else reason)
-        found[(found == 0) & ((flags & int(SampleFlag[name])) != 0)] = len(reasons) - 1
+        number[(number == 0) & ((flags & int(SampleFlag[name])) != 0)] = len(reasons) - 1
     if signatures is not None:
         status = signatures["status"]
         for code, name in enumerate(STATUS):
             if code == 0:
                 continue
             reasons.append(f"picture: {name}")
-            found[(found == 0) & (status == code)] = len(reasons) - 1
+            number[(number == 0) & (status == code)] = len(reasons) - 1
         reasons.append("no picture")
-        found[(found == 0) & (status == ABSENT)] = len(reasons) - 1
+        number[(number == 0) & (status == ABSENT)] = len(reasons) - 1
     if features is not None:
         for code in (BROKEN, TOO_LARGE):  # what the decoder of training refuses, though the core may have read it
             reasons.append(f"picture: {FEATURE_STATUS[code]}")
-            found[(found == 0) & (features == code)] = len(reasons) - 1
-    return found, reasons
+            number[(number == 0) & (features == code)] = len(reasons) - 1
+    return number, reasons
 
 
 class SampleOutcomes(Record):
@@ -229,11 +229,11 @@ def assign_sample_outcomes(
     fate[listed] = np.where(code[listed] == 0, KEPT, DROPPED)
     fate[wrong > 0] = QUARANTINED
     # one list of reasons for a dictionary look-up: kept, unlisted, the filter's, the quarantine's
-    words = [None, "no metadata row has this uid", *reasons[1:], *wrong_reasons[1:]]
-    word = np.zeros(len(uids), dtype=np.int32)
-    word[fate == UNLISTED] = 1
-    word[fate == DROPPED] = code[fate == DROPPED] + 1
-    word[fate == QUARANTINED] = wrong[fate == QUARANTINED] + len(reasons)
+    texts = [None, "no metadata row has this uid", *reasons[1:], *wrong_reasons[1:]]
+    text_code = np.zeros(len(uids), dtype=np.int32)
+    text_code[fate == UNLISTED] = 1
+    text_code[fate == DROPPED] = code[fate == DROPPED] + 1
+    text_code[fate == QUARANTINED] = wrong[fate == QUARANTINED] + len(reasons)
 
     damage = [
         (segment.shard_names[s], f"shard damaged at byte {offset}: {message}")
@@ -241,7 +241,7 @@ def assign_sample_outcomes(
         for s, offset, message in shard_damage(segment)
     ]
     columns = {**_names(opened), "fate": _dictionary(fate, FATES)}
-    columns["reason"] = _dictionary(word - 1, words[1:])
+    columns["reason"] = _dictionary(text_code - 1, texts[1:])
     quarantined = _write(out, number, "a", columns, fate == QUARANTINED, damage)
     save_subset(out / kept_run(number), uid_unique(uids[fate == KEPT], threads=1))
     excluded = (fate == QUARANTINED) & (code == 0)
@@ -254,7 +254,7 @@ def assign_sample_outcomes(
     records["f2"] = np.concatenate(rows)
     save_array(out / excluded_path(number), records)
     reason_counts = Counter[str]()
-    for text, count in zip(words, np.bincount(word, minlength=len(words)), strict=True):
+    for text, count in zip(texts, np.bincount(text_code, minlength=len(texts)), strict=True):
         if text is not None and count:
             reason_counts[text] += int(count)
     return SampleOutcomes(

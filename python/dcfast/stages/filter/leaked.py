@@ -33,7 +33,7 @@ def count_kept(out: Path, number: int, segments: Sequence[int]) -> KeptCopies:
     """
     import pyarrow.compute as pc
 
-    found: set[tuple[str, int]] = set()  # a sample may match a set by its bytes and by its looks
+    copies: set[tuple[str, int]] = set()  # a sample may match a set by its bytes and by its looks
     kept, begin = None, 0
     for n in segments:
         segment = Segment.open(out / segment_path(n), verify=False)
@@ -45,11 +45,11 @@ def count_kept(out: Path, number: int, segments: Sequence[int]) -> KeptCopies:
         for shard, row, name in zip(*(evidence[c].to_pylist() for c in ("shard", "row", "evalset")), strict=True):
             sample = begin + first[shard] + row
             if kept is not None and kept[sample]:
-                found.add((name, sample))
+                copies.add((name, sample))
         begin += segment.num_samples
     return KeptCopies(
-        samples=len({sample for _, sample in found}),
-        evalsets=dict(sorted(Counter(name for name, _ in found).items())),
+        samples=len({sample for _, sample in copies}),
+        evalsets=dict(sorted(Counter(name for name, _ in copies).items())),
     )
 
 
