@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from dcfast.errors import RunError
+from dcfast.storage.inputs import StrPath
 
 __all__ = ["is_without_locks", "locked", "take_lock"]
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
-def take_lock(path: str | os.PathLike[str], *, mode: int = 0o644, follow: bool = True, folder: bool = False) -> int:
+def take_lock(path: StrPath, *, mode: int = 0o644, follow: bool = True, folder: bool = False) -> int:
     """Locks a file, which is made where it is missing; never waits.
 
     Args:
@@ -45,7 +46,7 @@ def take_lock(path: str | os.PathLike[str], *, mode: int = 0o644, follow: bool =
 
 
 @contextmanager
-def locked(path: str | os.PathLike[str], busy: str, *, folder: bool = False) -> Iterator[None]:
+def locked(path: StrPath, busy: str, *, folder: bool = False) -> Iterator[None]:
     """Holds a lock for the time of a block.
 
     Args:
@@ -76,7 +77,7 @@ def is_without_locks(error: OSError) -> bool:
     return error.errno in _NO_LOCKS
 
 
-def _explained(error: OSError, path: str | os.PathLike[str]) -> Exception:
+def _explained(error: OSError, path: StrPath) -> Exception:
     if is_without_locks(error):
         return RunError(
             f"{os.fspath(path)} cannot be locked ({error.strerror}): its file system has no locks, and two processes "
@@ -87,7 +88,7 @@ def _explained(error: OSError, path: str | os.PathLike[str]) -> Exception:
     return error
 
 
-def _is_at(lock: int, path: str | os.PathLike[str]) -> bool:
+def _is_at(lock: int, path: StrPath) -> bool:
     try:
         return os.path.samestat(os.fstat(lock), os.stat(path))
     except FileNotFoundError:
