@@ -10,18 +10,21 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from dcfast.errors import CorruptDataError
-from dcfast.storage.inputs import check_input
+from dcfast.storage.arrow import text_buffers
+from dcfast.storage.inputs import StrPath, check_input
 from dcfast.storage.mapped import map_array
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["ArrowStream", "binary_spans"]
 
-StrPath = str | os.PathLike[str]
 Ints = npt.NDArray[np.int64]
 
 _HEADER, _COMPRESSION = 2, 3  # fields of Message, of RecordBatch
@@ -48,15 +51,15 @@ class ArrowStream:
         self._begin = self._bytes.ctypes.data if size else 0
         try:
             self._messages = pa.ipc.MessageReader.open_stream(pa.BufferReader(pa.py_buffer(self._bytes)))
-            self.schema: Any = pa.ipc.read_schema(self._messages.read_next_message())
+            self.schema: pa.Schema = pa.ipc.read_schema(self._messages.read_next_message())
         except (pa.ArrowException, OSError, StopIteration, EOFError) as error:
             raise self._damaged(error) from None
 
     def _damaged(self, error: object) -> CorruptDataError:
-        said = " ".join(str(error).split()) or "it is cut off"
-        return CorruptDataError(f"{self.path} is no whole Arrow stream ({said[:200]})", path=self.path)
+        reason = " ".join(str(error).split()) or "it is cut off"
+        return CorruptDataError(f"{self.path} is no whole Arrow stream ({reason[:200]})", path=self.path)
 
-    def batches(self) -> Iterator[Any]:
+    def batches(self) -> Iterator[pa.RecordBatch]:
         """The record batches, once. CorruptDataError: a damaged one, or see the module. Memory: none but the map."""
         import pyarrow as pa
 
@@ -73,27 +76,22 @@ class ArrowStream:
                 raise self._damaged(error) from None
             yield batch
 
-    def place(self, buffer: Any) -> int:
+    def place(self, data: npt.NDArray[np.uint8]) -> int:
         """Where in the file a buffer of a batch begins. CorruptDataError: it was made anew, as of lists with nulls."""
-        at = int(buffer.address) - self._begin
-        if not 0 <= at <= len(self._bytes) - buffer.size:
+        at = data.ctypes.data - self._begin
+        if not 0 <= at <= len(self._bytes) - len(data):
             raise self._damaged("a list that is null, but not empty")
         return at
 
 
-def binary_spans(stream: ArrowStream, values: Any) -> tuple[Ints, Ints]:
+def binary_spans(stream: ArrowStream, values: pa.Array) -> tuple[Ints, Ints]:
     """(offsets in the file, sizes) of a binary or string array of one of its batches; size -1 for null."""
-    import pyarrow as pa
-
-    count, (_, starts, data) = len(values), values.buffers()
-    if count == 0 or starts is None:
-        return np.zeros(count, np.int64), np.full(count, -1, np.int64)
-    wide = pa.types.is_large_binary(values.type) or pa.types.is_large_string(values.type)
-    at = np.frombuffer(starts, np.int64 if wide else np.int32)[values.offset : values.offset + count + 1].astype(
-        np.int64
-    )
+    if values.null_count == len(values):
+        return np.zeros(len(values), np.int64), np.full(len(values), -1, np.int64)
+    data, offsets = text_buffers(values)
+    at = offsets.astype(np.int64)
+    begin = stream.place(data) if len(data) else 0
     valid = values.is_valid().to_numpy(zero_copy_only=False)
-    begin = stream.place(data) if data is not None and data.size else 0
     return at[:-1] + begin, np.where(valid, np.diff(at), -1)
 
 
