@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from dcfast.filters import language, wordnet
 from dcfast.filters.catalog import build_term
 from dcfast.filters.expression import And, Expression, Not, Or, parse
 from dcfast.filters.rules import Mask
-from dcfast.filters.term import GCLD3, LANGUAGE_MODEL, TEXT, WORDNET, ClusterRows, Clusters, Rows, Term
+from dcfast.filters.term import GCLD3, LANGUAGE_MODEL, MODELS, TEXT, WORDNET, ClusterRows, Clusters, Rows, Term
 from dcfast.filters.thresholds import Quantile
 from dcfast.index.metadata import COLUMN_TYPES, column_matches
 
@@ -101,8 +101,9 @@ class Filter:
         self.column_names: list[str] = sorted({name for names in self.columns.values() for name in names})
         self.uid_sets: list[str] = [term.uid_set for term in terms if term.uid_set is not None]
         self.quantiles: list[Quantile] = [term.quantile for term in terms if term.quantile is not None]
-        found = (term.clusters for term in terms if term.clusters is not None)
-        self.clusters: list[Clusters] = list(dict.fromkeys(found))
+        self.clusters: list[Clusters] = list(
+            dict.fromkeys(term.clusters for term in terms if term.clusters is not None)
+        )
         self.needs: list[str] = sorted({need for term in terms for need in term.needs})
         self._names = [_clause_reasons(clause) for clause in self._clauses]
         self.reasons: list[str] = [KEPT, *dict.fromkeys(name for names in self._names for name in names)]
@@ -119,7 +120,7 @@ class Filter:
     def __hash__(self) -> int:
         return hash(self._canonical)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return (compile_filter, (self.text,))
 
     @property
@@ -135,14 +136,14 @@ class Filter:
         """
         for term, names in self.columns.items():
             for name in names:
-                found = schema.get_all_field_indices(name)
-                if len(found) != 1:
-                    what = "needs the column" if not found else "found more than once the column"
+                indices = schema.get_all_field_indices(name)
+                if len(indices) != 1:
+                    what = "needs the column" if not indices else "found more than once the column"
                     raise PoolError(
                         f"filter {term} {what} {name!r}: {file} has {', '.join(schema.names) or 'no columns'}; "
                         "leave the filter out, or give metadata with this column"
                     )
-                kind = schema.field(found[0]).type
+                kind = schema.field(indices[0]).type
                 fits, expected = _kind_matches(name, kind)
                 if not fits:
                     raise PoolError(f"filter {term} needs {expected} in the column {name!r}: {file} has {kind}")
@@ -153,33 +154,30 @@ class Filter:
         Raises:
             MissingDependencyError: the message says how to get it.
         """
-        nothing: list[str] = []
-        if LANGUAGE_MODEL in self.needs:
-            language.is_english(nothing)
-        if WORDNET in self.needs:
-            wordnet.has_imagenet_word(nothing)
-        if GCLD3 in self.needs:
-            language.is_english_gcld3(nothing)
+        import pyarrow as pa
 
-    def fingerprint(self) -> dict[str, Any]:
+        for model in self.needs:
+            MODELS[model](pa.array([], pa.string()))
+
+    def fingerprint(self) -> dict[str, str | dict[str, str | int]]:
         """What the verdicts depend on besides the metadata and the uid sets, as JSON values.
 
         Raises:
             MissingDependencyError: a model or list is missing.
         """
-        result: dict[str, Any] = {"expression": self._canonical}
+        parts: dict[str, str | dict[str, str | int]] = {"expression": self._canonical}
         if LANGUAGE_MODEL in self.needs:
-            result["language_model"] = language.model_fingerprint()
+            parts["language_model"] = language.model_fingerprint()
         if WORDNET in self.needs:
-            result["text_based"] = wordnet.text_fingerprint()
-        return result
+            parts["text_based"] = wordnet.text_fingerprint()
+        return parts
 
     def evaluate(
         self,
         batch: pa.RecordBatch,
         thresholds: Mapping[str, float | str] | None = None,
-        uid_sets: Mapping[str, npt.NDArray[Any]] | None = None,
-        uids: npt.NDArray[Any] | None = None,
+        uid_sets: Mapping[str, npt.NDArray[np.void]] | None = None,
+        uids: npt.NDArray[np.void] | None = None,
         clusters: Mapping[str, ClusterRows] | None = None,
     ) -> npt.NDArray[np.uint16]:
         """Which rows are kept, and for the others the rule that dropped them.
@@ -207,7 +205,7 @@ class Filter:
         for key, mask in (clusters or {}).items():
             if not callable(mask) and len(mask) != batch.num_rows:
                 raise ValueError(f"Filter.evaluate: clusters[{key!r}] must have {batch.num_rows} rows; got {len(mask)}")
-        rows = Rows(batch, thresholds or {}, uid_sets or {}, uids, clusters)
+        rows = Rows(batch, thresholds or {}, uid_sets or {}, uids, clusters or {})
         codes = np.zeros(rows.num_rows, np.uint16)
         pending = np.ones(rows.num_rows, np.bool_)
         for clause, names in zip(self._clauses, self._names, strict=True):

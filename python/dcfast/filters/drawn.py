@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
@@ -20,7 +18,7 @@ def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
-def drawn(uids: npt.NDArray[Any], fraction: float, seed: int = 0) -> npt.NDArray[np.bool_]:
+def drawn(uids: npt.NDArray[np.void], fraction: float, seed: int = 0) -> npt.NDArray[np.bool_]:
     """Which uids are among a share drawn by chance; larger shares of one seed hold the smaller ones.
 
     Args:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-from dcfast.filters import language, rules, wordnet
+from dcfast.filters import rules
 from dcfast.filters.drawn import MAX_SEED, drawn
 from dcfast.filters.expression import Argument, Call
 from dcfast.filters.rules import Mask
@@ -21,81 +21,62 @@ from dcfast.filters.term import (
     Rule,
     Term,
     english,
+    named_rules,
     nearest_name,
-    no_arguments,
+    without_arguments,
 )
 from dcfast.filters.thresholds import Quantile
 from dcfast.filters.tokens import quoted
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+__all__ = ["TEXT_TERMS", "clip_score"]
 
 
-def _has_imagenet_word(captions: pa.Array) -> Mask:
-    return wordnet.has_imagenet_word(captions.to_pylist())
+def _at_least(rows: Rows, column: str, written: float) -> Mask:
+    return rules.score_at_least(rows.numbers(column), written, written=True)
 
 
-def _is_english_gcld3(captions: pa.Array) -> Mask:
-    return language.is_english_gcld3(captions.to_pylist())
-
-
-def _imagenet_word(rows: Rows, pending: Mask) -> Mask:
-    return rows.ask(_has_imagenet_word, pending)
-
-
-def _english_gcld3(rows: Rows, pending: Mask) -> Mask:
-    return rows.ask(_is_english_gcld3, pending)
-
-
-def no_filter(call: Call) -> Term:
-    no_arguments(call)
-    return Term("no_filter", cost=0.0)
-
-
-def basic_filter(call: Call) -> Term:
-    no_arguments(call)
-    return Term(
+_NO_FILTER = Term("no_filter", cost=0.0)
+_BASIC_FILTER = Term(
+    "basic_filter",
+    named_rules(
         "basic_filter",
-        (
-            Rule("basic_filter: words", lambda rows, _: rules.enough_words(rows.text())),
-            Rule("basic_filter: characters", lambda rows, _: rules.enough_characters(rows.text())),
-            Rule("basic_filter: size", lambda rows, _: rules.large_enough(*rows.sides())),
-            Rule("basic_filter: aspect", lambda rows, _: rules.moderate_aspect(*rows.sides())),
-            Rule("basic_filter: language", english),
-        ),
-        (TEXT, WIDTH, HEIGHT),
-        (LANGUAGE_MODEL,),
-        cost=10.0,
-    )
-
-
-def text_based(call: Call) -> Term:
-    no_arguments(call)
-    return Term(
+        {
+            "words": lambda rows, _: rules.enough_words(rows.text),
+            "characters": lambda rows, _: rules.enough_characters(rows.text),
+            "size": lambda rows, _: rules.large_enough(*rows.sides()),
+            "aspect": lambda rows, _: rules.moderate_aspect(*rows.sides()),
+            "language": english,
+        },
+    ),
+    (TEXT, WIDTH, HEIGHT),
+    (LANGUAGE_MODEL,),
+    cost=10.0,
+)
+_TEXT_BASED = Term(
+    "text_based",
+    named_rules(
         "text_based",
-        (
-            Rule("text_based: no ImageNet-21k word", _imagenet_word),
-            Rule("text_based: language", english),
-        ),
-        (TEXT,),
-        (LANGUAGE_MODEL, WORDNET),
-        cost=12.0,
-    )
-
-
-def laion2b(call: Call) -> Term:
-    no_arguments(call)
-    column, minimum = SCORES["b32"], rules.LAION2B_MIN_SCORE
-    return Term(
+        {"no ImageNet-21k word": lambda rows, pending: rows.ask(WORDNET, pending), "language": english},
+    ),
+    (TEXT,),
+    (LANGUAGE_MODEL, WORDNET),
+    cost=12.0,
+)
+_LAION2B = Term(
+    "laion2b",
+    named_rules(
         "laion2b",
-        (
-            Rule("laion2b: score", lambda rows, _: rules.score_at_least(rows.numbers(column), minimum, written=True)),
-            Rule("laion2b: language", _english_gcld3),
-        ),
-        (TEXT, column),
-        (GCLD3,),
-        cost=20.0,
-    )
+        {
+            "score": lambda rows, _: rules.score_at_least(
+                rows.numbers(SCORES["b32"]), rules.LAION2B_MIN_SCORE, written=True
+            ),
+            "language": lambda rows, pending: rows.ask(GCLD3, pending),
+        },
+    ),
+    (TEXT, SCORES["b32"]),
+    (GCLD3,),
+    cost=20.0,
+)
 
 
 def clip_score(call: Call) -> Term:
@@ -129,8 +110,7 @@ def clip_score(call: Call) -> Term:
     value, column = limit.value, SCORES[str(arch.value)]
     text = f"clip_score({arch.value}, {limit.keyword}={value!r})"
     if limit.keyword == "threshold":
-        at_least = Rule(text, lambda rows, _: rules.score_at_least(rows.numbers(column), value, written=True))
-        return Term(text, (at_least,), (column,))
+        return Term(text, (Rule(text, lambda rows, _: _at_least(rows, column, value)),), (column,))
     if not 0.0 < value <= 1.0:
         call.source.error(f"clip_score: fraction must be above 0 and at most 1; got {value!r}", limit.begin, limit.end)
     quantile = Quantile(column, value)
@@ -142,12 +122,7 @@ def _uid_term(text: str, name: str) -> Term:
     return Term(text, (Rule(f"not ({text})", lambda rows, _: rows.members(name)),), uid_set=name, cost=0.1)
 
 
-def run_set(call: Call) -> Term:
-    no_arguments(call)
-    return _uid_term(call.name, call.name)
-
-
-def random_term(call: Call) -> Term:
+def _random(call: Call) -> Term:
     given: dict[str, Argument] = {}
     for argument in call.arguments:
         name = argument.keyword or ("fraction" if not given else "seed")
@@ -175,7 +150,7 @@ def random_term(call: Call) -> Term:
     return Term(text, (Rule(text, passes),), cost=0.05)
 
 
-def uid_file(call: Call) -> Term:
+def _uid_file(call: Call) -> Term:
     if len(call.arguments) != 1 or call.arguments[0].keyword not in (None, "path"):
         call.source.error('uids needs one quoted path: uids("my uids.npy")', call.begin, call.close)
     (path,) = call.arguments
@@ -187,3 +162,12 @@ def uid_file(call: Call) -> Term:
     if name in RUN_SETS:
         name = f"./{name}"  # a file of this name must not be taken for the set
     return _uid_term(f"uids({quoted(name)})", name)
+
+
+TEXT_TERMS: dict[str, Callable[[Call], Term]] = {
+    **{term.text: without_arguments(term) for term in (_NO_FILTER, _BASIC_FILTER, _TEXT_BASED, _LAION2B)},
+    **{name: without_arguments(_uid_term(name, name)) for name in RUN_SETS},
+    "clip_score": clip_score,
+    "random": _random,
+    "uids": _uid_file,
+}
