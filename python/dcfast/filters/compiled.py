@@ -101,9 +101,8 @@ class Filter:
         self.column_names: list[str] = sorted({name for names in self.columns.values() for name in names})
         self.uid_sets: list[str] = [term.uid_set for term in terms if term.uid_set is not None]
         self.quantiles: list[Quantile] = [term.quantile for term in terms if term.quantile is not None]
-        self.clusters: list[Clusters] = list(
-            dict.fromkeys(term.clusters for term in terms if term.clusters is not None)
-        )
+        clusters = [term.clusters for term in terms if term.clusters is not None]
+        self.clusters: list[Clusters] = list(dict.fromkeys(clusters))
         self.needs: list[str] = sorted({need for term in terms for need in term.needs})
         self._names = [_clause_reasons(clause) for clause in self._clauses]
         self.reasons: list[str] = [KEPT, *dict.fromkeys(name for names in self._names for name in names)]

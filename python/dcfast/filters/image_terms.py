@@ -39,11 +39,9 @@ def _clusters(call: Call) -> tuple[Clusters, tuple[Argument, ...]]:
             others.append(argument)
             continue
         if argument.kind != "string" or not argument.value:
-            call.source.error(
-                f'{call.name}: put the path of an .npy in quotes: {name}="my {name}.npy"', argument.begin, argument.end
-            )
+            call.error(f'{call.name}: put the path of an .npy in quotes: {name}="my {name}.npy"', argument)
         if name in given:
-            call.source.error(f"{call.name}: {name} is given twice", argument.begin, argument.end)
+            call.error(f"{call.name}: {name} is given twice", argument)
         given[name] = str(argument.value)
     return Clusters(given.get("centroids"), given.get("target")), tuple(others)
 
@@ -74,7 +72,7 @@ def _image_based(call: Call) -> Term:
     clusters, others = _clusters(call)
     if others:
         what = f"argument {others[0].keyword!r}" if others[0].keyword else f"argument {others[0].value!r}"
-        call.source.error(f"image_based takes centroids= and target=; got {what}", others[0].begin, others[0].end)
+        call.error(f"image_based takes centroids= and target=; got {what}", others[0])
     return _image_term(call.name, clusters, Term(""))
 
 

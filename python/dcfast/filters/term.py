@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.filters import language, rules, wordnet
-from dcfast.filters.expression import Call
+from dcfast.filters.expression import Argument, Call
 from dcfast.filters.rules import Mask, Numbers
 from dcfast.filters.thresholds import Quantile, parse_threshold
 from dcfast.filters.tokens import quoted
@@ -199,11 +199,43 @@ def without_arguments(term: Term) -> Callable[[Call], Term]:
 
     def build(call: Call) -> Term:
         if call.arguments:
-            first, last = call.arguments[0], call.arguments[-1]
-            call.source.error(f"{call.name} takes no arguments", first.begin, last.end)
+            call.error(f"{call.name} takes no arguments", call.arguments[0]._replace(end=call.arguments[-1].end))
         return term
 
     return build
+
+
+def arguments_of(call: Call, names: tuple[str, ...], positional: int, surplus: str) -> dict[str, Argument]:
+    """The arguments of a call by their names; FilterError for one that is given twice, or has no name of them.
+
+    Args:
+        positional: so many of the names need not be written.   surplus: what to say of others without a name.
+    """
+    given: dict[str, Argument] = {}
+    for argument in call.arguments:
+        name = argument.keyword or next((name for name in names[:positional] if name not in given), None)
+        if name is None:
+            call.error(f"{call.name}: {surplus}", argument)
+        if name not in names:
+            call.error(f"{call.name} has no argument {name!r}{nearest_name(name, names)}", argument)
+        if name in given:
+            call.error(f"{call.name}: {name} is given twice", argument)
+        given[name] = argument
+    return given
+
+
+def fraction_of(call: Call, argument: Argument) -> float:
+    """The value of an argument that is a share of the pool."""
+    value = number_of(call, argument)
+    if not 0.0 < value <= 1.0:
+        call.error(f"{call.name}: fraction must be above 0 and at most 1; got {value!r}", argument)
+    return value
+
+
+def number_of(call: Call, argument: Argument) -> float:
+    if not isinstance(argument.value, float):
+        call.error(f"{call.name}: {argument.keyword or 'its argument'} must be a number", argument)
+    return argument.value
 
 
 def nearest_name(name: str, known: tuple[str, ...]) -> str:

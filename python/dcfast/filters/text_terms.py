@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from dcfast.filters import rules
 from dcfast.filters.drawn import MAX_SEED, drawn
-from dcfast.filters.expression import Argument, Call
+from dcfast.filters.expression import Call
 from dcfast.filters.rules import Mask
 from dcfast.filters.term import (
     GCLD3,
@@ -20,9 +20,12 @@ from dcfast.filters.term import (
     Rows,
     Rule,
     Term,
+    arguments_of,
     english,
+    fraction_of,
     named_rules,
     nearest_name,
+    number_of,
     without_arguments,
 )
 from dcfast.filters.thresholds import Quantile
@@ -80,40 +83,23 @@ _LAION2B = Term(
 
 
 def clip_score(call: Call) -> Term:
-    given: dict[str, Argument] = {}
-    for argument in call.arguments:
-        name = argument.keyword
-        if name is None and "arch" not in given:
-            name = "arch"
-        elif name is None:
-            call.source.error("clip_score: write fraction=... or threshold=...", argument.begin, argument.end)
-        if name not in ("arch", "fraction", "threshold"):
-            hint = nearest_name(name, ("arch", "fraction", "threshold"))
-            call.source.error(f"clip_score has no argument {name!r}{hint}", argument.begin, argument.end)
-        if name in given:
-            call.source.error(f"clip_score: {name} is given twice", argument.begin, argument.end)
-        given[name] = argument
+    given = arguments_of(call, ("arch", "fraction", "threshold"), 1, "write fraction=... or threshold=...")
     names = " or ".join(SCORES)
     if "arch" not in given:
-        call.source.error(f"clip_score needs {names}: clip_score(l14, fraction=0.3)", call.begin, call.close)
-    arch = given["arch"]
+        call.error(f"clip_score needs {names}: clip_score(l14, fraction=0.3)")
+    arch = given.pop("arch")
     if arch.value not in SCORES:
         hint = nearest_name(str(arch.value), tuple(SCORES))
-        call.source.error(f"clip_score: expected {names}; got {arch.value!r}{hint}", arch.begin, arch.end)
-    limits = [given[name] for name in ("fraction", "threshold") if name in given]
-    if len(limits) != 1:
-        what = "both; give one of them" if limits else "neither"
-        call.source.error(f"clip_score needs fraction=... or threshold=...; got {what}", call.begin, call.close)
-    (limit,) = limits
-    if not isinstance(limit.value, float):
-        call.source.error(f"clip_score: {limit.keyword} must be a number", limit.begin, limit.end)
-    value, column = limit.value, SCORES[str(arch.value)]
-    text = f"clip_score({arch.value}, {limit.keyword}={value!r})"
-    if limit.keyword == "threshold":
+        call.error(f"clip_score: expected {names}; got {arch.value!r}{hint}", arch)
+    if len(given) != 1:
+        what = "both; give one of them" if given else "neither"
+        call.error(f"clip_score needs fraction=... or threshold=...; got {what}")
+    ((name, limit),) = given.items()
+    value, column = number_of(call, limit), SCORES[str(arch.value)]
+    text = f"clip_score({arch.value}, {name}={value!r})"
+    if name == "threshold":
         return Term(text, (Rule(text, lambda rows, _: _at_least(rows, column, value)),), (column,))
-    if not 0.0 < value <= 1.0:
-        call.source.error(f"clip_score: fraction must be above 0 and at most 1; got {value!r}", limit.begin, limit.end)
-    quantile = Quantile(column, value)
+    quantile = Quantile(column, fraction_of(call, limit))
     best = Rule(text, lambda rows, _: rules.score_at_least(rows.numbers(column), rows.threshold(quantile)))
     return Term(text, (best,), (column,), quantile=quantile)
 
@@ -123,22 +109,13 @@ def _uid_term(text: str, name: str) -> Term:
 
 
 def _random(call: Call) -> Term:
-    given: dict[str, Argument] = {}
-    for argument in call.arguments:
-        name = argument.keyword or ("fraction" if not given else "seed")
-        if name not in ("fraction", "seed") or name in given or not isinstance(argument.value, float):
-            call.source.error("random takes a fraction and a seed: random(0.3, seed=1)", argument.begin, argument.end)
-        given[name] = argument
+    given = arguments_of(call, ("fraction", "seed"), 2, "it takes a fraction and a seed: random(0.3, seed=1)")
     if "fraction" not in given:
-        call.source.error("random needs a fraction: random(0.3)", call.begin, call.close)
-    fraction = float(given["fraction"].value)
-    seed = float(given["seed"].value) if "seed" in given else 0.0
-    if not 0.0 < fraction <= 1.0:
-        place = given["fraction"]
-        call.source.error(f"random: fraction must be above 0 and at most 1; got {fraction!r}", place.begin, place.end)
+        call.error("random needs a fraction: random(0.3)")
+    fraction = fraction_of(call, given["fraction"])
+    seed = number_of(call, given["seed"]) if "seed" in given else 0.0
     if not (0.0 <= seed <= MAX_SEED and seed.is_integer()):
-        place = given["seed"]
-        call.source.error(f"random: seed must be a whole number, 0..2^53-1; got {seed!r}", place.begin, place.end)
+        call.error(f"random: seed must be a whole number, 0..2^53-1; got {seed!r}", given["seed"])
     number = int(seed)
     text = f"random({fraction!r}, seed={number})"
 
@@ -152,13 +129,13 @@ def _random(call: Call) -> Term:
 
 def _uid_file(call: Call) -> Term:
     if len(call.arguments) != 1 or call.arguments[0].keyword not in (None, "path"):
-        call.source.error('uids needs one quoted path: uids("my uids.npy")', call.begin, call.close)
+        call.error('uids needs one quoted path: uids("my uids.npy")')
     (path,) = call.arguments
     if path.kind != "string":
-        call.source.error('uids: put the path in quotes: uids("my uids.npy")', path.begin, path.end)
+        call.error('uids: put the path in quotes: uids("my uids.npy")', path)
     name = str(path.value)
     if not name:
-        call.source.error("the path of a uid file is empty", path.begin, path.end)
+        call.error("the path of a uid file is empty", path)
     if name in RUN_SETS:
         name = f"./{name}"  # a file of this name must not be taken for the set
     return _uid_term(f"uids({quoted(name)})", name)
