@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dcfast.filters import rules
-from dcfast.filters.drawn import MAX_SEED, drawn
 from dcfast.filters.expression import Call
 from dcfast.filters.rules import Mask
 from dcfast.filters.term import (
@@ -114,7 +113,7 @@ def _random(call: Call) -> Term:
         call.error("random needs a fraction: random(0.3)")
     fraction = fraction_of(call, given["fraction"])
     seed = number_of(call, given["seed"]) if "seed" in given else 0.0
-    if not (0.0 <= seed <= MAX_SEED and seed.is_integer()):
+    if not (0.0 <= seed <= rules.MAX_SEED and seed.is_integer()):
         call.error(f"random: seed must be a whole number, 0..2^53-1; got {seed!r}", given["seed"])
     number = int(seed)
     text = f"random({fraction!r}, seed={number})"
@@ -122,7 +121,7 @@ def _random(call: Call) -> Term:
     def passes(rows: Rows, _: Mask) -> Mask:
         if rows.uids is None:
             raise ValueError("Filter.evaluate: uids must be given for this filter")
-        return drawn(rows.uids, fraction, number)
+        return rules.drawn(rows.uids, fraction, number)
 
     return Term(text, (Rule(text, passes),), cost=0.05)
 
