@@ -6,9 +6,9 @@ docs/filters.md.
 
 from __future__ import annotations
 
-from dcfast.filters.expression import Call
+from dcfast.filters.expression import Call, nearest_name
 from dcfast.filters.image_terms import IMAGE_TERMS
-from dcfast.filters.term import Term, nearest_name
+from dcfast.filters.term import Term
 from dcfast.filters.text_terms import TEXT_TERMS
 
 __all__ = ["build_term"]

@@ -13,6 +13,7 @@ What the names mean is in terms.py.
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from typing import NamedTuple, NoReturn
 from dcfast.errors import FilterError
 from dcfast.filters.tokens import Source, Token, tokens_of, unquoted
 
-__all__ = ["MAX_CHARACTERS", "MAX_DEPTH", "And", "Argument", "Call", "Expression", "Not", "Or", "parse"]
+__all__ = ["And", "Argument", "Call", "Expression", "Not", "Or", "nearest_name", "parse"]
 
 MAX_CHARACTERS = 65_536
 MAX_DEPTH = 50  # nested parentheses
@@ -53,6 +54,32 @@ class Call:
         """FilterError that points at an argument, else at the whole call."""
         place = (self.begin, self.close) if argument is None else (argument.begin, argument.end)
         self.source.error(message, *place)
+
+    def by_name(self, names: tuple[str, ...], positional: int, surplus: str) -> dict[str, Argument]:
+        """The arguments by their names; FilterError for one that is given twice, or has no name of them.
+
+        Args:
+            positional: so many of the names need not be written.   surplus: what to say of others without a name.
+        """
+        given: dict[str, Argument] = {}
+        for argument in self.arguments:
+            name = argument.keyword or next((name for name in names[:positional] if name not in given), None)
+            if name is None:
+                self.error(f"{self.name}: {surplus}", argument)
+            if name not in names:
+                self.error(f"{self.name} has no argument {name!r}{nearest_name(name, names)}", argument)
+            if name in given:
+                self.error(f"{self.name}: {name} is given twice", argument)
+            given[name] = argument
+        return given
+
+    def number(self, name: str, argument: Argument) -> float:
+        """The value of an argument; FilterError where it is no number, or is a fraction of nothing or above 1."""
+        if not isinstance(argument.value, float):
+            self.error(f"{self.name}: {name} must be a number", argument)
+        if name == "fraction" and not 0.0 < argument.value <= 1.0:
+            self.error(f"{self.name}: fraction must be above 0 and at most 1; got {argument.value!r}", argument)
+        return argument.value
 
 
 @dataclass(frozen=True)
@@ -214,6 +241,11 @@ def _flat(parts: Sequence[Expression], kind: type[And] | type[Or]) -> tuple[Expr
     for part in parts:
         flat.extend(part.children if isinstance(part, kind) else (part,))
     return tuple(flat)
+
+
+def nearest_name(name: str, known: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
 
 
 def parse(text: str, build: Callable[[Call], Expression]) -> Expression:

@@ -16,7 +16,7 @@ import numpy as np
 from dcfast.filters import rules
 from dcfast.filters.expression import Argument, Call, parse
 from dcfast.filters.rules import Mask
-from dcfast.filters.term import LANGUAGE_MODEL, TEXT, Clusters, Rows, Rule, Term, english, named_rules
+from dcfast.filters.term import LANGUAGE_MODEL, TEXT, Clusters, Rows, Rule, Term, asks, named_rules
 from dcfast.filters.text_terms import clip_score
 
 if TYPE_CHECKING:
@@ -49,11 +49,9 @@ def _clusters(call: Call) -> tuple[Clusters, tuple[Argument, ...]]:
 def _caption_rules(name: str) -> tuple[Rule, ...]:
     return named_rules(
         name,
-        {
-            "characters": lambda rows, _: rules.enough_characters(rows.text),
-            "tokens": lambda rows, _: rules.enough_tokens(rows.text),
-            "language": english,
-        },
+        characters=lambda rows, _: rules.enough_characters(rows.text),
+        tokens=lambda rows, _: rules.enough_tokens(rows.text),
+        language=asks(LANGUAGE_MODEL),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.filters import language, rules, wordnet
-from dcfast.filters.expression import Argument, Call
+from dcfast.filters.expression import Call
 from dcfast.filters.rules import Mask, Numbers
 from dcfast.filters.thresholds import Quantile, parse_threshold
 from dcfast.filters.tokens import quoted
@@ -76,10 +75,6 @@ class Rows:
             self._numbers[column] = rules.numbers(self.batch.column(column))
         return self._numbers[column]
 
-    def sides(self) -> tuple[Numbers, Numbers]:
-        """Original width and height."""
-        return self.numbers(WIDTH), self.numbers(HEIGHT)
-
     def ask(self, model: str, pending: Mask) -> Mask:
         """The verdicts of one of ``MODELS``, asked only where ``pending`` and not asked before; null captions fail."""
         known = self._verdicts.setdefault(model, np.full(self.num_rows, -1, np.int8))
@@ -140,12 +135,15 @@ class Clusters:
         return f"clusters({self.arguments})"
 
 
+Test = Callable[[Rows, Mask], Mask]
+
+
 @dataclass(frozen=True)
 class Rule:
     """One reason to drop a sample. ``passes(rows, pending)`` is read only where ``pending``."""
 
     reason: str
-    passes: Callable[[Rows, Mask], Mask]
+    passes: Test
 
 
 @dataclass(frozen=True)
@@ -185,13 +183,13 @@ class Term:
         return failed
 
 
-def named_rules(term: str, tests: Mapping[str, Callable[[Rows, Mask], Mask]]) -> tuple[Rule, ...]:
+def named_rules(term: str, **tests: Test) -> tuple[Rule, ...]:
     """The rules of a term by what they look at: a dropped sample is called by both."""
     return tuple(Rule(f"{term}: {name}", passes) for name, passes in tests.items())
 
 
-def english(rows: Rows, pending: Mask) -> Mask:
-    return rows.ask(LANGUAGE_MODEL, pending)
+def asks(model: str) -> Test:
+    return lambda rows, pending: rows.ask(model, pending)
 
 
 def without_arguments(term: Term) -> Callable[[Call], Term]:
@@ -203,41 +201,3 @@ def without_arguments(term: Term) -> Callable[[Call], Term]:
         return term
 
     return build
-
-
-def arguments_of(call: Call, names: tuple[str, ...], positional: int, surplus: str) -> dict[str, Argument]:
-    """The arguments of a call by their names; FilterError for one that is given twice, or has no name of them.
-
-    Args:
-        positional: so many of the names need not be written.   surplus: what to say of others without a name.
-    """
-    given: dict[str, Argument] = {}
-    for argument in call.arguments:
-        name = argument.keyword or next((name for name in names[:positional] if name not in given), None)
-        if name is None:
-            call.error(f"{call.name}: {surplus}", argument)
-        if name not in names:
-            call.error(f"{call.name} has no argument {name!r}{nearest_name(name, names)}", argument)
-        if name in given:
-            call.error(f"{call.name}: {name} is given twice", argument)
-        given[name] = argument
-    return given
-
-
-def fraction_of(call: Call, argument: Argument) -> float:
-    """The value of an argument that is a share of the pool."""
-    value = number_of(call, argument)
-    if not 0.0 < value <= 1.0:
-        call.error(f"{call.name}: fraction must be above 0 and at most 1; got {value!r}", argument)
-    return value
-
-
-def number_of(call: Call, argument: Argument) -> float:
-    if not isinstance(argument.value, float):
-        call.error(f"{call.name}: {argument.keyword or 'its argument'} must be a number", argument)
-    return argument.value
-
-
-def nearest_name(name: str, known: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dcfast.filters import rules
-from dcfast.filters.expression import Call
+from dcfast.filters.expression import Call, nearest_name
 from dcfast.filters.rules import Mask
 from dcfast.filters.term import (
     GCLD3,
@@ -19,12 +19,9 @@ from dcfast.filters.term import (
     Rows,
     Rule,
     Term,
-    arguments_of,
-    english,
-    fraction_of,
+    Test,
+    asks,
     named_rules,
-    nearest_name,
-    number_of,
     without_arguments,
 )
 from dcfast.filters.thresholds import Quantile
@@ -33,56 +30,30 @@ from dcfast.filters.tokens import quoted
 __all__ = ["TEXT_TERMS", "clip_score"]
 
 
-def _at_least(rows: Rows, column: str, written: float) -> Mask:
-    return rules.score_at_least(rows.numbers(column), written, written=True)
+def _at_least(column: str, written: float) -> Test:
+    return lambda rows, _: rules.score_at_least(rows.numbers(column), written, written=True)
 
 
-_NO_FILTER = Term("no_filter", cost=0.0)
-_BASIC_FILTER = Term(
+_BASIC_FILTER = named_rules(
     "basic_filter",
-    named_rules(
-        "basic_filter",
-        {
-            "words": lambda rows, _: rules.enough_words(rows.text),
-            "characters": lambda rows, _: rules.enough_characters(rows.text),
-            "size": lambda rows, _: rules.large_enough(*rows.sides()),
-            "aspect": lambda rows, _: rules.moderate_aspect(*rows.sides()),
-            "language": english,
-        },
-    ),
-    (TEXT, WIDTH, HEIGHT),
-    (LANGUAGE_MODEL,),
-    cost=10.0,
+    words=lambda rows, _: rules.enough_words(rows.text),
+    characters=lambda rows, _: rules.enough_characters(rows.text),
+    size=lambda rows, _: rules.large_enough(rows.numbers(WIDTH), rows.numbers(HEIGHT)),
+    aspect=lambda rows, _: rules.moderate_aspect(rows.numbers(WIDTH), rows.numbers(HEIGHT)),
+    language=asks(LANGUAGE_MODEL),
 )
-_TEXT_BASED = Term(
-    "text_based",
-    named_rules(
-        "text_based",
-        {"no ImageNet-21k word": lambda rows, pending: rows.ask(WORDNET, pending), "language": english},
-    ),
-    (TEXT,),
-    (LANGUAGE_MODEL, WORDNET),
-    cost=12.0,
-)
-_LAION2B = Term(
-    "laion2b",
-    named_rules(
-        "laion2b",
-        {
-            "score": lambda rows, _: rules.score_at_least(
-                rows.numbers(SCORES["b32"]), rules.LAION2B_MIN_SCORE, written=True
-            ),
-            "language": lambda rows, pending: rows.ask(GCLD3, pending),
-        },
-    ),
-    (TEXT, SCORES["b32"]),
-    (GCLD3,),
-    cost=20.0,
+_TEXT_BASED = named_rules("text_based", **{"no ImageNet-21k word": asks(WORDNET), "language": asks(LANGUAGE_MODEL)})
+_LAION2B = named_rules("laion2b", score=_at_least(SCORES["b32"], rules.LAION2B_MIN_SCORE), language=asks(GCLD3))
+_NAMES_ALONE = (
+    Term("no_filter", cost=0.0),
+    Term("basic_filter", _BASIC_FILTER, (TEXT, WIDTH, HEIGHT), (LANGUAGE_MODEL,), cost=10.0),
+    Term("text_based", _TEXT_BASED, (TEXT,), (LANGUAGE_MODEL, WORDNET), cost=12.0),
+    Term("laion2b", _LAION2B, (TEXT, SCORES["b32"]), (GCLD3,), cost=20.0),
 )
 
 
 def clip_score(call: Call) -> Term:
-    given = arguments_of(call, ("arch", "fraction", "threshold"), 1, "write fraction=... or threshold=...")
+    given = call.by_name(("arch", "fraction", "threshold"), 1, "write fraction=... or threshold=...")
     names = " or ".join(SCORES)
     if "arch" not in given:
         call.error(f"clip_score needs {names}: clip_score(l14, fraction=0.3)")
@@ -94,11 +65,11 @@ def clip_score(call: Call) -> Term:
         what = "both; give one of them" if given else "neither"
         call.error(f"clip_score needs fraction=... or threshold=...; got {what}")
     ((name, limit),) = given.items()
-    value, column = number_of(call, limit), SCORES[str(arch.value)]
+    value, column = call.number(name, limit), SCORES[str(arch.value)]
     text = f"clip_score({arch.value}, {name}={value!r})"
     if name == "threshold":
-        return Term(text, (Rule(text, lambda rows, _: _at_least(rows, column, value)),), (column,))
-    quantile = Quantile(column, fraction_of(call, limit))
+        return Term(text, (Rule(text, _at_least(column, value)),), (column,))
+    quantile = Quantile(column, value)
     best = Rule(text, lambda rows, _: rules.score_at_least(rows.numbers(column), rows.threshold(quantile)))
     return Term(text, (best,), (column,), quantile=quantile)
 
@@ -108,11 +79,11 @@ def _uid_term(text: str, name: str) -> Term:
 
 
 def _random(call: Call) -> Term:
-    given = arguments_of(call, ("fraction", "seed"), 2, "it takes a fraction and a seed: random(0.3, seed=1)")
+    given = call.by_name(("fraction", "seed"), 2, "it takes a fraction and a seed: random(0.3, seed=1)")
     if "fraction" not in given:
         call.error("random needs a fraction: random(0.3)")
-    fraction = fraction_of(call, given["fraction"])
-    seed = number_of(call, given["seed"]) if "seed" in given else 0.0
+    fraction = call.number("fraction", given["fraction"])
+    seed = call.number("seed", given["seed"]) if "seed" in given else 0.0
     if not (0.0 <= seed <= rules.MAX_SEED and seed.is_integer()):
         call.error(f"random: seed must be a whole number, 0..2^53-1; got {seed!r}", given["seed"])
     number = int(seed)
@@ -141,7 +112,7 @@ def _uid_file(call: Call) -> Term:
 
 
 TEXT_TERMS: dict[str, Callable[[Call], Term]] = {
-    **{term.text: without_arguments(term) for term in (_NO_FILTER, _BASIC_FILTER, _TEXT_BASED, _LAION2B)},
+    **{term.text: without_arguments(term) for term in _NAMES_ALONE},
     **{name: without_arguments(_uid_term(name, name)) for name in RUN_SETS},
     "clip_score": clip_score,
     "random": _random,
