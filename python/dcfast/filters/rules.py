@@ -148,11 +148,8 @@ def moderate_aspect(width: Numbers, height: Numbers) -> Mask:
 def score_at_least(scores: Numbers, threshold: float, *, written: bool = False) -> Mask:
     """Scores at or above a threshold; (n,) bool, NaN False. A NaN threshold passes nothing.
 
-    Args:
-        scores: (n,) float16, float32 or float64, NaN for null.
-        threshold: compared exactly, in float64.
-        written: it is a number that someone wrote: rounded to the scores' dtype first, as NumPy and pandas do;
-            0.28 against a float32 column means float32(0.28).
+    It is compared exactly, in float64. One that someone has written is rounded to the scores' dtype first, as NumPy and
+    pandas do: 0.28 against a float32 column means float32(0.28).
     """
     with np.errstate(invalid="ignore", over="ignore"):
         if written and scores.dtype.kind == "f":

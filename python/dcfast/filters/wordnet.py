@@ -90,11 +90,7 @@ def _is_wordnet(place: Path) -> bool:
 
 
 def find_wordnet() -> Path:
-    """The folder (or NLTK's wordnet.zip) with WordNet 3.0: $DCFAST_WORDNET, Debian's, or NLTK's.
-
-    Raises:
-        MissingDependencyError: none is there; the message says how to get it.
-    """
+    """The folder (or NLTK's wordnet.zip) with WordNet 3.0: $DCFAST_WORDNET, Debian's, or NLTK's."""
     corpora = [folder / "corpora" for folder in _nltk_folders()]
     return find_installed(
         "WordNet",
@@ -107,11 +103,7 @@ def find_wordnet() -> Path:
 
 
 def find_imagenet21k() -> Path:
-    """The file of ImageNet-21k synset ids: $DCFAST_IMAGENET21K, or timm's.
-
-    Raises:
-        MissingDependencyError: none is there; the message says how to get it.
-    """
+    """The file of ImageNet-21k synset ids: $DCFAST_IMAGENET21K, or timm's."""
     return find_installed(
         "ImageNet-21k list",
         IMAGENET21K_VARIABLE,
@@ -125,11 +117,7 @@ MOST_LIST_BYTES = 64 << 20
 
 
 def load_imagenet21k() -> frozenset[int]:
-    """Offsets of the ImageNet-21k synsets (21,843 in timm's list).
-
-    Raises:
-        MissingDependencyError: see ``find_imagenet21k``.   CorruptDataError: a line is not an id.
-    """
+    """Offsets of the ImageNet-21k synsets (21,843 in timm's list). CorruptDataError: a line is not an id."""
     file = find_imagenet21k()
     ids = read_input(file, MOST_LIST_BYTES).decode("ascii", "replace").split()
     for number, synset in enumerate(ids, 1):
@@ -151,19 +139,10 @@ def _read(place: Path, name: str) -> bytes:
 
 
 class WordNet:
-    """First senses of English words, as WordNet 3.0 orders them.
-
-    Attributes:
-        longest_lemma: in characters.
-    Memory: about 30 MB.   Cost: 0.3 s to load.
-    """
+    """First senses of English words, as WordNet 3.0 orders them. Memory: about 30 MB.   Cost: 0.3 s to load."""
 
     def __init__(self, place: Path) -> None:
-        """Reads ``place`` (see ``find_wordnet``).
-
-        Raises:
-            MissingDependencyError: it is another version: offsets differ.   CorruptDataError: a line is malformed.
-        """
+        """Reads ``place``. MissingDependencyError: another version, whose offsets differ; CorruptDataError."""
         self._first: dict[str, dict[str, int]] = {}
         self._exceptions: dict[str, dict[str, list[str]]] = {}
         for part in _PARTS:
@@ -198,9 +177,7 @@ class WordNet:
 
         Nouns are tried before verbs, adjectives, adverbs; in each the word itself, then its exceptional base
         forms or, if it has none, what the rules of detachment make of it, and where that is no word what they make of
-        that, until nothing can be detached: "womens" is a form of "woman".
-
-        Cost: O(characters).
+        that, until nothing can be detached: "womens" is a form of "woman". Cost: O(characters).
         """
         form = word.lower()
         for part, first in self._first.items():
@@ -255,31 +232,19 @@ def _caption_rule() -> Callable[[str], bool]:
 
 
 def has_imagenet_word(captions: Iterable[str]) -> Mask:
-    """Captions with a word whose first WordNet 3.0 synset is an ImageNet-21k class.
+    """Captions with a word whose first WordNet 3.0 synset is an ImageNet-21k class; (n,) bool.
 
-    Args:
-        captions: n strings of any length and script.
-    Returns:
-        (n,) bool.
-    Raises:
-        MissingDependencyError: WordNet or the list is missing.
+    MissingDependencyError: WordNet or the list is missing.
     Memory: 60 MB a process.   Cost: O(words), 0.1 us a word seen before.   Source: DataComp text_based.
     """
     return np.array([*map(_caption_rule(), captions)], np.bool_)
 
 
 def text_fingerprint() -> dict[str, str | int]:
-    """What identifies the word rule in a run's settings: SHA-256 of WordNet and the ImageNet-21k list, the morphology.
-
-    Raises:
-        MissingDependencyError: see ``find_wordnet``, ``find_imagenet21k``.
-    """
+    """What identifies the word rule in a run's settings: SHA-256 of WordNet and of the list, and the morphology."""
     place = find_wordnet()
     digest = hashlib.sha256()
     for name in _NEEDED:
         digest.update(_read(place, name))
-    return {
-        "wordnet": digest.hexdigest(),
-        "imagenet21k": sha256_file(find_imagenet21k()),
-        "morphology": MORPHOLOGY,
-    }
+    imagenet21k = sha256_file(find_imagenet21k())
+    return {"wordnet": digest.hexdigest(), "imagenet21k": imagenet21k, "morphology": MORPHOLOGY}
