@@ -9,18 +9,9 @@ from __future__ import annotations
 import os
 
 __all__ = [
-    "CheckpointError",
-    "CorruptDataError",
-    "DcfastError",
-    "EvalsetError",
-    "FilterError",
-    "MissingDependencyError",
-    "PoolError",
-    "RunError",
-    "SubsetError",
-    "first_line",
-    "last_line",
-    "printable",
+    *("CheckpointError", "CorruptDataError", "DcfastError", "EvalsetError", "FilterError"),
+    *("MissingDependencyError", "PoolError", "RunError", "SubsetError"),
+    *("first_line", "last_line", "printable"),
 ]
 
 _SHOWN_AS_END = dict.fromkeys(map(ord, "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"), "\n")

@@ -20,15 +20,8 @@ from dcfast.storage.inputs import StrPath
 from dcfast.storage.listing import is_temporary_name, temporary_name
 
 __all__ = [
-    "append_lines",
-    "atomic_path",
-    "fsync_dir",
-    "full_disk",
-    "remove_leftovers",
-    "synced_together",
-    "unfollowed",
-    "write_bytes",
-    "write_json",
+    *("append_lines", "atomic_path", "unfollowed", "write_bytes", "write_json"),
+    *("fsync_dir", "full_disk", "remove_leftovers", "synced_together"),
 ]
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -126,21 +119,17 @@ def atomic_path(path: StrPath, *, sync: bool = True) -> Iterator[Path]:
 
 
 def remove_leftovers(directory: StrPath, *, below: bool = True) -> int:
-    """Removes the temporary files that killed processes of dcfast left in a directory; returns how many.
+    """Removes the temporary files that killed processes of dcfast left in a directory, and ``below`` it; how many.
 
     Nothing is removed by another name than those that ``atomic_path`` gives. Links are never followed.
     Call it only where no other process writes (a run holds its lock).
-
-    Args:
-        below: in the directories below it, too.
     """
     removed = 0
     for parent, folders, names in os.walk(directory):
-        for name in names:
-            if is_temporary_name(name):
-                Path(parent, name).unlink(missing_ok=True)
-                removed += 1
-        for name in [n for n in folders if is_temporary_name(n)]:
+        for name in filter(is_temporary_name, names):
+            Path(parent, name).unlink(missing_ok=True)
+            removed += 1
+        for name in [*filter(is_temporary_name, folders)]:
             shutil.rmtree(Path(parent, name), ignore_errors=True)
             folders.remove(name)
             removed += 1
@@ -163,8 +152,7 @@ def unfollowed(path: str, flags: int) -> int:
 def append_lines(path: StrPath, lines: Iterable[str]) -> None:
     """Appends ASCII lines, each with its end. A killed process may leave the last one half written.
 
-    Raises:
-        OSError: it cannot be written; ELOOP: it is a link, which may lead to a file of somebody's.
+    OSError: it cannot be written; ELOOP: it is a link, which may lead to a file of somebody's.
     """
     try:
         with open(path, "a", encoding="ascii", opener=unfollowed) as file:

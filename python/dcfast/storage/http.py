@@ -20,17 +20,8 @@ if TYPE_CHECKING:
     import aiohttp
 
 __all__ = [
-    "HttpAnswers",
-    "OtherSizeError",
-    "RemoteOptions",
-    "SlowAnswerError",
-    "explained",
-    "is_redirection",
-    "is_throttled",
-    "no_ranges",
-    "retry_reason",
-    "soon_searched",
-    "status_of",
+    *("HttpAnswers", "OtherSizeError", "RemoteOptions", "SlowAnswerError"),
+    *("explained", "is_redirection", "is_throttled", "no_ranges", "retry_reason", "soon_searched", "status_of"),
 ]
 
 _BLANKS = re.compile(r"\s{17,}")

@@ -14,19 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = [
-    "TEMPORARY_PREFIX",
-    "PassedOver",
-    "TarListing",
-    "first_notes",
-    "is_shard_name",
-    "is_temporary_name",
-    "list_pool_tars",
-    "list_tars",
-    "printable",
-    "reason_passed_over",
-    "say_losses",
-    "shards_below",
-    "temporary_name",
+    *("PassedOver", "TarListing", "list_pool_tars", "list_tars", "shards_below"),
+    *("TEMPORARY_PREFIX", "is_temporary_name", "temporary_name"),
+    *("is_shard_name", "reason_passed_over"),
+    *("first_notes", "printable", "say_losses"),
 ]
 
 TEMPORARY_PREFIX = ".tmp-"

@@ -17,12 +17,10 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def take_lock(path: StrPath, *, mode: int = 0o644, follow: bool = True, folder: bool = False) -> int:
-    """Locks a file, which is made where it is missing; never waits.
+    """Locks a file, which is made with ``mode`` where it is missing, or a ``folder`` that is there; never waits.
 
     Args:
-        mode: of a file that is made.
         follow: open what a symbolic link leads to.
-        folder: lock a folder that is there.
     Returns:
         A descriptor: closing it lets the lock go. A process that is forked meanwhile holds it, too, until it ends; a
         program that is started does not.

@@ -29,18 +29,8 @@ from dcfast.storage.mapped import map_array
 from dcfast.storage.zip_directory import open_zip
 
 __all__ = [
-    "Array",
-    "NpyWriter",
-    "array_bytes",
-    "iterate_npz",
-    "load_array",
-    "npz_arrays",
-    "parse_array",
-    "read_header",
-    "save_array",
-    "save_scratch",
-    "write_npy",
-    "write_npz",
+    *("Array", "NpyWriter", "array_bytes", "save_array", "save_scratch", "write_npy", "write_npz"),
+    *("iterate_npz", "load_array", "npz_arrays", "parse_array", "read_header"),
 ]
 
 MAX_HEADER_BYTES = 10_000
@@ -72,11 +62,7 @@ class Array(NamedTuple):
 
 
 def save_array(path: StrPath, array: npt.ArrayLike, *, sync: bool = True) -> None:
-    """Writes an npy, atomically (see ``atomic_path``).
-
-    Raises:
-        ValueError: Python objects, which are never pickled.   OSError: it cannot be written.
-    """
+    """Writes an npy, atomically (see ``atomic_path``). ValueError: Python objects, which are never pickled."""
     with atomic_path(path, sync=sync) as temporary, open(temporary, "wb") as file:
         np.save(file, array, allow_pickle=False)
 
@@ -90,8 +76,7 @@ def save_scratch(path: StrPath, array: npt.ArrayLike) -> None:
 def load_array(path: StrPath, *, mmap: bool = False) -> npt.NDArray[Any]:
     """The array of an npy; with ``mmap`` mapped, read-only (``dcfast.storage.mapped``).
 
-    Raises:
-        CorruptDataError: no npy, cut off, or pickled; names it.   OSError: it cannot be read.
+    CorruptDataError: no npy, cut off, or pickled; names it.   OSError: it cannot be read.
     """
     with open_input(path) as file:
         try:
@@ -136,8 +121,7 @@ def _whole_header(file: IO[bytes], size: int) -> tuple[Array, bool]:
 def read_header(file: IO[bytes]) -> tuple[Array, bool]:
     """Shape and dtype of the npy that begins where an open file stands, and whether columns come first.
 
-    The file stands at the data then. Raises ValueError for whatever is no header, or has a shape that no file holds;
-    OSError.
+    The file stands at the data then. ValueError: it is no header, or has a shape that no file holds.
     """
     try:
         version = np.lib.format.read_magic(file)
@@ -195,12 +179,7 @@ def write_npy(
     *,
     sync: bool = True,
 ) -> None:
-    """Writes an npy, atomically, of blocks of rows.
-
-    Raises:
-        ValueError: the blocks are not its rows.   OSError: it cannot be written.
-    Memory: a block.
-    """
+    """Writes an npy, atomically, of blocks of rows. ValueError: they are not its rows. Memory: a block."""
     with atomic_path(path, sync=sync) as temporary, open(temporary, "wb") as file:
         _write_blocks(file, Array(shape, np.dtype(dtype)), blocks)
 
@@ -215,9 +194,7 @@ def _write_blocks(file: IO[bytes], array: Array, blocks: Iterable[npt.NDArray[np
 def write_npz(path: StrPath, arrays: Iterable[tuple[str, Array, Iterable[npt.NDArray[np.generic]]]]) -> None:
     """Writes an npz, atomically, of (name, shape and dtype, blocks of rows) one array after the other.
 
-    Raises:
-        ValueError: the blocks of an array are not its rows.   OSError: it cannot be written.
-    Memory: a block.
+    ValueError: the blocks of an array are not its rows. Memory: a block.
     """
     with (
         atomic_path(path) as temporary,
@@ -276,11 +253,7 @@ def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
 
 
 def npz_arrays(path: StrPath) -> dict[str, Array]:
-    """The arrays of an npz: name -> shape and dtype, by their headers alone.
-
-    Raises:
-        CorruptDataError: no npz, or a header that cannot be read.   OSError: no such file.
-    """
+    """The arrays of an npz: name -> shape and dtype, by their headers alone. Errors as ``iterate_npz``."""
     arrays = {}
     with _open_npz(path) as archive:
         for name in archive.namelist():

@@ -30,12 +30,9 @@ def path_argument(text: str) -> str:
 
 
 def make_directory(path: StrPath, argument: str) -> Path:
-    """Makes an output directory where it is missing, with those above it.
+    """Makes an output directory where it is missing, with those above it; ``argument``: as what it was given.
 
-    Args:
-        argument: what the path was given as, for the message.
-    Raises:
-        OSError: it is a file, lies below one, or cannot be made; the same class as the system's error.
+    OSError: it is a file, lies below one, or cannot be made; the same class as the system's error.
     """
     directory = Path(path)
     try:

@@ -41,24 +41,24 @@ def without_places(value: T, places: Iterable[StrPath | None] = (), *, all_texts
         for place in reversed(known)
         if place.startswith("/")
     ]
-    return cast(T, _walk(value, patterns, all_texts))
 
-
-def _walk(value: object, patterns: list[tuple[re.Pattern[str], str]], all_texts: bool) -> object:
-    if isinstance(value, str):
-        return _text(value, patterns, all_texts) if "/" in value else value
-    if isinstance(value, (list, tuple)):
-        return [_walk(item, patterns, all_texts) for item in value]
-    if isinstance(value, dict):
-        published: dict[object, object] = {}
+    def walk(value: object) -> object:
+        if isinstance(value, str):
+            return _text(value, patterns, all_texts) if "/" in value else value
+        if isinstance(value, (list, tuple)):
+            return [walk(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        fields: dict[object, object] = {}
         for key, item in value.items():
             is_path = isinstance(key, str) and key.startswith("/")  # it may have spaces
-            name = base_name(key) if is_path and all_texts else _walk(key, patterns, all_texts)
-            while name in published:  # two files of one name
+            name = base_name(key) if is_path and all_texts else walk(key)
+            while name in fields:  # two files of one name
                 name = f"{name}'"
-            published[name] = _walk(item, patterns, all_texts)
-        return published
-    return value
+            fields[name] = walk(item)
+        return fields
+
+    return cast(T, walk(value))
 
 
 def _text(text: str, patterns: list[tuple[re.Pattern[str], str]], all_texts: bool) -> str:

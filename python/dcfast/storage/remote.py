@@ -34,16 +34,7 @@ from dcfast.storage.listing import PassedOver, is_shard_name, reason_passed_over
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-__all__ = [
-    "RangeSource",
-    "RemoteListing",
-    "RemoteOptions",
-    "RemoteShard",
-    "RemoteState",
-    "is_url",
-    "list_shards",
-    "remote_state",
-]
+__all__ = ["RangeSource", "RemoteOptions", "RemoteShard", "RemoteState", "is_url", "list_shards", "remote_state"]
 
 _URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*::)*[A-Za-z][A-Za-z0-9+.-]*://")
 # another try cannot help these
