@@ -101,19 +101,19 @@ class RemoteOptions:
         return storage
 
 
+@dataclass
 class HttpAnswers:
     """Checks of the answers about one URL, called by aiohttp before a body is read.
 
-    Args:
+    Attributes:
         url: as the user gave it; the answers come from where that was redirected to.
-        size: bytes of the object, as the look-up told.
+        size: bytes of the object, as the look-up said.
+        told: size by the headers; fsspec takes none of an answer with a Content-Encoding, whatever it says.
     """
 
-    def __init__(self, url: str, size: int = -1) -> None:
-        self.url = url
-        self.size = size
-        # the look-up's; fsspec takes none of an answer with a Content-Encoding, whatever it says
-        self.told: int | None = None
+    url: str
+    size: int = -1
+    told: int | None = None
 
     async def check_look_up(self, response: aiohttp.ClientResponse) -> None:
         """Raises PoolError or OSError where the headers do not tell the size of the bytes that ranges are of."""

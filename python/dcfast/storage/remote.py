@@ -38,16 +38,8 @@ __all__ = ["RangeSource", "RemoteOptions", "RemoteShard", "RemoteState", "is_url
 
 _URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*::)*[A-Za-z][A-Za-z0-9+.-]*://")
 # another try cannot help these
-_PERMANENT = (
-    FileNotFoundError,
-    PermissionError,
-    IsADirectoryError,
-    NotADirectoryError,
-    ImportError,
-    NotImplementedError,
-    TypeError,
-    ValueError,
-)
+_NOT_THERE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_PERMANENT = (*_NOT_THERE, ImportError, NotImplementedError, TypeError, ValueError)
 # of the client errors of HTTP, those that pass: request timeout, too early, too many requests
 _PASSING_STATUS = (408, 425, 429)
 _NS = 1_000_000_000
@@ -115,10 +107,7 @@ class RemoteListing(NamedTuple):
 
 
 def list_shards(url: str, options: RemoteOptions | None = None) -> RemoteListing:
-    """The ``*.tar`` of a remote directory, by the same rule as those of a local one (``storage.shard_names``).
-
-    Raises FileNotFoundError, PermissionError, OSError: with the URL, after the retries. Cost: one listing.
-    """
+    """The ``*.tar`` of a remote directory, by the rule of ``storage.listing``. Errors as ``remote_state``."""
     return _Remote(url, options or RemoteOptions()).shards()
 
 
@@ -137,8 +126,7 @@ class _Remote:
         except ImportError:
             raise MissingDependencyError(f"{url}: reading URLs needs fsspec: pip install 'dcfast[remote]'") from None
         try:
-            url_to_fs = fsspec.core.url_to_fs
-            self.fs, self.path = url_to_fs(url, **options.limited(url))
+            self.fs, self.path = fsspec.core.url_to_fs(url, **options.limited(url))
         except ImportError as error:
             raise MissingDependencyError(f"{url}: {error}") from error
         except ValueError as error:
