@@ -66,15 +66,6 @@ def _clause_reasons(clause: Expression) -> tuple[str, ...]:
     return (f"not ({clause})",)
 
 
-def _kind_matches(column: str, kind: pa.DataType) -> tuple[bool, str]:
-    """Whether a column's type can be read, and what was expected. A column of nothing but null fits every use."""
-    import pyarrow as pa
-
-    use = "text" if column == TEXT else "number"
-    value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.types.is_null(value) or column_matches(use, kind), COLUMN_TYPES[use][0]
-
-
 class Filter:
     """A compiled filter expression. Equal filters have equal canonical text, which is ``str(filter)``.
 
@@ -130,6 +121,8 @@ class Filter:
 
         PoolError: a column is missing or of another type; names the filter, the column and the file.
         """
+        import pyarrow as pa
+
         for term, names in self.columns.items():
             for name in names:
                 indices = schema.get_all_field_indices(name)
@@ -140,8 +133,10 @@ class Filter:
                         "leave the filter out, or give metadata with this column"
                     )
                 kind = schema.field(indices[0]).type
-                fits, expected = _kind_matches(name, kind)
-                if not fits:
+                use = "text" if name == TEXT else "number"
+                is_null = pa.types.is_null(kind.value_type if pa.types.is_dictionary(kind) else kind)
+                if not is_null and not column_matches(use, kind):  # nothing but null fits every use
+                    expected = COLUMN_TYPES[use][0]
                     raise PoolError(f"filter {term} needs {expected} in the column {name!r}: {file} has {kind}")
 
     def check_needs(self) -> None:

@@ -30,18 +30,10 @@ _HEADER, _COMPRESSION = 2, 3  # fields of Message, of RecordBatch
 
 
 class ArrowStream:
-    """An Arrow stream file.
-
-    Attributes:
-        path: of the file.   schema: the Arrow schema.
-    """
+    """An Arrow stream file, and its ``schema``."""
 
     def __init__(self, path: StrPath) -> None:
-        """Opens a file and reads its schema.
-
-        Raises:
-            OSError: it cannot be opened.   CorruptDataError: it is no Arrow stream.
-        """
+        """Opens a file and reads its schema. OSError; CorruptDataError: it is no Arrow stream."""
         import pyarrow as pa
 
         self.path = os.fspath(path)

@@ -45,9 +45,7 @@ class Config:
 def read_config(path: StrPath) -> Config:
     """Reads a file of options: by its name TOML or YAML, else JSON; of a manifest its settings.
 
-    Raises:
-        CorruptDataError: it cannot be read as that, or is no table of options; names it.   OSError: it is not there.
-        MissingDependencyError: YAML without PyYAML.
+    CorruptDataError: it cannot be read as that, or is no table of options; names it.   OSError: it is not there.
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".toml":
@@ -112,8 +110,7 @@ def _parsed(path: StrPath, parse: Callable[[str], object]) -> object:
 def config_values(config: Config, *kinds: type) -> dict[str, Json]:
     """Name -> value of a file's options, which are those of some dataclasses.
 
-    Raises:
-        ValueError: a name that is none of theirs, with the nearest; a value of another type. Names file and option.
+    ValueError: a name that is none of theirs, with the nearest; a value of another type. Names file and option.
     """
     types: dict[str, type | UnionType] = {}
     parsers: dict[str, Callable[[str], Json] | None] = {}

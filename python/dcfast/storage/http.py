@@ -6,6 +6,7 @@ fsspec makes the requests. It takes what a server answers for what was asked for
 from __future__ import annotations
 
 import errno
+import io
 import math
 import re
 import time
@@ -21,13 +22,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     *("HttpAnswers", "OtherSizeError", "RemoteOptions", "SlowAnswerError"),
-    *("explained", "is_redirection", "is_throttled", "no_ranges", "retry_reason", "soon_searched", "status_of"),
+    *("explained", "is_throttled", "may_pass", "no_ranges", "retry_reason", "soon_searched", "status_of"),
 ]
 
 _BLANKS = re.compile(r"\s{17,}")
 _UNIT_RANGE = re.compile(r"\s*bytes\s+(\d+)-(\d+)/(\d+|\*)\s*", re.IGNORECASE)
 # where a server sends a client on: another try is sent the same way
 _REDIRECTIONS = ("TooManyRedirects", "NonHttpUrlRedirectClientError", "InvalidUrlRedirectClientError")
+# another try cannot help these
+_NOT_THERE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_PERMANENT = (*_NOT_THERE, ImportError, NotImplementedError, TypeError, ValueError, io.UnsupportedOperation, PoolError)
+# of the client errors of HTTP, those that pass: request timeout, too early, too many requests
+_PASSING_STATUS = (408, 425, 429)
 # Content-Encoding labels that uploads leave on objects whose bytes are as they were
 _SAME_BYTES = ("", "identity", "none", "binary", "8bit", "utf-8", "utf8", "aws-chunked")
 # protocol -> the argument of its file system that takes limits of time
@@ -285,9 +291,12 @@ def explained(error: Exception) -> str:
     return str(error.args[1]) if type(error) is OSError and len(error.args) > 1 else f"{name}: {text}"
 
 
-def is_redirection(error: BaseException) -> bool:
-    """Whether an error of aiohttp is about where a server sends its clients."""
-    return type(error).__name__ in _REDIRECTIONS
+def may_pass(error: Exception) -> bool:
+    """Whether another try may help."""
+    status = status_of(error)
+    if status is not None:
+        return status >= 500 or status in _PASSING_STATUS
+    return not isinstance(error, _PERMANENT) and type(error).__name__ not in _REDIRECTIONS
 
 
 def is_throttled(error: BaseException) -> bool:

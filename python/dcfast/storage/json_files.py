@@ -56,11 +56,7 @@ def read_json(  # Any: whatever a stranger wrote; its reader looks at it
 
 
 def read_json_lines(path: StrPath) -> list[Any]:  # Any: as read_json
-    """The values of a file with one on each line.
-
-    Raises:
-        CorruptDataError: a line is no JSON, or see ``parse_json``; names file and line.   OSError: it cannot be read.
-    """
+    """The values of a file with one on each line. Errors as ``read_json``, with the line."""
     values = []
     for number, line in enumerate(split_lines(read_input(path, MOST_TEXT_BYTES)), 1):
         try:

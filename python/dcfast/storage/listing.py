@@ -146,8 +146,7 @@ def list_tars(directory: str | os.PathLike[str]) -> TarListing:
     with tars or further directories in them. A directory or a dangling link called ``x.tar`` stays in the list:
     ``TarListing.check`` is an error with its name, as opening it is.
 
-    Raises:
-        OSError: the directory is missing, is none, or cannot be read.
+    OSError: the directory is missing, is none, or cannot be read.
     Memory: the names.   Cost: one listing, and one of each directory below that is not hidden; no file is opened.
     """
     folder = os.fspath(directory)
@@ -166,10 +165,7 @@ def list_tars(directory: str | os.PathLike[str]) -> TarListing:
 
 
 def list_pool_tars(directory: str | os.PathLike[str]) -> TarListing:
-    """Lists the shards of a pool, where ``shards_below`` says: tars beside a directory ``shards`` are passed over.
-
-    Raises, memory, cost: see ``list_tars``; and one listing more.
-    """
+    """Lists the shards of a pool, where ``shards_below`` says: tars beside a directory ``shards`` are passed over."""
     given = os.fspath(directory)
     listing = list_tars(shards_below(given))
     if listing.directory != given and (beside := sorted(filter(is_shard_name, os.listdir(given)))):

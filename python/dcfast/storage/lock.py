@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from dcfast.errors import RunError
 from dcfast.storage.inputs import StrPath
@@ -35,8 +35,9 @@ def take_lock(path: StrPath, *, mode: int = 0o644, follow: bool = True, folder: 
         lock = os.open(path, flags | (0 if follow else os.O_NOFOLLOW), mode)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(lock, path):
-                return lock
+            with suppress(FileNotFoundError):  # removed meanwhile
+                if os.path.samestat(os.fstat(lock), os.stat(path)):
+                    return lock
         except BaseException:
             os.close(lock)
             raise
@@ -84,10 +85,3 @@ def _explained(error: OSError, path: StrPath) -> Exception:
     if error.errno == errno.ELOOP:
         return RunError(f"{os.fspath(path)} is a link, which may lead to a file of somebody's; remove it")
     return error
-
-
-def _is_at(lock: int, path: StrPath) -> bool:
-    try:
-        return os.path.samestat(os.fstat(lock), os.stat(path))
-    except FileNotFoundError:
-        return False

@@ -62,11 +62,7 @@ class ParquetFile:
     """
 
     def __init__(self, path: StrPath, kind: Kind = TABLE) -> None:
-        """Opens a file and reads its footer.
-
-        Raises:
-            FileNotFoundError, OSError: it cannot be opened.   CorruptDataError, or what ``kind`` says: no parquet.
-        """
+        """Opens a file and reads its footer. OSError; CorruptDataError, or what ``kind`` says: no parquet."""
         import pyarrow.parquet as pq
 
         self.path = os.fspath(path)
@@ -122,14 +118,13 @@ class ParquetFile:
 
     def _fitting_rows(self, columns: Sequence[str] | None, rows: int, groups: Sequence[int]) -> int:
         """How many of ``rows`` rows of some row groups are decoded at a time."""
-
-        def is_read(path: str) -> bool:
-            return columns is None or any(path == name or path.startswith(f"{name}.") for name in columns)
-
+        leaves = {number: self._file.schema.column(number) for number in range(len(self._file.schema))}
+        if columns is not None:
+            parts = tuple(f"{name}." for name in columns)
+            leaves = {number: leaf for number, leaf in leaves.items() if f"{leaf.path}.".startswith(parts)}
         try:
             with open_input(self.path) as file:
-                chosen = [self._groups[group] for group in groups]
-                return batch_rows(file.fileno(), self._file.schema, chosen, is_read, rows)
+                return batch_rows(file.fileno(), leaves, [self._groups[group] for group in groups], rows)
         except ValueError as error:
             raise self.kind.damage(self.path, error) from error
 

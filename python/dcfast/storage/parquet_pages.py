@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -291,9 +291,7 @@ def _longest(fd: int, at: int, stored: int, size: int, codec: int) -> int:
 
 def _pages(fd: int, column: Column, leaf: pq.ColumnSchema, batch: int) -> list[Page]:
     """The data pages of a column chunk. ValueError: more than are read, or headers that make no sense."""
-    begin = column.data
-    if column.dictionary is not None and 0 < column.dictionary < begin:
-        begin = column.dictionary
+    begin = min(column.data, column.dictionary or column.data)
     file_end = os.fstat(fd).st_size
     end = min(begin + column.stored + _PADDING, file_end)
     width = leaf.length if leaf.physical_type == "FIXED_LEN_BYTE_ARRAY" else _WIDTHS.get(leaf.physical_type, 0)
@@ -305,9 +303,8 @@ def _pages(fd: int, column: Column, leaf: pq.ColumnSchema, batch: int) -> list[P
         if size > max(MAX_PAGE_BYTES, MAX_RATIO * min(stored, file_end - at)):
             raise ValueError(f"a page of {size:,} bytes from {stored:,} is more than dcfast reads ({MAX_PAGE_BYTES:,})")
         if kind == _DICTIONARY:
-            longest = width or size
-            if not width and (batch * size > MAX_BATCH_BYTES):
-                longest = _longest(fd, at, stored, size, column.codec)
+            is_large = not width and batch * size > MAX_BATCH_BYTES
+            longest = _longest(fd, at, stored, size, column.codec) if is_large else width or size
         elif kind in (_DATA, _DATA_V2):
             inner = _field(fields, 8 if kind == _DATA_V2 else 5)
             values = _number(inner, 1, "number of values")
@@ -320,22 +317,17 @@ def _pages(fd: int, column: Column, leaf: pq.ColumnSchema, batch: int) -> list[P
     return pages
 
 
-def batch_rows(
-    fd: int, schema: pq.ParquetSchema, groups: Sequence[Group], is_read: Callable[[str], bool], rows: int
-) -> int:
+def batch_rows(fd: int, leaves: Mapping[int, pq.ColumnSchema], groups: Sequence[Group], rows: int) -> int:
     """How many rows of some row groups may be decoded at a time: ``rows``, or fewer where they may be large.
 
     Args:
-        fd: of the file.   schema: pyarrow's, of the file's own types.
-        is_read: whether a column, by its path, is read.
+        fd: of the file.   leaves: of its columns those that are read, by their numbers.
     Raises:
         ValueError: a page or the lists of a group are larger than is read, or a header makes no sense.
     """
     flat: dict[int, list[Page]] = {}
-    leaves = [(number, schema.column(number)) for number in range(len(schema))]
-    leaves = [(number, leaf) for number, leaf in leaves if is_read(leaf.path)]
     for group in groups:
-        for number, leaf in leaves:
+        for number, leaf in leaves.items():
             column = group.columns[number]
             pages = _pages(fd, column, leaf, rows)
             if leaf.max_repetition_level == 0:

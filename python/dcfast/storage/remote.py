@@ -7,7 +7,6 @@ object that is replaced meanwhile.
 from __future__ import annotations
 
 import errno
-import io
 import re
 import time
 from collections.abc import Callable
@@ -22,8 +21,8 @@ from dcfast.storage.http import (
     OtherSizeError,
     RemoteOptions,
     explained,
-    is_redirection,
     is_throttled,
+    may_pass,
     no_ranges,
     retry_reason,
     status_of,
@@ -37,11 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["RangeSource", "RemoteOptions", "RemoteShard", "RemoteState", "is_url", "list_shards", "remote_state"]
 
 _URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*::)*[A-Za-z][A-Za-z0-9+.-]*://")
-# another try cannot help these
-_NOT_THERE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-_PERMANENT = (*_NOT_THERE, ImportError, NotImplementedError, TypeError, ValueError)
-# of the client errors of HTTP, those that pass: request timeout, too early, too many requests
-_PASSING_STATUS = (408, 425, 429)
 _NS = 1_000_000_000
 T = TypeVar("T")
 
@@ -193,7 +187,7 @@ class _Remote:
             except Exception as raised:
                 error = _cause(raised)
                 tries += 1
-                if not _may_pass(error) or tries > self.options.retries:
+                if not may_pass(error) or tries > self.options.retries:
                     raise self._final(action, error, tries) from error
                 pause = self.options.backoff_s * 2 ** (tries - 1)
                 time.sleep(min(10.0, 8 * pause if is_throttled(error) else pause))
@@ -321,13 +315,6 @@ def _cause(error: Exception) -> Exception:
     """fsspec says "not found" of whatever went wrong with a look-up: what it was decides about another try."""
     cause = error.__cause__
     return cause if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) else error
-
-
-def _may_pass(error: Exception) -> bool:
-    status = status_of(error)
-    if status is not None:
-        return status >= 500 or status in _PASSING_STATUS
-    return not (isinstance(error, (*_PERMANENT, io.UnsupportedOperation, PoolError)) or is_redirection(error))
 
 
 def _modified_ns(info: _Info) -> int:

@@ -34,8 +34,6 @@ def temporary_folder(prefix: str, parent: StrPath | None = None) -> Iterator[Pat
     Args:
         prefix: of its name, one for each purpose: ``dcfast-index-``.
         parent: where it lies; None is the directory for temporary files (``TMPDIR``).
-    Raises:
-        OSError: it cannot be made there.
     Cost: one listing of the parent. On a file system without locks nothing is held, and nothing removed.
     """
     base = Path(tempfile.gettempdir() if parent is None else parent)
