@@ -19,7 +19,7 @@ from dcfast.evaluate import EvalTask, evaluate_model, find_tasks
 from dcfast.evaluate.embed import Embedder
 from dcfast.evaluate.evalset import evalset_files, open_evalset, set_fingerprint
 from dcfast.evaluate.score import score_evalset
-from dcfast.storage.arrow_stream import ArrowStream
+from dcfast.storage.arrow import ArrowStream
 from evalset_builder import NAMES, colour_clip, labelled, picture, write_set
 from hub_builder import (
     LAYOUTS,

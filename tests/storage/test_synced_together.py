@@ -54,7 +54,7 @@ def test_nothing_is_synced_after_an_error(tmp_path: Path, synced: list[str]) -> 
     with pytest.raises(KeyError):
         fail()
     assert synced == []
-    assert atomic._state.together is None
+    assert atomic._block.open is None
 
 
 class Letter(Record):

@@ -26,7 +26,7 @@ from dcfast.evaluate.pictures import TO_THE_END, Batch, FilePictures, Pictures, 
 from dcfast.evaluate.tasks import DEFAULT_METRICS, EvalTask
 from dcfast.images.decode import BadImage
 from dcfast.models.captions import MAX_CAPTION_BYTES
-from dcfast.storage.arrow_stream import ArrowStream, binary_spans
+from dcfast.storage.arrow import ArrowStream, binary_spans
 from dcfast.storage.json_files import read_json
 from dcfast.storage.parquet import Kind, ParquetFile
 

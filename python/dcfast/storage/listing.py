@@ -14,19 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = [
-    "TEMPORARY_PREFIX",
-    "PassedOver",
-    "TarListing",
-    "first_notes",
-    "is_shard_name",
-    "is_temporary_name",
-    "list_pool_tars",
-    "list_tars",
-    "printable",
-    "reason_passed_over",
-    "say_losses",
-    "shards_below",
-    "temporary_name",
+    *("PassedOver", "TarListing", "list_pool_tars", "list_tars", "shards_below"),
+    *("TEMPORARY_PREFIX", "is_temporary_name", "temporary_name"),
+    *("is_shard_name", "reason_passed_over"),
+    *("first_notes", "printable", "say_losses"),
 ]
 
 TEMPORARY_PREFIX = ".tmp-"
@@ -155,8 +146,7 @@ def list_tars(directory: str | os.PathLike[str]) -> TarListing:
     with tars or further directories in them. A directory or a dangling link called ``x.tar`` stays in the list:
     ``TarListing.check`` is an error with its name, as opening it is.
 
-    Raises:
-        OSError: the directory is missing, is none, or cannot be read.
+    OSError: the directory is missing, is none, or cannot be read.
     Memory: the names.   Cost: one listing, and one of each directory below that is not hidden; no file is opened.
     """
     folder = os.fspath(directory)
@@ -175,10 +165,7 @@ def list_tars(directory: str | os.PathLike[str]) -> TarListing:
 
 
 def list_pool_tars(directory: str | os.PathLike[str]) -> TarListing:
-    """Lists the shards of a pool, where ``shards_below`` says: tars beside a directory ``shards`` are passed over.
-
-    Raises, memory, cost: see ``list_tars``; and one listing more.
-    """
+    """Lists the shards of a pool, where ``shards_below`` says: tars beside a directory ``shards`` are passed over."""
     given = os.fspath(directory)
     listing = list_tars(shards_below(given))
     if listing.directory != given and (beside := sorted(filter(is_shard_name, os.listdir(given)))):
