@@ -122,6 +122,7 @@ class MemberBatch:
             if self._ext[j] >= 0
         }
 
+    # Any: a memoryview, a dict of them or None, by how the batch was asked for
     def __getitem__(self, i: int) -> Any:
         if not -len(self) <= i < len(self):
             raise IndexError(f"sample {i} is out of range: the batch has {len(self)}")

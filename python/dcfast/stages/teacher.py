@@ -13,7 +13,7 @@ import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dcfast.engine.piece import Piece, fingerprint_files
 from dcfast.errors import RunError, SubsetError
@@ -26,9 +26,11 @@ from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import atomic_path, write_json
 from dcfast.storage.hashing import sha256_file
 from dcfast.storage.paths import absolute
+from dcfast.storage.records import as_record, plain
 from dcfast.train import TrainSettings, TrainSource, train
 from dcfast.uids.sets import load_subset, open_records, uid_lookup
 from dcfast.world import plan_teacher
+from dcfast.world.plan import TeacherPiece
 
 __all__ = ["RECIPE", "TEACHER_FILE", "check_teacher", "steps", "teacher_model", "teacher_shards"]
 
@@ -47,9 +49,7 @@ def teacher_model() -> str:
 
 def teacher_shards(run: Run) -> list[str]:
     """The shards of the world's clean pairs, relative to the run directory."""
-    return [
-        f"world/teacher/shards/{args['shard']:08d}.tar" for _, _, args in plan_teacher(run.world_spec, run.world_dir)
-    ]
+    return [f"world/{path}" for piece in plan_teacher(run.world_spec) for path in piece.outputs]
 
 
 def _batch() -> int:
@@ -99,9 +99,10 @@ def _check_in_pool(root: Path, path: str) -> None:
 
 def render(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: one shard of clean pairs of the built-in world."""
-    from dcfast.world.render import render_teacher_shard
+    from dcfast.world.render import render_piece
 
-    return dict(render_teacher_shard({**args, "directory": str(Path(out) / "world")}))
+    stats: Any = plain(render_piece(as_record(args, TeacherPiece, "piece of the teacher"), Path(out) / "world"))
+    return dict(stats)
 
 
 def _source(root: Path, args: dict[str, Any]) -> Any:
@@ -163,16 +164,15 @@ def steps(run: Run) -> Steps:
     }
     if run.is_world:
         shards = teacher_shards(run)
-        planned = plan_teacher(run.world_spec, run.world_dir)
         yield [
             Piece(
                 "teacher/render",
-                name,
+                piece.name,
                 "dcfast.stages.teacher:render",
-                {key: value for key, value in args.items() if key != "directory"},
-                outputs=(shard,),
+                cast("dict[str, Any]", plain(piece)),
+                outputs=tuple(f"world/{path}" for path in piece.outputs),
             )
-            for (name, _, args), shard in zip(planned, shards, strict=True)
+            for piece in plan_teacher(run.world_spec)
         ]
         given: dict[str, Any] = {"subset": None, "shard_dir": None}
         inputs: tuple[str, ...] = tuple(shards)

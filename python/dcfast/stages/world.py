@@ -8,49 +8,37 @@ from typing import Any
 from dcfast.engine.piece import Piece
 from dcfast.rundir.run_dir import Run
 from dcfast.stages.runner import Steps
+from dcfast.storage.records import as_record, plain
 from dcfast.world import plan_world
-from dcfast.world.tasks import TASKS
+from dcfast.world.plan import EvalSetPiece, PoolPiece, TruthPiece, WorldPiece
 
 __all__ = ["steps"]
+
+_KINDS: dict[str, type[WorldPiece]] = {kind.function: kind for kind in (PoolPiece, EvalSetPiece, TruthPiece)}
 
 
 def render(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: one of the world's own pieces, with the directory put in."""
-    from dcfast.world import render as world
+    from dcfast.world.render import render_piece
 
-    allowed = {name: getattr(world, name) for name in ("render_pool_shard", "render_evalset", "finish_world")}
-    stats = allowed[args["function"]]({**args["args"], "directory": str(Path(out) / "world")})
+    piece: WorldPiece = as_record(args["args"], _KINDS[args["function"]], "piece of the world")
+    stats: Any = plain(render_piece(piece, Path(out) / "world"))
     return dict(stats)
-
-
-def _outputs(spec: Any, function: str, args: dict[str, Any]) -> list[str]:
-    """What a piece of the world writes that a lost or shortened file must be noticed of."""
-    if function.endswith(":render_pool_shard"):
-        name = f"{args['shard']:08d}"
-        return [f"pool/shards/{name}{end}" for end in (".tar", "_stats.json", ".parquet")] + [
-            f"pool/metadata/{name}.parquet"
-        ]
-    if function.endswith(":render_evalset"):
-        return [f"evalsets/{TASKS[args['task']].directory}/test/{name}" for name in ("0.tar", "nshards.txt")]
-    return ["truth.parquet", "evalsets/tasks.json", "world.json"]
 
 
 def steps(run: Run) -> Steps:
     """One step: pool shards, evaluation sets and the truth, in any order."""
     spec = run.world_spec
-    pieces = []
-    for name, function, args in plan_world(spec, run.world_dir):
-        # the directory is left out of the arguments, so that a run directory can be moved
-        given = {key: value for key, value in args.items() if key != "directory"}
-        pieces.append(
-            Piece(
-                "world/render",
-                name,
-                "dcfast.stages.world:render",
-                {"function": function.partition(":")[2], "args": given},
-                outputs=tuple(f"world/{path}" for path in _outputs(spec, function, args)),
-            )
+    pieces = [
+        Piece(
+            "world/render",
+            piece.name,
+            "dcfast.stages.world:render",
+            {"function": piece.function, "args": plain(piece)},
+            outputs=tuple(f"world/{path}" for path in piece.outputs),
         )
+        for piece in plan_world(spec)
+    ]
     stats = yield pieces
     rows = sum(s["rows"] for p, s in zip(pieces, stats, strict=True) if p.name.startswith("pool-"))
     samples = sum(s.get("samples", 0) for s in stats)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 from PIL import Image
 
@@ -14,10 +13,10 @@ from dcfast.world.paint import encode_picture, flat_picture, paint_scene
 from dcfast.world.scene import Scene, draw_scene
 from dcfast.world.spec import WorldSpec
 from dcfast.world.streams import Stream
-from dcfast.world.tasks import PAIRS, PORTRAIT_COLOURS, PORTRAIT_KINDS, PORTRAIT_TEXTURES, TASKS, task_size
+from dcfast.world.tasks import PAIRS, PORTRAIT_COLOURS, PORTRAIT_KINDS, PORTRAIT_TEXTURES, RIDDLES, TASKS, task_size
 from dcfast.world.vocabulary import BACKGROUNDS, COLOURS, KINDS, TEXTURES
 
-__all__ = ["EvalSample", "eval_bytes", "eval_image", "eval_sample", "riddles"]
+__all__ = ["EvalSample", "eval_bytes", "eval_image", "eval_key", "eval_sample", "riddles"]
 
 
 @dataclass(frozen=True)
@@ -170,6 +169,11 @@ _DRAWERS: dict[str, Callable[[Stream, int], _Drawing]] = {
 }
 
 
+def eval_key(index: int) -> str:
+    """The key of a picture in its set's shards."""
+    return f"s{index:07d}"
+
+
 @lru_cache(maxsize=4096)
 def eval_sample(spec: WorldSpec, task_key: str, index: int) -> EvalSample:
     """Picture number ``index`` of a set: a function of the seed, the set and the number alone."""
@@ -181,7 +185,7 @@ def eval_sample(spec: WorldSpec, task_key: str, index: int) -> EvalSample:
     size = (longer, shorter) if stream.chance(0.6) else (shorter, longer)
     captions = stream.integer(0, 2**62)
     return EvalSample(
-        key=f"s{index:07d}",
+        key=eval_key(index),
         scene=scene,
         flat=scene.main.colour if task_key == "world/colors" and index % 60 == 7 else "",
         size=size,
@@ -205,6 +209,15 @@ def eval_bytes(spec: WorldSpec, task_key: str, index: int) -> bytes:
     return encode_picture(eval_image(sample), TASKS[task_key].extension, sample.quality)
 
 
+@dataclass(frozen=True)
+class Riddle:
+    """A cue, 5, 6, 10 or 12 candidate keys, and those that the cue fits."""
+
+    cue: str
+    candidates: list[str]
+    associations: list[str]
+
+
 _CUES: tuple[tuple[str, Callable[[Scene], str], tuple[str, ...]], ...] = (
     ("colour", lambda scene: scene.main.colour, _COLOURS),
     ("kind", lambda scene: scene.main.kind, _KINDS),
@@ -213,14 +226,14 @@ _CUES: tuple[tuple[str, Callable[[Scene], str], tuple[str, ...]], ...] = (
 )
 
 
-def riddles(spec: WorldSpec) -> list[dict[str, Any]]:
-    """The association set's riddles: a cue, 5, 6, 10 or 12 candidate keys, and those that the cue fits."""
+def riddles(spec: WorldSpec) -> list[Riddle]:
+    """The association set's riddles."""
     task = TASKS["world/associations"]
     samples = [eval_sample(spec, task.key, i) for i in range(task_size(spec, task))]
-    wanted = max(24, round(int(task.extra["riddles"]) * spec.eval_scale))
-    found: list[dict[str, Any]] = []
-    for number in range(60 * wanted):
-        if len(found) == wanted:
+    count = max(24, round(RIDDLES * spec.eval_scale))
+    drawn: list[Riddle] = []
+    for number in range(60 * count):
+        if len(drawn) == count:
             break
         stream = Stream(spec.seed, "riddle", number)
         _, value_of, values = stream.pick(_CUES)
@@ -233,5 +246,5 @@ def riddles(spec: WorldSpec) -> list[dict[str, Any]]:
             continue
         right = stream.shuffled(fitting)[:associations]
         keys = stream.shuffled([*right, *stream.shuffled(others)[: candidates - associations]])
-        found.append({"cue": cue, "candidates": keys, "associations": sorted(right)})
-    return found
+        drawn.append(Riddle(cue=cue, candidates=keys, associations=sorted(right)))
+    return drawn

@@ -74,7 +74,7 @@ def row_kinds(spec: WorldSpec, number: int) -> Kinds:
     )
     mismatched = stream.chance(spec.mismatched)
     foreign, language = stream.chance(spec.language), stream.pick(_LANGUAGES)
-    boiler = stream.chance(spec.boilerplate)
+    says_nothing = stream.chance(spec.boilerplate)
     small, extreme = stream.chance(spec.small_picture), stream.chance(spec.extreme_aspect)
     fault = stream.first_of(
         tuple(
@@ -92,7 +92,7 @@ def row_kinds(spec: WorldSpec, number: int) -> Kinds:
         source=source,
         mismatched=mismatched,
         language=language if foreign else "",
-        boilerplate=boiler,
+        boilerplate=says_nothing,
         small=small,
         extreme_aspect=extreme,
         broken="" if odd else fault,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from dcfast.world.streams import Stream
 from dcfast.world.vocabulary import BACKGROUNDS, COLOURS, COUNTS, KINDS, LIGHTS, RELATIONS, TEXTURES
@@ -60,23 +59,14 @@ class Scene:
     noise: float
     detail: int
 
-    def attributes(self) -> dict[str, Any]:
+    def attributes(self) -> dict[str, str | int | dict[str, str]]:
         """The facts that a caption may tell, as JSON values."""
-        facts: dict[str, Any] = {
-            "kind": self.main.kind,
-            "colour": self.main.colour,
-            "texture": self.main.texture,
-            "count": self.main.count,
-            "background": self.background,
-            "light": self.light,
-        }
-        if self.other is not None:
+        main, other = self.main, self.other
+        facts: dict[str, str | int | dict[str, str]] = {"kind": main.kind, "colour": main.colour}
+        facts |= {"texture": main.texture, "count": main.count, "background": self.background, "light": self.light}
+        if other is not None:
             facts["relation"] = self.relation
-            facts["other"] = {
-                "kind": self.other.kind,
-                "colour": self.other.colour,
-                "texture": self.other.texture,
-            }
+            facts["other"] = {"kind": other.kind, "colour": other.colour, "texture": other.texture}
         return facts
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 from dcfast.world.spec import WorldSpec
 from dcfast.world.vocabulary import BACKGROUNDS, COLOURS, KINDS, TEXTURES
 
-__all__ = ["PAIRS", "TASKS", "EvalTask", "task_size", "task_table"]
+__all__ = ["PAIRS", "RIDDLES", "TASKS", "EvalTask", "task_size", "task_table"]
 
 _KINDS, _COLOURS = tuple(KINDS), tuple(COLOURS)
 _TEXTURES = tuple(name for name in TEXTURES if name != "plain")
@@ -19,11 +20,23 @@ PAIR_NAMES = tuple(f"{colour} {KINDS[kind][0][0]}" for colour, kind in PAIRS)
 # species told apart by colour, as birds are; houses likewise
 FISH_NAMES = tuple(f"{colour} {KINDS['fish'][0][0]}" for colour in _COLOURS)
 HOUSE_NAMES = tuple(f"{colour} {KINDS['house'][0][0]}" for colour in _COLOURS)
+RIDDLES = 240
 PORTRAIT_COLOURS = ("black", "white", "red", "yellow", "green", "blue", "brown")
 PORTRAIT_KINDS = ("house", "tree")
 PORTRAIT_TEXTURES = ("plain", "striped", "dotted", "checkered", "zigzag", "swirled")
 
 _THING = ("a photo of a {c}", "a {c}", "a picture of a {c}", "there is a {c}")
+
+
+class TaskExtra(TypedDict, total=False):
+    """What tasks.json says of some sets alone."""
+
+    objectives: tuple[str, ...]
+    stands_for: dict[str, str]
+    toxic_nonhuman: tuple[int, int]
+    toxic_crime: tuple[int, int]
+    captions_per_image: int
+    riddles: int
 
 
 @dataclass(frozen=True)
@@ -40,7 +53,7 @@ class EvalTask:
     metadata_fields: tuple[str, ...] = ()  # columns of the npy member
     group_field: str = ""
     group_names: tuple[str, ...] = ()
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: TaskExtra = field(default_factory=TaskExtra)
 
     @property
     def directory(self) -> str:
@@ -165,14 +178,14 @@ TASKS: dict[str, EvalTask] = {
             group_field="race_binary",
             group_names=("other colours", "white"),
             extra={
-                "objectives": ["race", "gender", "age", "toxic"],
+                "objectives": ("race", "gender", "age", "toxic"),
                 "stands_for": {"race": "colour", "gender": "kind", "age": "texture", "toxic": "wrong kinds"},
-                "toxic_nonhuman": [14, 18],
-                "toxic_crime": [18, 21],
+                "toxic_nonhuman": (14, 18),
+                "toxic_crime": (18, 21),
             },
         ),
         EvalTask("world/retrieval", 300, "retrieval", "mean_recall@1", extra={"captions_per_image": 5}),
-        EvalTask("world/associations", 240, "association", "jaccard_score_10-12", extra={"riddles": 240}),
+        EvalTask("world/associations", 240, "association", "jaccard_score_10-12", extra={"riddles": RIDDLES}),
     )
 }
 
@@ -182,9 +195,9 @@ def task_size(spec: WorldSpec, task: EvalTask) -> int:
     return max(24, round(task.size * spec.eval_scale))
 
 
-def task_table(spec: WorldSpec) -> list[dict[str, Any]]:
-    """The sets as the entries of tasks.json (docs/world.md says what each field means)."""
-    return [
+def task_table(spec: WorldSpec) -> str:
+    """tasks.json: what each set is and how it is scored (docs/world.md says what each field means)."""
+    entries = [
         {
             "key": task.key,
             "name": task.key.removeprefix("world/").replace("_", " ").capitalize(),
@@ -194,10 +207,11 @@ def task_table(spec: WorldSpec) -> list[dict[str, Any]]:
             "size": task_size(spec, task),
             "num_classes": len(task.classes),
             "image_extension": task.extension,
-            "metadata_fields": list(task.metadata_fields),
+            "metadata_fields": task.metadata_fields,
             "group_field": task.group_field,
-            "group_names": list(task.group_names),
+            "group_names": task.group_names,
             **task.extra,
         }
         for task in TASKS.values()
     ]
+    return json.dumps(entries, indent=1) + "\n"
