@@ -96,7 +96,6 @@ def cell_result(path: Path) -> Any:
 
 
 REFUSES: dict[str, Reader] = {
-    "interop/json_files.py": at("a.json", read_sizes),
     "interop/sizes.py": at("sizes.json", read_sizes),
     "interop/wids.py": at("a.json", read_wids),
     "rundir/summaries.py": at("state/index.json", lambda path: summaries.load_object(path, "index")),

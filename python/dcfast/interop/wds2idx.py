@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dcfast._core import reshard as core_reshard
 from dcfast.errors import CorruptDataError
-from dcfast.interop.shards import LARGEST, PathLike, file_name, shards_of
+from dcfast.interop.shards import LARGEST, Index, PathLike, file_name, shards_of
 from dcfast.storage.atomic import write_bytes
 from dcfast.storage.inputs import read_input
 
@@ -25,7 +25,7 @@ MOST_INDEX_BYTES = 64 << 20
 _BLOCK = 512
 
 
-def write_wds2idx(index: Any, out_dir: PathLike) -> list[Path]:
+def write_wds2idx(index: Index, out_dir: PathLike) -> list[Path]:
     """Writes the index files that DALI's webdataset reader takes (``index_paths``): one a shard, version 1.2.
 
     Args:
@@ -52,7 +52,7 @@ def write_wds2idx(index: Any, out_dir: PathLike) -> list[Path]:
     return list(paths)
 
 
-def index_text(names: list[bytes], size: NDArray[np.uint64], sample: NDArray[Any], samples: int) -> bytes:
+def index_text(names: list[bytes], size: NDArray[np.uint64], sample: NDArray[np.integer], samples: int) -> bytes:
     """The index file of a tar that is to be written: ``v1.2 SAMPLES``, then a line a sample.
 
     Args:
@@ -76,11 +76,13 @@ def index_text(names: list[bytes], size: NDArray[np.uint64], sample: NDArray[Any
 
 def payload_offsets(names: list[bytes], size: NDArray[np.uint64]) -> list[int]:
     """Where the payloads begin in a tar of members of these names and sizes. Cost: O(members)."""
-    header: Any = [
-        _BLOCK if name.isascii() and len(name) <= 100 else len(core_reshard.tar_member_header(name, int(n)))
-        for name, n in zip(names, size, strict=True)
-    ]
-    header = np.array(header, np.int64)
+    header = np.array(
+        [
+            _BLOCK if name.isascii() and len(name) <= 100 else len(core_reshard.tar_member_header(name, int(n)))
+            for name, n in zip(names, size, strict=True)
+        ],
+        np.int64,
+    )
     length = size.astype(np.int64)
     whole = header + length + -length % _BLOCK
     offsets: list[int] = (np.cumsum(whole) - whole + header).tolist()
@@ -113,7 +115,7 @@ def read_wds2idx(path: PathLike) -> pa.Table:
     if len(head) != 2 or head[0] not in (b"v1.1", b"v1.2") or _number(head[1]) is None:
         raise bad(f"expected 'v1.2 SAMPLES' or 'v1.1 SAMPLES'; got {_shown(lines[0])}", 0)
     width = 4 if head[0] == b"v1.2" else 3
-    columns: dict[str, list[Any]] = {"sample": [], "ext": [], "offset": [], "size": [], "name": []}
+    members: list[tuple[int, str, int, int, str | None]] = []
     if lines[-1] != b"":
         what = f"expected a line end behind the last line; got {_shown(lines[-1][-40:])}; cut off? make it again"
         raise bad(what, len(lines) - 1)
@@ -130,13 +132,11 @@ def read_wds2idx(path: PathLike) -> pa.Table:
                 raise bad(
                     f"expected an offset in blocks of 512 and a size; got {_shown(b' '.join(fields[at:]))}", sample + 1
                 )
-            columns["sample"].append(sample)
-            columns["ext"].append(_text(fields[at]))
-            columns["offset"].append(offset)
-            columns["size"].append(size)
-            columns["name"].append(_text(fields[at + 3]) if width == 4 else None)
-    kinds = {"sample": pa.int64(), "offset": pa.uint64(), "size": pa.uint64()}
-    return pa.table({name: pa.array(values, kinds.get(name, pa.string())) for name, values in columns.items()})
+            name = _text(fields[at + 3]) if width == 4 else None
+            members.append((sample, _text(fields[at]), offset, size, name))
+    kinds = {"sample": pa.int64(), "ext": pa.string(), "offset": pa.uint64(), "size": pa.uint64(), "name": pa.string()}
+    columns = zip(*members, strict=True) if members else ((),) * len(kinds)
+    return pa.table([pa.array(c, kind) for c, kind in zip(columns, kinds.values(), strict=True)], names=list(kinds))
 
 
 def _number(field: bytes) -> int | None:
