@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dcfast.images.decode import BadImage
 from dcfast.images.signatures import image_signatures
+from dcfast.index.segments import Segment
 from dcfast.storage.temporary import temporary_folder
 
 __all__ = ["ABSENT", "SIGNATURE_DTYPE", "sign_encoded", "sign_images"]
@@ -34,7 +35,8 @@ ABSENT = 255
 """Status of a sample without a picture."""
 
 
-def sign_images(segment: Any, paths: list[str]) -> np.ndarray[Any, np.dtype[Any]]:
+def sign_images(segment: Segment, paths: list[str]) -> npt.NDArray[np.void]:
+    """The records of a segment's samples, whose shards are in the files of ``paths``."""
     result = np.zeros(segment.num_samples, dtype=SIGNATURE_DTYPE)
     result["status"] = ABSENT
     member = np.asarray(segment.image_member())
@@ -43,14 +45,12 @@ def sign_images(segment: Any, paths: list[str]) -> np.ndarray[Any, np.dtype[Any]
     for shard, path in enumerate(paths):
         rows = np.arange(int(begin[shard]), int(begin[shard + 1]))
         rows = rows[member[rows] >= 0]
-        if len(rows) == 0:
-            continue
-        chosen = member[rows]
-        _sign(result, rows, path, offsets[chosen], sizes[chosen])
+        if len(rows):
+            _sign(result, rows, path, offsets[member[rows]], sizes[member[rows]])
     return result
 
 
-def sign_encoded(pictures: Sequence[Callable[[], bytes]]) -> np.ndarray[Any, np.dtype[Any]]:
+def sign_encoded(pictures: Sequence[Callable[[], bytes]]) -> npt.NDArray[np.void]:
     """The records of pictures that lie in no file as they are: by way of one. What gives none (BadImage) is absent."""
     result = np.zeros(len(pictures), dtype=SIGNATURE_DTYPE)
     result["status"] = ABSENT
@@ -69,9 +69,15 @@ def sign_encoded(pictures: Sequence[Callable[[], bytes]]) -> np.ndarray[Any, np.
     return result
 
 
-def _sign(result: Any, rows: Any, path: str, offsets: Any, sizes: Any) -> None:
-    columns = image_signatures(path, offsets, sizes, threads=1)
+def _sign(
+    result: npt.NDArray[np.void],
+    rows: npt.NDArray[np.int64],
+    path: str,
+    offsets: npt.NDArray[np.uint64],
+    sizes: npt.NDArray[np.uint64],
+) -> None:
+    signatures = image_signatures(path, offsets, sizes, threads=1)
     for name in ("status", "flat", "width", "height", "phash"):
-        result[name][rows] = columns[name]
-    result["h0"][rows] = columns["content_hash"]["f0"]
-    result["h1"][rows] = columns["content_hash"]["f1"]
+        result[name][rows] = getattr(signatures, name)
+    result["h0"][rows] = signatures.content_hash["f0"]
+    result["h1"][rows] = signatures.content_hash["f1"]
