@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dcfast.errors import printable
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 __all__ = ["ArgumentParser"]
 
@@ -13,5 +16,5 @@ __all__ = ["ArgumentParser"]
 class ArgumentParser(argparse.ArgumentParser):
     """argparse's, which repeats words that it does not understand: here by ``printable``."""
 
-    def _print_message(self, message: str, file: Any = None) -> None:
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         super()._print_message(printable(message) if message else message, file)

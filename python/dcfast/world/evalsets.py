@@ -48,26 +48,6 @@ _FMOW_STYLE: dict[int, tuple[tuple[str, ...], tuple[str, ...]]] = {
 _Drawing = tuple[Scene, int, tuple[int, ...]]
 
 
-def _shapes(s: Stream, i: int) -> _Drawing:
-    return draw_scene(s, kind=_KINDS[i % 16], count=1, other=False), i % 16, ()
-
-
-def _colors(s: Stream, i: int) -> _Drawing:
-    return draw_scene(s, colour=_COLOURS[i % 12], other=False), i % 12, ()
-
-
-def _textures(s: Stream, i: int) -> _Drawing:
-    return draw_scene(s, texture=_TEXTURES[i % 5], count=1, other=False), i % 5, ()
-
-
-def _backgrounds(s: Stream, i: int) -> _Drawing:
-    return draw_scene(s, background=_BACKGROUNDS[i % 11]), i % 11, ()
-
-
-def _counts(s: Stream, i: int) -> _Drawing:
-    return draw_scene(s, count=i % 5 + 1, other=False), i % 5, ()
-
-
 def _objects(s: Stream, i: int) -> _Drawing:
     label = i if i < 24 else s.weighted([(c, 1 / (1 + c / 4)) for c in range(24)])  # a long tail, no class empty
     return draw_scene(s, colour=PAIRS[label][0], kind=PAIRS[label][1], other=False), label, ()
@@ -147,16 +127,12 @@ def _portraits(s: Stream, i: int) -> _Drawing:
     return scene, race, (age, gender, race, int(race == 1))
 
 
-def _any_scene(s: Stream, i: int) -> _Drawing:
-    return draw_scene(s), 0, ()
-
-
 _DRAWERS: dict[str, Callable[[Stream, int], _Drawing]] = {
-    "world/shapes": _shapes,
-    "world/colors": _colors,
-    "world/textures": _textures,
-    "world/backgrounds": _backgrounds,
-    "world/counts": _counts,
+    "world/shapes": lambda s, i: (draw_scene(s, kind=_KINDS[i % 16], count=1, other=False), i % 16, ()),
+    "world/colors": lambda s, i: (draw_scene(s, colour=_COLOURS[i % 12], other=False), i % 12, ()),
+    "world/textures": lambda s, i: (draw_scene(s, texture=_TEXTURES[i % 5], count=1, other=False), i % 5, ()),
+    "world/backgrounds": lambda s, i: (draw_scene(s, background=_BACKGROUNDS[i % 11]), i % 11, ()),
+    "world/counts": lambda s, i: (draw_scene(s, count=i % 5 + 1, other=False), i % 5, ()),
     "world/objects": _objects,
     "world/camera_traps": _camera_traps,
     "world/slides": _slides,
@@ -164,8 +140,8 @@ _DRAWERS: dict[str, Callable[[Stream, int], _Drawing]] = {
     "world/households": _households,
     "world/places": _places,
     "world/portraits": _portraits,
-    "world/retrieval": _any_scene,
-    "world/associations": _any_scene,
+    "world/retrieval": lambda s, i: (draw_scene(s), 0, ()),
+    "world/associations": lambda s, i: (draw_scene(s), 0, ()),
 }
 
 

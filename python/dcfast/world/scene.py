@@ -25,6 +25,9 @@ _HALVES = {
 }
 
 
+_Box = tuple[float, float, float, float]
+
+
 @dataclass(frozen=True)
 class Group:
     """One or several things of one kind, colour and texture.
@@ -37,7 +40,7 @@ class Group:
     kind: str
     colour: str
     texture: str
-    spots: tuple[tuple[float, float, float, float], ...]
+    spots: tuple[_Box, ...]
     tint: tuple[int, int, int]
     second: tuple[int, int, int]
     scale: int
@@ -70,9 +73,7 @@ class Scene:
         return facts
 
 
-def _spots(
-    stream: Stream, count: int, region: tuple[float, float, float, float], alone: bool
-) -> tuple[tuple[float, float, float, float], ...]:
+def _spots(stream: Stream, count: int, region: _Box, alone: bool) -> tuple[_Box, ...]:
     """Places for things in a region: the farthest of a few random candidates each, so that they rarely overlap."""
     x0, y0, x1, y1 = region
     room = min(x1 - x0, y1 - y0) if count == 1 else ((x1 - x0) * (y1 - y0) / count) ** 0.5
@@ -107,25 +108,10 @@ def _second_colour(stream: Stream, colour: str) -> tuple[int, int, int]:
     return (level, level, level)
 
 
-def _group(
-    stream: Stream,
-    kind: str,
-    colour: str,
-    texture: str,
-    count: int,
-    region: tuple[float, float, float, float],
-    alone: bool,
-) -> Group:
+def _group(stream: Stream, kind: str, colour: str, texture: str, count: int, region: _Box, alone: bool) -> Group:
     tint = (stream.integer(-14, 14), stream.integer(-14, 14), stream.integer(-14, 14))
-    return Group(
-        kind=kind,
-        colour=colour,
-        texture=texture,
-        spots=_spots(stream, count, region, alone),
-        tint=tint,
-        second=_second_colour(stream, colour),
-        scale=stream.integer(0, 2),
-    )
+    spots, second = _spots(stream, count, region, alone), _second_colour(stream, colour)
+    return Group(kind, colour, texture, spots, tint, second, scale=stream.integer(0, 2))
 
 
 def draw_scene(
@@ -155,15 +141,10 @@ def draw_scene(
     region = (0.04, 0.04, 0.96, 0.96)
     if has_other:
         region, second_region = _HALVES[relation]
-        second = _group(
-            stream,
-            stream.pick([name for name in _KINDS if name != kind]),
-            stream.pick([name for name in _COLOURS if name != colour]),
-            stream.weighted(_TEXTURES),
-            1,
-            second_region,
-            False,
-        )
+        kind_of_other = stream.pick([name for name in _KINDS if name != kind])
+        colour_of_other = stream.pick([name for name in _COLOURS if name != colour])
+        texture_of_other = stream.weighted(_TEXTURES)
+        second = _group(stream, kind_of_other, colour_of_other, texture_of_other, 1, second_region, False)
     return Scene(
         main=_group(stream, kind, colour, texture, count, region, not has_other),
         other=second,

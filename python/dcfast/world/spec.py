@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import cast
 
-__all__ = ["SPEC_VERSION", "WorldSpec"]
+__all__ = ["BREAKAGES", "PICTURE_SOURCES", "SPEC_VERSION", "WorldSpec"]
 
 SPEC_VERSION = 1  # raised when the same spec would render other bytes
 
@@ -21,11 +21,8 @@ _WHOLE_NUMBERS = {  # least, most
     "min_side": (32, 4_096),
     "max_side": (32, 4_096),
 }
-_EXCLUSIVE = (
-    ("flat", "exact_duplicate", "near_duplicate", "leak_exact", "leak_near"),
-    ("truncated", "empty", "garbage", "no_json", "no_caption", "no_uid", "cmyk", "turned"),
-)
-"""Rates of which a row has one defect at most: of its picture's source, and of what is broken."""
+PICTURE_SOURCES = ("flat", "exact_duplicate", "near_duplicate", "leak_exact", "leak_near")
+BREAKAGES = ("truncated", "empty", "garbage", "no_json", "no_caption", "no_uid", "cmyk", "turned")
 
 
 @dataclass(frozen=True)
@@ -71,8 +68,7 @@ class WorldSpec:
     face_box: float = 0.02
 
     def __post_init__(self) -> None:
-        values = self.to_json()
-        for name, value in values.items():
+        for name, value in self.to_json().items():
             if name in _WHOLE_NUMBERS:
                 _check_whole_number(name, value)
             elif name != "eval_scale" and not 0.0 <= value <= 1.0:
@@ -81,8 +77,8 @@ class WorldSpec:
             raise ValueError(f"WorldSpec: max_side must be at least min_side ({self.min_side}); got {self.max_side}")
         if not 0 < self.eval_scale <= 1_000:
             raise ValueError(f"WorldSpec: eval_scale must be positive, and at most 1,000; got {self.eval_scale!r}")
-        for group in _EXCLUSIVE:
-            total = sum(values[name] for name in group)
+        for group in (PICTURE_SOURCES, BREAKAGES):
+            total = sum(rate for _, rate in self.rates(group))
             if total > 1.0:
                 raise ValueError(f"WorldSpec: {' + '.join(group)} must be at most 1; got {total:.3f}")
 
@@ -95,6 +91,10 @@ class WorldSpec:
     def num_shards(self) -> int:
         """Shards of the pool; the last may be shorter."""
         return -(-self.rows // self.rows_per_shard)
+
+    def rates(self, names: Sequence[str]) -> list[tuple[str, float]]:
+        """Some defects, of which a row has one at most, with their rates."""
+        return [(name, getattr(self, name)) for name in names]
 
     def to_json(self) -> dict[str, float]:
         """All fields and the version, as plain JSON values."""

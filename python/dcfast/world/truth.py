@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,16 +18,13 @@ if TYPE_CHECKING:
 __all__ = ["shard_numbers", "truth_table"]
 
 
-def shard_numbers(spec: WorldSpec, shard: int) -> Iterator[tuple[str, int]]:
+def shard_numbers(spec: WorldSpec, shard: int) -> list[tuple[str, int]]:
     """(key, number) of everything attempted in a shard: its metadata rows, and unlisted samples between them."""
-    position = 0
     begin = shard * spec.rows_per_shard
+    numbers: list[int] = []
     for number in range(begin, min(spec.rows, begin + spec.rows_per_shard)):
-        yield f"{shard:08d}{position:04d}", number
-        position += 1
-        if row_kinds(spec, number).unlisted:
-            yield f"{shard:08d}{position:04d}", spec.rows + number
-            position += 1
+        numbers += [number, spec.rows + number] if row_kinds(spec, number).unlisted else [number]
+    return [(f"{shard:08d}{position:04d}", number) for position, number in enumerate(numbers)]
 
 
 @dataclass(frozen=True)
