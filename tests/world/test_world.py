@@ -270,13 +270,13 @@ def test_evaluation_set(world: Path, key: str) -> None:
             assert picture.format == {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[task.extension]
         if "cls" in sample:
             labels[int(sample["cls"])] += 1
-        if task.metadata_fields:
+        if task.groups.columns:
             values = np.load(io.BytesIO(sample["npy"]), allow_pickle=False)
-            assert values.shape == (len(task.metadata_fields),)
+            assert values.shape == (len(task.groups.columns),)
             assert values.dtype == np.int64
-            assert 0 <= values[task.metadata_fields.index(task.group_field)] < len(task.group_names)
-            if "y" in task.metadata_fields:
-                assert values[task.metadata_fields.index("y")] == int(sample["cls"])
+            assert 0 <= values[task.groups.columns.index(task.groups.by)] < len(task.groups.names)
+            if "y" in task.groups.columns:
+                assert values[task.groups.columns.index("y")] == int(sample["cls"])
     if task.kind in ("classification", "wilds", "fairness"):
         classes = (home / "classnames.txt").read_text().splitlines()
         templates = (home / "zeroshot_classification_templates.txt").read_text().splitlines()

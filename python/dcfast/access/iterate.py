@@ -18,7 +18,6 @@ from dcfast.uids.sets import load_subset, uid_format
 if TYPE_CHECKING:
     from dcfast.access.reader import Extensions, Missing, PoolReader
 
-__all__ = ["Sample", "iterate_rows", "iterate_uids"]
 
 # uids or rows looked up together
 ROWS_AT_ONCE = 4096

@@ -18,8 +18,6 @@ from dcfast.index.segments import Segment
 from dcfast.process.arguments import unsigned_array
 from dcfast.uids.sets import RECORD_DTYPE, open_records, record_sort, uid_lookup
 
-__all__ = ["Extensions", "Missing", "Numbering", "PoolReader", "ReaderOptions"]
-
 Extensions = str | Sequence[str] | None
 Numbering = Literal["row_id", "sample"]
 Missing = Literal["error", "none"]

@@ -13,8 +13,6 @@ from dcfast.similarity.hamming import DEFAULT_MAX_PAIRS, HammingPairs, hamming_j
 from dcfast.storage.parquet import read_table
 from dcfast.uids.sets import uid_lookup
 
-__all__ = ["JOIN_ROWS", "EvalImages", "Hit", "exact_matches", "near_matches"]
-
 JOIN_ROWS = 65_536
 """Pool pictures compared at a time, which bounds the pairs in memory."""
 

@@ -14,9 +14,6 @@ from dcfast.images.signatures import image_signatures
 from dcfast.index.segments import Segment
 from dcfast.storage.temporary import temporary_folder
 
-__all__ = ["ABSENT", "SIGNATURE_DTYPE", "sign_encoded", "sign_images"]
-
-
 SIGNATURE_DTYPE = np.dtype(
     [
         ("status", "u1"),

@@ -20,8 +20,6 @@ from typing import NamedTuple
 import dcfast
 from dcfast.errors import CorruptDataError, MissingDependencyError
 
-__all__ = ["Row", "core", "describe", "filter_data", "libraries", "machine"]
-
 # distribution, what uses it, how to get it
 _LIBRARIES: tuple[tuple[str, str, str], ...] = (
     ("numpy", "everything", "pip install numpy"),

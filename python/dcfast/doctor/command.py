@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TextIO
@@ -23,8 +24,6 @@ from dcfast.process.exit_codes import DONE, FAILED
 from dcfast.process.options import add_options, given_options, made_of, option
 from dcfast.process.parser import ArgumentParser
 from dcfast.process.terminal import say
-
-__all__ = ["Row", "collect", "main"]
 
 # section and its check, which takes `deep`
 _CHECKS: tuple[tuple[str, Callable[[bool], Iterator[Row]]], ...] = (
@@ -143,10 +142,4 @@ def _paint(text: str, code: str, colours: bool) -> str:
 
 def _wrap(text: str, width: int) -> list[str]:
     """Lines of at most `width`, broken at spaces; a command too long for one line stays whole."""
-    lines = [""]
-    for word in text.split(" "):
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
-            lines.append(word)
-        else:
-            lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
-    return lines
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]

@@ -14,8 +14,6 @@ from dcfast.doctor.checks import Row, describe, importable, version_of
 from dcfast.errors import last_line
 from dcfast.storage.lines import split_lines
 
-__all__ = ["gpu"]
-
 
 def gpu(deep: bool) -> Iterator[Row]:
     """Driver and cards, the CUDA library, torch's view of CUDA, Triton, DALI."""

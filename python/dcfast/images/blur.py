@@ -15,8 +15,6 @@ from dcfast._core import images as core_images
 from dcfast.images.costs import MAX_BLUR_SIDE
 from dcfast.images.decode import BadImage, eight_bits, open_image
 
-__all__ = ["blur_boxes", "blur_image"]
-
 
 def blur_image(data: bytes, boxes: NDArray[np.float64], quality: int = 100) -> bytes:
     """An encoded picture with boxes blurred, encoded anew as WebP.

@@ -20,18 +20,6 @@ from dcfast.process.arguments import thread_count, uint64_array
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = [
-    "FORMATS",
-    "STATUS",
-    "PerceptualHash",
-    "PerceptualHashes",
-    "Signature",
-    "Signatures",
-    "image_signature",
-    "image_signatures",
-    "perceptual_hash",
-    "phash_grey",
-]
 
 #: Names of the status numbers: ok, empty, unsupported, truncated, broken, too_large.
 STATUS: tuple[str, ...] = tuple(core_images.status_names())

@@ -9,8 +9,6 @@ from pathlib import PurePosixPath
 from dcfast.index.build import TarIndex
 from dcfast.index.segments import Segment
 
-__all__ = ["LARGEST", "MOST_JSON_BYTES", "Index", "PathLike", "file_name", "segments_of", "shards_of"]
-
 PathLike = str | os.PathLike[str]
 Index = TarIndex | Segment | Sequence[Segment | PathLike]
 LARGEST = (1 << 63) - 1

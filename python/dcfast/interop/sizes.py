@@ -14,8 +14,6 @@ from dcfast.interop.shards import LARGEST, MOST_JSON_BYTES, Index, PathLike, fil
 from dcfast.storage.atomic import write_json
 from dcfast.storage.json_files import read_json
 
-__all__ = ["CountDifference", "count_differences", "read_sizes", "shard_counts", "write_sizes"]
-
 
 def write_sizes(index: Index, path: PathLike) -> None:
     """Writes ``sizes.json``: file name of each shard -> samples. ``path`` may be the directory of the shards."""

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-__all__ = ["index_text", "payload_offsets", "read_wds2idx", "write_wds2idx"]
 
 MOST_INDEX_BYTES = 64 << 20
 """Of a shard of a million members. They take some 20 times as much memory."""

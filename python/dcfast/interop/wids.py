@@ -18,8 +18,6 @@ from dcfast.storage.json_files import read_json
 from dcfast.storage.records import Count, Record, as_record, plain
 from dcfast.storage.remote import is_url
 
-__all__ = ["WidsIndex", "WidsShard", "read_wids", "write_wids"]
-
 _WIDS_KIND = "wids-shard-index-v1"
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["integer", "thread_count", "uint64_array", "unsigned_array"]
-
 MAX_THREADS = 4096
 
 

@@ -16,19 +16,6 @@ from typing import Any, TypeVar
 
 from dcfast.process.parser import ArgumentParser
 
-__all__ = [
-    "Option",
-    "add_options",
-    "check_options",
-    "given_options",
-    "made_of",
-    "one_of",
-    "option",
-    "option_names",
-    "option_parsers",
-    "option_table",
-]
-
 _KEY = "dcfast option"
 _LARGEST = str((1 << 63) - 1)  # of 64 bits; nobody knows it by its digits
 T = TypeVar("T")

@@ -10,8 +10,6 @@ from dcfast.errors import printable
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
-__all__ = ["ArgumentParser"]
-
 
 class ArgumentParser(argparse.ArgumentParser):
     """argparse's, which repeats words that it does not understand: here by ``printable``."""

@@ -21,18 +21,6 @@ from types import FrameType
 
 from dcfast.process.exit_codes import interrupted
 
-__all__ = [
-    "POSTPONED",
-    "SAVE_SECONDS",
-    "Stopped",
-    "handlers_kept",
-    "passed_on",
-    "postponed",
-    "spawning",
-    "start_worker",
-    "stoppable",
-]
-
 GRACE_SECONDS = 2.0
 """How long a stopped command may take to close its files and end its workers by itself."""
 SAVE_SECONDS = 25.0

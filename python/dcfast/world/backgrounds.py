@@ -14,8 +14,6 @@ from PIL import Image, ImageDraw
 
 from dcfast.world.streams import Stream
 
-__all__ = ["paint_background"]
-
 Colour = tuple[int, int, int]
 Painter = Callable[[Image.Image, ImageDraw.ImageDraw, Stream, int], None]
 

@@ -16,8 +16,6 @@ from dcfast.world.streams import Stream
 from dcfast.world.tasks import PAIRS, PORTRAIT_COLOURS, PORTRAIT_KINDS, PORTRAIT_TEXTURES, RIDDLES, TASKS, task_size
 from dcfast.world.vocabulary import BACKGROUNDS, COLOURS, KINDS, TEXTURES
 
-__all__ = ["EvalSample", "eval_bytes", "eval_image", "eval_key", "eval_sample", "riddles"]
-
 
 @dataclass(frozen=True)
 class EvalSample:

@@ -15,7 +15,6 @@ from dcfast.storage.atomic import atomic_path
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["MTIME", "Boxes", "mtime_of", "table_of", "write_parquet", "write_tar", "write_text"]
 
 Boxes = list[list[float]]
 MTIME = 1_700_000_000  # seconds; what indexes and fingerprints are made from must not change between renderings

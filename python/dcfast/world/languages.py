@@ -9,8 +9,6 @@ from dcfast.world.scene import Scene
 from dcfast.world.streams import Stream
 from dcfast.world.vocabulary import BACKGROUNDS, COLOURS, KINDS, TEXTURES
 
-__all__ = ["LANGUAGES", "foreign_caption"]
-
 
 @dataclass(frozen=True)
 class _Language:

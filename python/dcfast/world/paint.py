@@ -15,8 +15,6 @@ from dcfast.world.shapes import SHAPES, texture_mask
 from dcfast.world.streams import Stream
 from dcfast.world.vocabulary import COLOURS
 
-__all__ = ["encode_picture", "flat_picture", "paint_scene"]
-
 _DETAILS = {
     "brown": (112, 72, 42),
     "black": (30, 30, 34),

@@ -8,8 +8,6 @@ from dcfast.storage.records import Count, Record
 from dcfast.world.spec import WorldSpec
 from dcfast.world.tasks import TASKS
 
-__all__ = ["EvalSetPiece", "PoolPiece", "Rendered", "TeacherPiece", "TruthPiece", "plan_teacher", "plan_world"]
-
 TEACHER_SHARD_ROWS = 1_000
 
 

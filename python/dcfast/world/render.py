@@ -42,8 +42,6 @@ from dcfast.world.streams import Stream, hex_id
 from dcfast.world.tasks import TASKS, task_size, task_table
 from dcfast.world.truth import shard_numbers, truth_table
 
-__all__ = ["render_piece", "render_teacher", "render_world"]
-
 EVALSET_SHARD_ROWS = 200
 
 

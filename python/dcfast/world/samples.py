@@ -22,8 +22,6 @@ from dcfast.world.streams import Stream, hex_id
 from dcfast.world.tasks import TASKS, task_size
 from dcfast.world.vocabulary import COLOURS
 
-__all__ = ["damaged", "picture_bytes", "row_caption", "row_kinds", "row_picture", "row_uid"]
-
 _ODD = ("cmyk", "turned")
 _ASPECTS = (1.0, 1.0, 1.25, 4 / 3, 4 / 3, 1.5, 1.78)
 _LANGUAGES = tuple(LANGUAGES)

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from dcfast.world.streams import Stream
 from dcfast.world.vocabulary import BACKGROUNDS, COLOURS, COUNTS, KINDS, LIGHTS, RELATIONS, TEXTURES
 
-__all__ = ["Group", "Scene", "draw_scene"]
-
 _KINDS = tuple(KINDS)
 _COLOURS = tuple(COLOURS)
 _BACKGROUNDS = tuple(BACKGROUNDS)

@@ -13,8 +13,6 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-__all__ = ["SHAPES", "Polygon", "texture_mask"]
-
 Polygon = tuple[tuple[float, float], ...]
 
 

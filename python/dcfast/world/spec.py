@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import cast
 
-__all__ = ["BREAKAGES", "PICTURE_SOURCES", "SPEC_VERSION", "WorldSpec"]
-
 SPEC_VERSION = 1  # raised when the same spec would render other bytes
 
 _WHOLE_NUMBERS = {  # least, most

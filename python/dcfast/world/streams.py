@@ -11,8 +11,6 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-__all__ = ["Stream", "hex_id"]
-
 T = TypeVar("T")
 
 

@@ -9,8 +9,6 @@ from typing import TypedDict
 from dcfast.world.spec import WorldSpec
 from dcfast.world.vocabulary import BACKGROUNDS, COLOURS, KINDS, TEXTURES
 
-__all__ = ["PAIRS", "RIDDLES", "TASKS", "EvalTask", "task_size", "task_table"]
-
 _KINDS, _COLOURS = tuple(KINDS), tuple(COLOURS)
 _TEXTURES = tuple(name for name in TEXTURES if name != "plain")
 _NOUNS = tuple(forms[0][0] for forms in KINDS.values())
@@ -25,7 +23,41 @@ PORTRAIT_COLOURS = ("black", "white", "red", "yellow", "green", "blue", "brown")
 PORTRAIT_KINDS = ("house", "tree")
 PORTRAIT_TEXTURES = ("plain", "striped", "dotted", "checkered", "zigzag", "swirled")
 
+# {c} is the class
 _THING = ("a photo of a {c}", "a {c}", "a picture of a {c}", "there is a {c}")
+_ON_THINGS = tuple(f"a photo of a {{c}} {_NOUNS[i]}" for i in (0, 1, 3, 4, 10, 12, 13, 15))
+_TEXTURED = ("a photo of a {c} red circle", "a {c} blue house", "a {c} green square", "a picture of a {c} pink heart")
+_PLACES = tuple(phrases[0] for phrases in BACKGROUNDS.values())
+_IN_PLACES = ("a photo of a red star {c}", "a blue house {c}", "a picture of two fish {c}", "a green circle {c}")
+_NUMBERS = ("a single", "two", "three", "four", "five")
+_NUMBERED = ("{c} fish", "a photo of {c} red fish", "{c} blue fish in the water", "an image of {c} yellow fish")
+_IN_THE_WILD = ("a photo of a {c} at night", "a {c} in the forest", "a {c} in the snow")
+_SLIDE = ("a photo of a {c} pink circle", "a {c} purple ring", "a {c} pink heart on a plain background")
+
+
+@dataclass(frozen=True)
+class Groups:
+    """What the npy members of a set hold, and the column by which pictures are grouped."""
+
+    columns: tuple[str, ...] = ()
+    by: str = ""
+    names: tuple[str, ...] = ()
+
+
+_CAMERAS = Groups(
+    ("location", "sequence", "year", "month", "day", "hour", "minute", "second", "y"),
+    "location",
+    tuple(f"location {i}" for i in range(8)),
+)
+_SLIDES = Groups(("hospital", "slide", "y"), "slide", tuple(f"slide {i}" for i in range(6)))
+_REGIONS = Groups(("region", "year", "y"), "region", ("north", "south", "east", "west", "islands", "Other"))
+_INCOMES = Groups(
+    ("income_ds", "income_meta", "region"),
+    "income_ds",
+    ("lowest quarter", "second quarter", "third quarter", "highest quarter"),
+)
+_COASTS = Groups(("region", "country"), "region", ("coast", "mountains", "plains", "towns"))
+_RACES = Groups(("age", "gender", "race", "race_binary"), "race_binary", ("other colours", "white"))
 
 
 class TaskExtra(TypedDict, total=False):
@@ -50,9 +82,7 @@ class EvalTask:
     classes: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
     extension: str = "jpg"
-    metadata_fields: tuple[str, ...] = ()  # columns of the npy member
-    group_field: str = ""
-    group_names: tuple[str, ...] = ()
+    groups: Groups = Groups()
     extra: TaskExtra = field(default_factory=TaskExtra)
 
     @property
@@ -60,101 +90,20 @@ class EvalTask:
         return f"wds_{self.key.replace('/', '-')}_test"
 
 
-_REGIONS = ("north", "south", "east", "west", "islands", "Other")
 TASKS: dict[str, EvalTask] = {
     task.key: task
     for task in (
         EvalTask("world/shapes", 320, "classification", "acc1", _NOUNS, _THING),
-        EvalTask(
-            "world/colors",
-            240,
-            "classification",
-            "acc1",
-            _COLOURS,
-            tuple(f"a photo of a {{c}} {_NOUNS[i]}" for i in (0, 1, 3, 4, 10, 12, 13, 15)),
-        ),
-        EvalTask(
-            "world/textures",
-            240,
-            "classification",
-            "acc1",
-            _TEXTURES,
-            ("a photo of a {c} red circle", "a {c} blue house", "a {c} green square", "a picture of a {c} pink heart"),
-            extension="png",
-        ),
-        EvalTask(
-            "world/backgrounds",
-            242,
-            "classification",
-            "acc1",
-            tuple(phrases[0] for phrases in BACKGROUNDS.values()),
-            ("a photo of a red star {c}", "a blue house {c}", "a picture of two fish {c}", "a green circle {c}"),
-        ),
-        EvalTask(
-            "world/counts",
-            240,
-            "classification",
-            "acc1",
-            ("a single", "two", "three", "four", "five"),
-            ("{c} fish", "a photo of {c} red fish", "{c} blue fish in the water", "an image of {c} yellow fish"),
-        ),
+        EvalTask("world/colors", 240, "classification", "acc1", _COLOURS, _ON_THINGS),
+        EvalTask("world/textures", 240, "classification", "acc1", _TEXTURES, _TEXTURED, extension="png"),
+        EvalTask("world/backgrounds", 242, "classification", "acc1", _PLACES, _IN_PLACES),
+        EvalTask("world/counts", 240, "classification", "acc1", _NUMBERS, _NUMBERED),
         EvalTask("world/objects", 320, "classification", "mean_per_class_recall", PAIR_NAMES, _THING),
-        EvalTask(
-            "world/camera_traps",
-            300,
-            "wilds",
-            "F1-macro_all",
-            FISH_NAMES,
-            ("a photo of a {c} at night", "a {c} in the forest", "a {c} in the snow"),
-            metadata_fields=("location", "sequence", "year", "month", "day", "hour", "minute", "second", "y"),
-            group_field="location",
-            group_names=tuple(f"location {i}" for i in range(8)),
-        ),
-        EvalTask(
-            "world/slides",
-            200,
-            "wilds",
-            "acc1",
-            ("dotted", "striped"),
-            ("a photo of a {c} pink circle", "a {c} purple ring", "a {c} pink heart on a plain background"),
-            extension="webp",
-            metadata_fields=("hospital", "slide", "y"),
-            group_field="slide",
-            group_names=tuple(f"slide {i}" for i in range(6)),
-        ),
-        EvalTask(
-            "world/regions",
-            320,
-            "wilds",
-            "acc_worst_region",
-            HOUSE_NAMES,
-            _THING,
-            metadata_fields=("region", "year", "y"),
-            group_field="region",
-            group_names=_REGIONS,
-        ),
-        EvalTask(
-            "world/households",
-            320,
-            "fairness",
-            "acc_top5_wg",
-            PAIR_NAMES,
-            _THING,
-            metadata_fields=("income_ds", "income_meta", "region"),
-            group_field="income_ds",
-            group_names=("lowest quarter", "second quarter", "third quarter", "highest quarter"),
-        ),
-        EvalTask(
-            "world/places",
-            320,
-            "fairness",
-            "acc_wg",
-            PAIR_NAMES,
-            _THING,
-            metadata_fields=("region", "country"),
-            group_field="region",
-            group_names=("coast", "mountains", "plains", "towns"),
-        ),
+        EvalTask("world/camera_traps", 300, "wilds", "F1-macro_all", FISH_NAMES, _IN_THE_WILD, groups=_CAMERAS),
+        EvalTask("world/slides", 200, "wilds", "acc1", ("dotted", "striped"), _SLIDE, "webp", _SLIDES),
+        EvalTask("world/regions", 320, "wilds", "acc_worst_region", HOUSE_NAMES, _THING, groups=_REGIONS),
+        EvalTask("world/households", 320, "fairness", "acc_top5_wg", PAIR_NAMES, _THING, groups=_INCOMES),
+        EvalTask("world/places", 320, "fairness", "acc_wg", PAIR_NAMES, _THING, groups=_COASTS),
         EvalTask(
             "world/portraits",
             240,
@@ -174,9 +123,7 @@ TASKS: dict[str, EvalTask] = {
                 "age:a photo of a {c} tree",
                 "toxic:a photo of a {c}",
             ),
-            metadata_fields=("age", "gender", "race", "race_binary"),
-            group_field="race_binary",
-            group_names=("other colours", "white"),
+            groups=_RACES,
             extra={
                 "objectives": ("race", "gender", "age", "toxic"),
                 "stands_for": {"race": "colour", "gender": "kind", "age": "texture", "toxic": "wrong kinds"},
@@ -207,9 +154,9 @@ def task_table(spec: WorldSpec) -> str:
             "size": task_size(spec, task),
             "num_classes": len(task.classes),
             "image_extension": task.extension,
-            "metadata_fields": task.metadata_fields,
-            "group_field": task.group_field,
-            "group_names": task.group_names,
+            "metadata_fields": task.groups.columns,
+            "group_field": task.groups.by,
+            "group_names": task.groups.names,
             **task.extra,
         }
         for task in TASKS.values()

@@ -15,8 +15,6 @@ from dcfast.world.tasks import TASKS
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["shard_numbers", "truth_table"]
-
 
 def shard_numbers(spec: WorldSpec, shard: int) -> list[tuple[str, int]]:
     """(key, number) of everything attempted in a shard: its metadata rows, and unlisted samples between them."""
