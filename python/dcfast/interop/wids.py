@@ -86,13 +86,7 @@ class WidsIndex:
 
 
 def write_wids(
-    index: Index,
-    path: PathLike,
-    *,
-    name: str = "",
-    base: str = "",
-    md5: bool = False,
-    shards_dir: PathLike = "",
+    index: Index, path: PathLike, *, name: str = "", base: str = "", md5: bool = False, shards_dir: PathLike = ""
 ) -> None:
     """Writes the description that wids' ``ShardListDataset`` takes: url, samples and size of each shard.
 

@@ -85,12 +85,7 @@ def _regions(s: Stream, i: int) -> _Drawing:
     region = s.weighted(((0, 0.28), (1, 0.24), (2, 0.20), (3, 0.16), (4, 0.09), (5, 0.03)))
     backgrounds, lights = _FMOW_STYLE[region]
     scene = draw_scene(
-        s,
-        colour=_COLOURS[i % 12],
-        kind="house",
-        background=s.pick(backgrounds),
-        light=s.pick(lights),
-        other=False,
+        s, colour=_COLOURS[i % 12], kind="house", background=s.pick(backgrounds), light=s.pick(lights), other=False
     )
     return scene, i % 12, (region, s.integer(0, 15), i % 12)
 
