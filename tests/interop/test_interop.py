@@ -112,7 +112,7 @@ def test_idx_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
     twice = index_tars([tmp_path / "x" / "0.tar", tmp_path / "y" / "0.tar"])
     with pytest.raises(ValueError, match=r"two shards would be written as .*0\.idx"):
         write_wds2idx(twice, tmp_path / "idx")
-    with pytest.raises(ValueError, match=r"two shards of the index have the file name 0\.tar"):
+    with pytest.raises(ValueError, match=r"two shards of the index have the file name '0\.tar'"):
         shard_counts(twice)
 
 

@@ -40,12 +40,6 @@ class Members:
     def num_bytes(self) -> int:
         return int(self.size.sum())
 
-    def sample_bytes(self) -> npt.NDArray[np.int64]:
-        """(n,) payload bytes of each sample."""
-        total = np.concatenate([[0], np.cumsum(self.size.astype(np.int64))])
-        sums: npt.NDArray[np.int64] = total[self.begin[1:]] - total[self.begin[:-1]]
-        return sums
-
     def part(self, first: int, last: int) -> Members:
         """The samples first .. last - 1, as views."""
         a, b = int(self.begin[first]), int(self.begin[last])
@@ -55,7 +49,8 @@ class Members:
 
     def batches(self, limit: int) -> Iterator[Members]:
         """The samples in batches of at most ``limit`` payload bytes; a larger sample is a batch of its own."""
-        end = np.cumsum(self.sample_bytes())
+        total = np.concatenate([[0], np.cumsum(self.size.astype(np.int64))])
+        end = total[self.begin[1:]] - total[self.begin[0]]  # of each sample
         first = 0
         while first < len(self):
             before = int(end[first - 1]) if first else 0

@@ -136,11 +136,6 @@ class PoolReader:
         self.close()
 
     @property
-    def num_open(self) -> int:
-        """Shards that are open now."""
-        return int(self._reader.num_open)
-
-    @property
     def records(self) -> npt.NDArray[np.void]:
         """The pool index: sorted records of uid and row id, mapped or built."""
         if self._records is None:

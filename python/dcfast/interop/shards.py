@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 
+from dcfast.errors import PoolError
 from dcfast.index.build import TarIndex
 from dcfast.index.segments import Segment
 
@@ -44,3 +45,14 @@ def shards_of(index: Index) -> Iterator[tuple[Segment, int, str]]:
 
 def file_name(name: str) -> str:
     return PurePosixPath(name).name
+
+
+def counts_by_name(shards: Iterable[tuple[str, int]], two_shards: str) -> dict[str, int]:
+    """File name of each shard -> samples; PoolError where two have one."""
+    counts: dict[str, int] = {}
+    for shard, samples in shards:
+        name = file_name(shard)
+        if name in counts:
+            raise PoolError(f"{two_shards} have the file name {name!r}: counts are by file name")
+        counts[name] = samples
+    return counts

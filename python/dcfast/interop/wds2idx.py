@@ -111,16 +111,17 @@ def read_wds2idx(path: PathLike) -> pa.Table:
         at = sum(len(text) + 1 for text in lines[:line])
         return CorruptDataError(f"DALI index {where}, line {line + 1}: {what}", path=where, offset=at)
 
-    if len(head) != 2 or head[0] not in (b"v1.1", b"v1.2") or _number(head[1]) is None:
+    count = _number(head[1]) if len(head) == 2 and head[0] in (b"v1.1", b"v1.2") else None
+    if count is None:
         raise bad(f"expected 'v1.2 SAMPLES' or 'v1.1 SAMPLES'; got {_shown(lines[0])}", 0)
+    if lines[-1] != b"":
+        got = _shown(lines[-1][-40:])
+        raise bad(f"expected a line end behind the last line; got {got}; cut off? make it again", len(lines) - 1)
+    body = lines[1:-1]
+    if len(body) != count:
+        raise bad(f"expected {count} samples; got {len(body)}; cut off? make it again", 0)
     width = 4 if head[0] == b"v1.2" else 3
     members: list[tuple[int, str, int, int, str | None]] = []
-    if lines[-1] != b"":
-        what = f"expected a line end behind the last line; got {_shown(lines[-1][-40:])}; cut off? make it again"
-        raise bad(what, len(lines) - 1)
-    body = lines[1:-1]
-    if len(body) != _number(head[1]):
-        raise bad(f"expected {_number(head[1])} samples; got {len(body)}; cut off? make it again", 0)
     for sample, line in enumerate(body):
         fields = line.split()
         if not fields or len(fields) % width:
@@ -128,14 +129,12 @@ def read_wds2idx(path: PathLike) -> pa.Table:
         for at in range(0, len(fields), width):
             offset, size = (_number(field) for field in fields[at + 1 : at + 3])
             if offset is None or size is None or offset % _BLOCK or offset + size > LARGEST:
-                raise bad(
-                    f"expected an offset in blocks of 512 and a size; got {_shown(b' '.join(fields[at:]))}", sample + 1
-                )
+                got = _shown(b" ".join(fields[at:]))
+                raise bad(f"expected an offset in blocks of 512 and a size; got {got}", sample + 1)
             name = _text(fields[at + 3]) if width == 4 else None
             members.append((sample, _text(fields[at]), offset, size, name))
     kinds = {"sample": pa.int64(), "ext": pa.string(), "offset": pa.uint64(), "size": pa.uint64(), "name": pa.string()}
-    columns = zip(*members, strict=True) if members else ((),) * len(kinds)
-    return pa.table([pa.array(c, kind) for c, kind in zip(columns, kinds.values(), strict=True)], names=list(kinds))
+    return pa.Table.from_pylist([dict(zip(kinds, member, strict=True)) for member in members], schema=pa.schema(kinds))
 
 
 def _number(field: bytes) -> int | None:

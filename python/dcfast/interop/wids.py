@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 
 from dcfast.errors import CorruptDataError, PoolError
-from dcfast.interop.shards import MOST_JSON_BYTES, Index, PathLike, file_name, shards_of
+from dcfast.interop.shards import MOST_JSON_BYTES, Index, PathLike, counts_by_name, shards_of
 from dcfast.storage.atomic import write_json
 from dcfast.storage.inputs import open_input
 from dcfast.storage.json_files import read_json
@@ -76,13 +76,8 @@ class WidsIndex:
 
         Raises PoolError: two shards have one file name.
         """
-        counts: dict[str, int] = {}
-        for shard in self.shards:
-            name = file_name(shard.url)
-            if name in counts:
-                raise PoolError(f"wids description {self.path}: two shards have the file name {name!r}")
-            counts[name] = shard.nsamples
-        return counts
+        shards = ((shard.url, shard.nsamples) for shard in self.shards)
+        return counts_by_name(shards, f"wids description {self.path}: two shards")
 
 
 def write_wids(

@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, TypeVar
 
-from dcfast.process.parser import ArgumentParser
-
 _KEY = "dcfast option"
 _LARGEST = str((1 << 63) - 1)  # of 64 bits; nobody knows it by its digits
 T = TypeVar("T")
@@ -216,19 +214,3 @@ def one_of(name: str, value: object, known: Sequence[str]) -> None:
         nearest = difflib.get_close_matches(str(value), known, n=1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}{hint}")
-
-
-def option_table(parser: ArgumentParser) -> str:
-    """The options of a parser as a Markdown table: spellings, value, what it is."""
-    lines = ["| option | value | what it is |", "|---|---|---|"]
-    for action in parser._actions:
-        if action.help != argparse.SUPPRESS and not isinstance(action, argparse._HelpAction):
-            names = ", ".join(f"`{name}`" for name in action.option_strings)
-            several = {"+": " ...", "*": " ..."}.get(str(action.nargs), "")
-            value = f"{action.metavar}{several}" if action.nargs != 0 and action.metavar else ""
-            text = (action.help or "").replace("%%", "%").replace("|", "\\|")
-            spelt = (name.lstrip("-").replace("-", "_") for name in action.option_strings)
-            if action.option_strings and action.dest not in spelt and not action.option_strings[0].startswith("--no-"):
-                text += f"; in a file `{action.dest}`"
-            lines.append(f"| {names} | {value} | {text} |")
-    return "\n".join(lines)
