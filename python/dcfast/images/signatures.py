@@ -125,7 +125,7 @@ def image_signature(picture: bytes, *, full: bool = False, fallback: bool = True
     Raises:
         TypeError: ``picture`` is not bytes-like.
     """
-    many = _signatures_of([_as_bytes(picture)], 1, full, fallback)
+    many = signatures_of([_as_bytes(picture)], threads=1, full=full, fallback=fallback)
     status, kind, *rest = (array[0].item() for array in many)
     return Signature(STATUS[status], FORMATS[kind], *rest)
 
@@ -159,7 +159,7 @@ def perceptual_hash(
     if isinstance(pictures, bytes | bytearray | memoryview):
         one = image_signature(bytes(pictures), full=full)
         return PerceptualHash(one.phash, one.flat, one.status)
-    many = _signatures_of([_as_bytes(picture) for picture in pictures], threads, full, True)
+    many = signatures_of([_as_bytes(picture) for picture in pictures], threads=threads, full=full)
     return PerceptualHashes(many.phash, many.flat, many.status)
 
 
@@ -175,11 +175,14 @@ def phash_grey(grey: npt.NDArray[np.uint8]) -> tuple[int, bool]:
     return core_images.phash_grey(grey)
 
 
-def _signatures_of(pictures: list[bytes], threads: int, full: bool, fallback: bool) -> Signatures:
+def signatures_of(
+    pictures: Sequence[bytes], *, threads: int = 0, full: bool = False, fallback: bool = True
+) -> Signatures:
+    """Signatures of encoded pictures in memory. Arguments as of ``image_signatures``."""
     result = Signatures(*core_images.image_signatures_of(pictures, thread_count(threads), full))
     if fallback:
         for i in np.flatnonzero(result.status == _UNSUPPORTED):
-            _by_pillow(pictures[i], result, int(i))
+            _by_pillow(pictures[int(i)], result, int(i))
     return result
 
 

@@ -54,14 +54,10 @@ def _objects(s: Stream, i: int) -> _Drawing:
 def _camera_traps(s: Stream, i: int) -> _Drawing:
     label = i if i < 12 else s.weighted([(c, 1 / (1 + c / 3)) for c in range(12)])
     location = s.integer(0, 7)
+    background = ("night", "forest", "snow", "grass")[location % 4]
+    light, noise = s.pick(("lamp", "overcast")), 5.0 + location
     scene = draw_scene(
-        s,
-        colour=_COLOURS[label],
-        kind="fish",
-        other=False,
-        background=("night", "forest", "snow", "grass")[location % 4],
-        light=s.pick(("lamp", "overcast")),
-        noise=5.0 + location,
+        s, colour=_COLOURS[label], kind="fish", background=background, light=light, noise=noise, other=False
     )
     when = (2013 + location % 3, s.integer(1, 12), s.integer(1, 28), s.integer(0, 23), s.integer(0, 59))
     return scene, label, (location, i // 3, *when, s.integer(0, 59), label)
@@ -69,15 +65,9 @@ def _camera_traps(s: Stream, i: int) -> _Drawing:
 
 def _slides(s: Stream, i: int) -> _Drawing:
     label, slide = i % 2, s.integer(0, 5)
-    scene = draw_scene(
-        s,
-        texture=("dotted", "striped")[label],
-        colour=s.pick(("pink", "purple")),
-        background="studio",
-        light=("day", "overcast", "haze")[slide // 2],
-        count=s.integer(1, 2),
-        other=False,
-    )
+    texture, light = ("dotted", "striped")[label], ("day", "overcast", "haze")[slide // 2]
+    colour, count = s.pick(("pink", "purple")), s.integer(1, 2)
+    scene = draw_scene(s, texture=texture, colour=colour, background="studio", light=light, count=count, other=False)
     return scene, label, (slide // 2, slide, label)
 
 
@@ -109,14 +99,8 @@ def _places(s: Stream, i: int) -> _Drawing:
 
 def _portraits(s: Stream, i: int) -> _Drawing:
     race, gender, age = s.integer(0, 6), i % 2, s.integer(0, 5)
-    scene = draw_scene(
-        s,
-        colour=PORTRAIT_COLOURS[race],
-        kind=PORTRAIT_KINDS[gender],
-        texture=PORTRAIT_TEXTURES[age],
-        count=1,
-        other=False,
-    )
+    colour, kind, texture = PORTRAIT_COLOURS[race], PORTRAIT_KINDS[gender], PORTRAIT_TEXTURES[age]
+    scene = draw_scene(s, colour=colour, kind=kind, texture=texture, count=1, other=False)
     return scene, race, (age, gender, race, int(race == 1))
 
 
