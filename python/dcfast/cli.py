@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import sys
 from collections.abc import Callable, Sequence
 
 from dcfast.process.exit_codes import DONE, MEANINGS, USAGE
 from dcfast.process.terminal import say
-
-__all__ = ["main"]
 
 HELP = """usage: dcfast COMMAND [options]        dcfast COMMAND --help lists its options
 
@@ -26,38 +25,18 @@ HELP = """usage: dcfast COMMAND [options]        dcfast COMMAND --help lists its
 
 Exit status: {codes}.
 """
-Main = Callable[[Sequence[str]], int]
+PROGRAMS = {
+    "run": "dcfast.run.workflow",
+    "resharder": "dcfast.resharding.cli",
+    "study": "dcfast.study.command",
+    "refresh": "dcfast.index.refresh",
+    "doctor": "dcfast.doctor.command",
+}
+"""Name -> module of its main: only the command that is asked for is loaded."""
 
 
-def _programs() -> dict[str, Callable[[], Main]]:
-    """Name -> what imports its main: only the command that is asked for is loaded."""
-
-    def study() -> Main:
-        from dcfast.study.command import main
-
-        return main
-
-    def refresh() -> Main:
-        from dcfast.index.refresh import main
-
-        return main
-
-    def doctor() -> Main:
-        from dcfast.doctor.command import main
-
-        return main
-
-    def resharder() -> Main:
-        from dcfast.resharding.cli import main
-
-        return main
-
-    return {"run": _run, "resharder": resharder, "study": study, "refresh": refresh, "doctor": doctor}
-
-
-def _run() -> Main:
-    from dcfast.run.workflow import main
-
+def _main_of(module: str) -> Callable[..., int]:
+    main: Callable[..., int] = importlib.import_module(module).main
     return main
 
 
@@ -65,18 +44,10 @@ def _stage(name: str, words: Sequence[str]) -> int:
     """A stage of a run; or the program of that name, where an option says that it is meant."""
     from dcfast.rundir.stage_table import STAGE_TABLE
 
-    is_program = any(word.partition("=")[0] in STAGE_TABLE[name].program_options for word in words)
-    if is_program and name == "train":
-        from dcfast.train.__main__ import main as train
-
-        return train(list(words))
-    if is_program and name == "evaluate":
-        from dcfast.evaluate.__main__ import main as evaluate
-
-        return evaluate(words)
-    from dcfast.run.workflow import main as run
-
-    return run(words, name)
+    stage = STAGE_TABLE[name]
+    if any(word.partition("=")[0] in stage.program_options for word in words):
+        return _main_of(f"{stage.program}.__main__")(words)
+    return _main_of(PROGRAMS["run"])(words, name)
 
 
 def _help() -> str:
@@ -101,13 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         say(__version__)
         return DONE
-    programs = _programs()
-    if command in programs:
-        return programs[command]()(rest)
+    if command in PROGRAMS:
+        return _main_of(PROGRAMS[command])(rest)
     if command in STAGES:
         return _stage(command, rest)
-    near = difflib.get_close_matches(command, [*STAGES, *programs], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    nearest = difflib.get_close_matches(command, [*STAGES, *PROGRAMS], n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
     say(f"error: dcfast has no command {command!r}{hint}", error=True)
     return USAGE
 

@@ -49,7 +49,7 @@ def test_the_table_has_datacomps_forty_tasks() -> None:
 
 def test_the_worlds_table_is_read_by_the_same_reader(tmp_path: Path) -> None:
     spec = WorldSpec.small()
-    (tmp_path / "tasks.json").write_text(json.dumps(task_table(spec)))
+    (tmp_path / "tasks.json").write_text(task_table(spec))
     tasks = read_task_table(tmp_path / "tasks.json")
     assert len(tasks) == 14
     assert not any(task.benchmark for task in tasks)

@@ -86,7 +86,7 @@ def test_logged(how: str) -> None:
 
 
 def test_tables_and_pages() -> None:
-    rows = [{"section": "s", "name": "n", "status": "broken", "detail": NASTY, "fix": NASTY, "needed": False}]
+    rows = [doctor.Row("n", "broken", NASTY, NASTY, section="s")]
     out = io.StringIO()
     doctor.render(rows, out)
     assert not RAW.search(out.getvalue())

@@ -177,7 +177,7 @@ def test_a_file_that_is_one(tmp_path: Path) -> None:
 
 
 OWN = {
-    "dedup/records.py", "doctor/checks.py", "evaluate/evaluation.py", "images/signatures.py", "models/checkpoint.py",
+    "doctor/checks.py", "evaluate/evaluation.py", "images/signatures.py", "models/checkpoint.py",
     "models/clip.py", "process/command.py",
     "report/facts/inventory.py", "resharding/boxes.py", "resharding/edit.py", "resharding/files.py",
     "resharding/output.py", "run/manifest.py", "storage/atomic.py", "storage/inputs.py",

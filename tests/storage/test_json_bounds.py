@@ -100,10 +100,8 @@ def cell_result(path: Path) -> Any:
 PIECE = square.piece("a/b", "0")(value=1, output="o")
 
 REFUSES: dict[str, Reader] = {
-    "interop/json_files.py": at("a.json", read_sizes),
     "interop/sizes.py": at("sizes.json", read_sizes),
     "interop/wids.py": at("a.json", read_wids),
-    "storage/records.py": at("state/index.json", lambda path: summaries.read_summary(path, summaries.IndexSummary)),
     "rundir/claim.py": at("settings.json", claim.read_settings),
     "rundir/run_dir.py": at("out/state/settings.json", opened),
     "evaluate/evalset.py": at("riddles.json", lambda path: evalset._raw_riddles(path.parent)),

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MemberBatch", "Members", "PathLike"]
-
 PathLike = str | os.PathLike[str]
 
 
@@ -42,12 +40,6 @@ class Members:
     def num_bytes(self) -> int:
         return int(self.size.sum())
 
-    def sample_bytes(self) -> npt.NDArray[np.int64]:
-        """(n,) payload bytes of each sample."""
-        total = np.concatenate([[0], np.cumsum(self.size.astype(np.int64))])
-        sums: npt.NDArray[np.int64] = total[self.begin[1:]] - total[self.begin[:-1]]
-        return sums
-
     def part(self, first: int, last: int) -> Members:
         """The samples first .. last - 1, as views."""
         a, b = int(self.begin[first]), int(self.begin[last])
@@ -57,7 +49,8 @@ class Members:
 
     def batches(self, limit: int) -> Iterator[Members]:
         """The samples in batches of at most ``limit`` payload bytes; a larger sample is a batch of its own."""
-        end = np.cumsum(self.sample_bytes())
+        total = np.concatenate([[0], np.cumsum(self.size.astype(np.int64))])
+        end = total[self.begin[1:]] - total[self.begin[0]]  # of each sample
         first = 0
         while first < len(self):
             before = int(end[first - 1]) if first else 0
@@ -122,6 +115,7 @@ class MemberBatch:
             if self._ext[j] >= 0
         }
 
+    # Any: a memoryview, a dict of them or None, by how the batch was asked for
     def __getitem__(self, i: int) -> Any:
         if not -len(self) <= i < len(self):
             raise IndexError(f"sample {i} is out of range: the batch has {len(self)}")

@@ -14,14 +14,11 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import dcfast
 from dcfast.errors import CorruptDataError, MissingDependencyError
-
-__all__ = ["Row", "core", "describe", "filter_data", "libraries", "machine"]
 
 # distribution, what uses it, how to get it
 _LIBRARIES: tuple[tuple[str, str, str], ...] = (
@@ -43,8 +40,7 @@ _SYNSETS = 21_843  # ids in ImageNet-21k, and lines of timm's list
 _BASELINE = ("cx16", "lahf_lm", "popcnt", "pni", "ssse3", "sse4_1", "sse4_2")
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One line of the table; see ``dcfast.doctor.collect``."""
 
     name: str
@@ -52,9 +48,7 @@ class Row:
     detail: str
     fix: str = ""
     needed: bool = False
-
-    def as_dict(self, section: str) -> dict[str, Any]:
-        return {"section": section, **asdict(self)}
+    section: str = ""
 
 
 def describe(error: BaseException) -> str:
@@ -71,7 +65,7 @@ def version_of(distribution: str) -> str | None:
         return None
 
 
-def found(module: str) -> bool:
+def importable(module: str) -> bool:
     """Whether a module could be imported, without importing it (a package above it is)."""
     try:
         return importlib.util.find_spec(module) is not None
@@ -240,9 +234,6 @@ def _synsets() -> str:
 def libraries(deep: bool) -> Iterator[Row]:
     """Versions, from the packages' metadata."""
     for name, used_by, fix in _LIBRARIES:
-        version = version_of(name)
-        needed = name in ("numpy", "pyarrow")
-        if version is None:
-            yield Row(name, "missing", f"for {used_by}", fix, needed)
-        else:
-            yield Row(name, "ok", version, needed=needed)
+        version, needed = version_of(name), name in ("numpy", "pyarrow")
+        missing = Row(name, "missing", f"for {used_by}", fix, needed)
+        yield missing if version is None else Row(name, "ok", version, needed=needed)

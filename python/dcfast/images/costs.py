@@ -15,22 +15,6 @@ from typing import Literal
 
 from dcfast._core import images as core_images
 
-__all__ = [
-    "MAX_BLUR_SIDE",
-    "MAX_BYTES",
-    "MAX_JPEG2000_PIXELS",
-    "MAX_PARTS",
-    "MAX_PIXELS",
-    "MAX_READS",
-    "MAX_RESIZED",
-    "MAX_RUN_PIXELS",
-    "BadImage",
-    "CountedReads",
-    "max_scans",
-    "pixel_parts",
-    "too_many_scans",
-]
-
 MAX_BYTES = core_images.max_image_bytes
 MAX_PIXELS = core_images.max_image_pixels
 """What Pillow takes for an attack."""

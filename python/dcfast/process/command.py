@@ -17,8 +17,6 @@ from dcfast.process.exit_codes import FAILED, USAGE
 from dcfast.process.signals import stoppable
 from dcfast.process.terminal import say
 
-__all__ = ["report", "run_command", "status_of"]
-
 TRACEBACK_VARIABLE = "DCFAST_TRACEBACK"
 _REMOTE_FILE = re.compile(r'^  File "([^"]+)", line \d+', re.MULTILINE)
 _PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")

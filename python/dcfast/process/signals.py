@@ -18,21 +18,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
 
 from dcfast.process.exit_codes import interrupted
-
-__all__ = [
-    "POSTPONED",
-    "SAVE_SECONDS",
-    "Stopped",
-    "handlers_kept",
-    "passed_on",
-    "postponed",
-    "spawning",
-    "start_worker",
-    "stoppable",
-]
 
 GRACE_SECONDS = 2.0
 """How long a stopped command may take to close its files and end its workers by itself."""
@@ -41,7 +28,8 @@ SAVE_SECONDS = 25.0
 POSTPONED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 """What a training waits with until a checkpoint is saved; the first that came to any rank in this order."""
 _SIGNALS = (signal.SIGINT, *POSTPONED)
-_before_command: dict[int, Any] = {}
+Handler = Callable[[int, FrameType | None], object] | int | None
+_before_command: dict[int, Handler] = {}
 """The handlers that were there before a command that runs now; empty where none runs."""
 _grace: dict[int, float] = dict.fromkeys(_SIGNALS, GRACE_SECONDS)
 _hearers: list[Callable[[int], None]] = []
@@ -96,7 +84,7 @@ def _watched(line: str, signals: list[int]) -> Iterator[None]:
     os.set_blocking(told, False)
     # one that is ignored stays so (nohup, a job in the background of a script), and one that is not Python's is left
     ours = [number for number in _SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
-    before: dict[int, Any] = {number: signal.signal(number, stop) for number in ours}
+    before: dict[int, Handler] = {number: signal.signal(number, stop) for number in ours}
     # a forked process takes the handlers from here: that of a command's start would end it instead of raising
     usual = signal.default_int_handler
     _before_command.update({n: usual if handler is interrupted else handler for n, handler in before.items()})
@@ -123,7 +111,7 @@ def _watched(line: str, signals: list[int]) -> Iterator[None]:
         os.close(received)
 
 
-def _unraisable(problem: Any) -> None:
+def _unraisable(problem: sys.UnraisableHookArgs) -> None:
     # a signal within a destructor is lost there; the watcher ends the process all the same
     if not isinstance(problem.exc_value, Stopped):
         sys.__unraisablehook__(problem)
@@ -167,7 +155,7 @@ def postponed(seconds: float = SAVE_SECONDS) -> Iterator[Callable[[], int | None
     Signals that are ignored, or that somebody else handles, are left alone; so are all outside of the main thread.
     """
     came: list[int] = []
-    before: dict[int, Any] = {}
+    before: dict[int, Handler] = {}
 
     def note(number: int, frame: FrameType | None) -> None:
         came.append(number)

@@ -15,8 +15,6 @@ import sys
 
 from dcfast.process.exit_codes import interrupted
 
-__all__ = ["begin"]
-
 
 def begin() -> None:
     """Called as the package begins to be imported. Does nothing in a process that is no command of dcfast."""

@@ -54,7 +54,7 @@ class Summary(Record):
 
 class WorldSummary(Summary):
     stage: ClassVar[str] = "world"
-    spec: dict[str, int | float | str | bool | None]
+    spec: dict[str, float]
     rows: Count
     samples: Count
     evalsets: Count

@@ -30,6 +30,8 @@ from dcfast.storage.records import plain, replaced
 from dcfast.train import TrainSettings, TrainSource, train
 from dcfast.uids.sets import load_subset, open_records, uid_lookup
 from dcfast.world import plan_teacher
+from dcfast.world.plan import TeacherPiece
+from dcfast.world.spec import WorldSpec
 
 __all__ = ["RECIPE", "TEACHER_FILE", "check_teacher", "steps", "teacher_model", "teacher_shards"]
 
@@ -48,9 +50,7 @@ def teacher_model() -> str:
 
 def teacher_shards(run: Run) -> list[str]:
     """The shards of the world's clean pairs, relative to the run directory."""
-    return [
-        f"world/teacher/shards/{args['shard']:08d}.tar" for _, _, args in plan_teacher(run.world_spec, run.world_dir)
-    ]
+    return [f"world/{path}" for p in plan_teacher(run.world_spec) for path in p.outputs]
 
 
 def _batch() -> int:
@@ -99,11 +99,11 @@ def _check_in_pool(root: Path, path: str) -> None:
 
 
 @piece()
-def render(out: Path, spec: Mapping[str, int | float], shard: int) -> Nothing:
+def render(out: Path, spec: WorldSpec, shard: int) -> Nothing:
     """Piece: one shard of clean pairs of the built-in world."""
-    from dcfast.world.render import render_teacher_shard
+    from dcfast.world.render import render_piece
 
-    render_teacher_shard({"spec": spec, "shard": shard, "directory": str(out / "world")})
+    render_piece(TeacherPiece(spec, shard), out / "world")
     return Nothing()
 
 
@@ -182,11 +182,10 @@ def steps(run: Run, do: Do) -> TeacherSummary:
     settings = run.settings
     if run.is_world:
         inputs = teacher_shards(run)
-        planned = plan_teacher(run.world_spec, run.world_dir)
         do(
             [
-                render.piece("teacher/render", name, outputs=[shard])(spec=args["spec"], shard=args["shard"])
-                for (name, _, args), shard in zip(planned, inputs, strict=True)
+                render.piece("teacher/render", p.name, outputs=[shard])(spec=p.spec, shard=p.shard)
+                for p, shard in zip(plan_teacher(run.world_spec), inputs, strict=True)
             ]
         )
         subset, shard_dir = None, None

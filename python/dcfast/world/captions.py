@@ -6,8 +6,6 @@ from dcfast.world.scene import Group, Scene
 from dcfast.world.streams import Stream
 from dcfast.world.vocabulary import BACKGROUNDS, KINDS, NUMBER_WORDS, RELATIONS, TEXTURES, article
 
-__all__ = ["boilerplate", "english_caption", "flat_caption"]
-
 _PREFIXES = (
     ("", 0.34),
     ("a photo of ", 0.16),

@@ -13,8 +13,6 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-__all__ = ["SHAPES", "Polygon", "texture_mask"]
-
 Polygon = tuple[tuple[float, float], ...]
 
 
@@ -63,10 +61,7 @@ SHAPES: dict[str, tuple[tuple[str, Polygon], ...]] = {
     "ring": (("body", _arc(0, 0, 0.95, 0.95, 0, 1, 30)), ("hole", _arc(0, 0, 0.5, 0.5, 0, 1))),
     "diamond": (("body", ((0, -1), (0.66, 0), (0, 1), (-0.66, 0))),),
     "arrow": (
-        (
-            "body",
-            ((-0.95, -0.26), (0.1, -0.26), (0.1, -0.72), (0.97, 0), (0.1, 0.72), (0.1, 0.26), (-0.95, 0.26)),
-        ),
+        ("body", ((-0.95, -0.26), (0.1, -0.26), (0.1, -0.72), (0.97, 0), (0.1, 0.72), (0.1, 0.26), (-0.95, 0.26))),
     ),
     "house": (
         ("body", _box(-0.66, -0.14, 0.66, 0.84)),

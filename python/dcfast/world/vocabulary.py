@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["BACKGROUNDS", "COLOURS", "COUNTS", "KINDS", "LIGHTS", "NUMBER_WORDS", "RELATIONS", "TEXTURES", "article"]
-
 # kind -> (singular, plural) forms, the first the commonest
 KINDS: dict[str, tuple[tuple[str, str], ...]] = {
     "circle": (("circle", "circles"), ("disc", "discs")),
