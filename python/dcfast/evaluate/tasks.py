@@ -6,15 +6,14 @@ one scorer serve both.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from dcfast.errors import EvalsetError, PoolError
 from dcfast.evaluate.folders import evalset_folders, evalset_tars
 from dcfast.evaluate.hub import CACHE, find_hub_set, hub_files
-from dcfast.storage.json_files import read_json
+from dcfast.storage.records import Count, Record, read_record, replaced
 
 __all__ = ["KINDS", "EvalTask", "compared_sets", "datacomp_tasks", "find_tasks", "read_task_table"]
 
@@ -29,9 +28,8 @@ DEFAULT_METRICS = {
 """The main metric of a set that no table knows, by the kind its members show."""
 
 
-@dataclass(frozen=True)
-class EvalTask:
-    """How one evaluation set is scored.
+class EvalTask(Record):
+    """How one evaluation set is scored: an entry of a ``tasks.json``.
 
     Attributes:
         key, name: of the results' ``key`` and ``dataset``.
@@ -51,12 +49,12 @@ class EvalTask:
     """
 
     key: str
-    name: str
-    directory: str
+    name: str = ""
+    directory: str = ""
     kind: str = ""
     main_metric: str = ""
-    size: int = 0
-    num_classes: int = 0
+    size: Count = 0
+    num_classes: Count = 0
     random_score: float | None = None
     benchmark: bool = False
     metadata_fields: tuple[str, ...] = ()
@@ -68,62 +66,29 @@ class EvalTask:
     hub: str = ""
 
 
-_TEXTS = ("key", "name", "directory", "kind", "main_metric", "group_field", "hub")
-_LISTS = ("metadata_fields", "group_names", "objectives")
-_RANGES = ("toxic_nonhuman", "toxic_crime")
-
-
-def _task(entry: Any, where: str, benchmark: bool) -> EvalTask:
-    if not isinstance(entry, dict) or not isinstance(entry.get("key"), str) or not entry["key"]:
-        raise EvalsetError(f"{where}: expected an object with a 'key'; got {str(entry)[:80]}")
-    where = f"{where}, task {entry['key']!r}"
-    values: dict[str, Any] = {"name": entry["key"], "benchmark": benchmark}
-    for field in _TEXTS:
-        if field in entry:
-            if not isinstance(entry[field], str):
-                raise EvalsetError(f"{where}: {field} must be a string; got {entry[field]!r}")
-            values[field] = entry[field]
-    for field in _LISTS:
-        given = entry.get(field, [])
-        if not isinstance(given, list) or not all(isinstance(item, str) for item in given):
-            raise EvalsetError(f"{where}: {field} must be a list of strings; got {given!r}")
-        values[field] = tuple(given)
-    for field in _RANGES:
-        given = entry.get(field, [0, 0])
-        if not isinstance(given, list) or len(given) != 2 or not all(type(item) is int for item in given):
-            raise EvalsetError(f"{where}: {field} must be [first, last + 1]; got {given!r}")
-        values[field] = (given[0], given[1])
-    for field in ("size", "num_classes"):
-        if type(entry.get(field, 0)) is not int or entry.get(field, 0) < 0:
-            raise EvalsetError(f"{where}: {field} must be a whole number; got {entry[field]!r}")
-        values[field] = entry.get(field, 0)
-    guess = entry.get("random_score")
-    values["random_score"] = float(guess) if isinstance(guess, (int, float)) else None
-    if values.get("kind") not in KINDS:
-        raise EvalsetError(f"{where}: kind must be one of {', '.join(KINDS)}; got {entry.get('kind')!r}")
-    if not values.get("directory"):
-        raise EvalsetError(f"{where}: it names no directory")
-    if values.get("group_field") and values["group_field"] not in values["metadata_fields"]:
-        raise EvalsetError(f"{where}: group_field {values['group_field']!r} is not among its metadata_fields")
-    return EvalTask(**values)
+def _check(task: EvalTask, where: str) -> None:
+    if task.kind not in KINDS:
+        raise EvalsetError(f"{where}: kind must be one of {', '.join(KINDS)}; got {task.kind!r}")
+    for field in ("key", "directory"):
+        if not getattr(task, field):
+            raise EvalsetError(f"{where}: it names no {field}")
+    if task.group_field and task.group_field not in task.metadata_fields:
+        raise EvalsetError(f"{where}: group_field {task.group_field!r} is not among its metadata_fields")
 
 
 def read_task_table(path: Path, *, benchmark: bool = False) -> tuple[EvalTask, ...]:
-    """The tasks of a ``tasks.json``; EvalsetError names the file, the task and the field that is wrong."""
+    """The tasks of a ``tasks.json``; EvalsetError names the file, the entry or its key, and what is wrong."""
     try:
-        entries = read_json(path)
+        entries = read_record(path, list[EvalTask])
     except ValueError as error:
         raise EvalsetError(str(error)) from None
-    if not isinstance(entries, list):
-        raise EvalsetError(f"{path}: expected a list of tasks; got {type(entries).__name__}")
-    tasks = tuple(_task(entry, str(path), benchmark) for entry in entries)
+    tasks = tuple(replaced(task, name=task.name or task.key, benchmark=benchmark) for task in entries)
+    for task in tasks:
+        _check(task, f"{path}, task {task.key!r}")
     for field in ("key", "directory"):
-        seen: set[str] = set()
-        for task in tasks:
-            value = str(getattr(task, field))
-            if value in seen:
-                raise EvalsetError(f"{path}: two tasks have the {field} {value!r}")
-            seen.add(value)
+        repeated = [value for value, count in Counter(getattr(task, field) for task in tasks).items() if count > 1]
+        if repeated:
+            raise EvalsetError(f"{path}: two tasks have the {field} {repeated[0]!r}")
     return tasks
 
 

@@ -38,29 +38,23 @@ def evaluate_checkpoint(out: str, args: dict[str, Any]) -> dict[str, Any]:
             "run train again (--from train)"
         )
     summary = evaluate_model(clip, args["evalset_dir"], out, strict=args["strict"], amp=amp)
-    scored = [line for line in summary["tasks"] if line["key"] not in summary["failed"]]
-    found = {
-        name: summary[name]
-        for name in (
-            "checkpoint",
-            "model",
-            "results",
-            "averages",
-            "own_average",
-            "missing",
-            "failed",
-            "partial",
-            "unlisted",
-        )
-    }
+    scored = [result for result in summary.tasks if result.error is None]
     return {
-        **found,
         "available": True,
-        "scores": {line["key"]: line["metrics"]["main_metric"] for line in scored},
-        "chance": {line["key"]: line["chance"] for line in scored},
-        "pictures": sum(line["pictures"] for line in scored),
-        "unreadable": sum(line["unreadable"] for line in scored),
-        "notes": summary["notes"],
+        "checkpoint": summary.checkpoint,
+        "model": summary.model,
+        "results": summary.results,
+        "averages": summary.averages,
+        "own_average": summary.own_average,
+        "missing": summary.missing,
+        "failed": summary.failed,
+        "partial": summary.partial,
+        "unlisted": summary.unlisted,
+        "scores": {result.key: result.score for result in scored},
+        "chance": {result.key: result.chance for result in scored},
+        "pictures": sum(result.pictures or 0 for result in scored),
+        "unreadable": sum(result.unreadable or 0 for result in scored),
+        "notes": summary.notes,
     }
 
 
