@@ -20,7 +20,7 @@ from dcfast.storage.atomic import write_bytes, write_json
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, make_directory, not_left_empty
 from dcfast.storage.published import without_places
-from dcfast.storage.records import plain, replaced
+from dcfast.storage.records import plain, replaced, widened
 
 if TYPE_CHECKING:
     from dcfast.models.clip import ClipModel
@@ -154,20 +154,15 @@ def _evaluate(
     ordered = [results[task.key] for task, _ in tasks]
     write_results(path, ordered)
     write_bytes(root / RESULTS, path.read_bytes())
-    averages = aggregate(ordered, own_tasks(home))
-    summary = EvaluationSummary(
+    summary = widened(
+        aggregate(ordered, own_tasks(home)),
+        EvaluationSummary,
         checkpoint=clip.content_hash,
         model=_published(clip.name),
         source=_published(clip.source),
         results=str(path.relative_to(root)),
         tasks=ordered,
         notes=[f"evaluation set {result.key}: {note}" for result in ordered for note in result.notes],
-        averages=averages.averages,
-        own_average=averages.own_average,
-        missing=averages.missing,
-        failed=averages.failed,
-        partial=averages.partial,
-        unlisted=averages.unlisted,
     )
     write_json(root / "evaluate" / SUMMARY, plain(summary))
     return replaced(summary, scored=scored)

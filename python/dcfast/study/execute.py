@@ -11,25 +11,18 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dcfast.errors import last_line
 from dcfast.storage.atomic import unfollowed, write_json
+from dcfast.storage.records import plain
 from dcfast.study.cell import read_result
 from dcfast.study.grid import Cell
+from dcfast.study.records import CellResult, Failure
 
-__all__ = ["Failure", "execute"]
+__all__ = ["execute"]
 
 LOG_TAIL = 2_000
 """Characters of a failed cell's output that are looked at for its last line."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A cell that did not end well: what it said last."""
-
-    cell: Cell
-    message: str
 
 
 @dataclass
@@ -50,7 +43,7 @@ def _start(cell: Cell, threads: int, overwrite: bool) -> _Process:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "state").mkdir(exist_ok=True)
     task, log = folder / "state" / "cell.json", folder / "state" / "cell.log"
-    write_json(task, cell.to_json())
+    write_json(task, plain(cell))
     environment = {**os.environ}
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         environment[name] = str(threads)
@@ -80,7 +73,7 @@ def execute(
     jobs: int,
     cores: int,
     overwrite: bool,
-    finished: Callable[[Cell, dict[str, Any], float], None],
+    finished: Callable[[Cell, CellResult, float], None],
     say: Callable[[str], None],
 ) -> list[Failure]:
     """Runs what is not done, base runs before the cells that branch from them, at most ``jobs`` at once.
@@ -98,10 +91,10 @@ def execute(
     waiting: list[Cell] = []
     for cell in cells:
         known = read_result(cell)
-        if known is None:
-            waiting.append(cell)
-        else:
+        if isinstance(known, CellResult):
             finished(cell, known, 0.0)
+        else:
+            waiting.append(cell)
     ready: set[str] = set()
     broken: dict[str, str] = {}
     failures: list[Failure] = []
@@ -115,15 +108,15 @@ def execute(
             for one in [r for r in running if r.process.poll() is not None]:
                 running.remove(one)
                 result = read_result(one.cell) if one.process.returncode == 0 else None
-                if result is None:
-                    failures.append(Failure(one.cell, _last_words(one)))
+                if isinstance(result, CellResult):
+                    finished(one.cell, result, time.monotonic() - one.started)
+                elif result is not None:
+                    ready.add(one.cell.directory)
+                else:
+                    failures.append(Failure(one.cell.name, _last_words(one)))
                     say(f"{one.cell.name}: failed: {failures[-1].message}")
                     if one.cell.label is None:
                         broken[one.cell.directory] = failures[-1].message
-                elif one.cell.label is None:
-                    ready.add(one.cell.directory)
-                else:
-                    finished(one.cell, result, time.monotonic() - one.started)
     finally:
         for one in running:
             one.process.kill()
@@ -145,7 +138,7 @@ def _next(
         base = base_of(cell)
         if base.directory in broken:
             waiting.remove(cell)
-            failures.append(Failure(cell, f"its base run failed: {broken[base.directory]}"))
+            failures.append(Failure(cell.name, f"its base run failed: {broken[base.directory]}"))
         elif base.directory in ready:
             waiting.remove(cell)
             return cell

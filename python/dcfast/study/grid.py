@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from dcfast.filters import compile_filter
 from dcfast.filters.files import move_files
@@ -38,7 +37,10 @@ _SCALE = re.compile(r"([a-z]+)(?:/(\d+))?")
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a study: a filter, a seed, a scale; ``label`` is None for the base run that others branch from."""
+    """One run of a study: a filter, a seed, a scale; ``label`` is None for the base run that others branch from.
+
+    It passes as JSON to the process that runs it.
+    """
 
     scale: str
     seed: int
@@ -50,14 +52,6 @@ class Cell:
     @property
     def name(self) -> str:
         return f"{self.scale}, seed {self.seed}, {self.label or 'base run'}"
-
-    def to_json(self) -> dict[str, Any]:
-        """All of it in JSON types."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Cell:
-        return cls(**{**value, "settings": Settings(**value["settings"])})
 
 
 @dataclass(frozen=True)
