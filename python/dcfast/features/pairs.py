@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from dcfast.models.captions import MAX_CAPTION_BYTES, read_caption
 from dcfast.process.read_ahead import read_ahead
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
     from dcfast.index.segments import Segment
@@ -95,7 +96,7 @@ class SegmentPairs:
         batch = self._reader.read_located(members, single=True, threads=1)
         return [batch[i] for i in range(len(samples))]
 
-    def _images(self, samples: npt.NDArray[np.int64], status: npt.NDArray[np.uint8]) -> Iterator[tuple[int, Any]]:
+    def _images(self, samples: npt.NDArray[np.int64], status: npt.NDArray[np.uint8]) -> Iterator[tuple[int, Image]]:
         """(place, decoded image) where there is one; the others' status is set."""
         status[~self._has[samples]] = NO_PICTURE
         status[self._has[samples] & (self._size[samples] > costs.MAX_BYTES)] = TOO_LARGE

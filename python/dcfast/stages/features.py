@@ -110,7 +110,7 @@ def embed(out: str, args: dict[str, Any]) -> dict[str, Any]:
     about = {
         key: {"name": model.name, "content_hash": model.content_hash, "dim": model.embed_dim} for key, model in models
     }
-    return {**stats, "models": about}
+    return {"samples": stats.samples, "status": stats.status, "models": about}
 
 
 def declare_ready(out: str, args: dict[str, Any]) -> dict[str, Any]:
@@ -130,8 +130,8 @@ def write_group(out: str, args: dict[str, Any]) -> dict[str, Any]:
     for path in args["files"]:
         target = root / FEATURE_METADATA / Path(path).name
         stats = write_features(root / path, target, columns, records, models, args.get("uid_from", "json"))
-        rows, found = rows + stats["rows"], found + stats["found"]
-        for name, count in stats["scored"].items():
+        rows, found = rows + stats.rows, found + stats.found
+        for name, count in stats.scored.items():
             scored[name] = scored.get(name, 0) + count
     return {"rows": rows, "found": found, "scored": scored}
 

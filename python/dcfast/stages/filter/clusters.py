@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from dcfast.engine.piece import Piece
 from dcfast.errors import CorruptDataError, FilterError, PoolError
-from dcfast.features.embed import encode
+from dcfast.features.embed import encode_images
 from dcfast.features.files import ARRAY, sibling_npz
 from dcfast.features.pairs import NO_CAPTION, OK, SegmentPairs
 from dcfast.features.spec import FeatureModel
@@ -115,7 +115,7 @@ def embed_target(out: str, args: dict[str, Any]) -> dict[str, Any]:
         model = load_feature_model(root, args["model"], device)
         pairs = SegmentPairs(Segment.open(index), str(root / Path(args["shards"][0]).parent), [model])
         for chunk in pairs.chunks(threads=1, ahead=4):
-            image, _ = encode(model, chunk.images[0], None, device)
+            image = encode_images(model, chunk.images[0], device)
             usable = torch.from_numpy((chunk.status == OK) | (chunk.status == NO_CAPTION))
             found.append(image.cpu()[usable].to(torch.float16).numpy())
     target = np.concatenate(found)
