@@ -106,6 +106,10 @@ def _shards(folder: Path) -> list[str]:
     return [os.path.abspath(folder / "test" / name) for name in listing.names]
 
 
+def _data_files(folder: Path) -> list[str]:
+    return hub_set_files(folder) if hub_files(folder) else _shards(folder)
+
+
 def _stated_kind(task: EvalTask, folder: Path) -> str:
     """The kind by the table or the directory's own files; empty where only the members can tell."""
     if task.kind:
@@ -137,9 +141,7 @@ def check_evalset(task: EvalTask, folder: Path) -> None:
 
 def evalset_files(folder: Path) -> list[str]:
     """Every file of a set that its scores depend on, tars first."""
-    if hub_files(folder):
-        return hub_set_files(folder)
-    return [*_shards(folder), *(str(folder / name) for name in SMALL_FILES if (folder / name).is_file())]
+    return [*_data_files(folder), *(str(folder / name) for name in SMALL_FILES if (folder / name).is_file())]
 
 
 def set_fingerprint(task: EvalTask, folder: Path) -> str:
@@ -149,23 +151,22 @@ def set_fingerprint(task: EvalTask, folder: Path) -> str:
         path = folder / name
         digest.update(name.encode() + b"\0")
         if path.is_file():
-            with open_input(path) as file:
-                while block := file.read(1 << 20):
+            with open_input(path) as small:
+                while block := small.read(1 << 20):
                     digest.update(block)
         else:
             digest.update(b"absent")
         digest.update(b"\0")
-    for tar in hub_set_files(folder) if hub_files(folder) else _shards(folder):
-        status = os.stat(tar)
-        digest.update(f"{os.path.basename(tar)}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+    for file in _data_files(folder):
+        status = os.stat(file)
+        digest.update(f"{os.path.basename(file)}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
     return digest.hexdigest()
 
 
 def _damage(index: TarIndex, folder: Path, tars: list[str]) -> list[str]:
+    names = [os.path.basename(tar) for tar in tars]
     notes = [
-        f"{os.path.basename(tars[loss.shard])} is damaged at byte {loss.offset}: {loss.message}"
-        if loss.archive
-        else f"{os.path.basename(tars[loss.shard])}, byte {loss.offset}: {loss.message}"
+        f"{names[loss.shard]}{' is damaged at' if loss.archive else ','} byte {loss.offset}: {loss.message}"
         for loss in index.segment.losses
     ]
     try:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, get_type_hints
 
@@ -287,17 +288,12 @@ class ParquetPictures:
             yield batches
 
     def _batches(self, numbers: Ints, size: int) -> Generator[Batch, None, None]:
-        batches = iter(batches_of(len(numbers), size))
-        waiting: list[Callable[[], bytes]] = []
-        for part in self._chosen(numbers):
-            waiting += part
-            while len(waiting) >= size:
-                yield next(batches), waiting[:size]
-                del waiting[:size]
-        if waiting:
-            yield next(batches), waiting
+        pictures = self._chosen(numbers)
+        for places in batches_of(len(numbers), size):
+            yield places, list(islice(pictures, len(places)))
+        next(pictures, None)  # what follows the last one is read, too, and counted
 
-    def _chosen(self, numbers: Ints) -> Generator[list[Callable[[], bytes]], None, None]:
+    def _chosen(self, numbers: Ints) -> Generator[Callable[[], bytes], None, None]:
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -310,7 +306,7 @@ class ParquetPictures:
                     raise CorruptDataError(f"{file}: a row has not as many {self.column} as candidates", path=str(file))
                 first, end = np.searchsorted(numbers, [seen, seen + len(pictures)])
                 chosen = pc.struct_field(pictures.take(pa.array(numbers[first:end] - seen)), "bytes")
-                yield [partial(_given, one) for one in chosen.to_pylist()]
+                yield from [partial(_given, data) for data in chosen.to_pylist()]
                 seen += len(pictures)
                 rows += len(batch)
         if seen != self.total:

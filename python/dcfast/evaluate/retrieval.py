@@ -13,7 +13,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["BLOCK_ELEMENTS", "recalls", "retrieval_ranks"]
+__all__ = ["BLOCK_ELEMENTS", "rank_of", "recalls", "retrieval_ranks"]
 
 BLOCK_ELEMENTS = 1 << 22
 """Similarities held at a time: with their comparisons about 40 MB, whatever N and M are."""
@@ -21,12 +21,12 @@ BLOCK_ELEMENTS = 1 << 22
 Ints = npt.NDArray[np.int64]
 
 
-def _rank(scores: Tensor, at: Tensor) -> Tensor:
-    """How many columns come before column ``at`` of each row: higher scores, and equal ones to the left."""
+def rank_of(scores: Tensor, columns: Tensor) -> Tensor:
+    """How many come before one column of each row: higher scores, and equal ones to the left."""
     import torch
 
-    value = scores.gather(1, at[:, None])
-    left = torch.arange(scores.shape[1], device=scores.device)[None, :] < at[:, None]
+    value = scores.gather(1, columns[:, None])
+    left = torch.arange(scores.shape[1])[None, :] < columns[:, None]
     return (scores > value).sum(1) + ((scores == value) & left).sum(1)
 
 
@@ -62,19 +62,17 @@ def retrieval_ranks(
     step = max(1, block_elements // images)
     for begin in range(0, texts, step):
         part = slice(begin, begin + step)
-        image_rank[part] = _rank(text_MD[part] @ image_ND.T, own[part])
-    begins = np.concatenate([[0], np.cumsum(counts)])
+        image_rank[part] = rank_of(text_MD[part] @ image_ND.T, own[part])
+    captions = np.concatenate([[0], np.cumsum(counts)]).tolist()  # of picture i: captions[i] .. captions[i + 1]
     text_rank = torch.empty(images, dtype=torch.int64)
     step = max(1, block_elements // texts)
     for begin in range(0, images, step):
         scores = image_ND[begin : begin + step] @ text_MD.T
-        best = torch.tensor(
-            [
-                int(begins[begin + row]) + int(scores[row, begins[begin + row] : begins[begin + row + 1]].argmax())
-                for row in range(len(scores))
-            ]
-        )
-        text_rank[begin : begin + step] = _rank(scores, best)
+        best = [
+            first + int(row[first:end].argmax())
+            for row, first, end in zip(scores, captions[begin:], captions[begin + 1 :], strict=False)
+        ]
+        text_rank[begin : begin + step] = rank_of(scores, torch.tensor(best))
     return image_rank.numpy(), text_rank.numpy()
 
 

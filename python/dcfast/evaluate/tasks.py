@@ -20,11 +20,7 @@ __all__ = ["KINDS", "EvalTask", "compared_sets", "datacomp_tasks", "find_tasks",
 KINDS = ("classification", "retrieval", "association", "wilds", "fairness", "fairness_multilabel")
 TABLE = Path(__file__).parent / "datacomp_tasks.json"
 OWN_TABLE = "tasks.json"
-DEFAULT_METRICS = {
-    "classification": "acc1",
-    "retrieval": "mean_recall@1",
-    "association": "jaccard_score_10-12",
-}
+DEFAULT_METRICS = {"classification": "acc1", "retrieval": "mean_recall@1", "association": "jaccard_score_10-12"}
 """The main metric of a set that no table knows, by the kind its members show."""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -130,11 +131,6 @@ def _locate_file(columns: SegmentColumns, records: Uids, path: Path, uid_from: s
     )
 
 
-def _parts(located: Located) -> Iterator[Located]:
-    for begin in range(0, len(located.sample), BATCH_ROWS):
-        yield located.rows(begin, begin + BATCH_ROWS)
-
-
 def _with_scores(file: ParquetFile, names: Iterable[str]) -> pa.Schema:
     """The schema of a metadata file with columns of scores: in place of those it has, else behind its own."""
     import pyarrow as pa
@@ -176,18 +172,12 @@ def _write_parquet(
     return scored
 
 
-def _own_arrays(
-    columns: SegmentColumns, located: Located, models: Sequence[Filled]
-) -> Iterator[tuple[str, Array, Iterator[npt.NDArray[np.float16]]]]:
-    for model in models:
-        for prefix in model.prefixes:
-            for what in ("img", "txt"):
-
-                def blocks(model: Filled = model, what: str = what) -> Iterator[npt.NDArray[np.float16]]:
-                    for part in _parts(located):
-                        yield columns.gather(part, what, model.key, np.zeros((len(part.sample), model.dim), np.float16))
-
-                yield f"{prefix}_{what}", Array((len(located.sample), model.dim), np.dtype(np.float16)), blocks()
+def _embeddings(
+    columns: SegmentColumns, located: Located, model: Filled, what: str
+) -> Iterator[npt.NDArray[np.float16]]:
+    for begin in range(0, len(located.sample), BATCH_ROWS):
+        part = located.rows(begin, begin + BATCH_ROWS)
+        yield columns.gather(part, what, model.key, np.zeros((len(part.sample), model.dim), np.float16))
 
 
 def write_features(
@@ -211,7 +201,11 @@ def write_features(
     """
     located = _locate_file(columns, records, metadata, uid_from)
     scored = _write_parquet(metadata, target, columns, located, models)
-    arrays = list(_own_arrays(columns, located, models))
+    arrays: list[tuple[str, Array, Iterator[npt.NDArray[np.generic]]]] = []
+    for model in models:
+        array = Array((len(located.sample), model.dim), np.dtype(np.float16))
+        for prefix, what in product(model.prefixes, ("img", "txt")):
+            arrays.append((f"{prefix}_{what}", array, _embeddings(columns, located, model, what)))
     made = {name for name, _, _ in arrays}
     given = metadata.with_suffix(".npz")
     if given.is_file():

@@ -9,16 +9,7 @@ from statistics import correlation
 
 from dcfast.storage.records import replaced
 from dcfast.study.grid import NOT_CANDIDATES
-from dcfast.study.records import (
-    AboveChance,
-    CellId,
-    CellResult,
-    Compared,
-    Difference,
-    FilterRow,
-    Spread,
-    Verdict,
-)
+from dcfast.study.records import AboveChance, CellId, CellResult, Compared, Difference, FilterRow, Spread, Verdict
 
 __all__ = ["Results", "above_chance", "choose_and_confirm", "comparable", "rank_correlation", "spread", "summarise"]
 
