@@ -129,7 +129,7 @@ def _stated_kind(task: EvalTask, folder: Path) -> str:
 def check_evalset(task: EvalTask, folder: Path) -> None:
     """What can be known without reading a shard: tars, class names, templates, riddles are there and well-formed."""
     if hub_files(folder):
-        check_hub_set(task, folder)
+        check_hub_set(task, folder)  # reads no row
         return
     _shards(folder)
     kind = _stated_kind(task, folder)
@@ -212,17 +212,13 @@ def open_evalset(task: EvalTask, folder: Path, *, threads: int = 1) -> EvalSet:
 
 
 def _pictures(segment: Segment, tars: list[str]) -> FilePictures:
-    member = np.asarray(segment.image_member()).astype(np.int64)
-    begin = np.asarray(segment.shard_sample_begin).astype(np.int64)
-    shard = np.searchsorted(begin, np.arange(segment.num_samples), side="right") - 1
+    image = segment.image_member()
+    has = image >= 0
+    shard = np.repeat(np.arange(segment.num_shards), np.diff(segment.shard_sample_begin).astype(np.int64))
     offsets, sizes, _ = segment.members_of(0, segment.num_samples)
-    return FilePictures(
-        tars,
-        segment.key,
-        np.where(member < 0, -1, shard),
-        np.where(member < 0, 0, offsets.astype(np.int64)[member]) if len(offsets) else member,
-        np.where(member < 0, 0, sizes.astype(np.int64)[member]) if len(sizes) else member,
-    )
+    offset, size = np.zeros((2, len(image)), np.int64)
+    offset[has], size[has] = offsets[image[has]], sizes[image[has]]
+    return FilePictures(tars, segment.key, np.where(has, shard, -1), offset, size)
 
 
 def _members(evalset: EvalSet, segment: Segment, extension: str, most: int) -> Iterator[memoryview | None]:

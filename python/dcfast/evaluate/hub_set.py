@@ -110,8 +110,9 @@ def _schema(file: Path) -> pa.Schema:
         return opened.schema
 
 
-def _checked(task: EvalTask, folder: Path) -> tuple[str, list[Path]]:
-    """Kind and files of a set whose files are all there and have the columns."""
+def check_hub_set(task: EvalTask, folder: Path) -> tuple[str, list[Path]]:
+    """Kind and files of a set whose files are all there and have the columns, by all that can be known without reading
+    a row; EvalsetError names the file, and what was expected of it."""
     files = hub_files(folder)
     if missing := missing_parts(files):
         raise EvalsetError(f"{folder}: {missing}; download the set again")
@@ -129,14 +130,9 @@ def _checked(task: EvalTask, folder: Path) -> tuple[str, list[Path]]:
     return kind, files
 
 
-def check_hub_set(task: EvalTask, folder: Path) -> None:
-    """What can be known without reading a row; EvalsetError names the file, and what was expected of it."""
-    _checked(task, folder)
-
-
 def hub_set_files(folder: Path) -> list[str]:
     """Every file that the set's scores depend on, extracted pictures among them."""
-    kind, files = _checked(EvalTask("", "", ""), folder)
+    kind, files = check_hub_set(EvalTask("", "", ""), folder)
     opened = _Opened(folder, kind, files)
     for file in filter(_is_arrow, files):
         stream = ArrowStream(file)
@@ -326,7 +322,7 @@ def read_hub_set(task: EvalTask, folder: Path) -> EvalSet:
         EvalsetError: columns that lack or are of another type, riddles that make no sense, nothing to score.
         CorruptDataError: a damaged file.   OSError: it cannot be read.
     """
-    kind, files = _checked(task, folder)
+    kind, files = check_hub_set(task, folder)
     opened = _Opened(folder, kind, files)
     task = replaced(task, kind=kind, main_metric=task.main_metric or DEFAULT_METRICS[kind])
     evalset = (_riddles if kind == "association" else _pairs)(task, opened)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from dcfast.evaluate.metrics import Metrics
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -76,11 +78,11 @@ def retrieval_ranks(
     return image_rank.numpy(), text_rank.numpy()
 
 
-def recalls(image_rank: Ints, text_rank: Ints) -> dict[str, float | int | None]:
+def recalls(image_rank: Ints, text_rank: Ints) -> Metrics:
     """Recall at 1, 5 and 10 both ways and their mean at 1, under CLIP_benchmark's names."""
-    found: dict[str, float | int | None] = {}
+    shares: Metrics = {}
     for k in (1, 5, 10):
-        found[f"image_retrieval_recall@{k}"] = float(np.mean(image_rank < k))
-        found[f"text_retrieval_recall@{k}"] = float(np.mean(text_rank < k))
-    found["mean_recall@1"] = (float(np.mean(image_rank < 1)) + float(np.mean(text_rank < 1))) / 2
-    return found
+        shares[f"image_retrieval_recall@{k}"] = float(np.mean(image_rank < k))
+        shares[f"text_retrieval_recall@{k}"] = float(np.mean(text_rank < k))
+    shares["mean_recall@1"] = (float(np.mean(image_rank < 1)) + float(np.mean(text_rank < 1))) / 2
+    return shares

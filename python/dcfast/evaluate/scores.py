@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dcfast.errors import DcfastError, PoolError
+from dcfast.evaluate.folders import set_name
 from dcfast.evaluate.results import RESULTS, load_results, mean
 from dcfast.evaluate.tasks import datacomp_tasks, find_tasks
 from dcfast.rundir.summaries import KeptCopies
@@ -98,12 +99,9 @@ class Leaked:
 def _task_keys(evalset_dir: Path | None) -> dict[str, str]:
     """Name of an evaluation set (of its directory ``wds_NAME_test``) -> key of its task, where it is another."""
 
-    def name(directory: str) -> str:
-        return directory.removeprefix("wds_").removesuffix("_test")
-
-    keys = {name(task.directory): task.key for task in datacomp_tasks()}
+    keys = {set_name(task.directory): task.key for task in datacomp_tasks()}
     with suppress(DcfastError, OSError):  # gone since
-        keys.update({name(folder.name): task.key for task, folder in find_tasks(evalset_dir)} if evalset_dir else {})
+        keys.update({set_name(f.name): task.key for task, f in find_tasks(evalset_dir)} if evalset_dir else {})
     return keys
 
 

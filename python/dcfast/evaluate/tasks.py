@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from dcfast.errors import EvalsetError, PoolError
-from dcfast.evaluate.folders import evalset_folders, evalset_tars
+from dcfast.evaluate.folders import evalset_folders, evalset_tars, set_name
 from dcfast.evaluate.hub import CACHE, find_hub_set, hub_files
 from dcfast.storage.records import Count, Record, read_record, replaced
 
@@ -114,7 +114,7 @@ def find_tasks(directory: Path) -> list[tuple[EvalTask, Path]]:
             f"evalsets {directory}: no such directory; expected one with wds_*_test directories (--evalsets DIR)"
         )
     folders = {folder.name: folder for folder in evalset_folders(directory)}
-    found: list[tuple[EvalTask, Path]] = []
+    tasks: list[tuple[EvalTask, Path]] = []
     own = own_tasks(directory)
     described = {task.directory for task in own}
     for task in [*(t for t in datacomp_tasks() if t.directory not in described), *own]:
@@ -122,18 +122,18 @@ def find_tasks(directory: Path) -> list[tuple[EvalTask, Path]]:
         if folder is None and task.hub:
             folder = find_hub_set(directory, task.hub)
         if folder is not None:
-            found.append((task, folder))
-    keys = {task.key for task, _ in found}
+            tasks.append((task, folder))
+    keys = {task.key for task, _ in tasks}
     for name, folder in folders.items():
-        key = name[len("wds_") : -len("_test")]
+        key = set_name(name)
         if key in keys:
             raise EvalsetError(f"{folder}: its name makes it the task {key!r}, which another directory holds already")
-        found.append((EvalTask(key, key, name), folder))
-    if not found:
+        tasks.append((EvalTask(key, key, name), folder))
+    if not tasks:
         raise EvalsetError(
             f"evalsets {directory}: no wds_*_test directory in it, no set in {CACHE}; there is nothing to evaluate on"
         )
-    return found
+    return tasks
 
 
 def compared_sets(directory: Path) -> list[tuple[str, list[str]]]:
@@ -144,16 +144,15 @@ def compared_sets(directory: Path) -> list[tuple[str, list[str]]]:
     Raises:
         PoolError: no such directory, or no set in it; or see ``evalset_tars``.
     """
-    found = dict(evalset_tars(directory))
-    places = {folder.name: folder for folder in evalset_folders(directory)}
+    sets = dict(evalset_tars(directory))
+    folders = {folder.name: folder for folder in evalset_folders(directory)}
     for task in datacomp_tasks():
-        cached = find_hub_set(directory, task.hub) if task.hub and task.directory not in places else None
+        cached = find_hub_set(directory, task.hub) if task.hub and task.directory not in folders else None
         if cached is not None:
-            places[task.directory] = cached
-    for name, folder in places.items():
-        files = hub_files(folder)
-        if files:
-            found[name.removeprefix("wds_").removesuffix("_test")] = [str(file) for file in files]
-    if not found:
+            folders[task.directory] = cached
+    for name, folder in folders.items():
+        if files := hub_files(folder):
+            sets[set_name(name)] = [str(file) for file in files]
+    if not sets:
         raise PoolError(f"evalsets {directory}: no wds_*_test/test/*.tar in it; nothing to decontaminate against")
-    return sorted(found.items(), key=lambda one: f"wds_{one[0]}_test")
+    return sorted(sets.items(), key=lambda item: f"wds_{item[0]}_test")

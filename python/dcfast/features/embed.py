@@ -125,29 +125,15 @@ def embed_segment(
                 for i, (key, model) in enumerate(models):
                     image = encode_images(model, torch.cat([chunk.images[i] for chunk in batch]), device)
                     text = encode_tokens(model, torch.cat([chunk.tokens[i] for chunk in batch]), device)
-                    _write_batch(writers, key, image, text, status, captioned)
+                    score = (image * text).sum(dim=1).cpu().numpy()
+                    finite = (torch.isfinite(image).all(dim=1) & torch.isfinite(text).all(dim=1)).cpu().numpy()
+                    status[~finite & ((status == OK) | (status == NO_CAPTION))] = NOT_FINITE
+                    has_image = (status == OK) | (status == NO_CAPTION)
+                    writers[key, "img"].write(np.where(has_image[:, None], image.cpu().numpy(), 0))
+                    writers[key, "txt"].write(np.where((captioned & finite)[:, None], text.cpu().numpy(), 0))
+                    writers[key, "score"].write(np.where(status == OK, score, np.nan))
                 writers[None, "status"].write(status)
                 totals += np.bincount(status, minlength=len(STATUS))
         finally:
             pairs.close()
     return SegmentCounts(len(pairs), {STATUS[i]: int(count) for i, count in enumerate(totals) if count})
-
-
-def _write_batch(
-    writers: Writers,
-    key: str,
-    image: Tensor,
-    text: Tensor,
-    status: npt.NDArray[np.uint8],
-    captioned: npt.NDArray[np.bool_],
-) -> None:
-    """Writes the embeddings of a model; pairs that it gives no number for get the status ``NOT_FINITE``."""
-    import torch
-
-    finite = (torch.isfinite(image).all(dim=1) & torch.isfinite(text).all(dim=1)).cpu().numpy()
-    status[~finite & ((status == OK) | (status == NO_CAPTION))] = NOT_FINITE
-    score = (image * text).sum(dim=1).cpu().numpy()
-    has_image = (status == OK) | (status == NO_CAPTION)
-    writers[key, "img"].write(np.where(has_image[:, None], image.cpu().numpy(), 0))
-    writers[key, "txt"].write(np.where((captioned & finite)[:, None], text.cpu().numpy(), 0))
-    writers[key, "score"].write(np.where(status == OK, score, np.nan))

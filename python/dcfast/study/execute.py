@@ -95,57 +95,47 @@ def execute(
             finished(cell, known, 0.0)
         else:
             waiting.append(cell)
-    ready: set[str] = set()
-    broken: dict[str, str] = {}
+    bases: dict[str, str] = {}  # directory of a base run that has ended -> why it failed, empty where it did not
     failures: list[Failure] = []
     running: list[_Process] = []
+
+    def next_cell() -> Cell | None:
+        """Takes the next cell that can begin off the list, or its base run; None where all must wait."""
+        busy = {job.cell.directory for job in running}
+        for cell in list(waiting):
+            base = base_of(cell)
+            if base.directory in busy:
+                continue
+            if base.directory not in bases:
+                if read_result(base) is None:
+                    return base
+                bases[base.directory] = ""
+            waiting.remove(cell)
+            if not bases[base.directory]:
+                return cell
+            failures.append(Failure(cell.name, f"its base run failed: {bases[base.directory]}"))
+        return None
+
     try:
         while waiting or running:
-            while len(running) < jobs and (task := _next(waiting, base_of, ready, broken, failures, running)):
+            while len(running) < jobs and (task := next_cell()):
                 say(f"{task.name} ...")
                 running.append(_start(task, threads, overwrite))
             time.sleep(0.2)
-            for one in [r for r in running if r.process.poll() is not None]:
-                running.remove(one)
-                result = read_result(one.cell) if one.process.returncode == 0 else None
+            for job in [r for r in running if r.process.poll() is not None]:
+                running.remove(job)
+                result = read_result(job.cell) if job.process.returncode == 0 else None
                 if isinstance(result, CellResult):
-                    finished(one.cell, result, time.monotonic() - one.started)
-                elif result is not None:
-                    ready.add(one.cell.directory)
-                else:
-                    failures.append(Failure(one.cell.name, _last_words(one)))
-                    say(f"{one.cell.name}: failed: {failures[-1].message}")
-                    if one.cell.label is None:
-                        broken[one.cell.directory] = failures[-1].message
+                    finished(job.cell, result, time.monotonic() - job.started)
+                    continue
+                reason = "" if result is not None else _last_words(job)
+                if reason:
+                    failures.append(Failure(job.cell.name, reason))
+                    say(f"{job.cell.name}: failed: {reason}")
+                if job.cell.label is None:
+                    bases[job.cell.directory] = reason
     finally:
-        for one in running:
-            one.process.kill()
-            one.process.wait()
+        for job in running:
+            job.process.kill()
+            job.process.wait()
     return failures
-
-
-def _next(
-    waiting: list[Cell],
-    base_of: Callable[[Cell], Cell],
-    ready: set[str],
-    broken: dict[str, str],
-    failures: list[Failure],
-    running: list[_Process],
-) -> Cell | None:
-    """Takes the next cell that can begin off the list, or its base run; None where all must wait."""
-    busy = {one.cell.directory for one in running}
-    for cell in list(waiting):
-        base = base_of(cell)
-        if base.directory in broken:
-            waiting.remove(cell)
-            failures.append(Failure(cell.name, f"its base run failed: {broken[base.directory]}"))
-        elif base.directory in ready:
-            waiting.remove(cell)
-            return cell
-        elif base.directory not in busy:
-            if read_result(base) is not None:
-                ready.add(base.directory)
-                waiting.remove(cell)
-                return cell
-            return base
-    return None

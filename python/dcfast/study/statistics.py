@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from collections.abc import Sequence
 from statistics import correlation
 
@@ -66,10 +67,10 @@ def summarise(results: Results, scale: str, label: str) -> FilterRow:
     """One row of the table: a filter at a scale over its seeds."""
     mine = {seed: r for (s, seed, name), r in results.items() if s == scale and name == label}
     scores = {seed: result.score for seed, result in sorted(mine.items()) if result.score is not None}
-    tasks: dict[str, list[float]] = {}
+    tasks = defaultdict(list)
     for result in mine.values():
         for key, value in result.tasks.items():
-            tasks.setdefault(key, []).append(value)
+            tasks[key].append(value)
     copies = [float(result.contaminated) for result in mine.values() if result.contaminated is not None]
     of_scores = spread(list(scores.values()))
     return FilterRow(
