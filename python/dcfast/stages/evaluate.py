@@ -46,23 +46,23 @@ def evaluate_checkpoint(
             f"{out / checkpoint} is not the file that the training wrote (another hash); run train again (--from train)"
         )
     summary = evaluate_model(clip, evalset_dir, out, strict=strict, amp=amp)
-    scored = [line for line in summary["tasks"] if line["key"] not in summary["failed"]]
+    scored = [result for result in summary.tasks if result.error is None]
     return EvaluateSummary(
         available=True,
-        scores={line["key"]: line["metrics"]["main_metric"] for line in scored},
-        chance={line["key"]: line["chance"] for line in scored},
-        checkpoint=summary["checkpoint"],
-        model=summary["model"],
-        results=summary["results"],
-        averages=summary["averages"],
-        own_average=summary["own_average"],
-        missing=summary["missing"],
-        failed=summary["failed"],
-        partial=summary["partial"],
-        unlisted=summary["unlisted"],
-        pictures=sum(line["pictures"] for line in scored),
-        unreadable=sum(line["unreadable"] for line in scored),
-        notes=summary["notes"],
+        scores={result.key: result.score for result in scored},
+        chance={result.key: result.chance for result in scored},
+        checkpoint=summary.checkpoint,
+        model=summary.model,
+        results=summary.results,
+        averages=summary.averages,
+        own_average=summary.own_average,
+        missing=summary.missing,
+        failed=summary.failed,
+        partial=summary.partial,
+        unlisted=summary.unlisted,
+        pictures=sum(result.pictures or 0 for result in scored),
+        unreadable=sum(result.unreadable or 0 for result in scored),
+        notes=summary.notes,
     )
 
 

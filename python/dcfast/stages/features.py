@@ -151,7 +151,7 @@ def embed(out: Path, number: int, shard_dir: str, models: Sequence[ModelSource],
         loaded = [(model.key, load_feature_model(out, model, borrowed)) for model in models]
         stats = embed_segment(segment, shard_dir, loaded, out, number, device=borrowed)
     made = {key: EmbeddedModel(model.name, model.content_hash, model.embed_dim) for key, model in loaded}
-    return Embedded(stats["samples"], stats["status"], made)
+    return Embedded(stats.samples, stats.status, made)
 
 
 @piece()
@@ -177,8 +177,8 @@ def write_group(
     for path in files:
         target = out / FEATURE_METADATA / Path(path).name
         stats = write_features(out / path, target, columns, records, filled, uid_from)
-        rows, with_sample = rows + stats["rows"], with_sample + stats["found"]
-        scored.update(stats["scored"])
+        rows, with_sample = rows + stats.rows, with_sample + stats.found
+        scored.update(stats.scored)
     return FilledRows(rows, with_sample, dict(scored))
 
 

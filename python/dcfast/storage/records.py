@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, TypeVar, cast, dataclass_transform
 
 import msgspec
@@ -16,7 +17,7 @@ import msgspec
 from dcfast.errors import CorruptDataError
 from dcfast.storage.json_files import MOST_JSON_BYTES, read_json
 
-__all__ = ["Count", "Record", "as_record", "plain", "read_record", "replaced"]
+__all__ = ["Count", "Record", "as_record", "plain", "read_record", "replaced", "widened"]
 
 T = TypeVar("T")
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
@@ -109,3 +110,8 @@ def plain(record: object) -> object:
 def replaced(record: T, **changes: object) -> T:
     """A record with other values in some of its fields."""
     return cast("T", msgspec.structs.replace(cast("msgspec.Struct", record), **changes))
+
+
+def widened(record: object, kind: Callable[..., T], **more: object) -> T:
+    """A record of a kind that has the same fields and more."""
+    return kind(**msgspec.structs.asdict(cast("msgspec.Struct", record)), **more)

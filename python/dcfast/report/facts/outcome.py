@@ -76,7 +76,7 @@ def _set_row(key: str, mine: Result | None, other: Result | None) -> dict[str, A
         "key": key,
         "dataset": shown.dataset if shown else key,
         "kind": shown and shown.kind,
-        "metric": shown and shown.metric,
+        "metric": shown and shown.main_metric_name,
         "chance": shown and shown.chance,
         "score": score,
         "comparison": against,
@@ -108,8 +108,8 @@ def _averages(mine: list[Result], other: list[Result], own: tuple[EvalTask, ...]
             "name": name,
             "members": len(keys or benchmark),
             "present": len(present & set(keys or benchmark)),
-            "score": here["averages"][name],
-            "comparison": there["averages"][name],
+            "score": here.averages[name],
+            "comparison": there.averages[name],
         }
         for name, keys in AGGREGATES.items()
     ]
@@ -117,10 +117,10 @@ def _averages(mine: list[Result], other: list[Result], own: tuple[EvalTask, ...]
         "averages": groups,
         "own_average": {
             "members": sum(bool(task.main_metric) for task in own),
-            "score": here["own_average"],
-            "comparison": there["own_average"],
+            "score": here.own_average,
+            "comparison": there.own_average,
         },
-        **{name: here[name] for name in ("missing", "failed", "partial", "unlisted")},
+        **{name: getattr(here, name) for name in ("missing", "failed", "partial", "unlisted")},
     }
 
 
