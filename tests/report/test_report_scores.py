@@ -10,13 +10,13 @@ import pytest
 from dcfast.evaluate.scores import Leaked, read_leaked
 from dcfast.evaluate.tasks import datacomp_tasks
 from dcfast.report.facts.collect import collect
-from dcfast.report.facts.outcome import compare_scores
+from dcfast.report.facts.outcome import OwnAverage, compare_scores
 from dcfast.report.facts.training import CURVE_POINTS
 from dcfast.report.page.charts import bars, curves, dumbbell, ticks
-from dcfast.report.page.images import EvalReader, PoolReader
+from dcfast.report.page.images import EvalsetPreviews, PoolPreviews
 from dcfast.report.page.page import look_up, render
 from dcfast.report.text import decimal, points, rounded, share
-from report_builder import copies, paired, result, source_of, trained, write_summary
+from report_builder import copies, paired, result, run_of, trained, write_summary
 from test_report import Page
 
 MINE: dict[str, float | None] = {"shapes": 0.6, "colours": 0.5, "faces": None}
@@ -24,9 +24,9 @@ OTHER: dict[str, float | None] = {"shapes": 0.4, "colours": 0.45, "faces": None}
 
 
 def reported(out: Path) -> tuple[dict[str, Any], Page]:
-    report = collect(source_of(out))
-    json.dumps(report, allow_nan=False)
-    return report, Page(render(report, look_up(report, PoolReader(out, out), EvalReader(out, []))))
+    report = collect(run_of(out))
+    page = Page(render(report, look_up(report, PoolPreviews(out, out), EvalsetPreviews(out, []))))
+    return json.loads(json.dumps(report.as_json(), allow_nan=False)), page
 
 
 def test_scores_stand_beside_the_comparison(tmp_path: Path) -> None:
@@ -87,8 +87,8 @@ def test_results_of_another_checkpoint_are_left_out(tmp_path: Path) -> None:
     lines = [result("a", 0.9, "e" * 64), result("b", 0.5, "c" * 64)]
     trained(tmp_path, "c" * 64, lines)
     scores = compare_scores(tmp_path, None, None)
-    assert [row["key"] for row in scores["sets"]] == ["b"]
-    assert scores["refused"] == [
+    assert [row.key for row in scores.sets] == ["b"]
+    assert scores.refused == [
         f"1 results are of another checkpoint ({'e' * 16}) than the one that was trained ({'c' * 16}) and are left "
         "out; run evaluate again"
     ]
@@ -184,11 +184,11 @@ def test_own_average_needs_every_set_of_the_table(tmp_path: Path) -> None:
     sets = tmp_path / "sets"
     sets.mkdir()
     (sets / "tasks.json").write_text(json.dumps(entries))
-    assert compare_scores(tmp_path, None, sets)["own_average"] == {"members": 2, "score": None, "comparison": None}
+    assert compare_scores(tmp_path, None, sets).own_average == OwnAverage(2, None, None)
     (sets / "tasks.json").write_text(json.dumps(entries[:1]))
-    assert compare_scores(tmp_path, None, sets)["own_average"]["score"] == 0.5
+    assert compare_scores(tmp_path, None, sets).own_average.score == 0.5
     (sets / "tasks.json").write_text("{")
-    assert compare_scores(tmp_path, None, sets)["own_average"]["members"] == 0
+    assert compare_scores(tmp_path, None, sets).own_average.members == 0
 
 
 def test_scores_of_a_run_that_trained_on_the_pictures_are_marked(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import msgspec
 
 from dcfast.errors import CorruptDataError
 from dcfast.storage.json_files import read_json
-from dcfast.storage.records import Count, Record, read_record
+from dcfast.storage.records import Count, Record, as_record, read_record
 
 __all__ = [
     "ComparedSet",
@@ -36,6 +36,7 @@ __all__ = [
     "WorldSummary",
     "check_fields",
     "equals_json",
+    "find_summary",
     "load_object",
     "read_summary",
 ]
@@ -44,6 +45,7 @@ _MEND = "the file was altered: remove it, and run the same command again without
 Decimal = Annotated[str, msgspec.Meta(pattern=r"^[-+0-9.eE]+$|^-?inf$|^nan$")]
 """A number as text, exact."""
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 
 
 class Summary(Record):
@@ -226,11 +228,14 @@ class EvaluateSummary(Summary):
 
 
 class ReportSummary(Summary):
+    """``report``: the page."""
+
     stage: ClassVar[str] = "report"
     kept: Count
     standard: bool
     pictures: Count
     pairs: Count
+    report: str = "report.html"
 
 
 def read_summary(path: Path, kind: type[R]) -> R:
@@ -241,6 +246,18 @@ def read_summary(path: Path, kind: type[R]) -> R:
         another type; names file and field.
     """
     return read_record(path, kind, advice=_MEND)
+
+
+def find_summary(path: Path, kind: type[T]) -> T | None:
+    """The same where it is there; None where there is no file, or what is in it is no JSON object or an empty one.
+
+    Raises CorruptDataError: a field is missing or of another type; names file and field.
+    """
+    try:
+        value = read_json(path, names=True)
+    except (OSError, ValueError):
+        return None
+    return as_record(value, kind, str(path), _MEND) if isinstance(value, dict) and value else None
 
 
 _MOST = (1 << 63) - 1

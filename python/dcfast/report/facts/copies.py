@@ -1,108 +1,53 @@
-"""Which scores are of a model that trained on copies of the very pictures, and what the others say."""
+"""What a reader of the scores must know of copies of evaluation pictures in the training."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
-from dcfast.evaluate.results import mean
-from dcfast.evaluate.scores import Leaked, read_leaked
+from dcfast.report.facts.outcome import Scores, TrainedOn
 from dcfast.report.text import clean, points, share
 
-__all__ = ["MARK", "mark_copies", "means", "pictures_seen", "sentences"]
+__all__ = ["MARK", "sentences"]
 
 MARK = "\u2020"
 """A dagger: beside each score of a set whose pictures the model trained on copies of."""
-Row = dict[str, Any]
 
 
-def means(rows: Sequence[Row]) -> dict[str, Any]:
-    """Of sets with a difference: their number, the means of both runs, of chance and of the difference, and wins."""
-    differences = [row["difference"] for row in rows]
-    chances = [row["chance"] for row in rows]
-    return {
-        "sets": len(rows),
-        "score": mean([row["score"] for row in rows]),
-        "comparison": mean([row["comparison"] for row in rows]),
-        "chance": None if None in chances else mean(chances),
-        "difference": mean(differences),
-        "better": sum(d > 0 for d in differences),
-        "worse": sum(d < 0 for d in differences),
-    }
-
-
-def _told(found: Leaked | None, rows: Sequence[Row], score: str, contaminated: str) -> dict[str, Any] | None:
-    if found is None:
-        return None
-    marked = [row["key"] for row in rows if row[score] is not None and row[contaminated]]
-    return {"samples": found.samples, "sets": found.concerned, "marked": marked, "words": found.words}
-
-
-def pictures_seen(out: Path, comparison: Path | None, evalset_dir: Path | None) -> dict[str, Any]:
-    """What decontamination found in both trainings: ``run`` and ``comparison``, None where it was not looked for."""
-    other = None if comparison is None else read_leaked(comparison, evalset_dir)
-    return {"run": read_leaked(out, evalset_dir), "comparison": other}
-
-
-def mark_copies(rows: Sequence[Row], seen: dict[str, Any]) -> dict[str, Any]:
-    """Says of every set how many samples of each training are copies of its pictures (None: not checked).
-
-    Args:
-        rows: of the sets; each gets ``contaminated`` and ``comparison_contaminated``.
-        seen: from ``pictures_seen``.
-    Returns:
-        ``trained_on`` (of ``run`` and ``comparison``: samples, ``sets`` with the samples of each, the keys of those
-        whose score is ``marked`` for it, and all in words), ``unaffected`` (``means`` of the sets that both runs have
-        and neither trained on copies of).
-    """
-    for row in rows:
-        for column, name in (("contaminated", "run"), ("comparison_contaminated", "comparison")):
-            row[column] = None if seen[name] is None else seen[name].tasks.get(row["key"])
-    paired = [row for row in rows if row["difference"] is not None]
-    untouched = [row for row in paired if row["contaminated"] == 0 == row["comparison_contaminated"]]
-    return {
-        "trained_on": {
-            "run": _told(seen["run"], rows, "score", "contaminated"),
-            "comparison": _told(seen["comparison"], rows, "comparison", "comparison_contaminated"),
-        },
-        "unaffected": means(untouched),
-    }
-
-
-def _of_run(words: str, told: dict[str, Any] | None) -> str:
-    if told is None:
-        return f"Whether {words} trained on copies of evaluation pictures was not checked."
-    name = words[0].upper() + words[1:]
-    if told["marked"]:
-        return f"{MARK} {name} trained on {told['words']}. Its scores on these sets say little."
-    if told["samples"]:
-        return f"{name} trained on {told['words']}, none of them of a set that has a score."
+def _sentence_of(run: str, trained_on: TrainedOn | None) -> str:
+    if trained_on is None:
+        return f"Whether {run} trained on copies of evaluation pictures was not checked."
+    name = run[0].upper() + run[1:]
+    if trained_on.marked:
+        return f"{MARK} {name} trained on {trained_on.words}. Its scores on these sets say little."
+    if trained_on.samples:
+        return f"{name} trained on {trained_on.words}, none of them of a set that has a score."
     return ""
 
 
-def _other_means(whole: dict[str, Any], rest: dict[str, Any], by: str | None) -> str:
+def _other_means(scores: Scores, by: str | None) -> str:
     """The means that the headline does not go by."""
-    if not rest["sets"]:
+    shown, rest = scores.common, scores.unaffected
+    if not rest.sets:
         return "There is no set that neither run trained on copies of."
-    shown, over = rest, f"the {rest['sets']} of {whole['sets']} sets that neither run trained on copies of"
-    if by == "unaffected":
-        shown, over = whole, f"all {whole['sets']} sets, those with {MARK} among them"
+    over = f"all {shown.sets} sets, those with {MARK} among them"
+    if by != "unaffected":
+        over, shown = f"the {rest.sets} of {shown.sets} sets that neither run trained on copies of", rest
     return (
-        f"Over {over}: {share(shown['score'])} against {share(shown['comparison'])}, {points(shown['difference'])} "
-        f"points, better on {shown['better']}, worse on {shown['worse']}."
+        f"Over {over}: {share(shown.score)} against {share(shown.comparison)}, {points(shown.difference)} "
+        f"points, better on {shown.better}, worse on {shown.worse}."
     )
 
 
-def sentences(report: dict[str, Any]) -> list[str]:
-    """What a reader of the scores must know of copies in the training: what was found, and what is left without."""
-    scores = report["scores"]
-    told, whole = scores["trained_on"], scores["common"]
-    said = [_of_run("this run", told["run"])]
-    if whole["sets"]:
-        against = clean(str(report["comparison"].get("filter")), 80)
-        said.append(_of_run(f"the comparison run ({against})", told["comparison"]))
-        if any(one is not None and one["marked"] for one in told.values()):
-            said.append(_other_means(whole, scores["unaffected"], report["verdict"]["by"]))
-    said = [words for words in said if words]
-    return said or ["No sample of the training is a copy of an evaluation picture, as far as decontamination can tell."]
+def sentences(scores: Scores, against: str | None, by: str | None) -> list[str]:
+    """What was found in the trainings, and what is left without.
+
+    Args:
+        against: the comparison's filter.   by: which means the headline goes by.
+    """
+    both = (scores.trained_on.run, scores.trained_on.comparison)
+    told = [_sentence_of("this run", both[0])]
+    if scores.common.sets:
+        told.append(_sentence_of(f"the comparison run ({clean(str(against), 80)})", both[1]))
+        if any(trained_on is not None and trained_on.marked for trained_on in both):
+            told.append(_other_means(scores, by))
+    return list(filter(None, told)) or [
+        "No sample of the training is a copy of an evaluation picture, as far as decontamination can tell."
+    ]

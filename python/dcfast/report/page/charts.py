@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from markupsafe import Markup
+
+    Svg = Markup | str
 
 __all__ = ["bars", "curves", "dumbbell", "scale_of_shares", "ticks"]
 
@@ -22,7 +24,7 @@ LABELS_BELOW = 22
 ROW = 22
 
 
-def _tag(name: str, *children: Any, **attributes: Any) -> Markup:
+def _tag(name: str, *children: Svg, **attributes: Svg | int | float | None) -> Markup:
     from markupsafe import Markup, escape
 
     given = Markup("").join(
@@ -48,7 +50,7 @@ def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
     return [round(n * step, 12) for n in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _stretched(*children: Any) -> Markup:
+def _stretched(*children: Svg) -> Markup:
     return _tag(
         "svg",
         *children,
@@ -62,10 +64,10 @@ def _stretched(*children: Any) -> Markup:
 
 def _plot(
     title: str,
-    inner: Sequence[Any],
+    inner: Sequence[Svg],
     x_marks: Sequence[tuple[float, str]],
     y_marks: Sequence[tuple[float, str]],
-    over: Sequence[Any] = (),
+    over: Sequence[Svg] = (),
 ) -> Markup:
     """A plot with labels of the vertical axis at its left; marks are (share of the axis, text)."""
     lines = [
@@ -98,7 +100,7 @@ def curves(
     x_words: Callable[[float], str],
     *,
     from_zero: bool = False,
-) -> Markup | str:
+) -> Svg:
     """Lines of (class, points); an empty text where no series has two points."""
     series = [(kind, points) for kind, points in series if len(points) > 1]
     if not series:
@@ -126,7 +128,7 @@ def bars(
     stacked: bool,
     line: float | None = None,
     line_words: str = "",
-) -> Markup | str:
+) -> Svg:
     """Histograms of (class, heights) over the same edges, on each other or across each other, and an upright line."""
     count = len(edges) - 1
     tops = [sum(heights[i] for _, heights in layers) if stacked else max(h[i] for _, h in layers) for i in range(count)]
@@ -166,7 +168,7 @@ def bars(
     return _plot(title, drawn, x_marks, y_marks, over)
 
 
-def _grid(height: int) -> list[Any]:
+def _grid(height: int) -> list[Svg]:
     return [_tag("line", x1=_percent(x / 4), x2=_percent(x / 4), y1="0", y2=height, class_="grid") for x in range(5)]
 
 

@@ -2,31 +2,56 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
+from msgspec import UNSET
+
+from dcfast.report.facts.filter_parts import ClipScores, Overlap
+from dcfast.report.facts.outcome import Scores, SetScore
+from dcfast.report.facts.training import CurvePoint, Trainings
 from dcfast.report.page.charts import bars, curves, dumbbell, scale_of_shares
 from dcfast.report.text import points, share
 
-__all__ = ["plots_of"]
+if TYPE_CHECKING:
+    from dcfast.report.document import Report
+    from dcfast.report.page.charts import Svg
+
+__all__ = ["Plots", "plots_of"]
 
 
-def _sets(report: dict[str, Any]) -> list[dict[str, Any]]:
+class SetPlot(NamedTuple):
+    """A row of the plot of the sets; ``sign``: ``gain``, ``loss`` or none."""
+
+    set: SetScore
+    plot: Svg
+    words: str
+    sign: str
+
+
+class Plots(NamedTuple):
+    """Inline SVG, an empty text where there is nothing to draw; ``columns`` are rules in combinations."""
+
+    sets: list[SetPlot]
+    axis: Svg
+    loss: Svg
+    logit_scale: Svg
+    kept: Svg
+    clean: Svg
+    columns: list[int]
+
+
+def _sets(scores: Scores) -> list[SetPlot]:
     """The rows of the plot of the sets: the largest gain first, or the highest score where nothing is compared."""
-    rows = [row for row in report["scores"]["sets"] if row["score"] is not None or row["comparison"] is not None]
-    paired = report["scores"]["common"]["sets"] > 0
-    rows.sort(key=lambda row: -((row["difference"] if paired else row["score"]) or 0))
-    found = []
+    rows = [row for row in scores.sets if row.score is not None or row.comparison is not None]
+    paired = scores.common.sets > 0
+    rows.sort(key=lambda row: -((row.difference if paired else row.score) or 0))
+    plots = []
     for row in rows:
-        gain = row["difference"] or 0
-        found.append(
-            {
-                "set": row,
-                "plot": dumbbell(row["score"], row["comparison"], row["chance"]),
-                "words": points(row["difference"]) if paired else share(row["score"]),
-                "sign": "gain" if gain > 0 else "loss" if gain < 0 else "",
-            }
-        )
-    return found
+        gain = row.difference or 0
+        words = points(row.difference) if paired else share(row.score)
+        sign = "gain" if gain > 0 else "loss" if gain < 0 else ""
+        plots.append(SetPlot(row, dumbbell(row.score, row.comparison, row.chance), words, sign))
+    return plots
 
 
 def _thousands(value: float) -> str:
@@ -36,40 +61,40 @@ def _thousands(value: float) -> str:
     return f"{value:g}"
 
 
-def _curves(report: dict[str, Any], column: str, title: str, *, from_zero: bool) -> Any:
-    series = []
-    for kind, name in (("against", "comparison"), ("mine", "run")):  # this run is drawn over the other
-        one = report["training"][name]
-        if one is not None:
-            series.append((kind, [(p["samples_seen"], p[column]) for p in one["curve"]]))
+def _curves(trained: Trainings, column: str, title: str, *, from_zero: bool) -> Svg:
+    def line(points: list[CurvePoint]) -> list[tuple[float, float]]:
+        return [(point.samples_seen, getattr(point, column)) for point in points]
+
+    # this run is drawn over the other
+    both = (("against", trained.comparison), ("mine", trained.run))
+    series = [(kind, line(run.curve)) for kind, run in both if run is not None]
     return curves(title, series, _thousands, from_zero=from_zero)
 
 
-def _histograms(clip: dict[str, Any]) -> dict[str, Any]:
-    if not clip:
-        return {"kept": "", "clean": ""}
-    line, words = clip["threshold"], "kept from here on"
-    edges = clip["edges"]
-    layers = [("kept", clip["kept"]), ("dropped", clip["not_kept"])]
-    found = {
-        "kept": bars("CLIP scores of kept and not kept rows", edges, layers, stacked=True, line=line, line_words=words),
-        "clean": "",
-    }
-    if "clean" in clip:
-        layers = [("clean", clip["clean"]), ("faulty", clip["mismatched"])]
-        title = "CLIP scores of clean and mismatched pairs"
-        found["clean"] = bars(title, edges, layers, stacked=False, line=line, line_words=words)
-    return found
+def _histograms(clip: ClipScores | None) -> tuple[Svg, Svg]:
+    """Of kept and not kept rows, and of clean and mismatched pairs."""
+    if clip is None:
+        return "", ""
+    title, layers = "CLIP scores of kept and not kept rows", [("kept", clip.kept), ("dropped", clip.not_kept)]
+    line, words = clip.threshold, "kept from here on"
+    kept = bars(title, clip.edges, layers, stacked=True, line=line, line_words=words)
+    if clip.clean is UNSET or clip.mismatched is UNSET:
+        return kept, ""
+    title, layers = "CLIP scores of clean and mismatched pairs", [("clean", clip.clean), ("faulty", clip.mismatched)]
+    return kept, bars(title, clip.edges, layers, stacked=False, line=line, line_words=words)
 
 
-def plots_of(report: dict[str, Any]) -> dict[str, Any]:
-    """Name -> inline SVG, an empty text where there is nothing to draw; ``columns`` are rules in combinations."""
-    used = {rule for row in report["overlap"].get("combinations", []) for rule in row["rules"]}
-    return {
-        "sets": _sets(report),
-        "axis": scale_of_shares(),
-        "loss": _curves(report, "loss", "Training loss by samples seen", from_zero=True),
-        "logit_scale": _curves(report, "logit_scale", "Logit scale by samples seen", from_zero=False),
-        **_histograms(report["clip_scores"]),
-        "columns": sorted(used),
-    }
+def _columns(overlap: Overlap | None) -> list[int]:
+    return [] if overlap is None else sorted({rule for row in overlap.combinations for rule in row.rules})
+
+
+def plots_of(report: Report) -> Plots:
+    trained = report.training
+    return Plots(
+        _sets(report.scores),
+        scale_of_shares(),
+        _curves(trained, "loss", "Training loss by samples seen", from_zero=True),
+        _curves(trained, "logit_scale", "Logit scale by samples seen", from_zero=False),
+        *_histograms(report.clip_scores),
+        _columns(report.overlap),
+    )
