@@ -12,9 +12,9 @@ from dcfast.evaluate.tasks import datacomp_tasks
 from dcfast.report.facts.collect import collect
 from dcfast.report.facts.outcome import OwnAverage, compare_scores
 from dcfast.report.facts.training import CURVE_POINTS
-from dcfast.report.page.charts import bars, curves, dumbbell, ticks
+from dcfast.report.page.charts import bars, curves, ticks
 from dcfast.report.page.images import EvalsetPreviews, PoolPreviews
-from dcfast.report.page.page import look_up, render
+from dcfast.report.page.page import environment, look_up, render
 from dcfast.report.text import decimal, points, rounded, share
 from report_builder import copies, paired, result, run_of, trained, write_summary
 from test_report import Page
@@ -402,19 +402,23 @@ def test_ticks_are_round_and_inside() -> None:
 
 
 def test_plots_of_nothing_and_of_anything() -> None:
-    assert curves("t", [("mine", [(0, 1)])], str) == ""
-    assert curves("t", [], str) == ""
-    assert bars("t", [0, 1], [("kept", [0])], stacked=True) == ""
-    flat = str(curves('<b>"t"</b>', [("mine", [(0, 1), (1, 1)])], lambda x: "<i>"))
+    drawn = environment().get_template("charts.html.j2").module
+    assert curves("t", [("mine", [(0, 1)])], str) is None
+    assert curves("t", [], str) is None
+    assert bars("t", [0, 1], [("kept", [0])], stacked=True) is None
+    assert drawn.draw(None) == ""
+    flat = str(drawn.draw(curves('<b>"t"</b>', [("mine", [(0, 1), (1, 1)])], lambda x: "<i>")))
     assert "<b>" not in flat
     assert "<i>" not in flat
     assert "nan" not in flat
-    text = str(bars("t", [0, 1, 2], [("a", [1, 0]), ("b", [1, 2])], stacked=True, line=1.0, line_words="<u>"))
+    layers = [("a", [1, 0]), ("b", [1, 2])]
+    text = str(drawn.draw(bars("t", [0, 1, 2], layers, stacked=True, line=1.0, line_words="<u>")))
     assert text.count("<rect") == 3
     assert "&lt;u&gt;" in text
-    assert "threshold" not in str(bars("t", [0, 1], [("a", [1])], stacked=False, line=9.0))
-    assert str(dumbbell(None, None, None)).count("circle") == 0
-    assert 'cx="100.000%"' in str(dumbbell(1.7, -1.0, 0.2))
+    assert "threshold" in text
+    assert "threshold" not in str(drawn.draw(bars("t", [0, 1], [("a", [1])], stacked=False, line=9.0)))
+    assert str(drawn.dumbbell(None, None, None)).count("circle") == 0
+    assert 'cx="100.000%"' in str(drawn.dumbbell(1.7, -1.0, 0.2))
 
 
 def test_words_of_numbers() -> None:

@@ -99,7 +99,7 @@ REFUSES: dict[str, Reader] = {
     "interop/json_files.py": at("a.json", read_sizes),
     "interop/sizes.py": at("sizes.json", read_sizes),
     "interop/wids.py": at("a.json", read_wids),
-    "rundir/summaries.py": at("state/index.json", lambda path: summaries.load_object(path, "index")),
+    "storage/records.py": at("state/index.json", lambda path: summaries.read_summary(path, summaries.IndexSummary)),
     "rundir/claim.py": at("settings.json", claim.read_settings),
     "rundir/run_dir.py": at("out/state/settings.json", opened),
     "evaluate/evalset.py": at("riddles.json", lambda path: evalset._raw_riddles(path.parent)),

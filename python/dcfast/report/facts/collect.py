@@ -6,77 +6,35 @@ run leaves its part empty, with a note.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from dcfast.errors import DcfastError
-from dcfast.report.document import (
-    Comparison,
-    Damage,
-    FilterFacts,
-    Quarantine,
-    Reason,
-    Repeated,
-    Report,
-    RunFacts,
-    Subset,
-)
+from dcfast.report.facts import document, filter_parts, sampling, truth
 from dcfast.report.facts.contamination import contaminated_kept, contamination
-from dcfast.report.facts.copies import MARK
-from dcfast.report.facts.filter_parts import (
-    ClipScores,
-    Overlap,
-    RulesTruth,
-    clip_scores,
-    overlap,
-    rules_against_truth,
-    uids_of,
-    with_scores,
-)
+from dcfast.report.facts.document import Report
 from dcfast.report.facts.inventory import files_of, timings
 from dcfast.report.facts.metadata_rows import Examined, examine, metadata_files
 from dcfast.report.facts.outcome import compare_scores
 from dcfast.report.facts.samples import GalleryRow, QuarantineRow, gallery
-from dcfast.report.facts.sampling import head, num_rows
 from dcfast.report.facts.training import trainings, verdict
-from dcfast.report.facts.truth import compare_with_truth, mistakes, truth_masks
 from dcfast.report.text import clean
+from dcfast.rundir import summaries
 from dcfast.rundir.branch import comparison_dir
 from dcfast.rundir.layout import FATES
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.settings import Settings
 from dcfast.rundir.stage_table import STAGES
-from dcfast.rundir.summaries import (
-    DecontaminateSummary,
-    FilterSummary,
-    IndexSummary,
-    ReshardSummary,
-    SignaturesSummary,
-    Summary,
-    VerifySummary,
-    find_summary,
-)
+from dcfast.rundir.summaries import FilterSummary, Summary, find_summary
 from dcfast.scales import SCALES
 from dcfast.storage.records import Record, replaced
 
 __all__ = ["collect"]
 
 S = TypeVar("S", bound=Summary)
+_NOT_FILTERED = FilterSummary("", {}, None, None, {})
 QUARANTINE_ROWS = 50
 DAMAGE_ROWS = 50
-
-
-@dataclass(frozen=True)
-class _Recorded:
-    """What the stages recorded, None of those that have not run."""
-
-    index: IndexSummary | None
-    signatures: SignaturesSummary | None
-    decontaminate: DecontaminateSummary | None
-    filter: FilterSummary | None
-    reshard: ReshardSummary | None
-    verify: VerifySummary | None
 
 
 class _ManifestSubset(Record):
@@ -97,24 +55,14 @@ class _FilterLook(NamedTuple):
     """What the filter says of some rows of the metadata; ``problem``: why it could not be asked."""
 
     seen: Examined | None = None
-    overlap: Overlap | None = None
-    clip_scores: ClipScores | None = None
-    rules_truth: RulesTruth | None = None
+    overlap: filter_parts.Overlap | None = None
+    clip_scores: filter_parts.ClipScores | None = None
+    rules_truth: filter_parts.RulesTruth | None = None
     problem: str | None = None
 
 
-def _recorded(run: Run) -> _Recorded:
-    def of(kind: type[S]) -> S | None:
-        return find_summary(run.summary_path(kind.stage), kind)
-
-    return _Recorded(
-        of(IndexSummary),
-        of(SignaturesSummary),
-        of(DecontaminateSummary),
-        of(FilterSummary),
-        of(ReshardSummary),
-        of(VerifySummary),
-    )
+def _summary(run: Run, kind: type[S]) -> S | None:
+    return find_summary(run.summary_path(kind.stage), kind)
 
 
 def _departures(settings: Settings, manifest: _Manifest) -> list[str]:
@@ -132,28 +80,30 @@ def _departures(settings: Settings, manifest: _Manifest) -> list[str]:
     return reasons
 
 
-def _reasons(chosen: FilterSummary) -> list[Reason]:
+def _reasons(chosen: FilterSummary) -> list[document.Reason]:
     """Why samples were not kept; the fates in their order, frequent reasons first."""
     by_filter = set(chosen.metadata_outcomes) - {"kept"}
     reasons = []
     for reason, count in chosen.reasons.items():
         other = "unlisted" if reason.startswith("no metadata row") else "quarantined"
-        reasons.append(Reason("dropped" if reason in by_filter else other, reason, count))
+        reasons.append(document.Reason("dropped" if reason in by_filter else other, reason, count))
     if missing := chosen.fates.get("missing", 0):
-        reasons.append(Reason("missing", "no sample of the shards has this uid", missing))
+        reasons.append(document.Reason("missing", "no sample of the shards has this uid", missing))
     if chosen.malformed_uids:
-        reasons.append(Reason("quarantined", "uid of a metadata row is not 32 hex digits", chosen.malformed_uids))
+        reasons.append(
+            document.Reason("quarantined", "uid of a metadata row is not 32 hex digits", chosen.malformed_uids)
+        )
     return sorted(reasons, key=lambda row: (FATES.index(row.fate), -row.count, row.reason))
 
 
-def _notes(run: Run, recorded: _Recorded, report: Report) -> list[str]:
+def _notes(run: Run, chosen: FilterSummary, report: Report) -> list[str]:
     """What a reader must know to read the numbers rightly, in sentences."""
-    stages = (recorded.filter, recorded.index, recorded.signatures)
+    stages = (chosen, report.index, report.signatures)
     notes = [note for stage in stages if stage is not None for note in stage.notes]
     waiting = [s for s in STAGES if s != "report" and run.asks_for(s) and s not in report.run.stages]
     if waiting:
         notes.append(f"Not run yet, so not in this report: {', '.join(waiting)}.")
-    if recorded.signatures is not None and not recorded.signatures.decoded:
+    if report.signatures is not None and not report.signatures.decoded:
         notes.append("Pictures were not decoded in this run, so broken ones are not in quarantine (--verify-images).")
     if report.look_problem:
         notes.append(report.look_problem)
@@ -167,39 +117,35 @@ def _notes(run: Run, recorded: _Recorded, report: Report) -> list[str]:
     if report.comparison is not None and scores.available and not scores.common.sets:
         notes.append("The comparison run has no scores yet: the scores stand alone.")
     evidence = report.contamination
-    if recorded.decontaminate is not None and not evidence.available:
+    if "decontaminate" in report.run.stages and not evidence.available:
         notes.append("There were no evaluation sets to compare with: contamination is unknown (--evalsets DIR).")
     kept = report.subset.contaminated
     if kept:
         notes.append(f"{kept:,} of the kept uids are contaminated: the filter does not exclude them (~contaminated).")
     other = scores.trained_on.comparison
     if other is not None and other.marked:
-        notes.append(f"The comparison run trained on {other.words}: its scores on these sets are marked {MARK}.")
+        notes.append(f"The comparison run trained on {other.words}: its scores on these sets are marked \u2020.")
     counted = evidence.counted_rows or 0
     if counted < (evidence.evidence_rows or 0):
         notes.append(f"Hits are counted by evaluation set over the first {counted:,} rows of evidence.")
     return notes
 
 
-def _comparison(run: Run, out: Path | None) -> Comparison | None:
+def _comparison(run: Run, out: Path | None) -> document.Comparison | None:
     """The comparison run: its filter, subset (and how much of it is clean) and times; None where there is none."""
     if out is None or not (out / "state").is_dir():
         return None
-    chosen = find_summary(out / "state" / "filter.json", FilterSummary)
-    truth = compare_with_truth(out) if run.is_world else None
-    return Comparison(
-        run.compare if chosen is None else chosen.filter,
-        str(out),
-        None if chosen is None else chosen.subset,
-        None if chosen is None else chosen.fates.get("kept"),
-        None if truth is None or truth.filter is None else truth.filter.precision,
-        timings(out / "state" / "timings.jsonl"),
-    )
+    chosen = find_summary(out / "state" / "filter.json", FilterSummary) or _NOT_FILTERED
+    judged = truth.compare_with_truth(out) if run.is_world else None
+    clean_share = judged.filter.precision if judged is not None and judged.filter is not None else None
+    expression, kept = chosen.filter or run.compare, chosen.fates.get("kept")
+    times = timings(out / "state" / "timings.jsonl")
+    return document.Comparison(expression, str(out), chosen.subset, kept, clean_share, times)
 
 
-def _look(run: Run, chosen: FilterSummary | None) -> _FilterLook:
+def _look(run: Run, chosen: FilterSummary) -> _FilterLook:
     """Asks the filter again, over some rows of the metadata."""
-    if chosen is None or not (run.out / "subset.npy").exists():
+    if not chosen.filter or not (run.out / "subset.npy").exists():
         return _FilterLook()
     files = metadata_files(run)
     if not files:
@@ -212,47 +158,38 @@ def _look(run: Run, chosen: FilterSummary | None) -> _FilterLook:
     except (DcfastError, OSError, ValueError, KeyError) as error:  # moved, or a model that this machine lacks
         problem = f"The filter cannot be asked again, so its rules' overlap is not shown: {clean(str(error))}"
         return _FilterLook(problem=problem)
-    truth = truth_masks(uids_of(seen), run.out) if run.is_world else {}
-    clip = clip_scores(seen, chosen.filter, thresholds, truth)
-    return _FilterLook(seen, overlap(seen), clip, rules_against_truth(seen, truth))
+    masks = truth.truth_masks(filter_parts.uids_of(seen), run.out) if run.is_world else {}
+    clip = filter_parts.clip_scores(seen, chosen.filter, thresholds, masks)
+    return _FilterLook(seen, filter_parts.overlap(seen), clip, filter_parts.rules_against_truth(seen, masks))
 
 
 def _gallery(run: Run, look: _FilterLook) -> dict[str, list[GalleryRow]]:
-    chosen = gallery(run.out / "fates.parquet") | (mistakes(run.out) if run.is_world else {})
+    chosen = gallery(run.out / "fates.parquet") | (truth.mistakes(run.out) if run.is_world else {})
     if look.seen is None or look.clip_scores is None:
         return chosen
-    return {name: with_scores(rows, look.seen, look.clip_scores.column) for name, rows in chosen.items()}
+    return {name: filter_parts.with_scores(rows, look.seen, look.clip_scores.column) for name, rows in chosen.items()}
 
 
-def _filter_facts(run: Run, chosen: FilterSummary | None) -> FilterFacts:
-    given = run.settings.filter
-    if chosen is None:
-        return FilterFacts(None, given, None, None, None, None, {})
-    return FilterFacts(
-        chosen.filter,
+def _filter_facts(given: str | None, chosen: FilterSummary) -> document.FilterFacts:
+    has_run = chosen is not _NOT_FILTERED
+    return document.FilterFacts(
+        chosen.filter or None,
         given,
         chosen.thresholds,
-        chosen.metadata_rows,
-        chosen.malformed_uids,
+        chosen.metadata_rows if has_run else None,
+        chosen.malformed_uids if has_run else None,
         chosen.models.get("language_model"),
         chosen.metadata_outcomes,
     )
 
 
-def _quarantine(table: Path) -> Quarantine:
+def _quarantine(table: Path) -> document.Quarantine:
     def shown(text: str | None) -> str | None:
         return None if text is None else clean(text)
 
-    rows = head(table, QuarantineRow, QUARANTINE_ROWS)
+    rows = sampling.head(table, QuarantineRow, QUARANTINE_ROWS)
     rows = [QuarantineRow(shown(r.shard), r.row, shown(r.key), shown(r.uid), shown(r.reason)) for r in rows]
-    return Quarantine(num_rows(table), rows)
-
-
-def _damage(chosen: FilterSummary | None, index: IndexSummary | None) -> Damage:
-    if chosen is None:
-        return Damage(0 if index is None else index.damaged_shards, [])
-    listed = [(clean(shard), clean(problem)) for shard, problem in chosen.damage[:DAMAGE_ROWS]]
-    return Damage(chosen.damaged_shards, listed)
+    return document.Quarantine(sampling.num_rows(table), rows)
 
 
 def collect(run: Run) -> Report:
@@ -263,41 +200,36 @@ def collect(run: Run) -> Report:
     names file and field where a field is of another type than the stage writes.
     """
     out, settings = run.out, run.settings
-    recorded = _recorded(run)
-    chosen = recorded.filter
+    chosen, index = _summary(run, FilterSummary) or _NOT_FILTERED, _summary(run, summaries.IndexSummary)
+    signatures = _summary(run, summaries.SignaturesSummary)
+    decontaminate = _summary(run, summaries.DecontaminateSummary)
+    has_run = [s for s in STAGES if s != "report" and find_summary(run.summary_path(s), Summary) is not None]
     manifest = find_summary(out / "manifest.json", _Manifest) or _Manifest()
     departures = _departures(settings, manifest)
+    damaged = index.damaged_shards if index is not None and chosen is _NOT_FILTERED else chosen.damaged_shards
     look = _look(run, chosen)
     compared = comparison_dir(run)
     comparison = _comparison(run, compared)
     scores = compare_scores(out, compared, run.evalset_dir)
     trained = trainings(out, compared)
-    uids = None if chosen is None else chosen.subset
     report = Report(
-        RunFacts(
-            str(out),
-            settings.scale,
-            settings.pool,
-            settings.evalsets,
-            run.is_world,
-            [s for s in STAGES if s != "report" and find_summary(run.summary_path(s), Summary) is not None],
-        ),
+        document.RunFacts(str(out), settings.scale, settings.pool, settings.evalsets, run.is_world, has_run),
         not departures,
         departures,
-        recorded.index,
-        recorded.signatures,
-        fates={} if chosen is None else {name: chosen.fates.get(name, 0) for name in FATES},
-        reasons=[] if chosen is None else _reasons(chosen),
-        filter=_filter_facts(run, chosen),
-        subset=Subset(uids, manifest.subset.sha256, contaminated_kept(out)),
-        repeated=Repeated(0, 0) if chosen is None else Repeated(chosen.repeated_in_pool, chosen.repeated_in_metadata),
-        contamination=contamination(out, recorded.decontaminate, recorded.signatures, settings.max_distance),
+        index,
+        signatures,
+        fates={name: chosen.fates.get(name, 0) for name in FATES} if "filter" in has_run else {},
+        reasons=_reasons(chosen),
+        filter=_filter_facts(settings.filter, chosen),
+        subset=document.Subset(chosen.subset, manifest.subset.sha256, contaminated_kept(out)),
+        repeated=document.Repeated(chosen.repeated_in_pool, chosen.repeated_in_metadata),
+        contamination=contamination(out, decontaminate, signatures, settings.max_distance),
         gallery=_gallery(run, look),
         quarantine=_quarantine(out / "quarantine.parquet"),
-        damage=_damage(chosen, recorded.index),
-        reshard=recorded.reshard,
-        verify=recorded.verify,
-        world=compare_with_truth(out) if run.is_world else None,
+        damage=document.Damage(damaged, [(clean(name), clean(what)) for name, what in chosen.damage[:DAMAGE_ROWS]]),
+        reshard=_summary(run, summaries.ReshardSummary),
+        verify=_summary(run, summaries.VerifySummary),
+        world=truth.compare_with_truth(out) if run.is_world else None,
         timings=timings(out / "state" / "timings.jsonl"),
         files=files_of(out),
         manifest=find_summary(out / "manifest.json", dict[str, Any]),
@@ -308,7 +240,7 @@ def collect(run: Run) -> Report:
         comparison=comparison,
         scores=scores,
         training=trained,
-        verdict=verdict(scores, trained, uids, None if comparison is None else comparison.uids),
+        verdict=verdict(scores, trained, chosen.subset, None if comparison is None else comparison.uids),
         notes=[],
     )
-    return replaced(report, notes=_notes(run, recorded, report))
+    return replaced(report, notes=_notes(run, chosen, report))

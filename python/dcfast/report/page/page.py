@@ -7,30 +7,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from dcfast.errors import MissingDependencyError
 from dcfast.report import text
-from dcfast.report.document import Report
-from dcfast.report.facts.copies import sentences
+from dcfast.report.facts.document import Report
 from dcfast.report.facts.samples import EvidenceRow, GalleryRow
-from dcfast.report.facts.training import TrainedRun
 from dcfast.report.page.images import EvalsetPreviews, PoolPreviews, Preview
 from dcfast.report.page.plots import plots_of
 from dcfast.storage.records import plain, replaced
 
-__all__ = ["Pictures", "look_up", "render"]
+if TYPE_CHECKING:
+    import jinja2
+
+__all__ = ["Pictures", "environment", "look_up", "render"]
 
 HERE = Path(__file__).parent
-
-FATE_WORDS = {
-    "kept": "in the subset",
-    "dropped": "by the filter",
-    "quarantined": "cannot be trained on",
-    "missing": "metadata row without a sample",
-    "unlisted": "sample without a metadata row",
-}
-METHOD_WORDS = {"content": "identical bytes", "perceptual": "looks alike"}
 
 
 class Card(NamedTuple):
@@ -96,49 +88,40 @@ def _plain(value: object) -> str:
     return text.clean(value if isinstance(value, str) else json.dumps(value, sort_keys=True), 400)
 
 
-def _passes(training: TrainedRun) -> str:
-    """How often a training went over its data."""
-    if not training.samples or not training.samples_seen:
-        return "\u2013"
-    return f"{training.samples_seen / training.samples:.1f}"
-
-
-def _letter(number: int) -> str:
-    """A, B, ..., Z, A1, B1, ...: what a rule of the filter is called in a narrow table."""
-    return chr(ord("A") + number % 26) + (str(number // 26) if number >= 26 else "")
-
-
-def render(report: Report, pictures: Pictures) -> str:
-    """The page as text. The same report and pictures give the same bytes."""
+def environment() -> jinja2.Environment:
+    """Of the templates. MissingDependencyError: there is no Jinja."""
     try:
         import jinja2
     except ImportError as error:
         raise MissingDependencyError("the report needs Jinja: pip install 'dcfast[run]'") from error
-    environment = jinja2.Environment(
+    templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {name: getattr(text, name) for name in text.__all__} | {
+    templates.filters |= {name: getattr(text, name) for name in text.__all__} | {
         "plain": _plain,
         "fields": plain,
         "pretty": lambda value: json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False),
     }
-    against = report.comparison.filter if report.comparison is not None else None
-    page = environment.get_template("page.html.j2").render(
-        report=report,
-        cards={"kept_faulty": [], "dropped_clean": [], **pictures.cards},  # the last two in the world alone
-        pairs=pictures.pairs,
-        total=_total(report),
-        plots=plots_of(report),
-        against=_plain(against),
-        copies=sentences(report.scores, against, report.verdict.by),
-        passes=_passes,
-        letter=_letter,
-        percent=text.percent,
-        fate_words=FATE_WORDS,
-        method_words=METHOD_WORDS,
+    return templates
+
+
+def render(report: Report, pictures: Pictures) -> str:
+    """The page as text. The same report and pictures give the same bytes."""
+    page = (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            report=report,
+            cards={"kept_faulty": [], "dropped_clean": [], **pictures.cards},  # the last two in the world alone
+            pairs=pictures.pairs,
+            total=_total(report),
+            plots=plots_of(report),
+            against=_plain(report.comparison and report.comparison.filter),
+            percent=text.percent,
+        )
     )
     return page.encode("utf-8", "replace").decode("utf-8")
