@@ -9,15 +9,17 @@ import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from dcfast.errors import CorruptDataError
 from dcfast.report.facts.collect import collect
+from dcfast.report.facts.document import Report
 from dcfast.report.facts.inventory import StepTime
-from dcfast.report.facts.samples import GalleryRow
+from dcfast.report.facts.samples import EvidenceRow, GalleryRow
+from dcfast.report.facts.training import TrainedRun
 from dcfast.report.facts.truth import Judgement, WorldTruth, compare_with_truth
 from dcfast.report.page.images import EvalsetPreviews, PoolPreviews
 from dcfast.report.page.page import look_up, render
@@ -259,6 +261,29 @@ def test_strange_captions_are_harmless(whole: tuple[Path, Settings]) -> None:
     assert "\x1b" not in page_text
     assert "<script>alert('x')</script>" in page.text
     assert "the caption has 10" in page.text
+
+
+def test_keys_are_those_of_the_documentation(repo_root: Path) -> None:
+    """Of every record of the document, but for what stages and tables have, which is described with these."""
+    text = (repo_root / "docs/report.md").read_text(encoding="utf-8")
+    text = text[text.index("## Keys of `report.json`") :]
+    first_column = [row.split("|")[1] for row in text.splitlines() if row.startswith("| `")]
+    assert {name for cell in first_column for name in re.findall(r"`(\w+)`", cell)} == set(TOP_KEYS.split())
+    words = {name for names in re.findall(r"`([\w.]+)`", text) for name in names.split(".")}
+    elsewhere = {*TrainedRun.__mro__[1].__struct_fields__, *EvidenceRow.__struct_fields__}
+    records: set[type] = set()
+
+    def fields_of(kind: Any) -> None:
+        for part in get_args(kind):
+            fields_of(part)
+        if isinstance(kind, type) and kind.__module__.startswith("dcfast.report") and kind not in records:
+            records.add(kind)
+            for name, field in get_type_hints(kind).items():
+                assert name in words | elsewhere, f"{kind.__name__}.{name}"
+                fields_of(field)
+
+    fields_of(Report)
+    assert len(records) > 30
 
 
 # parts that are absent

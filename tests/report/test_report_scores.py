@@ -325,7 +325,13 @@ def test_what_dali_refused_is_shown_where_dali_decoded(tmp_path: Path) -> None:
     report, page = reported(out)
     assert report["training"]["run"]["dali_refused_samples"] is None
     assert "DALI refused" not in page.text
-    timing = {"seconds": 3.0, "samples_per_second": 50.0, "dali_refused_batches": 2, "dali_refused_samples": 1_234}
+    timing = {
+        "seconds": 3.0,
+        "samples": 150,
+        "samples_per_second": 50.0,
+        "dali_refused_batches": 2,
+        "dali_refused_samples": 1_234,
+    }
     (out / "train/timing.json").write_text(json.dumps(timing))
     report, page = reported(out)
     assert report["training"]["run"]["dali_refused_samples"] == 1_234

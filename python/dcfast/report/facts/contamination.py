@@ -15,7 +15,6 @@ __all__ = ["Contamination", "contaminated_kept", "contamination"]
 
 MAX_EVIDENCE_ROWS = 2_000_000
 """Evidence rows that are counted by evaluation set and distance; a larger table says how far it was counted."""
-LOOKUP_UIDS = 1 << 20
 
 
 class EvalsetHits(Record):
@@ -110,7 +109,7 @@ def contamination(
 
 
 def contaminated_kept(out: Path) -> int | None:
-    """How many uids of subset.npy are contaminated, a stretch at a time; None where it cannot be said."""
+    """How many uids of subset.npy are contaminated; None where it cannot be said."""
     import numpy as np
 
     from dcfast.uids.sets import load_subset, uid_isin
@@ -120,8 +119,4 @@ def contaminated_kept(out: Path) -> int | None:
         contaminated = load_subset(out / "contaminated.npy", check=False)
     except (DcfastError, OSError):
         return None
-    total = 0
-    for start in range(0, len(contaminated), LOOKUP_UIDS):
-        block = np.ascontiguousarray(contaminated[start : start + LOOKUP_UIDS])
-        total += int(uid_isin(block, subset, check=False).sum())
-    return total
+    return int(uid_isin(np.asarray(contaminated), subset, check=False).sum())

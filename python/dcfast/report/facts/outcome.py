@@ -11,6 +11,7 @@ from dcfast.evaluate.results import AGGREGATES, RESULTS, Result, aggregate, load
 from dcfast.evaluate.scores import Leaked, read_leaked
 from dcfast.evaluate.tasks import EvalTask, datacomp_tasks, own_tasks
 from dcfast.rundir.summaries import find_summary
+from dcfast.rundir.training_summary import TrainingSummary
 from dcfast.storage.records import Record
 
 __all__ = ["EVEN", "Means", "Scores", "TrainedOn", "compare_scores"]
@@ -115,12 +116,6 @@ class Scores(Record):
     unlisted: list[str]
 
 
-class _Trained(Record):
-    """Of train/summary.json; ``TrainingSummary`` of dcfast.rundir.training_summary takes its place at the merge."""
-
-    checkpoint_sha256: str | None = None
-
-
 class _RunScores(NamedTuple):
     """Results by key, all of the checkpoint that the training ended with, and why others are not among them."""
 
@@ -138,8 +133,8 @@ def _run_scores(out: Path | None, evalset_dir: Path | None) -> _RunScores:
         lines = [result for result in load_results(out / RESULTS).results[:MAX_LINES] if result.checkpoint is not None]
     except OSError:
         lines = []
-    summary = find_summary(out / "train" / "summary.json", _Trained)
-    checkpoint = None if summary is None else summary.checkpoint_sha256
+    summary = find_summary(out / "train" / "summary.json", TrainingSummary)
+    checkpoint = summary.checkpoint_sha256 or None if summary is not None else None
     if lines and not checkpoint:
         reason = "there are results, but no train/summary.json that says which checkpoint they are of"
         return _RunScores(refused=reason, leaked=leaked)

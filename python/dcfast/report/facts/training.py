@@ -7,50 +7,13 @@ from pathlib import Path
 from dcfast.report.facts.outcome import EVEN, Means, Scores
 from dcfast.report.facts.reading import read_rows
 from dcfast.rundir.summaries import find_summary
-from dcfast.storage.records import Count, Record, widened
+from dcfast.rundir.training_summary import TrainingSummary, TrainingTimes
+from dcfast.storage.records import Record, widened
 
 __all__ = ["CurvePoint", "TrainedRun", "Trainings", "Verdict", "read_curve", "trainings", "verdict"]
 
 CURVE_POINTS = 240
 """Points of a curve on the page; a longer log is averaged over equal stretches of it."""
-
-
-# Of train/summary.json and train/timing.json; the records of dcfast.rundir.training_summary take their place at the
-# merge: TrainingSource, TrainingFacts, TrainingTiming.
-class TrainingSource(Record, omit_defaults=True):
-    samples: Count
-    fingerprint: str | None = None
-    weight: float | None = None
-
-
-class TrainingFacts(Record):
-    model: str | None = None
-    scale: str | None = None
-    seed: int | None = None
-    samples_seen: Count | None = None
-    steps: Count | None = None
-    recipe_hash: str | None = None
-    recipe: dict[str, int | float | str | bool | None] = {}
-    checkpoint: str | None = None
-    checkpoint_sha256: str | None = None
-    checkpoints: list[str] | None = None
-    loss_first: float | None = None
-    loss_last: float | None = None
-    logit_scale: float | None = None
-    replaced: Count | None = None
-    non_standard: list[str] = []
-    decoder_difference: dict[str, int | float] | None = None
-    notes: list[str] = []
-    sources: list[TrainingSource] = []
-    accumulation: int | None = None
-    world_size: int | None = None
-    versions: dict[str, str] | None = None
-
-
-class TrainingTiming(Record):
-    seconds: float | None = None
-    samples_per_second: float | None = None
-    dali_refused_samples: int | None = None
 
 
 class CurvePoint(Record):
@@ -59,7 +22,7 @@ class CurvePoint(Record):
     logit_scale: float
 
 
-class TrainedRun(TrainingFacts):
+class TrainedRun(TrainingSummary):
     """A training: ``samples`` are the distinct ones, ``asked`` the samples seen of the recipe.
 
     ``dali_refused_samples``: None of another decoder.
@@ -116,18 +79,18 @@ def read_curve(path: Path) -> list[CurvePoint]:
 
 
 def _trained_run(out: Path) -> TrainedRun | None:
-    facts = find_summary(out / "train" / "summary.json", TrainingFacts)
-    if facts is None:
+    summary = find_summary(out / "train" / "summary.json", TrainingSummary)
+    if summary is None:
         return None
-    timing = find_summary(out / "train" / "timing.json", TrainingTiming) or TrainingTiming()
+    times = find_summary(out / "train" / "timing.json", TrainingTimes)
     return widened(
-        facts,
+        summary,
         TrainedRun,
-        seconds=timing.seconds,
-        samples_per_second=timing.samples_per_second,
-        dali_refused_samples=timing.dali_refused_samples,
-        samples=sum(source.samples for source in facts.sources),
-        asked=facts.recipe.get("samples_seen"),
+        samples=sum(source.samples for source in summary.sources),
+        asked=summary.recipe.get("samples_seen"),
+        seconds=None if times is None else times.seconds,
+        samples_per_second=None if times is None else times.samples_per_second,
+        dali_refused_samples=None if times is None else times.dali_refused_samples,
         curve=read_curve(out / "train" / "log.jsonl"),
     )
 
