@@ -33,6 +33,7 @@ __all__ = ["collect"]
 
 S = TypeVar("S", bound=Summary)
 _NOT_FILTERED = FilterSummary("", {}, None, None, {})
+"""Stands for the filter stage's where it has not run."""
 QUARANTINE_ROWS = 50
 DAMAGE_ROWS = 50
 

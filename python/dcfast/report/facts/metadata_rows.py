@@ -20,6 +20,7 @@ from dcfast.filters.expression import And, parse
 from dcfast.filters.term import CONTAMINATED, ORACLE, SCORES, TEACHER_PAIRS, Rows, Rule, Term
 from dcfast.index.metadata import count_metadata_rows, open_metadata, parse_uids
 from dcfast.index.pool import list_parquet, metadata_folder
+from dcfast.report.facts.sampling import evenly
 from dcfast.rundir.layout import FEATURE_METADATA, ORACLE_PATH, OUTSIDE, mask_path
 from dcfast.rundir.run_dir import Run
 from dcfast.storage.npz import load_array
@@ -73,21 +74,18 @@ def stretches(
     files: list[Path], columns: list[str], uid_from: str = "json"
 ) -> Iterator[tuple[Path, int, pa.RecordBatch]]:
     """(file, number of the first row, record batch), at most MAX_ROWS rows; columns that a file lacks are left out."""
-    if len(files) > MAX_FILES:
-        files = [files[i * len(files) // MAX_FILES] for i in range(MAX_FILES)]
+    files = evenly(files, MAX_FILES)
+    budget = MAX_ROWS // max(len(files), 1)
     for path in files:
-        budget = MAX_ROWS // len(files)
         with open_metadata(path, uid_from) as file:
             names = [name for name in columns if name in file.schema.names]
             sizes = file.group_rows
-            begins = [sum(sizes[:g]) for g in range(len(sizes))]
-            groups = [g for g, size in enumerate(sizes) if size]
-            each = budget
-            if sum(sizes) > budget and groups:
-                groups = [groups[i * len(groups) // GROUPS] for i in range(GROUPS)] if len(groups) > GROUPS else groups
-                each = budget // len(groups)
+            groups = [group for group, size in enumerate(sizes) if size]
+            if is_part := sum(sizes) > budget:
+                groups = evenly(groups, GROUPS)
+            each = budget // len(groups) if is_part else budget
             for group in groups:
-                left, at = each, begins[group]
+                left, at = each, sum(sizes[:group])
                 for batch in file.batches(names, min(each, 8_192), [group]):
                     part = batch.slice(0, left)
                     yield path, at, part

@@ -18,7 +18,7 @@ from dcfast.storage.records import Record, as_record
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["SPREAD_PLACES", "SPREAD_ROWS", "columns_of", "head", "num_rows", "rows_of", "spread", "stream"]
+__all__ = ["SPREAD_PLACES", "SPREAD_ROWS", "columns_of", "evenly", "head", "num_rows", "rows_of", "spread", "stream"]
 
 SPREAD_PLACES = 16
 """Places of a table that ``spread`` looks at."""
@@ -27,6 +27,12 @@ SPREAD_ROWS = 4096
 SPREAD_WINDOW = 262_144
 """Rows of a row group that it goes through at most to get to its places."""
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
+
+
+def evenly(items: list[T], most: int) -> list[T]:
+    """All of a few items, else so many from all over."""
+    return [items[i * len(items) // most] for i in range(most)] if len(items) > most else items
 
 
 def columns_of(path: Path) -> set[str]:
@@ -73,10 +79,8 @@ def spread(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Reco
     for part, group, rows in groups:
         window = min(rows, SPREAD_WINDOW)
         places += [(part, group, begin) for begin in range(0, window, max(SPREAD_ROWS, -(-window // each)))]
-    if len(places) > SPREAD_PLACES:
-        places = [places[i * len(places) // SPREAD_PLACES] for i in range(SPREAD_PLACES)]
     by_group: dict[tuple[Path, int], set[int]] = {}
-    for part, group, begin in places:
+    for part, group, begin in evenly(places, SPREAD_PLACES):
         by_group.setdefault((part, group), set()).add(begin)
     for (part, group), begins in by_group.items():
         with ParquetFile(part) as file:

@@ -9,37 +9,25 @@ from typing import NamedTuple
 __all__ = ["Plot", "bars", "curves", "ticks"]
 
 
-class Mark(NamedTuple):
-    """A place on an axis, and what is written there."""
-
-    place: float
-    words: str
-
-
-class Curve(NamedTuple):
-    kind: str
-    points: list[tuple[float, float]]
-
-
-class Bar(NamedTuple):
-    """From ``x`` and ``y``, its upper left corner."""
-
-    kind: str
-    x: float
-    y: float
-    width: float
-    height: float
+Points = Sequence[tuple[float, float]]
+Marks = list[tuple[float, str]]
+"""Places on an axis, and what is written there."""
 
 
 class Plot(NamedTuple):
-    """``line``: upright."""
+    """Curves and bars, and an upright line.
+
+    Attributes:
+        curves: (class, points).
+        bars: (class, left, top, width, height).
+    """
 
     title: str
-    x_marks: list[Mark]
-    y_marks: list[Mark]
-    curves: Sequence[Curve] = ()
-    bars: Sequence[Bar] = ()
-    line: Mark | None = None
+    x_marks: Marks
+    y_marks: Marks
+    curves: Sequence[tuple[str, Points]] = ()
+    bars: Sequence[tuple[str, float, float, float, float]] = ()
+    line: tuple[float, str] | None = None
 
 
 def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
@@ -54,7 +42,7 @@ def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
 
 def curves(
     title: str,
-    series: Sequence[tuple[str, Sequence[tuple[float, float]]]],
+    series: Sequence[tuple[str, Points]],
     x_words: Callable[[float], str],
     *,
     from_zero: bool = False,
@@ -68,9 +56,9 @@ def curves(
     low, high = min(values + [0.0] * from_zero), max(values)
     margin = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
     low, high = low if from_zero else low - margin, high + margin
-    lines = [Curve(kind, [(x / last, (y - low) / (high - low)) for x, y in points]) for kind, points in series]
-    x_marks = [Mark(x / last, x_words(x)) for x in ticks(0, last)]
-    return Plot(title, x_marks, [Mark((y - low) / (high - low), f"{y:g}") for y in ticks(low, high)], curves=lines)
+    lines = [(kind, [(x / last, (y - low) / (high - low)) for x, y in points]) for kind, points in series]
+    x_marks = [(x / last, x_words(x)) for x in ticks(0, last)]
+    return Plot(title, x_marks, [((y - low) / (high - low), f"{y:g}") for y in ticks(low, high)], curves=lines)
 
 
 def bars(
@@ -96,8 +84,8 @@ def bars(
     low, width = edges[0], edges[-1] - edges[0]
     return Plot(
         title,
-        [Mark((x - low) / width, f"{x:g}") for x in ticks(low, edges[-1], 5)],
-        [Mark(y / high, f"{y:,g}") for y in ticks(0, high, 3)],
-        bars=[Bar(kind, i / count, top / high, 1 / count, size / high) for kind, i, top, size in drawn],
-        line=Mark((line - low) / width, line_words) if line is not None and low <= line <= edges[-1] else None,
+        [((x - low) / width, f"{x:g}") for x in ticks(low, edges[-1], 5)],
+        [(y / high, f"{y:,g}") for y in ticks(0, high, 3)],
+        bars=[(kind, i / count, top / high, 1 / count, size / high) for kind, i, top, size in drawn],
+        line=((line - low) / width, line_words) if line is not None and low <= line <= edges[-1] else None,
     )
