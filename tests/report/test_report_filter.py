@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from dcfast.report.facts.collect import collect
 from dcfast.report.facts.filter_parts import (
     Combination,
     RuleDrops,
@@ -21,9 +22,11 @@ from dcfast.report.facts.filter_parts import (
     uids_of,
 )
 from dcfast.report.facts.metadata_rows import MAX_FILES, MAX_ROWS, Examined, examine, stretches
+from dcfast.report.page.page import Pictures, render
 from dcfast.run.workflow import run
 from dcfast.rundir.run_dir import Settings
 from dcfast.rundir.tables import read_table
+from dcfast.storage.records import replaced
 from pool_builder import PoolBuilder, Sample, uid_of
 from report_builder import fates, run_of
 from test_report import Page
@@ -261,3 +264,15 @@ def test_mistakes_are_those_of_the_truth(tmp_path: Path) -> None:
         assert int(str(row.key)[1:]) >= 20
         assert int(str(row.key)[1:]) % 2 == 0
     assert mistakes(tmp_path) == found
+
+
+def test_clean_and_mismatched_pairs_are_drawn_where_the_truth_is_known(tmp_path: Path) -> None:
+    truth = {"clean": np.array([1, 0, 1], bool), "mismatched": np.array([0, 1, 0], bool)}
+    clip = clip_scores(examined([[0]] * 3, **{L14: [0.5, 0.1, 0.3]}), "clip_score(l14, threshold=0.2)", {}, truth)
+    report = replaced(collect(run_of(tmp_path)), clip_scores=clip)
+    page = Page(render(report, Pictures({"kept": [], "dropped": []}, [])))
+    drawn = [str(values.get("aria-label")) for values in page.all("svg") if values.get("role") == "img"]
+    assert drawn == ["CLIP scores of kept and not kept rows", "CLIP scores of clean and mismatched pairs"]
+    assert len([v for v in page.all("rect") if v.get("class") == "col faulty"]) == 1
+    assert len([v for v in page.all("line") if v.get("class") == "threshold"]) == 2
+    assert "scores above a mismatched one in 100.0% of all such couples" in page.text

@@ -168,7 +168,7 @@ def _gallery(run: Run, look: _FilterLook) -> dict[str, list[GalleryRow]]:
     chosen = gallery(run.out / "fates.parquet") | (truth.mistakes(run.out) if run.is_world else {})
     if look.seen is None or look.clip_scores is None:
         return chosen
-    return {name: filter_parts.with_scores(rows, look.seen, look.clip_scores.column) for name, rows in chosen.items()}
+    return filter_parts.with_scores(chosen, look.seen, look.clip_scores.column)
 
 
 def _filter_facts(given: str | None, chosen: FilterSummary) -> document.FilterFacts:

@@ -223,11 +223,11 @@ def rules_against_truth(seen: Examined, truth: Mapping[str, Mask]) -> RulesTruth
     )
 
 
-def with_scores(rows: list[GalleryRow], seen: Examined, column: str) -> list[GalleryRow]:
+def with_scores(gallery: dict[str, list[GalleryRow]], seen: Examined, column: str) -> dict[str, list[GalleryRow]]:
     """The rows of a gallery with the score of those that were looked at."""
-    wanted = {row.uid for row in rows}
-    scores: dict[str, float] = {}
+    wanted = {row.uid for rows in gallery.values() for row in rows}
+    scores: dict[str | None, float] = {}
     for uid, score in zip(uids_of(seen), seen.scores[column].tolist(), strict=True):
         if uid in wanted and math.isfinite(score):
             scores.setdefault(uid, round(score, 4))
-    return [replaced(row, clip_score=scores.get(str(row.uid))) for row in rows]
+    return {name: [replaced(row, clip_score=scores.get(row.uid)) for row in rows] for name, rows in gallery.items()}

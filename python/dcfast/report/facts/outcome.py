@@ -220,6 +220,9 @@ def compare_scores(out: Path, comparison: Path | None, evalset_dir: Path | None)
     mine, other = (aggregate(list(one.results.values()), own) for one in (here, there))
     whole = {key for key, line in here.results.items() if line.benchmark and line.complete and line.error is None}
     scored = tuple(task.key for task in datacomp_tasks() if task.main_metric)
+    groups = {name: set(keys or scored) for name, keys in AGGREGATES.items()}
+    marked = [row.key for row in rows if row.score is not None and row.contaminated]
+    other_marked = [row.key for row in rows if row.comparison is not None and row.comparison_contaminated]
     return Scores(
         available=bool(here.results),
         checkpoint=here.checkpoint,
@@ -228,22 +231,11 @@ def compare_scores(out: Path, comparison: Path | None, evalset_dir: Path | None)
         sets=rows,
         common=_means(paired),
         unaffected=_means([row for row in paired if row.contaminated == 0 == row.comparison_contaminated]),
-        trained_on=TrainedOnOfBoth(
-            _trained_on(here.leaked, [row.key for row in rows if row.score is not None and row.contaminated]),
-            _trained_on(
-                there.leaked, [row.key for row in rows if row.comparison is not None and row.comparison_contaminated]
-            ),
-        ),
+        trained_on=TrainedOnOfBoth(_trained_on(here.leaked, marked), _trained_on(there.leaked, other_marked)),
         above_chance=sum(row.score is not None and row.chance is not None and row.score > row.chance for row in rows),
         averages=[
-            GroupAverage(
-                name,
-                len(keys or scored),
-                len(whole & set(keys or scored)),
-                mine["averages"][name],
-                other["averages"][name],
-            )
-            for name, keys in AGGREGATES.items()
+            GroupAverage(name, len(keys), len(keys & whole), mine["averages"][name], other["averages"][name])
+            for name, keys in groups.items()
         ],
         own_average=OwnAverage(sum(bool(task.main_metric) for task in own), mine["own_average"], other["own_average"]),
         missing=mine["missing"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import TypeVar
 
@@ -79,12 +80,8 @@ def rank(row: GalleryRow | EvidenceRow) -> bytes:
 
 def in_turns(groups: Iterable[list[T]], limit: int) -> list[T]:
     """One of each group, then the next of each, until the limit: no group crowds out another."""
-    waiting = [list(group) for group in groups if group]
-    chosen: list[T] = []
-    while waiting and len(chosen) < limit:
-        chosen += [group.pop(0) for group in waiting]
-        waiting = [group for group in waiting if group]
-    return chosen[:limit]
+    turns = zip_longest(*groups)
+    return list(islice((item for turn in turns for item in turn if item is not None), limit))
 
 
 def gallery(table: Path) -> dict[str, list[GalleryRow]]:

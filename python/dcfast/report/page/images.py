@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -145,14 +146,9 @@ class PoolPreviews:
         return 0 if layout is None else len(layout.segments)
 
     def _find(self, shard: str) -> Segment:
-        low, high = 0, self.num_segments  # the last segment whose first shard is not after this one
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self._segment(middle).shard_names[0] <= shard:
-                low = middle
-            else:
-                high = middle
-        return self._segment(low)
+        """The last segment whose first shard is not after this one."""
+        after = bisect_right(range(self.num_segments), shard, key=lambda number: self._segment(number).shard_names[0])
+        return self._segment(max(after - 1, 0))
 
     def sample(self, shard: str, row: int) -> Preview:
         """Never raises: what cannot be read has a placeholder."""

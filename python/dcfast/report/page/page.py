@@ -13,8 +13,9 @@ from dcfast.errors import MissingDependencyError
 from dcfast.report import text
 from dcfast.report.facts.document import Report
 from dcfast.report.facts.samples import EvidenceRow, GalleryRow
+from dcfast.report.page.charts import bars
 from dcfast.report.page.images import EvalsetPreviews, PoolPreviews, Preview
-from dcfast.report.page.plots import plots_of
+from dcfast.report.page.plots import plotted_sets, training_curves
 from dcfast.storage.records import plain, replaced
 
 if TYPE_CHECKING:
@@ -119,7 +120,9 @@ def render(report: Report, pictures: Pictures) -> str:
             cards={"kept_faulty": [], "dropped_clean": [], **pictures.cards},  # the last two in the world alone
             pairs=pictures.pairs,
             total=_total(report),
-            plots=plots_of(report),
+            sets=plotted_sets(report.scores),
+            training_curves=training_curves,
+            bars=bars,
             against=_plain(report.comparison and report.comparison.filter),
             percent=text.percent,
         )
