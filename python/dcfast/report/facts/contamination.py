@@ -87,14 +87,14 @@ def contamination(
         return Contamination(False, [], {}, [])
     table = out / "contamination.parquet"
     hits, distances, counted = _count_evidence(table)
-    sets = {one.name: one for one in (signatures.evalsets if signatures is not None else [])}
+    sets = {compared.name: compared for compared in (signatures.evalsets if signatures is not None else [])}
     sets |= {name: ComparedSet(name) for name, _ in hits if name not in sets}
     limit = usual_distance if summary.max_distance is None else summary.max_distance
     return Contamination(
         True,
         [
-            EvalsetHits(name, one.pictures, one.unreadable, one.flat, hits[name, "content"], hits[name, "perceptual"])
-            for name, one in sorted(sets.items())
+            EvalsetHits(name, s.pictures, s.unreadable, s.flat, hits[name, "content"], hits[name, "perceptual"])
+            for name, s in sorted(sets.items())
         ],
         {str(bits): distances[bits] for bits in range(max([limit, *distances]) + 1)},
         samples.evidence_pairs(table),

@@ -140,17 +140,17 @@ def _threshold(expression: str, column: str, thresholds: Mapping[str, float]) ->
     for key, value in thresholds.items():
         if key.partition(":")[0] == column:
             return value if math.isfinite(value) else None
-    given: list[float] = []
+    limits: list[float] = []
 
     def collect(call: Call) -> object:
         for argument in call.arguments:
             is_threshold = call.name == "clip_score" and argument.keyword == "threshold"
             if is_threshold and SCORES.get(str(call.arguments[0].value)) == column:
-                given.append(float(argument.value))
+                limits.append(float(argument.value))
         return call.name
 
     parse(expression, collect)
-    return max(given, default=None)
+    return max(limits, default=None)
 
 
 def clip_scores(
@@ -225,9 +225,9 @@ def rules_against_truth(seen: Examined, truth: Mapping[str, Mask]) -> RulesTruth
 
 def with_scores(gallery: dict[str, list[GalleryRow]], seen: Examined, column: str) -> dict[str, list[GalleryRow]]:
     """The rows of a gallery with the score of those that were looked at."""
-    wanted = {row.uid for rows in gallery.values() for row in rows}
+    shown = {row.uid for rows in gallery.values() for row in rows}
     scores: dict[str | None, float] = {}
     for uid, score in zip(uids_of(seen), seen.scores[column].tolist(), strict=True):
-        if uid in wanted and math.isfinite(score):
+        if uid in shown and math.isfinite(score):
             scores.setdefault(uid, round(score, 4))
     return {name: [replaced(row, clip_score=scores.get(row.uid)) for row in rows] for name, rows in gallery.items()}

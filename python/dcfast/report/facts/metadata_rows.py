@@ -152,9 +152,9 @@ def examine(run: Run, files: list[Path], expression: str, thresholds: Mapping[st
         kept.append(uid_isin(np.ascontiguousarray(parsed[good]), subset, check=False, threads=1))
         drops.append(separate.drops(path, begin, batch, parsed)[good])
         for name, parts in scores.items():
-            given = numbers(batch.column(name)) if name in batch.schema.names else np.full(batch.num_rows, np.nan)
+            values = numbers(batch.column(name)) if name in batch.schema.names else np.full(batch.num_rows, np.nan)
             with np.errstate(over="ignore"):  # of float64: infinite, as it is told
-                parts.append(given.astype(np.float32)[good])
+                parts.append(values.astype(np.float32)[good])
     if not uids:
         raise ValueError("the metadata has no rows")
     whole = {name: np.concatenate(parts) for name, parts in scores.items()}

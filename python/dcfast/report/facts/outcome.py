@@ -148,9 +148,9 @@ def _run_scores(out: Path | None, evalset_dir: Path | None) -> _RunScores:
     return _RunScores({line.key: line for line in mine}, checkpoint, refused, leaked)
 
 
-def _set_score(key: str, here: _RunScores, there: _RunScores) -> SetScore:
-    mine, other = here.results.get(key), there.results.get(key)
-    shown = mine or there.results[key]
+def _set_score(key: str, ours: _RunScores, theirs: _RunScores) -> SetScore:
+    mine, other = ours.results.get(key), theirs.results.get(key)
+    shown = mine or theirs.results[key]
     # other pictures under the same name, or another way to score them, make two numbers that are not to be compared
     alike = mine is not None and other is not None and mine.state == other.state
     error = next((result.error for result in (mine, other) if result is not None and result.error is not None), None)
@@ -172,8 +172,8 @@ def _set_score(key: str, here: _RunScores, there: _RunScores) -> SetScore:
         complete=shown.complete,
         notes=list(shown.notes[:5]),
         error=error,
-        contaminated=None if here.leaked is None else here.leaked.tasks.get(key),
-        comparison_contaminated=None if there.leaked is None else there.leaked.tasks.get(key),
+        contaminated=None if ours.leaked is None else ours.leaked.tasks.get(key),
+        comparison_contaminated=None if theirs.leaked is None else theirs.leaked.tasks.get(key),
     )
 
 
@@ -213,25 +213,25 @@ def compare_scores(out: Path, comparison: Path | None, evalset_dir: Path | None)
         out, comparison: run directories; None where there is no comparison run.
         evalset_dir: of the sets, for the ``tasks.json`` beside them.
     """
-    here, there = _run_scores(out, evalset_dir), _run_scores(comparison, evalset_dir)
-    rows = [_set_score(key, here, there) for key in {**here.results, **there.results}]
+    ours, theirs = _run_scores(out, evalset_dir), _run_scores(comparison, evalset_dir)
+    rows = [_set_score(key, ours, theirs) for key in {**ours.results, **theirs.results}]
     paired = [row for row in rows if row.difference is not None]
     own = _own_tasks(evalset_dir)
-    mine, other = (aggregate(list(one.results.values()), own) for one in (here, there))
-    whole = {key for key, line in here.results.items() if line.benchmark and line.complete and line.error is None}
+    mine, other = (aggregate(list(run.results.values()), own) for run in (ours, theirs))
+    whole = {key for key, line in ours.results.items() if line.benchmark and line.complete and line.error is None}
     scored = tuple(task.key for task in datacomp_tasks() if task.main_metric)
     groups = {name: set(keys or scored) for name, keys in AGGREGATES.items()}
     marked = [row.key for row in rows if row.score is not None and row.contaminated]
     other_marked = [row.key for row in rows if row.comparison is not None and row.comparison_contaminated]
     return Scores(
-        available=bool(here.results),
-        checkpoint=here.checkpoint,
-        comparison_checkpoint=there.checkpoint,
-        refused=[reason for reason in (here.refused, there.refused) if reason],
+        available=bool(ours.results),
+        checkpoint=ours.checkpoint,
+        comparison_checkpoint=theirs.checkpoint,
+        refused=[reason for reason in (ours.refused, theirs.refused) if reason],
         sets=rows,
         common=_means(paired),
         unaffected=_means([row for row in paired if row.contaminated == 0 == row.comparison_contaminated]),
-        trained_on=TrainedOnOfBoth(_trained_on(here.leaked, marked), _trained_on(there.leaked, other_marked)),
+        trained_on=TrainedOnOfBoth(_trained_on(ours.leaked, marked), _trained_on(theirs.leaked, other_marked)),
         above_chance=sum(row.score is not None and row.chance is not None and row.score > row.chance for row in rows),
         averages=[
             GroupAverage(name, len(keys), len(keys & whole), mine["averages"][name], other["averages"][name])

@@ -105,14 +105,14 @@ def trainings(out: Path, comparison: Path | None) -> Trainings:
         if training is not None and training.samples_seen != training.asked
     ]
     if mine is not None and other is not None:
-        for words, ours, theirs in (
+        for facts, ours, theirs in (
             ("samples seen", mine.samples_seen, other.samples_seen),
             ("recipes (their hashes)", mine.recipe_hash, other.recipe_hash),
             ("models", mine.model, other.model),
             ("seeds", mine.seed, other.seed),
         ):
             if ours != theirs:
-                unfair.append(f"the {words} differ: {str(ours)[:16]} and {str(theirs)[:16]}")
+                unfair.append(f"the {facts} differ: {str(ours)[:16]} and {str(theirs)[:16]}")
     return Trainings(mine, other, unfair)
 
 

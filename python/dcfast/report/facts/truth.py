@@ -103,9 +103,9 @@ def _read_truth(out: Path, name: str) -> _Truth | None:
     return _Truth(kinds, {row[name]: row for row in reversed(rows)})
 
 
-def _judge(found: set[str], right: set[str]) -> Judgement:
-    both = len(found & right)
-    return Judgement(len(found), len(right), both, share_of(both, len(found)), share_of(both, len(right)))
+def _judge(chosen: set[str], right: set[str]) -> Judgement:
+    both = len(chosen & right)
+    return Judgement(len(chosen), len(right), both, share_of(both, len(chosen)), share_of(both, len(right)))
 
 
 def _judge_leaks(evidence: Path, truth: _Truth, fate: dict[str, str]) -> LeakJudgement:

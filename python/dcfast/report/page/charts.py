@@ -30,12 +30,12 @@ class Plot(NamedTuple):
     line: tuple[float, str] | None = None
 
 
-def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
-    """Round numbers inside low..high, about ``wanted`` of them."""
+def ticks(low: float, high: float, number: int = 4) -> list[float]:
+    """Round numbers inside low..high, about this number of them."""
     if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
         return []
-    step = 10.0 ** math.floor(math.log10((high - low) / wanted))
-    step *= next((f for f in (1, 2, 5, 10) if (high - low) / (step * f) <= wanted + 0.5), 10)
+    step = 10.0 ** math.floor(math.log10((high - low) / number))
+    step *= next((f for f in (1, 2, 5, 10) if (high - low) / (step * f) <= number + 0.5), 10)
     first = math.ceil(low / step - 1e-9)
     return [round(n * step, 12) for n in range(first, math.floor(high / step + 1e-9) + 1)]
 

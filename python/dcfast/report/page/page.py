@@ -79,14 +79,14 @@ def _total(report: Report) -> int:
 
 
 def _plain(value: object) -> str:
-    """What parquet and JSON give, as text for a table cell; None is a dash."""
+    """What records and JSON hold, as text for a table cell; None is a dash."""
     if value is None or value == "":
         return "\u2013"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
         return text.count(value)
-    return text.clean(value if isinstance(value, str) else json.dumps(value, sort_keys=True), 400)
+    return text.clean(value if isinstance(value, str) else json.dumps(plain(value), sort_keys=True), 400)
 
 
 def environment() -> jinja2.Environment:
