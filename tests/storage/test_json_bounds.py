@@ -16,14 +16,14 @@ from dcfast.evaluate import evalset, hub_set, results, scores, tasks
 from dcfast.index import pool_index, refresh
 from dcfast.interop.sizes import read_sizes
 from dcfast.interop.wids import read_wids
-from dcfast.report.facts import inventory, outcome
-from dcfast.report.facts import training as report_training
-from dcfast.report.page.images import PoolReader
+from dcfast.report.facts.reading import read_rows
+from dcfast.report.facts.training import CurvePoint
 from dcfast.resharding import boxes, edit, output, resume
 from dcfast.resharding.plan import ReshardPlan
 from dcfast.run.options import options_of, parser
 from dcfast.rundir import claim, run_dir, summaries
 from dcfast.rundir.settings import Settings
+from dcfast.rundir.summaries import Summary
 from dcfast.storage.config import read_config
 from dcfast.storage.json_files import MOST_DEPTH, MOST_DIGITS, parse_json, read_json, read_json_lines
 from dcfast.storage.records import read_record
@@ -126,11 +126,8 @@ PASSES: dict[str, Reader] = {
     "engine/piece.py": at("state/a/b/0.json", lambda path: read_marker(path.parents[3], PIECE)),
     "index/refresh.py": at("index.json", lambda path: refresh._refuse_other_uids(path.parent, "json")),
     "index/pool_index.py, its rule": at("index.json", lambda path: pool_index.uid_rule(path.parent)),
-    "report/facts/outcome.py": at("a.json", lambda path: outcome.read_json(path) or None),
-    "report/facts/collect.py": at("a.json", lambda path: outcome.read_json(path) or None),
-    "report/facts/training.py": at("log.jsonl", lambda path: report_training._curve(path) or None),
-    "report/facts/inventory.py": at("timings.jsonl", lambda path: inventory.timings(path)["steps"] or None),
-    "report/page/images.py": at("index/index.json", lambda p: PoolReader(p.parents[1], p.parent).num_segments or None),
+    "rundir/summaries.py, where it may be absent": at("a.json", lambda path: summaries.find_summary(path, Summary)),
+    "report/facts/reading.py": at("log.jsonl", lambda path: list(read_rows(path, CurvePoint)) or None),
     "train/loop.py": at("log.jsonl", kept_lines),
     "train/replaced.py": at("replaced-0.jsonl", lambda path: recorded(path.parent, 0, 9) or None),
     "study/cell.py": at("state/result.json", cell_result),

@@ -11,8 +11,10 @@ from typing import Annotated, ClassVar, TypeVar
 
 import msgspec
 
+from dcfast.rundir.summary import Summary
+from dcfast.rundir.training_summary import TrainingSummary
 from dcfast.storage.json_files import read_json
-from dcfast.storage.records import Count, Record, read_record
+from dcfast.storage.records import Count, Record, as_record, read_record
 
 __all__ = [
     "SUMMARIES",
@@ -35,6 +37,7 @@ __all__ = [
     "VerifySummary",
     "WorldSummary",
     "equals_json",
+    "find_summary",
     "read_summary",
 ]
 
@@ -44,12 +47,7 @@ Decimal = Annotated[str, msgspec.Meta(pattern=r"^[-+0-9.eE]+$|^-?inf$|^nan$")]
 Models = dict[str, str | dict[str, str | int]]
 """What the verdicts of a filter depend on besides the metadata: the expression, models and lists in use."""
 R = TypeVar("R", bound=Record)
-
-
-class Summary(Record):
-    """Of a stage."""
-
-    stage: ClassVar[str] = ""
+T = TypeVar("T")
 
 
 class WorldSummary(Summary):
@@ -217,35 +215,6 @@ class VerifySummary(Summary):
     copies: Count = 0
 
 
-class TrainingSource(Record):
-    """A source of samples, the SHA-256 of their uids in order, and its share."""
-
-    samples: Count
-    fingerprint: str = ""
-    weight: float = 1.0
-
-
-class TrainingSummary(Summary):
-    stage: ClassVar[str] = "train"
-    model: str
-    checkpoint: str
-    checkpoint_sha256: str | None = None
-    checkpoints: list[str] = []
-    samples_seen: Count = 0
-    steps: Count = 0
-    scale: str = ""
-    seed: int = 0
-    recipe: dict[str, int | float | str | bool | None] = {}
-    recipe_hash: str = ""
-    non_standard: list[str] = []
-    sources: list[TrainingSource] = []
-    loss_first: float | None = None
-    loss_last: float | None = None
-    logit_scale: float | None = None
-    replaced: Count = 0
-    notes: list[str] = []
-
-
 class EvaluateSummary(Summary):
     """``available``: whether there were evaluation sets; ``scores`` and ``chance`` by set."""
 
@@ -268,11 +237,14 @@ class EvaluateSummary(Summary):
 
 
 class ReportSummary(Summary):
+    """``report``: the page."""
+
     stage: ClassVar[str] = "report"
     kept: Count
     standard: bool
     pictures: Count
     pairs: Count
+    report: str = "report.html"
 
 
 SUMMARIES: dict[str, type[Summary]] = {
@@ -303,6 +275,18 @@ def read_summary(path: Path, kind: type[R]) -> R:
         another type; names file and field.
     """
     return read_record(path, kind, advice=_MEND)
+
+
+def find_summary(path: Path, kind: type[T]) -> T | None:
+    """The same where it is there; None where there is no file, or what is in it is no JSON object or an empty one.
+
+    Raises CorruptDataError: a field is missing or of another type; names file and field.
+    """
+    try:
+        value = read_json(path, names=True)
+    except (OSError, ValueError):
+        return None
+    return as_record(value, kind, str(path), _MEND) if isinstance(value, dict) and value else None
 
 
 def equals_json(path: Path, value: object) -> bool:
