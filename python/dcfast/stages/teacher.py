@@ -134,16 +134,16 @@ def train_teacher(out: str, args: dict[str, Any]) -> dict[str, Any]:
     summary = train(settings)
     from safetensors.torch import save_file
 
-    weights = read_checkpoint(work / summary["checkpoint"])["state_dict"]
+    weights = read_checkpoint(work / summary.checkpoint)["state_dict"]
     with atomic_path(root / TEACHER_FILE) as temporary:
         # not the checkpoint itself: torch writes the file's name into it, so that equal weights differ in bytes
         save_file({name: value.contiguous() for name, value in weights.items()}, temporary)
     about = {
-        "model": summary["model"],
-        "samples": summary["sources"][0]["samples"],
-        "samples_seen": summary["samples_seen"],
-        "recipe": summary["recipe"],
-        "loss_last": summary["loss_last"],
+        "model": summary.model,
+        "samples": summary.sources[0].samples,
+        "samples_seen": summary.samples_seen,
+        "recipe": summary.recipe,
+        "loss_last": summary.loss_last,
         "content_hash": sha256_file(root / TEACHER_FILE),
     }
     write_json(root / ABOUT_FILE, about)

@@ -14,6 +14,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from dcfast.engine.piece import Piece
 from dcfast.errors import SubsetError
 from dcfast.index.segments import Segment
@@ -88,7 +90,7 @@ def train_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
         device=resolve_device(args["device"]),
         **_how,
     )
-    identity = {**settings.identity(), "source": args["source"], **_samples(root, args)}
+    identity = {**msgspec.to_builtins(settings.identity()), "source": args["source"], **_samples(root, args)}
     mark = root / IDENTITY
     busy = f"{root}: another training is at work there; wait for it"
     with locked(make_directory(root / "train", "out") / LOCK_NAME, busy):
@@ -99,7 +101,8 @@ def train_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
                 shutil.rmtree(place, ignore_errors=True)
                 place.unlink(missing_ok=True)
             write_json(mark, identity)
-    return launch(settings)
+    summary: dict[str, Any] = msgspec.to_builtins(launch(settings))
+    return summary
 
 
 def _refuse_nothing(chosen: dict[str, Any]) -> None:

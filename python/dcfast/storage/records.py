@@ -40,6 +40,8 @@ if TYPE_CHECKING:  # mypy cannot know of a base class that all that are made of 
     class Record:
         """Fields with types; two records with equal fields are equal."""
 
+        def __init_subclass__(cls, *, omit_defaults: bool = False, kw_only: bool = False) -> None: ...
+
 else:
 
     class Record(msgspec.Struct, frozen=True):
