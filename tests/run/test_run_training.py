@@ -26,6 +26,7 @@ from dcfast.rundir.branch import branch_settings
 from dcfast.rundir.run_dir import Run, Settings
 from dcfast.stages.train import train_subset
 from dcfast.storage.lock import locked
+from dcfast.storage.records import plain
 from dcfast.train import TrainSettings, write_positions
 from dcfast.train.source import OpenSource, prepare_source
 from dcfast.uids.sets import load_subset
@@ -141,7 +142,7 @@ def test_what_is_trained_on_is_known_by_content(source: str, tmp_path: Path, mon
         """What a training does with the checkpoints that it finds."""
         path = tmp_path / "train/checkpoints/epoch_1.pt"
         files = prepare_source(settings.sources[0], tmp_path / "train/sources", 0)
-        identity = {**settings.identity(), "sources": [OpenSource(files).fingerprint()]}
+        identity = plain(settings.identity([OpenSource(files).fingerprint()]))
         found = path.exists()
         if found and json.loads(path.read_bytes()) != identity:
             raise CheckpointError("of another training")

@@ -32,7 +32,7 @@ from dcfast.storage.json_files import read_json
 from dcfast.storage.lines import iterate_lines, read_lines
 from dcfast.storage.npz import iterate_npz, load_array, npz_arrays
 from dcfast.storage.parquet import read_table
-from dcfast.train.loop import keep_lines
+from dcfast.train.journal import drop_later_lines
 from dcfast.uids import load_subset, open_records
 
 
@@ -97,7 +97,7 @@ INPUTS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "opened": ("a", open_input),
     "WordNet": ("index.noun", lambda path: wordnet._read(path.parent, path.name)),
     "WordNet's zip": ("wordnet.zip", lambda path: wordnet._read(path, "index.noun")),
-    "log of a training": ("log.jsonl", lambda path: keep_lines(path, bool)),
+    "log of a training": ("log.jsonl", lambda path: drop_later_lines(path, 1)),
     "language model": ("lid.bin", language_model),
 }
 """Input -> its file's name, and how it is read."""

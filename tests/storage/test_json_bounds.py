@@ -27,7 +27,7 @@ from dcfast.rundir.summaries import Summary
 from dcfast.storage.config import read_config
 from dcfast.storage.json_files import MOST_DEPTH, MOST_DIGITS, parse_json, read_json, read_json_lines
 from dcfast.storage.records import read_record
-from dcfast.train.replaced import recorded
+from dcfast.train.replaced import replacement_reasons
 from piece_functions import square
 
 BAD: dict[str, bytes] = {
@@ -78,14 +78,14 @@ def train_settings(path: Path) -> Any:
     pytest.importorskip("torch")
     from dcfast.train.__main__ import _from_file
 
-    return _from_file(path)
+    return _from_file(str(path))
 
 
 def kept_lines(path: Path) -> bytes | None:
     pytest.importorskip("torch")
-    from dcfast.train.loop import keep_lines
+    from dcfast.train.journal import drop_later_lines
 
-    keep_lines(path, lambda line: True)
+    drop_later_lines(path, 1 << 40)
     return path.read_bytes() or None
 
 
@@ -128,8 +128,8 @@ PASSES: dict[str, Reader] = {
     "index/pool_index.py, its rule": at("index.json", lambda path: pool_index.uid_rule(path.parent)),
     "rundir/summaries.py, where it may be absent": at("a.json", lambda path: summaries.find_summary(path, Summary)),
     "report/facts/reading.py": at("log.jsonl", lambda path: list(read_rows(path, CurvePoint)) or None),
-    "train/loop.py": at("log.jsonl", kept_lines),
-    "train/replaced.py": at("replaced-0.jsonl", lambda path: recorded(path.parent, 0, 9) or None),
+    "train/journal.py": at("log.jsonl", kept_lines),
+    "train/replaced.py": at("replaced-0.jsonl", lambda path: replacement_reasons(path.parent, 0, 9) or None),
     "study/cell.py": at("state/result.json", cell_result),
 }
 """Reader -> what counts bad JSON as absent: what it stands for is made again, or not shown."""
@@ -141,7 +141,6 @@ ELSEWHERE = {
     "train/settings.py": "a word of a command line: what is no JSON is text",
     "train/meeting.py": "what rank 0 says to the others; tests/train/test_train_ranks.py",
     "resharding/verify.py": "a mismatch of the output, by read_json; tests/resharding",
-    "train/launch.py": "what its own ranks have just written",
 }
 
 

@@ -160,16 +160,16 @@ def train_teacher(
     trained = train(settings)
     from safetensors.torch import save_file
 
-    weights = read_checkpoint(work / trained["checkpoint"])["state_dict"]
+    weights = read_checkpoint(work / trained.checkpoint)["state_dict"]
     with atomic_path(out / TEACHER_FILE) as temporary:
         # not the checkpoint itself: torch writes the file's name into it, so that equal weights differ in bytes
         save_file({name: value.contiguous() for name, value in weights.items()}, temporary)
     summary = TeacherSummary(
-        model=trained["model"],
-        samples=trained["sources"][0]["samples"],
-        samples_seen=trained["samples_seen"],
-        recipe=trained["recipe"],
-        loss_last=trained["loss_last"],
+        model=trained.model,
+        samples=trained.sources[0].samples,
+        samples_seen=trained.samples_seen,
+        recipe=trained.recipe,
+        loss_last=trained.loss_last,
         content_hash=sha256_file(out / TEACHER_FILE),
         held_out=subset is not None,
     )

@@ -17,6 +17,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TypedDict, Unpack
 
+import msgspec
+
 from dcfast.engine.piece import Nothing, piece
 from dcfast.errors import SubsetError
 from dcfast.index.segments import Segment
@@ -31,7 +33,6 @@ from dcfast.storage.atomic import write_json
 from dcfast.storage.hashing import sha256_file
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, make_directory
-from dcfast.storage.records import as_record
 from dcfast.train import TrainSettings, TrainSource, launch, write_positions
 
 __all__ = ["POSITIONS", "steps", "train_with"]
@@ -118,7 +119,7 @@ def train_subset(
         device=resolve_device(device),
         **_HOW.get(How()),
     )
-    identity = {**settings.identity(), "source": source, **_samples(out, segments, source)}
+    identity = {**msgspec.to_builtins(settings.identity()), "source": source, **_samples(out, segments, source)}
     mark = out / IDENTITY
     busy = f"{out}: another training is at work there; wait for it"
     with locked(make_directory(out / "train", "out") / LOCK_NAME, busy):
@@ -129,7 +130,7 @@ def train_subset(
                 shutil.rmtree(place, ignore_errors=True)
                 place.unlink(missing_ok=True)
             write_json(mark, identity)
-    return as_record(launch(settings), TrainingSummary, "train/summary.json")
+    return launch(settings)
 
 
 def _refuse_nothing(chosen: FilterSummary) -> None:
