@@ -16,6 +16,7 @@ from dcfast.report.page.charts import bars, curves, ticks
 from dcfast.report.page.images import EvalsetPreviews, PoolPreviews
 from dcfast.report.page.page import environment, look_up, render
 from dcfast.report.text import decimal, points, rounded, share
+from dcfast.rundir.summaries import EvaluateSummary
 from report_builder import copies, paired, result, run_of, trained, write_summary
 from test_report import Page
 
@@ -169,9 +170,10 @@ def test_a_set_that_could_not_be_scored_is_named_with_its_reason(tmp_path: Path)
     # the run says no mean, and ends with 1
     from dcfast.run.workflow import _failed_sets, _score_lines
 
-    lines = _score_lines(out, {"evaluate": {}})
+    lines = _score_lines(out, {"evaluate": EvaluateSummary()})
     assert lines[0] == "this run: no mean score: cifar10 could not be scored"
-    told = _failed_sets({"evaluate": {"failed": {"a": "x"}}, "compare": {"evaluate": {"failed": {"b": "y"}}}})
+    ours, theirs = EvaluateSummary(failed={"a": "x"}), EvaluateSummary(failed={"b": "y"})
+    told = _failed_sets({"evaluate": ours, "compare/evaluate": theirs})
     assert told == ["evaluation set a could not be scored: x", "compare: evaluation set b could not be scored: y"]
     assert _failed_sets({"filter": {}, "evaluate": {"available": False}}) == []
 
@@ -343,7 +345,9 @@ def test_closing_lines_of_a_run_say_it_beside_the_scores(tmp_path: Path) -> None
 
     seen = copies(0, shapes=0), copies(3, shapes=3)
     paired(tmp_path / "a", {"shapes": 0.5}, {"shapes": 0.9}, seen=seen)
-    assert _closing_lines(tmp_path / "a", {"evaluate": {}, "compare": {}})[:3] == [
+    assert _closing_lines(tmp_path / "a", {"evaluate": EvaluateSummary(), "compare/evaluate": EvaluateSummary()})[
+        :3
+    ] == [
         "this run: mean score 0.5000 over 1 evaluation sets",
         "compare no_filter: mean score 0.9000 over 1 evaluation sets",
         "  it trained on 3 samples that are copies of evaluation pictures (shapes 3), so its scores on these sets say "
