@@ -75,7 +75,7 @@ class MemberBatch:
         self.data = data
         self.offsets = offsets
         self._single = single
-        self._view = memoryview(data)  # type: ignore[arg-type]
+        self._view = data.data
         # Python integers: three look-ups a member are cheaper in lists than in arrays
         self._ends: list[int] = offsets.tolist()
         self._begin: list[int] = members.begin.tolist()
