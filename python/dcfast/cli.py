@@ -40,14 +40,14 @@ def _main_of(module: str) -> Callable[..., int]:
     return main
 
 
-def _stage(name: str, words: Sequence[str]) -> int:
+def _stage(name: str, arguments: Sequence[str]) -> int:
     """A stage of a run; or the program of that name, where an option says that it is meant."""
     from dcfast.rundir.stage_table import STAGE_TABLE
 
     stage = STAGE_TABLE[name]
-    if any(word.partition("=")[0] in stage.program_options for word in words):
-        return _main_of(f"{stage.program}.__main__")(words)
-    return _main_of(PROGRAMS["run"])(words, name)
+    if any(word.partition("=")[0] in stage.program_options for word in arguments):
+        return _main_of(f"{stage.program}.__main__")(arguments)
+    return _main_of(PROGRAMS["run"])(arguments, name)
 
 
 def _help() -> str:
@@ -62,11 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status (``dcfast.process.exit_codes``)."""
     from dcfast.rundir.stage_table import STAGES
 
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help", "help"):
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
         say(_help(), end="")
-        return DONE if words else USAGE
-    command, rest = words[0], words[1:]
+        return DONE if arguments else USAGE
+    command, rest = arguments[0], arguments[1:]
     if command == "--version":
         from dcfast import __version__
 

@@ -11,7 +11,7 @@ from typing import Unpack
 
 import numpy.typing as npt
 
-from dcfast.access.batch import MemberBatch, Members, PathLike
+from dcfast.access.batch import MemberBatch, PathLike
 from dcfast.access.iterate import Sample, iterate_rows, iterate_uids
 from dcfast.access.reader import Extensions, Missing, Numbering, PoolReader, ReaderOptions
 from dcfast.errors import PoolError
@@ -20,16 +20,7 @@ from dcfast.index.pool import shard_folder
 from dcfast.index.pool_index import check_layout, index_folder
 from dcfast.index.segments import Segment
 
-__all__ = [
-    "MemberBatch",
-    "Members",
-    "PoolReader",
-    "Sample",
-    "iterate_rows",
-    "iterate_uids",
-    "open_pool",
-    "read_members",
-]
+__all__ = ["MemberBatch", "PoolReader", "Sample", "iterate_rows", "iterate_uids", "open_pool", "read_members"]
 
 
 def read_members(

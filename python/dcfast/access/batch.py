@@ -15,23 +15,15 @@ PathLike = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class Members:
-    """The members of n samples, k in all, in the order asked.
+    """The members of n samples, k in all, in the order asked."""
 
-    Attributes:
-        rows: (n,) u64 row ids.
-        begin: (n + 1,) i64: the members of sample i are begin[i] .. begin[i + 1].
-        shard: (k,) u32 ordinals; offset, size: (k,) u64 bytes in the shard.
-        ext: (k,) i32 index into ``exts``, -1 for a member that the sample lacks.
-        exts: the pool's extensions, ASCII letters lower-cased.
-    """
-
-    rows: npt.NDArray[np.uint64]
-    begin: npt.NDArray[np.int64]
-    shard: npt.NDArray[np.uint32]
-    offset: npt.NDArray[np.uint64]
-    size: npt.NDArray[np.uint64]
-    ext: npt.NDArray[np.int32]
-    exts: list[str]
+    rows: npt.NDArray[np.uint64]  # (n,) row ids
+    begin: npt.NDArray[np.int64]  # (n + 1,): the members of sample i are begin[i] .. begin[i + 1]
+    shard: npt.NDArray[np.uint32]  # (k,) ordinals
+    offset: npt.NDArray[np.uint64]  # (k,) bytes in the shard
+    size: npt.NDArray[np.uint64]  # (k,) bytes
+    ext: npt.NDArray[np.int32]  # (k,) index into ``exts``, -1 for a member that the sample lacks
+    exts: list[str]  # of the pool, ASCII letters lower-cased
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -83,7 +75,7 @@ class MemberBatch:
         self.data = data
         self.offsets = offsets
         self._single = single
-        self._view = memoryview(data)  # type: ignore[arg-type]
+        self._view = data.data
         # Python integers: three look-ups a member are cheaper in lists than in arrays
         self._ends: list[int] = offsets.tolist()
         self._begin: list[int] = members.begin.tolist()

@@ -62,13 +62,11 @@ def exact_matches(evals: EvalImages, pool: npt.NDArray[np.void], rows: npt.NDArr
     queries = np.empty(len(rows), dtype="u8,u8")
     queries["f0"], queries["f1"] = pool["h0"][rows], pool["h1"][rows]
     first, count = uid_lookup(evals.content, queries, threads=1)
-    hits = []
-    for i in np.flatnonzero(np.asarray(count) > 0):
-        seen: set[int] = set()
-        for picture in evals.by_content[int(first[i]) : int(first[i]) + int(count[i])]:
-            if int(evals.set_id[picture]) not in seen:
-                seen.add(int(evals.set_id[picture]))
-                hits.append(Hit(int(rows[i]), int(picture), 0))
+    hits: list[Hit] = []
+    for i in np.flatnonzero(count > 0):
+        pictures = evals.by_content[int(first[i]) : int(first[i]) + int(count[i])]
+        _, firsts = np.unique(evals.set_id[pictures], return_index=True)
+        hits += [Hit(int(rows[i]), picture, 0) for picture in pictures[firsts].tolist()]
     return hits
 
 

@@ -95,19 +95,16 @@ def _triton_row(has_driver: bool, deep: bool) -> Row:
     version = version_of("triton")
     if version is None or not importable("triton"):
         return Row("Triton", "missing", "not installed", "pip install 'dcfast[kernels]'")
-    interpreter = "TRITON_INTERPRET=1 runs the kernels on the CPU, slowly"
+    fix = "an NVIDIA card; TRITON_INTERPRET=1 runs the kernels on the CPU, slowly"
     if not deep:
-        usable = has_driver or os.environ.get("TRITON_INTERPRET") == "1"
-        if usable:
+        if has_driver or os.environ.get("TRITON_INTERPRET") == "1":
             return Row("Triton", "info", f"{version} (not tried)")
-        return Row("Triton", "missing", f"{version}; no card to run on", f"an NVIDIA card; {interpreter}")
+        return Row("Triton", "missing", f"{version}; no card to run on", fix)
     try:
         usable, reason = importlib.import_module("dcfast.kernels").available()
     except Exception as error:  # Triton or torch may fail in many ways at import
         return Row("Triton", "broken", f"{version}: {describe(error)}", "pip install --force-reinstall torch triton")
-    if usable:
-        return Row("Triton", "ok", f"{version}: {reason}")
-    return Row("Triton", "missing", f"{version}: {reason}", f"an NVIDIA card; {interpreter}")
+    return Row("Triton", "ok" if usable else "missing", f"{version}: {reason}", "" if usable else fix)
 
 
 def _dali_row(has_driver: bool, deep: bool) -> Row:

@@ -157,8 +157,8 @@ def perceptual_hash(
     Memory: at most 8 bytes a pixel while a picture is decoded, a thread.
     """
     if isinstance(pictures, bytes | bytearray | memoryview):
-        one = image_signature(bytes(pictures), full=full)
-        return PerceptualHash(one.phash, one.flat, one.status)
+        signature = image_signature(bytes(pictures), full=full)
+        return PerceptualHash(signature.phash, signature.flat, signature.status)
     many = signatures_of([_as_bytes(picture) for picture in pictures], threads=threads, full=full)
     return PerceptualHashes(many.phash, many.flat, many.status)
 

@@ -66,8 +66,5 @@ def count_differences(index: Index, counts: Mapping[str, int]) -> list[CountDiff
     """
     indexed = shard_counts(index)
     names = sorted(indexed.keys() | counts.keys())
-    return [
-        CountDifference(name, counts.get(name), indexed.get(name))
-        for name in names
-        if counts.get(name) != indexed.get(name)
-    ]
+    both = [CountDifference(name, counts.get(name), indexed.get(name)) for name in names]
+    return [shard for shard in both if shard.stated != shard.indexed]

@@ -48,18 +48,12 @@ class _Description(Record):
 
 @dataclass(frozen=True)
 class WidsIndex:
-    """A shard list of wids.
-
-    Attributes:
-        name, base: of the description; empty where it has none.
-        shards: with their urls as written; ``urls`` resolves them.
-        path: where it was read from.
-    """
+    """A shard list of wids; name and base are empty where the description has none."""
 
     name: str
     base: str
-    shards: list[WidsShard]
-    path: str = ""
+    shards: list[WidsShard]  # with their urls as written; ``urls`` resolves them
+    path: str = ""  # where it was read from
 
     def __len__(self) -> int:
         return sum(shard.nsamples for shard in self.shards)

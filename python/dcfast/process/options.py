@@ -23,31 +23,21 @@ T = TypeVar("T")
 class Option:
     """What a command line says of a field, beside its name, type and default.
 
-    Attributes:
-        help: what it is, without its default.
-        flags: its spellings; none: ``--`` and the name. Of a field that is True by default, the one that turns it off;
-            the name itself where it is given by its place.
-        metavar: stands for the value in the help.
-        usual: the default in words, where the field's own says nothing.
-        choices: all values there are.
-        least, most: bounds of a number; one with ``most`` has both.
-        parse: a word -> the value; by default what the field's type makes of it.
-        gather: for an option of several words: all of them -> the value.
-        append: may be given several times; each adds a value to a list.
-        required: has to be given.
+    ``flags`` are its spellings; none: ``--`` and the name. Of a field that is True by default, the one that turns it
+    off; the name itself where it is given by its place.
     """
 
-    help: str
+    help: str  # what it is, without its default
     flags: tuple[str, ...] = ()
-    metavar: str = ""
-    usual: str = ""
-    choices: tuple[str, ...] = ()
+    metavar: str = ""  # stands for the value in the help
+    usual: str = ""  # the default in words, where the field's own says nothing
+    choices: tuple[str, ...] = ()  # all values there are
     least: float | None = None
-    most: float | None = None
-    parse: Callable[[str], object] | None = None
-    gather: Callable[[list[str]], object] | None = None
-    append: bool = False
-    required: bool = False
+    most: float | None = None  # of a number; it has least as well
+    parse: Callable[[str], object] | None = None  # a word -> the value; by default what the field's type makes of it
+    gather: Callable[[list[str]], object] | None = None  # of an option of several words: all of them -> the value
+    append: bool = False  # may be given several times; each adds a value to a list
+    required: bool = False  # has to be given
 
 
 def option(default: T, help: str | Option, **how: Any) -> T:  # Any: checked by Option

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dcfast.world.backgrounds import paint_background
+from dcfast.world.backgrounds import Colour, paint_background
 from dcfast.world.scene import Group, Scene
 from dcfast.world.shapes import SHAPES, texture_mask
 from dcfast.world.streams import Stream
@@ -31,7 +31,6 @@ _LIGHTS = {
     "haze": (0.8, 0.8, 0.8),
 }
 _SHADOW = [min(255, v * 80 // 255) for v in range(256)]
-Colour = tuple[int, int, int]
 
 
 def _tinted(colour: Colour, tint: Colour) -> Colour:

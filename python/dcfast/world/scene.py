@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dcfast.world.streams import Stream
-from dcfast.world.vocabulary import BACKGROUNDS, COLOURS, COUNTS, KINDS, LIGHTS, RELATIONS, TEXTURES
+from dcfast.world.vocabulary import BACKGROUNDS, COLOURS, KINDS, LIGHTS, NUMBER_WORDS, RELATIONS, TEXTURES
 
 _KINDS = tuple(KINDS)
 _COLOURS = tuple(COLOURS)
 _BACKGROUNDS = tuple(BACKGROUNDS)
 _RELATIONS = tuple(RELATIONS)
 _TEXTURES = (("plain", 0.40), *((name, 0.12) for name in TEXTURES if name != "plain"))
-_COUNTS = tuple(zip(COUNTS, (0.56, 0.14, 0.10, 0.10, 0.10), strict=True))
+_COUNTS = tuple(zip(NUMBER_WORDS, (0.56, 0.14, 0.10, 0.10, 0.10), strict=True))
 _LIGHTS = tuple(zip(LIGHTS, (0.44, 0.14, 0.16, 0.14, 0.12), strict=True))
 # region of the main things and of the other thing: x0, y0, x1, y1 as shares of the picture
 _HALVES = {

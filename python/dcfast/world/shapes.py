@@ -23,10 +23,8 @@ def _arc(cx: float, cy: float, rx: float, ry: float, start: float, end: float, p
 
 
 def _star() -> Polygon:
-    radii = (1.0, 0.42)
-    return tuple(
-        (radii[i % 2] * math.sin(math.pi * i / 5), -radii[i % 2] * math.cos(math.pi * i / 5)) for i in range(10)
-    )
+    points = [(radius, math.pi * i / 5) for i, radius in enumerate((1.0, 0.42) * 5)]
+    return tuple((radius * math.sin(angle), -radius * math.cos(angle)) for radius, angle in points)
 
 
 def _heart() -> Polygon:
