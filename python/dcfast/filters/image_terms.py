@@ -1,7 +1,7 @@
 """The terms that stand on image embeddings: image_based, alone and together with the CLIP score.
 
 They keep captions that are English and long enough, and pictures whose nearest cluster of the pool's embeddings is
-also the nearest of a target's picture. Clusters are the dearest to find by far (``dcfast.stages.filter.clusters``), so
+also the nearest of a target's picture. Clusters are by far the most expensive (``dcfast.stages.filter.clusters``), so
 their rule comes last: only rows that pass all others are asked about, as in DataComp.
 """
 

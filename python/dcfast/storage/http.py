@@ -20,10 +20,8 @@ from dcfast.errors import PoolError
 if TYPE_CHECKING:
     import aiohttp
 
-__all__ = [
-    *("HttpAnswers", "OtherSizeError", "RemoteOptions", "SlowAnswerError"),
-    *("explained", "is_throttled", "may_pass", "no_ranges", "retry_reason", "soon_searched", "status_of"),
-]
+__all__ = ["HttpAnswers", "OtherSizeError", "RemoteOptions", "SlowAnswerError"]
+__all__ += ["explained", "is_throttled", "may_pass", "no_ranges", "retry_reason", "soon_searched", "status_of"]
 
 _BLANKS = re.compile(r"\s{17,}")
 _UNIT_RANGE = re.compile(r"\s*bytes\s+(\d+)-(\d+)/(\d+|\*)\s*", re.IGNORECASE)
@@ -114,12 +112,12 @@ class HttpAnswers:
     Attributes:
         url: as the user gave it; the answers come from where that was redirected to.
         size: bytes of the object, as the look-up said.
-        told: size by the headers; fsspec takes none of an answer with a Content-Encoding, whatever it says.
+        header_size: by the headers; fsspec takes none of an answer with a Content-Encoding, whatever that is.
     """
 
     url: str
     size: int = -1
-    told: int | None = None
+    header_size: int | None = None
 
     async def check_look_up(self, response: aiohttp.ClientResponse) -> None:
         """Raises PoolError or OSError where the headers do not tell the size of the bytes that ranges are of."""
@@ -135,7 +133,7 @@ class HttpAnswers:
             got = headers["Content-Range"]
             problem = PoolError(f"{self.url}: the server does not tell the size (Content-Range: {got}); {_ELSEWHERE}")
         elif "Content-Encoding" in headers and response.status == 200 and headers.get("Content-Length", "").isdecimal():
-            self.told = int(headers["Content-Length"])
+            self.header_size = int(headers["Content-Length"])
         self._refuse(response, problem)
 
     async def check_range(self, response: aiohttp.ClientResponse) -> None:
@@ -165,8 +163,8 @@ class HttpAnswers:
                 errno.EIO, f"the server sent bytes {sent[1]}-{sent[2]}, asked for {first}-{last}", self.url
             )
         elif sent[3] != "*" and int(sent[3]) != self.size:
-            told = f"expected {self.size} bytes, as the look-up told; got Content-Range {headers['Content-Range']!r}"
-            problem = OtherSizeError(errno.EIO, f"the server tells two sizes: {told}; {_ELSEWHERE}", self.url)
+            both = f"expected {self.size} bytes, as the look-up told; got Content-Range {headers['Content-Range']!r}"
+            problem = OtherSizeError(errno.EIO, f"the server tells two sizes: {both}; {_ELSEWHERE}", self.url)
         self._refuse(response, problem)
 
     def _refuse(self, response: aiohttp.ClientResponse, problem: Exception | None) -> None:

@@ -13,12 +13,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = [
-    *("PassedOver", "TarListing", "list_pool_tars", "list_tars", "shards_below"),
-    *("TEMPORARY_PREFIX", "is_temporary_name", "temporary_name"),
-    *("is_shard_name", "reason_passed_over"),
-    *("first_notes", "printable", "say_losses"),
-]
+__all__ = ["PassedOver", "TarListing", "list_pool_tars", "list_tars", "shards_below"]
+__all__ += ["TEMPORARY_PREFIX", "is_shard_name", "is_temporary_name", "reason_passed_over", "temporary_name"]
+__all__ += ["first_notes", "printable", "say_losses"]
 
 TEMPORARY_PREFIX = ".tmp-"
 """Of files that are not whole yet."""
@@ -180,13 +177,13 @@ def _directory_reason(entry: os.DirEntry[str]) -> str:
         return ""
     try:
         with os.scandir(entry.path) as below:
-            found = sorted((e.name, _is_directory(e)) for e in below if not e.name.startswith("."))
+            entries = sorted((e.name, _is_directory(e)) for e in below if not e.name.startswith("."))
     except OSError as error:
         return f"a directory that cannot be read: {error.strerror}"
-    tars = [name for name, _ in found if is_shard_name(name) or reason_passed_over(name)]
+    tars = [name for name, _ in entries if is_shard_name(name) or reason_passed_over(name)]
     if tars:
         return f"a directory, with {printable(tars[0])} in it: shards must lie side by side"
-    return "a directory of directories: shards must lie side by side" if any(is_dir for _, is_dir in found) else ""
+    return "a directory of directories: shards must lie side by side" if any(is_dir for _, is_dir in entries) else ""
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool:

@@ -262,7 +262,7 @@ def _column(described: Value) -> Column:
 
 
 def _longest(fd: int, at: int, stored: int, size: int, codec: int) -> int:
-    """Bytes of the longest value of a dictionary of byte arrays; where that is dear to tell, of all."""
+    """Bytes of the longest value of a dictionary of byte arrays; where that is expensive to tell, of all."""
     import numpy as np
     import pyarrow as pa
 

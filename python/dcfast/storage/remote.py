@@ -171,7 +171,7 @@ class _Remote:
         checks = {"raise_for_status": answers.check_look_up} if "http" in _protocols(self.fs) else {}
         info: _Info = self.fs.info(self.path, **checks).copy()
         if checks and not isinstance(info.get("size"), int):
-            info["size"] = answers.told
+            info["size"] = answers.header_size
         return info
 
     def state_now(self) -> RemoteState:
