@@ -189,7 +189,7 @@ class _Opened:
     @cached_property
     def root(self) -> str:
         """The cache that the set lies in, or its own folder, by its real name."""
-        return os.path.realpath(next((one for one in self.folder.parents if one.name == CACHE), self.folder))
+        return os.path.realpath(next((parent for parent in self.folder.parents if parent.name == CACHE), self.folder))
 
     def rows(self, kind: type[Row]) -> list[Row]:
         """The texts of all rows; where the pictures of Arrow files lie is taken down on the way."""
@@ -345,7 +345,7 @@ def _captions(given: str | list[str | None] | None) -> list[str]:
 
 def _pairs(task: EvalTask, opened: _Opened) -> EvalSet:
     captions = [_captions(row.caption) for row in opened.rows(_Pair)]
-    long = np.array([any(len(one.encode()) > MAX_CAPTION_BYTES for one in lines) for lines in captions], dtype=bool)
+    long = np.array([any(len(line.encode()) > MAX_CAPTION_BYTES for line in lines) for lines in captions], dtype=bool)
     absent = np.array([not lines for lines in captions], dtype=bool)
     notes = _damage(opened.folder, len(captions))
     evalset = EvalSet(task, opened.folder, opened.pictures(len(captions)), np.arange(len(captions)), notes=notes)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from dcfast.images.decode import quiet
 from dcfast.models.devices import one_thread
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.npz import NpyWriter, save_array
+from dcfast.storage.records import Count, Record
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,11 +37,11 @@ BATCH = 256
 """Pairs a forward pass; a fixed number, so that a sample's neighbours, and so its last bits, never vary."""
 
 
-class SegmentCounts(NamedTuple):
+class SegmentCounts(Record):
     """The samples of a segment, and what became of them -> how many."""
 
-    samples: int
-    status: dict[str, int]
+    samples: Count
+    status: dict[str, Count]
 
 
 def _encode(encoder: object, inputs: Tensor, device: str) -> Tensor:
@@ -136,4 +137,4 @@ def embed_segment(
                 totals += np.bincount(status, minlength=len(STATUS))
         finally:
             pairs.close()
-    return SegmentCounts(len(pairs), {STATUS[i]: int(count) for i, count in enumerate(totals) if count})
+    return SegmentCounts(len(pairs), {STATUS[i]: int(total) for i, total in enumerate(totals) if total})

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from dcfast.index.rows import split_row_ids
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.npz import Array, iterate_npz, load_array, npz_arrays, write_npz
 from dcfast.storage.parquet import ParquetFile
+from dcfast.storage.records import Count, Record
 from dcfast.uids.sets import uid_lookup
 
 if TYPE_CHECKING:
@@ -48,12 +49,12 @@ class Filled:
     dim: int
 
 
-class FilledRows(NamedTuple):
-    """Rows of a metadata file, those with a sample, and scores by column."""
+class FilledRows(Record):
+    """Rows of metadata, those with a sample, and by column those with a score."""
 
-    rows: int
-    found: int
-    scored: dict[str, int]
+    rows: Count
+    found: Count
+    scored: dict[str, Count]
 
 
 @dataclass(frozen=True)

@@ -100,10 +100,10 @@ def _scored(folder: Path) -> CellResult:
     with the others."""
     filtered = read_summary(folder / "state/filter.json", FilterSummary)
     trained = read_summary(folder / "state/train.json", TrainingSummary)
+    scores = read_scores(folder)
     for name in trained.checkpoints:
         if name != trained.checkpoint:
             (folder / name).unlink(missing_ok=True)
-    scores = read_scores(folder)
     return CellResult(
         filter=filtered.filter,
         notes=filtered.notes,
@@ -121,16 +121,16 @@ def _scored(folder: Path) -> CellResult:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry of ``python -m dcfast.study.cell``; returns the exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if len(words) not in (2, 3):
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if len(arguments) not in (2, 3):
         say("usage: python -m dcfast.study.cell FILE WORKERS [overwrite] (a study starts it)", error=True)
         return USAGE
-    return run_command(lambda: _main(words), "stopped; the study resumes it")
+    return run_command(lambda: _main(arguments), "stopped; the study resumes it")
 
 
-def _main(words: list[str]) -> int:
+def _main(arguments: list[str]) -> int:
     log_printably()
-    perform_cell(read_record(words[0], Cell), int(words[1]), overwrite="overwrite" in words[2:])
+    perform_cell(read_record(arguments[0], Cell), int(arguments[1]), overwrite="overwrite" in arguments[2:])
     return DONE
 
 

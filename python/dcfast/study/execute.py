@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dcfast.errors import last_line
@@ -31,6 +31,32 @@ class _Process:
     process: subprocess.Popen[bytes]
     log: Path
     started: float
+
+
+@dataclass
+class _Waiting:
+    """The cells that wait, in order. ``bases``: directory of a base run that has ended -> why it failed, or nothing."""
+
+    cells: list[Cell]
+    base_of: Callable[[Cell], Cell]
+    bases: dict[str, str] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+
+    def take(self, busy: set[str]) -> Cell | None:
+        """The next cell that can begin, off the list, or its base run; None where all must wait for busy folders."""
+        for cell in list(self.cells):
+            base = self.base_of(cell)
+            if base.directory in busy:
+                continue
+            if base.directory not in self.bases:
+                if read_result(base) is None:
+                    return base
+                self.bases[base.directory] = ""
+            self.cells.remove(cell)
+            if not self.bases[base.directory]:
+                return cell
+            self.failures.append(Failure(cell.name, f"its base run failed: {self.bases[base.directory]}"))
+        return None
 
 
 def _die_with_parent() -> None:
@@ -88,41 +114,21 @@ def execute(
         The cells that failed, and those whose base did.
     """
     threads = max(1, cores // jobs)
-    waiting: list[Cell] = []
+    waiting = _Waiting([], base_of)
     for cell in cells:
         known = read_result(cell)
         if isinstance(known, CellResult):
             finished(cell, known, 0.0)
         else:
-            waiting.append(cell)
-    bases: dict[str, str] = {}  # directory of a base run that has ended -> why it failed, empty where it did not
-    failures: list[Failure] = []
+            waiting.cells.append(cell)
     running: list[_Process] = []
-
-    def next_cell() -> Cell | None:
-        """Takes the next cell that can begin off the list, or its base run; None where all must wait."""
-        busy = {job.cell.directory for job in running}
-        for cell in list(waiting):
-            base = base_of(cell)
-            if base.directory in busy:
-                continue
-            if base.directory not in bases:
-                if read_result(base) is None:
-                    return base
-                bases[base.directory] = ""
-            waiting.remove(cell)
-            if not bases[base.directory]:
-                return cell
-            failures.append(Failure(cell.name, f"its base run failed: {bases[base.directory]}"))
-        return None
-
     try:
-        while waiting or running:
-            while len(running) < jobs and (task := next_cell()):
+        while waiting.cells or running:
+            while len(running) < jobs and (task := waiting.take({job.cell.directory for job in running})):
                 say(f"{task.name} ...")
                 running.append(_start(task, threads, overwrite))
             time.sleep(0.2)
-            for job in [r for r in running if r.process.poll() is not None]:
+            for job in [job for job in running if job.process.poll() is not None]:
                 running.remove(job)
                 result = read_result(job.cell) if job.process.returncode == 0 else None
                 if isinstance(result, CellResult):
@@ -130,12 +136,12 @@ def execute(
                     continue
                 reason = "" if result is not None else _last_words(job)
                 if reason:
-                    failures.append(Failure(job.cell.name, reason))
+                    waiting.failures.append(Failure(job.cell.name, reason))
                     say(f"{job.cell.name}: failed: {reason}")
                 if job.cell.label is None:
-                    bases[job.cell.directory] = reason
+                    waiting.bases[job.cell.directory] = reason
     finally:
         for job in running:
             job.process.kill()
             job.process.wait()
-    return failures
+    return waiting.failures

@@ -84,9 +84,8 @@ class Grid:
         base = self.base(out, name, seed)
         expression = move_files(self.filters[label].replace("{seed}", str(seed)), real)
         settings = branch_settings(replace(base.settings, seed=seed), expression)
-        return Cell(
-            name, seed, label, settings, str(_scale_folder(out, name) / f"seed-{seed}" / slug(label)), base.directory
-        )
+        folder = _scale_folder(out, name) / f"seed-{seed}" / slug(label)
+        return Cell(name, seed, label, settings, str(folder), base.directory)
 
     def cells(self, out: Path) -> list[Cell]:
         """All runs but the base runs, seed by seed, so that a study that is stopped has whole seeds."""
@@ -134,13 +133,10 @@ def parse_filters(given: list[str] | None, world: bool, also: str | None = None)
     names = given or [name for name in STANDARD_FILTERS if world or name != "oracle"]
     filters: dict[str, str] = {}
     for text in names:
+        label, expression = text, STANDARD_FILTERS.get(text, text)
         labelled = _LABEL.fullmatch(text)
-        if text in STANDARD_FILTERS:
-            label, expression = text, STANDARD_FILTERS[text]
-        elif labelled is not None:
+        if labelled is not None:
             label, expression = labelled[1], labelled[2].strip()
-        else:
-            label, expression = text, text
         if label in filters or slug(label) in [slug(other) for other in filters] or slug(label) == "base":
             raise ValueError(f"--filters: {label!r} is given twice, or is a name that the study uses; give it a label")
         if also is not None:
@@ -152,14 +148,12 @@ def parse_filters(given: list[str] | None, world: bool, also: str | None = None)
 
 def parse_seeds(text: str, option: str = "--seeds") -> tuple[int, ...]:
     """``6`` is 0..5 (of --seeds; elsewhere seed 6 alone), ``3-5`` is 3, 4, 5, and ``0,2-4`` joins such parts."""
-    parts: list[range] = []
     try:
         if option == "--seeds" and text.isdigit():
             parts = [range(int(text))]
         else:
-            for part in text.split(","):
-                first, dash, last = part.partition("-")
-                parts.append(range(int(first), int(last if dash else first) + 1))
+            bounds = [part.partition("-") for part in text.split(",")]
+            parts = [range(int(first), int(last if dash else first) + 1) for first, dash, last in bounds]
     except ValueError:
         raise ValueError(
             f"{option} takes a number, a range or a list of them, e.g. 6, 0-5 or 0,2-4; got {text!r}"
