@@ -335,9 +335,14 @@ def test_what_dali_refused_is_shown_where_dali_decoded(tmp_path: Path) -> None:
         "dali_refused_samples": 1_234,
     }
     (out / "train/timing.json").write_text(json.dumps(timing))
+    summary = json.loads((out / "train/summary.json").read_bytes())
+    difference = {"samples": 64, "mean": 0.125, "largest": 9}
+    (out / "train/summary.json").write_text(json.dumps({**summary, "decoder_difference": difference}))
     report, page = reported(out)
     assert report["training"]["run"]["dali_refused_samples"] == 1_234
     assert "samples that DALI refused and Pillow decoded 1,234 \u2013" in page.text
+    assert report["training"]["run"]["decoder_difference"] == difference
+    assert 'Decoder: {"largest": 9, "mean": 0.125, "samples": 64}.' in page.text
 
 
 def test_closing_lines_of_a_run_say_it_beside_the_scores(tmp_path: Path) -> None:
