@@ -60,14 +60,10 @@ class EvalSet:
         """The key of a row's sample."""
         return self.pictures.key(int(self.rows[row]))
 
-    def leave_out(self, reason: str, numbers: Ints) -> None:
-        """Remembers samples that cannot be scored; their rows are not taken away."""
-        if len(numbers):
-            self.left_out[reason] = [self.pictures.key(int(number)) for number in numbers]
-
     def keep(self, chosen: npt.NDArray[np.bool_], reason: str) -> None:
-        """Takes away the rows that are not chosen, and what was read of them but captions."""
-        self.leave_out(reason, self.rows[~chosen])
+        """Leaves out the rows that are not chosen, with their labels, and remembers why."""
+        if not chosen.all():
+            self.left_out[reason] = [self.pictures.key(number) for number in self.rows[~chosen].tolist()]
         self.rows = self.rows[chosen]
         self.labels = self.labels[chosen] if len(self.labels) else self.labels
 
