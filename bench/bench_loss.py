@@ -10,9 +10,9 @@ features and scale, against float64 on the same rounded features; in every cell 
 and scale's gradient are those of the whole batch; of features' gradients all rows count up to ``ALL_ROWS`` pairs, of
 larger batches ``SOME_ROWS`` rows of each side, evenly spread. The errors stand in each row's note. The float64 answer
 is made a block of rows at a time, from differences to the positive's logit: where a batch is fitted, open_clip's own
-has lost half of its digits even in float64. A dcfast whose error is above its bar, or above twice open_clip's where that is more, stops the bench. So does
-one whose gradient, in float32 and with a norm above 1e-6, is off by more than 1e-4. open_clip's errors are noted, and
-its answer has to be finite.
+has lost half of its digits even in float64. A dcfast whose error is above its bar, or above twice open_clip's where
+that is more, stops the bench. So does one whose gradient, in float32 and with a norm above 1e-6, is off by more than
+1e-4. open_clip's errors are noted, and its answer has to be finite.
 
 Where e^(-scale * cosine) is no normal float32 open_clip multiplies denormal numbers, ten times as slowly: there it is
 timed once. All of it takes five to six minutes on two cores.
