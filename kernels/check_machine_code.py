@@ -30,13 +30,6 @@ __all__ = ["Build", "Report", "builds", "problems", "report"]
 
 TARGETS = {90: "HGMMA", 80: "HMMA"}
 _TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
-_KERNELS = {
-    "clip_sweep": clip_kernels.clip_sweep,
-    "clip_grad": clip_kernels.clip_grad,
-    "clip_grad_dots": clip_kernels.clip_grad,
-    "clip_online": clip_kernels.clip_online,
-    "siglip_tile": siglip_kernels.siglip_tile,
-}
 _INTEGERS = (
     *("M", "N", "D", "stride_i", "stride_t", "stride_a", "stride_b", "stride_o", "rows_n", "cols_n"),
     *("first", "nbm", "nbn", "chunks", "per"),
@@ -74,7 +67,6 @@ class Report:
 
     registers: int
     shared_bytes: int
-    stack_bytes: int
     counts: dict[str, int]
 
 
@@ -102,7 +94,8 @@ def builds(every: bool = False) -> Iterator[Build]:
 
 
 def _source(build: Build) -> ASTSource:
-    function, c, tma = _KERNELS[build.kernel], build.config, build.target >= 90
+    module = siglip_kernels if build.kernel == "siglip_tile" else clip_kernels
+    function, c, tma = getattr(module, build.kernel.removesuffix("_dots")), build.config, build.target >= 90
     width = _TYPES[build.dtype]
     constants: dict[str, object] = {
         "BM": c.bm, "BN": c.bn, "BK": c.bk, "W": c.row_warps, "GROUP": c.group, "PROGRAMS": 132, "FLATTEN": c.flatten,
@@ -148,13 +141,12 @@ def report(build: Build) -> Report:
             subprocess.run([tool, option, f.name], capture_output=True, text=True, check=True).stdout
             for option in ("--dump-resource-usage", "--dump-sass")
         )
-    found = {key: re.search(rf"{key}:(\d+)", usage) for key in ("REG", "STACK")}
-    if not all(found.values()):
+    registers = re.search(r"REG:(\d+)", usage)
+    if registers is None:
         raise RuntimeError(f"{build}: cuobjdump gave no resource usage: {usage[:200]!r}")
     names = ("HGMMA", "HMMA", "UTMALDG", "UTMASTG", "LDGSTS", "MUFU.EX2", "SHFL", "STL", "LDL", "RED", "ATOM")
     counts = {name: len(re.findall(rf"\b{re.escape(name)}\b", code)) for name in names}
-    registers, stack = (int(m.group(1)) for m in found.values() if m)
-    return Report(registers, compiled.metadata.shared, stack, counts)
+    return Report(int(registers[1]), compiled.metadata.shared, counts)
 
 
 def problems(build: Build, result: Report) -> list[str]:
@@ -163,9 +155,9 @@ def problems(build: Build, result: Report) -> list[str]:
     counts = result.counts
     if counts["STL"] or counts["LDL"]:
         out.append(f"spills registers: {counts['STL']} stores, {counts['LDL']} loads of local memory")
-    wanted = TARGETS[build.target]
-    if (build.dtype != torch.float32 or build.precision != "ieee") and not counts[wanted]:
-        out.append(f"multiplies without {wanted}")
+    instruction = TARGETS[build.target]
+    if (build.dtype != torch.float32 or build.precision != "ieee") and not counts[instruction]:
+        out.append(f"multiplies without {instruction}")
     if build.target >= 90 and not counts["UTMALDG"]:
         out.append("loads tiles without TMA")
     if build.target < 90 and not counts["LDGSTS"]:
@@ -188,11 +180,11 @@ def main() -> int:
     wrong = 0
     for build in builds(options.all):
         result = report(build)
-        found = problems(build, result)
-        wrong += bool(found)
+        wrong_here = problems(build, result)
+        wrong += bool(wrong_here)
         counted = " ".join(f"{name} {count}" for name, count in result.counts.items() if count)
         print(f"{build}: {result.registers} registers, {result.shared_bytes} bytes shared, {counted}", flush=True)
-        for problem in found:
+        for problem in wrong_here:
             print(f"  WRONG: {problem}", flush=True)
     return 1 if wrong else 0
 

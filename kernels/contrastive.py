@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from dcfast.kernels import clip_kernels, tuning
-from dcfast.kernels.operands import Operands, blocks, largest_norms, on_device, operands, row_stride, scalar, workers
-from dcfast.kernels.products import clip_products, finish, siglip_block
+from dcfast.kernels.operands import Operands, blocks, largest_norms, on_device, operands, positive_dots, scalar, workers
+from dcfast.kernels.products import clip_products, finish, siglip_block  # noqa: F401  of the backend, too
 from dcfast.kernels.tuning import Config
 from dcfast.loss.backend import BASE, INVERSE, ClipStats, ClipSums
 from torch import Tensor
@@ -35,20 +35,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from dcfast.loss.backend import Side
 
-__all__ = [
-    "clip_forward",
-    "clip_log_sums",
-    "clip_norms",
-    "clip_online",
-    "clip_products",
-    "clip_relative",
-    "clip_restate",
-    "clip_shift",
-    "clip_stats",
-    "clip_sums",
-    "finish",
-    "siglip_block",
-]
+_VECTOR_BLOCK = 64 if tuning.INTERPRETED else 1024
 
 
 @torch.no_grad()
@@ -70,13 +57,9 @@ def clip_shift(image_norms: Tensor, text_norms: Tensor, scale: Tensor, terms: in
     with on_device(out):
         clip_kernels.clip_shift[(1,)](
             image_norms, text_norms, scalar(scale, out.device), out, image_norms.numel(), text_norms.numel(), top,
-            BLOCK=_vector_block(),
+            BLOCK=_VECTOR_BLOCK,
         )  # fmt: skip
     return out
-
-
-def _vector_block() -> int:
-    return 64 if tuning.INTERPRETED else 1024
 
 
 @torch.no_grad()
@@ -104,7 +87,7 @@ def clip_sums(
             "clip_sweep", o.device, image.dtype, o.shape, o.precision, lambda c: _sweep(o, scale, shift, first, c)
         )
     row_off, col_off = _sweep(o, scale, shift, first, config)
-    return ClipSums(row_off, col_off, _positive_exponents(o, scale, shift, first))
+    return ClipSums(row_off, col_off, positive_dots(o, first, scale, shift))
 
 
 def chunks_of(row_blocks: int, col_blocks: int, workers: int) -> int:
@@ -133,19 +116,6 @@ def _sweep(o: Operands, scale: Tensor, shift: Tensor, first: int, c: Config) -> 
     return row_part.sum(0), col_part.sum(0)
 
 
-def _positive_exponents(o: Operands, scale: Tensor, shift: Tensor, first: int) -> Tensor:
-    """[M] fp32: scale log2(e) <image_i, text_(i + first)> - shift; -inf where that column is not in the block."""
-    out = torch.full((o.rows,), -math.inf, dtype=torch.float32, device=o.device)
-    begin, end = o.positives(first)
-    if begin < end:
-        with on_device(out):
-            clip_kernels.row_dots[(blocks(end - begin, 16),)](
-                o.image[begin:], o.text[begin + first :], scale, shift, out[begin:], end - begin, o.depth,
-                row_stride(o.image), row_stride(o.text), EXPONENT=True, BM=16, BK=128, num_warps=4,
-            )  # fmt: skip
-    return out
-
-
 @torch.no_grad()
 def clip_stats(rows: Side, cols: Side, shift: Tensor, /) -> ClipStats:
     """[4, n] fp32 statistics of rows and columns, each from complete sums and their positives."""
@@ -155,7 +125,7 @@ def clip_stats(rows: Side, cols: Side, shift: Tensor, /) -> ClipStats:
 
 def _stats(off: Tensor, diag: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
     """([4, n] statistics, [blocks] flags)."""
-    n, block = off.numel(), _vector_block()
+    n, block = off.numel(), _VECTOR_BLOCK
     stats = torch.empty(4, n, dtype=torch.float32, device=off.device)
     flags = torch.empty(blocks(n, block), dtype=torch.int32, device=off.device)
     with on_device(off):
@@ -175,7 +145,7 @@ def clip_online(
     o = operands(image, text, precision)
     scale = scalar(scale, o.device)
     rows, cols = _online(o, scale, flag, first), _online(o.swapped(), scale, flag, -first)
-    return rows, cols, _positive_exponents(o, scale, torch.zeros_like(scale), first)
+    return rows, cols, positive_dots(o, first, scale, torch.zeros_like(scale))
 
 
 def _online(o: Operands, scale: Tensor, flag: Tensor, first: int) -> Tensor:
@@ -208,7 +178,7 @@ def clip_log_sums(stats: Tensor, /) -> Tensor:
 def clip_restate(stats: ClipStats, rows: Side, cols: Side, /) -> None:
     """Replaces the statistics in place from ``clip_online``'s sums and positives where the flag is set."""
     for side, (off, diag) in zip(stats[:2], (rows, cols), strict=True):
-        n, block = diag.numel(), _vector_block()
+        n, block = diag.numel(), _VECTOR_BLOCK
         with on_device(side):
             clip_kernels.clip_restate[(blocks(n, block),)](off, diag, stats.flag, side, n, BLOCK=block)
 

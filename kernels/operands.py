@@ -6,6 +6,7 @@ unaligned views) are copied once, padded with zeros, which changes no dot produc
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -155,6 +156,23 @@ def largest_norms(x: Tensor) -> Tensor:
     out = torch.empty(blocks(rows, 16), dtype=torch.float32, device=x.device)
     with on_device(out):
         clip_kernels.row_norms[(out.numel(),)](x, out, rows, width, row_stride(x), BM=16, BK=128, num_warps=4)
+    return out
+
+
+def positive_dots(o: Operands, first: int, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+    """[M] fp32 dot products of the positives, 0 where they are not in the block.
+
+    With scale and shift their exponents, scale log2(e) <image_i, text_(i + first)> - shift; -inf where they are not.
+    """
+    out = torch.full((o.rows,), 0.0 if shift is None else -math.inf, dtype=torch.float32, device=o.device)
+    begin, end = o.positives(first)
+    if begin < end:
+        with on_device(out):
+            clip_kernels.row_dots[(blocks(end - begin, 16),)](
+                o.image[begin:], o.text[begin + first :], out if scale is None else scale,
+                out if shift is None else shift, out[begin:], end - begin, o.depth, row_stride(o.image),
+                row_stride(o.text), EXPONENT=shift is not None, BM=16, BK=128, num_warps=4,
+            )  # fmt: skip
     return out
 
 

@@ -17,6 +17,7 @@ from dcfast.kernels.operands import (
     largest_norms,
     on_device,
     operands,
+    positive_dots,
     row_stride,
     scalar,
     target,
@@ -134,19 +135,6 @@ def _add_mixed(out: Tensor, a: Tensor, b: Tensor, alpha: float) -> None:
     out.add_(torch.mm(a, b, out_dtype=torch.float32), alpha=alpha)
 
 
-def _positive_dots(o: Operands, first: int) -> Tensor:
-    """[M] fp32 dot products of the positives, 0 where they are not in the block."""
-    out = torch.zeros(o.rows, dtype=torch.float32, device=o.device)
-    begin, end = o.positives(first)
-    if begin < end:
-        with on_device(out):
-            clip_kernels.row_dots[(blocks(end - begin, 16),)](
-                o.image[begin:], o.text[begin + first :], out, out, out[begin:], end - begin, o.depth,
-                row_stride(o.image), row_stride(o.text), EXPONENT=False, BM=16, BK=128, num_warps=4,
-            )  # fmt: skip
-    return out
-
-
 @torch.no_grad()
 def clip_products(
     image: Tensor,
@@ -193,7 +181,7 @@ def clip_products(
         sums.add_text(g, begin, end)
     total = None
     if dots:
-        total = torch.stack(parts).sum(0) - (shares * _positive_dots(o, first)).sum(1)
+        total = torch.stack(parts).sum(0) - (shares * positive_dots(o, first)).sum(1)
     return sums.products(total)
 
 
@@ -274,7 +262,7 @@ def siglip_block(
     o = operands(image, text, precision)
     scale = scalar(scale, o.device)
     bias = torch.zeros_like(scale) if bias is None else scalar(bias, o.device)
-    dot = _positive_dots(o, first)
+    dot = positive_dots(o, first)
     begin, end = o.positives(first)
     z = (dot * scale + bias)[begin:end]
     # an infinite logit may add nothing to the sum: what is not finite has to make the loss NaN all the same

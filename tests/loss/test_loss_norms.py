@@ -43,7 +43,7 @@ def test_the_bar_holds_for_features_in_a_cone(rows: int, common: float, pair: fl
 
 @pytest.mark.parametrize("rows", [300, 700])
 @pytest.mark.parametrize("norm", [20.0, 100.0])
-def test_far_logits_in_a_cone_are_worked_on_in_float64(rows: int, norm: float) -> None:
+def test_large_logits_in_a_cone_are_worked_on_in_float64(rows: int, norm: float) -> None:
     image, text = reference.cone(rows, 64, common=0.99, pair=0.5)
     inputs = (image * norm, text * norm, torch.tensor(14.3))
     assert int(forward.clip_forward(*inputs).flag) == 1

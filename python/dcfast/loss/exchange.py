@@ -8,8 +8,6 @@ from torch import Tensor
 from dcfast.loss.backend import Backend
 from dcfast.loss.ranks import Ranks
 
-__all__ = ["common_shift", "merged"]
-
 
 def common_shift(backend: Backend, ranks: Ranks, image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
     """The shift that serves the features of all ranks."""

@@ -60,8 +60,8 @@ def cached_backward(
         for piece in pieces:
             states.append(_RandomState())
             encoded.append(_checked(encode(piece)))
-    whole = _joined(encoded)
-    leaves = [x.detach().requires_grad_() for x in whole]
+    features = [torch.cat([piece[k] for piece in encoded]) for k in range(2)]
+    leaves = [x.detach().requires_grad_() for x in (*features, *encoded[0][2:])]
     with torch.enable_grad():
         value = loss(*leaves)
         if not isinstance(value, Tensor):
@@ -69,12 +69,12 @@ def cached_backward(
         torch.autograd.backward([value if scale_loss is None else scale_loss(value)])
     gradients = [leaf.grad for leaf in leaves]
     after = _RandomState()
-    for number, (piece, state) in enumerate(zip(pieces, states, strict=True)):
+    for number, (piece, state, share) in enumerate(zip(pieces, states, _shares(gradients, encoded), strict=True)):
         last = number == len(pieces) - 1
         quiet = contextlib.nullcontext() if last or no_sync is None else no_sync()
         with quiet, torch.enable_grad():
             state.restore()
-            _send_back(_checked(encode(piece)), _share(gradients, encoded, number), last=last)
+            _send_back(_checked(encode(piece)), share, last=last)
     after.restore()
     return value.detach()
 
@@ -86,23 +86,16 @@ def _checked(encoded: object) -> Encoded:
     return tuple(encoded)
 
 
-def _joined(encoded: Sequence[Encoded]) -> list[Tensor]:
-    """Features of all pieces one below the other; scalars of the first."""
-    features = [torch.cat([piece[k] for piece in encoded]) for k in range(2)]
-    return [*features, *encoded[0][2:]]
+def _shares(gradients: Sequence[Tensor | None], encoded: Sequence[Encoded]) -> Iterator[tuple[Tensor | None, ...]]:
+    """Of each piece: the gradients of its features, and those of the scalars."""
+    shares: list[Sequence[Tensor | None]] = [[gradient] * len(encoded) for gradient in gradients]
+    for k, gradient in enumerate(gradients[:2]):
+        if gradient is not None:
+            shares[k] = torch.split(gradient, [piece[k].shape[0] for piece in encoded])
+    return zip(*shares, strict=True)
 
 
-def _share(gradients: Sequence[Tensor | None], encoded: Sequence[Encoded], number: int) -> Iterator[Tensor | None]:
-    """The gradients of one piece's features, and of the scalars."""
-    for k, gradient in enumerate(gradients):
-        if gradient is None or k > 1:
-            yield gradient
-        else:
-            begin = sum(piece[k].shape[0] for piece in encoded[:number])
-            yield gradient[begin : begin + encoded[number][k].shape[0]]
-
-
-def _send_back(encoded: Encoded, gradients: Iterator[Tensor | None], *, last: bool) -> None:
+def _send_back(encoded: Encoded, gradients: Sequence[Tensor | None], *, last: bool) -> None:
     # a scalar is the same in all pieces: its gradient, that of the whole batch, goes back once
     pairs = [
         (x, gradient)

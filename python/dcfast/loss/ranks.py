@@ -34,7 +34,7 @@ def group_name(group: ProcessGroup | None) -> str:
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among the others of a group; alone, it exchanges nothing."""
+    """This process among the others of a group."""
 
     rank: int
     size: int
@@ -89,7 +89,7 @@ class Ranks:
 
     def pass_on(self, *tensors: Tensor) -> Transfer:
         """Starts to send tensors to the next rank and to receive as many of the same shapes from the one before."""
-        if self.size == 1:
+        if self.size == 1:  # one's own come back
             return Transfer([], list(tensors), [])
         sent = [x.contiguous() for x in tensors]
         received = [torch.empty_like(x) for x in sent]

@@ -119,8 +119,8 @@ def _checked_name(name: str) -> str:
     if name in known:
         return name
     lower = {k.lower(): k for k in reversed(known)}
-    near = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(repr(lower[n]) for n in near)}?" if near else ""
+    nearest = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(repr(lower[n]) for n in nearest)}?" if nearest else ""
     raise ValueError(f"open_clip knows no model {name!r}{hint} ({len(known)} names: dcfast.models.model_names())")
 
 
@@ -167,8 +167,8 @@ def _check_tag(name: str, tag: str) -> None:
     tags = _open_clip().list_pretrained_tags_by_model(name)
     if tag in tags:
         return
-    near = difflib.get_close_matches(tag, tags, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    nearest = difflib.get_close_matches(tag, tags, n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
     raise ValueError(
         f"pretrained {tag!r} is neither a file nor a tag of {name}{hint} (its tags: {', '.join(tags) or 'none'})"
     )
@@ -223,11 +223,11 @@ def _own_tokenizer(name: str) -> Tokenizer:
         place = tokenizer_folder(folder)
     with tokenizer_errors(name), folder.as_read() as read, no_code_of_strangers(place):
         tokenizer: Tokenizer = _open_clip().get_tokenizer(read)
-    words, rows = getattr(tokenizer, "vocab_size", 0), folder.text.get("vocab_size") or _CLIP_WORDS
-    if isinstance(rows, int) and words > rows:
+    tokens, rows = getattr(tokenizer, "vocab_size", 0), folder.text.get("vocab_size") or _CLIP_WORDS
+    if isinstance(rows, int) and tokens > rows:
         raise CorruptDataError(
             f"model configuration {folder.path}: model_cfg.text_cfg.vocab_size is {rows:,}; CLIP's tokenizer writes "
-            f"{words:,} tokens; give the number that the model was trained with",
+            f"{tokens:,} tokens; give the number that the model was trained with",
             path=str(folder.path),
         )
     return tokenizer

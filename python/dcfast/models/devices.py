@@ -29,39 +29,39 @@ PRECISIONS = PRECISION.choices
 """Of an evaluation; ``resolve_precision`` says what they mean."""
 
 
-def resolve_device(wanted: str) -> str:
+def resolve_device(device: str) -> str:
     """``cpu`` or ``cuda`` for ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
         ValueError: another name, or ``cuda`` where torch sees no GPU.
     """
-    if wanted not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device must be auto, cpu or cuda; got {wanted!r}")
-    if wanted == "cpu":
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device must be auto, cpu or cuda; got {device!r}")
+    if device == "cpu":
         return "cpu"
     import torch
 
     if torch.cuda.is_available():
         return "cuda"
-    if wanted == "cuda":
+    if device == "cuda":
         raise ValueError("device cuda was asked for, but torch sees no GPU on this machine; use --device cpu or auto")
     return "cpu"
 
 
-def resolve_precision(wanted: str, device: str) -> tuple[str, bool]:
+def resolve_precision(precision: str, device: str) -> tuple[str, bool]:
     """The precision of the weights, as open_clip names it, and whether the reference's autocast is used.
 
     Args:
-        wanted: ``auto`` (as DataComp's own evaluation: ``amp`` on a GPU, ``fp32`` on the CPU), ``amp`` (weights of
+        precision: ``auto`` (as DataComp's own evaluation: ``amp`` on a GPU, ``fp32`` on the CPU), ``amp`` (weights of
             float32; texts, and pictures of retrieval and WinoGAViL, in float16 autocast), ``fp32``, ``fp16``, ``bf16``.
     Raises:
         ValueError: another name.
     """
-    if wanted not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {wanted!r}")
-    if wanted == "auto":
-        wanted = "fp32" if device == "cpu" else "amp"
-    return ("fp32", True) if wanted == "amp" else (wanted, False)
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
+    if precision == "auto":
+        precision = "fp32" if device == "cpu" else "amp"
+    return ("fp32", True) if precision == "amp" else (precision, False)
 
 
 @contextmanager
@@ -77,9 +77,9 @@ def whole_matmuls() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def gpu_share(wanted: str) -> float:
+def gpu_share(device: str) -> float:
     """What a piece asks a cluster for: the share of a GPU that one process takes; 0 for ``cpu``."""
-    return 0.0 if wanted == "cpu" else 1.0 / PER_GPU
+    return 0.0 if device == "cpu" else 1.0 / PER_GPU
 
 
 def _slots() -> list[tuple[str, Path]]:
@@ -87,17 +87,17 @@ def _slots() -> list[tuple[str, Path]]:
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     folder = own_folder()
-    found = []
+    slots = []
     for turn in range(PER_GPU):
         for number in range(torch.cuda.device_count()):
             name = visible[number] if number < len(visible) and visible[number] else str(number)
             name = "".join(c if c.isalnum() or c == "-" else "_" for c in name)
-            found.append((f"cuda:{number}", folder / f"gpu-{name}-{turn}.lock"))
-    return found
+            slots.append((f"cuda:{number}", folder / f"gpu-{name}-{turn}.lock"))
+    return slots
 
 
 @contextmanager
-def borrowed_device(wanted: str) -> Iterator[str]:
+def borrowed_device(device: str) -> Iterator[str]:
     """A device for the time of a block: ``cpu``, or ``cuda:N`` with few other processes on it.
 
     Processes of one user on one machine share the GPUs by lock files in that user's folder of the directory for
@@ -106,17 +106,17 @@ def borrowed_device(wanted: str) -> Iterator[str]:
     Raises:
         ValueError: see ``resolve_device``.
     """
-    if resolve_device(wanted) == "cpu":
+    if resolve_device(device) == "cpu":
         yield "cpu"
         return
     while True:
-        for device, path in _slots():
+        for slot, path in _slots():
             try:
                 lock = take_lock(path, mode=0o600, follow=False)
             except BlockingIOError:
                 continue
             try:
-                yield device
+                yield slot
             finally:
                 os.close(lock)
             return

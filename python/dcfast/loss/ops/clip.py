@@ -119,8 +119,7 @@ def clip_loss_backward(
     """Gradients of this rank's image and text features and of the scale; without elements where not needed."""
     backend, stats = backend_for(image), ClipStats(rows, cols, flag, kept)
     need_image, need_text, need_scale = needs
-    factor = upstream / (2 * image.shape[0])
-    dot = None
+    factor, dot = upstream / (2 * image.shape[0]), None
     with plain(image):
         if world_size == 1:
             # The scale's gradient falls out of either product. Of a small batch, and where G is rounded to half
@@ -138,8 +137,9 @@ def clip_loss_backward(
             # without gradient through the gather a rank's loss reaches its own rows by P and its own columns by Q alone
             by_row, by_col = ((1.0, 0.0), (0.0, 1.0)) if local_loss and not gather_with_grad else (BOTH, BOTH)
             weights = by_row if need_image else None, by_col if need_text else None
+            texts = text if schedule == "ring" else all_text
             sweep = SCHEDULES[schedule].backward
-            products = sweep(backend, ranks, image, text, all_text, scale, stats, weights, need_scale)
+            products = sweep(backend, ranks, image, texts, scale, stats, weights, need_scale)
             if products.dots is not None:
                 dot = factor * (products.dots if local_loss else ranks.all_reduce(products.dots) / world_size)
             if not local_loss and not gather_with_grad:
@@ -162,9 +162,9 @@ def _gradients_of(
         if raw is None:
             continue
         dot_with = features if needs[2] and dot is None else None
-        grad, found = backend.finish(raw, scale, factor, features.dtype, dot_with=dot_with)
+        grad, scale_grad = backend.finish(raw, scale, factor, features.dtype, dot_with=dot_with)
         grads[k] = grad if needs[k] else grads[k]
-        dot = found if dot is None else dot
+        dot = scale_grad if dot is None else dot
     if dot is not None:
         grads[2] = dot.to(scale.dtype)
     return grads[0], grads[1], grads[2]
@@ -186,10 +186,10 @@ def _gradients(ctx: Any, upstream: Tensor | None, *_: object) -> tuple[Tensor | 
     needs, rest = ctx.needs_input_grad[:3], (None,) * 6
     if upstream is None or not any(needs):
         return None, None, None, *rest
-    return *wanted(clip_loss_backward(upstream, *ctx.saved_tensors, *ctx.settings, needs), needs), *rest
+    return *needed_only(clip_loss_backward(upstream, *ctx.saved_tensors, *ctx.settings, needs), needs), *rest
 
 
-def wanted(gradients: Sequence[Tensor], needs: Sequence[bool]) -> tuple[Tensor | None, ...]:
+def needed_only(gradients: Sequence[Tensor], needs: Sequence[bool]) -> tuple[Tensor | None, ...]:
     """The gradients that are needed, None in place of the others."""
     return tuple(grad if need else None for grad, need in zip(gradients, needs, strict=True))
 

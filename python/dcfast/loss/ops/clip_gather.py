@@ -61,7 +61,6 @@ def backward(
     backend: Backend,
     ranks: Ranks,
     image: Tensor,
-    text: Tensor,
     all_text: Tensor,
     scale: Tensor,
     stats: ClipStats,
@@ -74,15 +73,9 @@ def backward(
     by_rank = torch.zeros(2, ranks.size, dtype=stats.rows.dtype, device=image.device)
     reductions = Reductions(ranks)
     for other, block, first in ranks.blocks(image.shape[0]):
+        own = stats._replace(cols=stats.cols[:, block].contiguous())
         products = backend.clip_products(
-            image,
-            all_text[block],
-            scale,
-            stats._replace(cols=stats.cols[:, block].contiguous()),
-            first,
-            weights=weights,
-            dots=dots,
-            into_image=image_raw,
+            image, all_text[block], scale, own, first, weights=weights, dots=dots, into_image=image_raw
         )
         image_raw = products.image
         if products.dots is not None:

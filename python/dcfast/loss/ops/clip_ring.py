@@ -50,27 +50,19 @@ def backward(
     ranks: Ranks,
     image: Tensor,
     text: Tensor,
-    _: Tensor,
     scale: Tensor,
     stats: ClipStats,
     weights: ProductWeights,
     dots: bool,
 ) -> Products:
-    """As ``backward`` of clip_gather, without all texts."""
+    """As ``backward`` of clip_gather, of this rank's texts and columns."""
     image_raw: Tensor | None = None
     need_text = weights[1] is not None
     text_raw = text.new_zeros(text.shape if need_text else (0,), dtype=compute_dtype(text.dtype))
     own_p, block_q = stats.rows.new_zeros(()), stats.rows.new_zeros(1)
     for first, (block, cols) in ranks.rounds(text, stats.cols):
         products = backend.clip_products(
-            image,
-            block,
-            scale,
-            stats._replace(cols=cols),
-            first,
-            weights=weights,
-            dots=dots,
-            into_image=image_raw,
+            image, block, scale, stats._replace(cols=cols), first, weights=weights, dots=dots, into_image=image_raw
         )
         image_raw = products.image
         if first:

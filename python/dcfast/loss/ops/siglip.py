@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dcfast.loss.arguments import check_finite
 from dcfast.loss.backend import backend_for, compute_dtype
-from dcfast.loss.ops.clip import plain, wanted
+from dcfast.loss.ops.clip import needed_only, plain
 from dcfast.loss.ranks import Ranks, Reductions, ranks_of
 
 ALONE = (0, 1, "", "ring")
@@ -81,15 +81,9 @@ class _Blocks:
 
     def add(self, text: Tensor, first: int) -> Tensor | None:
         """Adds the pairs with these texts; the raw gradient of the texts where needed."""
+        given = self._image, text, self._scale, self._bias, first
         loss, products = self._backend.siglip_block(
-            self._image,
-            text,
-            self._scale,
-            self._bias,
-            first,
-            needs=self._needs,
-            grad=self._grad,
-            into_image=self.image_raw,
+            *given, needs=self._needs, grad=self._grad, into_image=self.image_raw
         )
         self.loss = self.loss + loss
         self.image_raw = products.image
@@ -150,7 +144,7 @@ def _gradients(ctx: Any, upstream: Tensor | None, *_: object) -> tuple[Tensor | 
     if upstream is None or not any(needs):
         return None, None, None, None, *rest
     gradients = siglip_loss_backward(upstream, *ctx.saved_tensors, ctx.rows, ctx.dtype)
-    return *wanted(gradients, needs), *rest
+    return *needed_only(gradients, needs), *rest
 
 
 siglip_loss.register_autograd(_gradients, setup_context=_save)

@@ -1,5 +1,6 @@
 """The torch backend as one module: the functions of ``dcfast.loss.backend.Backend``."""
 
+# ruff: noqa: F401
 from __future__ import annotations
 
 from dcfast.loss.torch_backend.forward import (
@@ -13,18 +14,3 @@ from dcfast.loss.torch_backend.forward import (
 from dcfast.loss.torch_backend.gradient import clip_products, finish
 from dcfast.loss.torch_backend.large_logits import clip_online, clip_relative, clip_restate
 from dcfast.loss.torch_backend.siglip import siglip_block
-
-__all__ = [
-    "clip_forward",
-    "clip_log_sums",
-    "clip_norms",
-    "clip_online",
-    "clip_products",
-    "clip_relative",
-    "clip_restate",
-    "clip_shift",
-    "clip_stats",
-    "clip_sums",
-    "finish",
-    "siglip_block",
-]

@@ -13,8 +13,6 @@ from dcfast.loss.backend import compute_dtype
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Workspace", "pieces", "positives", "take_positives", "widen"]
-
 # 1,024 rows of 512 columns in float32. Features are read, and sums of products written, once a tile: in strips of whole
 # rows, so low at 8,192 columns, this traffic would cost a tenth of the time.
 _TILE_BYTES = 2 << 20
