@@ -6,20 +6,10 @@ subclasses. What is wrong with data, filters or runs is one of these.
 
 from __future__ import annotations
 
-__all__ = [
-    "CheckpointError",
-    "CorruptDataError",
-    "DcfastError",
-    "EvalsetError",
-    "FilterError",
-    "MissingDependencyError",
-    "PoolError",
-    "RunError",
-    "SubsetError",
-    "first_line",
-    "last_line",
-    "printable",
-]
+import os
+
+__all__ = ["CheckpointError", "CorruptDataError", "DcfastError", "EvalsetError", "FilterError"]
+__all__ += ["MissingDependencyError", "PoolError", "RunError", "SubsetError", "first_line", "last_line", "printable"]
 
 _SHOWN_AS_END = dict.fromkeys(map(ord, "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"), "\n")
 _ESCAPE_CODE = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)|[@-Z\\^_])|\x9b[0-?]*[ -/]*[@-~]"
@@ -42,18 +32,10 @@ class CorruptDataError(DcfastError, ValueError):
         offset: where in it, in bytes, or None.
     """
 
-    def __init__(self, message: str, *, path: str = "", offset: int | None = None) -> None:
+    def __init__(self, message: str, *, path: str | os.PathLike[str] = "", offset: int | None = None) -> None:
         super().__init__(message)
-        self.path = path
+        self.path = os.fspath(path)
         self.offset = offset
-
-    def __reduce__(self) -> tuple[object, ...]:
-        # keyword arguments would be lost when the error travels between processes
-        return (_rebuild_corrupt, (str(self), self.path, self.offset))
-
-
-def _rebuild_corrupt(message: str, path: str, offset: int | None) -> CorruptDataError:
-    return CorruptDataError(message, path=path, offset=offset)
 
 
 class PoolError(DcfastError, ValueError):
@@ -100,11 +82,8 @@ def printable(text: str) -> str:
 def _is_control(character: str) -> bool:
     # C0, DEL and C1; other ends of lines; and halves of a pair, which no terminal can be sent
     code = ord(character)
-    return code < 32 or 127 <= code < 160 or code in (0x2028, 0x2029) or code in _TURNING or _is_half(code)
-
-
-def _is_half(code: int) -> bool:
-    return 0xD800 <= code <= 0xDFFF
+    is_half = 0xD800 <= code <= 0xDFFF
+    return code < 32 or 127 <= code < 160 or code in (0x2028, 0x2029) or code in _TURNING or is_half
 
 
 def first_line(error: BaseException) -> str:

@@ -51,28 +51,16 @@ class Scale:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
-SCALES: dict[str, Scale] = {
-    s.name: s
-    for s in (
-        Scale("tiny", "dcfast-tiny", 76_800, 128, 1e-3, 50, 0.98, precision="amp_bf16", grad_checkpointing=False),
-        Scale("debug", "ViT-B-32", 128_000, 1_024, 1e-4, 500, 0.98, pool_bytes=4_500_000_000),
-        Scale("small", "ViT-B-32", 12_800_000, 4_096, 5e-4, 500, 0.98, pool_bytes=450_000_000_000, gpu_hours=4),
-        Scale("medium", "ViT-B-32", 128_000_000, 4_096, 5e-4, 500, 0.98, pool_bytes=4_500_000_000_000, gpu_hours=40),
-        Scale("large", "ViT-B-16", 1_280_000_000, 8_192, 5e-4, 500, 0.98, pool_bytes=45_000_000_000_000, gpu_hours=960),
-        Scale(
-            "xlarge",
-            "ViT-L-14",
-            12_800_000_000,
-            90_112,
-            1e-3,
-            10_000,
-            0.95,
-            precision="amp_bf16",
-            pool_bytes=450_000_000_000_000,
-            gpu_hours=81_920,
-        ),
-    )
-}
+_M, _GB, _TB, _BF16 = 10**6, 10**9, 10**12, "amp_bf16"
+_SCALES = (
+    Scale("tiny", "dcfast-tiny", 76_800, 128, 1e-3, 50, 0.98, _BF16, grad_checkpointing=False),
+    Scale("debug", "ViT-B-32", 128_000, 1_024, 1e-4, 500, 0.98, pool_bytes=4_500 * _M),
+    Scale("small", "ViT-B-32", 12_800_000, 4_096, 5e-4, 500, 0.98, pool_bytes=450 * _GB, gpu_hours=4),
+    Scale("medium", "ViT-B-32", 128 * _M, 4_096, 5e-4, 500, 0.98, pool_bytes=4_500 * _GB, gpu_hours=40),
+    Scale("large", "ViT-B-16", 1_280 * _M, 8_192, 5e-4, 500, 0.98, pool_bytes=45 * _TB, gpu_hours=960),
+    Scale("xlarge", "ViT-L-14", 12_800 * _M, 90_112, 1e-3, 10_000, 0.95, _BF16, pool_bytes=450 * _TB, gpu_hours=81_920),
+)
+SCALES = {scale.name: scale for scale in _SCALES}
 
 
 def scale(name: str) -> Scale:

@@ -40,7 +40,9 @@ def test_nothing_is_printed_and_nothing_heavy_imported() -> None:
 
 
 def test_the_model_is_loaded_once_a_process() -> None:
-    assert language.load_model() is language.load_model()
+    language._load.cache_clear()
+    assert language.is_english(["a"]).tolist() == language.is_english(["a"]).tolist()
+    assert (language._load.cache_info().misses, language._load.cache_info().hits) == (1, 1)
 
 
 def test_fingerprint_is_of_the_file() -> None:
@@ -54,26 +56,24 @@ def test_fingerprint_is_of_the_file() -> None:
     }
 
 
-def test_the_model_by_path_and_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_by_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = tmp_path / "my model.ftz"
     mine.write_bytes(language.find_model().read_bytes())
-    assert language.find_model(mine) == mine
-    assert language.is_english(["a dog on a beach"], mine).tolist() == [True]
     monkeypatch.setenv("DCFAST_LID_MODEL", str(mine))
     assert language.find_model() == mine
+    assert language.is_english(["a dog on a beach"]).tolist() == [True]
     monkeypatch.setenv("DCFAST_LID_MODEL", str(tmp_path / "absent.bin"))
     with pytest.raises(MissingDependencyError, match=r"\$DCFAST_LID_MODEL names .*absent\.bin.* not a file"):
         language.find_model()
-    with pytest.raises(MissingDependencyError, match="argument names"):
-        language.find_model(tmp_path)
 
 
-def test_a_file_that_is_no_model(tmp_path: Path) -> None:
+def test_a_file_that_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for content in (b"", b"not a model at all"):
         bad = tmp_path / f"{len(content)}.bin"
         bad.write_bytes(content)
+        monkeypatch.setenv("DCFAST_LID_MODEL", str(bad))
         with pytest.raises(MissingDependencyError, match="not a fastText model"):
-            language.is_english(["a"], bad)
+            language.is_english(["a"])
 
 
 def test_missing_libraries_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,8 +93,9 @@ def test_models_of_another_kind_need_the_library(monkeypatch: pytest.MonkeyPatch
     try:
         compile_filter("basic_filter").check_needs()
         assert language.is_english(["a dog on a beach"]).tolist() == [True]
+        monkeypatch.setenv("DCFAST_LID_MODEL", str(other))
         with pytest.raises(MissingDependencyError, match="fasttext is not installed; pip install"):
-            language.load_model(other)
+            language.is_english([])
 
         def predict(*_: object) -> None:
             raise ValueError("Unable to avoid copy while creating an array as requested.")
@@ -102,7 +103,7 @@ def test_models_of_another_kind_need_the_library(monkeypatch: pytest.MonkeyPatch
         broken = SimpleNamespace(load_model=lambda path: SimpleNamespace(predict=predict))
         monkeypatch.setitem(sys.modules, "fasttext", broken)
         with pytest.raises(MissingDependencyError, match="pip uninstall fasttext"):
-            language.load_model(other)
+            language.is_english([])
     finally:
         language._load.cache_clear()
 

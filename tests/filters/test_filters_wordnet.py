@@ -186,15 +186,16 @@ def test_missing_files_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(wordnet, "_nltk_folders", lambda: iter([tmp_path]))
     with pytest.raises(MissingDependencyError, match=r"text_based: WordNet 3[.]0 is not here; apt-get install"):
         wordnet.find_wordnet()
+    monkeypatch.setenv("DCFAST_IMAGENET21K", str(tmp_path / "absent.txt"))
     with pytest.raises(MissingDependencyError, match=r"not a file; pip install timm"):
-        wordnet.find_imagenet21k(tmp_path / "absent.txt")
+        wordnet.find_imagenet21k()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.delenv("DCFAST_IMAGENET21K", raising=False)
     with pytest.raises(MissingDependencyError, match="text_based: the ImageNet-21k list is not here; pip install timm"):
         wordnet.find_imagenet21k()
 
 
-def test_damaged_files_are_refused(tmp_path: Path) -> None:
+def test_damaged_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in wordnet._NEEDED:
         (tmp_path / name).write_bytes(wordnet._read(PLACE, name))
     index = (tmp_path / "index.noun").read_text()
@@ -206,10 +207,11 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         wordnet.WordNet(tmp_path)
     ids = tmp_path / "ids.txt"
     ids.write_text("n01440764\nn0144\n")
+    monkeypatch.setenv("DCFAST_IMAGENET21K", str(ids))
     with pytest.raises(CorruptDataError, match=r"entry 2 must be an id like n01440764; got 'n0144'"):
-        wordnet.load_imagenet21k(ids)
+        wordnet.load_imagenet21k()
     ids.write_text("n01440764\n\n n00004475\n")
-    assert wordnet.load_imagenet21k(ids) == {1440764, 4475}
+    assert wordnet.load_imagenet21k() == {1440764, 4475}
 
 
 def test_fingerprint_and_no_heavy_import() -> None:

@@ -163,7 +163,9 @@ def test_of_equal_labels_fasttexts_choice_wins(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [{"loss": 3}, {"word_ngrams": 2}])
-def test_models_of_another_kind_are_the_librarys(change: dict[str, Any], tmp_path: Path) -> None:
+def test_models_of_another_kind_are_the_librarys(
+    change: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "other.bin"
     path.write_bytes(MadeModel([b"</s>", b"dogs"], [(b"__label__en", 9), (b"__label__de", 5)], **change).to_bytes())
     with pytest.raises(ValueError, match="is not read by dcfast's own code") as error:
@@ -171,7 +173,8 @@ def test_models_of_another_kind_are_the_librarys(change: dict[str, Any], tmp_pat
     assert not isinstance(error.value, CorruptDataError)
     texts = ["dogs", "two", "zwei Hunde am Strand"]
     expected = [answer == "__label__en" for answer in library_answers(path, texts)]
-    assert language.is_english(texts, path).tolist() == expected
+    monkeypatch.setenv("DCFAST_LID_MODEL", str(path))
+    assert language.is_english(texts).tolist() == expected
 
 
 def test_damaged_models_are_refused_or_read(tmp_path: Path) -> None:
@@ -196,10 +199,11 @@ def test_damaged_models_are_refused_or_read(tmp_path: Path) -> None:
             model.predict_offsets32(data, offsets, 1)
 
 
-def test_no_label_for_english(tmp_path: Path) -> None:
+def test_no_label_for_english(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "none.bin"
     path.write_bytes(MadeModel([], LABELS, maxn=0).to_bytes())
-    assert language.is_english(["two dogs", ""], path).tolist() == [False, False]
+    monkeypatch.setenv("DCFAST_LID_MODEL", str(path))
+    assert language.is_english(["two dogs", ""]).tolist() == [False, False]
 
 
 def test_slices_and_kinds_of_columns() -> None:

@@ -61,8 +61,8 @@ def checkpoint(out: Path) -> str:
 def test_both_trainings_see_what_the_settings_say(whole: tuple[Path, dict[str, Any]]) -> None:
     out, summaries = whole
     other = out / "compare/no_filter"
-    assert summaries["train"]["samples_seen"] == summaries["compare"]["train"]["samples_seen"] == SEEN
-    assert summaries["compare"]["filter"]["subset"] > summaries["filter"]["subset"]
+    assert summaries["train"].samples_seen == summaries["compare/train"].samples_seen == SEEN
+    assert summaries["compare/filter"].subset > summaries["filter"].subset
     assert checkpoint(out) != checkpoint(other)
     scored = [set(read_scores(place).tasks) for place in (out, other)]
     assert scored[0] == scored[1]
@@ -74,7 +74,7 @@ def test_manifest_holds_both_and_says_what_is_not_standard(whole: tuple[Path, di
     manifest = json.loads((whole[0] / "manifest.json").read_bytes())
     assert manifest["train"]["checkpoint_sha256"] == checkpoint(whole[0])
     assert manifest["compare"]["train"]["checkpoint_sha256"] == checkpoint(whole[0] / "compare/no_filter")
-    assert manifest["compare"]["filter"] == "no_filter"
+    assert manifest["compare/filter"] == "no_filter"
     said = " ".join(manifest["non_standard"])
     assert "scale tiny" in said
     assert [reason for reason in manifest["non_standard"] if "samples_seen" in reason] == [

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dcfast import CorruptDataError, hash_members
-from dcfast.storage.hashing import hash_bytes, hash_file, sha256_file, xxh3_64
+from dcfast._core.hashing import xxh3_64
+from dcfast.storage.hashing import hash_bytes, hash_file, sha256_file
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -74,7 +74,7 @@ INPUTS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "evaluation set of the hub, Arrow": ("x-test.arrow", hub_set._schema),
     "metadata": ("a.parquet", count_metadata_rows),
     "json": ("a.json", read_json),
-    "a stage's summary": ("index.json", lambda path: summaries.load_object(path, "index")),
+    "a stage's summary": ("index.json", lambda path: summaries.read_summary(path, summaries.IndexSummary)),
     "settings": ("settings.json", claim.read_settings),
     "boxes' map": ("map.json", boxes._files_of_map),
     "sizes.json": ("a.json", read_sizes),
@@ -177,7 +177,7 @@ def test_a_file_that_is_one(tmp_path: Path) -> None:
 
 
 OWN = {
-    "dedup/records.py", "doctor/checks.py", "evaluate/evaluation.py", "images/signatures.py", "models/checkpoint.py",
+    "doctor/checks.py", "evaluate/evaluation.py", "images/signatures.py", "models/checkpoint.py",
     "models/clip.py", "process/command.py",
     "report/facts/inventory.py", "resharding/boxes.py", "resharding/edit.py", "resharding/files.py",
     "resharding/output.py", "run/manifest.py", "storage/atomic.py", "storage/inputs.py",

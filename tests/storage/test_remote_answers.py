@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from dcfast.errors import PoolError
 from dcfast.index.build import index_tars
-from dcfast.storage.http import limited
 from dcfast.storage.remote import RemoteOptions, RemoteShard, _modified_ns, remote_state
 from http_shards import ShardServer, serve
 from tar_reference import make_tar, sample_members
@@ -127,15 +126,16 @@ def test_limits_of_the_storage_options_stay() -> None:
         ("simplecache::http://h/a", {"http": {"client_kwargs": {"timeout": own}}}),
     ):
         before = repr(options)
-        merged = limited(url, options, 30)
+        merged = RemoteOptions(options, timeout_s=30).limited(url)
         assert merged.get("http", merged)["client_kwargs"]["timeout"] is own
         assert repr(options) == before
-    limits = limited("https://h/a", {}, 30)["client_kwargs"]["timeout"]
+    limits = RemoteOptions(timeout_s=30).limited("https://h/a")["client_kwargs"]["timeout"]
     assert (limits.total, limits.sock_connect, limits.sock_read) == (300, 30, 30)
-    config = limited("simplecache::s3://b/a", {"s3": {"anon": True, "config_kwargs": {"read_timeout": 1}}}, 30)["s3"]
+    options = {"s3": {"anon": True, "config_kwargs": {"read_timeout": 1}}}
+    config = RemoteOptions(options, timeout_s=30).limited("simplecache::s3://b/a")["s3"]
     assert config["anon"]
     assert (config["config_kwargs"]["connect_timeout"], config["config_kwargs"]["read_timeout"]) == (30, 1)
-    assert limited("memory://a", {"x": 1}, 30) == {"x": 1}
+    assert RemoteOptions({"x": 1}).limited("memory://a") == {"x": 1}
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])

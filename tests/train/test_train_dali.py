@@ -278,5 +278,5 @@ def test_the_training_stage_of_a_run_decodes_with_it(tmp_path: Path) -> None:
         pool=str(pool), filter="no_filter", compare="none", decoder="dali", samples_seen=128, device="cpu"
     )
     summaries = run(tmp_path / "run", settings, last="train")
-    assert summaries["train"]["recipe"]["decoder"] == "dali"
-    assert 0 < summaries["train"]["decoder_difference"]["mean"] < 0.5
+    assert summaries["train"].recipe["decoder"] == "dali"
+    assert 0 < summaries["train"].decoder_difference["mean"] < 0.5

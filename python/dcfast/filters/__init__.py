@@ -17,17 +17,5 @@ from dcfast.filters.thresholds import (
     score_histogram,
 )
 
-__all__ = [
-    "DEFAULT_FILTER",
-    "KEPT",
-    "NUM_BINS",
-    "Filter",
-    "Quantile",
-    "QuantileSearch",
-    "compile_filter",
-    "default_filter",
-    "numbers",
-    "parse_threshold",
-    "score_dtype",
-    "score_histogram",
-]
+__all__ = ["DEFAULT_FILTER", "KEPT", "Filter", "compile_filter", "default_filter", "numbers"]
+__all__ += ["NUM_BINS", "Quantile", "QuantileSearch", "parse_threshold", "score_dtype", "score_histogram"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from dcfast.filters import language, wordnet
 from dcfast.filters.catalog import build_term
 from dcfast.filters.expression import And, Expression, Not, Or, parse
 from dcfast.filters.rules import Mask
-from dcfast.filters.term import GCLD3, LANGUAGE_MODEL, TEXT, WORDNET, ClusterRows, Clusters, Rows, Term
+from dcfast.filters.term import GCLD3, LANGUAGE_MODEL, MODELS, TEXT, WORDNET, ClusterRows, Clusters, Rows, Term
 from dcfast.filters.thresholds import Quantile
 from dcfast.index.metadata import COLUMN_TYPES, column_matches
 
@@ -27,13 +27,11 @@ KEPT = "kept"  # reasons[0]
 
 def _terms(node: Expression) -> Iterator[Term]:
     """The leaves, in written order."""
-    if isinstance(node, Not):
-        yield from _terms(node.child)
-    elif isinstance(node, (And, Or)):
-        for child in node.children:
-            yield from _terms(child)
-    elif isinstance(node, Term):
+    if isinstance(node, Term):
         yield node
+    elif isinstance(node, (Not, And, Or)):
+        for child in (node.child,) if isinstance(node, Not) else node.children:
+            yield from _terms(child)
 
 
 def _cost(node: Expression) -> float:
@@ -68,15 +66,6 @@ def _clause_reasons(clause: Expression) -> tuple[str, ...]:
     return (f"not ({clause})",)
 
 
-def _kind_matches(column: str, kind: pa.DataType) -> tuple[bool, str]:
-    """Whether a column's type can be read, and what was expected. A column of nothing but null fits every use."""
-    import pyarrow as pa
-
-    use = "text" if column == TEXT else "number"
-    value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.types.is_null(value) or column_matches(use, kind), COLUMN_TYPES[use][0]
-
-
 class Filter:
     """A compiled filter expression. Equal filters have equal canonical text, which is ``str(filter)``.
 
@@ -101,8 +90,8 @@ class Filter:
         self.column_names: list[str] = sorted({name for names in self.columns.values() for name in names})
         self.uid_sets: list[str] = [term.uid_set for term in terms if term.uid_set is not None]
         self.quantiles: list[Quantile] = [term.quantile for term in terms if term.quantile is not None]
-        found = (term.clusters for term in terms if term.clusters is not None)
-        self.clusters: list[Clusters] = list(dict.fromkeys(found))
+        clusters = [term.clusters for term in terms if term.clusters is not None]
+        self.clusters: list[Clusters] = list(dict.fromkeys(clusters))
         self.needs: list[str] = sorted({need for term in terms for need in term.needs})
         self._names = [_clause_reasons(clause) for clause in self._clauses]
         self.reasons: list[str] = [KEPT, *dict.fromkeys(name for names in self._names for name in names)]
@@ -119,7 +108,7 @@ class Filter:
     def __hash__(self) -> int:
         return hash(self._canonical)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return (compile_filter, (self.text,))
 
     @property
@@ -130,56 +119,51 @@ class Filter:
     def check_columns(self, schema: pa.Schema, file: str) -> None:
         """Checks that a metadata file has what the filter reads.
 
-        Raises:
-            PoolError: a column is missing or of another type; names the filter, the column and the file.
+        PoolError: a column is missing or of another type; names the filter, the column and the file.
         """
+        import pyarrow as pa
+
         for term, names in self.columns.items():
             for name in names:
-                found = schema.get_all_field_indices(name)
-                if len(found) != 1:
-                    what = "needs the column" if not found else "found more than once the column"
+                indices = schema.get_all_field_indices(name)
+                if len(indices) != 1:
+                    what = "needs the column" if not indices else "found more than once the column"
                     raise PoolError(
                         f"filter {term} {what} {name!r}: {file} has {', '.join(schema.names) or 'no columns'}; "
                         "leave the filter out, or give metadata with this column"
                     )
-                kind = schema.field(found[0]).type
-                fits, expected = _kind_matches(name, kind)
-                if not fits:
+                kind = schema.field(indices[0]).type
+                use = "text" if name == TEXT else "number"
+                is_null = pa.types.is_null(kind.value_type if pa.types.is_dictionary(kind) else kind)
+                if not is_null and not column_matches(use, kind):  # nothing but null fits every use
+                    expected = COLUMN_TYPES[use][0]
                     raise PoolError(f"filter {term} needs {expected} in the column {name!r}: {file} has {kind}")
 
     def check_needs(self) -> None:
         """Loads the models and lists that the filter uses, so that what is missing is known before the work starts.
 
-        Raises:
-            MissingDependencyError: the message says how to get it.
+        MissingDependencyError: the message says how to get it.
         """
-        nothing: list[str] = []
-        if LANGUAGE_MODEL in self.needs:
-            language.is_english(nothing)
-        if WORDNET in self.needs:
-            wordnet.has_imagenet_word(nothing)
-        if GCLD3 in self.needs:
-            language.is_english_gcld3(nothing)
+        import pyarrow as pa
 
-    def fingerprint(self) -> dict[str, Any]:
-        """What the verdicts depend on besides the metadata and the uid sets, as JSON values.
+        for model in self.needs:
+            MODELS[model](pa.array([], pa.string()))
 
-        Raises:
-            MissingDependencyError: a model or list is missing.
-        """
-        result: dict[str, Any] = {"expression": self._canonical}
+    def fingerprint(self) -> dict[str, str | dict[str, str | int]]:
+        """What verdicts depend on besides the metadata and the uid sets. MissingDependencyError: it is not there."""
+        parts: dict[str, str | dict[str, str | int]] = {"expression": self._canonical}
         if LANGUAGE_MODEL in self.needs:
-            result["language_model"] = language.model_fingerprint()
+            parts["language_model"] = language.model_fingerprint()
         if WORDNET in self.needs:
-            result["text_based"] = wordnet.text_fingerprint()
-        return result
+            parts["text_based"] = wordnet.text_fingerprint()
+        return parts
 
     def evaluate(
         self,
         batch: pa.RecordBatch,
         thresholds: Mapping[str, float | str] | None = None,
-        uid_sets: Mapping[str, npt.NDArray[Any]] | None = None,
-        uids: npt.NDArray[Any] | None = None,
+        uid_sets: Mapping[str, npt.NDArray[np.void]] | None = None,
+        uids: npt.NDArray[np.void] | None = None,
         clusters: Mapping[str, ClusterRows] | None = None,
     ) -> npt.NDArray[np.uint16]:
         """Which rows are kept, and for the others the rule that dropped them.
@@ -207,7 +191,7 @@ class Filter:
         for key, mask in (clusters or {}).items():
             if not callable(mask) and len(mask) != batch.num_rows:
                 raise ValueError(f"Filter.evaluate: clusters[{key!r}] must have {batch.num_rows} rows; got {len(mask)}")
-        rows = Rows(batch, thresholds or {}, uid_sets or {}, uids, clusters)
+        rows = Rows(batch, thresholds or {}, uid_sets or {}, uids, clusters or {})
         codes = np.zeros(rows.num_rows, np.uint16)
         pending = np.ones(rows.num_rows, np.bool_)
         for clause, names in zip(self._clauses, self._names, strict=True):

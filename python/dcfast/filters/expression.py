@@ -13,6 +13,7 @@ What the names mean is in terms.py.
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from typing import NamedTuple, NoReturn
 from dcfast.errors import FilterError
 from dcfast.filters.tokens import Source, Token, tokens_of, unquoted
 
-__all__ = ["MAX_CHARACTERS", "MAX_DEPTH", "And", "Argument", "Call", "Expression", "Not", "Or", "parse"]
+__all__ = ["And", "Argument", "Call", "Expression", "Not", "Or", "nearest_name", "parse"]
 
 MAX_CHARACTERS = 65_536
 MAX_DEPTH = 50  # nested parentheses
@@ -48,6 +49,37 @@ class Call:
     begin: int
     end: int  # of the name
     close: int  # of the whole call
+
+    def error(self, message: str, argument: Argument | None = None) -> NoReturn:
+        """FilterError that points at an argument, else at the whole call."""
+        place = (self.begin, self.close) if argument is None else (argument.begin, argument.end)
+        self.source.error(message, *place)
+
+    def by_name(self, names: tuple[str, ...], positional: int, surplus: str) -> dict[str, Argument]:
+        """The arguments by their names; FilterError for one that is given twice, or has no name of them.
+
+        Args:
+            positional: so many of the names need not be written.   surplus: what to say of others without a name.
+        """
+        given: dict[str, Argument] = {}
+        for argument in self.arguments:
+            name = argument.keyword or next((name for name in names[:positional] if name not in given), None)
+            if name is None:
+                self.error(f"{self.name}: {surplus}", argument)
+            if name not in names:
+                self.error(f"{self.name} has no argument {name!r}{nearest_name(name, names)}", argument)
+            if name in given:
+                self.error(f"{self.name}: {name} is given twice", argument)
+            given[name] = argument
+        return given
+
+    def number(self, name: str, argument: Argument) -> float:
+        """The value of an argument; FilterError where it is no number, or is a fraction of nothing or above 1."""
+        if not isinstance(argument.value, float):
+            self.error(f"{self.name}: {name} must be a number", argument)
+        if name == "fraction" and not 0.0 < argument.value <= 1.0:
+            self.error(f"{self.name}: fraction must be above 0 and at most 1; got {argument.value!r}", argument)
+        return argument.value
 
 
 @dataclass(frozen=True)
@@ -90,17 +122,26 @@ class _Parser:
         self.at = 0
         self.depth = 0
 
+    @property
+    def token(self) -> Token:
+        return self.tokens[self.at]
+
     def peek(self, mark: str) -> bool:
-        token = self.tokens[self.at]
-        return token.kind == "mark" and token.text == mark
+        return self.token.kind == "mark" and self.token.text == mark
+
+    def accept(self, mark: str) -> bool:
+        """Whether this mark is next; it is taken then."""
+        is_next = self.peek(mark)
+        self.at += is_next
+        return is_next
 
     def take(self) -> Token:
-        token = self.tokens[self.at]
+        token = self.token
         self.at += token.kind != "end"
         return token
 
     def unexpected(self, expected: str) -> NoReturn:
-        token = self.tokens[self.at]
+        token = self.token
         previous = self.tokens[self.at - 1] if self.at else token
         if token.kind == "end":
             self.source.error(f"the expression ends where {expected} should be", token.begin)
@@ -115,28 +156,25 @@ class _Parser:
         if self.tokens[0].kind == "end":
             self.source.error("the expression is empty; no_filter keeps everything", 0)
         result = self.disjunction()
-        if self.tokens[self.at].kind != "end":
+        if self.token.kind != "end":
             self.unexpected("&, | or the end")
         return result
 
     def disjunction(self) -> Expression:
-        parts = [self.conjunction()]
-        while self.peek("|"):
-            self.take()
-            parts.append(self.conjunction())
-        return parts[0] if len(parts) == 1 else Or(_flat(parts, Or))
+        return self.joined("|", Or, self.conjunction)
 
     def conjunction(self) -> Expression:
-        parts = [self.negation()]
-        while self.peek("&"):
-            self.take()
-            parts.append(self.negation())
-        return parts[0] if len(parts) == 1 else And(_flat(parts, And))
+        return self.joined("&", And, self.negation)
+
+    def joined(self, mark: str, kind: type[And] | type[Or], part: Callable[[], Expression]) -> Expression:
+        parts = [part()]
+        while self.accept(mark):
+            parts.append(part())
+        return parts[0] if len(parts) == 1 else kind(_flat(parts, kind))
 
     def negation(self) -> Expression:
         negate = False
-        while self.peek("~"):  # a loop: a million of them nest nothing
-            self.take()
+        while self.accept("~"):  # a loop: a million of them nest nothing
             negate = not negate
         child = self.group() if self.peek("(") else self.term()
         if negate:
@@ -150,15 +188,14 @@ class _Parser:
             self.source.error(f"parentheses nested deeper than {MAX_DEPTH}", opening.begin)
         inner = self.disjunction()
         self.depth -= 1
-        if not self.peek(")"):
-            if self.tokens[self.at].kind == "end":
+        if not self.accept(")"):
+            if self.token.kind == "end":
                 self.source.error("this parenthesis is never closed", opening.begin)
             self.unexpected("&, | or )")
-        self.take()
         return inner
 
     def term(self) -> Expression:
-        token = self.tokens[self.at]
+        token = self.token
         if token.kind == "string":
             self.take()
             path = Argument(None, "string", unquoted(self.source, token), token.begin, token.end)
@@ -167,39 +204,33 @@ class _Parser:
             self.unexpected("a filter's name, a quoted path, ~ or (")
         self.take()
         arguments: list[Argument] = []
-        if self.peek("("):
-            self.take()
-            while not self.peek(")"):
+        if self.accept("("):
+            while not self.accept(")"):
                 arguments.append(self.argument())
-                if self.peek(","):
-                    self.take()
-                elif not self.peek(")"):
+                if not self.accept(",") and not self.peek(")"):
                     self.unexpected(", or )")
-            self.take()
         close = self.tokens[self.at - 1].end
         return self.build(Call(token.text, tuple(arguments), self.source, token.begin, token.end, close))
 
     def argument(self) -> Argument:
-        keyword, begin = None, self.tokens[self.at].begin
+        keyword, begin = None, self.token.begin
         after = self.tokens[min(self.at + 1, len(self.tokens) - 1)]
-        if self.tokens[self.at].kind == "name" and after.text == "=" and after.kind == "mark":
+        if self.token.kind == "name" and after.text == "=" and after.kind == "mark":
             keyword = self.take().text
             self.take()
-        sign = 1.0
-        if self.peek("-") or self.peek("+"):
-            sign = -1.0 if self.take().text == "-" else 1.0
-        token = self.tokens[self.at]
+        sign = -1.0 if self.accept("-") else 1.0
+        is_signed = sign < 0 or self.accept("+")
+        token = self.take()
         if token.kind == "number":
-            self.take()
             number = sign * float(token.text)
             if not math.isfinite(number):
                 self.source.error("this number is too large", token.begin, token.end)
-            if self.tokens[self.at].kind in ("name", "number") and self.tokens[self.at].begin == token.end:
-                self.source.error("not a number", token.begin, self.tokens[self.at].end)
+            if self.token.kind in ("name", "number") and self.token.begin == token.end:
+                self.source.error("not a number", token.begin, self.token.end)
             return Argument(keyword, "number", number + 0.0, begin, token.end)  # + 0.0: no negative zero
-        if token.kind not in ("name", "string") or self.tokens[self.at - 1].text in ("-", "+"):
+        if token.kind not in ("name", "string") or is_signed:
+            self.at -= token.kind != "end"
             self.unexpected("an argument: a name, a number or a quoted string")
-        self.take()
         value = token.text if token.kind == "name" else unquoted(self.source, token)
         return Argument(keyword, token.kind, value, begin, token.end)
 
@@ -210,6 +241,11 @@ def _flat(parts: Sequence[Expression], kind: type[And] | type[Or]) -> tuple[Expr
     for part in parts:
         flat.extend(part.children if isinstance(part, kind) else (part,))
     return tuple(flat)
+
+
+def nearest_name(name: str, known: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
 
 
 def parse(text: str, build: Callable[[Call], Expression]) -> Expression:

@@ -11,11 +11,12 @@ from dcfast.filters.tokens import quoted
 __all__ = ["move_files", "uid_files"]
 
 
-def _named(text: str) -> list[tuple[Call, Argument]]:
-    found: list[tuple[Call, Argument]] = []
+def _files(text: str) -> list[tuple[Call, Argument]]:
+    """The arguments of an expression that are paths, in written order."""
+    files: list[tuple[Call, Argument]] = []
 
     def note(call: Call) -> Call:
-        found.extend(
+        files.extend(
             (call, argument)
             for argument in call.arguments
             if argument.kind == "string" and argument.value and (call.name == "uids" or argument.keyword in CLUSTERS)
@@ -23,16 +24,15 @@ def _named(text: str) -> list[tuple[Call, Argument]]:
         return call
 
     parse(text, note)
-    return found
+    return files
 
 
 def move_files(text: str, place: Callable[[str], str]) -> str:
     """The expression with ``place(path)`` for each path in it, and else as it was written.
 
-    Raises:
-        TypeError: text is not a str.   FilterError: it cannot be read; names that do not exist are let through.
+    TypeError: text is not a str.   FilterError: it cannot be read; names that do not exist are let through.
     """
-    for _, argument in reversed(_named(text)):
+    for _, argument in reversed(_files(text)):
         value = quoted(place(str(argument.value)))
         word = value if argument.keyword is None else f"{argument.keyword}={value}"
         text = f"{text[: argument.begin]}{word}{text[argument.end :]}"
@@ -41,4 +41,4 @@ def move_files(text: str, place: Callable[[str], str]) -> str:
 
 def uid_files(text: str) -> list[str]:
     """The paths of uid files that an expression names, in written order.   Raises as ``move_files``."""
-    return [str(argument.value) for call, argument in _named(text) if call.name == "uids"]
+    return [str(argument.value) for call, argument in _files(text) if call.name == "uids"]

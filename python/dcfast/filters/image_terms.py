@@ -1,7 +1,7 @@
 """The terms that stand on image embeddings: image_based, alone and together with the CLIP score.
 
 They keep captions that are English and long enough, and pictures whose nearest cluster of the pool's embeddings is
-also the nearest of a target's picture. Clusters are the dearest to find by far (``dcfast.stages.filter.clusters``), so
+also the nearest of a target's picture. Clusters are by far the most expensive (``dcfast.stages.filter.clusters``), so
 their rule comes last: only rows that pass all others are asked about, as in DataComp.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from dcfast.filters import rules
 from dcfast.filters.expression import Argument, Call, parse
 from dcfast.filters.rules import Mask
-from dcfast.filters.term import LANGUAGE_MODEL, TEXT, Clusters, Rows, Rule, Term, english
+from dcfast.filters.term import LANGUAGE_MODEL, TEXT, Clusters, Rows, Rule, Term, asks, named_rules
 from dcfast.filters.text_terms import clip_score
 
 if TYPE_CHECKING:
@@ -39,20 +39,19 @@ def _clusters(call: Call) -> tuple[Clusters, tuple[Argument, ...]]:
             others.append(argument)
             continue
         if argument.kind != "string" or not argument.value:
-            call.source.error(
-                f'{call.name}: put the path of an .npy in quotes: {name}="my {name}.npy"', argument.begin, argument.end
-            )
+            call.error(f'{call.name}: put the path of an .npy in quotes: {name}="my {name}.npy"', argument)
         if name in given:
-            call.source.error(f"{call.name}: {name} is given twice", argument.begin, argument.end)
+            call.error(f"{call.name}: {name} is given twice", argument)
         given[name] = str(argument.value)
     return Clusters(given.get("centroids"), given.get("target")), tuple(others)
 
 
 def _caption_rules(name: str) -> tuple[Rule, ...]:
-    return (
-        Rule(f"{name}: characters", lambda rows, _: rules.enough_characters(rows.text())),
-        Rule(f"{name}: tokens", lambda rows, _: rules.enough_tokens(rows.text())),
-        Rule(f"{name}: language", english),
+    return named_rules(
+        name,
+        characters=lambda rows, _: rules.enough_characters(rows.text),
+        tokens=lambda rows, _: rules.enough_tokens(rows.text),
+        language=asks(LANGUAGE_MODEL),
     )
 
 
@@ -64,37 +63,35 @@ def passes_captions(batch: pa.RecordBatch) -> Mask:
     """
     captions = Term("captions", _caption_rules("captions"))
     everyone = np.ones(batch.num_rows, np.bool_)
-    return np.equal(captions.first_failure(Rows(batch, {}, {}, None), everyone), 0)
-
-
-def _rules(name: str, clusters: Clusters) -> tuple[Rule, ...]:
-    return (*_caption_rules(name), Rule(f"{name}: cluster", lambda rows, on: rows.in_clusters(clusters, on)))
+    return np.equal(captions.first_failure(Rows(batch), everyone), 0)
 
 
 def _image_based(call: Call) -> Term:
     clusters, others = _clusters(call)
     if others:
         what = f"argument {others[0].keyword!r}" if others[0].keyword else f"argument {others[0].value!r}"
-        call.source.error(f"image_based takes centroids= and target=; got {what}", others[0].begin, others[0].end)
-    text = f"image_based({clusters.arguments})" if clusters.arguments else "image_based"
-    return Term(text, _rules("image_based", clusters), (TEXT,), (LANGUAGE_MODEL,), clusters=clusters, cost=100.0)
+        call.error(f"image_based takes centroids= and target=; got {what}", others[0])
+    return _image_term(call.name, clusters, Term(""))
 
 
 def _both(call: Call) -> Term:
-    name = call.name
     clusters, others = _clusters(call)
-    if others:
-        score = clip_score(replace(call, arguments=others))
-    else:
-        parsed = parse(_DEFAULT_SCORE, clip_score)
-        assert isinstance(parsed, Term)
-        score = parsed
-    inner = score.text.removeprefix("clip_score(").removesuffix(")")
-    text = f"{name}({inner}{', ' if clusters.arguments else ''}{clusters.arguments})"
-    best = Rule(f"{name}: score", score.rules[0].passes)
+    score = clip_score(replace(call, arguments=others)) if others else parse(_DEFAULT_SCORE, clip_score)
+    assert isinstance(score, Term)
+    return _image_term(call.name, clusters, score)
+
+
+def _image_term(name: str, clusters: Clusters, score: Term) -> Term:
+    """The rules of a score, which may be none, then those of captions, then that of clusters."""
+    given = [score.text.removeprefix("clip_score(").removesuffix(")"), clusters.arguments]
+    arguments = ", ".join(filter(None, given))
     return Term(
-        text,
-        (best, *_rules(name, clusters)),
+        f"{name}({arguments})" if arguments else name,
+        (
+            *(Rule(f"{name}: score", rule.passes) for rule in score.rules),
+            *_caption_rules(name),
+            Rule(f"{name}: cluster", lambda rows, pending: rows.in_clusters(clusters, pending)),
+        ),
         (TEXT, *score.columns),
         (LANGUAGE_MODEL,),
         quantile=score.quantile,

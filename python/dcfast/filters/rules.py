@@ -7,7 +7,7 @@ Source: the baselines of mlfoundations/datacomp, and the paper (arXiv 2304.14108
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,27 +15,13 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import pyarrow as pa
 
+__all__ = ["LAION2B_MIN_SCORE", "MAX_SEED", "Mask", "Numbers", "drawn", "numbers", "score_at_least", "valid_text"]
+__all__ += ["enough_characters", "enough_tokens", "enough_words", "large_enough", "moderate_aspect"]
+
 Mask = npt.NDArray[np.bool_]
+Numbers = npt.NDArray[np.number]
+"""A column of integers or floats of any width."""
 
-__all__ = [
-    "BASIC_MAX_ASPECT",
-    "BASIC_MIN_SIDE",
-    "CHARACTERS_ABOVE",
-    "LAION2B_MIN_SCORE",
-    "TOKENS_ABOVE",
-    "WORDS_ABOVE",
-    "Mask",
-    "enough_characters",
-    "enough_tokens",
-    "enough_words",
-    "large_enough",
-    "moderate_aspect",
-    "numbers",
-    "score_at_least",
-    "valid_text",
-]
-
-WORDS_ABOVE = 2  # basic_filter: more than this many words
 CHARACTERS_ABOVE = 5  # basic_filter, image_based: more than this many characters (code points)
 TOKENS_ABOVE = 1  # image_based: more than this many fastText tokens
 BASIC_MIN_SIDE = 200  # basic_filter: the smaller side, in pixels, is at least this
@@ -43,6 +29,8 @@ MAX_TEXT_BYTES = 1 << 17
 """Of a caption in the metadata that the filter looks at."""
 BASIC_MAX_ASPECT = 3.0  # basic_filter: larger side / smaller side is at most this
 LAION2B_MIN_SCORE = 0.28  # laion2b: CLIP B/32 score is at least this
+MAX_SEED = 2**53 - 1
+"""Numbers of the filter language are floats: larger seeds would not be told apart."""
 
 # What Python's str.split() splits at: Unicode's white space and the four ASCII separators 0x1c to 0x1f, which
 # the \s of regular expression libraries leaves out. Written for RE2.
@@ -86,7 +74,7 @@ def valid_text(column: pa.Array) -> pa.Array:
     return column
 
 
-def numbers(column: pa.Array) -> npt.NDArray[Any]:
+def numbers(column: pa.Array) -> Numbers:
     """A numeric column as NumPy, null as NaN; (n,), the column's own dtype unless an integer column has nulls.
 
     A column of type null becomes float32 NaN.
@@ -97,19 +85,18 @@ def numbers(column: pa.Array) -> npt.NDArray[Any]:
         return np.full(len(column), np.nan, np.float32)
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    values: npt.NDArray[Any] = column.to_numpy(zero_copy_only=False)
-    if values.dtype == np.object_:  # float16 with nulls, in some versions of pyarrow
+    values: Numbers = column.to_numpy(zero_copy_only=False)
+    if values.dtype.hasobject:  # float16 with nulls, in some versions of pyarrow
         target = np.float16 if pa.types.is_float16(column.type) else np.float64
-        values = np.array([np.nan if v is None else v for v in values], dtype=target)
+        return np.array([np.nan if value is None else value for value in column.to_pylist()], target)
     return values
 
 
-def _filled(mask: Any) -> Mask:
+def _filled(mask: pa.BooleanArray) -> Mask:
     """A pyarrow boolean array as NumPy, null as False."""
     import pyarrow.compute as pc
 
-    result: Mask = pc.fill_null(mask, False).to_numpy(zero_copy_only=False).astype(np.bool_, copy=False)
-    return result
+    return np.asarray(pc.fill_null(mask, False), np.bool_)
 
 
 def enough_words(text: pa.Array) -> Mask:
@@ -139,14 +126,13 @@ def enough_tokens(text: pa.Array) -> Mask:
     return _filled(pc.greater(pc.count_substring_regex(text, _FASTTEXT_PIECE), TOKENS_ABOVE))
 
 
-def large_enough(width: npt.NDArray[Any], height: npt.NDArray[Any]) -> Mask:
+def large_enough(width: Numbers, height: Numbers) -> Mask:
     """The smaller side is at least 200 pixels; (n,) bool, NaN, zero and negative False.   Source: basic_filter."""
     with np.errstate(invalid="ignore"):
-        result: Mask = np.minimum(width, height) >= BASIC_MIN_SIDE
-    return result
+        return np.greater_equal(np.minimum(width, height), BASIC_MIN_SIDE)
 
 
-def moderate_aspect(width: npt.NDArray[Any], height: npt.NDArray[Any]) -> Mask:
+def moderate_aspect(width: Numbers, height: Numbers) -> Mask:
     """Larger side / smaller side is at most 3.0 in float64; (n,) bool, False where a side is not positive.
 
     Source: DataComp basic_filter.
@@ -157,19 +143,37 @@ def moderate_aspect(width: npt.NDArray[Any], height: npt.NDArray[Any]) -> Mask:
     return result
 
 
-def score_at_least(scores: npt.NDArray[Any], threshold: float, *, written: bool = False) -> Mask:
+def score_at_least(scores: Numbers, threshold: float, *, written: bool = False) -> Mask:
     """Scores at or above a threshold; (n,) bool, NaN False. A NaN threshold passes nothing.
 
-    Args:
-        scores: (n,) float16, float32 or float64, NaN for null.
-        threshold: compared exactly, in float64.
-        written: it is a number that someone wrote: rounded to the scores' dtype first, as NumPy and pandas do;
-            0.28 against a float32 column means float32(0.28).
+    It is compared exactly, in float64. One that someone has written is rounded to the scores' dtype first, as NumPy and
+    pandas do: 0.28 against a float32 column means float32(0.28).
     """
     with np.errstate(invalid="ignore", over="ignore"):
         if written and scores.dtype.kind == "f":
-            limit = scores.dtype.type(threshold)
-            result: Mask = scores >= limit
-        else:
-            result = scores.astype(np.float64) >= threshold
-    return result
+            return np.greater_equal(scores, np.float64(threshold).astype(scores.dtype))
+        return np.greater_equal(scores.astype(np.float64), threshold)
+
+
+def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    # the finaliser of SplitMix64 (Steele, Lea and Flood 2014): every input bit moves every output bit
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def drawn(uids: npt.NDArray[np.void], fraction: float, seed: int = 0) -> npt.NDArray[np.bool_]:
+    """Which uids are among a share drawn by chance; larger shares of one seed hold the smaller ones.
+
+    Args:
+        uids: (n,) "u8,u8". Equal uids have equal answers, in any order and any number of files.
+        fraction: expected share, 0..1.
+        seed: 0..MAX_SEED; others draw independently.
+    Returns:
+        (n,) bool.   Memory: 40 n bytes.   Cost: O(n).
+    """
+    golden = 0x9E3779B97F4A7C15
+    start = np.uint64((seed * golden + golden) % 2**64)
+    with np.errstate(over="ignore"):
+        mixed = _mix(_mix(np.asarray(uids["f0"], np.uint64) + start) ^ np.asarray(uids["f1"], np.uint64))
+    return np.asarray((mixed >> np.uint64(11)) < round(fraction * 2**53))

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from dcfast.filters import language, rules
+from dcfast.filters import language, rules, wordnet
 from dcfast.filters.expression import Call
-from dcfast.filters.rules import Mask
+from dcfast.filters.rules import Mask, Numbers
 from dcfast.filters.thresholds import Quantile, parse_threshold
 from dcfast.filters.tokens import quoted
 from dcfast.uids.sets import uid_isin
@@ -20,101 +20,71 @@ from dcfast.uids.sets import uid_isin
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = [
-    "CONTAMINATED",
-    "GCLD3",
-    "HEIGHT",
-    "LANGUAGE_MODEL",
-    "ORACLE",
-    "RUN_SETS",
-    "SCORES",
-    "TEACHER_PAIRS",
-    "TEXT",
-    "WIDTH",
-    "WORDNET",
-    "ClusterRows",
-    "Clusters",
-    "Rows",
-    "Rule",
-    "Term",
-]
+__all__ = ["CONTAMINATED", "ORACLE", "RUN_SETS", "TEACHER_PAIRS"]
+__all__ += ["GCLD3", "HEIGHT", "LANGUAGE_MODEL", "MODELS", "SCORES", "TEXT", "WIDTH", "WORDNET"]
+__all__ += ["ClusterRows", "Clusters", "Rows", "Rule", "Term", "Test", "asks", "named_rules", "without_arguments"]
 
-
-CONTAMINATED = "contaminated"
-
-
-ORACLE, TEACHER_PAIRS = "oracle", "teacher_pairs"
-
-
+CONTAMINATED, ORACLE, TEACHER_PAIRS = "contaminated", "oracle", "teacher_pairs"
 RUN_SETS = (CONTAMINATED, ORACLE, TEACHER_PAIRS)  # uid sets that the run itself makes; other names are paths
 
-
 TEXT, WIDTH, HEIGHT = "text", "original_width", "original_height"
-
-
 SCORES = {"b32": "clip_b32_similarity_score", "l14": "clip_l14_similarity_score"}
-
 
 # What a term may need beyond NumPy and pyarrow.
 LANGUAGE_MODEL, WORDNET, GCLD3 = "language model", "wordnet", "gcld3"
-
+MODELS: dict[str, Callable[[pa.Array], Mask]] = {
+    LANGUAGE_MODEL: lambda captions: language.is_english(captions),
+    WORDNET: lambda captions: wordnet.has_imagenet_word(captions.to_pylist()),
+    GCLD3: lambda captions: language.is_english_gcld3(captions.to_pylist()),
+}
+"""What says of each caption, none of them null, whether it passes."""
 
 _ASKED_AT_ONCE = 8192  # captions that are copied, or Python strings, at a time
-
 
 ClusterRows = Mask | Callable[[Mask], Mask]
 """(n,) bool, the rows in a target's clusters; or what finds it for the pending rows of a mask, read only there."""
 
 
+@dataclass
 class Rows:
     """A batch under evaluation: columns made ready once, and what models said of the rows asked about."""
 
-    def __init__(
-        self,
-        batch: pa.RecordBatch,
-        thresholds: Mapping[str, float | str],
-        uid_sets: Mapping[str, npt.NDArray[Any]],
-        uids: npt.NDArray[Any] | None,
-        clusters: Mapping[str, ClusterRows] | None = None,
-    ) -> None:
-        self.batch = batch
-        self.thresholds = thresholds
-        self.uid_sets = uid_sets
-        self.uids = uids
-        self.clusters = clusters or {}
-        self.num_rows: int = batch.num_rows
-        self._ready: dict[str, Any] = {}
-        self._verdicts: dict[str, npt.NDArray[np.int8]] = {}
+    batch: pa.RecordBatch
+    thresholds: Mapping[str, float | str] = field(default_factory=dict)
+    uid_sets: Mapping[str, npt.NDArray[np.void]] = field(default_factory=dict)
+    uids: npt.NDArray[np.void] | None = None
+    clusters: Mapping[str, ClusterRows] = field(default_factory=dict)
+    _numbers: dict[str, Numbers] = field(default_factory=dict)
+    _verdicts: dict[str, npt.NDArray[np.int8]] = field(default_factory=dict)
 
+    @property
+    def num_rows(self) -> int:
+        return int(self.batch.num_rows)
+
+    @cached_property
     def text(self) -> pa.Array:
         """The captions, valid UTF-8."""
-        if TEXT not in self._ready:
-            self._ready[TEXT] = rules.valid_text(self.batch.column(TEXT))
-        return self._ready[TEXT]
+        return rules.valid_text(self.batch.column(TEXT))
 
-    def numbers(self, column: str) -> npt.NDArray[Any]:
+    def numbers(self, column: str) -> Numbers:
         """A numeric column, NaN for null."""
-        if column not in self._ready:
-            self._ready[column] = rules.numbers(self.batch.column(column))
-        return cast("npt.NDArray[Any]", self._ready[column])
+        if column not in self._numbers:
+            self._numbers[column] = rules.numbers(self.batch.column(column))
+        return self._numbers[column]
 
-    def sides(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Original width and height."""
-        return self.numbers(WIDTH), self.numbers(HEIGHT)
-
-    def ask(self, model: Callable[[pa.Array], Mask], pending: Mask) -> Mask:
-        """A per-caption model's verdicts, asked only where ``pending`` and not asked before; null captions fail."""
-        known = self._verdicts.setdefault(model.__name__, np.full(self.num_rows, -1, np.int8))
+    def ask(self, model: str, pending: Mask) -> Mask:
+        """The verdicts of one of ``MODELS``, asked only where ``pending`` and not asked before; null captions fail."""
+        known = self._verdicts.setdefault(model, np.full(self.num_rows, -1, np.int8))
         selected = np.flatnonzero(pending & (known < 0))
         known[selected] = 0
         for begin in range(0, len(selected), _ASKED_AT_ONCE):
             some = selected[begin : begin + _ASKED_AT_ONCE]
-            captions = self.text().take(some)
+            captions = self.text.take(some)
             if captions.null_count:
                 some = some[captions.is_valid().to_numpy(zero_copy_only=False)]
                 captions = captions.drop_null()
-            known[some] = model(captions)
-        return cast("Mask", known == 1)
+            known[some] = MODELS[model](captions)
+        return np.equal(known, 1)
 
     def members(self, name: str) -> Mask:
         """Rows whose uid is in a set."""
@@ -128,8 +98,8 @@ class Rows:
         """Rows whose nearest centroid is a target's; read only where ``pending``."""
         if clusters.key not in self.clusters:
             raise ValueError(f"Filter.evaluate: clusters[{clusters.key!r}] must be given for this filter")
-        found = self.clusters[clusters.key]
-        return found(pending) if callable(found) else found
+        members = self.clusters[clusters.key]
+        return members(pending) if callable(members) else members
 
     def threshold(self, quantile: Quantile) -> float:
         """The score that a quantile was found to be."""
@@ -162,12 +132,15 @@ class Clusters:
         return f"clusters({self.arguments})"
 
 
+Test = Callable[[Rows, Mask], Mask]
+
+
 @dataclass(frozen=True)
 class Rule:
     """One reason to drop a sample. ``passes(rows, pending)`` is read only where ``pending``."""
 
     reason: str
-    passes: Callable[[Rows, Mask], Mask]
+    passes: Test
 
 
 @dataclass(frozen=True)
@@ -207,16 +180,21 @@ class Term:
         return failed
 
 
-def english(rows: Rows, pending: Mask) -> Mask:
-    return rows.ask(language.is_english, pending)
+def named_rules(term: str, **tests: Test) -> tuple[Rule, ...]:
+    """The rules of a term by what they look at: a dropped sample is called by both."""
+    return tuple(Rule(f"{term}: {name}", passes) for name, passes in tests.items())
 
 
-def no_arguments(call: Call) -> None:
-    if call.arguments:
-        first = call.arguments[0]
-        call.source.error(f"{call.name} takes no arguments", first.begin, call.arguments[-1].end)
+def asks(model: str) -> Test:
+    return lambda rows, pending: rows.ask(model, pending)
 
 
-def nearest_name(name: str, known: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+def without_arguments(term: Term) -> Callable[[Call], Term]:
+    """The builder of a term that is its name alone."""
+
+    def build(call: Call) -> Term:
+        if call.arguments:
+            call.error(f"{call.name} takes no arguments", call.arguments[0]._replace(end=call.arguments[-1].end))
+        return term
+
+    return build

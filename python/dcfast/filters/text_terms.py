@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-from dcfast.filters import language, rules, wordnet
-from dcfast.filters.drawn import MAX_SEED, drawn
-from dcfast.filters.expression import Argument, Call
+from dcfast.filters import rules
+from dcfast.filters.expression import Call, nearest_name
 from dcfast.filters.rules import Mask
 from dcfast.filters.term import (
     GCLD3,
@@ -20,119 +19,56 @@ from dcfast.filters.term import (
     Rows,
     Rule,
     Term,
-    english,
-    nearest_name,
-    no_arguments,
+    Test,
+    asks,
+    named_rules,
+    without_arguments,
 )
 from dcfast.filters.thresholds import Quantile
 from dcfast.filters.tokens import quoted
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+__all__ = ["TEXT_TERMS", "clip_score"]
 
 
-def _has_imagenet_word(captions: pa.Array) -> Mask:
-    return wordnet.has_imagenet_word(captions.to_pylist())
+def _at_least(column: str, written: float) -> Test:
+    return lambda rows, _: rules.score_at_least(rows.numbers(column), written, written=True)
 
 
-def _is_english_gcld3(captions: pa.Array) -> Mask:
-    return language.is_english_gcld3(captions.to_pylist())
-
-
-def _imagenet_word(rows: Rows, pending: Mask) -> Mask:
-    return rows.ask(_has_imagenet_word, pending)
-
-
-def _english_gcld3(rows: Rows, pending: Mask) -> Mask:
-    return rows.ask(_is_english_gcld3, pending)
-
-
-def no_filter(call: Call) -> Term:
-    no_arguments(call)
-    return Term("no_filter", cost=0.0)
-
-
-def basic_filter(call: Call) -> Term:
-    no_arguments(call)
-    return Term(
-        "basic_filter",
-        (
-            Rule("basic_filter: words", lambda rows, _: rules.enough_words(rows.text())),
-            Rule("basic_filter: characters", lambda rows, _: rules.enough_characters(rows.text())),
-            Rule("basic_filter: size", lambda rows, _: rules.large_enough(*rows.sides())),
-            Rule("basic_filter: aspect", lambda rows, _: rules.moderate_aspect(*rows.sides())),
-            Rule("basic_filter: language", english),
-        ),
-        (TEXT, WIDTH, HEIGHT),
-        (LANGUAGE_MODEL,),
-        cost=10.0,
-    )
-
-
-def text_based(call: Call) -> Term:
-    no_arguments(call)
-    return Term(
-        "text_based",
-        (
-            Rule("text_based: no ImageNet-21k word", _imagenet_word),
-            Rule("text_based: language", english),
-        ),
-        (TEXT,),
-        (LANGUAGE_MODEL, WORDNET),
-        cost=12.0,
-    )
-
-
-def laion2b(call: Call) -> Term:
-    no_arguments(call)
-    column, minimum = SCORES["b32"], rules.LAION2B_MIN_SCORE
-    return Term(
-        "laion2b",
-        (
-            Rule("laion2b: score", lambda rows, _: rules.score_at_least(rows.numbers(column), minimum, written=True)),
-            Rule("laion2b: language", _english_gcld3),
-        ),
-        (TEXT, column),
-        (GCLD3,),
-        cost=20.0,
-    )
+_BASIC_FILTER = named_rules(
+    "basic_filter",
+    words=lambda rows, _: rules.enough_words(rows.text),
+    characters=lambda rows, _: rules.enough_characters(rows.text),
+    size=lambda rows, _: rules.large_enough(rows.numbers(WIDTH), rows.numbers(HEIGHT)),
+    aspect=lambda rows, _: rules.moderate_aspect(rows.numbers(WIDTH), rows.numbers(HEIGHT)),
+    language=asks(LANGUAGE_MODEL),
+)
+_TEXT_BASED = named_rules("text_based", **{"no ImageNet-21k word": asks(WORDNET), "language": asks(LANGUAGE_MODEL)})
+_LAION2B = named_rules("laion2b", score=_at_least(SCORES["b32"], rules.LAION2B_MIN_SCORE), language=asks(GCLD3))
+_NAMES_ALONE = (
+    Term("no_filter", cost=0.0),
+    Term("basic_filter", _BASIC_FILTER, (TEXT, WIDTH, HEIGHT), (LANGUAGE_MODEL,), cost=10.0),
+    Term("text_based", _TEXT_BASED, (TEXT,), (LANGUAGE_MODEL, WORDNET), cost=12.0),
+    Term("laion2b", _LAION2B, (TEXT, SCORES["b32"]), (GCLD3,), cost=20.0),
+)
 
 
 def clip_score(call: Call) -> Term:
-    given: dict[str, Argument] = {}
-    for argument in call.arguments:
-        name = argument.keyword
-        if name is None and "arch" not in given:
-            name = "arch"
-        elif name is None:
-            call.source.error("clip_score: write fraction=... or threshold=...", argument.begin, argument.end)
-        if name not in ("arch", "fraction", "threshold"):
-            hint = nearest_name(name, ("arch", "fraction", "threshold"))
-            call.source.error(f"clip_score has no argument {name!r}{hint}", argument.begin, argument.end)
-        if name in given:
-            call.source.error(f"clip_score: {name} is given twice", argument.begin, argument.end)
-        given[name] = argument
+    given = call.by_name(("arch", "fraction", "threshold"), 1, "write fraction=... or threshold=...")
     names = " or ".join(SCORES)
     if "arch" not in given:
-        call.source.error(f"clip_score needs {names}: clip_score(l14, fraction=0.3)", call.begin, call.close)
-    arch = given["arch"]
+        call.error(f"clip_score needs {names}: clip_score(l14, fraction=0.3)")
+    arch = given.pop("arch")
     if arch.value not in SCORES:
         hint = nearest_name(str(arch.value), tuple(SCORES))
-        call.source.error(f"clip_score: expected {names}; got {arch.value!r}{hint}", arch.begin, arch.end)
-    limits = [given[name] for name in ("fraction", "threshold") if name in given]
-    if len(limits) != 1:
-        what = "both; give one of them" if limits else "neither"
-        call.source.error(f"clip_score needs fraction=... or threshold=...; got {what}", call.begin, call.close)
-    (limit,) = limits
-    if not isinstance(limit.value, float):
-        call.source.error(f"clip_score: {limit.keyword} must be a number", limit.begin, limit.end)
-    value, column = limit.value, SCORES[str(arch.value)]
-    text = f"clip_score({arch.value}, {limit.keyword}={value!r})"
-    if limit.keyword == "threshold":
-        at_least = Rule(text, lambda rows, _: rules.score_at_least(rows.numbers(column), value, written=True))
-        return Term(text, (at_least,), (column,))
-    if not 0.0 < value <= 1.0:
-        call.source.error(f"clip_score: fraction must be above 0 and at most 1; got {value!r}", limit.begin, limit.end)
+        call.error(f"clip_score: expected {names}; got {arch.value!r}{hint}", arch)
+    if len(given) != 1:
+        what = "both; give one of them" if given else "neither"
+        call.error(f"clip_score needs fraction=... or threshold=...; got {what}")
+    ((name, limit),) = given.items()
+    value, column = call.number(name, limit), SCORES[str(arch.value)]
+    text = f"clip_score({arch.value}, {name}={value!r})"
+    if name == "threshold":
+        return Term(text, (Rule(text, _at_least(column, value)),), (column,))
     quantile = Quantile(column, value)
     best = Rule(text, lambda rows, _: rules.score_at_least(rows.numbers(column), rows.threshold(quantile)))
     return Term(text, (best,), (column,), quantile=quantile)
@@ -142,48 +78,43 @@ def _uid_term(text: str, name: str) -> Term:
     return Term(text, (Rule(f"not ({text})", lambda rows, _: rows.members(name)),), uid_set=name, cost=0.1)
 
 
-def run_set(call: Call) -> Term:
-    no_arguments(call)
-    return _uid_term(call.name, call.name)
-
-
-def random_term(call: Call) -> Term:
-    given: dict[str, Argument] = {}
-    for argument in call.arguments:
-        name = argument.keyword or ("fraction" if not given else "seed")
-        if name not in ("fraction", "seed") or name in given or not isinstance(argument.value, float):
-            call.source.error("random takes a fraction and a seed: random(0.3, seed=1)", argument.begin, argument.end)
-        given[name] = argument
+def _random(call: Call) -> Term:
+    given = call.by_name(("fraction", "seed"), 2, "it takes a fraction and a seed: random(0.3, seed=1)")
     if "fraction" not in given:
-        call.source.error("random needs a fraction: random(0.3)", call.begin, call.close)
-    fraction = float(given["fraction"].value)
-    seed = float(given["seed"].value) if "seed" in given else 0.0
-    if not 0.0 < fraction <= 1.0:
-        place = given["fraction"]
-        call.source.error(f"random: fraction must be above 0 and at most 1; got {fraction!r}", place.begin, place.end)
-    if not (0.0 <= seed <= MAX_SEED and seed.is_integer()):
-        place = given["seed"]
-        call.source.error(f"random: seed must be a whole number, 0..2^53-1; got {seed!r}", place.begin, place.end)
+        call.error("random needs a fraction: random(0.3)")
+    fraction = call.number("fraction", given["fraction"])
+    seed = call.number("seed", given["seed"]) if "seed" in given else 0.0
+    if not (0.0 <= seed <= rules.MAX_SEED and seed.is_integer()):
+        call.error(f"random: seed must be a whole number, 0..2^53-1; got {seed!r}", given["seed"])
     number = int(seed)
     text = f"random({fraction!r}, seed={number})"
 
     def passes(rows: Rows, _: Mask) -> Mask:
         if rows.uids is None:
             raise ValueError("Filter.evaluate: uids must be given for this filter")
-        return drawn(rows.uids, fraction, number)
+        return rules.drawn(rows.uids, fraction, number)
 
     return Term(text, (Rule(text, passes),), cost=0.05)
 
 
-def uid_file(call: Call) -> Term:
+def _uid_file(call: Call) -> Term:
     if len(call.arguments) != 1 or call.arguments[0].keyword not in (None, "path"):
-        call.source.error('uids needs one quoted path: uids("my uids.npy")', call.begin, call.close)
+        call.error('uids needs one quoted path: uids("my uids.npy")')
     (path,) = call.arguments
     if path.kind != "string":
-        call.source.error('uids: put the path in quotes: uids("my uids.npy")', path.begin, path.end)
+        call.error('uids: put the path in quotes: uids("my uids.npy")', path)
     name = str(path.value)
     if not name:
-        call.source.error("the path of a uid file is empty", path.begin, path.end)
+        call.error("the path of a uid file is empty", path)
     if name in RUN_SETS:
         name = f"./{name}"  # a file of this name must not be taken for the set
     return _uid_term(f"uids({quoted(name)})", name)
+
+
+TEXT_TERMS: dict[str, Callable[[Call], Term]] = {
+    **{term.text: without_arguments(term) for term in _NAMES_ALONE},
+    **{name: without_arguments(_uid_term(name, name)) for name in RUN_SETS},
+    "clip_score": clip_score,
+    "random": _random,
+    "uids": _uid_file,
+}

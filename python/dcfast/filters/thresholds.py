@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from dcfast.errors import PoolError
+from dcfast.storage.records import as_record, plain
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,7 +28,7 @@ __all__ = ["NUM_BINS", "Quantile", "QuantileSearch", "parse_threshold", "score_d
 NUM_BINS = 65_536
 _DIGIT_BITS = 16
 _CHUNK = 1 << 20  # rows whose keys are held at once
-_UNSIGNED = {"float16": np.uint16, "float32": np.uint32, "float64": np.uint64}
+_UNSIGNED: dict[str, type[np.unsignedinteger]] = {"float16": np.uint16, "float32": np.uint32, "float64": np.uint64}
 
 
 class Quantile(NamedTuple):
@@ -54,14 +55,14 @@ def score_dtype(types: Iterable[pa.DataType]) -> str:
     return f"float{8 * max(widths)}"
 
 
-def _order_keys(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _order_keys(values: npt.NDArray[np.floating]) -> npt.NDArray[np.unsignedinteger]:
     """Unsigned integers ordered as the floats are; NaN is 0, below -inf, and -0.0 equals +0.0."""
     unsigned = _UNSIGNED[values.dtype.name]
     bits = 8 * values.dtype.itemsize
     with np.errstate(invalid="ignore"):
         raw = (values + values.dtype.type(0)).view(unsigned)  # adding +0 turns -0.0 into +0.0
     top = unsigned(1 << (bits - 1))
-    keys: npt.NDArray[Any] = np.where(raw & top, ~raw, raw | top)
+    keys: npt.NDArray[np.unsignedinteger] = np.where(raw & top, ~raw, raw | top)
     keys[np.isnan(values)] = 0
     return keys
 
@@ -76,7 +77,7 @@ def _key_value(key: int, dtype: str) -> float:
 
 
 def score_histogram(
-    values: npt.NDArray[Any], prefix: Sequence[int] = (), *, dtype: str | None = None
+    values: npt.NDArray[np.number], prefix: Sequence[int] = (), *, dtype: str | None = None
 ) -> npt.NDArray[np.uint64]:
     """Counts of the next 16 bits among the scores whose order keys begin with ``prefix``.
 
@@ -100,20 +101,25 @@ def score_histogram(
     shift = bits - _DIGIT_BITS * (len(prefix) + 1)
     if shift < 0:
         raise ValueError(f"score_histogram: prefix must be shorter than {bits // _DIGIT_BITS} bins; got {len(prefix)}")
-    unsigned = _UNSIGNED[name]
-    wanted = 0
-    for digit in prefix:
-        wanted = wanted << _DIGIT_BITS | int(digit)
+    unsigned, first_bits = _UNSIGNED[name], _joined(prefix)
     counts = np.zeros(NUM_BINS, np.uint64)
     for begin in range(0, len(values), _CHUNK):
         with np.errstate(invalid="ignore", over="ignore"):
             chunk = values[begin : begin + _CHUNK].astype(name, copy=False)
         keys = _order_keys(chunk)
         if prefix:
-            keys = keys[keys >> unsigned(shift + _DIGIT_BITS) == wanted]
+            keys = keys[keys >> unsigned(shift + _DIGIT_BITS) == first_bits]
         digits = (keys >> unsigned(shift)) & unsigned(NUM_BINS - 1)
         counts += np.bincount(digits.astype(np.int64), minlength=NUM_BINS).astype(np.uint64)
     return counts
+
+
+def _joined(digits: Sequence[int]) -> int:
+    """The number whose digits of 16 bits these are."""
+    number = 0
+    for digit in digits:
+        number = number << _DIGIT_BITS | int(digit)
+    return number
 
 
 def parse_threshold(value: float | str) -> float:
@@ -132,6 +138,7 @@ class QuantileSearch:
         dtype: what scores are counted as ("float16", "float32", "float64").
         prefix: bins found so far; the argument of the next pass's ``score_histogram``.
         num_rows: all metadata rows, known after the first pass; -1 before.
+        rank: of the wanted score, from the top, among those that share the prefix; ``expected`` of them there are.
     """
 
     fraction: float
@@ -139,8 +146,8 @@ class QuantileSearch:
     prefix: list[int] = field(default_factory=list)
     num_rows: int = -1
     keeps_all: bool = False
-    _rank: int = 0  # of the wanted score, from the top, among those that share the prefix
-    _expected: int = -1  # how many scores share the prefix
+    rank: int = 0
+    expected: int = -1
 
     def __post_init__(self) -> None:
         if self.dtype not in _UNSIGNED:
@@ -157,7 +164,7 @@ class QuantileSearch:
     def done(self) -> bool:
         return self.keeps_all or len(self.prefix) == self.num_passes
 
-    def feed(self, counts: npt.NDArray[Any]) -> None:
+    def feed(self, counts: npt.NDArray[np.integer]) -> None:
         """Takes the summed histogram of one pass over all rows of the pool.
 
         Args:
@@ -174,20 +181,20 @@ class QuantileSearch:
         total = int(counts.sum())
         if self.num_rows < 0:
             self.num_rows = total
-            self._rank = int(total * self.fraction)  # DataComp's own arithmetic
-            if self._rank >= total:
+            self.rank = int(total * self.fraction)  # DataComp's own arithmetic
+            if self.rank >= total:
                 self.keeps_all = True
                 return
-        elif total != self._expected:
+        elif total != self.expected:
             raise PoolError(
-                f"score threshold: a pass counted {total} scores where the pass before had {self._expected}; "
+                f"score threshold: a pass counted {total} scores where the pass before had {self.expected}; "
                 "the metadata changed while it was read; run the stage again"
             )
         above = np.cumsum(counts[::-1].astype(np.int64))  # above[i]: scores in the i + 1 highest bins
-        place = int(np.searchsorted(above, self._rank, side="right"))
-        self._rank -= int(above[place - 1]) if place else 0
+        place = int(np.searchsorted(above, self.rank, side="right"))
+        self.rank -= int(above[place - 1]) if place else 0
         chosen = NUM_BINS - 1 - place
-        self._expected = int(counts[chosen])
+        self.expected = int(counts[chosen])
         self.prefix.append(chosen)
 
     @property
@@ -201,10 +208,7 @@ class QuantileSearch:
             raise ValueError("QuantileSearch: not done; feed it the next pass")
         if self.keeps_all:
             return float("-inf")
-        key = 0
-        for digit in self.prefix:
-            key = key << _DIGIT_BITS | digit
-        return _key_value(key, self.dtype)
+        return _key_value(_joined(self.prefix), self.dtype)
 
     @property
     def threshold_text(self) -> str:
@@ -216,27 +220,11 @@ class QuantileSearch:
         """Fewer rows have a score than the fraction asks for, so that nothing will be kept."""
         return self.done and not self.keeps_all and self.threshold != self.threshold
 
-    def to_json(self) -> dict[str, Any]:
-        """The state as JSON values."""
-        return {
-            "fraction": self.fraction,
-            "dtype": self.dtype,
-            "prefix": list(self.prefix),
-            "num_rows": self.num_rows,
-            "keeps_all": self.keeps_all,
-            "rank": self._rank,
-            "expected": self._expected,
-        }
+    def to_json(self) -> object:
+        """The state as values of JSON."""
+        return plain(self)
 
     @classmethod
-    def from_json(cls, state: dict[str, Any]) -> QuantileSearch:
+    def from_json(cls, state: object) -> QuantileSearch:
         """The search that ``to_json`` described."""
-        return cls(
-            float(state["fraction"]),
-            str(state["dtype"]),
-            [int(digit) for digit in state["prefix"]],
-            int(state["num_rows"]),
-            bool(state["keeps_all"]),
-            int(state["rank"]),
-            int(state["expected"]),
-        )
+        return as_record(state, cls, "threshold search")

@@ -16,16 +16,17 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.util
 import os
+import re
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
 from dcfast.errors import CorruptDataError, MissingDependencyError
+from dcfast.filters.installed import find_installed, in_package
 from dcfast.filters.rules import Mask
 from dcfast.storage.hashing import sha256_file
 from dcfast.storage.inputs import read_input
@@ -42,31 +43,18 @@ _TIMM_LIST = Path("data", "_info", "imagenet21k_goog_synsets.txt")
 # Parts of speech in the order in which their senses are tried.
 _PARTS = ("noun", "verb", "adj", "adv")
 _NEEDED = tuple(f"index.{part}" for part in _PARTS) + tuple(f"{part}.exc" for part in _PARTS)
+
+
+def _endings(text: str) -> tuple[tuple[str, str], ...]:
+    return tuple((old, new) for old, _, new in (ending.partition(":") for ending in text.split()))
+
+
 # Suffixes taken off, and what is put in their place: morphy(7WN), "Rules of Detachment", in the order tried. What they
 # make of a word is shorter (or ends in "man"), so that applying them again comes to an end.
-_DETACHMENTS: dict[str, tuple[tuple[str, str], ...]] = {
-    "noun": (
-        ("s", ""),
-        ("ses", "s"),
-        ("ves", "f"),
-        ("xes", "x"),
-        ("zes", "z"),
-        ("ches", "ch"),
-        ("shes", "sh"),
-        ("men", "man"),
-        ("ies", "y"),
-    ),
-    "verb": (
-        ("s", ""),
-        ("ies", "y"),
-        ("es", "e"),
-        ("es", ""),
-        ("ed", "e"),
-        ("ed", ""),
-        ("ing", "e"),
-        ("ing", ""),
-    ),
-    "adj": (("er", ""), ("est", ""), ("er", "e"), ("est", "e")),
+_DETACHMENTS = {
+    "noun": _endings("s: ses:s ves:f xes:x zes:z ches:ch shes:sh men:man ies:y"),
+    "verb": _endings("s: ies:y es:e es: ed:e ed: ing:e ing:"),
+    "adj": _endings("er: est: er:e est:e"),
     "adv": (),
 }
 _LONGEST_CHANGE = 3  # a rule takes at most this many characters off a word
@@ -84,16 +72,12 @@ _HOW_IMAGENET21K = (
 )
 
 
-def _nltk_folders() -> Iterator[Path]:
+def _nltk_folders() -> list[Path]:
     """Where NLTK keeps its data, by its own documented rules."""
-    for entry in os.environ.get("NLTK_DATA", "").split(os.pathsep):
-        if entry:
-            yield Path(entry).expanduser()
-    yield Path("~/nltk_data").expanduser()
-    for base in (sys.prefix, f"{sys.prefix}/share", f"{sys.prefix}/lib"):
-        yield Path(base, "nltk_data")
-    for base in ("/usr/share", "/usr/local/share", "/usr/lib", "/usr/local/lib"):
-        yield Path(base, "nltk_data")
+    given = [entry for entry in os.environ.get("NLTK_DATA", "").split(os.pathsep) if entry]
+    bases = (sys.prefix, f"{sys.prefix}/share", f"{sys.prefix}/lib", "/usr/share", "/usr/local/share")
+    folders = ("~/nltk_data", *(f"{base}/nltk_data" for base in (*bases, "/usr/lib", "/usr/local/lib")))
+    return [Path(folder).expanduser() for folder in (*given, *folders)]
 
 
 def _is_wordnet(place: Path) -> bool:
@@ -105,64 +89,43 @@ def _is_wordnet(place: Path) -> bool:
         return False
 
 
-def find_wordnet(path: str | os.PathLike[str] | None = None) -> Path:
-    """The folder (or NLTK's wordnet.zip) with WordNet 3.0: ``path``, $DCFAST_WORDNET, Debian's, or NLTK's.
-
-    Raises:
-        MissingDependencyError: none is there; the message says how to get it.
-    """
-    given = path if path is not None else os.environ.get(WORDNET_VARIABLE) or None
-    if given is not None:
-        if not _is_wordnet(Path(given)):
-            raise MissingDependencyError(
-                f"WordNet: {os.fspath(given)!r} is not a folder with {', '.join(_NEEDED)}; {_HOW_WORDNET}"
-            )
-        return Path(given)
-    candidates = [DEBIAN_WORDNET]
-    for folder in _nltk_folders():
-        candidates += [folder / "corpora" / "wordnet", folder / "corpora" / "wordnet.zip"]
-    for candidate in candidates:
-        if _is_wordnet(candidate):
-            return candidate
-    raise MissingDependencyError(f"filter text_based: WordNet 3.0 is not here; {_HOW_WORDNET}")
+def find_wordnet() -> Path:
+    """The folder (or NLTK's wordnet.zip) with WordNet 3.0: $DCFAST_WORDNET, Debian's, or NLTK's."""
+    corpora = [folder / "corpora" for folder in _nltk_folders()]
+    return find_installed(
+        "WordNet",
+        WORDNET_VARIABLE,
+        [DEBIAN_WORDNET, *(folder / name for folder in corpora for name in ("wordnet", "wordnet.zip"))],
+        f"a folder with {', '.join(_NEEDED)}; {_HOW_WORDNET}",
+        f"filter text_based: WordNet 3.0 is not here; {_HOW_WORDNET}",
+        _is_wordnet,
+    )
 
 
-def find_imagenet21k(path: str | os.PathLike[str] | None = None) -> Path:
-    """The file of ImageNet-21k synset ids: ``path``, $DCFAST_IMAGENET21K, or timm's.
-
-    Raises:
-        MissingDependencyError: none is there; the message says how to get it.
-    """
-    given = path if path is not None else os.environ.get(IMAGENET21K_VARIABLE) or None
-    if given is not None:
-        if not Path(given).is_file():
-            raise MissingDependencyError(f"ImageNet-21k list: {os.fspath(given)!r} is not a file; {_HOW_IMAGENET21K}")
-        return Path(given)
-    spec = importlib.util.find_spec("timm")  # finds, does not import: importing timm imports torch
-    for place in (spec.submodule_search_locations or []) if spec else []:
-        if (Path(place) / _TIMM_LIST).is_file():
-            return Path(place) / _TIMM_LIST
-    raise MissingDependencyError(f"filter text_based: the ImageNet-21k list is not here; {_HOW_IMAGENET21K}")
+def find_imagenet21k() -> Path:
+    """The file of ImageNet-21k synset ids: $DCFAST_IMAGENET21K, or timm's."""
+    return find_installed(
+        "ImageNet-21k list",
+        IMAGENET21K_VARIABLE,
+        in_package("timm", *_TIMM_LIST.parts),
+        f"a file; {_HOW_IMAGENET21K}",
+        f"filter text_based: the ImageNet-21k list is not here; {_HOW_IMAGENET21K}",
+    )
 
 
 MOST_LIST_BYTES = 64 << 20
 
 
-def load_imagenet21k(path: str | os.PathLike[str] | None = None) -> frozenset[int]:
-    """Offsets of the ImageNet-21k synsets (21,843 in timm's list).
-
-    Raises:
-        MissingDependencyError: see ``find_imagenet21k``.   CorruptDataError: a line is not an id.
-    """
-    file = find_imagenet21k(path)
-    offsets = set()
-    for number, line in enumerate(read_input(file, MOST_LIST_BYTES).decode("ascii", "replace").split(), 1):
-        if len(line) != 9 or line[0] != "n" or not (line[1:].isascii() and line[1:].isdigit()):
+def load_imagenet21k() -> frozenset[int]:
+    """Offsets of the ImageNet-21k synsets (21,843 in timm's list). CorruptDataError: a line is not an id."""
+    file = find_imagenet21k()
+    ids = read_input(file, MOST_LIST_BYTES).decode("ascii", "replace").split()
+    for number, synset in enumerate(ids, 1):
+        if not re.fullmatch(r"n[0-9]{8}", synset):
             raise CorruptDataError(
-                f"{file}: entry {number} must be an id like n01440764; got {line[:40]!r}", path=str(file)
+                f"{file}: entry {number} must be an id like n01440764; got {synset[:40]!r}", path=file
             )
-        offsets.add(int(line[1:]))
-    return frozenset(offsets)
+    return frozenset(int(synset[1:]) for synset in ids)
 
 
 def _read(place: Path, name: str) -> bytes:
@@ -176,19 +139,10 @@ def _read(place: Path, name: str) -> bytes:
 
 
 class WordNet:
-    """First senses of English words, as WordNet 3.0 orders them.
-
-    Attributes:
-        longest_lemma: in characters.
-    Memory: about 30 MB.   Cost: 0.3 s to load.
-    """
+    """First senses of English words, as WordNet 3.0 orders them. Memory: about 30 MB.   Cost: 0.3 s to load."""
 
     def __init__(self, place: Path) -> None:
-        """Reads ``place`` (see ``find_wordnet``).
-
-        Raises:
-            MissingDependencyError: it is another version: offsets differ.   CorruptDataError: a line is malformed.
-        """
+        """Reads ``place``. MissingDependencyError: another version, whose offsets differ; CorruptDataError."""
         self._first: dict[str, dict[str, int]] = {}
         self._exceptions: dict[str, dict[str, list[str]]] = {}
         for part in _PARTS:
@@ -215,7 +169,7 @@ class WordNet:
                 # lemma pos synset_cnt p_cnt ptr_symbol... sense_cnt tagsense_cnt offset...
                 first[fields[0]] = int(fields[6 + int(fields[3])])
             except (IndexError, ValueError) as error:
-                raise CorruptDataError(f"{name}: line {number} is not a WordNet index line", path=str(name)) from error
+                raise CorruptDataError(f"{name}: line {number} is not a WordNet index line", path=name) from error
         return first
 
     def first_offset(self, word: str) -> int | None:
@@ -223,9 +177,7 @@ class WordNet:
 
         Nouns are tried before verbs, adjectives, adverbs; in each the word itself, then its exceptional base
         forms or, if it has none, what the rules of detachment make of it, and where that is no word what they make of
-        that, until nothing can be detached: "womens" is a form of "woman".
-
-        Cost: O(characters).
+        that, until nothing can be detached: "womens" is a form of "woman". Cost: O(characters).
         """
         form = word.lower()
         for part, first in self._first.items():
@@ -261,55 +213,38 @@ def _detached(forms: list[str], rules: tuple[tuple[str, str], ...]) -> list[str]
     return [form[: -len(old)] + new for form in forms for old, new in rules if form.endswith(old)]
 
 
-class _WordRule:
-    """One word's verdict, remembered; one a process."""
-
-    def __init__(self) -> None:
-        self.wordnet = WordNet(find_wordnet())
-        self.listed = load_imagenet21k()
-        self.longest = self.wordnet.longest_lemma + _LONGEST_CHANGE
-        self.named = functools.lru_cache(maxsize=_CACHED_WORDS)(self._named)
-
-    def _named(self, word: str) -> bool:
-        return self.wordnet.first_offset(word) in self.listed
-
-    def passes(self, caption: str) -> bool:
-        # longer words hardly ever match ("dogssss..." does), and would fill the cache with captions of 100 kB
-        return any(self.named(word) if len(word) <= self.longest else self._named(word) for word in caption.split())
-
-
 @functools.lru_cache(maxsize=1)
-def _word_rule() -> _WordRule:
-    return _WordRule()
+def _caption_rule() -> Callable[[str], bool]:
+    """Whether a caption has a word of the list; verdicts of words are remembered."""
+    wordnet, listed = WordNet(find_wordnet()), load_imagenet21k()
+    longest = wordnet.longest_lemma + _LONGEST_CHANGE
+
+    def is_listed(word: str) -> bool:
+        return wordnet.first_offset(word) in listed
+
+    remembered = functools.lru_cache(maxsize=_CACHED_WORDS)(is_listed)
+
+    def passes(caption: str) -> bool:
+        # longer words hardly ever match ("dogssss..." does), and would fill the cache with captions of 100 kB
+        return any(remembered(word) if len(word) <= longest else is_listed(word) for word in caption.split())
+
+    return passes
 
 
 def has_imagenet_word(captions: Iterable[str]) -> Mask:
-    """Captions with a word whose first WordNet 3.0 synset is an ImageNet-21k class.
+    """Captions with a word whose first WordNet 3.0 synset is an ImageNet-21k class; (n,) bool.
 
-    Args:
-        captions: n strings of any length and script.
-    Returns:
-        (n,) bool.
-    Raises:
-        MissingDependencyError: WordNet or the list is missing.
+    MissingDependencyError: WordNet or the list is missing.
     Memory: 60 MB a process.   Cost: O(words), 0.1 us a word seen before.   Source: DataComp text_based.
     """
-    passes = _word_rule().passes
-    return np.array([passes(caption) for caption in captions], np.bool_)
+    return np.array([*map(_caption_rule(), captions)], np.bool_)
 
 
-def text_fingerprint() -> dict[str, str]:
-    """What identifies the word rule in a run's settings: SHA-256 of WordNet and the ImageNet-21k list, the morphology.
-
-    Raises:
-        MissingDependencyError: see ``find_wordnet``, ``find_imagenet21k``.
-    """
+def text_fingerprint() -> dict[str, str | int]:
+    """What identifies the word rule in a run's settings: SHA-256 of WordNet and of the list, and the morphology."""
     place = find_wordnet()
     digest = hashlib.sha256()
     for name in _NEEDED:
         digest.update(_read(place, name))
-    return {
-        "wordnet": digest.hexdigest(),
-        "imagenet21k": sha256_file(find_imagenet21k()),
-        "morphology": MORPHOLOGY,
-    }
+    imagenet21k = sha256_file(find_imagenet21k())
+    return {"wordnet": digest.hexdigest(), "imagenet21k": imagenet21k, "morphology": MORPHOLOGY}

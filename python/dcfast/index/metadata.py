@@ -157,7 +157,7 @@ class _HashedFile(_MetadataFile):
             return pa.nulls(len(column), pa.string())
         text, begin = text_buffers(values)
         size = np.where(given, np.diff(begin), 0)
-        uids = hash_members(text, np.where(given, begin[:-1], 0), size)
+        uids = hash_members(text.data, np.where(given, begin[:-1], 0), size)
         texts: Any = uid_format(uids, threads=1)
         return pc.if_else(pa.array(given), texts.cast(pa.string()), pa.scalar(None, pa.string()))
 

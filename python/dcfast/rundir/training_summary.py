@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+from dcfast.rundir.summary import Summary
 from dcfast.storage.records import Count, Record
 
 __all__ = ["DecoderDifference", "LogLine", "TrainedSource", "TrainingSummary", "TrainingTimes"]
@@ -27,7 +30,7 @@ class DecoderDifference(Record):
     largest: Count
 
 
-class TrainingSummary(Record):
+class TrainingSummary(Summary):
     """``summary.json``: what was trained; equal settings give equal summaries.
 
     Attributes:
@@ -37,6 +40,8 @@ class TrainingSummary(Record):
         replaced: samples that stand in for one that could not be used.
         decoder_difference: None for Pillow, whole pictures.
     """
+
+    stage: ClassVar[str] = "train"
 
     model: str
     checkpoint: str

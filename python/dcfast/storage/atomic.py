@@ -14,92 +14,75 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from dcfast.process.read_ahead import read_ahead
+from dcfast.storage.inputs import StrPath
 from dcfast.storage.listing import is_temporary_name, temporary_name
 
-__all__ = [
-    "append_lines",
-    "atomic_path",
-    "fsync_dir",
-    "full_disk",
-    "remove_leftovers",
-    "synced_together",
-    "unfollowed",
-    "write_bytes",
-    "write_json",
-]
+__all__ = ["append_lines", "atomic_path", "unfollowed", "write_bytes", "write_json"]
+__all__ += ["fsync_dir", "full_disk", "remove_leftovers", "synced_together"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def full_disk(number: int, path: str | os.PathLike[str]) -> OSError:
+def full_disk(number: int, path: StrPath) -> OSError:
     """The error of a write for which there is no space: the system's words, what to do, and the file."""
     words = f"{os.strerror(number)}; free some space, and run the same command again to resume. It could not be written"
     return OSError(number, words, os.fspath(path))
 
 
-def fsync_dir(directory: str | os.PathLike[str]) -> None:
+def fsync_dir(directory: StrPath) -> None:
     """Makes the names in a directory durable."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    _fsync(directory, os.O_DIRECTORY)
+
+
+def _fsync(path: StrPath, flags: int = 0) -> None:
+    fd = os.open(path, os.O_RDONLY | flags)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
 
 
-def _fsync_file(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+class _Block(threading.local):
+    """``open``: of the ``synced_together`` that a thread is in, the directory and the files renamed below it."""
 
-
-class _Together:
-    """The files below a directory that were renamed, and are not synced yet."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.paths: dict[Path, None] = {}
+    open: tuple[Path, dict[Path, None]] | None = None
 
 
 _SYNCED_AT_ONCE = 4
-_state = threading.local()
-"""``together``: of the block that this thread is in."""
+_block = _Block()
 
 
 @contextmanager
-def synced_together(directory: str | os.PathLike[str]) -> Iterator[None]:
+def synced_together(directory: StrPath) -> Iterator[None]:
     """What is written to a directory, or below it, within the block is made durable at the end of the block, at once.
 
     Disks take one sync of many files in about the time of one file. Before the end of the block, and where it ends by
     an error, a crash of the machine may leave such a file empty: whoever uses this tells finished work by another file,
     which is written after the block. What is written elsewhere, or by another thread, is synced as always.
     """
-    before, together = getattr(_state, "together", None), _Together(Path(directory))
-    _state.together = together
+    renamed: dict[Path, None] = {}
+    outer, _block.open = _block.open, (Path(directory), renamed)
     try:
         yield
-        paths = [path for path in together.paths if path.is_file()]
+        paths = [path for path in renamed if path.is_file()]
     finally:
-        _state.together = before
-    for _ in read_ahead(_fsync_file, paths, threads=_SYNCED_AT_ONCE, ahead=2 * _SYNCED_AT_ONCE):
+        _block.open = outer
+    for _ in read_ahead(_fsync, paths, threads=_SYNCED_AT_ONCE, ahead=2 * _SYNCED_AT_ONCE):
         pass
 
 
 def _synced_later(final: Path) -> bool:
     """Whether a file that is renamed now is left to the end of a ``synced_together``."""
-    together: _Together | None = getattr(_state, "together", None)
-    if together is None or together.directory not in final.parents:
+    if _block.open is None or _block.open[0] not in final.parents:
         return False
-    together.paths[final] = None
+    _block.open[1][final] = None
     return True
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[Path]:
+def atomic_path(path: StrPath, *, sync: bool = True) -> Iterator[Path]:
     """A temporary path beside ``path`` to write a file to; renamed to ``path`` when the block ends without error.
 
     The parent directory is made where missing. On error the temporary file is removed and the old ``path``, if
@@ -119,7 +102,7 @@ def atomic_path(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[
         yield temporary
         sync = sync and not _synced_later(final)
         if sync:
-            _fsync_file(temporary)
+            _fsync(temporary)
         os.replace(temporary, final)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -133,22 +116,18 @@ def atomic_path(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[
         fsync_dir(final.parent)
 
 
-def remove_leftovers(directory: str | os.PathLike[str], *, below: bool = True) -> int:
-    """Removes the temporary files that killed processes of dcfast left in a directory; returns how many.
+def remove_leftovers(directory: StrPath, *, below: bool = True) -> int:
+    """Removes the temporary files that killed processes of dcfast left in a directory, and ``below`` it; how many.
 
     Nothing is removed by another name than those that ``atomic_path`` gives. Links are never followed.
     Call it only where no other process writes (a run holds its lock).
-
-    Args:
-        below: in the directories below it, too.
     """
     removed = 0
     for parent, folders, names in os.walk(directory):
-        for name in names:
-            if is_temporary_name(name):
-                Path(parent, name).unlink(missing_ok=True)
-                removed += 1
-        for name in [n for n in folders if is_temporary_name(n)]:
+        for name in filter(is_temporary_name, names):
+            Path(parent, name).unlink(missing_ok=True)
+            removed += 1
+        for name in [*filter(is_temporary_name, folders)]:
             shutil.rmtree(Path(parent, name), ignore_errors=True)
             folders.remove(name)
             removed += 1
@@ -157,7 +136,7 @@ def remove_leftovers(directory: str | os.PathLike[str], *, below: bool = True) -
     return removed
 
 
-def write_bytes(path: str | os.PathLike[str], data: bytes, *, sync: bool = True) -> None:
+def write_bytes(path: StrPath, data: bytes, *, sync: bool = True) -> None:
     """Writes a whole file atomically."""
     with atomic_path(path, sync=sync) as temporary:
         temporary.write_bytes(data)
@@ -168,11 +147,10 @@ def unfollowed(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
-def append_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> None:
+def append_lines(path: StrPath, lines: Iterable[str]) -> None:
     """Appends ASCII lines, each with its end. A killed process may leave the last one half written.
 
-    Raises:
-        OSError: it cannot be written; ELOOP: it is a link, which may lead to a file of somebody's.
+    OSError: it cannot be written; ELOOP: it is a link, which may lead to a file of somebody's.
     """
     try:
         with open(path, "a", encoding="ascii", opener=unfollowed) as file:
@@ -183,7 +161,7 @@ def append_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> None:
         raise
 
 
-def write_json(path: str | os.PathLike[str], value: Any, *, sync: bool = True) -> None:
+def write_json(path: StrPath, value: object, *, sync: bool = True) -> None:
     """Writes JSON with sorted keys, so that equal values are equal bytes."""
     text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
     write_bytes(path, (text + "\n").encode("utf-8", "surrogatepass"), sync=sync)

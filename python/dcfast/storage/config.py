@@ -5,24 +5,23 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib.metadata
-import os
 import tomllib
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
 
 import msgspec
 
 from dcfast.errors import CorruptDataError, first_line
 from dcfast.process.libraries import require_library
 from dcfast.process.options import given_options, option_names, option_parsers
-from dcfast.storage.inputs import read_input
-from dcfast.storage.json_files import read_json
+from dcfast.storage.inputs import StrPath, read_input
+from dcfast.storage.json_files import Json, read_json
 from dcfast.storage.paths import path_argument
 
-__all__ = ["Config", "add_config", "config_of", "config_values", "given_and_config", "manifest_version", "read_config"]
+__all__ = ["Config", "add_config", "config_of", "config_values", "given_and_config", "read_config"]
 
 MOST_MANIFEST_BYTES = 64 << 20  # it holds what all stages recorded
 MOST_CONFIG_BYTES = 16 << 10
@@ -38,36 +37,32 @@ class Config:
         manifest: all of a manifest, of which ``options`` are the settings; else None.
     """
 
-    path: str
-    options: dict[str, Any]
-    manifest: dict[str, Any] | None = None
+    path: StrPath
+    options: dict[str, Json]
+    manifest: dict[str, Json] | None = None
 
 
-def read_config(path: str | os.PathLike[str]) -> Config:
+def read_config(path: StrPath) -> Config:
     """Reads a file of options: by its name TOML or YAML, else JSON; of a manifest its settings.
 
-    Raises:
-        CorruptDataError: it cannot be read as that, or is no table of options; names it.   OSError: it is not there.
-        MissingDependencyError: YAML without PyYAML.
+    CorruptDataError: it cannot be read as that, or is no table of options; names it.   OSError: it is not there.
     """
-    name, kind = os.fspath(path), Path(path).suffix.lower()
-    if kind == ".toml":
-        found = _parsed(name, lambda text: tomllib.loads(text))
-    elif kind in (".yaml", ".yml"):
-        require_library("yaml", f"--config {name}", "pip install pyyaml, or write it as TOML")
-        import yaml
-
-        found = _parsed(name, _plain_yaml(yaml))
+    suffix = Path(path).suffix.lower()
+    if suffix == ".toml":
+        table = _parsed(path, tomllib.loads)
+    elif suffix in (".yaml", ".yml"):
+        require_library("yaml", f"--config {path}", "pip install pyyaml, or write it as TOML")
+        table = _parsed(path, _load_yaml)
     else:
-        found = read_json(path, "config file", most=MOST_MANIFEST_BYTES, names=True)
-    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        table = read_json(path, "config file", most=MOST_MANIFEST_BYTES, names=True)
+    if not isinstance(table, dict) or not all(isinstance(key, str) for key in table):
         raise CorruptDataError(
-            f"config file {name}: expected options by name (seed: 1); got a {type(found).__name__}", path=name
+            f"config file {path}: expected options by name (seed: 1); got a {type(table).__name__}", path=path
         )
-    settings = found.get("settings")
-    if isinstance(settings, dict) and "versions" in found:
-        return Config(name, settings, found)
-    return Config(name, found)
+    settings = table.get("settings")
+    if isinstance(settings, dict) and "versions" in table:
+        return Config(path, settings, table)
+    return Config(path, table)
 
 
 def add_config(parser: argparse.ArgumentParser, *, manifests: bool = False) -> None:
@@ -86,60 +81,57 @@ def config_of(arguments: argparse.Namespace) -> Config | None:
     return None if arguments.config is None else read_config(arguments.config)
 
 
-def given_and_config(arguments: argparse.Namespace, *kinds: type) -> dict[str, Any]:
+def given_and_config(arguments: argparse.Namespace, *kinds: type) -> dict[str, Json]:
     """Name -> value of the options of some dataclasses that a command line gives, over those of its ``--config``."""
-    given: dict[str, Any] = {}
+    given: dict[str, Json] = {}
     for kind in kinds:
         given |= given_options(arguments, kind)
     config = config_of(arguments)
     return given if config is None else {**config_values(config, *kinds), **given}
 
 
-def _plain_yaml(yaml: Any) -> Any:
-    def load(text: str) -> Any:
-        # an alias makes a file of some lines as large as it likes
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
-            raise ValueError("aliases (*name) are not read")
-        return yaml.safe_load(text)
+def _load_yaml(text: str) -> object:
+    import yaml
 
-    return load
+    # an alias makes a file of some lines as large as it likes
+    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
+        raise ValueError("aliases (*name) are not read")
+    return yaml.safe_load(text)
 
 
-def _parsed(name: str, parse: Any) -> Any:
-    data = read_input(name, MOST_CONFIG_BYTES)
+def _parsed(path: StrPath, parse: Callable[[str], object]) -> object:
+    data = read_input(path, MOST_CONFIG_BYTES)
     try:
         return parse(data.decode("utf-8"))
     except Exception as error:
-        raise CorruptDataError(f"config file {name}: {first_line(error)}", path=name) from error
+        raise CorruptDataError(f"config file {path}: {first_line(error)}", path=path) from error
 
 
-def config_values(config: Config, *kinds: type) -> dict[str, Any]:
+def config_values(config: Config, *kinds: type) -> dict[str, Json]:
     """Name -> value of a file's options, which are those of some dataclasses.
 
-    Raises:
-        ValueError: a name that is none of theirs, with the nearest; a value of another type. Names file and option.
+    ValueError: a name that is none of theirs, with the nearest; a value of another type. Names file and option.
     """
-    hints: dict[str, Any] = {}
-    parses: dict[str, Callable[[str], Any]] = {}
+    types: dict[str, type | UnionType] = {}
+    parsers: dict[str, Callable[[str], object] | None] = {}
     for kind in kinds:
-        known = typing.get_type_hints(kind)
-        hints |= {f.name: known[f.name] for f in fields(kind) if f.name in option_names(kind)}
-        parses |= {name: parse for name, parse in option_parsers(kind).items() if parse is not None}
-    of_program = {f.name for kind in kinds for f in fields(kind)} - hints.keys()
-    found: dict[str, Any] = {}
+        hints = typing.get_type_hints(kind)
+        types |= {name: hints[name] for name in option_names(kind)}
+        parsers |= option_parsers(kind)
+    of_program = {f.name for kind in kinds for f in fields(kind)} - types.keys()
+    values: dict[str, Json] = {}
     for name, value in config.options.items():
         if name in of_program and config.manifest is not None:  # it holds all there is
             continue
-        if name not in hints:
-            raise ValueError(f"config file {config.path}: {_unknown(name, list(hints))}{_other_version(config)}")
+        if name not in types:
+            raise ValueError(f"config file {config.path}: {_unknown(name, list(types))}{_other_version(config)}")
         try:
-            found[name] = msgspec.convert(value, hints[name])
-            parse = parses.get(name)
-            if parse is not None and isinstance(value, str):  # a path, with its ~
-                found[name] = parse(value)
+            parse = parsers.get(name)
+            given = parse(value) if parse is not None and isinstance(value, str) else value  # a path, with its ~
+            values[name] = msgspec.convert(given, types[name])
         except (msgspec.ValidationError, argparse.ArgumentTypeError) as error:
             raise ValueError(f"config file {config.path}: {name}: {error}; got {str(value)[:200]!r}") from None
-    return found
+    return values
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:
@@ -149,12 +141,8 @@ def _unknown(name: str, known: Sequence[str]) -> str:
 
 
 def _other_version(config: Config) -> str:
-    theirs, ours = manifest_version(config), importlib.metadata.version("dcfast")
-    return f" (the manifest is of dcfast {theirs}; this is {ours})" if theirs not in (None, ours) else ""
-
-
-def manifest_version(config: Config) -> str | None:
-    """The version of dcfast that wrote a manifest; None where it does not say, or is none."""
-    versions = (config.manifest or {}).get("versions")
-    found = versions.get("dcfast") if isinstance(versions, dict) else None
-    return found if isinstance(found, str) else None
+    """What is to be said where another version of dcfast wrote a manifest."""
+    versions, ours = (config.manifest or {}).get("versions"), importlib.metadata.version("dcfast")
+    theirs = versions.get("dcfast") if isinstance(versions, dict) else None
+    is_other = isinstance(theirs, str) and theirs != ours
+    return f" (the manifest is of dcfast {theirs}; this is {ours})" if is_other else ""

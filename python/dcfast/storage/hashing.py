@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dcfast._core import hashing as core_hashing
-from dcfast.storage.inputs import open_input
+from dcfast.storage.inputs import StrPath, open_input
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
+    from typing_extensions import Buffer
 
-__all__ = ["hash_bytes", "hash_file", "hash_members", "sha256_file", "xxh3_64"]
-
-PathLike = str | os.PathLike[str]
+__all__ = ["hash_bytes", "hash_file", "hash_members", "sha256_file"]
 
 
-def hash_members(source: Any, offsets: npt.ArrayLike, sizes: npt.ArrayLike, *, threads: int = 1) -> npt.NDArray[Any]:
+def hash_members(
+    source: StrPath | Buffer, offsets: npt.ArrayLike, sizes: npt.ArrayLike, *, threads: int = 1
+) -> npt.NDArray[np.void]:
     """XXH3-128 of ranges of one file or of bytes in memory, such as the members of a shard.
 
     Args:
@@ -42,33 +44,25 @@ def hash_members(source: Any, offsets: npt.ArrayLike, sizes: npt.ArrayLike, *, t
     from dcfast.process.arguments import unsigned_array
 
     ranges = unsigned_array(offsets, "offsets"), unsigned_array(sizes, "sizes")
-    out: npt.NDArray[Any]
     if isinstance(source, (str, os.PathLike)):
-        out = core_hashing.hash_ranges(os.fsencode(source), *ranges, threads)
-    else:
-        out = core_hashing.hash_buffer_ranges(source, *ranges, threads)
-    return out
+        return core_hashing.hash_ranges(os.fsencode(source), *ranges, threads)
+    return core_hashing.hash_buffer_ranges(source, *ranges, threads)
 
 
-def hash_file(path: PathLike) -> str:
+def hash_file(path: StrPath) -> str:
     """XXH3-128 of a whole file: 32 lower-case hexadecimal digits. Memory: 512 KiB."""
     return _hex(core_hashing.hash_file(os.fsencode(path)))
 
 
-def sha256_file(path: PathLike) -> str:
+def sha256_file(path: StrPath) -> str:
     """SHA-256 of a whole file: 64 lower-case hexadecimal digits. Memory: 256 KiB.   Raises OSError."""
     with open_input(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def hash_bytes(data: Any) -> str:
+def hash_bytes(data: Buffer) -> str:
     """XXH3-128 of a contiguous bytes-like object: 32 lower-case hexadecimal digits."""
     return _hex(core_hashing.xxh3_128(data))
-
-
-def xxh3_64(data: Any) -> int:
-    """XXH3-64 of a contiguous bytes-like object, for checksums."""
-    return int(core_hashing.xxh3_64(data))
 
 
 def _hex(halves: tuple[int, int]) -> str:

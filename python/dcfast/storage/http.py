@@ -6,34 +6,36 @@ fsspec makes the requests. It takes what a server answers for what was asked for
 from __future__ import annotations
 
 import errno
+import io
+import math
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dcfast.errors import PoolError
 
-__all__ = [
-    "HttpAnswers",
-    "OtherSizeError",
-    "SlowAnswerError",
-    "explained",
-    "is_redirection",
-    "is_throttled",
-    "limited",
-    "no_ranges",
-    "retry_reason",
-    "soon_searched",
-    "status_of",
-]
+if TYPE_CHECKING:
+    import aiohttp
+
+__all__ = ["HttpAnswers", "OtherSizeError", "RemoteOptions", "SlowAnswerError"]
+__all__ += ["explained", "is_throttled", "may_pass", "no_ranges", "retry_reason", "soon_searched", "status_of"]
 
 _BLANKS = re.compile(r"\s{17,}")
 _UNIT_RANGE = re.compile(r"\s*bytes\s+(\d+)-(\d+)/(\d+|\*)\s*", re.IGNORECASE)
 # where a server sends a client on: another try is sent the same way
 _REDIRECTIONS = ("TooManyRedirects", "NonHttpUrlRedirectClientError", "InvalidUrlRedirectClientError")
+# another try cannot help these
+_NOT_THERE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_PERMANENT = (*_NOT_THERE, ImportError, NotImplementedError, TypeError, ValueError, io.UnsupportedOperation, PoolError)
+# of the client errors of HTTP, those that pass: request timeout, too early, too many requests
+_PASSING_STATUS = (408, 425, 429)
 # Content-Encoding labels that uploads leave on objects whose bytes are as they were
 _SAME_BYTES = ("", "identity", "none", "binary", "8bit", "utf-8", "utf8", "aws-chunked")
+# protocol -> the argument of its file system that takes limits of time
+_LIMITED_BY = {"http": "client_kwargs", "https": "client_kwargs", "s3": "config_kwargs", "s3a": "config_kwargs"}
 _ELSEWHERE = "download the shard to index it, or serve it by a server that does"
 
 
@@ -51,21 +53,73 @@ class OtherSizeError(OSError):
     """An answer tells another size of the object than the look-up did."""
 
 
+@dataclass(frozen=True)
+class RemoteOptions:
+    """How shards behind URLs are read.
+
+    Attributes:
+        storage_options: arguments of the fsspec file system: credentials, endpoint_url, headers, client_kwargs, ...
+        window_bytes: the largest range asked for in one request while headers are near each other; payloads larger
+            than this are jumped over. At least 65,536. Memory: four times this for each shard indexed at a time.
+        retries: how often a request that failed is made again, at most; only where another try may help.
+        backoff_s: pause before the first retry; doubled for each further one, at most 10 s. Eight times as long where
+            the server says that it is asked too much (429, 503, SlowDown).
+        timeout_s: how long a request may wait for a connection, and then for the next bytes. A request by http that
+            takes longer must bring 1 kB a second, and is ended after ten times this. Of http(s) and s3, where
+            storage_options has no limits of its own (client_kwargs["timeout"]; config_kwargs["connect_timeout"],
+            ["read_timeout"]). A server that never answers costs (retries + 1) times this, twice that for the look-up
+            by http, which asks in two ways.
+    """
+
+    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    window_bytes: int = 1 << 20
+    retries: int = 4
+    backoff_s: float = 0.2
+    timeout_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.window_bytes < 1 << 16:
+            raise ValueError(f"window_bytes must be at least 65536; got {self.window_bytes}")
+        if self.retries < 0:
+            raise ValueError(f"retries must not be negative; got {self.retries}")
+        if not 0 < self.timeout_s < math.inf:
+            raise ValueError(f"timeout_s must be a number of seconds above 0; got {self.timeout_s}")
+
+    def limited(self, url: str) -> Mapping[str, Any]:
+        """The storage options, with limits of time for the links of a URL whose file systems take them from there.
+
+        Limits that are there already stay.   Raises ImportError: http without aiohttp.
+        """
+        storage = dict(self.storage_options)
+        for number, link in enumerate(url.split("::")):
+            protocol = link.split("://", 1)[0]
+            name = _LIMITED_BY.get(protocol)
+            if name is None:
+                continue
+            limits = _http_limits(self.timeout_s) if name == "client_kwargs" else _s3_limits(self.timeout_s)
+            own = dict(storage.get(protocol) or {})
+            # the options of the first link stand beside those by protocol, and go before them
+            given = storage[name] if number == 0 and name in storage else own.get(name)
+            merged = {**limits, **(given or {})}
+            storage |= {name: merged} if number == 0 else {protocol: {**own, name: merged}}
+        return storage
+
+
+@dataclass
 class HttpAnswers:
     """Checks of the answers about one URL, called by aiohttp before a body is read.
 
-    Args:
+    Attributes:
         url: as the user gave it; the answers come from where that was redirected to.
-        size: bytes of the object, as the look-up told.
+        size: bytes of the object, as the look-up said.
+        header_size: by the headers; fsspec takes none of an answer with a Content-Encoding, whatever that is.
     """
 
-    def __init__(self, url: str, size: int = -1) -> None:
-        self.url = url
-        self.size = size
-        # the look-up's; fsspec takes none of an answer with a Content-Encoding, whatever it says
-        self.told: int | None = None
+    url: str
+    size: int = -1
+    header_size: int | None = None
 
-    async def check_look_up(self, response: Any) -> None:
+    async def check_look_up(self, response: aiohttp.ClientResponse) -> None:
         """Raises PoolError or OSError where the headers do not tell the size of the bytes that ranges are of."""
         if response.status >= 400:
             return  # fsspec raises it
@@ -79,15 +133,15 @@ class HttpAnswers:
             got = headers["Content-Range"]
             problem = PoolError(f"{self.url}: the server does not tell the size (Content-Range: {got}); {_ELSEWHERE}")
         elif "Content-Encoding" in headers and response.status == 200 and headers.get("Content-Length", "").isdecimal():
-            self.told = int(headers["Content-Length"])
+            self.header_size = int(headers["Content-Length"])
         self._refuse(response, problem)
 
-    async def check_range(self, response: Any) -> None:
+    async def check_range(self, response: aiohttp.ClientResponse) -> None:
         """Raises PoolError or OSError where an answer is not the range asked for, bytes as they are."""
-        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", response.request_info.headers.get("Range", ""))
-        if response.status >= 400 or asked is None:
+        requested = _requested_range(response)
+        if response.status >= 400 or requested is None:
             return
-        first, last = int(asked[1]), int(asked[2])
+        first, last = requested
         headers = response.headers
         sent = _UNIT_RANGE.fullmatch(headers.get("Content-Range", ""))
         problem: Exception | None = None
@@ -109,14 +163,20 @@ class HttpAnswers:
                 errno.EIO, f"the server sent bytes {sent[1]}-{sent[2]}, asked for {first}-{last}", self.url
             )
         elif sent[3] != "*" and int(sent[3]) != self.size:
-            told = f"expected {self.size} bytes, as the look-up told; got Content-Range {headers['Content-Range']!r}"
-            problem = OtherSizeError(errno.EIO, f"the server tells two sizes: {told}; {_ELSEWHERE}", self.url)
+            both = f"expected {self.size} bytes, as the look-up told; got Content-Range {headers['Content-Range']!r}"
+            problem = OtherSizeError(errno.EIO, f"the server tells two sizes: {both}; {_ELSEWHERE}", self.url)
         self._refuse(response, problem)
 
-    def _refuse(self, response: Any, problem: Exception | None) -> None:
+    def _refuse(self, response: aiohttp.ClientResponse, problem: Exception | None) -> None:
         if problem is not None:
             response.close()
             raise problem
+
+
+def _requested_range(response: aiohttp.ClientResponse) -> tuple[int, int] | None:
+    """First and last byte that a request asked for; None where it asked for all there is."""
+    span = re.fullmatch(r"bytes=(\d+)-(\d+)", response.request_info.headers.get("Range", ""))
+    return None if span is None else (int(span[1]), int(span[2]))
 
 
 def no_ranges(url: str) -> str:
@@ -130,8 +190,8 @@ def _answer(got: str, expected: str) -> OSError:
 
 def _encoding(headers: Mapping[str, str]) -> str:
     """The encodings that change bytes, or may: all but those known not to."""
-    found = [name.strip() for name in headers.get("Content-Encoding", "").split(",")]
-    return ", ".join(name for name in found if name.lower() not in _SAME_BYTES)
+    names = [name.strip() for name in headers.get("Content-Encoding", "").split(",")]
+    return ", ".join(name for name in names if name.lower() not in _SAME_BYTES)
 
 
 def _encoded(headers: Mapping[str, str]) -> str:
@@ -141,31 +201,12 @@ def _encoded(headers: Mapping[str, str]) -> str:
     )
 
 
-def limited(url: str, storage_options: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """The storage options, with limits of time for the links of the URL whose file systems take them from there.
-
-    Limits that are there already stay.   Raises ImportError: http without aiohttp.
-    """
-    storage = dict(storage_options)
-    for number, link in enumerate(url.split("::")):
-        protocol = link.split("://", 1)[0]
-        if protocol in ("http", "https"):
-            name, limits = "client_kwargs", _http_limits(seconds)
-        elif protocol in ("s3", "s3a"):
-            # no tries of botocore: those of RemoteOptions would multiply them
-            name, limits = "config_kwargs", {"connect_timeout": seconds, "read_timeout": seconds}
-            limits["retries"] = {"max_attempts": 0}
-        else:
-            continue
-        own = dict(storage.get(protocol) or {})
-        # the options of the first link stand beside those by protocol, and go before them
-        given = storage[name] if number == 0 and name in storage else own.get(name)
-        merged = {**limits, **(given or {})}
-        storage |= {name: merged} if number == 0 else {protocol: {**own, name: merged}}
-    return storage
+def _s3_limits(seconds: float) -> dict[str, float | dict[str, int]]:
+    # no tries of botocore: those of RemoteOptions would multiply them
+    return {"connect_timeout": seconds, "read_timeout": seconds, "retries": {"max_attempts": 0}}
 
 
-def _http_limits(seconds: float) -> dict[str, Any]:
+def _http_limits(seconds: float) -> dict[str, aiohttp.ClientTimeout | type[aiohttp.ClientResponse]]:
     import aiohttp
 
     # the total is the deadline of a request: a window of 1 MiB has to come at 3.5 kB a second by default
@@ -174,7 +215,7 @@ def _http_limits(seconds: float) -> dict[str, Any]:
 
 
 @cache
-def _bounded_response(seconds: float) -> Any:
+def _bounded_response(seconds: float) -> type[aiohttp.ClientResponse]:
     """aiohttp's class of answers, for all requests of a session: at most a byte more than was asked for is read of a
     body, and one that trickles ends.
     """
@@ -194,8 +235,8 @@ def _bounded_response(seconds: float) -> Any:
             return soon_searched(await super().text(encoding, errors))
 
         async def _read_bounded(self) -> bytes:
-            asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.request_info.headers.get("Range", ""))
-            most = int(asked[2]) - int(asked[1]) + 1 if asked else MOST_LISTING_BYTES
+            requested = _requested_range(self)
+            most = requested[1] - requested[0] + 1 if requested else MOST_LISTING_BYTES
             began, parts, size = time.monotonic(), [], 0
             while size <= most and (part := await self.content.read(min(1 << 20, most + 1 - size))):
                 parts.append(part)
@@ -248,9 +289,12 @@ def explained(error: Exception) -> str:
     return str(error.args[1]) if type(error) is OSError and len(error.args) > 1 else f"{name}: {text}"
 
 
-def is_redirection(error: BaseException) -> bool:
-    """Whether an error of aiohttp is about where a server sends its clients."""
-    return type(error).__name__ in _REDIRECTIONS
+def may_pass(error: Exception) -> bool:
+    """Whether another try may help."""
+    status = status_of(error)
+    if status is not None:
+        return status >= 500 or status in _PASSING_STATUS
+    return not isinstance(error, _PERMANENT) and type(error).__name__ not in _REDIRECTIONS
 
 
 def is_throttled(error: BaseException) -> bool:
@@ -261,7 +305,7 @@ def is_throttled(error: BaseException) -> bool:
 def status_of(error: BaseException) -> int | None:
     """The HTTP status of an error of aiohttp, requests or botocore."""
     response = getattr(error, "response", None)
-    found = getattr(error, "status", None) or getattr(response, "status_code", None)
+    status = getattr(error, "status", None) or getattr(response, "status_code", None)
     if isinstance(response, Mapping):
-        found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return found if isinstance(found, int) else None
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status if isinstance(status, int) else None

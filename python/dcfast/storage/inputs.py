@@ -16,8 +16,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from io import BufferedReader
 
-__all__ = ["check_input", "open_input", "read_input"]
+__all__ = ["StrPath", "check_input", "open_input", "read_input"]
 
+StrPath = str | os.PathLike[str]
 _KINDS = (
     (stat.S_ISFIFO, "a named pipe"),
     (stat.S_ISSOCK, "a socket"),
@@ -26,7 +27,7 @@ _KINDS = (
 )
 
 
-def check_input(path: str | os.PathLike[str]) -> os.stat_result:
+def check_input(path: StrPath) -> os.stat_result:
     """What the system says of a regular file; for libraries that open a path by themselves.
 
     Raises:
@@ -34,14 +35,14 @@ def check_input(path: str | os.PathLike[str]) -> os.stat_result:
         OSError: it is a named pipe, a socket or a device.
     """
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except ValueError:  # a NUL, which no name has
         raise OSError(errno.EINVAL, "is no name of a file", os.fspath(path)) from None
-    _refuse_other(found, path)
-    return found
+    _refuse_other(status, path)
+    return status
 
 
-def open_input(path: str | os.PathLike[str]) -> BufferedReader:
+def open_input(path: StrPath) -> BufferedReader:
     """Opens a regular file for reading; errors as ``check_input``. Never waits."""
     check_input(path)  # first: the opening of a device may do something
     file = open(path, "rb", opener=_open)  # noqa: SIM115 (whoever calls it closes it)
@@ -53,7 +54,7 @@ def open_input(path: str | os.PathLike[str]) -> BufferedReader:
     return file
 
 
-def read_input(path: str | os.PathLike[str], most: int) -> bytes:
+def read_input(path: StrPath, most: int) -> bytes:
     """The bytes of a regular file, ``most`` at most, also of one that grows meanwhile.
 
     Raises:
@@ -64,8 +65,7 @@ def read_input(path: str | os.PathLike[str], most: int) -> bytes:
         while len(data) <= most and (more := file.read(most + 1 - len(data))):
             data += more
     if len(data) > most:
-        name = os.fspath(path)
-        raise CorruptDataError(f"{name} is too large: expected at most {most:,} bytes", path=name)
+        raise CorruptDataError(f"{path} is too large: expected at most {most:,} bytes", path=path)
     return data
 
 
@@ -73,10 +73,10 @@ def _open(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)  # files do not mind
 
 
-def _refuse_other(found: os.stat_result, path: str | os.PathLike[str]) -> None:
-    if stat.S_ISREG(found.st_mode):
+def _refuse_other(status: os.stat_result, path: StrPath) -> None:
+    if stat.S_ISREG(status.st_mode):
         return
-    if stat.S_ISDIR(found.st_mode):
+    if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, "is a directory; expected a file", os.fspath(path))
-    kind = next((words for is_kind, words in _KINDS if is_kind(found.st_mode)), "no file")
+    kind = next((words for is_kind, words in _KINDS if is_kind(status.st_mode)), "no file")
     raise OSError(errno.EINVAL, f"is {kind}; expected a regular file: write what it gives to one", os.fspath(path))

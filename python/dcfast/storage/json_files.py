@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
+from collections import Counter
 from typing import Any, NoReturn
 
 from dcfast.errors import CorruptDataError
-from dcfast.storage.inputs import read_input
+from dcfast.storage.inputs import StrPath, read_input
 from dcfast.storage.lines import MOST_TEXT_BYTES, split_lines
 
-__all__ = ["MOST_DEPTH", "MOST_DIGITS", "MOST_JSON_BYTES", "parse_json", "read_json", "read_json_lines"]
+__all__ = ["MOST_DEPTH", "MOST_DIGITS", "MOST_JSON_BYTES", "Json", "parse_json", "read_json", "read_json_lines"]
 
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+"""Any value of JSON."""
 MOST_JSON_BYTES = 64 << 20
 """Of a file, where its reader knows no other bound. Values take up to 30 times as much memory."""
 MOST_DEPTH = 100
@@ -32,8 +34,8 @@ _LONE = re.compile("[\ud800-\udfff]")
 _LONE_BUT_NAMES = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
-def read_json(
-    path: str | os.PathLike[str], what: str = "", *, most: int = MOST_JSON_BYTES, names: bool = False, advice: str = ""
+def read_json(  # Any: whatever a stranger wrote; its reader looks at it
+    path: StrPath, what: str = "", *, most: int = MOST_JSON_BYTES, names: bool = False, advice: str = ""
 ) -> Any:
     """The value in a JSON file.
 
@@ -45,28 +47,23 @@ def read_json(
     Raises:
         CorruptDataError: it is no JSON, or see ``parse_json``; names it.   OSError: it cannot be read.
     """
-    name = os.fspath(path)
     data = read_input(path, most)
     try:
         return parse_json(data, names=names)
     except ValueError as error:
-        where = f"{what} {name}" if what else name
-        raise CorruptDataError(f"{where}: {error}{'; ' if advice else ''}{advice}", path=name) from None
+        where = f"{what} {path}" if what else path
+        raise CorruptDataError(f"{where}: {error}{'; ' if advice else ''}{advice}", path=path) from None
 
 
-def read_json_lines(path: str | os.PathLike[str]) -> list[Any]:
-    """The values of a file with one on each line.
-
-    Raises:
-        CorruptDataError: a line is no JSON, or see ``parse_json``; names file and line.   OSError: it cannot be read.
-    """
-    name, found = os.fspath(path), []
+def read_json_lines(path: StrPath) -> list[Any]:  # Any: as read_json
+    """The values of a file with one on each line. Errors as ``read_json``, with the line."""
+    values = []
     for number, line in enumerate(split_lines(read_input(path, MOST_TEXT_BYTES)), 1):
         try:
-            found.append(parse_json(line))
+            values.append(parse_json(line))
         except ValueError as error:
-            raise CorruptDataError(f"{name}, line {number}: {error}", path=name) from None
-    return found
+            raise CorruptDataError(f"{path}, line {number}: {error}", path=path) from None
+    return values
 
 
 def parse_json(data: bytes | str, *, names: bool = False, any_number: bool = False, as_it_is: bool = False) -> Any:
@@ -84,7 +81,7 @@ def parse_json(data: bytes | str, *, names: bool = False, any_number: bool = Fal
     try:
         text = data if isinstance(data, str) else data.decode(json.detect_encoding(data), "surrogatepass")
         _check_depth(text)
-        value = json.loads(text.removeprefix("\ufeff"), **({} if as_it_is else _WHOLE if any_number else _STRICT))
+        value = (_PLAIN if as_it_is else _ANY_NUMBER if any_number else _STRICT).decode(text.removeprefix("\ufeff"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"not json: {error}") from None
     if not as_it_is and _HALF.search(text) is not None:
@@ -96,33 +93,32 @@ def _check_depth(text: str) -> None:
     if text.count("[") + text.count("{") <= MOST_DEPTH:
         return
     depth = 0
-    for found in _TOKEN.finditer(text):
-        first = found[0][0]
+    for token in _TOKEN.finditer(text):
+        first = token[0][0]
         depth += (first in "[{") - (first in "]}")
         if depth > MOST_DEPTH:
             raise ValueError(f"not json: nested too deeply, in more than {MOST_DEPTH} lists and objects")
 
 
-def _check_halves(value: Any, halves: re.Pattern[str]) -> None:
-    left = [value]
-    while left:
-        one = left.pop()
-        if isinstance(one, dict):
-            left += [*one, *one.values()]
-        elif isinstance(one, list):
-            left += one
-        elif isinstance(one, str) and (found := halves.search(one)):
-            raise ValueError(f"not json: half of a character, {found[0]!r} without its other half, is no text")
+def _check_halves(value: Json, halves: re.Pattern[str]) -> None:
+    values = [value]
+    while values:
+        value = values.pop()
+        if isinstance(value, dict):
+            values += [*value, *value.values()]
+        elif isinstance(value, list):
+            values += value
+        elif isinstance(value, str) and (half := halves.search(value)):
+            raise ValueError(f"not json: half of a character, {half[0]!r} without its other half, is no text")
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     """An object of json in which no key stands twice: which one counts, readers do not agree on."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
         raise ValueError(f"expected each key once in an object; got {_shown(twice)} more than once")
-    return found
+    return fields
 
 
 def _integer(text: str) -> int:
@@ -142,8 +138,11 @@ def _no_number(text: str) -> NoReturn:
     raise ValueError(f"not json: expected numbers; got {text}, which is none")
 
 
-_WHOLE: dict[str, Any] = {"object_pairs_hook": _object, "parse_int": _integer}
-_STRICT: dict[str, Any] = {**_WHOLE, "parse_float": _number, "parse_constant": _no_number}
+_PLAIN = json.JSONDecoder()
+_ANY_NUMBER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer)
+_STRICT = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=_integer, parse_float=_number, parse_constant=_no_number
+)
 
 
 def _shown(text: str) -> str:

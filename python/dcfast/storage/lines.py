@@ -6,12 +6,11 @@ Python's text files at a "\r" alone: what other people write has such characters
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import AnyStr
 
 from dcfast.errors import CorruptDataError
-from dcfast.storage.inputs import open_input, read_input
+from dcfast.storage.inputs import StrPath, open_input, read_input
 
 __all__ = ["iterate_lines", "read_lines", "split_lines"]
 
@@ -30,7 +29,7 @@ def split_lines(text: AnyStr) -> list[AnyStr]:
     return [line.removesuffix("\r" if isinstance(line, str) else b"\r") for line in lines]
 
 
-def read_lines(path: str | os.PathLike[str], encoding: str = "utf-8", errors: str = "strict") -> list[str]:
+def read_lines(path: StrPath, encoding: str = "utf-8", errors: str = "strict") -> list[str]:
     """The lines of a regular file. Memory: three times its text, and 64 bytes a line.
 
     Raises:
@@ -39,16 +38,14 @@ def read_lines(path: str | os.PathLike[str], encoding: str = "utf-8", errors: st
     """
     data = read_input(path, MOST_TEXT_BYTES)
     if data.count(b"\n") > MOST_LINES:
-        name = os.fspath(path)
-        raise CorruptDataError(f"{name}: expected at most {MOST_LINES:,} lines", path=name)
+        raise CorruptDataError(f"{path}: expected at most {MOST_LINES:,} lines", path=path)
     return split_lines(data.decode(encoding, errors))
 
 
-def iterate_lines(path: str | os.PathLike[str], encoding: str = "utf-8", errors: str = "strict") -> Iterator[str]:
+def iterate_lines(path: StrPath, encoding: str = "utf-8", errors: str = "strict") -> Iterator[str]:
     """The lines of a file one by one; errors as ``read_lines``, but ``start`` is a byte of the line. Memory: a line."""
     with open_input(path) as file:
         while line := file.readline(MOST_LINE_BYTES + 1):  # of bytes, whose lines end at a newline alone
             if len(line) > MOST_LINE_BYTES:
-                name = os.fspath(path)
-                raise CorruptDataError(f"{name}: expected lines of at most {MOST_LINE_BYTES:,} bytes", path=name)
+                raise CorruptDataError(f"{path}: expected lines of at most {MOST_LINE_BYTES:,} bytes", path=path)
             yield from split_lines(line.decode(encoding, errors))

@@ -13,21 +13,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = [
-    "TEMPORARY_PREFIX",
-    "PassedOver",
-    "TarListing",
-    "first_notes",
-    "is_shard_name",
-    "is_temporary_name",
-    "list_pool_tars",
-    "list_tars",
-    "printable",
-    "reason_passed_over",
-    "say_losses",
-    "shards_below",
-    "temporary_name",
-]
+__all__ = ["PassedOver", "TarListing", "list_pool_tars", "list_tars", "shards_below"]
+__all__ += ["TEMPORARY_PREFIX", "is_shard_name", "is_temporary_name", "reason_passed_over", "temporary_name"]
+__all__ += ["first_notes", "printable", "say_losses"]
 
 TEMPORARY_PREFIX = ".tmp-"
 """Of files that are not whole yet."""
@@ -155,8 +143,7 @@ def list_tars(directory: str | os.PathLike[str]) -> TarListing:
     with tars or further directories in them. A directory or a dangling link called ``x.tar`` stays in the list:
     ``TarListing.check`` is an error with its name, as opening it is.
 
-    Raises:
-        OSError: the directory is missing, is none, or cannot be read.
+    OSError: the directory is missing, is none, or cannot be read.
     Memory: the names.   Cost: one listing, and one of each directory below that is not hidden; no file is opened.
     """
     folder = os.fspath(directory)
@@ -175,10 +162,7 @@ def list_tars(directory: str | os.PathLike[str]) -> TarListing:
 
 
 def list_pool_tars(directory: str | os.PathLike[str]) -> TarListing:
-    """Lists the shards of a pool, where ``shards_below`` says: tars beside a directory ``shards`` are passed over.
-
-    Raises, memory, cost: see ``list_tars``; and one listing more.
-    """
+    """Lists the shards of a pool, where ``shards_below`` says: tars beside a directory ``shards`` are passed over."""
     given = os.fspath(directory)
     listing = list_tars(shards_below(given))
     if listing.directory != given and (beside := sorted(filter(is_shard_name, os.listdir(given)))):
@@ -193,13 +177,13 @@ def _directory_reason(entry: os.DirEntry[str]) -> str:
         return ""
     try:
         with os.scandir(entry.path) as below:
-            found = sorted((e.name, _is_directory(e)) for e in below if not e.name.startswith("."))
+            entries = sorted((e.name, _is_directory(e)) for e in below if not e.name.startswith("."))
     except OSError as error:
         return f"a directory that cannot be read: {error.strerror}"
-    tars = [name for name, _ in found if is_shard_name(name) or reason_passed_over(name)]
+    tars = [name for name, _ in entries if is_shard_name(name) or reason_passed_over(name)]
     if tars:
         return f"a directory, with {printable(tars[0])} in it: shards must lie side by side"
-    return "a directory of directories: shards must lie side by side" if any(is_dir for _, is_dir in found) else ""
+    return "a directory of directories: shards must lie side by side" if any(is_dir for _, is_dir in entries) else ""
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool:

@@ -6,22 +6,21 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from dcfast.errors import RunError
+from dcfast.storage.inputs import StrPath
 
 __all__ = ["is_without_locks", "locked", "take_lock"]
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
-def take_lock(path: str | os.PathLike[str], *, mode: int = 0o644, follow: bool = True, folder: bool = False) -> int:
-    """Locks a file, which is made where it is missing; never waits.
+def take_lock(path: StrPath, *, mode: int = 0o644, follow: bool = True, folder: bool = False) -> int:
+    """Locks a file, which is made with ``mode`` where it is missing, or a ``folder`` that is there; never waits.
 
     Args:
-        mode: of a file that is made.
         follow: open what a symbolic link leads to.
-        folder: lock a folder that is there.
     Returns:
         A descriptor: closing it lets the lock go. A process that is forked meanwhile holds it, too, until it ends; a
         program that is started does not.
@@ -36,8 +35,9 @@ def take_lock(path: str | os.PathLike[str], *, mode: int = 0o644, follow: bool =
         lock = os.open(path, flags | (0 if follow else os.O_NOFOLLOW), mode)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(lock, path):
-                return lock
+            with suppress(FileNotFoundError):  # removed meanwhile
+                if os.path.samestat(os.fstat(lock), os.stat(path)):
+                    return lock
         except BaseException:
             os.close(lock)
             raise
@@ -45,7 +45,7 @@ def take_lock(path: str | os.PathLike[str], *, mode: int = 0o644, follow: bool =
 
 
 @contextmanager
-def locked(path: str | os.PathLike[str], busy: str, *, folder: bool = False) -> Iterator[None]:
+def locked(path: StrPath, busy: str, *, folder: bool = False) -> Iterator[None]:
     """Holds a lock for the time of a block.
 
     Args:
@@ -76,7 +76,7 @@ def is_without_locks(error: OSError) -> bool:
     return error.errno in _NO_LOCKS
 
 
-def _explained(error: OSError, path: str | os.PathLike[str]) -> Exception:
+def _explained(error: OSError, path: StrPath) -> Exception:
     if is_without_locks(error):
         return RunError(
             f"{os.fspath(path)} cannot be locked ({error.strerror}): its file system has no locks, and two processes "
@@ -85,10 +85,3 @@ def _explained(error: OSError, path: str | os.PathLike[str]) -> Exception:
     if error.errno == errno.ELOOP:
         return RunError(f"{os.fspath(path)} is a link, which may lead to a file of somebody's; remove it")
     return error
-
-
-def _is_at(lock: int, path: str | os.PathLike[str]) -> bool:
-    try:
-        return os.path.samestat(os.fstat(lock), os.stat(path))
-    except FileNotFoundError:
-        return False

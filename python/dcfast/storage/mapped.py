@@ -16,17 +16,13 @@ import numpy.typing as npt
 
 from dcfast._core import system as core_system
 from dcfast.errors import CorruptDataError
+from dcfast.storage.inputs import StrPath
 
 __all__ = ["map_array"]
 
 
 def map_array(
-    path: str | os.PathLike[str],
-    dtype: npt.DTypeLike,
-    shape: tuple[int, ...],
-    offset: int = 0,
-    *,
-    columns_first: bool = False,
+    path: StrPath, dtype: npt.DTypeLike, shape: tuple[int, ...], offset: int = 0, *, columns_first: bool = False
 ) -> npt.NDArray[Any]:
     """A read-only array over the bytes of a regular file from ``offset`` on; its base keeps the map.
 
@@ -39,10 +35,9 @@ def map_array(
         empty = np.empty(shape, kind)
         empty.flags.writeable = False
         return empty
-    file: Any = core_system.MappedFile(os.fsencode(path))
+    file: Any = core_system.MappedFile(os.fsencode(path))  # Any: a buffer, which its stub cannot say
     missing = offset + count * kind.itemsize - len(file)
     if missing > 0:
-        name = os.fspath(path)
-        raise CorruptDataError(f"{name} was cut while it was opened: {missing:,} bytes are missing", path=name)
+        raise CorruptDataError(f"{path} was cut while it was opened: {missing:,} bytes are missing", path=path)
     flat: npt.NDArray[Any] = np.frombuffer(file, kind, count, offset)
     return flat.reshape(shape, order="F" if columns_first else "C")

@@ -3,7 +3,8 @@
 ``numpy.savez`` and ``numpy.load`` hold whole arrays; the embeddings of a metadata file of DataComp take gigabytes.
 What is written here is what ``numpy.save`` and ``numpy.savez`` would write (not compressed: embeddings do not shrink),
 byte for byte the same for equal arrays. Nothing is ever unpickled. The length of a header, the shape, the type and the
-size of what follows are looked at before they are read or memory is taken for them: docs/limits.md.
+size of what follows are looked at before they are read or memory is taken for them: docs/limits.md. What is read has
+whatever dtype its file says: ``NDArray[Any]``.
 """
 
 from __future__ import annotations
@@ -16,34 +17,20 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from dcfast.errors import CorruptDataError
 from dcfast.storage.atomic import atomic_path
-from dcfast.storage.inputs import open_input
+from dcfast.storage.inputs import StrPath, open_input
 from dcfast.storage.mapped import map_array
 from dcfast.storage.zip_directory import open_zip
 
-__all__ = [
-    "Array",
-    "NpyWriter",
-    "array_bytes",
-    "iterate_npz",
-    "load_array",
-    "npz_arrays",
-    "parse_array",
-    "read_header",
-    "save_array",
-    "save_scratch",
-    "write_npy",
-    "write_npz",
-]
+__all__ = ["Array", "NpyWriter", "array_bytes", "save_array", "save_scratch", "write_npy", "write_npz"]
+__all__ += ["iterate_npz", "load_array", "npz_arrays", "parse_array", "read_header"]
 
-StrPath = str | os.PathLike[str]
 MAX_HEADER_BYTES = 10_000
 """Of an npy: NumPy parses no longer ones, but reads them."""
 MAX_ROW_BYTES = 1 << 20
@@ -54,21 +41,26 @@ MAX_INFLATED_BYTES, MAX_INFLATED_RATIO = 1 << 30, 100
 """A compressed array of an npz, and all of them together, grow to at most this, or this many times what is stored."""
 _SHOWN = 16  # arrays that a message names
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's first moment, as numpy.savez writes it
+_HEADERS = {
+    (1, 0): (2, np.lib.format.read_array_header_1_0),
+    (2, 0): (4, np.lib.format.read_array_header_2_0),
+}
+"""Version of npy -> bytes of a header's length, and what parses both."""
 
 
 class Array(NamedTuple):
     """Shape and dtype of an array in a file."""
 
     shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    dtype: np.dtype[np.generic]
+
+    @property
+    def row_bytes(self) -> int:
+        return self.dtype.itemsize * math.prod(self.shape[1:])
 
 
 def save_array(path: StrPath, array: npt.ArrayLike, *, sync: bool = True) -> None:
-    """Writes an npy, atomically (see ``atomic_path``).
-
-    Raises:
-        ValueError: Python objects, which are never pickled.   OSError: it cannot be written.
-    """
+    """Writes an npy, atomically (see ``atomic_path``). ValueError: Python objects, which are never pickled."""
     with atomic_path(path, sync=sync) as temporary, open(temporary, "wb") as file:
         np.save(file, array, allow_pickle=False)
 
@@ -82,30 +74,20 @@ def save_scratch(path: StrPath, array: npt.ArrayLike) -> None:
 def load_array(path: StrPath, *, mmap: bool = False) -> npt.NDArray[Any]:
     """The array of an npy; with ``mmap`` mapped, read-only (``dcfast.storage.mapped``).
 
-    Raises:
-        CorruptDataError: no npy, cut off, or pickled; names it.   OSError: it cannot be read.
+    CorruptDataError: no npy, cut off, or pickled; names it.   OSError: it cannot be read.
     """
-    try:
-        with open_input(path) as file:
-            array, columns_first = read_header(file)
-            if array.dtype.hasobject:
-                raise ValueError("it holds Python objects, which are never loaded")
-            end = file.tell() + array.dtype.itemsize * math.prod(array.shape)
-            missing = end - os.fstat(file.fileno()).st_size
-            if missing > 0:
-                raise ValueError(f"{missing} bytes are missing")
+    with open_input(path) as file:
+        try:
+            array, columns_first = _whole_header(file, os.fstat(file.fileno()).st_size)
             if not mmap:
                 file.seek(0)
                 return np.lib.format.read_array(file, allow_pickle=False)
-            start = file.tell()
-        return map_array(path, array.dtype, array.shape, start, columns_first=columns_first)
-    except CorruptDataError:
-        raise
-    except ValueError as error:
-        raise CorruptDataError(
-            f"{os.fspath(path)} is no npy file that can be read ({error}); it is cut off or damaged: write it again",
-            path=os.fspath(path),
-        ) from error
+        except ValueError as error:
+            raise CorruptDataError(
+                f"{path} is no npy file that can be read ({error}); it is cut off or damaged: write it again", path=path
+            ) from error
+        start = file.tell()
+    return map_array(path, array.dtype, array.shape, start, columns_first=columns_first)
 
 
 def array_bytes(array: npt.ArrayLike) -> bytes:
@@ -118,54 +100,44 @@ def array_bytes(array: npt.ArrayLike) -> bytes:
 def parse_array(data: bytes | memoryview) -> npt.NDArray[Any]:
     """The array of the bytes of an npy; ValueError says what else they are."""
     file = io.BytesIO(data)
-    array, _ = read_header(file)
+    _whole_header(file, len(data))
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _whole_header(file: IO[bytes], size: int) -> tuple[Array, bool]:
+    """``read_header`` of a file of ``size`` bytes; ValueError where not all of the array is in it, as it is."""
+    array, columns_first = read_header(file)
     if array.dtype.hasobject:
         raise ValueError("it holds Python objects, which are never loaded")
-    missing = array.dtype.itemsize * math.prod(array.shape) - (len(data) - file.tell())
+    missing = file.tell() + array.dtype.itemsize * math.prod(array.shape) - size
     if missing > 0:
         raise ValueError(f"{missing} bytes are missing")
-    try:
-        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    except Exception as error:  # NumPy parses the header as Python text and lets that parser's errors through
-        raise ValueError(str(error)) from None
+    return array, columns_first
 
 
-def read_header(file: Any) -> tuple[Array, bool]:
+def read_header(file: IO[bytes]) -> tuple[Array, bool]:
     """Shape and dtype of the npy that begins where an open file stands, and whether columns come first.
 
-    The file stands at the data then. Raises ValueError for whatever is no header, or has a shape that no file holds;
-    OSError.
+    The file stands at the data then. ValueError: it is no header, or has a shape that no file holds.
     """
-    readers = {
-        (1, 0): (2, np.lib.format.read_array_header_1_0),
-        (2, 0): (4, np.lib.format.read_array_header_2_0),
-    }
     try:
         version = np.lib.format.read_magic(file)
-        if version not in readers:
+        if version not in _HEADERS:
             raise ValueError(f"format version {version[0]}.{version[1]}")
-        size, parse = readers[version]
-        length = file.read(size)
-        if int.from_bytes(length, "little") > MAX_HEADER_BYTES:
-            raise ValueError(f"a header of {int.from_bytes(length, 'little'):,} bytes; at most {MAX_HEADER_BYTES:,}")
-        text = file.read(int.from_bytes(length, "little"))
-        shape, fortran, dtype = parse(io.BytesIO(length + text))
+        size, parse = _HEADERS[version]
+        prefix = file.read(size)
+        length = int.from_bytes(prefix, "little")
+        if length > MAX_HEADER_BYTES:
+            raise ValueError(f"a header of {length:,} bytes; at most {MAX_HEADER_BYTES:,}")
+        shape, columns_first, dtype = parse(io.BytesIO(prefix + file.read(length)))
         if min(shape, default=0) < 0 or dtype.itemsize == 0 or math.prod(n or 1 for n in shape) >= 1 << 60:
             raise ValueError(f"shape {shape} of {dtype.itemsize} bytes each")
     except OSError:
         raise
     except Exception as error:  # NumPy parses the header as Python text and lets that parser's errors through
         raise ValueError(str(error)) from error
-    return Array(tuple(shape), dtype), fortran
-
-
-def _write_header(file: Any, array: Array) -> None:
-    description = {
-        "descr": np.lib.format.dtype_to_descr(array.dtype),
-        "fortran_order": False,
-        "shape": tuple(int(n) for n in array.shape),
-    }
-    np.lib.format.write_array_header_1_0(file, description)
+    return Array(tuple(shape), dtype), columns_first
 
 
 class NpyWriter:
@@ -174,13 +146,15 @@ class NpyWriter:
     ``close`` raises ValueError where rows are missing; ``write`` where there are too many, or of another shape.
     """
 
-    def __init__(self, file: Any, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
+    def __init__(self, file: IO[bytes], shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
         self._file = file
-        self.array = Array(shape, np.dtype(dtype))
+        self.array = Array(tuple(int(n) for n in shape), np.dtype(dtype))
         self.written = 0
-        _write_header(file, self.array)
+        descr = np.lib.format.dtype_to_descr(self.array.dtype)
+        header = {"descr": descr, "fortran_order": False, "shape": self.array.shape}
+        np.lib.format.write_array_header_1_0(file, header)
 
-    def write(self, block: npt.NDArray[Any]) -> None:
+    def write(self, block: npt.NDArray[np.generic]) -> None:
         """Appends rows, cast to the array's dtype."""
         if block.shape[1:] != self.array.shape[1:] or self.written + len(block) > self.array.shape[0]:
             raise ValueError(
@@ -199,33 +173,26 @@ def write_npy(
     path: StrPath,
     shape: tuple[int, ...],
     dtype: npt.DTypeLike,
-    blocks: Iterable[npt.NDArray[Any]],
+    blocks: Iterable[npt.NDArray[np.generic]],
     *,
     sync: bool = True,
 ) -> None:
-    """Writes an npy, atomically, of blocks of rows.
-
-    Raises:
-        ValueError: the blocks are not its rows.   OSError: it cannot be written.
-    Memory: a block.
-    """
+    """Writes an npy, atomically, of blocks of rows. ValueError: they are not its rows. Memory: a block."""
     with atomic_path(path, sync=sync) as temporary, open(temporary, "wb") as file:
         _write_blocks(file, Array(shape, np.dtype(dtype)), blocks)
 
 
-def _write_blocks(file: Any, array: Array, blocks: Iterable[npt.NDArray[Any]]) -> None:
+def _write_blocks(file: IO[bytes], array: Array, blocks: Iterable[npt.NDArray[np.generic]]) -> None:
     writer = NpyWriter(file, array.shape, array.dtype)
     for block in blocks:
         writer.write(block)
     writer.close()
 
 
-def write_npz(path: StrPath, arrays: Iterable[tuple[str, Array, Iterable[npt.NDArray[Any]]]]) -> None:
+def write_npz(path: StrPath, arrays: Iterable[tuple[str, Array, Iterable[npt.NDArray[np.generic]]]]) -> None:
     """Writes an npz, atomically, of (name, shape and dtype, blocks of rows) one array after the other.
 
-    Raises:
-        ValueError: the blocks of an array are not its rows.   OSError: it cannot be written.
-    Memory: a block.
+    ValueError: the blocks of an array are not its rows. Memory: a block.
     """
     with (
         atomic_path(path) as temporary,
@@ -250,31 +217,25 @@ def _open_npz(path: StrPath) -> Iterator[zipfile.ZipFile]:
             yield archive
     except _ZIP_ERRORS as error:
         raise CorruptDataError(
-            f"{os.fspath(path)} is no npz file ({error}); it is cut off or damaged: write or download it again",
-            path=os.fspath(path),
+            f"{path} is no npz file ({error}); it is cut off or damaged: write or download it again", path=path
         ) from None
 
 
-def _read_header(member: Any, where: str, path: StrPath) -> Array:
+def _read_header(member: IO[bytes], name: str, path: StrPath) -> Array:
     try:
-        array, fortran = read_header(member)
-        if fortran and len(array.shape) > 1:
+        array, columns_first = read_header(member)
+        if columns_first and len(array.shape) > 1:
             raise ValueError("columns first")
         if array.dtype.hasobject:
             raise ValueError("Python objects, which are never loaded")
-        row = _row_bytes(array)
-        if not 0 < row <= MAX_ROW_BYTES and array.shape[:1] != (0,):
-            raise ValueError(f"rows of {row:,} bytes; 1 to {MAX_ROW_BYTES:,} are read")
+        if not 0 < array.row_bytes <= MAX_ROW_BYTES and array.shape[:1] != (0,):
+            raise ValueError(f"rows of {array.row_bytes:,} bytes; 1 to {MAX_ROW_BYTES:,} are read")
     except ValueError as error:
-        raise CorruptDataError(f"{where}: no array that can be read ({error})", path=os.fspath(path)) from None
+        raise CorruptDataError(f"{path}, {name}: no array that can be read ({error})", path=path) from None
     return array
 
 
-def _row_bytes(array: Array) -> int:
-    return array.dtype.itemsize * math.prod(array.shape[1:])
-
-
-def _member(archive: zipfile.ZipFile, name: str) -> Any:
+def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
     """A member that is open; BadZipFile where it is compressed otherwise than NumPy does, or would grow too much."""
     info = archive.getinfo(name)
     if info.file_size > max(MAX_INFLATED_BYTES, MAX_INFLATED_RATIO * info.compress_size):
@@ -290,18 +251,14 @@ def _member(archive: zipfile.ZipFile, name: str) -> Any:
 
 
 def npz_arrays(path: StrPath) -> dict[str, Array]:
-    """The arrays of an npz: name -> shape and dtype, by their headers alone.
-
-    Raises:
-        CorruptDataError: no npz, or a header that cannot be read.   OSError: no such file.
-    """
-    found = {}
+    """The arrays of an npz: name -> shape and dtype, by their headers alone. Errors as ``iterate_npz``."""
+    arrays = {}
     with _open_npz(path) as archive:
         for name in archive.namelist():
             if name.endswith(".npy"):
                 with _member(archive, name) as member:
-                    found[name.removesuffix(".npy")] = _read_header(member, f"{os.fspath(path)}, {name}", path)
-    return found
+                    arrays[name.removesuffix(".npy")] = _read_header(member, name, path)
+    return arrays
 
 
 def iterate_npz(path: StrPath, name: str, rows: int = 65_536) -> Iterator[npt.NDArray[Any]]:
@@ -311,22 +268,21 @@ def iterate_npz(path: StrPath, name: str, rows: int = 65_536) -> Iterator[npt.ND
         CorruptDataError: no npz, no such array, cut off, or its checksum is wrong.   OSError: it cannot be read.
     Memory: a block, at most MAX_BLOCK_BYTES.
     """
-    where = f"{os.fspath(path)}, {name}.npy"
+    file = f"{name}.npy"
     with _open_npz(path) as archive:
-        if f"{name}.npy" not in archive.namelist():
+        if file not in archive.namelist():
             have = ", ".join(n.removesuffix(".npy") for n in archive.namelist()[:_SHOWN]) or "nothing"
-            raise CorruptDataError(f"{Path(path)} holds no array {name!r} ({have})", path=os.fspath(path))
+            raise CorruptDataError(f"{path} holds no array {name!r} ({have})", path=path)
         try:
-            with _member(archive, f"{name}.npy") as member:
-                array = _read_header(member, where, path)
-                row_bytes = _row_bytes(array)
+            with _member(archive, file) as member:
+                array = _read_header(member, file, path)
                 left = array.shape[0] if array.shape else 0
                 while left:
-                    count = min(rows, left, MAX_BLOCK_BYTES // row_bytes)
-                    data = member.read(count * row_bytes)
-                    if len(data) != count * row_bytes:
-                        raise CorruptDataError(f"{where} is cut off: {left} rows are missing", path=os.fspath(path))
+                    count = min(rows, left, MAX_BLOCK_BYTES // array.row_bytes)
+                    data = member.read(count * array.row_bytes)
+                    if len(data) != count * array.row_bytes:
+                        raise CorruptDataError(f"{path}, {file} is cut off: {left} rows are missing", path=path)
                     left -= count
                     yield np.frombuffer(data, array.dtype).reshape(count, *array.shape[1:])
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise CorruptDataError(f"{where} is damaged ({error})", path=os.fspath(path)) from None
+            raise CorruptDataError(f"{path}, {file} is damaged ({error})", path=path) from None

@@ -9,17 +9,18 @@ file decodes to is bounded by what it takes: docs/limits.md.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from dcfast.errors import CorruptDataError, DcfastError, PoolError
-from dcfast.storage.inputs import open_input
+from dcfast.storage.inputs import StrPath, open_input
 from dcfast.storage.parquet_pages import batch_rows, footer_bytes, read_groups
 
-__all__ = ["BATCH_ROWS", "TABLE", "Kind", "ParquetFile", "count_rows", "read_schema", "read_table"]
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-StrPath = str | os.PathLike[str]
+__all__ = ["BATCH_ROWS", "TABLE", "Kind", "ParquetFile", "count_rows", "read_schema", "read_table"]
 
 BATCH_ROWS = 65_536
 """Rows read at a time where nothing else is asked."""
@@ -61,11 +62,7 @@ class ParquetFile:
     """
 
     def __init__(self, path: StrPath, kind: Kind = TABLE) -> None:
-        """Opens a file and reads its footer.
-
-        Raises:
-            FileNotFoundError, OSError: it cannot be opened.   CorruptDataError, or what ``kind`` says: no parquet.
-        """
+        """Opens a file and reads its footer. OSError; CorruptDataError, or what ``kind`` says: no parquet."""
         import pyarrow.parquet as pq
 
         self.path = os.fspath(path)
@@ -75,7 +72,7 @@ class ParquetFile:
             with _named(self.path, kind.refusal):
                 footer_bytes(file.fileno(), self._size)
                 self._file = pq.ParquetFile(self.path, page_checksum_verification=True)
-                self.schema: Any = self._file.schema_arrow
+                self.schema: pa.Schema = self._file.schema_arrow
                 self._groups = read_groups(file.fileno(), self._size, len(self._file.schema))
         self.num_rows = int(self._file.metadata.num_rows)
         if self.num_rows > max(MAX_ROWS_UNASKED, self._size):
@@ -91,7 +88,7 @@ class ParquetFile:
 
     def batches(
         self, columns: Sequence[str] | None = None, rows: int = BATCH_ROWS, groups: Sequence[int] | None = None
-    ) -> Iterator[Any]:
+    ) -> Iterator[pa.RecordBatch]:
         """The record batches in order, of at most ``rows`` rows each; fewer at the end of a page or row group, and
         where values are large (``MAX_BATCH_BYTES``).
 
@@ -102,16 +99,16 @@ class ParquetFile:
             PoolError: the file has more than one column of a name that was asked for.   CorruptDataError: a damaged
             page, or more than is read (docs/limits.md).   OSError: reading failed.
         """
-        self._check_single(columns)
+        columns = self._single(columns)
         chosen = list(range(len(self.group_rows)) if groups is None else groups)
         if not chosen:  # pyarrow 18 and 19 look for the last of them
             return
         fitting = self._fitting_rows(columns, rows, chosen)
-        at = iter(self._file.iter_batches(batch_size=fitting, columns=_listed(columns), row_groups=chosen))
+        batches = iter(self._file.iter_batches(batch_size=fitting, columns=columns, row_groups=chosen))
         decoded = 0
         while True:
             with _named(self.path, self.kind.damage):
-                batch = next(at, None)
+                batch = next(batches, None)
             if batch is None:
                 return
             decoded += batch.nbytes
@@ -121,14 +118,13 @@ class ParquetFile:
 
     def _fitting_rows(self, columns: Sequence[str] | None, rows: int, groups: Sequence[int]) -> int:
         """How many of ``rows`` rows of some row groups are decoded at a time."""
-
-        def wanted(path: str) -> bool:
-            return columns is None or any(path == name or path.startswith(f"{name}.") for name in columns)
-
+        leaves = {number: self._file.schema.column(number) for number in range(len(self._file.schema))}
+        if columns is not None:
+            parts = tuple(f"{name}." for name in columns)
+            leaves = {number: leaf for number, leaf in leaves.items() if f"{leaf.path}.".startswith(parts)}
         try:
             with open_input(self.path) as file:
-                chosen = [self._groups[group] for group in groups]
-                return batch_rows(file.fileno(), self._file.schema, chosen, wanted, rows)
+                return batch_rows(file.fileno(), leaves, [self._groups[group] for group in groups], rows)
         except ValueError as error:
             raise self.kind.damage(self.path, error) from error
 
@@ -139,25 +135,23 @@ class ParquetFile:
             path=self.path,
         )
 
-    def read(self, columns: Sequence[str] | None = None) -> Any:
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The whole table, or some columns of it. Arguments and errors as ``batches``. Memory: what is read."""
-        self._check_single(columns)
+        columns = self._single(columns)
         with _named(self.path, self.kind.damage):
-            return self._file.read(columns=_listed(columns))
+            return self._file.read(columns=columns)
 
-    def _check_single(self, columns: Sequence[str] | None) -> None:
+    def _single(self, columns: Sequence[str] | None) -> list[str] | None:
+        """The same as a list; PoolError where the file has a column twice."""
         for name in columns or ():
             count = len(self.schema.get_all_field_indices(name))
             if count > 1:
                 raise PoolError(f"{self.kind.name} {self.path} has {count} columns {name!r}; keep one of them")
-
-
-def _listed(values: Sequence[Any] | None) -> list[Any] | None:
-    return None if values is None else list(values)
+        return None if columns is None else list(columns)
 
 
 @contextmanager
-def _named(path: str, worded: Any) -> Iterator[None]:
+def _named(path: str, worded: Callable[[str, Exception], DcfastError]) -> Iterator[None]:
     """Arrow's errors as one that names the file; what the system says of it (it has an errno) stays as it is.
 
     Arrow promises no classes: of damaged files come RuntimeError, UnicodeDecodeError, OverflowError and others, too.
@@ -170,7 +164,7 @@ def _named(path: str, worded: Any) -> Iterator[None]:
         raise worded(path, error) from error
 
 
-def read_schema(path: StrPath, kind: Kind = TABLE) -> Any:
+def read_schema(path: StrPath, kind: Kind = TABLE) -> pa.Schema:
     """The Arrow schema of a file. Errors as ``ParquetFile``. Cost: the footer."""
     with ParquetFile(path, kind) as file:
         return file.schema
@@ -182,7 +176,7 @@ def count_rows(path: StrPath, kind: Kind = TABLE) -> int:
         return file.num_rows
 
 
-def read_table(path: StrPath, columns: Sequence[str] | None = None, kind: Kind = TABLE) -> Any:
+def read_table(path: StrPath, columns: Sequence[str] | None = None, kind: Kind = TABLE) -> pa.Table:
     """A whole file as a table, for small ones. Errors as ``ParquetFile`` and its ``read``."""
     with ParquetFile(path, kind) as file:
         return file.read(columns)

@@ -12,20 +12,19 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-__all__ = [
-    "MAX_BATCH_BYTES",
-    "MAX_FOOTER_BYTES",
-    "MAX_LIST_BYTES",
-    "MAX_PAGE_BYTES",
-    "MAX_RATIO",
-    "batch_rows",
-    "footer_bytes",
-    "read_groups",
-]
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+__all__ = ["batch_rows", "footer_bytes", "read_groups"]
+
+Value = int | list["Value"] | dict[int, "Value"] | None
+"""Of a field of Thrift: numbers, structs and lists of these; others are passed over, as None."""
+Fields = dict[int, Value]
+"""A struct: its fields by their numbers."""
 
 MAX_BATCH_BYTES = 128 << 20
 """Decoded bytes of a batch: it has fewer rows where a value may be large."""
@@ -100,13 +99,14 @@ class _Thrift:
         if self.at > len(self.data):
             raise IndexError
 
-    def struct(self, depth: int = 0, made: dict[int, Callable[[Any], Any]] | None = None) -> dict[int, Any]:
-        """Numbers, structs and lists of these by the number of their field; others are passed over, as None.
+    def struct(self, depth: int = 0, taken: int = 0, take: Callable[[Value], None] | None = None) -> Fields:
+        """The fields of a struct.
 
-        ``made``: field of a list of structs -> what is kept of each, so that the rest takes no memory.
+        Args:
+            take: is given each item of the list in the field ``taken``, which is left empty: it takes no memory.
         """
         data, at, size, number = self.data, self.at, len(self.data), 0
-        fields: dict[int, Any] = {}
+        fields: Fields = {}
         while head := data[at]:
             at += 1
             kind = head & 15
@@ -136,28 +136,27 @@ class _Thrift:
                 fields[number] = None
             else:
                 self.at = at
-                make = made.get(number) if made and kind == _LIST else None
-                fields[number] = self._value(kind, depth) if make is None else self._list(depth + 1, make)
+                is_taken = take is not None and kind == _LIST and number == taken
+                fields[number] = self._list(depth + 1, take) if is_taken else self._value(kind, depth)
                 at = self.at
         self.at = at + 1
         return fields
 
-    def _value(self, kind: int, depth: int) -> Any:
+    def _value(self, kind: int, depth: int) -> Value:
         if kind in _NUMBERS:
             return _signed(self._number())
-        if kind in _WIDE:
-            return self._skip(_WIDE[kind])
-        if kind == _BINARY:
-            return self._skip(self._number())
+        if kind in _WIDE or kind == _BINARY:
+            self._skip(_WIDE.get(kind) or self._number())
+            return None
         if depth > _DEPTH:
             raise ValueError("a header of too many levels")
         if kind == _STRUCT:
             return self.struct(depth + 1)
         if kind != _LIST:
             raise ValueError(f"a header with a field of kind {kind}")
-        return self._list(depth + 1, None)
+        return self._list(depth + 1)
 
-    def _list(self, depth: int, make: Callable[[Any], Any] | None) -> list[Any] | None:
+    def _list(self, depth: int, take: Callable[[Value], None] | None = None) -> Value:
         head = self.data[self.at]
         self.at += 1
         count, inner = head >> 4, head & 15
@@ -166,23 +165,30 @@ class _Thrift:
         if inner in _TRUTHS:
             self._skip(count)
             return None
-        if make is not None:
-            return [make(self._value(inner, depth)) for _ in range(count)]
-        return [self._value(inner, depth) for _ in range(count)]
+        if take is None:
+            return [self._value(inner, depth) for _ in range(count)]
+        for _ in range(count):
+            take(self._value(inner, depth))
+        return []
 
 
 def _signed(value: int) -> int:
     return value >> 1 ^ -(value & 1)
 
 
-def _number(fields: Any, field: int, name: str) -> int:
-    value = fields.get(field) if isinstance(fields, dict) else None
+def _field(struct: Value, number: int) -> Value:
+    """A field of a struct; None where it lacks it, or is no struct."""
+    return struct.get(number) if isinstance(struct, dict) else None
+
+
+def _number(struct: Value, field: int, name: str) -> int:
+    value = _field(struct, field)
     if not isinstance(value, int) or value < 0:
         raise ValueError(f"a header without a {name}")
     return value
 
 
-def _header(fd: int, at: int, end: int) -> tuple[dict[int, Any], int]:
+def _header(fd: int, at: int, end: int) -> tuple[Fields, int]:
     """Fields of the page header at a place, and where the page's data begins."""
     size = _HEADER
     while True:
@@ -215,11 +221,15 @@ class Group(NamedTuple):
 
 def read_groups(fd: int, size: int, num_columns: int) -> list[Group]:
     """The row groups of a parquet file of ``size`` bytes, by its footer. ValueError: it makes no sense."""
+    length = footer_bytes(fd, size)
+    groups: list[Group] = []
     try:
-        length = footer_bytes(fd, size)
-        groups: list[Group] = _Thrift(os.pread(fd, length, size - _TAIL - length)).struct(made={4: _group})[4]
-    except (IndexError, KeyError, TypeError) as error:
-        raise ValueError("a footer that describes no columns") from error
+        footer = _Thrift(os.pread(fd, length, size - _TAIL - length))
+        is_listed = footer.struct(taken=4, take=lambda described: groups.append(_group(described))).get(4) == []
+    except IndexError:
+        is_listed = False
+    if not is_listed:
+        raise ValueError("a footer that describes no columns")
     if any(len(group.columns) != num_columns for group in groups):
         raise ValueError("a row group that lacks columns")
     return groups
@@ -233,23 +243,26 @@ def footer_bytes(fd: int, size: int) -> int:
     return length
 
 
-def _group(described: Any) -> Group:
-    return Group(_number(described, 3, "number of rows"), [*map(_column, described[1])])
+def _group(described: Value) -> Group:
+    columns = _field(described, 1)
+    if not isinstance(columns, list):
+        raise ValueError("a footer that describes no columns")
+    return Group(_number(described, 3, "number of rows"), [*map(_column, columns)])
 
 
-def _column(described: Any) -> Column:
-    held = described[3]
+def _column(described: Value) -> Column:
+    held = _field(described, 3)
     return Column(
         _number(held, 5, "number of values"),
         _number(held, 7, "size"),
         _number(held, 9, "place"),
-        None if held.get(11) is None else _number(held, 11, "place of its dictionary"),
+        None if _field(held, 11) is None else _number(held, 11, "place of its dictionary"),
         _number(held, 4, "codec"),
     )
 
 
 def _longest(fd: int, at: int, stored: int, size: int, codec: int) -> int:
-    """Bytes of the longest value of a dictionary of byte arrays; where that is dear to tell, of all."""
+    """Bytes of the longest value of a dictionary of byte arrays; where that is expensive to tell, of all."""
     import numpy as np
     import pyarrow as pa
 
@@ -276,11 +289,9 @@ def _longest(fd: int, at: int, stored: int, size: int, codec: int) -> int:
     return longest
 
 
-def _pages(fd: int, column: Column, leaf: Any, batch: int) -> list[Page]:
+def _pages(fd: int, column: Column, leaf: pq.ColumnSchema, batch: int) -> list[Page]:
     """The data pages of a column chunk. ValueError: more than are read, or headers that make no sense."""
-    begin = column.data
-    if column.dictionary is not None and 0 < column.dictionary < begin:
-        begin = column.dictionary
+    begin = min(column.data, column.dictionary or column.data)
     file_end = os.fstat(fd).st_size
     end = min(begin + column.stored + _PADDING, file_end)
     width = leaf.length if leaf.physical_type == "FIXED_LEN_BYTE_ARRAY" else _WIDTHS.get(leaf.physical_type, 0)
@@ -292,11 +303,10 @@ def _pages(fd: int, column: Column, leaf: Any, batch: int) -> list[Page]:
         if size > max(MAX_PAGE_BYTES, MAX_RATIO * min(stored, file_end - at)):
             raise ValueError(f"a page of {size:,} bytes from {stored:,} is more than dcfast reads ({MAX_PAGE_BYTES:,})")
         if kind == _DICTIONARY:
-            longest = width or size
-            if not width and (batch * size > MAX_BATCH_BYTES):
-                longest = _longest(fd, at, stored, size, column.codec)
+            is_large = not width and batch * size > MAX_BATCH_BYTES
+            longest = _longest(fd, at, stored, size, column.codec) if is_large else width or size
         elif kind in (_DATA, _DATA_V2):
-            inner = fields.get(8 if kind == _DATA_V2 else 5)
+            inner = _field(fields, 8 if kind == _DATA_V2 else 5)
             values = _number(inner, 1, "number of values")
             encoding = _number(inner, 4 if kind == _DATA_V2 else 2, "encoding")
             seen += values
@@ -307,20 +317,17 @@ def _pages(fd: int, column: Column, leaf: Any, batch: int) -> list[Page]:
     return pages
 
 
-def batch_rows(fd: int, schema: Any, groups: Sequence[Group], wanted: Callable[[str], bool], rows: int) -> int:
+def batch_rows(fd: int, leaves: Mapping[int, pq.ColumnSchema], groups: Sequence[Group], rows: int) -> int:
     """How many rows of some row groups may be decoded at a time: ``rows``, or fewer where they may be large.
 
     Args:
-        fd: of the file.   schema: pyarrow's, of the file's own types.
-        wanted: whether a column, by its path, is read.
+        fd: of the file.   leaves: of its columns those that are read, by their numbers.
     Raises:
         ValueError: a page or the lists of a group are larger than is read, or a header makes no sense.
     """
     flat: dict[int, list[Page]] = {}
-    leaves = [(number, schema.column(number)) for number in range(len(schema))]
-    leaves = [(number, leaf) for number, leaf in leaves if wanted(leaf.path)]
     for group in groups:
-        for number, leaf in leaves:
+        for number, leaf in leaves.items():
             column = group.columns[number]
             pages = _pages(fd, column, leaf, rows)
             if leaf.max_repetition_level == 0:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from dcfast.storage.inputs import StrPath
 from dcfast.storage.lock import is_without_locks, take_lock
 
 __all__ = ["LOCK_NAME", "absolute", "make_directory", "not_left_empty", "path_argument", "real"]
@@ -28,13 +29,10 @@ def path_argument(text: str) -> str:
     return os.path.expanduser(text)
 
 
-def make_directory(path: str | os.PathLike[str], argument: str) -> Path:
-    """Makes an output directory where it is missing, with those above it.
+def make_directory(path: StrPath, argument: str) -> Path:
+    """Makes an output directory where it is missing, with those above it; ``argument``: as what it was given.
 
-    Args:
-        argument: what the path was given as, for the message.
-    Raises:
-        OSError: it is a file, lies below one, or cannot be made; the same class as the system's error.
+    OSError: it is a file, lies below one, or cannot be made; the same class as the system's error.
     """
     directory = Path(path)
     try:
@@ -48,7 +46,7 @@ def make_directory(path: str | os.PathLike[str], argument: str) -> Path:
 
 
 @contextmanager
-def not_left_empty(path: str | os.PathLike[str]) -> Iterator[None]:
+def not_left_empty(path: StrPath) -> Iterator[None]:
     """For the time of a command that writes into a directory, which it makes where it is missing.
 
     Where the command fails, what was made meanwhile and holds nothing goes again: the directory, with those above it
@@ -89,11 +87,11 @@ def _remove_empty(directory: Path, fresh: list[Path], had_lock: bool) -> None:
             os.rmdir(place)
 
 
-def real(path: str | os.PathLike[str]) -> str:
+def real(path: StrPath) -> str:
     """The one absolute path of a place, however it is written: ``~``, ``..``, links and a slash at the end resolved."""
     return os.path.realpath(os.path.expanduser(os.fspath(path)))
 
 
-def absolute(path: str | os.PathLike[str]) -> str:
+def absolute(path: StrPath) -> str:
     """An absolute path as text, symlinks kept as the user wrote them."""
     return os.path.abspath(os.fspath(path))

@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import TypeVar, cast
+
+from dcfast.storage.inputs import StrPath
 
 __all__ = ["base_name", "without_places"]
 
+T = TypeVar("T")
 _END = r"(?=[/\s'\",;:()\[\]{}<>|]|$)"
 _QUOTED = re.compile(r"(['\"])(?:file://)?/[^'\"\n]*?([^/'\"\n]+)/?\1")
 _BARE = re.compile(r"(?:(?<![\w.:/~*-])|(?<=:)(?!//))(?:file://|~[\w-]*(?=/))?/[^\s'\",;:()\[\]{}<>|]*")
@@ -24,7 +27,7 @@ def base_name(path: str) -> str:
     return "::".join(part or "/" for part in parts)
 
 
-def without_places(value: Any, places: Iterable[str | os.PathLike[str] | None] = (), *, all_texts: bool = True) -> Any:
+def without_places(value: T, places: Iterable[StrPath | None] = (), *, all_texts: bool = True) -> T:
     """A JSON value with the last part of each absolute path in place of the path, in texts and in keys.
 
     Args:
@@ -38,24 +41,24 @@ def without_places(value: Any, places: Iterable[str | os.PathLike[str] | None] =
         for place in reversed(known)
         if place.startswith("/")
     ]
-    return _walk(value, patterns, all_texts)
 
-
-def _walk(value: Any, patterns: list[tuple[re.Pattern[str], str]], all_texts: bool) -> Any:
-    if isinstance(value, str):
-        return _text(value, patterns, all_texts) if "/" in value else value
-    if isinstance(value, (list, tuple)):
-        return [_walk(one, patterns, all_texts) for one in value]
-    if isinstance(value, dict):
-        out: dict[Any, Any] = {}
-        for key, one in value.items():
+    def walk(value: object) -> object:
+        if isinstance(value, str):
+            return _text(value, patterns, all_texts) if "/" in value else value
+        if isinstance(value, (list, tuple)):
+            return [walk(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        fields: dict[object, object] = {}
+        for key, item in value.items():
             is_path = isinstance(key, str) and key.startswith("/")  # it may have spaces
-            name = base_name(key) if is_path and all_texts else _walk(key, patterns, all_texts)
-            while name in out:  # two files of one name
-                name += "'"
-            out[name] = _walk(one, patterns, all_texts)
-        return out
-    return value
+            name = base_name(key) if is_path and all_texts else walk(key)
+            while name in fields:  # two files of one name
+                name = f"{name}'"
+            fields[name] = walk(item)
+        return fields
+
+    return cast(T, walk(value))
 
 
 def _text(text: str, patterns: list[tuple[re.Pattern[str], str]], all_texts: bool) -> str:
@@ -63,5 +66,5 @@ def _text(text: str, patterns: list[tuple[re.Pattern[str], str]], all_texts: boo
         text = pattern.sub(lambda _, name=name: name, text)  # type: ignore[misc]
     if all_texts:
         text = _QUOTED.sub(r"\1\2\1", text)
-        text = _BARE.sub(lambda found: base_name(found[0]), text)
+        text = _BARE.sub(lambda path: base_name(path[0]), text)
     return text

@@ -7,91 +7,37 @@ object that is replaced meanwhile.
 from __future__ import annotations
 
 import errno
-import io
-import math
-import os
 import re
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple, Protocol
+from typing import IO, TYPE_CHECKING, NamedTuple, Protocol, TypedDict, TypeVar
 
 from dcfast._core import hashing as core_hashing
 from dcfast.errors import MissingDependencyError, PoolError
 from dcfast.storage.http import (
     HttpAnswers,
     OtherSizeError,
+    RemoteOptions,
     explained,
-    is_redirection,
     is_throttled,
-    limited,
+    may_pass,
     no_ranges,
     retry_reason,
     status_of,
 )
+from dcfast.storage.inputs import StrPath
 from dcfast.storage.listing import PassedOver, is_shard_name, reason_passed_over
 
-__all__ = [
-    "RangeSource",
-    "RemoteListing",
-    "RemoteOptions",
-    "RemoteShard",
-    "RemoteState",
-    "is_url",
-    "list_shards",
-    "remote_state",
-]
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+__all__ = ["RangeSource", "RemoteOptions", "RemoteShard", "RemoteState", "is_url", "list_shards", "remote_state"]
 
 _URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*::)*[A-Za-z][A-Za-z0-9+.-]*://")
-# another try cannot help these
-_PERMANENT = (
-    FileNotFoundError,
-    PermissionError,
-    IsADirectoryError,
-    NotADirectoryError,
-    ImportError,
-    NotImplementedError,
-    TypeError,
-    ValueError,
-)
-# of the client errors of HTTP, those that pass: request timeout, too early, too many requests
-_PASSING_STATUS = (408, 425, 429)
 _NS = 1_000_000_000
-
-
-@dataclass(frozen=True)
-class RemoteOptions:
-    """How shards behind URLs are read.
-
-    Attributes:
-        storage_options: arguments of the fsspec file system: credentials, endpoint_url, headers, client_kwargs, ...
-        window_bytes: the largest range asked for in one request while headers are near each other; payloads larger
-            than this are jumped over. At least 65,536. Memory: four times this for each shard indexed at a time.
-        retries: how often a request that failed is made again, at most; only where another try may help.
-        backoff_s: pause before the first retry; doubled for each further one, at most 10 s. Eight times as long where
-            the server says that it is asked too much (429, 503, SlowDown).
-        timeout_s: how long a request may wait for a connection, and then for the next bytes. A request by http that
-            takes longer must bring 1 kB a second, and is ended after ten times this. Of http(s) and s3, where
-            storage_options has no limits of its own (client_kwargs["timeout"]; config_kwargs["connect_timeout"],
-            ["read_timeout"]). A server that never answers costs (retries + 1) times this, twice that for the look-up
-            by http, which asks in two ways.
-    """
-
-    storage_options: Mapping[str, Any] = field(default_factory=dict)
-    window_bytes: int = 1 << 20
-    retries: int = 4
-    backoff_s: float = 0.2
-    timeout_s: float = 30.0
-
-    def __post_init__(self) -> None:
-        if self.window_bytes < 1 << 16:
-            raise ValueError(f"window_bytes must be at least 65536; got {self.window_bytes}")
-        if self.retries < 0:
-            raise ValueError(f"retries must not be negative; got {self.retries}")
-        if not 0 < self.timeout_s < math.inf:
-            raise ValueError(f"timeout_s must be a number of seconds above 0; got {self.timeout_s}")
+T = TypeVar("T")
 
 
 class RemoteState(NamedTuple):
@@ -112,11 +58,11 @@ class RemoteState(NamedTuple):
         """The ``shard_mtime_ns`` of an index: where there is an ETag, a negative number made of it."""
         if not self.etag:
             return self.modified_ns
-        digest: int = core_hashing.xxh3_64(self.etag.encode("utf-8", "surrogatepass"))
+        digest = core_hashing.xxh3_64(self.etag.encode("utf-8", "surrogatepass"))
         return -1 - (digest & ((1 << 62) - 1))
 
 
-def is_url(path: str | os.PathLike[str]) -> bool:
+def is_url(path: StrPath) -> bool:
     """Whether a path is a URL, or a chain of them (``simplecache::s3://...``), rather than a local path."""
     return isinstance(path, str) and _URL.match(path) is not None
 
@@ -129,6 +75,17 @@ def remote_state(url: str, options: RemoteOptions | None = None) -> RemoteState:
         PoolError: the server does not tell the size.   MissingDependencyError: the URL's protocol needs a package.
     """
     return _Remote(url, options or RemoteOptions()).state()
+
+
+class _Info(TypedDict, total=False):
+    """What fsspec says of an object; what the server told is whatever it is."""
+
+    name: str
+    type: str
+    size: object
+    partial: object
+    ETag: object
+    etag: object
 
 
 class RemoteListing(NamedTuple):
@@ -144,10 +101,7 @@ class RemoteListing(NamedTuple):
 
 
 def list_shards(url: str, options: RemoteOptions | None = None) -> RemoteListing:
-    """The ``*.tar`` of a remote directory, by the same rule as those of a local one (``storage.shard_names``).
-
-    Raises FileNotFoundError, PermissionError, OSError: with the URL, after the retries. Cost: one listing.
-    """
+    """The ``*.tar`` of a remote directory, by the rule of ``storage.listing``. Errors as ``remote_state``."""
     return _Remote(url, options or RemoteOptions()).shards()
 
 
@@ -166,7 +120,7 @@ class _Remote:
         except ImportError:
             raise MissingDependencyError(f"{url}: reading URLs needs fsspec: pip install 'dcfast[remote]'") from None
         try:
-            self.fs, self.path = fsspec.core.url_to_fs(url, **limited(url, options.storage_options, options.timeout_s))
+            self.fs, self.path = fsspec.core.url_to_fs(url, **options.limited(url))
         except ImportError as error:
             raise MissingDependencyError(f"{url}: {error}") from error
         except ValueError as error:
@@ -177,7 +131,7 @@ class _Remote:
     def state(self) -> RemoteState:
         return self._state_of(self.attempt("look up", self._info))
 
-    def _state_of(self, info: Mapping[str, Any]) -> RemoteState:
+    def _state_of(self, info: _Info) -> RemoteState:
         size = info.get("size")
         if info.get("type") == "directory":
             raise IsADirectoryError(errno.EISDIR, "is a directory, expected a shard", self.url)
@@ -192,7 +146,7 @@ class _Remote:
 
     def shards(self) -> RemoteListing:
         """The tars of a directory by name; None where the listing does not tell one version from another."""
-        found: dict[str, RemoteState | None] = {}
+        states: dict[str, RemoteState | None] = {}
         passed_over: set[PassedOver] = set()
         here = _last_part(self.path)
         for info in self.attempt("list", self._list):
@@ -200,39 +154,40 @@ class _Remote:
             is_file = info.get("type") == "file"
             if is_file and is_shard_name(name):
                 tells = isinstance(info.get("size"), int) and (info.get("ETag") or info.get("etag"))
-                found[name] = self._state_of(info) if tells else None
+                states[name] = self._state_of(info) if tells else None
             elif is_file and (reason := reason_passed_over(name)):
                 passed_over.add(PassedOver(name, reason))
             elif info.get("type") == "directory" and not name.startswith(".") and name not in ("", here):
                 passed_over.add(PassedOver(name, "a directory: shards must lie side by side"))
-        return RemoteListing(found, sorted(passed_over))
+        return RemoteListing(states, sorted(passed_over))
 
-    def _list(self) -> list[dict[str, Any]]:
+    def _list(self) -> list[_Info]:
         self.fs.invalidate_cache()
         return list(self.fs.ls(self.path, detail=True))
 
-    def _info(self) -> dict[str, Any]:
+    def _info(self) -> _Info:
         self.fs.invalidate_cache()  # what a listing said earlier may be what was replaced
-        if "http" not in _protocols(self.fs):
-            return dict(self.fs.info(self.path))
         answers = HttpAnswers(self.url)
-        info = dict(self.fs.info(self.path, raise_for_status=answers.check_look_up))
-        return info if isinstance(info.get("size"), int) else {**info, "size": answers.told}
+        checks = {"raise_for_status": answers.check_look_up} if "http" in _protocols(self.fs) else {}
+        info: _Info = self.fs.info(self.path, **checks).copy()
+        if checks and not isinstance(info.get("size"), int):
+            info["size"] = answers.header_size
+        return info
 
     def state_now(self) -> RemoteState:
         """As ``state`` without further tries, for use inside of one."""
         return self._state_of(self._info())
 
-    def attempt(self, action: str, call: Any) -> Any:
+    def attempt(self, action: str, call: Callable[[], T]) -> T:
         """The result of call(), tried again where that may help."""
         tries = 0
         while True:
             try:
                 return call()
-            except Exception as found:
-                error = _cause(found)
+            except Exception as raised:
+                error = _cause(raised)
                 tries += 1
-                if not _may_pass(error) or tries > self.options.retries:
+                if not may_pass(error) or tries > self.options.retries:
                     raise self._final(action, error, tries) from error
                 pause = self.options.backoff_s * 2 ** (tries - 1)
                 time.sleep(min(10.0, 8 * pause if is_throttled(error) else pause))
@@ -281,7 +236,7 @@ class RemoteShard:
         self.url = url
         self._options = options
         self._remote: _Remote | None = None
-        self._file: Any = None
+        self._file: IO[bytes] | None = None
         self._state = RemoteState(0, "", 0)
         self._changed = False
 
@@ -304,7 +259,7 @@ class RemoteShard:
                 self._file = _open_ranges(remote, length, self._state.size)
             try:
                 self._file.seek(offset)
-                data: bytes = self._file.read(length)
+                data = self._file.read(length)
             except OtherSizeError as error:
                 if remote.state_now() != self._state:
                     return None
@@ -323,9 +278,9 @@ class RemoteShard:
 
         if self._changed:
             return None
-        got: bytes | None = remote.attempt(f"read {length} bytes at offset {offset}", fetch)
-        self._changed = got is None
-        return got
+        data = remote.attempt(f"read {length} bytes at offset {offset}", fetch)
+        self._changed = data is None
+        return data
 
     def finish(self) -> str:
         """What is wrong with what was read, or an empty string: asks the server for its state once more."""
@@ -338,22 +293,22 @@ class RemoteShard:
         return "the shard was replaced while it was indexed (another size, ETag or time): index it again"
 
 
-def _protocols(fs: Any) -> tuple[str, ...]:
+def _protocols(fs: AbstractFileSystem) -> tuple[str, ...]:
     return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
 
 
-def _open_ranges(remote: _Remote, length: int, size: int) -> Any:
+def _open_ranges(remote: _Remote, length: int, size: int) -> IO[bytes]:
     """A file object whose every read is one request, where the file system can do that."""
-    fs, path = remote.fs, remote.path
-    known: dict[str, Any] = {}
+    fs, known = remote.fs, {}
     if "http" in _protocols(fs):
         # the size saves asking for it again; a compressed answer would be a range of other bytes
         headers = {**fs.kwargs.get("headers", {}), "Accept-Encoding": "identity"}
         known = {"size": size, "headers": headers, "raise_for_status": HttpAnswers(remote.url, size).check_range}
     try:
-        return fs.open(path, "rb", block_size=max(length, 1 << 16), cache_type="none", **known)
+        file: IO[bytes] = fs.open(remote.path, "rb", block_size=max(length, 1 << 16), cache_type="none", **known)
     except TypeError:  # a file system of whole files, such as that of an archive
-        return fs.open(path, "rb")
+        file = fs.open(remote.path, "rb")
+    return file
 
 
 def _cause(error: Exception) -> Exception:
@@ -362,14 +317,7 @@ def _cause(error: Exception) -> Exception:
     return cause if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) else error
 
 
-def _may_pass(error: Exception) -> bool:
-    status = status_of(error)
-    if status is not None:
-        return status >= 500 or status in _PASSING_STATUS
-    return not (isinstance(error, (*_PERMANENT, io.UnsupportedOperation, PoolError)) or is_redirection(error))
-
-
-def _modified_ns(info: Mapping[str, Any]) -> int:
+def _modified_ns(info: _Info) -> int:
     """Last modification by the names that fsspec's file systems give it."""
     for name in ("LastModified", "last_modified", "updated", "mtime", "modified", "created", "Last-Modified"):
         value = info.get(name)
@@ -377,13 +325,13 @@ def _modified_ns(info: Mapping[str, Any]) -> int:
             if isinstance(value, str):
                 value = parsedate_to_datetime(value) if name == "Last-Modified" else datetime.fromisoformat(value)
             if isinstance(value, datetime):
-                found = int(value.timestamp()) * _NS + value.microsecond * 1000
+                modified = int(value.timestamp()) * _NS + value.microsecond * 1000
             elif isinstance(value, (int, float)) and not isinstance(value, bool):
-                found = int(value * _NS)
+                modified = int(value * _NS)
             else:
                 continue
         except (ValueError, OverflowError):
             continue  # no time, or none that a computer knows
         # an index holds 64 bits, and negative numbers for what an ETag tells
-        return found if 0 <= found < 1 << 63 else 0
+        return modified if 0 <= modified < 1 << 63 else 0
     return 0

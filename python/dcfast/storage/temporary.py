@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dcfast.errors import RunError
+from dcfast.storage.inputs import StrPath
 from dcfast.storage.lock import take_lock
 
 __all__ = ["own_folder", "temporary_folder"]
@@ -27,14 +28,12 @@ _FRESH = "new-"
 
 
 @contextmanager
-def temporary_folder(prefix: str, parent: str | os.PathLike[str] | None = None) -> Iterator[Path]:
+def temporary_folder(prefix: str, parent: StrPath | None = None) -> Iterator[Path]:
     """A folder of this process for the time of a block; leftovers of the same prefix are removed first.
 
     Args:
         prefix: of its name, one for each purpose: ``dcfast-index-``.
         parent: where it lies; None is the directory for temporary files (``TMPDIR``).
-    Raises:
-        OSError: it cannot be made there.
     Cost: one listing of the parent. On a file system without locks nothing is held, and nothing removed.
     """
     base = Path(tempfile.gettempdir() if parent is None else parent)
@@ -71,8 +70,8 @@ def own_folder() -> Path:
     for name in names:
         with suppress(FileExistsError):
             os.mkdir(base / name, 0o700)
-        found = os.lstat(base / name)
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077:
+        status = os.lstat(base / name)
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077:
             return base / name
     raise RunError(f"{base}: other users made {names[0]} and {len(names) - 1} more names of this kind; set TMPDIR")
 

@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dcfast.storage.inputs import check_input, open_input
+from dcfast.storage.inputs import StrPath, check_input, open_input
 
 __all__ = ["MAX_DIRECTORY_BYTES", "check_contents", "check_stored", "open_zip"]
 
@@ -38,7 +38,7 @@ class _Opening(io.FileIO):
 
 
 @contextmanager
-def open_zip(path: str | os.PathLike[str]) -> Iterator[zipfile.ZipFile]:
+def open_zip(path: StrPath) -> Iterator[zipfile.ZipFile]:
     """An open archive. zipfile.BadZipFile: it is none, or its directory is larger than is read; OSError."""
     check_input(path)
     with _Opening(path) as file:
@@ -75,7 +75,7 @@ def check_contents(archive: zipfile.ZipFile) -> None:
             raise zipfile.BadZipFile(f"its member {info.filename[:80]!r} is damaged: {problem}")
 
 
-def check_stored(path: str | os.PathLike[str], archive: zipfile.ZipFile) -> None:
+def check_stored(path: StrPath, archive: zipfile.ZipFile) -> None:
     """ValueError unless every reader finds the same members, each stored as it is, and together no more than the file.
 
     For archives that another library reads. Where it may find another directory than this one, nothing is known.
