@@ -19,7 +19,9 @@ from typing import Any
 from dcfast.train import TrainSettings
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["open_clip_train.train", "dcfast.train.session", "dcfast.train.__main__"])
+_CONTEXT.set_forkserver_preload(
+    ["open_clip_train.train", "open_clip_train.scheduler", "dcfast.loss.functional", "dcfast.train.__main__"]
+)
 
 
 def _run(settings: str, environment: dict[str, str], output: str, prepare: Callable[[], None] | None) -> None:

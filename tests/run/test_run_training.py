@@ -391,9 +391,12 @@ def test_a_training_of_ones_own_in_a_run_directory_is_never_removed(
     assert living.exists()
 
 
-def test_sigterm_saves_both_trainings(tmp_path: Path) -> None:
+def test_sigterm_saves_both_trainings(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """Of a run that has come to its training."""
+    shutil.copytree(whole[0], tmp_path / "run", ignore=shutil.ignore_patterns("train"))
     words = ["--features", "none", "--filter", "~contaminated", "--samples-seen", "64000", "--device", "cpu"]
     words += ["--workers", "2", "--out", str(tmp_path / "run"), "--world", *(f"{k}={v}" for k, v in WORLD.items())]
+    words += ["--overwrite"]
     trainings = [tmp_path / "run/train", tmp_path / "run/compare/no_filter/train"]
     with subprocess.Popen([sys.executable, "-m", "dcfast.run", *words], stderr=subprocess.PIPE, text=True) as process:
         try:

@@ -26,28 +26,17 @@ from dcfast.train.replaced import Replacement
 from dcfast.train.source import OpenSource, prepare_source
 from pool_builder import picture, uid_of
 from tar_reference import make_tar
-from train_builder import MODEL, both_sources, build_pool, caption, subset_file
+from train_builder import MODEL, both_sources, build_pool, caption, small, subset_file
 
 
-def spec_of(*files: Any, **options: Any) -> BatchSpec:
-    values = {
-        "sources": tuple(files),
-        "weights": (1.0,) * len(files),
-        "model": MODEL,
-        "image_size": 64,
-        "global_batch": 12,
-        "accumulation": 1,
-        "world_size": 1,
-        "rank": 0,
-        "seed": 5,
-        "crop_scale": 0.9,
-        "resample": True,
-        "block": 4,
-        "window": 4,
-        "decoder": "pil",
-        **options,
-    }
-    return BatchSpec(**values)
+def spec_of(
+    *files: Any, weights: tuple[float, ...] = (), world_size: int = 1, rank: int = 0, **options: Any
+) -> BatchSpec:
+    recipe = {"global_batch": 12, "crop_scale": 0.9}
+    recipe |= {name: options.pop(name) for name in recipe if name in options}
+    sources = [TrainSource(shards=f.name, weight=w) for f, w in zip(files, weights or (1.0,) * len(files), strict=True)]
+    settings = small(Path("out"), *sources, overrides=recipe, **{"seed": 5, "block": 4, "window": 4, **options})
+    return BatchSpec(settings, files, 64, world_size, rank)
 
 
 def same(a: Batch, b: Batch) -> None:

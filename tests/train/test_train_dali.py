@@ -48,7 +48,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_the_same_samples_and_nearly_the_same_pixels(files: Any, workers: int) -> None:
     spec = spec_of(files, global_batch=20, decoder="dali", crop_scale=0.6)
     found = list(iterate_batches(spec, 0, 6, workers))
-    wanted = list(iterate_batches(dataclasses.replace(spec, decoder="pil"), 0, 6, 0))
+    wanted = list(iterate_batches(spec.decoded_by("pil"), 0, 6, 0))
     assert sum(len(b.replaced) for b in wanted) > 0
     for a, b in zip(found, wanted, strict=True):
         assert a.encoded is None
@@ -154,7 +154,7 @@ def test_refusals_are_said_ever_less_often(files: Any, caplog: pytest.LogCapture
 def test_a_batch_that_dali_refuses_is_made_by_pillow(files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A window that reaches beyond the picture is an error in DALI; the pipeline must live again afterwards."""
     spec = spec_of(files, global_batch=12, decoder="dali")
-    wanted = [BatchMaker(dataclasses.replace(spec, decoder="pil")).make(step) for step in range(2)]
+    wanted = [BatchMaker(spec.decoded_by("pil")).make(step) for step in range(2)]
     decoder = DaliDecoder(spec.image_size)
     maker = BatchMaker(spec)
     bad = maker.make(0)
@@ -182,7 +182,7 @@ def test_a_batch_without_pictures_for_dali(tmp_path: Path) -> None:
         tmp_path, 12, list(range(12)), broken={i: {"jpg": picture(i, (80, 60), "PNG")} for i in range(12)}
     )
     spec = spec_of(prepare_source(source[0], tmp_path / "work", 0), global_batch=4, decoder="dali")
-    pillow = iterate_batches(dataclasses.replace(spec, decoder="pil"), 0, 2, 0)
+    pillow = iterate_batches(spec.decoded_by("pil"), 0, 2, 0)
     for a, b in zip(iterate_batches(spec, 0, 2, 0), pillow, strict=True):
         same(a, b)
 

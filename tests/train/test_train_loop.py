@@ -5,26 +5,31 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from dcfast.errors import CheckpointError, CorruptDataError, SubsetError
+from dcfast.errors import CheckpointError, CorruptDataError, RunError, SubsetError
 from dcfast.models.clip import create_model, load_model, read_checkpoint
 from dcfast.rundir.training_summary import DecoderDifference, TrainingSummary
 from dcfast.scales import SCALES
-from dcfast.storage.records import as_record, read_record
+from dcfast.storage.lock import locked
+from dcfast.storage.records import read_record
 from dcfast.train import TrainSettings, TrainSource, launch, parse_sources, train
 from dcfast.train.batch import BatchSpec
 from dcfast.train.batches import BatchMaker
 from dcfast.train.learner import create_scaler, parameter_groups
-from dcfast.train.loop import boundaries, num_steps
+from dcfast.train.loop import Trainer, boundaries, num_steps
 from dcfast.train.objective import NonFiniteLossError, WatchedLoss, create_loss
-from dcfast.train.ranks import world_sizes
+from dcfast.train.place import world_sizes
 from dcfast.train.source import prepare_source
+from rank_processes import started
 from train_builder import MODEL, both_sources, build_pool, small
 
 STEPS = 50
@@ -56,6 +61,15 @@ def whole(source: TrainSource, tmp_path_factory: pytest.TempPathFactory) -> tupl
     return out, train(small(out, source, overrides=LONG))
 
 
+def conv_model(folder: Path) -> str:
+    """A small ResNet of open_clip's; returns its name."""
+    config = json.loads((Path(MODEL.removeprefix("local-dir:")) / "open_clip_config.json").read_text())
+    config["model_cfg"]["vision_cfg"] = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 8}
+    (folder / "conv").mkdir()
+    (folder / "conv" / "open_clip_config.json").write_text(json.dumps(config))
+    return f"local-dir:{folder / 'conv'}"
+
+
 def main_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """The optimizer groups as open_clip's main forms them."""
 
@@ -77,7 +91,7 @@ def reference_losses(settings: TrainSettings, work: Path) -> list[float]:
 
     recipe = settings.recipe()
     files = prepare_source(settings.sources[0], work, 0)
-    spec = BatchSpec((files,), (1.0,), recipe.model, 64, 8, 1, 1, 0, 0, 0.9, True, 64, 64, "pil")
+    spec = BatchSpec(settings, (files,), 64)
     maker = BatchMaker(spec)
     torch.manual_seed(0)
     model = create_model(recipe.model, seed=0)
@@ -143,42 +157,53 @@ def test_checkpoints_have_open_clips_keys_and_open_clip_loads_them(whole: tuple[
     assert [sorted(p.name for p in (whole[0] / "train" / "checkpoints").iterdir())] == [["epoch_1.pt", "epoch_2.pt"]]
 
 
-def test_optimizer_groups_equal_those_of_open_clips_main() -> None:
-    for name in (MODEL, "dcfast-tiny", "RN50"):
+def test_optimizer_groups_equal_those_of_open_clips_main(tmp_path: Path) -> None:
+    convolutional = conv_model(tmp_path)
+    for name in (MODEL, "dcfast-tiny", convolutional):
         model = create_model(name, seed=0)
-        model.visual.requires_grad_(name != "RN50")  # frozen parameters are in no group
+        model.visual.requires_grad_(name != convolutional)  # frozen parameters are in no group
         ours, theirs = parameter_groups(model, 0.2), main_groups(model, 0.2)
         for a, b in zip(ours, theirs, strict=True):
             assert [id(p) for p in a["params"]] == [id(p) for p in b["params"]]
             assert a["weight_decay"] == b["weight_decay"]
 
 
-KILLED = """
-import json, os, signal, sys
-from dcfast.storage.records import as_record
-from dcfast.train import TrainSettings, train
-
-def on_step(step):
-    if step == 37:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-train(as_record(json.loads(sys.argv[1]), TrainSettings, ""), on_step=on_step)
-"""
+def wait_for_lock(path: Path, seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with locked(path, "busy"):
+                return
+        except RunError:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
 
+def die_in_step_37() -> None:
+    after = Trainer._after
+
+    def die_or_go_on(self: Trainer, step: int, *rest: Any) -> None:
+        if step == 37:
+            os.kill(os.getpid(), signal.SIGKILL)
+        after(self, step, *rest)
+
+    Trainer._after = die_or_go_on  # type: ignore[method-assign]
+
+
+@pytest.mark.xdist_group("ranks")  # they share the process that ranks are forked from
 def test_killed_in_the_middle_it_goes_on_with_the_same_samples(
     whole: tuple[Path, TrainingSummary], source: TrainSource, tmp_path: Path
 ) -> None:
     settings = small(tmp_path, source, overrides=LONG, save_every_steps=15, workers=1)
-    text = json.dumps(dataclasses.asdict(settings))
-    killed = subprocess.run([sys.executable, "-c", KILLED, text], check=False, capture_output=True, text=True)
-    assert killed.returncode == -9, killed.stderr
+    with started(tmp_path / "ranks", settings, prepare=die_in_step_37) as ranks:
+        assert ranks.statuses() == [-signal.SIGKILL], ranks.said(0)
+    wait_for_lock(tmp_path / "train" / ".lock")  # its worker holds it a moment longer
     names = sorted(p.name for p in (tmp_path / "train" / "checkpoints").iterdir())
     assert names == ["epoch_1.pt", "step_15.pt", "step_30.pt"]
     with open(tmp_path / "train" / "log.jsonl", "a") as file:
         file.write('{"step": 38, "sam')  # half a line, as a kill may leave it
     steps: list[int] = []
-    summary = train(as_record(json.loads(text), TrainSettings, ""), on_step=steps.append)
+    summary = train(settings, on_step=steps.append)
     assert steps == list(range(30, STEPS))
     assert summary.samples_seen == whole[1].samples_seen
     assert summary.replaced == whole[1].replaced
@@ -301,7 +326,7 @@ def test_a_loss_that_is_no_number_stops_and_saves_the_uids(
     from dcfast import uid_format
 
     files = prepare_source(source, tmp_path / "work", 0)
-    spec = BatchSpec((files,), (1.0,), MODEL, 64, 8, 1, 1, 0, 0, 0.9, True, 64, 64, "pil")
+    spec = BatchSpec(small(tmp_path, source), (files,), 64)
     assert saved["uids"] == uid_format(BatchMaker(spec).make(5).uids, as_list=True)
     assert [p.name for p in (tmp_path / "train" / "checkpoints").iterdir()] == ["epoch_1.pt"]  # of step 4
     assert len(log(tmp_path)) == 5
@@ -439,6 +464,8 @@ def test_the_command_line_says_what_is_wrong(capsys: pytest.CaptureFixture[str],
         (tmp_path / "settings.json").write_text(text)
         assert main(["--settings", str(tmp_path / "settings.json")]) == 2
         assert message in capsys.readouterr().err
+    assert main(["--settings", str(tmp_path / "settings.json"), "--seed", "3", "--processes", "1"]) == 2
+    assert "--settings FILE has all settings: write seed there, or leave" in capsys.readouterr().err
     for name, value in (
         ("samples_seen", "1e3"),
         ("global_batch", "8.0"),
@@ -470,15 +497,11 @@ def test_an_error_of_a_worker_is_one_line_at_the_command_line(
 
 def test_a_convolutional_model_trains_with_channels_last(source: TrainSource, tmp_path: Path) -> None:
     """The memory format changes no result beyond rounding, and checkpoints load as ever."""
-    config = json.loads((Path(MODEL.removeprefix("local-dir:")) / "open_clip_config.json").read_text())
-    config["model_cfg"]["vision_cfg"] = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 8}
-    (tmp_path / "conv").mkdir()
-    (tmp_path / "conv" / "open_clip_config.json").write_text(json.dumps(config))
-    name = f"local-dir:{tmp_path / 'conv'}"
+    name = conv_model(tmp_path)
     summary = train(small(tmp_path, source, overrides={"samples_seen": 16, "checkpoints": 1, "model": name}))
     clip = load_model(name, str(tmp_path / summary.checkpoint))
     files = prepare_source(source, tmp_path / "work", 0)
-    spec = BatchSpec((files,), (1.0,), name, 64, 8, 1, 1, 0, 0, 0.9, True, 64, 64, "pil")
+    spec = BatchSpec(small(tmp_path, source, overrides={"model": name}), (files,), 64)
     batch = BatchMaker(spec).make(0)
     model = create_model(name, seed=0)
     from open_clip.loss import ClipLoss

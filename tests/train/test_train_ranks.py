@@ -18,7 +18,8 @@ from dcfast.run import run
 from dcfast.rundir.training_summary import TrainingSummary
 from dcfast.storage.records import read_record
 from dcfast.train import TrainSource, launch, meeting, train
-from dcfast.train.ranks import Place, Ranks, code_version, lost_peer, place_of
+from dcfast.train.place import Place, place_of
+from dcfast.train.ranks import Ranks, code_version, lost_peer
 from dcfast.train.settings import differences
 from rank_processes import started, wait_for_step
 from train_builder import build_pool, small

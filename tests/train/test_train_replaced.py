@@ -42,6 +42,7 @@ def test_the_end_of_a_training_is_held_to_the_bound(tmp_path: Path) -> None:
     assert train(small(tmp_path / "strict", source, **options, max_replaced=1.0)) == lax
 
 
+@pytest.mark.xdist_group("ranks")
 def test_replaced_samples_are_said_once_by_all_ranks(tmp_path: Path) -> None:
     broken = {n: {"jpg": b"no picture"} for n in range(60) if n % 10}
     source = TrainSource(shards=str(build_pool(tmp_path / "pool", 60, broken=broken)))

@@ -22,7 +22,7 @@ from dcfast.stages.features import check_features
 from dcfast.stages.filter.outcomes import check_metadata, resolve_expression
 from dcfast.stages.teacher import check_teacher, teacher_model
 from dcfast.train.dali import require_dali
-from dcfast.train.ranks import place_of
+from dcfast.train.place import place_of
 
 __all__ = ["check_device", "check_expressions", "check_one_process", "check_settings", "check_stages"]
 

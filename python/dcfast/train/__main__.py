@@ -18,13 +18,15 @@ from dcfast.process.signals import start_worker
 from dcfast.process.terminal import log_printably, say
 from dcfast.storage.config import add_config, given_and_config
 from dcfast.storage.json_files import read_json
-from dcfast.storage.paths import not_left_empty, path_argument
+from dcfast.storage.paths import not_left_empty
 from dcfast.storage.records import as_record
 from dcfast.train.launch import launch
-from dcfast.train.ranks import LAUNCHER, TOLD, PeerLostError, place_of
-from dcfast.train.settings import TrainSettings, TrainSource, parse_sources
+from dcfast.train.place import place_of
+from dcfast.train.ranks import LAUNCHER, TOLD, PeerLostError
+from dcfast.train.settings import PATH, TrainSettings, TrainSource, parse_sources
 
 _AFTER_THE_FIRST = 2.0
+_FILE = {**PATH, "metavar": "FILE"}
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,7 @@ class TrainOptions:
     """What a training reads, and how it is started; the rest is ``TrainSettings``."""
 
     settings: str | None = option(
-        None,
-        "all settings from a JSON file (train/settings.json), and no other option",
-        metavar="FILE",
-        parse=path_argument,
+        None, "all settings from a JSON file (train/settings.json), and no other option", **_FILE
     )
     shards: str | None = option(
         None, "directories of shards (*.tar)", flags=("--shards", "--data"), metavar="DIR[::DIR]"
@@ -43,15 +42,9 @@ class TrainOptions:
     weights: str | None = option(
         None, "how often a sample of each directory is taken, relative to the others", metavar="W[::W]"
     )
-    index: str | None = option(
-        None, "instead of --shards: a run, or its index directory", metavar="DIR", parse=path_argument
-    )
-    shards_dir: str | None = option(
-        None, "with --index: the pool's directory of shards", metavar="DIR", parse=path_argument
-    )
-    subset: str | None = option(
-        None, "with --index: the uids to train on (npy, u8,u8)", metavar="FILE", parse=path_argument
-    )
+    index: str | None = option(None, "instead of --shards: a run, or its index directory", **PATH)
+    shards_dir: str | None = option(None, "with --index: the pool's directory of shards", **PATH)
+    subset: str | None = option(None, "with --index: the uids to train on (npy, u8,u8)", **_FILE)
     processes: int | None = option(None, "ranks on this machine", usual="one a GPU, one on the CPU")
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from dcfast.scales import Scale
 from dcfast.train.replaced import Refusal, Replacement
+from dcfast.train.settings import TrainSettings
 from dcfast.train.source import SourceFiles
 
 if TYPE_CHECKING:
@@ -22,25 +25,24 @@ __all__ = ["Batch", "BatchSpec", "Encoded", "join_batches"]
 class BatchSpec:
     """All that a worker needs to make any batch of a rank."""
 
+    settings: TrainSettings
     sources: tuple[SourceFiles, ...]
-    weights: tuple[float, ...]
-    model: str
     image_size: int
-    global_batch: int
-    accumulation: int
-    world_size: int
-    rank: int
-    seed: int
-    crop_scale: float
-    resample: bool
-    block: int
-    window: int
-    decoder: str
+    world_size: int = 1
+    rank: int = 0
+
+    @cached_property
+    def recipe(self) -> Scale:
+        return self.settings.recipe()
 
     @property
     def micro_batch(self) -> int:
         """Samples of one micro-batch on one rank."""
-        return self.global_batch // (self.world_size * self.accumulation)
+        return self.recipe.global_batch // (self.world_size * self.settings.accumulation)
+
+    def decoded_by(self, decoder: str) -> BatchSpec:
+        """The same batches by another decoder."""
+        return replace(self, settings=replace(self.settings, decoder=decoder))
 
 
 @dataclass

@@ -14,7 +14,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeVar
@@ -68,18 +68,18 @@ class BatchMaker:
     """Makes batches of one rank. Memory: one micro-batch, and the tokens of at most 65,536 captions."""
 
     def __init__(self, spec: BatchSpec) -> None:
-        self.spec = spec
+        self.spec, settings = spec, spec.settings
         self._order = Order(
             [s.count for s in spec.sources],
-            seed=spec.seed,
-            weights=spec.weights if spec.resample else None,
-            resample=spec.resample,
-            block=spec.block,
-            window=spec.window,
+            seed=settings.seed,
+            weights=[s.weight for s in settings.sources] if settings.resample else None,
+            resample=settings.resample,
+            block=settings.block,
+            window=settings.window,
         )
         self._sources = [OpenSource(files) for files in spec.sources]
-        self._tokenizer = load_tokenizer(spec.model)
-        self._decoder: Decoder = open_decoder(spec.decoder)
+        self._tokenizer = load_tokenizer(spec.recipe.model)
+        self._decoder: Decoder = open_decoder(settings.decoder)
         self._tokens: dict[str, torch.Tensor] = {}
 
     def slots(self, micro: int) -> npt.NDArray[np.int64]:
@@ -89,7 +89,7 @@ class BatchMaker:
 
     def planned(self, step: int, slots: npt.NDArray[np.int64]) -> Placement:
         """Where the samples of some slots of a step lie, before anything is read."""
-        return self._order.placement(step * self.spec.global_batch + slots)
+        return self._order.placement(step * self.spec.recipe.global_batch + slots)
 
     def make(self, step: int, micro: int = 0, first: int = 0, last: int | None = None) -> Batch:
         """Micro-batch ``micro`` of a step, or its samples first .. last - 1."""
@@ -114,7 +114,7 @@ class BatchMaker:
                     captions[i] = _caption(raw)
                     if raw.picture is None:
                         raise BadSample("no picture")
-                    if self.spec.decoder == "dali" and plain_jpeg(raw.picture) == crop.size:
+                    if self.spec.settings.decoder == "dali" and plain_jpeg(raw.picture) == crop.size:
                         encoded[i] = bytes(raw.picture)
                     else:
                         pixels[i] = self._decoder(raw.picture, crop, size)
@@ -149,7 +149,7 @@ class BatchMaker:
             at, rows = at[by_row], rows[by_row]
             sizes = source.reader.picture_sizes(rows).astype(np.int64)
             uids = source.reader.uids(rows)
-            g = step * self.spec.global_batch + slots[at]
+            g = step * self.spec.recipe.global_batch + slots[at]
             known = np.maximum(sizes, 1)
             windows = self._windows(g, known[:, 0], known[:, 1])
             for k, raw in enumerate(source.read(rows)):
@@ -157,7 +157,7 @@ class BatchMaker:
                 yield _Candidate(int(at[k]), raw, uids[k], crop)
 
     def _windows(self, g: npt.ArrayLike, width: npt.ArrayLike, height: npt.ArrayLike) -> npt.NDArray[np.int32]:
-        return crop_windows(self.spec.seed, g, width, height, (self.spec.crop_scale, 1.0))
+        return crop_windows(self.spec.settings.seed, g, width, height, (self.spec.recipe.crop_scale, 1.0))
 
     def _tokenized(self, captions: list[str]) -> torch.Tensor:
         import torch
@@ -234,7 +234,7 @@ class _Chunks:
     def __init__(self, spec: BatchSpec, first_step: int, last_step: int) -> None:
         self._spec, self._first = spec, first_step
         self.per_batch = -(-spec.micro_batch // CHUNK)
-        self._count = (last_step - first_step) * spec.accumulation * self.per_batch
+        self._count = (last_step - first_step) * spec.settings.accumulation * self.per_batch
         self._maker: BatchMaker | None = None
 
     def __len__(self) -> int:
@@ -254,7 +254,7 @@ class _Chunks:
         if self._maker is None:  # in the worker: open files are not shared between processes
             self._maker = BatchMaker(self._spec)
         number, chunk = divmod(i, self.per_batch)
-        step, micro = divmod(number, self._spec.accumulation)
+        step, micro = divmod(number, self._spec.settings.accumulation)
         return self._maker.make(self._first + step, micro, chunk * CHUNK, (chunk + 1) * CHUNK)
 
 
@@ -292,13 +292,11 @@ def _of_thread(kind: type[BaseException], error: BaseException, trace: Traceback
         sys.__excepthook__(kind, error, trace)
 
 
-def iterate_batches(
-    spec: BatchSpec, first_step: int, last_step: int, workers: int, *, pin_memory: bool = False, device: str = "cpu"
-) -> Feed:
+def iterate_batches(spec: BatchSpec, first_step: int, last_step: int, workers: int, device: str = "cpu") -> Feed:
     """The micro-batches of steps first .. last - 1, in order, made ahead by ``workers`` processes (0: in a thread).
 
     Args:
-        device: where DALI decodes, ``cpu`` or ``cuda:K``; the pictures are there then. Other decoders use the CPU.
+        device: of the training, ``cpu`` or ``cuda:K``: DALI decodes there, and leaves the pictures there.
     Raises, as a batch is asked for:
         RunError: a worker died.   CorruptDataError: no usable sample was found.   Whatever else a worker raised, as
             if it had been raised here.
@@ -319,15 +317,15 @@ def iterate_batches(
             collate_fn=_identity,
             worker_init_fn=_start_worker if workers else None,
             prefetch_factor=max(1, min(4, _PREFETCHED_BYTES // chunk_bytes)) if workers else None,
-            pin_memory=pin_memory,
+            pin_memory=device != "cpu",
             # whatever the caller's way of starting processes: workers must be children of this one, to end with it
             multiprocessing_context="fork" if workers else None,
             generator=torch.Generator(),  # the loader draws a number as it begins: not from the training's own stream
         )
         loading = iter(loader)  # in this thread: workers die with the thread that forked them
     made: Iterator[Batch | Failure] = loading
-    if spec.decoder == "dali":
-        remade = _Chunks(replace(spec, decoder="pil"), first_step, last_step)
+    if spec.settings.decoder == "dali":
+        remade = _Chunks(spec.decoded_by("pil"), first_step, last_step)
         made = _decoded(loading, remade, DaliDecoder(spec.image_size, device=device, threads=workers))
     return Feed(made, chunks.per_batch, partial(_end_workers, loading))
 

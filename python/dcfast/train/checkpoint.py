@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import logging
 import re
 import sys
@@ -19,8 +18,6 @@ from dcfast.storage.records import Count, Record, as_record, plain
 from dcfast.train.settings import Identity, differences
 
 if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
-
     from dcfast.train.learner import Learner
 
 __all__ = ["Progress", "RankCount", "latest_checkpoint", "load_checkpoint", "save_checkpoint"]
@@ -36,7 +33,7 @@ class RankCount(msgspec.Struct, frozen=True, array_like=True):
     """From which step on a training was on how many ranks; a list in the checkpoint."""
 
     first_step: Count
-    world_size: Count
+    ranks: Count
     accumulation: Count
 
 
@@ -79,32 +76,27 @@ def save_checkpoint(path: Path, name: str, learner: Learner, epoch: int, progres
         file = _Remembering(opened)
         try:
             # to a file object: torch puts a path's name into the archive
-            torch.save(_unshared(content), cast(IO[bytes], file))
+            torch.save(_unshared(content), cast("IO[bytes]", file))
         except RuntimeError:
             if file.error is not None:
                 raise file.error from None
             raise
 
 
-class _Remembering(io.RawIOBase):
+class _Remembering:
     """A file that keeps the error of a write: torch ends in one of its own then, which says nothing of a full disk."""
 
     def __init__(self, file: BinaryIO) -> None:
+        self.flush = file.flush
         self._file = file
         self.error: OSError | None = None
 
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: ReadableBuffer) -> int:
+    def write(self, data: bytes) -> int:
         try:
             return self._file.write(data)
         except OSError as error:
             self.error = self.error or error
             raise
-
-    def flush(self) -> None:
-        self._file.flush()
 
 
 def _unshared(value: object) -> object:

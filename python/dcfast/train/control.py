@@ -11,10 +11,9 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from dcfast.errors import RunError, SubsetError
+from dcfast.errors import SubsetError
 from dcfast.process.signals import POSTPONED, Stopped
 from dcfast.train.batch import Batch, BatchSpec
 from dcfast.train.ranks import Ranks
@@ -30,40 +29,31 @@ _FIRST_WORD = 6
 _LOG = logging.getLogger("dcfast.train")
 
 
-@dataclass
 class Control:
     """Between the steps of one rank.
 
-    Attributes:
+    Args:
         folder: ``OUT/train``, where replaced samples are recorded.
-        save_minutes: between two checkpoints, by rank 0's clock; 0 = by the clock never.
-        max_replaced: share of a window's samples that may be replaced. Windows begin at the same steps however often
-            the training was stopped.
-        wait_seconds: how long a rank may wait for its data without any coming, but for the first step; 0 = for ever.
+    Attributes:
         asked: the signal that asks for an end, or None (``signals.postponed``).
         samples_seen, replaced: over all ranks, since the training began, as far as they were told.
         due, stop: what ``meet`` heard last: it is time for a checkpoint; the signal that asks for the end, or None.
     """
 
-    spec: BatchSpec
-    ranks: Ranks
-    folder: Path
-    save_minutes: float
-    max_replaced: float
-    wait_seconds: float = 0.0
-    asked: Callable[[], int | None] = lambda: None
-    samples_seen: int = 0
-    replaced: int = 0
-    due: bool = False
-    stop: int | None = None
-    _own: list[int] = field(default_factory=lambda: [0, 0])  # samples, and replaced, not yet told
-    _window: tuple[int, int, int] = (0, 0, 0)  # step, samples and replaced where the window began
-    _told: float = 0.0  # the wait that was told of last
-
-    def __post_init__(self) -> None:
+    def __init__(self, spec: BatchSpec, ranks: Ranks, folder: Path) -> None:
+        self.settings, self.ranks, self.folder = spec.settings, ranks, folder
+        self.asked: Callable[[], int | None] = lambda: None
+        self.samples_seen = self.replaced = 0
+        self.due = False
+        self.stop: int | None = None
+        self._batch = spec.recipe.global_batch
+        # of a window of the order, which begins at the same steps however often the training was stopped
+        self._steps = -(-self.settings.block * self.settings.window // self._batch)
+        self._window = (0, 0, 0)  # step, samples and replaced where it began
+        self._before = (0, 0)  # samples and replaced before the step
+        self._own = [0, 0]  # samples, and replaced, not yet told
+        self._longest_told = 0.0  # the wait that was told of last
         self._saved = time.monotonic()
-        self._before = (self.samples_seen, self.replaced)
-        self._steps = -(-self.spec.block * self.spec.window // self.spec.global_batch)  # of a window
 
     def resume(self, step: int, samples_seen: int, replaced: int) -> None:
         """All ranks go on after ``step`` steps, within the window that was begun before.
@@ -77,7 +67,7 @@ class Control:
         )
         self.samples_seen = samples_seen
         self.replaced = everything if replaced < 0 else replaced
-        seen_before = samples_seen - (step - first) * self.spec.global_batch
+        seen_before = samples_seen - (step - first) * self._batch
         self._window = (first, seen_before, max(0, self.replaced - in_window))
 
     def meet(self, ready: bool) -> bool:
@@ -87,7 +77,7 @@ class Control:
             ready: this rank has its own.
         """
         number = self.asked()
-        due = self.ranks.rank == 0 and 0 < self.save_minutes * 60 <= time.monotonic() - self._saved
+        due = self.ranks.rank == 0 and 0 < self.settings.save_every_minutes * 60 <= time.monotonic() - self._saved
         others_due, have, *came = self._summed(due, ready, *(number == signal for signal in POSTPONED))
         self.due = others_due > 0
         self.stop = next((signal for signal, ranks in zip(POSTPONED, came, strict=True) if ranks), self.stop)
@@ -111,18 +101,16 @@ class Control:
         waits = self.ranks.gather(waited)
         longest = max(waits)
         who = f"rank {waits.index(longest)}" if self.ranks.world_size > 1 else "the training"
-        if 0 < self.wait_seconds <= longest and not first:
-            raise self.ranks.known(
-                RunError(
-                    f"step {step}: {who} has waited for training samples for {longest:.0f} s and none came: its loader "
-                    "was stopped or hangs, or the disk does not answer. Training ended; the same command goes on from "
-                    "the latest checkpoint"
-                )
+        if 0 < self.settings.rank_timeout <= longest and not first:
+            self.ranks.fail(
+                f"step {step}: {who} has waited for training samples for {longest:.0f} s and none came: its loader was "
+                "stopped or hangs, or the disk does not answer. Training ended; the same command goes on from the "
+                "latest checkpoint"
             )
-        if longest < self._told:
-            self._told = 0.0  # that one is over
-        if longest >= max((self.wait_seconds or 60.0) / _FIRST_WORD, 2 * self._told):
-            self._told = longest
+        if longest < self._longest_told:
+            self._longest_told = 0.0  # that one is over
+        if longest >= max((self.settings.rank_timeout or 60.0) / _FIRST_WORD, 2 * self._longest_told):
+            self._longest_told = longest
             if self.ranks.rank == 0:
                 _LOG.warning("  train: %s waits for training samples since %.0f s (step %d)", who, longest, step)
 
@@ -138,7 +126,7 @@ class Control:
 
         A training shorter than a window only counts them, unless none may be replaced.
         """
-        if step < self._steps and self.max_replaced > 0:
+        if step < self._steps and self.settings.max_replaced > 0:
             return
         self._check(step, *self._window)
         self._check(step, 0, 0, 0)
@@ -166,16 +154,17 @@ class Control:
     def _check(self, step: int, first: int, seen_before: int, replaced_before: int) -> None:
         """SubsetError where too many of the samples from step ``first`` on were replaced; those before are given."""
         seen, replaced = self.samples_seen - seen_before, self.replaced - replaced_before
-        most = allowed(self.max_replaced, seen, self._steps * self.spec.global_batch)
-        if replaced <= most:
-            return
-        counted: Counter[str] = Counter()
-        if self.ranks.rank == 0:  # the others' lines lie beside its own
-            counted.update(replacement_reasons(self.folder, first, step).values())
-        reasons = ", ".join(f"{reason} ({count:,})" for reason, count in counted.most_common(_SHOWN_REASONS))
-        problem = SubsetError(
-            f"step {step}: of the last {seen:,} samples {replaced:,} ({replaced / seen:.1%}) could not be used and "
-            f"were replaced by others, more than max_replaced allows ({self.max_replaced:.1%}; {most:,} of so many). "
-            f"Reasons: {reasons}. See replaced-*.jsonl; leave these samples out of the subset, or allow more"
-        )
-        raise self.ranks.known(problem)
+        share = self.settings.max_replaced
+        most = allowed(share, seen, self._steps * self._batch)
+
+        def refuse() -> None:
+            counted = Counter(replacement_reasons(self.folder, first, step).values())
+            reasons = ", ".join(f"{reason} ({count:,})" for reason, count in counted.most_common(_SHOWN_REASONS))
+            raise SubsetError(
+                f"step {step}: of the last {seen:,} samples {replaced:,} ({replaced / seen:.1%}) could not be used and "
+                f"were replaced by others, more than max_replaced allows ({share:.1%}; {most:,} of so many). "
+                f"Reasons: {reasons}. See replaced-*.jsonl; leave these samples out of the subset, or allow more"
+            )
+
+        if replaced > most:
+            self.ranks.on_first(refuse)  # the others' lines lie beside its own

@@ -54,8 +54,8 @@ class Heartbeat:
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
-        if self._thread is not None and in_order:
-            self._path(self._rank).unlink(missing_ok=True)
+            if in_order:
+                self._path(self._rank).unlink(missing_ok=True)
 
     def _path(self, rank: int) -> Path:
         return self._folder / f"rank-{rank:05d}"

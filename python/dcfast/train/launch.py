@@ -25,7 +25,8 @@ from dcfast.storage.atomic import write_json
 from dcfast.storage.records import read_record
 from dcfast.storage.temporary import temporary_folder
 from dcfast.train.meeting import MEETING
-from dcfast.train.ranks import LAUNCHER, check_world_size, place_of, world_sizes
+from dcfast.train.place import check_world_size, place_of, world_sizes
+from dcfast.train.ranks import LAUNCHER
 from dcfast.train.session import train
 from dcfast.train.settings import TrainSettings
 

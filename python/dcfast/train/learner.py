@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Learner", "create_learner", "create_optimizer", "create_scaler", "parameter_groups"]
 
-_CLIP_MEAN_STD = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
-
 
 @dataclass(frozen=True)
 class Learner:
@@ -40,6 +38,12 @@ class Learner:
     channels_last: bool
     mean: torch.Tensor
     std: torch.Tensor
+
+    @property
+    def image_size(self) -> int:
+        """Side of the pictures that the model takes."""
+        size = self.bare.visual.image_size
+        return int(size[0] if isinstance(size, (tuple, list)) else size)
 
     def normalised(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 -> float32 as open_clip's training transform does it: / 255, - mean, / std."""
@@ -67,9 +71,8 @@ def create_learner(settings: TrainSettings, ranks: Ranks) -> Learner:
     if ranks.world_size > 1:
         devices = [torch.device(ranks.device)] if on_gpu else None
         model = torch.nn.parallel.DistributedDataParallel(bare, device_ids=devices)
-    config = getattr(bare.visual, "preprocess_cfg", {})
-    mean, std = config.get("mean", _CLIP_MEAN_STD[0]), config.get("std", _CLIP_MEAN_STD[1])
-    mean, std = (torch.tensor(values, device=ranks.device).view(1, 3, 1, 1) for values in (mean, std))
+    config = bare.visual.preprocess_cfg
+    mean, std = (torch.tensor(config[name], device=ranks.device).view(1, 3, 1, 1) for name in ("mean", "std"))
     loss = create_loss(settings.loss, ranks.rank, ranks.world_size)
     scaler = create_scaler(recipe.precision, ranks.device)
     return Learner(bare, model, loss, create_optimizer(model, recipe), scaler, channels_last, mean, std)

@@ -11,8 +11,8 @@ import time
 from argparse import Namespace
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dcfast.process.signals import postponed
@@ -34,7 +34,6 @@ from dcfast.train.journal import append_records, drop_later_lines
 from dcfast.train.learner import Learner
 from dcfast.train.objective import NonFiniteLossError, WatchedLoss
 from dcfast.train.ranks import Ranks
-from dcfast.train.settings import Identity, TrainSettings
 from dcfast.uids.sets import uid_format
 
 if TYPE_CHECKING:
@@ -68,8 +67,8 @@ class _StretchData:
 
     def __init__(self, trainer: Trainer, steps: int) -> None:
         self._trainer = trainer
-        self.num_batches = steps * trainer.spec.accumulation
-        self.num_samples = steps * trainer.spec.global_batch
+        self.num_batches = steps * trainer.settings.accumulation
+        self.num_samples = steps * trainer.recipe.global_batch
         self.dataloader = self
 
     def set_epoch(self, epoch: int) -> None:
@@ -78,7 +77,7 @@ class _StretchData:
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         trainer = self._trainer
         for number in range(self.num_batches):
-            micro = number % trainer.spec.accumulation
+            micro = number % trainer.settings.accumulation
             if number and not micro:
                 trainer.begun()
             if not trainer.all_ready(micro, first=number == 0):
@@ -88,45 +87,39 @@ class _StretchData:
             yield trainer.learner.normalised(images), batch.tokens
 
 
-@dataclass
 class Trainer:
     """One rank of a training, from ``step`` to ``steps``.
 
-    Attributes:
+    Args:
+        folder: ``OUT/train``.
         workers: processes that make batches.
         on_step: called with the number of each step as it is taken.
         begun: called when the first step of this start is done.
-        step: steps done.   notes: of the summary.
+    Attributes:
+        step: steps done.   notes: for the summary.
     """
 
-    settings: TrainSettings
-    spec: BatchSpec
-    ranks: Ranks
-    identity: Identity
-    learner: Learner
-    control: Control
-    workers: int
-    on_step: Callable[[int], None]
-    begun: Callable[[], None]
-    step: int = 0
-    batches: Feed | None = None
-    notes: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.folder, self.recipe = self.control.folder, self.settings.recipe()
+    def __init__(
+        self, spec: BatchSpec, ranks: Ranks, folder: Path, learner: Learner, workers: int,
+        on_step: Callable[[int], None], begun: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self.spec, self.settings, self.recipe = spec, spec.settings, spec.recipe
+        self.ranks, self.folder, self.learner, self.workers = ranks, folder, learner, workers
+        self.on_step, self.begun = on_step, begun
+        self.identity = self.settings.identity([source.fingerprint for source in spec.sources])
+        self.control = Control(spec, ranks, folder)
         self.steps = num_steps(self.recipe.samples_seen, self.recipe.global_batch)
         self.epochs = boundaries(self.steps, self.recipe.checkpoints)
-        self._recent: deque[Batch] = deque(maxlen=2 * self.spec.accumulation)
-        self._log: list[LogLine] = []
+        self.step = 0
+        self.notes: list[str] = []
+        self.batches: Feed | None = None
+        self._recent: deque[Batch] = deque(maxlen=2 * self.settings.accumulation)
         self._clock = time.monotonic()
         self._spoke: tuple[float, int] | None = None
         self._began = (0.0, 0)
         self._stepped = self._resumed_at = 0  # steps begun, and those done before this start
         self._buffers: dict[str, torch.Tensor] = {}  # of the model, as the step began
-        self._on_ranks = [self._ranks_now()]
-
-    def _ranks_now(self) -> RankCount:
-        return RankCount(first_step=self.step, world_size=self.ranks.world_size, accumulation=self.spec.accumulation)
+        self._on_ranks: list[RankCount] = []
 
     # --- data -------------------------------------------------------------------------------------------------------
     def take(self) -> Batch:
@@ -145,15 +138,16 @@ class Trainer:
         """Goes on from the latest whole checkpoint, if there is one; what was logged after it is forgotten."""
         latest, notes = self.ranks.on_first(lambda: latest_checkpoint(self.folder / "checkpoints", self.epochs))
         self.notes += notes
+        before: list[RankCount] = []
         if latest is not None:
             with self.ranks.together():
                 done = load_checkpoint(latest, self.recipe.model, self.learner, self.identity)
-            self.step = done.step
+            self.step, before = done.step, done.ranks
             self.control.resume(done.step, done.samples_seen, done.replaced)
-            self._resume_ranks(done.ranks)
-            if self.ranks.rank == 0:
-                _LOG.info("resuming after step %d from %s", self.step, latest.name)
+        self._resume_ranks(before)
         if self.ranks.rank == 0:
+            if latest is not None:
+                _LOG.info("resuming after step %d from %s", self.step, latest.name)
             drop_later_lines(self.folder / "log.jsonl", self.step)
             # there may have been more ranks before; they number steps from 0
             for path in [*self.folder.glob("replaced-*.jsonl"), *self.folder.glob("refused-*.jsonl")]:
@@ -164,14 +158,15 @@ class Trainer:
 
     def _resume_ranks(self, before: list[RankCount]) -> None:
         """Notes where another number of ranks goes on: the samples are the same, the weights not quite."""
-        now = self._ranks_now()
-        same = before and (before[-1].world_size, before[-1].accumulation) == (now.world_size, now.accumulation)
-        self._on_ranks = before if before and (same or self.step >= self.steps) else [*before, now]
+        now = RankCount(self.step, self.ranks.world_size, self.settings.accumulation)
+        ended = self.step == self.steps
+        goes_on = before and (ended or (before[-1].ranks, before[-1].accumulation) == (now.ranks, now.accumulation))
+        self._on_ranks = before if goes_on else [*before, now]
         for earlier, later in pairwise(self._on_ranks):
             self.notes.append(
-                f"steps up to {later.first_step} on {earlier.world_size} ranks with {earlier.accumulation} "
-                f"micro-batches, from then on on {later.world_size} with {later.accumulation}: the samples are those "
-                "of any number of ranks; the weights are neither's exactly"
+                f"steps up to {later.first_step} on {earlier.ranks} ranks with {earlier.accumulation} micro-batches, "
+                f"from then on on {later.ranks} with {later.accumulation}: the samples are those of any number of "
+                "ranks; the weights are neither's exactly"
             )
             if self.ranks.rank == 0:
                 _LOG.warning("%s", self.notes[-1])
@@ -193,11 +188,8 @@ class Trainer:
         ends = set(self.epochs.values())
         if self.settings.save_every_steps is not None:
             ends |= set(range(self.settings.save_every_steps, self.steps, self.settings.save_every_steps))
-        device = self.ranks.device
         self._resumed_at = saved = self.step
-        self.batches = iterate_batches(
-            self.spec, self.step, self.steps, self.workers, pin_memory=device != "cpu", device=device
-        )
+        self.batches = iterate_batches(self.spec, self.step, self.steps, self.workers, self.ranks.device)
         with postponed() as self.control.asked:
             for end in sorted(e for e in ends if e > self.step):
                 while self.step < end:
@@ -244,9 +236,9 @@ class Trainer:
         step = self._stepped
         self.control.begin(step)
         # what a model draws itself (patch dropout) begins anew with each step: no matter where training was resumed
-        torch.manual_seed(((self.spec.seed << 20) + (step << 8) + self.ranks.rank) & ((1 << 63) - 1))
+        torch.manual_seed(((self.settings.seed << 20) + (step << 8) + self.ranks.rank) & ((1 << 63) - 1))
         self._stepped += 1
-        if self.spec.accumulation > 1:  # batch statistics follow each micro-batch, all else the whole step
+        if self.settings.accumulation > 1:  # batch statistics follow each micro-batch, all else the whole step
             self._buffers = {name: buffer.clone() for name, buffer in self.learner.bare.named_buffers()}
 
     def _forget_step(self) -> None:
@@ -260,17 +252,17 @@ class Trainer:
         from open_clip_train.scheduler import cosine_lr
         from open_clip_train.train import train_one_epoch
 
-        first, learner = self.step, self.learner
+        first, learner, recipe = self.step, self.learner, self.recipe
         self._stepped = first
-        cosine = cosine_lr(learner.optimizer, self.recipe.learning_rate, self.recipe.warmup_steps, self.steps)
+        cosine = cosine_lr(learner.optimizer, recipe.learning_rate, recipe.warmup_steps, self.steps)
         watched = WatchedLoss(
-            learner.loss, self.spec.accumulation, first, lambda step, scale: self._after(step, scale, watched)
+            learner.loss, self.settings.accumulation, first, lambda step, scale: self._after(step, scale, watched)
         )
         arguments = Namespace(
             device=self.ranks.device,
-            precision=self.recipe.precision,
+            precision=recipe.precision,
             distill=False,
-            accum_freq=self.spec.accumulation,
+            accum_freq=self.settings.accumulation,
             skip_scheduler=False,
             grad_clip_norm=None,
             horovod=False,
@@ -281,24 +273,16 @@ class Trainer:
             log_every_n_steps=max(1, end - first),
             wandb=False,
         )
-        data = {"train": _StretchData(self, end - first)}
+        data, optimizer = {"train": _StretchData(self, end - first)}, learner.optimizer
         try:
             train_one_epoch(
-                learner.model,
-                data,
-                watched,
-                0,
-                learner.optimizer,
-                learner.scaler,
-                lambda step: cosine(first + step),
-                None,
+                learner.model, data, watched, 0, optimizer, learner.scaler, lambda step: cosine(first + step), None,
                 arguments,
-            )
+            )  # fmt: skip
             watched.check()
         except NonFiniteLossError as error:
             raise self._stopped(error) from None
         self.step = self._stepped
-        self._write_log()
 
     def _after(self, step: int, scale: torch.Tensor, watched: WatchedLoss) -> None:
         """Once a step, after its loss and before its gradients."""
@@ -313,19 +297,17 @@ class Trainer:
         [loss] = self.ranks.sums([watched.mean(step)])
         watched.values.clear()
         if self.ranks.rank == 0:
-            self._log.append(
-                LogLine(
-                    step=done,
-                    samples_seen=self.control.samples_seen,
-                    loss=loss / self.ranks.world_size,
-                    learning_rate=self.learner.optimizer.param_groups[0]["lr"],
-                    logit_scale=float(scale.detach()),
-                    replaced=self.control.replaced,
-                    world_size=self.ranks.world_size,
-                    seconds=round(now - self._clock, 3),
-                )
+            line = LogLine(
+                step=done,
+                samples_seen=self.control.samples_seen,
+                loss=loss / self.ranks.world_size,
+                learning_rate=self.learner.optimizer.param_groups[0]["lr"],
+                logit_scale=float(scale.detach()),
+                replaced=self.control.replaced,
+                world_size=self.ranks.world_size,
+                seconds=round(now - self._clock, 3),
             )
-            self._write_log()
+            append_records(self.folder / "log.jsonl", [line])
         self._clock = now
 
     def _say_progress(self, done: int) -> None:
@@ -340,20 +322,16 @@ class Trainer:
                 "  train: step %d of %d, %.0f samples/s, about %.0f s left%s",
                 done,
                 self.steps,
-                rate * self.spec.global_batch,
+                rate * self.recipe.global_batch,
                 (self.steps - done) / rate,
                 f"; {self.control.replaced:,} samples replaced" if self.control.replaced else "",
             )
-
-    def _write_log(self) -> None:
-        append_records(self.folder / "log.jsonl", self._log)
-        self._log.clear()
 
     def _stopped(self, error: NonFiniteLossError) -> NonFiniteLossError:
         """Saves the uids of the batches that may be to blame, and says where."""
         path = self.folder / f"nonfinite-{self.ranks.rank:05d}.json"
         # the batch that the loss was of; on a GPU the loss is looked at one step later
-        batches = list(self._recent)[-self.spec.accumulation if self.ranks.device == "cpu" else 0 :]
+        batches = list(self._recent)[-self.settings.accumulation if self.ranks.device == "cpu" else 0 :]
         uids = [text for batch in batches for text in uid_format(batch.uids, as_list=True, threads=1)]
         write_json(path, {"step": error.step, "rank": self.ranks.rank, "problem": str(error), "uids": uids})
         return NonFiniteLossError(

@@ -1,45 +1,28 @@
-"""The ranks of a training: which one this process is, how they meet, and what they tell each other.
-
-Who starts the ranks tells each its number by the environment; ``place_of`` is the one reader of it. What it does not
-tell, which ranks share a machine, they tell each other.
-"""
+"""The ranks of a training: how they meet, and what they tell each other."""
 
 from __future__ import annotations
 
 import gc
 import hashlib
 import importlib.util
-import os
-import re
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
 
 import dcfast
 from dcfast.errors import DcfastError, MissingDependencyError, RunError, first_line
 from dcfast.train.meeting import meet
+from dcfast.train.place import Place
 from dcfast.train.settings import differences
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-__all__ = [
-    "LAUNCHER",
-    "TOLD",
-    "PeerLostError",
-    "Place",
-    "Ranks",
-    "check_world_size",
-    "code_version",
-    "join_ranks",
-    "lost_peer",
-    "place_of",
-    "world_sizes",
-]
+__all__ = ["LAUNCHER", "TOLD", "PeerLostError", "Ranks", "code_version", "join_ranks", "lost_peer"]
 
 LAUNCHER = "DCFAST_LAUNCHER"
 """The process that started them: they end with it, and it says what became of them."""
@@ -48,142 +31,8 @@ TOLD = "rank 0 says it"
 T = TypeVar("T")
 
 
-class _Variables(NamedTuple):
-    """The environment's names for a rank, the number of ranks, the rank among those of its machine, their number."""
-
-    rank: str
-    sizes: tuple[str, ...]
-    local_rank: str
-    local_size: str
-
-
-# never mixed: one that starts another leaves its own variables to it
-_STARTERS = {
-    "torchrun": _Variables("RANK", ("WORLD_SIZE",), "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
-    "Open MPI": _Variables(
-        "OMPI_COMM_WORLD_RANK", ("OMPI_COMM_WORLD_SIZE",), "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"
-    ),
-    "MVAPICH2": _Variables(
-        "MV2_COMM_WORLD_RANK", ("MV2_COMM_WORLD_SIZE",), "MV2_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_SIZE"
-    ),
-    "Slurm": _Variables("SLURM_PROCID", ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"), "SLURM_LOCALID", ""),
-    "MPI": _Variables("PMI_RANK", ("PMI_SIZE",), "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
-    "PMIx": _Variables("PMIX_RANK", (), "", ""),
-}  # fmt: skip
-_SLURM_NODE = re.compile(r"(\d+)(?:\(x(\d+)\))?")
-
-
 class PeerLostError(RunError):
     """Another rank has gone; what happened is in its own message."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """What the environment says of this process: its rank among ``size``, and among those of its machine.
-
-    Attributes:
-        local_rank, local_size: the rank among those of its machine, and their number; None where it does not say.
-    """
-
-    rank: int = 0
-    size: int = 1
-    local_rank: int | None = 0
-    started_by: str = ""
-    local_size: int | None = None
-
-
-def place_of(environment: Mapping[str, str] | None = None) -> Place:
-    """Which rank this process is: by torchrun, Open MPI, MVAPICH2, Slurm or another MPI, in that order; else the only
-    one.
-
-    A program in a batch script of Slurm, outside of ``srun``, is one process however many tasks the job has. A rank of
-    0 without a number of ranks is one process too: it says of none other.
-
-    Raises:
-        ValueError: the variables contradict each other, or are no numbers; there are other ranks, but not how many.
-    """
-    values = os.environ if environment is None else environment
-    place = next((place for starter in _STARTERS if (place := _place_by(starter, values)) is not None), Place())
-    if place.size > 1:
-        return place
-    for starter, names in _STARTERS.items():
-        if any(values.get(name) for name in names.sizes) or _in_batch_script(starter, values):
-            continue
-        for name, alone in ((names.rank, 0), (names.local_rank, 0), (names.local_size, 1)):
-            if values.get(name) and _number(values, name) > alone:
-                missing = " or ".join(names.sizes) or "how many there are"
-                raise ValueError(
-                    f"{name}={values[name]} says that there are other ranks, but {missing} is not set: it would train "
-                    f"alone. Start all of them by {starter}, or export it; for one process unset {name}"
-                )
-    return place
-
-
-def _place_by(starter: str, values: Mapping[str, str]) -> Place | None:
-    """What the variables of one starter say; None where they do not say how many ranks there are."""
-    names = _STARTERS[starter]
-    size_name = next((name for name in names.sizes if values.get(name)), None)
-    if size_name is None or _in_batch_script(starter, values):
-        return None
-    size = _number(values, size_name)
-    if not values.get(names.rank):
-        if size == 1:
-            return Place(started_by=starter)
-        raise ValueError(f"{size_name} says {size} ranks, but {names.rank} is not set: which of them is this?")
-    rank = _number(values, names.rank)
-    if not 0 <= rank < size:
-        raise ValueError(f"{names.rank}={rank} does not fit {size_name}={size}; expected 0 to {size - 1}")
-    if size == 1:
-        return Place(started_by=starter)
-    local_rank = _number(values, names.local_rank) if values.get(names.local_rank) else None
-    local_size = _number(values, names.local_size) if values.get(names.local_size) else None
-    if starter == "Slurm":
-        local_size = _tasks_of_node(values)
-    if local_size is not None and not (local_rank or 0) < local_size <= size:
-        local_size = None  # of something larger: a job of which this is a step
-    return Place(rank, size, local_rank, starter, local_size)
-
-
-def _in_batch_script(starter: str, values: Mapping[str, str]) -> bool:
-    return starter == "Slurm" and "SLURM_JOB_ID" in values and "SLURM_STEP_ID" not in values
-
-
-def _number(values: Mapping[str, str], name: str) -> int:
-    text = values.get(name, "")
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"environment variable {name} must be a whole number; got {text!r}") from None
-
-
-def _tasks_of_node(values: Mapping[str, str]) -> int | None:
-    """How many tasks Slurm started on this node: ``2(x3),1`` are two on each of three nodes, and one on the fourth."""
-    name = next((n for n in ("SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE") if values.get(n)), None)
-    node = values.get("SLURM_NODEID", "")
-    if name is None or not node.isdecimal():
-        return None  # SLURM_NTASKS_PER_NODE is what was asked for: a limit, not a count
-    counts: list[int] = []
-    for part in values[name].split(","):
-        match = _SLURM_NODE.fullmatch(part.strip())
-        if match is None:
-            return None
-        counts += [int(match[1])] * min(int(match[2] or 1), 1 << 16)
-    return counts[int(node)] if int(node) < len(counts) else None
-
-
-def world_sizes(global_batch: int, accumulation: int, most: int = 4096) -> list[int]:
-    """Numbers of ranks that divide a global batch exactly."""
-    return [n for n in range(1, min(most, global_batch) + 1) if global_batch % (n * accumulation) == 0]
-
-
-def check_world_size(global_batch: int, size: int, accumulation: int) -> None:
-    """ValueError where a number of ranks does not divide the batch; it lists those that do."""
-    if global_batch % (size * accumulation):
-        sizes = ", ".join(map(str, world_sizes(global_batch, accumulation)))
-        raise ValueError(
-            f"global batch {global_batch} does not divide among {size} ranks x accumulation {accumulation}; "
-            f"numbers of ranks that do: {sizes or 'none'}"
-        )
 
 
 def code_version() -> str:
@@ -246,6 +95,9 @@ class Ranks:
             error.add_note(TOLD)
         return error
 
+    def fail(self, message: str) -> NoReturn:
+        raise self.known(RunError(message))
+
     def gather(self, value: T) -> list[T]:
         """What every rank holds, by rank, on every rank."""
         if self.world_size == 1:
@@ -287,11 +139,9 @@ class Ranks:
         everyone = self.gather(facts)
         for rank, theirs in enumerate(everyone):
             for name, first, other in differences(everyone[0], theirs):
-                raise self.known(
-                    RunError(
-                        f"the ranks of a training differ in {name}: {first!r} on rank 0, {other!r} on rank {rank}. "
-                        "Start all of them by the same command, with the same code"
-                    )
+                self.fail(
+                    f"the ranks of a training differ in {name}: {first!r} on rank 0, {other!r} on rank {rank}. "
+                    "Start all of them by the same command, with the same code"
                 )
 
     def check_gpus(self, mine: list[str]) -> None:
@@ -304,11 +154,9 @@ class Ranks:
         for rank, (machine, gpu) in enumerate(everyone):
             first = everyone.index([machine, gpu])
             if gpu and first != rank:
-                raise self.known(
-                    RunError(
-                        f"ranks {first} and {rank} would both train on one GPU of {machine}: start as many ranks on a "
-                        "machine as it has GPUs, and tell each its LOCAL_RANK or show it its own GPU"
-                    )
+                self.fail(
+                    f"ranks {first} and {rank} would both train on one GPU of {machine}: start as many ranks on a "
+                    "machine as it has GPUs, and tell each its LOCAL_RANK or show it its own GPU"
                 )
 
     def leave(self, failed: bool = False) -> None:
@@ -332,7 +180,7 @@ def lost_peer(error: RuntimeError, ranks: Ranks) -> bool:
     return isinstance(error, DistError) or "gloo" in str(error).lower()
 
 
-def join_ranks(device: str, place: Place | None = None) -> Ranks:
+def join_ranks(device: str, place: Place) -> Ranks:
     """This process among the ranks, in a process group that is there or made here.
 
     Args:
@@ -355,7 +203,6 @@ def join_ranks(device: str, place: Place | None = None) -> Ranks:
     if on_gpu and not torch.cuda.is_available():
         raise ValueError("device 'cuda': torch finds no GPU here; use device 'cpu'")
     exists = dist.is_available() and dist.is_initialized()
-    place = place or place_of()
     if exists and (place.rank, place.size) != (dist.get_rank(), dist.get_world_size()):
         place = Place(dist.get_rank(), dist.get_world_size(), None)
     if place.size == 1:

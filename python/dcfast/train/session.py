@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,14 +23,14 @@ from dcfast.storage.published import without_places
 from dcfast.storage.records import as_record, plain
 from dcfast.train.batch import BatchSpec
 from dcfast.train.batches import BatchMaker
-from dcfast.train.control import Control
 from dcfast.train.dali import DaliDecoder, require_dali
 from dcfast.train.failures import worker_death
 from dcfast.train.heartbeat import Heartbeat, end_process
-from dcfast.train.learner import Learner, create_learner
+from dcfast.train.learner import create_learner
 from dcfast.train.loop import Trainer
+from dcfast.train.place import check_world_size, place_of
 from dcfast.train.precision import warn_of_slow_precision
-from dcfast.train.ranks import PeerLostError, Ranks, check_world_size, code_version, join_ranks, lost_peer, place_of
+from dcfast.train.ranks import PeerLostError, Ranks, code_version, join_ranks, lost_peer
 from dcfast.train.replaced import Refusal
 from dcfast.train.settings import TrainSettings
 from dcfast.train.source import OpenSource, SourceFiles, prepare_source
@@ -97,50 +97,16 @@ def _only_one(settings: TrainSettings, ranks: Ranks) -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True)
-class _Source:
-    files: SourceFiles
-    fingerprint: str
-
-
-def _prepare(settings: TrainSettings, folder: Path, ranks: Ranks) -> list[_Source]:
-    """The sources, made by rank 0 and known to all."""
-
-    def prepare() -> list[_Source]:
-        files = [prepare_source(s, folder / "sources", i) for i, s in enumerate(settings.sources)]
-        return [_Source(f, OpenSource(f).fingerprint()) for f in files]
-
-    sources = ranks.on_first(prepare)
-    total, batch = sum(source.files.count for source in sources), settings.recipe().global_batch
+def _prepare(settings: TrainSettings, folder: Path) -> tuple[SourceFiles, ...]:
+    """The sources, ready to be opened by any process."""
+    files = [prepare_source(source, folder / "sources", i) for i, source in enumerate(settings.sources)]
+    total, batch = sum(f.count for f in files), settings.recipe().global_batch
     if total < batch:
-        raise ranks.known(
-            SubsetError(
-                f"the sources hold {total} samples, fewer than one batch of {batch}; "
-                "a batch must not repeat a sample for want of others: choose a looser filter"
-            )
+        raise SubsetError(
+            f"the sources hold {total} samples, fewer than one batch of {batch}; "
+            "a batch must not repeat a sample for want of others: choose a looser filter"
         )
-    return sources
-
-
-def _batch_spec(settings: TrainSettings, sources: list[_Source], ranks: Ranks, learner: Learner) -> BatchSpec:
-    recipe = settings.recipe()
-    size = learner.bare.visual.image_size
-    return BatchSpec(
-        sources=tuple(source.files for source in sources),
-        weights=tuple(s.weight for s in settings.sources),
-        model=recipe.model,
-        image_size=int(size[0] if isinstance(size, (tuple, list)) else size),
-        global_batch=recipe.global_batch,
-        accumulation=settings.accumulation,
-        world_size=ranks.world_size,
-        rank=ranks.rank,
-        seed=settings.seed,
-        crop_scale=recipe.crop_scale,
-        resample=settings.resample,
-        block=settings.block,
-        window=settings.window,
-        decoder=settings.decoder,
-    )
+    return tuple(replace(f, fingerprint=OpenSource(f).fingerprint()) for f in files)
 
 
 def _workers(settings: TrainSettings, ranks: Ranks) -> int:
@@ -160,27 +126,17 @@ def _train(settings: TrainSettings, ranks: Ranks, on_step: Callable[[int], None]
         warn_of_slow_precision(settings.recipe().precision, ranks.device)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    sources = _prepare(settings, folder, ranks)
+    sources = ranks.on_first(lambda: _prepare(settings, folder))
     learner = create_learner(settings, ranks)
-    spec = _batch_spec(settings, sources, ranks, learner)
+    spec = BatchSpec(settings, sources, learner.image_size, ranks.world_size, ranks.rank)
     heartbeat = _heartbeat(settings, folder, ranks)
-    trainer = Trainer(
-        settings=settings,
-        spec=spec,
-        ranks=ranks,
-        identity=settings.identity([source.fingerprint for source in sources]),
-        learner=learner,
-        control=Control(spec, ranks, folder, settings.save_every_minutes, settings.max_replaced, settings.rank_timeout),
-        workers=_workers(settings, ranks),
-        on_step=on_step,
-        begun=heartbeat.start,
-    )
+    trainer = Trainer(spec, ranks, folder, learner, _workers(settings, ranks), on_step, heartbeat.start)
     trainer.resume()
     resumed_at = trainer.step
     in_order = False
     try:
         trainer.run()
-        summary = ranks.on_first(lambda: _finish(trainer, sources, resumed_at, started))
+        summary = ranks.on_first(lambda: _finish(trainer, resumed_at, started))
         ranks.barrier()  # nobody leaves while another still talks to it
         in_order = True
         return summary
@@ -202,13 +158,13 @@ def _heartbeat(settings: TrainSettings, folder: Path, ranks: Ranks) -> Heartbeat
     return Heartbeat(folder / "heartbeat", start, ranks.rank, ranks.world_size, seconds, gone)
 
 
-def _finish(trainer: Trainer, sources: list[_Source], resumed_at: int, started: float) -> TrainingSummary:
+def _finish(trainer: Trainer, resumed_at: int, started: float) -> TrainingSummary:
     """On rank 0: writes the summary, and how long it took."""
-    summary = _summary(trainer, sources)
+    summary = _summary(trainer)
     write_json(trainer.folder / "summary.json", plain(summary))
     for note in _replaced(trainer):
         _LOG.warning("  train: %s", note)
-    samples, seconds = (trainer.steps - resumed_at) * trainer.spec.global_batch, time.monotonic() - started
+    samples, seconds = (trainer.steps - resumed_at) * trainer.recipe.global_batch, time.monotonic() - started
     if samples:
         refusals = _refusals(trainer)
         times = TrainingTimes(
@@ -230,7 +186,7 @@ def _refusals(trainer: Trainer) -> list[Refusal] | None:
     A picture is refused by one version of DALI and not by another, on a GPU and not without one, and a batch for want
     of memory: no part of the summary, which equal settings make equal.
     """
-    if trainer.spec.decoder != "dali":
+    if trainer.settings.decoder != "dali":
         return None
     paths = sorted(trainer.folder.glob("refused-*.jsonl"))
     return [refusal for path in paths for refusal in as_record(read_json_lines(path), list[Refusal], str(path))]
@@ -247,10 +203,10 @@ def _versions(decoder: str) -> dict[str, str]:
 
 def _decoder_difference(trainer: Trainer) -> DecoderDifference | None:
     """Over the pixels of 64 samples of the first step."""
-    if trainer.spec.decoder == "pil":
+    if trainer.settings.decoder == "pil":
         return None
     batch, reference = (
-        BatchMaker(replace(trainer.spec, decoder=name)).make(0, 0, 0, 64) for name in (trainer.spec.decoder, "pil")
+        BatchMaker(trainer.spec.decoded_by(name)).make(0, 0, 0, 64) for name in (trainer.settings.decoder, "pil")
     )
     if batch.encoded is not None:
         batch = DaliDecoder(trainer.spec.image_size, device=trainer.ranks.device).finish(batch, lambda: reference)
@@ -265,14 +221,14 @@ def _replaced(trainer: Trainer) -> list[str]:
     return [note] if count else []
 
 
-def _summary(trainer: Trainer, sources: list[_Source]) -> TrainingSummary:
+def _summary(trainer: Trainer) -> TrainingSummary:
     settings, recipe = trainer.settings, trainer.recipe
     out, log = Path(settings.out), trainer.folder / "log.jsonl"
     last = f"train/checkpoints/epoch_{recipe.checkpoints}.pt"
     saved = [f"train/checkpoints/epoch_{k}.pt" for k in sorted(trainer.epochs)]
     removed = [name for name in saved if not (out / name).is_file()]
     lines = as_record(read_json_lines(log), list[LogLine], str(log))
-    notes = [note for source in sources for note in source.files.notes] + trainer.notes
+    notes = [note for source in trainer.spec.sources for note in source.notes] + trainer.notes
     if removed:
         notes.append(f"checkpoints that somebody removed: {', '.join(removed)}")
     return TrainingSummary(
@@ -285,8 +241,8 @@ def _summary(trainer: Trainer, sources: list[_Source]) -> TrainingSummary:
         recipe_hash=settings.recipe_hash(),
         non_standard=settings.non_standard(),
         sources=[
-            TrainedSource(samples=source.files.count, fingerprint=source.fingerprint, weight=s.weight)
-            for source, s in zip(sources, settings.sources, strict=True)
+            TrainedSource(samples=files.count, fingerprint=files.fingerprint, weight=source.weight)
+            for files, source in zip(trainer.spec.sources, settings.sources, strict=True)
         ],
         checkpoint=last,
         checkpoint_sha256=sha256_file(out / last),

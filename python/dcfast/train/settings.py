@@ -17,19 +17,12 @@ from dcfast.storage.json_files import parse_json
 from dcfast.storage.paths import path_argument
 from dcfast.storage.records import Record
 
-__all__ = [
-    "RECIPE_FIELDS",
-    "Identity",
-    "TrainSettings",
-    "TrainSource",
-    "differences",
-    "parse_sources",
-    "recipe_departures",
-]
+__all__ = ["Identity", "TrainSettings", "TrainSource", "differences", "parse_sources", "recipe_departures"]
 
 RECIPE_FIELDS = tuple(f.name for f in fields(Scale) if f.name not in ("name", "pool_bytes", "gpu_hours"))
 """What ``TrainSettings.overrides`` may change; each change makes a training non-standard."""
-_LONG = sys.float_info.max  # not inf, which is no number of minutes
+PATH = {"metavar": "DIR", "parse": path_argument}
+_DURATION = {"least": 0, "most": sys.float_info.max}  # not inf, which is no number of minutes
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 PRECISIONS = ("fp32", "amp", "amp_bf16", "bf16", "fp16", "pure_bf16", "pure_fp16")
 
@@ -107,6 +100,12 @@ def _check_override(name: str, value: object, standard: object) -> None:
         raise ValueError(f"{name} must be {_KINDS[kind]}; got {value!r}")
 
 
+def _check_least_1(values: object, *names: str) -> None:
+    for name in names:
+        if getattr(values, name) < 1:
+            raise ValueError(f"{name} must be at least 1; got {getattr(values, name)}")
+
+
 def recipe_departures(standard: Scale, made: Scale) -> list[str]:
     """In words, which fields of a recipe are not those of its scale; empty where all are."""
     return [
@@ -126,13 +125,7 @@ class TrainSettings:
         The others are options: docs/options.md.
     """
 
-    out: str = option(
-        "",
-        "writes DIR/train; goes on with the training that is there",
-        metavar="DIR",
-        parse=path_argument,
-        required=True,
-    )
+    out: str = option("", "writes DIR/train; goes on with the training that is there", required=True, **PATH)
     sources: tuple[TrainSource, ...] = ()
     scale: str = option("tiny", "whose recipe is followed", choices=tuple(SCALES))
     overrides: Mapping[str, bool | int | float | str] = option(
@@ -155,11 +148,7 @@ class TrainSettings:
     block: int = 64
     window: int = 64
     save_every_minutes: float = option(
-        10.0,
-        "save a checkpoint every M minutes, too; the last two are kept; 0 = never",
-        metavar="M",
-        least=0,
-        most=_LONG,
+        10.0, "save a checkpoint every M minutes, too; the last two are kept; 0 = never", metavar="M", **_DURATION
     )
     save_every_steps: int | None = option(None, "the same every N steps", least=1)
     max_replaced: float = option(
@@ -174,8 +163,7 @@ class TrainSettings:
         60.0,
         "until training ends without a sign of life from a rank, or samples for it, but for the first step; 0 = never",
         metavar="SECONDS",
-        least=0,
-        most=_LONG,
+        **_DURATION,
     )
     workers: int | None = option(
         None,
@@ -191,9 +179,7 @@ class TrainSettings:
         check_options(self)
         if not self.sources:
             raise ValueError("sources must name at least one directory of shards, or index and subset")
-        for name in ("block", "window"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        _check_least_1(self, "block", "window")
         if not self.resample and len({s.weight for s in self.sources}) > 1:
             raise ValueError(
                 "weights of sources need resample=True; without it each sample comes as often as any other"
@@ -208,9 +194,7 @@ class TrainSettings:
         for name, value in self.overrides.items():
             _check_override(name, value, standard[name])
         made = Scale(**{**standard, **self.overrides})
-        for name in ("samples_seen", "global_batch", "checkpoints"):
-            if getattr(made, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(made, name)}")
+        _check_least_1(made, "samples_seen", "global_batch", "checkpoints")
         if made.samples_seen < made.global_batch:
             raise ValueError(f"samples_seen {made.samples_seen} is less than one batch of {made.global_batch}")
         if made.precision not in PRECISIONS:
@@ -226,18 +210,12 @@ class TrainSettings:
 
     def identity(self, sources: Sequence[str] = ()) -> Identity:
         """What training it is; with the fingerprints of its sources, where they are known."""
-        recipe = asdict(self.recipe())
+        recipe, values = asdict(self.recipe()), asdict(self)
         return Identity(
             recipe={name: recipe[name] for name in RECIPE_FIELDS},
-            scale=self.scale,
-            seed=self.seed,
-            resample=self.resample,
-            block=self.block,
-            window=self.window,
-            loss=self.loss,
-            decoder=self.decoder,
-            weights=[s.weight for s in self.sources],
+            weights=[source.weight for source in self.sources],
             sources=list(sources),
+            **{name: values[name] for name in ("scale", "seed", "resample", "block", "window", "loss", "decoder")},
         )
 
     def shared(self) -> object:

@@ -83,6 +83,7 @@ class SourceFiles:
         count: positions.
         name: for messages.
         notes: what among the shards was passed over, and what of them may hide samples, in words.
+        fingerprint: ``OpenSource.fingerprint``, where it is known.
     """
 
     segments: tuple[str, ...]
@@ -91,6 +92,7 @@ class SourceFiles:
     count: int
     name: str
     notes: tuple[str, ...] = ()
+    fingerprint: str = ""
 
 
 def prepare_source(source: TrainSource, work: Path, number: int) -> SourceFiles:
