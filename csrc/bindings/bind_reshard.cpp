@@ -41,10 +41,21 @@ class SegmentItem : public py::object {
   }
 };
 
+/// Name -> number; the stubs know the names.
+class Counts : public py::dict {
+ public:
+  using py::dict::dict;
+};
+
 }  // namespace
 }  // namespace dcfast::bindings
 
 namespace pybind11::detail {
+
+template <>
+struct handle_type_name<dcfast::bindings::Counts> {
+  static constexpr auto name = const_name("dcfast.resharding.records.ReshardReport");
+};
 
 template <typename T>
 struct handle_type_name<dcfast::bindings::Buffer<T>> {
@@ -190,7 +201,6 @@ class Segments {
   std::vector<SharedSegment> open_;
 };
 
-using Counts = py::typing::Dict<py::str, py::int_>;
 using Damage = std::tuple<py::bytes, std::uint64_t, bool, std::string>;
 using Write = py::typing::Callable<py::int_(py::memoryview)>;
 
@@ -286,7 +296,7 @@ class BoundShards {
 };
 
 /// The fields of ShardContents, in order.
-using Contents = std::tuple<Array<Uid>, Array<std::uint64_t>, Array<std::uint32_t>, std::vector<py::bytes>, Array<std::uint64_t>,
+using Contents = std::tuple<Array<Uid>, Array<std::uint64_t>, Array<std::uint32_t>, std::vector<py::str>, Array<std::uint64_t>,
                             Array<std::int64_t>, Array<std::uint32_t>, Array<std::uint64_t>, Array<std::uint64_t>, Array<std::uint8_t>,
                             Array<std::uint64_t>>;
 
@@ -297,8 +307,10 @@ Contents contents_of(const BoundShards& bound, std::size_t k, bool check) {
     if (check) shards.check_planned(k, found);
     return found;
   });
-  std::vector<py::bytes> sources;
-  for (const std::string& path : shard.sources) sources.emplace_back(path);
+  std::vector<py::str> sources;
+  for (const std::string& path : shard.sources) {
+    sources.push_back(py::reinterpret_steal<py::str>(PyUnicode_DecodeFSDefaultAndSize(path.data(), static_cast<py::ssize_t>(path.size()))));
+  }
   return {own(std::move(shard.uid)), own(std::move(shard.copy)), own(std::move(shard.member_sample)), std::move(sources),
                         own(std::move(shard.source_size)), own(std::move(shard.source_mtime_ns)), own(std::move(shard.source)),
                         own(std::move(shard.offset)), own(std::move(shard.size)), own(std::move(shard.names)),
@@ -310,34 +322,6 @@ std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t> write_pla
   const PlannedShards& shards = bound.at(k);
   const auto done = enter_core([&](const Poll& poll) { return shards.write(k, out_path, threads, check_mtime, poll); });
   return {done.samples, done.members, done.payload_bytes, done.tar_bytes};
-}
-
-py::bytes first_copies(const Buffer<Uid>& uids, const Buffer<std::uint64_t>& ids, const Buffer<std::uint64_t>& multiplicity) {
-  const Items<Uid> uid(uids, "uids");
-  const Items<std::uint64_t> id(ids, "ids");
-  const Items<std::uint64_t> count(multiplicity, "multiplicity");
-  if (uid.span().size() != id.span().size() || id.span().size() != count.span().size()) {
-    throw py::value_error("uids, ids and multiplicity must have one length");
-  }
-  return bytes_of(enter_core([&](const Poll&) {
-    std::vector<RowCopies> rows;
-    for (std::size_t i = 0; i < uid.span().size(); ++i) rows.push_back({uid.span()[i], id.span()[i], count.span()[i]});
-    return dcfast::first_copies(std::move(rows));
-  }));
-}
-
-/// Rows of (n,) u64 whose uid stands in the subset, and how often.
-std::tuple<Array<std::uint64_t>, Array<std::uint64_t>> select_rows(const Buffer<Uid>& uids, const Buffer<std::uint64_t>& rows,
-                                                                   const Buffer<Uid>& subset) {
-  const Items<Uid> uid(uids, "uids");
-  const Items<std::uint64_t> row(rows, "rows");
-  const Items<Uid> sorted(subset, "subset");
-  if (uid.span().size() != row.span().size()) throw py::value_error("uids and rows must have one length");
-  SelectedRows selected;
-  selected.uid.assign(uid.span().begin(), uid.span().end());
-  selected.row.assign(row.span().begin(), row.span().end());
-  enter_core([&](const Poll& poll) { dcfast::select_rows(sorted.span(), selected, 0, poll); });
-  return {own(std::move(selected.row)), own(std::move(selected.multiplicity))};
 }
 
 std::tuple<Array<std::uint64_t>, Array<std::uint64_t>, Array<std::uint64_t>> shuffled_places(const Buffer<std::uint64_t>& rows, std::uint64_t seed, std::uint64_t first, std::uint64_t count) {
@@ -355,6 +339,7 @@ void bind_reshard(py::module_& m) {
            }),
            py::arg("path"), py::arg("check"))
       .def("__len__", [](const UidFile& file) { return file.uids().size(); })
+      .def("view", [](const py::object& file) { return py::memoryview(file); })
       .def_buffer([](UidFile& file) {
         const auto bytes = std::as_bytes(file.uids());
         return py::buffer_info(const_cast<std::uint8_t*>(reinterpret_cast<const std::uint8_t*>(bytes.data())),
@@ -386,22 +371,6 @@ void bind_reshard(py::module_& m) {
         return own(enter_core([&](const Poll& poll) { return shards.row_ids(k, poll); }));
       }, py::arg("k"))
       .def("write", &write_planned, py::arg("k"), py::arg("out_path"), py::kw_only(), py::arg("threads"), py::arg("check_mtime"));
-  py::class_<ShardCutter>(m, "ShardCutter")
-      .def(py::init<std::uint64_t, std::uint64_t>(), py::arg("shard_size"), py::arg("max_bytes"))
-      .def("add", [](ShardCutter& cutter, std::uint32_t segment, const Buffer<std::uint64_t>& rows, const Buffer<std::uint64_t>& multiplicity,
-                     const Buffer<std::uint64_t>& payload, const Buffer<std::uint64_t>& members, const Buffer<std::uint64_t>& tar) {
-        const Items<std::uint64_t> row(rows, "rows"), count(multiplicity, "multiplicity"), payload_bytes(payload, "payload"),
-            member_count(members, "members"), tar_bytes(tar, "tar");
-        for (const auto* column : {&count, &payload_bytes, &member_count, &tar_bytes}) {
-          if (column->span().size() != row.span().size()) throw py::value_error("the columns must have one length");
-        }
-        for (std::size_t i = 0; i < row.span().size(); ++i) {
-          cutter.add(segment, row.span()[i], count.span()[i], {member_count.span()[i], payload_bytes.span()[i], tar_bytes.span()[i]});
-        }
-      }, py::arg("segment"), py::arg("rows"), py::arg("multiplicity"), py::arg("payload"), py::arg("members"), py::arg("tar"))
-      .def("finish", [](ShardCutter& cutter) { return bytes_of(std::move(cutter).finish()); });
-  m.def("first_copies", &first_copies, py::arg("uids"), py::arg("ids"), py::arg("multiplicity"));
-  m.def("select_rows", &select_rows, py::arg("uids"), py::arg("rows"), py::arg("subset"));
   m.def("repeated_uids", [](const Buffer<UidRecord>& records) {
     const Items<UidRecord> items(records, "records");
     return own(enter_core([&](const Poll&) { return dcfast::repeated_uids(items.span()); }));

@@ -8,20 +8,18 @@ import collections.abc
 import typing
 
 import dcfast._core.index
+import dcfast.resharding.records
 import numpy
 import numpy.typing
 
 __all__: list[str] = [
     "PlannedShards",
     "ReshardPlan",
-    "ShardCutter",
     "UidFile",
-    "first_copies",
     "permuted",
     "plan_reshard",
     "repeated_uids",
     "sample_member_names",
-    "select_rows",
     "shuffled_places",
     "tar_member_header",
     "write_shard",
@@ -30,12 +28,13 @@ __all__: list[str] = [
 class UidFile:
     def __init__(self, path: bytes | str, check: bool) -> None: ...
     def __len__(self) -> int: ...
+    def view(self) -> memoryview: ...
 
 class ReshardPlan:
     @property
     def chosen_shards(self) -> int: ...
     @property
-    def counts(self) -> dict[str, int]: ...
+    def counts(self) -> dcfast.resharding.records.ReshardReport: ...
     @property
     def cuts(self) -> bytes: ...
     @property
@@ -73,7 +72,7 @@ class PlannedShards:
         numpy.typing.NDArray[numpy.void],
         numpy.typing.NDArray[numpy.uint64],
         numpy.typing.NDArray[numpy.uint32],
-        list[bytes],
+        list[str],
         numpy.typing.NDArray[numpy.uint64],
         numpy.typing.NDArray[numpy.int64],
         numpy.typing.NDArray[numpy.uint32],
@@ -87,24 +86,6 @@ class PlannedShards:
         self, k: typing.SupportsIndex, out_path: bytes | str, *, threads: typing.SupportsIndex, check_mtime: bool
     ) -> tuple[int, int, int, int]: ...
 
-class ShardCutter:
-    def __init__(self, shard_size: typing.SupportsIndex, max_bytes: typing.SupportsIndex) -> None: ...
-    def add(
-        self,
-        segment: typing.SupportsIndex,
-        rows: bytes | UidFile | numpy.typing.NDArray[numpy.uint64] | None,
-        multiplicity: bytes | UidFile | numpy.typing.NDArray[numpy.uint64] | None,
-        payload: bytes | UidFile | numpy.typing.NDArray[numpy.uint64] | None,
-        members: bytes | UidFile | numpy.typing.NDArray[numpy.uint64] | None,
-        tar: bytes | UidFile | numpy.typing.NDArray[numpy.uint64] | None,
-    ) -> None: ...
-    def finish(self) -> bytes: ...
-
-def first_copies(
-    uids: bytes | UidFile | numpy.typing.NDArray[numpy.void] | None,
-    ids: bytes | UidFile | numpy.typing.NDArray[numpy.uint64] | None,
-    multiplicity: bytes | UidFile | numpy.typing.NDArray[numpy.uint64] | None,
-) -> bytes: ...
 def permuted(
     n: typing.SupportsIndex,
     seed: typing.SupportsIndex,
@@ -136,11 +117,6 @@ def sample_member_names(
     member_ext: numpy.typing.NDArray[numpy.uint32],
     exts: collections.abc.Sequence[bytes | str],
 ) -> tuple[numpy.typing.NDArray[numpy.uint8], numpy.typing.NDArray[numpy.uint64]]: ...
-def select_rows(
-    uids: bytes | UidFile | numpy.typing.NDArray[numpy.void] | None,
-    rows: bytes | UidFile | numpy.typing.NDArray[numpy.uint64] | None,
-    subset: bytes | UidFile | numpy.typing.NDArray[numpy.void] | None,
-) -> tuple[numpy.typing.NDArray[numpy.uint64], numpy.typing.NDArray[numpy.uint64]]: ...
 def shuffled_places(
     rows: bytes | UidFile | numpy.typing.NDArray[numpy.uint64] | None,
     seed: typing.SupportsIndex,

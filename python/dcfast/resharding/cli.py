@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE
@@ -15,6 +15,9 @@ from dcfast.process.shared_options import UID_FROM
 from dcfast.process.terminal import say
 from dcfast.resharding.run import reshard
 from dcfast.storage.paths import not_left_empty, path_argument
+
+if TYPE_CHECKING:
+    from dcfast.resharding.records import ReshardReport
 
 __all__ = ["ReshardOptions", "main", "parse_arguments", "parser"]
 
@@ -162,20 +165,21 @@ def _main(args: ReshardOptions) -> int:
         )
     for note in report.get("notes", []):
         say(f"warning: {note}", error=True)
-    for damage in report.get("damage", [])[:_MOST_WARNINGS]:
+    damages = report.get("damage", [])
+    for damage in damages[:_MOST_WARNINGS]:
         say(
             f"warning: input shard {damage['shard']!r} is damaged at byte {damage['offset']}: {damage['message']}; "
             "samples behind that may be missing in the output",
             error=True,
         )
-    if (more := len(report.get("damage", [])) - _MOST_WARNINGS) > 0:
+    if (more := len(damages) - _MOST_WARNINGS) > 0:
         say(f"warning: {more} more damages of input shards", error=True)
     if not args.quiet:
         _print_report(report, args)
     return DONE
 
 
-def _print_report(report: dict[str, Any], args: ReshardOptions) -> None:
+def _print_report(report: ReshardReport, args: ReshardOptions) -> None:
     done = "would write" if args.dry_run else "wrote"
     size = report["tar_bytes"] / 1e9
     say(f"{done} {report['output_count']} samples in {report['output_shard_count']} shards, {size:.3f} GB")
@@ -183,17 +187,16 @@ def _print_report(report: dict[str, Any], args: ReshardOptions) -> None:
         say(f"{report['missing_count']} of {report['subset_count']} entries of the subset are in no input shard")
     if report.get("blurred") or report.get("injected"):
         say(f"blurred {report['blurred']} pictures, wrote boxes into {report['injected']} json members")
-    if report.get("blur_failed"):
-        why = "their picture has boxes and cannot be blurred, or the boxes were refused"
-        say(f"left out {report['blur_failed']} samples: {why}")
-    if report.get("boxes_refused"):
-        say(f"refused the boxes of {report['boxes_refused']} rows of metadata")
-    if report.get("mended"):
-        say(f"{report['mended']} shards were there, but cut or altered since: written again")
-    if report.get("inject_failed"):
-        say(f"{report['inject_failed']} samples keep their json without boxes: it is missing or cannot be read")
-    if report.get("skipped"):
-        say(f"{report['skipped']} shards were there already")
+    if count := report.get("blur_failed"):
+        say(f"left out {count} samples: their picture has boxes and cannot be blurred, or the boxes were refused")
+    if count := report.get("boxes_refused"):
+        say(f"refused the boxes of {count} rows of metadata")
+    if count := report.get("mended"):
+        say(f"{count} shards were there, but cut or altered since: written again")
+    if count := report.get("inject_failed"):
+        say(f"{count} samples keep their json without boxes: it is missing or cannot be read")
+    if count := report.get("skipped"):
+        say(f"{count} shards were there already")
     if "verified" in report:
         say(f"verified {report['verified']['members']} members")
     if args.verbose:

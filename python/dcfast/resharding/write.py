@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 
 from dcfast._core import reshard as core_reshard
-from dcfast.resharding.files import plain_path, temporary_name, write_file, write_flat_json
+from dcfast.resharding.files import flat_json, plain_path, temporary_name, write_bytes, write_file
 from dcfast.resharding.layout import EDIT_COUNTS, IDX_FORMAT, SHARD_FORMAT, STATS_FORMAT
-from dcfast.resharding.plan import ReshardPlan, ShardSources
+from dcfast.resharding.plan import ShardSources, open_plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from dcfast.resharding.contents import ShardContents
     from dcfast.resharding.edit import BlurOptions
-    from dcfast.resharding.sources import SegmentItem, Subset
+    from dcfast.resharding.plan import ReshardPlan
+    from dcfast.resharding.sources import OpenSubset, SegmentItem, StrPath, Subset
 
 __all__ = ["write_output_shards"]
 
@@ -28,11 +29,11 @@ _SMALL_OUTPUT_BYTES = 1 << 30
 
 
 def write_output_shards(
-    plan: ReshardPlan | str | os.PathLike[str],
-    subset: Subset,
+    plan: ReshardPlan | StrPath,
+    subset: Subset | OpenSubset,
     k_first: int,
     k_last: int,
-    out_dir: str | os.PathLike[str],
+    out_dir: StrPath,
     *,
     segments: Sequence[SegmentItem] | None = None,
     threads: int = 1,
@@ -68,31 +69,27 @@ def write_output_shards(
     Memory: see ShardSources, and for each shard under way 100 bytes a member and 0.5 MiB a thread.
     Cost: one read and one write of the payloads.
     """
-    opened = plan if isinstance(plan, ReshardPlan) else ReshardPlan.load(plan)
-    if not 0 <= k_first <= k_last <= opened.num_output_shards:
-        raise IndexError(
-            f"write_output_shards: shards {k_first} to {k_last} are not in a plan of {opened.num_output_shards}"
-        )
+    opened = open_plan(plan)
+    opened.check_range(k_first, k_last, "write_output_shards")
+    totals = dict.fromkeys((*TOTALS, "skipped", "mended"), 0)
     if k_first == k_last:
-        return dict.fromkeys((*TOTALS, "skipped", "mended"), 0)
+        return totals
     sources = ShardSources(opened, subset, segments, keep=threads + 1)
-
     out = plain_path(out_dir)
-    there = [k for k in range(k_first, k_last) if skip_whole and _is_there(out, k, idx)]
-    whole = _whole_ones(sources, there, out, threads, blur, idx) if there else set()
+    present = [k for k in range(k_first, k_last) if skip_whole and _is_present(out, k, idx)]
+    whole = _whole_shards(sources, present, out, threads, blur, idx) if present else set()
     todo = [k for k in range(k_first, k_last) if k not in whole]
-    plain = blur is None and not idx
-    workers = 1 if plain and opened.counts["tar_bytes"] <= _SMALL_OUTPUT_BYTES else min(threads, max(1, len(todo)))
+    unchanged = blur is None and not idx
+    workers = 1 if unchanged and opened.counts["tar_bytes"] <= _SMALL_OUTPUT_BYTES else min(threads, max(1, len(todo)))
     # where there are fewer workers than threads, a shard is written by several
     writer = _Writer(sources, out, sync, check_mtime, max(1, threads // max(1, workers)), blur, idx)
-    totals = dict.fromkeys(TOTALS, 0)
-    for one in _written(writer, todo, workers):
-        for name in TOTALS:
-            totals[name] += one[name]
-    return {**totals, "skipped": len(whole), "mended": len(there) - len(whole)}
+    for counts in _written(writer, todo, workers):
+        for name, count in zip(TOTALS, counts, strict=True):
+            totals[name] += count
+    return {**totals, "skipped": len(whole), "mended": len(present) - len(whole)}
 
 
-def _written(writer: _Writer, todo: Sequence[int], threads: int) -> Iterator[dict[str, int]]:
+def _written(writer: _Writer, todo: Sequence[int], threads: int) -> Iterator[tuple[int, ...]]:
     """The counts of each shard as it is written, in order; a few are under way ahead, however many there are."""
     if threads <= 1 or len(todo) <= 1:
         return map(writer.write, todo)
@@ -101,28 +98,30 @@ def _written(writer: _Writer, todo: Sequence[int], threads: int) -> Iterator[dic
     return read_ahead(writer.write, todo, threads=threads, ahead=4 * threads)
 
 
-def _whole_ones(
-    sources: ShardSources, there: list[int], out: str, threads: int, blur: BlurOptions | None, idx: bool
+def _whole_shards(
+    sources: ShardSources, present: list[int], out: str, threads: int, blur: BlurOptions | None, idx: bool
 ) -> set[int]:
     from dcfast.process.read_ahead import read_ahead
     from dcfast.resharding.resume import is_whole
 
     # several at a time: there may be a million shards
-    step = min(64, 1 + len(there) // (8 * max(1, threads)))
-    parts = (there[begin : begin + step] for begin in range(0, len(there), step))
+    step = min(64, 1 + len(present) // (8 * max(1, threads)))
+    parts = (present[begin : begin + step] for begin in range(0, len(present), step))
 
     def whole(part: list[int]) -> list[int]:
         return [k for k in part if is_whole(sources, k, out, blur, idx)]
 
-    return {k for found in read_ahead(whole, parts, threads=threads, ahead=4 * threads) for k in found}
+    return {k for part in read_ahead(whole, parts, threads=threads, ahead=4 * threads) for k in part}
 
 
-def _is_there(out: str, k: int, idx: bool) -> bool:
-    names = [SHARD_FORMAT.format(k), STATS_FORMAT.format(k)] + ([IDX_FORMAT.format(k)] if idx else [])
-    return all(os.path.isfile(os.path.join(out, name)) for name in names)
+def _is_present(out: str, k: int, idx: bool) -> bool:
+    forms = [SHARD_FORMAT, STATS_FORMAT] + ([IDX_FORMAT] if idx else [])
+    return all(os.path.isfile(os.path.join(out, form.format(k))) for form in forms)
 
 
 class _Writer:
+    """Writes output shards; the counts of each are those of ``TOTALS``, in order."""
+
     def __init__(
         self,
         sources: ShardSources,
@@ -136,11 +135,15 @@ class _Writer:
         self.sources, self.out, self.sync, self.check_mtime = sources, out, sync, check_mtime
         self.threads, self.blur, self.idx = threads, blur, idx
 
-    def write(self, k: int) -> dict[str, int]:
+    def path(self, form: str, k: int) -> str:
+        return os.path.join(self.out, form.format(k))
+
+    def write(self, k: int) -> tuple[int, ...]:
         if self.blur is None and not self.idx:
-            path = os.path.join(self.out, SHARD_FORMAT.format(k))
             counts = write_file(
-                path, lambda place: self.sources.write(k, place, self.threads, self.check_mtime), sync=self.sync
+                self.path(SHARD_FORMAT, k),
+                lambda temporary: self.sources.write(k, temporary, self.threads, self.check_mtime),
+                sync=self.sync,
             )
             return self.write_stats(k, counts, {})
         contents = self.sources.contents(k, check=True)
@@ -154,17 +157,15 @@ class _Writer:
         spool = Path(self.out, temporary_name(SHARD_FORMAT.format(k)))
         os.makedirs(self.out, exist_ok=True)
         with edited_contents(contents, self.blur, spool, self.threads) as edited:
-            failed = {"blur_failed": len(edited.failed), "inject_failed": edited.inject_failed}
-            done = {"blurred": edited.blurred, "injected": edited.injected, **failed}
-            return self.write_contents(k, edited.contents, done)
+            return self.write_contents(k, edited.contents, edited.counts)
 
-    def write_contents(self, k: int, contents: ShardContents, edits: dict[str, int]) -> dict[str, int]:
-        text = contents.idx_text() if self.idx else b""
+    def write_contents(self, k: int, contents: ShardContents, edits: dict[str, int]) -> tuple[int, ...]:
+        idx_text = contents.idx_text() if self.idx else b""
         times = contents.source_mtime_ns if self.check_mtime else contents.source_mtime_ns[:0]
 
-        def write(place: str) -> int:
-            tar_bytes: int = core_reshard.write_shard(
-                os.fsencode(place),
+        def write(temporary: str) -> int:
+            return core_reshard.write_shard(
+                os.fsencode(temporary),
                 [os.fsencode(path) for path in contents.sources],
                 contents.source_size,
                 times,
@@ -175,16 +176,14 @@ class _Writer:
                 contents.name_begin,
                 threads=self.threads,
             )[0]
-            return tar_bytes
 
-        tar_bytes = write_file(os.path.join(self.out, SHARD_FORMAT.format(k)), write, sync=self.sync)
+        tar_bytes = write_file(self.path(SHARD_FORMAT, k), write, sync=self.sync)
         if self.idx:
-            write_file(os.path.join(self.out, IDX_FORMAT.format(k)), text, sync=self.sync)
+            write_bytes(self.path(IDX_FORMAT, k), idx_text, sync=self.sync)
         counts = (len(contents.uid), len(contents.size), int(contents.size.sum()), tar_bytes)
         return self.write_stats(k, counts, edits)
 
-    def write_stats(self, k: int, counts: tuple[int, int, int, int], edits: dict[str, int]) -> dict[str, int]:
-        path = os.path.join(self.out, STATS_FORMAT.format(k))
-        write_flat_json(path, {"successes": counts[0], **edits}, sync=self.sync)
-        edited = [edits.get(name, 0) for name in EDIT_COUNTS]
-        return dict(zip(TOTALS, (1, *counts, *edited), strict=True))
+    def write_stats(self, k: int, counts: tuple[int, int, int, int], edits: dict[str, int]) -> tuple[int, ...]:
+        stats = flat_json({"successes": counts[0], **edits})
+        write_bytes(self.path(STATS_FORMAT, k), stats, sync=self.sync)
+        return (1, *counts, *(edits.get(name, 0) for name in EDIT_COUNTS))

@@ -15,6 +15,7 @@ import numpy as np
 from dcfast import resharding
 from dcfast.engine.piece import Piece
 from dcfast.errors import CorruptDataError
+from dcfast.resharding.records import VerifyReport
 from dcfast.rundir.layout import FATES, PLAN, PLAN_FILES
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.tables import part_path
@@ -34,7 +35,7 @@ VERSION = 2
 """Of what is read off the fates. 2: how often the kept samples stand in the subset."""
 
 
-def check_shards(out: str, args: dict[str, Any]) -> dict[str, Any]:
+def check_shards(out: str, args: dict[str, Any]) -> VerifyReport:
     """Piece: some output shards against plan and sources."""
     root = Path(out)
     report = resharding.verify_output_shards(

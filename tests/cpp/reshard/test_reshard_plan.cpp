@@ -138,6 +138,22 @@ void a_billion_copies_are_arithmetic() {
   CHECK_THROWS(Error, beyond.add(0, 0, billion, {std::uint64_t{1} << 60, 1, 1}));
 }
 
+void rows_of_the_subset() {
+  SelectedRows rows;
+  rows.uid = {{0, 5}, {0, 2}, {1, 0}, {0, 1}, {0, 5}};
+  rows.row = {0, 1, 2, 3, 4};
+  const std::vector<Uid> subset{{0, 1}, {0, 1}, {0, 5}, {0, 5}, {0, 5}, {1, 0}};
+  SelectedRows selected = rows;
+  select_rows(subset, selected, 0);
+  CHECK((selected.row == std::vector<std::uint64_t>{0, 2, 3, 4}));
+  CHECK((selected.multiplicity == std::vector<std::uint64_t>{3, 1, 2, 3}));
+  select_rows({}, rows, 0);
+  CHECK(rows.row.empty());
+  SelectedRows none;
+  select_rows(subset, none, 0);
+  CHECK(none.row.empty());
+}
+
 void copies_of_repeated_uids() {
   std::uint64_t extra = 0;
   const auto repeats = first_copies({{{0, 7}, 40, 2}, {{0, 3}, 1, 1}, {{0, 7}, 2, 2}, {{0, 7}, 3, 2}, {{0, 3}, 50, 1}}, &extra);
@@ -419,6 +435,7 @@ int main() {
   const std::string dir = scratch();
   cuts_equal_the_slow_rule();
   a_billion_copies_are_arithmetic();
+  rows_of_the_subset();
   copies_of_repeated_uids();
   numbers_of_shards();
   plans_equal_the_plain_order(dir);
