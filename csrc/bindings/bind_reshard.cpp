@@ -72,11 +72,11 @@ struct handle_type_name<dcfast::bindings::SegmentItem> {
 namespace dcfast::bindings {
 namespace {
 
-/// (bytes of the tar, a hash of each payload where they were asked for)
-std::tuple<std::uint64_t, Array<Uid>> write_shard(
+/// The bytes of the tar.
+std::uint64_t write_shard(
     const RawText& out_path, const std::vector<RawText>& sources, const Array<std::uint64_t>& source_size,
     const Array<std::int64_t>& source_mtime_ns, const Array<std::uint32_t>& source, const Array<std::uint64_t>& offset,
-    const Array<std::uint64_t>& size, const Array<std::uint8_t>& names, const Array<std::uint64_t>& name_begin, bool hash_payloads,
+    const Array<std::uint64_t>& size, const Array<std::uint8_t>& names, const Array<std::uint64_t>& name_begin,
     std::size_t window_bytes, std::size_t max_open_sources, unsigned threads) {
   const auto sizes = borrow(source_size, "source_size");
   const auto mtimes = borrow(source_mtime_ns, "source_mtime_ns");
@@ -91,25 +91,8 @@ std::tuple<std::uint64_t, Array<Uid>> write_shard(
   }
   const ShardMembers members{borrow(source, "source"), borrow(offset, "offset"), borrow(size, "size"), borrow(names, "names"),
                              borrow(name_begin, "name_begin")};
-  const WriteShardOptions options{window_bytes, max_open_sources, hash_payloads, threads};
-  WrittenShard written = enter_core([&](const Poll& poll) { return dcfast::write_shard(out_path, files, members, options, poll); });
-  return {written.bytes, own(std::move(written.hashes))};
-}
-
-/// (names end to end, where each begins)
-std::tuple<Array<std::uint8_t>, Array<std::uint64_t>> sample_member_names(const Array<Uid>& uid, const Array<std::uint64_t>& copy,
-                                                                          const Array<std::uint32_t>& member_sample,
-                                                                          const Array<std::uint32_t>& member_ext,
-                                                                          std::vector<RawText> ext_names) {
-  const auto uids = borrow(uid, "uid");
-  const auto copies = borrow(copy, "copy");
-  const auto samples = borrow(member_sample, "member_sample");
-  const auto ext_ids = borrow(member_ext, "member_ext");
-  const std::vector<std::string> exts = strings_of(std::move(ext_names));
-  std::vector<std::uint8_t> names;
-  std::vector<std::uint64_t> name_begin;
-  enter_core([&](const Poll&) { dcfast::sample_member_names(uids, copies, samples, ext_ids, exts, names, name_begin); });
-  return {own(std::move(names)), own(std::move(name_begin))};
+  const WriteShardOptions options{window_bytes, max_open_sources, threads};
+  return enter_core([&](const Poll& poll) { return dcfast::write_shard(out_path, files, members, options, poll); });
 }
 
 py::bytes tar_member_header(const RawText& name, std::uint64_t size) {
@@ -324,12 +307,6 @@ std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t> write_pla
   return {done.samples, done.members, done.payload_bytes, done.tar_bytes};
 }
 
-std::tuple<Array<std::uint64_t>, Array<std::uint64_t>, Array<std::uint64_t>> shuffled_places(const Buffer<std::uint64_t>& rows, std::uint64_t seed, std::uint64_t first, std::uint64_t count) {
-  const Items<std::uint64_t> ids(rows, "rows");
-  ShuffledPlaces places = enter_core([&](const Poll&) { return dcfast::shuffled_places(ids.span(), seed, first, count); });
-  return {own(std::move(places.row_id)), own(std::move(places.copy)), own(std::move(places.place))};
-}
-
 }  // namespace
 
 void bind_reshard(py::module_& m) {
@@ -375,14 +352,11 @@ void bind_reshard(py::module_& m) {
     const Items<UidRecord> items(records, "records");
     return own(enter_core([&](const Poll&) { return dcfast::repeated_uids(items.span()); }));
   }, py::arg("records"));
-  m.def("shuffled_places", &shuffled_places, py::arg("rows"), py::arg("seed"), py::arg("first"), py::arg("count"));
   m.def("permuted", &permuted, py::arg("n"), py::arg("seed"), py::arg("first"), py::arg("count"), py::arg("stride") = 1);
   m.def("write_shard", &write_shard, py::arg("out_path"), py::arg("sources"), py::arg("source_size"), py::arg("source_mtime_ns"),
         py::arg("source"), py::arg("offset"), py::arg("size"), py::arg("names"), py::arg("name_begin"), py::kw_only(),
-        py::arg("hash_payloads") = false, py::arg("window_bytes") = WriteShardOptions{}.window_bytes,
+        py::arg("window_bytes") = WriteShardOptions{}.window_bytes,
         py::arg("max_open_sources") = WriteShardOptions{}.max_open_sources, py::arg("threads") = 1);
-  m.def("sample_member_names", &sample_member_names, py::arg("uid"), py::arg("copy"), py::arg("member_sample"),
-        py::arg("member_ext"), py::arg("exts"));
   m.def("tar_member_header", &tar_member_header, py::arg("name"), py::arg("size"));
 }
 

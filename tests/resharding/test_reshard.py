@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import tarfile
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ from dcfast import resharding as resharder
 from dcfast._core import reshard as core_reshard
 from dcfast.index.rows import row_ids
 from dcfast.resharding.plan import ShardSources
-from dcfast.resharding.selection import repeated_uids
 from reshard_reference import (
     NO_SIZES,
     NO_TIMES,
@@ -91,19 +89,10 @@ def test_payloads_of_odd_sizes(tmp_path, window):
     sizes = [0, 1, 511, 512, 513, 1023, 8_388_609, 0, 4095, 4096, 4097]
     offsets = rng.integers(0, len(data) - max(sizes), len(sizes))
     members = [(f"k-{i}.bin", 0, int(at), size) for i, (at, size) in enumerate(zip(offsets, sizes, strict=True))]
-    written, hashes = write_core(
-        tmp_path / "o.tar", [tmp_path / "source"], members, window_bytes=window, hash_payloads=True
-    )
+    written = write_core(tmp_path / "o.tar", [tmp_path / "source"], members, window_bytes=window)
     samples = [{"__key__": f"k-{i}", "bin": data[at : at + size]} for i, (_, _, at, size) in enumerate(members)]
     assert (tmp_path / "o.tar").read_bytes() == write_with_webdataset(samples)
     assert written == (tmp_path / "o.tar").stat().st_size
-    assert len(hashes) == len(sizes)
-    assert hashes[0] == hashes[7]  # both are empty
-    assert f"{hashes[0]['f0']:016x}{hashes[0]['f1']:016x}" == "99aa06d3014798d86001c324468d497f"  # XXH3-128 of nothing
-    alone = write_core(
-        tmp_path / "p.tar", [tmp_path / "source"], members[6:7], window_bytes=1 << 24, hash_payloads=True
-    )[1]
-    assert alone[0] == hashes[6]  # in one piece or in many
 
 
 def test_more_sources_than_may_be_open(tmp_path):
@@ -143,31 +132,14 @@ def test_arguments_of_the_core_are_checked(tmp_path):
         core_reshard.write_shard(out, paths, np.zeros(2, np.uint64), NO_TIMES, *good, begin)
 
 
-def test_member_names():
-    uids = uid_array(["0" * 31 + "a", "f" * 32])
-    blob, begin = core_reshard.sample_member_names(
-        uids,
-        np.array([0, (1 << 64) - 1], np.uint64),
-        np.array([0, 1, 1], np.uint32),
-        np.array([1, 0, 1], np.uint32),
-        ["jpg", "ö"],
-    )
-    names = [bytes(blob[int(a) : int(b)]).decode() for a, b in pairwise(begin)]
-    assert names == ["0" * 31 + "a-0.ö", "f" * 32 + "-18446744073709551615.jpg", "f" * 32 + "-18446744073709551615.ö"]
-    with pytest.raises(ValueError, match="member_ext: 2 is out of range"):
-        core_reshard.sample_member_names(
-            uids, np.zeros(2, np.uint64), np.zeros(1, np.uint32), np.array([2], np.uint32), ["a", "b"]
-        )
-
-
 # the plan
 
 
 def test_repeated_uids():
     records = np.array([(0, 1, 0), (0, 1, 9), (0, 1, 11), (0, 2, 3), (4, 1, 1), (4, 2, 2), (4, 2, 5)], "u8,u8,u8")
     for end, expected in ((1, []), (2, [(0, 1)]), (3, [(0, 1)]), (6, [(0, 1)]), (7, [(0, 1), (4, 2)])):
-        assert repeated_uids(records[:end]).tolist() == expected
-    assert len(repeated_uids(records[:0])) == 0
+        assert core_reshard.repeated_uids(records[:end]).tolist() == expected
+    assert len(core_reshard.repeated_uids(records[:0])) == 0
 
 
 def test_saved_plan_is_the_plan(pool, tmp_path):

@@ -19,8 +19,6 @@ __all__: list[str] = [
     "permuted",
     "plan_reshard",
     "repeated_uids",
-    "sample_member_names",
-    "shuffled_places",
     "tar_member_header",
     "write_shard",
 ]
@@ -110,21 +108,6 @@ def plan_reshard(
 def repeated_uids(
     records: bytes | UidFile | numpy.typing.NDArray[numpy.void] | None,
 ) -> numpy.typing.NDArray[numpy.void]: ...
-def sample_member_names(
-    uid: numpy.typing.NDArray[numpy.void],
-    copy: numpy.typing.NDArray[numpy.uint64],
-    member_sample: numpy.typing.NDArray[numpy.uint32],
-    member_ext: numpy.typing.NDArray[numpy.uint32],
-    exts: collections.abc.Sequence[bytes | str],
-) -> tuple[numpy.typing.NDArray[numpy.uint8], numpy.typing.NDArray[numpy.uint64]]: ...
-def shuffled_places(
-    rows: bytes | UidFile | numpy.typing.NDArray[numpy.uint64] | None,
-    seed: typing.SupportsIndex,
-    first: typing.SupportsIndex,
-    count: typing.SupportsIndex,
-) -> tuple[
-    numpy.typing.NDArray[numpy.uint64], numpy.typing.NDArray[numpy.uint64], numpy.typing.NDArray[numpy.uint64]
-]: ...
 def tar_member_header(name: bytes | str, size: typing.SupportsIndex) -> bytes: ...
 def write_shard(
     out_path: bytes | str,
@@ -137,8 +120,7 @@ def write_shard(
     names: numpy.typing.NDArray[numpy.uint8],
     name_begin: numpy.typing.NDArray[numpy.uint64],
     *,
-    hash_payloads: bool = False,
     window_bytes: typing.SupportsIndex = 524288,
     max_open_sources: typing.SupportsIndex = 64,
     threads: typing.SupportsIndex = 1,
-) -> tuple[int, numpy.typing.NDArray[numpy.void]]: ...
+) -> int: ...

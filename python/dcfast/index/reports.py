@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-__all__ = ["NamedDamage", "RefreshReport", "SegmentReport", "ShardDamage"]
+__all__ = ["RefreshReport", "ShardDamage"]
 
 
 class ShardDamage(TypedDict):
@@ -13,31 +13,6 @@ class ShardDamage(TypedDict):
     shard: str
     offset: int
     message: str
-
-
-class NamedDamage(TypedDict):
-    """The same by number and name."""
-
-    shard: int
-    name: str
-    offset: int
-    message: str
-
-
-class SegmentReport(TypedDict):
-    """What ``write_segment`` wrote: ``num_members`` are those of samples, ``num_strays`` the others.
-
-    ``flags``: of each ``SampleFlag``, the samples that have it. ``damage`` means that members may be missing.
-    """
-
-    num_shards: int
-    num_samples: int
-    num_members: int
-    num_strays: int
-    tar_bytes: int
-    flags: dict[str, int]
-    damage: list[NamedDamage]
-    notes: list[NamedDamage]
 
 
 class RefreshReport(TypedDict):

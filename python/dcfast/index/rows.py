@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
 
-from dcfast.index.build import WITHOUT_UID, Segment
+from dcfast.index.segments import WITHOUT_UID, Segment
 from dcfast.storage.listing import say_losses
 
 __all__ = [
@@ -48,7 +46,7 @@ def split_row_ids(ids: NDArray[np.uint64]) -> tuple[NDArray[np.uint32], NDArray[
     return (ids >> np.uint64(ROW_BITS)).astype(np.uint32), (ids & np.uint64(ROW_MASK)).astype(np.uint32)
 
 
-def row_ids(segment: Segment, first_ordinal: int, rows: NDArray[Any] | None = None) -> NDArray[np.uint64]:
+def row_ids(segment: Segment, first_ordinal: int, rows: NDArray[np.integer] | None = None) -> NDArray[np.uint64]:
     """(n,) u64 row ids of rows of a segment, those of all where none are given. Memory: about 40 bytes a row.
 
     Args:
@@ -61,9 +59,10 @@ def row_ids(segment: Segment, first_ordinal: int, rows: NDArray[Any] | None = No
     return make_row_ids(shard + first_ordinal, chosen - begin[shard])
 
 
-def valid_uid_mask(segment: Any) -> Any:
+def valid_uid_mask(segment: Segment) -> NDArray[np.bool_]:
     """(n,) bool: whether a sample has a uid; elsewhere its entry in ``segment.uid`` means nothing."""
-    return (np.asarray(segment.flags) & int(WITHOUT_UID)) == 0
+    has_uid: NDArray[np.bool_] = (segment.flags & int(WITHOUT_UID)) == 0
+    return has_uid
 
 
 def shard_damage(segment: Segment) -> list[tuple[int, int, str]]:

@@ -13,6 +13,7 @@ from dcfast.process.options import add_options, given_options, made_of, option
 from dcfast.process.parser import ArgumentParser
 from dcfast.process.shared_options import UID_FROM
 from dcfast.process.terminal import say
+from dcfast.resharding.layout import SHARD_FORMAT, STATS_FORMAT
 from dcfast.resharding.run import reshard
 from dcfast.storage.paths import not_left_empty, path_argument
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ReshardOptions", "main", "parse_arguments", "parser"]
 
-_NAME, _STATS = "{:08d}.tar", "{:08d}_stats.json"
 _MOST_WARNINGS = 20
 _EPILOG = """\
 Arguments of DataComp's resharder.py that need nothing here are taken and ignored: --shard-table and
@@ -88,10 +88,10 @@ class ReshardOptions:
     sync: bool = option(True, "do not wait for the disk: a crash of the machine may lose shards", flags=("--no-sync",))
     verbose: bool = option(False, "say more", flags=("-v", "--verbose"))
     quiet: bool = option(False, "say nothing but errors", flags=("-q", "--quiet"))
-    shard_format: str = option(_NAME, "the usual one alone", choices=(_NAME,))
-    output_shard_format: str = option(_NAME, "the usual one alone", choices=(_NAME,))
-    shard_stats_format: str = option(_STATS, "the usual one alone", choices=(_STATS,))
-    output_shard_stats_format: str = option(_STATS, "the usual one alone", choices=(_STATS,))
+    shard_format: str = option(SHARD_FORMAT, "the usual one alone", choices=(SHARD_FORMAT,))
+    output_shard_format: str = option(SHARD_FORMAT, "the usual one alone", choices=(SHARD_FORMAT,))
+    shard_stats_format: str = option(STATS_FORMAT, "the usual one alone", choices=(STATS_FORMAT,))
+    output_shard_stats_format: str = option(STATS_FORMAT, "the usual one alone", choices=(STATS_FORMAT,))
     shard_table: str | None = option(None, "ignored")
     write_shard_table: bool = option(False, "ignored")
 
@@ -179,6 +179,16 @@ def _main(args: ReshardOptions) -> int:
     return DONE
 
 
+_COUNTED = {
+    "blur_failed": "left out {} samples: their picture has boxes and cannot be blurred, or the boxes were refused",
+    "boxes_refused": "refused the boxes of {} rows of metadata",
+    "mended": "{} shards were there, but cut or altered since: written again",
+    "inject_failed": "{} samples keep their json without boxes: it is missing or cannot be read",
+    "skipped": "{} shards were there already",
+}
+"""What is said of a number of the report that is not 0."""
+
+
 def _print_report(report: ReshardReport, args: ReshardOptions) -> None:
     done = "would write" if args.dry_run else "wrote"
     size = report["tar_bytes"] / 1e9
@@ -187,16 +197,9 @@ def _print_report(report: ReshardReport, args: ReshardOptions) -> None:
         say(f"{report['missing_count']} of {report['subset_count']} entries of the subset are in no input shard")
     if report.get("blurred") or report.get("injected"):
         say(f"blurred {report['blurred']} pictures, wrote boxes into {report['injected']} json members")
-    if count := report.get("blur_failed"):
-        say(f"left out {count} samples: their picture has boxes and cannot be blurred, or the boxes were refused")
-    if count := report.get("boxes_refused"):
-        say(f"refused the boxes of {count} rows of metadata")
-    if count := report.get("mended"):
-        say(f"{count} shards were there, but cut or altered since: written again")
-    if count := report.get("inject_failed"):
-        say(f"{count} samples keep their json without boxes: it is missing or cannot be read")
-    if count := report.get("skipped"):
-        say(f"{count} shards were there already")
+    for name, sentence in _COUNTED.items():
+        if count := report.get(name):
+            say(sentence.format(count))
     if "verified" in report:
         say(f"verified {report['verified']['members']} members")
     if args.verbose:

@@ -254,12 +254,8 @@ def _with_boxes(data: bytes, boxes: NDArray[np.float64]) -> bytes:
 
 def _read(path: str, offset: int, size: int) -> bytes:
     with open_input(path) as file:
-        data = os.pread(file.fileno(), size, offset)
-        while 0 < len(data) < size:  # one system call returns at most 2 GiB
-            more = os.pread(file.fileno(), size - len(data), offset + len(data))
-            if not more:
-                break
-            data += more
+        file.seek(offset)
+        data = file.read(size)
     if len(data) != size:
         raise CorruptDataError(
             f"source ends {size - len(data)} bytes before the payload that was indexed there", path=path, offset=offset

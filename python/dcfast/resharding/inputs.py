@@ -126,11 +126,11 @@ def _several(listings: list[TarListing], given: list[str]) -> Inputs:
         twice = next(path for path in real if real.count(path) > 1)
         raise PoolError(f"reshard: input directory {twice} is given twice: each of its samples would be written twice")
     # "link/.." is not what it looks like: such a path has to be resolved before it is made relative
-    places = [os.path.realpath(d) if ".." in d.split("/") else os.path.abspath(d) for d in directories]
-    base = os.path.commonpath(places)
+    paths = [os.path.realpath(d) if ".." in d.split("/") else os.path.abspath(d) for d in directories]
+    base = os.path.commonpath(paths)
     names: list[str] = []
-    for listing, place in zip(listings, places, strict=True):
-        inside = os.path.relpath(place, base)
+    for listing, path in zip(listings, paths, strict=True):
+        inside = os.path.relpath(path, base)
         names += [name if inside == "." else os.path.join(inside, name) for name in listing.names]
     notes = [note for listing in listings for note in listing.notes]
     return Inputs(base, directories, names, given, notes=notes)

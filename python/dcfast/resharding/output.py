@@ -127,12 +127,7 @@ def _read_stats(out: str, count: int) -> list[EditedStats]:
 
 
 def check_free_space(
-    plan: ReshardPlan,
-    out_dir: StrPath,
-    *,
-    refuse: bool = True,
-    blur: BlurOptions | None = None,
-    idx: bool = False,
+    plan: ReshardPlan, out_dir: StrPath, *, refuse: bool = True, blur: BlurOptions | None = None, idx: bool = False
 ) -> tuple[int, int]:
     """(needed, free) bytes for the output of a plan; outputs that are replaced count as free.
 

@@ -74,13 +74,13 @@ class ReshardPlan:
 
     @property
     def cuts(self) -> NDArray[np.void]:
-        from dcfast.resharding.selection import CUT_DTYPE
+        from dcfast.resharding.records import CUT_DTYPE
 
         return _array(self.arrays["cuts"], CUT_DTYPE)
 
     @property
     def repeats(self) -> NDArray[np.void]:
-        from dcfast.resharding.selection import REPEAT_DTYPE
+        from dcfast.resharding.records import REPEAT_DTYPE
 
         return _array(self.arrays["repeats"], REPEAT_DTYPE)
 
@@ -147,9 +147,9 @@ class ReshardPlan:
 
         saved = read_record(os.path.join(directory, "plan.json"), SavedPlan)
         segments = [os.path.normpath(os.path.join(directory, segment)) for segment in saved.segments]
+        names = ["cuts", "repeats", "exclude"] + ([] if saved.options.get("shuffle_seed") is None else ["rows"])
         cuts, repeats, exclude, *rows = (
-            load_array(os.path.join(directory, f"{name}.npy"), mmap=True)
-            for name in ("cuts", "repeats", "exclude", *(["rows"] if "shuffle_seed" in saved.options else []))
+            load_array(os.path.join(directory, f"{name}.npy"), mmap=True) for name in names
         )
         arrays: PlanArrays = {"cuts": cuts, "repeats": repeats, "exclude": exclude, "rows": rows[0] if rows else b""}
         return cls(arrays, segments, saved.segment_first, saved.shards_dir, saved.options, saved.counts)
@@ -214,11 +214,7 @@ def make_plan(
     if len(paths) not in (0, len(segments)):
         raise TypeError("make_plan: segments must be all paths or all objects")
     left_out = b"" if exclude is None else _sorted_rows(exclude)
-    repeated = None
-    if pool_records is not None:
-        from dcfast.resharding.selection import repeated_uids
-
-        repeated = repeated_uids(pool_records)
+    repeated = None if pool_records is None else _repeated_uids(pool_records)
     spool = None
     if shuffle_seed is not None:
         import tempfile
@@ -274,6 +270,15 @@ def _plan_options(
     if shard_size < 1 or max_bytes < 1:
         raise ValueError(f"make_plan: shard_size and max_bytes must be at least 1; got {shard_size} and {max_bytes}")
     return options
+
+
+def _repeated_uids(records: NDArray[np.void]) -> NDArray[np.void]:
+    """The uids that stand more than once in a pool index, sorted and without repeats. Cost: one pass."""
+    from dcfast.uids.files import RECORD_DTYPE, borrowable
+
+    if records.dtype != RECORD_DTYPE:
+        raise TypeError(f'pool_records must have dtype "u8,u8,u8"; got {records.dtype}')
+    return core_reshard.repeated_uids(borrowable(records))
 
 
 def _sorted_rows(rows: NDArray[np.integer]) -> NDArray[np.uint64]:

@@ -15,6 +15,8 @@ from dcfast.index.reports import ShardDamage
 from dcfast.storage.records import Count, Record
 
 __all__ = [
+    "CUT_DTYPE",
+    "REPEAT_DTYPE",
     "EditedStats",
     "Mismatch",
     "PlanArrays",
@@ -27,6 +29,23 @@ __all__ = [
 ]
 
 
+# one output shard: where it begins (segment, row in the segment, copy of that row) and what it holds
+CUT_DTYPE = np.dtype(
+    [
+        ("segment", "<u4"),
+        ("reserved", "<u4"),
+        ("row", "<u8"),
+        ("copy", "<u8"),
+        ("samples", "<u8"),
+        ("members", "<u8"),
+        ("payload_bytes", "<u8"),
+        ("tar_bytes", "<u8"),
+    ]
+)
+# a selected pool row whose uid has other selected rows before it: its copies count on from first_copy
+REPEAT_DTYPE = np.dtype([("row_id", "<u8"), ("first_copy", "<u8")])
+
+
 class PlanOptions(TypedDict):
     """What a plan was made with, as it was given; a bound may be infinite. The seed where the output is shuffled."""
 
@@ -34,7 +53,7 @@ class PlanOptions(TypedDict):
     max_bytes: int | float
     first_shard: int
     num_shards: int | None
-    shuffle_seed: NotRequired[int]
+    shuffle_seed: NotRequired[int | None]
 
 
 class PlanArrays(TypedDict):

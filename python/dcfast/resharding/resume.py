@@ -137,6 +137,7 @@ def is_whole(sources: ShardSources, k: int, out: str, blur: BlurOptions | None, 
     Cost: two stats and a short read; one look into the index where the planned size is a bound, for shuffled shards
     and for index files; one read of the headers and json members of an edited shard.
     """
+    from dcfast.interop.wds2idx import index_text
     from dcfast.resharding.records import EditedStats, ShardStats
     from dcfast.storage.records import read_record
 
@@ -150,14 +151,19 @@ def is_whole(sources: ShardSources, k: int, out: str, blur: BlurOptions | None, 
     cut = sources.plan.cuts[k]
     if stats.successes + left_out != int(cut["samples"]):
         return False
-    if blur is not None:
-        return _walks_to_its_end(tar, size, stats.successes, idx_path if idx else None)
-    if sources.plan.shuffle_seed is None and size == int(cut["tar_bytes"]) and not idx:
+    if blur is None and sources.plan.shuffle_seed is None and size == int(cut["tar_bytes"]) and not idx:
         return True
-    contents = sources.contents(k)
-    return size == _tar_bytes(contents.member_names(), contents.size) and (
-        not idx or _holds(idx_path, contents.idx_text())
-    )
+    try:
+        if blur is None:
+            contents = sources.contents(k)
+            names, sizes, sample = contents.member_names(), contents.size, contents.member_sample
+        else:
+            names, sizes, sample = _walked(tar, stats.successes)
+        return size == _tar_bytes(names, sizes) and (
+            not idx or _holds(idx_path, index_text(names, sizes, sample, stats.successes))
+        )
+    except (OSError, ValueError):
+        return False
 
 
 def _tar_bytes(names: list[bytes], size: NDArray[np.uint64]) -> int:
@@ -171,24 +177,19 @@ def _tar_bytes(names: list[bytes], size: NDArray[np.uint64]) -> int:
     return -(-blocks // RECORD) * RECORD
 
 
-def _walks_to_its_end(tar: str, size: int, samples: int, idx: str | None) -> bool:
+def _walked(tar: str, samples: int) -> tuple[list[bytes], NDArray[np.uint64], NDArray[np.uint32]]:
+    """Name, size and sample of each member of a tar; ValueError where it does not have so many samples."""
     import numpy as np
 
-    from dcfast.interop.wds2idx import index_text
     from dcfast.resharding.members import list_members
 
-    try:
-        members, _, length = list_members(tar)
-        names = [name.as_py() for name in members]
-        keys = [name.split(b".", 1)[0] for name in names]
-        lines = {key: line for line, key in enumerate(dict.fromkeys(keys))}
-        if len(lines) != samples or size != _tar_bytes(names, length):
-            return False
-        if idx is None:
-            return True
-        return _holds(idx, index_text(names, length, np.array([lines[key] for key in keys], np.int64), samples))
-    except (OSError, ValueError):
-        return False
+    members, _, size = list_members(tar)
+    names = [name.as_py() for name in members]
+    keys = [name.split(b".", 1)[0] for name in names]
+    number_of = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    if len(number_of) != samples:
+        raise ValueError(f"{tar}: expected {samples} samples; got {len(number_of)}")
+    return names, size, np.array([number_of[key] for key in keys], np.uint32)
 
 
 def _holds(path: str, expected: bytes) -> bool:

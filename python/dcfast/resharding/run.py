@@ -90,10 +90,8 @@ def reshard(
         uid_from: where the uids come from, ``json``, ``url`` or ``key`` (hashes of these): those of directories of
             shards, and of the rows of ``boxes``. Index segments have theirs: with ``boxes`` give what they are of.
     Returns:
-        A dict (``records.ReshardReport``): the plan's counts (``missing_count`` are entries of the subset that no asked
-        shard has), ``needed_bytes``, ``free_bytes``, where it applies ``chosen_shards``, ``damage``, ``notes`` and
-        ``boxes_refused``, and, unless dry_run, ``tar_bytes`` as written, ``skipped``, ``mended``, with boxes
-        ``blurred``, ``injected``, ``blur_failed`` and ``inject_failed``, with verify ``verified``.
+        A dict with the numbers of the plan and, unless dry_run, of what was written: ``records.ReshardReport`` says
+        which. Those of boxes, damage, notes and verification are there where they apply.
     Raises:
         PoolError: no shards, none from first_shard on, metadata without boxes, without a row of the subset, or by
         another rule of uids than the index.   RunError: output_dir is not empty, is the pool, is written to by another

@@ -59,10 +59,8 @@ def write_output_shards(
         skip_whole: leave output shards alone that are there, whole, with their companions (``resume.is_whole``): cut or
             altered ones are written again. Only where they are known to be of this very plan.
     Returns:
-        Counts: shards, samples, members, payload_bytes, tar_bytes, and of blur: blurred, injected, blur_failed (samples
-        left out, because their picture has boxes and cannot be blurred), inject_failed (samples with boxes whose json
-        cannot take them: written with it as it is); skipped: shards that were left alone; mended: shards that were
-        there and not whole.
+        Counts: shards, samples, members, payload_bytes, tar_bytes; of blur blurred, injected, blur_failed and
+        inject_failed (see ``edit.Edited``); skipped: shards that were left alone; mended: that were not whole.
     Raises:
         IndexError: no such output shard.   CorruptDataError: an input shard changed or ends early (path, offset).
         OSError: reading or writing failed, a full disk included.   ValueError: subset or index is another one.
@@ -175,7 +173,7 @@ class _Writer:
                 contents.names,
                 contents.name_begin,
                 threads=self.threads,
-            )[0]
+            )
 
         tar_bytes = write_file(self.path(SHARD_FORMAT, k), write, sync=self.sync)
         if self.idx:

@@ -403,7 +403,21 @@ void what_goes_wrong(const std::string& dir) {
   // no rows, no segments, no subset
   options.selection.subset = {};
   CHECK(plan_of(pool, options).cuts.empty() && plan_of(Pool{}, options).segment_first.size() == 1);
-  CHECK_THROWS(Error, shuffled_places(std::vector<std::uint64_t>{1, 2}, 1, 1, 2));
+  const std::uint64_t large = std::uint64_t{1} << 32;
+  const std::vector<std::uint64_t> rows{3, 3, 9, large, large, large};
+  const Permutation permutation(rows.size(), 11);
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> copies;
+  for (std::uint64_t first = 0; first < 6; first += 2) {
+    const ShuffledPlaces places = shuffled_places(rows, 11, first, 2);
+    CHECK(places.place.size() == 2 && places.place[0] + places.place[1] == 1);
+    for (std::size_t i = 0; i < 2; ++i) {
+      CHECK(places.row_id[i] == rows[permutation(first + places.place[i])]);
+      copies.emplace_back(places.row_id[i], places.copy[i]);
+    }
+  }
+  std::sort(copies.begin(), copies.end());
+  CHECK((copies == std::vector<std::pair<std::uint64_t, std::uint64_t>>{{3, 0}, {3, 1}, {9, 0}, {large, 0}, {large, 1}, {large, 2}}));
+  CHECK(message_of([&] { shuffled_places(rows, 11, 5, 2); }).find("places must be below the number of rows") != std::string::npos);
   CHECK(shuffled_places({}, 1, 0, 0).row_id.empty());
 }
 
