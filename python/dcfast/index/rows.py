@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
 
-from dcfast.index.segments import WITHOUT_UID, Segment
+from dcfast.index.segments import WITHOUT_UID, SampleFlag, Segment, ShardReport
 from dcfast.storage.listing import say_losses
 
 __all__ = [
@@ -23,16 +23,13 @@ __all__ = [
 ]
 
 
-FLAG_CUT = 128
+FLAG_CUT = int(SampleFlag.CUT)
+FLAGS_WITHOUT_UID = int(WITHOUT_UID)
 
 
 ROW_BITS = 32
 ROW_MASK = (1 << ROW_BITS) - 1
 """A row id is the shard's ordinal << 32 | the sample's place in the shard."""
-
-
-# NO_JSON | NO_UID | BAD_UID | BAD_JSON: rows without a readable uid
-FLAGS_WITHOUT_UID = 1 | 8 | 16 | 32
 
 
 def make_row_ids(shard: npt.ArrayLike, row: npt.ArrayLike) -> NDArray[np.uint64]:
@@ -61,17 +58,17 @@ def row_ids(segment: Segment, first_ordinal: int, rows: NDArray[np.integer] | No
 
 def valid_uid_mask(segment: Segment) -> NDArray[np.bool_]:
     """(n,) bool: whether a sample has a uid; elsewhere its entry in ``segment.uid`` means nothing."""
-    has_uid: NDArray[np.bool_] = (segment.flags & int(WITHOUT_UID)) == 0
+    has_uid: NDArray[np.bool_] = (segment.flags & FLAGS_WITHOUT_UID) == 0
     return has_uid
 
 
-def shard_damage(segment: Segment) -> list[tuple[int, int, str]]:
-    """(shard, offset, message) of what may not have been read of an archive: damage, a missing end, as a cut between
+def shard_damage(segment: Segment) -> list[ShardReport]:
+    """What may not have been read of an archive: damage, a missing end, as a cut between
     members leaves, and bytes behind the end. All that may hide samples, names too: ``Segment.losses``.
 
     An archive without its end mark is legal to most readers; in a pool it is the trace of a writer that died.
     """
-    return sorted((loss.shard, loss.offset, loss.message) for loss in segment.losses if loss.archive)
+    return sorted(ShardReport(loss.shard, loss.offset, loss.message) for loss in segment.losses if loss.archive)
 
 
 def loss_notes(segment: Segment) -> list[str]:
