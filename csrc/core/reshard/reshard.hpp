@@ -52,12 +52,12 @@ void sample_member_names(std::span<const Uid> uid, std::span<const std::uint64_t
                          std::span<const std::string> exts, std::vector<std::uint8_t>& names,
                          std::vector<std::uint64_t>& name_begin);
 
-/// Writes out_path (created or truncated; not synced) and returns its size, a multiple of 10,240. Neighbouring payloads of one source are read by one preadv
-/// straight to their place in the window, whatever their order in the output.
+/// Writes out_path (created or truncated; not synced) and returns its size, a multiple of 10,240. Neighbouring payloads
+/// of one source are read by one preadv straight to their place in the window, whatever their order in the output.
 /// Throws invalid_argument (shapes, indices), corrupt_data with path and offset (a source that changed, or ends
 /// before a payload does), io (ENOSPC included). A failed call leaves a partial file for the caller to remove.
-/// Memory: for each thread window_bytes and 32 bytes a payload piece in it (at most one per 512 bytes). Cost: one pass over
-/// the payloads. Safe to call from many threads for different out_paths.
+/// Memory: for each thread window_bytes and 32 bytes a payload piece in it (at most one per 512 bytes). Cost: one pass
+/// over the payloads. Safe to call from many threads for different out_paths.
 std::uint64_t write_shard(const std::string& out_path, std::span<const CopySource> sources,
                           const ShardMembers& members, const WriteShardOptions& options = {}, const Poll& poll = {});
 

@@ -31,16 +31,8 @@ __all__ = [
 
 # one output shard: where it begins (segment, row in the segment, copy of that row) and what it holds
 CUT_DTYPE = np.dtype(
-    [
-        ("segment", "<u4"),
-        ("reserved", "<u4"),
-        ("row", "<u8"),
-        ("copy", "<u8"),
-        ("samples", "<u8"),
-        ("members", "<u8"),
-        ("payload_bytes", "<u8"),
-        ("tar_bytes", "<u8"),
-    ]
+    [("segment", "<u4"), ("reserved", "<u4")]
+    + [(name, "<u8") for name in ("row", "copy", "samples", "members", "payload_bytes", "tar_bytes")]
 )
 # a selected pool row whose uid has other selected rows before it: its copies count on from first_copy
 REPEAT_DTYPE = np.dtype([("row_id", "<u8"), ("first_copy", "<u8")])

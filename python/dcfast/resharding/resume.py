@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dcfast.resharding.edit import BlurOptions
-    from dcfast.resharding.plan import ReshardPlan, ShardSources
+    from dcfast.resharding.plan import ReshardPlan
     from dcfast.resharding.sources import OpenSubset
+    from dcfast.resharding.write import OutputShards
 
     T = TypeVar("T")
 
@@ -128,8 +128,8 @@ def _read(path: str, kind: type[T]) -> T:
         raise RunError(f"{error}; {why}") from None
 
 
-def is_whole(sources: ShardSources, k: int, out: str, blur: BlurOptions | None, idx: bool) -> bool:
-    """Whether output shard k of a plan, known to be of this plan, can be left as it is. Payloads are not read.
+def is_whole(shards: OutputShards, k: int) -> bool:
+    """Whether an output shard, known to be of this plan, can be left as it is. Payloads are not read.
 
     Compared are the samples that ``_stats.json`` counts, the size of the tar, and the bytes of the index file. What
     blur changed has no size that is known beforehand: such a tar is walked by its headers, to its very end.
@@ -141,26 +141,26 @@ def is_whole(sources: ShardSources, k: int, out: str, blur: BlurOptions | None, 
     from dcfast.resharding.records import EditedStats, ShardStats
     from dcfast.storage.records import read_record
 
-    tar, idx_path = (os.path.join(out, form.format(k)) for form in (SHARD_FORMAT, IDX_FORMAT))
+    tar, is_edited = shards.path(SHARD_FORMAT, k), shards.blur is not None
     try:
         size = os.stat(tar).st_size
-        stats = read_record(os.path.join(out, STATS_FORMAT.format(k)), ShardStats if blur is None else EditedStats)
+        stats = read_record(shards.path(STATS_FORMAT, k), EditedStats if is_edited else ShardStats)
     except (OSError, ValueError):
         return False
     left_out = stats.blur_failed if isinstance(stats, EditedStats) else 0
-    cut = sources.plan.cuts[k]
+    cut = shards.plan.cuts[k]
     if stats.successes + left_out != int(cut["samples"]):
         return False
-    if blur is None and sources.plan.shuffle_seed is None and size == int(cut["tar_bytes"]) and not idx:
+    if not is_edited and shards.plan.shuffle_seed is None and size == int(cut["tar_bytes"]) and not shards.idx:
         return True
     try:
-        if blur is None:
-            contents = sources.contents(k)
-            names, sizes, sample = contents.member_names(), contents.size, contents.member_sample
-        else:
+        if is_edited:
             names, sizes, sample = _walked(tar, stats.successes)
+        else:
+            contents = shards.sources.contents(k)
+            names, sizes, sample = contents.member_names(), contents.size, contents.member_sample
         return size == _tar_bytes(names, sizes) and (
-            not idx or _holds(idx_path, index_text(names, sizes, sample, stats.successes))
+            not shards.idx or _holds(shards.path(IDX_FORMAT, k), index_text(names, sizes, sample, stats.successes))
         )
     except (OSError, ValueError):
         return False

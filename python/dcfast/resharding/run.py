@@ -11,7 +11,7 @@ from dcfast.resharding.output import check_free_space, finish_reshard, refuse_in
 from dcfast.resharding.plan import make_plan
 from dcfast.resharding.resume import begin_run, has_ended, plan_key
 from dcfast.resharding.sources import open_subset, subset_array, whole_number
-from dcfast.resharding.write import write_output_shards
+from dcfast.resharding.write import OutputShards
 from dcfast.storage.listing import first_notes
 from dcfast.storage.lock import locked
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dcfast.resharding.edit import BlurOptions
     from dcfast.resharding.inputs import Inputs, Pool
     from dcfast.resharding.plan import ReshardPlan
-    from dcfast.resharding.records import ReshardReport, VerifyReport
+    from dcfast.resharding.records import ReshardReport
     from dcfast.resharding.sources import OpenSubset, SegmentItem, StrPath, Subset
 
 __all__ = ["reshard"]
@@ -131,87 +131,52 @@ def reshard(
         if first_shard or num_shards is not None:
             report["chosen_shards"] = plan.chosen_shards
         if not dry_run:
-            work = _Work(plan, opened, subset, out, inputs, segments, blur, uid_from, idx, threads)
-            work.write(report, overwrite, resume, sync, check_mtime)
+            shards = OutputShards(plan, opened, out, segments, threads or os.cpu_count() or 1, blur, idx)
+            _write(report, shards, opened, subset, inputs, uid_from, overwrite, resume, sync, check_mtime)
             if verify:
-                report["verified"] = work.verify()
+                from dcfast.resharding.verify import verify_shards
+
+                report["verified"] = verify_shards(shards, 0, plan.num_output_shards, strict=True)
     return report
 
 
-class _Work:
-    """The writing of a plan, and the reading again of what was written."""
-
-    def __init__(
-        self,
-        plan: ReshardPlan,
-        opened: OpenSubset,
-        subset: Subset,
-        out: str,
-        inputs: Inputs,
-        segments: Sequence[SegmentItem],
-        blur: BlurOptions | None,
-        uid_from: str,
-        idx: bool,
-        threads: int,
-    ) -> None:
-        self.plan, self.opened, self.subset, self.out = plan, opened, subset, out
-        self.inputs, self.segments, self.blur, self.idx = inputs, segments, blur, idx
-        self.threads = threads or os.cpu_count() or 1
-        self.edits: dict[str, str | int] = {} if blur is None else _blur_arguments(blur)
-        if uid_from != "json":
-            self.edits["uid_from"] = uid_from
-
-    def write(self, report: ReshardReport, overwrite: bool, resume: bool, sync: bool, check_mtime: bool) -> None:
-        """Writes the output, and puts what was done into the report."""
-        plan, opened, out, blur = self.plan, self.opened, self.out, self.blur
-        arguments = {
-            "input_dir": "::".join(self.inputs.directories),
-            "subset_file": os.fspath(self.subset) if isinstance(self.subset, (str, os.PathLike)) else "",
-            **self.edits,
-        }
-        os.makedirs(out, exist_ok=True)
-        with locked(out, f"output_dir {out}: another reshard is at work there; wait for it", folder=True):
-            # it may have ended just now
-            refuse_output(out, self.inputs, overwrite=overwrite, may_hold=overwrite or resume)
-            if not (resume and has_ended(out, plan, opened, arguments)):
-                begin_run(out, plan_key(plan, opened, [self.idx, *self.edits.items()]), resume, sync)
-            written = write_output_shards(
-                plan,
-                opened,
-                0,
-                plan.num_output_shards,
-                out,
-                segments=self.segments,
-                threads=self.threads,
-                sync=sync,
-                check_mtime=check_mtime,
-                blur=blur,
-                idx=self.idx,
-                skip_whole=resume,
-            )
-            meta = finish_reshard(plan, self.subset, out, arguments=arguments, sync=sync, edited=blur is not None)
-        report["tar_bytes"], report["skipped"], report["mended"] = (
-            written[name] for name in ("tar_bytes", "skipped", "mended")
-        )
-        if blur is not None:
-            report["blurred"], report["injected"] = written["blurred"], written["injected"]
-            report["blur_failed"], report["inject_failed"] = written["blur_failed"], written["inject_failed"]
-        report["output_count"] = int(meta["output_count"])  # of the plan less what was left out
-
-    def verify(self) -> VerifyReport:
-        """Compares the output with its sources; CorruptDataError where they differ."""
-        from dcfast.resharding.verify import verify_output_shards
-
-        return verify_output_shards(
-            self.plan,
-            self.opened,
-            self.out,
-            segments=self.segments,
-            threads=self.threads,
-            strict=True,
-            blur=self.blur,
-            idx=self.idx,
-        )
+def _write(
+    report: ReshardReport,
+    shards: OutputShards,
+    opened: OpenSubset,
+    subset: Subset,
+    inputs: Inputs,
+    uid_from: str,
+    overwrite: bool,
+    resume: bool,
+    sync: bool,
+    check_mtime: bool,
+) -> None:
+    """Writes the output, and puts what was done into the report."""
+    plan, out, blur = shards.plan, shards.out, shards.blur
+    edits: dict[str, str | int] = {} if blur is None else _blur_arguments(blur)
+    if uid_from != "json":
+        edits["uid_from"] = uid_from
+    arguments = {
+        "input_dir": "::".join(inputs.directories),
+        "subset_file": os.fspath(subset) if isinstance(subset, (str, os.PathLike)) else "",
+        **edits,
+    }
+    os.makedirs(out, exist_ok=True)
+    with locked(out, f"output_dir {out}: another reshard is at work there; wait for it", folder=True):
+        # it may have ended just now
+        refuse_output(out, inputs, overwrite=overwrite, may_hold=overwrite or resume)
+        if not (resume and has_ended(out, plan, opened, arguments)):
+            begin_run(out, plan_key(plan, opened, [shards.idx, *edits.items()]), resume, sync)
+        written = shards.write(0, plan.num_output_shards, sync=sync, check_mtime=check_mtime, skip_whole=resume)
+        meta = finish_reshard(plan, subset, out, arguments=arguments, sync=sync, edited=blur is not None)
+    report["tar_bytes"], report["skipped"], report["mended"] = (
+        written[name] for name in ("tar_bytes", "skipped", "mended")
+    )
+    if blur is not None:
+        report["blurred"], report["injected"] = written["blurred"], written["injected"]
+        report["blur_failed"], report["inject_failed"] = written["blur_failed"], written["inject_failed"]
+    report["output_count"] = int(meta["output_count"])  # of the plan less what was left out
 
 
 def _check_places(pool: Pool, output_dir: StrPath, subset: Subset) -> None:

@@ -18,8 +18,8 @@ from dcfast.resharding.contents import ShardContents
 from dcfast.resharding.edit import edited_contents
 from dcfast.resharding.layout import IDX_FORMAT, SHARD_FORMAT, STATS_FORMAT
 from dcfast.resharding.members import list_members
-from dcfast.resharding.plan import ReshardPlan, ShardSources, open_plan
 from dcfast.resharding.records import Mismatch, ShardStats, VerifyReport
+from dcfast.resharding.write import OutputShards
 from dcfast.storage.hashing import hash_members
 from dcfast.storage.inputs import open_input
 from dcfast.storage.records import read_record
@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dcfast.resharding.edit import BlurOptions
+    from dcfast.resharding.plan import ReshardPlan
     from dcfast.resharding.sources import OpenSubset, SegmentItem, StrPath, Subset
 
-__all__ = ["verify_output_shards"]
+__all__ = ["verify_output_shards", "verify_shards"]
 
 # reported one by one for each shard; beyond it they are counted
 MISMATCHES_A_SHARD = 20
@@ -69,26 +70,30 @@ def verify_output_shards(
         CorruptDataError: with ``strict``, at a mismatch; an input shard that ends early.   IndexError: no such shard.
     Memory: per thread about 200 bytes a member of one output shard.   Cost: one read of both sides.
     """
-    opened = open_plan(plan)
-    last = opened.num_output_shards if k_last is None else k_last
-    opened.check_range(k_first, last, "verify_output_shards")
+    shards = OutputShards(plan, subset, out_dir, segments, threads, blur, idx)
+    last = shards.plan.num_output_shards if k_last is None else k_last
+    return verify_shards(shards, k_first, last, strict)
+
+
+def verify_shards(shards: OutputShards, k_first: int, k_last: int, strict: bool) -> VerifyReport:
+    """See ``verify_output_shards``."""
+    shards.plan.check_range(k_first, k_last, "verify_output_shards")
     report = VerifyReport(shards=0, samples=0, members=0, payload_bytes=0, mismatch_count=0, mismatches=[])
-    if k_first == last:
-        return report
-    sources = ShardSources(opened, subset, segments, keep=threads + 1)
-    each = max(1, threads // (last - k_first))
+    each = max(1, shards.threads // max(1, k_last - k_first))
 
     def verify(k: int) -> _Checked:
-        contents = sources.contents(k)
-        if blur is None:
-            return _verify_contents(contents, k, Path(out_dir), strict, idx)
+        contents = shards.sources.contents(k)
+        if shards.blur is None:
+            return _verify_contents(shards, contents, k, strict)
         with (
             temporary_folder("dcfast-verify-") as folder,
-            edited_contents(contents, blur, folder / "spool", each) as edited,
+            edited_contents(contents, shards.blur, folder / "spool", each) as edited,
         ):
-            return _verify_contents(edited.contents, k, Path(out_dir), strict, idx)
+            return _verify_contents(shards, edited.contents, k, strict)
 
-    with closing(read_ahead(verify, range(k_first, last), threads=threads, ahead=4 * threads)) as verified:
+    with closing(
+        read_ahead(verify, range(k_first, k_last), threads=shards.threads, ahead=4 * shards.threads)
+    ) as verified:
         for checked in verified:
             report["shards"] += 1
             report["samples"] += checked.samples
@@ -121,12 +126,12 @@ class _Checked:
             self.mismatches.append({"shard": self.shard.name, "key": key, "member": member, "problem": problem})
 
 
-def _verify_contents(contents: ShardContents, k: int, out_dir: Path, strict: bool, idx: bool) -> _Checked:
-    path = out_dir / SHARD_FORMAT.format(k)
+def _verify_contents(shards: OutputShards, contents: ShardContents, k: int, strict: bool) -> _Checked:
+    path = Path(shards.path(SHARD_FORMAT, k))
     samples = len(contents.uid)
     checked = _Checked(path, strict, samples, len(contents.size), int(contents.size.sum()))
     try:
-        successes = read_record(out_dir / STATS_FORMAT.format(k), ShardStats).successes
+        successes = read_record(shards.path(STATS_FORMAT, k), ShardStats).successes
     except (OSError, ValueError) as error:
         checked.add(f"stats cannot be read: {error}")
     else:
@@ -138,8 +143,8 @@ def _verify_contents(contents: ShardContents, k: int, out_dir: Path, strict: boo
         checked.add(f"shard cannot be read: {error}")
     else:
         _compare(contents, path, names, offset, size, checked)
-    if idx:
-        _compare_idx(out_dir / IDX_FORMAT.format(k), contents, checked)
+    if shards.idx:
+        _compare_idx(Path(shards.path(IDX_FORMAT, k)), contents, checked)
     return checked
 
 

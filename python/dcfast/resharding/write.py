@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dcfast.resharding.plan import ReshardPlan
     from dcfast.resharding.sources import OpenSubset, SegmentItem, StrPath, Subset
 
-__all__ = ["write_output_shards"]
+__all__ = ["OutputShards", "write_output_shards"]
 
 TOTALS = ("shards", "samples", "members", "payload_bytes", "tar_bytes", *EDIT_COUNTS)
 # up to here the threads share in each shard: the workers' imports would take longer than they save
@@ -67,24 +67,68 @@ def write_output_shards(
     Memory: see ShardSources, and for each shard under way 100 bytes a member and 0.5 MiB a thread.
     Cost: one read and one write of the payloads.
     """
-    opened = open_plan(plan)
-    opened.check_range(k_first, k_last, "write_output_shards")
-    totals = dict.fromkeys((*TOTALS, "skipped", "mended"), 0)
-    if k_first == k_last:
-        return totals
-    sources = ShardSources(opened, subset, segments, keep=threads + 1)
-    out = plain_path(out_dir)
-    present = [k for k in range(k_first, k_last) if skip_whole and _is_present(out, k, idx)]
-    whole = _whole_shards(sources, present, out, threads, blur, idx) if present else set()
-    todo = [k for k in range(k_first, k_last) if k not in whole]
-    unchanged = blur is None and not idx
-    workers = 1 if unchanged and opened.counts["tar_bytes"] <= _SMALL_OUTPUT_BYTES else min(threads, max(1, len(todo)))
-    # where there are fewer workers than threads, a shard is written by several
-    writer = _Writer(sources, out, sync, check_mtime, max(1, threads // max(1, workers)), blur, idx)
-    for counts in _written(writer, todo, workers):
-        for name, count in zip(TOTALS, counts, strict=True):
-            totals[name] += count
-    return {**totals, "skipped": len(whole), "mended": len(present) - len(whole)}
+    shards = OutputShards(plan, subset, out_dir, segments, threads, blur, idx)
+    return shards.write(k_first, k_last, sync=sync, check_mtime=check_mtime, skip_whole=skip_whole)
+
+
+class OutputShards:
+    """The output shards of a plan, in a directory.
+
+    Attributes:
+        plan, sources: what they are made of.   out: the directory.
+        threads, blur, idx: see ``write_output_shards``.
+    """
+
+    def __init__(
+        self,
+        plan: ReshardPlan | StrPath,
+        subset: Subset | OpenSubset,
+        out_dir: StrPath,
+        segments: Sequence[SegmentItem] | None,
+        threads: int,
+        blur: BlurOptions | None,
+        idx: bool,
+    ) -> None:
+        self.plan, self.out = open_plan(plan), plain_path(out_dir)
+        self.sources = ShardSources(self.plan, subset, segments, keep=threads + 1)
+        self.threads, self.blur, self.idx = threads, blur, idx
+
+    def path(self, form: str, k: int) -> str:
+        return os.path.join(self.out, form.format(k))
+
+    def write(self, k_first: int, k_last: int, *, sync: bool, check_mtime: bool, skip_whole: bool) -> dict[str, int]:
+        """See ``write_output_shards``."""
+        self.plan.check_range(k_first, k_last, "write_output_shards")
+        present = [k for k in range(k_first, k_last) if skip_whole and self._is_present(k)]
+        whole = self._whole(present) if present else set()
+        todo = [k for k in range(k_first, k_last) if k not in whole]
+        unchanged = self.blur is None and not self.idx
+        is_small = unchanged and self.plan.counts["tar_bytes"] <= _SMALL_OUTPUT_BYTES
+        workers = 1 if is_small else min(self.threads, max(1, len(todo)))
+        # where there are fewer workers than threads, a shard is written by several
+        writer = _Writer(self, sync, check_mtime, max(1, self.threads // max(1, workers)))
+        totals = dict.fromkeys(TOTALS, 0)
+        for counts in _written(writer, todo, workers):
+            for name, count in zip(TOTALS, counts, strict=True):
+                totals[name] += count
+        return {**totals, "skipped": len(whole), "mended": len(present) - len(whole)}
+
+    def _is_present(self, k: int) -> bool:
+        forms = [SHARD_FORMAT, STATS_FORMAT] + ([IDX_FORMAT] if self.idx else [])
+        return all(os.path.isfile(self.path(form, k)) for form in forms)
+
+    def _whole(self, present: list[int]) -> set[int]:
+        from dcfast.process.read_ahead import read_ahead
+        from dcfast.resharding.resume import is_whole
+
+        # several at a time: there may be a million shards
+        step = min(64, 1 + len(present) // (8 * max(1, self.threads)))
+        parts = (present[begin : begin + step] for begin in range(0, len(present), step))
+
+        def whole(part: list[int]) -> list[int]:
+            return [k for k in part if is_whole(self, k)]
+
+        return {k for part in read_ahead(whole, parts, threads=self.threads, ahead=4 * self.threads) for k in part}
 
 
 def _written(writer: _Writer, todo: Sequence[int], threads: int) -> Iterator[tuple[int, ...]]:
@@ -96,69 +140,36 @@ def _written(writer: _Writer, todo: Sequence[int], threads: int) -> Iterator[tup
     return read_ahead(writer.write, todo, threads=threads, ahead=4 * threads)
 
 
-def _whole_shards(
-    sources: ShardSources, present: list[int], out: str, threads: int, blur: BlurOptions | None, idx: bool
-) -> set[int]:
-    from dcfast.process.read_ahead import read_ahead
-    from dcfast.resharding.resume import is_whole
-
-    # several at a time: there may be a million shards
-    step = min(64, 1 + len(present) // (8 * max(1, threads)))
-    parts = (present[begin : begin + step] for begin in range(0, len(present), step))
-
-    def whole(part: list[int]) -> list[int]:
-        return [k for k in part if is_whole(sources, k, out, blur, idx)]
-
-    return {k for part in read_ahead(whole, parts, threads=threads, ahead=4 * threads) for k in part}
-
-
-def _is_present(out: str, k: int, idx: bool) -> bool:
-    forms = [SHARD_FORMAT, STATS_FORMAT] + ([IDX_FORMAT] if idx else [])
-    return all(os.path.isfile(os.path.join(out, form.format(k))) for form in forms)
-
-
 class _Writer:
     """Writes output shards; the counts of each are those of ``TOTALS``, in order."""
 
-    def __init__(
-        self,
-        sources: ShardSources,
-        out: str,
-        sync: bool,
-        check_mtime: bool,
-        threads: int,
-        blur: BlurOptions | None,
-        idx: bool,
-    ) -> None:
-        self.sources, self.out, self.sync, self.check_mtime = sources, out, sync, check_mtime
-        self.threads, self.blur, self.idx = threads, blur, idx
-
-    def path(self, form: str, k: int) -> str:
-        return os.path.join(self.out, form.format(k))
+    def __init__(self, shards: OutputShards, sync: bool, check_mtime: bool, threads: int) -> None:
+        self.shards, self.sync, self.check_mtime, self.threads = shards, sync, check_mtime, threads
 
     def write(self, k: int) -> tuple[int, ...]:
-        if self.blur is None and not self.idx:
+        shards = self.shards
+        if shards.blur is None and not shards.idx:
             counts = write_file(
-                self.path(SHARD_FORMAT, k),
-                lambda temporary: self.sources.write(k, temporary, self.threads, self.check_mtime),
+                shards.path(SHARD_FORMAT, k),
+                lambda temporary: shards.sources.write(k, temporary, self.threads, self.check_mtime),
                 sync=self.sync,
             )
             return self.write_stats(k, counts, {})
-        contents = self.sources.contents(k, check=True)
-        if self.blur is None:
+        contents = shards.sources.contents(k, check=True)
+        if shards.blur is None:
             return self.write_contents(k, contents, {})
         from pathlib import Path
 
         from dcfast.resharding.edit import edited_contents
 
         # a name that finish_reshard clears where a killed run left it
-        spool = Path(self.out, temporary_name(SHARD_FORMAT.format(k)))
-        os.makedirs(self.out, exist_ok=True)
-        with edited_contents(contents, self.blur, spool, self.threads) as edited:
+        spool = Path(shards.out, temporary_name(SHARD_FORMAT.format(k)))
+        os.makedirs(shards.out, exist_ok=True)
+        with edited_contents(contents, shards.blur, spool, self.threads) as edited:
             return self.write_contents(k, edited.contents, edited.counts)
 
     def write_contents(self, k: int, contents: ShardContents, edits: dict[str, int]) -> tuple[int, ...]:
-        idx_text = contents.idx_text() if self.idx else b""
+        idx_text = contents.idx_text() if self.shards.idx else b""
         times = contents.source_mtime_ns if self.check_mtime else contents.source_mtime_ns[:0]
 
         def write(temporary: str) -> int:
@@ -175,13 +186,13 @@ class _Writer:
                 threads=self.threads,
             )
 
-        tar_bytes = write_file(self.path(SHARD_FORMAT, k), write, sync=self.sync)
-        if self.idx:
-            write_bytes(self.path(IDX_FORMAT, k), idx_text, sync=self.sync)
+        tar_bytes = write_file(self.shards.path(SHARD_FORMAT, k), write, sync=self.sync)
+        if self.shards.idx:
+            write_bytes(self.shards.path(IDX_FORMAT, k), idx_text, sync=self.sync)
         counts = (len(contents.uid), len(contents.size), int(contents.size.sum()), tar_bytes)
         return self.write_stats(k, counts, edits)
 
     def write_stats(self, k: int, counts: tuple[int, int, int, int], edits: dict[str, int]) -> tuple[int, ...]:
         stats = flat_json({"successes": counts[0], **edits})
-        write_bytes(self.path(STATS_FORMAT, k), stats, sync=self.sync)
+        write_bytes(self.shards.path(STATS_FORMAT, k), stats, sync=self.sync)
         return (1, *counts, *(edits.get(name, 0) for name in EDIT_COUNTS))
