@@ -11,23 +11,24 @@ from dcfast._core import hashing as core_hashing
 from dcfast.errors import RunError
 from dcfast.resharding.files import flat_json, plain_path, write_bytes, write_file
 from dcfast.resharding.layout import EDIT_COUNTS, KEY_FILE, SHARD_FORMAT, STATS_FORMAT
-from dcfast.resharding.plan import open_plan
+from dcfast.resharding.plan import ShardSources, open_plan
 from dcfast.resharding.sources import open_subset, subset_array
 from dcfast.storage.inputs import open_input
 from dcfast.storage.listing import is_temporary_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import BinaryIO
 
     from dcfast.resharding.edit import BlurOptions
     from dcfast.resharding.inputs import Inputs
     from dcfast.resharding.plan import ReshardPlan
     from dcfast.resharding.records import EditedStats, PlanOptions
-    from dcfast.resharding.sources import StrPath, Subset
+    from dcfast.resharding.sources import OpenSubset, SegmentItem, StrPath, Subset
 
 __all__ = [
+    "OutputShards",
     "check_free_space",
     "finish_reshard",
     "is_temporary",
@@ -45,6 +46,32 @@ _BYTES_A_STATS_FILE = 8192
 _BYTES_OF_BOXES = 1024  # in a json, with the padding of its member
 _BYTES_A_LINE = 80  # of an index file, for each member
 _ENOSPC = 28
+
+
+class OutputShards:
+    """The output shards of a plan, in a directory.
+
+    Attributes:
+        plan, sources: what they are made of.   out: the directory.
+        threads, blur, idx: see ``write_output_shards``.
+    """
+
+    def __init__(
+        self,
+        plan: ReshardPlan | StrPath,
+        subset: Subset | OpenSubset,
+        out_dir: StrPath,
+        segments: Sequence[SegmentItem] | None,
+        threads: int,
+        blur: BlurOptions | None,
+        idx: bool,
+    ) -> None:
+        self.plan, self.out = open_plan(plan), plain_path(out_dir)
+        self.sources = ShardSources(self.plan, subset, segments, keep=threads + 1)
+        self.threads, self.blur, self.idx = threads, blur, idx
+
+    def path(self, form: str, k: int) -> str:
+        return os.path.join(self.out, form.format(k))
 
 
 def recorded_arguments(options: PlanOptions, arguments: Mapping[str, str | int]) -> dict[str, str]:

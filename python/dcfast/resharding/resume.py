@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from dcfast.resharding.output import OutputShards
     from dcfast.resharding.plan import ReshardPlan
     from dcfast.resharding.sources import OpenSubset
-    from dcfast.resharding.write import OutputShards
 
     T = TypeVar("T")
 

@@ -7,11 +7,17 @@ from contextlib import contextmanager
 
 from dcfast.resharding.files import plain_path
 from dcfast.resharding.inputs import open_inputs
-from dcfast.resharding.output import check_free_space, finish_reshard, refuse_input_in_output, refuse_output
+from dcfast.resharding.output import (
+    OutputShards,
+    check_free_space,
+    finish_reshard,
+    refuse_input_in_output,
+    refuse_output,
+)
 from dcfast.resharding.plan import make_plan
 from dcfast.resharding.resume import begin_run, has_ended, plan_key
 from dcfast.resharding.sources import open_subset, subset_array, whole_number
-from dcfast.resharding.write import OutputShards
+from dcfast.resharding.write import write_shards
 from dcfast.storage.listing import first_notes
 from dcfast.storage.lock import locked
 
@@ -168,7 +174,8 @@ def _write(
         refuse_output(out, inputs, overwrite=overwrite, may_hold=overwrite or resume)
         if not (resume and has_ended(out, plan, opened, arguments)):
             begin_run(out, plan_key(plan, opened, [shards.idx, *edits.items()]), resume, sync)
-        written = shards.write(0, plan.num_output_shards, sync=sync, check_mtime=check_mtime, skip_whole=resume)
+        count = plan.num_output_shards
+        written = write_shards(shards, 0, count, sync=sync, check_mtime=check_mtime, skip_whole=resume)
         meta = finish_reshard(plan, subset, out, arguments=arguments, sync=sync, edited=blur is not None)
     report["tar_bytes"], report["skipped"], report["mended"] = (
         written[name] for name in ("tar_bytes", "skipped", "mended")

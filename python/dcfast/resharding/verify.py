@@ -18,8 +18,8 @@ from dcfast.resharding.contents import ShardContents
 from dcfast.resharding.edit import edited_contents
 from dcfast.resharding.layout import IDX_FORMAT, SHARD_FORMAT, STATS_FORMAT
 from dcfast.resharding.members import list_members
+from dcfast.resharding.output import OutputShards
 from dcfast.resharding.records import Mismatch, ShardStats, VerifyReport
-from dcfast.resharding.write import OutputShards
 from dcfast.storage.hashing import hash_members
 from dcfast.storage.inputs import open_input
 from dcfast.storage.records import read_record

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 
 from dcfast._core import reshard as core_reshard
-from dcfast.resharding.files import flat_json, plain_path, temporary_name, write_bytes, write_file
+from dcfast.resharding.files import flat_json, temporary_name, write_bytes, write_file
 from dcfast.resharding.layout import EDIT_COUNTS, IDX_FORMAT, SHARD_FORMAT, STATS_FORMAT
-from dcfast.resharding.plan import ShardSources, open_plan
+from dcfast.resharding.output import OutputShards
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dcfast.resharding.plan import ReshardPlan
     from dcfast.resharding.sources import OpenSubset, SegmentItem, StrPath, Subset
 
-__all__ = ["OutputShards", "write_output_shards"]
+__all__ = ["write_output_shards", "write_shards"]
 
 TOTALS = ("shards", "samples", "members", "payload_bytes", "tar_bytes", *EDIT_COUNTS)
 # up to here the threads share in each shard: the workers' imports would take longer than they save
@@ -68,67 +68,46 @@ def write_output_shards(
     Cost: one read and one write of the payloads.
     """
     shards = OutputShards(plan, subset, out_dir, segments, threads, blur, idx)
-    return shards.write(k_first, k_last, sync=sync, check_mtime=check_mtime, skip_whole=skip_whole)
+    return write_shards(shards, k_first, k_last, sync=sync, check_mtime=check_mtime, skip_whole=skip_whole)
 
 
-class OutputShards:
-    """The output shards of a plan, in a directory.
+def write_shards(
+    shards: OutputShards, k_first: int, k_last: int, *, sync: bool, check_mtime: bool, skip_whole: bool
+) -> dict[str, int]:
+    """See ``write_output_shards``."""
+    shards.plan.check_range(k_first, k_last, "write_output_shards")
+    present = [k for k in range(k_first, k_last) if skip_whole and _is_present(shards, k)]
+    whole = _whole(shards, present) if present else set()
+    todo = [k for k in range(k_first, k_last) if k not in whole]
+    unchanged = shards.blur is None and not shards.idx
+    is_small = unchanged and shards.plan.counts["tar_bytes"] <= _SMALL_OUTPUT_BYTES
+    workers = 1 if is_small else min(shards.threads, max(1, len(todo)))
+    # where there are fewer workers than threads, a shard is written by several
+    writer = _Writer(shards, sync, check_mtime, max(1, shards.threads // max(1, workers)))
+    totals = dict.fromkeys(TOTALS, 0)
+    for counts in _written(writer, todo, workers):
+        for name, count in zip(TOTALS, counts, strict=True):
+            totals[name] += count
+    return {**totals, "skipped": len(whole), "mended": len(present) - len(whole)}
 
-    Attributes:
-        plan, sources: what they are made of.   out: the directory.
-        threads, blur, idx: see ``write_output_shards``.
-    """
 
-    def __init__(
-        self,
-        plan: ReshardPlan | StrPath,
-        subset: Subset | OpenSubset,
-        out_dir: StrPath,
-        segments: Sequence[SegmentItem] | None,
-        threads: int,
-        blur: BlurOptions | None,
-        idx: bool,
-    ) -> None:
-        self.plan, self.out = open_plan(plan), plain_path(out_dir)
-        self.sources = ShardSources(self.plan, subset, segments, keep=threads + 1)
-        self.threads, self.blur, self.idx = threads, blur, idx
+def _is_present(shards: OutputShards, k: int) -> bool:
+    forms = [SHARD_FORMAT, STATS_FORMAT] + ([IDX_FORMAT] if shards.idx else [])
+    return all(os.path.isfile(shards.path(form, k)) for form in forms)
 
-    def path(self, form: str, k: int) -> str:
-        return os.path.join(self.out, form.format(k))
 
-    def write(self, k_first: int, k_last: int, *, sync: bool, check_mtime: bool, skip_whole: bool) -> dict[str, int]:
-        """See ``write_output_shards``."""
-        self.plan.check_range(k_first, k_last, "write_output_shards")
-        present = [k for k in range(k_first, k_last) if skip_whole and self._is_present(k)]
-        whole = self._whole(present) if present else set()
-        todo = [k for k in range(k_first, k_last) if k not in whole]
-        unchanged = self.blur is None and not self.idx
-        is_small = unchanged and self.plan.counts["tar_bytes"] <= _SMALL_OUTPUT_BYTES
-        workers = 1 if is_small else min(self.threads, max(1, len(todo)))
-        # where there are fewer workers than threads, a shard is written by several
-        writer = _Writer(self, sync, check_mtime, max(1, self.threads // max(1, workers)))
-        totals = dict.fromkeys(TOTALS, 0)
-        for counts in _written(writer, todo, workers):
-            for name, count in zip(TOTALS, counts, strict=True):
-                totals[name] += count
-        return {**totals, "skipped": len(whole), "mended": len(present) - len(whole)}
+def _whole(shards: OutputShards, present: list[int]) -> set[int]:
+    from dcfast.process.read_ahead import read_ahead
+    from dcfast.resharding.resume import is_whole
 
-    def _is_present(self, k: int) -> bool:
-        forms = [SHARD_FORMAT, STATS_FORMAT] + ([IDX_FORMAT] if self.idx else [])
-        return all(os.path.isfile(self.path(form, k)) for form in forms)
+    # several at a time: there may be a million shards
+    step = min(64, 1 + len(present) // (8 * max(1, shards.threads)))
+    parts = (present[begin : begin + step] for begin in range(0, len(present), step))
 
-    def _whole(self, present: list[int]) -> set[int]:
-        from dcfast.process.read_ahead import read_ahead
-        from dcfast.resharding.resume import is_whole
+    def whole(part: list[int]) -> list[int]:
+        return [k for k in part if is_whole(shards, k)]
 
-        # several at a time: there may be a million shards
-        step = min(64, 1 + len(present) // (8 * max(1, self.threads)))
-        parts = (present[begin : begin + step] for begin in range(0, len(present), step))
-
-        def whole(part: list[int]) -> list[int]:
-            return [k for k in part if is_whole(self, k)]
-
-        return {k for part in read_ahead(whole, parts, threads=self.threads, ahead=4 * self.threads) for k in part}
+    return {k for part in read_ahead(whole, parts, threads=shards.threads, ahead=4 * shards.threads) for k in part}
 
 
 def _written(writer: _Writer, todo: Sequence[int], threads: int) -> Iterator[tuple[int, ...]]:
