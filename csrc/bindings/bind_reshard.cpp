@@ -10,19 +10,39 @@
 namespace dcfast::bindings {
 namespace {
 
+/// Name -> number; the stubs know the names.
+class Counts : public py::dict {
+ public:
+  using py::dict::dict;
+};
+
+}  // namespace
+}  // namespace dcfast::bindings
+
+namespace pybind11::detail {
+
+template <>
+struct handle_type_name<dcfast::bindings::Counts> {
+  static constexpr auto name = const_name("dcfast.resharding.records.ReshardReport");
+};
+
+}  // namespace pybind11::detail
+
+namespace dcfast::bindings {
+namespace {
+
 using Shared = std::shared_ptr<SegmentFile>;
 /// The bytes of a path, or an open segment.
 using SegmentItem = std::variant<py::bytes, Shared>;
 using Subset = Buffer<Uid, "subset">;
 using Rows = Buffer<std::uint64_t, "rows">;
 
-/// (bytes of the tar, a hash of each payload where they were asked for)
-std::tuple<std::uint64_t, Array<Uid>> write_shard(
+/// The bytes of the tar.
+std::uint64_t write_shard(
     const RawText& out_path, const std::vector<RawText>& sources, const Input<std::uint64_t, "source_size">& source_size,
     const Input<std::int64_t, "source_mtime_ns">& source_mtime_ns, const Input<std::uint32_t, "source">& source,
     const Input<std::uint64_t, "offset">& offset, const Input<std::uint64_t, "size">& size, const Input<std::uint8_t, "names">& names,
-    const Input<std::uint64_t, "name_begin">& name_begin, bool hash_payloads, std::size_t window_bytes, std::size_t max_open_sources,
-    unsigned threads) {
+    const Input<std::uint64_t, "name_begin">& name_begin, std::size_t window_bytes, std::size_t max_open_sources, unsigned threads) {
   const auto sizes = source_size.view;
   const auto mtimes = source_mtime_ns.view;
   if (!sizes.empty() && sizes.size() != sources.size()) throw py::value_error("source_size must be empty or one entry per source");
@@ -33,20 +53,8 @@ std::tuple<std::uint64_t, Array<Uid>> write_shard(
                      mtimes.empty() ? std::nullopt : std::optional(mtimes[i])});
   }
   const ShardMembers members{source.view, offset.view, size.view, names.view, name_begin.view};
-  const WriteShardOptions options{window_bytes, max_open_sources, hash_payloads, threads};
-  WrittenShard written = enter_core([&](const Poll& poll) { return dcfast::write_shard(out_path, files, members, options, poll); });
-  return {written.bytes, own(std::move(written.hashes))};
-}
-
-/// (names end to end, where each begins)
-std::tuple<Array<std::uint8_t>, Array<std::uint64_t>> sample_member_names(
-    const Input<Uid, "uid">& uid, const Input<std::uint64_t, "copy">& copy, const Input<std::uint32_t, "member_sample">& member_sample,
-    const Input<std::uint32_t, "member_ext">& member_ext, std::vector<RawText> ext_names) {
-  const std::vector<std::string> exts = strings_of(std::move(ext_names));
-  std::vector<std::uint8_t> names;
-  std::vector<std::uint64_t> name_begin;
-  enter_core([&](const Poll&) { dcfast::sample_member_names(uid.view, copy.view, member_sample.view, member_ext.view, exts, names, name_begin); });
-  return {own(std::move(names)), own(std::move(name_begin))};
+  const WriteShardOptions options{window_bytes, max_open_sources, threads};
+  return enter_core([&](const Poll& poll) { return dcfast::write_shard(out_path, files, members, options, poll); });
 }
 
 Array<std::uint64_t> permuted(std::uint64_t n, std::uint64_t seed, std::uint64_t first, std::uint64_t count, std::uint64_t stride) {
@@ -99,7 +107,6 @@ class Segments {
   std::vector<Shared> open_;
 };
 
-using Counts = py::typing::Dict<py::str, py::int_>;
 using Damage = std::tuple<py::bytes, std::uint64_t, bool, std::string>;
 using Write = py::typing::Callable<py::int_(py::memoryview)>;
 
@@ -188,7 +195,7 @@ class BoundShards {
 };
 
 /// The fields of ShardContents, in order.
-using Contents = std::tuple<Array<Uid>, Array<std::uint64_t>, Array<std::uint32_t>, std::vector<py::bytes>, Array<std::uint64_t>,
+using Contents = std::tuple<Array<Uid>, Array<std::uint64_t>, Array<std::uint32_t>, std::vector<py::str>, Array<std::uint64_t>,
                             Array<std::int64_t>, Array<std::uint32_t>, Array<std::uint64_t>, Array<std::uint64_t>, Array<std::uint8_t>,
                             Array<std::uint64_t>>;
 
@@ -199,8 +206,10 @@ Contents contents_of(const BoundShards& bound, std::size_t k, bool check) {
     if (check) shards.check_planned(k, contents);
     return contents;
   });
-  std::vector<py::bytes> sources;
-  for (const std::string& path : shard.sources) sources.emplace_back(path);
+  std::vector<py::str> sources;
+  for (const std::string& path : shard.sources) {
+    sources.push_back(py::reinterpret_steal<py::str>(PyUnicode_DecodeFSDefaultAndSize(path.data(), static_cast<py::ssize_t>(path.size()))));
+  }
   return {own(std::move(shard.uid)), own(std::move(shard.copy)), own(std::move(shard.member_sample)), std::move(sources),
                         own(std::move(shard.source_size)), own(std::move(shard.source_mtime_ns)), own(std::move(shard.source)),
                         own(std::move(shard.offset)), own(std::move(shard.size)), own(std::move(shard.names)),
@@ -214,41 +223,6 @@ std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t> write_pla
   return {done.samples, done.members, done.payload_bytes, done.tar_bytes};
 }
 
-py::bytes first_copies(const Buffer<Uid, "uids">& uids, const Buffer<std::uint64_t, "ids">& ids,
-                       const Buffer<std::uint64_t, "multiplicity">& multiplicity) {
-  check_one_length("uids, ids and multiplicity must have one length", uids, ids, multiplicity);
-  return bytes_of(enter_core([&](const Poll&) {
-    std::vector<RowCopies> rows;
-    for (std::size_t i = 0; i < uids.view.size(); ++i) rows.push_back({uids.view[i], ids.view[i], multiplicity.view[i]});
-    return dcfast::first_copies(std::move(rows));
-  }));
-}
-
-/// Rows of (n,) u64 whose uid stands in the subset, and how often.
-std::tuple<Array<std::uint64_t>, Array<std::uint64_t>> select_rows(const Buffer<Uid, "uids">& uids, const Rows& rows, const Subset& subset) {
-  check_one_length("uids and rows must have one length", uids, rows);
-  SelectedRows selected;
-  selected.uid.assign(uids.view.begin(), uids.view.end());
-  selected.row.assign(rows.view.begin(), rows.view.end());
-  enter_core([&](const Poll& poll) { dcfast::select_rows(subset.view, selected, 0, poll); });
-  return {own(std::move(selected.row)), own(std::move(selected.multiplicity))};
-}
-
-std::tuple<Array<std::uint64_t>, Array<std::uint64_t>, Array<std::uint64_t>> shuffled_places(const Rows& rows, std::uint64_t seed,
-                                                                                             std::uint64_t first, std::uint64_t count) {
-  ShuffledPlaces places = enter_core([&](const Poll&) { return dcfast::shuffled_places(rows.view, seed, first, count); });
-  return {own(std::move(places.row_id)), own(std::move(places.copy)), own(std::move(places.place))};
-}
-
-void add_rows(ShardCutter& cutter, std::uint32_t segment, const Rows& rows, const Buffer<std::uint64_t, "multiplicity">& multiplicity,
-              const Buffer<std::uint64_t, "payload">& payload, const Buffer<std::uint64_t, "members">& members,
-              const Buffer<std::uint64_t, "tar">& tar) {
-  check_one_length("the columns must have one length", rows, multiplicity, payload, members, tar);
-  for (std::size_t i = 0; i < rows.view.size(); ++i) {
-    cutter.add(segment, rows.view[i], multiplicity.view[i], {members.view[i], payload.view[i], tar.view[i]});
-  }
-}
-
 }  // namespace
 
 void bind_reshard(py::module_& m) {
@@ -257,6 +231,7 @@ void bind_reshard(py::module_& m) {
         return enter_core([&](const Poll& poll) { return std::make_unique<UidFile>(path, check, poll); });
       }), "path"_a, "check"_a)
       .def("__len__", [](const UidFile& file) { return file.uids().size(); })
+      .def("view", [](const py::object& file) { return py::memoryview(file); })
       .def_buffer([](UidFile& file) { return buffer_of(std::as_bytes(file.uids())); });
   py::class_<ReshardPlan>(m, "ReshardPlan")
       .def_property_readonly("cuts", [](const ReshardPlan& plan) { return bytes_of(plan.cuts); })
@@ -281,21 +256,13 @@ void bind_reshard(py::module_& m) {
         return own(enter_core([&](const Poll& poll) { return shards.row_ids(k, poll); }));
       }, "k"_a)
       .def("write", &write_planned, "k"_a, "out_path"_a, py::kw_only(), "threads"_a, "check_mtime"_a);
-  py::class_<ShardCutter>(m, "ShardCutter")
-      .def(py::init<std::uint64_t, std::uint64_t>(), "shard_size"_a, "max_bytes"_a)
-      .def("add", &add_rows, "segment"_a, "rows"_a, "multiplicity"_a, "payload"_a, "members"_a, "tar"_a)
-      .def("finish", [](ShardCutter& cutter) { return bytes_of(std::move(cutter).finish()); });
-  m.def("first_copies", &first_copies, "uids"_a, "ids"_a, "multiplicity"_a);
-  m.def("select_rows", &select_rows, "uids"_a, "rows"_a, "subset"_a);
   m.def("repeated_uids", [](const Buffer<UidRecord, "records">& records) {
     return own(enter_core([&](const Poll&) { return dcfast::repeated_uids(records.view); }));
   }, "records"_a);
-  m.def("shuffled_places", &shuffled_places, "rows"_a, "seed"_a, "first"_a, "count"_a);
   m.def("permuted", &permuted, "n"_a, "seed"_a, "first"_a, "count"_a, "stride"_a = 1);
   m.def("write_shard", &write_shard, "out_path"_a, "sources"_a, "source_size"_a, "source_mtime_ns"_a, "source"_a, "offset"_a, "size"_a,
-        "names"_a, "name_begin"_a, py::kw_only(), "hash_payloads"_a = false, "window_bytes"_a = WriteShardOptions{}.window_bytes,
+        "names"_a, "name_begin"_a, py::kw_only(), "window_bytes"_a = WriteShardOptions{}.window_bytes,
         "max_open_sources"_a = WriteShardOptions{}.max_open_sources, "threads"_a = 1);
-  m.def("sample_member_names", &sample_member_names, "uid"_a, "copy"_a, "member_sample"_a, "member_ext"_a, "exts"_a);
   m.def("tar_member_header", [](const RawText& name, std::uint64_t size) { return bytes_of(tar_member_header(name, size)); }, "name"_a,
         "size"_a);
 }

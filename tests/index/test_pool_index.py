@@ -344,8 +344,8 @@ def test_bad_pools_and_indexes(tmp_path: Path, pool: Path) -> None:
     good = (tmp_path / "index" / "index.json").read_text()
     for text, message in (
         ("{", "not json"),
-        ("[]", "not an index layout"),
-        ("{}", "not an index layout"),
+        ("[]", "expected an object"),
+        ("{}", "missing required field"),
         ('{"shards": 5, "segments": [[1, 5]]}', "begins at 1, expected 0"),
         ('{"shards": 6, "segments": [[0, 5]]}', "shards is 6, the segments have 5"),
         ('{"shards": 0, "segments": [[0, 0]]}', "a segment of 0 shards"),

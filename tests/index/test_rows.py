@@ -36,7 +36,7 @@ def test_rows_of_a_segment_with_empty_shards(tmp_path: Path) -> None:
     assert dcfast.PoolReader(None, [segment]).row_ids(np.arange(6)).tolist() == row_ids(segment, 0).tolist()
 
 
-REWRITTEN = {"resharding/plan.py", "resharding/selection.py", "resharding/contents.py"}
+REWRITTEN = {"resharding/plan.py", "resharding/contents.py"}
 
 
 @pytest.mark.parametrize(

@@ -191,16 +191,10 @@ def test_stats(tmp_path: Path) -> None:
     good = make_tar(tmp_path / "good.tar", [*sample_members(1), ("stray", b"")])
     (tmp_path / "empty.tar").write_bytes(b"")
     stats = write_segment([(good, "g"), (tmp_path / "empty.tar", "e")], tmp_path / "s", 2)
-    assert {k: v for k, v in stats.items() if k.startswith("num")} == {
-        "num_shards": 2,
-        "num_samples": 1,
-        "num_members": 3,
-        "num_strays": 1,
-    }
-    assert stats["tar_bytes"] == good.stat().st_size
-    assert stats["damage"] == [{"shard": 1, "name": "e", "offset": 0, "message": "empty file"}]
-    assert stats["notes"] == []
-    assert sum(stats["flags"].values()) == 0
+    assert (stats.num_shards, stats.num_samples, stats.num_members, stats.num_strays) == (2, 1, 3, 1)
+    assert stats.tar_bytes == good.stat().st_size
+    assert stats.reports == [(1, 0, True, "empty file")]
+    assert sum(stats.flag_counts) == 0
     assert Segment.open(tmp_path / "s").shard_damage == [(1, 0, "empty file")]
 
 

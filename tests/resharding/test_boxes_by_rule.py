@@ -173,6 +173,6 @@ def test_many_refused_rows_are_counted_at_once(tmp_path: Path) -> None:
     begin = time.perf_counter()
     table = make_box_table(tmp_path / "m.parquet", subset, tmp_path / "t")
     assert time.perf_counter() - begin < 2  # each with a search of its own: half a minute
-    assert (table.refused, len(table.named)) == (rows, 20)
+    assert (table.refused, len(table.notes)) == (rows, 21)
     assert table.notes[-1] == f"boxes: {rows - 20:,} more rows were refused"
     assert uid_format(subset[:1], as_list=True) == ["0" * 32]

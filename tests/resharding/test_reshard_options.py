@@ -8,12 +8,12 @@ import os
 import subprocess
 import sys
 import tarfile
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from dcfast import resharding as resharder
+from dcfast._core import access as core_access
 from dcfast._core import reshard as core_reshard
 from dcfast.errors import CorruptDataError, PoolError, RunError
 from dcfast.index.build import index_tars, write_segment
@@ -110,21 +110,6 @@ def test_a_saved_shuffled_plan_is_enough_for_a_worker(pool, tmp_path):
     assert read_output(tmp_path / "a") == read_output(tmp_path / "b")
 
 
-def test_places_and_copies():
-    rows = np.array([3, 3, 9, 1 << 32, 1 << 32, 1 << 32], np.uint64)
-    seen = Counter()
-    for first in range(0, 6, 2):
-        ids, copies, place = core_reshard.shuffled_places(rows, 11, first, 2)
-        assert sorted(place.tolist()) == [0, 1]
-        at = core_reshard.permuted(6, 11, first, 2)[place]
-        assert ids.tolist() == rows[at].tolist()
-        seen.update(zip(ids.tolist(), copies.tolist(), strict=True))
-    assert seen == Counter([(3, 0), (3, 1), (9, 0), (1 << 32, 0), (1 << 32, 1), (1 << 32, 2)])
-    assert [len(column) for column in core_reshard.shuffled_places(rows[:0], 11, 0, 0)] == [0, 0, 0]
-    with pytest.raises(ValueError, match="places must be below the number of rows"):
-        core_reshard.shuffled_places(rows, 11, 5, 2)
-
-
 def test_a_shuffle_of_more_copies_than_are_spooled_at_once(pool, tmp_path):
     directory, _, segments = pool
     subset = np.repeat(subset_of([make_uid(3), make_uid(9)]), 70_000)
@@ -153,13 +138,14 @@ def test_members_of_scattered_rows(tmp_path, pool):
     write_segment([(directory / names[2], names[2])], tmp_path / "s.dcx", sync=False)
     segment = Segment.open(tmp_path / "s.dcx")
     rows = np.array([29, 0, 7, 7])
-    count, offset, size, ext = segment.members_of_rows(rows)
+    none = np.empty(0, np.uint32)
+    count, offset, size, ext = core_access.sample_members(segment._core, rows.astype(np.uint64), none, 0)
     assert count.tolist() == [3, 3, 3, 3]
     one = [segment.members_of(int(row), int(row) + 1) for row in rows]
     for got, column in zip((offset, size, ext), zip(*one, strict=True), strict=True):
         assert got.tolist() == np.concatenate(column).tolist()
     with pytest.raises(ValueError, match="out of range"):
-        segment.members_of_rows(np.array([30]))
+        core_access.sample_members(segment._core, np.array([30], np.uint64), none, 0)
 
 
 # several inputs

@@ -14,7 +14,7 @@ from dcfast import resharding as resharder
 from dcfast.errors import CorruptDataError, PoolError, RunError, SubsetError
 from dcfast.index.build import write_segment
 from dcfast.resharding import inputs
-from dcfast.resharding.files import flat_json, plain_path, write_file
+from dcfast.resharding.files import flat_json, plain_path, write_bytes
 from dcfast.resharding.plan import ShardSources
 from dcfast.uids.sets import save_subset
 from reshard_reference import make_sample, make_uid, read_output, reference_reshard, subset_of, write_pool
@@ -262,7 +262,7 @@ def test_paths_are_those_of_pathlib(path):
 def test_a_directory_is_not_replaced(tmp_path):
     (tmp_path / "o").mkdir()
     with pytest.raises(IsADirectoryError, match="cannot be replaced by a file"):
-        write_file(str(tmp_path / "o"), b"x", sync=False)
+        write_bytes(str(tmp_path / "o"), b"x", sync=False)
     with pytest.raises(TypeError, match="a path must be text; got bytes"):
         plain_path(b"o")
 

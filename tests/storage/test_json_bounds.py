@@ -109,7 +109,7 @@ REFUSES: dict[str, Reader] = {
     "index/pool_index.py": at("index.json", pool_index._read_layout),
     "resharding/boxes.py": at("map.json", boxes._files_of_map),
     "resharding/plan.py": at("plan.json", lambda path: ReshardPlan.load(path.parent)),
-    "resharding/resume.py": at("meta.json", lambda path: resume._read_object(str(path))),
+    "resharding/resume.py": at("meta.json", lambda path: resume._read(str(path), dict[str, str])),
     "resharding/output.py": at("00000000_stats.json", lambda path: output._read_stats(str(path.parent), 1)),
     "train/__main__.py": at("settings.json", train_settings),
     "models/folder.py": at("open_clip_config.json", model_config),

@@ -56,7 +56,7 @@ def test_same_segment_as_of_the_file(tmp_path: Path, server: ShardServer, format
     write_segment([(tmp_path / "a.tar", "a.tar")], tmp_path / "local")
     for name, options in (("small", SMALL), ("large", QUICK)):
         stats = write_segment([(server.url("/a.tar"), "a.tar")], tmp_path / name, remote=options)
-        assert stats["damage"] == []
+        assert [report for report in stats.reports if report[2]] == []
         assert columns(tmp_path / name) == columns(tmp_path / "local")
     if not samples:
         return
@@ -219,7 +219,7 @@ def test_shard_replaced_while_it_is_read(tmp_path: Path, server: ShardServer, wh
 
     server.fault = fault
     stats = write_segment([(server.url("/a.tar"), "a")], tmp_path / "s", remote=QUICK)
-    assert "replaced while it was indexed" in stats["damage"][-1]["message"]
+    assert "replaced while it was indexed" in stats.reports[-1][3]
     assert Segment.open(tmp_path / "s").shard_damage[-1].shard == 0
 
 

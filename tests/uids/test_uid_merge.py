@@ -306,26 +306,6 @@ def test_bad_merge_arguments(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
-@pytest.mark.parametrize("n", [0, 1, 100_003])
-def test_external_sort(tmp_path: Path, n: int) -> None:
-    array = random_uids(n)
-    array["f0"] %= 1009
-    array["f1"] %= 7
-    np.save(tmp_path / "in.npy", array)
-    source = np.load(tmp_path / "in.npy", mmap_mode="r")
-    report = u.external_sort(source, tmp_path / "out.npy", memory_bytes=1 << 20)
-    assert report.rows_in == report.rows_out == n
-    assert np.array_equal(u.load_subset(tmp_path / "out.npy"), u.uid_sort(array))
-    report = u.external_sort(source, tmp_path / "unique.npy", unique=True, memory_bytes=1 << 20)
-    assert report.rows_in == n
-    assert np.array_equal(u.load_subset(tmp_path / "unique.npy"), np.unique(array))
-    assert leftovers(tmp_path) == []
-    with pytest.raises(TypeError, match="array must have dtype"):
-        u.external_sort(np.zeros(3), tmp_path / "x.npy")
-    with pytest.raises(ValueError, match="memory_bytes must be at least"):
-        u.external_sort(source, tmp_path / "x.npy", memory_bytes=1)
-
-
 def test_open_records_refuses(tmp_path: Path) -> None:
     path = tmp_path / "r.npy"
     u.save_subset(path, u.uid_sort(random_uids(3)))

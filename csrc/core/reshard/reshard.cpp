@@ -10,9 +10,6 @@
 #include "core/index/printable_name.hpp"
 #include "core/uids/uid_text.hpp"
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 namespace dcfast {
 namespace {
 
@@ -184,10 +181,9 @@ class SourceFiles {
 // The next window_bytes of the output: small pieces are copied in, payloads are noted and read when it is full.
 class Window {
  public:
-  Window(File& out, std::uint64_t begin, std::span<const CopySource> sources, const WriteShardOptions& options, const Poll& poll,
-         std::vector<Uid>& hashes)
-      : out_(out), written_(begin), sources_(sources, options.max_open_sources), poll_(poll), hashes_(hashes),
-        hash_payloads_(options.hash_payloads), buffer_(std::max<std::size_t>(options.window_bytes, 4096)) {}
+  Window(File& out, std::uint64_t begin, std::span<const CopySource> sources, const WriteShardOptions& options, const Poll& poll)
+      : out_(out), written_(begin), sources_(sources, options.max_open_sources), poll_(poll),
+        buffer_(std::max<std::size_t>(options.window_bytes, 4096)) {}
 
   void put(std::span<const std::byte> bytes) {
     while (!bytes.empty()) {
@@ -207,12 +203,10 @@ class Window {
     }
   }
 
-  void put_payload(std::size_t member, std::uint32_t source, std::uint64_t offset, std::uint64_t size) {
-    if (hash_payloads_ && size == 0) store_hash(member, XXH3_128bits(nullptr, 0));
+  void put_payload(std::uint32_t source, std::uint64_t offset, std::uint64_t size) {
     std::uint64_t done = 0;
     while (done < size) {
       const std::size_t n = take(size - done);
-      pieces_.push_back({member, {buffer_.data() + used_, n}, done == 0, done + n == size});
       reads_.push_back({source, offset + done, n, buffer_.data() + used_});
       used_ += n;
       done += n;
@@ -227,13 +221,6 @@ class Window {
   }
 
  private:
-  struct Piece {
-    std::size_t member;
-    std::span<const std::byte> bytes;  // in the window
-    bool first;
-    bool last;
-  };
-
   // Room for up to `count` bytes, at least one, after writing a full window out.
   std::size_t take(std::uint64_t count) {
     if (used_ == buffer_.size()) flush();
@@ -242,16 +229,14 @@ class Window {
 
   void flush() {
     poll_();
-    read_pieces();
-    if (hash_payloads_) hash_pieces();
+    read_payloads();
     out_.pwrite_all({buffer_.data(), used_}, written_);
     written_ += used_;
     used_ = 0;
-    pieces_.clear();
     reads_.clear();
   }
 
-  void read_pieces() {
+  void read_payloads() {
     std::sort(reads_.begin(), reads_.end());
     for (std::span<const FileRange> rest(reads_); !rest.empty();) {
       const auto stretch = rest.first(count_neighbours(rest, max_gap));
@@ -264,32 +249,14 @@ class Window {
     }
   }
 
-  void hash_pieces() {
-    for (const Piece& piece : pieces_) {
-      if (piece.first && piece.last) {
-        store_hash(piece.member, XXH3_128bits(piece.bytes.data(), piece.bytes.size()));
-        continue;
-      }
-      if (piece.first) XXH3_128bits_reset(&state_);
-      XXH3_128bits_update(&state_, piece.bytes.data(), piece.bytes.size());
-      if (piece.last) store_hash(piece.member, XXH3_128bits_digest(&state_));
-    }
-  }
-
-  void store_hash(std::size_t member, XXH128_hash_t hash) { hashes_[member] = {hash.high64, hash.low64}; }
-
   File& out_;
   std::uint64_t written_;  // where the window begins in the output
   SourceFiles sources_;
   const Poll& poll_;
-  std::vector<Uid>& hashes_;
-  bool hash_payloads_;
   std::vector<std::byte> buffer_;
   std::size_t used_ = 0;
-  std::vector<Piece> pieces_;
-  std::vector<FileRange> reads_;  // of the pieces
+  std::vector<FileRange> reads_;  // of the payloads in the window
   ReadScratch scratch_;
-  XXH3_state_t state_;
 };
 
 void check_members(std::span<const CopySource> sources, const ShardMembers& members) {
@@ -354,7 +321,7 @@ std::vector<Stretch> cut_stretches(const ShardMembers& members, unsigned threads
 std::uint64_t write_stretch(Window& window, const ShardMembers& members, const Stretch& stretch) {
   for (std::size_t i = stretch.first; i < stretch.last; ++i) {
     window.put(tar_member_header(name_of(members, i), members.size[i]));
-    window.put_payload(i, members.source[i], members.offset[i], members.size[i]);
+    window.put_payload(members.source[i], members.offset[i], members.size[i]);
     window.put_zeros(padding(members.size[i]));
   }
   if (stretch.last == members.source.size()) {
@@ -367,22 +334,19 @@ std::uint64_t write_stretch(Window& window, const ShardMembers& members, const S
 
 }  // namespace
 
-WrittenShard write_shard(const std::string& out_path, std::span<const CopySource> sources, const ShardMembers& members,
+std::uint64_t write_shard(const std::string& out_path, std::span<const CopySource> sources, const ShardMembers& members,
                          const WriteShardOptions& options, const Poll& poll) {
   check_members(sources, members);
-  WrittenShard result;
-  if (options.hash_payloads) result.hashes.resize(members.source.size());
   const std::vector<Stretch> stretches = cut_stretches(members, options.threads);
   std::vector<std::uint64_t> ends(stretches.size());
   File out = File::open_write(out_path);
   parallel_for(stretches.size(), static_cast<unsigned>(stretches.size()), [&](std::size_t i, const Poll& check) {
-    // on the heap: the hash state is large for a thread's stack
-    const auto window = std::make_unique<Window>(out, stretches[i].begin, sources, options, check, result.hashes);
+    // on the heap: what it reads with is large for a thread's stack
+    const auto window = std::make_unique<Window>(out, stretches[i].begin, sources, options, check);
     ends[i] = write_stretch(*window, members, stretches[i]);
   }, poll);
   out.close();
-  result.bytes = ends.back();
-  return result;
+  return ends.back();
 }
 
 }  // namespace dcfast

@@ -33,13 +33,7 @@ struct ShardMembers {
 struct WriteShardOptions {
   std::size_t window_bytes = std::size_t{1} << 19;  // output bytes held in memory (fits a core's cache); at least 4096
   std::size_t max_open_sources = 64;                // least recently used are closed beyond this
-  bool hash_payloads = false;
   unsigned threads = 1;  // for one output: it is cut into as many stretches, where they are long enough to be worth it
-};
-
-struct WrittenShard {
-  std::uint64_t bytes = 0;   // size of the tar, a multiple of 10,240
-  std::vector<Uid> hashes;   // (m,) XXH3-128 of each payload (hi, lo), empty unless asked for
 };
 
 /// The block or blocks before a payload: one ustar header of 512 bytes; names over 100 bytes or not plain ASCII
@@ -54,13 +48,13 @@ void sample_member_names(std::span<const Uid> uid, std::span<const std::uint64_t
                          std::span<const std::string> exts, std::vector<std::uint8_t>& names,
                          std::vector<std::uint64_t>& name_begin);
 
-/// Writes out_path (created or truncated; not synced). Neighbouring payloads of one source are read by one preadv
-/// straight to their place in the window, whatever their order in the output.
+/// Writes out_path (created or truncated; not synced) and returns its size, a multiple of 10,240. Neighbouring payloads
+/// of one source are read by one preadv straight to their place in the window, whatever their order in the output.
 /// Throws invalid_argument (shapes, indices), corrupt_data with path and offset (a source that changed, or ends
 /// before a payload does), io (ENOSPC included). A failed call leaves a partial file for the caller to remove.
-/// Memory: for each thread window_bytes and 48 bytes a payload piece in it (at most one per 512 bytes); 16 bytes a
-/// member where hashes are asked for. Cost: one pass over the payloads. Safe to call from many threads for different out_paths.
-WrittenShard write_shard(const std::string& out_path, std::span<const CopySource> sources,
-                         const ShardMembers& members, const WriteShardOptions& options = {}, const Poll& poll = {});
+/// Memory: for each thread window_bytes and 32 bytes a payload piece in it (at most one per 512 bytes). Cost: one pass
+/// over the payloads. Safe to call from many threads for different out_paths.
+std::uint64_t write_shard(const std::string& out_path, std::span<const CopySource> sources,
+                          const ShardMembers& members, const WriteShardOptions& options = {}, const Poll& poll = {});
 
 }  // namespace dcfast

@@ -229,9 +229,9 @@ PlannedShards::Written PlannedShards::write(std::size_t k, const std::string& ou
   WriteShardOptions options;
   options.threads = threads;
   const ShardMembers members{shard.source, shard.offset, shard.size, shard.names, shard.name_begin};
-  const WrittenShard written = write_shard(out_path, sources, members, options, poll);
+  const std::uint64_t tar_bytes = write_shard(out_path, sources, members, options, poll);
   const std::uint64_t payload = std::accumulate(shard.size.begin(), shard.size.end(), std::uint64_t{0});
-  return {shard.uid.size(), shard.size.size(), payload, written.bytes};
+  return {shard.uid.size(), shard.size.size(), payload, tar_bytes};
 }
 
 }  // namespace dcfast

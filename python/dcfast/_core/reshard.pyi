@@ -8,21 +8,17 @@ import collections.abc
 import typing
 
 import dcfast._core.index
+import dcfast.resharding.records
 import numpy
 import numpy.typing
 
 __all__: list[str] = [
     "PlannedShards",
     "ReshardPlan",
-    "ShardCutter",
     "UidFile",
-    "first_copies",
     "permuted",
     "plan_reshard",
     "repeated_uids",
-    "sample_member_names",
-    "select_rows",
-    "shuffled_places",
     "tar_member_header",
     "write_shard",
 ]
@@ -30,12 +26,13 @@ __all__: list[str] = [
 class UidFile:
     def __init__(self, path: bytes | str, check: bool) -> None: ...
     def __len__(self) -> int: ...
+    def view(self) -> memoryview: ...
 
 class ReshardPlan:
     @property
     def chosen_shards(self) -> int: ...
     @property
-    def counts(self) -> dict[str, int]: ...
+    def counts(self) -> dcfast.resharding.records.ReshardReport: ...
     @property
     def cuts(self) -> bytes: ...
     @property
@@ -73,7 +70,7 @@ class PlannedShards:
         numpy.typing.NDArray[numpy.void],
         numpy.typing.NDArray[numpy.uint64],
         numpy.typing.NDArray[numpy.uint32],
-        list[bytes],
+        list[str],
         numpy.typing.NDArray[numpy.uint64],
         numpy.typing.NDArray[numpy.int64],
         numpy.typing.NDArray[numpy.uint32],
@@ -87,24 +84,6 @@ class PlannedShards:
         self, k: typing.SupportsIndex, out_path: bytes | str, *, threads: typing.SupportsIndex, check_mtime: bool
     ) -> tuple[int, int, int, int]: ...
 
-class ShardCutter:
-    def __init__(self, shard_size: typing.SupportsIndex, max_bytes: typing.SupportsIndex) -> None: ...
-    def add(
-        self,
-        segment: typing.SupportsIndex,
-        rows: bytes | UidFile | numpy.typing.NDArray[numpy.uint64] | None,
-        multiplicity: bytes | UidFile | numpy.typing.NDArray[numpy.uint64] | None,
-        payload: bytes | UidFile | numpy.typing.NDArray[numpy.uint64] | None,
-        members: bytes | UidFile | numpy.typing.NDArray[numpy.uint64] | None,
-        tar: bytes | UidFile | numpy.typing.NDArray[numpy.uint64] | None,
-    ) -> None: ...
-    def finish(self) -> bytes: ...
-
-def first_copies(
-    uids: bytes | UidFile | numpy.typing.NDArray[numpy.void] | None,
-    ids: bytes | UidFile | numpy.typing.NDArray[numpy.uint64] | None,
-    multiplicity: bytes | UidFile | numpy.typing.NDArray[numpy.uint64] | None,
-) -> bytes: ...
 def permuted(
     n: typing.SupportsIndex,
     seed: typing.SupportsIndex,
@@ -129,26 +108,6 @@ def plan_reshard(
 def repeated_uids(
     records: bytes | UidFile | numpy.typing.NDArray[numpy.void] | None,
 ) -> numpy.typing.NDArray[numpy.void]: ...
-def sample_member_names(
-    uid: numpy.typing.NDArray[numpy.void],
-    copy: numpy.typing.NDArray[numpy.uint64],
-    member_sample: numpy.typing.NDArray[numpy.uint32],
-    member_ext: numpy.typing.NDArray[numpy.uint32],
-    exts: collections.abc.Sequence[bytes | str],
-) -> tuple[numpy.typing.NDArray[numpy.uint8], numpy.typing.NDArray[numpy.uint64]]: ...
-def select_rows(
-    uids: bytes | UidFile | numpy.typing.NDArray[numpy.void] | None,
-    rows: bytes | UidFile | numpy.typing.NDArray[numpy.uint64] | None,
-    subset: bytes | UidFile | numpy.typing.NDArray[numpy.void] | None,
-) -> tuple[numpy.typing.NDArray[numpy.uint64], numpy.typing.NDArray[numpy.uint64]]: ...
-def shuffled_places(
-    rows: bytes | UidFile | numpy.typing.NDArray[numpy.uint64] | None,
-    seed: typing.SupportsIndex,
-    first: typing.SupportsIndex,
-    count: typing.SupportsIndex,
-) -> tuple[
-    numpy.typing.NDArray[numpy.uint64], numpy.typing.NDArray[numpy.uint64], numpy.typing.NDArray[numpy.uint64]
-]: ...
 def tar_member_header(name: bytes | str, size: typing.SupportsIndex) -> bytes: ...
 def write_shard(
     out_path: bytes | str,
@@ -161,8 +120,7 @@ def write_shard(
     names: numpy.typing.NDArray[numpy.uint8],
     name_begin: numpy.typing.NDArray[numpy.uint64],
     *,
-    hash_payloads: bool = False,
     window_bytes: typing.SupportsIndex = 524288,
     max_open_sources: typing.SupportsIndex = 64,
     threads: typing.SupportsIndex = 1,
-) -> tuple[int, numpy.typing.NDArray[numpy.void]]: ...
+) -> int: ...

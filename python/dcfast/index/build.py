@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from dcfast._core import index as core_index
 from dcfast.errors import PoolError
 from dcfast.index.pool import TarListing, list_tars
-from dcfast.index.segments import WITHOUT_UID, MemberKind, SampleFlag, Segment, ShardReport
+from dcfast.index.segments import SampleFlag, Segment
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.remote import RemoteOptions, RemoteShard, is_url
 from dcfast.storage.temporary import temporary_folder
@@ -17,18 +17,7 @@ from dcfast.storage.temporary import temporary_folder
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = [
-    "WITHOUT_UID",
-    "MemberKind",
-    "RemoteOptions",
-    "SampleFlag",
-    "Segment",
-    "ShardColumns",
-    "ShardReport",
-    "TarIndex",
-    "index_tars",
-    "write_segment",
-]
+__all__ = ["RemoteOptions", "SampleFlag", "Segment", "ShardColumns", "TarIndex", "index_tars", "write_segment"]
 
 StrPath = str | os.PathLike[str]
 
@@ -43,7 +32,7 @@ def write_segment(
     sync: bool = True,
     remote: RemoteOptions | None = None,
     uid_from: str = "json",
-) -> dict[str, Any]:
+) -> core_index.SegmentStats:
     """Indexes shards into one segment file, which appears whole or not at all.
 
     Args:
@@ -58,8 +47,8 @@ def write_segment(
         uid_from: ``json``, ``url`` or ``key``: see ``dcfast.index.metadata.UID_SOURCES``. Shards of a segment keep the
             uids they have there.
     Returns:
-        dict of JSON values: num_shards, num_samples, num_members (of samples), num_strays, tar_bytes,
-        damage and notes (lists of {shard, name, offset, message}), flags (SampleFlag name -> samples).
+        What was written: num_shards, num_samples, num_members (of samples), num_strays, tar_bytes, reports (damage and
+        notes, as ``Segment`` has them), flag_counts (samples of each ``SampleFlag``).
     Raises:
         OSError: a shard or the output cannot be read or written. Damaged shards do not raise: what is whole
             before the damage is indexed, and the damage is returned and stored. So is a shard that is replaced
@@ -74,7 +63,7 @@ def write_segment(
     if threads < 0:
         raise ValueError(f"threads must be 0 (one per core) or more; got {threads}")
     with atomic_path(out_path, sync=sync) as temporary:
-        written = core_index.write_segment(
+        return core_index.write_segment(
             [(source, os.fsencode(name)) for source, name in pairs],
             os.fsencode(temporary),
             read_uid,
@@ -83,22 +72,6 @@ def write_segment(
             options.window_bytes,
             uid_from,
         )
-    counts = written.flag_counts
-    damage: list[dict[str, Any]] = []
-    notes: list[dict[str, Any]] = []
-    for shard, offset, is_damage, message in written.reports:
-        report = {"shard": shard, "name": pairs[shard][1], "offset": offset, "message": message}
-        (damage if is_damage else notes).append(report)
-    return {
-        "num_shards": written.num_shards,
-        "num_samples": written.num_samples,
-        "num_members": written.num_members,
-        "num_strays": written.num_strays,
-        "tar_bytes": written.tar_bytes,
-        "flags": {str(flag.name): counts[flag.value.bit_length() - 1] for flag in SampleFlag},
-        "damage": damage,
-        "notes": notes,
-    }
 
 
 class ShardColumns(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,9 @@ from dcfast.storage.arrow import text_buffers
 from dcfast.storage.hashing import hash_members
 from dcfast.storage.parquet import BATCH_ROWS, Kind, ParquetFile
 from dcfast.uids.sets import uid_format, uid_parse
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = [
     "ALIASES",
@@ -56,15 +59,14 @@ COLUMN_TYPES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def column_matches(use: str, kind: Any) -> bool:
+def column_matches(use: str, kind: pa.DataType) -> bool:
     """Whether a column of this Arrow type can be used as ``COLUMN_TYPES`` says; a dictionary as its values."""
     import pyarrow as pa
 
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
     if use == "uid" and pa.types.is_fixed_size_binary(value):
         return bool(value.byte_width == 32)  # digits; raw uids of 16 bytes are not read
-    # older releases of pyarrow lack some types
-    return any(getattr(pa.types, name)(value) for name in COLUMN_TYPES[use][1] if hasattr(pa.types, name))
+    return any(getattr(pa.types, name)(value) for name in COLUMN_TYPES[use][1])
 
 
 class _MetadataFile(ParquetFile):
@@ -84,25 +86,23 @@ class _MetadataFile(ParquetFile):
 
     def batches(
         self, columns: Sequence[str] | None = None, rows: int = BATCH_ROWS, groups: Sequence[int] | None = None
-    ) -> Iterator[Any]:
+    ) -> Iterator[pa.RecordBatch]:
         """As of any parquet file, by DataComp's names."""
         for batch in super().batches(self._translated(columns), rows, groups):
             yield self._renamed(batch)
 
-    def read(self, columns: Sequence[str] | None = None) -> Any:
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """As of any parquet file, by DataComp's names."""
         return self._renamed(super().read(self._translated(columns)))
 
     def _translated(self, columns: Sequence[str] | None) -> list[str] | None:
         return None if columns is None else [self._own.get(name, name) for name in columns]
 
-    def _renamed(self, table: Any) -> Any:
+    def _renamed(self, table: pa.Table) -> pa.Table:
         if not self._own:
             return table
-        import pyarrow as pa
-
-        fields = [field.with_name(self._names.get(field.name, field.name)) for field in table.schema]
-        return type(table).from_arrays(table.columns, schema=pa.schema(fields, table.schema.metadata))
+        renamed = table.rename_columns([self._names.get(name, name) for name in table.schema.names])
+        return renamed.replace_schema_metadata(table.schema.metadata)
 
 
 class _HashedFile(_MetadataFile):
@@ -124,7 +124,7 @@ class _HashedFile(_MetadataFile):
 
     def batches(
         self, columns: Sequence[str] | None = None, rows: int = BATCH_ROWS, groups: Sequence[int] | None = None
-    ) -> Iterator[Any]:
+    ) -> Iterator[pa.RecordBatch]:
         """As of any metadata, with the column ``uid`` made of the source."""
         import pyarrow as pa
 
@@ -141,7 +141,7 @@ class _HashedFile(_MetadataFile):
             schema = pa.schema([*fields, pa.field("uid", pa.string())], batch.schema.metadata)
             yield pa.record_batch([*(batch.column(i) for i in kept), uids], schema=schema)
 
-    def _uids(self, column: Any) -> Any:
+    def _uids(self, column: pa.Array) -> pa.Array:
         """(n,) Arrow strings: XXH3-128 of the prefix and each value, null for no value and an empty one."""
         import pyarrow as pa
         import pyarrow.compute as pc
@@ -158,8 +158,8 @@ class _HashedFile(_MetadataFile):
         text, begin = text_buffers(values)
         size = np.where(given, np.diff(begin), 0)
         uids = hash_members(text.data, np.where(given, begin[:-1], 0), size)
-        texts: Any = uid_format(uids, threads=1)
-        return pc.if_else(pa.array(given), texts.cast(pa.string()), pa.scalar(None, pa.string()))
+        texts = pa.array(uid_format(uids, threads=1), pa.string())
+        return pc.if_else(pa.array(given), texts, pa.scalar(None, pa.string()))
 
 
 def open_metadata(path: str | os.PathLike[str], uid_from: str = "json") -> ParquetFile:
@@ -175,7 +175,7 @@ def open_metadata(path: str | os.PathLike[str], uid_from: str = "json") -> Parqu
     return _MetadataFile(path) if uid_from == "json" else _HashedFile(path, uid_from)
 
 
-def metadata_schema(path: str | os.PathLike[str], uid_from: str = "json") -> Any:
+def metadata_schema(path: str | os.PathLike[str], uid_from: str = "json") -> pa.Schema:
     """The schema of a metadata file; PoolError where it is no parquet file or has no single column of uids."""
     with open_metadata(path, uid_from) as file:
         check_uid_type(file)
@@ -219,7 +219,7 @@ def count_metadata_rows(path: str | os.PathLike[str]) -> int:
         return file.num_rows
 
 
-def uid_column(batch: Any) -> Any:
+def uid_column(batch: pa.RecordBatch) -> pa.Array:
     """The column ``uid`` of a record batch that has one, a dictionary (categorical) decoded."""
     import pyarrow as pa
 
@@ -227,20 +227,19 @@ def uid_column(batch: Any) -> Any:
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
-def shown_uid(batch: Any, row: int) -> str | None:
+def shown_uid(batch: pa.RecordBatch, row: int) -> str | None:
     """A row's uid as it stands, whatever it is, for a message: text columns may hold bytes that are no UTF-8."""
-    found = uid_column(batch)[row].as_buffer()
-    return None if found is None else found.to_pybytes().decode("utf-8", "backslashreplace")
+    text = uid_column(batch)[row].as_buffer()
+    return None if text is None else text.to_pybytes().decode("utf-8", "backslashreplace")
 
 
 def parse_uids(
-    batch: Any, *, errors: Literal["raise", "mask"] = "mask"
-) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+    batch: pa.RecordBatch, *, errors: Literal["raise", "mask"] = "mask"
+) -> tuple[npt.NDArray[np.void], npt.NDArray[np.bool_]]:
     """(n,) "u8,u8" uids of a batch's rows and (n,) bool, False for what is none; ``errors`` as ``uid_parse``."""
     import pyarrow as pa
 
     column = uid_column(batch)
     if pa.types.is_fixed_size_binary(column.type):
         column = column.cast(pa.binary())
-    uids, valid = uid_parse(column, errors=errors)
-    return uids, np.asarray(valid)
+    return uid_parse(column, errors=errors)

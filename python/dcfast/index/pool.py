@@ -86,22 +86,22 @@ def _parquet_below(entry: os.DirEntry[str]) -> list[str]:
 
 def _passed_over_parquet(directory: StrPath) -> list[str]:
     """A sentence on what looks like metadata in a directory and is not taken; none where nothing does."""
-    found: list[PassedOver] = []
+    passed_over: list[PassedOver] = []
     with os.scandir(directory) as entries:
         for entry in entries:
             name = entry.name.lower()
             if name.startswith(".") or entry.name.endswith(".parquet"):
                 continue
             if name.endswith((".parquet", ".parq", ".pq")):
-                found.append(PassedOver(printable(entry.name), "the name must end in .parquet, in lower case"))
+                passed_over.append(PassedOver(printable(entry.name), "the name must end in .parquet, in lower case"))
             elif ".parquet." in name and entry.is_file():
-                found.append(
+                passed_over.append(
                     PassedOver(printable(entry.name), "unfinished or compressed: the name must end in .parquet")
                 )
             elif below := _parquet_below(entry):
                 reason = f"a directory, with {printable(below[0])} in it: metadata must lie side by side"
-                found.append(PassedOver(printable(entry.name), reason))
-    return TarListing(os.fspath(directory), passed_over=sorted(found)).notes
+                passed_over.append(PassedOver(printable(entry.name), reason))
+    return TarListing(os.fspath(directory), passed_over=sorted(passed_over)).notes
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,8 @@ import numpy.typing as npt
 from dcfast.errors import CorruptDataError, PoolError
 from dcfast.index.rows import make_row_ids, row_ids, split_row_ids
 from dcfast.index.segments import WITHOUT_UID, Segment
-from dcfast.storage.json_files import read_json
 from dcfast.storage.npz import save_scratch
+from dcfast.storage.records import Count, Record, read_record
 from dcfast.storage.temporary import temporary_folder
 from dcfast.uids.sets import RECORD_DTYPE, MergeReport, merge_runs, open_records, record_sort, uid_lookup
 
@@ -30,6 +30,19 @@ PathLike = str | os.PathLike[str]
 UIDS_NOTE = ".uids.json"
 """Says, while ``index.json`` is away, that the uids are not those of the json, or not all of one kind."""
 _ROWS_AT_ONCE = 1 << 18
+
+
+class UidRule(Record):
+    """Where the uids of an index come from, of ``UID_SOURCES``; ``mixed``: a stopped refresh left several."""
+
+    uid_from: str = "json"
+
+
+class IndexLayout(Record):
+    """``index.json``: the number of shards, and the first and the number of those of each segment."""
+
+    shards: Count
+    segments: list[tuple[Count, Count]]
 
 
 class PoolRows(NamedTuple):
@@ -61,7 +74,7 @@ class PoolIndex:
     ``dcfast.PoolReader.find`` leaves them out).
     """
 
-    def __init__(self, folder: Path, records: npt.NDArray[Any], segment_first_shard: list[int]) -> None:
+    def __init__(self, folder: Path, records: npt.NDArray[np.void], segment_first_shard: list[int]) -> None:
         self.folder = folder
         self.records = records
         self.segment_first_shard = segment_first_shard
@@ -91,7 +104,7 @@ class PoolIndex:
     def num_shards(self) -> int:
         return self.segment_first_shard[-1]
 
-    def find(self, uids: npt.NDArray[Any], *, threads: int = 0) -> PoolRows:
+    def find(self, uids: npt.NDArray[np.void], *, threads: int = 0) -> PoolRows:
         """All rows of each of some uids.
 
         Args:
@@ -110,10 +123,9 @@ class PoolIndex:
             at = np.arange(int(total[-1]) if len(total) else 0) + np.repeat(first - (total - count), count)
         return PoolRows(*split_row_ids(self.records["f2"][at]), count)
 
-    def contains(self, uids: npt.NDArray[Any], *, threads: int = 0) -> npt.NDArray[np.bool_]:
+    def contains(self, uids: npt.NDArray[np.void], *, threads: int = 0) -> npt.NDArray[np.bool_]:
         """(n,) bool: whether the pool has each uid; otherwise as ``find``."""
-        found: npt.NDArray[np.bool_] = uid_lookup(self.records, uids, threads=threads)[1] > 0
-        return found
+        return uid_lookup(self.records, uids, threads=threads)[1] > 0
 
     @cached_property
     def shard_names(self) -> list[str]:
@@ -131,11 +143,7 @@ class PoolIndex:
 
 
 def build_pool_records(
-    segments: Iterable[Segment | PathLike],
-    out_path: PathLike,
-    *,
-    memory_bytes: int = 256 << 20,
-    threads: int = 0,
+    segments: Iterable[Segment | PathLike], out_path: PathLike, *, memory_bytes: int = 256 << 20, threads: int = 0
 ) -> MergeReport:
     """Writes the sorted (uid, row id) records of segments: ``pool.npy``. Out of core.
 
@@ -198,14 +206,14 @@ class _Runs:
 
 
 def uid_rule(folder: Path) -> str | None:
-    """Where the uids of an index directory come from, of ``UID_SOURCES``; ``mixed``: a stopped refresh left several.
+    """The rule of the uids of an index directory, see ``UidRule``. None: neither file is there.
 
-    By ``index.json``; of a half exchanged index by the note that was left for it. None: neither is there.
+    By ``index.json``; of a half exchanged index by the note that was left for it.
     """
     for name in ("index.json", UIDS_NOTE):
         try:
-            return str(read_json(folder / name, names=True).get("uid_from", "json"))
-        except (OSError, ValueError, AttributeError):
+            return read_record(folder / name, UidRule).uid_from
+        except (OSError, ValueError):
             continue
     return None
 
@@ -234,9 +242,9 @@ def check_layout(folder: Path, segments: list[Path]) -> None:
     layout = folder / "index.json"
     if layout.exists():
         expected = {segment_name(n) for n in range(len(_read_layout(layout)) - 1)}
-        found = {path.name for path in segments}
-        if found != expected:
-            odd = sorted(found ^ expected)[0]
+        present = {path.name for path in segments}
+        if present != expected:
+            odd = sorted(present ^ expected)[0]
             is_missing = odd in expected
             what = "is missing; make it whole with refresh_index, or the run again" if is_missing else _FOREIGN
             raise PoolError(f"pool index {folder}: {odd} {what}")
@@ -247,18 +255,17 @@ def check_layout(folder: Path, segments: list[Path]) -> None:
 def _read_layout(path: Path) -> list[int]:
     """Ordinals at which the segments begin, and the number of shards."""
     try:
-        data = read_json(path, advice="refresh the index")
+        layout = read_record(path, IndexLayout, advice="refresh the index")
     except FileNotFoundError:
         raise PoolError(f"no finished pool index in {path.parent}: make or complete it with refresh_index") from None
-    try:
-        first, at = [], 0
-        for begin, count in data["segments"]:
-            if begin != at or count < 1:
-                raise ValueError(f"a segment of {count} shards begins at {begin}, expected {at}")
-            first.append(at)
-            at += count
-        if data["shards"] != at:
-            raise ValueError(f"shards is {data['shards']}, the segments have {at}")
-    except (KeyError, TypeError, ValueError) as error:
-        raise CorruptDataError(f"{path}: not an index layout: {error}; refresh the index", path=str(path)) from error
-    return [*first, at]
+    first, problem = [0], ""
+    for begin, count in layout.segments:
+        if begin != first[-1] or count < 1:
+            problem = f"a segment of {count} shards begins at {begin}, expected {first[-1]}"
+            break
+        first.append(first[-1] + count)
+    if not problem and layout.shards != first[-1]:
+        problem = f"shards is {layout.shards}, the segments have {first[-1]}"
+    if problem:
+        raise CorruptDataError(f"{path}: not an index layout: {problem}; refresh the index", path=str(path))
+    return first

@@ -13,13 +13,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from dcfast.errors import CorruptDataError, PoolError, RunError
 from dcfast.index.build import ShardColumns, write_segment
 from dcfast.index.metadata import UID_SOURCES
 from dcfast.index.pool import MAX_SEGMENTS, group_files, shard_folder
-from dcfast.index.pool_index import UIDS_NOTE, build_pool_records, index_folder, segment_name, uid_rule
+from dcfast.index.pool_index import UIDS_NOTE, UidRule, build_pool_records, index_folder, segment_name, uid_rule
+from dcfast.index.reports import RefreshReport, ShardDamage
 from dcfast.index.rows import shard_damage
 from dcfast.index.segments import Segment, shard_state
 from dcfast.process.command import run_command
@@ -29,10 +29,10 @@ from dcfast.process.parser import ArgumentParser
 from dcfast.process.shared_options import UID_FROM
 from dcfast.process.terminal import say
 from dcfast.storage.atomic import fsync_dir, remove_leftovers, write_json
-from dcfast.storage.json_files import read_json
 from dcfast.storage.listing import first_notes, list_pool_tars, say_losses, temporary_name
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, make_directory, not_left_empty, path_argument
+from dcfast.storage.records import read_record
 from dcfast.storage.remote import RemoteOptions, is_url, list_shards, remote_state
 
 __all__ = ["main", "refresh_index"]
@@ -54,7 +54,7 @@ def refresh_index(
     memory_bytes: int = 256 << 20,
     remote: RemoteOptions | None = None,
     uid_from: str = "json",
-) -> dict[str, Any]:
+) -> RefreshReport:
     """Makes the index of a pool, or brings one up to date: only new and changed shards are read.
 
     A shard has changed where its size or modification time is not the one it was indexed with, or where it was written
@@ -71,11 +71,7 @@ def refresh_index(
         remote: how URLs are read: credentials, window, retries.
         uid_from: ``json``, ``url`` or ``key``, see ``dcfast.index.metadata.UID_SOURCES``; as the index has it.
     Returns:
-        dict of JSON values: shards, samples, rows (with uid); indexed (names of the shards that were read), reused
-        (number), removed (names); segments_kept, segments_written; damaged_segments (names of index files that were
-        unreadable: their shards were read again); damage (list of {shard, offset, message} of the pool's shards: what
-        may not have been read of them); notes (what else may hide samples, in words); passed_over (list of {name,
-        reason} of what looks like a shard and is none, see ``dcfast.index.pool``).
+        What was done, as a dict that can be written as JSON (``index.reports.RefreshReport``).
     Raises:
         PoolError: no shards.   ValueError: threads or memory_bytes out of range.
         RunError: another refresh is at work there; the index has uids of another rule.
@@ -102,7 +98,7 @@ def refresh_index(
         _refuse_other_uids(folder, uid_from)
         old = _OldIndex.open(folder, uid_from)
         work = _Refresh(shards, staging, old, threads, uid_from)
-        groups = _groups(names)
+        groups = group_files(names, MAX_SEGMENTS)  # as the stage ``index`` cuts a pool into segments
         for number, (_, group) in enumerate(groups):
             work.segment(number, group)
         segments = [staging / segment_name(n) for n in range(len(groups))]
@@ -110,17 +106,27 @@ def refresh_index(
         uids = {} if uid_from == "json" else {"uid_from": uid_from}
         if (uid_rule(folder) or "json") != uid_from:
             write_json(folder / UIDS_NOTE, {"uid_from": "mixed"})  # a kill from here on leaves segments of both
-        layout: dict[str, Any] = {"shards": len(names), "segments": [[first, len(g)] for first, g in groups]}
-        write_json(staging / "index.json", layout | uids)
+        layout = {"shards": len(names), "segments": [[first, len(group)] for first, group in groups]}
+        write_json(staging / "index.json", {**layout, **uids})
         _exchange(folder, staging, len(groups))
         if uids:
             write_json(folder / UIDS_NOTE, uids)
         else:
             (folder / UIDS_NOTE).unlink(missing_ok=True)
-        removed = sorted(set(old.known) - set(names))
-    passed_over = [{"name": name, "reason": reason} for name, reason in shards.passed_over]
-    about = {"rows": rows, "removed": removed, "damaged_segments": old.damaged, "passed_over": passed_over}
-    return {**work.report, "notes": first_notes(work.notes), "shards": len(names), **about}
+    return {
+        "shards": len(names),
+        "samples": work.samples,
+        "rows": rows,
+        "indexed": work.indexed,
+        "reused": len(names) - len(work.indexed),
+        "removed": sorted(set(old.known) - set(names)),
+        "segments_kept": work.segments_kept,
+        "segments_written": len(groups) - work.segments_kept,
+        "damaged_segments": old.damaged,
+        "damage": work.damage,
+        "notes": first_notes(work.notes),
+        "passed_over": [{"name": name, "reason": reason} for name, reason in shards.passed_over],
+    }
 
 
 class _LocalShards:
@@ -163,11 +169,6 @@ class _RemoteShards:
     def state(self, name: str) -> State:
         state = self._states[name] or remote_state(self.source(name), self.remote)
         return state.size, state.stored_mtime_ns
-
-
-def _groups(names: list[str]) -> list[tuple[int, list[str]]]:
-    """As the stage ``index`` cuts a pool into segments."""
-    return group_files(names, MAX_SEGMENTS)
 
 
 @contextmanager
@@ -227,8 +228,8 @@ def _refuse_other_uids(folder: Path, uid_from: str) -> None:
     run = folder.parent / "state" / "settings.json" if folder.absolute().name == "index" else None
     for path in (run, folder / "index.json", folder / UIDS_NOTE):
         try:
-            known = None if path is None else str(read_json(path, names=True).get("uid_from", "json"))
-        except (OSError, ValueError, AttributeError):
+            known = None if path is None else read_record(path, UidRule).uid_from
+        except (OSError, ValueError):
             continue
         if known == uid_from or known == "mixed":
             return
@@ -247,19 +248,19 @@ class _Refresh:
     ) -> None:
         self._shards, self._staging, self._old, self._threads = shards, staging, old, threads
         self._uid_from = uid_from
+        self.samples = self.segments_kept = 0
+        self.indexed: list[str] = []
+        self.damage: list[ShardDamage] = []
         self.notes: list[str] = []
-        self.report: dict[str, Any] = {"samples": 0, "indexed": [], "reused": 0, "damage": []}
-        self.report |= {"segments_kept": 0, "segments_written": 0}
 
     def segment(self, number: int, names: list[str]) -> None:
         kept = {name: old for name in names if (old := self._unchanged(name)) is not None}
         out = self._staging / segment_name(number)
-        self.report["reused"] += len(kept)
-        self.report["indexed"] += [name for name in names if name not in kept]
+        self.indexed += [name for name in names if name not in kept]
         file = kept[names[0]].file if names[0] in kept else None
         if len(kept) == len(names) and file is not None and self._old.layout[file] == names:
             _link(file, out)
-            self.report["segments_kept"] += 1
+            self.segments_kept += 1
         else:
             opened = {path: Segment.open(path, verify=False) for path in {old.file for old in kept.values()}}
             sources: list[tuple[PathLike | ShardColumns, str]] = []
@@ -273,11 +274,10 @@ class _Refresh:
             write_segment(sources, out, self._threads, remote=self._shards.remote, uid_from=self._uid_from)
             # what was written to a shard after it was read, but before the segment was whole, is not in it
             os.utime(out, ns=(started, started))
-            self.report["segments_written"] += 1
         segment = Segment.open(out, verify=False)
-        self.report["samples"] += segment.num_samples
+        self.samples += segment.num_samples
         for shard, offset, message in shard_damage(segment):
-            self.report["damage"].append({"shard": names[shard], "offset": offset, "message": message})
+            self.damage.append({"shard": names[shard], "offset": offset, "message": message})
         named = ((names[loss.shard], loss.offset, loss.message) for loss in segment.losses if not loss.archive)
         self.notes += say_losses(named)
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
 
-from dcfast.index.build import WITHOUT_UID, Segment
+from dcfast.index.segments import WITHOUT_UID, SampleFlag, Segment, ShardReport
 from dcfast.storage.listing import say_losses
 
 __all__ = [
@@ -25,16 +23,13 @@ __all__ = [
 ]
 
 
-FLAG_CUT = 128
+FLAG_CUT = int(SampleFlag.CUT)
+FLAGS_WITHOUT_UID = int(WITHOUT_UID)
 
 
 ROW_BITS = 32
 ROW_MASK = (1 << ROW_BITS) - 1
 """A row id is the shard's ordinal << 32 | the sample's place in the shard."""
-
-
-# NO_JSON | NO_UID | BAD_UID | BAD_JSON: rows without a readable uid
-FLAGS_WITHOUT_UID = 1 | 8 | 16 | 32
 
 
 def make_row_ids(shard: npt.ArrayLike, row: npt.ArrayLike) -> NDArray[np.uint64]:
@@ -48,7 +43,7 @@ def split_row_ids(ids: NDArray[np.uint64]) -> tuple[NDArray[np.uint32], NDArray[
     return (ids >> np.uint64(ROW_BITS)).astype(np.uint32), (ids & np.uint64(ROW_MASK)).astype(np.uint32)
 
 
-def row_ids(segment: Segment, first_ordinal: int, rows: NDArray[Any] | None = None) -> NDArray[np.uint64]:
+def row_ids(segment: Segment, first_ordinal: int, rows: NDArray[np.integer] | None = None) -> NDArray[np.uint64]:
     """(n,) u64 row ids of rows of a segment, those of all where none are given. Memory: about 40 bytes a row.
 
     Args:
@@ -61,18 +56,19 @@ def row_ids(segment: Segment, first_ordinal: int, rows: NDArray[Any] | None = No
     return make_row_ids(shard + first_ordinal, chosen - begin[shard])
 
 
-def valid_uid_mask(segment: Any) -> Any:
+def valid_uid_mask(segment: Segment) -> NDArray[np.bool_]:
     """(n,) bool: whether a sample has a uid; elsewhere its entry in ``segment.uid`` means nothing."""
-    return (np.asarray(segment.flags) & int(WITHOUT_UID)) == 0
+    has_uid: NDArray[np.bool_] = (segment.flags & FLAGS_WITHOUT_UID) == 0
+    return has_uid
 
 
-def shard_damage(segment: Segment) -> list[tuple[int, int, str]]:
-    """(shard, offset, message) of what may not have been read of an archive: damage, a missing end, as a cut between
+def shard_damage(segment: Segment) -> list[ShardReport]:
+    """What may not have been read of an archive: damage, a missing end, as a cut between
     members leaves, and bytes behind the end. All that may hide samples, names too: ``Segment.losses``.
 
     An archive without its end mark is legal to most readers; in a pool it is the trace of a writer that died.
     """
-    return sorted((loss.shard, loss.offset, loss.message) for loss in segment.losses if loss.archive)
+    return sorted(ShardReport(loss.shard, loss.offset, loss.message) for loss in segment.losses if loss.archive)
 
 
 def loss_notes(segment: Segment) -> list[str]:

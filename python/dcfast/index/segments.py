@@ -12,12 +12,11 @@ import struct
 from enum import IntEnum, IntFlag
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from dcfast._core import access as core_access
 from dcfast._core import index as core_index
 from dcfast.storage.inputs import open_input
 from dcfast.storage.remote import RemoteOptions, is_url, remote_state
@@ -184,16 +183,6 @@ class Segment:
         """
         return self._core.unpack(first, last)
 
-    def members_of_rows(
-        self, rows: npt.NDArray[np.integer[Any]]
-    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64], npt.NDArray[np.uint64], npt.NDArray[np.uint32]]:
-        """Of samples in any order: number of members of each (u32), and data offset, size and extension number of all.
-
-        Raises ValueError out of range. Memory: 20 bytes a member. Cost: O(members asked for).
-        """
-        none = np.empty(0, np.uint32)
-        return core_access.sample_members(self._core, np.ascontiguousarray(rows, np.uint64), none, 0)
-
     def member_offset(self) -> npt.NDArray[np.uint64]:
         """(m,) u64 offsets of the members' data in their shards. Memory: 20 m bytes while it works, 8 m after."""
         return self.members_of(0, self.num_samples)[0]
@@ -249,14 +238,8 @@ class Segment:
         import pyarrow as pa
 
         shard, begin, text, offset, size = self._core.member_table(0, self.num_shards)
-        return pa.table(
-            {
-                "shard": self._shard_column(shard),
-                "name": large_strings(begin, text),
-                "offset": pa.array(offset),
-                "size": pa.array(size),
-            }
-        )
+        columns = [self._shard_column(shard), large_strings(begin, text), pa.array(offset), pa.array(size)]
+        return pa.table(columns, names=["shard", "name", "offset", "size"])
 
     def others(self) -> pa.Table:
         """What belongs to no sample: columns shard, name, kind, offset, size, in tar order shard by shard.
@@ -266,17 +249,15 @@ class Segment:
         """
         import pyarrow as pa
 
-        begin = self._core.stray_begin.astype(np.int64)
-        names = pa.array([kind.lower() for kind in MemberKind.__members__])
-        return pa.table(
-            {
-                "shard": self._shard_column(np.repeat(np.arange(self.num_shards), begin[1:] - begin[:-1])),
-                "name": large_strings(*self._core.stray_names()),
-                "kind": names.take(pa.array(self._core.stray_kind)),
-                "offset": pa.array(self._core.stray_offset),
-                "size": pa.array(self._core.stray_size),
-            }
-        )
+        core, kinds = self._core, pa.array([kind.lower() for kind in MemberKind.__members__])
+        begin = core.stray_begin.astype(np.int64)
+        columns = [
+            self._shard_column(np.repeat(np.arange(self.num_shards), begin[1:] - begin[:-1])),
+            large_strings(*core.stray_names()),
+            kinds.take(pa.array(core.stray_kind)),
+            *(pa.array(core.stray_offset), pa.array(core.stray_size)),
+        ]
+        return pa.table(columns, names=["shard", "name", "kind", "offset", "size"])
 
     def samples(self) -> pa.Table:
         """Every sample: columns shard, row (in its shard, from 0), key, uid (hex or null), width, height, flags."""
@@ -285,17 +266,9 @@ class Segment:
         begin = self.shard_sample_begin.astype(np.int64)
         shard = np.repeat(np.arange(self.num_shards), begin[1:] - begin[:-1])
         row = np.arange(self.num_samples, dtype=np.int64) - begin[shard]
-        return pa.table(
-            {
-                "shard": self._shard_column(shard),
-                "row": pa.array(row.astype(np.uint64)),
-                "key": self.keys(),
-                "uid": self.uid_hex(),
-                "width": pa.array(self.width),
-                "height": pa.array(self.height),
-                "flags": pa.array(self.flags),
-            }
-        )
+        sizes = {"width": pa.array(self.width), "height": pa.array(self.height), "flags": pa.array(self.flags)}
+        names = {"key": self.keys(), "uid": self.uid_hex()}
+        return pa.table({"shard": self._shard_column(shard), "row": pa.array(row.astype(np.uint64)), **names, **sizes})
 
     def check_fresh(
         self, root: str | os.PathLike[str] = "", *, remote: RemoteOptions | None = None

@@ -13,48 +13,34 @@ import importlib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from dcfast.resharding.output import check_free_space, finish_reshard
     from dcfast.resharding.plan import ReshardPlan, make_plan
     from dcfast.resharding.run import reshard
-    from dcfast.resharding.selection import CUT_DTYPE, first_copies, plan_cuts, repeated_uids, select_rows
     from dcfast.resharding.verify import verify_output_shards
     from dcfast.resharding.write import write_output_shards
 
 __all__ = [
-    "CUT_DTYPE",
     "ReshardPlan",
     "check_free_space",
     "finish_reshard",
-    "first_copies",
     "make_plan",
-    "plan_cuts",
-    "repeated_uids",
     "reshard",
-    "select_rows",
     "verify_output_shards",
     "write_output_shards",
 ]
 
-
 _LAZY = {
-    "reshard": "dcfast.resharding.run",
-    "CUT_DTYPE": "dcfast.resharding.selection",
     "ReshardPlan": "dcfast.resharding.plan",
     "check_free_space": "dcfast.resharding.output",
     "finish_reshard": "dcfast.resharding.output",
-    "first_copies": "dcfast.resharding.selection",
     "make_plan": "dcfast.resharding.plan",
-    "plan_cuts": "dcfast.resharding.selection",
-    "repeated_uids": "dcfast.resharding.selection",
-    "select_rows": "dcfast.resharding.selection",
+    "reshard": "dcfast.resharding.run",
     "verify_output_shards": "dcfast.resharding.verify",
     "write_output_shards": "dcfast.resharding.write",
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_LAZY[name]), name)

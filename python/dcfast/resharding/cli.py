@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE
@@ -13,12 +13,15 @@ from dcfast.process.options import add_options, given_options, made_of, option
 from dcfast.process.parser import ArgumentParser
 from dcfast.process.shared_options import UID_FROM
 from dcfast.process.terminal import say
+from dcfast.resharding.layout import SHARD_FORMAT, STATS_FORMAT
 from dcfast.resharding.run import reshard
 from dcfast.storage.paths import not_left_empty, path_argument
 
+if TYPE_CHECKING:
+    from dcfast.resharding.records import ReshardReport
+
 __all__ = ["ReshardOptions", "main", "parse_arguments", "parser"]
 
-_NAME, _STATS = "{:08d}.tar", "{:08d}_stats.json"
 _MOST_WARNINGS = 20
 _EPILOG = """\
 Arguments of DataComp's resharder.py that need nothing here are taken and ignored: --shard-table and
@@ -85,10 +88,10 @@ class ReshardOptions:
     sync: bool = option(True, "do not wait for the disk: a crash of the machine may lose shards", flags=("--no-sync",))
     verbose: bool = option(False, "say more", flags=("-v", "--verbose"))
     quiet: bool = option(False, "say nothing but errors", flags=("-q", "--quiet"))
-    shard_format: str = option(_NAME, "the usual one alone", choices=(_NAME,))
-    output_shard_format: str = option(_NAME, "the usual one alone", choices=(_NAME,))
-    shard_stats_format: str = option(_STATS, "the usual one alone", choices=(_STATS,))
-    output_shard_stats_format: str = option(_STATS, "the usual one alone", choices=(_STATS,))
+    shard_format: str = option(SHARD_FORMAT, "the usual one alone", choices=(SHARD_FORMAT,))
+    output_shard_format: str = option(SHARD_FORMAT, "the usual one alone", choices=(SHARD_FORMAT,))
+    shard_stats_format: str = option(STATS_FORMAT, "the usual one alone", choices=(STATS_FORMAT,))
+    output_shard_stats_format: str = option(STATS_FORMAT, "the usual one alone", choices=(STATS_FORMAT,))
     shard_table: str | None = option(None, "ignored")
     write_shard_table: bool = option(False, "ignored")
 
@@ -162,20 +165,31 @@ def _main(args: ReshardOptions) -> int:
         )
     for note in report.get("notes", []):
         say(f"warning: {note}", error=True)
-    for damage in report.get("damage", [])[:_MOST_WARNINGS]:
+    damages = report.get("damage", [])
+    for damage in damages[:_MOST_WARNINGS]:
         say(
             f"warning: input shard {damage['shard']!r} is damaged at byte {damage['offset']}: {damage['message']}; "
             "samples behind that may be missing in the output",
             error=True,
         )
-    if (more := len(report.get("damage", [])) - _MOST_WARNINGS) > 0:
+    if (more := len(damages) - _MOST_WARNINGS) > 0:
         say(f"warning: {more} more damages of input shards", error=True)
     if not args.quiet:
         _print_report(report, args)
     return DONE
 
 
-def _print_report(report: dict[str, Any], args: ReshardOptions) -> None:
+_COUNTED = {
+    "blur_failed": "left out {} samples: their picture has boxes and cannot be blurred, or the boxes were refused",
+    "boxes_refused": "refused the boxes of {} rows of metadata",
+    "mended": "{} shards were there, but cut or altered since: written again",
+    "inject_failed": "{} samples keep their json without boxes: it is missing or cannot be read",
+    "skipped": "{} shards were there already",
+}
+"""What is said of a number of the report that is not 0."""
+
+
+def _print_report(report: ReshardReport, args: ReshardOptions) -> None:
     done = "would write" if args.dry_run else "wrote"
     size = report["tar_bytes"] / 1e9
     say(f"{done} {report['output_count']} samples in {report['output_shard_count']} shards, {size:.3f} GB")
@@ -183,17 +197,9 @@ def _print_report(report: dict[str, Any], args: ReshardOptions) -> None:
         say(f"{report['missing_count']} of {report['subset_count']} entries of the subset are in no input shard")
     if report.get("blurred") or report.get("injected"):
         say(f"blurred {report['blurred']} pictures, wrote boxes into {report['injected']} json members")
-    if report.get("blur_failed"):
-        why = "their picture has boxes and cannot be blurred, or the boxes were refused"
-        say(f"left out {report['blur_failed']} samples: {why}")
-    if report.get("boxes_refused"):
-        say(f"refused the boxes of {report['boxes_refused']} rows of metadata")
-    if report.get("mended"):
-        say(f"{report['mended']} shards were there, but cut or altered since: written again")
-    if report.get("inject_failed"):
-        say(f"{report['inject_failed']} samples keep their json without boxes: it is missing or cannot be read")
-    if report.get("skipped"):
-        say(f"{report['skipped']} shards were there already")
+    for name, sentence in _COUNTED.items():
+        if count := report.get(name):
+            say(sentence.format(count))
     if "verified" in report:
         say(f"verified {report['verified']['members']} members")
     if args.verbose:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +14,7 @@ __all__ = ["ShardContents"]
 
 @dataclass
 class ShardContents:
-    """What one output shard holds: its samples and, in the order they are written, its m members.
+    """What one output shard holds: its samples and, in the order they are written, its m members; as the core makes it.
 
     Attributes:
         uid, copy: (s,) "u8,u8" and u64; the keys are ``UID-COPY``.
@@ -26,7 +24,7 @@ class ShardContents:
         names, name_begin: member names one after the other (u8), and (m + 1,) u64 where each begins.
     """
 
-    uid: NDArray[Any]
+    uid: NDArray[np.void]
     copy: NDArray[np.uint64]
     member_sample: NDArray[np.uint32]
     sources: list[str]
@@ -37,13 +35,6 @@ class ShardContents:
     size: NDArray[np.uint64]
     names: NDArray[np.uint8]
     name_begin: NDArray[np.uint64]
-
-    @classmethod
-    def of_core(cls, fields: tuple[Any, ...]) -> ShardContents:
-        """From the core's columns, in this order, with paths as bytes."""
-        contents = cls(*fields)
-        contents.sources = [os.fsdecode(path) for path in fields[3]]
-        return contents
 
     def name(self, member: int) -> str:
         return bytes(self.names[int(self.name_begin[member]) : int(self.name_begin[member + 1])]).decode(

@@ -23,6 +23,7 @@ from dcfast.index.segments import IMAGE_EXTS
 from dcfast.process.read_ahead import read_ahead
 from dcfast.resharding.boxes import BoxTable
 from dcfast.resharding.contents import ShardContents
+from dcfast.resharding.layout import EDIT_COUNTS
 from dcfast.storage.inputs import open_input
 from dcfast.storage.json_files import parse_json
 
@@ -57,18 +58,14 @@ class Edited:
     """An output shard as it is written: ``contents``, and what was done.
 
     Attributes:
-        blurred, injected: samples.
-        inject_failed: samples that keep their json as it is, without the boxes: it cannot be read as an object, or
-            there is none, or the boxes were refused. They are written all the same, blurred where that is asked for.
-        failed: (key, why) of samples left out: their picture has boxes and cannot be decoded or is not known as one,
-            or their boxes were refused or reach over no pixel. They are never written as they were.
+        counts: samples, by the names of ``EDIT_COUNTS``. ``inject_failed`` keep their json as it is, without the boxes:
+            it cannot be read as an object, or there is none, or the boxes were refused. They are written all the same,
+            blurred where that is asked for. ``blur_failed`` are left out: their picture has boxes and cannot be decoded
+            or is not known as one, or their boxes were refused or reach over no pixel.
     """
 
     contents: ShardContents
-    blurred: int = 0
-    injected: int = 0
-    inject_failed: int = 0
-    failed: list[tuple[str, str]] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(EDIT_COUNTS, 0))
 
 
 @contextmanager
@@ -84,8 +81,7 @@ def edited_contents(contents: ShardContents, blur: BlurOptions, spool_path: Path
     """
     try:
         with open(spool_path, "wb") as spool:
-            editor = _Editor(contents, blur, spool)
-            edited = editor.run(threads)
+            edited = _Editor(contents, blur, spool).run(threads)
         status = spool_path.stat()
         edited.contents.sources.append(os.fspath(spool_path))
         edited.contents.source_size = np.append(edited.contents.source_size, np.uint64(status.st_size))
@@ -97,6 +93,7 @@ def edited_contents(contents: ShardContents, blur: BlurOptions, spool_path: Path
 
 @dataclass
 class _Member:
+    key: bytes
     ext: bytes
     source: int
     offset: int
@@ -108,150 +105,132 @@ class _Editor:
         self.contents, self.blur, self.spool = contents, blur, spool
         self.spooled = 0
         self.source = len(contents.sources)  # the spool's number
-        self.begin = np.searchsorted(contents.member_sample, np.arange(len(contents.uid) + 1))
-        # the copies of a sample follow each other or not: each distinct payload is made once
-        self.made: dict[tuple[int, int, bool], tuple[int, int] | str] = {}
+        self.edited = Edited(contents)
+        # where each changed payload lies in the spool, None where it could not be made. The copies of a sample follow
+        # each other or not: each distinct payload is made once
+        self.made: dict[tuple[int, int, bool], tuple[int, int] | None] = {}
 
     def run(self, threads: int) -> Edited:
-        contents = self.contents
-        edited = Edited(contents)
-        samples: list[list[_Member]] = []
-        kept: list[int] = []
-        found = self.blur.table.look_up(contents.uid)
-        members_of = [self.members(i) for i in range(len(found))]
+        boxes_of = self.blur.table.look_up(self.contents.uid)
+        members_of = self.members()
         if self.blur.apply:
-            self.blur_pictures(members_of, found, threads)
-        for i, (members, boxes) in enumerate(zip(members_of, found, strict=True)):
-            if boxes is not None and len(boxes):
-                why = self.edit(members, boxes, edited)
-                if why is not None:
-                    edited.failed.append((members_key(contents, int(self.begin[i])), why))
-                    continue
-            samples.append(members)
-            kept.append(i)
-        edited.contents = self.rebuilt(np.array(kept, np.int64), samples)
-        return edited
+            self.blur_images(members_of, boxes_of, threads)
+        kept: list[int] = []
+        for i, (members, boxes) in enumerate(zip(members_of, boxes_of, strict=True)):
+            if boxes is None or len(boxes) == 0 or self.edit(members, boxes):
+                kept.append(i)
+        self.edited.counts["blur_failed"] = len(members_of) - len(kept)
+        self.edited.contents = self.rebuilt(np.array(kept, np.int64), [members_of[i] for i in kept])
+        return self.edited
 
-    def members(self, i: int) -> list[_Member]:
+    def members(self) -> list[list[_Member]]:
+        """Of each sample."""
         c = self.contents
-        found = []
-        for m in range(int(self.begin[i]), int(self.begin[i + 1])):
-            name = bytes(c.names[int(c.name_begin[m]) : int(c.name_begin[m + 1])])
-            found.append(_Member(name.split(b".", 1)[1], int(c.source[m]), int(c.offset[m]), int(c.size[m])))
-        return found
+        members_of: list[list[_Member]] = [[] for _ in range(len(c.uid))]
+        places = zip(c.member_sample.tolist(), c.source.tolist(), c.offset.tolist(), c.size.tolist(), strict=True)
+        for name, (sample, *place) in zip(c.member_names(), places, strict=True):
+            key, ext = name.split(b".", 1)
+            members_of[sample].append(_Member(key, ext, *place))
+        return members_of
 
-    def blur_pictures(
-        self, members_of: list[list[_Member]], found: list[NDArray[np.float64] | None], threads: int
+    def blur_images(
+        self, members_of: list[list[_Member]], boxes_of: list[NDArray[np.float64] | None], threads: int
     ) -> None:
-        """Spools the blurred pictures of all samples, or notes what is wrong with them."""
-        pictures: dict[tuple[int, int, bool], tuple[_Member, NDArray[np.float64]]] = {}
-        for members, boxes in zip(members_of, found, strict=True):
-            picture = _picture(members)
-            if picture is not None and boxes is not None and len(boxes) and not np.isnan(boxes).any():
-                pictures[_key(picture, True)] = (picture, boxes)
+        """Spools the blurred images of all samples, or notes that they cannot be made."""
+        images: dict[tuple[int, int, bool], tuple[_Member, NDArray[np.float64]]] = {}
+        for members, boxes in zip(members_of, boxes_of, strict=True):
+            image = _image(members)
+            if image is not None and boxes is not None and len(boxes) and not np.isnan(boxes).any():
+                images[_made_key(image, True)] = (image, boxes)
 
-        def blurred(item: tuple[_Member, NDArray[np.float64]]) -> bytes | str:
-            picture, boxes = item
-            return self.changed(picture, True, lambda data: blur_image(data, boxes, self.blur.quality))
+        def blurred(item: tuple[_Member, NDArray[np.float64]]) -> bytes | None:
+            image, boxes = item
+            return self.changed(image, True, lambda data: blur_image(data, boxes, self.blur.quality))
 
-        with closing(read_ahead(blurred, pictures.values(), threads=threads, ahead=2 * threads)) as made:
-            for key, data in zip(pictures, made, strict=True):
+        with closing(read_ahead(blurred, images.values(), threads=threads, ahead=2 * threads)) as made:
+            for key, data in zip(images, made, strict=True):
                 self.spool_as(key, data)
 
-    def edit(self, members: list[_Member], boxes: NDArray[np.float64], edited: Edited) -> str | None:
-        """Changes the members in place; or why the sample must be left out."""
-        picture = _picture(members)
-        if self.blur.apply and picture is None and any(m.ext.lower() not in _TEXTS for m in members):
-            return "it has boxes, and no member that is known as a picture by its extension"
-        if np.isnan(boxes).any():
-            if self.blur.apply and picture is not None:
-                return "its boxes were refused"
-            edited.inject_failed += int(self.blur.inject)
-            return None
-        if self.blur.apply and picture is not None:
-            made = self.made[_key(picture, True)]
-            if isinstance(made, str):
-                return made
-            # as the reference: the picture is a webp now, and takes the place of one that was there
-            members[:] = [m for m in members if m is picture or m.ext != b"webp"]
-            picture.ext, picture.source, (picture.offset, picture.size) = b"webp", self.source, made
+    def edit(self, members: list[_Member], boxes: NDArray[np.float64]) -> bool:
+        """Changes the members of a sample in place; False where it must be left out."""
+        image = _image(members)
+        refused = bool(np.isnan(boxes).any())
+        if self.blur.apply and image is None and any(m.ext.lower() not in _TEXTS for m in members):
+            return False  # no member is known as an image by its extension, and one may be
+        if self.blur.apply and image is not None:
+            made = None if refused else self.made[_made_key(image, True)]
+            if made is None:
+                return False
+            # as the reference: the image is a webp now, and takes the place of one that was there
+            members[:] = [m for m in members if m is image or m.ext != b"webp"]
+            image.ext, image.source, (image.offset, image.size) = b"webp", self.source, made
             members.sort(key=lambda member: member.ext)
-            edited.blurred += 1
+            self.edited.counts["blurred"] += 1
         if self.blur.inject:
-            self.inject(members, boxes, edited)
-        return None
+            injected = not refused and self.inject(members, boxes)
+            self.edited.counts["injected" if injected else "inject_failed"] += 1
+        return True
 
-    def inject(self, members: list[_Member], boxes: NDArray[np.float64], edited: Edited) -> None:
-        """Writes the boxes into the json in place, or counts that it cannot."""
+    def inject(self, members: list[_Member], boxes: NDArray[np.float64]) -> bool:
+        """Writes the boxes into the json in place; False where that cannot be done.
+
+        The index finds a uid in json that Python refuses (bytes that are no UTF-8, say): no reason to end the run.
+        """
         described = next((m for m in members if m.ext == b"json"), None)
-        # the index finds a uid in json that Python refuses (bytes that are no UTF-8, say): no reason to end the run
-        made: tuple[int, int] | str = "no json"
-        if described is not None:
-            key = _key(described, False)
-            if key not in self.made:
-                self.spool_as(key, self.changed(described, False, lambda data: _with_boxes(data, boxes)))
-            made = self.made[key]
-        if described is None or isinstance(made, str):
-            edited.inject_failed += 1
-            return
-        described.source, (described.offset, described.size) = self.source, made
-        edited.injected += 1
+        if described is None:
+            return False
+        key = _made_key(described, False)
+        if key not in self.made:
+            self.spool_as(key, self.changed(described, False, lambda data: _with_boxes(data, boxes)))
+        made = self.made[key]
+        if made is not None:
+            described.source, (described.offset, described.size) = self.source, made
+        return made is not None
 
-    def changed(self, member: _Member, picture: bool, change: Callable[[bytes], bytes]) -> bytes | str:
-        """The changed payload, or what ``change`` complains of."""
+    def changed(self, member: _Member, is_image: bool, change: Callable[[bytes], bytes]) -> bytes | None:
+        """The changed payload, None where ``change`` refuses it."""
         try:
-            size = min(member.size, MAX_BYTES + 1) if picture else member.size
+            size = min(member.size, MAX_BYTES + 1) if is_image else member.size
             return change(_read(self.contents.sources[member.source], member.offset, size))
         except CorruptDataError:
             raise
-        except ValueError as error:
-            return str(error)
+        except ValueError:
+            return None
 
-    def spool_as(self, key: tuple[int, int, bool], data: bytes | str) -> None:
-        if isinstance(data, str):
-            self.made[key] = data
-            return
-        self.spool.write(data)
-        self.made[key] = (self.spooled, len(data))
-        self.spooled += len(data)
+    def spool_as(self, key: tuple[int, int, bool], data: bytes | None) -> None:
+        self.made[key] = None if data is None else (self.spooled, len(data))
+        if data is not None:
+            self.spool.write(data)
+            self.spooled += len(data)
 
     def rebuilt(self, kept: NDArray[np.int64], samples: list[list[_Member]]) -> ShardContents:
         c = self.contents
-        flat = [(i, member) for i, members in enumerate(samples) for member in members]
-        stems = {}
-        names: list[bytes] = []
-        for i, member in flat:
-            if i not in stems:
-                stems[i] = members_key(c, int(self.begin[kept[i]])).encode()
-            names.append(stems[i] + b"." + member.ext)
+        members = [member for sample in samples for member in sample]
+        names = [member.key + b"." + member.ext for member in members]
+        counts = np.array([len(sample) for sample in samples], np.int64)
         return replace(
             c,
             uid=c.uid[kept],
             copy=c.copy[kept],
-            member_sample=np.array([i for i, _ in flat], np.uint32),
+            member_sample=np.repeat(np.arange(len(samples), dtype=np.uint32), counts),
             sources=list(c.sources),
-            source=np.array([m.source for _, m in flat], np.uint32),
-            offset=np.array([m.offset for _, m in flat], np.uint64),
-            size=np.array([m.size for _, m in flat], np.uint64),
+            source=np.array([m.source for m in members], np.uint32),
+            offset=np.array([m.offset for m in members], np.uint64),
+            size=np.array([m.size for m in members], np.uint64),
             names=np.frombuffer(b"".join(names), np.uint8),
             name_begin=np.cumsum([0] + [len(name) for name in names]).astype(np.uint64),
         )
 
 
-def members_key(contents: ShardContents, member: int) -> str:
-    """The key UID-COPY of a member's sample."""
-    return contents.name(member).split(".", 1)[0]
-
-
-def _key(member: _Member, picture: bool) -> tuple[int, int, bool]:
+def _made_key(member: _Member, is_image: bool) -> tuple[int, int, bool]:
     """Of a changed payload: the copies of a sample share it."""
-    return (member.source, member.offset, picture)
+    return (member.source, member.offset, is_image)
 
 
-def _picture(members: list[_Member]) -> _Member | None:
+def _image(members: list[_Member]) -> _Member | None:
     """The member that is blurred: jpg before others, as the reference knows no others."""
-    pictures = [m for m in members if m.ext.rsplit(b".", 1)[-1].decode("latin-1").lower() in IMAGE_EXTS]
-    return next((m for m in pictures if m.ext == b"jpg"), pictures[0] if pictures else None)
+    images = [m for m in members if m.ext.rsplit(b".", 1)[-1].decode("latin-1").lower() in IMAGE_EXTS]
+    return next((m for m in images if m.ext == b"jpg"), images[0] if images else None)
 
 
 _TEXTS = (b"json", b"txt")
@@ -275,12 +254,8 @@ def _with_boxes(data: bytes, boxes: NDArray[np.float64]) -> bytes:
 
 def _read(path: str, offset: int, size: int) -> bytes:
     with open_input(path) as file:
-        data = os.pread(file.fileno(), size, offset)
-        while 0 < len(data) < size:  # one system call returns at most 2 GiB
-            more = os.pread(file.fileno(), size - len(data), offset + len(data))
-            if not more:
-                break
-            data += more
+        file.seek(offset)
+        data = file.read(size)
     if len(data) != size:
         raise CorruptDataError(
             f"source ends {size - len(data)} bytes before the payload that was indexed there", path=path, offset=offset

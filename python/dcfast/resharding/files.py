@@ -11,18 +11,12 @@ from dcfast.storage.listing import temporary_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
+    from collections.abc import Callable, Mapping
+    from typing import TypeVar
 
-__all__ = [
-    "flat_json",
-    "plain_path",
-    "raise_full_disk",
-    "temporary_name",
-    "unnamed_file",
-    "write_file",
-    "write_flat_json",
-]
+    T = TypeVar("T")
+
+__all__ = ["flat_json", "plain_path", "raise_full_disk", "temporary_name", "unnamed_file", "write_bytes", "write_file"]
 
 _EISDIR = 21
 
@@ -42,11 +36,11 @@ def plain_path(path: str | os.PathLike[str]) -> str:
     return root + "/".join(part for part in text.split("/") if part not in ("", ".")) or "."
 
 
-def write_file(path: str, content: bytes | Callable[[str], Any], *, sync: bool) -> Any:
+def write_file(path: str, write: Callable[[str], T], *, sync: bool) -> T:
     """A file that is whole or absent.
 
     Args:
-        content: its bytes, or a function that writes it to the path that it is given.
+        write: writes it to the path that it is given.
         sync: fsync the file and its directory.
     Returns:
         What the function returns.
@@ -58,13 +52,8 @@ def write_file(path: str, content: bytes | Callable[[str], Any], *, sync: bool) 
     folder, name = os.path.split(path)
     os.makedirs(folder or ".", exist_ok=True)
     temporary = os.path.join(folder, temporary_name(name))
-    done = None
     try:
-        if isinstance(content, bytes):
-            with open(temporary, "wb") as file:
-                file.write(content)
-        else:
-            done = content(temporary)
+        done = write(temporary)
         if sync:
             _fsync(temporary)
         os.replace(temporary, path)
@@ -77,6 +66,16 @@ def write_file(path: str, content: bytes | Callable[[str], Any], *, sync: bool) 
     if sync:
         _fsync(folder or ".")
     return done
+
+
+def write_bytes(path: str, content: bytes, *, sync: bool) -> None:
+    """A file of these bytes, whole or absent; raises what ``write_file`` does."""
+
+    def write(temporary: str) -> None:
+        with open(temporary, "wb") as file:
+            file.write(content)
+
+    write_file(path, write, sync=sync)
 
 
 def raise_full_disk(error: OSError, path: str, temporary: str) -> None:
@@ -95,7 +94,7 @@ def _fsync(path: str) -> None:
         os.close(fd)
 
 
-def flat_json(values: dict[str, Any]) -> bytes:
+def flat_json(values: Mapping[str, str | int]) -> bytes:
     """As ``storage.atomic.write_json``, of text and whole numbers alone: importing json takes longer than all of it."""
     from _json import encode_basestring as quoted
 
@@ -104,18 +103,14 @@ def flat_json(values: dict[str, Any]) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def write_flat_json(path: str, values: dict[str, Any], *, sync: bool) -> None:
-    write_file(path, flat_json(values), sync=sync)
-
-
 def unnamed_file() -> int:
     """The descriptor of a file without a name, in the directory for temporary files: it ends with its last user.
 
     Raises:
         OSError: there is no such directory, or nothing can be made in it.
     """
-    places = [os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")]
-    folder = next((place for place in places if place and os.path.isdir(place)), "/tmp")  # noqa: S108 (as tempfile)
+    folders = [os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")]
+    folder = next((path for path in folders if path and os.path.isdir(path)), "/tmp")  # noqa: S108 (as tempfile)
     if not os.path.isdir(folder):
         import tempfile
 

@@ -16,12 +16,11 @@ from dcfast.storage.listing import TarListing, list_pool_tars, shards_below
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
+    from typing import TypeAlias
 
-    from dcfast.resharding.sources import SegmentItem
+    from dcfast.resharding.sources import SegmentItem, StrPath
 
-    StrPath = str | os.PathLike[str]
-    Pool = StrPath | Sequence[SegmentItem]
+    Pool: TypeAlias = StrPath | Sequence[SegmentItem]
 
 __all__ = ["Inputs", "open_inputs"]
 
@@ -61,10 +60,10 @@ class Inputs:
             from dcfast.storage.remote import is_url
 
             names = [os.fsdecode(name) for item in self.segments for name in open_segment(item).shard_names()]
-            behind = next((name for name in names if is_url(name)), None)
-            if behind is not None:
+            remote = next((name for name in names if is_url(name)), None)
+            if remote is not None:
                 raise PoolError(
-                    f"reshard: shard {behind} is behind a URL: it can be indexed there, but is read from a file; "
+                    f"reshard: shard {remote} is behind a URL: it can be indexed there, but is read from a file; "
                     "download the shards, and reshard the copies"
                 )
         return [os.path.join(self.base, name) for name in names]
@@ -83,7 +82,7 @@ class Inputs:
         return [_index(self.base, self.names[at : at + _SHARDS_A_SEGMENT], threads, uid_from) for at in chunks]
 
 
-def _index(base: str, names: list[str], threads: int, uid_from: str) -> Any:
+def _index(base: str, names: list[str], threads: int, uid_from: str) -> core_index.TarSegment:
     pairs = [(os.fsencode(os.path.join(base, name)), os.fsencode(name)) for name in names]
     fd = unnamed_file()
     path = f"/proc/self/fd/{fd}"
@@ -107,11 +106,12 @@ def open_inputs(pool: Pool, shards_dir: StrPath | None) -> Inputs:
         given = plain_path(pool)  # refuses bytes
         listing = _listing(given)
         return Inputs(listing.directory, [listing.directory], listing.names, [given], notes=listing.notes)
-    items: list[Any] = list(pool)
+    items = list(pool)
     if not items:
         raise PoolError("reshard: the pool has no index segments")
-    if all(isinstance(item, (str, os.PathLike)) and os.path.isdir(item) for item in items):
-        several = [plain_path(item) for item in items]
+    directories = [item for item in items if isinstance(item, (str, os.PathLike)) and os.path.isdir(item)]
+    if len(directories) == len(items):
+        several = [plain_path(item) for item in directories]
         return _several([_listing(path) for path in several], several)
     if shards_dir is None:
         raise TypeError("reshard: shards_dir must be given where the pool is given by its index segments")
@@ -126,11 +126,11 @@ def _several(listings: list[TarListing], given: list[str]) -> Inputs:
         twice = next(path for path in real if real.count(path) > 1)
         raise PoolError(f"reshard: input directory {twice} is given twice: each of its samples would be written twice")
     # "link/.." is not what it looks like: such a path has to be resolved before it is made relative
-    places = [os.path.realpath(d) if ".." in d.split("/") else os.path.abspath(d) for d in directories]
-    base = os.path.commonpath(places)
+    paths = [os.path.realpath(d) if ".." in d.split("/") else os.path.abspath(d) for d in directories]
+    base = os.path.commonpath(paths)
     names: list[str] = []
-    for listing, place in zip(listings, places, strict=True):
-        inside = os.path.relpath(place, base)
+    for listing, path in zip(listings, paths, strict=True):
+        inside = os.path.relpath(path, base)
         names += [name if inside == "." else os.path.join(inside, name) for name in listing.names]
     notes = [note for listing in listings for note in listing.notes]
     return Inputs(base, directories, names, given, notes=notes)

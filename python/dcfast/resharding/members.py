@@ -1,23 +1,26 @@
-"""Members of written shards: listed by the indexer, hashed by byte ranges."""
+"""Members of written shards, listed by the indexer."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+import numpy.typing as npt
 
 from dcfast.errors import CorruptDataError
 from dcfast.index.build import index_tars
-from dcfast.storage.hashing import hash_members
 
-__all__ = ["hash_ranges", "list_members"]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["list_members"]
 
 
-def list_members(path: str | Path) -> tuple[Any, NDArray[np.uint64], NDArray[np.uint64]]:
-    """Names (pyarrow large_binary), payload offsets and sizes of the members of a tar; all must be regular files.
+def list_members(
+    path: str | os.PathLike[str],
+) -> tuple[pa.LargeBinaryArray, npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    """Names, payload offsets and sizes of the members of a tar; all must be regular files.
 
     Raises CorruptDataError where the tar is damaged or holds anything else.
     """
@@ -32,10 +35,4 @@ def list_members(path: str | Path) -> tuple[Any, NDArray[np.uint64], NDArray[np.
         raise CorruptDataError(f"member {name!r} belongs to no sample", path=os.fspath(path))
     table = index.members()
     names = table.column("name").cast(pa.large_binary()).combine_chunks()
-    offset, size = (table.column(name).to_numpy().astype(np.uint64) for name in ("offset", "size"))
-    return names, offset, size
-
-
-def hash_ranges(path: str | Path, offset: NDArray[Any], size: NDArray[Any]) -> NDArray[Any]:
-    hashes: NDArray[Any] = hash_members(path, offset, size)
-    return hashes
+    return names, table.column("offset").to_numpy(), table.column("size").to_numpy()

@@ -9,23 +9,26 @@ import os
 
 from dcfast._core import hashing as core_hashing
 from dcfast.errors import RunError
-from dcfast.resharding.files import flat_json, plain_path, write_file, write_flat_json
+from dcfast.resharding.files import flat_json, plain_path, write_bytes, write_file
 from dcfast.resharding.layout import EDIT_COUNTS, KEY_FILE, SHARD_FORMAT, STATS_FORMAT
-from dcfast.resharding.plan import ReshardPlan
+from dcfast.resharding.plan import ShardSources, open_plan
 from dcfast.resharding.sources import open_subset, subset_array
 from dcfast.storage.inputs import open_input
 from dcfast.storage.listing import is_temporary_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Any, BinaryIO
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import BinaryIO
 
     from dcfast.resharding.edit import BlurOptions
     from dcfast.resharding.inputs import Inputs
-    from dcfast.resharding.sources import Subset
+    from dcfast.resharding.plan import ReshardPlan
+    from dcfast.resharding.records import EditedStats, PlanOptions
+    from dcfast.resharding.sources import OpenSubset, SegmentItem, StrPath, Subset
 
 __all__ = [
+    "OutputShards",
     "check_free_space",
     "finish_reshard",
     "is_temporary",
@@ -37,23 +40,48 @@ __all__ = [
 # what a run writes, under its name or a temporary one
 _COMPANIONS = ("meta.json", "sample_ids.npy", "sizes.json", KEY_FILE)
 _SHARD_ENDS = (".tar", ".idx", "_stats.json")
+_PATH_ARGUMENTS = ("input_dir", "subset_file")
 # a stats file and its directory entry, on file systems with blocks of 4 KiB
-_PLACES = ("input_dir", "subset_file")
-"""Arguments that are paths."""
 _BYTES_A_STATS_FILE = 8192
 _BYTES_OF_BOXES = 1024  # in a json, with the padding of its member
 _BYTES_A_LINE = 80  # of an index file, for each member
 _ENOSPC = 28
 
 
-def recorded_arguments(options: dict[str, Any], arguments: dict[str, Any]) -> dict[str, str]:
-    """What meta.json says of a run's arguments, as text: it is published with the shards, so places have their last
+class OutputShards:
+    """The output shards of a plan, in a directory.
+
+    Attributes:
+        plan, sources: what they are made of.   out: the directory.
+        threads, blur, idx: see ``write_output_shards``.
+    """
+
+    def __init__(
+        self,
+        plan: ReshardPlan | StrPath,
+        subset: Subset | OpenSubset,
+        out_dir: StrPath,
+        segments: Sequence[SegmentItem] | None,
+        threads: int,
+        blur: BlurOptions | None,
+        idx: bool,
+    ) -> None:
+        self.plan, self.out = open_plan(plan), plain_path(out_dir)
+        self.sources = ShardSources(self.plan, subset, segments, keep=threads + 1)
+        self.threads, self.blur, self.idx = threads, blur, idx
+
+    def path(self, form: str, k: int) -> str:
+        return os.path.join(self.out, form.format(k))
+
+
+def recorded_arguments(options: PlanOptions, arguments: Mapping[str, str | int]) -> dict[str, str]:
+    """What meta.json says of a run's arguments, as text: it is published with the shards, so paths have their last
     part alone. ``arguments_xxh3`` is the hash of all of them as they were given, by which a run is known again.
     """
-    given = {name: str(value) for name, value in {**options, **arguments}.items()}
+    given = {name: str(value) for name, value in (*options.items(), *arguments.items())}
     digest = core_hashing.xxh3_128(flat_json(given))  # storage.hashing would take longer to import
-    places = {name: "::".join(map(_last_part, given[name].split("::"))) for name in _PLACES if name in given}
-    return {**given, **places, "arguments_xxh3": b"".join(half.to_bytes(8) for half in digest).hex()}
+    paths = {name: "::".join(map(_last_part, given[name].split("::"))) for name in _PATH_ARGUMENTS if name in given}
+    return {**given, **paths, "arguments_xxh3": b"".join(half.to_bytes(8) for half in digest).hex()}
 
 
 def _last_part(path: str) -> str:
@@ -61,14 +89,14 @@ def _last_part(path: str) -> str:
 
 
 def finish_reshard(
-    plan: ReshardPlan | str | os.PathLike[str],
+    plan: ReshardPlan | StrPath,
     subset: Subset,
-    out_dir: str | os.PathLike[str],
+    out_dir: StrPath,
     *,
-    arguments: dict[str, Any] | None = None,
+    arguments: Mapping[str, str | int] | None = None,
     sync: bool = True,
     edited: bool = False,
-) -> dict[str, Any]:
+) -> dict[str, str | int]:
     """Writes sample_ids.npy, sizes.json and, last, meta.json; removes shards that an earlier plan left.
 
     meta.json has the names of the reference: arguments as text (of paths the last part), counts as numbers. What does
@@ -79,11 +107,11 @@ def finish_reshard(
         arguments: more to record, such as input_dir and subset_file.
         edited: the shards were written with ``blur``: count what they hold by their ``_stats.json``.
     Returns:
-        What meta.json holds.
+        What meta.json holds: text, and counts as numbers.
     Raises:
         RunError: an output shard of the plan is not there.
     """
-    opened = plan if isinstance(plan, ReshardPlan) else ReshardPlan.load(plan)
+    opened = open_plan(plan)
     out = plain_path(out_dir)
     os.makedirs(out, exist_ok=True)
     remove_outputs(out, keep_below=opened.num_output_shards, keep_key=True)
@@ -97,11 +125,11 @@ def finish_reshard(
     samples, edits = opened.samples(), {}
     if edited:
         stats = _read_stats(out, opened.num_output_shards)
-        samples = [int(one["successes"]) for one in stats]
-        edits = {name: sum(int(one.get(name, 0)) for one in stats) for name in EDIT_COUNTS}
+        samples = [shard.successes for shard in stats]
+        edits = {name: sum(getattr(shard, name) for shard in stats) for name in EDIT_COUNTS}
     sizes = {SHARD_FORMAT.format(k): count for k, count in enumerate(samples)}
-    write_flat_json(os.path.join(out, "sizes.json"), sizes, sync=sync)
-    recorded = {
+    write_bytes(os.path.join(out, "sizes.json"), flat_json(sizes), sync=sync)
+    meta: dict[str, str | int] = {
         **recorded_arguments(opened.options, arguments or {}),
         "shard_format": SHARD_FORMAT,
         "output_shard_format": SHARD_FORMAT,
@@ -112,28 +140,21 @@ def finish_reshard(
         "missing_count": opened.counts["missing_count"],
         **edits,
     }
-    write_flat_json(os.path.join(out, "meta.json"), recorded, sync=sync)
+    write_bytes(os.path.join(out, "meta.json"), flat_json(meta), sync=sync)
     if KEY_FILE in present:
         os.unlink(os.path.join(out, KEY_FILE))
-    return recorded
+    return meta
 
 
-def _read_stats(out: str, count: int) -> list[dict[str, Any]]:
-    from dcfast.storage.json_files import read_json
+def _read_stats(out: str, count: int) -> list[EditedStats]:
+    from dcfast.resharding.records import EditedStats
+    from dcfast.storage.records import read_record
 
-    found = []
-    for k in range(count):
-        found.append(read_json(os.path.join(out, STATS_FORMAT.format(k)), names=True))
-    return found
+    return [read_record(os.path.join(out, STATS_FORMAT.format(k)), EditedStats) for k in range(count)]
 
 
 def check_free_space(
-    plan: ReshardPlan,
-    out_dir: str | os.PathLike[str],
-    *,
-    refuse: bool = True,
-    blur: BlurOptions | None = None,
-    idx: bool = False,
+    plan: ReshardPlan, out_dir: StrPath, *, refuse: bool = True, blur: BlurOptions | None = None, idx: bool = False
 ) -> tuple[int, int]:
     """(needed, free) bytes for the output of a plan; outputs that are replaced count as free.
 
@@ -165,8 +186,8 @@ def free_bytes(path: str) -> int:
     present = os.path.abspath(path)
     while not os.path.exists(present):
         present = os.path.dirname(present)
-    found = os.statvfs(present)
-    return found.f_bavail * found.f_frsize
+    status = os.statvfs(present)
+    return status.f_bavail * status.f_frsize
 
 
 def refuse_output(out: str, inputs: Inputs, *, overwrite: bool, may_hold: bool) -> None:
@@ -175,15 +196,15 @@ def refuse_output(out: str, inputs: Inputs, *, overwrite: bool, may_hold: bool) 
     With ``overwrite`` neither may lie in the other, links followed: a pool's companions have the names of those that a
     run replaces.
     """
-    there = os.path.exists(out)
-    if there and not os.path.isdir(out):
+    exists = os.path.exists(out)
+    if exists and not os.path.isdir(out):
         raise RunError(f"output {out} is not a directory; choose another place")
     above = os.path.dirname(_absolute(out))
     while not os.path.exists(above):
         above = os.path.dirname(above)
     if not os.path.isdir(above):
         raise RunError(f"output {out} cannot be made: {above} is a file; choose another place")
-    if any(there and os.path.exists(base) and os.path.samefile(out, base) for base in inputs.directories):
+    if any(exists and os.path.exists(base) and os.path.samefile(out, base) for base in inputs.directories):
         raise RunError(f"output {out} is the pool itself; choose another place")
     real = os.path.realpath(out)
     for given in inputs.given:
@@ -199,9 +220,9 @@ def refuse_output(out: str, inputs: Inputs, *, overwrite: bool, may_hold: bool) 
                 "sizes.json and shards there; choose another place"
             )
     # of a run that ended before its first shard the key alone is left
-    held = os.listdir(out) if there and not may_hold else []
-    if any(name != KEY_FILE for name in held):
-        go_on = "to go on with a run that has not ended, pass resume=True; " if KEY_FILE in held else ""
+    names = os.listdir(out) if exists and not may_hold else []
+    if any(name != KEY_FILE for name in names):
+        go_on = "to go on with a run that has not ended, pass resume=True; " if KEY_FILE in names else ""
         raise RunError(f"output {out} is not empty; {go_on}choose another place, or pass overwrite=True")
 
 
@@ -210,7 +231,7 @@ def _absolute(path: str) -> str:
     return path if path.startswith("/") else os.path.join(os.getcwd(), path)
 
 
-def refuse_input_in_output(out: str, read: Iterable[str | os.PathLike[str]]) -> None:
+def refuse_input_in_output(out: str, read: Iterable[StrPath]) -> None:
     """Raises RunError where one of the files to be read would be removed to make place in an output directory.
 
     Cost: an lstat a file.
@@ -230,8 +251,8 @@ def refuse_input_in_output(out: str, read: Iterable[str | os.PathLike[str]]) -> 
 
 def is_temporary(name: str) -> bool:
     """Whether a name is that of a file that a killed run was writing: nothing of a run that could be lost."""
-    found = _output_name(name)
-    return found is not None and found[0]
+    known = _output_name(name)
+    return known is not None and known[0]
 
 
 def _output_name(name: str) -> tuple[bool, int] | None:
@@ -250,13 +271,13 @@ def _output_name(name: str) -> tuple[bool, int] | None:
 
 def _outputs(out: str, keep_below: int) -> list[str]:
     """Output shards numbered keep_below and above, their companions, and what a killed run left of them."""
-    found = []
+    paths = []
     for name in os.listdir(out) if os.path.isdir(out) else []:
         known = _output_name(name)
         path = os.path.join(out, name)
         if known is not None and (known[0] or known[1] >= keep_below) and os.path.isfile(path):
-            found.append(path)
-    return found
+            paths.append(path)
+    return paths
 
 
 def remove_outputs(out: str, keep_below: int, *, keep_key: bool = False) -> None:

@@ -7,27 +7,33 @@ from contextlib import contextmanager
 
 from dcfast.resharding.files import plain_path
 from dcfast.resharding.inputs import open_inputs
-from dcfast.resharding.layout import EDIT_COUNTS
-from dcfast.resharding.output import check_free_space, finish_reshard, refuse_input_in_output, refuse_output
+from dcfast.resharding.output import (
+    OutputShards,
+    check_free_space,
+    finish_reshard,
+    refuse_input_in_output,
+    refuse_output,
+)
 from dcfast.resharding.plan import make_plan
 from dcfast.resharding.resume import begin_run, has_ended, plan_key
 from dcfast.resharding.sources import open_subset, subset_array, whole_number
-from dcfast.resharding.write import write_output_shards
+from dcfast.resharding.write import write_shards
 from dcfast.storage.listing import first_notes
 from dcfast.storage.lock import locked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from typing import Any
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from dcfast.resharding.boxes import Metadata
     from dcfast.resharding.edit import BlurOptions
-    from dcfast.resharding.inputs import Inputs, Pool, StrPath
+    from dcfast.resharding.inputs import Inputs, Pool
     from dcfast.resharding.plan import ReshardPlan
-    from dcfast.resharding.sources import SegmentItem
+    from dcfast.resharding.records import ReshardReport
+    from dcfast.resharding.sources import OpenSubset, SegmentItem, StrPath, Subset
 
 __all__ = ["reshard"]
 
@@ -35,7 +41,7 @@ __all__ = ["reshard"]
 def reshard(
     pool: Pool,
     output_dir: StrPath,
-    subset: NDArray[Any] | StrPath,
+    subset: Subset,
     *,
     shards_dir: StrPath | None = None,
     shard_size: int = 10_000,
@@ -43,8 +49,8 @@ def reshard(
     first_shard: int = 0,
     num_shards: int | None = None,
     shuffle_seed: int | None = None,
-    exclude: NDArray[Any] | None = None,
-    pool_records: NDArray[Any] | None = None,
+    exclude: NDArray[np.integer] | None = None,
+    pool_records: NDArray[np.void] | None = None,
     boxes: Metadata | None = None,
     apply_blur: bool = False,
     inject_boxes: bool = False,
@@ -58,7 +64,7 @@ def reshard(
     sync: bool = True,
     check_mtime: bool = True,
     uid_from: str = "json",
-) -> dict[str, Any]:
+) -> ReshardReport:
     """Writes a subset of a pool as new shards, as DataComp's resharder does, in a fixed order.
 
     Args:
@@ -90,13 +96,8 @@ def reshard(
         uid_from: where the uids come from, ``json``, ``url`` or ``key`` (hashes of these): those of directories of
             shards, and of the rows of ``boxes``. Index segments have theirs: with ``boxes`` give what they are of.
     Returns:
-        The plan's counts (see ``make_plan``; ``missing_count`` are entries of the subset that no asked shard has),
-        ``needed_bytes``, ``free_bytes``, with first_shard or num_shards ``chosen_shards`` of the input, where asked
-        input shards are damaged or not read to their end ``damage`` (list of {shard, offset, message}: samples behind
-        the offset may be missing), ``notes`` on what was passed over or may hide samples otherwise, with boxes
-        ``boxes_refused`` (rows of metadata, told in ``notes``), and, unless dry_run, ``tar_bytes`` as written,
-        ``skipped`` (shards that a resumed run found done), ``mended`` (that it found cut or altered, and wrote again),
-        with boxes ``blurred``, ``injected``, ``blur_failed`` and ``inject_failed``, with verify ``verified``.
+        A dict with the numbers of the plan and, unless dry_run, of what was written: ``records.ReshardReport`` says
+        which. Those of boxes, damage, notes and verification are there where they apply.
     Raises:
         PoolError: no shards, none from first_shard on, metadata without boxes, without a row of the subset, or by
         another rule of uids than the index.   RunError: output_dir is not empty, is the pool, is written to by another
@@ -136,85 +137,56 @@ def reshard(
         if first_shard or num_shards is not None:
             report["chosen_shards"] = plan.chosen_shards
         if not dry_run:
-            work = _Work(plan, opened, subset, out, inputs, segments, blur, uid_from, idx, threads)
-            report |= work.write(overwrite, resume, sync, check_mtime)
-            report |= {"verified": work.verify()} if verify else {}
+            shards = OutputShards(plan, opened, out, segments, threads or os.cpu_count() or 1, blur, idx)
+            _write(report, shards, opened, subset, inputs, uid_from, overwrite, resume, sync, check_mtime)
+            if verify:
+                from dcfast.resharding.verify import verify_shards
+
+                report["verified"] = verify_shards(shards, 0, plan.num_output_shards, strict=True)
     return report
 
 
-class _Work:
-    """The writing of a plan, and the reading again of what was written."""
-
-    def __init__(
-        self,
-        plan: ReshardPlan,
-        opened: Any,
-        subset: NDArray[Any] | StrPath,
-        out: str,
-        inputs: Inputs,
-        segments: Any,
-        blur: BlurOptions | None,
-        uid_from: str,
-        idx: bool,
-        threads: int,
-    ) -> None:
-        self.plan, self.opened, self.subset, self.out = plan, opened, subset, out
-        self.inputs, self.segments, self.blur, self.idx = inputs, segments, blur, idx
-        self.threads = threads or os.cpu_count() or 1
-        self.edits = {} if blur is None else _blur_arguments(blur)
-        if uid_from != "json":
-            self.edits["uid_from"] = uid_from
-
-    def write(self, overwrite: bool, resume: bool, sync: bool, check_mtime: bool) -> dict[str, Any]:
-        """Writes the output; returns what was done, for the report."""
-        plan, opened, out, blur = self.plan, self.opened, self.out, self.blur
-        arguments: dict[str, Any] = {
-            "input_dir": "::".join(self.inputs.directories),
-            "subset_file": os.fspath(self.subset) if isinstance(self.subset, (str, os.PathLike)) else "",
-            **self.edits,
-        }
-        os.makedirs(out, exist_ok=True)
-        with locked(out, f"output_dir {out}: another reshard is at work there; wait for it", folder=True):
-            # it may have ended just now
-            refuse_output(out, self.inputs, overwrite=overwrite, may_hold=overwrite or resume)
-            if not (resume and has_ended(out, plan, opened, arguments)):
-                begin_run(out, plan_key(plan, opened, [self.idx, *self.edits.items()]), resume, sync)
-            written = write_output_shards(
-                plan,
-                opened,
-                0,
-                plan.num_output_shards,
-                out,
-                segments=self.segments,
-                threads=self.threads,
-                sync=sync,
-                check_mtime=check_mtime,
-                blur=blur,
-                idx=self.idx,
-                skip_whole=resume,
-            )
-            ended = finish_reshard(plan, self.subset, out, arguments=arguments, sync=sync, edited=blur is not None)
-        names = ("tar_bytes", "skipped", "mended", *(EDIT_COUNTS if blur is not None else ()))
-        # output_count: of the plan less what was left out
-        return {**{name: written[name] for name in names}, "output_count": ended["output_count"]}
-
-    def verify(self) -> Any:
-        """Compares the output with its sources; CorruptDataError where they differ."""
-        from dcfast.resharding.verify import verify_output_shards
-
-        return verify_output_shards(
-            self.plan,
-            self.opened,
-            self.out,
-            segments=self.segments,
-            threads=self.threads,
-            strict=True,
-            blur=self.blur,
-            idx=self.idx,
-        )
+def _write(
+    report: ReshardReport,
+    shards: OutputShards,
+    opened: OpenSubset,
+    subset: Subset,
+    inputs: Inputs,
+    uid_from: str,
+    overwrite: bool,
+    resume: bool,
+    sync: bool,
+    check_mtime: bool,
+) -> None:
+    """Writes the output, and puts what was done into the report."""
+    plan, out, blur = shards.plan, shards.out, shards.blur
+    edits: dict[str, str | int] = {} if blur is None else _blur_arguments(blur)
+    if uid_from != "json":
+        edits["uid_from"] = uid_from
+    arguments = {
+        "input_dir": "::".join(inputs.directories),
+        "subset_file": os.fspath(subset) if isinstance(subset, (str, os.PathLike)) else "",
+        **edits,
+    }
+    os.makedirs(out, exist_ok=True)
+    with locked(out, f"output_dir {out}: another reshard is at work there; wait for it", folder=True):
+        # it may have ended just now
+        refuse_output(out, inputs, overwrite=overwrite, may_hold=overwrite or resume)
+        if not (resume and has_ended(out, plan, opened, arguments)):
+            begin_run(out, plan_key(plan, opened, [shards.idx, *edits.items()]), resume, sync)
+        count = plan.num_output_shards
+        written = write_shards(shards, 0, count, sync=sync, check_mtime=check_mtime, skip_whole=resume)
+        meta = finish_reshard(plan, subset, out, arguments=arguments, sync=sync, edited=blur is not None)
+    report["tar_bytes"], report["skipped"], report["mended"] = (
+        written[name] for name in ("tar_bytes", "skipped", "mended")
+    )
+    if blur is not None:
+        report["blurred"], report["injected"] = written["blurred"], written["injected"]
+        report["blur_failed"], report["inject_failed"] = written["blur_failed"], written["inject_failed"]
+    report["output_count"] = int(meta["output_count"])  # of the plan less what was left out
 
 
-def _check_places(pool: Pool, output_dir: StrPath, subset: NDArray[Any] | StrPath) -> None:
+def _check_places(pool: Pool, output_dir: StrPath, subset: Subset) -> None:
     for name, path in (("pool", pool), ("output_dir", output_dir), ("subset", subset)):
         if isinstance(path, str) and not path:
             raise ValueError(f"reshard: {name} must be a path; got an empty text")
@@ -232,32 +204,32 @@ def _check_values(webp_quality: int, uid_from: str, threads: int, both: bool) ->
 
 
 def _planned(
-    plan: ReshardPlan, space: tuple[int, int], found: Sequence[str], blur: BlurOptions | None
-) -> dict[str, Any]:
-    """What a report says of a plan: counts, bytes needed and free, damage, notes (``found``: on the input), boxes."""
-    report: dict[str, Any] = {**plan.counts, "needed_bytes": space[0], "free_bytes": space[1]}
+    plan: ReshardPlan, space: tuple[int, int], input_notes: Sequence[str], blur: BlurOptions | None
+) -> ReshardReport:
+    """What a report says of a plan: counts, bytes needed and free, damage, notes, boxes."""
+    report: ReshardReport = {**plan.counts, "needed_bytes": space[0], "free_bytes": space[1]}
     if plan.damage:
         report["damage"] = plan.damage
-    of_boxes = blur.table.notes if blur is not None else ()
-    if notes := [*found, *_uid_notes(plan.counts), *first_notes(plan.notes), *of_boxes]:
+    box_notes = blur.table.notes if blur is not None else ()
+    if notes := [*input_notes, *_uid_notes(plan.counts), *first_notes(plan.notes), *box_notes]:
         report["notes"] = notes
     if blur is not None:
         report["boxes_refused"] = blur.table.refused
     return report
 
 
-def _open_subset(subset: NDArray[Any] | StrPath) -> Any:
+def _open_subset(subset: Subset) -> OpenSubset:
     try:
         return open_subset(subset, check=True)
     except OSError as error:
-        words = f"the subset file cannot be read: {error.strerror}"
-        raise type(error)(error.errno, words, error.filename) from None
+        problem = f"the subset file cannot be read: {error.strerror}"
+        raise type(error)(error.errno, problem, error.filename) from None
 
 
 @contextmanager
 def _blur(
     boxes: Metadata | None,
-    subset: Any,
+    subset: OpenSubset,
     apply: bool,
     inject: bool,
     quality: int,
@@ -281,7 +253,7 @@ def _blur(
         yield BlurOptions(make_box_table(boxes, subset_array(subset), folder, uid_from), apply, inject, quality)
 
 
-def _uid_notes(counts: dict[str, int]) -> list[str]:
+def _uid_notes(counts: ReshardReport) -> list[str]:
     if not counts["samples"] or counts["no_uid"] < counts["samples"]:
         return []
     return [
@@ -290,7 +262,7 @@ def _uid_notes(counts: dict[str, int]) -> list[str]:
     ]
 
 
-def _blur_arguments(blur: BlurOptions) -> dict[str, Any]:
+def _blur_arguments(blur: BlurOptions) -> dict[str, str | int]:
     """What meta.json says of it, and what decides the bytes."""
     import numpy as np
 

@@ -13,20 +13,22 @@ from dcfast._core import reshard as core_reshard
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any, TypeAlias
+    from typing import TypeAlias
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from dcfast.index.segments import Segment
 
-    #: or the core's own, which mypy knows nothing of
-    SegmentItem: TypeAlias = str | os.PathLike[str] | Segment
-    Subset = NDArray[Any] | str | os.PathLike[str]
+    StrPath: TypeAlias = str | os.PathLike[str]
+    SegmentItem: TypeAlias = StrPath | Segment | core_index.TarSegment
+    Subset: TypeAlias = NDArray[np.void] | StrPath
+    OpenSubset: TypeAlias = NDArray[np.void] | core_reshard.UidFile
 
 __all__ = ["core_segments", "open_segment", "open_subset", "subset_array", "whole_number"]
 
 
-def whole_number(value: Any, name: str, *, round_up: bool = False) -> int:
+def whole_number(value: object, name: str, *, round_up: bool = False) -> int:
     """A count as the core takes it: what is larger than 64 bits, infinity too, counts as the largest number of them.
 
     Raises:
@@ -39,35 +41,32 @@ def whole_number(value: Any, name: str, *, round_up: bool = False) -> int:
         if value.is_integer() or (round_up and value == value):  # not NaN
             return int(-(-value // 1))
         raise TypeError(f"{name} must be a whole number; got {value}")
-    try:
-        return min(int(value.__index__()), largest)  # operator.index, without its import
-    except AttributeError:
-        raise TypeError(f"{name} must be a whole number; got {type(value).__name__}") from None
+    if not hasattr(value, "__index__"):  # what operator.index takes, without its import
+        raise TypeError(f"{name} must be a whole number; got {type(value).__name__}")
+    return min(int(value.__index__()), largest)
 
 
-def core_segments(segments: Sequence[SegmentItem]) -> list[Any]:
+def core_segments(segments: Sequence[SegmentItem]) -> list[bytes | core_index.TarSegment]:
     """Segments as the core takes them: bytes of a path, to be opened when it comes to it, or the core's own object."""
-    found: list[Any] = []
+    items: list[bytes | core_index.TarSegment] = []
     for item in segments:
         if isinstance(item, (str, os.PathLike)):
-            found.append(os.fsencode(item))
-        elif isinstance(item, core_index.TarSegment):
-            found.append(item)
-        else:
-            core = getattr(item, "_core", None)
-            if not isinstance(core, core_index.TarSegment):
-                raise TypeError(f"a segment must be a path or a dcfast Segment; got {type(item).__name__}")
-            found.append(core)
-    return found
+            items.append(os.fsencode(item))
+            continue
+        core = getattr(item, "_core", item)
+        if not isinstance(core, core_index.TarSegment):
+            raise TypeError(f"a segment must be a path or a dcfast Segment; got {type(item).__name__}")
+        items.append(core)
+    return items
 
 
-def open_segment(item: SegmentItem) -> Any:
+def open_segment(item: SegmentItem) -> core_index.TarSegment:
     """The core's segment of an item, its checksums not read."""
     [core] = core_segments([item])
     return core_index.TarSegment(core, False) if isinstance(core, bytes) else core
 
 
-def open_subset(subset: Subset, *, check: bool = False) -> Any:
+def open_subset(subset: Subset | OpenSubset, *, check: bool = False) -> OpenSubset:
     """The subset as the core borrows it, files mapped; ``check`` makes sure that it is sorted.
 
     Raises:
@@ -88,7 +87,7 @@ def open_subset(subset: Subset, *, check: bool = False) -> Any:
     return _checked_array(subset, check)
 
 
-def _checked_array(subset: NDArray[Any], check: bool) -> NDArray[Any]:
+def _checked_array(subset: NDArray[np.void], check: bool) -> NDArray[np.void]:
     import numpy as np
 
     from dcfast._core import uids as core_uids
@@ -97,16 +96,17 @@ def _checked_array(subset: NDArray[Any], check: bool) -> NDArray[Any]:
     given = np.asarray(subset)
     if not isinstance(subset, np.ndarray) or given.dtype != np.dtype("u8,u8") or given.ndim != 1:
         raise TypeError(f'subset must be one-dimensional of dtype "u8,u8"; got {given.dtype} of shape {given.shape}')
-    array: NDArray[Any] = borrowable(subset)
+    array = borrowable(subset)
     if check and core_uids.uid_first_unsorted(array, 0) < len(array):
         raise ValueError("subset must be sorted by high then low half; pass dcfast.uid_sort(subset)")
     return array
 
 
-def subset_array(subset: Any) -> NDArray[Any]:
+def subset_array(subset: OpenSubset) -> NDArray[np.void]:
     """What ``open_subset`` gave, as an array."""
     import numpy as np
 
     if isinstance(subset, np.ndarray):
         return subset
-    return np.frombuffer(subset, np.dtype("u8,u8"))
+    array: NDArray[np.void] = np.frombuffer(subset.view(), np.dtype("u8,u8"))
+    return array

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 
 from dcfast._core import reshard as core_reshard
-from dcfast.resharding.files import plain_path, temporary_name, write_file, write_flat_json
+from dcfast.resharding.files import flat_json, temporary_name, write_bytes, write_file
 from dcfast.resharding.layout import EDIT_COUNTS, IDX_FORMAT, SHARD_FORMAT, STATS_FORMAT
-from dcfast.resharding.plan import ReshardPlan, ShardSources
+from dcfast.resharding.output import OutputShards
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from dcfast.resharding.contents import ShardContents
     from dcfast.resharding.edit import BlurOptions
-    from dcfast.resharding.sources import SegmentItem, Subset
+    from dcfast.resharding.plan import ReshardPlan
+    from dcfast.resharding.sources import OpenSubset, SegmentItem, StrPath, Subset
 
-__all__ = ["write_output_shards"]
+__all__ = ["write_output_shards", "write_shards"]
 
 TOTALS = ("shards", "samples", "members", "payload_bytes", "tar_bytes", *EDIT_COUNTS)
 # up to here the threads share in each shard: the workers' imports would take longer than they save
@@ -28,11 +29,11 @@ _SMALL_OUTPUT_BYTES = 1 << 30
 
 
 def write_output_shards(
-    plan: ReshardPlan | str | os.PathLike[str],
-    subset: Subset,
+    plan: ReshardPlan | StrPath,
+    subset: Subset | OpenSubset,
     k_first: int,
     k_last: int,
-    out_dir: str | os.PathLike[str],
+    out_dir: StrPath,
     *,
     segments: Sequence[SegmentItem] | None = None,
     threads: int = 1,
@@ -58,41 +59,58 @@ def write_output_shards(
         skip_whole: leave output shards alone that are there, whole, with their companions (``resume.is_whole``): cut or
             altered ones are written again. Only where they are known to be of this very plan.
     Returns:
-        Counts: shards, samples, members, payload_bytes, tar_bytes, and of blur: blurred, injected, blur_failed (samples
-        left out, because their picture has boxes and cannot be blurred), inject_failed (samples with boxes whose json
-        cannot take them: written with it as it is); skipped: shards that were left alone; mended: shards that were
-        there and not whole.
+        Counts: shards, samples, members, payload_bytes, tar_bytes; of blur blurred, injected, blur_failed and
+        inject_failed (see ``edit.Edited``); skipped: shards that were left alone; mended: that were not whole.
     Raises:
         IndexError: no such output shard.   CorruptDataError: an input shard changed or ends early (path, offset).
         OSError: reading or writing failed, a full disk included.   ValueError: subset or index is another one.
     Memory: see ShardSources, and for each shard under way 100 bytes a member and 0.5 MiB a thread.
     Cost: one read and one write of the payloads.
     """
-    opened = plan if isinstance(plan, ReshardPlan) else ReshardPlan.load(plan)
-    if not 0 <= k_first <= k_last <= opened.num_output_shards:
-        raise IndexError(
-            f"write_output_shards: shards {k_first} to {k_last} are not in a plan of {opened.num_output_shards}"
-        )
-    if k_first == k_last:
-        return dict.fromkeys((*TOTALS, "skipped", "mended"), 0)
-    sources = ShardSources(opened, subset, segments, keep=threads + 1)
+    shards = OutputShards(plan, subset, out_dir, segments, threads, blur, idx)
+    return write_shards(shards, k_first, k_last, sync=sync, check_mtime=check_mtime, skip_whole=skip_whole)
 
-    out = plain_path(out_dir)
-    there = [k for k in range(k_first, k_last) if skip_whole and _is_there(out, k, idx)]
-    whole = _whole_ones(sources, there, out, threads, blur, idx) if there else set()
+
+def write_shards(
+    shards: OutputShards, k_first: int, k_last: int, *, sync: bool, check_mtime: bool, skip_whole: bool
+) -> dict[str, int]:
+    """See ``write_output_shards``."""
+    shards.plan.check_range(k_first, k_last, "write_output_shards")
+    present = [k for k in range(k_first, k_last) if skip_whole and _is_present(shards, k)]
+    whole = _whole(shards, present) if present else set()
     todo = [k for k in range(k_first, k_last) if k not in whole]
-    plain = blur is None and not idx
-    workers = 1 if plain and opened.counts["tar_bytes"] <= _SMALL_OUTPUT_BYTES else min(threads, max(1, len(todo)))
+    unchanged = shards.blur is None and not shards.idx
+    is_small = unchanged and shards.plan.counts["tar_bytes"] <= _SMALL_OUTPUT_BYTES
+    workers = 1 if is_small else min(shards.threads, max(1, len(todo)))
     # where there are fewer workers than threads, a shard is written by several
-    writer = _Writer(sources, out, sync, check_mtime, max(1, threads // max(1, workers)), blur, idx)
+    writer = _Writer(shards, sync, check_mtime, max(1, shards.threads // max(1, workers)))
     totals = dict.fromkeys(TOTALS, 0)
-    for one in _written(writer, todo, workers):
-        for name in TOTALS:
-            totals[name] += one[name]
-    return {**totals, "skipped": len(whole), "mended": len(there) - len(whole)}
+    for counts in _written(writer, todo, workers):
+        for name, count in zip(TOTALS, counts, strict=True):
+            totals[name] += count
+    return {**totals, "skipped": len(whole), "mended": len(present) - len(whole)}
 
 
-def _written(writer: _Writer, todo: Sequence[int], threads: int) -> Iterator[dict[str, int]]:
+def _is_present(shards: OutputShards, k: int) -> bool:
+    forms = [SHARD_FORMAT, STATS_FORMAT] + ([IDX_FORMAT] if shards.idx else [])
+    return all(os.path.isfile(shards.path(form, k)) for form in forms)
+
+
+def _whole(shards: OutputShards, present: list[int]) -> set[int]:
+    from dcfast.process.read_ahead import read_ahead
+    from dcfast.resharding.resume import is_whole
+
+    # several at a time: there may be a million shards
+    step = min(64, 1 + len(present) // (8 * max(1, shards.threads)))
+    parts = (present[begin : begin + step] for begin in range(0, len(present), step))
+
+    def whole(part: list[int]) -> list[int]:
+        return [k for k in part if is_whole(shards, k)]
+
+    return {k for part in read_ahead(whole, parts, threads=shards.threads, ahead=4 * shards.threads) for k in part}
+
+
+def _written(writer: _Writer, todo: Sequence[int], threads: int) -> Iterator[tuple[int, ...]]:
     """The counts of each shard as it is written, in order; a few are under way ahead, however many there are."""
     if threads <= 1 or len(todo) <= 1:
         return map(writer.write, todo)
@@ -101,70 +119,41 @@ def _written(writer: _Writer, todo: Sequence[int], threads: int) -> Iterator[dic
     return read_ahead(writer.write, todo, threads=threads, ahead=4 * threads)
 
 
-def _whole_ones(
-    sources: ShardSources, there: list[int], out: str, threads: int, blur: BlurOptions | None, idx: bool
-) -> set[int]:
-    from dcfast.process.read_ahead import read_ahead
-    from dcfast.resharding.resume import is_whole
-
-    # several at a time: there may be a million shards
-    step = min(64, 1 + len(there) // (8 * max(1, threads)))
-    parts = (there[begin : begin + step] for begin in range(0, len(there), step))
-
-    def whole(part: list[int]) -> list[int]:
-        return [k for k in part if is_whole(sources, k, out, blur, idx)]
-
-    return {k for found in read_ahead(whole, parts, threads=threads, ahead=4 * threads) for k in found}
-
-
-def _is_there(out: str, k: int, idx: bool) -> bool:
-    names = [SHARD_FORMAT.format(k), STATS_FORMAT.format(k)] + ([IDX_FORMAT.format(k)] if idx else [])
-    return all(os.path.isfile(os.path.join(out, name)) for name in names)
-
-
 class _Writer:
-    def __init__(
-        self,
-        sources: ShardSources,
-        out: str,
-        sync: bool,
-        check_mtime: bool,
-        threads: int,
-        blur: BlurOptions | None,
-        idx: bool,
-    ) -> None:
-        self.sources, self.out, self.sync, self.check_mtime = sources, out, sync, check_mtime
-        self.threads, self.blur, self.idx = threads, blur, idx
+    """Writes output shards; the counts of each are those of ``TOTALS``, in order."""
 
-    def write(self, k: int) -> dict[str, int]:
-        if self.blur is None and not self.idx:
-            path = os.path.join(self.out, SHARD_FORMAT.format(k))
+    def __init__(self, shards: OutputShards, sync: bool, check_mtime: bool, threads: int) -> None:
+        self.shards, self.sync, self.check_mtime, self.threads = shards, sync, check_mtime, threads
+
+    def write(self, k: int) -> tuple[int, ...]:
+        shards = self.shards
+        if shards.blur is None and not shards.idx:
             counts = write_file(
-                path, lambda place: self.sources.write(k, place, self.threads, self.check_mtime), sync=self.sync
+                shards.path(SHARD_FORMAT, k),
+                lambda temporary: shards.sources.write(k, temporary, self.threads, self.check_mtime),
+                sync=self.sync,
             )
             return self.write_stats(k, counts, {})
-        contents = self.sources.contents(k, check=True)
-        if self.blur is None:
+        contents = shards.sources.contents(k, check=True)
+        if shards.blur is None:
             return self.write_contents(k, contents, {})
         from pathlib import Path
 
         from dcfast.resharding.edit import edited_contents
 
         # a name that finish_reshard clears where a killed run left it
-        spool = Path(self.out, temporary_name(SHARD_FORMAT.format(k)))
-        os.makedirs(self.out, exist_ok=True)
-        with edited_contents(contents, self.blur, spool, self.threads) as edited:
-            failed = {"blur_failed": len(edited.failed), "inject_failed": edited.inject_failed}
-            done = {"blurred": edited.blurred, "injected": edited.injected, **failed}
-            return self.write_contents(k, edited.contents, done)
+        spool = Path(shards.out, temporary_name(SHARD_FORMAT.format(k)))
+        os.makedirs(shards.out, exist_ok=True)
+        with edited_contents(contents, shards.blur, spool, self.threads) as edited:
+            return self.write_contents(k, edited.contents, edited.counts)
 
-    def write_contents(self, k: int, contents: ShardContents, edits: dict[str, int]) -> dict[str, int]:
-        text = contents.idx_text() if self.idx else b""
+    def write_contents(self, k: int, contents: ShardContents, edits: dict[str, int]) -> tuple[int, ...]:
+        idx_text = contents.idx_text() if self.shards.idx else b""
         times = contents.source_mtime_ns if self.check_mtime else contents.source_mtime_ns[:0]
 
-        def write(place: str) -> int:
-            tar_bytes: int = core_reshard.write_shard(
-                os.fsencode(place),
+        def write(temporary: str) -> int:
+            return core_reshard.write_shard(
+                os.fsencode(temporary),
                 [os.fsencode(path) for path in contents.sources],
                 contents.source_size,
                 times,
@@ -174,17 +163,15 @@ class _Writer:
                 contents.names,
                 contents.name_begin,
                 threads=self.threads,
-            )[0]
-            return tar_bytes
+            )
 
-        tar_bytes = write_file(os.path.join(self.out, SHARD_FORMAT.format(k)), write, sync=self.sync)
-        if self.idx:
-            write_file(os.path.join(self.out, IDX_FORMAT.format(k)), text, sync=self.sync)
+        tar_bytes = write_file(self.shards.path(SHARD_FORMAT, k), write, sync=self.sync)
+        if self.shards.idx:
+            write_bytes(self.shards.path(IDX_FORMAT, k), idx_text, sync=self.sync)
         counts = (len(contents.uid), len(contents.size), int(contents.size.sum()), tar_bytes)
         return self.write_stats(k, counts, edits)
 
-    def write_stats(self, k: int, counts: tuple[int, int, int, int], edits: dict[str, int]) -> dict[str, int]:
-        path = os.path.join(self.out, STATS_FORMAT.format(k))
-        write_flat_json(path, {"successes": counts[0], **edits}, sync=self.sync)
-        edited = [edits.get(name, 0) for name in EDIT_COUNTS]
-        return dict(zip(TOTALS, (1, *counts, *edited), strict=True))
+    def write_stats(self, k: int, counts: tuple[int, int, int, int], edits: dict[str, int]) -> tuple[int, ...]:
+        stats = flat_json({"successes": counts[0], **edits})
+        write_bytes(self.shards.path(STATS_FORMAT, k), stats, sync=self.sync)
+        return (1, *counts, *(edits.get(name, 0) for name in EDIT_COUNTS))

@@ -17,7 +17,7 @@ from dcfast.errors import CorruptDataError, PoolError
 from dcfast.index.build import Segment, write_segment
 from dcfast.index.metadata import UID_SOURCES, open_metadata, parse_uids, shown_uid
 from dcfast.index.rows import loss_notes, row_ids, shard_damage, valid_uid_mask
-from dcfast.index.segments import IMAGE_EXTS
+from dcfast.index.segments import IMAGE_EXTS, SampleFlag
 from dcfast.rundir.layout import MERGE_BYTES, segment_path
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import IndexSummary
@@ -103,10 +103,10 @@ def build_segment(
         bytes=int(np.asarray(segment.shard_sizes).sum()),
         with_uid=len(records),
         damaged_shards=len({d[0] for d in damage}),
-        strays=int(stats["num_strays"]),
+        strays=stats.num_strays,
         notes=notes[:MAX_NOTED],
         noted=len(notes),
-        flags={name: count for name, count in stats["flags"].items() if count},
+        flags={flag: n for flag, n in zip(SampleFlag.__members__, stats.flag_counts, strict=False) if n},
         exts=sorted({printable(ext) for ext in segment.exts_lower})[:_NAMED_EXTS],
     )
 

@@ -14,6 +14,7 @@ import numpy as np
 from dcfast import resharding
 from dcfast.engine.piece import Piece, piece
 from dcfast.errors import CorruptDataError
+from dcfast.resharding.records import Mismatch
 from dcfast.rundir.layout import FATES, PLAN, PLAN_FILES
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import FilterSummary, IndexSummary, ReshardSummary, VerifySummary
@@ -39,7 +40,7 @@ class CheckedShards(Record):
     members: Count
     payload_bytes: Count
     mismatch_count: Count
-    mismatches: list[dict[str, str]]
+    mismatches: list[Mismatch]
 
 
 class CheckedFates(Record):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +14,12 @@ from dcfast._core import uids as core_uids
 from dcfast.errors import CorruptDataError, DcfastError, SubsetError
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.inputs import open_input
-from dcfast.storage.listing import temporary_name
 from dcfast.storage.mapped import map_array
 from dcfast.storage.npz import read_header, save_array, save_scratch
 
 PathLike = str | os.PathLike[str]
+
+UidArray = npt.NDArray[np.void]
 
 #: A uid: high half, low half.
 UID_DTYPE = np.dtype([("f0", "<u8"), ("f1", "<u8")])
@@ -33,6 +34,37 @@ _ROWS_AT_ONCE = 1 << 20
 _OTHER_KINDS = {b"PK\x03\x04": "a zip archive (.npz?)", b"PAR1": "a parquet file", b"ARROW1": "an Arrow file"}
 
 
+class ArrayKind(NamedTuple):
+    """Uids, or uid records: their dtype, and what the core does with arrays of them.
+
+    Attributes:
+        sort: a sorted copy; (array, unique, threads). Of records all are kept.
+        first_unsorted: the first index below its predecessor, or the length; (array, threads).
+        sort_name: the public function that sorts, for messages.
+    """
+
+    dtype: np.dtype[np.void]
+    shown: str
+    sort: Callable[[UidArray, bool, int], UidArray]
+    first_unsorted: Callable[[UidArray, int], int]
+    sort_name: str
+
+    def check_sorted(self, array: UidArray, name: str, threads: int = 0) -> None:
+        """ValueError where an array is not sorted."""
+        at = self.first_unsorted(array, threads)
+        if at < len(array):
+            advice = f"pass dcfast.uids.{self.sort_name}({name})"
+            raise ValueError(f"{name} must be sorted; element {at} is below element {at - 1}: {advice}")
+
+
+def _sort_records(records: UidArray, unique: bool, threads: int) -> UidArray:
+    return core_uids.record_sort(records, threads)
+
+
+UIDS = ArrayKind(UID_DTYPE, '"u8,u8"', core_uids.uid_sort, core_uids.uid_first_unsorted, "uid_sort")
+RECORDS = ArrayKind(RECORD_DTYPE, '"u8,u8,u8"', _sort_records, core_uids.record_first_unsorted, "record_sort")
+
+
 class MergeReport(NamedTuple):
     """What :func:`merge_runs` did: rows read from the runs, rows in the result, passes over the data."""
 
@@ -41,7 +73,7 @@ class MergeReport(NamedTuple):
     passes: int
 
 
-def load_subset(path: PathLike, *, mmap: bool = True, check: bool = True) -> npt.NDArray[Any]:
+def load_subset(path: PathLike, *, mmap: bool = True, check: bool = True) -> UidArray:
     """The uids of a subset file: an ``.npy`` of dtype ``"u8,u8"``, or a raw memmap of the same records.
 
     Args:
@@ -61,9 +93,9 @@ def load_subset(path: PathLike, *, mmap: bool = True, check: bool = True) -> npt
     Memory: none but the page cache where mapped, else 16 bytes a uid. Pickles are never loaded.
     Source: docs/formats.md, DataComp's README "subset file".
     """
-    array = _open_array(path, UID_DTYPE, SubsetError, "subset file", raw=True, mmap=mmap)
+    array = _open_array(path, UIDS, SubsetError, "subset file", raw=True, mmap=mmap)
     if check:
-        at = core_uids.uid_first_unsorted(array, 0)
+        at = UIDS.first_unsorted(array, 0)
         if at < len(array):
             raise SubsetError(
                 f"subset file {os.fspath(path)}: expected uids sorted by high then low half; got {_text(array[at])} at "
@@ -72,7 +104,7 @@ def load_subset(path: PathLike, *, mmap: bool = True, check: bool = True) -> npt
     return array
 
 
-def open_records(path: PathLike, *, mmap: bool = True, check: bool = False) -> npt.NDArray[Any]:
+def open_records(path: PathLike, *, mmap: bool = True, check: bool = False) -> UidArray:
     """The uid records of an ``.npy`` file, as :func:`merge_runs` and :func:`save_records` write them.
 
     Returns:
@@ -82,9 +114,9 @@ def open_records(path: PathLike, *, mmap: bool = True, check: bool = False) -> n
         CorruptDataError: another dtype or shape, truncated; with ``check`` also unsorted.
         OSError: the file is missing or cannot be read.
     """
-    array = _open_array(path, RECORD_DTYPE, CorruptDataError, "record file", raw=False, mmap=mmap)
+    array = _open_array(path, RECORDS, CorruptDataError, "record file", raw=False, mmap=mmap)
     if check:
-        at = core_uids.record_first_unsorted(array, 0)
+        at = RECORDS.first_unsorted(array, 0)
         if at < len(array):
             raise CorruptDataError(
                 f"record file {os.fspath(path)}: expected records sorted by all fields; row {at} is below row {at - 1}",
@@ -93,7 +125,7 @@ def open_records(path: PathLike, *, mmap: bool = True, check: bool = False) -> n
     return array
 
 
-def save_subset(path: PathLike, uids: npt.NDArray[Any]) -> None:
+def save_subset(path: PathLike, uids: UidArray) -> None:
     """Writes a subset file, atomically; the bytes are those of ``numpy.save`` and depend on the uids alone.
 
     Args:
@@ -104,12 +136,12 @@ def save_subset(path: PathLike, uids: npt.NDArray[Any]) -> None:
         TypeError, ValueError: another dtype, not one-dimensional, not sorted; nothing is written.
         OSError: the file cannot be written; an old file at path stays as it was.
     """
-    _save_sorted(path, uids, UID_DTYPE, '"u8,u8"', "uids", "uid_sort", core_uids.uid_first_unsorted)
+    _save_sorted(path, uids, UIDS, "uids")
 
 
-def save_records(path: PathLike, records: npt.NDArray[Any]) -> None:
+def save_records(path: PathLike, records: UidArray) -> None:
     """Writes sorted uid records (``RECORD_DTYPE``) as a run for :func:`merge_runs`; see :func:`save_subset`."""
-    _save_sorted(path, records, RECORD_DTYPE, '"u8,u8,u8"', "records", "record_sort", core_uids.record_first_unsorted)
+    _save_sorted(path, records, RECORDS, "records")
 
 
 def merge_runs(
@@ -163,18 +195,17 @@ def _merge_in_memory(runs: Sequence[PathLike], out: Path, unique: bool, memory_b
     if not 0 < 3 * size <= memory_bytes:
         return None
     try:
-        dtype = _open_dtype(runs[0])
-        parts = [_open_array(path, dtype, CorruptDataError, "run", raw=False, mmap=True) for path in runs]
+        with open_input(runs[0]) as file:
+            kind = UIDS if read_header(file)[0].dtype == UID_DTYPE else RECORDS
+        parts = [_open_array(path, kind, CorruptDataError, "run", raw=False, mmap=True) for path in runs]
     except (OSError, ValueError):
         return None
-    is_uids = dtype == UID_DTYPE
-    first_unsorted = core_uids.uid_first_unsorted if is_uids else core_uids.record_first_unsorted
-    if any(first_unsorted(part, 0) < len(part) for part in parts):
+    if any(kind.first_unsorted(part, 0) < len(part) for part in parts):
         return None
     whole = np.concatenate(parts)
     rows = len(whole)
-    whole = core_uids.uid_sort(whole, unique, 0) if is_uids else core_uids.record_sort(whole, 0)
-    if unique and not is_uids and rows:
+    whole = kind.sort(whole, unique, 0)
+    if unique and kind is RECORDS and rows:
         first = np.ones(rows, np.bool_)
         first[1:] = (whole["f0"][1:] != whole["f0"][:-1]) | (whole["f1"][1:] != whole["f1"][:-1])
         whole = whole[first]
@@ -182,63 +213,7 @@ def _merge_in_memory(runs: Sequence[PathLike], out: Path, unique: bool, memory_b
     return MergeReport(rows, len(whole), 1)
 
 
-def _open_dtype(path: PathLike) -> np.dtype[Any]:
-    """Of a run: of uids or of records, by its header; ValueError for anything else."""
-    with open_input(path) as file:
-        array, _ = read_header(file)
-    if array.dtype not in (UID_DTYPE, RECORD_DTYPE):
-        raise ValueError(f"{array.dtype} is not that of a run")
-    return array.dtype
-
-
-def external_sort(
-    array: npt.NDArray[Any],
-    out_path: PathLike,
-    *,
-    unique: bool = False,
-    memory_bytes: int = 256 << 20,
-    threads: int = 0,
-) -> MergeReport:
-    """Sorts uids or uid records that may be larger than memory (a memmap) into an ``.npy`` file.
-
-    Args:
-        array: (n,) ``UID_DTYPE`` or ``RECORD_DTYPE``, in any order.
-        out_path, unique, memory_bytes: as :func:`merge_runs`; at least 1 MiB.
-
-    Returns:
-        As :func:`merge_runs`.
-
-    Raises:
-        TypeError, ValueError: another dtype, not one-dimensional.   OSError: a file cannot be written.
-
-    Memory: memory_bytes for uids that are hashes (a slice, its sorted copy and a scratch of at most as much).
-    Disk: runs in ``.tmp-*`` files beside out_path, as large as the array, until the merge is done.
-    """
-    if array.dtype not in (UID_DTYPE, RECORD_DTYPE):
-        raise TypeError(f'array must have dtype "u8,u8" or "u8,u8,u8"; got {array.dtype}')
-    if array.ndim != 1:
-        raise ValueError(f"array must be one-dimensional; got shape {array.shape}")
-    if memory_bytes < 1 << 20:
-        raise ValueError(f"memory_bytes must be at least {1 << 20}; got {memory_bytes}")
-    final = Path(out_path)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    is_uids = array.dtype == UID_DTYPE
-    rows = memory_bytes // (3 * array.dtype.itemsize)
-    runs: list[Path] = []
-    try:
-        for begin in range(0, max(1, len(array)), rows):
-            part = borrowable(array[begin : begin + rows])
-            part = core_uids.uid_sort(part, unique, threads) if is_uids else core_uids.record_sort(part, threads)
-            runs.append(final.with_name(temporary_name(f"{final.name}.run{len(runs)}")))
-            save_scratch(runs[-1], part)
-        report = merge_runs(runs, final, unique=unique, memory_bytes=memory_bytes)
-    finally:
-        for run in runs:
-            run.unlink(missing_ok=True)
-    return report._replace(rows_in=len(array))
-
-
-def count_repeats(rows: npt.NDArray[Any]) -> int:
+def count_repeats(rows: UidArray) -> int:
     """Rows of sorted uids or records that have the uid of the row before. Memory: a window of a mapped file."""
     count = 0
     for first in range(0, max(len(rows) - 1, 0), _ROWS_AT_ONCE):
@@ -247,46 +222,34 @@ def count_repeats(rows: npt.NDArray[Any]) -> int:
     return count
 
 
-def borrowable(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def borrowable(array: UidArray) -> UidArray:
     """The array itself where the core can borrow it, else a contiguous copy aligned to 8 bytes."""
     view = np.ascontiguousarray(array)
     # NumPy's own flag does not tell: it calls a structured array aligned at any address
     return view.copy() if view.__array_interface__["data"][0] % 8 else view
 
 
-def _save_sorted(
-    path: PathLike,
-    array: npt.NDArray[Any],
-    dtype: np.dtype[Any],
-    shown: str,
-    name: str,
-    function: str,
-    first_unsorted: Any,
-) -> None:
-    if not isinstance(array, np.ndarray) or array.dtype != dtype:
+def _save_sorted(path: PathLike, array: UidArray, kind: ArrayKind, name: str) -> None:
+    if not isinstance(array, np.ndarray) or array.dtype != kind.dtype:
         got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-        raise TypeError(f"{name} must be a NumPy array of dtype {shown}; got {got}")
+        raise TypeError(f"{name} must be a NumPy array of dtype {kind.shown}; got {got}")
     if array.ndim != 1:
         raise ValueError(f"{name} must be one-dimensional; got shape {array.shape}")
     view = borrowable(array)
-    at = first_unsorted(view, 0)
-    if at < len(view):
-        raise ValueError(
-            f"{name} must be sorted; element {at} is below element {at - 1}: pass dcfast.uids.{function}({name})"
-        )
+    kind.check_sorted(view, name)
     save_array(path, view)
 
 
 def _open_array(
-    path: PathLike, dtype: np.dtype[Any], error: type[DcfastError], what: str, *, raw: bool, mmap: bool
-) -> npt.NDArray[Any]:
+    path: PathLike, kind: ArrayKind, error: type[DcfastError], what: str, *, raw: bool, mmap: bool
+) -> UidArray:
     name = f"{what} {os.fspath(path)}"
-    item = dtype.itemsize
+    dtype, item = kind.dtype, kind.dtype.itemsize
     with open_input(path) as file:
         size = os.fstat(file.fileno()).st_size
         begins = file.read(len(_MAGIC))
         if begins == _MAGIC or (not raw and size):
-            count, offset = _read_header(file, dtype, error, name)
+            count, offset = _read_header(file, kind, error, name)
             if size != offset + count * item:
                 wrong = "truncated: write it again" if size < offset + count * item else "followed by other bytes"
                 raise error(
@@ -298,9 +261,9 @@ def _open_array(
                 f"{name}: expected an .npy file; got 0 bytes: an empty one has a header (save_subset writes it)"
             )
         else:
-            for magic, kind in _OTHER_KINDS.items():
+            for magic, other in _OTHER_KINDS.items():
                 if begins.startswith(magic):
-                    raise error(f'{name}: expected an .npy file of dtype "u8,u8" or a raw memmap of it; got {kind}')
+                    raise error(f'{name}: expected an .npy file of dtype "u8,u8" or a raw memmap of it; got {other}')
             if size % item:
                 raise error(
                     f'{name}: expected an .npy file of dtype "u8,u8", or a raw memmap of it with {item} bytes a uid; '
@@ -318,25 +281,24 @@ def _open_array(
     return map_array(path, dtype, (count,), offset)
 
 
-def _read_header(file: Any, dtype: np.dtype[Any], error: type[DcfastError], name: str) -> tuple[int, int]:
+def _read_header(file: BinaryIO, kind: ArrayKind, error: type[DcfastError], name: str) -> tuple[int, int]:
     """Number of rows and where they begin."""
     file.seek(0)
-    shown = '"u8,u8"' if dtype == UID_DTYPE else '"u8,u8,u8"'
     try:
-        (shape, found), _ = read_header(file)
+        (shape, dtype), _ = read_header(file)
     except ValueError as cause:
         raise error(
-            f"{name}: expected an .npy file of dtype {shown}; got a header that cannot be read ({cause})"
+            f"{name}: expected an .npy file of dtype {kind.shown}; got a header that cannot be read ({cause})"
         ) from cause
-    if found != dtype:
+    if dtype != kind.dtype:
         raise error(
-            f"{name}: expected dtype {shown} (little-endian: {dtype.descr}); got {found.descr}: "
-            f"save it again with numpy.save(path, array.astype({shown}))"
+            f"{name}: expected dtype {kind.shown} (little-endian: {kind.dtype.descr}); got {dtype.descr}: "
+            f"save it again with numpy.save(path, array.astype({kind.shown}))"
         )
     if len(shape) != 1:
         raise error(f"{name}: expected a one-dimensional array; got shape {shape}: save array.ravel()")
     return int(shape[0]), file.tell()
 
 
-def _text(uid: Any) -> str:
+def _text(uid: np.void) -> str:
     return bytes(core_uids.uid_format(np.array([uid], UID_DTYPE), 1)).decode("ascii")

@@ -7,7 +7,9 @@ run in the compiled core with the GIL released and give the same result for any 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable
+from itertools import islice
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +18,12 @@ from dcfast._core import uids as core_uids
 from dcfast.storage.arrow import text_buffers
 from dcfast.uids.files import (
     RECORD_DTYPE,
+    RECORDS,
     UID_DTYPE,
+    UIDS,
     MergeReport,
+    UidArray,
     borrowable,
-    external_sort,
     load_subset,
     merge_runs,
     open_records,
@@ -34,7 +38,6 @@ __all__ = [
     "RECORD_DTYPE",
     "UID_DTYPE",
     "MergeReport",
-    "external_sort",
     "load_subset",
     "merge_runs",
     "open_records",
@@ -53,7 +56,6 @@ __all__ = [
     "uid_unique",
 ]
 
-UidArray = npt.NDArray[np.void]
 BoolArray = npt.NDArray[np.bool_]
 Int64Array = npt.NDArray[np.int64]
 
@@ -61,7 +63,10 @@ _MOST_TEXTS_OF_INT32 = (2**31 - 1) // 32
 
 
 def uid_parse(
-    texts: Any, *, errors: Literal["raise", "mask"] = "raise", threads: int = 0
+    texts: Iterable[str | bytes | None] | pa.Array | pa.ChunkedArray | npt.NDArray[np.generic],
+    *,
+    errors: Literal["raise", "mask"] = "raise",
+    threads: int = 0,
 ) -> tuple[UidArray, BoolArray]:
     """Uids from their text form: 32 hexadecimal digits, lower or upper case; zeros may be missing on the left.
 
@@ -83,7 +88,7 @@ def uid_parse(
     """
     if errors not in ("raise", "mask"):
         raise ValueError(f'errors must be "raise" or "mask"; got {errors!r}')
-    if hasattr(texts, "to_arrow") and not isinstance(texts, np.ndarray):
+    if not isinstance(texts, np.ndarray) and hasattr(texts, "to_arrow"):
         texts = texts.to_arrow()
     if type(texts).__module__.split(".")[0] == "pyarrow":
         uids, valid, num_valid = _parse_arrow(texts, threads)
@@ -107,7 +112,7 @@ def uid_parse(
         uids, valid, num_valid = core_uids.uid_parse_list(texts)
     if errors == "raise" and num_valid != len(valid):
         first = int(np.argmin(valid))
-        value = texts[first]
+        value = next(islice(texts, first, None))
         if hasattr(value, "as_py"):
             try:
                 value = value.as_py()
@@ -120,12 +125,12 @@ def uid_parse(
     return uids, valid
 
 
-def _shortened(value: Any) -> str:
+def _shortened(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 160 else f"{text[:157]}..."
 
 
-def _parse_arrow(texts: Any, threads: int) -> tuple[UidArray, BoolArray, int]:
+def _parse_arrow(texts: pa.Array | pa.ChunkedArray, threads: int) -> tuple[UidArray, BoolArray, int]:
     import pyarrow as pa
 
     chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
@@ -141,17 +146,16 @@ def _parse_arrow(texts: Any, threads: int) -> tuple[UidArray, BoolArray, int]:
     return uids, valid, sum(part[2] for part in parts)
 
 
-def _is_text(kind: Any) -> bool:
+def _is_text(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
     if pa.types.is_dictionary(kind):
         return _is_text(kind.value_type)
-    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
-    views = tuple(getattr(pa.types, name) for name in ("is_string_view", "is_binary_view") if hasattr(pa.types, name))
-    return pa.types.is_null(kind) or any(test(kind) for test in tests + views)
+    names = ("null", "string", "large_string", "string_view", "binary", "large_binary", "binary_view")
+    return any(getattr(pa.types, f"is_{name}")(kind) for name in names)
 
 
-def _parse_chunk(chunk: Any, threads: int) -> tuple[UidArray, BoolArray, int]:
+def _parse_chunk(chunk: pa.Array, threads: int) -> tuple[UidArray, BoolArray, int]:
     import pyarrow as pa
 
     if pa.types.is_dictionary(chunk.type):
@@ -209,20 +213,20 @@ def uid_sort(uids: UidArray, *, threads: int = 0) -> UidArray:
 
     Memory: the copy, and one bucket a thread (n / 4096 for uids that are hashes). Cost: O(n) for hashes.
     """
-    out: UidArray = core_uids.uid_sort(_uids(uids, "uids"), False, threads)
-    return out
+    return core_uids.uid_sort(_uids(uids, "uids"), False, threads)
 
 
 def uid_unique(uids: UidArray, *, threads: int = 0) -> UidArray:
     """The distinct uids, sorted. Input in any order; otherwise as :func:`uid_sort`."""
-    out: UidArray = core_uids.uid_sort(_uids(uids, "uids"), True, threads)
-    return out
+    return core_uids.uid_sort(_uids(uids, "uids"), True, threads)
 
 
 def record_sort(records: UidArray, *, threads: int = 0) -> UidArray:
     """A copy of uid records (``RECORD_DTYPE``) sorted by uid, then payload; otherwise as :func:`uid_sort`."""
-    out: UidArray = core_uids.record_sort(_records(records, "records"), threads)
-    return out
+    view = _aligned(records, "records")
+    if view.dtype != RECORD_DTYPE:
+        raise TypeError(f'records must have dtype "u8,u8,u8" (high half, low half, payload); got {view.dtype}')
+    return core_uids.record_sort(view, threads)
 
 
 def uid_isin(uids: UidArray, sorted_uids: UidArray, *, check: bool = True, threads: int = 0) -> BoolArray:
@@ -243,8 +247,7 @@ def uid_isin(uids: UidArray, sorted_uids: UidArray, *, check: bool = True, threa
     Memory: m bytes and at most 72 MiB. Cost: O(m) for hashes beside the check, O(m log n) at worst.
     """
     hay = _sorted(sorted_uids, "sorted_uids", check, threads)
-    out: BoolArray = core_uids.uid_isin(hay, _uids(uids, "uids"), threads)
-    return out
+    return core_uids.uid_isin(hay, _uids(uids, "uids"), threads)
 
 
 def uid_lookup(
@@ -270,14 +273,9 @@ def uid_lookup(
     hay = _aligned(sorted_uids_or_records, "sorted_uids_or_records")
     if hay.dtype == RECORD_DTYPE:
         if check:
-            _refuse_unsorted(
-                core_uids.record_first_unsorted(hay, threads), hay, "sorted_uids_or_records", "record_sort"
-            )
-        first, count = core_uids.record_lookup(hay, _uids(uids, "uids"), threads)
-    else:
-        hay = _sorted(hay, "sorted_uids_or_records", check, threads)
-        first, count = core_uids.uid_lookup(hay, _uids(uids, "uids"), threads)
-    return first, count
+            RECORDS.check_sorted(hay, "sorted_uids_or_records", threads)
+        return core_uids.record_lookup(hay, _uids(uids, "uids"), threads)
+    return core_uids.uid_lookup(_sorted(hay, "sorted_uids_or_records", check, threads), _uids(uids, "uids"), threads)
 
 
 def uid_multiplicity(uids: UidArray, sorted_uids: UidArray, *, check: bool = True, threads: int = 0) -> Int64Array:
@@ -300,8 +298,7 @@ def uid_union(a: UidArray, b: UidArray, *, check: bool = True, threads: int = 0)
 
     Memory: n + m uids, given back to the size of the result. Cost: O(n + m).
     """
-    out: UidArray = core_uids.uid_union(_sorted(a, "a", check, threads), _sorted(b, "b", check, threads), threads)
-    return out
+    return core_uids.uid_union(_sorted(a, "a", check, threads), _sorted(b, "b", check, threads), threads)
 
 
 def uid_intersect(a: UidArray, b: UidArray, *, check: bool = True, threads: int = 0) -> UidArray:
@@ -309,8 +306,7 @@ def uid_intersect(a: UidArray, b: UidArray, *, check: bool = True, threads: int 
 
     Memory: min(n, m) uids. Cost: O(n + m), or O(min(n, m)) beside the check where one is 32 times longer.
     """
-    out: UidArray = core_uids.uid_intersect(_sorted(a, "a", check, threads), _sorted(b, "b", check, threads), threads)
-    return out
+    return core_uids.uid_intersect(_sorted(a, "a", check, threads), _sorted(b, "b", check, threads), threads)
 
 
 def uid_difference(a: UidArray, b: UidArray, *, check: bool = True, threads: int = 0) -> UidArray:
@@ -318,8 +314,7 @@ def uid_difference(a: UidArray, b: UidArray, *, check: bool = True, threads: int
 
     Memory: n uids. Cost: O(n + m), or O(n) beside the check where ``b`` is 32 times longer.
     """
-    out: UidArray = core_uids.uid_difference(_sorted(a, "a", check, threads), _sorted(b, "b", check, threads), threads)
-    return out
+    return core_uids.uid_difference(_sorted(a, "a", check, threads), _sorted(b, "b", check, threads), threads)
 
 
 def _aligned(array: UidArray, name: str) -> UidArray:
@@ -339,22 +334,8 @@ def _uids(array: UidArray, name: str) -> UidArray:
     return view
 
 
-def _records(array: UidArray, name: str) -> UidArray:
-    view = _aligned(array, name)
-    if view.dtype != RECORD_DTYPE:
-        raise TypeError(f'{name} must have dtype "u8,u8,u8" (high half, low half, payload); got {view.dtype}')
-    return view
-
-
 def _sorted(array: UidArray, name: str, check: bool, threads: int) -> UidArray:
     view = _uids(array, name)
     if check:
-        _refuse_unsorted(core_uids.uid_first_unsorted(view, threads), view, name, "uid_sort")
+        UIDS.check_sorted(view, name, threads)
     return view
-
-
-def _refuse_unsorted(at: int, array: UidArray, name: str, function: str) -> None:
-    if at < len(array):
-        raise ValueError(
-            f"{name} must be sorted; element {at} is below element {at - 1}: pass dcfast.uids.{function}({name})"
-        )

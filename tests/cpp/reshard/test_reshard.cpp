@@ -75,7 +75,24 @@ dcfast::Error error_of(const std::string& out, const std::vector<dcfast::CopySou
 
 }  // namespace
 
+void names_of_members() {
+  const std::vector<dcfast::Uid> uids{{0, 10}, {~0ULL, ~0ULL}};
+  const std::vector<std::uint64_t> copies{0, ~0ULL};
+  const std::vector<std::uint32_t> samples{0, 1, 1}, ext_ids{1, 0, 1}, beyond{2};
+  const std::vector<std::string> exts{"jpg", "\xc3\xb6"};
+  std::vector<std::uint8_t> names;
+  std::vector<std::uint64_t> begin;
+  dcfast::sample_member_names(uids, copies, samples, ext_ids, exts, names, begin);
+  const std::string last = std::string(32, 'f') + "-18446744073709551615.";
+  const std::vector<std::string> expected{std::string(31, '0') + "a-0.\xc3\xb6", last + "jpg", last + "\xc3\xb6"};
+  CHECK(begin.size() == 4);
+  const std::string all(names.begin(), names.end());
+  for (std::size_t i = 0; i < expected.size(); ++i) CHECK(all.substr(begin[i], begin[i + 1] - begin[i]) == expected[i]);
+  CHECK_THROWS(dcfast::Error, dcfast::sample_member_names(uids, copies, {samples.data(), 1}, beyond, exts, names, begin));
+}
+
 int main() {
+  names_of_members();
   const std::string dir = scratch();
   std::vector<std::string> contents;
   std::vector<dcfast::CopySource> sources;
@@ -105,36 +122,31 @@ int main() {
   const std::string out = dir + "/out.tar";
   for (const std::size_t window : {0UL, 4096UL, 10007UL, 1UL << 20}) {
     for (const std::size_t open : {1UL, 2UL, 64UL}) {
-      const auto written = dcfast::write_shard(out, sources, members.view(), {window, open, true});
+      CHECK(dcfast::write_shard(out, sources, members.view(), {window, open}) == members.tar().size());
       CHECK(read_file(out) == members.tar());
-      CHECK(written.bytes == members.tar().size());
-      CHECK(written.hashes.size() == members.source.size());
-      for (std::size_t i = 0; i < written.hashes.size(); i += 2) {
-        if (i + 1 < written.hashes.size()) CHECK(written.hashes[i] == written.hashes[i + 1]);
-      }
     }
   }
-  CHECK(dcfast::write_shard(out, sources, Members{}.view()).bytes == 10240);
+  CHECK(dcfast::write_shard(out, sources, Members{}.view()) == 10240);
   CHECK(read_file(out) == std::string(10240, '\0'));
 
-  // one shard by several threads: the same bytes and hashes; the first error is kept and all threads have ended
+  // one shard by several threads: the same bytes; the first error is kept and all threads have ended
   {
     Members large;
     for (std::size_t i = 0; i < 200; ++i) {
       const std::string name = (i % 7 == 0 ? std::string(120, 'n') : "k") + std::to_string(i) + ".x";
       large.add(name, static_cast<std::uint32_t>(i % 5), i * 13, i == 17 ? 0 : 90'000 + i, contents[i % 5]);
     }
-    const auto alone = dcfast::write_shard(out, sources, large.view(), {4096, 64, true, 1});
+    const auto alone = dcfast::write_shard(out, sources, large.view(), {4096, 64, 1});
     for (const unsigned threads : {2U, 3U, 4U, 64U}) {
-      const auto shared = dcfast::write_shard(out, sources, large.view(), {1UL << 19, 64, true, threads});
+      const auto shared = dcfast::write_shard(out, sources, large.view(), {1UL << 19, 64, threads});
       CHECK(read_file(out) == large.tar());
-      CHECK(shared.bytes == alone.bytes && shared.hashes == alone.hashes);
+      CHECK(shared == alone);
     }
     Members beyond = large;
     beyond.offset[150] = 299'990;  // in the second half
-    CHECK_THROWS(dcfast::Error, dcfast::write_shard(out, sources, beyond.view(), {4096, 64, false, 4}));
+    CHECK_THROWS(dcfast::Error, dcfast::write_shard(out, sources, beyond.view(), {4096, 64, 4}));
     try {
-      dcfast::write_shard(out, sources, beyond.view(), {4096, 64, false, 4});
+      dcfast::write_shard(out, sources, beyond.view(), {4096, 64, 4});
     } catch (const dcfast::Error& error) {
       CHECK(error.code() == dcfast::Code::corrupt_data && error.path() == sources[0].path);
     }
@@ -145,7 +157,7 @@ int main() {
     const struct rlimit small{5'000'000, before.rlim_max};
     CHECK(::setrlimit(RLIMIT_FSIZE, &small) == 0);
     try {
-      dcfast::write_shard(out, sources, large.view(), {4096, 64, false, 4});
+      dcfast::write_shard(out, sources, large.view(), {4096, 64, 4});
       CHECK(!"an error was expected");
     } catch (const dcfast::Error& error) {
       CHECK(error.code() == dcfast::Code::io && error.os_errno() == EFBIG && error.path() == out);
@@ -155,7 +167,7 @@ int main() {
     bool polled = false;
     bool stopped = false;
     try {
-      dcfast::write_shard(out, sources, large.view(), {4096, 64, false, 4}, [&] {
+      dcfast::write_shard(out, sources, large.view(), {4096, 64, 4}, [&] {
         polled = true;
         throw std::runtime_error("stop");
       });
@@ -164,7 +176,7 @@ int main() {
     }
     CHECK(stopped == polled);
     int polls = 0;
-    CHECK_THROWS(std::runtime_error, dcfast::write_shard(out, sources, large.view(), {4096, 64, false, 1}, [&] {
+    CHECK_THROWS(std::runtime_error, dcfast::write_shard(out, sources, large.view(), {4096, 64, 1}, [&] {
                    if (++polls == 20) throw std::runtime_error("stop");
                  }));
     CHECK(polls == 20);
@@ -174,7 +186,7 @@ int main() {
   {
     std::vector<std::thread> threads;
     for (int t = 0; t < 4; ++t) {
-      threads.emplace_back([&, t] { dcfast::write_shard(dir + "/t" + std::to_string(t), sources, members.view(), {4096, 2, true}); });
+      threads.emplace_back([&, t] { dcfast::write_shard(dir + "/t" + std::to_string(t), sources, members.view(), {4096, 2}); });
     }
     for (auto& thread : threads) thread.join();
     for (int t = 0; t < 4; ++t) CHECK(read_file(dir + "/t" + std::to_string(t)) == members.tar());
@@ -225,7 +237,7 @@ int main() {
   CHECK(error_of(out, stale, members).os_errno() == ENOENT);
   // ... or while it is read: the poll between windows touches it
   int calls = 0;
-  CHECK_THROWS(dcfast::Error, dcfast::write_shard(out, sources, members.view(), {4096, 64, false}, [&] {
+  CHECK_THROWS(dcfast::Error, dcfast::write_shard(out, sources, members.view(), {4096, 64}, [&] {
     const timespec times[2] = {{++calls, 0}, {calls, 0}};
     for (const auto& source : sources) {
       if (::utimensat(AT_FDCWD, source.path.c_str(), times, 0) != 0) std::abort();

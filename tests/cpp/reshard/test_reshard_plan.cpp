@@ -138,6 +138,22 @@ void a_billion_copies_are_arithmetic() {
   CHECK_THROWS(Error, beyond.add(0, 0, billion, {std::uint64_t{1} << 60, 1, 1}));
 }
 
+void rows_of_the_subset() {
+  SelectedRows rows;
+  rows.uid = {{0, 5}, {0, 2}, {1, 0}, {0, 1}, {0, 5}};
+  rows.row = {0, 1, 2, 3, 4};
+  const std::vector<Uid> subset{{0, 1}, {0, 1}, {0, 5}, {0, 5}, {0, 5}, {1, 0}};
+  SelectedRows selected = rows;
+  select_rows(subset, selected, 0);
+  CHECK((selected.row == std::vector<std::uint64_t>{0, 2, 3, 4}));
+  CHECK((selected.multiplicity == std::vector<std::uint64_t>{3, 1, 2, 3}));
+  select_rows({}, rows, 0);
+  CHECK(rows.row.empty());
+  SelectedRows none;
+  select_rows(subset, none, 0);
+  CHECK(none.row.empty());
+}
+
 void copies_of_repeated_uids() {
   std::uint64_t extra = 0;
   const auto repeats = first_copies({{{0, 7}, 40, 2}, {{0, 3}, 1, 1}, {{0, 7}, 2, 2}, {{0, 7}, 3, 2}, {{0, 3}, 50, 1}}, &extra);
@@ -387,7 +403,21 @@ void what_goes_wrong(const std::string& dir) {
   // no rows, no segments, no subset
   options.selection.subset = {};
   CHECK(plan_of(pool, options).cuts.empty() && plan_of(Pool{}, options).segment_first.size() == 1);
-  CHECK_THROWS(Error, shuffled_places(std::vector<std::uint64_t>{1, 2}, 1, 1, 2));
+  const std::uint64_t large = std::uint64_t{1} << 32;
+  const std::vector<std::uint64_t> rows{3, 3, 9, large, large, large};
+  const Permutation permutation(rows.size(), 11);
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> copies;
+  for (std::uint64_t first = 0; first < 6; first += 2) {
+    const ShuffledPlaces places = shuffled_places(rows, 11, first, 2);
+    CHECK(places.place.size() == 2 && places.place[0] + places.place[1] == 1);
+    for (std::size_t i = 0; i < 2; ++i) {
+      CHECK(places.row_id[i] == rows[permutation(first + places.place[i])]);
+      copies.emplace_back(places.row_id[i], places.copy[i]);
+    }
+  }
+  std::sort(copies.begin(), copies.end());
+  CHECK((copies == std::vector<std::pair<std::uint64_t, std::uint64_t>>{{3, 0}, {3, 1}, {9, 0}, {large, 0}, {large, 1}, {large, 2}}));
+  CHECK(message_of([&] { shuffled_places(rows, 11, 5, 2); }).find("places must be below the number of rows") != std::string::npos);
   CHECK(shuffled_places({}, 1, 0, 0).row_id.empty());
 }
 
@@ -419,6 +449,7 @@ int main() {
   const std::string dir = scratch();
   cuts_equal_the_slow_rule();
   a_billion_copies_are_arithmetic();
+  rows_of_the_subset();
   copies_of_repeated_uids();
   numbers_of_shards();
   plans_equal_the_plain_order(dir);
