@@ -26,10 +26,10 @@ from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import atomic_path, write_json
 from dcfast.storage.hashing import sha256_file
 from dcfast.storage.paths import absolute
-from dcfast.storage.records import as_record, plain
+from dcfast.storage.records import plain
 from dcfast.train import TrainSettings, TrainSource, train
 from dcfast.uids.sets import load_subset, open_records, uid_lookup
-from dcfast.world import plan_teacher
+from dcfast.world import WorldSpec, plan_teacher
 from dcfast.world.plan import TeacherPiece
 
 __all__ = ["RECIPE", "TEACHER_FILE", "check_teacher", "steps", "teacher_model", "teacher_shards"]
@@ -101,7 +101,8 @@ def render(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: one shard of clean pairs of the built-in world."""
     from dcfast.world.render import render_piece
 
-    stats: Any = plain(render_piece(as_record(args, TeacherPiece, "piece of the teacher"), Path(out) / "world"))
+    piece = TeacherPiece(spec=WorldSpec.from_json(args["spec"]), shard=args["shard"])
+    stats: Any = plain(render_piece(piece, Path(out) / "world"))
     return dict(stats)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from dcfast.engine.piece import Piece
 from dcfast.rundir.run_dir import Run
 from dcfast.stages.runner import Steps
-from dcfast.storage.records import as_record, plain
-from dcfast.world import plan_world
+from dcfast.storage.records import plain
+from dcfast.world import WorldSpec, plan_world
 from dcfast.world.plan import EvalSetPiece, PoolPiece, TruthPiece, WorldPiece
 
 __all__ = ["steps"]
@@ -21,7 +21,8 @@ def render(out: str, args: dict[str, Any]) -> dict[str, Any]:
     """Piece: one of the world's own pieces, with the directory put in."""
     from dcfast.world.render import render_piece
 
-    piece: WorldPiece = as_record(args["args"], _KINDS[args["function"]], "piece of the world")
+    given = {**args["args"], "spec": WorldSpec.from_json(args["args"]["spec"])}
+    piece: WorldPiece = _KINDS[args["function"]](**given)
     stats: Any = plain(render_piece(piece, Path(out) / "world"))
     return dict(stats)
 
