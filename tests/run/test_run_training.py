@@ -24,6 +24,7 @@ from dcfast.run.checks import check_settings
 from dcfast.run.workflow import main, run, run_branch
 from dcfast.rundir.branch import branch_settings
 from dcfast.rundir.run_dir import Run, Settings
+from dcfast.rundir.training_summary import TrainingSummary
 from dcfast.stages.train import train_subset
 from dcfast.storage.lock import locked
 from dcfast.storage.records import plain
@@ -74,7 +75,7 @@ def test_manifest_holds_both_and_says_what_is_not_standard(whole: tuple[Path, di
     manifest = json.loads((whole[0] / "manifest.json").read_bytes())
     assert manifest["train"]["checkpoint_sha256"] == checkpoint(whole[0])
     assert manifest["compare"]["train"]["checkpoint_sha256"] == checkpoint(whole[0] / "compare/no_filter")
-    assert manifest["compare/filter"] == "no_filter"
+    assert manifest["compare"]["filter"] == "no_filter"
     said = " ".join(manifest["non_standard"])
     assert "scale tiny" in said
     assert [reason for reason in manifest["non_standard"] if "samples_seen" in reason] == [
@@ -138,8 +139,8 @@ def test_another_subset_begins_another_training(whole: tuple[Path, dict[str, Any
 def test_what_is_trained_on_is_known_by_content(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows left out, or other captions under the same uids, are another training; a touched pool is not."""
 
-    def launch(settings: TrainSettings) -> dict[str, Any]:
-        """What a training does with the checkpoints that it finds."""
+    def launch(settings: TrainSettings) -> TrainingSummary:
+        """What a training does with the checkpoints that it finds; a step where it goes on."""
         path = tmp_path / "train/checkpoints/epoch_1.pt"
         files = prepare_source(settings.sources[0], tmp_path / "train/sources", 0)
         identity = plain(settings.identity([OpenSource(files).fingerprint()]))
@@ -148,7 +149,7 @@ def test_what_is_trained_on_is_known_by_content(source: str, tmp_path: Path, mon
             raise CheckpointError("of another training")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(identity))
-        return {"goes on": found}
+        return TrainingSummary(model="", checkpoint="", steps=int(found))
 
     monkeypatch.setattr("dcfast.stages.train.launch", launch)
     pool = build_pool(tmp_path / "pool", 20)
@@ -158,7 +159,7 @@ def test_what_is_trained_on_is_known_by_content(source: str, tmp_path: Path, mon
     (tmp_path / "train").mkdir()
     arguments = {
         **{"source": source, "shard_dir": str(pool / "shards"), "segments": 2, "scale": "tiny"},
-        **{"overrides": {}, "seed": 0, "loss": "dcfast", "decoder": "pil", "device": "cpu"},
+        **{"recipe": "", "overrides": {}, "seed": 0, "loss": "dcfast", "decoder": "pil", "device": "cpu"},
     }
 
     def goes_on(exclude: list[int]) -> bool:
@@ -166,7 +167,7 @@ def test_what_is_trained_on_is_known_by_content(source: str, tmp_path: Path, mon
         plan.save(tmp_path / "reshard")
         write_positions(plan, subset, tmp_path / "train/positions.npy")
         write_output_shards(tmp_path / "reshard", subset, 0, 1, tmp_path / "shards", threads=1)
-        return bool(train_subset(str(tmp_path), arguments)["goes on"])
+        return bool(train_subset(tmp_path, **arguments).steps)
 
     assert not goes_on([])
     assert goes_on([])
