@@ -26,8 +26,6 @@ from dcfast.kernels.tuning import Config
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-__all__ = ["Build", "Report", "builds", "problems", "report"]
-
 TARGETS = {90: "HGMMA", 80: "HMMA"}
 _TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 _INTEGERS = (

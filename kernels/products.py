@@ -31,8 +31,6 @@ from torch import Tensor
 if TYPE_CHECKING:
     from dcfast.loss.backend import Needs, ProductWeights, Weights
 
-__all__ = ["WORKSPACE_BYTES", "chunk_rows", "clip_products", "finish", "siglip_block"]
-
 WORKSPACE_BYTES = 352 << 20
 # logits' gradients are at most 2: scaled by 2**14, even 2**-38 survives in half precision
 FP16_UNIT = 2.0**14

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["CheckpointError", "CorruptDataError", "DcfastError", "EvalsetError", "FilterError"]
-__all__ += ["MissingDependencyError", "PoolError", "RunError", "SubsetError", "first_line", "last_line", "printable"]
-
 _SHOWN_AS_END = dict.fromkeys(map(ord, "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"), "\n")
 _ESCAPE_CODE = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)|[@-Z\\^_])|\x9b[0-?]*[ -/]*[@-~]"
 """Codes that colour a terminal, move its cursor or name its window (ECMA-48). One that does not end takes nothing with

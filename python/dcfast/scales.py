@@ -11,8 +11,6 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
-__all__ = ["SCALES", "Scale", "scale"]
-
 
 @dataclass(frozen=True)
 class Scale:

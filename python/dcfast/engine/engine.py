@@ -12,8 +12,6 @@ from typing import Protocol, Self
 
 from dcfast.engine.piece import Piece, S, perform
 
-__all__ = ["ENGINES", "Engine", "SinglesHere", "check_engine"]
-
 ENGINES = ("local", "ray")
 MOST_PROCESSES = 4096  # each is an interpreter of its own, and all are started at once
 

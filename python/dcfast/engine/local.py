@@ -16,8 +16,6 @@ from dcfast.errors import RunError
 from dcfast.process.read_ahead import read_ahead
 from dcfast.process.signals import spawning, start_worker
 
-__all__ = ["LocalEngine"]
-
 MOST_THREADS = 8
 """Above it, the interpreter's lock costs more than it takes to start processes."""
 

@@ -25,8 +25,6 @@ from dcfast.errors import PoolError
 from dcfast.storage.atomic import synced_together, write_json
 from dcfast.storage.records import Count, Record, as_record, plain, read_record
 
-__all__ = ["Nothing", "Piece", "PieceFunction", "fingerprint_files", "perform", "piece", "piece_key", "read_marker"]
-
 P = ParamSpec("P")
 S = TypeVar("S", bound=Record)
 R_co = TypeVar("R_co", bound=Record, covariant=True)

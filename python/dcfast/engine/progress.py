@@ -13,8 +13,6 @@ from dcfast.process.terminal import say
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-__all__ = ["Progress", "Silent"]
-
 
 class Progress:
     """A progress bar over the weights of pieces.

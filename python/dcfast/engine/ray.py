@@ -15,8 +15,6 @@ from dcfast.engine.piece import Piece, S, perform
 from dcfast.errors import MissingDependencyError, RunError
 from dcfast.process.signals import handlers_kept
 
-__all__ = ["FLOOR", "RayEngine"]
-
 FLOOR = (2, 52)
 """The first version of Ray whose clusters can refuse who has no token."""
 _TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}

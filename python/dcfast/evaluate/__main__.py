@@ -21,8 +21,6 @@ from dcfast.process.terminal import log_printably, say
 from dcfast.storage.config import add_config, given_and_config
 from dcfast.storage.paths import make_directory, not_left_empty, path_argument
 
-__all__ = ["main"]
-
 
 @dataclass(frozen=True)
 class EvaluateOptions:

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from dcfast.models.clip import ClipModel
 
-__all__ = ["Embedder", "ImageBatch"]
-
 Ints = npt.NDArray[np.int64]
 BATCHES_AHEAD = 1
 TEXTS_AT_ONCE = 256

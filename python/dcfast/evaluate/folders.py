@@ -7,9 +7,6 @@ from pathlib import Path
 from dcfast.errors import PoolError
 from dcfast.index.pool import TarListing, check_name, list_tars
 
-__all__ = ["COUNT_FILE", "evalset_folders", "evalset_tars", "list_set_tars", "set_name"]
-
-
 COUNT_FILE = "nshards.txt"
 
 

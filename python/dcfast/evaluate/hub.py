@@ -18,8 +18,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["CACHE", "INFO", "SPLIT", "find_hub_set", "hub_files", "is_hub_file", "missing_parts"]
-
 CACHE = "hf_cache"
 INFO = "dataset_info.json"
 SPLIT = "test"

@@ -36,8 +36,6 @@ from dcfast.storage.records import Record, replaced
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["check_hub_set", "hub_set_files", "read_hub_set"]
-
 Ints = npt.NDArray[np.int64]
 
 KIND = Kind("evaluation set", "download the set again", CorruptDataError)

@@ -12,18 +12,6 @@ from math import comb
 import numpy as np
 import numpy.typing as npt
 
-__all__ = [
-    "Metrics",
-    "expected_jaccard",
-    "expected_macro_f1",
-    "group_table",
-    "jaccard",
-    "macro_scores",
-    "mean_per_class_recall",
-    "top_k_accuracy",
-    "worst_group",
-]
-
 Ints = npt.NDArray[np.int64]
 Metrics = dict[str, float | int | None]
 

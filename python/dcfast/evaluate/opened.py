@@ -12,8 +12,6 @@ from dcfast.errors import EvalsetError
 from dcfast.evaluate.pictures import Pictures
 from dcfast.evaluate.tasks import EvalTask
 
-__all__ = ["EvalSet", "Riddle"]
-
 Ints = npt.NDArray[np.int64]
 MAX_GROUP = 1_000_000
 

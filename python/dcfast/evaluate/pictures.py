@@ -20,8 +20,6 @@ from dcfast.images.costs import MAX_BYTES
 from dcfast.images.decode import BadImage
 from dcfast.storage.inputs import open_input
 
-__all__ = ["Batch", "FilePictures", "Pictures", "batches_of"]
-
 Ints = npt.NDArray[np.int64]
 Batch = tuple[Ints, list[Callable[[], bytes]]]
 """Places in what was asked for, and what gives the bytes of each, in any thread; BadImage where there are none."""

@@ -19,20 +19,6 @@ from dcfast.storage.json_files import parse_json
 from dcfast.storage.lines import split_lines
 from dcfast.storage.records import Record, plain
 
-__all__ = [
-    "AGGREGATES",
-    "RESULTS",
-    "Averages",
-    "EvaluationSummary",
-    "Result",
-    "aggregate",
-    "load_results",
-    "mean",
-    "number",
-    "read_results",
-    "write_results",
-]
-
 RESULTS = "eval_results.jsonl"
 
 _SHIFTS = ("imagenet_sketch", "imagenetv2", "imagenet-a", "imagenet-o", "imagenet-r", "objectnet")

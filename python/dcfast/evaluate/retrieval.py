@@ -15,8 +15,6 @@ from dcfast.evaluate.metrics import Metrics
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["BLOCK_ELEMENTS", "rank_of", "recalls", "retrieval_ranks"]
-
 BLOCK_ELEMENTS = 1 << 22
 """Similarities held at a time: with their comparisons about 40 MB, whatever N and M are."""
 

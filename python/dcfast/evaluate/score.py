@@ -31,8 +31,6 @@ from dcfast.evaluate.retrieval import rank_of, recalls, retrieval_ranks
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Score", "cue_prompt", "score_evalset"]
-
 Ints = npt.NDArray[np.int64]
 Made = TypeVar("Made")
 WHITE = 1

@@ -20,8 +20,6 @@ from dcfast.storage.records import Record, read_record
 NAMED = 6
 """Evaluation sets that a sentence names."""
 
-__all__ = ["Leaked", "Scores", "read_leaked", "read_scores"]
-
 
 @dataclass(frozen=True)
 class Scores:

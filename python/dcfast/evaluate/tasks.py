@@ -15,8 +15,6 @@ from dcfast.evaluate.folders import evalset_folders, evalset_tars, set_name
 from dcfast.evaluate.hub import CACHE, find_hub_set, hub_files
 from dcfast.storage.records import Count, Record, read_record, replaced
 
-__all__ = ["KINDS", "EvalTask", "compared_sets", "datacomp_tasks", "find_tasks", "read_task_table"]
-
 KINDS = ("classification", "retrieval", "association", "wilds", "fairness", "fairness_multilabel")
 TABLE = Path(__file__).parent / "datacomp_tasks.json"
 OWN_TABLE = "tasks.json"

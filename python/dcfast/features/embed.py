@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from dcfast.index.segments import Segment
     from dcfast.models.clip import ClipModel
 
-__all__ = ["BATCH", "SegmentCounts", "embed_segment", "encode_images", "encode_tokens"]
-
 BATCH = 256
 """Pairs a forward pass; a fixed number, so that a sample's neighbours, and so its last bits, never vary."""
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["ARRAY", "ARRAYS", "score_column", "segment_file", "sibling_npz", "status_path"]
-
-
 ARRAYS = ("img", "txt", "score")
 
 

@@ -30,8 +30,6 @@ from dcfast.uids.sets import uid_lookup
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Filled", "FilledRows", "Located", "SegmentColumns", "locate_rows", "write_features"]
-
 S = TypeVar("S", bound=np.generic)
 Uids = npt.NDArray[np.void]
 """(n,) "u8,u8", or records of the pool index: "u8,u8,u8" with the row id."""

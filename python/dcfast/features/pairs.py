@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from dcfast.index.segments import Segment
     from dcfast.models.clip import ClipModel
 
-__all__ = ["CHUNK", "STATUS", "Chunk", "SegmentPairs"]
-
 STATUS = ("ok", "no picture", "does not decode", "too large", "no caption", "not finite")
 """What became of a sample. ``no caption`` has an image embedding; ``not finite`` means the model made no number."""
 OK, NO_PICTURE, BROKEN, TOO_LARGE, NO_CAPTION, NOT_FINITE = range(len(STATUS))

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["PREFIXES", "TEACHER", "FeatureModel", "feature_models", "parse_model"]
-
 PREFIXES = ("b32", "l14")
 """DataComp's: ``clip_b32_similarity_score``, ``b32_img``, ``b32_txt``, and the same of l14."""
 TEACHER = "teacher"

@@ -11,8 +11,6 @@ from dcfast.filters.image_terms import IMAGE_TERMS
 from dcfast.filters.term import Term
 from dcfast.filters.text_terms import TEXT_TERMS
 
-__all__ = ["build_term"]
-
 _TERMS = {**TEXT_TERMS, **IMAGE_TERMS}
 
 

@@ -20,8 +20,6 @@ from dcfast.index.metadata import COLUMN_TYPES, column_matches
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["KEPT", "Filter", "compile_filter"]
-
 KEPT = "kept"  # reasons[0]
 
 

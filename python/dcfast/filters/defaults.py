@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from dcfast.filters.compiled import compile_filter
 from dcfast.filters.term import CONTAMINATED
 
-__all__ = ["DEFAULT_FILTER", "default_filter"]
-
 _TERMS = ("basic_filter", "clip_score(l14, fraction=0.3)")
 DEFAULT_FILTER = f"{' & '.join(_TERMS)} & ~{CONTAMINATED}"
 

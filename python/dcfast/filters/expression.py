@@ -22,8 +22,6 @@ from typing import NamedTuple, NoReturn
 from dcfast.errors import FilterError
 from dcfast.filters.tokens import Source, Token, tokens_of, unquoted
 
-__all__ = ["And", "Argument", "Call", "Expression", "Not", "Or", "nearest_name", "parse"]
-
 MAX_CHARACTERS = 65_536
 MAX_DEPTH = 50  # nested parentheses
 _PYTHON_WORDS = {"and": "&", "or": "|", "not": "~"}

@@ -8,8 +8,6 @@ from dcfast.filters.expression import Argument, Call, parse
 from dcfast.filters.image_terms import CLUSTERS
 from dcfast.filters.tokens import quoted
 
-__all__ = ["move_files", "uid_files"]
-
 
 def _files(text: str) -> list[tuple[Call, Argument]]:
     """The arguments of an expression that are paths, in written order."""

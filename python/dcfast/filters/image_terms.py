@@ -22,8 +22,6 @@ from dcfast.filters.text_terms import clip_score
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["CLUSTERS", "IMAGE_TERMS", "passes_captions"]
-
 CLUSTERS = ("centroids", "target")
 """Arguments that are paths."""
 _DEFAULT_SCORE = "clip_score(l14, fraction=0.3)"  # DataComp-1B

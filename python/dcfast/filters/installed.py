@@ -9,8 +9,6 @@ from pathlib import Path
 
 from dcfast.errors import MissingDependencyError
 
-__all__ = ["find_installed", "in_package"]
-
 
 def find_installed(
     what: str,

@@ -31,8 +31,6 @@ from dcfast.storage.inputs import check_input
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["find_model", "is_english", "is_english_gcld3", "model_fingerprint"]
-
 MODEL_VARIABLE = "DCFAST_LID_MODEL"
 ENGLISH_LABEL = "__label__en"
 GCLD3_MAX_BYTES = 1000  # DataComp's laion2b: min_num_bytes=0, max_num_bytes=1000

@@ -15,9 +15,6 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["LAION2B_MIN_SCORE", "MAX_SEED", "Mask", "Numbers", "drawn", "numbers", "score_at_least", "valid_text"]
-__all__ += ["enough_characters", "enough_tokens", "enough_words", "large_enough", "moderate_aspect"]
-
 Mask = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.number]
 """A column of integers or floats of any width."""

@@ -20,10 +20,6 @@ from dcfast.uids.sets import uid_isin
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["CONTAMINATED", "ORACLE", "RUN_SETS", "TEACHER_PAIRS"]
-__all__ += ["GCLD3", "HEIGHT", "LANGUAGE_MODEL", "MODELS", "SCORES", "TEXT", "WIDTH", "WORDNET"]
-__all__ += ["ClusterRows", "Clusters", "Rows", "Rule", "Term", "Test", "asks", "named_rules", "without_arguments"]
-
 CONTAMINATED, ORACLE, TEACHER_PAIRS = "contaminated", "oracle", "teacher_pairs"
 RUN_SETS = (CONTAMINATED, ORACLE, TEACHER_PAIRS)  # uid sets that the run itself makes; other names are paths
 

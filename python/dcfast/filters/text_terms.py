@@ -27,8 +27,6 @@ from dcfast.filters.term import (
 from dcfast.filters.thresholds import Quantile
 from dcfast.filters.tokens import quoted
 
-__all__ = ["TEXT_TERMS", "clip_score"]
-
 
 def _at_least(column: str, written: float) -> Test:
     return lambda rows, _: rules.score_at_least(rows.numbers(column), written, written=True)

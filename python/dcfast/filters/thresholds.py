@@ -23,8 +23,6 @@ from dcfast.storage.records import as_record, plain
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["NUM_BINS", "Quantile", "QuantileSearch", "parse_threshold", "score_dtype", "score_histogram"]
-
 NUM_BINS = 65_536
 _DIGIT_BITS = 16
 _CHUNK = 1 << 20  # rows whose keys are held at once

@@ -9,8 +9,6 @@ from typing import NamedTuple, NoReturn
 
 from dcfast.errors import FilterError
 
-__all__ = ["Source", "Token", "quoted", "tokens_of", "unquoted"]
-
 _SHOWN = 100  # characters of a long expression that an error shows
 
 _TOKEN = re.compile(

@@ -33,8 +33,6 @@ from dcfast.storage.inputs import read_input
 from dcfast.storage.lines import split_lines
 from dcfast.storage.zip_directory import open_zip
 
-__all__ = ["WordNet", "find_imagenet21k", "find_wordnet", "has_imagenet_word", "load_imagenet21k", "text_fingerprint"]
-
 WORDNET_VARIABLE = "DCFAST_WORDNET"
 IMAGENET21K_VARIABLE = "DCFAST_IMAGENET21K"
 DEBIAN_WORDNET = Path("/usr/share/wordnet")

@@ -24,21 +24,6 @@ from dcfast.uids.sets import uid_format, uid_parse
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = [
-    "ALIASES",
-    "COLUMN_TYPES",
-    "METADATA",
-    "UID_SOURCES",
-    "check_uid_type",
-    "column_matches",
-    "count_metadata_rows",
-    "metadata_schema",
-    "open_metadata",
-    "parse_uids",
-    "shown_uid",
-    "uid_column",
-]
-
 ALIASES = {"text": ("caption", "TEXT"), "url": ("URL",)}
 """Other names of DataComp's columns (img2dataset's, LAION's): the first that a file has, where it lacks the column."""
 

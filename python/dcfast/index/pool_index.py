@@ -23,8 +23,6 @@ from dcfast.storage.records import Count, Record, read_record
 from dcfast.storage.temporary import temporary_folder
 from dcfast.uids.sets import RECORD_DTYPE, MergeReport, merge_runs, open_records, record_sort, uid_lookup
 
-__all__ = ["PoolIndex", "PoolRows", "build_pool_records", "index_folder", "segment_name", "uid_rule"]
-
 PathLike = str | os.PathLike[str]
 
 UIDS_NOTE = ".uids.json"

@@ -35,8 +35,6 @@ from dcfast.storage.paths import LOCK_NAME, make_directory, not_left_empty, path
 from dcfast.storage.records import read_record
 from dcfast.storage.remote import RemoteOptions, is_url, list_shards, remote_state
 
-__all__ = ["main", "refresh_index"]
-
 PathLike = str | os.PathLike[str]
 State = tuple[int, int]
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-__all__ = ["RefreshReport", "ShardDamage"]
-
 
 class ShardDamage(TypedDict):
     """What may not have been read of a shard of this name, from a byte on."""

@@ -9,20 +9,6 @@ from numpy.typing import NDArray
 from dcfast.index.segments import WITHOUT_UID, SampleFlag, Segment, ShardReport
 from dcfast.storage.listing import say_losses
 
-__all__ = [
-    "FLAGS_WITHOUT_UID",
-    "FLAG_CUT",
-    "ROW_BITS",
-    "ROW_MASK",
-    "loss_notes",
-    "make_row_ids",
-    "row_ids",
-    "shard_damage",
-    "split_row_ids",
-    "valid_uid_mask",
-]
-
-
 FLAG_CUT = int(SampleFlag.CUT)
 FLAGS_WITHOUT_UID = int(WITHOUT_UID)
 

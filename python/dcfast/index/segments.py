@@ -24,9 +24,6 @@ from dcfast.storage.remote import RemoteOptions, is_url, remote_state
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["IMAGE_EXTS", "WITHOUT_UID", "MemberKind", "SampleFlag", "Segment", "ShardLoss", "ShardReport"]
-
-
 _HEADER = struct.Struct("<8sIIQQQQQQ")
 _SECTION = struct.Struct("<24sQQQ")  # name, offset, size, checksum
 

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["MAX_CAPTION_BYTES", "Tokenizer", "read_as_far_as_the_model", "read_caption"]
-
 Tokenizer = Callable[[list[str]], "Tensor"]
 """Of n captions: int64 (n, context length)."""
 MAX_CAPTION_BYTES = 1 << 16

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["check_checkpoint", "load_weights", "read_checkpoint", "read_state", "refuse_other_types"]
-
 _SHOWN = 4  # parameters an error message names
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 """Parts of a name that torch.compile, FSDP, activation checkpointing and Lightning put before the module they wrap."""

@@ -19,8 +19,6 @@ from dcfast.models.checkpoint_pickle import check_pickle
 from dcfast.storage.inputs import open_input
 from dcfast.storage.zip_directory import check_contents, check_stored, open_zip
 
-__all__ = ["MAX_HEADER_BYTES", "MAX_PICKLE_BYTES", "check_costs", "error_text"]
-
 MAX_HEADER_BYTES = 4 << 20
 """Of safetensors: 30,000 tensors. Its library takes 100 MB, and 27 seconds over as much."""
 MAX_PICKLE_BYTES = 32 << 20

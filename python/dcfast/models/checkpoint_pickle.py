@@ -12,8 +12,6 @@ import math
 import pickletools
 from typing import IO
 
-__all__ = ["check_pickle"]
-
 MAX_COPIED, MAX_COPIED_RATIO = 64 << 20, 64
 """Bytes that calls and keys are given, where what stands in several places counts as often; or so many times those of
 the pickle. Each value counts as 64, texts by their length."""

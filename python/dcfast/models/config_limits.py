@@ -10,8 +10,6 @@ import re
 from collections.abc import Iterator
 from typing import TypeGuard
 
-__all__ = ["MOST_PARAMETERS", "Json", "Table", "check_model_config", "check_tower_config", "is_repository", "table"]
-
 Json = bool | int | float | str | None | list["Json"] | dict[str, "Json"]
 """A value of a stranger's JSON."""
 Table = dict[str, Json]

@@ -12,16 +12,6 @@ from dcfast.process.shared_options import PRECISION
 from dcfast.storage.lock import take_lock
 from dcfast.storage.temporary import own_folder
 
-__all__ = [
-    "PRECISIONS",
-    "borrowed_device",
-    "gpu_share",
-    "one_thread",
-    "resolve_device",
-    "resolve_precision",
-    "whole_matmuls",
-]
-
 PER_GPU = 2
 """Processes at work on a GPU at a time: one decodes while the other computes."""
 _POLL_S = 0.2

@@ -22,19 +22,6 @@ from dcfast.models.config_limits import MOST_PARAMETERS, Json, Table, check_mode
 from dcfast.storage.inputs import check_input, read_input
 from dcfast.storage.json_files import parse_json, read_json
 
-__all__ = [
-    "HUB",
-    "LOCAL",
-    "ModelFolder",
-    "check_size",
-    "find_folder",
-    "find_weights",
-    "in_open_clip",
-    "no_code_of_strangers",
-    "tokenizer_folder",
-    "with_tower_here",
-]
-
 LOCAL, HUB = "local-dir:", "hf-hub:"
 CONFIG = "open_clip_config.json"
 MOST_CONFIG_BYTES = 1 << 20

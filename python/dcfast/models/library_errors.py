@@ -8,8 +8,6 @@ from contextlib import AbstractContextManager, contextmanager
 
 from dcfast.errors import DcfastError, MissingDependencyError, first_line
 
-__all__ = ["model_errors", "quiet", "tokenizer_errors", "weights_errors"]
-
 _CACHE = "HF_HOME, by default ~/.cache/huggingface,"
 _FROM_FILE = "or give a file of weights in place of the tag (--features l14=NAME:FILE, --checkpoint FILE)"
 

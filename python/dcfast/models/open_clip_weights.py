@@ -15,8 +15,6 @@ from dcfast.models.folder import in_open_clip
 if TYPE_CHECKING:
     from open_clip import CLIP
 
-__all__ = ["read_by_us"]
-
 
 def read_by_us(name: str, **replaced: Callable[..., object]) -> AbstractContextManager[None]:
     """Within, weights that open_clip loads into a model of this name are read by ``read_checkpoint``.

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from dcfast.resharding.sources import SegmentItem
     from dcfast.storage.parquet import ParquetFile
 
-__all__ = ["BoxTable", "Metadata", "check_uid_rule", "make_box_table"]
-
 Metadata = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 _ROWS_AT_ONCE = 1 << 16
 _MOST_BOXES = (1 << 16) - 1

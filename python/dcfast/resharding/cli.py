@@ -20,8 +20,6 @@ from dcfast.storage.paths import not_left_empty, path_argument
 if TYPE_CHECKING:
     from dcfast.resharding.records import ReshardReport
 
-__all__ = ["ReshardOptions", "main", "parse_arguments", "parser"]
-
 _MOST_WARNINGS = 20
 _EPILOG = """\
 Arguments of DataComp's resharder.py that need nothing here are taken and ignored: --shard-table and

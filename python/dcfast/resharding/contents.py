@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from dcfast.interop.wds2idx import index_text
 
-__all__ = ["ShardContents"]
-
 
 @dataclass
 class ShardContents:

@@ -27,8 +27,6 @@ from dcfast.resharding.layout import EDIT_COUNTS
 from dcfast.storage.inputs import open_input
 from dcfast.storage.json_files import parse_json
 
-__all__ = ["BlurOptions", "Edited", "edited_contents"]
-
 
 @dataclass(frozen=True)
 class BlurOptions:

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     Pool: TypeAlias = StrPath | Sequence[SegmentItem]
 
-__all__ = ["Inputs", "open_inputs"]
-
 # input shards indexed together where a pool has no index yet
 _SHARDS_A_SEGMENT = 256
 

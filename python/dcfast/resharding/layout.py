@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["BLOCK", "EDIT_COUNTS", "IDX_FORMAT", "KEY_FILE", "RECORD", "SHARD_FORMAT", "STATS_FORMAT"]
-
-
 SHARD_FORMAT = "{:08d}.tar"
 
 

@@ -14,8 +14,6 @@ from dcfast.index.build import index_tars
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["list_members"]
-
 
 def list_members(
     path: str | os.PathLike[str],

@@ -27,16 +27,6 @@ if TYPE_CHECKING:
     from dcfast.resharding.records import EditedStats, PlanOptions
     from dcfast.resharding.sources import OpenSubset, SegmentItem, StrPath, Subset
 
-__all__ = [
-    "OutputShards",
-    "check_free_space",
-    "finish_reshard",
-    "is_temporary",
-    "refuse_input_in_output",
-    "refuse_output",
-    "remove_outputs",
-]
-
 # what a run writes, under its name or a temporary one
 _COMPANIONS = ("meta.json", "sample_ids.npy", "sizes.json", KEY_FILE)
 _SHARD_ENDS = (".tar", ".idx", "_stats.json")

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     T = TypeVar("T", bound=np.generic)
 
-__all__ = ["ReshardPlan", "ShardSources", "make_plan"]
-
 # rows of a segment looked at together: bounds the memory of plan and workers for segments of any size
 ROWS_AT_ONCE = 1 << 18
 _CUT_WORDS = 7  # of 8 bytes; samples is number 3, tar_bytes the last

@@ -14,21 +14,6 @@ import numpy.typing as npt
 from dcfast.index.reports import ShardDamage
 from dcfast.storage.records import Count, Record
 
-__all__ = [
-    "CUT_DTYPE",
-    "REPEAT_DTYPE",
-    "EditedStats",
-    "Mismatch",
-    "PlanArrays",
-    "PlanOptions",
-    "ReshardReport",
-    "RunKey",
-    "SavedPlan",
-    "ShardStats",
-    "VerifyReport",
-]
-
-
 # one output shard: where it begins (segment, row in the segment, copy of that row) and what it holds
 CUT_DTYPE = np.dtype(
     [("segment", "<u4"), ("reserved", "<u4")]

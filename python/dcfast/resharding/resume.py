@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-__all__ = ["begin_run", "has_ended", "is_whole", "plan_key"]
-
 # of the key's own form: a run that another version began has another
 _KEY_FORM = "2:"
 _OTHER = "choose another place, or pass overwrite=True instead of resume"

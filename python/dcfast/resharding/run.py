@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from dcfast.resharding.records import ReshardReport
     from dcfast.resharding.sources import OpenSubset, SegmentItem, StrPath, Subset
 
-__all__ = ["reshard"]
-
 
 def reshard(
     pool: Pool,

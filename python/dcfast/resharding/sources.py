@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     Subset: TypeAlias = NDArray[np.void] | StrPath
     OpenSubset: TypeAlias = NDArray[np.void] | core_reshard.UidFile
 
-__all__ = ["core_segments", "open_segment", "open_subset", "subset_array", "whole_number"]
-
 
 def whole_number(value: object, name: str, *, round_up: bool = False) -> int:
     """A count as the core takes it: what is larger than 64 bits, infinity too, counts as the largest number of them.

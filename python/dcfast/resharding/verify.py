@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from dcfast.resharding.plan import ReshardPlan
     from dcfast.resharding.sources import OpenSubset, SegmentItem, StrPath, Subset
 
-__all__ = ["verify_output_shards", "verify_shards"]
-
 # reported one by one for each shard; beyond it they are counted
 MISMATCHES_A_SHARD = 20
 

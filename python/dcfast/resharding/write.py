@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from dcfast.resharding.plan import ReshardPlan
     from dcfast.resharding.sources import OpenSubset, SegmentItem, StrPath, Subset
 
-__all__ = ["write_output_shards", "write_shards"]
-
 TOTALS = ("shards", "samples", "members", "payload_bytes", "tar_bytes", *EDIT_COUNTS)
 # up to here the threads share in each shard: the workers' imports would take longer than they save
 _SMALL_OUTPUT_BYTES = 1 << 30

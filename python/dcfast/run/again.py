@@ -22,8 +22,6 @@ from dcfast.rundir.settings import NO_COMPARISON, Settings
 from dcfast.storage.config import Config
 from dcfast.storage.published import without_places
 
-__all__ = ["check_inputs", "placed"]
-
 _PLACES = ("pool", "evalsets", "teacher_uids")
 _EXPRESSIONS = ("filter", "compare")
 _WEIGHTS = (".pt", ".pth", ".bin", ".safetensors")

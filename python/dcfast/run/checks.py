@@ -24,9 +24,6 @@ from dcfast.stages.teacher import check_teacher, teacher_model
 from dcfast.train.dali import require_dali
 from dcfast.train.place import place_of
 
-__all__ = ["check_device", "check_expressions", "check_one_process", "check_settings", "check_stages"]
-
-
 _LOG = logging.getLogger("dcfast.run")
 
 

@@ -28,8 +28,6 @@ from dcfast.stages import stage_steps
 from dcfast.stages.runner import run_stage
 from dcfast.stages.train import How, train_with
 
-__all__ = ["Comparison", "run_branch", "run_one"]
-
 SHARED_SETTINGS = ("pool", "evalsets", "world", "features", "teacher_uids", "uid_from")
 
 Say = Callable[[str], None]

@@ -16,8 +16,6 @@ from dcfast.rundir.stage_table import STAGES
 from dcfast.scales import scale
 from dcfast.stages.teacher import RECIPE
 
-__all__ = ["describe", "plan"]
-
 # Bytes a second and core, as measured on one 2.x GHz server core with warm caches. An estimate says the order of
 # magnitude: disks and networks are often the limit. Decoding goes by bytes of JPEG, evaluation by bytes of parquet.
 RATES = {"index": 2e9, "signatures": 60e6, "filter": 8e6, "reshard": 600e6, "verify": 1e9}

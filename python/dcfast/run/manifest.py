@@ -35,8 +35,6 @@ from dcfast.storage.published import without_places
 from dcfast.storage.records import plain, replaced
 from dcfast.train.settings import recipe_departures
 
-__all__ = ["build_manifest", "write_manifest"]
-
 PACKAGES = (
     "dcfast",
     "numpy",

@@ -18,8 +18,6 @@ from dcfast.scales import scale
 from dcfast.storage.config import add_config, config_of, config_values
 from dcfast.storage.paths import path_argument
 
-__all__ = ["RunOptions", "options_of", "parser", "plan_without_pool"]
-
 
 @dataclass(frozen=True)
 class RunOptions:

@@ -22,8 +22,6 @@ from dcfast.rundir.stage_table import STAGE_TABLE
 from dcfast.storage.atomic import fsync_dir
 from dcfast.storage.listing import is_temporary_name, temporary_name
 
-__all__ = ["BRANCH_STAGES", "branch_settings", "branch_stages", "comparison_dir", "link_base", "slug"]
-
 SHARED = {name: stage.shared for name, stage in STAGE_TABLE.items() if stage.shared}
 """What each stage that can be shared leaves in the run directory, besides its markers and its summary."""
 UNSHARED = "training-"

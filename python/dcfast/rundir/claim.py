@@ -18,8 +18,6 @@ from dcfast.storage.hashing import hash_file
 from dcfast.storage.json_files import read_json
 from dcfast.storage.paths import absolute, real
 
-__all__ = ["differences", "kept_spelling", "located", "read_settings", "with_uid_hashes"]
-
 _PLACES = ("pool", "evalsets", "teacher_uids")
 _EXPRESSIONS = ("filter", "compare")
 _SCHEMA = "local-dir:"

@@ -10,39 +10,6 @@ from dcfast.rundir.stage_table import STAGE_TABLE
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = [
-    "CODE_SHIFT",
-    "DROPPED",
-    "EVIDENCE_TABLE",
-    "FATES",
-    "FEATURE_METADATA",
-    "INSIDE",
-    "KEPT",
-    "MERGE_BYTES",
-    "METADATA_SUBSET",
-    "MISSING",
-    "ORACLE_PATH",
-    "OUTCOMES",
-    "OUTSIDE",
-    "OWN_FOLDERS",
-    "PLAN",
-    "PLAN_ARRAYS",
-    "PLAN_FILES",
-    "QUARANTINED",
-    "UNASKED",
-    "UNLISTED",
-    "evalset_signature_path",
-    "evidence_schema",
-    "excluded_path",
-    "fate_schema",
-    "kept_run",
-    "malformed_path",
-    "mask_path",
-    "outcome_run",
-    "segment_path",
-    "signature_path",
-]
-
 OWN_FOLDERS = ("state", "compare", *(folder for stage in STAGE_TABLE.values() for folder in stage.folders))
 """What a run writes below its directory, besides files: nothing else in there is ever removed."""
 

@@ -14,8 +14,6 @@ from dcfast.rundir.summaries import (
 from dcfast.scales import Scale
 from dcfast.storage.records import Count, Record
 
-__all__ = ["ComparedRun", "EvalSets", "Manifest", "PoolFiles", "Subset", "UidList"]
-
 
 class UidList(Record):
     """A file of uids: how many, and its SHA-256; None where it is gone."""

@@ -11,8 +11,6 @@ from dcfast.scales import SCALES
 from dcfast.storage.json_files import parse_json
 from dcfast.storage.paths import path_argument
 
-__all__ = ["NO_COMPARISON", "TEACHER", "Settings"]
-
 TEACHER = "teacher"
 """The model of a feature column that means: the teacher of this run."""
 NO_COMPARISON = "none"

@@ -12,8 +12,6 @@ from typing import Protocol
 
 from dcfast.rundir.settings import TEACHER, Settings
 
-__all__ = ["STAGES", "STAGE_TABLE", "Stage"]
-
 
 class _Run(Protocol):
     """What of ``Run`` decides which stages it has."""

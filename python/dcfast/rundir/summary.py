@@ -6,8 +6,6 @@ from typing import ClassVar
 
 from dcfast.storage.records import Record
 
-__all__ = ["Summary"]
-
 
 class Summary(Record):
     """What a stage recorded, in ``state/<stage>.json``."""

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-__all__ = ["MAX_SINGLE_ROWS", "combine_parts", "part_path", "read_table", "table_parts", "table_writer"]
-
 MAX_SINGLE_ROWS = 2_000_000
 _UNLIKE = ("key", "uid", "row")
 """Columns whose values differ from row to row: a dictionary of them is only work. Uids do not compress, either."""

@@ -7,8 +7,6 @@ from typing import ClassVar
 from dcfast.rundir.summary import Summary
 from dcfast.storage.records import Count, Record
 
-__all__ = ["DecoderDifference", "LogLine", "TrainedSource", "TrainingSummary", "TrainingTimes"]
-
 
 class TrainedSource(Record):
     """One source of samples; the fingerprint is equal for shards and for an index with the subset of the same samples.

@@ -24,17 +24,6 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "ITERATIONS",
-    "KMeans",
-    "Metric",
-    "NearestCentroids",
-    "initial_centroids",
-    "kmeans",
-    "kmeans_iteration",
-    "nearest_centroids",
-]
-
 ITERATIONS = 20
 """DataComp's number of iterations."""
 Metric = Literal["inner_product", "l2"]

@@ -10,8 +10,6 @@ import numpy.typing as npt
 from dcfast._core import similarity as core_similarity
 from dcfast.process.arguments import integer, thread_count, uint64_array
 
-__all__ = ["HammingNearest", "HammingPairs", "hamming_join", "hamming_nearest"]
-
 # 17 bytes a pair in the result, at most 48 more while it is made: 1.1 GB at worst
 DEFAULT_MAX_PAIRS = 1 << 24
 

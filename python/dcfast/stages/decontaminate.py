@@ -35,8 +35,6 @@ from dcfast.storage.npz import load_array
 from dcfast.storage.records import Count, Record
 from dcfast.uids.sets import load_subset, merge_runs, save_subset, uid_format, uid_unique
 
-__all__ = ["steps"]
-
 
 class Hits(Record):
     """Of a segment: rows of evidence, samples that are evaluation images, those by content, flat images."""

@@ -21,8 +21,6 @@ from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import EvaluateSummary, TrainingSummary, read_summary
 from dcfast.stages.runner import Do
 
-__all__ = ["evaluate_checkpoint", "steps"]
-
 TRAIN_SUMMARY = "train/summary.json"
 
 

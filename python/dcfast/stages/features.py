@@ -36,8 +36,6 @@ from dcfast.uids.sets import open_records
 if TYPE_CHECKING:
     from dcfast.models.clip import ClipModel
 
-__all__ = ["READY", "ModelSource", "check_features", "load_feature_model", "model_source", "steps"]
-
 READY = "features/features.json"
 """Written when all segments are embedded: stands for all of them among a piece's inputs."""
 

@@ -27,8 +27,6 @@ from dcfast.storage.listing import first_notes, printable
 from dcfast.storage.records import Count, Record, plain, replaced
 from dcfast.uids.sets import RECORD_DTYPE, merge_runs, open_records, record_sort, save_records
 
-__all__ = ["refuse_metadata_without_uids", "steps"]
-
 _NAMED_EXTS = 12
 MAX_NOTED = 20
 """Notes that a piece hands on; all are in its segment."""

@@ -26,8 +26,6 @@ from dcfast.storage.inputs import read_input
 from dcfast.storage.json_files import MOST_JSON_BYTES
 from dcfast.storage.records import replaced
 
-__all__ = ["make_report", "steps", "write_report"]
-
 TABLES = (
     "fates.parquet",
     "quarantine.parquet",

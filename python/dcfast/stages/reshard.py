@@ -22,8 +22,6 @@ from dcfast.storage.npz import load_array
 from dcfast.storage.records import Count, Record
 from dcfast.uids.sets import load_subset, open_records, uid_isin
 
-__all__ = ["output_ranges", "plan_inputs", "plan_kept", "steps"]
-
 
 def output_ranges(count: int) -> list[tuple[int, int]]:
     """Output shards 0..count-1 cut into at most MAX_PIECES ranges [first, last)."""

@@ -21,8 +21,6 @@ from dcfast.rundir.summaries import Summary, equals_json
 from dcfast.storage.atomic import append_lines, write_json
 from dcfast.storage.records import Record, plain
 
-__all__ = ["Do", "Steps", "run_stage"]
-
 S = TypeVar("S", bound=Record)
 T = TypeVar("T", bound=Summary)
 

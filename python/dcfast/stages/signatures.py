@@ -38,8 +38,6 @@ from dcfast.storage.records import Count, Record
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["steps"]
-
 VERSION = 2
 """Of signatures. 2: one rule for depths beyond 8 bits; archives joined by cat are read on."""
 

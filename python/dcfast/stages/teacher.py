@@ -33,8 +33,6 @@ from dcfast.world import plan_teacher
 from dcfast.world.plan import TeacherPiece
 from dcfast.world.spec import WorldSpec
 
-__all__ = ["RECIPE", "TEACHER_FILE", "check_teacher", "steps", "teacher_model", "teacher_shards"]
-
 TEACHER_FILE = "teacher/teacher.safetensors"
 ABOUT_FILE = "teacher/teacher.json"
 SCALE = "tiny"

@@ -35,8 +35,6 @@ from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, make_directory
 from dcfast.train import TrainSettings, TrainSource, launch, write_positions
 
-__all__ = ["POSITIONS", "steps", "train_with"]
-
 POSITIONS = "train/positions.npy"
 IDENTITY = "train/identity.json"
 CHECKPOINTED = ("checkpoints", "log.jsonl", "summary.json", "timing.json")

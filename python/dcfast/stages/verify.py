@@ -27,8 +27,6 @@ from dcfast.storage.parquet import read_table
 from dcfast.storage.records import Count, Record, plain, replaced
 from dcfast.uids.sets import load_subset, uid_isin, uid_multiplicity, uid_parse
 
-__all__ = ["steps"]
-
 MAX_NOTED = 100
 
 

@@ -11,8 +11,6 @@ from dcfast.stages.runner import Do
 from dcfast.world import plan_world
 from dcfast.world.plan import PoolPiece, Rendered, WorldPiece
 
-__all__ = ["steps"]
-
 
 @piece()
 def render(out: Path, function: str, args: WorldPiece) -> Rendered:

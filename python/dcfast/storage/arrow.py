@@ -22,8 +22,6 @@ from dcfast.storage.mapped import map_array
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ArrowStream", "binary_spans", "text_buffers"]
-
 Ints = npt.NDArray[np.int64]
 
 _HEADER, _COMPRESSION = 2, 3  # fields of Message, of RecordBatch

@@ -19,9 +19,6 @@ from dcfast.process.read_ahead import read_ahead
 from dcfast.storage.inputs import StrPath
 from dcfast.storage.listing import is_temporary_name, temporary_name
 
-__all__ = ["append_lines", "atomic_path", "unfollowed", "write_bytes", "write_json"]
-__all__ += ["fsync_dir", "full_disk", "remove_leftovers", "synced_together"]
-
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

@@ -21,8 +21,6 @@ from dcfast.storage.inputs import StrPath, read_input
 from dcfast.storage.json_files import Json, read_json
 from dcfast.storage.paths import path_argument
 
-__all__ = ["Config", "add_config", "config_of", "config_values", "given_and_config", "read_config"]
-
 MOST_MANIFEST_BYTES = 64 << 20  # it holds what all stages recorded
 MOST_CONFIG_BYTES = 16 << 10
 """Of TOML and YAML, whose readers take the square of a line's length."""

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from typing_extensions import Buffer
 
-__all__ = ["hash_bytes", "hash_file", "hash_members", "sha256_file"]
-
 
 def hash_members(
     source: StrPath | Buffer, offsets: npt.ArrayLike, sizes: npt.ArrayLike, *, threads: int = 1

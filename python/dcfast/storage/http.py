@@ -20,9 +20,6 @@ from dcfast.errors import PoolError
 if TYPE_CHECKING:
     import aiohttp
 
-__all__ = ["HttpAnswers", "OtherSizeError", "RemoteOptions", "SlowAnswerError"]
-__all__ += ["explained", "is_throttled", "may_pass", "no_ranges", "retry_reason", "soon_searched", "status_of"]
-
 _BLANKS = re.compile(r"\s{17,}")
 _UNIT_RANGE = re.compile(r"\s*bytes\s+(\d+)-(\d+)/(\d+|\*)\s*", re.IGNORECASE)
 # where a server sends a client on: another try is sent the same way

@@ -16,8 +16,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from io import BufferedReader
 
-__all__ = ["StrPath", "check_input", "open_input", "read_input"]
-
 StrPath = str | os.PathLike[str]
 _KINDS = (
     (stat.S_ISFIFO, "a named pipe"),

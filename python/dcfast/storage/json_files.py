@@ -17,8 +17,6 @@ from dcfast.errors import CorruptDataError
 from dcfast.storage.inputs import StrPath, read_input
 from dcfast.storage.lines import MOST_TEXT_BYTES, split_lines
 
-__all__ = ["MOST_DEPTH", "MOST_DIGITS", "MOST_JSON_BYTES", "Json", "parse_json", "read_json", "read_json_lines"]
-
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 """Any value of JSON."""
 MOST_JSON_BYTES = 64 << 20

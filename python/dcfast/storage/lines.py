@@ -12,8 +12,6 @@ from typing import AnyStr
 from dcfast.errors import CorruptDataError
 from dcfast.storage.inputs import StrPath, open_input, read_input
 
-__all__ = ["iterate_lines", "read_lines", "split_lines"]
-
 MOST_TEXT_BYTES = 256 << 20
 """Of a file whose lines are read at once."""
 MOST_LINES = 1 << 20

@@ -13,10 +13,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["PassedOver", "TarListing", "list_pool_tars", "list_tars", "shards_below"]
-__all__ += ["TEMPORARY_PREFIX", "is_shard_name", "is_temporary_name", "reason_passed_over", "temporary_name"]
-__all__ += ["first_notes", "printable", "say_losses"]
-
 TEMPORARY_PREFIX = ".tmp-"
 """Of files that are not whole yet."""
 _COMPRESSED = (

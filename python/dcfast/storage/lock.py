@@ -11,8 +11,6 @@ from contextlib import contextmanager, suppress
 from dcfast.errors import RunError
 from dcfast.storage.inputs import StrPath
 
-__all__ = ["is_without_locks", "locked", "take_lock"]
-
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 

@@ -18,8 +18,6 @@ from dcfast._core import system as core_system
 from dcfast.errors import CorruptDataError
 from dcfast.storage.inputs import StrPath
 
-__all__ = ["map_array"]
-
 
 def map_array(
     path: StrPath, dtype: npt.DTypeLike, shape: tuple[int, ...], offset: int = 0, *, columns_first: bool = False

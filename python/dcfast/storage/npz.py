@@ -28,9 +28,6 @@ from dcfast.storage.inputs import StrPath, open_input
 from dcfast.storage.mapped import map_array
 from dcfast.storage.zip_directory import open_zip
 
-__all__ = ["Array", "NpyWriter", "array_bytes", "save_array", "save_scratch", "write_npy", "write_npz"]
-__all__ += ["iterate_npz", "load_array", "npz_arrays", "parse_array", "read_header"]
-
 MAX_HEADER_BYTES = 10_000
 """Of an npy: NumPy parses no longer ones, but reads them."""
 MAX_ROW_BYTES = 1 << 20

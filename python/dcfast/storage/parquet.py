@@ -20,8 +20,6 @@ from dcfast.storage.parquet_pages import batch_rows, footer_bytes, read_groups
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["BATCH_ROWS", "TABLE", "Kind", "ParquetFile", "count_rows", "read_schema", "read_table"]
-
 BATCH_ROWS = 65_536
 """Rows read at a time where nothing else is asked."""
 MAX_ROWS_UNASKED = 1 << 20

@@ -19,8 +19,6 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
-__all__ = ["batch_rows", "footer_bytes", "read_groups"]
-
 Value = int | list["Value"] | dict[int, "Value"] | None
 """Of a field of Thrift: numbers, structs and lists of these; others are passed over, as None."""
 Fields = dict[int, Value]

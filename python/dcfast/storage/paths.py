@@ -13,8 +13,6 @@ from pathlib import Path
 from dcfast.storage.inputs import StrPath
 from dcfast.storage.lock import is_without_locks, take_lock
 
-__all__ = ["LOCK_NAME", "absolute", "make_directory", "not_left_empty", "path_argument", "real"]
-
 LOCK_NAME = ".lock"
 """The lock file that a command keeps in a directory it writes."""
 

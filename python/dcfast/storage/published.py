@@ -13,8 +13,6 @@ from typing import TypeVar, cast
 
 from dcfast.storage.inputs import StrPath
 
-__all__ = ["base_name", "without_places"]
-
 T = TypeVar("T")
 _END = r"(?=[/\s'\",;:()\[\]{}<>|]|$)"
 _QUOTED = re.compile(r"(['\"])(?:file://)?/[^'\"\n]*?([^/'\"\n]+)/?\1")

@@ -17,8 +17,6 @@ import msgspec
 from dcfast.errors import CorruptDataError
 from dcfast.storage.json_files import MOST_JSON_BYTES, read_json
 
-__all__ = ["Count", "Record", "as_record", "plain", "read_record", "replaced", "widened"]
-
 T = TypeVar("T")
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 """A number of things."""

@@ -21,8 +21,6 @@ from dcfast.errors import RunError
 from dcfast.storage.inputs import StrPath
 from dcfast.storage.lock import take_lock
 
-__all__ = ["own_folder", "temporary_folder"]
-
 _FRESH = "new-"
 """Between the prefix and the rest of a name while its folder has no lock yet: not a leftover."""
 

@@ -16,8 +16,6 @@ from contextlib import contextmanager
 
 from dcfast.storage.inputs import StrPath, check_input, open_input
 
-__all__ = ["MAX_DIRECTORY_BYTES", "check_contents", "check_stored", "open_zip"]
-
 MAX_DIRECTORY_BYTES = 8 << 20
 """Of the directory: some 100,000 members."""
 _END, _LOCATOR, _END_64 = b"PK\x05\x06", b"PK\x06\x07", b"PK\x06\x06"

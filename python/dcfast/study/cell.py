@@ -26,8 +26,6 @@ from dcfast.storage.records import Record, plain, read_record
 from dcfast.study.grid import Cell
 from dcfast.study.records import CellResult
 
-__all__ = ["main", "perform_cell", "read_result"]
-
 RESULT = "result.json"
 RESULT_VERSION = 1
 BASE_STAGE = "decontaminate"

@@ -23,9 +23,6 @@ from dcfast.study.grid import STANDARD_FILTERS, Grid, parse_filters, parse_seeds
 from dcfast.study.output import markdown
 from dcfast.study.study import run_study
 
-__all__ = ["main", "parser"]
-
-
 STUDIED = (
     "pool",
     "uid_from",

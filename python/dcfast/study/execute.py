@@ -19,8 +19,6 @@ from dcfast.study.cell import read_result
 from dcfast.study.grid import Cell
 from dcfast.study.records import CellResult, Failure
 
-__all__ = ["execute"]
-
 LOG_TAIL = 2_000
 """Characters of a failed cell's output that are looked at for its last line."""
 

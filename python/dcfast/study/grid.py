@@ -14,8 +14,6 @@ from dcfast.scales import scale
 from dcfast.storage.paths import real
 from dcfast.world import WorldSpec
 
-__all__ = ["NOT_CANDIDATES", "STANDARD_FILTERS", "Cell", "Grid", "parse_filters", "parse_seeds", "scaled"]
-
 STANDARD_FILTERS = {
     "no_filter": "no_filter",
     "basic_filter": "basic_filter",

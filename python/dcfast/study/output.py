@@ -14,8 +14,6 @@ from dcfast.storage.records import as_record, plain
 from dcfast.study.plot import draw
 from dcfast.study.records import Compared, FilterRow, Study, Verdict
 
-__all__ = ["markdown", "write_results"]
-
 NAMED = 5
 """Cells that the page names for a set that they lack."""
 

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw"]
-
 CANDIDATE, REFERENCE, SEED = "#0072b2", "#7a7a7a", "#9ec9e6"  # told apart without colour vision, and in print
 
 LEGEND = "diamond: mean over seeds (dots), bar: one standard deviation; in brackets: share of the pool that is kept"

@@ -12,8 +12,6 @@ from dcfast.storage.records import replaced
 from dcfast.study.grid import NOT_CANDIDATES
 from dcfast.study.records import AboveChance, CellId, CellResult, Compared, Difference, FilterRow, Spread, Verdict
 
-__all__ = ["Results", "above_chance", "choose_and_confirm", "comparable", "rank_correlation", "spread", "summarise"]
-
 Results = dict[CellId, CellResult]
 
 

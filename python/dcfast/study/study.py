@@ -20,8 +20,6 @@ from dcfast.study.output import write_results
 from dcfast.study.records import CellResult, Failure, RankCorrelation, Study, StudyCell
 from dcfast.study.statistics import Results, choose_and_confirm, comparable, rank_correlation, summarise
 
-__all__ = ["collect", "run_study"]
-
 STUDY_VERSION = 2
 
 

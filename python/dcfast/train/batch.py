@@ -18,8 +18,6 @@ from dcfast.train.source import SourceFiles
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Batch", "BatchSpec", "Encoded", "join_batches"]
-
 
 @dataclass(frozen=True)
 class BatchSpec:

@@ -43,8 +43,6 @@ from dcfast.uids.sets import UID_DTYPE, uid_format
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["BatchMaker", "iterate_batches"]
-
 T = TypeVar("T")
 
 MAX_ATTEMPTS = 1024  # positions tried in place of one sample before the source counts as unusable

@@ -20,8 +20,6 @@ from dcfast.train.settings import Identity, differences
 if TYPE_CHECKING:
     from dcfast.train.learner import Learner
 
-__all__ = ["Progress", "RankCount", "latest_checkpoint", "load_checkpoint", "save_checkpoint"]
-
 _LOG = logging.getLogger("dcfast.train")
 _NAME = re.compile(r"(epoch|step)_(\d+)\.pt")
 _UNREADABLE = (errno.EINVAL, errno.EIO)

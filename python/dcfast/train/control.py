@@ -19,8 +19,6 @@ from dcfast.train.batch import Batch, BatchSpec
 from dcfast.train.ranks import Ranks
 from dcfast.train.replaced import allowed, replacement_reasons
 
-__all__ = ["POLL_SECONDS", "Control"]
-
 POLL_SECONDS = 0.5
 """How long a rank waits for its batch until it speaks to the others, and they to it."""
 _SHOWN_REASONS = 5

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from dcfast.train.batch import Batch
 
-__all__ = ["DaliDecoder", "plain_jpeg", "require_dali"]
-
 _LOG = logging.getLogger(__name__)
 _TAIL = 64  # bytes at the end of a file in which the end-of-image marker must lie
 _RGB_IDS = b"RGB"

@@ -18,8 +18,6 @@ from dcfast.images.decode import eight_bits, open_image
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["DECODERS", "Decoder", "PilDecoder", "open_decoder"]
-
 Window = Callable[[int, int], tuple[int, ...]]
 """(width, height) -> (left, top, width, height) of the crop."""
 

@@ -13,8 +13,6 @@ from typing import NoReturn
 
 from dcfast.errors import RunError, first_line
 
-__all__ = ["Failure", "worker_death"]
-
 
 @dataclass(frozen=True)
 class Failure:

@@ -15,8 +15,6 @@ from itertools import islice
 from dcfast.train.batch import Batch, join_batches
 from dcfast.train.failures import Failure, worker_death
 
-__all__ = ["Feed"]
-
 _CLOSE_SECONDS = 5.0
 """How long ``close`` waits for a thread that has nothing to fetch any more."""
 

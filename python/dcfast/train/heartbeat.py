@@ -14,8 +14,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["Heartbeat", "end_process"]
-
 _LOOKS = 6
 """How often a rank writes and looks within the time after which another one counts as gone."""
 

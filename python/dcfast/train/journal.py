@@ -13,8 +13,6 @@ from dcfast.storage.json_files import parse_json
 from dcfast.storage.lines import MOST_TEXT_BYTES, split_lines
 from dcfast.storage.records import Record, as_record, plain
 
-__all__ = ["append_records", "drop_later_lines"]
-
 
 class _OfStep(Record):
     step: int

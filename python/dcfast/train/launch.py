@@ -30,8 +30,6 @@ from dcfast.train.ranks import LAUNCHER
 from dcfast.train.session import train
 from dcfast.train.settings import TrainSettings
 
-__all__ = ["launch"]
-
 _POLL_SECONDS = 0.1
 _LAST_WORDS_SECONDS = 3.0
 """How long the others may take to end, once one has failed: the cause may be among them."""

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from dcfast.train.ranks import Ranks
     from dcfast.train.settings import TrainSettings
 
-__all__ = ["Learner", "create_learner", "create_optimizer", "create_scaler", "parameter_groups"]
-
 
 @dataclass(frozen=True)
 class Learner:

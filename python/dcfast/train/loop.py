@@ -39,8 +39,6 @@ from dcfast.uids.sets import uid_format
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Trainer", "boundaries", "num_steps"]
-
 _LOG = logging.getLogger("dcfast.train")
 _SECONDS_BETWEEN_LINES = 10.0
 

@@ -21,8 +21,6 @@ from dcfast.storage.records import as_record
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-__all__ = ["MEETING", "meet"]
-
 MEETING = "DCFAST_MEETING"
 """The file at which the ranks that ``launch`` started meet."""
 MEET_SECONDS = 300.0

@@ -11,8 +11,6 @@ from dcfast.errors import DcfastError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["NonFiniteLossError", "WatchedLoss", "create_loss"]
-
 
 class NonFiniteLossError(DcfastError, ArithmeticError):
     """A loss is NaN or infinite: training stops before the weights are touched.

@@ -17,8 +17,6 @@ import numpy.typing as npt
 from dcfast._core import reshard as core_reshard
 from dcfast.train.counter import draw, stream_key
 
-__all__ = ["Order", "Placement"]
-
 _SOURCE, _START, _WINDOW, _BLOCKS, _TAIL = 1, 2, 3, 4, 5  # streams of a seed
 Int64Array = npt.NDArray[np.int64]
 

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["Place", "check_world_size", "place_of", "world_sizes"]
-
 
 class _Variables(NamedTuple):
     """The environment's names for a rank, the number of ranks, the rank among those of its machine, their number."""

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from dcfast.storage.lines import read_lines
 
-__all__ = ["cpu_lacks_bf16", "warn_of_slow_precision"]
-
 _LOG = logging.getLogger("dcfast.train")
 BF16_PRECISIONS = ("amp_bf16", "bf16", "pure_bf16")
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})

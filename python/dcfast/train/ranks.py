@@ -22,8 +22,6 @@ from dcfast.train.settings import differences
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-__all__ = ["LAUNCHER", "TOLD", "PeerLostError", "Ranks", "code_version", "join_ranks", "lost_peer"]
-
 LAUNCHER = "DCFAST_LAUNCHER"
 """The process that started them: they end with it, and it says what became of them."""
 TOLD = "rank 0 says it"

@@ -9,8 +9,6 @@ from dcfast.storage.json_files import parse_json
 from dcfast.storage.lines import iterate_lines
 from dcfast.storage.records import Count, Record, as_record
 
-__all__ = ["Refusal", "Replacement", "allowed", "replacement_reasons"]
-
 _DEVIATIONS = 3
 
 

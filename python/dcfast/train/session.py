@@ -35,8 +35,6 @@ from dcfast.train.replaced import Refusal
 from dcfast.train.settings import TrainSettings
 from dcfast.train.source import OpenSource, SourceFiles, prepare_source
 
-__all__ = ["train"]
-
 _LOG = logging.getLogger("dcfast.train")
 
 

@@ -17,8 +17,6 @@ from dcfast.storage.json_files import parse_json
 from dcfast.storage.paths import path_argument
 from dcfast.storage.records import Record
 
-__all__ = ["Identity", "TrainSettings", "TrainSource", "differences", "parse_sources", "recipe_departures"]
-
 RECIPE_FIELDS = tuple(f.name for f in fields(Scale) if f.name not in ("name", "pool_bytes", "gpu_hours"))
 """What ``TrainSettings.overrides`` may change; each change makes a training non-standard."""
 PATH = {"metavar": "DIR", "parse": path_argument}

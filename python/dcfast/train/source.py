@@ -37,8 +37,6 @@ from dcfast.uids.sets import load_subset, open_records
 if TYPE_CHECKING:
     from dcfast.train.settings import TrainSource
 
-__all__ = ["OpenSource", "RawSample", "SourceFiles", "prepare_source", "write_positions"]
-
 _AT_ONCE = 1 << 18
 _READ_TOGETHER = 64 << 20  # bytes of members
 _OTHER, _PICTURE, _CAPTION = range(3)

@@ -12,8 +12,6 @@ import numpy.typing as npt
 
 from dcfast.train.counter import stream_key, uniform
 
-__all__ = ["RATIO", "crop_windows"]
-
 RATIO = (3 / 4, 4 / 3)
 """Aspect ratios (width / height) that a window may have, as in torchvision."""
 ATTEMPTS = 10

@@ -29,8 +29,6 @@ from dcfast.rundir.summaries import FilterSummary, Summary, find_summary
 from dcfast.scales import SCALES
 from dcfast.storage.records import Record, replaced
 
-__all__ = ["collect"]
-
 S = TypeVar("S", bound=Summary)
 _NOT_FILTERED = FilterSummary("", {}, None, None, {})
 """Stands for the filter stage's where it has not run."""

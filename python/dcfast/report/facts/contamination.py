@@ -11,8 +11,6 @@ from dcfast.report.facts.sampling import columns_of, num_rows, rows_of, stream
 from dcfast.rundir.summaries import ComparedSet, DecontaminateSummary, SignaturesSummary
 from dcfast.storage.records import Record
 
-__all__ = ["Contamination", "contaminated_kept", "contamination"]
-
 MAX_EVIDENCE_ROWS = 2_000_000
 """Evidence rows that are counted by evaluation set and distance; a larger table says how far it was counted."""
 

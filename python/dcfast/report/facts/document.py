@@ -16,8 +16,6 @@ from dcfast.rundir.summaries import IndexSummary, ReshardSummary, SignaturesSumm
 from dcfast.storage.published import without_places
 from dcfast.storage.records import Record, as_record, plain
 
-__all__ = ["Comparison", "Damage", "FilterFacts", "Quarantine", "Reason", "Repeated", "Report", "RunFacts", "Subset"]
-
 REPORT_VERSION = 3
 STRANGERS = ("gallery", "quarantine", "damage", "contamination", "comparison")
 """Parts of a report that quote samples, in which a slash need not begin a path."""

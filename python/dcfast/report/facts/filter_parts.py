@@ -17,17 +17,6 @@ from dcfast.report.facts.truth import KINDS, share_of
 from dcfast.storage.records import Record, replaced
 from dcfast.uids.sets import uid_format
 
-__all__ = [
-    "ClipScores",
-    "Overlap",
-    "RulesTruth",
-    "clip_scores",
-    "overlap",
-    "rules_against_truth",
-    "uids_of",
-    "with_scores",
-]
-
 BINS = 60
 PATTERNS = 12
 TRUTH_KINDS = ("mismatched", "language", "boilerplate", "small", "extreme_aspect", "flat", "leak", "near_duplicate_of")

@@ -9,8 +9,6 @@ from dcfast.report.facts.reading import read_rows
 from dcfast.rundir.stage_table import STAGES
 from dcfast.storage.records import Record
 
-__all__ = ["ListedFile", "Timings", "files_of", "timings"]
-
 MAX_LISTED = 20_000
 """Files of a directory that are counted; beyond, the count is a lower bound and says so."""
 

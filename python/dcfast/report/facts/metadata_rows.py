@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
     from dcfast.filters.compiled import Filter
 
-__all__ = ["MAX_ROWS", "Examined", "examine", "metadata_files", "stretches"]
-
 MAX_FILES = 64
 MAX_ROWS = 65_536
 GROUPS = 4

@@ -14,8 +14,6 @@ from dcfast.rundir.summaries import find_summary
 from dcfast.rundir.training_summary import TrainingSummary
 from dcfast.storage.records import Record
 
-__all__ = ["EVEN", "Means", "Scores", "TrainedOn", "compare_scores"]
-
 EVEN = 0.005
 """A difference of the averages below half a point says nothing, whichever way it points."""
 MAX_LINES = 10_000

@@ -11,8 +11,6 @@ from dcfast.storage.json_files import parse_json
 from dcfast.storage.lines import iterate_lines
 from dcfast.storage.records import Record, as_record
 
-__all__ = ["read_rows"]
-
 R = TypeVar("R", bound=Record)
 
 

@@ -13,17 +13,6 @@ from msgspec import UNSET, UnsetType
 from dcfast.report.facts.sampling import columns_of, rows_of, spread
 from dcfast.storage.records import Record
 
-__all__ = [
-    "FATE_COLUMNS",
-    "EvidenceRow",
-    "GalleryRow",
-    "QuarantineRow",
-    "evidence_pairs",
-    "gallery",
-    "in_turns",
-    "rank",
-]
-
 T = TypeVar("T")
 GALLERY = 12
 PAIRS = 24

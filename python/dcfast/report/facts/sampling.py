@@ -18,8 +18,6 @@ from dcfast.storage.records import Record, as_record
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["SPREAD_PLACES", "SPREAD_ROWS", "columns_of", "evenly", "head", "num_rows", "rows_of", "spread", "stream"]
-
 SPREAD_PLACES = 16
 """Places of a table that ``spread`` looks at."""
 SPREAD_ROWS = 4096

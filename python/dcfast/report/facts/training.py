@@ -10,8 +10,6 @@ from dcfast.rundir.summaries import find_summary
 from dcfast.rundir.training_summary import TrainingSummary, TrainingTimes
 from dcfast.storage.records import Record, widened
 
-__all__ = ["CurvePoint", "TrainedRun", "Trainings", "Verdict", "read_curve", "trainings", "verdict"]
-
 CURVE_POINTS = 240
 """Points of a curve on the page; a longer log is averaged over equal stretches of it."""
 

@@ -18,8 +18,6 @@ from dcfast.report.facts.sampling import columns_of, num_rows, rows_of
 from dcfast.rundir.tables import read_table
 from dcfast.storage.records import Record, replaced, widened
 
-__all__ = ["KINDS", "WorldTruth", "compare_with_truth", "mistakes", "share_of", "truth_masks"]
-
 MAX_TRUTH_ROWS = 2_000_000
 MISTAKES = 6
 

@@ -6,9 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-__all__ = ["Plot", "bars", "curves", "ticks"]
-
-
 Points = Sequence[tuple[float, float]]
 Marks = list[tuple[float, str]]
 """Places on an axis, and what is written there."""

@@ -25,8 +25,6 @@ from dcfast.rundir.summaries import find_summary
 from dcfast.storage.inputs import open_input
 from dcfast.storage.records import Record
 
-__all__ = ["EvalsetPreviews", "PoolPreviews", "Preview", "Thumbnail", "thumbnail"]
-
 SIDE = 256
 """Pixels of a thumbnail's longer side: sharp at the 160 or so that the page shows, also on a phone's screen."""
 CAPTION_BYTES = 4_096

@@ -21,8 +21,6 @@ from dcfast.storage.records import plain, replaced
 if TYPE_CHECKING:
     import jinja2
 
-__all__ = ["Pictures", "environment", "look_up", "render"]
-
 HERE = Path(__file__).parent
 
 

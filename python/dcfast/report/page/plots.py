@@ -6,8 +6,6 @@ from dcfast.report.facts.outcome import Scores, SetScore
 from dcfast.report.facts.training import Trainings
 from dcfast.report.page.charts import Plot, curves
 
-__all__ = ["plotted_sets", "training_curves"]
-
 
 def plotted_sets(scores: Scores) -> list[SetScore]:
     """The largest gain first, or the highest score where nothing is compared."""

@@ -30,8 +30,6 @@ from dcfast.stages.runner import Do
 from dcfast.storage.npz import iterate_npz, load_array, npz_arrays, save_array, write_npy
 from dcfast.storage.records import Count, Record
 
-__all__ = ["BLOCK_ROWS", "CENTROIDS", "check_rows", "make_centroids", "num_clusters"]
-
 CENTROIDS = "filter/centroids.npy"
 BLOCK_ROWS = 8_192
 MOST_CLUSTERS = 100_000

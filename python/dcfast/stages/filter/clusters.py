@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from dcfast.filters.compiled import Filter
     from dcfast.filters.term import Clusters
 
-__all__ = ["ClusterFiles", "ClusterSet", "FileClusters", "check_clusters", "make_clusters"]
-
 
 class ClusterFiles(Record):
     """Paths of a cluster set: the centroids, and (k,) bool which of them are chosen."""

@@ -74,8 +74,6 @@ from dcfast.uids.sets import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["assign_outcomes"]
-
 MAX_NOTED = 1_000
 """Damaged shards that a summary names; the quarantine table has all of them."""
 

@@ -22,8 +22,6 @@ from dcfast.rundir.tables import part_path
 from dcfast.stages.runner import Do
 from dcfast.storage.parquet import read_table
 
-__all__ = ["count_contaminated"]
-
 
 @piece(native=True)
 def count_kept(out: Path, number: int, segments: Sequence[int]) -> KeptCopies:

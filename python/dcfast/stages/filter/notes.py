@@ -7,8 +7,6 @@ from dcfast.rundir.layout import FATES, MISSING
 MalformedRow = tuple[str, int, str | None]
 """File, row and uid."""
 
-__all__ = ["MalformedRow", "malformed_notes", "malformed_row", "repeated_notes", "unmatched_notes"]
-
 
 def malformed_row(file: str, row: int, uid: str | None, uid_from: str) -> str:
     """What is wrong with a row of the metadata whose uid is none."""

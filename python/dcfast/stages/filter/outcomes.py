@@ -77,8 +77,6 @@ if TYPE_CHECKING:
 
     from dcfast.filters.compiled import Filter
 
-__all__ = ["check_metadata", "resolve_expression", "steps"]
-
 _FOOTERS_AT_ONCE = 16
 MAX_NOTED = 1_000
 """Malformed uids that a piece writes out one by one; all are counted."""

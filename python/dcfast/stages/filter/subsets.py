@@ -22,8 +22,6 @@ from dcfast.storage.npz import write_npy
 from dcfast.uids.files import UID_DTYPE
 from dcfast.uids.sets import load_subset, open_records, uid_isin
 
-__all__ = ["write_metadata_subset", "write_repeated"]
-
 ROWS_AT_ONCE = 1 << 20
 
 
