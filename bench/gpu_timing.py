@@ -173,15 +173,16 @@ def checked(run: Run, side: Provider, batch: Batch, wanted: Answer) -> dict[str,
 def parts(run: Run, n: int, d: int) -> None:
     """Our forward pass, the whole backward pass, and the library's product of the same shape."""
     from dcfast.kernels import contrastive as kernels
+    from dcfast.loss.backend import BASE
 
     batch = make_batch(n, d, torch.bfloat16, run.device.device)
     image, text, scale = batch.image.detach(), batch.text.detach(), batch.scale.detach()
-    strip = kernels.clip_forward(image, text, scale)
-    shift, u = strip.shift, n * n * d
+    stats = kernels.clip_forward(image, text, scale)
+    shift, u = stats.rows[BASE, 0], n * n * d
     work = {
         "forward": (2 * u, lambda: kernels.clip_forward(image, text, scale)),
         "sweep": (2 * u, lambda: kernels.clip_sums(image, text, scale, shift)),
-        "products": (6 * u, lambda: kernels.clip_products(image, text, scale, strip)),
+        "products": (6 * u, lambda: kernels.clip_products(image, text, scale, stats)),
         "siglip": (6 * u, lambda: kernels.siglip_block(image, text, scale, None)),
         "siglip, loss alone": (2 * u, lambda: kernels.siglip_block(image, text, scale, None, grad=False)),
     }

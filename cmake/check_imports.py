@@ -61,6 +61,7 @@ LIGHT = frozenset(
 
 DYNAMIC = {
     "dcfast": "public names, on first use",
+    "dcfast.cli": "the command that is asked for",
     "dcfast.doctor.checks": "tries what may be broken or absent",
     "dcfast.doctor.gpu": "tries what may be broken or absent",
     "dcfast.engine.piece": "the function of a piece, by its name",

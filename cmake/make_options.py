@@ -5,6 +5,7 @@ python cmake/make_options.py [FILE]
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -26,13 +27,28 @@ Exit status of all commands: {codes}.
 """
 
 
+def option_table(parser: argparse.ArgumentParser) -> str:
+    """The options of a parser as a Markdown table: spellings, value, what it is."""
+    lines = ["| option | value | what it is |", "|---|---|---|"]
+    for action in parser._actions:
+        if action.help != argparse.SUPPRESS and not isinstance(action, argparse._HelpAction):
+            names = ", ".join(f"`{name}`" for name in action.option_strings)
+            several = {"+": " ...", "*": " ..."}.get(str(action.nargs), "")
+            value = f"{action.metavar}{several}" if action.nargs != 0 and action.metavar else ""
+            text = (action.help or "").replace("%%", "%").replace("|", "\\|")
+            spelt = (name.lstrip("-").replace("-", "_") for name in action.option_strings)
+            if action.option_strings and action.dest not in spelt and not action.option_strings[0].startswith("--no-"):
+                text += f"; in a file `{action.dest}`"
+            lines.append(f"| {names} | {value} | {text} |")
+    return "\n".join(lines)
+
+
 def text() -> str:
     """All of the file."""
     from dcfast.doctor.command import parser as doctor
     from dcfast.evaluate.__main__ import parser as evaluate
     from dcfast.index.refresh import parser as refresh
     from dcfast.process.exit_codes import MEANINGS
-    from dcfast.process.options import option_table
     from dcfast.resharding.cli import parser as resharder
     from dcfast.run.options import parser as run
     from dcfast.study.command import parser as study

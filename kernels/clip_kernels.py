@@ -1,6 +1,6 @@
-"""Triton kernels of the CLIP loss: feature norms, one-sweep forward, its statistics, gradient strips.
+"""Triton kernels of the CLIP loss: feature norms, one-sweep forward, its statistics, gradient.
 
-Legend: M image rows (one rank's strip), N text rows, D padded feature width, BM/BN/BK tile sizes. With scale s,
+Legend: M image rows (one rank's), N text rows, D padded feature width, BM/BN/BK tile sizes. With scale s,
 z2 = s log2(e) <image_i, text_j> are the logits in base 2 and x = z2 - shift the exponents that are really summed.
 Row i's positive is column i + first; ``first`` may be negative or beyond N (then this block holds no positives).
 
@@ -12,20 +12,6 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-
-__all__ = [
-    "clip_grad",
-    "clip_online",
-    "clip_restate",
-    "clip_shift",
-    "clip_stats",
-    "clip_sweep",
-    "off_diagonal",
-    "row_dots",
-    "row_norms",
-    "store_tile",
-    "tile_dot",
-]
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
@@ -73,6 +59,14 @@ def tile_dot(
             pa += BK
             pb += BK
     return acc
+
+
+@triton.jit
+def grouped_block(t, nbm, nbn, GROUP: tl.constexpr):
+    """Row and column block of a tile: GROUP row blocks are done together, so that a text block is read from L2."""
+    g = t // (GROUP * nbn)
+    height = tl.minimum(nbm - g * GROUP, GROUP)
+    return g * GROUP + (t % (GROUP * nbn)) % height, (t % (GROUP * nbn)) // height
 
 
 @triton.jit
@@ -248,7 +242,7 @@ def clip_online(
 
 @triton.jit(do_not_specialize=SIZES)
 def clip_grad(
-    image, text, scale, shift, rows, cols, flag, out, dots, M, N, D, stride_i, stride_t, stride_o, rows_n, cols_n,
+    image, text, scale, rows, cols, flag, out, dots, M, N, D, stride_i, stride_t, stride_o, rows_n, cols_n,
     first, row_weight, col_weight, nbm, nbn,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr, PROGRAMS: tl.constexpr,
     FLATTEN: tl.constexpr, SUB: tl.constexpr, FLAGGED: tl.constexpr, DOTS: tl.constexpr,
@@ -257,18 +251,14 @@ def clip_grad(
     """out[M, N] = row_weight P + col_weight Q off the diagonal and 0 on it (the caller adds that part unrounded).
 
     rows[4, M], cols[4, N] are ``clip_stats``; rows_n and cols_n their strides. Two launches share the work: one runs
-    where the flag is clear (one exp2 a logit, against the common shift), one where it is set (two exp2, against the
-    largest exponents). dots[2, tiles]: sums of P and of Q times the dot products, off the diagonal.
+    where the flag is clear (one exp2 a logit, against the common shift, the base of all), one where it is set (two
+    exp2, against the largest exponents). dots[2, tiles]: sums of P and of Q times the dot products, off the diagonal.
     """
     a2 = tl.load(scale).to(tl.float32) * LOG2E
-    m2 = tl.load(shift)
+    m2 = tl.load(rows + rows_n)
     tiles = tl.where((tl.load(flag) != 0) == FLAGGED, nbm * nbn, 0)
     for t in tl.range(tl.program_id(0), tiles, PROGRAMS, flatten=FLATTEN):
-        # GROUP row blocks are finished together, so that a text block is read from L2
-        g = t // (GROUP * nbn)
-        height = tl.minimum(nbm - g * GROUP, GROUP)
-        pm = g * GROUP + (t % (GROUP * nbn)) % height
-        pn = (t % (GROUP * nbn)) // height
+        pm, pn = grouped_block(t, nbm, nbn, GROUP)
         acc = tile_dot(
             image, text, pm * BM, pn * BN, M, N, D, stride_i, stride_t, BM, BN, BK, TMA, EVEN_K, PREC, UPCAST
         )

@@ -7,8 +7,8 @@ nothing (``dcfast.loss`` does) and know nothing of processes.
 
 One device:
 
-    strip = clip_forward(image, text, scale)          # the loss is the mean of strip.rows[NLL] and strip.cols[NLL]
-    products = clip_products(image, text, scale, strip)
+    stats = clip_forward(image, text, scale)          # the loss is the mean of stats.rows[NLL] and stats.cols[NLL]
+    products = clip_products(image, text, scale, stats)
     d_image, d_scale = finish(products.image, scale, factor, image.dtype, dot_with=image)   # factor: upstream / (2 N)
 
 Several ranks: the all-reduced (MAX) maximum of ``clip_norms`` -> ``clip_shift`` -> ``clip_sums``; column sums
@@ -22,33 +22,20 @@ chosen. Results are bit-equal from run to run: every partial sum has one writer.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from dcfast.kernels import clip_kernels, tuning
 from dcfast.kernels.operands import Operands, blocks, largest_norms, on_device, operands, row_stride, scalar, workers
-from dcfast.kernels.strip_products import (
-    BASE,
-    INVERSE,
-    NLL,
-    SHARE,
-    ClipStrip,
-    Products,
-    clip_products,
-    finish,
-    siglip_block,
-)
+from dcfast.kernels.products import clip_products, finish, siglip_block
 from dcfast.kernels.tuning import Config
+from dcfast.loss.backend import BASE, INVERSE, ClipStats, ClipSums
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from dcfast.loss.backend import Side
+
 __all__ = [
-    "BASE",
-    "INVERSE",
-    "NLL",
-    "SHARE",
-    "ClipStrip",
-    "ClipSums",
-    "Products",
     "clip_forward",
     "clip_log_sums",
     "clip_norms",
@@ -62,14 +49,6 @@ __all__ = [
     "finish",
     "siglip_block",
 ]
-
-
-class ClipSums(NamedTuple):
-    """Results of one sweep over a block (fp32, relative to the shift)."""
-
-    row_off: Tensor  # [M] sums without the positives
-    col_off: Tensor  # [N]
-    diag: Tensor  # [M] the exponent of the positive; -inf where it is not in this block
 
 
 @torch.no_grad()
@@ -97,7 +76,7 @@ def clip_shift(image_norms: Tensor, text_norms: Tensor, scale: Tensor, terms: in
 
 
 def _vector_block() -> int:
-    return 64 if tuning.interpreted() else 1024
+    return 64 if tuning.INTERPRETED else 1024
 
 
 @torch.no_grad()
@@ -168,8 +147,14 @@ def _positive_exponents(o: Operands, scale: Tensor, shift: Tensor, first: int) -
 
 
 @torch.no_grad()
-def clip_stats(off: Tensor, diag: Tensor, shift: Tensor, /) -> tuple[Tensor, Tensor]:
-    """([4, n] fp32 statistics, [blocks] int32 flags) of n rows or columns from complete sums and their positives."""
+def clip_stats(rows: Side, cols: Side, shift: Tensor, /) -> ClipStats:
+    """[4, n] fp32 statistics of rows and columns, each from complete sums and their positives."""
+    (row_stats, row_flags), (col_stats, col_flags) = _stats(*rows, shift), _stats(*cols, shift)
+    return ClipStats(row_stats, col_stats, torch.maximum(row_flags.amax(), col_flags.amax()))
+
+
+def _stats(off: Tensor, diag: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """([4, n] statistics, [blocks] flags)."""
     n, block = off.numel(), _vector_block()
     stats = torch.empty(4, n, dtype=torch.float32, device=off.device)
     flags = torch.empty(blocks(n, block), dtype=torch.int32, device=off.device)
@@ -220,23 +205,18 @@ def clip_log_sums(stats: Tensor, /) -> Tensor:
 
 
 @torch.no_grad()
-def clip_restate(stats: Tensor, off: Tensor, diag_z2: Tensor, flag: Tensor, /) -> None:
-    """Replaces the statistics [4, n] in place from ``clip_online``'s sums where the flag is set."""
-    n, block = diag_z2.numel(), _vector_block()
-    with on_device(stats):
-        clip_kernels.clip_restate[(blocks(n, block),)](off, diag_z2, flag, stats, n, BLOCK=block)
+def clip_restate(stats: ClipStats, rows: Side, cols: Side, /) -> None:
+    """Replaces the statistics in place from ``clip_online``'s sums and positives where the flag is set."""
+    for side, (off, diag) in zip(stats[:2], (rows, cols), strict=True):
+        n, block = diag.numel(), _vector_block()
+        with on_device(side):
+            clip_kernels.clip_restate[(blocks(n, block),)](off, diag, stats.flag, side, n, BLOCK=block)
 
 
 @torch.no_grad()
 def clip_forward(
-    image: Tensor,
-    text: Tensor,
-    scale: Tensor,
-    /,
-    *,
-    precision: str | None = None,
-    config: Config | None = None,
-) -> ClipStrip:
+    image: Tensor, text: Tensor, scale: Tensor, /, *, precision: str | None = None, config: Config | None = None
+) -> ClipStats:
     """The whole forward pass on one device, image and text [N, D]; the loss is the mean of both NLL rows.
 
     Memory: about 0.1 byte a logit while it runs, 32 bytes a sample after it.
@@ -245,10 +225,7 @@ def clip_forward(
     scale = scalar(scale, o.device)
     shift = clip_shift(clip_norms(o.image), clip_norms(o.text), scale, o.rows)
     sums = clip_sums(o.image, o.text, scale, shift, precision=precision, config=config)
-    rows, row_flags = clip_stats(sums.row_off, sums.diag, shift)
-    cols, col_flags = clip_stats(sums.col_off, sums.diag, shift)
-    flag = torch.maximum(row_flags.amax(), col_flags.amax())
-    by_row, by_col, diag_z2 = clip_online(o.image, o.text, scale, flag, precision=precision)
-    clip_restate(rows, by_row, diag_z2, flag)
-    clip_restate(cols, by_col, diag_z2, flag)
-    return ClipStrip(rows, cols, shift, flag)
+    stats = clip_stats((sums.row_off, sums.diag), (sums.col_off, sums.diag), shift)
+    by_row, by_col, diag = clip_online(o.image, o.text, scale, stats.flag, precision=precision)
+    clip_restate(stats, (by_row, diag), (by_col, diag))
+    return stats

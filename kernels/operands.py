@@ -15,26 +15,12 @@ from dcfast.kernels.tuning import Config
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-__all__ = [
-    "Operands",
-    "aligned",
-    "blocks",
-    "on_device",
-    "operands",
-    "row_stride",
-    "scalar",
-    "source",
-    "target",
-    "unit_columns",
-    "workers",
-]
-
 DEPTH_ALIGN = 16
 
 
 @dataclass(frozen=True)
 class Operands:
-    """A strip of the matrix of logits: image [rows, depth] against text [cols, depth], aligned and padded."""
+    """A block of the matrix of logits: image [rows, depth] against text [cols, depth], aligned and padded."""
 
     image: Tensor
     text: Tensor
@@ -91,7 +77,7 @@ class Operands:
             "TMA": uses_tma(self.device),
             "EVEN_K": self.depth % c.bk == 0,
             "PREC": self.precision,
-            "UPCAST": tuning.interpreted() and self.image.dtype == torch.bfloat16,
+            "UPCAST": tuning.INTERPRETED and self.image.dtype == torch.bfloat16,
             "num_warps": c.warps,
             "num_stages": c.stages,
         }
@@ -128,14 +114,14 @@ def unit_columns(x: Tensor) -> Tensor:
 
 def uses_tma(device: torch.device) -> bool:
     """Whether tiles are read and written through tensor descriptors (Hopper and later)."""
-    if tuning.interpreted():
+    if tuning.INTERPRETED:
         return tuning.INTERPRET_TMA
     return torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def workers(device: torch.device) -> int:
     """The most programs that share the work, one a multiprocessor: the step of their loops, the same for any batch."""
-    return 3 if tuning.interpreted() else int(torch.cuda.get_device_properties(device).multi_processor_count)
+    return 3 if tuning.INTERPRETED else int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def row_stride(x: Tensor) -> int:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from dcfast.kernels.clip_kernels import LN2, LOG2E, SIZES, off_diagonal, store_tile, tile_dot
-
-__all__ = ["scale_cast", "seed_positives", "siglip_tile"]
+from dcfast.kernels.clip_kernels import LN2, LOG2E, SIZES, grouped_block, off_diagonal, store_tile, tile_dot
 
 
 @triton.jit
@@ -54,10 +52,7 @@ def siglip_tile(
     b = tl.load(bias).to(tl.float32)
     tiles = nbm * nbn
     for t in tl.range(tl.program_id(0), tiles, PROGRAMS, flatten=FLATTEN):
-        g = t // (GROUP * nbn)
-        height = tl.minimum(nbm - g * GROUP, GROUP)
-        pm = g * GROUP + (t % (GROUP * nbn)) % height
-        pn = (t % (GROUP * nbn)) // height
+        pm, pn = grouped_block(t, nbm, nbn, GROUP)
         acc = tile_dot(
             image, text, pm * BM, pn * BN, M, N, D, stride_i, stride_t, BM, BN, BK, TMA, EVEN_K, PREC, UPCAST
         )

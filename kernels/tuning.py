@@ -21,22 +21,8 @@ from pathlib import Path
 import torch
 import triton
 
-__all__ = [
-    "Config",
-    "cache_directory",
-    "candidates",
-    "choose",
-    "default_config",
-    "interpreted",
-    "key_of",
-    "load",
-    "measure",
-    "store",
-]
-
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # as Triton decides when it is imported
 INTERPRET_TMA = False  # tests set it: tensor descriptors in the interpreter, too
-KERNELS = ("clip_sweep", "clip_grad", "clip_grad_dots", "clip_online", "siglip_tile")
 
 
 @dataclass(frozen=True)
@@ -56,35 +42,6 @@ class Config:
     def row_warps(self) -> int:
         """Groups of 16 rows side by side in a tile: as many as warps, where there are enough rows."""
         return min(self.warps, self.bm // 16)
-
-
-def interpreted() -> bool:
-    """Whether the kernels run in Triton's interpreter (decided when Triton is imported)."""
-    return INTERPRETED
-
-
-def candidates(kernel: str, capability: tuple[int, int], dtype: torch.dtype, precision: str) -> tuple[Config, ...]:
-    """At most 5 configurations worth timing, the default first; none spills registers (``check_machine_code``).
-
-    Args:
-        kernel: one of ``KERNELS``.
-        capability: compute capability, (9, 0) for Hopper.
-        precision: of float32 products.
-    """
-    if kernel not in KERNELS:
-        raise ValueError(f"kernel must be one of {', '.join(KERNELS)}; got {kernel!r}")
-    if INTERPRETED:
-        return (Config(32, 32, 32, 2, 1),)
-    if dtype == torch.float32 and precision == "ieee":  # no tensor cores: accumulators and products share registers
-        return (Config(64, 64, 32, 8, 3),)
-    wide = capability[0] in (9, 10)  # 227 KiB of shared memory; later ones for desks have 99
-    if dtype == torch.float32:
-        # SigLIP's epilogue is the longest
-        large = wide and kernel != "siglip_tile"
-        return (Config(128, 128, 32, 8, 3),) if large else (Config(64, 64, 32, 4, 3),)
-    if not wide:
-        return _AMPERE[kernel]
-    return _HOPPER[kernel]
 
 
 _HOPPER = {
@@ -114,6 +71,41 @@ _AMPERE = {
 }
 # few rows: small tiles, so that every multiprocessor has one
 SMALL = Config(64, 128, 64, 4, 3)
+KERNELS = tuple(_HOPPER)
+# without tensor cores: accumulators and products share registers
+_IEEE = Config(64, 64, 32, 8, 3)
+_TF32_LARGE, _TF32_SMALL = Config(128, 128, 32, 8, 3), Config(64, 64, 32, 4, 3)
+_INTERPRETER = Config(32, 32, 32, 2, 1)
+_ALL = (
+    SMALL,
+    _IEEE,
+    _TF32_LARGE,
+    _TF32_SMALL,
+    *(c for table in (_HOPPER, _AMPERE) for row in table.values() for c in row),
+)
+_BY_JSON = {json.dumps(asdict(config), sort_keys=True): config for config in _ALL}
+
+
+def candidates(kernel: str, capability: tuple[int, int], dtype: torch.dtype, precision: str) -> tuple[Config, ...]:
+    """At most 5 configurations worth timing, the default first; none spills registers (``check_machine_code``).
+
+    Args:
+        kernel: one of ``KERNELS``.
+        capability: compute capability, (9, 0) for Hopper.
+        precision: of float32 products.
+    """
+    if kernel not in KERNELS:
+        raise ValueError(f"kernel must be one of {', '.join(KERNELS)}; got {kernel!r}")
+    if INTERPRETED:
+        return (_INTERPRETER,)
+    if dtype == torch.float32 and precision == "ieee":
+        return (_IEEE,)
+    wide = capability[0] in (9, 10)  # 227 KiB of shared memory; later ones for desks have 99
+    if dtype == torch.float32:
+        # SigLIP's epilogue is the longest
+        large = wide and kernel != "siglip_tile"
+        return (_TF32_LARGE if large else _TF32_SMALL,)
+    return (_HOPPER if wide else _AMPERE)[kernel]
 
 
 def default_config(kernel: str, device: torch.device, dtype: torch.dtype, precision: str, rows: int) -> Config:
@@ -153,21 +145,9 @@ def load(gpu: str) -> dict[str, Config]:
         content = json.loads(_file(gpu).read_text("utf-8"))
         if content["version"] != _version() or content["gpu"] != gpu:
             return {}
-        return {str(key): _checked(value) for key, value in content["choices"].items()}
+        return {key: _BY_JSON[json.dumps(choice, sort_keys=True)] for key, choice in content["choices"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
-
-
-def _checked(value: dict[str, object]) -> Config:
-    config = Config(**value)  # type: ignore[arg-type]
-    sizes = (config.bm, config.bn, config.bk, config.warps)
-    if not all(type(v) is int and 1 <= v <= 512 and v & (v - 1) == 0 for v in sizes):
-        raise ValueError("not a tile configuration")
-    if not all(type(v) is int and 1 <= v <= 64 for v in (config.stages, config.group)):
-        raise ValueError("not a tile configuration")
-    if type(config.flatten) is not bool or type(config.sub) is not bool:
-        raise ValueError("not a tile configuration")
-    return config
 
 
 def store(gpu: str, key: str, config: Config) -> None:
@@ -218,16 +198,16 @@ def choose(
         return fallback
     gpu = "interpreter" if INTERPRETED else torch.cuda.get_device_name(device)
     key = key_of(kernel, dtype, *shape, precision)
-    found = _chosen.get((gpu, key)) or load(gpu).get(key)
-    if found is None:
+    config = _chosen.get((gpu, key)) or load(gpu).get(key)
+    if config is None:
         if time is None and torch.cuda.is_current_stream_capturing():
             return fallback  # nothing can be timed in a capture, and this is not kept
         capability = (0, 0) if INTERPRETED else torch.cuda.get_device_capability(device)
         configs = (fallback, *candidates(kernel, capability, dtype, precision))
-        found = measure(configs, launch, time or _milliseconds)
-        store(gpu, key, found)
-    _chosen[gpu, key] = found
-    return found
+        config = measure(configs, launch, time or _milliseconds)
+        store(gpu, key, config)
+    _chosen[gpu, key] = config
+    return config
 
 
 def worth_measuring(logits: int) -> bool:

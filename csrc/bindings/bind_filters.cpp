@@ -8,12 +8,10 @@ namespace {
 
 /// Numbers of labels, -1 for none. The text is Arrow's: data, and where each text begins and ends in it.
 template <typename Offset>
-Array<std::int32_t> predict(const LanguageModel& model, const Array<std::uint8_t>& data, const Array<Offset>& offsets, unsigned threads) {
-  const auto bytes = borrow(data, "data");
-  const auto offset_view = borrow(offsets, "offsets");
-  const std::span<const char> text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  std::vector<std::int32_t> out(offset_view.empty() ? 0 : offset_view.size() - 1);
-  enter_core([&](const Poll& poll) { model.predict(text, offset_view, out, threads, poll); });
+Array<std::int32_t> predict(const LanguageModel& model, const Input<std::uint8_t, "data">& data, const Input<Offset, "offsets">& offsets,
+                            unsigned threads) {
+  std::vector<std::int32_t> out(offsets.view.empty() ? 0 : offsets.view.size() - 1);
+  enter_core([&](const Poll& poll) { model.predict(chars_of(data.view), offsets.view, out, threads, poll); });
   return own(std::move(out));
 }
 
@@ -24,12 +22,12 @@ void bind_filters(py::module_& m) {
       .def(py::init([](const py::bytes& path) {
         const std::string name = path;
         return enter_core([&](const Poll&) { return std::make_unique<LanguageModel>(name); });
-      }), py::arg("path"))
+      }), "path"_a)
       .def("find_label", [](const LanguageModel& model, const RawText& name) { return model.find_label(name); },
-           py::arg("name"), "The number of a label, -1 where there is none of that name.")
-      .def("predict_offsets32", &predict<std::int32_t>, py::arg("data"), py::arg("offsets"), py::arg("threads"),
+           "name"_a, "The number of a label, -1 where there is none of that name.")
+      .def("predict_offsets32", &predict<std::int32_t>, "data"_a, "offsets"_a, "threads"_a,
            "The number of the most likely label of each text, -1 for none.")
-      .def("predict_offsets64", &predict<std::int64_t>, py::arg("data"), py::arg("offsets"), py::arg("threads"),
+      .def("predict_offsets64", &predict<std::int64_t>, "data"_a, "offsets"_a, "threads"_a,
            "The number of the most likely label of each text, -1 for none.");
 }
 

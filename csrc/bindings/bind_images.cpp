@@ -1,54 +1,42 @@
 // dcfast._core.images. dcfast.images is the public face.
-#include <cstddef>
-
 #include "bindings/boundary.hpp"
 #include "core/images/blur.hpp"
 #include "core/images/image.hpp"
 #include "core/images/image_header.hpp"
 #include "core/images/perceptual_hash.hpp"
-#include "core/images/webp_encode.hpp"
 
 namespace dcfast::bindings {
 namespace {
+
+/// A column of what `get` says of each row.
+template <typename T, typename Row, typename Get>
+Array<T> column_of(const std::vector<Row>& rows, const Get& get) {
+  std::vector<std::conditional_t<std::is_same_v<T, bool>, std::uint8_t, T>> column;  // a vector of bool has no bytes
+  column.reserve(rows.size());
+  for (const Row& row : rows) column.push_back(static_cast<T>(std::invoke(get, row)));
+  return own_as<T>(std::move(column));
+}
 
 /// status, format, width, height, content hash, perceptual hash and flatness of each image
 using SignatureArrays = std::tuple<Array<std::uint8_t>, Array<std::uint8_t>, Array<std::uint32_t>, Array<std::uint32_t>, Array<Uid>,
                                    Array<std::uint64_t>, Array<bool>>;
 
 SignatureArrays as_arrays(const std::vector<ImageSignature>& signatures) {
-  const std::size_t n = signatures.size();
-  std::vector<std::uint8_t> status(n);
-  std::vector<std::uint8_t> format(n);
-  std::vector<std::uint32_t> width(n);
-  std::vector<std::uint32_t> height(n);
-  std::vector<Uid> content(n);
-  std::vector<std::uint64_t> phash(n);
-  std::vector<std::uint8_t> flat(n);
-  for (std::size_t i = 0; i < n; ++i) {
-    const ImageSignature& signature = signatures[i];
-    status[i] = static_cast<std::uint8_t>(signature.status);
-    format[i] = static_cast<std::uint8_t>(signature.format);
-    width[i] = signature.width;
-    height[i] = signature.height;
-    content[i] = signature.content;
-    phash[i] = signature.phash;
-    flat[i] = signature.flat ? 1 : 0;
-  }
-  return {own(std::move(status)),  own(std::move(format)), own(std::move(width)), own(std::move(height)),
-          own(std::move(content)), own(std::move(phash)),  Array<bool>(own(std::move(flat)).attr("view")(py::dtype::of<bool>()))};
+  using Signature = ImageSignature;
+  return {column_of<std::uint8_t>(signatures, &Signature::status), column_of<std::uint8_t>(signatures, &Signature::format),
+          column_of<std::uint32_t>(signatures, &Signature::width), column_of<std::uint32_t>(signatures, &Signature::height),
+          column_of<Uid>(signatures, &Signature::content),         column_of<std::uint64_t>(signatures, &Signature::phash),
+          column_of<bool>(signatures, &Signature::flat)};
 }
 
 std::span<const std::byte> view_of(const py::bytes& bytes) {
-  const auto size = static_cast<std::size_t>(PyBytes_GET_SIZE(bytes.ptr()));
-  return {reinterpret_cast<const std::byte*>(PyBytes_AS_STRING(bytes.ptr())), size};
+  return std::as_bytes(std::span(PyBytes_AS_STRING(bytes.ptr()), static_cast<std::size_t>(PyBytes_GET_SIZE(bytes.ptr()))));
 }
 
-SignatureArrays image_signatures(const RawText& path, const Array<std::uint64_t>& offsets, const Array<std::uint64_t>& sizes,
-                                 unsigned threads, bool full) {
-  const auto begin = borrow(offsets, "offsets");
-  const auto size = borrow(sizes, "sizes");
+SignatureArrays image_signatures(const RawText& path, const Input<std::uint64_t, "offsets">& offsets,
+                                 const Input<std::uint64_t, "sizes">& sizes, unsigned threads, bool full) {
   return as_arrays(enter_core([&](const Poll& poll) {
-    return member_signatures(path, begin, size, {.full = full}, threads, poll);
+    return member_signatures(path, offsets.view, sizes.view, {.full = full}, threads, poll);
   }));
 }
 
@@ -56,22 +44,18 @@ SignatureArrays image_signatures(const RawText& path, const Array<std::uint64_t>
 SignatureArrays image_signatures_of(const std::vector<py::bytes>& images, unsigned threads, bool full) {
   std::vector<std::span<const std::byte>> views;
   views.reserve(images.size());
-  for (const py::bytes& image : images) {
-    views.push_back(view_of(image));
-  }
+  for (const py::bytes& image : images) views.push_back(view_of(image));
   return as_arrays(enter_core([&](const Poll& poll) {
     std::vector<ImageSignature> signatures(views.size());
-    parallel_for(
-        views.size(), threads, [&](std::size_t i) { signatures[i] = image_signature(views[i], {.full = full}); },
-        poll);
+    parallel_for(views.size(), threads, [&](std::size_t i) { signatures[i] = image_signature(views[i], {.full = full}); }, poll);
     return signatures;
   }));
 }
 
 std::span<const std::uint8_t> borrow_grey(const Array<std::uint8_t>& grey) {
   if (!grey.dtype().equal(py::dtype::of<std::uint8_t>()) || grey.ndim() != 2) {
-    throw py::type_error("grey must be a two-dimensional uint8 array (height, width); got " +
-                         std::string(py::str(grey.dtype())) + " of shape " + std::string(py::str(grey.attr("shape"))));
+    throw py::type_error(cat("grey must be a two-dimensional uint8 array (height, width); got ", std::string(py::str(grey.dtype())),
+                         " of shape ", std::string(py::str(grey.attr("shape")))));
   }
   if ((grey.flags() & py::array::c_style) == 0) {
     throw py::value_error("grey must be contiguous; pass numpy.ascontiguousarray(grey)");
@@ -98,24 +82,20 @@ std::tuple<int, Array<std::uint8_t>> decode_grey_array(const py::bytes& image, b
   return {static_cast<int>(decoded.status), Array<std::uint8_t>(own(std::move(decoded.grey)).attr("reshape")(height, width))};
 }
 
+using Pixels = Input<std::uint8_t, "pixels">;
+
 /// One after another, as `pixels` are; none where nothing is blurred.
-Array<std::uint8_t> blurred_boxes(const Array<std::uint8_t>& pixels, std::size_t height, std::size_t width, std::size_t channels,
-                                  const Array<double>& boxes) {
-  const auto view = borrow(pixels, "pixels");
-  const auto corners = borrow(boxes, "boxes");
-  if (corners.size() % 4 != 0) throw py::value_error("boxes must hold four numbers each; got " + std::to_string(corners.size()));
-  std::vector<BlurBox> made;
-  made.reserve(corners.size() / 4);
-  for (std::size_t i = 0; i < corners.size(); i += 4) {
-    made.push_back({corners[i], corners[i + 1], corners[i + 2], corners[i + 3]});
-  }
-  return own(enter_core([&](const Poll& poll) { return blur_boxes(view, height, width, channels, made, poll); }));
+Array<std::uint8_t> blurred_boxes(const Pixels& pixels, std::size_t height, std::size_t width, std::size_t channels,
+                                  const Input<double, "boxes">& boxes) {
+  const auto corners = boxes.view;
+  if (corners.size() % 4 != 0) throw py::value_error(cat("boxes must hold four numbers each; got ", corners.size()));
+  std::vector<BlurBox> blur;
+  for (std::size_t i = 0; i < corners.size(); i += 4) blur.push_back({corners[i], corners[i + 1], corners[i + 2], corners[i + 3]});
+  return own(enter_core([&](const Poll& poll) { return blur_boxes(pixels.view, height, width, channels, blur, poll); }));
 }
 
-py::bytes webp_of(const Array<std::uint8_t>& pixels, std::size_t height, std::size_t width, std::size_t channels, int quality) {
-  const auto view = borrow(pixels, "pixels");
-  const auto made = enter_core([&](const Poll&) { return encode_webp(view, height, width, channels, quality); });
-  return {reinterpret_cast<const char*>(made.data()), made.size()};
+py::bytes webp_of(const Pixels& pixels, std::size_t height, std::size_t width, std::size_t channels, int quality) {
+  return bytes_of(enter_core([&](const Poll&) { return encode_webp(pixels.view, height, width, channels, quality); }));
 }
 
 /// (width, height) by the header; 0 where it does not say.
@@ -124,17 +104,7 @@ std::tuple<std::uint32_t, std::uint32_t> image_size(const py::bytes& data) {
   return {size.width, size.height};
 }
 
-std::vector<std::string> status_names() {
-  std::vector<std::string> names;
-  for (std::size_t i = 0; i < kNumImageStatuses; ++i) names.emplace_back(image_status_name(static_cast<ImageStatus>(i)));
-  return names;
-}
-
-std::vector<std::string> format_names() {
-  std::vector<std::string> names;
-  for (std::size_t i = 0; i < kNumImageFormats; ++i) names.emplace_back(image_format_name(static_cast<ImageFormat>(i)));
-  return names;
-}
+std::vector<std::string> texts_of(const auto& names) { return {names.begin(), names.end()}; }
 
 }  // namespace
 
@@ -142,21 +112,21 @@ void bind_images(py::module_& m) {
   m.attr("max_image_pixels") = kMaxPixels;
   m.attr("max_image_bytes") = kMaxMemberBytes;
   m.attr("max_image_parts") = kMaxParts;
-  m.def("max_scans", &max_scans, py::arg("pixels"), "The scans that a JPEG of this many pixels may have.");
-  m.def("status_names", &status_names, "Names of the numbers in `status`.");
-  m.def("format_names", &format_names, "Names of the numbers in `format`.");
-  m.def("image_signatures", &image_signatures, py::arg("path"), py::arg("offsets"), py::arg("sizes"), py::arg("threads"),
-        py::arg("full"), "(status, format, width, height, content hash, phash, flat) of members of a file.");
-  m.def("image_signatures_of", &image_signatures_of, py::arg("images"), py::arg("threads"), py::arg("full"),
+  m.def("max_scans", &max_scans, "pixels"_a, "The scans that a JPEG of this many pixels may have.");
+  m.def("status_names", [] { return texts_of(kImageStatusNames); }, "Names of the numbers in `status`.");
+  m.def("format_names", [] { return texts_of(kImageFormatNames); }, "Names of the numbers in `format`.");
+  m.def("image_signatures", &image_signatures, "path"_a, "offsets"_a, "sizes"_a, "threads"_a, "full"_a,
+        "(status, format, width, height, content hash, phash, flat) of members of a file.");
+  m.def("image_signatures_of", &image_signatures_of, "images"_a, "threads"_a, "full"_a,
         "(status, format, width, height, content hash, phash, flat) of encoded images.");
-  m.def("phash_grey", &phash_grey, py::arg("grey"), "(perceptual hash, flat) of grey levels.");
-  m.def("decode_grey", &decode_grey_array, py::arg("image"), py::arg("full"), "(status, grey levels).");
+  m.def("phash_grey", &phash_grey, "grey"_a, "(perceptual hash, flat) of grey levels.");
+  m.def("decode_grey", &decode_grey_array, "image"_a, "full"_a, "(status, grey levels).");
   m.attr("max_blur_side") = kMaxBlurSide;
-  m.def("blur_boxes", &blurred_boxes, py::arg("pixels"), py::arg("height"), py::arg("width"), py::arg("channels"), py::arg("boxes"),
+  m.def("blur_boxes", &blurred_boxes, "pixels"_a, "height"_a, "width"_a, "channels"_a, "boxes"_a,
         "Bytes of an image with boxes blurred, none where no box reaches over a pixel.");
-  m.def("encode_webp", &webp_of, py::arg("pixels"), py::arg("height"), py::arg("width"), py::arg("channels"), py::arg("quality"),
+  m.def("encode_webp", &webp_of, "pixels"_a, "height"_a, "width"_a, "channels"_a, "quality"_a,
         "A lossy WebP of RGB or RGBA pixels.");
-  m.def("image_size", &image_size, py::arg("data"), "(width, height) by the image's header, 0 where unknown.");
+  m.def("image_size", &image_size, "data"_a, "(width, height) by the image's header, 0 where unknown.");
 }
 
 }  // namespace dcfast::bindings

@@ -1,51 +1,17 @@
 // dcfast._core.index: write_segment, TarSegment (a mapped segment). dcfast.index is the public face.
-#include <array>
 #include <cstring>
-#include <memory>
-#include <string>
-#include <utility>
-#include <vector>
 
 #include "bindings/boundary.hpp"
-#include "core/index/ext_table.hpp"
 #include "core/index/range_reader.hpp"
-#include "core/index/tar_segment.hpp"
 #include "core/index/tar_segment_format.hpp"
 #include "core/index/wds2idx.hpp"
-
-namespace dcfast::bindings {
-
-/// Any object, as a source of a shard: index_source looks what it is.
-class ShardSourceObject : public py::object {
- public:
-  PYBIND11_OBJECT(ShardSourceObject, py::object, is_object)
-
- private:
-  static bool is_object(PyObject*) { return true; }
-};
-
-}  // namespace dcfast::bindings
-
-template <>
-struct pybind11::detail::handle_type_name<dcfast::bindings::ShardSourceObject> {
-  static constexpr auto name =
-      const_name("bytes | tuple[dcfast._core.index.TarSegment, int] | dcfast.storage.remote.RangeSource");
-};
+#include "core/uids/uid_set.hpp"
 
 namespace dcfast::bindings {
 
 namespace {
 
 using Shared = std::shared_ptr<SegmentFile>;
-
-Array<std::uint8_t> own_text(std::string&& text) {
-  auto holder = std::make_unique<std::string>(std::move(text));
-  auto* data = reinterpret_cast<std::uint8_t*>(holder->data());
-  const auto size = static_cast<py::ssize_t>(holder->size());
-  py::capsule base(holder.get(), [](void* p) { delete static_cast<std::string*>(p); });
-  holder.release();
-  return Array<std::uint8_t>(py::array(py::dtype::of<std::uint8_t>(), {size}, {py::ssize_t{1}}, data, base));
-}
 
 /// A read-only view of a column; its base keeps the mapping alive.
 template <typename T, Section section>
@@ -61,29 +27,16 @@ Array<T> column(const Shared& segment) {
 
 void check_range(std::uint64_t first, std::uint64_t last, std::uint64_t size, const char* what) {
   if (first > last || last > size) {
-    throw py::index_error(std::string(what) + " [" + std::to_string(first) + ", " + std::to_string(last) + ") out of range: there are " +
-                          std::to_string(size));
+    throw py::index_error(cat(what, " [", first, ", ", last, ") out of range: there are ", size));
   }
 }
 
 /// (offset, size, extension)
 std::tuple<Array<std::uint64_t>, Array<std::uint64_t>, Array<std::uint32_t>> unpack(const Shared& segment, std::uint64_t first, std::uint64_t last) {
   check_range(first, last, segment->num_samples(), "samples");
-  std::vector<std::uint64_t> offset;
-  std::vector<std::uint64_t> size;
-  std::vector<std::uint32_t> ext;
-  enter_core([&](const Poll&) {
-    const auto n = static_cast<std::size_t>(segment->num_members_of(first, last));
-    offset.resize(n);
-    size.resize(n);
-    ext.resize(n);
-    segment->unpack(first, last, offset, size, ext);
-  });
-  return {own(std::move(offset)), own(std::move(size)), own(std::move(ext))};
-}
-
-Array<std::int64_t> image_members(const Shared& segment) {
-  return own(enter_core([&](const Poll&) { return segment->image_members(0, segment->num_samples()); }));
+  MemberColumns members;
+  enter_core([&](const Poll&) { segment->unpack(first, last, members); });
+  return {own(std::move(members.offset)), own(std::move(members.size)), own(std::move(members.ext))};
 }
 
 /// Strings [first, last) of a table as Arrow's offsets and UTF-8 text; bytes that are not UTF-8 become \xNN.
@@ -94,13 +47,13 @@ ArrowStrings strings(const Shared& segment, Section begin, Section text, std::ui
   std::vector<std::int64_t> offsets{0};
   std::string out;
   enter_core([&](const Poll&) {
-    offsets.reserve(static_cast<std::size_t>(last - first) + 1);
+    offsets.reserve(last - first + 1);
     for (std::uint64_t i = first; i < last; ++i) {
       append_utf8(out, segment->text(begin, text, i));
       offsets.push_back(static_cast<std::int64_t>(out.size()));
     }
   });
-  return {own(std::move(offsets)), own_text(std::move(out))};
+  return {own(std::move(offsets)), own_as<std::uint8_t>(std::move(out))};
 }
 
 /// Regular members of shards [first, last): shard numbers, Arrow string columns of names, offsets and sizes.
@@ -127,23 +80,15 @@ std::tuple<Array<std::int64_t>, Array<std::int64_t>, Array<std::uint8_t>, Array<
       }
     }
   });
-  return {own(std::move(shard)), own(std::move(name_begin)), own_text(std::move(names)), own(std::move(offset)), own(std::move(size))};
+  return {own(std::move(shard)), own(std::move(name_begin)), own_as<std::uint8_t>(std::move(names)), own(std::move(offset)),
+          own(std::move(size))};
 }
 
 /// 32 hexadecimal digits a sample, end to end.
 Array<std::uint8_t> uid_hex(const Shared& segment) {
-  std::string out;
-  enter_core([&](const Poll&) {
-    const auto uids = segment->column<Uid>(Section::uid);
-    out.resize(32 * uids.size());
-    char* at = out.data();
-    for (const Uid& uid : uids) {
-      for (const std::uint64_t half : {uid.hi, uid.lo}) {
-        for (int shift = 60; shift >= 0; shift -= 4) *at++ = "0123456789abcdef"[half >> shift & 15];
-      }
-    }
-  });
-  return own_text(std::move(out));
+  std::string out(32 * segment->num_samples(), '0');
+  enter_core([&](const Poll& poll) { format_uids(segment->column<Uid>(Section::uid), out, 1, poll); });
+  return own_as<std::uint8_t>(std::move(out));
 }
 
 /// A dcfast.storage.remote.RangeSource: open() -> (size, mtime_ns), read(offset, length) -> buffer or None (not the
@@ -152,7 +97,7 @@ class PythonRanges final : public RangeSource {
  public:
   explicit PythonRanges(py::handle object) : object_(object) {}
 
-  State open() override {
+  FileVersion open() override {
     const py::gil_scoped_acquire gil;
     const auto [size, mtime_ns] = object_.attr("open")().cast<std::pair<std::uint64_t, std::int64_t>>();
     return {size, mtime_ns};
@@ -176,6 +121,9 @@ class PythonRanges final : public RangeSource {
   py::handle object_;  // the caller's list of sources keeps it
 };
 
+/// Any object, as a source of a shard: index_source looks what it is.
+using ShardSource = Hinted<"bytes | tuple[dcfast._core.index.TarSegment, int] | dcfast.storage.remote.RangeSource">;
+
 /// Where a shard's index comes from: a path, a shard of another segment, or ranges.
 struct IndexSource {
   std::string path;
@@ -196,10 +144,10 @@ UidFrom uid_rule(const std::string& name) {
   if (name == "json") return UidFrom::json;
   if (name == "url") return UidFrom::url;
   if (name == "key") return UidFrom::key;
-  throw py::value_error("uid_from must be json, url or key; got '" + name + "'");
+  throw py::value_error(cat("uid_from must be json, url or key; got '", name, "'"));
 }
 
-SegmentStats write(const std::vector<std::pair<ShardSourceObject, RawText>>& shards, const RawText& out_path, bool read_uid, bool read_image_size,
+SegmentStats write(const std::vector<std::pair<ShardSource, RawText>>& shards, const RawText& out_path, bool read_uid, bool read_image_size,
                    unsigned threads, std::size_t window_bytes, const std::string& uid_from) {
   std::vector<IndexSource> sources;
   std::vector<std::string> names;
@@ -234,20 +182,17 @@ using Loss = std::tuple<std::uint64_t, std::uint64_t, bool, std::string>;
 /// (shard, offset, whether it is damage, message)
 using Report = std::tuple<std::uint64_t, std::uint64_t, bool, std::string>;
 
+Report as_tuple(const ShardReport& r) { return {r.shard, r.report.offset, r.report.damage, r.report.message}; }
+
 std::vector<Report> reports_of(const SegmentStats& stats) {
   std::vector<Report> out;
-  for (const auto& r : stats.reports) out.emplace_back(r.shard, r.report.offset, r.report.damage, r.report.message);
+  for (const ShardReport& report : stats.reports) out.push_back(as_tuple(report));
   return out;
 }
 
 std::vector<Report> stored_reports(const Shared& segment) {
   std::vector<Report> out;
-  const auto shard = segment->column<std::uint64_t>(Section::report_shard);
-  for (std::size_t i = 0; i < shard.size(); ++i) {
-    out.emplace_back(shard[i], segment->column<std::uint64_t>(Section::report_offset)[i],
-                     segment->column<std::uint8_t>(Section::report_damage)[i] != 0,
-                     segment->text(Section::report_begin, Section::report_text, i));
-  }
+  for (std::uint64_t i = 0; i < segment->num_reports(); ++i) out.push_back(as_tuple(segment->report(i)));
   return out;
 }
 
@@ -276,16 +221,14 @@ void bind_index(py::module_& m) {
       .def_readonly("num_members", &SegmentStats::num_members)
       .def_readonly("num_strays", &SegmentStats::num_strays)
       .def_readonly("tar_bytes", &SegmentStats::tar_bytes)
-      .def_property_readonly(
-          "flag_counts",
-          [](const SegmentStats& s) { return std::vector<std::uint64_t>(s.flag_counts.begin(), s.flag_counts.end()); },
-          "Samples with bit i of their flags.")
+      .def_property_readonly("flag_counts", [](const SegmentStats& s) {
+        return std::vector<std::uint64_t>(s.flag_counts.begin(), s.flag_counts.end());
+      }, "Samples with bit i of their flags.")
       .def_property_readonly("reports", &reports_of, "(shard, offset, whether it is damage, message) of each.");
   py::class_<SegmentFile, Shared>(m, "TarSegment", "A mapped segment; its columns are read-only views of the map.")
       .def(py::init([](const RawText& path, bool verify) {
-             return enter_core([&](const Poll&) { return std::make_shared<SegmentFile>(path, verify); });
-           }),
-           py::arg("path"), py::arg("verify"))
+        return enter_core([&](const Poll&) { return std::make_shared<SegmentFile>(path, verify); });
+      }), "path"_a, "verify"_a)
       .def_property_readonly("num_shards", &SegmentFile::num_shards)
       .def_property_readonly("num_samples", &SegmentFile::num_samples)
       .def_property_readonly("num_members", &SegmentFile::num_members)
@@ -304,40 +247,32 @@ void bind_index(py::module_& m) {
       .def_property_readonly("stray_offset", &column<std::uint64_t, Section::stray_offset>)
       .def_property_readonly("stray_size", &column<std::uint64_t, Section::stray_size>)
       .def_property_readonly("stray_kind", &column<std::uint8_t, Section::stray_kind>)
-      .def("unpack", &unpack, py::arg("first"), py::arg("last"), "(offset, size, extension) of the samples' members.")
-      .def("image_members", &image_members, "Index of each sample's image among the members, or -1.")
-      .def(
-          "wds2idx",
-          [](const Shared& s, std::uint64_t shard) {
-            check_range(shard, shard + 1, s->num_shards(), "shards");
-            return py::bytes(enter_core([&](const Poll&) { return wds2idx_text(*s, shard); }));
-          },
-          py::arg("shard"), "DALI's index of a shard.")
+      .def("unpack", &unpack, "first"_a, "last"_a, "(offset, size, extension) of the samples' members.")
+      .def("image_members", [](const Shared& s) {
+        return own(enter_core([&](const Poll&) { return s->image_members(); }));
+      }, "Index of each sample's image among the members, or -1.")
+      .def("wds2idx", [](const Shared& s, std::uint64_t shard) {
+        check_range(shard, shard + 1, s->num_shards(), "shards");
+        return py::bytes(enter_core([&](const Poll&) { return wds2idx_text(*s, shard); }));
+      }, "shard"_a, "DALI's index of a shard.")
       .def("uid_hex", &uid_hex, "32 hexadecimal digits a sample, end to end.")
-      .def("member_table", &member_table, py::arg("first_shard"), py::arg("last_shard"),
-           "(shard, begin of name, names, offset, size) of the regular members.")
-      .def(
-          "keys",
-          [](const Shared& s, std::uint64_t first, std::uint64_t last) {
-            return strings(s, Section::key_begin, Section::keys, first, last, s->num_samples());
-          },
-          py::arg("first"), py::arg("last"), "(begin, text) of the samples' keys.")
-      .def("stray_names",
-           [](const Shared& s) { return strings(s, Section::stray_name_begin, Section::stray_names, 0, s->num_strays(), s->num_strays()); },
-           "(begin, text) of the strays' names.")
+      .def("member_table", &member_table, "first_shard"_a, "last_shard"_a, "(shard, begin of name, names, offset, size) of the regular members.")
+      .def("keys", [](const Shared& s, std::uint64_t first, std::uint64_t last) {
+        return strings(s, Section::key_begin, Section::keys, first, last, s->num_samples());
+      }, "first"_a, "last"_a, "(begin, text) of the samples' keys.")
+      .def("stray_names", [](const Shared& s) {
+        return strings(s, Section::stray_name_begin, Section::stray_names, 0, s->num_strays(), s->num_strays());
+      }, "(begin, text) of the strays' names.")
       .def("exts", [](const Shared& s) { return raw_strings(s, Section::ext_begin, Section::exts, s->num_exts()); })
-      .def("shard_names",
-           [](const Shared& s) { return raw_strings(s, Section::shard_name_begin, Section::shard_names, s->num_shards()); })
+      .def("shard_names", [](const Shared& s) { return raw_strings(s, Section::shard_name_begin, Section::shard_names, s->num_shards()); })
       .def("reports", &stored_reports, "(shard, offset, whether it is damage, message) of each.")
-      .def("losses", &losses_of,
-           "(shard, offset, whether a part of the archive was not read, message) of each report that may hide samples.");
+      .def("losses", &losses_of, "(shard, offset, whether a part of the archive was not read, message) of each report that may hide samples.");
   m.def("image_exts", [] {
     const std::vector<std::string_view> exts = image_exts();
     return std::vector<std::string>(exts.begin(), exts.end());
   }, "The last dotted parts, in lower case, of the extensions that images have.");
-  m.def("write_segment", &write, py::arg("shards"), py::arg("out_path"), py::arg("read_uid"), py::arg("read_image_size"),
-        py::arg("threads"), py::arg("window_bytes"), py::arg("uid_from") = "json",
-        "Indexes (source, name) of each shard. A source is a path, a shard of another segment, or ranges.");
+  m.def("write_segment", &write, "shards"_a, "out_path"_a, "read_uid"_a, "read_image_size"_a, "threads"_a, "window_bytes"_a,
+        "uid_from"_a = "json", "Indexes (source, name) of each shard. A source is a path, a shard of another segment, or ranges.");
 }
 
 }  // namespace dcfast::bindings

@@ -1,152 +1,63 @@
 // dcfast._core.reshard: the plan of a reshard, output shards, and the keyed permutation. dcfast.resharding is the public
 // face.
-#include <algorithm>
-#include <memory>
-#include <optional>
-#include <span>
-#include <string>
-#include <tuple>
-#include <utility>
-#include <vector>
+#include <variant>
 
 #include "bindings/boundary.hpp"
 #include "core/reshard/permutation.hpp"
-#include "core/reshard/reshard.hpp"
 #include "core/reshard/reshard_contents.hpp"
-#include "core/reshard/reshard_plan.hpp"
 #include "core/uids/npy.hpp"
-#include "core/uids/uid_set.hpp"
 
 namespace dcfast::bindings {
 namespace {
 
-/// What has the buffer protocol (bytes, a map, a NumPy array), or None for nothing: no NumPy is needed for it.
-template <typename T>
-class Buffer : public py::object {
- public:
-  PYBIND11_OBJECT_DEFAULT(Buffer, py::object, is_buffer)
-
- private:
-  static bool is_buffer(PyObject* object) { return object == Py_None || PyObject_CheckBuffer(object) != 0; }
-};
-
+using Shared = std::shared_ptr<SegmentFile>;
 /// The bytes of a path, or an open segment.
-class SegmentItem : public py::object {
- public:
-  PYBIND11_OBJECT_DEFAULT(SegmentItem, py::object, is_item)
-
- private:
-  static bool is_item(PyObject* object) {
-    return PyBytes_Check(object) != 0 || py::isinstance<SegmentFile>(py::handle(object));
-  }
-};
-
-}  // namespace
-}  // namespace dcfast::bindings
-
-namespace pybind11::detail {
-
-template <typename T>
-struct handle_type_name<dcfast::bindings::Buffer<T>> {
-  static constexpr auto name = const_name("bytes | dcfast._core.reshard.UidFile | numpy.typing.NDArray[") + dtype_name<T>() + const_name("] | None");
-};
-
-template <>
-struct handle_type_name<dcfast::bindings::SegmentItem> {
-  static constexpr auto name = const_name("bytes | dcfast._core.index.TarSegment");
-};
-
-}  // namespace pybind11::detail
-
-namespace dcfast::bindings {
-namespace {
+using SegmentItem = std::variant<py::bytes, Shared>;
+using Subset = Buffer<Uid, "subset">;
+using Rows = Buffer<std::uint64_t, "rows">;
 
 /// (bytes of the tar, a hash of each payload where they were asked for)
 std::tuple<std::uint64_t, Array<Uid>> write_shard(
-    const RawText& out_path, const std::vector<RawText>& sources, const Array<std::uint64_t>& source_size,
-    const Array<std::int64_t>& source_mtime_ns, const Array<std::uint32_t>& source, const Array<std::uint64_t>& offset,
-    const Array<std::uint64_t>& size, const Array<std::uint8_t>& names, const Array<std::uint64_t>& name_begin, bool hash_payloads,
-    std::size_t window_bytes, std::size_t max_open_sources, unsigned threads) {
-  const auto sizes = borrow(source_size, "source_size");
-  const auto mtimes = borrow(source_mtime_ns, "source_mtime_ns");
+    const RawText& out_path, const std::vector<RawText>& sources, const Input<std::uint64_t, "source_size">& source_size,
+    const Input<std::int64_t, "source_mtime_ns">& source_mtime_ns, const Input<std::uint32_t, "source">& source,
+    const Input<std::uint64_t, "offset">& offset, const Input<std::uint64_t, "size">& size, const Input<std::uint8_t, "names">& names,
+    const Input<std::uint64_t, "name_begin">& name_begin, bool hash_payloads, std::size_t window_bytes, std::size_t max_open_sources,
+    unsigned threads) {
+  const auto sizes = source_size.view;
+  const auto mtimes = source_mtime_ns.view;
   if (!sizes.empty() && sizes.size() != sources.size()) throw py::value_error("source_size must be empty or one entry per source");
   if (!mtimes.empty() && mtimes.size() != sources.size()) throw py::value_error("source_mtime_ns must be empty or one entry per source");
   std::vector<CopySource> files;
   for (std::size_t i = 0; i < sources.size(); ++i) {
-    CopySource file{sources[i], std::nullopt, std::nullopt};
-    if (!sizes.empty()) file.size = sizes[i];
-    if (!mtimes.empty()) file.mtime_ns = mtimes[i];
-    files.push_back(std::move(file));
+    files.push_back({sources[i], sizes.empty() ? std::nullopt : std::optional(sizes[i]),
+                     mtimes.empty() ? std::nullopt : std::optional(mtimes[i])});
   }
-  const ShardMembers members{borrow(source, "source"), borrow(offset, "offset"), borrow(size, "size"), borrow(names, "names"),
-                             borrow(name_begin, "name_begin")};
+  const ShardMembers members{source.view, offset.view, size.view, names.view, name_begin.view};
   const WriteShardOptions options{window_bytes, max_open_sources, hash_payloads, threads};
   WrittenShard written = enter_core([&](const Poll& poll) { return dcfast::write_shard(out_path, files, members, options, poll); });
   return {written.bytes, own(std::move(written.hashes))};
 }
 
 /// (names end to end, where each begins)
-std::tuple<Array<std::uint8_t>, Array<std::uint64_t>> sample_member_names(const Array<Uid>& uid, const Array<std::uint64_t>& copy,
-                                                                          const Array<std::uint32_t>& member_sample,
-                                                                          const Array<std::uint32_t>& member_ext,
-                                                                          std::vector<RawText> ext_names) {
-  const auto uids = borrow(uid, "uid");
-  const auto copies = borrow(copy, "copy");
-  const auto samples = borrow(member_sample, "member_sample");
-  const auto ext_ids = borrow(member_ext, "member_ext");
+std::tuple<Array<std::uint8_t>, Array<std::uint64_t>> sample_member_names(
+    const Input<Uid, "uid">& uid, const Input<std::uint64_t, "copy">& copy, const Input<std::uint32_t, "member_sample">& member_sample,
+    const Input<std::uint32_t, "member_ext">& member_ext, std::vector<RawText> ext_names) {
   const std::vector<std::string> exts = strings_of(std::move(ext_names));
   std::vector<std::uint8_t> names;
   std::vector<std::uint64_t> name_begin;
-  enter_core([&](const Poll&) { dcfast::sample_member_names(uids, copies, samples, ext_ids, exts, names, name_begin); });
+  enter_core([&](const Poll&) { dcfast::sample_member_names(uid.view, copy.view, member_sample.view, member_ext.view, exts, names, name_begin); });
   return {own(std::move(names)), own(std::move(name_begin))};
-}
-
-py::bytes tar_member_header(const RawText& name, std::uint64_t size) {
-  const std::vector<std::byte> header = dcfast::tar_member_header(name, size);
-  return py::bytes(reinterpret_cast<const char*>(header.data()), header.size());
 }
 
 Array<std::uint64_t> permuted(std::uint64_t n, std::uint64_t seed, std::uint64_t first, std::uint64_t count, std::uint64_t stride) {
   if (stride == 0) throw py::value_error("stride must be at least 1");
   if (count > 0 && (first >= n || (n - 1 - first) / stride < count - 1)) throw py::value_error("places must be below n");
-  std::vector<std::uint64_t> out(static_cast<std::size_t>(count));
+  std::vector<std::uint64_t> out(count);
   enter_core([&](const Poll&) {
     const Permutation permutation(n, seed);
     for (std::size_t i = 0; i < out.size(); ++i) out[i] = permutation(first + i * stride);
   });
   return own(std::move(out));
-}
-
-/// A borrowed view of what has the buffer protocol (bytes, a map, a NumPy array): no NumPy is needed for it.
-template <typename T>
-class Items {
- public:
-  Items(const Buffer<T>& object, const char* name) {
-    if (object.is_none()) return;
-    if (PyObject_GetBuffer(object.ptr(), &view_, PyBUF_SIMPLE) != 0) throw py::error_already_set();
-    const auto bytes = static_cast<std::size_t>(view_.len);
-    const char* problem = nullptr;
-    if (bytes % sizeof(T) != 0) problem = " has a length that is no multiple of its items";
-    if (bytes > 0 && reinterpret_cast<std::uintptr_t>(view_.buf) % alignof(T) != 0) problem = " is not aligned; pass a copy";
-    if (problem != nullptr) {
-      PyBuffer_Release(&view_);
-      throw py::value_error(std::string(name) + problem);
-    }
-  }
-  ~Items() { PyBuffer_Release(&view_); }
-  Items(const Items&) = delete;
-  Items& operator=(const Items&) = delete;
-  std::span<const T> span() const {
-    return {static_cast<const T*>(view_.buf), static_cast<std::size_t>(view_.len) / sizeof(T)};
-  }
-
- private:
-  Py_buffer view_{};
-};
-
-template <typename T>
-py::bytes bytes_of(const std::vector<T>& items) {
-  return py::bytes(reinterpret_cast<const char*>(items.data()), items.size() * sizeof(T));
 }
 
 /// The uids of an .npy file, mapped: a buffer of 16 bytes a uid. `check` reads them, to make sure that they are sorted.
@@ -158,7 +69,7 @@ class UidFile {
     if (info.item_size != sizeof(Uid) || info.data_offset % alignof(Uid) != 0 || bytes.size() != info.data_offset + info.count * sizeof(Uid)) {
       throw Error(Code::corrupt_data, "expected an aligned .npy file of uids", path, 0);
     }
-    uids_ = {reinterpret_cast<const Uid*>(bytes.data() + info.data_offset), static_cast<std::size_t>(info.count)};
+    uids_ = {reinterpret_cast<const Uid*>(bytes.data() + info.data_offset), info.count};
     if (check && first_unsorted(uids_, 0, poll) < uids_.size()) throw Error(Code::corrupt_data, "the uids are not sorted", path);
   }
   std::span<const Uid> uids() const noexcept { return uids_; }
@@ -168,26 +79,24 @@ class UidFile {
   std::span<const Uid> uids_;
 };
 
-using SharedSegment = std::shared_ptr<const SegmentFile>;
-
 /// Index segments, each a path or an open one.
 class Segments {
  public:
   explicit Segments(const std::vector<SegmentItem>& items) {
     for (const SegmentItem& item : items) {
-      const bool is_path = py::isinstance<py::bytes>(item);
-      paths_.push_back(is_path ? item.cast<std::string>() : std::string());
-      open_.push_back(is_path ? nullptr : item.cast<std::shared_ptr<SegmentFile>>());
+      const auto* const path = std::get_if<py::bytes>(&item);
+      paths_.push_back(path != nullptr ? std::string(*path) : std::string());
+      open_.push_back(path != nullptr ? nullptr : std::get<Shared>(item));
     }
   }
   std::size_t size() const noexcept { return paths_.size(); }
-  SharedSegment open(std::size_t i, bool verify) const {
-    return open_.at(i) ? open_[i] : std::make_shared<const SegmentFile>(paths_[i], verify);
+  std::shared_ptr<const SegmentFile> open(std::size_t i, bool verify) const {
+    return open_.at(i) ? open_[i] : std::make_shared<SegmentFile>(paths_[i], verify);
   }
 
  private:
   std::vector<std::string> paths_;
-  std::vector<SharedSegment> open_;
+  std::vector<Shared> open_;
 };
 
 using Counts = py::typing::Dict<py::str, py::int_>;
@@ -214,27 +123,24 @@ Counts counts_of(const ReshardPlan& plan) {
   return out;
 }
 
-/// Row ids that are left out; they are looked up by halves.
-std::span<const std::uint64_t> sorted_ids(const Items<std::uint64_t>& exclude) {
-  const auto ids = exclude.span();
-  if (!std::is_sorted(ids.begin(), ids.end())) throw py::value_error("exclude must be sorted");
-  return ids;
+/// The options that plan and contents share. Excluded rows are looked up by halves.
+ReshardSelection selection_of(const Subset& subset, const Buffer<std::uint64_t, "exclude">& exclude, std::uint64_t first_shard,
+                              std::optional<std::uint64_t> num_shards) {
+  if (!std::ranges::is_sorted(exclude.view)) throw py::value_error("exclude must be sorted");
+  return {subset.view, exclude.view, first_shard, num_shards};
 }
 
 /// `shuffled` writes the row ids somewhere.
-ReshardPlan plan_reshard(const std::vector<SegmentItem>& segments, const Buffer<Uid>& subset, std::uint64_t shard_size,
-                         std::uint64_t max_bytes, std::uint64_t first_shard, std::optional<std::uint64_t> num_shards,
-                         const Buffer<std::uint64_t>& exclude, const Buffer<Uid>& repeated, const std::optional<Write>& shuffled,
-                         std::uint64_t rows_at_once, unsigned threads) {
+ReshardPlan plan_reshard(const std::vector<SegmentItem>& segments, const Subset& subset, std::uint64_t shard_size, std::uint64_t max_bytes,
+                         std::uint64_t first_shard, std::optional<std::uint64_t> num_shards,
+                         const Buffer<std::uint64_t, "exclude">& exclude, const Buffer<Uid, "repeated">& repeated,
+                         const std::optional<Write>& shuffled, std::uint64_t rows_at_once, unsigned threads) {
   const Segments opened(segments);
-  const Items<Uid> subset_items(subset, "subset");
-  const Items<Uid> repeated_items(repeated, "repeated");
-  const Items<std::uint64_t> exclude_items(exclude, "exclude");
   ReshardPlanner::Options options;
   options.shard_size = shard_size;
   options.max_bytes = max_bytes;
-  options.selection = {subset_items.span(), sorted_ids(exclude_items), first_shard, num_shards};
-  if (!repeated.is_none()) options.repeated = repeated_items.span();
+  options.selection = selection_of(subset, exclude, first_shard, num_shards);
+  if (repeated.held) options.repeated = repeated.view;
   if (shuffled) {
     options.shuffled = [write = shuffled->ptr()](std::span<const std::uint64_t> ids) {
       const py::gil_scoped_acquire gil;
@@ -254,22 +160,21 @@ ReshardPlan plan_reshard(const std::vector<SegmentItem>& segments, const Buffer<
 
 std::vector<Damage> damage_of(const ReshardPlan& plan) {
   std::vector<Damage> out;
-  for (const ReshardPlan::Damage& one : plan.damage) out.emplace_back(py::bytes(one.shard), one.offset, one.archive, one.message);
+  for (const auto& [shard, offset, archive, message] : plan.damage) out.emplace_back(py::bytes(shard), offset, archive, message);
   return out;
 }
 
 /// PlannedShards and what it borrows.
 class BoundShards {
  public:
-  BoundShards(const std::vector<SegmentItem>& segments, const Buffer<Uid>& subset, const Buffer<ReshardCut>& cuts,
-              const Buffer<RowRepeat>& repeats, const Buffer<std::uint64_t>& exclude, const Buffer<std::uint64_t>& rows, std::optional<std::uint64_t> shuffle_seed,
-              std::vector<std::uint64_t> segment_first, RawText shards_dir, std::uint64_t first_shard,
-              std::optional<std::uint64_t> num_shards, std::size_t keep, std::uint64_t rows_at_once)
-      : segments_(segments), subset_(subset, "subset"), exclude_(exclude, "exclude"), rows_(rows, "rows"), cuts_(cuts, "cuts"),
-        repeats_(repeats, "repeats"), shards_({cuts_.span(), repeats_.span(), rows_.span(), shuffle_seed, std::move(segment_first),
-                                               std::move(shards_dir), {subset_.span(), sorted_ids(exclude_), first_shard, num_shards},
-                                               rows_at_once},
-                                              [this](std::size_t i) { return segments_.open(i, false); }, keep) {}
+  BoundShards(const std::vector<SegmentItem>& segments, const Subset& subset, const Buffer<ReshardCut, "cuts">& cuts,
+              const Buffer<RowRepeat, "repeats">& repeats, const Buffer<std::uint64_t, "exclude">& exclude, const Rows& rows,
+              std::optional<std::uint64_t> shuffle_seed, std::vector<std::uint64_t> segment_first, RawText shards_dir,
+              std::uint64_t first_shard, std::optional<std::uint64_t> num_shards, std::size_t keep, std::uint64_t rows_at_once)
+      : segments_(segments), borrowed_(subset, cuts, repeats, exclude, rows),
+        shards_({cuts.view, repeats.view, rows.view, shuffle_seed, std::move(segment_first), std::move(shards_dir),
+                 selection_of(subset, exclude, first_shard, num_shards), rows_at_once},
+                [this](std::size_t i) { return segments_.open(i, false); }, keep) {}
 
   const PlannedShards& at(std::size_t k) const {
     if (k >= shards_.size()) throw py::index_error("no such output shard");
@@ -278,10 +183,7 @@ class BoundShards {
 
  private:
   Segments segments_;
-  Items<Uid> subset_;
-  Items<std::uint64_t> exclude_, rows_;
-  Items<ReshardCut> cuts_;
-  Items<RowRepeat> repeats_;
+  std::tuple<Subset, Buffer<ReshardCut, "cuts">, Buffer<RowRepeat, "repeats">, Buffer<std::uint64_t, "exclude">, Rows> borrowed_;
   PlannedShards shards_;
 };
 
@@ -293,9 +195,9 @@ using Contents = std::tuple<Array<Uid>, Array<std::uint64_t>, Array<std::uint32_
 Contents contents_of(const BoundShards& bound, std::size_t k, bool check) {
   const PlannedShards& shards = bound.at(k);
   ShardContents shard = enter_core([&](const Poll& poll) {
-    ShardContents found = shards.contents(k, poll);
-    if (check) shards.check_planned(k, found);
-    return found;
+    ShardContents contents = shards.contents(k, poll);
+    if (check) shards.check_planned(k, contents);
+    return contents;
   });
   std::vector<py::bytes> sources;
   for (const std::string& path : shard.sources) sources.emplace_back(path);
@@ -312,38 +214,39 @@ std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t> write_pla
   return {done.samples, done.members, done.payload_bytes, done.tar_bytes};
 }
 
-py::bytes first_copies(const Buffer<Uid>& uids, const Buffer<std::uint64_t>& ids, const Buffer<std::uint64_t>& multiplicity) {
-  const Items<Uid> uid(uids, "uids");
-  const Items<std::uint64_t> id(ids, "ids");
-  const Items<std::uint64_t> count(multiplicity, "multiplicity");
-  if (uid.span().size() != id.span().size() || id.span().size() != count.span().size()) {
-    throw py::value_error("uids, ids and multiplicity must have one length");
-  }
+py::bytes first_copies(const Buffer<Uid, "uids">& uids, const Buffer<std::uint64_t, "ids">& ids,
+                       const Buffer<std::uint64_t, "multiplicity">& multiplicity) {
+  check_one_length("uids, ids and multiplicity must have one length", uids, ids, multiplicity);
   return bytes_of(enter_core([&](const Poll&) {
     std::vector<RowCopies> rows;
-    for (std::size_t i = 0; i < uid.span().size(); ++i) rows.push_back({uid.span()[i], id.span()[i], count.span()[i]});
+    for (std::size_t i = 0; i < uids.view.size(); ++i) rows.push_back({uids.view[i], ids.view[i], multiplicity.view[i]});
     return dcfast::first_copies(std::move(rows));
   }));
 }
 
 /// Rows of (n,) u64 whose uid stands in the subset, and how often.
-std::tuple<Array<std::uint64_t>, Array<std::uint64_t>> select_rows(const Buffer<Uid>& uids, const Buffer<std::uint64_t>& rows,
-                                                                   const Buffer<Uid>& subset) {
-  const Items<Uid> uid(uids, "uids");
-  const Items<std::uint64_t> row(rows, "rows");
-  const Items<Uid> sorted(subset, "subset");
-  if (uid.span().size() != row.span().size()) throw py::value_error("uids and rows must have one length");
+std::tuple<Array<std::uint64_t>, Array<std::uint64_t>> select_rows(const Buffer<Uid, "uids">& uids, const Rows& rows, const Subset& subset) {
+  check_one_length("uids and rows must have one length", uids, rows);
   SelectedRows selected;
-  selected.uid.assign(uid.span().begin(), uid.span().end());
-  selected.row.assign(row.span().begin(), row.span().end());
-  enter_core([&](const Poll& poll) { dcfast::select_rows(sorted.span(), selected, 0, poll); });
+  selected.uid.assign(uids.view.begin(), uids.view.end());
+  selected.row.assign(rows.view.begin(), rows.view.end());
+  enter_core([&](const Poll& poll) { dcfast::select_rows(subset.view, selected, 0, poll); });
   return {own(std::move(selected.row)), own(std::move(selected.multiplicity))};
 }
 
-std::tuple<Array<std::uint64_t>, Array<std::uint64_t>, Array<std::uint64_t>> shuffled_places(const Buffer<std::uint64_t>& rows, std::uint64_t seed, std::uint64_t first, std::uint64_t count) {
-  const Items<std::uint64_t> ids(rows, "rows");
-  ShuffledPlaces places = enter_core([&](const Poll&) { return dcfast::shuffled_places(ids.span(), seed, first, count); });
+std::tuple<Array<std::uint64_t>, Array<std::uint64_t>, Array<std::uint64_t>> shuffled_places(const Rows& rows, std::uint64_t seed,
+                                                                                             std::uint64_t first, std::uint64_t count) {
+  ShuffledPlaces places = enter_core([&](const Poll&) { return dcfast::shuffled_places(rows.view, seed, first, count); });
   return {own(std::move(places.row_id)), own(std::move(places.copy)), own(std::move(places.place))};
+}
+
+void add_rows(ShardCutter& cutter, std::uint32_t segment, const Rows& rows, const Buffer<std::uint64_t, "multiplicity">& multiplicity,
+              const Buffer<std::uint64_t, "payload">& payload, const Buffer<std::uint64_t, "members">& members,
+              const Buffer<std::uint64_t, "tar">& tar) {
+  check_one_length("the columns must have one length", rows, multiplicity, payload, members, tar);
+  for (std::size_t i = 0; i < rows.view.size(); ++i) {
+    cutter.add(segment, rows.view[i], multiplicity.view[i], {members.view[i], payload.view[i], tar.view[i]});
+  }
 }
 
 }  // namespace
@@ -351,15 +254,10 @@ std::tuple<Array<std::uint64_t>, Array<std::uint64_t>, Array<std::uint64_t>> shu
 void bind_reshard(py::module_& m) {
   py::class_<UidFile>(m, "UidFile", py::buffer_protocol())
       .def(py::init([](const RawText& path, bool check) {
-             return enter_core([&](const Poll& poll) { return std::make_unique<UidFile>(path, check, poll); });
-           }),
-           py::arg("path"), py::arg("check"))
+        return enter_core([&](const Poll& poll) { return std::make_unique<UidFile>(path, check, poll); });
+      }), "path"_a, "check"_a)
       .def("__len__", [](const UidFile& file) { return file.uids().size(); })
-      .def_buffer([](UidFile& file) {
-        const auto bytes = std::as_bytes(file.uids());
-        return py::buffer_info(const_cast<std::uint8_t*>(reinterpret_cast<const std::uint8_t*>(bytes.data())),
-                               static_cast<py::ssize_t>(bytes.size()), true);
-      });
+      .def_buffer([](UidFile& file) { return buffer_of(std::as_bytes(file.uids())); });
   py::class_<ReshardPlan>(m, "ReshardPlan")
       .def_property_readonly("cuts", [](const ReshardPlan& plan) { return bytes_of(plan.cuts); })
       .def_property_readonly("repeats", [](const ReshardPlan& plan) { return bytes_of(plan.repeats); })
@@ -369,52 +267,37 @@ void bind_reshard(py::module_& m) {
       .def_property_readonly("numbers", [](const ReshardPlan& plan) { return std::pair(plan.lowest_number, plan.highest_number); })
       .def_property_readonly("damage", &damage_of)
       .def_property_readonly("inputs", [](const ReshardPlan& plan) { return std::pair(plan.inputs.hi, plan.inputs.lo); });
-  m.def("plan_reshard", &plan_reshard, py::arg("segments"), py::arg("subset"), py::kw_only(), py::arg("shard_size"),
-        py::arg("max_bytes"), py::arg("first_shard"), py::arg("num_shards"), py::arg("exclude"), py::arg("repeated"),
-        py::arg("shuffled"), py::arg("rows_at_once"), py::arg("threads") = 0);
+  m.def("plan_reshard", &plan_reshard, "segments"_a, "subset"_a, py::kw_only(), "shard_size"_a, "max_bytes"_a, "first_shard"_a,
+        "num_shards"_a, "exclude"_a, "repeated"_a, "shuffled"_a, "rows_at_once"_a, "threads"_a = 0);
   py::class_<BoundShards>(m, "PlannedShards")
-      .def(py::init<const std::vector<SegmentItem>&, const Buffer<Uid>&, const Buffer<ReshardCut>&, const Buffer<RowRepeat>&,
-                    const Buffer<std::uint64_t>&, const Buffer<std::uint64_t>&, std::optional<std::uint64_t>,
-                    std::vector<std::uint64_t>, RawText, std::uint64_t, std::optional<std::uint64_t>,
-                    std::size_t, std::uint64_t>(),
-           py::arg("segments"), py::arg("subset"), py::kw_only(), py::arg("cuts"), py::arg("repeats"), py::arg("exclude"),
-           py::arg("rows"), py::arg("shuffle_seed"), py::arg("segment_first"), py::arg("shards_dir"), py::arg("first_shard"),
-           py::arg("num_shards"), py::arg("keep"), py::arg("rows_at_once"))
-      .def("contents", &contents_of, py::arg("k"), py::kw_only(), py::arg("check") = false)
+      .def(py::init<const std::vector<SegmentItem>&, const Subset&, const Buffer<ReshardCut, "cuts">&, const Buffer<RowRepeat, "repeats">&,
+                    const Buffer<std::uint64_t, "exclude">&, const Rows&, std::optional<std::uint64_t>, std::vector<std::uint64_t>, RawText,
+                    std::uint64_t, std::optional<std::uint64_t>, std::size_t, std::uint64_t>(),
+           "segments"_a, "subset"_a, py::kw_only(), "cuts"_a, "repeats"_a, "exclude"_a, "rows"_a, "shuffle_seed"_a, "segment_first"_a,
+           "shards_dir"_a, "first_shard"_a, "num_shards"_a, "keep"_a, "rows_at_once"_a)
+      .def("contents", &contents_of, "k"_a, py::kw_only(), "check"_a = false)
       .def("row_ids", [](const BoundShards& bound, std::size_t k) {
         const PlannedShards& shards = bound.at(k);
         return own(enter_core([&](const Poll& poll) { return shards.row_ids(k, poll); }));
-      }, py::arg("k"))
-      .def("write", &write_planned, py::arg("k"), py::arg("out_path"), py::kw_only(), py::arg("threads"), py::arg("check_mtime"));
+      }, "k"_a)
+      .def("write", &write_planned, "k"_a, "out_path"_a, py::kw_only(), "threads"_a, "check_mtime"_a);
   py::class_<ShardCutter>(m, "ShardCutter")
-      .def(py::init<std::uint64_t, std::uint64_t>(), py::arg("shard_size"), py::arg("max_bytes"))
-      .def("add", [](ShardCutter& cutter, std::uint32_t segment, const Buffer<std::uint64_t>& rows, const Buffer<std::uint64_t>& multiplicity,
-                     const Buffer<std::uint64_t>& payload, const Buffer<std::uint64_t>& members, const Buffer<std::uint64_t>& tar) {
-        const Items<std::uint64_t> row(rows, "rows"), count(multiplicity, "multiplicity"), payload_bytes(payload, "payload"),
-            member_count(members, "members"), tar_bytes(tar, "tar");
-        for (const auto* column : {&count, &payload_bytes, &member_count, &tar_bytes}) {
-          if (column->span().size() != row.span().size()) throw py::value_error("the columns must have one length");
-        }
-        for (std::size_t i = 0; i < row.span().size(); ++i) {
-          cutter.add(segment, row.span()[i], count.span()[i], {member_count.span()[i], payload_bytes.span()[i], tar_bytes.span()[i]});
-        }
-      }, py::arg("segment"), py::arg("rows"), py::arg("multiplicity"), py::arg("payload"), py::arg("members"), py::arg("tar"))
+      .def(py::init<std::uint64_t, std::uint64_t>(), "shard_size"_a, "max_bytes"_a)
+      .def("add", &add_rows, "segment"_a, "rows"_a, "multiplicity"_a, "payload"_a, "members"_a, "tar"_a)
       .def("finish", [](ShardCutter& cutter) { return bytes_of(std::move(cutter).finish()); });
-  m.def("first_copies", &first_copies, py::arg("uids"), py::arg("ids"), py::arg("multiplicity"));
-  m.def("select_rows", &select_rows, py::arg("uids"), py::arg("rows"), py::arg("subset"));
-  m.def("repeated_uids", [](const Buffer<UidRecord>& records) {
-    const Items<UidRecord> items(records, "records");
-    return own(enter_core([&](const Poll&) { return dcfast::repeated_uids(items.span()); }));
-  }, py::arg("records"));
-  m.def("shuffled_places", &shuffled_places, py::arg("rows"), py::arg("seed"), py::arg("first"), py::arg("count"));
-  m.def("permuted", &permuted, py::arg("n"), py::arg("seed"), py::arg("first"), py::arg("count"), py::arg("stride") = 1);
-  m.def("write_shard", &write_shard, py::arg("out_path"), py::arg("sources"), py::arg("source_size"), py::arg("source_mtime_ns"),
-        py::arg("source"), py::arg("offset"), py::arg("size"), py::arg("names"), py::arg("name_begin"), py::kw_only(),
-        py::arg("hash_payloads") = false, py::arg("window_bytes") = WriteShardOptions{}.window_bytes,
-        py::arg("max_open_sources") = WriteShardOptions{}.max_open_sources, py::arg("threads") = 1);
-  m.def("sample_member_names", &sample_member_names, py::arg("uid"), py::arg("copy"), py::arg("member_sample"),
-        py::arg("member_ext"), py::arg("exts"));
-  m.def("tar_member_header", &tar_member_header, py::arg("name"), py::arg("size"));
+  m.def("first_copies", &first_copies, "uids"_a, "ids"_a, "multiplicity"_a);
+  m.def("select_rows", &select_rows, "uids"_a, "rows"_a, "subset"_a);
+  m.def("repeated_uids", [](const Buffer<UidRecord, "records">& records) {
+    return own(enter_core([&](const Poll&) { return dcfast::repeated_uids(records.view); }));
+  }, "records"_a);
+  m.def("shuffled_places", &shuffled_places, "rows"_a, "seed"_a, "first"_a, "count"_a);
+  m.def("permuted", &permuted, "n"_a, "seed"_a, "first"_a, "count"_a, "stride"_a = 1);
+  m.def("write_shard", &write_shard, "out_path"_a, "sources"_a, "source_size"_a, "source_mtime_ns"_a, "source"_a, "offset"_a, "size"_a,
+        "names"_a, "name_begin"_a, py::kw_only(), "hash_payloads"_a = false, "window_bytes"_a = WriteShardOptions{}.window_bytes,
+        "max_open_sources"_a = WriteShardOptions{}.max_open_sources, "threads"_a = 1);
+  m.def("sample_member_names", &sample_member_names, "uid"_a, "copy"_a, "member_sample"_a, "member_ext"_a, "exts"_a);
+  m.def("tar_member_header", [](const RawText& name, std::uint64_t size) { return bytes_of(tar_member_header(name, size)); }, "name"_a,
+        "size"_a);
 }
 
 }  // namespace dcfast::bindings

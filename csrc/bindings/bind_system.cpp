@@ -1,8 +1,5 @@
 // dcfast._core.system: MappedFile. dcfast.storage.mapped is the public face.
-#include <cstring>
-
 #include "bindings/boundary.hpp"
-#include "core/system/mapped_file.hpp"
 
 namespace dcfast::bindings {
 
@@ -33,15 +30,12 @@ void bind_system(py::module_& m) {
   on_lost_map(&ask_for_error);
   py::class_<MappedFile>(m, "MappedFile", py::buffer_protocol(),
                          "A whole file mapped, read-only: a buffer. See dcfast.storage.mapped for one that is cut meanwhile.")
-      .def(py::init([](const RawText& path) { return std::make_unique<MappedFile>(path); }), py::arg("path"))
+      .def(py::init([](const RawText& path) { return std::make_unique<MappedFile>(path); }), "path"_a)
       .def("__len__", [](const MappedFile& file) { return file.bytes().size(); })
-      .def_buffer([](MappedFile& file) {
-        const auto bytes = file.bytes();
-        return py::buffer_info(reinterpret_cast<const std::uint8_t*>(bytes.data()), static_cast<py::ssize_t>(bytes.size()), true);
-      });
+      .def_buffer([](MappedFile& file) { return buffer_of(file.bytes()); });
   m.def("guard_maps", &guard_maps, "Takes SIGBUS for the maps again, where a library has taken it since.");
   m.def("count_lost_maps", &count_lost_maps, "How many mapped files were cut so far while they were mapped.");
-  m.def("refuse_maps_lost_since", &refuse_maps_lost_since, py::arg("count"),
+  m.def("refuse_maps_lost_since", &refuse_maps_lost_since, "count"_a,
         "CorruptDataError where a mapped file was cut since count_lost_maps() was count, whether its map is there or not.");
   m.def("refuse_lost_maps", &refuse_lost_maps, "CorruptDataError where a file that is mapped was cut meanwhile.");
 }

@@ -1,7 +1,6 @@
 // dcfast._core.uids: uid arrays in, uid arrays out. Outputs are NumPy arrays allocated here and written by the core.
 #include "bindings/boundary.hpp"
 #include "core/uids/uid_merge.hpp"
-#include "core/uids/uid_set.hpp"
 #include "core/uids/uid_text.hpp"
 
 namespace dcfast::bindings {
@@ -28,30 +27,26 @@ struct Output {
 /// (uids, which of the texts are valid, how many are)
 using ParsedUids = std::tuple<Array<Uid>, Array<bool>, std::size_t>;
 
-std::span<const char> text_of(const Array<std::uint8_t>& array, const char* name) {
-  const auto bytes = borrow(array, name);
-  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
-}
-
-ParsedUids parse_fixed(const Array<std::uint8_t>& text, std::size_t width, std::size_t count, unsigned threads) {
-  const auto view = text_of(text, "text");
+/// `parse` fills uids and valid from a count of texts, and says how many are valid.
+template <typename Parse>
+ParsedUids parsed(std::size_t count, const Parse& parse) {
   Output<Uid> uids(count);
   Output<bool> valid(count);
-  const std::size_t good =
-      enter_core([&](const Poll& poll) { return parse_uids_fixed(view, width, uids.view, valid.view, threads, poll); });
+  const std::size_t good = enter_core([&](const Poll& poll) { return parse(uids.view, valid.view, poll); });
   return {uids.array, valid.array, good};
+}
+
+ParsedUids parse_fixed(const Input<std::uint8_t, "text">& text, std::size_t width, std::size_t count, unsigned threads) {
+  return parsed(count, [&](auto uids, auto valid, const Poll& poll) {
+    return parse_uids_fixed(chars_of(text.view), width, uids, valid, threads, poll);
+  });
 }
 
 template <typename Offset>
-ParsedUids parse_offsets(const Array<std::uint8_t>& data, const Array<Offset>& offsets, unsigned threads) {
-  const auto view = text_of(data, "data");
-  const auto offset_view = borrow(offsets, "offsets");
-  const std::size_t count = offset_view.empty() ? 0 : offset_view.size() - 1;
-  Output<Uid> uids(count);
-  Output<bool> valid(count);
-  const std::size_t good = enter_core(
-      [&](const Poll& poll) { return parse_uids_offsets(view, offset_view, uids.view, valid.view, threads, poll); });
-  return {uids.array, valid.array, good};
+ParsedUids parse_offsets(const Input<std::uint8_t, "data">& data, const Input<Offset, "offsets">& offsets, unsigned threads) {
+  return parsed(offsets.view.empty() ? 0 : offsets.view.size() - 1, [&](auto uids, auto valid, const Poll& poll) {
+    return parse_uids_offsets(chars_of(data.view), offsets.view, uids, valid, threads, poll);
+  });
 }
 
 /// Reads Python strings, which takes the GIL: nothing here but the look at 32 bytes an item. None counts as
@@ -97,68 +92,64 @@ ParsedUids parse_list(const py::typing::List<py::typing::Union<py::str, py::byte
   return {uids.array, valid.array, good};
 }
 
-Array<std::uint8_t> format(const Array<Uid>& uids, unsigned threads) {
-  const auto view = borrow(uids, "uids");
-  Output<std::uint8_t> out(checked_mul(view.size(), kUidTextSize, "texts"));
+using Uids = Input<Uid, "uids">;
+using Hay = Input<Uid, "hay">;
+using Queries = Input<Uid, "queries">;
+
+Array<std::uint8_t> format(const Uids& uids, unsigned threads) {
+  Output<std::uint8_t> out(checked_mul(uids.view.size(), kUidTextSize, "texts"));
   const std::span<char> text(reinterpret_cast<char*>(out.view.data()), out.view.size());
-  enter_core([&](const Poll& poll) { format_uids(view, text, threads, poll); });
+  enter_core([&](const Poll& poll) { format_uids(uids.view, text, threads, poll); });
   return out.array;
 }
 
-Array<Uid> sorted_uids(const Array<Uid>& uids, bool unique, unsigned threads) {
-  const auto view = borrow(uids, "uids");
-  Output<Uid> out(view.size());
+Array<Uid> sorted_uids(const Uids& uids, bool unique, unsigned threads) {
+  Output<Uid> out(uids.view.size());
   const std::size_t size = enter_core([&](const Poll& poll) {
-    sort_uids(view, out.view, threads, poll);
+    sort_uids(uids.view, out.view, threads, poll);
     return unique ? unique_sorted(out.view) : out.view.size();
   });
   return out.shrunk(size);
 }
 
-Array<UidRecord> sorted_records(const Array<UidRecord>& records, unsigned threads) {
-  const auto view = borrow(records, "records");
-  Output<UidRecord> out(view.size());
-  enter_core([&](const Poll& poll) { sort_records(view, out.view, threads, poll); });
+Array<UidRecord> sorted_records(const Input<UidRecord, "records">& records, unsigned threads) {
+  Output<UidRecord> out(records.view.size());
+  enter_core([&](const Poll& poll) { sort_records(records.view, out.view, threads, poll); });
   return out.array;
 }
 
 template <typename T>
-std::size_t unsorted_at(const Array<T>& values, unsigned threads) {
-  const auto view = borrow(values, "values");
-  return enter_core([&](const Poll& poll) { return first_unsorted(view, threads, poll); });
+std::size_t unsorted_at(const Input<T, "values">& values, unsigned threads) {
+  return enter_core([&](const Poll& poll) { return first_unsorted(values.view, threads, poll); });
 }
 
-Array<bool> is_in(const Array<Uid>& hay, const Array<Uid>& queries, unsigned threads) {
-  const auto hay_view = borrow(hay, "hay");
-  const auto query_view = borrow(queries, "queries");
-  Output<bool> out(query_view.size());
-  enter_core([&](const Poll& poll) { contains(hay_view, query_view, out.view, threads, poll); });
+Array<bool> is_in(const Hay& hay, const Queries& queries, unsigned threads) {
+  Output<bool> out(queries.view.size());
+  enter_core([&](const Poll& poll) { contains(hay.view, queries.view, out.view, threads, poll); });
   return out.array;
 }
 
 template <typename T>
-std::tuple<Array<std::int64_t>, Array<std::int64_t>> look_up(const Array<T>& hay, const Array<Uid>& queries, unsigned threads) {
-  const auto hay_view = borrow(hay, "hay");
-  const auto query_view = borrow(queries, "queries");
-  Output<std::int64_t> first(query_view.size());
-  Output<std::int64_t> count(query_view.size());
-  enter_core([&](const Poll& poll) { lookup(hay_view, query_view, first.view, count.view, threads, poll); });
+std::tuple<Array<std::int64_t>, Array<std::int64_t>> look_up(const Input<T, "hay">& hay, const Queries& queries, unsigned threads) {
+  Output<std::int64_t> first(queries.view.size());
+  Output<std::int64_t> count(queries.view.size());
+  enter_core([&](const Poll& poll) { lookup(hay.view, queries.view, first.view, count.view, threads, poll); });
   return {first.array, count.array};
 }
 
-using SetOperation = std::size_t (*)(std::span<const Uid>, std::span<const Uid>, std::span<Uid>, unsigned, const Poll&);
+using Left = Input<Uid, "a">;
+using Right = Input<Uid, "b">;
 
-Array<Uid> combine(const Array<Uid>& a, const Array<Uid>& b, unsigned threads, SetOperation operation, bool both) {
-  const auto a_view = borrow(a, "a");
-  const auto b_view = borrow(b, "b");
-  Output<Uid> out(both ? checked_add(a_view.size(), b_view.size(), "union") : a_view.size());
-  const std::size_t size =
-      enter_core([&](const Poll& poll) { return operation(a_view, b_view, out.view, threads, poll); });
+/// `room`: the most uids that the operation yields.
+template <typename Operation>
+Array<Uid> combine(const Left& a, const Right& b, unsigned threads, std::size_t room, const Operation& operation) {
+  Output<Uid> out(room);
+  const std::size_t size = enter_core([&](const Poll& poll) { return operation(a.view, b.view, out.view, threads, poll); });
   return out.shrunk(size);
 }
 
 std::tuple<std::uint64_t, std::uint64_t, std::uint32_t> merge(const std::vector<py::bytes>& run_paths, const py::bytes& out_path, bool unique,
-                std::uint64_t memory_bytes, std::uint32_t max_open_files) {
+                                                              std::uint64_t memory_bytes, std::uint32_t max_open_files) {
   const std::vector<std::string> paths(run_paths.begin(), run_paths.end());
   const std::string out = out_path;
   const MergeOptions options{unique, memory_bytes, max_open_files};
@@ -169,38 +160,32 @@ std::tuple<std::uint64_t, std::uint64_t, std::uint32_t> merge(const std::vector<
 }  // namespace
 
 void bind_uids(py::module_& m) {
-  m.def("uid_parse_fixed", &parse_fixed, py::arg("text"), py::arg("width"), py::arg("count"), py::arg("threads"),
+  m.def("uid_parse_fixed", &parse_fixed, "text"_a, "width"_a, "count"_a, "threads"_a,
         "Uids from texts of one width: (uids, valid, number valid).");
-  m.def("uid_parse_offsets32", &parse_offsets<std::int32_t>, py::arg("data"), py::arg("offsets"), py::arg("threads"),
+  m.def("uid_parse_offsets32", &parse_offsets<std::int32_t>, "data"_a, "offsets"_a, "threads"_a,
         "Uids from Arrow's string layout: (uids, valid, number valid).");
-  m.def("uid_parse_offsets64", &parse_offsets<std::int64_t>, py::arg("data"), py::arg("offsets"), py::arg("threads"),
+  m.def("uid_parse_offsets64", &parse_offsets<std::int64_t>, "data"_a, "offsets"_a, "threads"_a,
         "Uids from Arrow's large_string layout: (uids, valid, number valid).");
-  m.def("uid_parse_list", &parse_list, py::arg("texts"),
-        "Uids from a list of str, bytes or None: (uids, valid, number valid).");
-  m.def("uid_format", &format, py::arg("uids"), py::arg("threads"), "32 bytes of lower-case hex a uid.");
-  m.def("uid_sort", &sorted_uids, py::arg("uids"), py::arg("unique"), py::arg("threads"), "A sorted copy.");
-  m.def("record_sort", &sorted_records, py::arg("records"), py::arg("threads"), "A sorted copy.");
-  m.def("uid_first_unsorted", &unsorted_at<Uid>, py::arg("values"), py::arg("threads"),
-        "The first index below its predecessor, or the length.");
-  m.def("record_first_unsorted", &unsorted_at<UidRecord>, py::arg("values"), py::arg("threads"),
-        "The first index below its predecessor, or the length.");
-  m.def("uid_isin", &is_in, py::arg("hay"), py::arg("queries"), py::arg("threads"), "Membership in a sorted array.");
-  m.def("uid_lookup", &look_up<Uid>, py::arg("hay"), py::arg("queries"), py::arg("threads"),
-        "(first, count) of each query.");
-  m.def("record_lookup", &look_up<UidRecord>, py::arg("hay"), py::arg("queries"), py::arg("threads"),
-        "(first, count) of each query.");
-  m.def("uid_union", [](const Array<Uid>& a, const Array<Uid>& b, unsigned threads) {
-    return combine(a, b, threads, &set_union, true);
-  }, py::arg("a"), py::arg("b"), py::arg("threads"), "Sorted distinct uids of both.");
-  m.def("uid_intersect", [](const Array<Uid>& a, const Array<Uid>& b, unsigned threads) {
-    return a.size() <= b.size() ? combine(a, b, threads, &set_intersection, false)
-                                : combine(b, a, threads, &set_intersection, false);
-  }, py::arg("a"), py::arg("b"), py::arg("threads"), "Sorted distinct uids in both.");
-  m.def("uid_difference", [](const Array<Uid>& a, const Array<Uid>& b, unsigned threads) {
-    return combine(a, b, threads, &set_difference, false);
-  }, py::arg("a"), py::arg("b"), py::arg("threads"), "Sorted distinct uids of a that are not in b.");
-  m.def("uid_merge_runs", &merge, py::arg("run_paths"), py::arg("out_path"), py::arg("unique"), py::arg("memory_bytes"),
-        py::arg("max_open_files"), "Merges sorted .npy runs: (rows read, rows written, passes).");
+  m.def("uid_parse_list", &parse_list, "texts"_a, "Uids from a list of str, bytes or None: (uids, valid, number valid).");
+  m.def("uid_format", &format, "uids"_a, "threads"_a, "32 bytes of lower-case hex a uid.");
+  m.def("uid_sort", &sorted_uids, "uids"_a, "unique"_a, "threads"_a, "A sorted copy.");
+  m.def("record_sort", &sorted_records, "records"_a, "threads"_a, "A sorted copy.");
+  m.def("uid_first_unsorted", &unsorted_at<Uid>, "values"_a, "threads"_a, "The first index below its predecessor, or the length.");
+  m.def("record_first_unsorted", &unsorted_at<UidRecord>, "values"_a, "threads"_a, "The first index below its predecessor, or the length.");
+  m.def("uid_isin", &is_in, "hay"_a, "queries"_a, "threads"_a, "Membership in a sorted array.");
+  m.def("uid_lookup", &look_up<Uid>, "hay"_a, "queries"_a, "threads"_a, "(first, count) of each query.");
+  m.def("record_lookup", &look_up<UidRecord>, "hay"_a, "queries"_a, "threads"_a, "(first, count) of each query.");
+  m.def("uid_union", [](const Left& a, const Right& b, unsigned threads) {
+    return combine(a, b, threads, checked_add(a.view.size(), b.view.size(), "union"), set_union);
+  }, "a"_a, "b"_a, "threads"_a, "Sorted distinct uids of both.");
+  m.def("uid_intersect", [](const Left& a, const Right& b, unsigned threads) {
+    return combine(a, b, threads, std::min(a.view.size(), b.view.size()), set_intersection);
+  }, "a"_a, "b"_a, "threads"_a, "Sorted distinct uids in both.");
+  m.def("uid_difference", [](const Left& a, const Right& b, unsigned threads) {
+    return combine(a, b, threads, a.view.size(), set_difference);
+  }, "a"_a, "b"_a, "threads"_a, "Sorted distinct uids of a that are not in b.");
+  m.def("uid_merge_runs", &merge, "run_paths"_a, "out_path"_a, "unique"_a, "memory_bytes"_a, "max_open_files"_a,
+        "Merges sorted .npy runs: (rows read, rows written, passes).");
 }
 
 }  // namespace dcfast::bindings

@@ -10,17 +10,11 @@ namespace {
 
 namespace py = pybind11;
 using dcfast::Code;
+using dcfast::bindings::escaped_text;
 
 // A path is bytes, not text: it becomes what os.fsdecode makes of it, whatever its bytes are.
 py::object file_name(const std::string& path) {
-  return py::reinterpret_steal<py::object>(
-      PyUnicode_DecodeFSDefaultAndSize(path.data(), static_cast<py::ssize_t>(path.size())));
-}
-
-// A message may quote a member's name, which need not be UTF-8.
-py::object message_text(const std::string& text) {
-  return py::reinterpret_steal<py::object>(
-      PyUnicode_DecodeUTF8(text.data(), static_cast<py::ssize_t>(text.size()), "backslashreplace"));
+  return py::reinterpret_steal<py::object>(PyUnicode_DecodeFSDefaultAndSize(path.data(), static_cast<py::ssize_t>(path.size())));
 }
 
 // The classes live in dcfast.errors alone and are looked up when something is raised, so that neither
@@ -32,13 +26,13 @@ void translate(std::exception_ptr pending) {
     if (error.code() == Code::io) {
       errno = error.os_errno();
       const py::object type = py::module_::import("builtins").attr("OSError");
-      const py::object value = type(error.os_errno(), message_text(error.message()), file_name(error.path()));
+      const py::object value = type(error.os_errno(), escaped_text(error.message()), file_name(error.path()));
       PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(value.ptr())), value.ptr());
       return;
     }
-    py::object text = message_text(error.message());
+    py::str text = escaped_text(error.message());  // it may quote a member's name
     if (!error.path().empty()) {
-      const std::string place = error.offset() ? ", offset " + std::to_string(*error.offset()) : "";
+      const std::string place = error.offset() ? dcfast::cat(", offset ", *error.offset()) : "";
       text = py::str("{} (file {}{})").format(text, file_name(error.path()), place);
     }
     if (error.code() == Code::corrupt_data) {

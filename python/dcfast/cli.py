@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import sys
 from collections.abc import Callable, Sequence
 
 from dcfast.process.exit_codes import DONE, MEANINGS, USAGE
 from dcfast.process.terminal import say
-
-__all__ = ["main"]
 
 HELP = """usage: dcfast COMMAND [options]        dcfast COMMAND --help lists its options
 
@@ -26,57 +25,29 @@ HELP = """usage: dcfast COMMAND [options]        dcfast COMMAND --help lists its
 
 Exit status: {codes}.
 """
-Main = Callable[[Sequence[str]], int]
+PROGRAMS = {
+    "run": "dcfast.run.workflow",
+    "resharder": "dcfast.resharding.cli",
+    "study": "dcfast.study.command",
+    "refresh": "dcfast.index.refresh",
+    "doctor": "dcfast.doctor.command",
+}
+"""Name -> module of its main: only the command that is asked for is loaded."""
 
 
-def _programs() -> dict[str, Callable[[], Main]]:
-    """Name -> what imports its main: only the command that is asked for is loaded."""
-
-    def study() -> Main:
-        from dcfast.study.command import main
-
-        return main
-
-    def refresh() -> Main:
-        from dcfast.index.refresh import main
-
-        return main
-
-    def doctor() -> Main:
-        from dcfast.doctor.command import main
-
-        return main
-
-    def resharder() -> Main:
-        from dcfast.resharding.cli import main
-
-        return main
-
-    return {"run": _run, "resharder": resharder, "study": study, "refresh": refresh, "doctor": doctor}
-
-
-def _run() -> Main:
-    from dcfast.run.workflow import main
-
+def _main_of(module: str) -> Callable[..., int]:
+    main: Callable[..., int] = importlib.import_module(module).main
     return main
 
 
-def _stage(name: str, words: Sequence[str]) -> int:
+def _stage(name: str, arguments: Sequence[str]) -> int:
     """A stage of a run; or the program of that name, where an option says that it is meant."""
     from dcfast.rundir.stage_table import STAGE_TABLE
 
-    is_program = any(word.partition("=")[0] in STAGE_TABLE[name].program_options for word in words)
-    if is_program and name == "train":
-        from dcfast.train.__main__ import main as train
-
-        return train(list(words))
-    if is_program and name == "evaluate":
-        from dcfast.evaluate.__main__ import main as evaluate
-
-        return evaluate(words)
-    from dcfast.run.workflow import main as run
-
-    return run(words, name)
+    stage = STAGE_TABLE[name]
+    if any(word.partition("=")[0] in stage.program_options for word in arguments):
+        return _main_of(f"{stage.program}.__main__")(arguments)
+    return _main_of(PROGRAMS["run"])(arguments, name)
 
 
 def _help() -> str:
@@ -91,23 +62,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status (``dcfast.process.exit_codes``)."""
     from dcfast.rundir.stage_table import STAGES
 
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help", "help"):
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
         say(_help(), end="")
-        return DONE if words else USAGE
-    command, rest = words[0], words[1:]
+        return DONE if arguments else USAGE
+    command, rest = arguments[0], arguments[1:]
     if command == "--version":
         from dcfast import __version__
 
         say(__version__)
         return DONE
-    programs = _programs()
-    if command in programs:
-        return programs[command]()(rest)
+    if command in PROGRAMS:
+        return _main_of(PROGRAMS[command])(rest)
     if command in STAGES:
         return _stage(command, rest)
-    near = difflib.get_close_matches(command, [*STAGES, *programs], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    nearest = difflib.get_close_matches(command, [*STAGES, *PROGRAMS], n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
     say(f"error: dcfast has no command {command!r}{hint}", error=True)
     return USAGE
 

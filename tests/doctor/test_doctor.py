@@ -27,31 +27,32 @@ class AsciiPipe(io.StringIO):
     encoding = "ascii"  # type: ignore[assignment]
 
 
-def row(name: str, status: str, **more: Any) -> dict[str, Any]:
-    return {"section": "s", "name": name, "status": status, "detail": "d", "fix": "", "needed": False, **more}
+def row(name: str, status: str, **more: Any) -> doctor.Row:
+    return doctor.Row(**{"section": "s", "name": name, "status": status, "detail": "d", **more})
 
 
 def test_the_core_works_here() -> None:
     rows = doctor.collect()
-    (core,) = [r for r in rows if r["name"] == "core"]
-    assert core["status"] == "ok", core
+    (core,) = [r for r in rows if r.name == "core"]
+    assert core.status == "ok", core
     assert doctor.works(rows)
 
 
 def test_rows_are_complete_and_json() -> None:
     rows = doctor.collect()
-    assert json.loads(json.dumps(rows)) == rows
-    names = [r["name"] for r in rows]
+    as_dicts = [r._asdict() for r in rows]
+    assert json.loads(json.dumps(as_dicts)) == as_dicts
+    names = [r.name for r in rows]
     assert len(set(names)) == len(names)
     wanted = {"dcfast", "python", "core", "cpu", "driver", "CUDA library", "Triton", "DALI", "language model"}
     assert wanted | {"WordNet 3.0", "ImageNet-21k synsets", "gcld3 (laion2b)", "disk here", "numpy"} <= set(names)
     for r in rows:
-        assert set(r) == {"section", "name", "status", "detail", "fix", "needed"}
-        assert r["status"] in ("ok", "missing", "broken", "info")
-        assert r["detail"]
-        assert "\n" not in r["detail"] + r["fix"]
+        assert r.section
+        assert r.status in ("ok", "missing", "broken", "info")
+        assert r.detail
+        assert "\n" not in r.detail + r.fix
         # each thing that does not work says how to get it, and nothing else does
-        assert bool(r["fix"]) == (r["status"] in ("missing", "broken")), r
+        assert bool(r.fix) == (r.status in ("missing", "broken")), r
 
 
 def test_nothing_heavy_is_imported() -> None:
@@ -76,6 +77,7 @@ def test_main_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.main(["--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["works"] is True
+    assert {tuple(r) for r in report["rows"]} == {("section", "name", "status", "detail", "fix", "needed")}
     assert {r["section"] for r in report["rows"]} == {"dcfast", "machine", "gpu", "filters", "libraries"}
 
 
@@ -117,17 +119,17 @@ def test_exit_status_is_1_when_the_core_fails(
 def test_a_core_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dcfast._core", None)
     rows = doctor.collect()
-    (core,) = [r for r in rows if r["name"] == "core"]
-    assert core["status"] == "broken"
-    assert "dcfast._core" in core["detail"]
+    (core,) = [r for r in rows if r.name == "core"]
+    assert core.status == "broken"
+    assert "dcfast._core" in core.detail
     assert not doctor.works(rows)
 
 
 def test_a_core_of_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dcfast, "__version__", "99.0")
-    (core,) = [r for r in doctor.collect() if r["name"] == "core"]
-    assert core["status"] == "broken"
-    assert "beside Python files of 99.0" in core["detail"]
+    (core,) = [r for r in doctor.collect() if r.name == "core"]
+    assert core.status == "broken"
+    assert "beside Python files of 99.0" in core.detail
 
 
 def test_a_check_that_raises_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,8 +138,8 @@ def test_a_check_that_raises_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(doctor, "_CHECKS", (("machine", hopeless),))
     (finding,) = doctor.collect()
-    assert (finding["name"], finding["status"]) == ("hopeless", "broken")
-    assert "Input/output error" in finding["detail"]
+    assert (finding.name, finding.status) == ("hopeless", "broken")
+    assert "Input/output error" in finding.detail
 
 
 def test_missing_optional_things_are_no_failure() -> None:
@@ -154,7 +156,7 @@ def test_everything_optional_absent(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "version_of", lambda name: "1.0" if name in ("numpy", "pyarrow") else None)
     monkeypatch.setattr(doctor_gpu.shutil, "which", lambda name: None)
     rows = doctor.collect(deep=True)
-    status = {r["name"]: r["status"] for r in rows}
+    status = {r.name: r.status for r in rows}
     for name in ("CUDA library", "torch with CUDA", "Triton", "DALI", "gcld3 (laion2b)", "ray"):
         assert status[name] == "missing", name
     assert doctor.works(rows)

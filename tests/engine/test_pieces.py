@@ -8,35 +8,36 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from dcfast.engine import open_engine
 from dcfast.engine.local import MOST_THREADS, LocalEngine
-from dcfast.engine.piece import Piece, perform, piece_key, read_marker
+from dcfast.engine.piece import Piece, PieceFunction, perform, piece_key, read_marker
 from dcfast.engine.progress import Silent
 from dcfast.engine.ray import RayEngine
 from dcfast.errors import CorruptDataError, PoolError, RunError
 from dcfast.index.pool import group_files
 from dcfast.rundir.run_dir import Run, Settings, open_run
-from dcfast.stages.runner import run_stage
+from dcfast.rundir.summaries import IndexSummary
+from dcfast.stages.runner import Do, Steps, run_stage
 from dcfast.storage.atomic import atomic_path, remove_leftovers, write_bytes, write_json
+from piece_functions import Demo, Value, die, fail, process, read_cut, slow, square, visible_gpus
 
 HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 
 
-def squares(n: int, function: str = "square", source: str | None = None, native: bool = False) -> list[Piece]:
+def squares(n: int, source: str | None = None, native: bool = False) -> list[Piece[Value]]:
     return [
-        Piece(
+        square.piece(
             "demo/squares",
             f"{i:05d}",
-            f"piece_functions:{function}",
-            {"value": i, "output": f"out/{i}.txt", "source": source},
-            inputs=(source,) if source else (),
-            outputs=(f"out/{i}.txt",),
+            inputs=[source] if source else [],
+            outputs=[f"out/{i}.txt"],
             native=native,
-        )
+        )(value=i, output=f"out/{i}.txt", source=source)
         for i in range(n)
     ]
 
@@ -122,10 +123,8 @@ def test_marker_is_honoured_only_while_nothing_changed(tmp_path: Path) -> None:
     source.write_text("3")
     [piece] = squares(1, source=str(source))
     assert read_marker(tmp_path, piece) is None
-    assert perform(str(tmp_path), piece) == {"value": 9}
-    marker = read_marker(tmp_path, piece)
-    assert marker is not None
-    assert marker.stats == {"value": 9}
+    assert perform(str(tmp_path), piece) == Value(9)
+    assert read_marker(tmp_path, piece) == Value(9)
 
     status = source.stat()
     source.write_text("4")  # same size: the modification time must tell
@@ -153,9 +152,9 @@ def test_marker_is_refused_when(tmp_path: Path, damage: str) -> None:
     elif damage == "marker truncated":
         marker.write_bytes(marker.read_bytes()[:20])
     elif damage == "other args":
-        piece = Piece(**{**piece.__dict__, "args": {**piece.args, "value": 7}})
+        piece = replace(piece, arguments={**piece.arguments, "value": 7})
     else:
-        piece = Piece(**{**piece.__dict__, "version": 2})
+        piece = replace(piece, function=PieceFunction(square.function, 2, False))
     assert read_marker(tmp_path, piece) is None
 
 
@@ -180,10 +179,10 @@ def test_groups_cover_all_files_once(files: int, limit: int, size: int) -> None:
 # --- engines and the runner -----------------------------------------------------------------------
 
 
-def stage(pieces: list[Piece]):  # type: ignore[no-untyped-def]
-    def steps(run: Run):  # type: ignore[no-untyped-def]
-        stats = yield pieces
-        return {"sum": sum(s["value"] for s in stats), "order": [s["value"] for s in stats]}
+def stage(pieces: list[Piece[Value]]) -> Steps:
+    def steps(run: Run, do: Do) -> Demo:
+        order = [s.value for s in do(pieces)]
+        return Demo(sum(order), order)
 
     return steps
 
@@ -195,8 +194,8 @@ def test_runner_result_is_the_same_for_any_number_of_workers(tmp_path: Path, wor
     (tmp_path / "state").mkdir()
     with LocalEngine(workers) as engine:
         summary = run_stage(run, engine, "demo", stage(squares(7, native=native)), Silent)
-    assert summary == {"sum": 91, "order": [0, 1, 4, 9, 16, 25, 36]}
-    assert run.summary("demo") == summary
+    assert summary == Demo(91, [0, 1, 4, 9, 16, 25, 36])
+    assert run.summary(Demo) == summary
     assert calls(tmp_path) == 7
 
 
@@ -217,7 +216,7 @@ def test_second_run_does_nothing_and_a_changed_piece_alone_is_redone(tmp_path: P
 def test_error_of_a_piece_reaches_the_caller_and_done_pieces_stay_done(tmp_path: Path) -> None:
     run = Run(tmp_path, Settings())
     (tmp_path / "state").mkdir()
-    pieces = [*squares(3), Piece("demo/squares", "99999", "piece_functions:fail", {"value": 3})]
+    pieces = [*squares(3), fail.piece("demo/squares", "99999")(value=3)]
     for workers in (1, 2):
         with LocalEngine(workers) as engine, pytest.raises(ValueError, match="piece 3 cannot be done"):
             run_stage(run, engine, "demo", stage(pieces), Silent)
@@ -227,9 +226,9 @@ def test_error_of_a_piece_reaches_the_caller_and_done_pieces_stay_done(tmp_path:
 
 def test_native_pieces_are_threads_of_this_process(tmp_path: Path) -> None:
     def where(workers: int, *native: bool) -> set[int]:
-        pieces = [Piece("demo/where", str(i), "piece_functions:process", {}, native=n) for i, n in enumerate(native)]
+        pieces = [process.piece("demo/where", str(i), native=n)() for i, n in enumerate(native)]
         with LocalEngine(workers) as engine:
-            return {done["process"] for _, done in engine.map(str(tmp_path), pieces)}
+            return {done.value for _, done in engine.map(str(tmp_path), pieces)}
 
     assert where(2, True, True, True) == where(1, True, False) == {os.getpid()}
     assert os.getpid() not in where(2, True, False)  # of a step that is not native as a whole
@@ -237,10 +236,10 @@ def test_native_pieces_are_threads_of_this_process(tmp_path: Path) -> None:
 
 
 def test_an_error_of_a_native_piece_waits_for_those_at_work(tmp_path: Path) -> None:
-    args = {"seconds": 0.5, "value": 2, "output": "late.txt"}
-    late = Piece("demo/slow", "0", "piece_functions:slow", args, outputs=("late.txt",), native=True)
-    wrong = Piece("demo/slow", "1", "piece_functions:fail", {"value": 3}, native=True)
-    never = [Piece("demo/slow", str(i), "piece_functions:fail", {"value": i}, native=True) for i in range(4, 9)]
+    sleeper = slow.piece("demo/slow", "0", outputs=["late.txt"], native=True)
+    late = sleeper(seconds=0.5, value=2, output="late.txt")
+    wrong = fail.piece("demo/slow", "1", native=True)(value=3)
+    never = [fail.piece("demo/slow", str(i), native=True)(value=i) for i in range(4, 9)]
     with LocalEngine(2) as engine, pytest.raises(ValueError, match="piece 3 cannot be done"):
         list(engine.map(str(tmp_path), [late, wrong, *never]))
     assert read_marker(tmp_path, late) is not None  # whoever has the directory next writes to it alone
@@ -250,14 +249,14 @@ def test_a_native_piece_that_read_a_lost_map_is_not_done(tmp_path: Path) -> None
     pieces = []
     for i in range(2):
         np.save(tmp_path / f"{i}.npy", np.ones(1 << 16))
-        pieces.append(Piece("demo/cut", str(i), "piece_functions:read_cut", {"input": f"{i}.npy"}, native=True))
+        pieces.append(read_cut.piece("demo/cut", str(i), native=True)(input=f"{i}.npy"))
     with LocalEngine(2) as engine, pytest.raises(CorruptDataError, match="was cut while it was read"):
         list(engine.map(str(tmp_path), pieces))
     assert [read_marker(tmp_path, piece) for piece in pieces] == [None, None]
 
 
 def test_killed_worker_is_an_error_that_names_its_piece(tmp_path: Path) -> None:
-    pieces = [Piece("demo/die", f"{i}", "piece_functions:die", {}) for i in range(2)]
+    pieces = [die.piece("demo/die", f"{i}")() for i in range(2)]
     with LocalEngine(2) as engine, pytest.raises(RunError, match=r"worker process died.*demo/die"):
         list(engine.map(str(tmp_path), pieces))
 
@@ -267,11 +266,10 @@ def test_workers_die_with_a_killed_run(tmp_path: Path) -> None:
 import sys
 sys.path[:0] = [{str(HELPERS)!r}]
 from dcfast.engine import LocalEngine
-from dcfast.engine.piece import Piece
+from piece_functions import slow
 
 if __name__ == "__main__":
-    args = [{{"seconds": 3.0, "value": i, "output": f"{{i}}.txt"}} for i in range(2)]
-    pieces = [Piece("d/s", str(i), "piece_functions:slow", a) for i, a in enumerate(args)]
+    pieces = [slow.piece("d/s", str(i))(seconds=3.0, value=i, output=f"{{i}}.txt") for i in range(2)]
     print("go", flush=True)
     list(LocalEngine(2).map({str(tmp_path)!r}, pieces))
 """
@@ -315,13 +313,11 @@ def test_ray_engine_on_two_nodes_gives_the_same(tmp_path: Path, ray_nodes: None)
     (tmp_path / "state").mkdir()
     with RayEngine(2) as engine:
         summary = run_stage(run, engine, "demo", stage(squares(9)), Silent)
-        assert summary["order"] == [i * i for i in range(9)]
+        assert summary.order == [i * i for i in range(9)]
         with pytest.raises(ValueError, match="piece 3 cannot be done"):
-            list(engine.map(str(tmp_path), [Piece("demo/f", "0", "piece_functions:fail", {"value": 3})]))
-        asking = [
-            Piece("demo/g", str(i), "piece_functions:visible_gpus", {}, gpus=gpus) for i, gpus in ((0, 0.5), (1, 0))
-        ]
-        seen = {i: stats["visible"] for i, stats in engine.map(str(tmp_path), asking)}
+            list(engine.map(str(tmp_path), [fail.piece("demo/f", "0")(value=3)]))
+        asking = [visible_gpus.piece("demo/g", str(i), gpus=gpus)() for i, gpus in ((0, 0.5), (1, 0))]
+        seen = {i: stats.visible for i, stats in engine.map(str(tmp_path), asking)}
         assert seen[0] == "0", "a piece that wants a GPU sees one"
         assert seen[1] in ("", "all")
 
@@ -373,9 +369,11 @@ def test_file_in_place_of_the_directory(tmp_path: Path) -> None:
 
 def test_missing_stage_is_named(tmp_path: Path) -> None:
     with open_run(tmp_path, Settings()) as run, pytest.raises(RunError, match="stage index has not been run yet"):
-        run.summary("index")
+        run.summary(IndexSummary)
 
 
 def test_worked_example_of_a_marker_key(repo_root: Path, tmp_path: Path) -> None:
-    piece = Piece("s/t", "n", "m:f", {"a": 1}, outputs=("o",))
+    function = PieceFunction(lambda out, a: Value(a), 1, False)
+    function.name = "m:f"
+    piece = function.piece("s/t", "n", outputs=["o"])(a=1)
     assert piece_key(tmp_path, piece) in (repo_root / "docs/formats.md").read_text()

@@ -18,11 +18,11 @@ psutil = pytest.importorskip("psutil", reason="the table of sockets is read by p
 LOCAL = r"""
 import os, subprocess, sys
 import psutil, ray
-from dcfast.engine.piece import Piece
 from dcfast.engine.ray import RayEngine
+from piece_functions import square
 
 with RayEngine(1) as engine:
-    list(engine.map(sys.argv[1], [Piece("demo/a", "0", "piece_functions:square", {"value": 3, "output": "n"})]))
+    list(engine.map(sys.argv[1], [square.piece("demo/a", "0")(value=3, output="n")]))
     me = psutil.Process()
     sockets = [c for p in [me, *me.children(recursive=True)] for c in p.net_connections("inet")]
     found = [c.laddr for c in sockets if c.status == "LISTEN"]

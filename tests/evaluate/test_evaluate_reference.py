@@ -10,6 +10,7 @@ import pytest
 import torch
 from dcfast.evaluate import evaluate_model
 from dcfast.evaluate.embed import Embedder
+from dcfast.evaluate.results import EvaluationSummary
 from dcfast.models.clip import load_model
 from dcfast.models.devices import resolve_precision, whole_matmuls
 from reference_sets import write_model, write_sets
@@ -30,26 +31,26 @@ def _model(home: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def summary(made: Path) -> dict[str, Any]:
+def summary(made: Path) -> EvaluationSummary:
     return evaluate_model(_model(made), made / "sets", made / "out", workers=2)
 
 
 @pytest.mark.parametrize("key", REFERENCE)
-def test_every_metric_is_the_references(key: str, summary: dict[str, Any]) -> None:
-    metrics = {line["key"]: line["metrics"] for line in summary["tasks"]}[key]
+def test_every_metric_is_the_references(key: str, summary: EvaluationSummary) -> None:
+    metrics = {line.key: line.metrics for line in summary.tasks}[key]
     for name, value in REFERENCE[key].items():
         assert metrics[name] == (None if value is None else pytest.approx(value, abs=1e-6)), name
     # one that the reference does not have
     assert set(metrics) - set(REFERENCE[key]) <= {"acc_worst_region_without_other", "main_metric"}
 
 
-def test_the_golden_sets_ask_for_what_is_special(summary: dict[str, Any]) -> None:
+def test_the_golden_sets_ask_for_what_is_special(summary: EvaluationSummary) -> None:
     """A class list with a blank line, a region "Other" that counts, a group without pictures."""
-    assert summary["failed"] == {}
-    remarked = " ".join(summary["notes"])
+    assert summary.failed == {}
+    remarked = " ".join(summary.notes)
     assert "classnames.txt, line 4 is blank" in remarked
     assert "have a label that classnames.txt has no class for" in remarked
-    regions = {line["key"]: line["metrics"] for line in summary["tasks"]}["wilds/fmow"]
+    regions = {line.key: line.metrics for line in summary.tasks}["wilds/fmow"]
     assert regions["acc_worst_region"] == regions["acc_region:5"] < regions["acc_worst_region_without_other"]
     assert regions["acc_region:4"] is None
 
@@ -62,16 +63,16 @@ def test_precisions() -> None:
         resolve_precision("half", "cpu")
 
 
-def test_amp_rounds_texts_and_the_pictures_of_retrieval_alone(made: Path, summary: dict[str, Any]) -> None:
+def test_amp_rounds_texts_and_the_pictures_of_retrieval_alone(made: Path, summary: EvaluationSummary) -> None:
     """As on a GPU the reference's does, here by the CPU's autocast: pictures of classification stay as they are."""
     half = evaluate_model(_model(made), made / "sets", made / "half", workers=2, amp=True)
-    assert [line["state"].split("-")[1] for line in half["tasks"]] == ["amp"] * len(REFERENCE)
+    assert [line.state.split("-")[1] for line in half.tasks] == ["amp"] * len(REFERENCE)
     whole = evaluate_model(_model(made), made / "sets", made / "half", workers=2)
-    assert len(whole["scored"]) == len(REFERENCE)  # results of one precision are none of another
-    assert [line["metrics"] for line in whole["tasks"]] == [line["metrics"] for line in summary["tasks"]]
-    for ours, theirs in zip(half["tasks"], whole["tasks"], strict=True):
-        if ours["main_metric_name"]:
-            assert ours["metrics"]["main_metric"] == pytest.approx(theirs["metrics"]["main_metric"], abs=0.1)
+    assert len(whole.scored) == len(REFERENCE)  # results of one precision are none of another
+    assert [line.metrics for line in whole.tasks] == [line.metrics for line in summary.tasks]
+    for ours, theirs in zip(half.tasks, whole.tasks, strict=True):
+        if ours.main_metric_name:
+            assert ours.metrics["main_metric"] == pytest.approx(theirs.metrics["main_metric"], abs=0.1)
 
 
 def test_what_autocast_reaches(made: Path) -> None:

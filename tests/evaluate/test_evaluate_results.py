@@ -14,8 +14,9 @@ import pytest
 import torch
 from dcfast.errors import EvalsetError, PoolError, RunError
 from dcfast.evaluate import EvalTask, check_evalsets, datacomp_tasks, evaluate_model, results_dir
-from dcfast.evaluate.results import ResultFile, aggregate, load_results, mean, read_results
+from dcfast.evaluate.results import Result, ResultFile, aggregate, load_results, mean, read_results
 from dcfast.evaluate.scores import read_scores
+from dcfast.storage.records import plain, replaced
 from evalset_builder import NAMES, colour_clip, labelled, sample, write_set
 
 
@@ -32,23 +33,23 @@ def test_results_are_written_in_datacomps_form(tmp_path: Path) -> None:
     summary = evaluate_model(colour_clip(), tmp_path / "sets", tmp_path / "out")
     path = results_dir(tmp_path / "out", "c0" * 32) / "eval_results.jsonl"
     assert path.parent.name == "c0" * 8
-    assert summary["results"] == str(path.relative_to(tmp_path / "out"))
+    assert summary.results == str(path.relative_to(tmp_path / "out"))
     assert (tmp_path / "out" / "eval_results.jsonl").read_bytes() == path.read_bytes()
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert lines == summary["tasks"]
+    assert lines == [plain(result) for result in summary.tasks]
     assert [(line["key"], line["dataset"]) for line in lines] == [
         *(("cifar10", "CIFAR-10"), ("own/mine", "Mine"), ("zzz", "zzz"))
     ]
     assert [line["metrics"]["main_metric"] for line in lines] == [1.0, 4 / 5, 1.0]
     assert {line["checkpoint"] for line in lines} == {"c0" * 32}
     assert json.loads((tmp_path / "out/evaluate/summary.json").read_text()) == {
-        name: value for name, value in summary.items() if name != "scored"
+        name: value for name, value in plain(summary).items() if name != "scored"
     }
-    assert summary["own_average"] == 4 / 5
-    assert (summary["unlisted"], summary["partial"]) == (["zzz"], ["cifar10"])
-    assert len(summary["missing"]) == 39
-    assert set(summary["averages"].values()) == {None}
-    assert summary["notes"] == [
+    assert summary.own_average == 4 / 5
+    assert (summary.unlisted, summary.partial) == (["zzz"], ["cifar10"])
+    assert len(summary.missing) == 39
+    assert set(summary.averages.values()) == {None}
+    assert summary.notes == [
         "evaluation set cifar10: it holds 9 pictures, the benchmark's has 10,000: its score is not comparable"
     ]
 
@@ -58,24 +59,24 @@ def test_what_is_done_is_skipped_and_what_changed_is_redone(tmp_path: Path) -> N
     _three_sets(sets)
     said: list[str] = []
     first = evaluate_model(colour_clip(), sets, out, say=said.append)
-    assert first["scored"] == ["cifar10", "own/mine", "zzz"]
+    assert first.scored == ["cifar10", "own/mine", "zzz"]
     assert said[1].startswith("Mine: acc1 0.8000 (chance 0.1250), 5 pictures")
     before = (out / "eval_results.jsonl").read_bytes()
     clip = colour_clip()
-    assert evaluate_model(clip, sets, out)["scored"] == []
+    assert evaluate_model(clip, sets, out).scored == []
     assert (clip.model.pictures, clip.model.texts) == (0, 0)  # type: ignore[union-attr]
     shutil.rmtree(sets / "wds_zzz_test")
     write_set(sets, "zzz", [sample(f"s{i}", name, txt=name) for i, name in enumerate(NAMES[:4])])
-    assert evaluate_model(clip, sets, out)["scored"] == ["zzz"]
+    assert evaluate_model(clip, sets, out).scored == ["zzz"]
     assert clip.model.pictures == 4  # type: ignore[union-attr]
     # a killed run leaves whole lines of what it had scored
     path = results_dir(out, "c0" * 32) / "eval_results.jsonl"
     path.write_text(path.read_text().splitlines()[0] + '\n{"key": "own/mine", "chec')
-    assert evaluate_model(colour_clip(), sets, out, batch_size=2, workers=1)["scored"] == ["own/mine", "zzz"]
+    assert evaluate_model(colour_clip(), sets, out, batch_size=2, workers=1).scored == ["own/mine", "zzz"]
     assert (out / "eval_results.jsonl").read_bytes().splitlines()[:2] == before.splitlines()[:2]
     shutil.rmtree(sets / "wds_zzz_test")
     summary = evaluate_model(colour_clip(), sets, out)
-    assert (summary["scored"], [line["key"] for line in summary["tasks"]]) == ([], ["cifar10", "own/mine"])
+    assert (summary.scored, [line.key for line in summary.tasks]) == ([], ["cifar10", "own/mine"])
 
 
 def test_checkpoints_never_mix(tmp_path: Path) -> None:
@@ -84,7 +85,7 @@ def test_checkpoints_never_mix(tmp_path: Path) -> None:
     evaluate_model(colour_clip(), sets, out)
     blind = colour_clip(0.0, content_hash="ab" * 32)
     summary = evaluate_model(blind, sets, out)
-    assert summary["scored"] == ["cifar10", "own/mine", "zzz"]
+    assert summary.scored == ["cifar10", "own/mine", "zzz"]
     lines = [json.loads(line) for line in (out / "eval_results.jsonl").read_text().splitlines()]
     assert {line["checkpoint"] for line in lines} == {"ab" * 32}
     names = sorted(p.name for p in (out / "evaluate").iterdir() if p.name != ".lock")
@@ -105,29 +106,29 @@ def test_one_bad_set_stops_no_other(tmp_path: Path) -> None:
     write_set(sets, "c", labelled(2), NAMES, templates=None)  # found before
     said: list[str] = []
     summary = evaluate_model(colour_clip(), sets, out, say=said.append)
-    assert summary["scored"] == ["cifar10", "a"]
-    assert list(summary["failed"]) == ["imagenet1k", "b", "c"]
-    assert summary["failed"]["b"] == "wds_b_test: the cls of sample s0 must be a number; got 'one'"
-    assert "none of its 1 pictures can be decoded" in summary["failed"]["imagenet1k"]
-    assert "it has no zeroshot_classification_templates.txt" in summary["failed"]["c"]
+    assert summary.scored == ["cifar10", "a"]
+    assert list(summary.failed) == ["imagenet1k", "b", "c"]
+    assert summary.failed["b"] == "wds_b_test: the cls of sample s0 must be a number; got 'one'"
+    assert "none of its 1 pictures can be decoded" in summary.failed["imagenet1k"]
+    assert "it has no zeroshot_classification_templates.txt" in summary.failed["c"]
     assert sum("could not be scored" in line for line in said) == 3
-    assert f"evaluation set b: could not be scored: {summary['failed']['b']}" in summary["notes"]
-    assert "imagenet1k" not in summary["missing"]
-    assert set(summary["averages"].values()) == {None}
+    assert f"evaluation set b: could not be scored: {summary.failed['b']}" in summary.notes
+    assert "imagenet1k" not in summary.missing
+    assert set(summary.averages.values()) == {None}
     found = load_results(out / "eval_results.jsonl")
     assert [result.key for result in found.results if result.error is None] == ["cifar10", "a"]
-    assert {result.key: result.error for result in found.results if result.error} == summary["failed"]
+    assert {result.key: result.error for result in found.results if result.error} == summary.failed
     scores = read_scores(out)
     assert (scores.mean, scores.tasks, list(scores.failed)) == (
         None,
         {"cifar10": 1.0, "a": 1.0},
-        list(summary["failed"]),
+        list(summary.failed),
     )
     # a set that was bad is tried again, and what was scored is not
     shutil.rmtree(bad)
     write_set(sets, "b", labelled(4), NAMES)
     again = evaluate_model(colour_clip(), sets, out)
-    assert (again["scored"], list(again["failed"])) == (["b"], ["imagenet1k", "c"])
+    assert (again.scored, list(again.failed)) == (["b"], ["imagenet1k", "c"])
     assert list(check_evalsets(sets)) == ["c"]
 
 
@@ -150,38 +151,38 @@ def test_damage_is_a_note_or_with_strict_an_error(tmp_path: Path) -> None:
     with pytest.raises(EvalsetError, match=r"evaluation set a: nshards\.txt says 2 shards, but there are 1 \(--st"):
         evaluate_model(colour_clip(), tmp_path, tmp_path / "out", strict=True)
     summary = evaluate_model(colour_clip(), tmp_path, tmp_path / "out")
-    assert summary["notes"] == ["evaluation set a: nshards.txt says 2 shards, but there are 1"]
+    assert summary.notes == ["evaluation set a: nshards.txt says 2 shards, but there are 1"]
 
 
-def _line(task: EvalTask, value: float | None, complete: bool = True) -> dict[str, Any]:
-    return {"key": task.key, "metrics": {"main_metric": value}, "benchmark": task.benchmark, "complete": complete}
+def _result(task: EvalTask, value: float | None) -> Result:
+    return Result.of({"key": task.key, "metrics": {"main_metric": value}, "benchmark": task.benchmark})
 
 
 def test_the_average_over_38_needs_all_38() -> None:
     tasks = datacomp_tasks()
     values = {task.key: (i / 100 if task.main_metric else None) for i, task in enumerate(tasks)}
-    lines = [_line(task, values[task.key]) for task in tasks]
-    found = aggregate(lines)
+    results = [_result(task, values[task.key]) for task in tasks]
+    found = aggregate(results)
     scores = [value for value in values.values() if value is not None]
     assert len(scores) == 38
-    assert found["averages"]["Average"] == pytest.approx(sum(scores) / 38)
-    assert found["averages"]["ImageNet"] == values["imagenet1k"]
-    assert found["averages"]["VTAB"] == pytest.approx(
+    assert found.averages["Average"] == pytest.approx(sum(scores) / 38)
+    assert found.averages["ImageNet"] == values["imagenet1k"]
+    assert found.averages["VTAB"] == pytest.approx(
         np.mean([v for k, v in values.items() if k.startswith("vtab/") or k == "sun397"])
     )
-    assert found["averages"]["Retrieval"] == pytest.approx(
+    assert found.averages["Retrieval"] == pytest.approx(
         np.mean([v for k, v in values.items() if k.startswith("retrieval/") or k == "misc/winogavil"])
     )
-    assert (found["missing"], found["partial"], found["own_average"]) == ([], [], None)
-    without = aggregate([line for line in lines if line["key"] != "stl10"])
-    assert without["averages"]["Average"] is None
-    assert without["averages"]["VTAB"] == found["averages"]["VTAB"]
-    assert without["missing"] == ["stl10"]
-    part = aggregate([{**line, "complete": line["key"] != "imagenet1k"} for line in lines])
-    assert (part["averages"]["Average"], part["averages"]["ImageNet"], part["partial"]) == (None, None, ["imagenet1k"])
+    assert (found.missing, found.partial, found.own_average) == ([], [], None)
+    without = aggregate([result for result in results if result.key != "stl10"])
+    assert without.averages["Average"] is None
+    assert without.averages["VTAB"] == found.averages["VTAB"]
+    assert without.missing == ["stl10"]
+    part = aggregate([replaced(result, complete=result.key != "imagenet1k") for result in results])
+    assert (part.averages["Average"], part.averages["ImageNet"], part.partial) == (None, None, ["imagenet1k"])
     # a set that merely has the name of a task is no part of the benchmark
-    foreign = aggregate([{**line, "benchmark": line["key"] != "stl10"} for line in lines])
-    assert (foreign["averages"]["Average"], foreign["unlisted"]) == (None, ["stl10"])
+    foreign = aggregate([replaced(result, benchmark=result.key != "stl10") for result in results])
+    assert (foreign.averages["Average"], foreign.unlisted) == (None, ["stl10"])
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -247,9 +248,9 @@ def test_the_stage_scores_the_last_checkpoint_once(tmp_path: Path) -> None:
     run = _trained(out, sets)
     with open_engine("local", 1, None) as engine:
         summary = run_stage(run, engine, "evaluate", steps, Silent)
-        assert summary["available"]
-        assert list(summary["scores"]) == ["cifar10"]
-        assert summary["checkpoint"] == json.loads((out / "train/summary.json").read_text())["checkpoint_sha256"]
+        assert summary.available
+        assert list(summary.scores) == ["cifar10"]
+        assert summary.checkpoint == json.loads((out / "train/summary.json").read_text())["checkpoint_sha256"]
         written = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
         assert run_stage(run, engine, "evaluate", steps, Silent) == summary
         assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == written
@@ -272,34 +273,33 @@ def test_the_stage_names_a_bad_set_and_scores_it_once_it_is_mended(tmp_path: Pat
     run = _trained(out, sets)
     with open_engine("local", 1, None) as engine:
         summary = run_stage(run, engine, "evaluate", steps, Silent)
-        assert (list(summary["scores"]), list(summary["failed"])) == (["cifar10"], ["mnist"])
-        assert "wds_mnist_test: it holds no test/*.tar" in summary["failed"]["mnist"]
-        assert run_stage(run, engine, "evaluate", steps, Silent)["failed"] == summary["failed"]
+        assert (list(summary.scores), list(summary.failed)) == (["cifar10"], ["mnist"])
+        assert "wds_mnist_test: it holds no test/*.tar" in summary.failed["mnist"]
+        assert run_stage(run, engine, "evaluate", steps, Silent).failed == summary.failed
         (tmp_path / "0.tar").rename(bad / "test/0.tar")
         mended = run_stage(run, engine, "evaluate", steps, Silent)
-        assert (list(mended["scores"]), mended["failed"]) == (["cifar10", "mnist"], {})
+        assert (list(mended.scores), mended.failed) == (["cifar10", "mnist"], {})
 
 
 def test_the_stage_without_sets_or_training(tmp_path: Path) -> None:
     from dcfast.rundir.run_dir import Run
     from dcfast.rundir.settings import Settings
+    from dcfast.rundir.summaries import EvaluateSummary
     from dcfast.stages.evaluate import steps
 
-    with pytest.raises(StopIteration) as end:
-        next(steps(Run(tmp_path, Settings(pool="p"))))
-    assert end.value.value == {"available": False, "scores": {}, "notes": []}
+    assert steps(Run(tmp_path, Settings(pool="p")), list) == EvaluateSummary()
     write_set(tmp_path / "sets", "cifar10", labelled(9), NAMES)
     with pytest.raises(RunError, match="stage train has not been run yet"):
-        next(steps(Run(tmp_path, Settings(pool="p", evalsets=str(tmp_path / "sets")))))
+        steps(Run(tmp_path, Settings(pool="p", evalsets=str(tmp_path / "sets"))), list)
 
 
 def test_one_reader_for_whole_and_damaged_files(tmp_path: Path) -> None:
     path = tmp_path / "eval_results.jsonl"
-    assert load_results(path) == ResultFile()
+    assert load_results(path) == ResultFile([], [])
     full = {
         **{"key": "a", "dataset": "A\u2028b", "metrics": {"main_metric": 0.5, "acc5": 1}, "main_metric_name": "acc1"},
         **{"chance": 0.1, "kind": "classification", "benchmark": True, "complete": False, "pictures": 7},
-        **{"unreadable": 0, "notes": ["x"], "state": "s", "checkpoint": "c"},
+        **{"unreadable": 0, "notes": ["x"], "state": "s", "model": "m", "checkpoint": "c"},
     }
     odd: list[dict[str, Any]] = [
         {"key": 1, "metrics": {}},
@@ -313,13 +313,13 @@ def test_one_reader_for_whole_and_damaged_files(tmp_path: Path) -> None:
     assert found.damaged == [2, 3, 4, 5, 6, 7, 8, 12]
     assert [result.key for result in found.results] == ["a", "1", "nan", "yes"]
     first = found.results[0]
-    assert first.line == full
-    assert (first.score, first.chance, first.dataset, first.metric) == (0.5, 0.1, "A\u2028b", "acc1")
-    assert (first.benchmark, first.complete, first.pictures, first.notes) == (True, False, 7, ("x",))
+    assert plain(first) == full
+    assert (first.score, first.chance, first.dataset, first.main_metric_name) == (0.5, 0.1, "A\u2028b", "acc1")
+    assert (first.benchmark, first.complete, first.pictures, first.notes) == (True, False, 7, ["x"])
     assert [result.score for result in found.results[1:]] == [None] * 3
     assert [result.checkpoint for result in found.results] == ["c", None, "5", None]
-    assert (found.results[3].notes, found.results[3].pictures, found.results[3].complete) == ((), None, True)
-    assert read_results(path, "c") == {"a": full}
+    assert (found.results[3].notes, found.results[3].pictures, found.results[3].complete) == ([], None, True)
+    assert read_results(path, "c") == {"a": first}
     with pytest.raises(PoolError, match=r"eval_results\.jsonl, line 2: not a result"):
         read_scores(tmp_path)
     path.write_bytes(b"\n".join(good))

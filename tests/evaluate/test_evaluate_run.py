@@ -61,9 +61,9 @@ def test_broken_pictures_are_counted_named_and_left_out(tmp_path: Path) -> None:
     assert (found.metrics["acc1"], found.scored, list(found.unreadable)) == (1.0, 10, ["s4", "s9"])
     assert "not a picture" in found.unreadable["s4"]
     summary = evaluate_model(colour_clip(), tmp_path, tmp_path / "out")
-    assert summary["tasks"][0]["unreadable"] == 2
-    assert not summary["tasks"][0]["complete"]
-    assert summary["notes"][0].startswith(
+    assert summary.tasks[0].unreadable == 2
+    assert not summary.tasks[0].complete
+    assert summary.notes[0].startswith(
         "evaluation set a: 2 pictures cannot be decoded and were left out: s4, s9 (s4: not a picture"
     )
 
@@ -248,22 +248,19 @@ def test_any_number_of_threads_gives_the_same_bits(tmp_path: Path) -> None:
 
 def test_the_built_in_world_is_scored(tmp_path: Path) -> None:
     from dcfast.world import WorldSpec, plan_world
-    from dcfast.world.render import finish_world, render_evalset
+    from dcfast.world.render import render_piece
 
-    spec = WorldSpec.small()
-    for _, function, args in plan_world(spec, tmp_path):
-        if function.endswith("render_evalset"):
-            render_evalset(args)
-        elif function.endswith("finish_world"):
-            finish_world(args)
+    for piece in plan_world(WorldSpec.small()):
+        if not piece.name.startswith("pool-"):
+            render_piece(piece, tmp_path)
     summary = evaluate_model(colour_clip(), tmp_path / "evalsets", tmp_path / "out")
-    assert len(summary["tasks"]) == 14
-    assert [line["key"] for line in summary["tasks"] if not line["complete"]] == []
-    assert [line["key"] for line in summary["tasks"] if line["metrics"]["main_metric"] is None] == ["world/portraits"]
-    scores = {line["key"]: (line["metrics"]["main_metric"], line["chance"]) for line in summary["tasks"]}
+    assert len(summary.tasks) == 14
+    assert [line.key for line in summary.tasks if not line.complete] == []
+    assert [line.key for line in summary.tasks if line.metrics["main_metric"] is None] == ["world/portraits"]
+    scores = {line.key: (line.metrics["main_metric"], line.chance) for line in summary.tasks}
     assert all(0 < chance < 0.51 for _, chance in scores.values() if chance is not None)
-    assert summary["own_average"] == pytest.approx(np.mean([s for s, _ in scores.values() if s is not None]))
-    assert summary["notes"] == []
+    assert summary.own_average == pytest.approx(np.mean([s for s, _ in scores.values() if s is not None]))
+    assert summary.notes == []
 
 
 @pytest.mark.real_data
@@ -272,9 +269,9 @@ def test_the_real_sets_are_scored(real_data: Path, tmp_path: Path) -> None:
         (tmp_path / "sets").mkdir(exist_ok=True)
         (tmp_path / "sets" / f"wds_{name}_test").symlink_to(real_data / "evalsets" / f"wds_{name}_test")
     summary = evaluate_model(colour_clip(), tmp_path / "sets", tmp_path / "out")
-    found = {line["key"]: line for line in summary["tasks"]}
-    assert {key: line["pictures"] for key, line in found.items()} == {
+    found = {line.key: line for line in summary.tasks}
+    assert {key: line.pictures for key, line in found.items()} == {
         **{"vtab/caltech101": 306, "mnist": 2000, "retrieval-flickr8k_mini": 200}
     }
-    assert found["mnist"]["metrics"]["acc1"] == pytest.approx(0.1, abs=0.03)  # the model does not know digits
-    assert summary["partial"] == ["vtab/caltech101", "mnist"]
+    assert found["mnist"].metrics["acc1"] == pytest.approx(0.1, abs=0.03)  # the model does not know digits
+    assert summary.partial == ["vtab/caltech101", "mnist"]

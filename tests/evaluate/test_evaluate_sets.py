@@ -49,7 +49,7 @@ def test_the_table_has_datacomps_forty_tasks() -> None:
 
 def test_the_worlds_table_is_read_by_the_same_reader(tmp_path: Path) -> None:
     spec = WorldSpec.small()
-    (tmp_path / "tasks.json").write_text(json.dumps(task_table(spec)))
+    (tmp_path / "tasks.json").write_text(task_table(spec))
     tasks = read_task_table(tmp_path / "tasks.json")
     assert len(tasks) == 14
     assert not any(task.benchmark for task in tasks)
@@ -83,15 +83,24 @@ def test_no_directory_and_no_set_are_said(tmp_path: Path) -> None:
     ("content", "words"),
     [
         ("{", "not json"),
-        ("{}", "expected a list of tasks; got dict"),
-        ("[3]", "expected an object with a 'key'; got 3"),
+        ("{}", r"tasks\.json: expected a list; got {}"),
+        ("[3]", r"tasks\.json: \[0\]: expected an object; got 3"),
         ('[{"key": "a", "directory": "d", "kind": "odd"}]', "task 'a': kind must be one of classification, .*'odd'"),
         ('[{"key": "a", "kind": "wilds"}]', "task 'a': it names no directory"),
-        ('[{"key": "a", "directory": "d", "kind": "wilds", "size": -1}]', "size must be a whole number; got -1"),
-        ('[{"key": "a", "directory": "d", "kind": "wilds", "group_names": 3}]', "must be a list of strings; got 3"),
-        ('[{"key": "a", "directory": "d", "kind": "wilds", "toxic_crime": [1]}]', "toxic_crime must be"),
+        (
+            '[{"key": "a", "directory": "d", "kind": "wilds", "size": -1}]',
+            r"\[0\]\.size: expected a whole number >= 0; got -1",
+        ),
+        (
+            '[{"key": "a", "directory": "d", "kind": "wilds", "group_names": 3}]',
+            r"\[0\]\.group_names: expected a list; got 3",
+        ),
+        (
+            '[{"key": "a", "directory": "d", "kind": "wilds", "toxic_crime": [1]}]',
+            r"\[0\]\.toxic_crime: expected a list of length 2",
+        ),
         ('[{"key": "a", "directory": "d", "kind": "wilds", "group_field": "r"}]', "'r' is not among its metadata_f"),
-        ('[{"key": "a", "directory": 4, "kind": "wilds"}]', "directory must be a string; got 4"),
+        ('[{"key": "a", "directory": 4, "kind": "wilds"}]', r"\[0\]\.directory: expected text; got 4"),
         (
             '[{"key": "a", "directory": "d", "kind": "wilds"}, {"key": "b", "directory": "d", "kind": "wilds"}]',
             "two tasks have the directory 'd'",
@@ -304,7 +313,7 @@ def test_metadata_is_checked(tmp_path: Path) -> None:
         ('[{"cue": "a", "candidates": ["s", "s"], "associations": ["s"]}]', "riddle 0: expected a cue"),
         ('[{"cue": "a", "candidates": ["s"], "associations": []}]', "riddle 0: expected a cue"),
         ('[{"cue": "a", "candidates": ["s"], "associations": ["t"]}]', "riddle 0: expected a cue"),
-        ("[4]", "riddle 0: expected a cue"),
+        ("[4]", r"riddles\.json: \[0\]: expected an object; got 4"),
         ('[{"cue": "a", "candidates": ["s", "u"], "associations": ["s"]}]', "riddle 0: no picture .* the key 'u'"),
     ],
 )

@@ -40,8 +40,8 @@ KEYS = [f"retrieval/{PAIRS}", "misc/winogavil"]
 
 def _scores(home: Path, out: Path) -> dict[str, Any]:
     summary = evaluate_model(colour_clip(), home, out, batch_size=3)
-    assert summary["failed"] == {}
-    return {line["key"]: line["metrics"] for line in summary["tasks"]}
+    assert summary.failed == {}
+    return {line.key: line.metrics for line in summary.tasks}
 
 
 @pytest.fixture(scope="module")
@@ -136,13 +136,13 @@ def test_pictures_that_are_gone_cost_their_riddles(tmp_path: Path) -> None:
     home = write_cache(tmp_path / "sets", "script")
     (tmp_path / "sets/hf_cache/downloads/extracted" / ("e" * 64) / "images/blue.png").unlink()
     summary = evaluate_model(colour_clip(), home, tmp_path / "out")
-    assert summary["tasks"][0]["unreadable"] == 1
-    assert "blue.png: its file blue.png is not in hf_cache/downloads/extracted" in summary["notes"][0]
-    assert "riddles have a picture that cannot be decoded" in " ".join(summary["tasks"][1]["notes"])
+    assert summary.tasks[0].unreadable == 1
+    assert "blue.png: its file blue.png is not in hf_cache/downloads/extracted" in summary.notes[0]
+    assert "riddles have a picture that cannot be decoded" in " ".join(summary.tasks[1].notes)
     before = [set_fingerprint(task, folder) for task, folder in find_tasks(home)]
     (tmp_path / "sets/hf_cache/downloads/extracted" / ("e" * 64) / "images/blue.png").write_bytes(picture("blue"))
     assert all(a != b for a, b in zip(before, [set_fingerprint(t, f) for t, f in find_tasks(home)], strict=True))
-    assert evaluate_model(colour_clip(), home, tmp_path / "out")["tasks"][0]["unreadable"] == 0
+    assert evaluate_model(colour_clip(), home, tmp_path / "out").tasks[0].unreadable == 0
 
 
 def test_no_path_leads_out_of_the_cache(tmp_path: Path) -> None:

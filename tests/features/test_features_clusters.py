@@ -14,6 +14,7 @@ from dcfast.errors import CorruptDataError, FilterError, PoolError
 from dcfast.run.workflow import run
 from dcfast.rundir.layout import UNASKED
 from dcfast.rundir.run_dir import Settings
+from dcfast.rundir.summaries import ClusterCounts
 from dcfast.similarity.centroids import kmeans
 from dcfast.stages.filter import centroids as stage
 from pool_builder import plain_pool, uid_of
@@ -73,9 +74,9 @@ def test_given_centroids_and_target(tmp_path: Path) -> None:
     }
     assert kept(tmp_path / "run") == expected
     assert 0 < len(expected) < COUNT
-    (about,) = summary["clusters"].values()
-    assert about == {"clusters": 4, "chosen": 2, "rows_asked": COUNT, "rows_inside": len(expected)}
-    assert summary["reasons"] == {"image_based: cluster": COUNT - len(expected)}
+    (about,) = summary.clusters.values()
+    assert about == ClusterCounts(clusters=4, chosen=2, rows_asked=COUNT, rows_inside=len(expected))
+    assert summary.reasons == {"image_based: cluster": COUNT - len(expected)}
 
     both = text.replace("image_based(", "image_based_intersect_clip_score(l14, fraction=0.4, ")
     run(tmp_path / "both", settings_of(pool, both), last="filter")
@@ -100,8 +101,8 @@ def test_centroids_of_the_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         for i in range(COUNT)
         if i not in (2, 11) and int(np.argmax(points[i].astype(np.float32) @ found.centroids.T)) == aim
     }
-    (about,) = summary["clusters"].values()
-    assert (about["points"], about["clusters"], about["iterations"]) == (28, 6, 20)
+    (about,) = summary.clusters.values()
+    assert (about.points, about.clusters, about.iterations) == (28, 6, 20)
 
     # killed in iteration 7, as its markers tell: the rest is done again and nothing else, to the same bytes
     states = tmp_path / "run/state/filter/kmeans"
@@ -121,10 +122,11 @@ def test_the_share_that_is_clustered_is_drawn_by_seed_file_and_row(tmp_path: Pat
     files = [str(pool / f"metadata/{n:08d}.parquet") for n in range(3)]
 
     def drawn(first: int, some: list[str], seed: int = 0) -> np.ndarray:
-        args = {"files": some, "first": first, "share": 0.4, "seed": seed, "output": "points.npy"}
-        stats = stage.sample_points(str(tmp_path), args)
+        stats = stage.sample_points(
+            tmp_path, files=some, first=first, share=0.4, seed=seed, language_model={}, output="points.npy"
+        )
         points = np.load(tmp_path / "points.npy")
-        assert points.shape == (stats["points"], DIM)
+        assert points.shape == (stats.points, DIM)
         return points
 
     together = drawn(0, files)
@@ -157,8 +159,8 @@ def test_rows_that_captions_or_scores_drop_are_not_asked(tmp_path: Path) -> None
     ):
         out = tmp_path / f"run{len(asked)}"
         summary = run(out, settings_of(pool, text), last="filter", workers=2)["filter"]
-        (about,) = summary["clusters"].values()
-        assert (about["rows_asked"], about["rows_inside"]) == (len(asked), len(asked & inside))
+        (about,) = summary.clusters.values()
+        assert (about.rows_asked, about.rows_inside) == (len(asked), len(asked & inside))
         assert kept(out) == {uid_of(i) for i in asked & inside}
         known = np.concatenate([np.load(out / f"filter/clusters/0/{n:08d}.npy") for n in range(3)])
         assert known.tolist() == [UNASKED if i not in asked else i in inside for i in range(COUNT)]
@@ -178,9 +180,9 @@ def test_a_row_is_asked_about_once_for_two_terms_and_each_set_keeps_its_own(tmp_
     summary = run(tmp_path / "run", settings_of(pool, text), last="filter")["filter"]
     nearest = [int(np.argmax(POINTS[i].astype(np.float32) @ CENTRES.T)) for i in range(COUNT)]
     assert kept(tmp_path / "run") == {uid_of(i) for i in range(COUNT) if nearest[i] in (0, 1) and i != 3}
-    first, second = summary["clusters"].values()
-    assert first["rows_asked"] == COUNT - 1
-    assert second["rows_asked"] == sum(n != 0 for i, n in enumerate(nearest) if i != 3)
+    first, second = summary.clusters.values()
+    assert first.rows_asked == COUNT - 1
+    assert second.rows_asked == sum(n != 0 for i, n in enumerate(nearest) if i != 3)
 
 
 def test_points_of_kmeans_are_rows_that_pass_the_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,8 +191,8 @@ def test_points_of_kmeans_are_rows_that_pass_the_captions(tmp_path: Path, monkey
     pool = captioned_pool(tmp_path / "pool", foreign)
     text = f"image_based(target='{save(tmp_path / 't.npy', CENTRES[:1])}')"
     summary = run(tmp_path / "run", settings_of(pool, text), last="filter")["filter"]
-    (about,) = summary["clusters"].values()
-    assert (about["points"], about["clusters"]) == (COUNT - 4, COUNT // 6)  # as many clusters as for all rows
+    (about,) = summary.clusters.values()
+    assert (about.points, about.clusters) == (COUNT - 4, COUNT // 6)  # as many clusters as for all rows
     usable = np.delete(POINTS, sorted(foreign), axis=0).astype(np.float32)
     usable = (usable / np.linalg.norm(usable, axis=1, keepdims=True)).astype(np.float16)
     found = kmeans(usable, COUNT // 6, seed=0)

@@ -107,13 +107,13 @@ def test_every_row_equals_one_pair_at_a_time(odd: tuple[Path, Path, dict[str, An
 
 def test_summary_counts_every_sample(odd: tuple[Path, Path, dict[str, Any]]) -> None:
     _, out, summary = odd
-    assert summary["samples"] == 33 + 13 + 3
-    assert summary["status"] == {"ok": 33 + 8 + 1, "does not decode": 4, "no picture": 2, "no caption": 1}
-    assert summary["rows"] == 48
-    assert summary["rows_found"] == 46
-    assert summary["scored"] == {SCORE: 33 + 7 + 1}
-    assert summary["models"][0]["prefixes"] == ["l14"]
-    assert len(summary["models"][0]["content_hash"]) == 64
+    assert summary.samples == 33 + 13 + 3
+    assert summary.status == {"ok": 33 + 8 + 1, "does not decode": 4, "no picture": 2, "no caption": 1}
+    assert summary.rows == 48
+    assert summary.rows_found == 46
+    assert summary.scored == {SCORE: 33 + 7 + 1}
+    assert summary.models[0].prefixes == ["l14"]
+    assert len(summary.models[0].content_hash) == 64
     assert not any(p.name.startswith(".tmp-") for p in (out / "features").rglob("*"))
 
 
@@ -186,7 +186,7 @@ def test_segments_of_several_shards_and_a_cut_one(
     settings = Settings(pool=str(pool), features={"l14": f"{MODEL}:{checkpoint}"}, train=False)
     summary = run(tmp_path / "run", settings, last="features")["features"]
     assert len(list((tmp_path / "run/features/segments").glob("*-status.npy"))) == 2
-    assert summary["samples"] - summary["rows_found"] in (0, 1)  # a cut sample may have lost its uid
+    assert summary.samples - summary.rows_found in (0, 1)  # a cut sample may have lost its uid
     model, found = clip(str(checkpoint)), 0
     for file in sorted((tmp_path / "run/features/metadata").glob("*.parquet")):
         table = pq.read_table(file)
@@ -222,7 +222,7 @@ def test_huge_and_thin_pictures_are_too_large(
     pool = PoolBuilder(tmp_path / "pool", [samples]).write()
     settings = Settings(pool=str(pool), features={"l14": f"{MODEL}:{checkpoint}"}, train=False)
     summary = run(tmp_path / "run", settings, last="features")["features"]
-    assert summary["status"] == {"ok": 2, "too large": 2}
+    assert summary.status == {"ok": 2, "too large": 2}
     monkeypatch.setattr(costs, "MAX_PIXELS", 120 * 60 - 1)
     with pytest.raises(decode.BadImage, match="more than 7,199 pixels"):
         decode.load_image(samples[2].jpg or b"")
@@ -288,7 +288,7 @@ def test_a_score_filter_reads_the_made_columns(tmp_path: Path, checkpoint: Path)
         uid_of(50): "picture: does not decode",
         uid_of(51): "no picture",
     }
-    assert summary["fates"]["kept"] == 7
+    assert summary.fates["kept"] == 7
 
 
 @pytest.mark.parametrize(

@@ -39,22 +39,22 @@ def test_the_world_from_its_clean_pairs_to_an_image_based_subset(tmp_path: Path)
     settings = Settings(world=WORLD, filter=text, train=False, device="cpu")
     summaries = run(out, settings, last="filter")
     about = summaries["teacher"]
-    assert about["samples"] == WORLD["teacher_pairs"]
-    assert about["samples_seen"] == 32
-    assert about["content_hash"] == sha256_file(out / "teacher/teacher.safetensors")
-    assert not about["held_out"]
-    assert summaries["features"]["by_teacher"] == ["b32", "l14"]
-    assert summaries["features"]["models"][0]["content_hash"] == about["content_hash"]
+    assert about.samples == WORLD["teacher_pairs"]
+    assert about.samples_seen == 32
+    assert about.content_hash == sha256_file(out / "teacher/teacher.safetensors")
+    assert not about.held_out
+    assert summaries["features"].by_teacher == ["b32", "l14"]
+    assert summaries["features"].models[0].content_hash == about.content_hash
     assert load_model("dcfast-tiny", str(out / "teacher/teacher.safetensors")).embed_dim > 0
 
     # the target is the clean pictures, and both halves of the filter hold of what is kept
     target = np.load(out / "filter/target.npy")
     assert len(target) == WORLD["teacher_pairs"]
     np.testing.assert_allclose(np.linalg.norm(target.astype(np.float32), axis=1), 1, atol=2e-3)
-    (clusters,) = summaries["filter"]["clusters"].values()
-    assert clusters["clusters"] == 1
+    (clusters,) = summaries["filter"].clusters.values()
+    assert clusters.clusters == 1
     kept = {f["uid"] for f in pq.read_table(out / "fates.parquet").to_pylist() if f["fate"] == "kept"}
-    limit = float(summaries["filter"]["thresholds"]["clip_l14_similarity_score:0.5"])
+    limit = float(summaries["filter"].thresholds["clip_l14_similarity_score:0.5"])
     tables = [pq.read_table(p).to_pylist() for p in sorted((out / "features/metadata").glob("*.parquet"))]
     score = {row["uid"]: row["clip_l14_similarity_score"] for table in tables for row in table}
     assert kept
@@ -84,12 +84,12 @@ def test_pairs_of_a_pool_are_held_out(tmp_path: Path) -> None:
         device="cpu",
     )
     summaries = run(tmp_path / "run", settings, last="filter")
-    assert summaries["teacher"]["held_out"]
+    assert summaries["teacher"].held_out
     fates = {f["uid"]: (f["fate"], f["reason"]) for f in pq.read_table(tmp_path / "run/fates.parquet").to_pylist()}
     assert fates[uid_of(4)] == ("dropped", "teacher_pairs")
     assert fates[uid_of(5)] == ("kept", None)
     assert fates[uid_of(77)][0] == "quarantined"
-    assert summaries["filter"]["fates"]["kept"] == 20
+    assert summaries["filter"].fates["kept"] == 20
     scored = pq.read_table(tmp_path / "run/features/metadata/00000000.parquet")["clip_l14_similarity_score"]
     assert scored.null_count == 0
 
@@ -99,12 +99,11 @@ def test_pairs_of_a_pool_are_held_out(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"the uid file .*trusted\.npy holds other uids than it did"):
         run(tmp_path / "run", settings, last="filter")
     again = run(tmp_path / "run", settings, last="filter", overwrite=True)
-    assert again["teacher"]["content_hash"] != summaries["teacher"]["content_hash"]
+    assert again["teacher"].content_hash != summaries["teacher"].content_hash
     (second,) = (tmp_path / "run/teacher").glob("training-*")
     assert second != first
-    assert (
-        json.loads((tmp_path / "run/teacher/teacher.json").read_text())["content_hash"]
-        == (again["teacher"]["content_hash"])
+    assert json.loads((tmp_path / "run/teacher/teacher.json").read_text())["content_hash"] == (
+        again["teacher"].content_hash
     )
 
 

@@ -40,11 +40,11 @@ def test_scores_are_made_and_filtered_by(tmp_path: Path, uid_from: str) -> None:
         device="cpu",
     )
     done = run(tmp_path / "run", settings)
-    assert (done["features"]["rows"], done["features"]["rows_found"]) == (7, 6)
+    assert (done["features"].rows, done["features"].rows_found) == (7, 6)
     made = pq.read_table(tmp_path / "run/features/metadata/00000.parquet")
     assert made.column_names == ["url", "key", "clip_l14_similarity_score"]
     assert made["clip_l14_similarity_score"].null_count == 1
-    fates = done["filter"]["fates"]
+    fates = done["filter"].fates
     assert (fates["kept"] + fates["dropped"], fates["missing"]) == (6, 1)
     assert fates["kept"] in (3, 4)
     report = json.loads((tmp_path / "run/report.json").read_text())

@@ -50,19 +50,18 @@ std::size_t read_all(const SegmentFile& segment) {
   }
   for (std::uint64_t i = 0; i < segment.num_samples(); ++i) {
     seen += segment.text(Section::key_begin, Section::keys, i).size();
-    std::vector<std::uint64_t> offset(static_cast<std::size_t>(segment.num_members_of(i, i + 1))), size(offset.size());
-    std::vector<std::uint32_t> ext(offset.size());
-    segment.unpack(i, i + 1, offset, size, ext);
-    for (const std::uint32_t e : ext) MUST(e < segment.num_exts());
+    MemberColumns members;
+    segment.unpack(i, i + 1, members);
+    for (const std::uint32_t e : members.ext) MUST(e < segment.num_exts());
   }
-  for (const std::int64_t m : segment.image_members(0, segment.num_samples())) {
+  for (const std::int64_t m : segment.image_members()) {
     MUST(m >= -1 && m < static_cast<std::int64_t>(segment.num_members()));
   }
   for (std::uint64_t i = 0; i < segment.num_strays(); ++i) {
     seen += segment.text(Section::stray_name_begin, Section::stray_names, i).size();
   }
   for (std::uint64_t i = 0; i < segment.num_reports(); ++i) {
-    seen += segment.text(Section::report_begin, Section::report_text, i).size();
+    seen += segment.report(i).report.message.size();
   }
   return seen;
 }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/index/tar_index.hpp"
+#include "../cpp/index/memory_reader.hpp"
 #include "core/index/tar_limits.hpp"
 #include "fuzz_check.hpp"
 

@@ -74,7 +74,7 @@ class Readers:
         with tarfile.open(self.tar) as tar:
             members = [m for m in tar.getmembers() if not m.name.endswith(".txt")]
         at = np.array([m.offset_data for m in members], np.uint64)
-        status = image_signatures(self.tar, at, np.array([m.size for m in members], np.uint64), threads=1)["status"]
+        status = image_signatures(self.tar, at, np.array([m.size for m in members], np.uint64), threads=1).status
         return [STATUS[s] == "ok" for s in status]
 
     def features(self) -> list[bool]:

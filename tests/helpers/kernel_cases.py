@@ -12,12 +12,13 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from dcfast.kernels import contrastive as kernels
 from dcfast.kernels import tuning
 from dcfast.kernels.tuning import Config
+from dcfast.loss.backend import BOTH, NLL, ClipStats
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid, normalize
 
@@ -56,13 +57,13 @@ def plain(image: Tensor, text: Tensor, scale: float, dtype: torch.dtype) -> Step
 
 
 def ours(
-    image: Tensor, text: Tensor, scale: float, *, strip_bytes: int = 1 << 30, config: Config | None = None
+    image: Tensor, text: Tensor, scale: float, *, workspace_bytes: int = 1 << 30, config: Config | None = None
 ) -> Step:
     """The same by the kernels."""
     s, factor = torch.tensor(scale), torch.tensor(1 / (2 * len(image)))
-    strip = kernels.clip_forward(image, text, s, config=config)
-    loss = (strip.rows[kernels.NLL].mean() + strip.cols[kernels.NLL].mean()) / 2
-    products = kernels.clip_products(image, text, s, strip, dots=True, strip_bytes=strip_bytes, config=config)
+    stats = kernels.clip_forward(image, text, s, config=config)
+    loss = (stats.rows[NLL].mean() + stats.cols[NLL].mean()) / 2
+    products = kernels.clip_products(image, text, s, stats, dots=True, workspace_bytes=workspace_bytes, config=config)
     d_image, _ = kernels.finish(products.image, s, factor, image.dtype)
     d_text, d_scale = kernels.finish(products.text, s, factor, text.dtype, dot_with=text)
     exact = products.dots.sum() * factor
@@ -106,11 +107,11 @@ def poisoned() -> Iterator[None]:
         torch.empty, torch.empty_like = plain_empty, plain_like
 
 
-def clip(n: int, d: int, scale: float, dtype: str = "float32", like: float = 0.3, strip_rows: int = 0) -> None:
-    """One step, with poisoned workspaces, in one strip or several."""
+def clip(n: int, d: int, scale: float, dtype: str = "float32", like: float = 0.3, chunk_rows: int = 0) -> None:
+    """One step, with poisoned workspaces, in one chunk or several."""
     image, text = features(n, d, like=like, dtype=dtype)
     with poisoned():
-        found = ours(image, text, scale, strip_bytes=strip_rows * n * image.element_size() or 1 << 30)
+        found = ours(image, text, scale, workspace_bytes=chunk_rows * n * image.element_size() or 1 << 30)
     assert (found.image.dtype, found.text.dtype, found.loss.dtype) == (image.dtype, text.dtype, torch.float32)
     if n == 1:
         assert float(found.loss) == 0
@@ -137,7 +138,7 @@ def clip_tiles(bm: int, bn: int, bk: int, warps: int, group: int, sub: bool) -> 
 def clip_repeats(dtype: str) -> None:
     """Two runs are equal to the bit."""
     image, text = features(129, 40, dtype=dtype)
-    first, second = (ours(image, text, 50.0, strip_bytes=1) for _ in range(2))
+    first, second = (ours(image, text, 50.0, workspace_bytes=1) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
@@ -149,8 +150,8 @@ def clip_flag() -> None:
     one = image[:1].expand(70, 32)
     opposite = normalize(-one + 0.01 * torch.randn(70, 32, generator=generator), dim=1)
     for scale in (100.0, 1000.0):
-        strip = kernels.clip_forward(one, opposite, torch.tensor(scale))
-        assert int(strip.flag) != 0
+        stats = kernels.clip_forward(one, opposite, torch.tensor(scale))
+        assert int(stats.flag) != 0
         found = ours(one, opposite, scale)
         wanted, peer = plain(one, opposite, scale, torch.float64), plain(one, opposite, scale, torch.float32)
         assert abs(float(found.loss - wanted.loss)) <= 1e-4
@@ -179,19 +180,19 @@ def clip_not_finite() -> None:
         for side in (0, 1):
             pair = list(features(33, 24))
             pair[side][20, 3] = value
-            strip = kernels.clip_forward(*pair, torch.tensor(10.0))
-            loss = (strip.rows[kernels.NLL].mean() + strip.cols[kernels.NLL].mean()) / 2
+            stats = kernels.clip_forward(*pair, torch.tensor(10.0))
+            loss = (stats.rows[NLL].mean() + stats.cols[NLL].mean()) / 2
             assert not torch.isfinite(loss), (value, side)
-            grads = kernels.clip_products(*pair, torch.tensor(10.0), strip)
+            grads = kernels.clip_products(*pair, torch.tensor(10.0), stats)
             assert not torch.isfinite(grads.image).all(), (value, side)
             loss, _ = kernels.siglip_block(*pair, torch.tensor(10.0), torch.tensor(-10.0))
             assert not torch.isfinite(loss), (value, side)
         image, text = features(33, 24)
-        strip = kernels.clip_forward(image, text, torch.tensor(value))
-        assert not torch.isfinite(strip.rows[kernels.NLL].mean()), value
+        stats = kernels.clip_forward(image, text, torch.tensor(value))
+        assert not torch.isfinite(stats.rows[NLL].mean()), value
     huge = torch.full((3, 8), 1e30)
-    strip = kernels.clip_forward(huge, huge, torch.tensor(1.0))
-    assert not torch.isfinite(strip.rows[kernels.NLL]).any()
+    stats = kernels.clip_forward(huge, huge, torch.tensor(1.0))
+    assert not torch.isfinite(stats.rows[NLL]).any()
 
 
 def clip_odd_features() -> None:
@@ -237,7 +238,7 @@ def _softmaxes(image: Tensor, text: Tensor, scale: float) -> tuple[Tensor, Tenso
 
 
 def clip_ranks(ranks: int, rows: int, scale: float, dtype: str = "float32") -> None:
-    """Strips of several ranks, and blocks of a strip's columns: every weighting, every product, the dot sums."""
+    """The rows of several ranks, and blocks of their columns: every weighting, every product, the dot sums."""
     n = ranks * rows
     image, text = features(n, 40, dtype=dtype)
     s = torch.tensor(scale)
@@ -247,47 +248,45 @@ def clip_ranks(ranks: int, rows: int, scale: float, dtype: str = "float32") -> N
     parts = [image[k * rows : (k + 1) * rows] for k in range(ranks)]
     sums = [kernels.clip_sums(part, text, s, shift, k * rows) for k, part in enumerate(parts)]
     diagonal = torch.cat([x.diag for x in sums])
-    cols, _ = kernels.clip_stats(torch.stack([x.col_off for x in sums]).sum(0), diagonal, shift)
+    cols = torch.stack([x.col_off for x in sums]).sum(0), diagonal
     p, q = _softmaxes(image, text, scale)
     dots = image.double() @ text.double().T
-    flag = torch.zeros((), dtype=torch.int32)
     bound = BOUNDS[dtype]
     for k, part in enumerate(parts):
         mine = slice(k * rows, (k + 1) * rows)
-        rows_stats, flags = kernels.clip_stats(sums[k].row_off, sums[k].diag, shift)
-        assert not flags.any()
-        strip = kernels.ClipStrip(rows_stats, cols, shift, flag)
+        stats = kernels.clip_stats((sums[k].row_off, sums[k].diag), cols, shift)
+        assert not stats.flag
         for weights in ((1.0, 1.0), (1.0, 0.0), (0.0, 1.0)):
             g = weights[0] * p[mine] + weights[1] * q[mine]
             other = weights[::-1]
             h = other[0] * p[mine] + other[1] * q[mine]
             found = kernels.clip_products(
-                part, text, s, strip, mine.start, image_weights=weights, text_weights=other, dots=True, strip_bytes=1
+                part, text, s, stats, mine.start, weights=(weights, other), dots=True, workspace_bytes=1
             )
             assert error(found.image, g @ text.double()) <= bound
             assert error(found.text, h.T @ part.double()) <= bound
             for value, softmax in zip(found.dots, (p[mine], q[mine]), strict=True):
                 terms = softmax * dots[mine]  # they cancel
                 assert abs(float(value) - float(terms.sum())) <= 1e-6 * float(terms.abs().sum())
-        _column_blocks(part, text, s, strip, mine.start, rows, (p + q)[mine], bound)
+        _column_blocks(part, text, s, stats, mine.start, rows, (p + q)[mine], bound)
 
 
 def _column_blocks(
-    part: Tensor, text: Tensor, s: Tensor, strip: Any, first: int, rows: int, g: Tensor, bound: float
+    part: Tensor, text: Tensor, s: Tensor, stats: ClipStats, first: int, rows: int, g: Tensor, bound: float
 ) -> None:
     total = torch.zeros(part.shape, dtype=torch.float32)
     for begin in range(0, len(text), rows):
         block = slice(begin, begin + rows)
-        narrowed = strip._replace(cols=strip.cols[:, block])
+        narrowed = stats._replace(cols=stats.cols[:, block])
         found = kernels.clip_products(part, text[block], s, narrowed, first - begin, into_image=total, dots=True)
         assert found.image is total
         assert error(found.text, g[:, block].T @ part.double()) <= bound
-        only = kernels.clip_products(part, text[block], s, narrowed, first - begin, needs=(False, True))
+        only = kernels.clip_products(part, text[block], s, narrowed, first - begin, weights=(None, BOTH))
         assert only.image is None
         assert only.dots is None
         assert torch.equal(only.text, found.text)
     assert error(total, g @ text.double()) <= bound
-    none = kernels.clip_products(part, text, s, strip, first, needs=(True, False))
+    none = kernels.clip_products(part, text, s, stats, first, weights=(BOTH, None))
     assert none.text is None
 
 
@@ -315,7 +314,7 @@ def clip_online(rows: int) -> None:
         assert torch.equal(sums.diag == -torch.inf, ~inside)
 
 
-def siglip(n: int, d: int, scale: float, bias: float | None, dtype: str = "float32", strip_rows: int = 0) -> None:
+def siglip(n: int, d: int, scale: float, bias: float | None, dtype: str = "float32", chunk_rows: int = 0) -> None:
     """Loss, products and dot sums against float64 autograd."""
     image, text = features(n, d, dtype=dtype)
     i, t = (x.double().requires_grad_() for x in (image, text))
@@ -327,14 +326,14 @@ def siglip(n: int, d: int, scale: float, bias: float | None, dtype: str = "float
     given = None if bias is None else torch.tensor(bias)
     args = (image, text, torch.tensor(scale), given)
     with poisoned():
-        loss, found = kernels.siglip_block(*args, strip_bytes=strip_rows * n * image.element_size() or 1 << 30)
+        loss, found = kernels.siglip_block(*args, workspace_bytes=chunk_rows * n * image.element_size() or 1 << 30)
     bound = BOUNDS[dtype]
     assert error(loss, wanted.detach()) <= 2e-6
     assert error(found.image * scale, i.grad) <= bound
     assert error(found.text * scale, t.grad) <= bound
     assert error(found.dots[0], s.grad) <= 4e-6
     assert error(found.dots[1], b.grad) <= 4e-6
-    again, same = kernels.siglip_block(*args, strip_bytes=strip_rows * n * image.element_size() or 1 << 30)
+    again, same = kernels.siglip_block(*args, workspace_bytes=chunk_rows * n * image.element_size() or 1 << 30)
     assert torch.equal(loss, again)
     assert torch.equal(found.image, same.image)
     alone, nothing = kernels.siglip_block(*args, grad=False)

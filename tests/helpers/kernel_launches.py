@@ -55,9 +55,9 @@ def step(rows: int, width: int, dtype: torch.dtype) -> None:
     """All that a training step launches, of both losses, on one rank or several."""
     image, text = (torch.zeros(rows, width, dtype=dtype) for _ in range(2))
     scale = torch.ones(())
-    strip = contrastive.clip_forward(image, text, scale)
-    products: Any = contrastive.clip_products(image, text, scale, strip)
-    contrastive.clip_products(image, text, scale, strip, rows, text_weights=(0.0, 1.0), dots=True)
+    stats = contrastive.clip_forward(image, text, scale)
+    products: Any = contrastive.clip_products(image, text, scale, stats)
+    contrastive.clip_products(image, text, scale, stats, rows, weights=((1.0, 1.0), (0.0, 1.0)), dots=True)
     raw: tuple[Tensor, Tensor] = products.image, products.text
     contrastive.finish(raw[0], scale, scale, dtype)
     contrastive.finish(raw[1], scale, scale, dtype, dot_with=text)

@@ -5,50 +5,94 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
+import pytest
+from dcfast.engine.piece import Nothing, Piece, piece
+from dcfast.rundir.run_dir import Run
+from dcfast.rundir.summaries import Summary
+from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import write_bytes
 from dcfast.storage.npz import load_array
+from dcfast.storage.records import Record
 
 
-def square(out: str, args: dict[str, Any]) -> dict[str, Any]:
-    source = args.get("source")
-    value = int(Path(source).read_text()) if source else args["value"]
-    write_bytes(Path(out) / args["output"], str(value * value).encode())
-    with open(Path(out) / "calls.log", "a") as log:
-        log.write(args["output"] + "\n")
-    return {"value": value * value}
+class FoundError(Exception):
+    """Ends a stage before its first step."""
 
 
-def fail(out: str, args: dict[str, Any]) -> dict[str, Any]:
-    raise ValueError(f"piece {args['value']} cannot be done")
+def first_piece(steps: Steps, run: Run) -> Piece[Any]:
+    """The first piece of a stage."""
+
+    def do(pieces: Sequence[Piece[Any]]) -> NoReturn:
+        raise FoundError(pieces[0])
+
+    with pytest.raises(FoundError) as caught:
+        steps(run, do)
+    piece = caught.value.args[0]
+    assert isinstance(piece, Piece)
+    return piece
 
 
-def die(out: str, args: dict[str, Any]) -> dict[str, Any]:
+class Value(Record):
+    value: int
+
+
+class Visible(Record):
+    visible: str
+
+
+class Demo(Summary):
+    stage: ClassVar[str] = "demo"
+    sum: int
+    order: list[int]
+
+
+@piece()
+def square(out: Path, value: int, output: str, source: str | None = None) -> Value:
+    number = int(Path(source).read_text()) if source else value
+    write_bytes(out / output, str(number * number).encode())
+    with open(out / "calls.log", "a") as log:
+        log.write(output + "\n")
+    return Value(number * number)
+
+
+@piece()
+def fail(out: Path, value: int) -> Value:
+    raise ValueError(f"piece {value} cannot be done")
+
+
+@piece()
+def die(out: Path) -> Nothing:
     os.kill(os.getpid(), signal.SIGKILL)
-    return {}
+    return Nothing()
 
 
-def slow(out: str, args: dict[str, Any]) -> dict[str, Any]:
-    time.sleep(args["seconds"])
-    return square(out, args)
+@piece()
+def slow(out: Path, seconds: float, value: int, output: str) -> Value:
+    time.sleep(seconds)
+    return square(out, value, output)
 
 
-def visible_gpus(out: str, args: dict[str, Any]) -> dict[str, Any]:
-    return {"visible": os.environ.get("CUDA_VISIBLE_DEVICES", "all")}
+@piece()
+def visible_gpus(out: Path) -> Visible:
+    return Visible(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
 
 
-def process(out: str, args: dict[str, Any]) -> dict[str, Any]:
-    return {"process": os.getpid()}
+@piece()
+def process(out: Path) -> Value:
+    return Value(os.getpid())
 
 
-def read_cut(out: str, args: dict[str, Any]) -> dict[str, Any]:
+@piece()
+def read_cut(out: Path, input: str) -> Value:
     """Reads a file that is cut while it is mapped, by NumPy alone, and lets go of it before anybody looks."""
-    path = Path(out) / args["input"]
+    path = out / input
     array = load_array(path, mmap=True)
     os.truncate(path, 4096)
     total = int(np.add.reduce(array))
     del array
-    return {"sum": total}
+    return Value(total)

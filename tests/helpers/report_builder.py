@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from dcfast.report.facts.collect import Source
 from dcfast.rundir.layout import evidence_schema, fate_schema
-from dcfast.rundir.run_dir import Settings
+from dcfast.rundir.run_dir import Run
+from dcfast.rundir.settings import Settings
 from pool_builder import uid_of
 
+NEEDED: dict[str, dict[str, Any]] = {
+    "decontaminate": {"available": False, "uids": 0},
+    "filter": {"filter": "no_filter", "fates": {}, "subset": None, "thresholds": None, "models": {}},
+}
+"""Fields that the summaries of stages always have."""
 
-def source_of(out: Path, **changes: Any) -> Source:
-    values: dict[str, Any] = {"settings": asdict(Settings()), "shard_dir": out / "shards-of-pool", "world": False}
-    return Source(out, **(values | changes))
+
+def run_of(out: Path, **settings: Any) -> Run:
+    """A run over a given pool, which is not there; ``pool`` None is the built-in world."""
+    return Run(out, Settings(**{"pool": str(out / "pool"), "compare": "no_filter", **settings}))
 
 
 def write_summary(out: Path, stage: str, value: dict[str, Any]) -> None:
     (out / "state").mkdir(parents=True, exist_ok=True)
-    (out / "state" / f"{stage}.json").write_text(json.dumps(value))
+    (out / "state" / f"{stage}.json").write_text(json.dumps({**NEEDED.get(stage, {}), **value}))
 
 
 def evidence(rows: list[tuple[int, str, str, int]]) -> Any:

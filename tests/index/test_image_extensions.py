@@ -58,8 +58,8 @@ def test_the_list_is_that_of_the_decoder() -> None:
 def test_every_kind_that_is_decoded_is_a_picture(tmp_path: Path) -> None:
     pool = pool_of(tmp_path / "pool", ALL)
     done = run(tmp_path / "run", Settings(pool=str(pool), filter="no_filter", train=False))
-    assert done["filter"]["fates"]["kept"] == len(ALL)
-    assert done["index"]["notes"] == []
+    assert done["filter"].fates["kept"] == len(ALL)
+    assert done["index"].notes == []
     write_segment([(pool / "0.tar", "0.tar")], tmp_path / "s.dcx", sync=False)
     segment = Segment.open(tmp_path / "s.dcx")
     assert not (segment.flags & int(SampleFlag.NO_IMAGE)).any()
@@ -83,7 +83,7 @@ def test_faces_are_blurred_in_every_kind(tmp_path: Path) -> None:
 def test_members_that_are_no_pictures_are_named(tmp_path: Path) -> None:
     pool = pool_of(tmp_path / "pool", ["heic", "jpg"])
     done = run(tmp_path / "run", Settings(pool=str(pool), filter="no_filter", train=False))
-    (note,) = done["index"]["notes"]
+    (note,) = done["index"].notes
     assert note.startswith("1 of 2 samples have no picture: they are quarantined. Members end in heic, jpg, json, txt;")
     assert "read are jpg, jpeg, png, webp" in note
 

@@ -108,7 +108,7 @@ def test_an_evaluation_and_a_comparison_say_it(tmp_path: Path) -> None:
     pool = plain_pool(tmp_path / "pool", 4, 1).write()
     settings = Settings(pool=str(pool), evalsets=str(sets), filter="no_filter", train=False)
     done: dict[str, Any] = run(tmp_path / "run", settings, last="signatures")
-    assert [ANOTHER in note for note in done["signatures"]["notes"]] == [True, False]
+    assert [ANOTHER in note for note in done["signatures"].notes] == [True, False]
 
 
 def test_keys_of_the_second_archive_may_be_those_of_the_first(tmp_path: Path) -> None:
@@ -192,10 +192,10 @@ def test_a_run_keeps_the_samples_of_both(tmp_path: Path) -> None:
     one.write_bytes(one.read_bytes() + two.read_bytes())
     os.remove(two)
     done = run(tmp_path / "run", Settings(pool=str(pool), filter="no_filter", train=False))
-    assert done["filter"]["fates"] == {"kept": 12, "dropped": 0, "quarantined": 0, "missing": 0, "unlisted": 0}
-    (note,) = done["index"]["notes"]
+    assert done["filter"].fates == {"kept": 12, "dropped": 0, "quarantined": 0, "missing": 0, "unlisted": 0}
+    (note,) = done["index"].notes
     assert re.search(rf"shard 00000000\.tar, byte [\d,]+: {ANOTHER} \d+: its 6 samples were read too", note)
-    assert done["verify"]["ok"]
+    assert done["verify"].ok
     assert note in json.loads((tmp_path / "run/report.json").read_text())["notes"]
     assert len(load_subset(tmp_path / "run/subset.npy")) == 12
 

@@ -260,7 +260,7 @@ def test_a_run_on_metadata_of_other_names(tmp_path: Path) -> None:
     table = pq.read_table(path)
     pq.write_table(table.rename_columns(["TEXT" if name == "text" else name for name in table.column_names]), path)
     done = run(tmp_path / "run", Settings(pool=str(pool), filter="basic_filter", train=False))
-    assert done["filter"]["fates"]["kept"] == 4
+    assert done["filter"].fates["kept"] == 4
 
 
 @pytest.mark.parametrize(

@@ -144,9 +144,9 @@ def said(notes: list[str]) -> bool:
 def test_a_run_and_its_report_say_it(pool: Path, tmp_path: Path) -> None:
     settings = Settings(pool=str(pool), filter="no_filter", train=False)
     done = run(tmp_path / "run", settings)
-    assert said(done["index"]["notes"])
-    assert done["index"]["damaged_shards"] == done["filter"]["damaged_shards"] == 1
-    assert done["filter"]["damage"][0][1].startswith("shard damaged at byte")
+    assert said(done["index"].notes)
+    assert done["index"].damaged_shards == done["filter"].damaged_shards == 1
+    assert done["filter"].damage[0][1].startswith("shard damaged at byte")
     assert said(json.loads((tmp_path / "run/report.json").read_text())["notes"])
     with pytest.raises(CorruptDataError, match=r"shard 00000000\.tar, offset \d+: data follow .*--strict"):
         run(tmp_path / "strict", Settings(pool=str(pool), filter="no_filter", train=False, strict=True))
@@ -196,7 +196,7 @@ def test_evaluation_and_comparison_say_it(tmp_path: Path) -> None:
     pool = plain_pool(tmp_path / "pool", 4, 1).write()
     settings = Settings(pool=str(pool), evalsets=str(sets), filter="no_filter", train=False)
     done: dict[str, Any] = run(tmp_path / "run", settings, last="signatures")
-    assert [ARCHIVE in note for note in done["signatures"]["notes"]] == [True]
+    assert [ARCHIVE in note for note in done["signatures"].notes] == [True]
 
 
 def test_the_kinds_are_told_apart_in_one_place() -> None:

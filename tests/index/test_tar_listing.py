@@ -155,8 +155,8 @@ def test_a_run_says_it_and_reads_none_of_it(tmp_path: Path) -> None:
     pool = _odd_pool(tmp_path / "pool")
     assert _said(Pool.open(pool).notes[0])
     summary = run(tmp_path / "run", Settings(pool=str(pool), filter="no_filter", train=False), last="report")
-    assert summary["index"]["damaged_shards"] == 0
-    assert _said(summary["index"]["notes"][0])
+    assert summary["index"].damaged_shards == 0
+    assert _said(summary["index"].notes[0])
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert [_said(note) for note in report["notes"]].count(True) == 1
 

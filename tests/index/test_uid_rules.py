@@ -24,6 +24,7 @@ from dcfast.run.workflow import main, run
 from dcfast.rundir.run_dir import Settings
 from dcfast.storage.hashing import hash_bytes
 from dcfast.uids.sets import load_subset, uid_format
+from piece_functions import first_piece
 from pool_builder import picture
 
 COUNT = 9
@@ -65,8 +66,8 @@ def flat(tmp_path: Path) -> Path:
 def test_a_run_from_the_pool_to_new_shards(flat: Path, tmp_path: Path, uid_from: str) -> None:
     settings = Settings(pool=str(flat), filter="no_filter", train=False, uid_from=uid_from)
     done = run(tmp_path / "run", settings)
-    assert done["filter"]["fates"] == {"kept": COUNT, "dropped": 0, "quarantined": 0, "missing": 2, "unlisted": 0}
-    assert (done["verify"]["ok"], done["filter"]["malformed_uids"], done["index"]["notes"]) == (True, 0, [])
+    assert done["filter"].fates == {"kept": COUNT, "dropped": 0, "quarantined": 0, "missing": 2, "unlisted": 0}
+    assert (done["verify"].ok, done["filter"].malformed_uids, done["index"].notes) == (True, 0, [])
     expected = sorted(rule(uid_from, i) for i in range(COUNT))
     assert uid_format(load_subset(tmp_path / "run/subset.npy"), as_list=True) == expected
     # the subset means the same to the resharder and to an index of its own
@@ -102,7 +103,7 @@ def test_samples_without_json_have_keys_alone(flat: Path, tmp_path: Path) -> Non
     with pytest.raises(PoolError, match=rf"\({COUNT} have no json\).*--uid-from key"):
         run(tmp_path / "a", settings)
     done = run(tmp_path / "b", Settings(pool=str(flat), filter="no_filter", train=False, uid_from="key"))
-    assert done["filter"]["fates"]["kept"] == COUNT
+    assert done["filter"].fates["kept"] == COUNT
 
 
 def test_some_without_uid_are_a_note(flat: Path, tmp_path: Path) -> None:
@@ -119,10 +120,10 @@ def test_some_without_uid_are_a_note(flat: Path, tmp_path: Path) -> None:
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     done = run(tmp_path / "a", Settings(pool=str(flat), filter="no_filter", train=False, uid_from="url"), last="filter")
-    (note,) = done["index"]["notes"]
+    (note,) = done["index"].notes
     assert note.startswith(f"3 of {COUNT + 3} samples have no uid (1 have json without url, 1 have json that cannot be")
     assert "1 have a url that is none" in note
-    assert done["filter"]["reasons"] == {"json cannot be read": 1, "json without url": 1, "url is no text": 1}
+    assert done["filter"].reasons == {"json cannot be read": 1, "json without url": 1, "url is no text": 1}
 
 
 def test_the_same_uids_of_every_type(tmp_path: Path) -> None:
@@ -165,7 +166,7 @@ def test_a_metadata_row_without_url_is_quarantined(flat: Path, tmp_path: Path) -
     pq.write_table(table.set_column(0, "url", pa.array(urls)), path)
     settings = Settings(pool=str(flat), filter="no_filter", train=False, uid_from="url")
     done = run(tmp_path / "run", settings, last="filter")
-    assert (done["filter"]["malformed_uids"], done["filter"]["fates"]["unlisted"]) == (1, 1)
+    assert (done["filter"].malformed_uids, done["filter"].fates["unlisted"]) == (1, 1)
     reasons = pq.read_table(tmp_path / "run/quarantine.parquet")["reason"].to_pylist()
     assert reasons == ["metadata 00001.parquet, row 0, has no url"]
 
@@ -179,7 +180,7 @@ def test_rows_that_repeat_a_url_are_told(flat: Path, tmp_path: Path) -> None:
     for uid_from, expected in (("url", 1), ("key", 0)):
         settings = Settings(pool=str(flat), filter="no_filter", train=False, uid_from=uid_from)
         done = run(tmp_path / uid_from, settings, last="filter")
-        notes = [note for note in done["filter"]["notes"] if "repeat a url" in note]
+        notes = [note for note in done["filter"].notes if "repeat a url" in note]
         assert len(notes) == expected
         assert all(note.startswith("3 metadata rows and 0 samples repeat a url that stood before") for note in notes)
 
@@ -221,14 +222,15 @@ def test_a_refresh_of_a_runs_index_goes_by_its_rule(flat: Path, tmp_path: Path) 
 
 
 def test_pieces_of_older_code_are_made_anew(flat: Path, tmp_path: Path) -> None:
-    from dcfast.engine.piece import piece_key
+    from dcfast.engine.piece import PieceFunction, piece_key
     from dcfast.rundir.run_dir import Run
     from dcfast.stages import index
 
     given = Run(tmp_path, Settings(pool=str(flat), uid_from="url"))
-    piece = next(index.steps(given))[0]
-    assert piece.version == index.VERSION
-    assert piece_key(tmp_path, piece) != piece_key(tmp_path, replace(piece, version=1))
+    piece = first_piece(index.steps, given)
+    assert piece.function.version > 1
+    older = PieceFunction(index.build_segment.function, 1, True)
+    assert piece_key(tmp_path, piece) != piece_key(tmp_path, replace(piece, function=older))
 
 
 @pytest.mark.parametrize(

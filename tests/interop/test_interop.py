@@ -112,7 +112,7 @@ def test_idx_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
     twice = index_tars([tmp_path / "x" / "0.tar", tmp_path / "y" / "0.tar"])
     with pytest.raises(ValueError, match=r"two shards would be written as .*0\.idx"):
         write_wds2idx(twice, tmp_path / "idx")
-    with pytest.raises(ValueError, match=r"two shards of the index have the file name 0\.tar"):
+    with pytest.raises(ValueError, match=r"two shards of the index have the file name '0\.tar'"):
         shard_counts(twice)
 
 
@@ -238,39 +238,52 @@ def test_wids_datasets(tmp_path: Path) -> None:
     [
         ("{", "not json"),
         ("[" * 100_000, "not json"),
-        ("[]", "expected an object with wids_version 1; got 'list'"),
-        ('{"wids_version": 2}', "got 2"),
+        ("[]", "expected an object; got "),
+        ('{"wids_version": 2}', "wids_version: expected 1; got 2"),
         ('{"wids_version": 1}', "it lists no shards"),
-        ('{"wids_version": 1, "shardlist": {}}', "shardlist is no list"),
-        ('{"wids_version": 1, "datasets": [3]}', r"datasets\[0\] has no shardlist"),
+        ('{"wids_version": 1, "shardlist": {}}', "shardlist: expected a list; got {}"),
+        ('{"wids_version": 1, "datasets": [3]}', r"datasets\[0\]: expected an object; got 3"),
+        ('{"wids_version": 1, "datasets": [{}]}', r"datasets\[0\] has no shardlist"),
         (
             '{"wids_version": 1, "shardlist": [{"url": "a"}]}',
-            r"shardlist\[0\]: expected an object with url and nsamples",
+            r"shardlist\[0\]: object missing required field nsamples",
         ),
-        ('{"wids_version": 1, "shardlist": [{"url": "a", "nsamples": -1}]}', r"shardlist\[0\]: expected"),
-        ('{"wids_version": 1, "shardlist": [{"url": "a", "nsamples": true}]}', r"shardlist\[0\]: expected"),
-        ('{"wids_version": 1, "shardlist": [{"url": "", "nsamples": 1}]}', r"shardlist\[0\]: expected"),
-        ('{"wids_version": 1, "shardlist": [{"url": "a", "nsamples": 9223372036854775808}]}', "counts below 2\\^63"),
+        ('{"wids_version": 1, "shardlist": [{"url": "a", "nsamples": -1}]}', r"shardlist\[0\]\.\w+: expected"),
+        ('{"wids_version": 1, "shardlist": [{"url": "a", "nsamples": true}]}', r"shardlist\[0\]\.\w+: expected"),
+        ('{"wids_version": 1, "shardlist": [{"url": "", "nsamples": 1}]}', r"shardlist\[0\]\.\w+: expected"),
+        (
+            '{"wids_version": 1, "shardlist": [{"url": "a", "nsamples": 9223372036854775808}]}',
+            "nsamples: .*9223372036854775808",
+        ),
         ('{"wids_version": 1, "shardlist": [{"url": "a", "nsamples": NaN}]}', "not json: expected numbers; got NaN"),
         (
             '{"wids_version": 1, "shardlist": [{"url": "a", "nsamples": 1, "filesize": "x"}]}',
-            r"shardlist\[0\]: expected",
+            r"shardlist\[0\]\.\w+: expected",
         ),
-        ('{"wids_version": 1, "shardlist": [{"url": "a", "nsamples": 1, "md5sum": 7}]}', r"shardlist\[0\]: expected"),
+        (
+            '{"wids_version": 1, "shardlist": [{"url": "a", "nsamples": 1, "md5sum": 7}]}',
+            r"shardlist\[0\]\.\w+: expected",
+        ),
         (
             '{"wids_version": 1, "shardlist": [{"url": "a", "nsamples": ' + "9" * 5000 + "}]}",
             "not json: expected whole numbers of at most 20 digits",
         ),
-        ('{"wids_version": 1, "shardlist": null}', "shardlist is no list"),
+        ('{"wids_version": 1, "shardlist": null}', "shardlist: expected a list; got None"),
         ('{"wids_version": 1, "datasets": 5}', "datasets: expected a list; got 5"),
-        ('{"wids_version": 1, "datasets": null}', "datasets: expected a list; got null"),
+        ('{"wids_version": 1, "datasets": null}', "datasets: expected a list; got None"),
         (
             '{"wids_version": 1, "datasets": [{"shardlist": [], "base": 7}]}',
-            r"datasets\[0\].base: expected text; got 7",
+            r"datasets\[0\].base: expected text or null; got 7",
         ),
-        ('{"wids_version": 1, "shardlist": [{"url": "a", "nsamples": 1}], "base": ["x"]}', "base: expected text; got"),
-        ('{"wids_version": 1, "shardlist": [{"url": "a", "nsamples": 1}], "name": 5}', "name: expected text; got 5"),
-        ('{"wids_version": true}', "expected an object with wids_version 1; got True"),
+        (
+            '{"wids_version": 1, "shardlist": [{"url": "a", "nsamples": 1}], "base": ["x"]}',
+            "base: expected text or null; got",
+        ),
+        (
+            '{"wids_version": 1, "shardlist": [{"url": "a", "nsamples": 1}], "name": 5}',
+            "name: expected text or null; got 5",
+        ),
+        ('{"wids_version": true}', "wids_version: expected a whole number; got True"),
         ('{"wids_version": 1, "shardlist": [], "shardlist": []}', "each key once in an object; got 'shardlist' more"),
         ('{"wids_version": 1,\r\n"shardlist":\r\n [x]}', "not json: Expecting value: line 3 column 3"),
         (b'{"wids_version": 1, "name": "\xff"}', "not json: .*can't decode byte 0xff in position 29"),

@@ -72,9 +72,9 @@ def test_clip_on_a_fitted_batch(run: Run, scale: float) -> None:
     run("clip", n=97, d=64, scale=scale, like=0.6)
 
 
-def test_clip_in_strips(run: Run) -> None:
+def test_clip_in_chunks(run: Run) -> None:
     """Of 128, 128 and 1 rows."""
-    run("clip", n=257, d=16, scale=14.2857, strip_rows=128)
+    run("clip", n=257, d=16, scale=14.2857, chunk_rows=128)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_clip_views(run: Run) -> None:
 @pytest.mark.parametrize(
     ("ranks", "rows", "scale", "dtype"), [(4, 10, 25.0, "float32"), (2, 33, 100.0, "float32"), (2, 33, 10.0, "float16")]
 )
-def test_clip_strips_of_ranks(run: Run, ranks: int, rows: int, scale: float, dtype: str) -> None:
+def test_clip_rows_of_ranks(run: Run, ranks: int, rows: int, scale: float, dtype: str) -> None:
     run("clip_ranks", ranks=ranks, rows=rows, scale=scale, dtype=dtype)
 
 
@@ -119,7 +119,7 @@ def test_clip_blocks_anywhere(run: Run, rows: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "d", "scale", "bias", "dtype", "strip_rows"),
+    ("n", "d", "scale", "bias", "dtype", "chunk_rows"),
     [
         (1, 8, 10.0, -10.0, "float32", 0),
         (31, 17, 10.0, -10.0, "float32", 0),
@@ -130,8 +130,8 @@ def test_clip_blocks_anywhere(run: Run, rows: int) -> None:
         (64, 64, 10.0, -10.0, "float16", 0),
     ],
 )
-def test_siglip(run: Run, n: int, d: int, scale: float, bias: float | None, dtype: str, strip_rows: int) -> None:
-    run("siglip", n=n, d=d, scale=scale, bias=bias, dtype=dtype, strip_rows=strip_rows)
+def test_siglip(run: Run, n: int, d: int, scale: float, bias: float | None, dtype: str, chunk_rows: int) -> None:
+    run("siglip", n=n, d=d, scale=scale, bias=bias, dtype=dtype, chunk_rows=chunk_rows)
 
 
 def test_siglip_blocks(run: Run) -> None:

@@ -18,8 +18,8 @@ from dcfast.kernels import (  # noqa: E402
     check_machine_code,
     clip_kernels,
     contrastive,
+    products,
     siglip_kernels,
-    strip_products,
     tuning,
 )
 from dcfast.kernels.tuning import Config  # noqa: E402
@@ -227,10 +227,10 @@ def test_chunks_cover_the_rows_and_keep_programs_busy() -> None:
 
 
 @pytest.mark.parametrize(("rows", "cols"), [(1, 1), (127, 5000), (8192, 8192), (32768, 32768), (90112, 90112)])
-def test_strips_stay_within_their_bound(rows: int, cols: int) -> None:
+def test_chunks_stay_within_their_bound(rows: int, cols: int) -> None:
     for depth in (16, 512, 768, 1024, 4096):
         for bound in (1, 1 << 20, 352 << 20):
-            height = strip_products.strip_rows(rows, cols, depth, 2, bound)
+            height = products.chunk_rows(rows, cols, depth, 2, bound)
             assert 1 <= height <= rows
             assert height <= 128 or height * cols * 2 <= bound
             assert height == rows or height % 128 == 0
@@ -289,16 +289,16 @@ def test_builds_that_refuse_to_add_to_float32(words: str, monkeypatch: pytest.Mo
     def mm(a: torch.Tensor, b: torch.Tensor, *, out_dtype: torch.dtype) -> torch.Tensor:
         return a.to(out_dtype) @ b.to(out_dtype)
 
-    monkeypatch.setattr(strip_products, "_fused", True)
+    monkeypatch.setattr(products, "_fused", True)
     monkeypatch.setattr(torch.ops.aten.addmm, "dtype_out", refuse)
     monkeypatch.setattr(torch, "mm", mm)
     a, b = torch.ones(3, 4, dtype=torch.bfloat16), torch.ones(4, 2, dtype=torch.bfloat16)
     out = torch.ones(3, 2)
     if not words:
         with pytest.raises(torch.OutOfMemoryError):
-            strip_products._add_mixed(out, a, b, 0.5)
+            products._add_mixed(out, a, b, 0.5)
         return
     for _ in range(2):
-        strip_products._add_mixed(out, a, b, 0.5)
+        products._add_mixed(out, a, b, 0.5)
     assert torch.equal(out, torch.full((3, 2), 5.0))
     assert asked == [0.5]

@@ -141,8 +141,8 @@ def test_all_opposite(scale: float) -> None:
     image, text = reference.features(150, 32)
     image = image[:1].expand(150, 32).contiguous()
     text = torch.nn.functional.normalize(-image + 0.01 * text, dim=1)
-    strip = forward.clip_forward(image, text, torch.tensor(scale))
-    assert int(strip.flag) == (scale > 60)
+    stats = forward.clip_forward(image, text, torch.tensor(scale))
+    assert int(stats.flag) == (scale > 60)
     check(image, text, scale)
 
 
@@ -280,8 +280,8 @@ def test_memory_is_bounded_by_tiles(dots: bool, monkeypatch: pytest.MonkeyPatch)
     image, text = reference.features(2000, 8)
     scale = torch.tensor(20.0)
     with Largest() as largest:
-        strip = forward.clip_forward(image, text, scale)
-        clip_gradient.clip_products(image, text, scale, strip, dots=dots)
+        stats = forward.clip_forward(image, text, scale)
+        clip_gradient.clip_products(image, text, scale, stats, dots=dots)
     assert 0 < largest.num_bytes <= 2 * (1 << 17) < 2000 * 2000 * 4 / 50
 
 

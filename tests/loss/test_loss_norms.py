@@ -100,9 +100,9 @@ def test_the_gradient_of_the_scale_from_dot_products_of_any_size(dtype: torch.dt
     image, text = (x.to(dtype) for x in reference.features(rows, 3, norm=norm))
     scale = torch.tensor(100.0 / norm / norm)
     *_, wanted = reference.exact(reference.fitted_clip, image, text, scale)
-    strip = forward.clip_forward(image, text, scale)
-    assert int(strip.flag) == 0
-    dots = clip_gradient.clip_products(image, text, scale, strip, dots=True).dots
+    stats = forward.clip_forward(image, text, scale)
+    assert int(stats.flag) == 0
+    dots = clip_gradient.clip_products(image, text, scale, stats, dots=True).dots
     assert dots is not None
     assert float(dots.sum()) / (2 * rows) == pytest.approx(float(wanted), rel=1e-5)
     if dtype == torch.bfloat16:

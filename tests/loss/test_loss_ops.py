@@ -33,13 +33,14 @@ def inputs_of(rows: int = 9, width: int = 6, dtype: torch.dtype = torch.float32)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_opcheck(dtype: torch.dtype) -> None:
     image, text, scale, bias = inputs_of(dtype=dtype)
-    torch.library.opcheck(ops.clip_loss, (image, text, scale))
-    torch.library.opcheck(siglip_ops.siglip_loss, (image, text, scale, bias, True, True, True))
+    torch.library.opcheck(ops.clip_loss, (image, text, scale, *ops.ALONE))
+    torch.library.opcheck(siglip_ops.siglip_loss, (image, text, scale, bias, [True] * 3, *siglip_ops.ALONE))
     torch.library.opcheck(ops.clip_lse, (image.detach(), text.detach()[:4], scale.detach()))
     plain = [x.detach() for x in (image, text, scale, bias)]
-    forward = ops.clip_loss(*plain[:3])
-    torch.library.opcheck(ops.clip_loss_backward, (forward[0], *plain[:3], *forward[1:], True, False, True))
-    loss, *raw = siglip_ops.siglip_loss(*plain, True, False, True)
+    forward = ops.clip_loss(*plain[:3], *ops.ALONE)
+    needs = [True, False, True]
+    torch.library.opcheck(ops.clip_loss_backward, (forward[0], *plain[:3], *forward[1:], *ops.ALONE, needs))
+    loss, *raw = siglip_ops.siglip_loss(*plain, needs, *siglip_ops.ALONE)
     torch.library.opcheck(siglip_ops.siglip_loss_backward, (loss, plain[2], *raw, 9, dtype))
 
 

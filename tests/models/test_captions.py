@@ -59,7 +59,7 @@ def test_any_captions_have_open_clips_tokens(captions: list[str]) -> None:
 def test_a_megabyte_is_read_as_far_as_the_model() -> None:
     tokens = load_tokenizer("dcfast-tiny")([letters(10**6), "a dog"])
     assert tokens.shape[0] == 2
-    assert len(captions._Remembered(OURS.cache)) < 100_000
+    assert len(captions._WordCache(OURS.cache)) < 100_000
 
 
 @pytest.mark.parametrize("line", ["\n", " \n", "\ufeff\n", "\x1b[m\n", "\r\n", "&#x000a;", "\u2028", "a\n", "&amp;"])
@@ -74,11 +74,11 @@ def test_what_is_cleaned_of_megabytes_is_bounded(line: str, monkeypatch: pytest.
     tokens = OURS([line * (4_000_000 // len(line))])
     assert torch.equal(tokens, THEIRS([line * 200]))
     assert sum(map(len, cleaned)) < 2 * captions.MAX_CAPTION_BYTES
-    assert sum(text.count("\n") for text in cleaned) < 2 * captions._MOST_LINES
+    assert sum(text.count("\n") for text in cleaned) < 2 * captions._MAX_LINES
 
 
 def test_the_words_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(captions, "_REMEMBERED_WORDS", 50)
+    monkeypatch.setattr(captions, "_CACHED_WORDS", 50)
     ours = captions.read_as_far_as_the_model(SimpleTokenizer())
     words = [letters(5, seed=n) for n in range(200)]
     assert torch.equal(ours(words), THEIRS(words))

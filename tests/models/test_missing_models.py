@@ -133,12 +133,12 @@ def test_a_library_of_a_late_stage_is_looked_for_first(
 
 def test_features_of_another_activation_are_made_anew() -> None:
     from dcfast.features.spec import FeatureModel
-    from dcfast.stages.features import model_arguments
+    from dcfast.stages.features import model_source
 
     for name, tag, activation in (
         ("ViT-L-14", "openai", "quickgelu"),
         ("ViT-L/14", "openai", "quickgelu"),
-        ("ViT-L-14-quickgelu", "openai", None),
-        ("ViT-L-14", "datacomp_xl_s13b_b90k", None),
+        ("ViT-L-14-quickgelu", "openai", ""),
+        ("ViT-L-14", "datacomp_xl_s13b_b90k", ""),
     ):
-        assert model_arguments(FeatureModel(("l14",), name, tag))[0].get("activation") == activation
+        assert model_source(FeatureModel(("l14",), name, tag))[0].activation == activation

@@ -78,7 +78,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], Words, Any, str]] = {
 def _cell(at: Path) -> Path:
     settings = Settings(filter="no_filter")
     task = Cell("tiny", 0, None, settings, str(at / "o"), str(at / "o"))
-    (at / "cell.json").write_text(json.dumps({**task.to_json(), "settings": asdict(settings)}))
+    (at / "cell.json").write_text(json.dumps(asdict(task)))
     return at / "cell.json"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dcfast.errors import CorruptDataError, RunError
-from dcfast.process.options import add_options, check_options, given_options, made_of, option, option_table
+from dcfast.process.options import add_options, check_options, given_options, made_of, option
 from dcfast.process.parser import ArgumentParser
 from dcfast.run.options import options_of, parser
 from dcfast.run.workflow import main, run
@@ -23,6 +24,7 @@ from dcfast.storage.config import config_values, read_config
 from pool_builder import plain_pool
 
 ROOT = Path(__file__).resolve().parents[2]
+OPTION_TABLE = runpy.run_path(str(ROOT / "cmake/make_options.py"))["option_table"]
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,9 @@ def test_bounds_hold_for_whoever_makes_one() -> None:
 def test_the_table_shows_all_of_it() -> None:
     p = ArgumentParser(prog="made")
     add_options(p, Made)
-    assert "| `--speed` | N | how fast (default 3) |" in option_table(p)
-    assert "| `--colour` | NAME | of it; one of red, blue (default red) |" in option_table(p)
-    assert "| `--names` | NAME ... | of all |" in option_table(p)
+    assert "| `--speed` | N | how fast (default 3) |" in OPTION_TABLE(p)
+    assert "| `--colour` | NAME | of it; one of red, blue (default red) |" in OPTION_TABLE(p)
+    assert "| `--names` | NAME ... | of all |" in OPTION_TABLE(p)
 
 
 def test_a_made_up_setting_is_in_parser_docs_config_and_manifest(
@@ -81,7 +83,7 @@ def test_a_made_up_setting_is_in_parser_docs_config_and_manifest(
     p = ArgumentParser(prog="more")
     add_options(p, more)
     assert given_options(p.parse_args(["--sharpness", "8"]), more) == {"sharpness": 8}
-    assert "| `--sharpness` | N | made up (default 7) |" in option_table(p)
+    assert "| `--sharpness` | N | made up (default 7) |" in OPTION_TABLE(p)
     (tmp_path / "config.json").write_text('{"sharpness": 9}')
     assert config_values(read_config(tmp_path / "config.json"), more) == {"sharpness": 9}
     settings = more(pool=str(plain_pool(tmp_path / "pool").write()), filter="no_filter", train=False, sharpness=8)

@@ -17,7 +17,11 @@ from dcfast.errors import PoolError, first_line, last_line, printable
 from dcfast.process import command
 from dcfast.process.parser import ArgumentParser
 from dcfast.process.terminal import log_printably, say
+from dcfast.rundir.settings import Settings
+from dcfast.study.grid import Grid
 from dcfast.study.output import markdown
+from dcfast.study.records import Failure
+from dcfast.study.study import collect
 from tar_reference import make_tar, sample_members
 
 NASTY = "a\x1b[31mred\x1b]0;title\x07\x1bP+q\x1b\\b\x9b1m\rover\x08\x7f\u202egnp.\u2066\u200f\u2028\ud800\x00z"
@@ -86,14 +90,11 @@ def test_logged(how: str) -> None:
 
 
 def test_tables_and_pages() -> None:
-    rows = [{"section": "s", "name": "n", "status": "broken", "detail": NASTY, "fix": NASTY, "needed": False}]
+    rows = [doctor.Row("n", "broken", NASTY, NASTY, section="s")]
     out = io.StringIO()
     doctor.render(rows, out)
     assert not RAW.search(out.getvalue())
-    study = {
-        "tasks": {"left_out": {}}, "verdicts": [], "rank_correlation": [], "table": [],
-        "failed": [{"cell": "c", "message": NASTY}],
-    }  # fmt: skip
+    study = collect(Grid({}, (), (), Settings()), {}, (), (), [Failure("c", NASTY)])
     assert not RAW.search(printable(markdown(study)))
 
 

@@ -6,26 +6,31 @@ import io
 import json
 import re
 import shutil
-from dataclasses import asdict
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from dcfast.errors import CorruptDataError
 from dcfast.report.facts.collect import collect
-from dcfast.report.facts.truth import compare_with_truth
-from dcfast.report.page.images import EvalReader, PoolReader
+from dcfast.report.facts.document import Report
+from dcfast.report.facts.inventory import StepTime
+from dcfast.report.facts.samples import EvidenceRow, GalleryRow
+from dcfast.report.facts.training import TrainedRun
+from dcfast.report.facts.truth import Judgement, WorldTruth, compare_with_truth
+from dcfast.report.page.images import EvalsetPreviews, PoolPreviews
 from dcfast.report.page.page import look_up, render
 from dcfast.run.workflow import run
-from dcfast.rundir.run_dir import Settings
+from dcfast.rundir.run_dir import Run, Settings
 from dcfast.rundir.tables import read_table
-from dcfast.stages.report import write_report
+from dcfast.stages.report import make_report
+from dcfast.storage.records import as_record, replaced
 from PIL import Image
 from pool_builder import PoolBuilder, Sample, evalset, picture, plain_pool
-from report_builder import evidence, fates, result, source_of, trained, write_summary
+from report_builder import evidence, fates, result, run_of, trained, write_summary
 
 NASTY = "<script>alert('x')</script> & \"quotes\" \0 \x1b[31m \u202e turned \nsecond line"
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -107,16 +112,8 @@ def copy(whole: tuple[Path, Settings], tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole[0], tmp_path / "out"))
 
 
-def remade(out: Path, settings: Settings, **changes: Any) -> tuple[dict[str, Any], Page]:
-    args = {
-        "settings": asdict(settings),
-        "pool_dir": settings.pool or str(out / "world/pool"),
-        "evalset_dir": settings.evalsets,
-        "world": settings.pool is None,
-        "recorded": "",
-        **changes,
-    }
-    write_report(str(out), args)
+def remade(out: Path, settings: Settings) -> tuple[dict[str, Any], Page]:
+    make_report(Run(out, settings))
     return json.loads((out / "report.json").read_bytes()), Page((out / "report.html").read_text(encoding="utf-8"))
 
 
@@ -218,7 +215,7 @@ def test_same_run_same_bytes(copy: Path, whole: tuple[Path, Settings]) -> None:
 
 
 def test_vanished_shards_leave_placeholders(copy: Path, whole: tuple[Path, Settings]) -> None:
-    report, page = remade(copy, whole[1], pool_dir=str(copy / "moved away"))
+    report, page = remade(copy, replace(whole[1], pool=str(copy / "moved away")))
     assert report["fates"]["kept"] > 0
     assert "cannot be read" in page.text
     alts = [str(image["alt"]) for image in page.all("img")]
@@ -227,7 +224,7 @@ def test_vanished_shards_leave_placeholders(copy: Path, whole: tuple[Path, Setti
 
 
 def test_vanished_evaluation_sets_leave_placeholders(copy: Path, whole: tuple[Path, Settings]) -> None:
-    _, page = remade(copy, whole[1], evalset_dir=str(copy / "moved away"))
+    _, page = remade(copy, replace(whole[1], evalsets=str(copy / "moved away")))
     assert "cannot be read" in page.text
     assert [i for i in page.all("img") if str(i["alt"]).startswith("pool picture")]
 
@@ -244,7 +241,7 @@ def test_strange_captions_are_harmless(whole: tuple[Path, Settings]) -> None:
     out, settings = whole
     report = json.loads((out / "report.json").read_bytes())
     assert report["run"]["pool"] == Path(str(settings.pool)).name
-    reader = PoolReader(out, Path(str(settings.pool)) / "shards")
+    reader = PoolPreviews(out, Path(str(settings.pool)) / "shards")
     rows = {row["key"]: row for row in read_table(out / "fates.parquet").to_pylist() if row["key"]}
     nasty, long = reader.sample("00000000.tar", 0), reader.sample("00000000.tar", 3)
     assert nasty.caption is not None
@@ -253,18 +250,40 @@ def test_strange_captions_are_harmless(whole: tuple[Path, Settings]) -> None:
     assert long.caption_bytes > 100_000
     assert long.caption is not None
     assert len(long.caption) <= 281
-    report["gallery"]["kept"] = [
-        rows["000000000"],
-        rows["000000003"],
-        {**rows["000000001"], "key": NASTY, "reason": NASTY},
-    ]
-    page_text = render(report, look_up(report, reader, EvalReader(out, [])))
+    kept = [rows["000000000"], rows["000000003"], {**rows["000000001"], "key": NASTY, "reason": NASTY}]
+    shown = replaced(
+        collect(Run(out, settings)), gallery={"kept": as_record(kept, list[GalleryRow], ""), "dropped": []}
+    )
+    page_text = render(shown, look_up(shown, reader, EvalsetPreviews(out, [])))
     page = Page(page_text)
     assert not page.all("script")
     assert "\0" not in page_text
     assert "\x1b" not in page_text
     assert "<script>alert('x')</script>" in page.text
     assert "the caption has 10" in page.text
+
+
+def test_keys_are_those_of_the_documentation(repo_root: Path) -> None:
+    """Of every record of the document, but for what stages and tables have, which is described with these."""
+    text = (repo_root / "docs/report.md").read_text(encoding="utf-8")
+    text = text[text.index("## Keys of `report.json`") :]
+    first_column = [row.split("|")[1] for row in text.splitlines() if row.startswith("| `")]
+    assert {name for cell in first_column for name in re.findall(r"`(\w+)`", cell)} == set(TOP_KEYS.split())
+    words = {name for names in re.findall(r"`([\w.]+)`", text) for name in names.split(".")}
+    elsewhere = {*TrainedRun.__mro__[1].__struct_fields__, *EvidenceRow.__struct_fields__}
+    records: set[type] = set()
+
+    def fields_of(kind: Any) -> None:
+        for part in get_args(kind):
+            fields_of(part)
+        if isinstance(kind, type) and kind.__module__.startswith("dcfast.report") and kind not in records:
+            records.add(kind)
+            for name, field in get_type_hints(kind).items():
+                assert name in words | elsewhere, f"{kind.__name__}.{name}"
+                fields_of(field)
+
+    fields_of(Report)
+    assert len(records) > 30
 
 
 # parts that are absent
@@ -303,26 +322,31 @@ def test_unreadable_summary_counts_as_absent(copy: Path, whole: tuple[Path, Sett
 
 
 SPOILT: list[tuple[str, str, Any, str]] = [
-    ("state/index.json", "samples", None, "a whole number of 0 or more"),
-    ("state/index.json", "bytes", "56", "a whole number of 0 or more"),
-    ("state/signatures.json", "evalsets", [{"name": "a", "pictures": None}], "a list of objects with a name"),
-    ("state/decontaminate.json", "max_distance", 65, "a whole number of 0 to 64"),
-    ("state/decontaminate.json", "uids", 1.5, "a whole number of 0 or more"),
-    ("state/filter.json", "fates", {"kept": None}, "an object of whole numbers of 0 or more"),
-    ("state/filter.json", "subset", True, "a whole number of 0 or more"),
-    ("state/filter.json", "thresholds", {"l14": 0.3}, "an object of numbers as text or null"),
-    ("state/filter.json", "thresholds", {"l14": "much"}, "an object of numbers as text or null"),
-    ("state/reshard.json", "tar_bytes", -1, "a whole number of 0 or more"),
-    ("state/verify.json", "members", [], "a whole number of 0 or more"),
-    ("train/summary.json", "loss_last", "low", "a number or null"),
-    ("train/summary.json", "sources", [{"samples": "all"}], "a list of objects with a number of samples"),
-    ("manifest.json", "versions", "1.0", "an object"),
+    ("state/index.json", "samples", None, "samples: expected a whole number; got None"),
+    ("state/index.json", "bytes", "56", "bytes: expected a whole number; got '56'"),
+    (
+        "state/signatures.json",
+        "evalsets",
+        [{"name": "a", "pictures": None}],
+        "evalsets[0].pictures: expected a whole number; got None",
+    ),
+    ("state/decontaminate.json", "max_distance", 65, "max_distance: expected a whole number <= 64; got 65"),
+    ("state/decontaminate.json", "uids", 1.5, "uids: expected a whole number; got 1.5"),
+    ("state/filter.json", "fates", {"kept": None}, "fates[...]: expected a whole number; got {'kept': None}"),
+    ("state/filter.json", "subset", True, "subset: expected a whole number or null; got True"),
+    ("state/filter.json", "thresholds", {"l14": 0.3}, "thresholds[...]: expected text; got {'l14': 0.3}"),
+    ("state/filter.json", "thresholds", {"l14": "much"}, "thresholds[...]: expected text matching regex"),
+    ("state/reshard.json", "tar_bytes", -1, "tar_bytes: expected a whole number >= 0; got -1"),
+    ("state/verify.json", "members", [], "members: expected a whole number; got []"),
+    ("train/summary.json", "loss_last", "low", "loss_last: expected a number or null; got 'low'"),
+    ("train/summary.json", "sources", [{"samples": "all"}], "sources[0].samples: expected a whole number; got 'all'"),
+    ("manifest.json", "versions", "1.0", "versions: expected an object; got '1.0'"),
 ]
 
 
-@pytest.mark.parametrize(("name", "field", "value", "expected"), SPOILT)
+@pytest.mark.parametrize(("name", "field", "value", "problem"), SPOILT)
 def test_a_field_of_another_type_is_named(
-    copy: Path, whole: tuple[Path, Settings], name: str, field: str, value: Any, expected: str
+    copy: Path, whole: tuple[Path, Settings], name: str, field: str, value: Any, problem: str
 ) -> None:
     path = copy / name
     path.parent.mkdir(exist_ok=True)
@@ -331,10 +355,19 @@ def test_a_field_of_another_type_is_named(
     before = (copy / "report.html").read_bytes()
     with pytest.raises(CorruptDataError) as raised:
         remade(copy, whole[1])
-    assert f"{path}: {field} must be {expected}" in str(raised.value)
-    assert f"got {json.dumps(value)}; the file was altered: remove it, and run the same command" in str(raised.value)
+    assert f"{path}: {problem}" in str(raised.value)
+    assert "; the file was altered: remove it, and run the same command" in str(raised.value)
     assert raised.value.path == str(path)
     assert (copy / "report.html").read_bytes() == before
+
+
+def test_a_table_of_another_type_is_named(copy: Path, whole: tuple[Path, Settings]) -> None:
+    path = copy / "contamination.parquet"
+    table = pq.read_table(path)
+    distances = pa.array(["far"] * table.num_rows)
+    pq.write_table(table.set_column(table.schema.get_field_index("distance"), "distance", distances), path)
+    with pytest.raises(CorruptDataError, match=r"contamination\.parquet: distance: expected a whole number; got 'far'"):
+        remade(copy, whole[1])
 
 
 @pytest.mark.parametrize("text", ["null", "{", '{"samples": null}', "{}"])
@@ -370,16 +403,15 @@ def test_contaminated_uids_that_were_kept_are_said(copy: Path, whole: tuple[Path
 
 
 def test_standard_and_departures(tmp_path: Path) -> None:
-    usual = asdict(Settings(scale="small"))
-    assert collect(source_of(tmp_path, settings=usual))["departures"] == []
-    changed = collect(source_of(tmp_path, settings={**usual, "max_distance": 12, "shard_size": 7}))
-    assert changed["departures"] == ["shard_size is 7, not 10000", "max_distance is 12, not 8"]
+    assert collect(run_of(tmp_path, scale="small")).departures == []
+    changed = collect(run_of(tmp_path, scale="small", max_distance=12, shard_size=7))
+    assert changed.departures == ["shard_size is 7, not 10000", "max_distance is 12, not 8"]
     (tmp_path / "manifest.json").write_text(
         json.dumps({"recipe_sha256": "0" * 64, "non_standard": ["of another kind"]})
     )
-    changed = collect(source_of(tmp_path, settings=usual))
-    assert changed["departures"] == ["of another kind", "the recipe is not the frozen one of scale small"]
-    assert not changed["standard"]
+    changed = collect(run_of(tmp_path, scale="small"))
+    assert changed.departures == ["of another kind", "the recipe is not the frozen one of scale small"]
+    assert not changed.standard
 
 
 def test_times_add_up_over_starts_and_survive_a_cut_line(tmp_path: Path) -> None:
@@ -392,10 +424,10 @@ def test_times_add_up_over_starts_and_survive_a_cut_line(tmp_path: Path) -> None
     (tmp_path / "state").mkdir()
     text = "\n".join(json.dumps(line) for line in lines) + '\n{"step": "index/pool", "sec'
     (tmp_path / "state" / "timings.jsonl").write_text(text)
-    times = collect(source_of(tmp_path))["timings"]
-    assert times["stages"] == {"index": 2.0, "filter": 2.0}
-    assert times["total_seconds"] == 4.0
-    assert times["steps"][0] == {"stage": "index", "step": "index/segments", "seconds": 2.0, "pieces": 6}
+    times = collect(run_of(tmp_path)).timings
+    assert times.stages == {"index": 2.0, "filter": 2.0}
+    assert times.total_seconds == 4.0
+    assert times.steps[0] == StepTime("index", "index/segments", 2.0, 6)
 
 
 def test_reasons_are_ordered_by_fate_then_number(tmp_path: Path) -> None:
@@ -409,8 +441,8 @@ def test_reasons_are_ordered_by_fate_then_number(tmp_path: Path) -> None:
             "malformed_uids": 1,
         },
     )
-    rows = collect(source_of(tmp_path))["reasons"]
-    assert [(r["fate"], r["count"]) for r in rows] == [
+    rows = collect(run_of(tmp_path)).reasons
+    assert [(r.fate, r.count) for r in rows] == [
         ("dropped", 3),
         ("dropped", 2),
         ("quarantined", 3),
@@ -422,7 +454,7 @@ def test_reasons_are_ordered_by_fate_then_number(tmp_path: Path) -> None:
 
 def test_readers_find_samples(whole: tuple[Path, Settings]) -> None:
     out, settings = whole
-    pool = PoolReader(out, Path(str(settings.pool)) / "shards")
+    pool = PoolPreviews(out, Path(str(settings.pool)) / "shards")
     for row in read_table(out / "fates.parquet").to_pylist():
         if row["shard"] is not None:
             sample = pool.sample(row["shard"], row["row"])
@@ -430,7 +462,7 @@ def test_readers_find_samples(whole: tuple[Path, Settings]) -> None:
             assert bool(sample.picture.uri) == (not str(row["reason"]).startswith("picture"))
     assert "cannot be read" in pool.sample("00000000.tar", 10_000).picture.problem
     assert "cannot be read" in pool.sample("nowhere.tar", 0).picture.problem
-    evals = EvalReader(out, [("first", [f"{settings.evalsets}/wds_first_test/test/0.tar"])])
+    evals = EvalsetPreviews(out, [("first", [f"{settings.evalsets}/wds_first_test/test/0.tar"])])
     assert evals.sample("first", "0.tar", "s1").picture.uri
     assert "not in the evaluation set" in evals.sample("first", "0.tar", "s9").picture.problem
     assert "cannot be read" in evals.sample("none", "0.tar", "s0").picture.problem
@@ -460,20 +492,21 @@ def test_truth_gives_precision_and_recall(tmp_path: Path) -> None:
     pq.write_table(evidence(hits), tmp_path / "contamination.parquet")
     found = compare_with_truth(tmp_path)
     assert found is not None
-    assert found["samples"] == 6
-    right = found["contamination"]
-    assert (right["found"], right["true"], right["correct"]) == (3, 3, 2)
-    assert (right["precision"], right["recall"]) == (round(2 / 3, 6), round(2 / 3, 6))
-    assert right["kinds"]["exact"]["recall"] == 1.0
-    assert right["kinds"]["near"]["recall"] == 0.5
-    assert right["quarantined_unfound"] == 1
-    assert found["filter"] == {"found": 2, "true": 2, "correct": 1, "precision": 0.5, "recall": 0.5}
-    by_kind = {row["kind"]: row for row in found["kinds"]}
-    assert by_kind["mismatched"]["dropped"] == 1
-    assert by_kind["leak"]["samples"] == 4
-    report = collect(source_of(tmp_path, world=True))
-    assert report["world"] == found
-    page = Page(render(report, look_up(report, PoolReader(tmp_path, tmp_path), EvalReader(tmp_path, []))))
+    assert found.samples == 6
+    right = found.contamination
+    assert right is not None
+    assert (right.found, right.true, right.correct) == (3, 3, 2)
+    assert (right.precision, right.recall) == (round(2 / 3, 6), round(2 / 3, 6))
+    assert right.kinds["exact"].recall == 1.0
+    assert right.kinds["near"].recall == 0.5
+    assert right.quarantined_unfound == 1
+    assert found.filter == Judgement(2, 2, 1, 0.5, 0.5)
+    by_kind = {row.kind: row for row in found.kinds}
+    assert by_kind["mismatched"].dropped == 1
+    assert by_kind["leak"].samples == 4
+    report = collect(run_of(tmp_path, pool=None))
+    assert report.world == found
+    page = Page(render(report, look_up(report, PoolPreviews(tmp_path, tmp_path), EvalsetPreviews(tmp_path, []))))
     assert "Against the truth" in page.text
     assert "66.7%" in page.text
 
@@ -485,7 +518,7 @@ def test_truth_of_other_columns_is_passed_over(tmp_path: Path) -> None:
     pq.write_table(fates([(0, "kept", None)]), tmp_path / "fates.parquet")
     assert compare_with_truth(tmp_path) is None
     pq.write_table(pa.table({"key": ["k0"]}), tmp_path / "world" / "truth.parquet")
-    assert compare_with_truth(tmp_path) == {"samples": 1, "kinds": []}
+    assert compare_with_truth(tmp_path) == WorldTruth(1, [])
 
 
 def test_plain_pool_needs_no_evaluation_sets(tmp_path: Path) -> None:

@@ -12,13 +12,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dcfast.report.facts.filter_parts import clip_scores, overlap, rules_against_truth
+from dcfast.report.facts.collect import collect
+from dcfast.report.facts.filter_parts import (
+    Combination,
+    RuleDrops,
+    clip_scores,
+    overlap,
+    rules_against_truth,
+    uids_of,
+)
 from dcfast.report.facts.metadata_rows import MAX_FILES, MAX_ROWS, Examined, examine, stretches
+from dcfast.report.page.page import Pictures, render
 from dcfast.run.workflow import run
 from dcfast.rundir.run_dir import Settings
 from dcfast.rundir.tables import read_table
+from dcfast.storage.records import replaced
 from pool_builder import PoolBuilder, Sample, uid_of
-from report_builder import fates
+from report_builder import fates, run_of
 from test_report import Page
 
 L14 = "clip_l14_similarity_score"
@@ -141,17 +151,13 @@ def examined(drops: list[list[int]], **scores: list[float]) -> Examined:
 
 def test_overlap_by_hand() -> None:
     found = overlap(examined([[1, 0, 0], [1, 1, 0], [1, 1, 0], [0, 0, 0], [0, 0, 1]]))
-    assert found["rules"] == [
-        {"rule": "r0", "drops": 3, "alone": 1},
-        {"rule": "r1", "drops": 2, "alone": 0},
-        {"rule": "r2", "drops": 1, "alone": 1},
-    ]
-    assert found["combinations"][0] == {"rules": [0, 1], "rows": 2}
-    assert found["dropped"] == 4
-    assert overlap(examined([[0], [0]]))["combinations"] == []
+    assert found.rules == [RuleDrops("r0", 3, 1), RuleDrops("r1", 2, 0), RuleDrops("r2", 1, 1)]
+    assert found.combinations[0] == Combination([0, 1], 2)
+    assert found.dropped == 4
+    assert overlap(examined([[0], [0]])).combinations == []
     many = overlap(examined([[int(b) for b in f"{n:05b}"] for n in range(32)]))
-    assert len(many["combinations"]) == 12
-    assert many["other_combinations"] == 31 - 12
+    assert len(many.combinations) == 12
+    assert many.other_combinations == 31 - 12
 
 
 @pytest.mark.parametrize("size", [2, 7, 60])
@@ -162,21 +168,25 @@ def test_auroc_counts_couples(size: int) -> None:
     clean[:2] = (True, False)
     truth = {"clean": clean, "mismatched": ~clean}
     found = clip_scores(examined([[0]] * size, **{L14: scores.tolist()}), "no_filter", {}, truth)
+    assert found is not None
     wins = [float(a > b) + 0.5 * float(a == b) for a in scores[clean] for b in scores[~clean]]
-    assert found["auroc"] == pytest.approx(sum(wins) / len(wins), abs=1e-6)
-    assert sum(found["clean"]) + sum(found["mismatched"]) == size
-    assert found["threshold"] is None
+    assert found.auroc == pytest.approx(sum(wins) / len(wins), abs=1e-6)
+    assert sum(found.clean) + sum(found.mismatched) == size
+    assert found.threshold is None
 
 
 def test_auroc_needs_both_kinds_and_scores_may_be_equal_or_absent() -> None:
     truth = {"clean": np.ones(3, bool), "mismatched": np.zeros(3, bool)}
     seen = examined([[0]] * 3, **{L14: [0.5, 0.5, float("nan")]})
     found = clip_scores(seen, "clip_score(l14, threshold=0.25)", {}, truth)
-    assert found["auroc"] is None
-    assert found["threshold"] == 0.25
-    assert sum(found["kept"]) == 2
-    assert clip_scores(replace(seen, scores={}), "no_filter", {}, {}) == {}
-    assert clip_scores(seen, "clip_score(b32, threshold=0.25)", {}, {})["threshold"] is None
+    assert found is not None
+    assert found.auroc is None
+    assert found.threshold == 0.25
+    assert sum(found.kept) == 2
+    assert clip_scores(replace(seen, scores={}), "no_filter", {}, {}) is None
+    other = clip_scores(seen, "clip_score(b32, threshold=0.25)", {}, {})
+    assert other is not None
+    assert other.threshold is None
 
 
 def test_rules_against_the_truth_by_hand() -> None:
@@ -188,23 +198,23 @@ def test_rules_against_the_truth_by_hand() -> None:
     }
     found = rules_against_truth(examined(drops), truth)
     assert found is not None
-    assert (found["rows"], found["clean"]) == (4, 2)
-    first, second = found["rules"]
-    assert (first["drops"], first["drop_precision"], first["drop_recall"]) == (2, 0.5, 0.5)
-    assert (first["keep_precision"], first["keep_recall"]) == (0.5, 0.5)
-    assert first["kinds"] == {"mismatched": 1.0}
-    assert second["kinds"] == {"mismatched": 0.0}
-    whole = found["whole"]
-    assert (whole["drops"], whole["drop_precision"], whole["drop_recall"]) == (3, round(2 / 3, 6), 1.0)
-    assert (whole["keep_precision"], whole["keep_recall"]) == (1.0, 0.5)
+    assert (found.rows, found.clean) == (4, 2)
+    first, second = found.rules
+    assert (first.drops, first.drop_precision, first.drop_recall) == (2, 0.5, 0.5)
+    assert (first.keep_precision, first.keep_recall) == (0.5, 0.5)
+    assert first.kinds == {"mismatched": 1.0}
+    assert second.kinds == {"mismatched": 0.0}
+    whole = found.whole
+    assert (whole.drops, whole.drop_precision, whole.drop_recall) == (3, round(2 / 3, 6), 1.0)
+    assert (whole.keep_precision, whole.keep_recall) == (1.0, 0.5)
     nothing = rules_against_truth(examined([[0, 0]] * 5), truth)
     assert nothing is not None
-    assert nothing["rules"][0]["drop_precision"] is None
+    assert nothing.rules[0].drop_precision is None
     assert rules_against_truth(examined(drops), {}) is None
 
 
 def test_truth_is_joined_by_uid(tmp_path: Path) -> None:
-    from dcfast.report.facts.filter_parts import truth_of
+    from dcfast.report.facts.truth import truth_masks
     from dcfast.uids.sets import uid_parse
 
     (tmp_path / "world").mkdir()
@@ -216,12 +226,12 @@ def test_truth_is_joined_by_uid(tmp_path: Path) -> None:
     fate = ["kept", "dropped", "quarantined", "dropped", "kept"]
     pq.write_table(fates([(i, f, None) for i, f in enumerate(fate)]), tmp_path / "fates.parquet")
     uids, _ = uid_parse(pa.array([uid_of(n) for n in (3, 2, 5, 0, 99)]))
-    seen = replace(examined([[0]] * 5), uids=uids)
-    truth = truth_of(seen, tmp_path)
+    names = uids_of(replace(examined([[0]] * 5), uids=uids))
+    truth = truth_masks(names, tmp_path)
     assert truth["clean"].tolist() == [False, True, False, True, False]
     assert truth["leak"].tolist() == [True, False, False, False, False]
     assert truth["judged"].tolist() == [True, False, False, True, False]
-    assert truth_of(seen, tmp_path / "elsewhere") == {}
+    assert truth_masks(names, tmp_path / "elsewhere") == {}
 
 
 def test_examine_of_empty_metadata_is_an_error(tmp_path: Path) -> None:
@@ -230,7 +240,7 @@ def test_examine_of_empty_metadata_is_an_error(tmp_path: Path) -> None:
     save_subset(tmp_path / "subset.npy", np.zeros(0, "u8,u8"))
     pq.write_table(pa.table({"uid": pa.array([], pa.string())}), tmp_path / "m.parquet")
     with pytest.raises(ValueError, match="the metadata has no rows"):
-        examine(tmp_path, [tmp_path / "m.parquet"], "no_filter", {}, {})
+        examine(run_of(tmp_path), [tmp_path / "m.parquet"], "no_filter", {})
 
 
 def test_mistakes_are_those_of_the_truth(tmp_path: Path) -> None:
@@ -245,12 +255,24 @@ def test_mistakes_are_those_of_the_truth(tmp_path: Path) -> None:
     found = mistakes(tmp_path)
     assert len(found["kept_faulty"]) == len(found["dropped_clean"]) == 6
     for row in found["kept_faulty"]:
-        number = int(row["key"][1:])
+        number = int(str(row.key)[1:])
         assert number < 20
         assert number % 2 == 1
-        assert row["defects"] == (["caption of another picture"] if number % 4 == 1 else []) + ["flat picture"]
-    assert {len(row["defects"]) for row in found["kept_faulty"]} == {1, 2}
+        assert row.defects == (["caption of another picture"] if number % 4 == 1 else []) + ["flat picture"]
+    assert {len(row.defects) for row in found["kept_faulty"]} == {1, 2}
     for row in found["dropped_clean"]:
-        assert int(row["key"][1:]) >= 20
-        assert int(row["key"][1:]) % 2 == 0
+        assert int(str(row.key)[1:]) >= 20
+        assert int(str(row.key)[1:]) % 2 == 0
     assert mistakes(tmp_path) == found
+
+
+def test_clean_and_mismatched_pairs_are_drawn_where_the_truth_is_known(tmp_path: Path) -> None:
+    truth = {"clean": np.array([1, 0, 1], bool), "mismatched": np.array([0, 1, 0], bool)}
+    clip = clip_scores(examined([[0]] * 3, **{L14: [0.5, 0.1, 0.3]}), "clip_score(l14, threshold=0.2)", {}, truth)
+    report = replaced(collect(run_of(tmp_path)), clip_scores=clip)
+    page = Page(render(report, Pictures({"kept": [], "dropped": []}, [])))
+    drawn = [str(values.get("aria-label")) for values in page.all("svg") if values.get("role") == "img"]
+    assert drawn == ["CLIP scores of kept and not kept rows", "CLIP scores of clean and mismatched pairs"]
+    assert len([v for v in page.all("rect") if v.get("class") == "col faulty"]) == 1
+    assert len([v for v in page.all("line") if v.get("class") == "threshold"]) == 2
+    assert "scores above a mismatched one in 100.0% of all such couples" in page.text

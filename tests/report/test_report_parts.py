@@ -10,14 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 from dcfast.report.facts.collect import collect
 from dcfast.report.facts.inventory import timings
-from dcfast.report.facts.samples import evidence_pairs, gallery
+from dcfast.report.facts.samples import QuarantineRow, evidence_pairs, gallery
 from dcfast.report.facts.sampling import SPREAD_PLACES, SPREAD_ROWS, head, num_rows, spread, stream
-from dcfast.report.page.images import EvalReader, PoolReader, thumbnail
+from dcfast.report.page.images import EvalsetPreviews, PoolPreviews, thumbnail
 from dcfast.report.page.page import look_up, render
 from dcfast.report.text import clean, count, duration, percent, size
+from dcfast.storage.records import replaced
 from PIL import Image
 from pool_builder import picture
-from report_builder import evidence, fates, source_of, write_summary
+from report_builder import evidence, fates, run_of, write_summary
 
 
 def test_pairs_take_turns_and_begin_with_the_doubtful(tmp_path: Path) -> None:
@@ -27,12 +28,12 @@ def test_pairs_take_turns_and_begin_with_the_doubtful(tmp_path: Path) -> None:
     pq.write_table(evidence(rows), path)
     pairs = evidence_pairs(path)
     assert len(pairs) == 24
-    assert [p["distance"] for p in pairs] == sorted((p["distance"] for p in pairs), reverse=True)
-    assert pairs[0]["distance"] == 8
-    assert {p["row"] for p in pairs if p["evalset"] == "rare"} == {500, 501}
-    names = [(p["evalset"], p["row"]) for p in pairs]
+    assert [p.distance for p in pairs] == sorted((p.distance for p in pairs), reverse=True)
+    assert pairs[0].distance == 8
+    assert {p.row for p in pairs if p.evalset == "rare"} == {500, 501}
+    names = [(p.evalset, p.row) for p in pairs]
     assert len(names) == len(set(names)), "a sample with both methods is one pair"
-    assert all(p["method"] == "content" for p in pairs if p["row"] < 50)
+    assert all(p.method == "content" for p in pairs if (p.row or 0) < 50)
     assert evidence_pairs(path) == pairs
 
 
@@ -42,7 +43,7 @@ def test_the_most_distant_pair_shows_among_many_sets(tmp_path: Path) -> None:
     pq.write_table(evidence(rows), tmp_path / "contamination.parquet")
     pairs = evidence_pairs(tmp_path / "contamination.parquet")
     assert len(pairs) == 24
-    assert pairs[0]["row"] == 2_000
+    assert pairs[0].row == 2_000
 
 
 def test_evidence_is_counted_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,19 +51,19 @@ def test_evidence_is_counted_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.M
     table = evidence([(i, "one", "perceptual", 3) for i in range(1_000)])
     pq.write_table(pa.concat_tables([table] * 140), tmp_path / "contamination.parquet")
     write_summary(tmp_path, "decontaminate", {"available": True, "samples": 1, "max_distance": 8})
-    report = collect(source_of(tmp_path))
-    found = report["contamination"]
-    assert found["evidence_rows"] == 140_000
-    assert 65_536 <= found["counted_rows"] < 140_000
-    assert found["distances"]["3"] == found["counted_rows"]
-    assert any("first" in note and "rows of evidence" in note for note in report["notes"])
+    report = collect(run_of(tmp_path))
+    found = report.contamination
+    assert found.evidence_rows == 140_000
+    assert 65_536 <= (found.counted_rows or 0) < 140_000
+    assert found.distances["3"] == found.counted_rows
+    assert any("first" in note and "rows of evidence" in note for note in report.notes)
 
 
 def test_flat_pictures_are_said(tmp_path: Path) -> None:
     write_summary(tmp_path, "decontaminate", {"available": True, "samples": 0, "flat": 14, "max_distance": 8})
-    report = collect(source_of(tmp_path))
-    assert report["contamination"]["flat_pictures"] == 14
-    page = render(report, look_up(report, PoolReader(tmp_path, tmp_path), EvalReader(tmp_path, [])))
+    report = collect(run_of(tmp_path))
+    assert report.contamination.flat_pictures == 14
+    page = render(report, look_up(report, PoolPreviews(tmp_path, tmp_path), EvalsetPreviews(tmp_path, [])))
     assert "14 flat pictures were compared by their bytes alone" in page
 
 
@@ -84,7 +85,7 @@ def test_gallery_takes_reasons_in_turns(tmp_path: Path) -> None:
     rows += [(1_000 + i, "dropped", "rare") for i in range(2)] + [(2_000, "quarantined", "broken")]
     path = tmp_path / "fates.parquet"
     pq.write_table(fates(rows), path)
-    reasons = [row["reason"] for row in gallery(path)["dropped"]]
+    reasons = [row.reason for row in gallery(path)["dropped"]]
     assert reasons == ["common", "rare", "common", "rare", *["common"] * 8]
 
 
@@ -111,14 +112,14 @@ def test_tables_of_parts_are_read_like_files(tmp_path: Path) -> None:
     place = tmp_path / "t.parquet"
     place.mkdir()
     for part in range(40):
-        pq.write_table(pa.table({"n": [part * 10 + i for i in range(10)]}), place / f"part-a{part:05d}.parquet")
+        pq.write_table(pa.table({"row": [part * 10 + i for i in range(10)]}), place / f"part-a{part:05d}.parquet")
     assert num_rows(place) == 400
-    assert [row["n"] for row in head(place, 25)] == list(range(25))
-    assert [n for batch in stream(place, ["n"]) for n in batch.column(0).to_pylist()] == list(range(400))
+    assert [row.row for row in head(place, QuarantineRow, 25)] == list(range(25))
+    assert [n for batch in stream(place, ["row"]) for n in batch.column(0).to_pylist()] == list(range(400))
     found = [n for batch in spread(place) for n in batch.column(0).to_pylist()]
     assert len(found) == SPREAD_PLACES * 10
     assert max(found) > 300
-    assert head(place, 0) == []
+    assert head(place, QuarantineRow, 0) == []
     assert num_rows(tmp_path / "absent") == 0
 
 
@@ -170,15 +171,15 @@ def test_bombs_are_not_decoded() -> None:
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"shards": NaN, "samples": -Infinity}'])
 @pytest.mark.parametrize("name", ["state/index.json", "state/filter.json", "train/summary.json", "manifest.json"])
 def test_files_that_are_not_json_count_as_absent(tmp_path: Path, name: str, text: str) -> None:
-    from dcfast.report.facts.outcome import read_json
+    from dcfast.rundir.summaries import Summary, find_summary
 
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text(text)
-    assert read_json(tmp_path / name) == {}
-    report = collect(source_of(tmp_path))
+    assert find_summary(tmp_path / name, Summary) is None
+    report = collect(run_of(tmp_path))
     (tmp_path / name).unlink()
-    without = collect(source_of(tmp_path))
-    assert {**report, "files": without["files"]} == without  # the list of files has it, unread
+    without = collect(run_of(tmp_path))
+    assert replaced(report, files=without.files) == without  # the list of files has it, unread
 
 
 # text
@@ -232,4 +233,4 @@ def test_units() -> None:
 def test_times_that_are_no_numbers_are_passed_over(tmp_path: Path) -> None:
     lines = ['{"step": "index/a", "seconds": 2, "pieces": 1}', "[]", "7", '{"step": "index/a", "seconds": "nan"}']
     (tmp_path / "t.jsonl").write_text("\n".join([*lines, '{"step": "index/b", "seconds": 1, "pieces": "inf"}']))
-    assert timings(tmp_path / "t.jsonl")["total_seconds"] == 2
+    assert timings(tmp_path / "t.jsonl").total_seconds == 2

@@ -10,13 +10,14 @@ import pytest
 from dcfast.evaluate.scores import Leaked, read_leaked
 from dcfast.evaluate.tasks import datacomp_tasks
 from dcfast.report.facts.collect import collect
-from dcfast.report.facts.outcome import compare_scores
+from dcfast.report.facts.outcome import OwnAverage, compare_scores
 from dcfast.report.facts.training import CURVE_POINTS
-from dcfast.report.page.charts import bars, curves, dumbbell, ticks
-from dcfast.report.page.images import EvalReader, PoolReader
-from dcfast.report.page.page import look_up, render
+from dcfast.report.page.charts import bars, curves, ticks
+from dcfast.report.page.images import EvalsetPreviews, PoolPreviews
+from dcfast.report.page.page import environment, look_up, render
 from dcfast.report.text import decimal, points, rounded, share
-from report_builder import copies, paired, result, source_of, trained, write_summary
+from dcfast.rundir.summaries import EvaluateSummary
+from report_builder import copies, paired, result, run_of, trained, write_summary
 from test_report import Page
 
 MINE: dict[str, float | None] = {"shapes": 0.6, "colours": 0.5, "faces": None}
@@ -24,9 +25,9 @@ OTHER: dict[str, float | None] = {"shapes": 0.4, "colours": 0.45, "faces": None}
 
 
 def reported(out: Path) -> tuple[dict[str, Any], Page]:
-    report = collect(source_of(out))
-    json.dumps(report, allow_nan=False)
-    return report, Page(render(report, look_up(report, PoolReader(out, out), EvalReader(out, []))))
+    report = collect(run_of(out))
+    page = Page(render(report, look_up(report, PoolPreviews(out, out), EvalsetPreviews(out, []))))
+    return json.loads(json.dumps(report.as_json(), allow_nan=False)), page
 
 
 def test_scores_stand_beside_the_comparison(tmp_path: Path) -> None:
@@ -87,8 +88,8 @@ def test_results_of_another_checkpoint_are_left_out(tmp_path: Path) -> None:
     lines = [result("a", 0.9, "e" * 64), result("b", 0.5, "c" * 64)]
     trained(tmp_path, "c" * 64, lines)
     scores = compare_scores(tmp_path, None, None)
-    assert [row["key"] for row in scores["sets"]] == ["b"]
-    assert scores["refused"] == [
+    assert [row.key for row in scores.sets] == ["b"]
+    assert scores.refused == [
         f"1 results are of another checkpoint ({'e' * 16}) than the one that was trained ({'c' * 16}) and are left "
         "out; run evaluate again"
     ]
@@ -169,9 +170,10 @@ def test_a_set_that_could_not_be_scored_is_named_with_its_reason(tmp_path: Path)
     # the run says no mean, and ends with 1
     from dcfast.run.workflow import _failed_sets, _score_lines
 
-    lines = _score_lines(out, {"evaluate": {}})
+    lines = _score_lines(out, {"evaluate": EvaluateSummary()})
     assert lines[0] == "this run: no mean score: cifar10 could not be scored"
-    told = _failed_sets({"evaluate": {"failed": {"a": "x"}}, "compare": {"evaluate": {"failed": {"b": "y"}}}})
+    ours, theirs = EvaluateSummary(failed={"a": "x"}), EvaluateSummary(failed={"b": "y"})
+    told = _failed_sets({"evaluate": ours, "compare/evaluate": theirs})
     assert told == ["evaluation set a could not be scored: x", "compare: evaluation set b could not be scored: y"]
     assert _failed_sets({"filter": {}, "evaluate": {"available": False}}) == []
 
@@ -184,11 +186,11 @@ def test_own_average_needs_every_set_of_the_table(tmp_path: Path) -> None:
     sets = tmp_path / "sets"
     sets.mkdir()
     (sets / "tasks.json").write_text(json.dumps(entries))
-    assert compare_scores(tmp_path, None, sets)["own_average"] == {"members": 2, "score": None, "comparison": None}
+    assert compare_scores(tmp_path, None, sets).own_average == OwnAverage(2, None, None)
     (sets / "tasks.json").write_text(json.dumps(entries[:1]))
-    assert compare_scores(tmp_path, None, sets)["own_average"]["score"] == 0.5
+    assert compare_scores(tmp_path, None, sets).own_average.score == 0.5
     (sets / "tasks.json").write_text("{")
-    assert compare_scores(tmp_path, None, sets)["own_average"]["members"] == 0
+    assert compare_scores(tmp_path, None, sets).own_average.members == 0
 
 
 def test_scores_of_a_run_that_trained_on_the_pictures_are_marked(tmp_path: Path) -> None:
@@ -325,11 +327,22 @@ def test_what_dali_refused_is_shown_where_dali_decoded(tmp_path: Path) -> None:
     report, page = reported(out)
     assert report["training"]["run"]["dali_refused_samples"] is None
     assert "DALI refused" not in page.text
-    timing = {"seconds": 3.0, "samples_per_second": 50.0, "dali_refused_batches": 2, "dali_refused_samples": 1_234}
+    timing = {
+        "seconds": 3.0,
+        "samples": 150,
+        "samples_per_second": 50.0,
+        "dali_refused_batches": 2,
+        "dali_refused_samples": 1_234,
+    }
     (out / "train/timing.json").write_text(json.dumps(timing))
+    summary = json.loads((out / "train/summary.json").read_bytes())
+    difference = {"samples": 64, "mean": 0.125, "largest": 9}
+    (out / "train/summary.json").write_text(json.dumps({**summary, "decoder_difference": difference}))
     report, page = reported(out)
     assert report["training"]["run"]["dali_refused_samples"] == 1_234
     assert "samples that DALI refused and Pillow decoded 1,234 \u2013" in page.text
+    assert report["training"]["run"]["decoder_difference"] == difference
+    assert 'Decoder: {"largest": 9, "mean": 0.125, "samples": 64}.' in page.text
 
 
 def test_closing_lines_of_a_run_say_it_beside_the_scores(tmp_path: Path) -> None:
@@ -337,7 +350,9 @@ def test_closing_lines_of_a_run_say_it_beside_the_scores(tmp_path: Path) -> None
 
     seen = copies(0, shapes=0), copies(3, shapes=3)
     paired(tmp_path / "a", {"shapes": 0.5}, {"shapes": 0.9}, seen=seen)
-    assert _closing_lines(tmp_path / "a", {"evaluate": {}, "compare": {}})[:3] == [
+    assert _closing_lines(tmp_path / "a", {"evaluate": EvaluateSummary(), "compare/evaluate": EvaluateSummary()})[
+        :3
+    ] == [
         "this run: mean score 0.5000 over 1 evaluation sets",
         "compare no_filter: mean score 0.9000 over 1 evaluation sets",
         "  it trained on 3 samples that are copies of evaluation pictures (shapes 3), so its scores on these sets say "
@@ -402,19 +417,23 @@ def test_ticks_are_round_and_inside() -> None:
 
 
 def test_plots_of_nothing_and_of_anything() -> None:
-    assert curves("t", [("mine", [(0, 1)])], str) == ""
-    assert curves("t", [], str) == ""
-    assert bars("t", [0, 1], [("kept", [0])], stacked=True) == ""
-    flat = str(curves('<b>"t"</b>', [("mine", [(0, 1), (1, 1)])], lambda x: "<i>"))
+    drawn = environment().get_template("charts.html.j2").module
+    assert curves("t", [("mine", [(0, 1)])], str) is None
+    assert curves("t", [], str) is None
+    assert bars("t", [0, 1], [("kept", [0])], stacked=True) is None
+    assert drawn.draw(None) == ""
+    flat = str(drawn.draw(curves('<b>"t"</b>', [("mine", [(0, 1), (1, 1)])], lambda x: "<i>")))
     assert "<b>" not in flat
     assert "<i>" not in flat
     assert "nan" not in flat
-    text = str(bars("t", [0, 1, 2], [("a", [1, 0]), ("b", [1, 2])], stacked=True, line=1.0, line_words="<u>"))
+    layers = [("a", [1, 0]), ("b", [1, 2])]
+    text = str(drawn.draw(bars("t", [0, 1, 2], layers, stacked=True, line=1.0, line_words="<u>")))
     assert text.count("<rect") == 3
     assert "&lt;u&gt;" in text
-    assert "threshold" not in str(bars("t", [0, 1], [("a", [1])], stacked=False, line=9.0))
-    assert str(dumbbell(None, None, None)).count("circle") == 0
-    assert 'cx="100.000%"' in str(dumbbell(1.7, -1.0, 0.2))
+    assert "threshold" in text
+    assert "threshold" not in str(drawn.draw(bars("t", [0, 1], [("a", [1])], stacked=False, line=9.0)))
+    assert str(drawn.dumbbell(None, None, None)).count("circle") == 0
+    assert 'cx="100.000%"' in str(drawn.dumbbell(1.7, -1.0, 0.2))
 
 
 def test_words_of_numbers() -> None:

@@ -164,8 +164,8 @@ def test_malformed_and_repeated_uids_in_metadata(tmp_path: Path) -> None:
 
     pool = builder.write(columns)
     summary = go(pool, tmp_path / "run")["filter"]
-    assert summary["malformed_uids"] == 2
-    assert summary["repeated_in_metadata"] == 1
+    assert summary.malformed_uids == 2
+    assert summary.repeated_in_metadata == 1
     rows = fates(tmp_path / "run")
     bad = [r for r in rows if r["shard"] is None and r["fate"] == "quarantined"]
     assert sorted(r["reason"] for r in bad) == [
@@ -183,7 +183,7 @@ def test_repeated_uid_in_the_pool_keeps_every_whole_occurrence(tmp_path: Path) -
     builder.shards[1][0] = Sample(70, uid=uid_of(0), listed=False)
     builder.shards[2][0] = Sample(71, uid=uid_of(0), listed=False, jpg=b"no picture")
     summary = go(builder.write(), tmp_path / "run")["filter"]
-    assert summary["repeated_in_pool"] == 2
+    assert summary.repeated_in_pool == 2
     mine = [r for r in fates(tmp_path / "run") if r["uid"] == uid_of(0)]
     assert [r["fate"] for r in mine] == ["kept", "kept", "quarantined"]
     shards = sorted(str(p) for p in (tmp_path / "run/shards").glob("*.tar"))
@@ -269,8 +269,8 @@ def test_damaged_shard_yields_what_is_whole_and_says_so(tmp_path: Path, damage: 
         data[at + 130] ^= 0xFF
     shard.write_bytes(bytes(data))
     summary = go(pool, tmp_path / "run")["filter"]
-    assert summary["damaged_shards"] == 1
-    assert summary["damage"][0][0] == "00000001.tar"
+    assert summary.damaged_shards == 1
+    assert summary.damage[0][0] == "00000001.tar"
     quarantine = pq.read_table(tmp_path / "run/quarantine.parquet").to_pylist()
     assert [r["shard"] for r in quarantine if r["row"] is None] == ["00000001.tar"]
     numbers = count(tmp_path / "run")
@@ -286,7 +286,7 @@ def test_shard_that_vanishes_between_runs_is_named(tmp_path: Path) -> None:
     run(tmp_path / "run", Settings(pool=str(pool), filter="no_filter"), last="index")
     (pool / "shards/00000001.tar").unlink()
     summary = go(pool, tmp_path / "run")
-    assert summary["index"]["samples"] == 8
+    assert summary["index"].samples == 8
     assert count(tmp_path / "run")["missing"] == 4
 
 
@@ -387,7 +387,7 @@ def test_a_stage_that_cannot_run_changes_nothing(tmp_path: Path) -> None:
             run(out, other, first="filter", last="filter", overwrite=True)
         assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     assert run(out, settings, first="filter", last="reshard")["reshard"]
-    assert run(out, other, overwrite=True, last="filter")["filter"]["filter"] == "basic_filter"
+    assert run(out, other, overwrite=True, last="filter")["filter"].filter == "basic_filter"
 
 
 def test_scale_without_pool_prints_a_plan_and_exits_2(capsys: pytest.CaptureFixture[str]) -> None:

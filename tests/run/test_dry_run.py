@@ -52,9 +52,9 @@ def test_a_stage_plans_itself(pool: Path, tmp_path: Path, capsys: pytest.Capture
 
 def test_features_go_by_the_rows_of_the_pool(pool: Path, tmp_path: Path) -> None:
     chosen = Settings(pool=str(pool), scale="small", features={"l14": "ViT-L-14:openai"})
-    (features,) = [s for s in plan(tmp_path / "o", chosen, 1)["stages"] if s["stage"] == "features"]
-    assert features["seconds"] < 1
-    assert plan(tmp_path / "o", chosen, 1, ["index"])["gpu_hours"] is None
+    (features,) = [s for s in plan(tmp_path / "o", chosen, 1).stages if s.stage == "features"]
+    assert features.seconds < 1
+    assert plan(tmp_path / "o", chosen, 1, ["index"]).gpu_hours is None
 
 
 def test_the_world_that_is_not_there_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

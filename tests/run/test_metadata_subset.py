@@ -14,10 +14,10 @@ import pytest
 from dcfast.errors import FilterError, PoolError, RunError
 from dcfast.run.workflow import main, run
 from dcfast.rundir.run_dir import Run, Settings
+from dcfast.stages import train
 from dcfast.stages.filter import subsets
-from dcfast.stages.reshard import plan_arguments
-from dcfast.stages.train import plan_positions
 from dcfast.uids.sets import load_subset, uid_format
+from piece_functions import first_piece
 from pool_builder import evalset, picture, plain_pool, uid_of
 from test_run import digest
 
@@ -71,14 +71,14 @@ def test_every_row_that_passes_and_every_sample_that_is_kept(tmp_path: Path, mon
     summary = run(tmp_path / "run", settings_of(pool))["filter"]
     assert uids(tmp_path / "run/subset_metadata.npy") == expected(PASSING)
     assert uids(tmp_path / "run/subset.npy") == expected([*range(COUNT)])
-    assert (summary["subset_metadata"], summary["subset"]) == (len(PASSING), COUNT)
+    assert (summary.subset_metadata, summary.subset) == (len(PASSING), COUNT)
     np.save(tmp_path / "as numpy.npy", np.load(tmp_path / "run/subset_metadata.npy"))
     assert (tmp_path / "as numpy.npy").read_bytes() == (tmp_path / "run/subset_metadata.npy").read_bytes()
     manifest = json.loads((tmp_path / "run/manifest.json").read_bytes())
     assert (manifest["subset"]["uids"], manifest["subset_metadata"]["uids"]) == (COUNT, len(PASSING))
 
     nothing = run(tmp_path / "none", settings_of(pool, filter="clip_score(l14, threshold=2)"), last="filter")
-    assert nothing["filter"]["subset_metadata"] == 0
+    assert nothing["filter"].subset_metadata == 0
     assert uids(tmp_path / "none/subset_metadata.npy") == uids(tmp_path / "none/subset.npy") == []
 
 
@@ -95,8 +95,9 @@ def test_repeats_are_kept_where_asked_and_written_as_often(tmp_path: Path, monke
     assert (verified["ok"], verified["kept"], verified["written"]) == (True, COUNT, len(repeated))
     assert sum(json.loads((out / "shards/sizes.json").read_bytes()).values()) == len(repeated)
 
-    planned = plan_positions(str(out), plan_arguments(Run(out, settings_of(pool))))
-    assert planned == {"positions": len(repeated)}, "training sees a sample as often"
+    order = first_piece(train.steps, Run(out, settings_of(pool)))
+    order.function(out, **order.arguments)
+    assert len(np.load(out / "train/positions.npy")) == len(repeated), "training sees a sample as often"
 
     (out / "state/filter.json").unlink()  # killed while the repeats were written
     (out / "subset.npy").unlink()
@@ -126,12 +127,12 @@ def test_metadata_is_filtered_before_the_shards_are_there_and_goes_on_after(tmp_
     out, chosen = tmp_path / "run", settings_of(early)
     done = run(out, chosen, last="filter", workers=2)
     assert list(done) == ["filter"]
-    assert done["filter"]["subset"] is None
+    assert done["filter"].subset is None
     assert uids(out / "subset_metadata.npy") == expected(PASSING)
     for name in ("subset.npy", "fates.parquet", "index"):
         assert not (out / name).exists()
-    assert any("has no shards yet" in note for note in done["filter"]["notes"])
-    assert any("1 of 25 metadata rows" in note and "in no subset" in note for note in done["filter"]["notes"])
+    assert any("has no shards yet" in note for note in done["filter"].notes)
+    assert any("1 of 25 metadata rows" in note and "in no subset" in note for note in done["filter"].notes)
     assert "subset" not in json.loads((out / "manifest.json").read_bytes())
     assert run(out, chosen, first="filter", last="filter") == done, "the stage alone is the same"
 
@@ -143,7 +144,7 @@ def test_metadata_is_filtered_before_the_shards_are_there_and_goes_on_after(tmp_
     with pytest.raises(RunError, match="stage index has not been run yet"):
         run(out, chosen, first="reshard")
     summaries = run(out, chosen)
-    assert summaries["filter"]["subset"] == COUNT
+    assert summaries["filter"].subset == COUNT
     assert (out / "filter/outcomes.npy").stat().st_mtime_ns == before, "the rows were not asked again"
     run(tmp_path / "late", chosen)
     assert digest(out) == digest(tmp_path / "late")

@@ -34,7 +34,7 @@ def test_a_uid_of_bytes_that_are_no_text_costs_its_row(tmp_path: Path) -> None:
     raw = pa.array([b"\xff" * 32, *(uid_of(i).encode() for i in range(1, 6))], pa.binary())
     set_column(pool / "metadata/00000000.parquet", "uid", raw.view(pa.string()))
     done = go(pool, tmp_path / "run")["filter"]
-    assert (done["malformed_uids"], done["fates"]["kept"], done["fates"]["unlisted"]) == (1, 5, 1)
+    assert (done.malformed_uids, done.fates["kept"], done.fates["unlisted"]) == (1, 5, 1)
     (reason,) = pq.read_table(tmp_path / "run/quarantine.parquet")["reason"].to_pylist()
     assert reason.startswith(r"uid '\\xff\\xff")
     assert reason.endswith("of metadata 00000000.parquet, row 0, is not 32 hex digits")
@@ -48,8 +48,8 @@ def test_some_malformed_uids_are_counted_and_named_in_a_note(tmp_path: Path) -> 
         }
     )
     done = go(pool, tmp_path / "run")["filter"]
-    assert (done["fates"]["kept"], done["fates"]["unlisted"], done["malformed_uids"]) == (11, 1, 1)
-    (note,) = done["notes"]
+    assert (done.fates["kept"], done.fates["unlisted"], done.malformed_uids) == (11, 1, 1)
+    (note,) = done.notes
     assert note.startswith("1 of 12 metadata rows have no uid that can be read (the first: uid ")
     assert f"{odd[1]!r} of metadata 00000000.parquet, row 1, is not 32 hex digits)" in note
 

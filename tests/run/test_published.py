@@ -6,15 +6,18 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from dcfast.evaluate import evaluate_model
 from dcfast.resharding import reshard
 from dcfast.run.workflow import main
+from dcfast.rundir.settings import Settings
 from dcfast.storage.parquet import read_table
 from dcfast.storage.published import base_name, without_places
+from dcfast.study.grid import Grid
 from dcfast.study.output import write_results
+from dcfast.study.records import Failure
+from dcfast.study.study import collect
 from dcfast.uids.sets import save_subset, uid_parse, uid_sort
 from evalset_builder import NAMES, colour_clip, labelled, write_set
 from pool_builder import plain_pool, uid_of
@@ -117,11 +120,9 @@ def test_shards_of_their_own(tmp_path: Path) -> None:
 def test_a_study(tmp_path: Path) -> None:
     out = tmp_path / PRIVATE / "study"
     out.mkdir(parents=True)
-    study: dict[str, Any] = {
-        "settings": {"pool": str(out / "pool")}, "tasks": {"left_out": {}, "compared": []}, "verdicts": [], "table": [],
-        "rank_correlation": [], "cells": [], "filters": {"mine": f'uids("{out}/u.npy")'},
-        "failed": [{"cell": "c", "message": f"it died; its output is in {out}/tiny/state/cell.log"}],
-    }  # fmt: skip
+    grid = Grid({"mine": f'uids("{out}/u.npy")'}, (), (), Settings(pool=str(out / "pool")))
+    failure = Failure("c", f"it died; its output is in {out}/tiny/state/cell.log")
+    study = collect(grid, {}, (), (), [failure])
     write_results(out, study, plots=False)
     for path in out.iterdir():
         assert PRIVATE not in path.read_text(), path
@@ -179,10 +180,10 @@ def test_results_of_an_evaluation(tmp_path: Path) -> None:
     (home / "sets/wds_shapes_test/test/9.tar.gz").write_bytes(b"")
     clip = replace(colour_clip(), name=f"local-dir:{home}/model", source=str(home / "w.pt"))
     summary = evaluate_model(clip, home / "sets", home / "out", workers=1)
-    assert (summary["model"], summary["source"]) == ("local-dir:model", "w.pt")
+    assert (summary.model, summary.source) == ("local-dir:model", "w.pt")
     written = [path for path in (home / "out").rglob("*") if path.is_file()]
     assert len(written) >= 3
     for path in written:
         assert PRIVATE not in path.read_text(), path
     assert "passed over: 9.tar.gz" in (home / "out/eval_results.jsonl").read_text()
-    assert evaluate_model(clip, home / "sets", home / "out", workers=1)["scored"] == []
+    assert evaluate_model(clip, home / "sets", home / "out", workers=1).scored == []

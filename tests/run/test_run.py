@@ -19,6 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 from dcfast.run.workflow import main, run
 from dcfast.rundir.run_dir import Settings
+from dcfast.rundir.summaries import KeptCopies
+from dcfast.storage.records import plain
 from dcfast.uids.sets import load_subset, uid_format
 from pool_builder import PoolBuilder, Sample, evalset, picture, plain_pool, uid_of
 
@@ -328,18 +330,18 @@ def test_copies_of_evaluation_pictures_that_are_kept_are_counted(tmp_path: Path)
     evalset(sets, "second", {"k0": picture(901)})
     evalset(sets, "third", {"k0": picture(951)})
     settings = Settings(pool=str(pool), evalsets=str(sets), filter="basic_filter", train=False)
-    found = run(tmp_path / "run", settings)["filter"]["contaminated"]
-    assert found == {"samples": 3, "evalsets": {"first": 3, "second": 2, "third": 0}}
+    found = run(tmp_path / "run", settings)["filter"].contaminated
+    assert found == KeptCopies(3, {"first": 3, "second": 2, "third": 0})
     kept = {
         (f["shard"], f["row"]) for f in pq.read_table(tmp_path / "run/fates.parquet").to_pylist() if f["fate"] == "kept"
     }
     hits = pq.read_table(tmp_path / "run/contamination.parquet").to_pylist()
-    for name, count in found["evalsets"].items():
+    for name, count in found.evalsets.items():
         assert count == len({(h["shard"], h["row"]) for h in hits if h["evalset"] == name} & kept)
     manifest = json.loads((tmp_path / "run/manifest.json").read_bytes())
-    assert manifest["subset"]["contaminated"] == found
+    assert manifest["subset"]["contaminated"] == plain(found)
     settings = replace(settings, filter="basic_filter & ~contaminated")
     without = run(tmp_path / "run", settings, overwrite=True, last="filter")
-    assert without["filter"]["contaminated"] == {"samples": 0, "evalsets": {"first": 0, "second": 0, "third": 0}}
+    assert without["filter"].contaminated == KeptCopies(0, {"first": 0, "second": 0, "third": 0})
     alone = replace(settings, evalsets=None, filter="basic_filter")
-    assert run(tmp_path / "alone", alone, last="filter")["filter"]["contaminated"] is None
+    assert run(tmp_path / "alone", alone, last="filter")["filter"].contaminated is None

@@ -47,9 +47,9 @@ def test_fraction_is_datacomps_threshold(tmp_path: Path, fraction: float) -> Non
     place = int(count * fraction)
     threshold = -np.sort(-scores)[place] if place < count else -np.inf  # NaN sorts last, as in the reference
     assert kept(tmp_path / "run") == {uid_of(i) for i in range(count) if scores[i] >= threshold}
-    assert summary["filter"] == text
-    dropped = summary["reasons"].get(text, 0)
-    assert dropped == count - summary["fates"]["kept"]
+    assert summary.filter == text
+    dropped = summary.reasons.get(text, 0)
+    assert dropped == count - summary.fates["kept"]
 
 
 def test_default_filter_uses_the_score_where_it_is(tmp_path: Path) -> None:
@@ -57,8 +57,8 @@ def test_default_filter_uses_the_score_where_it_is(tmp_path: Path) -> None:
     scores = rng.normal(0.2, 0.1, 30)
     pool = scored_pool(tmp_path / "pool", 30, scores)
     summary = run(tmp_path / "run", Settings(pool=str(pool)), last="filter")["filter"]
-    assert summary["filter"] == "basic_filter & clip_score(l14, fraction=0.3)"
-    assert any("contaminated" in note for note in summary["notes"])
+    assert summary.filter == "basic_filter & clip_score(l14, fraction=0.3)"
+    assert any("contaminated" in note for note in summary.notes)
     best = np.argsort(-scores)[: int(30 * 0.3) + 1]  # the value AT that index is kept too
     assert kept(tmp_path / "run") == {uid_of(int(i)) for i in best}
 
@@ -78,7 +78,7 @@ def test_score_of_the_pool_decides_not_of_the_downloaded(tmp_path: Path) -> None
     )
     summary = run(tmp_path / "run", Settings(pool=str(pool), filter="clip_score(l14, fraction=0.2)"), last="filter")
     assert kept(tmp_path / "run") == {uid_of(i) for i in (29, 28, 27)}  # index 7 of 35: five rotted, three whole
-    assert summary["filter"]["fates"]["missing"] == 5
+    assert summary["filter"].fates["missing"] == 5
     assert json.loads((tmp_path / "run/state/filter.json").read_text())["thresholds"]
 
 
@@ -89,4 +89,4 @@ def test_arithmetic_of_filters_and_reasons(tmp_path: Path) -> None:
     summary = run(tmp_path / "run", Settings(pool=str(pool), filter=text), last="filter")["filter"]
     expected = {uid_of(i) for i in range(30) if scores[i] >= 0.5 and i % 10 < 8}
     assert kept(tmp_path / "run") == expected
-    assert set(summary["reasons"]) == {"clip_score(l14, threshold=0.5)", "~clip_score(b32, threshold=8.0)"}
+    assert set(summary.reasons) == {"clip_score(l14, threshold=0.5)", "~clip_score(b32, threshold=8.0)"}

@@ -26,6 +26,7 @@ from dcfast.rundir.branch import branch_settings
 from dcfast.rundir.run_dir import Run, Settings
 from dcfast.stages.train import train_subset
 from dcfast.storage.lock import locked
+from dcfast.storage.records import plain
 from dcfast.train import TrainSettings, write_positions
 from dcfast.train.source import OpenSource, prepare_source
 from dcfast.uids.sets import load_subset
@@ -60,8 +61,8 @@ def checkpoint(out: Path) -> str:
 def test_both_trainings_see_what_the_settings_say(whole: tuple[Path, dict[str, Any]]) -> None:
     out, summaries = whole
     other = out / "compare/no_filter"
-    assert summaries["train"]["samples_seen"] == summaries["compare"]["train"]["samples_seen"] == SEEN
-    assert summaries["compare"]["filter"]["subset"] > summaries["filter"]["subset"]
+    assert summaries["train"].samples_seen == summaries["compare/train"].samples_seen == SEEN
+    assert summaries["compare/filter"].subset > summaries["filter"].subset
     assert checkpoint(out) != checkpoint(other)
     scored = [set(read_scores(place).tasks) for place in (out, other)]
     assert scored[0] == scored[1]
@@ -73,7 +74,7 @@ def test_manifest_holds_both_and_says_what_is_not_standard(whole: tuple[Path, di
     manifest = json.loads((whole[0] / "manifest.json").read_bytes())
     assert manifest["train"]["checkpoint_sha256"] == checkpoint(whole[0])
     assert manifest["compare"]["train"]["checkpoint_sha256"] == checkpoint(whole[0] / "compare/no_filter")
-    assert manifest["compare"]["filter"] == "no_filter"
+    assert manifest["compare/filter"] == "no_filter"
     said = " ".join(manifest["non_standard"])
     assert "scale tiny" in said
     assert [reason for reason in manifest["non_standard"] if "samples_seen" in reason] == [
@@ -141,7 +142,7 @@ def test_what_is_trained_on_is_known_by_content(source: str, tmp_path: Path, mon
         """What a training does with the checkpoints that it finds."""
         path = tmp_path / "train/checkpoints/epoch_1.pt"
         files = prepare_source(settings.sources[0], tmp_path / "train/sources", 0)
-        identity = {**settings.identity(), "sources": [OpenSource(files).fingerprint()]}
+        identity = plain(settings.identity([OpenSource(files).fingerprint()]))
         found = path.exists()
         if found and json.loads(path.read_bytes()) != identity:
             raise CheckpointError("of another training")

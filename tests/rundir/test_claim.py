@@ -133,7 +133,7 @@ def test_a_uid_file_that_changed_is_noticed(tmp_path: Path, pool: Path) -> None:
     assert kept(out) == 2
     # a stage that does not read it goes on without it
     file.unlink()
-    assert run(out, chosen, last="index")["index"]["samples"] == 12
+    assert run(out, chosen, last="index")["index"].samples == 12
     assert stored(out)["uid_hashes"] is not None
 
 

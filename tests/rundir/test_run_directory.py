@@ -66,7 +66,7 @@ def test_other_settings_redo_what_from_would_skip(tmp_path: Path) -> None:
     other = Settings(pool=str(pool), filter=f'"{tmp_path}/one.npy"')
     with pytest.raises(RunError, match="stage index has not been run yet"):
         run(tmp_path / "run", other, first="reshard", overwrite=True)
-    assert run(tmp_path / "run", other, last="reshard", overwrite=True)["reshard"]["samples"] == 1
+    assert run(tmp_path / "run", other, last="reshard", overwrite=True)["reshard"].samples == 1
 
 
 def test_world_stage_with_a_pool_is_refused(tmp_path: Path) -> None:
@@ -98,21 +98,21 @@ def test_half_rendered_world_is_finished_before_it_is_listed(tmp_path: Path, mon
 
     done = []
 
-    def killed(out: str, args: dict[str, Any]) -> dict[str, Any]:
+    def killed(out: Path, **arguments: Any) -> world.Rendered:
         if done:
             raise KeyboardInterrupt
-        done.append(args)
-        return rendered(out, args)
+        done.append(arguments)
+        return rendered(out, **arguments)
 
-    rendered = world.render
+    rendered = world.render.function
     with monkeypatch.context() as patch:
-        patch.setattr(world, "render", killed)
+        patch.setattr(world.render, "function", killed)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "run", Settings(world=SMALL), last="index")
     assert len(list((tmp_path / "run/world/pool/shards").glob("*.tar"))) == 1
     summaries = run(tmp_path / "run", Settings(world=SMALL), last="index")
-    assert summaries["index"]["samples"] == summaries["world"]["samples"]
-    assert summaries["index"]["shards"] == 3
+    assert summaries["index"].samples == summaries["world"].samples
+    assert summaries["index"].shards == 3
 
 
 def test_world_of_another_seed_is_indexed_anew(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_stage_that_redoes_work_makes_later_ones_not_run(tmp_path: Path) -> No
     assert not (tmp_path / "run/state/verify.json").exists()
     with pytest.raises(RunError, match="stage reshard has not been run yet"):
         run(tmp_path / "run", chosen, first="verify")
-    assert run(tmp_path / "run", chosen)["verify"]["kept"] == 11
+    assert run(tmp_path / "run", chosen)["verify"].kept == 11
 
 
 def test_shard_that_changed_after_it_was_indexed_is_named(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_damaged_evaluation_set_is_said(tmp_path: Path) -> None:
     tar = sets / "wds_cut_test/test/0.tar"
     tar.write_bytes(tar.read_bytes()[:-20_000])
     chosen = {"pool": str(pool), "evalsets": str(sets), "filter": "no_filter & ~contaminated", "train": False}
-    notes = run(tmp_path / "run", Settings(**chosen))["signatures"]["notes"]
+    notes = run(tmp_path / "run", Settings(**chosen))["signatures"].notes
     assert [note.partition("; what")[0].partition(" at byte")[0] for note in notes] == [
         "evaluation set cut: 0.tar damaged",
         "evaluation set fewer: nshards.txt says 3 shards, but there are 1",

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dcfast.images.signatures import FORMATS, STATUS, image_signatures, perceptual_hash
+from dcfast.images.signatures import FORMATS, STATUS, Signatures, image_signatures, perceptual_hash
 from dcfast.similarity.hamming import hamming_join
 
 pytestmark = pytest.mark.real_data
@@ -25,7 +25,7 @@ class Signed:
     """Signatures of all pictures of some shards, with the uid (pool) or the shard's path (evaluation sets)."""
 
     owner: list[str]
-    arrays: dict[str, np.ndarray]
+    arrays: Signatures
 
     def where(self, rows: Any) -> list[str]:
         return [self.owner[i] for i in np.flatnonzero(rows)]
@@ -47,7 +47,7 @@ def sign(shards: list[Path]) -> Signed:
         offsets, sizes = np.array(extents, np.uint64).T
         parts.append(image_signatures(shard, offsets, sizes, threads=2))
         owner += [uids.get(name, str(shard)) for name in names]
-    return Signed(owner, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+    return Signed(owner, Signatures(*map(np.concatenate, zip(*parts, strict=True))))
 
 
 @pytest.fixture(scope="module")
@@ -70,19 +70,19 @@ def test_statuses_of_the_pool(pool: Signed, evaluation: Signed, truth: dict[str,
     """Truncated are exactly the 12; the odd ones, and all of the evaluation sets, are ok."""
     assert len(pool.owner) == 1952
     truncated = {uid for uid, kind in truth.items() if kind == "truncated"}
-    status = pool.arrays["status"]
+    status = pool.arrays.status
     assert set(pool.where(status == STATUS.index("truncated"))) == truncated
     assert len(truncated) == 12
     assert set(pool.where(status == STATUS.index("ok"))) == set(truth) - truncated
-    assert (evaluation.arrays["status"] == STATUS.index("ok")).all()
-    assert set(np.unique(pool.arrays["format"])) == {FORMATS.index("jpeg")}
+    assert (evaluation.arrays.status == STATUS.index("ok")).all()
+    assert set(np.unique(pool.arrays.format)) == {FORMATS.index("jpeg")}
 
 
 def test_leaks_are_found(pool: Signed, evaluation: Signed, truth: dict[str, str]) -> None:
     """All exact leaks by content; of near leaks all, where 118 of 120 would do; no false alarm, where 2 would do."""
-    by_content = np.isin(pool.arrays["content_hash"], evaluation.arrays["content_hash"])
-    mine, theirs = np.flatnonzero(~pool.arrays["flat"]), np.flatnonzero(~evaluation.arrays["flat"])
-    pairs = hamming_join(pool.arrays["phash"][mine], evaluation.arrays["phash"][theirs], MAX_DISTANCE, threads=2)
+    by_content = np.isin(pool.arrays.content_hash, evaluation.arrays.content_hash)
+    mine, theirs = np.flatnonzero(~pool.arrays.flat), np.flatnonzero(~evaluation.arrays.flat)
+    pairs = hamming_join(pool.arrays.phash[mine], evaluation.arrays.phash[theirs], MAX_DISTANCE, threads=2)
     by_look = np.zeros(len(pool.owner), bool)
     by_look[mine[pairs.ia.astype(np.int64)]] = True
 
@@ -97,10 +97,10 @@ def test_leaks_are_found(pool: Signed, evaluation: Signed, truth: dict[str, str]
 
 
 def test_few_real_pictures_are_flat(pool: Signed, evaluation: Signed, truth: dict[str, str]) -> None:
-    flat = pool.arrays["flat"] & (pool.arrays["status"] == STATUS.index("ok"))
+    flat = pool.arrays.flat & (pool.arrays.status == STATUS.index("ok"))
     kinds = Counter(truth[uid].split(":")[0] for uid in pool.where(flat))
     assert set(kinds) <= {"odd"}, kinds  # one-coloured test pictures
-    assert not evaluation.arrays["flat"].any()
+    assert not evaluation.arrays.flat.any()
 
 
 def test_full_scale_changes_few_bits(real_data: Path, pool: Signed) -> None:
@@ -109,10 +109,10 @@ def test_full_scale_changes_few_bits(real_data: Path, pool: Signed) -> None:
         extents = [(m.offset_data, m.size) for m in tar if m.name.endswith(PICTURES)]
     offsets, sizes = np.array(extents, np.uint64).T
     full = image_signatures(shard, offsets, sizes, threads=2, full=True)
-    reduced = {name: array[: len(extents)] for name, array in pool.arrays.items()}
+    reduced = Signatures(*(array[: len(extents)] for array in pool.arrays))
     for name in ("status", "width", "height", "flat", "content_hash"):
-        assert np.array_equal(full[name], reduced[name])
-    assert np.bitwise_count(full["phash"] ^ reduced["phash"])[~full["flat"]].max() <= 4
+        assert np.array_equal(getattr(full, name), getattr(reduced, name))
+    assert np.bitwise_count(full.phash ^ reduced.phash)[~full.flat].max() <= 4
 
 
 def test_edits_of_one_photo_match_and_other_photos_do_not(real_data: Path) -> None:
@@ -145,4 +145,4 @@ def test_odd_pictures_are_read_as_pillow_reads_them(real_data: Path) -> None:
     paths = [path for path in sorted((real_data / "odd_images").glob("*/*")) if not path.name.startswith("LICENSE")]
     assert len(paths) == 89
     for path in paths:
-        assert image_signature(path.read_bytes())["status"] == expected.get(path.name, "ok"), path.name
+        assert image_signature(path.read_bytes()).status == expected.get(path.name, "ok"), path.name

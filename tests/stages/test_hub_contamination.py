@@ -29,7 +29,7 @@ def test_pictures_in_a_cache_are_looked_for(layout: str, tmp_path: Path) -> None
     settings = Settings(pool=_pool(tmp_path / "pool"), evalsets=str(sets), filter="~contaminated", train=False)
     found = run(tmp_path / "run", settings)
     names = ["first", "misc-winogavil", "retrieval-flickr_1k_test_image_text_retrieval"]
-    assert [(one["name"], one["pictures"]) for one in found["signatures"]["evalsets"]] == list(
+    assert [(one.name, one.pictures) for one in found["signatures"].evalsets] == list(
         zip(names, (1, 8, 8), strict=True)
     )
     key = "row 1" if layout == "hub" else "red.png"  # parquet is not unpacked for its names
@@ -37,7 +37,7 @@ def test_pictures_in_a_cache_are_looked_for(layout: str, tmp_path: Path) -> None
     assert {
         (hit["uid"], hit["evalset"], hit["evalset_key"], hit["method"]) for hit in hits if hit["uid"] == uid_of(2)
     } == {(uid_of(2), name, key, "content") for name in names[1:]}
-    assert found["filter"]["fates"]["kept"] == 4
+    assert found["filter"].fates["kept"] == 4
     assert "not shown" in (tmp_path / "run/report.html").read_text()  # of the pair, but the page is whole
 
 
@@ -46,7 +46,7 @@ def test_a_cache_that_cannot_be_read_is_noted(tmp_path: Path) -> None:
     file = set_file(sets, "today", "winogavil")
     file.write_bytes(file.read_bytes()[:1000])
     settings = Settings(pool=_pool(tmp_path / "pool"), evalsets=str(sets), filter="~contaminated", train=False)
-    notes = run(tmp_path / "run", settings, last="signatures")["signatures"]["notes"]
+    notes = run(tmp_path / "run", settings, last="signatures")["signatures"].notes
     assert len(notes) == 1
     assert notes[0].startswith("evaluation set misc-winogavil: winogavil-test.arrow cannot be read: ")
     assert notes[0].endswith("what it hides was not compared, so contamination may be missed")

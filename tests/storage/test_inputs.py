@@ -32,7 +32,7 @@ from dcfast.storage.json_files import read_json
 from dcfast.storage.lines import iterate_lines, read_lines
 from dcfast.storage.npz import iterate_npz, load_array, npz_arrays
 from dcfast.storage.parquet import read_table
-from dcfast.train.loop import keep_lines
+from dcfast.train.journal import drop_later_lines
 from dcfast.uids import load_subset, open_records
 
 
@@ -74,7 +74,7 @@ INPUTS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "evaluation set of the hub, Arrow": ("x-test.arrow", hub_set._schema),
     "metadata": ("a.parquet", count_metadata_rows),
     "json": ("a.json", read_json),
-    "a stage's summary": ("index.json", lambda path: summaries.load_object(path, "index")),
+    "a stage's summary": ("index.json", lambda path: summaries.read_summary(path, summaries.IndexSummary)),
     "settings": ("settings.json", claim.read_settings),
     "boxes' map": ("map.json", boxes._files_of_map),
     "sizes.json": ("a.json", read_sizes),
@@ -97,7 +97,7 @@ INPUTS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "opened": ("a", open_input),
     "WordNet": ("index.noun", lambda path: wordnet._read(path.parent, path.name)),
     "WordNet's zip": ("wordnet.zip", lambda path: wordnet._read(path, "index.noun")),
-    "log of a training": ("log.jsonl", lambda path: keep_lines(path, bool)),
+    "log of a training": ("log.jsonl", lambda path: drop_later_lines(path, 1)),
     "language model": ("lid.bin", language_model),
 }
 """Input -> its file's name, and how it is read."""
@@ -177,7 +177,7 @@ def test_a_file_that_is_one(tmp_path: Path) -> None:
 
 
 OWN = {
-    "dedup/records.py", "doctor/checks.py", "evaluate/evaluation.py", "images/signatures.py", "models/checkpoint.py",
+    "doctor/checks.py", "evaluate/evaluation.py", "images/signatures.py", "models/checkpoint.py",
     "models/clip.py", "process/command.py",
     "report/facts/inventory.py", "resharding/boxes.py", "resharding/edit.py", "resharding/files.py",
     "resharding/output.py", "run/manifest.py", "storage/atomic.py", "storage/inputs.py",

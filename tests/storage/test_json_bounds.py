@@ -10,24 +10,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dcfast.engine.piece import Piece, read_marker
+from dcfast.engine.piece import read_marker
 from dcfast.errors import CorruptDataError, DcfastError
 from dcfast.evaluate import evalset, hub_set, results, scores, tasks
 from dcfast.index import pool_index, refresh
 from dcfast.interop.sizes import read_sizes
 from dcfast.interop.wids import read_wids
-from dcfast.report.facts import inventory, outcome
-from dcfast.report.facts import training as report_training
-from dcfast.report.page.images import PoolReader
+from dcfast.report.facts.reading import read_rows
+from dcfast.report.facts.training import CurvePoint
 from dcfast.resharding import boxes, edit, output, resume
 from dcfast.resharding.plan import ReshardPlan
 from dcfast.run.options import options_of, parser
 from dcfast.rundir import claim, run_dir, summaries
 from dcfast.rundir.settings import Settings
+from dcfast.rundir.summaries import Summary
 from dcfast.storage.config import read_config
 from dcfast.storage.json_files import MOST_DEPTH, MOST_DIGITS, parse_json, read_json, read_json_lines
 from dcfast.storage.records import read_record
-from dcfast.train.replaced import recorded
+from dcfast.train.replaced import replacement_reasons
+from piece_functions import square
 
 BAD: dict[str, bytes] = {
     "nested lists": b"[" * 100_000 + b"]" * 100_000,
@@ -77,14 +78,14 @@ def train_settings(path: Path) -> Any:
     pytest.importorskip("torch")
     from dcfast.train.__main__ import _from_file
 
-    return _from_file(path)
+    return _from_file(str(path))
 
 
 def kept_lines(path: Path) -> bytes | None:
     pytest.importorskip("torch")
-    from dcfast.train.loop import keep_lines
+    from dcfast.train.journal import drop_later_lines
 
-    keep_lines(path, lambda line: True)
+    drop_later_lines(path, 1 << 40)
     return path.read_bytes() or None
 
 
@@ -96,11 +97,11 @@ def cell_result(path: Path) -> Any:
     return read_result(Cell("tiny", 0, "f", Settings(pool="p"), folder, folder))
 
 
+PIECE = square.piece("a/b", "0")(value=1, output="o")
+
 REFUSES: dict[str, Reader] = {
-    "interop/json_files.py": at("a.json", read_sizes),
     "interop/sizes.py": at("sizes.json", read_sizes),
     "interop/wids.py": at("a.json", read_wids),
-    "rundir/summaries.py": at("state/index.json", lambda path: summaries.load_object(path, "index")),
     "rundir/claim.py": at("settings.json", claim.read_settings),
     "rundir/run_dir.py": at("out/state/settings.json", opened),
     "evaluate/evalset.py": at("riddles.json", lambda path: evalset._raw_riddles(path.parent)),
@@ -122,16 +123,13 @@ PASSES: dict[str, Reader] = {
     "rundir/summaries.py, compared": at("a.json", lambda path: summaries.equals_json(path, {"a": 1}) or None),
     "evaluate/scores.py": at("state/filter.json", lambda path: scores.read_leaked(path.parent.parent, None)),
     "evaluate/hub_set.py": at("dataset_info.json", lambda path: hub_set._damage(path.parent, 1) or None),
-    "engine/piece.py": at("state/a/b/0.json", lambda path: read_marker(path.parents[3], Piece("a/b", "0", "m:f", {}))),
+    "engine/piece.py": at("state/a/b/0.json", lambda path: read_marker(path.parents[3], PIECE)),
     "index/refresh.py": at("index.json", lambda path: refresh._refuse_other_uids(path.parent, "json")),
     "index/pool_index.py, its rule": at("index.json", lambda path: pool_index.uid_rule(path.parent)),
-    "report/facts/outcome.py": at("a.json", lambda path: outcome.read_json(path) or None),
-    "report/facts/collect.py": at("a.json", lambda path: outcome.read_json(path) or None),
-    "report/facts/training.py": at("log.jsonl", lambda path: report_training._curve(path) or None),
-    "report/facts/inventory.py": at("timings.jsonl", lambda path: inventory.timings(path)["steps"] or None),
-    "report/page/images.py": at("index/index.json", lambda p: PoolReader(p.parents[1], p.parent).num_segments or None),
-    "train/loop.py": at("log.jsonl", kept_lines),
-    "train/replaced.py": at("replaced-0.jsonl", lambda path: recorded(path.parent, 0, 9) or None),
+    "rundir/summaries.py, where it may be absent": at("a.json", lambda path: summaries.find_summary(path, Summary)),
+    "report/facts/reading.py": at("log.jsonl", lambda path: list(read_rows(path, CurvePoint)) or None),
+    "train/journal.py": at("log.jsonl", kept_lines),
+    "train/replaced.py": at("replaced-0.jsonl", lambda path: replacement_reasons(path.parent, 0, 9) or None),
     "study/cell.py": at("state/result.json", cell_result),
 }
 """Reader -> what counts bad JSON as absent: what it stands for is made again, or not shown."""
@@ -143,7 +141,6 @@ ELSEWHERE = {
     "train/settings.py": "a word of a command line: what is no JSON is text",
     "train/meeting.py": "what rank 0 says to the others; tests/train/test_train_ranks.py",
     "resharding/verify.py": "a mismatch of the output, by read_json; tests/resharding",
-    "train/launch.py": "what its own ranks have just written",
 }
 
 

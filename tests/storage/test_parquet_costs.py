@@ -33,7 +33,6 @@ PATHS = {
     "stages/index.py": "batches: whether any uid is one",
     "report/facts/sampling.py": "batches: tables of the run itself",
     "dedup/match.py": "whole: tables of the run itself",
-    "report/facts/filter_parts.py": "whole: the built-in world's",
     "report/facts/truth.py": "whole: the built-in world's",
     "rundir/tables.py": "whole: parts that the run wrote",
     "stages/filter/fates.py": "whole: parts that the run wrote",

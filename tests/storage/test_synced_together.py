@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
-from dcfast.engine.piece import Piece, perform, read_marker
+from dcfast.engine.piece import perform, piece, read_marker
 from dcfast.storage import atomic
 from dcfast.storage.atomic import synced_together, write_bytes
+from dcfast.storage.records import Record
 
 
 @pytest.fixture
@@ -55,16 +57,21 @@ def test_nothing_is_synced_after_an_error(tmp_path: Path, synced: list[str]) -> 
     assert atomic._block.open is None
 
 
-def write_two(out: str, args: dict[str, str]) -> dict[str, str]:
-    write_bytes(Path(out) / "state/one", b"1")
-    write_bytes(Path(out) / "two", b"2")
-    return args
+class Letter(Record):
+    a: str
+
+
+@piece()
+def write_two(out: Path, a: str) -> Letter:
+    write_bytes(out / "state/one", b"1")
+    write_bytes(out / "two", b"2")
+    return Letter(a)
 
 
 def test_a_piece_is_durable_before_its_marker_is_there(
     tmp_path: Path, synced: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    piece = Piece("stage/step", "p", f"{__name__}:write_two", {"a": "b"}, outputs=("state/one", "two"))
+    both = write_two.piece("stage/step", "p", outputs=["state/one", "two"])(a="b")
     real = os.replace
 
     def replace(source: Path, target: Path) -> None:
@@ -73,8 +80,7 @@ def test_a_piece_is_durable_before_its_marker_is_there(
         real(source, target)
 
     monkeypatch.setattr(os, "replace", replace)
-    assert perform(str(tmp_path), piece) == {"a": "b"}
-    marker = read_marker(tmp_path, piece)
-    assert marker is not None
-    assert marker.outputs == {"state/one": 1, "two": 1}
+    assert perform(str(tmp_path), both) == Letter("b")
+    assert read_marker(tmp_path, both) == Letter("b")
+    assert json.loads(both.marker_path(tmp_path).read_text())["outputs"] == {"state/one": 1, "two": 1}
     assert not any("p.json" in name for name in synced)

@@ -15,15 +15,17 @@ from typing import Any
 import pytest
 from dcfast.errors import FilterError, RunError
 from dcfast.rundir.settings import Settings
+from dcfast.storage.records import as_record, plain, replaced
 from dcfast.study import Grid, main, run_study
 from dcfast.study.grid import STANDARD_FILTERS, Cell, parse_filters, parse_seeds, scaled
 from dcfast.study.output import markdown, write_results
+from dcfast.study.records import AboveChance, CellId, CellResult, Compared, Failure, Spread, Study
 from dcfast.study.statistics import (
     above_chance,
     choose_and_confirm,
     comparable,
-    mean_and_spread,
     rank_correlation,
+    spread,
     summarise,
 )
 from dcfast.study.study import collect
@@ -110,7 +112,7 @@ def test_cells_share_a_base_run_a_seed(tmp_path: Path) -> None:
         base = grid.base(tmp_path, cell.scale, cell.seed)
         assert base.directory == cell.base
         assert replace(cell.settings, filter="no_filter") == base.settings
-        assert Cell.from_json(json.loads(json.dumps(cell.to_json()))) == cell
+        assert as_record(json.loads(json.dumps(plain(cell))), Cell, "cell.json") == cell
 
 
 def test_given_pool_has_one_base_run(tmp_path: Path) -> None:
@@ -125,11 +127,10 @@ def test_given_pool_has_one_base_run(tmp_path: Path) -> None:
 
 def test_mean_and_spread_are_those_of_the_standard_library() -> None:
     values = [0.31, 0.29, 0.37, 0.3]
-    mean, spread = mean_and_spread(values)
-    assert mean == pytest.approx(reference.mean(values), abs=1e-15)
-    assert spread == pytest.approx(reference.stdev(values), abs=1e-15)
-    assert mean_and_spread([]) == (None, None)
-    assert mean_and_spread([0.5]) == (0.5, None)
+    assert spread(values).mean == pytest.approx(reference.mean(values), abs=1e-15)
+    assert spread(values).deviation == pytest.approx(reference.stdev(values), abs=1e-15)
+    assert spread([]) == Spread(None, None)
+    assert spread([0.5]) == Spread(0.5, None)
 
 
 def test_rank_correlation_is_scipys() -> None:
@@ -150,21 +151,21 @@ def test_rank_correlation_is_scipys() -> None:
         rank_correlation([1], [1, 2])
 
 
-def result(score: float | None, kept: int = 30, **tasks: float) -> dict[str, Any]:
-    return {
-        "filter": "x",
-        "notes": [],
-        "kept": kept,
-        "rows": 100,
-        "samples_seen": 64,
-        "tasks": tasks or {"a": score or 0.0},
-        "chance": dict.fromkeys(tasks or {"a": 0.0}, 0.25),
-        "unscored": [],
-        "score": score,
-    }
+def result(score: float | None, kept: int = 30, **tasks: float) -> CellResult:
+    return CellResult(
+        filter="x",
+        notes=[],
+        kept=kept,
+        rows=100,
+        samples_seen=64,
+        tasks=tasks or {"a": score or 0.0},
+        chance=dict.fromkeys(tasks or {"a": 0.0}, 0.25),
+        unscored=[],
+        score=score,
+    )
 
 
-def results_of(scores: dict[str, list[float]], scale: str = "tiny") -> dict[tuple[str, int, str], dict[str, Any]]:
+def results_of(scores: dict[str, list[float]], scale: str = "tiny") -> dict[CellId, CellResult]:
     return {(scale, seed, label): result(v) for label, values in scores.items() for seed, v in enumerate(values)}
 
 
@@ -177,47 +178,47 @@ def test_best_is_chosen_on_some_seeds_and_judged_on_others() -> None:
         "random": [0.19, 0.2, 0.21, 0.19, 0.2, 0.21],
     }
     found = choose_and_confirm(results_of(scores), "tiny", list(scores), [0, 1, 2], [3, 4, 5])
-    assert found["best"] == "lucky", "what is compared with is no candidate"
-    assert found["confirmed"]["clear"] is False
+    assert found.best == "lucky", "what is compared with is no candidate"
+    assert found.confirmed.clear is False
     bar = 2 * math.sqrt(reference.variance(scores["lucky"][3:]) + reference.variance(scores["no_filter"][3:]))
-    assert found["confirmed"]["bar"] == pytest.approx(bar)
-    assert found["confirmed"]["difference"] == pytest.approx(0.0, abs=1e-12)
-    assert found["random"]["difference"] == pytest.approx(-0.01)
+    assert found.confirmed.bar == pytest.approx(bar)
+    assert found.confirmed.difference == pytest.approx(0.0, abs=1e-12)
+    assert found.random.difference == pytest.approx(-0.01)
     del scores["lucky"]
     found = choose_and_confirm(results_of(scores), "tiny", list(scores), [0, 1, 2], [3, 4, 5])
-    assert found["best"] == "good"
-    assert found["confirmed"]["clear"] is True
-    assert found["confirmed"]["seeds_won"] == 3
+    assert found.best == "good"
+    assert found.confirmed.clear is True
+    assert found.confirmed.seeds_won == 3
 
 
 def test_what_is_not_finished_is_neither_chosen_nor_confirmed() -> None:
     scores = {"no_filter": [0.2, 0.2, 0.2, 0.2], "a": [0.9], "b": [0.3, 0.3, 0.3]}
     labels = list(scores)
     found = choose_and_confirm(results_of(scores), "tiny", labels, [0, 1], [2, 3])
-    assert found["best"] == "b", "a is not finished on all seeds that choose"
-    assert found["confirmed"] is None
-    assert "not finished on all seeds that confirm" in found["note"]
+    assert found.best == "b", "a is not finished on all seeds that choose"
+    assert found.confirmed is None
+    assert "not finished on all seeds that confirm" in found.note
     found = choose_and_confirm(results_of({"no_filter": [0.2]}), "tiny", ["no_filter"], [0], [])
-    assert found["best"] is None
-    assert "no candidate" in found["note"]
+    assert found.best is None
+    assert "no candidate" in found.note
     one = choose_and_confirm(results_of(scores), "tiny", ["no_filter", "b"], [0], [1])
-    assert one["confirmed"]["clear"] is None, "one seed has no spread"
+    assert one.confirmed.clear is None, "one seed has no spread"
 
 
 def test_summary_of_a_filter() -> None:
     results = {("tiny", 0, "f"): result(0.5, 20, a=0.4, b=0.6), ("tiny", 1, "f"): result(0.7, 40, a=0.6, b=0.8)}
     row = summarise({**results, ("tiny", 0, "g"): result(0.1), ("small", 0, "f"): result(0.1)}, "tiny", "f")
-    assert row["mean"] == pytest.approx(0.6)
-    assert row["deviation"] == pytest.approx(math.sqrt(0.02))
-    assert row["kept"] == pytest.approx(0.3)
-    assert row["tasks"]["a"]["mean"] == pytest.approx(0.5)
-    assert row["scores"] == {"0": 0.5, "1": 0.7}
+    assert row.mean == pytest.approx(0.6)
+    assert row.deviation == pytest.approx(math.sqrt(0.02))
+    assert row.kept == pytest.approx(0.3)
+    assert row.tasks["a"].mean == pytest.approx(0.5)
+    assert row.scores == {"0": 0.5, "1": 0.7}
 
 
 def test_cells_of_equal_tasks_keep_their_scores() -> None:
     results = {("tiny", 0, "f"): result(0.123, a=0.4, b=0.6), ("tiny", 0, "g"): result(None, a=0.1, b=0.2)}
-    assert comparable(results) == (results, {"compared": ["a", "b"], "cells": 2, "left_out": {}})
-    assert comparable({}) == ({}, {"compared": [], "cells": 0, "left_out": {}})
+    assert comparable(results) == (results, Compared(["a", "b"], 2, {}))
+    assert comparable({}) == ({}, Compared([], 0, {}))
 
 
 def test_cells_of_other_tasks_are_compared_over_those_that_all_have() -> None:
@@ -231,41 +232,35 @@ def test_cells_of_other_tasks_are_compared_over_those_that_all_have() -> None:
         ("tiny", 1, "clip_score"): result(0.75, b=0.5, easy=1.0),
     }
     study = collect(grid, results, (0,), (1,))
-    assert study["tasks"] == {
-        "compared": ["b"],
-        "cells": 4,
-        "left_out": {
-            "a": [["tiny", 1, "clip_score"]],
-            "easy": [["tiny", 0, "no_filter"], ["tiny", 1, "no_filter"]],
-        },
-    }
-    means = {row["filter"]: row["mean"] for row in study["table"]}
+    lacking = {"a": [("tiny", 1, "clip_score")], "easy": [("tiny", 0, "no_filter"), ("tiny", 1, "no_filter")]}
+    assert study.tasks == Compared(["b"], 4, lacking)
+    means = {row.filter: row.mean for row in study.table}
     assert means == {"no_filter": 0.6, "clip_score": 0.5}
-    assert [(c["label"], c["score"], c["score_of_all"]) for c in study["cells"]] == [
+    assert [(c.label, c.score, c.score_of_all) for c in study.cells] == [
         ("no_filter", 0.6, 0.50),
         ("clip_score", 0.5, 0.60),
         ("no_filter", 0.6, 0.50),
         ("clip_score", 0.5, 0.75),
     ]
-    assert study["verdicts"][0]["chosen_by"] == {"clip_score": 0.5}
+    assert study.verdicts[0].chosen_by == {"clip_score": 0.5}
     page = markdown(study)
     assert "compared over the 1 that all 4 cells have" in page
     assert "- a: not in tiny, seed 1, clip_score\n" in page
     assert "| clip_score | 30.0% | 2 | 0.5000 ± 0.0000 | -0.1000 |" in page
-    assert results[("tiny", 0, "clip_score")]["score"] == 0.60, "what the cells recorded is left alone"
+    assert results[("tiny", 0, "clip_score")].score == 0.60, "what the cells recorded is left alone"
 
 
 def test_cells_without_a_common_task_are_not_compared(tmp_path: Path) -> None:
     grid = Grid({"no_filter": "no_filter", "f": "basic_filter"}, ("tiny",), (0,), Settings())
     results = {("tiny", 0, "no_filter"): result(0.5, a=0.5), ("tiny", 0, "f"): result(0.9, b=0.9)}
     study = collect(grid, results, (0,), ())
-    assert [row["mean"] for row in study["table"]] == [None, None]
-    assert study["verdicts"][0]["best"] is None
+    assert [row.mean for row in study.table] == [None, None]
+    assert study.verdicts[0].best is None
     assert "No evaluation set has a score in all 2 cells: nothing can be compared" in markdown(study)
     write_results(tmp_path, study, plots=True)
     # a cell without any score takes no other cell's sets away
-    alone = {**results, ("tiny", 0, "f"): {**result(None), "tasks": {}}}
-    assert comparable(alone)[1] == {"compared": ["a"], "cells": 1, "left_out": {}}
+    alone = {**results, ("tiny", 0, "f"): replaced(result(None), tasks={})}
+    assert comparable(alone)[1] == Compared(["a"], 1, {})
 
 
 def test_above_chance_counts_tasks() -> None:
@@ -274,7 +269,7 @@ def test_above_chance_counts_tasks() -> None:
         ("tiny", 1, "no_filter"): result(0.5, a=0.22, b=0.25, c=0.8),
     }
     found = above_chance(results, "tiny")
-    assert found == {"tasks": 3, "above": 2, "clearly": 1, "at_or_below": ["b"]}
+    assert found == AboveChance(3, 2, 1, ["b"])
     assert above_chance(results, "small") is None
 
 
@@ -282,7 +277,7 @@ def test_above_chance_counts_tasks() -> None:
 
 
 @pytest.fixture
-def study() -> dict[str, Any]:
+def study() -> Study:
     labels = {"no_filter": "no_filter", "clip_score": "clip_score(l14, fraction=0.3)", 'odd, "label"': "oracle"}
     grid = Grid(labels, ("tiny/4", "tiny"), (0, 1, 2, 3), Settings())
     draw = random.Random(0)
@@ -292,26 +287,26 @@ def study() -> dict[str, Any]:
         for seed in grid.seeds
         for i, label in enumerate(labels)
     }
-    return collect(grid, results, (0, 1), (2, 3), [("tiny, seed 9, x", "it broke")])
+    return collect(grid, results, (0, 1), (2, 3), [Failure("tiny, seed 9, x", "it broke")])
 
 
-def test_files_of_a_study(study: dict[str, Any], tmp_path: Path) -> None:
+def test_files_of_a_study(study: Study, tmp_path: Path) -> None:
     write_results(tmp_path, study, plots=True)
-    assert json.loads((tmp_path / "study.json").read_text()) == json.loads(json.dumps(study))
+    assert json.loads((tmp_path / "study.json").read_text()) == json.loads(json.dumps(plain(study)))
     rows = list(csv.DictReader(io.StringIO((tmp_path / "study.csv").read_text())))
     assert len(rows) == 24
     assert {row["filter"] for row in rows} == {"no_filter", "clip_score", 'odd, "label"'}
-    assert float(rows[0]["score"]) == study["cells"][0]["score"]
+    assert float(rows[0]["score"]) == study.cells[0].score
     for name in ("study.png", "study-scales.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     for name in ("study.svg", "study-scales.svg"):
         assert b"clip_score" in (tmp_path / name).read_bytes()
 
 
-def test_equal_studies_are_equal_bytes(study: dict[str, Any], tmp_path: Path) -> None:
+def test_equal_studies_are_equal_bytes(study: Study, tmp_path: Path) -> None:
     from dcfast.study.plot import draw
 
-    one = {**study, "verdicts": study["verdicts"][:1], "rank_correlation": []}
+    one = replaced(study, verdicts=study.verdicts[:1], rank_correlation=[])
     assert draw(one) == draw(one)
     for name in ("a", "b"):
         write_results(tmp_path / name, study, plots=False)
@@ -332,18 +327,18 @@ def test_filters_that_kept_copies_of_evaluation_pictures_are_named() -> None:
     labels = {"no_filter": "no_filter", "clean": "~contaminated", "old": "basic_filter"}
     grid = Grid(labels, ("tiny",), (0, 1), Settings())
     results = {
-        **{("tiny", seed, "no_filter"): {**result(0.5), "contaminated": 270 + seed} for seed in (0, 1)},
-        **{("tiny", seed, "clean"): {**result(0.4), "contaminated": 0} for seed in (0, 1)},
+        **{("tiny", seed, "no_filter"): replaced(result(0.5), contaminated=270 + seed) for seed in (0, 1)},
+        **{("tiny", seed, "clean"): replaced(result(0.4), contaminated=0) for seed in (0, 1)},
         ("tiny", 0, "old"): result(0.3),  # of a version that did not count them
     }
     study = collect(grid, results, (0,), (1,))
-    assert [row["contaminated"] for row in study["table"]] == [270.5, 0.0, None]
+    assert [row.contaminated for row in study.table] == [270.5, 0.0, None]
     page = markdown(study)
     assert "(samples, mean over seeds): no_filter 270. With --and '~contaminated'" in page
     assert "Not checked for copies of evaluation pictures: old." in page
 
 
-def test_page_says_what_was_found(study: dict[str, Any]) -> None:
+def test_page_says_what_was_found(study: Study) -> None:
     page = markdown(study)
     assert "Best on the seeds that choose (0, 1): odd" in page
     assert "clearly better than no_filter" in page
@@ -370,8 +365,8 @@ def test_only_the_best_filter_is_run_on_the_seeds_that_confirm(tmp_path: Path, m
     found = run_study(tmp_path / "a", grid, choose=(0, 1), confirm=(2, 3), say=said.append)
     compared = {"no_filter", "random", "oracle", "clip_score"}
     assert set(ran) == {(s, n) for s in (0, 1) for n in scores} | {(s, n) for s in (2, 3) for n in compared}
-    assert found["verdicts"][0]["best"] == "clip_score"
-    assert found["verdicts"][0]["confirmed"]["clear"] is True
+    assert found.verdicts[0].best == "clip_score"
+    assert found.verdicts[0].confirmed.clear is True
     assert "18 of 18 cells" in said[-1]
     ran.clear()
     run_study(tmp_path / "b", grid, choose=(0, 1), confirm=(2, 3), confirm_all=True)

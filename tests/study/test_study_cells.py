@@ -9,14 +9,19 @@ from pathlib import Path
 
 import pytest
 from dcfast.rundir.settings import Settings
+from dcfast.storage.records import plain
 from dcfast.study.cell import _key, _result_path, read_result
 from dcfast.study.grid import Cell, Grid, parse_filters
+from dcfast.study.records import CellResult
 from dcfast.uids.sets import save_subset, uid_parse
 from pool_builder import uid_of
 
 
 def save_uid(path: Path, number: int) -> None:
     save_subset(path, uid_parse([uid_of(number)])[0])
+
+
+RESULT = CellResult(filter="f", notes=[], kept=1, rows=2, samples_seen=3, tasks={}, chance={}, unscored=[], score=None)
 
 
 def cell_of(out: Path, text: str) -> Cell:
@@ -26,7 +31,7 @@ def cell_of(out: Path, text: str) -> Cell:
 
 def record(cell: Cell) -> None:
     _result_path(cell).parent.mkdir(parents=True, exist_ok=True)
-    _result_path(cell).write_text(json.dumps({"key": _key(cell), "result": {"kept": 1}}))
+    _result_path(cell).write_text(json.dumps({"key": plain(_key(cell)), "result": plain(RESULT)}))
     (Path(cell.directory) / "eval_results.jsonl").touch()
 
 
@@ -40,9 +45,9 @@ def test_a_result_is_void_where_its_uids_have_changed(tmp_path: Path, monkeypatc
     save_uid(tmp_path / "mine.npy", 1)
     cell = cell_of(tmp_path / "out", f'"{tmp_path}/mine.npy"')
     record(cell)
-    assert read_result(cell) == {"kept": 1}
+    assert read_result(cell) == RESULT
     monkeypatch.chdir("/")
-    assert read_result(cell_of(tmp_path / "out", f'"{tmp_path}/../{tmp_path.name}/mine.npy"')) == {"kept": 1}
+    assert read_result(cell_of(tmp_path / "out", f'"{tmp_path}/../{tmp_path.name}/mine.npy"')) == RESULT
     save_uid(tmp_path / "mine.npy", 2)
     assert read_result(cell) is None
 
@@ -54,7 +59,7 @@ def test_a_result_of_before_a_setting_existed_stands(tmp_path: Path) -> None:
     assert asdict(Settings()).keys() == found["key"]["settings"].keys()
     del found["key"]["settings"]["uid_hashes"]
     _result_path(cell).write_text(json.dumps(found))
-    assert read_result(cell) == {"kept": 1}
+    assert read_result(cell) == RESULT
     found["key"]["settings"]["seed"] = 3
     _result_path(cell).write_text(json.dumps(found))
     assert read_result(cell) is None

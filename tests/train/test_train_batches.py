@@ -22,6 +22,7 @@ from dcfast.train.batch import Batch, BatchSpec
 from dcfast.train.batches import BatchMaker, iterate_batches
 from dcfast.train.decode import DECODERS, PilDecoder, open_decoder
 from dcfast.train.failures import Failure
+from dcfast.train.replaced import Replacement
 from dcfast.train.source import OpenSource, prepare_source
 from pool_builder import picture, uid_of
 from tar_reference import make_tar
@@ -173,23 +174,23 @@ def test_ranks_and_micro_batches_share_out_the_global_batch(prepared: tuple[Any,
 
 def test_bad_samples_are_replaced_by_the_next_of_their_block_and_recorded(prepared: tuple[Any, Any]) -> None:
     maker = BatchMaker(spec_of(prepared[1], resample=False))
-    seen: list[dict[str, Any]] = []
+    seen: list[Replacement] = []
     for step in range(10):  # three passes
         batch = maker.make(step)
         seen += batch.replaced
         planned = maker.planned(step, maker.slots(0))
         for record in batch.replaced:
-            slot = record["slot"]
-            assert record["step"] == step
+            slot = record.slot
+            assert record.step == step
             assert int(planned.positions()[slot]) in (
-                record["position"],
-                record["position"] - 1,
-                record["position"] + 3,
+                record.position,
+                record.position - 1,
+                record.position + 3,
             )
-            assert int(batch.positions[slot]) != record["position"]
+            assert int(batch.positions[slot]) != record.position
         assert not {uid_of(20), uid_of(21)} & set(uid_format(batch.uids, as_list=True))
-    assert {r["uid"] for r in seen} == {uid_of(20), uid_of(21)}
-    reasons = {r["uid"]: r["reason"] for r in seen}
+    assert {r.uid for r in seen} == {uid_of(20), uid_of(21)}
+    reasons = {r.uid: r.reason for r in seen}
     assert "not a picture" in reasons[uid_of(20)]
     assert reasons[uid_of(21)] == "the caption is not UTF-8"
 
@@ -198,7 +199,7 @@ def test_samples_without_picture_or_caption_are_replaced(tmp_path: Path) -> None
     pool = build_pool(tmp_path, 8, shards=1, broken={1: {"without": ("jpg",)}, 5: {"without": ("txt",)}})
     files = prepare_source(TrainSource(shards=str(pool)), tmp_path / "work", 0)
     batch = BatchMaker(spec_of(files, global_batch=8, resample=False)).make(0)
-    assert {(r["uid"], r["reason"]) for r in batch.replaced} == {
+    assert {(r.uid, r.reason) for r in batch.replaced} == {
         (uid_of(1), "no picture"),
         (uid_of(5), "no caption (txt)"),
     }

@@ -67,7 +67,7 @@ def test_what_is_no_whole_checkpoint_is_passed_over(
     settings = small(out, source, overrides={"samples_seen": 32, "checkpoints": 4})
     summary = train(settings, on_step=steps.append)
     assert steps == [3]
-    [said] = summary["notes"]
+    [said] = summary.notes
     assert said.startswith("checkpoint epoch_4.pt ")
     assert re.search(note, said)
     assert last.read_bytes() == expected
@@ -81,7 +81,7 @@ def test_the_summary_lists_the_checkpoints_that_are_there(source: TrainSource, t
             shutil.rmtree(tmp_path / "train" / "checkpoints")
 
     summary = train(small(tmp_path, source, overrides={"samples_seen": 32, "checkpoints": 4}), on_step=remove)
-    assert summary["checkpoints"] == ["train/checkpoints/epoch_4.pt"]
-    assert summary["notes"] == [
+    assert summary.checkpoints == ["train/checkpoints/epoch_4.pt"]
+    assert summary.notes == [
         "checkpoints that somebody removed: " + ", ".join(f"train/checkpoints/epoch_{k}.pt" for k in (1, 2, 3))
     ]

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from dcfast.errors import MissingDependencyError
+from dcfast.storage.records import plain
 from dcfast.train import batches, dali, train
 from dcfast.train.batch import Encoded
 from dcfast.train.batches import BatchMaker, iterate_batches
@@ -68,8 +69,8 @@ def test_only_plain_jpegs_wait_for_dali(files: Any) -> None:
     assert batch.encoded is not None
     # PNG and CMYK by Pillow; the places of the two that are broken were given to others
     assert len(batch.images) == 2
-    assert len(batch.encoded.places) == 38
-    again = dict(zip(batch.encoded.places.tolist(), batch.encoded.pictures(), strict=True))
+    assert len(batch.encoded.indices) == 38
+    again = dict(zip(batch.encoded.indices.tolist(), batch.encoded.pictures(), strict=True))
     assert all(bytes(data[:2]) == b"\xff\xd8" for data in again.values())
 
 
@@ -167,15 +168,13 @@ def test_a_batch_that_dali_refuses_is_made_by_pillow(files: Any, monkeypatch: py
     assert 0 < (good.images.float() - wanted[1].images.float()).abs().max() <= 8
     # the loader's own way there: garbage that passes for a plain JPEG
     monkeypatch.setattr(batches, "plain_jpeg", lambda data: None if data[:2] == b"no" else (64, 64))
-    monkeypatch.setattr(
-        batches._Window, "size", property(lambda self: (64, 64), lambda self, value: None), raising=False
-    )
-    monkeypatch.setattr(Encoded, "pictures", lambda self: [np.zeros(50, np.uint8)] * len(self.places))
+    monkeypatch.setattr(batches._Crop, "size", property(lambda self: (64, 64), lambda self, value: None), raising=False)
+    monkeypatch.setattr(Encoded, "pictures", lambda self: [np.zeros(50, np.uint8)] * len(self.indices))
     again = list(iterate_batches(spec, 0, 2, 0))
     for step, (a, b) in enumerate(zip(again, wanted, strict=True)):
         same(a, b)
-        assert [(r["step"], r["samples"]) for r in a.refused] == [(step, 12)]
-        assert a.refused[0]["reason"]
+        assert [(r.step, r.samples) for r in a.refused] == [(step, 12)]
+        assert a.refused[0].reason
 
 
 def test_a_batch_without_pictures_for_dali(tmp_path: Path) -> None:
@@ -192,11 +191,12 @@ def test_a_training_with_dali(tmp_path: Path) -> None:
     source = both_sources(tmp_path, 40, list(range(40)))[1]
     short = {"samples_seen": 16, "checkpoints": 1}
     summary = train(small(tmp_path / "out", source, overrides=short, decoder="dali"))
-    assert summary["recipe"]["decoder"] == "dali"
-    assert summary["decoder_difference"]["samples"] == 8
-    assert 0 < summary["decoder_difference"]["mean"] < 0.5
-    assert summary["decoder_difference"]["largest"] <= 8
-    assert summary["versions"]["nvidia-dali"].startswith("2.")
+    assert summary.recipe["decoder"] == "dali"
+    assert summary.decoder_difference is not None
+    assert summary.decoder_difference.samples == 8
+    assert 0 < summary.decoder_difference.mean < 0.5
+    assert summary.decoder_difference.largest <= 8
+    assert summary.versions["nvidia-dali"].startswith("2.")
     timing = json.loads((tmp_path / "out/train/timing.json").read_bytes())
     assert (timing["dali_refused_batches"], timing["dali_refused_samples"]) == (0, 0)
 
@@ -232,7 +232,7 @@ def test_refusals_are_counted_beside_the_times_over_all_starts(tmp_path: Path, m
     assert [r["step"] for r in noted] == [0, 3]
     timing = json.loads((folder / "timing.json").read_bytes())
     assert (timing["dali_refused_batches"], timing["dali_refused_samples"]) == (2, 16)
-    assert "refused" not in json.dumps(summary)
+    assert "refused" not in json.dumps(plain(summary))
 
 
 def test_without_dali_the_error_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +248,7 @@ def test_without_dali_the_error_says_how_to_get_it(tmp_path: Path, monkeypatch: 
 def test_encoded_pictures_cross_as_one_tensor() -> None:
     pictures = {5: b"abc", 2: b"", 9: b"defg"}
     encoded = Encoded.of(pictures)
-    assert encoded.places.tolist() == [2, 5, 9]
+    assert encoded.indices.tolist() == [2, 5, 9]
     assert [bytes(p) for p in encoded.pictures()] == [b"", b"abc", b"defg"]
     assert encoded.data.dtype == torch.uint8
 
@@ -278,5 +278,5 @@ def test_the_training_stage_of_a_run_decodes_with_it(tmp_path: Path) -> None:
         pool=str(pool), filter="no_filter", compare="none", decoder="dali", samples_seen=128, device="cpu"
     )
     summaries = run(tmp_path / "run", settings, last="train")
-    assert summaries["train"]["recipe"]["decoder"] == "dali"
-    assert 0 < summaries["train"]["decoder_difference"]["mean"] < 0.5
+    assert summaries["train"].recipe["decoder"] == "dali"
+    assert 0 < summaries["train"].decoder_difference["mean"] < 0.5

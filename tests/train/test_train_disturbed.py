@@ -162,13 +162,13 @@ def test_a_checkpoint_of_an_older_version_has_its_replaced_samples_counted(tmp_p
     broken = {n: {"jpg": b"no picture"} for n in range(0, 60, 5)}
     source = TrainSource(shards=str(build_pool(tmp_path / "pool", 60, broken=broken)))
     settings = small(tmp_path / "out", source, max_replaced=0.5)
-    expected = train(settings)["replaced"]
+    expected = train(settings).replaced
     assert expected > 0
     last = tmp_path / "out" / "train" / "checkpoints" / END
     content = torch.load(last, weights_only=True)
     del content["dcfast"]["replaced"], content["dcfast"]["ranks"]
     torch.save(content, last)
-    assert train(settings)["replaced"] == expected
+    assert train(settings).replaced == expected
 
 
 def _hang(self: Any, rows: Any) -> Any:
@@ -403,7 +403,7 @@ def test_a_signal_within_a_step_saves_the_one_before(
     ended.set()
     stopper.join()
     assert [path.stem for path in (tmp_path / "out" / "train").glob("checkpoints/*")] == ["step_3"]
-    assert train(settings)["samples_seen"] == 64
+    assert train(settings).samples_seen == 64
     train(small(tmp_path / "whole", source, overrides=overrides, accumulation=2))
     assert same_training(tmp_path / "out", tmp_path / "whole")
 

@@ -14,13 +14,15 @@ import pytest
 import torch
 from dcfast.errors import CheckpointError, CorruptDataError, SubsetError
 from dcfast.models.clip import create_model, load_model, read_checkpoint
+from dcfast.rundir.training_summary import DecoderDifference, TrainingSummary
 from dcfast.scales import SCALES
+from dcfast.storage.records import as_record, read_record
 from dcfast.train import TrainSettings, TrainSource, launch, parse_sources, train
 from dcfast.train.batch import BatchSpec
 from dcfast.train.batches import BatchMaker
+from dcfast.train.learner import create_scaler, parameter_groups
 from dcfast.train.loop import boundaries, num_steps
 from dcfast.train.objective import NonFiniteLossError, WatchedLoss, create_loss
-from dcfast.train.optimizer import create_scaler, parameter_groups
 from dcfast.train.ranks import world_sizes
 from dcfast.train.source import prepare_source
 from train_builder import MODEL, both_sources, build_pool, small
@@ -48,7 +50,7 @@ def weights(out: Path, name: str = "epoch_2.pt") -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def whole(source: TrainSource, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def whole(source: TrainSource, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainingSummary]:
     """A training of 50 steps, never interrupted."""
     out = tmp_path_factory.mktemp("whole")
     return out, train(small(out, source, overrides=LONG))
@@ -102,7 +104,7 @@ def reference_losses(settings: TrainSettings, work: Path) -> list[float]:
 
 
 def test_50_steps_equal_open_clips_arithmetic(
-    whole: tuple[Path, dict[str, Any]], source: TrainSource, tmp_path: Path
+    whole: tuple[Path, TrainingSummary], source: TrainSource, tmp_path: Path
 ) -> None:
     expected = reference_losses(small(tmp_path, source, overrides=LONG), tmp_path)
     assert losses(whole[0]) == pytest.approx(expected, rel=2e-4)
@@ -111,23 +113,23 @@ def test_50_steps_equal_open_clips_arithmetic(
     assert losses(tmp_path / "theirs") == pytest.approx(expected, rel=2e-4)
 
 
-def test_the_summary_says_what_was_trained(whole: tuple[Path, dict[str, Any]]) -> None:
+def test_the_summary_says_what_was_trained(whole: tuple[Path, TrainingSummary]) -> None:
     out, summary = whole
-    assert summary == json.loads((out / "train" / "summary.json").read_text())
-    assert summary["samples_seen"] == 400
-    assert summary["steps"] == STEPS
-    assert f"samples_seen 400 instead of {SCALES['tiny'].samples_seen}" in summary["non_standard"]
-    assert summary["replaced"] > 0
+    assert summary == read_record(out / "train" / "summary.json", TrainingSummary)
+    assert summary.samples_seen == 400
+    assert summary.steps == STEPS
+    assert f"samples_seen 400 instead of {SCALES['tiny'].samples_seen}" in summary.non_standard
+    assert summary.replaced > 0
     assert [line["samples_seen"] for line in log(out)] == [8 * (i + 1) for i in range(STEPS)]
     import hashlib
 
-    checkpoint = out / summary["checkpoint"]
-    assert hashlib.sha256(checkpoint.read_bytes()).hexdigest() == summary["checkpoint_sha256"]
+    checkpoint = out / summary.checkpoint
+    assert hashlib.sha256(checkpoint.read_bytes()).hexdigest() == summary.checkpoint_sha256
     clip = load_model(MODEL, str(checkpoint))
-    assert clip.content_hash == summary["checkpoint_sha256"]
+    assert clip.content_hash == summary.checkpoint_sha256
 
 
-def test_checkpoints_have_open_clips_keys_and_open_clip_loads_them(whole: tuple[Path, dict[str, Any]]) -> None:
+def test_checkpoints_have_open_clips_keys_and_open_clip_loads_them(whole: tuple[Path, TrainingSummary]) -> None:
     import open_clip
     from open_clip_train.file_utils import pt_load
 
@@ -153,18 +155,19 @@ def test_optimizer_groups_equal_those_of_open_clips_main() -> None:
 
 KILLED = """
 import json, os, signal, sys
+from dcfast.storage.records import as_record
 from dcfast.train import TrainSettings, train
 
 def on_step(step):
     if step == 37:
         os.kill(os.getpid(), signal.SIGKILL)
 
-train(TrainSettings.from_dict(json.loads(sys.argv[1])), on_step=on_step)
+train(as_record(json.loads(sys.argv[1]), TrainSettings, ""), on_step=on_step)
 """
 
 
 def test_killed_in_the_middle_it_goes_on_with_the_same_samples(
-    whole: tuple[Path, dict[str, Any]], source: TrainSource, tmp_path: Path
+    whole: tuple[Path, TrainingSummary], source: TrainSource, tmp_path: Path
 ) -> None:
     settings = small(tmp_path, source, overrides=LONG, save_every_steps=15, workers=1)
     text = json.dumps(dataclasses.asdict(settings))
@@ -175,19 +178,19 @@ def test_killed_in_the_middle_it_goes_on_with_the_same_samples(
     with open(tmp_path / "train" / "log.jsonl", "a") as file:
         file.write('{"step": 38, "sam')  # half a line, as a kill may leave it
     steps: list[int] = []
-    summary = train(TrainSettings.from_dict(json.loads(text)), on_step=steps.append)
+    summary = train(as_record(json.loads(text), TrainSettings, ""), on_step=steps.append)
     assert steps == list(range(30, STEPS))
-    assert summary["samples_seen"] == whole[1]["samples_seen"]
-    assert summary["replaced"] == whole[1]["replaced"]
+    assert summary.samples_seen == whole[1].samples_seen
+    assert summary.replaced == whole[1].replaced
     assert [line["step"] for line in log(tmp_path)] == list(range(1, STEPS + 1))
     assert losses(tmp_path) == pytest.approx(losses(whole[0]), rel=1e-5)
     again = weights(tmp_path)
     for name, value in weights(whole[0]).items():
         assert torch.allclose(again[name], value, atol=1e-5), name
-    before = (tmp_path / summary["checkpoint"]).stat().st_mtime_ns
+    before = (tmp_path / summary.checkpoint).stat().st_mtime_ns
     assert train(settings, on_step=steps.append) == summary  # a third time there is nothing left to do
     assert len(steps) == 20
-    assert (tmp_path / summary["checkpoint"]).stat().st_mtime_ns == before
+    assert (tmp_path / summary.checkpoint).stat().st_mtime_ns == before
 
 
 def test_a_cut_off_checkpoint_is_passed_over_and_said(source: TrainSource, tmp_path: Path) -> None:
@@ -200,9 +203,9 @@ def test_a_cut_off_checkpoint_is_passed_over_and_said(source: TrainSource, tmp_p
     steps: list[int] = []
     again = train(settings, on_step=steps.append)
     assert steps == [4, 5, 6, 7]
-    assert [note[:22] for note in again["notes"]] == ["checkpoint epoch_4.pt ", "checkpoint epoch_3.pt "]
-    assert "cut off" in again["notes"][0]
-    assert again["checkpoint_sha256"] == summary["checkpoint_sha256"]
+    assert [note[:22] for note in again.notes] == ["checkpoint epoch_4.pt ", "checkpoint epoch_3.pt "]
+    assert "cut off" in again.notes[0]
+    assert again.checkpoint_sha256 == summary.checkpoint_sha256
     for name, value in weights(tmp_path, "epoch_4.pt").items():
         assert torch.equal(value, expected[name])
 
@@ -212,7 +215,7 @@ def test_all_checkpoints_cut_off_begins_anew(source: TrainSource, tmp_path: Path
     train(settings)
     (tmp_path / "train" / "checkpoints" / "epoch_1.pt").write_bytes(b"")
     steps: list[int] = []
-    assert "empty (0 bytes)" in train(settings, on_step=steps.append)["notes"][0]
+    assert "empty (0 bytes)" in train(settings, on_step=steps.append).notes[0]
     assert steps == [0, 1]
 
 
@@ -221,7 +224,7 @@ def test_index_and_shards_train_the_same_model(tmp_path: Path) -> None:
     found = []
     for i, source in enumerate(both_sources(tmp_path, 30, list(range(4, 28)))):
         found.append(train(small(tmp_path / str(i), source, overrides=short)))
-    assert found[0]["checkpoint_sha256"] == found[1]["checkpoint_sha256"]
+    assert found[0].checkpoint_sha256 == found[1].checkpoint_sha256
     assert found[0] == found[1]
 
 
@@ -246,7 +249,7 @@ def test_mixed_precision(source: TrainSource, tmp_path: Path, kind: str) -> None
 
 
 def test_two_ranks_under_torchrun_equal_one_process(
-    whole: tuple[Path, dict[str, Any]], source: TrainSource, tmp_path: Path
+    whole: tuple[Path, TrainingSummary], source: TrainSource, tmp_path: Path
 ) -> None:
     summary = whole[1]
     path = tmp_path / "settings.json"
@@ -255,8 +258,8 @@ def test_two_ranks_under_torchrun_equal_one_process(
     subprocess.run([*command, "-m", "dcfast.train", "--settings", str(path)], check=True)
     two = json.loads((tmp_path / "train" / "summary.json").read_text())
     assert two["world_size"] == 2
-    assert two["replaced"] == summary["replaced"] > 0
-    assert two["samples_seen"] == summary["samples_seen"]
+    assert two["replaced"] == summary.replaced > 0
+    assert two["samples_seen"] == summary.samples_seen
     assert losses(tmp_path) == pytest.approx(losses(whole[0]), rel=2e-4)
     # saved by rank 0 without the wrapper's prefix
     assert weights(tmp_path).keys() == weights(whole[0]).keys()
@@ -274,7 +277,7 @@ def test_launch_takes_this_process_where_one_is_enough(source: TrainSource, tmp_
 def test_a_loss_that_is_no_number_stops_and_saves_the_uids(
     source: TrainSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dcfast.train import session
+    from dcfast.train import learner
 
     class Failing:
         calls = 0
@@ -287,7 +290,7 @@ def test_a_loss_that_is_no_number_stops_and_saves_the_uids(
             factor = math.nan if Failing.calls == 6 else 1.0
             return {name: value * factor for name, value in self.loss(*args, **named).items()}
 
-    monkeypatch.setattr(session, "create_loss", lambda *a: Failing(create_loss(*a)))
+    monkeypatch.setattr(learner, "create_loss", lambda *a: Failing(create_loss(*a)))
     with pytest.raises(
         NonFiniteLossError, match=r"the loss of step 5 is nan; .*The 8 uids of the batch are in "
     ) as info:
@@ -304,7 +307,7 @@ def test_a_loss_that_is_no_number_stops_and_saves_the_uids(
     assert len(log(tmp_path)) == 5
     # the same command goes on from there, and what it leaves behind is of its own start
     (tmp_path / "train" / "nonfinite-00007.json").write_text("{}")  # there were more ranks then
-    assert train(small(tmp_path, source))["samples_seen"] == 64
+    assert train(small(tmp_path, source)).samples_seen == 64
     assert not list((tmp_path / "train").glob("nonfinite-*"))
 
 
@@ -473,7 +476,7 @@ def test_a_convolutional_model_trains_with_channels_last(source: TrainSource, tm
     (tmp_path / "conv" / "open_clip_config.json").write_text(json.dumps(config))
     name = f"local-dir:{tmp_path / 'conv'}"
     summary = train(small(tmp_path, source, overrides={"samples_seen": 16, "checkpoints": 1, "model": name}))
-    clip = load_model(name, str(tmp_path / summary["checkpoint"]))
+    clip = load_model(name, str(tmp_path / summary.checkpoint))
     files = prepare_source(source, tmp_path / "work", 0)
     spec = BatchSpec((files,), (1.0,), name, 64, 8, 1, 1, 0, 0, 0.9, True, 64, 64, "pil")
     batch = BatchMaker(spec).make(0)
@@ -484,15 +487,15 @@ def test_a_convolutional_model_trains_with_channels_last(source: TrainSource, tm
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (PreprocessCfg().mean, PreprocessCfg().std))
     expected = ClipLoss()(**model(((batch.images.float() / 255 - mean) / std).contiguous(), batch.tokens))
     assert losses(tmp_path)[0] == pytest.approx(expected.item(), rel=1e-4)
-    assert clip.content_hash == summary["checkpoint_sha256"]
+    assert clip.content_hash == summary.checkpoint_sha256
 
 
 def test_another_decoder_is_measured_on_the_trainings_own_samples(
-    whole: tuple[Path, dict[str, Any]], source: TrainSource, tmp_path: Path
+    whole: tuple[Path, TrainingSummary], source: TrainSource, tmp_path: Path
 ) -> None:
-    assert whole[1]["decoder_difference"] is None
+    assert whole[1].decoder_difference is None
     short = {"samples_seen": 8, "checkpoints": 1}
     summary = train(small(tmp_path, source, overrides=short, decoder="pil_reduced"))
     # the pool's pictures are too small to be reduced
-    assert summary["decoder_difference"] == {"samples": 8, "mean": 0.0, "largest": 0}
-    assert summary["recipe"]["decoder"] == "pil_reduced"
+    assert summary.decoder_difference == DecoderDifference(samples=8, mean=0.0, largest=0)
+    assert summary.recipe["decoder"] == "pil_reduced"

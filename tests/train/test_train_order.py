@@ -31,13 +31,13 @@ def test_uniform_numbers_are_uniform() -> None:
 @pytest.mark.parametrize("resample", [True, False])
 def test_a_sample_is_the_same_whoever_asks(resample: bool) -> None:
     order = Order([100, 37], seed=3, resample=resample, block=8, window=4)
-    whole = order.places(np.arange(500)).positions()
-    alone = [int(Order([100, 37], seed=3, resample=resample, block=8, window=4).places([g]).positions()[0])
+    whole = order.placement(np.arange(500)).positions()
+    alone = [int(Order([100, 37], seed=3, resample=resample, block=8, window=4).placement([g]).positions()[0])
              for g in range(0, 500, 7)]  # fmt: skip
     assert alone == whole[::7].tolist()
-    backwards = order.places(np.arange(499, -1, -1)).positions()
+    backwards = order.placement(np.arange(499, -1, -1)).positions()
     assert backwards[::-1].tolist() == whole.tolist()
-    assert Order([100, 37], seed=4, resample=resample, block=8, window=4).places(
+    assert Order([100, 37], seed=4, resample=resample, block=8, window=4).placement(
         np.arange(500)
     ).positions().tolist() != (whole.tolist())
 
@@ -45,7 +45,7 @@ def test_a_sample_is_the_same_whoever_asks(resample: bool) -> None:
 @pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 31, 32, 33, 97, 257])
 def test_without_replacement_each_position_comes_once_a_pass(count: int) -> None:
     order = Order([count], seed=1, resample=False, block=8, window=4)
-    passes = order.places(np.arange(3 * count)).positions().reshape(3, count)
+    passes = order.placement(np.arange(3 * count)).positions().reshape(3, count)
     for one in passes:
         assert sorted(one.tolist()) == list(range(count))
     if count > 30:
@@ -54,9 +54,9 @@ def test_without_replacement_each_position_comes_once_a_pass(count: int) -> None
 
 def test_a_window_holds_whole_blocks_of_neighbours_and_mixes_them() -> None:
     order = Order([1000], seed=5, block=8, window=4)
-    window = order.places(np.arange(32)).positions()
+    window = order.placement(np.arange(32)).positions()
     assert window.tolist() != sorted(window.tolist())
-    starts = order.places(np.arange(32)).start
+    starts = order.placement(np.arange(32)).start
     for start in set(starts.tolist()):
         block = sorted(((window[starts == start] - start) % 1000).tolist())
         assert block == list(range(8)) * (len(block) // 8)
@@ -65,22 +65,22 @@ def test_a_window_holds_whole_blocks_of_neighbours_and_mixes_them() -> None:
 def test_with_replacement_every_position_is_as_likely() -> None:
     order = Order([101], seed=2, block=8, window=8)
     n = 101 * 400
-    counts = np.bincount(order.places(np.arange(n)).positions(), minlength=101)
+    counts = np.bincount(order.placement(np.arange(n)).positions(), minlength=101)
     # blocks of 8 come together, so the spread is that of n / 8 draws of 8
     assert abs(counts - 400).max() < 6 * math.sqrt(400 * 8)
 
 
 def test_weights_are_of_samples_not_of_sources() -> None:
     order = Order([100, 300], seed=2, weights=[3.0, 1.0], block=4, window=8)
-    source = order.source_of(order.places(np.arange(40_000)).positions())
+    source = order.source_of(order.placement(np.arange(40_000)).positions())
     assert abs(float((source == 0).mean()) - 0.5) < 0.03
     even = Order([100, 300], seed=2, block=4, window=8)
-    assert abs(float((even.source_of(even.places(np.arange(40_000)).positions()) == 0).mean()) - 0.25) < 0.03
+    assert abs(float((even.source_of(even.placement(np.arange(40_000)).positions()) == 0).mean()) - 0.25) < 0.03
 
 
 def test_replacements_are_the_next_of_the_block_then_those_behind_it() -> None:
     order = Order([50, 40], seed=0, block=8, window=2)
-    places = order.places(np.arange(16))
+    places = order.placement(np.arange(16))
     for i in range(16):
         tried = [int(places.positions(k)[i]) for k in range(60)]
         base, size, start = (int(getattr(places, name)[i]) for name in ("base", "size", "start"))

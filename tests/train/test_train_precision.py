@@ -56,4 +56,4 @@ def test_every_seed_that_is_accepted_trains(source: TrainSource, tmp_path: Path)
     """torch takes 64 bits, of which a saved step and a rank have a part; the largest seed must not fail at a step."""
     short = {"samples_seen": 16, "checkpoints": 2}
     for seed in (1 << 44, (1 << 63) - 1):
-        assert train(small(tmp_path / str(seed), source, overrides=short, seed=seed))["steps"] == 2
+        assert train(small(tmp_path / str(seed), source, overrides=short, seed=seed)).steps == 2

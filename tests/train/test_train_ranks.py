@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -16,6 +15,8 @@ from typing import Any
 import pytest
 from dcfast.errors import RunError
 from dcfast.run import run
+from dcfast.rundir.training_summary import TrainingSummary
+from dcfast.storage.records import read_record
 from dcfast.train import TrainSource, launch, meeting, train
 from dcfast.train.ranks import Place, Ranks, code_version, lost_peer, place_of
 from dcfast.train.settings import differences
@@ -190,8 +191,8 @@ def test_another_number_of_ranks_goes_on_and_is_noted(source: TrainSource, tmp_p
         assert "from then on on 2" in ranks.said(0)
     summary = train(settings)
     noted = "steps up to 4 on 1 ranks with 1 micro-batches, from then on on 2 with 1: the samples are those"
-    assert any(note.startswith(noted) for note in summary["notes"])
-    assert summary["samples_seen"] == 64
+    assert any(note.startswith(noted) for note in summary.notes)
+    assert summary.samples_seen == 64
 
 
 def test_a_rank_that_is_killed_is_named(
@@ -223,8 +224,8 @@ def test_two_ranks_that_are_launched_give_the_summary(
 ) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "none0")  # a cluster's; ranks of one machine stay on loopback
     launched = launch(small(tmp_path, source, overrides={"samples_seen": 16, "checkpoints": 1}), processes=2)
-    assert launched == json.loads((tmp_path / "train" / "summary.json").read_text())
-    assert launched["world_size"] == 2
+    assert launched == read_record(tmp_path / "train" / "summary.json", TrainingSummary)
+    assert launched.world_size == 2
     assert not (tmp_path / "train" / "settings.json").exists()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from dcfast.errors import SubsetError
 from dcfast.train import TrainSource, train
-from dcfast.train.replaced import allowed, recorded
+from dcfast.train.replaced import allowed, replacement_reasons
 from rank_processes import log_lines, started
 from train_builder import build_pool, small
 
@@ -25,18 +25,18 @@ def test_too_many_replaced_samples_end_a_training(tmp_path: Path) -> None:
     assert re.search(r"Reasons: [a-z (]+\S+.* \(\d+\)\. See replaced-\*\.jsonl; .*allow more$", str(info.value))
     summary = train(small(tmp_path / "lax", source, **options, max_replaced=0.5))
     last = log_lines(tmp_path / "lax")[-1]
-    assert last["replaced"] == summary["replaced"] > 0
-    assert last["samples_seen"] == summary["samples_seen"] == 8 * 32
+    assert last["replaced"] == summary.replaced > 0
+    assert last["samples_seen"] == summary.samples_seen == 8 * 32
 
 
 def test_the_end_of_a_training_is_held_to_the_bound(tmp_path: Path) -> None:
     broken = {n: {"jpg": b"no picture"} for n in range(60) if n % 10}
     source = TrainSource(shards=str(build_pool(tmp_path / "pool", 60, broken=broken)))
     options = {"overrides": {"samples_seen": 64}, "block": 8, "window": 8}
-    assert train(small(tmp_path / "short", source))["replaced"] > 3  # less than a window: counted and said
+    assert train(small(tmp_path / "short", source)).replaced > 3  # less than a window: counted and said
     lax = train(small(tmp_path / "lax", source, **options, max_replaced=1.0))
     for _ in range(2):  # the last checkpoint is there the second time
-        with pytest.raises(SubsetError, match=rf"step 8: of the last 64 samples {lax['replaced']} \("):
+        with pytest.raises(SubsetError, match=rf"step 8: of the last 64 samples {lax.replaced} \("):
             train(small(tmp_path / "strict", source, **options))
     assert not (tmp_path / "strict" / "train" / "summary.json").exists()
     assert train(small(tmp_path / "strict", source, **options, max_replaced=1.0)) == lax
@@ -56,7 +56,7 @@ def test_replaced_samples_are_said_once_by_all_ranks(tmp_path: Path) -> None:
         resumed, note, line = ranks.said(0).splitlines()
         assert ranks.said(1) == ""
     assert resumed == "resuming after step 8 from epoch_2.pt"
-    count = sum(1 for _ in recorded(tmp_path / "out" / "train", 0, 8))
+    count = sum(1 for _ in replacement_reasons(tmp_path / "out" / "train", 0, 8))
     assert note == (
         f"  train: {count} of 64 samples could not be used and were replaced by others (train/replaced-*.jsonl)"
     )
@@ -92,7 +92,7 @@ def test_windows_go_on_where_a_training_was_stopped(tmp_path: Path) -> None:
 
 def test_none_may_be_replaced_where_none_is_allowed(tmp_path: Path) -> None:
     source = TrainSource(shards=str(build_pool(tmp_path / "pool", 60, broken={20: {"jpg": b"no picture"}})))
-    assert 0 < train(small(tmp_path / "few", source))["replaced"] <= 3
+    assert 0 < train(small(tmp_path / "few", source)).replaced <= 3
     with pytest.raises(SubsetError, match=r"more than max_replaced allows \(0\.0%; 0 of so many\)"):
         train(small(tmp_path / "none", source, max_replaced=0.0))
 

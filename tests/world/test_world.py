@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import io
 import json
 import os
@@ -17,10 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from dcfast.images.signatures import perceptual_hash
+from dcfast.storage.records import as_record, plain
 from dcfast.world import WorldSpec, plan_teacher, plan_world, render_teacher, render_world
 from dcfast.world.evalsets import eval_bytes
 from dcfast.world.files import mtime_of
-from dcfast.world.render import finish_world, render_evalset, render_pool_shard, render_teacher_shard
+from dcfast.world.plan import EvalSetPiece, PoolPiece, TeacherPiece, TruthPiece
+from dcfast.world.render import render_piece
 from dcfast.world.tasks import TASKS, task_size, task_table
 from dcfast.world.truth import truth_table
 from PIL import Image
@@ -252,7 +253,7 @@ def test_every_kind_of_the_38_is_there() -> None:
 
 @pytest.mark.parametrize("key", list(TASKS))
 def test_evaluation_set(world: Path, key: str) -> None:
-    task, entry = TASKS[key], {t["key"]: t for t in task_table(DENSE)}[key]
+    task, entry = TASKS[key], {t["key"]: t for t in json.loads(task_table(DENSE))}[key]
     assert entry in json.loads((world / "evalsets" / "tasks.json").read_text())
     home = world / "evalsets" / task.directory
     shards = int((home / "test" / "nshards.txt").read_text())
@@ -269,13 +270,13 @@ def test_evaluation_set(world: Path, key: str) -> None:
             assert picture.format == {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[task.extension]
         if "cls" in sample:
             labels[int(sample["cls"])] += 1
-        if task.metadata_fields:
+        if task.groups.columns:
             values = np.load(io.BytesIO(sample["npy"]), allow_pickle=False)
-            assert values.shape == (len(task.metadata_fields),)
+            assert values.shape == (len(task.groups.columns),)
             assert values.dtype == np.int64
-            assert 0 <= values[task.metadata_fields.index(task.group_field)] < len(task.group_names)
-            if "y" in task.metadata_fields:
-                assert values[task.metadata_fields.index("y")] == int(sample["cls"])
+            assert 0 <= values[task.groups.columns.index(task.groups.by)] < len(task.groups.names)
+            if "y" in task.groups.columns:
+                assert values[task.groups.columns.index("y")] == int(sample["cls"])
     if task.kind in ("classification", "wilds", "fairness"):
         classes = (home / "classnames.txt").read_text().splitlines()
         templates = (home / "zeroshot_classification_templates.txt").read_text().splitlines()
@@ -311,10 +312,9 @@ def test_the_imbalanced_set_is_imbalanced() -> None:
 
 
 def test_two_processes_in_another_order_write_the_same_bytes(world: Path, tmp_path: Path) -> None:
-    pieces = plan_world(DENSE, tmp_path / "reversed")
-    for _, path, args in reversed(json.loads(json.dumps(pieces))):
-        module, _, function = path.partition(":")
-        getattr(importlib.import_module(module), function)(args)
+    for piece in reversed(plan_world(DENSE)):
+        as_json = json.loads(json.dumps(plain(piece)))
+        render_piece(as_record(as_json, type(piece), "a piece"), tmp_path / "reversed")
     expected = _tree(world)
     assert _tree(tmp_path / "reversed") == expected
     render_world(tmp_path / "parallel", DENSE, workers=2)
@@ -323,11 +323,10 @@ def test_two_processes_in_another_order_write_the_same_bytes(world: Path, tmp_pa
 
 
 def test_one_piece_alone_and_over_old_files(world: Path, tmp_path: Path) -> None:
-    args = {"directory": str(tmp_path), "spec": DENSE.to_json()}
     for _ in range(2):
-        render_pool_shard({**args, "shard": 1})
-        render_evalset({**args, "task": "world/slides"})
-        finish_world(args)
+        render_piece(PoolPiece(spec=DENSE, shard=1), tmp_path)
+        render_piece(EvalSetPiece(spec=DENSE, task="world/slides"), tmp_path)
+        render_piece(TruthPiece(spec=DENSE), tmp_path)
     expected = _tree(world)
     got = _tree(tmp_path)
     assert got == {name: expected[name] for name in got}
@@ -343,18 +342,18 @@ def test_another_seed_is_another_world() -> None:
 def test_tiny_worlds(tmp_path: Path, rows: int) -> None:
     spec = WorldSpec(rows=rows, rows_per_shard=3, exact_duplicate=0.4, near_duplicate=0.4)
     for shard in range(spec.num_shards):
-        render_pool_shard({"directory": str(tmp_path), "spec": spec.to_json(), "shard": shard})
+        render_piece(PoolPiece(spec=spec, shard=shard), tmp_path)
     assert pq.ParquetDataset(tmp_path / "pool" / "metadata").read().num_rows == rows
 
 
 def test_bad_piece_arguments(tmp_path: Path) -> None:
-    args = {"directory": str(tmp_path), "spec": WorldSpec.small().to_json()}
+    spec = WorldSpec.small()
     with pytest.raises(ValueError, match="shard must be 0 to 2; got 3"):
-        render_pool_shard({**args, "shard": 3})
+        render_piece(PoolPiece(spec=spec, shard=3), tmp_path)
     with pytest.raises(ValueError, match=r"task must be one of world/shapes.*; got 'cifar10'"):
-        render_evalset({**args, "task": "cifar10"})
+        render_piece(EvalSetPiece(spec=spec, task="cifar10"), tmp_path)
     with pytest.raises(ValueError, match="no shard 1 of 100 pairs"):
-        render_teacher_shard({**args, "shard": 1})
+        render_piece(TeacherPiece(spec=spec, shard=1), tmp_path)
     with pytest.raises(ValueError, match="workers must be at least 1; got 0"):
         render_world(tmp_path, WorldSpec.small(), workers=0)
     assert not os.listdir(tmp_path)
@@ -362,7 +361,7 @@ def test_bad_piece_arguments(tmp_path: Path) -> None:
 
 def test_teacher_pairs_are_clean_and_outside_the_pool(tmp_path: Path, truth: list[dict[str, Any]]) -> None:
     spec = WorldSpec.small(teacher_pairs=40)
-    assert len(plan_teacher(spec, tmp_path)) == 1
+    assert len(plan_teacher(spec)) == 1
     render_teacher(tmp_path, spec, workers=1)
     members = _members(tmp_path / "teacher" / "shards" / "00000000.tar")
     assert len(members) == 120

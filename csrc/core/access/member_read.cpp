@@ -1,127 +1,42 @@
 #include "core/access/member_read.hpp"
 
-#include <limits.h>
-#include <sys/uio.h>
-
 #include <algorithm>
-#include <array>
-#include <cerrno>
-#include <cstring>
-#include <limits>
-#include <string>
+
+#include "core/access/scattered_read.hpp"
 
 namespace dcfast {
 namespace {
 
 constexpr std::uint64_t max_stretch = std::uint64_t{4} << 20;  // read by one thread at a time
-constexpr std::size_t max_iovecs = IOV_MAX < 1024 ? IOV_MAX : 1024;
-
-struct Piece {
-  std::uint64_t offset;
-  std::uint64_t length;
-  std::uint64_t place;
-  std::uint32_t shard;
-};
-
-// Pieces [first, last), neighbours in one shard, read by one preadv.
-struct Stretch {
-  std::size_t first;
-  std::size_t last;
-};
 
 void check_ranges(const ShardFiles& files, const MemberRanges& ranges, std::size_t room) {
   const std::size_t count = ranges.shard.size();
   if (ranges.offset.size() != count || ranges.size.size() != count || ranges.place.size() != count) {
-    throw Error(Code::invalid_argument, "shard, offset, size and place must have one length");
+    refuse_argument("shard, offset, size and place must have one length");
   }
   for (std::size_t i = 0; i < count; ++i) {
     const std::uint32_t id = ranges.shard[i];
-    if (id >= files.size()) {
-      throw Error(Code::invalid_argument, "shard " + std::to_string(id) + " is out of range: the pool has " + std::to_string(files.size()));
-    }
-    if (ranges.place[i] > room || ranges.size[i] > room - ranges.place[i]) {
-      throw Error(Code::invalid_argument, "a member's place ends beyond the output");
-    }
+    if (id >= files.size()) refuse_argument("shard ", id, " is out of range: the pool has ", files.size());
+    if (ranges.place[i] > room || ranges.size[i] > room - ranges.place[i]) refuse_argument("a member's place ends beyond the output");
     const std::uint64_t end = files.shard(id).size;
     if (ranges.offset[i] > end || ranges.size[i] > end - ranges.offset[i]) {
-      throw Error(Code::corrupt_data, "the index has a member of " + std::to_string(ranges.size[i]) + " bytes that ends beyond the shard's " +
-                  std::to_string(end) + "; index it again", files.path(id), ranges.offset[i]);
+      throw Error(Code::corrupt_data, cat("the index has a member of ", ranges.size[i], " bytes that ends beyond the shard's ", end,
+                  "; index it again"), files.path(id), ranges.offset[i]);
     }
   }
 }
 
-std::vector<Piece> cut_pieces(const MemberRanges& ranges) {
-  std::vector<Piece> pieces;
+std::vector<FileRange> cut_pieces(const MemberRanges& ranges, std::byte* out) {
+  std::vector<FileRange> pieces;
   pieces.reserve(ranges.shard.size());
   for (std::size_t i = 0; i < ranges.shard.size(); ++i) {
-    for (std::uint64_t done = 0; done < ranges.size[i];) {
+    for (std::uint64_t done = 0; done < ranges.size[i]; done += max_stretch) {
       const std::uint64_t length = std::min(max_stretch, ranges.size[i] - done);
-      pieces.push_back({ranges.offset[i] + done, length, ranges.place[i] + done, ranges.shard[i]});
-      done += length;
+      pieces.push_back({ranges.shard[i], ranges.offset[i] + done, length, out + ranges.place[i] + done});
     }
   }
-  const auto before = [](const Piece& a, const Piece& b) {
-    return a.shard != b.shard ? a.shard < b.shard : a.offset != b.offset ? a.offset < b.offset : a.place < b.place;
-  };
-  if (!std::is_sorted(pieces.begin(), pieces.end(), before)) std::sort(pieces.begin(), pieces.end(), before);
+  if (!std::is_sorted(pieces.begin(), pieces.end())) std::sort(pieces.begin(), pieces.end());
   return pieces;
-}
-
-std::vector<Stretch> join_neighbours(const std::vector<Piece>& pieces, std::uint64_t max_gap) {
-  std::vector<Stretch> stretches;
-  for (std::size_t i = 0; i < pieces.size();) {
-    const std::size_t first = i;
-    std::uint64_t end = pieces[i].offset + pieces[i].length;
-    std::size_t iovecs = 1;
-    for (++i; i < pieces.size(); ++i) {
-      const Piece& piece = pieces[i];
-      if (piece.shard != pieces[first].shard || piece.offset < end || piece.offset - end > max_gap) break;
-      iovecs += piece.offset > end ? 2 : 1;
-      if (iovecs > max_iovecs || piece.offset + piece.length - pieces[first].offset > max_stretch) break;
-      end = piece.offset + piece.length;
-    }
-    stretches.push_back({first, i});
-  }
-  return stretches;
-}
-
-// One a thread: no allocation for a read once it has grown.
-struct Scratch {
-  std::vector<iovec> iovecs;
-  std::vector<std::byte> gap;
-};
-
-void read_stretch(const File& file, std::span<const Piece> pieces, std::byte* out, Scratch& scratch) {
-  std::uint64_t offset = pieces.front().offset;
-  std::uint64_t end = offset;
-  scratch.iovecs.clear();
-  for (const Piece& piece : pieces) {
-    const auto gap = static_cast<std::size_t>(piece.offset - end);
-    if (gap > scratch.gap.size()) scratch.gap.resize(gap);
-    end = piece.offset + piece.length;
-  }
-  end = offset;
-  for (const Piece& piece : pieces) {
-    if (piece.offset > end) scratch.iovecs.push_back({scratch.gap.data(), static_cast<std::size_t>(piece.offset - end)});
-    scratch.iovecs.push_back({out + piece.place, static_cast<std::size_t>(piece.length)});
-    end = piece.offset + piece.length;
-  }
-  for (std::size_t next = 0; offset < end;) {
-    const ssize_t n = ::preadv(file.fd(), scratch.iovecs.data() + next, static_cast<int>(scratch.iovecs.size() - next), static_cast<off_t>(offset));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw_errno("read " + std::to_string(end - offset) + " bytes at offset " + std::to_string(offset), file.path());
-    if (n == 0) {
-      throw Error(Code::corrupt_data, "the shard ends " + std::to_string(end - offset) + " bytes before the member that was indexed there",
-                  file.path(), offset);
-    }
-    offset += static_cast<std::uint64_t>(n);
-    auto done = static_cast<std::size_t>(n);
-    while (next < scratch.iovecs.size() && done >= scratch.iovecs[next].iov_len) done -= scratch.iovecs[next++].iov_len;
-    if (next < scratch.iovecs.size()) {
-      scratch.iovecs[next].iov_base = static_cast<std::byte*>(scratch.iovecs[next].iov_base) + done;
-      scratch.iovecs[next].iov_len -= done;
-    }
-  }
 }
 
 }  // namespace
@@ -129,14 +44,19 @@ void read_stretch(const File& file, std::span<const Piece> pieces, std::byte* ou
 void read_members(ShardFiles& files, const MemberRanges& ranges, std::span<std::byte> out, const MemberReadOptions& options,
                   const Poll& poll) {
   check_ranges(files, ranges, out.size());
-  const std::vector<Piece> pieces = cut_pieces(ranges);
-  const std::vector<Stretch> stretches = join_neighbours(pieces, options.max_gap);
+  const std::vector<FileRange> pieces = cut_pieces(ranges, out.data());
+  std::vector<std::span<const FileRange>> stretches;
+  for (std::span<const FileRange> rest(pieces); !rest.empty(); rest = rest.subspan(stretches.back().size())) {
+    stretches.push_back(rest.first(count_neighbours(rest, options.max_gap, max_stretch)));
+  }
   parallel_for(stretches.size(), options.threads, [&](std::size_t i) {
-    thread_local Scratch scratch;
-    const Stretch& stretch = stretches[i];
-    const std::uint32_t id = pieces[stretch.first].shard;
+    thread_local ReadScratch scratch;
+    const std::uint32_t id = stretches[i].front().file;
     const std::shared_ptr<const File> file = files.get(id);
-    read_stretch(*file, std::span(pieces).subspan(stretch.first, stretch.last - stretch.first), out.data(), scratch);
+    if (const std::uint64_t missing = read_neighbours(*file, stretches[i], scratch); missing > 0) {
+      throw Error(Code::corrupt_data, cat("the shard ends ", missing, " bytes before the member that was indexed there"), files.path(id),
+                  stretches[i].back().end() - missing);
+    }
     files.check_unchanged(id, *file);
   }, poll);
 }
@@ -144,48 +64,39 @@ void read_members(ShardFiles& files, const MemberRanges& ranges, std::span<std::
 SampleMembers members_of_samples(const SegmentFile& segment, std::span<const std::uint64_t> samples,
                                  std::span<const std::uint32_t> slot_of_ext, std::uint32_t num_slots) {
   const bool all = slot_of_ext.empty();
-  if (!all && slot_of_ext.size() != segment.num_exts()) {
-    throw Error(Code::invalid_argument, "slot_of_ext must have one entry an extension of the segment");
-  }
-  SampleMembers found;
-  found.count.reserve(samples.size());
+  if (!all && slot_of_ext.size() != segment.num_exts()) refuse_argument("slot_of_ext must have one entry an extension of the segment");
+  SampleMembers out;
+  out.count.reserve(samples.size());
   if (!all) {
-    found.offset.assign(samples.size() * num_slots, 0);
-    found.size.assign(samples.size() * num_slots, 0);
-    found.ext.assign(samples.size() * num_slots, no_ext);
+    out.offset.assign(samples.size() * num_slots, 0);
+    out.size.assign(samples.size() * num_slots, 0);
+    out.ext.assign(samples.size() * num_slots, no_ext);
   }
-  std::vector<std::uint64_t> offset;
-  std::vector<std::uint64_t> size;
-  std::vector<std::uint32_t> ext;
+  MemberColumns members;
   for (std::size_t i = 0; i < samples.size(); ++i) {
     const std::uint64_t sample = samples[i];
     if (sample >= segment.num_samples()) {
-      throw Error(Code::invalid_argument, "sample " + std::to_string(sample) + " is out of range: the segment has " +
-                  std::to_string(segment.num_samples()), segment.path());
+      throw Error(Code::invalid_argument, cat("sample ", sample, " is out of range: the segment has ", segment.num_samples()), segment.path());
     }
-    const auto n = static_cast<std::size_t>(segment.num_members_of(sample, sample + 1));
-    offset.resize(n);
-    size.resize(n);
-    ext.resize(n);
-    if (n > 0) segment.unpack(sample, sample + 1, offset, size, ext);
-    found.count.push_back(static_cast<std::uint32_t>(n));
+    segment.unpack(sample, sample + 1, members);
+    out.count.push_back(static_cast<std::uint32_t>(members.ext.size()));
     if (all) {
-      found.offset.insert(found.offset.end(), offset.begin(), offset.end());
-      found.size.insert(found.size.end(), size.begin(), size.end());
-      found.ext.insert(found.ext.end(), ext.begin(), ext.end());
+      out.offset.insert(out.offset.end(), members.offset.begin(), members.offset.end());
+      out.size.insert(out.size.end(), members.size.begin(), members.size.end());
+      out.ext.insert(out.ext.end(), members.ext.begin(), members.ext.end());
       continue;
     }
-    for (std::size_t m = 0; m < n; ++m) {
-      const std::uint32_t slot = slot_of_ext[ext[m]];
+    for (std::size_t m = 0; m < members.ext.size(); ++m) {
+      const std::uint32_t slot = slot_of_ext[members.ext[m]];
       if (slot >= num_slots) continue;
       const std::size_t at = i * num_slots + slot;
-      if (found.ext[at] != no_ext) continue;  // the first of two that differ in case alone
-      found.offset[at] = offset[m];
-      found.size[at] = size[m];
-      found.ext[at] = ext[m];
+      if (out.ext[at] != no_ext) continue;  // the first of two that differ in case alone
+      out.offset[at] = members.offset[m];
+      out.size[at] = members.size[m];
+      out.ext[at] = members.ext[m];
     }
   }
-  return found;
+  return out;
 }
 
 }  // namespace dcfast

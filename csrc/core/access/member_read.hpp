@@ -3,14 +3,8 @@
 // read costs one system call instead of a page fault for every few pages.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-#include <span>
-#include <vector>
-
 #include "core/access/shard_files.hpp"
 #include "core/index/tar_segment.hpp"
-#include "core/system/parallel.hpp"
 
 namespace dcfast {
 
@@ -34,12 +28,9 @@ struct MemberReadOptions {
 void read_members(ShardFiles& files, const MemberRanges& ranges, std::span<std::byte> out,
                   const MemberReadOptions& options = {}, const Poll& poll = {});
 
-/// The members of samples of one segment, in the order asked.
-struct SampleMembers {
-  std::vector<std::uint32_t> count;   // (n,) members of each sample, where all were asked for
-  std::vector<std::uint64_t> offset;  // (k,) in the shard
-  std::vector<std::uint64_t> size;    // (k,)
-  std::vector<std::uint32_t> ext;     // (k,) extension number, or no_ext
+/// The members of samples of one segment, in the order asked; an extension may be no_ext.
+struct SampleMembers : MemberColumns {
+  std::vector<std::uint32_t> count;  // members of each sample
 };
 inline constexpr std::uint32_t no_ext = ~std::uint32_t{0};
 

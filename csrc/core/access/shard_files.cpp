@@ -2,34 +2,13 @@
 
 #include <fcntl.h>
 #include <linux/openat2.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <cerrno>
 #include <cstdlib>
-#include <optional>
-#include <string_view>
-#include <utility>
 
 namespace dcfast {
 namespace {
-
-std::string joined(const std::string& root, const std::string& name) {
-  if (root.empty()) return name;
-  return root.back() == '/' ? root + name : root + "/" + name;
-}
-
-bool leads_out(std::string_view name) {
-  if (name.empty() || name.front() == '/') return true;
-  for (std::size_t at = 0; at <= name.size();) {
-    const std::size_t end = std::min(name.find('/', at), name.size());
-    if (name.substr(at, end - at) == "..") return true;
-    at = end + 1;
-  }
-  return false;
-}
 
 [[noreturn]] void refuse(const std::string& path, const std::string& why) {
   throw Error(Code::corrupt_data, "the shard lies outside of its pool: " + why, path);
@@ -37,9 +16,9 @@ bool leads_out(std::string_view name) {
 
 constexpr const char* link_leads_out = "a symbolic link leads out of the pool's directory; pass follow_links to allow it";
 
-std::optional<std::string> real_path(const std::string& path) {
+std::string real_path(const std::string& path) {
   char* resolved = ::realpath(path.c_str(), nullptr);
-  if (resolved == nullptr) return std::nullopt;
+  if (resolved == nullptr) throw_errno("open for reading", path);
   std::string out(resolved);
   std::free(resolved);
   return out;
@@ -47,12 +26,10 @@ std::optional<std::string> real_path(const std::string& path) {
 
 // For kernels without openat2 (before 5.6, or where a sandbox hides it): resolve, compare, open what was resolved.
 File open_resolved(const std::string& root, const std::string& path) {
-  const auto base = real_path(root);
-  if (!base) throw_errno("open for reading", root);
-  const auto target = real_path(path);
-  if (!target) throw_errno("open for reading", path);
-  if (*base != "/" && target->compare(0, base->size() + 1, *base + "/") != 0) refuse(path, link_leads_out);
-  return File::open_read(*target);
+  const std::string base = real_path(root);
+  const std::string target = real_path(path);
+  if (base != "/" && !target.starts_with(base + "/")) refuse(path, link_leads_out);
+  return File::open_read(target);
 }
 
 }  // namespace
@@ -62,8 +39,7 @@ File open_below(const std::string& root, const std::string& name, bool follow_li
   const std::string path = joined(root, name);
   if (leads_out(name)) refuse(path, "its name in the index must be relative and without '..'");
   if (follow_links) return File::open_read(path);
-  int base;
-  do base = ::open(root.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC); while (base < 0 && errno == EINTR);
+  const int base = retry_interrupted([&] { return ::open(root.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC); });
   if (base < 0) throw_errno("open for reading", root);
   open_how how{};
   how.flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK;
@@ -115,18 +91,7 @@ std::shared_ptr<const File> ShardFiles::get(std::uint32_t id) {
 
 void ShardFiles::check(std::uint32_t id, const File& file, const char* when) const {
   const PoolShard& shard = shards_[id];
-  struct stat status{};  // one call for both
-  if (::fstat(file.fd(), &status) != 0) throw_errno("stat", path(id));
-  if (const auto size = static_cast<std::uint64_t>(status.st_size); size != shard.size) {
-    throw Error(Code::corrupt_data, std::string("the shard has changed ") + when + ": expected " + std::to_string(shard.size) +
-                " bytes, got " + std::to_string(size) + "; index it again", path(id), std::min(size, shard.size));
-  }
-  if (!options_.check_mtime) return;
-  const std::int64_t mtime_ns = static_cast<std::int64_t>(status.st_mtim.tv_sec) * 1'000'000'000 + status.st_mtim.tv_nsec;
-  if (mtime_ns != shard.mtime_ns) {
-    throw Error(Code::corrupt_data, std::string("the shard has changed ") + when + ": expected modification time " +
-                std::to_string(shard.mtime_ns) + " ns, got " + std::to_string(mtime_ns) + "; index it again", path(id), 0);
-  }
+  file.check_version(shard.size, options_.check_mtime ? std::optional(shard.mtime_ns) : std::nullopt, "the shard", when);
 }
 
 void ShardFiles::check_unchanged(std::uint32_t id, const File& file) const { check(id, file, "while it was read"); }

@@ -2,12 +2,9 @@
 // shards that are not what was indexed. Safe for many threads.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
 #include <list>
 #include <memory>
 #include <mutex>
-#include <string>
 #include <unordered_map>
 #include <vector>
 

@@ -73,17 +73,17 @@ std::int32_t LabelTree::best(std::span<const float> hidden, Scratch& scratch) co
     scratch.text = 1;
   }
   const float hopeless = greedy_score(hidden, scratch) - kHopeless;
-  std::int32_t found = -1;
-  float found_score = 0.0F;
+  std::int32_t best_label = -1;
+  float best_score = 0.0F;
   // in fastText's order, left before right: of equal scores the last one counts
   scratch.open.assign(1, {static_cast<std::int32_t>(nodes_.size()) - 1, 0.0F});
   while (!scratch.open.empty()) {
     const auto [node, score] = scratch.open.back();
     scratch.open.pop_back();
-    if (score < kLeast || score < hopeless || (found >= 0 && score < found_score)) continue;
+    if (score < kLeast || score < hopeless || (best_label >= 0 && score < best_score)) continue;
     if (node < labels_) {
-      found = node;
-      found_score = score;
+      best_label = node;
+      best_score = score;
       continue;
     }
     const float* const steps = steps_from(node, hidden, scratch);
@@ -91,7 +91,7 @@ std::int32_t LabelTree::best(std::span<const float> hidden, Scratch& scratch) co
     scratch.open.emplace_back(at.right, score + steps[1]);
     scratch.open.emplace_back(at.left, score + steps[0]);
   }
-  return found;
+  return best_label;
 }
 
 }  // namespace dcfast

@@ -4,8 +4,6 @@
 #include <array>
 #include <bit>
 #include <cstring>
-#include <utility>
-#include <vector>
 
 #include "core/filters/label_tree.hpp"
 #include "core/filters/model_file.hpp"
@@ -247,11 +245,11 @@ std::int32_t LanguageModel::Parts::predict(std::string_view text, Scratch& scrat
 template <typename Offset>
 void LanguageModel::Parts::predict_all(std::span<const char> data, std::span<const Offset> offsets,
                                        std::span<std::int32_t> out, unsigned threads, const Poll& poll) const {
-  if (offsets.size() != out.size() + 1) throw Error(Code::invalid_argument, "offsets must be one more than texts");
+  if (offsets.size() != out.size() + 1) refuse_argument("offsets must be one more than texts");
   const auto place = [&](std::size_t i) { return static_cast<std::size_t>(offsets[i]); };
   for (std::size_t i = 0; i < out.size(); ++i) {
     if (offsets[i] < 0 || offsets[i] > offsets[i + 1] || place(i + 1) > data.size()) {
-      throw Error(Code::invalid_argument, "offsets of text " + std::to_string(i) + " point outside of data");
+      refuse_argument("offsets of text ", i, " point outside of data");
     }
   }
   const auto block = [&](std::size_t number) {

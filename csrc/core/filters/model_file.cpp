@@ -26,11 +26,14 @@ class Cursor {
  public:
   Cursor(std::span<const std::byte> bytes, const std::string& path) : bytes_(bytes), path_(path) {}
 
-  [[noreturn]] void refuse(const std::string& what) const { throw Error(Code::corrupt_data, what, path_, at_); }
+  template <typename... Parts>
+  [[noreturn]] void refuse(const Parts&... parts) const {
+    throw Error(Code::corrupt_data, cat(parts...), path_, at_);
+  }
 
   std::span<const std::byte> take(std::uint64_t size, const char* what) {
-    if (size > bytes_.size() - at_) refuse(std::string("the file ends in ") + what);
-    const auto part = bytes_.subspan(at_, static_cast<std::size_t>(size));
+    if (size > bytes_.size() - at_) refuse("the file ends in ", what);
+    const auto part = bytes_.subspan(at_, size);
     at_ += part.size();
     return part;
   }
@@ -47,7 +50,7 @@ class Cursor {
     const char* const begin = reinterpret_cast<const char*>(bytes_.data()) + at_;
     const std::size_t left = bytes_.size() - at_;
     const void* const end = left == 0 ? nullptr : std::memchr(begin, 0, left);
-    if (end == nullptr) refuse(std::string("the file ends in ") + what);
+    if (end == nullptr) refuse("the file ends in ", what);
     const auto size = static_cast<std::size_t>(static_cast<const char*>(end) - begin);
     at_ += size + 1;
     return {begin, size};
@@ -68,24 +71,25 @@ class Cursor {
   const std::string& path_;
 };
 
-[[noreturn]] void other_kind(const Cursor& in, const std::string& what) {
-  throw Error(Code::invalid_argument, "fastText model with " + what + " is not read by dcfast's own code", in.path());
+template <typename... Parts>
+[[noreturn]] void other_kind(const Cursor& in, const Parts&... parts) {
+  throw Error(Code::invalid_argument, cat("fastText model with ", parts..., " is not read by dcfast's own code"), in.path());
 }
 
 Shape read_header(Cursor& in) {
   if (in.number<std::int32_t>("its header") != kMagic) in.refuse("no fastText model");
   const auto version = in.number<std::int32_t>("its header");
-  if (version != kVersion) other_kind(in, "format version " + std::to_string(version));
+  if (version != kVersion) other_kind(in, "format version ", version);
   std::array<std::int32_t, 12> args{};
   for (std::int32_t& arg : args) arg = in.number<std::int32_t>("its arguments");
   in.number<double>("its arguments");
   const auto [dim, ws, epoch, min_count, neg, word_ngrams, loss, model, bucket, minn, maxn, update_rate] = args;
-  if (model != kSupervised) other_kind(in, "model " + std::to_string(model));
-  if (loss != kHierarchicalSoftmax) other_kind(in, "loss " + std::to_string(loss));
+  if (model != kSupervised) other_kind(in, "model ", model);
+  if (loss != kHierarchicalSoftmax) other_kind(in, "loss ", loss);
   if (word_ngrams > 1) other_kind(in, "n-grams of words");
-  if (dim < 1 || dim > kMaxDim) in.refuse("a model of " + std::to_string(dim) + " dimensions");
-  if (maxn > kMaxNgram) in.refuse("n-grams of " + std::to_string(maxn) + " characters");
-  if (bucket < 1 || bucket > kMaxBucket) other_kind(in, std::to_string(bucket) + " buckets");
+  if (dim < 1 || dim > kMaxDim) in.refuse("a model of ", dim, " dimensions");
+  if (maxn > kMaxNgram) in.refuse("n-grams of ", maxn, " characters");
+  if (bucket < 1 || bucket > kMaxBucket) other_kind(in, bucket, " buckets");
   return {dim, static_cast<std::uint32_t>(bucket), minn, maxn, 0, 0};
 }
 
@@ -103,7 +107,7 @@ void read_dictionary(Cursor& in, Contents& model) {
     const auto count = in.number<std::int64_t>("its words");
     if (in.number<std::int8_t>("its words") != (i < words ? 0 : 1)) in.refuse("a label among words, or a word among labels");
     if (i < words) continue;
-    if (count < 0 || count >= kMaxCount) in.refuse("a label that was seen " + std::to_string(count) + " times");
+    if (count < 0 || count >= kMaxCount) in.refuse("a label that was seen ", count, " times");
     model.label_counts.push_back(count);
   }
   model.pruned = kept >= 0;
@@ -151,12 +155,10 @@ void read_quantised(Cursor& in, Contents& model) {
   const Quantiser vectors = read_quantiser(in, model.shape.dim);
   model.input_rows = static_cast<std::uint64_t>(rows);
   if (checked_mul(model.input_rows, vectors.parts, "rows") != codes.size()) in.refuse("rows whose sizes disagree");
-  if (checked_mul(model.input_rows, vectors.dim * sizeof(float), "rows") > kMaxDecodedBytes) {
-    other_kind(in, std::to_string(rows) + " quantised rows");
-  }
+  if (checked_mul(model.input_rows, vectors.dim * sizeof(float), "rows") > kMaxDecodedBytes) other_kind(in, rows, " quantised rows");
   const auto norm_codes = in.take(has_norms ? model.input_rows : 0, "its norms");
   const Quantiser norms = has_norms ? read_quantiser(in, 1) : Quantiser{};
-  model.quantised_input.reserve(static_cast<std::size_t>(model.input_rows * vectors.dim));
+  model.quantised_input.reserve(model.input_rows * vectors.dim);
   for (std::uint64_t row = 0; row < model.input_rows; ++row) {
     const float norm = has_norms ? *norms.centroid(0, static_cast<std::uint8_t>(norm_codes[row])) : 1.0F;
     for (std::uint64_t part = 0; part < vectors.parts; ++part) {

@@ -5,15 +5,10 @@
 
 #include <algorithm>
 #include <memory>
-#include <mutex>
 #include <numeric>
-#include <utility>
-#include <vector>
 
 #include "core/hashing/hashing_avx2.hpp"
 #include "core/system/cpu.hpp"
-#include "core/system/error.hpp"
-#include "core/system/file.hpp"
 
 namespace dcfast {
 
@@ -45,47 +40,23 @@ void update_128(XXH3_state_t* state, const std::byte* data, std::size_t size) {
   XXH3_128bits_update(state, data, size);
 }
 
-/// Buffers that threads take and give back; as many are made as threads need at once.
-class BufferPool {
- public:
-  using Buffer = std::unique_ptr<std::byte[]>;
-
-  Buffer take() {
-    {
-      const std::lock_guard<std::mutex> lock(guard_);
-      if (!free_.empty()) {
-        Buffer buffer = std::move(free_.back());
-        free_.pop_back();
-        return buffer;
-      }
-    }
-    return Buffer(new std::byte[kBuffer]);
-  }
-  void give(Buffer buffer) {
-    const std::lock_guard<std::mutex> lock(guard_);
-    free_.push_back(std::move(buffer));
-  }
-
- private:
-  std::mutex guard_;
-  std::vector<Buffer> free_;
-};
-
 struct StateDelete {
   void operator()(XXH3_state_t* state) const noexcept { XXH3_freeState(state); }
 };
 
-Uid hash_stream(const File& file, std::uint64_t offset, std::uint64_t size, std::byte* buffer, const Poll& poll) {
+/// The hash of what `read` brings, piece by piece: it fills a buffer of kPiece bytes from `done` on, less at the end alone.
+template <typename Read>
+Uid hash_pieces(const Poll& poll, const Read& read) {
   // allocated, not on the stack: the state must lie on a 64-byte boundary
   const std::unique_ptr<XXH3_state_t, StateDelete> state(XXH3_createState());
   if (!state) throw std::bad_alloc();
   XXH3_128bits_reset(state.get());
-  for (std::uint64_t done = 0; done < size;) {
+  const auto buffer = std::make_unique_for_overwrite<std::byte[]>(kPiece);
+  std::size_t count = kPiece;
+  for (std::uint64_t done = 0; count == kPiece; done += count) {
     if (poll) poll();
-    const std::uint64_t count = std::min(kPiece, size - done);
-    file.pread_all({buffer, static_cast<std::size_t>(count)}, offset + done);
-    update_128(state.get(), buffer, static_cast<std::size_t>(count));
-    done += count;
+    count = read(std::span(buffer.get(), kPiece), done);
+    update_128(state.get(), buffer.get(), count);
   }
   return to_uid(XXH3_128bits_digest(state.get()));
 }
@@ -98,8 +69,7 @@ struct Group {
 
 void check_lengths(std::span<const std::uint64_t> offsets, std::span<const std::uint64_t> sizes, std::span<const Uid> out) {
   if (offsets.size() == sizes.size() && offsets.size() == out.size()) return;
-  throw Error(Code::invalid_argument, "offsets and sizes must be equally long; got " + std::to_string(offsets.size()) +
-                                          " and " + std::to_string(sizes.size()));
+  refuse_argument("offsets and sizes must be equally long; got ", offsets.size(), " and ", sizes.size());
 }
 
 }  // namespace
@@ -110,19 +80,16 @@ std::uint64_t xxh3_64(std::span<const std::byte> bytes) { return XXH3_64bits(byt
 
 Uid hash_file(const std::string& path, const Poll& poll) {
   const File file = File::open_read(path);
-  const std::unique_ptr<XXH3_state_t, StateDelete> state(XXH3_createState());
-  if (!state) throw std::bad_alloc();
-  XXH3_128bits_reset(state.get());
-  const std::unique_ptr<std::byte[]> buffer(new std::byte[kPiece]);
   // read to the end rather than to a size asked before: files of /proc say 0
-  for (std::uint64_t at = 0;;) {
-    if (poll) poll();
-    const std::size_t count = file.pread_some({buffer.get(), kPiece}, at);
-    update_128(state.get(), buffer.get(), count);
-    if (count < kPiece) break;
-    at += count;
-  }
-  return to_uid(XXH3_128bits_digest(state.get()));
+  return hash_pieces(poll, [&](std::span<std::byte> piece, std::uint64_t done) { return file.pread_some(piece, done); });
+}
+
+Uid hash_range(const File& file, std::uint64_t offset, std::uint64_t size, const Poll& poll) {
+  return hash_pieces(poll, [&](std::span<std::byte> piece, std::uint64_t done) {
+    piece = piece.first(std::min(piece.size(), size - done));
+    file.pread_all(piece, offset + done);
+    return piece.size();
+  });
 }
 
 void hash_ranges(const std::string& path, std::span<const std::uint64_t> offsets, std::span<const std::uint64_t> sizes,
@@ -132,18 +99,13 @@ void hash_ranges(const std::string& path, std::span<const std::uint64_t> offsets
   const std::uint64_t file_size = file.size();
   for (std::size_t i = 0; i < offsets.size(); ++i) {
     if (offsets[i] > file_size || sizes[i] > file_size - offsets[i]) {
-      throw Error(Code::corrupt_data,
-                  "range " + std::to_string(i) + " of " + std::to_string(sizes[i]) +
-                      " bytes ends beyond the end of the file (" + std::to_string(file_size) +
-                      " bytes): the file is truncated, or the index belongs to another file",
-                  path, offsets[i]);
+      throw Error(Code::corrupt_data, cat("range ", i, " of ", sizes[i], " bytes ends beyond the end of the file (", file_size,
+                  " bytes): the file is truncated, or the index belongs to another file"), path, offsets[i]);
     }
   }
   std::vector<std::size_t> order(offsets.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  if (!std::is_sorted(offsets.begin(), offsets.end())) {
-    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return offsets[a] < offsets[b]; });
-  }
+  if (!std::ranges::is_sorted(offsets)) std::ranges::stable_sort(order, {}, [&](std::size_t i) { return offsets[i]; });
   std::vector<Group> groups;
   for (std::size_t k = 0; k < order.size(); ++k) {
     const std::uint64_t begin = offsets[order[k]];
@@ -158,22 +120,18 @@ void hash_ranges(const std::string& path, std::span<const std::uint64_t> offsets
     }
     groups.push_back({k, k + 1, begin, end});
   }
-  BufferPool pool;
-  // a group of one long range is polled inside, which only the calling thread may do
-  const Poll inner = threads == 1 ? poll : Poll{};
-  parallel_for(groups.size(), threads, [&](std::size_t index) {
+  parallel_for(groups.size(), threads, [&](std::size_t index, const Poll& check) {
     const Group& g = groups[index];
-    BufferPool::Buffer buffer = pool.take();
     if (g.end - g.begin > kBuffer) {
-      out[order[g.first]] = hash_stream(file, g.begin, g.end - g.begin, buffer.get(), inner);
-    } else {
-      file.pread_all({buffer.get(), static_cast<std::size_t>(g.end - g.begin)}, g.begin);
-      for (std::size_t k = g.first; k < g.last; ++k) {
-        const std::size_t i = order[k];
-        out[i] = to_uid(hash_128(buffer.get() + (offsets[i] - g.begin), static_cast<std::size_t>(sizes[i])));
-      }
+      out[order[g.first]] = hash_range(file, g.begin, g.end - g.begin, check);
+      return;
     }
-    pool.give(std::move(buffer));
+    thread_local const auto buffer = std::make_unique_for_overwrite<std::byte[]>(kBuffer);
+    file.pread_all({buffer.get(), g.end - g.begin}, g.begin);
+    for (std::size_t k = g.first; k < g.last; ++k) {
+      const std::size_t i = order[k];
+      out[i] = to_uid(hash_128(buffer.get() + (offsets[i] - g.begin), sizes[i]));
+    }
   }, poll);
 }
 
@@ -185,9 +143,7 @@ void hash_ranges(std::span<const std::byte> bytes, std::span<const std::uint64_t
   std::uint64_t gathered = 0;
   for (std::size_t i = 0; i < offsets.size(); ++i) {
     if (offsets[i] > bytes.size() || sizes[i] > bytes.size() - offsets[i]) {
-      throw Error(Code::invalid_argument, "range " + std::to_string(i) + " of " + std::to_string(sizes[i]) + " bytes at " +
-                                              std::to_string(offsets[i]) + " ends beyond the end of the data (" +
-                                              std::to_string(bytes.size()) + " bytes)");
+      refuse_argument("range ", i, " of ", sizes[i], " bytes at ", offsets[i], " ends beyond the end of the data (", bytes.size(), " bytes)");
     }
     gathered += std::min(sizes[i], kBuffer);
     if (gathered >= kBuffer || i + 1 - begins.back() >= kBuffer) {
@@ -198,7 +154,7 @@ void hash_ranges(std::span<const std::byte> bytes, std::span<const std::uint64_t
   if (begins.back() < offsets.size()) begins.push_back(offsets.size());
   parallel_for(begins.size() - 1, threads, [&](std::size_t index) {
     for (std::size_t i = begins[index]; i < begins[index + 1]; ++i) {
-      out[i] = to_uid(hash_128(bytes.data() + offsets[i], static_cast<std::size_t>(sizes[i])));
+      out[i] = to_uid(hash_128(bytes.data() + offsets[i], sizes[i]));
     }
   }, poll);
 }

@@ -2,11 +2,7 @@
 // the canonical order, so that hashes sort, merge and look up as uids do.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-#include <span>
-#include <string>
-
+#include "core/system/file.hpp"
 #include "core/system/parallel.hpp"
 #include "core/uids/uid.hpp"
 
@@ -17,6 +13,9 @@ std::uint64_t xxh3_64(std::span<const std::byte> bytes);
 
 /// XXH3-128 of a whole file, read in pieces of 512 KiB. Throws io.
 Uid hash_file(const std::string& path, const Poll& poll = {});
+
+/// The same of bytes of an open file. Throws corrupt_data where it ends before they do.
+Uid hash_range(const File& file, std::uint64_t offset, std::uint64_t size, const Poll& poll = {});
 
 /// out[i] = XXH3-128 of the bytes [offsets[i], offsets[i] + sizes[i]) of the file. Ranges may come in any
 /// order, overlap and repeat. Near ranges are read together (one pread of at most 1 MiB), long ones in

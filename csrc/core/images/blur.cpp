@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <string>
 
 #include "core/images/blur_avx2.hpp"
 #include "core/images/blur_loop.hpp"
@@ -147,9 +146,9 @@ struct Taps {
 };
 
 /// Samples of a range at every place, or from one before it to two behind at every step (beyond the ends: mirrored).
-Taps make_taps(const std::vector<double>& kernel, std::size_t size, Range wanted, std::size_t step) {
-  const std::size_t count = (wanted.end - wanted.begin - 1) / step + (step > 1 ? 4 : 1);
-  const auto first = static_cast<std::ptrdiff_t>(wanted.begin) - static_cast<std::ptrdiff_t>(step > 1 ? step : 0);
+Taps make_taps(const std::vector<double>& kernel, std::size_t size, Range sampled, std::size_t step) {
+  const std::size_t count = (sampled.end - sampled.begin - 1) / step + (step > 1 ? 4 : 1);
+  const auto first = static_cast<std::ptrdiff_t>(sampled.begin) - static_cast<std::ptrdiff_t>(step > 1 ? step : 0);
   Taps taps;
   taps.weights.assign(kernel.begin(), kernel.end());
   taps.places = {size, 0};
@@ -223,8 +222,8 @@ class Blur {
       if (poll) poll();
       const Range rows{y, std::min(used.end, y + kBandRows * step_)};
       Range columns{width_, 0};
-      const Range near = widened(rows, reach_, height_);
-      for (std::size_t i = near.begin; i < near.end; ++i) {
+      const Range rows_in_reach = widened(rows, reach_, height_);
+      for (std::size_t i = rows_in_reach.begin; i < rows_in_reach.end; ++i) {
         const Range& row = mask_.rows[i];
         if (!row.empty()) columns = {std::min(columns.begin, row.begin), std::max(columns.end, row.end)};
       }
@@ -256,24 +255,24 @@ class Blur {
         std::uint8_t* pixel = out.data() + (y * width_ + columns.begin) * right + c;  // still as it was
         for (std::size_t x = 0; x < width; ++x, pixel += right) {
           const auto old = static_cast<float>(*pixel);
-          const float made = old + (level[x] - old) * weight[x] + kRounding;
-          *pixel = static_cast<std::uint8_t>(static_cast<int>(std::min(std::max(made, 0.0F), 255.0F)));
+          const float blended = old + (level[x] - old) * weight[x] + kRounding;
+          *pixel = static_cast<std::uint8_t>(static_cast<int>(std::min(std::max(blended, 0.0F), 255.0F)));
         }
       }
     }
   }
 
   /// Samples of a blurred channel, rows one after another.
-  void blurred(const std::uint8_t* channel, std::size_t stride, const Taps& down, const Taps& across, std::vector<float>& made) {
+  void blurred(const std::uint8_t* channel, std::size_t stride, const Taps& down, const Taps& across, std::vector<float>& samples) {
     const std::uint8_t* const first = channel + (down.places.begin * width_ + across.places.begin) * stride;
     blur_columns(first, stride, stride * width_, across.places.end - across.places.begin, down, sum_, turned_);
     const std::size_t height = down.samples.size();
-    blur_columns(turned_.data(), 1, height, height, across, sum_, made);
+    blur_columns(turned_.data(), 1, height, height, across, sum_, samples);
   }
 
   /// A row of every column, interpolated between samples, `count` a row; `y` and columns count from the first.
-  const float* full_row(const std::vector<float>& made, std::size_t y, std::size_t count, std::size_t width, std::vector<float>& row) {
-    const float* const above = made.data() + y / step_ * count;
+  const float* full_row(const std::vector<float>& samples, std::size_t y, std::size_t count, std::size_t width, std::vector<float>& row) {
+    const float* const above = samples.data() + y / step_ * count;
     if (step_ == 1) return above;
     const Four down = between_[y % step_];
     sampled_.resize(count);
@@ -282,9 +281,9 @@ class Blur {
     }
     row.resize(width + step_);
     float* place = row.data();
-    for (const float* near = sampled_.data(); near + 3 < sampled_.data() + count; ++near) {
+    for (const float* four = sampled_.data(); four + 3 < sampled_.data() + count; ++four) {
       for (const Four& across : between_) {
-        *place++ = across[0] * near[0] + across[1] * near[1] + across[2] * near[2] + across[3] * near[3];
+        *place++ = across[0] * four[0] + across[1] * four[1] + across[2] * four[2] + across[3] * four[3];
       }
     }
     return row.data();
@@ -306,21 +305,17 @@ class Blur {
 
 void check(std::span<const std::uint8_t> pixels, std::size_t height, std::size_t width, std::size_t channels,
            std::span<const BlurBox> boxes) {
-  const std::string size = std::to_string(width) + " x " + std::to_string(height);
+  const std::string size = cat(width, " x ", height);
   if (height == 0 || width == 0 || channels == 0 || std::max(height, width) > kMaxBlurSide) {
-    throw Error(Code::invalid_argument, "image of " + size + " pixels with " + std::to_string(channels) +
-                                            " channels: expected sides of 1 to " + std::to_string(kMaxBlurSide) + " pixels");
+    refuse_argument("image of ", size, " pixels with ", channels, " channels: expected sides of 1 to ", kMaxBlurSide, " pixels");
   }
   if (pixels.size() % channels != 0 || pixels.size() / channels != height * width) {
-    throw Error(Code::invalid_argument, "image of " + size + " pixels with " + std::to_string(channels) +
-                                            " channels and " + std::to_string(pixels.size()) + " bytes");
+    refuse_argument("image of ", size, " pixels with ", channels, " channels and ", pixels.size(), " bytes");
   }
   for (const BlurBox& box : boxes) {
     for (const double place : {box.x0, box.y0, box.x1, box.y1}) {
       if (place >= 0 && place <= 1) continue;  // not of NaN
-      throw Error(Code::invalid_argument, "box of [" + std::to_string(box.x0) + ", " + std::to_string(box.y0) + ", " +
-                                              std::to_string(box.x1) + ", " + std::to_string(box.y1) +
-                                              "]: expected x0, y0, x1, y1 as fractions of 0 to 1");
+      refuse_argument("box of [", box.x0, ", ", box.y0, ", ", box.x1, ", ", box.y1, "]: expected x0, y0, x1, y1 as fractions of 0 to 1");
     }
   }
 }

@@ -2,6 +2,7 @@
 // Any bytes give a status; nothing here throws because of what an image holds.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -22,13 +23,11 @@ enum class ImageStatus : std::uint8_t {
   broken = 4,       // the bytes contradict their format
   too_large = 5,    // more pixels than kMaxPixels, or more bytes than kMaxMemberBytes
 };
-inline constexpr std::size_t kNumImageStatuses = 6;
-const char* image_status_name(ImageStatus status) noexcept;
+inline constexpr std::array<const char*, 6> kImageStatusNames = {"ok", "empty", "unsupported", "truncated", "broken", "too_large"};
 
 /// By the first bytes. Never renumber.
 enum class ImageFormat : std::uint8_t { unknown = 0, jpeg = 1, png = 2, webp = 3, gif = 4, bmp = 5, tiff = 6 };
-inline constexpr std::size_t kNumImageFormats = 7;
-const char* image_format_name(ImageFormat format) noexcept;
+inline constexpr std::array<const char*, 7> kImageFormatNames = {"unknown", "jpeg", "png", "webp", "gif", "bmp", "tiff"};
 
 /// Pillow refuses images of more pixels than this (twice its MAX_IMAGE_PIXELS). Decoding takes at most 8 bytes a
 /// pixel (progressive CMYK JPEG, lossless WebP), typically less than 1, so at most 1.4 GB at this bound.

@@ -11,18 +11,22 @@
 #include <webp/decode.h>
 
 #include <algorithm>
-#include <cstdint>
 #include <cstring>
-#include <limits>
 #include <new>
-#include <utility>
-#include <vector>
 
 namespace dcfast {
 namespace {
 
 // libpng keeps two rows, whatever the image's height.
 constexpr std::size_t kMaxPngRowBytes = std::size_t{64} << 20;
+
+std::uint32_t load_le32(const unsigned char* at) {
+  std::uint32_t value;
+  std::memcpy(&value, at, sizeof(value));
+  return value;
+}
+
+std::uint32_t load_be32(const unsigned char* at) { return __builtin_bswap32(load_le32(at)); }
 
 // BT.601 in 16-bit fixed point, rounded: the three weights add up to 65536.
 std::uint8_t luma(unsigned red, unsigned green, unsigned blue) {
@@ -56,8 +60,7 @@ bool too_many_chunks(std::span<const unsigned char> data) {
   std::size_t at = 8;
   for (std::size_t parts = 0; parts <= kMaxParts; ++parts) {
     if (data.size() < at + 12 || std::memcmp(&data[at + 4], "IEND", 4) == 0) return false;
-    const std::size_t length = static_cast<std::size_t>(data[at]) << 24 | static_cast<std::size_t>(data[at + 1]) << 16 |
-                               static_cast<std::size_t>(data[at + 2]) << 8 | data[at + 3];
+    const std::size_t length = load_be32(&data[at]);
     if (length > data.size() - at - 12) return false;
     at += 12 + length;
   }
@@ -80,9 +83,7 @@ struct JpegReader {
   ImageStatus failure = ImageStatus::broken;
   bool full = false;
 
-  JpegReader() = default;
-  JpegReader(const JpegReader&) = delete;
-  JpegReader& operator=(const JpegReader&) = delete;
+  JpegReader& operator=(JpegReader&&) = delete;
   ~JpegReader() { jpeg_destroy_decompress(&info); }  // allowed also when nothing was created: mem is null
 };
 
@@ -250,9 +251,7 @@ struct PngReader {
   int passes = 1;
   ImageStatus failure = ImageStatus::broken;
 
-  PngReader() = default;
-  PngReader(const PngReader&) = delete;
-  PngReader& operator=(const PngReader&) = delete;
+  PngReader& operator=(PngReader&&) = delete;
   ~PngReader() { png_destroy_read_struct(&png, &info, nullptr); }
 };
 
@@ -348,61 +347,49 @@ void decode_png(std::span<const std::byte> bytes, GreyImage& image) {
 
 // ---- WebP
 
-void decode_webp(std::span<const std::byte> bytes, GreyImage& image) {
+namespace {
+
+/// Decodes to three bytes a pixel in `image.grey`; width and height are known where the header could be read.
+ImageStatus webp_pixels(std::span<const std::byte> bytes, GreyImage& image) {
   const auto* data = reinterpret_cast<const std::uint8_t*>(bytes.data());
-  const auto length = [&] {  // of the file, as its RIFF header says
-    if (bytes.size() < 12) return std::numeric_limits<std::uint64_t>::max();
-    return std::uint64_t{8} + data[4] + (std::uint64_t{data[5]} << 8) + (std::uint64_t{data[6]} << 16) +
-           (std::uint64_t{data[7]} << 24);
-  }();
+  // as its RIFF header says
+  const bool cut = bytes.size() < 12 || load_le32(data + 4) + std::uint64_t{8} > bytes.size();
   const auto failed = [&](VP8StatusCode code) {
     if (code == VP8_STATUS_OUT_OF_MEMORY) throw std::bad_alloc();
     // libwebp also says "not enough data" of corrupt codes; only the length tells a cut file
-    if (length > bytes.size()) return ImageStatus::truncated;
+    if (cut) return ImageStatus::truncated;
     return code == VP8_STATUS_UNSUPPORTED_FEATURE ? ImageStatus::unsupported : ImageStatus::broken;
   };
   WebPDecoderConfig config;
-  if (WebPInitDecoderConfig(&config) == 0) {  // the library is older than its header
-    image.status = ImageStatus::unsupported;
-    return;
-  }
-  if (const VP8StatusCode code = WebPGetFeatures(data, bytes.size(), &config.input); code != VP8_STATUS_OK) {
-    image.status = failed(code);
-    return;
-  }
+  if (WebPInitDecoderConfig(&config) == 0) return ImageStatus::unsupported;  // the library is older than its header
+  if (const auto code = WebPGetFeatures(data, bytes.size(), &config.input); code != VP8_STATUS_OK) return failed(code);
   image.width = static_cast<std::uint32_t>(config.input.width);
   image.height = static_cast<std::uint32_t>(config.input.height);
-  if (config.input.has_animation != 0) {
-    image.status = ImageStatus::unsupported;
-    return;
-  }
-  if (!within_pixel_bound(image.width, image.height)) {
-    image.status = ImageStatus::too_large;
-    return;
-  }
-  if (length > bytes.size()) {
-    image.status = ImageStatus::truncated;
-    return;
-  }
-  const std::size_t pixels = static_cast<std::size_t>(image.width) * image.height;
-  std::vector<std::uint8_t> rgb(pixels * 3);
+  if (config.input.has_animation != 0) return ImageStatus::unsupported;
+  if (!within_pixel_bound(image.width, image.height)) return ImageStatus::too_large;
+  if (cut) return ImageStatus::truncated;
+  image.grey.resize(std::size_t{3} * image.width * image.height);
   config.output.colorspace = MODE_RGB;
   config.output.is_external_memory = 1;
-  config.output.u.RGBA.rgba = rgb.data();
+  config.output.u.RGBA.rgba = image.grey.data();
   config.output.u.RGBA.stride = static_cast<int>(image.width * 3);
-  config.output.u.RGBA.size = rgb.size();
+  config.output.u.RGBA.size = image.grey.size();
   const VP8StatusCode code = WebPDecode(data, bytes.size(), &config);
   WebPFreeDecBuffer(&config.output);
-  if (code != VP8_STATUS_OK) {
-    image.status = failed(code);
-    return;
-  }
-  for (std::size_t i = 0; i < pixels; ++i) rgb[i] = luma(rgb[3 * i], rgb[3 * i + 1], rgb[3 * i + 2]);
-  rgb.resize(pixels);
-  image.grey = std::move(rgb);
+  return code == VP8_STATUS_OK ? ImageStatus::ok : failed(code);
+}
+
+}  // namespace
+
+void decode_webp(std::span<const std::byte> bytes, GreyImage& image) {
+  image.status = webp_pixels(bytes, image);
+  if (image.status != ImageStatus::ok) return;
+  std::vector<std::uint8_t>& levels = image.grey;
+  const std::size_t pixels = levels.size() / 3;
+  for (std::size_t i = 0; i < pixels; ++i) levels[i] = luma(levels[3 * i], levels[3 * i + 1], levels[3 * i + 2]);
+  levels.resize(pixels);
   image.grey_width = image.width;
   image.grey_height = image.height;
-  image.status = ImageStatus::ok;
 }
 
 }  // namespace dcfast

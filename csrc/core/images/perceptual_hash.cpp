@@ -4,7 +4,6 @@
 #include <array>
 #include <cstddef>
 #include <cstdlib>
-#include <string>
 
 #include "core/system/error.hpp"
 
@@ -77,9 +76,8 @@ std::int64_t twice_median(std::array<std::int64_t, kBits> values) {
 PerceptualHash perceptual_hash(std::span<const std::uint8_t> grey, std::uint32_t width, std::uint32_t height) {
   const std::uint64_t area = std::uint64_t{width} * height;
   if (area == 0 || area != grey.size() || area > (std::uint64_t{1} << 32)) {
-    throw Error(Code::invalid_argument, "grey picture of " + std::to_string(width) + " x " + std::to_string(height) +
-                                            " with " + std::to_string(grey.size()) +
-                                            " values: expected width * height values, 1 to 2^32 of them");
+    refuse_argument("grey picture of ", width, " x ", height, " with ", grey.size(),
+                    " values: expected width * height values, 1 to 2^32 of them");
   }
 
   std::array<std::array<std::uint64_t, kSide>, kSide> cells{};

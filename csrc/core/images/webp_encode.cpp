@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <memory>
 #include <new>
-#include <string>
 
 #include "core/system/error.hpp"
 
@@ -30,19 +29,18 @@ int append(const std::uint8_t* data, std::size_t size, const WebPPicture* pictur
 
 std::vector<std::uint8_t> encode_webp(std::span<const std::uint8_t> pixels, std::size_t height, std::size_t width,
                                       std::size_t channels, int quality) {
-  const std::string size = std::to_string(width) + " x " + std::to_string(height) + " pixels";
+  const std::string size = cat(width, " x ", height, " pixels");
   if (height == 0 || width == 0 || std::max(height, width) > kMaxWebpSide) {
-    throw Error(Code::invalid_argument, "image of " + size + ": WebP has sides of 1 to " + std::to_string(kMaxWebpSide));
+    refuse_argument("image of ", size, ": WebP has sides of 1 to ", kMaxWebpSide);
   }
   if ((channels != 3 && channels != 4) || pixels.size() != height * width * channels || quality < 0 || quality > 100) {
-    throw Error(Code::invalid_argument, "image of " + size + " with " + std::to_string(channels) + " channels, " +
-                                            std::to_string(pixels.size()) + " bytes and quality " + std::to_string(quality) +
-                                            ": expected 3 or 4 channels, as many bytes, and 0 to 100");
+    refuse_argument("image of ", size, " with ", channels, " channels, ", pixels.size(), " bytes and quality ", quality,
+                    ": expected 3 or 4 channels, as many bytes, and 0 to 100");
   }
   WebPConfig config;
   WebPPicture picture;
   if (WebPConfigPreset(&config, WEBP_PRESET_DEFAULT, static_cast<float>(quality)) == 0 || WebPPictureInit(&picture) == 0) {
-    throw Error(Code::invalid_argument, "libwebp of another version than dcfast was built with");
+    refuse_argument("libwebp of another version than dcfast was built with");
   }
   config.method = 4;
   config.segments = 1;
@@ -60,7 +58,7 @@ std::vector<std::uint8_t> encode_webp(std::span<const std::uint8_t> pixels, std:
     if (code == VP8_ENC_ERROR_OUT_OF_MEMORY || code == VP8_ENC_ERROR_BITSTREAM_OUT_OF_MEMORY || code == VP8_ENC_ERROR_BAD_WRITE) {
       throw std::bad_alloc();
     }
-    throw Error(Code::invalid_argument, "image of " + size + " cannot be encoded as WebP (libwebp's error " + std::to_string(code) + ")");
+    refuse_argument("image of ", size, " cannot be encoded as WebP (libwebp's error ", static_cast<int>(code), ")");
   }
   return out;
 }

@@ -1,7 +1,6 @@
 #include "core/index/ext_table.hpp"
 
 #include <algorithm>
-#include <string>
 #include <utility>
 
 namespace dcfast {
@@ -9,12 +8,6 @@ namespace dcfast {
 namespace {
 
 char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
-
-std::string folded(std::string_view text) {
-  std::string out(text);
-  std::transform(out.begin(), out.end(), out.begin(), lower);
-  return out;
-}
 
 std::string_view last_part(std::string_view ext) { return ext.substr(ext.rfind('.') + 1); }  // npos + 1 is 0
 
@@ -39,10 +32,16 @@ std::uint8_t image_kind(std::string_view ext) {
 bool begins_with_number(std::string_view ext) {
   const std::size_t dot = ext.find('.');
   if (dot == std::string_view::npos || dot == 0) return false;
-  return std::all_of(ext.begin(), ext.begin() + static_cast<std::ptrdiff_t>(dot), [](char c) { return c >= '0' && c <= '9'; });
+  return std::ranges::all_of(ext.substr(0, dot), [](char c) { return c >= '0' && c <= '9'; });
 }
 
 }  // namespace
+
+std::string folded(std::string_view text) {
+  std::string out(text);
+  std::ranges::transform(out, out.begin(), lower);
+  return out;
+}
 
 std::vector<std::string_view> image_exts() {
   std::vector<std::string_view> exts;
@@ -97,12 +96,10 @@ void CrowdedSamples::add(const ExtTraits& ext) {
 
 void CrowdedSamples::close(std::size_t sample) {
   ++sample_;
-  const bool pair = alone_ == 0 && std::any_of(of_kind_.begin(), of_kind_.end(), [](std::uint32_t n) { return n >= 2; });
-  if (images_ >= 2 && (numbered_ >= 2 || images_ > most_images || own_text_ || pair)) {
-    if (count++ == 0) {
-      first = sample;
-      images_of_first = images_;
-    }
+  const bool pair = alone_ == 0 && std::ranges::any_of(of_kind_, [](std::uint32_t n) { return n >= 2; });
+  if (images_ >= 2 && (numbered_ >= 2 || images_ > most_images || own_text_ || pair) && count++ == 0) {
+    first = sample;
+    images_of_first = images_;
   }
   if (images_ != 0 || own_text_) {
     images_ = numbered_ = alone_ = 0;

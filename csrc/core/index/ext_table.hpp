@@ -2,9 +2,6 @@
 #pragma once
 
 #include <array>
-#include <cstdint>
-#include <string_view>
-#include <vector>
 
 #include "core/index/string_table.hpp"
 
@@ -15,6 +12,9 @@ namespace dcfast {
 std::vector<std::string_view> image_exts();
 /// Whether an extension's last dotted part, lower-cased, is one of `image_exts`.
 bool is_image_ext(std::string_view ext);
+
+/// With ASCII letters in lower case.
+std::string folded(std::string_view text);
 
 /// What an extension says of its members.
 struct ExtTraits {

@@ -2,12 +2,9 @@
 
 #include <simdjson.h>
 
-#include <array>
-#include <cstdint>
-#include <cstring>
-#include <span>
+#include <algorithm>
+#include <charconv>
 #include <string>
-#include <vector>
 
 #include "core/hashing/hashing.hpp"
 #include "core/uids/uid_text.hpp"
@@ -17,20 +14,6 @@ namespace dcfast {
 namespace {
 
 static_assert(UidReader::padding >= simdjson::SIMDJSON_PADDING);
-
-constexpr std::array<std::int8_t, 256> make_hex_values() {
-  std::array<std::int8_t, 256> values{};
-  for (auto& v : values) v = -1;
-  for (int i = 0; i < 10; ++i) values[static_cast<std::size_t>('0' + i)] = static_cast<std::int8_t>(i);
-  for (int i = 0; i < 6; ++i) {
-    values[static_cast<std::size_t>('a' + i)] = static_cast<std::int8_t>(10 + i);
-    values[static_cast<std::size_t>('A' + i)] = static_cast<std::int8_t>(10 + i);
-  }
-  return values;
-}
-constexpr auto hex_values = make_hex_values();
-
-int hex_value(char c) { return hex_values[static_cast<unsigned char>(c)]; }
 
 UidStatus find_uid(const simdjson::dom::element& root, std::string_view name, Uid& out) {
   simdjson::dom::object object;
@@ -48,92 +31,59 @@ UidStatus find_uid(const simdjson::dom::element& root, std::string_view name, Ui
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
 // The end of a number of the json grammar at text[i], or i.
-std::size_t number_end(const std::vector<char>& text, std::size_t i, std::size_t end) {
-  const std::size_t begin = i;
-  if (i < end && text[i] == '-') ++i;
-  if (i >= end || !is_digit(text[i])) return begin;
-  if (text[i++] != '0') {
-    while (i < end && is_digit(text[i])) ++i;
-  }
-  if (i + 1 < end && text[i] == '.' && is_digit(text[i + 1])) {
-    for (++i; i < end && is_digit(text[i]);) ++i;
-  }
-  if (i < end && (text[i] == 'e' || text[i] == 'E')) {
-    std::size_t j = i + 1;
-    if (j < end && (text[j] == '+' || text[j] == '-')) ++j;
-    if (j < end && is_digit(text[j])) {
-      while (j < end && is_digit(text[j])) ++j;
-      i = j;
-    }
-  }
-  return i;
+std::size_t number_end(std::string_view text, std::size_t i) {
+  const auto digits_end = [&](std::size_t at) { return std::min(text.find_first_not_of("0123456789", at), text.size()); };
+  const auto has = [&](std::size_t at, std::string_view any) { return at < text.size() && any.find(text[at]) != any.npos; };
+  const std::size_t first = i + (has(i, "-") ? 1 : 0);
+  if (digits_end(first) == first) return i;
+  i = text[first] == '0' ? first + 1 : digits_end(first);
+  if (has(i, ".") && digits_end(i + 1) > i + 1) i = digits_end(i + 1);
+  if (!has(i, "eE")) return i;
+  const std::size_t exponent = i + (has(i + 1, "+-") ? 2 : 1);
+  return digits_end(exponent) > exponent ? digits_end(exponent) : i;
 }
 
-void blank_number(std::vector<char>& text, std::size_t begin, std::size_t end) {
-  text[begin] = '0';
-  for (std::size_t i = begin + 1; i < end; ++i) text[i] = ' ';
-}
-
-bool starts_with(const std::vector<char>& text, std::size_t i, std::size_t end, std::string_view word) {
-  return end - i >= word.size() && std::memcmp(text.data() + i, word.data(), word.size()) == 0;
-}
-
-// The code unit of a \uXXXX escape at text[i], or -1.
-int code_unit(const std::vector<char>& text, std::size_t i, std::size_t end) {
-  if (end - i < 6 || text[i] != '\\' || text[i + 1] != 'u') return -1;
-  int value = 0;
-  for (std::size_t k = i + 2; k < i + 6; ++k) {
-    if (hex_value(text[k]) < 0) return -1;
-    value = value << 4 | hex_value(text[k]);
-  }
-  return value;
+// The code unit of a \uXXXX escape at the start of the text, or -1.
+int code_unit(std::string_view text) {
+  if (text.size() < 6 || !text.starts_with("\\u")) return -1;
+  unsigned value = 0;
+  const char* const digits = text.data() + 2;
+  return std::from_chars(digits, digits + 4, value, 16).ptr == digits + 4 ? static_cast<int>(value) : -1;
 }
 
 // Rewrites, in place and in equal length, what Python's json accepts and simdjson refuses. Values other than
 // strings only need to stay valid: every number and NaN becomes 0.
-void make_standard(std::vector<char>& text, std::size_t end) {
+void make_standard(std::string& text) {
+  if (text.starts_with("\xef\xbb\xbf")) text.replace(0, 3, 3, ' ');
   std::size_t i = 0;
-  if (starts_with(text, 0, end, "\xef\xbb\xbf")) {
-    for (; i < 3; ++i) text[i] = ' ';
-  }
   bool in_string = false;
-  while (i < end) {
+  while (i < text.size()) {
+    const std::string_view rest = std::string_view(text).substr(i);
     const char c = text[i];
-    if (in_string) {
-      if (c == '\\') {
-        const int unit = code_unit(text, i, end);
-        if (unit >= 0xd800 && unit <= 0xdfff) {
-          const int low = i + 6 <= end ? code_unit(text, i + 6, end) : -1;
-          if (unit < 0xdc00 && low >= 0xdc00 && low <= 0xdfff) {
-            i += 12;
-          } else {
-            std::memcpy(text.data() + i + 2, "fffd", 4);
-            i += 6;
-          }
-          continue;
-        }
-        i += 2;
-        continue;
-      }
-      in_string = c != '"';
-      ++i;
+    if (in_string && c == '\\') {
+      const int unit = code_unit(rest);
+      const bool is_surrogate = unit >= 0xd800 && unit <= 0xdfff;
+      const int low = is_surrogate ? code_unit(rest.substr(6)) : -1;
+      const bool is_pair = is_surrogate && unit < 0xdc00 && low >= 0xdc00 && low <= 0xdfff;
+      if (is_surrogate && !is_pair) text.replace(i + 2, 4, "fffd");
+      i += is_pair ? 12 : is_surrogate ? 6 : 2;
       continue;
     }
-    if (c == '"') {
-      in_string = true;
+    if (in_string || c == '"') {
+      in_string = in_string != (c == '"');
       ++i;
       continue;
     }
     std::size_t stop = i;
     for (const std::string_view word : {"NaN", "Infinity", "-Infinity"}) {
-      if (stop == i && starts_with(text, i, end, word)) stop = i + word.size();
+      if (stop == i && rest.starts_with(word)) stop = i + word.size();
     }
-    if (stop == i && (c == '-' || is_digit(c))) stop = number_end(text, i, end);
+    if (stop == i && (c == '-' || is_digit(c))) stop = number_end(text, i);
     if (stop > i) {
-      blank_number(text, i, stop);
       // what touches a number ("01", "-NaN") must stay an error
-      const bool glued = stop < end && (is_digit(text[stop]) || text[stop] == '-' || text[stop] == 'N' || text[stop] == 'I');
-      if (glued || (i > 0 && text[i - 1] == '-')) text[i] = 'x';
+      const bool glued = stop < text.size() && (is_digit(text[stop]) || text[stop] == '-' || text[stop] == 'N' || text[stop] == 'I');
+      text.replace(i, stop - i, stop - i, ' ');
+      text[i] = glued || (i > 0 && text[i - 1] == '-') ? 'x' : '0';
       i = stop;
     } else {
       ++i;
@@ -146,7 +96,7 @@ void make_standard(std::vector<char>& text, std::size_t end) {
 struct UidReader::State {
   std::string field;
   simdjson::dom::parser parser;
-  std::vector<char> standard;
+  std::string standard;
 };
 
 UidReader::UidReader(std::string_view field) : state_(std::make_unique<State>()) { state_->field = field; }
@@ -157,9 +107,9 @@ UidStatus UidReader::read(std::span<const std::byte> json, Uid& out) {
   const auto* bytes = reinterpret_cast<const std::uint8_t*>(json.data());
   if (state_->parser.parse(bytes, json.size(), false).get(root) == simdjson::SUCCESS) return find_uid(root, state_->field, out);
   auto& text = state_->standard;
-  text.assign(reinterpret_cast<const char*>(bytes), reinterpret_cast<const char*>(bytes) + json.size());
-  text.insert(text.end(), padding, ' ');
-  make_standard(text, json.size());
+  text.assign(reinterpret_cast<const char*>(bytes), json.size());
+  make_standard(text);
+  text.append(padding, ' ');
   if (state_->parser.parse(text.data(), json.size(), false).get(root) != simdjson::SUCCESS) return UidStatus::bad_json;
   return find_uid(root, state_->field, out);
 }

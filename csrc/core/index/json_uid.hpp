@@ -27,8 +27,7 @@ class UidReader {
   /// `field`: "uid", hexadecimal digits (`parse_uid`), or "url", whose XXH3-128 is the uid.
   explicit UidReader(std::string_view field = "uid");
   ~UidReader();
-  UidReader(const UidReader&) = delete;
-  UidReader& operator=(const UidReader&) = delete;
+  UidReader& operator=(UidReader&&) = delete;
 
   /// `json` must have `padding` readable bytes behind it. Of several such fields the first counts, as DataComp's
   /// resharder takes it (simdjson; to Python's json it would be the last). Memory: a few times the largest document seen.

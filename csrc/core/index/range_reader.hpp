@@ -3,14 +3,8 @@
 #pragma once
 
 #include <array>
-#include <cstddef>
-#include <cstdint>
-#include <span>
-#include <string>
-#include <vector>
 
 #include "core/index/tar_index.hpp"
-#include "core/index/tar_walk.hpp"
 
 namespace dcfast {
 
@@ -18,14 +12,9 @@ namespace dcfast {
 /// throws, which passes through the walk.
 class RangeSource {
  public:
-  struct State {
-    std::uint64_t size = 0;
-    std::int64_t mtime_ns = 0;
-  };
-
   virtual ~RangeSource() = default;
   /// Called once, before anything else.
-  virtual State open() = 0;
+  virtual FileVersion open() = 0;
   /// One request: exactly out.size() bytes at offset, which lie inside the object; fewer where the object is no
   /// longer the one that was opened.
   virtual std::size_t fetch(std::span<std::byte> out, std::uint64_t offset) = 0;

@@ -8,7 +8,6 @@
 namespace dcfast {
 
 struct StringHash {
-  using is_transparent = void;
   std::size_t operator()(std::string_view text) const noexcept;
 };
 

@@ -1,11 +1,7 @@
 // Strings end to end, and their numbers by open addressing: no string is kept twice, whatever a file makes of them.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-#include <limits>
-#include <string>
-#include <string_view>
+#include <functional>
 #include <vector>
 
 #include "core/index/string_hash.hpp"
@@ -24,7 +20,7 @@ struct StringTable {
     begin.push_back(text.size());
   }
   std::string_view operator[](std::size_t i) const {
-    return std::string_view(text).substr(static_cast<std::size_t>(begin[i]), static_cast<std::size_t>(begin[i + 1] - begin[i]));
+    return std::string_view(text).substr(begin[i], begin[i + 1] - begin[i]);
   }
   void shrink_to_fit() {
     begin.shrink_to_fit();
@@ -32,12 +28,8 @@ struct StringTable {
   }
 };
 
-struct SameString {
-  bool operator()(std::string_view a, std::string_view b) const noexcept { return a == b; }
-};
-
 /// Which strings of a table are known, and the number of the first of equal ones. 8 to 16 bytes a string.
-template <typename Hash = StringHash, typename Equal = SameString>
+template <typename Hash = StringHash, typename Equal = std::equal_to<>>
 class StringIds {
  public:
   static constexpr std::uint32_t none = std::numeric_limits<std::uint32_t>::max();
@@ -48,7 +40,7 @@ class StringIds {
   std::uint32_t find(std::string_view s) const { return slots_[place_of(s)]; }
   /// Takes string `number`; returns the number of the equal one that came before it, or none.
   std::uint32_t add(std::size_t number) {
-    if (number >= none) throw Error(Code::invalid_argument, "a shard holds at most 4294967294 samples");
+    if (number >= none) refuse_argument("a shard holds at most 4294967294 samples");
     if (2 * (count_ + 1) > slots_.size()) grow();
     std::uint32_t& slot = slots_[place_of(strings_[number])];
     if (slot != none) return slot;

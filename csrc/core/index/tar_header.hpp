@@ -70,7 +70,6 @@ inline std::uint64_t octal_value(std::uint64_t word) {
 // Numbers as nearly every writer has them, without a branch a digit: "ddddddddddd" and a NUL or space in 12 bytes,
 // "dddddd" and a NUL in the checksum's 8. False where the field is anything else.
 inline bool plain_size(const char* field, std::uint64_t& out) {
-  if constexpr (std::endian::native != std::endian::little) return false;
   const std::uint64_t first = load_word(field);
   const std::uint64_t last = load_word(field + 4);  // bytes 4 to 11
   const char end = field[11];
@@ -80,7 +79,6 @@ inline bool plain_size(const char* field, std::uint64_t& out) {
 }
 
 inline bool plain_checksum(const char* field, std::uint64_t& out) {
-  if constexpr (std::endian::native != std::endian::little) return false;
   const std::uint64_t word = load_word(field);
   if (!octal_digits(word, 0x0000ffffffffffffULL) || field[6] != '\0') return false;
   out = octal_value(word << 16);

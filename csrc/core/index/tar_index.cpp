@@ -1,12 +1,9 @@
 #include "core/index/tar_index.hpp"
 
 #include <algorithm>
-#include <array>
-#include <string>
 
 #include "core/hashing/hashing.hpp"
 #include "core/images/image_header.hpp"
-#include "core/index/ext_table.hpp"
 #include "core/index/json_uid.hpp"
 #include "core/index/tar_limits.hpp"
 
@@ -24,26 +21,22 @@ class MemberImage final : public ImageBytes {
 
   std::span<const std::byte> at(std::uint64_t offset, std::size_t count) override {
     if (offset >= size_) return {};
-    count = static_cast<std::size_t>(std::min<std::uint64_t>(count, size_ - offset));
-    if (offset + count <= near) {
-      const std::size_t head = static_cast<std::size_t>(std::min<std::uint64_t>(near, size_));
-      const auto bytes = window_.view(begin_, head);
-      if (offset >= bytes.size()) return {};
-      return bytes.subspan(static_cast<std::size_t>(offset), std::min(count, bytes.size() - static_cast<std::size_t>(offset)));
-    }
+    count = std::min(count, size_ - offset);
+    if (offset + count <= window_bytes) return part(window_.view(begin_, std::min(window_bytes, size_)), offset, count);
     if (offset < aside_begin_ || offset + count > aside_begin_ + aside_length_) {
       aside_begin_ = offset;
-      const std::size_t want = static_cast<std::size_t>(std::min<std::uint64_t>(aside_.size(), size_ - offset));
-      aside_length_ = window_.read_aside({aside_.data(), want}, begin_ + offset);
+      aside_length_ = window_.read_aside(std::span(aside_).first(std::min(aside_.size(), size_ - offset)), begin_ + offset);
     }
-    const std::size_t start = static_cast<std::size_t>(offset - aside_begin_);
-    if (start >= aside_length_) return {};
-    return {aside_.data() + start, std::min(count, aside_length_ - start)};
+    return part(std::span(aside_).first(aside_length_), offset - aside_begin_, count);
   }
 
  private:
   // A baseline JPEG's frame header lies about 160 bytes in, one with a small comment or JFIF thumbnail under 1 KiB.
-  static constexpr std::uint64_t near = 1024;
+  static constexpr std::uint64_t window_bytes = 1024;
+
+  static std::span<const std::byte> part(std::span<const std::byte> bytes, std::uint64_t begin, std::size_t count) {
+    return begin >= bytes.size() ? std::span<const std::byte>() : bytes.subspan(begin, std::min(count, bytes.size() - begin));
+  }
 
   ReadWindow& window_;
   std::uint64_t begin_;
@@ -56,7 +49,8 @@ class MemberImage final : public ImageBytes {
 class ShardBuilder {
  public:
   ShardBuilder(TarWalker& walker, const IndexOptions& options, ShardIndex& out)
-      : walker_(walker), options_(options), out_(out), exts_(out.exts), keys_(out.keys), uids_(field_of(options)) {}
+      : walker_(walker), options_(options), out_(out), exts_(out.exts), keys_(out.keys),
+        uids_(options.uid_from == UidFrom::url ? "url" : "uid") {}
 
   void add(const TarMember& member) {
     std::string_view key;
@@ -67,11 +61,9 @@ class ShardBuilder {
     }
     const std::uint32_t id = exts_.find(ext);
     // behind an end mark, too, a sample begins: members of two archives never make one
-    if (out_.flags.empty() || key != out_.keys[out_.flags.size() - 1] || walker_.joined().count != archives_) {
-      begin_sample(member, key, 0);
-      exts_.repeats(id, out_.flags.size());
-    } else if (exts_.repeats(id, out_.flags.size())) {
-      begin_sample(member, key, sample_flag::repeated_ext);
+    const bool other = out_.flags.empty() || key != out_.keys[out_.flags.size() - 1] || walker_.joined().count != archives_;
+    if (other || exts_.repeats(id, out_.flags.size())) {
+      begin_sample(member, key, other ? std::uint16_t{0} : sample_flag::repeated_ext);
       exts_.repeats(id, out_.flags.size());
     }
     append_member(out_, member.data_offset, member.size, id, previous_end_);
@@ -104,66 +96,53 @@ class ShardBuilder {
   }
 
  private:
-  static std::string_view field_of(const IndexOptions& options) { return options.uid_from == UidFrom::url ? "url" : "uid"; }
+  template <typename... Parts>
+  void note(std::uint64_t offset, const Parts&... parts) {
+    out_.reports.push_back({offset, false, cat(parts...), {}});
+  }
 
   /// Nothing tells archives that were joined from the rest of a longer file under a shorter one: the bytes are the same.
   void note_joined() {
     const TarWalker::Joined& joined = walker_.joined();
     if (joined.count == 0) return;
     const bool one = joined.count == 1;
-    const std::string repeated = joined_repeated_ == 0 ? "" : ", " + std::to_string(joined_repeated_) + " of them with keys of earlier ones,";
-    out_.reports.push_back({joined.begin, false,
-                            (one ? std::string(tar_note::joined) : std::to_string(joined.count) + std::string(tar_note::several_joined)) +
-                                " the end-of-archive marker at byte " + std::to_string(joined.mark) + (one ? ": its " : ": their ") +
-                                std::to_string(joined_samples_) + (joined_samples_ == 1 ? " sample" : " samples") + repeated +
-                                (joined_samples_ == 1 ? " was" : " were") +
-                                " read too, as tar -i does; if this is what an older, longer file left, rewrite the shard",
-                            {}});
+    const bool one_sample = joined_samples_ == 1;
+    note(joined.begin, one ? std::string(tar_note::joined) : cat(joined.count, tar_note::several_joined),
+         " the end-of-archive marker at byte ", joined.mark, one ? ": its " : ": their ", joined_samples_,
+         one_sample ? " sample" : " samples", joined_repeated_ == 0 ? "" : cat(", ", joined_repeated_, " of them with keys of earlier ones,"),
+         one_sample ? " was" : " were", " read too, as tar -i does; if this is what an older, longer file left, rewrite the shard");
   }
 
   /// What flags say for each sample: parts of what was one sample must not pass for wholes.
   void note_repeated_keys() {
     if (repeated_keys_ == 0) return;
-    const std::string_view key = out_.keys[first_repeated_];
     const bool one = repeated_keys_ == 1;
-    out_.reports.push_back({out_.base[first_repeated_], false,
-                            std::to_string(repeated_keys_) + (one ? " sample has" : " samples have") + std::string(tar_note::same_key) + ", " +
-                                (one ? "" : "the first ") + printable_name(key) +
-                                ": written twice, or interleaved with others; each part is a sample of its own", {}});
+    note(out_.base[first_repeated_], repeated_keys_, one ? " sample has" : " samples have", tar_note::same_key, ", ",
+         one ? "" : "the first ", printable_name(out_.keys[first_repeated_]),
+         ": written twice, or interleaved with others; each part is a sample of its own");
   }
 
   void note_many_images() {
     if (crowded_.count == 0) return;
-    out_.reports.push_back({out_.base[crowded_.first], false,
-                            std::string(tar_note::many_images) + ": " +
-                                (crowded_.count == 1 ? "" : std::to_string(crowded_.count) + " samples, the first ") +
-                                printable_name(out_.keys[crowded_.first]) + " has " + std::to_string(crowded_.images_of_first) +
-                                ": a sample's key ends at the first dot of a name (webdataset's rule), so a dot inside a name, "
-                                "as before a number, makes one sample of many; only the first picture of a sample is used",
-                            {}});
+    note(out_.base[crowded_.first], tar_note::many_images, ": ", crowded_.count == 1 ? "" : cat(crowded_.count, " samples, the first "),
+         printable_name(out_.keys[crowded_.first]), " has ", crowded_.images_of_first,
+         ": a sample's key ends at the first dot of a name (webdataset's rule), so a dot inside a name, "
+         "as before a number, makes one sample of many; only the first picture of a sample is used");
   }
 
   void note_strays() {
     if (sparse_ > 0) {
-      out_.reports.push_back({sparse_offset_, false,
-                              "sparse member " + printable_name(out_.stray_names[first_sparse_]) + std::string(tar_note::not_plain) +
-                                  ": it belongs to no sample" +
-                                  (sparse_ == 1 ? "" : "; it is the first of " + std::to_string(sparse_) + " such members"),
-                              {}});
+      note(sparse_offset_, "sparse member ", printable_name(out_.stray_names[first_sparse_]), tar_note::not_plain,
+           ": it belongs to no sample", sparse_ == 1 ? "" : cat("; it is the first of ", sparse_, " such members"));
     }
     if (links_ > 0) {
-      out_.reports.push_back({0, false,
-                              std::to_string(links_) + (links_ == 1 ? " member is one of the" : " members are") + std::string(tar_note::links) +
-                                  " and belong to no sample, the first " + printable_name(out_.stray_names[first_link_]) +
-                                  ": pack the files themselves (tar -h --hard-dereference)",
-                              {}});
+      note(0, links_, links_ == 1 ? " member is one of the" : " members are", tar_note::links, " and belong to no sample, the first ",
+           printable_name(out_.stray_names[first_link_]), ": pack the files themselves (tar -h --hard-dereference)");
     }
     if (out_.flags.empty() && regular_strays_ > 0) {
-      out_.reports.push_back({0, false,
-                              std::string(tar_note::no_sample) + ": " + std::to_string(regular_strays_) +
-                                  " members have names without an extension, or that begin with a dot, the first " +
-                                  printable_name(out_.stray_names[first_regular_]),
-                              {}});
+      note(0, tar_note::no_sample, ": ", regular_strays_,
+           " members have names without an extension, or that begin with a dot, the first ",
+           printable_name(out_.stray_names[first_regular_]));
     }
   }
 
@@ -214,11 +193,11 @@ class ShardBuilder {
     UidStatus status = UidStatus::bad_json;
     ReadWindow& window = walker_.window();
     if (member.size <= ReadWindow::max_view) {
-      const auto bytes = window.view(member.data_offset, static_cast<std::size_t>(member.size));
+      const auto bytes = window.view(member.data_offset, member.size);
       if (bytes.size() == member.size) status = uids_.read(bytes, out_.uid.back());
     } else if (member.size <= tar_limits::max_json) {
-      std::vector<std::byte> bytes(static_cast<std::size_t>(member.size) + UidReader::padding);
-      const std::span<std::byte> json(bytes.data(), static_cast<std::size_t>(member.size));
+      std::vector<std::byte> bytes(member.size + UidReader::padding);
+      const std::span<std::byte> json(bytes.data(), member.size);
       if (window.read_aside(json, member.data_offset) == member.size) status = uids_.read(json, out_.uid.back());
     }
     if (status == UidStatus::missing) flags |= sample_flag::no_uid;
@@ -263,7 +242,7 @@ void append_member(ShardIndex& shard, std::uint64_t data_offset, std::uint64_t s
     shard.members.push_back(gap_escape << 48 | shard.escapes.size());
     shard.escapes.push_back({data_offset, size, ext, 0});
   } else {
-    shard.members.push_back(gap << 48 | static_cast<std::uint64_t>(ext) << 32 | size);
+    shard.members.push_back(gap << 48 | std::uint64_t{ext} << 32 | size);
   }
   previous_end = data_offset + (size + block_size - 1) / block_size * block_size;
   ++shard.member_count.back();
@@ -272,8 +251,7 @@ void append_member(ShardIndex& shard, std::uint64_t data_offset, std::uint64_t s
 bool split_member_name(std::string_view name, std::string_view& key, std::string_view& ext) {
   const std::string_view first = name.substr(0, name.find('/'));
   if (first.size() >= 4 && first.starts_with("__") && first.ends_with("__")) return false;
-  const std::size_t slash = name.rfind('/');
-  const std::size_t begin = slash == std::string_view::npos ? 0 : slash + 1;
+  const std::size_t begin = name.rfind('/') + 1;  // npos + 1 is 0
   const std::size_t dot = name.find('.', begin);
   if (dot == std::string_view::npos || dot == begin) return false;
   key = name.substr(0, dot);
@@ -309,10 +287,10 @@ ShardIndex index_tar(ByteReader& reader, const IndexOptions& options) {
 ShardIndex index_tar_file(const std::string& path, const IndexOptions& options) {
   const File file = File::open_read(path);
   FileReader reader(file);
-  const std::int64_t mtime = file.mtime_ns();
+  const FileVersion version = file.version();
   ShardIndex out = index_tar(reader, options);
-  out.mtime_ns = mtime;
-  if (file.size() != out.tar_size || file.mtime_ns() != mtime) {
+  out.mtime_ns = version.mtime_ns;
+  if (file.version() != FileVersion{out.tar_size, version.mtime_ns}) {
     out.reports.push_back({0, true, "the file changed while it was indexed: index it again", {}});
   } else if (!file.is_at_its_path()) {
     out.reports.push_back({0, true, "the file was replaced while it was indexed: index it again", {}});

@@ -5,13 +5,7 @@
 // it is a stray, listed apart.
 #pragma once
 
-#include <cstdint>
-#include <string>
-#include <string_view>
-#include <vector>
-
 #include "core/index/ext_table.hpp"
-#include "core/index/string_table.hpp"
 #include "core/index/tar_walk.hpp"
 #include "core/uids/uid.hpp"
 

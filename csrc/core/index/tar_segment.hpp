@@ -3,14 +3,6 @@
 #pragma once
 
 #include <array>
-#include <cstddef>
-#include <cstdint>
-#include <functional>
-#include <memory>
-#include <span>
-#include <string>
-#include <string_view>
-#include <vector>
 
 #include "core/index/tar_index.hpp"
 #include "core/system/mapped_file.hpp"
@@ -18,31 +10,25 @@
 
 namespace dcfast {
 
-struct ShardSource {
-  std::string path;  // to open
-  std::string name;  // to store
+/// What is to be said about a shard, by its number in the segment.
+struct ShardReport {
+  std::uint64_t shard;
+  TarReport report;
 };
 
 struct SegmentStats {
   std::uint64_t num_shards = 0, num_samples = 0, num_members = 0, num_strays = 0, tar_bytes = 0;
   std::array<std::uint64_t, 16> flag_counts{};  // samples with bit i
-  struct Report {
-    std::uint64_t shard;
-    TarReport report;
-  };
-  std::vector<Report> reports;  // of all shards, in their order
+  std::vector<ShardReport> reports;             // of all shards, in their order
 };
 
-/// Indexes shards, `threads` at a time, and writes the segment to out_path, which the caller renames when whole.
-/// The bytes do not depend on `threads`. Throws Error{io} where a shard or the output fails; damaged shards do
-/// not throw. Memory: per thread what index_tar states, and the columns of the whole segment once, about 60
-/// bytes a sample, 8 a member, and the keys. Cost: the reads of the headers, json members and image headers.
-SegmentStats write_segment(std::span<const ShardSource> shards, const std::string& out_path, const IndexOptions& options,
-                           unsigned threads, const Poll& poll = {});
-
-/// The same with the shards' indexes from anywhere: index_shard(i) gives that of the shard to store as names[i].
-/// It is called from several threads; what it throws is passed on.
+/// Gives the index of shard i.
 using IndexShard = std::function<ShardIndex(std::size_t)>;
+
+/// Writes the segment of the shards index_shard(i), to store as names[i], to out_path, which the caller renames when whole.
+/// index_shard is called from `threads` threads; what it throws is passed on. The bytes do not depend on `threads`.
+/// Throws Error{io} where the output fails. Memory: per thread what index_shard takes (see index_tar), and the columns of
+/// the whole segment once, about 60 bytes a sample, 8 a member, and the keys.
 SegmentStats write_segment(std::span<const std::string> names, const IndexShard& index_shard, const std::string& out_path,
                            unsigned threads, const Poll& poll = {});
 
@@ -55,8 +41,19 @@ enum class Section : std::uint32_t {
   report_shard, report_offset, report_damage, report_begin, report_text,
   count
 };
-const char* section_name(Section section);
-std::size_t section_item_size(Section section);
+
+/// Members of samples, one after the other.
+struct MemberColumns {
+  std::vector<std::uint64_t> offset;  // in the shard
+  std::vector<std::uint64_t> size;
+  std::vector<std::uint32_t> ext;  // extension number
+
+  void resize(std::size_t n) {
+    offset.resize(n);
+    size.resize(n);
+    ext.resize(n);
+  }
+};
 
 /// A mapped segment. Opening checks the header and that every section lies in the file and has the size the
 /// counts demand; `verify` also reads everything: checksums, order of the prefix columns, packed members.
@@ -69,7 +66,6 @@ class SegmentFile {
   std::uint64_t num_samples() const noexcept { return num_samples_; }
   std::uint64_t num_members() const noexcept { return num_members_; }
   std::uint64_t num_strays() const noexcept { return num_strays_; }
-  std::uint64_t num_reports() const noexcept { return num_reports_; }
   std::uint64_t num_exts() const noexcept { return num_exts_; }
   const std::string& path() const noexcept { return file_.path(); }
   std::span<const std::byte> bytes(Section section) const noexcept {
@@ -83,6 +79,14 @@ class SegmentFile {
   }
   /// String i of a pair of sections (begin column, text). Throws corrupt_data where the column is out of order.
   std::string_view text(Section begin, Section text, std::uint64_t i) const;
+  std::string_view shard_name(std::uint64_t i) const { return text(Section::shard_name_begin, Section::shard_names, i); }
+  std::string_view key(std::uint64_t i) const { return text(Section::key_begin, Section::keys, i); }
+  std::string_view ext(std::uint64_t i) const { return text(Section::ext_begin, Section::exts, i); }
+  std::string_view stray_name(std::uint64_t i) const { return text(Section::stray_name_begin, Section::stray_names, i); }
+  std::uint64_t num_reports() const noexcept { return column<std::uint64_t>(Section::report_shard).size(); }
+  ShardReport report(std::uint64_t i) const;
+  /// The first of a shard's samples, and the first behind them.
+  std::pair<std::uint64_t, std::uint64_t> samples_of(std::uint64_t shard) const;
 
   /// Members of samples [first, last), first <= last <= num_samples() (here and below: checked by the caller).
   std::uint64_t num_members_of(std::uint64_t first, std::uint64_t last) const;
@@ -90,13 +94,13 @@ class SegmentFile {
   /// Empty spans are skipped.
   void unpack(std::uint64_t first, std::uint64_t last, std::span<std::uint64_t> offset, std::span<std::uint64_t> size,
               std::span<std::uint32_t> ext) const;
+  void unpack(std::uint64_t first, std::uint64_t last, MemberColumns& out) const;
+  /// The same, and where each sample's members begin among them, and the last one's end: numbers that ascend from 0.
+  std::vector<std::uint32_t> unpack_samples(std::uint64_t first, std::uint64_t last, MemberColumns& out) const;
   /// The columns of one shard as index_tar made them: what a new segment needs to take it over unread.
   ShardIndex shard_index(std::uint64_t shard) const;
-  /// Where the members of samples [first, last) begin, and where those of the last end: a copy that ascends, to the
-  /// number of members at most.
-  std::vector<std::uint32_t> member_ends(std::uint64_t first, std::uint64_t last) const;
-  /// Index of the first image of each sample of [first, last) in the segment's members, or -1.
-  std::vector<std::int64_t> image_members(std::uint64_t first, std::uint64_t last) const;
+  /// Index of the first image of each sample in the segment's members, or -1.
+  std::vector<std::int64_t> image_members() const;
 
   /// Every regular member of one shard in tar order, strays included.
   struct MemberRow {
@@ -112,12 +116,14 @@ class SegmentFile {
 
  private:
   [[noreturn]] void corrupt(Section section, const std::string& what) const;
-  void check_prefix(Section section, std::uint64_t end) const;
+  template <typename T>
+  void check_prefix(Section section, std::span<const T> values, std::uint64_t end) const;
   void keep(Section section, std::uint64_t end, std::vector<std::uint64_t>& values);
   void verify_all() const;
+  std::vector<std::uint32_t> member_begins(std::uint64_t first, std::uint64_t last) const;
 
   MappedFile file_;
-  std::uint64_t num_shards_ = 0, num_samples_ = 0, num_members_ = 0, num_strays_ = 0, num_reports_ = 0, num_exts_ = 0;
+  std::uint64_t num_shards_ = 0, num_samples_ = 0, num_members_ = 0, num_strays_ = 0, num_exts_ = 0;
   std::array<std::span<const std::byte>, static_cast<std::size_t>(Section::count)> sections_{};
   std::array<std::span<const std::byte>, static_cast<std::size_t>(Section::count)> kept_{};  // in memory, not in the map
   std::array<std::uint64_t, static_cast<std::size_t>(Section::count)> checksums_{};

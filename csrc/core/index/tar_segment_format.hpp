@@ -1,17 +1,9 @@
 // The bytes of a segment, for its writer and its reader: docs/formats.md, "Index segment".
 #pragma once
 
-#include <array>
-#include <bit>
-#include <cstddef>
-#include <cstdint>
-#include <span>
-
 #include "core/index/tar_segment.hpp"
 
 namespace dcfast::segment_format {
-
-static_assert(std::endian::native == std::endian::little, "segments are mapped as they lie on disk");
 
 inline constexpr char magic[8] = {'D', 'C', 'F', 'A', 'S', 'T', 'I', 'X'};
 inline constexpr std::uint32_t version = 1;
@@ -52,6 +44,8 @@ inline constexpr std::array<SectionInfo, section_count> section_info{{
     {"report_shard", 8}, {"report_offset", 8}, {"report_damage", 1}, {"report_begin", 8}, {"report_text", 1},
 }};
 
+constexpr const SectionInfo& info_of(Section section) { return section_info[static_cast<std::size_t>(section)]; }
+
 inline constexpr std::uint64_t head_size = sizeof(Header) + section_count * sizeof(SectionEntry);
 
 inline std::uint64_t round_up(std::uint64_t n, std::uint64_t to) { return (n + (to - 1)) / to * to; }
@@ -68,7 +62,7 @@ inline bool unpack_member(std::uint64_t packed, std::uint64_t end, std::span<con
   if (gap == gap_escape) {
     const std::uint64_t index = packed & largest_size;
     if (index >= escapes.size()) return false;
-    const MemberEscape& escape = escapes[static_cast<std::size_t>(index)];
+    const MemberEscape& escape = escapes[index];
     out = {escape.data_offset, escape.size, escape.ext};
     return true;
   }

@@ -1,9 +1,7 @@
 // Writing a segment: shards are indexed in parallel, then their columns are streamed out section by section.
 #include <xxhash.h>
 
-#include <cerrno>
 #include <cstring>
-#include <limits>
 
 #include "core/index/tar_segment_format.hpp"
 
@@ -19,18 +17,18 @@ class SegmentWriter {
   explicit SegmentWriter(const std::string& path) : file_(File::open_write(path)), state_(XXH3_createState()) {
     if (state_ == nullptr) throw Error(Code::io, "out of memory", path, std::nullopt, ENOMEM);
     buffer_.reserve(buffer_size);
-    zeros(round_up(head_size, alignment));
+    zeros(head_size);
   }
   ~SegmentWriter() { XXH3_freeState(state_); }
-  SegmentWriter(const SegmentWriter&) = delete;
-  SegmentWriter& operator=(const SegmentWriter&) = delete;
+  SegmentWriter& operator=(SegmentWriter&&) = delete;
 
+  /// The section of what is put from here on; ends the one before.
   void begin(Section section) {
+    end();
     zeros(round_up(position_, alignment) - position_);
-    current_ = static_cast<std::size_t>(section);
-    SectionEntry& entry = entries_[current_];
-    std::strncpy(entry.name, section_info[current_].name, sizeof(entry.name) - 1);
-    entry.offset = position_;
+    current_ = &entries_[static_cast<std::size_t>(section)];
+    std::strncpy(current_->name, info_of(section).name, sizeof(current_->name) - 1);
+    current_->offset = position_;
     XXH3_64bits_reset(state_);
   }
   void put(std::span<const std::byte> bytes) {
@@ -45,18 +43,12 @@ class SegmentWriter {
   void put_one(const T& value) {
     put(std::as_bytes(std::span(&value, 1)));
   }
-  void put_text(std::string_view text) { put(std::as_bytes(std::span(text.data(), text.size()))); }
-  void end() {
-    entries_[current_].size = position_ - entries_[current_].offset;
-    entries_[current_].checksum = XXH3_64bits_digest(state_);
-  }
-  void finish(Header header) {
+  void put_text(std::string_view text) { put(std::as_bytes(std::span(text))); }
+  void finish(const SegmentStats& stats) {
+    end();
     flush();
+    Header header{{}, version, section_count, position_, stats.num_shards, stats.num_samples, stats.num_members, stats.num_strays, 0};
     std::memcpy(header.magic, magic, sizeof(magic));
-    header.version = version;
-    header.num_sections = section_count;
-    header.file_size = position_;
-    header.checksum = 0;
     std::array<std::byte, head_size> head;
     std::memcpy(head.data(), &header, sizeof(header));
     std::memcpy(head.data() + sizeof(header), entries_.data(), sizeof(entries_));
@@ -69,16 +61,19 @@ class SegmentWriter {
  private:
   static constexpr std::size_t buffer_size = 1 << 20;
 
+  void end() {
+    if (current_ == nullptr) return;
+    current_->size = position_ - current_->offset;
+    current_->checksum = XXH3_64bits_digest(state_);
+  }
+
   void append(std::span<const std::byte> bytes) {
     position_ += bytes.size();
     if (buffer_.size() + bytes.size() > buffer_size) flush();
     if (bytes.size() > buffer_size) file_.write_all(bytes);
     else buffer_.insert(buffer_.end(), bytes.begin(), bytes.end());
   }
-  void zeros(std::uint64_t count) {
-    const std::vector<std::byte> none(static_cast<std::size_t>(count), std::byte{0});
-    append(none);
-  }
+  void zeros(std::uint64_t count) { append(std::vector<std::byte>(count)); }
   void flush() {
     file_.write_all(buffer_);
     buffer_.clear();
@@ -88,11 +83,18 @@ class SegmentWriter {
   XXH3_state_t* state_;
   std::vector<std::byte> buffer_;
   std::uint64_t position_ = 0;
-  std::size_t current_ = 0;
+  SectionEntry* current_ = nullptr;
   std::array<SectionEntry, section_count> entries_{};
 };
 
 using Shards = std::vector<ShardIndex>;
+
+void write_table(SegmentWriter& out, const StringTable& strings, Section begin, Section text) {
+  out.begin(begin);
+  out.put_all(strings.begin);
+  out.begin(text);
+  out.put_text(strings.text);
+}
 
 void write_strings(SegmentWriter& out, const Shards& shards, StringTable ShardIndex::*table, Section begin, Section text) {
   out.begin(begin);
@@ -103,45 +105,30 @@ void write_strings(SegmentWriter& out, const Shards& shards, StringTable ShardIn
     for (std::size_t i = 1; i < strings.begin.size(); ++i) out.put_one(total + strings.begin[i]);
     total += strings.text.size();
   }
-  out.end();
   out.begin(text);
   for (const ShardIndex& shard : shards) out.put_text((shard.*table).text);
-  out.end();
-}
-
-void write_table(SegmentWriter& out, const StringTable& strings, Section begin, Section text) {
-  out.begin(begin);
-  out.put_all(strings.begin);
-  out.end();
-  out.begin(text);
-  out.put_text(strings.text);
-  out.end();
 }
 
 template <typename T>
 void write_column(SegmentWriter& out, const Shards& shards, std::vector<T> ShardIndex::*column, Section section) {
   out.begin(section);
   for (const ShardIndex& shard : shards) out.put_all(shard.*column);
-  out.end();
 }
 
-template <typename T, typename Value>
-void write_each(SegmentWriter& out, const Shards& shards, Section section, const Value& value) {
+/// A value of each row.
+template <typename Row, typename Value>
+void write_each(SegmentWriter& out, const std::vector<Row>& rows, Section section, const Value& value) {
   out.begin(section);
-  for (const ShardIndex& shard : shards) out.put_one(static_cast<T>(value(shard)));
-  out.end();
+  for (const Row& row : rows) out.put_one(value(row));
 }
 
+/// 0, and the sum of the counts up to and with each shard's.
 template <typename Count>
 void write_prefix(SegmentWriter& out, const Shards& shards, Section section, const Count& count) {
-  out.begin(section);
   std::uint64_t total = 0;
+  out.begin(section);
   out.put_one(total);
-  for (const ShardIndex& shard : shards) {
-    total += count(shard);
-    out.put_one(total);
-  }
-  out.end();
+  for (const ShardIndex& shard : shards) out.put_one(total += count(shard));
 }
 
 /// Packed members with the segment's numbers of extensions and escapes in place of the shard's.
@@ -176,31 +163,23 @@ void write_members(SegmentWriter& out, const Shards& shards) {
           packed = gap_escape << 48 | escapes.size();
           escapes.push_back({member.offset, member.size, ext, 0});
         } else {
-          packed = (packed & ~(largest_ext << 32)) | static_cast<std::uint64_t>(ext) << 32;
+          packed = (packed & ~(largest_ext << 32)) | std::uint64_t{ext} << 32;
         }
         out.put_one(packed);
       }
     }
   }
-  out.end();
   out.begin(Section::escapes);
   out.put_all(escapes);
-  out.end();
   write_table(out, exts, Section::ext_begin, Section::exts);
 }
 
-void write_reports(SegmentWriter& out, const std::vector<SegmentStats::Report>& reports) {
+void write_reports(SegmentWriter& out, const std::vector<ShardReport>& reports) {
+  write_each(out, reports, Section::report_shard, [](const ShardReport& r) { return r.shard; });
+  write_each(out, reports, Section::report_offset, [](const ShardReport& r) { return r.report.offset; });
+  write_each(out, reports, Section::report_damage, [](const ShardReport& r) { return std::uint8_t{r.report.damage}; });
   StringTable texts;
-  out.begin(Section::report_shard);
-  for (const auto& r : reports) out.put_one(r.shard);
-  out.end();
-  out.begin(Section::report_offset);
-  for (const auto& r : reports) out.put_one(r.report.offset);
-  out.end();
-  out.begin(Section::report_damage);
-  for (const auto& r : reports) out.put_one(static_cast<std::uint8_t>(r.report.damage ? 1 : 0));
-  out.end();
-  for (const auto& r : reports) texts.add(r.report.message);
+  for (const ShardReport& r : reports) texts.add(r.report.message);
   write_table(out, texts, Section::report_begin, Section::report_text);
 }
 
@@ -222,56 +201,32 @@ SegmentStats count(const Shards& shards) {
 }
 
 void shrink(ShardIndex& shard) {
-  shard.uid.shrink_to_fit();
-  shard.base.shrink_to_fit();
-  shard.member_count.shrink_to_fit();
-  shard.flags.shrink_to_fit();
-  shard.width.shrink_to_fit();
-  shard.height.shrink_to_fit();
-  shard.keys.shrink_to_fit();
-  shard.members.shrink_to_fit();
-  shard.escapes.shrink_to_fit();
-  shard.exts.shrink_to_fit();
-  shard.stray_names.shrink_to_fit();
-  shard.stray_offset.shrink_to_fit();
-  shard.stray_size.shrink_to_fit();
-  shard.stray_kind.shrink_to_fit();
+  const auto shrink_all = [](auto&... columns) { (columns.shrink_to_fit(), ...); };
+  shrink_all(shard.uid, shard.base, shard.member_count, shard.flags, shard.width, shard.height, shard.keys, shard.members, shard.escapes,
+             shard.exts, shard.stray_names, shard.stray_offset, shard.stray_size, shard.stray_kind);
 }
 
 }  // namespace
 
-SegmentStats write_segment(std::span<const ShardSource> sources, const std::string& out_path, const IndexOptions& options,
-                           unsigned threads, const Poll& poll) {
-  std::vector<std::string> names;
-  names.reserve(sources.size());
-  for (const ShardSource& source : sources) names.push_back(source.name);
-  return write_segment(
-      names, [&](std::size_t i) { return index_tar_file(sources[i].path, options); }, out_path, threads, poll);
-}
-
 SegmentStats write_segment(std::span<const std::string> shard_names, const IndexShard& index_shard, const std::string& out_path,
                            unsigned threads, const Poll& poll) {
   Shards shards(shard_names.size());
-  parallel_for(
-      shard_names.size(), threads,
-      [&](std::size_t i) {
-        shards[i] = index_shard(i);
-        shrink(shards[i]);
-      },
-      poll);
+  parallel_for(shard_names.size(), threads, [&](std::size_t i) {
+    shards[i] = index_shard(i);
+    shrink(shards[i]);
+  }, poll);
   SegmentStats stats = count(shards);
   if (stats.num_members > std::numeric_limits<std::uint32_t>::max()) {
-    throw Error(Code::invalid_argument, "a segment holds at most 4294967295 members, these shards have " +
-                                            std::to_string(stats.num_members) + ": write more segments of fewer shards",
-                out_path);
+    throw Error(Code::invalid_argument, cat("a segment holds at most 4294967295 members, these shards have ", stats.num_members,
+                ": write more segments of fewer shards"), out_path);
   }
 
   SegmentWriter out(out_path);
   StringTable names;
   for (const std::string& name : shard_names) names.add(name);
   write_table(out, names, Section::shard_name_begin, Section::shard_names);
-  write_each<std::uint64_t>(out, shards, Section::shard_size, [](const ShardIndex& s) { return s.tar_size; });
-  write_each<std::int64_t>(out, shards, Section::shard_mtime_ns, [](const ShardIndex& s) { return s.mtime_ns; });
+  write_each(out, shards, Section::shard_size, [](const ShardIndex& s) { return s.tar_size; });
+  write_each(out, shards, Section::shard_mtime_ns, [](const ShardIndex& s) { return s.mtime_ns; });
   write_prefix(out, shards, Section::sample_begin, [](const ShardIndex& s) { return s.flags.size(); });
   write_prefix(out, shards, Section::stray_begin, [](const ShardIndex& s) { return s.stray_kind.size(); });
   write_column(out, shards, &ShardIndex::uid, Section::uid);
@@ -282,7 +237,6 @@ SegmentStats write_segment(std::span<const std::string> shard_names, const Index
   for (const ShardIndex& shard : shards) {
     for (const std::uint32_t n : shard.member_count) out.put_one(total += n);
   }
-  out.end();
   write_column(out, shards, &ShardIndex::flags, Section::flags);
   write_column(out, shards, &ShardIndex::width, Section::width);
   write_column(out, shards, &ShardIndex::height, Section::height);
@@ -293,12 +247,7 @@ SegmentStats write_segment(std::span<const std::string> shard_names, const Index
   write_column(out, shards, &ShardIndex::stray_size, Section::stray_size);
   write_column(out, shards, &ShardIndex::stray_kind, Section::stray_kind);
   write_reports(out, stats.reports);
-  Header header{};
-  header.num_shards = stats.num_shards;
-  header.num_samples = stats.num_samples;
-  header.num_members = stats.num_members;
-  header.num_strays = stats.num_strays;
-  out.finish(header);
+  out.finish(stats);
   return stats;
 }
 

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cstring>
-#include <utility>
 
 #include "core/index/tar_header.hpp"
 #include "core/index/tar_limits.hpp"
@@ -43,13 +43,10 @@ bool gnu_times(const char* block) {
 }
 
 std::string foreign_format(std::string_view start) {
-  const std::array<std::pair<std::string_view, const char*>, 5> known{{{"\x1f\x8b", "gzip"},
-                                                                       {"BZh", "bzip2"},
-                                                                       {std::string_view("\xfd" "7zXZ\0", 6), "xz"},
-                                                                       {"\x28\xb5\x2f\xfd", "zstd"},
-                                                                       {"PK\x03\x04", "zip"}}};
+  const std::array<std::pair<std::string_view, const char*>, 5> known{{
+      {"\x1f\x8b", "gzip"}, {"BZh", "bzip2"}, {{"\xfd" "7zXZ\0", 6}, "xz"}, {"\x28\xb5\x2f\xfd", "zstd"}, {"PK\x03\x04", "zip"}}};
   for (const auto& [magic, name] : known) {
-    if (start.starts_with(magic)) return std::string("not a tar file: it starts like ") + name + "; decompress it first";
+    if (start.starts_with(magic)) return cat("not a tar file: it starts like ", name, "; decompress it first");
   }
   return {};
 }
@@ -60,13 +57,6 @@ void strip_slashes(std::string& name) {
 
 }  // namespace
 
-std::size_t MemoryReader::read(std::span<std::byte> out, std::uint64_t offset) {
-  if (offset >= bytes_.size()) return 0;
-  const std::size_t n = std::min<std::size_t>(out.size(), bytes_.size() - static_cast<std::size_t>(offset));
-  std::memcpy(out.data(), bytes_.data() + offset, n);
-  return n;
-}
-
 ReadWindow::ReadWindow(ByteReader& reader)
     : reader_(reader), size_(reader.size()), hint_(min_window), next_(2 * min_window) {
   // buffer_ grows with the window: an archive of a few members should not cost 256 KiB
@@ -76,25 +66,23 @@ ReadWindow::ReadWindow(ByteReader& reader)
 std::span<const std::byte> ReadWindow::refill(std::uint64_t offset, std::size_t count) {
   if (offset >= size_) return {};
   const std::uint64_t left = size_ - offset;
-  count = static_cast<std::size_t>(std::min<std::uint64_t>(count, left));
+  count = std::min(count, left);
   const std::uint64_t end = begin_ + length_;
-  std::size_t want;
+  std::size_t length;
   if (offset >= begin_ && offset <= end + near_gap) {
-    want = next_;
+    length = next_;
     next_ = std::min(2 * next_, max_window);
   } else {
-    const std::size_t stretch = static_cast<std::size_t>(std::min<std::uint64_t>(touched_ - stretch_begin_, max_view));
+    const std::size_t stretch = std::min(touched_ - stretch_begin_, max_view);
     hint_ = stretch > hint_ ? stretch : hint_ - (hint_ - stretch) / 8;
     hint_ = std::clamp(hint_, min_window, max_view);
-    want = hint_;
+    length = hint_;
     next_ = 2 * hint_;
-    stretch_begin_ = offset;
-    touched_ = offset;
+    stretch_begin_ = touched_ = offset;
   }
-  want = std::max(want, count);
-  want = static_cast<std::size_t>(std::min<std::uint64_t>(want, left));
-  if (buffer_.size() < want + padding) buffer_.resize(want + padding);
-  length_ = reader_.read({buffer_.data(), want}, offset);
+  length = std::min(std::max(length, count), left);
+  if (buffer_.size() < length + padding) buffer_.resize(length + padding);
+  length_ = reader_.read({buffer_.data(), length}, offset);
   begin_ = offset;
   count = std::min(count, length_);
   touched_ = std::max(touched_, offset + count);
@@ -103,16 +91,7 @@ std::span<const std::byte> ReadWindow::refill(std::uint64_t offset, std::size_t 
 
 std::size_t ReadWindow::read_aside(std::span<std::byte> out, std::uint64_t offset) {
   if (offset >= size_) return 0;
-  const std::uint64_t left = size_ - offset;
-  if (out.size() > left) out = out.first(static_cast<std::size_t>(left));
-  return reader_.read(out, offset);
-}
-
-void TarWalker::Extended::clear() {
-  path.reset();
-  sparse_name.reset();
-  size.reset();
-  sparse = false;
+  return reader_.read(out.first(std::min(out.size(), size_ - offset)), offset);
 }
 
 bool TarWalker::fail(std::uint64_t offset, std::string message, std::string_view member) {
@@ -134,12 +113,12 @@ bool TarWalker::next(TarMember& member) {
 
 void TarWalker::note_headers(const Repeated& headers, std::string message) {
   if (headers.count == 0) return;
-  if (headers.count > 1) message += ", as in " + std::to_string(headers.count) + " headers, of which this is the first";
+  if (headers.count > 1) append(message, ", as in ", headers.count, " headers, of which this is the first");
   note(headers.first, std::move(message));
 }
 
 bool TarWalker::next_whole(TarMember& member) {
-  local_.clear();
+  local_ = {};
   in_chain_ = false;
   for (;;) {
     const std::uint64_t at = position_;
@@ -149,22 +128,18 @@ bool TarWalker::next_whole(TarMember& member) {
       continue;
     }
     const char* const text = chars(block);
+    const std::uint64_t begin = in_chain_ ? chain_begin_ : at;
     if (!checksum_holds(text)) {
-      const std::uint64_t begin = in_chain_ ? chain_begin_ : at;
-      if (at == 0) {
-        const std::string foreign = foreign_format({text, block_size});
-        return fail(0, foreign.empty() ? "not a tar file: the first header's checksum is wrong" : foreign);
-      }
-      return fail(begin, "header checksum is wrong at offset " + std::to_string(at) + ": nothing from there on is indexed");
+      if (at > 0) return fail(begin, cat("header checksum is wrong at offset ", at, ": nothing from there on is indexed"));
+      const std::string foreign = foreign_format({text, block_size});
+      return fail(0, foreign.empty() ? "not a tar file: the first header's checksum is wrong" : foreign);
     }
     const char type = text[type_at];
     const bool announces = type == 'L' || type == 'K' || type == 'x' || type == 'X' || type == 'g';
-    if (!announces) {
-      return fill_member(member, block, in_chain_ ? chain_begin_ : at);
-    }
+    if (!announces) return fill_member(member, block, begin);
     std::uint64_t size = 0;
     if (!plain_size(text + size_at, size) && parse_number(text + size_at, size_length, size) != Number::good) {
-      return fail(in_chain_ ? chain_begin_ : at, "size field of an extended header is not a valid number");
+      return fail(begin, "size field of an extended header is not a valid number");
     }
     if (!in_chain_ && type != 'g') {
       in_chain_ = true;
@@ -186,20 +161,20 @@ bool TarWalker::end_here() {
   if (in_chain_) return fail(chain_begin_, "the archive ends after an extended header, before the member it describes");
   if (at > size) return fail(size, "the file ends inside the padding of its last block");
   if (rest.empty()) {
-    note(at, std::string(tar_note::no_end) + ": the file ends after a whole member; members may have been lost to a cut");
+    note(at, cat(tar_note::no_end, ": the file ends after a whole member; members may have been lost to a cut"));
     return false;
   }
   if (rest.size() < block_size) {
     if (at == 0) {
       const std::string foreign = foreign_format({chars(rest), rest.size()});
       if (!foreign.empty()) return fail(0, foreign);
-      return fail(0, "not a tar file: it has " + std::to_string(rest.size()) + " bytes, less than one header");
+      return fail(0, cat("not a tar file: it has ", rest.size(), " bytes, less than one header"));
     }
     if (all_zero(rest)) {
       note(at, "the end-of-archive marker is cut short");
       return false;
     }
-    return fail(at, "header cut off: " + std::to_string(rest.size()) + " of 512 bytes");
+    return fail(at, cat("header cut off: ", rest.size(), " of 512 bytes"));
   }
   if (rest.size() < 2 * block_size) {
     if (!all_zero(rest)) return fail(at, "a single zero block is followed by a partial block: is this the end?");
@@ -224,64 +199,65 @@ bool TarWalker::next_archive() {
   } while (!part.empty());
   if (part.empty()) {
     if (at - end > max_padding) {
-      note(end, std::string(tar_note::zeros_behind) + ": " + std::to_string(at - end) +
-                    " bytes of them, more than padding; a download that did not finish leaves such");
+      note(end, cat(tar_note::zeros_behind, ": ", at - end, " bytes of them, more than padding; a download that did not finish leaves such"));
     }
     return false;
   }
-  const auto other = std::find_if(part.begin(), part.end(), [](std::byte b) { return b != std::byte{0}; });
+  const auto other = std::ranges::find_if(part, [](std::byte b) { return b != std::byte{0}; });
   // blocks begin at multiples of their size from the start of the file: every header and all data are padded to them
   at = (at + static_cast<std::uint64_t>(other - part.begin())) / block_size * block_size;
   const auto block = window_.view(at, block_size);
   if (block.size() < block_size || !checksum_holds(chars(block))) {
-    note(end, std::string(tar_note::data_behind) + ": they are not indexed");
+    note(end, cat(tar_note::data_behind, ": they are not indexed"));
     return false;
   }
   if (joined_.count++ == 0) joined_ = {1, end, at};
-  global_.clear();  // a global header is for its own archive
+  global_ = {};  // a global header is for its own archive
   position_ = at;
   return true;
 }
 
-bool TarWalker::long_name(std::uint64_t at, std::uint64_t size, bool is_name) {
-  if (size > max_name) return fail(chain_begin_, "GNU long name of " + std::to_string(size) + " bytes: more than 1 MiB");
-  if (at > window_.size() || size > window_.size() - at) return fail(chain_begin_, "GNU long name cut off by the end of the file");
-  scratch_.resize(static_cast<std::size_t>(size));
-  const std::size_t got = size <= ReadWindow::max_view ? 0 : window_.read_aside(scratch_, at);
-  std::span<const std::byte> bytes(scratch_.data(), got);
-  if (size <= ReadWindow::max_view) bytes = window_.view(at, static_cast<std::size_t>(size));
-  if (bytes.size() < size) return fail(chain_begin_, "the file shrank while it was read");
-  if (is_name && !local_.path) {
-    const void* nul = bytes.empty() ? nullptr : std::memchr(bytes.data(), 0, bytes.size());
-    const std::size_t length =
-        nul == nullptr ? bytes.size() : static_cast<std::size_t>(static_cast<const std::byte*>(nul) - bytes.data());
-    local_.path.emplace(chars(bytes), length);
+// The data of an extended header, none where reports_ tells why. Valid until the next look at the window.
+std::optional<std::string_view> TarWalker::extended_data(std::uint64_t begin, std::uint64_t at, std::uint64_t size, const char* what,
+                                                         std::uint64_t most_mebibytes) {
+  std::span<const std::byte> bytes;
+  if (size > most_mebibytes << 20) {
+    fail(begin, cat(what, " of ", size, " bytes: more than ", most_mebibytes, " MiB"));
+    return std::nullopt;
   }
-  return true;
+  if (at > window_.size() || size > window_.size() - at) {
+    fail(begin, cat(what, " cut off by the end of the file"));
+    return std::nullopt;
+  }
+  if (size <= ReadWindow::max_view) {
+    bytes = window_.view(at, size);
+  } else {
+    scratch_.resize(size);
+    bytes = {scratch_.data(), window_.read_aside(scratch_, at)};
+  }
+  if (bytes.size() == size) return std::string_view(chars(bytes), size);
+  fail(begin, "the file shrank while it was read");
+  return std::nullopt;
+}
+
+bool TarWalker::long_name(std::uint64_t at, std::uint64_t size, bool is_name) {
+  const auto data = extended_data(chain_begin_, at, size, "GNU long name", max_name >> 20);
+  if (data && is_name && !local_.path) local_.path.emplace(data->substr(0, data->find('\0')));
+  return data.has_value();
 }
 
 bool TarWalker::pax_header(std::uint64_t at, std::uint64_t size, bool global) {
   const std::uint64_t begin = in_chain_ ? chain_begin_ : at - block_size;
-  if (size > max_pax_header) return fail(begin, "pax header of " + std::to_string(size) + " bytes: more than 16 MiB");
-  if (at > window_.size() || size > window_.size() - at) return fail(begin, "pax header cut off by the end of the file");
-  std::span<const std::byte> bytes;
-  if (size <= ReadWindow::max_view) {
-    bytes = window_.view(at, static_cast<std::size_t>(size));
-  } else {
-    scratch_.resize(static_cast<std::size_t>(size));
-    bytes = {scratch_.data(), window_.read_aside(scratch_, at)};
-  }
-  if (bytes.size() < size) return fail(begin, "the file shrank while it was read");
-  Extended found;
+  const auto data = extended_data(begin, at, size, "pax header", max_pax_header >> 20);
+  if (!data) return false;
+  Extended records;
   bool unended = false;
-  std::string_view text(chars(bytes), bytes.size());
+  std::string_view text = *data;
   while (!text.empty() && text.front() != '\0') {
     // "LENGTH KEYWORD=VALUE\n", LENGTH counting all of it
     std::size_t length = 0;
-    std::size_t i = 0;
-    for (; i < text.size() && i < 9 && text[i] >= '0' && text[i] <= '9'; ++i) {
-      length = length * 10 + static_cast<std::size_t>(text[i] - '0');
-    }
+    const char* const digits_end = std::from_chars(text.data(), text.data() + std::min<std::size_t>(text.size(), 9), length).ptr;
+    const auto i = static_cast<std::size_t>(digits_end - text.data());
     const bool framed = i > 0 && i < text.size() && text[i] == ' ' && length > i + 2 && length <= text.size();
     const std::string_view record = framed ? text.substr(i + 1, length - i - 1) : std::string_view();
     const std::size_t equals = record.find('=');
@@ -297,39 +273,36 @@ bool TarWalker::pax_header(std::uint64_t at, std::uint64_t size, bool global) {
     const std::string_view keyword = record.substr(0, equals);
     const std::string_view value = record.substr(equals + 1, record.size() - equals - 2);
     if (keyword == "path") {
-      found.path.emplace(value);
-      strip_slashes(*found.path);
+      records.path.emplace(value);
+      strip_slashes(*records.path);
     } else if (keyword == "size") {
-      found.size.emplace(value);
+      records.size.emplace(value);
     } else if (keyword.starts_with("GNU.sparse.")) {
-      found.sparse = true;
-      if (keyword == "GNU.sparse.name") found.sparse_name.emplace(value);
+      records.sparse = true;
+      if (keyword == "GNU.sparse.name") records.sparse_name.emplace(value);
     }
     text.remove_prefix(length);
   }
-  if (global) {
-    if (found.path) global_.path = std::move(found.path);
-    if (found.size) global_.size = std::move(found.size);
-    if (found.sparse_name) global_.sparse_name = std::move(found.sparse_name);
-    global_.sparse = global_.sparse || found.sparse;
-  } else {
-    if (!local_.path) local_.path = std::move(found.path);
-    if (!local_.size) local_.size = std::move(found.size);
-    if (!local_.sparse_name) local_.sparse_name = std::move(found.sparse_name);
-    local_.sparse = local_.sparse || found.sparse;
-  }
+  // of global headers the last counts, of a member's own the first
+  Extended& known = global ? global_ : local_;
+  const auto take = [global](auto& into, auto& from) {
+    if (from && (global || !into)) into = std::move(from);
+  };
+  take(known.path, records.path);
+  take(known.size, records.size);
+  take(known.sparse_name, records.sparse_name);
+  known.sparse = known.sparse || records.sparse;
   return true;
 }
 
 // Old GNU sparse files list further holes in blocks of their own between the header and the data.
 bool TarWalker::skip_sparse_blocks(std::uint64_t& at) {
-  for (bool more = true; more;) {
+  for (;;) {
     const auto block = window_.view(at, block_size);
     if (block.size() < block_size) return false;
-    more = block[gnu_more_at] != std::byte{0};
     at += block_size;
+    if (block[gnu_more_at] == std::byte{0}) return true;
   }
-  return true;
 }
 
 bool TarWalker::fill_member(TarMember& member, std::span<const std::byte> block, std::uint64_t header_begin) {
@@ -345,7 +318,7 @@ bool TarWalker::fill_member(TarMember& member, std::span<const std::byte> block,
   const bool sparse = type == 'S' || (plain_type && (local_.sparse || global_.sparse));
   const auto too_long = [&](const char* what, const std::string& name, std::uint64_t most) {
     if (name.size() <= most) return false;
-    fail(header_begin, what + std::to_string(name.size()) + " bytes: more than " + std::to_string(most));
+    fail(header_begin, cat(what, name.size(), " bytes: more than ", most));
     return true;
   };
   if (sparse && sparse_name && !sparse_name->empty()) {
@@ -360,7 +333,7 @@ bool TarWalker::fill_member(TarMember& member, std::span<const std::byte> block,
     name_.clear();
     const std::string_view magic(text + magic_at, 7);
     if (magic.starts_with("ustar") && (magic != "ustar  " || !gnu_times(text))) {
-      const bool star = std::string_view(text + 508, 4) == std::string_view("tar\0", 4);
+      const bool star = std::memcmp(text + 508, "tar", 4) == 0;  // its NUL too
       const std::string_view prefix = text_field(text, prefix_at, star ? star_prefix_length : prefix_length);
       if (!prefix.empty()) name_.append(prefix).push_back('/');
     }
@@ -383,31 +356,27 @@ bool TarWalker::fill_member(TarMember& member, std::span<const std::byte> block,
   const auto& pax_size = local_.size ? local_.size : global_.size;
   std::uint64_t data = position_ + block_size;
   if (pax_size && !pax_size->empty()) {
-    size = 0;
-    for (const char c : *pax_size) {
-      if (c < '0' || c > '9' || size > (max_size - 9) / 10) {
-        return fail(header_begin, "pax size of member " + printable_name(name_) + " is not a valid size: " + printable_name(*pax_size));
-      }
-      size = size * 10 + static_cast<std::uint64_t>(c - '0');
+    const char* const end = pax_size->data() + pax_size->size();
+    const auto parsed = std::from_chars(pax_size->data(), end, size);
+    if (parsed.ptr != end || parsed.ec != std::errc() || size > max_size) {
+      return fail(header_begin, cat("pax size of member ", printable_name(name_), " is not a valid size: ", printable_name(*pax_size)));
     }
   } else if (number != Number::good) {
     const char* const why = number == Number::negative ? "negative" : number == Number::too_large ? "absurdly large" : "not a number";
-    return fail(header_begin, "size of member " + printable_name(name_) + " is " + why);
+    return fail(header_begin, cat("size of member ", printable_name(name_), " is ", why));
   }
   // `block` may be gone after this: the window moves
   if (extended_sparse && !skip_sparse_blocks(data)) {
-    return fail(header_begin, "sparse map of member " + printable_name(name_) + " cut off by the end of the file", name_);
+    return fail(header_begin, cat("sparse map of member ", printable_name(name_), " cut off by the end of the file"), name_);
   }
   // Links, devices, directories and fifos have no data, whatever their size field says; unknown types do.
   const bool has_data = member.kind != MemberKind::directory && (type < '1' || type > '6');
   member.data_offset = data;
   member.size = has_data ? size : 0;
-  if (member.size > max_size - data) return fail(header_begin, "size of member " + printable_name(name_) + " is absurdly large");
+  if (member.size > max_size - data) return fail(header_begin, cat("size of member ", printable_name(name_), " is absurdly large"));
   if (data + member.size > window_.size()) {
-    return fail(header_begin,
-                "member " + printable_name(name_) + " cut off: its data end at byte " + std::to_string(data + member.size) +
-                    ", the file at " + std::to_string(window_.size()),
-                name_);
+    return fail(header_begin, cat("member ", printable_name(name_), " cut off: its data end at byte ", data + member.size,
+                ", the file at ", window_.size()), name_);
   }
   position_ = data + round_up(member.size);
   return true;

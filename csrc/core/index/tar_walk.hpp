@@ -5,12 +5,6 @@
 // the other, as `tar -i` does.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-#include <optional>
-#include <span>
-#include <string>
-#include <string_view>
 #include <vector>
 
 #include "core/index/printable_name.hpp"
@@ -37,16 +31,6 @@ class FileReader final : public ByteReader {
  private:
   const File& file_;
   std::uint64_t size_;  // as the walk began
-};
-
-class MemoryReader final : public ByteReader {
- public:
-  explicit MemoryReader(std::span<const std::byte> bytes) : bytes_(bytes) {}
-  std::uint64_t size() const override { return bytes_.size(); }
-  std::size_t read(std::span<std::byte> out, std::uint64_t offset) override;
-
- private:
-  std::span<const std::byte> bytes_;
 };
 
 /// A window that moves forward over a ByteReader. Its length after a jump is learned from how far the
@@ -107,8 +91,7 @@ struct TarMember {
 class TarWalker {
  public:
   explicit TarWalker(ByteReader& reader) : window_(reader) {}
-  TarWalker(const TarWalker&) = delete;
-  TarWalker& operator=(const TarWalker&) = delete;
+  TarWalker& operator=(TarWalker&&) = delete;
 
   /// The next whole member; false at the end or at damage, which reports() then tells. Throws Error{io} only.
   bool next(TarMember& member);
@@ -129,13 +112,14 @@ class TarWalker {
     std::optional<std::string> sparse_name;
     std::optional<std::string> size;
     bool sparse = false;
-    void clear();
   };
 
   bool next_whole(TarMember& member);
   bool end_here();
   bool next_archive();
   bool fill_member(TarMember& member, std::span<const std::byte> block, std::uint64_t header_begin);
+  std::optional<std::string_view> extended_data(std::uint64_t begin, std::uint64_t at, std::uint64_t size, const char* what,
+                                                std::uint64_t most_mebibytes);
   bool long_name(std::uint64_t at, std::uint64_t size, bool is_name);
   bool pax_header(std::uint64_t at, std::uint64_t size, bool global);
   bool skip_sparse_blocks(std::uint64_t& at);

@@ -1,22 +1,14 @@
 #include "core/reshard/reshard.hpp"
 
-#include <limits.h>
-#include <sys/uio.h>
-
 #include <algorithm>
 #include <array>
-#include <atomic>
-#include <cerrno>
 #include <cstring>
 #include <deque>
-#include <exception>
 #include <memory>
-#include <mutex>
-#include <thread>
-#include <tuple>
-#include <utility>
 
-#include "core/system/file.hpp"
+#include "core/access/scattered_read.hpp"
+#include "core/index/printable_name.hpp"
+#include "core/uids/uid_text.hpp"
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -30,11 +22,10 @@ constexpr std::size_t name_field = 100;
 constexpr std::uint64_t octal_size_limit = std::uint64_t{1} << 33;  // 11 octal digits end at 8 GiB
 // Reading over a gap costs its bytes once more; a second system call costs about as much as 8 KiB from cache.
 constexpr std::uint64_t max_gap = 8192;
-constexpr std::size_t max_iovecs = IOV_MAX < 1024 ? IOV_MAX : 1024;
 
 using Block = std::array<char, block_bytes>;
 
-std::size_t padding(std::uint64_t size) { return static_cast<std::size_t>((block_bytes - size % block_bytes) % block_bytes); }
+std::size_t padding(std::uint64_t size) { return (block_bytes - size % block_bytes) % block_bytes; }
 
 void put_text(Block& block, std::size_t at, std::string_view text) { text.copy(block.data() + at, text.size()); }
 
@@ -70,21 +61,6 @@ Block header_block(std::string_view name, char type, std::uint64_t mode, std::ui
   return block;
 }
 
-// Length of the UTF-8 sequence at text[at], or 0 where it is not one (overlong, surrogate, cut, above U+10FFFF).
-std::size_t utf8_length(std::string_view text, std::size_t at) {
-  const auto byte = [&](std::size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U; };
-  const unsigned lead = byte(at);
-  if (lead < 0x80) return 1;
-  const std::size_t length = lead >= 0xc2 && lead <= 0xdf ? 2 : (lead >> 4) == 0xe ? 3 : lead >= 0xf0 && lead <= 0xf4 ? 4 : 0;
-  for (std::size_t i = 1; i < length; ++i) {
-    if ((byte(at + i) & 0xc0) != 0x80) return 0;
-  }
-  const unsigned second = byte(at + 1);
-  if ((lead == 0xe0 && second < 0xa0) || (lead == 0xed && second > 0x9f)) return 0;
-  if ((lead == 0xf0 && second < 0x90) || (lead == 0xf4 && second > 0x8f)) return 0;
-  return length;
-}
-
 // "LENGTH path=NAME\n", where LENGTH counts its own digits too
 std::string pax_path_record(std::string_view name) {
   const std::size_t rest = std::string_view(" path=\n").size() + name.size();
@@ -96,13 +72,13 @@ std::string pax_path_record(std::string_view name) {
 }  // namespace
 
 std::vector<std::byte> tar_member_header(std::string_view name, std::uint64_t size) {
-  if (name.empty()) throw Error(Code::invalid_argument, "a member name must not be empty");
-  if (name.find('\0') != std::string_view::npos) throw Error(Code::invalid_argument, "a member name must not hold a NUL byte");
+  if (name.empty()) refuse_argument("a member name must not be empty");
+  if (name.find('\0') != std::string_view::npos) refuse_argument("a member name must not hold a NUL byte");
   std::string visible;  // for readers that know no pax: one '?' for each character that is not ASCII
   bool ascii = true;
   bool utf8 = true;
   for (std::size_t i = 0; i < name.size();) {
-    const std::size_t length = utf8_length(name, i);
+    const std::size_t length = utf8_length(name.substr(i));
     utf8 = utf8 && length > 0;
     ascii = ascii && length == 1;
     visible += length == 1 ? name[i] : '?';
@@ -130,23 +106,18 @@ void sample_member_names(std::span<const Uid> uid, std::span<const std::uint64_t
                          std::span<const std::uint32_t> member_sample, std::span<const std::uint32_t> member_ext,
                          std::span<const std::string> exts, std::vector<std::uint8_t>& names,
                          std::vector<std::uint64_t>& name_begin) {
-  if (uid.size() != copy.size()) throw Error(Code::invalid_argument, "uid and copy must have one length");
-  if (member_sample.size() != member_ext.size()) {
-    throw Error(Code::invalid_argument, "member_sample and member_ext must have one length");
-  }
+  if (uid.size() != copy.size()) refuse_argument("uid and copy must have one length");
+  if (member_sample.size() != member_ext.size()) refuse_argument("member_sample and member_ext must have one length");
   name_begin.reserve(name_begin.size() + member_sample.size() + 1);
   names.reserve(names.size() + member_sample.size() * 40);
   name_begin.push_back(names.size());
-  std::array<char, 33> key{};
-  key[32] = '-';
+  std::array<char, kUidTextSize + 1> key{};
+  key.back() = '-';
   for (std::size_t i = 0; i < member_sample.size(); ++i) {
     const std::size_t sample = member_sample[i];
-    if (sample >= uid.size()) throw Error(Code::invalid_argument, "member_sample: " + std::to_string(sample) + " is out of range");
-    if (member_ext[i] >= exts.size()) throw Error(Code::invalid_argument, "member_ext: " + std::to_string(member_ext[i]) + " is out of range");
-    for (std::size_t digit = 0; digit < 32; ++digit) {
-      const std::uint64_t half = digit < 16 ? uid[sample].hi : uid[sample].lo;
-      key[digit] = "0123456789abcdef"[(half >> (60 - 4 * (digit % 16))) & 15];
-    }
+    if (sample >= uid.size()) refuse_argument("member_sample: ", sample, " is out of range");
+    if (member_ext[i] >= exts.size()) refuse_argument("member_ext: ", member_ext[i], " is out of range");
+    format_uid_32(uid[sample], key.data());
     names.insert(names.end(), key.begin(), key.end());
     const std::string number = std::to_string(copy[sample]);
     names.insert(names.end(), number.begin(), number.end());
@@ -180,17 +151,9 @@ class SourceFiles {
     }
     const CopySource& source = sources_[id];
     File file = File::open_read(source.path);
-    const std::uint64_t size = file.size();
-    const std::int64_t mtime_ns = file.mtime_ns();
-    if (source.size && size != *source.size) {
-      throw Error(Code::corrupt_data, "source has changed since it was indexed: expected " + std::to_string(*source.size) +
-                  " bytes, got " + std::to_string(size) + "; index it again", source.path, std::min(size, *source.size));
-    }
-    if (source.mtime_ns && mtime_ns != *source.mtime_ns) {
-      throw Error(Code::corrupt_data, "source has changed since it was indexed: expected modification time " +
-                  std::to_string(*source.mtime_ns) + " ns, got " + std::to_string(mtime_ns) + "; index it again", source.path, 0);
-    }
-    open_[id] = std::make_unique<Entry>(Entry{std::move(file), size, mtime_ns});
+    const FileVersion version = file.version();
+    file.check_version(source.size.value_or(version.size), source.mtime_ns, "source", "since it was indexed");
+    open_[id] = std::make_unique<Entry>(Entry{std::move(file), version});
     recent_.push_back(id);
     return open_[id]->file;
   }
@@ -203,15 +166,13 @@ class SourceFiles {
  private:
   struct Entry {
     File file;
-    std::uint64_t size;
-    std::int64_t mtime_ns;
+    FileVersion version;
   };
 
   void retire(std::uint32_t id) {
     const std::unique_ptr<Entry> entry = std::move(open_[id]);
-    if (entry->file.size() != entry->size || entry->file.mtime_ns() != entry->mtime_ns) {
-      throw Error(Code::corrupt_data, "source changed while it was being read; index it again", entry->file.path(), 0);
-    }
+    if (entry->file.version() == entry->version) return;
+    throw Error(Code::corrupt_data, "source changed while it was being read; index it again", entry->file.path(), 0);
   }
 
   std::span<const CopySource> sources_;
@@ -251,7 +212,8 @@ class Window {
     std::uint64_t done = 0;
     while (done < size) {
       const std::size_t n = take(size - done);
-      pieces_.push_back({member, offset + done, used_, n, source, done == 0, done + n == size});
+      pieces_.push_back({member, {buffer_.data() + used_, n}, done == 0, done + n == size});
+      reads_.push_back({source, offset + done, n, buffer_.data() + used_});
       used_ += n;
       done += n;
     }
@@ -267,82 +229,49 @@ class Window {
  private:
   struct Piece {
     std::size_t member;
-    std::uint64_t offset;
-    std::size_t at;  // in the window
-    std::size_t length;
-    std::uint32_t source;
+    std::span<const std::byte> bytes;  // in the window
     bool first;
     bool last;
   };
 
-  // Room for up to `wanted` bytes, at least one, after writing a full window out.
-  std::size_t take(std::uint64_t wanted) {
+  // Room for up to `count` bytes, at least one, after writing a full window out.
+  std::size_t take(std::uint64_t count) {
     if (used_ == buffer_.size()) flush();
-    return static_cast<std::size_t>(std::min<std::uint64_t>(wanted, buffer_.size() - used_));
+    return std::min(count, buffer_.size() - used_);
   }
 
   void flush() {
-    if (poll_) poll_();
+    poll_();
     read_pieces();
     if (hash_payloads_) hash_pieces();
     out_.pwrite_all({buffer_.data(), used_}, written_);
     written_ += used_;
     used_ = 0;
     pieces_.clear();
+    reads_.clear();
   }
 
   void read_pieces() {
-    order_.resize(pieces_.size());
-    for (std::size_t i = 0; i < order_.size(); ++i) order_[i] = i;
-    std::sort(order_.begin(), order_.end(), [this](std::size_t a, std::size_t b) {
-      const Piece& x = pieces_[a];
-      const Piece& y = pieces_[b];
-      return std::tie(x.source, x.offset, x.at) < std::tie(y.source, y.offset, y.at);
-    });
-    for (std::size_t i = 0; i < order_.size();) {
-      const Piece& start = pieces_[order_[i]];
-      std::uint64_t end = start.offset;
-      iovecs_.clear();
-      for (; i < order_.size() && iovecs_.size() + 2 <= max_iovecs; ++i) {
-        const Piece& piece = pieces_[order_[i]];
-        if (piece.source != start.source || piece.offset < end || piece.offset - end > max_gap) break;
-        if (piece.offset > end) iovecs_.push_back({gap_.data(), static_cast<std::size_t>(piece.offset - end)});
-        iovecs_.push_back({buffer_.data() + piece.at, piece.length});
-        end = piece.offset + piece.length;
+    std::sort(reads_.begin(), reads_.end());
+    for (std::span<const FileRange> rest(reads_); !rest.empty();) {
+      const auto stretch = rest.first(count_neighbours(rest, max_gap));
+      const File& file = sources_.get(stretch.front().file);
+      if (const std::uint64_t missing = read_neighbours(file, stretch, scratch_); missing > 0) {
+        throw Error(Code::corrupt_data, cat("source ends ", missing, " bytes before the payload that was indexed there"), file.path(),
+                    stretch.back().end() - missing);
       }
-      read_scattered(sources_.get(start.source), start.offset, end);
-    }
-  }
-
-  void read_scattered(const File& file, std::uint64_t offset, std::uint64_t end) {
-    std::size_t next = 0;
-    while (offset < end) {
-      const ssize_t n = ::preadv(file.fd(), iovecs_.data() + next, static_cast<int>(iovecs_.size() - next), static_cast<off_t>(offset));
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) throw_errno("read", file.path());
-      if (n == 0) {
-        throw Error(Code::corrupt_data, "source ends " + std::to_string(end - offset) + " bytes before the payload that was indexed there",
-                    file.path(), offset);
-      }
-      offset += static_cast<std::uint64_t>(n);
-      std::size_t done = static_cast<std::size_t>(n);
-      while (next < iovecs_.size() && done >= iovecs_[next].iov_len) done -= iovecs_[next++].iov_len;
-      if (next < iovecs_.size()) {
-        iovecs_[next].iov_base = static_cast<char*>(iovecs_[next].iov_base) + done;
-        iovecs_[next].iov_len -= done;
-      }
+      rest = rest.subspan(stretch.size());
     }
   }
 
   void hash_pieces() {
     for (const Piece& piece : pieces_) {
-      const std::byte* data = buffer_.data() + piece.at;
       if (piece.first && piece.last) {
-        store_hash(piece.member, XXH3_128bits(data, piece.length));
+        store_hash(piece.member, XXH3_128bits(piece.bytes.data(), piece.bytes.size()));
         continue;
       }
       if (piece.first) XXH3_128bits_reset(&state_);
-      XXH3_128bits_update(&state_, data, piece.length);
+      XXH3_128bits_update(&state_, piece.bytes.data(), piece.bytes.size());
       if (piece.last) store_hash(piece.member, XXH3_128bits_digest(&state_));
     }
   }
@@ -358,29 +287,27 @@ class Window {
   std::vector<std::byte> buffer_;
   std::size_t used_ = 0;
   std::vector<Piece> pieces_;
-  std::vector<std::size_t> order_;
-  std::vector<iovec> iovecs_;
-  std::array<std::byte, max_gap> gap_;
+  std::vector<FileRange> reads_;  // of the pieces
+  ReadScratch scratch_;
   XXH3_state_t state_;
 };
 
 void check_members(std::span<const CopySource> sources, const ShardMembers& members) {
   const std::size_t count = members.source.size();
   if (members.offset.size() != count || members.size.size() != count || members.name_begin.size() != count + 1) {
-    throw Error(Code::invalid_argument, "source, offset and size must have one length, and name_begin one more");
+    refuse_argument("source, offset and size must have one length, and name_begin one more");
   }
   for (std::size_t i = 0; i < count; ++i) {
     if (members.source[i] >= sources.size()) {
-      throw Error(Code::invalid_argument, "source: " + std::to_string(members.source[i]) + " is out of range; got " +
-                  std::to_string(sources.size()) + " sources");
+      refuse_argument("source: ", members.source[i], " is out of range; got ", sources.size(), " sources");
     }
     // off_t is signed: what lies beyond it cannot be read
     if (checked_add(members.offset[i], members.size[i], "member") > static_cast<std::uint64_t>(INT64_MAX)) {
       throw Error(Code::corrupt_data, "member ends beyond any file", sources[members.source[i]].path, members.offset[i]);
     }
-    if (members.name_begin[i] > members.name_begin[i + 1]) throw Error(Code::invalid_argument, "name_begin must not fall");
+    if (members.name_begin[i] > members.name_begin[i + 1]) refuse_argument("name_begin must not fall");
   }
-  if (members.name_begin[count] > members.names.size()) throw Error(Code::invalid_argument, "name_begin ends beyond names");
+  if (members.name_begin[count] > members.names.size()) refuse_argument("name_begin ends beyond names");
 }
 
 std::string_view name_of(const ShardMembers& members, std::size_t i) {
@@ -416,8 +343,8 @@ std::vector<Stretch> cut_stretches(const ShardMembers& members, unsigned threads
   for (std::uint64_t part = 0; part < parts; ++part) {
     const std::size_t first = stretches.empty() ? 0 : stretches.back().last;
     const std::uint64_t goal = begin.back() / parts * (part + 1);
-    const auto last = part + 1 == parts ? count
-                                        : static_cast<std::size_t>(std::lower_bound(begin.begin(), begin.end(), goal) - begin.begin());
+    const auto reached = static_cast<std::size_t>(std::ranges::lower_bound(begin, goal) - begin.begin());
+    const std::size_t last = part + 1 == parts ? count : reached;
     stretches.push_back({first, std::max(first, last), begin[first]});
   }
   return stretches;
@@ -448,28 +375,11 @@ WrittenShard write_shard(const std::string& out_path, std::span<const CopySource
   const std::vector<Stretch> stretches = cut_stretches(members, options.threads);
   std::vector<std::uint64_t> ends(stretches.size());
   File out = File::open_write(out_path);
-
-  std::mutex guard;
-  std::exception_ptr first;
-  std::atomic<bool> failed{false};
-  const auto caller = std::this_thread::get_id();
-  const Poll checked = [&] {
-    // only after the error that counts has been noted: this one is never seen
-    if (failed.load(std::memory_order_acquire)) throw Error(Code::cancelled, "another thread failed", out_path);
-    if (poll && std::this_thread::get_id() == caller) poll();
-  };
-  parallel_for(stretches.size(), static_cast<unsigned>(stretches.size()), [&](std::size_t i) {
-    try {
-      // on the heap: the hash state and the gap buffer are large for a thread's stack
-      const auto window = std::make_unique<Window>(out, stretches[i].begin, sources, options, checked, result.hashes);
-      ends[i] = write_stretch(*window, members, stretches[i]);
-    } catch (...) {
-      const std::lock_guard<std::mutex> lock(guard);
-      if (!first) first = std::current_exception();
-      failed.store(true, std::memory_order_release);
-    }
-  });
-  if (first) std::rethrow_exception(first);
+  parallel_for(stretches.size(), static_cast<unsigned>(stretches.size()), [&](std::size_t i, const Poll& check) {
+    // on the heap: the hash state is large for a thread's stack
+    const auto window = std::make_unique<Window>(out, stretches[i].begin, sources, options, check, result.hashes);
+    ends[i] = write_stretch(*window, members, stretches[i]);
+  }, poll);
   out.close();
   result.bytes = ends.back();
   return result;

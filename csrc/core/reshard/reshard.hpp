@@ -3,11 +3,7 @@
 // Format: POSIX.1-2001 ustar and pax; sizes of 8 GiB and more in base-256 (docs/formats.md, "Output shards").
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-#include <optional>
 #include <span>
-#include <string>
 #include <string_view>
 #include <vector>
 

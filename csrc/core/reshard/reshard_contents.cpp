@@ -1,45 +1,34 @@
 #include "core/reshard/reshard_contents.hpp"
 
 #include <algorithm>
-#include <limits>
 #include <numeric>
 
 #include "core/reshard/permutation.hpp"
-#include "core/index/printable_name.hpp"
 
 namespace dcfast {
 namespace {
 
-[[noreturn]] void not_planned(std::size_t k, const std::string& more = {}) {
-  throw Error(Code::invalid_argument, "output shard " + std::to_string(k) + ": the subset or the index is not the one that was planned" + more);
-}
-
-bool leads_out(std::string_view name) {
-  if (name.starts_with('/')) return true;
-  for (std::size_t begin = 0; begin <= name.size();) {
-    const std::size_t end = std::min(name.find('/', begin), name.size());
-    if (name.substr(begin, end - begin) == "..") return true;
-    begin = end + 1;
-  }
-  return false;
+template <typename... More>
+[[noreturn]] void not_planned(std::size_t k, const More&... more) {
+  refuse_argument("output shard ", k, ": the subset or the index is not the one that was planned", more...);
 }
 
 }  // namespace
 
 ShuffledPlaces shuffled_places(std::span<const std::uint64_t> rows, std::uint64_t seed, std::uint64_t first, std::uint64_t count) {
-  if (first > rows.size() || count > rows.size() - first) throw Error(Code::invalid_argument, "places must be below the number of rows");
+  if (first > rows.size() || count > rows.size() - first) refuse_argument("places must be below the number of rows");
   const Permutation permutation(rows.size(), seed);
   std::vector<std::pair<std::uint64_t, std::uint64_t>> positions;  // in the plan's order, with their places
-  positions.reserve(static_cast<std::size_t>(count));
+  positions.reserve(count);
   for (std::uint64_t i = 0; i < count; ++i) positions.emplace_back(permutation(first + i), i);
-  std::sort(positions.begin(), positions.end());
+  std::ranges::sort(positions);
   ShuffledPlaces out;
   for (const auto& [position, place] : positions) {
-    const std::uint64_t id = rows[static_cast<std::size_t>(position)];
+    const std::uint64_t id = rows[position];
     // equal ids are neighbours: the first of them tells how many copies came before
-    const auto from = std::lower_bound(rows.begin(), rows.begin() + static_cast<std::ptrdiff_t>(position), id);
+    const auto before = rows.first(position);
     out.row_id.push_back(id);
-    out.copy.push_back(position - static_cast<std::uint64_t>(from - rows.begin()));
+    out.copy.push_back(static_cast<std::uint64_t>(before.end() - std::ranges::lower_bound(before, id)));
     out.place.push_back(place);
   }
   return out;
@@ -47,12 +36,12 @@ ShuffledPlaces shuffled_places(std::span<const std::uint64_t> rows, std::uint64_
 
 PlannedShards::PlannedShards(Plan plan, OpenSegment open, std::size_t keep)
     : plan_(std::move(plan)), open_(std::move(open)), keep_(std::max<std::size_t>(keep, 1)) {
-  if (plan_.segment_first.empty() || plan_.rows_at_once == 0) throw Error(Code::invalid_argument, "segment_first and rows_at_once must not be empty");
+  if (plan_.segment_first.empty() || plan_.rows_at_once == 0) refuse_argument("segment_first and rows_at_once must not be empty");
 }
 
 std::shared_ptr<const PlannedShards::Open> PlannedShards::get(std::size_t number) const {
   const std::lock_guard<std::mutex> lock(guard_);
-  const auto found = std::find_if(in_use_.begin(), in_use_.end(), [number](const auto& one) { return one->number == number; });
+  const auto found = std::ranges::find(in_use_, number, [](const auto& open) { return open->number; });
   if (found != in_use_.end()) {
     in_use_.splice(in_use_.end(), in_use_, found);
     return in_use_.back();
@@ -60,7 +49,8 @@ std::shared_ptr<const PlannedShards::Open> PlannedShards::get(std::size_t number
   std::shared_ptr<const SegmentFile> segment = open_(number);
   const std::uint64_t first = plan_.segment_first[number];
   if (segment->num_shards() != plan_.segment_first[number + 1] - first) {
-    throw Error(Code::invalid_argument, "index segment " + std::to_string(number) + " has other shards than the one that was planned; plan again", segment->path());
+    throw Error(Code::invalid_argument, cat("index segment ", number, " has other shards than the one that was planned; plan again"),
+                segment->path());
   }
   SegmentRows rows(*segment, first, plan_.selection);
   std::vector<std::string> exts = written_exts(*segment);
@@ -113,109 +103,94 @@ PlannedShards::Picks PlannedShards::pick_shuffled(std::size_t k) const {
   Picks out;
   for (std::size_t i = 0; i < places.row_id.size(); ++i) {
     const std::uint64_t ordinal = places.row_id[i] >> 32;
-    const auto after = std::upper_bound(plan_.segment_first.begin(), plan_.segment_first.end(), ordinal);
+    const auto after = std::ranges::upper_bound(plan_.segment_first, ordinal);
     if (after == plan_.segment_first.begin() || after == plan_.segment_first.end()) not_planned(k);
     const auto number = static_cast<std::size_t>(after - plan_.segment_first.begin()) - 1;
     const Open* from = use(number, out);
-    const auto shard = static_cast<std::size_t>(ordinal - plan_.segment_first[number]);
-    const auto begin = from->segment->column<std::uint64_t>(Section::sample_begin);
-    const std::uint64_t row = begin[shard] + (places.row_id[i] & 0xffffffff);
-    if (row >= begin[shard + 1]) not_planned(k);
+    const auto [first, last] = from->segment->samples_of(ordinal - plan_.segment_first[number]);
+    const std::uint64_t row = first + (places.row_id[i] & 0xffffffff);
+    if (row >= last) not_planned(k);
     out.picks.push_back({from, row, places.copy[i], places.place[i]});
   }
   return out;
 }
 
 std::uint64_t PlannedShards::first_copy(std::uint64_t row_id) const {
-  const auto at = std::lower_bound(plan_.repeats.begin(), plan_.repeats.end(), row_id,
-                                   [](const RowRepeat& one, std::uint64_t id) { return one.row_id < id; });
+  const auto at = std::ranges::lower_bound(plan_.repeats, row_id, {}, &RowRepeat::row_id);
   return at != plan_.repeats.end() && at->row_id == row_id ? at->first_copy : 0;
 }
 
 std::string PlannedShards::source_path(const SegmentFile& segment, std::uint64_t shard) const {
-  const std::string_view name = segment.text(Section::shard_name_begin, Section::shard_names, shard);
-  if (plan_.shards_dir.empty()) return std::string(name);
-  if (leads_out(name)) {
-    std::string shown;
-    append_utf8(shown, name);
-    throw Error(Code::corrupt_data, "the index names a shard '" + shown + "' outside of its pool " + plan_.shards_dir +
-                                        ": names must be relative, without '..'");
+  const std::string_view name = segment.shard_name(shard);
+  if (!plan_.shards_dir.empty() && leads_out(name)) {
+    throw Error(Code::corrupt_data, cat("the index names a shard '", as_utf8(name), "' outside of its pool ", plan_.shards_dir,
+                ": names must be relative, without '..'"));
   }
-  return plan_.shards_dir + (plan_.shards_dir.ends_with('/') ? "" : "/") + std::string(name);
+  return joined(plan_.shards_dir, name);
 }
 
 void PlannedShards::add_members(const Picks& picks, std::vector<std::uint32_t>& member_ext, std::vector<std::string>& exts,
                                 ShardContents& out) const {
-  for (const auto& one : picks.opened) exts.insert(exts.end(), one->exts.begin(), one->exts.end());
-  std::sort(exts.begin(), exts.end());
+  for (const auto& segment : picks.opened) exts.insert(exts.end(), segment->exts.begin(), segment->exts.end());
+  std::ranges::sort(exts);
   exts.erase(std::unique(exts.begin(), exts.end()), exts.end());
   // where the members of each sample begin
   std::vector<std::uint64_t> begin(picks.picks.size() + 1);
-  for (const Pick& one : picks.picks) begin[static_cast<std::size_t>(one.place) + 1] = one.from->segment->num_members_of(one.row, one.row + 1);
+  for (const Pick& sample : picks.picks) begin[sample.place + 1] = sample.from->segment->num_members_of(sample.row, sample.row + 1);
   std::partial_sum(begin.begin(), begin.end(), begin.begin());
-  const auto total = static_cast<std::size_t>(begin.back());
-  member_ext.resize(total);
-  out.member_sample.resize(total);
-  out.source.resize(total);
-  out.offset.resize(total);
-  out.size.resize(total);
+  const auto resize_all = [&](auto&... columns) { (columns.resize(begin.back()), ...); };
+  resize_all(member_ext, out.member_sample, out.source, out.offset, out.size);
 
   std::vector<std::uint32_t> rank;  // of the segment's extensions
-  std::vector<std::uint64_t> offset, size;
-  std::vector<std::uint32_t> ext;
+  MemberColumns members;
   std::vector<std::size_t> order;
   const Pick* before = nullptr;
   std::uint64_t source_end = 0;  // the last source's rows end there
-  for (const Pick& one : picks.picks) {
-    const SegmentFile& segment = *one.from->segment;
-    const bool other = before == nullptr || before->from != one.from;
+  for (const Pick& sample : picks.picks) {
+    const SegmentFile& segment = *sample.from->segment;
+    const bool other = before == nullptr || before->from != sample.from;
     if (other) {
       rank.clear();
-      for (const std::string& text : one.from->exts) {
-        rank.push_back(static_cast<std::uint32_t>(std::lower_bound(exts.begin(), exts.end(), text) - exts.begin()));
+      for (const std::string& ext : sample.from->exts) {
+        rank.push_back(static_cast<std::uint32_t>(std::ranges::lower_bound(exts, ext) - exts.begin()));
       }
     }
-    if (other || one.row >= source_end) {
-      const std::uint64_t shard = one.from->rows.shard_of(one.row);
-      const auto i = static_cast<std::size_t>(shard);
-      source_end = segment.column<std::uint64_t>(Section::sample_begin)[i + 1];
+    if (other || sample.row >= source_end) {
+      const std::uint64_t shard = sample.from->rows.shard_of(sample.row);
+      source_end = segment.samples_of(shard).second;
       out.sources.push_back(source_path(segment, shard));
-      out.source_size.push_back(segment.column<std::uint64_t>(Section::shard_size)[i]);
-      out.source_mtime_ns.push_back(segment.column<std::int64_t>(Section::shard_mtime_ns)[i]);
+      out.source_size.push_back(segment.column<std::uint64_t>(Section::shard_size)[shard]);
+      out.source_mtime_ns.push_back(segment.column<std::int64_t>(Section::shard_mtime_ns)[shard]);
     }
-    if (other || before->row != one.row) {
-      const auto count = static_cast<std::size_t>(segment.num_members_of(one.row, one.row + 1));
-      offset.resize(count);
-      size.resize(count);
-      ext.resize(count);
-      segment.unpack(one.row, one.row + 1, offset, size, ext);
-      order.resize(count);
+    if (other || before->row != sample.row) {
+      segment.unpack(sample.row, sample.row + 1, members);
+      order.resize(members.ext.size());
       std::iota(order.begin(), order.end(), std::size_t{0});
       // the reference writes a sample's members sorted by lower-cased extension
-      std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return rank[ext[a]] < rank[ext[b]]; });
+      std::ranges::stable_sort(order, {}, [&](std::size_t m) { return rank[members.ext[m]]; });
     }
-    auto at = static_cast<std::size_t>(begin[static_cast<std::size_t>(one.place)]);
+    std::uint64_t at = begin[sample.place];
+    if (at + order.size() != begin[sample.place + 1]) throw Error(Code::corrupt_data, "the segment changed while it was read", segment.path());
     for (const std::size_t m : order) {
-      out.member_sample[at] = static_cast<std::uint32_t>(one.place);
+      out.member_sample[at] = static_cast<std::uint32_t>(sample.place);
       out.source[at] = static_cast<std::uint32_t>(out.sources.size() - 1);
-      out.offset[at] = offset[m];
-      out.size[at] = size[m];
-      member_ext[at++] = rank[ext[m]];
+      out.offset[at] = members.offset[m];
+      out.size[at] = members.size[m];
+      member_ext[at++] = rank[members.ext[m]];
     }
-    before = &one;
+    before = &sample;
   }
 }
 
 ShardContents PlannedShards::contents(std::size_t k, const Poll& poll) const {
   const Picks picks = pick(k, poll);
-  if (picks.picks.size() > std::numeric_limits<std::uint32_t>::max()) throw Error(Code::invalid_argument, "an output shard can hold at most 2^32 samples");
+  if (picks.picks.size() > std::numeric_limits<std::uint32_t>::max()) refuse_argument("an output shard can hold at most 2^32 samples");
   ShardContents out;
   out.uid.resize(picks.picks.size());
   out.copy.resize(picks.picks.size());
-  for (const Pick& one : picks.picks) {
-    const auto place = static_cast<std::size_t>(one.place);
-    out.uid[place] = one.from->segment->column<Uid>(Section::uid)[static_cast<std::size_t>(one.row)];
-    out.copy[place] = one.copy + (plan_.repeats.empty() ? 0 : first_copy(one.from->rows.row_id(one.row)));
+  for (const Pick& sample : picks.picks) {
+    out.uid[sample.place] = sample.from->segment->column<Uid>(Section::uid)[sample.row];
+    out.copy[sample.place] = sample.copy + (plan_.repeats.empty() ? 0 : first_copy(sample.from->rows.row_id(sample.row)));
   }
   std::vector<std::uint32_t> member_ext;
   std::vector<std::string> exts;
@@ -229,18 +204,17 @@ void PlannedShards::check_planned(std::size_t k, const ShardContents& contents) 
   const ReshardCut& cut = plan_.cuts[k];
   const std::uint64_t payload = std::accumulate(contents.size.begin(), contents.size.end(), std::uint64_t{0});
   const auto text = [&](std::uint64_t samples, std::uint64_t members, std::uint64_t bytes) {
-    if (plan_.shuffle_seed) return "(" + std::to_string(samples) + ",)";
-    return "(" + std::to_string(samples) + ", " + std::to_string(members) + ", " + std::to_string(bytes) + ")";
+    return plan_.shuffle_seed ? cat("(", samples, ",)") : cat("(", samples, ", ", members, ", ", bytes, ")");
   };
   const std::string expected = text(cut.samples, cut.members, cut.payload_bytes);
-  const std::string found = text(contents.uid.size(), contents.size.size(), payload);
-  if (expected != found) not_planned(k, ": expected (samples, members, bytes) " + expected + "; got " + found + "; plan again");
+  const std::string actual = text(contents.uid.size(), contents.size.size(), payload);
+  if (expected != actual) not_planned(k, ": expected (samples, members, bytes) ", expected, "; got ", actual, "; plan again");
 }
 
 std::vector<std::uint64_t> PlannedShards::row_ids(std::size_t k, const Poll& poll) const {
   const Picks picks = pick(k, poll);
   std::vector<std::uint64_t> ids(picks.picks.size());
-  for (const Pick& one : picks.picks) ids[static_cast<std::size_t>(one.place)] = one.from->rows.row_id(one.row);
+  for (const Pick& sample : picks.picks) ids[sample.place] = sample.from->rows.row_id(sample.row);
   return ids;
 }
 
@@ -250,8 +224,7 @@ PlannedShards::Written PlannedShards::write(std::size_t k, const std::string& ou
   check_planned(k, shard);
   std::vector<CopySource> sources;
   for (std::size_t i = 0; i < shard.sources.size(); ++i) {
-    sources.push_back({shard.sources[i], shard.source_size[i], std::nullopt});
-    if (check_mtime) sources.back().mtime_ns = shard.source_mtime_ns[i];
+    sources.push_back({shard.sources[i], shard.source_size[i], check_mtime ? std::optional(shard.source_mtime_ns[i]) : std::nullopt});
   }
   WriteShardOptions options;
   options.threads = threads;

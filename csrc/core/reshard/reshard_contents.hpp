@@ -1,17 +1,8 @@
 // What one output shard of a plan holds, from plan, index and subset alone: any worker can write or check shard k.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-#include <functional>
 #include <list>
 #include <memory>
-#include <mutex>
-#include <optional>
-#include <span>
-#include <string>
-#include <utility>
-#include <vector>
 
 #include "core/reshard/reshard.hpp"
 #include "core/reshard/reshard_plan.hpp"

@@ -1,9 +1,8 @@
 #include "core/reshard/reshard_plan.hpp"
 
 #include <algorithm>
-#include <limits>
 #include <memory>
-#include <utility>
+#include <tuple>
 
 #include "core/hashing/hashing.hpp"
 
@@ -23,9 +22,17 @@ std::uint64_t padded(std::uint64_t size) { return checked_mul((checked_add(size,
 std::uint64_t times(std::uint64_t a, std::uint64_t b) { return checked_mul(a, b, totals); }
 void grow(std::uint64_t& total, std::uint64_t more) { total = checked_add(total, more, totals); }
 
+// Adds `count` of it.
+template <typename Total, typename Weight>
+void grow_by(Total& total, std::uint64_t count, const Weight& weight) {
+  grow(total.members, times(count, weight.members));
+  grow(total.payload_bytes, times(count, weight.payload_bytes));
+  grow(total.tar_bytes, times(count, weight.tar_bytes));
+}
+
 // The headers of a member with that extension, at most: a pax header where the name may be long, or is not ASCII.
 std::uint64_t header_bytes(const std::string& ext) {
-  const bool ascii = std::all_of(ext.begin(), ext.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; });
+  const bool ascii = std::ranges::all_of(ext, [](char c) { return static_cast<unsigned char>(c) < 0x80; });
   const bool plain = ascii && longest_stem + ext.size() <= 100;
   return block + (plain ? 0 : block + padded(longest_stem + ext.size() + pax_overhead));
 }
@@ -34,8 +41,7 @@ std::uint64_t header_bytes(const std::string& ext) {
 
 ShardCutter::ShardCutter(std::uint64_t shard_size, std::uint64_t max_bytes) : shard_size_(shard_size), max_bytes_(max_bytes) {
   if (shard_size >= 1 && max_bytes >= 1) return;
-  throw Error(Code::invalid_argument, "shard_size and max_bytes must be at least 1; got " + std::to_string(shard_size) + " and " +
-                                          std::to_string(max_bytes));
+  refuse_argument("shard_size and max_bytes must be at least 1; got ", shard_size, " and ", max_bytes);
 }
 
 void ShardCutter::add(std::uint32_t segment, std::uint64_t row, std::uint64_t multiplicity, const RowWeight& weight) {
@@ -50,9 +56,7 @@ void ShardCutter::add(std::uint32_t segment, std::uint64_t row, std::uint64_t mu
       count = std::min(count, room / weight.payload_bytes + (room % weight.payload_bytes != 0 ? 1 : 0));
     }
     open.samples += count;
-    grow(open.members, times(count, weight.members));
-    grow(open.payload_bytes, times(count, weight.payload_bytes));
-    grow(open.tar_bytes, times(count, weight.tar_bytes));
+    grow_by(open, count, weight);
     copy += count;
   }
 }
@@ -66,9 +70,7 @@ std::vector<ReshardCut> ShardCutter::finish() && {
 }
 
 std::vector<RowRepeat> first_copies(std::vector<RowCopies>&& rows, std::uint64_t* extra) {
-  std::sort(rows.begin(), rows.end(), [](const RowCopies& a, const RowCopies& b) {
-    return a.uid != b.uid ? a.uid < b.uid : a.row_id < b.row_id;
-  });
+  std::ranges::sort(rows, {}, [](const RowCopies& row) { return std::tie(row.uid, row.row_id); });
   std::vector<RowRepeat> repeats;
   std::uint64_t before = 0;
   std::uint64_t sum = 0;
@@ -81,29 +83,29 @@ std::vector<RowRepeat> first_copies(std::vector<RowCopies>&& rows, std::uint64_t
     }
     grow(before, rows[i].multiplicity);
   }
-  std::sort(repeats.begin(), repeats.end(), [](const RowRepeat& a, const RowRepeat& b) { return a.row_id < b.row_id; });
+  std::ranges::sort(repeats, {}, &RowRepeat::row_id);
   if (extra != nullptr) *extra = sum;
   return repeats;
 }
 
 std::vector<Uid> repeated_uids(std::span<const UidRecord> records) {
-  std::vector<Uid> found;
+  std::vector<Uid> repeated;
   for (std::size_t i = 1; i < records.size(); ++i) {
     const Uid uid{records[i].hi, records[i].lo};
     if (records[i - 1].hi != uid.hi || records[i - 1].lo != uid.lo) continue;
-    if (found.empty() || found.back() != uid) found.push_back(uid);
+    if (repeated.empty() || repeated.back() != uid) repeated.push_back(uid);
   }
-  return found;
+  return repeated;
 }
 
 ReshardPlanner::ReshardPlanner(Options options) : options_(std::move(options)), cutter_(options_.shard_size, options_.max_bytes) {
-  if (options_.rows_at_once == 0) throw Error(Code::invalid_argument, "rows_at_once must be at least 1");
+  if (options_.rows_at_once == 0) refuse_argument("rows_at_once must be at least 1");
 }
 
 void ReshardPlanner::add(const SegmentFile& segment, const Poll& poll) {
   const SegmentRows rows(segment, plan_.segment_first.back(), options_.selection);
   const std::size_t number = plan_.segment_first.size() - 1;
-  if (number > std::numeric_limits<std::uint32_t>::max()) throw Error(Code::invalid_argument, "too many index segments");
+  if (number > std::numeric_limits<std::uint32_t>::max()) refuse_argument("too many index segments");
   note_shards(rows);
   header_bytes_.clear();
   for (const std::string& ext : written_exts(segment)) header_bytes_.push_back(header_bytes(ext));
@@ -125,29 +127,24 @@ void ReshardPlanner::note_shards(const SegmentRows& rows) {
   const bool first = plan_.segment_first.back() == 0;
   plan_.lowest_number = first ? rows.lowest() : std::min(plan_.lowest_number, rows.lowest());
   plan_.highest_number = std::max(plan_.highest_number, rows.highest());
-  plan_.chosen_shards += rows.num_asked();
-  const auto name = [&segment](std::uint64_t s) { return segment.text(Section::shard_name_begin, Section::shard_names, s); };
-  std::string bytes(reinterpret_cast<const char*>(&plan_.inputs), sizeof(Uid));
+  plan_.chosen_shards += rows.num_chosen();
+  std::string bytes;
+  const auto add_raw = [&bytes](const auto& value) { bytes.append(reinterpret_cast<const char*>(&value), sizeof(value)); };
   for (std::uint64_t s = 0; s < segment.num_shards(); ++s) {
-    const auto i = static_cast<std::size_t>(s);
-    const std::uint64_t size = segment.column<std::uint64_t>(Section::shard_size)[i];
-    const std::int64_t mtime_ns = segment.column<std::int64_t>(Section::shard_mtime_ns)[i];
-    const Uid before = plan_.inputs;  // shard after shard: the same hash however they are cut into segments
-    bytes.assign(reinterpret_cast<const char*>(&before), sizeof(before));
-    bytes.append(reinterpret_cast<const char*>(&size), sizeof(size)).append(reinterpret_cast<const char*>(&mtime_ns), sizeof(mtime_ns));
-    bytes.append(name(s));
+    bytes.clear();
+    add_raw(plan_.inputs);  // shard after shard: the same hash however they are cut into segments
+    add_raw(segment.column<std::uint64_t>(Section::shard_size)[s]);
+    add_raw(segment.column<std::int64_t>(Section::shard_mtime_ns)[s]);
+    bytes.append(segment.shard_name(s));
     plan_.inputs = xxh3_128(std::as_bytes(std::span(bytes)));
   }
-  const auto shard = segment.column<std::uint64_t>(Section::report_shard);
-  for (std::size_t i = 0; i < shard.size(); ++i) {
-    const bool damage = segment.column<std::uint8_t>(Section::report_damage)[i] != 0;
-    const std::string_view message = segment.text(Section::report_begin, Section::report_text, i);
-    const SampleLoss loss = sample_loss(damage, message);
+  for (std::uint64_t i = 0; i < segment.num_reports(); ++i) {
+    const auto [shard, report] = segment.report(i);
+    const SampleLoss loss = sample_loss(report.damage, report.message);
     if (loss == SampleLoss::none) continue;
-    if (shard[i] >= segment.num_shards()) throw Error(Code::corrupt_data, "a report names a shard that is not there", segment.path());
-    if (!rows.is_asked(shard[i])) continue;
-    plan_.damage.push_back({std::string(name(shard[i])), segment.column<std::uint64_t>(Section::report_offset)[i],
-                            loss == SampleLoss::archive, std::string(message)});
+    if (shard >= segment.num_shards()) throw Error(Code::corrupt_data, "a report names a shard that is not there", segment.path());
+    if (!rows.is_chosen(shard)) continue;
+    plan_.damage.push_back({std::string(segment.shard_name(shard)), report.offset, loss == SampleLoss::archive, report.message});
   }
 }
 
@@ -155,7 +152,7 @@ void ReshardPlanner::add_rows(const SegmentRows& rows, std::uint32_t number) {
   const SegmentFile& segment = rows.segment();
   for (std::size_t i = 0; i < selected_.row.size(); ++i) {
     const std::uint64_t row = selected_.row[i];
-    const auto members = static_cast<std::size_t>(segment.num_members_of(row, row + 1));
+    const std::uint64_t members = segment.num_members_of(row, row + 1);
     size_.resize(members);
     ext_.resize(members);
     segment.unpack(row, row + 1, {}, size_, ext_);
@@ -170,9 +167,7 @@ void ReshardPlanner::add_rows(const SegmentRows& rows, std::uint32_t number) {
       cutter_.add(number, row, count, weight);
       continue;
     }
-    grow(total_.members, times(count, weight.members));
-    grow(total_.payload_bytes, times(count, weight.payload_bytes));
-    grow(total_.tar_bytes, times(count, weight.tar_bytes));
+    grow_by(total_, count, weight);
   }
   plan_.counts.selected_rows += selected_.row.size();
 }
@@ -195,7 +190,7 @@ void ReshardPlanner::spool(const SegmentRows& rows) {
   for (std::size_t i = 0; i < selected_.row.size(); ++i) {
     const std::uint64_t id = rows.row_id(selected_.row[i]);
     for (std::uint64_t left = selected_.multiplicity[i]; left > 0;) {
-      const auto count = static_cast<std::size_t>(std::min<std::uint64_t>(left, most_spooled - spooled_.size()));
+      const std::uint64_t count = std::min(left, most_spooled - spooled_.size());
       spooled_.insert(spooled_.end(), count, id);
       left -= count;
       if (spooled_.size() < most_spooled) continue;
@@ -230,17 +225,14 @@ ReshardPlan ReshardPlanner::finish() && {
   if (options_.shuffled) {
     if (!spooled_.empty()) options_.shuffled(spooled_);
     plan_.cuts = shuffled_cuts();
-    counts.member_count = total_.members;
-    counts.payload_bytes = total_.payload_bytes;
     counts.tar_bytes = checked_add(total_.tar_bytes, times(plan_.cuts.size(), mean_end), totals);
   } else {
     plan_.cuts = std::move(cutter_).finish();
-    for (const ReshardCut& cut : plan_.cuts) {
-      grow(counts.member_count, cut.members);
-      grow(counts.payload_bytes, cut.payload_bytes);
-      grow(counts.tar_bytes, cut.tar_bytes);
-    }
+    for (const ReshardCut& cut : plan_.cuts) grow_by(total_, 1, cut);
+    counts.tar_bytes = total_.tar_bytes;
   }
+  counts.member_count = total_.members;
+  counts.payload_bytes = total_.payload_bytes;
   std::uint64_t extra = 0;
   plan_.repeats = first_copies(std::move(maybe_repeated_), &extra);
   counts.repeated_rows = plan_.repeats.size();

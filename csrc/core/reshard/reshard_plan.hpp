@@ -4,14 +4,6 @@
 // (core/reshard/reshard_contents.hpp). The bytes of cuts and repeats: docs/formats.md, "A saved plan".
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-#include <functional>
-#include <optional>
-#include <span>
-#include <string>
-#include <vector>
-
 #include "core/reshard/reshard_rows.hpp"
 #include "core/uids/uid_set.hpp"
 
@@ -78,7 +70,7 @@ struct ReshardCounts {
   std::uint64_t selected_rows = 0;
   std::uint64_t output_count = 0;  // copies expanded
   std::uint64_t subset_count = 0;
-  std::uint64_t missing_count = 0;  // entries of the subset that are in no asked shard
+  std::uint64_t missing_count = 0;  // entries of the subset that are in no chosen shard
   std::uint64_t repeated_rows = 0;
   std::uint64_t member_count = 0, payload_bytes = 0;
   std::uint64_t tar_bytes = 0;  // at most
@@ -89,7 +81,7 @@ struct ReshardPlan {
   std::vector<RowRepeat> repeats;
   std::vector<std::uint64_t> segment_first{0};  // ordinal of each segment's first shard, then the number of shards
   ReshardCounts counts;
-  std::uint64_t chosen_shards = 0;                  // asked input shards
+  std::uint64_t chosen_shards = 0;                  // chosen input shards
   std::uint64_t lowest_number = 0, highest_number = 0;  // of all input shards, where a slice was asked for
   Uid inputs;                                       // hash of name, size and time of each input shard, in order
   struct Damage {
@@ -98,7 +90,7 @@ struct ReshardPlan {
     bool archive;  // a part of it was not read; else names that do not make the samples they were meant for
     std::string message;
   };
-  std::vector<Damage> damage;  // what may hide samples of asked input shards: see sample_loss
+  std::vector<Damage> damage;  // what may hide samples of chosen input shards: see sample_loss
 };
 
 /// Plans segment after segment.

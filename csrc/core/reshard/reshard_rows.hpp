@@ -1,17 +1,8 @@
-// Which rows of an index segment a reshard takes: whole samples with a uid, of the asked input shards, not excluded,
+// Which rows of an index segment a reshard takes: whole samples with a uid, of the chosen input shards, not excluded,
 // whose uid stands in the subset.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-#include <optional>
-#include <span>
-#include <string>
-#include <string_view>
-#include <vector>
-
 #include "core/index/tar_segment.hpp"
-#include "core/uids/uid.hpp"
 
 namespace dcfast {
 
@@ -28,7 +19,7 @@ struct ReshardSelection {
 };
 
 struct RowCounts {
-  std::uint64_t samples = 0;          // in the asked input shards
+  std::uint64_t samples = 0;          // in the chosen input shards
   std::uint64_t no_uid = 0;           // without a readable uid
   std::uint64_t cut = 0;              // their shard is damaged at them
   std::uint64_t excluded = 0;
@@ -62,9 +53,9 @@ class SegmentRows {
   /// The selected rows of [first, last); adds to `counts` where given. Memory: 48 bytes a row.
   void select(std::uint64_t first, std::uint64_t last, SelectedRows& out, RowCounts* counts, unsigned threads,
               const Poll& poll = {}) const;
-  bool is_asked(std::uint64_t shard) const { return asked_.empty() || asked_[static_cast<std::size_t>(shard)]; }
-  /// Number of asked shards; the lowest and highest number of all, where it matters (a slice was asked for).
-  std::uint64_t num_asked() const noexcept { return num_asked_; }
+  bool is_chosen(std::uint64_t shard) const { return is_chosen_.empty() || is_chosen_[shard]; }
+  /// Number of chosen shards; the lowest and highest number of all, where it matters (a slice was asked for).
+  std::uint64_t num_chosen() const noexcept { return num_chosen_; }
   std::uint64_t lowest() const noexcept { return lowest_; }
   std::uint64_t highest() const noexcept { return highest_; }
   /// Shard of a row, in the segment.
@@ -76,8 +67,8 @@ class SegmentRows {
   const SegmentFile& segment_;
   std::uint64_t first_ordinal_;
   ReshardSelection selection_;
-  std::vector<bool> asked_;  // of each shard; empty: all
-  std::uint64_t num_asked_ = 0, lowest_ = 0, highest_ = 0;
+  std::vector<bool> is_chosen_;  // of each shard; empty: all
+  std::uint64_t num_chosen_ = 0, lowest_ = 0, highest_ = 0;
 };
 
 /// An extension as it is written: ASCII letters in lower case, bytes that are not UTF-8 as \xNN.

@@ -8,8 +8,8 @@ namespace dcfast {
 bool have_avx2() {
 #ifdef DCFAST_HAVE_AVX2
   static const bool wide = [] {
-    const char* const asked = std::getenv("DCFAST_ISA");
-    const bool refused = asked != nullptr && std::string_view(asked) == "baseline";
+    const char* const isa = std::getenv("DCFAST_ISA");
+    const bool refused = isa != nullptr && std::string_view(isa) == "baseline";
     return !refused && __builtin_cpu_supports("avx2") != 0;
   }();
   return wide;

@@ -8,11 +8,9 @@
 #include <atomic>
 #include <cerrno>
 #include <csignal>
-#include <cstdint>
 #include <memory>
 #include <mutex>
 
-#include "core/system/error.hpp"
 #include "core/system/file.hpp"
 
 namespace dcfast {
@@ -139,6 +137,11 @@ void remove_slot(const void* data) noexcept {
   std::swap(last_lost, slot->path);  // not a copy, which may throw
 }
 
+[[noreturn]] void refuse(const std::string& path) {
+  throw Error(Code::corrupt_data, "the file was cut while it was read, or its disk failed; see that nothing writes to it, and run the "
+              "same command again", path);
+}
+
 }  // namespace
 
 MappedFile::MappedFile(const std::string& path) : path_(path) {
@@ -165,24 +168,12 @@ MappedFile::~MappedFile() {
   ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
-namespace {
-
-[[noreturn]] void refuse(const std::string& path) {
-  throw Error(Code::corrupt_data,
-              "the file was cut while it was read, or its disk failed; see that nothing writes to it, and run the same "
-              "command again",
-              path);
-}
-
-}  // namespace
-
 void refuse_lost_maps() {
   if (num_lost.load(std::memory_order_acquire) == 0) return;
   const std::lock_guard lock(guard);
   for (const Block* block = &first_block; block != nullptr; block = block->next.load(std::memory_order_acquire)) {
     for (const Slot& slot : block->slots) {
-      if (slot.begin.load() == 0 || !slot.lost.load()) continue;
-      refuse(slot.path);
+      if (slot.begin.load() != 0 && slot.lost.load()) refuse(slot.path);
     }
   }
 }

@@ -19,7 +19,6 @@ class MappedFile {
   explicit MappedFile(const std::string& path);
   MappedFile(MappedFile&& other) noexcept;
   MappedFile& operator=(MappedFile&&) = delete;
-  MappedFile(const MappedFile&) = delete;
   ~MappedFile();
   std::span<const std::byte> bytes() const noexcept { return {data_, size_}; }
   const std::string& path() const noexcept { return path_; }

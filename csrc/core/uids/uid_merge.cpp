@@ -2,16 +2,6 @@
 
 #include <unistd.h>
 
-#include <algorithm>
-#include <cstring>
-#include <limits>
-#include <memory>
-#include <optional>
-#include <span>
-#include <utility>
-
-#include "core/system/error.hpp"
-#include "core/system/file.hpp"
 #include "core/uids/npy.hpp"
 #include "core/uids/uid_sort.hpp"
 #include "core/uids/uid_text.hpp"
@@ -31,7 +21,7 @@ std::uint64_t payload_of(const Uid&) { return 0; }
 std::uint64_t payload_of(const UidRecord& r) { return r.payload; }
 
 std::string shown(const Uid& v) { return format_uid(v); }
-std::string shown(const UidRecord& r) { return format_uid({r.hi, r.lo}) + " payload " + std::to_string(r.payload); }
+std::string shown(const UidRecord& r) { return cat(format_uid({r.hi, r.lo}), " payload ", r.payload); }
 
 /// One sorted run, read forward through a buffer of a fixed size. Every element is checked against the one
 /// before it when it is read.
@@ -41,45 +31,36 @@ class RunReader {
   RunReader(const std::string& path, std::uint64_t buffer_bytes) : file_(File::open_read(path)) {
     const npy::Info info = npy::read_header(file_);
     if (info.item_size != sizeof(T)) {
-      throw Error(Code::corrupt_data,
-                  "expected dtype " + std::string(npy::descr<T>()) + " as in the first run; got " +
-                      std::string(info.item_size == sizeof(Uid) ? npy::descr<Uid>() : npy::descr<UidRecord>()),
-                  path, 0);
+      throw Error(Code::corrupt_data, cat("expected dtype ", npy::descr<T>(), " as in the first run; got ",
+                  info.item_size == sizeof(Uid) ? npy::descr<Uid>() : npy::descr<UidRecord>()), path, 0);
     }
     at_ = info.data_offset;
-    left_ = info.count;
-    count_ = info.count;
+    left_ = count_ = info.count;
     const std::uint64_t most = std::max<std::uint64_t>(1, left_);
-    capacity_ = static_cast<std::size_t>(std::clamp<std::uint64_t>(buffer_bytes / sizeof(T), 1, most));
+    capacity_ = std::clamp<std::size_t>(buffer_bytes / sizeof(T), 1, most);
     buffer_.emplace(capacity_);
     refill();
   }
 
   bool empty() const noexcept { return current_ == end_; }
   const T& head() const noexcept { return *current_; }
-  /// The elements in the buffer from the head on.
-  std::span<const T> buffered() const noexcept { return {current_, end_}; }
   std::uint64_t count() const noexcept { return count_; }
 
-  void advance() { advance(1); }
-  void advance(std::size_t n) {
-    current_ += n;
-    if (current_ == end_ && left_ > 0) refill();
+  void advance() {
+    if (++current_ == end_ && left_ > 0) refill();
   }
 
  private:
   void refill() {
-    const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(capacity_, left_));
+    const std::size_t n = std::min(capacity_, left_);
     T* const data = buffer_->data();
     file_.pread_all(std::as_writable_bytes(std::span<T>(data, n)), at_);
     for (std::size_t i = 0; i < n; ++i) {
       if (i == 0 && !last_) continue;
       const T& previous = i == 0 ? *last_ : data[i - 1];
       if (less(data[i], previous)) {
-        throw Error(Code::corrupt_data,
-                    "run is not sorted: row " + std::to_string(count_ - left_ + i) + " (" + shown(data[i]) +
-                        ") is below the row before it (" + shown(previous) + "); sort it before merging",
-                    file_.path(), at_ + i * sizeof(T));
+        throw Error(Code::corrupt_data, cat("run is not sorted: row ", count_ - left_ + i, " (", shown(data[i]),
+                    ") is below the row before it (", shown(previous), "); sort it before merging"), file_.path(), at_ + i * sizeof(T));
       }
     }
     if (n > 0) last_ = data[n - 1];
@@ -106,10 +87,11 @@ class RunWriter {
  public:
   RunWriter(const std::string& path, std::uint64_t buffer_bytes, bool unique)
       : file_(File::open_write(path)),
-        capacity_(static_cast<std::size_t>(std::max<std::uint64_t>(1, buffer_bytes / sizeof(T)))),
+        capacity_(std::max<std::size_t>(1, buffer_bytes / sizeof(T))),
         buffer_(capacity_),
         unique_(unique) {
-    write_text(npy::header<T>(0), false);
+    const std::string header = npy::header<T>(0);
+    file_.write_all(std::as_bytes(std::span(header)));
   }
 
   void put(const T& v) {
@@ -122,7 +104,8 @@ class RunWriter {
 
   std::uint64_t finish() {
     flush();
-    write_text(npy::header<T>(count_), true);
+    const std::string header = npy::header<T>(count_);
+    file_.pwrite_all(std::as_bytes(std::span(header)), 0);
     file_.close();
     return count_;
   }
@@ -132,14 +115,6 @@ class RunWriter {
     file_.write_all(std::as_bytes(std::span<const T>(buffer_.data(), used_)));
     count_ += used_;
     used_ = 0;
-  }
-  void write_text(const std::string& text, bool in_place) {
-    const auto bytes = std::as_bytes(std::span<const char>(text.data(), text.size()));
-    if (in_place) {
-      file_.pwrite_all(bytes, 0);
-    } else {
-      file_.write_all(bytes);
-    }
   }
 
   File file_;
@@ -215,9 +190,7 @@ class LoserTree {
 /// Removes what it still names when it goes out of scope.
 class TemporaryFiles {
  public:
-  TemporaryFiles() = default;
-  TemporaryFiles(const TemporaryFiles&) = delete;
-  TemporaryFiles& operator=(const TemporaryFiles&) = delete;
+  TemporaryFiles& operator=(TemporaryFiles&&) = delete;
   ~TemporaryFiles() {
     for (const std::string& path : paths_) ::unlink(path.c_str());
   }
@@ -272,7 +245,7 @@ template <typename T>
 MergeResult merge_all(std::vector<std::string> paths, const std::string& out_path, const MergeOptions& options,
                       const Poll& poll) {
   const std::uint64_t by_memory = options.memory_bytes / kMinBuffer - 2;
-  const auto fan_in = static_cast<std::size_t>(std::min<std::uint64_t>(by_memory, options.max_open_files - 1));
+  const std::size_t fan_in = std::min<std::uint64_t>(by_memory, options.max_open_files - 1);
   MergeResult result;
   TemporaryFiles temporary;
   while (paths.size() > fan_in) {
@@ -281,7 +254,7 @@ MergeResult merge_all(std::vector<std::string> paths, const std::string& out_pat
     for (std::size_t begin = 0; begin < paths.size(); begin += fan_in) {
       const std::size_t count = std::min(fan_in, paths.size() - begin);
       const std::span<const std::string> group(paths.data() + begin, count);
-      const std::string path = out_path + ".pass" + std::to_string(result.passes) + "-" + std::to_string(next.size());
+      const std::string path = cat(out_path, ".pass", result.passes, "-", next.size());
       temporary.add(path);
       const Counts counts = merge_once<T>(group, path, options, poll);
       if (result.passes == 1) result.rows_in += counts.read;
@@ -301,15 +274,11 @@ MergeResult merge_all(std::vector<std::string> paths, const std::string& out_pat
 
 MergeResult merge_runs(const std::vector<std::string>& paths, const std::string& out_path, const MergeOptions& options,
                        const Poll& poll) {
-  if (paths.empty()) throw Error(Code::invalid_argument, "run_paths must name at least one file");
+  if (paths.empty()) refuse_argument("run_paths must name at least one file");
   if (options.memory_bytes < kMergeMinMemory) {
-    throw Error(Code::invalid_argument, "memory_bytes must be at least " + std::to_string(kMergeMinMemory) + "; got " +
-                                            std::to_string(options.memory_bytes));
+    refuse_argument("memory_bytes must be at least ", kMergeMinMemory, "; got ", options.memory_bytes);
   }
-  if (options.max_open_files < 3) {
-    throw Error(Code::invalid_argument,
-                "max_open_files must be at least 3; got " + std::to_string(options.max_open_files));
-  }
+  if (options.max_open_files < 3) refuse_argument("max_open_files must be at least 3; got ", options.max_open_files);
   const std::size_t item_size = npy::read_header(File::open_read(paths.front())).item_size;
   return item_size == sizeof(Uid) ? merge_all<Uid>(paths, out_path, options, poll)
                                   : merge_all<UidRecord>(paths, out_path, options, poll);

@@ -3,13 +3,8 @@
 // (NumPy .npy, little-endian records).
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
 #include <string>
-#include <vector>
 
-#include "core/system/parallel.hpp"
-#include "core/uids/uid.hpp"
 #include "core/uids/uid_set.hpp"
 
 namespace dcfast {

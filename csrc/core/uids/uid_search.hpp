@@ -3,16 +3,6 @@
 // for hashes. Queries are taken in batches so that their misses overlap.
 #pragma once
 
-#include <algorithm>
-#include <array>
-#include <bit>
-#include <cstddef>
-#include <cstdint>
-#include <span>
-#include <vector>
-
-#include "core/system/parallel.hpp"
-#include "core/uids/uid.hpp"
 #include "core/uids/uid_sort.hpp"
 
 namespace dcfast::uid_detail {

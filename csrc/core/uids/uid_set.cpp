@@ -1,14 +1,4 @@
-#include "core/uids/uid_set.hpp"
-
-#include <algorithm>
-#include <atomic>
-#include <cstring>
-#include <string>
-#include <vector>
-
-#include "core/system/error.hpp"
 #include "core/uids/uid_search.hpp"
-#include "core/uids/uid_sort.hpp"
 #include "core/uids/uid_text.hpp"
 
 namespace dcfast {
@@ -20,46 +10,56 @@ using uid_detail::key_of;
 
 constexpr std::size_t kTextBlock = std::size_t{1} << 15;
 
-void require(bool good, const std::string& message) {
-  if (!good) throw Error(Code::invalid_argument, message);
+template <typename... Parts>
+void require(bool good, const Parts&... message) {
+  if (!good) refuse_argument(message...);
 }
 
-std::size_t num_blocks(std::size_t n, std::size_t block) { return n / block + (n % block != 0 ? 1 : 0); }
+/// Calls work(begin, end) for blocks of texts.
+template <typename Work>
+void for_text_blocks(std::size_t n, unsigned threads, const Poll& poll, const Work& work) {
+  parallel_for((n + kTextBlock - 1) / kTextBlock, threads, [&](std::size_t block) {
+    work(block * kTextBlock, std::min(n, (block + 1) * kTextBlock));
+  }, poll);
+}
+
+/// Parses text_of(i) for each i. Returns how many are uids.
+template <typename TextOf>
+std::size_t parse_each(std::span<Uid> out, std::span<bool> valid, unsigned threads, const Poll& poll, const TextOf& text_of) {
+  std::atomic<std::size_t> total{0};
+  for_text_blocks(out.size(), threads, poll, [&](std::size_t begin, std::size_t end) {
+    std::size_t good = 0;
+    for (std::size_t i = begin; i < end; ++i) {
+      const bool is_uid = parse_uid(text_of(i), out[i]);
+      valid[i] = is_uid;
+      good += is_uid ? 1 : 0;
+    }
+    total.fetch_add(good, std::memory_order_relaxed);
+  });
+  return total.load();
+}
 
 template <typename Offset>
 std::size_t parse_offsets(std::span<const char> data, std::span<const Offset> offsets, std::span<Uid> out,
                           std::span<bool> valid, unsigned threads, const Poll& poll) {
   require(valid.size() == out.size() && (offsets.size() == out.size() + 1 || (offsets.empty() && out.empty())),
-          "offsets must have one entry more than there are texts; got " + std::to_string(offsets.size()) + " for " +
-              std::to_string(out.size()));
-  const std::size_t n = out.size();
-  std::atomic<std::size_t> total{0};
-  parallel_for(num_blocks(n, kTextBlock), threads, [&](std::size_t block) {
-    std::size_t good = 0;
-    for (std::size_t i = block * kTextBlock, end = std::min(n, i + kTextBlock); i < end; ++i) {
-      // a negative offset becomes a huge one and fails the same comparison
-      const auto from = static_cast<std::uint64_t>(offsets[i]);
-      const auto to = static_cast<std::uint64_t>(offsets[i + 1]);
-      if (from > to || to > data.size()) {
-        throw Error(Code::invalid_argument,
-                    "offsets must ascend inside the text buffer of " + std::to_string(data.size()) + " bytes; got " +
-                        std::to_string(offsets[i]) + " to " + std::to_string(offsets[i + 1]) + " for text " +
-                        std::to_string(i));
-      }
-      const bool is_uid = parse_uid({data.data() + from, static_cast<std::size_t>(to - from)}, out[i]);
-      valid[i] = is_uid;
-      good += is_uid ? 1 : 0;
+          "offsets must have one entry more than there are texts; got ", offsets.size(), " for ", out.size());
+  return parse_each(out, valid, threads, poll, [&](std::size_t i) {
+    // a negative offset becomes a huge one and fails the same comparison
+    const auto from = static_cast<std::uint64_t>(offsets[i]);
+    const auto to = static_cast<std::uint64_t>(offsets[i + 1]);
+    if (from > to || to > data.size()) {
+      refuse_argument("offsets must ascend inside the text buffer of ", data.size(), " bytes; got ", offsets[i], " to ", offsets[i + 1],
+                      " for text ", i);
     }
-    total.fetch_add(good, std::memory_order_relaxed);
-  }, poll);
-  return total.load();
+    return std::string_view(data.data() + from, to - from);
+  });
 }
 
 template <typename T>
 void lookup_in(std::span<const T> hay, std::span<const Uid> queries, std::span<std::int64_t> first,
                std::span<std::int64_t> count, unsigned threads, const Poll& poll) {
-  require(first.size() == queries.size() && count.size() == queries.size(),
-          "first and count must be as long as queries");
+  require(first.size() == queries.size() && count.size() == queries.size(), "first and count must be as long as queries");
   uid_detail::for_each_lower_bound(hay, queries, threads, poll, [&](std::size_t i, std::size_t p, const auto& locator) {
     first[i] = static_cast<std::int64_t>(p);
     count[i] = static_cast<std::int64_t>(locator.equal_end(key_of(queries[i]), p) - p);
@@ -72,27 +72,26 @@ struct Part {
 };
 
 std::size_t lower_bound(std::span<const Uid> values, const Uid& v) {
-  const auto below = [](const Uid& x, const Uid& y) { return key_of(x) < key_of(y); };
-  return static_cast<std::size_t>(std::lower_bound(values.begin(), values.end(), v, below) - values.begin());
+  return static_cast<std::size_t>(std::ranges::lower_bound(values, key_of(v), {}, key_of<Uid>) - values.begin());
 }
 
 /// Cuts both arrays at the same values, so that equal values never lie in two parts.
 std::vector<Part> cut_by_value(std::span<const Uid> a, std::span<const Uid> b, unsigned threads) {
   constexpr std::size_t part_size = std::size_t{1} << 18;
-  threads = uid_detail::resolve_threads(threads);
+  threads = resolve_threads(threads);
   // one thread gains nothing from parts but the chance to be interrupted
   const std::size_t size = threads == 1 ? part_size * 16 : part_size;
-  const std::size_t wanted = std::max<std::size_t>(1, (a.size() + b.size()) / size);
+  const std::size_t num_parts = std::max<std::size_t>(1, (a.size() + b.size()) / size);
   const std::span<const Uid> longer = a.size() >= b.size() ? a : b;
   std::vector<Part> parts;
-  parts.reserve(wanted);
+  parts.reserve(num_parts);
   std::size_t a_at = 0;
   std::size_t b_at = 0;
-  for (std::size_t c = 1; c <= wanted; ++c) {
+  for (std::size_t c = 1; c <= num_parts; ++c) {
     std::size_t a_end = a.size();
     std::size_t b_end = b.size();
-    if (c < wanted) {
-      const Uid v = longer[cut(longer.size(), wanted, c)];
+    if (c < num_parts) {
+      const Uid v = longer[cut(longer.size(), num_parts, c)];
       a_end = std::max(a_at, lower_bound(a, v));
       b_end = std::max(b_at, lower_bound(b, v));
     }
@@ -187,23 +186,13 @@ std::size_t select_by_lookup(std::span<const Uid> a, std::span<const Uid> b, boo
 
 std::size_t parse_uids_fixed(std::span<const char> text, std::size_t width, std::span<Uid> out, std::span<bool> valid,
                              unsigned threads, const Poll& poll) {
-  const std::size_t n = out.size();
-  require(valid.size() == n && text.size() == checked_mul(n, width, "texts"),
-          "texts must hold " + std::to_string(n) + " entries of " + std::to_string(width) + " bytes; got " +
-              std::to_string(text.size()) + " bytes");
-  std::atomic<std::size_t> total{0};
-  parallel_for(num_blocks(n, kTextBlock), threads, [&](std::size_t block) {
-    std::size_t good = 0;
-    for (std::size_t i = block * kTextBlock, end = std::min(n, i + kTextBlock); i < end; ++i) {
-      std::string_view one(text.data() + i * width, width);
-      while (!one.empty() && one.back() == '\0') one.remove_suffix(1);
-      const bool is_uid = parse_uid(one, out[i]);
-      valid[i] = is_uid;
-      good += is_uid ? 1 : 0;
-    }
-    total.fetch_add(good, std::memory_order_relaxed);
-  }, poll);
-  return total.load();
+  require(valid.size() == out.size() && text.size() == checked_mul(out.size(), width, "texts"), "texts must hold ", out.size(),
+          " entries of ", width, " bytes; got ", text.size(), " bytes");
+  return parse_each(out, valid, threads, poll, [&](std::size_t i) {
+    std::string_view padded(text.data() + i * width, width);
+    while (!padded.empty() && padded.back() == '\0') padded.remove_suffix(1);
+    return padded;
+  });
 }
 
 std::size_t parse_uids_offsets(std::span<const char> data, std::span<const std::int32_t> offsets, std::span<Uid> out,
@@ -218,12 +207,9 @@ std::size_t parse_uids_offsets(std::span<const char> data, std::span<const std::
 
 void format_uids(std::span<const Uid> uids, std::span<char> out, unsigned threads, const Poll& poll) {
   require(out.size() == checked_mul(uids.size(), kUidTextSize, "texts"), "out must hold 32 bytes for each uid");
-  parallel_for(num_blocks(uids.size(), kTextBlock), threads, [&](std::size_t block) {
-    const std::size_t begin = block * kTextBlock;
-    for (std::size_t i = begin, end = std::min(uids.size(), begin + kTextBlock); i < end; ++i) {
-      format_uid_32(uids[i], out.data() + i * kUidTextSize);
-    }
-  }, poll);
+  for_text_blocks(uids.size(), threads, poll, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t i = begin; i < end; ++i) format_uid_32(uids[i], out.data() + i * kUidTextSize);
+  });
 }
 
 std::size_t first_unsorted(std::span<const Uid> values, unsigned threads, const Poll& poll) {

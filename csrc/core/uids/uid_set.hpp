@@ -3,8 +3,6 @@
 // same for any number of threads. threads = 0 means one per core.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
 #include <span>
 
 #include "core/system/parallel.hpp"

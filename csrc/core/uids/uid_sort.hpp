@@ -5,23 +5,14 @@
 
 #include <sys/mman.h>
 
-#include <algorithm>
 #include <array>
 #include <bit>
-#include <cstddef>
-#include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <limits>
 #include <memory>
 #include <new>
-#include <span>
-#include <thread>
-#include <vector>
 
 #include "core/system/error.hpp"
-#include "core/system/parallel.hpp"
-#include "core/uids/uid.hpp"
 #include "core/uids/uid_set.hpp"
 
 namespace dcfast::uid_detail {
@@ -43,11 +34,6 @@ inline bool less(const UidRecord& a, const UidRecord& b) noexcept {
 inline std::uint64_t word(const Uid& v, int which) noexcept { return which == 0 ? v.hi : v.lo; }
 inline std::uint64_t word(const UidRecord& v, int which) noexcept {
   return which == 0 ? v.hi : which == 1 ? v.lo : v.payload;
-}
-
-inline unsigned resolve_threads(unsigned threads) noexcept {
-  if (threads == 0) threads = std::thread::hardware_concurrency();
-  return threads == 0 ? 1 : threads;
 }
 
 /// Memory without the zeroing that the default values of T would cost; in huge pages where it is large, which

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <array>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -17,8 +16,6 @@
 #include "core/uids/uid.hpp"
 
 namespace dcfast {
-
-static_assert(std::endian::native == std::endian::little, "uids lie on disk in little-endian order");
 
 inline constexpr std::size_t kUidTextSize = 32;
 

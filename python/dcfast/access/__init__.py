@@ -7,31 +7,20 @@ uid list or subset file in any order, ahead of the caller.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 import numpy.typing as npt
 
-from dcfast.access.batch import MemberBatch, Members, PathLike
-from dcfast.access.iterate import Sample, UidBatch, iterate_rows, iterate_uid_batches, iterate_uids
-from dcfast.access.reader import Extensions, Missing, Numbering, PoolReader
+from dcfast.access.batch import MemberBatch, PathLike
+from dcfast.access.iterate import Sample, iterate_rows, iterate_uids
+from dcfast.access.reader import Extensions, Missing, Numbering, PoolReader, ReaderOptions
 from dcfast.errors import PoolError
 from dcfast.index.build import TarIndex
 from dcfast.index.pool import shard_folder
 from dcfast.index.pool_index import check_layout, index_folder
 from dcfast.index.segments import Segment
 
-__all__ = [
-    "MemberBatch",
-    "Members",
-    "PoolReader",
-    "Sample",
-    "UidBatch",
-    "iterate_rows",
-    "iterate_uid_batches",
-    "iterate_uids",
-    "open_pool",
-    "read_members",
-]
+__all__ = ["MemberBatch", "PoolReader", "Sample", "iterate_rows", "iterate_uids", "open_pool", "read_members"]
 
 
 def read_members(
@@ -72,7 +61,7 @@ def read_members(
     return index.read(rows, ext, numbering=numbering, missing=missing, memory_bytes=memory_bytes, threads=threads)
 
 
-def open_pool(index_dir: PathLike, shards_dir: PathLike | None = None, **options: Any) -> PoolReader:
+def open_pool(index_dir: PathLike, shards_dir: PathLike | None = None, **options: Unpack[ReaderOptions]) -> PoolReader:
     """Opens the pool that a run indexed.
 
     Args:

@@ -10,30 +10,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MemberBatch", "Members", "PathLike"]
-
 PathLike = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
 class Members:
-    """The members of n samples, k in all, in the order asked.
+    """The members of n samples, k in all, in the order asked."""
 
-    Attributes:
-        rows: (n,) u64 row ids.
-        begin: (n + 1,) i64: the members of sample i are begin[i] .. begin[i + 1].
-        shard: (k,) u32 ordinals; offset, size: (k,) u64 bytes in the shard.
-        ext: (k,) i32 index into ``exts``, -1 for a member that the sample lacks.
-        exts: the pool's extensions, ASCII letters lower-cased.
-    """
-
-    rows: npt.NDArray[np.uint64]
-    begin: npt.NDArray[np.int64]
-    shard: npt.NDArray[np.uint32]
-    offset: npt.NDArray[np.uint64]
-    size: npt.NDArray[np.uint64]
-    ext: npt.NDArray[np.int32]
-    exts: list[str]
+    rows: npt.NDArray[np.uint64]  # (n,) row ids
+    begin: npt.NDArray[np.int64]  # (n + 1,): the members of sample i are begin[i] .. begin[i + 1]
+    shard: npt.NDArray[np.uint32]  # (k,) ordinals
+    offset: npt.NDArray[np.uint64]  # (k,) bytes in the shard
+    size: npt.NDArray[np.uint64]  # (k,) bytes
+    ext: npt.NDArray[np.int32]  # (k,) index into ``exts``, -1 for a member that the sample lacks
+    exts: list[str]  # of the pool, ASCII letters lower-cased
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -41,12 +31,6 @@ class Members:
     @property
     def num_bytes(self) -> int:
         return int(self.size.sum())
-
-    def sample_bytes(self) -> npt.NDArray[np.int64]:
-        """(n,) payload bytes of each sample."""
-        total = np.concatenate([[0], np.cumsum(self.size.astype(np.int64))])
-        sums: npt.NDArray[np.int64] = total[self.begin[1:]] - total[self.begin[:-1]]
-        return sums
 
     def part(self, first: int, last: int) -> Members:
         """The samples first .. last - 1, as views."""
@@ -57,7 +41,8 @@ class Members:
 
     def batches(self, limit: int) -> Iterator[Members]:
         """The samples in batches of at most ``limit`` payload bytes; a larger sample is a batch of its own."""
-        end = np.cumsum(self.sample_bytes())
+        total = np.concatenate([[0], np.cumsum(self.size.astype(np.int64))])
+        end = total[self.begin[1:]] - total[self.begin[0]]  # of each sample
         first = 0
         while first < len(self):
             before = int(end[first - 1]) if first else 0
@@ -90,7 +75,7 @@ class MemberBatch:
         self.data = data
         self.offsets = offsets
         self._single = single
-        self._view = memoryview(data)  # type: ignore[arg-type]
+        self._view = data.data
         # Python integers: three look-ups a member are cheaper in lists than in arrays
         self._ends: list[int] = offsets.tolist()
         self._begin: list[int] = members.begin.tolist()
@@ -122,6 +107,7 @@ class MemberBatch:
             if self._ext[j] >= 0
         }
 
+    # Any: a memoryview, a dict of them or None, by how the batch was asked for
     def __getitem__(self, i: int) -> Any:
         if not -len(self) <= i < len(self):
             raise IndexError(f"sample {i} is out of range: the batch has {len(self)}")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,8 @@ from dcfast.process.read_ahead import read_ahead as run_ahead
 from dcfast.uids.sets import load_subset, uid_format
 
 if TYPE_CHECKING:
-    from dcfast.access.reader import PoolReader
+    from dcfast.access.reader import Extensions, Missing, PoolReader
 
-__all__ = ["Sample", "UidBatch", "iterate_rows", "iterate_uid_batches", "iterate_uids"]
 
 # uids or rows looked up together
 ROWS_AT_ONCE = 4096
@@ -36,24 +35,16 @@ class Sample(NamedTuple):
     members: dict[str, memoryview]
 
 
-class UidBatch(NamedTuple):
-    """Some samples: (n,) "u8,u8" uids, keys in their shards, and the members."""
-
-    uids: npt.NDArray[Any]
-    keys: list[str]
-    members: MemberBatch
-
-
 def iterate_uids(
     pool: PoolReader,
-    uids: npt.NDArray[Any] | PathLike,
-    exts: str | Sequence[str] | None = None,
+    uids: npt.NDArray[np.void] | PathLike,
+    exts: Extensions = None,
     *,
     order: Order = "given",
     seed: int = 0,
     part: tuple[int, int] = (0, 1),
     missing_uids: Literal["error", "skip"] = "skip",
-    missing: Literal["error", "none"] = "error",
+    missing: Missing = "error",
     read_ahead: int = 4,
     memory_bytes: int = 256 << 20,
 ) -> Generator[Sample, None, None]:
@@ -80,35 +71,6 @@ def iterate_uids(
         failing batch are yielded first.
     Memory: memory_bytes and about 1 KiB for each of 4096 places.
     """
-    batches = iterate_uid_batches(
-        pool,
-        uids,
-        exts,
-        order=order,
-        seed=seed,
-        part=part,
-        missing_uids=missing_uids,
-        missing=missing,
-        read_ahead=read_ahead,
-        memory_bytes=memory_bytes,
-    )
-    return _samples(batches)
-
-
-def iterate_uid_batches(
-    pool: PoolReader,
-    uids: npt.NDArray[Any] | PathLike,
-    exts: str | Sequence[str] | None = None,
-    *,
-    order: Order = "given",
-    seed: int = 0,
-    part: tuple[int, int] = (0, 1),
-    missing_uids: Literal["error", "skip"] = "skip",
-    missing: Literal["error", "none"] = "error",
-    read_ahead: int = 4,
-    memory_bytes: int = 256 << 20,
-) -> Generator[UidBatch, None, None]:
-    """As ``iterate_uids``, a batch at a time: less work in Python where samples are small."""
     if order not in ("given", "shuffled"):
         raise ValueError(f"order must be 'given' or 'shuffled'; got {order!r}")
     if not 0 <= part[0] < part[1]:
@@ -117,19 +79,20 @@ def iterate_uid_batches(
         raise ValueError(f"missing_uids must be 'error' or 'skip'; got {missing_uids!r}")
     if not 0 <= seed < 1 << 64:
         raise ValueError(f"seed must be from 0 to 2^64 - 1; got {seed}")
-    wanted = uids if isinstance(uids, np.ndarray) else _load(uids)
-    if wanted.dtype != np.dtype("u8,u8") or wanted.ndim != 1:
-        raise TypeError(f'uids must be one-dimensional of dtype "u8,u8"; got {wanted.dtype} of shape {wanted.shape}')
-    blocks = _uid_blocks(pool, wanted, order, seed, part, missing_uids)
-    return _uid_batches(pool, blocks, exts, missing, read_ahead, memory_bytes)
+    if not isinstance(uids, np.ndarray):
+        uids = load_subset(uids, check=False)  # any order will do
+    if uids.dtype != np.dtype("u8,u8") or uids.ndim != 1:
+        raise TypeError(f'uids must be one-dimensional of dtype "u8,u8"; got {uids.dtype} of shape {uids.shape}')
+    blocks = _uid_blocks(pool, uids, order, seed, part, missing_uids)
+    return _samples(pool, _read_ahead(pool, blocks, exts, missing, read_ahead, memory_bytes))
 
 
 def iterate_rows(
     pool: PoolReader,
     rows: npt.NDArray[np.uint64],
-    exts: str | Sequence[str] | None = None,
+    exts: Extensions = None,
     *,
-    missing: Literal["error", "none"] = "error",
+    missing: Missing = "error",
     read_ahead: int = 4,
     memory_bytes: int = 256 << 20,
 ) -> Generator[MemberBatch, None, None]:
@@ -144,21 +107,16 @@ def iterate_rows(
     return _read_ahead(pool, blocks, exts, missing, read_ahead, memory_bytes)
 
 
-def _samples(batches: Generator[UidBatch, None, None]) -> Generator[Sample, None, None]:
+def _samples(pool: PoolReader, batches: Generator[MemberBatch, None, None]) -> Generator[Sample, None, None]:
     with closing(batches):
         for batch in batches:
-            texts = uid_format(batch.uids, as_list=True, threads=1)
-            members = batch.members
-            for i, (key, text) in enumerate(zip(batch.keys, texts, strict=True)):
-                yield Sample(key, text, members.sample(i))
-
-
-def _load(path: PathLike) -> npt.NDArray[Any]:
-    return load_subset(path, check=False)  # any order will do
+            texts = uid_format(pool.uids(batch.rows), as_list=True, threads=1)
+            for i, (key, text) in enumerate(zip(pool.keys(batch.rows), texts, strict=True)):
+                yield Sample(key, text, batch.sample(i))
 
 
 def _uid_blocks(
-    pool: PoolReader, uids: npt.NDArray[Any], order: Order, seed: int, part: tuple[int, int], missing_uids: str
+    pool: PoolReader, uids: npt.NDArray[np.void], order: Order, seed: int, part: tuple[int, int], missing_uids: str
 ) -> Iterator[npt.NDArray[np.uint64]]:
     """Row ids of the uids in the order asked, some at a time."""
     first, stride = part
@@ -170,27 +128,24 @@ def _uid_blocks(
             block = uids[core_reshard.permuted(len(uids), seed, start, size, stride)]
         else:
             block = uids[start : start + (size - 1) * stride + 1 : stride]
-        rows, found = pool.find(np.ascontiguousarray(block))
-        if missing_uids == "error" and not found.all():
-            absent = int(np.flatnonzero(found == 0)[0])
+        rows, counts = pool.find(np.ascontiguousarray(block))
+        if missing_uids == "error" and not counts.all():
+            absent = int(np.flatnonzero(counts == 0)[0])
             [text] = uid_format(np.ascontiguousarray(block[absent : absent + 1]), as_list=True, threads=1)
             raise PoolError(
-                f"uid {text} is in no whole sample of the pool ({int((found == 0).sum())} of "
+                f"uid {text} is in no whole sample of the pool ({int((counts == 0).sum())} of "
                 f"{size} looked up together); pass missing_uids='skip' to go on without"
             )
         yield rows
 
 
-def _uid_batches(
-    pool: PoolReader, blocks: Iterator[npt.NDArray[np.uint64]], exts: Any, missing: Any, ahead: int, memory_bytes: int
-) -> Generator[UidBatch, None, None]:
-    with closing(_read_ahead(pool, blocks, exts, missing, ahead, memory_bytes)) as batches:
-        for batch in batches:
-            yield UidBatch(pool.uids(batch.rows), pool.keys(batch.rows), batch)
-
-
 def _read_ahead(
-    pool: PoolReader, blocks: Iterator[npt.NDArray[np.uint64]], exts: Any, missing: Any, ahead: int, memory_bytes: int
+    pool: PoolReader,
+    blocks: Iterator[npt.NDArray[np.uint64]],
+    exts: Extensions,
+    missing: Missing,
+    ahead: int,
+    memory_bytes: int,
 ) -> Generator[MemberBatch, None, None]:
     if ahead < 0 or memory_bytes < 1:
         raise ValueError(f"read_ahead must be at least 0 and memory_bytes 1; got {ahead} and {memory_bytes}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +18,20 @@ from dcfast.index.segments import Segment
 from dcfast.process.arguments import unsigned_array
 from dcfast.uids.sets import RECORD_DTYPE, open_records, record_sort, uid_lookup
 
-__all__ = ["Extensions", "Missing", "Numbering", "PoolReader"]
-
 Extensions = str | Sequence[str] | None
 Numbering = Literal["row_id", "sample"]
 Missing = Literal["error", "none"]
 
 NO_EXT = 0xFFFFFFFF
+
+
+class ReaderOptions(TypedDict, total=False):
+    """See ``PoolReader``."""
+
+    max_open: int
+    follow_links: bool
+    check_mtime: bool
+    verify: bool
 
 
 class PoolReader:
@@ -54,7 +62,7 @@ class PoolReader:
         self,
         shards_dir: PathLike | Sequence[PathLike] | None,
         segments: Sequence[PathLike | Segment],
-        pool_records: PathLike | npt.NDArray[Any] | None = None,
+        pool_records: PathLike | npt.NDArray[np.void] | None = None,
         *,
         max_open: int = 256,
         follow_links: bool = False,
@@ -66,7 +74,9 @@ class PoolReader:
         if max_open < 1:
             raise ValueError(f"max_open must be at least 1; got {max_open}")
         self._arguments = (shards_dir, list(segments), pool_records)
-        self._options = {"max_open": max_open, "follow_links": follow_links, "check_mtime": check_mtime}
+        self._options = ReaderOptions(
+            max_open=max_open, follow_links=follow_links, check_mtime=check_mtime, verify=False
+        )
         self.segments = [s if isinstance(s, Segment) else Segment.open(s, verify=verify) for s in segments]
         if shards_dir is None or isinstance(shards_dir, (str, os.PathLike)):
             roots = [shards_dir] * len(self.segments)
@@ -93,8 +103,8 @@ class PoolReader:
             [os.fsencode(r) for r in distinct],
             [os.fsencode(name) for s in self.segments for name in s.shard_names],
             np.repeat(np.array(root_of, np.uint32), shards),
-            _joined([s.shard_sizes for s in self.segments], np.uint64),
-            _joined([s.shard_mtimes_ns for s in self.segments], np.int64),
+            np.concatenate([np.empty(0, np.uint64), *(s.shard_sizes for s in self.segments)]),
+            np.concatenate([np.empty(0, np.int64), *(s.shard_mtimes_ns for s in self.segments)]),
             max_open=max_open,
             follow_links=follow_links,
             check_mtime=check_mtime,
@@ -103,9 +113,9 @@ class PoolReader:
     def __repr__(self) -> str:
         return f"<PoolReader: {self.num_shards} shards, {self.num_samples} samples>"
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Callable[[], PoolReader], tuple[()]]:
         # a worker process opens the files anew; segments were verified here
-        where, segments, records = self._arguments
+        shards_dir, segments, records = self._arguments
         paths = [s if isinstance(s, (str, os.PathLike)) else s.path for s in segments]
         for path in paths:
             if not os.path.exists(path):
@@ -113,7 +123,7 @@ class PoolReader:
                     f"PoolReader: its index segment {path} has no file that another process could open (index_tars "
                     "keeps none); write one by write_segment, and give its path"
                 )
-        return (_reopen, (where, paths, records, self._options))
+        return partial(PoolReader, shards_dir, paths, records, **self._options), ()
 
     def close(self) -> None:
         """Closes the shards that are open; they are opened again where needed."""
@@ -126,12 +136,7 @@ class PoolReader:
         self.close()
 
     @property
-    def num_open(self) -> int:
-        """Shards that are open now."""
-        return int(self._reader.num_open)
-
-    @property
-    def records(self) -> npt.NDArray[Any]:
+    def records(self) -> npt.NDArray[np.void]:
         """The pool index: sorted records of uid and row id, mapped or built."""
         if self._records is None:
             parts = [np.empty(0, RECORD_DTYPE)]
@@ -154,7 +159,7 @@ class PoolReader:
             ids[part] = row_ids(segment, int(self.segment_first_shard[n]), sample[part])
         return ids
 
-    def find(self, uids: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+    def find(self, uids: npt.NDArray[np.void]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
         """The rows that have each of some uids.
 
         Args:
@@ -174,8 +179,8 @@ class PoolReader:
         for part, segment, _ in self._groups(number):
             whole[part] = (np.asarray(segment.flags)[sample[part]] & FLAG_CUT) == 0
             # records of another index would give other samples than were asked for
-            of_row, asked = segment.uid[sample[part]], records[at[part]]
-            if not (np.array_equal(of_row["f0"], asked["f0"]) and np.array_equal(of_row["f1"], asked["f1"])):
+            of_row, of_record = segment.uid[sample[part]], records[at[part]]
+            if not all(np.array_equal(of_row[half], of_record[half]) for half in ("f0", "f1")):
                 raise CorruptDataError(
                     f"PoolReader: the pool index (pool.npy) is not of the segment {segment.path}: it has other uids "
                     "for its rows; make it whole with refresh_index, or the run again",
@@ -183,7 +188,7 @@ class PoolReader:
                 )
         return rows[whole], np.bincount(owner[whole], minlength=len(uids))
 
-    def uids(self, rows: npt.ArrayLike) -> npt.NDArray[Any]:
+    def uids(self, rows: npt.ArrayLike) -> npt.NDArray[np.void]:
         """(n,) "u8,u8" uids of row ids; zero for samples without one."""
         number, sample = self._by_row(unsigned_array(rows, "rows", negative=IndexError))
         uids = np.zeros(len(number), "u8,u8")
@@ -205,8 +210,8 @@ class PoolReader:
         number, sample = self._by_row(unsigned_array(rows, "rows", negative=IndexError))
         keys = [""] * len(number)
         for part, segment, _ in self._groups(number):
-            found = core_access.sample_keys(segment._core, sample[part].astype(np.uint64))
-            for i, key in zip(part.tolist(), found, strict=True):
+            of_part = core_access.sample_keys(segment._core, sample[part].astype(np.uint64))
+            for i, key in zip(part.tolist(), of_part, strict=True):
                 keys[i] = key
         return keys
 
@@ -222,23 +227,23 @@ class PoolReader:
 
         Arguments and errors as ``read``. Cost: about 0.2 us a member, from the mapped index.
         """
-        asked = unsigned_array(rows, "rows", negative=IndexError)
-        wanted = None if ext is None else _extensions(ext)
+        numbers = unsigned_array(rows, "rows", negative=IndexError)
+        exts = None if ext is None else _extensions(ext)
         if missing not in ("error", "none"):
             raise ValueError(f"missing must be 'error' or 'none'; got {missing!r}")
         if numbering not in ("row_id", "sample"):
             raise ValueError(f"numbering must be 'row_id' or 'sample'; got {numbering!r}")
-        number, sample = self._by_row(asked) if numbering == "row_id" else self._by_sample(asked)
-        ids = asked if numbering == "row_id" else self.row_ids(asked)
-        found = self._look_up(number, sample, ids, wanted)
-        if wanted is not None and missing == "error" and (found.ext < 0).any():
-            at = int(np.flatnonzero(found.ext < 0)[0])
-            (shard,), (row,) = split_row_ids(ids[at // len(wanted)][None])
+        segment_number, sample = self._by_row(numbers) if numbering == "row_id" else self._by_sample(numbers)
+        ids = numbers if numbering == "row_id" else self.row_ids(numbers)
+        members = self._look_up(segment_number, sample, ids, exts)
+        if exts is not None and missing == "error" and (members.ext < 0).any():
+            at = int(np.flatnonzero(members.ext < 0)[0])
+            (shard,), (row,) = split_row_ids(ids[at // len(exts)][None])
             raise PoolError(
-                f"sample {row} of shard {self.shard_path(int(shard))} has no member {wanted[at % len(wanted)]!r}; "
+                f"sample {row} of shard {self.shard_path(int(shard))} has no member {exts[at % len(exts)]!r}; "
                 "pass missing='none' to get None for it"
             )
-        return found
+        return members
 
     def read(
         self,
@@ -314,54 +319,49 @@ class PoolReader:
                 raise IndexError(f"row {row[part][at]} is out of range: shard {path} has {held} samples")
         return number, sample
 
-    def _look_up(self, number: Any, sample: Any, ids: Any, wanted: list[str] | None) -> Members:
-        n = len(sample)
-        found = []
-        count = np.full(n, 0 if wanted is None else len(wanted), np.int64)
-        for part, segment, which in self._groups(number):
-            slots = np.empty(0, np.uint32)
-            if wanted is not None:
-                slots = np.array([wanted.index(e) if e in wanted else NO_EXT for e in segment.exts_lower], np.uint32)
-            looked = (
-                core_access.sample_members(segment._core, sample[part].astype(np.uint64), slots, len(wanted or ()))
-                if wanted is None or len(slots)
-                else _absent(len(part) * len(wanted))  # a segment without any member
+    def _look_up(
+        self,
+        segment_number: npt.NDArray[np.int64],
+        sample: npt.NDArray[np.int64],
+        ids: npt.NDArray[np.uint64],
+        exts: list[str] | None,
+    ) -> Members:
+        lookups = []
+        count = np.full(len(sample), len(exts or ()), np.int64)
+        for part, segment, number in self._groups(segment_number):
+            # where each extension of the segment stands among those asked for
+            slots = np.array([exts.index(e) if e in exts else NO_EXT for e in segment.exts_lower if exts], np.uint32)
+            if exts is not None and not len(slots):  # a segment without any member
+                absent = len(part) * len(exts)
+                zeros = np.zeros(absent, np.uint64)
+                lookups.append((part, number, zeros, zeros, np.full(absent, NO_EXT, np.uint32)))
+                continue
+            sample_counts, offsets, sizes, ext = core_access.sample_members(
+                segment._core, sample[part].astype(np.uint64), slots, len(exts or ())
             )
-            if wanted is None:
-                count[part] = looked[0]
-            found.append((part, which, looked))
+            if exts is None:
+                count[part] = sample_counts
+            lookups.append((part, number, offsets, sizes, ext))
         begin = np.concatenate([[0], np.cumsum(count)])
         total = int(begin[-1])
-        shard, offset = np.zeros(total, np.uint32), np.zeros(total, np.uint64)
-        size, ext = np.zeros(total, np.uint64), np.full(total, -1, np.int32)
+        shard, offset, size = np.zeros(total, np.uint32), np.zeros(total, np.uint64), np.zeros(total, np.uint64)
+        pool_ext = np.full(total, -1, np.int32)
         ordinal, _ = split_row_ids(ids)
-        for part, which, (_, offsets, sizes, exts) in found:
+        for part, number, offsets, sizes, ext in lookups:
             counts = count[part]
             inside = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
             at = np.repeat(begin[:-1][part], counts) + inside
             shard[at], offset[at], size[at] = np.repeat(ordinal[part], counts), offsets, sizes
-            present = exts != NO_EXT
-            ext[at[present]] = self._ext_maps[which][exts[present]]
-        return Members(ids, begin, shard, offset, size, ext, self.exts)
-
-
-def _reopen(where: Any, segments: list[PathLike], records: Any, options: dict[str, Any]) -> PoolReader:
-    return PoolReader(where, segments, records, verify=False, **options)
-
-
-def _joined(columns: list[Any], dtype: Any) -> npt.NDArray[Any]:
-    return np.concatenate([np.empty(0, dtype), *(np.asarray(c) for c in columns)]).astype(dtype)
-
-
-def _absent(count: int) -> tuple[Any, Any, Any, Any]:
-    return None, np.zeros(count, np.uint64), np.zeros(count, np.uint64), np.full(count, NO_EXT, np.uint32)
+            present = ext != NO_EXT
+            pool_ext[at[present]] = self._ext_maps[number][ext[present]]
+        return Members(ids, begin, shard, offset, size, pool_ext, self.exts)
 
 
 def _extensions(ext: str | Sequence[str]) -> list[str]:
-    wanted = [ext] if isinstance(ext, str) else list(ext)
-    if not all(isinstance(e, str) for e in wanted):
+    exts = [ext] if isinstance(ext, str) else list(ext)
+    if not all(isinstance(e, str) for e in exts):
         raise TypeError(f"ext must be a str, a sequence of them, or None; got {ext!r}")
-    lowered = ["".join(c.lower() if c.isascii() else c for c in e.removeprefix(".")) for e in wanted]
+    lowered = ["".join(c.lower() if c.isascii() else c for c in e.removeprefix(".")) for e in exts]
     if not lowered or len(set(lowered)) != len(lowered):
         raise ValueError(f"ext must name at least one extension, and each once; got {ext!r}")
     return lowered

@@ -2,45 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from dcfast.similarity.hamming import DEFAULT_MAX_PAIRS, hamming_join
+from dcfast.similarity.hamming import DEFAULT_MAX_PAIRS, HammingPairs, hamming_join
 from dcfast.storage.parquet import read_table
 from dcfast.uids.sets import uid_lookup
-
-__all__ = ["JOIN_ROWS"]
-
 
 JOIN_ROWS = 65_536
 """Pool pictures compared at a time, which bounds the pairs in memory."""
 
 
-class EvalImages:
-    """The readable pictures of all evaluation sets, as columns; ``source`` is (set, place in its table)."""
+class Hit(NamedTuple):
+    """A row of the pool whose picture is an evaluation picture, or near it: bits that the hashes differ in."""
 
-    def __init__(self, names: list[str], tables: list[Path]) -> None:
+    row: int
+    picture: int
+    distance: int
+
+
+class EvalImages:
+    """The readable pictures of all evaluation sets, as columns: ``set_id``, and ``place`` in the set's table."""
+
+    def __init__(self, names: Sequence[str], tables: list[Path]) -> None:
         self.names = names
         self.tables = [read_table(path) for path in tables]
-        kinds: list[Any] = []
-        for number, table in enumerate(self.tables):
-            columns = {c: table[c].to_numpy() for c in ("status", "flat", "h0", "h1", "phash")}
-            place = np.flatnonzero(columns["status"] == 0)
-            kinds.append(
-                (np.full(len(place), number), place, *(columns[c][place] for c in ("h0", "h1", "phash", "flat")))
-            )
         # there is at least one evaluation set, though perhaps none of its pictures is readable
-        merged: list[Any] = [np.concatenate(parts) for parts in zip(*kinds, strict=True)]
-        self.set_id, self.place, h0, h1, self.phash, self.flat = merged
+        places = [np.flatnonzero(table["status"].to_numpy() == 0) for table in self.tables]
+        self.place = np.concatenate(places)
+        self.set_id = np.repeat(np.arange(len(places)), [len(place) for place in places])
+
+        def readable(name: str) -> npt.NDArray[np.uint64]:
+            parts = zip(self.tables, places, strict=True)
+            return np.concatenate([table[name].to_numpy()[place] for table, place in parts])
+
+        h0, h1, self.phash = readable("h0"), readable("h1"), readable("phash")
         # sorted by content for look-ups; within equal content by set and place, so that the first is always the same
-        order = np.lexsort((self.place, self.set_id, h1, h0))
-        self.by_content = order
-        self.content = np.empty(len(order), dtype="u8,u8")
-        self.content["f0"], self.content["f1"] = h0[order], h1[order]
-        self.structured = np.flatnonzero(self.flat == 0)
+        self.by_content = np.lexsort((self.place, self.set_id, h1, h0))
+        self.content = np.empty(len(h0), dtype="u8,u8")
+        self.content["f0"], self.content["f1"] = h0[self.by_content], h1[self.by_content]
+        self.structured = np.flatnonzero(readable("flat") == 0)
 
     def key(self, picture: int) -> tuple[str, str, str]:
         number, place = int(self.set_id[picture]), int(self.place[picture])
@@ -48,22 +53,26 @@ class EvalImages:
         return self.names[number], table["shard"][place].as_py(), table["key"][place].as_py()
 
 
-def exact_matches(evals: EvalImages, pool: Any, rows: Any) -> list[tuple[int, int, int]]:
-    """(pool row, evaluation picture, 0) for equal bytes: the first picture of each evaluation set."""
+def exact_matches(evals: EvalImages, pool: npt.NDArray[np.void], rows: npt.NDArray[np.int64]) -> list[Hit]:
+    """Equal bytes: the first picture of each evaluation set.
+
+    Args:
+        pool: signature records (``dcfast.dedup.records``).   rows: of them.
+    """
     queries = np.empty(len(rows), dtype="u8,u8")
     queries["f0"], queries["f1"] = pool["h0"][rows], pool["h1"][rows]
     first, count = uid_lookup(evals.content, queries, threads=1)
-    hits = []
-    for i in np.flatnonzero(np.asarray(count) > 0):
-        seen: set[int] = set()
-        for picture in evals.by_content[int(first[i]) : int(first[i]) + int(count[i])]:
-            if int(evals.set_id[picture]) not in seen:
-                seen.add(int(evals.set_id[picture]))
-                hits.append((int(rows[i]), int(picture), 0))
+    hits: list[Hit] = []
+    for i in np.flatnonzero(count > 0):
+        pictures = evals.by_content[int(first[i]) : int(first[i]) + int(count[i])]
+        _, firsts = np.unique(evals.set_id[pictures], return_index=True)
+        hits += [Hit(int(rows[i]), picture, 0) for picture in pictures[firsts].tolist()]
     return hits
 
 
-def _joined(hashes: Any, rows: Any, others: Any, max_distance: int) -> Iterator[tuple[Any, Any]]:
+def _joined(
+    hashes: npt.NDArray[np.uint64], rows: npt.NDArray[np.int64], others: npt.NDArray[np.uint64], max_distance: int
+) -> Iterator[tuple[npt.NDArray[np.int64], HammingPairs]]:
     """(rows of a block, its Hamming pairs); blocks shrink where a crowd of alike pictures makes too many pairs."""
     start, size = 0, JOIN_ROWS
     while start < len(rows):
@@ -79,19 +88,18 @@ def _joined(hashes: Any, rows: Any, others: Any, max_distance: int) -> Iterator[
         start += len(block)
 
 
-def near_matches(evals: EvalImages, pool: Any, rows: Any, max_distance: int) -> list[tuple[int, int, int]]:
-    """(pool row, evaluation picture, distance): the nearest picture of each evaluation set."""
-    hits = []
-    for block, (ia, ib, distance) in _joined(pool["phash"], rows, evals.phash[evals.structured], max_distance):
+def near_matches(
+    evals: EvalImages, pool: npt.NDArray[np.void], rows: npt.NDArray[np.int64], max_distance: int
+) -> list[Hit]:
+    """The nearest picture of each evaluation set. Arguments as of ``exact_matches``."""
+    hits: list[Hit] = []
+    for block, pairs in _joined(pool["phash"], rows, evals.phash[evals.structured], max_distance):
         # the indices are unsigned: NumPy would make floats of them together with signed ones
-        ia, ib = ia.astype(np.int64), ib.astype(np.int64)
-        picture = evals.structured[ib]
+        row, picture = block[pairs.ia.astype(np.int64)], evals.structured[pairs.ib.astype(np.int64)]
         sets = evals.set_id[picture]
-        order = np.lexsort((picture, distance, sets, ia))  # nearest first; ties to the first picture
-        ia, picture, distance, sets = ia[order], picture[order], distance[order], sets[order]
-        first = np.ones(len(ia), dtype=bool)
-        first[1:] = (ia[1:] != ia[:-1]) | (sets[1:] != sets[:-1])
-        hits += [
-            (int(block[a]), int(p), int(d)) for a, p, d in zip(ia[first], picture[first], distance[first], strict=True)
-        ]
+        order = np.lexsort((picture, pairs.distance, sets, row))  # nearest first; ties to the first picture
+        row, picture, sets, distance = row[order], picture[order], sets[order], pairs.distance[order]
+        first = np.ones(len(row), dtype=bool)
+        first[1:] = (row[1:] != row[:-1]) | (sets[1:] != sets[:-1])
+        hits += map(Hit, row[first].tolist(), picture[first].tolist(), distance[first].tolist())
     return hits

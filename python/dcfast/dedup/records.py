@@ -2,76 +2,58 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dcfast.images.decode import BadImage
-from dcfast.images.signatures import image_signatures
-from dcfast.storage.temporary import temporary_folder
+from dcfast.images.signatures import Signatures, image_signatures, signatures_of
+from dcfast.index.segments import Segment
 
-__all__ = ["ABSENT", "SIGNATURE_DTYPE", "sign_encoded", "sign_images"]
-
-
-SIGNATURE_DTYPE = np.dtype(
-    [
-        ("status", "u1"),
-        ("flat", "u1"),
-        ("width", "<u4"),
-        ("height", "<u4"),
-        ("h0", "<u8"),
-        ("h1", "<u8"),
-        ("phash", "<u8"),
-    ]
-)
+_SIZES = [("width", "<u4"), ("height", "<u4")]
+_HASHES = [("h0", "<u8"), ("h1", "<u8"), ("phash", "<u8")]
+SIGNATURE_DTYPE = np.dtype([("status", "u1"), ("flat", "u1"), *_SIZES, *_HASHES])
 """status: of ``dcfast.images.signatures``, or ABSENT; h0, h1: XXH3-128 of the encoded bytes, high half first."""
-
 
 ABSENT = 255
 """Status of a sample without a picture."""
 
 
-def sign_images(segment: Any, paths: list[str]) -> np.ndarray[Any, np.dtype[Any]]:
-    result = np.zeros(segment.num_samples, dtype=SIGNATURE_DTYPE)
-    result["status"] = ABSENT
+def sign_images(segment: Segment, paths: Sequence[str]) -> npt.NDArray[np.void]:
+    """The records of a segment's samples, whose shards are in the files of ``paths``."""
+    records = _absent(segment.num_samples)
     member = np.asarray(segment.image_member())
     offsets, sizes = np.asarray(segment.member_offset()), np.asarray(segment.member_size())
     begin = np.asarray(segment.shard_sample_begin)
     for shard, path in enumerate(paths):
         rows = np.arange(int(begin[shard]), int(begin[shard + 1]))
         rows = rows[member[rows] >= 0]
-        if len(rows) == 0:
-            continue
-        chosen = member[rows]
-        _sign(result, rows, path, offsets[chosen], sizes[chosen])
-    return result
+        if len(rows):
+            signatures = image_signatures(path, offsets[member[rows]], sizes[member[rows]], threads=1)
+            records[rows] = _records(signatures)
+    return records
 
 
-def sign_encoded(pictures: Sequence[Callable[[], bytes]]) -> np.ndarray[Any, np.dtype[Any]]:
-    """The records of pictures that lie in no file as they are: by way of one. What gives none (BadImage) is absent."""
-    result = np.zeros(len(pictures), dtype=SIGNATURE_DTYPE)
-    result["status"] = ABSENT
-    ends, rows = [0], []
-    with temporary_folder("dcfast-signatures-") as folder:
-        path = os.path.join(folder, "pictures")
-        with open(path, "wb") as file:
-            for row, encoded in enumerate(pictures):
-                with suppress(BadImage):
-                    file.write(encoded())
-                    ends.append(file.tell())
-                    rows.append(row)
-        if rows:
-            at = np.array(ends, dtype=np.uint64)
-            _sign(result, np.array(rows), path, at[:-1], np.diff(at))
-    return result
+def sign_encoded(pictures: Sequence[Callable[[], bytes]]) -> npt.NDArray[np.void]:
+    """The records of pictures that lie in no shard, one at a time. What gives none (BadImage) is absent."""
+    records = _absent(len(pictures))
+    for row, encoded in enumerate(pictures):
+        with suppress(BadImage):
+            records[row : row + 1] = _records(signatures_of([bytes(encoded())], threads=1))
+    return records
 
 
-def _sign(result: Any, rows: Any, path: str, offsets: Any, sizes: Any) -> None:
-    columns = image_signatures(path, offsets, sizes, threads=1)
+def _absent(count: int) -> npt.NDArray[np.void]:
+    records = np.zeros(count, SIGNATURE_DTYPE)
+    records["status"] = ABSENT
+    return records
+
+
+def _records(signatures: Signatures) -> npt.NDArray[np.void]:
+    records = np.empty(len(signatures.status), SIGNATURE_DTYPE)
     for name in ("status", "flat", "width", "height", "phash"):
-        result[name][rows] = columns[name]
-    result["h0"][rows] = columns["content_hash"]["f0"]
-    result["h1"][rows] = columns["content_hash"]["f1"]
+        records[name] = getattr(signatures, name)
+    records["h0"], records["h1"] = signatures.content_hash["f0"], signatures.content_hash["f1"]
+    return records

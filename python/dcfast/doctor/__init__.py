@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from dcfast.doctor.command import Row, collect, main
+from dcfast.doctor.checks import Row
+from dcfast.doctor.command import collect, main
 
 __all__ = ["Row", "collect", "main"]

@@ -14,14 +14,12 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import dcfast
 from dcfast.errors import CorruptDataError, MissingDependencyError
-
-__all__ = ["Row", "core", "describe", "filter_data", "libraries", "machine"]
 
 # distribution, what uses it, how to get it
 _LIBRARIES: tuple[tuple[str, str, str], ...] = (
@@ -43,8 +41,7 @@ _SYNSETS = 21_843  # ids in ImageNet-21k, and lines of timm's list
 _BASELINE = ("cx16", "lahf_lm", "popcnt", "pni", "ssse3", "sse4_1", "sse4_2")
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One line of the table; see ``dcfast.doctor.collect``."""
 
     name: str
@@ -52,9 +49,7 @@ class Row:
     detail: str
     fix: str = ""
     needed: bool = False
-
-    def as_dict(self, section: str) -> dict[str, Any]:
-        return {"section": section, **asdict(self)}
+    section: str = ""
 
 
 def describe(error: BaseException) -> str:
@@ -71,7 +66,7 @@ def version_of(distribution: str) -> str | None:
         return None
 
 
-def found(module: str) -> bool:
+def importable(module: str) -> bool:
     """Whether a module could be imported, without importing it (a package above it is)."""
     try:
         return importlib.util.find_spec(module) is not None
@@ -86,23 +81,24 @@ def core(deep: bool) -> Iterator[Row]:
     """Versions of dcfast, Python and the compiled core, and whether the core indexes a tar rightly."""
     yield Row("dcfast", "info", f"{dcfast.__version__}, {Path(dcfast.__file__).parent}")
     yield Row("python", "info", f"{platform.python_implementation()} {platform.python_version()}, {sys.executable}")
+    yield _core_row()
+
+
+def _core_row() -> Row:
     rebuild = "make run in a checkout, or pip install --force-reinstall dcfast"
+    broken = partial(Row, "core", "broken", fix=rebuild, needed=True)
     try:
         module = importlib.import_module("dcfast._core")
     except ImportError as error:
-        yield Row("core", "broken", describe(error), rebuild, needed=True)
-        return
+        return broken(describe(error))
     built = f"{module.version}{_compiler(module.__file__)}"
     if module.version != dcfast.__version__:
-        text = f"built as {built}, beside Python files of {dcfast.__version__}"
-        yield Row("core", "broken", text, rebuild, needed=True)
-        return
+        return broken(f"built as {built}, beside Python files of {dcfast.__version__}")
     try:
         _index_a_tar()
     except Exception as error:  # whatever it is, it is the finding
-        yield Row("core", "broken", f"{built}; indexing a small tar failed: {describe(error)}", rebuild, needed=True)
-        return
-    yield Row("core", "ok", f"{built}; indexes a small tar rightly", needed=True)
+        return broken(f"{built}; indexing a small tar failed: {describe(error)}")
+    return Row("core", "ok", f"{built}; indexes a small tar rightly", needed=True)
 
 
 def _compiler(path: str | None) -> str:
@@ -125,10 +121,8 @@ def _index_a_tar() -> None:
                 tar.addfile(info, io.BytesIO(data))
         table = dcfast.index_tars([path]).members().to_pydict()
         content = path.read_bytes()
-        got = [
-            (name, content[offset : offset + size])
-            for name, offset, size in zip(table["name"], table["offset"], table["size"], strict=True)
-        ]
+        places = zip(table["name"], table["offset"], table["size"], strict=True)
+        got = [(name, content[offset : offset + size]) for name, offset, size in places]
     if got != members:
         raise RuntimeError(f"expected {[name for name, _ in members]}, got {[name for name, _ in got]} or other bytes")
 
@@ -145,10 +139,8 @@ def machine(deep: bool) -> Iterator[Row]:
     for name, folder in (("disk here", "."), ("disk for temporary files", tempfile.gettempdir())):
         usage = shutil.disk_usage(folder)
         text = f"{_gib(usage.free)} free of {_gib(usage.total)} at {Path(folder).resolve()}"
-        if usage.free < 1 << 30:
-            yield Row(name, "broken", text, "free some space: make run writes about 0.1 GiB, make test some GiB")
-        else:
-            yield Row(name, "info", text)
+        full = Row(name, "broken", text, "free some space: make run writes about 0.1 GiB, make test some GiB")
+        yield full if usage.free < 1 << 30 else Row(name, "info", text)
 
 
 def _cpu_row() -> Row:
@@ -240,9 +232,6 @@ def _synsets() -> str:
 def libraries(deep: bool) -> Iterator[Row]:
     """Versions, from the packages' metadata."""
     for name, used_by, fix in _LIBRARIES:
-        version = version_of(name)
-        needed = name in ("numpy", "pyarrow")
-        if version is None:
-            yield Row(name, "missing", f"for {used_by}", fix, needed)
-        else:
-            yield Row(name, "ok", version, needed=needed)
+        version, needed = version_of(name), name in ("numpy", "pyarrow")
+        missing = Row(name, "missing", f"for {used_by}", fix, needed)
+        yield missing if version is None else Row(name, "ok", version, needed=needed)

@@ -10,9 +10,10 @@ import json
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import TextIO
 
 from dcfast.doctor import checks
 from dcfast.doctor.checks import Row
@@ -23,8 +24,6 @@ from dcfast.process.exit_codes import DONE, FAILED
 from dcfast.process.options import add_options, given_options, made_of, option
 from dcfast.process.parser import ArgumentParser
 from dcfast.process.terminal import say
-
-__all__ = ["Row", "collect", "main"]
 
 # section and its check, which takes `deep`
 _CHECKS: tuple[tuple[str, Callable[[bool], Iterator[Row]]], ...] = (
@@ -38,7 +37,7 @@ _MARKS = {"ok": ("✓", "ok"), "missing": ("·", "--"), "broken": ("✗", "!!"),
 _COLOURS = {"ok": "32", "missing": "33", "broken": "31", "info": "0"}
 
 
-def collect(*, deep: bool = False) -> list[dict[str, Any]]:
+def collect(*, deep: bool = False) -> list[Row]:
     """Looks at this machine; one row for each thing looked at.
 
     Args:
@@ -47,23 +46,23 @@ def collect(*, deep: bool = False) -> list[dict[str, Any]]:
     Returns:
         Rows of ``section``, ``name``, ``status`` ("ok", "missing", "broken", or "info" for plain facts),
         ``detail`` (a version, a reason), ``fix`` (how to get it, "" where nothing is wrong) and ``needed``
-        (True where dcfast cannot work without it). Rows are JSON values.
+        (True where dcfast cannot work without it).
 
     Cost: under a second; some seconds when deep. Writes and removes one small temporary directory.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for section, check in _CHECKS:
         try:
-            rows.extend(row.as_dict(section) for row in check(deep))
+            rows.extend(row._replace(section=section) for row in check(deep))
         except Exception as error:  # a check that fails is a finding, not the end of the examination
             name = check.__name__.replace("_", " ")
-            rows.append(Row(name, "broken", checks.describe(error), "please report this").as_dict(section))
+            rows.append(Row(name, "broken", checks.describe(error), "please report this", section=section))
     return rows
 
 
-def works(rows: Sequence[dict[str, Any]]) -> bool:
+def works(rows: Sequence[Row]) -> bool:
     """Whether everything that dcfast cannot do without is there."""
-    return all(row["status"] in ("ok", "info") for row in rows if row["needed"])
+    return all(row.status in ("ok", "info") for row in rows if row.needed)
 
 
 @dataclass(frozen=True)
@@ -92,37 +91,38 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(arguments: DoctorOptions) -> int:
     rows = collect(deep=arguments.deep)
     if arguments.json:
-        say(json.dumps({"works": works(rows), "rows": rows}, indent=1, ensure_ascii=True))
+        listed = [{"section": row.section, **row._asdict()} for row in rows]
+        say(json.dumps({"works": works(rows), "rows": listed}, indent=1, ensure_ascii=True))
     else:
         render(rows, sys.stdout, deep=arguments.deep)
     return DONE if works(rows) else FAILED
 
 
-def render(rows: Sequence[dict[str, Any]], out: TextIO, *, deep: bool = False) -> None:
+def render(rows: Sequence[Row], out: TextIO, *, deep: bool = False) -> None:
     """Writes the rows as a table: colours only on a terminal (and without NO_COLOR), ASCII where it must be."""
     colours = out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    plain = not _can_write(out, "".join(mark for mark, _ in _MARKS.values()))
-    name_width = max((len(row["name"]) for row in rows), default=0)
+    ascii_only = not _can_write(out, "".join(mark for mark, _ in _MARKS.values()))
+    name_width = max((len(row.name) for row in rows), default=0)
     columns = shutil.get_terminal_size((100, 24)).columns if out.isatty() else 1_000_000
+    indent = " " * (6 + ascii_only + name_width)
+    room = max(30, columns - len(indent))
     lines: list[str] = []
     section = None
     for row in rows:
-        if row["section"] != section:
-            section = row["section"]
+        if row.section != section:
+            section = row.section
             lines += ["", _paint(section, "1", colours)]
-        mark = _paint(_MARKS[row["status"]][plain], _COLOURS[row["status"]], colours)
-        indent = " " * (5 + (1 if plain else 0) + name_width)
-        room = max(30, columns - len(indent) - 1)
-        detail = _wrap(printable(row["detail"]), room)
-        lines.append(f"  {mark} {row['name']:<{name_width}}  {detail[0]}".rstrip())
-        lines += [indent + " " + text for text in detail[1:]]
-        if row["fix"]:
-            arrow = "to get it: " if row["status"] == "missing" else "what to do: "
-            lines += [indent + " " + _paint(text, "2", colours) for text in _wrap(arrow + printable(row["fix"]), room)]
-    counts = {status: sum(row["status"] == status for row in rows) for status in _MARKS}
+        mark = _paint(_MARKS[row.status][ascii_only], _COLOURS[row.status], colours)
+        detail = _wrap(printable(row.detail), room)
+        lines.append(f"  {mark} {row.name:<{name_width}}  {detail[0]}".rstrip())
+        lines += [indent + text for text in detail[1:]]
+        if row.fix:
+            arrow = "to get it: " if row.status == "missing" else "what to do: "
+            lines += [indent + _paint(text, "2", colours) for text in _wrap(arrow + printable(row.fix), room)]
+    missing, broken = (sum(row.status == status for row in rows) for status in ("missing", "broken"))
     verdict = "the core works" if works(rows) else "the core does not work"
     hint = "" if deep else "; --deep tries torch, Triton and DALI too"
-    lines += ["", f"{verdict}; {counts['missing']} optional things missing, {counts['broken']} broken{hint}"]
+    lines += ["", f"{verdict}; {missing} optional things missing, {broken} broken{hint}"]
     text = "\n".join(lines).lstrip("\n") + "\n"
     encoding = getattr(out, "encoding", None) or "utf-8"
     out.write(text.encode(encoding, "backslashreplace").decode(encoding))
@@ -142,10 +142,4 @@ def _paint(text: str, code: str, colours: bool) -> str:
 
 def _wrap(text: str, width: int) -> list[str]:
     """Lines of at most `width`, broken at spaces; a command too long for one line stays whole."""
-    lines = [""]
-    for word in text.split(" "):
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
-            lines.append(word)
-        else:
-            lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
-    return lines
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]

@@ -10,11 +10,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from dcfast.doctor.checks import Row, describe, found, version_of
+from dcfast.doctor.checks import Row, describe, importable, version_of
 from dcfast.errors import last_line
 from dcfast.storage.lines import split_lines
-
-__all__ = ["gpu"]
 
 
 def gpu(deep: bool) -> Iterator[Row]:
@@ -42,14 +40,14 @@ def _driver_row() -> Row:
         return Row("driver", "broken", describe(error), "nvidia-smi must answer: reload the driver or restart")
     cards = [line.strip() for line in split_lines(done.stdout) if line.strip()]
     if done.returncode or not cards:
-        said = " ".join((done.stdout + " " + done.stderr).split()) or f"exit status {done.returncode}"
-        return Row("driver", "broken", f"nvidia-smi: {said}", "nvidia-smi must answer: reload the driver or restart")
+        answer = " ".join((done.stdout + " " + done.stderr).split()) or f"exit status {done.returncode}"
+        return Row("driver", "broken", f"nvidia-smi: {answer}", "nvidia-smi must answer: reload the driver or restart")
     return Row("driver", "ok", "; ".join(cards))
 
 
 def _cuda_library_row(has_driver: bool) -> Row:
     name = "CUDA library"
-    if not found("dcfast._cuda"):
+    if not importable("dcfast._cuda"):
         fix = "install the CUDA toolkit (nvcc) and build from source: DCFAST_CUDA=AUTO finds it"
         return Row(name, "missing", "not in this build", fix)
     try:
@@ -86,30 +84,27 @@ def _torch_row(has_driver: bool, deep: bool) -> Row:
         "assert x.sum().item() == 508536\n"
         "print(torch.cuda.get_device_name() if card else 'CPU alone')"
     )
-    good, said = _in_a_process(code)
-    if not good:
-        return Row(name, "broken", f"{version}: {said}", "pip install --force-reinstall torch")
-    works = said != "CPU alone"
-    return Row(name, "ok" if works else "missing", f"{version}: {said}", "" if works else fix)
+    passed, answer = _in_a_process(code)
+    if not passed:
+        return Row(name, "broken", f"{version}: {answer}", "pip install --force-reinstall torch")
+    works = answer != "CPU alone"
+    return Row(name, "ok" if works else "missing", f"{version}: {answer}", "" if works else fix)
 
 
 def _triton_row(has_driver: bool, deep: bool) -> Row:
     version = version_of("triton")
-    if version is None or not found("triton"):
+    if version is None or not importable("triton"):
         return Row("Triton", "missing", "not installed", "pip install 'dcfast[kernels]'")
-    interpreter = "TRITON_INTERPRET=1 runs the kernels on the CPU, slowly"
+    fix = "an NVIDIA card; TRITON_INTERPRET=1 runs the kernels on the CPU, slowly"
     if not deep:
-        usable = has_driver or os.environ.get("TRITON_INTERPRET") == "1"
-        if usable:
+        if has_driver or os.environ.get("TRITON_INTERPRET") == "1":
             return Row("Triton", "info", f"{version} (not tried)")
-        return Row("Triton", "missing", f"{version}; no card to run on", f"an NVIDIA card; {interpreter}")
+        return Row("Triton", "missing", f"{version}; no card to run on", fix)
     try:
         usable, reason = importlib.import_module("dcfast.kernels").available()
     except Exception as error:  # Triton or torch may fail in many ways at import
         return Row("Triton", "broken", f"{version}: {describe(error)}", "pip install --force-reinstall torch triton")
-    if usable:
-        return Row("Triton", "ok", f"{version}: {reason}")
-    return Row("Triton", "missing", f"{version}: {reason}", f"an NVIDIA card; {interpreter}")
+    return Row("Triton", "ok" if usable else "missing", f"{version}: {reason}", "" if usable else fix)
 
 
 def _dali_row(has_driver: bool, deep: bool) -> Row:
@@ -134,10 +129,10 @@ def _dali_row(has_driver: bool, deep: bool) -> Row:
         "assert (np.array(out.at(1)) == 14).all()\n"
         "print('a CPU pipeline runs')"
     )
-    good, said = _in_a_process(code)
-    if not good:
-        return Row("DALI", "broken", f"{text}: {said}", f"pip install --force-reinstall {installed[0][0]}")
-    return Row("DALI", "ok", f"{text}: {said}")
+    passed, answer = _in_a_process(code)
+    if not passed:
+        return Row("DALI", "broken", f"{text}: {answer}", f"pip install --force-reinstall {installed[0][0]}")
+    return Row("DALI", "ok", f"{text}: {answer}")
 
 
 def _in_a_process(code: str, timeout_s: float = 180) -> tuple[bool, str]:
@@ -148,5 +143,5 @@ def _in_a_process(code: str, timeout_s: float = 180) -> tuple[bool, str]:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return False, describe(error)
-    said = last_line(done.stdout if done.returncode == 0 else done.stderr)
-    return done.returncode == 0, said or f"exit status {done.returncode}"
+    line = last_line(done.stdout if done.returncode == 0 else done.stderr)
+    return done.returncode == 0, line or f"exit status {done.returncode}"

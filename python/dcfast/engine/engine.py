@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Protocol, Self
 
-from dcfast.engine.piece import Piece, perform
+from dcfast.engine.piece import Piece, S, perform
 
 __all__ = ["ENGINES", "Engine", "SinglesHere", "check_engine"]
 
@@ -23,7 +23,7 @@ class Engine(Protocol):
 
     workers: int
 
-    def map(self, out: str, pieces: Sequence[Piece]) -> Iterator[tuple[int, dict[str, Any]]]: ...
+    def map(self, out: str, pieces: Sequence[Piece[S]]) -> Iterator[tuple[int, S]]: ...
     def close(self) -> None: ...
     def __enter__(self) -> Engine: ...
     def __exit__(
@@ -32,7 +32,7 @@ class Engine(Protocol):
 
 
 class ClosingEngine:
-    def __enter__(self) -> Any:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -58,7 +58,7 @@ class SinglesHere(ClosingEngine):
         self.workers = engine.workers
         self._engine = engine
 
-    def map(self, out: str, pieces: Sequence[Piece]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def map(self, out: str, pieces: Sequence[Piece[S]]) -> Iterator[tuple[int, S]]:
         if len(pieces) > 1:
             yield from self._engine.map(out, pieces)
         for i, piece in enumerate(pieces if len(pieces) == 1 else ()):

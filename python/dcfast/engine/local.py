@@ -9,10 +9,9 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from functools import partial
 from multiprocessing import get_context
-from typing import Any
 
 from dcfast.engine.engine import ClosingEngine, check_engine
-from dcfast.engine.piece import Piece, perform
+from dcfast.engine.piece import Piece, S, perform
 from dcfast.errors import RunError
 from dcfast.process.read_ahead import read_ahead
 from dcfast.process.signals import spawning, start_worker
@@ -36,7 +35,7 @@ class LocalEngine(ClosingEngine):
         self.workers = workers
         self._pool: ProcessPoolExecutor | None = None
 
-    def map(self, out: str, pieces: Sequence[Piece]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def map(self, out: str, pieces: Sequence[Piece[S]]) -> Iterator[tuple[int, S]]:
         if self.workers == 1 or len(pieces) <= 1:
             for i, piece in enumerate(pieces):
                 yield i, perform(out, piece)
@@ -53,7 +52,7 @@ class LocalEngine(ClosingEngine):
             self._pool = ProcessPoolExecutor(
                 self.workers, mp_context=get_context("spawn"), initializer=start_worker, initargs=(os.getpid(),)
             )
-        running: dict[Future[dict[str, Any]], int] = {}
+        running: dict[Future[S], int] = {}
         following = iter(enumerate(pieces))
         try:
             while True:

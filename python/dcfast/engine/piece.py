@@ -1,57 +1,137 @@
-"""A piece of work: an importable function of JSON arguments that writes files, and the marker that says it is done.
+"""A piece of work: a typed function that writes files, and the marker that says it is done.
 
-The function has the form ``f(out: str, args: dict) -> dict``: ``out`` is the run directory, the returned
-statistics are JSON. Everything a piece writes goes to a temporary name and is renamed (``dcfast.storage.atomic``), then
-the marker is written. The marker holds a key, a hash of the stage's version, the function, its arguments and the
-fingerprint of its input files (size and mtime in ns), the sizes of the outputs, and a checksum of itself: a later run
-skips the piece where all of these are as they were.
+The function is made a ``PieceFunction`` by ``@piece``: it takes the run directory and arguments that JSON can hold, and
+returns statistics, a ``Record``. Everything it writes goes to a temporary name and is renamed
+(``dcfast.storage.atomic``), then the marker is written. The marker holds a key, a hash of the function's version and
+name, its arguments and the fingerprint of its input files (size and mtime in ns), the sizes of the outputs, and a
+checksum of itself: a later run skips the piece where all of these are as they were.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
+import inspect
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import typing
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Concatenate, Generic, ParamSpec, TypeVar
 
 from dcfast._core import system as core_system
 from dcfast.errors import PoolError
 from dcfast.storage.atomic import synced_together, write_json
-from dcfast.storage.json_files import read_json
+from dcfast.storage.records import Count, Record, as_record, plain, read_record
 
-__all__ = ["Marker", "Piece", "fingerprint_files", "perform", "piece_key", "read_marker"]
+__all__ = ["Nothing", "Piece", "PieceFunction", "fingerprint_files", "perform", "piece", "piece_key", "read_marker"]
+
+P = ParamSpec("P")
+S = TypeVar("S", bound=Record)
+R_co = TypeVar("R_co", bound=Record, covariant=True)
 
 
-@dataclass(frozen=True)
-class Piece:
-    """One unit of work of one step.
+class Nothing(Record):
+    """The statistics of a piece that has none."""
 
-    Attributes:
-        step: ``stage/step``, the folder of its marker.
-        name: unique in its step, sorts in the order of the data.
-        function: ``module:function``.
-        args: JSON arguments; absolute paths of inputs outside the run directory are allowed.
-        inputs: files whose size and mtime decide whether the piece must run again; relative paths are below
-            the run directory.
-        outputs: the files it writes, relative to the run directory.
-        version: of the code; raised when the bytes it writes change.
-        weight: its share of the step's work, for progress (bytes, as a rule).
-        gpus: share of a GPU that it takes where a cluster has any; local pieces share those of their machine by
-            ``dcfast.models.devices``.
+
+class PieceFunction(Generic[P, R_co]):
+    """A function of the run directory and arguments, as processes and markers know it: by module and name.
+
+    Args:
+        function: at the top of its module.
+        version: raised when the bytes it writes change.
         native: nearly all of its time is outside of Python (the core, Arrow, the disk), so that threads of one process
             do as well as processes, which take a second to start.
     """
 
+    def __init__(self, function: Callable[Concatenate[Path, P], R_co], version: int, native: bool) -> None:
+        self.function, self.version, self.native = function, version, native
+        self.name = f"{function.__module__}:{function.__qualname__}"
+        functools.update_wrapper(self, function)
+
+    def __call__(self, out: Path, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        return self.function(out, *args, **kwargs)
+
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        return _resolve, (self.name,)
+
+    def piece(
+        self,
+        step: str,
+        name: str,
+        *,
+        inputs: Iterable[str] = (),
+        outputs: Iterable[str] = (),
+        weight: int = 1,
+        gpus: float = 0.0,
+        native: bool | None = None,
+    ) -> Callable[P, Piece[R_co]]:
+        """What makes a piece of the function's arguments, which are given by name; the others: see ``Piece``."""
+
+        def with_arguments(*args: P.args, **kwargs: P.kwargs) -> Piece[R_co]:
+            inspect.signature(self.function).bind(Path(), *args, **kwargs)
+            return Piece(
+                step,
+                name,
+                self,
+                kwargs,
+                tuple(inputs),
+                tuple(outputs),
+                weight,
+                gpus,
+                self.native if native is None else native,
+            )
+
+        return with_arguments
+
+    def read_stats(self, value: object, where: str) -> R_co:
+        """Statistics as they stand in a marker; CorruptDataError where they are another function's."""
+        kind: type[R_co] = typing.get_type_hints(self.function)["return"]
+        return as_record(value, kind, where)
+
+    def changed(self, arguments: dict[str, object]) -> dict[str, object]:
+        """The arguments that are not the function's defaults, as JSON: a new one with a default redoes nothing."""
+        usual = {p.name: p.default for p in inspect.signature(self.function).parameters.values()}
+        return {name: plain(value) for name, value in arguments.items() if value != usual.get(name, inspect._empty)}
+
+
+def piece(
+    *, version: int = 1, native: bool = False
+) -> Callable[[Callable[Concatenate[Path, P], S]], PieceFunction[P, S]]:
+    """Makes a function one of pieces: see ``PieceFunction``."""
+    return lambda function: PieceFunction(function, version, native)
+
+
+def _resolve(name: str) -> object:
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+@dataclass(frozen=True)
+class Piece(Generic[R_co]):
+    """One unit of work of one step; ``PieceFunction.piece`` makes it.
+
+    Attributes:
+        step: ``stage/step``, the folder of its marker.
+        name: unique in its step, sorts in the order of the data.
+        arguments: of the function, by name; absolute paths of inputs outside the run directory are allowed.
+        inputs: files whose size and mtime decide whether the piece must run again; relative paths are below
+            the run directory.
+        outputs: the files it writes, relative to the run directory.
+        weight: its share of the step's work, for progress (bytes, as a rule).
+        gpus: share of a GPU that it takes where a cluster has any; local pieces share those of their machine by
+            ``dcfast.models.devices``.
+        native: as of its function, unless said otherwise.
+    """
+
     step: str
     name: str
-    function: str
-    args: dict[str, Any]
+    function: PieceFunction[..., R_co]
+    arguments: dict[str, object]
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
-    version: int = 1
     weight: int = 1
     gpus: float = 0.0
     native: bool = False
@@ -60,11 +140,11 @@ class Piece:
         return out / "state" / self.step / f"{self.name}.json"
 
 
-@dataclass(frozen=True)
-class Marker:
+class _Marker(Record):
     key: str
-    outputs: dict[str, int]
-    stats: dict[str, Any] = field(default_factory=dict)
+    outputs: dict[str, Count]
+    stats: dict[str, object]
+    check: str = ""
 
 
 def fingerprint_files(out: Path, files: Iterable[str]) -> str:
@@ -80,21 +160,24 @@ def fingerprint_files(out: Path, files: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def piece_key(out: Path, piece: Piece) -> str:
-    text = json.dumps([piece.version, piece.function, piece.args, list(piece.outputs)], sort_keys=True)
+def piece_key(out: Path, piece: Piece[S]) -> str:
+    function = piece.function
+    arguments = function.changed(piece.arguments)
+    text = json.dumps([function.version, function.name, arguments, list(piece.outputs)], sort_keys=True)
     both = text + fingerprint_files(out, piece.inputs)
     return hashlib.sha256(both.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def read_marker(out: Path, piece: Piece) -> Marker | None:
-    """The marker of a piece that is done and unchanged, else None. One that cannot be read, or was altered by another
-    hand, counts as absent."""
+def read_marker(out: Path, piece: Piece[S]) -> S | None:
+    """The statistics of a piece that is done and unchanged, else None. A marker that cannot be read, or was altered by
+    another hand, counts as absent."""
+    path = piece.marker_path(out)
     try:
-        raw = read_json(piece.marker_path(out), names=True)
-        marker = Marker(str(raw["key"]), dict(raw["outputs"]), dict(raw["stats"]))
-        if "check" in raw and raw["check"] != _checksum(raw["outputs"], raw["stats"]):  # older markers have none
-            return None
-    except (OSError, ValueError, KeyError, TypeError):
+        marker = read_record(path, _Marker)
+        stats = piece.function.read_stats(marker.stats, str(path))
+    except (OSError, ValueError):
+        return None
+    if marker.check not in ("", _checksum(marker.outputs, marker.stats)):  # older markers have none
         return None
     if marker.key != piece_key(out, piece):
         return None
@@ -104,31 +187,26 @@ def read_marker(out: Path, piece: Piece) -> Marker | None:
                 return None
         except OSError:
             return None
-    return marker
+    return stats
 
 
-def _checksum(outputs: dict[str, Any], stats: dict[str, Any]) -> str:
+def _checksum(outputs: dict[str, int], stats: object) -> str:
     # as they come back from the file, whose keys are text
     text = json.dumps(json.loads(json.dumps([outputs, stats])), sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _resolve(function: str) -> Any:
-    module, _, name = function.partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
-def perform(out: str, piece: Piece) -> dict[str, Any]:
+def perform(out: str, piece: Piece[S]) -> S:
     """Runs a piece in this process and writes its marker; returns its statistics."""
     root = Path(out)
     key = piece_key(root, piece)  # before the work: an input that changes meanwhile makes the marker stale
     lost = core_system.count_lost_maps()
     with synced_together(root / "state"):
-        stats = _resolve(piece.function)(out, piece.args)
+        stats = piece.function(root, **piece.arguments)
     # in a thread the error of a map that was cut is raised elsewhere; of a piece beside this one it costs a repeat
     core_system.refuse_maps_lost_since(lost)
     outputs = {name: (root / name).stat().st_size for name in piece.outputs}
-    check = _checksum(outputs, stats)
+    marker = {"key": key, "outputs": outputs, "stats": plain(stats), "check": _checksum(outputs, plain(stats))}
     # not synced: one that a crash of the machine takes is a piece that is done again
-    write_json(piece.marker_path(root), {"key": key, "outputs": outputs, "stats": stats, "check": check}, sync=False)
-    return dict(stats)
+    write_json(piece.marker_path(root), marker, sync=False)
+    return stats

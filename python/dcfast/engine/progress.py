@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dcfast.errors import printable
 from dcfast.process.terminal import say
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 __all__ = ["Progress", "Silent"]
 
@@ -24,7 +27,7 @@ class Progress:
 
     def __init__(self, title: str, *, total: int, pieces: int) -> None:
         self.title, self.total, self.pieces = title, total, pieces
-        self._bar: Any = None
+        self._bar: tqdm | None = None
         self._done = 0
         self._started = self._spoke = time.monotonic()
 

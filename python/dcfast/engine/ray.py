@@ -8,10 +8,10 @@ import re
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from types import ModuleType
 
 from dcfast.engine.engine import ClosingEngine
-from dcfast.engine.piece import Piece, perform
+from dcfast.engine.piece import Piece, S, perform
 from dcfast.errors import MissingDependencyError, RunError
 from dcfast.process.signals import handlers_kept
 
@@ -47,7 +47,7 @@ class RayEngine(ClosingEngine):
         self._ray = ray = _import_ray()
         self._owns = not ray.is_initialized()
         if self._owns:
-            extra: dict[str, Any] = {} if address else {"num_cpus": workers, "include_dashboard": False}
+            extra = {} if address else {"num_cpus": workers, "include_dashboard": False}
             if address:
                 _check_token(address)
             else:
@@ -65,13 +65,13 @@ class RayEngine(ClosingEngine):
         self._perform = ray.remote(num_cpus=1, max_retries=3, scheduling_strategy="SPREAD")(perform)
         self._has_gpus = float(ray.cluster_resources().get("GPU", 0)) > 0
 
-    def _submit(self, out: str, piece: Piece) -> Any:
+    def _submit(self, out: str, piece: Piece[S]) -> object:
         # Ray hides every GPU from a task that asks for none
         gpus = piece.gpus if self._has_gpus else 0
         return self._perform.options(num_gpus=gpus).remote(out, piece) if gpus else self._perform.remote(out, piece)
 
-    def map(self, out: str, pieces: Sequence[Piece]) -> Iterator[tuple[int, dict[str, Any]]]:
-        running: dict[Any, int] = {}
+    def map(self, out: str, pieces: Sequence[Piece[S]]) -> Iterator[tuple[int, S]]:
+        running: dict[object, int] = {}
         following = iter(enumerate(pieces))
         try:
             while True:
@@ -132,7 +132,7 @@ class RayEngine(ClosingEngine):
         self._before = {}
 
 
-def _import_ray() -> Any:
+def _import_ray() -> ModuleType:
     try:
         import ray
     except ImportError as error:

@@ -6,6 +6,16 @@
 from __future__ import annotations
 
 from dcfast.evaluate.evaluation import check_evalsets, evaluate_model, results_dir
+from dcfast.evaluate.results import EvaluationSummary, Result
 from dcfast.evaluate.tasks import EvalTask, datacomp_tasks, find_tasks
 
-__all__ = ["EvalTask", "check_evalsets", "datacomp_tasks", "evaluate_model", "find_tasks", "results_dir"]
+__all__ = [
+    "EvalTask",
+    "EvaluationSummary",
+    "Result",
+    "check_evalsets",
+    "datacomp_tasks",
+    "evaluate_model",
+    "find_tasks",
+    "results_dir",
+]

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from dcfast.evaluate.evaluation import RESULTS, check_evalsets, evaluate_model
+from dcfast.evaluate.results import EvaluationSummary
 from dcfast.models.clip import load_model
 from dcfast.models.devices import resolve_device, resolve_precision
 from dcfast.process.command import run_command
@@ -59,39 +59,41 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def _table(summary: dict[str, Any]) -> list[str]:
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _table(summary: EvaluationSummary) -> list[str]:
     rows = [
-        (
-            line["dataset"],
-            "-" if line["metrics"]["main_metric"] is None else f"{line['metrics']['main_metric']:.4f}",
-            "-" if line["chance"] is None else f"{line['chance']:.4f}",
-            line["main_metric_name"] or "-",
-        )
-        for line in summary["tasks"]
-        if "error" not in line
+        (result.dataset, _number(result.score), _number(result.chance), result.main_metric_name or "-")
+        for result in summary.tasks
+        if result.error is None
     ]
     rows = [("task", "score", "chance", "metric"), *rows]
     width = max(len(row[0]) for row in rows)
     lines = [f"{task:<{width}}  {score:>7}  {chance:>7}  {metric}" for task, score, chance, metric in rows]
-    for name, value in summary["averages"].items():
-        if value is not None:
-            lines.append(f"{name}: {value:.4f}")
-    if summary["own_average"] is not None:
-        lines.append(f"average of the sets of tasks.json: {summary['own_average']:.4f}")
-    missing = summary["missing"]
-    if not any(line["benchmark"] for line in summary["tasks"]):
-        lines.append("no average over the 38: none of DataComp's tasks is here")
-    elif missing or any(line["benchmark"] for line in summary["tasks"] if "error" in line):
-        bad = [line["key"] for line in summary["tasks"] if line["benchmark"] and "error" in line]
-        parts = [
-            f"{len(keys)} of DataComp's 40 {why}: {', '.join(keys)}"
-            for keys, why in ((missing, "are missing"), (bad, "could not be scored"))
+    lines += [f"{name}: {value:.4f}" for name, value in summary.averages.items() if value is not None]
+    if summary.own_average is not None:
+        lines.append(f"average of the sets of tasks.json: {summary.own_average:.4f}")
+    return [*lines, *_why_no_average(summary)]
+
+
+def _why_no_average(summary: EvaluationSummary) -> list[str]:
+    benchmark = [result for result in summary.tasks if result.benchmark]
+    bad = [result.key for result in benchmark if result.error is not None]
+    if not benchmark:
+        reason = "none of DataComp's tasks is here"
+    elif summary.missing or bad:
+        reason = "; ".join(
+            f"{len(keys)} of DataComp's 40 {what}: {', '.join(keys)}"
+            for keys, what in ((summary.missing, "are missing"), (bad, "could not be scored"))
             if keys
-        ]
-        lines.append(f"no average over the 38: {'; '.join(parts)}")
-    elif summary["averages"]["Average"] is None:
-        lines.append(f"no average over the 38: these are not whole: {', '.join(summary['partial'])}")
-    return lines
+        )
+    elif summary.averages["Average"] is None:
+        reason = f"these are not whole: {', '.join(summary.partial)}"
+    else:
+        return []
+    return [f"no average over the 38: {reason}"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -119,11 +121,11 @@ def _main(arguments: argparse.Namespace) -> int:
             amp=amp,
             say=partial(say, error=True),
         )
-    say("\n".join([*_table(summary), *(f"note: {note}" for note in summary["notes"])]))
-    say(f"results: {args.out}/{summary['results']} (and {RESULTS} beside)")
-    for key, reason in summary["failed"].items():
+    say("\n".join([*_table(summary), *(f"note: {note}" for note in summary.notes)]))
+    say(f"results: {args.out}/{summary.results} (and {RESULTS} beside)")
+    for key, reason in summary.failed.items():
         say(f"error: evaluation set {key} could not be scored: {reason}", error=True)
-    return FAILED if summary["failed"] else DONE
+    return FAILED if summary.failed else DONE
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ Memory: ``BATCHES_AHEAD`` more batches of decoded pictures than there are thread
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Embedder", "ImageBatch"]
 
+Ints = npt.NDArray[np.int64]
 BATCHES_AHEAD = 1
 TEXTS_AT_ONCE = 256
 CLASS_TEXTS_AT_ONCE = 4096
@@ -37,7 +38,7 @@ CLASS_TEXTS_AT_ONCE = 4096
 class ImageBatch:
     """What became of some rows of a set: ``features`` (k, D) of the ``rows`` that decoded, and why others did not."""
 
-    rows: npt.NDArray[np.int64]
+    rows: Ints
     features: Tensor
     problems: dict[int, str]
 
@@ -69,18 +70,13 @@ class Embedder:
         """What scores depend on: ``amp``, or the dtype of the weights."""
         return "amp" if self.amp else str(self.dtype).removeprefix("torch.")
 
-    def _autocast(self, asked: bool = True) -> AbstractContextManager[None]:
-        import torch
-
-        return torch.autocast(self.device.type, dtype=torch.float16) if self.amp and asked else nullcontext()
-
     def texts(self, texts: Sequence[str], where: str) -> Tensor:
         """(n, D) embeddings; a text that comes more than once is encoded once."""
         import torch
 
-        place: dict[str, int] = {}
-        at = [place.setdefault(text, len(place)) for text in texts]
-        different = list(place)
+        number: dict[str, int] = {}
+        row_of_text = [number.setdefault(text, len(number)) for text in texts]
+        different = list(number)
         # tokenised here: not every tokenizer may be used by several threads
         tokens = (
             self.clip.tokenizer(different[begin : begin + TEXTS_AT_ONCE])
@@ -89,9 +85,9 @@ class Embedder:
         threads = self.threads if self.device.type == "cpu" else 1
         ahead = threads + BATCHES_AHEAD - 1
         with one_thread(self.device.type):
-            found = torch.cat(list(read_ahead(self._encode_tokens, tokens, threads=threads, ahead=ahead)))
-        self._check(found, lambda row: f"text {different[row]!r} of {where}")
-        return found[torch.tensor(at)]
+            features = torch.cat(list(read_ahead(self._encode_tokens, tokens, threads=threads, ahead=ahead)))
+        self._check(features, lambda row: f"text {different[row]!r} of {where}")
+        return features[torch.tensor(row_of_text)]
 
     def classes(self, classes: Sequence[str], templates: Sequence[str], where: str) -> Tensor:
         """(c, D): for each class the mean of its prompts' embeddings, made unit again."""
@@ -103,8 +99,7 @@ class Embedder:
             part = classes[begin : begin + step]
             # not str.format: a template is someone else's text, and may hold other braces
             prompts = [template.replace("{c}", name) for name in part for template in templates]
-            found = self.texts(prompts, where).reshape(len(part), len(templates), -1).mean(1)
-            weights.append(_unit(found))
+            weights.append(_unit(self.texts(prompts, where).reshape(len(part), len(templates), -1).mean(1)))
         return torch.cat(weights)
 
     def pictures(self, evalset: EvalSet, *, amp: bool = False) -> Iterator[ImageBatch]:
@@ -115,9 +110,9 @@ class Embedder:
         """
         on_cpu = self.device.type == "cpu"
 
-        def work(batch: Batch) -> Any:
-            good, pixels, problems = self._decode(batch)
-            return good, self._encode_pictures(pixels, amp) if on_cpu else pixels, problems
+        def work(batch: Batch) -> tuple[Ints, Tensor, dict[int, str]]:
+            rows, pixels, problems = self._decode(batch)
+            return rows, self._encode_pictures(pixels, amp) if on_cpu else pixels, problems
 
         with ExitStack() as opened:
             opened.enter_context(quiet)
@@ -125,15 +120,15 @@ class Embedder:
             batches = opened.enter_context(evalset.pictures.read(evalset.rows, self.batch_size))
             ahead = self.threads + BATCHES_AHEAD - 1
             decoded = opened.enter_context(closing(read_ahead(work, batches, threads=self.threads, ahead=ahead)))
-            for rows, made, problems in decoded:
-                features = made if on_cpu else self._encode_pictures(made, amp)
+            for rows, pixels, problems in decoded:
+                features = pixels if on_cpu else self._encode_pictures(pixels, amp)
                 self._check(features, partial(_picture_name, evalset, rows))
                 yield ImageBatch(rows, features, problems)
 
-    def _decode(self, batch: Batch) -> tuple[npt.NDArray[np.int64], Tensor | None, dict[int, str]]:
+    def _decode(self, batch: Batch) -> tuple[Ints, Tensor, dict[int, str]]:
         import torch
 
-        pixels, good, problems = [], [], {}
+        pixels, rows, problems = [], [], {}
         for row, encoded in zip(batch[0].tolist(), batch[1], strict=True):
             try:
                 image = decode_image(encoded())
@@ -142,31 +137,29 @@ class Embedder:
                 problems[row] = str(error)
             else:
                 pixels.append(self.clip.preprocess(image))
-                good.append(row)
-        return np.array(good, dtype=np.int64), torch.stack(pixels) if pixels else None, problems
+                rows.append(row)
+        return np.array(rows, dtype=np.int64), torch.stack(pixels) if pixels else torch.empty(0), problems
 
-    def _encode_pictures(self, pixels: Tensor | None, amp: bool) -> Tensor:
-        import torch
-
-        if pixels is None:
-            return torch.empty((0, self.clip.embed_dim))
-        with torch.inference_mode():
-            with self._autocast(amp):
-                found = self.clip.model.encode_image(pixels.to(device=self.device, dtype=self.dtype))  # type: ignore[operator]
-            return _unit(found)
+    def _encode_pictures(self, pixels: Tensor, amp: bool) -> Tensor:
+        if len(pixels) == 0:
+            return pixels.reshape(0, self.clip.embed_dim)
+        return self._encode(self.clip.model.encode_image, pixels.to(device=self.device, dtype=self.dtype), amp)
 
     def _encode_tokens(self, tokens: Tensor) -> Tensor:
+        return self._encode(self.clip.model.encode_text, tokens.to(self.device), True)
+
+    def _encode(self, encoder: object, inputs: Tensor, amp: bool) -> Tensor:
         import torch
 
         with torch.inference_mode():
-            with self._autocast():
-                found = self.clip.model.encode_text(tokens.to(self.device))  # type: ignore[operator]
-            return _unit(found)
+            with torch.autocast(self.device.type, torch.float16, enabled=self.amp and amp):
+                features = cast("Callable[[Tensor], Tensor]", encoder)(inputs)
+            return _unit(features)
 
-    def _check(self, found: Tensor, name: Callable[[int], str]) -> None:
+    def _check(self, features: Tensor, name: Callable[[int], str]) -> None:
         import torch
 
-        good = torch.isfinite(found).all(1)
+        good = torch.isfinite(features).all(1)
         if not good.all():
             row = int((~good).nonzero()[0])
             raise RunError(
@@ -175,7 +168,7 @@ class Embedder:
             )
 
 
-def _picture_name(evalset: EvalSet, rows: npt.NDArray[np.int64], place: int) -> str:
+def _picture_name(evalset: EvalSet, rows: Ints, place: int) -> str:
     return f"picture {evalset.key(int(rows[place]))} of {evalset.task.key}"
 
 

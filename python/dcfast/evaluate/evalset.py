@@ -10,9 +10,8 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -28,12 +27,13 @@ from dcfast.evaluate.tasks import DEFAULT_METRICS, EvalTask
 from dcfast.index.build import index_tars
 from dcfast.models.captions import MAX_CAPTION_BYTES
 from dcfast.storage.inputs import open_input, read_input
-from dcfast.storage.json_files import read_json
 from dcfast.storage.lines import read_lines, split_lines
 from dcfast.storage.npz import parse_array
+from dcfast.storage.records import Record, read_record, replaced
 
 if TYPE_CHECKING:
     from dcfast.index.build import TarIndex
+    from dcfast.index.segments import Segment
 
 __all__ = ["EvalSet", "Riddle", "check_evalset", "evalset_files", "open_evalset", "set_fingerprint"]
 
@@ -106,6 +106,10 @@ def _shards(folder: Path) -> list[str]:
     return [os.path.abspath(folder / "test" / name) for name in listing.names]
 
 
+def _data_files(folder: Path) -> list[str]:
+    return hub_set_files(folder) if hub_files(folder) else _shards(folder)
+
+
 def _stated_kind(task: EvalTask, folder: Path) -> str:
     """The kind by the table or the directory's own files; empty where only the members can tell."""
     if task.kind:
@@ -125,7 +129,7 @@ def _stated_kind(task: EvalTask, folder: Path) -> str:
 def check_evalset(task: EvalTask, folder: Path) -> None:
     """What can be known without reading a shard: tars, class names, templates, riddles are there and well-formed."""
     if hub_files(folder):
-        check_hub_set(task, folder)
+        check_hub_set(task, folder)  # reads no row
         return
     _shards(folder)
     kind = _stated_kind(task, folder)
@@ -137,9 +141,7 @@ def check_evalset(task: EvalTask, folder: Path) -> None:
 
 def evalset_files(folder: Path) -> list[str]:
     """Every file of a set that its scores depend on, tars first."""
-    if hub_files(folder):
-        return hub_set_files(folder)
-    return [*_shards(folder), *(str(folder / name) for name in SMALL_FILES if (folder / name).is_file())]
+    return [*_data_files(folder), *(str(folder / name) for name in SMALL_FILES if (folder / name).is_file())]
 
 
 def set_fingerprint(task: EvalTask, folder: Path) -> str:
@@ -149,23 +151,22 @@ def set_fingerprint(task: EvalTask, folder: Path) -> str:
         path = folder / name
         digest.update(name.encode() + b"\0")
         if path.is_file():
-            with open_input(path) as file:
-                while block := file.read(1 << 20):
+            with open_input(path) as small:
+                while block := small.read(1 << 20):
                     digest.update(block)
         else:
             digest.update(b"absent")
         digest.update(b"\0")
-    for tar in hub_set_files(folder) if hub_files(folder) else _shards(folder):
-        status = os.stat(tar)
-        digest.update(f"{os.path.basename(tar)}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+    for file in _data_files(folder):
+        status = os.stat(file)
+        digest.update(f"{os.path.basename(file)}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
     return digest.hexdigest()
 
 
 def _damage(index: TarIndex, folder: Path, tars: list[str]) -> list[str]:
+    names = [os.path.basename(tar) for tar in tars]
     notes = [
-        f"{os.path.basename(tars[loss.shard])} is damaged at byte {loss.offset}: {loss.message}"
-        if loss.archive
-        else f"{os.path.basename(tars[loss.shard])}, byte {loss.offset}: {loss.message}"
+        f"{names[loss.shard]}{' is damaged at' if loss.archive else ','} byte {loss.offset}: {loss.message}"
         for loss in index.segment.losses
     ]
     try:
@@ -186,172 +187,174 @@ def open_evalset(task: EvalTask, folder: Path, *, threads: int = 1) -> EvalSet:
     """
     fingerprint = set_fingerprint(task, folder)
     if hub_files(folder):
-        return replace(read_hub_set(task, folder), fingerprint=fingerprint)
+        evalset = read_hub_set(task, folder)
+        evalset.fingerprint = fingerprint
+        return evalset
     tars = _shards(folder)
     index = index_tars(tars, threads=threads)
     segment = index.segment
     extensions = {segment.exts_lower[number] for number in np.unique(segment.member_ext())}
     kind = _stated_kind(task, folder) or ("classification" if "cls" in extensions else "retrieval")
-    task = replace(task, kind=kind, main_metric=task.main_metric or DEFAULT_METRICS.get(kind, ""))
+    task = replaced(task, kind=kind, main_metric=task.main_metric or DEFAULT_METRICS.get(kind, ""))
     has_picture = np.asarray(segment.image_member()) >= 0
-    found = EvalSet(task, folder, _pictures(segment, tars), np.flatnonzero(has_picture), fingerprint=fingerprint)
-    found.leave_out("without a picture", np.flatnonzero(~has_picture))
-    found.notes = _damage(index, folder, tars)
-    found.remarks = list_set_tars(folder).notes
+    evalset = EvalSet(task, folder, _pictures(segment, tars), np.arange(len(has_picture)), fingerprint=fingerprint)
+    evalset.keep(has_picture, "without a picture")
+    evalset.notes = _damage(index, folder, tars)
+    evalset.remarks = list_set_tars(folder).notes
     if kind == "retrieval":
-        _read_captions(found, segment)
+        _read_captions(evalset, segment)
     elif kind == "association":
-        found.riddles = _riddles(found)
+        evalset.riddles = _riddles(evalset)
     else:
-        _read_labels(found, segment, needs_labels=kind != "fairness_multilabel")
-    found.check_not_empty()
-    return found
+        _read_labels(evalset, segment, needs_labels=kind != "fairness_multilabel")
+    evalset.check_not_empty()
+    return evalset
 
 
-def _pictures(segment: Any, tars: list[str]) -> FilePictures:
-    member = np.asarray(segment.image_member()).astype(np.int64)
-    begin = np.asarray(segment.shard_sample_begin).astype(np.int64)
-    shard = np.searchsorted(begin, np.arange(segment.num_samples), side="right") - 1
+def _pictures(segment: Segment, tars: list[str]) -> FilePictures:
+    image = segment.image_member()
+    has = image >= 0
+    shard = np.repeat(np.arange(segment.num_shards), np.diff(segment.shard_sample_begin).astype(np.int64))
     offsets, sizes, _ = segment.members_of(0, segment.num_samples)
-    return FilePictures(
-        tars,
-        segment.key,
-        np.where(member < 0, -1, shard),
-        np.where(member < 0, 0, offsets.astype(np.int64)[member]) if len(offsets) else member,
-        np.where(member < 0, 0, sizes.astype(np.int64)[member]) if len(sizes) else member,
-    )
+    offset, size = np.zeros((2, len(image)), np.int64)
+    offset[has], size[has] = offsets[image[has]], sizes[image[has]]
+    return FilePictures(tars, segment.key, np.where(has, shard, -1), offset, size)
 
 
-def _members(found: EvalSet, segment: Any, extension: str, most: int) -> Iterator[memoryview | None]:
+def _members(evalset: EvalSet, segment: Segment, extension: str, most: int) -> Iterator[memoryview | None]:
     """The members of an extension by row; of one that is longer than ``most`` bytes, one byte more than that."""
     with PoolReader(None, [segment], verify=False) as reader:
-        located = reader.locate(found.rows, extension, numbering="sample", missing="none").cut(most + 1)
+        located = reader.locate(evalset.rows, extension, numbering="sample", missing="none").cut(most + 1)
         for members in located.batches(_READ_TOGETHER):
             yield from reader.read_located(members, single=True, threads=1)
 
 
-def _read_labels(found: EvalSet, segment: Any, *, needs_labels: bool) -> None:
-    found.classes, found.templates, odd = class_names(found.folder)
-    found.remarks += odd
+def _read_labels(evalset: EvalSet, segment: Segment, *, needs_labels: bool) -> None:
+    evalset.classes, evalset.templates, odd = class_names(evalset.folder)
+    evalset.remarks += odd
     if needs_labels:
-        members = _members(found, segment, "cls", MAX_LABEL_BYTES)
-        labels = [_label(found, row, member) for row, member in enumerate(members)]
-        known = np.array([label is not None for label in labels], dtype=bool)
-        found.leave_out("without a label", found.rows[~known])
-        found.rows = found.rows[known]
-        found.labels = np.array([label for label in labels if label is not None], dtype=np.int64)
-        _remark_labels(found)
-    if found.task.group_field or not needs_labels:
-        _read_metadata(found, segment)
+        members = _members(evalset, segment, "cls", MAX_LABEL_BYTES)
+        labels = [_label(evalset, row, member) for row, member in enumerate(members)]
+        evalset.keep(np.array([label is not None for label in labels], dtype=bool), "without a label")
+        evalset.labels = np.array([label for label in labels if label is not None], dtype=np.int64)
+        _remark_labels(evalset)
+    if evalset.task.group_field or not needs_labels:
+        _read_metadata(evalset, segment)
 
 
-def _remark_labels(found: EvalSet) -> None:
+def _remark_labels(evalset: EvalSet) -> None:
     """A label that no class has is a wrong answer, as for CLIP_benchmark."""
-    beyond = np.flatnonzero(found.labels >= len(found.classes))
+    beyond = np.flatnonzero(evalset.labels >= len(evalset.classes))
     if len(beyond):
         first = int(beyond[0])
-        found.remarks.append(
-            f"{len(beyond):,} of {len(found.labels):,} samples have a label that {CLASS_FILE} has no class for "
-            f"({found.key(first)} has {found.labels[first]}; its {len(found.classes)} classes are 0 to "
-            f"{len(found.classes) - 1}): every answer to them is wrong"
+        evalset.remarks.append(
+            f"{len(beyond):,} of {len(evalset.labels):,} samples have a label that {CLASS_FILE} has no class for "
+            f"({evalset.key(first)} has {evalset.labels[first]}; its {len(evalset.classes)} classes are 0 to "
+            f"{len(evalset.classes) - 1}): every answer to them is wrong"
         )
 
 
-def _label(found: EvalSet, row: int, member: memoryview | None) -> int | None:
+def _label(evalset: EvalSet, row: int, member: memoryview | None) -> int | None:
     if member is None:
         return None
     text = bytes(member[:MAX_LABEL_BYTES]).decode("ascii", "replace").strip()
     if not re.fullmatch(r"-?[0-9]{1,18}", text):
-        raise EvalsetError(f"{found.folder}: the cls of sample {found.key(row)} must be a number; got {text[:40]!r}")
+        raise EvalsetError(
+            f"{evalset.folder}: the cls of sample {evalset.key(row)} must be a number; got {text[:40]!r}"
+        )
     if not 0 <= int(text) <= MAX_LABEL:
         raise EvalsetError(
-            f"{found.folder}: sample {found.key(row)} has label {text}; expected the number of a class, from 0 "
-            f"({CLASS_FILE} names {len(found.classes)})"
+            f"{evalset.folder}: sample {evalset.key(row)} has label {text}; expected the number of a class, from 0 "
+            f"({CLASS_FILE} names {len(evalset.classes)})"
         )
     return int(text)
 
 
-def _read_metadata(found: EvalSet, segment: Any) -> None:
-    fields = len(found.task.metadata_fields)
-    values: list[Any] = []
-    for row, member in enumerate(_members(found, segment, "npy", _MAX_VECTOR_BYTES)):
+def _read_metadata(evalset: EvalSet, segment: Segment) -> None:
+    fields = len(evalset.task.metadata_fields)
+    vectors: list[npt.NDArray[np.generic] | None] = []
+    for row, member in enumerate(_members(evalset, segment, "npy", _MAX_VECTOR_BYTES)):
         if member is None:
-            values.append(None)
+            vectors.append(None)
             continue
         try:
             vector = parse_array(member)
         except ValueError as error:
-            raise EvalsetError(f"{found.folder}: the npy of sample {found.key(row)} cannot be read: {error}") from None
+            raise EvalsetError(
+                f"{evalset.folder}: the npy of sample {evalset.key(row)} cannot be read: {error}"
+            ) from None
         if vector.shape != (fields,) or vector.dtype.kind not in "iuf":
             raise EvalsetError(
-                f"{found.folder}: the npy of sample {found.key(row)} must hold {fields} numbers "
-                f"({', '.join(found.task.metadata_fields)}); got {vector.dtype} of shape {vector.shape}"
+                f"{evalset.folder}: the npy of sample {evalset.key(row)} must hold {fields} numbers "
+                f"({', '.join(evalset.task.metadata_fields)}); got {vector.dtype} of shape {vector.shape}"
             )
-        values.append(vector)
-    known = np.array([value is not None for value in values], dtype=bool)
-    found.leave_out("without metadata", found.rows[~known])
-    found.rows = found.rows[known]
-    if len(found.labels):
-        found.labels = found.labels[known]
-    found.metadata = np.stack([value for value in values if value is not None]) if known.any() else None
+        vectors.append(vector)
+    evalset.keep(np.array([vector is not None for vector in vectors], dtype=bool), "without metadata")
+    known = [vector for vector in vectors if vector is not None]
+    evalset.metadata = np.stack(known) if known else None
 
 
-def _read_captions(found: EvalSet, segment: Any) -> None:
+def _read_captions(evalset: EvalSet, segment: Segment) -> None:
     captions: list[list[str]] = []
-    endless = np.zeros(len(found.rows), bool)
-    for row, member in enumerate(_members(found, segment, "txt", MAX_CAPTION_BYTES)):
+    endless = np.zeros(len(evalset.rows), bool)
+    for row, member in enumerate(_members(evalset, segment, "txt", MAX_CAPTION_BYTES)):
         endless[row] = member is not None and len(member) > MAX_CAPTION_BYTES
         text = "" if member is None or endless[row] else bytes(member).decode("utf-8", "replace")
         captions.append([line.strip() for line in split_lines(text) if line.strip()])
-    known = np.array([bool(lines) for lines in captions], dtype=bool)
-    found.leave_out(f"with captions of more than {MAX_CAPTION_BYTES:,} bytes", found.rows[endless])
-    found.leave_out("without a caption", found.rows[~known & ~endless])
-    found.rows = found.rows[known]
-    found.captions = [lines for lines in captions if lines]
+    evalset.keep(~endless, f"with captions of more than {MAX_CAPTION_BYTES:,} bytes")
+    evalset.keep(np.array([bool(lines) for lines in captions], dtype=bool)[~endless], "without a caption")
+    evalset.captions = [lines for lines in captions if lines]
 
 
 MOST_RIDDLE_BYTES = 64 << 20
 
 
-def _raw_riddles(folder: Path) -> list[dict[str, Any]]:
+class _RiddleKeys(Record):
+    """A riddle as its file has it: keys of pictures."""
+
+    cue: str
+    candidates: list[str]
+    associations: list[str]
+
+    @property
+    def is_sound(self) -> bool:
+        repeats = any(len(set(keys)) < len(keys) for keys in (self.candidates, self.associations))
+        right = set(self.associations)
+        return bool(self.cue.strip() and right and right <= set(self.candidates) and not repeats)
+
+
+def _raw_riddles(folder: Path) -> list[_RiddleKeys]:
     path = folder / RIDDLE_FILE
     try:
-        riddles = read_json(path, most=MOST_RIDDLE_BYTES)
+        riddles = read_record(path, list[_RiddleKeys], most=MOST_RIDDLE_BYTES)
     except FileNotFoundError:
         raise EvalsetError(
             f"{folder}: it has no {RIDDLE_FILE}; expected a list of cue, candidates, associations"
         ) from None
     except ValueError as error:
         raise EvalsetError(str(error)) from None
-    if not isinstance(riddles, list) or not riddles:
+    if not riddles:
         raise EvalsetError(f"{path}: expected a list of riddles, at least one")
     for number, riddle in enumerate(riddles):
-        good = isinstance(riddle, dict) and isinstance(riddle.get("cue"), str) and bool(riddle["cue"].strip())
-        for name in ("candidates", "associations"):
-            keys = riddle.get(name) if good else None
-            good = isinstance(keys, list) and bool(keys) and all(isinstance(key, str) for key in keys)
-            good = good and len(set(keys or ())) == len(keys or ())
-        if not good or not set(riddle["associations"]) <= set(riddle["candidates"]):
+        if not riddle.is_sound:
             raise EvalsetError(
                 f"{path}, riddle {number}: expected a cue, candidates (different keys) and associations among them"
             )
     return riddles
 
 
-def _riddles(found: EvalSet) -> list[Riddle]:
-    raw = _raw_riddles(found.folder)
+def _riddles(evalset: EvalSet) -> list[Riddle]:
     row_of: dict[str, int] = {}
-    for row in range(len(found.rows)):
-        if row_of.setdefault(found.key(row), row) != row:
-            raise EvalsetError(f"{found.folder}: two pictures have the key {found.key(row)}; riddles need it once")
+    for row in range(len(evalset.rows)):
+        if row_of.setdefault(evalset.key(row), row) != row:
+            raise EvalsetError(f"{evalset.folder}: two pictures have the key {evalset.key(row)}; riddles need it once")
     riddles = []
-    for number, riddle in enumerate(raw):
-        unknown = [key for key in riddle["candidates"] if key not in row_of]
+    for number, riddle in enumerate(_raw_riddles(evalset.folder)):
+        unknown = [key for key in riddle.candidates if key not in row_of]
         if unknown:
             raise EvalsetError(
-                f"{found.folder / RIDDLE_FILE}, riddle {number}: no picture in test/*.tar has the key {unknown[0]!r}"
+                f"{evalset.folder / RIDDLE_FILE}, riddle {number}: no picture in test/*.tar has the key {unknown[0]!r}"
             )
-        rows = tuple(row_of[key] for key in riddle["candidates"])
-        right = frozenset(row_of[key] for key in riddle["associations"])
-        riddles.append(Riddle(riddle["cue"].strip(), rows, right))
+        rows = tuple(row_of[key] for key in riddle.candidates)
+        riddles.append(Riddle(riddle.cue.strip(), rows, frozenset(row_of[key] for key in riddle.associations)))
     return riddles

@@ -6,13 +6,13 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dcfast.errors import CorruptDataError, EvalsetError, PoolError
 from dcfast.evaluate.embed import Embedder
 from dcfast.evaluate.evalset import NAMED, check_evalset, open_evalset, set_fingerprint
 from dcfast.evaluate.opened import EvalSet
-from dcfast.evaluate.results import RESULTS, Line, aggregate, read_results, write_results
+from dcfast.evaluate.results import RESULTS, EvaluationSummary, Result, aggregate, read_results, write_results
 from dcfast.evaluate.score import Score, score_evalset
 from dcfast.evaluate.tasks import EvalTask, find_tasks, own_tasks
 from dcfast.models.devices import whole_matmuls
@@ -20,6 +20,7 @@ from dcfast.storage.atomic import write_bytes, write_json
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, make_directory, not_left_empty
 from dcfast.storage.published import without_places
+from dcfast.storage.records import plain, replaced, widened
 
 if TYPE_CHECKING:
     from dcfast.models.clip import ClipModel
@@ -49,7 +50,7 @@ def check_evalsets(evalsets: StrPath) -> dict[str, str]:
         EvalsetError: no such directory, a bad ``tasks.json``; or no set of it can be scored.
     """
     tasks = find_tasks(Path(evalsets))
-    failed = {}
+    failed: dict[str, str] = {}
     for task, folder in tasks:
         try:
             check_evalset(task, folder)
@@ -75,7 +76,7 @@ def evaluate_model(
     strict: bool = False,
     amp: bool | None = None,
     say: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
+) -> EvaluationSummary:
     """Scores a model on the ``wds_*_test`` directories of a directory.
 
     Writes ``OUT/evaluate/HASH16/eval_results.jsonl``, a line a task in DataComp's form, after every set; at the end its
@@ -93,9 +94,7 @@ def evaluate_model(
         strict: a set with a damaged shard cannot be scored; otherwise that is a note.
         say: is given a line a set.
     Returns:
-        dict of JSON values: ``checkpoint`` (hash), ``model``, ``source``, ``results`` (path relative to out),
-        ``tasks`` (the lines), ``scored`` (keys scored now, not skipped), ``averages``, ``own_average``, ``missing``,
-        ``failed``, ``partial``, ``unlisted`` (see ``dcfast.evaluate.results.aggregate``), ``notes``.
+        what ``summary.json`` holds, and which sets were ``scored`` now, not skipped.
     Raises:
         EvalsetError: no such directory, a bad ``tasks.json``; or no set of it can be scored.
         RunError: the model's embeddings are not finite; another evaluation is at work in ``out``.
@@ -117,24 +116,24 @@ def evaluate_model(
 
 def _evaluate(
     embedder: Embedder, home: Path, root: Path, threads: int, strict: bool, say: Callable[[str], None]
-) -> dict[str, Any]:
+) -> EvaluationSummary:
     clip, tasks = embedder.clip, find_tasks(home)
     path = results_dir(root, clip.content_hash) / RESULTS
     before = read_results(path, clip.content_hash)
-    lines: dict[str, Line] = {}
+    results: dict[str, Result] = {}
     waiting: dict[str, EvalSet] = {}
     failed: dict[str, str] = {}
 
     def fail(task: EvalTask, folder: Path, error: Exception) -> None:
         failed[task.key] = str(error)
-        lines[task.key] = _failed_line(task, folder, str(error), embedder)
+        results[task.key] = _failure(task, folder, str(error), embedder)
         say(f"{task.name}: could not be scored: {error}")
 
     for task, folder in tasks:
         try:
             old = before.get(task.key)
-            if old is not None and old.get("state") == _state(set_fingerprint(task, folder), embedder):
-                lines[task.key] = old
+            if old is not None and old.state == _state(set_fingerprint(task, folder), embedder):
+                results[task.key] = old
             else:
                 waiting[task.key] = _opened(task, folder, threads, strict)
         except BAD_SET as error:
@@ -147,25 +146,26 @@ def _evaluate(
         except BAD_SET as error:
             fail(evalset.task, evalset.folder, error)
             continue
-        lines[key] = _line(evalset, score, embedder)
+        results[key] = _result(evalset, score, embedder)
         scored.append(key)
-        write_results(path, (lines[task.key] for task, _ in tasks if task.key in lines))
-        say(_said(lines[key], time.monotonic() - started))
+        write_results(path, (results[task.key] for task, _ in tasks if task.key in results))
+        say(_progress_line(results[key], time.monotonic() - started))
     _refuse_none(home, len(tasks), failed)
-    ordered = [lines[task.key] for task, _ in tasks]
+    ordered = [results[task.key] for task, _ in tasks]
     write_results(path, ordered)
     write_bytes(root / RESULTS, path.read_bytes())
-    summary = {
-        "checkpoint": clip.content_hash,
-        "model": _published(clip.name),
-        "source": _published(clip.source),
-        "results": str(path.relative_to(root)),
-        "tasks": ordered,
-        **aggregate(ordered, own_tasks(home)),
-        "notes": [f"evaluation set {line['key']}: {note}" for line in ordered for note in line["notes"]],
-    }
-    write_json(root / "evaluate" / SUMMARY, summary)
-    return {**summary, "scored": scored}
+    summary = widened(
+        aggregate(ordered, own_tasks(home)),
+        EvaluationSummary,
+        checkpoint=clip.content_hash,
+        model=_published(clip.name),
+        source=_published(clip.source),
+        results=str(path.relative_to(root)),
+        tasks=ordered,
+        notes=[f"evaluation set {result.key}: {note}" for result in ordered for note in result.notes],
+    )
+    write_json(root / "evaluate" / SUMMARY, plain(summary))
+    return replaced(summary, scored=scored)
 
 
 def _published(model: str) -> str:
@@ -188,34 +188,31 @@ def _named(keys: list[str]) -> str:
     return ", ".join(keys[:NAMED]) + (", ..." if len(keys) > NAMED else "")
 
 
-def _of_set(task: EvalTask, embedder: Embedder) -> Line:
-    return {
-        "key": task.key,
-        "dataset": task.name,
-        "main_metric_name": task.main_metric or None,
-        "kind": task.kind,
-        "benchmark": task.benchmark,
-        "model": _published(embedder.clip.name),
-        "checkpoint": embedder.clip.content_hash,
-    }
+def _without_score(task: EvalTask, embedder: Embedder) -> Result:
+    return Result(
+        key=task.key,
+        dataset=task.name,
+        main_metric_name=task.main_metric or None,
+        kind=task.kind,
+        benchmark=task.benchmark,
+        model=_published(embedder.clip.name),
+        checkpoint=embedder.clip.content_hash,
+        metrics={"main_metric": None},
+        chance=None,
+        complete=False,
+        pictures=0,
+        unreadable=0,
+        notes=[],
+    )
 
 
-def _failed_line(task: EvalTask, folder: Path, error: str, embedder: Embedder) -> Line:
+def _failure(task: EvalTask, folder: Path, error: str, embedder: Embedder) -> Result:
     """In place of a result; without a state, so that the set is tried again."""
-    [reason] = without_places([error], [folder, folder.parent], all_texts=False)
-    return {
-        **_of_set(task, embedder),
-        "metrics": {"main_metric": None},
-        "chance": None,
-        "complete": False,
-        "pictures": 0,
-        "unreadable": 0,
-        "notes": [f"could not be scored: {reason}"],
-        "error": reason,
-    }
+    reason = str(without_places(error, [folder, folder.parent], all_texts=False))
+    return replaced(_without_score(task, embedder), notes=[f"could not be scored: {reason}"], error=reason)
 
 
-def _line(evalset: EvalSet, score: Score, embedder: Embedder) -> Line:
+def _result(evalset: EvalSet, score: Score, embedder: Embedder) -> Result:
     """The result as it is published: no place of this machine stands in it."""
     task = evalset.task
     notes = list(evalset.notes)
@@ -231,19 +228,20 @@ def _line(evalset: EvalSet, score: Score, embedder: Embedder) -> Line:
         counted, what = len(evalset.riddles), "riddles"
     if task.benchmark and counted != task.size:
         notes.append(f"it holds {counted:,} {what}, the benchmark's has {task.size:,}: its score is not comparable")
-    return {
-        **_of_set(task, embedder),
-        "metrics": score.metrics,
-        "chance": score.chance,
-        "complete": score.counted == task.size or (task.size == 0 and not notes),
-        "pictures": score.scored,
-        "unreadable": len(score.unreadable),
-        "notes": without_places(notes + score.notes + evalset.remarks, [evalset.folder], all_texts=False),
-        "state": _state(evalset.fingerprint, embedder),
-    }
+    return replaced(
+        _without_score(task, embedder),
+        metrics=score.metrics,
+        chance=score.chance,
+        complete=score.counted == task.size or (task.size == 0 and not notes),
+        pictures=score.scored,
+        unreadable=len(score.unreadable),
+        notes=without_places(notes + score.notes + evalset.remarks, [evalset.folder], all_texts=False),
+        state=_state(evalset.fingerprint, embedder),
+    )
 
 
-def _said(line: Line, seconds: float) -> str:
-    value, name, chance = line["metrics"]["main_metric"], line["main_metric_name"], line["chance"]
-    shown = "no summary number" if value is None else f"{name} {value:.4f} (chance {chance:.4f})"
-    return f"{line['dataset']}: {shown}, {line['pictures']:,} pictures, {seconds:.1f} s"
+def _progress_line(result: Result, seconds: float) -> str:
+    score = "no summary number"
+    if result.score is not None:
+        score = f"{result.main_metric_name} {result.score:.4f} (chance {result.chance:.4f})"
+    return f"{result.dataset}: {score}, {result.pictures:,} pictures, {seconds:.1f} s"

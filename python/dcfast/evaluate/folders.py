@@ -7,7 +7,7 @@ from pathlib import Path
 from dcfast.errors import PoolError
 from dcfast.index.pool import TarListing, check_name, list_tars
 
-__all__ = ["COUNT_FILE", "evalset_folders", "evalset_tars", "list_set_tars"]
+__all__ = ["COUNT_FILE", "evalset_folders", "evalset_tars", "list_set_tars", "set_name"]
 
 
 COUNT_FILE = "nshards.txt"
@@ -16,6 +16,11 @@ COUNT_FILE = "nshards.txt"
 def evalset_folders(directory: Path) -> list[Path]:
     """The ``wds_*_test`` directories of a directory, sorted; none where there is no such directory."""
     return [folder for folder in sorted(directory.glob("wds_*_test")) if folder.is_dir()]
+
+
+def set_name(directory: str) -> str:
+    """NAME of ``wds_NAME_test``."""
+    return directory.removeprefix("wds_").removesuffix("_test")
 
 
 def list_set_tars(folder: Path) -> TarListing:
@@ -41,11 +46,11 @@ def evalset_tars(directory: Path) -> list[tuple[str, list[str]]]:
         raise PoolError(
             f"evalsets {directory}: no such directory; expected one with wds_*_test directories (--evalsets DIR)"
         )
-    found = []
+    sets = []
     for folder in evalset_folders(directory):
         tars = [str(folder / "test" / name) for name in list_set_tars(folder).names]
         for tar in tars:
             check_name(tar, f"evalsets {directory}")
         if tars:
-            found.append((folder.name[len("wds_") : -len("_test")], tars))
-    return found
+            sets.append((set_name(folder.name), tars))
+    return sets

@@ -45,28 +45,27 @@ def hub_files(folder: Path) -> list[Path]:
 
     A ``wds_*_test`` directory may have them in ``test/``, where its tars would be; with a tar it is none of the hub.
     """
-    found: list[Path] = []
-    for place in (folder, folder / SPLIT):
+    files: list[Path] = []
+    for directory in (folder, folder / SPLIT):
         try:
-            paths = [place / name for name in sorted(os.listdir(place))]
+            paths = [directory / name for name in sorted(os.listdir(directory))]
         except (FileNotFoundError, NotADirectoryError):
             continue
         if any(path.suffix == ".tar" for path in paths):
             return []
         for suffix in SUFFIXES:
-            found = found or [path for path in paths if path.suffix == suffix and _is_of_split(path)]
-    return found
+            files = files or [path for path in paths if path.suffix == suffix and _is_of_split(path)]
+    return files
 
 
 def missing_parts(files: list[Path]) -> str:
     """What is not there of a split that is cut, in words; empty where it is whole."""
-    cut = [found for file in files if (found := _NAMED.fullmatch(file.name)) is not None and found[2]]
-    if not cut:
+    names = [match for file in files if (match := _NAMED.fullmatch(file.name)) is not None and match[2]]
+    if not names:
         return ""
-    total = int(cut[0][2])
-    numbers = {int(found[1]) for found in cut}
-    absent = [number for number in range(min(total, 100_000)) if number not in numbers]
-    return f"part {absent[0]} of {total} is not there (numbers from 0)" if absent else ""
+    total, numbers = int(names[0][2]), {int(match[1]) for match in names}
+    absent = next((number for number in range(min(total, 100_000)) if number not in numbers), None)
+    return "" if absent is None else f"part {absent} of {total} is not there (numbers from 0)"
 
 
 def _roots(cache: Path, hub: str) -> Iterator[Path]:
@@ -79,10 +78,10 @@ def _roots(cache: Path, hub: str) -> Iterator[Path]:
             yield from (inner for inner in _folders(folder) if inner.name.lower().startswith(f"{owner}--{name}-"))
 
 
-def _folders(place: Path) -> list[Path]:
-    """The folders in a place, sorted; none where it cannot be listed."""
+def _folders(directory: Path) -> list[Path]:
+    """The folders in a directory, sorted; none where it cannot be listed."""
     try:
-        return sorted(Path(entry.path) for entry in os.scandir(place) if entry.is_dir())
+        return sorted(Path(entry.path) for entry in os.scandir(directory) if entry.is_dir())
     except OSError:
         return []
 
@@ -101,10 +100,10 @@ def find_hub_set(directory: Path, hub: str) -> Path | None:
     Args:
         hub: ``OWNER/NAME``.
     """
-    found = []
+    written = []
     for root in _roots(directory / CACHE, hub):
         for folder in _below(root, _DEPTH):
             files = [file for file in hub_files(folder) if file.parent == folder]
             if files:
-                found.append((max(file.stat().st_mtime_ns for file in files), str(folder)))
-    return Path(max(found)[1]) if found else None
+                written.append((max(file.stat().st_mtime_ns for file in files), str(folder)))
+    return Path(max(written)[1]) if written else None

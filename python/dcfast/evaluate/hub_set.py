@@ -11,11 +11,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar, get_type_hints
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -29,6 +31,10 @@ from dcfast.models.captions import MAX_CAPTION_BYTES
 from dcfast.storage.arrow import ArrowStream, binary_spans
 from dcfast.storage.json_files import read_json
 from dcfast.storage.parquet import Kind, ParquetFile
+from dcfast.storage.records import Record, replaced
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["check_hub_set", "hub_set_files", "read_hub_set"]
 
@@ -36,23 +42,33 @@ Ints = npt.NDArray[np.int64]
 
 KIND = Kind("evaluation set", "download the set again", CorruptDataError)
 PICTURES = {"retrieval": "image", "association": "candidate_images"}
-TEXTS = {"retrieval": ("caption",), "association": ("cue", "candidates", "associations")}
 _EXTRACTED = "/downloads/extracted/"
 
 
-def _is_text(kind: Any) -> bool:
+class _Pair(Record):
+    """The texts of a row of retrieval; anything in it may be null."""
+
+    caption: str | list[str | None] | None
+
+
+class _RiddleRow(Record):
+    """The texts of a row of riddles."""
+
+    cue: str | None
+    candidates: list[str | None] | None
+    associations: list[str | None] | None
+
+
+Row = TypeVar("Row", _Pair, _RiddleRow)
+
+
+def _is_text(kind: pa.DataType) -> bool:
     import pyarrow.types as types
 
     return bool(types.is_string(kind) or types.is_large_string(kind))
 
 
-def _is_texts(kind: Any) -> bool:
-    import pyarrow.types as types
-
-    return bool((types.is_list(kind) or types.is_large_list(kind)) and _is_text(kind.value_type))
-
-
-def _is_picture(kind: Any) -> bool:
+def _is_picture(kind: pa.DataType) -> bool:
     import pyarrow.types as types
 
     if not types.is_struct(kind):
@@ -63,22 +79,22 @@ def _is_picture(kind: Any) -> bool:
     return known and (path is None or _is_text(path))
 
 
-def _is_pictures(kind: Any) -> bool:
+def _is_list(kind: pa.DataType, of: Callable[[pa.DataType], bool]) -> bool:
     import pyarrow.types as types
 
-    return bool((types.is_list(kind) or types.is_large_list(kind)) and _is_picture(kind.value_type))
+    return bool(types.is_list(kind) or types.is_large_list(kind)) and of(kind.value_type)
 
 
-COLUMNS: dict[str, dict[str, tuple[str, Callable[[Any], bool]]]] = {
+COLUMNS: dict[str, dict[str, tuple[str, Callable[[pa.DataType], bool]]]] = {
     "retrieval": {
         "image": ("pictures (a struct of bytes and path)", _is_picture),
-        "caption": ("a text or a list of texts", lambda kind: _is_text(kind) or _is_texts(kind)),
+        "caption": ("a text or a list of texts", lambda kind: _is_text(kind) or _is_list(kind, _is_text)),
     },
     "association": {
         "cue": ("a text", _is_text),
-        "candidates": ("a list of texts", _is_texts),
-        "associations": ("a list of texts", _is_texts),
-        "candidate_images": ("a list of pictures (structs of bytes and path)", _is_pictures),
+        "candidates": ("a list of texts", partial(_is_list, of=_is_text)),
+        "associations": ("a list of texts", partial(_is_list, of=_is_text)),
+        "candidate_images": ("a list of pictures (structs of bytes and path)", partial(_is_list, of=_is_picture)),
     },
 }
 
@@ -87,24 +103,21 @@ def _is_arrow(file: Path) -> bool:
     return file.suffix == ".arrow"
 
 
-def _schema(file: Path) -> Any:
+def _schema(file: Path) -> pa.Schema:
     if _is_arrow(file):
         return ArrowStream(file).schema
     with ParquetFile(file, KIND) as opened:
         return opened.schema
 
 
-def _kind(task: EvalTask, schema: Any) -> str:
-    return task.kind or ("association" if PICTURES["association"] in schema.names else "retrieval")
-
-
-def _checked(task: EvalTask, folder: Path) -> tuple[str, list[Path]]:
-    """Kind and files of a set whose files are all there and have the columns."""
+def check_hub_set(task: EvalTask, folder: Path) -> tuple[str, list[Path]]:
+    """Kind and files of a set whose files are all there and have the columns, by all that can be known without reading
+    a row; EvalsetError names the file, and what was expected of it."""
     files = hub_files(folder)
     if missing := missing_parts(files):
         raise EvalsetError(f"{folder}: {missing}; download the set again")
     schemas = [_schema(file) for file in files]
-    kind = _kind(task, schemas[0])
+    kind = task.kind or ("association" if PICTURES["association"] in schemas[0].names else "retrieval")
     if kind not in COLUMNS:
         raise EvalsetError(
             f"{folder}: a set of kind {kind} is read from test/*.tar alone; its files are {files[0].name}"
@@ -117,25 +130,19 @@ def _checked(task: EvalTask, folder: Path) -> tuple[str, list[Path]]:
     return kind, files
 
 
-def check_hub_set(task: EvalTask, folder: Path) -> None:
-    """What can be known without reading a row; EvalsetError names the file, and what was expected of it."""
-    _checked(task, folder)
-
-
 def hub_set_files(folder: Path) -> list[str]:
     """Every file that the set's scores depend on, extracted pictures among them."""
-    kind, files = _checked(EvalTask("", "", ""), folder)
-    found = _Found(folder, kind)
-    for file in files:
-        if _is_arrow(file):
-            stream = ArrowStream(file)
-            for batch in stream.batches():
-                found.add_pictures(stream, batch.column(PICTURES[kind]))
+    kind, files = check_hub_set(EvalTask("", "", ""), folder)
+    opened = _Opened(folder, kind, files)
+    for file in filter(_is_arrow, files):
+        stream = ArrowStream(file)
+        for batch in stream.batches():
+            opened.add_pictures(stream, batch.column(PICTURES[kind]))
     info = folder / INFO
-    return [*map(str, files), *([str(info)] if info.is_file() else []), *found.extracted]
+    return [*map(str, files), *([str(info)] if info.is_file() else []), *opened.extracted]
 
 
-def _batches(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[ArrowStream | None, Any]]:
+def _batches(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[ArrowStream | None, pa.RecordBatch]]:
     """The batches of a file; of a stream all columns, which take no memory, and the stream that they lie in."""
     if _is_arrow(path):
         stream = ArrowStream(path)
@@ -147,7 +154,7 @@ def _batches(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[ArrowStream
             yield None, batch
 
 
-def _flat(pictures: Any) -> tuple[Any, Ints | None]:
+def _flat(pictures: pa.Array) -> tuple[pa.Array, Ints | None]:
     """The structs of a column of pictures, and how many each row has where it is a list."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -158,26 +165,50 @@ def _flat(pictures: Any) -> tuple[Any, Ints | None]:
 
 
 @dataclass
-class _Found:
-    """What has been read of a set so far."""
+class _Opened:
+    """What has been read of a set so far.
+
+    Attributes:
+        streams: Arrow files, in order.
+        extracted: file of a picture -> its number, in order.
+        places: of the pictures of each batch (file, or -2 - number of an extracted one; offset; size).
+        paths: of each picture, as its row says.
+        lengths: pictures of each row, batch by batch; of a list column alone.
+    """
 
     folder: Path
     kind: str
+    files: list[Path]
     streams: list[str] = field(default_factory=list)
-    extracted: dict[str, int] = field(default_factory=dict)  # path -> its number, in order
+    extracted: dict[str, int] = field(default_factory=dict)
     places: list[tuple[Ints, Ints, Ints]] = field(default_factory=list)
     paths: list[str | None] = field(default_factory=list)
     lengths: list[Ints] = field(default_factory=list)
-    resolved: dict[str, str | None] = field(default_factory=dict)  # a picture may come in many riddles
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    _resolved: dict[str, str | None] = field(default_factory=dict)  # a picture may come in many riddles
 
     @cached_property
     def root(self) -> str:
         """The cache that the set lies in, or its own folder, by its real name."""
-        return os.path.realpath(next((one for one in self.folder.parents if one.name == CACHE), self.folder))
+        return os.path.realpath(next((parent for parent in self.folder.parents if parent.name == CACHE), self.folder))
 
-    def add_pictures(self, stream: ArrowStream, column: Any) -> None:
-        """Takes down where the pictures of a batch lie: (file, or -2 - number of an extracted one; offset; size)."""
+    def rows(self, kind: type[Row]) -> list[Row]:
+        """The texts of all rows; where the pictures of Arrow files lie is taken down on the way."""
+        rows: list[Row] = []
+        columns = tuple(get_type_hints(kind))
+        for file in self.files:
+            for stream, batch in _batches(file, columns):
+                try:
+                    rows += [msgspec.convert(row, kind) for row in batch.select(columns).to_pylist()]
+                except UnicodeDecodeError as error:
+                    raise CorruptDataError(f"{file}: a text is not UTF-8 ({error})", path=str(file)) from None
+                if stream is not None:
+                    self.add_pictures(stream, batch.column(PICTURES[self.kind]))
+        if not rows:
+            raise EvalsetError(f"{self.folder}: nothing in it can be scored as {self.kind} (it has no rows)")
+        return rows
+
+    def add_pictures(self, stream: ArrowStream, column: pa.Array) -> None:
+        """Takes down where the pictures of a batch lie."""
         import pyarrow.compute as pc
 
         pictures, lengths = _flat(column)
@@ -191,14 +222,35 @@ class _Found:
         file = np.where(size >= 0, len(self.streams) - 1, -1)
         for row in np.flatnonzero(size < 0).tolist():
             path = paths[row]
-            if path is not None and path not in self.resolved:
-                self.resolved[path] = _extracted(self.root, path)
-            place = self.resolved.get(path) if path is not None else None
+            if path is not None and path not in self._resolved:
+                self._resolved[path] = _extracted(self.root, path)
+            place = self._resolved.get(path) if path is not None else None
             if place is not None:
                 file[row] = -2 - self.extracted.setdefault(place, len(self.extracted))
                 offset[row], size[row] = 0, TO_THE_END
         self.places.append((file, offset, size))
         self.paths += paths
+
+    def pictures(self, total: int) -> Pictures:
+        """The pictures of all rows, by number."""
+
+        def key(number: int) -> str:
+            path = self.paths[number] if number < len(self.paths) else None
+            return os.path.basename(path) if path else f"row {number}"
+
+        if not _is_arrow(self.files[0]):
+            lengths = np.concatenate(self.lengths) if self.lengths else None
+            return ParquetPictures(self.files, PICTURES[self.kind], key, total, lengths)
+        file, offset, size = map(np.concatenate, zip(*self.places, strict=True))
+        extracted = file <= -2
+        file[extracted] = len(self.streams) - 2 - file[extracted]
+
+        def why(number: int) -> str:
+            path = self.paths[number]
+            where = f"{CACHE}/downloads/extracted"
+            return "no picture" if path is None else f"its file {os.path.basename(path)} is not in {where}"
+
+        return FilePictures([*self.streams, *self.extracted], key, file, offset, size, why)
 
 
 def _extracted(home: str, stored: str) -> str | None:
@@ -212,27 +264,6 @@ def _extracted(home: str, stored: str) -> str | None:
         except ValueError:  # a NUL, which no name has
             continue
     return None
-
-
-def _pictures_of(found: _Found, files: list[Path], total: int) -> Pictures:
-    def key(number: int) -> str:
-        path = found.paths[number] if number < len(found.paths) else None
-        return os.path.basename(path) if path else f"row {number}"
-
-    if not _is_arrow(files[0]):
-        lengths = np.concatenate(found.lengths) if found.lengths else None
-        return ParquetPictures(files, PICTURES[found.kind], key, total, lengths)
-    file, offset, size = (np.concatenate([place[column] for place in found.places]) for column in range(3))
-    extracted = file <= -2
-    file[extracted] = len(found.streams) - 2 - file[extracted]
-
-    def why(number: int) -> str:
-        path = found.paths[number]
-        return (
-            "no picture" if path is None else f"its file {os.path.basename(path)} is not in {CACHE}/downloads/extracted"
-        )
-
-    return FilePictures([*found.streams, *found.extracted], key, file, offset, size, why)
 
 
 @dataclass(frozen=True)
@@ -253,17 +284,12 @@ class ParquetPictures:
             yield batches
 
     def _batches(self, numbers: Ints, size: int) -> Generator[Batch, None, None]:
-        batches = iter(batches_of(len(numbers), size))
-        waiting: list[Callable[[], bytes]] = []
-        for part in self._chosen(numbers):
-            waiting += part
-            while len(waiting) >= size:
-                yield next(batches), waiting[:size]
-                del waiting[:size]
-        if waiting:
-            yield next(batches), waiting
+        pictures = self._chosen(numbers)
+        for places in batches_of(len(numbers), size):
+            yield places, list(islice(pictures, len(places)))
+        next(pictures, None)  # what follows the last one is read, too, and counted
 
-    def _chosen(self, numbers: Ints) -> Generator[list[Callable[[], bytes]], None, None]:
+    def _chosen(self, numbers: Ints) -> Generator[Callable[[], bytes], None, None]:
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -276,7 +302,7 @@ class ParquetPictures:
                     raise CorruptDataError(f"{file}: a row has not as many {self.column} as candidates", path=str(file))
                 first, end = np.searchsorted(numbers, [seen, seen + len(pictures)])
                 chosen = pc.struct_field(pictures.take(pa.array(numbers[first:end] - seen)), "bytes")
-                yield [partial(_given, one) for one in chosen.to_pylist()]
+                yield from [partial(_given, data) for data in chosen.to_pylist()]
                 seen += len(pictures)
                 rows += len(batch)
         if seen != self.total:
@@ -296,22 +322,10 @@ def read_hub_set(task: EvalTask, folder: Path) -> EvalSet:
         EvalsetError: columns that lack or are of another type, riddles that make no sense, nothing to score.
         CorruptDataError: a damaged file.   OSError: it cannot be read.
     """
-    kind, files = _checked(task, folder)
-    found = _Found(folder, kind)
-    for file in files:
-        columns = (*TEXTS[kind], PICTURES[kind])
-        for stream, batch in _batches(file, TEXTS[kind]):
-            try:
-                found.rows += batch.select([name for name in columns if name in TEXTS[kind]]).to_pylist()
-            except UnicodeDecodeError as error:
-                raise CorruptDataError(f"{file}: a text is not UTF-8 ({error})", path=str(file)) from None
-            if stream is not None:
-                found.add_pictures(stream, batch.column(PICTURES[kind]))
-    task = replace(task, kind=kind, main_metric=task.main_metric or DEFAULT_METRICS[kind])
-    if not found.rows:
-        raise EvalsetError(f"{folder}: nothing in it can be scored as {kind} (it has no rows)")
-    evalset = _riddles(task, found, files) if kind == "association" else _pairs(task, found, files)
-    evalset.notes = _damage(folder, len(found.rows))
+    kind, files = check_hub_set(task, folder)
+    opened = _Opened(folder, kind, files)
+    task = replaced(task, kind=kind, main_metric=task.main_metric or DEFAULT_METRICS[kind])
+    evalset = (_riddles if kind == "association" else _pairs)(task, opened)
     evalset.check_not_empty()
     return evalset
 
@@ -325,47 +339,53 @@ def _damage(folder: Path, rows: int) -> list[str]:
     return [] if stated == rows else [f"{INFO} says {str(stated)[:40]} rows, but there are {rows}"]
 
 
-def _pairs(task: EvalTask, found: _Found, files: list[Path]) -> EvalSet:
-    given = [row["caption"] for row in found.rows]
-    captions = [[one for one in ([row] if isinstance(row, str) else row or []) if one is not None] for row in given]
-    long = np.array([any(len(one.encode()) > MAX_CAPTION_BYTES for one in lines) for lines in captions], dtype=bool)
-    known = np.array([bool(lines) for lines in captions], dtype=bool) & ~long
-    evalset = EvalSet(task, found.folder, _pictures_of(found, files, len(captions)), np.flatnonzero(known))
-    evalset.leave_out(f"with captions of more than {MAX_CAPTION_BYTES:,} bytes", np.flatnonzero(long))
-    evalset.leave_out("without a caption", np.flatnonzero(~known & ~long))
-    evalset.captions = [lines for lines, good in zip(captions, known, strict=True) if good]
+def _captions(given: str | list[str | None] | None) -> list[str]:
+    return [given] if isinstance(given, str) else [text for text in given or [] if text is not None]
+
+
+def _pairs(task: EvalTask, opened: _Opened) -> EvalSet:
+    captions = [_captions(row.caption) for row in opened.rows(_Pair)]
+    long = np.array([any(len(line.encode()) > MAX_CAPTION_BYTES for line in lines) for lines in captions], dtype=bool)
+    absent = np.array([not lines for lines in captions], dtype=bool)
+    notes = _damage(opened.folder, len(captions))
+    evalset = EvalSet(task, opened.folder, opened.pictures(len(captions)), np.arange(len(captions)), notes=notes)
+    evalset.keep(~long, f"with captions of more than {MAX_CAPTION_BYTES:,} bytes")
+    evalset.keep(~absent[~long], "without a caption")
+    evalset.captions = [captions[row] for row in evalset.rows.tolist()]
     return evalset
 
 
-def _riddles(task: EvalTask, found: _Found, files: list[Path]) -> EvalSet:
+def _riddles(task: EvalTask, opened: _Opened) -> EvalSet:
     """Pictures of one name are one picture, as the set's own script makes them: each is embedded once."""
-    number: dict[str, int] = {}  # name of a candidate -> where it comes first
-    lengths = np.zeros(len(found.rows), np.int64)
+    first: dict[str | None, int] = {}  # name of a candidate -> the number of its first picture
+    lengths = []
+    riddles = []
     total = 0
-    for place, row in enumerate(found.rows):
-        names, right = row["candidates"] or [], row["associations"] or []
-        if not row["cue"] or not right or None in names or not set(right) <= set(names):
+    for place, row in enumerate(opened.rows(_RiddleRow)):
+        names, right = row.candidates or [], row.associations or []
+        if not row.cue or not right or None in names or not set(right) <= set(names):
             raise EvalsetError(
-                f"{found.folder}, row {place}: expected a cue, candidates and associations among them; got "
+                f"{opened.folder}, row {place}: expected a cue, candidates and associations among them; got "
                 f"{str(row)[:200]}"
             )
         for candidate, name in enumerate(names):
-            number.setdefault(name, total + candidate)
-        lengths[place] = len(names)
+            first.setdefault(name, total + candidate)
+        riddles.append((row.cue, names, right))
+        lengths.append(len(names))
         total += len(names)
-    if found.lengths and not np.array_equal(np.concatenate(found.lengths), lengths):
-        raise EvalsetError(f"{found.folder}: a row has not as many candidate_images as candidates")
-    if not found.lengths:
-        found.lengths = [lengths]
-    rows = np.array(sorted(number.values()), dtype=np.int64)
-    at = {name: int(np.searchsorted(rows, first)) for name, first in number.items()}
-    evalset = EvalSet(task, found.folder, _pictures_of(found, files, total), rows)
-    evalset.riddles = [
-        Riddle(
-            row["cue"],
-            tuple(at[name] for name in row["candidates"]),
-            frozenset(at[name] for name in row["associations"]),
-        )
-        for row in found.rows
-    ]
-    return evalset
+    if opened.lengths and not np.array_equal(np.concatenate(opened.lengths), lengths):
+        raise EvalsetError(f"{opened.folder}: a row has not as many candidate_images as candidates")
+    opened.lengths = opened.lengths or [np.array(lengths, np.int64)]
+    rows = np.array(sorted(first.values()), dtype=np.int64)
+    row_of = {name: int(np.searchsorted(rows, number)) for name, number in first.items()}
+    return EvalSet(
+        task,
+        opened.folder,
+        opened.pictures(total),
+        rows,
+        riddles=[
+            Riddle(cue, tuple(row_of[name] for name in names), frozenset(row_of[name] for name in right))
+            for cue, names, right in riddles
+        ],
+        notes=_damage(opened.folder, len(riddles)),
+    )

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import comb
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "Metrics",
     "expected_jaccard",
     "expected_macro_f1",
     "group_table",
@@ -86,7 +86,7 @@ def worst_group(correct: npt.NDArray[np.bool_], values: Ints, left_out: Sequence
     return float(np.min(sums[used] / counts[used])) if used.any() else None
 
 
-def jaccard(true: set[Any], predicted: set[Any]) -> float:
+def jaccard(true: set[int], predicted: set[int]) -> float:
     """Size of the intersection over that of the union; the union is never empty here."""
     return len(true & predicted) / len(true | predicted)
 

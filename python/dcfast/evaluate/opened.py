@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +48,7 @@ class EvalSet:
     classes: list[str] = field(default_factory=list)
     templates: list[str] = field(default_factory=list)
     labels: Ints = field(default_factory=lambda: np.empty(0, np.int64))
-    metadata: npt.NDArray[Any] | None = None
+    metadata: npt.NDArray[np.generic] | None = None
     captions: list[list[str]] = field(default_factory=list)
     riddles: list[Riddle] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=dict)
@@ -65,6 +64,12 @@ class EvalSet:
         """Remembers samples that cannot be scored; their rows are not taken away."""
         if len(numbers):
             self.left_out[reason] = [self.pictures.key(int(number)) for number in numbers]
+
+    def keep(self, chosen: npt.NDArray[np.bool_], reason: str) -> None:
+        """Takes away the rows that are not chosen, and what was read of them but captions."""
+        self.leave_out(reason, self.rows[~chosen])
+        self.rows = self.rows[chosen]
+        self.labels = self.labels[chosen] if len(self.labels) else self.labels
 
     def check_not_empty(self) -> None:
         """EvalsetError where nothing is left to score."""

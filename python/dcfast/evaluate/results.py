@@ -5,22 +5,26 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, get_type_hints
 
+import msgspec
+
+from dcfast.evaluate.metrics import Metrics
 from dcfast.evaluate.tasks import EvalTask, datacomp_tasks
 from dcfast.storage.atomic import write_bytes
 from dcfast.storage.inputs import read_input
 from dcfast.storage.json_files import parse_json
 from dcfast.storage.lines import split_lines
+from dcfast.storage.records import Record, plain
 
 __all__ = [
     "AGGREGATES",
     "RESULTS",
+    "Averages",
+    "EvaluationSummary",
     "Result",
-    "ResultFile",
     "aggregate",
     "load_results",
     "mean",
@@ -30,7 +34,6 @@ __all__ = [
 ]
 
 RESULTS = "eval_results.jsonl"
-Line = dict[str, Any]
 
 _SHIFTS = ("imagenet_sketch", "imagenetv2", "imagenet-a", "imagenet-o", "imagenet-r", "objectnet")
 _VTAB = (
@@ -53,7 +56,7 @@ AGGREGATES: dict[str, tuple[str, ...]] = {
 """DataComp's groups, by the keys of their tasks."""
 
 
-def number(value: Any) -> float | None:
+def number(value: object) -> float | None:
     """A finite number; None for everything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
@@ -65,66 +68,79 @@ def mean(values: Sequence[float]) -> float | None:
     return math.fsum(values) / len(values) if values else None
 
 
-@dataclass(frozen=True)
-class Result:
-    """A line of a results file: what one checkpoint scored on one set.
+class Result(Record, omit_defaults=True):
+    """A line of a results file, in DataComp's form: what one checkpoint scored on one set.
 
     Attributes:
-        key: of the task.   checkpoint: SHA-256, None where the line has none.   score: the main metric, None where the
-            set has none.   chance: that of a guess.   state: of the files and the way of scoring: results of different
-            states are not to be compared.   complete: of the whole set.   error: why the set could not be scored, None
-        where it was.   line: as it stands in the file.
+        key, dataset: of the task.
+        main_metric_name, kind: of the task; None where it has no main metric.
+        benchmark: one of DataComp's 40.
+        checkpoint: SHA-256 of the weights, None where the line has none.
+        metrics: by name, ``main_metric`` among them: None where the set has none.
+        chance: the main metric of a guess.
+        complete: of the whole set.
+        state: of the files and the way of scoring: results of different states are not to be compared.
+        error: why the set could not be scored, None where it was. Such a line has no state.
     """
 
     key: str
-    checkpoint: str | None
-    score: float | None
-    chance: float | None
     dataset: str
+    main_metric_name: str | None
     kind: str | None
-    metric: str | None
     benchmark: bool
+    model: str | None
+    checkpoint: str | None
+    metrics: Metrics
+    chance: float | None
     complete: bool
     pictures: int | None
     unreadable: int | None
-    notes: tuple[str, ...]
-    state: str | None
-    error: str | None
-    line: Line
+    notes: list[str]
+    state: str | None = None
+    error: str | None = None
+
+    @property
+    def score(self) -> float | None:
+        """The main metric."""
+        return self.metrics.get("main_metric")
 
     @classmethod
-    def of(cls, line: Any) -> Result:
-        """A line as a result. ValueError: it lacks a key or metrics; other fields may be absent."""
-        try:
-            key, main = line["key"], line["metrics"].get("main_metric")
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"no result of an evaluation: {error!r}") from None
-        notes = line.get("notes")
-        counts = {n: line.get(n) if type(line.get(n)) is int else None for n in ("pictures", "unreadable")}
-        return cls(
-            key=str(key),
-            checkpoint=None if line.get("checkpoint") is None else str(line["checkpoint"]),
-            score=number(main),
-            chance=number(line.get("chance")),
-            dataset=str(line.get("dataset") or key),
-            kind=line.get("kind"),
-            metric=line.get("main_metric_name"),
-            benchmark=bool(line.get("benchmark", False)),
-            complete=bool(line.get("complete", True)),
-            notes=tuple(map(str, notes)) if isinstance(notes, list) else (),
-            state=line.get("state"),
-            error=None if line.get("error") is None else str(line["error"]),
-            line=line,
-            **counts,
-        )
+    def of(cls, line: object) -> Result:
+        """A line of whatever wrote it: a field that is absent or of another type has the value that says nothing.
+
+        Raises:
+            ValueError: it has no key or no metrics.
+        """
+        if not isinstance(line, Mapping) or line.get("key") is None or not isinstance(line.get("metrics"), Mapping):
+            raise ValueError("no result of an evaluation: expected an object with key and metrics")
+        texts = {name: str(line[name]) for name in ("key", "checkpoint", "error") if line.get(name) is not None}
+        texts["dataset"] = str(line.get("dataset") or line["key"])
+        metrics = {name: None if number(value) is None else value for name, value in line["metrics"].items()}
+        given = {**line, **texts, "metrics": metrics, "chance": number(line.get("chance"))}
+        kinds = get_type_hints(cls)
+        fields = {name: given[name] for name in kinds.keys() & given.keys() if _fits(given[name], kinds[name])}
+        return msgspec.convert({**_UNSAID, **fields}, cls)
 
 
-@dataclass(frozen=True)
-class ResultFile:
+_UNSAID = {
+    **dict.fromkeys(("main_metric_name", "kind", "model", "checkpoint", "pictures", "unreadable")),
+    **{"benchmark": False, "complete": True, "notes": ()},
+}
+
+
+def _fits(value: object, kind: object) -> bool:
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+class ResultFile(NamedTuple):
     """What a results file holds: the results in order, and the numbers (from 1) of lines that are none."""
 
-    results: list[Result] = field(default_factory=list)
-    damaged: list[int] = field(default_factory=list)
+    results: list[Result]
+    damaged: list[int]
 
 
 MOST_RESULTS_BYTES = 64 << 20
@@ -135,28 +151,67 @@ def load_results(path: str | os.PathLike[str]) -> ResultFile:
 
     Raises OSError: the file is there and cannot be read. Memory: the file.
     """
+    file = ResultFile([], [])
     try:
         lines = split_lines(read_input(path, MOST_RESULTS_BYTES))
     except FileNotFoundError:
-        return ResultFile()
-    found = ResultFile()
+        return file
     for place, text in enumerate(lines, 1):
         try:
-            found.results.append(Result.of(parse_json(text, any_number=True)))
+            file.results.append(Result.of(parse_json(text, any_number=True)))
         except ValueError:
-            found.damaged.append(place)
-    return found
+            file.damaged.append(place)
+    return file
 
 
-def read_results(path: Path, checkpoint: str) -> dict[str, Line]:
-    """The lines of a results file that are of this checkpoint, by task key; what is damaged is scored again."""
-    return {found.key: found.line for found in load_results(path).results if found.checkpoint == checkpoint}
+def read_results(path: Path, checkpoint: str) -> dict[str, Result]:
+    """The results of a file that are of this checkpoint, by task key; what is damaged is scored again."""
+    return {result.key: result for result in load_results(path).results if result.checkpoint == checkpoint}
 
 
-def write_results(path: Path, lines: Iterable[Line]) -> None:
+def write_results(path: Path, results: Iterable[Result]) -> None:
     """Writes the file whole, so that a kill leaves the one before."""
-    text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
+    text = "".join(json.dumps(plain(result), ensure_ascii=False, allow_nan=False) + "\n" for result in results)
     write_bytes(path, text.encode("utf-8", "surrogatepass"))
+
+
+class Averages(Record):
+    """The averages that results allow, None wherever a member is missing or is only a part of its set.
+
+    Attributes:
+        averages: of DataComp's groups, see ``AGGREGATES``.
+        own_average: of the tasks that a ``tasks.json`` beside the sets describes.
+        missing: keys of DataComp's 40 that are not there.
+        failed: key -> why the set could not be scored.
+        partial: keys of sets that have another size than the benchmark's.
+        unlisted: keys of sets that no table knows.
+    """
+
+    averages: dict[str, float | None]
+    own_average: float | None
+    missing: list[str]
+    failed: dict[str, str]
+    partial: list[str]
+    unlisted: list[str]
+
+
+class EvaluationSummary(Averages, omit_defaults=True):
+    """``evaluate/summary.json``: the results of one checkpoint on all sets.
+
+    Attributes:
+        checkpoint: SHA-256 of the weights.
+        model, source: names of the architecture and of the weights.
+        results: the file with the lines of ``tasks``, relative to the folder of the results.
+        scored: keys of the sets that were scored now, not skipped; not in the file.
+    """
+
+    checkpoint: str
+    model: str
+    source: str
+    results: str
+    tasks: list[Result]
+    notes: list[str]
+    scored: list[str] = []
 
 
 def _whole_mean(keys: Sequence[str], results: dict[str, Result]) -> float | None:
@@ -166,30 +221,17 @@ def _whole_mean(keys: Sequence[str], results: dict[str, Result]) -> float | None
     return sum(values) / len(values) if keys and len(values) == len(keys) else None
 
 
-def aggregate(lines: Iterable[Result | Line], own: Sequence[EvalTask] = ()) -> dict[str, Any]:
-    """The averages, None wherever a member is missing or is only a part of its set.
-
-    Args:
-        lines: results of one checkpoint, as they were read or as they will be written.
-        own: the tasks that a ``tasks.json`` beside the sets describes; their average is apart from DataComp's.
-    Returns:
-        ``averages`` (group -> value or None), ``own_average``, ``missing`` (keys of DataComp's 40 that are not there),
-        ``failed`` (key -> why the set could not be scored), ``partial`` (keys of those whose set has another size than
-        the benchmark's), ``unlisted`` (keys of none).
-    """
-    benchmark = [task for task in datacomp_tasks() if task.main_metric]
-    results = [line if isinstance(line, Result) else Result.of(line) for line in lines]
+def aggregate(results: Sequence[Result], own: Sequence[EvalTask] = ()) -> Averages:
+    """The averages of results of one checkpoint; ``own``: the tasks of the ``tasks.json`` beside the sets."""
     failed = {result.key: result.error for result in results if result.error is not None}
-    by_key = {result.key: result for result in results if result.error is None}
-    ours = {key: result for key, result in by_key.items() if result.benchmark}
-    groups = {**AGGREGATES, "Average": tuple(task.key for task in benchmark)}
-    listed = [task.key for task in own if task.main_metric]
-    foreign = {key: result for key, result in by_key.items() if not result.benchmark}
-    return {
-        "averages": {name: _whole_mean(keys, ours) for name, keys in groups.items()},
-        "own_average": _whole_mean(listed, foreign),
-        "missing": [task.key for task in datacomp_tasks() if task.key not in ours and task.key not in failed],
-        "failed": failed,
-        "partial": [key for key, result in ours.items() if not result.complete],
-        "unlisted": sorted(set(foreign) - {task.key for task in own}),
-    }
+    ours = {result.key: result for result in results if result.error is None and result.benchmark}
+    foreign = {result.key: result for result in results if result.error is None and not result.benchmark}
+    benchmark = tuple(task.key for task in datacomp_tasks() if task.main_metric)
+    return Averages(
+        averages={name: _whole_mean(keys or benchmark, ours) for name, keys in AGGREGATES.items()},
+        own_average=_whole_mean([task.key for task in own if task.main_metric], foreign),
+        missing=[task.key for task in datacomp_tasks() if task.key not in ours and task.key not in failed],
+        failed=failed,
+        partial=[key for key, result in ours.items() if not result.complete],
+        unlisted=sorted(foreign.keys() - {task.key for task in own}),
+    )

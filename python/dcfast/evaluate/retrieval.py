@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from dcfast.evaluate.metrics import Metrics
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["BLOCK_ELEMENTS", "recalls", "retrieval_ranks"]
+__all__ = ["BLOCK_ELEMENTS", "rank_of", "recalls", "retrieval_ranks"]
 
 BLOCK_ELEMENTS = 1 << 22
 """Similarities held at a time: with their comparisons about 40 MB, whatever N and M are."""
@@ -21,12 +23,12 @@ BLOCK_ELEMENTS = 1 << 22
 Ints = npt.NDArray[np.int64]
 
 
-def _rank(scores: Tensor, at: Tensor) -> Tensor:
-    """How many columns come before column ``at`` of each row: higher scores, and equal ones to the left."""
+def rank_of(scores: Tensor, columns: Tensor) -> Tensor:
+    """How many come before one column of each row: higher scores, and equal ones to the left."""
     import torch
 
-    value = scores.gather(1, at[:, None])
-    left = torch.arange(scores.shape[1], device=scores.device)[None, :] < at[:, None]
+    value = scores.gather(1, columns[:, None])
+    left = torch.arange(scores.shape[1])[None, :] < columns[:, None]
     return (scores > value).sum(1) + ((scores == value) & left).sum(1)
 
 
@@ -62,27 +64,25 @@ def retrieval_ranks(
     step = max(1, block_elements // images)
     for begin in range(0, texts, step):
         part = slice(begin, begin + step)
-        image_rank[part] = _rank(text_MD[part] @ image_ND.T, own[part])
-    begins = np.concatenate([[0], np.cumsum(counts)])
+        image_rank[part] = rank_of(text_MD[part] @ image_ND.T, own[part])
+    captions = np.concatenate([[0], np.cumsum(counts)]).tolist()  # of picture i: captions[i] .. captions[i + 1]
     text_rank = torch.empty(images, dtype=torch.int64)
     step = max(1, block_elements // texts)
     for begin in range(0, images, step):
         scores = image_ND[begin : begin + step] @ text_MD.T
-        best = torch.tensor(
-            [
-                int(begins[begin + row]) + int(scores[row, begins[begin + row] : begins[begin + row + 1]].argmax())
-                for row in range(len(scores))
-            ]
-        )
-        text_rank[begin : begin + step] = _rank(scores, best)
+        best = [
+            first + int(row[first:end].argmax())
+            for row, first, end in zip(scores, captions[begin:], captions[begin + 1 :], strict=False)
+        ]
+        text_rank[begin : begin + step] = rank_of(scores, torch.tensor(best))
     return image_rank.numpy(), text_rank.numpy()
 
 
-def recalls(image_rank: Ints, text_rank: Ints) -> dict[str, float | int | None]:
+def recalls(image_rank: Ints, text_rank: Ints) -> Metrics:
     """Recall at 1, 5 and 10 both ways and their mean at 1, under CLIP_benchmark's names."""
-    found: dict[str, float | int | None] = {}
+    shares: Metrics = {}
     for k in (1, 5, 10):
-        found[f"image_retrieval_recall@{k}"] = float(np.mean(image_rank < k))
-        found[f"text_retrieval_recall@{k}"] = float(np.mean(text_rank < k))
-    found["mean_recall@1"] = (float(np.mean(image_rank < 1)) + float(np.mean(text_rank < 1))) / 2
-    return found
+        shares[f"image_retrieval_recall@{k}"] = float(np.mean(image_rank < k))
+        shares[f"text_retrieval_recall@{k}"] = float(np.mean(text_rank < k))
+    shares["mean_recall@1"] = (float(np.mean(image_rank < 1)) + float(np.mean(text_rank < 1))) / 2
+    return shares

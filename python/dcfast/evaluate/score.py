@@ -5,14 +5,15 @@ Memory: a few numbers a picture; retrieval and riddles keep the embeddings of th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from dcfast.errors import EvalsetError
-from dcfast.evaluate.embed import Embedder
+from dcfast.evaluate.embed import Embedder, ImageBatch
 from dcfast.evaluate.metrics import (
     Metrics,
     expected_jaccard,
@@ -25,7 +26,7 @@ from dcfast.evaluate.metrics import (
     worst_group,
 )
 from dcfast.evaluate.opened import EvalSet
-from dcfast.evaluate.retrieval import recalls, retrieval_ranks
+from dcfast.evaluate.retrieval import rank_of, recalls, retrieval_ranks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Score", "cue_prompt", "score_evalset"]
 
 Ints = npt.NDArray[np.int64]
-UNREADABLE = "unreadable"
+Made = TypeVar("Made")
 WHITE = 1
 """The race class that FairFace's race_binary singles out."""
 WITH_TOP5 = 5
@@ -69,11 +70,9 @@ def score_evalset(evalset: EvalSet, embedder: Embedder) -> Score:
         RunError: the model's embeddings are not finite.
     """
     kind = evalset.task.kind
-    scorer = {
-        "retrieval": _retrieval,
-        "association": _association,
-        "fairness_multilabel": _multilabel,
-    }.get(kind, _classification)
+    scorer = {"retrieval": _retrieval, "association": _association, "fairness_multilabel": _multilabel}.get(
+        kind, _classification
+    )
     score = scorer(evalset, embedder)
     score.metrics["main_metric"] = score.metrics.get(evalset.task.main_metric)
     if evalset.task.main_metric and evalset.task.main_metric not in score.metrics:
@@ -86,25 +85,30 @@ def score_evalset(evalset: EvalSet, embedder: Embedder) -> Score:
     return score
 
 
-def _readable(evalset: EvalSet, rows: list[Ints], problems: dict[int, str]) -> tuple[Ints, dict[str, str]]:
-    found = np.concatenate(rows) if rows else np.empty(0, np.int64)
-    named = {evalset.key(row): why for row, why in sorted(problems.items())}
-    if len(found) == 0:
-        key, why = next(iter(named.items()))
-        raise EvalsetError(f"{evalset.folder}: none of its {len(named)} pictures can be decoded ({key}: {why})")
-    return found, named
+def _each_batch(
+    evalset: EvalSet, embedder: Embedder, made_of: Callable[[ImageBatch], Made], *, amp: bool = False
+) -> tuple[Ints, list[Made], dict[str, str]]:
+    """The rows whose pictures decode, what a function makes of each batch of them, and key -> why others do not."""
+    rows = [np.empty(0, np.int64)]
+    made: list[Made] = []
+    problems: dict[int, str] = {}
+    for batch in embedder.pictures(evalset, amp=amp):
+        rows.append(batch.rows)
+        made.append(made_of(batch))
+        problems.update(batch.problems)
+    readable, unreadable = np.concatenate(rows), {evalset.key(row): why for row, why in sorted(problems.items())}
+    if len(readable) == 0:
+        key, why = next(iter(unreadable.items()))
+        raise EvalsetError(f"{evalset.folder}: none of its {len(unreadable)} pictures can be decoded ({key}: {why})")
+    return readable, made, unreadable
 
 
 def _rank_of(logits: Tensor, labels: Tensor) -> Tensor:
-    """Classes that come before the true one: higher scores, and equal ones of a lower number; all, where there is no
-    class of that label."""
+    """Classes that come before the true one; all, where there is no class of that label."""
     import torch
 
     count = logits.shape[1]
-    value = logits.gather(1, labels[:, None].clamp(max=count - 1))
-    before = torch.arange(count)[None, :] < labels[:, None]
-    rank = (logits > value).sum(1) + ((logits == value) & before).sum(1)
-    return torch.where(labels < count, rank, count)
+    return torch.where(labels < count, rank_of(logits, labels.clamp(max=count - 1)), count)
 
 
 def _classification(evalset: EvalSet, embedder: Embedder) -> Score:
@@ -112,18 +116,15 @@ def _classification(evalset: EvalSet, embedder: Embedder) -> Score:
 
     task, count = evalset.task, len(evalset.classes)
     weights = embedder.classes(evalset.classes, evalset.templates, task.key)
-    rows: list[Ints] = []
-    ranks: list[Any] = []
-    predicted: list[Any] = []
-    problems: dict[int, str] = {}
-    for batch in embedder.pictures(evalset):
-        problems.update(batch.problems)
+
+    def rank_and_guess(batch: ImageBatch) -> tuple[Ints, Ints]:
         logits = batch.features @ weights.T
-        rows.append(batch.rows)
-        ranks.append(_rank_of(logits, torch.from_numpy(evalset.labels[batch.rows])).numpy())
-        predicted.append(logits.argmax(1).numpy())
-    found, unreadable = _readable(evalset, rows, problems)
-    rank, guess, labels = np.concatenate(ranks), np.concatenate(predicted), evalset.labels[found]
+        rank = _rank_of(logits, torch.from_numpy(evalset.labels[batch.rows]))
+        return rank.numpy(), logits.argmax(1).numpy()
+
+    rows, parts, unreadable = _each_batch(evalset, embedder, rank_and_guess)
+    rank, guess = map(np.concatenate, zip(*parts, strict=True))
+    labels = evalset.labels[rows]
     metrics: Metrics = {
         "acc1": top_k_accuracy(rank, 1),
         "acc5": top_k_accuracy(rank, 5) if count >= WITH_TOP5 else None,
@@ -131,40 +132,36 @@ def _classification(evalset: EvalSet, embedder: Embedder) -> Score:
     }
     chance = 1 / count
     if task.kind in ("wilds", "fairness"):
-        metrics.update(_grouped(evalset, found, rank, guess))
+        metrics.update(_grouped(evalset, rows, rank, guess))
     if task.main_metric == "F1-macro_all":
         chance = expected_macro_f1(labels, count)
     elif "top5" in task.main_metric or task.main_metric == "acc5":
         chance = min(1.0, 5 / count)
-    return Score(metrics, chance, len(found), len(found), unreadable)
+    return Score(metrics, chance, len(rows), len(rows), unreadable)
 
 
-def _grouped(evalset: EvalSet, found: Ints, rank: Ints, guess: Ints) -> Metrics:
-    task, labels = evalset.task, evalset.labels[found]
-    correct = rank < 1
-    if task.main_metric == "F1-macro_all":
-        recall, f1 = macro_scores(labels, guess)
-        metrics: Metrics = {"recall-macro_all": recall, "F1-macro_all": f1}
-        if not task.group_field:
-            return {"acc_avg": float(np.mean(correct)), **metrics}
-        return {**group_table("acc", correct, [(task.group_field, evalset.column(task.group_field)[found])]), **metrics}
+def _grouped(evalset: EvalSet, rows: Ints, rank: Ints, guess: Ints) -> Metrics:
+    task, correct = evalset.task, rank < 1
     if task.main_metric == "acc_worst_region":
-        return _regions(evalset, found, correct)
-    if not task.group_field:
+        return _regions(evalset, rows, correct)
+    groups = [(task.group_field, evalset.column(task.group_field)[rows])] if task.group_field else []
+    if task.main_metric == "F1-macro_all":
+        recall, f1 = macro_scores(evalset.labels[rows], guess)
+        by_group = group_table("acc", correct, groups) if groups else {"acc_avg": float(np.mean(correct))}
+        return {**by_group, "recall-macro_all": recall, "F1-macro_all": f1}
+    if not groups:
         return {}
-    groups = [(task.group_field, evalset.column(task.group_field)[found])]
-    if task.main_metric == "acc_top5_wg":
-        return group_table("acc_top5", rank < 5, groups)
-    return group_table("acc", correct, groups)
+    name, right = ("acc_top5", rank < 5) if task.main_metric == "acc_top5_wg" else ("acc", correct)
+    return group_table(name, right, groups)
 
 
-def _regions(evalset: EvalSet, found: Ints, correct: npt.NDArray[np.bool_]) -> Metrics:
+def _regions(evalset: EvalSet, rows: Ints, correct: npt.NDArray[np.bool_]) -> Metrics:
     task = evalset.task
     metrics: Metrics = {}
     if "year" in task.metadata_fields:
-        metrics = group_table("acc", correct, [("year", evalset.column("year")[found])])
+        metrics = group_table("acc", correct, [("year", evalset.column("year")[rows])])
         metrics["acc_worst_year"] = metrics.pop("acc_wg")
-    region = evalset.column("region")[found]
+    region = evalset.column("region")[rows]
     table = group_table("acc", correct, [("region", region)])
     other = [value for value, name in enumerate(task.group_names) if name == "Other"]
     # the reference means to leave "Other" out, but asks for it by names that its groups do not have
@@ -175,20 +172,20 @@ def _regions(evalset: EvalSet, found: Ints, correct: npt.NDArray[np.bool_]) -> M
 
 def _objectives(evalset: EvalSet) -> dict[str, tuple[list[str], list[str]]]:
     """Objective -> (classes, templates), their prefixes taken off."""
-    found: dict[str, tuple[list[str], list[str]]] = {name: ([], []) for name in evalset.task.objectives}
+    objectives: dict[str, tuple[list[str], list[str]]] = {name: ([], []) for name in evalset.task.objectives}
     for place, lines in enumerate((evalset.classes, evalset.templates)):
         for line in lines:
             prefix, colon, rest = line.partition(":")
-            if not colon or prefix not in found:
+            if not colon or prefix not in objectives:
                 raise EvalsetError(
                     f"{evalset.folder}: every class and template begins with one of "
-                    f"{', '.join(f'{name}:' for name in found)}; got {line[:80]!r}"
+                    f"{', '.join(f'{name}:' for name in objectives)}; got {line[:80]!r}"
                 )
-            found[prefix][place].append(rest)
-    for name, (classes, templates) in found.items():
+            objectives[prefix][place].append(rest)
+    for name, (classes, templates) in objectives.items():
         if not classes or not templates:
             raise EvalsetError(f"{evalset.folder}: no {'class' if not classes else 'template'} begins with {name}:")
-    return found
+    return objectives
 
 
 def _multilabel(evalset: EvalSet, embedder: Embedder) -> Score:
@@ -201,19 +198,15 @@ def _multilabel(evalset: EvalSet, embedder: Embedder) -> Score:
         name: embedder.classes(classes, templates, f"{task.key} ({name})")
         for name, (classes, templates) in _objectives(evalset).items()
     }
-    rows: list[Ints] = []
-    guesses: dict[str, list[Any]] = {name: [] for name in weights}
-    problems: dict[int, str] = {}
-    for batch in embedder.pictures(evalset):
-        problems.update(batch.problems)
-        rows.append(batch.rows)
-        for name, classes in weights.items():
-            guesses[name].append((batch.features @ classes.T).argmax(1).numpy())
-    found, unreadable = _readable(evalset, rows, problems)
-    guess = {name: np.concatenate(parts) for name, parts in guesses.items()}
-    truth = {name: evalset.column(name)[found] for name in ("race", "gender", "age", "race_binary")}
+
+    def guesses(batch: ImageBatch) -> dict[str, Ints]:
+        return {name: (batch.features @ classes.T).argmax(1).numpy() for name, classes in weights.items()}
+
+    rows, parts, unreadable = _each_batch(evalset, embedder, guesses)
+    guess = {name: np.concatenate([part[name] for part in parts]) for name in weights}
+    truth = {name: evalset.column(name)[rows] for name in ("race", "gender", "age", "race_binary")}
     metrics = _fairness_tables(task.toxic_nonhuman, task.toxic_crime, guess, truth)
-    return Score(metrics, None, len(found), len(found), unreadable)
+    return Score(metrics, None, len(rows), len(rows), unreadable)
 
 
 def _fairness_tables(
@@ -238,23 +231,16 @@ def _fairness_tables(
 def _all_pictures(evalset: EvalSet, embedder: Embedder) -> tuple[Ints, Tensor, dict[str, str]]:
     import torch
 
-    rows: list[Ints] = []
-    parts: list[Tensor] = []
-    problems: dict[int, str] = {}
-    for batch in embedder.pictures(evalset, amp=True):
-        problems.update(batch.problems)
-        rows.append(batch.rows)
-        parts.append(batch.features)
-    found, unreadable = _readable(evalset, rows, problems)
-    return found, torch.cat(parts), unreadable
+    rows, parts, unreadable = _each_batch(evalset, embedder, lambda batch: batch.features, amp=True)
+    return rows, torch.cat(parts), unreadable
 
 
 def _retrieval(evalset: EvalSet, embedder: Embedder) -> Score:
-    found, images, unreadable = _all_pictures(evalset, embedder)
-    captions = [evalset.captions[row] for row in found.tolist()]
+    rows, images, unreadable = _all_pictures(evalset, embedder)
+    captions = [evalset.captions[row] for row in rows.tolist()]
     texts = embedder.texts([line for lines in captions for line in lines], evalset.task.key)
-    owner = np.repeat(np.arange(len(found)), [len(lines) for lines in captions])
-    metrics, count = recalls(*retrieval_ranks(images, texts, owner)), len(found)
+    image_of_text = np.repeat(np.arange(len(rows)), [len(lines) for lines in captions])
+    metrics, count = recalls(*retrieval_ranks(images, texts, image_of_text)), len(rows)
     return Score(metrics, 1 / count, count, count, unreadable)
 
 
@@ -267,39 +253,36 @@ def cue_prompt(cue: str) -> str:
 def _association(evalset: EvalSet, embedder: Embedder) -> Score:
     import torch
 
-    found, images, unreadable = _all_pictures(evalset, embedder)
+    rows, images, unreadable = _all_pictures(evalset, embedder)
     place = np.full(len(evalset.rows), -1)
-    place[found] = np.arange(len(found))
+    place[rows] = np.arange(len(rows))
     riddles = [riddle for riddle in evalset.riddles if (place[list(riddle.candidates)] >= 0).all()]
     skipped = len(evalset.riddles) - len(riddles)
     notes = [f"{skipped} riddles have a picture that cannot be decoded and were left out"] if skipped else []
     if not riddles:
         raise EvalsetError(f"{evalset.folder}: each of its riddles has a picture that cannot be decoded")
     texts = embedder.texts([cue_prompt(riddle.cue) for riddle in riddles], evalset.task.key)
-    sizes, scores, guesses = [], [], []
+    scores, guesses = [], []
     for riddle, text in zip(riddles, texts, strict=True):
-        near = _similarities(images[torch.from_numpy(place[list(riddle.candidates)])], text, embedder.amp)
+        similarities = _similarities(images[torch.from_numpy(place[list(riddle.candidates)])], text, embedder.amp)
         # by places, since a picture may come twice; of equals those behind come first, as NumPy 1.23 sorts so few
-        right = {at for at, row in enumerate(riddle.candidates) if row in riddle.associations}
-        best = np.argsort(near, kind="stable")[-len(right) :]
+        right = {number for number, row in enumerate(riddle.candidates) if row in riddle.associations}
+        best = np.argsort(similarities, kind="stable")[-len(right) :]
         scores.append(jaccard(right, set(best.tolist())))
-        sizes.append(len(riddle.candidates))
         guesses.append(expected_jaccard(len(riddle.candidates), len(right)))
-    size, score = np.array(sizes), np.array(scores)
+    size = np.array([len(riddle.candidates) for riddle in riddles])
 
-    def mean(values: Any, chosen: Any) -> float | None:
-        return float(values[chosen].mean()) if chosen.any() else None
+    def mean(values: list[float], chosen: npt.NDArray[np.bool_]) -> float | None:
+        return float(np.array(values)[chosen].mean()) if chosen.any() else None
 
-    metrics: Metrics = {"avg_jaccard_score": float(score.mean())}
-    metrics.update({f"jaccard_score_{n}": mean(score, size == n) for n in (5, 6, 10, 12)})
-    metrics.update({"jaccard_score_5-6": mean(score, size <= 6), "jaccard_score_10-12": mean(score, size >= 10)})
-    return Score(metrics, mean(np.array(guesses), size >= 10), len(found), len(riddles), unreadable, notes)
+    metrics: Metrics = {"avg_jaccard_score": mean(scores, size > 0)}
+    metrics.update({f"jaccard_score_{n}": mean(scores, size == n) for n in (5, 6, 10, 12)})
+    metrics.update({"jaccard_score_5-6": mean(scores, size <= 6), "jaccard_score_10-12": mean(scores, size >= 10)})
+    return Score(metrics, mean(guesses, size >= 10), len(rows), len(riddles), unreadable, notes)
 
 
 def _similarities(images: Tensor, text: Tensor, amp: bool) -> npt.NDArray[np.float32]:
     """Of the candidates of a riddle; in autocast the reference rounds them, too, and what goes into them."""
-    if amp:
-        images, text = images.half().float(), text.half().float()
-    near = images @ text
-    found: npt.NDArray[np.float32] = (near.half().float() if amp else near).numpy()
-    return found
+    if not amp:
+        return (images @ text).numpy()
+    return (images.half().float() @ text.half().float()).half().float().numpy()

@@ -6,13 +6,16 @@ Beside them, what they may be worth nothing for: samples of the training that ar
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dcfast.errors import DcfastError, PoolError
+from dcfast.evaluate.folders import set_name
 from dcfast.evaluate.results import RESULTS, load_results, mean
 from dcfast.evaluate.tasks import datacomp_tasks, find_tasks
-from dcfast.storage.json_files import read_json
+from dcfast.rundir.summaries import KeptCopies
+from dcfast.storage.records import Record, read_record
 
 NAMED = 6
 """Evaluation sets that a sentence names."""
@@ -52,16 +55,15 @@ def read_scores(out: str | os.PathLike[str]) -> Scores:
         PoolError: a line of the file is damaged.   OSError: the file is there and cannot be read.
     """
     path = Path(out) / RESULTS
-    found = load_results(path)
-    if found.damaged:
-        raise PoolError(
-            f"{path}, line {found.damaged[0]}: not a result of an evaluation; remove the file and run again"
-        )
-    tasks = {result.key: result.score for result in found.results if result.score is not None}
-    chance = {r.key: r.chance for r in found.results if r.score is not None and r.chance is not None}
-    failed = {result.key: result.error for result in found.results if result.error is not None}
-    unscored = [result.key for result in found.results if result.score is None and result.error is None]
-    return Scores(tasks, chance, tuple(unscored), failed)
+    results, damaged = load_results(path)
+    if damaged:
+        raise PoolError(f"{path}, line {damaged[0]}: not a result of an evaluation; remove the file and run again")
+    return Scores(
+        tasks={result.key: result.score for result in results if result.score is not None},
+        chance={r.key: r.chance for r in results if r.score is not None and r.chance is not None},
+        unscored=tuple(result.key for result in results if result.score is None and result.error is None),
+        failed={result.key: result.error for result in results if result.error is not None},
+    )
 
 
 @dataclass(frozen=True)
@@ -88,29 +90,25 @@ class Leaked:
         ordered = sorted(self.concerned.items(), key=lambda item: (-item[1], item[0]))
         named = ", ".join(f"{key} {count:,}" for key, count in ordered[:NAMED])
         more = f", {len(ordered) - NAMED} more" if len(ordered) > NAMED else ""
-        one = self.samples == 1
-        what = (
-            "sample that is a copy of an evaluation picture"
-            if one
-            else "samples that are copies of evaluation pictures"
-        )
-        return f"{self.samples:,} {what}" + (f" ({named}{more})" if named else "")
+        copies = "samples that are copies of evaluation pictures"
+        if self.samples == 1:
+            copies = "sample that is a copy of an evaluation picture"
+        return f"{self.samples:,} {copies}" + (f" ({named}{more})" if named else "")
 
 
 def _task_keys(evalset_dir: Path | None) -> dict[str, str]:
     """Name of an evaluation set (of its directory ``wds_NAME_test``) -> key of its task, where it is another."""
 
-    def name(directory: str) -> str:
-        return directory.removeprefix("wds_").removesuffix("_test")
+    keys = {set_name(task.directory): task.key for task in datacomp_tasks()}
+    with suppress(DcfastError, OSError):  # gone since
+        keys.update({set_name(f.name): task.key for task, f in find_tasks(evalset_dir)} if evalset_dir else {})
+    return keys
 
-    try:
-        found = find_tasks(evalset_dir) if evalset_dir is not None else []
-    except (DcfastError, OSError):  # gone since
-        found = []
-    return {
-        **{name(task.directory): task.key for task in datacomp_tasks()},
-        **{name(folder.name): task.key for task, folder in found},
-    }
+
+class _Filtered(Record):
+    """Of ``FilterSummary`` what is read here; nothing else in the file matters."""
+
+    contaminated: KeptCopies | None = None
 
 
 def read_leaked(out: str | os.PathLike[str], evalset_dir: Path | None) -> Leaked | None:
@@ -120,10 +118,10 @@ def read_leaked(out: str | os.PathLike[str], evalset_dir: Path | None) -> Leaked
         evalset_dir: of the run's evaluation sets, for the keys of their tasks.
     """
     try:
-        counted = read_json(Path(out) / "state" / "filter.json", names=True)["contaminated"]
-        samples = int(counted["samples"])
-        sets = {str(name): int(count) for name, count in counted["evalsets"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        counted = read_record(Path(out) / "state" / "filter.json", _Filtered).contaminated
+    except (OSError, ValueError):
+        return None
+    if counted is None:
         return None
     keys = _task_keys(evalset_dir)
-    return Leaked(samples, {keys.get(name, name): count for name, count in sets.items()})
+    return Leaked(counted.samples, {keys.get(name, name): count for name, count in counted.evalsets.items()})

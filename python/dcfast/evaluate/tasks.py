@@ -6,32 +6,26 @@ one scorer serve both.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from dcfast.errors import EvalsetError, PoolError
-from dcfast.evaluate.folders import evalset_folders, evalset_tars
+from dcfast.evaluate.folders import evalset_folders, evalset_tars, set_name
 from dcfast.evaluate.hub import CACHE, find_hub_set, hub_files
-from dcfast.storage.json_files import read_json
+from dcfast.storage.records import Count, Record, read_record, replaced
 
 __all__ = ["KINDS", "EvalTask", "compared_sets", "datacomp_tasks", "find_tasks", "read_task_table"]
 
 KINDS = ("classification", "retrieval", "association", "wilds", "fairness", "fairness_multilabel")
 TABLE = Path(__file__).parent / "datacomp_tasks.json"
 OWN_TABLE = "tasks.json"
-DEFAULT_METRICS = {
-    "classification": "acc1",
-    "retrieval": "mean_recall@1",
-    "association": "jaccard_score_10-12",
-}
+DEFAULT_METRICS = {"classification": "acc1", "retrieval": "mean_recall@1", "association": "jaccard_score_10-12"}
 """The main metric of a set that no table knows, by the kind its members show."""
 
 
-@dataclass(frozen=True)
-class EvalTask:
-    """How one evaluation set is scored.
+class EvalTask(Record):
+    """How one evaluation set is scored: an entry of a ``tasks.json``.
 
     Attributes:
         key, name: of the results' ``key`` and ``dataset``.
@@ -51,12 +45,12 @@ class EvalTask:
     """
 
     key: str
-    name: str
-    directory: str
+    name: str = ""
+    directory: str = ""
     kind: str = ""
     main_metric: str = ""
-    size: int = 0
-    num_classes: int = 0
+    size: Count = 0
+    num_classes: Count = 0
     random_score: float | None = None
     benchmark: bool = False
     metadata_fields: tuple[str, ...] = ()
@@ -68,62 +62,29 @@ class EvalTask:
     hub: str = ""
 
 
-_TEXTS = ("key", "name", "directory", "kind", "main_metric", "group_field", "hub")
-_LISTS = ("metadata_fields", "group_names", "objectives")
-_RANGES = ("toxic_nonhuman", "toxic_crime")
-
-
-def _task(entry: Any, where: str, benchmark: bool) -> EvalTask:
-    if not isinstance(entry, dict) or not isinstance(entry.get("key"), str) or not entry["key"]:
-        raise EvalsetError(f"{where}: expected an object with a 'key'; got {str(entry)[:80]}")
-    where = f"{where}, task {entry['key']!r}"
-    values: dict[str, Any] = {"name": entry["key"], "benchmark": benchmark}
-    for field in _TEXTS:
-        if field in entry:
-            if not isinstance(entry[field], str):
-                raise EvalsetError(f"{where}: {field} must be a string; got {entry[field]!r}")
-            values[field] = entry[field]
-    for field in _LISTS:
-        given = entry.get(field, [])
-        if not isinstance(given, list) or not all(isinstance(item, str) for item in given):
-            raise EvalsetError(f"{where}: {field} must be a list of strings; got {given!r}")
-        values[field] = tuple(given)
-    for field in _RANGES:
-        given = entry.get(field, [0, 0])
-        if not isinstance(given, list) or len(given) != 2 or not all(type(item) is int for item in given):
-            raise EvalsetError(f"{where}: {field} must be [first, last + 1]; got {given!r}")
-        values[field] = (given[0], given[1])
-    for field in ("size", "num_classes"):
-        if type(entry.get(field, 0)) is not int or entry.get(field, 0) < 0:
-            raise EvalsetError(f"{where}: {field} must be a whole number; got {entry[field]!r}")
-        values[field] = entry.get(field, 0)
-    guess = entry.get("random_score")
-    values["random_score"] = float(guess) if isinstance(guess, (int, float)) else None
-    if values.get("kind") not in KINDS:
-        raise EvalsetError(f"{where}: kind must be one of {', '.join(KINDS)}; got {entry.get('kind')!r}")
-    if not values.get("directory"):
-        raise EvalsetError(f"{where}: it names no directory")
-    if values.get("group_field") and values["group_field"] not in values["metadata_fields"]:
-        raise EvalsetError(f"{where}: group_field {values['group_field']!r} is not among its metadata_fields")
-    return EvalTask(**values)
+def _check(task: EvalTask, where: str) -> None:
+    if task.kind not in KINDS:
+        raise EvalsetError(f"{where}: kind must be one of {', '.join(KINDS)}; got {task.kind!r}")
+    for field in ("key", "directory"):
+        if not getattr(task, field):
+            raise EvalsetError(f"{where}: it names no {field}")
+    if task.group_field and task.group_field not in task.metadata_fields:
+        raise EvalsetError(f"{where}: group_field {task.group_field!r} is not among its metadata_fields")
 
 
 def read_task_table(path: Path, *, benchmark: bool = False) -> tuple[EvalTask, ...]:
-    """The tasks of a ``tasks.json``; EvalsetError names the file, the task and the field that is wrong."""
+    """The tasks of a ``tasks.json``; EvalsetError names the file, the entry or its key, and what is wrong."""
     try:
-        entries = read_json(path)
+        entries = read_record(path, list[EvalTask])
     except ValueError as error:
         raise EvalsetError(str(error)) from None
-    if not isinstance(entries, list):
-        raise EvalsetError(f"{path}: expected a list of tasks; got {type(entries).__name__}")
-    tasks = tuple(_task(entry, str(path), benchmark) for entry in entries)
+    tasks = tuple(replaced(task, name=task.name or task.key, benchmark=benchmark) for task in entries)
+    for task in tasks:
+        _check(task, f"{path}, task {task.key!r}")
     for field in ("key", "directory"):
-        seen: set[str] = set()
-        for task in tasks:
-            value = str(getattr(task, field))
-            if value in seen:
-                raise EvalsetError(f"{path}: two tasks have the {field} {value!r}")
-            seen.add(value)
+        repeated = [value for value, count in Counter(getattr(task, field) for task in tasks).items() if count > 1]
+        if repeated:
+            raise EvalsetError(f"{path}: two tasks have the {field} {repeated[0]!r}")
     return tasks
 
 
@@ -153,7 +114,7 @@ def find_tasks(directory: Path) -> list[tuple[EvalTask, Path]]:
             f"evalsets {directory}: no such directory; expected one with wds_*_test directories (--evalsets DIR)"
         )
     folders = {folder.name: folder for folder in evalset_folders(directory)}
-    found: list[tuple[EvalTask, Path]] = []
+    tasks: list[tuple[EvalTask, Path]] = []
     own = own_tasks(directory)
     described = {task.directory for task in own}
     for task in [*(t for t in datacomp_tasks() if t.directory not in described), *own]:
@@ -161,18 +122,18 @@ def find_tasks(directory: Path) -> list[tuple[EvalTask, Path]]:
         if folder is None and task.hub:
             folder = find_hub_set(directory, task.hub)
         if folder is not None:
-            found.append((task, folder))
-    keys = {task.key for task, _ in found}
+            tasks.append((task, folder))
+    keys = {task.key for task, _ in tasks}
     for name, folder in folders.items():
-        key = name[len("wds_") : -len("_test")]
+        key = set_name(name)
         if key in keys:
             raise EvalsetError(f"{folder}: its name makes it the task {key!r}, which another directory holds already")
-        found.append((EvalTask(key, key, name), folder))
-    if not found:
+        tasks.append((EvalTask(key, key, name), folder))
+    if not tasks:
         raise EvalsetError(
             f"evalsets {directory}: no wds_*_test directory in it, no set in {CACHE}; there is nothing to evaluate on"
         )
-    return found
+    return tasks
 
 
 def compared_sets(directory: Path) -> list[tuple[str, list[str]]]:
@@ -183,16 +144,15 @@ def compared_sets(directory: Path) -> list[tuple[str, list[str]]]:
     Raises:
         PoolError: no such directory, or no set in it; or see ``evalset_tars``.
     """
-    found = dict(evalset_tars(directory))
-    places = {folder.name: folder for folder in evalset_folders(directory)}
+    sets = dict(evalset_tars(directory))
+    folders = {folder.name: folder for folder in evalset_folders(directory)}
     for task in datacomp_tasks():
-        cached = find_hub_set(directory, task.hub) if task.hub and task.directory not in places else None
+        cached = find_hub_set(directory, task.hub) if task.hub and task.directory not in folders else None
         if cached is not None:
-            places[task.directory] = cached
-    for name, folder in places.items():
-        files = hub_files(folder)
-        if files:
-            found[name.removeprefix("wds_").removesuffix("_test")] = [str(file) for file in files]
-    if not found:
+            folders[task.directory] = cached
+    for name, folder in folders.items():
+        if files := hub_files(folder):
+            sets[set_name(name)] = [str(file) for file in files]
+    if not sets:
         raise PoolError(f"evalsets {directory}: no wds_*_test/test/*.tar in it; nothing to decontaminate against")
-    return sorted(found.items(), key=lambda one: f"wds_{one[0]}_test")
+    return sorted(sets.items(), key=lambda item: f"wds_{item[0]}_test")

@@ -8,12 +8,14 @@ A score is the inner product of the unit vectors before they are rounded to floa
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from dcfast.features.files import segment_file
 from dcfast.features.pairs import CHUNK, NO_CAPTION, NOT_FINITE, OK, STATUS, Chunk, SegmentPairs
@@ -21,6 +23,7 @@ from dcfast.images.decode import quiet
 from dcfast.models.devices import one_thread
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.npz import NpyWriter, save_array
+from dcfast.storage.records import Count, Record
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,73 +31,65 @@ if TYPE_CHECKING:
     from dcfast.index.segments import Segment
     from dcfast.models.clip import ClipModel
 
-__all__ = ["BATCH", "embed_segment", "encode"]
+__all__ = ["BATCH", "SegmentCounts", "embed_segment", "encode_images", "encode_tokens"]
 
 BATCH = 256
 """Pairs a forward pass; a fixed number, so that a sample's neighbours, and so its last bits, never vary."""
 
 
-def _unit(features: Tensor) -> Tensor:
-    values = features.float()
-    scaled: Tensor = values / values.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    return scaled
+class SegmentCounts(Record):
+    """The samples of a segment, and what became of them -> how many."""
+
+    samples: Count
+    status: dict[str, Count]
 
 
-def encode(clip: ClipModel, images: Tensor | None, tokens: Tensor | None, device: str) -> tuple[Any, Any]:
-    """Unit embeddings (n, d) float32 of pictures (n, 3, size, size) and of tokens (n, context); None of None.
-
-    On a GPU under float16 autocast, on the CPU in float32.
-    """
+def _encode(encoder: object, inputs: Tensor, device: str) -> Tensor:
+    """Unit embeddings (n, d), float32; on a GPU under float16 autocast."""
     import torch
 
-    on_gpu, model = device.startswith("cuda"), cast("Any", clip.model)
-    with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=on_gpu):
-        image = None if images is None else _unit(model.encode_image(images.to(device, non_blocking=True)))
-        text = None if tokens is None else _unit(model.encode_text(tokens.to(device, non_blocking=True)))
-    return image, text
+    with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=device.startswith("cuda")):
+        features = cast("Callable[[Tensor], Tensor]", encoder)(inputs.to(device, non_blocking=True))
+        return torch.nn.functional.normalize(features.float(), dim=1)
+
+
+def encode_images(clip: ClipModel, images: Tensor, device: str) -> Tensor:
+    """Unit embeddings of pictures (n, 3, size, size)."""
+    return _encode(clip.model.encode_image, images, device)
+
+
+def encode_tokens(clip: ClipModel, tokens: Tensor, device: str) -> Tensor:
+    """Unit embeddings of texts (n, context)."""
+    return _encode(clip.model.encode_text, tokens, device)
 
 
 def _batches(pairs: SegmentPairs, threads: int) -> Iterator[list[Chunk]]:
-    per = BATCH // CHUNK
-    waiting: list[Chunk] = []
-    for chunk in pairs.chunks(threads=threads, ahead=per + threads):
-        waiting.append(chunk)
-        if len(waiting) == per:
-            yield waiting
-            waiting = []
-    if waiting:
-        yield waiting
+    chunks_at_once = BATCH // CHUNK
+    chunks = pairs.chunks(threads=threads, ahead=chunks_at_once + threads)
+    while batch := list(islice(chunks, chunks_at_once)):
+        yield batch
 
 
-class _Writers:
-    """The open files of one segment."""
+Writers = dict[tuple[str | None, str], NpyWriter]
 
-    def __init__(self, root: Path, number: int, keys: Sequence[str], models: Sequence[ClipModel], n: int) -> None:
-        self._stack = ExitStack()
-        self.of: dict[tuple[str | None, str], NpyWriter] = {}
-        for key, model in zip(keys, models, strict=True):
+
+@contextmanager
+def _writers(root: Path, number: int, models: Sequence[tuple[str, ClipModel]], n: int) -> Iterator[Writers]:
+    """The files of one segment by model and column, whole at the end or not there at all."""
+    with ExitStack() as stack:
+
+        def opened(what: str, key: str | None, shape: tuple[int, ...], dtype: npt.DTypeLike) -> NpyWriter:
+            temporary = stack.enter_context(atomic_path(root / segment_file(number, what, key)))
+            return NpyWriter(stack.enter_context(temporary.open("wb")), shape, dtype)
+
+        writers: Writers = {(None, "status"): opened("status", None, (n,), np.uint8)}
+        for key, model in models:
             for what in ("img", "txt"):
-                self._open(root, number, what, key, (n, model.embed_dim), np.float16)
-            self._open(root, number, "score", key, (n,), np.float32)
-        self._open(root, number, "status", None, (n,), np.uint8)
-
-    def _open(self, root: Path, number: int, what: str, key: str | None, shape: tuple[int, ...], dtype: Any) -> None:
-        temporary = self._stack.enter_context(atomic_path(root / segment_file(number, what, key)))
-        file = self._stack.enter_context(temporary.open("wb"))
-        self.of[key, what] = NpyWriter(file, shape, dtype)
-
-    def __enter__(self) -> _Writers:
-        return self
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if kind is None:
-            try:
-                for writer in self.of.values():
-                    writer.close()
-            except BaseException:
-                self._stack.__exit__(ValueError, ValueError("incomplete"), None)
-                raise
-        self._stack.__exit__(kind, error, trace)
+                writers[key, what] = opened(what, key, (n, model.embed_dim), np.float16)
+            writers[key, "score"] = opened("score", key, (n,), np.float32)
+        yield writers
+        for writer in writers.values():
+            writer.close()
 
 
 def embed_segment(
@@ -106,50 +101,40 @@ def embed_segment(
     *,
     device: str = "cpu",
     threads: int | None = None,
-) -> dict[str, Any]:
+) -> SegmentCounts:
     """Embeds every sample of a segment that has a picture that decodes; writes the files named above.
 
     Args:
         models: (key, model on ``device``).
         out: run directory; number: of the segment, for the names.
         threads: that decode; None = 1 on the CPU, where pieces fill the cores, else up to 16.
-    Returns:
-        Counts by status, as JSON.
     Raises:
         CorruptDataError: a shard is not the indexed one.   OSError: reading or writing failed.
     Memory: the segment's columns, a batch of 256 pairs of tensors and as much read ahead.
     """
+    import torch
+
     count = threads or (1 if device == "cpu" else min(16, os.cpu_count() or 1))
     pairs = SegmentPairs(segment, os.fspath(shard_dir), [model for _, model in models])
     totals = np.zeros(len(STATUS), np.int64)
-    keys = [key for key, _ in models]
     save_array(out / segment_file(number, "begin"), np.asarray(segment.shard_sample_begin).astype(np.uint64))
-    with quiet, one_thread(device), _Writers(out, number, keys, pairs.models, len(pairs)) as files:
+    with quiet, one_thread(device), _writers(out, number, models, len(pairs)) as writers:
         try:
             for batch in _batches(pairs, count):
                 status = np.concatenate([chunk.status for chunk in batch])
                 captioned = np.concatenate([chunk.captioned for chunk in batch])
                 for i, (key, model) in enumerate(models):
-                    _embed_batch(files, key, model, batch, i, status, captioned, device)
-                files.of[None, "status"].write(status)
+                    image = encode_images(model, torch.cat([chunk.images[i] for chunk in batch]), device)
+                    text = encode_tokens(model, torch.cat([chunk.tokens[i] for chunk in batch]), device)
+                    score = (image * text).sum(dim=1).cpu().numpy()
+                    finite = (torch.isfinite(image).all(dim=1) & torch.isfinite(text).all(dim=1)).cpu().numpy()
+                    status[~finite & ((status == OK) | (status == NO_CAPTION))] = NOT_FINITE
+                    has_image = (status == OK) | (status == NO_CAPTION)
+                    writers[key, "img"].write(np.where(has_image[:, None], image.cpu().numpy(), 0))
+                    writers[key, "txt"].write(np.where((captioned & finite)[:, None], text.cpu().numpy(), 0))
+                    writers[key, "score"].write(np.where(status == OK, score, np.nan))
+                writers[None, "status"].write(status)
                 totals += np.bincount(status, minlength=len(STATUS))
         finally:
             pairs.close()
-    return {"samples": len(pairs), "status": {STATUS[i]: int(n) for i, n in enumerate(totals) if n}}
-
-
-def _embed_batch(
-    files: _Writers, key: str, model: ClipModel, batch: list[Chunk], i: int, status: Any, captioned: Any, device: str
-) -> None:
-    import torch
-
-    image, text = encode(
-        model, torch.cat([c.images[i] for c in batch]), torch.cat([c.tokens[i] for c in batch]), device
-    )
-    finite = (torch.isfinite(image).all(dim=1) & torch.isfinite(text).all(dim=1)).cpu().numpy()
-    status[~finite & ((status == OK) | (status == NO_CAPTION))] = NOT_FINITE
-    score = (image * text).sum(dim=1).cpu().numpy()
-    pictured = (status == OK) | (status == NO_CAPTION)
-    files.of[key, "img"].write(np.where(pictured[:, None], image.cpu().numpy(), 0))
-    files.of[key, "txt"].write(np.where((captioned & finite)[:, None], text.cpu().numpy(), 0))
-    files.of[key, "score"].write(np.where(status == OK, score, np.nan))
+    return SegmentCounts(len(pairs), {STATUS[i]: int(total) for i, total in enumerate(totals) if total})

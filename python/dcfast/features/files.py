@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["ARRAY", "ARRAYS", "embeddings_file", "score_column", "segment_file", "sibling_npz", "status_path"]
+__all__ = ["ARRAY", "ARRAYS", "score_column", "segment_file", "sibling_npz", "status_path"]
 
 
 ARRAYS = ("img", "txt", "score")
@@ -12,11 +12,8 @@ ARRAYS = ("img", "txt", "score")
 
 def segment_file(number: int, what: str, key: str | None = None) -> str:
     """Where a column of a segment lies, relative to the run directory."""
-    return (
-        f"features/segments/{number:05d}-{what}.npy"
-        if key is None
-        else f"features/segments/{number:05d}-{key}-{what}.npy"
-    )
+    column = what if key is None else f"{key}-{what}"
+    return f"features/segments/{number:05d}-{column}.npy"
 
 
 def status_path(number: int) -> str:
@@ -27,11 +24,6 @@ def status_path(number: int) -> str:
 def score_column(prefix: str) -> str:
     """DataComp's name of a score column."""
     return f"clip_{prefix}_similarity_score"
-
-
-def embeddings_file(metadata: Path) -> Path:
-    """The npz that belongs to a metadata file."""
-    return metadata.with_suffix(".npz")
 
 
 ARRAY = "l14_img"

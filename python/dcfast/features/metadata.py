@@ -9,24 +9,32 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from dcfast.errors import PoolError
-from dcfast.features.files import embeddings_file, score_column, segment_file
+from dcfast.features.files import score_column, segment_file
 from dcfast.features.pairs import NO_CAPTION, OK
 from dcfast.index.metadata import METADATA, open_metadata, parse_uids
 from dcfast.index.rows import split_row_ids
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.npz import Array, iterate_npz, load_array, npz_arrays, write_npz
 from dcfast.storage.parquet import ParquetFile
+from dcfast.storage.records import Count, Record
 from dcfast.uids.sets import uid_lookup
 
-__all__ = ["Filled", "Located", "SegmentColumns", "locate_rows", "write_features"]
+if TYPE_CHECKING:
+    import pyarrow as pa
 
+__all__ = ["Filled", "FilledRows", "Located", "SegmentColumns", "locate_rows", "write_features"]
+
+S = TypeVar("S", bound=np.generic)
+Uids = npt.NDArray[np.void]
+"""(n,) "u8,u8", or records of the pool index: "u8,u8,u8" with the row id."""
 BATCH_ROWS = 16_384
 MAX_REPEATS = 16
 """Samples with one uid that are looked at for one that has an embedding."""
@@ -39,6 +47,14 @@ class Filled:
     key: str
     prefixes: tuple[str, ...]
     dim: int
+
+
+class FilledRows(Record):
+    """Rows of metadata, those with a sample, and by column those with a score."""
+
+    rows: Count
+    found: Count
+    scored: dict[str, Count]
 
 
 @dataclass(frozen=True)
@@ -61,7 +77,7 @@ class SegmentColumns:
         self._first = np.asarray(first_shards, np.int64)
         self.column = lru_cache(maxsize=256)(self._column)
 
-    def _column(self, number: int, what: str, key: str | None = None) -> npt.NDArray[Any]:
+    def _column(self, number: int, what: str, key: str | None = None) -> npt.NDArray[np.generic]:
         return load_array(self._root / segment_file(number, what, key), mmap=True)
 
     def place(self, rows: npt.NDArray[np.uint64]) -> Located:
@@ -73,9 +89,8 @@ class SegmentColumns:
             sample[mine] += self.column(int(n), "begin").astype(np.int64)[shard[mine] - self._first[n]]
         return Located(number.astype(np.int32), sample)
 
-    def gather(self, located: Located, what: str, key: str | None, fill: Any) -> npt.NDArray[Any]:
-        """A column's rows in the order of ``located``, ``fill`` where there is no sample."""
-        result: npt.NDArray[Any] = np.asarray(fill)
+    def gather(self, located: Located, what: str, key: str | None, result: npt.NDArray[S]) -> npt.NDArray[S]:
+        """A column's rows in the order of ``located``, written over ``result``; not where there is no sample."""
         for n in np.unique(located.segment[located.segment >= 0]):
             mine = np.flatnonzero(located.segment == n)
             result[mine] = self.column(int(n), what, key)[located.sample[mine]]
@@ -85,7 +100,7 @@ class SegmentColumns:
         return self.gather(located, "status", None, np.full(len(located.sample), 255, np.uint8))
 
 
-def locate_rows(columns: SegmentColumns, records: Any, uids: Any, valid: npt.NDArray[np.bool_]) -> Located:
+def locate_rows(columns: SegmentColumns, records: Uids, uids: Uids, valid: npt.NDArray[np.bool_]) -> Located:
     """The sample of each uid: of several with it, the first that has an embedding.
 
     Args:
@@ -105,7 +120,7 @@ def locate_rows(columns: SegmentColumns, records: Any, uids: Any, valid: npt.NDA
     return Located(segment, sample)
 
 
-def _locate_file(columns: SegmentColumns, records: Any, path: Path, uid_from: str) -> Located:
+def _locate_file(columns: SegmentColumns, records: Uids, path: Path, uid_from: str) -> Located:
     parts = []
     with open_metadata(path, uid_from) as file:
         for batch in file.batches(["uid"], BATCH_ROWS):
@@ -117,12 +132,7 @@ def _locate_file(columns: SegmentColumns, records: Any, path: Path, uid_from: st
     )
 
 
-def _parts(located: Located) -> Iterator[Located]:
-    for begin in range(0, len(located.sample), BATCH_ROWS):
-        yield located.rows(begin, begin + BATCH_ROWS)
-
-
-def _with_scores(file: ParquetFile, names: Iterable[str]) -> Any:
+def _with_scores(file: ParquetFile, names: Iterable[str]) -> pa.Schema:
     """The schema of a metadata file with columns of scores: in place of those it has, else behind its own."""
     import pyarrow as pa
 
@@ -163,28 +173,22 @@ def _write_parquet(
     return scored
 
 
-def _own_arrays(
-    columns: SegmentColumns, located: Located, models: Sequence[Filled]
-) -> Iterator[tuple[str, Array, Iterator[npt.NDArray[Any]]]]:
-    for model in models:
-        for prefix in model.prefixes:
-            for what in ("img", "txt"):
-
-                def blocks(model: Filled = model, what: str = what) -> Iterator[npt.NDArray[Any]]:
-                    for part in _parts(located):
-                        yield columns.gather(part, what, model.key, np.zeros((len(part.sample), model.dim), np.float16))
-
-                yield f"{prefix}_{what}", Array((len(located.sample), model.dim), np.dtype(np.float16)), blocks()
+def _embeddings(
+    columns: SegmentColumns, located: Located, model: Filled, what: str
+) -> Iterator[npt.NDArray[np.float16]]:
+    for begin in range(0, len(located.sample), BATCH_ROWS):
+        part = located.rows(begin, begin + BATCH_ROWS)
+        yield columns.gather(part, what, model.key, np.zeros((len(part.sample), model.dim), np.float16))
 
 
 def write_features(
     metadata: Path,
     target: Path,
     columns: SegmentColumns,
-    records: Any,
+    records: Uids,
     models: Sequence[Filled],
     uid_from: str = "json",
-) -> dict[str, Any]:
+) -> FilledRows:
     """Writes ``target`` (parquet) and the npz beside it for one metadata file.
 
     The rows and columns of ``metadata`` stay as they are, arrays of an npz beside it too, unless a model fills them.
@@ -192,17 +196,19 @@ def write_features(
     Args:
         records: the pool index (uid -> row id).
         uid_from: see ``open_metadata``.
-    Returns:
-        Rows, rows with a sample, and scores by column, as JSON.
     Raises:
         PoolError: the npz beside the metadata has another number of rows; a column of scores or uids is there twice.
         CorruptDataError: one of the two is damaged.
     """
     located = _locate_file(columns, records, metadata, uid_from)
     scored = _write_parquet(metadata, target, columns, located, models)
-    arrays = list(_own_arrays(columns, located, models))
+    arrays: list[tuple[str, Array, Iterator[npt.NDArray[np.generic]]]] = []
+    for model in models:
+        array = Array((len(located.sample), model.dim), np.dtype(np.float16))
+        for prefix, what in product(model.prefixes, ("img", "txt")):
+            arrays.append((f"{prefix}_{what}", array, _embeddings(columns, located, model, what)))
     made = {name for name, _, _ in arrays}
-    given = embeddings_file(metadata)
+    given = metadata.with_suffix(".npz")
     if given.is_file():
         for name, array in sorted(npz_arrays(given).items()):
             if name in made:
@@ -213,5 +219,5 @@ def write_features(
                     f"{len(located.sample)} rows; download both again"
                 )
             arrays.append((name, array, iterate_npz(given, name, BATCH_ROWS)))
-    write_npz(embeddings_file(target), sorted(arrays, key=lambda a: a[0]))
-    return {"rows": len(located.sample), "found": int((located.segment >= 0).sum()), "scored": scored}
+    write_npz(target.with_suffix(".npz"), sorted(arrays, key=lambda a: a[0]))
+    return FilledRows(len(located.sample), int((located.segment >= 0).sum()), scored)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from dcfast.models.captions import MAX_CAPTION_BYTES, read_caption
 from dcfast.process.read_ahead import read_ahead
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
     from dcfast.index.segments import Segment
@@ -65,13 +66,11 @@ class SegmentPairs:
         self.segment = segment
         self.models = list(models)
         self._reader = PoolReader(shard_dir, [segment], np.empty(0, "u8,u8,u8"), verify=False)
-        picture = segment.image_member()
-        self._has = picture >= 0
+        image = segment.image_member()
+        self._has = image >= 0
         offset, size, _ = segment.members_of(0, segment.num_samples)
-        place = np.maximum(picture, 0)
-        empty = len(offset) == 0
-        self._offset = np.zeros(len(place), np.uint64) if empty else offset[place]
-        self._size = np.zeros(len(place), np.uint64) if empty else size[place]
+        self._offset, self._size = np.zeros((2, len(image)), np.uint64)
+        self._offset[self._has], self._size[self._has] = offset[image[self._has]], size[image[self._has]]
         begin = np.asarray(segment.shard_sample_begin).astype(np.int64)
         self._shard = np.repeat(np.arange(len(begin) - 1), np.diff(begin)).astype(np.uint32)
 
@@ -95,13 +94,13 @@ class SegmentPairs:
         batch = self._reader.read_located(members, single=True, threads=1)
         return [batch[i] for i in range(len(samples))]
 
-    def _images(self, samples: npt.NDArray[np.int64], status: npt.NDArray[np.uint8]) -> Iterator[tuple[int, Any]]:
+    def _images(self, samples: npt.NDArray[np.int64], status: npt.NDArray[np.uint8]) -> Iterator[tuple[int, Image]]:
         """(place, decoded image) where there is one; the others' status is set."""
         status[~self._has[samples]] = NO_PICTURE
         status[self._has[samples] & (self._size[samples] > costs.MAX_BYTES)] = TOO_LARGE
-        wanted = np.flatnonzero(status == OK)
-        together = int(self._size[samples[wanted]].sum()) <= _READ_TOGETHER
-        for group in [wanted] if together else np.split(wanted, len(wanted)):
+        readable = np.flatnonzero(status == OK)
+        together = int(self._size[samples[readable]].sum()) <= _READ_TOGETHER
+        for group in [readable] if together else np.split(readable, len(readable)):
             for place, data in zip(group.tolist(), self._read(samples[group]) if len(group) else [], strict=True):
                 try:
                     image = load_image(data)
@@ -113,8 +112,8 @@ class SegmentPairs:
 
     def captions(self, samples: npt.NDArray[np.int64]) -> list[str | None]:
         """The captions (member txt) of samples, None where there is none."""
-        found = self._reader.locate(samples.astype(np.uint64), "txt", numbering="sample", missing="none")
-        batch = self._reader.read_located(found.cut(MAX_CAPTION_BYTES + 1), single=True, threads=1)
+        members = self._reader.locate(samples.astype(np.uint64), "txt", numbering="sample", missing="none")
+        batch = self._reader.read_located(members.cut(MAX_CAPTION_BYTES + 1), single=True, threads=1)
         return [None if batch[i] is None else read_caption(batch[i]) for i in range(len(samples))]
 
     def chunk(self, first: int) -> Chunk:

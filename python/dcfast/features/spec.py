@@ -69,9 +69,9 @@ def feature_models(features: Mapping[str, str]) -> list[FeatureModel]:
     Raises:
         ValueError: an unknown prefix, or no model.
     """
-    found: dict[tuple[str, str | None], list[str]] = {}
+    prefixes_of: dict[tuple[str, str | None], list[str]] = {}
     for prefix in sorted(features):
         if prefix not in PREFIXES:
             raise ValueError(f"features: the prefix must be one of {', '.join(PREFIXES)}; got {prefix!r}")
-        found.setdefault(parse_model(features[prefix]), []).append(prefix)
-    return [FeatureModel(tuple(prefixes), name, pretrained) for (name, pretrained), prefixes in found.items()]
+        prefixes_of.setdefault(parse_model(features[prefix]), []).append(prefix)
+    return [FeatureModel(tuple(prefixes), name, pretrained) for (name, pretrained), prefixes in prefixes_of.items()]

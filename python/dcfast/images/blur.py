@@ -15,8 +15,6 @@ from dcfast._core import images as core_images
 from dcfast.images.costs import MAX_BLUR_SIDE
 from dcfast.images.decode import BadImage, eight_bits, open_image
 
-__all__ = ["blur_boxes", "blur_image"]
-
 
 def blur_image(data: bytes, boxes: NDArray[np.float64], quality: int = 100) -> bytes:
     """An encoded picture with boxes blurred, encoded anew as WebP.
@@ -32,10 +30,10 @@ def blur_image(data: bytes, boxes: NDArray[np.float64], quality: int = 100) -> b
     Memory: about 20 bytes a pixel of the picture.
     """
     try:
-        with open_image(data) as image:
-            if max(image.size) > MAX_BLUR_SIDE:
-                raise BadImage("too_large", f"a side of more than {MAX_BLUR_SIDE:,} pixels, as WebP holds", image.size)
-            image = eight_bits(image)
+        with open_image(data) as opened:
+            if max(opened.size) > MAX_BLUR_SIDE:
+                raise BadImage("too_large", f"a side of more than {MAX_BLUR_SIDE:,} pixels, as WebP holds", opened.size)
+            image = eight_bits(opened)
             alpha = "A" in image.getbands() or "transparency" in image.info
             pixels = np.asarray(image.convert("RGBA" if alpha else "RGB"))
     except BadImage as error:

@@ -15,22 +15,6 @@ from typing import Literal
 
 from dcfast._core import images as core_images
 
-__all__ = [
-    "MAX_BLUR_SIDE",
-    "MAX_BYTES",
-    "MAX_JPEG2000_PIXELS",
-    "MAX_PARTS",
-    "MAX_PIXELS",
-    "MAX_READS",
-    "MAX_RESIZED",
-    "MAX_RUN_PIXELS",
-    "BadImage",
-    "CountedReads",
-    "max_scans",
-    "pixel_parts",
-    "too_many_scans",
-]
-
 MAX_BYTES = core_images.max_image_bytes
 MAX_PIXELS = core_images.max_image_pixels
 """What Pillow takes for an attack."""
@@ -124,8 +108,8 @@ def _count(parts: int) -> None:
 
 def _jpeg_parts(data: bytes) -> bytes:
     kept, at, count, pixels = [data[:2]], 2, 0, 0
-    while found := _MARKER.search(data, at):
-        marker, begin, at = found[1][0], found.start(), found.end()
+    while match := _MARKER.search(data, at):
+        marker, begin, at = match[1][0], match.start(), match.end()
         if marker not in _ALONE:
             length = int.from_bytes(data[at : at + 2], "big")
             if marker < 0xC0 or marker in (_END, _SCAN) or length < 2 or length > len(data) - at:
@@ -178,7 +162,7 @@ def _tiff_parts(data: bytes) -> bytes:
     if data[:4] == b"MM\0+":  # libtiff's kind, which Pillow takes for another, with another directory
         raise BadImage("unsupported", "a BigTIFF with the high bytes first")
     # of a tag that stands twice, decoders do not agree which counts
-    told: dict[int, list[int]] = {tag: [] for tag in (_WIDTH, _LENGTH, _COMPRESSION, _TILE_WIDTH, _TILE_LENGTH)}
+    values: dict[int, list[int]] = {tag: [] for tag in (_WIDTH, _LENGTH, _COMPRESSION, _TILE_WIDTH, _TILE_LENGTH)}
     lean, total = bytearray(data), 0
     with suppress(struct.error, IndexError, OverflowError):  # cut off: what Pillow has read by then, it takes
         (at,) = struct.unpack_from(order + ("Q" if big else "L"), data, 8 if big else 4)
@@ -192,14 +176,14 @@ def _tiff_parts(data: bytes) -> bytes:
                 _count(count)
             if tag in _DIRECTORIES:
                 lean[place : place + 2] = b"\xff\xff"  # a tag that means nothing
-            if tag in told:
-                told[tag] += struct.unpack_from(order + _VALUES.get(kind, "L"), data, place + (12 if big else 8))
+            if tag in values:
+                values[tag] += struct.unpack_from(order + _VALUES.get(kind, "L"), data, place + (12 if big else 8))
     if total > len(data):  # older releases of Pillow keep all of it
         raise BadImage("broken", "tags of more bytes than the file has")
-    width, length, wide, tall = (max(told[tag], default=0) for tag in (_WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH))
+    width, length, wide, tall = (max(values[tag], default=0) for tag in (_WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH))
     if wide and tall and (-(-width // wide) or 1) * wide * (-(-length // tall) or 1) * tall > MAX_PIXELS:
         raise BadImage("too_large", f"tiles of more than {MAX_PIXELS:,} pixels")  # each is decoded whole
-    if not _JPEGS_IN_TIFF.isdisjoint(told[_COMPRESSION]) and _PROGRESSIVE.search(data):
+    if not _JPEGS_IN_TIFF.isdisjoint(values[_COMPRESSION]) and _PROGRESSIVE.search(data):
         raise BadImage("unsupported", "progressive JPEG in TIFF")
     return bytes(lean)
 
@@ -210,8 +194,8 @@ def too_many_scans(data: bytes, pixels: int) -> bool:
     if data[:3] != b"\xff\xd8\xff" or data.count(b"\xff\xda") <= most:
         return False
     at, scans, parts = 2, 0, 0
-    while (found := _MARKER.search(data, at)) and (marker := found[1][0]) != _END:
-        at = found.end()
+    while (match := _MARKER.search(data, at)) and (marker := match[1][0]) != _END:
+        at = match.end()
         scans += marker == _SCAN
         parts += 1
         if scans > most or parts > 2 * MAX_PARTS:

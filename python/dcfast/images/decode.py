@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,16 +23,10 @@ from dcfast.errors import first_line
 from dcfast.images import costs
 from dcfast.images.costs import BadImage, CountedReads, pixel_parts
 
-__all__ = [
-    "FORMATS",
-    "BadImage",
-    "check_resized",
-    "decode_image",
-    "eight_bits",
-    "load_image",
-    "open_image",
-    "quiet",
-]
+if TYPE_CHECKING:
+    from PIL import Image, ImageFile
+
+__all__ = ["FORMATS", "BadImage", "check_resized", "decode_image", "eight_bits", "load_image", "open_image", "quiet"]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
 """Pillow's names of what is read, where its build has them."""
@@ -71,7 +65,7 @@ quiet = _Quiet()
 
 
 @contextmanager
-def open_image(data: bytes | memoryview) -> Iterator[Any]:
+def open_image(data: bytes | memoryview) -> Iterator[ImageFile.ImageFile]:
     """The PIL image, its pixels not decoded yet: ``draft``, ``crop`` or ``load`` it in the block.
 
     Whatever Pillow raises in the block becomes BadImage, but for MemoryError, which is no fault of the image.
@@ -107,18 +101,20 @@ def open_image(data: bytes | memoryview) -> Iterator[Any]:
         raise BadImage("truncated" if early else "broken", reason, size) from None
 
 
-def _check_depth(image: Any) -> None:
+def _check_depth(image: ImageFile.ImageFile) -> None:
     """BadImage for pixels that no rule scales to 8 bits; what passes is right after ``eight_bits``."""
     size = image.size
     if image.mode == "F" or (image.mode == "I" and image.format not in _WIDE_16):
         raise BadImage("unsupported", "pixels of 32 bits, whose range is unknown", size)
-    if image.mode.startswith("I;16") and image.format == "TIFF" and image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0] != 16:
-        raise BadImage("unsupported", "pixels of 9 to 15 bits", size)
-    if image.mode.startswith("I;16") and image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0:
-        raise BadImage("unsupported", "16 bits from white to black", size)  # which Pillow does not turn round
+    if image.mode.startswith("I;16") and image.format == "TIFF":
+        tags = getattr(image, "tag_v2", {})
+        if tags.get(_BITS_PER_SAMPLE, (16,))[0] != 16:
+            raise BadImage("unsupported", "pixels of 9 to 15 bits", size)
+        if tags.get(_PHOTOMETRIC) == 0:
+            raise BadImage("unsupported", "16 bits from white to black", size)  # which Pillow does not turn round
 
 
-def eight_bits(image: Any) -> Any:
+def eight_bits(image: Image.Image) -> Image.Image:
     """The image, grey levels of 16 bits by their upper 8 (mode L), palettes with alpha as RGBA; others as they are.
 
     Whatever turns an image that ``open_image`` gave into RGB, grey or another size does this first: Pillow's own
@@ -134,20 +130,20 @@ def eight_bits(image: Any) -> Any:
     return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
-def load_image(data: bytes | memoryview) -> Any:
+def load_image(data: bytes | memoryview) -> Image.Image:
     """The PIL image, decoded, in its own mode, but see ``eight_bits``; raises BadImage. Memory: 4 bytes a pixel."""
     with open_image(data) as image:
         image.load()
         return eight_bits(image)
 
 
-def decode_image(data: bytes | memoryview) -> Any:
+def decode_image(data: bytes | memoryview) -> Image.Image:
     """The PIL image in RGB as ``convert`` makes it, whatever its mode; raises BadImage. Memory: 8 bytes a pixel."""
     with open_image(data) as image:
         return eight_bits(image).convert("RGB")
 
 
-def check_resized(image: Any, side: int) -> None:
+def check_resized(image: Image.Image, side: int) -> None:
     """BadImage where the image with its shorter side scaled to ``side`` would be huge, as long and thin ones are."""
     if max(image.size) * side**2 > costs.MAX_RESIZED * min(image.size):
         raise BadImage("too_large", "too long and thin", image.size)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple, overload
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -17,16 +17,9 @@ from dcfast._core import images as core_images
 from dcfast.images.decode import BadImage, eight_bits, open_image
 from dcfast.process.arguments import thread_count, uint64_array
 
-__all__ = [
-    "FORMATS",
-    "STATUS",
-    "PerceptualHash",
-    "PerceptualHashes",
-    "image_signature",
-    "image_signatures",
-    "perceptual_hash",
-    "phash_grey",
-]
+if TYPE_CHECKING:
+    from PIL import Image
+
 
 #: Names of the status numbers: ok, empty, unsupported, truncated, broken, too_large.
 STATUS: tuple[str, ...] = tuple(core_images.status_names())
@@ -35,9 +28,35 @@ FORMATS: tuple[str, ...] = tuple(core_images.format_names())
 
 _OK, _UNSUPPORTED, _JPEG = STATUS.index("ok"), STATUS.index("unsupported"), FORMATS.index("jpeg")
 
-Signatures = dict[str, npt.NDArray[Any]]
-# in the order of the core
-_FIELDS = ("status", "format", "width", "height", "content_hash", "phash", "flat")
+
+class Signatures(NamedTuple):
+    """Signatures of many pictures: arrays of shape (N,). Where the status is not ok, hash is 0 and ``flat`` True.
+
+    Attributes:
+        status, format: indices into ``STATUS`` and ``FORMATS``.
+        width, height: pixels, 0 where unknown.
+        content_hash: "u8,u8", XXH3-128 of the encoded bytes, high half first.
+    """
+
+    status: npt.NDArray[np.uint8]
+    format: npt.NDArray[np.uint8]
+    width: npt.NDArray[np.uint32]
+    height: npt.NDArray[np.uint32]
+    content_hash: npt.NDArray[np.void]
+    phash: npt.NDArray[np.uint64]
+    flat: npt.NDArray[np.bool_]
+
+
+class Signature(NamedTuple):
+    """The signature of one picture: as ``Signatures``, with names for status and format."""
+
+    status: str
+    format: str
+    width: int
+    height: int
+    content_hash: tuple[int, int]
+    phash: int
+    flat: bool
 
 
 class PerceptualHash(NamedTuple):
@@ -77,10 +96,7 @@ def image_signatures(
         fallback: decode with Pillow what the core does not decode, if Pillow is installed.
 
     Returns:
-        Arrays of shape (N,) by name: ``status`` uint8 (index into ``STATUS``), ``format`` uint8 (index into
-        ``FORMATS``), ``width`` and ``height`` uint32 (pixels, 0 where unknown), ``content_hash`` "u8,u8"
-        (XXH3-128 of the member's bytes, high half first), ``phash`` uint64, ``flat`` bool. Where the status is
-        not ok, ``phash`` is 0 and ``flat`` True. No bytes of a member, whatever they are, raise an error.
+        Arrays of shape (N,). No bytes of a member, whatever they are, raise an error.
 
     Raises:
         TypeError: ``offsets`` or ``sizes`` is not uint64.
@@ -94,26 +110,24 @@ def image_signatures(
     begin, size = uint64_array(offsets, "offsets", "bytes"), uint64_array(sizes, "sizes", "bytes")
     if begin.shape != size.shape:
         raise ValueError(f"offsets and sizes must have one length; got {begin.size} and {size.size}")
-    result = _by_name(core_images.image_signatures(os.fsencode(path), begin, size, thread_count(threads), bool(full)))
-    if fallback and (result["status"] == _UNSUPPORTED).any():
+    result = Signatures(*core_images.image_signatures(os.fsencode(path), begin, size, thread_count(threads), full))
+    if fallback and (result.status == _UNSUPPORTED).any():
         with open(path, "rb") as file:  # a regular file: the core has read it
-            for i in np.flatnonzero(result["status"] == _UNSUPPORTED):
+            for i in np.flatnonzero(result.status == _UNSUPPORTED):
                 file.seek(int(begin[i]))
                 _by_pillow(file.read(int(size[i])), result, int(i))
     return result
 
 
-def image_signature(picture: bytes, *, full: bool = False, fallback: bool = True) -> dict[str, Any]:
-    """The signature of one encoded picture in memory; the fields of ``image_signatures`` as Python values.
-
-    ``status`` and ``format`` are names, ``content_hash`` is a pair of integers (high half first).
+def image_signature(picture: bytes, *, full: bool = False, fallback: bool = True) -> Signature:
+    """The signature of one encoded picture in memory; see ``image_signatures``.
 
     Raises:
         TypeError: ``picture`` is not bytes-like.
     """
-    arrays = _signatures_of([_as_bytes(picture)], 1, full, fallback)
-    values = {name: array[0].item() for name, array in arrays.items()}
-    return {**values, "status": STATUS[values["status"]], "format": FORMATS[values["format"]]}
+    many = signatures_of([_as_bytes(picture)], threads=1, full=full, fallback=fallback)
+    status, kind, *rest = (array[0].item() for array in many)
+    return Signature(STATUS[status], FORMATS[kind], *rest)
 
 
 @overload
@@ -143,10 +157,10 @@ def perceptual_hash(
     Memory: at most 8 bytes a pixel while a picture is decoded, a thread.
     """
     if isinstance(pictures, bytes | bytearray | memoryview):
-        one = image_signature(bytes(pictures), full=full)
-        return PerceptualHash(one["phash"], one["flat"], one["status"])
-    many = _signatures_of([_as_bytes(picture) for picture in pictures], threads, full, True)
-    return PerceptualHashes(many["phash"], many["flat"], many["status"])
+        signature = image_signature(bytes(pictures), full=full)
+        return PerceptualHash(signature.phash, signature.flat, signature.status)
+    many = signatures_of([_as_bytes(picture) for picture in pictures], threads=threads, full=full)
+    return PerceptualHashes(many.phash, many.flat, many.status)
 
 
 def phash_grey(grey: npt.NDArray[np.uint8]) -> tuple[int, bool]:
@@ -161,15 +175,14 @@ def phash_grey(grey: npt.NDArray[np.uint8]) -> tuple[int, bool]:
     return core_images.phash_grey(grey)
 
 
-def _by_name(arrays: tuple[npt.NDArray[Any], ...]) -> Signatures:
-    return dict(zip(_FIELDS, arrays, strict=True))
-
-
-def _signatures_of(pictures: list[bytes], threads: int, full: bool, fallback: bool) -> Signatures:
-    result = _by_name(core_images.image_signatures_of(pictures, thread_count(threads), bool(full)))
+def signatures_of(
+    pictures: Sequence[bytes], *, threads: int = 0, full: bool = False, fallback: bool = True
+) -> Signatures:
+    """Signatures of encoded pictures in memory. Arguments as of ``image_signatures``."""
+    result = Signatures(*core_images.image_signatures_of(pictures, thread_count(threads), full))
     if fallback:
-        for i in np.flatnonzero(result["status"] == _UNSUPPORTED):
-            _by_pillow(pictures[i], result, int(i))
+        for i in np.flatnonzero(result.status == _UNSUPPORTED):
+            _by_pillow(pictures[int(i)], result, int(i))
     return result
 
 
@@ -181,24 +194,24 @@ def _by_pillow(data: bytes, result: Signatures, i: int) -> None:
     except ImportError:
         return  # there is no Pillow
     except BadImage as error:
-        if result["format"][i] != _JPEG:  # of a rare kind of JPEG the core has seen more than Pillow tells
-            result["status"][i] = STATUS.index(error.status)
+        if result.format[i] != _JPEG:  # of a rare kind of JPEG the core has seen more than Pillow tells
+            result.status[i] = STATUS.index(error.status)
         size = error.size
     else:
-        result["phash"][i], result["flat"][i] = phash_grey(grey)
-        result["status"][i] = _OK
+        result.phash[i], result.flat[i] = phash_grey(grey)
+        result.status[i] = _OK
     if size != (0, 0):
-        result["width"][i], result["height"][i] = size
+        result.width[i], result.height[i] = size
 
 
-def _grey(image: Any) -> npt.NDArray[np.uint8]:
+def _grey(image: Image.Image) -> npt.NDArray[np.uint8]:
     """Grey levels of a Pillow image; 16-bit ones by their high byte, as the core does."""
     image = eight_bits(image)
     in_rgb = image.convert("RGB") if image.mode == "LAB" else image  # which has no way of its own to grey
     return np.ascontiguousarray(in_rgb.convert("L"), dtype=np.uint8)
 
 
-def _as_bytes(picture: Any) -> bytes:
+def _as_bytes(picture: object) -> bytes:
     if not isinstance(picture, bytes | bytearray | memoryview):
         raise TypeError(f"pictures must be bytes (an encoded picture each); got {type(picture).__name__}")
     return bytes(picture)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -170,3 +171,7 @@ class Pool:
 
     def shard_path(self, name: str) -> str:
         return str(self.shard_dir / name)
+
+    def bytes_of(self, names: Iterable[str]) -> int:
+        """Of some shards together."""
+        return sum(os.path.getsize(self.shard_path(name)) for name in names)

@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from dcfast.errors import CorruptDataError
-from dcfast.interop.json_files import is_count, read_json
-from dcfast.interop.shards import PathLike, file_name, segments_of
+from dcfast.interop.shards import LARGEST, MOST_JSON_BYTES, Index, PathLike, counts_by_name, segments_of
 from dcfast.storage.atomic import write_json
+from dcfast.storage.json_files import read_json
 
-__all__ = ["CountDifference", "count_differences", "read_sizes", "shard_counts", "write_sizes"]
 
-
-def write_sizes(index: Any, path: PathLike) -> None:
+def write_sizes(index: Index, path: PathLike) -> None:
     """Writes ``sizes.json``: file name of each shard -> samples. ``path`` may be the directory of the shards."""
     write_json(_sizes_path(path), shard_counts(index))
 
@@ -29,11 +27,11 @@ def read_sizes(path: PathLike) -> dict[str, int]:
         CorruptDataError: not json, not an object of counts below 2^63, a name twice.   OSError: it cannot be read.
     """
     file = _sizes_path(path)
-    data = read_json(file, "sizes.json")
+    data = read_json(file, "sizes.json", most=MOST_JSON_BYTES, names=True)
     if not isinstance(data, dict):
         raise CorruptDataError(f"{file}: expected an object; got {type(data).__name__}", path=str(file))
     for name, count in data.items():
-        if not is_count(count):
+        if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= LARGEST:
             raise CorruptDataError(f"{file}: expected a number of samples for {name!r}; got {count!r}", path=str(file))
     return data
 
@@ -42,18 +40,13 @@ def _sizes_path(path: PathLike) -> Path:
     return Path(path) / "sizes.json" if os.path.isdir(path) else Path(path)
 
 
-def shard_counts(index: Any) -> dict[str, int]:
-    """File name of each shard -> samples in the index. Raises ValueError for two shards of one file name."""
-    counts: dict[str, int] = {}
+def shard_counts(index: Index) -> dict[str, int]:
+    """File name of each shard -> samples in the index. Raises PoolError for two shards of one file name."""
+    shards: list[tuple[str, int]] = []
     for segment in segments_of(index):
         samples = np.diff(np.asarray(segment.shard_sample_begin).astype(np.int64))
-        for name, count in zip(segment.shard_names, samples.tolist(), strict=True):
-            if file_name(name) in counts:
-                raise ValueError(
-                    f"two shards of the index have the file name {file_name(name)}: counts are by file name"
-                )
-            counts[file_name(name)] = count
-    return counts
+        shards += zip(segment.shard_names, samples.tolist(), strict=True)
+    return counts_by_name(shards, "two shards of the index")
 
 
 class CountDifference(NamedTuple):
@@ -64,7 +57,7 @@ class CountDifference(NamedTuple):
     indexed: int | None
 
 
-def count_differences(index: Any, counts: Mapping[str, int]) -> list[CountDifference]:
+def count_differences(index: Index, counts: Mapping[str, int]) -> list[CountDifference]:
     """Shards of which the index has another number of samples than ``counts`` says, by name.
 
     Args:
@@ -73,8 +66,5 @@ def count_differences(index: Any, counts: Mapping[str, int]) -> list[CountDiffer
     """
     indexed = shard_counts(index)
     names = sorted(indexed.keys() | counts.keys())
-    return [
-        CountDifference(name, counts.get(name), indexed.get(name))
-        for name in names
-        if counts.get(name) != indexed.get(name)
-    ]
+    both = [CountDifference(name, counts.get(name), indexed.get(name)) for name in names]
+    return [shard for shard in both if shard.stated != shard.indexed]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dcfast._core import reshard as core_reshard
 from dcfast.errors import CorruptDataError
-from dcfast.interop.shards import LARGEST, PathLike, file_name, shards_of
+from dcfast.interop.shards import LARGEST, Index, PathLike, file_name, shards_of
 from dcfast.storage.atomic import write_bytes
 from dcfast.storage.inputs import read_input
 
@@ -18,14 +18,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-__all__ = ["index_text", "payload_offsets", "read_wds2idx", "write_wds2idx"]
 
 MOST_INDEX_BYTES = 64 << 20
 """Of a shard of a million members. They take some 20 times as much memory."""
 _BLOCK = 512
 
 
-def write_wds2idx(index: Any, out_dir: PathLike) -> list[Path]:
+def write_wds2idx(index: Index, out_dir: PathLike) -> list[Path]:
     """Writes the index files that DALI's webdataset reader takes (``index_paths``): one a shard, version 1.2.
 
     Args:
@@ -52,7 +51,7 @@ def write_wds2idx(index: Any, out_dir: PathLike) -> list[Path]:
     return list(paths)
 
 
-def index_text(names: list[bytes], size: NDArray[np.uint64], sample: NDArray[Any], samples: int) -> bytes:
+def index_text(names: list[bytes], size: NDArray[np.uint64], sample: NDArray[np.integer], samples: int) -> bytes:
     """The index file of a tar that is to be written: ``v1.2 SAMPLES``, then a line a sample.
 
     Args:
@@ -76,11 +75,13 @@ def index_text(names: list[bytes], size: NDArray[np.uint64], sample: NDArray[Any
 
 def payload_offsets(names: list[bytes], size: NDArray[np.uint64]) -> list[int]:
     """Where the payloads begin in a tar of members of these names and sizes. Cost: O(members)."""
-    header: Any = [
-        _BLOCK if name.isascii() and len(name) <= 100 else len(core_reshard.tar_member_header(name, int(n)))
-        for name, n in zip(names, size, strict=True)
-    ]
-    header = np.array(header, np.int64)
+    header = np.array(
+        [
+            _BLOCK if name.isascii() and len(name) <= 100 else len(core_reshard.tar_member_header(name, int(n)))
+            for name, n in zip(names, size, strict=True)
+        ],
+        np.int64,
+    )
     length = size.astype(np.int64)
     whole = header + length + -length % _BLOCK
     offsets: list[int] = (np.cumsum(whole) - whole + header).tolist()
@@ -110,16 +111,17 @@ def read_wds2idx(path: PathLike) -> pa.Table:
         at = sum(len(text) + 1 for text in lines[:line])
         return CorruptDataError(f"DALI index {where}, line {line + 1}: {what}", path=where, offset=at)
 
-    if len(head) != 2 or head[0] not in (b"v1.1", b"v1.2") or _number(head[1]) is None:
+    count = _number(head[1]) if len(head) == 2 and head[0] in (b"v1.1", b"v1.2") else None
+    if count is None:
         raise bad(f"expected 'v1.2 SAMPLES' or 'v1.1 SAMPLES'; got {_shown(lines[0])}", 0)
-    width = 4 if head[0] == b"v1.2" else 3
-    columns: dict[str, list[Any]] = {"sample": [], "ext": [], "offset": [], "size": [], "name": []}
     if lines[-1] != b"":
-        what = f"expected a line end behind the last line; got {_shown(lines[-1][-40:])}; cut off? make it again"
-        raise bad(what, len(lines) - 1)
+        got = _shown(lines[-1][-40:])
+        raise bad(f"expected a line end behind the last line; got {got}; cut off? make it again", len(lines) - 1)
     body = lines[1:-1]
-    if len(body) != _number(head[1]):
-        raise bad(f"expected {_number(head[1])} samples; got {len(body)}; cut off? make it again", 0)
+    if len(body) != count:
+        raise bad(f"expected {count} samples; got {len(body)}; cut off? make it again", 0)
+    width = 4 if head[0] == b"v1.2" else 3
+    members: list[tuple[int, str, int, int, str | None]] = []
     for sample, line in enumerate(body):
         fields = line.split()
         if not fields or len(fields) % width:
@@ -127,16 +129,12 @@ def read_wds2idx(path: PathLike) -> pa.Table:
         for at in range(0, len(fields), width):
             offset, size = (_number(field) for field in fields[at + 1 : at + 3])
             if offset is None or size is None or offset % _BLOCK or offset + size > LARGEST:
-                raise bad(
-                    f"expected an offset in blocks of 512 and a size; got {_shown(b' '.join(fields[at:]))}", sample + 1
-                )
-            columns["sample"].append(sample)
-            columns["ext"].append(_text(fields[at]))
-            columns["offset"].append(offset)
-            columns["size"].append(size)
-            columns["name"].append(_text(fields[at + 3]) if width == 4 else None)
-    kinds = {"sample": pa.int64(), "offset": pa.uint64(), "size": pa.uint64()}
-    return pa.table({name: pa.array(values, kinds.get(name, pa.string())) for name, values in columns.items()})
+                got = _shown(b" ".join(fields[at:]))
+                raise bad(f"expected an offset in blocks of 512 and a size; got {got}", sample + 1)
+            name = _text(fields[at + 3]) if width == 4 else None
+            members.append((sample, _text(fields[at]), offset, size, name))
+    kinds = {"sample": pa.int64(), "ext": pa.string(), "offset": pa.uint64(), "size": pa.uint64(), "name": pa.string()}
+    return pa.Table.from_pylist([dict(zip(kinds, member, strict=True)) for member in members], schema=pa.schema(kinds))
 
 
 def _number(field: bytes) -> int | None:

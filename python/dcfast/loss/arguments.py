@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import numbers
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _CAST = _DTYPES[:3]
 
 
-def check_features(image: Any, text: Any, *, paired: bool = True) -> None:
+def check_features(image: Tensor, text: Tensor, *, paired: bool = True) -> None:
     """Raises unless both are (N, D) floating-point tensors of one dtype on one device, N and D at least 1.
 
     ``paired=False``: their numbers of rows may differ.
@@ -44,7 +43,7 @@ def check_features(image: Any, text: Any, *, paired: bool = True) -> None:
         raise ValueError(f"image_features and text_features must have {what}, got {_shape(image)} and {_shape(text)}")
 
 
-def as_scalar(value: Any, name: str, features: Tensor) -> Tensor:
+def as_scalar(value: object, name: str, features: Tensor) -> Tensor:
     """A number or one-element tensor as 0-dim tensor in the compute dtype on the features' device; differentiable.
 
     Raises ValueError for a number that is not finite. Tensors on the CPU are looked at when the loss is computed,
@@ -108,9 +107,10 @@ def requires_grad(tensor: Tensor) -> bool:
 
 def autocast(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     """Features in autocast's dtype where it is on, as it would cast them for a product; float64 stays."""
-    device = image.device.type
-    # what is no feature dtype is left for check_features to refuse
-    castable = image.dtype in _CAST and text.dtype in _CAST
+    # what are no features is left for check_features to refuse
+    if not isinstance(image, Tensor) or not isinstance(text, Tensor):
+        return image, text
+    device, castable = image.device.type, image.dtype in _CAST and text.dtype in _CAST
     # not every device knows autocast: the meta device does not
     if not castable or device == "meta" or not torch.is_autocast_enabled(device):
         return image, text
@@ -122,7 +122,7 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _short(value: Any) -> str:
+def _short(value: float) -> str:
     # an int may have any number of digits
     return str(value) if len(str(value)) < 40 else f"a number of {len(str(value))} digits"
 

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 # rows of the statistics: 1 / sum of exponentials, what their exponents are relative to, 1 - P_ii, -log P_ii (natural)
 INVERSE, BASE, SHARE, NLL = range(4)
-Weights = tuple[float, float]
-Needs = tuple[bool, bool]
+Weights = tuple[float, float]  # (p, q) of G = p (P - Id) + q (Q - Id)
+BOTH: Weights = (1.0, 1.0)
+ProductWeights = tuple[Weights | None, Weights | None]  # of G @ text and G.T @ image; None: it is not needed
+Needs = tuple[bool, bool]  # whether G @ text and G.T @ image are needed
+Side = tuple["Tensor", "Tensor"]  # sums of all rows, or of all columns, and the exponents of their positives
 
 
 class ClipSums(NamedTuple):
@@ -34,13 +37,12 @@ class ClipSums(NamedTuple):
     diag: Tensor  # (M,) exponents of the positives; -inf where not in this block
 
 
-class ClipStrip(NamedTuple):
+class ClipStats(NamedTuple):
     """What the forward pass leaves for the loss and the gradient."""
 
     rows: Tensor  # (4, M) statistics
     cols: Tensor  # (4, N) statistics
-    shift: Tensor  # 0-dim: taken off every exponent
-    flag: Tensor  # 0-dim int32: 1 where the shift did not serve and the statistics were made without it
+    flag: Tensor  # 0-dim int32: 1 where the shift does not serve; then exponents are relative to each row's largest
     kept: Tensor | None = None  # (K,) exponentials of the first tiles of a whole batch, that the gradient need not make
 
 
@@ -60,15 +62,15 @@ class Backend(Protocol):
         ...
 
     def clip_shift(self, image_norms: Tensor, text_norms: Tensor, scale: Tensor, terms: int, /) -> Tensor:
-        """0-dim: the shift at which no sum of ``terms`` exponentials overflows."""
+        """0-dim: what is taken off every exponent, so that no sum of ``terms`` exponentials overflows."""
         ...
 
     def clip_sums(self, image: Tensor, text: Tensor, scale: Tensor, shift: Tensor, first: int = 0, /) -> ClipSums:
         """One sweep over the block."""
         ...
 
-    def clip_stats(self, off: Tensor, diag: Tensor, shift: Tensor, /) -> tuple[Tensor, Tensor]:
-        """((4, n) statistics, int32 flags) of n rows or columns from complete sums and their positives."""
+    def clip_stats(self, rows: Side, cols: Side, shift: Tensor, /) -> ClipStats:
+        """Statistics of rows and columns, each from complete sums and the exponents of their positives."""
         ...
 
     def clip_online(
@@ -84,15 +86,15 @@ class Backend(Protocol):
         """(n,) such sums (2, n) relative to other exponents."""
         ...
 
-    def clip_restate(self, stats: Tensor, off: Tensor, diag: Tensor, flag: Tensor, /) -> None:
-        """Where flag is set: the statistics anew, in place, from clip_online's sums."""
+    def clip_restate(self, stats: ClipStats, rows: Side, cols: Side, /) -> None:
+        """Where the flag is set: the statistics anew, in place, from clip_online's sums and positives."""
         ...
 
     def clip_log_sums(self, stats: Tensor, /) -> Tensor:
         """(n,) natural log-sum-exps."""
         ...
 
-    def clip_forward(self, image: Tensor, text: Tensor, scale: Tensor, /) -> ClipStrip:
+    def clip_forward(self, image: Tensor, text: Tensor, scale: Tensor, /) -> ClipStats:
         """All of the above for one device, M = N; the loss is the mean of both NLL rows."""
         ...
 
@@ -101,16 +103,14 @@ class Backend(Protocol):
         image: Tensor,
         text: Tensor,
         scale: Tensor,
-        strip: ClipStrip,
+        stats: ClipStats,
         first: int = 0,
         *,
-        image_weights: Weights = (1.0, 1.0),
-        text_weights: Weights = (1.0, 1.0),
-        needs: Needs = (True, True),
+        weights: ProductWeights = (BOTH, BOTH),
         dots: bool = False,
         into_image: Tensor | None = None,
     ) -> Products:
-        """G @ text and G.T @ image with G = p (P - Id) + q (Q - Id) for weights (p, q); P, Q softmax by row, by column.
+        """G @ text and G.T @ image with G = p (P - Id) + q (Q - Id); P, Q softmax by row, by column.
 
         ``into_image``: the (M, D) tensor to which G @ text is added.
         """
@@ -144,34 +144,40 @@ class Backend(Protocol):
         ...
 
 
-def stats_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Of features of a dtype: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def stats_dtype(features: Tensor) -> torch.dtype:
     """float64 where torch does the work, float32 where Triton does."""
-    return torch.float32 if _is_triton(device, dtype) else torch.float64
+    return torch.float32 if _is_triton(features) else torch.float64
 
 
 def kept_size(image: Tensor) -> int | torch.SymInt:
     """How many exponentials of a batch are kept between the passes: none by Triton, and none of a small batch."""
-    if _is_triton(image.device, image.dtype) or image.shape[0] <= SMALL:
+    if _is_triton(image) or image.shape[0] <= SMALL:
         return 0
-    most = KEPT_BYTES // (8 if image.dtype == torch.float64 else 4)
+    most = KEPT_BYTES // compute_dtype(image.dtype).itemsize
     return torch.sym_min(image.shape[0] * image.shape[0], most)
 
 
-def backend_for(device: torch.device, dtype: torch.dtype) -> Backend:
+def backend_for(features: Tensor) -> Backend:
     """Triton for float32, bfloat16 and float16 on CUDA devices, else torch.
 
     DCFAST_LOSS_BACKEND=torch or triton chooses: torch on any device, triton on the CPU too under TRITON_INTERPRET=1
     (float64 always goes to torch). Raises ValueError for another name.
     """
-    name = "dcfast.kernels.contrastive" if _is_triton(device, dtype) else "dcfast.loss.torch_backend"
+    name = "dcfast.kernels.contrastive" if _is_triton(features) else "dcfast.loss.torch_backend"
     return cast("Backend", importlib.import_module(name))
 
 
-def _is_triton(device: torch.device, dtype: torch.dtype) -> bool:
-    asked = os.environ.get("DCFAST_LOSS_BACKEND", "")
-    if asked not in ("", "torch", "triton"):
-        raise ValueError(f"DCFAST_LOSS_BACKEND must be torch or triton, got {asked!r}")
-    return dtype != torch.float64 and (asked == "triton" or (asked == "" and device.type == "cuda"))
+def _is_triton(features: Tensor) -> bool:
+    chosen = os.environ.get("DCFAST_LOSS_BACKEND", "")
+    if chosen not in ("", "torch", "triton"):
+        raise ValueError(f"DCFAST_LOSS_BACKEND must be torch or triton, got {chosen!r}")
+    on_gpu = features.device.type == "cuda"
+    return features.dtype != torch.float64 and (chosen == "triton" or (chosen == "" and on_gpu))
 
 
 # What exponentials of a batch are kept for the gradient take at most: of 2,048 pairs these are all.

@@ -1,8 +1,6 @@
-"""What ranks exchange: the rounds of a ring, and statistics merged over ranks."""
+"""Statistics of the CLIP loss merged over ranks."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -10,18 +8,7 @@ from torch import Tensor
 from dcfast.loss.backend import Backend
 from dcfast.loss.ranks import Ranks
 
-__all__ = ["common_shift", "merged", "rounds"]
-
-
-def rounds(ranks: Ranks, *own: Tensor) -> Iterator[tuple[int, list[Tensor]]]:
-    """(owner, tensors of the owner) for all ranks, one's own first; the next are on their way meanwhile."""
-    here = list(own)
-    for step in range(ranks.size):
-        last = step == ranks.size - 1
-        passing = None if last else ranks.pass_on(*here)
-        yield (ranks.rank - step) % ranks.size, here
-        if passing is not None:
-            here = passing.wait()
+__all__ = ["common_shift", "merged"]
 
 
 def common_shift(backend: Backend, ranks: Ranks, image: Tensor, text: Tensor, scale: Tensor) -> Tensor:

@@ -42,15 +42,24 @@ def clip_loss(
     refused, torch.vmap is right.
     Radford et al. 2021, https://arxiv.org/abs/2103.00020.
     """
-    arguments_checked = checked(image_features, text_features, logit_scale)
-    loss: Tensor = ops.clip_loss(*arguments_checked)[0]
-    return loss if logit_bias is None else loss + no_bias(logit_bias, image_features)
+    return clip_loss_of_ranks(image_features, text_features, logit_scale, logit_bias, ops.ALONE)
 
 
-def no_bias(logit_bias: Tensor | float, features: Tensor) -> Tensor:
-    """0 with an exact zero gradient; NaN where the bias is not finite."""
-    bias = arguments.as_scalar(logit_bias, "logit_bias", features)
-    return bias - bias
+def clip_loss_of_ranks(
+    image_features: Tensor,
+    text_features: Tensor,
+    logit_scale: Tensor | float,
+    logit_bias: Tensor | float | None,
+    settings: tuple[int, int, str, str, bool, bool],
+) -> Tensor:
+    """``settings``: rank, world size, name of the group, schedule, local_loss, gather_with_grad of ``ClipLoss``."""
+    inputs = _checked(image_features, text_features, logit_scale)
+    arguments.refuse_derivatives(*inputs)
+    loss: Tensor = ops.clip_loss(*inputs, *settings)[0]
+    if logit_bias is None:
+        return loss
+    bias = arguments.as_scalar(logit_bias, "logit_bias", image_features)
+    return loss + (bias - bias)  # 0 with an exact zero gradient; NaN where the bias is not finite
 
 
 def siglip_loss(
@@ -65,19 +74,24 @@ def siglip_loss(
     them in the forward pass, which keeps the gradients (float32) for the backward pass; 2 N^2 D where none is wanted.
     Zhai et al. 2023, https://arxiv.org/abs/2303.15343.
     """
-    image, text, scale = checked(image_features, text_features, logit_scale)
+    return siglip_loss_of_ranks(image_features, text_features, logit_scale, logit_bias, siglip_ops.ALONE)
+
+
+def siglip_loss_of_ranks(
+    image_features: Tensor,
+    text_features: Tensor,
+    logit_scale: Tensor | float,
+    logit_bias: Tensor | float | None,
+    settings: tuple[int, int, str, str],
+) -> Tensor:
+    """``settings``: rank, world size, name of the group, schedule."""
+    image, text, scale = _checked(image_features, text_features, logit_scale)
     bias = arguments.as_scalar(0.0 if logit_bias is None else logit_bias, "logit_bias", image)
-    arguments.refuse_derivatives(bias)
-    needs = siglip_needs(image, text, scale, bias)
-    loss: Tensor = siglip_ops.siglip_loss(image, text, scale, bias, *needs)[0]
-    return loss
-
-
-def siglip_needs(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> tuple[bool, bool, bool]:
-    """Which gradients a backward pass will want: image, text, scale or bias."""
+    arguments.refuse_derivatives(image, text, scale, bias)
     grad = torch.is_grad_enabled()
-    wanted = [grad and arguments.requires_grad(tensor) for tensor in (image, text, scale, bias)]
-    return wanted[0], wanted[1], wanted[2] or wanted[3]
+    needs = [grad and arguments.requires_grad(tensor) for tensor in (image, text, scale, bias)]
+    loss: Tensor = siglip_ops.siglip_loss(image, text, scale, bias, [*needs[:2], needs[2] or needs[3]], *settings)[0]
+    return loss
 
 
 def clip_lse(image_features: Tensor, text_features: Tensor, logit_scale: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -93,18 +107,14 @@ def clip_lse(image_features: Tensor, text_features: Tensor, logit_scale: Tensor 
     Returns:
         (M,) and (N,), float32 (float64 for float64), without gradient. Cost: 2 M N D operations, one tile of memory.
     """
-    if isinstance(image_features, torch.Tensor) and isinstance(text_features, torch.Tensor):
-        image_features, text_features = arguments.autocast(image_features, text_features)
-    arguments.check_features(image_features, text_features, paired=False)
-    scale = arguments.as_scalar(logit_scale, "logit_scale", image_features)
-    rows, cols = ops.clip_lse(image_features.detach(), text_features.detach(), scale.detach())
+    inputs = _checked(image_features, text_features, logit_scale, paired=False)
+    rows, cols = ops.clip_lse(*(x.detach() for x in inputs))
     return rows, cols
 
 
-def checked(image: Tensor, text: Tensor, scale: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
-    if isinstance(image, torch.Tensor) and isinstance(text, torch.Tensor):
-        image, text = arguments.autocast(image, text)
-    arguments.check_features(image, text)
-    factor = arguments.as_scalar(scale, "logit_scale", image)
-    arguments.refuse_derivatives(image, text, factor)
-    return image, text, factor
+def _checked(
+    image: Tensor, text: Tensor, scale: Tensor | float, *, paired: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    image, text = arguments.autocast(image, text)
+    arguments.check_features(image, text, paired=paired)
+    return image, text, arguments.as_scalar(scale, "logit_scale", image)

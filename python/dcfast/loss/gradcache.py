@@ -11,21 +11,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence, Sized
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 Encoded = tuple[Tensor, ...]
+Piece = TypeVar("Piece")
 
 
 def cached_backward(
-    encode: Callable[[Any], Encoded],
-    pieces: Sequence[Any],
+    encode: Callable[[Piece], Encoded],
+    pieces: Sequence[Piece],
     loss: Callable[..., Tensor],
     *,
     scale_loss: Callable[[Tensor], Tensor] | None = None,
-    no_sync: Callable[[], contextlib.AbstractContextManager[Any]] | None = None,
+    no_sync: Callable[[], contextlib.AbstractContextManager[object]] | None = None,
 ) -> Tensor:
     """Adds to the parameters' gradients those of the loss of all pieces as one batch; returns that loss.
 
@@ -78,7 +79,7 @@ def cached_backward(
     return value.detach()
 
 
-def _checked(encoded: Any) -> Encoded:
+def _checked(encoded: object) -> Encoded:
     if not isinstance(encoded, (tuple, list)) or len(encoded) < 2 or not all(isinstance(x, Tensor) for x in encoded):
         got = [type(x).__name__ for x in encoded] if isinstance(encoded, (tuple, list)) else type(encoded).__name__
         raise TypeError(f"encode must return (image features, text features, *scalars) as tensors, got {got}")

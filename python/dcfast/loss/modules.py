@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from dcfast.loss import arguments, functional
-from dcfast.loss.functional import clip_loss, siglip_loss
-from dcfast.loss.ops.clip_ranks import clip_loss_ranks
-from dcfast.loss.ops.siglip_ranks import SCHEDULES, siglip_loss_ranks
+from dcfast.loss import functional
+from dcfast.loss.ops import clip, siglip
 from dcfast.loss.ranks import GatherWithGradient, group_name, ranks_of
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.distributed import ProcessGroup
 
 
 def _check_ranks(rank: int, world_size: int) -> None:
@@ -23,12 +22,6 @@ def _check_ranks(rank: int, world_size: int) -> None:
             raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     if world_size < 1 or not 0 <= rank < world_size:
         raise ValueError(f"rank must be in 0..world_size-1 with world_size at least 1, got {rank} of {world_size}")
-
-
-def _name_of(group: Any | None) -> str:
-    if group is None:
-        return ""
-    return group_name(group)
 
 
 class ClipLoss(nn.Module):
@@ -44,7 +37,7 @@ class ClipLoss(nn.Module):
         group: process group; default all processes.
 
     Calling it takes what open_clip's takes and returns the 0-dim loss, or {"contrastive_loss": loss} with
-    ``output_dict``. Arguments and errors: ``dcfast.clip_loss``; cost with many ranks: ``dcfast.loss.ops.clip_ranks``.
+    ``output_dict``. Arguments and errors: ``dcfast.clip_loss``; cost with many ranks: ``dcfast.loss.ops.clip``.
     """
 
     def __init__(
@@ -57,13 +50,13 @@ class ClipLoss(nn.Module):
         use_horovod: bool = False,
         *,
         schedule: str = "gather",
-        group: Any | None = None,
+        group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
         _check_ranks(rank, world_size)
         if use_horovod:
             raise ValueError("use_horovod is not supported: use torch.distributed (torchrun), or open_clip's ClipLoss")
-        if schedule not in ("gather", "ring"):
+        if schedule not in clip.SCHEDULES:
             raise ValueError(f"schedule must be 'gather' or 'ring', got {schedule!r}")
         self.local_loss = local_loss
         self.gather_with_grad = gather_with_grad
@@ -73,7 +66,7 @@ class ClipLoss(nn.Module):
         self.use_horovod = use_horovod
         self.schedule = schedule
         # known by its name before anything is compiled: a compiled call has side effects only when it is over
-        self._group_name = _name_of(group)
+        self._group_name = group_name(group)
 
     def get_ground_truth(self, device: torch.device, num_logits: int) -> Tensor:
         """The column of each row's positive in ``get_logits``."""
@@ -106,7 +99,7 @@ class ClipLoss(nn.Module):
         if self.gather_with_grad:
             gathered: Tensor = GatherWithGradient.apply(features, ranks)
             return gathered
-        parts = list(ranks.gather(features.detach())[0].chunk(self.world_size))
+        parts = list(ranks.gather(features.detach()).wait()[0].chunk(self.world_size))
         if not self.local_loss:
             parts[self.rank] = features
         return torch.cat(parts)
@@ -119,20 +112,12 @@ class ClipLoss(nn.Module):
         logit_bias: Tensor | float | None = None,
         output_dict: bool = False,
     ) -> Tensor | dict[str, Tensor]:
-        if self.world_size == 1:
-            loss = clip_loss(image_features, text_features, logit_scale, logit_bias)
-        else:
-            loss = self._over_ranks(image_features, text_features, logit_scale)
-            if logit_bias is not None:
-                loss = loss + functional.no_bias(logit_bias, image_features)
+        settings = clip.ALONE
+        if self.world_size > 1:
+            ranks = self.rank, self.world_size, self._group_name
+            settings = (*ranks, self.schedule, self.local_loss, self.gather_with_grad)
+        loss = functional.clip_loss_of_ranks(image_features, text_features, logit_scale, logit_bias, settings)
         return {"contrastive_loss": loss} if output_dict else loss
-
-    def _over_ranks(self, image: Tensor, text: Tensor, logit_scale: Tensor | float) -> Tensor:
-        image, text, scale = functional.checked(image, text, logit_scale)
-        ranks = self.rank, self.world_size, self._group_name
-        settings = self.schedule, self.local_loss, self.gather_with_grad
-        loss: Tensor = clip_loss_ranks(image, text, scale, *ranks, *settings)[0]
-        return loss
 
 
 class SigLipLoss(nn.Module):
@@ -156,7 +141,7 @@ class SigLipLoss(nn.Module):
         world_size: int = 1,
         dist_impl: str | None = None,
         *,
-        group: Any | None = None,
+        group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
         _check_ranks(rank, world_size)
@@ -164,9 +149,9 @@ class SigLipLoss(nn.Module):
         self.rank = rank
         self.world_size = world_size
         self.dist_impl = dist_impl or "bidir"
-        if self.dist_impl not in ("bidir", "shift", "reduce", "gather"):
+        if self.dist_impl not in siglip.SCHEDULES:
             raise ValueError(f"dist_impl must be 'bidir', 'shift', 'reduce' or 'gather', got {dist_impl!r}")
-        self._group_name = _name_of(group)
+        self._group_name = group_name(group)
 
     def get_ground_truth(
         self, device: torch.device, dtype: torch.dtype, num_logits: int, negative_only: bool = False
@@ -194,19 +179,8 @@ class SigLipLoss(nn.Module):
         logit_bias: Tensor | float | None,
         output_dict: bool = False,
     ) -> Tensor | dict[str, Tensor]:
-        if self.world_size == 1:
-            loss = siglip_loss(image_features, text_features, logit_scale, logit_bias)
-        else:
-            loss = self._over_ranks(image_features, text_features, logit_scale, logit_bias)
+        settings = siglip.ALONE
+        if self.world_size > 1:
+            settings = (self.rank, self.world_size, self._group_name, siglip.SCHEDULES[self.dist_impl])
+        loss = functional.siglip_loss_of_ranks(image_features, text_features, logit_scale, logit_bias, settings)
         return {"contrastive_loss": loss} if output_dict else loss
-
-    def _over_ranks(
-        self, image: Tensor, text: Tensor, logit_scale: Tensor | float, logit_bias: Tensor | float | None
-    ) -> Tensor:
-        image, text, scale = functional.checked(image, text, logit_scale)
-        bias = arguments.as_scalar(0.0 if logit_bias is None else logit_bias, "logit_bias", image)
-        arguments.refuse_derivatives(bias)
-        needs = functional.siglip_needs(image, text, scale, bias)
-        ranks = self.rank, self.world_size, self._group_name
-        loss: Tensor = siglip_loss_ranks(image, text, scale, bias, *needs, *ranks, SCHEDULES[self.dist_impl])[0]
-        return loss

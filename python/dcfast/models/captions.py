@@ -8,19 +8,24 @@ stops where the model does. It keeps every word it has met, too: here it forgets
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
-__all__ = ["MAX_CAPTION_BYTES", "read_as_far_as_the_model", "read_caption"]
+if TYPE_CHECKING:
+    from torch import Tensor
 
+__all__ = ["MAX_CAPTION_BYTES", "Tokenizer", "read_as_far_as_the_model", "read_caption"]
+
+Tokenizer = Callable[[list[str]], "Tensor"]
+"""Of n captions: int64 (n, context length)."""
 MAX_CAPTION_BYTES = 1 << 16
 """Of a caption that are read at all; in that many, only blanks and what is cleaned away leave a context unfilled."""
-_MOST_LINES = 4096
+_MAX_LINES = 4096
 """Of a caption that are read; each is cleaned by itself, and a line of one letter is a token."""
-_OTHERS_READ = 2048
-"""Characters that other tokenizers are given, of which some take quadratic time."""
+_MAX_CHARACTERS = 2048
+"""That other tokenizers are given, of which some take quadratic time."""
 _FIRST_LOOK = 2048
-_REMEMBERED_WORDS = 1 << 18
+_CACHED_WORDS = 1 << 18
 _BEYOND = 512
 """Bytes of a word that are looked at behind the last that a token can reach: a merge depends on its neighbours."""
 _BLANK_LINES = re.compile(r"\n[\x00-\x20\x7f]*\n")
@@ -50,16 +55,16 @@ def _whole_characters(begin: bytes) -> int:
     return len(begin)
 
 
-class _Remembered(dict[str, str]):
-    """The words met so far, with a bound: then they are forgotten."""
+class _WordCache(dict[str, str]):
+    """The words met so far; where they are too many all are forgotten."""
 
     def __setitem__(self, word: str, parts: str) -> None:
-        if len(self) >= _REMEMBERED_WORDS:
+        if len(self) >= _CACHED_WORDS:
             self.clear()
         super().__setitem__(word, parts)
 
 
-def read_as_far_as_the_model(tokenizer: Any) -> Any:
+def read_as_far_as_the_model(tokenizer: Tokenizer) -> Tokenizer:
     """Makes an open_clip ``SimpleTokenizer`` read as much of a caption as its context holds; the tokens stay the same.
 
     Other tokenizers, and those that choose words from the whole caption, are given its first 2,048 characters.
@@ -68,31 +73,32 @@ def read_as_far_as_the_model(tokenizer: Any) -> Any:
     from open_clip.tokenizer import SimpleTokenizer
 
     if not isinstance(tokenizer, SimpleTokenizer) or tokenizer.reduction_fn is not None:
-        return lambda texts: tokenizer([t[:_OTHERS_READ] for t in ([texts] if isinstance(texts, str) else texts)])
+        return lambda texts: tokenizer([t[:_MAX_CHARACTERS] for t in ([texts] if isinstance(texts, str) else texts)])
     context = int(tokenizer.context_length or 77)
     longest = max(map(len, tokenizer.encoder))  # of a token, in bytes
 
     def encode(text: str) -> list[int]:
         tokens: list[int] = []
-        for part in _growing(text):
-            tokens = begun(part)
+        for beginning in _growing(text):
+            tokens = encode_beginning(beginning)
             if len(tokens) >= context:
                 break  # the rest is cut off
         return tokens
 
-    def begun(text: str) -> list[int]:
+    def encode_beginning(text: str) -> list[int]:
         tokens: list[int] = []
         for match in tokenizer.pat.finditer(tokenizer.clean_fn(text)):
             if len(tokens) >= context:
                 break
-            seen = (context - len(tokens)) * longest + _BEYOND
-            word = "".join(tokenizer.byte_encoder[b] for b in match[0][:seen].encode("utf-8")[:seen])
+            most = (context - len(tokens)) * longest + _BEYOND
+            word = "".join(tokenizer.byte_encoder[b] for b in match[0][:most].encode("utf-8")[:most])
             tokens += [tokenizer.encoder[part] for part in tokenizer.bpe(word).split(" ")]
         return tokens
 
-    tokenizer.cache = _Remembered(tokenizer.cache)
+    tokenizer.cache = _WordCache(tokenizer.cache)
     tokenizer.encode = encode
-    return tokenizer
+    bounded: Tokenizer = tokenizer
+    return bounded
 
 
 def _growing(text: str) -> Iterator[str]:
@@ -103,7 +109,7 @@ def _growing(text: str) -> Iterator[str]:
     text = text[:MAX_CAPTION_BYTES]
     size = _FIRST_LOOK
     if len(text) > size:
-        text = "\n".join(_BLANK_LINES.sub("\n", text).split("\n", _MOST_LINES)[:_MOST_LINES])
+        text = "\n".join(_BLANK_LINES.sub("\n", text).split("\n", _MAX_LINES)[:_MAX_LINES])
     while size < len(text):
         end = text.find("\n", size) + 1
         if end == 0:

@@ -7,13 +7,14 @@ import os
 import pickle
 import zipfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dcfast.errors import CheckpointError, CorruptDataError
-from dcfast.models.checkpoint_costs import check_costs, told
+from dcfast.models.checkpoint_costs import check_costs, error_text
 from dcfast.storage.inputs import check_input, open_input, read_input
 from dcfast.storage.zip_directory import open_zip
 
@@ -51,11 +52,12 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     size = check_checkpoint(source)
     content = _loaded(source, size)
     if not isinstance(content, dict):
-        raise CorruptDataError(
-            f"checkpoint {source} holds a {type(content).__name__}; expected a dict with 'state_dict'",
-            path=str(source),
-        )
+        raise _corrupt(source, f"holds a {type(content).__name__}; expected a dict with 'state_dict'")
     return content
+
+
+def _corrupt(source: Path, problem: str) -> CorruptDataError:
+    return CorruptDataError(f"checkpoint {source} {problem}", path=str(source))
 
 
 def check_checkpoint(source: Path) -> int:
@@ -65,27 +67,23 @@ def check_checkpoint(source: Path) -> int:
     except FileNotFoundError:
         raise FileNotFoundError(f"checkpoint {source}: no such file; expected a .pt or .safetensors file") from None
     if size == 0:
-        raise CorruptDataError(f"checkpoint {source} is empty (0 bytes); it was never written whole", path=str(source))
+        raise _corrupt(source, "is empty (0 bytes); it was never written whole")
     if _is_torchscript(source):
         raise CheckpointError(_about_torchscript(source))
     if other := _what_else(source):
-        raise CorruptDataError(f"checkpoint {source} {other}", path=str(source))
+        raise _corrupt(source, other)
     try:
         check_costs(source)
     except ValueError as error:
-        raise CorruptDataError(
-            f"checkpoint {source} is not read: {error}; save its state_dict anew, by torch.save or safetensors",
-            path=str(source),
-        ) from error
+        problem = f"is not read: {error}; save its state_dict anew, by torch.save or safetensors"
+        raise _corrupt(source, problem) from error
     except zipfile.BadZipFile as error:
-        raise CorruptDataError(
-            f"checkpoint {source} ({size:,} bytes) cannot be read: {error}; it is cut off, damaged or no checkpoint",
-            path=str(source),
-        ) from error
+        problem = f"({size:,} bytes) cannot be read: {error}; it is cut off, damaged or no checkpoint"
+        raise _corrupt(source, problem) from error
     return size
 
 
-def _loaded(source: Path, size: int) -> Any:
+def _loaded(source: Path, size: int) -> object:
     """What torch or safetensors read; CorruptDataError."""
     import torch
 
@@ -98,29 +96,26 @@ def _loaded(source: Path, size: int) -> Any:
         with torch.serialization.safe_globals(_numpy_globals()):
             return torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CorruptDataError(
-            f"checkpoint {source} cannot be read as weights alone ({told(error)}): it is cut off or "
-            "damaged, or holds other Python objects, which dcfast never loads: save its state_dict alone",
-            path=str(source),
+        raise _corrupt(
+            source,
+            f"cannot be read as weights alone ({error_text(error)}): it is cut off or damaged, or holds other Python "
+            "objects, which dcfast never loads: save its state_dict alone",
         ) from error
     except Exception as error:  # torch and safetensors raise many types for damaged files
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # torch seeks before the start
             raise
-        raise CorruptDataError(
-            f"checkpoint {source} ({size:,} bytes) cannot be read: {told(error)}; it is cut off, damaged or no "
-            "checkpoint",
-            path=str(source),
-        ) from error
+        problem = f"({size:,} bytes) cannot be read: {error_text(error)}; it is cut off, damaged or no checkpoint"
+        raise _corrupt(source, problem) from error
 
 
-def _numpy_globals() -> list[Any]:
+def _numpy_globals() -> list[Callable[..., object] | tuple[Callable[..., object], str]]:
     """What a pickle names for numbers and arrays of NumPy: they hold bytes, and make nothing else.
 
     Not the dtype of Python objects: it would let an array hold what the file likes.
     """
     from numpy._core import multiarray  # NumPy 1.26 has it on demand alone
 
-    def scalar(kind: Any, data: bytes) -> Any:
+    def scalar(kind: np.dtype[np.generic], data: bytes) -> object:
         if kind.itemsize != len(data):  # NumPy takes as many bytes as the type says
             raise ValueError(f"a number of {kind.itemsize:,} bytes, of which {len(data):,} are there")
         return multiarray.scalar(kind, data)
@@ -179,8 +174,8 @@ def _without_wrappers(names: list[str]) -> list[str]:
 def _state_dict(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
     import torch
 
-    held = next((content[key] for key in _STATES if isinstance(content.get(key), dict)), content)
-    state: Any = content.get("state_dict", held)
+    nested = next((content[key] for key in _STATES if isinstance(content.get(key), dict)), content)
+    state = content.get("state_dict", nested)
     if isinstance(state, dict):  # a single number may be NumPy's
         state = {key: torch.from_numpy(np.array(value)) if _is_number(value) else value for key, value in state.items()}
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
@@ -228,21 +223,6 @@ def _kind(value: Tensor) -> str:
     return ""
 
 
-def _type_problems(state: dict[str, Tensor], expected: dict[str, Tensor], name: str) -> list[str]:
-    """The parameters that ``load_state_dict`` would cast or cannot copy, in words."""
-    said = []
-    for key, wanted in expected.items():
-        if key not in state:
-            continue
-        dtype = str(state[key].dtype).removeprefix("torch.")
-        fits = dtype in _FLOATS if wanted.is_floating_point() else state[key].dtype == wanted.dtype
-        kind = _kind(state[key])
-        if kind or not fits:
-            there = f"{kind} ({dtype})" if kind else dtype
-            said.append(f"{key} is {there} there, {str(wanted.dtype).removeprefix('torch.')} in {name}")
-    return said
-
-
 def load_weights(model: torch.nn.Module, content: dict[str, Any], path: str | os.PathLike[str], name: str) -> None:
     """Loads a checkpoint's weights, all or none; CheckpointError names the file, the model and what differs."""
     expected = model.state_dict()
@@ -254,32 +234,25 @@ def load_weights(model: torch.nn.Module, content: dict[str, Any], path: str | os
                 f"checkpoint {path} has OpenAI's weights, which were trained with QuickGELU; {name} has another "
                 f"activation, and its scores would be wrong. Name the architecture {name}-quickgelu"
             )
-    for key in ("logit_scale", "logit_bias"):  # some checkpoints keep them as vectors of one
-        if (
-            key in state
-            and key in expected
-            and state[key].numel() == expected[key].numel() == 1
-            and not _kind(state[key])
-        ):
+    for key in {"logit_scale", "logit_bias"} & state.keys() & expected.keys():  # some keep them as vectors of one
+        if state[key].numel() == expected[key].numel() == 1 and not _kind(state[key]):
             state = {**state, key: state[key].reshape(expected[key].shape)}
-    missing = [key for key in expected if key not in state]
-    foreign = [key for key in state if key not in expected]
-    shapes = [
-        f"{key} is {list(state[key].shape)} there, {list(value.shape)} in {name}"
-        for key, value in expected.items()
-        if key in state and state[key].shape != value.shape
+    differences = {
+        "parameters differ in shape": [
+            f"{key} is {list(state[key].shape)} there, {list(value.shape)} in {name}"
+            for key, value in expected.items()
+            if key in state and state[key].shape != value.shape
+        ],
+        "parameters are missing": [key for key in expected if key not in state],
+        "are unknown to the model": [key for key in state if key not in expected],
+    }
+    problems = [
+        f"{len(keys)} {problem}: {', '.join(keys[:_SHOWN])}{', ...' if len(keys) > _SHOWN else ''}"
+        for problem, keys in differences.items()
+        if keys
     ]
-    said = [
-        f"{len(found)} {what}: {', '.join(found[:_SHOWN])}{', ...' if len(found) > _SHOWN else ''}"
-        for what, found in (
-            ("parameters differ in shape", shapes),
-            ("parameters are missing", missing),
-            ("are unknown to the model", foreign),
-        )
-        if found
-    ]
-    if said:
-        raise CheckpointError(f"checkpoint {path} is of another architecture than {name}: {'; '.join(said)}")
+    if problems:
+        raise CheckpointError(f"checkpoint {path} is of another architecture than {name}: {'; '.join(problems)}")
     refuse_other_types(state, expected, path, name)
     model.load_state_dict(state)
 
@@ -293,10 +266,17 @@ def refuse_other_types(
     state: dict[str, Tensor], expected: dict[str, Tensor], path: str | os.PathLike[str], name: str
 ) -> None:
     """CheckpointError names the parameters that ``load_state_dict`` would cast or cannot copy."""
-    types = _type_problems(state, expected, name)
-    if types:
-        more = f", and {len(types) - _SHOWN:,} more" if len(types) > _SHOWN else ""
+    problems = []
+    for key, parameter in expected.items():
+        if key not in state:
+            continue
+        dtype, own_dtype = (str(tensor.dtype).removeprefix("torch.") for tensor in (state[key], parameter))
+        fits = dtype in _FLOATS if parameter.is_floating_point() else dtype == own_dtype
+        if (kind := _kind(state[key])) or not fits:
+            problems.append(f"{key} is {f'{kind} ({dtype})' if kind else dtype} there, {own_dtype} in {name}")
+    if problems:
+        more = f", and {len(problems) - _SHOWN:,} more" if len(problems) > _SHOWN else ""
         raise CheckpointError(
-            f"checkpoint {path} has other numbers than {name} takes: {', '.join(types[:_SHOWN])}{more}; save its "
+            f"checkpoint {path} has other numbers than {name} takes: {', '.join(problems[:_SHOWN])}{more}; save its "
             "weights as they were trained, in 16 bits or more and dense"
         )

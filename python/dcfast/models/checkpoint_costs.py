@@ -12,14 +12,14 @@ import io
 import pickletools
 import re
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 from dcfast.errors import first_line
 from dcfast.models.checkpoint_pickle import check_pickle
 from dcfast.storage.inputs import open_input
 from dcfast.storage.zip_directory import check_contents, check_stored, open_zip
 
-__all__ = ["MAX_HEADER_BYTES", "MAX_PICKLE_BYTES", "check_costs", "told"]
+__all__ = ["MAX_HEADER_BYTES", "MAX_PICKLE_BYTES", "check_costs", "error_text"]
 
 MAX_HEADER_BYTES = 4 << 20
 """Of safetensors: 30,000 tensors. Its library takes 100 MB, and 27 seconds over as much."""
@@ -83,7 +83,7 @@ def _refuse_builders(data: bytes) -> None:
         raise ValueError("it makes a bytearray, which may be of any size")
 
 
-def _check_codecs(files: list[Any]) -> None:
+def _check_codecs(files: list[IO[bytes]]) -> None:
     """ValueError where a pickle that encodes, as those of NumPy's arrays do, names a codec by which bytes grow."""
     strings: set[str] = set()
     for file in files:
@@ -97,7 +97,7 @@ def _check_codecs(files: list[Any]) -> None:
             raise ValueError(f"it encodes by {name[:40]!r}, which may make more of a string")
 
 
-def told(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """The first line of an error of torch's, less its advice to load the file without any check."""
     text = str(error)
     if _ADVICE.search(text):

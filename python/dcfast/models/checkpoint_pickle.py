@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import pickletools
-from typing import IO, Any
+from typing import IO
 
 __all__ = ["check_pickle"]
 
@@ -56,13 +56,13 @@ class _Held:
         items: of a tuple.
     """
 
-    def __init__(self, kind: str, values: list[Any]) -> None:
+    def __init__(self, kind: str, values: list[object]) -> None:
         self.kind = kind
         self.weight = min(_VALUE + sum(map(_weight, values)), _MOST)
         self.items = values if kind == "tuple" else []
 
 
-def _weight(value: Any) -> int:
+def _weight(value: object) -> int:
     if isinstance(value, _Held):
         return value.weight
     return _VALUE + len(value) if isinstance(value, (str, bytes)) else _VALUE
@@ -73,10 +73,10 @@ class _Follower:
 
     def __init__(self) -> None:
         self.copied = 0
-        self._stacks: list[list[Any]] = [[]]
-        self._memo: dict[int, Any] = {}
+        self._stacks: list[list[object]] = [[]]
+        self._memo: dict[object, object] = {}
 
-    def follow(self, code: str, argument: Any) -> None:
+    def follow(self, code: str, argument: object) -> None:
         """One instruction. ValueError: a call that is refused; IndexError and others: no pickle."""
         stack = self._stacks[-1]
         if code in ("BINGET", "LONG_BINGET"):
@@ -86,7 +86,7 @@ class _Follower:
         elif code == "MARK":
             self._stacks.append([])
         elif code == "GLOBAL":
-            stack.append(_Name(argument.replace(" ", ".", 1)))
+            stack.append(_Name(str(argument).replace(" ", ".", 1)))
         elif code == "TUPLE":
             values = self._stacks.pop()
             self._stacks[-1].append(_Held("tuple", values))
@@ -112,9 +112,9 @@ class _Follower:
         elif code not in ("PROTO", "STOP"):
             stack.append(argument)
 
-    def _fill(self, stack: list[Any], values: list[Any], code: str) -> None:
-        if isinstance(stack[-1], _Held):
-            stack[-1].weight = min(stack[-1].weight + _VALUE * len(values), _MOST)
+    def _fill(self, stack: list[object], values: list[object], code: str) -> None:
+        if isinstance(container := stack[-1], _Held):
+            container.weight = min(container.weight + _VALUE * len(values), _MOST)
         if code in ("SETITEM", "SETITEMS"):
             self.copied += sum(map(_weight, values[::2]))
 
@@ -143,25 +143,40 @@ def check_pickle(file: IO[bytes]) -> None:
             raise ValueError(f"its pickle would make {follower.copied:,} bytes of {place or 0:,}")
 
 
-def _numbers(shape: _Held) -> int:
-    if len(shape.items) > _DIMENSIONS:
-        raise ValueError(f"it has a shape of {len(shape.items):,} dimensions")
-    return math.prod(map(int, shape.items))
+def _items(value: object) -> list[object]:
+    """Of a tuple."""
+    if not isinstance(value, _Held):
+        raise TypeError
+    return value.items
 
 
-def _check_call(name: Any, given: Any) -> None:
+def _whole(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError
+    return int(value)
+
+
+def _size(shape: object) -> int:
+    """Numbers of a tensor of a shape."""
+    lengths = _items(shape)
+    if len(lengths) > _DIMENSIONS:
+        raise ValueError(f"it has a shape of {len(lengths):,} dimensions")
+    return math.prod(map(_whole, lengths))
+
+
+def _check_call(name: object, given: object) -> None:
     """ValueError for a call that no checkpoint has, or of what would make more than there is."""
     if type(name) is not _Name or name not in _CALLED:
         called = str(name)[:80] if type(name) is _Name else "what it has made"
         raise ValueError(f"it calls {called}, which dcfast never loads")
-    values, short = given.items, name.rpartition(".")[2]
+    values, short = _items(given), name.rpartition(".")[2]
     if name == _FROM_TYPE:
         _check_call(values[0], values[2])
     elif short in _TENSORS:
-        stored, count = int(values[0].items[4]), _numbers(values[2])
+        stored, count = _whole(_items(values[0])[4]), _size(values[2])
         if count > max(stored, MAX_REPEATED):
             raise ValueError(f"it has a tensor of {count:,} numbers, of which {stored:,} are there")
-    elif short == "_reconstruct" and (count := _numbers(values[1])):
+    elif short == "_reconstruct" and (count := _size(values[1])):
         raise ValueError(f"it names an array of {count:,} numbers that are not there")
     elif short in ("OrderedDict", "Counter", "set", "Size") and not all(
         isinstance(value, _Held) and value.kind == {"Counter": "dict", "set": "list", "Size": "tuple"}.get(short)

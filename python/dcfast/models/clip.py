@@ -16,10 +16,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from dcfast.errors import CorruptDataError, MissingDependencyError
-from dcfast.models.captions import read_as_far_as_the_model
+from dcfast.models.captions import Tokenizer, read_as_far_as_the_model
 from dcfast.models.checkpoint import load_weights, read_checkpoint
 from dcfast.models.folder import (
     HUB,
@@ -39,6 +40,8 @@ from dcfast.storage.hashing import sha256_file
 
 if TYPE_CHECKING:
     import torch
+    from open_clip import CLIP
+    from PIL.Image import Image
     from torch import Tensor
 
 __all__ = [
@@ -76,8 +79,8 @@ class ClipModel:
     """
 
     model: torch.nn.Module
-    preprocess: Callable[[Any], Tensor]
-    tokenizer: Callable[[list[str]], Tensor]
+    preprocess: Callable[[Image], Tensor]
+    tokenizer: Tokenizer
     name: str
     source: str
     content_hash: str
@@ -86,15 +89,16 @@ class ClipModel:
 
 
 @cache
-def _open_clip() -> Any:
+def _open_clip() -> ModuleType:
     try:
         import open_clip
     except ImportError as error:
         raise MissingDependencyError(
             f"CLIP models need open_clip, which cannot be imported ({error}); pip install 'dcfast[train]'"
         ) from error
-    open_clip.add_model_config(CONFIG_DIR)
-    return open_clip
+    library: ModuleType = open_clip
+    library.add_model_config(CONFIG_DIR)
+    return library
 
 
 def model_names() -> list[str]:
@@ -122,18 +126,14 @@ def _checked_name(name: str) -> str:
 
 def weights_hash(model: torch.nn.Module) -> str:
     """SHA-256 over names, dtypes, shapes and bytes of a model's state, hex; the order of the names is the model's."""
+    import torch
+
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
         raw = value.detach().cpu().contiguous().flatten()
         digest.update(f"{name}\0{raw.dtype}\0{tuple(value.shape)}\0".encode())
-        digest.update(raw.view(_byte_type()).numpy().tobytes())
+        digest.update(raw.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _byte_type() -> Any:
-    import torch
-
-    return torch.uint8
 
 
 def require_model(name: str, pretrained: str | None = None) -> None:
@@ -186,7 +186,7 @@ def needs_quick_gelu(name: str, tag: str) -> bool:
 
 
 @cache
-def load_tokenizer(name: str) -> Callable[[list[str]], Tensor]:
+def load_tokenizer(name: str) -> Tokenizer:
     """The tokenizer of a model: list of n strings -> int64 (n, context length).
 
     A config of ours may ask for ``bpe_merges``: CLIP's own byte-pair merges, the first so many of them. Merges are
@@ -195,14 +195,12 @@ def load_tokenizer(name: str) -> Callable[[list[str]], Tensor]:
     open_clip = _open_clip()
     name = _checked_name(name)
     if name.startswith(_SCHEMAS):
-        return read_as_far_as_the_model(_own_tokenizer(name))  # type: ignore[no-any-return]
+        return read_as_far_as_the_model(_own_tokenizer(name))
     config = open_clip.get_model_config(name)["text_cfg"]
     merges = (config.get("tokenizer_kwargs") or {}).get("bpe_merges")
-    tokenizer: Callable[[list[str]], Tensor]
     if merges is None:
         with tokenizer_errors(name), no_code_of_strangers():
-            tokenizer = open_clip.get_tokenizer(name)
-        return read_as_far_as_the_model(tokenizer)  # type: ignore[no-any-return]
+            return read_as_far_as_the_model(open_clip.get_tokenizer(name))
     from open_clip.tokenizer import SimpleTokenizer, default_bpe
 
     with gzip.open(default_bpe(), "rt", encoding="utf-8") as file:
@@ -215,27 +213,27 @@ def load_tokenizer(name: str) -> Callable[[list[str]], Tensor]:
         raise ValueError(
             f"model {name}: vocab_size {config['vocab_size']} in its config; its merges give {short.vocab_size}"
         )
-    return read_as_far_as_the_model(short)  # type: ignore[no-any-return]
+    return read_as_far_as_the_model(short)
 
 
-def _own_tokenizer(name: str) -> Callable[[list[str]], Tensor]:
+def _own_tokenizer(name: str) -> Tokenizer:
     """That of a model which brings its own files."""
     with nullcontext() if name.startswith(LOCAL) else tokenizer_errors(name):
         folder = find_folder(name)
         place = tokenizer_folder(folder)
     with tokenizer_errors(name), folder.as_read() as read, no_code_of_strangers(place):
-        tokenizer = _open_clip().get_tokenizer(read)
+        tokenizer: Tokenizer = _open_clip().get_tokenizer(read)
     words, rows = getattr(tokenizer, "vocab_size", 0), folder.text.get("vocab_size") or _CLIP_WORDS
-    if words > rows:
+    if isinstance(rows, int) and words > rows:
         raise CorruptDataError(
             f"model configuration {folder.path}: model_cfg.text_cfg.vocab_size is {rows:,}; CLIP's tokenizer writes "
             f"{words:,} tokens; give the number that the model was trained with",
             path=str(folder.path),
         )
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer
 
 
-def create_model(name: str, *, seed: int, device: str = "cpu", precision: str = "fp32", **options: Any) -> Any:
+def create_model(name: str, *, seed: int, device: str = "cpu", precision: str = "fp32", **options: object) -> CLIP:
     """An open_clip model with the initial weights that open_clip draws at this seed, in train mode.
 
     Torch's own random state is left as it was. Downloads nothing for a model that is known by name alone.
@@ -253,12 +251,12 @@ def create_model(name: str, *, seed: int, device: str = "cpu", precision: str = 
     with torch.random.fork_rng(devices=[]), quiet():
         if name.startswith(_SCHEMAS):
             folder, weights = _own_files(name)
-            found = None if weights is None else str(weights)
+            checkpoint = None if weights is None else str(weights)
             torch.manual_seed(seed)
             with (
                 model_errors(name),
                 folder.as_read() as read,
-                read_by_us(name, _find_checkpoint_in_dir=lambda _: found),
+                read_by_us(name, _find_checkpoint_in_dir=lambda _: checkpoint),
             ):
                 return _open_clip().create_model(read, **options)
         torch.manual_seed(seed)
@@ -333,7 +331,7 @@ def load_model(name: str, pretrained: str | None = None, *, device: str = "cpu",
     )
 
 
-def _embed_dim(model: Any, tokenizer: Callable[[list[str]], Tensor], device: str) -> int:
+def _embed_dim(model: CLIP, tokenizer: Tokenizer, device: str) -> int:
     import torch
 
     with torch.no_grad():  # one caption: every kind of text tower answers the same way

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import TypeGuard
 
-__all__ = ["MOST_PARAMETERS", "check_model_config", "check_tower_config", "is_repository"]
+__all__ = ["MOST_PARAMETERS", "Json", "Table", "check_model_config", "check_tower_config", "is_repository", "table"]
+
+Json = bool | int | float | str | None | list["Json"] | dict[str, "Json"]
+"""A value of a stranger's JSON."""
+Table = dict[str, Json]
 
 MOST_PARAMETERS = 8_000_000_000
 """Of a model without a file of weights, whose bytes would say more; EVA02-E-14-plus has 5.0 billion."""
@@ -84,49 +88,49 @@ def is_repository(name: str) -> bool:
     return _REPOSITORY.fullmatch(name) is not None and ".." not in name and len(name) <= 200
 
 
-def check_model_config(content: Any) -> None:
+def check_model_config(content: Json) -> None:
     """ValueError names the key of a configuration (``open_clip_config.json``) that open_clip must not be given."""
-    model = _table(_table(content, "").get("model_cfg"), "model_cfg")
-    vision, text = (_table(model.get(part), f"model_cfg.{part}") for part in _PARTS[:2])
-    _check_values(model, "model_cfg", dict(_WHOLE))
+    config = table(content, "")
+    model = table(config.get("model_cfg"), "model_cfg")
+    vision, text = (table(model.get(part), f"model_cfg.{part}") for part in _PARTS[:2])
+    _check_values(model, "model_cfg", _WHOLE)
     for part in _PARTS:
         if part in model:
-            _check_values(_table(model[part], f"model_cfg.{part}"), f"model_cfg.{part}", dict(_WHOLE))
+            _check_values(table(model[part], f"model_cfg.{part}"), f"model_cfg.{part}", _WHOLE)
     _check_tokens(vision)
-    _check_tokenizer(text.get("tokenizer_kwargs") or {})
+    _check_tokenizer(table(text.get("tokenizer_kwargs") or {}, "model_cfg.text_cfg.tokenizer_kwargs"))
     _check_towers(vision, text)
-    _check_preprocess(_table(content.get("preprocess_cfg", {}), "preprocess_cfg"))
+    _check_preprocess(table(config.get("preprocess_cfg", {}), "preprocess_cfg"))
 
 
-def check_tower_config(content: Any) -> None:
+def check_tower_config(content: Json) -> None:
     """ValueError names the key of a configuration of transformers (``config.json``) that is none, or beyond bounds."""
-    for where, found in _tables(_table(content, ""), ""):
-        if "auto_map" in found:
+    for where, part in _tables(table(content, ""), ""):
+        if "auto_map" in part:
             raise ValueError(
                 "auto_map asks for Python code of the repository, which dcfast never runs; take another model"
             )
-        for key, value in found.items():
+        for key, value in part.items():
             if key.endswith("attn_implementation") and not (isinstance(value, str) and value.isidentifier()):
                 raise ValueError(f"{where}{key} is {_shown(value)}, code of a repository; take it out")
             most = _most_of(key)
-            for number in value if isinstance(value, list) else [value]:
-                if most and _is_number(number) and not 0 <= number <= most:
-                    raise ValueError(f"{where}{key} is {_shown(value)}; expected 0 to {most:,}")
-        if (count := _parameters(found)) > MOST_PARAMETERS:
+            if most and any(not 0 <= number <= most for number in _numbers(value)):
+                raise ValueError(f"{where}{key} is {_shown(value)}; expected 0 to {most:,}")
+        if (count := _parameters(part)) > MOST_PARAMETERS:
             raise ValueError(
                 f"{where or 'it'} describes some {count:,} parameters; expected at most {MOST_PARAMETERS:,}"
             )
 
 
-def _tables(found: dict[str, Any], where: str, depth: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
+def _tables(outer: Table, where: str, depth: int = 0) -> Iterator[tuple[str, Table]]:
     """A table and those within it, each with its place; lists of tables too."""
     if depth > _DEPTH:
         raise ValueError(f"{where.rstrip('.')} is nested too deeply; expected at most {_DEPTH} levels")
-    yield where, found
-    for key, value in found.items():
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, dict):
-                yield from _tables(one, f"{where}{key}.", depth + 1)
+    yield where, outer
+    for key, value in outer.items():
+        for inner in value if isinstance(value, list) else [value]:
+            if isinstance(inner, dict):
+                yield from _tables(inner, f"{where}{key}.", depth + 1)
 
 
 def _most_of(key: str) -> int:
@@ -138,22 +142,28 @@ def _most_of(key: str) -> int:
     return 0
 
 
-def _parameters(found: dict[str, Any]) -> int:
+def _numbers(value: Json) -> list[float]:
+    """Of a value that is one, or a list of them."""
+    return [number for number in (value if isinstance(value, list) else [value]) if _is_number(number)]
+
+
+def _parameters(tower: Table) -> int:
     """About how many a tower has, of its depth and its widths: four square matrices a layer, and a table of words."""
     layers, widths, words = 0, [0], 0
-    for key, value in found.items():
-        numbers = [int(one) for one in (value if isinstance(value, list) else [value]) if _is_number(one)]
+    for key, value in tower.items():
+        numbers = [int(number) for number in _numbers(value)]
         if "vocab" in key:
             words = max([words, *numbers])
         elif _TOWER_COUNTS.search(key):
             layers = max(layers, sum(numbers)) if "head" not in key else layers
         elif _TOWER_WIDTHS.search(key):
             widths += numbers
-    narrow = min((found[key] for key in _HIDDEN if _is_number(found.get(key), True)), default=max(widths))
-    return int(max(layers, 1) * 4 * narrow * max(widths) + words * narrow)
+    narrow = min((size for key in _HIDDEN if _is_whole(size := tower.get(key))), default=max(widths))
+    return max(layers, 1) * 4 * narrow * max(widths) + words * narrow
 
 
-def _table(value: Any, where: str) -> dict[str, Any]:
+def table(value: Json, where: str) -> Table:
+    """ValueError where a value is no object."""
     if not isinstance(value, dict):
         raise ValueError(f"{where or 'it'} is {'missing' if value is None else _shown(value)}; expected an object")
     return value
@@ -164,23 +174,27 @@ def _shown(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:36]} ..."
 
 
-def _is_number(value: object, whole: bool = False) -> bool:
-    return isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _check_values(values: dict[str, Any], where: str, whole: dict[str, tuple[int, int]]) -> None:
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_values(values: Table, where: str, whole: dict[str, tuple[int, int]]) -> None:
     for key, value in values.items():
-        wanted = None if value is None else _wrong(key, value, whole)
-        if wanted is not None:
-            raise ValueError(f"{where}.{key} is {_shown(value)}; expected {wanted}")
+        expected = None if value is None else _expected(key, value, whole)
+        if expected is not None:
+            raise ValueError(f"{where}.{key} is {_shown(value)}; expected {expected}")
 
 
-def _wrong(key: str, value: Any, whole: dict[str, tuple[int, int]]) -> str | None:
+def _expected(key: str, value: Json, whole: dict[str, tuple[int, int]]) -> str | None:
     """What was expected of this key; None where it is that."""
     if key in whole:
         low, high = whole[key]
-        several = isinstance(value, list) and len(value) == _LISTS.get(key)
-        if not all(_is_number(one, True) and low <= one <= high for one in (value if several else [value])):
+        numbers = value if isinstance(value, list) and len(value) == _LISTS.get(key) else [value]
+        if not all(_is_whole(number) and low <= number <= high for number in numbers):
             return f"a whole number of {low:,} to {high:,}" + (f", or {_LISTS[key]} of them" if key in _LISTS else "")
     elif key in _REAL:
         least, most = _REAL[key]
@@ -198,62 +212,62 @@ def _wrong(key: str, value: Any, whole: dict[str, tuple[int, int]]) -> str | Non
     return None
 
 
-def _is_plain(table: dict[str, Any]) -> bool:
-    return all(isinstance(one, (bool, str)) or (_is_number(one) and abs(one) <= 1e6) for one in table.values())
+def _is_plain(values: Table) -> bool:
+    return all(isinstance(v, (bool, str)) or (_is_number(v) and abs(v) <= 1e6) for v in values.values())
 
 
-def _check_tokens(vision: dict[str, Any]) -> None:
-    image, patch = vision.get("image_size") or 224, vision.get("patch_size") or 16
-    high, wide = image if isinstance(image, list) else (image, image)
+def _check_tokens(vision: Table) -> None:
     if vision.get("timm_model_name") or isinstance(vision.get("layers"), list):
         return  # these have patches of their own
-    if (count := (high // patch) * (wide // patch)) > _TOKENS or count == 0:
+    image, patch = vision.get("image_size") or 224, vision.get("patch_size") or 16
+    sides, side = _numbers(image), _numbers(patch)[0]
+    if (count := (sides[0] // side) * (sides[-1] // side)) > _TOKENS or count == 0:
         raise ValueError(
             f"model_cfg.vision_cfg has {count:,} patches (image_size {image}, patch_size {patch}); "
             f"expected 1 to {_TOKENS:,}"
         )
 
 
-def _check_tokenizer(given: dict[str, Any]) -> None:
+def _check_tokenizer(given: Table) -> None:
     where = "model_cfg.text_cfg.tokenizer_kwargs"
     if other := sorted({*given} - _TOKENIZER - {"trust_remote_code"}):
         raise ValueError(
             f"{where} has {other[0]:.40}, by which a tokenizer may read other files (bpe_path, vocab_file) or servers; "
             f"expected {', '.join(sorted(_TOKENIZER))} alone: take it out"
         )
-    named = given.get("additional_special_tokens")
-    _check_values({key: one for key, one in given.items() if key != "additional_special_tokens"}, where, _WHOLE)
-    if named is not None and not (
-        isinstance(named, list)
-        and len(named) <= _MOST_TOKENS_NAMED
-        and all(isinstance(one, str) and len(one) <= 200 for one in named)
+    tokens = given.get("additional_special_tokens")
+    _check_values({key: value for key, value in given.items() if key != "additional_special_tokens"}, where, _WHOLE)
+    if tokens is not None and not (
+        isinstance(tokens, list)
+        and len(tokens) <= _MOST_TOKENS_NAMED
+        and all(isinstance(token, str) and len(token) <= 200 for token in tokens)
     ):
         raise ValueError(
-            f"{where}.additional_special_tokens is {_shown(named)}; expected at most {_MOST_TOKENS_NAMED:,} texts"
+            f"{where}.additional_special_tokens is {_shown(tokens)}; expected at most {_MOST_TOKENS_NAMED:,} texts"
         )
 
 
-def _check_towers(vision: dict[str, Any], text: dict[str, Any]) -> None:
+def _check_towers(vision: Table, text: Table) -> None:
     for key in ("hf_model_name", "hf_tokenizer_name"):
         name = text.get(key)
-        if name and not is_repository(name):
+        if name and not (isinstance(name, str) and is_repository(name)):
             raise ValueError(
                 f"model_cfg.text_cfg.{key} is {_shown(name)}; expected the name of a model on the hub (ORG/REPO), "
                 "never a path: files are read from the model's own folder alone"
             )
     tower = vision.get("timm_model_name")
-    if tower and not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_-]+)?", tower):
+    if tower and not (isinstance(tower, str) and re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_-]+)?", tower)):
         raise ValueError(
             f"model_cfg.vision_cfg.timm_model_name is {_shown(tower)}; expected the name of an architecture of timm, "
             "never a folder (local-dir:) or a model on the hub (hf-hub:)"
         )
 
 
-def _check_preprocess(values: dict[str, Any]) -> None:
+def _check_preprocess(values: Table) -> None:
     for key, least in (("mean", -1e3), ("std", 1e-3)):
         given = values.get(key)
-        several: list[Any] = given if isinstance(given, list) and len(given) in (1, 3) else [given]
-        if given is not None and not all(_is_number(one) and least <= one <= 1e3 for one in several):
+        numbers = given if isinstance(given, list) and len(given) in (1, 3) else [given]
+        if given is not None and not all(_is_number(number) and least <= number <= 1e3 for number in numbers):
             raise ValueError(f"preprocess_cfg.{key} is {_shown(given)}; expected 3 numbers of {least:g} to 1,000")
     rest = {key: value for key, value in values.items() if key not in ("mean", "std")}
     _check_values(rest, "preprocess_cfg", {"size": (1, _PIXELS), "fill_color": (0, 255)})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,7 +18,7 @@ import msgspec
 
 from dcfast.errors import CorruptDataError
 from dcfast.models.checkpoint import check_checkpoint
-from dcfast.models.config_limits import MOST_PARAMETERS, check_model_config, check_tower_config
+from dcfast.models.config_limits import MOST_PARAMETERS, Json, Table, check_model_config, check_tower_config, table
 from dcfast.storage.inputs import check_input, read_input
 from dcfast.storage.json_files import parse_json, read_json
 
@@ -61,14 +61,23 @@ class ModelFolder:
     """
 
     path: Path
-    config: dict[str, Any]
+    config: Table
     repository: str | None
 
     @property
-    def text(self) -> dict[str, Any]:
+    def model(self) -> Table:
+        """What it says of the model."""
+        return table(self.config["model_cfg"], "model_cfg")
+
+    @property
+    def text(self) -> Table:
         """What it says of the text tower and its tokenizer."""
-        text: dict[str, Any] = self.config["model_cfg"]["text_cfg"]
-        return text
+        return table(self.model["text_cfg"], "text_cfg")
+
+    def text_name(self, key: str) -> str | None:
+        """A name that it gives there; None where it gives none."""
+        name = self.text.get(key)
+        return name if isinstance(name, str) and name else None
 
     @contextmanager
     def as_read(self) -> Iterator[str]:
@@ -98,7 +107,8 @@ def find_folder(name: str) -> ModelFolder:
         config = read_json(path, "model configuration", most=MOST_CONFIG_BYTES)
     except FileNotFoundError:
         raise FileNotFoundError(f"model folder {path.parent} has no {CONFIG}; expected it and weights") from None
-    _checked(check_model_config, config, path)
+    with _named(path):
+        check_model_config(config)
     return ModelFolder(path, config, repository)
 
 
@@ -107,13 +117,13 @@ def find_weights(folder: ModelFolder) -> Path | None:
     from open_clip import factory
 
     if folder.repository is not None:
-        found = _fetched(folder.repository)
+        weights = _fetched(folder.repository)
     else:
-        found = factory._find_checkpoint_in_dir(folder.path.parent)
-    if found is None:
+        weights = factory._find_checkpoint_in_dir(folder.path.parent)
+    if weights is None:
         return None
-    check_checkpoint(Path(found))
-    return Path(found)
+    check_checkpoint(Path(weights))
+    return Path(weights)
 
 
 def tokenizer_folder(folder: ModelFolder) -> Path | None:
@@ -121,8 +131,8 @@ def tokenizer_folder(folder: ModelFolder) -> Path | None:
 
     On the hub it may be that of another repository, as open_clip's own models name them.
     """
-    repository = folder.text.get("hf_tokenizer_name")
-    if not repository:
+    repository = folder.text_name("hf_tokenizer_name")
+    if repository is None:
         return None
     place = folder.path.parent
     if folder.repository is not None:
@@ -136,23 +146,24 @@ def tokenizer_folder(folder: ModelFolder) -> Path | None:
                     f"{path} has {size:,} bytes; expected at most {MOST_TOKENIZER_BYTES:,} of a file of a tokenizer",
                     path=str(path),
                 )
-            if path.name == "tokenizer_config.json":
-                _checked(_check_tokenizer_config, None, path)
-            if path.name == "tokenizer.json":
-                _checked(_check_normalizers, read_input(path, MOST_TOKENIZER_BYTES), path)
+            with _named(path):
+                if path.name == "tokenizer_config.json":
+                    _check_tokenizer_config(_parsed(path))
+                if path.name == "tokenizer.json":
+                    _check_normalizers(read_input(path, MOST_TOKENIZER_BYTES))
     return place
 
 
 def with_tower_here(folder: ModelFolder) -> ModelFolder:
     """The same where the configuration of its tower of transformers, which says how large it is, was looked at."""
-    repository = folder.text.get("hf_model_name")
-    if not repository:
+    repository = folder.text_name("hf_model_name")
+    if repository is None:
         return folder
     path = Path(_fetched(repository, "config.json"))
-    _checked(check_tower_config, None, path)
-    model = folder.config["model_cfg"]
-    named = {**model, "text_cfg": {**folder.text, "hf_model_name": str(path.parent)}}
-    return ModelFolder(folder.path, {**folder.config, "model_cfg": named}, folder.repository)
+    with _named(path):
+        check_tower_config(_parsed(path))
+    text: Table = {**folder.text, "hf_model_name": str(path.parent)}
+    return replace(folder, config={**folder.config, "model_cfg": {**folder.model, "text_cfg": text}})
 
 
 def check_size(folder: ModelFolder, weights: Path | None) -> None:
@@ -194,45 +205,51 @@ def _fetched(repository: str, filename: str | None = None) -> str:
     return str(download_pretrained_from_hf(repository, filename=filename))
 
 
-def _checked(check: Callable[[Any], None], content: Any, path: Path) -> None:
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """A ValueError within becomes a CorruptDataError that names the file."""
     try:
-        if content is None:  # others write numbers of any length into theirs
-            content = parse_json(read_input(path, MOST_TOKENIZER_BYTES >> 3), as_it_is=True)
-        check(content)
+        yield
+    except CorruptDataError:
+        raise
     except ValueError as error:
-        if isinstance(error, CorruptDataError):
-            raise
         raise CorruptDataError(f"model configuration {path}: {error}", path=str(path)) from None
 
 
-def _check_tokenizer_config(content: Any) -> None:
+def _parsed(path: Path) -> Json:
+    # others write numbers of any length into theirs
+    content: Json = parse_json(read_input(path, MOST_TOKENIZER_BYTES >> 3), as_it_is=True)
+    return content
+
+
+def _check_tokenizer_config(content: Json) -> None:
     if not isinstance(content, dict):
         raise ValueError("it is no object; expected one of settings of a tokenizer")
     for key, value in content.items():
-        named = key.endswith("_file") and key != "special_tokens_map_file"  # old ones have it, and nothing reads it
-        if named and isinstance(value, str) and value != Path(value).name:
+        is_file = key.endswith("_file") and key != "special_tokens_map_file"  # old ones have it, and nothing reads it
+        if is_file and isinstance(value, str) and value != Path(value).name:
             raise ValueError(f"{key} is {value!r:.60}, a file outside of its folder; take it out")
 
 
 class _Tokenizer(msgspec.Struct):
     """What is looked at of ``tokenizer.json``, whose words may take 30 MB."""
 
-    normalizer: Any = None
+    normalizer: Any = None  # a stranger's
 
 
 def _check_normalizers(data: bytes) -> None:
     """ValueError where the normalizers of a tokenizer make a text more than ``MOST_GROWTH`` times as long."""
     try:
-        left, growth = [msgspec.json.decode(data, type=_Tokenizer).normalizer], 1
+        steps, growth = [msgspec.json.decode(data, type=_Tokenizer).normalizer], 1
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(f"it is no tokenizer ({error})") from None
-    while left:
-        one = left.pop()
-        if not isinstance(one, dict):
+    while steps:
+        step = steps.pop()
+        if not isinstance(step, dict):
             continue
-        inner = one.get("normalizers")
-        left += inner if isinstance(inner, list) else []
-        pattern, made = one.get("pattern"), one.get("content", one.get("prepend"))
+        inner = step.get("normalizers")
+        steps += inner if isinstance(inner, list) else []
+        pattern, made = step.get("pattern"), step.get("content", step.get("prepend"))
         if isinstance(made, str):
             exact = pattern.get("String") if isinstance(pattern, dict) else None
             growth *= max(1, -(-len(made) // max(1, len(exact))) if isinstance(exact, str) else len(made))
@@ -241,7 +258,7 @@ def _check_normalizers(data: bytes) -> None:
 
 
 @contextmanager
-def in_open_clip(**replaced: Any) -> Iterator[None]:
+def in_open_clip(**replaced: Callable[..., object]) -> Iterator[None]:
     """Functions of open_clip's factory are others within."""
     from open_clip import factory
 
@@ -263,9 +280,9 @@ def no_code_of_strangers(place: Path | None = None) -> Iterator[None]:
     """
     from open_clip import factory
 
-    own: Any = factory.HFTokenizer
+    own: Callable[..., object] = factory.HFTokenizer
 
-    def tokenizer(source: Any, *given: Any, **options: Any) -> Any:
+    def tokenizer(source: object, *given: object, **options: object) -> object:
         return own(source if place is None else place, *given, **{**options, "trust_remote_code": False})
 
     with in_open_clip(HFTokenizer=tokenizer):

@@ -3,18 +3,22 @@ end the interpreter by SIGBUS."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dcfast.errors import CheckpointError, DcfastError
 from dcfast.models.checkpoint import read_state, refuse_other_types
 from dcfast.models.folder import in_open_clip
 
+if TYPE_CHECKING:
+    from open_clip import CLIP
+
 __all__ = ["read_by_us"]
 
 
-def read_by_us(name: str, **replaced: Any) -> AbstractContextManager[None]:
+def read_by_us(name: str, **replaced: Callable[..., object]) -> AbstractContextManager[None]:
     """Within, weights that open_clip loads into a model of this name are read by ``read_checkpoint``.
 
     All else that it does to them it does itself: other layouts converted, towers renamed, positions resized.
@@ -24,12 +28,12 @@ def read_by_us(name: str, **replaced: Any) -> AbstractContextManager[None]:
     """
     from open_clip import factory
 
-    own: Any = factory.load_checkpoint
+    own: Callable[..., object] = factory.load_checkpoint
 
-    def load(model: Any, path: str, *given: Any, **options: Any) -> Any:
+    def load(model: CLIP, path: str, *given: object, **options: object) -> object:
         state = read_state(path)
         hook = model.register_load_state_dict_pre_hook(
-            lambda _, found, *others: refuse_other_types(found, model.state_dict(), path, name)
+            lambda _, weights, *others: refuse_other_types(weights, model.state_dict(), path, name)
         )
         try:
             with in_open_clip(load_state_dict=lambda *_, **__: state):
@@ -37,8 +41,10 @@ def read_by_us(name: str, **replaced: Any) -> AbstractContextManager[None]:
         except (DcfastError, MemoryError):
             raise
         except Exception as error:  # whatever shapes and names make of its conversions
-            said = " ".join(str(error).split())[:400]
-            raise CheckpointError(f"checkpoint {Path(path)} is of another architecture than {name}: {said}") from error
+            reason = " ".join(str(error).split())[:400]
+            raise CheckpointError(
+                f"checkpoint {Path(path)} is of another architecture than {name}: {reason}"
+            ) from error
         finally:
             hook.remove()
 

@@ -6,24 +6,20 @@ not borrow it as it is.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
-
-__all__ = ["integer", "thread_count", "uint64_array", "unsigned_array"]
 
 MAX_THREADS = 4096
 
 
-def integer(value: Any, name: str) -> int:
+def integer(value: object, name: str) -> int:
     """An int or a NumPy integer, as int; TypeError for everything else, bool among it."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} must be an integer; got {type(value).__name__}")
     return int(value)
 
 
-def thread_count(threads: Any) -> int:
+def thread_count(threads: object) -> int:
     """A number of threads, 0 meaning one per core; TypeError, ValueError otherwise."""
     count = integer(threads, "threads")
     if not 0 <= count <= MAX_THREADS:

@@ -17,8 +17,6 @@ from dcfast.process.exit_codes import FAILED, USAGE
 from dcfast.process.signals import stoppable
 from dcfast.process.terminal import say
 
-__all__ = ["report", "run_command", "status_of"]
-
 TRACEBACK_VARIABLE = "DCFAST_TRACEBACK"
 _REMOTE_FILE = re.compile(r'^  File "([^"]+)", line \d+', re.MULTILINE)
 _PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
@@ -65,9 +63,8 @@ def report(error: BaseException) -> int:
         import traceback
 
         say("".join(traceback.format_exception(error)), error=True, end="")
-    said = printable(str(error).strip()) or type(error).__name__
-    message = said if _is_foreseen(error) else _unforeseen(error)
-    say(f"error: {message}", error=True)
+    own = printable(str(error).strip()) or type(error).__name__
+    say(f"error: {own if _is_foreseen(error) else _unforeseen(error)}", error=True)
     return status_of(error)
 
 
@@ -91,14 +88,14 @@ def _is_ours(error: BaseException) -> bool:
 
 
 def _unforeseen(error: BaseException) -> str:
-    kind, said = type(error).__name__, first_line(error)
-    words = kind if said == kind else f"{kind}: {said}"
+    kind, line = type(error).__name__, first_line(error)
+    message = kind if line == kind else f"{kind}: {line}"
     hint = next(
         (_HINTS[c.__name__] for c in type(error).__mro__ if c.__name__ in _HINTS), "dcfast did not foresee this"
     )
     place = _write_traceback(error)
     where = f"the traceback is in {place}" if place else f"{TRACEBACK_VARIABLE}=1 prints the traceback"
-    return f"{words} ({hint}; {where})"
+    return f"{message} ({hint}; {where})"
 
 
 def _write_traceback(error: BaseException) -> str | None:

@@ -5,19 +5,6 @@ from __future__ import annotations
 import _signal  # as `signal`, without enum: see dcfast.process.starting
 import os
 
-__all__ = [
-    "DONE",
-    "FAILED",
-    "HUNG_UP",
-    "INTERRUPTED",
-    "MEANINGS",
-    "PEER_LOST",
-    "TERMINATED",
-    "USAGE",
-    "WARNED",
-    "interrupted",
-]
-
 DONE = 0
 FAILED = 1
 USAGE = 2

@@ -6,8 +6,6 @@ import importlib.util
 
 from dcfast.errors import MissingDependencyError
 
-__all__ = ["require_library"]
-
 
 def require_library(name: str, user: str, how: str = "pip install 'dcfast[run]'") -> None:
     """MissingDependencyError where a module cannot be found, without importing it.

@@ -7,27 +7,12 @@ A field that ``option`` makes holds its help, its bounds and how its text is rea
 from __future__ import annotations
 
 import argparse
+import copy
 import difflib
-import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, TypeVar
-
-from dcfast.process.parser import ArgumentParser
-
-__all__ = [
-    "Option",
-    "add_options",
-    "check_options",
-    "given_options",
-    "made_of",
-    "one_of",
-    "option",
-    "option_names",
-    "option_parsers",
-    "option_table",
-]
 
 _KEY = "dcfast option"
 _LARGEST = str((1 << 63) - 1)  # of 64 bits; nobody knows it by its digits
@@ -38,34 +23,24 @@ T = TypeVar("T")
 class Option:
     """What a command line says of a field, beside its name, type and default.
 
-    Attributes:
-        help: what it is, without its default.
-        flags: its spellings; none: ``--`` and the name. Of a field that is True by default, the one that turns it off;
-            the name itself where it is given by its place.
-        metavar: stands for the value in the help.
-        usual: the default in words, where the field's own says nothing.
-        choices: all values there are.
-        least, most: bounds of a number; one with ``most`` has both.
-        parse: a word -> the value; by default what the field's type makes of it.
-        gather: for an option of several words: all of them -> the value.
-        append: may be given several times; each adds a value to a list.
-        required: has to be given.
+    ``flags`` are its spellings; none: ``--`` and the name. Of a field that is True by default, the one that turns it
+    off; the name itself where it is given by its place.
     """
 
-    help: str
+    help: str  # what it is, without its default
     flags: tuple[str, ...] = ()
-    metavar: str = ""
-    usual: str = ""
-    choices: tuple[str, ...] = ()
+    metavar: str = ""  # stands for the value in the help
+    usual: str = ""  # the default in words, where the field's own says nothing
+    choices: tuple[str, ...] = ()  # all values there are
     least: float | None = None
-    most: float | None = None
-    parse: Callable[[str], Any] | None = None
-    gather: Callable[[list[str]], Any] | None = None
-    append: bool = False
-    required: bool = False
+    most: float | None = None  # of a number; it has least as well
+    parse: Callable[[str], object] | None = None  # a word -> the value; by default what the field's type makes of it
+    gather: Callable[[list[str]], object] | None = None  # of an option of several words: all of them -> the value
+    append: bool = False  # may be given several times; each adds a value to a list
+    required: bool = False  # has to be given
 
 
-def option(default: Any, help: str | Option, **how: Any) -> Any:
+def option(default: T, help: str | Option, **how: Any) -> T:  # Any: checked by Option
     """A dataclass field that is an option.
 
     Args:
@@ -74,7 +49,7 @@ def option(default: Any, help: str | Option, **how: Any) -> Any:
     """
     metadata = {_KEY: help if isinstance(help, Option) else Option(help, **how)}
     if isinstance(default, (list, dict)):
-        return field(default_factory=default.copy, metadata=metadata)
+        return field(default_factory=lambda: copy.copy(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
@@ -83,9 +58,9 @@ class _Declared:
     """A field of a dataclass that is an option."""
 
     name: str
-    kind: Any
+    kind: type
     may_be_none: bool
-    default: Any
+    default: object
     option: Option
 
     @property
@@ -104,37 +79,26 @@ class _Declared:
 
     @property
     def help(self) -> str:
-        usual = self.option.usual
+        usual, text = self.option.usual, self.option.help
         if not usual and self.default not in (None, [], {}, "") and not isinstance(self.default, bool):
             usual = f"{self.default}"
-        choices = (
-            f"{'; ' if self.option.help else ''}one of {', '.join(self.option.choices)}" if self.option.choices else ""
-        )
-        told = " (required)" if self.option.required else f" (default {usual})" if usual else ""
-        return f"{self.option.help}{choices}{told}"
+        if self.option.choices:
+            text += f"{'; ' if text else ''}one of {', '.join(self.option.choices)}"
+        return text + (" (required)" if self.option.required else f" (default {usual})" if usual else "")
 
 
 def _declared(kind: type, names: Iterable[str] | None = None) -> Iterator[_Declared]:
     hints = typing.get_type_hints(kind)
-    wanted = None if names is None else set(names)
+    chosen = None if names is None else set(names)
     for f in fields(kind):
-        if _KEY in f.metadata and (wanted is None or f.name in wanted):
-            hint = hints[f.name]
-            may_be_none = type(None) in typing.get_args(hint)
-            yield _Declared(f.name, _without_none(hint), may_be_none, _default(f), f.metadata[_KEY])
-
-
-def _default(f: Field[Any]) -> Any:
-    if f.default_factory is not MISSING:
-        return f.default_factory()
-    return None if f.default is MISSING else f.default
-
-
-def _without_none(kind: Any) -> Any:
-    if isinstance(kind, types.UnionType):
-        rest = [part for part in typing.get_args(kind) if part is not type(None)]
-        return rest[0] if len(rest) == 1 else kind
-    return kind
+        if _KEY in f.metadata and (chosen is None or f.name in chosen):
+            types = [part for part in typing.get_args(hints[f.name]) if part is not type(None)]
+            may_be_none = type(None) in typing.get_args(hints[f.name])
+            only = types[0] if may_be_none and len(types) == 1 else hints[f.name]
+            default = None if f.default is MISSING else f.default
+            if f.default_factory is not MISSING:
+                default = f.default_factory()
+            yield _Declared(f.name, only, may_be_none, default, f.metadata[_KEY])
 
 
 def option_names(kind: type) -> list[str]:
@@ -142,9 +106,9 @@ def option_names(kind: type) -> list[str]:
     return [declared.name for declared in _declared(kind)]
 
 
-def option_parsers(kind: type) -> dict[str, Callable[[str], Any] | None]:
+def option_parsers(kind: type) -> dict[str, Callable[[str], object] | None]:
     """Option -> what makes its value of a word, for those of one word; None where the type does."""
-    return {one.name: one.option.parse for one in _declared(kind) if not one.option.append}
+    return {declared.name: declared.option.parse for declared in _declared(kind) if not declared.option.append}
 
 
 def add_options(parser: argparse.ArgumentParser, kind: type, names: Iterable[str] | None = None) -> None:
@@ -153,25 +117,28 @@ def add_options(parser: argparse.ArgumentParser, kind: type, names: Iterable[str
     What is not given on the command line is not in the parsed arguments: ``given_options`` has the rest.
     """
     for declared in _declared(kind, names):
-        what = declared.option
-        how: dict[str, Any] = {"dest": declared.name, "default": argparse.SUPPRESS}
-        how["help"] = declared.help.replace("%", "%%")
+        what, text = declared.option, declared.help.replace("%", "%%")
         if declared.kind is bool:
-            how |= {"action": "store_const", "const": not declared.default}
+            action = parser.add_argument(
+                *declared.flags, action="store_const", const=not declared.default, default=argparse.SUPPRESS, help=text
+            )
         else:
-            how["type"] = what.parse or (declared.kind if declared.kind in (int, float) else str)
-            how["metavar"] = declared.metavar
-            if what.append:
-                how["action"] = "append"
-            elif what.gather is not None:
-                how |= {"nargs": "+", "type": str}
-        if not declared.flags[0].startswith("-"):  # a word by its place
-            del how["dest"]
-        parser.add_argument(*declared.flags, **how)
+            action = parser.add_argument(
+                *declared.flags,
+                action="append" if what.append else "store",
+                nargs="+" if what.gather is not None and not what.append else None,
+                type=what.parse or (declared.kind if declared.kind in (int, float) else str),
+                metavar=declared.metavar,
+                default=argparse.SUPPRESS,
+                help=text,
+            )
+        action.dest = declared.name
         if declared.kind is bool and (other := _opposite(declared)) is not None:
             # for a file of options that says otherwise: not in the help, where it would stand beside each
-            silent = {"action": "store_const", "const": declared.default, "help": argparse.SUPPRESS}
-            parser.add_argument(other, dest=declared.name, default=argparse.SUPPRESS, **silent)
+            action = parser.add_argument(
+                other, action="store_const", const=declared.default, default=argparse.SUPPRESS, help=argparse.SUPPRESS
+            )
+            action.dest = declared.name
 
 
 def _opposite(declared: _Declared) -> str | None:
@@ -180,38 +147,36 @@ def _opposite(declared: _Declared) -> str | None:
     return {f"--{name}": f"--no-{name}", f"--no-{name}": f"--{name}"}.get(declared.spelling)
 
 
-def given_options(arguments: argparse.Namespace, kind: type) -> dict[str, Any]:
+def given_options(arguments: argparse.Namespace, kind: type) -> dict[str, Any]:  # Any: of the fields' types
     """Field -> value of the options of a dataclass that a command line gave; ValueError where one makes no sense."""
-    found: dict[str, Any] = {}
+    given = {}
     for declared in _declared(kind):
         if hasattr(arguments, declared.name):
-            value = getattr(arguments, declared.name)
-            gather = declared.option.gather
-            found[declared.name] = value if gather is None else gather(value)
-    _check(kind, found, lambda declared: declared.spelling)
-    return found
+            value, gather = getattr(arguments, declared.name), declared.option.gather
+            given[declared.name] = value if gather is None else gather(value)
+    _check(kind, given, lambda declared: declared.spelling)
+    return given
 
 
-def made_of(kind: type[T], values: Mapping[str, Any], **others: Any) -> T:
+def made_of(kind: type[T], values: Mapping[str, Any], **others: object) -> T:
     """An instance of a dataclass from those of some values that are its options; ``others`` are its other fields.
 
     Raises:
         ValueError: one that is required is not there, or a value is out of its bounds.
     """
     required = (declared for declared in _declared(kind) if declared.option.required)
-    missing = [f"{one.spelling} {one.metavar}" for one in required if values.get(one.name) in (None, "", [])]
+    missing = [f"{o.spelling} {o.metavar}" for o in required if values.get(o.name) in (None, "", [])]
     if missing:
         raise ValueError(f"these have to be given: {', '.join(missing)}")
-    found = kind(**{name: values[name] for name in option_names(kind) if name in values}, **others)
-    check_options(found)
-    return found
+    made = kind(**{name: values[name] for name in option_names(kind) if name in values}, **others)
+    check_options(made)
+    return made
 
 
-def check_options(values: Any) -> None:
+def check_options(values: object) -> None:
     """ValueError where an option of a dataclass instance is out of its bounds; names it, its bounds and its value."""
     kind = type(values)
-    found = {name: getattr(values, name) for name in option_names(kind)}
-    _check(kind, found, lambda declared: declared.name)
+    _check(kind, {name: getattr(values, name) for name in option_names(kind)}, lambda declared: declared.name)
 
 
 def _check(kind: type, values: Mapping[str, Any], named: Callable[[_Declared], str]) -> None:
@@ -226,33 +191,16 @@ def _check(kind: type, values: Mapping[str, Any], named: Callable[[_Declared], s
         least, most = what.least, what.most
         # a NaN is neither
         if (least is not None and not value >= least) or (most is not None and not value <= most):
-            bound = (
-                f"at least {least}" if most is None else f"at most {most}" if least is None else f"{least} to {most}"
-            )
+            both = f"{least} to {most}"
+            bound = f"at least {least}" if most is None else f"at most {most}" if least is None else both
             raise ValueError(f"{named(declared)} must be {bound.replace(_LARGEST, '2^63 - 1')}; got {value}")
 
 
-def one_of(name: str, value: Any, known: Sequence[str]) -> None:
+def one_of(name: str, value: object, known: Sequence[str]) -> None:
     """ValueError where a value is none of those known; names the nearest."""
     if value not in known:
         if len(known) == 1:
             raise ValueError(f"{name} can only be {known[0]}; got {value}")
-        near = difflib.get_close_matches(str(value), known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        nearest = difflib.get_close_matches(str(value), known, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}{hint}")
-
-
-def option_table(parser: ArgumentParser) -> str:
-    """The options of a parser as a Markdown table: spellings, value, what it is."""
-    lines = ["| option | value | what it is |", "|---|---|---|"]
-    for action in parser._actions:
-        if action.help != argparse.SUPPRESS and not isinstance(action, argparse._HelpAction):
-            names = ", ".join(f"`{name}`" for name in action.option_strings)
-            several = {"+": " ...", "*": " ..."}.get(str(action.nargs), "")
-            value = f"{action.metavar}{several}" if action.nargs != 0 and action.metavar else ""
-            told = (action.help or "").replace("%%", "%").replace("|", "\\|")
-            spelt = (name.lstrip("-").replace("-", "_") for name in action.option_strings)
-            if action.option_strings and action.dest not in spelt and not action.option_strings[0].startswith("--no-"):
-                told += f"; in a file `{action.dest}`"
-            lines.append(f"| {names} | {value} | {told} |")
-    return "\n".join(lines)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dcfast.process.options import Option
 
-__all__ = ["DECODER", "DEVICE", "LOSS", "MOST_SEED", "PRECISION", "SEED", "UID_FROM"]
-
 MOST_SEED = (1 << 63) - 1
 
 DECODER = Option("of training; dali: whole batches", choices=("pil", "pil_reduced", "dali"))

@@ -18,21 +18,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
 
 from dcfast.process.exit_codes import interrupted
-
-__all__ = [
-    "POSTPONED",
-    "SAVE_SECONDS",
-    "Stopped",
-    "handlers_kept",
-    "passed_on",
-    "postponed",
-    "spawning",
-    "start_worker",
-    "stoppable",
-]
 
 GRACE_SECONDS = 2.0
 """How long a stopped command may take to close its files and end its workers by itself."""
@@ -41,10 +28,11 @@ SAVE_SECONDS = 25.0
 POSTPONED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 """What a training waits with until a checkpoint is saved; the first that came to any rank in this order."""
 _SIGNALS = (signal.SIGINT, *POSTPONED)
-_before_command: dict[int, Any] = {}
+Handler = Callable[[int, FrameType | None], object] | int | None
+_before_command: dict[int, Handler] = {}
 """The handlers that were there before a command that runs now; empty where none runs."""
 _grace: dict[int, float] = dict.fromkeys(_SIGNALS, GRACE_SECONDS)
-_hearers: list[Callable[[int], None]] = []
+_listeners: list[Callable[[int], None]] = []
 
 
 class Stopped(KeyboardInterrupt):
@@ -92,19 +80,19 @@ def _watched(line: str, signals: list[int]) -> Iterator[None]:
         _pass_on(number)
         raise Stopped(number)
 
-    received, told = os.pipe()
-    os.set_blocking(told, False)
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
     # one that is ignored stays so (nohup, a job in the background of a script), and one that is not Python's is left
     ours = [number for number in _SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
-    before: dict[int, Any] = {number: signal.signal(number, stop) for number in ours}
+    before: dict[int, Handler] = {number: signal.signal(number, stop) for number in ours}
     # a forked process takes the handlers from here: that of a command's start would end it instead of raising
     usual = signal.default_int_handler
     _before_command.update({n: usual if handler is interrupted else handler for n, handler in before.items()})
     usual_hook, sys.unraisablehook = sys.unraisablehook, _unraisable
-    earlier = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    earlier = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     ended = threading.Event()
     # set_wakeup_fd is written to by the C handler, even while the main thread is far from Python
-    watcher = threading.Thread(target=_watch, args=(received, ended, line), name="dcfast-stop", daemon=True)
+    watcher = threading.Thread(target=_watch, args=(read_end, ended, line), name="dcfast-stop", daemon=True)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # it inherits this: they are the main thread's
     watcher.start()
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -117,13 +105,13 @@ def _watched(line: str, signals: list[int]) -> Iterator[None]:
         _before_command.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
-        os.write(told, b"\0")  # ends the watcher, also where a forked process holds the pipe open
+        os.write(write_end, b"\0")  # ends the watcher, also where a forked process holds the pipe open
         watcher.join()
-        os.close(told)
-        os.close(received)
+        os.close(write_end)
+        os.close(read_end)
 
 
-def _unraisable(problem: Any) -> None:
+def _unraisable(problem: sys.UnraisableHookArgs) -> None:
     # a signal within a destructor is lost there; the watcher ends the process all the same
     if not isinstance(problem.exc_value, Stopped):
         sys.__unraisablehook__(problem)
@@ -136,16 +124,16 @@ def _after_fork() -> None:
         for number, handler in _before_command.items():
             signal.signal(number, handler)
         _before_command.clear()
-    _hearers.clear()
+    _listeners.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def _watch(received: int, ended: threading.Event, line: str) -> None:
+def _watch(read_end: int, ended: threading.Event, line: str) -> None:
     number = 0
     while number not in _SIGNALS:
-        number = os.read(received, 1)[0]
+        number = os.read(read_end, 1)[0]
         if number == 0:
             return
     if not ended.wait(_grace[number]):
@@ -167,7 +155,7 @@ def postponed(seconds: float = SAVE_SECONDS) -> Iterator[Callable[[], int | None
     Signals that are ignored, or that somebody else handles, are left alone; so are all outside of the main thread.
     """
     came: list[int] = []
-    before: dict[int, Any] = {}
+    before: dict[int, Handler] = {}
 
     def note(number: int, frame: FrameType | None) -> None:
         came.append(number)
@@ -201,25 +189,25 @@ def _granted(seconds: float, numbers: Iterable[int]) -> Iterator[None]:
 
 
 @contextmanager
-def passed_on(hearer: Callable[[int], None], seconds: float = SAVE_SECONDS) -> Iterator[None]:
+def passed_on(listener: Callable[[int], None], seconds: float = SAVE_SECONDS) -> Iterator[None]:
     """For the time of a block somebody hears of each signal as it comes: a process beside this one saves at once too.
 
     Args:
-        hearer: called with the signal, in the main thread, before anything else becomes of it.
+        listener: called with the signal, in the main thread, before anything else becomes of it.
         seconds: from SIGTERM until the process is ended, where a command runs: as for ``postponed``, and also where
             nothing is postponed here.
     """
-    _hearers.append(hearer)
+    _listeners.append(listener)
     try:
         with _granted(seconds, POSTPONED):
             yield
     finally:
-        _hearers.remove(hearer)
+        _listeners.remove(listener)
 
 
 def _pass_on(number: int) -> None:
-    for hearer in _hearers:
-        hearer(number)
+    for listener in _listeners:
+        listener(number)
 
 
 @contextmanager

@@ -15,8 +15,6 @@ import sys
 
 from dcfast.process.exit_codes import interrupted
 
-__all__ = ["begin"]
-
 
 def begin() -> None:
     """Called as the package begins to be imported. Does nothing in a process that is no command of dcfast."""
@@ -29,12 +27,12 @@ def begin() -> None:
 
 def _is_command() -> bool:
     """Whether this process was started as ``dcfast``, or is being started by ``python -m dcfast...``."""
-    words: list[str] = getattr(sys, "argv", None) or [""]
-    if words[0] == "-m":  # what Python puts there until the module's file is found
-        given: list[str] = sys.orig_argv
-        module = given[given.index("-m") + 1] if "-m" in given[:-1] else ""
+    arguments: list[str] = getattr(sys, "argv", None) or [""]
+    if arguments[0] == "-m":  # what Python puts there until the module's file is found
+        whole: list[str] = sys.orig_argv
+        module = whole[whole.index("-m") + 1] if "-m" in whole[:-1] else ""
         return module.partition(".")[0] == "dcfast"
-    return os.path.basename(words[0]) == "dcfast"
+    return os.path.basename(arguments[0]) == "dcfast"
 
 
 def _report(kind: type[BaseException], error: BaseException, trace: object) -> None:

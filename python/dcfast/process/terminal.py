@@ -10,8 +10,6 @@ import sys
 
 from dcfast.errors import printable
 
-__all__ = ["log_printably", "say"]
-
 
 def say(text: str, *, error: bool = False, end: str = "\n") -> None:
     """Prints a text as ``dcfast.errors.printable`` has it; ``error``: on standard error, at once."""

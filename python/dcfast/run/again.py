@@ -7,6 +7,7 @@ A manifest is published, so it holds the last part of each path alone. The whole
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -28,40 +29,42 @@ _EXPRESSIONS = ("filter", "compare")
 _WEIGHTS = (".pt", ".pth", ".bin", ".safetensors")
 
 
-def placed(config: Config, values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """The values of a manifest's settings with whole paths, those of the command line as they are.
+def placed(config: Config, settings: Settings, given: Collection[str]) -> Settings:
+    """The settings of a manifest with whole paths.
 
+    Args:
+        given: names of those that the command line gives, which are left as they are.
     Raises:
         ValueError: a path that nobody knows: neither the run's own settings nor the command line.
     """
-    whole = _whole(config)
-    found = {**values, **{name: value for name, value in whole.items() if name not in given and name in values}}
+    whole = {name: value for name, value in _whole(config).items() if name not in given and name in config.options}
+    settings = replace(settings, **whole)
     for name in _PLACES:
-        value = found.get(name)
-        if name not in given and value is not None and not os.path.isabs(value):
-            raise _lost(config, name, value)
+        place = getattr(settings, name)
+        if name not in given and place is not None and not os.path.isabs(place):
+            raise _lost(config, name, place)
     for name in _EXPRESSIONS:
-        text = found.get(name)
+        text = getattr(settings, name)
         if name in given or text in (None, NO_COMPARISON):
             continue
         for file in uid_files(text):
             if not os.path.isabs(file):
                 raise _lost(config, name, file)
-    for model in (found.get("features") or {}).values() if "features" not in given else ():
+    for model in (settings.features or {}).values() if "features" not in given else ():
         name, _, weights = model.partition(":")
         if (name == "local-dir" or weights.endswith(_WEIGHTS)) and not os.path.isabs(weights):
             raise _lost(config, "features", model)
-    return found
+    return settings
 
 
-def _whole(config: Config) -> dict[str, Any]:
+def _whole(config: Config) -> dict[str, Any]:  # a value of each setting's own type
     """What the run's own settings say of paths, where they are those of the manifest."""
-    beside = Path(config.path).parent / "state" / "settings.json"
-    if not beside.is_file():
+    own = Path(config.path).parent / "state" / "settings.json"
+    if not own.is_file():
         return {}
-    settings = asdict(read_settings(beside))
+    settings = asdict(read_settings(own))
     places = [settings[name] for name in _PLACES if isinstance(settings[name], str)]
-    published = without_places(settings, [str(beside.parents[1]), *places])
+    published = without_places(settings, [str(own.parents[1]), *places])
     names = (*_PLACES, *_EXPRESSIONS, "features")
     return {name: settings[name] for name in names if published[name] == config.options.get(name)}
 
@@ -74,13 +77,18 @@ def _lost(config: Config, name: str, value: str) -> ValueError:
     )
 
 
-def check_inputs(config: Config, settings: Settings, given: dict[str, Any]) -> None:
+def check_inputs(config: Config, settings: Settings, given: Collection[str]) -> None:
     """RunError where what a manifest's run read has changed since; what the command line gives is taken as it is."""
     noted = config.options.get("uid_hashes") or {}
     if not isinstance(noted, dict):
         raise ValueError(f"config file {config.path}: uid_hashes: expected an object; got {str(noted)[:200]!r}")
-    own: dict[str, Any] = {name: None for name in (*_EXPRESSIONS, "teacher_uids") if name in given}
-    for path, digest in (with_uid_hashes(replace(settings, **own)).uid_hashes or {}).items():
+    of_manifest = replace(
+        settings,
+        filter=None if "filter" in given else settings.filter,
+        compare=None if "compare" in given else settings.compare,
+        teacher_uids=None if "teacher_uids" in given else settings.teacher_uids,
+    )
+    for path, digest in (with_uid_hashes(of_manifest).uid_hashes or {}).items():
         if noted and digest not in noted.values():
             raise RunError(f"the uid file {path} holds other uids than in the run of manifest {config.path}")
     if settings.pool is not None and "pool" not in given:

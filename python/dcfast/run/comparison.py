@@ -9,9 +9,9 @@ from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from multiprocessing import get_context
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from dcfast.engine import Engine, LocalEngine, SinglesHere, open_engine
 from dcfast.engine.progress import Progress, Silent
@@ -23,9 +23,10 @@ from dcfast.rundir.branch import branch_settings, branch_stages, comparison_dir,
 from dcfast.rundir.claim import located
 from dcfast.rundir.run_dir import Run, Settings, open_run
 from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
+from dcfast.rundir.summaries import Summary
 from dcfast.stages import stage_steps
 from dcfast.stages.runner import run_stage
-from dcfast.stages.train import train_with
+from dcfast.stages.train import How, train_with
 
 __all__ = ["Comparison", "run_branch", "run_one"]
 
@@ -35,7 +36,7 @@ Say = Callable[[str], None]
 Show = Callable[..., Progress]
 
 
-def run_one(run: Run, engine: Engine, name: str, show: Show) -> dict[str, Any]:
+def run_one(run: Run, engine: Engine, name: str, show: Show) -> Summary:
     """Runs one stage where it belongs: trainings in this process, everything else on the engine."""
     if STAGE_TABLE[name].alone:
         if name != "teacher" and isinstance(engine, LocalEngine):
@@ -44,7 +45,7 @@ def run_one(run: Run, engine: Engine, name: str, show: Show) -> dict[str, Any]:
     return run_stage(run, engine, name, stage_steps(name), show)
 
 
-def _go_through(base: Run, branch: Run, engine: Engine, last: str, show: Show, say: Say) -> dict[str, Any]:
+def _go_through(base: Run, branch: Run, engine: Engine, last: str, show: Show, say: Say) -> dict[str, Summary]:
     branch.lock_settings(STAGES)
     link_base(base, branch)
     stages = branch_stages(branch)
@@ -67,7 +68,7 @@ def run_branch(
     overwrite: bool = False,
     quiet: bool = True,
     say: Say = lambda line: None,
-) -> dict[str, Any]:
+) -> dict[str, Summary]:
     """Filter, training and evaluation in ``out``, on what the run in ``base`` made up to decontamination.
 
     Args:
@@ -94,11 +95,11 @@ def run_branch(
 
 
 def _beside(
-    base: str, base_settings: Settings, out: str, settings: Settings, last: str, overwrite: bool, how: dict[str, Any]
-) -> dict[str, Any]:
+    base: str, base_settings: Settings, out: str, settings: Settings, last: str, overwrite: bool, how: How
+) -> dict[str, Summary]:
     """A branch in a process of its own."""
-    train_with(**how)
-    return run_branch(base, base_settings, out, settings, last=last, overwrite=overwrite)
+    with train_with(**how):
+        return run_branch(base, base_settings, out, settings, last=last, overwrite=overwrite)
 
 
 class Comparison:
@@ -121,8 +122,8 @@ class Comparison:
         self._say: Say = lambda line: say(f"compare {base.compare}: {line}")
         self._settings = branch_settings(base.settings, base.compare)
         self._pool: ProcessPoolExecutor | None = None
-        self._future: Future[dict[str, Any]] | None = None
-        self._hearing = ExitStack()
+        self._future: Future[dict[str, Summary]] | None = None
+        self._entered = ExitStack()
 
     def _fits_beside(self) -> bool:
         if not isinstance(self._engine, LocalEngine) or self._engine.workers < 2:
@@ -138,13 +139,13 @@ class Comparison:
         if not self._fits_beside():
             return
         threads = max(1, len(os.sched_getaffinity(0)) // 2)
-        how = train_with(threads=threads)
+        how = self._entered.enter_context(train_with(threads=threads))
         self._say(f"filter to {self._last}, at the same time")
         # spawn, not fork: the parent holds threads of torch
         self._pool = ProcessPoolExecutor(
             1, mp_context=get_context("spawn"), initializer=start_worker, initargs=(os.getpid(),)
         )
-        self._hearing.enter_context(passed_on(self._pass_on))
+        self._entered.enter_context(passed_on(self._pass_on))
         with spawning():
             self._future = self._pool.submit(
                 _beside,
@@ -157,7 +158,7 @@ class Comparison:
                 how,
             )
 
-    def _processes(self) -> list[Any]:
+    def _processes(self) -> list[SpawnProcess]:
         return list((getattr(self._pool, "_processes", None) or {}).values())
 
     def _pass_on(self, number: int) -> None:
@@ -166,7 +167,7 @@ class Comparison:
             for process in self._processes():
                 process.terminate()
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> dict[str, Summary]:
         """Its summaries, once it has ended; RunError where its process died, and whatever it raised."""
         if self._future is None:
             with open_run(self._place, self._settings, overwrite=self._overwrite) as branch:
@@ -188,9 +189,9 @@ class Comparison:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._entered.close()
         if self._pool is None:
             return
-        self._hearing.close()
         processes = self._processes()
         if isinstance(error, Stopped) and error.number != signal.SIGINT and self._future is not None:
             wait([self._future], timeout=SAVE_SECONDS)
@@ -198,4 +199,3 @@ class Comparison:
         if kind is not None:
             for process in processes:
                 process.kill()
-        train_with(threads=None)

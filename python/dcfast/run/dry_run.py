@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from dcfast.evaluate.tasks import compared_sets
 from dcfast.index.metadata import count_metadata_rows
@@ -29,12 +28,33 @@ WORLD_BYTES, WORLD_SECONDS = 1e4, 3.5e-3  # a pair of the built-in world
 FEATURES_SHARE, FEATURES_SHARE_ON_CPU, EVALUATE_SHARE = 0.3, 1.8, 0.02
 
 
-def _size(paths: list[str]) -> int:
-    return sum(os.path.getsize(p) for p in paths)
+@dataclass(frozen=True)
+class StagePlan:
+    """A stage: pieces, bytes read, bytes written at most, seconds."""
+
+    stage: str
+    pieces: int
+    read: int
+    write: int
+    seconds: float
 
 
-def plan(out: Path, settings: Settings, workers: int, stages: Sequence[str] = STAGES) -> dict[str, Any]:
-    """The plan as data: pool counts, and for each stage pieces, bytes read, bytes written at most, seconds.
+@dataclass(frozen=True)
+class Plan:
+    """Counts of the pool, what it costs on A100 GPUs where that is known, and the stages."""
+
+    shards: int
+    shard_bytes: int
+    metadata_files: int
+    metadata_rows: int
+    evalsets: int
+    gpu_hours: float | None
+    stages: list[StagePlan]
+    free_bytes: int
+
+
+def plan(out: Path, settings: Settings, workers: int, stages: Sequence[str] = STAGES) -> Plan | None:
+    """The plan as data; None where the built-in world has not been rendered yet.
 
     Args:
         stages: names of those that would run; of these, the ones that this run has are planned.
@@ -42,66 +62,38 @@ def plan(out: Path, settings: Settings, workers: int, stages: Sequence[str] = ST
     run = Run(Path(os.path.abspath(out)), settings)
     run.look_for_shards(stages[-1])
     if run.is_world and not run.has_summary("world"):
-        return {"world": True, "stages": [], "out": str(run.out)}
+        return None
     pool = run.pool
-    shard_bytes = _size([pool.shard_path(n) for n in pool.shards])
-    metadata_bytes = _size(pool.metadata)
-    rows = sum(count_metadata_rows(path) for path in pool.metadata)
-    eval_bytes = 0
-    evalsets = 0
-    if run.evalset_dir is not None:
-        found = compared_sets(run.evalset_dir)
-        evalsets, eval_bytes = len(found), _size([t for _, tars in found for t in tars])
-
-    def stage(name: str, pieces: int, read: int, write: int) -> dict[str, Any]:
-        return {
-            "stage": name,
-            "pieces": pieces,
-            "read": read,
-            "write": write,
-            "seconds": read / RATES.get(name, 1e9) / workers,
-        }
-
-    return {
-        "world": False,
-        "out": str(run.out),
-        "shards": len(pool.shards),
-        "shard_bytes": shard_bytes,
-        "metadata_files": len(pool.metadata),
-        "metadata_rows": rows,
-        "evalsets": evalsets,
-        "gpu_hours": _gpu_hours(run) if "train" in stages else None,
-        "stages": [
-            one
-            for one in _all_stages(run, stage, rows, shard_bytes, metadata_bytes, evalsets, eval_bytes)
-            if one["stage"] in stages
-        ],
-        "free_bytes": shutil.disk_usage(_existing(run.out)).free,
-    }
-
-
-def _all_stages(
-    run: Run,
-    stage: Callable[[str, int, int, int], dict[str, Any]],
-    rows: int,
-    shard_bytes: int,
-    metadata_bytes: int,
-    evalsets: int,
-    eval_bytes: int,
-) -> list[dict[str, Any]]:
-    segments, groups = len(run.pool.segments()), len(run.pool.metadata_groups())
-    outputs = rows // run.settings.shard_size
-    return [
-        stage("index", segments + 1, shard_bytes, 100 * rows),
-        stage("signatures", segments + evalsets, shard_bytes + eval_bytes, 40 * rows),
-        *_features(run, segments, groups, shard_bytes, rows),
-        stage("decontaminate", segments + 2, 64 * rows, 0),
-        stage("filter", 2 * groups + segments + 4, metadata_bytes, 90 * rows),
-        stage("reshard", segments + outputs + 2, shard_bytes, shard_bytes),
-        stage("verify", outputs + 1, 2 * shard_bytes, 0),
-        *_training(run, evalsets, eval_bytes),
-        stage("report", 1, 0, 2_000_000),
+    shard_bytes = pool.bytes_of(pool.shards)
+    rows = sum(map(count_metadata_rows, pool.metadata))
+    sets = [] if run.evalset_dir is None else [tars for _, tars in compared_sets(run.evalset_dir)]
+    eval_bytes = sum(os.path.getsize(tar) for tars in sets for tar in tars)
+    segments, groups, outputs = len(pool.segments()), len(pool.metadata_groups()), rows // settings.shard_size
+    metadata_bytes = sum(map(os.path.getsize, pool.metadata))
+    on_disk = [
+        ("index", segments + 1, shard_bytes, 100 * rows),
+        ("signatures", segments + len(sets), shard_bytes + eval_bytes, 40 * rows),
+        ("decontaminate", segments + 2, 64 * rows, 0),
+        ("filter", 2 * groups + segments + 4, metadata_bytes, 90 * rows),
+        ("reshard", segments + outputs + 2, shard_bytes, shard_bytes),
+        ("verify", outputs + 1, 2 * shard_bytes, 0),
+        ("report", 1, 0, 2_000_000),
     ]
+    planned = [
+        *(StagePlan(*counts, counts[2] / RATES.get(counts[0], 1e9) / workers) for counts in on_disk),
+        *_features(run, segments, groups, shard_bytes, rows),
+        *_training(run, len(sets), eval_bytes),
+    ]
+    return Plan(
+        shards=len(pool.shards),
+        shard_bytes=shard_bytes,
+        metadata_files=len(pool.metadata),
+        metadata_rows=rows,
+        evalsets=len(sets),
+        gpu_hours=_gpu_hours(run) if "train" in stages else None,
+        stages=sorted((s for s in planned if s.stage in stages), key=lambda s: STAGES.index(s.stage)),
+        free_bytes=shutil.disk_usage(_existing(run.out)).free,
+    )
 
 
 def _trainings(run: Run) -> int:
@@ -126,34 +118,30 @@ def _samples_seen(run: Run) -> int:
     return run.settings.samples_seen or scale(run.settings.scale).samples_seen
 
 
-def _on_models(name: str, pieces: int, read: int, write: int, seconds: float) -> dict[str, Any]:
-    return {"stage": name, "pieces": pieces, "read": read, "write": write, "seconds": seconds}
-
-
-def _features(run: Run, segments: int, groups: int, shard_bytes: int, rows: int) -> list[dict[str, Any]]:
-    found = []
+def _features(run: Run, segments: int, groups: int, shard_bytes: int, rows: int) -> list[StagePlan]:
+    planned = []
     if run.asks_for("teacher"):
         seconds = SECONDS_A_SAMPLE_ON_CPU * RECIPE["samples_seen"]
-        found.append(_on_models("teacher", 1, 0, 100_000_000, seconds))
+        planned.append(StagePlan("teacher", 1, 0, 100_000_000, seconds))
     if run.asks_for("features"):
         size = 2 * rows * len(run.features) * 768 * 2
         models = len(set(run.features.values()))
         share = FEATURES_SHARE if scale(run.settings.scale).gpu_hours else FEATURES_SHARE_ON_CPU
         seconds = share * _seconds_a_sample(run) * rows * models
-        found.append(_on_models("features", segments + groups, shard_bytes, size, seconds))
-    return found
+        planned.append(StagePlan("features", segments + groups, shard_bytes, size, seconds))
+    return planned
 
 
-def _training(run: Run, evalsets: int, eval_bytes: int) -> list[dict[str, Any]]:
+def _training(run: Run, evalsets: int, eval_bytes: int) -> list[StagePlan]:
     times = _trainings(run)
     seconds = times * _seconds_a_sample(run) * _samples_seen(run)
-    found = []
+    planned = []
     if run.asks_for("train"):
-        found.append(_on_models("train", times, 0, 0, seconds))
+        planned.append(StagePlan("train", times, 0, 0, seconds))
     if run.asks_for("evaluate"):
         pieces, read = times * evalsets, times * eval_bytes
-        found.append(_on_models("evaluate", pieces, read, 0, EVALUATE_SHARE * seconds))
-    return found
+        planned.append(StagePlan("evaluate", pieces, read, 0, EVALUATE_SHARE * seconds))
+    return planned
 
 
 def _existing(path: Path) -> Path:
@@ -187,11 +175,11 @@ def describe(
         if not left:
             return f"plan for {os.path.abspath(out)}\nnothing is to be done: its {been}"
         return f"{describe(out, settings, workers, left)}\nalready done: {been}"
-    p = plan(out, settings, workers, stages)
+    planned = plan(out, settings, workers, stages)
     trains = "train" in stages
     run = Run(Path(os.path.abspath(out)), settings)
-    head = f"plan for {p['out']} (nothing is done)\nsettings: {json.dumps(asdict(settings), ensure_ascii=False)}"
-    if p["world"]:
+    head = f"plan for {run.out} (nothing is done)\nsettings: {json.dumps(asdict(settings), ensure_ascii=False)}"
+    if planned is None:
         n = run.world_spec.rows
         others = ", ".join(name for name in stages if name != "world")
         then = f"then {others}" if others else "and nothing else"
@@ -203,18 +191,18 @@ def describe(
         )
     lines = [
         head,
-        f"pool: {p['shards']:,} shards ({_amount(p['shard_bytes'])}), {p['metadata_files']:,} metadata files, "
-        f"{p['metadata_rows']:,} rows; {p['evalsets']} evaluation sets; {workers} workers",
+        f"pool: {planned.shards:,} shards ({_amount(planned.shard_bytes)}), {planned.metadata_files:,} metadata files, "
+        f"{planned.metadata_rows:,} rows; {planned.evalsets} evaluation sets; {workers} workers",
         f"{'stage':<15}{'pieces':>9}{'reads':>12}{'writes at most':>16}{'about':>10}",
     ]
     lines += [
-        f"{s['stage']:<15}{s['pieces']:>9,}{_amount(s['read']):>12}{_amount(s['write']):>16}{_time(s['seconds']):>10}"
-        for s in p["stages"]
+        f"{s.stage:<15}{s.pieces:>9,}{_amount(s.read):>12}{_amount(s.write):>16}{_time(s.seconds):>10}"
+        for s in planned.stages
     ]
-    total = sum(s["seconds"] for s in p["stages"])
-    hours = p["gpu_hours"]
+    total = sum(s.seconds for s in planned.stages)
+    hours = planned.gpu_hours
     cost = f"{_trainings(run)} trainings" if trains and _trainings(run) else "no training in this plan, 0 GPU-hours"
     if hours:
         cost += f", about {hours:,.0f} A100 GPU-hours (times are those of one GPU)"
-    lines.append(f"in all about {_time(total)}; {cost}; free on the disk: {_amount(p['free_bytes'])}")
+    lines.append(f"in all about {_time(total)}; {cost}; free on the disk: {_amount(planned.free_bytes)}")
     return "\n".join(lines)

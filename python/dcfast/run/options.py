@@ -66,16 +66,16 @@ def _about(stage: str | None) -> tuple[str, str, str]:
         return "python -m dcfast.run", whole, docs
     before = STAGES[: STAGES.index(stage)]
     row = STAGE_TABLE[stage]
-    words = f"One stage of a run: {row.does}."
+    description = f"One stage of a run: {row.does}."
     if before:
-        words += f" What the run asks for of these must be done before: {', '.join(before)}."
+        description += f" What the run asks for of these must be done before: {', '.join(before)}."
     if row.program:
-        words += (
+        description += (
             f" With {' or '.join(row.program_options)} it is the program {row.program}, without a run directory: "
             f"python -m {row.program} --help lists its options."
         )
-    words += " Give the options of the run: they are what makes the directory --out the same run."
-    return f"dcfast {stage}", words, docs
+    description += " Give the options of the run: they are what makes the directory --out the same run."
+    return f"dcfast {stage}", description, docs
 
 
 def parser(stage: str | None = None) -> argparse.ArgumentParser:
@@ -100,9 +100,9 @@ def options_of(args: argparse.Namespace) -> tuple[RunOptions, Settings]:
     given = {**given_options(args, RunOptions), **given_options(args, Settings)}
     config = config_of(args)
     values = given if config is None else {**config_values(config, RunOptions, Settings), **given}
-    if config is not None and config.manifest is not None:
-        values = placed(config, values, given)
     how, settings = made_of(RunOptions, values), made_of(Settings, values)
+    if config is not None and config.manifest is not None:
+        settings = placed(config, settings, given)
     check_settings(settings)
     settings = located(settings)
     if config is not None and config.manifest is not None:

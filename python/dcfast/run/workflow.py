@@ -30,6 +30,7 @@ from dcfast.rundir.branch import comparison_dir
 from dcfast.rundir.claim import differences, read_settings
 from dcfast.rundir.run_dir import Run, Settings, check_out, open_run
 from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
+from dcfast.rundir.summaries import EvaluateSummary, FilterSummary, Summary
 from dcfast.stages.train import train_with
 
 __all__ = [
@@ -71,7 +72,7 @@ def _check_earlier(run: Run, first: str) -> None:
     """RunError where a stage before the first that is asked for has not been run, or would have to be run again."""
     earlier = [name for name in STAGES[: STAGES.index(first)] if run.asks_for(name)]
     for name in earlier:
-        run.summary(name)  # RunError says which stage is missing
+        run.check_done(name)
     path = run.summary_path("settings")
     if earlier and (not path.exists() or differences(read_settings(path), run.settings)):
         raise RunError(
@@ -93,7 +94,7 @@ def run(
     save_every_minutes: float = 10.0,
     quiet: bool = True,
     say: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
+) -> dict[str, Summary]:
     """Runs the stages from ``first`` to ``last`` in a run directory, and the comparison run where there is one.
 
     Args:
@@ -106,7 +107,8 @@ def run(
         quiet: no progress on standard error.
         say: is given a line when a stage begins.
     Returns:
-        stage -> its summary, for the stages that ran; ``compare`` -> those of the comparison run.
+        stage -> its summary (``dcfast.rundir.summaries``), for the stages that ran; ``compare/STAGE`` -> those of the
+        comparison run.
     Raises:
         DcfastError, ValueError, OSError: what went wrong, in words; the run can be resumed after it is mended.
     """
@@ -114,18 +116,17 @@ def run(
     check_settings(chosen)
     check_engine(engine, workers)  # before the directory is claimed
     check_one_process()
-    train_with(save_every_minutes=save_every_minutes)
     if chosen.pool is None and chosen.scale != "tiny":
         raise RunError(f"scale {chosen.scale} needs a pool (--pool DIR); the built-in world is for scale tiny alone")
     show = Silent if quiet else Progress
-    with open_run(out, chosen, overwrite=overwrite) as current:
+    with open_run(out, chosen, overwrite=overwrite) as current, train_with(save_every_minutes=save_every_minutes):
         current.look_for_shards(last)
         stages = _selected(current, first, last)
         check_device(current, stages)
         check_stages(current, stages)
         _check_earlier(current, stages[0])  # before the directory is claimed
         current.lock_settings(STAGES)
-        summaries: dict[str, Any] = {}
+        summaries: dict[str, Summary] = {}
         trains = [stage for stage in stages if stage in ("train", "evaluate")]
         with open_engine(engine, workers, ray_address) as pieces, ExitStack() as stack:
             for name in stages:
@@ -139,13 +140,13 @@ def run(
                     write_manifest(current)  # the report shows it
                 summaries[name] = run_one(current, pieces, name, show)
                 if trains and name == trains[-1] and comparison_dir(current) is not None:
-                    summaries["compare"] = other.finish()
+                    summaries |= {f"compare/{its}": summary for its, summary in other.finish().items()}
         if stages[-1] != "world":
             write_manifest(current)
         return summaries
 
 
-def stage(name: str, out: str | os.PathLike[str], settings: Settings | None = None, **options: Any) -> dict[str, Any]:
+def stage(name: str, out: str | os.PathLike[str], settings: Settings | None = None, **options: Any) -> Summary:
     """Runs one stage of a run directory, whose earlier stages are done; returns its summary.
 
     Args:
@@ -154,7 +155,7 @@ def stage(name: str, out: str | os.PathLike[str], settings: Settings | None = No
     Raises:
         RunError: an earlier stage has not been run.   ValueError: no such stage.
     """
-    return dict(run(out, settings, first=name, last=name, **options)[name])
+    return run(out, settings, first=name, last=name, **options)[name]
 
 
 # each stage as a function of (out, settings, **options); see ``stage``
@@ -172,18 +173,18 @@ evaluate = partial(stage, "evaluate")
 report = partial(stage, "report")
 
 
-def _closing_lines(out: Path, summaries: dict[str, Any]) -> list[str]:
+def _closing_lines(out: Path, summaries: dict[str, Summary]) -> list[str]:
     lines = []
-    if "filter" in summaries:
-        chosen = summaries["filter"]
-        passing = f"{chosen['subset_metadata']:,} of {chosen['metadata_rows']:,} metadata rows pass the filter"
+    chosen = summaries.get("filter")
+    if isinstance(chosen, FilterSummary):
+        passing = f"{chosen.subset_metadata:,} of {chosen.metadata_rows:,} metadata rows pass the filter"
         lines.append(f"{passing} (subset_metadata.npy)")
-        if chosen["fates"]:
-            lines.append("fates: " + ", ".join(f"{n:,} {name}" for name, n in chosen["fates"].items()))
+        if chosen.fates:
+            lines.append("fates: " + ", ".join(f"{n:,} {name}" for name, n in chosen.fates.items()))
     for name in ("index", "signatures", "features", "filter", "train", "evaluate"):
-        lines += [f"note: {note}" for note in summaries.get(name, {}).get("notes", [])]
-    if "filter" in summaries and (damaged := summaries["filter"]["damaged_shards"]):
-        lines.append(f"damaged shards: {damaged} (quarantine.parquet names each with its offset)")
+        lines += [f"note: {note}" for note in getattr(summaries.get(name), "notes", ())]
+    if isinstance(chosen, FilterSummary) and chosen.damaged_shards:
+        lines.append(f"damaged shards: {chosen.damaged_shards} (quarantine.parquet names each with its offset)")
     lines += _score_lines(out, summaries)
     if "report" in summaries:
         lines.append(f"report: {out / 'report.html'}")
@@ -192,20 +193,21 @@ def _closing_lines(out: Path, summaries: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _failed_sets(summaries: dict[str, Any]) -> list[str]:
+def _failed_sets(summaries: dict[str, Summary]) -> list[str]:
     """The evaluation sets that could not be scored, in this run and the one beside it, in words."""
-    found = []
-    for name, of_run in (("", summaries), ("compare: ", summaries.get("compare", {}))):
-        for key, reason in of_run.get("evaluate", {}).get("failed", {}).items():
-            found.append(f"{name}evaluation set {key} could not be scored: {reason}")
-    return found
+    return [
+        f"{'compare: ' if name.startswith('compare/') else ''}evaluation set {key} could not be scored: {reason}"
+        for name, summary in summaries.items()
+        if isinstance(summary, EvaluateSummary)
+        for key, reason in summary.failed.items()
+    ]
 
 
-def _score_lines(out: Path, summaries: dict[str, Any]) -> list[str]:
+def _score_lines(out: Path, summaries: dict[str, Summary]) -> list[str]:
     if "evaluate" not in summaries:
         return []
     rows = [("this run", out)]
-    if "compare" in summaries:
+    if any(name.startswith("compare/") for name in summaries):
         rows += [(f"compare {p.name}", p) for p in sorted((out / "compare").iterdir()) if p.is_dir()]
     lines = []
     for name, place in rows:
@@ -214,11 +216,11 @@ def _score_lines(out: Path, summaries: dict[str, Any]) -> list[str]:
             lines.append(f"{name}: no mean score: {', '.join(scores.failed)} could not be scored")
         elif scores.mean is not None:
             lines.append(f"{name}: mean score {scores.mean:.4f} over {len(scores.tasks)} evaluation sets")
-            seen = read_leaked(place, None)
-            if seen is None:
+            leaked = read_leaked(place, None)
+            if leaked is None:
                 lines.append("  whether it trained on copies of evaluation pictures was not checked")
-            elif seen.samples:
-                lines.append(f"  it trained on {seen.words}, so its scores on these sets say little (see the report)")
+            elif leaked.samples:
+                lines.append(f"  it trained on {leaked.words}, so its scores on these sets say little (see the report)")
     return lines
 
 

@@ -38,9 +38,9 @@ def slug(text: str) -> str:
 
     Expressions that differ in more than punctuation have different names; one that is cut ends in its hash.
     """
-    words = text.replace("~", " not ").replace("|", " or ").replace("=", " ")
-    name = re.sub(r"[^A-Za-z0-9._]+", "-", words).strip("-.") or "filter"
-    if len(name) <= LONGEST_SLUG and not words.count('"'):
+    spelled = text.replace("~", " not ").replace("|", " or ").replace("=", " ")
+    name = re.sub(r"[^A-Za-z0-9._]+", "-", spelled).strip("-.") or "filter"
+    if len(name) <= LONGEST_SLUG and not spelled.count('"'):
         return name
     return f"{name[: LONGEST_SLUG - 9].rstrip('-.')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
@@ -103,16 +103,16 @@ def link_base(base: Run, target: Run, upto: str = "decontaminate") -> int:
     if upto not in SHARED:
         raise ValueError(f"upto must be one of {', '.join(SHARED)}; got {upto!r}")
     linked = 0
-    wanted: set[Path] = set()
+    kept: set[Path] = set()
     places: list[str] = []
     for stage in list(SHARED)[: list(SHARED).index(upto) + 1]:
         if not base.asks_for(stage):
             continue
-        base.summary(stage)  # RunError where it is missing
+        base.check_done(stage)
         places += [*SHARED[stage], f"state/{stage}", f"state/{stage}.json"]
     for source in _files(base.out, places):
         name = source.relative_to(base.out)
-        wanted.add(name)
+        kept.add(name)
         place = target.out / name
         try:
             if _same(source.stat(), place.stat()):
@@ -123,7 +123,7 @@ def link_base(base: Run, target: Run, upto: str = "decontaminate") -> int:
             raise RunError(f"{place} is a directory, where a file of {base.out} belongs; remove {target.out}")
         _link(source, place)
         linked += 1
-    for stale in [path for path in _files(target.out, places) if path.relative_to(target.out) not in wanted]:
+    for stale in [path for path in _files(target.out, places) if path.relative_to(target.out) not in kept]:
         stale.unlink()  # the base no longer has it
     if linked:
         fsync_dir(target.out)

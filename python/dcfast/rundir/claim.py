@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from dcfast.filters.files import move_files, uid_files
 from dcfast.rundir.settings import NO_COMPARISON, Settings
@@ -32,18 +31,23 @@ def located(settings: Settings, place: Callable[[str], str] = real) -> Settings:
     Raises:
         FilterError: an expression cannot be read.
     """
-    changed: dict[str, Any] = {}
-    for name in _PLACES:
-        value = getattr(settings, name)
-        if value is not None:
-            changed[name] = place(value)
-    for name in _EXPRESSIONS:
-        text = getattr(settings, name)
-        if text is not None and text != NO_COMPARISON:
-            changed[name] = move_files(text, place)
-    if settings.features:
-        changed["features"] = {prefix: _model(text, place) for prefix, text in settings.features.items()}
-    return replace(settings, **changed)
+
+    def moved(path: str | None) -> str | None:
+        return None if path is None else place(path)
+
+    def rewritten(expression: str | None) -> str | None:
+        return expression if expression is None or expression == NO_COMPARISON else move_files(expression, place)
+
+    features = settings.features
+    return replace(
+        settings,
+        pool=moved(settings.pool),
+        evalsets=moved(settings.evalsets),
+        teacher_uids=moved(settings.teacher_uids),
+        filter=rewritten(settings.filter),
+        compare=rewritten(settings.compare),
+        features=features and {prefix: _model(text, place) for prefix, text in features.items()},
+    )
 
 
 def _model(text: str, place: Callable[[str], str]) -> str:
@@ -98,14 +102,14 @@ def read_settings(path: Path) -> Settings:
 def differences(before: Settings, now: Settings) -> list[str]:
     """In words, what makes ``now`` (with hashes) another run than ``before``; empty where it is the same."""
     there, here = asdict(located(before)), asdict(located(now))
-    found = [
+    changes = [
         f"{name}: {getattr(before, name)!r} there, {value!r} now"
         for name, value in here.items()
         if name != "uid_hashes" and there[name] != value
     ]
     known, seen = before.uid_hashes or {}, now.uid_hashes or {}
     changed = [path for path in seen if known.get(path, seen[path]) != seen[path]]
-    return [*found, *(f"the uid file {path} holds other uids than it did" for path in changed)]
+    return [*changes, *(f"the uid file {path} holds other uids than it did" for path in changed)]
 
 
 def kept_spelling(before: Settings, now: Settings) -> Settings:

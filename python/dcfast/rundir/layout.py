@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dcfast.rundir.stage_table import STAGE_TABLE
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = [
     "CODE_SHIFT",
@@ -59,7 +62,7 @@ EVIDENCE_TABLE = "contamination"
 """The table of pool images that are evaluation images."""
 
 
-def evidence_schema() -> Any:
+def evidence_schema() -> pa.Schema:
     """Columns of ``contamination.parquet``."""
     import pyarrow as pa
 
@@ -111,7 +114,7 @@ FATES = ("kept", "dropped", "quarantined", "missing", "unlisted")
 KEPT, DROPPED, QUARANTINED, MISSING, UNLISTED = range(5)
 
 
-def fate_schema() -> Any:
+def fate_schema() -> pa.Schema:
     """Columns of ``fates.parquet``; ``quarantine.parquet`` has the same less ``fate``."""
     import pyarrow as pa
 

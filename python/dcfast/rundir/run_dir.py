@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from dcfast.errors import RunError
 from dcfast.index.pool import Pool, group_files, lacks_shards
@@ -16,7 +16,7 @@ from dcfast.rundir.claim import differences, kept_spelling, located, read_settin
 from dcfast.rundir.layout import FEATURE_METADATA, OWN_FOLDERS
 from dcfast.rundir.settings import NO_COMPARISON, TEACHER, Settings
 from dcfast.rundir.stage_table import STAGE_TABLE
-from dcfast.rundir.summaries import equals_json, load_object
+from dcfast.rundir.summaries import SUMMARIES, DecontaminateSummary, Summary, equals_json, read_summary
 from dcfast.storage.atomic import remove_leftovers, write_json
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, absolute, make_directory, not_left_empty
@@ -24,6 +24,7 @@ from dcfast.world import WorldSpec
 
 __all__ = ["Run", "Settings"]
 
+T = TypeVar("T", bound=Summary)
 SHARDS_AT_ONCE = 16
 """Whose samples a piece decides about: some hundred thousand rows, at about 150 bytes each."""
 
@@ -65,11 +66,6 @@ class Run:
     @cached_property
     def pool(self) -> Pool:
         return Pool.open(self.pool_dir, self.settings.uid_from, metadata_only=self.metadata_only)
-
-    @property
-    def uid_rule(self) -> dict[str, str]:
-        """For the arguments of pieces that read uids: nothing for those of the json, which every piece takes it for."""
-        return {} if self.settings.uid_from == "json" else {"uid_from": self.settings.uid_from}
 
     @property
     def features(self) -> dict[str, str]:
@@ -135,12 +131,23 @@ class Run:
     def summary_path(self, stage: str) -> Path:
         return self.out / "state" / f"{stage}.json"
 
-    def summary(self, stage: str) -> dict[str, Any]:
+    def summary(self, kind: type[T]) -> T:
         """What a finished stage recorded; RunError where it has not been run, CorruptDataError where it was altered."""
         try:
-            return load_object(self.summary_path(stage), stage)
+            return read_summary(self.summary_path(kind.stage), kind)
         except FileNotFoundError:
-            raise RunError(f"{self.out}: stage {stage} has not been run yet; run it first (or drop --from)") from None
+            raise RunError(
+                f"{self.out}: stage {kind.stage} has not been run yet; run it first (or drop --from)"
+            ) from None
+
+    def check_done(self, stage: str) -> None:
+        """Raises what ``summary`` raises of a stage."""
+        self.summary(SUMMARIES[stage])
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether decontamination has looked for copies of evaluation images."""
+        return self.has_summary("decontaminate") and self.summary(DecontaminateSummary).available
 
     def has_summary(self, stage: str) -> bool:
         return self.summary_path(stage).exists()

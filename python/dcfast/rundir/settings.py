@@ -20,20 +20,20 @@ NO_COMPARISON = "none"
 
 def _features(words: list[str]) -> dict[str, str]:
     """``["l14=ViT-L-14:openai"]`` as prefix -> model; ``["none"]`` is {}."""
-    found: dict[str, str] = {}
+    models: dict[str, str] = {}
     for text in words if words != ["none"] else ():
         prefix, sign, model = text.partition("=")
         if not sign or not prefix or not model:
             raise ValueError(f"--features takes PREFIX=MODEL, e.g. l14=ViT-L-14:openai, or none; got {text!r}")
-        if prefix in found:
+        if prefix in models:
             raise ValueError(f"--features: {prefix} is given twice")
-        found[prefix] = model
-    return found
+        models[prefix] = model
+    return models
 
 
 def _world(words: list[str]) -> dict[str, float]:
     """``["rows=3200"]`` as changes to the world's specification."""
-    found: dict[str, float] = {}
+    changes: dict[str, float] = {}
     for text in words:
         name, _, value = text.partition("=")
         try:
@@ -42,8 +42,8 @@ def _world(words: list[str]) -> dict[str, float]:
             number = None
         if not isinstance(number, (int, float)) or not math.isfinite(number):
             raise ValueError(f"--world takes NAME=NUMBER, e.g. rows=3200; got {text!r}")
-        found[name] = number
-    return found
+        changes[name] = number
+    return changes
 
 
 @dataclass(frozen=True)

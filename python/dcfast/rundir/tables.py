@@ -10,16 +10,20 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from dcfast.engine.piece import Piece
+from dcfast.engine.piece import Nothing, Piece, piece
 from dcfast.storage.atomic import atomic_path, fsync_dir
 from dcfast.storage.listing import temporary_name
 from dcfast.storage.parquet import read_schema
 from dcfast.storage.parquet import read_table as read_file
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 __all__ = ["MAX_SINGLE_ROWS", "combine_parts", "part_path", "read_table", "table_parts", "table_writer"]
 
@@ -34,7 +38,7 @@ def part_path(table: str, number: int, group: str = "a") -> str:
 
 
 @contextmanager
-def table_writer(place: Path, schema: Any) -> Iterator[Any]:
+def table_writer(place: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
     """Arrow's writer of a table of some million rows, which are written in a third of the time that its defaults take.
 
     Args:
@@ -50,26 +54,23 @@ def table_writer(place: Path, schema: Any) -> Iterator[Any]:
             yield writer
 
 
-def combine(out: str, args: dict[str, Any]) -> dict[str, Any]:
+@piece(native=True)
+def combine(out: Path, table: str, parts: Sequence[str], rows: int) -> Nothing:
     """Piece: makes ``<table>.parquet`` of its parts, in their order."""
-    root = Path(out)
-    final = root / f"{args['table']}.parquet"
-    parts = [root / p for p in args["parts"]]
-    if args["rows"] <= MAX_SINGLE_ROWS:
-        schema = read_schema(parts[0])
+    final, files = out / f"{table}.parquet", [out / part for part in parts]
+    if rows <= MAX_SINGLE_ROWS:
+        schema = read_schema(files[0])
         if final.is_dir():  # it had more rows once
             shutil.rmtree(final)
         with table_writer(final, schema) as writer:
-            for part in (
-                parts if args["rows"] else ()
-            ):  # the quarantine of a whole pool: thousands of parts without a row
-                table = read_file(part)
-                if table.num_rows:
-                    writer.write_table(table)
-        return {"rows": args["rows"], "single": True}
-    staging = root / temporary_name(args["table"])
+            # the quarantine of a whole pool: thousands of parts without a row
+            for content in map(read_file, files if rows else ()):
+                if content.num_rows:
+                    writer.write_table(content)
+        return Nothing()
+    staging = out / temporary_name(table)
     staging.mkdir()
-    for part in parts:
+    for part in files:
         _link(part, staging / _linked(part))
     fsync_dir(staging)
     if final.is_dir():
@@ -77,8 +78,8 @@ def combine(out: str, args: dict[str, Any]) -> dict[str, Any]:
     else:
         final.unlink(missing_ok=True)
     os.replace(staging, final)
-    fsync_dir(root)
-    return {"rows": args["rows"], "single": False}
+    fsync_dir(out)
+    return Nothing()
 
 
 def _linked(part: str | Path) -> str:
@@ -95,20 +96,13 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def combine_parts(step: str, table: str, segments: int, rows: int, extra: tuple[str, ...] = ()) -> Piece:
+def combine_parts(step: str, table: str, segments: int, rows: int, extra: tuple[str, ...] = ()) -> Piece[Nothing]:
     """The piece that makes a table of the parts of all segments and then of ``extra`` parts."""
     parts = (*(part_path(table, n) for n in range(segments)), *extra)
-    return Piece(
-        step,
-        f"table-{table}",
-        "dcfast.rundir.tables:combine",
-        {"table": table, "parts": list(parts), "rows": rows},
-        inputs=parts,
-        outputs=(f"{table}.parquet",)
-        if rows <= MAX_SINGLE_ROWS
-        else tuple(f"{table}.parquet/{_linked(part)}" for part in parts),
-        native=True,
-    )
+    single = (f"{table}.parquet",)
+    outputs = single if rows <= MAX_SINGLE_ROWS else tuple(f"{table}.parquet/{_linked(part)}" for part in parts)
+    combined = combine.piece(step, f"table-{table}", inputs=parts, outputs=outputs)
+    return combined(table=table, parts=parts, rows=rows)
 
 
 def table_parts(path: Path) -> list[Path]:
@@ -118,7 +112,7 @@ def table_parts(path: Path) -> list[Path]:
     return [path] if path.exists() else []
 
 
-def read_table(path: str | os.PathLike[str], columns: list[str] | None = None) -> Any:
+def read_table(path: str | os.PathLike[str], columns: list[str] | None = None) -> pa.Table:
     """The whole table, of a file or of a directory of parts in their order. For small tables and tests."""
     import pyarrow as pa
 

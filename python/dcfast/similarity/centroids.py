@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +38,7 @@ __all__ = [
 ITERATIONS = 20
 """DataComp's number of iterations."""
 Metric = Literal["inner_product", "l2"]
-Floats = npt.NDArray[np.floating[Any]]
+Floats = npt.NDArray[np.floating]
 
 _FRACTION_BITS = 24  # the smallest float16 is 2^-24
 _MAX_VALUE = 2.0  # of a coordinate of a unit vector, with room for rounding; keeps 2^38 points within 64 bits
@@ -81,7 +81,9 @@ def _tiles(device: str) -> tuple[int, int]:
     return _TILE["cuda" if device.startswith("cuda") else "cpu"]
 
 
-def _best(tile: torch.Tensor, centres: torch.Tensor, offset: torch.Tensor, width: int) -> Any:
+def _best(
+    tile: torch.Tensor, centres: torch.Tensor, offset: torch.Tensor, width: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(values, indices) of the highest ``tile @ centres.T - offset``; ties go to the lowest index."""
     import torch
 
@@ -90,9 +92,9 @@ def _best(tile: torch.Tensor, centres: torch.Tensor, offset: torch.Tensor, width
     for begin in range(0, len(centres), width):
         scores = tile @ centres[begin : begin + width].T
         scores -= offset[begin : begin + width]
-        found, place = scores.max(dim=1)
-        better = found > value
-        value = torch.where(better, found, value)
+        highest, place = scores.max(dim=1)
+        better = highest > value
+        value = torch.where(better, highest, value)
         index = torch.where(better, place + begin, index)
     return value, index
 
@@ -148,7 +150,7 @@ class NearestCentroids:
         """
         self._centroids, self._device = np.asarray(centroids, np.float32), device
         self._offset = None if metric == "inner_product" else _offsets(self._centroids, metric)
-        self._limit: Callable[[], AbstractContextManager[Any]] = nullcontext
+        self._limit: Callable[[], AbstractContextManager[object]] = nullcontext
         if device != "cpu":
             import torch
 
@@ -164,14 +166,14 @@ class NearestCentroids:
         """(n,) int32 of (n, d) points, as ``nearest_centroids``."""
         _check(points, self._centroids)
         rows, width = _tiles(self._device)
-        nearest = self._nearest_here if self._device == "cpu" else self._nearest_there
+        nearest = self._nearest_on_cpu if self._device == "cpu" else self._nearest_on_device
         labels = np.full(len(points), -1, np.int32)
         with self._limit():
             for begin in range(0, len(points), rows):
                 labels[begin : begin + rows] = nearest(points[begin : begin + rows], width)
         return labels
 
-    def _nearest_here(self, points: Floats, width: int) -> Any:
+    def _nearest_on_cpu(self, points: Floats, width: int) -> npt.NDArray[np.int32]:
         tile = np.asarray(points, np.float32)
         value = np.full(len(tile), -np.inf, np.float32)
         index = np.zeros(len(tile), np.int32)
@@ -181,20 +183,21 @@ class NearestCentroids:
                 if self._offset is not None:
                     scores -= self._offset[begin : begin + width]
                 place = scores.argmax(axis=1)
-                found = scores[np.arange(len(tile)), place]
-                better = found > value
-                value[better], index[better] = found[better], place[better] + begin
-        usable = np.isfinite(tile).all(axis=1) & (tile != 0).any(axis=1)
-        return np.where(usable, index, -1)
+                highest = scores[np.arange(len(tile)), place]
+                better = highest > value
+                value[better], index[better] = highest[better], place[better] + begin
+        index[~(np.isfinite(tile).all(axis=1) & (tile != 0).any(axis=1))] = -1
+        return index
 
-    def _nearest_there(self, points: Floats, width: int) -> Any:
+    def _nearest_on_device(self, points: Floats, width: int) -> npt.NDArray[np.int32]:
         import torch
 
         with torch.inference_mode():
             tile = _load(points, self._device).float()
             index = _best(tile, self._on_device, self._offset_on_device, width)[1]
             usable = torch.isfinite(tile).all(dim=1) & (tile != 0).any(dim=1)
-            return torch.where(usable, index, -1).to(torch.int32).cpu().numpy()
+            labels: npt.NDArray[np.int32] = torch.where(usable, index, -1).to(torch.int32).cpu().numpy()
+            return labels
 
 
 def initial_centroids(blocks: Sequence[Floats], k: int, *, seed: int = 0) -> npt.NDArray[np.float32]:
@@ -213,8 +216,8 @@ def initial_centroids(blocks: Sequence[Floats], k: int, *, seed: int = 0) -> npt
     chosen = np.sort(np.random.Generator(np.random.Philox(seed)).choice(total, k, replace=False, shuffle=False))
     parts, begin = [], 0
     for block in blocks:
-        mine = chosen[(chosen >= begin) & (chosen < begin + len(block))] - begin
-        parts.append(np.asarray(block[mine], np.float32))
+        rows = chosen[(chosen >= begin) & (chosen < begin + len(block))] - begin
+        parts.append(np.asarray(block[rows], np.float32))
         begin += len(block)
     return np.concatenate(parts)
 
@@ -279,15 +282,15 @@ def kmeans_iteration(
                 sums.index_add_(0, index, whole)
                 counts += torch.bincount(index, minlength=k)
                 total += len(tile)
-    found = counts.cpu().numpy()
+    sizes = counts.cpu().numpy()
     updated = np.array(centroids, np.float64)
-    held = found > 0
-    updated[held] = sums.cpu().numpy()[held] / (found[held, None] * 2.0**_FRACTION_BITS)
-    _fill_empty(updated, found)
+    filled = sizes > 0
+    updated[filled] = sums.cpu().numpy()[filled] / (sizes[filled, None] * 2.0**_FRACTION_BITS)
+    _fill_empty(updated, sizes)
     if spherical:
         length = np.linalg.norm(updated, axis=1, keepdims=True)
         updated = np.where(length > 0, updated / np.where(length > 0, length, 1), updated)
-    return updated.astype(np.float32), found, max(0.0, error / max(total, 1))
+    return updated.astype(np.float32), sizes, max(0.0, error / max(total, 1))
 
 
 def kmeans(

@@ -13,10 +13,9 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from dcfast.engine.piece import Piece
-from dcfast.errors import PoolError
+from dcfast.engine.piece import Nothing, piece
 from dcfast.features.embed import embed_segment
 from dcfast.features.files import ARRAYS, segment_file, status_path
 from dcfast.features.metadata import Filled, SegmentColumns, write_features
@@ -26,44 +25,92 @@ from dcfast.models.clip import load_model, needs_quick_gelu, require_model
 from dcfast.models.devices import borrowed_device, gpu_share
 from dcfast.rundir.layout import FEATURE_METADATA, segment_path
 from dcfast.rundir.run_dir import Run
-from dcfast.stages.runner import Steps
+from dcfast.rundir.summaries import FeatureModelSummary, FeaturesSummary
+from dcfast.stages.runner import Do
+from dcfast.stages.signatures import refuse_stale
 from dcfast.stages.teacher import TEACHER_FILE, teacher_model
 from dcfast.storage.atomic import write_json
+from dcfast.storage.records import Count, Record, plain
 from dcfast.uids.sets import open_records
 
-__all__ = ["READY", "check_features", "load_feature_model", "model_arguments", "steps"]
+if TYPE_CHECKING:
+    from dcfast.models.clip import ClipModel
 
-VERSION = 2
-"""Of a segment's embeddings. 2: 16-bit grey is its upper 8 bits."""
+__all__ = ["READY", "ModelSource", "check_features", "load_feature_model", "model_source", "steps"]
+
 READY = "features/features.json"
 """Written when all segments are embedded: stands for all of them among a piece's inputs."""
 
 
-def model_arguments(model: FeatureModel) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """A model as JSON arguments of a piece, and the files that the piece depends on for it."""
+class ModelSource(Record, omit_defaults=True):
+    """Where a feature model is loaded from.
+
+    Attributes:
+        key: of its files.
+        pretrained: a tag, or a path, relative to the run directory where it is ``in_run``.
+        activation: what older embeddings had from the name alone: they are made anew.
+    """
+
+    key: str
+    name: str
+    pretrained: str | None
+    in_run: bool
+    activation: str = ""
+
+
+class EmbeddedModel(Record):
+    name: str
+    content_hash: str | None
+    dim: Count
+
+
+class Embedded(Record):
+    """Of a segment; ``status``: what became of the pairs -> samples."""
+
+    samples: Count
+    status: dict[str, Count]
+    models: dict[str, EmbeddedModel]
+
+
+class FilledRows(Record):
+    """Metadata rows, those with a sample, and by column those with a score."""
+
+    rows: Count
+    found: Count
+    scored: dict[str, Count]
+
+
+class Columns(Record):
+    """The columns of a model in the metadata."""
+
+    key: str
+    prefixes: list[str]
+    dim: Count
+
+
+def model_source(model: FeatureModel) -> tuple[ModelSource, tuple[str, ...]]:
+    """A model as an argument of a piece, and the files that the piece depends on for it."""
     if model.is_teacher:
-        return {"key": model.key, "name": teacher_model(), "pretrained": TEACHER_FILE, "in_run": True}, (TEACHER_FILE,)
+        return ModelSource(model.key, teacher_model(), TEACHER_FILE, True), (TEACHER_FILE,)
     file = model.file
     place = model.pretrained if file is None else os.path.abspath(file)
     inputs = () if file is None else (str(place),)
-    args = {"key": model.key, "name": model.name, "pretrained": place, "in_run": False}
-    if file is None and model.pretrained is not None and needs_quick_gelu(model.name, model.pretrained):
-        args["activation"] = "quickgelu"  # older embeddings had the name's: they are made anew
-    return args, inputs
+    quick = file is None and model.pretrained is not None and needs_quick_gelu(model.name, model.pretrained)
+    return ModelSource(model.key, model.name, place, False, "quickgelu" if quick else ""), inputs
 
 
 @lru_cache(maxsize=4)
-def _load(name: str, pretrained: str | None, device: str, fingerprint: str) -> Any:
+def _load(name: str, pretrained: str | None, device: str, fingerprint: str) -> ClipModel:
     del fingerprint  # part of the cache's key only
     return load_model(name, pretrained, device=device)
 
 
-def load_feature_model(root: Path, args: dict[str, Any], device: str) -> Any:
-    """The ``ClipModel`` of ``model_arguments``; loaded once a process and version of its file."""
-    place = args["pretrained"]
-    if args["in_run"]:
+def load_feature_model(root: Path, source: ModelSource, device: str) -> ClipModel:
+    """Loaded once a process and version of its file."""
+    place = source.pretrained
+    if source.in_run and place is not None:
         place = str(root / place)
-    return _load(args["name"], place, device, _mark(place))
+    return _load(source.name, place, device, _mark(place))
 
 
 @lru_cache(maxsize=16)
@@ -95,49 +142,44 @@ def _mark(path: str | None) -> str:
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
-def embed(out: str, args: dict[str, Any]) -> dict[str, Any]:
-    """Piece: the embeddings of one segment's pairs."""
-    root = Path(out)
-    segment = Segment.open(root / segment_path(args["number"]))
-    for shard, what in segment.check_fresh(args["shard_dir"]):
-        raise PoolError(
-            f"shard {segment.shard_names[shard]} of {args['shard_dir']} has {what} since it was indexed; "
-            "run index again (drop --from)"
-        )
-    with borrowed_device(args["device"]) as device:
-        models = [(m["key"], load_feature_model(root, m, device)) for m in args["models"]]
-        stats = embed_segment(segment, args["shard_dir"], models, root, args["number"], device=device)
-    about = {
-        key: {"name": model.name, "content_hash": model.content_hash, "dim": model.embed_dim} for key, model in models
-    }
-    return {**stats, "models": about}
+@piece(version=2)
+def embed(out: Path, number: int, shard_dir: str, models: Sequence[ModelSource], device: str) -> Embedded:
+    """Piece: the embeddings of one segment's pairs. Version 2: 16-bit grey is its upper 8 bits."""
+    segment = Segment.open(out / segment_path(number))
+    refuse_stale(segment, shard_dir)
+    with borrowed_device(device) as borrowed:
+        loaded = [(model.key, load_feature_model(out, model, borrowed)) for model in models]
+        stats = embed_segment(segment, shard_dir, loaded, out, number, device=borrowed)
+    made = {key: EmbeddedModel(model.name, model.content_hash, model.embed_dim) for key, model in loaded}
+    return Embedded(stats.samples, stats.status, made)
 
 
-def declare_ready(out: str, args: dict[str, Any]) -> dict[str, Any]:
+@piece()
+def declare_ready(out: Path, about: Sequence[FeatureModelSummary]) -> Nothing:
     """Piece: ``features/features.json``, which says what was made of which model."""
-    write_json(Path(out) / READY, args["about"])
-    return {}
+    write_json(out / READY, plain(about))
+    return Nothing()
 
 
-def write_group(out: str, args: dict[str, Any]) -> dict[str, Any]:
+@piece()
+def write_group(
+    out: Path,
+    files: Sequence[str],
+    first_shards: Sequence[int],
+    models: Sequence[Columns],
+    uid_from: str = "json",
+) -> FilledRows:
     """Piece: the metadata files of one group with their feature columns."""
-    root = Path(out)
-    columns = SegmentColumns(root, args["first_shards"])
-    records = open_records(root / "index/pool.npy")
-    models = [Filled(m["key"], tuple(m["prefixes"]), m["dim"]) for m in args["models"]]
-    rows = found = 0
-    scored: dict[str, int] = {}
-    for path in args["files"]:
-        target = root / FEATURE_METADATA / Path(path).name
-        stats = write_features(root / path, target, columns, records, models, args.get("uid_from", "json"))
-        rows, found = rows + stats["rows"], found + stats["found"]
-        for name, count in stats["scored"].items():
-            scored[name] = scored.get(name, 0) + count
-    return {"rows": rows, "found": found, "scored": scored}
-
-
-def _about(models: Sequence[FeatureModel], stats: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{"key": m.key, "prefixes": list(m.prefixes), **stats[0]["models"][m.key]} for m in models]
+    columns = SegmentColumns(out, list(first_shards))
+    records = open_records(out / "index/pool.npy")
+    filled = [Filled(m.key, tuple(m.prefixes), m.dim) for m in models]
+    rows, with_sample, scored = 0, 0, Counter[str]()
+    for path in files:
+        target = out / FEATURE_METADATA / Path(path).name
+        stats = write_features(out / path, target, columns, records, filled, uid_from)
+        rows, with_sample = rows + stats.rows, with_sample + stats.found
+        scored.update(stats.scored)
+    return FilledRows(rows, with_sample, dict(scored))
 
 
 def _npz_of(path: str) -> list[str]:
@@ -145,82 +187,59 @@ def _npz_of(path: str) -> list[str]:
     return [sibling_npz] if os.path.isfile(sibling_npz) else []
 
 
-def _embed_pieces(run: Run, models: list[FeatureModel]) -> list[Piece]:
-    described = [model_arguments(m) for m in models]
-    files = tuple(name for _, inputs in described for name in inputs)
-    pool = run.pool
-    return [
-        Piece(
-            "features/embed",
-            f"{number:05d}",
-            "dcfast.stages.features:embed",
-            {
-                "number": number,
-                "shard_dir": str(pool.shard_dir),
-                "models": [m for m, _ in described],
-                "device": run.settings.device,
-            },
-            inputs=(segment_path(number), *(pool.shard_path(name) for name in names), *files),
-            outputs=(
-                segment_file(number, "begin"),
-                status_path(number),
-                *(segment_file(number, what, m.key) for m in models for what in ARRAYS),
-            ),
-            version=VERSION,
-            weight=sum(Path(pool.shard_path(name)).stat().st_size for name in names),
-            gpus=gpu_share(run.settings.device),
-        )
-        for number, (_, names) in enumerate(pool.segments())
-    ]
-
-
-def _metadata_pieces(run: Run, about: list[dict[str, Any]]) -> list[Piece]:
-    pool = run.pool
-    return [
-        Piece(
-            "features/metadata",
-            f"{number:05d}",
-            "dcfast.stages.features:write_group",
-            {
-                "files": names,
-                "first_shards": [first for first, _ in pool.segments()],
-                "models": [{k: m[k] for k in ("key", "prefixes", "dim")} for m in about],
-                **run.uid_rule,
-            },
-            inputs=(READY, "index/pool.npy", *names, *(npz for name in names for npz in _npz_of(name))),
-            outputs=tuple(f"{FEATURE_METADATA}/{Path(n).stem}{end}" for n in names for end in (".parquet", ".npz")),
-            weight=sum(os.path.getsize(run.out / n) for n in names),
-        )
-        for number, (_, names) in enumerate(pool.metadata_groups())
-    ]
-
-
-def steps(run: Run) -> Steps:
+def steps(run: Run, do: Do) -> FeaturesSummary:
     """Embeddings by segment, then metadata files with their columns."""
+    pool, device = run.pool, run.settings.device
     models = feature_models(run.features)
-    stats = yield _embed_pieces(run, models)
-    about = _about(models, stats)
-    yield [
-        Piece(
-            "features/ready",
-            "ready",
-            "dcfast.stages.features:declare_ready",
-            {"about": about},
-            inputs=tuple(status_path(number) for number in range(len(run.pool.segments()))),
-            outputs=(READY,),
-        )
+    sources = [model_source(m) for m in models]
+    weights = [name for _, inputs in sources for name in inputs]
+    embedded = do(
+        [
+            embed.piece(
+                "features/embed",
+                f"{number:05d}",
+                inputs=[segment_path(number), *map(pool.shard_path, names), *weights],
+                outputs=[
+                    segment_file(number, "begin"),
+                    status_path(number),
+                    *(segment_file(number, what, m.key) for m in models for what in ARRAYS),
+                ],
+                weight=pool.bytes_of(names),
+                gpus=gpu_share(device),
+            )(number=number, shard_dir=str(pool.shard_dir), models=[m for m, _ in sources], device=device)
+            for number, (_, names) in enumerate(pool.segments())
+        ]
+    )
+    made = embedded[0].models
+    about = [
+        FeatureModelSummary(m.key, list(m.prefixes), made[m.key].name, made[m.key].content_hash, made[m.key].dim)
+        for m in models
     ]
-    wrote = yield _metadata_pieces(run, about)
-    status, scored = Counter[str](), Counter[str]()
-    for total, pieces, key in ((status, stats, "status"), (scored, wrote, "scored")):
-        for piece in pieces:
-            total.update(piece[key])
-    return {
-        "models": about,
-        "by_teacher": sorted(p for m in models if m.name == TEACHER for p in m.prefixes),
-        "samples": sum(s["samples"] for s in stats),
-        "status": dict(status),
-        "rows": sum(s["rows"] for s in wrote),
-        "rows_found": sum(s["found"] for s in wrote),
-        "scored": dict(scored),
-    }
+    statuses = [status_path(number) for number in range(len(pool.segments()))]
+    do([declare_ready.piece("features/ready", "ready", inputs=statuses, outputs=[READY])(about=about)])
+    wrote = do(
+        [
+            write_group.piece(
+                "features/metadata",
+                f"{number:05d}",
+                inputs=[READY, "index/pool.npy", *names, *(npz for name in names for npz in _npz_of(name))],
+                outputs=[f"{FEATURE_METADATA}/{Path(n).stem}{end}" for n in names for end in (".parquet", ".npz")],
+                weight=sum(os.path.getsize(run.out / n) for n in names),
+            )(
+                files=names,
+                first_shards=[first for first, _ in pool.segments()],
+                models=[Columns(m.key, m.prefixes, m.dim) for m in about],
+                uid_from=run.settings.uid_from,
+            )
+            for number, (_, names) in enumerate(pool.metadata_groups())
+        ]
+    )
+    return FeaturesSummary(
+        models=about,
+        by_teacher=sorted(p for m in models if m.name == TEACHER for p in m.prefixes),
+        samples=sum(s.samples for s in embedded),
+        status=sum((Counter(s.status) for s in embedded), Counter[str]()),
+        rows=sum(s.rows for s in wrote),
+        rows_found=sum(s.found for s in wrote),
+        scored=sum((Counter(s.scored) for s in wrote), Counter[str]()),
+    )

@@ -6,12 +6,13 @@ Writes ``index/segment-NNNNN.dcx``, ``index/pool.npy`` (records of uid and row i
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from dcfast.engine.piece import Piece
+from dcfast.engine.piece import piece
 from dcfast.errors import CorruptDataError, PoolError
 from dcfast.index.build import Segment, write_segment
 from dcfast.index.metadata import UID_SOURCES, open_metadata, parse_uids, shown_uid
@@ -19,18 +20,15 @@ from dcfast.index.rows import loss_notes, row_ids, shard_damage, valid_uid_mask
 from dcfast.index.segments import IMAGE_EXTS
 from dcfast.rundir.layout import MERGE_BYTES, segment_path
 from dcfast.rundir.run_dir import Run
-from dcfast.stages.runner import Steps
+from dcfast.rundir.summaries import IndexSummary
+from dcfast.stages.runner import Do
 from dcfast.storage.atomic import write_json
 from dcfast.storage.listing import first_notes, printable
+from dcfast.storage.records import Count, Record, plain, replaced
 from dcfast.uids.sets import RECORD_DTYPE, merge_runs, open_records, record_sort, save_records
 
 __all__ = ["refuse_metadata_without_uids", "steps"]
 
-COUNTED = ("shards", "samples", "members", "bytes", "with_uid", "damaged_shards", "strays")
-"""What the pieces count, and the summary sums up."""
-VERSION = 4
-"""Of a segment's bytes. 2: archives joined by cat are read on; losses stand in the segment. 3: more of them. 4: more
-extensions of pictures."""
 _NAMED_EXTS = 12
 MAX_NOTED = 20
 """Notes that a piece hands on; all are in its segment."""
@@ -40,15 +38,54 @@ def _run_path(number: int) -> str:
     return f"state/index/runs/{number:05d}.npy"
 
 
-def build_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
-    """Piece: indexes a run of shards and writes the sorted run of its uids."""
-    root = Path(out)
-    number, first_shard = args["number"], args["first_shard"]
-    shards = [(str(Path(args["shard_dir"]) / name), name) for name in args["shards"]]
-    stats = write_segment(shards, root / segment_path(number), uid_from=args.get("uid_from", "json"))
-    segment = Segment.open(root / segment_path(number))
+class SegmentCounts(Record):
+    """What a segment holds: ``flags`` by name, ``exts`` of its members, some of its ``noted`` notes."""
+
+    shards: Count
+    samples: Count
+    members: Count
+    bytes: Count
+    with_uid: Count
+    damaged_shards: Count
+    strays: Count
+    notes: list[str] = []
+    noted: Count = 0
+    flags: dict[str, Count] = {}
+    exts: list[str] = []
+
+
+class IndexLayout(Record, omit_defaults=True):
+    """``index/index.json``: (first shard, shards) of each segment; a refresh goes by the rule of the uids."""
+
+    shards: Count
+    segments: list[tuple[int, int]]
+    uid_from: str = "json"
+
+
+class IndexRows(Record):
+    rows: Count
+
+
+@piece(version=4, native=True)
+def build_segment(
+    out: Path,
+    number: int,
+    first_shard: int,
+    shards: Sequence[str],
+    shard_dir: str,
+    strict: bool,
+    uid_from: str = "json",
+) -> SegmentCounts:
+    """Piece: indexes a run of shards and writes the sorted run of its uids.
+
+    Versions: 2: archives joined by cat are read on; losses stand in the segment. 3: more of them. 4: more extensions
+    of images.
+    """
+    path = out / segment_path(number)
+    stats = write_segment([(str(Path(shard_dir) / name), name) for name in shards], path, uid_from=uid_from)
+    segment = Segment.open(path)
     damage = shard_damage(segment)
-    if args["strict"] and damage:
+    if strict and damage:
         shard, offset, message = damage[0]
         name = segment.shard_names[shard]
         raise CorruptDataError(f"shard {name}, offset {offset}: {message} (--strict)", path=name, offset=offset)
@@ -57,77 +94,78 @@ def build_segment(out: str, args: dict[str, Any]) -> dict[str, Any]:
     records["f0"] = segment.uid["f0"][has_uid]
     records["f1"] = segment.uid["f1"][has_uid]
     records["f2"] = row_ids(segment, first_shard)[has_uid]
-    save_records(root / _run_path(number), record_sort(records, threads=1))
-    sizes = np.asarray(segment.shard_sizes)
+    save_records(out / _run_path(number), record_sort(records, threads=1))
     notes = loss_notes(segment)
-    return {
-        "shards": len(shards),
-        "samples": int(segment.num_samples),
-        "members": int(segment.num_members),
-        "bytes": int(sizes.sum()),
-        "with_uid": len(records),
-        "damaged_shards": len({d[0] for d in damage}),
-        "strays": int(stats["num_strays"]),
-        "notes": notes[:MAX_NOTED],
-        "noted": len(notes),
-        "flags": {name: count for name, count in stats["flags"].items() if count},
-        "exts": sorted({printable(ext) for ext in segment.exts_lower})[:_NAMED_EXTS],
-    }
+    return SegmentCounts(
+        shards=len(shards),
+        samples=int(segment.num_samples),
+        members=int(segment.num_members),
+        bytes=int(np.asarray(segment.shard_sizes).sum()),
+        with_uid=len(records),
+        damaged_shards=len({d[0] for d in damage}),
+        strays=int(stats["num_strays"]),
+        notes=notes[:MAX_NOTED],
+        noted=len(notes),
+        flags={name: count for name, count in stats["flags"].items() if count},
+        exts=sorted({printable(ext) for ext in segment.exts_lower})[:_NAMED_EXTS],
+    )
 
 
-def merge_pool_index(out: str, args: dict[str, Any]) -> dict[str, Any]:
+@piece()
+def merge_pool_index(out: Path, segments: int, layout: IndexLayout) -> IndexRows:
     """Piece: merges the runs of all segments into ``index/pool.npy`` and counts repeated uids."""
-    root = Path(out)
-    runs = [root / _run_path(n) for n in range(args["segments"])]
-    merge_runs(runs, root / "index/pool.npy", memory_bytes=MERGE_BYTES)
-    write_json(root / "index/index.json", args["layout"])
-    return {"rows": len(open_records(root / "index/pool.npy"))}
+    pool = out / "index/pool.npy"
+    merge_runs([out / _run_path(n) for n in range(segments)], pool, memory_bytes=MERGE_BYTES)
+    write_json(out / "index/index.json", plain(layout))
+    return IndexRows(len(open_records(pool)))
 
 
-def steps(run: Run) -> Steps:
+def steps(run: Run, do: Do) -> IndexSummary:
     """Segments, then the pool index."""
-    pool = run.pool
+    pool, rule = run.pool, run.settings.uid_from
     groups = pool.segments()
-    pieces = [
-        Piece(
-            "index/segments",
-            f"{number:05d}",
-            "dcfast.stages.index:build_segment",
-            {
-                "number": number,
-                "first_shard": first,
-                "shards": names,
-                "shard_dir": str(pool.shard_dir),
-                "strict": run.settings.strict,
-                **run.uid_rule,
-            },
-            inputs=tuple(pool.shard_path(name) for name in names),
-            outputs=(segment_path(number), _run_path(number)),
-            version=VERSION,
-            weight=sum(Path(pool.shard_path(name)).stat().st_size for name in names),
-            native=True,
-        )
-        for number, (first, names) in enumerate(groups)
-    ]
-    stats = yield pieces
-    layout = {"shards": len(pool.shards), "segments": [[first, len(names)] for first, names in groups]}
-    layout |= run.uid_rule  # a refresh goes by it
-    merged = yield [
-        Piece(
-            "index/pool",
-            "pool",
-            "dcfast.stages.index:merge_pool_index",
-            {"segments": len(groups), "layout": layout},
-            inputs=tuple(_run_path(n) for n in range(len(groups))),
-            outputs=("index/pool.npy", "index/index.json"),
-        )
-    ]
-    total = {key: sum(s[key] for s in stats) for key in COUNTED}
-    # pieces that an earlier release wrote have no notes
-    notes = first_notes([note for s in stats for note in s.get("notes", ())], sum(s.get("noted", 0) for s in stats))
+    stats = do(
+        [
+            build_segment.piece(
+                "index/segments",
+                f"{number:05d}",
+                inputs=[pool.shard_path(name) for name in names],
+                outputs=[segment_path(number), _run_path(number)],
+                weight=pool.bytes_of(names),
+            )(
+                number=number,
+                first_shard=first,
+                shards=names,
+                shard_dir=str(pool.shard_dir),
+                strict=run.settings.strict,
+                uid_from=rule,
+            )
+            for number, (first, names) in enumerate(groups)
+        ]
+    )
+    layout = IndexLayout(len(pool.shards), [(first, len(names)) for first, names in groups], rule)
+    merge = merge_pool_index.piece(
+        "index/pool",
+        "pool",
+        inputs=[_run_path(n) for n in range(len(groups))],
+        outputs=["index/pool.npy", "index/index.json"],
+    )
+    [merged] = do([merge(segments=len(groups), layout=layout)])
+    total = IndexSummary(
+        samples=sum(s.samples for s in stats),
+        shards=sum(s.shards for s in stats),
+        members=sum(s.members for s in stats),
+        bytes=sum(s.bytes for s in stats),
+        with_uid=sum(s.with_uid for s in stats),
+        damaged_shards=sum(s.damaged_shards for s in stats),
+        strays=sum(s.strays for s in stats),
+        segments=len(groups),
+        rows_with_uid=merged.rows,
+    )
+    notes = first_notes([note for s in stats for note in s.notes], sum(s.noted for s in stats))
     notes = [*pool.notes, *notes, *_image_notes(total, stats), *_uid_notes(run, total, stats, notes)]
     refuse_metadata_without_uids(run)
-    return {**total, "segments": len(groups), "rows_with_uid": merged[0]["rows"], "notes": notes}
+    return replaced(total, notes=notes)
 
 
 def refuse_metadata_without_uids(run: Run) -> None:
@@ -152,57 +190,53 @@ def refuse_metadata_without_uids(run: Run) -> None:
         )
 
 
-def _flags(stats: list[dict[str, Any]]) -> dict[str, int]:
-    flags: dict[str, int] = {}
-    for piece in stats:
-        for name, count in piece.get("flags", {}).items():
-            flags[name] = flags.get(name, 0) + count
-    return flags
+def _flags(stats: Sequence[SegmentCounts]) -> Counter[str]:
+    return sum((Counter(s.flags) for s in stats), Counter[str]())
 
 
-def _exts(stats: list[dict[str, Any]]) -> list[str]:
+def _exts(stats: Sequence[SegmentCounts]) -> list[str]:
     """Extensions of the members, in lower case: some of them, where there are many."""
-    return sorted({ext for piece in stats for ext in piece.get("exts", ())})[:_NAMED_EXTS]
+    return sorted({ext for s in stats for ext in s.exts})[:_NAMED_EXTS]
 
 
-def _image_notes(total: dict[str, int], stats: list[dict[str, Any]]) -> list[str]:
+def _image_notes(total: IndexSummary, stats: Sequence[SegmentCounts]) -> list[str]:
     """A note where a tenth of the samples or more have no picture: it may have an extension that is not read."""
-    lacking = _flags(stats).get("NO_IMAGE", 0)
-    if lacking == 0 or lacking * 10 < total["samples"]:
+    lacking = _flags(stats)["NO_IMAGE"]
+    if lacking == 0 or lacking * 10 < total.samples:
         return []
     return [
-        f"{lacking:,} of {total['samples']:,} samples have no picture: they are quarantined. Members end in "
+        f"{lacking:,} of {total.samples:,} samples have no picture: they are quarantined. Members end in "
         f"{', '.join(_exts(stats))}; read are {', '.join(IMAGE_EXTS)}"
     ]
 
 
-def _uid_notes(run: Run, total: dict[str, int], stats: list[dict[str, Any]], notes: list[str]) -> list[str]:
+def _uid_notes(run: Run, total: IndexSummary, stats: Sequence[SegmentCounts], notes: list[str]) -> list[str]:
     """A note where a tenth of the samples or more lack uids (the fates count the others); PoolError where all of them
     do: no filter could keep one.
 
     Args:
         notes: on what may hide samples; the first of them may be why.
     """
-    lacking = total["samples"] - total["with_uid"]
-    if lacking * 10 < total["samples"] or lacking == 0:
+    lacking = total.samples - total.with_uid
+    if lacking * 10 < total.samples or lacking == 0:
         return []
     flags = _flags(stats)
     rule = run.settings.uid_from
     field = "uid" if rule == "json" else rule
     reasons = (("NO_JSON", "no json"), ("NO_UID", f"json without {field}"), ("BAD_JSON", "json that cannot be read"))
-    found = [f"{flags[flag]:,} have {words}" for flag, words in reasons if flags.get(flag)]
+    causes = [f"{flags[flag]:,} have {words}" for flag, words in reasons if flags.get(flag)]
     if flags.get("BAD_UID"):
-        found.append(f"{flags['BAD_UID']:,} have a {field} that is none")
+        causes.append(f"{flags['BAD_UID']:,} have a {field} that is none")
     dotted = [ext for ext in _exts(stats) if ext.endswith(".json")]
     if flags.get("NO_JSON") and dotted:
-        found.append(f"members KEY.{dotted[0]} are not read: it must be KEY.json")
-    why = f" ({', '.join(found)})" if found else ""
-    if total["with_uid"]:
-        return [f"{lacking:,} of {total['samples']:,} samples have no uid{why}: they are quarantined"]
-    urls = flags.get("NO_JSON", 0) < total["samples"]  # they would be in the json
+        causes.append(f"members KEY.{dotted[0]} are not read: it must be KEY.json")
+    why = f" ({', '.join(causes)})" if causes else ""
+    if total.with_uid:
+        return [f"{lacking:,} of {total.samples:,} samples have no uid{why}: they are quarantined"]
+    urls = flags.get("NO_JSON", 0) < total.samples  # they would be in the json
     others = [name for name in UID_SOURCES if name not in (rule, "json") and (urls or name != "url")]
     raise PoolError(
-        f"pool {run.pool.root}: none of its {total['samples']:,} samples has a uid{why}, so no metadata row has a "
+        f"pool {run.pool.root}: none of its {total.samples:,} samples has a uid{why}, so no metadata row has a "
         f"sample and no filter could keep one. Uids can be made of what is there: --uid-from {' or '.join(others)} "
         "(docs/formats.md), in another --out" + "".join(f". Note: {note}" for note in notes[:1])
     )

@@ -7,21 +7,22 @@ Memory: one segment's selection, and a write buffer of a few MB a worker.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import numpy.typing as npt
 
 from dcfast import resharding
-from dcfast.engine.piece import Piece
+from dcfast.engine.piece import Nothing, piece
 from dcfast.index.pool import MAX_PIECES
 from dcfast.rundir.layout import PLAN, PLAN_FILES, excluded_path, segment_path
 from dcfast.rundir.run_dir import Run
-from dcfast.stages.runner import Steps
+from dcfast.rundir.summaries import ReshardSummary
+from dcfast.stages.runner import Do
 from dcfast.storage.npz import load_array
+from dcfast.storage.records import Count, Record
 from dcfast.uids.sets import load_subset, open_records, uid_isin
 
-__all__ = ["output_ranges", "plan_arguments", "plan_inputs", "plan_kept", "steps"]
+__all__ = ["output_ranges", "plan_inputs", "plan_kept", "steps"]
 
 
 def output_ranges(count: int) -> list[tuple[int, int]]:
@@ -30,26 +31,15 @@ def output_ranges(count: int) -> list[tuple[int, int]]:
     return [(k, min(k + size, count)) for k in range(0, count, size)]
 
 
-def excluded_rows(root: Path, pieces: int, subset: Any) -> Any:
+def excluded_rows(root: Path, pieces: int, subset: npt.NDArray[np.void]) -> npt.NDArray[np.uint64]:
     """Row ids in quarantine whose uid is kept all the same, because another sample with that uid is whole."""
-    found = [np.zeros(0, dtype=np.uint64)]
+    rows = [np.zeros(0, dtype=np.uint64)]
     for number in range(pieces):
         records = load_array(root / excluded_path(number))
         uids = np.empty(len(records), dtype="u8,u8")
         uids["f0"], uids["f1"] = records["f0"], records["f1"]
-        found.append(records["f2"][uid_isin(uids, subset, check=False, threads=1)])
-    return np.sort(np.concatenate(found))
-
-
-def plan_arguments(run: Run) -> dict[str, Any]:
-    """What ``plan_kept`` must know: the arguments of the pieces that call it, here and in the stage ``train``."""
-    pool = run.pool
-    return {
-        "segments": len(pool.segments()),
-        "excluded": len(run.sample_groups()),
-        "shard_dir": str(pool.shard_dir),
-        "shard_size": run.settings.shard_size,
-    }
+        rows.append(records["f2"][uid_isin(uids, subset, check=False, threads=1)])
+    return np.sort(np.concatenate(rows))
 
 
 def plan_inputs(run: Run) -> tuple[str, ...]:
@@ -58,97 +48,101 @@ def plan_inputs(run: Run) -> tuple[str, ...]:
     return ("subset.npy", "index/pool.npy", *map(segment_path, segments), *map(excluded_path, excluded))
 
 
-def plan_kept(root: Path, args: dict[str, Any]) -> tuple[resharding.ReshardPlan, NDArray[Any]]:
+def plan_kept(
+    out: Path, segments: int, excluded: int, shard_dir: str, shard_size: int
+) -> tuple[resharding.ReshardPlan, npt.NDArray[np.void]]:
     """The plan of the kept samples and their subset: the one order of the new shards and of training from the index.
 
     Raises what ``resharding.make_plan`` raises. Memory: one segment's selection.
     """
-    subset = load_subset(root / "subset.npy", check=False)
+    subset = load_subset(out / "subset.npy", check=False)
     plan = resharding.make_plan(
-        [str(root / segment_path(n)) for n in range(args["segments"])],
+        [str(out / segment_path(n)) for n in range(segments)],
         subset,
-        shards_dir=args["shard_dir"],
-        shard_size=args["shard_size"],
-        exclude=excluded_rows(root, args["excluded"], subset),
-        pool_records=open_records(root / "index/pool.npy"),
+        shards_dir=shard_dir,
+        shard_size=shard_size,
+        exclude=excluded_rows(out, excluded, subset),
+        pool_records=open_records(out / "index/pool.npy"),
     )
     return plan, subset
 
 
-def make_plan(out: str, args: dict[str, Any]) -> dict[str, Any]:
+class Planned(Record):
+    """``weights``: bytes of each new shard."""
+
+    output_shards: Count
+    missing_count: Count
+    weights: list[Count]
+
+
+class Finished(Record):
+    output_count: Count
+
+
+@piece()
+def make_plan(out: Path, segments: int, excluded: int, shard_dir: str, shard_size: int) -> Planned:
     """Piece: the plan, after a look at the free space of the disk."""
-    root = Path(out)
-    plan, _ = plan_kept(root, args)
-    resharding.check_free_space(plan, root / "shards")
-    plan.save(root / PLAN)
-    return {**plan.counts, "output_shards": plan.num_output_shards, "weights": plan.cuts["tar_bytes"].tolist()}
+    plan, _ = plan_kept(out, segments, excluded, shard_dir, shard_size)
+    resharding.check_free_space(plan, out / "shards")
+    plan.save(out / PLAN)
+    return Planned(
+        output_shards=plan.num_output_shards,
+        missing_count=plan.counts["missing_count"],
+        weights=plan.cuts["tar_bytes"].tolist(),
+    )
 
 
-def write_shards(out: str, args: dict[str, Any]) -> dict[str, Any]:
+@piece()
+def write_shards(out: Path, first: int, last: int) -> Nothing:
     """Piece: some output shards."""
-    root = Path(out)
-    written = resharding.write_output_shards(
-        root / PLAN,
-        load_subset(root / "subset.npy", check=False),
-        args["first"],
-        args["last"],
-        root / "shards",
-        threads=1,
-    )
-    return {"tar_bytes": int(written["tar_bytes"])}
+    subset = load_subset(out / "subset.npy", check=False)
+    resharding.write_output_shards(out / PLAN, subset, first, last, out / "shards", threads=1)
+    return Nothing()
 
 
-def finish(out: str, args: dict[str, Any]) -> dict[str, Any]:
+@piece()
+def finish(out: Path, shard_dir: str) -> Finished:
     """Piece: ``sample_ids.npy``, ``sizes.json``, ``meta.json``; removes shards an earlier plan left."""
-    root = Path(out)
     meta = resharding.finish_reshard(
-        root / PLAN,
-        root / "subset.npy",
-        root / "shards",
-        arguments={"input_dir": args["shard_dir"], "subset_file": "subset.npy"},
+        out / PLAN,
+        out / "subset.npy",
+        out / "shards",
+        arguments={"input_dir": shard_dir, "subset_file": "subset.npy"},
     )
-    return {"output_count": int(meta["output_count"])}
+    return Finished(int(meta["output_count"]))
 
 
-def steps(run: Run) -> Steps:
+def steps(run: Run, do: Do) -> ReshardSummary:
     """Plan, output shards, companions."""
-    arguments = plan_arguments(run)
-    [planned] = yield [
-        Piece(
-            "reshard/plan",
-            "plan",
-            "dcfast.stages.reshard:make_plan",
-            arguments,
-            inputs=plan_inputs(run),
-            outputs=PLAN_FILES,
-        )
-    ]
-    ranges = output_ranges(planned["output_shards"])
-    yield [
-        Piece(
-            "reshard/write",
-            f"{first:08d}",
-            "dcfast.stages.reshard:write_shards",
-            {"first": first, "last": last},
-            inputs=("subset.npy", *PLAN_FILES),
-            outputs=tuple(f"shards/{k:08d}{end}" for k in range(first, last) for end in (".tar", "_stats.json")),
-            weight=sum(planned["weights"][first:last]),
-        )
-        for first, last in ranges
-    ]
-    [finished] = yield [
-        Piece(
-            "reshard/finish",
-            "finish",
-            "dcfast.stages.reshard:finish",
-            {"shard_dir": arguments["shard_dir"]},
-            inputs=("subset.npy", *PLAN_FILES),
-            outputs=("shards/meta.json", "shards/sizes.json", "shards/sample_ids.npy"),
-        )
-    ]
-    return {
-        "output_shards": planned["output_shards"],
-        "samples": finished["output_count"],
-        "missing": planned["missing_count"],
-        "tar_bytes": sum(planned["weights"]),
-    }
+    plan = make_plan.piece("reshard/plan", "plan", inputs=plan_inputs(run), outputs=PLAN_FILES)
+    [planned] = do(
+        [
+            plan(
+                segments=len(run.pool.segments()),
+                excluded=len(run.sample_groups()),
+                shard_dir=str(run.pool.shard_dir),
+                shard_size=run.settings.shard_size,
+            )
+        ]
+    )
+    do(
+        [
+            write_shards.piece(
+                "reshard/write",
+                f"{first:08d}",
+                inputs=["subset.npy", *PLAN_FILES],
+                outputs=[f"shards/{k:08d}{end}" for k in range(first, last) for end in (".tar", "_stats.json")],
+                weight=sum(planned.weights[first:last]),
+            )(first=first, last=last)
+            for first, last in output_ranges(planned.output_shards)
+        ]
+    )
+    companions = [f"shards/{name}" for name in ("meta.json", "sizes.json", "sample_ids.npy")]
+    finishing = finish.piece("reshard/finish", "finish", inputs=["subset.npy", *PLAN_FILES], outputs=companions)
+    [finished] = do([finishing(shard_dir=str(run.pool.shard_dir))])
+    return ReshardSummary(
+        output_shards=planned.output_shards,
+        samples=finished.output_count,
+        missing=planned.missing_count,
+        tar_bytes=sum(planned.weights),
+    )

@@ -7,13 +7,17 @@ Memory: one picture in each worker, plus the records of one segment.
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from dcfast.dedup.records import ABSENT, SIGNATURE_DTYPE, sign_encoded, sign_images
-from dcfast.engine.piece import Piece
+from dcfast.engine.piece import Piece, piece
 from dcfast.errors import CorruptDataError, PoolError
 from dcfast.evaluate.evalset import open_evalset
 from dcfast.evaluate.evaluation import BAD_SET
@@ -24,10 +28,15 @@ from dcfast.images.signatures import STATUS
 from dcfast.index.build import Segment, write_segment
 from dcfast.rundir.layout import evalset_signature_path, segment_path, signature_path
 from dcfast.rundir.run_dir import Run
-from dcfast.stages.runner import Steps
+from dcfast.rundir.summaries import ComparedSet, SignaturesSummary
+from dcfast.stages.runner import Do
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.inputs import read_input
 from dcfast.storage.npz import save_array
+from dcfast.storage.records import Count, Record
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["steps"]
 
@@ -40,102 +49,119 @@ MAX_NOTED = 100
 """Damages of an evaluation set that its summary names."""
 
 
-def sign_pool(out: str, args: dict[str, Any]) -> dict[str, Any]:
-    """Piece: the signatures of one segment's pictures."""
-    root = Path(out)
-    segment = Segment.open(root / segment_path(args["number"]))
-    for shard, what in segment.check_fresh(args["shard_dir"]):
-        raise PoolError(
-            f"shard {segment.shard_names[shard]} of {args['shard_dir']} has {what} since it was indexed; "
-            "run index again (drop --from)"
-        )
-    result = sign_images(segment, [str(Path(args["shard_dir"]) / name) for name in segment.shard_names])
-    save_array(root / signature_path(args["number"]), result)
+class SignedImages(Record):
+    """Images of a segment; ``status``: how decoding went -> samples."""
+
+    pictures: Count
+    flat: Count
+    status: dict[str, Count]
+
+
+@piece(version=VERSION)
+def sign_pool(out: Path, number: int, shard_dir: str) -> SignedImages:
+    """Piece: the signatures of one segment's images."""
+    segment = Segment.open(out / segment_path(number))
+    refuse_stale(segment, shard_dir)
+    result = sign_images(segment, [str(Path(shard_dir) / name) for name in segment.shard_names])
+    save_array(out / signature_path(number), result)
     counts = np.bincount(result["status"], minlength=256)
     names = {**dict(enumerate(STATUS)), ABSENT: "absent"}
-    return {
-        "pictures": int(len(result) - counts[ABSENT]),
-        "flat": int(((result["flat"] == 1) & (result["status"] == 0)).sum()),
-        "status": {names[i]: int(n) for i, n in enumerate(counts) if n},
-    }
+    return SignedImages(
+        pictures=int(len(result) - counts[ABSENT]),
+        flat=int(((result["flat"] == 1) & (result["status"] == 0)).sum()),
+        status={names[i]: int(n) for i, n in enumerate(counts) if n},
+    )
 
 
-def sign_evalset(out: str, args: dict[str, Any]) -> dict[str, Any]:
-    """Piece: the signatures of one evaluation set, with the key of each picture."""
+def refuse_stale(segment: Segment, shard_dir: str) -> None:
+    """PoolError where a shard has changed since it was indexed."""
+    for shard, what in segment.check_fresh(shard_dir):
+        raise PoolError(
+            f"shard {segment.shard_names[shard]} of {shard_dir} has {what} since it was indexed; "
+            "run index again (drop --from)"
+        )
+
+
+@piece(version=VERSION)
+def sign_evalset(out: Path, number: int, name: str, tars: Sequence[str], strict: bool) -> ComparedSet:
+    """Piece: the signatures of one evaluation set, with the key of each image."""
     import pyarrow as pa
 
-    root = Path(out)
-    index = root / "state/signatures/evalsets" / f"{args['number']:03d}.dcx"
-    write_segment([(path, Path(path).name) for path in args["tars"]], index)
+    index = out / "state/signatures/evalsets" / f"{number:03d}.dcx"
+    shard_names = [Path(path).name for path in tars]
+    write_segment(list(zip(tars, shard_names, strict=True)), index)
     segment = Segment.open(index)
-    damage = _evalset_damage(segment, args["tars"])
-    if args["strict"] and damage:
-        name, message = damage[0]
-        raise CorruptDataError(f"evaluation set {args['name']}, {name}: {message} (--strict)", path=name)
-    result = sign_images(segment, args["tars"])
-    shard_names = [Path(path).name for path in args["tars"]]
+    damage = _evalset_damage(segment, tars)
+    if strict and damage:
+        file, message = damage[0]
+        raise CorruptDataError(f"evaluation set {name}, {file}: {message} (--strict)", path=file)
+    result = sign_images(segment, tars)
     counts = np.diff(np.asarray(segment.shard_sample_begin)).astype(np.int64)
     shards = pa.array(shard_names).take(pa.array(np.repeat(np.arange(len(counts)), counts)))
-    return _write_signatures(root, args, shards, segment.keys(), result, damage)
+    return _write_signatures(out / evalset_signature_path(number), name, shards, segment.keys(), result, damage)
 
 
-def sign_hub_set(out: str, args: dict[str, Any]) -> dict[str, Any]:
-    """Piece: the signatures of a set of the hub, as ``sign_evalset``. Memory: 256 pictures as they are encoded."""
+@piece(version=VERSION)
+def sign_hub_set(out: Path, number: int, name: str, tars: Sequence[str], strict: bool, folder: str) -> ComparedSet:
+    """Piece: the signatures of a set of the hub, as ``sign_evalset``. Memory: 256 images as they are encoded."""
     import pyarrow as pa
 
-    files = [Path(path) for path in args["tars"]]
-    keys: list[str] = []
+    first = Path(tars[0]).name
     damage: list[tuple[str, str]] = []
-    result = np.zeros(0, SIGNATURE_DTYPE)
     try:
-        evalset = open_evalset(EvalTask("", args["name"], ""), Path(args["folder"]))
-        damage += [(files[0].name, note) for note in evalset.notes]
+        evalset = open_evalset(EvalTask("", name, ""), Path(folder))
+        damage += [(first, note) for note in evalset.notes]
         with evalset.pictures.read(evalset.rows, HELD) as batches:
-            result = np.concatenate([sign_encoded(readers) for _, readers in batches])
+            result = np.concatenate([np.zeros(0, SIGNATURE_DTYPE), *(sign_encoded(readers) for _, readers in batches)])
         keys = [evalset.key(row) for row in range(len(evalset.rows))]
     except BAD_SET as error:
-        damage.append((files[0].name, f"cannot be read: {error}"))
+        damage.append((first, f"cannot be read: {error}"))
         keys, result = [], np.zeros(0, SIGNATURE_DTYPE)
-    if args["strict"] and damage:
-        raise CorruptDataError(f"evaluation set {args['name']}, {damage[0][0]}: {damage[0][1]} (--strict)")
-    shards = pa.array([files[0].name] * len(keys), pa.string())
-    return _write_signatures(Path(out), args, shards, pa.array(keys, pa.string()), result, damage)
+    if strict and damage:
+        raise CorruptDataError(f"evaluation set {name}, {damage[0][0]}: {damage[0][1]} (--strict)")
+    shards = pa.array([first] * len(keys), pa.string())
+    path = out / evalset_signature_path(number)
+    return _write_signatures(path, name, shards, pa.array(keys, pa.string()), result, damage)
 
 
 def _write_signatures(
-    root: Path, args: dict[str, Any], shards: Any, keys: Any, result: Any, damage: list[tuple[str, str]]
-) -> dict[str, Any]:
+    path: Path,
+    name: str,
+    shards: pa.Array,
+    keys: pa.Array,
+    result: npt.NDArray[np.void],
+    damage: list[tuple[str, str]],
+) -> ComparedSet:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = {name: pa.array(result[name]) for name in SIGNATURE_DTYPE.names or ()}
-    table = pa.table({"shard": shards, "key": keys, **columns})
-    with atomic_path(root / evalset_signature_path(args["number"])) as temporary:
-        pq.write_table(table, temporary)
-    ok = result["status"] == 0
-    return {
-        "name": args["name"],
-        "pictures": int((result["status"] != ABSENT).sum()),
-        "unreadable": int(((result["status"] != ABSENT) & ~ok).sum()),
-        "flat": int((ok & (result["flat"] == 1)).sum()),
-        "damage": damage[:MAX_NOTED],
-    }
+    columns = {field: pa.array(result[field]) for field in SIGNATURE_DTYPE.names or ()}
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.table({"shard": shards, "key": keys, **columns}), temporary)
+    ok, present = result["status"] == 0, result["status"] != ABSENT
+    return ComparedSet(
+        name=name,
+        pictures=int(present.sum()),
+        unreadable=int((present & ~ok).sum()),
+        flat=int((ok & (result["flat"] == 1)).sum()),
+        damage=damage[:MAX_NOTED],
+    )
 
 
-def _evalset_damage(segment: Any, tars: list[str]) -> list[tuple[str, str]]:
+def _evalset_damage(segment: Segment, tars: Sequence[str]) -> list[tuple[str, str]]:
     """(file, message) of what may hide pictures: they would be missing from the comparison."""
-    found = [
+    damage = [
         (segment.shard_names[at.shard], f"{'damaged at ' if at.archive else ''}byte {at.offset}: {at.message}")
         for at in segment.losses
     ]
     counted = Path(tars[0]).parent / COUNT_FILE
     try:
-        said = int(read_input(counted, 64))
+        stated = int(read_input(counted, 64))
     except (OSError, ValueError):  # not every source of evaluation sets writes one
-        return found
-    if said != len(tars):
-        found.append((COUNT_FILE, f"says {said} shards, but there are {len(tars)}"))
-    return found
+        return damage
+    if stated != len(tars):
+        damage.append((COUNT_FILE, f"says {stated} shards, but there are {len(tars)}"))
+    return damage
 
 
 def _count_files(tars: list[str]) -> list[str]:
@@ -143,12 +169,12 @@ def _count_files(tars: list[str]) -> list[str]:
     return [str(path)] if path.is_file() else []
 
 
-def _notes(evalsets: list[dict[str, Any]], directory: Path | None) -> list[str]:
+def _notes(evalsets: list[ComparedSet], directory: Path | None) -> list[str]:
     """What may be missing from the comparison: damage, sets without tars, what was passed over in the others."""
-    found = [
-        f"evaluation set {s['name']}: {file} {message}; what it hides was not compared, so contamination may be missed"
+    notes = [
+        f"evaluation set {s.name}: {file} {message}; what it hides was not compared, so contamination may be missed"
         for s in evalsets
-        for file, message in s["damage"]
+        for file, message in s.damage
     ]
     for folder in evalset_folders(directory) if directory is not None else []:
         listing = list_set_tars(folder)
@@ -156,10 +182,10 @@ def _notes(evalsets: list[dict[str, Any]], directory: Path | None) -> list[str]:
             continue
         if not listing.names:
             without = "holds no test/*.tar: nothing was compared with it"
-            found.append(f"evaluation set {folder.name} {without}{listing.hint}")
+            notes.append(f"evaluation set {folder.name} {without}{listing.hint}")
         else:
-            found += [f"evaluation set {note}" for note in listing.notes]
-    return found
+            notes += [f"evaluation set {note}" for note in listing.notes]
+    return notes
 
 
 def needed(run: Run) -> bool:
@@ -167,52 +193,41 @@ def needed(run: Run) -> bool:
     return run.evalset_dir is not None or run.settings.scale == "tiny" or run.settings.verify_images
 
 
-def _evalset_piece(run: Run, number: int, name: str, files: list[str]) -> Piece:
-    args = {"number": number, "name": name, "tars": files, "strict": run.settings.strict}
-    of_hub = is_hub_file(files[0])
-    if of_hub:
-        args["folder"] = str(Path(files[0]).parent)
-    return Piece(
-        "signatures/evalsets",
-        f"{number:03d}",
-        "dcfast.stages.signatures:sign_hub_set" if of_hub else "dcfast.stages.signatures:sign_evalset",
-        args,
-        inputs=tuple(files) if of_hub else (*files, *_count_files(files)),
-        outputs=(evalset_signature_path(number),),
-        version=VERSION,
-        weight=sum(Path(t).stat().st_size for t in files),
-    )
+def _evalset_piece(run: Run, number: int, name: str, files: list[str]) -> Piece[ComparedSet]:
+    strict = run.settings.strict
+    step, place = ("signatures/evalsets", f"{number:03d}"), [evalset_signature_path(number)]
+    weight = sum(map(os.path.getsize, files))
+    if is_hub_file(files[0]):
+        of_hub = sign_hub_set.piece(*step, inputs=files, outputs=place, weight=weight)
+        return of_hub(number=number, name=name, tars=files, strict=strict, folder=str(Path(files[0]).parent))
+    of_tars = sign_evalset.piece(*step, inputs=[*files, *_count_files(files)], outputs=place, weight=weight)
+    return of_tars(number=number, name=name, tars=files, strict=strict)
 
 
-def steps(run: Run) -> Steps:
-    """The pool's pictures, then those of the evaluation sets."""
+def steps(run: Run, do: Do) -> SignaturesSummary:
+    """The pool's images, then those of the evaluation sets."""
     if not needed(run):
-        return {"decoded": False, "pictures": 0, "flat": 0, "status": {}, "evalsets": [], "notes": []}
+        return SignaturesSummary()
     pool = run.pool
-    stats = yield [
-        Piece(
-            "signatures/pool",
-            f"{number:05d}",
-            "dcfast.stages.signatures:sign_pool",
-            {"number": number, "shard_dir": str(pool.shard_dir)},
-            inputs=(segment_path(number), *(pool.shard_path(name) for name in names)),
-            outputs=(signature_path(number),),
-            version=VERSION,
-            weight=sum(Path(pool.shard_path(name)).stat().st_size for name in names),
-        )
-        for number, (_, names) in enumerate(pool.segments())
-    ]
-    status: dict[str, int] = {}
-    for piece in stats:
-        for name, count in piece["status"].items():
-            status[name] = status.get(name, 0) + count
-    evalsets = compared_sets(run.evalset_dir) if run.evalset_dir is not None else []
-    eval_stats = yield [_evalset_piece(run, number, name, files) for number, (name, files) in enumerate(evalsets)]
-    return {
-        "decoded": True,
-        "pictures": sum(s["pictures"] for s in stats),
-        "flat": sum(s["flat"] for s in stats),
-        "status": status,
-        "evalsets": eval_stats,
-        "notes": _notes(eval_stats, run.evalset_dir),
-    }
+    stats = do(
+        [
+            sign_pool.piece(
+                "signatures/pool",
+                f"{number:05d}",
+                inputs=[segment_path(number), *map(pool.shard_path, names)],
+                outputs=[signature_path(number)],
+                weight=pool.bytes_of(names),
+            )(number=number, shard_dir=str(pool.shard_dir))
+            for number, (_, names) in enumerate(pool.segments())
+        ]
+    )
+    sets = compared_sets(run.evalset_dir) if run.evalset_dir is not None else []
+    evalsets = do([_evalset_piece(run, number, name, files) for number, (name, files) in enumerate(sets)])
+    return SignaturesSummary(
+        decoded=True,
+        pictures=sum(s.pictures for s in stats),
+        flat=sum(s.flat for s in stats),
+        status=sum((Counter(s.status) for s in stats), Counter[str]()),
+        evalsets=evalsets,
+        notes=_notes(evalsets, run.evalset_dir),
+    )

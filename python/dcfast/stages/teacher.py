@@ -11,24 +11,27 @@ import hashlib
 import json
 import re
 import shutil
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from dcfast.engine.piece import Piece, fingerprint_files
+from dcfast.engine.piece import Nothing, fingerprint_files, piece
 from dcfast.errors import RunError, SubsetError
 from dcfast.models.clip import read_checkpoint
 from dcfast.models.devices import resolve_device
 from dcfast.rundir.layout import segment_path
 from dcfast.rundir.run_dir import Run
-from dcfast.scales import scale
-from dcfast.stages.runner import Steps
+from dcfast.rundir.summaries import TeacherSummary
+from dcfast.scales import Scale, scale
+from dcfast.stages.runner import Do
 from dcfast.storage.atomic import atomic_path, write_json
 from dcfast.storage.hashing import sha256_file
 from dcfast.storage.paths import absolute
+from dcfast.storage.records import plain, replaced
 from dcfast.train import TrainSettings, TrainSource, train
 from dcfast.uids.sets import load_subset, open_records, uid_lookup
 from dcfast.world import plan_teacher
+from dcfast.world.plan import TeacherPiece
+from dcfast.world.spec import WorldSpec
 
 __all__ = ["RECIPE", "TEACHER_FILE", "check_teacher", "steps", "teacher_model", "teacher_shards"]
 
@@ -36,7 +39,7 @@ TEACHER_FILE = "teacher/teacher.safetensors"
 ABOUT_FILE = "teacher/teacher.json"
 SCALE = "tiny"
 """Whose model and recipe the teacher has, whatever the run's own scale: it is small by intent."""
-RECIPE: dict[str, Any] = {"samples_seen": 38_400, "checkpoints": 2}
+RECIPE = {"samples_seen": 38_400, "checkpoints": 2}
 """What departs from that scale's recipe."""
 
 
@@ -47,9 +50,7 @@ def teacher_model() -> str:
 
 def teacher_shards(run: Run) -> list[str]:
     """The shards of the world's clean pairs, relative to the run directory."""
-    return [
-        f"world/teacher/shards/{args['shard']:08d}.tar" for _, _, args in plan_teacher(run.world_spec, run.world_dir)
-    ]
+    return [f"world/{path}" for p in plan_teacher(run.world_spec) for path in p.outputs]
 
 
 def _batch() -> int:
@@ -92,103 +93,120 @@ def _check_in_pool(root: Path, path: str) -> None:
     """SubsetError where fewer than a batch of the named pairs are in the pool, which only its index can tell."""
     named = load_subset(path)
     _, count = uid_lookup(open_records(root / "index/pool.npy"), named, check=False)
-    found = int((count > 0).sum())
-    if found < _batch():
-        raise SubsetError(_too_few(path, f"{found} of its {len(named)} pairs are in the pool", _batch()))
+    present = int((count > 0).sum())
+    if present < _batch():
+        raise SubsetError(_too_few(path, f"{present} of its {len(named)} pairs are in the pool", _batch()))
 
 
-def render(out: str, args: dict[str, Any]) -> dict[str, Any]:
+@piece()
+def render(out: Path, spec: WorldSpec, shard: int) -> Nothing:
     """Piece: one shard of clean pairs of the built-in world."""
-    from dcfast.world.render import render_teacher_shard
+    from dcfast.world.render import render_piece
 
-    return dict(render_teacher_shard({**args, "directory": str(Path(out) / "world")}))
-
-
-def _source(root: Path, args: dict[str, Any]) -> Any:
-    if args["subset"] is None:
-        return TrainSource(shards=str(root / "world/teacher/shards"))
-    return TrainSource(index=str(root / "index"), shards_dir=args["shard_dir"], subset=str(root / args["subset"]))
+    render_piece(TeacherPiece(spec, shard), out / "world")
+    return Nothing()
 
 
-def train_teacher(out: str, args: dict[str, Any]) -> dict[str, Any]:
-    """Piece: trains the teacher, or goes on where it was stopped, and writes its weights."""
-    root = Path(out)
-    if args["subset"] is not None:
-        _check_in_pool(root, args["subset"])
+@piece()
+def train_teacher(
+    out: Path,
+    scale: str,
+    recipe: Mapping[str, int],
+    scale_recipe: Scale,
+    seed: int,
+    loss: str,
+    device: str,
+    subset: str | None,
+    shard_dir: str | None,
+    inputs: Sequence[str],
+) -> TeacherSummary:
+    """Piece: trains the teacher, or goes on where it was stopped, and writes its weights.
+
+    Args:
+        recipe: what departs from the scale's, which is ``scale_recipe``.
+        subset, shard_dir: the trusted pairs of a given pool and its shards; None in the built-in world.
+        inputs: files that the training depends on.
+    """
+    if subset is None:
+        source = TrainSource(shards=str(out / "world/teacher/shards"))
+    else:
+        _check_in_pool(out, subset)
+        source = TrainSource(index=str(out / "index"), shards_dir=shard_dir, subset=str(out / subset))
     # a training belongs to its data and settings: others begin in a folder of their own, and older ones are removed
-    identity = json.dumps({k: v for k, v in args.items() if k != "inputs"}, sort_keys=True)
-    mark = hashlib.sha256((identity + fingerprint_files(root, args["inputs"])).encode()).hexdigest()[:16]
-    work = root / "teacher" / f"training-{mark}"
-    for older in (root / "teacher").glob("training-*"):
+    identity = {
+        "scale": scale,
+        "recipe": recipe,
+        "scale_recipe": plain(scale_recipe),
+        "seed": seed,
+        "loss": loss,
+        "device": device,
+        "subset": subset,
+        "shard_dir": shard_dir,
+    }
+    text = json.dumps(identity, sort_keys=True) + fingerprint_files(out, inputs)
+    work = out / "teacher" / f"training-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    for older in (out / "teacher").glob("training-*"):
         if older != work and re.fullmatch(r"training-[0-9a-f]{16}", older.name):
             shutil.rmtree(older, ignore_errors=True)
     settings = TrainSettings(
         out=str(work),
-        sources=(_source(root, args),),
-        scale=args["scale"],
-        overrides=args["recipe"],
-        seed=args["seed"],
-        loss=args["loss"],
-        device=resolve_device(args["device"]),
+        sources=(source,),
+        scale=scale,
+        overrides=dict(recipe),
+        seed=seed,
+        loss=loss,
+        device=resolve_device(device),
     )
-    summary = train(settings)
+    trained = train(settings)
     from safetensors.torch import save_file
 
-    weights = read_checkpoint(work / summary["checkpoint"])["state_dict"]
-    with atomic_path(root / TEACHER_FILE) as temporary:
+    weights = read_checkpoint(work / trained.checkpoint)["state_dict"]
+    with atomic_path(out / TEACHER_FILE) as temporary:
         # not the checkpoint itself: torch writes the file's name into it, so that equal weights differ in bytes
         save_file({name: value.contiguous() for name, value in weights.items()}, temporary)
-    about = {
-        "model": summary["model"],
-        "samples": summary["sources"][0]["samples"],
-        "samples_seen": summary["samples_seen"],
-        "recipe": summary["recipe"],
-        "loss_last": summary["loss_last"],
-        "content_hash": sha256_file(root / TEACHER_FILE),
-    }
-    write_json(root / ABOUT_FILE, about)
-    return about
+    summary = TeacherSummary(
+        model=trained.model,
+        samples=trained.sources[0].samples,
+        samples_seen=trained.samples_seen,
+        recipe=trained.recipe,
+        loss_last=trained.loss_last,
+        content_hash=sha256_file(out / TEACHER_FILE),
+        held_out=subset is not None,
+    )
+    write_json(out / ABOUT_FILE, plain(summary))
+    return summary
 
 
-def steps(run: Run) -> Steps:
+def steps(run: Run, do: Do) -> TeacherSummary:
     """The world's clean pairs, where it has to be rendered, then the training."""
     settings = run.settings
-    common = {
-        "scale": SCALE,
-        "recipe": {**RECIPE},
-        "scale_recipe": asdict(scale(SCALE)),
-        "seed": settings.seed,
-        "loss": settings.loss,
-        "device": settings.device,
-    }
     if run.is_world:
-        shards = teacher_shards(run)
-        planned = plan_teacher(run.world_spec, run.world_dir)
-        yield [
-            Piece(
-                "teacher/render",
-                name,
-                "dcfast.stages.teacher:render",
-                {key: value for key, value in args.items() if key != "directory"},
-                outputs=(shard,),
-            )
-            for (name, _, args), shard in zip(planned, shards, strict=True)
-        ]
-        given: dict[str, Any] = {"subset": None, "shard_dir": None}
-        inputs: tuple[str, ...] = tuple(shards)
+        inputs = teacher_shards(run)
+        do(
+            [
+                render.piece("teacher/render", p.name, outputs=[shard])(spec=p.spec, shard=p.shard)
+                for p, shard in zip(plan_teacher(run.world_spec), inputs, strict=True)
+            ]
+        )
+        subset, shard_dir = None, None
     else:
         assert settings.teacher_uids is not None  # check_settings
-        uids = absolute(settings.teacher_uids)
-        given = {"subset": uids, "shard_dir": str(run.pool.shard_dir)}
-        inputs = (uids, *(segment_path(n) for n in range(len(run.pool.segments()))))
-    (about,) = yield [
-        Piece(
-            "teacher/train",
-            "teacher",
-            "dcfast.stages.teacher:train_teacher",
-            {**common, **given, "inputs": list(inputs)},
-            inputs=inputs,
-            outputs=(TEACHER_FILE, ABOUT_FILE),
-        )
-    ]
-    return {**about, "held_out": settings.teacher_uids is not None}
+        subset, shard_dir = absolute(settings.teacher_uids), str(run.pool.shard_dir)
+        inputs = [subset, *(segment_path(n) for n in range(len(run.pool.segments())))]
+    training = train_teacher.piece("teacher/train", "teacher", inputs=inputs, outputs=[TEACHER_FILE, ABOUT_FILE])
+    [summary] = do(
+        [
+            training(
+                scale=SCALE,
+                recipe={**RECIPE},
+                scale_recipe=scale(SCALE),
+                seed=settings.seed,
+                loss=settings.loss,
+                device=settings.device,
+                subset=subset,
+                shard_dir=shard_dir,
+                inputs=inputs,
+            )
+        ]
+    )
+    return replaced(summary, held_out=settings.teacher_uids is not None)  # pieces of older releases did not say it

@@ -11,19 +11,24 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, Unpack
 
-from dcfast.engine.piece import Piece
+import msgspec
+
+from dcfast.engine.piece import Nothing, piece
 from dcfast.errors import SubsetError
 from dcfast.index.segments import Segment
 from dcfast.models.devices import resolve_device
 from dcfast.rundir.layout import FATES, PLAN_ARRAYS, segment_path
 from dcfast.rundir.run_dir import Run
-from dcfast.rundir.summaries import equals_json
+from dcfast.rundir.summaries import FilterSummary, ReshardSummary, TrainingSummary, equals_json
 from dcfast.scales import scale
-from dcfast.stages.reshard import plan_arguments, plan_inputs, plan_kept
-from dcfast.stages.runner import Steps
+from dcfast.stages.reshard import plan_inputs, plan_kept
+from dcfast.stages.runner import Do
 from dcfast.storage.atomic import write_json
 from dcfast.storage.hashing import sha256_file
 from dcfast.storage.lock import locked
@@ -38,131 +43,138 @@ CHECKPOINTED = ("checkpoints", "log.jsonl", "summary.json", "timing.json")
 """What belongs to one training: removed where another one begins in the same run directory."""
 
 
-_how: dict[str, Any] = {}
+class How(TypedDict, total=False):
+    """Fields of ``TrainSettings`` that change no result."""
+
+    threads: int | None
+    save_every_minutes: float
 
 
-def train_with(**how: Any) -> dict[str, Any]:
-    """How trainings of this process go about it from now on; all that was said so far.
-
-    Args:
-        how: fields of ``TrainSettings`` that change no result: ``threads``, ``save_every_minutes``.
-    """
-    _how.update(how)
-    return dict(_how)
+_HOW: ContextVar[How] = ContextVar("_HOW")
 
 
-def plan_positions(out: str, args: dict[str, Any]) -> dict[str, Any]:
+@contextmanager
+def train_with(**how: Unpack[How]) -> Iterator[How]:
+    """How trainings within the block go about it, over what was said around it; yields both."""
+    token = _HOW.set({**_HOW.get(How()), **how})
+    try:
+        yield _HOW.get()
+    finally:
+        _HOW.reset(token)
+
+
+@piece()
+def plan_positions(out: Path, segments: int, excluded: int, shard_dir: str, shard_size: int) -> Nothing:
     """Piece: the canonical order of the kept samples: that of the new shards, written or not."""
-    root = Path(out)
-    plan, subset = plan_kept(root, args)
-    return {"positions": write_positions(plan, subset, root / POSITIONS)}
+    plan, subset = plan_kept(out, segments, excluded, shard_dir, shard_size)
+    write_positions(plan, subset, out / POSITIONS)
+    return Nothing()
 
 
-def _samples(root: Path, args: dict[str, Any]) -> dict[str, Any]:
+def _samples(out: Path, segments: int, source: str) -> dict[str, str | list[str]]:
     """What is trained on, by content: where it is the same though a stage ran again, the training goes on.
 
     The subset alone does not say it: rows in quarantine whose uid is kept all the same are left out of the order.
     """
     index = hashlib.sha256()
-    for number in range(args["segments"]):
-        index.update(bytes.fromhex(Segment.open(root / segment_path(number), verify=False).content_digest()))
-    order = ("subset.npy", *PLAN_ARRAYS) if args["source"] == "shards" else (POSITIONS,)
-    return {"index": index.hexdigest(), "order": [sha256_file(root / name) for name in order]}
+    for number in range(segments):
+        index.update(bytes.fromhex(Segment.open(out / segment_path(number), verify=False).content_digest()))
+    order = ("subset.npy", *PLAN_ARRAYS) if source == "shards" else (POSITIONS,)
+    return {"index": index.hexdigest(), "order": [sha256_file(out / name) for name in order]}
 
 
-def train_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
-    """Piece: the training; returns its summary."""
-    root = Path(out)
-    if args["source"] == "shards":
-        source = TrainSource(shards=str(root / "shards"))
+@piece()
+def train_subset(
+    out: Path,
+    source: str,
+    segments: int,
+    shard_dir: str,
+    scale: str,
+    recipe: str,
+    overrides: Mapping[str, int],
+    seed: int,
+    loss: str,
+    decoder: str,
+    device: str,
+) -> TrainingSummary:
+    """Piece: the training.
+
+    Args:
+        source: ``shards`` or ``index``.
+        recipe: fingerprint of the scale's, for the piece's key.
+    """
+    del recipe
+    if source == "shards":
+        samples = TrainSource(shards=str(out / "shards"))
     else:
-        source = TrainSource(index=str(root / "index"), shards_dir=args["shard_dir"], positions=str(root / POSITIONS))
+        samples = TrainSource(index=str(out / "index"), shards_dir=shard_dir, positions=str(out / POSITIONS))
     settings = TrainSettings(
-        out=out,
-        sources=(source,),
-        scale=args["scale"],
-        overrides=args["overrides"],
-        seed=args["seed"],
-        loss=args["loss"],
-        decoder=args["decoder"],
-        device=resolve_device(args["device"]),
-        **_how,
+        out=str(out),
+        sources=(samples,),
+        scale=scale,
+        overrides=dict(overrides),
+        seed=seed,
+        loss=loss,
+        decoder=decoder,
+        device=resolve_device(device),
+        **_HOW.get(How()),
     )
-    identity = {**settings.identity(), "source": args["source"], **_samples(root, args)}
-    mark = root / IDENTITY
-    busy = f"{root}: another training is at work there; wait for it"
-    with locked(make_directory(root / "train", "out") / LOCK_NAME, busy):
+    identity = {**msgspec.to_builtins(settings.identity()), "source": source, **_samples(out, segments, source)}
+    mark = out / IDENTITY
+    busy = f"{out}: another training is at work there; wait for it"
+    with locked(make_directory(out / "train", "out") / LOCK_NAME, busy):
         if not equals_json(mark, json.loads(json.dumps(identity))):
             # without a mark it is somebody's own training: its checkpoints say whether it is this one
             for name in CHECKPOINTED if mark.exists() else ():
-                place = root / "train" / name
+                place = out / "train" / name
                 shutil.rmtree(place, ignore_errors=True)
                 place.unlink(missing_ok=True)
             write_json(mark, identity)
     return launch(settings)
 
 
-def _refuse_nothing(chosen: dict[str, Any]) -> None:
-    """SubsetError with the commonest reasons where the filter stage kept nothing.
-
-    Args:
-        chosen: the summary of the filter stage.
-    """
-    fates = chosen["fates"]
-    if fates.get("kept"):
+def _refuse_nothing(chosen: FilterSummary) -> None:
+    """SubsetError with the commonest reasons where the filter stage kept nothing."""
+    if chosen.fates.get("kept"):
         return
-    reasons = dict(chosen.get("reasons") or {})
-    if fates.get("missing"):
-        reasons["metadata rows without a sample"] = fates["missing"]
-    common = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))[:3]
-    words = "; the commonest reasons: " + ", ".join(f"{why} ({count:,})" for why, count in common) if common else ""
-    counts = ", ".join(f"{fates.get(name, 0):,} {name}" for name in FATES)
-    raise SubsetError(f"nothing to train on: the filter {chosen['filter']!r} kept no sample ({counts}){words}")
+    reasons = {**chosen.reasons, "metadata rows without a sample": chosen.fates.get("missing", 0)}
+    common = sorted(((why, n) for why, n in reasons.items() if n), key=lambda item: (-item[1], item[0]))[:3]
+    commonest = "; the commonest reasons: " + ", ".join(f"{why} ({count:,})" for why, count in common) if common else ""
+    counts = ", ".join(f"{chosen.fates.get(name, 0):,} {name}" for name in FATES)
+    raise SubsetError(f"nothing to train on: the filter {chosen.filter!r} kept no sample ({counts}){commonest}")
 
 
-def steps(run: Run) -> Steps:
+def steps(run: Run, do: Do) -> TrainingSummary:
     """The order, then the training."""
     if run.has_summary("filter"):
-        _refuse_nothing(run.summary("filter"))
+        _refuse_nothing(run.summary(FilterSummary))
     settings, segments = run.settings, len(run.pool.segments())
     shard_dir = str(run.pool.shard_dir)
-    inputs: tuple[str, ...]
+    inputs = ["subset.npy"]
     if settings.train_from == "shards":
-        count = run.summary("reshard")["output_shards"]
-        inputs = ("subset.npy", *(f"shards/{k:08d}.tar" for k in range(count)))
+        inputs += [f"shards/{k:08d}.tar" for k in range(run.summary(ReshardSummary).output_shards)]
     else:
-        yield [
-            Piece(
-                "train/order",
-                "positions",
-                "dcfast.stages.train:plan_positions",
-                plan_arguments(run),
-                inputs=plan_inputs(run),
-                outputs=(POSITIONS,),
-            )
-        ]
-        inputs = ("subset.npy", POSITIONS, *(segment_path(n) for n in range(segments)))
+        order = plan_positions.piece("train/order", "positions", inputs=plan_inputs(run), outputs=[POSITIONS])
+        excluded = len(run.sample_groups())
+        do([order(segments=segments, excluded=excluded, shard_dir=shard_dir, shard_size=settings.shard_size)])
+        inputs += [POSITIONS, *map(segment_path, range(segments))]
     recipe = scale(settings.scale)
     last = f"train/checkpoints/epoch_{recipe.checkpoints}.pt"
-    [summary] = yield [
-        Piece(
-            "train/train",
-            "train",
-            "dcfast.stages.train:train_subset",
-            {
-                "source": settings.train_from,
-                "segments": segments,
-                "shard_dir": shard_dir,
-                "scale": settings.scale,
-                "recipe": recipe.fingerprint(),
-                "overrides": {} if settings.samples_seen is None else {"samples_seen": settings.samples_seen},
-                "seed": settings.seed,
-                "loss": settings.loss,
-                "decoder": settings.decoder,
-                "device": settings.device,
-            },
-            inputs=inputs,
-            outputs=(last, "train/summary.json"),
-        )
-    ]
+    train = train_subset.piece("train/train", "train", inputs=inputs, outputs=[last, "train/summary.json"])
+    [summary] = do(
+        [
+            train(
+                source=settings.train_from,
+                segments=segments,
+                shard_dir=shard_dir,
+                scale=settings.scale,
+                recipe=recipe.fingerprint(),
+                overrides={} if settings.samples_seen is None else {"samples_seen": settings.samples_seen},
+                seed=settings.seed,
+                loss=settings.loss,
+                decoder=settings.decoder,
+                device=settings.device,
+            )
+        ]
+    )
     return summary

@@ -3,55 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from dcfast.engine.piece import Piece
+from dcfast.engine.piece import piece
 from dcfast.rundir.run_dir import Run
-from dcfast.stages.runner import Steps
+from dcfast.rundir.summaries import WorldSummary
+from dcfast.stages.runner import Do
 from dcfast.world import plan_world
-from dcfast.world.tasks import TASKS
+from dcfast.world.plan import PoolPiece, Rendered, WorldPiece
 
 __all__ = ["steps"]
 
 
-def render(out: str, args: dict[str, Any]) -> dict[str, Any]:
-    """Piece: one of the world's own pieces, with the directory put in."""
-    from dcfast.world import render as world
+@piece()
+def render(out: Path, function: str, args: WorldPiece) -> Rendered:
+    """Piece: one of the world's own pieces; ``function`` tells them apart in its key."""
+    from dcfast.world.render import render_piece
 
-    allowed = {name: getattr(world, name) for name in ("render_pool_shard", "render_evalset", "finish_world")}
-    stats = allowed[args["function"]]({**args["args"], "directory": str(Path(out) / "world")})
-    return dict(stats)
-
-
-def _outputs(spec: Any, function: str, args: dict[str, Any]) -> list[str]:
-    """What a piece of the world writes that a lost or shortened file must be noticed of."""
-    if function.endswith(":render_pool_shard"):
-        name = f"{args['shard']:08d}"
-        return [f"pool/shards/{name}{end}" for end in (".tar", "_stats.json", ".parquet")] + [
-            f"pool/metadata/{name}.parquet"
-        ]
-    if function.endswith(":render_evalset"):
-        return [f"evalsets/{TASKS[args['task']].directory}/test/{name}" for name in ("0.tar", "nshards.txt")]
-    return ["truth.parquet", "evalsets/tasks.json", "world.json"]
+    del function
+    return render_piece(args, out / "world")
 
 
-def steps(run: Run) -> Steps:
+def steps(run: Run, do: Do) -> WorldSummary:
     """One step: pool shards, evaluation sets and the truth, in any order."""
     spec = run.world_spec
-    pieces = []
-    for name, function, args in plan_world(spec, run.world_dir):
-        # the directory is left out of the arguments, so that a run directory can be moved
-        given = {key: value for key, value in args.items() if key != "directory"}
-        pieces.append(
-            Piece(
-                "world/render",
-                name,
-                "dcfast.stages.world:render",
-                {"function": function.partition(":")[2], "args": given},
-                outputs=tuple(f"world/{path}" for path in _outputs(spec, function, args)),
+    planned = plan_world(spec)
+    stats = do(
+        [
+            render.piece("world/render", p.name, outputs=[f"world/{path}" for path in p.outputs])(
+                function=p.function, args=p
             )
-        )
-    stats = yield pieces
-    rows = sum(s["rows"] for p, s in zip(pieces, stats, strict=True) if p.name.startswith("pool-"))
-    samples = sum(s.get("samples", 0) for s in stats)
-    return {"spec": spec.to_json(), "rows": rows, "samples": samples, "evalsets": sum("pictures" in s for s in stats)}
+            for p in planned
+        ]
+    )
+    return WorldSummary(
+        spec=spec.to_json(),
+        rows=sum(s.rows or 0 for p, s in zip(planned, stats, strict=True) if isinstance(p, PoolPiece)),
+        samples=sum(s.samples or 0 for s in stats),
+        evalsets=sum(s.pictures is not None for s in stats),
+    )

@@ -113,7 +113,7 @@ def config_values(config: Config, *kinds: type) -> dict[str, Json]:
     ValueError: a name that is none of theirs, with the nearest; a value of another type. Names file and option.
     """
     types: dict[str, type | UnionType] = {}
-    parsers: dict[str, Callable[[str], Json] | None] = {}
+    parsers: dict[str, Callable[[str], object] | None] = {}
     for kind in kinds:
         hints = typing.get_type_hints(kind)
         types |= {name: hints[name] for name in option_names(kind)}
@@ -126,10 +126,9 @@ def config_values(config: Config, *kinds: type) -> dict[str, Json]:
         if name not in types:
             raise ValueError(f"config file {config.path}: {_unknown(name, list(types))}{_other_version(config)}")
         try:
-            values[name] = msgspec.convert(value, types[name])
             parse = parsers.get(name)
-            if parse is not None and isinstance(value, str):  # a path, with its ~
-                values[name] = parse(value)
+            given = parse(value) if parse is not None and isinstance(value, str) else value  # a path, with its ~
+            values[name] = msgspec.convert(given, types[name])
         except (msgspec.ValidationError, argparse.ArgumentTypeError) as error:
             raise ValueError(f"config file {config.path}: {name}: {error}; got {str(value)[:200]!r}") from None
     return values

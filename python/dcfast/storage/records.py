@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING, Annotated, TypeVar, dataclass_transform
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, TypeVar, cast, dataclass_transform
 
 import msgspec
 
 from dcfast.errors import CorruptDataError
 from dcfast.storage.json_files import MOST_JSON_BYTES, read_json
 
-__all__ = ["Count", "Record", "as_record", "plain", "read_record"]
+__all__ = ["Count", "Record", "as_record", "plain", "read_record", "replaced", "widened"]
 
 T = TypeVar("T")
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
@@ -39,6 +40,8 @@ if TYPE_CHECKING:  # mypy cannot know of a base class that all that are made of 
     @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
     class Record:
         """Fields with types; two records with equal fields are equal."""
+
+        def __init_subclass__(cls, *, omit_defaults: bool = False, kw_only: bool = False) -> None: ...
 
 else:
 
@@ -102,3 +105,13 @@ def read_record(
 def plain(record: object) -> object:
     """A record, or lists and dicts of them, as values of JSON."""
     return msgspec.to_builtins(record, str_keys=True)
+
+
+def replaced(record: T, **changes: object) -> T:
+    """A record with other values in some of its fields."""
+    return cast("T", msgspec.structs.replace(cast("msgspec.Struct", record), **changes))
+
+
+def widened(record: object, kind: Callable[..., T], **more: object) -> T:
+    """A record of a kind that has the same fields and more."""
+    return kind(**msgspec.structs.asdict(cast("msgspec.Struct", record)), **more)

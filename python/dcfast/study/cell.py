@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 
 from dcfast.engine.piece import fingerprint_files
 from dcfast.evaluate.results import mean
@@ -21,9 +20,11 @@ from dcfast.process.terminal import log_printably, say
 from dcfast.run.workflow import run, run_branch
 from dcfast.rundir.claim import located, read_settings, with_uid_hashes
 from dcfast.rundir.settings import Settings
+from dcfast.rundir.summaries import FilterSummary, TrainingSummary, read_summary
 from dcfast.storage.atomic import write_json
-from dcfast.storage.json_files import read_json
+from dcfast.storage.records import Record, plain, read_record
 from dcfast.study.grid import Cell
+from dcfast.study.records import CellResult
 
 __all__ = ["main", "perform_cell", "read_result"]
 
@@ -33,90 +34,103 @@ BASE_STAGE = "decontaminate"
 """The last stage that all cells of a seed share."""
 
 
+R = TypeVar("R")
+
+
+class BaseResult(Record):
+    """Of a base run, which has no scores."""
+
+    base: bool = True
+
+
+class _Key(Record):
+    """What a result stands on: other settings, or another base, make it void. A setting that the file lacks had its
+    default."""
+
+    version: int
+    settings: Settings
+    base: str
+
+
+class _Stored(Record, Generic[R]):
+    key: _Key
+    result: R
+
+
 def _result_path(cell: Cell) -> Path:
     return Path(cell.directory) / "state" / RESULT
 
 
-def _key(cell: Cell) -> dict[str, Any]:
-    """What a result stands on: other settings, or another base, make it void."""
+def _key(cell: Cell) -> _Key:
     base = Path(cell.base)
     marks = [f"state/{BASE_STAGE}.json", "state/index.json"]
-    return {
-        "version": RESULT_VERSION,
-        "settings": asdict(with_uid_hashes(located(cell.settings))),
-        "base": fingerprint_files(base, [name for name in marks if (base / name).exists()]),
-    }
+    files = fingerprint_files(base, [name for name in marks if (base / name).exists()])
+    return _Key(RESULT_VERSION, with_uid_hashes(located(cell.settings)), files)
 
 
-def read_result(cell: Cell) -> dict[str, Any] | None:
+def read_result(cell: Cell) -> CellResult | BaseResult | None:
     """The result of a cell that is done, None where it must be run (again)."""
+    stored: _Stored[CellResult] | _Stored[BaseResult]
     try:
-        found = read_json(_result_path(cell), names=True)
+        if cell.label is None:
+            stored = read_record(_result_path(cell), _Stored[BaseResult])
+        else:
+            stored = read_record(_result_path(cell), _Stored[CellResult])
     except (OSError, ValueError):
         return None
-    if not isinstance(found, dict) or _with_defaults(found.get("key")) != _key(cell):
-        return None
-    results = Path(cell.directory) / "eval_results.jsonl"
-    if cell.label is not None and not results.exists():
-        return None
-    return dict(found["result"])
+    scored = cell.label is None or (Path(cell.directory) / "eval_results.jsonl").exists()
+    return stored.result if scored and stored.key == _key(cell) else None
 
 
-def _with_defaults(key: Any) -> Any:
-    """A key as it would be now: one of before a setting existed had its default."""
-    if not isinstance(key, dict) or not isinstance(key.get("settings"), dict):
-        return None
-    return {**key, "settings": {**asdict(Settings()), **key["settings"]}}
-
-
-def perform_cell(cell: Cell, workers: int, *, overwrite: bool = False) -> dict[str, Any]:
+def perform_cell(cell: Cell, workers: int, *, overwrite: bool = False) -> CellResult | BaseResult:
     """Runs a cell, or what of it is left to do; returns and records its result."""
+    result: CellResult | BaseResult = BaseResult()
     if cell.label is None:
         run(cell.directory, cell.settings, last=BASE_STAGE, workers=workers, overwrite=overwrite)
-        result: dict[str, Any] = {"base": True}
     else:
         shared = read_settings(Path(cell.base) / "state/settings.json")
-        summaries = run_branch(cell.base, shared, cell.directory, cell.settings, workers=workers, overwrite=overwrite)
-        scores = read_scores(cell.directory)
-        chosen, trained = summaries["filter"], summaries["train"]
-        result = {
-            "filter": chosen["filter"],
-            "notes": chosen["notes"],
-            "kept": chosen["fates"]["kept"],
-            "rows": chosen["metadata_rows"],
-            "samples_seen": trained.get("samples_seen"),
-            "contaminated": (chosen.get("contaminated") or {}).get("samples"),
-            "tasks": scores.tasks,
-            "chance": scores.chance,
-            "unscored": list(scores.unscored),
-            "failed_sets": scores.failed,
-            "score": mean(list(scores.tasks.values())),  # the study compares cells over the sets that all of them have
-        }
-        _drop_older_checkpoints(Path(cell.directory), trained)
-    write_json(_result_path(cell), {"key": _key(cell), "result": result})
+        run_branch(cell.base, shared, cell.directory, cell.settings, workers=workers, overwrite=overwrite)
+        result = _scored(Path(cell.directory))
+    write_json(_result_path(cell), {"key": plain(_key(cell)), "result": plain(result)})
     return result
 
 
-def _drop_older_checkpoints(folder: Path, trained: dict[str, Any]) -> None:
-    """Keeps the last of a cell that is done: a study of a hundred cells would fill a disk with the others."""
-    for name in trained.get("checkpoints", []):
-        if name != trained["checkpoint"]:
+def _scored(folder: Path) -> CellResult:
+    """The result of a run directory. Of its checkpoints the last is kept: a study of a hundred cells would fill a disk
+    with the others."""
+    filtered = read_summary(folder / "state/filter.json", FilterSummary)
+    trained = read_summary(folder / "state/train.json", TrainingSummary)
+    scores = read_scores(folder)
+    for name in trained.checkpoints:
+        if name != trained.checkpoint:
             (folder / name).unlink(missing_ok=True)
+    return CellResult(
+        filter=filtered.filter,
+        notes=filtered.notes,
+        kept=filtered.fates["kept"],
+        rows=filtered.metadata_rows,
+        samples_seen=trained.samples_seen,
+        contaminated=None if filtered.contaminated is None else filtered.contaminated.samples,
+        tasks=scores.tasks,
+        chance=scores.chance,
+        unscored=list(scores.unscored),
+        failed_sets=scores.failed,
+        score=mean(list(scores.tasks.values())),  # the study compares cells over the sets that all of them have
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry of ``python -m dcfast.study.cell``; returns the exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if len(words) not in (2, 3):
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if len(arguments) not in (2, 3):
         say("usage: python -m dcfast.study.cell FILE WORKERS [overwrite] (a study starts it)", error=True)
         return USAGE
-    return run_command(lambda: _main(words), "stopped; the study resumes it")
+    return run_command(lambda: _main(arguments), "stopped; the study resumes it")
 
 
-def _main(words: list[str]) -> int:
+def _main(arguments: list[str]) -> int:
     log_printably()
-    cell = Cell.from_json(read_json(words[0], names=True))
-    perform_cell(cell, int(words[1]), overwrite="overwrite" in words[2:])
+    perform_cell(read_record(arguments[0], Cell), int(arguments[1]), overwrite="overwrite" in arguments[2:])
     return DONE
 
 

@@ -27,19 +27,18 @@ __all__ = ["main", "parser"]
 
 
 STUDIED = (
-    *(
-        "pool",
-        "uid_from",
-        "evalsets",
-        "features",
-        "teacher_uids",
-        "loss",
-        "device",
-        "precision",
-        "train_from",
-        "decoder",
-    ),
-    *("samples_seen", "world"),
+    "pool",
+    "uid_from",
+    "evalsets",
+    "features",
+    "teacher_uids",
+    "loss",
+    "device",
+    "precision",
+    "train_from",
+    "decoder",
+    "samples_seen",
+    "world",
 )
 """The settings of a run that a study takes for all of its cells; the others are its own matter."""
 
@@ -155,4 +154,4 @@ def _main(arguments: argparse.Namespace) -> int:
     )
     say(markdown(study), end="")
     say(f"results: {out / 'study.md'}, study.json, study.csv, study.png, study.svg")
-    return FAILED if study["failed"] else DONE
+    return FAILED if study.failed else DONE

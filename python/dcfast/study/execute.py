@@ -9,27 +9,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from dcfast.errors import last_line
 from dcfast.storage.atomic import unfollowed, write_json
+from dcfast.storage.records import plain
 from dcfast.study.cell import read_result
 from dcfast.study.grid import Cell
+from dcfast.study.records import CellResult, Failure
 
-__all__ = ["Failure", "execute"]
+__all__ = ["execute"]
 
 LOG_TAIL = 2_000
 """Characters of a failed cell's output that are looked at for its last line."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A cell that did not end well: what it said last."""
-
-    cell: Cell
-    message: str
 
 
 @dataclass
@@ -38,6 +31,32 @@ class _Process:
     process: subprocess.Popen[bytes]
     log: Path
     started: float
+
+
+@dataclass
+class _Waiting:
+    """The cells that wait, in order. ``bases``: directory of a base run that has ended -> why it failed, or nothing."""
+
+    cells: list[Cell]
+    base_of: Callable[[Cell], Cell]
+    bases: dict[str, str] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+
+    def take(self, busy: set[str]) -> Cell | None:
+        """The next cell that can begin, off the list, or its base run; None where all must wait for busy folders."""
+        for cell in list(self.cells):
+            base = self.base_of(cell)
+            if base.directory in busy:
+                continue
+            if base.directory not in self.bases:
+                if read_result(base) is None:
+                    return base
+                self.bases[base.directory] = ""
+            self.cells.remove(cell)
+            if not self.bases[base.directory]:
+                return cell
+            self.failures.append(Failure(cell.name, f"its base run failed: {self.bases[base.directory]}"))
+        return None
 
 
 def _die_with_parent() -> None:
@@ -50,7 +69,7 @@ def _start(cell: Cell, threads: int, overwrite: bool) -> _Process:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "state").mkdir(exist_ok=True)
     task, log = folder / "state" / "cell.json", folder / "state" / "cell.log"
-    write_json(task, cell.to_json())
+    write_json(task, plain(cell))
     environment = {**os.environ}
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         environment[name] = str(threads)
@@ -80,7 +99,7 @@ def execute(
     jobs: int,
     cores: int,
     overwrite: bool,
-    finished: Callable[[Cell, dict[str, Any], float], None],
+    finished: Callable[[Cell, CellResult, float], None],
     say: Callable[[str], None],
 ) -> list[Failure]:
     """Runs what is not done, base runs before the cells that branch from them, at most ``jobs`` at once.
@@ -95,64 +114,34 @@ def execute(
         The cells that failed, and those whose base did.
     """
     threads = max(1, cores // jobs)
-    waiting: list[Cell] = []
+    waiting = _Waiting([], base_of)
     for cell in cells:
         known = read_result(cell)
-        if known is None:
-            waiting.append(cell)
-        else:
+        if isinstance(known, CellResult):
             finished(cell, known, 0.0)
-    ready: set[str] = set()
-    broken: dict[str, str] = {}
-    failures: list[Failure] = []
+        else:
+            waiting.cells.append(cell)
     running: list[_Process] = []
     try:
-        while waiting or running:
-            while len(running) < jobs and (task := _next(waiting, base_of, ready, broken, failures, running)):
+        while waiting.cells or running:
+            while len(running) < jobs and (task := waiting.take({job.cell.directory for job in running})):
                 say(f"{task.name} ...")
                 running.append(_start(task, threads, overwrite))
             time.sleep(0.2)
-            for one in [r for r in running if r.process.poll() is not None]:
-                running.remove(one)
-                result = read_result(one.cell) if one.process.returncode == 0 else None
-                if result is None:
-                    failures.append(Failure(one.cell, _last_words(one)))
-                    say(f"{one.cell.name}: failed: {failures[-1].message}")
-                    if one.cell.label is None:
-                        broken[one.cell.directory] = failures[-1].message
-                elif one.cell.label is None:
-                    ready.add(one.cell.directory)
-                else:
-                    finished(one.cell, result, time.monotonic() - one.started)
+            for job in [job for job in running if job.process.poll() is not None]:
+                running.remove(job)
+                result = read_result(job.cell) if job.process.returncode == 0 else None
+                if isinstance(result, CellResult):
+                    finished(job.cell, result, time.monotonic() - job.started)
+                    continue
+                reason = "" if result is not None else _last_words(job)
+                if reason:
+                    waiting.failures.append(Failure(job.cell.name, reason))
+                    say(f"{job.cell.name}: failed: {reason}")
+                if job.cell.label is None:
+                    waiting.bases[job.cell.directory] = reason
     finally:
-        for one in running:
-            one.process.kill()
-            one.process.wait()
-    return failures
-
-
-def _next(
-    waiting: list[Cell],
-    base_of: Callable[[Cell], Cell],
-    ready: set[str],
-    broken: dict[str, str],
-    failures: list[Failure],
-    running: list[_Process],
-) -> Cell | None:
-    """Takes the next cell that can begin off the list, or its base run; None where all must wait."""
-    busy = {one.cell.directory for one in running}
-    for cell in list(waiting):
-        base = base_of(cell)
-        if base.directory in broken:
-            waiting.remove(cell)
-            failures.append(Failure(cell, f"its base run failed: {broken[base.directory]}"))
-        elif base.directory in ready:
-            waiting.remove(cell)
-            return cell
-        elif base.directory not in busy:
-            if read_result(base) is not None:
-                ready.add(base.directory)
-                waiting.remove(cell)
-                return cell
-            return base
-    return None
+        for job in running:
+            job.process.kill()
+            job.process.wait()
+    return waiting.failures

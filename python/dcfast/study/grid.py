@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from dcfast.filters import compile_filter
 from dcfast.filters.files import move_files
@@ -38,7 +37,10 @@ _SCALE = re.compile(r"([a-z]+)(?:/(\d+))?")
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a study: a filter, a seed, a scale; ``label`` is None for the base run that others branch from."""
+    """One run of a study: a filter, a seed, a scale; ``label`` is None for the base run that others branch from.
+
+    It passes as JSON to the process that runs it.
+    """
 
     scale: str
     seed: int
@@ -50,14 +52,6 @@ class Cell:
     @property
     def name(self) -> str:
         return f"{self.scale}, seed {self.seed}, {self.label or 'base run'}"
-
-    def to_json(self) -> dict[str, Any]:
-        """All of it in JSON types."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Cell:
-        return cls(**{**value, "settings": Settings(**value["settings"])})
 
 
 @dataclass(frozen=True)
@@ -81,8 +75,8 @@ class Grid:
         settings = scaled(self.settings, name)
         number = seed if settings.pool is None else self.seeds[0]
         settings = replace(settings, seed=number, filter="no_filter", compare=NO_COMPARISON)
-        place = _place(out, name)
-        folder = place / f"seed-{number}" / "base" if settings.pool is None else place / "base"
+        shared = _scale_folder(out, name)
+        folder = shared / f"seed-{number}" / "base" if settings.pool is None else shared / "base"
         return Cell(name, number, None, settings, str(folder), str(folder))
 
     def cell(self, out: Path, name: str, seed: int, label: str) -> Cell:
@@ -90,7 +84,8 @@ class Grid:
         base = self.base(out, name, seed)
         expression = move_files(self.filters[label].replace("{seed}", str(seed)), real)
         settings = branch_settings(replace(base.settings, seed=seed), expression)
-        return Cell(name, seed, label, settings, str(_place(out, name) / f"seed-{seed}" / slug(label)), base.directory)
+        folder = _scale_folder(out, name) / f"seed-{seed}" / slug(label)
+        return Cell(name, seed, label, settings, str(folder), base.directory)
 
     def cells(self, out: Path) -> list[Cell]:
         """All runs but the base runs, seed by seed, so that a study that is stopped has whole seeds."""
@@ -99,7 +94,7 @@ class Grid:
         ]
 
 
-def _place(out: Path, name: str) -> Path:
+def _scale_folder(out: Path, name: str) -> Path:
     return out / name.replace("/", "-over-")
 
 
@@ -109,14 +104,14 @@ def scaled(settings: Settings, name: str) -> Settings:
     ``NAME/K`` is a K-th of the samples seen; of the built-in world, also a K-th of the pool: as in DataComp, a scale
     has as many samples in its pool as are seen in training.
     """
-    found = _SCALE.fullmatch(name)
-    if found is None:
+    match = _SCALE.fullmatch(name)
+    if match is None:
         raise ValueError(f"--scales takes names of scales, or NAME/K for a K-th of one; got {name!r}")
-    recipe = scale(found[1])
+    recipe = scale(match[1])
     settings = replace(settings, scale=recipe.name)
-    if found[2] is None:
+    if match[2] is None:
         return settings
-    part = int(found[2])
+    part = int(match[2])
     if part < 2:
         raise ValueError(f"--scales: K of NAME/K must be at least 2; got {name!r}")
     settings = replace(settings, samples_seen=max(1, (settings.samples_seen or recipe.samples_seen) // part))
@@ -136,34 +131,29 @@ def parse_filters(given: list[str] | None, world: bool, also: str | None = None)
         FilterError: one cannot be read.   ValueError: a label is given twice.
     """
     names = given or [name for name in STANDARD_FILTERS if world or name != "oracle"]
-    found: dict[str, str] = {}
+    filters: dict[str, str] = {}
     for text in names:
+        label, expression = text, STANDARD_FILTERS.get(text, text)
         labelled = _LABEL.fullmatch(text)
-        if text in STANDARD_FILTERS:
-            label, expression = text, STANDARD_FILTERS[text]
-        elif labelled is not None:
+        if labelled is not None:
             label, expression = labelled[1], labelled[2].strip()
-        else:
-            label, expression = text, text
-        if label in found or slug(label) in [slug(other) for other in found] or slug(label) == "base":
+        if label in filters or slug(label) in [slug(other) for other in filters] or slug(label) == "base":
             raise ValueError(f"--filters: {label!r} is given twice, or is a name that the study uses; give it a label")
         if also is not None:
             expression = f"({expression}) & ({also})"
         compile_filter(expression.replace("{seed}", "0"))
-        found[label] = expression
-    return found
+        filters[label] = expression
+    return filters
 
 
 def parse_seeds(text: str, option: str = "--seeds") -> tuple[int, ...]:
     """``6`` is 0..5 (of --seeds; elsewhere seed 6 alone), ``3-5`` is 3, 4, 5, and ``0,2-4`` joins such parts."""
-    parts: list[range] = []
     try:
         if option == "--seeds" and text.isdigit():
             parts = [range(int(text))]
         else:
-            for part in text.split(","):
-                first, dash, last = part.partition("-")
-                parts.append(range(int(first), int(last if dash else first) + 1))
+            bounds = [part.partition("-") for part in text.split(",")]
+            parts = [range(int(first), int(last if dash else first) + 1) for first, dash, last in bounds]
     except ValueError:
         raise ValueError(
             f"{option} takes a number, a range or a list of them, e.g. 6, 0-5 or 0,2-4; got {text!r}"
@@ -171,8 +161,8 @@ def parse_seeds(text: str, option: str = "--seeds") -> tuple[int, ...]:
     # an int of any size has no len()
     if sum(max(0, part.stop - part.start) for part in parts) > MOST_SEEDS:
         raise ValueError(f"{option} takes at most {MOST_SEEDS:,} seeds; got {text[:80]!r}")
-    found = [seed for part in parts for seed in part]
-    if not found or len(set(found)) != len(found):
-        what = "twice the same seed" if found else "no seed at all"
+    seeds = [seed for part in parts for seed in part]
+    if not seeds or len(set(seeds)) != len(seeds):
+        what = "twice the same seed" if seeds else "no seed at all"
         raise ValueError(f"{option} {text!r} names {what}; e.g. 6, 0-5 or 0,2-4")
-    return tuple(found)
+    return tuple(seeds)

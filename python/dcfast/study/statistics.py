@@ -3,199 +3,160 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from statistics import correlation
 
+from dcfast.storage.records import replaced
 from dcfast.study.grid import NOT_CANDIDATES
+from dcfast.study.records import AboveChance, CellId, CellResult, Compared, Difference, FilterRow, Spread, Verdict
 
-__all__ = ["above_chance", "choose_and_confirm", "comparable", "mean_and_spread", "rank_correlation", "summarise"]
+__all__ = ["Results", "above_chance", "choose_and_confirm", "comparable", "rank_correlation", "spread", "summarise"]
 
-Results = dict[tuple[str, int, str], dict[str, Any]]
-"""(scale, seed, label) -> result of a cell."""
+Results = dict[CellId, CellResult]
 
 
-def comparable(results: Results) -> tuple[Results, dict[str, Any]]:
+def comparable(results: Results) -> tuple[Results, Compared]:
     """The results with scores that can be compared: means over the tasks that every scored cell has.
 
     A set that was added later, or that a model gave no number on, would otherwise make two means of different things.
-    Where all cells have the same tasks, the scores are those that the cells recorded.
-
-    Returns:
-        the results, with ``score`` None everywhere where no task is in all of them; and ``compared`` (keys), ``cells``
-        (how many have scores), ``left_out`` (key -> the cells that lack it, as [scale, seed, label]).
+    Where all cells have the same tasks, the scores are those that the cells recorded. Where no task is in all of them,
+    every score is None.
     """
-    have = {cell: set(result["tasks"]) for cell, result in results.items() if result["tasks"]}
+    have = {cell: set(result.tasks) for cell, result in results.items() if result.tasks}
     every = set().union(*have.values())
     common = every.intersection(*have.values())
-    left_out = {
-        key: [list(cell) for cell, keys in sorted(have.items()) if key not in keys] for key in sorted(every - common)
-    }
-    told = {"compared": sorted(common), "cells": len(have), "left_out": left_out}
+    left_out = {key: [cell for cell, keys in sorted(have.items()) if key not in keys] for key in sorted(every - common)}
+    compared = Compared(sorted(common), len(have), left_out)
     if not left_out:
-        return results, told
+        return results, compared
     again = {}
     for cell, result in results.items():
-        values = [value for key, value in result["tasks"].items() if key in common]
-        again[cell] = {**result, "score": mean_and_spread(values)[0] if cell in have else None}
-    return again, told
+        values = [value for key, value in result.tasks.items() if key in common]
+        again[cell] = replaced(result, score=spread(values).mean if cell in have else None)
+    return again, compared
 
 
-def mean_and_spread(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Mean, and standard deviation of a sample (n - 1); None where there are too few values."""
+def spread(values: Sequence[float]) -> Spread:
+    """Mean and standard deviation."""
     if not values:
-        return None, None
+        return Spread(None, None)
     mean = math.fsum(values) / len(values)
     if len(values) < 2:
-        return mean, None
-    return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
+        return Spread(mean, None)
+    return Spread(mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)))
 
 
 def _ranks(values: Sequence[float]) -> list[float]:
     """Ranks from 1; equal values share the mean of theirs."""
-    order = sorted(range(len(values)), key=lambda i: values[i])
-    ranks = [0.0] * len(values)
-    begin = 0
-    while begin < len(order):
-        end = begin
-        while end + 1 < len(order) and values[order[end + 1]] == values[order[begin]]:
-            end += 1
-        for place in range(begin, end + 1):
-            ranks[order[place]] = (begin + end) / 2 + 1
-        begin = end + 1
-    return ranks
+    ordered = sorted(values)
+    return [(bisect_left(ordered, value) + bisect_right(ordered, value) + 1) / 2 for value in values]
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
     """Spearman's rho of two equally long lists; None for fewer than two, or where one list is all ties."""
     if len(a) != len(b):
         raise ValueError(f"rank_correlation: both lists must have one length; got {len(a)} and {len(b)}")
-    if len(a) < 2:
+    if len(set(a)) < 2 or len(set(b)) < 2:
         return None
-    x, y = _ranks(a), _ranks(b)
-    mean = (len(x) + 1) / 2
-    both = math.fsum((p - mean) * (q - mean) for p, q in zip(x, y, strict=True))
-    spread = math.fsum((p - mean) ** 2 for p in x) * math.fsum((q - mean) ** 2 for q in y)
-    return both / math.sqrt(spread) if spread > 0 else None
+    return correlation(_ranks(a), _ranks(b))
 
 
-def summarise(results: Results, scale: str, label: str) -> dict[str, Any]:
-    """One row of the table: a filter at a scale over its seeds.
-
-    Args:
-        results: (scale, seed, label) -> result of a cell.
-    """
+def summarise(results: Results, scale: str, label: str) -> FilterRow:
+    """One row of the table: a filter at a scale over its seeds."""
     mine = {seed: r for (s, seed, name), r in results.items() if s == scale and name == label}
-    scores = {seed: r["score"] for seed, r in sorted(mine.items()) if r["score"] is not None}
-    mean, spread = mean_and_spread(list(scores.values()))
-    tasks: dict[str, list[float]] = {}
+    scores = {seed: result.score for seed, result in sorted(mine.items()) if result.score is not None}
+    tasks = defaultdict(list)
     for result in mine.values():
-        for key, value in result["tasks"].items():
-            tasks.setdefault(key, []).append(value)
-    of_tasks = {key: mean_and_spread(values) for key, values in sorted(tasks.items())}
-    kept = [r["kept"] / r["rows"] for r in mine.values() if r["rows"]]
-    copies = [r.get("contaminated") for r in mine.values()]  # absent in results of an older version
-    known = [float(count) for count in copies if count is not None]
-    return {
-        "scale": scale,
-        "filter": label,
-        "expressions": sorted({r["filter"] for r in mine.values()}),
-        "seeds": sorted(scores),
-        "scores": {str(seed): value for seed, value in scores.items()},
-        "mean": mean,
-        "deviation": spread,
-        "kept": mean_and_spread(kept)[0],
-        "contaminated": mean_and_spread(known)[0] if len(known) == len(copies) else None,
-        "samples_seen": sorted({r["samples_seen"] for r in mine.values()}, key=str),
-        "tasks": {key: {"mean": m, "deviation": s} for key, (m, s) in of_tasks.items()},
-    }
+        for key, value in result.tasks.items():
+            tasks[key].append(value)
+    copies = [float(result.contaminated) for result in mine.values() if result.contaminated is not None]
+    of_scores = spread(list(scores.values()))
+    return FilterRow(
+        scale=scale,
+        filter=label,
+        expressions=sorted({result.filter for result in mine.values()}),
+        seeds=sorted(scores),
+        scores={str(seed): score for seed, score in scores.items()},
+        mean=of_scores.mean,
+        deviation=of_scores.deviation,
+        kept=spread([result.kept / result.rows for result in mine.values() if result.rows]).mean,
+        contaminated=spread(copies).mean if len(copies) == len(mine) else None,
+        samples_seen=sorted({result.samples_seen for result in mine.values()}, key=str),
+        tasks={key: spread(values) for key, values in sorted(tasks.items())},
+    )
 
 
-def _difference(a: list[float], b: list[float]) -> dict[str, Any]:
-    """Of two filters on the same seeds: the difference of the means against twice the spread of both."""
-    (mean_a, spread_a), (mean_b, spread_b) = mean_and_spread(a), mean_and_spread(b)
-    if mean_a is None or mean_b is None or spread_a is None or spread_b is None:
-        return {"difference": None, "bar": None, "clear": None}
-    bar = 2 * math.sqrt(spread_a**2 + spread_b**2)
-    paired = mean_and_spread([x - y for x, y in zip(a, b, strict=True)])
-    return {
-        "difference": mean_a - mean_b,
-        "bar": bar,
-        "clear": mean_a - mean_b > bar,
-        "paired_deviation": paired[1],
-        "seeds_won": sum(x > y for x, y in zip(a, b, strict=True)),
-        "means": [mean_a, mean_b],
-        "deviations": [spread_a, spread_b],
-    }
+def _difference(a: list[float], b: list[float]) -> Difference:
+    """The bar is twice the spread of both: 2 * sqrt(s1^2 + s2^2)."""
+    first, second = spread(a), spread(b)
+    if first.mean is None or second.mean is None or first.deviation is None or second.deviation is None:
+        return Difference(None, None, None)
+    bar = 2 * math.sqrt(first.deviation**2 + second.deviation**2)
+    return Difference(
+        difference=first.mean - second.mean,
+        bar=bar,
+        clear=first.mean - second.mean > bar,
+        paired_deviation=spread([x - y for x, y in zip(a, b, strict=True)]).deviation,
+        seeds_won=sum(x > y for x, y in zip(a, b, strict=True)),
+        means=(first.mean, second.mean),
+        deviations=(first.deviation, second.deviation),
+    )
 
 
 def choose_and_confirm(
-    results: Results,
-    scale: str,
-    labels: Sequence[str],
-    choose: Sequence[int],
-    confirm: Sequence[int],
-) -> dict[str, Any]:
+    results: Results, scale: str, labels: Sequence[str], choose: Sequence[int], confirm: Sequence[int]
+) -> Verdict:
     """The filter with the best mean on some seeds, and how it does against no_filter on others.
 
-    The seeds that confirm have no part in the choice, so that the winner's luck is not counted as its merit. The
-    bar is 2 * sqrt(s1^2 + s2^2), s being the standard deviations over the confirming seeds.
-
-    Returns:
-        ``best`` (a label or None), ``chosen_by`` (label -> mean), ``confirmed`` (difference, bar, clear, ...),
-        ``random`` (the same of random against no_filter, over all seeds of both), ``note`` where it cannot be said.
+    The seeds that confirm have no part in the choice, so that the winner's luck is not counted as its merit.
     """
 
     def scores(label: str, seeds: Sequence[int]) -> list[float] | None:
-        found = [results.get((scale, seed, label), {}).get("score") for seed in seeds]
-        return (
-            None if not found or any(value is None for value in found) else [float(v) for v in found if v is not None]
-        )
+        """Of all seeds; None where one is not finished, or there are no seeds."""
+        cells = [results.get((scale, seed, label)) for seed in seeds]
+        known = [cell.score for cell in cells if cell is not None and cell.score is not None]
+        return known if known and len(known) == len(seeds) else None
 
-    means = {}
-    for label in labels:
-        chosen = scores(label, choose)
-        if label not in NOT_CANDIDATES and chosen is not None:
-            means[label] = math.fsum(chosen) / len(chosen)
-    found: dict[str, Any] = {
-        "scale": scale,
-        "choose": list(choose),
-        "confirm": list(confirm),
-        "chosen_by": means,
-        "best": max(means, key=lambda name: means[name]) if means else None,
-        "confirmed": None,
-        "random": None,
-    }
-    all_seeds = [*choose, *confirm]
-    plain, drawn = scores("no_filter", all_seeds), scores("random", all_seeds)
-    if plain is not None and drawn is not None:
-        found["random"] = _difference(drawn, plain)
-    if found["best"] is None:
-        return {**found, "note": "no candidate filter is finished on all seeds that choose"}
-    a, b = scores(found["best"], confirm), scores("no_filter", confirm)
-    if a is None or b is None:
-        return {**found, "note": f"{found['best']} or no_filter is not finished on all seeds that confirm"}
-    return {**found, "confirmed": _difference(a, b)}
+    candidates = [label for label in labels if label not in NOT_CANDIDATES]
+    chosen_by = {label: math.fsum(known) / len(known) for label in candidates if (known := scores(label, choose))}
+    best = max(chosen_by, key=lambda label: chosen_by[label]) if chosen_by else None
+    confirmed, note = None, ""
+    if best is None:
+        note = "no candidate filter is finished on all seeds that choose"
+    elif (mine := scores(best, confirm)) and (plain := scores("no_filter", confirm)):
+        confirmed = _difference(mine, plain)
+    else:
+        note = f"{best} or no_filter is not finished on all seeds that confirm"
+    drawn, plain = scores("random", [*choose, *confirm]), scores("no_filter", [*choose, *confirm])
+    return Verdict(
+        scale=scale,
+        choose=list(choose),
+        confirm=list(confirm),
+        chosen_by=chosen_by,
+        best=best,
+        confirmed=confirmed,
+        random=_difference(drawn, plain) if drawn and plain else None,
+        above_chance=above_chance(results, scale),
+        note=note,
+    )
 
 
-def above_chance(results: Results, scale: str, label: str = "no_filter") -> dict[str, Any] | None:
-    """On how many tasks a filter's mean score is above a guess's; None where no cell of it is finished.
-
-    Returns:
-        ``tasks`` (with a known chance), ``above``, ``clearly`` (by more than two standard deviations over the seeds)
-        and ``at_or_below`` (keys).
-    """
-    mine = [r for (s, _, name), r in sorted(results.items()) if s == scale and name == label]
+def above_chance(results: Results, scale: str, label: str = "no_filter") -> AboveChance | None:
+    """On how many tasks a filter's mean score is above a guess's; None where no cell of it is finished."""
+    mine = [result for (s, _, name), result in sorted(results.items()) if s == scale and name == label]
     if not mine:
         return None
     above: list[str] = []
     clearly: list[str] = []
     below: list[str] = []
-    for key in sorted({key for r in mine for key in r["chance"]}):
-        mean, spread = mean_and_spread([r["tasks"][key] for r in mine if key in r["tasks"]])
-        chance, _ = mean_and_spread([r["chance"][key] for r in mine if key in r["chance"]])
-        if mean is None or chance is None:
+    for key in sorted({key for result in mine for key in result.chance}):
+        score = spread([result.tasks[key] for result in mine if key in result.tasks])
+        chance = spread([result.chance[key] for result in mine if key in result.chance]).mean
+        if score.mean is None or chance is None:
             continue
-        (above if mean > chance else below).append(key)
-        if spread is not None and mean - 2 * spread > chance:
+        (above if score.mean > chance else below).append(key)
+        if score.deviation is not None and score.mean - 2 * score.deviation > chance:
             clearly.append(key)
-    return {"tasks": len(above) + len(below), "above": len(above), "clearly": len(clearly), "at_or_below": below}
+    return AboveChance(len(above) + len(below), len(above), len(clearly), below)

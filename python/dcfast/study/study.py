@@ -5,27 +5,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 from dcfast.process.libraries import require_library
 from dcfast.run.checks import check_one_process, check_settings
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, absolute, make_directory, not_left_empty
+from dcfast.storage.records import widened
 from dcfast.study.cell import read_result
-from dcfast.study.execute import Failure, execute
+from dcfast.study.execute import execute
 from dcfast.study.grid import NOT_CANDIDATES, Cell, Grid, scaled
 from dcfast.study.output import write_results
-from dcfast.study.statistics import (
-    Results,
-    above_chance,
-    choose_and_confirm,
-    comparable,
-    rank_correlation,
-    summarise,
-)
+from dcfast.study.records import CellResult, Failure, RankCorrelation, Study, StudyCell
+from dcfast.study.statistics import Results, choose_and_confirm, comparable, rank_correlation, summarise
 
 __all__ = ["collect", "run_study"]
 
@@ -33,55 +26,44 @@ STUDY_VERSION = 2
 
 
 def collect(
-    grid: Grid, results: Results, choose: Sequence[int], confirm: Sequence[int], failed: Sequence[tuple[str, str]] = ()
-) -> dict[str, Any]:
-    """The study as JSON, of the cells that are finished. Keys: docs/study.md."""
-    recorded = results
-    results, tasks = comparable(recorded)
-    table = [summarise(results, name, label) for name in grid.scales for label in grid.filters]
-    means = {(row["scale"], row["filter"]): row["mean"] for row in table}
-    pairs = []
-    for a, b in combinations(grid.scales, 2):
-        both = [n for n in grid.filters if means[a, n] is not None and means[b, n] is not None]
-        rho = rank_correlation([means[a, n] for n in both], [means[b, n] for n in both])
-        pairs.append({"scales": [a, b], "filters": len(both), "rho": rho})
-    verdicts = []
-    for name in grid.scales:
-        verdict = choose_and_confirm(results, name, list(grid.filters), choose, confirm)
-        verdicts.append({**verdict, "above_chance": above_chance(results, name)})
+    grid: Grid, results: Results, choose: Sequence[int], confirm: Sequence[int], failed: Sequence[Failure] = ()
+) -> Study:
+    """The study, of the cells that are finished."""
+    compared, tasks = comparable(results)
+    table = [summarise(compared, name, label) for name in grid.scales for label in grid.filters]
+    means = {(row.scale, row.filter): row.mean for row in table}
+    correlations = []
+    for scales in combinations(grid.scales, 2):
+        pairs = [[means[name, label] for name in scales] for label in grid.filters]
+        both = [(x, y) for x, y in pairs if x is not None and y is not None]
+        rho = rank_correlation([x for x, _ in both], [y for _, y in both])
+        correlations.append(RankCorrelation(scales, len(both), rho))
     cells = [
-        {
-            **{"scale": name, "seed": seed, "label": label, **results[name, seed, label]},
-            "score_of_all": recorded[name, seed, label]["score"],
-        }
+        widened(result, StudyCell, scale=name, seed=seed, label=label, score_of_all=results[name, seed, label].score)
         for seed in grid.seeds
         for name in grid.scales
         for label in grid.filters
-        if (name, seed, label) in results
+        if (result := compared.get((name, seed, label))) is not None
     ]
-    return {
-        "version": STUDY_VERSION,
-        "settings": asdict(grid.settings),
-        "filters": grid.filters,
-        "scales": list(grid.scales),
-        "seeds": list(grid.seeds),
-        "tasks": tasks,
-        "cells": cells,
-        "table": table,
-        "verdicts": verdicts,
-        "rank_correlation": pairs,
-        "failed": [{"cell": cell, "message": message} for cell, message in failed],
-    }
+    return Study(
+        version=STUDY_VERSION,
+        settings=grid.settings,
+        filters=grid.filters,
+        scales=list(grid.scales),
+        seeds=list(grid.seeds),
+        tasks=tasks,
+        cells=cells,
+        table=table,
+        verdicts=[choose_and_confirm(compared, name, list(grid.filters), choose, confirm) for name in grid.scales],
+        rank_correlation=correlations,
+        failed=list(failed),
+    )
 
 
 def _time(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _confirming(grid: Grid, cells: Sequence[Cell], best: Mapping[str, str | None]) -> list[Cell]:
@@ -108,7 +90,7 @@ def run_study(
     overwrite: bool = False,
     confirm_all: bool = False,
     say: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
+) -> Study:
     """Runs a study, or what of it is left to do; its results are written after every cell.
 
     Args:
@@ -128,7 +110,7 @@ def run_study(
     root = Path(absolute(out))
     cells = grid.cells(root)
     results: Results = {}
-    failed: list[tuple[str, str]] = []
+    failed: list[Failure] = []
     started, spent = time.monotonic(), 0
     later = [] if confirm_all or not choose else [cell for cell in cells if cell.seed in confirm]
     planned = len(cells) - len(later) + len(_confirming(grid, later, {}))
@@ -136,14 +118,14 @@ def run_study(
     def best() -> dict[str, str | None]:
         labels = list(grid.filters)
         known, _ = comparable(results)
-        return {name: choose_and_confirm(known, name, labels, choose, confirm)["best"] for name in grid.scales}
+        return {name: choose_and_confirm(known, name, labels, choose, confirm).best for name in grid.scales}
 
-    def write(plots: bool) -> dict[str, Any]:
+    def write(plots: bool) -> Study:
         study = collect(grid, results, choose, confirm, failed)
         write_results(root, study, plots=plots)
         return study
 
-    def finished(cell: Cell, result: dict[str, Any], seconds: float) -> None:
+    def finished(cell: Cell, result: CellResult, seconds: float) -> None:
         nonlocal spent
         assert cell.label is not None
         results[cell.scale, cell.seed, cell.label] = result
@@ -151,15 +133,14 @@ def run_study(
             return
         spent += 1
         left = (time.monotonic() - started) / spent * (planned - len(results))
-        say(f"{_told(cell, result, seconds)}; {len(results)} of {planned} cells, about {_time(left)} left")
+        say(f"{_result_line(cell, result, seconds)}; {len(results)} of {planned} cells, about {_time(left)} left")
         write(plots=False)
 
     busy = f"--out {root}: another study is running there; wait for it, or choose another"
     with not_left_empty(root), locked(make_directory(root, "--out") / LOCK_NAME, busy):
-        failures: list[Failure] = []
         first = [cell for cell in cells if cell not in later]
         for phase in range(2):
-            failures += execute(
+            failed += execute(
                 first if phase == 0 else _confirming(grid, later, best()),
                 lambda cell: grid.base(root, cell.scale, cell.seed),
                 jobs=jobs,
@@ -168,13 +149,13 @@ def run_study(
                 finished=finished,
                 say=say,
             )
-        failed = [(failure.cell.name, failure.message) for failure in failures] + _failed_sets(results)
+        failed += _failed_sets(results)
         return write(plots=True)
 
 
-def _told(cell: Cell, result: dict[str, Any], seconds: float) -> str:
-    score = "no score" if result["score"] is None else f"{result['score']:.4f}"
-    return f"{cell.name}: {score}, {result['kept']:,} of {result['rows']:,} kept, {_time(seconds)}"
+def _result_line(cell: Cell, result: CellResult, seconds: float) -> str:
+    score = "no score" if result.score is None else f"{result.score:.4f}"
+    return f"{cell.name}: {score}, {result.kept:,} of {result.rows:,} kept, {_time(seconds)}"
 
 
 def _check_study(grid: Grid, choose: Sequence[int], confirm: Sequence[int], jobs: int) -> None:
@@ -193,10 +174,9 @@ def _check_study(grid: Grid, choose: Sequence[int], confirm: Sequence[int], jobs
     require_library("matplotlib", "a study's plot")
 
 
-def _failed_sets(results: Results) -> list[tuple[str, str]]:
-    """The name of a cell, and which of its evaluation sets could not be scored."""
+def _failed_sets(results: Results) -> list[Failure]:
     return [
-        ("/".join(map(str, cell)), f"evaluation set {key} could not be scored: {reason}")
+        Failure("/".join(map(str, cell)), f"evaluation set {key} could not be scored: {reason}")
         for cell, result in sorted(results.items())
-        for key, reason in result.get("failed_sets", {}).items()
+        for key, reason in result.failed_sets.items()
     ]

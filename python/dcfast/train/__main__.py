@@ -19,6 +19,7 @@ from dcfast.process.terminal import log_printably, say
 from dcfast.storage.config import add_config, given_and_config
 from dcfast.storage.json_files import read_json
 from dcfast.storage.paths import not_left_empty, path_argument
+from dcfast.storage.records import as_record
 from dcfast.train.launch import launch
 from dcfast.train.ranks import LAUNCHER, TOLD, PeerLostError, place_of
 from dcfast.train.settings import TrainSettings, TrainSource, parse_sources
@@ -67,40 +68,42 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def _from_file(path: Path) -> TrainSettings:
+def _from_file(path: str) -> TrainSettings:
     try:
-        values = read_json(path, names=True)
+        return as_record(read_json(path, names=True), TrainSettings, path)
     except ValueError as error:
-        raise ValueError(f"{error}; expected the settings of a training as JSON") from None
-    if not isinstance(values, dict) or not isinstance(values.get("sources"), list) or "out" not in values:
-        raise ValueError(f"{path}: expected the settings of a training, an object with out and sources (a list)")
-    return TrainSettings.from_dict(values)
+        raise ValueError(f"{error}; expected the settings of a training as JSON, with out and sources") from None
 
 
 def settings_of(arguments: argparse.Namespace) -> tuple[TrainOptions, TrainSettings]:
     """How a command line starts a training, and its settings."""
     values = given_and_config(arguments, TrainOptions, TrainSettings)
-    how = made_of(TrainOptions, values)
-    if how.settings is not None:
-        return how, _from_file(Path(how.settings))
+    options = made_of(TrainOptions, values)
+    if options.settings is not None:
+        others = sorted(values.keys() - {"settings", "processes"})
+        if others:
+            raise ValueError(
+                f"--settings FILE has all settings: write {', '.join(others)} there, or leave --settings out"
+            )
+        return options, _from_file(options.settings)
     if values.get("out") is None:
         raise ValueError("nowhere to write: give --out DIR")
-    return how, made_of(TrainSettings, values, sources=_sources(how))
+    return options, made_of(TrainSettings, values, sources=_sources(options))
 
 
-def _sources(how: TrainOptions) -> tuple[TrainSource, ...]:
-    if how.index is not None:
-        if how.shards is not None:
+def _sources(options: TrainOptions) -> tuple[TrainSource, ...]:
+    if options.index is not None:
+        if options.shards is not None:
             raise ValueError("give either --shards, or --index with --shards-dir and --subset")
-        if how.weights is not None:
+        if options.weights is not None:
             raise ValueError("--weights belongs to several --shards; with --index there is one source")
-        return (TrainSource(index=how.index, shards_dir=how.shards_dir, subset=how.subset),)
-    if how.shards is None:
+        return (TrainSource(index=options.index, shards_dir=options.shards_dir, subset=options.subset),)
+    if options.shards is None:
         raise ValueError("nothing to train on: give --shards, or --index with --shards-dir and --subset")
-    if how.shards_dir is not None or how.subset is not None:
+    if options.shards_dir is not None or options.subset is not None:
         raise ValueError("--shards-dir and --subset belong to --index; new --shards hold the subset alone")
-    shards = "::".join(os.path.expanduser(directory) for directory in how.shards.split("::"))
-    return parse_sources(shards, how.weights)
+    shards = "::".join(os.path.expanduser(directory) for directory in options.shards.split("::"))
+    return parse_sources(shards, options.weights)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -117,11 +120,10 @@ def _main(arguments: argparse.Namespace) -> int:
     log_printably(all_of_it=True)
     # open_clip's loss gathers by a function that torch has renamed; once a step is no news
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"open_clip\.loss")
-    first = place_of().rank == 0
-    how, settings = settings_of(arguments)
+    options, settings = settings_of(arguments)
     try:
         with not_left_empty(Path(settings.out) / "train"):
-            summary = launch(settings, processes=how.processes)
+            summary = launch(settings, processes=options.processes)
     except PeerLostError:
         if LAUNCHER in os.environ:  # it knows why, and says it
             return PEER_LOST
@@ -132,13 +134,13 @@ def _main(arguments: argparse.Namespace) -> int:
                 time.sleep(_AFTER_THE_FIRST)  # torchrun ends all ranks when one has ended: the first speaks before
             return status_of(error)
         raise
-    if not first:
+    if place_of().rank:
         return DONE
-    said = "; ".join(summary["non_standard"]) or "by the recipe"
-    replaced = f"; {summary['replaced']:,} samples replaced" if summary["replaced"] else ""
+    departures = "; ".join(summary.non_standard) or "by the recipe"
+    replaced = f"; {summary.replaced:,} samples replaced" if summary.replaced else ""
     say(
-        f"{summary['samples_seen']:,} samples in {summary['steps']:,} steps ({said}); loss "
-        f"{summary['loss_first']:.4f} -> {summary['loss_last']:.4f}{replaced}; {summary['checkpoint']}"
+        f"{summary.samples_seen:,} samples in {summary.steps:,} steps ({departures}); loss "
+        f"{summary.loss_first:.4f} -> {summary.loss_last:.4f}{replaced}; {summary.checkpoint}"
     )
     return DONE
 

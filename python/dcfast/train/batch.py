@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from dcfast.train.replaced import Refusal, Replacement
 from dcfast.train.source import SourceFiles
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ class BatchSpec:
 
 @dataclass
 class Batch:
-    """n samples.
+    """n samples of a step.
 
     Attributes:
         images: (n, 3, size, size) uint8 tensor, RGB; channels last in memory. Without those in ``encoded``.
@@ -51,19 +53,20 @@ class Batch:
         uids: (n,) "u8,u8".
         windows: (n, 4) int32: left, top, width, height of each crop.
         positions: (n,) int64.
-        replaced: a dict for each sample that could not be used: step, slot, position, uid, reason.
+        replaced: the samples that could not be used, in the order of their slots.
         encoded: pictures that ``DaliDecoder.finish`` still has to decode; None for other decoders.
-        refused: a dict for each chunk that DALI refused and Pillow decoded: step, samples, reason.
+        refused: the chunks that DALI refused and Pillow decoded.
     """
 
+    step: int
     images: torch.Tensor
     tokens: torch.Tensor
-    uids: npt.NDArray[Any]
+    uids: npt.NDArray[np.void]
     windows: npt.NDArray[np.int32]
     positions: npt.NDArray[np.int64]
-    replaced: list[dict[str, Any]]
+    replaced: list[Replacement]
     encoded: Encoded | None = None
-    refused: list[dict[str, Any]] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
 
     def pin_memory(self) -> Batch:
         """With page-locked tensors, which a GPU fetches by itself; torch's DataLoader asks for it."""
@@ -76,39 +79,39 @@ class Encoded:
     """k pictures of a batch that are not decoded yet.
 
     Attributes:
-        places: (k,) int64, where they belong in the batch, ascending.
+        indices: (k,) int64, where they belong in the batch, ascending.
         data: flat uint8 tensor, their bytes end to end: a tensor crosses processes in shared memory.
         begin: (k + 1,) int64.
     """
 
-    places: npt.NDArray[np.int64]
+    indices: npt.NDArray[np.int64]
     data: torch.Tensor
     begin: npt.NDArray[np.int64]
 
     @staticmethod
     def of(pictures: dict[int, bytes]) -> Encoded:
-        """place -> bytes."""
+        """Index in the batch -> bytes."""
         import torch
 
-        places = np.array(sorted(pictures), np.int64)
-        parts = [np.frombuffer(pictures[int(i)], np.uint8) for i in places]
-        begin = np.zeros(len(parts) + 1, np.int64)
-        np.cumsum([len(p) for p in parts], out=begin[1:])
-        return Encoded(places, torch.from_numpy(np.concatenate(parts)), begin)
+        indices = sorted(pictures)
+        parts = [np.frombuffer(pictures[i], np.uint8) for i in indices]
+        begin = np.cumsum([0, *map(len, parts)])
+        return Encoded(np.array(indices, np.int64), torch.from_numpy(np.concatenate(parts)), begin)
 
     def pictures(self) -> list[npt.NDArray[np.uint8]]:
         """Views of each."""
         data = self.data.numpy()
-        return [data[a:b] for a, b in zip(self.begin[:-1].tolist(), self.begin[1:].tolist(), strict=True)]
+        return [data[a:b] for a, b in pairwise(self.begin.tolist())]
 
 
 def join_batches(parts: list[Batch]) -> Batch:
-    """One batch of several, in order."""
+    """One batch of several of a step, in order."""
     import torch
 
     if len(parts) == 1:
         return parts[0]
     return Batch(
+        parts[0].step,
         torch.cat([p.images for p in parts]),
         torch.cat([p.tokens for p in parts]),
         np.concatenate([p.uids for p in parts]),

@@ -13,11 +13,11 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,8 @@ from dcfast.train.dali import DaliDecoder, plain_jpeg
 from dcfast.train.decode import Decoder, open_decoder
 from dcfast.train.failures import Failure
 from dcfast.train.feed import Feed
-from dcfast.train.order import Order, Places
+from dcfast.train.order import Order, Placement
+from dcfast.train.replaced import Replacement
 from dcfast.train.source import OpenSource, RawSample
 from dcfast.train.windows import crop_windows
 from dcfast.uids.sets import UID_DTYPE, uid_format
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["BatchMaker", "iterate_batches"]
+
+T = TypeVar("T")
 
 MAX_ATTEMPTS = 1024  # positions tried in place of one sample before the source counts as unusable
 _CACHED_CAPTIONS = 1 << 16
@@ -84,57 +87,59 @@ class BatchMaker:
         n = self.spec.micro_batch
         return (micro * self.spec.world_size + self.spec.rank) * n + np.arange(n)
 
-    def planned(self, step: int, slots: npt.NDArray[np.int64]) -> Places:
+    def planned(self, step: int, slots: npt.NDArray[np.int64]) -> Placement:
         """Where the samples of some slots of a step lie, before anything is read."""
-        return self._order.places(step * self.spec.global_batch + slots)
+        return self._order.placement(step * self.spec.global_batch + slots)
 
     def make(self, step: int, micro: int = 0, first: int = 0, last: int | None = None) -> Batch:
         """Micro-batch ``micro`` of a step, or its samples first .. last - 1."""
         import torch
 
         slots = self.slots(micro)[first:last]
-        places = self.planned(step, slots)
+        placement = self.planned(step, slots)
         n, size = len(slots), self.spec.image_size
         pixels = np.empty((n, size, size, 3), np.uint8)
         windows = np.zeros((n, 4), np.int32)
-        uids = np.zeros(n, "u8,u8")
+        uids = np.zeros(n, UID_DTYPE)
         captions = [""] * n
         attempt = np.zeros(n, np.int64)
-        replaced: list[dict[str, Any]] = []
-        encoded: dict[int, bytes] | None = {} if self.spec.decoder == "dali" else None
+        replaced: list[Replacement] = []
+        encoded: dict[int, bytes] = {}
         todo = np.arange(n)
-        positions = places.positions()
+        positions = placement.positions()
         while len(todo):
             failed = []
-            for i, raw, uid, draw in self._read(step, slots, positions, todo):
+            for i, raw, uid, crop in self._read(step, slots, positions, todo):
                 try:
                     captions[i] = _caption(raw)
                     if raw.picture is None:
                         raise BadSample("no picture")
-                    if encoded is not None and plain_jpeg(raw.picture) == draw.size:
+                    if self.spec.decoder == "dali" and plain_jpeg(raw.picture) == crop.size:
                         encoded[i] = bytes(raw.picture)
                     else:
-                        pixels[i] = self._decoder(raw.picture, draw, size)
-                    windows[i], uids[i] = draw.last, uid
+                        pixels[i] = self._decoder(raw.picture, crop, size)
+                    windows[i], uids[i] = crop.last, uid
                 except (BadSample, BadImage) as error:
                     failed.append(i)
-                    replaced.append(self._record(step, slots[i], positions[i], uid, str(error)))
+                    [text] = uid_format(np.array([uid], UID_DTYPE), as_list=True, threads=1)
+                    slot, position = int(slots[i]), int(positions[i])
+                    replaced.append(Replacement(step=step, slot=slot, position=position, uid=text, reason=str(error)))
             todo = np.array(failed, np.int64)
             attempt[todo] += 1
-            if len(todo) and int(attempt.max()) > min(MAX_ATTEMPTS, int(places.size[todo].max())):
+            if len(todo) and int(attempt.max()) > min(MAX_ATTEMPTS, int(placement.size[todo].max())):
                 self._refuse(replaced)
-            positions = places.positions(attempt)
+            positions = placement.positions(attempt)
         if encoded:
             pixels = np.delete(pixels, sorted(encoded), axis=0)
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        replaced.sort(key=lambda r: r["slot"])  # stable: attempts of one slot stay in order
-        rest = Encoded.of(encoded) if encoded else None
-        return Batch(images, self._tokenized(captions), uids, windows, positions, replaced, rest)
+        replaced.sort(key=lambda record: record.slot)  # stable: attempts of one slot stay in order
+        left = Encoded.of(encoded) if encoded else None
+        return Batch(step, images, self._tokenized(captions), uids, windows, positions, replaced, left)
 
     def _read(
         self, step: int, slots: npt.NDArray[np.int64], positions: npt.NDArray[np.int64], todo: npt.NDArray[np.int64]
-    ) -> Iterator[tuple[int, RawSample, Any, _Window]]:
-        """(place in the batch, bytes, uid, window) of some samples, source by source, in the order of the shards."""
+    ) -> Iterator[_Candidate]:
+        """Some samples of a batch, source by source, in the order of the shards."""
         owner = self._order.source_of(positions[todo])
         for number in sorted(set(owner.tolist())):
             source = self._sources[number]
@@ -146,11 +151,12 @@ class BatchMaker:
             uids = source.reader.uids(rows)
             g = step * self.spec.global_batch + slots[at]
             known = np.maximum(sizes, 1)
-            drawn = self._windows(g, known[:, 0], known[:, 1])
+            windows = self._windows(g, known[:, 0], known[:, 1])
             for k, raw in enumerate(source.read(rows)):
-                yield int(at[k]), raw, uids[k], _Window(self._windows, int(g[k]), sizes[k], drawn[k])
+                crop = _Crop(self._windows, int(g[k]), tuple(sizes[k].tolist()), tuple(windows[k].tolist()))
+                yield _Candidate(int(at[k]), raw, uids[k], crop)
 
-    def _windows(self, g: Any, width: Any, height: Any) -> npt.NDArray[np.int32]:
+    def _windows(self, g: npt.ArrayLike, width: npt.ArrayLike, height: npt.ArrayLike) -> npt.NDArray[np.int32]:
         return crop_windows(self.spec.seed, g, width, height, (self.spec.crop_scale, 1.0))
 
     def _tokenized(self, captions: list[str]) -> torch.Tensor:
@@ -169,35 +175,48 @@ class BatchMaker:
                 del self._tokens[caption]
         return tokens
 
-    def _record(self, step: int, slot: Any, position: Any, uid: Any, reason: str) -> dict[str, Any]:
-        [text] = uid_format(np.array([uid], UID_DTYPE), as_list=True, threads=1)
-        return {"step": step, "slot": int(slot), "position": int(position), "uid": text, "reason": reason}
-
-    def _refuse(self, replaced: list[dict[str, Any]]) -> None:
+    def _refuse(self, replaced: list[Replacement]) -> NoReturn:
         last = replaced[-1]
         names = ", ".join(s.name for s in self.spec.sources)
-        [(reason, count)] = Counter(record["reason"] for record in replaced).most_common(1)
+        [(reason, count)] = Counter(record.reason for record in replaced).most_common(1)
         exts = sorted({ext for source in self._sources for ext in source.reader.exts})
         raise CorruptDataError(
-            f"step {last['step']}: no usable sample was found in place of {last['uid']}: {len(replaced)} positions "
+            f"step {last.step}: no usable sample was found in place of {last.uid}: {len(replaced)} positions "
             f"were tried, {count} of them said: {reason}. Look at the samples of {names}, whose members are "
             f"{', '.join(exts[:_NAMED_EXTS])}"
         )
 
 
-class _Window:
-    """The crop of one sample, drawn from its number; computed anew where the header was wrong about the size."""
+@dataclass
+class _Crop:
+    """The window of sample number ``g``; drawn anew where the header was wrong about the size.
 
-    def __init__(self, draw: Callable[..., Any], g: int, size: Any, drawn: Any) -> None:
-        self._draw, self._g = draw, g
-        self.size = (int(size[0]), int(size[1]))
-        self.last = (int(drawn[0]), int(drawn[1]), int(drawn[2]), int(drawn[3]))
+    Attributes:
+        size: width and height by the header.   last: the window: left, top, width, height.
+    """
 
-    def __call__(self, width: int, height: int) -> tuple[int, int, int, int]:
+    draw: Callable[[list[int], list[int], list[int]], npt.NDArray[np.int32]]
+    g: int
+    size: tuple[int, ...]
+    last: tuple[int, ...]
+
+    def __call__(self, width: int, height: int) -> tuple[int, ...]:
         if (width, height) != self.size:
-            left, top, wide, tall = self._draw([self._g], [width], [height])[0].tolist()
-            self.last = (left, top, wide, tall)
+            self.last = tuple(self.draw([self.g], [width], [height])[0].tolist())
         return self.last
+
+
+class _Candidate(NamedTuple):
+    """A sample that is tried.
+
+    Attributes:
+        row: of the batch.
+    """
+
+    row: int
+    raw: RawSample
+    uid: np.void
+    crop: _Crop
 
 
 def _caption(raw: RawSample) -> str:
@@ -209,13 +228,13 @@ def _caption(raw: RawSample) -> str:
         raise BadSample("the caption is not UTF-8") from None
 
 
-class _Numbered:
+class _Chunks:
     """The dataset that torch's DataLoader sees: chunk i, counted from the first step on."""
 
     def __init__(self, spec: BatchSpec, first_step: int, last_step: int) -> None:
         self._spec, self._first = spec, first_step
-        self.chunks = -(-spec.micro_batch // CHUNK)
-        self._count = (last_step - first_step) * spec.accumulation * self.chunks
+        self.per_batch = -(-spec.micro_batch // CHUNK)
+        self._count = (last_step - first_step) * spec.accumulation * self.per_batch
         self._maker: BatchMaker | None = None
 
     def __len__(self) -> int:
@@ -234,36 +253,25 @@ class _Numbered:
     def make(self, i: int) -> Batch:
         if self._maker is None:  # in the worker: open files are not shared between processes
             self._maker = BatchMaker(self._spec)
-        chunk = i % self.chunks
-        micro = i // self.chunks % self._spec.accumulation
-        return self._maker.make(self.step_of(i), micro, chunk * CHUNK, (chunk + 1) * CHUNK)
-
-    def step_of(self, i: int) -> int:
-        """The step that chunk i is of."""
-        return self._first + i // (self.chunks * self._spec.accumulation)
+        number, chunk = divmod(i, self.per_batch)
+        step, micro = divmod(number, self._spec.accumulation)
+        return self._maker.make(self._first + step, micro, chunk * CHUNK, (chunk + 1) * CHUNK)
 
 
-def _finished(
-    chunks: Iterator[Batch | Failure], spec: BatchSpec, first_step: int, last_step: int, device: str, threads: int
-) -> Iterator[Batch | Failure]:
-    """The chunks with all their pixels; each is decoded while the one before it is in use."""
-    decoder = DaliDecoder(spec.image_size, device=device, threads=threads)
-    again = _Numbered(replace(spec, decoder="pil"), first_step, last_step)
+def _decoded(
+    chunks: Iterator[Batch | Failure], remade: _Chunks, decoder: DaliDecoder
+) -> Generator[Batch | Failure, None, None]:
+    """The chunks with all their pixels, each decoded while the one before it is in use; ``remade``: by Pillow alone."""
 
     def finish(numbered: tuple[int, Batch | Failure]) -> Batch | Failure:
         i, chunk = numbered
-        if isinstance(chunk, Failure):
-            return chunk
-        batch = decoder.finish(chunk, partial(again.make, i))
-        for record in batch.refused:
-            record["step"] = again.step_of(i)
-        return batch
+        return chunk if isinstance(chunk, Failure) else decoder.finish(chunk, partial(remade.make, i))
 
     return read_ahead(finish, enumerate(chunks), threads=1, ahead=1, name="dcfast-dali")
 
 
-def _identity(batch: Batch | Failure) -> Batch | Failure:
-    return batch
+def _identity(chunk: T) -> T:
+    return chunk
 
 
 def _start_worker(_: int) -> None:
@@ -299,16 +307,16 @@ def iterate_batches(
     import torch
     from torch.utils.data import DataLoader
 
-    dataset = _Numbered(spec, first_step, last_step)
+    chunks = _Chunks(spec, first_step, last_step)
     chunk_bytes = 3 * spec.image_size**2 * min(CHUNK, spec.micro_batch)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # more workers than cores: the caller asked for them
-        loader: Any = DataLoader(
-            dataset,  # type: ignore[arg-type]
+        loader: DataLoader[Batch | Failure] = DataLoader(
+            chunks,  # type: ignore[arg-type]
             batch_size=None,
             shuffle=False,
             num_workers=workers,
-            collate_fn=_identity,  # type: ignore[arg-type]
+            collate_fn=_identity,
             worker_init_fn=_start_worker if workers else None,
             prefetch_factor=max(1, min(4, _PREFETCHED_BYTES // chunk_bytes)) if workers else None,
             pin_memory=pin_memory,
@@ -319,11 +327,12 @@ def iterate_batches(
         loading = iter(loader)  # in this thread: workers die with the thread that forked them
     made: Iterator[Batch | Failure] = loading
     if spec.decoder == "dali":
-        made = _finished(loading, spec, first_step, last_step, device, workers)
-    return Feed(made, dataset.chunks, partial(_end_workers, loading))
+        remade = _Chunks(replace(spec, decoder="pil"), first_step, last_step)
+        made = _decoded(loading, remade, DaliDecoder(spec.image_size, device=device, threads=workers))
+    return Feed(made, chunks.per_batch, partial(_end_workers, loading))
 
 
-def _end_workers(loading: Any) -> None:
+def _end_workers(loading: object) -> None:
     """Ends the workers of a loader now: as Python ends, torch would leave it; and torch would wait for each in turn."""
     deadline = time.monotonic() + _LAST_CHUNK_SECONDS
     for worker in getattr(loading, "_workers", ()):

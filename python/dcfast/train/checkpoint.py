@@ -7,16 +7,23 @@ import io
 import logging
 import re
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, TYPE_CHECKING, BinaryIO, cast
+
+import msgspec
 
 from dcfast.errors import CheckpointError, CorruptDataError
 from dcfast.models.clip import load_weights, read_checkpoint
 from dcfast.storage.atomic import atomic_path
-from dcfast.train.settings import differences
+from dcfast.storage.records import Count, Record, as_record, plain
+from dcfast.train.settings import Identity, differences
 
-__all__ = ["Progress", "latest_checkpoint", "load_checkpoint", "save_checkpoint"]
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+    from dcfast.train.learner import Learner
+
+__all__ = ["Progress", "RankCount", "latest_checkpoint", "load_checkpoint", "save_checkpoint"]
 
 _LOG = logging.getLogger("dcfast.train")
 _NAME = re.compile(r"(epoch|step)_(\d+)\.pt")
@@ -25,51 +32,54 @@ _UNREADABLE = (errno.EINVAL, errno.EIO)
 _KEPT_STEPS = 2  # of the step_N.pt files
 
 
-@dataclass(frozen=True)
-class Progress:
+class RankCount(msgspec.Struct, frozen=True, array_like=True):
+    """From which step on a training was on how many ranks; a list in the checkpoint."""
+
+    first_step: Count
+    world_size: Count
+    accumulation: Count
+
+
+class Progress(Record, kw_only=True):
     """Where a training stands.
 
     Attributes:
-        step: steps done.   epoch: checkpoints of the recipe done.
+        step: steps done.
         samples_seen: counted as they were taken, over all ranks.
         replaced: of these, how many stand in for one that could not be used; -1 = not counted, by an older version.
-        identity: what training it is, see ``TrainSettings.identity``.
-        ranks: (first step, number of ranks, micro-batches a step) of each stretch on as many.
+        ranks: the numbers of ranks it went on with, in order; empty by an older version.
     """
 
-    step: int
-    epoch: int
-    samples_seen: int
-    replaced: int
-    identity: dict[str, Any]
-    ranks: list[list[int]]
+    step: Count
+    samples_seen: Count
+    replaced: int = -1
+    identity: Identity
+    ranks: list[RankCount] = []
 
 
-def save_checkpoint(path: Path, name: str, model: Any, optimizer: Any, scaler: Any, progress: Progress) -> None:
+def save_checkpoint(path: Path, name: str, learner: Learner, epoch: int, progress: Progress) -> None:
     """Writes a checkpoint atomically: open_clip's keys, and ``dcfast`` with the progress. The same state is the same
-    bytes. Memory: nothing beyond the state."""
+    bytes. Memory: nothing beyond the state.
+
+    Args:
+        name: of the model.   epoch: checkpoints of the recipe done.
+    """
     import torch
 
     content = {
-        "epoch": progress.epoch,
+        "epoch": epoch,
         "name": name,
-        "state_dict": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "dcfast": {
-            "step": progress.step,
-            "samples_seen": progress.samples_seen,
-            "replaced": progress.replaced,
-            "identity": progress.identity,
-            "ranks": progress.ranks,
-        },
+        "state_dict": learner.bare.state_dict(),
+        "optimizer": learner.optimizer.state_dict(),
+        "dcfast": plain(progress),
     }
-    if scaler is not None:
-        content["scaler"] = scaler.state_dict()
+    if learner.scaler is not None:
+        content["scaler"] = learner.scaler.state_dict()
     with atomic_path(path) as temporary, open(temporary, "wb") as opened:
         file = _Remembering(opened)
         try:
             # to a file object: torch puts a path's name into the archive
-            torch.save(_plain(content), cast(IO[bytes], file))
+            torch.save(_unshared(content), cast(IO[bytes], file))
         except RuntimeError:
             if file.error is not None:
                 raise file.error from None
@@ -86,7 +96,7 @@ class _Remembering(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def write(self, data: Any) -> int:
+    def write(self, data: ReadableBuffer) -> int:
         try:
             return self._file.write(data)
         except OSError as error:
@@ -97,56 +107,43 @@ class _Remembering(io.RawIOBase):
         self._file.flush()
 
 
-def _plain(value: Any) -> Any:
+def _unshared(value: object) -> object:
     """The same content in containers made anew: pickle writes shared objects otherwise than equal ones, and what is
     shared depends on whether the state was loaded from a file before."""
     if isinstance(value, dict):
-        return {_plain(key): _plain(item) for key, item in value.items()}
+        return {_unshared(key): _unshared(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)([_plain(item) for item in value])
+        return type(value)([_unshared(item) for item in value])
     return sys.intern(value) if type(value) is str else value
 
 
-def load_checkpoint(
-    path: Path, name: str, model: Any, optimizer: Any, scaler: Any, identity: dict[str, Any]
-) -> Progress:
+def load_checkpoint(path: Path, name: str, learner: Learner, identity: Identity) -> Progress:
     """Loads model, optimizer and scaler; the progress. CheckpointError where it is of another training."""
     content = read_checkpoint(path)
     own = content.get("dcfast")
     if not isinstance(own, dict) or "optimizer" not in content:
         raise CheckpointError(f"checkpoint {path} is not one of dcfast's training; move it away, or choose another out")
-    _refuse_other(path, own.get("identity", {}), identity)
-    load_weights(model, content, path, name)
-    optimizer.load_state_dict(content["optimizer"])
-    if scaler is not None and "scaler" in content:
-        scaler.load_state_dict(content["scaler"])
-    return Progress(
-        int(own["step"]),
-        int(content["epoch"]),
-        int(own["samples_seen"]),
-        int(own.get("replaced", -1)),
-        identity,
-        list(own.get("ranks", [])),
-    )
-
-
-def _refuse_other(path: Path, there: Any, now: dict[str, Any]) -> None:
-    found = differences(dict(there), now)
-    if found:
-        said = "; ".join(f"{name.removeprefix('recipe.')}: {a!r} there, {b!r} now" for name, a, b in found[:4])
-        raise CheckpointError(f"checkpoint {path} is of another training ({said}); choose another out, or remove it")
+    departures = differences(own.get("identity", {}), plain(identity))
+    if departures:
+        shown = "; ".join(f"{field.removeprefix('recipe.')}: {a!r} there, {b!r} now" for field, a, b in departures[:4])
+        raise CheckpointError(f"checkpoint {path} is of another training ({shown}); choose another out, or remove it")
+    load_weights(learner.bare, content, path, name)
+    learner.optimizer.load_state_dict(content["optimizer"])
+    if learner.scaler is not None and "scaler" in content:
+        learner.scaler.load_state_dict(content["scaler"])
+    return as_record(own, Progress, f"checkpoint {path}")
 
 
 def _by_age(folder: Path, boundaries: dict[int, int]) -> list[tuple[int, Path]]:
     """(steps done, path) of the checkpoints in a folder, latest first; ``boundaries``: epoch -> step."""
-    found = []
+    by_step = []
     for path in folder.glob("*.pt"):
         match = _NAME.fullmatch(path.name)
         if match is not None:
             number = int(match[2])
-            found.append((boundaries.get(number, -1) if match[1] == "epoch" else number, path))
+            by_step.append((boundaries.get(number, -1) if match[1] == "epoch" else number, path))
     # at the same step the epoch's file comes first
-    return sorted((f for f in found if f[0] >= 0), key=lambda f: (-f[0], f[1].name))
+    return sorted((item for item in by_step if item[0] >= 0), key=lambda item: (-item[0], item[1].name))
 
 
 def latest_checkpoint(folder: Path, boundaries: dict[int, int]) -> tuple[Path | None, list[str]]:

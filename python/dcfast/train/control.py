@@ -18,7 +18,7 @@ from dcfast.errors import RunError, SubsetError
 from dcfast.process.signals import POSTPONED, Stopped
 from dcfast.train.batch import Batch, BatchSpec
 from dcfast.train.ranks import Ranks
-from dcfast.train.replaced import allowed, recorded
+from dcfast.train.replaced import allowed, replacement_reasons
 
 __all__ = ["POLL_SECONDS", "Control"]
 
@@ -72,11 +72,13 @@ class Control:
             replaced: -1 = not counted, by an older version.
         """
         first = step - step % self._steps
-        counts = [len(recorded(self.folder, begin, step)) for begin in (0, first)] if self.ranks.rank == 0 else []
-        everything, here = self.ranks.from_first(counts)
+        everything, in_window = self.ranks.on_first(
+            lambda: [len(replacement_reasons(self.folder, begin, step)) for begin in (0, first)]
+        )
         self.samples_seen = samples_seen
         self.replaced = everything if replaced < 0 else replaced
-        self._window = (first, samples_seen - (step - first) * self.spec.global_batch, max(0, self.replaced - here))
+        seen_before = samples_seen - (step - first) * self.spec.global_batch
+        self._window = (first, seen_before, max(0, self.replaced - in_window))
 
     def meet(self, ready: bool) -> bool:
         """Tells the others what this rank knows, and hears what they know; whether all have their batch.
@@ -86,14 +88,18 @@ class Control:
         """
         number = self.asked()
         due = self.ranks.rank == 0 and 0 < self.save_minutes * 60 <= time.monotonic() - self._saved
-        here = [due, ready, *self._own, *(number == signal for signal in POSTPONED)]
-        others_due, have, seen, replaced, *came = self.ranks.sums([float(value) for value in here])
-        self._own = [0, 0]
-        self.samples_seen += int(seen)
-        self.replaced += int(replaced)
+        others_due, have, *came = self._summed(due, ready, *(number == signal for signal in POSTPONED))
         self.due = others_due > 0
         self.stop = next((signal for signal, ranks in zip(POSTPONED, came, strict=True) if ranks), self.stop)
-        return int(have) == self.ranks.world_size
+        return have == self.ranks.world_size
+
+    def _summed(self, *values: int) -> list[int]:
+        """Of each number its sum over the ranks; adds up the samples that were not yet told, too."""
+        seen, replaced, *sums = map(int, self.ranks.sums([float(value) for value in (*self._own, *values)]))
+        self._own = [0, 0]
+        self.samples_seen += seen
+        self.replaced += replaced
+        return sums
 
     def look(self, step: int, waited: float, first: bool) -> None:
         """Says now and then which rank waits for its data; the same RunError on each where it waits too long.
@@ -145,14 +151,11 @@ class Control:
     def take(self, batch: Batch) -> None:
         """Counts a batch of this rank that is about to be used."""
         self._own[0] += len(batch.uids)
-        self._own[1] += len({record["slot"] for record in batch.replaced})
+        self._own[1] += len({record.slot for record in batch.replaced})
 
     def count(self) -> None:
         """Makes the counts those of all samples taken so far; called on all ranks at once."""
-        seen, replaced = self.ranks.sums([float(n) for n in self._own])
-        self._own = [0, 0]
-        self.samples_seen += int(seen)
-        self.replaced += int(replaced)
+        self._summed()
 
     def saved(self) -> None:
         """A checkpoint has been written: the clock begins anew. Stopped where a signal asks for an end."""
@@ -168,7 +171,7 @@ class Control:
             return
         counted: Counter[str] = Counter()
         if self.ranks.rank == 0:  # the others' lines lie beside its own
-            counted.update(recorded(self.folder, first, step).values())
+            counted.update(replacement_reasons(self.folder, first, step).values())
         reasons = ", ".join(f"{reason} ({count:,})" for reason, count in counted.most_common(_SHOWN_REASONS))
         problem = SubsetError(
             f"step {step}: of the last {seen:,} samples {replaced:,} ({replaced / seen:.1%}) could not be used and "

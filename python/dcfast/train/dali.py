@@ -21,6 +21,7 @@ from dcfast.errors import MissingDependencyError, first_line
 from dcfast.images import costs
 from dcfast.images.costs import BadImage, pixel_parts
 from dcfast.train.batch import Encoded
+from dcfast.train.replaced import Refusal
 
 if TYPE_CHECKING:
     import torch
@@ -108,7 +109,7 @@ class DaliDecoder:
         self.device = device
         self.redone = 0
         self._size, self._threads = size, max(1, threads)
-        self._pipeline: Any = None
+        self._pipeline: Any = None  # of DALI, see ``_dali``
         self._room = 0
 
     def finish(self, batch: Batch, remake: Callable[[], Batch]) -> Batch:
@@ -122,29 +123,30 @@ class DaliDecoder:
         """
         import torch
 
-        if batch.encoded is None:
+        encoded = batch.encoded
+        if encoded is None:
             return batch
-        if self._pipeline is None or len(batch.encoded.places) > self._room:
-            self._room = max(len(batch.encoded.places), self._room)
+        if self._pipeline is None or len(encoded.indices) > self._room:
+            self._room = max(len(encoded.indices), self._room)
             self._pipeline = _build(self._size, self._room, self.device, self._threads)
         try:
-            decoded = self._decode(batch.encoded, batch.windows[batch.encoded.places])
+            decoded = self._decode(encoded, batch.windows[encoded.indices])
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             self._pipeline = None  # an error leaves it unusable
             self.redone += 1
-            said = first_line(error)
+            reason = first_line(error)
             if self.redone & (self.redone - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
-                _LOG.warning("DALI refused %d batches so far; Pillow decodes them, slower: %s", self.redone, said)
+                _LOG.warning("DALI refused %d batches so far; Pillow decodes them, slower: %s", self.redone, reason)
             again = remake()
-            refused = [{"samples": len(batch.encoded.places), "reason": said}]
+            refused = [Refusal(samples=len(encoded.indices), reason=reason, step=batch.step)]
             return replace(again, images=again.images.to(self.device), encoded=None, refused=refused)
         n = len(batch.uids)
         images = torch.empty((n, self._size, self._size, 3), dtype=torch.uint8, device=self.device)
-        rest = np.setdiff1d(np.arange(n), batch.encoded.places)
-        images[torch.from_numpy(batch.encoded.places)] = decoded
-        images[torch.from_numpy(rest)] = batch.images.to(self.device).permute(0, 2, 3, 1)
+        by_pillow = np.setdiff1d(np.arange(n), encoded.indices)
+        images[torch.from_numpy(encoded.indices)] = decoded
+        images[torch.from_numpy(by_pillow)] = batch.images.to(self.device).permute(0, 2, 3, 1)
         return replace(batch, images=images.permute(0, 3, 1, 2), encoded=None)
 
     def _decode(self, encoded: Encoded, windows: npt.NDArray[np.int32]) -> torch.Tensor:
@@ -155,9 +157,9 @@ class DaliDecoder:
         self._pipeline.feed_input("encoded", pictures)
         self._pipeline.feed_input("anchor", list(windows[:, :2]))
         self._pipeline.feed_input("shape", list(windows[:, 2:]))
-        (found,) = self._pipeline.run()
+        (images,) = self._pipeline.run()
         out = torch.empty((len(pictures), self._size, self._size, 3), dtype=torch.uint8, device=self.device)
-        _dali(".plugin.pytorch").feed_ndarray(found.as_tensor(), out)  # a copy: DALI uses its own again
+        _dali(".plugin.pytorch").feed_ndarray(images.as_tensor(), out)  # a copy: DALI uses its own again
         return out
 
 

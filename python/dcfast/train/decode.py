@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from dcfast.images.decode import eight_bits, open_image
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 __all__ = ["DECODERS", "Decoder", "PilDecoder", "open_decoder"]
 
-Window = Callable[[int, int], tuple[int, int, int, int]]
+Window = Callable[[int, int], tuple[int, ...]]
 """(width, height) -> (left, top, width, height) of the crop."""
 
 
@@ -38,12 +41,12 @@ class PilDecoder:
             pixels: npt.NDArray[np.uint8] = np.asarray(resized.convert("RGB"))
             return pixels
 
-    def _cut(self, image: Any, window: tuple[int, int, int, int], size: int) -> Any:
-        from PIL import Image
+    def _cut(self, image: Image, window: tuple[int, ...], size: int) -> Image:
+        from PIL.Image import Resampling
 
         left, top, wide, tall = window
-        cut = eight_bits(image.crop((left, top, left + wide, top + tall)))
-        return cut.resize((size, size), Image.Resampling.BICUBIC)
+        cut: Image = eight_bits(image.crop((left, top, left + wide, top + tall)))
+        return cut.resize((size, size), Resampling.BICUBIC)
 
 
 class ReducedPilDecoder(PilDecoder):
@@ -53,8 +56,8 @@ class ReducedPilDecoder(PilDecoder):
     difference is measured on the training's own samples and stands in its summary.
     """
 
-    def _cut(self, image: Any, window: tuple[int, int, int, int], size: int) -> Any:
-        from PIL import Image
+    def _cut(self, image: Image, window: tuple[int, ...], size: int) -> Image:
+        from PIL.Image import Resampling
 
         left, top, wide, tall = window
         width, height = image.size
@@ -65,7 +68,7 @@ class ReducedPilDecoder(PilDecoder):
         by = round(width / image.size[0])  # exactly 1, 2, 4 or 8; the last column may cover less
         right, bottom = min((left + wide) / by, image.size[0]), min((top + tall) / by, image.size[1])
         box = (left / by, top / by, right, bottom)
-        return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+        return image.resize((size, size), Resampling.BICUBIC, box=box)
 
 
 DECODERS: dict[str, Callable[[], Decoder]] = {"pil": PilDecoder, "pil_reduced": ReducedPilDecoder, "dali": PilDecoder}

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, wait
 from itertools import islice
-from typing import Any
 
 from dcfast.train.batch import Batch, join_batches
 from dcfast.train.failures import Failure, worker_death
@@ -38,48 +38,42 @@ class Feed(Iterator[Batch]):
         self.waited = 0.0
         self._end = end
         self._closed = False
-        self._batch: Batch | None = None
-        self._asked = False
-        self._came, self._seen = [0], 0  # chunks that have come; those that ``ready`` knows of
-        self._wanted: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        self._made: queue.SimpleQueue[Batch | BaseException] = queue.SimpleQueue()
-        work = (chunks, per_batch, self._wanted, self._made, self._came)
+        self._next: Future[Batch] | None = None
+        self._received, self._counted = [0], 0  # chunks that have come; those that ``ready`` knows of
+        self._requests: queue.SimpleQueue[Future[Batch] | None] = queue.SimpleQueue()
+        work = (chunks, per_batch, self._requests, self._received)
         # a daemon: one that hangs must not keep the process from its end
         self._thread = threading.Thread(target=_fetch, args=work, name="dcfast-feed", daemon=True)
         self._thread.start()
 
     def ready(self, seconds: float | None) -> bool:
         """Whether the next batch is here; waits up to so many seconds for it, None = as long as it takes."""
-        if self._batch is not None:
-            return True
-        if not self._asked:
-            self._asked = True
-            self._wanted.put(True)
         try:
-            made = self._made.get(timeout=seconds)
-            if isinstance(made, BaseException):
-                raise made
-        except queue.Empty:
-            came = self._came[0]
-            self.waited = self.waited + (seconds or 0.0) if came == self._seen else 0.0
-            self._seen = came
-            return False
+            if self._next is None:
+                self._next = Future()
+                self._requests.put(self._next)
+            wait([self._next], seconds)
+            if self._next.done():
+                self._next.result()
+                self.waited = 0.0
+                return True
         except Exception as error:  # that of the thread, or of a signal which told torch that a worker died
             self.close()
-            died = worker_death(error)
-            if died is None:
+            death = worker_death(error)
+            if death is None:
                 raise
-            raise died from None
-        self._asked, self.waited = False, 0.0
-        self._batch = made
-        return True
+            raise death from None
+        received = self._received[0]
+        self.waited = self.waited + (seconds or 0.0) if received == self._counted else 0.0
+        self._counted = received
+        return False
 
     def __next__(self) -> Batch:
         if self._closed:
             raise StopIteration
         self.ready(None)
-        batch, self._batch = self._batch, None
-        assert batch is not None
+        assert self._next is not None
+        batch, self._next = self._next.result(), None
         return batch
 
     def close(self) -> None:
@@ -87,8 +81,8 @@ class Feed(Iterator[Batch]):
         if self._closed:
             return
         self._closed = True
-        self._wanted.put(False)
-        if not self._asked:  # else it waits for what may never come
+        self._requests.put(None)
+        if self._next is None or self._next.done():  # else it waits for what may never come
             self._thread.join(_CLOSE_SECONDS)
         self._end()
 
@@ -96,24 +90,25 @@ class Feed(Iterator[Batch]):
 def _fetch(
     chunks: Iterator[Batch | Failure],
     per_batch: int,
-    wanted: queue.SimpleQueue[bool],
-    made: queue.SimpleQueue[Batch | BaseException],
-    came: list[int],
+    requests: queue.SimpleQueue[Future[Batch] | None],
+    received: list[int],
 ) -> None:
-    """The thread of a Feed; it knows no more of it than its queues, so that a forgotten one can go."""
+    """The thread of a Feed; it knows no more of it than its queue, so that a forgotten one can go."""
     try:
-        while wanted.get():
+        while (request := requests.get()) is not None:
             parts = []
             for chunk in islice(chunks, per_batch):
                 if isinstance(chunk, Failure):
                     chunk.reraise()
-                came[0] += 1
+                received[0] += 1
                 parts.append(chunk)
             if not parts:
                 raise StopIteration
-            made.put(join_batches(parts))
+            request.set_result(join_batches(parts))
+            del request, parts  # one batch at a time
     except BaseException as error:
-        made.put(error)
+        assert request is not None
+        request.set_exception(error)
     finally:
-        close: Any = getattr(chunks, "close", lambda: None)
-        close()
+        if isinstance(chunks, Generator):
+            chunks.close()

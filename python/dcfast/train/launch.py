@@ -16,13 +16,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from dcfast.errors import RunError
 from dcfast.process.exit_codes import PEER_LOST
 from dcfast.process.signals import POSTPONED, SAVE_SECONDS, Stopped, postponed
+from dcfast.rundir.training_summary import TrainingSummary
 from dcfast.storage.atomic import write_json
-from dcfast.storage.json_files import read_json
+from dcfast.storage.records import read_record
 from dcfast.storage.temporary import temporary_folder
 from dcfast.train.meeting import MEETING
 from dcfast.train.ranks import LAUNCHER, check_world_size, place_of, world_sizes
@@ -38,7 +38,7 @@ _LAST_WORDS_SECONDS = 3.0
 
 def launch(
     settings: TrainSettings, *, processes: int | None = None, on_step: Callable[[int], None] | None = None
-) -> dict[str, Any]:
+) -> TrainingSummary:
     """``train`` on as many processes of this machine as divide the batch; its summary.
 
     Args:
@@ -51,16 +51,17 @@ def launch(
     """
     if processes is not None and processes < 1:
         raise ValueError(f"processes must be at least 1; got {processes}")
-    wanted = _gpus() if processes is None and settings.device == "cuda" else processes or 1
-    sizes = world_sizes(settings.recipe().global_batch, settings.accumulation)
-    count = max((n for n in sizes if n <= wanted), default=1) if processes is None else wanted
-    if count == 1 or place_of().size > 1:  # this process is a rank already
+    batch = settings.recipe().global_batch
+    if processes is None:
+        gpus = _gpus() if settings.device == "cuda" else 1
+        processes = max((n for n in world_sizes(batch, settings.accumulation) if n <= gpus), default=1)
+    if processes == 1 or place_of().size > 1:  # this process is a rank already
         return train(settings, on_step=on_step)
-    check_world_size(settings.recipe().global_batch, count, settings.accumulation)
+    check_world_size(batch, processes, settings.accumulation)
     with temporary_folder("dcfast-ranks-") as folder:
         write_json(folder / "settings.json", asdict(settings))
-        _run(_start(settings, count, folder))
-    return dict(read_json(Path(settings.out) / "train" / "summary.json", names=True))
+        _run(_start(settings, processes, folder))
+    return read_record(Path(settings.out) / "train" / "summary.json", TrainingSummary)
 
 
 def _start(settings: TrainSettings, count: int, folder: Path) -> list[subprocess.Popen[bytes]]:
@@ -74,8 +75,8 @@ def _start(settings: TrainSettings, count: int, folder: Path) -> list[subprocess
     started: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(count):
-            its = {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            started.append(subprocess.Popen(command, env=its, stdout=subprocess.DEVNULL))
+            variables = {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            started.append(subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL))
     except BaseException:
         _kill(started)
         raise
@@ -84,18 +85,18 @@ def _start(settings: TrainSettings, count: int, folder: Path) -> list[subprocess
 
 def _run(ranks: list[subprocess.Popen[bytes]]) -> None:
     """Waits for the end of all ranks; RunError where one fails, Stopped where all end by a signal."""
-    told = False
+    passed_on = False
     deadline = math.inf
     try:
         with postponed(SAVE_SECONDS + 2) as asked:
             while any(rank.poll() is None for rank in ranks) and time.monotonic() < deadline:
                 number = asked()
-                if number is not None and not told:
-                    told = True
+                if number is not None and not passed_on:
+                    passed_on = True
                     deadline = time.monotonic() + SAVE_SECONDS if number == signal.SIGTERM else math.inf
                     for rank in ranks:
                         rank.send_signal(number)
-                elif deadline == math.inf and not told and any(rank.returncode for rank in ranks):
+                elif deadline == math.inf and not passed_on and any(rank.returncode for rank in ranks):
                     deadline = time.monotonic() + _LAST_WORDS_SECONDS
                 time.sleep(_POLL_SECONDS)
             ends = [rank.poll() for rank in ranks]
@@ -108,11 +109,11 @@ def _run(ranks: list[subprocess.Popen[bytes]]) -> None:
     stopped = [stops[status] for status in failed.values() if status in stops]
     if stopped and all(status in stops or status == PEER_LOST for status in failed.values()):
         raise Stopped(stopped[0])
-    raise RunError(f"training on {len(ranks)} processes failed: {_said(failed)}. The same command goes on from the "
+    raise RunError(f"training on {len(ranks)} processes failed: {_cause(failed)}. The same command goes on from the "
                    "latest checkpoint")  # fmt: skip
 
 
-def _said(failed: dict[int, int]) -> str:
+def _cause(failed: dict[int, int]) -> str:
     """The end that explains the others."""
     for rank, status in failed.items():
         if status < 0:

@@ -6,7 +6,6 @@ it our batches, and a scheduler that adds the steps done before. Optimizer, chec
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from argparse import Namespace
@@ -14,18 +13,16 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dcfast.process.signals import postponed
-from dcfast.storage.atomic import append_lines, write_bytes, write_json
-from dcfast.storage.inputs import read_input
-from dcfast.storage.json_files import parse_json
-from dcfast.storage.lines import MOST_TEXT_BYTES, split_lines
+from dcfast.rundir.training_summary import LogLine
+from dcfast.storage.atomic import write_json
 from dcfast.train.batch import Batch, BatchSpec
 from dcfast.train.batches import iterate_batches
 from dcfast.train.checkpoint import (
     Progress,
+    RankCount,
     latest_checkpoint,
     load_checkpoint,
     remove_old_steps,
@@ -33,15 +30,20 @@ from dcfast.train.checkpoint import (
 )
 from dcfast.train.control import POLL_SECONDS, Control
 from dcfast.train.feed import Feed
+from dcfast.train.journal import append_records, drop_later_lines
+from dcfast.train.learner import Learner
 from dcfast.train.objective import NonFiniteLossError, WatchedLoss
 from dcfast.train.ranks import Ranks
+from dcfast.train.settings import Identity, TrainSettings
 from dcfast.uids.sets import uid_format
 
-__all__ = ["Trainer", "boundaries", "num_steps", "use_channels_last"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Trainer", "boundaries", "num_steps"]
 
 _LOG = logging.getLogger("dcfast.train")
 _SECONDS_BETWEEN_LINES = 10.0
-_CLIP_MEAN_STD = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 
 def num_steps(samples_seen: int, global_batch: int) -> int:
@@ -56,19 +58,6 @@ def boundaries(steps: int, checkpoints: int) -> dict[int, int]:
     """
     ends = {k: steps * k // checkpoints for k in range(1, checkpoints + 1)}
     return {k: end for k, end in ends.items() if end > 0 and (k == checkpoints or end < ends[k + 1])}
-
-
-def use_channels_last(model: Any) -> bool:
-    """Puts a convolutional picture tower into the memory format that is fastest for it (several times, on a CPU).
-
-    Before the model is wrapped and its optimizer made. A transformer's one convolution is no matter: False.
-    """
-    import torch
-
-    if sum(isinstance(module, torch.nn.Conv2d) for module in model.visual.modules()) < 2:
-        return False
-    model.visual.to(memory_format=torch.channels_last)
-    return True
 
 
 class _StretchData:
@@ -86,7 +75,7 @@ class _StretchData:
     def set_epoch(self, epoch: int) -> None:
         """The order does not know epochs."""
 
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         trainer = self._trainer
         for number in range(self.num_batches):
             micro = number % trainer.spec.accumulation
@@ -96,7 +85,7 @@ class _StretchData:
                 return  # the model is to be saved now
             batch = trainer.take()
             images = batch.images.to(trainer.ranks.device, non_blocking=True)
-            yield trainer.normalised(images), batch.tokens
+            yield trainer.learner.normalised(images), batch.tokens
 
 
 @dataclass
@@ -104,59 +93,42 @@ class Trainer:
     """One rank of a training, from ``step`` to ``steps``.
 
     Attributes:
-        folder: ``OUT/train``.
-        model: wrapped for several ranks or not; ``bare`` is the open_clip model in it.
-        channels_last: the memory format that the model takes pictures in, see ``use_channels_last``.
+        workers: processes that make batches.
         on_step: called with the number of each step as it is taken.
         begun: called when the first step of this start is done.
+        step: steps done.   notes: of the summary.
     """
 
-    folder: Path
+    settings: TrainSettings
     spec: BatchSpec
     ranks: Ranks
-    recipe: Any
-    identity: dict[str, Any]
-    model: Any
-    bare: Any
-    loss: Any
-    optimizer: Any
-    scaler: Any
-    workers: int
-    log_every: int
-    save_every: int | None
+    identity: Identity
+    learner: Learner
     control: Control
-    channels_last: bool = False
-    on_step: Callable[[int], None] | None = None
-    begun: Callable[[], None] = lambda: None
+    workers: int
+    on_step: Callable[[int], None]
+    begun: Callable[[], None]
     step: int = 0
     batches: Feed | None = None
     notes: list[str] = field(default_factory=list)
-    _recent: deque[Batch] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
-        import torch
-
+        self.folder, self.recipe = self.control.folder, self.settings.recipe()
         self.steps = num_steps(self.recipe.samples_seen, self.recipe.global_batch)
         self.epochs = boundaries(self.steps, self.recipe.checkpoints)
-        self._recent = deque(maxlen=2 * self.spec.accumulation)
-        shape = (1, 3, 1, 1)
-        config = getattr(self.bare.visual, "preprocess_cfg", {})
-        mean, std = config.get("mean", _CLIP_MEAN_STD[0]), config.get("std", _CLIP_MEAN_STD[1])
-        self._mean, self._std = (torch.tensor(v, device=self.ranks.device).view(shape) for v in (mean, std))
-        self._log: list[dict[str, Any]] = []
+        self._recent: deque[Batch] = deque(maxlen=2 * self.spec.accumulation)
+        self._log: list[LogLine] = []
         self._clock = time.monotonic()
         self._spoke: tuple[float, int] | None = None
         self._began = (0.0, 0)
         self._stepped = self._resumed_at = 0  # steps begun, and those done before this start
-        self._buffers: dict[str, Any] = {}  # of the model, as the step began
-        self._on_ranks = [[0, self.ranks.world_size, self.spec.accumulation]]
+        self._buffers: dict[str, torch.Tensor] = {}  # of the model, as the step began
+        self._on_ranks = [self._ranks_now()]
+
+    def _ranks_now(self) -> RankCount:
+        return RankCount(first_step=self.step, world_size=self.ranks.world_size, accumulation=self.spec.accumulation)
 
     # --- data -------------------------------------------------------------------------------------------------------
-    def normalised(self, images: Any) -> Any:
-        """uint8 -> float32 as open_clip's training transform does it: / 255, - mean, / std."""
-        pixels = images.float().div_(255).sub_(self._mean).div_(self._std)
-        return pixels if self.channels_last else pixels.contiguous()
-
     def take(self) -> Batch:
         """The next batch; noted are its uids, for a loss that fails, and on disk its replacements and what DALI refused
         of it."""
@@ -164,46 +136,42 @@ class Trainer:
         batch = next(self.batches)
         self._recent.append(batch)
         self.control.take(batch)
-        for name, records in (("replaced", batch.replaced), ("refused", batch.refused)):
-            if records:
-                append_lines(self.folder / f"{name}-{self.ranks.rank:05d}.jsonl", map(json.dumps, records))
+        append_records(self.folder / f"replaced-{self.ranks.rank:05d}.jsonl", batch.replaced)
+        append_records(self.folder / f"refused-{self.ranks.rank:05d}.jsonl", batch.refused)
         return batch
 
     # --- resume -----------------------------------------------------------------------------------------------------
     def resume(self) -> None:
         """Goes on from the latest whole checkpoint, if there is one; what was logged after it is forgotten."""
-        checkpoints = self.folder / "checkpoints"
-        found = None
-        if self.ranks.rank == 0:
-            found, notes = latest_checkpoint(checkpoints, self.epochs)
-            self.notes += notes
-        found = self.ranks.from_first(found)
-        if found is not None:
+        latest, notes = self.ranks.on_first(lambda: latest_checkpoint(self.folder / "checkpoints", self.epochs))
+        self.notes += notes
+        if latest is not None:
             with self.ranks.together():
-                done = load_checkpoint(found, self.recipe.model, self.bare, self.optimizer, self.scaler, self.identity)
+                done = load_checkpoint(latest, self.recipe.model, self.learner, self.identity)
             self.step = done.step
             self.control.resume(done.step, done.samples_seen, done.replaced)
             self._resume_ranks(done.ranks)
             if self.ranks.rank == 0:
-                _LOG.info("resuming after step %d from %s", self.step, found.name)
+                _LOG.info("resuming after step %d from %s", self.step, latest.name)
         if self.ranks.rank == 0:
-            keep_lines(self.folder / "log.jsonl", lambda line: int(line["step"]) <= self.step)
-            # there may have been more ranks before
+            drop_later_lines(self.folder / "log.jsonl", self.step)
+            # there may have been more ranks before; they number steps from 0
             for path in [*self.folder.glob("replaced-*.jsonl"), *self.folder.glob("refused-*.jsonl")]:
-                keep_lines(path, lambda line: int(line["step"]) < self.step)
+                drop_later_lines(path, self.step - 1)
             for path in self.folder.glob("nonfinite-*.json"):  # of an earlier start: it says nothing about this one
                 path.unlink()
         self.ranks.barrier()
 
-    def _resume_ranks(self, before: list[list[int]]) -> None:
+    def _resume_ranks(self, before: list[RankCount]) -> None:
         """Notes where another number of ranks goes on: the samples are the same, the weights not quite."""
-        now = [self.step, self.ranks.world_size, self.spec.accumulation]
-        goes_on = not before or (before[-1][1:] != now[1:] and self.step < self.steps)
-        self._on_ranks = [*before, now] if goes_on else before
-        for (_, ranks, micro), (step, later, later_micro) in pairwise(self._on_ranks):
+        now = self._ranks_now()
+        same = before and (before[-1].world_size, before[-1].accumulation) == (now.world_size, now.accumulation)
+        self._on_ranks = before if before and (same or self.step >= self.steps) else [*before, now]
+        for earlier, later in pairwise(self._on_ranks):
             self.notes.append(
-                f"steps up to {step} on {ranks} ranks with {micro} micro-batches, from then on on {later} with "
-                f"{later_micro}: the samples are those of any number of ranks; the weights are neither's exactly"
+                f"steps up to {later.first_step} on {earlier.world_size} ranks with {earlier.accumulation} "
+                f"micro-batches, from then on on {later.world_size} with {later.accumulation}: the samples are those "
+                "of any number of ranks; the weights are neither's exactly"
             )
             if self.ranks.rank == 0:
                 _LOG.warning("%s", self.notes[-1])
@@ -216,20 +184,19 @@ class Trainer:
             NonFiniteLossError: the uids of the batch are in ``nonfinite-RANK.json``.
             SubsetError: too many samples were replaced.
         """
-        self._steps_left()
+        if self.step < self.steps:
+            self._steps_left()
         # the last checkpoint is there: with more allowed the same command is done
         self.control.end(self.steps)
 
     def _steps_left(self) -> None:
         ends = set(self.epochs.values())
-        if self.save_every is not None:
-            ends |= set(range(self.save_every, self.steps, self.save_every))
-        if self.step == self.steps:
-            return
-        on_gpu = self.ranks.device != "cpu"
+        if self.settings.save_every_steps is not None:
+            ends |= set(range(self.settings.save_every_steps, self.steps, self.settings.save_every_steps))
+        device = self.ranks.device
         self._resumed_at = saved = self.step
         self.batches = iterate_batches(
-            self.spec, self.step, self.steps, self.workers, pin_memory=on_gpu, device=self.ranks.device
+            self.spec, self.step, self.steps, self.workers, pin_memory=device != "cpu", device=device
         )
         with postponed() as self.control.asked:
             for end in sorted(e for e in ends if e > self.step):
@@ -280,24 +247,25 @@ class Trainer:
         torch.manual_seed(((self.spec.seed << 20) + (step << 8) + self.ranks.rank) & ((1 << 63) - 1))
         self._stepped += 1
         if self.spec.accumulation > 1:  # batch statistics follow each micro-batch, all else the whole step
-            self._buffers = {name: buffer.clone() for name, buffer in self.bare.named_buffers()}
+            self._buffers = {name: buffer.clone() for name, buffer in self.learner.bare.named_buffers()}
 
     def _forget_step(self) -> None:
         """Of a step whose next micro-batch does not come: as if it had not been begun."""
         self.control.forget()
         self._stepped -= 1
-        for name, buffer in self.bare.named_buffers():
+        for name, buffer in self.learner.bare.named_buffers():
             buffer.copy_(self._buffers[name])
 
     def _stretch(self, end: int) -> None:
         from open_clip_train.scheduler import cosine_lr
         from open_clip_train.train import train_one_epoch
 
-        first = self.step
+        first, learner = self.step, self.learner
         self._stepped = first
-        cosine = cosine_lr(self.optimizer, self.recipe.learning_rate, self.recipe.warmup_steps, self.steps)
-        watched = WatchedLoss(self.loss, self.spec.accumulation, first)
-        watched.after_step = lambda step, scale: self._after(step, scale, watched)
+        cosine = cosine_lr(learner.optimizer, self.recipe.learning_rate, self.recipe.warmup_steps, self.steps)
+        watched = WatchedLoss(
+            learner.loss, self.spec.accumulation, first, lambda step, scale: self._after(step, scale, watched)
+        )
         arguments = Namespace(
             device=self.ranks.device,
             precision=self.recipe.precision,
@@ -316,12 +284,12 @@ class Trainer:
         data = {"train": _StretchData(self, end - first)}
         try:
             train_one_epoch(
-                self.model,
+                learner.model,
                 data,
                 watched,
                 0,
-                self.optimizer,
-                self.scaler,
+                learner.optimizer,
+                learner.scaler,
                 lambda step: cosine(first + step),
                 None,
                 arguments,
@@ -332,13 +300,12 @@ class Trainer:
         self.step = self._stepped
         self._write_log()
 
-    def _after(self, step: int, scale: Any, watched: WatchedLoss) -> None:
+    def _after(self, step: int, scale: torch.Tensor, watched: WatchedLoss) -> None:
         """Once a step, after its loss and before its gradients."""
         done = step + 1
-        if self.on_step is not None:
-            self.on_step(step)
-        self._tell(done)
-        if done % self.log_every and done != self.steps and step != 0:
+        self.on_step(step)
+        self._say_progress(done)
+        if done % self.settings.log_every and done != self.steps and step != 0:
             return
         watched.check()
         now = time.monotonic()
@@ -347,21 +314,21 @@ class Trainer:
         watched.values.clear()
         if self.ranks.rank == 0:
             self._log.append(
-                {
-                    "step": done,
-                    "samples_seen": self.control.samples_seen,
-                    "loss": loss / self.ranks.world_size,
-                    "learning_rate": self.optimizer.param_groups[0]["lr"],
-                    "logit_scale": None if scale is None else float(scale.detach()),
-                    "replaced": self.control.replaced,
-                    "world_size": self.ranks.world_size,
-                    "seconds": round(now - self._clock, 3),
-                }
+                LogLine(
+                    step=done,
+                    samples_seen=self.control.samples_seen,
+                    loss=loss / self.ranks.world_size,
+                    learning_rate=self.learner.optimizer.param_groups[0]["lr"],
+                    logit_scale=float(scale.detach()),
+                    replaced=self.control.replaced,
+                    world_size=self.ranks.world_size,
+                    seconds=round(now - self._clock, 3),
+                )
             )
             self._write_log()
         self._clock = now
 
-    def _tell(self, done: int) -> None:
+    def _say_progress(self, done: int) -> None:
         """A line of progress now and then, on rank 0, to whoever listens to the logger."""
         now = time.monotonic()
         if self._spoke is None:  # the first step starts the workers: it is no measure
@@ -379,17 +346,14 @@ class Trainer:
             )
 
     def _write_log(self) -> None:
-        if self.ranks.rank == 0 and self._log:
-            append_lines(self.folder / "log.jsonl", map(json.dumps, self._log))
-            self._log.clear()
+        append_records(self.folder / "log.jsonl", self._log)
+        self._log.clear()
 
     def _stopped(self, error: NonFiniteLossError) -> NonFiniteLossError:
         """Saves the uids of the batches that may be to blame, and says where."""
         path = self.folder / f"nonfinite-{self.ranks.rank:05d}.json"
         # the batch that the loss was of; on a GPU the loss is looked at one step later
-        batches = list(self._recent)[-self.spec.accumulation :]
-        if self.ranks.device != "cpu":
-            batches = list(self._recent)
+        batches = list(self._recent)[-self.spec.accumulation if self.ranks.device == "cpu" else 0 :]
         uids = [text for batch in batches for text in uid_format(batch.uids, as_list=True, threads=1)]
         write_json(path, {"step": error.step, "rank": self.ranks.rank, "problem": str(error), "uids": uids})
         return NonFiniteLossError(
@@ -403,25 +367,14 @@ class Trainer:
             epoch = max((k for k, end in self.epochs.items() if end <= self.step), default=0)
             whole = self.step in self.epochs.values()
             name = f"epoch_{epoch}.pt" if whole else f"step_{self.step}.pt"
-            counts = self.control.samples_seen, self.control.replaced
-            progress = Progress(self.step, epoch, *counts, self.identity, self._on_ranks)
+            progress = Progress(
+                step=self.step,
+                samples_seen=self.control.samples_seen,
+                replaced=self.control.replaced,
+                identity=self.identity,
+                ranks=self._on_ranks,
+            )
             folder = self.folder / "checkpoints"
-            save_checkpoint(folder / name, self.recipe.model, self.bare, self.optimizer, self.scaler, progress)
+            save_checkpoint(folder / name, self.recipe.model, self.learner, epoch, progress)
             remove_old_steps(folder)
         self.ranks.barrier()
-
-
-def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
-    """Drops the lines of a jsonl file that are not to be kept, or that a killed process left half written."""
-    if not path.exists():
-        return
-    kept, before = [], read_input(path, MOST_TEXT_BYTES)
-    for line in split_lines(before):
-        try:
-            if keep(parse_json(line)):
-                kept.append(line + b"\n")
-        except (ValueError, KeyError, TypeError):
-            continue
-    after = b"".join(kept)
-    if after != before:
-        write_bytes(path, after)

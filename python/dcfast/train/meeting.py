@@ -12,10 +12,14 @@ import socket
 import time
 from datetime import timedelta
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dcfast.errors import RunError, first_line
 from dcfast.storage.json_files import parse_json
+from dcfast.storage.records import as_record
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
 
 __all__ = ["MEETING", "meet"]
 
@@ -30,54 +34,52 @@ _SHOWN_RANKS = 8
 _meetings = count()  # of this process: the store of torchrun outlives a training
 
 
-def meet(rank: int, size: int, started_by: str) -> Any:
+def meet(rank: int, size: int, started_by: str) -> Store:
     """The store through which the ranks make their process group, once all are there.
 
     Raises:
         ValueError: no MASTER_ADDR.   RunError: not all came in time, or they were told different numbers of ranks.
     """
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
-    place = os.environ.get(MEETING) or None
-    if place is None and missing:
+    file = os.environ.get(MEETING) or None
+    if file is None and missing:
         raise ValueError(
             f"{started_by} started {size} ranks, but {' and '.join(missing)} is not set: where do they meet? "
             "Export the address of rank 0's machine and a free port (MASTER_PORT=29500), or start them by torchrun"
         )
-    where = place or f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    where = file or f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     deadline = time.monotonic() + MEET_SECONDS
     try:
-        store = _open_store(place, rank, size)
+        store = _open_store(file, rank, size)
         problem = _gather(store, size, deadline, where) if rank == 0 else _ask(store, rank, size, where)
     except RuntimeError as error:
-        said = first_line(error)
+        reason = first_line(error)
         if rank == 0:
             raise RunError(
-                f"rank 0 cannot be met at {where} ({said}). Is MASTER_ADDR this machine, and MASTER_PORT free?"
+                f"rank 0 cannot be met at {where} ({reason}). Is MASTER_ADDR this machine, and MASTER_PORT free?"
             ) from None
         raise RunError(
             f"rank {rank} of {size} has no connection to rank 0 at {where}, for which it waits {MEET_SECONDS:.0f} s "
-            f"({said}). Was rank 0 started, does it live, and is the port open between the machines?"
+            f"({reason}). Was rank 0 started, does it live, and is the port open between the machines?"
         ) from None
     if problem:
         raise RunError(problem)
     return store
 
 
-def _open_store(place: str | None, rank: int, size: int) -> Any:
-    from torch import distributed
+def _open_store(file: str | None, rank: int, size: int) -> Store:
+    from torch._C import _distributed_c10d as dist  # torch.distributed has them, but does not declare it
 
-    dist: Any = distributed  # its stores are not declared as exported
     limit = timedelta(seconds=MEET_SECONDS)
-    if place is not None:
-        store = dist.FileStore(place, size)
+    if file is not None:
+        store: Store = dist.FileStore(file, size)
         store.set_timeout(limit)
     else:
         serves = rank == 0 and os.environ.get(_AGENT) != "True"  # else torchrun itself does
         address, port = os.environ["MASTER_ADDR"], _port(os.environ["MASTER_PORT"])
-        listens = _listen(address, port) if serves else None
         store = dist.TCPStore(
             address, port, is_master=serves, timeout=limit, wait_for_workers=False, multi_tenant=True,
-            master_listen_fd=listens,
+            master_listen_fd=_listen(address, port) if serves else None,
         )  # fmt: skip
     again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return dist.PrefixStore(f"dcfast/{again}/{next(_meetings)}", store)
@@ -106,27 +108,23 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _gather(store: Any, size: int, deadline: float, where: str) -> str:
+def _gather(store: Store, size: int, deadline: float, where: str) -> str:
     """Rank 0: what is wrong, in a sentence, which the others are told; empty where all are there."""
-    absent, others = [], {}
+    absent, problem = [], ""
     for rank in range(1, size):
         try:
             store.wait([f"rank-{rank}"], timedelta(seconds=max(0.01, deadline - time.monotonic())))
         except RuntimeError:
             absent.append(rank)
             continue
-        told = int(store.get(f"rank-{rank}"))
-        if told != size:
-            others[rank] = told
+        its_size = int(store.get(f"rank-{rank}"))
+        if its_size != size:
+            problem = (
+                f"rank 0 was told that there are {size} ranks, rank {rank} that there are {its_size}. Start all of "
+                "them by the same command (WORLD_SIZE, --nnodes, --nproc-per-node, --ntasks)"
+            )
             break  # whoever is missing was perhaps never to come
-    problem = ""
-    if others:
-        [(rank, told)] = others.items()
-        problem = (
-            f"rank 0 was told that there are {size} ranks, rank {rank} that there are {told}. Start all of them by the "
-            "same command (WORLD_SIZE, --nnodes, --nproc-per-node, --ntasks)"
-        )
-    elif absent:
+    if absent and not problem:
         names = ", ".join(map(str, absent[:_SHOWN_RANKS])) + (", ..." if len(absent) > _SHOWN_RANKS else "")
         problem = (
             f"of {size} ranks {size - len(absent)} came to {where} within {MEET_SECONDS:.0f} s; not there: rank "
@@ -138,15 +136,15 @@ def _gather(store: Any, size: int, deadline: float, where: str) -> str:
     return problem
 
 
-def _ask(store: Any, rank: int, size: int, where: str) -> str:
-    """Another rank: what rank 0 found."""
+def _ask(store: Store, rank: int, size: int, where: str) -> str:
+    """Another rank: what rank 0 says."""
     store.set(f"rank-{rank}", str(size))
     # rank 0 may have come as late as it could, and wait as long as it may
     store.wait(["verdict"], timedelta(seconds=MEET_SECONDS + 10))
-    told, problem = parse_json(store.get("verdict"))
-    if not problem and told != size:
+    its_size, problem = as_record(parse_json(store.get("verdict")), tuple[int, str], where)
+    if not problem and its_size != size:
         return (
-            f"rank {rank} was told that there are {size} ranks, rank 0 at {where} that there are {told}. Start all of "
-            "them by the same command"
+            f"rank {rank} was told that there are {size} ranks, rank 0 at {where} that there are {its_size}. Start all "
+            "of them by the same command"
         )
-    return str(problem)
+    return problem

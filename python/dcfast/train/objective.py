@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dcfast.errors import DcfastError
 
@@ -26,13 +26,16 @@ class NonFiniteLossError(DcfastError, ArithmeticError):
         self.step = step
 
 
-def create_loss(name: str, rank: int, world_size: int) -> Any:
+def create_loss(name: str, rank: int, world_size: int) -> torch.nn.Module:
     """The contrastive loss: local loss with gathered gradients, as DataComp trains."""
     if name == "open_clip":
         from open_clip.loss import ClipLoss
     else:
         from dcfast.loss import ClipLoss
-    return ClipLoss(local_loss=True, gather_with_grad=True, cache_labels=True, rank=rank, world_size=world_size)
+    loss: torch.nn.Module = ClipLoss(
+        local_loss=True, gather_with_grad=True, cache_labels=True, rank=rank, world_size=world_size
+    )
+    return loss
 
 
 class WatchedLoss:
@@ -40,27 +43,38 @@ class WatchedLoss:
 
     On the CPU the value is looked at before the gradients are computed. On a GPU it is copied aside and looked at
     when the next loss is asked for, so that the device is never waited for; the step in between is never saved.
+
+    Args:
+        after_step: called with the step and the logit scale, after the loss of its last micro-batch.
     """
 
-    def __init__(self, loss: Any, accumulation: int, first_step: int) -> None:
-        self._loss = loss
-        self._accumulation = accumulation
+    def __init__(
+        self,
+        loss: Callable[..., dict[str, torch.Tensor]],
+        accumulation: int,
+        first_step: int,
+        after_step: Callable[[int, torch.Tensor], None] = lambda step, scale: None,
+    ) -> None:
+        self._loss, self._accumulation, self._after_step = loss, accumulation, after_step
         self._calls = 0
         self._first_step = first_step
-        self._waiting: list[tuple[int, Any, Any]] = []
+        self._waiting: list[tuple[int, torch.Tensor, torch.cuda.Event | None]] = []
         self.values: dict[int, list[float]] = {}
-        self.after_step: Callable[[int, Any], None] | None = None
 
-    def __call__(self, *features: Any, output_dict: bool = False, **named: Any) -> Any:
+    def __call__(
+        self, *, logit_scale: torch.Tensor, output_dict: bool, **features: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """As open_clip's training calls a loss; it always asks for a dict."""
+        import torch
+
         self.check()
-        result = self._loss(*features, output_dict=output_dict, **named)
-        value: Any = sum(result.values()) if isinstance(result, dict) else result
+        losses = self._loss(logit_scale=logit_scale, output_dict=output_dict, **features)
         step = self._first_step + self._calls // self._accumulation
         self._calls += 1
-        self._watch(step, value.detach())
-        if self.after_step is not None and self._calls % self._accumulation == 0:
-            self.after_step(step, named.get("logit_scale"))
-        return result
+        self._watch(step, torch.stack([*losses.values()]).sum().detach())
+        if self._calls % self._accumulation == 0:
+            self._after_step(step, logit_scale)
+        return losses
 
     def _watch(self, step: int, value: torch.Tensor) -> None:
         if value.device.type == "cpu":
@@ -81,10 +95,9 @@ class WatchedLoss:
         for step, value, event in waiting:
             if event is not None:
                 event.synchronize()
-            number = float(value)
-            self.values.setdefault(step, []).append(number)
-            if not math.isfinite(number):
-                raise NonFiniteLossError(f"the loss of step {step} is {number}", step)
+            self.values.setdefault(step, []).append(float(value))
+            if not math.isfinite(value):
+                raise NonFiniteLossError(f"the loss of step {step} is {float(value)}", step)
 
     def mean(self, step: int) -> float:
         """The loss of a step on this rank: the mean of its micro-batches' losses."""

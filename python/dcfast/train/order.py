@@ -17,14 +17,14 @@ import numpy.typing as npt
 from dcfast._core import reshard as core_reshard
 from dcfast.train.counter import draw, stream_key
 
-__all__ = ["Order", "Places"]
+__all__ = ["Order", "Placement"]
 
 _SOURCE, _START, _WINDOW, _BLOCKS, _TAIL = 1, 2, 3, 4, 5  # streams of a seed
 Int64Array = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Places:
+class Placement:
     """Where some samples lie, (n,) int64 each: position = base + (start + offset) % size.
 
     Attributes:
@@ -93,7 +93,7 @@ class Order:
         self._threshold = np.array([int(u * (1 << 64)) for u in upto], np.uint64)
         self._windows: dict[tuple[int, int, int], Int64Array] = {}
 
-    def places(self, samples: npt.ArrayLike) -> Places:
+    def placement(self, samples: npt.ArrayLike) -> Placement:
         """Where the samples with some numbers g = step * global batch + slot lie."""
         g = np.asarray(samples, np.int64)
         return self._drawn(g) if self._resample else self._permuted(g)
@@ -105,7 +105,7 @@ class Order:
     def source_begin(self, source: int) -> int:
         return int(self._begin[source])
 
-    def _drawn(self, g: Int64Array) -> Places:
+    def _drawn(self, g: Int64Array) -> Placement:
         size = self._block * self._window
         number = g // size
         j = self._mixed(np.zeros_like(g), number, g % size, np.full_like(g, size))
@@ -113,9 +113,9 @@ class Order:
         source = np.searchsorted(self._threshold, draw(stream_key(self._seed, _SOURCE), block), side="right")
         count = self._count[source]
         start = (draw(stream_key(self._seed, _START), block) % count.astype(np.uint64)).astype(np.int64)
-        return Places(self._begin[source], count, start, np.minimum(self._block, count), j % self._block)
+        return Placement(self._begin[source], count, start, np.minimum(self._block, count), j % self._block)
 
-    def _permuted(self, g: Int64Array) -> Places:
+    def _permuted(self, g: Int64Array) -> Placement:
         n, size = self.num_positions, self._block * self._window
         turn, i = g // n, g % n
         number = i // size
@@ -136,7 +136,7 @@ class Order:
         start = block * self._block
         length = np.minimum(self._block, n - start)
         offset = np.where(in_tail, j - split, before % self._block)
-        return Places(np.zeros_like(j), np.full_like(j, n), start, length, offset)
+        return Placement(np.zeros_like(j), np.full_like(j, n), start, length, offset)
 
     def _mixed(self, turn: Int64Array, number: Int64Array, i: Int64Array, size: Int64Array) -> Int64Array:
         """Place i of each window goes where the window's own permutation says."""

@@ -12,17 +12,20 @@ import importlib.util
 import os
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 import dcfast
 from dcfast.errors import DcfastError, MissingDependencyError, RunError, first_line
 from dcfast.train.meeting import meet
 from dcfast.train.settings import differences
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 __all__ = [
     "LAUNCHER",
@@ -42,20 +45,30 @@ LAUNCHER = "DCFAST_LAUNCHER"
 """The process that started them: they end with it, and it says what became of them."""
 TOLD = "rank 0 says it"
 """A note of an error that all ranks know: one of them is enough to say it."""
+T = TypeVar("T")
 
-# of each that starts ranks: rank, number of ranks, rank among those of its machine, number of those. Never mixed: one
-# that starts another leaves its own variables to it
+
+class _Variables(NamedTuple):
+    """The environment's names for a rank, the number of ranks, the rank among those of its machine, their number."""
+
+    rank: str
+    sizes: tuple[str, ...]
+    local_rank: str
+    local_size: str
+
+
+# never mixed: one that starts another leaves its own variables to it
 _STARTERS = {
-    "torchrun": ("RANK", ("WORLD_SIZE",), "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
-    "Open MPI": (
+    "torchrun": _Variables("RANK", ("WORLD_SIZE",), "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    "Open MPI": _Variables(
         "OMPI_COMM_WORLD_RANK", ("OMPI_COMM_WORLD_SIZE",), "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"
     ),
-    "MVAPICH2": (
+    "MVAPICH2": _Variables(
         "MV2_COMM_WORLD_RANK", ("MV2_COMM_WORLD_SIZE",), "MV2_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_SIZE"
     ),
-    "Slurm": ("SLURM_PROCID", ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"), "SLURM_LOCALID", ""),
-    "MPI": ("PMI_RANK", ("PMI_SIZE",), "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
-    "PMIx": ("PMIX_RANK", (), "", ""),
+    "Slurm": _Variables("SLURM_PROCID", ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"), "SLURM_LOCALID", ""),
+    "MPI": _Variables("PMI_RANK", ("PMI_SIZE",), "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    "PMIx": _Variables("PMIX_RANK", (), "", ""),
 }  # fmt: skip
 _SLURM_NODE = re.compile(r"(\d+)(?:\(x(\d+)\))?")
 
@@ -90,45 +103,45 @@ def place_of(environment: Mapping[str, str] | None = None) -> Place:
         ValueError: the variables contradict each other, or are no numbers; there are other ranks, but not how many.
     """
     values = os.environ if environment is None else environment
-    place = next((place for starter in _STARTERS if (place := _told_by(starter, values)) is not None), Place())
+    place = next((place for starter in _STARTERS if (place := _place_by(starter, values)) is not None), Place())
     if place.size > 1:
         return place
-    for starter, (rank_name, size_names, local_name, local_size_name) in _STARTERS.items():
-        if any(values.get(name) for name in size_names) or _in_batch_script(starter, values):
+    for starter, names in _STARTERS.items():
+        if any(values.get(name) for name in names.sizes) or _in_batch_script(starter, values):
             continue
-        for name, alone in ((rank_name, 0), (local_name, 0), (local_size_name, 1)):
+        for name, alone in ((names.rank, 0), (names.local_rank, 0), (names.local_size, 1)):
             if values.get(name) and _number(values, name) > alone:
-                wanted = " or ".join(size_names) or "how many there are"
+                missing = " or ".join(names.sizes) or "how many there are"
                 raise ValueError(
-                    f"{name}={values[name]} says that there are other ranks, but {wanted} is not set: it would train "
+                    f"{name}={values[name]} says that there are other ranks, but {missing} is not set: it would train "
                     f"alone. Start all of them by {starter}, or export it; for one process unset {name}"
                 )
     return place
 
 
-def _told_by(starter: str, values: Mapping[str, str]) -> Place | None:
+def _place_by(starter: str, values: Mapping[str, str]) -> Place | None:
     """What the variables of one starter say; None where they do not say how many ranks there are."""
-    rank_name, size_names, local_name, local_size_name = _STARTERS[starter]
-    size_name = next((name for name in size_names if values.get(name)), None)
+    names = _STARTERS[starter]
+    size_name = next((name for name in names.sizes if values.get(name)), None)
     if size_name is None or _in_batch_script(starter, values):
         return None
     size = _number(values, size_name)
-    if size == 1 and not values.get(rank_name):
-        return Place(started_by=starter)
-    if not values.get(rank_name):
-        raise ValueError(f"{size_name} says {size} ranks, but {rank_name} is not set: which of them is this?")
-    rank = _number(values, rank_name)
+    if not values.get(names.rank):
+        if size == 1:
+            return Place(started_by=starter)
+        raise ValueError(f"{size_name} says {size} ranks, but {names.rank} is not set: which of them is this?")
+    rank = _number(values, names.rank)
     if not 0 <= rank < size:
-        raise ValueError(f"{rank_name}={rank} does not fit {size_name}={size}; expected 0 to {size - 1}")
+        raise ValueError(f"{names.rank}={rank} does not fit {size_name}={size}; expected 0 to {size - 1}")
     if size == 1:
         return Place(started_by=starter)
-    local = _number(values, local_name) if values.get(local_name) else None
-    here = _number(values, local_size_name) if values.get(local_size_name) else None
+    local_rank = _number(values, names.local_rank) if values.get(names.local_rank) else None
+    local_size = _number(values, names.local_size) if values.get(names.local_size) else None
     if starter == "Slurm":
-        here = _tasks_of_node(values)
-    if here is not None and not (local or 0) < here <= size:
-        here = None  # of something larger: a job of which this is a step
-    return Place(rank, size, local, starter, here)
+        local_size = _tasks_of_node(values)
+    if local_size is not None and not (local_rank or 0) < local_size <= size:
+        local_size = None  # of something larger: a job of which this is a step
+    return Place(rank, size, local_rank, starter, local_size)
 
 
 def _in_batch_script(starter: str, values: Mapping[str, str]) -> bool:
@@ -136,10 +149,10 @@ def _in_batch_script(starter: str, values: Mapping[str, str]) -> bool:
 
 
 def _number(values: Mapping[str, str], name: str) -> int:
-    text = values.get(name)
+    text = values.get(name, "")
     try:
-        return int(text)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        return int(text)
+    except ValueError:
         raise ValueError(f"environment variable {name} must be a whole number; got {text!r}") from None
 
 
@@ -181,8 +194,8 @@ def code_version() -> str:
         digest.update(path.read_bytes())
     core = importlib.util.find_spec("dcfast._core")
     digest.update(Path(str(core.origin)).read_bytes() if core is not None else b"")
-    said = [f"{name} {version(name)}" for name in ("torch", "open_clip_torch", "pillow", "numpy")]
-    return ", ".join([f"dcfast {dcfast.__version__} ({digest.hexdigest()[:12]})", *said])
+    libraries = [f"{name} {version(name)}" for name in ("torch", "open_clip_torch", "pillow", "numpy")]
+    return ", ".join([f"dcfast {dcfast.__version__} ({digest.hexdigest()[:12]})", *libraries])
 
 
 @dataclass(frozen=True)
@@ -200,7 +213,7 @@ class Ranks:
     world_size: int = 1
     local_rank: int = 0
     device: str = "cpu"
-    control: Any = None
+    control: ProcessGroup | None = None
     ours: bool = False
     local_size: int = 1
 
@@ -210,17 +223,22 @@ class Ranks:
 
             dist.barrier(group=self.control)
 
-    def from_first(self, value: Any) -> Any:
-        """What rank 0 holds, on every rank; an exception is raised on every rank."""
-        if self.world_size > 1:
-            import torch.distributed as dist
+    def on_first(self, work: Callable[[], T]) -> T:
+        """What ``work`` returns on rank 0, which alone calls it, on every rank; its error is raised on every rank."""
+        if self.world_size == 1:
+            return work()
+        import torch.distributed as dist
 
-            box = [value]
-            dist.broadcast_object_list(box, src=0, group=self.control)
-            value = box[0]
-        if isinstance(value, Exception):
-            raise self.known(value)
-        return value
+        result: list[T | Exception | None] = [None]
+        if self.rank == 0:
+            try:
+                result = [work()]
+            except Exception as error:  # the other ranks must not wait for what never comes
+                result = [error]
+        dist.broadcast_object_list(result, src=0, group=self.control)
+        if isinstance(result[0], Exception):
+            raise self.known(result[0])
+        return cast("T", result[0])
 
     def known(self, error: Exception) -> Exception:
         """An error that every rank raises alike: rank 0 alone says it."""
@@ -228,15 +246,15 @@ class Ranks:
             error.add_note(TOLD)
         return error
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: T) -> list[T]:
         """What every rank holds, by rank, on every rank."""
         if self.world_size == 1:
             return [value]
         import torch.distributed as dist
 
-        found: list[Any] = [None] * self.world_size
-        dist.all_gather_object(found, value, group=self.control)
-        return found
+        values = [value] * self.world_size
+        dist.all_gather_object(values, value, group=self.control)
+        return values
 
     def sums(self, values: list[float]) -> list[float]:
         """Of each number its sum over the ranks."""
@@ -255,7 +273,7 @@ class Ranks:
 
         The first rank's error is raised; rank 0 says it.
         """
-        problem = None
+        problem: Exception | None = None
         try:
             yield
         except Exception as error:
@@ -264,14 +282,14 @@ class Ranks:
         if first is not None:
             raise self.known(problem or first)
 
-    def agree(self, facts: Mapping[str, Any]) -> None:
+    def agree(self, facts: object) -> None:
         """Compares what must be the same on every rank; the same RunError on each where something is not."""
-        everyone = self.gather(dict(facts))
-        for rank, its in enumerate(everyone):
-            for name, first, here in differences(everyone[0], its):
+        everyone = self.gather(facts)
+        for rank, theirs in enumerate(everyone):
+            for name, first, other in differences(everyone[0], theirs):
                 raise self.known(
                     RunError(
-                        f"the ranks of a training differ in {name}: {first!r} on rank 0, {here!r} on rank {rank}. "
+                        f"the ranks of a training differ in {name}: {first!r} on rank 0, {other!r} on rank {rank}. "
                         "Start all of them by the same command, with the same code"
                     )
                 )
@@ -283,12 +301,12 @@ class Ranks:
             mine: the machine, and what tells this rank's GPU from others; empty where nothing does.
         """
         everyone = self.gather(mine)
-        for rank, its in enumerate(everyone):
-            first = everyone.index(its)
-            if its[1] and first != rank:
+        for rank, (machine, gpu) in enumerate(everyone):
+            first = everyone.index([machine, gpu])
+            if gpu and first != rank:
                 raise self.known(
                     RunError(
-                        f"ranks {first} and {rank} would both train on one GPU of {its[0]}: start as many ranks on a "
+                        f"ranks {first} and {rank} would both train on one GPU of {machine}: start as many ranks on a "
                         "machine as it has GPUs, and tell each its LOCAL_RANK or show it its own GPU"
                     )
                 )
@@ -336,36 +354,37 @@ def join_ranks(device: str, place: Place | None = None) -> Ranks:
     on_gpu = device.startswith("cuda")
     if on_gpu and not torch.cuda.is_available():
         raise ValueError("device 'cuda': torch finds no GPU here; use device 'cpu'")
-    there = dist.is_available() and dist.is_initialized()
-    here = place or place_of()
-    if there and (here.rank, here.size) != (dist.get_rank(), dist.get_world_size()):
-        here = Place(dist.get_rank(), dist.get_world_size(), None)
-    if here.size == 1:
+    exists = dist.is_available() and dist.is_initialized()
+    place = place or place_of()
+    if exists and (place.rank, place.size) != (dist.get_rank(), dist.get_world_size()):
+        place = Place(dist.get_rank(), dist.get_world_size(), None)
+    if place.size == 1:
         return Ranks(device=device)
-    if on_gpu and here.local_rank is not None:
-        torch.cuda.set_device(here.local_rank % torch.cuda.device_count())  # a task of Slurm may see its own GPU alone
-    if not there:
-        _make_group(here, "nccl" if on_gpu else "gloo")
-    ranks = Ranks(here.rank, here.size, 0, device, dist.new_group(backend="gloo"), not there)
+    if on_gpu and place.local_rank is not None:
+        torch.cuda.set_device(place.local_rank % torch.cuda.device_count())  # a task of Slurm may see its own GPU alone
+    if not exists:
+        _make_group(place, "nccl" if on_gpu else "gloo")
+    control = cast("ProcessGroup", dist.new_group(backend="gloo"))
+    ranks = Ranks(place.rank, place.size, 0, device, control, not exists)
     machines = ranks.gather(socket.gethostname())
-    neighbours = [rank for rank, machine in enumerate(machines) if machine == machines[here.rank]]
-    local_rank = neighbours.index(here.rank) if here.local_rank is None else here.local_rank
-    ranks = replace(ranks, local_rank=local_rank, local_size=here.local_size or len(neighbours))
+    neighbours = [rank for rank, machine in enumerate(machines) if machine == machines[place.rank]]
+    local_rank = neighbours.index(place.rank) if place.local_rank is None else place.local_rank
+    ranks = replace(ranks, local_rank=local_rank, local_size=place.local_size or len(neighbours))
     if on_gpu:
         number = local_rank % torch.cuda.device_count()
         torch.cuda.set_device(number)
         ranks = replace(ranks, device=f"cuda:{number}")
-        ranks.check_gpus([machines[here.rank], str(getattr(torch.cuda.get_device_properties(number), "uuid", ""))])
+        ranks.check_gpus([machines[place.rank], str(getattr(torch.cuda.get_device_properties(number), "uuid", ""))])
     return ranks
 
 
-def _make_group(here: Place, backend: str) -> None:
+def _make_group(place: Place, backend: str) -> None:
     import torch.distributed as dist
 
-    store = meet(here.rank, here.size, here.started_by)
+    store = meet(place.rank, place.size, place.started_by)
     try:
-        dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.size)
+        dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.size)
     except (RuntimeError, ValueError) as error:
         raise RunError(
-            f"rank {here.rank}: the {here.size} ranks met, and then did not reach each other: {first_line(error)}"
+            f"rank {place.rank}: the {place.size} ranks met, and then did not reach each other: {first_line(error)}"
         ) from None

@@ -7,10 +7,33 @@ from pathlib import Path
 
 from dcfast.storage.json_files import parse_json
 from dcfast.storage.lines import iterate_lines
+from dcfast.storage.records import Count, Record, as_record
 
-__all__ = ["allowed", "recorded"]
+__all__ = ["Refusal", "Replacement", "allowed", "replacement_reasons"]
 
 _DEVIATIONS = 3
+
+
+class Replacement(Record):
+    """A line of ``replaced-RANK.jsonl``: a sample that was to be taken and cannot be used.
+
+    Attributes:
+        slot: its place in the global batch.   position: in the canonical order of the sources.
+    """
+
+    step: Count
+    slot: Count
+    position: Count
+    uid: str
+    reason: str
+
+
+class Refusal(Record):
+    """A line of ``refused-RANK.jsonl``: samples that DALI refused and Pillow decoded."""
+
+    samples: Count
+    reason: str
+    step: Count
 
 
 def allowed(share: float, seen: int, window: int) -> int:
@@ -24,15 +47,15 @@ def allowed(share: float, seen: int, window: int) -> int:
     return int(share * (seen - rest) + min(share * rest + chance, share * window))
 
 
-def recorded(folder: Path, first: int, end: int) -> dict[tuple[int, int], str]:
+def replacement_reasons(folder: Path, first: int, end: int) -> dict[tuple[int, int], str]:
     """(step, slot) -> reason of each sample replaced from step ``first`` on and before ``end``, of all ranks."""
-    found = {}
+    reasons = {}
     for path in sorted(folder.glob("replaced-*.jsonl")):
         for line in iterate_lines(path, "ascii", "replace"):
             try:
-                record = parse_json(line)
-                if first <= record["step"] < end:
-                    found[record["step"], record["slot"]] = str(record["reason"])
-            except (ValueError, KeyError, TypeError):
+                record = as_record(parse_json(line), Replacement, str(path))
+            except ValueError:
                 continue  # half of one, as a killed process may leave it
-    return found
+            if first <= record.step < end:
+                reasons[record.step, record.slot] = record.reason
+    return reasons

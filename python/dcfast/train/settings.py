@@ -7,25 +7,34 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
 
 from dcfast.process.options import check_options, option
 from dcfast.process.shared_options import DECODER, LOSS, SEED
 from dcfast.scales import SCALES, Scale, scale
 from dcfast.storage.json_files import parse_json
 from dcfast.storage.paths import path_argument
+from dcfast.storage.records import Record
 
-__all__ = ["RECIPE_FIELDS", "TrainSettings", "TrainSource", "differences", "parse_sources", "recipe_departures"]
+__all__ = [
+    "RECIPE_FIELDS",
+    "Identity",
+    "TrainSettings",
+    "TrainSource",
+    "differences",
+    "parse_sources",
+    "recipe_departures",
+]
 
 RECIPE_FIELDS = tuple(f.name for f in fields(Scale) if f.name not in ("name", "pool_bytes", "gpu_hours"))
 """What ``TrainSettings.overrides`` may change; each change makes a training non-standard."""
 _LONG = sys.float_info.max  # not inf, which is no number of minutes
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 PRECISIONS = ("fp32", "amp", "amp_bf16", "bf16", "fp16", "pure_bf16", "pure_fp16")
 
 
-def _override(text: str) -> tuple[str, Any]:
+def _override(text: str) -> tuple[str, object]:
     name, equals, value = text.partition("=")
     if not equals or name not in RECIPE_FIELDS:
         raise argparse.ArgumentTypeError(
@@ -71,14 +80,31 @@ class TrainSource:
         return self.shards or f"{self.index} with {self.subset or self.positions}"
 
 
-def _check_type(name: str, value: Any, standard: Any) -> None:
+class Identity(Record, omit_defaults=True):
+    """What decides the result of a training; workers, threads, the place of the files and saving do not.
+
+    Attributes:
+        sources: fingerprints; empty where they are not known yet.
+    """
+
+    recipe: dict[str, bool | int | float | str]
+    scale: str
+    seed: int
+    resample: bool
+    block: int
+    window: int
+    loss: str
+    decoder: str
+    weights: list[float]
+    sources: list[str] = []
+
+
+def _check_override(name: str, value: object, standard: object) -> None:
     """ValueError where an override is of another type than the recipe's own value."""
-    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}[type(standard)]
-    kinds: tuple[type, ...] = (int, float) if isinstance(standard, float) else (type(standard),)
-    fits = isinstance(value, kinds)
-    finite = not isinstance(value, float) or math.isfinite(value)
-    if not fits or not finite or (isinstance(value, bool) and not isinstance(standard, bool)):
-        raise ValueError(f"{name} must be {words}; got {value!r}")
+    kind = type(standard)
+    fits = isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
+    if not fits or (isinstance(value, float) and not math.isfinite(value)):
+        raise ValueError(f"{name} must be {_KINDS[kind]}; got {value!r}")
 
 
 def recipe_departures(standard: Scale, made: Scale) -> list[str]:
@@ -92,7 +118,7 @@ def recipe_departures(standard: Scale, made: Scale) -> list[str]:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """A training. JSON-able: ``asdict`` and ``from_dict``.
+    """A training. JSON-able: ``asdict`` and ``dcfast.storage.records.as_record``.
 
     Attributes:
         sources: at least one.
@@ -109,7 +135,7 @@ class TrainSettings:
     )
     sources: tuple[TrainSource, ...] = ()
     scale: str = option("tiny", "whose recipe is followed", choices=tuple(SCALES))
-    overrides: Mapping[str, Any] = option(
+    overrides: Mapping[str, bool | int | float | str] = option(
         {},
         "depart from the recipe; the training is then marked as non-standard",
         flags=("--set",),
@@ -173,20 +199,15 @@ class TrainSettings:
                 "weights of sources need resample=True; without it each sample comes as often as any other"
             )
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrainSettings:
-        """What ``asdict`` of one gave, perhaps through JSON."""
-        sources = tuple(s if isinstance(s, TrainSource) else TrainSource(**s) for s in values["sources"])
-        return cls(**{**values, "sources": sources})
-
     def recipe(self) -> Scale:
         """The scale's recipe with the overrides; ValueError for an unknown field or a value that makes no sense."""
         unknown = sorted(set(self.overrides) - set(RECIPE_FIELDS))
         if unknown:
             raise ValueError(f"overrides: no recipe field {unknown[0]!r}; there are {', '.join(RECIPE_FIELDS)}")
+        standard = asdict(scale(self.scale))
         for name, value in self.overrides.items():
-            _check_type(name, value, getattr(scale(self.scale), name))
-        made = replace(scale(self.scale), **self.overrides)
+            _check_override(name, value, standard[name])
+        made = Scale(**{**standard, **self.overrides})
         for name in ("samples_seen", "global_batch", "checkpoints"):
             if getattr(made, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(made, name)}")
@@ -200,52 +221,48 @@ class TrainSettings:
 
     def non_standard(self) -> list[str]:
         """In words, what departs from the scale's recipe; empty = standard. Rounding and hardware do not count."""
-        said = recipe_departures(scale(self.scale), self.recipe())
-        if not self.resample:
-            said.append("samples without replacement")
-        return said
+        departures = recipe_departures(scale(self.scale), self.recipe())
+        return departures if self.resample else [*departures, "samples without replacement"]
 
-    def identity(self) -> dict[str, Any]:
-        """What decides the result, as JSON values; workers, threads, the place of the files and saving do not."""
+    def identity(self, sources: Sequence[str] = ()) -> Identity:
+        """What training it is; with the fingerprints of its sources, where they are known."""
         recipe = asdict(self.recipe())
-        return {
-            "recipe": {name: recipe[name] for name in RECIPE_FIELDS},
-            "scale": self.scale,
-            "seed": self.seed,
-            "resample": self.resample,
-            "block": self.block,
-            "window": self.window,
-            "loss": self.loss,
-            "decoder": self.decoder,
-            "weights": [s.weight for s in self.sources],
-        }
+        return Identity(
+            recipe={name: recipe[name] for name in RECIPE_FIELDS},
+            scale=self.scale,
+            seed=self.seed,
+            resample=self.resample,
+            block=self.block,
+            window=self.window,
+            loss=self.loss,
+            decoder=self.decoder,
+            weights=[s.weight for s in self.sources],
+            sources=list(sources),
+        )
 
-    def shared(self) -> dict[str, Any]:
-        """What must be the same on every rank: all but how many workers and threads each has."""
-        values = {name: value for name, value in asdict(self).items() if name not in ("workers", "threads")}
-        return {**values, "sources": {str(i): source for i, source in enumerate(values["sources"])}}
+    def shared(self) -> object:
+        """What must be the same on every rank, for ``differences``: all but how many workers and threads each has."""
+        values = asdict(replace(self, workers=None, threads=None))
+        return {**values, "sources": dict(enumerate(values["sources"]))}
 
     def recipe_hash(self) -> str:
         """SHA-256 of the recipe alone, hex."""
-        text = json.dumps(self.identity()["recipe"], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.identity().recipe, sort_keys=True).encode()).hexdigest()
 
 
-def differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Where two nested records differ: (name, value in the first, value in the other), by name, parts after dots."""
-    before, after = _flat(first), _flat(other)
-    return [
-        (name, before.get(name), after.get(name))
-        for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name)
-    ]
+def differences(first: object, other: object) -> list[tuple[str, object, object]]:
+    """Where two nested objects of JSON differ: (name, value in the first, in the other), by name, parts after dots."""
+    before, after = dict(_leaves(first)), dict(_leaves(other))
+    names = sorted(before.keys() | after.keys())
+    return [(n, before.get(n), after.get(n)) for n in names if before.get(n) != after.get(n)]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
+def _leaves(value: object, name: str = "") -> Iterator[tuple[str, object]]:
+    if not isinstance(value, Mapping):
+        yield name, value
+        return
+    for key, item in value.items():
+        yield from _leaves(item, f"{name}.{key}" if name else str(key))
 
 
 def parse_sources(shards: str, weights: str | None = None) -> tuple[TrainSource, ...]:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +50,7 @@ _NEEDED = {
 _LOG = logging.getLogger("dcfast.train")
 
 
-def write_positions(plan: ReshardPlan, subset: npt.NDArray[Any], path: str | os.PathLike[str]) -> int:
+def write_positions(plan: ReshardPlan, subset: npt.NDArray[np.void], path: str | os.PathLike[str]) -> int:
     """Writes the row ids of a reshard plan in canonical order, (n,) u64 npy; returns n.
 
     Memory: one output shard's rows (10,000 by default) and the segments in use.
@@ -58,15 +58,15 @@ def write_positions(plan: ReshardPlan, subset: npt.NDArray[Any], path: str | os.
     count = int(plan.counts["output_count"])
     sources = ShardSources(plan, subset)
 
-    def blocks() -> Iterator[npt.NDArray[Any]]:
-        held = 0
+    def blocks() -> Iterator[npt.NDArray[np.uint64]]:
+        planned = 0
         for k in range(plan.num_output_shards):
             ids = sources.row_ids(k)
-            held += len(ids)
-            if held <= count:
+            planned += len(ids)
+            if planned <= count:
                 yield ids
-        if held != count:
-            raise CorruptDataError(f"the plan says {count} samples and holds {held}; plan it anew", path=str(path))
+        if planned != count:
+            raise CorruptDataError(f"the plan says {count} samples and holds {planned}; plan it anew", path=str(path))
 
     write_npy(path, (count,), "<u8", blocks())
     return count
@@ -108,11 +108,9 @@ def prepare_source(source: TrainSource, work: Path, number: int) -> SourceFiles:
     rows = source.positions
     if rows is None:
         subset = load_subset(str(source.subset))
-        records = folder / "pool.npy"
-        known = None
-        if records.exists():
-            known = open_records(records)
-        plan = make_plan(segments, subset, shards_dir=str(source.shards_dir), pool_records=known)
+        pool = folder / "pool.npy"
+        records = open_records(pool) if pool.exists() else None
+        plan = make_plan(segments, subset, shards_dir=str(source.shards_dir), pool_records=records)
         rows = str(work / f"positions-{number:02d}.npy")
         write_positions(plan, subset, rows)
     count = len(load_array(rows, mmap=True))
@@ -121,12 +119,12 @@ def prepare_source(source: TrainSource, work: Path, number: int) -> SourceFiles:
             f"source {source}: the subset is empty, or none of its samples is in the pool; nothing to train on"
         )
     losses = [note for path in segments for note in loss_notes(Segment.open(path, verify=False))]
-    notes = _told(first_notes(losses))
-    where = os.path.abspath(str(source.shards_dir))
-    return SourceFiles(segments, where, os.path.abspath(rows), count, str(source), notes)
+    notes = _logged(first_notes(losses))
+    shards_dir = os.path.abspath(str(source.shards_dir))
+    return SourceFiles(segments, shards_dir, os.path.abspath(rows), count, str(source), notes)
 
 
-def _told(notes: list[str]) -> tuple[str, ...]:
+def _logged(notes: list[str]) -> tuple[str, ...]:
     """Notes on a source, which the log has at once: training may end before its summary is written."""
     for note in notes:
         _LOG.warning("%s", note)
@@ -143,19 +141,15 @@ def _prepare_shards(directory: str, segment_path: Path) -> SourceFiles:
     if not names:
         expected = "expected shards of image-text pairs"
         raise PoolError(f"source {directory}: no .tar file in {folder}; {expected}{listing.hint}")
-    segment = None
-    if segment_path.exists():
-        try:
-            segment = Segment.open(segment_path)
-        except CorruptDataError:
-            segment = None
-    if segment is None or segment.shard_names != names or segment.check_fresh(folder):
-        write_segment([(folder / name, name) for name in names], segment_path)
-        segment = Segment.open(segment_path, verify=False)
+
+    def indexed(uid_from: str = "json") -> Segment:
+        write_segment([(folder / name, name) for name in names], segment_path, uid_from=uid_from)
+        return Segment.open(segment_path, verify=False)
+
+    segment = _fresh_segment(segment_path, folder, names) or indexed()
     if segment.num_samples and not valid_uid_mask(segment).any():
         # shards of pools without uids: samples are told apart, in the log and where training goes on, by their keys
-        write_segment([(folder / name, name) for name in names], segment_path, uid_from="key")
-        segment = Segment.open(segment_path, verify=False)
+        segment = indexed(uid_from="key")
     if segment.shard_damage:
         report = segment.shard_damage[0]
         name = segment.shard_names[report.shard]
@@ -168,9 +162,18 @@ def _prepare_shards(directory: str, segment_path: Path) -> SourceFiles:
     if segment.num_samples == 0:
         why = f": {losses[0]}" if losses else "; the subset was empty"
         raise SubsetError(f"source {directory}: its {len(names)} shards hold no sample{why}")
-    notes = _told([*listing.notes, *first_notes(losses)])
+    notes = _logged([*listing.notes, *first_notes(losses)])
     _refuse_unusable(segment, directory, losses)
     return SourceFiles((str(segment_path),), str(folder), None, segment.num_samples, directory, notes)
+
+
+def _fresh_segment(path: Path, folder: Path, names: list[str]) -> Segment | None:
+    """The segment of an earlier start, where it is whole and says what the shards are now."""
+    try:
+        segment = Segment.open(path)
+    except (FileNotFoundError, CorruptDataError):
+        return None
+    return segment if segment.shard_names == names and not segment.check_fresh(folder) else None
 
 
 def _refuse_unusable(segment: Segment, directory: str, losses: list[str]) -> None:
@@ -196,6 +199,10 @@ class RawSample:
     caption: memoryview | None
 
 
+def _kind(ext: str) -> int:
+    return _CAPTION if ext == "txt" else _PICTURE if ext.rpartition(".")[2] in IMAGE_EXTS else _OTHER
+
+
 class OpenSource:
     """A source opened for reading by position. Memory: what ``PoolReader`` holds; the rows are mapped."""
 
@@ -203,11 +210,7 @@ class OpenSource:
         self.files = files
         self.reader = PoolReader(files.shards_dir, list(files.segments), verify=False)
         self._rows = None if files.rows is None else load_array(files.rows, mmap=True)
-        kinds = [
-            _CAPTION if e == "txt" else _PICTURE if e.rpartition(".")[2] in IMAGE_EXTS else _OTHER
-            for e in self.reader.exts
-        ]
-        self._kinds = np.array(kinds, np.uint8)
+        self._kinds = np.array([_kind(ext) for ext in self.reader.exts], np.uint8)
 
     def rows(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
         """Row ids at positions."""
@@ -237,17 +240,17 @@ class OpenSource:
 
     def _members(self, rows: npt.NDArray[np.uint64]) -> Members:
         """The first picture, whose size the index holds, and the caption of each row, as much as is read of them."""
-        found = self.reader.locate(rows)  # by what the samples have: a pool may have an extension for each of its own
-        kind = self._kinds[found.ext]
-        owner = np.repeat(np.arange(len(rows)), np.diff(found.begin))
+        members = self.reader.locate(rows)  # by what the samples have: a pool may have an extension for each of its own
+        kind = self._kinds[members.ext]
+        owner = np.repeat(np.arange(len(rows)), np.diff(members.begin))
         pictures = np.flatnonzero(kind == _PICTURE)
-        pictures = pictures[np.lexsort((found.offset[pictures], owner[pictures]))]
+        pictures = pictures[np.lexsort((members.offset[pictures], owner[pictures]))]
         _, first = np.unique(owner[pictures], return_index=True)
         at = np.sort(np.concatenate([pictures[first], np.flatnonzero(kind == _CAPTION)]))
         begin = np.concatenate([[0], np.cumsum(np.bincount(owner[at], minlength=len(rows)))])
         most = np.where(kind[at] == _CAPTION, MAX_CAPTION_BYTES, MAX_BYTES) + 1
-        shard, offset, size, ext = (column[at] for column in (found.shard, found.offset, found.size, found.ext))
-        return Members(found.rows, begin, shard, offset, size, ext, found.exts).cut(most)
+        shard, offset, size, ext = (column[at] for column in (members.shard, members.offset, members.size, members.ext))
+        return Members(members.rows, begin, shard, offset, size, ext, members.exts).cut(most)
 
     def _samples(self, members: Members) -> Iterator[RawSample]:
         try:
@@ -261,8 +264,3 @@ class OpenSource:
         for first, end in pairwise(members.begin.tolist()):
             parts = {is_caption[j]: batch.member(j) for j in range(first, end)}
             yield RawSample(parts.get(False), parts.get(True))
-
-
-def open_sources(files: Sequence[SourceFiles]) -> list[OpenSource]:
-    """All sources of a training, opened in this process."""
-    return [OpenSource(f) for f in files]

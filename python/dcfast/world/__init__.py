@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dcfast.world.plan import plan_teacher, plan_world
 from dcfast.world.spec import WorldSpec
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dcfast.world.render import render_teacher, render_world
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     # painting needs Pillow; a plan does not
     if name in ("render_teacher", "render_world"):
         return getattr(importlib.import_module("dcfast.world.render"), name)

@@ -14,19 +14,14 @@ from PIL import Image, ImageDraw
 
 from dcfast.world.streams import Stream
 
-__all__ = ["paint_background"]
-
 Colour = tuple[int, int, int]
 Painter = Callable[[Image.Image, ImageDraw.ImageDraw, Stream, int], None]
 
 
 def _shift(stream: Stream, colour: Colour, amount: int) -> Colour:
-    lift = stream.uniform(-amount, amount)
-    return (
-        max(0, min(255, round(colour[0] + lift + stream.uniform(-amount / 3, amount / 3)))),
-        max(0, min(255, round(colour[1] + lift + stream.uniform(-amount / 3, amount / 3)))),
-        max(0, min(255, round(colour[2] + lift + stream.uniform(-amount / 3, amount / 3)))),
-    )
+    lift, own = stream.uniform(-amount, amount), amount / 3
+    red, green, blue = (max(0, min(255, round(level + lift + stream.uniform(-own, own)))) for level in colour)
+    return red, green, blue
 
 
 def _wash(canvas: Image.Image, box: tuple[int, int, int, int], top: Colour, bottom: Colour) -> None:

@@ -6,8 +6,6 @@ from dcfast.world.scene import Group, Scene
 from dcfast.world.streams import Stream
 from dcfast.world.vocabulary import BACKGROUNDS, KINDS, NUMBER_WORDS, RELATIONS, TEXTURES, article
 
-__all__ = ["boilerplate", "english_caption", "flat_caption"]
-
 _PREFIXES = (
     ("", 0.34),
     ("a photo of ", 0.16),
@@ -96,25 +94,25 @@ def _things(stream: Stream, group: Group, whole: bool) -> str:
     """A noun phrase: "two striped red circles"; unless whole, now and then an attribute is left out."""
     forms = KINDS[group.kind]
     singular, plural = forms[0] if len(forms) == 1 or stream.chance(0.8) else stream.pick(forms[1:])
-    words = []
+    adjectives = []
     size_word = stream.chance(0.12)
     if group.count == 1 and size_word:
         share = group.spots[0][2]
         if share > 0.6 or share < 0.4:
-            words.append(stream.pick(_SIZE_WORDS[0 if share > 0.6 else 1]))
+            adjectives.append(stream.pick(_SIZE_WORDS[0 if share > 0.6 else 1]))
     tell_texture, tell_colour = stream.chance(0.88), stream.chance(0.94)
     if group.texture != "plain" and (tell_texture or whole):
         names = TEXTURES[group.texture]
-        words.append(names[0] if stream.chance(0.75) else names[-1])
+        adjectives.append(names[0] if stream.chance(0.75) else names[-1])
     if tell_colour or whole:
-        words.append(group.colour)
+        adjectives.append(group.colour)
     as_digit, counted = stream.chance(0.15), stream.chance(0.12)
     if group.count == 1 and counted:
-        return " ".join([stream.pick(("one", "a single")), *words, singular])
+        return " ".join([stream.pick(("one", "a single")), *adjectives, singular])
     if group.count == 1:
-        return article(" ".join([*words, singular]))
+        return article(" ".join([*adjectives, singular]))
     number = str(group.count) if as_digit else NUMBER_WORDS[group.count]
-    return " ".join([number, *words, plural])
+    return " ".join([number, *adjectives, plural])
 
 
 def english_caption(scene: Scene, stream: Stream, *, whole: bool = False) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 from PIL import Image
 
@@ -14,10 +13,8 @@ from dcfast.world.paint import encode_picture, flat_picture, paint_scene
 from dcfast.world.scene import Scene, draw_scene
 from dcfast.world.spec import WorldSpec
 from dcfast.world.streams import Stream
-from dcfast.world.tasks import PAIRS, PORTRAIT_COLOURS, PORTRAIT_KINDS, PORTRAIT_TEXTURES, TASKS, task_size
+from dcfast.world.tasks import PAIRS, PORTRAIT_COLOURS, PORTRAIT_KINDS, PORTRAIT_TEXTURES, RIDDLES, TASKS, task_size
 from dcfast.world.vocabulary import BACKGROUNDS, COLOURS, KINDS, TEXTURES
-
-__all__ = ["EvalSample", "eval_bytes", "eval_image", "eval_sample", "riddles"]
 
 
 @dataclass(frozen=True)
@@ -49,26 +46,6 @@ _FMOW_STYLE: dict[int, tuple[tuple[str, ...], tuple[str, ...]]] = {
 _Drawing = tuple[Scene, int, tuple[int, ...]]
 
 
-def _shapes(s: Stream, i: int) -> _Drawing:
-    return draw_scene(s, kind=_KINDS[i % 16], count=1, other=False), i % 16, ()
-
-
-def _colors(s: Stream, i: int) -> _Drawing:
-    return draw_scene(s, colour=_COLOURS[i % 12], other=False), i % 12, ()
-
-
-def _textures(s: Stream, i: int) -> _Drawing:
-    return draw_scene(s, texture=_TEXTURES[i % 5], count=1, other=False), i % 5, ()
-
-
-def _backgrounds(s: Stream, i: int) -> _Drawing:
-    return draw_scene(s, background=_BACKGROUNDS[i % 11]), i % 11, ()
-
-
-def _counts(s: Stream, i: int) -> _Drawing:
-    return draw_scene(s, count=i % 5 + 1, other=False), i % 5, ()
-
-
 def _objects(s: Stream, i: int) -> _Drawing:
     label = i if i < 24 else s.weighted([(c, 1 / (1 + c / 4)) for c in range(24)])  # a long tail, no class empty
     return draw_scene(s, colour=PAIRS[label][0], kind=PAIRS[label][1], other=False), label, ()
@@ -77,14 +54,10 @@ def _objects(s: Stream, i: int) -> _Drawing:
 def _camera_traps(s: Stream, i: int) -> _Drawing:
     label = i if i < 12 else s.weighted([(c, 1 / (1 + c / 3)) for c in range(12)])
     location = s.integer(0, 7)
+    background = ("night", "forest", "snow", "grass")[location % 4]
+    light, noise = s.pick(("lamp", "overcast")), 5.0 + location
     scene = draw_scene(
-        s,
-        colour=_COLOURS[label],
-        kind="fish",
-        other=False,
-        background=("night", "forest", "snow", "grass")[location % 4],
-        light=s.pick(("lamp", "overcast")),
-        noise=5.0 + location,
+        s, colour=_COLOURS[label], kind="fish", background=background, light=light, noise=noise, other=False
     )
     when = (2013 + location % 3, s.integer(1, 12), s.integer(1, 28), s.integer(0, 23), s.integer(0, 59))
     return scene, label, (location, i // 3, *when, s.integer(0, 59), label)
@@ -92,15 +65,9 @@ def _camera_traps(s: Stream, i: int) -> _Drawing:
 
 def _slides(s: Stream, i: int) -> _Drawing:
     label, slide = i % 2, s.integer(0, 5)
-    scene = draw_scene(
-        s,
-        texture=("dotted", "striped")[label],
-        colour=s.pick(("pink", "purple")),
-        background="studio",
-        light=("day", "overcast", "haze")[slide // 2],
-        count=s.integer(1, 2),
-        other=False,
-    )
+    texture, light = ("dotted", "striped")[label], ("day", "overcast", "haze")[slide // 2]
+    colour, count = s.pick(("pink", "purple")), s.integer(1, 2)
+    scene = draw_scene(s, texture=texture, colour=colour, background="studio", light=light, count=count, other=False)
     return scene, label, (slide // 2, slide, label)
 
 
@@ -108,12 +75,7 @@ def _regions(s: Stream, i: int) -> _Drawing:
     region = s.weighted(((0, 0.28), (1, 0.24), (2, 0.20), (3, 0.16), (4, 0.09), (5, 0.03)))
     backgrounds, lights = _FMOW_STYLE[region]
     scene = draw_scene(
-        s,
-        colour=_COLOURS[i % 12],
-        kind="house",
-        background=s.pick(backgrounds),
-        light=s.pick(lights),
-        other=False,
+        s, colour=_COLOURS[i % 12], kind="house", background=s.pick(backgrounds), light=s.pick(lights), other=False
     )
     return scene, i % 12, (region, s.integer(0, 15), i % 12)
 
@@ -137,27 +99,17 @@ def _places(s: Stream, i: int) -> _Drawing:
 
 def _portraits(s: Stream, i: int) -> _Drawing:
     race, gender, age = s.integer(0, 6), i % 2, s.integer(0, 5)
-    scene = draw_scene(
-        s,
-        colour=PORTRAIT_COLOURS[race],
-        kind=PORTRAIT_KINDS[gender],
-        texture=PORTRAIT_TEXTURES[age],
-        count=1,
-        other=False,
-    )
+    colour, kind, texture = PORTRAIT_COLOURS[race], PORTRAIT_KINDS[gender], PORTRAIT_TEXTURES[age]
+    scene = draw_scene(s, colour=colour, kind=kind, texture=texture, count=1, other=False)
     return scene, race, (age, gender, race, int(race == 1))
 
 
-def _any_scene(s: Stream, i: int) -> _Drawing:
-    return draw_scene(s), 0, ()
-
-
 _DRAWERS: dict[str, Callable[[Stream, int], _Drawing]] = {
-    "world/shapes": _shapes,
-    "world/colors": _colors,
-    "world/textures": _textures,
-    "world/backgrounds": _backgrounds,
-    "world/counts": _counts,
+    "world/shapes": lambda s, i: (draw_scene(s, kind=_KINDS[i % 16], count=1, other=False), i % 16, ()),
+    "world/colors": lambda s, i: (draw_scene(s, colour=_COLOURS[i % 12], other=False), i % 12, ()),
+    "world/textures": lambda s, i: (draw_scene(s, texture=_TEXTURES[i % 5], count=1, other=False), i % 5, ()),
+    "world/backgrounds": lambda s, i: (draw_scene(s, background=_BACKGROUNDS[i % 11]), i % 11, ()),
+    "world/counts": lambda s, i: (draw_scene(s, count=i % 5 + 1, other=False), i % 5, ()),
     "world/objects": _objects,
     "world/camera_traps": _camera_traps,
     "world/slides": _slides,
@@ -165,9 +117,14 @@ _DRAWERS: dict[str, Callable[[Stream, int], _Drawing]] = {
     "world/households": _households,
     "world/places": _places,
     "world/portraits": _portraits,
-    "world/retrieval": _any_scene,
-    "world/associations": _any_scene,
+    "world/retrieval": lambda s, i: (draw_scene(s), 0, ()),
+    "world/associations": lambda s, i: (draw_scene(s), 0, ()),
 }
+
+
+def eval_key(index: int) -> str:
+    """The key of a picture in its set's shards."""
+    return f"s{index:07d}"
 
 
 @lru_cache(maxsize=4096)
@@ -181,7 +138,7 @@ def eval_sample(spec: WorldSpec, task_key: str, index: int) -> EvalSample:
     size = (longer, shorter) if stream.chance(0.6) else (shorter, longer)
     captions = stream.integer(0, 2**62)
     return EvalSample(
-        key=f"s{index:07d}",
+        key=eval_key(index),
         scene=scene,
         flat=scene.main.colour if task_key == "world/colors" and index % 60 == 7 else "",
         size=size,
@@ -205,6 +162,15 @@ def eval_bytes(spec: WorldSpec, task_key: str, index: int) -> bytes:
     return encode_picture(eval_image(sample), TASKS[task_key].extension, sample.quality)
 
 
+@dataclass(frozen=True)
+class Riddle:
+    """A cue, 5, 6, 10 or 12 candidate keys, and those that the cue fits."""
+
+    cue: str
+    candidates: list[str]
+    associations: list[str]
+
+
 _CUES: tuple[tuple[str, Callable[[Scene], str], tuple[str, ...]], ...] = (
     ("colour", lambda scene: scene.main.colour, _COLOURS),
     ("kind", lambda scene: scene.main.kind, _KINDS),
@@ -213,14 +179,14 @@ _CUES: tuple[tuple[str, Callable[[Scene], str], tuple[str, ...]], ...] = (
 )
 
 
-def riddles(spec: WorldSpec) -> list[dict[str, Any]]:
-    """The association set's riddles: a cue, 5, 6, 10 or 12 candidate keys, and those that the cue fits."""
+def riddles(spec: WorldSpec) -> list[Riddle]:
+    """The association set's riddles."""
     task = TASKS["world/associations"]
     samples = [eval_sample(spec, task.key, i) for i in range(task_size(spec, task))]
-    wanted = max(24, round(int(task.extra["riddles"]) * spec.eval_scale))
-    found: list[dict[str, Any]] = []
-    for number in range(60 * wanted):
-        if len(found) == wanted:
+    count = max(24, round(RIDDLES * spec.eval_scale))
+    drawn: list[Riddle] = []
+    for number in range(60 * count):
+        if len(drawn) == count:
             break
         stream = Stream(spec.seed, "riddle", number)
         _, value_of, values = stream.pick(_CUES)
@@ -233,5 +199,5 @@ def riddles(spec: WorldSpec) -> list[dict[str, Any]]:
             continue
         right = stream.shuffled(fitting)[:associations]
         keys = stream.shuffled([*right, *stream.shuffled(others)[: candidates - associations]])
-        found.append({"cue": cue, "candidates": keys, "associations": sorted(right)})
-    return found
+        drawn.append(Riddle(cue=cue, candidates=keys, associations=sorted(right)))
+    return drawn

@@ -6,14 +6,17 @@ import io
 import os
 import tarfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, get_type_hints
 
 from dcfast.storage.atomic import atomic_path
 
-__all__ = ["MTIME", "mtime_of", "write_parquet", "write_tar", "write_text"]
+if TYPE_CHECKING:
+    import pyarrow as pa
 
+
+Boxes = list[list[float]]
 MTIME = 1_700_000_000  # seconds; what indexes and fingerprints are made from must not change between renderings
 
 
@@ -48,8 +51,17 @@ def write_text(path: Path, text: str) -> None:
         _fix_time(temporary)
 
 
-def write_parquet(path: Path, table: Any, mtime: int = MTIME) -> None:
-    """Writes a pyarrow table."""
+def table_of(kind: type, rows: Sequence[object]) -> pa.Table:
+    """A table of instances of a dataclass: a column for each field."""
+    import pyarrow as pa
+
+    texts, numbers, boxes = pa.string(), pa.int64(), pa.list_(pa.list_(pa.float64()))
+    types = {str: texts, str | None: texts, int: numbers, int | None: numbers, bool: pa.bool_(), Boxes: boxes}
+    schema = pa.schema([(name, types[hint]) for name, hint in get_type_hints(kind).items()])
+    return pa.Table.from_pylist([vars(row) for row in rows], schema=schema)
+
+
+def write_parquet(path: Path, table: pa.Table, mtime: int = MTIME) -> None:
     import pyarrow.parquet as pq
 
     with atomic_path(path) as temporary:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dcfast.world.scene import Scene
 from dcfast.world.streams import Stream
 from dcfast.world.vocabulary import BACKGROUNDS, COLOURS, KINDS, TEXTURES
-
-__all__ = ["LANGUAGES", "foreign_caption"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,10 @@ class _Language:
 
     def words(self, field: str) -> list[str]:
         return [word.strip() for word in getattr(self, field).split(",")]
+
+    def word(self, field: str, vocabulary: Iterable[str], name: str) -> str:
+        """The word for a name of the vocabulary."""
+        return dict(zip(vocabulary, self.words(field), strict=True))[name]
 
 
 LANGUAGES: dict[str, _Language] = {
@@ -161,30 +164,22 @@ LANGUAGES: dict[str, _Language] = {
     ),
 }
 
-_KIND_AT = {name: i for i, name in enumerate(KINDS)}
-_COLOUR_AT = {name: i for i, name in enumerate(COLOURS)}
-_TEXTURE_AT = {name: i for i, name in enumerate(TEXTURES)}
-_BACKGROUND_AT = {name: i for i, name in enumerate(BACKGROUNDS)}
-
 
 def foreign_caption(scene: Scene, stream: Stream, language: str) -> str:
     """A caption of the scene in one of LANGUAGES; it tells what an English one would."""
-    table = LANGUAGES[language]
-    group = scene.main
-    colour = table.words("colours")[_COLOUR_AT[group.colour]]
+    table, group, other = LANGUAGES[language], scene.main, scene.other
+    colour = table.word("colours", COLOURS, group.colour)
     if group.texture != "plain":
-        colour = table.textured.format(c=colour, t=table.words("textures")[_TEXTURE_AT[group.texture]])
-    pattern = stream.pick(table.single if group.count == 1 else table.several)
-    text = pattern.format(
-        n="" if group.count == 1 else table.words("numbers")[group.count - 2],
-        k=table.words("one" if group.count == 1 else "many")[_KIND_AT[group.kind]],
+        colour = table.textured.format(c=colour, t=table.word("textures", TEXTURES, group.texture))
+    alone = group.count == 1
+    text = stream.pick(table.single if alone else table.several).format(
+        n="" if alone else table.words("numbers")[group.count - 2],
+        k=table.word("one" if alone else "many", KINDS, group.kind),
         c=colour,
-        b=table.words("backgrounds")[_BACKGROUND_AT[scene.background]],
+        b=table.word("backgrounds", BACKGROUNDS, scene.background),
     )
     tell_other = stream.chance(0.7)
-    if scene.other is not None and tell_other:
-        text += table.second.format(
-            k=table.words("one")[_KIND_AT[scene.other.kind]],
-            c=table.words("colours")[_COLOUR_AT[scene.other.colour]],
-        )
+    if other is not None and tell_other:
+        kind, colour = table.word("one", KINDS, other.kind), table.word("colours", COLOURS, other.colour)
+        text += table.second.format(k=kind, c=colour)
     return text[0].upper() + text[1:]

@@ -9,13 +9,11 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dcfast.world.backgrounds import paint_background
+from dcfast.world.backgrounds import Colour, paint_background
 from dcfast.world.scene import Group, Scene
 from dcfast.world.shapes import SHAPES, texture_mask
 from dcfast.world.streams import Stream
 from dcfast.world.vocabulary import COLOURS
-
-__all__ = ["encode_picture", "flat_picture", "paint_scene"]
 
 _DETAILS = {
     "brown": (112, 72, 42),
@@ -33,11 +31,11 @@ _LIGHTS = {
     "haze": (0.8, 0.8, 0.8),
 }
 _SHADOW = [min(255, v * 80 // 255) for v in range(256)]
-Colour = tuple[int, int, int]
 
 
 def _tinted(colour: Colour, tint: Colour) -> Colour:
-    return tuple(max(0, min(255, a + b)) for a, b in zip(colour, tint, strict=True))  # type: ignore[return-value]
+    red, green, blue = (max(0, min(255, a + b)) for a, b in zip(colour, tint, strict=True))
+    return red, green, blue
 
 
 def _darker(colour: Colour, share: float) -> Colour:
@@ -157,18 +155,15 @@ def flat_picture(colour: str, size: tuple[int, int]) -> Image.Image:
 
 def encode_picture(picture: Image.Image, extension: str, quality: int, *, turned: bool = False) -> bytes:
     """The bytes of a jpg, png or webp; ``turned`` stores a JPEG rotated, with the EXIF tag that says so."""
+    if extension not in ("jpg", "png", "webp"):
+        raise ValueError(f"encode_picture: extension must be jpg, png or webp; got {extension!r}")
     buffer = io.BytesIO()
-    if extension == "jpg":
-        if turned:
-            exif = Image.Exif()
-            exif[0x0112] = 6  # the viewer is to turn it clockwise
-            picture.transpose(Image.Transpose.ROTATE_90).save(buffer, "JPEG", quality=quality, exif=exif)
-        else:
-            picture.save(buffer, "JPEG", quality=quality)
+    if turned:
+        exif = Image.Exif()
+        exif[0x0112] = 6  # the viewer is to turn it clockwise
+        picture.transpose(Image.Transpose.ROTATE_90).save(buffer, "JPEG", quality=quality, exif=exif)
     elif extension == "png":
         picture.save(buffer, "PNG", compress_level=1)
-    elif extension == "webp":
-        picture.save(buffer, "WEBP", quality=quality, method=0)
-    else:
-        raise ValueError(f"encode_picture: extension must be jpg, png or webp; got {extension!r}")
+    else:  # the method is WebP's alone
+        picture.save(buffer, "JPEG" if extension == "jpg" else "WEBP", quality=quality, method=0)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""The world as pieces of work: each an importable function of JSON arguments that writes whole files.
+"""The world as pieces of work: each writes whole files below the world's directory.
 
 Pieces read no file that another piece wrote: leaks and duplicates are painted again from their seeds, so that any
 piece can run alone, in any process and order, and yields the same bytes.
@@ -10,10 +10,11 @@ import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,9 +22,19 @@ from dcfast.process.signals import spawning, start_worker
 from dcfast.storage.npz import array_bytes
 from dcfast.world.captions import english_caption
 from dcfast.world.evalsets import eval_bytes, eval_sample, riddles
-from dcfast.world.files import mtime_of, write_parquet, write_tar, write_text
+from dcfast.world.files import Boxes, mtime_of, table_of, write_parquet, write_tar, write_text
 from dcfast.world.paint import encode_picture, paint_scene
-from dcfast.world.plan import EVALSET_SHARD_ROWS, TEACHER_SHARD_ROWS, Piece, plan_teacher, plan_world
+from dcfast.world.plan import (
+    TEACHER_SHARD_ROWS,
+    EvalSetPiece,
+    PoolPiece,
+    Rendered,
+    TeacherPiece,
+    TruthPiece,
+    WorldPiece,
+    plan_teacher,
+    plan_world,
+)
 from dcfast.world.samples import damaged, picture_bytes, row_caption, row_kinds, row_picture, row_uid
 from dcfast.world.scene import Scene, draw_scene
 from dcfast.world.spec import WorldSpec
@@ -31,17 +42,42 @@ from dcfast.world.streams import Stream, hex_id
 from dcfast.world.tasks import TASKS, task_size, task_table
 from dcfast.world.truth import shard_numbers, truth_table
 
-__all__ = [
-    "finish_world",
-    "render_evalset",
-    "render_pool_shard",
-    "render_teacher",
-    "render_teacher_shard",
-    "render_world",
-]
+EVALSET_SHARD_ROWS = 200
 
 
-def _dumps(value: Any) -> bytes:
+@dataclass(frozen=True)
+class _MetadataRow:
+    """A row of DataComp's metadata."""
+
+    uid: str
+    url: str
+    text: str
+    original_width: int
+    original_height: int
+    face_bboxes: Boxes
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _DownloadedRow:
+    """What img2dataset writes of a row that it tried to download."""
+
+    uid: str
+    url: str
+    caption: str
+    key: str
+    status: str = "failed_to_download"
+    error_message: str | None = "HTTP Error 404: Not Found"
+    width: int | None = None
+    height: int | None = None
+    original_width: int | None = None
+    original_height: int | None = None
+    exif: str | None = None
+    sha256: str | None = None
+    face_bboxes: Boxes
+
+
+def _json_bytes(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode()
 
 
@@ -50,7 +86,7 @@ def _url(uid: str) -> str:
     return f"https://{hosts[int(uid[0], 16) % 5]}.world.example/{uid[:2]}/{uid[2:14]}.jpg"
 
 
-def _face_boxes(spec: WorldSpec, number: int, scene: Scene | None) -> list[list[float]]:
+def _face_boxes(spec: WorldSpec, number: int, scene: Scene | None) -> Boxes:
     """A detector's false alarm around the main thing, for a few pictures: there are no faces in this world."""
     if scene is None or not row_kinds(spec, number).face_box:
         return []
@@ -60,94 +96,63 @@ def _face_boxes(spec: WorldSpec, number: int, scene: Scene | None) -> list[list[
     return [[round(min(1.0, max(0.0, value)), 4) for value in box]]
 
 
-def _downloaded(row: dict[str, Any], key: str, stored: tuple[int, int] | None) -> dict[str, Any]:
-    """What img2dataset writes of a row that it tried to download; ``stored``: the size of the picture, None: none."""
-    found = stored is not None
-    width, height = stored or (None, None)
-    return {
-        "uid": row["uid"],
-        "url": row["url"],
-        "caption": row["text"],
-        "key": key,
-        "status": "success" if found else "failed_to_download",
-        "error_message": None if found else "HTTP Error 404: Not Found",
-        "width": width,
-        "height": height,
-        "original_width": row["original_width"] if found else None,
-        "original_height": row["original_height"] if found else None,
-        "exif": "{}" if found else None,
-        "sha256": row["sha256"] if found else None,
-        "face_bboxes": row["face_bboxes"],
-    }
-
-
-def _schemas() -> tuple[Any, Any]:
-    """Of the parquet beside a shard, and of the metadata."""
-    import pyarrow as pa
-
-    whole_number, boxes_type = pa.int64(), pa.list_(pa.list_(pa.float64()))
-    text_type = pa.string()
-    downloads = pa.schema(
-        [(field, text_type) for field in ("uid", "url", "caption", "key", "status", "error_message")]
-        + [(field, whole_number) for field in ("width", "height", "original_width", "original_height")]
-        + [("exif", text_type), ("sha256", text_type), ("face_bboxes", boxes_type)]
+def _downloaded(row: _MetadataRow, key: str, size: tuple[int, int] | None) -> _DownloadedRow:
+    """``size``: of the picture that was stored; None: the link is dead."""
+    failed = _DownloadedRow(uid=row.uid, url=row.url, caption=row.text, key=key, face_bboxes=row.face_bboxes)
+    if size is None:
+        return failed
+    return replace(
+        failed,
+        status="success",
+        error_message=None,
+        width=size[0],
+        height=size[1],
+        original_width=row.original_width,
+        original_height=row.original_height,
+        exif="{}",
+        sha256=row.sha256,
     )
-    metadata = pa.schema(
-        [(field, text_type) for field in ("uid", "url", "text")]
-        + [(field, whole_number) for field in ("original_width", "original_height")]
-        + [("face_bboxes", boxes_type), ("sha256", text_type)]
-    )
-    return downloads, metadata
 
 
-def render_pool_shard(args: dict[str, Any]) -> dict[str, Any]:
-    """Writes one pool shard: POOL/shards/N.tar, its stats and parquet, and POOL/metadata/N.parquet.
-
-    Args: ``directory`` of the world, ``spec`` as JSON, ``shard`` number. Returns counts and bytes.
-    """
-    import pyarrow as pa
-
-    spec, shard = WorldSpec.from_json(args["spec"]), int(args["shard"])
+def _render_pool_shard(piece: PoolPiece, directory: Path) -> Rendered:
+    """POOL/shards/N.tar, its stats and parquet, and POOL/metadata/N.parquet."""
+    spec, shard = piece.spec, piece.shard
     if not 0 <= shard < spec.num_shards:
         raise ValueError(f"render_pool_shard: shard must be 0 to {spec.num_shards - 1}; got {shard}")
-    pool, name = Path(args["directory"]) / "pool", f"{shard:08d}"
-    listed: list[dict[str, Any]] = []
-    attempted: list[dict[str, Any]] = []
+    pool, name = directory / "pool", f"{shard:08d}"
+    listed: list[_MetadataRow] = []
+    attempted: list[_DownloadedRow] = []
 
     def members() -> Iterator[tuple[str, bytes]]:
         for key, number in shard_numbers(spec, shard):
             kinds, plan = row_kinds(spec, number), row_picture(spec, number)
-            uid, text = row_uid(spec, number)[0], row_caption(spec, number).text
-            boxes = _face_boxes(spec, number, plan.scene)
-            whole = b"" if kinds.missing else picture_bytes(spec, plan)
-            # a rotted link's picture is never painted: its hash is a stand-in
-            sha256 = hashlib.sha256(whole or uid.encode()).hexdigest()
-            row = {
-                "uid": uid,
-                "url": _url(uid),
-                "text": text,
-                "original_width": plan.original[0],
-                "original_height": plan.original[1],
-                "face_bboxes": boxes,
-                "sha256": sha256,
-            }
+            uid = row_uid(spec, number)[0]
+            picture = b"" if kinds.missing else picture_bytes(spec, plan)
+            row = _MetadataRow(
+                uid=uid,
+                url=_url(uid),
+                text=row_caption(spec, number).text,
+                original_width=plan.original[0],
+                original_height=plan.original[1],
+                face_bboxes=_face_boxes(spec, number, plan.scene),
+                # a rotted link's picture is never painted: its hash is a stand-in
+                sha256=hashlib.sha256(picture or uid.encode()).hexdigest(),
+            )
             if number < spec.rows:
                 listed.append(row)
             sample = _downloaded(row, key, None if kinds.missing else plan.stored)
             attempted.append(sample)
             if kinds.missing:
                 continue
-            yield f"{key}.jpg", damaged(spec, number, whole)
+            yield f"{key}.jpg", damaged(spec, number, picture)
             if kinds.broken != "no_json":
-                yield (
-                    f"{key}.json",
-                    _dumps({k: v for k, v in sample.items() if not (k == "uid" and kinds.broken == "no_uid")}),
-                )
+                without = "uid" if kinds.broken == "no_uid" else ""
+                yield f"{key}.json", _json_bytes({k: v for k, v in vars(sample).items() if k != without})
             if kinds.broken != "no_caption":
-                yield f"{key}.txt", text.encode()
+                yield f"{key}.txt", row.text.encode()
 
     size = write_tar(pool / "shards" / f"{name}.tar", members(), mtime_of(spec))
-    successes = sum(sample["status"] == "success" for sample in attempted)
+    successes = sum(sample.status == "success" for sample in attempted)
     stats = {
         "count": len(attempted),
         "successes": successes,
@@ -156,19 +161,18 @@ def render_pool_shard(args: dict[str, Any]) -> dict[str, Any]:
         "status_dict": {"success": successes, "HTTP Error 404: Not Found": len(attempted) - successes},
     }
     write_text(pool / "shards" / f"{name}_stats.json", json.dumps(stats, indent=4) + "\n")
-    downloads, metadata = _schemas()
-    write_parquet(pool / "shards" / f"{name}.parquet", pa.Table.from_pylist(attempted, schema=downloads))
-    write_parquet(pool / "metadata" / f"{name}.parquet", pa.Table.from_pylist(listed, schema=metadata), mtime_of(spec))
-    return {"rows": len(listed), "samples": successes, "bytes": size}
+    write_parquet(pool / "shards" / f"{name}.parquet", table_of(_DownloadedRow, attempted))
+    write_parquet(pool / "metadata" / f"{name}.parquet", table_of(_MetadataRow, listed), mtime_of(spec))
+    return Rendered(rows=len(listed), samples=successes, bytes=size)
 
 
-def render_evalset(args: dict[str, Any]) -> dict[str, Any]:
-    """Writes one evaluation set: EVALSETS/wds_NAME_test. Args: ``directory``, ``spec``, ``task`` key."""
-    spec = WorldSpec.from_json(args["spec"])
-    if args["task"] not in TASKS:
-        raise ValueError(f"render_evalset: task must be one of {', '.join(TASKS)}; got {args['task']!r}")
-    task = TASKS[args["task"]]
-    home = Path(args["directory"]) / "evalsets" / task.directory
+def _render_evalset(piece: EvalSetPiece, directory: Path) -> Rendered:
+    """EVALSETS/wds_NAME_test."""
+    spec = piece.spec
+    if piece.task not in TASKS:
+        raise ValueError(f"render_evalset: task must be one of {', '.join(TASKS)}; got {piece.task!r}")
+    task = TASKS[piece.task]
+    home = directory / "evalsets" / task.directory
     count = task_size(spec, task)
 
     def members(begin: int, end: int) -> Iterator[tuple[str, bytes]]:
@@ -186,9 +190,8 @@ def render_evalset(args: dict[str, Any]) -> dict[str, Any]:
     size = 0
     for shard in range(shards):
         begin = shard * EVALSET_SHARD_ROWS
-        size += write_tar(
-            home / "test" / f"{shard}.tar", members(begin, min(count, begin + EVALSET_SHARD_ROWS)), mtime_of(spec)
-        )
+        end = min(count, begin + EVALSET_SHARD_ROWS)
+        size += write_tar(home / "test" / f"{shard}.tar", members(begin, end), mtime_of(spec))
     write_text(home / "test" / "nshards.txt", str(shards))
     if task.classes:
         write_text(home / "classnames.txt", "\n".join(task.classes) + "\n")
@@ -196,23 +199,22 @@ def render_evalset(args: dict[str, Any]) -> dict[str, Any]:
     if task.kind in ("retrieval", "association"):
         write_text(home / "dataset_type.txt", task.kind)
     if task.kind == "association":
-        write_text(home / "riddles.json", json.dumps(riddles(spec), indent=1) + "\n")
-    return {"pictures": count, "bytes": size}
+        write_text(home / "riddles.json", json.dumps([vars(riddle) for riddle in riddles(spec)], indent=1) + "\n")
+    return Rendered(pictures=count, bytes=size)
 
 
-def finish_world(args: dict[str, Any]) -> dict[str, Any]:
-    """Writes truth.parquet, evalsets/tasks.json and world.json. Args: ``directory``, ``spec``."""
-    spec, directory = WorldSpec.from_json(args["spec"]), Path(args["directory"])
-    table = truth_table(spec)
+def _finish_world(piece: TruthPiece, directory: Path) -> Rendered:
+    """truth.parquet, evalsets/tasks.json and world.json."""
+    table = truth_table(piece.spec)
     write_parquet(directory / "truth.parquet", table)
-    write_text(directory / "evalsets" / "tasks.json", json.dumps(task_table(spec), indent=1) + "\n")
-    write_text(directory / "world.json", json.dumps(spec.to_json(), indent=1) + "\n")
-    return {"rows": table.num_rows}
+    write_text(directory / "evalsets" / "tasks.json", task_table(piece.spec))
+    write_text(directory / "world.json", json.dumps(piece.spec.to_json(), indent=1) + "\n")
+    return Rendered(rows=table.num_rows)
 
 
-def render_teacher_shard(args: dict[str, Any]) -> dict[str, Any]:
-    """Writes one shard of clean English pairs outside the pool. Args: ``directory``, ``spec``, ``shard``."""
-    spec, shard = WorldSpec.from_json(args["spec"]), int(args["shard"])
+def _render_teacher_shard(piece: TeacherPiece, directory: Path) -> Rendered:
+    """One shard of clean English pairs outside the pool."""
+    spec, shard = piece.spec, piece.shard
     begin = shard * TEACHER_SHARD_ROWS
     end = min(spec.teacher_pairs, begin + TEACHER_SHARD_ROWS)
     if not 0 <= begin < end:
@@ -223,58 +225,69 @@ def render_teacher_shard(args: dict[str, Any]) -> dict[str, Any]:
             stream = Stream(spec.seed, "teacher", number)
             scene = draw_scene(stream)
             longer = stream.integer(spec.min_side, spec.max_side)
-            size = (longer, round(longer / stream.pick((1.0, 1.25, 4 / 3, 1.5))))
-            data = encode_picture(paint_scene(scene, size), "jpg", 90)
+            width, height = longer, round(longer / stream.pick((1.0, 1.25, 4 / 3, 1.5)))
+            data = encode_picture(paint_scene(scene, (width, height)), "jpg", 90)
             text, key = english_caption(scene, stream), f"{shard:08d}{number - begin:04d}"
-            about = {
+            pair = {
                 "uid": hex_id(spec.seed, "teacher", number),
                 "caption": text,
                 "key": key,
                 "status": "success",
-                "width": size[0],
-                "height": size[1],
-                "original_width": size[0],
-                "original_height": size[1],
+                "width": width,
+                "height": height,
+                "original_width": width,
+                "original_height": height,
                 "sha256": hashlib.sha256(data).hexdigest(),
             }
             yield f"{key}.jpg", data
-            yield f"{key}.json", _dumps(about)
+            yield f"{key}.json", _json_bytes(pair)
             yield f"{key}.txt", text.encode()
 
-    path = Path(args["directory"]) / "teacher" / "shards" / f"{shard:08d}.tar"
+    path = directory / "teacher" / "shards" / f"{shard:08d}.tar"
     size = write_tar(path, members())
     write_text(path.with_name(f"{shard:08d}_stats.json"), json.dumps({"count": end - begin, "successes": end - begin}))
-    return {"samples": end - begin, "bytes": size}
+    return Rendered(samples=end - begin, bytes=size)
 
 
-def _run(piece: Piece) -> tuple[str, dict[str, Any]]:
-    name, function, args = piece
-    return name, globals()[function.partition(":")[2]](args)
+def render_piece(piece: WorldPiece | TeacherPiece, directory: str | Path) -> Rendered:
+    """Writes what a piece of ``plan_world`` or ``plan_teacher`` holds, below the world's directory."""
+    folder = Path(directory)
+    match piece:
+        case PoolPiece():
+            return _render_pool_shard(piece, folder)
+        case EvalSetPiece():
+            return _render_evalset(piece, folder)
+        case TruthPiece():
+            return _finish_world(piece, folder)
+        case TeacherPiece():
+            return _render_teacher_shard(piece, folder)
 
 
-def _run_all(pieces: list[Piece], workers: int) -> dict[str, dict[str, Any]]:
+def _render_all(
+    pieces: Sequence[WorldPiece | TeacherPiece], directory: str | Path, workers: int
+) -> dict[str, Rendered]:
     if workers < 1:
         raise ValueError(f"workers must be at least 1; got {workers}")
-    if workers == 1:
-        return dict(map(_run, pieces))
+    render, names = partial(render_piece, directory=directory), [piece.name for piece in pieces]
+    if workers == 1 or not pieces:
+        return dict(zip(names, map(render, pieces), strict=True))
     # spawned, not forked: the caller may have threads
     context, count = multiprocessing.get_context("spawn"), min(workers, len(pieces))
     with ProcessPoolExecutor(count, mp_context=context, initializer=start_worker, initargs=(os.getpid(),)) as pool:
         with spawning():
-            results = pool.map(_run, pieces)
-        return dict(results)
+            results = pool.map(render, pieces)
+        return dict(zip(names, results, strict=True))
 
 
-def render_world(directory: str | Path, spec: WorldSpec | None = None, *, workers: int = 2) -> dict[str, Any]:
+def render_world(directory: str | Path, spec: WorldSpec | None = None, *, workers: int = 2) -> dict[str, Rendered]:
     """Renders a whole world: pool/, evalsets/, truth.parquet, world.json (teacher/ is left to render_teacher).
 
     Returns each piece's counts. With more than one worker, processes are spawned: a script that calls this needs
     the usual ``if __name__ == "__main__"``. Default spec: 45 seconds of processor time, 125 MB of disk.
     """
-    return _run_all(plan_world(spec or WorldSpec(), directory), workers)
+    return _render_all(plan_world(spec or WorldSpec()), directory, workers)
 
 
-def render_teacher(directory: str | Path, spec: WorldSpec | None = None, *, workers: int = 2) -> dict[str, Any]:
+def render_teacher(directory: str | Path, spec: WorldSpec | None = None, *, workers: int = 2) -> dict[str, Rendered]:
     """Renders the teacher's clean pairs into DIRECTORY/teacher/shards; returns each piece's counts."""
-    pieces = plan_teacher(spec or WorldSpec(), directory)
-    return _run_all(pieces, workers) if pieces else {}
+    return _render_all(plan_teacher(spec or WorldSpec()), directory, workers)

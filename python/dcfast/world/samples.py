@@ -7,7 +7,7 @@ row n in its shard: an image whose metadata row is missing.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from PIL import Image
@@ -17,23 +17,12 @@ from dcfast.world.evalsets import eval_bytes, eval_image, eval_sample
 from dcfast.world.languages import LANGUAGES, foreign_caption
 from dcfast.world.paint import encode_picture, flat_picture, paint_scene
 from dcfast.world.scene import Scene, draw_scene
-from dcfast.world.spec import WorldSpec
+from dcfast.world.spec import BREAKAGES, PICTURE_SOURCES, WorldSpec
 from dcfast.world.streams import Stream, hex_id
 from dcfast.world.tasks import TASKS, task_size
 from dcfast.world.vocabulary import COLOURS
 
-__all__ = [
-    "Caption",
-    "Kinds",
-    "PicturePlan",
-    "damaged",
-    "picture_bytes",
-    "row_caption",
-    "row_kinds",
-    "row_picture",
-    "row_uid",
-]
-
+_ODD = ("cmyk", "turned")
 _ASPECTS = (1.0, 1.0, 1.25, 4 / 3, 4 / 3, 1.5, 1.78)
 _LANGUAGES = tuple(LANGUAGES)
 _JPEG_TASKS = tuple(task for task in TASKS.values() if task.extension == "jpg")
@@ -49,59 +38,46 @@ class Kinds:
     boilerplate: bool
     small: bool
     extreme_aspect: bool
-    broken: str  # "" | truncated | empty | garbage | no_json | no_caption | no_uid
-    odd: str  # "" | cmyk | turned
+    fault: str  # "", or one of BREAKAGES
     missing: bool
     unlisted: bool  # an unlisted sample follows this row
     repeated_uid: bool
     face_box: bool
+
+    @property
+    def broken(self) -> str:
+        """What is wrong with the sample: "", or one of BREAKAGES but the odd ones."""
+        return "" if self.fault in _ODD else self.fault
+
+    @property
+    def odd(self) -> str:
+        """Of a picture that is legal: "", cmyk or turned."""
+        return self.fault if self.fault in _ODD and self.source == "own" else ""
 
 
 @lru_cache(maxsize=65536)
 def row_kinds(spec: WorldSpec, number: int) -> Kinds:
     """The defects that a row was dealt; independent draws in a fixed order."""
     stream = Stream(spec.seed, "kinds", number)
-    extra = number >= spec.rows
-    source = stream.first_of(
-        (
-            ("flat", spec.flat),
-            ("exact_duplicate", spec.exact_duplicate),
-            ("near_duplicate", spec.near_duplicate),
-            ("leak_exact", spec.leak_exact),
-            ("leak_near", spec.leak_near),
-        ),
-        "own",
-    )
+    source = stream.first_of(spec.rates(PICTURE_SOURCES), "own")
     mismatched = stream.chance(spec.mismatched)
     foreign, language = stream.chance(spec.language), stream.pick(_LANGUAGES)
-    boiler = stream.chance(spec.boilerplate)
-    small, extreme = stream.chance(spec.small_picture), stream.chance(spec.extreme_aspect)
-    fault = stream.first_of(
-        tuple(
-            (name, getattr(spec, name))
-            for name in ("truncated", "empty", "garbage", "no_json", "no_caption", "no_uid", "cmyk", "turned")
-        ),
-        "",
-    )
-    missing, unlisted = stream.chance(spec.missing), stream.chance(spec.unlisted)
-    repeated, boxed = stream.chance(spec.repeated_uid), stream.chance(spec.face_box)
-    if extra:
-        source, missing, unlisted, repeated, fault = "own", False, False, False, ""
-    odd = fault if fault in ("cmyk", "turned") else ""
-    return Kinds(
+    kinds = Kinds(
         source=source,
         mismatched=mismatched,
         language=language if foreign else "",
-        boilerplate=boiler,
-        small=small,
-        extreme_aspect=extreme,
-        broken="" if odd else fault,
-        odd=odd if source == "own" else "",
-        missing=missing,
-        unlisted=unlisted,
-        repeated_uid=repeated,
-        face_box=boxed,
+        boilerplate=stream.chance(spec.boilerplate),
+        small=stream.chance(spec.small_picture),
+        extreme_aspect=stream.chance(spec.extreme_aspect),
+        fault=stream.first_of(spec.rates(BREAKAGES), ""),
+        missing=stream.chance(spec.missing),
+        unlisted=stream.chance(spec.unlisted),
+        repeated_uid=stream.chance(spec.repeated_uid),
+        face_box=stream.chance(spec.face_box),
     )
+    if number < spec.rows:
+        return kinds
+    return replace(kinds, source="own", fault="", missing=False, unlisted=False, repeated_uid=False)
 
 
 def _partner(spec: WorldSpec, number: int, purpose: str) -> int | None:
@@ -125,24 +101,19 @@ def row_uid(spec: WorldSpec, number: int) -> tuple[str, bool]:
     return hex_id(spec.seed, "uid", number), False
 
 
-def own_scene(spec: WorldSpec, number: int) -> Scene:
-    """The scene of a row that has a picture of its own."""
-    return draw_scene(Stream(spec.seed, "scene", number))
-
-
 @dataclass(frozen=True)
 class PicturePlan:
     """How a row's picture comes about. ``source`` is the source after look-ups; the size pairs are (width, height)."""
 
+    number: int
     source: str
     scene: Scene | None  # what is to be seen; None for flat pictures
     flat: str  # the colour of a flat picture
     original: tuple[int, int]
     stored: tuple[int, int]
     quality: int
-    origin: int | None  # the row that this one copies
-    leak: tuple[str, int] | None  # (task key, index) of the leaked evaluation picture
-    number: int
+    origin: int | None = None  # the row that this one copies
+    leak: tuple[str, int] | None = None  # (task key, index) of the leaked evaluation picture
 
 
 def _fit(size: tuple[float, float], longest: int) -> tuple[int, int]:
@@ -173,31 +144,28 @@ def row_picture(spec: WorldSpec, number: int) -> PicturePlan:
         if origin is not None:
             base = row_picture(spec, origin)
             if source == "exact_duplicate":
-                return PicturePlan(
-                    source, base.scene, "", base.original, base.stored, base.quality, origin, None, number
-                )
+                return replace(base, number=number, source=source, origin=origin)
             size = (base.original[0] * factor * stretch, base.original[1] * factor)
             rounded = (max(16, round(size[0])), max(16, round(size[1])))
-            return PicturePlan(source, base.scene, "", rounded, _fit(size, longest), poor_quality, origin, None, number)
+            return PicturePlan(number, source, base.scene, "", rounded, _fit(size, longest), poor_quality, origin)
         source = "own"
     if source in ("leak_exact", "leak_near"):
         tasks = _JPEG_TASKS if source == "leak_exact" else tuple(TASKS.values())
         task = stream.weighted([(task, task_size(spec, task)) for task in tasks])
-        index = stream.integer(0, task_size(spec, task) - 1)
-        sample = eval_sample(spec, task.key, index)
-        flat, scene = sample.flat, None if sample.flat else sample.scene
-        grown = min(original) / min(sample.size)
-        if source == "leak_exact":
-            whole = (round(sample.size[0] * grown), round(sample.size[1] * grown))
-            return PicturePlan(source, scene, flat, whole, sample.size, sample.quality, None, (task.key, index), number)
-        size = (sample.size[0] * grown * max(stretch, 1.0), sample.size[1] * grown / min(stretch, 1.0))
+        leak = (task.key, stream.integer(0, task_size(spec, task) - 1))
+        sample = eval_sample(spec, *leak)
+        stored, grown = sample.size, min(original) / min(sample.size)
+        size = (sample.size[0] * grown, sample.size[1] * grown)
+        quality = sample.quality
+        if source == "leak_near":
+            size = (size[0] * max(stretch, 1.0), size[1] / min(stretch, 1.0))
+            stored, quality = _fit(size, longest), poor_quality
+        shown = None if sample.flat else sample.scene
         rounded = (round(size[0]), round(size[1]))
-        return PicturePlan(
-            source, scene, flat, rounded, _fit(size, longest), poor_quality, None, (task.key, index), number
-        )
+        return PicturePlan(number, source, shown, sample.flat, rounded, stored, quality, leak=leak)
     flat = stream.pick(tuple(COLOURS)) if source == "flat" else ""
-    scene = None if flat else own_scene(spec, number)
-    return PicturePlan(source, scene, flat, original, _fit(original, longest), quality, None, None, number)
+    scene = None if flat else draw_scene(Stream(spec.seed, "scene", number))
+    return PicturePlan(number, source, scene, flat, original, _fit(original, longest), quality)
 
 
 def _copy(picture: Image.Image, plan: PicturePlan) -> bytes:
@@ -270,12 +238,11 @@ def row_caption(spec: WorldSpec, number: int) -> Caption:
     scene, flat = plan.scene, plan.flat
     if kinds.mismatched:
         scene, flat = _other_scene(spec, number, scene, flat), ""
+    language = kinds.language
     if kinds.boilerplate:
-        text = boilerplate(stream, kinds.language or "en")
-        return Caption(text, None, kinds.mismatched, kinds.language, True)
-    if scene is None:  # pictures of one colour are named in English only
-        return Caption(flat_caption(flat, stream), None, kinds.mismatched, "", False)
-    if kinds.language:
-        text = foreign_caption(scene, stream, kinds.language)
-        return Caption(text, scene, kinds.mismatched, kinds.language, False)
-    return Caption(english_caption(scene, stream), scene, kinds.mismatched, "", False)
+        scene, text = None, boilerplate(stream, language or "en")
+    elif scene is None:  # pictures of one colour are named in English only
+        language, text = "", flat_caption(flat, stream)
+    else:
+        text = foreign_caption(scene, stream, language) if language else english_caption(scene, stream)
+    return Caption(text, scene, kinds.mismatched, language, kinds.boilerplate)

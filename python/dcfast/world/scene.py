@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from dcfast.world.streams import Stream
-from dcfast.world.vocabulary import BACKGROUNDS, COLOURS, COUNTS, KINDS, LIGHTS, RELATIONS, TEXTURES
-
-__all__ = ["Group", "Scene", "draw_scene"]
+from dcfast.world.vocabulary import BACKGROUNDS, COLOURS, KINDS, LIGHTS, NUMBER_WORDS, RELATIONS, TEXTURES
 
 _KINDS = tuple(KINDS)
 _COLOURS = tuple(COLOURS)
 _BACKGROUNDS = tuple(BACKGROUNDS)
 _RELATIONS = tuple(RELATIONS)
 _TEXTURES = (("plain", 0.40), *((name, 0.12) for name in TEXTURES if name != "plain"))
-_COUNTS = tuple(zip(COUNTS, (0.56, 0.14, 0.10, 0.10, 0.10), strict=True))
+_COUNTS = tuple(zip(NUMBER_WORDS, (0.56, 0.14, 0.10, 0.10, 0.10), strict=True))
 _LIGHTS = tuple(zip(LIGHTS, (0.44, 0.14, 0.16, 0.14, 0.12), strict=True))
 # region of the main things and of the other thing: x0, y0, x1, y1 as shares of the picture
 _HALVES = {
@@ -24,6 +21,9 @@ _HALVES = {
     "left": ((0.03, 0.04, 0.54, 0.96), (0.56, 0.04, 0.97, 0.96)),
     "right": ((0.46, 0.04, 0.97, 0.96), (0.03, 0.04, 0.44, 0.96)),
 }
+
+
+_Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Group:
     kind: str
     colour: str
     texture: str
-    spots: tuple[tuple[float, float, float, float], ...]
+    spots: tuple[_Box, ...]
     tint: tuple[int, int, int]
     second: tuple[int, int, int]
     scale: int
@@ -60,29 +60,18 @@ class Scene:
     noise: float
     detail: int
 
-    def attributes(self) -> dict[str, Any]:
+    def attributes(self) -> dict[str, str | int | dict[str, str]]:
         """The facts that a caption may tell, as JSON values."""
-        facts: dict[str, Any] = {
-            "kind": self.main.kind,
-            "colour": self.main.colour,
-            "texture": self.main.texture,
-            "count": self.main.count,
-            "background": self.background,
-            "light": self.light,
-        }
-        if self.other is not None:
+        main, other = self.main, self.other
+        facts: dict[str, str | int | dict[str, str]] = {"kind": main.kind, "colour": main.colour}
+        facts |= {"texture": main.texture, "count": main.count, "background": self.background, "light": self.light}
+        if other is not None:
             facts["relation"] = self.relation
-            facts["other"] = {
-                "kind": self.other.kind,
-                "colour": self.other.colour,
-                "texture": self.other.texture,
-            }
+            facts["other"] = {"kind": other.kind, "colour": other.colour, "texture": other.texture}
         return facts
 
 
-def _spots(
-    stream: Stream, count: int, region: tuple[float, float, float, float], alone: bool
-) -> tuple[tuple[float, float, float, float], ...]:
+def _spots(stream: Stream, count: int, region: _Box, alone: bool) -> tuple[_Box, ...]:
     """Places for things in a region: the farthest of a few random candidates each, so that they rarely overlap."""
     x0, y0, x1, y1 = region
     room = min(x1 - x0, y1 - y0) if count == 1 else ((x1 - x0) * (y1 - y0) / count) ** 0.5
@@ -117,25 +106,10 @@ def _second_colour(stream: Stream, colour: str) -> tuple[int, int, int]:
     return (level, level, level)
 
 
-def _group(
-    stream: Stream,
-    kind: str,
-    colour: str,
-    texture: str,
-    count: int,
-    region: tuple[float, float, float, float],
-    alone: bool,
-) -> Group:
+def _group(stream: Stream, kind: str, colour: str, texture: str, count: int, region: _Box, alone: bool) -> Group:
     tint = (stream.integer(-14, 14), stream.integer(-14, 14), stream.integer(-14, 14))
-    return Group(
-        kind=kind,
-        colour=colour,
-        texture=texture,
-        spots=_spots(stream, count, region, alone),
-        tint=tint,
-        second=_second_colour(stream, colour),
-        scale=stream.integer(0, 2),
-    )
+    spots, second = _spots(stream, count, region, alone), _second_colour(stream, colour)
+    return Group(kind, colour, texture, spots, tint, second, scale=stream.integer(0, 2))
 
 
 def draw_scene(
@@ -165,15 +139,10 @@ def draw_scene(
     region = (0.04, 0.04, 0.96, 0.96)
     if has_other:
         region, second_region = _HALVES[relation]
-        second = _group(
-            stream,
-            stream.pick([name for name in _KINDS if name != kind]),
-            stream.pick([name for name in _COLOURS if name != colour]),
-            stream.weighted(_TEXTURES),
-            1,
-            second_region,
-            False,
-        )
+        kind_of_other = stream.pick([name for name in _KINDS if name != kind])
+        colour_of_other = stream.pick([name for name in _COLOURS if name != colour])
+        texture_of_other = stream.weighted(_TEXTURES)
+        second = _group(stream, kind_of_other, colour_of_other, texture_of_other, 1, second_region, False)
     return Scene(
         main=_group(stream, kind, colour, texture, count, region, not has_other),
         other=second,

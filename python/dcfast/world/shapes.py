@@ -13,8 +13,6 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-__all__ = ["SHAPES", "Polygon", "texture_mask"]
-
 Polygon = tuple[tuple[float, float], ...]
 
 
@@ -25,10 +23,8 @@ def _arc(cx: float, cy: float, rx: float, ry: float, start: float, end: float, p
 
 
 def _star() -> Polygon:
-    radii = (1.0, 0.42)
-    return tuple(
-        (radii[i % 2] * math.sin(math.pi * i / 5), -radii[i % 2] * math.cos(math.pi * i / 5)) for i in range(10)
-    )
+    points = [(radius, math.pi * i / 5) for i, radius in enumerate((1.0, 0.42) * 5)]
+    return tuple((radius * math.sin(angle), -radius * math.cos(angle)) for radius, angle in points)
 
 
 def _heart() -> Polygon:
@@ -63,10 +59,7 @@ SHAPES: dict[str, tuple[tuple[str, Polygon], ...]] = {
     "ring": (("body", _arc(0, 0, 0.95, 0.95, 0, 1, 30)), ("hole", _arc(0, 0, 0.5, 0.5, 0, 1))),
     "diamond": (("body", ((0, -1), (0.66, 0), (0, 1), (-0.66, 0))),),
     "arrow": (
-        (
-            "body",
-            ((-0.95, -0.26), (0.1, -0.26), (0.1, -0.72), (0.97, 0), (0.1, 0.72), (0.1, 0.26), (-0.95, 0.26)),
-        ),
+        ("body", ((-0.95, -0.26), (0.1, -0.26), (0.1, -0.72), (0.97, 0), (0.1, 0.72), (0.1, 0.26), (-0.95, 0.26))),
     ),
     "house": (
         ("body", _box(-0.66, -0.14, 0.66, 0.84)),

@@ -3,41 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
-
-__all__ = ["SPEC_VERSION", "WorldSpec"]
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import cast
 
 SPEC_VERSION = 1  # raised when the same spec would render other bytes
 
-_RATES = (
-    "mismatched",
-    "language",
-    "boilerplate",
-    "small_picture",
-    "extreme_aspect",
-    "flat",
-    "exact_duplicate",
-    "near_duplicate",
-    "leak_exact",
-    "leak_near",
-    "truncated",
-    "empty",
-    "garbage",
-    "no_json",
-    "no_caption",
-    "no_uid",
-    "cmyk",
-    "turned",
-    "missing",
-    "unlisted",
-    "repeated_uid",
-    "face_box",
-)
-_PICTURE_SOURCES = ("flat", "exact_duplicate", "near_duplicate", "leak_exact", "leak_near")
-_BREAKAGES = ("truncated", "empty", "garbage", "no_json", "no_caption", "no_uid", "cmyk", "turned")
-_MOST = {"rows": 100_000_000, "teacher_pairs": 100_000_000, "max_side": 4_096}
+_WHOLE_NUMBERS = {  # least, most
+    "version": (SPEC_VERSION, SPEC_VERSION),
+    "seed": (-math.inf, math.inf),
+    "rows": (1, 100_000_000),
+    "rows_per_shard": (1, 9_000),  # keys hold 4 digits
+    "teacher_pairs": (0, 100_000_000),
+    "min_side": (32, 4_096),
+    "max_side": (32, 4_096),
+}
+PICTURE_SOURCES = ("flat", "exact_duplicate", "near_duplicate", "leak_exact", "leak_near")
+BREAKAGES = ("truncated", "empty", "garbage", "no_json", "no_caption", "no_uid", "cmyk", "turned")
 
 
 @dataclass(frozen=True)
@@ -50,6 +33,7 @@ class WorldSpec:
     repeated uids come on top of the rows.
     """
 
+    version: int = SPEC_VERSION
     seed: int = 20240
     rows: int = 12_800
     rows_per_shard: int = 1_000
@@ -82,60 +66,58 @@ class WorldSpec:
     face_box: float = 0.02
 
     def __post_init__(self) -> None:
-        for name in _RATES:
-            rate = getattr(self, name)
-            if not 0.0 <= rate <= 1.0:
-                raise ValueError(f"WorldSpec: {name} must be a rate between 0 and 1; got {rate!r}")
-        for name in ("seed", "rows", "rows_per_shard", "teacher_pairs", "min_side", "max_side"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise ValueError(f"WorldSpec: {name} must be a whole number; got {value!r}")
-        for name, least in (("rows", 1), ("rows_per_shard", 1), ("teacher_pairs", 0), ("min_side", 32)):
-            if getattr(self, name) < least:
-                raise ValueError(f"WorldSpec: {name} must be at least {least}; got {getattr(self, name)!r}")
-        for name in ("rows", "teacher_pairs", "max_side"):
-            if getattr(self, name) > _MOST[name]:
-                raise ValueError(f"WorldSpec: {name} must be at most {_MOST[name]:,}; got {getattr(self, name)!r}")
-        if self.rows_per_shard > 9_000:
-            raise ValueError(
-                f"WorldSpec: rows_per_shard must be at most 9000 (keys hold 4 digits); got {self.rows_per_shard}"
-            )
+        for name, value in self.to_json().items():
+            if name in _WHOLE_NUMBERS:
+                _check_whole_number(name, value)
+            elif name != "eval_scale" and not 0.0 <= value <= 1.0:
+                raise ValueError(f"WorldSpec: {name} must be a rate between 0 and 1; got {value!r}")
         if self.max_side < self.min_side:
             raise ValueError(f"WorldSpec: max_side must be at least min_side ({self.min_side}); got {self.max_side}")
         if not 0 < self.eval_scale <= 1_000:
             raise ValueError(f"WorldSpec: eval_scale must be positive, and at most 1,000; got {self.eval_scale!r}")
-        for group in (_PICTURE_SOURCES, _BREAKAGES):
-            total = sum(getattr(self, name) for name in group)
+        for group in (PICTURE_SOURCES, BREAKAGES):
+            total = sum(rate for _, rate in self.rates(group))
             if total > 1.0:
                 raise ValueError(f"WorldSpec: {' + '.join(group)} must be at most 1; got {total:.3f}")
 
     @classmethod
-    def small(cls, **changes: Any) -> WorldSpec:
+    def small(cls, **changes: float) -> WorldSpec:
         """A world of 300 rows in three shards with small evaluation sets, for tests: about two seconds."""
-        values: dict[str, Any] = {"rows": 300, "rows_per_shard": 100, "eval_scale": 0.1, "teacher_pairs": 100}
-        values.update(changes)
-        return cls(**values)
+        return cls.from_json({"rows": 300, "rows_per_shard": 100, "eval_scale": 0.1, "teacher_pairs": 100, **changes})
 
     @property
     def num_shards(self) -> int:
         """Shards of the pool; the last may be shorter."""
         return -(-self.rows // self.rows_per_shard)
 
-    def to_json(self) -> dict[str, Any]:
+    def rates(self, names: Sequence[str]) -> list[tuple[str, float]]:
+        """Some defects, of which a row has one at most, with their rates."""
+        return [(name, getattr(self, name)) for name in names]
+
+    def to_json(self) -> dict[str, float]:
         """All fields and the version, as plain JSON values."""
-        return {"version": SPEC_VERSION, **asdict(self)}
+        return asdict(self)
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> WorldSpec:
+    def from_json(cls, value: Mapping[str, float]) -> WorldSpec:
         """The inverse of :meth:`to_json`; unknown names and other versions are refused with ValueError."""
-        values = dict(value)
-        version = values.pop("version", SPEC_VERSION)
-        if version != SPEC_VERSION:
-            raise ValueError(f"WorldSpec: version must be {SPEC_VERSION}; got {version!r}; render the world again")
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        unknown = sorted(set(value) - {field.name for field in fields(cls)})
         if unknown:
             raise ValueError(f"WorldSpec: unknown setting {unknown[0]!r}")
-        return cls(**values)
+        # numbers stay as they are written: 1 is not made 1.0; which are whole, __post_init__ looks
+        return replace(cls(), **cast("Mapping[str, int]", value))
 
     def __str__(self) -> str:
         return json.dumps(self.to_json(), sort_keys=True)
+
+
+def _check_whole_number(name: str, value: float) -> None:
+    least, most = _WHOLE_NUMBERS[name]
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"WorldSpec: {name} must be a whole number; got {value!r}")
+    if name == "version" and value != SPEC_VERSION:
+        raise ValueError(f"WorldSpec: version must be {SPEC_VERSION}; got {value!r}; render the world again")
+    if value < least:
+        raise ValueError(f"WorldSpec: {name} must be at least {least}; got {value!r}")
+    if value > most:
+        raise ValueError(f"WorldSpec: {name} must be at most {most}; got {value!r}")

@@ -11,8 +11,6 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-__all__ = ["Stream", "hex_id"]
-
 T = TypeVar("T")
 
 
@@ -59,18 +57,17 @@ class Stream:
 
     def weighted(self, items: Sequence[tuple[T, float]]) -> T:
         """One of the (item, weight) pairs' items; weights need not sum to one."""
-        left = self.random() * sum(weight for _, weight in items)
-        for item, weight in items:
-            left -= weight
-            if left < 0:
-                return item
-        return items[-1][0]
+        return _at(self.random() * sum(weight for _, weight in items), items, items[-1][0])
 
     def first_of(self, rates: Sequence[tuple[T, float]], default: T) -> T:
         """At most one of mutually exclusive events with the given rates, else the default; uses one number."""
-        left = self.random()
-        for item, rate in rates:
-            left -= rate
-            if left < 0:
-                return item
-        return default
+        return _at(self.random(), rates, default)
+
+
+def _at(place: float, items: Sequence[tuple[T, float]], beyond: T) -> T:
+    """The item in whose stretch of the line a place lies."""
+    for item, length in items:
+        place -= length
+        if place < 0:
+            return item
+    return beyond

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["BACKGROUNDS", "COLOURS", "COUNTS", "KINDS", "LIGHTS", "NUMBER_WORDS", "RELATIONS", "TEXTURES", "article"]
-
 # kind -> (singular, plural) forms, the first the commonest
 KINDS: dict[str, tuple[tuple[str, str], ...]] = {
     "circle": (("circle", "circles"), ("disc", "discs")),
@@ -64,7 +62,6 @@ BACKGROUNDS: dict[str, tuple[str, ...]] = {
     "studio": ("on a plain background", "in a studio"),
 }
 
-COUNTS = (1, 2, 3, 4, 5)
 NUMBER_WORDS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
 
 # where the main thing is, seen from the other thing

@@ -49,7 +49,7 @@ dcfast::Code code_of(const std::function<void()>& run, std::string* message = nu
 
 dcfast::PoolShard shard_of(const std::string& dir, const std::string& name) {
   const dcfast::File file = dcfast::File::open_read(dir + "/" + name);
-  return {name, 0, file.size(), file.mtime_ns()};
+  return {name, 0, file.size(), file.version().mtime_ns};
 }
 
 void reads_in_order(const std::string& dir) {

@@ -35,7 +35,7 @@ ImageStatus status_of(const Bytes& bytes, bool full) {
   if (!bytes.empty()) std::memcpy(exact.get(), bytes.data(), bytes.size());
   const dcfast::GreyImage image = dcfast::decode_grey({exact.get(), bytes.size()}, {.full = full});
   const bool good = image.status == ImageStatus::ok;
-  CHECK(static_cast<std::size_t>(image.status) < dcfast::kNumImageStatuses);
+  CHECK(static_cast<std::size_t>(image.status) < dcfast::kImageStatusNames.size());
   CHECK(image.grey.size() == static_cast<std::size_t>(image.grey_width) * image.grey_height);
   CHECK(good == !image.grey.empty());
   if (good) (void)dcfast::perceptual_hash(image.grey, image.grey_width, image.grey_height);

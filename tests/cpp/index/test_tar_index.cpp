@@ -19,6 +19,7 @@
 #include "core/index/range_reader.hpp"
 #include "core/index/tar_header.hpp"
 #include "core/index/tar_segment.hpp"
+#include "index/memory_reader.hpp"
 
 using namespace dcfast;
 
@@ -310,11 +311,18 @@ void test_names_that_collide() {
   CHECK(seconds(bad) < 8 * seconds(plain));  // with a hash that is known: hundreds of times
 }
 
+/// Of the tar files, each stored under its place in the list.
+SegmentStats write_files(const std::vector<std::string>& paths, const std::string& out, unsigned threads) {
+  std::vector<std::string> names;
+  for (std::size_t i = 0; i < paths.size(); ++i) names.push_back(std::to_string(i));
+  return write_segment(names, [&](std::size_t i) { return index_tar_file(paths[i], {}); }, out, threads);
+}
+
 void test_segment() {
   char folder[] = "/tmp/dcfast-test-XXXXXX";
   CHECK(::mkdtemp(folder) != nullptr);
   const std::string root = folder;
-  std::vector<ShardSource> shards;
+  std::vector<std::string> shards;
   for (int k = 0; k < 9; ++k) {
     const std::string path = root + "/" + std::to_string(k) + ".tar";
     std::string tar;
@@ -324,11 +332,11 @@ void test_segment() {
     File out = File::open_write(path);
     out.write_all(bytes_of(tar));
     out.close();
-    shards.push_back({path, std::to_string(k)});
+    shards.push_back(path);
   }
   const std::string one = root + "/one", four = root + "/four";
-  const SegmentStats stats = write_segment(shards, one, {}, 1);
-  write_segment(shards, four, {}, 4);
+  const SegmentStats stats = write_files(shards, one, 1);
+  write_files(shards, four, 4);
   CHECK(stats.num_samples == 17 * 36);
   CHECK(stats.reports.size() == 1);  // the cut shard
   const SegmentFile a(one, true), b(four, true);
@@ -336,11 +344,11 @@ void test_segment() {
   const MappedFile first(one), second(four);
   CHECK(first.bytes().size() == second.bytes().size());
   CHECK(std::memcmp(first.bytes().data(), second.bytes().data(), first.bytes().size()) == 0);
-  CHECK_THROWS(Error, SegmentFile(shards[1].path, true));
-  CHECK_THROWS(Error, write_segment(std::vector<ShardSource>{{root + "/none", "none"}}, one, {}, 2));
-  shards.push_back({root + "/none", "none"});
-  CHECK_THROWS(Error, write_segment(shards, one, {}, 4));
-  CHECK_THROWS(Error, write_segment(std::vector<ShardSource>{}, "/dev/full", {}, 1));
+  CHECK_THROWS(Error, SegmentFile(shards[1], true));
+  CHECK_THROWS(Error, write_files({root + "/none"}, one, 2));
+  shards.push_back(root + "/none");
+  CHECK_THROWS(Error, write_files(shards, one, 4));
+  CHECK_THROWS(Error, write_files({}, "/dev/full", 1));
   for (int k = 0; k < 9; ++k) ::unlink((root + "/" + std::to_string(k) + ".tar").c_str());
   ::unlink(one.c_str());
   ::unlink(four.c_str());
@@ -351,7 +359,7 @@ void test_segment() {
 class MemoryRanges final : public RangeSource {
  public:
   explicit MemoryRanges(std::string_view bytes, std::size_t good = ~std::size_t{0}) : bytes_(bytes), good_(good) {}
-  State open() override { return {bytes_.size(), 7}; }
+  FileVersion open() override { return {bytes_.size(), 7}; }
   std::size_t fetch(std::span<std::byte> out, std::uint64_t offset) override {
     CHECK(offset < bytes_.size() && out.size() <= bytes_.size() - offset && !out.empty());
     if (requests++ >= good_) return 0;

@@ -18,6 +18,7 @@
 #include "core/index/tar_index.hpp"
 #include "core/index/tar_limits.hpp"
 #include "core/index/tar_segment.hpp"
+#include "index/memory_reader.hpp"
 
 namespace {
 

@@ -25,6 +25,20 @@ int main() {
                  }));
     CHECK(started.load() < 100000);
     CHECK_THROWS(std::logic_error, dcfast::parallel_for(100000, threads, slow, [] { throw std::logic_error("poll"); }));
+    if (threads == 0) continue;
+    // an item for each thread; a long one ends where another failed, and where the caller is to stop
+    const auto endless = [](std::size_t i, const dcfast::Poll& check) {
+      if (i == 0) throw std::runtime_error("first");
+      for (;;) check();
+    };
+    CHECK_THROWS(std::runtime_error, dcfast::parallel_for(threads, threads, endless));
+    int polls = 0;
+    const auto polled = [](std::size_t, const dcfast::Poll& check) {
+      for (;;) check();
+    };
+    CHECK_THROWS(std::logic_error, dcfast::parallel_for(threads, threads, polled, [&] {
+      if (++polls == 3) throw std::logic_error("poll");
+    }));
   }
   return failures();
 }

@@ -7,52 +7,42 @@ order of the ring, the same in every run. Memory: two blocks of texts, of gradie
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from dcfast.loss.backend import Backend, ClipStrip, Weights
-from dcfast.loss.exchange import common_shift, merged, rounds
+from dcfast.loss.backend import Backend, ClipStats, Products, ProductWeights, compute_dtype
+from dcfast.loss.exchange import common_shift, merged
 from dcfast.loss.ranks import Ranks
 
 
-def forward(backend: Backend, ranks: Ranks, image: Tensor, text: Tensor, scale: Tensor) -> ClipStrip:
+def forward(backend: Backend, ranks: Ranks, image: Tensor, text: Tensor, scale: Tensor) -> ClipStats:
     """Statistics of this rank's rows and of its columns."""
     shift = common_shift(backend, ranks, image, text, scale)
-    num_rows = image.shape[0]
     row_off = col_off = diag = shift.new_empty(0)
-    for owner, (block,) in rounds(ranks, text):
-        if owner == ranks.rank:
-            row_off, col_off, diag = backend.clip_sums(image, block, scale, shift)
+    for first, (block,) in ranks.rounds(text):
+        sums = backend.clip_sums(image, block, scale, shift, first)
+        if first == 0:
+            row_off, col_off, diag = sums
         else:
-            sums = backend.clip_sums(image, block, scale, shift, num_rows)
             # the sums of this block arrive from the rank before, which had it one step earlier
             row_off, col_off = row_off + sums.row_off, ranks.pass_on(col_off).wait()[0] + sums.col_off
     (col_off,) = ranks.pass_on(col_off).wait()
-    rows, row_flags = backend.clip_stats(row_off, diag, shift)
-    cols, col_flags = backend.clip_stats(col_off, diag, shift)
-    flag = ranks.all_max(torch.maximum(row_flags.max(), col_flags.max()))
-    if int(flag):  # a second round needs the host: it waits for the flag, which is rarely set
-        _restate(backend, ranks, image, text, scale, (rows, cols, flag))
-    return ClipStrip(rows, cols, shift, flag)
+    stats = backend.clip_stats((row_off, diag), (col_off, diag), shift)
+    if int(ranks.all_max(stats.flag)):  # a second round needs the host: it waits for the flag, which is rarely set
+        _restate(backend, ranks, image, text, scale, stats)
+    return stats
 
 
-def _restate(
-    backend: Backend, ranks: Ranks, image: Tensor, text: Tensor, scale: Tensor, stats: tuple[Tensor, Tensor, Tensor]
-) -> None:
-    rows, cols, flag = stats
-    num_rows = image.shape[0]
-    rows_sums = cols_sums = diag = rows.new_empty(0)
-    for owner, (block,) in rounds(ranks, text):
-        own = owner == ranks.rank
-        by_row, by_col, positives = backend.clip_online(image, block, scale, flag, 0 if own else num_rows)
-        if own:
-            rows_sums, cols_sums, diag = by_row, by_col, positives
+def _restate(backend: Backend, ranks: Ranks, image: Tensor, text: Tensor, scale: Tensor, stats: ClipStats) -> None:
+    by_row = by_col = diag = stats.rows.new_empty(0)
+    for first, (block,) in ranks.rounds(text):
+        rows, cols, positives = backend.clip_online(image, block, scale, stats.flag, first)
+        if first == 0:
+            by_row, by_col, diag = rows, cols, positives
         else:
-            rows_sums = merged(backend, rows_sums, by_row)
-            cols_sums = merged(backend, ranks.pass_on(cols_sums).wait()[0], by_col)
-    (cols_sums,) = ranks.pass_on(cols_sums).wait()
-    backend.clip_restate(rows, rows_sums, diag, flag)
-    backend.clip_restate(cols, cols_sums, diag, flag)
+            by_row = merged(backend, by_row, rows)
+            by_col = merged(backend, ranks.pass_on(by_col).wait()[0], cols)
+    (by_col,) = ranks.pass_on(by_col).wait()
+    backend.clip_restate(stats, (by_row, diag), (by_col, diag))
 
 
 def backward(
@@ -60,36 +50,34 @@ def backward(
     ranks: Ranks,
     image: Tensor,
     text: Tensor,
+    _: Tensor,
     scale: Tensor,
-    strip: ClipStrip,
-    weights: tuple[Weights, Weights],
-    needs: tuple[bool, bool, bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
-    """As ``_backward`` of clip_ranks."""
-    need_image, need_text, need_scale = needs
-    dtype = torch.float64 if image.dtype == torch.float64 else torch.float32
-    image_raw = image.new_zeros(image.shape, dtype=dtype) if need_image else None
-    text_raw = text.new_zeros(text.shape if need_text else (0,), dtype=dtype)
-    own_p, block_q = strip.rows.new_zeros(()), strip.rows.new_zeros(1)
-    for owner, (block, cols) in rounds(ranks, text, strip.cols):
-        own = owner == ranks.rank
+    stats: ClipStats,
+    weights: ProductWeights,
+    dots: bool,
+) -> Products:
+    """As ``backward`` of clip_gather, without all texts."""
+    image_raw: Tensor | None = None
+    need_text = weights[1] is not None
+    text_raw = text.new_zeros(text.shape if need_text else (0,), dtype=compute_dtype(text.dtype))
+    own_p, block_q = stats.rows.new_zeros(()), stats.rows.new_zeros(1)
+    for first, (block, cols) in ranks.rounds(text, stats.cols):
         products = backend.clip_products(
             image,
             block,
             scale,
-            strip._replace(cols=cols),
-            0 if own else image.shape[0],
-            image_weights=weights[0],
-            text_weights=weights[1],
-            needs=(need_image, need_text),
-            dots=need_scale,
+            stats._replace(cols=cols),
+            first,
+            weights=weights,
+            dots=dots,
             into_image=image_raw,
         )
-        if not own:
+        image_raw = products.image
+        if first:
             text_raw, block_q = ranks.pass_on(text_raw, block_q).wait()
         if products.text is not None:
             text_raw = text_raw + products.text
         if products.dots is not None:
             own_p, block_q = own_p + products.dots[0], block_q + products.dots[1]
     text_raw, block_q = ranks.pass_on(text_raw, block_q).wait()
-    return image_raw, text_raw if need_text else None, own_p, block_q[0]
+    return Products(image_raw, text_raw if need_text else None, own_p + block_q[0] if dots else None)

@@ -17,20 +17,22 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dcfast.loss.backend import BASE, INVERSE, NLL, SHARE, SMALL, ClipStrip, ClipSums, kept_size
+from dcfast.loss.backend import BASE, INVERSE, NLL, SHARE, SMALL, ClipStats, ClipSums, compute_dtype, kept_size
 from dcfast.loss.torch_backend import large_logits
-from dcfast.loss.torch_backend.tiles import Workspace, take_positives, wide, widen
+from dcfast.loss.torch_backend.tiles import Workspace, take_positives, widen
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dcfast.loss.backend import Side
+
 _ROWS = 1024
 
 
-def working(image: Tensor, text: Tensor) -> torch.dtype:
-    """The dtype a block is worked on in, unless the flag is set: a small one of float32 in float64."""
+def tile_dtype(image: Tensor, text: Tensor) -> torch.dtype:
+    """The dtype of a block's tiles, unless the flag is set: a small block of float32 is worked on in float64."""
     small = image.dtype == torch.float32 and max(image.shape[0], text.shape[0]) <= SMALL
-    return torch.float64 if small else wide(image.dtype)
+    return torch.float64 if small else compute_dtype(image.dtype)
 
 
 def clip_norms(x: Tensor) -> Tensor:
@@ -56,34 +58,40 @@ def _exponent_room(dtype: torch.dtype, terms: int) -> float:
 def clip_sums(
     image: Tensor, text: Tensor, scale: Tensor, shift: Tensor, first: int = 0, kept: Tensor | None = None
 ) -> ClipSums:
-    text = widen(text, working(image, text))
+    text = widen(text, tile_dtype(image, text))
     sums = ClipSums(
         text.new_zeros(image.shape[0], dtype=torch.float64),
         text.new_zeros(text.shape[0], dtype=torch.float64),
         text.new_full((image.shape[0],), -math.inf, dtype=torch.float64),
     )
     space = Workspace(text, image.shape[0], text.shape[0], 1, kept)
-    away = float(shift)
+    shift_value = float(shift)
     for rows in space.rows:
         part = widen(image[rows], text.dtype) * scale
         for cols, (z, *_), _ in space.tiles(rows):
             torch.mm(part, text[cols].t(), out=z)
             take_positives(z, first + rows.start - cols.start, sums.diag[rows])
-            exponentials(z, away)
+            exponentials(z, shift_value)
             sums.row_off[rows] += z.sum(1)
             sums.col_off[cols] += z.sum(0)
-    sums.diag.sub_(away)
+    sums.diag.sub_(shift_value)
     return sums
 
 
-def exponentials(z: Tensor, away: float) -> None:
-    """exp(z - away) in place, the same bits in both passes."""
-    if away != 0:
-        z.sub_(away)
+def exponentials(z: Tensor, shift: float) -> None:
+    """exp(z - shift) in place, the same bits in both passes."""
+    if shift != 0:
+        z.sub_(shift)
     z.exp_()
 
 
-def clip_stats(off: Tensor, diag: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+def clip_stats(rows: Side, cols: Side, shift: Tensor) -> ClipStats:
+    (row_stats, row_flag), (col_stats, col_flag) = _stats(*rows, shift), _stats(*cols, shift)
+    return ClipStats(row_stats, col_stats, (row_flag | col_flag).to(torch.int32))
+
+
+def _stats(off: Tensor, diag: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """((4, n) statistics, whether the shift does not serve)."""
     info = torch.finfo(shift.dtype)
     # What vanishes (terms below the smallest normal number) is less than rounding for 2**13 terms a unit of rounding.
     floor = info.tiny / info.eps * 2**13
@@ -94,23 +102,19 @@ def clip_stats(off: Tensor, diag: Tensor, shift: Tensor) -> tuple[Tensor, Tensor
     stats = off.new_empty(4, off.shape[0])
     stats[INVERSE], stats[BASE], stats[SHARE], stats[NLL] = total.reciprocal(), shift.double(), off / total, nll
     # logits so large have not the digits of their dtype that exponentials want: float64 has
-    far = (total < floor).any() | ((shift > 2**-14 / info.eps) & shift.isfinite())
-    return stats, far.to(torch.int32)[None]
+    return stats, (total < floor).any() | ((shift > 2**-14 / info.eps) & shift.isfinite())
 
 
 def clip_log_sums(stats: Tensor) -> Tensor:
     return stats[BASE] - stats[INVERSE].log()
 
 
-def clip_forward(image: Tensor, text: Tensor, scale: Tensor) -> ClipStrip:
+def clip_forward(image: Tensor, text: Tensor, scale: Tensor) -> ClipStats:
     shift = clip_shift(clip_norms(image), clip_norms(text), scale, image.shape[0])
-    kept = text.new_empty(kept_size(image), dtype=wide(image.dtype))
+    kept = text.new_empty(kept_size(image), dtype=compute_dtype(image.dtype))
     sums = clip_sums(image, text, scale, shift, 0, kept)
-    rows, row_flags = clip_stats(sums.row_off, sums.diag, shift)
-    cols, col_flags = clip_stats(sums.col_off, sums.diag, shift)
-    flag = torch.maximum(row_flags.max(), col_flags.max())
-    if int(flag):
-        by_row, by_col, diag = large_logits.clip_online(image, text, scale, flag)
-        large_logits.clip_restate(rows, by_row, diag, flag)
-        large_logits.clip_restate(cols, by_col, diag, flag)
-    return ClipStrip(rows, cols, shift, flag, kept)
+    stats = clip_stats((sums.row_off, sums.diag), (sums.col_off, sums.diag), shift)
+    if int(stats.flag):
+        by_row, by_col, diag = large_logits.clip_online(image, text, scale, stats.flag)
+        large_logits.clip_restate(stats, (by_row, diag), (by_col, diag))
+    return stats._replace(kept=kept)

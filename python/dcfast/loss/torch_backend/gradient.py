@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dcfast.loss.backend import BASE, INVERSE, SHARE, ClipStrip, Products
-from dcfast.loss.torch_backend.forward import exponentials, working
-from dcfast.loss.torch_backend.tiles import Workspace, positives, wide, widen
+from dcfast.loss.backend import BASE, BOTH, INVERSE, SHARE, ClipStats, Products, compute_dtype
+from dcfast.loss.torch_backend.forward import exponentials, tile_dtype
+from dcfast.loss.torch_backend.tiles import Workspace, positives, widen
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dcfast.loss.backend import Needs, Weights
+    from dcfast.loss.backend import ProductWeights
 
 _ROWS = 1024
 # log2 of the unit at most, of it times a feature, and of it times a factor 1 / sum: beyond it sums overflow
@@ -29,23 +29,25 @@ def clip_products(
     image: Tensor,
     text: Tensor,
     scale: Tensor,
-    strip: ClipStrip,
+    stats: ClipStats,
     first: int = 0,
     *,
-    image_weights: Weights = (1.0, 1.0),
-    text_weights: Weights = (1.0, 1.0),
-    needs: Needs = (True, True),
+    weights: ProductWeights = (BOTH, BOTH),
     dots: bool = False,
     into_image: Tensor | None = None,
 ) -> Products:
-    text = widen(text, torch.float64 if int(strip.flag) else working(image, text))
-    unit = 1.0 if text.dtype == torch.float64 else _unit(image, text, strip)
-    image_sum = image.new_zeros(image.shape, dtype=wide(image.dtype)) if into_image is None and needs[0] else into_image
-    text_sum = torch.zeros_like(text) if needs[1] else None
+    image_weights, text_weights = weights
+    flagged = bool(int(stats.flag))
+    text = widen(text, torch.float64 if flagged else tile_dtype(image, text))
+    unit = 1.0 if text.dtype == torch.float64 else _unit(image, text, stats)
+    image_sum = into_image
+    if image_sum is None and image_weights is not None:
+        image_sum = image.new_zeros(image.shape, dtype=compute_dtype(image.dtype))
+    text_sum = None if text_weights is None else torch.zeros_like(text)
     dot_sums = torch.zeros(2, dtype=torch.float64, device=text.device)
     # where the flag is set, or dot products are wanted, exponentials do not serve
-    space = Workspace(text, image.shape[0], text.shape[0], 2, None if dots or int(strip.flag) else strip.kept)
-    gradient = _Gradient(strip, unit, float(scale))
+    space = Workspace(text, image.shape[0], text.shape[0], 2, None if dots or flagged else stats.kept)
+    gradient = _Gradient(stats, unit, float(scale))
     for rows in space.rows:
         part = widen(image[rows], text.dtype)
         scaled, part_sum = part * scale, torch.zeros_like(part)
@@ -53,26 +55,25 @@ def clip_products(
             gradient.start(rows, cols, first, memory)
             if not known:
                 dot_sums += gradient.fill(part, scaled, text[cols], dots=dots)
-            if needs[0]:
+            if image_weights is not None:
                 part_sum.addmm_(gradient.weighted(*image_weights), text[cols])
-            if text_sum is not None:
-                same = needs[0] and image_weights == text_weights
-                grad = memory[1] if same else gradient.weighted(*text_weights)
+            if text_sum is not None and text_weights is not None:
+                grad = memory[1] if image_weights == text_weights else gradient.weighted(*text_weights)
                 text_sum[cols].addmm_(grad.t(), part)
-        if image_sum is not None and needs[0]:
+        if image_sum is not None and image_weights is not None:
             image_sum[rows] += part_sum.mul_(1 / unit)
     if text_sum is not None:
-        text_sum = text_sum.mul_(1 / unit).to(wide(image.dtype))
-    return Products(image_sum if needs[0] else None, text_sum, dot_sums if dots else None)
+        text_sum = text_sum.mul_(1 / unit).to(compute_dtype(image.dtype))
+    return Products(None if image_weights is None else image_sum, text_sum, dot_sums if dots else None)
 
 
-def _unit(image: Tensor, text: Tensor, strip: ClipStrip) -> float:
+def _unit(image: Tensor, text: Tensor, stats: ClipStats) -> float:
     """A power of two that brings small softmaxes towards 1.
 
     Those of a fitted batch would be denormal numbers, which processors multiply a hundred times slower.
     """
     feature = max(abs(float(x)) for side in (image, text) for x in side.aminmax())
-    factor = max(float(stats[INVERSE].max()) for stats in (strip.rows, strip.cols))
+    factor = max(float(side[INVERSE].max()) for side in (stats.rows, stats.cols))
     if not math.isfinite(feature) or not math.isfinite(factor):
         return 1.0
     most = _MOST_UNIT, _MOST_PRODUCT - math.frexp(feature)[1], _MOST_FACTOR - math.frexp(factor)[1]
@@ -82,16 +83,17 @@ def _unit(image: Tensor, text: Tensor, strip: ClipStrip) -> float:
 class _Gradient:
     """G of one tile at a time, from one exponential a logit (two where the flag is set)."""
 
-    def __init__(self, strip: ClipStrip, unit: float, scale: float) -> None:
-        self._strip, self._unit, self._scale = strip, unit, scale
-        self._flagged, self._shift = bool(int(strip.flag)), float(strip.shift)
+    def __init__(self, stats: ClipStats, unit: float, scale: float) -> None:
+        self._stats, self._unit, self._scale = stats, unit, scale
+        # without the flag the base of all exponents is the shift
+        self._flagged, self._shift = bool(int(stats.flag)), float(stats.rows[BASE, 0])
 
     def start(self, rows: slice, cols: slice, first: int, memory: list[Tensor]) -> None:
         """Takes up a tile, and memory for its exponentials and its gradient."""
         self._exponentials, self._grad = memory
-        self._rows, self._cols = self._strip.rows[:, rows], self._strip.cols[:, cols]
+        self._rows, self._cols = self._stats.rows[:, rows], self._stats.cols[:, cols]
         self._first = first + rows.start - cols.start
-        self._here, self._there = positives(self._grad, self._first)
+        self._positive_rows, self._positive_cols = positives(self._grad, self._first)
 
     def fill(self, part: Tensor, scaled: Tensor, text: Tensor, *, dots: bool) -> Tensor:
         """Makes the exponentials, 0 for positives; (2,) sums of (P - Id) d and (Q - Id) d, or zeros without ``dots``.
@@ -116,7 +118,7 @@ class _Gradient:
 
     def _dots(self) -> Tensor:
         own, sums = self._grad.diagonal(self._first), []
-        for dim, stats, place in ((1, self._rows, self._here), (0, self._cols, self._there)):
+        for dim, stats, place in ((1, self._rows, self._positive_rows), (0, self._cols, self._positive_cols)):
             terms = (self._softmaxes(dim) * self._grad).sum(dim)
             sums.append((terms * stats[INVERSE]).sum() - (stats[SHARE, place] * own).sum())
         return torch.stack(sums)
@@ -131,7 +133,7 @@ class _Gradient:
         else:
             torch.add(by_row, by_col, out=grad)
             grad.mul_(self._exponentials)
-        shares = p * self._rows[SHARE, self._here] + q * self._cols[SHARE, self._there]
+        shares = p * self._rows[SHARE, self._positive_rows] + q * self._cols[SHARE, self._positive_cols]
         grad.diagonal(self._first).copy_(-shares)
         return grad
 

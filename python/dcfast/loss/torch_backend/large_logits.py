@@ -18,6 +18,8 @@ from dcfast.loss.torch_backend import tiles
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dcfast.loss.backend import ClipStats, Side
+
 
 def clip_online(
     image: Tensor, text: Tensor, scale: Tensor, flag: Tensor, first: int = 0
@@ -63,9 +65,13 @@ def clip_relative(sums: Tensor, top: Tensor) -> Tensor:
     return sums[1] * (sums[0] - torch.where(top == -math.inf, 0, top)).exp()
 
 
-def clip_restate(stats: Tensor, off: Tensor, diag: Tensor, flag: Tensor) -> None:
-    if not int(flag):
-        return
+def clip_restate(stats: ClipStats, rows: Side, cols: Side) -> None:
+    if int(stats.flag):
+        _restate(stats.rows, *rows)
+        _restate(stats.cols, *cols)
+
+
+def _restate(stats: Tensor, off: Tensor, diag: Tensor) -> None:
     top = torch.maximum(off[0], diag)
     rest, positive = clip_relative(off, top), (diag - torch.where(top == -math.inf, 0, top)).exp()
     total = rest + positive

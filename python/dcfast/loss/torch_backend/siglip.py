@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from dcfast.loss.backend import Products
+from dcfast.loss.backend import Products, compute_dtype
 from dcfast.loss.torch_backend import forward, tiles
 
 if TYPE_CHECKING:
@@ -34,13 +34,13 @@ def siglip_block(
 ) -> tuple[Tensor, Products]:
     """See ``dcfast.loss.backend.Backend.siglip_block``."""
     # an infinite logit of a negative pair would add nothing: what is not finite has to make the loss NaN
-    odd = 0 * (forward.clip_norms(image).max() + forward.clip_norms(text).max())
-    dtype = tiles.wide(image.dtype)
-    text = tiles.widen(text, forward.working(image, text))
-    wanted = grad and needs[0], grad and needs[1]
-    image_sum = image.new_zeros(image.shape, dtype=dtype) if into_image is None and wanted[0] else into_image
-    text_sum = torch.zeros_like(text) if wanted[1] else None
-    loss, sums = odd.double(), torch.zeros(2, dtype=torch.float64, device=text.device)
+    zero_or_nan = 0 * (forward.clip_norms(image).max() + forward.clip_norms(text).max())
+    dtype = compute_dtype(image.dtype)
+    text = tiles.widen(text, forward.tile_dtype(image, text))
+    need_image, need_text = grad and needs[0], grad and needs[1]
+    image_sum = image.new_zeros(image.shape, dtype=dtype) if into_image is None and need_image else into_image
+    text_sum = torch.zeros_like(text) if need_text else None
+    loss, sums = zero_or_nan.double(), torch.zeros(2, dtype=torch.float64, device=text.device)
     space = tiles.Workspace(text, image.shape[0], text.shape[0], 3)
     for rows in space.rows:
         part = tiles.widen(image[rows], text.dtype)
@@ -60,14 +60,14 @@ def siglip_block(
             g.diagonal(diagonal).copy_(-torch.sigmoid(-z[tiles.positives(g, diagonal)[0]]))
             sums[0] += torch.mul(g, dots, out=terms).sum(dtype=torch.float64)
             sums[1] += g.sum(dtype=torch.float64)
-            if wanted[0]:
+            if need_image:
                 part_sum.addmm_(g, text[cols])
             if text_sum is not None:
                 text_sum[cols].addmm_(g.t(), part)
-        if image_sum is not None and wanted[0]:
+        if image_sum is not None and need_image:
             image_sum[rows] += part_sum
     text_sum = None if text_sum is None else text_sum.to(dtype)
-    return loss, Products(image_sum if wanted[0] else None, text_sum, sums if grad else None)
+    return loss, Products(image_sum if need_image else None, text_sum, sums if grad else None)
 
 
 def _losses_and_sigmoids(z: Tensor, terms: Tensor, grad: bool) -> Tensor:

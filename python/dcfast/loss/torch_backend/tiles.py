@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dcfast.loss.backend import compute_dtype
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Workspace", "pieces", "positives", "take_positives", "wide", "widen"]
+__all__ = ["Workspace", "pieces", "positives", "take_positives", "widen"]
 
 # 1,024 rows of 512 columns in float32. Features are read, and sums of products written, once a tile: in strips of whole
 # rows, so low at 8,192 columns, this traffic would cost a tenth of the time.
@@ -47,14 +49,9 @@ class Workspace:
             yield cols, [space[:size].view(shape) for space in spaces], own
 
 
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """The compute dtype: float64 for float64, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def widen(features: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Features in the compute dtype, or another, contiguous; themselves where they are so already."""
-    return features.to(dtype or wide(features.dtype)).contiguous()
+    return features.to(dtype or compute_dtype(features.dtype)).contiguous()
 
 
 def positives(z: Tensor, first: int) -> tuple[slice, slice]:

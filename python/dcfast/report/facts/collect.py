@@ -1,276 +1,247 @@
-"""Gathers what the stages recorded into one JSON document: the numbers of the report.
+"""Gathers what the stages recorded into one document: the numbers of the report.
 
 Counts come from the stages' summaries; tables are read in bounded stretches (``sampling``). A stage that has not
-run leaves its part empty, with a note. Keys: docs/report.md.
+run leaves its part empty, with a note.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from dcfast.errors import DcfastError
-from dcfast.index.pool import metadata_folder
-from dcfast.report.facts import samples
+from dcfast.report.facts import document, filter_parts, sampling, truth
 from dcfast.report.facts.contamination import contaminated_kept, contamination
-from dcfast.report.facts.copies import MARK
-from dcfast.report.facts.filter_parts import clip_scores, gallery_scores, overlap, rules_against_truth, truth_of
+from dcfast.report.facts.document import Report
 from dcfast.report.facts.inventory import files_of, timings
 from dcfast.report.facts.metadata_rows import Examined, examine, metadata_files
-from dcfast.report.facts.outcome import compare_scores, read_json
-from dcfast.report.facts.sampling import head, num_rows
-from dcfast.report.facts.training import training, verdict
-from dcfast.report.facts.truth import compare_with_truth, mistakes
+from dcfast.report.facts.outcome import compare_scores
+from dcfast.report.facts.samples import GalleryRow, QuarantineRow, gallery
+from dcfast.report.facts.training import trainings, verdict
 from dcfast.report.text import clean
+from dcfast.rundir import summaries
 from dcfast.rundir.branch import comparison_dir
 from dcfast.rundir.layout import FATES
-from dcfast.rundir.run_dir import Run, Settings
+from dcfast.rundir.run_dir import Run
+from dcfast.rundir.settings import Settings
 from dcfast.rundir.stage_table import STAGES
+from dcfast.rundir.summaries import FilterSummary, Summary, find_summary
 from dcfast.scales import SCALES
+from dcfast.storage.records import Record, replaced
 
-__all__ = ["REPORT_VERSION", "Source", "collect"]
+__all__ = ["collect"]
 
-REPORT_VERSION = 3
+S = TypeVar("S", bound=Summary)
+_NOT_FILTERED = FilterSummary("", {}, None, None, {})
+"""Stands for the filter stage's where it has not run."""
 QUARANTINE_ROWS = 50
 DAMAGE_ROWS = 50
-_SETTINGS = frozenset(f.name for f in fields(Settings))
 
 
-@dataclass(frozen=True)
-class Source:
-    """What a report is made of, in JSON types, so that it can travel to another process.
-
-    Attributes:
-        out: the run directory.
-        settings: of the run (``Settings`` as a dictionary).
-        shard_dir: the pool's shards.
-        world: whether the pool is the built-in world.
-    """
-
-    out: Path
-    settings: dict[str, Any]
-    shard_dir: Path
-    world: bool
-
-    def summary(self, stage: str) -> dict[str, Any]:
-        """A stage's summary; empty where it has not run. CorruptDataError: a field is of another type."""
-        return read_json(self.out / "state" / f"{stage}.json", stage)
-
-    @property
-    def run(self) -> Run:
-        """The run, for what follows from its settings; nothing of it is opened."""
-        return Run(self.out, Settings(**{k: v for k, v in self.settings.items() if k in _SETTINGS}))
+class _ManifestSubset(Record):
+    sha256: str | None = None
 
 
-def _departures(source: Source, manifest: dict[str, Any]) -> list[str]:
+class _Manifest(Record):
+    """What the report reads of ``manifest.json``."""
+
+    versions: dict[str, str] = {}
+    settings: dict[str, str | int | float | bool | dict[str, str | int | float] | None] = {}
+    subset: _ManifestSubset = _ManifestSubset()
+    recipe_sha256: str | None = None
+    non_standard: list[str] = []
+
+
+class _FilterLook(NamedTuple):
+    """What the filter says of some rows of the metadata; ``problem``: why it could not be asked."""
+
+    seen: Examined | None = None
+    overlap: filter_parts.Overlap | None = None
+    clip_scores: filter_parts.ClipScores | None = None
+    rules_truth: filter_parts.RulesTruth | None = None
+    problem: str | None = None
+
+
+def _summary(run: Run, kind: type[S]) -> S | None:
+    return find_summary(run.summary_path(kind.stage), kind)
+
+
+def _departures(settings: Settings, manifest: _Manifest) -> list[str]:
     """Why results of this run are not to be compared with DataComp's own; empty for a standard run."""
-    found = [str(reason) for reason in manifest.get("non_standard", [])]
-    name = str(source.settings.get("scale", ""))
-    recipe = SCALES.get(name)
-    recorded = manifest.get("recipe_sha256")
+    reasons = list(manifest.non_standard)
+    recipe = SCALES.get(settings.scale)
     if recipe is None:
-        found.append(f"scale {name!r} is unknown")
-    elif recorded is not None and recorded != recipe.fingerprint():
-        found.append(f"the recipe is not the frozen one of scale {name}")
-    usual = {f.name: f.default for f in fields(Settings)}
-    for setting in ("shard_size", "max_distance"):
-        value = source.settings.get(setting, usual[setting])
-        if value != usual[setting]:
-            found.append(f"{setting} is {value}, not {usual[setting]}")
-    return found
+        reasons.append(f"scale {settings.scale!r} is unknown")
+    elif manifest.recipe_sha256 not in (None, recipe.fingerprint()):
+        reasons.append(f"the recipe is not the frozen one of scale {settings.scale}")
+    for name in ("shard_size", "max_distance"):
+        value, usual = getattr(settings, name), getattr(Settings(), name)
+        if value != usual:
+            reasons.append(f"{name} is {value}, not {usual}")
+    return reasons
 
 
-def _reasons(chosen: dict[str, Any]) -> list[dict[str, Any]]:
-    """Why samples were not kept: fate, reason, count; the fates in their order, frequent reasons first."""
-    by_filter = set(chosen.get("metadata_outcomes", {})) - {"kept"}
-    found = []
-    for reason, count in chosen.get("reasons", {}).items():
-        if reason in by_filter:
-            fate = "dropped"
-        else:
-            fate = "unlisted" if reason.startswith("no metadata row") else "quarantined"
-        found.append({"fate": fate, "reason": reason, "count": int(count)})
-    if missing := chosen.get("fates", {}).get("missing", 0):
-        found.append({"fate": "missing", "reason": "no sample of the shards has this uid", "count": int(missing)})
-    if malformed := chosen.get("malformed_uids", 0):
-        reason = "uid of a metadata row is not 32 hex digits"
-        found.append({"fate": "quarantined", "reason": reason, "count": int(malformed)})
-    order = {name: place for place, name in enumerate(FATES)}
-    return sorted(found, key=lambda r: (order[r["fate"]], -r["count"], r["reason"]))
+def _reasons(chosen: FilterSummary) -> list[document.Reason]:
+    """Why samples were not kept; the fates in their order, frequent reasons first."""
+    by_filter = set(chosen.metadata_outcomes) - {"kept"}
+    reasons = []
+    for reason, count in chosen.reasons.items():
+        other = "unlisted" if reason.startswith("no metadata row") else "quarantined"
+        reasons.append(document.Reason("dropped" if reason in by_filter else other, reason, count))
+    if missing := chosen.fates.get("missing", 0):
+        reasons.append(document.Reason("missing", "no sample of the shards has this uid", missing))
+    if chosen.malformed_uids:
+        reasons.append(
+            document.Reason("quarantined", "uid of a metadata row is not 32 hex digits", chosen.malformed_uids)
+        )
+    return sorted(reasons, key=lambda row: (FATES.index(row.fate), -row.count, row.reason))
 
 
-def _notes(source: Source, report: dict[str, Any]) -> list[str]:
+def _notes(run: Run, chosen: FilterSummary, report: Report) -> list[str]:
     """What a reader must know to read the numbers rightly, in sentences."""
-    signatures = source.summary("signatures")
-    stages = (source.summary("filter"), source.summary("index"), signatures)
-    notes = [str(note) for stage in stages for note in stage.get("notes", [])]
-    run = source.run
-    asked = [s for s in STAGES if s != "report" and run.asks_for(s)]
-    not_run = [s for s in asked if s not in report["run"]["stages"]]
-    if not_run:
-        notes.append(f"Not run yet, so not in this report: {', '.join(not_run)}.")
-    if signatures and not signatures.get("decoded"):
+    stages = (chosen, report.index, report.signatures)
+    notes = [note for stage in stages if stage is not None for note in stage.notes]
+    waiting = [s for s in STAGES if s != "report" and run.asks_for(s) and s not in report.run.stages]
+    if waiting:
+        notes.append(f"Not run yet, so not in this report: {', '.join(waiting)}.")
+    if report.signatures is not None and not report.signatures.decoded:
         notes.append("Pictures were not decoded in this run, so broken ones are not in quarantine (--verify-images).")
-    if report["look_problem"]:
-        notes.append(report["look_problem"])
-    scores, trained = report["scores"], report["training"]
-    notes += [f"Scores: {words}." for words in scores["refused"]]
-    bad = [clean(row["dataset"], 60) for row in scores["sets"] if row["error"]]
-    if bad:
-        notes.append(f"Scores: these sets could not be scored, so no average counts them: {', '.join(bad)}.")
-    notes += [f"The two trainings: {words}." for words in trained["unfair"]]
-    notes += [f"Training: {note}" for note in (trained["run"] or {}).get("notes") or []]
-    if report["comparison"] and scores["available"] and not scores["common"]["sets"]:
+    if report.look_problem:
+        notes.append(report.look_problem)
+    scores, trained = report.scores, report.training
+    notes += [f"Scores: {reason}." for reason in scores.refused]
+    failed = [clean(row.dataset, 60) for row in scores.sets if row.error]
+    if failed:
+        notes.append(f"Scores: these sets could not be scored, so no average counts them: {', '.join(failed)}.")
+    notes += [f"The two trainings: {reason}." for reason in trained.unfair]
+    notes += [f"Training: {note}" for note in (trained.run.notes if trained.run is not None else [])]
+    if report.comparison is not None and scores.available and not scores.common.sets:
         notes.append("The comparison run has no scores yet: the scores stand alone.")
-    found = report["contamination"]
-    if source.summary("decontaminate") and not found["available"]:
+    evidence = report.contamination
+    if "decontaminate" in report.run.stages and not evidence.available:
         notes.append("There were no evaluation sets to compare with: contamination is unknown (--evalsets DIR).")
-    kept = report["subset"].get("contaminated")
+    kept = report.subset.contaminated
     if kept:
         notes.append(f"{kept:,} of the kept uids are contaminated: the filter does not exclude them (~contaminated).")
-    other = scores["trained_on"]["comparison"]
-    if other is not None and other["marked"]:
-        notes.append(f"The comparison run trained on {other['words']}: its scores on these sets are marked {MARK}.")
-    if found.get("counted_rows", 0) < found.get("evidence_rows", 0):
-        notes.append(f"Hits are counted by evaluation set over the first {found['counted_rows']:,} rows of evidence.")
+    other = scores.trained_on.comparison
+    if other is not None and other.marked:
+        notes.append(f"The comparison run trained on {other.words}: its scores on these sets are marked \u2020.")
+    counted = evidence.counted_rows or 0
+    if counted < (evidence.evidence_rows or 0):
+        notes.append(f"Hits are counted by evaluation set over the first {counted:,} rows of evidence.")
     return notes
 
 
-def _clean_share(against_truth: dict[str, Any] | None) -> float | None:
-    share = (against_truth or {}).get("filter", {}).get("precision")
-    return None if share is None else float(share)
-
-
-def _comparison(expression: str | None, out: Path | None, world: bool) -> dict[str, Any]:
-    """The comparison run: its filter, subset (and how much of it is clean) and times; empty where there is none."""
+def _comparison(run: Run, out: Path | None) -> document.Comparison | None:
+    """The comparison run: its filter, subset (and how much of it is clean) and times; None where there is none."""
     if out is None or not (out / "state").is_dir():
-        return {}
-    chosen = read_json(out / "state" / "filter.json", "filter")
-    return {
-        "filter": chosen.get("filter", expression),
-        "out": str(out),
-        "uids": chosen.get("subset"),
-        "kept": chosen.get("fates", {}).get("kept"),
-        "clean": _clean_share(compare_with_truth(out) if world else None),
-        "timings": timings(out / "state" / "timings.jsonl"),
-    }
+        return None
+    chosen = find_summary(out / "state" / "filter.json", FilterSummary) or _NOT_FILTERED
+    judged = truth.compare_with_truth(out) if run.is_world else None
+    clean_share = judged.filter.precision if judged is not None and judged.filter is not None else None
+    expression, kept = chosen.filter or run.compare, chosen.fates.get("kept")
+    times = timings(out / "state" / "timings.jsonl")
+    return document.Comparison(expression, str(out), chosen.subset, kept, clean_share, times)
 
 
-def _thresholds(chosen: dict[str, Any]) -> dict[str, float]:
-    """The thresholds that the filter stage found, which it records as decimal text."""
-    return {key: float(text) for key, text in (chosen.get("thresholds") or {}).items()}
-
-
-def _pool_dir(shard_dir: Path) -> Path:
-    return shard_dir.parent if shard_dir.name == "shards" else shard_dir
-
-
-def _look(source: Source, chosen: dict[str, Any]) -> tuple[Examined | None, str | None]:
-    """Rows of the metadata under the filter, or why they cannot be looked at."""
-    if not chosen.get("filter") or not (source.out / "subset.npy").exists():
-        return None, None
-    files = metadata_files(source.out, metadata_folder(_pool_dir(source.shard_dir)))
+def _look(run: Run, chosen: FilterSummary) -> _FilterLook:
+    """Asks the filter again, over some rows of the metadata."""
+    if not chosen.filter or not (run.out / "subset.npy").exists():
+        return _FilterLook()
+    files = metadata_files(run)
     if not files:
-        return None, "The metadata is not where it was: no overlap of the filter's rules, no CLIP scores."
+        problem = "The metadata is not where it was: no overlap of the filter's rules, no CLIP scores."
+        return _FilterLook(problem=problem)
     try:
-        return examine(source.out, files, chosen["filter"], source.settings, _thresholds(chosen)), None
+        # recorded as decimal text; a filter would take text for the hexadecimal form
+        thresholds = {key: float(text) for key, text in (chosen.thresholds or {}).items()}
+        seen = examine(run, files, chosen.filter, thresholds)
     except (DcfastError, OSError, ValueError, KeyError) as error:  # moved, or a model that this machine lacks
-        return None, f"The filter cannot be asked again, so its rules' overlap is not shown: {clean(str(error))}"
+        problem = f"The filter cannot be asked again, so its rules' overlap is not shown: {clean(str(error))}"
+        return _FilterLook(problem=problem)
+    masks = truth.truth_masks(filter_parts.uids_of(seen), run.out) if run.is_world else {}
+    clip = filter_parts.clip_scores(seen, chosen.filter, thresholds, masks)
+    return _FilterLook(seen, filter_parts.overlap(seen), clip, filter_parts.rules_against_truth(seen, masks))
 
 
-def _filter_parts(source: Source, report: dict[str, Any]) -> None:
-    """Overlap of the rules, CLIP scores, and the rules against the truth, where they can be had."""
-    chosen = source.summary("filter")
-    seen, problem = _look(source, chosen)
-    report |= {"overlap": {}, "clip_scores": {}, "rules_truth": None, "look_problem": problem}
-    if seen is not None:
-        truth = truth_of(seen, source.out) if source.world else {}
-        report["overlap"] = overlap(seen)
-        report["clip_scores"] = clip_scores(seen, chosen["filter"], _thresholds(chosen), truth)
-        report["rules_truth"] = rules_against_truth(seen, truth)
-    for rows in report["gallery"].values():
-        gallery_scores(seen, rows, report["clip_scores"].get("column"))
+def _gallery(run: Run, look: _FilterLook) -> dict[str, list[GalleryRow]]:
+    chosen = gallery(run.out / "fates.parquet") | (truth.mistakes(run.out) if run.is_world else {})
+    if look.seen is None or look.clip_scores is None:
+        return chosen
+    return filter_parts.with_scores(chosen, look.seen, look.clip_scores.column)
 
 
-def _filter_facts(source: Source, chosen: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "filter": {
-            "expression": chosen.get("filter"),
-            "given": source.settings.get("filter"),
-            **{k: chosen.get(k) for k in ("thresholds", "metadata_rows", "malformed_uids", "language_model")},
-            "metadata_outcomes": chosen.get("metadata_outcomes", {}),
-        },
-        "subset": {
-            "uids": chosen.get("subset"),
-            "sha256": manifest.get("subset", {}).get("sha256"),
-            "contaminated": contaminated_kept(source.out),
-        },
-        "repeated": {
-            "in_shards": chosen.get("repeated_in_pool", 0),
-            "in_metadata": chosen.get("repeated_in_metadata", 0),
-        },
-    }
+def _filter_facts(given: str | None, chosen: FilterSummary) -> document.FilterFacts:
+    has_run = chosen is not _NOT_FILTERED
+    return document.FilterFacts(
+        chosen.filter or None,
+        given,
+        chosen.thresholds,
+        chosen.metadata_rows if has_run else None,
+        chosen.malformed_uids if has_run else None,
+        chosen.models.get("language_model"),
+        chosen.metadata_outcomes,
+    )
 
 
-def _quarantine(table: Path) -> dict[str, Any]:
-    rows = head(table, QUARANTINE_ROWS)
-    shown = [{k: clean(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows]
-    return {"total": num_rows(table), "rows": shown}
+def _quarantine(table: Path) -> document.Quarantine:
+    def shown(text: str | None) -> str | None:
+        return None if text is None else clean(text)
+
+    rows = sampling.head(table, QuarantineRow, QUARANTINE_ROWS)
+    rows = [QuarantineRow(shown(r.shard), r.row, shown(r.key), shown(r.uid), shown(r.reason)) for r in rows]
+    return document.Quarantine(sampling.num_rows(table), rows)
 
 
-def collect(source: Source) -> dict[str, Any]:
-    """The report of a run as a JSON document.
+def collect(run: Run) -> Report:
+    """The report of a run.
 
     Memory: a batch of a table at a time. Cost: the summaries, bounded stretches of the tables, and one stream of
     at most MAX_EVIDENCE_ROWS rows of evidence. Raises nothing for parts that are absent or no JSON; CorruptDataError
     names file and field where a field is of another type than the stage writes.
     """
-    chosen, index = source.summary("filter"), source.summary("index")
-    manifest = read_json(source.out / "manifest.json", "manifest")
-    fates = {name: int(chosen.get("fates", {}).get(name, 0)) for name in FATES} if chosen else {}
-    departures = _departures(source, manifest)
-    report: dict[str, Any] = {
-        "version": REPORT_VERSION,
-        "run": {
-            "out": str(source.out),
-            "scale": source.settings.get("scale"),
-            "pool": source.settings.get("pool"),
-            "evalsets": source.settings.get("evalsets"),
-            "built_in_world": source.world,
-            "stages": [s for s in STAGES if s != "report" and source.summary(s)],
-        },
-        "standard": not departures,
-        "departures": departures,
-        "index": index,
-        "signatures": source.summary("signatures"),
-        "fates": fates,
-        "reasons": _reasons(chosen),
-        **_filter_facts(source, chosen, manifest),
-        "contamination": contamination(
-            source.out,
-            source.summary("decontaminate"),
-            source.summary("signatures"),
-            int(source.settings.get("max_distance", 8)),
-        ),
-        "gallery": samples.gallery(source.out / "fates.parquet") | (mistakes(source.out) if source.world else {}),
-        "quarantine": _quarantine(source.out / "quarantine.parquet"),
-        "damage": {
-            "shards": chosen.get("damaged_shards", index.get("damaged_shards", 0)),
-            "listed": [[clean(str(part)) for part in d] for d in chosen.get("damage", [])[:DAMAGE_ROWS]],
-        },
-        "reshard": source.summary("reshard"),
-        "verify": source.summary("verify"),
-        "world": compare_with_truth(source.out) if source.world else None,
-        "timings": timings(source.out / "state" / "timings.jsonl"),
-        "files": files_of(source.out),
-        "manifest": manifest,
-    }
-    _filter_parts(source, report)
-    comparison = comparison_dir(source.run)
-    report["comparison"] = _comparison(source.run.compare, comparison, source.world)
-    report["scores"] = compare_scores(source.out, comparison, source.run.evalset_dir)
-    report["training"] = training(source.out, comparison)
-    report["verdict"] = verdict(report)
-    report["notes"] = _notes(source, report)
-    return report
+    out, settings = run.out, run.settings
+    chosen, index = _summary(run, FilterSummary) or _NOT_FILTERED, _summary(run, summaries.IndexSummary)
+    signatures = _summary(run, summaries.SignaturesSummary)
+    decontaminate = _summary(run, summaries.DecontaminateSummary)
+    has_run = [s for s in STAGES if s != "report" and find_summary(run.summary_path(s), Summary) is not None]
+    manifest = find_summary(out / "manifest.json", _Manifest) or _Manifest()
+    departures = _departures(settings, manifest)
+    damaged = index.damaged_shards if index is not None and chosen is _NOT_FILTERED else chosen.damaged_shards
+    look = _look(run, chosen)
+    compared = comparison_dir(run)
+    comparison = _comparison(run, compared)
+    scores = compare_scores(out, compared, run.evalset_dir)
+    trained = trainings(out, compared)
+    report = Report(
+        document.RunFacts(str(out), settings.scale, settings.pool, settings.evalsets, run.is_world, has_run),
+        not departures,
+        departures,
+        index,
+        signatures,
+        fates={name: chosen.fates.get(name, 0) for name in FATES} if "filter" in has_run else {},
+        reasons=_reasons(chosen),
+        filter=_filter_facts(settings.filter, chosen),
+        subset=document.Subset(chosen.subset, manifest.subset.sha256, contaminated_kept(out)),
+        repeated=document.Repeated(chosen.repeated_in_pool, chosen.repeated_in_metadata),
+        contamination=contamination(out, decontaminate, signatures, settings.max_distance),
+        gallery=_gallery(run, look),
+        quarantine=_quarantine(out / "quarantine.parquet"),
+        damage=document.Damage(damaged, [(clean(name), clean(what)) for name, what in chosen.damage[:DAMAGE_ROWS]]),
+        reshard=_summary(run, summaries.ReshardSummary),
+        verify=_summary(run, summaries.VerifySummary),
+        world=truth.compare_with_truth(out) if run.is_world else None,
+        timings=timings(out / "state" / "timings.jsonl"),
+        files=files_of(out),
+        manifest=find_summary(out / "manifest.json", dict[str, Any]),
+        overlap=look.overlap,
+        clip_scores=look.clip_scores,
+        rules_truth=look.rules_truth,
+        look_problem=look.problem,
+        comparison=comparison,
+        scores=scores,
+        training=trained,
+        verdict=verdict(scores, trained, chosen.subset, None if comparison is None else comparison.uids),
+        notes=[],
+    )
+    return replaced(report, notes=_notes(run, chosen, report))

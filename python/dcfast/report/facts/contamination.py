@@ -2,92 +2,116 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from dcfast.errors import DcfastError
 from dcfast.report.facts import samples
-from dcfast.report.facts.sampling import columns_of, num_rows, stream
+from dcfast.report.facts.sampling import columns_of, num_rows, rows_of, stream
+from dcfast.rundir.summaries import ComparedSet, DecontaminateSummary, SignaturesSummary
+from dcfast.storage.records import Record
 
-__all__ = ["contaminated_kept", "contamination"]
+__all__ = ["Contamination", "contaminated_kept", "contamination"]
 
 MAX_EVIDENCE_ROWS = 2_000_000
 """Evidence rows that are counted by evaluation set and distance; a larger table says how far it was counted."""
-LOOKUP_UIDS = 1 << 20
 
 
-def _count_evidence(path: Path) -> tuple[dict[str, dict[str, int]], dict[int, int], int]:
+class EvalsetHits(Record):
+    """The pictures of an evaluation set, and hits by method."""
+
+    name: str
+    pictures: int
+    unreadable: int
+    flat: int
+    content: int
+    perceptual: int
+
+
+class Contamination(Record, omit_defaults=True):
+    """What decontamination found; the numbers are left out where there was nothing to compare with.
+
+    ``distances``: bits, as text -> hits by perceptual hash.   ``content_samples`` have identical bytes.
+    """
+
+    available: bool
+    evalsets: list[EvalsetHits]
+    distances: dict[str, int]
+    pairs: list[samples.EvidenceRow]
+    uids: int | None = None
+    samples: int | None = None
+    content_samples: int | None = None
+    flat_pictures: int | None = None
+    max_distance: int | None = None
+    evidence_rows: int | None = None
+    counted_rows: int | None = None
+
+
+class _EvidenceCount(Record):
+    evalset: str
+    method: str
+    distance: int
+    count_all: int
+
+
+def _count_evidence(path: Path) -> tuple[Counter[tuple[str, str]], Counter[int], int]:
     """Hits by (evaluation set, method), perceptual hits by distance, rows counted."""
-    sets: dict[str, dict[str, int]] = {}
-    distances: dict[int, int] = {}
+    import pyarrow as pa
+
+    hits: Counter[tuple[str, str]] = Counter()
+    distances: Counter[int] = Counter()
     counted = 0
-    if not {"evalset", "method", "distance"} <= set(columns_of(path)):
-        return sets, distances, counted
-    for batch in stream(path, ["evalset", "method", "distance"]):
+    columns = ["evalset", "method", "distance"]
+    if not columns_of(path).issuperset(columns):
+        return hits, distances, counted
+    for batch in stream(path, columns):
         if counted >= MAX_EVIDENCE_ROWS:
             break
-        import pyarrow as pa
-
-        keys = ["evalset", "method", "distance"]
-        groups = pa.Table.from_batches([batch]).group_by(keys).aggregate([([], "count_all")])
-        for row in groups.to_pylist():
-            name, method, count = str(row["evalset"]), str(row["method"]), int(row["count_all"])
-            one = sets.setdefault(name, {})
-            one[method] = one.get(method, 0) + count
-            if method == "perceptual":
-                distances[int(row["distance"])] = distances.get(int(row["distance"]), 0) + count
+        groups = pa.Table.from_batches([batch]).group_by(columns).aggregate([([], "count_all")])
+        for row in rows_of(groups, _EvidenceCount, path):
+            hits[row.evalset, row.method] += row.count_all
+            if row.method == "perceptual":
+                distances[row.distance] += row.count_all
         counted += batch.num_rows
-    return sets, distances, counted
+    return hits, distances, counted
 
 
 def contamination(
-    out: Path, summary: dict[str, Any], signatures: dict[str, Any], usual_distance: int
-) -> dict[str, Any]:
+    out: Path, summary: DecontaminateSummary | None, signatures: SignaturesSummary | None, usual_distance: int
+) -> Contamination:
     """Hits by evaluation set, method and distance, and the pairs to show.
 
-    Args:
-        summary, signatures: of the stages decontaminate and signatures.
     Memory: a batch of evidence; at most MAX_EVIDENCE_ROWS rows are counted.
     """
+    if summary is None or not summary.available:
+        return Contamination(False, [], {}, [])
     table = out / "contamination.parquet"
-    if not summary.get("available"):
-        return {"available": False, "evalsets": [], "distances": {}, "pairs": []}
-    sets, distances, counted = _count_evidence(table)
-    known = {str(s["name"]): s for s in signatures.get("evalsets", [])}
-    listed = []
-    for name in sorted({*known, *sets}):
-        about, hits = known.get(name, {}), sets.get(name, {})
-        listed.append(
-            {
-                "name": name,
-                **{key: int(about.get(key, 0)) for key in ("pictures", "unreadable", "flat")},
-                "content": hits.get("content", 0),
-                "perceptual": hits.get("perceptual", 0),
-            }
-        )
-    rows = num_rows(table)
-    limit = int(summary.get("max_distance", usual_distance))
-    return {
-        "available": True,
-        "uids": int(summary.get("uids", 0)),
-        "samples": int(summary.get("samples", 0)),
-        "content_samples": int(summary.get("content", 0)),
-        "flat_pictures": int(summary.get("flat", 0)),
-        "max_distance": limit,
-        "evidence_rows": rows,
-        "counted_rows": counted,
-        "evalsets": listed,
-        "distances": {str(d): distances.get(d, 0) for d in range(max([limit, *distances]) + 1)},
-        "pairs": samples.evidence_pairs(table),
-    }
+    hits, distances, counted = _count_evidence(table)
+    sets = {compared.name: compared for compared in (signatures.evalsets if signatures is not None else [])}
+    sets |= {name: ComparedSet(name) for name, _ in hits if name not in sets}
+    limit = usual_distance if summary.max_distance is None else summary.max_distance
+    return Contamination(
+        True,
+        [
+            EvalsetHits(name, s.pictures, s.unreadable, s.flat, hits[name, "content"], hits[name, "perceptual"])
+            for name, s in sorted(sets.items())
+        ],
+        {str(bits): distances[bits] for bits in range(max([limit, *distances]) + 1)},
+        samples.evidence_pairs(table),
+        uids=summary.uids,
+        samples=summary.samples,
+        content_samples=summary.content,
+        flat_pictures=summary.flat,
+        max_distance=limit,
+        evidence_rows=num_rows(table),
+        counted_rows=counted,
+    )
 
 
 def contaminated_kept(out: Path) -> int | None:
-    """How many uids of subset.npy are contaminated, a stretch at a time; None where it cannot be said."""
+    """How many uids of subset.npy are contaminated; None where it cannot be said."""
     import numpy as np
 
-    if not (out / "subset.npy").exists() or not (out / "contaminated.npy").exists():
-        return None
     from dcfast.uids.sets import load_subset, uid_isin
 
     try:  # written sorted by this run: a check would read all of a file that may have a billion uids
@@ -95,8 +119,4 @@ def contaminated_kept(out: Path) -> int | None:
         contaminated = load_subset(out / "contaminated.npy", check=False)
     except (DcfastError, OSError):
         return None
-    total = 0
-    for start in range(0, len(contaminated), LOOKUP_UIDS):
-        block = np.ascontiguousarray(contaminated[start : start + LOOKUP_UIDS])
-        total += int(uid_isin(block, subset, check=False).sum())
-    return total
+    return int(uid_isin(np.asarray(contaminated), subset, check=False).sum())

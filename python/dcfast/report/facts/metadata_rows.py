@@ -6,10 +6,10 @@ row, and the captions of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +19,17 @@ from dcfast.filters.catalog import build_term
 from dcfast.filters.expression import And, parse
 from dcfast.filters.term import CONTAMINATED, ORACLE, SCORES, TEACHER_PAIRS, Rows, Rule, Term
 from dcfast.index.metadata import count_metadata_rows, open_metadata, parse_uids
-from dcfast.index.pool import list_parquet
-from dcfast.rundir.layout import ORACLE_PATH, OUTSIDE, mask_path
+from dcfast.index.pool import list_parquet, metadata_folder
+from dcfast.report.facts.sampling import evenly
+from dcfast.rundir.layout import FEATURE_METADATA, ORACLE_PATH, OUTSIDE, mask_path
+from dcfast.rundir.run_dir import Run
 from dcfast.storage.npz import load_array
 from dcfast.storage.paths import absolute
 from dcfast.uids.sets import load_subset, uid_isin
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from dcfast.filters.compiled import Filter
 
 __all__ = ["MAX_ROWS", "Examined", "examine", "metadata_files", "stretches"]
@@ -51,38 +55,37 @@ class Examined:
     """
 
     total: int | None
-    uids: npt.NDArray[Any]
+    uids: npt.NDArray[np.void]
     kept: Mask
     scores: dict[str, npt.NDArray[np.float32]]
     rules: list[str]
     drops: Mask
 
 
-def metadata_files(out: Path, pool_metadata: Path) -> list[Path]:
+def metadata_files(run: Run) -> list[Path]:
     """The files that the filter read: those of the features stage, or the pool's own."""
-    for folder in (out / "features" / "metadata", pool_metadata):
+    for folder in (run.out / FEATURE_METADATA, metadata_folder(run.pool_dir)):
         if folder.is_dir() and (names := list_parquet(folder)):
             return [folder / name for name in names]
     return []
 
 
-def stretches(files: list[Path], columns: list[str], uid_from: str = "json") -> Iterator[tuple[Path, int, Any]]:
+def stretches(
+    files: list[Path], columns: list[str], uid_from: str = "json"
+) -> Iterator[tuple[Path, int, pa.RecordBatch]]:
     """(file, number of the first row, record batch), at most MAX_ROWS rows; columns that a file lacks are left out."""
-    if len(files) > MAX_FILES:
-        files = [files[i * len(files) // MAX_FILES] for i in range(MAX_FILES)]
+    files = evenly(files, MAX_FILES)
+    budget = MAX_ROWS // max(len(files), 1)
     for path in files:
-        budget = MAX_ROWS // len(files)
         with open_metadata(path, uid_from) as file:
             names = [name for name in columns if name in file.schema.names]
             sizes = file.group_rows
-            begins = [sum(sizes[:g]) for g in range(len(sizes))]
-            groups = [g for g, size in enumerate(sizes) if size]
-            each = budget
-            if sum(sizes) > budget and groups:
-                groups = [groups[i * len(groups) // GROUPS] for i in range(GROUPS)] if len(groups) > GROUPS else groups
-                each = budget // len(groups)
+            groups = [group for group, size in enumerate(sizes) if size]
+            if is_part := sum(sizes) > budget:
+                groups = evenly(groups, GROUPS)
+            each = budget // len(groups) if is_part else budget
             for group in groups:
-                left, at = each, begins[group]
+                left, at = each, sum(sizes[:group])
                 for batch in file.batches(names, min(each, 8_192), [group]):
                     part = batch.slice(0, left)
                     yield path, at, part
@@ -91,89 +94,75 @@ def stretches(files: list[Path], columns: list[str], uid_from: str = "json") -> 
                         break
 
 
-class _Judge:
+class _SeparateRules:
     """The filter's rules, each asked by itself."""
 
-    def __init__(self, out: Path, expression: str, settings: dict[str, Any], thresholds: dict[str, float]) -> None:
+    def __init__(self, run: Run, expression: str, thresholds: Mapping[str, float]) -> None:
         root = parse(expression, build_term)
         self.whole: Filter = compile_filter(expression)
         self.whole.check_needs()
-        self.out, self.thresholds = out, thresholds
-        self.clauses: list[Any] = []
-        self.rules: list[str] = []
+        self.out, self.thresholds = run.out, thresholds
+        self.rules: list[Rule | Filter] = []
         for clause in root.children if isinstance(root, And) else (root,):
-            if isinstance(clause, Term):
-                self.clauses += clause.rules
-                self.rules += [rule.reason for rule in clause.rules]
-            else:
-                one = compile_filter(str(clause))
-                self.clauses.append(one)
-                self.rules.append(one.reasons[-1])
-        own = {CONTAMINATED: "contaminated.npy", ORACLE: ORACLE_PATH, TEACHER_PAIRS: settings.get("teacher_uids")}
-        paths = {name: out / str(own.get(name) or absolute(name)) for name in self.whole.uid_sets}
+            self.rules += clause.rules if isinstance(clause, Term) else [compile_filter(str(clause))]
+        self.names = [rule.reason if isinstance(rule, Rule) else rule.reasons[-1] for rule in self.rules]
+        own = {CONTAMINATED: "contaminated.npy", ORACLE: ORACLE_PATH, TEACHER_PAIRS: run.settings.teacher_uids}
+        paths = {name: run.out / str(own.get(name) or absolute(name)) for name in self.whole.uid_sets}
         self.uid_sets = {name: load_subset(path, check=False) for name, path in paths.items()}
 
-    def clusters(self, path: Path, begin: int, rows: int) -> dict[str, Mask]:
+    def _clusters(self, path: Path, begin: int, rows: int) -> dict[str, Mask]:
         """Rows that the rule of clusters does not drop; the filter asks it only of rows that pass all other rules."""
-        found = {}
-        for number, one in enumerate(self.whole.clusters):
+        masks = {}
+        for number, clusters in enumerate(self.whole.clusters):
             mask = load_array(self.out / mask_path(number, str(path)), mmap=True)
-            found[one.key] = np.not_equal(mask[begin : begin + rows], OUTSIDE)
-        return found
+            masks[clusters.key] = np.not_equal(mask[begin : begin + rows], OUTSIDE)
+        return masks
 
-    def drops(self, path: Path, begin: int, batch: Any, uids: npt.NDArray[Any]) -> Mask:
+    def drops(self, path: Path, begin: int, batch: pa.RecordBatch, uids: npt.NDArray[np.void]) -> Mask:
         """(rows, rules) bool."""
-        clusters = self.clusters(path, begin, batch.num_rows)
+        clusters = self._clusters(path, begin, batch.num_rows)
         rows = Rows(batch, self.thresholds, self.uid_sets, uids, clusters)
         everyone = np.ones(batch.num_rows, np.bool_)
-        found = np.zeros((batch.num_rows, len(self.clauses)), np.bool_)
-        for place, clause in enumerate(self.clauses):
-            if isinstance(clause, Rule):
-                found[:, place] = ~clause.passes(rows, everyone)
+        drops = np.zeros((batch.num_rows, len(self.rules)), np.bool_)
+        for place, rule in enumerate(self.rules):
+            if isinstance(rule, Rule):
+                drops[:, place] = ~rule.passes(rows, everyone)
             else:
-                found[:, place] = clause.evaluate(batch, self.thresholds, self.uid_sets, uids, clusters) != 0
-        return found
+                drops[:, place] = rule.evaluate(batch, self.thresholds, self.uid_sets, uids, clusters) != 0
+        return drops
 
 
-def _all_rows(files: list[Path]) -> int | None:
-    if len(files) > MAX_FILES:
-        return None
-    return sum(count_metadata_rows(path) for path in files)
-
-
-def examine(
-    out: Path, files: list[Path], expression: str, settings: dict[str, Any], thresholds: dict[str, float]
-) -> Examined:
+def examine(run: Run, files: list[Path], expression: str, thresholds: Mapping[str, float]) -> Examined:
     """Looks at rows of the metadata files.
 
     Args:
-        expression, settings, thresholds: of the run, as its filter stage recorded them.
+        expression, thresholds: as the filter stage recorded them.
     Raises:
         DcfastError, OSError, ValueError: a model, a file or a column that the filter needs is not there any more.
     """
-    judge = _Judge(out, expression, settings, thresholds)
-    subset = load_subset(out / "subset.npy", check=False)
-    wanted = list(dict.fromkeys(["uid", *judge.whole.column_names, *SCORES.values()]))
+    separate = _SeparateRules(run, expression, thresholds)
+    subset = load_subset(run.out / "subset.npy", check=False)
+    columns = list(dict.fromkeys(["uid", *separate.whole.column_names, *SCORES.values()]))
     uids, kept, drops = [], [], []
-    scores: dict[str, list[Any]] = {name: [] for name in SCORES.values()}
-    for path, begin, batch in stretches(files, wanted, str(settings.get("uid_from", "json"))):
+    scores: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in SCORES.values()}
+    for path, begin, batch in stretches(files, columns, run.settings.uid_from):
         parsed, valid = parse_uids(batch)
         good = np.flatnonzero(valid)
         uids.append(parsed[good])
         kept.append(uid_isin(np.ascontiguousarray(parsed[good]), subset, check=False, threads=1))
-        drops.append(judge.drops(path, begin, batch, parsed)[good])
-        for name, column in scores.items():
-            given = numbers(batch.column(name)) if name in batch.schema.names else np.full(batch.num_rows, np.nan)
+        drops.append(separate.drops(path, begin, batch, parsed)[good])
+        for name, parts in scores.items():
+            values = numbers(batch.column(name)) if name in batch.schema.names else np.full(batch.num_rows, np.nan)
             with np.errstate(over="ignore"):  # of float64: infinite, as it is told
-                column.append(given.astype(np.float32)[good])
+                parts.append(values.astype(np.float32)[good])
     if not uids:
         raise ValueError("the metadata has no rows")
-    columns = {name: np.concatenate(parts) for name, parts in scores.items()}
+    whole = {name: np.concatenate(parts) for name, parts in scores.items()}
     return Examined(
-        _all_rows(files),
+        sum(map(count_metadata_rows, files)) if len(files) <= MAX_FILES else None,
         np.concatenate(uids),
         np.concatenate(kept),
-        {name: column for name, column in columns.items() if np.isfinite(column).any()},
-        judge.rules,
+        {name: column for name, column in whole.items() if np.isfinite(column).any()},
+        separate.names,
         np.concatenate(drops),
     )

@@ -4,84 +4,129 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from dcfast.report.facts.sampling import columns_of, spread
+from msgspec import UNSET, UnsetType
 
-__all__ = ["FATE_COLUMNS", "evidence_pairs", "gallery", "in_turns", "rank"]
+from dcfast.report.facts.sampling import columns_of, rows_of, spread
+from dcfast.storage.records import Record
 
+__all__ = [
+    "FATE_COLUMNS",
+    "EvidenceRow",
+    "GalleryRow",
+    "QuarantineRow",
+    "evidence_pairs",
+    "gallery",
+    "in_turns",
+    "rank",
+]
+
+T = TypeVar("T")
 GALLERY = 12
 PAIRS = 24
 DOUBTFUL = 12
 """Pairs that go to the most distant matches, whichever evaluation set they are of."""
-EVIDENCE_COLUMNS = ("shard", "row", "key", "uid", "evalset", "evalset_shard", "evalset_key", "method", "distance")
-FATE_COLUMNS = ("shard", "row", "key", "uid", "fate", "reason")
 
 
-def rank(row: dict[str, Any]) -> bytes:
+class QuarantineRow(Record):
+    """Of ``quarantine.parquet``."""
+
+    shard: str | None = None
+    row: int | None = None
+    key: str | None = None
+    uid: str | None = None
+    reason: str | None = None
+
+
+class GalleryRow(QuarantineRow):
+    """A row of ``fates.parquet`` to show.
+
+    ``clip_score``: None where unknown.   ``caption``: cut; ``caption_bytes`` are of the whole.   ``defects``: of a
+    sample that was kept in spite of them.
+    """
+
+    fate: str | None = None
+    clip_score: float | None = None
+    caption: str | None = None
+    caption_bytes: int = 0
+    defects: list[str] | UnsetType = UNSET
+
+
+class EvidenceRow(Record):
+    """Of ``contamination.parquet``."""
+
+    shard: str | None
+    row: int | None
+    key: str | None
+    uid: str | None
+    evalset: str | None
+    evalset_shard: str | None
+    evalset_key: str | None
+    method: str | None
+    distance: int
+
+
+FATE_COLUMNS = (*QuarantineRow.__annotations__, "fate")
+
+
+def rank(row: GalleryRow | EvidenceRow) -> bytes:
     """A fixed shuffle: by a hash of the sample's name, so that neither order nor date of the shards shows."""
-    name = f"{row.get('uid')}\0{row.get('shard')}\0{row.get('row')}"
+    name = f"{row.uid}\0{row.shard}\0{row.row}"
     return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
-def _doubt(row: dict[str, Any]) -> tuple[Any, ...]:
-    return -int(row["distance"]), row["method"] == "content", rank(row)
-
-
-def in_turns(groups: Iterable[list[dict[str, Any]]], limit: int) -> list[dict[str, Any]]:
+def in_turns(groups: Iterable[list[T]], limit: int) -> list[T]:
     """One of each group, then the next of each, until the limit: no group crowds out another."""
-    waiting = [list(group) for group in groups if group]
-    chosen: list[dict[str, Any]] = []
-    while waiting and len(chosen) < limit:
-        for group in waiting:
-            if len(chosen) < limit:
-                chosen.append(group.pop(0))
-        waiting = [group for group in waiting if group]
-    return chosen
+    turns = zip_longest(*groups)
+    return list(islice((item for turn in turns for item in turn if item is not None), limit))
 
 
-def gallery(table: Path) -> dict[str, list[dict[str, Any]]]:
+def gallery(table: Path) -> dict[str, list[GalleryRow]]:
     """Up to 12 kept and 12 dropped samples of ``fates.parquet``; the dropped in turns by reason, frequent ones first.
 
     They are drawn from stretches spread over the table, at most 65,536 rows in all.
     """
-    found: dict[str, list[dict[str, Any]]] = {"kept": [], "dropped": []}
-    if not set(FATE_COLUMNS) <= set(columns_of(table)):
-        return found
+    if not columns_of(table).issuperset(FATE_COLUMNS):
+        return {"kept": [], "dropped": []}
     import pyarrow.compute as pc
 
-    for batch in spread(table, list(FATE_COLUMNS)):
-        for fate, rows in found.items():
-            rows += batch.filter(pc.equal(batch.column("fate"), fate)).to_pylist()
-    by_reason: dict[str, list[dict[str, Any]]] = {}
-    for row in sorted(found["dropped"], key=rank):
-        by_reason.setdefault(str(row["reason"]), []).append(row)
-    frequent = sorted(by_reason.values(), key=lambda rows: (-len(rows), str(rows[0]["reason"])))
-    return {"kept": sorted(found["kept"], key=rank)[:GALLERY], "dropped": in_turns(frequent, GALLERY)}
+    by_fate: dict[str, list[GalleryRow]] = {"kept": [], "dropped": []}
+    for batch in spread(table, FATE_COLUMNS):
+        for fate, rows in by_fate.items():
+            rows += rows_of(batch.filter(pc.equal(batch.column("fate"), fate)), GalleryRow, table)
+    by_reason: dict[str, list[GalleryRow]] = {}
+    for row in sorted(by_fate["dropped"], key=rank):
+        by_reason.setdefault(str(row.reason), []).append(row)
+    frequent = sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0]))
+    return {
+        "kept": sorted(by_fate["kept"], key=rank)[:GALLERY],
+        "dropped": in_turns((rows for _, rows in frequent), GALLERY),
+    }
 
 
-def evidence_pairs(table: Path) -> list[dict[str, Any]]:
+def evidence_pairs(table: Path) -> list[EvidenceRow]:
     """Up to 24 rows of ``contamination.parquet`` to look at, the most distant first.
 
     Half of them are the most distant matches of all, which are the ones to doubt; the others are taken in turns from
     every evaluation set and method. A sample that matches a set by both methods counts as identical. Drawn from at
     most 65,536 rows.
     """
-    if not set(EVIDENCE_COLUMNS) <= set(columns_of(table)):
+    columns = tuple(EvidenceRow.__annotations__)
+    if not columns_of(table).issuperset(columns):
         return []
-    best: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for batch in spread(table, list(EVIDENCE_COLUMNS)):
-        for row in batch.to_pylist():
-            name = (row["evalset"], row["shard"], row["row"])
-            if name not in best or row["method"] == "content":
+    best: dict[tuple[str | None, str | None, int | None], EvidenceRow] = {}
+    for batch in spread(table, columns):
+        for row in rows_of(batch, EvidenceRow, table):
+            name = (row.evalset, row.shard, row.row)
+            if name not in best or row.method == "content":
                 best[name] = row
-    ordered = sorted(best.values(), key=_doubt)
-    doubtful = [row for row in ordered[:DOUBTFUL] if row["method"] != "content"]
-    groups: dict[tuple[bool, str], list[dict[str, Any]]] = {}
+    ordered = sorted(best.values(), key=lambda row: (-row.distance, row.method == "content", rank(row)))
+    doubtful = [row for row in ordered[:DOUBTFUL] if row.method != "content"]
+    groups: dict[tuple[bool, str], list[EvidenceRow]] = {}
     for row in ordered[len(doubtful) :]:
-        groups.setdefault((row["method"] == "content", str(row["evalset"])), []).append(row)
+        groups.setdefault((row.method == "content", str(row.evalset)), []).append(row)
     chosen = doubtful + in_turns([groups[name] for name in sorted(groups)], PAIRS - len(doubtful))
-    return sorted(
-        chosen, key=lambda row: (-int(row["distance"]), row["method"] == "content", str(row["evalset"]), rank(row))
-    )
+    return sorted(chosen, key=lambda row: (-row.distance, row.method == "content", str(row.evalset), rank(row)))

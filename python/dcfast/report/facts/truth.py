@@ -5,130 +5,184 @@ The world has some ten thousand samples, so that its tables are read whole; noth
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from dcfast.report.facts.samples import FATE_COLUMNS, in_turns, rank
-from dcfast.report.facts.sampling import columns_of, num_rows
+import numpy as np
+import numpy.typing as npt
+
+from dcfast.report.facts.samples import FATE_COLUMNS, GalleryRow, in_turns, rank
+from dcfast.report.facts.sampling import columns_of, num_rows, rows_of
 from dcfast.rundir.tables import read_table
+from dcfast.storage.records import Record, replaced, widened
 
-__all__ = ["KINDS", "MAX_TRUTH_ROWS", "compare_with_truth", "mistakes"]
+__all__ = ["KINDS", "WorldTruth", "compare_with_truth", "mistakes", "share_of", "truth_masks"]
 
 MAX_TRUTH_ROWS = 2_000_000
 MISTAKES = 6
 
-KINDS = (
-    # column of the truth (true, or text that is not empty, where a sample is of the kind), what to call it
-    ("clean", "clean: nothing wrong"),
-    ("mismatched", "caption of another picture"),
-    ("language", "caption not in English"),
-    ("boilerplate", "boilerplate caption"),
-    ("small", "picture too small"),
-    ("extreme_aspect", "extreme aspect ratio"),
-    ("flat", "flat picture"),
-    ("exact_duplicate_of", "exact duplicate"),
-    ("near_duplicate_of", "near duplicate"),
-    ("leak", "evaluation picture"),
-    ("broken", "broken file"),
-    ("odd", "odd but legal file"),
-)
+KINDS = {
+    # column of the truth (true, or text that is not empty, where a sample is of the kind) -> what to call it
+    "clean": "clean: nothing wrong",
+    "mismatched": "caption of another picture",
+    "language": "caption not in English",
+    "boilerplate": "boilerplate caption",
+    "small": "picture too small",
+    "extreme_aspect": "extreme aspect ratio",
+    "flat": "flat picture",
+    "exact_duplicate_of": "exact duplicate",
+    "near_duplicate_of": "near duplicate",
+    "leak": "evaluation picture",
+    "broken": "broken file",
+    "odd": "odd but legal file",
+}
 
 
-def _share(part: int, whole: int) -> float | None:
+class Judgement(Record):
+    """A set of samples against the right one; precision and recall are None where undefined."""
+
+    found: int
+    true: int
+    correct: int
+    precision: float | None
+    recall: float | None
+
+
+class LeakJudgement(Judgement):
+    """``quarantined_unfound``: leaks that are in quarantine and were not found."""
+
+    kinds: dict[str, Judgement]
+    quarantined_unfound: int
+
+
+class KindFates(Record):
+    """What became of the samples of a kind."""
+
+    kind: str
+    label: str
+    samples: int
+    kept: int
+    dropped: int
+    quarantined: int
+    unlisted: int
+
+
+class WorldTruth(Record, omit_defaults=True):
+    """How right a run was; ``filter`` and ``contamination`` are left out where the truth says nothing of them."""
+
+    samples: int
+    kinds: list[KindFates]
+    filter: Judgement | None = None
+    contamination: LeakJudgement | None = None
+
+
+class _Truth(NamedTuple):
+    """``kinds`` that the truth has a column for; sample -> column -> value."""
+
+    kinds: list[str]
+    samples: dict[str, dict[str, bool | str | None]]
+
+    def of_kind(self, kind: str, among: Iterable[str]) -> set[str]:
+        return {name for name in among if self.samples.get(name, {}).get(kind)}
+
+
+def share_of(part: int, whole: int) -> float | None:
     return round(part / whole, 6) if whole else None
 
 
-def _scores(found: set[str], right: set[str]) -> dict[str, Any]:
-    """Precision and recall of a set of samples against the right one; None where undefined."""
-    both = len(found & right)
-    return {
-        "found": len(found),
-        "true": len(right),
-        "correct": both,
-        "precision": _share(both, len(found)),
-        "recall": _share(both, len(right)),
-    }
+def _read_truth(out: Path, name: str) -> _Truth | None:
+    """The truth of each sample by its ``name``, ``key`` or ``uid``; None where it or the fates are absent."""
+    path, fates = out / "world" / "truth.parquet", out / "fates.parquet"
+    columns = columns_of(path)
+    if name not in columns or not columns_of(fates) or max(num_rows(path), num_rows(fates)) > MAX_TRUTH_ROWS:
+        return None
+    kinds = [kind for kind in KINDS if kind in columns]
+    rows = read_table(path, [name, *kinds]).to_pylist()
+    return _Truth(kinds, {row[name]: row for row in reversed(rows)})
 
 
-def _kinds(truth: dict[str, list[Any]], fate: dict[str, str]) -> list[dict[str, Any]]:
-    rows = []
-    for column, label in KINDS:
-        if column not in truth:
-            continue
-        names = [k for k, v in zip(truth["key"], truth[column], strict=True) if v and k in fate]
-        counts = dict.fromkeys(("kept", "dropped", "quarantined", "unlisted"), 0)
-        for name in names:
-            counts[fate[name]] = counts.get(fate[name], 0) + 1
-        rows.append({"kind": column, "label": label, "samples": len(names), **counts})
-    return rows
+def _judge(chosen: set[str], right: set[str]) -> Judgement:
+    both = len(chosen & right)
+    return Judgement(len(chosen), len(right), both, share_of(both, len(chosen)), share_of(both, len(right)))
 
 
-def compare_with_truth(out: Path) -> dict[str, Any] | None:
+def _judge_leaks(evidence: Path, truth: _Truth, fate: dict[str, str]) -> LeakJudgement:
+    leaks = truth.of_kind("leak", fate)
+    hits = set(read_table(evidence, ["key"])["key"].to_pylist())
+    # a hit on a sample that is quarantined for another reason (no caption, say) is right all the same
+    right = {key for key in leaks if fate[key] != "quarantined" or key in hits}
+    by_kind: dict[str, set[str]] = {}
+    for key in leaks:
+        by_kind.setdefault(str(truth.samples[key]["leak"]), set()).add(key)
+    kinds = {kind: _judge(hits & keys, right & keys) for kind, keys in sorted(by_kind.items())}
+    return widened(_judge(hits, right), LeakJudgement, kinds=kinds, quarantined_unfound=len(leaks - right))
+
+
+def compare_with_truth(out: Path) -> WorldTruth | None:
     """Precision and recall of contamination and of the filter, and the fates of each kind of defect.
 
     Samples are joined by their key, which is unique in the world. Contamination is judged on the samples whose
     picture can be decoded; the filter on all samples of the shards, a kept sample being right where the truth calls
     it clean. None where the truth, its column ``key`` or the fates are absent.
     """
-    truth_path, fates_path = out / "world" / "truth.parquet", out / "fates.parquet"
-    columns = columns_of(truth_path)
-    if "key" not in columns or not columns_of(fates_path) or num_rows(fates_path) > MAX_TRUTH_ROWS:
+    truth = _read_truth(out, "key")
+    if truth is None:
         return None
-    wanted = ["key", *(c for c, _ in KINDS if c in columns)]
-    truth: dict[str, list[Any]] = read_table(truth_path, wanted).to_pydict()
-    fates = read_table(fates_path, ["key", "fate"])
-    fate = {k: f for k, f in zip(fates["key"].to_pylist(), fates["fate"].to_pylist(), strict=True) if k is not None}
-    result: dict[str, Any] = {"samples": len(fate), "kinds": _kinds(truth, fate)}
-    if "clean" in truth:
-        clean = {k for k, v in zip(truth["key"], truth["clean"], strict=True) if v and k in fate}
-        result["filter"] = _scores({k for k, f in fate.items() if f == "kept"}, clean)
+    table = read_table(out / "fates.parquet", ["key", "fate"])
+    pairs = zip(table["key"].to_pylist(), table["fate"].to_pylist(), strict=True)
+    fate: dict[str, str] = {key: name for key, name in pairs if key is not None}
+    kinds = []
+    for kind in truth.kinds:
+        counts = Counter(fate[key] for key in truth.of_kind(kind, fate))
+        of_fates = (counts[name] for name in ("kept", "dropped", "quarantined", "unlisted"))
+        kinds.append(KindFates(kind, KINDS[kind], counts.total(), *of_fates))
+    kept = {key for key, value in fate.items() if value == "kept"}
     evidence = out / "contamination.parquet"
-    if "leak" in truth and "key" in columns_of(evidence):
-        table = read_table(evidence, ["key", "method"])
-        pairs = list(zip(table["key"].to_pylist(), table["method"].to_pylist(), strict=True))
-        leak = {k: str(v) for k, v in zip(truth["key"], truth["leak"], strict=True) if v and k in fate}
-        readable = {k: v for k, v in leak.items() if fate[k] != "quarantined"}
-        hits = {k for k, _ in pairs}
-        # a hit on a sample that is quarantined for another reason (no caption, say) is right all the same
-        right = set(readable) | (hits & set(leak))
-        result["contamination"] = {
-            **_scores(hits, right),
-            "kinds": {
-                kind: _scores({k for k in hits if leak.get(k) == kind}, {k for k in right if leak[k] == kind})
-                for kind in sorted(set(leak.values()))
-            },
-            "quarantined_unfound": len(set(leak) - right),
-        }
-    return result
+    judges_leaks = "leak" in truth.kinds and "key" in columns_of(evidence)
+    return WorldTruth(
+        len(fate),
+        kinds,
+        _judge(kept, truth.of_kind("clean", fate)) if "clean" in truth.kinds else None,
+        _judge_leaks(evidence, truth, fate) if judges_leaks else None,
+    )
 
 
-def mistakes(out: Path) -> dict[str, list[dict[str, Any]]]:
+def mistakes(out: Path) -> dict[str, list[GalleryRow]]:
     """Samples that the filter got wrong, to look at: up to 6 kept ones with a defect and 6 dropped clean ones.
 
     Rows of the fates, each with ``defects`` (labels of KINDS) or, of the dropped, the reason; in turns by these.
     Empty where the truth or the fates are absent.
     """
-    truth_path, fates_path = out / "world" / "truth.parquet", out / "fates.parquet"
-    columns = columns_of(truth_path)
-    if not {"key", "clean"} <= set(columns) or not set(FATE_COLUMNS) <= set(columns_of(fates_path)):
+    truth, table = _read_truth(out, "key"), out / "fates.parquet"
+    if truth is None or "clean" not in truth.kinds or not columns_of(table).issuperset(FATE_COLUMNS):
         return {}
-    if num_rows(fates_path) > MAX_TRUTH_ROWS:
-        return {}
-    kinds = [(kind, label) for kind, label in KINDS if kind in columns and kind not in ("clean", "odd")]
-    truth = read_table(truth_path, ["key", "clean", *(kind for kind, _ in kinds)]).to_pydict()
-    place = {key: i for i, key in enumerate(truth["key"])}
-    faulty: dict[str, list[dict[str, Any]]] = {}
-    clean: dict[str, list[dict[str, Any]]] = {}
-    rows = read_table(fates_path, list(FATE_COLUMNS)).to_pylist()
-    for row in sorted((r for r in rows if r["fate"] in ("kept", "dropped") and r["key"] in place), key=rank):
-        at = place[row["key"]]
-        if row["fate"] == "kept" and not truth["clean"][at]:
-            row["defects"] = [label for kind, label in kinds if truth[kind][at]]
-            faulty.setdefault(", ".join(row["defects"]), []).append(row)
-        elif row["fate"] == "dropped" and truth["clean"][at]:
-            clean.setdefault(str(row["reason"]), []).append(row)
+    faulty: dict[str, list[GalleryRow]] = {}
+    clean: dict[str, list[GalleryRow]] = {}
+    for row in sorted(rows_of(read_table(table, list(FATE_COLUMNS)), GalleryRow, table), key=rank):
+        marks = truth.samples.get(str(row.key))
+        if marks is None:
+            continue
+        if row.fate == "kept" and not marks["clean"]:
+            defects = [KINDS[kind] for kind in truth.kinds if marks[kind] and kind not in ("clean", "odd")]
+            faulty.setdefault(", ".join(defects), []).append(replaced(row, defects=defects))
+        elif row.fate == "dropped" and marks["clean"]:
+            clean.setdefault(str(row.reason), []).append(row)
 
-    def chosen(groups: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    def chosen(groups: dict[str, list[GalleryRow]]) -> list[GalleryRow]:
         return in_turns(sorted(groups.values(), key=lambda group: -len(group)), MISTAKES)
 
     return {"kept_faulty": chosen(faulty), "dropped_clean": chosen(clean)}
+
+
+def truth_masks(uids: list[str], out: Path) -> dict[str, npt.NDArray[np.bool_]]:
+    """For some uids: kind -> (n,) bool by the truth, and ``judged``: in the shards, whole. Empty without a truth."""
+    truth = _read_truth(out, "uid")
+    if truth is None or not {"clean", "mismatched"}.issubset(truth.kinds):
+        return {}
+    fates = read_table(out / "fates.parquet", ["uid", "fate"])
+    pairs = zip(fates["uid"].to_pylist(), fates["fate"].to_pylist(), strict=True)
+    whole = {uid for uid, fate in pairs if fate in ("kept", "dropped") and uid in truth.samples}
+    marked = {kind: truth.of_kind(kind, uids) for kind in truth.kinds} | {"judged": whole}
+    return {name: np.array([uid in samples for uid in uids], np.bool_) for name, samples in marked.items()}

@@ -8,10 +8,11 @@ from __future__ import annotations
 import base64
 import io
 import os
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
 
 from dcfast.evaluate.hub import is_hub_file
 from dcfast.images import costs
@@ -20,15 +21,23 @@ from dcfast.index.build import Segment
 from dcfast.index.segments import IMAGE_EXTS
 from dcfast.report.text import clean
 from dcfast.rundir.layout import segment_path
+from dcfast.rundir.summaries import find_summary
 from dcfast.storage.inputs import open_input
-from dcfast.storage.json_files import read_json
+from dcfast.storage.records import Record
 
-__all__ = ["EvalReader", "PoolReader", "Sample", "Thumbnail", "thumbnail"]
+__all__ = ["EvalsetPreviews", "PoolPreviews", "Preview", "Thumbnail", "thumbnail"]
 
 SIDE = 256
 """Pixels of a thumbnail's longer side: sharp at the 160 or so that the page shows, also on a phone's screen."""
 CAPTION_BYTES = 4_096
 """What is read of a caption; the page shows less."""
+TOO_LARGE = "too large to preview"
+
+
+class _IndexLayout(Record):
+    """Of ``index/index.json``: the first shard of each segment, and how many it has."""
+
+    segments: list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ class Thumbnail:
 
 
 @dataclass(frozen=True)
-class Sample:
+class Preview:
     """A sample of the pool or an evaluation set: thumbnail, and the caption where it has one."""
 
     picture: Thumbnail
@@ -69,103 +78,92 @@ def thumbnail(data: bytes) -> Thumbnail:
         with open_image(data) as image:
             width, height = image.size
             image.draft("RGB", (2 * SIDE, 2 * SIDE))
-            small: Any = eight_bits(image)
-            if small.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in small.info:
-                small = small.convert("RGBA")
-                small.thumbnail((SIDE, SIDE))
+            small = eight_bits(image)
+            has_alpha = small.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in small.info
+            small = small.convert("RGBA" if has_alpha else "RGB")
+            small.thumbnail((SIDE, SIDE))
+            if has_alpha:
                 ground = Image.new("RGB", small.size, "white")
                 ground.paste(small, mask=small.getchannel("A"))
                 small = ground
-            else:
-                small = small.convert("RGB")
-                small.thumbnail((SIDE, SIDE))
             small.info.clear()  # comments and profiles, which Pillow would write too
             small.save(out, "JPEG", quality=80)
     except MemoryError:
-        return Thumbnail(problem="too large to preview")
+        return Thumbnail(problem=TOO_LARGE)
     except BadImage as error:
-        large = error.status == "too_large"
-        problem = "too large to preview" if large else f"cannot be shown: {clean(str(error), 80)}"
+        problem = TOO_LARGE if error.status == "too_large" else f"cannot be shown: {clean(str(error), 80)}"
         return Thumbnail(width=error.size[0], height=error.size[1], problem=problem)
     return Thumbnail("data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode(), width, height)
 
 
-def _read(path: str | os.PathLike[str], offset: int, length: int) -> bytes:
-    with open_input(path) as file:
-        return os.pread(file.fileno(), length, offset)
-
-
-def _segment_sample(segment: Any, place: int, path: str | os.PathLike[str]) -> Sample:
+def _segment_preview(segment: Segment, place: int, path: str | os.PathLike[str]) -> Preview:
     """The sample at that place of a segment, whose shard is ``path``. Cost: its own members, not the segment."""
     offsets, sizes, extensions = segment.members_of(place, place + 1)
     picture = Thumbnail(problem="no picture")
     caption, caption_bytes = None, 0
-    for offset, length, number in zip(offsets.tolist(), sizes.tolist(), extensions.tolist(), strict=True):
-        extension = segment.exts_lower[number]
-        if extension == "txt":
-            caption = clean(_read(path, offset, min(length, CAPTION_BYTES)).decode("utf-8", "replace"))
-            caption_bytes = length
-        elif extension.rpartition(".")[2] in IMAGE_EXTS and picture.problem == "no picture":
-            large = length > costs.MAX_BYTES
-            picture = Thumbnail(problem="too large to preview") if large else thumbnail(_read(path, offset, length))
-    return Sample(picture, caption, caption_bytes)
+    with open_input(path) as shard:
+        for offset, length, number in zip(offsets.tolist(), sizes.tolist(), extensions.tolist(), strict=True):
+            extension = segment.exts_lower[number]
+            if extension == "txt":
+                start = os.pread(shard.fileno(), min(length, CAPTION_BYTES), offset)
+                caption, caption_bytes = clean(start.decode("utf-8", "replace")), length
+            elif extension.rpartition(".")[2] in IMAGE_EXTS and picture.problem == "no picture":
+                large = length > costs.MAX_BYTES
+                picture = Thumbnail(problem=TOO_LARGE) if large else thumbnail(os.pread(shard.fileno(), length, offset))
+    return Preview(picture, caption, caption_bytes)
 
 
-def _guarded(read: Callable[[], Sample]) -> Sample:
+def _samples_of(segment: Segment, shard: str) -> tuple[int, int]:
+    """The first sample of a shard, and the first of the next."""
+    place = segment.shard_names.index(shard)
+    return int(segment.shard_sample_begin[place]), int(segment.shard_sample_begin[place + 1])
+
+
+def _guarded(read: Callable[[], Preview]) -> Preview:
     # a preview is never worth a failed report: the shard may have been moved since, its disk may fail
     try:
         return read()
     except Exception as error:
-        words = clean(str(error) or type(error).__name__, 80)
-        return Sample(Thumbnail(problem=f"cannot be read: {words}"))
+        return Preview(Thumbnail(problem=f"cannot be read: {clean(str(error) or type(error).__name__, 80)}"))
 
 
-class PoolReader:
+class PoolPreviews:
     """Samples of the pool by (shard name, row), through the run's index.
 
-    The shards of the segments are in sorted order, so a name is found by bisection over the segments.
+    The shards of the segments are in sorted order, so a name is found by bisection over the segments. Unlike
+    ``dcfast.PoolReader`` it opens no other segment and reads no more of a member than is shown.
     """
 
     def __init__(self, root: Path, shard_dir: Path) -> None:
         self.root = root
         self.shard_dir = shard_dir
-        self._open: dict[int, Any] = {}
-        try:
-            self.num_segments = len(read_json(root / "index" / "index.json")["segments"])
-        except (OSError, ValueError, KeyError, TypeError):
-            self.num_segments = 0
+        # verified when the run's stages read it: here a few samples are looked at
+        self._segment = cache(lambda number: Segment.open(root / segment_path(number), verify=False))
 
-    def _segment(self, number: int) -> Any:
-        if number not in self._open:
-            # verified when the run's stages read it: here a few samples are looked at
-            self._open[number] = Segment.open(self.root / segment_path(number), verify=False)
-        return self._open[number]
+    @cached_property
+    def num_segments(self) -> int:
+        layout = find_summary(self.root / "index" / "index.json", _IndexLayout)
+        return 0 if layout is None else len(layout.segments)
 
-    def _find(self, shard: str) -> tuple[Any, int]:
-        low, high = 0, self.num_segments  # the last segment whose first shard is not after this one
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self._segment(middle).shard_names[0] <= shard:
-                low = middle
-            else:
-                high = middle
-        found = self._segment(low)
-        return found, found.shard_names.index(shard)
+    def _find(self, shard: str) -> Segment:
+        """The last segment whose first shard is not after this one."""
+        after = bisect_right(range(self.num_segments), shard, key=lambda number: self._segment(number).shard_names[0])
+        return self._segment(max(after - 1, 0))
 
-    def sample(self, shard: str, row: int) -> Sample:
+    def sample(self, shard: str, row: int) -> Preview:
         """Never raises: what cannot be read has a placeholder."""
 
-        def read() -> Sample:
-            segment, place = self._find(shard)
-            begin, end = (int(segment.shard_sample_begin[place + i]) for i in (0, 1))
+        def read() -> Preview:
+            segment = self._find(shard)
+            begin, end = _samples_of(segment, shard)
             if begin + row >= end:
                 raise LookupError(f"the shard has {end - begin} samples")
-            return _segment_sample(segment, begin + row, self.shard_dir / shard)
+            return _segment_preview(segment, begin + row, self.shard_dir / shard)
 
         return _guarded(read)
 
 
-class EvalReader:
+class EvalsetPreviews:
     """Samples of the evaluation sets by (set, shard, key).
 
     Args:
@@ -173,29 +171,25 @@ class EvalReader:
     """
 
     def __init__(self, root: Path, sets: list[tuple[str, list[str]]]) -> None:
-        self.root = root
+        folder = root / "state" / "signatures" / "evalsets"
         self.numbers = {name: number for number, (name, _) in enumerate(sets)}
         self.tars = {name: {Path(tar).name: tar for tar in tars} for name, tars in sets}
-        self._open: dict[str, Any] = {}
+        self._segment = cache(lambda name: Segment.open(folder / f"{self.numbers[name]:03d}.dcx", verify=False))
 
-    def sample(self, name: str, shard: str, key: str) -> Sample:
+    def sample(self, name: str, shard: str, key: str) -> Preview:
         """Never raises: what cannot be read has a placeholder."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        def read() -> Sample:
+        def read() -> Preview:
             if is_hub_file(shard):
                 raise LookupError("not shown: it lies in a cache of Hugging Face's hub")
-            if name not in self._open:
-                path = self.root / "state/signatures/evalsets" / f"{self.numbers[name]:03d}.dcx"
-                self._open[name] = Segment.open(path, verify=False)
-            segment = self._open[name]
-            place = segment.shard_names.index(shard)
-            begin, end = (int(segment.shard_sample_begin[place + i]) for i in (0, 1))
+            segment = self._segment(name)
+            begin, end = _samples_of(segment, shard)
             keys = segment.keys(begin, end)
             at = pc.index(keys, pa.scalar(key, type=keys.type)).as_py()
             if at < 0:
                 raise LookupError("this key is not in the evaluation set")
-            return _segment_sample(segment, begin + at, self.tars[name][shard])
+            return _segment_preview(segment, begin + at, self.tars[name][shard])
 
         return _guarded(read)

@@ -7,118 +7,124 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from dcfast.errors import MissingDependencyError
 from dcfast.report import text
-from dcfast.report.facts.copies import sentences
-from dcfast.report.page.images import EvalReader, PoolReader, Sample
-from dcfast.report.page.plots import plots_of
+from dcfast.report.facts.document import Report
+from dcfast.report.facts.samples import EvidenceRow, GalleryRow
+from dcfast.report.page.charts import bars
+from dcfast.report.page.images import EvalsetPreviews, PoolPreviews, Preview
+from dcfast.report.page.plots import plotted_sets, training_curves
+from dcfast.storage.records import plain, replaced
 
-__all__ = ["Pictures", "look_up", "render"]
+if TYPE_CHECKING:
+    import jinja2
+
+__all__ = ["Pictures", "environment", "look_up", "render"]
 
 HERE = Path(__file__).parent
 
-FATE_WORDS = {
-    "kept": "in the subset",
-    "dropped": "by the filter",
-    "quarantined": "cannot be trained on",
-    "missing": "metadata row without a sample",
-    "unlisted": "sample without a metadata row",
-}
-METHOD_WORDS = {"content": "identical bytes", "perceptual": "looks alike"}
 
-Pictures = dict[str, list[dict[str, Any]]]
-"""Cards of the page by section: kept, dropped (row, sample), pairs (row, sample, evaluation)."""
+class Card(NamedTuple):
+    """A sample of the gallery."""
+
+    row: GalleryRow
+    sample: Preview
 
 
-def look_up(report: dict[str, Any], pool: PoolReader, evals: EvalReader) -> Pictures:
-    """Reads the samples that the report names, and writes their captions into it."""
-    found: Pictures = {}
-    for fate, rows in report["gallery"].items():
-        found[fate] = []
-        for row in rows:
-            sample = _of_pool(pool, row)
-            row["caption"], row["caption_bytes"] = sample.caption, sample.caption_bytes
-            found[fate].append({"row": row, "sample": sample})
-    found["pairs"] = [
-        {
-            "row": row,
-            "sample": _of_pool(pool, row),
-            "evaluation": evals.sample(str(row["evalset"]), str(row["evalset_shard"]), str(row["evalset_key"])),
-        }
-        for row in report["contamination"]["pairs"]
+class Pair(NamedTuple):
+    """A sample of the pool and the evaluation picture that it matches."""
+
+    row: EvidenceRow
+    sample: Preview
+    evaluation: Preview
+
+
+class Pictures(NamedTuple):
+    """The cards of each section of the gallery, and the pairs of evidence."""
+
+    cards: dict[str, list[Card]]
+    pairs: list[Pair]
+
+    @property
+    def gallery(self) -> dict[str, list[GalleryRow]]:
+        """The rows with the captions that were read."""
+        return {section: [card.row for card in cards] for section, cards in self.cards.items()}
+
+
+def look_up(report: Report, pool: PoolPreviews, evalsets: EvalsetPreviews) -> Pictures:
+    """Reads the samples that the report names."""
+
+    def card(row: GalleryRow) -> Card:
+        sample = pool.sample(str(row.shard), row.row or 0)
+        return Card(replaced(row, caption=sample.caption, caption_bytes=sample.caption_bytes), sample)
+
+    cards = {section: [card(row) for row in rows] for section, rows in report.gallery.items()}
+    pairs = [
+        Pair(
+            row,
+            pool.sample(str(row.shard), row.row or 0),
+            evalsets.sample(str(row.evalset), str(row.evalset_shard), str(row.evalset_key)),
+        )
+        for row in report.contamination.pairs
     ]
-    return found
+    return Pictures(cards, pairs)
 
 
-def _of_pool(pool: PoolReader, row: dict[str, Any]) -> Sample:
-    return pool.sample(str(row["shard"]), int(row["row"] or 0))
-
-
-def _total(report: dict[str, Any]) -> int:
+def _total(report: Report) -> int:
     """Samples of the shards: what the kept are a part of."""
-    counted = sum(n for fate, n in report["fates"].items() if fate != "missing")
-    return int(report["index"].get("samples") or counted)
+    counted = sum(count for fate, count in report.fates.items() if fate != "missing")
+    return (report.index.samples if report.index is not None else 0) or counted
 
 
-def _plain(value: Any) -> Any:
-    """What parquet and JSON give, as text for a table cell; None is a dash."""
+def _plain(value: object) -> str:
+    """What records and JSON hold, as text for a table cell; None is a dash."""
     if value is None or value == "":
         return "\u2013"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
         return text.count(value)
-    return text.clean(value if isinstance(value, str) else json.dumps(value, sort_keys=True), 400)
+    return text.clean(value if isinstance(value, str) else json.dumps(plain(value), sort_keys=True), 400)
 
 
-def _passes(one: dict[str, Any]) -> str:
-    """How often a training went over its data."""
-    return f"{one['samples_seen'] / one['samples']:.1f}" if one["samples"] and one["samples_seen"] else "\u2013"
-
-
-def _letter(number: int) -> str:
-    """A, B, ..., Z, A1, B1, ...: what a rule of the filter is called in a narrow table."""
-    return chr(ord("A") + number % 26) + (str(number // 26) if number >= 26 else "")
-
-
-def render(report: dict[str, Any], pictures: Pictures) -> str:
-    """The page as text. The same report and pictures give the same bytes."""
+def environment() -> jinja2.Environment:
+    """Of the templates. MissingDependencyError: there is no Jinja."""
     try:
         import jinja2
     except ImportError as error:
         raise MissingDependencyError("the report needs Jinja: pip install 'dcfast[run]'") from error
-    environment = jinja2.Environment(
+    templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {
-        "count": text.count,
-        "size": text.size,
-        "duration": text.duration,
-        "clean": text.clean,
-        "share": text.share,
-        "points": text.points,
-        "decimal": text.decimal,
-        "rounded": text.rounded,
+    templates.filters |= {name: getattr(text, name) for name in text.__all__} | {
         "plain": _plain,
+        "fields": plain,
         "pretty": lambda value: json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False),
     }
-    template = environment.get_template("page.html.j2")
-    page = template.render(
-        report=report,
-        pictures=pictures,
-        total=_total(report),
-        plots=plots_of(report),
-        copies=sentences(report),
-        passes=_passes,
-        letter=_letter,
-        percent=text.percent,
-        fate_words=FATE_WORDS,
-        method_words=METHOD_WORDS,
+    return templates
+
+
+def render(report: Report, pictures: Pictures) -> str:
+    """The page as text. The same report and pictures give the same bytes."""
+    page = (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            report=report,
+            cards={"kept_faulty": [], "dropped_clean": [], **pictures.cards},  # the last two in the world alone
+            pairs=pictures.pairs,
+            total=_total(report),
+            sets=plotted_sets(report.scores),
+            training_curves=training_curves,
+            bars=bars,
+            against=_plain(report.comparison and report.comparison.filter),
+            percent=text.percent,
+        )
     )
     return page.encode("utf-8", "replace").decode("utf-8")

@@ -8,13 +8,13 @@ Disk: the points that are clustered, 2 bytes a dimension.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from dcfast.engine.piece import Piece
+from dcfast.engine.piece import Nothing, piece
 from dcfast.errors import PoolError
 from dcfast.features.files import ARRAY, sibling_npz
 from dcfast.filters.image_terms import passes_captions
@@ -24,10 +24,13 @@ from dcfast.filters.term import TEXT
 from dcfast.index.metadata import open_metadata
 from dcfast.models.devices import borrowed_device, gpu_share
 from dcfast.rundir.run_dir import Run
+from dcfast.rundir.summaries import ClusterCounts
 from dcfast.similarity.centroids import ITERATIONS, initial_centroids, kmeans_iteration
+from dcfast.stages.runner import Do
 from dcfast.storage.npz import iterate_npz, load_array, npz_arrays, save_array, write_npy
+from dcfast.storage.records import Count, Record
 
-__all__ = ["BLOCK_ROWS", "CENTROIDS", "check_rows", "kmeans_steps", "num_clusters"]
+__all__ = ["BLOCK_ROWS", "CENTROIDS", "check_rows", "make_centroids", "num_clusters"]
 
 CENTROIDS = "filter/centroids.npy"
 BLOCK_ROWS = 8_192
@@ -36,8 +39,6 @@ ROWS_PER_CLUSTER = 128
 """DataComp's 100,000 clusters at small, with its 12.8 million rows; smaller pools have as many rows a cluster."""
 SAMPLED = {"large": 0.3, "xlarge": 0.03}
 """The share of these rows that is clustered; all of them at other scales."""
-VERSION = 2
-"""Of the points. 2: rows that pass the caption rules alone."""
 
 
 def check_rows(npz: Path, metadata: str, rows: int) -> None:
@@ -52,22 +53,53 @@ def num_clusters(rows: int) -> int:
     return min(MOST_CLUSTERS, max(1, rows // ROWS_PER_CLUSTER))
 
 
-def sample_points(out: str, args: dict[str, Any]) -> dict[str, Any]:
-    """Piece: the embeddings of some metadata files that are clustered, as one npy (m, d) float16."""
-    root = Path(out)
-    captions = [_passing_rows(str(root / path)) for path in args["files"]]
-    held: list[int] = []
-    dim = 0
-    for pass_number in (0, 1):
-        if pass_number:
-            write_npy(root / args["output"], (sum(held), dim), np.float16, _points(root, args, captions))
-        else:
-            for block in _points(root, args, captions):
-                held.append(len(block))
-                dim = dim or block.shape[1]
-                if block.shape[1] != dim:
-                    raise PoolError(f"{ARRAY} has {dim} dimensions in one file and {block.shape[1]} in another")
-    return {"points": sum(held), "dim": dim, "rows": sum(map(len, captions))}
+class Sampled(Record):
+    """``points`` of ``dim`` dimensions, drawn from ``rows`` of the metadata."""
+
+    points: Count
+    dim: Count
+    rows: Count
+
+
+class Iterated(Record):
+    """The mean squared distance before the iteration."""
+
+    error: float
+
+
+@piece(version=2)
+def sample_points(
+    out: Path,
+    files: Sequence[str],
+    first: int,
+    share: float,
+    seed: int,
+    language_model: dict[str, str | int],
+    output: str,
+) -> Sampled:
+    """Piece: the embeddings of some metadata files that are clustered, as one npy (m, d) float16.
+
+    Args:
+        language_model: in use, for the piece's key.
+    Version 2: rows that pass the caption rules alone.
+    """
+    del language_model
+    captions = [_passing_rows(str(out / path)) for path in files]
+
+    def points() -> Iterator[npt.NDArray[np.float16]]:
+        for ordinal, (path, passes) in enumerate(zip(files, captions, strict=True), first):
+            # counter-based: which rows are drawn depends on seed, file and row alone
+            draw = np.random.Generator(np.random.Philox(key=[seed, ordinal]))
+            yield from _points(out, path, passes, share, draw)
+
+    held, dim = 0, 0
+    for block in points():
+        held += len(block)
+        dim = dim or block.shape[1]
+        if block.shape[1] != dim:
+            raise PoolError(f"{ARRAY} has {dim} dimensions in one file and {block.shape[1]} in another")
+    write_npy(out / output, (held, dim), np.float16, points())
+    return Sampled(held, dim, sum(map(len, captions)))
 
 
 def _passing_rows(path: str) -> Mask:
@@ -76,99 +108,86 @@ def _passing_rows(path: str) -> Mask:
         return np.concatenate([np.empty(0, np.bool_), *map(passes_captions, file.batches([TEXT]))])
 
 
-def _points(root: Path, args: dict[str, Any], captions: list[Mask]) -> Iterator[Any]:
-    for ordinal, (path, passes) in enumerate(zip(args["files"], captions, strict=True), args["first"]):
-        # counter-based: which rows are drawn depends on seed, file and row alone
-        draw = np.random.Generator(np.random.Philox(key=[args["seed"], ordinal]))
-        check_rows(root / sibling_npz(path), path, len(passes))
-        at = 0
-        for block in iterate_npz(root / sibling_npz(path), ARRAY, BLOCK_ROWS):
-            if block.ndim != 2 or block.dtype.kind != "f":
-                raise PoolError(f"{sibling_npz(path)}: {ARRAY} must be (rows, dimensions) floats; got {block.dtype}")
-            values = block.astype(np.float32)
-            length = np.linalg.norm(values, axis=1)
-            usable = np.isfinite(length) & (length > 0) & passes[at : at + len(block)]
-            at += len(block)
-            if args["share"] < 1:
-                usable &= draw.random(len(block)) < args["share"]
-            yield (values[usable] / length[usable, None]).astype(np.float16)
+def _points(
+    out: Path, path: str, passes: Mask, share: float, draw: np.random.Generator
+) -> Iterator[npt.NDArray[np.float16]]:
+    """The embeddings of a metadata file's rows that are clustered, of length 1."""
+    check_rows(out / sibling_npz(path), path, len(passes))
+    at = 0
+    for block in iterate_npz(out / sibling_npz(path), ARRAY, BLOCK_ROWS):
+        if block.ndim != 2 or block.dtype.kind != "f":
+            raise PoolError(f"{sibling_npz(path)}: {ARRAY} must be (rows, dimensions) floats; got {block.dtype}")
+        values = block.astype(np.float32)
+        length = np.linalg.norm(values, axis=1)
+        usable = np.isfinite(length) & (length > 0) & passes[at : at + len(block)]
+        at += len(block)
+        if share < 1:
+            usable &= draw.random(len(block)) < share
+        yield (values[usable] / length[usable, None]).astype(np.float16)
 
 
-def begin_kmeans(out: str, args: dict[str, Any]) -> dict[str, Any]:
+@piece()
+def begin_kmeans(out: Path, points: Sequence[str], clusters: int, seed: int, output: str) -> Nothing:
     """Piece: the centroids that k-means begins at."""
-    root = Path(out)
-    blocks = [load_array(root / path, mmap=True) for path in args["points"]]
-    save_array(root / args["output"], initial_centroids(blocks, args["clusters"], seed=args["seed"]))
-    return {}
+    blocks = [load_array(out / path, mmap=True) for path in points]
+    save_array(out / output, initial_centroids(blocks, clusters, seed=seed))
+    return Nothing()
 
 
-def iterate_kmeans(out: str, args: dict[str, Any]) -> dict[str, Any]:
+@piece()
+def iterate_kmeans(out: Path, points: Sequence[str], before: str, output: str, device: str) -> Iterated:
     """Piece: one iteration of k-means over all points."""
-    root = Path(out)
-    blocks = (load_array(root / path, mmap=True) for path in args["points"])
-    with borrowed_device(args["device"]) as device:
-        centroids, counts, error = kmeans_iteration(blocks, load_array(root / args["before"]), device=device)
-    save_array(root / args["output"], centroids)
-    return {"error": error, "empty": int((counts == 0).sum())}
+    blocks = (load_array(out / path, mmap=True) for path in points)
+    with borrowed_device(device) as borrowed:
+        centroids, _, error = kmeans_iteration(blocks, load_array(out / before), device=borrowed)
+    save_array(out / output, centroids)
+    return Iterated(error)
 
 
-def kmeans_steps(run: Run) -> Any:
-    """The steps of the pool's own centroids; returns (their path, what was done)."""
-    settings = run.settings
-    groups = run.metadata_groups()
-    points = [f"state/filter/points/{number:05d}.npy" for number in range(len(groups))]
+def make_centroids(run: Run, do: Do) -> tuple[str, ClusterCounts]:
+    """The pool's own centroids: their path, and what was done."""
+    settings, groups = run.settings, run.metadata_groups()
+    places = [f"state/filter/points/{number:05d}.npy" for number in range(len(groups))]
     model = model_fingerprint()
-    stats = yield [
-        Piece(
-            "filter/points",
-            f"{number:05d}",
-            "dcfast.stages.filter.centroids:sample_points",
-            {
-                "files": files,
-                "first": first,
-                "share": SAMPLED.get(settings.scale, 1.0),
-                "seed": settings.seed,
-                "language_model": model,
-                "output": points[number],
-            },
-            inputs=(*files, *(sibling_npz(name) for name in files)),
-            outputs=(points[number],),
-            version=VERSION,
-        )
-        for number, (first, files) in enumerate(groups)
-    ]
-    total = sum(s["points"] for s in stats)
+    stats = do(
+        [
+            sample_points.piece(
+                "filter/points",
+                f"{number:05d}",
+                inputs=[*files, *map(sibling_npz, files)],
+                outputs=[places[number]],
+            )(
+                files=files,
+                first=first,
+                share=SAMPLED.get(settings.scale, 1.0),
+                seed=settings.seed,
+                language_model=model,
+                output=places[number],
+            )
+            for number, (first, files) in enumerate(groups)
+        ]
+    )
+    total = sum(s.points for s in stats)
     if total == 0:
         raise PoolError(
             f"no metadata row has an image embedding ({ARRAY}) and a caption that image_based lets pass; there is "
             "nothing to cluster"
         )
-    clusters = min(total, num_clusters(sum(s["rows"] for s in stats)))
-    places = [p for p, s in zip(points, stats, strict=True) if s["points"]]
+    clusters = min(total, num_clusters(sum(s.rows for s in stats)))
+    points = [place for place, s in zip(places, stats, strict=True) if s.points]
     path = "state/filter/kmeans/00.npy"
-    yield [
-        Piece(
-            "filter/kmeans",
-            "00",
-            "dcfast.stages.filter.centroids:begin_kmeans",
-            {"points": places, "clusters": clusters, "seed": settings.seed, "output": path},
-            inputs=tuple(places),
-            outputs=(path,),
-        )
-    ]
-    error = None
+    begin = begin_kmeans.piece("filter/kmeans", "00", inputs=points, outputs=[path])
+    do([begin(points=points, clusters=clusters, seed=settings.seed, output=path)])
+    error = 0.0
     for turn in range(1, ITERATIONS + 1):
         before, path = path, f"state/filter/kmeans/{turn:02d}.npy" if turn < ITERATIONS else CENTROIDS
-        (done,) = yield [
-            Piece(
-                "filter/kmeans",
-                f"{turn:02d}",
-                "dcfast.stages.filter.centroids:iterate_kmeans",
-                {"points": places, "before": before, "output": path, "device": settings.device},
-                inputs=(before, *places),
-                outputs=(path,),
-                gpus=gpu_share(settings.device),
-            )
-        ]
-        error = done["error"]
-    return path, {"points": total, "clusters": clusters, "iterations": ITERATIONS, "mean_squared_distance": error}
+        iterate = iterate_kmeans.piece(
+            "filter/kmeans",
+            f"{turn:02d}",
+            inputs=[before, *points],
+            outputs=[path],
+            gpus=gpu_share(settings.device),
+        )
+        [done] = do([iterate(points=points, before=before, output=path, device=settings.device)])
+        error = done.error
+    return path, ClusterCounts(points=total, clusters=clusters, iterations=ITERATIONS, mean_squared_distance=error)

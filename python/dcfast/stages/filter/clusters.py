@@ -10,17 +10,17 @@ Memory: the centroids (0.3 GB for 100,000 of 768 dimensions), a tile of scores, 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from dcfast.engine.piece import Piece
+from dcfast.engine.piece import Nothing, piece
 from dcfast.errors import CorruptDataError, FilterError, PoolError
-from dcfast.features.embed import encode
+from dcfast.features.embed import encode_images
 from dcfast.features.files import ARRAY, sibling_npz
 from dcfast.features.pairs import NO_CAPTION, OK, SegmentPairs
 from dcfast.features.spec import FeatureModel
@@ -32,28 +32,31 @@ from dcfast.process.libraries import require_library
 from dcfast.rundir.layout import INSIDE, OUTSIDE, UNASKED
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.settings import TEACHER
+from dcfast.rundir.summaries import ClusterCounts
 from dcfast.similarity.centroids import NearestCentroids
-from dcfast.stages.features import load_feature_model, model_arguments
-from dcfast.stages.filter.centroids import BLOCK_ROWS, check_rows, kmeans_steps
+from dcfast.stages.features import ModelSource, load_feature_model, model_source
+from dcfast.stages.filter.centroids import BLOCK_ROWS, check_rows, make_centroids
+from dcfast.stages.runner import Do
 from dcfast.stages.teacher import teacher_shards
 from dcfast.storage.npz import iterate_npz, load_array, npz_arrays, save_array
 from dcfast.storage.paths import absolute
+from dcfast.storage.records import Count, Record, replaced
 
 if TYPE_CHECKING:
     from dcfast.filters.compiled import Filter
     from dcfast.filters.term import Clusters
 
-__all__ = ["ClusterFiles", "ClusterSet", "FileClusters", "check_clusters", "cluster_steps"]
+__all__ = ["ClusterFiles", "ClusterSet", "FileClusters", "check_clusters", "make_clusters"]
 
 
-class ClusterFiles(TypedDict):
+class ClusterFiles(Record):
     """Paths of a cluster set: the centroids, and (k,) bool which of them are chosen."""
 
     centroids: str
     chosen: str
 
 
-def _load_embeddings(path: str | os.PathLike[str], what: str) -> Any:
+def _load_embeddings(path: str | os.PathLike[str], what: str) -> npt.NDArray[np.floating]:
     """A two-dimensional npy of floats, mapped; CorruptDataError says what else it is."""
     try:
         array = load_array(path, mmap=True)
@@ -103,44 +106,50 @@ def check_clusters(run: Run, compiled: Filter) -> None:
             )
 
 
-def embed_target(out: str, args: dict[str, Any]) -> dict[str, Any]:
-    """Piece: image embeddings of the built-in world's clean pictures by the run's teacher, (m, d) float16."""
+class Chosen(Record):
+    """Clusters, and those that a target's image is in."""
+
+    clusters: Count
+    chosen: Count
+
+
+@piece()
+def embed_target(out: Path, shards: Sequence[str], model: ModelSource, device: str, output: str) -> Nothing:
+    """Piece: image embeddings of the built-in world's clean images by the run's teacher, (m, d) float16."""
     import torch
 
-    root = Path(out)
-    index = root / "state/filter/target.dcx"
-    write_segment([(root / path, Path(path).name) for path in args["shards"]], index)
-    found = []
-    with borrowed_device(args["device"]) as device, one_thread(device):
-        model = load_feature_model(root, args["model"], device)
-        pairs = SegmentPairs(Segment.open(index), str(root / Path(args["shards"][0]).parent), [model])
+    index = out / "state/filter/target.dcx"
+    write_segment([(out / path, Path(path).name) for path in shards], index)
+    parts = []
+    with borrowed_device(device) as borrowed, one_thread(borrowed):
+        clip = load_feature_model(out, model, borrowed)
+        pairs = SegmentPairs(Segment.open(index), str(out / Path(shards[0]).parent), [clip])
         for chunk in pairs.chunks(threads=1, ahead=4):
-            image, _ = encode(model, chunk.images[0], None, device)
+            image = encode_images(clip, chunk.images[0], borrowed)
             usable = torch.from_numpy((chunk.status == OK) | (chunk.status == NO_CAPTION))
-            found.append(image.cpu()[usable].to(torch.float16).numpy())
-    target = np.concatenate(found)
-    save_array(root / args["output"], target)
-    return {"pictures": len(target)}
+            parts.append(image.cpu()[usable].to(torch.float16).numpy())
+    save_array(out / output, np.concatenate(parts))
+    return Nothing()
 
 
-def choose_clusters(out: str, args: dict[str, Any]) -> dict[str, Any]:
+@piece()
+def choose_clusters(out: Path, centroids: str, device: str, target: str, output: str) -> Chosen:
     """Piece: (k,) bool, the centroids that are nearest to any of the target's embeddings."""
-    root = Path(out)
-    centroids = np.asarray(_load_embeddings(root / args["centroids"], "centroids"), np.float32)
-    target = _load_embeddings(root / args["target"], "target")
-    if target.shape[1] != centroids.shape[1]:
+    centers = np.asarray(_load_embeddings(out / centroids, "centroids"), np.float32)
+    embeddings = _load_embeddings(out / target, "target")
+    if embeddings.shape[1] != centers.shape[1]:
         raise FilterError(
-            f"target {args['target']} has {target.shape[1]} dimensions, the centroids have {centroids.shape[1]}: "
+            f"target {target} has {embeddings.shape[1]} dimensions, the centroids have {centers.shape[1]}: "
             "embeddings of two models cannot be compared"
         )
-    chosen = np.zeros(len(centroids), np.bool_)
-    with borrowed_device(args["device"]) as device:
-        find = NearestCentroids(centroids, device=device)
-        for begin in range(0, len(target), BLOCK_ROWS):
-            nearest = find(target[begin : begin + BLOCK_ROWS])
+    chosen = np.zeros(len(centers), np.bool_)
+    with borrowed_device(device) as borrowed:
+        find = NearestCentroids(centers, device=borrowed)
+        for begin in range(0, len(embeddings), BLOCK_ROWS):
+            nearest = find(embeddings[begin : begin + BLOCK_ROWS])
             chosen[nearest[nearest >= 0]] = True
-    save_array(root / args["output"], chosen)
-    return {"clusters": len(chosen), "chosen": int(chosen.sum())}
+    save_array(out / output, chosen)
+    return Chosen(len(chosen), int(chosen.sum()))
 
 
 class ClusterSet:
@@ -151,19 +160,20 @@ class ClusterSet:
 
     def __init__(self, root: Path, key: str, given: ClusterFiles, device: str) -> None:
         self.key = key
-        self.centroids = np.asarray(_load_embeddings(root / given["centroids"], "centroids"), np.float32)
-        self._chosen = load_array(root / given["chosen"])
+        self.centroids = np.asarray(_load_embeddings(root / given.centroids, "centroids"), np.float32)
+        self._chosen = load_array(root / given.chosen)
         self._device = device
         self._nearest: dict[str, NearestCentroids] = {}
 
-    def contains(self, embeddings: Any) -> Any:
+    def contains(self, embeddings: npt.NDArray[np.floating]) -> Mask:
         """(n,) bool: the nearest centroid is chosen; False without embedding."""
         # borrowed for this alone: the language model may take longer than the clusters
         with borrowed_device(self._device) as device:
             if device not in self._nearest:  # one thread: pieces fill the cores
                 self._nearest[device] = NearestCentroids(self.centroids, device=device, threads=1)
             nearest = self._nearest[device](embeddings)
-        return (nearest >= 0) & self._chosen[np.maximum(nearest, 0)]
+        inside: Mask = (nearest >= 0) & self._chosen[np.maximum(nearest, 0)]
+        return inside
 
 
 class FileClusters:
@@ -196,7 +206,7 @@ class FileClusters:
         self._at += rows
         return {s.key: partial(_ask, s, embeddings, self.verdicts[i, at]) for i, s in enumerate(self._sets)}
 
-    def _take(self, rows: int) -> Any:
+    def _take(self, rows: int) -> npt.NDArray[np.floating]:
         parts = [self._left]
         while sum(map(len, parts)) < rows:
             block = next(self._blocks)  # check_rows has counted them
@@ -212,68 +222,52 @@ class FileClusters:
         return whole[:rows]
 
 
-def _ask(one: ClusterSet, embeddings: Any, verdicts: npt.NDArray[np.uint8], pending: Mask) -> Mask:
+def _ask(one: ClusterSet, embeddings: npt.NDArray[np.floating], verdicts: npt.NDArray[np.uint8], pending: Mask) -> Mask:
     """The rows of a batch that are inside, right where they are pending; ``verdicts`` remembers."""
-    wanted = np.flatnonzero(pending & (verdicts == UNASKED))
-    if len(wanted):
-        verdicts[wanted] = np.where(one.contains(embeddings[wanted]), INSIDE, OUTSIDE)
+    unasked = np.flatnonzero(pending & (verdicts == UNASKED))
+    if len(unasked):
+        verdicts[unasked] = np.where(one.contains(embeddings[unasked]), INSIDE, OUTSIDE)
     return np.equal(verdicts, INSIDE)
 
 
-def _target(run: Run) -> Any:
-    """The steps of the built-in world's target; returns its path."""
-    model, files = model_arguments(FeatureModel(("l14",), TEACHER, None))
-    shards = teacher_shards(run)
+def _make_target(run: Run, do: Do) -> str:
+    """The built-in world's target: its path."""
+    model, files = model_source(FeatureModel(("l14",), TEACHER, None))
+    shards, device = teacher_shards(run), run.settings.device
     path = "filter/target.npy"
-    yield [
-        Piece(
-            "filter/target",
-            "target",
-            "dcfast.stages.filter.clusters:embed_target",
-            {"shards": shards, "model": model, "device": run.settings.device, "output": path},
-            inputs=(*shards, *files),
-            outputs=(path,),
-            gpus=gpu_share(run.settings.device),
-        )
-    ]
+    embed = embed_target.piece(
+        "filter/target", "target", inputs=[*shards, *files], outputs=[path], gpus=gpu_share(device)
+    )
+    do([embed(shards=shards, model=model, device=device, output=path)])
     return path
 
 
-def _chosen(run: Run, number: int, centroids: str, target: str) -> Any:
-    """The step that chooses clusters; returns the files of the set, and their counts."""
-    chosen = f"filter/clusters/{number}-chosen.npy"
-    (picked,) = yield [
-        Piece(
+def make_clusters(run: Run, do: Do, sets: list[Clusters]) -> tuple[list[ClusterFiles], list[ClusterCounts]]:
+    """Makes all cluster sets of a filter: their files, and what was done, both in their order."""
+    files, done = [], []
+    own: tuple[str, ClusterCounts] | None = None
+    own_target: str | None = None
+    device = run.settings.device
+    for number, clusters in enumerate(sets):
+        counts = ClusterCounts()
+        if clusters.centroids is None:
+            own = own or make_centroids(run, do)
+            centroids, counts = own
+        else:
+            centroids = absolute(clusters.centroids)
+        if clusters.target is None:
+            target = own_target = own_target or _make_target(run, do)
+        else:
+            target = absolute(clusters.target)
+        chosen = f"filter/clusters/{number}-chosen.npy"
+        choose = choose_clusters.piece(
             f"filter/chosen-{number}",
             "chosen",
-            "dcfast.stages.filter.clusters:choose_clusters",
-            {"centroids": centroids, "device": run.settings.device, "target": target, "output": chosen},
-            inputs=(centroids, target),
-            outputs=(chosen,),
-            gpus=gpu_share(run.settings.device),
+            inputs=[centroids, target],
+            outputs=[chosen],
+            gpus=gpu_share(device),
         )
-    ]
-    return ClusterFiles(centroids=centroids, chosen=chosen), picked
-
-
-def cluster_steps(run: Run, wanted: list[Clusters]) -> Any:
-    """The steps that make all cluster sets of a filter; returns their files, and what was done, both in their order."""
-    files: list[ClusterFiles] = []
-    done: list[dict[str, Any]] = []
-    own: tuple[str, dict[str, Any]] | None = None
-    target: str | None = None
-    for number, clusters in enumerate(wanted):
-        about: dict[str, Any] = {}
-        if clusters.centroids is None:
-            own = own or (yield from kmeans_steps(run))
-            place, about = own
-        else:
-            place = absolute(clusters.centroids)
-        if clusters.target is None:
-            target = target or (yield from _target(run))
-        aim = target if clusters.target is None else absolute(clusters.target)
-        assert aim is not None
-        these, picked = yield from _chosen(run, number, place, aim)
-        files.append(these)
-        done.append({**about, **picked})
+        [picked] = do([choose(centroids=centroids, device=device, target=target, output=chosen)])
+        files.append(ClusterFiles(centroids, chosen))
+        done.append(replaced(counts, clusters=picked.clusters, chosen=picked.chosen))
     return files, done

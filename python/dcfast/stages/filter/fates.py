@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from dcfast.dedup.records import ABSENT
-from dcfast.engine.piece import Piece
+from dcfast.engine.piece import Nothing, Piece, piece
 from dcfast.features.files import status_path
 from dcfast.features.pairs import BROKEN, TOO_LARGE
 from dcfast.features.pairs import STATUS as FEATURE_STATUS
@@ -51,10 +53,12 @@ from dcfast.rundir.run_dir import Run
 from dcfast.rundir.tables import combine_parts, part_path, table_writer
 from dcfast.stages.filter.notes import malformed_row
 from dcfast.stages.filter.subsets import write_repeated
+from dcfast.stages.runner import Do
 from dcfast.stages.signatures import needed
 from dcfast.storage.atomic import atomic_path, write_bytes
 from dcfast.storage.npz import load_array, save_array
 from dcfast.storage.parquet import read_table
+from dcfast.storage.records import Count, Record
 from dcfast.uids.files import count_repeats
 from dcfast.uids.sets import (
     RECORD_DTYPE,
@@ -67,7 +71,10 @@ from dcfast.uids.sets import (
     uid_unique,
 )
 
-__all__ = ["assign_outcomes", "of_no_samples"]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["assign_outcomes"]
 
 MAX_NOTED = 1_000
 """Damaged shards that a summary names; the quarantine table has all of them."""
@@ -87,7 +94,12 @@ URL_REASONS = {"NO_JSON": "no json, so no url", "NO_UID": "json without url", "B
 
 
 def _write(
-    root: Path, number: int, group: str, columns: dict[str, Any], quarantined: Mask, damage: list[tuple[str, str]]
+    root: Path,
+    number: int,
+    group: str,
+    columns: Mapping[str, pa.Array | pa.ChunkedArray],
+    quarantined: Mask,
+    damage: list[tuple[str, str]],
 ) -> int:
     """Writes the parts of both tables; returns the number of rows in quarantine, damaged shards included.
 
@@ -128,41 +140,88 @@ def _no_quarantine() -> bytes:
 
 
 def _quarantine_reasons(
-    segment: Any, signatures: Any | None, features: Any | None, uid_from: str
-) -> tuple[Any, list[str]]:
+    segment: Segment, signatures: npt.NDArray[np.void] | None, features: npt.NDArray[np.uint8] | None, uid_from: str
+) -> tuple[npt.NDArray[np.int64], list[str]]:
     """(n,) index into the returned reasons, 0 where nothing is wrong with the sample."""
     reasons = [""]
-    found = np.zeros(segment.num_samples, dtype=np.int64)
+    number = np.zeros(segment.num_samples, dtype=np.int64)
     flags = np.asarray(segment.flags)
     for name, reason in STRUCTURE:
         reasons.append(URL_REASONS.get(name, reason) if uid_from == "url" else reason)
-        found[(found == 0) & ((flags & int(SampleFlag[name])) != 0)] = len(reasons) - 1
+        number[(number == 0) & ((flags & int(SampleFlag[name])) != 0)] = len(reasons) - 1
     if signatures is not None:
         status = signatures["status"]
         for code, name in enumerate(STATUS):
             if code == 0:
                 continue
             reasons.append(f"picture: {name}")
-            found[(found == 0) & (status == code)] = len(reasons) - 1
+            number[(number == 0) & (status == code)] = len(reasons) - 1
         reasons.append("no picture")
-        found[(found == 0) & (status == ABSENT)] = len(reasons) - 1
+        number[(number == 0) & (status == ABSENT)] = len(reasons) - 1
     if features is not None:
         for code in (BROKEN, TOO_LARGE):  # what the decoder of training refuses, though the core may have read it
             reasons.append(f"picture: {FEATURE_STATUS[code]}")
-            found[(found == 0) & (features == code)] = len(reasons) - 1
-    return found, reasons
+            number[(number == 0) & (features == code)] = len(reasons) - 1
+    return number, reasons
 
 
-def assign_sample_outcomes(out: str, args: dict[str, Any]) -> dict[str, Any]:
-    """Piece: the fates of the samples of some segments, and the sorted run of the uids they keep."""
-    root, number, reasons = Path(out), args["number"], args["reasons"]
-    segments = [(n, first, Segment.open(root / segment_path(n))) for n, first in args["segments"]]
-    uids = np.concatenate([np.ascontiguousarray(segment.uid) for _, _, segment in segments])
-    wrong, wrong_reasons = _wrong_samples(root, segments, args)
+class SampleOutcomes(Record):
+    """Of the samples of some segments: fates and reasons with counts, rows of the tables, damaged shards, of which some
+    are named with what is wrong."""
 
-    outcomes = open_records(root / OUTCOMES)
+    fates: dict[str, Count]
+    reasons: dict[str, Count]
+    rows: Count
+    quarantined: Count
+    damage: list[tuple[str, str]]
+    damaged: Count
+
+
+class MetadataOutcomes(Record):
+    """Of metadata rows without a sample, or without a uid."""
+
+    rows: Count
+    missing: Count
+    malformed: Count
+    quarantined: Count
+
+
+class MergedSubset(Record):
+    uids: Count
+    repeated_in_pool: Count
+    repeated_in_metadata: Count
+
+
+@piece(native=True)
+def assign_sample_outcomes(
+    out: Path,
+    number: int,
+    segments: Sequence[tuple[int, int]],
+    decoded: bool,
+    embedded: bool,
+    reasons: Sequence[str],
+    uid_from: str = "json",
+) -> SampleOutcomes:
+    """Piece: the fates of the samples of some segments, and the sorted run of the uids they keep.
+
+    Args:
+        segments: (number, ordinal of the first shard).
+        decoded, embedded: there are signatures, features of the samples.
+        reasons: of the filter, by outcome code.
+    """
+    opened = [Segment.open(out / segment_path(n)) for n, _ in segments]
+    uids = np.concatenate([np.ascontiguousarray(segment.uid) for segment in opened])
+    wrong_parts, wrong_reasons = [], [""]
+    for (n, _), segment in zip(segments, opened, strict=True):
+        signatures = load_array(out / signature_path(n), mmap=True) if decoded else None
+        features = load_array(out / status_path(n)) if embedded else None
+        wrong_part, wrong_reasons = _quarantine_reasons(segment, signatures, features, uid_from)
+        wrong_parts.append(wrong_part)
+    wrong = np.concatenate(wrong_parts)
+
+    outcomes = open_records(out / OUTCOMES)
     first, count = (np.asarray(a) for a in uid_lookup(outcomes, uids, threads=1))
-    listed = (count > 0) & np.concatenate([valid_uid_mask(segment) for _, _, segment in segments])
+    listed = (count > 0) & np.concatenate([valid_uid_mask(segment) for segment in opened])
     code = np.full(len(uids), -1, dtype=np.int64)
     code[listed] = (outcomes["f2"][first[listed]] >> np.uint64(CODE_SHIFT)).astype(np.int64)
 
@@ -170,61 +229,45 @@ def assign_sample_outcomes(out: str, args: dict[str, Any]) -> dict[str, Any]:
     fate[listed] = np.where(code[listed] == 0, KEPT, DROPPED)
     fate[wrong > 0] = QUARANTINED
     # one list of reasons for a dictionary look-up: kept, unlisted, the filter's, the quarantine's
-    words = [None, "no metadata row has this uid", *reasons[1:], *wrong_reasons[1:]]
-    word = np.zeros(len(uids), dtype=np.int32)
-    word[fate == UNLISTED] = 1
-    word[fate == DROPPED] = code[fate == DROPPED] + 1
-    word[fate == QUARANTINED] = wrong[fate == QUARANTINED] + len(reasons)
+    texts = [None, "no metadata row has this uid", *reasons[1:], *wrong_reasons[1:]]
+    text_code = np.zeros(len(uids), dtype=np.int32)
+    text_code[fate == UNLISTED] = 1
+    text_code[fate == DROPPED] = code[fate == DROPPED] + 1
+    text_code[fate == QUARANTINED] = wrong[fate == QUARANTINED] + len(reasons)
 
     damage = [
         (segment.shard_names[s], f"shard damaged at byte {offset}: {message}")
-        for _, _, segment in segments
+        for segment in opened
         for s, offset, message in shard_damage(segment)
     ]
-    columns = {**_names([segment for _, _, segment in segments]), "fate": _dictionary(fate, FATES)}
-    columns["reason"] = _dictionary(word - 1, words[1:])
-    quarantined = _write(root, number, "a", columns, fate == QUARANTINED, damage)
-    save_subset(root / kept_run(number), uid_unique(uids[fate == KEPT], threads=1))
+    columns = {**_names(opened), "fate": _dictionary(fate, FATES)}
+    columns["reason"] = _dictionary(text_code - 1, texts[1:])
+    quarantined = _write(out, number, "a", columns, fate == QUARANTINED, damage)
+    save_subset(out / kept_run(number), uid_unique(uids[fate == KEPT], threads=1))
     excluded = (fate == QUARANTINED) & (code == 0)
     records = np.empty(int(excluded.sum()), dtype=RECORD_DTYPE)
     records["f0"], records["f1"] = uids["f0"][excluded], uids["f1"][excluded]
-    at, found = 0, []
-    for _, first_shard, segment in segments if len(records) else ():
-        rows = np.flatnonzero(excluded[at : at + segment.num_samples])
-        found.append(row_ids(segment, first_shard, rows))
+    at, rows = 0, [np.empty(0, np.uint64)]
+    for (_, first_shard), segment in zip(segments, opened, strict=True) if len(records) else ():
+        rows.append(row_ids(segment, first_shard, np.flatnonzero(excluded[at : at + segment.num_samples])))
         at += segment.num_samples
-    records["f2"] = np.concatenate([np.empty(0, np.uint64), *found])
-    save_array(root / excluded_path(number), records)
-    fate_counts, word_counts = np.bincount(fate, minlength=5), np.bincount(word, minlength=len(words))
-    return {
-        "fates": {name: int(n) for name, n in zip(FATES, fate_counts, strict=True)},
-        "reasons": {w: int(n) for w, n in zip(words, word_counts, strict=True) if w is not None and n},
-        "rows": len(fate),
-        "quarantined": quarantined,
-        "damage": damage[:MAX_NOTED],
-        "damaged": len(damage),
-    }
+    records["f2"] = np.concatenate(rows)
+    save_array(out / excluded_path(number), records)
+    reason_counts = Counter[str]()
+    for text, count in zip(texts, np.bincount(text_code, minlength=len(texts)), strict=True):
+        if text is not None and count:
+            reason_counts[text] += int(count)
+    return SampleOutcomes(
+        fates={name: int(n) for name, n in zip(FATES, np.bincount(fate, minlength=5), strict=True)},
+        reasons=dict(reason_counts),
+        rows=len(fate),
+        quarantined=quarantined,
+        damage=damage[:MAX_NOTED],
+        damaged=len(damage),
+    )
 
 
-def _summed(counts: Iterable[dict[str, int]]) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for each in counts:
-        total.update(each)
-    return dict(total)
-
-
-def _wrong_samples(root: Path, segments: list[tuple[int, int, Any]], args: dict[str, Any]) -> tuple[Any, list[str]]:
-    """``_quarantine_reasons`` of the samples of all segments."""
-    found, reasons = [], [""]
-    for number, _, segment in segments:
-        signatures = load_array(root / signature_path(number), mmap=True) if args["decoded"] else None
-        features = load_array(root / status_path(number)) if args["embedded"] else None
-        wrong, reasons = _quarantine_reasons(segment, signatures, features, args.get("uid_from", "json"))
-        found.append(wrong)
-    return np.concatenate(found), reasons
-
-
-def _names(segments: list[Any]) -> dict[str, Any]:
+def _names(segments: list[Segment]) -> dict[str, pa.Array | pa.ChunkedArray]:
     """The columns shard, row, key and uid of the samples of some segments."""
     import pyarrow as pa
 
@@ -239,163 +282,166 @@ def _names(segments: list[Any]) -> dict[str, Any]:
     }
 
 
-def _dictionary(codes: Any, words: Sequence[str | None]) -> Any:
+def _dictionary(codes: npt.NDArray[np.integer], words: Sequence[str | None]) -> pa.DictionaryArray:
     """(n,) Arrow dictionary of texts: the word of each code, null for -1."""
     import pyarrow as pa
 
-    indices = codes.astype(np.int32)
-    return pa.DictionaryArray.from_arrays(pa.array(indices, mask=indices < 0), pa.array(words, pa.string()))
+    # of a word that stands twice, Arrow writes as many bytes of whatever memory it finds behind the others
+    numbers = {word: number for number, word in enumerate(dict.fromkeys(words))}
+    indices = np.array([*(numbers[word] for word in words), -1], np.int32)[codes]  # the last is that of code -1
+    return pa.DictionaryArray.from_arrays(pa.array(indices, mask=indices < 0), pa.array([*numbers], pa.string()))
 
 
-def assign_metadata_outcomes(out: str, args: dict[str, Any]) -> dict[str, Any]:
+@piece(native=True)
+def assign_metadata_outcomes(
+    out: Path, number: int, outcomes: str, malformed: str, malformed_count: int, uid_from: str = "json"
+) -> MetadataOutcomes:
     """Piece: metadata rows without a sample (missing) or without a usable uid (quarantined)."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
-    root, number = Path(out), args["number"]
-    pool = open_records(root / "index/pool.npy")
-    listed = open_records(root / args["outcomes"])
+    pool, listed = open_records(out / "index/pool.npy"), open_records(out / outcomes)
     uids = np.empty(len(listed), dtype="u8,u8")
     uids["f0"], uids["f1"] = listed["f0"], listed["f1"]
     _, count = uid_lookup(pool, uids, threads=1)
     absent = np.flatnonzero(np.asarray(count) == 0)
     row = listed["f2"][absent] & np.uint64((1 << CODE_SHIFT) - 1)
     absent = absent[np.argsort(row, kind="stable")]
-    malformed = read_table(root / args["malformed"]).to_pylist()
-    unnamed = args["malformed_count"] - len(malformed)
-    rule = args.get("uid_from")  # then a uid is a hash, and there is none where there is nothing to hash
-    wrong = f"has no {rule}" if rule else "has a uid that is not 32 hex digits"
-    bad = [malformed_row(m["file"], m["row"], m["uid"], rule or "json") for m in malformed]
-    bad += [f"a metadata row {wrong} (the first 1,000 of the piece are named)"] * unnamed
+    named = read_table(out / malformed).to_pylist()
+    # a uid by another rule is a hash, and there is none where there is nothing to hash
+    wrong = "has a uid that is not 32 hex digits" if uid_from == "json" else f"has no {uid_from}"
+    bad = [malformed_row(m["file"], m["row"], m["uid"], uid_from) for m in named]
+    bad += [f"a metadata row {wrong} (the first 1,000 of the piece are named)"] * (malformed_count - len(named))
     n, m = len(absent), len(bad)
     empty = pa.nulls(n + m, pa.string())
-    named = cast("Any", uid_format(uids[absent], threads=1))
-    texts = pa.concat_arrays([named.cast(pa.large_string()), pa.nulls(m, pa.large_string())])
+    texts = pa.concat_arrays(
+        [pc.cast(uid_format(uids[absent], threads=1), pa.large_string()), pa.nulls(m, pa.large_string())]
+    )
     columns = {"shard": empty, "row": pa.nulls(n + m, pa.uint32()), "key": empty, "uid": texts}
     which = np.concatenate([np.zeros(n, np.int32), np.arange(1, m + 1, dtype=np.int32)])
     columns["fate"] = _dictionary(np.where(which == 0, MISSING, QUARANTINED), FATES)
     columns["reason"] = _dictionary(which, ["no sample of the shards has this uid", *bad])
-    quarantined = _write(root, number, "b", columns, which > 0, [])
-    return {"rows": n + m, "missing": n, "malformed": m, "quarantined": quarantined}
+    quarantined = _write(out, number, "b", columns, which > 0, [])
+    return MetadataOutcomes(n + m, n, m, quarantined)
 
 
-def merge_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
+@piece(native=True)
+def merge_subset(out: Path, runs: int, repeats: bool = False) -> MergedSubset:
     """Piece: ``subset.npy``, the sorted uids of the kept samples."""
-    root = Path(out)
-    runs = [root / kept_run(n) for n in range(args["runs"])]
-    final = root / "subset.npy"
-    if args.get("repeats"):
-        kept = root / "state/filter/kept.npy"
-        merge_runs(runs, kept, unique=True, memory_bytes=MERGE_BYTES)
-        write_repeated(kept, root / METADATA_SUBSET, final)
+    kept_runs, final = [out / kept_run(n) for n in range(runs)], out / "subset.npy"
+    if repeats:
+        kept = out / "state/filter/kept.npy"
+        merge_runs(kept_runs, kept, unique=True, memory_bytes=MERGE_BYTES)
+        write_repeated(kept, out / METADATA_SUBSET, final)
         kept.unlink()
     else:
-        merge_runs(runs, final, unique=True, memory_bytes=MERGE_BYTES)
-    return {
-        "uids": len(load_subset(final)),
-        "repeated_in_pool": count_repeats(open_records(root / "index/pool.npy")),
-        "repeated_in_metadata": count_repeats(open_records(root / OUTCOMES)),
-    }
+        merge_runs(kept_runs, final, unique=True, memory_bytes=MERGE_BYTES)
+    return MergedSubset(
+        uids=len(load_subset(final)),
+        repeated_in_pool=count_repeats(open_records(out / "index/pool.npy")),
+        repeated_in_metadata=count_repeats(open_records(out / OUTCOMES)),
+    )
 
 
-def of_no_samples() -> dict[str, Any]:
-    """The same part of the summary as of ``assign_outcomes``, where the pool has no shards yet."""
-    return {"fates": {}, "reasons": {}, "damage": [], "damaged_shards": 0, "subset": None}
+@dataclass(frozen=True)
+class Outcomes:
+    """What the fates add to the filter's summary (``FilterSummary``)."""
+
+    fates: dict[str, int]
+    reasons: dict[str, int]
+    damage: list[tuple[str, str]]
+    damaged_shards: int
+    subset: int
+    repeated_in_pool: int
+    repeated_in_metadata: int
 
 
-def _sample_pieces(run: Run, reasons: list[str]) -> list[Piece]:
+def _sample_pieces(run: Run, reasons: list[str]) -> list[Piece[SampleOutcomes]]:
     decoded, embedded = needed(run), run.asks_for("features")
     return [
-        Piece(
+        assign_sample_outcomes.piece(
             "filter/fates",
             f"{number:05d}",
-            "dcfast.stages.filter.fates:assign_sample_outcomes",
-            {
-                "number": number,
-                "segments": some,
-                "decoded": decoded,
-                "embedded": embedded,
-                "reasons": reasons,
-                **run.uid_rule,
-            },
-            inputs=(
+            inputs=[
                 OUTCOMES,
                 *(segment_path(n) for n, _ in some),
                 *(signature_path(n) for n, _ in some if decoded),
                 *(status_path(n) for n, _ in some if embedded),
-            ),
-            outputs=(
+            ],
+            outputs=[
                 part_path("fates", number),
                 part_path("quarantine", number),
                 kept_run(number),
                 excluded_path(number),
-            ),
-            native=True,
+            ],
+        )(
+            number=number,
+            segments=some,
+            decoded=decoded,
+            embedded=embedded,
+            reasons=reasons,
+            uid_from=run.settings.uid_from,
         )
         for number, some in enumerate(run.sample_groups())
     ]
 
 
-def _metadata_pieces(run: Run, malformed: list[int]) -> list[Piece]:
+def _metadata_pieces(run: Run, malformed: list[int]) -> list[Piece[MetadataOutcomes]]:
     return [
-        Piece(
+        assign_metadata_outcomes.piece(
             "filter/missing",
             f"{number:05d}",
-            "dcfast.stages.filter.fates:assign_metadata_outcomes",
-            {
-                "number": number,
-                "outcomes": outcome_run(number),
-                "malformed": malformed_path(number),
-                "malformed_count": count,
-                **run.uid_rule,
-            },
-            inputs=("index/pool.npy", outcome_run(number), malformed_path(number)),
-            outputs=(part_path("fates", number, "b"), part_path("quarantine", number, "b")),
-            native=True,
+            inputs=["index/pool.npy", outcome_run(number), malformed_path(number)],
+            outputs=[part_path("fates", number, "b"), part_path("quarantine", number, "b")],
+        )(
+            number=number,
+            outcomes=outcome_run(number),
+            malformed=malformed_path(number),
+            malformed_count=count,
+            uid_from=run.settings.uid_from,
         )
         for number, count in enumerate(malformed)
     ]
 
 
-def _subset_piece(run: Run, runs: int) -> Piece:
-    repeats = run.settings.keep_repeats
-    return Piece(
-        "filter/subset",
-        "subset",
-        "dcfast.stages.filter.fates:merge_subset",
-        {"runs": runs, **({"repeats": True} if repeats else {})},
-        inputs=("index/pool.npy", OUTCOMES, *((METADATA_SUBSET,) if repeats else ()), *map(kept_run, range(runs))),
-        outputs=("subset.npy",),
-        native=True,
-    )
-
-
-def assign_outcomes(run: Run, reasons: list[str], malformed: list[int], beside: list[Piece]) -> Any:
-    """The steps that assign the fates; returns their part of the filter stage's summary.
+def assign_outcomes(run: Run, do: Do, reasons: list[str], malformed: list[int], beside: Piece[Nothing]) -> Outcomes:
+    """Assigns the fates and writes their tables and ``subset.npy``.
 
     Args:
         malformed: how many rows of each piece of the metadata have no uid.
-        beside: pieces that wait for the outcomes alone, to be done in the same step.
+        beside: a piece that waits for the outcomes alone, to be done in the same step.
     """
-    of_samples, of_metadata = _sample_pieces(run, reasons), _metadata_pieces(run, malformed)
     # none of these waits for another
-    done = yield [*of_samples, *beside, *of_metadata]
-    samples, missing = done[: len(of_samples)], done[len(of_samples) + len(beside) :]
-    rows, quarantined = (sum(s[name] for s in (*samples, *missing)) for name in ("rows", "quarantined"))
-    numbers = range(len(of_metadata))
+    done = do([*_sample_pieces(run, reasons), beside, *_metadata_pieces(run, malformed)])
+    samples = [s for s in done if isinstance(s, SampleOutcomes)]
+    metadata = [s for s in done if isinstance(s, MetadataOutcomes)]
+    numbers, repeats = range(len(samples)), run.settings.keep_repeats
+    subset = merge_subset.piece(
+        "filter/subset",
+        "subset",
+        inputs=["index/pool.npy", OUTCOMES, *([METADATA_SUBSET] if repeats else []), *map(kept_run, numbers)],
+        outputs=["subset.npy"],
+    )
+    parts = range(len(metadata))
+    rows = sum(s.rows for s in samples) + sum(s.rows for s in metadata)
+    quarantined = sum(s.quarantined for s in samples) + sum(s.quarantined for s in metadata)
     tables = [
-        combine_parts("filter/tables", name, len(of_samples), count, tuple(part_path(name, n, "b") for n in numbers))
+        combine_parts("filter/tables", name, len(samples), count, tuple(part_path(name, n, "b") for n in parts))
         for name, count in (("fates", rows), ("quarantine", quarantined))
     ]
-    [merged, *_] = yield [_subset_piece(run, len(of_samples)), *tables]
-    fates = _summed(s["fates"] for s in samples)
-    fates["missing"] += sum(s["missing"] for s in missing)
-    fates["quarantined"] += sum(s["malformed"] for s in missing)
-    return {
-        "fates": fates,
-        "reasons": dict(sorted(_summed(s["reasons"] for s in samples).items())),
-        "damage": [list(d) for s in samples for d in s["damage"]][:MAX_NOTED],
-        "damaged_shards": sum(s["damaged"] for s in samples),
-        "subset": merged["uids"],
-        "repeated_in_pool": merged["repeated_in_pool"],
-        "repeated_in_metadata": merged["repeated_in_metadata"],
-    }
+    merged = next(s for s in do([subset(runs=len(samples), repeats=repeats), *tables]) if isinstance(s, MergedSubset))
+    fates, all_reasons = Counter[str](), Counter[str]()
+    for s in samples:
+        fates.update(s.fates)
+        all_reasons.update(s.reasons)
+    fates["missing"] += sum(s.missing for s in metadata)
+    fates["quarantined"] += sum(s.malformed for s in metadata)
+    return Outcomes(
+        fates=dict(fates),
+        reasons=dict(sorted(all_reasons.items())),
+        damage=[damage for s in samples for damage in s.damage][:MAX_NOTED],
+        damaged_shards=sum(s.damaged for s in samples),
+        subset=merged.uids,
+        repeated_in_pool=merged.repeated_in_pool,
+        repeated_in_metadata=merged.repeated_in_metadata,
+    )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from dcfast.rundir.layout import FATES, MISSING
 
-__all__ = ["malformed_notes", "malformed_row", "repeated_notes", "unmatched_notes"]
+MalformedRow = tuple[str, int, str | None]
+"""File, row and uid."""
+
+__all__ = ["MalformedRow", "malformed_notes", "malformed_row", "repeated_notes", "unmatched_notes"]
 
 
 def malformed_row(file: str, row: int, uid: str | None, uid_from: str) -> str:
@@ -17,7 +18,7 @@ def malformed_row(file: str, row: int, uid: str | None, uid_from: str) -> str:
 
 
 def malformed_notes(
-    first: list[Any] | None, rows: int, malformed: int, uid_from: str, *, metadata_only: bool = False
+    first: MalformedRow | None, rows: int, malformed: int, uid_from: str, *, metadata_only: bool = False
 ) -> list[str]:
     """That metadata rows have no uid, so that their samples have no row.
 
@@ -27,7 +28,7 @@ def malformed_notes(
     """
     if not malformed or malformed == rows:  # where it is all, unmatched_notes says so
         return []
-    named = f" (the first: {malformed_row(first[0], first[1], first[2], uid_from)})" if first else ""
+    named = f" (the first: {malformed_row(*first, uid_from)})" if first else ""
     lost = f"{malformed:,} of {rows:,} metadata rows have no uid that can be read{named}: they are"
     if metadata_only:
         return [f"{lost} in no subset, whatever the filter says of them"]
@@ -60,13 +61,12 @@ def unmatched_notes(fates: dict[str, int], rows: int, malformed: int, uid_from: 
     return [f"none of the {rows:,} metadata rows{some} is of one of the {samples:,} samples, so none is kept: {why}"]
 
 
-def repeated_notes(counts: dict[str, int], uid_from: str) -> list[str]:
+def repeated_notes(rows: int, samples: int, uid_from: str) -> list[str]:
     """That rows of one url cannot be told apart, where uids are made of urls; those of json are meant to be unique.
 
     Args:
-        counts: ``repeated_in_pool`` and ``repeated_in_metadata``.
+        rows, samples: that repeat one before.
     """
-    rows, samples = counts["repeated_in_metadata"], counts["repeated_in_pool"]
     if uid_from != "url" or not (rows or samples):
         return []
     return [

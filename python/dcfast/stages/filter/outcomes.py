@@ -9,13 +9,15 @@ of a piece's metadata files at about 100 bytes each in a worker; no whole column
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
-from dcfast.engine.piece import Piece
+from dcfast.engine.piece import Nothing, piece
 from dcfast.errors import FilterError, PoolError
 from dcfast.features.files import sibling_npz
 from dcfast.filters import (
@@ -44,23 +46,25 @@ from dcfast.rundir.layout import (
     outcome_run,
 )
 from dcfast.rundir.run_dir import Run
+from dcfast.rundir.summaries import ClusterCounts, FilterSummary, Models
 from dcfast.stages.filter import fates
 from dcfast.stages.filter.centroids import BLOCK_ROWS
-from dcfast.stages.filter.clusters import ClusterSet, FileClusters, check_clusters, cluster_steps
-from dcfast.stages.filter.leaked import contaminated_steps
-from dcfast.stages.filter.notes import malformed_notes, repeated_notes, unmatched_notes
+from dcfast.stages.filter.clusters import ClusterFiles, ClusterSet, FileClusters, check_clusters, make_clusters
+from dcfast.stages.filter.leaked import count_contaminated
+from dcfast.stages.filter.notes import MalformedRow, malformed_notes, repeated_notes, unmatched_notes
+from dcfast.stages.filter.subsets import write_metadata_subset
 from dcfast.stages.index import refuse_metadata_without_uids
-from dcfast.stages.runner import Steps
+from dcfast.stages.runner import Do
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.npz import load_array, save_array
 from dcfast.storage.parquet import BATCH_ROWS, read_table
 from dcfast.storage.paths import absolute
 from dcfast.storage.published import without_places
+from dcfast.storage.records import Count, Record, replaced
 from dcfast.uids.sets import (
     RECORD_DTYPE,
     load_subset,
     merge_runs,
-    open_records,
     record_sort,
     save_records,
     save_subset,
@@ -69,6 +73,8 @@ from dcfast.uids.sets import (
 )
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from dcfast.filters.compiled import Filter
 
 __all__ = ["check_metadata", "resolve_expression", "steps"]
@@ -149,7 +155,7 @@ def check_metadata(run: Run, text: str) -> None:
         pass
 
 
-def _expected_schema(run: Run, path: str, schema: Any) -> Any:
+def _expected_schema(run: Run, path: str, schema: pa.Schema) -> pa.Schema:
     """The schema that the filter will find: the pool's, with the columns that the features stage adds."""
     import pyarrow as pa
 
@@ -168,7 +174,9 @@ def _uid_set_paths(run: Run, names: list[str]) -> dict[str, str]:
     return {name: str(own.get(name) or absolute(name)) for name in names}
 
 
-def _batches(compiled: Filter, path: str, columns: list[str], uid_from: str, rows: int = BATCH_ROWS) -> Iterator[Any]:
+def _batches(
+    compiled: Filter, path: str, columns: list[str], uid_from: str, rows: int = BATCH_ROWS
+) -> Iterator[pa.RecordBatch]:
     """The batches of a metadata file that has what the filter reads; PoolError where it lacks it."""
     with open_metadata(path, uid_from) as file:
         check_uid_type(file)
@@ -176,59 +184,62 @@ def _batches(compiled: Filter, path: str, columns: list[str], uid_from: str, row
         yield from file.batches(columns, rows)
 
 
-def histogram(out: str, args: dict[str, Any]) -> dict[str, Any]:
+@piece(native=True)
+def histogram(
+    out: Path,
+    files: Sequence[str],
+    filter: str,
+    column: str,
+    prefix: Sequence[int],
+    dtype: str,
+    output: str,
+    uid_from: str = "json",
+) -> Nothing:
     """Piece: one pass of the threshold search over some metadata files."""
-
-    root = Path(out)
-    compiled = compile_filter(args["filter"])
-    search = QuantileSearch.from_json(args["search"])
+    compiled = compile_filter(filter)
     counts = np.zeros(NUM_BINS, dtype=np.uint64)
-    for path in (str(root / name) for name in args["files"]):
-        for batch in _batches(compiled, path, [args["column"]], args.get("uid_from", "json")):
-            counts += score_histogram(numbers(batch.column(0)), search.prefix, dtype=search.dtype)
-    save_array(root / args["output"], counts)
-    return {}
+    for path in (str(out / name) for name in files):
+        for batch in _batches(compiled, path, [column], uid_from):
+            counts += score_histogram(numbers(batch.column(0)), prefix, dtype=dtype)
+    save_array(out / output, counts)
+    return Nothing()
 
 
-def _search_threshold(run: Run, text: str, number: int, column: str, fraction: float) -> Any:
-    """Sub-steps of the threshold search: yields pieces of one pass after the other, returns the search, done."""
-
-    compiled = compile_filter(text)
+def _search_threshold(run: Run, do: Do, text: str, number: int, column: str, fraction: float) -> QuantileSearch:
+    """The search, done, one pass over the metadata after the other."""
+    compiled, uid_from = compile_filter(text), run.settings.uid_from
     types = []
     for name in run.metadata_files:
         path = str(run.out / name)
-        schema = metadata_schema(path, run.settings.uid_from)
+        schema = metadata_schema(path, uid_from)
         compiled.check_columns(schema, path)
         types.append(schema.field(column).type)
     search = QuantileSearch(fraction, score_dtype(types))
-    groups = run.metadata_groups()
+    groups = [files for _, files in run.metadata_groups()]
     while not search.done:
         turn = len(search.prefix)
         outputs = [f"state/filter/histograms/{number}-{turn}-{g:05d}.npy" for g in range(len(groups))]
-        yield [
-            Piece(
-                f"filter/threshold-{number}-{turn}",
-                f"{g:05d}",
-                "dcfast.stages.filter.outcomes:histogram",
-                {
-                    "files": files,
-                    "filter": text,
-                    "column": column,
-                    "search": search.to_json(),
-                    "output": outputs[g],
-                    **run.uid_rule,
-                },
-                inputs=tuple(files),
-                outputs=(outputs[g],),
-                weight=sum(os.path.getsize(run.out / f) for f in files),
-                native=True,
-            )
-            for g, (_, files) in enumerate(groups)
-        ]
-        merged = np.zeros(NUM_BINS, dtype=np.uint64)
-        for output in outputs:
-            merged += load_array(run.out / output)
-        search.feed(merged)
+        do(
+            [
+                histogram.piece(
+                    f"filter/threshold-{number}-{turn}",
+                    f"{g:05d}",
+                    inputs=files,
+                    outputs=[output],
+                    weight=sum(os.path.getsize(run.out / f) for f in files),
+                )(
+                    files=files,
+                    filter=text,
+                    column=column,
+                    prefix=list(search.prefix),
+                    dtype=search.dtype,
+                    output=output,
+                    uid_from=uid_from,
+                )
+                for g, (files, output) in enumerate(zip(groups, outputs, strict=True))
+            ]
+        )
+        search.feed(sum((load_array(run.out / output) for output in outputs), np.zeros(NUM_BINS, np.uint64)))
     return search
 
 
@@ -237,51 +248,75 @@ class _Malformed:
 
     def __init__(self) -> None:
         self.count = 0
-        self.named: dict[str, list[Any]] = {"file": [], "row": [], "uid": []}
+        self.named: list[MalformedRow] = []
 
-    def note(self, path: str, file_row: int, batch: Any, valid: Any) -> None:
-        for i in np.flatnonzero(~valid):
+    def note(self, path: str, file_row: int, batch: pa.RecordBatch, valid: npt.NDArray[np.bool_]) -> None:
+        for i in map(int, np.flatnonzero(~valid)):
             self.count += 1
-            if len(self.named["row"]) < MAX_NOTED:
-                value = shown_uid(batch, int(i))
-                self.named["file"].append(Path(path).name)
-                self.named["row"].append(file_row + int(i))
-                self.named["uid"].append(None if value is None else value[:200])
+            if len(self.named) < MAX_NOTED:
+                value = shown_uid(batch, i)
+                self.named.append((Path(path).name, file_row + i, None if value is None else value[:200]))
 
     def save(self, path: Path) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         schema = pa.schema([("file", pa.string()), ("row", pa.uint64()), ("uid", pa.string())])
+        rows = [dict(zip(schema.names, row, strict=True)) for row in self.named]
         with atomic_path(path) as temporary:
-            pq.write_table(pa.table(self.named, schema=schema), temporary)
-
-    @property
-    def first(self) -> list[Any] | None:
-        return [column[0] for column in self.named.values()] if self.count else None
+            pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
 
 
-def evaluate(out: str, args: dict[str, Any]) -> dict[str, Any]:
-    """Piece: the outcome code of every row of some metadata files, as a run of records sorted by uid."""
-    root = Path(out)
-    compiled = compile_filter(args["filter"])
-    uid_sets = {name: load_subset(root / path, check=False) for name, path in args["uid_sets"].items()}
-    given = zip(compiled.clusters, args.get("clusters", ()), strict=True)
-    sets = [ClusterSet(root, clusters.key, files, args["device"]) for clusters, files in given]
+class Evaluated(Record):
+    """Of some metadata files.
+
+    Attributes:
+        malformed: rows without a uid that is one; ``first_malformed`` is the first of them.
+        codes: rows of each outcome.
+        clusters: of each cluster set rows that are OUTSIDE, INSIDE and UNASKED.
+    """
+
+    rows: Count
+    malformed: Count
+    codes: list[Count]
+    clusters: list[list[Count]] = []
+    first_malformed: MalformedRow | None = None
+
+
+@piece()
+def evaluate(
+    out: Path,
+    number: int,
+    files: Sequence[str],
+    filter: str,
+    thresholds: Mapping[str, str],
+    uid_sets: Mapping[str, str],
+    models: Models,
+    clusters: Sequence[ClusterFiles] = (),
+    device: str = "",
+    uid_from: str = "json",
+) -> Evaluated:
+    """Piece: the outcome code of every row of some metadata files, as a run of records sorted by uid.
+
+    Args:
+        models: in use, for the piece's key.
+        clusters, device: of the cluster sets that the filter uses.
+    """
+    del models
+    compiled = compile_filter(filter)
+    subsets = {name: load_subset(out / path, check=False) for name, path in uid_sets.items()}
+    sets = [ClusterSet(out, c.key, given, device) for c, given in zip(compiled.clusters, clusters, strict=True)]
     columns = list(dict.fromkeys(["uid", *compiled.column_names]))
-    uid_from = args.get("uid_from", "json")
-    records: list[Any] = []
-    malformed = _Malformed()
-    total = 0
+    records, malformed, total = [np.empty(0, dtype=RECORD_DTYPE)], _Malformed(), 0
     counts = np.zeros(len(compiled.reasons), dtype=np.int64)
     verdicts = np.zeros((len(sets), 3), dtype=np.int64)
-    for path in (str(root / name) for name in args["files"]):
-        clusters = FileClusters(path, sets)
+    for path in (str(out / name) for name in files):
+        of_file = FileClusters(path, sets)
         file_row = 0
         for batch in _batches(compiled, path, columns, uid_from, BLOCK_ROWS if sets else BATCH_ROWS):
             uids, valid = parse_uids(batch)
-            asked = clusters.of_batch(len(uids))
-            codes = np.asarray(compiled.evaluate(batch, args["thresholds"], uid_sets, uids, asked))
+            inside = of_file.of_batch(len(uids))
+            codes = np.asarray(compiled.evaluate(batch, thresholds, subsets, uids, inside))
             counts += np.bincount(codes[valid], minlength=len(counts))
             part = np.empty(int(valid.sum()), dtype=RECORD_DTYPE)
             part["f0"], part["f1"] = uids["f0"][valid], uids["f1"][valid]
@@ -291,53 +326,46 @@ def evaluate(out: str, args: dict[str, Any]) -> dict[str, Any]:
             malformed.note(path, file_row, batch, valid)
             total += len(uids)
             file_row += len(uids)
-        for number, known in enumerate(clusters.verdicts):
-            save_array(root / mask_path(number, path), known)
-            verdicts[number] += np.bincount(known, minlength=3)
-    everything = np.concatenate(records) if records else np.empty(0, dtype=RECORD_DTYPE)
-    save_records(root / outcome_run(args["number"]), record_sort(everything, threads=1))
-    malformed.save(root / malformed_path(args["number"]))
-    return {
-        "rows": total,
-        "malformed": malformed.count,
-        "first_malformed": malformed.first,
-        "codes": counts.tolist(),
-        "clusters": verdicts.tolist(),
-    }
+        for place, verdict in enumerate(of_file.verdicts):
+            save_array(out / mask_path(place, path), verdict)
+            verdicts[place] += np.bincount(verdict, minlength=3)
+    save_records(out / outcome_run(number), record_sort(np.concatenate(records), threads=1))
+    malformed.save(out / malformed_path(number))
+    return Evaluated(
+        rows=total,
+        malformed=malformed.count,
+        codes=counts.tolist(),
+        clusters=verdicts.tolist(),
+        first_malformed=next(iter(malformed.named), None),
+    )
 
 
-def write_oracle(out: str, args: dict[str, Any]) -> dict[str, Any]:
+@piece()
+def write_oracle(out: Path) -> Nothing:
     """Piece: the uids of the built-in world's rows without any defect, as the filter ``oracle`` keeps them."""
     import pyarrow.compute as pc
 
-    root = Path(out)
-    truth = read_table(root / "world/truth.parquet", columns=["uid", "clean"])
+    truth = read_table(out / "world/truth.parquet", columns=["uid", "clean"])
     uids, _ = uid_parse(truth["uid"].filter(pc.fill_null(truth["clean"], False)).combine_chunks())
-    clean = uid_unique(uids, threads=1)
-    save_subset(root / ORACLE_PATH, clean)
-    return {"uids": len(clean)}
+    save_subset(out / ORACLE_PATH, uid_unique(uids, threads=1))
+    return Nothing()
 
 
-def merge_outcomes(out: str, args: dict[str, Any]) -> dict[str, Any]:
-    """Piece: merges the runs into ``filter/outcomes.npy``; counts repeated uids."""
-    root = Path(out)
-    runs = [root / outcome_run(n) for n in range(args["groups"])]
-    merge_runs(runs, root / OUTCOMES, memory_bytes=MERGE_BYTES)
-    return {"rows": len(open_records(root / OUTCOMES))}
+@piece()
+def merge_outcomes(out: Path, groups: int) -> Nothing:
+    """Piece: merges the runs into ``filter/outcomes.npy``."""
+    merge_runs([out / outcome_run(n) for n in range(groups)], out / OUTCOMES, memory_bytes=MERGE_BYTES)
+    return Nothing()
 
 
-def _asked(stats: list[dict[str, Any]], number: int) -> dict[str, int]:
-    """How many rows the number-th cluster set was asked about, and how many of them are inside."""
-    outside, inside = (sum(s["clusters"][number][kind] for s in stats) for kind in (OUTSIDE, INSIDE))
-    return {"rows_asked": outside + inside, "rows_inside": inside}
-
-
-def _thresholds(run: Run, text: str, compiled: Filter, notes: list[str]) -> Any:
-    """The steps that find the thresholds; returns them by key, as ``evaluate`` wants them and as they are shown."""
+def _thresholds(
+    run: Run, do: Do, text: str, compiled: Filter, notes: list[str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The thresholds by key, as ``evaluate`` wants them and as they are shown."""
     exact: dict[str, str] = {}
     shown: dict[str, str] = {}
     for number, quantile in enumerate(compiled.quantiles):
-        search = yield from _search_threshold(run, text, number, quantile.column, quantile.fraction)
+        search = _search_threshold(run, do, text, number, quantile.column, quantile.fraction)
         exact[quantile.key] = search.threshold_text
         shown[quantile.key] = repr(search.threshold)
         if search.missing_scores:
@@ -345,108 +373,90 @@ def _thresholds(run: Run, text: str, compiled: Filter, notes: list[str]) -> Any:
     return exact, shown
 
 
-def _evaluation(run: Run, text: str, compiled: Filter, thresholds: dict[str, str]) -> Any:
-    """The steps from the thresholds to the outcome of every row; returns the pieces' statistics, and what was done for
-    the clusters."""
+def _evaluate_all(
+    run: Run, do: Do, text: str, compiled: Filter, thresholds: dict[str, str]
+) -> tuple[list[Evaluated], dict[str, ClusterCounts]]:
+    """From the thresholds to the outcome of every row: the pieces' statistics, and what was done for the clusters."""
     sets = _uid_set_paths(run, compiled.uid_sets)
     if ORACLE in sets:
-        yield [
-            Piece(
-                "filter/oracle",
-                "oracle",
-                "dcfast.stages.filter.outcomes:write_oracle",
-                {},
-                inputs=("world/truth.parquet",),
-                outputs=(ORACLE_PATH,),
+        oracle = write_oracle.piece("filter/oracle", "oracle", inputs=["world/truth.parquet"], outputs=[ORACLE_PATH])
+        do([oracle()])
+    groups, device = [files for _, files in run.metadata_groups()], run.settings.device
+    cluster_files, clusters = make_clusters(run, do, compiled.clusters)
+    of_clusters = [path for files in cluster_files for path in (files.centroids, files.chosen)]
+    stats = do(
+        [
+            evaluate.piece(
+                "filter/evaluate",
+                f"{number:05d}",
+                inputs=[*files, *sets.values(), *of_clusters, *(map(sibling_npz, files) if cluster_files else ())],
+                outputs=[
+                    outcome_run(number),
+                    malformed_path(number),
+                    *(mask_path(i, name) for i in range(len(cluster_files)) for name in files),
+                ],
+                weight=sum(os.path.getsize(run.out / f) for f in files),
+                gpus=gpu_share(device) if cluster_files else 0.0,
+                native=not cluster_files and compiled.is_native,
+            )(
+                number=number,
+                files=files,
+                filter=text,
+                thresholds=thresholds,
+                uid_sets=sets,
+                models=compiled.fingerprint(),
+                clusters=tuple(cluster_files),
+                device=device if cluster_files else "",
+                uid_from=run.settings.uid_from,
             )
+            for number, files in enumerate(groups)
         ]
-    groups = run.metadata_groups()
-    cluster_files, clusters = yield from cluster_steps(run, compiled.clusters)
-    arguments: dict[str, Any] = {"filter": text, "thresholds": thresholds, "uid_sets": sets, **run.uid_rule}
-    arguments["models"] = compiled.fingerprint()
-    if cluster_files:
-        arguments |= {"clusters": cluster_files, "device": run.settings.device}
-    of_clusters = tuple(path for files in cluster_files for path in files.values())
-    stats = yield [
-        Piece(
-            "filter/evaluate",
-            f"{number:05d}",
-            "dcfast.stages.filter.outcomes:evaluate",
-            {"number": number, "files": files, **arguments},
-            inputs=(*files, *sets.values(), *of_clusters, *(map(sibling_npz, files) if cluster_files else ())),
-            outputs=(
-                outcome_run(number),
-                malformed_path(number),
-                *(mask_path(i, name) for i in range(len(cluster_files)) for name in files),
-            ),
-            weight=sum(os.path.getsize(run.out / f) for f in files),
-            gpus=gpu_share(run.settings.device) if cluster_files else 0.0,
-            native=not cluster_files and compiled.is_native,
-        )
-        for number, (_, files) in enumerate(groups)
-    ]
-    yield [
-        Piece(
-            "filter/merge",
-            "outcomes",
-            "dcfast.stages.filter.outcomes:merge_outcomes",
-            {"groups": len(groups)},
-            inputs=tuple(outcome_run(n) for n in range(len(groups))),
-            outputs=(OUTCOMES,),
-        )
-    ]
-    return stats, {c.key: {**clusters[i], **_asked(stats, i)} for i, c in enumerate(compiled.clusters)}
+    )
+    runs = [outcome_run(n) for n in range(len(groups))]
+    do([merge_outcomes.piece("filter/merge", "outcomes", inputs=runs, outputs=[OUTCOMES])(groups=len(groups))])
+    for i, counts in enumerate(clusters):
+        outside, inside = (sum(s.clusters[i][verdict] for s in stats) for verdict in (OUTSIDE, INSIDE))
+        clusters[i] = replaced(counts, rows_asked=outside + inside, rows_inside=inside)
+    return stats, {c.key: counts for c, counts in zip(compiled.clusters, clusters, strict=True)}
 
 
-def steps(run: Run) -> Steps:
+def steps(run: Run, do: Do) -> FilterSummary:
     """Thresholds, outcomes, the metadata's subset; where there are shards, fates and the subset of their samples."""
     if run.metadata_only:
         refuse_metadata_without_uids(run)  # else the index stage has
     text, notes = resolve_expression(run)
-    compiled = compile_filter(text)
-    thresholds, shown = yield from _thresholds(run, text, compiled, notes)
-    stats, clusters = yield from _evaluation(run, text, compiled, thresholds)
-    codes = np.sum([s["codes"] for s in stats], axis=0).tolist()
-    metadata_subset = Piece(
-        "filter/subset_metadata",
-        "subset_metadata",
-        "dcfast.stages.filter.subsets:write_metadata_subset",
-        {"rows": codes[0]},
-        inputs=(OUTCOMES,),
-        outputs=(METADATA_SUBSET,),
-        native=True,
-    )
+    compiled, rule = compile_filter(text), run.settings.uid_from
+    thresholds, shown = _thresholds(run, do, text, compiled, notes)
+    stats, clusters = _evaluate_all(run, do, text, compiled, thresholds)
+    codes = np.sum([s.codes for s in stats], axis=0).tolist()
+    passing = write_metadata_subset.piece(
+        "filter/subset_metadata", "subset_metadata", inputs=[OUTCOMES], outputs=[METADATA_SUBSET]
+    )(rows=codes[0])
     # fates.parquet is published: a uid file is named by its last part
     reasons = list(without_places(dict.fromkeys(compiled.reasons)))
-    rows, malformed = sum(s["rows"] for s in stats), sum(s["malformed"] for s in stats)
-    # pieces that an earlier release wrote do not name the first
-    first = next((s["first_malformed"] for s in stats if s.get("first_malformed")), None)
-    only = run.metadata_only
-    notes += malformed_notes(first, rows, malformed, run.settings.uid_from, metadata_only=only)
-    if only:
-        yield [metadata_subset]
-        settled, contaminated = fates.of_no_samples(), None
+    rows, malformed = sum(s.rows for s in stats), sum(s.malformed for s in stats)
+    first = next((s.first_malformed for s in stats if s.first_malformed), None)
+    notes += malformed_notes(first, rows, malformed, rule, metadata_only=run.metadata_only)
+    summary = FilterSummary(
+        filter=text,
+        fates={},
+        subset=None,
+        thresholds=shown,
+        models=compiled.fingerprint(),
+        clusters=clusters,
+        metadata_rows=rows,
+        malformed_uids=malformed,
+        metadata_outcomes={reason: codes[i] for i, reason in enumerate(reasons) if codes[i]},
+        subset_metadata=codes[0],
+    )
+    if run.metadata_only:
+        do([passing])
         notes.append(
             f"pool {run.pool.root.name} has no shards yet, so its metadata was filtered and nothing else: the same "
             "command, without --to filter, goes on when they are there"
         )
-    else:
-        settled = yield from fates.assign_outcomes(
-            run, reasons, [s["malformed"] for s in stats], beside=[metadata_subset]
-        )
-        contaminated = yield from contaminated_steps(run)
-        notes += unmatched_notes(settled["fates"], rows, malformed, run.settings.uid_from)
-        notes += repeated_notes(settled, run.settings.uid_from)
-    return {
-        "filter": text,
-        "notes": notes,
-        "thresholds": shown,
-        "clusters": clusters,
-        "metadata_rows": rows,
-        "malformed_uids": malformed,
-        "metadata_outcomes": {reason: codes[i] for i, reason in enumerate(reasons) if codes[i]},
-        "subset_metadata": codes[0],
-        "models": compiled.fingerprint(),
-        "contaminated": contaminated,
-        **settled,
-    }
+        return replaced(summary, notes=notes)
+    outcomes = fates.assign_outcomes(run, do, reasons, [s.malformed for s in stats], beside=passing)
+    notes += unmatched_notes(outcomes.fates, rows, malformed, rule)
+    notes += repeated_notes(outcomes.repeated_in_metadata, outcomes.repeated_in_pool, rule)
+    return replaced(summary, notes=notes, contaminated=count_contaminated(run, do), **asdict(outcomes))

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from dcfast.engine.piece import Nothing, piece
 from dcfast.rundir.layout import CODE_SHIFT, METADATA_SUBSET, OUTCOMES
 from dcfast.storage.npz import write_npy
 from dcfast.uids.files import UID_DTYPE
@@ -26,7 +27,11 @@ __all__ = ["write_metadata_subset", "write_repeated"]
 ROWS_AT_ONCE = 1 << 20
 
 
-def _stretches(rows: Any, chosen: Callable[[Any], Any]) -> Iterator[Any]:
+Uids = npt.NDArray[np.void]
+"""(n,) uids, or records that begin with one."""
+
+
+def _stretches(rows: Uids, chosen: Callable[[Uids], npt.NDArray[np.bool_]]) -> Iterator[Uids]:
     """The uids of the chosen rows of mapped uids or records, a stretch at a time."""
     for begin in range(0, len(rows), ROWS_AT_ONCE):
         part = np.asarray(rows[begin : begin + ROWS_AT_ONCE])
@@ -36,19 +41,19 @@ def _stretches(rows: Any, chosen: Callable[[Any], Any]) -> Iterator[Any]:
         yield uids
 
 
-def write_metadata_subset(out: str, args: dict[str, Any]) -> dict[str, Any]:
+@piece(native=True)
+def write_metadata_subset(out: Path, rows: int) -> Nothing:
     """Piece: ``subset_metadata.npy``, of the outcomes of all rows; ``rows`` of them pass."""
-    root = Path(out)
-    passing = _stretches(open_records(root / OUTCOMES), lambda part: part["f2"] >> np.uint64(CODE_SHIFT) == 0)
-    write_npy(root / METADATA_SUBSET, (args["rows"],), UID_DTYPE, passing)
-    return {"uids": args["rows"]}
+    passing = _stretches(open_records(out / OUTCOMES), lambda part: part["f2"] >> np.uint64(CODE_SHIFT) == 0)
+    write_npy(out / METADATA_SUBSET, (rows,), UID_DTYPE, passing)
+    return Nothing()
 
 
 def write_repeated(kept: Path, passing: Path, final: Path) -> None:
     """Writes the uids of the subset file ``passing``, with their repeats, that stand in the subset file ``kept``."""
     inside, rows = load_subset(kept, check=False), load_subset(passing, check=False)
 
-    def uids() -> Iterator[Any]:
+    def uids() -> Iterator[Uids]:
         return _stretches(rows, lambda part: uid_isin(part, inside, check=False, threads=1))
 
     write_npy(final, (sum(map(len, uids())),), UID_DTYPE, uids())

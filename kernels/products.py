@@ -1,13 +1,13 @@
-"""Gradient strips and the library products that use them, for both losses.
+"""Chunks of the logits' gradient and the library products that use them, for both losses.
 
-A strip is some rows of the logits' gradient G, in the features' type, in a workspace of bounded size. Its products
-with the features have fp32 results: G text a strip at a time, G^T image summed over strips. The positives' entries, by
+A chunk is some rows of the logits' gradient G, in the features' type, in a workspace of bounded size. Its products
+with the features have fp32 results: G text a chunk at a time, G^T image summed over chunks. The positives' entries, by
 far the largest of G, stay out of the workspace: the fp32 results start from what they contribute, unrounded.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from dcfast.kernels import clip_kernels, siglip_kernels, tuning
@@ -24,57 +24,26 @@ from dcfast.kernels.operands import (
     workers,
 )
 from dcfast.kernels.tuning import Config
+from dcfast.loss.backend import BOTH, SHARE, ClipStats, Products
 from torch import Tensor
 
-__all__ = [
-    "BASE",
-    "INVERSE",
-    "NLL",
-    "SHARE",
-    "STRIP_BYTES",
-    "ClipStrip",
-    "Products",
-    "clip_products",
-    "finish",
-    "siglip_block",
-    "strip_rows",
-]
+if TYPE_CHECKING:
+    from dcfast.loss.backend import Needs, ProductWeights, Weights
 
-STRIP_BYTES = 352 << 20
+__all__ = ["WORKSPACE_BYTES", "chunk_rows", "clip_products", "finish", "siglip_block"]
+
+WORKSPACE_BYTES = 352 << 20
 # logits' gradients are at most 2: scaled by 2**14, even 2**-38 survives in half precision
 FP16_UNIT = 2.0**14
 # whether the library adds a half-precision product to fp32 in one call: some builds want a summand in half precision
 _fused = True
-# rows of the statistics: 1 / sum of 2**(z2 - base), the base, 1 - P_ii, -log P_ii (natural)
-INVERSE, BASE, SHARE, NLL = range(4)
-
-Weights = tuple[float, float]
-Needs = tuple[bool, bool]
 
 
-class ClipStrip(NamedTuple):
-    """What the forward pass leaves for the loss and the gradient."""
-
-    rows: Tensor  # [4, M] fp32 statistics
-    cols: Tensor  # [4, N] fp32 statistics
-    shift: Tensor  # [] fp32
-    flag: Tensor  # [] int32; not 0: the statistics come from the running maximum, which is their base
-    kept: Tensor | None = None  # what other backends keep of the forward pass
-
-
-class Products(NamedTuple):
-    """The gradient of the logits times features: raw fp32 sums, to be scaled by ``finish``."""
-
-    image: Tensor | None  # [M, D] G text
-    text: Tensor | None  # [N, D] G^T image
-    dots: Tensor | None  # [2] CLIP: sums of (P - Id) d and (Q - Id) d, d the dot products; SigLIP: of G d and of G
-
-
-def strip_rows(rows: int, cols: int, depth: int, itemsize: int, strip_bytes: int = STRIP_BYTES) -> int:
+def chunk_rows(rows: int, cols: int, depth: int, itemsize: int, workspace_bytes: int = WORKSPACE_BYTES) -> int:
     """Rows of the workspace: within the byte bound (at least 128 rows), and whole waves of the product that follows."""
-    if rows <= 16384 and rows * cols * itemsize <= strip_bytes:
+    if rows <= 16384 and rows * cols * itemsize <= workspace_bytes:
         return rows
-    fit = max(strip_bytes // (cols * itemsize) // 128 * 128, 128)
+    fit = max(workspace_bytes // (cols * itemsize) // 128 * 128, 128)
     wave = max(132 * 128 * 256 // max(depth, 256) // 128 * 128, 128)  # 132 tiles of 128 x 256
     return min(rows, fit, wave)
 
@@ -92,16 +61,18 @@ def _workspace(o: Operands, height: int) -> Tensor:
 class _Sums:
     """The fp32 results of both products, as wide as the padded features, seeded with the positives' part."""
 
-    def __init__(self, o: Operands, first: int, weights: tuple[Tensor, Tensor], needs: Needs, into: Tensor | None):
-        """weights: [M] fp32, what G of each row's positive is in either product."""
+    def __init__(
+        self, o: Operands, first: int, weights: tuple[Tensor | None, Tensor | None], into: Tensor | None
+    ) -> None:
+        """weights: [M] fp32, what G of each row's positive is in either product; None where it is not needed."""
         self._o, self._into = o, into
         self.image: Tensor | None = None
         self.text: Tensor | None = None
-        if needs[0]:
+        if weights[0] is not None:
             add = into is not None and into.shape[1] == o.depth and into.stride(1) == 1
             self.image = into if add else torch.empty(o.rows, o.depth, dtype=torch.float32, device=o.device)
             _seed(self.image, weights[0], o.text, first, by_partner=False, add=add)
-        if needs[1]:
+        if weights[1] is not None:
             self.text = torch.empty(o.cols, o.depth, dtype=torch.float32, device=o.device)
             _seed(self.text, weights[1], o.image, -first, by_partner=True, add=False)
 
@@ -181,15 +152,13 @@ def clip_products(
     image: Tensor,
     text: Tensor,
     scale: Tensor,
-    strip: ClipStrip,
+    stats: ClipStats,
     first: int = 0,
     *,
-    image_weights: Weights = (1.0, 1.0),
-    text_weights: Weights = (1.0, 1.0),
-    needs: Needs = (True, True),
+    weights: ProductWeights = (BOTH, BOTH),
     dots: bool = False,
     into_image: Tensor | None = None,
-    strip_bytes: int = STRIP_BYTES,
+    workspace_bytes: int = WORKSPACE_BYTES,
     precision: str | None = None,
     config: Config | None = None,
 ) -> Products:
@@ -199,27 +168,28 @@ def clip_products(
     product is not needed. Memory: the workspace and the fp32 results.
 
     Args:
-        image_weights, text_weights: (wP, wQ) of either product; where they differ each strip is computed twice.
+        weights: (wP, wQ) of either product, None where it is not needed; where they differ each chunk is computed
+            twice.
         dots: also the sums of (P - Id) and of (Q - Id) times the dot products.
         into_image: [M, D] fp32 to which G text is added (for blocks of columns), instead of a new tensor.
-        strip_bytes: bound of the workspace (at least 128 rows).
+        workspace_bytes: bound of the workspace (at least 128 rows).
     """
     o = operands(image, text, precision)
-    shares = _shares(o, strip, first)
-    weights = tuple(-(p * shares[0] + q * shares[1]) for p, q in (image_weights, text_weights))
-    sums = _Sums(o, first, weights, needs, into_image)
-    height = strip_rows(o.rows, o.cols, o.depth, image.element_size(), strip_bytes)
-    grad = _ClipGrad(o, scalar(scale, o.device), strip, first, _workspace(o, height), config)
+    shares = _shares(o, stats, first)
+    image_seed, text_seed = (None if w is None else -(w[0] * shares[0] + w[1] * shares[1]) for w in weights)
+    sums = _Sums(o, first, (image_seed, text_seed), into_image)
+    height = chunk_rows(o.rows, o.cols, o.depth, image.element_size(), workspace_bytes)
+    grad = _ClipGrad(o, scalar(scale, o.device), stats, first, _workspace(o, height), config)
     # what the dots are taken from does not matter: they do not depend on the weights
-    lead = image_weights if needs[0] or not needs[1] else text_weights
+    lead = weights[0] or weights[1] or BOTH
     parts: list[Tensor] = []
-    for begin in range(0, o.rows, height) if dots or any(needs) else ():
+    for begin in range(0, o.rows, height) if dots or any(weights) else ():
         end = min(begin + height, o.rows)
         g, part = grad.fill(begin, end, lead, dots)
         parts.append(part)
         sums.add_image(g, begin, end)
-        if needs[1] and text_weights != lead:
-            g, _ = grad.fill(begin, end, text_weights, False)
+        if weights[1] not in (None, lead):
+            g, _ = grad.fill(begin, end, weights[1], False)
         sums.add_text(g, begin, end)
     total = None
     if dots:
@@ -227,21 +197,21 @@ def clip_products(
     return sums.products(total)
 
 
-def _shares(o: Operands, strip: ClipStrip, first: int) -> Tensor:
+def _shares(o: Operands, stats: ClipStats, first: int) -> Tensor:
     """[2, M]: 1 - P and 1 - Q of each row's positive, 0 where it is not in the block."""
     begin, end = o.positives(first)
     if (begin, end, first) == (0, o.cols, 0):
-        return torch.stack((strip.rows[SHARE], strip.cols[SHARE]))
+        return torch.stack((stats.rows[SHARE], stats.cols[SHARE]))
     out = torch.zeros(2, o.rows, dtype=torch.float32, device=o.device)
-    out[0, begin:end] = strip.rows[SHARE, begin:end]
-    out[1, begin:end] = strip.cols[SHARE, begin + first : end + first]
+    out[0, begin:end] = stats.rows[SHARE, begin:end]
+    out[1, begin:end] = stats.cols[SHARE, begin + first : end + first]
     return out
 
 
 class _ClipGrad(NamedTuple):
     o: Operands
     scale: Tensor
-    strip: ClipStrip
+    stats: ClipStats
     first: int
     space: Tensor
     config: Config | None
@@ -266,7 +236,7 @@ class _ClipGrad(NamedTuple):
         """[2, tiles] dot sums: zeros from the launch that the flag makes end at once."""
         nbm, nbn = blocks(o.rows, c.bm), blocks(o.cols, c.bn)
         sums = torch.zeros(2, nbm * nbn if dots else 1, dtype=torch.float32, device=o.device)
-        rows, cols, shift, flag = self.strip[:4]
+        rows, cols, flag = self.stats[:3]
         most = workers(o.device)
         unit = _unit(o.image.dtype)
         out = target(self.space[: o.rows, : o.cols], c)
@@ -274,7 +244,7 @@ class _ClipGrad(NamedTuple):
         rounded = {"enable_fp_fusion": False} if flagged else {}
         with on_device(sums):
             clip_kernels.clip_grad[(min(most, nbm * nbn),)](
-                *o.sources(c), self.scale, shift, rows[:, begin:], cols, flag, out, sums, *o.sizes(),
+                *o.sources(c), self.scale, rows[:, begin:], cols, flag, out, sums, *o.sizes(),
                 self.space.stride(0), rows.stride(0), cols.stride(0), self.first + begin,
                 weights[0] * unit, weights[1] * unit, nbm, nbn, GROUP=c.group, PROGRAMS=most,
                 FLATTEN=c.flatten, SUB=c.sub, FLAGGED=flagged, DOTS=dots, **rounded, **o.options(c),
@@ -293,7 +263,7 @@ def siglip_block(
     needs: Needs = (True, True),
     grad: bool = True,
     into_image: Tensor | None = None,
-    strip_bytes: int = STRIP_BYTES,
+    workspace_bytes: int = WORKSPACE_BYTES,
     precision: str | None = None,
     config: Config | None = None,
 ) -> tuple[Tensor, Products]:
@@ -308,18 +278,18 @@ def siglip_block(
     begin, end = o.positives(first)
     z = (dot * scale + bias)[begin:end]
     # an infinite logit may add nothing to the sum: what is not finite has to make the loss NaN all the same
-    odd = 0 * (largest_norms(o.image).max() + largest_norms(o.text).max())
-    positive_loss = torch.nn.functional.softplus(-z).sum() + odd
+    zero_or_nan = 0 * (largest_norms(o.image).max() + largest_norms(o.text).max())
+    positive_loss = torch.nn.functional.softplus(-z).sum() + zero_or_nan
     positive_grad = torch.zeros_like(dot)
     positive_grad[begin:end] = -torch.sigmoid(-z)
-    needs = needs if grad else (False, False)
-    sums = _Sums(o, first, (positive_grad, positive_grad), needs, into_image)
-    height = strip_rows(o.rows, o.cols, o.depth, image.element_size(), strip_bytes) if grad else o.rows
+    image_seed, text_seed = (positive_grad if grad and need else None for need in needs)
+    sums = _Sums(o, first, (image_seed, text_seed), into_image)
+    height = chunk_rows(o.rows, o.cols, o.depth, image.element_size(), workspace_bytes) if grad else o.rows
     space = _workspace(o, height if grad else 1)
     parts: list[Tensor] = []
     for start in range(0, o.rows, height):
         stop = min(start + height, o.rows)
-        part = _siglip_strip(o.part(start, stop), scale, bias, first + start, space, grad, config)
+        part = _siglip_chunk(o.part(start, stop), scale, bias, first + start, space, grad, config)
         parts.append(part)
         g = space[: stop - start, : o.cols]
         sums.add_image(g, start, stop)
@@ -329,7 +299,7 @@ def siglip_block(
     return total[0] + positive_loss, sums.products(dots)
 
 
-def _siglip_strip(
+def _siglip_chunk(
     o: Operands, scale: Tensor, bias: Tensor, first: int, space: Tensor, grad: bool, config: Config | None
 ) -> Tensor:
     """Fills the workspace; [3] sums over the negatives: loss, G times dot products, G."""
