@@ -92,7 +92,7 @@ ONE_PLACE = {
     "work is done ahead by threads": (r"ThreadPoolExecutor\(", "process/read_ahead.py"),
     "a file is hashed by SHA-256": (r"file_digest\(file, \"sha256\"", "storage/hashing.py"),
     "an npy is written or read": (r"np\.(save|savez\w*|load)\(", "storage/npz.py"),
-    "JSON is parsed": (r"json\.loads?\((?!json\.dumps)", "storage/json_files.py"),
+    "JSON is parsed": (r"json\.(JSONDecoder|loads?)\((?!json\.dumps)", "storage/json_files.py"),
     "a file is mapped": (r"open_memmap\(|mmap_mode=|core_system\.MappedFile\(", "storage/mapped.py"),
     "a tar header is parsed": (r"tarfile\.open\([^)]*\"r", ""),
 }

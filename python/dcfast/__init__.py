@@ -12,6 +12,8 @@ begin()  # a process that is a command of dcfast can be stopped from here on
 
 import importlib  # noqa: E402
 
+from dcfast import errors  # noqa: E402, F401 (``dcfast.errors`` is there without another import)
+
 __version__ = "0.1.0"
 
 # resolved on first use to keep the import under 0.15 s; with types in __init__.pyi, which a test compares with it
