@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from dcfast.resharding.edit import BlurOptions
     from dcfast.resharding.inputs import Inputs, Pool
     from dcfast.resharding.plan import ReshardPlan
-    from dcfast.resharding.records import ReshardReport
+    from dcfast.resharding.records import ReshardReport, VerifyReport
     from dcfast.resharding.sources import OpenSubset, SegmentItem, StrPath, Subset
 
 
@@ -132,15 +132,11 @@ def reshard(
         )
         space = check_free_space(plan, out, refuse=not dry_run, blur=blur, idx=idx)
         report = _planned(plan, space, inputs.notes, blur)
-        if first_shard or num_shards is not None:
-            report["chosen_shards"] = plan.chosen_shards
         if not dry_run:
             shards = OutputShards(plan, opened, out, segments, threads or os.cpu_count() or 1, blur, idx)
             _write(report, shards, opened, subset, inputs, uid_from, overwrite, resume, sync, check_mtime)
             if verify:
-                from dcfast.resharding.verify import verify_shards
-
-                report["verified"] = verify_shards(shards, 0, plan.num_output_shards, strict=True)
+                report["verified"] = _verify(shards)
     return report
 
 
@@ -184,6 +180,13 @@ def _write(
     report["output_count"] = int(meta["output_count"])  # of the plan less what was left out
 
 
+def _verify(shards: OutputShards) -> VerifyReport:
+    """Compares the output with its sources; CorruptDataError where they differ."""
+    from dcfast.resharding.verify import verify_shards
+
+    return verify_shards(shards, 0, shards.plan.num_output_shards, strict=True)
+
+
 def _check_places(pool: Pool, output_dir: StrPath, subset: Subset) -> None:
     for name, path in (("pool", pool), ("output_dir", output_dir), ("subset", subset)):
         if isinstance(path, str) and not path:
@@ -206,6 +209,8 @@ def _planned(
 ) -> ReshardReport:
     """What a report says of a plan: counts, bytes needed and free, damage, notes, boxes."""
     report: ReshardReport = {**plan.counts, "needed_bytes": space[0], "free_bytes": space[1]}
+    if plan.options["first_shard"] or plan.options["num_shards"] is not None:
+        report["chosen_shards"] = plan.chosen_shards
     if plan.damage:
         report["damage"] = plan.damage
     box_notes = blur.table.notes if blur is not None else ()
