@@ -242,15 +242,8 @@ def assign_sample_outcomes(
     columns["reason"] = _dictionary(text_code - 1, texts[1:])
     quarantined = _write(out, number, "a", columns, fate == QUARANTINED, damage)
     save_subset(out / kept_run(number), uid_unique(uids[fate == KEPT], threads=1))
-    excluded = (fate == QUARANTINED) & (code == 0)
-    records = np.empty(int(excluded.sum()), dtype=RECORD_DTYPE)
-    records["f0"], records["f1"] = uids["f0"][excluded], uids["f1"][excluded]
-    at, rows = 0, [np.empty(0, np.uint64)]
-    for (_, first_shard), segment in zip(segments, opened, strict=True) if len(records) else ():
-        rows.append(row_ids(segment, first_shard, np.flatnonzero(excluded[at : at + segment.num_samples])))
-        at += segment.num_samples
-    records["f2"] = np.concatenate(rows)
-    save_array(out / excluded_path(number), records)
+    numbered = [(first_shard, segment) for (_, first_shard), segment in zip(segments, opened, strict=True)]
+    save_array(out / excluded_path(number), _records_of(numbered, uids, (fate == QUARANTINED) & (code == 0)))
     reason_counts = Counter[str]()
     for text, count in zip(texts, np.bincount(text_code, minlength=len(texts)), strict=True):
         if text is not None and count:
@@ -263,6 +256,22 @@ def assign_sample_outcomes(
         damage=damage[:MAX_NOTED],
         damaged=len(damage),
     )
+
+
+def _records_of(segments: list[tuple[int, Segment]], uids: npt.NDArray[np.void], mask: Mask) -> npt.NDArray[np.void]:
+    """(m,) uid and row id of some samples.
+
+    Args:
+        segments: each with the ordinal of its first shard; ``uids`` and ``mask`` are of all their samples.
+    """
+    records = np.empty(int(mask.sum()), dtype=RECORD_DTYPE)
+    records["f0"], records["f1"] = uids["f0"][mask], uids["f1"][mask]
+    at, rows = 0, [np.empty(0, np.uint64)]
+    for first_shard, segment in segments if len(records) else ():
+        rows.append(row_ids(segment, first_shard, np.flatnonzero(mask[at : at + segment.num_samples])))
+        at += segment.num_samples
+    records["f2"] = np.concatenate(rows)
+    return records
 
 
 def _names(segments: list[Segment]) -> dict[str, pa.Array | pa.ChunkedArray]:
