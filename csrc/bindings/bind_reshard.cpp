@@ -18,11 +18,12 @@ using Rows = Buffer<std::uint64_t, "rows">;
 
 /// (bytes of the tar, a hash of each payload where they were asked for)
 std::tuple<std::uint64_t, Array<Uid>> write_shard(
-    const RawText& out_path, const std::vector<RawText>& sources, const Input<std::uint64_t, "source_size">& source_size,
+    const RawText& out_path, const std::vector<RawText>& sources,
+    const Input<std::uint64_t, "source_size">& source_size,
     const Input<std::int64_t, "source_mtime_ns">& source_mtime_ns, const Input<std::uint32_t, "source">& source,
-    const Input<std::uint64_t, "offset">& offset, const Input<std::uint64_t, "size">& size, const Input<std::uint8_t, "names">& names,
-    const Input<std::uint64_t, "name_begin">& name_begin, bool hash_payloads, std::size_t window_bytes, std::size_t max_open_sources,
-    unsigned threads) {
+    const Input<std::uint64_t, "offset">& offset, const Input<std::uint64_t, "size">& size,
+    const Input<std::uint8_t, "names">& names, const Input<std::uint64_t, "name_begin">& name_begin, bool hash_payloads,
+    std::size_t window_bytes, std::size_t max_open_sources, unsigned threads) {
   const auto sizes = source_size.view;
   const auto mtimes = source_mtime_ns.view;
   if (!sizes.empty() && sizes.size() != sources.size()) throw py::value_error("source_size must be empty or one entry per source");
@@ -40,8 +41,9 @@ std::tuple<std::uint64_t, Array<Uid>> write_shard(
 
 /// (names end to end, where each begins)
 std::tuple<Array<std::uint8_t>, Array<std::uint64_t>> sample_member_names(
-    const Input<Uid, "uid">& uid, const Input<std::uint64_t, "copy">& copy, const Input<std::uint32_t, "member_sample">& member_sample,
-    const Input<std::uint32_t, "member_ext">& member_ext, std::vector<RawText> ext_names) {
+    const Input<Uid, "uid">& uid, const Input<std::uint64_t, "copy">& copy,
+    const Input<std::uint32_t, "member_sample">& member_sample, const Input<std::uint32_t, "member_ext">& member_ext,
+    std::vector<RawText> ext_names) {
   const std::vector<std::string> exts = strings_of(std::move(ext_names));
   std::vector<std::uint8_t> names;
   std::vector<std::uint64_t> name_begin;
@@ -131,8 +133,8 @@ ReshardSelection selection_of(const Subset& subset, const Buffer<std::uint64_t, 
 }
 
 /// `shuffled` writes the row ids somewhere.
-ReshardPlan plan_reshard(const std::vector<SegmentItem>& segments, const Subset& subset, std::uint64_t shard_size, std::uint64_t max_bytes,
-                         std::uint64_t first_shard, std::optional<std::uint64_t> num_shards,
+ReshardPlan plan_reshard(const std::vector<SegmentItem>& segments, const Subset& subset, std::uint64_t shard_size,
+                         std::uint64_t max_bytes, std::uint64_t first_shard, std::optional<std::uint64_t> num_shards,
                          const Buffer<std::uint64_t, "exclude">& exclude, const Buffer<Uid, "repeated">& repeated,
                          const std::optional<Write>& shuffled, std::uint64_t rows_at_once, unsigned threads) {
   const Segments opened(segments);
@@ -234,13 +236,16 @@ std::tuple<Array<std::uint64_t>, Array<std::uint64_t>> select_rows(const Buffer<
   return {own(std::move(selected.row)), own(std::move(selected.multiplicity))};
 }
 
-std::tuple<Array<std::uint64_t>, Array<std::uint64_t>, Array<std::uint64_t>> shuffled_places(const Rows& rows, std::uint64_t seed,
-                                                                                             std::uint64_t first, std::uint64_t count) {
+std::tuple<Array<std::uint64_t>, Array<std::uint64_t>, Array<std::uint64_t>> shuffled_places(const Rows& rows,
+                                                                                             std::uint64_t seed,
+                                                                                             std::uint64_t first,
+                                                                                             std::uint64_t count) {
   ShuffledPlaces places = enter_core([&](const Poll&) { return dcfast::shuffled_places(rows.view, seed, first, count); });
   return {own(std::move(places.row_id)), own(std::move(places.copy)), own(std::move(places.place))};
 }
 
-void add_rows(ShardCutter& cutter, std::uint32_t segment, const Rows& rows, const Buffer<std::uint64_t, "multiplicity">& multiplicity,
+void add_rows(ShardCutter& cutter, std::uint32_t segment, const Rows& rows,
+              const Buffer<std::uint64_t, "multiplicity">& multiplicity,
               const Buffer<std::uint64_t, "payload">& payload, const Buffer<std::uint64_t, "members">& members,
               const Buffer<std::uint64_t, "tar">& tar) {
   check_one_length("the columns must have one length", rows, multiplicity, payload, members, tar);
@@ -270,11 +275,12 @@ void bind_reshard(py::module_& m) {
   m.def("plan_reshard", &plan_reshard, "segments"_a, "subset"_a, py::kw_only(), "shard_size"_a, "max_bytes"_a, "first_shard"_a,
         "num_shards"_a, "exclude"_a, "repeated"_a, "shuffled"_a, "rows_at_once"_a, "threads"_a = 0);
   py::class_<BoundShards>(m, "PlannedShards")
-      .def(py::init<const std::vector<SegmentItem>&, const Subset&, const Buffer<ReshardCut, "cuts">&, const Buffer<RowRepeat, "repeats">&,
-                    const Buffer<std::uint64_t, "exclude">&, const Rows&, std::optional<std::uint64_t>, std::vector<std::uint64_t>, RawText,
-                    std::uint64_t, std::optional<std::uint64_t>, std::size_t, std::uint64_t>(),
-           "segments"_a, "subset"_a, py::kw_only(), "cuts"_a, "repeats"_a, "exclude"_a, "rows"_a, "shuffle_seed"_a, "segment_first"_a,
-           "shards_dir"_a, "first_shard"_a, "num_shards"_a, "keep"_a, "rows_at_once"_a)
+      .def(py::init<const std::vector<SegmentItem>&, const Subset&, const Buffer<ReshardCut, "cuts">&,
+                    const Buffer<RowRepeat, "repeats">&, const Buffer<std::uint64_t, "exclude">&, const Rows&,
+                    std::optional<std::uint64_t>, std::vector<std::uint64_t>, RawText, std::uint64_t,
+                    std::optional<std::uint64_t>, std::size_t, std::uint64_t>(),
+           "segments"_a, "subset"_a, py::kw_only(), "cuts"_a, "repeats"_a, "exclude"_a, "rows"_a, "shuffle_seed"_a,
+           "segment_first"_a, "shards_dir"_a, "first_shard"_a, "num_shards"_a, "keep"_a, "rows_at_once"_a)
       .def("contents", &contents_of, "k"_a, py::kw_only(), "check"_a = false)
       .def("row_ids", [](const BoundShards& bound, std::size_t k) {
         const PlannedShards& shards = bound.at(k);
