@@ -19,9 +19,11 @@ class UntouchedBytes {
   std::size_t size_;
 };
 
-std::shared_ptr<ShardFiles> open_reader(std::vector<RawText> roots, const std::vector<RawText>& names, const Input<std::uint32_t, "root">& root,
-                                        const Input<std::uint64_t, "size">& size, const Input<std::int64_t, "mtime_ns">& mtime_ns,
-                                        std::size_t max_open, bool follow_links, bool check_mtime) {
+std::shared_ptr<ShardFiles> open_reader(std::vector<RawText> roots, const std::vector<RawText>& names,
+                                        const Input<std::uint32_t, "root">& root,
+                                        const Input<std::uint64_t, "size">& size,
+                                        const Input<std::int64_t, "mtime_ns">& mtime_ns, std::size_t max_open,
+                                        bool follow_links, bool check_mtime) {
   if (root.view.size() != names.size() || size.view.size() != names.size() || mtime_ns.view.size() != names.size()) {
     throw py::value_error("names, root, size and mtime_ns must have one length");
   }
@@ -32,9 +34,11 @@ std::shared_ptr<ShardFiles> open_reader(std::vector<RawText> roots, const std::v
 }
 
 /// The ranges one after the other: (buffer, (k + 1,) where each begins).
-std::tuple<Array<std::uint8_t>, Array<std::uint64_t>> read(const std::shared_ptr<ShardFiles>& files, const Input<std::uint32_t, "shard">& shard,
+std::tuple<Array<std::uint8_t>, Array<std::uint64_t>> read(const std::shared_ptr<ShardFiles>& files,
+                                                           const Input<std::uint32_t, "shard">& shard,
                                                            const Input<std::uint64_t, "offset">& offset,
-                                                           const Input<std::uint64_t, "size">& size, unsigned threads, std::uint64_t max_gap) {
+                                                           const Input<std::uint64_t, "size">& size, unsigned threads,
+                                                           std::uint64_t max_gap) {
   std::vector<std::uint64_t> begin(size.view.size() + 1);
   UntouchedBytes bytes = enter_core([&](const Poll& poll) {
     for (std::size_t i = 0; i < size.view.size(); ++i) begin[i + 1] = checked_add(begin[i], size.view[i], "members");

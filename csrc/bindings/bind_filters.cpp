@@ -8,8 +8,8 @@ namespace {
 
 /// Numbers of labels, -1 for none. The text is Arrow's: data, and where each text begins and ends in it.
 template <typename Offset>
-Array<std::int32_t> predict(const LanguageModel& model, const Input<std::uint8_t, "data">& data, const Input<Offset, "offsets">& offsets,
-                            unsigned threads) {
+Array<std::int32_t> predict(const LanguageModel& model, const Input<std::uint8_t, "data">& data,
+                            const Input<Offset, "offsets">& offsets, unsigned threads) {
   std::vector<std::int32_t> out(offsets.view.empty() ? 0 : offsets.view.size() - 1);
   enter_core([&](const Poll& poll) { model.predict(chars_of(data.view), offsets.view, out, threads, poll); });
   return own(std::move(out));

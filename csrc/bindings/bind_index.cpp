@@ -147,8 +147,8 @@ UidFrom uid_rule(const std::string& name) {
   throw py::value_error(cat("uid_from must be json, url or key; got '", name, "'"));
 }
 
-SegmentStats write(const std::vector<std::pair<ShardSource, RawText>>& shards, const RawText& out_path, bool read_uid, bool read_image_size,
-                   unsigned threads, std::size_t window_bytes, const std::string& uid_from) {
+SegmentStats write(const std::vector<std::pair<ShardSource, RawText>>& shards, const RawText& out_path, bool read_uid,
+                   bool read_image_size, unsigned threads, std::size_t window_bytes, const std::string& uid_from) {
   std::vector<IndexSource> sources;
   std::vector<std::string> names;
   sources.reserve(shards.size());

@@ -39,10 +39,12 @@ using Rows = Buffer<std::uint64_t, "rows">;
 
 /// The bytes of the tar.
 std::uint64_t write_shard(
-    const RawText& out_path, const std::vector<RawText>& sources, const Input<std::uint64_t, "source_size">& source_size,
+    const RawText& out_path, const std::vector<RawText>& sources,
+    const Input<std::uint64_t, "source_size">& source_size,
     const Input<std::int64_t, "source_mtime_ns">& source_mtime_ns, const Input<std::uint32_t, "source">& source,
-    const Input<std::uint64_t, "offset">& offset, const Input<std::uint64_t, "size">& size, const Input<std::uint8_t, "names">& names,
-    const Input<std::uint64_t, "name_begin">& name_begin, std::size_t window_bytes, std::size_t max_open_sources, unsigned threads) {
+    const Input<std::uint64_t, "offset">& offset, const Input<std::uint64_t, "size">& size,
+    const Input<std::uint8_t, "names">& names, const Input<std::uint64_t, "name_begin">& name_begin,
+    std::size_t window_bytes, std::size_t max_open_sources, unsigned threads) {
   const auto sizes = source_size.view;
   const auto mtimes = source_mtime_ns.view;
   if (!sizes.empty() && sizes.size() != sources.size()) throw py::value_error("source_size must be empty or one entry per source");
@@ -138,8 +140,8 @@ ReshardSelection selection_of(const Subset& subset, const Buffer<std::uint64_t, 
 }
 
 /// `shuffled` writes the row ids somewhere.
-ReshardPlan plan_reshard(const std::vector<SegmentItem>& segments, const Subset& subset, std::uint64_t shard_size, std::uint64_t max_bytes,
-                         std::uint64_t first_shard, std::optional<std::uint64_t> num_shards,
+ReshardPlan plan_reshard(const std::vector<SegmentItem>& segments, const Subset& subset, std::uint64_t shard_size,
+                         std::uint64_t max_bytes, std::uint64_t first_shard, std::optional<std::uint64_t> num_shards,
                          const Buffer<std::uint64_t, "exclude">& exclude, const Buffer<Uid, "repeated">& repeated,
                          const std::optional<Write>& shuffled, std::uint64_t rows_at_once, unsigned threads) {
   const Segments opened(segments);
@@ -245,11 +247,12 @@ void bind_reshard(py::module_& m) {
   m.def("plan_reshard", &plan_reshard, "segments"_a, "subset"_a, py::kw_only(), "shard_size"_a, "max_bytes"_a, "first_shard"_a,
         "num_shards"_a, "exclude"_a, "repeated"_a, "shuffled"_a, "rows_at_once"_a, "threads"_a = 0);
   py::class_<BoundShards>(m, "PlannedShards")
-      .def(py::init<const std::vector<SegmentItem>&, const Subset&, const Buffer<ReshardCut, "cuts">&, const Buffer<RowRepeat, "repeats">&,
-                    const Buffer<std::uint64_t, "exclude">&, const Rows&, std::optional<std::uint64_t>, std::vector<std::uint64_t>, RawText,
-                    std::uint64_t, std::optional<std::uint64_t>, std::size_t, std::uint64_t>(),
-           "segments"_a, "subset"_a, py::kw_only(), "cuts"_a, "repeats"_a, "exclude"_a, "rows"_a, "shuffle_seed"_a, "segment_first"_a,
-           "shards_dir"_a, "first_shard"_a, "num_shards"_a, "keep"_a, "rows_at_once"_a)
+      .def(py::init<const std::vector<SegmentItem>&, const Subset&, const Buffer<ReshardCut, "cuts">&,
+                    const Buffer<RowRepeat, "repeats">&, const Buffer<std::uint64_t, "exclude">&, const Rows&,
+                    std::optional<std::uint64_t>, std::vector<std::uint64_t>, RawText, std::uint64_t,
+                    std::optional<std::uint64_t>, std::size_t, std::uint64_t>(),
+           "segments"_a, "subset"_a, py::kw_only(), "cuts"_a, "repeats"_a, "exclude"_a, "rows"_a, "shuffle_seed"_a,
+           "segment_first"_a, "shards_dir"_a, "first_shard"_a, "num_shards"_a, "keep"_a, "rows_at_once"_a)
       .def("contents", &contents_of, "k"_a, py::kw_only(), "check"_a = false)
       .def("row_ids", [](const BoundShards& bound, std::size_t k) {
         const PlannedShards& shards = bound.at(k);

@@ -71,7 +71,9 @@ struct Input {
   explicit Input(const Array<T>& array) : held(array) {
     const std::string name = argument.chars;
     const py::dtype expected = dtype_of<T>();
-    if (!array.dtype().equal(expected)) throw py::type_error(cat(name, " must have dtype ", shown(expected), "; got ", shown(array.dtype())));
+    if (!array.dtype().equal(expected)) {
+      throw py::type_error(cat(name, " must have dtype ", shown(expected), "; got ", shown(array.dtype())));
+    }
     if (array.ndim() != 1) throw py::value_error(cat(name, " must be one-dimensional; got shape ", shown(array.attr("shape"))));
     if (array.size() > 1 && array.strides(0) != static_cast<py::ssize_t>(sizeof(T))) {
       throw py::value_error(cat(name, " must be contiguous; pass numpy.ascontiguousarray(", name, ")"));

@@ -17,7 +17,9 @@ void check_ranges(const ShardFiles& files, const MemberRanges& ranges, std::size
   for (std::size_t i = 0; i < count; ++i) {
     const std::uint32_t id = ranges.shard[i];
     if (id >= files.size()) refuse_argument("shard ", id, " is out of range: the pool has ", files.size());
-    if (ranges.place[i] > room || ranges.size[i] > room - ranges.place[i]) refuse_argument("a member's place ends beyond the output");
+    if (ranges.place[i] > room || ranges.size[i] > room - ranges.place[i]) {
+      refuse_argument("a member's place ends beyond the output");
+    }
     const std::uint64_t end = files.shard(id).size;
     if (ranges.offset[i] > end || ranges.size[i] > end - ranges.offset[i]) {
       throw Error(Code::corrupt_data, cat("the index has a member of ", ranges.size[i], " bytes that ends beyond the shard's ", end,
@@ -54,7 +56,8 @@ void read_members(ShardFiles& files, const MemberRanges& ranges, std::span<std::
     const std::uint32_t id = stretches[i].front().file;
     const std::shared_ptr<const File> file = files.get(id);
     if (const std::uint64_t missing = read_neighbours(*file, stretches[i], scratch); missing > 0) {
-      throw Error(Code::corrupt_data, cat("the shard ends ", missing, " bytes before the member that was indexed there"), files.path(id),
+      throw Error(Code::corrupt_data,
+                  cat("the shard ends ", missing, " bytes before the member that was indexed there"), files.path(id),
                   stretches[i].back().end() - missing);
     }
     files.check_unchanged(id, *file);
@@ -64,7 +67,9 @@ void read_members(ShardFiles& files, const MemberRanges& ranges, std::span<std::
 SampleMembers members_of_samples(const SegmentFile& segment, std::span<const std::uint64_t> samples,
                                  std::span<const std::uint32_t> slot_of_ext, std::uint32_t num_slots) {
   const bool all = slot_of_ext.empty();
-  if (!all && slot_of_ext.size() != segment.num_exts()) refuse_argument("slot_of_ext must have one entry an extension of the segment");
+  if (!all && slot_of_ext.size() != segment.num_exts()) {
+    refuse_argument("slot_of_ext must have one entry an extension of the segment");
+  }
   SampleMembers out;
   out.count.reserve(samples.size());
   if (!all) {
@@ -76,7 +81,8 @@ SampleMembers members_of_samples(const SegmentFile& segment, std::span<const std
   for (std::size_t i = 0; i < samples.size(); ++i) {
     const std::uint64_t sample = samples[i];
     if (sample >= segment.num_samples()) {
-      throw Error(Code::invalid_argument, cat("sample ", sample, " is out of range: the segment has ", segment.num_samples()), segment.path());
+      throw Error(Code::invalid_argument,
+                  cat("sample ", sample, " is out of range: the segment has ", segment.num_samples()), segment.path());
     }
     segment.unpack(sample, sample + 1, members);
     out.count.push_back(static_cast<std::uint32_t>(members.ext.size()));

@@ -155,7 +155,9 @@ void read_quantised(Cursor& in, Contents& model) {
   const Quantiser vectors = read_quantiser(in, model.shape.dim);
   model.input_rows = static_cast<std::uint64_t>(rows);
   if (checked_mul(model.input_rows, vectors.parts, "rows") != codes.size()) in.refuse("rows whose sizes disagree");
-  if (checked_mul(model.input_rows, vectors.dim * sizeof(float), "rows") > kMaxDecodedBytes) other_kind(in, rows, " quantised rows");
+  if (checked_mul(model.input_rows, vectors.dim * sizeof(float), "rows") > kMaxDecodedBytes) {
+    other_kind(in, rows, " quantised rows");
+  }
   const auto norm_codes = in.take(has_norms ? model.input_rows : 0, "its norms");
   const Quantiser norms = has_norms ? read_quantiser(in, 1) : Quantiser{};
   model.quantised_input.reserve(model.input_rows * vectors.dim);

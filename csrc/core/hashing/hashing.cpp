@@ -143,7 +143,8 @@ void hash_ranges(std::span<const std::byte> bytes, std::span<const std::uint64_t
   std::uint64_t gathered = 0;
   for (std::size_t i = 0; i < offsets.size(); ++i) {
     if (offsets[i] > bytes.size() || sizes[i] > bytes.size() - offsets[i]) {
-      refuse_argument("range ", i, " of ", sizes[i], " bytes at ", offsets[i], " ends beyond the end of the data (", bytes.size(), " bytes)");
+      refuse_argument("range ", i, " of ", sizes[i], " bytes at ", offsets[i], " ends beyond the end of the data (",
+                      bytes.size(), " bytes)");
     }
     gathered += std::min(sizes[i], kBuffer);
     if (gathered >= kBuffer || i + 1 - begins.back() >= kBuffer) {

@@ -271,7 +271,8 @@ class Blur {
   }
 
   /// A row of every column, interpolated between samples, `count` a row; `y` and columns count from the first.
-  const float* full_row(const std::vector<float>& samples, std::size_t y, std::size_t count, std::size_t width, std::vector<float>& row) {
+  const float* full_row(const std::vector<float>& samples, std::size_t y, std::size_t count, std::size_t width,
+                        std::vector<float>& row) {
     const float* const above = samples.data() + y / step_ * count;
     if (step_ == 1) return above;
     const Four down = between_[y % step_];
@@ -315,7 +316,8 @@ void check(std::span<const std::uint8_t> pixels, std::size_t height, std::size_t
   for (const BlurBox& box : boxes) {
     for (const double place : {box.x0, box.y0, box.x1, box.y1}) {
       if (place >= 0 && place <= 1) continue;  // not of NaN
-      refuse_argument("box of [", box.x0, ", ", box.y0, ", ", box.x1, ", ", box.y1, "]: expected x0, y0, x1, y1 as fractions of 0 to 1");
+      refuse_argument("box of [", box.x0, ", ", box.y0, ", ", box.x1, ", ", box.y1,
+                      "]: expected x0, y0, x1, y1 as fractions of 0 to 1");
     }
   }
 }

@@ -81,7 +81,8 @@ void make_standard(std::string& text) {
     if (stop == i && (c == '-' || is_digit(c))) stop = number_end(text, i);
     if (stop > i) {
       // what touches a number ("01", "-NaN") must stay an error
-      const bool glued = stop < text.size() && (is_digit(text[stop]) || text[stop] == '-' || text[stop] == 'N' || text[stop] == 'I');
+      const bool glued =
+          stop < text.size() && (is_digit(text[stop]) || text[stop] == '-' || text[stop] == 'N' || text[stop] == 'I');
       text.replace(i, stop - i, stop - i, ' ');
       text[i] = glued || (i > 0 && text[i - 1] == '-') ? 'x' : '0';
       i = stop;

@@ -109,8 +109,10 @@ class ShardBuilder {
     const bool one_sample = joined_samples_ == 1;
     note(joined.begin, one ? std::string(tar_note::joined) : cat(joined.count, tar_note::several_joined),
          " the end-of-archive marker at byte ", joined.mark, one ? ": its " : ": their ", joined_samples_,
-         one_sample ? " sample" : " samples", joined_repeated_ == 0 ? "" : cat(", ", joined_repeated_, " of them with keys of earlier ones,"),
-         one_sample ? " was" : " were", " read too, as tar -i does; if this is what an older, longer file left, rewrite the shard");
+         one_sample ? " sample" : " samples",
+         joined_repeated_ == 0 ? "" : cat(", ", joined_repeated_, " of them with keys of earlier ones,"),
+         one_sample ? " was" : " were",
+         " read too, as tar -i does; if this is what an older, longer file left, rewrite the shard");
   }
 
   /// What flags say for each sample: parts of what was one sample must not pass for wholes.
@@ -124,7 +126,8 @@ class ShardBuilder {
 
   void note_many_images() {
     if (crowded_.count == 0) return;
-    note(out_.base[crowded_.first], tar_note::many_images, ": ", crowded_.count == 1 ? "" : cat(crowded_.count, " samples, the first "),
+    note(out_.base[crowded_.first], tar_note::many_images, ": ",
+         crowded_.count == 1 ? "" : cat(crowded_.count, " samples, the first "),
          printable_name(out_.keys[crowded_.first]), " has ", crowded_.images_of_first,
          ": a sample's key ends at the first dot of a name (webdataset's rule), so a dot inside a name, "
          "as before a number, makes one sample of many; only the first picture of a sample is used");
@@ -136,8 +139,9 @@ class ShardBuilder {
            ": it belongs to no sample", sparse_ == 1 ? "" : cat("; it is the first of ", sparse_, " such members"));
     }
     if (links_ > 0) {
-      note(0, links_, links_ == 1 ? " member is one of the" : " members are", tar_note::links, " and belong to no sample, the first ",
-           printable_name(out_.stray_names[first_link_]), ": pack the files themselves (tar -h --hard-dereference)");
+      note(0, links_, links_ == 1 ? " member is one of the" : " members are", tar_note::links,
+           " and belong to no sample, the first ", printable_name(out_.stray_names[first_link_]),
+           ": pack the files themselves (tar -h --hard-dereference)");
     }
     if (out_.flags.empty() && regular_strays_ > 0) {
       note(0, tar_note::no_sample, ": ", regular_strays_,

@@ -60,7 +60,8 @@ SegmentFile::SegmentFile(const std::string& path, bool verify) : file_(path) {
       // prefix columns: one more
       {Section::shard_name_begin, num_shards_ + 1}, {Section::sample_begin, num_shards_ + 1},
       {Section::stray_begin, num_shards_ + 1}, {Section::member_begin, num_samples_ + 1},
-      {Section::key_begin, num_samples_ + 1}, {Section::stray_name_begin, num_strays_ + 1}, {Section::report_begin, num_reports + 1},
+      {Section::key_begin, num_samples_ + 1}, {Section::stray_name_begin, num_strays_ + 1},
+      {Section::report_begin, num_reports + 1},
   }};
   for (const auto& [section, count] : demands) {
     if (items(section) != count) corrupt(section, cat("has ", items(section), " items, expected ", count));
@@ -266,7 +267,9 @@ std::vector<SegmentFile::MemberRow> SegmentFile::regular_members(std::uint64_t s
   std::vector<MemberRow> rows;
   rows.reserve(members.ext.size());
   for (std::uint64_t i = 0; i < last - first; ++i) {
-    for (std::size_t m = begins[i]; m < begins[i + 1]; ++m) rows.push_back({members.offset[m], members.size[m], first + i, members.ext[m]});
+    for (std::size_t m = begins[i]; m < begins[i + 1]; ++m) {
+      rows.push_back({members.offset[m], members.size[m], first + i, members.ext[m]});
+    }
   }
   const auto kinds = column<std::uint8_t>(Section::stray_kind);
   for (std::uint64_t t = stray_begin_[shard]; t < stray_begin_[shard + 1]; ++t) {

@@ -47,7 +47,8 @@ class SegmentWriter {
   void finish(const SegmentStats& stats) {
     end();
     flush();
-    Header header{{}, version, section_count, position_, stats.num_shards, stats.num_samples, stats.num_members, stats.num_strays, 0};
+    Header header{{}, version, section_count, position_, stats.num_shards, stats.num_samples, stats.num_members,
+                  stats.num_strays, 0};
     std::memcpy(header.magic, magic, sizeof(magic));
     std::array<std::byte, head_size> head;
     std::memcpy(head.data(), &header, sizeof(header));
@@ -202,8 +203,9 @@ SegmentStats count(const Shards& shards) {
 
 void shrink(ShardIndex& shard) {
   const auto shrink_all = [](auto&... columns) { (columns.shrink_to_fit(), ...); };
-  shrink_all(shard.uid, shard.base, shard.member_count, shard.flags, shard.width, shard.height, shard.keys, shard.members, shard.escapes,
-             shard.exts, shard.stray_names, shard.stray_offset, shard.stray_size, shard.stray_kind);
+  shrink_all(shard.uid, shard.base, shard.member_count, shard.flags, shard.width, shard.height, shard.keys,
+             shard.members, shard.escapes, shard.exts, shard.stray_names, shard.stray_offset, shard.stray_size,
+             shard.stray_kind);
 }
 
 }  // namespace

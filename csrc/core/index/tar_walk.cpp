@@ -199,7 +199,8 @@ bool TarWalker::next_archive() {
   } while (!part.empty());
   if (part.empty()) {
     if (at - end > max_padding) {
-      note(end, cat(tar_note::zeros_behind, ": ", at - end, " bytes of them, more than padding; a download that did not finish leaves such"));
+      note(end, cat(tar_note::zeros_behind, ": ", at - end,
+                    " bytes of them, more than padding; a download that did not finish leaves such"));
     }
     return false;
   }
@@ -218,8 +219,8 @@ bool TarWalker::next_archive() {
 }
 
 // The data of an extended header, none where reports_ tells why. Valid until the next look at the window.
-std::optional<std::string_view> TarWalker::extended_data(std::uint64_t begin, std::uint64_t at, std::uint64_t size, const char* what,
-                                                         std::uint64_t most_mebibytes) {
+std::optional<std::string_view> TarWalker::extended_data(std::uint64_t begin, std::uint64_t at, std::uint64_t size,
+                                                         const char* what, std::uint64_t most_mebibytes) {
   std::span<const std::byte> bytes;
   if (size > most_mebibytes << 20) {
     fail(begin, cat(what, " of ", size, " bytes: more than ", most_mebibytes, " MiB"));
@@ -359,7 +360,8 @@ bool TarWalker::fill_member(TarMember& member, std::span<const std::byte> block,
     const char* const end = pax_size->data() + pax_size->size();
     const auto parsed = std::from_chars(pax_size->data(), end, size);
     if (parsed.ptr != end || parsed.ec != std::errc() || size > max_size) {
-      return fail(header_begin, cat("pax size of member ", printable_name(name_), " is not a valid size: ", printable_name(*pax_size)));
+      return fail(header_begin, cat("pax size of member ", printable_name(name_),
+                                    " is not a valid size: ", printable_name(*pax_size)));
     }
   } else if (number != Number::good) {
     const char* const why = number == Number::negative ? "negative" : number == Number::too_large ? "absurdly large" : "not a number";

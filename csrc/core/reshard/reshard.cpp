@@ -242,7 +242,8 @@ class Window {
       const auto stretch = rest.first(count_neighbours(rest, max_gap));
       const File& file = sources_.get(stretch.front().file);
       if (const std::uint64_t missing = read_neighbours(file, stretch, scratch_); missing > 0) {
-        throw Error(Code::corrupt_data, cat("source ends ", missing, " bytes before the payload that was indexed there"), file.path(),
+        throw Error(Code::corrupt_data,
+                    cat("source ends ", missing, " bytes before the payload that was indexed there"), file.path(),
                     stretch.back().end() - missing);
       }
       rest = rest.subspan(stretch.size());

@@ -49,7 +49,8 @@ std::shared_ptr<const PlannedShards::Open> PlannedShards::get(std::size_t number
   std::shared_ptr<const SegmentFile> segment = open_(number);
   const std::uint64_t first = plan_.segment_first[number];
   if (segment->num_shards() != plan_.segment_first[number + 1] - first) {
-    throw Error(Code::invalid_argument, cat("index segment ", number, " has other shards than the one that was planned; plan again"),
+    throw Error(Code::invalid_argument,
+                cat("index segment ", number, " has other shards than the one that was planned; plan again"),
                 segment->path());
   }
   SegmentRows rows(*segment, first, plan_.selection);
@@ -170,7 +171,9 @@ void PlannedShards::add_members(const Picks& picks, std::vector<std::uint32_t>& 
       std::ranges::stable_sort(order, {}, [&](std::size_t m) { return rank[members.ext[m]]; });
     }
     std::uint64_t at = begin[sample.place];
-    if (at + order.size() != begin[sample.place + 1]) throw Error(Code::corrupt_data, "the segment changed while it was read", segment.path());
+    if (at + order.size() != begin[sample.place + 1]) {
+      throw Error(Code::corrupt_data, "the segment changed while it was read", segment.path());
+    }
     for (const std::size_t m : order) {
       out.member_sample[at] = static_cast<std::uint32_t>(sample.place);
       out.source[at] = static_cast<std::uint32_t>(out.sources.size() - 1);
@@ -184,7 +187,9 @@ void PlannedShards::add_members(const Picks& picks, std::vector<std::uint32_t>& 
 
 ShardContents PlannedShards::contents(std::size_t k, const Poll& poll) const {
   const Picks picks = pick(k, poll);
-  if (picks.picks.size() > std::numeric_limits<std::uint32_t>::max()) refuse_argument("an output shard can hold at most 2^32 samples");
+  if (picks.picks.size() > std::numeric_limits<std::uint32_t>::max()) {
+    refuse_argument("an output shard can hold at most 2^32 samples");
+  }
   ShardContents out;
   out.uid.resize(picks.picks.size());
   out.copy.resize(picks.picks.size());
@@ -224,7 +229,8 @@ PlannedShards::Written PlannedShards::write(std::size_t k, const std::string& ou
   check_planned(k, shard);
   std::vector<CopySource> sources;
   for (std::size_t i = 0; i < shard.sources.size(); ++i) {
-    sources.push_back({shard.sources[i], shard.source_size[i], check_mtime ? std::optional(shard.source_mtime_ns[i]) : std::nullopt});
+    sources.push_back(
+        {shard.sources[i], shard.source_size[i], check_mtime ? std::optional(shard.source_mtime_ns[i]) : std::nullopt});
   }
   WriteShardOptions options;
   options.threads = threads;

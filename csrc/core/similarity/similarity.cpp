@@ -45,8 +45,9 @@ HammingPairs hamming_join(std::span<const std::uint64_t> a, std::span<const std:
         const std::uint64_t more = out.size() - reported;
         reported = out.size();
         if (total.fetch_add(more, std::memory_order_relaxed) + more > max_pairs) {
-          refuse_argument("more than max_pairs=", max_pairs, " pairs within distance ", max_distance, " among ", a.size(), " x ", b.size(),
-                          " hashes: join parts of a one after another, lower max_distance, or ask for the nearest only");
+          refuse_argument(
+              "more than max_pairs=", max_pairs, " pairs within distance ", max_distance, " among ", a.size(), " x ",
+              b.size(), " hashes: join parts of a one after another, lower max_distance, or ask for the nearest only");
         }
       }
     }

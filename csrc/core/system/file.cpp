@@ -91,7 +91,8 @@ bool File::is_at_its_path() const {
 
 void File::check_version(std::uint64_t size, std::optional<std::int64_t> mtime_ns, const char* file_kind, const char* when) const {
   const auto refuse = [&](std::uint64_t offset, const auto&... parts) {
-    throw Error(Code::corrupt_data, cat(file_kind, " has changed ", when, ": expected ", parts..., "; index it again"), path_, offset);
+    throw Error(Code::corrupt_data, cat(file_kind, " has changed ", when, ": expected ", parts..., "; index it again"),
+                path_, offset);
   };
   const FileVersion now = version();
   if (now.size != size) refuse(std::min(now.size, size), size, " bytes, got ", now.size);

@@ -138,8 +138,10 @@ void remove_slot(const void* data) noexcept {
 }
 
 [[noreturn]] void refuse(const std::string& path) {
-  throw Error(Code::corrupt_data, "the file was cut while it was read, or its disk failed; see that nothing writes to it, and run the "
-              "same command again", path);
+  throw Error(Code::corrupt_data,
+              "the file was cut while it was read, or its disk failed; see that nothing writes to it, and run the "
+              "same command again",
+              path);
 }
 
 }  // namespace

@@ -58,7 +58,8 @@ inline Info read_header(const File& file) {
   const std::size_t got = file.pread_some(std::as_writable_bytes(std::span(bytes)), 0);
   const std::string_view all(bytes.data(), got);
   if (all.substr(0, 6) != kMagic || got < 12) {
-    fail(0, "expected an .npy file of uids or uid records; got ", got == 0 ? "an empty file" : "a file that does not begin with its magic bytes");
+    fail(0, "expected an .npy file of uids or uid records; got ",
+         got == 0 ? "an empty file" : "a file that does not begin with its magic bytes");
   }
   const auto byte = [&](std::size_t i) { return static_cast<std::size_t>(static_cast<unsigned char>(bytes[i])); };
   const std::size_t version = byte(6);

@@ -49,8 +49,8 @@ std::size_t parse_offsets(std::span<const char> data, std::span<const Offset> of
     const auto from = static_cast<std::uint64_t>(offsets[i]);
     const auto to = static_cast<std::uint64_t>(offsets[i + 1]);
     if (from > to || to > data.size()) {
-      refuse_argument("offsets must ascend inside the text buffer of ", data.size(), " bytes; got ", offsets[i], " to ", offsets[i + 1],
-                      " for text ", i);
+      refuse_argument("offsets must ascend inside the text buffer of ", data.size(), " bytes; got ", offsets[i], " to ",
+                      offsets[i + 1], " for text ", i);
     }
     return std::string_view(data.data() + from, to - from);
   });
