@@ -54,7 +54,7 @@ class Progress(Record, kw_only=True):
 
 def save_checkpoint(path: Path, name: str, learner: Learner, epoch: int, progress: Progress) -> None:
     """Writes a checkpoint atomically: open_clip's keys, and ``dcfast`` with the progress. The same state is the same
-    bytes. Memory: nothing beyond the state.
+    bytes. Of the ``step_N.pt`` beside it the last two are kept. Memory: nothing beyond the state.
 
     Args:
         name: of the model.   epoch: checkpoints of the recipe done.
@@ -79,6 +79,10 @@ def save_checkpoint(path: Path, name: str, learner: Learner, epoch: int, progres
             if file.error is not None:
                 raise file.error from None
             raise
+    steps = sorted((p for p in path.parent.glob("step_*.pt") if _NAME.fullmatch(p.name)), key=lambda p: int(p.stem[5:]))
+    for older in steps[:-_KEPT_STEPS]:
+        if not older.is_dir():
+            older.unlink()
 
 
 class _Remembering:
@@ -156,11 +160,3 @@ def latest_checkpoint(folder: Path, boundaries: dict[int, int]) -> tuple[Path | 
             return path, notes
         _LOG.warning("%s", notes[-1])
     return None, notes
-
-
-def remove_old_steps(folder: Path) -> None:
-    """Removes all but the last two ``step_N.pt``."""
-    steps = sorted((p for p in folder.glob("step_*.pt") if _NAME.fullmatch(p.name)), key=lambda p: int(p.stem[5:]))
-    for path in steps[:-_KEPT_STEPS]:
-        if not path.is_dir():
-            path.unlink()

@@ -20,14 +20,7 @@ from dcfast.rundir.training_summary import LogLine
 from dcfast.storage.atomic import write_json
 from dcfast.train.batch import Batch, BatchSpec
 from dcfast.train.batches import iterate_batches
-from dcfast.train.checkpoint import (
-    Progress,
-    RankCount,
-    latest_checkpoint,
-    load_checkpoint,
-    remove_old_steps,
-    save_checkpoint,
-)
+from dcfast.train.checkpoint import Progress, RankCount, latest_checkpoint, load_checkpoint, save_checkpoint
 from dcfast.train.control import POLL_SECONDS, Control
 from dcfast.train.feed import Feed
 from dcfast.train.journal import append_records, drop_later_lines
@@ -350,7 +343,6 @@ class Trainer:
                 identity=self.identity,
                 ranks=self._on_ranks,
             )
-            folder = self.folder / "checkpoints"
-            save_checkpoint(folder / name, self.recipe.model, self.learner, epoch, progress)
-            remove_old_steps(folder)
+            path = self.folder / "checkpoints" / name
+            save_checkpoint(path, self.recipe.model, self.learner, epoch, progress)
         self.ranks.barrier()
