@@ -14,7 +14,7 @@ from dcfast import access
 from dcfast.errors import CorruptDataError, PoolError
 from dcfast.index.build import index_tars
 from dcfast.run.workflow import run
-from dcfast.rundir.run_dir import Settings
+from dcfast.rundir.settings import Settings
 from dcfast.uids.sets import save_subset, uid_parse, uid_sort
 from pool_builder import PoolBuilder, Sample, plain_pool, uid_of
 

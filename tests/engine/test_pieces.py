@@ -20,7 +20,8 @@ from dcfast.engine.progress import Silent
 from dcfast.engine.ray import RayEngine
 from dcfast.errors import CorruptDataError, PoolError, RunError
 from dcfast.index.pool import group_files
-from dcfast.rundir.run_dir import Run, Settings, open_run
+from dcfast.rundir.run_dir import Run, open_run
+from dcfast.rundir.settings import Settings
 from dcfast.rundir.summaries import IndexSummary
 from dcfast.stages.runner import Do, Steps, run_stage
 from dcfast.storage.atomic import atomic_path, remove_leftovers, write_bytes, write_json

@@ -13,7 +13,7 @@ import pytest
 from dcfast.errors import CorruptDataError, FilterError, PoolError
 from dcfast.run.workflow import run
 from dcfast.rundir.layout import UNASKED
-from dcfast.rundir.run_dir import Settings
+from dcfast.rundir.settings import Settings
 from dcfast.rundir.summaries import ClusterCounts
 from dcfast.similarity.centroids import kmeans
 from dcfast.stages.filter import centroids as stage

@@ -18,7 +18,7 @@ from dcfast.features import metadata
 from dcfast.images import costs, decode
 from dcfast.index import pool as pool_module
 from dcfast.run.workflow import run
-from dcfast.rundir.run_dir import Settings
+from dcfast.rundir.settings import Settings
 from dcfast.uids.sets import open_records
 from features_reference import MODEL, clip, embed_one, pool_samples, save_checkpoint
 from pool_builder import PoolBuilder, Sample, picture, uid_of

@@ -13,7 +13,7 @@ import torch
 from dcfast.errors import RunError, SubsetError
 from dcfast.models.clip import load_model
 from dcfast.run.workflow import run
-from dcfast.rundir.run_dir import Settings
+from dcfast.rundir.settings import Settings
 from dcfast.stages import teacher
 from dcfast.storage.hashing import sha256_file
 from dcfast.uids.sets import save_subset, uid_parse, uid_sort

@@ -13,7 +13,7 @@ import pytest
 import torch
 from dcfast.models.clip import create_model
 from dcfast.run.workflow import run
-from dcfast.rundir.run_dir import Settings
+from dcfast.rundir.settings import Settings
 from pool_builder import picture
 
 

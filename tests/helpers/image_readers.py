@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from dcfast._core import images as core_images
-from dcfast.images.decode import BadImage, quiet
+from dcfast.images.costs import BadImage
+from dcfast.images.decode import quiet
 from dcfast.images.signatures import STATUS, image_signatures
 from dcfast.train.dali import DaliDecoder, plain_jpeg, require_dali
 from dcfast.train.decode import PilDecoder, ReducedPilDecoder

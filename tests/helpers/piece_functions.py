@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from dcfast.engine.piece import Nothing, Piece, piece
 from dcfast.rundir.run_dir import Run
-from dcfast.rundir.summaries import Summary
+from dcfast.rundir.summary import Summary
 from dcfast.stages.runner import Steps
 from dcfast.storage.atomic import write_bytes
 from dcfast.storage.npz import load_array

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dcfast.images.decode import BadImage, decode_image, load_image, open_image
+from dcfast.images.costs import BadImage
+from dcfast.images.decode import decode_image, load_image, open_image
 from dcfast.images.signatures import image_signature
 from dcfast.train.decode import PilDecoder, ReducedPilDecoder
 from image_readers import Readers, encoded, scene

@@ -17,7 +17,7 @@ from dcfast.index.build import write_segment
 from dcfast.index.segments import IMAGE_EXTS, SampleFlag, Segment
 from dcfast.resharding import reshard
 from dcfast.run.workflow import run
-from dcfast.rundir.run_dir import Settings
+from dcfast.rundir.settings import Settings
 from dcfast.train.settings import TrainSource
 from dcfast.train.source import OpenSource, prepare_source
 from dcfast.uids.sets import uid_parse, uid_sort

@@ -17,7 +17,8 @@ import dcfast
 import pytest
 from dcfast import access
 from dcfast.errors import CorruptDataError
-from dcfast.index.build import SampleFlag, Segment, index_tars, write_segment
+from dcfast.index.build import index_tars, write_segment
+from dcfast.index.segments import SampleFlag, Segment
 from dcfast.interop.wids import write_wids
 from tar_reference import GIF, UID, make_tar, our_groups, our_members, sample_members, tarfile_members
 from test_tar_index import END, plain

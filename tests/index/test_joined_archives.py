@@ -17,9 +17,10 @@ from dcfast.access import PoolReader
 from dcfast.evaluate.evalset import open_evalset
 from dcfast.evaluate.tasks import find_tasks
 from dcfast.index import refresh_index
-from dcfast.index.build import SampleFlag, index_tars, write_segment
+from dcfast.index.build import index_tars, write_segment
+from dcfast.index.segments import SampleFlag
 from dcfast.run.workflow import run
-from dcfast.rundir.run_dir import Settings
+from dcfast.rundir.settings import Settings
 from dcfast.train.settings import TrainSource
 from dcfast.train.source import prepare_source
 from dcfast.uids.sets import load_subset, uid_parse, uid_sort

@@ -16,7 +16,7 @@ from dcfast.filters.rules import valid_text
 from dcfast.index.metadata import column_matches, count_metadata_rows, metadata_schema, open_metadata, parse_uids
 from dcfast.resharding.boxes import make_box_table
 from dcfast.run.workflow import run
-from dcfast.rundir.run_dir import Settings
+from dcfast.rundir.settings import Settings
 from dcfast.rundir.tables import read_table
 from dcfast.storage import parquet
 from dcfast.storage.hashing import hash_bytes

@@ -18,10 +18,11 @@ from dcfast.evaluate.evalset import open_evalset
 from dcfast.evaluate.tasks import find_tasks
 from dcfast.index import refresh_index
 from dcfast.index.build import index_tars
-from dcfast.index.pool import Pool, list_tars
+from dcfast.index.pool import Pool
 from dcfast.resharding.cli import main as resharder
 from dcfast.run.workflow import run
-from dcfast.rundir.run_dir import Settings
+from dcfast.rundir.settings import Settings
+from dcfast.storage.listing import list_tars
 from dcfast.train.settings import TrainSource
 from dcfast.train.source import prepare_source
 from dcfast.uids.sets import save_subset, uid_parse, uid_sort

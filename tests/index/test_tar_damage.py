@@ -11,7 +11,8 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from dcfast.index.build import SampleFlag, index_tars
+from dcfast.index.build import index_tars
+from dcfast.index.segments import SampleFlag
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tar_reference import GIF, make_tar, our_members, sample_members

@@ -15,7 +15,8 @@ import dcfast
 import numpy as np
 import pytest
 import webdataset
-from dcfast.index.build import SampleFlag, Segment, index_tars, write_segment
+from dcfast.index.build import index_tars, write_segment
+from dcfast.index.segments import SampleFlag, Segment
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tar_reference import FORMATS, GIF, UID, group, make_tar, our_groups, our_members, sample_members, tarfile_members

@@ -14,10 +14,11 @@ import pytest
 from dcfast import refresh_index
 from dcfast.errors import PoolError
 from dcfast.evaluate.folders import evalset_tars, list_set_tars
-from dcfast.index.pool import Pool, list_parquet, list_tars, shard_folder
+from dcfast.index.pool import Pool, list_parquet, shard_folder
 from dcfast.resharding.cli import main as resharder_main
 from dcfast.run.workflow import run
 from dcfast.rundir.settings import Settings
+from dcfast.storage.listing import list_tars
 from dcfast.storage.remote import list_shards
 from dcfast.train.settings import TrainSource
 from dcfast.train.source import prepare_source

@@ -12,7 +12,8 @@ from pathlib import Path
 import dcfast
 import numpy as np
 import pytest
-from dcfast.index.build import Segment, index_tars, write_segment
+from dcfast.index.build import index_tars, write_segment
+from dcfast.index.segments import Segment
 from tar_reference import GIF, UID, make_tar, sample_members
 
 HEADER = struct.Struct("<8sIIQQQQQQ")

@@ -21,7 +21,7 @@ from dcfast.index.build import index_tars
 from dcfast.index.metadata import metadata_schema, open_metadata, parse_uids
 from dcfast.index.pool import Pool
 from dcfast.run.workflow import main, run
-from dcfast.rundir.run_dir import Settings
+from dcfast.rundir.settings import Settings
 from dcfast.storage.hashing import hash_bytes
 from dcfast.uids.sets import load_subset, uid_format
 from piece_functions import first_piece

@@ -10,7 +10,7 @@ import pytest
 from dcfast.errors import MissingDependencyError
 from dcfast.models.clip import load_model, load_tokenizer, require_model
 from dcfast.run.workflow import main, run
-from dcfast.rundir.run_dir import Settings
+from dcfast.rundir.settings import Settings
 from pool_builder import plain_pool
 
 

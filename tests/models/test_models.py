@@ -11,14 +11,8 @@ import numpy as np
 import pytest
 import torch
 from dcfast.errors import CheckpointError, CorruptDataError
-from dcfast.models.clip import (
-    create_model,
-    load_model,
-    load_tokenizer,
-    model_names,
-    read_checkpoint,
-    weights_hash,
-)
+from dcfast.models.checkpoint import read_checkpoint
+from dcfast.models.clip import create_model, load_model, load_tokenizer, model_names, weights_hash
 from dcfast.storage.hashing import sha256_file
 from PIL import Image
 

@@ -21,7 +21,7 @@ from dcfast.engine.ray import RayEngine
 from dcfast.process import signals as stopping
 from dcfast.process.signals import Stopped, stoppable
 from dcfast.run.workflow import run
-from dcfast.rundir.run_dir import Settings
+from dcfast.rundir.settings import Settings
 from dcfast.uids.sets import save_subset
 from pool_builder import plain_pool
 from reshard_reference import make_uid, subset_of, write_pool

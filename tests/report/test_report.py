@@ -24,7 +24,8 @@ from dcfast.report.facts.truth import Judgement, WorldTruth, compare_with_truth
 from dcfast.report.page.images import EvalsetPreviews, PoolPreviews
 from dcfast.report.page.page import look_up, render
 from dcfast.run.workflow import run
-from dcfast.rundir.run_dir import Run, Settings
+from dcfast.rundir.run_dir import Run
+from dcfast.rundir.settings import Settings
 from dcfast.rundir.tables import read_table
 from dcfast.stages.report import make_report
 from dcfast.storage.records import as_record, replaced

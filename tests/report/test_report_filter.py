@@ -24,7 +24,7 @@ from dcfast.report.facts.filter_parts import (
 from dcfast.report.facts.metadata_rows import MAX_FILES, MAX_ROWS, Examined, examine, stretches
 from dcfast.report.page.page import Pictures, render
 from dcfast.run.workflow import run
-from dcfast.rundir.run_dir import Settings
+from dcfast.rundir.settings import Settings
 from dcfast.rundir.tables import read_table
 from dcfast.storage.records import replaced
 from pool_builder import PoolBuilder, Sample, uid_of

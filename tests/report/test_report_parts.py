@@ -171,7 +171,8 @@ def test_bombs_are_not_decoded() -> None:
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"shards": NaN, "samples": -Infinity}'])
 @pytest.mark.parametrize("name", ["state/index.json", "state/filter.json", "train/summary.json", "manifest.json"])
 def test_files_that_are_not_json_count_as_absent(tmp_path: Path, name: str, text: str) -> None:
-    from dcfast.rundir.summaries import Summary, find_summary
+    from dcfast.rundir.summaries import find_summary
+    from dcfast.rundir.summary import Summary
 
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text(text)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from dcfast.errors import CorruptDataError, FilterError, PoolError, RunError, SubsetError
 from dcfast.run.workflow import main, run
-from dcfast.rundir.run_dir import Settings
+from dcfast.rundir.settings import Settings
 from dcfast.uids.sets import save_subset, uid_parse, uid_sort
 from pool_builder import PoolBuilder, Sample, picture, plain_pool, uid_of
 

@@ -13,7 +13,8 @@ from dcfast.engine import LocalEngine
 from dcfast.engine.progress import Silent
 from dcfast.process.signals import Stopped, postponed
 from dcfast.run import comparison
-from dcfast.rundir.run_dir import Run, Settings
+from dcfast.rundir.run_dir import Run
+from dcfast.rundir.settings import Settings
 
 
 def _train(base: str, *rest: Any) -> dict[str, Any]:

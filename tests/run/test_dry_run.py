@@ -8,7 +8,7 @@ import pytest
 from dcfast import cli
 from dcfast.run.dry_run import plan
 from dcfast.run.workflow import main
-from dcfast.rundir.run_dir import Settings
+from dcfast.rundir.settings import Settings
 from dcfast.rundir.stage_table import STAGES
 from pool_builder import plain_pool
 

@@ -11,7 +11,8 @@ import pytest
 from dcfast.index import refresh_index
 from dcfast.resharding import cli
 from dcfast.run import workflow
-from dcfast.rundir.run_dir import Settings, open_run
+from dcfast.rundir.run_dir import open_run
+from dcfast.rundir.settings import Settings
 from dcfast.train.settings import TrainSource
 from dcfast.train.source import prepare_source
 from dcfast.uids.sets import save_subset

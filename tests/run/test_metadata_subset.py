@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from dcfast.errors import FilterError, PoolError, RunError
 from dcfast.run.workflow import main, run
-from dcfast.rundir.run_dir import Run, Settings
+from dcfast.rundir.run_dir import Run
+from dcfast.rundir.settings import Settings
 from dcfast.stages import train
 from dcfast.stages.filter import subsets
 from dcfast.uids.sets import load_subset, uid_format

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from dcfast.errors import PoolError
 from dcfast.run.workflow import run
-from dcfast.rundir.run_dir import Settings
+from dcfast.rundir.settings import Settings
 from dcfast.uids.sets import uid_parse
 from pool_builder import plain_pool, uid_of
 

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from dcfast.run.workflow import main, run
-from dcfast.rundir.run_dir import Settings
+from dcfast.rundir.settings import Settings
 from dcfast.rundir.summaries import KeptCopies
 from dcfast.storage.records import plain
 from dcfast.uids.sets import load_subset, uid_format

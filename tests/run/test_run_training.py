@@ -21,9 +21,11 @@ from dcfast.evaluate.scores import read_scores
 from dcfast.resharding.plan import make_plan
 from dcfast.resharding.write import write_output_shards
 from dcfast.run.checks import check_settings
-from dcfast.run.workflow import main, run, run_branch
+from dcfast.run.comparison import run_branch
+from dcfast.run.workflow import main, run
 from dcfast.rundir.branch import branch_settings
-from dcfast.rundir.run_dir import Run, Settings
+from dcfast.rundir.run_dir import Run
+from dcfast.rundir.settings import Settings
 from dcfast.rundir.training_summary import TrainingSummary
 from dcfast.stages.train import train_subset
 from dcfast.storage.lock import locked

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 from dcfast.errors import RunError
-from dcfast.run.workflow import run, run_branch
+from dcfast.run.comparison import run_branch
+from dcfast.run.workflow import run
 from dcfast.rundir import branch as branching
 from dcfast.rundir.branch import branch_settings, branch_stages, comparison_dir, link_base, slug
-from dcfast.rundir.run_dir import Run, Settings
+from dcfast.rundir.run_dir import Run
+from dcfast.rundir.settings import Settings
 from dcfast.uids.sets import load_subset
 from pool_builder import evalset, picture, plain_pool
 

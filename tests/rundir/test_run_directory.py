@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from dcfast.errors import CorruptDataError, PoolError, RunError
 from dcfast.run.workflow import main, run
-from dcfast.rundir.run_dir import Settings
+from dcfast.rundir.settings import Settings
 from dcfast.uids.sets import save_subset, uid_parse
 from pool_builder import evalset, picture, plain_pool, uid_of
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from dcfast.errors import SubsetError
 from dcfast.run.workflow import run
-from dcfast.rundir.run_dir import Settings
+from dcfast.rundir.settings import Settings
 from dcfast.train.settings import TrainSource
 from dcfast.train.source import OpenSource, prepare_source
 from pool_builder import PoolBuilder, Sample, uid_of

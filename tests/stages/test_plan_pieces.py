@@ -8,7 +8,8 @@ import numpy as np
 from dcfast.resharding.plan import ReshardPlan, ShardSources
 from dcfast.run.workflow import run
 from dcfast.rundir.layout import PLAN, PLAN_FILES
-from dcfast.rundir.run_dir import Run, Settings
+from dcfast.rundir.run_dir import Run
+from dcfast.rundir.settings import Settings
 from dcfast.stages import reshard, train
 from dcfast.uids.sets import load_subset
 from piece_functions import first_piece

@@ -23,7 +23,7 @@ from dcfast.resharding.plan import ReshardPlan
 from dcfast.run.options import options_of, parser
 from dcfast.rundir import claim, run_dir, summaries
 from dcfast.rundir.settings import Settings
-from dcfast.rundir.summaries import Summary
+from dcfast.rundir.summary import Summary
 from dcfast.storage.config import read_config
 from dcfast.storage.json_files import MOST_DEPTH, MOST_DIGITS, parse_json, read_json, read_json_lines
 from dcfast.storage.records import read_record

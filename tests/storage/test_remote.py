@@ -14,8 +14,10 @@ import pytest
 from dcfast import refresh_index
 from dcfast._core import index as core_index
 from dcfast.errors import MissingDependencyError, PoolError
-from dcfast.index.build import Segment, index_tars, write_segment
-from dcfast.storage.remote import RemoteOptions, RemoteState, is_url, remote_state
+from dcfast.index.build import index_tars, write_segment
+from dcfast.index.segments import Segment
+from dcfast.storage.http import RemoteOptions
+from dcfast.storage.remote import RemoteState, is_url, remote_state
 from http_shards import ShardServer, serve
 from tar_reference import make_tar, our_groups, sample_members
 

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 import pytest
 from dcfast.errors import PoolError
 from dcfast.storage import http
-from dcfast.storage.remote import RemoteOptions, RemoteShard, list_shards
+from dcfast.storage.http import RemoteOptions
+from dcfast.storage.remote import RemoteShard, list_shards
 
 pytest.importorskip("aiohttp", reason="shards behind URLs need dcfast[remote]")
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from dcfast import uid_format
 from dcfast.errors import CorruptDataError, PoolError, RunError, SubsetError
-from dcfast.images.decode import BadImage
+from dcfast.images.costs import BadImage
 from dcfast.models.captions import MAX_CAPTION_BYTES
 from dcfast.models.clip import load_tokenizer
 from dcfast.train import TrainSource, batches

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import torch
 from dcfast.errors import CheckpointError, CorruptDataError, RunError, SubsetError
-from dcfast.models.clip import create_model, load_model, read_checkpoint
+from dcfast.models.checkpoint import read_checkpoint
+from dcfast.models.clip import create_model, load_model
 from dcfast.rundir.training_summary import DecoderDifference, TrainingSummary
 from dcfast.scales import SCALES
 from dcfast.storage.lock import locked

@@ -8,7 +8,7 @@ from contextlib import suppress
 import numpy as np
 import numpy.typing as npt
 
-from dcfast.images.decode import BadImage
+from dcfast.images.costs import BadImage
 from dcfast.images.signatures import Signatures, image_signatures, signatures_of
 from dcfast.index.segments import Segment
 

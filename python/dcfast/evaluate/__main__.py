@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from dcfast.evaluate.evaluation import RESULTS, check_evalsets, evaluate_model
-from dcfast.evaluate.results import EvaluationSummary
+from dcfast.evaluate.evaluation import check_evalsets, evaluate_model
+from dcfast.evaluate.results import RESULTS, EvaluationSummary
 from dcfast.models.clip import load_model
 from dcfast.models.devices import resolve_device, resolve_precision
 from dcfast.process.command import run_command

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from dcfast.errors import RunError
 from dcfast.evaluate.opened import EvalSet
 from dcfast.evaluate.pictures import Batch
-from dcfast.images.decode import BadImage, check_resized, decode_image, quiet
+from dcfast.images.costs import BadImage
+from dcfast.images.decode import check_resized, decode_image, quiet
 from dcfast.models.devices import one_thread
 from dcfast.process.read_ahead import read_ahead
 

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from dcfast.index.build import TarIndex
     from dcfast.index.segments import Segment
 
-__all__ = ["EvalSet", "Riddle", "check_evalset", "evalset_files", "open_evalset", "set_fingerprint"]
 
 CLASS_FILE = "classnames.txt"
 TEMPLATE_FILE = "zeroshot_classification_templates.txt"

@@ -25,7 +25,6 @@ from dcfast.storage.records import plain, replaced, widened
 if TYPE_CHECKING:
     from dcfast.models.clip import ClipModel
 
-__all__ = ["RESULTS", "check_evalsets", "evaluate_model", "results_dir"]
 
 SUMMARY = "summary.json"
 VERSION = 3

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from dcfast.errors import PoolError
-from dcfast.index.pool import TarListing, check_name, list_tars
+from dcfast.index.pool import check_name
+from dcfast.storage.listing import TarListing, list_tars
 
 COUNT_FILE = "nshards.txt"
 

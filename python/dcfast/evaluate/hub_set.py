@@ -26,7 +26,7 @@ from dcfast.evaluate.hub import CACHE, INFO, SPLIT, hub_files, missing_parts
 from dcfast.evaluate.opened import EvalSet, Riddle
 from dcfast.evaluate.pictures import TO_THE_END, Batch, FilePictures, Pictures, batches_of
 from dcfast.evaluate.tasks import DEFAULT_METRICS, EvalTask
-from dcfast.images.decode import BadImage
+from dcfast.images.costs import BadImage
 from dcfast.models.captions import MAX_CAPTION_BYTES
 from dcfast.storage.arrow import ArrowStream, binary_spans
 from dcfast.storage.json_files import read_json

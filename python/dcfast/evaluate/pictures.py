@@ -16,8 +16,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from dcfast.images.costs import MAX_BYTES
-from dcfast.images.decode import BadImage
+from dcfast.images.costs import MAX_BYTES, BadImage
 from dcfast.storage.inputs import open_input
 
 Ints = npt.NDArray[np.int64]

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from dcfast.access.batch import Members
 from dcfast.access.reader import PoolReader
 from dcfast.images import costs
-from dcfast.images.decode import BadImage, check_resized, load_image
+from dcfast.images.costs import BadImage
+from dcfast.images.decode import check_resized, load_image
 from dcfast.models.captions import MAX_CAPTION_BYTES, read_caption
 from dcfast.process.read_ahead import read_ahead
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcfast._core import images as core_images
-from dcfast.images.costs import MAX_BLUR_SIDE
-from dcfast.images.decode import BadImage, eight_bits, open_image
+from dcfast.images.costs import MAX_BLUR_SIDE, BadImage
+from dcfast.images.decode import eight_bits, open_image
 
 
 def blur_image(data: bytes, boxes: NDArray[np.float64], quality: int = 100) -> bytes:

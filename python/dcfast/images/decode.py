@@ -26,7 +26,6 @@ from dcfast.images.costs import BadImage, CountedReads, pixel_parts
 if TYPE_CHECKING:
     from PIL import Image, ImageFile
 
-__all__ = ["FORMATS", "BadImage", "check_resized", "decode_image", "eight_bits", "load_image", "open_image", "quiet"]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
 """Pillow's names of what is read, where its build has them."""

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast._core import images as core_images
-from dcfast.images.decode import BadImage, eight_bits, open_image
+from dcfast.images.costs import BadImage
+from dcfast.images.decode import eight_bits, open_image
 from dcfast.process.arguments import thread_count, uint64_array
 
 if TYPE_CHECKING:

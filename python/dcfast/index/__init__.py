@@ -6,11 +6,12 @@
 
 from __future__ import annotations
 
-from dcfast.index.build import RemoteOptions, TarIndex, index_tars, write_segment
+from dcfast.index.build import TarIndex, index_tars, write_segment
 from dcfast.index.pool import Pool
 from dcfast.index.pool_index import PoolIndex
 from dcfast.index.refresh import refresh_index
 from dcfast.index.segments import MemberKind, SampleFlag, Segment
+from dcfast.storage.http import RemoteOptions
 
 __all__ = [
     "MemberKind",

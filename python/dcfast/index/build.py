@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dcfast._core import index as core_index
 from dcfast.errors import PoolError
-from dcfast.index.pool import TarListing, list_tars
-from dcfast.index.segments import SampleFlag, Segment
+from dcfast.index.segments import Segment
 from dcfast.storage.atomic import atomic_path
-from dcfast.storage.remote import RemoteOptions, RemoteShard, is_url
+from dcfast.storage.http import RemoteOptions
+from dcfast.storage.listing import TarListing, list_tars
+from dcfast.storage.remote import RemoteShard, is_url
 from dcfast.storage.temporary import temporary_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["RemoteOptions", "SampleFlag", "Segment", "ShardColumns", "TarIndex", "index_tars", "write_segment"]
 
 StrPath = str | os.PathLike[str]
 

@@ -8,22 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dcfast.errors import PoolError
-from dcfast.storage.listing import PassedOver, TarListing, list_pool_tars, list_tars, printable, shards_below
+from dcfast.storage.listing import PassedOver, TarListing, list_pool_tars, printable, shards_below
 from dcfast.storage.paths import absolute
-
-__all__ = [
-    "MAX_PIECES",
-    "MAX_SEGMENTS",
-    "Pool",
-    "TarListing",
-    "check_name",
-    "group_files",
-    "lacks_shards",
-    "list_parquet",
-    "list_tars",
-    "metadata_folder",
-    "shard_folder",
-]
 
 StrPath = str | os.PathLike[str]
 

@@ -29,11 +29,12 @@ from dcfast.process.parser import ArgumentParser
 from dcfast.process.shared_options import UID_FROM
 from dcfast.process.terminal import say
 from dcfast.storage.atomic import fsync_dir, remove_leftovers, write_json
+from dcfast.storage.http import RemoteOptions
 from dcfast.storage.listing import first_notes, list_pool_tars, say_losses, temporary_name
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, make_directory, not_left_empty, path_argument
 from dcfast.storage.records import read_record
-from dcfast.storage.remote import RemoteOptions, is_url, list_shards, remote_state
+from dcfast.storage.remote import is_url, list_shards, remote_state
 
 PathLike = str | os.PathLike[str]
 State = tuple[int, int]

@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast._core import index as core_index
+from dcfast.storage.http import RemoteOptions
 from dcfast.storage.inputs import open_input
-from dcfast.storage.remote import RemoteOptions, is_url, remote_state
+from dcfast.storage.remote import is_url, remote_state
 
 if TYPE_CHECKING:
     import pyarrow as pa

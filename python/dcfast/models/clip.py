@@ -44,18 +44,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-__all__ = [
-    "ClipModel",
-    "create_model",
-    "load_model",
-    "load_tokenizer",
-    "load_weights",
-    "model_names",
-    "needs_quick_gelu",
-    "read_checkpoint",
-    "require_model",
-    "weights_hash",
-]
 
 _CLIP_WORDS = 49408
 """Of CLIP's tokenizer: what open_clip takes where a configuration does not say."""

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-__all__ = ["flat_json", "plain_path", "raise_full_disk", "temporary_name", "unnamed_file", "write_bytes", "write_file"]
 
 _EISDIR = 21
 

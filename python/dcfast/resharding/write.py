@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 
 from dcfast._core import reshard as core_reshard
-from dcfast.resharding.files import flat_json, temporary_name, write_bytes, write_file
+from dcfast.resharding.files import flat_json, write_bytes, write_file
 from dcfast.resharding.layout import EDIT_COUNTS, IDX_FORMAT, SHARD_FORMAT, STATS_FORMAT
 from dcfast.resharding.output import OutputShards
+from dcfast.storage.listing import temporary_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

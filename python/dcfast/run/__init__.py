@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dcfast.run.comparison import run_branch
 from dcfast.run.workflow import (
     decontaminate,
     evaluate,
@@ -12,7 +13,6 @@ from dcfast.run.workflow import (
     report,
     reshard,
     run,
-    run_branch,
     signatures,
     stage,
     teacher,

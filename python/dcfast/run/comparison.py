@@ -21,9 +21,10 @@ from dcfast.run.checks import check_settings
 from dcfast.run.manifest import write_manifest
 from dcfast.rundir.branch import branch_settings, branch_stages, comparison_dir, link_base
 from dcfast.rundir.claim import located
-from dcfast.rundir.run_dir import Run, Settings, open_run
+from dcfast.rundir.run_dir import Run, open_run
+from dcfast.rundir.settings import Settings
 from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
-from dcfast.rundir.summaries import Summary
+from dcfast.rundir.summary import Summary
 from dcfast.stages import stage_steps
 from dcfast.stages.runner import run_stage
 from dcfast.stages.train import How, train_with

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from dcfast.evaluate.tasks import compared_sets
 from dcfast.index.metadata import count_metadata_rows
-from dcfast.rundir.run_dir import Run, Settings
+from dcfast.rundir.run_dir import Run
+from dcfast.rundir.settings import Settings
 from dcfast.rundir.stage_table import STAGES
 from dcfast.scales import scale
 from dcfast.stages.teacher import RECIPE

@@ -22,12 +22,12 @@ from dcfast.rundir.summaries import (
     EvaluateSummary,
     FeaturesSummary,
     FilterSummary,
-    Summary,
     TeacherSummary,
-    TrainingSummary,
     equals_json,
     read_summary,
 )
+from dcfast.rundir.summary import Summary
+from dcfast.rundir.training_summary import TrainingSummary
 from dcfast.scales import scale
 from dcfast.storage.atomic import write_bytes, write_json
 from dcfast.storage.hashing import sha256_file

@@ -22,35 +22,18 @@ from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE, FAILED, USAGE
 from dcfast.process.terminal import log_printably, say
 from dcfast.run.checks import check_device, check_one_process, check_settings, check_stages
-from dcfast.run.comparison import Comparison, run_branch, run_one
+from dcfast.run.comparison import Comparison, run_one
 from dcfast.run.dry_run import describe
 from dcfast.run.manifest import write_manifest
 from dcfast.run.options import options_of, parser, plan_without_pool
 from dcfast.rundir.branch import comparison_dir
 from dcfast.rundir.claim import differences, read_settings
-from dcfast.rundir.run_dir import Run, Settings, check_out, open_run
+from dcfast.rundir.run_dir import Run, check_out, open_run
+from dcfast.rundir.settings import Settings
 from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
-from dcfast.rundir.summaries import EvaluateSummary, FilterSummary, Summary
+from dcfast.rundir.summaries import EvaluateSummary, FilterSummary
+from dcfast.rundir.summary import Summary
 from dcfast.stages.train import train_with
-
-__all__ = [
-    "decontaminate",
-    "evaluate",
-    "features",
-    "filter_metadata",
-    "index",
-    "main",
-    "report",
-    "reshard",
-    "run",
-    "run_branch",
-    "signatures",
-    "stage",
-    "teacher",
-    "train",
-    "verify",
-    "world",
-]
 
 
 def _selected(run: Run, first: str | None, last: str | None) -> list[str]:

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 from dcfast.rundir.settings import Settings
-from dcfast.rundir.summaries import (
-    EvaluateSummary,
-    FeaturesSummary,
-    KeptCopies,
-    Models,
-    TeacherSummary,
-    TrainingSummary,
-)
+from dcfast.rundir.summaries import EvaluateSummary, FeaturesSummary, KeptCopies, Models, TeacherSummary
+from dcfast.rundir.training_summary import TrainingSummary
 from dcfast.scales import Scale
 from dcfast.storage.records import Count, Record
 

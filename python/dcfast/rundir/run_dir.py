@@ -16,13 +16,12 @@ from dcfast.rundir.claim import differences, kept_spelling, located, read_settin
 from dcfast.rundir.layout import FEATURE_METADATA, OWN_FOLDERS
 from dcfast.rundir.settings import NO_COMPARISON, TEACHER, Settings
 from dcfast.rundir.stage_table import STAGE_TABLE
-from dcfast.rundir.summaries import SUMMARIES, DecontaminateSummary, Summary, equals_json, read_summary
+from dcfast.rundir.summaries import SUMMARIES, DecontaminateSummary, equals_json, read_summary
+from dcfast.rundir.summary import Summary
 from dcfast.storage.atomic import remove_leftovers, write_json
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, absolute, make_directory, not_left_empty
 from dcfast.world import WorldSpec
-
-__all__ = ["Run", "Settings"]
 
 T = TypeVar("T", bound=Summary)
 SHARDS_AT_ONCE = 16

@@ -16,31 +16,6 @@ from dcfast.rundir.training_summary import TrainingSummary
 from dcfast.storage.json_files import read_json
 from dcfast.storage.records import Count, Record, as_record, read_record
 
-__all__ = [
-    "SUMMARIES",
-    "ClusterCounts",
-    "ComparedSet",
-    "DecontaminateSummary",
-    "EvaluateSummary",
-    "FeatureModelSummary",
-    "FeaturesSummary",
-    "FilterSummary",
-    "IndexSummary",
-    "KeptCopies",
-    "Models",
-    "ReportSummary",
-    "ReshardSummary",
-    "SignaturesSummary",
-    "Summary",
-    "TeacherSummary",
-    "TrainingSummary",
-    "VerifySummary",
-    "WorldSummary",
-    "equals_json",
-    "find_summary",
-    "read_summary",
-]
-
 _MEND = "the file was altered: remove it, and run the same command again without --from, which makes it anew"
 Decimal = Annotated[str, msgspec.Meta(pattern=r"^[-+0-9.eE]+$|^-?inf$|^nan$")]
 """A number as text, exact."""

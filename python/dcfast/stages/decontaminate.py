@@ -16,8 +16,8 @@ import numpy as np
 from dcfast.dedup.match import EvalImages, exact_matches, near_matches
 from dcfast.engine.piece import piece
 from dcfast.evaluate.tasks import compared_sets
-from dcfast.index.build import Segment
 from dcfast.index.rows import valid_uid_mask
+from dcfast.index.segments import Segment
 from dcfast.rundir.layout import (
     EVIDENCE_TABLE,
     MERGE_BYTES,

@@ -18,7 +18,8 @@ from dcfast.evaluate.tasks import OWN_TABLE, find_tasks
 from dcfast.models.clip import load_model
 from dcfast.models.devices import resolve_device, resolve_precision
 from dcfast.rundir.run_dir import Run
-from dcfast.rundir.summaries import EvaluateSummary, TrainingSummary, read_summary
+from dcfast.rundir.summaries import EvaluateSummary, read_summary
+from dcfast.rundir.training_summary import TrainingSummary
 from dcfast.stages.runner import Do
 
 TRAIN_SUMMARY = "train/summary.json"

@@ -20,7 +20,7 @@ from dcfast.features.embed import embed_segment
 from dcfast.features.files import ARRAYS, segment_file, status_path
 from dcfast.features.metadata import Filled, SegmentColumns, write_features
 from dcfast.features.spec import TEACHER, FeatureModel, feature_models
-from dcfast.index.build import Segment
+from dcfast.index.segments import Segment
 from dcfast.models.clip import load_model, needs_quick_gelu, require_model
 from dcfast.models.devices import borrowed_device, gpu_share
 from dcfast.rundir.layout import FEATURE_METADATA, segment_path

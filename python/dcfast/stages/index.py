@@ -14,10 +14,10 @@ import numpy as np
 
 from dcfast.engine.piece import piece
 from dcfast.errors import CorruptDataError, PoolError
-from dcfast.index.build import Segment, write_segment
+from dcfast.index.build import write_segment
 from dcfast.index.metadata import UID_SOURCES, open_metadata, parse_uids, shown_uid
 from dcfast.index.rows import loss_notes, row_ids, shard_damage, valid_uid_mask
-from dcfast.index.segments import IMAGE_EXTS, SampleFlag
+from dcfast.index.segments import IMAGE_EXTS, SampleFlag, Segment
 from dcfast.rundir.layout import MERGE_BYTES, segment_path
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import IndexSummary

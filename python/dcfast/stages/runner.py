@@ -17,7 +17,8 @@ from dcfast.engine.piece import Piece, read_marker
 from dcfast.engine.progress import Progress
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.stage_table import STAGES
-from dcfast.rundir.summaries import Summary, equals_json
+from dcfast.rundir.summaries import equals_json
+from dcfast.rundir.summary import Summary
 from dcfast.storage.atomic import append_lines, write_json
 from dcfast.storage.records import Record, plain
 

@@ -25,7 +25,8 @@ from dcfast.evaluate.folders import COUNT_FILE, evalset_folders, list_set_tars
 from dcfast.evaluate.hub import hub_files, is_hub_file
 from dcfast.evaluate.tasks import EvalTask, compared_sets
 from dcfast.images.signatures import STATUS
-from dcfast.index.build import Segment, write_segment
+from dcfast.index.build import write_segment
+from dcfast.index.segments import Segment
 from dcfast.rundir.layout import evalset_signature_path, segment_path, signature_path
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import ComparedSet, SignaturesSummary

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dcfast.engine.piece import Nothing, fingerprint_files, piece
 from dcfast.errors import RunError, SubsetError
-from dcfast.models.clip import read_checkpoint
+from dcfast.models.checkpoint import read_checkpoint
 from dcfast.models.devices import resolve_device
 from dcfast.rundir.layout import segment_path
 from dcfast.rundir.run_dir import Run

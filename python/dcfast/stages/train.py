@@ -25,7 +25,8 @@ from dcfast.index.segments import Segment
 from dcfast.models.devices import resolve_device
 from dcfast.rundir.layout import FATES, PLAN_ARRAYS, segment_path
 from dcfast.rundir.run_dir import Run
-from dcfast.rundir.summaries import FilterSummary, ReshardSummary, TrainingSummary, equals_json
+from dcfast.rundir.summaries import FilterSummary, ReshardSummary, equals_json
+from dcfast.rundir.training_summary import TrainingSummary
 from dcfast.scales import scale
 from dcfast.stages.reshard import plan_inputs, plan_kept
 from dcfast.stages.runner import Do

@@ -33,7 +33,6 @@ from dcfast.storage.listing import PassedOver, is_shard_name, reason_passed_over
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-__all__ = ["RangeSource", "RemoteOptions", "RemoteShard", "RemoteState", "is_url", "list_shards", "remote_state"]
 
 _URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*::)*[A-Za-z][A-Za-z0-9+.-]*://")
 _NS = 1_000_000_000

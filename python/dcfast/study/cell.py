@@ -17,10 +17,12 @@ from dcfast.evaluate.scores import read_scores
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE, USAGE
 from dcfast.process.terminal import log_printably, say
-from dcfast.run.workflow import run, run_branch
+from dcfast.run.comparison import run_branch
+from dcfast.run.workflow import run
 from dcfast.rundir.claim import located, read_settings, with_uid_hashes
 from dcfast.rundir.settings import Settings
-from dcfast.rundir.summaries import FilterSummary, TrainingSummary, read_summary
+from dcfast.rundir.summaries import FilterSummary, read_summary
+from dcfast.rundir.training_summary import TrainingSummary
 from dcfast.storage.atomic import write_json
 from dcfast.storage.records import Record, plain, read_record
 from dcfast.study.grid import Cell

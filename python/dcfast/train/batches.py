@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from dcfast._core import system as core_system
 from dcfast.errors import CorruptDataError
-from dcfast.images.decode import BadImage
+from dcfast.images.costs import BadImage
 from dcfast.models.captions import read_caption
 from dcfast.models.clip import load_tokenizer
 from dcfast.process.read_ahead import read_ahead

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, BinaryIO, cast
 import msgspec
 
 from dcfast.errors import CheckpointError, CorruptDataError
-from dcfast.models.clip import load_weights, read_checkpoint
+from dcfast.models.checkpoint import load_weights, read_checkpoint
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.records import Count, Record, as_record, plain
 from dcfast.train.settings import Identity, differences

@@ -25,7 +25,8 @@ from dcfast.rundir.layout import FATES
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.settings import Settings
 from dcfast.rundir.stage_table import STAGES
-from dcfast.rundir.summaries import FilterSummary, Summary, find_summary
+from dcfast.rundir.summaries import FilterSummary, find_summary
+from dcfast.rundir.summary import Summary
 from dcfast.scales import SCALES
 from dcfast.storage.records import Record, replaced
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from dcfast.evaluate.hub import is_hub_file
 from dcfast.images import costs
-from dcfast.images.decode import BadImage, eight_bits, open_image
-from dcfast.index.build import Segment
-from dcfast.index.segments import IMAGE_EXTS
+from dcfast.images.costs import BadImage
+from dcfast.images.decode import eight_bits, open_image
+from dcfast.index.segments import IMAGE_EXTS, Segment
 from dcfast.report.text import clean
 from dcfast.rundir.layout import segment_path
 from dcfast.rundir.summaries import find_summary

@@ -25,8 +25,9 @@ from dcfast.features.files import ARRAY, sibling_npz
 from dcfast.features.pairs import NO_CAPTION, OK, SegmentPairs
 from dcfast.features.spec import FeatureModel
 from dcfast.filters.rules import Mask
-from dcfast.index.build import Segment, write_segment
+from dcfast.index.build import write_segment
 from dcfast.index.metadata import count_metadata_rows
+from dcfast.index.segments import Segment
 from dcfast.models.devices import borrowed_device, gpu_share, one_thread
 from dcfast.process.libraries import require_library
 from dcfast.rundir.layout import INSIDE, OUTSIDE, UNASKED

@@ -28,8 +28,8 @@ from dcfast.features.pairs import BROKEN, TOO_LARGE
 from dcfast.features.pairs import STATUS as FEATURE_STATUS
 from dcfast.filters.rules import Mask
 from dcfast.images.signatures import STATUS
-from dcfast.index.build import SampleFlag, Segment
 from dcfast.index.rows import row_ids, shard_damage, valid_uid_mask
+from dcfast.index.segments import SampleFlag, Segment
 from dcfast.rundir.layout import (
     CODE_SHIFT,
     DROPPED,

@@ -14,7 +14,7 @@ import numpy as np
 
 from dcfast.engine.piece import piece
 from dcfast.evaluate.tasks import compared_sets
-from dcfast.index.build import Segment
+from dcfast.index.segments import Segment
 from dcfast.rundir.layout import EVIDENCE_TABLE, segment_path
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import KeptCopies
