@@ -279,4 +279,4 @@ def test_the_training_stage_of_a_run_decodes_with_it(tmp_path: Path) -> None:
     )
     summaries = run(tmp_path / "run", settings, last="train")
     assert summaries["train"].recipe["decoder"] == "dali"
-    assert 0 < summaries["train"].decoder_difference["mean"] < 0.5
+    assert 0 < summaries["train"].decoder_difference.mean < 0.5
