@@ -461,7 +461,14 @@ def test_the_command_line_says_what_is_wrong(capsys: pytest.CaptureFixture[str],
     assert "--subset belong to --index" in capsys.readouterr().err
     assert main(["--out", str(tmp_path), "--index", "a", "--weights", "1"]) == 2
     assert "--weights belongs to several --shards" in capsys.readouterr().err
-    for text, message in (("[]", "expected the settings"), ("{", "expected the settings"), ('{"out": "o"}', "sources")):
+    for text, message in (
+        ("[]", "expected the settings"),
+        ("{", "expected the settings"),
+        ('{"out": "o"}', "sources"),
+        ('{"out": "o", "sources": [], "sed": 1}', "settings.json: no option 'sed'; did you mean 'seed'?"),
+        ('{"out": "o", "sources": [{"shard": "a"}]}', "settings.json: no option 'shard'; did you mean 'shards'?"),
+        ('{"out": "o", "sources": [{"shards": 1}]}', "settings.json: sources[0].shards: expected text or null; got 1"),
+    ):
         (tmp_path / "settings.json").write_text(text)
         assert main(["--settings", str(tmp_path / "settings.json")]) == 2
         assert message in capsys.readouterr().err

@@ -122,7 +122,7 @@ def config_values(config: Config, *kinds: type) -> dict[str, Json]:
         if name in of_program and config.manifest is not None:  # it holds all there is
             continue
         if name not in types:
-            raise ValueError(f"config file {config.path}: {_unknown(name, list(types))}{_other_version(config)}")
+            raise ValueError(f"config file {config.path}: {unknown_option(name, list(types))}{_other_version(config)}")
         try:
             parse = parsers.get(name)
             given = parse(value) if parse is not None and isinstance(value, str) else value  # a path, with its ~
@@ -132,7 +132,8 @@ def config_values(config: Config, *kinds: type) -> dict[str, Json]:
     return values
 
 
-def _unknown(name: str, known: Sequence[str]) -> str:
+def unknown_option(name: str, known: Sequence[str]) -> str:
+    """That there is no such option, with the nearest that there is."""
     near = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
     return f"no option {name!r}{hint}"

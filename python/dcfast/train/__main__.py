@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from dcfast.process.command import run_command, status_of
@@ -16,7 +16,7 @@ from dcfast.process.options import add_options, made_of, option
 from dcfast.process.parser import ArgumentParser
 from dcfast.process.signals import start_worker
 from dcfast.process.terminal import log_printably, say
-from dcfast.storage.config import add_config, given_and_config
+from dcfast.storage.config import add_config, given_and_config, unknown_option
 from dcfast.storage.json_files import read_json
 from dcfast.storage.paths import not_left_empty
 from dcfast.storage.records import as_record
@@ -63,7 +63,14 @@ def parser() -> argparse.ArgumentParser:
 
 def _from_file(path: str) -> TrainSettings:
     try:
-        return as_record(read_json(path, names=True), TrainSettings, path)
+        values = read_json(path, names=True)
+        settings = as_record(values, TrainSettings, path)
+        for given, kind in ((values, TrainSettings), *((source, TrainSource) for source in values.get("sources", ()))):
+            known = [f.name for f in fields(kind)]
+            for name in given:
+                if name not in known:
+                    raise ValueError(f"{path}: {unknown_option(name, known)}")
+        return settings
     except ValueError as error:
         raise ValueError(f"{error}; expected the settings of a training as JSON, with out and sources") from None
 
