@@ -64,15 +64,20 @@ def parser() -> argparse.ArgumentParser:
 def _from_file(path: str) -> TrainSettings:
     try:
         values = read_json(path, names=True)
-        settings = as_record(values, TrainSettings, path)
-        for given, kind in ((values, TrainSettings), *((source, TrainSource) for source in values.get("sources", ()))):
-            known = [f.name for f in fields(kind)]
-            for name in given:
-                if name not in known:
-                    raise ValueError(f"{path}: {unknown_option(name, known)}")
-        return settings
+        _refuse_unknown(path, values, TrainSettings)
+        sources = values.get("sources") if isinstance(values, dict) else None
+        for source in sources if isinstance(sources, list) else ():
+            _refuse_unknown(path, source, TrainSource)
+        return as_record(values, TrainSettings, path)
     except ValueError as error:
         raise ValueError(f"{error}; expected the settings of a training as JSON, with out and sources") from None
+
+
+def _refuse_unknown(path: str, values: object, kind: type[TrainSettings | TrainSource]) -> None:
+    known = [f.name for f in fields(kind)]
+    for name in values if isinstance(values, dict) else ():
+        if name not in known:
+            raise ValueError(f"{path}: {unknown_option(name, known)}")
 
 
 def settings_of(arguments: argparse.Namespace) -> tuple[TrainOptions, TrainSettings]:
