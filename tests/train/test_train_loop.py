@@ -465,10 +465,8 @@ def test_the_command_line_says_what_is_wrong(capsys: pytest.CaptureFixture[str],
         ("[]", "expected the settings"),
         ("{", "expected the settings"),
         ('{"out": "o"}', "sources"),
-        (
-            '{"out": "o", "sources": [{"shards": "a"}], "sed": 1}',
-            "settings.json: no option 'sed'; did you mean 'seed'?",
-        ),
+        ('{"out": "o", "sources": 5}', "sources: expected a list; got 5"),
+        ('{"out": "o", "sources": [{"shards": "a"}], "sed": 1}', "no option 'sed'; did you mean 'seed'?"),
         ('{"out": "o", "sources": [{"shard": "a"}]}', "settings.json: no option 'shard'; did you mean 'shards'?"),
         ('{"out": "o", "sources": [{"shards": 1}]}', "settings.json: sources[0].shards: expected text or null; got 1"),
     ):
