@@ -157,7 +157,7 @@ def measure_memory(bench: harness.Bench, pool: make_pool.Pool) -> None:
             "from dcfast.index.build import write_segment\n"
             "names = sorted(os.listdir(sys.argv[1]))\n"
             "pairs = [(os.path.join(sys.argv[1], name), name) for name in names]\n"
-            "print(write_segment(pairs, sys.argv[2], int(sys.argv[3]))['num_samples'])\n"
+            "print(write_segment(pairs, sys.argv[2], int(sys.argv[3])).num_samples)\n"
         )
         arguments = ["-c", script, str(shards), str(out), str(bench.options.threads)]
         peak, seconds, text = harness.peak_memory(arguments)

@@ -138,7 +138,7 @@ def test_features_of_another_activation_are_made_anew() -> None:
     for name, tag, activation in (
         ("ViT-L-14", "openai", "quickgelu"),
         ("ViT-L/14", "openai", "quickgelu"),
-        ("ViT-L-14-quickgelu", "openai", ""),
-        ("ViT-L-14", "datacomp_xl_s13b_b90k", ""),
+        ("ViT-L-14-quickgelu", "openai", None),
+        ("ViT-L-14", "datacomp_xl_s13b_b90k", None),
     ):
         assert model_source(FeatureModel(("l14",), name, tag))[0].activation == activation

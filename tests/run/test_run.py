@@ -298,10 +298,10 @@ def test_a_stage_is_a_function(undisturbed: Path, pool: tuple[Path, Path], tmp_p
     from dcfast.run import workflow
 
     chosen = settings(pool)
-    assert workflow.index(tmp_path / "run", chosen)["samples"] == 100
-    assert workflow.signatures(tmp_path / "run", chosen)["pictures"] == 99
-    assert workflow.decontaminate(tmp_path / "run", chosen)["uids"] == 2
-    kept = workflow.filter_metadata(tmp_path / "run", chosen)["subset"]
+    assert workflow.index(tmp_path / "run", chosen).samples == 100
+    assert workflow.signatures(tmp_path / "run", chosen).pictures == 99
+    assert workflow.decontaminate(tmp_path / "run", chosen).uids == 2
+    kept = workflow.filter_metadata(tmp_path / "run", chosen).subset
     assert kept == len(load_subset(undisturbed / "subset.npy"))
 
 

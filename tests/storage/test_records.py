@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from dcfast.errors import CorruptDataError
 from dcfast.storage.atomic import write_json
@@ -58,3 +59,23 @@ def test_another_type_is_said_by_file_and_field(value: object, problem: str, tmp
 def test_a_name_that_is_no_text_is_refused() -> None:
     with pytest.raises(CorruptDataError, match=r"^a\.json: "):
         as_record({"count": 1, "\udc80": 2}, Row, "a.json")
+
+
+def test_what_is_left_out_of_files_is_none_or_empty() -> None:
+    """msgspec leaves a field out where its value IS the default, which equal texts and numbers need not be."""
+    import importlib
+    import pkgutil
+
+    import dcfast
+
+    for module in pkgutil.walk_packages(dcfast.__path__, "dcfast."):
+        if not any(part in module.name for part in ("__main__", "kernels", "_core", "_cuda")):
+            importlib.import_module(module.name)
+    waiting, omitting = [Record], 0
+    while waiting:
+        kind = waiting.pop()
+        waiting += kind.__subclasses__()
+        for field in msgspec.structs.fields(kind) if kind.__struct_config__.omit_defaults else ():
+            omitting += 1
+            assert field.default in (None, msgspec.NODEFAULT, msgspec.UNSET), (kind, field.name)
+    assert omitting

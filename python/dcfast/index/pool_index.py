@@ -36,11 +36,12 @@ class UidRule(Record):
     uid_from: str = "json"
 
 
-class IndexLayout(Record):
-    """``index.json``: the number of shards, and the first and the number of those of each segment."""
+class IndexLayout(Record, omit_defaults=True):
+    """``index.json``: the number of shards, and the first and the number of those of each segment; see ``UidRule``."""
 
     shards: Count
     segments: list[tuple[Count, Count]]
+    uid_from: str | None = None
 
 
 class PoolRows(NamedTuple):

@@ -53,7 +53,7 @@ class ModelSource(Record, omit_defaults=True):
     name: str
     pretrained: str | None
     in_run: bool
-    activation: str = ""
+    activation: str | None = None
 
 
 class EmbeddedModel(Record):
@@ -94,7 +94,7 @@ def model_source(model: FeatureModel) -> tuple[ModelSource, tuple[str, ...]]:
     place = model.pretrained if file is None else os.path.abspath(file)
     inputs = () if file is None else (str(place),)
     quick = file is None and model.pretrained is not None and needs_quick_gelu(model.name, model.pretrained)
-    return ModelSource(model.key, model.name, place, False, "quickgelu" if quick else ""), inputs
+    return ModelSource(model.key, model.name, place, False, "quickgelu" if quick else None), inputs
 
 
 @lru_cache(maxsize=4)

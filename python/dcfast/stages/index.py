@@ -16,6 +16,7 @@ from dcfast.engine.piece import piece
 from dcfast.errors import CorruptDataError, PoolError
 from dcfast.index.build import write_segment
 from dcfast.index.metadata import UID_SOURCES, open_metadata, parse_uids, shown_uid
+from dcfast.index.pool_index import IndexLayout
 from dcfast.index.rows import loss_notes, row_ids, shard_damage, valid_uid_mask
 from dcfast.index.segments import IMAGE_EXTS, SampleFlag, Segment
 from dcfast.rundir.layout import MERGE_BYTES, segment_path
@@ -50,14 +51,6 @@ class SegmentCounts(Record):
     noted: Count = 0
     flags: dict[str, Count] = {}
     exts: list[str] = []
-
-
-class IndexLayout(Record, omit_defaults=True):
-    """``index/index.json``: (first shard, shards) of each segment; a refresh goes by the rule of the uids."""
-
-    shards: Count
-    segments: list[tuple[int, int]]
-    uid_from: str = "json"
 
 
 class IndexRows(Record):
@@ -141,7 +134,8 @@ def steps(run: Run, do: Do) -> IndexSummary:
             for number, (first, names) in enumerate(groups)
         ]
     )
-    layout = IndexLayout(len(pool.shards), [(first, len(names)) for first, names in groups], rule)
+    places = [(first, len(names)) for first, names in groups]
+    layout = IndexLayout(len(pool.shards), places, None if rule == "json" else rule)
     merge = merge_pool_index.piece(
         "index/pool",
         "pool",

@@ -37,7 +37,11 @@ if TYPE_CHECKING:  # mypy cannot know of a base class that all that are made of 
 
     @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
     class Record:
-        """Fields with types; two records with equal fields are equal."""
+        """Fields with types; two records with equal fields are equal.
+
+        ``omit_defaults``: a field that is None by default, and is None, is not written. Other defaults will not do:
+        msgspec looks whether the value is the very same object.
+        """
 
         def __init_subclass__(cls, *, omit_defaults: bool = False, kw_only: bool = False) -> None: ...
 
