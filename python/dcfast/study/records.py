@@ -110,7 +110,7 @@ class Verdict(Record, omit_defaults=True):
     confirmed: Difference | None
     random: Difference | None
     above_chance: AboveChance | None
-    note: str = ""
+    note: str | None = None
 
 
 class RankCorrelation(Record):
