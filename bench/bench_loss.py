@@ -20,7 +20,6 @@ timed once. All of it takes five to six minutes on two cores.
 
 from __future__ import annotations
 
-import gc
 import importlib.util
 import itertools
 import json
@@ -319,7 +318,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Value]:
     for kind in ("clip", "siglip"):
         for loss in losses(kind):
             one_step(loss, [*features(300, "float32"), torch.tensor(14.3), torch.tensor(-10.0)])
-    gc.freeze()  # what is imported by now: the collection before each turn would look through it, for 0.2 s
     bench = harness.Bench("bench_loss", options)
     compare_grid(bench)
     compare_losses(bench, "clip_loss", "clip", 192 if options.quick else 4096, 14.3, everyone=True)

@@ -20,7 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
@@ -131,21 +132,8 @@ class Bench:
         timed = sum(not side.once for side in present)
         if not (self.options.rounds or self.options.quick) and timed:
             rounds = -(-rounds // timed) * timed
-        turns = []
-        times: dict[str, list[float]] = {}
-        for side in present:
-            seconds, answer = _one_turn(side)
-            side.check(answer)
-            del answer
-            turns.append(0 if side.once else max(1, min(_MOST_TURNS, int(_TURN_SECONDS / max(seconds, 1e-9)))))
-            times[side.provider] = [seconds] if side.once else []
-        for round_number in range(rounds):
-            # another one first each time
-            start = round_number % len(present) if present else 0
-            for k in [*range(start, len(present)), *range(start)]:
-                if turns[k]:
-                    touch(touched)
-                times[present[k].provider] += [_one_turn(present[k])[0] for _ in range(turns[k])]
+        with _frozen():
+            times = _timed(present, rounds, touched)
         date = now()
         about = {"op": op, "shape": shape, "dtype": dtype, "bytes": size_bytes, "date_utc": date}
         for side in sides:
@@ -239,6 +227,37 @@ def touch(things: Sequence[Any]) -> None:
             array = np.ascontiguousarray(thing.detach().float().numpy() if hasattr(thing, "detach") else thing)
             flat = array.reshape(-1).view(np.uint8)
             flat[: len(flat) // 8 * 8].view(np.uint64).sum()
+
+
+@contextmanager
+def _frozen() -> Iterator[None]:
+    """What is there by now is left out of the collections before each turn: they would look through it for 0.2 s."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _timed(sides: Sequence[Side], rounds: int, touched: Sequence[Any]) -> dict[str, list[float]]:
+    """Provider -> seconds of its turns, after each side's answer was checked."""
+    turns = []
+    times: dict[str, list[float]] = {}
+    for side in sides:
+        seconds, answer = _one_turn(side)
+        side.check(answer)
+        del answer
+        turns.append(0 if side.once else max(1, min(_MOST_TURNS, int(_TURN_SECONDS / max(seconds, 1e-9)))))
+        times[side.provider] = [seconds] if side.once else []
+    for round_number in range(rounds):
+        # another one first each time
+        start = round_number % len(sides) if sides else 0
+        for k in [*range(start, len(sides)), *range(start)]:
+            if turns[k]:
+                touch(touched)
+            times[sides[k].provider] += [_one_turn(sides[k])[0] for _ in range(turns[k])]
+    return times
 
 
 def _one_turn(side: Side) -> tuple[float, Any]:
