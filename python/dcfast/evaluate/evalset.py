@@ -195,9 +195,9 @@ def open_evalset(task: EvalTask, folder: Path, *, threads: int = 1) -> EvalSet:
     extensions = {segment.exts_lower[number] for number in np.unique(segment.member_ext())}
     kind = _stated_kind(task, folder) or ("classification" if "cls" in extensions else "retrieval")
     task = replaced(task, kind=kind, main_metric=task.main_metric or DEFAULT_METRICS.get(kind, ""))
-    has_picture = np.asarray(segment.image_member()) >= 0
-    evalset = EvalSet(task, folder, _pictures(segment, tars), np.arange(len(has_picture)), fingerprint=fingerprint)
-    evalset.keep(has_picture, "without a picture")
+    pictures = FilePictures(tars, segment.key, *segment.image_places())
+    evalset = EvalSet(task, folder, pictures, np.arange(segment.num_samples), fingerprint=fingerprint)
+    evalset.keep(pictures.file >= 0, "without a picture")
     evalset.notes = _damage(index, folder, tars)
     evalset.remarks = list_set_tars(folder).notes
     if kind == "retrieval":
@@ -208,16 +208,6 @@ def open_evalset(task: EvalTask, folder: Path, *, threads: int = 1) -> EvalSet:
         _read_labels(evalset, segment, needs_labels=kind != "fairness_multilabel")
     evalset.check_not_empty()
     return evalset
-
-
-def _pictures(segment: Segment, tars: list[str]) -> FilePictures:
-    image = segment.image_member()
-    has = image >= 0
-    shard = np.repeat(np.arange(segment.num_shards), np.diff(segment.shard_sample_begin).astype(np.int64))
-    offsets, sizes, _ = segment.members_of(0, segment.num_samples)
-    offset, size = np.zeros((2, len(image)), np.int64)
-    offset[has], size[has] = offsets[image[has]], sizes[image[has]]
-    return FilePictures(tars, segment.key, np.where(has, shard, -1), offset, size)
 
 
 def _members(evalset: EvalSet, segment: Segment, extension: str, most: int) -> Iterator[memoryview | None]:

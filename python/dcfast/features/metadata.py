@@ -38,13 +38,12 @@ MAX_REPEATS = 16
 """Samples with one uid that are looked at for one that has an embedding."""
 
 
-@dataclass(frozen=True)
-class Filled:
+class Filled(Record):
     """Columns that one model fills: its key in the segments' files, its prefixes, the width of its embeddings."""
 
     key: str
-    prefixes: tuple[str, ...]
-    dim: int
+    prefixes: list[str]
+    dim: Count
 
 
 class FilledRows(Record):
@@ -94,9 +93,6 @@ class SegmentColumns:
             result[mine] = self.column(int(n), what, key)[located.sample[mine]]
         return result
 
-    def status(self, located: Located) -> npt.NDArray[np.uint8]:
-        return self.gather(located, "status", None, np.full(len(located.sample), 255, np.uint8))
-
 
 def locate_rows(columns: SegmentColumns, records: Uids, uids: Uids, valid: npt.NDArray[np.bool_]) -> Located:
     """The sample of each uid: of several with it, the first that has an embedding.
@@ -109,7 +105,7 @@ def locate_rows(columns: SegmentColumns, records: Uids, uids: Uids, valid: npt.N
     owner = np.repeat(np.arange(len(uids)), count)
     inside = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
     candidates = columns.place(np.ascontiguousarray(records["f2"][np.repeat(first, count) + inside]))
-    status = columns.status(candidates)
+    status = columns.gather(candidates, "status", None, np.full(len(owner), 255, np.uint8))
     rank = np.where(status == OK, 0, np.where(status == NO_CAPTION, 1, 2))
     order = np.lexsort((inside, rank, owner))
     chosen = order[np.unique(owner[order], return_index=True)[1]]
