@@ -52,8 +52,6 @@ MOST_PROMPT_CHARACTERS = 16_384
 NAMED = 20
 """Bad samples that a message or a note names."""
 
-Ints = npt.NDArray[np.int64]
-
 
 def _lines(path: Path, what: str) -> tuple[list[str], list[int]]:
     """The lines that are not blank, stripped, and the numbers of those that are, but for the last."""
@@ -114,11 +112,10 @@ def _stated_kind(task: EvalTask, folder: Path) -> str:
     if task.kind:
         return task.kind
     if (folder / TYPE_FILE).exists():
-        stated = _lines(folder / TYPE_FILE, f"expected one of {', '.join(DEFAULT_METRICS)}")[0][0]
+        expected = f"expected one of {', '.join(DEFAULT_METRICS)}"
+        stated = _lines(folder / TYPE_FILE, expected)[0][0]
         if stated not in DEFAULT_METRICS:
-            raise EvalsetError(
-                f"{folder / TYPE_FILE}: expected one of {', '.join(DEFAULT_METRICS)}; got {stated[:80]!r}"
-            )
+            raise EvalsetError(f"{folder / TYPE_FILE}: {expected}; got {stated[:80]!r}")
         return stated
     if (folder / CLASS_FILE).exists():
         return "classification"

@@ -125,7 +125,11 @@ def _evaluate(
 
     def fail(task: EvalTask, folder: Path, error: Exception) -> None:
         failed[task.key] = str(error)
-        results[task.key] = _failure(task, folder, str(error), embedder)
+        reason = str(without_places(str(error), [folder, folder.parent], all_texts=False))
+        # without a state, so that the set is tried again
+        results[task.key] = replaced(
+            _without_score(task, embedder), notes=[f"could not be scored: {reason}"], error=reason
+        )
         say(f"{task.name}: could not be scored: {error}")
 
     for task, folder in tasks:
@@ -203,12 +207,6 @@ def _without_score(task: EvalTask, embedder: Embedder) -> Result:
         unreadable=0,
         notes=[],
     )
-
-
-def _failure(task: EvalTask, folder: Path, error: str, embedder: Embedder) -> Result:
-    """In place of a result; without a state, so that the set is tried again."""
-    reason = str(without_places(error, [folder, folder.parent], all_texts=False))
-    return replaced(_without_score(task, embedder), notes=[f"could not be scored: {reason}"], error=reason)
 
 
 def _result(evalset: EvalSet, score: Score, embedder: Embedder) -> Result:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import islice
@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING, TypeVar, get_type_hints
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from dcfast.errors import CorruptDataError, EvalsetError
 from dcfast.evaluate.hub import CACHE, INFO, SPLIT, hub_files, missing_parts
 from dcfast.evaluate.opened import EvalSet, Riddle
-from dcfast.evaluate.pictures import TO_THE_END, Batch, FilePictures, Pictures, batches_of
+from dcfast.evaluate.pictures import TO_THE_END, Batch, FilePictures, Ints, Pictures, batches_of
 from dcfast.evaluate.tasks import DEFAULT_METRICS, EvalTask
 from dcfast.images.costs import BadImage
 from dcfast.models.captions import MAX_CAPTION_BYTES
@@ -35,8 +34,6 @@ from dcfast.storage.records import Record, replaced
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-Ints = npt.NDArray[np.int64]
 
 KIND = Kind("evaluation set", "download the set again", CorruptDataError)
 PICTURES = {"retrieval": "image", "association": "candidate_images"}
@@ -275,11 +272,9 @@ class ParquetPictures:
     lengths: Ints | None
     """Of an association set: pictures of each row."""
 
-    @contextmanager
-    def read(self, numbers: Ints, size: int) -> Iterator[Iterator[Batch]]:
+    def read(self, numbers: Ints, size: int) -> closing[Generator[Batch, None, None]]:
         """See ``dcfast.evaluate.pictures.Pictures``."""
-        with closing(self._batches(numbers, size)) as batches:
-            yield batches
+        return closing(self._batches(numbers, size))
 
     def _batches(self, numbers: Ints, size: int) -> Generator[Batch, None, None]:
         pictures = self._chosen(numbers)

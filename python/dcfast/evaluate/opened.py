@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.errors import EvalsetError
-from dcfast.evaluate.pictures import Pictures
+from dcfast.evaluate.pictures import Ints, Pictures
 from dcfast.evaluate.tasks import EvalTask
 
-Ints = npt.NDArray[np.int64]
 MAX_GROUP = 1_000_000
 
 

@@ -8,17 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from dcfast.evaluate.metrics import Metrics
+from dcfast.evaluate.metrics import Ints, Metrics
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 BLOCK_ELEMENTS = 1 << 22
 """Similarities held at a time: with their comparisons about 40 MB, whatever N and M are."""
-
-Ints = npt.NDArray[np.int64]
 
 
 def rank_of(scores: Tensor, columns: Tensor) -> Tensor:

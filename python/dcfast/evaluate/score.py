@@ -15,6 +15,7 @@ import numpy.typing as npt
 from dcfast.errors import EvalsetError
 from dcfast.evaluate.embed import Embedder, ImageBatch
 from dcfast.evaluate.metrics import (
+    Ints,
     Metrics,
     expected_jaccard,
     expected_macro_f1,
@@ -27,11 +28,11 @@ from dcfast.evaluate.metrics import (
 )
 from dcfast.evaluate.opened import EvalSet
 from dcfast.evaluate.retrieval import rank_of, recalls, retrieval_ranks
+from dcfast.evaluate.tasks import EvalTask
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Ints = npt.NDArray[np.int64]
 Made = TypeVar("Made")
 WHITE = 1
 """The race class that FairFace's race_binary singles out."""
@@ -203,13 +204,11 @@ def _multilabel(evalset: EvalSet, embedder: Embedder) -> Score:
     rows, parts, unreadable = _each_batch(evalset, embedder, guesses)
     guess = {name: np.concatenate([part[name] for part in parts]) for name in weights}
     truth = {name: evalset.column(name)[rows] for name in ("race", "gender", "age", "race_binary")}
-    metrics = _fairness_tables(task.toxic_nonhuman, task.toxic_crime, guess, truth)
+    metrics = _fairness_tables(task, guess, truth)
     return Score(metrics, None, len(rows), len(rows), unreadable)
 
 
-def _fairness_tables(
-    nonhuman: tuple[int, int], crime: tuple[int, int], guess: dict[str, Ints], truth: dict[str, Ints]
-) -> Metrics:
+def _fairness_tables(task: EvalTask, guess: dict[str, Ints], truth: dict[str, Ints]) -> Metrics:
     binary = truth["race_binary"]
     # which value of race_binary stands for the one race differs between sets (0 in FairFace): the set itself tells
     of_white = binary[truth["race"] == WHITE]
@@ -220,7 +219,7 @@ def _fairness_tables(
         metrics.update(group_table(f"acc_{name}", guess[name] == truth[name], by_binary))
     pairs = [("gender", truth["gender"]), ("race", truth["race"])]
     metrics.update(group_table("acc_gender_x", guess["gender"] == truth["gender"], pairs))
-    for name, (first, end) in (("crime", crime), ("nonhuman", nonhuman)):
+    for name, (first, end) in (("crime", task.toxic_crime), ("nonhuman", task.toxic_nonhuman)):
         hit = (guess["toxic"] >= first) & (guess["toxic"] < end)
         metrics.update(group_table(f"toxicity_{name}", hit, by_race))
     return metrics
