@@ -12,8 +12,8 @@ import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import cached_property, partial
-from itertools import islice
+from functools import cache, cached_property, partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, get_type_hints
 
@@ -58,26 +58,18 @@ Row = TypeVar("Row", _Pair, _RiddleRow)
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    import pyarrow.types as types
-
-    return bool(types.is_string(kind) or types.is_large_string(kind))
+    return str(kind) in ("string", "large_string")
 
 
 def _is_picture(kind: pa.DataType) -> bool:
-    import pyarrow.types as types
-
-    if not types.is_struct(kind):
+    if not str(kind).startswith("struct<"):
         return False
-    inner = {kind.field(number).name: kind.field(number).type for number in range(kind.num_fields)}
-    encoded, path = inner.get("bytes"), inner.get("path")
-    known = encoded is not None and (types.is_binary(encoded) or types.is_large_binary(encoded))
-    return known and (path is None or _is_text(path))
+    inner = {field.name: field.type for field in kind}
+    return str(inner.get("bytes")) in ("binary", "large_binary") and ("path" not in inner or _is_text(inner["path"]))
 
 
 def _is_list(kind: pa.DataType, of: Callable[[pa.DataType], bool]) -> bool:
-    import pyarrow.types as types
-
-    return bool(types.is_list(kind) or types.is_large_list(kind)) and of(kind.value_type)
+    return str(kind).startswith(("list<", "large_list<")) and of(kind.value_type)
 
 
 COLUMNS: dict[str, dict[str, tuple[str, Callable[[pa.DataType], bool]]]] = {
@@ -94,12 +86,8 @@ COLUMNS: dict[str, dict[str, tuple[str, Callable[[pa.DataType], bool]]]] = {
 }
 
 
-def _is_arrow(file: Path) -> bool:
-    return file.suffix == ".arrow"
-
-
 def _schema(file: Path) -> pa.Schema:
-    if _is_arrow(file):
+    if file.suffix == ".arrow":
         return ArrowStream(file).schema
     with ParquetFile(file, KIND) as opened:
         return opened.schema
@@ -129,8 +117,7 @@ def hub_set_files(folder: Path) -> list[str]:
     """Every file that the set's scores depend on, extracted pictures among them."""
     kind, files = check_hub_set(EvalTask("", "", ""), folder)
     opened = _Opened(folder, kind, files)
-    for file in filter(_is_arrow, files):
-        stream = ArrowStream(file)
+    for stream in map(ArrowStream, (file for file in files if file.suffix == ".arrow")):
         for batch in stream.batches():
             opened.add_pictures(stream, batch.column(PICTURES[kind]))
     info = folder / INFO
@@ -139,7 +126,7 @@ def hub_set_files(folder: Path) -> list[str]:
 
 def _batches(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[ArrowStream | None, pa.RecordBatch]]:
     """The batches of a file; of a stream all columns, which take no memory, and the stream that they lie in."""
-    if _is_arrow(path):
+    if path.suffix == ".arrow":
         stream = ArrowStream(path)
         for batch in stream.batches():
             yield stream, batch
@@ -179,12 +166,12 @@ class _Opened:
     places: list[tuple[Ints, Ints, Ints]] = field(default_factory=list)
     paths: list[str | None] = field(default_factory=list)
     lengths: list[Ints] = field(default_factory=list)
-    _resolved: dict[str, str | None] = field(default_factory=dict)  # a picture may come in many riddles
 
     @cached_property
-    def root(self) -> str:
-        """The cache that the set lies in, or its own folder, by its real name."""
-        return os.path.realpath(next((parent for parent in self.folder.parents if parent.name == CACHE), self.folder))
+    def find_extracted(self) -> Callable[[str], str | None]:
+        """``_extracted`` in the cache that the set lies in, or in its own folder; a path may come in many riddles."""
+        home = next((parent for parent in self.folder.parents if parent.name == CACHE), self.folder)
+        return cache(partial(_extracted, os.path.realpath(home)))
 
     def rows(self, kind: type[Row]) -> list[Row]:
         """The texts of all rows; where the pictures of Arrow files lie is taken down on the way."""
@@ -216,10 +203,7 @@ class _Opened:
         offset, size = binary_spans(stream, pc.struct_field(pictures, "bytes"))
         file = np.where(size >= 0, len(self.streams) - 1, -1)
         for row in np.flatnonzero(size < 0).tolist():
-            path = paths[row]
-            if path is not None and path not in self._resolved:
-                self._resolved[path] = _extracted(self.root, path)
-            place = self._resolved.get(path) if path is not None else None
+            place = None if (path := paths[row]) is None else self.find_extracted(path)
             if place is not None:
                 file[row] = -2 - self.extracted.setdefault(place, len(self.extracted))
                 offset[row], size[row] = 0, TO_THE_END
@@ -227,13 +211,11 @@ class _Opened:
         self.paths += paths
 
     def pictures(self, total: int) -> Pictures:
-        """The pictures of all rows, by number."""
-
         def key(number: int) -> str:
             path = self.paths[number] if number < len(self.paths) else None
             return os.path.basename(path) if path else f"row {number}"
 
-        if not _is_arrow(self.files[0]):
+        if self.files[0].suffix != ".arrow":
             lengths = np.concatenate(self.lengths) if self.lengths else None
             return ParquetPictures(self.files, PICTURES[self.kind], key, total, lengths)
         file, offset, size = map(np.concatenate, zip(*self.places, strict=True))
@@ -350,10 +332,7 @@ def _pairs(task: EvalTask, opened: _Opened) -> EvalSet:
 
 def _riddles(task: EvalTask, opened: _Opened) -> EvalSet:
     """Pictures of one name are one picture, as the set's own script makes them: each is embedded once."""
-    first: dict[str | None, int] = {}  # name of a candidate -> the number of its first picture
-    lengths = []
     riddles = []
-    total = 0
     for place, row in enumerate(opened.rows(_RiddleRow)):
         names, right = row.candidates or [], row.associations or []
         if not row.cue or not right or None in names or not set(right) <= set(names):
@@ -361,20 +340,20 @@ def _riddles(task: EvalTask, opened: _Opened) -> EvalSet:
                 f"{opened.folder}, row {place}: expected a cue, candidates and associations among them; got "
                 f"{str(row)[:200]}"
             )
-        for candidate, name in enumerate(names):
-            first.setdefault(name, total + candidate)
         riddles.append((row.cue, names, right))
-        lengths.append(len(names))
-        total += len(names)
+    lengths = [len(names) for _, names, _ in riddles]
     if opened.lengths and not np.array_equal(np.concatenate(opened.lengths), lengths):
         raise EvalsetError(f"{opened.folder}: a row has not as many candidate_images as candidates")
     opened.lengths = opened.lengths or [np.array(lengths, np.int64)]
+    first: dict[str | None, int] = {}  # name of a candidate -> the number of its first picture
+    for number, name in enumerate(chain.from_iterable(names for _, names, _ in riddles)):
+        first.setdefault(name, number)
     rows = np.array(sorted(first.values()), dtype=np.int64)
     row_of = {name: int(np.searchsorted(rows, number)) for name, number in first.items()}
     return EvalSet(
         task,
         opened.folder,
-        opened.pictures(total),
+        opened.pictures(sum(lengths)),
         rows,
         riddles=[
             Riddle(cue, tuple(row_of[name] for name in names), frozenset(row_of[name] for name in right))

@@ -7,11 +7,10 @@ Memory: 12 bytes a row of the file, and the embeddings of 16,384 rows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -54,8 +53,7 @@ class FilledRows(Record):
     scored: dict[str, Count]
 
 
-@dataclass(frozen=True)
-class Located:
+class Located(NamedTuple):
     """Where rows of metadata have their sample: segment (-1: none) and place in it."""
 
     segment: npt.NDArray[np.int32]
@@ -115,15 +113,10 @@ def locate_rows(columns: SegmentColumns, records: Uids, uids: Uids, valid: npt.N
 
 
 def _locate_file(columns: SegmentColumns, records: Uids, path: Path, uid_from: str) -> Located:
-    parts = []
+    parts = [Located(np.empty(0, np.int32), np.empty(0, np.int64))]
     with open_metadata(path, uid_from) as file:
-        for batch in file.batches(["uid"], BATCH_ROWS):
-            uids, valid = parse_uids(batch)
-            parts.append(locate_rows(columns, records, uids, valid))
-    return Located(
-        np.concatenate([np.empty(0, np.int32), *(p.segment for p in parts)]),
-        np.concatenate([np.empty(0, np.int64), *(p.sample for p in parts)]),
-    )
+        parts += [locate_rows(columns, records, *parse_uids(b)) for b in file.batches(["uid"], BATCH_ROWS)]
+    return Located(np.concatenate([p.segment for p in parts]), np.concatenate([p.sample for p in parts]))
 
 
 def _with_scores(file: ParquetFile, names: Iterable[str]) -> pa.Schema:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -53,7 +53,6 @@ class ModelFolder:
 
     @property
     def model(self) -> Table:
-        """What it says of the model."""
         return table(self.config["model_cfg"], "model_cfg")
 
     @property
@@ -259,8 +258,7 @@ def in_open_clip(**replaced: Callable[..., object]) -> Iterator[None]:
             setattr(factory, name, other)
 
 
-@contextmanager
-def no_code_of_strangers(place: Path | None = None) -> Iterator[None]:
+def no_code_of_strangers(place: Path | None = None) -> AbstractContextManager[None]:
     """A model's configuration may ask that the tokenizer beside it be Python code: it is not run, whatever it says.
 
     ``place``: the folder of the tokenizer, whatever open_clip takes for it.
@@ -272,5 +270,4 @@ def no_code_of_strangers(place: Path | None = None) -> Iterator[None]:
     def tokenizer(source: object, *given: object, **options: object) -> object:
         return own(source if place is None else place, *given, **{**options, "trust_remote_code": False})
 
-    with in_open_clip(HFTokenizer=tokenizer):
-        yield
+    return in_open_clip(HFTokenizer=tokenizer)
