@@ -41,7 +41,7 @@ def sign_encoded(pictures: Sequence[Callable[[], bytes]]) -> npt.NDArray[np.void
     records = _absent(len(pictures))
     for row, encoded in enumerate(pictures):
         with suppress(BadImage):
-            records[row : row + 1] = _records(signatures_of([bytes(encoded())], threads=1))
+            records[row : row + 1] = _records(signatures_of([encoded()], threads=1))
     return records
 
 

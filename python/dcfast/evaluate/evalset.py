@@ -223,21 +223,17 @@ def _read_labels(evalset: EvalSet, segment: Segment, *, needs_labels: bool) -> N
         labels = [_label(evalset, row, member) for row, member in enumerate(members)]
         evalset.keep(np.array([label is not None for label in labels], dtype=bool), "without a label")
         evalset.labels = np.array([label for label in labels if label is not None], dtype=np.int64)
-        _remark_labels(evalset)
+        # a label that no class has is a wrong answer, as for CLIP_benchmark
+        beyond = np.flatnonzero(evalset.labels >= len(evalset.classes))
+        if len(beyond):
+            first = int(beyond[0])
+            evalset.remarks.append(
+                f"{len(beyond):,} of {len(evalset.labels):,} samples have a label that {CLASS_FILE} has no class for "
+                f"({evalset.key(first)} has {evalset.labels[first]}; its {len(evalset.classes)} classes are 0 to "
+                f"{len(evalset.classes) - 1}): every answer to them is wrong"
+            )
     if evalset.task.group_field or not needs_labels:
         _read_metadata(evalset, segment)
-
-
-def _remark_labels(evalset: EvalSet) -> None:
-    """A label that no class has is a wrong answer, as for CLIP_benchmark."""
-    beyond = np.flatnonzero(evalset.labels >= len(evalset.classes))
-    if len(beyond):
-        first = int(beyond[0])
-        evalset.remarks.append(
-            f"{len(beyond):,} of {len(evalset.labels):,} samples have a label that {CLASS_FILE} has no class for "
-            f"({evalset.key(first)} has {evalset.labels[first]}; its {len(evalset.classes)} classes are 0 to "
-            f"{len(evalset.classes) - 1}): every answer to them is wrong"
-        )
 
 
 def _label(evalset: EvalSet, row: int, member: memoryview | None) -> int | None:
@@ -302,12 +298,6 @@ class _RiddleKeys(Record):
     candidates: list[str]
     associations: list[str]
 
-    @property
-    def is_sound(self) -> bool:
-        repeats = any(len(set(keys)) < len(keys) for keys in (self.candidates, self.associations))
-        right = set(self.associations)
-        return bool(self.cue.strip() and right and right <= set(self.candidates) and not repeats)
-
 
 def _raw_riddles(folder: Path) -> list[_RiddleKeys]:
     path = folder / RIDDLE_FILE
@@ -322,7 +312,8 @@ def _raw_riddles(folder: Path) -> list[_RiddleKeys]:
     if not riddles:
         raise EvalsetError(f"{path}: expected a list of riddles, at least one")
     for number, riddle in enumerate(riddles):
-        if not riddle.is_sound:
+        repeats = any(len(set(keys)) < len(keys) for keys in (riddle.candidates, riddle.associations))
+        if repeats or not riddle.cue.strip() or not set() < set(riddle.associations) <= set(riddle.candidates):
             raise EvalsetError(
                 f"{path}, riddle {number}: expected a cue, candidates (different keys) and associations among them"
             )

@@ -104,17 +104,16 @@ def evaluate_model(
     if workers < 0:
         raise ValueError(f"workers must be at least 0 (one per core); got {workers}")
     root, home = Path(out), Path(evalsets)
-    threads = workers or len(os.sched_getaffinity(0))
     check_evalsets(home)
-    embedder = Embedder(clip, batch_size=batch_size, threads=threads, amp=amp)
+    embedder = Embedder(clip, batch_size=batch_size, threads=workers or len(os.sched_getaffinity(0)), amp=amp)
     busy = f"out {root}: another evaluation is at work there; wait for it, or choose another out"
     folder = root / "evaluate"
     with not_left_empty(folder), locked(make_directory(folder, "out") / LOCK_NAME, busy), whole_matmuls():
-        return _evaluate(embedder, home, root, threads, strict, say)
+        return _evaluate(embedder, home, root, strict, say)
 
 
 def _evaluate(
-    embedder: Embedder, home: Path, root: Path, threads: int, strict: bool, say: Callable[[str], None]
+    embedder: Embedder, home: Path, root: Path, strict: bool, say: Callable[[str], None]
 ) -> EvaluationSummary:
     clip, tasks = embedder.clip, find_tasks(home)
     path = results_dir(root, clip.content_hash) / RESULTS
@@ -137,8 +136,11 @@ def _evaluate(
             old = before.get(task.key)
             if old is not None and old.state == _state(set_fingerprint(task, folder), embedder):
                 results[task.key] = old
-            else:
-                waiting[task.key] = _opened(task, folder, threads, strict)
+                continue
+            evalset = open_evalset(task, folder, threads=embedder.threads)
+            if strict and evalset.notes:
+                raise CorruptDataError(f"evaluation set {task.key}: {evalset.notes[0]} (--strict)", path=str(folder))
+            waiting[task.key] = evalset
         except BAD_SET as error:
             fail(task, folder, error)
     scored = []
@@ -178,13 +180,6 @@ def _published(model: str) -> str:
 
 def _state(fingerprint: str, embedder: Embedder) -> str:
     return f"{VERSION}-{embedder.precision}-{fingerprint}"
-
-
-def _opened(task: EvalTask, folder: Path, threads: int, strict: bool) -> EvalSet:
-    evalset = open_evalset(task, folder, threads=threads)
-    if strict and evalset.notes:
-        raise CorruptDataError(f"evaluation set {task.key}: {evalset.notes[0]} (--strict)", path=str(folder))
-    return evalset
 
 
 def _named(keys: list[str]) -> str:

@@ -93,9 +93,9 @@ def _schema(file: Path) -> pa.Schema:
         return opened.schema
 
 
-def check_hub_set(task: EvalTask, folder: Path) -> tuple[str, list[Path]]:
-    """Kind and files of a set whose files are all there and have the columns, by all that can be known without reading
-    a row; EvalsetError names the file, and what was expected of it."""
+def check_hub_set(task: EvalTask, folder: Path) -> _Opened:
+    """A set whose files are all there and have the columns, by all that can be known without reading a row;
+    EvalsetError names the file, and what was expected of it."""
     files = hub_files(folder)
     if missing := missing_parts(files):
         raise EvalsetError(f"{folder}: {missing}; download the set again")
@@ -110,18 +110,17 @@ def check_hub_set(task: EvalTask, folder: Path) -> tuple[str, list[Path]]:
             if schema.names.count(name) != 1 or not holds(schema.field(name).type):
                 got = schema.field(name).type if schema.names.count(name) == 1 else f"columns {', '.join(schema.names)}"
                 raise EvalsetError(f"{file}: expected one column {name}, {words}; got {str(got)[:200]}")
-    return kind, files
+    return _Opened(folder, kind, files)
 
 
 def hub_set_files(folder: Path) -> list[str]:
     """Every file that the set's scores depend on, extracted pictures among them."""
-    kind, files = check_hub_set(EvalTask("", "", ""), folder)
-    opened = _Opened(folder, kind, files)
-    for stream in map(ArrowStream, (file for file in files if file.suffix == ".arrow")):
+    opened = check_hub_set(EvalTask(""), folder)
+    for stream in map(ArrowStream, (file for file in opened.files if file.suffix == ".arrow")):
         for batch in stream.batches():
-            opened.add_pictures(stream, batch.column(PICTURES[kind]))
+            opened.add_pictures(stream, batch.column(PICTURES[opened.kind]))
     info = folder / INFO
-    return [*map(str, files), *([str(info)] if info.is_file() else []), *opened.extracted]
+    return [*map(str, opened.files), *([str(info)] if info.is_file() else []), *opened.extracted]
 
 
 def _batches(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[ArrowStream | None, pa.RecordBatch]]:
@@ -297,10 +296,9 @@ def read_hub_set(task: EvalTask, folder: Path) -> EvalSet:
         EvalsetError: columns that lack or are of another type, riddles that make no sense, nothing to score.
         CorruptDataError: a damaged file.   OSError: it cannot be read.
     """
-    kind, files = check_hub_set(task, folder)
-    opened = _Opened(folder, kind, files)
-    task = replaced(task, kind=kind, main_metric=task.main_metric or DEFAULT_METRICS[kind])
-    evalset = (_riddles if kind == "association" else _pairs)(task, opened)
+    opened = check_hub_set(task, folder)
+    task = replaced(task, kind=opened.kind, main_metric=task.main_metric or DEFAULT_METRICS[opened.kind])
+    evalset = (_riddles if opened.kind == "association" else _pairs)(task, opened)
     evalset.check_not_empty()
     return evalset
 

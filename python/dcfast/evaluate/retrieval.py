@@ -19,12 +19,13 @@ BLOCK_ELEMENTS = 1 << 22
 
 
 def rank_of(scores: Tensor, columns: Tensor) -> Tensor:
-    """How many come before one column of each row: higher scores, and equal ones to the left."""
+    """How many come before one column of each row: higher scores, equal ones to the left; all, where it has no such."""
     import torch
 
-    value = scores.gather(1, columns[:, None])
-    left = torch.arange(scores.shape[1])[None, :] < columns[:, None]
-    return (scores > value).sum(1) + ((scores == value) & left).sum(1)
+    count = scores.shape[1]
+    value = scores.gather(1, columns.clamp(max=count - 1)[:, None])
+    left = torch.arange(count)[None, :] < columns[:, None]
+    return torch.where(columns < count, (scores > value).sum(1) + ((scores == value) & left).sum(1), count)
 
 
 def retrieval_ranks(

@@ -102,14 +102,6 @@ def _each_batch(
     return readable, made, unreadable
 
 
-def _rank_of(logits: Tensor, labels: Tensor) -> Tensor:
-    """Classes that come before the true one; all, where there is no class of that label."""
-    import torch
-
-    count = logits.shape[1]
-    return torch.where(labels < count, rank_of(logits, labels.clamp(max=count - 1)), count)
-
-
 def _classification(evalset: EvalSet, embedder: Embedder) -> Score:
     import torch
 
@@ -118,7 +110,7 @@ def _classification(evalset: EvalSet, embedder: Embedder) -> Score:
 
     def rank_and_guess(batch: ImageBatch) -> tuple[Ints, Ints]:
         logits = batch.features @ weights.T
-        rank = _rank_of(logits, torch.from_numpy(evalset.labels[batch.rows]))
+        rank = rank_of(logits, torch.from_numpy(evalset.labels[batch.rows]))
         return rank.numpy(), logits.argmax(1).numpy()
 
     rows, parts, unreadable = _each_batch(evalset, embedder, rank_and_guess)

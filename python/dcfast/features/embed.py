@@ -85,21 +85,20 @@ def embed_segment(
     number: int,
     *,
     device: str = "cpu",
-    threads: int | None = None,
 ) -> SegmentCounts:
     """Embeds every sample of a segment that has a picture that decodes; writes the files named above.
 
     Args:
         models: (key, model on ``device``).
         out: run directory; number: of the segment, for the names.
-        threads: that decode; None = 1 on the CPU, where pieces fill the cores, else up to 16.
     Raises:
         CorruptDataError: a shard is not the indexed one.   OSError: reading or writing failed.
     Memory: the segment's columns, a batch of 256 pairs of tensors and as much read ahead.
     """
     import torch
 
-    count = threads or (1 if device == "cpu" else min(16, os.cpu_count() or 1))
+    # on the CPU pieces fill the cores
+    threads = 1 if device == "cpu" else min(16, os.cpu_count() or 1)
     together = BATCH // CHUNK
     pairs = SegmentPairs(segment, os.fspath(shard_dir), [model for _, model in models])
     totals = np.zeros(len(STATUS), np.int64)
@@ -109,7 +108,7 @@ def embed_segment(
         one_thread(device),
         _writers(out, number, models, len(pairs)) as writers,
         closing(pairs),
-        closing(pairs.chunks(threads=count, ahead=together + count)) as chunks,
+        closing(pairs.chunks(threads=threads, ahead=together + threads)) as chunks,
     ):
         while batch := list(islice(chunks, together)):
             status = np.concatenate([chunk.status for chunk in batch])
