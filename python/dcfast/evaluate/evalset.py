@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from dcfast.access.reader import PoolReader
 from dcfast.errors import EvalsetError
-from dcfast.evaluate.folders import COUNT_FILE, list_set_tars
+from dcfast.evaluate.folders import COUNT_FILE, count_remark, list_set_tars
 from dcfast.evaluate.hub import hub_files
 from dcfast.evaluate.hub_set import check_hub_set, hub_set_files, read_hub_set
 from dcfast.evaluate.opened import EvalSet, Riddle
@@ -26,7 +26,7 @@ from dcfast.evaluate.pictures import FilePictures
 from dcfast.evaluate.tasks import DEFAULT_METRICS, EvalTask
 from dcfast.index.build import index_tars
 from dcfast.models.captions import MAX_CAPTION_BYTES
-from dcfast.storage.inputs import open_input, read_input
+from dcfast.storage.inputs import open_input
 from dcfast.storage.lines import read_lines, split_lines
 from dcfast.storage.npz import parse_array
 from dcfast.storage.records import Record, read_record, replaced
@@ -165,13 +165,7 @@ def _damage(index: TarIndex, folder: Path, tars: list[str]) -> list[str]:
         f"{names[loss.shard]}{' is damaged at' if loss.archive else ','} byte {loss.offset}: {loss.message}"
         for loss in index.segment.losses
     ]
-    try:
-        stated = int(read_input(folder / "test" / COUNT_FILE, 64))
-    except (OSError, ValueError):  # not every source of evaluation sets writes one
-        return notes
-    if stated != len(tars):
-        notes.append(f"{COUNT_FILE} says {stated} shards, but there are {len(tars)}")
-    return notes
+    return notes + [f"{COUNT_FILE} {remark}" for remark in count_remark(folder / "test", len(tars))]
 
 
 def open_evalset(task: EvalTask, folder: Path, *, threads: int = 1) -> EvalSet:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from dcfast.models.clip import ClipModel
 
 
-SUMMARY = "summary.json"
 VERSION = 3
 """Raised when a score changes for the same model and data: results of another version are scored again. 2: 16-bit grey
 is its upper 8 bits; archives joined by cat are read on. 3: FMoW's worst region counts "Other"; blank class names."""
@@ -169,7 +168,7 @@ def _evaluate(
         tasks=ordered,
         notes=[f"evaluation set {result.key}: {note}" for result in ordered for note in result.notes],
     )
-    write_json(root / "evaluate" / SUMMARY, plain(summary))
+    write_json(root / "evaluate/summary.json", plain(summary))
     return replaced(summary, scored=scored)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dcfast.storage.inputs import read_input
 from dcfast.storage.listing import TarListing, list_tars
 
 COUNT_FILE = "nshards.txt"
@@ -17,6 +18,15 @@ def evalset_folders(directory: Path) -> list[Path]:
 def set_name(directory: str) -> str:
     """NAME of ``wds_NAME_test``."""
     return directory.removeprefix("wds_").removesuffix("_test")
+
+
+def count_remark(test: Path, tars: int) -> list[str]:
+    """What the ``nshards.txt`` beside the tars of a set says, where it is another number than there are."""
+    try:
+        stated = int(read_input(test / COUNT_FILE, 64))
+    except (OSError, ValueError):  # not every source of evaluation sets writes one
+        return []
+    return [] if stated == tars else [f"says {stated} shards, but there are {tars}"]
 
 
 def list_set_tars(folder: Path) -> TarListing:

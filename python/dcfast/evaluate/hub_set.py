@@ -189,7 +189,6 @@ class _Opened:
         return rows
 
     def add_pictures(self, stream: ArrowStream, column: pa.Array) -> None:
-        """Takes down where the pictures of a batch lie."""
         import pyarrow.compute as pc
 
         pictures, lengths = _flat(column)

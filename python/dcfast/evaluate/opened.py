@@ -54,7 +54,6 @@ class EvalSet:
     fingerprint: str = ""
 
     def key(self, row: int) -> str:
-        """The key of a row's sample."""
         return self.pictures.key(int(self.rows[row]))
 
     def keep(self, chosen: npt.NDArray[np.bool_], reason: str) -> None:
@@ -65,7 +64,6 @@ class EvalSet:
         self.labels = self.labels[chosen] if len(self.labels) else self.labels
 
     def check_not_empty(self) -> None:
-        """EvalsetError where nothing is left to score."""
         if len(self.rows) == 0:
             reasons = "; ".join(f"{len(keys)} {reason}" for reason, keys in self.left_out.items())
             raise EvalsetError(

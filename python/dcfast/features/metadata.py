@@ -60,7 +60,6 @@ class Located(NamedTuple):
     sample: npt.NDArray[np.int64]
 
     def rows(self, begin: int, end: int) -> Located:
-        """Those of rows begin .. end - 1."""
         return Located(self.segment[begin:end], self.sample[begin:end])
 
 
@@ -76,7 +75,6 @@ class SegmentColumns:
         return load_array(self._root / segment_file(number, what, key), mmap=True)
 
     def place(self, rows: npt.NDArray[np.uint64]) -> Located:
-        """Segment and place of row ids."""
         shard, sample = (part.astype(np.int64) for part in split_row_ids(rows))
         number = np.searchsorted(self._first, shard, side="right") - 1
         for n in np.unique(number):
@@ -119,15 +117,14 @@ def _locate_file(columns: SegmentColumns, records: Uids, path: Path, uid_from: s
     return Located(np.concatenate([p.segment for p in parts]), np.concatenate([p.sample for p in parts]))
 
 
-def _with_scores(file: ParquetFile, names: Iterable[str]) -> pa.Schema:
+def with_scores(schema: pa.Schema, path: str, names: Iterable[str]) -> pa.Schema:
     """The schema of a metadata file with columns of scores: in place of those it has, else behind its own."""
     import pyarrow as pa
 
-    schema = file.schema
     for name in names:
         at, field = schema.get_all_field_indices(name), pa.field(name, pa.float32())
         if len(at) > 1:
-            raise PoolError(f"metadata {file.path} has {len(at)} columns {name!r}, one of which was to be replaced")
+            raise PoolError(f"metadata {path} has {len(at)} columns {name!r}, one of which was to be replaced")
         schema = schema.set(at[0], field) if at else schema.append(field)
     return schema
 
@@ -140,7 +137,7 @@ def _write_parquet(
 
     scored = {score_column(prefix): 0 for model in models for prefix in model.prefixes}
     with ParquetFile(path, METADATA) as file:  # the columns under their own names
-        schema = _with_scores(file, scored)
+        schema = with_scores(file.schema, str(path), scored)
         first = 0
         with atomic_path(target) as temporary, pq.ParquetWriter(temporary, schema) as writer:
             for batch in file.batches(rows=BATCH_ROWS):

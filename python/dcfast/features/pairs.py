@@ -74,7 +74,6 @@ class SegmentPairs:
         self._reader.close()
 
     def _read(self, samples: npt.NDArray[np.int64]) -> list[memoryview]:
-        """The encoded pictures of samples that have one."""
         members = Members(
             samples.astype(np.uint64),
             np.arange(len(samples) + 1, dtype=np.int64),
@@ -131,5 +130,4 @@ class SegmentPairs:
 
     def chunks(self, *, threads: int, ahead: int) -> Generator[Chunk, None, None]:
         """All chunks in order, made by ``threads`` threads, at most ``ahead`` waiting beside the one in use."""
-        firsts = range(0, len(self), CHUNK)
-        return read_ahead(self.chunk, firsts, threads=threads, ahead=ahead, name="dcfast-decode")
+        return read_ahead(self.chunk, range(0, len(self), CHUNK), threads=threads, ahead=ahead, name="dcfast-decode")

@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
 _CLIP_WORDS = 49408
 """Of CLIP's tokenizer: what open_clip takes where a configuration does not say."""
-CONFIG_DIR = Path(__file__).parent / "model_configs"
 _SCHEMAS = (LOCAL, HUB)
 
 
@@ -85,7 +84,7 @@ def _open_clip() -> ModuleType:
             f"CLIP models need open_clip, which cannot be imported ({error}); pip install 'dcfast[train]'"
         ) from error
     library: ModuleType = open_clip
-    library.add_model_config(CONFIG_DIR)
+    library.add_model_config(Path(__file__).parent / "model_configs")
     return library
 
 

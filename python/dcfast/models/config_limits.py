@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 from typing import TypeGuard
 
-Json = bool | int | float | str | None | list["Json"] | dict[str, "Json"]
-"""A value of a stranger's JSON."""
+from dcfast.storage.json_files import Json
+
 Table = dict[str, Json]
 
 MOST_PARAMETERS = 8_000_000_000

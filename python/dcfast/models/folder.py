@@ -18,9 +18,9 @@ import msgspec
 
 from dcfast.errors import CorruptDataError
 from dcfast.models.checkpoint import check_checkpoint
-from dcfast.models.config_limits import MOST_PARAMETERS, Json, Table, check_model_config, check_tower_config, table
+from dcfast.models.config_limits import MOST_PARAMETERS, Table, check_model_config, check_tower_config, table
 from dcfast.storage.inputs import check_input, read_input
-from dcfast.storage.json_files import parse_json, read_json
+from dcfast.storage.json_files import Json, parse_json, read_json
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
 CONFIG = "open_clip_config.json"
@@ -57,7 +57,6 @@ class ModelFolder:
 
     @property
     def text(self) -> Table:
-        """What it says of the text tower and its tokenizer."""
         return table(self.model["text_cfg"], "text_cfg")
 
     def text_name(self, key: str) -> str | None:
@@ -250,12 +249,10 @@ def in_open_clip(**replaced: Callable[..., object]) -> Iterator[None]:
 
     own = {name: getattr(factory, name) for name in replaced}
     try:
-        for name, other in replaced.items():
-            setattr(factory, name, other)
+        vars(factory).update(replaced)
         yield
     finally:
-        for name, other in own.items():
-            setattr(factory, name, other)
+        vars(factory).update(own)
 
 
 def no_code_of_strangers(place: Path | None = None) -> AbstractContextManager[None]:
