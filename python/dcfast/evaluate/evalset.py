@@ -248,10 +248,9 @@ def _label(evalset: EvalSet, row: int, member: memoryview | None) -> int | None:
 
 def _read_metadata(evalset: EvalSet, segment: Segment) -> None:
     fields = len(evalset.task.metadata_fields)
-    vectors: list[npt.NDArray[np.generic] | None] = []
+    vectors: dict[int, npt.NDArray[np.generic]] = {}
     for row, member in enumerate(_members(evalset, segment, "npy", _MAX_VECTOR_BYTES)):
         if member is None:
-            vectors.append(None)
             continue
         try:
             vector = parse_array(member)
@@ -264,10 +263,9 @@ def _read_metadata(evalset: EvalSet, segment: Segment) -> None:
                 f"{evalset.folder}: the npy of sample {evalset.key(row)} must hold {fields} numbers "
                 f"({', '.join(evalset.task.metadata_fields)}); got {vector.dtype} of shape {vector.shape}"
             )
-        vectors.append(vector)
-    evalset.keep(np.array([vector is not None for vector in vectors], dtype=bool), "without metadata")
-    known = [vector for vector in vectors if vector is not None]
-    evalset.metadata = np.stack(known) if known else None
+        vectors[row] = vector
+    evalset.keep(np.isin(np.arange(len(evalset.rows)), list(vectors)), "without metadata")
+    evalset.metadata = np.stack(list(vectors.values())) if vectors else None
 
 
 def _read_captions(evalset: EvalSet, segment: Segment) -> None:

@@ -206,8 +206,8 @@ def _without_score(task: EvalTask, embedder: Embedder) -> Result:
 def _result(evalset: EvalSet, score: Score, embedder: Embedder) -> Result:
     """The result as it is published: no place of this machine stands in it."""
     task = evalset.task
-    notes = list(evalset.notes)
-    notes += [f"{len(keys)} samples {why} were left out: {_named(keys)}" for why, keys in evalset.left_out.items()]
+    left_out = [f"{len(keys)} samples {why} were left out: {_named(keys)}" for why, keys in evalset.left_out.items()]
+    notes = evalset.notes + left_out
     if score.unreadable:
         keys = list(score.unreadable)
         notes.append(

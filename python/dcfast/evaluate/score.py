@@ -88,18 +88,14 @@ def _each_batch(
     evalset: EvalSet, embedder: Embedder, made_of: Callable[[ImageBatch], Made], *, amp: bool = False
 ) -> tuple[Ints, list[Made], dict[str, str]]:
     """The rows whose pictures decode, what a function makes of each batch of them, and key -> why others do not."""
-    rows = [np.empty(0, np.int64)]
-    made: list[Made] = []
-    problems: dict[int, str] = {}
-    for batch in embedder.pictures(evalset, amp=amp):
-        rows.append(batch.rows)
-        made.append(made_of(batch))
-        problems.update(batch.problems)
-    readable, unreadable = np.concatenate(rows), {evalset.key(row): why for row, why in sorted(problems.items())}
+    parts = [(batch.rows, made_of(batch), batch.problems) for batch in embedder.pictures(evalset, amp=amp)]
+    readable = np.concatenate([np.empty(0, np.int64), *(rows for rows, _, _ in parts)])
+    problems = sorted((row, why) for _, _, undecoded in parts for row, why in undecoded.items())
+    unreadable = {evalset.key(row): why for row, why in problems}
     if len(readable) == 0:
         key, why = next(iter(unreadable.items()))
         raise EvalsetError(f"{evalset.folder}: none of its {len(unreadable)} pictures can be decoded ({key}: {why})")
-    return readable, made, unreadable
+    return readable, [made for _, made, _ in parts], unreadable
 
 
 def _classification(evalset: EvalSet, embedder: Embedder) -> Score:
