@@ -17,8 +17,8 @@ from dcfast.evaluate.metrics import (
     top_k_accuracy,
     worst_group,
 )
-from dcfast.evaluate.retrieval import recalls, retrieval_ranks
-from dcfast.evaluate.score import _rank_of, cue_prompt
+from dcfast.evaluate.retrieval import rank_of, recalls, retrieval_ranks
+from dcfast.evaluate.score import cue_prompt
 from sklearn import metrics as sk
 
 SHAPES = [(1, 2), (2, 1), (13, 5), (97, 11), (500, 40)]
@@ -52,7 +52,7 @@ def test_macro_f1_leaves_out_classes_that_the_truth_lacks() -> None:
 def test_top_k_is_that_of_scikit_learn(n: int, classes: int) -> None:
     rng = np.random.default_rng([3, n, classes])
     labels, scores = rng.integers(0, classes, n), rng.standard_normal((n, classes)).astype(np.float32)
-    rank = _rank_of(torch.from_numpy(scores), torch.from_numpy(labels)).numpy()
+    rank = rank_of(torch.from_numpy(scores), torch.from_numpy(labels)).numpy()
     for k in (1, 5):
         expected = sk.top_k_accuracy_score(labels, scores, k=k, labels=np.arange(classes))
         assert top_k_accuracy(rank, k) == pytest.approx(expected, rel=1e-12)
@@ -60,7 +60,7 @@ def test_top_k_is_that_of_scikit_learn(n: int, classes: int) -> None:
 
 def test_equal_scores_go_to_the_lower_class_and_so_score_as_chance_does() -> None:
     labels = np.arange(12) % 4
-    rank = _rank_of(torch.zeros(12, 4), torch.from_numpy(labels)).numpy()
+    rank = rank_of(torch.zeros(12, 4), torch.from_numpy(labels)).numpy()
     assert rank.tolist() == labels.tolist()
     assert top_k_accuracy(rank, 1) == 1 / 4
 

@@ -209,7 +209,7 @@ def test_either_way_of_writing_race_binary(white: int) -> None:
     race = np.array([1, 1, 0, 2, 3])
     truth = {"race": race, "gender": race * 0, "age": race * 0, "race_binary": np.where(race == 1, white, 1 - white)}
     guess = {"race": np.array([1, 0, 0, 4, 1]), "gender": race * 0, "age": race * 0, "toxic": race * 0}
-    table = _fairness_tables((0, 0), (0, 0), guess, truth)
+    table = _fairness_tables(EvalTask("key"), guess, truth)
     assert (table["acc_race_avg"], table[f"acc_race_race_binary:{white}"]) == (3 / 5, 1 / 2)
 
 

@@ -13,7 +13,8 @@ import dcfast
 import pytest
 from dcfast import refresh_index
 from dcfast.errors import PoolError
-from dcfast.evaluate.folders import evalset_tars, list_set_tars
+from dcfast.evaluate.folders import list_set_tars
+from dcfast.evaluate.tasks import compared_sets
 from dcfast.index.pool import Pool, list_parquet, shard_folder
 from dcfast.resharding.cli import main as resharder_main
 from dcfast.run.workflow import run
@@ -212,7 +213,7 @@ def test_evaluation_sets_by_length_then_name(tmp_path: Path) -> None:
     listing = list_set_tars(folder)
     assert listing.names == ["0.tar", "2.tar", "10.tar"]
     assert [name for name, _ in listing.passed_over] == [".3.tar", ".tmp-1-4.tar", "5.TAR"]
-    [(name, tars)] = evalset_tars(tmp_path)
+    [(name, tars)] = compared_sets(tmp_path)
     assert (name, tars) == ("a", [str(folder / "test" / n) for n in listing.names])
     assert list_set_tars(tmp_path / "wds_none_test").names == []
 

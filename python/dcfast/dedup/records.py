@@ -24,15 +24,12 @@ ABSENT = 255
 def sign_images(segment: Segment, paths: Sequence[str]) -> npt.NDArray[np.void]:
     """The records of a segment's samples, whose shards are in the files of ``paths``."""
     records = _absent(segment.num_samples)
-    member = np.asarray(segment.image_member())
-    offsets, sizes = np.asarray(segment.member_offset()), np.asarray(segment.member_size())
-    begin = np.asarray(segment.shard_sample_begin)
-    for shard, path in enumerate(paths):
-        rows = np.arange(int(begin[shard]), int(begin[shard + 1]))
-        rows = rows[member[rows] >= 0]
+    shard, offset, size = segment.image_places()
+    for number, path in enumerate(paths):
+        rows = np.flatnonzero(shard == number)
         if len(rows):
-            signatures = image_signatures(path, offsets[member[rows]], sizes[member[rows]], threads=1)
-            records[rows] = _records(signatures)
+            places = offset[rows].astype(np.uint64), size[rows].astype(np.uint64)
+            records[rows] = _records(image_signatures(path, *places, threads=1))
     return records
 
 
@@ -41,7 +38,7 @@ def sign_encoded(pictures: Sequence[Callable[[], bytes]]) -> npt.NDArray[np.void
     records = _absent(len(pictures))
     for row, encoded in enumerate(pictures):
         with suppress(BadImage):
-            records[row : row + 1] = _records(signatures_of([bytes(encoded())], threads=1))
+            records[row : row + 1] = _records(signatures_of([encoded()], threads=1))
     return records
 
 

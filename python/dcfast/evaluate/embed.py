@@ -6,17 +6,16 @@ Memory: ``BATCHES_AHEAD`` more batches of decoded pictures than there are thread
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from dcfast.errors import RunError
 from dcfast.evaluate.opened import EvalSet
-from dcfast.evaluate.pictures import Batch
+from dcfast.evaluate.pictures import Batch, Ints
 from dcfast.images.costs import BadImage
 from dcfast.images.decode import check_resized, decode_image, quiet
 from dcfast.models.devices import one_thread
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
     from dcfast.models.clip import ClipModel
 
-Ints = npt.NDArray[np.int64]
 BATCHES_AHEAD = 1
 TEXTS_AT_ONCE = 256
 CLASS_TEXTS_AT_ONCE = 4096
@@ -81,10 +79,14 @@ class Embedder:
             self.clip.tokenizer(different[begin : begin + TEXTS_AT_ONCE])
             for begin in range(0, len(different), TEXTS_AT_ONCE)
         )
+
+        def encode(batch: Tensor) -> Tensor:
+            return self._encode(self.clip.model.encode_text, batch.to(self.device), True)
+
         threads = self.threads if self.device.type == "cpu" else 1
         ahead = threads + BATCHES_AHEAD - 1
         with one_thread(self.device.type):
-            features = torch.cat(list(read_ahead(self._encode_tokens, tokens, threads=threads, ahead=ahead)))
+            features = torch.cat(list(read_ahead(encode, tokens, threads=threads, ahead=ahead)))
         self._check(features, lambda row: f"text {different[row]!r} of {where}")
         return features[torch.tensor(row_of_text)]
 
@@ -113,12 +115,13 @@ class Embedder:
             rows, pixels, problems = self._decode(batch)
             return rows, self._encode_pictures(pixels, amp) if on_cpu else pixels, problems
 
-        with ExitStack() as opened:
-            opened.enter_context(quiet)
-            opened.enter_context(one_thread(self.device.type))
-            batches = opened.enter_context(evalset.pictures.read(evalset.rows, self.batch_size))
-            ahead = self.threads + BATCHES_AHEAD - 1
-            decoded = opened.enter_context(closing(read_ahead(work, batches, threads=self.threads, ahead=ahead)))
+        ahead = self.threads + BATCHES_AHEAD - 1
+        with (
+            quiet,
+            one_thread(self.device.type),
+            evalset.pictures.read(evalset.rows, self.batch_size) as batches,
+            closing(read_ahead(work, batches, threads=self.threads, ahead=ahead)) as decoded,
+        ):
             for rows, pixels, problems in decoded:
                 features = pixels if on_cpu else self._encode_pictures(pixels, amp)
                 self._check(features, partial(_picture_name, evalset, rows))
@@ -143,9 +146,6 @@ class Embedder:
         if len(pixels) == 0:
             return pixels.reshape(0, self.clip.embed_dim)
         return self._encode(self.clip.model.encode_image, pixels.to(device=self.device, dtype=self.dtype), amp)
-
-    def _encode_tokens(self, tokens: Tensor) -> Tensor:
-        return self._encode(self.clip.model.encode_text, tokens.to(self.device), True)
 
     def _encode(self, encoder: object, inputs: Tensor, amp: bool) -> Tensor:
         import torch

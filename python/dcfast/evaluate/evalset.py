@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from dcfast.access.reader import PoolReader
 from dcfast.errors import EvalsetError
-from dcfast.evaluate.folders import COUNT_FILE, list_set_tars
+from dcfast.evaluate.folders import COUNT_FILE, count_remark, list_set_tars
 from dcfast.evaluate.hub import hub_files
 from dcfast.evaluate.hub_set import check_hub_set, hub_set_files, read_hub_set
 from dcfast.evaluate.opened import EvalSet, Riddle
@@ -26,7 +26,7 @@ from dcfast.evaluate.pictures import FilePictures
 from dcfast.evaluate.tasks import DEFAULT_METRICS, EvalTask
 from dcfast.index.build import index_tars
 from dcfast.models.captions import MAX_CAPTION_BYTES
-from dcfast.storage.inputs import open_input, read_input
+from dcfast.storage.inputs import open_input
 from dcfast.storage.lines import read_lines, split_lines
 from dcfast.storage.npz import parse_array
 from dcfast.storage.records import Record, read_record, replaced
@@ -51,8 +51,6 @@ MOST_PROMPTS = 4_000_000
 MOST_PROMPT_CHARACTERS = 16_384
 NAMED = 20
 """Bad samples that a message or a note names."""
-
-Ints = npt.NDArray[np.int64]
 
 
 def _lines(path: Path, what: str) -> tuple[list[str], list[int]]:
@@ -114,11 +112,10 @@ def _stated_kind(task: EvalTask, folder: Path) -> str:
     if task.kind:
         return task.kind
     if (folder / TYPE_FILE).exists():
-        stated = _lines(folder / TYPE_FILE, f"expected one of {', '.join(DEFAULT_METRICS)}")[0][0]
+        expected = f"expected one of {', '.join(DEFAULT_METRICS)}"
+        stated = _lines(folder / TYPE_FILE, expected)[0][0]
         if stated not in DEFAULT_METRICS:
-            raise EvalsetError(
-                f"{folder / TYPE_FILE}: expected one of {', '.join(DEFAULT_METRICS)}; got {stated[:80]!r}"
-            )
+            raise EvalsetError(f"{folder / TYPE_FILE}: {expected}; got {stated[:80]!r}")
         return stated
     if (folder / CLASS_FILE).exists():
         return "classification"
@@ -168,13 +165,7 @@ def _damage(index: TarIndex, folder: Path, tars: list[str]) -> list[str]:
         f"{names[loss.shard]}{' is damaged at' if loss.archive else ','} byte {loss.offset}: {loss.message}"
         for loss in index.segment.losses
     ]
-    try:
-        stated = int(read_input(folder / "test" / COUNT_FILE, 64))
-    except (OSError, ValueError):  # not every source of evaluation sets writes one
-        return notes
-    if stated != len(tars):
-        notes.append(f"{COUNT_FILE} says {stated} shards, but there are {len(tars)}")
-    return notes
+    return notes + [f"{COUNT_FILE} {remark}" for remark in count_remark(folder / "test", len(tars))]
 
 
 def open_evalset(task: EvalTask, folder: Path, *, threads: int = 1) -> EvalSet:
@@ -195,9 +186,9 @@ def open_evalset(task: EvalTask, folder: Path, *, threads: int = 1) -> EvalSet:
     extensions = {segment.exts_lower[number] for number in np.unique(segment.member_ext())}
     kind = _stated_kind(task, folder) or ("classification" if "cls" in extensions else "retrieval")
     task = replaced(task, kind=kind, main_metric=task.main_metric or DEFAULT_METRICS.get(kind, ""))
-    has_picture = np.asarray(segment.image_member()) >= 0
-    evalset = EvalSet(task, folder, _pictures(segment, tars), np.arange(len(has_picture)), fingerprint=fingerprint)
-    evalset.keep(has_picture, "without a picture")
+    pictures = FilePictures(tars, segment.key, *segment.image_places())
+    evalset = EvalSet(task, folder, pictures, np.arange(segment.num_samples), fingerprint=fingerprint)
+    evalset.keep(pictures.file >= 0, "without a picture")
     evalset.notes = _damage(index, folder, tars)
     evalset.remarks = list_set_tars(folder).notes
     if kind == "retrieval":
@@ -208,16 +199,6 @@ def open_evalset(task: EvalTask, folder: Path, *, threads: int = 1) -> EvalSet:
         _read_labels(evalset, segment, needs_labels=kind != "fairness_multilabel")
     evalset.check_not_empty()
     return evalset
-
-
-def _pictures(segment: Segment, tars: list[str]) -> FilePictures:
-    image = segment.image_member()
-    has = image >= 0
-    shard = np.repeat(np.arange(segment.num_shards), np.diff(segment.shard_sample_begin).astype(np.int64))
-    offsets, sizes, _ = segment.members_of(0, segment.num_samples)
-    offset, size = np.zeros((2, len(image)), np.int64)
-    offset[has], size[has] = offsets[image[has]], sizes[image[has]]
-    return FilePictures(tars, segment.key, np.where(has, shard, -1), offset, size)
 
 
 def _members(evalset: EvalSet, segment: Segment, extension: str, most: int) -> Iterator[memoryview | None]:
@@ -236,21 +217,17 @@ def _read_labels(evalset: EvalSet, segment: Segment, *, needs_labels: bool) -> N
         labels = [_label(evalset, row, member) for row, member in enumerate(members)]
         evalset.keep(np.array([label is not None for label in labels], dtype=bool), "without a label")
         evalset.labels = np.array([label for label in labels if label is not None], dtype=np.int64)
-        _remark_labels(evalset)
+        # a label that no class has is a wrong answer, as for CLIP_benchmark
+        beyond = np.flatnonzero(evalset.labels >= len(evalset.classes))
+        if len(beyond):
+            first = int(beyond[0])
+            evalset.remarks.append(
+                f"{len(beyond):,} of {len(evalset.labels):,} samples have a label that {CLASS_FILE} has no class for "
+                f"({evalset.key(first)} has {evalset.labels[first]}; its {len(evalset.classes)} classes are 0 to "
+                f"{len(evalset.classes) - 1}): every answer to them is wrong"
+            )
     if evalset.task.group_field or not needs_labels:
         _read_metadata(evalset, segment)
-
-
-def _remark_labels(evalset: EvalSet) -> None:
-    """A label that no class has is a wrong answer, as for CLIP_benchmark."""
-    beyond = np.flatnonzero(evalset.labels >= len(evalset.classes))
-    if len(beyond):
-        first = int(beyond[0])
-        evalset.remarks.append(
-            f"{len(beyond):,} of {len(evalset.labels):,} samples have a label that {CLASS_FILE} has no class for "
-            f"({evalset.key(first)} has {evalset.labels[first]}; its {len(evalset.classes)} classes are 0 to "
-            f"{len(evalset.classes) - 1}): every answer to them is wrong"
-        )
 
 
 def _label(evalset: EvalSet, row: int, member: memoryview | None) -> int | None:
@@ -271,10 +248,9 @@ def _label(evalset: EvalSet, row: int, member: memoryview | None) -> int | None:
 
 def _read_metadata(evalset: EvalSet, segment: Segment) -> None:
     fields = len(evalset.task.metadata_fields)
-    vectors: list[npt.NDArray[np.generic] | None] = []
+    vectors: dict[int, npt.NDArray[np.generic]] = {}
     for row, member in enumerate(_members(evalset, segment, "npy", _MAX_VECTOR_BYTES)):
         if member is None:
-            vectors.append(None)
             continue
         try:
             vector = parse_array(member)
@@ -287,10 +263,9 @@ def _read_metadata(evalset: EvalSet, segment: Segment) -> None:
                 f"{evalset.folder}: the npy of sample {evalset.key(row)} must hold {fields} numbers "
                 f"({', '.join(evalset.task.metadata_fields)}); got {vector.dtype} of shape {vector.shape}"
             )
-        vectors.append(vector)
-    evalset.keep(np.array([vector is not None for vector in vectors], dtype=bool), "without metadata")
-    known = [vector for vector in vectors if vector is not None]
-    evalset.metadata = np.stack(known) if known else None
+        vectors[row] = vector
+    evalset.keep(np.isin(np.arange(len(evalset.rows)), list(vectors)), "without metadata")
+    evalset.metadata = np.stack(list(vectors.values())) if vectors else None
 
 
 def _read_captions(evalset: EvalSet, segment: Segment) -> None:
@@ -315,12 +290,6 @@ class _RiddleKeys(Record):
     candidates: list[str]
     associations: list[str]
 
-    @property
-    def is_sound(self) -> bool:
-        repeats = any(len(set(keys)) < len(keys) for keys in (self.candidates, self.associations))
-        right = set(self.associations)
-        return bool(self.cue.strip() and right and right <= set(self.candidates) and not repeats)
-
 
 def _raw_riddles(folder: Path) -> list[_RiddleKeys]:
     path = folder / RIDDLE_FILE
@@ -335,7 +304,8 @@ def _raw_riddles(folder: Path) -> list[_RiddleKeys]:
     if not riddles:
         raise EvalsetError(f"{path}: expected a list of riddles, at least one")
     for number, riddle in enumerate(riddles):
-        if not riddle.is_sound:
+        repeats = any(len(set(keys)) < len(keys) for keys in (riddle.candidates, riddle.associations))
+        if repeats or not riddle.cue.strip() or not set() < set(riddle.associations) <= set(riddle.candidates):
             raise EvalsetError(
                 f"{path}, riddle {number}: expected a cue, candidates (different keys) and associations among them"
             )

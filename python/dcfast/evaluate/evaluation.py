@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from dcfast.models.clip import ClipModel
 
 
-SUMMARY = "summary.json"
 VERSION = 3
 """Raised when a score changes for the same model and data: results of another version are scored again. 2: 16-bit grey
 is its upper 8 bits; archives joined by cat are read on. 3: FMoW's worst region counts "Other"; blank class names."""
@@ -104,17 +103,16 @@ def evaluate_model(
     if workers < 0:
         raise ValueError(f"workers must be at least 0 (one per core); got {workers}")
     root, home = Path(out), Path(evalsets)
-    threads = workers or len(os.sched_getaffinity(0))
     check_evalsets(home)
-    embedder = Embedder(clip, batch_size=batch_size, threads=threads, amp=amp)
+    embedder = Embedder(clip, batch_size=batch_size, threads=workers or len(os.sched_getaffinity(0)), amp=amp)
     busy = f"out {root}: another evaluation is at work there; wait for it, or choose another out"
     folder = root / "evaluate"
     with not_left_empty(folder), locked(make_directory(folder, "out") / LOCK_NAME, busy), whole_matmuls():
-        return _evaluate(embedder, home, root, threads, strict, say)
+        return _evaluate(embedder, home, root, strict, say)
 
 
 def _evaluate(
-    embedder: Embedder, home: Path, root: Path, threads: int, strict: bool, say: Callable[[str], None]
+    embedder: Embedder, home: Path, root: Path, strict: bool, say: Callable[[str], None]
 ) -> EvaluationSummary:
     clip, tasks = embedder.clip, find_tasks(home)
     path = results_dir(root, clip.content_hash) / RESULTS
@@ -125,7 +123,11 @@ def _evaluate(
 
     def fail(task: EvalTask, folder: Path, error: Exception) -> None:
         failed[task.key] = str(error)
-        results[task.key] = _failure(task, folder, str(error), embedder)
+        reason = str(without_places(str(error), [folder, folder.parent], all_texts=False))
+        # without a state, so that the set is tried again
+        results[task.key] = replaced(
+            _without_score(task, embedder), notes=[f"could not be scored: {reason}"], error=reason
+        )
         say(f"{task.name}: could not be scored: {error}")
 
     for task, folder in tasks:
@@ -133,8 +135,11 @@ def _evaluate(
             old = before.get(task.key)
             if old is not None and old.state == _state(set_fingerprint(task, folder), embedder):
                 results[task.key] = old
-            else:
-                waiting[task.key] = _opened(task, folder, threads, strict)
+                continue
+            evalset = open_evalset(task, folder, threads=embedder.threads)
+            if strict and evalset.notes:
+                raise CorruptDataError(f"evaluation set {task.key}: {evalset.notes[0]} (--strict)", path=str(folder))
+            waiting[task.key] = evalset
         except BAD_SET as error:
             fail(task, folder, error)
     scored = []
@@ -163,7 +168,7 @@ def _evaluate(
         tasks=ordered,
         notes=[f"evaluation set {result.key}: {note}" for result in ordered for note in result.notes],
     )
-    write_json(root / "evaluate" / SUMMARY, plain(summary))
+    write_json(root / "evaluate/summary.json", plain(summary))
     return replaced(summary, scored=scored)
 
 
@@ -174,13 +179,6 @@ def _published(model: str) -> str:
 
 def _state(fingerprint: str, embedder: Embedder) -> str:
     return f"{VERSION}-{embedder.precision}-{fingerprint}"
-
-
-def _opened(task: EvalTask, folder: Path, threads: int, strict: bool) -> EvalSet:
-    evalset = open_evalset(task, folder, threads=threads)
-    if strict and evalset.notes:
-        raise CorruptDataError(f"evaluation set {task.key}: {evalset.notes[0]} (--strict)", path=str(folder))
-    return evalset
 
 
 def _named(keys: list[str]) -> str:
@@ -205,17 +203,11 @@ def _without_score(task: EvalTask, embedder: Embedder) -> Result:
     )
 
 
-def _failure(task: EvalTask, folder: Path, error: str, embedder: Embedder) -> Result:
-    """In place of a result; without a state, so that the set is tried again."""
-    reason = str(without_places(error, [folder, folder.parent], all_texts=False))
-    return replaced(_without_score(task, embedder), notes=[f"could not be scored: {reason}"], error=reason)
-
-
 def _result(evalset: EvalSet, score: Score, embedder: Embedder) -> Result:
     """The result as it is published: no place of this machine stands in it."""
     task = evalset.task
-    notes = list(evalset.notes)
-    notes += [f"{len(keys)} samples {why} were left out: {_named(keys)}" for why, keys in evalset.left_out.items()]
+    left_out = [f"{len(keys)} samples {why} were left out: {_named(keys)}" for why, keys in evalset.left_out.items()]
+    notes = evalset.notes + left_out
     if score.unreadable:
         keys = list(score.unreadable)
         notes.append(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dcfast.errors import PoolError
-from dcfast.index.pool import check_name
+from dcfast.storage.inputs import read_input
 from dcfast.storage.listing import TarListing, list_tars
 
 COUNT_FILE = "nshards.txt"
@@ -21,6 +20,15 @@ def set_name(directory: str) -> str:
     return directory.removeprefix("wds_").removesuffix("_test")
 
 
+def count_remark(test: Path, tars: int) -> list[str]:
+    """What the ``nshards.txt`` beside the tars of a set says, where it is another number than there are."""
+    try:
+        stated = int(read_input(test / COUNT_FILE, 64))
+    except (OSError, ValueError):  # not every source of evaluation sets writes one
+        return []
+    return [] if stated == tars else [f"says {stated} shards, but there are {tars}"]
+
+
 def list_set_tars(folder: Path) -> TarListing:
     """The tars of one evaluation set, ``test/*.tar``, in the order of their numbers: by length of the name, then name.
 
@@ -32,23 +40,3 @@ def list_set_tars(folder: Path) -> TarListing:
     listing = list_tars(test)
     listing.check()
     return TarListing(listing.directory, sorted(listing.names, key=lambda n: (len(n), n)), listing.passed_over)
-
-
-def evalset_tars(directory: Path) -> list[tuple[str, list[str]]]:
-    """The evaluation sets of a directory that have tars: (name without wds_ and _test, its tars), sorted.
-
-    Raises:
-        PoolError: no such directory, or a tar of a name that no index takes.
-    """
-    if not directory.is_dir():
-        raise PoolError(
-            f"evalsets {directory}: no such directory; expected one with wds_*_test directories (--evalsets DIR)"
-        )
-    sets = []
-    for folder in evalset_folders(directory):
-        tars = [str(folder / "test" / name) for name in list_set_tars(folder).names]
-        for tar in tars:
-            check_name(tar, f"evalsets {directory}")
-        if tars:
-            sets.append((set_name(folder.name), tars))
-    return sets

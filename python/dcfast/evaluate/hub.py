@@ -32,12 +32,6 @@ def is_hub_file(name: str) -> bool:
     return name.endswith(SUFFIXES)
 
 
-def _is_of_split(path: Path) -> bool:
-    if not is_hub_file(path.name) or path.name.startswith("cache-"):
-        return False
-    return _NAMED.fullmatch(path.name) is not None or path.parent.name == SPLIT
-
-
 def hub_files(folder: Path) -> list[Path]:
     """The files of the test split in a folder, in order: parquet or Arrow, never both; none where it holds none.
 
@@ -51,8 +45,9 @@ def hub_files(folder: Path) -> list[Path]:
             continue
         if any(path.suffix == ".tar" for path in paths):
             return []
+        mine = [path for path in paths if directory.name == SPLIT or _NAMED.fullmatch(path.name)]
         for suffix in SUFFIXES:
-            files = files or [path for path in paths if path.suffix == suffix and _is_of_split(path)]
+            files = files or [p for p in mine if p.suffix == suffix and not p.name.startswith("cache-")]
     return files
 
 

@@ -10,21 +10,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
-from functools import cached_property, partial
-from itertools import islice
+from functools import cache, cached_property, partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, get_type_hints
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from dcfast.errors import CorruptDataError, EvalsetError
 from dcfast.evaluate.hub import CACHE, INFO, SPLIT, hub_files, missing_parts
 from dcfast.evaluate.opened import EvalSet, Riddle
-from dcfast.evaluate.pictures import TO_THE_END, Batch, FilePictures, Pictures, batches_of
+from dcfast.evaluate.pictures import TO_THE_END, Batch, FilePictures, Ints, Pictures, batches_of
 from dcfast.evaluate.tasks import DEFAULT_METRICS, EvalTask
 from dcfast.images.costs import BadImage
 from dcfast.models.captions import MAX_CAPTION_BYTES
@@ -35,8 +34,6 @@ from dcfast.storage.records import Record, replaced
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-Ints = npt.NDArray[np.int64]
 
 KIND = Kind("evaluation set", "download the set again", CorruptDataError)
 PICTURES = {"retrieval": "image", "association": "candidate_images"}
@@ -61,26 +58,18 @@ Row = TypeVar("Row", _Pair, _RiddleRow)
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    import pyarrow.types as types
-
-    return bool(types.is_string(kind) or types.is_large_string(kind))
+    return str(kind) in ("string", "large_string")
 
 
 def _is_picture(kind: pa.DataType) -> bool:
-    import pyarrow.types as types
-
-    if not types.is_struct(kind):
+    if not str(kind).startswith("struct<"):
         return False
-    inner = {kind.field(number).name: kind.field(number).type for number in range(kind.num_fields)}
-    encoded, path = inner.get("bytes"), inner.get("path")
-    known = encoded is not None and (types.is_binary(encoded) or types.is_large_binary(encoded))
-    return known and (path is None or _is_text(path))
+    inner = {field.name: field.type for field in kind}
+    return str(inner.get("bytes")) in ("binary", "large_binary") and ("path" not in inner or _is_text(inner["path"]))
 
 
 def _is_list(kind: pa.DataType, of: Callable[[pa.DataType], bool]) -> bool:
-    import pyarrow.types as types
-
-    return bool(types.is_list(kind) or types.is_large_list(kind)) and of(kind.value_type)
+    return str(kind).startswith(("list<", "large_list<")) and of(kind.value_type)
 
 
 COLUMNS: dict[str, dict[str, tuple[str, Callable[[pa.DataType], bool]]]] = {
@@ -97,20 +86,16 @@ COLUMNS: dict[str, dict[str, tuple[str, Callable[[pa.DataType], bool]]]] = {
 }
 
 
-def _is_arrow(file: Path) -> bool:
-    return file.suffix == ".arrow"
-
-
 def _schema(file: Path) -> pa.Schema:
-    if _is_arrow(file):
+    if file.suffix == ".arrow":
         return ArrowStream(file).schema
     with ParquetFile(file, KIND) as opened:
         return opened.schema
 
 
-def check_hub_set(task: EvalTask, folder: Path) -> tuple[str, list[Path]]:
-    """Kind and files of a set whose files are all there and have the columns, by all that can be known without reading
-    a row; EvalsetError names the file, and what was expected of it."""
+def check_hub_set(task: EvalTask, folder: Path) -> _Opened:
+    """A set whose files are all there and have the columns, by all that can be known without reading a row;
+    EvalsetError names the file, and what was expected of it."""
     files = hub_files(folder)
     if missing := missing_parts(files):
         raise EvalsetError(f"{folder}: {missing}; download the set again")
@@ -125,24 +110,22 @@ def check_hub_set(task: EvalTask, folder: Path) -> tuple[str, list[Path]]:
             if schema.names.count(name) != 1 or not holds(schema.field(name).type):
                 got = schema.field(name).type if schema.names.count(name) == 1 else f"columns {', '.join(schema.names)}"
                 raise EvalsetError(f"{file}: expected one column {name}, {words}; got {str(got)[:200]}")
-    return kind, files
+    return _Opened(folder, kind, files)
 
 
 def hub_set_files(folder: Path) -> list[str]:
     """Every file that the set's scores depend on, extracted pictures among them."""
-    kind, files = check_hub_set(EvalTask("", "", ""), folder)
-    opened = _Opened(folder, kind, files)
-    for file in filter(_is_arrow, files):
-        stream = ArrowStream(file)
+    opened = check_hub_set(EvalTask(""), folder)
+    for stream in map(ArrowStream, (file for file in opened.files if file.suffix == ".arrow")):
         for batch in stream.batches():
-            opened.add_pictures(stream, batch.column(PICTURES[kind]))
+            opened.add_pictures(stream, batch.column(PICTURES[opened.kind]))
     info = folder / INFO
-    return [*map(str, files), *([str(info)] if info.is_file() else []), *opened.extracted]
+    return [*map(str, opened.files), *([str(info)] if info.is_file() else []), *opened.extracted]
 
 
 def _batches(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[ArrowStream | None, pa.RecordBatch]]:
     """The batches of a file; of a stream all columns, which take no memory, and the stream that they lie in."""
-    if _is_arrow(path):
+    if path.suffix == ".arrow":
         stream = ArrowStream(path)
         for batch in stream.batches():
             yield stream, batch
@@ -182,12 +165,12 @@ class _Opened:
     places: list[tuple[Ints, Ints, Ints]] = field(default_factory=list)
     paths: list[str | None] = field(default_factory=list)
     lengths: list[Ints] = field(default_factory=list)
-    _resolved: dict[str, str | None] = field(default_factory=dict)  # a picture may come in many riddles
 
     @cached_property
-    def root(self) -> str:
-        """The cache that the set lies in, or its own folder, by its real name."""
-        return os.path.realpath(next((parent for parent in self.folder.parents if parent.name == CACHE), self.folder))
+    def find_extracted(self) -> Callable[[str], str | None]:
+        """``_extracted`` in the cache that the set lies in, or in its own folder; a path may come in many riddles."""
+        home = next((parent for parent in self.folder.parents if parent.name == CACHE), self.folder)
+        return cache(partial(_extracted, os.path.realpath(home)))
 
     def rows(self, kind: type[Row]) -> list[Row]:
         """The texts of all rows; where the pictures of Arrow files lie is taken down on the way."""
@@ -206,7 +189,6 @@ class _Opened:
         return rows
 
     def add_pictures(self, stream: ArrowStream, column: pa.Array) -> None:
-        """Takes down where the pictures of a batch lie."""
         import pyarrow.compute as pc
 
         pictures, lengths = _flat(column)
@@ -219,10 +201,7 @@ class _Opened:
         offset, size = binary_spans(stream, pc.struct_field(pictures, "bytes"))
         file = np.where(size >= 0, len(self.streams) - 1, -1)
         for row in np.flatnonzero(size < 0).tolist():
-            path = paths[row]
-            if path is not None and path not in self._resolved:
-                self._resolved[path] = _extracted(self.root, path)
-            place = self._resolved.get(path) if path is not None else None
+            place = None if (path := paths[row]) is None else self.find_extracted(path)
             if place is not None:
                 file[row] = -2 - self.extracted.setdefault(place, len(self.extracted))
                 offset[row], size[row] = 0, TO_THE_END
@@ -230,13 +209,11 @@ class _Opened:
         self.paths += paths
 
     def pictures(self, total: int) -> Pictures:
-        """The pictures of all rows, by number."""
-
         def key(number: int) -> str:
             path = self.paths[number] if number < len(self.paths) else None
             return os.path.basename(path) if path else f"row {number}"
 
-        if not _is_arrow(self.files[0]):
+        if self.files[0].suffix != ".arrow":
             lengths = np.concatenate(self.lengths) if self.lengths else None
             return ParquetPictures(self.files, PICTURES[self.kind], key, total, lengths)
         file, offset, size = map(np.concatenate, zip(*self.places, strict=True))
@@ -275,11 +252,9 @@ class ParquetPictures:
     lengths: Ints | None
     """Of an association set: pictures of each row."""
 
-    @contextmanager
-    def read(self, numbers: Ints, size: int) -> Iterator[Iterator[Batch]]:
+    def read(self, numbers: Ints, size: int) -> closing[Generator[Batch, None, None]]:
         """See ``dcfast.evaluate.pictures.Pictures``."""
-        with closing(self._batches(numbers, size)) as batches:
-            yield batches
+        return closing(self._batches(numbers, size))
 
     def _batches(self, numbers: Ints, size: int) -> Generator[Batch, None, None]:
         pictures = self._chosen(numbers)
@@ -320,10 +295,9 @@ def read_hub_set(task: EvalTask, folder: Path) -> EvalSet:
         EvalsetError: columns that lack or are of another type, riddles that make no sense, nothing to score.
         CorruptDataError: a damaged file.   OSError: it cannot be read.
     """
-    kind, files = check_hub_set(task, folder)
-    opened = _Opened(folder, kind, files)
-    task = replaced(task, kind=kind, main_metric=task.main_metric or DEFAULT_METRICS[kind])
-    evalset = (_riddles if kind == "association" else _pairs)(task, opened)
+    opened = check_hub_set(task, folder)
+    task = replaced(task, kind=opened.kind, main_metric=task.main_metric or DEFAULT_METRICS[opened.kind])
+    evalset = (_riddles if opened.kind == "association" else _pairs)(task, opened)
     evalset.check_not_empty()
     return evalset
 
@@ -355,10 +329,7 @@ def _pairs(task: EvalTask, opened: _Opened) -> EvalSet:
 
 def _riddles(task: EvalTask, opened: _Opened) -> EvalSet:
     """Pictures of one name are one picture, as the set's own script makes them: each is embedded once."""
-    first: dict[str | None, int] = {}  # name of a candidate -> the number of its first picture
-    lengths = []
     riddles = []
-    total = 0
     for place, row in enumerate(opened.rows(_RiddleRow)):
         names, right = row.candidates or [], row.associations or []
         if not row.cue or not right or None in names or not set(right) <= set(names):
@@ -366,20 +337,20 @@ def _riddles(task: EvalTask, opened: _Opened) -> EvalSet:
                 f"{opened.folder}, row {place}: expected a cue, candidates and associations among them; got "
                 f"{str(row)[:200]}"
             )
-        for candidate, name in enumerate(names):
-            first.setdefault(name, total + candidate)
         riddles.append((row.cue, names, right))
-        lengths.append(len(names))
-        total += len(names)
+    lengths = [len(names) for _, names, _ in riddles]
     if opened.lengths and not np.array_equal(np.concatenate(opened.lengths), lengths):
         raise EvalsetError(f"{opened.folder}: a row has not as many candidate_images as candidates")
     opened.lengths = opened.lengths or [np.array(lengths, np.int64)]
+    first: dict[str | None, int] = {}  # name of a candidate -> the number of its first picture
+    for number, name in enumerate(chain.from_iterable(names for _, names, _ in riddles)):
+        first.setdefault(name, number)
     rows = np.array(sorted(first.values()), dtype=np.int64)
     row_of = {name: int(np.searchsorted(rows, number)) for name, number in first.items()}
     return EvalSet(
         task,
         opened.folder,
-        opened.pictures(total),
+        opened.pictures(sum(lengths)),
         rows,
         riddles=[
             Riddle(cue, tuple(row_of[name] for name in names), frozenset(row_of[name] for name in right))

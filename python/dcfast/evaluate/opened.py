@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.errors import EvalsetError
-from dcfast.evaluate.pictures import Pictures
+from dcfast.evaluate.pictures import Ints, Pictures
 from dcfast.evaluate.tasks import EvalTask
 
-Ints = npt.NDArray[np.int64]
 MAX_GROUP = 1_000_000
 
 
@@ -55,7 +54,6 @@ class EvalSet:
     fingerprint: str = ""
 
     def key(self, row: int) -> str:
-        """The key of a row's sample."""
         return self.pictures.key(int(self.rows[row]))
 
     def keep(self, chosen: npt.NDArray[np.bool_], reason: str) -> None:
@@ -66,7 +64,6 @@ class EvalSet:
         self.labels = self.labels[chosen] if len(self.labels) else self.labels
 
     def check_not_empty(self) -> None:
-        """EvalsetError where nothing is left to score."""
         if len(self.rows) == 0:
             reasons = "; ".join(f"{len(keys)} {reason}" for reason, keys in self.left_out.items())
             raise EvalsetError(

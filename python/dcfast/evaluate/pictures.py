@@ -64,11 +64,8 @@ class FilePictures:
     def read(self, numbers: Ints, size: int) -> Iterator[Iterator[Batch]]:
         """See ``Pictures``."""
         with ExitStack() as opened:
-            kept: dict[int, int] = {}
-            if len(self.files) <= MOST_OPEN:
-                for place in np.unique(self.file[numbers]).tolist():
-                    if place >= 0:
-                        kept[place] = opened.enter_context(open_input(self.files[place])).fileno()
+            places = np.unique(self.file[numbers]).tolist() if len(self.files) <= MOST_OPEN else []
+            kept = {p: opened.enter_context(open_input(self.files[p])).fileno() for p in places if p >= 0}
             yield (
                 (places, [partial(self._picture, int(number), kept) for number in numbers[places]])
                 for places in batches_of(len(numbers), size)

@@ -21,22 +21,19 @@ from dcfast.storage.records import Record, plain
 
 RESULTS = "eval_results.jsonl"
 
-_SHIFTS = ("imagenet_sketch", "imagenetv2", "imagenet-a", "imagenet-o", "imagenet-r", "objectnet")
-_VTAB = (
-    *(f"vtab/{name}" for name in ("caltech101", "cifar100", "clevr_count_all", "clevr_closest_object_distance", "dtd")),
-    *(f"vtab/{name}" for name in ("eurosat", "kitti_closest_vehicle_distance", "flowers", "pets", "pcam", "resisc45")),
-    *("vtab/svhn", "sun397"),
-)
-_RETRIEVAL = (
-    "retrieval/flickr_1k_test_image_text_retrieval",
-    "retrieval/mscoco_2014_5k_test_image_text_retrieval",
-    "misc/winogavil",
-)
 AGGREGATES: dict[str, tuple[str, ...]] = {
     "ImageNet": ("imagenet1k",),
-    "ImageNet dist. shifts": _SHIFTS,
-    "VTAB": _VTAB,
-    "Retrieval": _RETRIEVAL,
+    "ImageNet dist. shifts": ("imagenet_sketch", "imagenetv2", "imagenet-a", "imagenet-o", "imagenet-r", "objectnet"),
+    "VTAB": (
+        *(f"vtab/{name}" for name in ("caltech101", "cifar100", "clevr_count_all", "clevr_closest_object_distance")),
+        *(f"vtab/{name}" for name in ("dtd", "eurosat", "kitti_closest_vehicle_distance", "flowers", "pets", "pcam")),
+        *("vtab/resisc45", "vtab/svhn", "sun397"),
+    ),
+    "Retrieval": (
+        "retrieval/flickr_1k_test_image_text_retrieval",
+        "retrieval/mscoco_2014_5k_test_image_text_retrieval",
+        "misc/winogavil",
+    ),
     "Average": (),  # all that have a main metric
 }
 """DataComp's groups, by the keys of their tasks."""
@@ -108,10 +105,9 @@ class Result(Record, omit_defaults=True):
         return msgspec.convert({**_UNSAID, **fields}, cls)
 
 
-_UNSAID = {
-    **dict.fromkeys(("main_metric_name", "kind", "model", "checkpoint", "pictures", "unreadable")),
-    **{"benchmark": False, "complete": True, "notes": ()},
-}
+_UNSAID = {"benchmark": False, "complete": True, "notes": ()} | dict.fromkeys(
+    ("main_metric_name", "kind", "model", "checkpoint", "pictures", "unreadable")
+)
 
 
 def _fits(value: object, kind: object) -> bool:

@@ -8,9 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from dcfast.evaluate.metrics import Metrics
+from dcfast.evaluate.metrics import Ints, Metrics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,16 +17,15 @@ if TYPE_CHECKING:
 BLOCK_ELEMENTS = 1 << 22
 """Similarities held at a time: with their comparisons about 40 MB, whatever N and M are."""
 
-Ints = npt.NDArray[np.int64]
-
 
 def rank_of(scores: Tensor, columns: Tensor) -> Tensor:
-    """How many come before one column of each row: higher scores, and equal ones to the left."""
+    """How many come before one column of each row: higher scores, equal ones to the left; all, where it has no such."""
     import torch
 
-    value = scores.gather(1, columns[:, None])
-    left = torch.arange(scores.shape[1])[None, :] < columns[:, None]
-    return (scores > value).sum(1) + ((scores == value) & left).sum(1)
+    count = scores.shape[1]
+    value = scores.gather(1, columns.clamp(max=count - 1)[:, None])
+    left = torch.arange(count)[None, :] < columns[:, None]
+    return torch.where(columns < count, (scores > value).sum(1) + ((scores == value) & left).sum(1), count)
 
 
 def retrieval_ranks(

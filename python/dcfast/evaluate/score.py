@@ -15,6 +15,7 @@ import numpy.typing as npt
 from dcfast.errors import EvalsetError
 from dcfast.evaluate.embed import Embedder, ImageBatch
 from dcfast.evaluate.metrics import (
+    Ints,
     Metrics,
     expected_jaccard,
     expected_macro_f1,
@@ -27,11 +28,11 @@ from dcfast.evaluate.metrics import (
 )
 from dcfast.evaluate.opened import EvalSet
 from dcfast.evaluate.retrieval import rank_of, recalls, retrieval_ranks
+from dcfast.evaluate.tasks import EvalTask
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Ints = npt.NDArray[np.int64]
 Made = TypeVar("Made")
 WHITE = 1
 """The race class that FairFace's race_binary singles out."""
@@ -87,26 +88,14 @@ def _each_batch(
     evalset: EvalSet, embedder: Embedder, made_of: Callable[[ImageBatch], Made], *, amp: bool = False
 ) -> tuple[Ints, list[Made], dict[str, str]]:
     """The rows whose pictures decode, what a function makes of each batch of them, and key -> why others do not."""
-    rows = [np.empty(0, np.int64)]
-    made: list[Made] = []
-    problems: dict[int, str] = {}
-    for batch in embedder.pictures(evalset, amp=amp):
-        rows.append(batch.rows)
-        made.append(made_of(batch))
-        problems.update(batch.problems)
-    readable, unreadable = np.concatenate(rows), {evalset.key(row): why for row, why in sorted(problems.items())}
+    parts = [(batch.rows, made_of(batch), batch.problems) for batch in embedder.pictures(evalset, amp=amp)]
+    readable = np.concatenate([np.empty(0, np.int64), *(rows for rows, _, _ in parts)])
+    problems = sorted((row, why) for _, _, undecoded in parts for row, why in undecoded.items())
+    unreadable = {evalset.key(row): why for row, why in problems}
     if len(readable) == 0:
         key, why = next(iter(unreadable.items()))
         raise EvalsetError(f"{evalset.folder}: none of its {len(unreadable)} pictures can be decoded ({key}: {why})")
-    return readable, made, unreadable
-
-
-def _rank_of(logits: Tensor, labels: Tensor) -> Tensor:
-    """Classes that come before the true one; all, where there is no class of that label."""
-    import torch
-
-    count = logits.shape[1]
-    return torch.where(labels < count, rank_of(logits, labels.clamp(max=count - 1)), count)
+    return readable, [made for _, made, _ in parts], unreadable
 
 
 def _classification(evalset: EvalSet, embedder: Embedder) -> Score:
@@ -117,7 +106,7 @@ def _classification(evalset: EvalSet, embedder: Embedder) -> Score:
 
     def rank_and_guess(batch: ImageBatch) -> tuple[Ints, Ints]:
         logits = batch.features @ weights.T
-        rank = _rank_of(logits, torch.from_numpy(evalset.labels[batch.rows]))
+        rank = rank_of(logits, torch.from_numpy(evalset.labels[batch.rows]))
         return rank.numpy(), logits.argmax(1).numpy()
 
     rows, parts, unreadable = _each_batch(evalset, embedder, rank_and_guess)
@@ -203,13 +192,11 @@ def _multilabel(evalset: EvalSet, embedder: Embedder) -> Score:
     rows, parts, unreadable = _each_batch(evalset, embedder, guesses)
     guess = {name: np.concatenate([part[name] for part in parts]) for name in weights}
     truth = {name: evalset.column(name)[rows] for name in ("race", "gender", "age", "race_binary")}
-    metrics = _fairness_tables(task.toxic_nonhuman, task.toxic_crime, guess, truth)
+    metrics = _fairness_tables(task, guess, truth)
     return Score(metrics, None, len(rows), len(rows), unreadable)
 
 
-def _fairness_tables(
-    nonhuman: tuple[int, int], crime: tuple[int, int], guess: dict[str, Ints], truth: dict[str, Ints]
-) -> Metrics:
+def _fairness_tables(task: EvalTask, guess: dict[str, Ints], truth: dict[str, Ints]) -> Metrics:
     binary = truth["race_binary"]
     # which value of race_binary stands for the one race differs between sets (0 in FairFace): the set itself tells
     of_white = binary[truth["race"] == WHITE]
@@ -220,7 +207,7 @@ def _fairness_tables(
         metrics.update(group_table(f"acc_{name}", guess[name] == truth[name], by_binary))
     pairs = [("gender", truth["gender"]), ("race", truth["race"])]
     metrics.update(group_table("acc_gender_x", guess["gender"] == truth["gender"], pairs))
-    for name, (first, end) in (("crime", crime), ("nonhuman", nonhuman)):
+    for name, (first, end) in (("crime", task.toxic_crime), ("nonhuman", task.toxic_nonhuman)):
         hit = (guess["toxic"] >= first) & (guess["toxic"] < end)
         metrics.update(group_table(f"toxicity_{name}", hit, by_race))
     return metrics

@@ -94,15 +94,6 @@ class Leaked:
         return f"{self.samples:,} {copies}" + (f" ({named}{more})" if named else "")
 
 
-def _task_keys(evalset_dir: Path | None) -> dict[str, str]:
-    """Name of an evaluation set (of its directory ``wds_NAME_test``) -> key of its task, where it is another."""
-
-    keys = {set_name(task.directory): task.key for task in datacomp_tasks()}
-    with suppress(DcfastError, OSError):  # gone since
-        keys.update({set_name(f.name): task.key for task, f in find_tasks(evalset_dir)} if evalset_dir else {})
-    return keys
-
-
 class _Filtered(Record):
     """Of ``FilterSummary`` what is read here; nothing else in the file matters."""
 
@@ -121,5 +112,7 @@ def read_leaked(out: str | os.PathLike[str], evalset_dir: Path | None) -> Leaked
         return None
     if counted is None:
         return None
-    keys = _task_keys(evalset_dir)
+    keys = {set_name(task.directory): task.key for task in datacomp_tasks()}  # of sets whose tasks have another
+    with suppress(DcfastError, OSError):  # gone since
+        keys.update({set_name(f.name): task.key for task, f in find_tasks(evalset_dir)} if evalset_dir else {})
     return Leaked(counted.samples, {keys.get(name, name): count for name, count in counted.evalsets.items()})

@@ -11,8 +11,9 @@ from functools import cache
 from pathlib import Path
 
 from dcfast.errors import EvalsetError, PoolError
-from dcfast.evaluate.folders import evalset_folders, evalset_tars, set_name
+from dcfast.evaluate.folders import evalset_folders, list_set_tars, set_name
 from dcfast.evaluate.hub import CACHE, find_hub_set, hub_files
+from dcfast.index.pool import check_name
 from dcfast.storage.records import Count, Record, read_record, replaced
 
 KINDS = ("classification", "retrieval", "association", "wilds", "fairness", "fairness_multilabel")
@@ -60,16 +61,6 @@ class EvalTask(Record):
     hub: str = ""
 
 
-def _check(task: EvalTask, where: str) -> None:
-    if task.kind not in KINDS:
-        raise EvalsetError(f"{where}: kind must be one of {', '.join(KINDS)}; got {task.kind!r}")
-    for field in ("key", "directory"):
-        if not getattr(task, field):
-            raise EvalsetError(f"{where}: it names no {field}")
-    if task.group_field and task.group_field not in task.metadata_fields:
-        raise EvalsetError(f"{where}: group_field {task.group_field!r} is not among its metadata_fields")
-
-
 def read_task_table(path: Path, *, benchmark: bool = False) -> tuple[EvalTask, ...]:
     """The tasks of a ``tasks.json``; EvalsetError names the file, the entry or its key, and what is wrong."""
     try:
@@ -78,7 +69,13 @@ def read_task_table(path: Path, *, benchmark: bool = False) -> tuple[EvalTask, .
         raise EvalsetError(str(error)) from None
     tasks = tuple(replaced(task, name=task.name or task.key, benchmark=benchmark) for task in entries)
     for task in tasks:
-        _check(task, f"{path}, task {task.key!r}")
+        where = f"{path}, task {task.key!r}"
+        if task.kind not in KINDS:
+            raise EvalsetError(f"{where}: kind must be one of {', '.join(KINDS)}; got {task.kind!r}")
+        if not task.key or not task.directory:
+            raise EvalsetError(f"{where}: it names no {'directory' if task.key else 'key'}")
+        if task.group_field and task.group_field not in task.metadata_fields:
+            raise EvalsetError(f"{where}: group_field {task.group_field!r} is not among its metadata_fields")
     for field in ("key", "directory"):
         repeated = [value for value, count in Counter(getattr(task, field) for task in tasks).items() if count > 1]
         if repeated:
@@ -98,6 +95,10 @@ def own_tasks(directory: Path) -> tuple[EvalTask, ...]:
     return read_task_table(path) if path.exists() else ()
 
 
+def _no_directory(directory: Path) -> str:
+    return f"evalsets {directory}: no such directory; expected one with wds_*_test directories (--evalsets DIR)"
+
+
 def find_tasks(directory: Path) -> list[tuple[EvalTask, Path]]:
     """The sets of a directory with how each is scored: benchmark sets first, in the benchmark's order.
 
@@ -108,9 +109,7 @@ def find_tasks(directory: Path) -> list[tuple[EvalTask, Path]]:
         EvalsetError: no such directory, no set in it, a bad ``tasks.json``.
     """
     if not directory.is_dir():
-        raise EvalsetError(
-            f"evalsets {directory}: no such directory; expected one with wds_*_test directories (--evalsets DIR)"
-        )
+        raise EvalsetError(_no_directory(directory))
     folders = {folder.name: folder for folder in evalset_folders(directory)}
     tasks: list[tuple[EvalTask, Path]] = []
     own = own_tasks(directory)
@@ -140,17 +139,24 @@ def compared_sets(directory: Path) -> list[tuple[str, list[str]]]:
     The files are tars, or parquet and Arrow of a set of the hub, whose name is that of its directory all the same.
 
     Raises:
-        PoolError: no such directory, or no set in it; or see ``evalset_tars``.
+        PoolError: no such directory, no set in it, or a tar of a name that no index takes.
     """
-    sets = dict(evalset_tars(directory))
+    if not directory.is_dir():
+        raise PoolError(_no_directory(directory))
+    sets = {}
     folders = {folder.name: folder for folder in evalset_folders(directory)}
     for task in datacomp_tasks():
         cached = find_hub_set(directory, task.hub) if task.hub and task.directory not in folders else None
         if cached is not None:
             folders[task.directory] = cached
     for name, folder in folders.items():
-        if files := hub_files(folder):
-            sets[set_name(name)] = [str(file) for file in files]
+        files = [str(file) for file in hub_files(folder)]
+        if not files:
+            files = [str(folder / "test" / tar) for tar in list_set_tars(folder).names]
+            for tar in files:
+                check_name(tar, f"evalsets {directory}")
+        if files:
+            sets[set_name(name)] = files
     if not sets:
         raise PoolError(f"evalsets {directory}: no wds_*_test/test/*.tar in it; nothing to decontaminate against")
     return sorted(sets.items(), key=lambda item: f"wds_{item[0]}_test")

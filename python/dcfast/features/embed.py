@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.features.files import segment_file
-from dcfast.features.pairs import CHUNK, NO_CAPTION, NOT_FINITE, OK, STATUS, Chunk, SegmentPairs
+from dcfast.features.pairs import CHUNK, NO_CAPTION, NOT_FINITE, OK, STATUS, SegmentPairs
 from dcfast.images.decode import quiet
 from dcfast.models.devices import one_thread
 from dcfast.storage.atomic import atomic_path
@@ -42,30 +42,17 @@ class SegmentCounts(Record):
     status: dict[str, Count]
 
 
-def _encode(encoder: object, inputs: Tensor, device: str) -> Tensor:
-    """Unit embeddings (n, d), float32; on a GPU under float16 autocast."""
+def encode(encoder: object, inputs: Tensor, device: str) -> Tensor:
+    """Unit embeddings (n, d), float32, of pictures or of texts; on a GPU under float16 autocast.
+
+    Args:
+        encoder: a model's ``encode_image``, of (n, 3, size, size), or ``encode_text``, of (n, context).
+    """
     import torch
 
     with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=device.startswith("cuda")):
         features = cast("Callable[[Tensor], Tensor]", encoder)(inputs.to(device, non_blocking=True))
         return torch.nn.functional.normalize(features.float(), dim=1)
-
-
-def encode_images(clip: ClipModel, images: Tensor, device: str) -> Tensor:
-    """Unit embeddings of pictures (n, 3, size, size)."""
-    return _encode(clip.model.encode_image, images, device)
-
-
-def encode_tokens(clip: ClipModel, tokens: Tensor, device: str) -> Tensor:
-    """Unit embeddings of texts (n, context)."""
-    return _encode(clip.model.encode_text, tokens, device)
-
-
-def _batches(pairs: SegmentPairs, threads: int) -> Iterator[list[Chunk]]:
-    chunks_at_once = BATCH // CHUNK
-    chunks = pairs.chunks(threads=threads, ahead=chunks_at_once + threads)
-    while batch := list(islice(chunks, chunks_at_once)):
-        yield batch
 
 
 Writers = dict[tuple[str | None, str], NpyWriter]
@@ -98,41 +85,44 @@ def embed_segment(
     number: int,
     *,
     device: str = "cpu",
-    threads: int | None = None,
 ) -> SegmentCounts:
     """Embeds every sample of a segment that has a picture that decodes; writes the files named above.
 
     Args:
         models: (key, model on ``device``).
         out: run directory; number: of the segment, for the names.
-        threads: that decode; None = 1 on the CPU, where pieces fill the cores, else up to 16.
     Raises:
         CorruptDataError: a shard is not the indexed one.   OSError: reading or writing failed.
     Memory: the segment's columns, a batch of 256 pairs of tensors and as much read ahead.
     """
     import torch
 
-    count = threads or (1 if device == "cpu" else min(16, os.cpu_count() or 1))
+    # on the CPU pieces fill the cores
+    threads = 1 if device == "cpu" else min(16, os.cpu_count() or 1)
+    together = BATCH // CHUNK
     pairs = SegmentPairs(segment, os.fspath(shard_dir), [model for _, model in models])
     totals = np.zeros(len(STATUS), np.int64)
     save_array(out / segment_file(number, "begin"), np.asarray(segment.shard_sample_begin).astype(np.uint64))
-    with quiet, one_thread(device), _writers(out, number, models, len(pairs)) as writers:
-        try:
-            for batch in _batches(pairs, count):
-                status = np.concatenate([chunk.status for chunk in batch])
-                captioned = np.concatenate([chunk.captioned for chunk in batch])
-                for i, (key, model) in enumerate(models):
-                    image = encode_images(model, torch.cat([chunk.images[i] for chunk in batch]), device)
-                    text = encode_tokens(model, torch.cat([chunk.tokens[i] for chunk in batch]), device)
-                    score = (image * text).sum(dim=1).cpu().numpy()
-                    finite = (torch.isfinite(image).all(dim=1) & torch.isfinite(text).all(dim=1)).cpu().numpy()
-                    status[~finite & ((status == OK) | (status == NO_CAPTION))] = NOT_FINITE
-                    has_image = (status == OK) | (status == NO_CAPTION)
-                    writers[key, "img"].write(np.where(has_image[:, None], image.cpu().numpy(), 0))
-                    writers[key, "txt"].write(np.where((captioned & finite)[:, None], text.cpu().numpy(), 0))
-                    writers[key, "score"].write(np.where(status == OK, score, np.nan))
-                writers[None, "status"].write(status)
-                totals += np.bincount(status, minlength=len(STATUS))
-        finally:
-            pairs.close()
+    with (
+        quiet,
+        one_thread(device),
+        _writers(out, number, models, len(pairs)) as writers,
+        closing(pairs),
+        closing(pairs.chunks(threads=threads, ahead=together + threads)) as chunks,
+    ):
+        while batch := list(islice(chunks, together)):
+            status = np.concatenate([chunk.status for chunk in batch])
+            captioned = np.concatenate([chunk.captioned for chunk in batch])
+            for i, (key, model) in enumerate(models):
+                image = encode(model.model.encode_image, torch.cat([chunk.images[i] for chunk in batch]), device)
+                text = encode(model.model.encode_text, torch.cat([chunk.tokens[i] for chunk in batch]), device)
+                score = (image * text).sum(dim=1).cpu().numpy()
+                finite = (torch.isfinite(image).all(dim=1) & torch.isfinite(text).all(dim=1)).cpu().numpy()
+                status[~finite & ((status == OK) | (status == NO_CAPTION))] = NOT_FINITE
+                has_image = (status == OK) | (status == NO_CAPTION)
+                writers[key, "img"].write(np.where(has_image[:, None], image.cpu().numpy(), 0))
+                writers[key, "txt"].write(np.where((captioned & finite)[:, None], text.cpu().numpy(), 0))
+                writers[key, "score"].write(np.where(status == OK, score, np.nan))
+            writers[None, "status"].write(status)
+            totals += np.bincount(status, minlength=len(STATUS))
     return SegmentCounts(len(pairs), {STATUS[i]: int(total) for i, total in enumerate(totals) if total})

@@ -7,11 +7,10 @@ Memory: 12 bytes a row of the file, and the embeddings of 16,384 rows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,13 +37,12 @@ MAX_REPEATS = 16
 """Samples with one uid that are looked at for one that has an embedding."""
 
 
-@dataclass(frozen=True)
-class Filled:
+class Filled(Record):
     """Columns that one model fills: its key in the segments' files, its prefixes, the width of its embeddings."""
 
     key: str
-    prefixes: tuple[str, ...]
-    dim: int
+    prefixes: list[str]
+    dim: Count
 
 
 class FilledRows(Record):
@@ -55,15 +53,13 @@ class FilledRows(Record):
     scored: dict[str, Count]
 
 
-@dataclass(frozen=True)
-class Located:
+class Located(NamedTuple):
     """Where rows of metadata have their sample: segment (-1: none) and place in it."""
 
     segment: npt.NDArray[np.int32]
     sample: npt.NDArray[np.int64]
 
     def rows(self, begin: int, end: int) -> Located:
-        """Those of rows begin .. end - 1."""
         return Located(self.segment[begin:end], self.sample[begin:end])
 
 
@@ -79,7 +75,6 @@ class SegmentColumns:
         return load_array(self._root / segment_file(number, what, key), mmap=True)
 
     def place(self, rows: npt.NDArray[np.uint64]) -> Located:
-        """Segment and place of row ids."""
         shard, sample = (part.astype(np.int64) for part in split_row_ids(rows))
         number = np.searchsorted(self._first, shard, side="right") - 1
         for n in np.unique(number):
@@ -94,9 +89,6 @@ class SegmentColumns:
             result[mine] = self.column(int(n), what, key)[located.sample[mine]]
         return result
 
-    def status(self, located: Located) -> npt.NDArray[np.uint8]:
-        return self.gather(located, "status", None, np.full(len(located.sample), 255, np.uint8))
-
 
 def locate_rows(columns: SegmentColumns, records: Uids, uids: Uids, valid: npt.NDArray[np.bool_]) -> Located:
     """The sample of each uid: of several with it, the first that has an embedding.
@@ -109,7 +101,7 @@ def locate_rows(columns: SegmentColumns, records: Uids, uids: Uids, valid: npt.N
     owner = np.repeat(np.arange(len(uids)), count)
     inside = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
     candidates = columns.place(np.ascontiguousarray(records["f2"][np.repeat(first, count) + inside]))
-    status = columns.status(candidates)
+    status = columns.gather(candidates, "status", None, np.full(len(owner), 255, np.uint8))
     rank = np.where(status == OK, 0, np.where(status == NO_CAPTION, 1, 2))
     order = np.lexsort((inside, rank, owner))
     chosen = order[np.unique(owner[order], return_index=True)[1]]
@@ -119,26 +111,20 @@ def locate_rows(columns: SegmentColumns, records: Uids, uids: Uids, valid: npt.N
 
 
 def _locate_file(columns: SegmentColumns, records: Uids, path: Path, uid_from: str) -> Located:
-    parts = []
+    parts = [Located(np.empty(0, np.int32), np.empty(0, np.int64))]
     with open_metadata(path, uid_from) as file:
-        for batch in file.batches(["uid"], BATCH_ROWS):
-            uids, valid = parse_uids(batch)
-            parts.append(locate_rows(columns, records, uids, valid))
-    return Located(
-        np.concatenate([np.empty(0, np.int32), *(p.segment for p in parts)]),
-        np.concatenate([np.empty(0, np.int64), *(p.sample for p in parts)]),
-    )
+        parts += [locate_rows(columns, records, *parse_uids(b)) for b in file.batches(["uid"], BATCH_ROWS)]
+    return Located(np.concatenate([p.segment for p in parts]), np.concatenate([p.sample for p in parts]))
 
 
-def _with_scores(file: ParquetFile, names: Iterable[str]) -> pa.Schema:
+def with_scores(schema: pa.Schema, path: str, names: Iterable[str]) -> pa.Schema:
     """The schema of a metadata file with columns of scores: in place of those it has, else behind its own."""
     import pyarrow as pa
 
-    schema = file.schema
     for name in names:
         at, field = schema.get_all_field_indices(name), pa.field(name, pa.float32())
         if len(at) > 1:
-            raise PoolError(f"metadata {file.path} has {len(at)} columns {name!r}, one of which was to be replaced")
+            raise PoolError(f"metadata {path} has {len(at)} columns {name!r}, one of which was to be replaced")
         schema = schema.set(at[0], field) if at else schema.append(field)
     return schema
 
@@ -151,7 +137,7 @@ def _write_parquet(
 
     scored = {score_column(prefix): 0 for model in models for prefix in model.prefixes}
     with ParquetFile(path, METADATA) as file:  # the columns under their own names
-        schema = _with_scores(file, scored)
+        schema = with_scores(file.schema, str(path), scored)
         first = 0
         with atomic_path(target) as temporary, pq.ParquetWriter(temporary, schema) as writer:
             for batch in file.batches(rows=BATCH_ROWS):

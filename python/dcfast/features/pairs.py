@@ -65,13 +65,7 @@ class SegmentPairs:
         self.segment = segment
         self.models = list(models)
         self._reader = PoolReader(shard_dir, [segment], np.empty(0, "u8,u8,u8"), verify=False)
-        image = segment.image_member()
-        self._has = image >= 0
-        offset, size, _ = segment.members_of(0, segment.num_samples)
-        self._offset, self._size = np.zeros((2, len(image)), np.uint64)
-        self._offset[self._has], self._size[self._has] = offset[image[self._has]], size[image[self._has]]
-        begin = np.asarray(segment.shard_sample_begin).astype(np.int64)
-        self._shard = np.repeat(np.arange(len(begin) - 1), np.diff(begin)).astype(np.uint32)
+        self._shard, self._offset, self._size = segment.image_places()
 
     def __len__(self) -> int:
         return self.segment.num_samples
@@ -80,23 +74,21 @@ class SegmentPairs:
         self._reader.close()
 
     def _read(self, samples: npt.NDArray[np.int64]) -> list[memoryview]:
-        """The encoded pictures of samples that have one."""
         members = Members(
             samples.astype(np.uint64),
             np.arange(len(samples) + 1, dtype=np.int64),
-            self._shard[samples],
-            self._offset[samples],
-            self._size[samples],
+            self._shard[samples].astype(np.uint32),
+            self._offset[samples].astype(np.uint64),
+            self._size[samples].astype(np.uint64),
             np.zeros(len(samples), np.int32),
             self._reader.exts,
         )
-        batch = self._reader.read_located(members, single=True, threads=1)
-        return [batch[i] for i in range(len(samples))]
+        return list(self._reader.read_located(members, single=True, threads=1))
 
     def _images(self, samples: npt.NDArray[np.int64], status: npt.NDArray[np.uint8]) -> Iterator[tuple[int, Image]]:
         """(place, decoded image) where there is one; the others' status is set."""
-        status[~self._has[samples]] = NO_PICTURE
-        status[self._has[samples] & (self._size[samples] > costs.MAX_BYTES)] = TOO_LARGE
+        status[self._size[samples] > costs.MAX_BYTES] = TOO_LARGE
+        status[self._shard[samples] < 0] = NO_PICTURE
         readable = np.flatnonzero(status == OK)
         together = int(self._size[samples[readable]].sum()) <= _READ_TOGETHER
         for group in [readable] if together else np.split(readable, len(readable)):
@@ -113,7 +105,7 @@ class SegmentPairs:
         """The captions (member txt) of samples, None where there is none."""
         members = self._reader.locate(samples.astype(np.uint64), "txt", numbering="sample", missing="none")
         batch = self._reader.read_located(members.cut(MAX_CAPTION_BYTES + 1), single=True, threads=1)
-        return [None if batch[i] is None else read_caption(batch[i]) for i in range(len(samples))]
+        return [None if caption is None else read_caption(caption) for caption in batch]
 
     def chunk(self, first: int) -> Chunk:
         """Samples first .. first + CHUNK - 1."""
@@ -138,5 +130,4 @@ class SegmentPairs:
 
     def chunks(self, *, threads: int, ahead: int) -> Generator[Chunk, None, None]:
         """All chunks in order, made by ``threads`` threads, at most ``ahead`` waiting beside the one in use."""
-        firsts = range(0, len(self), CHUNK)
-        return read_ahead(self.chunk, firsts, threads=threads, ahead=ahead, name="dcfast-decode")
+        return read_ahead(self.chunk, range(0, len(self), CHUNK), threads=threads, ahead=ahead, name="dcfast-decode")

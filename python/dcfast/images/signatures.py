@@ -126,7 +126,7 @@ def image_signature(picture: bytes, *, full: bool = False, fallback: bool = True
     Raises:
         TypeError: ``picture`` is not bytes-like.
     """
-    many = signatures_of([_as_bytes(picture)], threads=1, full=full, fallback=fallback)
+    many = signatures_of([picture], threads=1, full=full, fallback=fallback)
     status, kind, *rest = (array[0].item() for array in many)
     return Signature(STATUS[status], FORMATS[kind], *rest)
 
@@ -160,7 +160,7 @@ def perceptual_hash(
     if isinstance(pictures, bytes | bytearray | memoryview):
         signature = image_signature(bytes(pictures), full=full)
         return PerceptualHash(signature.phash, signature.flat, signature.status)
-    many = signatures_of([_as_bytes(picture) for picture in pictures], threads=threads, full=full)
+    many = signatures_of(pictures, threads=threads, full=full)
     return PerceptualHashes(many.phash, many.flat, many.status)
 
 
@@ -180,10 +180,11 @@ def signatures_of(
     pictures: Sequence[bytes], *, threads: int = 0, full: bool = False, fallback: bool = True
 ) -> Signatures:
     """Signatures of encoded pictures in memory. Arguments as of ``image_signatures``."""
-    result = Signatures(*core_images.image_signatures_of(pictures, thread_count(threads), full))
+    encoded = [_as_bytes(picture) for picture in pictures]
+    result = Signatures(*core_images.image_signatures_of(encoded, thread_count(threads), full))
     if fallback:
         for i in np.flatnonzero(result.status == _UNSUPPORTED):
-            _by_pillow(pictures[int(i)], result, int(i))
+            _by_pillow(encoded[int(i)], result, int(i))
     return result
 
 

@@ -201,6 +201,16 @@ class Segment:
         """
         return self._core.image_members()
 
+    def image_places(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Shard, data offset and size of each sample's picture, (n,) i64 each; -1, 0 and 0 where it has none."""
+        image = self.image_member()
+        has = image >= 0
+        offsets, sizes, _ = self.members_of(0, self.num_samples)
+        offset, size = np.zeros((2, len(image)), np.int64)
+        offset[has], size[has] = offsets[image[has]], sizes[image[has]]
+        shard = np.repeat(np.arange(self.num_shards), np.diff(self.shard_sample_begin).astype(np.int64))
+        return np.where(has, shard, -1), offset, size
+
     def key(self, i: int) -> str:
         """The key of sample i: its members are named KEY.EXT. Not UTF-8: backslash-escaped.
 

@@ -7,6 +7,7 @@ stops where the model does. It keeps every word it has met, too: here it forgets
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -39,18 +40,8 @@ def read_caption(data: bytes | memoryview, errors: str = "replace") -> str:
         UnicodeDecodeError: ``strict``, and they are not.
     """
     begin = bytes(data[:MAX_CAPTION_BYTES])
-    if len(data) > len(begin):
-        begin = begin[: _whole_characters(begin)]
-    return begin.decode("utf-8", errors)
-
-
-def _whole_characters(begin: bytes) -> int:
-    """Its length without the bytes of a character that a cut has left at the end."""
-    for back in range(1, 4):
-        if begin[-back] & 0xC0 != 0x80:  # the first byte of a character: 11110xxx begins four bytes, 1110xxx three
-            length = 1 if begin[-back] < 0xC0 else 2 if begin[-back] < 0xE0 else 3 if begin[-back] < 0xF0 else 4
-            return len(begin) - (back if length > back else 0)
-    return len(begin)
+    # not the last: bytes of a character that the cut has left at the end are kept back
+    return codecs.getincrementaldecoder("utf-8")(errors).decode(begin, final=len(data) == len(begin))
 
 
 class _WordCache(dict[str, str]):
@@ -78,19 +69,13 @@ def read_as_far_as_the_model(tokenizer: Tokenizer) -> Tokenizer:
     def encode(text: str) -> list[int]:
         tokens: list[int] = []
         for beginning in _growing(text):
-            tokens = encode_beginning(beginning)
-            if len(tokens) >= context:
-                break  # the rest is cut off
-        return tokens
-
-    def encode_beginning(text: str) -> list[int]:
-        tokens: list[int] = []
-        for match in tokenizer.pat.finditer(tokenizer.clean_fn(text)):
-            if len(tokens) >= context:
-                break
-            most = (context - len(tokens)) * longest + _BEYOND
-            word = "".join(tokenizer.byte_encoder[b] for b in match[0][:most].encode("utf-8")[:most])
-            tokens += [tokenizer.encoder[part] for part in tokenizer.bpe(word).split(" ")]
+            tokens = []
+            for match in tokenizer.pat.finditer(tokenizer.clean_fn(beginning)):
+                most = (context - len(tokens)) * longest + _BEYOND
+                word = "".join(tokenizer.byte_encoder[b] for b in match[0][:most].encode("utf-8")[:most])
+                tokens += [tokenizer.encoder[part] for part in tokenizer.bpe(word).split(" ")]
+                if len(tokens) >= context:
+                    return tokens  # the rest is cut off
         return tokens
 
     tokenizer.cache = _WordCache(tokenizer.cache)

@@ -67,7 +67,12 @@ def check_checkpoint(source: Path) -> int:
     if size == 0:
         raise _corrupt(source, "is empty (0 bytes); it was never written whole")
     if _is_torchscript(source):
-        raise CheckpointError(_about_torchscript(source))
+        raise CheckpointError(
+            f"checkpoint {source} is a TorchScript archive, as OpenAI publishes its models: a program with its "
+            "weights, and dcfast reads weights alone. Name the tag in its place (ViT-L-14:openai), or write the "
+            "weights to a file once, by torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt'); OpenAI's own need "
+            "an architecture with -quickgelu"
+        )
     if other := _what_else(source):
         raise _corrupt(source, other)
     try:
@@ -143,15 +148,6 @@ def _what_else(path: Path) -> str:
     if path.suffix != ".safetensors" and begin[8:10] == b'{"':
         return f"has the bytes of safetensors; name it {path.stem}.safetensors"
     return ""
-
-
-def _about_torchscript(path: Path) -> str:
-    return (
-        f"checkpoint {path} is a TorchScript archive, as OpenAI publishes its models: a program with its weights, and "
-        "dcfast reads weights alone. Name the tag in its place (ViT-L-14:openai), or write the weights to a file once, "
-        "by torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt'); OpenAI's own need an architecture with "
-        "-quickgelu"
-    )
 
 
 def _without_wrappers(names: list[str]) -> list[str]:

@@ -83,9 +83,7 @@ def _refuse_builders(data: bytes) -> None:
 
 def _check_codecs(files: list[IO[bytes]]) -> None:
     """ValueError where a pickle that encodes, as those of NumPy's arrays do, names a codec by which bytes grow."""
-    strings: set[str] = set()
-    for file in files:
-        strings.update(argument for _, argument, _ in pickletools.genops(file) if isinstance(argument, str))
+    strings = {given for file in files for _, given, _ in pickletools.genops(file) if isinstance(given, str)}
     for name in strings:
         try:
             codec = codecs.lookup(name).name

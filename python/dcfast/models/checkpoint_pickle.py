@@ -142,7 +142,6 @@ def check_pickle(file: IO[bytes]) -> None:
 
 
 def _items(value: object) -> list[object]:
-    """Of a tuple."""
     if not isinstance(value, _Held):
         raise TypeError
     return value.items

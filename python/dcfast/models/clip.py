@@ -12,7 +12,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
 _CLIP_WORDS = 49408
 """Of CLIP's tokenizer: what open_clip takes where a configuration does not say."""
-CONFIG_DIR = Path(__file__).parent / "model_configs"
 _SCHEMAS = (LOCAL, HUB)
 
 
@@ -85,7 +84,7 @@ def _open_clip() -> ModuleType:
             f"CLIP models need open_clip, which cannot be imported ({error}); pip install 'dcfast[train]'"
         ) from error
     library: ModuleType = open_clip
-    library.add_model_config(CONFIG_DIR)
+    library.add_model_config(Path(__file__).parent / "model_configs")
     return library
 
 
@@ -236,20 +235,17 @@ def create_model(name: str, *, seed: int, device: str = "cpu", precision: str = 
 
     name = _checked_name(name)
     options = {"precision": precision, "device": device, "output_dict": True, "pretrained_text": False, **options}
-    with torch.random.fork_rng(devices=[]), quiet():
-        if name.startswith(_SCHEMAS):
-            folder, weights = _own_files(name)
+    with torch.random.fork_rng(devices=[]), quiet(), ExitStack() as stack:
+        own = _own_files(name) if name.startswith(_SCHEMAS) else None
+        read = name
+        stack.enter_context(model_errors(name))
+        if own is not None:
+            folder, weights = own
             checkpoint = None if weights is None else str(weights)
-            torch.manual_seed(seed)
-            with (
-                model_errors(name),
-                folder.as_read() as read,
-                read_by_us(name, _find_checkpoint_in_dir=lambda _: checkpoint),
-            ):
-                return _open_clip().create_model(read, **options)
+            read = stack.enter_context(folder.as_read())
+            stack.enter_context(read_by_us(name, _find_checkpoint_in_dir=lambda _: checkpoint))
         torch.manual_seed(seed)
-        with model_errors(name):
-            return _open_clip().create_model(name, **options)
+        return _open_clip().create_model(read, **options)
 
 
 def _own_files(name: str) -> tuple[ModelFolder, Path | None]:
@@ -280,6 +276,7 @@ def load_model(name: str, pretrained: str | None = None, *, device: str = "cpu",
     """
     open_clip = _open_clip()
     name = _checked_name(name)
+    import torch
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     tags = open_clip.list_pretrained_tags_by_model(name)
@@ -305,22 +302,16 @@ def load_model(name: str, pretrained: str | None = None, *, device: str = "cpu",
         source, content_hash = str(path), sha256_file(path)
     model.eval()
     tokenizer = load_tokenizer(name)
-    transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
+    with torch.no_grad():  # one caption: every kind of text tower answers the same way
+        embedding = model.encode_text(tokenizer([""]).to(device))
     size = model.visual.image_size
     return ClipModel(
         model=model,
-        preprocess=transform,
+        preprocess=image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False),
         tokenizer=tokenizer,
         name=name,
         source=source,
         content_hash=content_hash,
-        embed_dim=_embed_dim(model, tokenizer, device),
+        embed_dim=int(embedding.shape[1]),
         image_size=int(size[0] if isinstance(size, (tuple, list)) else size),
     )
-
-
-def _embed_dim(model: CLIP, tokenizer: Tokenizer, device: str) -> int:
-    import torch
-
-    with torch.no_grad():  # one caption: every kind of text tower answers the same way
-        return int(model.encode_text(tokenizer([""]).to(device)).shape[1])

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 from typing import TypeGuard
 
-Json = bool | int | float | str | None | list["Json"] | dict[str, "Json"]
-"""A value of a stranger's JSON."""
+from dcfast.storage.json_files import Json
+
 Table = dict[str, Json]
 
 MOST_PARAMETERS = 8_000_000_000
@@ -78,12 +78,8 @@ _TOWER_WIDTHS = re.compile(
 )
 _HIDDEN = ("hidden_size", "d_model", "dim", "n_embd")
 _DEPTH = 8
-_REPOSITORY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
-
-
-def is_repository(name: str) -> bool:
-    """Whether a name is one of the hub (``ORG/REPO``) and can be no path out of a folder."""
-    return _REPOSITORY.fullmatch(name) is not None and ".." not in name and len(name) <= 200
+_REPOSITORY = re.compile(r"(?!.*\.\.)(?!.{201})[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
+"""A name of the hub (``ORG/REPO``), which can be no path out of a folder."""
 
 
 def check_model_config(content: Json) -> None:
@@ -91,10 +87,10 @@ def check_model_config(content: Json) -> None:
     config = table(content, "")
     model = table(config.get("model_cfg"), "model_cfg")
     vision, text = (table(model.get(part), f"model_cfg.{part}") for part in _PARTS[:2])
-    _check_values(model, "model_cfg", _WHOLE)
+    _check_values(model, "model_cfg")
     for part in _PARTS:
         if part in model:
-            _check_values(table(model[part], f"model_cfg.{part}"), f"model_cfg.{part}", _WHOLE)
+            _check_values(table(model[part], f"model_cfg.{part}"), f"model_cfg.{part}")
     _check_tokens(vision)
     _check_tokenizer(table(text.get("tokenizer_kwargs") or {}, "model_cfg.text_cfg.tokenizer_kwargs"))
     _check_towers(vision, text)
@@ -180,7 +176,7 @@ def _is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _check_values(values: Table, where: str, whole: dict[str, tuple[int, int]]) -> None:
+def _check_values(values: Table, where: str, whole: dict[str, tuple[int, int]] = _WHOLE) -> None:
     for key, value in values.items():
         expected = None if value is None else _expected(key, value, whole)
         if expected is not None:
@@ -234,7 +230,7 @@ def _check_tokenizer(given: Table) -> None:
             f"expected {', '.join(sorted(_TOKENIZER))} alone: take it out"
         )
     tokens = given.get("additional_special_tokens")
-    _check_values({key: value for key, value in given.items() if key != "additional_special_tokens"}, where, _WHOLE)
+    _check_values({key: value for key, value in given.items() if key != "additional_special_tokens"}, where)
     if tokens is not None and not (
         isinstance(tokens, list)
         and len(tokens) <= _MOST_TOKENS_NAMED
@@ -248,7 +244,7 @@ def _check_tokenizer(given: Table) -> None:
 def _check_towers(vision: Table, text: Table) -> None:
     for key in ("hf_model_name", "hf_tokenizer_name"):
         name = text.get(key)
-        if name and not (isinstance(name, str) and is_repository(name)):
+        if name and not (isinstance(name, str) and _REPOSITORY.fullmatch(name)):
             raise ValueError(
                 f"model_cfg.text_cfg.{key} is {_shown(name)}; expected the name of a model on the hub (ORG/REPO), "
                 "never a path: files are read from the model's own folder alone"

@@ -15,8 +15,6 @@ from dcfast.storage.temporary import own_folder
 PER_GPU = 2
 """Processes at work on a GPU at a time: one decodes while the other computes."""
 _POLL_S = 0.2
-PRECISIONS = PRECISION.choices
-"""Of an evaluation; ``resolve_precision`` says what they mean."""
 
 
 def resolve_device(device: str) -> str:
@@ -47,8 +45,8 @@ def resolve_precision(precision: str, device: str) -> tuple[str, bool]:
     Raises:
         ValueError: another name.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
+    if precision not in PRECISION.choices:
+        raise ValueError(f"precision must be one of {', '.join(PRECISION.choices)}; got {precision!r}")
     if precision == "auto":
         precision = "fp32" if device == "cpu" else "amp"
     return ("fp32", True) if precision == "amp" else (precision, False)

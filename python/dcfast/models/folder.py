@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,9 +18,9 @@ import msgspec
 
 from dcfast.errors import CorruptDataError
 from dcfast.models.checkpoint import check_checkpoint
-from dcfast.models.config_limits import MOST_PARAMETERS, Json, Table, check_model_config, check_tower_config, table
+from dcfast.models.config_limits import MOST_PARAMETERS, Table, check_model_config, check_tower_config, table
 from dcfast.storage.inputs import check_input, read_input
-from dcfast.storage.json_files import parse_json, read_json
+from dcfast.storage.json_files import Json, parse_json, read_json
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
 CONFIG = "open_clip_config.json"
@@ -53,12 +53,10 @@ class ModelFolder:
 
     @property
     def model(self) -> Table:
-        """What it says of the model."""
         return table(self.config["model_cfg"], "model_cfg")
 
     @property
     def text(self) -> Table:
-        """What it says of the text tower and its tokenizer."""
         return table(self.model["text_cfg"], "text_cfg")
 
     def text_name(self, key: str) -> str | None:
@@ -251,16 +249,13 @@ def in_open_clip(**replaced: Callable[..., object]) -> Iterator[None]:
 
     own = {name: getattr(factory, name) for name in replaced}
     try:
-        for name, other in replaced.items():
-            setattr(factory, name, other)
+        vars(factory).update(replaced)
         yield
     finally:
-        for name, other in own.items():
-            setattr(factory, name, other)
+        vars(factory).update(own)
 
 
-@contextmanager
-def no_code_of_strangers(place: Path | None = None) -> Iterator[None]:
+def no_code_of_strangers(place: Path | None = None) -> AbstractContextManager[None]:
     """A model's configuration may ask that the tokenizer beside it be Python code: it is not run, whatever it says.
 
     ``place``: the folder of the tokenizer, whatever open_clip takes for it.
@@ -272,5 +267,4 @@ def no_code_of_strangers(place: Path | None = None) -> Iterator[None]:
     def tokenizer(source: object, *given: object, **options: object) -> object:
         return own(source if place is None else place, *given, **{**options, "trust_remote_code": False})
 
-    with in_open_clip(HFTokenizer=tokenizer):
-        yield
+    return in_open_clip(HFTokenizer=tokenizer)

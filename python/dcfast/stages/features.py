@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dcfast.engine.piece import Nothing, piece
-from dcfast.features.embed import embed_segment
-from dcfast.features.files import ARRAYS, segment_file, status_path
-from dcfast.features.metadata import Filled, SegmentColumns, write_features
+from dcfast.features.embed import SegmentCounts, embed_segment
+from dcfast.features.files import ARRAYS, segment_file, sibling_npz, status_path
+from dcfast.features.metadata import Filled, FilledRows, SegmentColumns, write_features
 from dcfast.features.spec import TEACHER, FeatureModel, feature_models
 from dcfast.index.segments import Segment
 from dcfast.models.clip import load_model, needs_quick_gelu, require_model
@@ -30,7 +30,7 @@ from dcfast.stages.runner import Do
 from dcfast.stages.signatures import refuse_stale
 from dcfast.stages.teacher import TEACHER_FILE, teacher_model
 from dcfast.storage.atomic import write_json
-from dcfast.storage.records import Count, Record, plain
+from dcfast.storage.records import Count, Record, plain, widened
 from dcfast.uids.sets import open_records
 
 if TYPE_CHECKING:
@@ -62,28 +62,10 @@ class EmbeddedModel(Record):
     dim: Count
 
 
-class Embedded(Record):
-    """Of a segment; ``status``: what became of the pairs -> samples."""
+class Embedded(SegmentCounts):
+    """The same, and the models that embedded the segment."""
 
-    samples: Count
-    status: dict[str, Count]
     models: dict[str, EmbeddedModel]
-
-
-class FilledRows(Record):
-    """Metadata rows, those with a sample, and by column those with a score."""
-
-    rows: Count
-    found: Count
-    scored: dict[str, Count]
-
-
-class Columns(Record):
-    """The columns of a model in the metadata."""
-
-    key: str
-    prefixes: list[str]
-    dim: Count
 
 
 def model_source(model: FeatureModel) -> tuple[ModelSource, tuple[str, ...]]:
@@ -149,7 +131,7 @@ def embed(out: Path, number: int, shard_dir: str, models: Sequence[ModelSource],
         loaded = [(model.key, load_feature_model(out, model, borrowed)) for model in models]
         stats = embed_segment(segment, shard_dir, loaded, out, number, device=borrowed)
     made = {key: EmbeddedModel(model.name, model.content_hash, model.embed_dim) for key, model in loaded}
-    return Embedded(stats.samples, stats.status, made)
+    return widened(stats, Embedded, models=made)
 
 
 @piece()
@@ -164,25 +146,24 @@ def write_group(
     out: Path,
     files: Sequence[str],
     first_shards: Sequence[int],
-    models: Sequence[Columns],
+    models: Sequence[Filled],
     uid_from: str = "json",
 ) -> FilledRows:
     """Piece: the metadata files of one group with their feature columns."""
     columns = SegmentColumns(out, list(first_shards))
     records = open_records(out / "index/pool.npy")
-    filled = [Filled(m.key, tuple(m.prefixes), m.dim) for m in models]
     rows, with_sample, scored = 0, 0, Counter[str]()
     for path in files:
         target = out / FEATURE_METADATA / Path(path).name
-        stats = write_features(out / path, target, columns, records, filled, uid_from)
+        stats = write_features(out / path, target, columns, records, models, uid_from)
         rows, with_sample = rows + stats.rows, with_sample + stats.found
         scored.update(stats.scored)
     return FilledRows(rows, with_sample, dict(scored))
 
 
 def _npz_of(path: str) -> list[str]:
-    sibling_npz = str(Path(path).with_suffix(".npz"))
-    return [sibling_npz] if os.path.isfile(sibling_npz) else []
+    npz = sibling_npz(path)
+    return [npz] if os.path.isfile(npz) else []
 
 
 def steps(run: Run, do: Do) -> FeaturesSummary:
@@ -226,7 +207,7 @@ def steps(run: Run, do: Do) -> FeaturesSummary:
             )(
                 files=names,
                 first_shards=[first for first, _ in pool.segments()],
-                models=[Columns(m.key, m.prefixes, m.dim) for m in about],
+                models=[Filled(m.key, m.prefixes, m.dim) for m in about],
                 uid_from=run.settings.uid_from,
             )
             for number, (_, names) in enumerate(pool.metadata_groups())

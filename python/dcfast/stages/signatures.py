@@ -21,7 +21,7 @@ from dcfast.engine.piece import Piece, piece
 from dcfast.errors import CorruptDataError, PoolError
 from dcfast.evaluate.evalset import open_evalset
 from dcfast.evaluate.evaluation import BAD_SET
-from dcfast.evaluate.folders import COUNT_FILE, evalset_folders, list_set_tars
+from dcfast.evaluate.folders import COUNT_FILE, count_remark, evalset_folders, list_set_tars
 from dcfast.evaluate.hub import hub_files, is_hub_file
 from dcfast.evaluate.tasks import EvalTask, compared_sets
 from dcfast.images.signatures import STATUS
@@ -32,7 +32,6 @@ from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import ComparedSet, SignaturesSummary
 from dcfast.stages.runner import Do
 from dcfast.storage.atomic import atomic_path
-from dcfast.storage.inputs import read_input
 from dcfast.storage.npz import save_array
 from dcfast.storage.records import Count, Record
 
@@ -153,14 +152,7 @@ def _evalset_damage(segment: Segment, tars: Sequence[str]) -> list[tuple[str, st
         (segment.shard_names[at.shard], f"{'damaged at ' if at.archive else ''}byte {at.offset}: {at.message}")
         for at in segment.losses
     ]
-    counted = Path(tars[0]).parent / COUNT_FILE
-    try:
-        stated = int(read_input(counted, 64))
-    except (OSError, ValueError):  # not every source of evaluation sets writes one
-        return damage
-    if stated != len(tars):
-        damage.append((COUNT_FILE, f"says {stated} shards, but there are {len(tars)}"))
-    return damage
+    return damage + [(COUNT_FILE, remark) for remark in count_remark(Path(tars[0]).parent, len(tars))]
 
 
 def _count_files(tars: list[str]) -> list[str]:

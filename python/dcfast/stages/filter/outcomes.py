@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.engine.piece import Nothing, piece
-from dcfast.errors import FilterError, PoolError
+from dcfast.errors import FilterError
 from dcfast.features.files import sibling_npz
+from dcfast.features.metadata import with_scores
 from dcfast.filters import (
     NUM_BINS,
     QuantileSearch,
@@ -91,7 +92,7 @@ def resolve_expression(run: Run) -> tuple[str, list[str]]:
         PoolError: the pool's first metadata file lacks a column or embeddings that it needs.
     """
     first = run.pool.metadata[0]
-    schema = _expected_schema(run, first, metadata_schema(first, run.settings.uid_from))
+    schema = _expected_schema(run, first)
     available = run.evalset_dir is not None and not run.metadata_only
     notes: list[str] = []
     text = run.settings.filter
@@ -146,24 +147,17 @@ def check_metadata(run: Run, text: str) -> None:
     compiled = compile_filter(text)
 
     def look(path: str) -> None:
-        schema = _expected_schema(run, path, metadata_schema(path, run.settings.uid_from))
+        schema = _expected_schema(run, path)
         compiled.check_columns(schema, path)
 
     for _ in read_ahead(look, run.pool.metadata, threads=_FOOTERS_AT_ONCE, ahead=4 * _FOOTERS_AT_ONCE):
         pass
 
 
-def _expected_schema(run: Run, path: str, schema: pa.Schema) -> pa.Schema:
+def _expected_schema(run: Run, path: str) -> pa.Schema:
     """The schema that the filter will find: the pool's, with the columns that the features stage adds."""
-    import pyarrow as pa
-
-    for prefix in run.features:
-        name = SCORES[prefix]
-        found, field = schema.get_all_field_indices(name), pa.field(name, pa.float32())
-        if len(found) > 1:
-            raise PoolError(f"metadata {path} has {len(found)} columns {name!r}, one of which was to be replaced")
-        schema = schema.set(found[0], field) if found else schema.append(field)
-    return schema
+    schema = metadata_schema(path, run.settings.uid_from)
+    return with_scores(schema, path, [SCORES[prefix] for prefix in run.features])
 
 
 def _uid_set_paths(run: Run, names: list[str]) -> dict[str, str]:
