@@ -28,13 +28,14 @@ from dcfast.process.options import add_options, given_options, made_of, option
 from dcfast.process.parser import ArgumentParser
 from dcfast.process.shared_options import UID_FROM
 from dcfast.process.terminal import say
-from dcfast.storage.atomic import fsync_dir, remove_leftovers, write_json
+from dcfast.storage.atomic import remove_leftovers, write_json
 from dcfast.storage.http import RemoteOptions
 from dcfast.storage.listing import first_notes, list_pool_tars, say_losses, temporary_name
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, make_directory, not_left_empty, path_argument
 from dcfast.storage.records import read_record
 from dcfast.storage.remote import is_url, list_shards, remote_state
+from dcfast.storage.whole import fsync
 
 PathLike = str | os.PathLike[str]
 State = tuple[int, int]
@@ -302,7 +303,7 @@ def _link(file: Path, out: Path) -> None:
 def _exchange(folder: Path, staging: Path, segments: int) -> None:
     """Puts the new files in the place of the old ones; in between there is no index.json."""
     (folder / "index.json").unlink(missing_ok=True)
-    fsync_dir(folder)
+    fsync(folder)
     for number in range(segments):
         os.replace(staging / segment_name(number), folder / segment_name(number))
     for path in folder.glob("segment-*.dcx"):
@@ -310,9 +311,9 @@ def _exchange(folder: Path, staging: Path, segments: int) -> None:
         if place.isdigit() and path.name == segment_name(int(place)) and int(place) >= segments:
             path.unlink()
     os.replace(staging / "pool.npy", folder / "pool.npy")
-    fsync_dir(folder)
+    fsync(folder)
     os.replace(staging / "index.json", folder / "index.json")
-    fsync_dir(folder)
+    fsync(folder)
 
 
 @dataclass(frozen=True)

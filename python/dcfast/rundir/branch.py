@@ -19,8 +19,8 @@ from dcfast.errors import RunError
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.settings import NO_COMPARISON, Settings
 from dcfast.rundir.stage_table import STAGE_TABLE
-from dcfast.storage.atomic import fsync_dir
 from dcfast.storage.listing import is_temporary_name, temporary_name
+from dcfast.storage.whole import fsync
 
 SHARED = {name: stage.shared for name, stage in STAGE_TABLE.items() if stage.shared}
 """What each stage that can be shared leaves in the run directory, besides its markers and its summary."""
@@ -124,5 +124,5 @@ def link_base(base: Run, target: Run, upto: str = "decontaminate") -> int:
     for stale in [path for path in _files(target.out, places) if path.relative_to(target.out) not in kept]:
         stale.unlink()  # the base no longer has it
     if linked:
-        fsync_dir(target.out)
+        fsync(target.out)
     return linked

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dcfast.engine.piece import Nothing, Piece, piece
-from dcfast.storage.atomic import atomic_path, fsync_dir
+from dcfast.storage.atomic import atomic_path
 from dcfast.storage.listing import temporary_name
 from dcfast.storage.parquet import read_schema
 from dcfast.storage.parquet import read_table as read_file
+from dcfast.storage.whole import fsync
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -70,13 +71,13 @@ def combine(out: Path, table: str, parts: Sequence[str], rows: int) -> Nothing:
     staging.mkdir()
     for part in files:
         _link(part, staging / _linked(part))
-    fsync_dir(staging)
+    fsync(staging)
     if final.is_dir():
         shutil.rmtree(final)
     else:
         final.unlink(missing_ok=True)
     os.replace(staging, final)
-    fsync_dir(out)
+    fsync(out)
     return Nothing()
 
 
