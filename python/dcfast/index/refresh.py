@@ -28,7 +28,7 @@ from dcfast.process.options import add_options, given_options, made_of, option
 from dcfast.process.parser import ArgumentParser
 from dcfast.process.shared_options import UID_FROM
 from dcfast.process.terminal import say
-from dcfast.storage.atomic import remove_leftovers, write_json
+from dcfast.storage.atomic import link_or_copy, remove_leftovers, write_json
 from dcfast.storage.http import RemoteOptions
 from dcfast.storage.listing import first_notes, list_pool_tars, say_losses, temporary_name
 from dcfast.storage.lock import locked
@@ -259,7 +259,7 @@ class _Refresh:
         self.indexed += [name for name in names if name not in kept]
         file = kept[names[0]].file if names[0] in kept else None
         if len(kept) == len(names) and file is not None and self._old.layout[file] == names:
-            _link(file, out)
+            link_or_copy(file, out)  # its time says until when the shards are known to be unchanged
             self.segments_kept += 1
         else:
             opened = {path: Segment.open(path, verify=False) for path in {old.file for old in kept.values()}}
@@ -290,14 +290,6 @@ class _Refresh:
             return None  # neither ETag nor time: the size alone does not tell
         tick = _COARSE_TICK_NS if now[1] % _NS == 0 else _TICK_NS
         return old if now == old.state and now[1] + tick < old.indexed_ns else None
-
-
-def _link(file: Path, out: Path) -> None:
-    """The same file under another name, its time kept: it says until when the shards are known to be unchanged."""
-    try:
-        os.link(file, out)
-    except OSError:  # a file system without hard links
-        shutil.copy2(file, out)
 
 
 def _exchange(folder: Path, staging: Path, segments: int) -> None:

@@ -6,6 +6,7 @@ A killed process may leave its temporary file; ``remove_leftovers`` clears them.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -72,6 +73,16 @@ def atomic_path(path: StrPath, *, sync: bool = True) -> Iterator[Path]:
     final = Path(path)
     with whole_file(os.fspath(final), sync=sync and not _synced_later(final)) as temporary:
         yield Path(temporary)
+
+
+def link_or_copy(source: StrPath, target: StrPath) -> None:
+    """The same file under another name: a hard link, or where the file system has none a copy with its times."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV):
+            raise
+        shutil.copy2(source, target)
 
 
 def remove_leftovers(directory: StrPath, *, below: bool = True) -> int:
