@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -218,13 +218,11 @@ def shown_uid(batch: pa.RecordBatch, row: int) -> str | None:
     return None if text is None else text.to_pybytes().decode("utf-8", "backslashreplace")
 
 
-def parse_uids(
-    batch: pa.RecordBatch, *, errors: Literal["raise", "mask"] = "mask"
-) -> tuple[npt.NDArray[np.void], npt.NDArray[np.bool_]]:
-    """(n,) "u8,u8" uids of a batch's rows and (n,) bool, False for what is none; ``errors`` as ``uid_parse``."""
+def parse_uids(batch: pa.RecordBatch) -> tuple[npt.NDArray[np.void], npt.NDArray[np.bool_]]:
+    """(n,) "u8,u8" uids of a batch's rows and (n,) bool, False for what is none."""
     import pyarrow as pa
 
     column = uid_column(batch)
     if pa.types.is_fixed_size_binary(column.type):
         column = column.cast(pa.binary())
-    return uid_parse(column, errors=errors)
+    return uid_parse(column, errors="mask")

@@ -158,7 +158,7 @@ def is_whole(shards: OutputShards, k: int) -> bool:
             contents = shards.sources.contents(k)
             names, sizes, sample = contents.member_names(), contents.size, contents.member_sample
         return size == _tar_bytes(names, sizes) and (
-            not shards.idx or _holds(shards.path(IDX_FORMAT, k), index_text(names, sizes, sample, stats.successes))
+            not shards.idx or holds_bytes(shards.path(IDX_FORMAT, k), index_text(names, sizes, sample, stats.successes))
         )
     except (OSError, ValueError):
         return False
@@ -190,9 +190,7 @@ def _walked(tar: str, samples: int) -> tuple[list[bytes], NDArray[np.uint64], ND
     return names, size, np.array([number_of[key] for key in keys], np.uint32)
 
 
-def _holds(path: str, expected: bytes) -> bool:
-    try:
-        with open_input(path) as file:
-            return file.read(len(expected) + 1) == expected
-    except OSError:
-        return False
+def holds_bytes(path: str, expected: bytes) -> bool:
+    """Whether a file has these bytes, and no more. Raises OSError where it cannot be read."""
+    with open_input(path) as file:
+        return file.read(len(expected) + 1) == expected

@@ -87,16 +87,12 @@ def _remove_leftovers(base: Path, prefix: str) -> None:
     except OSError:
         return  # making the folder says what is wrong
     for name in names:
-        _remove_if_left(base / name)
-
-
-def _remove_if_left(path: Path) -> None:
-    try:
-        lock = take_lock(path, follow=False, folder=True)
-    except OSError:
-        return  # its process lives; or it is a link, a file, another user's, or gone by now
-    try:
-        if os.fstat(lock).st_uid == os.geteuid():
-            shutil.rmtree(path, ignore_errors=True)
-    finally:
-        os.close(lock)
+        try:
+            lock = take_lock(base / name, follow=False, folder=True)
+        except OSError:
+            continue  # its process lives; or it is a link, a file, another user's, or gone by now
+        try:
+            if os.fstat(lock).st_uid == os.geteuid():
+                shutil.rmtree(base / name, ignore_errors=True)
+        finally:
+            os.close(lock)
