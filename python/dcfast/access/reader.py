@@ -229,12 +229,10 @@ class PoolReader:
             raise ValueError(f"missing must be 'error' or 'none'; got {missing!r}")
         if numbering not in ("row_id", "sample"):
             raise ValueError(f"numbering must be 'row_id' or 'sample'; got {numbering!r}")
-        segment_number, sample = self._by_row(numbers) if numbering == "row_id" else self._by_sample(numbers)
-        ids = numbers if numbering == "row_id" else self.row_ids(numbers)
-        members = self._look_up(segment_number, sample, ids, exts)
+        members = self._look_up(numbers, numbering, exts)
         if exts is not None and missing == "error" and (members.ext < 0).any():
             at = int(np.flatnonzero(members.ext < 0)[0])
-            (shard,), (row,) = split_row_ids(ids[at // len(exts)][None])
+            (shard,), (row,) = split_row_ids(members.rows[at // len(exts)][None])
             raise PoolError(
                 f"sample {row} of shard {self.shard_path(int(shard))} has no member {exts[at % len(exts)]!r}; "
                 "pass missing='none' to get None for it"
@@ -315,13 +313,9 @@ class PoolReader:
                 raise IndexError(f"row {row[part][at]} is out of range: shard {path} has {held} samples")
         return number, sample
 
-    def _look_up(
-        self,
-        segment_number: npt.NDArray[np.int64],
-        sample: npt.NDArray[np.int64],
-        ids: npt.NDArray[np.uint64],
-        exts: list[str] | None,
-    ) -> Members:
+    def _look_up(self, numbers: npt.NDArray[np.uint64], numbering: Numbering, exts: list[str] | None) -> Members:
+        segment_number, sample = self._by_row(numbers) if numbering == "row_id" else self._by_sample(numbers)
+        ids = numbers if numbering == "row_id" else self.row_ids(numbers)
         lookups = []
         count = np.full(len(sample), len(exts or ()), np.int64)
         for part, segment, number in self._groups(segment_number):

@@ -102,14 +102,11 @@ def has_ended(out: str, plan: ReshardPlan, subset: OpenSubset, arguments: Mappin
     given = {name for name, value in meta.items() if isinstance(value, str) and "format" not in name}
     if any(meta.get(name) != value for name, value in (texts | counts).items()) or not given <= set(texts):
         return False
-    return _holds_subset(os.path.join(out, "sample_ids.npy"), subset)
-
-
-def _holds_subset(path: str, subset: OpenSubset) -> bool:
     import numpy as np
 
     try:
-        return bool(np.array_equal(subset_array(open_subset(path)), subset_array(subset)))
+        written = subset_array(open_subset(os.path.join(out, "sample_ids.npy")))
+        return bool(np.array_equal(written, subset_array(subset)))
     except (OSError, SubsetError) as error:
         raise RunError(f"{error}; nothing can be resumed here, pass overwrite=True instead") from None
 

@@ -60,7 +60,7 @@ def write_output_shards(
             altered ones are written again. Only where they are known to be of this very plan.
     Returns:
         Counts: shards, samples, members, payload_bytes, tar_bytes; of blur blurred, injected, blur_failed and
-        inject_failed (see ``edit.Edited``); skipped: shards that were left alone; mended: that were not whole.
+        inject_failed (see ``edit.edited_contents``); skipped: shards that were left alone; mended: that were not whole.
     Raises:
         IndexError: no such output shard.   CorruptDataError: an input shard changed or ends early (path, offset).
         OSError: reading or writing failed, a full disk included.   ValueError: subset or index is another one.
@@ -141,8 +141,8 @@ class _Writer:
         # a name that finish_reshard clears where a killed run left it
         spool = Path(shards.out, temporary_name(SHARD_FORMAT.format(k)))
         os.makedirs(shards.out, exist_ok=True)
-        with edited_contents(contents, shards.blur, spool, self.threads) as edited:
-            return self.write_contents(k, edited.contents, edited.counts)
+        with edited_contents(contents, shards.blur, spool, self.threads) as (edited, counted):
+            return self.write_contents(k, edited, counted)
 
     def write_contents(self, k: int, contents: ShardContents, edits: dict[str, int]) -> tuple[int, ...]:
         idx_text = contents.idx_text() if self.shards.idx else b""

@@ -50,14 +50,6 @@ def synced_together(directory: StrPath) -> Iterator[None]:
         pass
 
 
-def _synced_later(final: Path) -> bool:
-    """Whether the sync of a file is left to the end of a ``synced_together``."""
-    if _block.open is None or _block.open[0] not in final.parents:
-        return False
-    _block.open[1][final] = None
-    return True
-
-
 @contextmanager
 def atomic_path(path: StrPath, *, sync: bool = True) -> Iterator[Path]:
     """A temporary path beside ``path`` to write a file to; renamed to ``path`` when the block ends without error.
@@ -70,8 +62,11 @@ def atomic_path(path: StrPath, *, sync: bool = True) -> Iterator[Path]:
         IsADirectoryError: ``path`` is a directory; said before any work, and nothing in it is touched.
         OSError (ENOSPC, EDQUOT, EFBIG): a full disk; names ``path``, whatever the library that wrote to it says.
     """
-    final = Path(path)
-    with whole_file(os.fspath(final), sync=sync and not _synced_later(final)) as temporary:
+    final, block = Path(path), _block.open
+    if sync and block is not None and block[0] in final.parents:
+        block[1][final] = None
+        sync = False  # it is left to the end of the block
+    with whole_file(os.fspath(final), sync=sync) as temporary:
         yield Path(temporary)
 
 
