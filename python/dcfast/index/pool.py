@@ -132,9 +132,7 @@ class Pool:
         tars.check()
         table_dir = metadata_folder(root)
         metadata = [str(table_dir / name) for name in list_parquet(table_dir)]
-        column = f"a column {'uid' if uid_from == 'json' else uid_from}"
-        if uid_from == "json":
-            column += " (or url or key: --uid-from)"
+        column = "a column uid (or url or key: --uid-from)" if uid_from == "json" else f"a column {uid_from}"
         if not metadata and table_dir == shard_dir:
             raise PoolError(
                 f"pool {root}: it has no directory metadata/, and no .parquet file beside its shards; expected "

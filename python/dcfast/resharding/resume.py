@@ -176,7 +176,7 @@ def _walked(tar: str, samples: int) -> tuple[list[bytes], NDArray[np.uint64], ND
     """Name, size and sample of each member of a tar; ValueError where it does not have so many samples."""
     import numpy as np
 
-    from dcfast.resharding.members import list_members
+    from dcfast.resharding.contents import list_members
 
     members, _, size = list_members(tar)
     names = [name.as_py() for name in members]

@@ -13,10 +13,9 @@ import numpy as np
 
 from dcfast.errors import CorruptDataError
 from dcfast.process.read_ahead import read_ahead
-from dcfast.resharding.contents import ShardContents
+from dcfast.resharding.contents import ShardContents, list_members
 from dcfast.resharding.edit import edited_contents
 from dcfast.resharding.layout import IDX_FORMAT, SHARD_FORMAT, STATS_FORMAT
-from dcfast.resharding.members import list_members
 from dcfast.resharding.output import OutputShards
 from dcfast.resharding.records import Mismatch, ShardStats, VerifyReport
 from dcfast.resharding.resume import holds_bytes

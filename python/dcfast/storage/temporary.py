@@ -39,11 +39,9 @@ def temporary_folder(prefix: str, parent: StrPath | None = None) -> Iterator[Pat
     folder = Path(tempfile.mkdtemp(prefix=f"{prefix}{_FRESH}", dir=base))
     lock = -1
     try:
-        try:
+        with suppress(OSError):  # without a lock it keeps its fresh name, which nobody takes for a leftover
             lock = take_lock(folder, folder=True)
-        except OSError:
-            pass  # it keeps its fresh name, which nobody takes for a leftover
-        else:
+        if lock >= 0:
             held = base / f"{prefix}{_machine()}-{os.urandom(8).hex()}"
             os.rename(folder, held)
             folder = held
