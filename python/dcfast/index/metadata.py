@@ -69,19 +69,9 @@ class _MetadataFile(ParquetFile):
         if self._own:
             self.schema = self._renamed(self.schema.empty_table()).schema
 
-    def batches(
-        self, columns: Sequence[str] | None = None, rows: int = BATCH_ROWS, groups: Sequence[int] | None = None
-    ) -> Iterator[pa.RecordBatch]:
-        """As of any parquet file, by DataComp's names."""
-        for batch in super().batches(self._translated(columns), rows, groups):
-            yield self._renamed(batch)
-
-    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """As of any parquet file, by DataComp's names."""
-        return self._renamed(super().read(self._translated(columns)))
-
-    def _translated(self, columns: Sequence[str] | None) -> list[str] | None:
-        return None if columns is None else [self._own.get(name, name) for name in columns]
+    def _single(self, columns: Sequence[str] | None) -> list[str] | None:
+        single = super()._single(columns)
+        return None if single is None else [self._own.get(name, name) for name in single]
 
     def _renamed(self, table: pa.Table) -> pa.Table:
         if not self._own:
