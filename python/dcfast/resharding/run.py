@@ -106,10 +106,7 @@ def reshard(
     Cost: one read and one write of the selected payloads. With a directory, a subset file and plain options nothing but
     the core is imported, not NumPy either.
     """
-    for name, path in (("pool", pool), ("output_dir", output_dir), ("subset", subset)):
-        if isinstance(path, str) and not path:
-            raise ValueError(f"reshard: {name} must be a path; got an empty text")
-    _check_values(webp_quality, uid_from, threads, overwrite and resume)
+    _check_values((pool, output_dir, subset), webp_quality, uid_from, threads, overwrite and resume)
     out, threads = plain_path(output_dir), whole_number(threads, "threads")
     inputs = open_inputs(pool, shards_dir)
     opened = _open_subset(subset)
@@ -184,7 +181,10 @@ def _write(
     report["output_count"] = int(meta["output_count"])  # of the plan less what was left out
 
 
-def _check_values(webp_quality: int, uid_from: str, threads: int, both: bool) -> None:
+def _check_values(places: tuple[object, ...], webp_quality: int, uid_from: str, threads: int, both: bool) -> None:
+    for name, place in zip(("pool", "output_dir", "subset"), places, strict=True):
+        if isinstance(place, str) and not place:
+            raise ValueError(f"reshard: {name} must be a path; got an empty text")
     if both:
         raise ValueError("reshard: overwrite removes what resume would go on with; pass one of them")
     if isinstance(webp_quality, bool) or not isinstance(webp_quality, int) or not 0 <= webp_quality <= 100:
