@@ -182,8 +182,8 @@ OWN = {
     "report/facts/inventory.py", "resharding/boxes.py", "resharding/edit.py", "resharding/files.py",
     "resharding/output.py", "run/manifest.py", "storage/atomic.py", "storage/inputs.py",
     "storage/npz.py", "storage/remote.py", "study/execute.py", "train/checkpoint.py", "train/heartbeat.py",
-    "train/ranks.py", "world/files.py", "features/embed.py", "storage/lock.py",
-    "storage/zip_directory.py",
+    "train/ranks.py", "world/files.py", "world/languages.py", "features/embed.py", "storage/lock.py",
+    "storage/whole.py", "storage/zip_directory.py",
 }  # fmt: skip
 """Open files that they have just written, that belong to the system, or that ``check_input`` has seen."""
 

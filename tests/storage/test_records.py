@@ -51,8 +51,8 @@ def test_another_type_is_said_by_file_and_field(value: object, problem: str, tmp
     path = tmp_path / "state.json"
     write_json(path, value)
     with pytest.raises(CorruptDataError) as caught:
-        read_record(path, Row, "state", advice="remove it")
-    assert str(caught.value).startswith(f"state {path}: {problem}")
+        read_record(path, Row, advice="remove it")
+    assert str(caught.value).startswith(f"{path}: {problem}")
     assert str(caught.value).endswith("; remove it")
 
 

@@ -25,6 +25,7 @@ ROWS_AT_ONCE = 4096
 MAX_BATCH_BYTES = 8 << 20
 
 Order = Literal["given", "shuffled"]
+RowIds = npt.NDArray[np.uint64]
 
 
 class Sample(NamedTuple):
@@ -89,7 +90,7 @@ def iterate_uids(
 
 def iterate_rows(
     pool: PoolReader,
-    rows: npt.NDArray[np.uint64],
+    rows: RowIds,
     exts: Extensions = None,
     *,
     missing: Missing = "error",
@@ -117,7 +118,7 @@ def _samples(pool: PoolReader, batches: Generator[MemberBatch, None, None]) -> G
 
 def _uid_blocks(
     pool: PoolReader, uids: npt.NDArray[np.void], order: Order, seed: int, part: tuple[int, int], missing_uids: str
-) -> Iterator[npt.NDArray[np.uint64]]:
+) -> Iterator[RowIds]:
     """Row ids of the uids in the order asked, some at a time."""
     first, stride = part
     count = max(0, -(-(len(uids) - first) // stride))
@@ -140,12 +141,7 @@ def _uid_blocks(
 
 
 def _read_ahead(
-    pool: PoolReader,
-    blocks: Iterator[npt.NDArray[np.uint64]],
-    exts: Extensions,
-    missing: Missing,
-    ahead: int,
-    memory_bytes: int,
+    pool: PoolReader, blocks: Iterator[RowIds], exts: Extensions, missing: Missing, ahead: int, memory_bytes: int
 ) -> Generator[MemberBatch, None, None]:
     if ahead < 0 or memory_bytes < 1:
         raise ValueError(f"read_ahead must be at least 0 and memory_bytes 1; got {ahead} and {memory_bytes}")

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from dcfast._core import access as core_access
 from dcfast.access.batch import MemberBatch, Members, PathLike
 from dcfast.errors import CorruptDataError, PoolError
-from dcfast.index.rows import FLAG_CUT, FLAGS_WITHOUT_UID, row_ids, split_row_ids
+from dcfast.index.rows import FLAG_CUT, row_ids, split_row_ids, uid_records, valid_uid_mask
 from dcfast.index.segments import Segment
 from dcfast.process.arguments import unsigned_array
 from dcfast.uids.sets import RECORD_DTYPE, open_records, record_sort, uid_lookup
@@ -140,12 +140,8 @@ class PoolReader:
         """The pool index: sorted records of uid and row id, mapped or built."""
         if self._records is None:
             parts = [np.empty(0, RECORD_DTYPE)]
-            for segment, first in zip(self.segments, self.segment_first_sample, strict=False):
-                rows = np.flatnonzero((np.asarray(segment.flags) & FLAGS_WITHOUT_UID) == 0)
-                part = np.empty(len(rows), RECORD_DTYPE)
-                part["f0"], part["f1"] = segment.uid["f0"][rows], segment.uid["f1"][rows]
-                part["f2"] = self.row_ids(rows + int(first))
-                parts.append(part)
+            for segment, first in zip(self.segments, self.segment_first_shard, strict=False):
+                parts.append(uid_records(segment, int(first), np.flatnonzero(valid_uid_mask(segment))))
             self._records = record_sort(np.concatenate(parts))
         elif not isinstance(self._records, np.ndarray):
             self._records = open_records(self._records)
@@ -233,12 +229,10 @@ class PoolReader:
             raise ValueError(f"missing must be 'error' or 'none'; got {missing!r}")
         if numbering not in ("row_id", "sample"):
             raise ValueError(f"numbering must be 'row_id' or 'sample'; got {numbering!r}")
-        segment_number, sample = self._by_row(numbers) if numbering == "row_id" else self._by_sample(numbers)
-        ids = numbers if numbering == "row_id" else self.row_ids(numbers)
-        members = self._look_up(segment_number, sample, ids, exts)
+        members = self._look_up(numbers, numbering, exts)
         if exts is not None and missing == "error" and (members.ext < 0).any():
             at = int(np.flatnonzero(members.ext < 0)[0])
-            (shard,), (row,) = split_row_ids(ids[at // len(exts)][None])
+            (shard,), (row,) = split_row_ids(members.rows[at // len(exts)][None])
             raise PoolError(
                 f"sample {row} of shard {self.shard_path(int(shard))} has no member {exts[at % len(exts)]!r}; "
                 "pass missing='none' to get None for it"
@@ -319,13 +313,9 @@ class PoolReader:
                 raise IndexError(f"row {row[part][at]} is out of range: shard {path} has {held} samples")
         return number, sample
 
-    def _look_up(
-        self,
-        segment_number: npt.NDArray[np.int64],
-        sample: npt.NDArray[np.int64],
-        ids: npt.NDArray[np.uint64],
-        exts: list[str] | None,
-    ) -> Members:
+    def _look_up(self, numbers: npt.NDArray[np.uint64], numbering: Numbering, exts: list[str] | None) -> Members:
+        segment_number, sample = self._by_row(numbers) if numbering == "row_id" else self._by_sample(numbers)
+        ids = numbers if numbering == "row_id" else self.row_ids(numbers)
         lookups = []
         count = np.full(len(sample), len(exts or ()), np.int64)
         for part, segment, number in self._groups(segment_number):

@@ -154,11 +154,9 @@ def index_tars(
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, or None for one per core; got {threads}")
     with temporary_folder("dcfast-segment-") as directory:
-        # not through atomic_path: nobody needs these bytes after a crash, so they are not fsynced
-        out = os.path.join(directory, "segment")
-        options = remote or RemoteOptions()
-        pairs = [(_index_source(path, options), os.fsencode(path)) for path in shards]
-        core_index.write_segment(pairs, os.fsencode(out), True, True, threads or 0, options.window_bytes, uid_from)
+        # nobody needs these bytes after a crash, so they are not fsynced
+        out, pairs = directory / "segment", [(path, path) for path in shards]
+        write_segment(pairs, out, threads or 0, sync=False, remote=remote, uid_from=uid_from)
         # the map outlives the name
         return TarIndex(Segment.open(out, verify=False), listing.passed_over)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -69,19 +69,9 @@ class _MetadataFile(ParquetFile):
         if self._own:
             self.schema = self._renamed(self.schema.empty_table()).schema
 
-    def batches(
-        self, columns: Sequence[str] | None = None, rows: int = BATCH_ROWS, groups: Sequence[int] | None = None
-    ) -> Iterator[pa.RecordBatch]:
-        """As of any parquet file, by DataComp's names."""
-        for batch in super().batches(self._translated(columns), rows, groups):
-            yield self._renamed(batch)
-
-    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """As of any parquet file, by DataComp's names."""
-        return self._renamed(super().read(self._translated(columns)))
-
-    def _translated(self, columns: Sequence[str] | None) -> list[str] | None:
-        return None if columns is None else [self._own.get(name, name) for name in columns]
+    def _single(self, columns: Sequence[str] | None) -> list[str] | None:
+        single = super()._single(columns)
+        return None if single is None else [self._own.get(name, name) for name in single]
 
     def _renamed(self, table: pa.Table) -> pa.Table:
         if not self._own:
@@ -218,13 +208,11 @@ def shown_uid(batch: pa.RecordBatch, row: int) -> str | None:
     return None if text is None else text.to_pybytes().decode("utf-8", "backslashreplace")
 
 
-def parse_uids(
-    batch: pa.RecordBatch, *, errors: Literal["raise", "mask"] = "mask"
-) -> tuple[npt.NDArray[np.void], npt.NDArray[np.bool_]]:
-    """(n,) "u8,u8" uids of a batch's rows and (n,) bool, False for what is none; ``errors`` as ``uid_parse``."""
+def parse_uids(batch: pa.RecordBatch) -> tuple[npt.NDArray[np.void], npt.NDArray[np.bool_]]:
+    """(n,) "u8,u8" uids of a batch's rows and (n,) bool, False for what is none."""
     import pyarrow as pa
 
     column = uid_column(batch)
     if pa.types.is_fixed_size_binary(column.type):
         column = column.cast(pa.binary())
-    return uid_parse(column, errors=errors)
+    return uid_parse(column, errors="mask")

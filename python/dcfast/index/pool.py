@@ -75,17 +75,16 @@ def _passed_over_parquet(directory: StrPath) -> list[str]:
     passed_over: list[PassedOver] = []
     with os.scandir(directory) as entries:
         for entry in entries:
-            name = entry.name.lower()
+            name, reason = entry.name.lower(), ""
             if name.startswith(".") or entry.name.endswith(".parquet"):
                 continue
             if name.endswith((".parquet", ".parq", ".pq")):
-                passed_over.append(PassedOver(printable(entry.name), "the name must end in .parquet, in lower case"))
+                reason = "the name must end in .parquet, in lower case"
             elif ".parquet." in name and entry.is_file():
-                passed_over.append(
-                    PassedOver(printable(entry.name), "unfinished or compressed: the name must end in .parquet")
-                )
+                reason = "unfinished or compressed: the name must end in .parquet"
             elif below := _parquet_below(entry):
                 reason = f"a directory, with {printable(below[0])} in it: metadata must lie side by side"
+            if reason:
                 passed_over.append(PassedOver(printable(entry.name), reason))
     return TarListing(os.fspath(directory), passed_over=sorted(passed_over)).notes
 
@@ -133,9 +132,7 @@ class Pool:
         tars.check()
         table_dir = metadata_folder(root)
         metadata = [str(table_dir / name) for name in list_parquet(table_dir)]
-        column = f"a column {'uid' if uid_from == 'json' else uid_from}"
-        if uid_from == "json":
-            column += " (or url or key: --uid-from)"
+        column = "a column uid (or url or key: --uid-from)" if uid_from == "json" else f"a column {uid_from}"
         if not metadata and table_dir == shard_dir:
             raise PoolError(
                 f"pool {root}: it has no directory metadata/, and no .parquet file beside its shards; expected "

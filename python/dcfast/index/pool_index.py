@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.errors import CorruptDataError, PoolError
-from dcfast.index.rows import make_row_ids, row_ids, split_row_ids
-from dcfast.index.segments import WITHOUT_UID, Segment
+from dcfast.index.rows import FLAGS_WITHOUT_UID, make_row_ids, split_row_ids, uid_records
+from dcfast.index.segments import Segment
 from dcfast.storage.npz import save_scratch
 from dcfast.storage.records import Count, Record, read_record
 from dcfast.storage.temporary import temporary_folder
@@ -187,11 +187,8 @@ class _Runs:
         while at < segment.num_samples:
             # the columns are mapped: only this slice of them is touched
             last = min(segment.num_samples, at + min(_ROWS_AT_ONCE, len(self._buffer) - self._used))
-            usable = np.flatnonzero((segment.flags[at:last] & int(WITHOUT_UID)) == 0)
-            part = self._buffer[self._used : self._used + len(usable)]
-            uids = segment.uid[at:last]
-            part["f0"], part["f1"] = uids["f0"][usable], uids["f1"][usable]
-            part["f2"] = row_ids(segment, first_shard, usable + at)
+            usable = at + np.flatnonzero((segment.flags[at:last] & FLAGS_WITHOUT_UID) == 0)
+            self._buffer[self._used : self._used + len(usable)] = uid_records(segment, first_shard, usable)
             self._used += len(usable)
             at = last
             if self._used == len(self._buffer):

@@ -28,13 +28,14 @@ from dcfast.process.options import add_options, given_options, made_of, option
 from dcfast.process.parser import ArgumentParser
 from dcfast.process.shared_options import UID_FROM
 from dcfast.process.terminal import say
-from dcfast.storage.atomic import fsync_dir, remove_leftovers, write_json
+from dcfast.storage.atomic import link_or_copy, remove_leftovers, write_json
 from dcfast.storage.http import RemoteOptions
 from dcfast.storage.listing import first_notes, list_pool_tars, say_losses, temporary_name
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, make_directory, not_left_empty, path_argument
 from dcfast.storage.records import read_record
 from dcfast.storage.remote import is_url, list_shards, remote_state
+from dcfast.storage.whole import fsync
 
 PathLike = str | os.PathLike[str]
 State = tuple[int, int]
@@ -258,7 +259,7 @@ class _Refresh:
         self.indexed += [name for name in names if name not in kept]
         file = kept[names[0]].file if names[0] in kept else None
         if len(kept) == len(names) and file is not None and self._old.layout[file] == names:
-            _link(file, out)
+            link_or_copy(file, out)  # its time says until when the shards are known to be unchanged
             self.segments_kept += 1
         else:
             opened = {path: Segment.open(path, verify=False) for path in {old.file for old in kept.values()}}
@@ -291,18 +292,10 @@ class _Refresh:
         return old if now == old.state and now[1] + tick < old.indexed_ns else None
 
 
-def _link(file: Path, out: Path) -> None:
-    """The same file under another name, its time kept: it says until when the shards are known to be unchanged."""
-    try:
-        os.link(file, out)
-    except OSError:  # a file system without hard links
-        shutil.copy2(file, out)
-
-
 def _exchange(folder: Path, staging: Path, segments: int) -> None:
     """Puts the new files in the place of the old ones; in between there is no index.json."""
     (folder / "index.json").unlink(missing_ok=True)
-    fsync_dir(folder)
+    fsync(folder)
     for number in range(segments):
         os.replace(staging / segment_name(number), folder / segment_name(number))
     for path in folder.glob("segment-*.dcx"):
@@ -310,9 +303,9 @@ def _exchange(folder: Path, staging: Path, segments: int) -> None:
         if place.isdigit() and path.name == segment_name(int(place)) and int(place) >= segments:
             path.unlink()
     os.replace(staging / "pool.npy", folder / "pool.npy")
-    fsync_dir(folder)
+    fsync(folder)
     os.replace(staging / "index.json", folder / "index.json")
-    fsync_dir(folder)
+    fsync(folder)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 
+import numpy as np
+
 from dcfast.errors import PoolError
 from dcfast.index.build import TarIndex
 from dcfast.index.segments import Segment
@@ -37,10 +39,12 @@ def segments_of(index: Index) -> list[Segment]:
     return segments
 
 
-def shards_of(index: Index) -> Iterator[tuple[Segment, int, str]]:
+def shards_of(index: Index) -> Iterator[tuple[Segment, int, str, int]]:
+    """Of each shard its segment, its number there, its name and its samples."""
     for segment in segments_of(index):
+        samples = np.diff(segment.shard_sample_begin).tolist()
         for number, name in enumerate(segment.shard_names):
-            yield segment, number, name
+            yield segment, number, name, samples[number]
 
 
 def file_name(name: str) -> str:

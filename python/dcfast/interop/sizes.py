@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from dcfast.errors import CorruptDataError
-from dcfast.interop.shards import LARGEST, MOST_JSON_BYTES, Index, PathLike, counts_by_name, segments_of
+from dcfast.interop.shards import LARGEST, MOST_JSON_BYTES, Index, PathLike, counts_by_name, shards_of
 from dcfast.storage.atomic import write_json
 from dcfast.storage.json_files import read_json
 
@@ -42,11 +40,7 @@ def _sizes_path(path: PathLike) -> Path:
 
 def shard_counts(index: Index) -> dict[str, int]:
     """File name of each shard -> samples in the index. Raises PoolError for two shards of one file name."""
-    shards: list[tuple[str, int]] = []
-    for segment in segments_of(index):
-        samples = np.diff(np.asarray(segment.shard_sample_begin).astype(np.int64))
-        shards += zip(segment.shard_names, samples.tolist(), strict=True)
-    return counts_by_name(shards, "two shards of the index")
+    return counts_by_name(((name, samples) for _, _, name, samples in shards_of(index)), "two shards of the index")
 
 
 class CountDifference(NamedTuple):

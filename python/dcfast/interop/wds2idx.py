@@ -42,7 +42,7 @@ def write_wds2idx(index: Index, out_dir: PathLike) -> list[Path]:
         raise ValueError("write_wds2idx: out_dir must be a path; got an empty text")
     out = Path(out_dir)
     paths: dict[Path, None] = {}
-    for segment, number, name in shards_of(index):
+    for segment, number, name, _ in shards_of(index):
         path = out / (file_name(name).removesuffix(".tar") + ".idx")
         if path in paths:
             raise ValueError(f"write_wds2idx: two shards would be written as {path}; write them into two directories")

@@ -89,8 +89,7 @@ def write_wids(
     Source: wids (webdataset) ``wids_specs``; docs/formats.md.
     """
     shards = []
-    for segment, number, shard in shards_of(index):
-        samples = int(segment.shard_sample_begin[number + 1] - segment.shard_sample_begin[number])
+    for segment, number, shard, samples in shards_of(index):
         md5sum = None
         if md5:
             if os.fspath(shards_dir) and (os.path.isabs(shard) or ".." in PurePosixPath(shard).parts):

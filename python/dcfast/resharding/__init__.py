@@ -13,21 +13,13 @@ import importlib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from dcfast.resharding.output import check_free_space, finish_reshard
-    from dcfast.resharding.plan import ReshardPlan, make_plan
-    from dcfast.resharding.run import reshard
-    from dcfast.resharding.verify import verify_output_shards
-    from dcfast.resharding.write import write_output_shards
-
-__all__ = [
-    "ReshardPlan",
-    "check_free_space",
-    "finish_reshard",
-    "make_plan",
-    "reshard",
-    "verify_output_shards",
-    "write_output_shards",
-]
+    from dcfast.resharding.output import check_free_space as check_free_space
+    from dcfast.resharding.output import finish_reshard as finish_reshard
+    from dcfast.resharding.plan import ReshardPlan as ReshardPlan
+    from dcfast.resharding.plan import make_plan as make_plan
+    from dcfast.resharding.run import reshard as reshard
+    from dcfast.resharding.verify import verify_output_shards as verify_output_shards
+    from dcfast.resharding.write import write_output_shards as write_output_shards
 
 _LAZY = {
     "ReshardPlan": "dcfast.resharding.plan",
@@ -38,6 +30,7 @@ _LAZY = {
     "verify_output_shards": "dcfast.resharding.verify",
     "write_output_shards": "dcfast.resharding.write",
 }
+__all__ = sorted(_LAZY)
 
 
 def __getattr__(name: str) -> object:

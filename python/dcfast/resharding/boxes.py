@@ -73,8 +73,6 @@ class BoxTable:
         Of a uid with several rows all of their boxes, each once: whichever row knows of a face, it is found.
         """
         boxes_of: list[NDArray[np.float64] | None] = [None] * len(uids)
-        if len(self.records) == 0 or len(uids) == 0:
-            return boxes_of
         first, count = uid_lookup(self.records, np.ascontiguousarray(uids))
         for i in np.flatnonzero(count).tolist():
             rows = self.records["f2"][int(first[i]) : int(first[i]) + int(count[i])].tolist()
@@ -276,10 +274,10 @@ class _Gathered:
             notes.append(f"boxes: {more:,} more rows were refused")
         absent = len(self.subset) - count_repeats(self.subset) - self.listed
         if absent > 0 and not self.listed:
-            rule = _RULES[self.uid_from]
             raise PoolError(
                 f"boxes: none of the {self.rows_read:,} rows of the metadata, with faces or without, is of a uid of "
-                f"the subset, so that no face could be found; expected the metadata of the pool, {rule}"
+                f"the subset, so that no face could be found; expected the metadata of the pool, "
+                + _RULES[self.uid_from]
             )
         if absent > 0:
             notes.append(

@@ -1,13 +1,20 @@
-"""What one output shard holds, in NumPy columns: for those that change or check it."""
+"""What one output shard is to hold, or holds, in NumPy columns: for those that change or check it."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dcfast.errors import CorruptDataError
+from dcfast.index.build import index_tars
 from dcfast.interop.wds2idx import index_text
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass
@@ -47,3 +54,24 @@ class ShardContents:
     def idx_text(self) -> bytes:
         """The index file for DALI (``dcfast.interop.wds2idx``). Raises ValueError: a name with white space."""
         return index_text(self.member_names(), self.size, self.member_sample, len(self.uid))
+
+
+def list_members(
+    path: str | os.PathLike[str],
+) -> tuple[pa.LargeBinaryArray, NDArray[np.uint64], NDArray[np.uint64]]:
+    """Names, payload offsets and sizes of the members of a tar; all must be regular files.
+
+    Raises CorruptDataError where the tar is damaged or holds anything else.
+    """
+    import pyarrow as pa
+
+    index = index_tars([path], threads=1)
+    for loss in index.segment.losses:
+        if loss.archive:
+            raise CorruptDataError(loss.message, path=os.fspath(path), offset=loss.offset)
+    if len(others := index.others()):
+        name = others.column("name")[0].as_py()
+        raise CorruptDataError(f"member {name!r} belongs to no sample", path=os.fspath(path))
+    table = index.members()
+    names = table.column("name").cast(pa.large_binary()).combine_chunks()
+    return names, table.column("offset").to_numpy(), table.column("size").to_numpy()

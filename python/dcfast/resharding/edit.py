@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -51,27 +51,19 @@ class BlurOptions:
             raise ValueError(f"blur: quality must be 0 to 100; got {self.quality}")
 
 
-@dataclass
-class Edited:
-    """An output shard as it is written: ``contents``, and what was done.
-
-    Attributes:
-        counts: samples, by the names of ``EDIT_COUNTS``. ``inject_failed`` keep their json as it is, without the boxes:
-            it cannot be read as an object, or there is none, or the boxes were refused. They are written all the same,
-            blurred where that is asked for. ``blur_failed`` are left out: their picture has boxes and cannot be decoded
-            or is not known as one, or their boxes were refused or reach over no pixel.
-    """
-
-    contents: ShardContents
-    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(EDIT_COUNTS, 0))
-
-
 @contextmanager
-def edited_contents(contents: ShardContents, blur: BlurOptions, spool_path: Path, threads: int = 1) -> Iterator[Edited]:
+def edited_contents(
+    contents: ShardContents, blur: BlurOptions, spool_path: Path, threads: int = 1
+) -> Iterator[tuple[ShardContents, dict[str, int]]]:
     """What a shard holds with its changes made; ``spool_path`` is written, and removed at the end.
 
     Args:
         threads: that blur pictures. The bytes are the same for any number.
+    Yields:
+        What is to be written, and samples by the names of ``EDIT_COUNTS``. ``inject_failed`` keep their json as it is,
+        without the boxes: it cannot be read as an object, or there is none, or the boxes were refused. They are written
+        all the same, blurred where that is asked for. ``blur_failed`` are left out: their picture has boxes and cannot
+        be decoded or is not known as one, or their boxes were refused or reach over no pixel.
     Raises:
         CorruptDataError: a member ends early.
     Memory: one picture decoded a thread, 1 kB a member of the shard. Cost: a decode and an encode of each blurred
@@ -79,12 +71,13 @@ def edited_contents(contents: ShardContents, blur: BlurOptions, spool_path: Path
     """
     try:
         with open(spool_path, "wb") as spool:
-            edited = _Editor(contents, blur, spool).run(threads)
+            editor = _Editor(contents, blur, spool)
+            edited = editor.run(threads)
         status = spool_path.stat()
-        edited.contents.sources.append(os.fspath(spool_path))
-        edited.contents.source_size = np.append(edited.contents.source_size, np.uint64(status.st_size))
-        edited.contents.source_mtime_ns = np.append(edited.contents.source_mtime_ns, np.int64(status.st_mtime_ns))
-        yield edited
+        edited.sources.append(os.fspath(spool_path))
+        edited.source_size = np.append(edited.source_size, np.uint64(status.st_size))
+        edited.source_mtime_ns = np.append(edited.source_mtime_ns, np.int64(status.st_mtime_ns))
+        yield edited, editor.counts
     finally:
         spool_path.unlink(missing_ok=True)
 
@@ -103,12 +96,12 @@ class _Editor:
         self.contents, self.blur, self.spool = contents, blur, spool
         self.spooled = 0
         self.source = len(contents.sources)  # the spool's number
-        self.edited = Edited(contents)
+        self.counts = dict.fromkeys(EDIT_COUNTS, 0)
         # where each changed payload lies in the spool, None where it could not be made. The copies of a sample follow
         # each other or not: each distinct payload is made once
         self.made: dict[tuple[int, int, bool], tuple[int, int] | None] = {}
 
-    def run(self, threads: int) -> Edited:
+    def run(self, threads: int) -> ShardContents:
         boxes_of = self.blur.table.look_up(self.contents.uid)
         members_of = self.members()
         if self.blur.apply:
@@ -117,9 +110,8 @@ class _Editor:
         for i, (members, boxes) in enumerate(zip(members_of, boxes_of, strict=True)):
             if boxes is None or len(boxes) == 0 or self.edit(members, boxes):
                 kept.append(i)
-        self.edited.counts["blur_failed"] = len(members_of) - len(kept)
-        self.edited.contents = self.rebuilt(np.array(kept, np.int64), [members_of[i] for i in kept])
-        return self.edited
+        self.counts["blur_failed"] = len(members_of) - len(kept)
+        return self.rebuilt(np.array(kept, np.int64), [members_of[i] for i in kept])
 
     def members(self) -> list[list[_Member]]:
         """Of each sample."""
@@ -163,10 +155,10 @@ class _Editor:
             members[:] = [m for m in members if m is image or m.ext != b"webp"]
             image.ext, image.source, (image.offset, image.size) = b"webp", self.source, made
             members.sort(key=lambda member: member.ext)
-            self.edited.counts["blurred"] += 1
+            self.counts["blurred"] += 1
         if self.blur.inject:
             injected = not refused and self.inject(members, boxes)
-            self.edited.counts["injected" if injected else "inject_failed"] += 1
+            self.counts["injected" if injected else "inject_failed"] += 1
         return True
 
     def inject(self, members: list[_Member], boxes: NDArray[np.float64]) -> bool:

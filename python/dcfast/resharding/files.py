@@ -1,23 +1,14 @@
-"""Files that are whole or absent, as ``dcfast.storage.atomic`` writes them, without its imports.
-
-A short reshard is over before ``json``, ``pathlib`` and ``shutil`` would have been imported.
-"""
+"""Paths, JSON and bytes written without ``pathlib`` and ``json``: a short reshard is over before their import."""
 
 from __future__ import annotations
 
 import os
 
-from dcfast.storage.listing import temporary_name
+from dcfast.storage.whole import whole_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import TypeVar
-
-    T = TypeVar("T")
-
-
-_EISDIR = 21
+    from collections.abc import Mapping
 
 
 def plain_path(path: str | os.PathLike[str]) -> str:
@@ -35,62 +26,10 @@ def plain_path(path: str | os.PathLike[str]) -> str:
     return root + "/".join(part for part in text.split("/") if part not in ("", ".")) or "."
 
 
-def write_file(path: str, write: Callable[[str], T], *, sync: bool) -> T:
-    """A file that is whole or absent.
-
-    Args:
-        write: writes it to the path that it is given.
-        sync: fsync the file and its directory.
-    Returns:
-        What the function returns.
-    Raises:
-        IsADirectoryError: path is a directory.   OSError: a full disk, which names path; others as they come.
-    """
-    if os.path.isdir(path):
-        raise IsADirectoryError(_EISDIR, "cannot be replaced by a file: is a directory", path)
-    folder, name = os.path.split(path)
-    os.makedirs(folder or ".", exist_ok=True)
-    temporary = os.path.join(folder, temporary_name(name))
-    try:
-        done = write(temporary)
-        if sync:
-            _fsync(temporary)
-        os.replace(temporary, path)
-    except BaseException as error:
-        if os.path.lexists(temporary):
-            os.unlink(temporary)
-        if isinstance(error, OSError):
-            raise_full_disk(error, path, temporary)
-        raise
-    if sync:
-        _fsync(folder or ".")
-    return done
-
-
 def write_bytes(path: str, content: bytes, *, sync: bool) -> None:
-    """A file of these bytes, whole or absent; raises what ``write_file`` does."""
-
-    def write(temporary: str) -> None:
-        with open(temporary, "wb") as file:
-            file.write(content)
-
-    write_file(path, write, sync=sync)
-
-
-def raise_full_disk(error: OSError, path: str, temporary: str) -> None:
-    """Raises what is to be said of a disk that was full for a temporary file; returns where it is another error."""
-    from dcfast.storage.atomic import FULL, full_disk
-
-    if error.errno in FULL and error.filename in (None, temporary, os.fsencode(temporary)):
-        raise full_disk(error.errno, path) from error
-
-
-def _fsync(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    """A file of these bytes, whole or absent; raises what ``whole_file`` does."""
+    with whole_file(path, sync=sync) as temporary, open(temporary, "wb") as file:
+        file.write(content)
 
 
 def flat_json(values: Mapping[str, str | int]) -> bytes:

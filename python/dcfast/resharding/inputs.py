@@ -9,9 +9,10 @@ import os
 
 from dcfast._core import index as core_index
 from dcfast.errors import PoolError
-from dcfast.resharding.files import plain_path, raise_full_disk, unnamed_file
+from dcfast.resharding.files import plain_path, unnamed_file
 from dcfast.resharding.sources import open_segment
 from dcfast.storage.listing import TarListing, list_pool_tars, shards_below
+from dcfast.storage.whole import raise_full_disk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,21 +5,22 @@ Importing this module imports nothing but the core, see the package.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from dcfast._core import hashing as core_hashing
 from dcfast.errors import RunError
-from dcfast.resharding.files import flat_json, plain_path, write_bytes, write_file
+from dcfast.resharding.files import flat_json, plain_path, write_bytes
 from dcfast.resharding.layout import EDIT_COUNTS, KEY_FILE, SHARD_FORMAT, STATS_FORMAT
 from dcfast.resharding.plan import ShardSources, open_plan
 from dcfast.resharding.sources import open_subset, subset_array
 from dcfast.storage.inputs import open_input
 from dcfast.storage.listing import is_temporary_name
+from dcfast.storage.whole import whole_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from typing import BinaryIO
 
     from dcfast.resharding.edit import BlurOptions
     from dcfast.resharding.inputs import Inputs
@@ -35,7 +36,6 @@ _PATH_ARGUMENTS = ("input_dir", "subset_file")
 _BYTES_A_STATS_FILE = 8192
 _BYTES_OF_BOXES = 1024  # in a json, with the padding of its member
 _BYTES_A_LINE = 80  # of an index file, for each member
-_ENOSPC = 28
 
 
 class OutputShards:
@@ -167,7 +167,7 @@ def check_free_space(
             f"not enough space: the output needs {needed} bytes, but only {free} are free; "
             f"free {needed - free} more or choose another place"
         )
-        raise OSError(_ENOSPC, message, out)
+        raise OSError(errno.ENOSPC, message, out)
     return needed, free
 
 
@@ -283,16 +283,12 @@ def _copy_subset(subset: Subset, target: str, sync: bool) -> None:
         with open_input(subset) as source:
             if source.read(6) == b"\x93NUMPY":
                 source.seek(0)
-                write_file(target, lambda temporary: _copy(source, temporary), sync=sync)
+                with whole_file(target, sync=sync) as temporary, open(temporary, "wb") as file:
+                    while block := source.read(1 << 20):
+                        file.write(block)
                 return
     from dcfast.storage.npz import write_npy
 
     array = subset_array(open_subset(subset))
     blocks = (array[begin : begin + (1 << 16)] for begin in range(0, len(array), 1 << 16))
     write_npy(target, array.shape, array.dtype, blocks, sync=sync)
-
-
-def _copy(source: BinaryIO, target: str) -> None:
-    with open(target, "wb") as file:
-        while block := source.read(1 << 20):
-            file.write(block)

@@ -12,7 +12,7 @@ import os
 
 from dcfast._core import reshard as core_reshard
 from dcfast.errors import PoolError
-from dcfast.resharding.sources import core_segments, open_subset, whole_number
+from dcfast.resharding.sources import core_segment, open_subset, whole_number
 from dcfast.storage.listing import say_losses
 
 TYPE_CHECKING = False
@@ -220,7 +220,7 @@ def make_plan(
         spool = tempfile.TemporaryFile(prefix="dcfast-rows-")  # noqa: SIM115 (lives as long as the map)
     first, count = _slice(options)
     made = core_reshard.plan_reshard(
-        core_segments(segments),
+        [core_segment(item) for item in segments],
         open_subset(subset),
         shard_size=whole_number(shard_size, "shard_size", round_up=True),
         max_bytes=whole_number(max_bytes, "max_bytes", round_up=True),
@@ -322,7 +322,7 @@ class ShardSources:
             raise ValueError(f"segments must be the {len(plan.segment_first) - 1} that were planned; got {len(items)}")
         first, count = _slice(plan.options)
         self._core = core_reshard.PlannedShards(
-            core_segments(items),
+            [core_segment(item) for item in items],
             open_subset(subset),
             **plan.arrays,
             first_shard=first,

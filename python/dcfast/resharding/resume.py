@@ -102,14 +102,11 @@ def has_ended(out: str, plan: ReshardPlan, subset: OpenSubset, arguments: Mappin
     given = {name for name, value in meta.items() if isinstance(value, str) and "format" not in name}
     if any(meta.get(name) != value for name, value in (texts | counts).items()) or not given <= set(texts):
         return False
-    return _holds_subset(os.path.join(out, "sample_ids.npy"), subset)
-
-
-def _holds_subset(path: str, subset: OpenSubset) -> bool:
     import numpy as np
 
     try:
-        return bool(np.array_equal(subset_array(open_subset(path)), subset_array(subset)))
+        written = subset_array(open_subset(os.path.join(out, "sample_ids.npy")))
+        return bool(np.array_equal(written, subset_array(subset)))
     except (OSError, SubsetError) as error:
         raise RunError(f"{error}; nothing can be resumed here, pass overwrite=True instead") from None
 
@@ -158,7 +155,7 @@ def is_whole(shards: OutputShards, k: int) -> bool:
             contents = shards.sources.contents(k)
             names, sizes, sample = contents.member_names(), contents.size, contents.member_sample
         return size == _tar_bytes(names, sizes) and (
-            not shards.idx or _holds(shards.path(IDX_FORMAT, k), index_text(names, sizes, sample, stats.successes))
+            not shards.idx or holds_bytes(shards.path(IDX_FORMAT, k), index_text(names, sizes, sample, stats.successes))
         )
     except (OSError, ValueError):
         return False
@@ -179,7 +176,7 @@ def _walked(tar: str, samples: int) -> tuple[list[bytes], NDArray[np.uint64], ND
     """Name, size and sample of each member of a tar; ValueError where it does not have so many samples."""
     import numpy as np
 
-    from dcfast.resharding.members import list_members
+    from dcfast.resharding.contents import list_members
 
     members, _, size = list_members(tar)
     names = [name.as_py() for name in members]
@@ -190,9 +187,7 @@ def _walked(tar: str, samples: int) -> tuple[list[bytes], NDArray[np.uint64], ND
     return names, size, np.array([number_of[key] for key in keys], np.uint32)
 
 
-def _holds(path: str, expected: bytes) -> bool:
-    try:
-        with open_input(path) as file:
-            return file.read(len(expected) + 1) == expected
-    except OSError:
-        return False
+def holds_bytes(path: str, expected: bytes) -> bool:
+    """Whether a file has these bytes, and no more. Raises OSError where it cannot be read."""
+    with open_input(path) as file:
+        return file.read(len(expected) + 1) == expected

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from dcfast.resharding.edit import BlurOptions
     from dcfast.resharding.inputs import Inputs, Pool
     from dcfast.resharding.plan import ReshardPlan
-    from dcfast.resharding.records import ReshardReport, VerifyReport
+    from dcfast.resharding.records import ReshardReport
     from dcfast.resharding.sources import OpenSubset, SegmentItem, StrPath, Subset
 
 
@@ -106,8 +106,7 @@ def reshard(
     Cost: one read and one write of the selected payloads. With a directory, a subset file and plain options nothing but
     the core is imported, not NumPy either.
     """
-    _check_places(pool, output_dir, subset)
-    _check_values(webp_quality, uid_from, threads, overwrite and resume)
+    _check_values((pool, output_dir, subset), webp_quality, uid_from, threads, overwrite and resume)
     out, threads = plain_path(output_dir), whole_number(threads, "threads")
     inputs = open_inputs(pool, shards_dir)
     opened = _open_subset(subset)
@@ -136,7 +135,9 @@ def reshard(
             shards = OutputShards(plan, opened, out, segments, threads or os.cpu_count() or 1, blur, idx)
             _write(report, shards, opened, subset, inputs, uid_from, overwrite, resume, sync, check_mtime)
             if verify:
-                report["verified"] = _verify(shards)
+                from dcfast.resharding.verify import verify_shards
+
+                report["verified"] = verify_shards(shards, 0, plan.num_output_shards, strict=True)
     return report
 
 
@@ -180,20 +181,10 @@ def _write(
     report["output_count"] = int(meta["output_count"])  # of the plan less what was left out
 
 
-def _verify(shards: OutputShards) -> VerifyReport:
-    """Compares the output with its sources; CorruptDataError where they differ."""
-    from dcfast.resharding.verify import verify_shards
-
-    return verify_shards(shards, 0, shards.plan.num_output_shards, strict=True)
-
-
-def _check_places(pool: Pool, output_dir: StrPath, subset: Subset) -> None:
-    for name, path in (("pool", pool), ("output_dir", output_dir), ("subset", subset)):
-        if isinstance(path, str) and not path:
+def _check_values(places: tuple[object, ...], webp_quality: int, uid_from: str, threads: int, both: bool) -> None:
+    for name, place in zip(("pool", "output_dir", "subset"), places, strict=True):
+        if isinstance(place, str) and not place:
             raise ValueError(f"reshard: {name} must be a path; got an empty text")
-
-
-def _check_values(webp_quality: int, uid_from: str, threads: int, both: bool) -> None:
     if both:
         raise ValueError("reshard: overwrite removes what resume would go on with; pass one of them")
     if isinstance(webp_quality, bool) or not isinstance(webp_quality, int) or not 0 <= webp_quality <= 100:

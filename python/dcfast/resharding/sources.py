@@ -12,7 +12,6 @@ from dcfast._core import reshard as core_reshard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import TypeAlias
 
     import numpy as np
@@ -44,23 +43,19 @@ def whole_number(value: object, name: str, *, round_up: bool = False) -> int:
     return min(int(value.__index__()), largest)
 
 
-def core_segments(segments: Sequence[SegmentItem]) -> list[bytes | core_index.TarSegment]:
-    """Segments as the core takes them: bytes of a path, to be opened when it comes to it, or the core's own object."""
-    items: list[bytes | core_index.TarSegment] = []
-    for item in segments:
-        if isinstance(item, (str, os.PathLike)):
-            items.append(os.fsencode(item))
-            continue
-        core = getattr(item, "_core", item)
-        if not isinstance(core, core_index.TarSegment):
-            raise TypeError(f"a segment must be a path or a dcfast Segment; got {type(item).__name__}")
-        items.append(core)
-    return items
+def core_segment(item: SegmentItem) -> bytes | core_index.TarSegment:
+    """A segment as the core takes it: bytes of a path, to be opened when it comes to it, or the core's own object."""
+    if isinstance(item, (str, os.PathLike)):
+        return os.fsencode(item)
+    core = getattr(item, "_core", item)
+    if not isinstance(core, core_index.TarSegment):
+        raise TypeError(f"a segment must be a path or a dcfast Segment; got {type(item).__name__}")
+    return core
 
 
 def open_segment(item: SegmentItem) -> core_index.TarSegment:
     """The core's segment of an item, its checksums not read."""
-    [core] = core_segments([item])
+    core = core_segment(item)
     return core_index.TarSegment(core, False) if isinstance(core, bytes) else core
 
 

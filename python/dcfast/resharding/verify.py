@@ -10,24 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dcfast.errors import CorruptDataError
 from dcfast.process.read_ahead import read_ahead
-from dcfast.resharding.contents import ShardContents
+from dcfast.resharding.contents import ShardContents, list_members
 from dcfast.resharding.edit import edited_contents
 from dcfast.resharding.layout import IDX_FORMAT, SHARD_FORMAT, STATS_FORMAT
-from dcfast.resharding.members import list_members
 from dcfast.resharding.output import OutputShards
 from dcfast.resharding.records import Mismatch, ShardStats, VerifyReport
+from dcfast.resharding.resume import holds_bytes
 from dcfast.storage.hashing import hash_members
-from dcfast.storage.inputs import open_input
 from dcfast.storage.records import read_record
 from dcfast.storage.temporary import temporary_folder
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from dcfast.resharding.edit import BlurOptions
     from dcfast.resharding.plan import ReshardPlan
     from dcfast.resharding.sources import OpenSubset, SegmentItem, StrPath, Subset
@@ -85,9 +81,9 @@ def verify_shards(shards: OutputShards, k_first: int, k_last: int, strict: bool)
             return _verify_contents(shards, contents, k, strict)
         with (
             temporary_folder("dcfast-verify-") as folder,
-            edited_contents(contents, shards.blur, folder / "spool", each) as edited,
+            edited_contents(contents, shards.blur, folder / "spool", each) as (edited, _),
         ):
-            return _verify_contents(shards, edited.contents, k, strict)
+            return _verify_contents(shards, edited, k, strict)
 
     with closing(
         read_ahead(verify, range(k_first, k_last), threads=shards.threads, ahead=4 * shards.threads)
@@ -125,9 +121,10 @@ class _Checked:
 
 
 def _verify_contents(shards: OutputShards, contents: ShardContents, k: int, strict: bool) -> _Checked:
-    path = Path(shards.path(SHARD_FORMAT, k))
     samples = len(contents.uid)
-    checked = _Checked(path, strict, samples, len(contents.size), int(contents.size.sum()))
+    checked = _Checked(
+        Path(shards.path(SHARD_FORMAT, k)), strict, samples, len(contents.size), int(contents.size.sum())
+    )
     try:
         successes = read_record(shards.path(STATS_FORMAT, k), ShardStats).successes
     except (OSError, ValueError) as error:
@@ -135,40 +132,25 @@ def _verify_contents(shards: OutputShards, contents: ShardContents, k: int, stri
     else:
         if successes != samples:
             checked.add(f"stats: expected {samples} successes; got {successes}")
-    try:
-        names, offset, size = list_members(path)
-    except (OSError, CorruptDataError) as error:
-        checked.add(f"shard cannot be read: {error}")
-    else:
-        _compare(contents, path, names, offset, size, checked)
+    _compare_members(contents, checked)
     if shards.idx:
-        _compare_idx(Path(shards.path(IDX_FORMAT, k)), contents, checked)
+        try:
+            if not holds_bytes(shards.path(IDX_FORMAT, k), contents.idx_text()):
+                checked.add(f"{IDX_FORMAT.format(k)} does not say where the members lie")
+        except OSError as error:
+            checked.add(f"index file cannot be read: {error}")
     return checked
 
 
-def _compare_idx(path: Path, contents: ShardContents, checked: _Checked) -> None:
-    try:
-        with open_input(path) as file:
-            expected = contents.idx_text()
-            same = file.read(len(expected) + 1) == expected
-    except OSError as error:
-        checked.add(f"index file cannot be read: {error}")
-    else:
-        if not same:
-            checked.add(f"{path.name} does not say where the members lie")
-
-
-def _compare(
-    contents: ShardContents,
-    path: Path,
-    names: pa.LargeBinaryArray,
-    offset: NDArray[np.uint64],
-    size: NDArray[np.uint64],
-    checked: _Checked,
-) -> None:
+def _compare_members(contents: ShardContents, checked: _Checked) -> None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    try:
+        names, offset, size = list_members(checked.shard)
+    except (OSError, CorruptDataError) as error:
+        checked.add(f"shard cannot be read: {error}")
+        return
     expected = pa.Array.from_buffers(
         pa.large_binary(),
         len(contents.size),
@@ -185,7 +167,7 @@ def _compare(
     for i in np.flatnonzero(same_name & ~same_size):
         checked.add(f"expected {contents.size[i]} bytes; got {size[i]}", contents.name(int(i)))
     at = np.flatnonzero(same_name & same_size)
-    written = hash_members(path, offset[at], size[at])
+    written = hash_members(checked.shard, offset[at], size[at])
     source = np.empty_like(written)
     order = np.argsort(contents.source[at], kind="stable")
     for part in np.split(order, np.flatnonzero(np.diff(contents.source[at][order])) + 1):

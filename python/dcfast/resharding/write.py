@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 
 from dcfast._core import reshard as core_reshard
-from dcfast.resharding.files import flat_json, write_bytes, write_file
+from dcfast.resharding.files import flat_json, write_bytes
 from dcfast.resharding.layout import EDIT_COUNTS, IDX_FORMAT, SHARD_FORMAT, STATS_FORMAT
 from dcfast.resharding.output import OutputShards
 from dcfast.storage.listing import temporary_name
+from dcfast.storage.whole import whole_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def write_output_shards(
             altered ones are written again. Only where they are known to be of this very plan.
     Returns:
         Counts: shards, samples, members, payload_bytes, tar_bytes; of blur blurred, injected, blur_failed and
-        inject_failed (see ``edit.Edited``); skipped: shards that were left alone; mended: that were not whole.
+        inject_failed (see ``edit.edited_contents``); skipped: shards that were left alone; mended: that were not whole.
     Raises:
         IndexError: no such output shard.   CorruptDataError: an input shard changed or ends early (path, offset).
         OSError: reading or writing failed, a full disk included.   ValueError: subset or index is another one.
@@ -127,11 +128,8 @@ class _Writer:
     def write(self, k: int) -> tuple[int, ...]:
         shards = self.shards
         if shards.blur is None and not shards.idx:
-            counts = write_file(
-                shards.path(SHARD_FORMAT, k),
-                lambda temporary: shards.sources.write(k, temporary, self.threads, self.check_mtime),
-                sync=self.sync,
-            )
+            with whole_file(shards.path(SHARD_FORMAT, k), sync=self.sync) as temporary:
+                counts = shards.sources.write(k, temporary, self.threads, self.check_mtime)
             return self.write_stats(k, counts, {})
         contents = shards.sources.contents(k, check=True)
         if shards.blur is None:
@@ -143,15 +141,14 @@ class _Writer:
         # a name that finish_reshard clears where a killed run left it
         spool = Path(shards.out, temporary_name(SHARD_FORMAT.format(k)))
         os.makedirs(shards.out, exist_ok=True)
-        with edited_contents(contents, shards.blur, spool, self.threads) as edited:
-            return self.write_contents(k, edited.contents, edited.counts)
+        with edited_contents(contents, shards.blur, spool, self.threads) as (edited, counted):
+            return self.write_contents(k, edited, counted)
 
     def write_contents(self, k: int, contents: ShardContents, edits: dict[str, int]) -> tuple[int, ...]:
         idx_text = contents.idx_text() if self.shards.idx else b""
         times = contents.source_mtime_ns if self.check_mtime else contents.source_mtime_ns[:0]
-
-        def write(temporary: str) -> int:
-            return core_reshard.write_shard(
+        with whole_file(self.shards.path(SHARD_FORMAT, k), sync=self.sync) as temporary:
+            tar_bytes = core_reshard.write_shard(
                 os.fsencode(temporary),
                 [os.fsencode(path) for path in contents.sources],
                 contents.source_size,
@@ -163,8 +160,6 @@ class _Writer:
                 contents.name_begin,
                 threads=self.threads,
             )
-
-        tar_bytes = write_file(self.shards.path(SHARD_FORMAT, k), write, sync=self.sync)
         if self.shards.idx:
             write_bytes(self.shards.path(IDX_FORMAT, k), idx_text, sync=self.sync)
         counts = (len(contents.uid), len(contents.size), int(contents.size.sum()), tar_bytes)

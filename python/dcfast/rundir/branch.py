@@ -6,11 +6,9 @@ copied, and since every file is only ever replaced, never changed, neither run c
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +17,9 @@ from dcfast.errors import RunError
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.settings import NO_COMPARISON, Settings
 from dcfast.rundir.stage_table import STAGE_TABLE
-from dcfast.storage.atomic import fsync_dir
+from dcfast.storage.atomic import link_or_copy
 from dcfast.storage.listing import is_temporary_name, temporary_name
+from dcfast.storage.whole import fsync
 
 SHARED = {name: stage.shared for name, stage in STAGE_TABLE.items() if stage.shared}
 """What each stage that can be shared leaves in the run directory, besides its markers and its summary."""
@@ -73,12 +72,7 @@ def _files(root: Path, places: list[str]) -> Iterator[Path]:
 def _link(source: Path, target: Path) -> None:
     """Puts a link to ``source`` in the place of ``target``, at once; a copy with its times where links do not work."""
     temporary = target.with_name(temporary_name(target.name))
-    try:
-        os.link(source, temporary)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV):
-            raise
-        shutil.copy2(source, temporary)  # size and mtime are what markers look at
+    link_or_copy(source, temporary)  # with its times: size and mtime are what markers look at
     os.replace(temporary, target)
 
 
@@ -124,5 +118,5 @@ def link_base(base: Run, target: Run, upto: str = "decontaminate") -> int:
     for stale in [path for path in _files(target.out, places) if path.relative_to(target.out) not in kept]:
         stale.unlink()  # the base no longer has it
     if linked:
-        fsync_dir(target.out)
+        fsync(target.out)
     return linked

@@ -7,7 +7,6 @@ memory is that of one part.
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -16,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dcfast.engine.piece import Nothing, Piece, piece
-from dcfast.storage.atomic import atomic_path, fsync_dir
+from dcfast.storage.atomic import atomic_path, link_or_copy
 from dcfast.storage.listing import temporary_name
 from dcfast.storage.parquet import read_schema
 from dcfast.storage.parquet import read_table as read_file
+from dcfast.storage.whole import fsync
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -69,29 +69,19 @@ def combine(out: Path, table: str, parts: Sequence[str], rows: int) -> Nothing:
     staging = out / temporary_name(table)
     staging.mkdir()
     for part in files:
-        _link(part, staging / _linked(part))
-    fsync_dir(staging)
+        link_or_copy(part, staging / _linked(part))
+    fsync(staging)
     if final.is_dir():
         shutil.rmtree(final)
     else:
         final.unlink(missing_ok=True)
     os.replace(staging, final)
-    fsync_dir(out)
+    fsync(out)
     return Nothing()
 
 
 def _linked(part: str | Path) -> str:
     return f"part-{Path(part).name}"
-
-
-def _link(source: Path, target: Path) -> None:
-    """A hard link, or a copy where the file system has none."""
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV):
-            raise
-        shutil.copyfile(source, target)
 
 
 def combine_parts(step: str, table: str, segments: int, rows: int, extra: tuple[str, ...] = ()) -> Piece[Nothing]:

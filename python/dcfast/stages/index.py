@@ -17,7 +17,7 @@ from dcfast.errors import CorruptDataError, PoolError
 from dcfast.index.build import write_segment
 from dcfast.index.metadata import UID_SOURCES, open_metadata, parse_uids, shown_uid
 from dcfast.index.pool_index import IndexLayout
-from dcfast.index.rows import loss_notes, row_ids, shard_damage, valid_uid_mask
+from dcfast.index.rows import loss_notes, shard_damage, uid_records, valid_uid_mask
 from dcfast.index.segments import IMAGE_EXTS, SampleFlag, Segment
 from dcfast.rundir.layout import MERGE_BYTES, segment_path
 from dcfast.rundir.run_dir import Run
@@ -26,7 +26,7 @@ from dcfast.stages.runner import Do
 from dcfast.storage.atomic import write_json
 from dcfast.storage.listing import first_notes, printable
 from dcfast.storage.records import Count, Record, plain, replaced
-from dcfast.uids.sets import RECORD_DTYPE, merge_runs, open_records, record_sort, save_records
+from dcfast.uids.sets import merge_runs, open_records, record_sort, save_records
 
 _NAMED_EXTS = 12
 MAX_NOTED = 20
@@ -80,11 +80,7 @@ def build_segment(
         shard, offset, message = damage[0]
         name = segment.shard_names[shard]
         raise CorruptDataError(f"shard {name}, offset {offset}: {message} (--strict)", path=name, offset=offset)
-    has_uid = valid_uid_mask(segment)
-    records = np.empty(int(has_uid.sum()), dtype=RECORD_DTYPE)
-    records["f0"] = segment.uid["f0"][has_uid]
-    records["f1"] = segment.uid["f1"][has_uid]
-    records["f2"] = row_ids(segment, first_shard)[has_uid]
+    records = uid_records(segment, first_shard, np.flatnonzero(valid_uid_mask(segment)))
     save_records(out / _run_path(number), record_sort(records, threads=1))
     notes = loss_notes(segment)
     return SegmentCounts(

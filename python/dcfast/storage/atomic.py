@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: temporary name, fsync, rename, fsync of the directory.
+"""Files that are either whole or absent (``whole``), as paths, bytes, lines and JSON.
 
 Temporary files are called ``.tmp-PID-RANDOM-NAME``, so that two processes that write the same file never share one.
 A killed process may leave its temporary file; ``remove_leftovers`` clears them.
@@ -17,28 +17,8 @@ from pathlib import Path
 
 from dcfast.process.read_ahead import read_ahead
 from dcfast.storage.inputs import StrPath
-from dcfast.storage.listing import is_temporary_name, temporary_name
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def full_disk(number: int, path: StrPath) -> OSError:
-    """The error of a write for which there is no space: the system's words, what to do, and the file."""
-    words = f"{os.strerror(number)}; free some space, and run the same command again to resume. It could not be written"
-    return OSError(number, words, os.fspath(path))
-
-
-def fsync_dir(directory: StrPath) -> None:
-    """Makes the names in a directory durable."""
-    _fsync(directory, os.O_DIRECTORY)
-
-
-def _fsync(path: StrPath, flags: int = 0) -> None:
-    fd = os.open(path, os.O_RDONLY | flags)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+from dcfast.storage.listing import is_temporary_name
+from dcfast.storage.whole import FULL, fsync, full_disk, whole_file
 
 
 class _Block(threading.local):
@@ -66,16 +46,8 @@ def synced_together(directory: StrPath) -> Iterator[None]:
         paths = [path for path in renamed if path.is_file()]
     finally:
         _block.open = outer
-    for _ in read_ahead(_fsync, paths, threads=_SYNCED_AT_ONCE, ahead=2 * _SYNCED_AT_ONCE):
+    for _ in read_ahead(fsync, paths, threads=_SYNCED_AT_ONCE, ahead=2 * _SYNCED_AT_ONCE):
         pass
-
-
-def _synced_later(final: Path) -> bool:
-    """Whether a file that is renamed now is left to the end of a ``synced_together``."""
-    if _block.open is None or _block.open[0] not in final.parents:
-        return False
-    _block.open[1][final] = None
-    return True
 
 
 @contextmanager
@@ -90,27 +62,22 @@ def atomic_path(path: StrPath, *, sync: bool = True) -> Iterator[Path]:
         IsADirectoryError: ``path`` is a directory; said before any work, and nothing in it is touched.
         OSError (ENOSPC, EDQUOT, EFBIG): a full disk; names ``path``, whatever the library that wrote to it says.
     """
-    final = Path(path)
-    if final.is_dir():
-        raise IsADirectoryError(errno.EISDIR, "cannot be replaced by a file: is a directory", os.fspath(final))
-    final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(temporary_name(final.name))
+    final, block = Path(path), _block.open
+    if sync and block is not None and block[0] in final.parents:
+        block[1][final] = None
+        sync = False  # it is left to the end of the block
+    with whole_file(os.fspath(final), sync=sync) as temporary:
+        yield Path(temporary)
+
+
+def link_or_copy(source: StrPath, target: StrPath) -> None:
+    """The same file under another name: a hard link, or where the file system has none a copy with its times."""
     try:
-        yield temporary
-        sync = sync and not _synced_later(final)
-        if sync:
-            _fsync(temporary)
-        os.replace(temporary, final)
+        os.link(source, target)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        if error.errno in FULL and error.filename in (None, os.fspath(temporary), os.fsencode(temporary)):
-            raise full_disk(error.errno, final) from error
-        raise
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if sync:
-        fsync_dir(final.parent)
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV):
+            raise
+        shutil.copy2(source, target)
 
 
 def remove_leftovers(directory: StrPath, *, below: bool = True) -> int:

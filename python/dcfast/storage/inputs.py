@@ -17,12 +17,7 @@ if TYPE_CHECKING:
     from io import BufferedReader
 
 StrPath = str | os.PathLike[str]
-_KINDS = (
-    (stat.S_ISFIFO, "a named pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
+_KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
 def check_input(path: StrPath) -> os.stat_result:
@@ -76,5 +71,5 @@ def _refuse_other(status: os.stat_result, path: StrPath) -> None:
         return
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, "is a directory; expected a file", os.fspath(path))
-    kind = next((words for is_kind, words in _KINDS if is_kind(status.st_mode)), "no file")
+    kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no file")
     raise OSError(errno.EINVAL, f"is {kind}; expected a regular file: write what it gives to one", os.fspath(path))

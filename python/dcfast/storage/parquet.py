@@ -112,7 +112,7 @@ class ParquetFile:
             decoded += batch.nbytes
             if decoded > max(MAX_DECODED_BYTES, MAX_DECODED_RATIO * self._size):
                 raise self._too_large(f"{decoded:,} bytes and more")
-            yield batch
+            yield self._renamed(batch)
 
     def _fitting_rows(self, columns: Sequence[str] | None, rows: int, groups: Sequence[int]) -> int:
         """How many of ``rows`` rows of some row groups are decoded at a time."""
@@ -137,10 +137,14 @@ class ParquetFile:
         """The whole table, or some columns of it. Arguments and errors as ``batches``. Memory: what is read."""
         columns = self._single(columns)
         with _named(self.path, self.kind.damage):
-            return self._file.read(columns=columns)
+            return self._renamed(self._file.read(columns=columns))
+
+    def _renamed(self, table: pa.Table) -> pa.Table:
+        """A table, or a batch of one, with the names that its reader knows: of most files those that it has."""
+        return table
 
     def _single(self, columns: Sequence[str] | None) -> list[str] | None:
-        """The same as a list; PoolError where the file has a column twice."""
+        """The file's names of columns; PoolError where it has one twice."""
         for name in columns or ():
             count = len(self.schema.get_all_field_indices(name))
             if count > 1:

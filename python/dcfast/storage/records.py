@@ -90,18 +90,15 @@ def _named(kinds: str) -> str:
     return " or ".join(_NAMES.get(kind, kind) for kind in kinds.split(" | "))
 
 
-def read_record(
-    path: str | os.PathLike[str], kind: type[T], what: str = "", *, most: int = MOST_JSON_BYTES, advice: str = ""
-) -> T:
+def read_record(path: str | os.PathLike[str], kind: type[T], *, most: int = MOST_JSON_BYTES, advice: str = "") -> T:
     """The record in a JSON file that dcfast wrote; texts may be names of files that are not UTF-8.
 
     Args:
-        what, most, advice: as for ``read_json``.
+        most, advice: as for ``read_json``.
     Raises:
         CorruptDataError: it is no JSON, or see ``as_record``.   OSError: it cannot be read.
     """
-    value = read_json(path, what, most=most, names=True, advice=advice)
-    return as_record(value, kind, f"{what} {os.fspath(path)}" if what else os.fspath(path), advice)
+    return as_record(read_json(path, most=most, names=True, advice=advice), kind, os.fspath(path), advice)
 
 
 def plain(record: object) -> object:

@@ -39,11 +39,9 @@ def temporary_folder(prefix: str, parent: StrPath | None = None) -> Iterator[Pat
     folder = Path(tempfile.mkdtemp(prefix=f"{prefix}{_FRESH}", dir=base))
     lock = -1
     try:
-        try:
+        with suppress(OSError):  # without a lock it keeps its fresh name, which nobody takes for a leftover
             lock = take_lock(folder, folder=True)
-        except OSError:
-            pass  # it keeps its fresh name, which nobody takes for a leftover
-        else:
+        if lock >= 0:
             held = base / f"{prefix}{_machine()}-{os.urandom(8).hex()}"
             os.rename(folder, held)
             folder = held
@@ -87,16 +85,12 @@ def _remove_leftovers(base: Path, prefix: str) -> None:
     except OSError:
         return  # making the folder says what is wrong
     for name in names:
-        _remove_if_left(base / name)
-
-
-def _remove_if_left(path: Path) -> None:
-    try:
-        lock = take_lock(path, follow=False, folder=True)
-    except OSError:
-        return  # its process lives; or it is a link, a file, another user's, or gone by now
-    try:
-        if os.fstat(lock).st_uid == os.geteuid():
-            shutil.rmtree(path, ignore_errors=True)
-    finally:
-        os.close(lock)
+        try:
+            lock = take_lock(base / name, follow=False, folder=True)
+        except OSError:
+            continue  # its process lives; or it is a link, a file, another user's, or gone by now
+        try:
+            if os.fstat(lock).st_uid == os.geteuid():
+                shutil.rmtree(base / name, ignore_errors=True)
+        finally:
+            os.close(lock)
