@@ -69,7 +69,7 @@ def combine(out: Path, table: str, parts: Sequence[str], rows: int) -> Nothing:
     staging = out / temporary_name(table)
     staging.mkdir()
     for part in files:
-        _link(part, staging / _linked(part))
+        link_or_copy(part, staging / _linked(part))
     fsync_dir(staging)
     if final.is_dir():
         shutil.rmtree(final)
@@ -84,14 +84,14 @@ def _linked(part: str | Path) -> str:
     return f"part-{Path(part).name}"
 
 
-def _link(source: Path, target: Path) -> None:
-    """A hard link, or a copy where the file system has none."""
+def link_or_copy(source: Path, target: Path) -> None:
+    """A hard link, or a copy with its times (markers look at them) where the file system has none."""
     try:
         os.link(source, target)
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV):
             raise
-        shutil.copyfile(source, target)
+        shutil.copy2(source, target)
 
 
 def combine_parts(step: str, table: str, segments: int, rows: int, extra: tuple[str, ...] = ()) -> Piece[Nothing]:
