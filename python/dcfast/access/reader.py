@@ -16,6 +16,7 @@ from dcfast.errors import CorruptDataError, PoolError
 from dcfast.index.rows import FLAG_CUT, FLAGS_WITHOUT_UID, row_ids, split_row_ids
 from dcfast.index.segments import Segment
 from dcfast.process.arguments import unsigned_array
+from dcfast.uids.files import uid_records
 from dcfast.uids.sets import RECORD_DTYPE, open_records, record_sort, uid_lookup
 
 Extensions = str | Sequence[str] | None
@@ -142,10 +143,7 @@ class PoolReader:
             parts = [np.empty(0, RECORD_DTYPE)]
             for segment, first in zip(self.segments, self.segment_first_sample, strict=False):
                 rows = np.flatnonzero((np.asarray(segment.flags) & FLAGS_WITHOUT_UID) == 0)
-                part = np.empty(len(rows), RECORD_DTYPE)
-                part["f0"], part["f1"] = segment.uid["f0"][rows], segment.uid["f1"][rows]
-                part["f2"] = self.row_ids(rows + int(first))
-                parts.append(part)
+                parts.append(uid_records(segment.uid[rows], self.row_ids(rows + int(first))))
             self._records = record_sort(np.concatenate(parts))
         elif not isinstance(self._records, np.ndarray):
             self._records = open_records(self._records)

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from dcfast.engine.piece import Nothing, piece
 from dcfast.features.embed import embed_segment
-from dcfast.features.files import ARRAYS, segment_file, status_path
-from dcfast.features.metadata import Filled, SegmentColumns, write_features
+from dcfast.features.files import ARRAYS, segment_file, sibling_npz, status_path
+from dcfast.features.metadata import Filled, FilledRows, SegmentColumns, write_features
 from dcfast.features.spec import TEACHER, FeatureModel, feature_models
 from dcfast.index.segments import Segment
 from dcfast.models.clip import load_model, needs_quick_gelu, require_model
@@ -68,22 +68,6 @@ class Embedded(Record):
     samples: Count
     status: dict[str, Count]
     models: dict[str, EmbeddedModel]
-
-
-class FilledRows(Record):
-    """Metadata rows, those with a sample, and by column those with a score."""
-
-    rows: Count
-    found: Count
-    scored: dict[str, Count]
-
-
-class Columns(Record):
-    """The columns of a model in the metadata."""
-
-    key: str
-    prefixes: list[str]
-    dim: Count
 
 
 def model_source(model: FeatureModel) -> tuple[ModelSource, tuple[str, ...]]:
@@ -164,25 +148,19 @@ def write_group(
     out: Path,
     files: Sequence[str],
     first_shards: Sequence[int],
-    models: Sequence[Columns],
+    models: Sequence[Filled],
     uid_from: str = "json",
 ) -> FilledRows:
     """Piece: the metadata files of one group with their feature columns."""
     columns = SegmentColumns(out, list(first_shards))
     records = open_records(out / "index/pool.npy")
-    filled = [Filled(m.key, tuple(m.prefixes), m.dim) for m in models]
     rows, with_sample, scored = 0, 0, Counter[str]()
     for path in files:
         target = out / FEATURE_METADATA / Path(path).name
-        stats = write_features(out / path, target, columns, records, filled, uid_from)
+        stats = write_features(out / path, target, columns, records, models, uid_from)
         rows, with_sample = rows + stats.rows, with_sample + stats.found
         scored.update(stats.scored)
     return FilledRows(rows, with_sample, dict(scored))
-
-
-def _npz_of(path: str) -> list[str]:
-    sibling_npz = str(Path(path).with_suffix(".npz"))
-    return [sibling_npz] if os.path.isfile(sibling_npz) else []
 
 
 def steps(run: Run, do: Do) -> FeaturesSummary:
@@ -192,21 +170,19 @@ def steps(run: Run, do: Do) -> FeaturesSummary:
     sources = [model_source(m) for m in models]
     weights = [name for _, inputs in sources for name in inputs]
     embedded = do(
-        [
-            embed.piece(
-                "features/embed",
-                f"{number:05d}",
-                inputs=[segment_path(number), *map(pool.shard_path, names), *weights],
-                outputs=[
-                    segment_file(number, "begin"),
-                    status_path(number),
-                    *(segment_file(number, what, m.key) for m in models for what in ARRAYS),
-                ],
-                weight=pool.bytes_of(names),
-                gpus=gpu_share(device),
-            )(number=number, shard_dir=str(pool.shard_dir), models=[m for m, _ in sources], device=device)
-            for number, (_, names) in enumerate(pool.segments())
-        ]
+        embed.piece(
+            "features/embed",
+            f"{number:05d}",
+            inputs=[segment_path(number), *map(pool.shard_path, names), *weights],
+            outputs=[
+                segment_file(number, "begin"),
+                status_path(number),
+                *(segment_file(number, what, m.key) for m in models for what in ARRAYS),
+            ],
+            weight=pool.bytes_of(names),
+            gpus=gpu_share(device),
+        )(number=number, shard_dir=str(pool.shard_dir), models=[m for m, _ in sources], device=device)
+        for number, (_, names) in enumerate(pool.segments())
     )
     made = embedded[0].models
     about = [
@@ -214,23 +190,21 @@ def steps(run: Run, do: Do) -> FeaturesSummary:
         for m in models
     ]
     statuses = [status_path(number) for number in range(len(pool.segments()))]
-    do([declare_ready.piece("features/ready", "ready", inputs=statuses, outputs=[READY])(about=about)])
+    do.one(declare_ready.piece("features/ready", "ready", inputs=statuses, outputs=[READY])(about=about))
     wrote = do(
-        [
-            write_group.piece(
-                "features/metadata",
-                f"{number:05d}",
-                inputs=[READY, "index/pool.npy", *names, *(npz for name in names for npz in _npz_of(name))],
-                outputs=[f"{FEATURE_METADATA}/{Path(n).stem}{end}" for n in names for end in (".parquet", ".npz")],
-                weight=sum(os.path.getsize(run.out / n) for n in names),
-            )(
-                files=names,
-                first_shards=[first for first, _ in pool.segments()],
-                models=[Columns(m.key, m.prefixes, m.dim) for m in about],
-                uid_from=run.settings.uid_from,
-            )
-            for number, (_, names) in enumerate(pool.metadata_groups())
-        ]
+        write_group.piece(
+            "features/metadata",
+            f"{number:05d}",
+            inputs=[READY, "index/pool.npy", *names, *filter(os.path.isfile, map(sibling_npz, names))],
+            outputs=[f"{FEATURE_METADATA}/{Path(n).stem}{end}" for n in names for end in (".parquet", ".npz")],
+            weight=sum(os.path.getsize(run.out / n) for n in names),
+        )(
+            files=names,
+            first_shards=[first for first, _ in pool.segments()],
+            models=[Filled(m.key, tuple(m.prefixes), m.dim) for m in about],
+            uid_from=run.settings.uid_from,
+        )
+        for number, (_, names) in enumerate(pool.metadata_groups())
     )
     return FeaturesSummary(
         models=about,

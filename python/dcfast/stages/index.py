@@ -26,7 +26,8 @@ from dcfast.stages.runner import Do
 from dcfast.storage.atomic import write_json
 from dcfast.storage.listing import first_notes, printable
 from dcfast.storage.records import Count, Record, plain, replaced
-from dcfast.uids.sets import RECORD_DTYPE, merge_runs, open_records, record_sort, save_records
+from dcfast.uids.files import uid_records
+from dcfast.uids.sets import merge_runs, open_records, record_sort, save_records
 
 _NAMED_EXTS = 12
 MAX_NOTED = 20
@@ -81,10 +82,7 @@ def build_segment(
         name = segment.shard_names[shard]
         raise CorruptDataError(f"shard {name}, offset {offset}: {message} (--strict)", path=name, offset=offset)
     has_uid = valid_uid_mask(segment)
-    records = np.empty(int(has_uid.sum()), dtype=RECORD_DTYPE)
-    records["f0"] = segment.uid["f0"][has_uid]
-    records["f1"] = segment.uid["f1"][has_uid]
-    records["f2"] = row_ids(segment, first_shard)[has_uid]
+    records = uid_records(segment.uid[has_uid], row_ids(segment, first_shard)[has_uid])
     save_records(out / _run_path(number), record_sort(records, threads=1))
     notes = loss_notes(segment)
     return SegmentCounts(
@@ -116,23 +114,21 @@ def steps(run: Run, do: Do) -> IndexSummary:
     pool, rule = run.pool, run.settings.uid_from
     groups = pool.segments()
     stats = do(
-        [
-            build_segment.piece(
-                "index/segments",
-                f"{number:05d}",
-                inputs=[pool.shard_path(name) for name in names],
-                outputs=[segment_path(number), _run_path(number)],
-                weight=pool.bytes_of(names),
-            )(
-                number=number,
-                first_shard=first,
-                shards=names,
-                shard_dir=str(pool.shard_dir),
-                strict=run.settings.strict,
-                uid_from=rule,
-            )
-            for number, (first, names) in enumerate(groups)
-        ]
+        build_segment.piece(
+            "index/segments",
+            f"{number:05d}",
+            inputs=[pool.shard_path(name) for name in names],
+            outputs=[segment_path(number), _run_path(number)],
+            weight=pool.bytes_of(names),
+        )(
+            number=number,
+            first_shard=first,
+            shards=names,
+            shard_dir=str(pool.shard_dir),
+            strict=run.settings.strict,
+            uid_from=rule,
+        )
+        for number, (first, names) in enumerate(groups)
     )
     places = [(first, len(names)) for first, names in groups]
     layout = IndexLayout(len(pool.shards), places, None if rule == "json" else rule)
@@ -142,7 +138,7 @@ def steps(run: Run, do: Do) -> IndexSummary:
         inputs=[_run_path(n) for n in range(len(groups))],
         outputs=["index/pool.npy", "index/index.json"],
     )
-    [merged] = do([merge(segments=len(groups), layout=layout)])
+    merged = do.one(merge(segments=len(groups), layout=layout))
     total = IndexSummary(
         samples=sum(s.samples for s in stats),
         shards=sum(s.shards for s in stats),
