@@ -282,15 +282,20 @@ def test_the_stage_names_a_bad_set_and_scores_it_once_it_is_mended(tmp_path: Pat
 
 
 def test_the_stage_without_sets_or_training(tmp_path: Path) -> None:
+    from dcfast.engine import LocalEngine
+    from dcfast.engine.progress import Silent
     from dcfast.rundir.run_dir import Run
     from dcfast.rundir.settings import Settings
     from dcfast.rundir.summaries import EvaluateSummary
     from dcfast.stages.evaluate import steps
+    from dcfast.stages.runner import Do
 
-    assert steps(Run(tmp_path, Settings(pool="p")), list) == EvaluateSummary()
+    run = Run(tmp_path, Settings(pool="p"))
+    assert steps(run, Do(run, LocalEngine(1), Silent)) == EvaluateSummary()
     write_set(tmp_path / "sets", "cifar10", labelled(9), NAMES)
+    run = Run(tmp_path, Settings(pool="p", evalsets=str(tmp_path / "sets")))
     with pytest.raises(RunError, match="stage train has not been run yet"):
-        steps(Run(tmp_path, Settings(pool="p", evalsets=str(tmp_path / "sets"))), list)
+        steps(run, Do(run, LocalEngine(1), Silent))
 
 
 def test_one_reader_for_whole_and_damaged_files(tmp_path: Path) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import pytest
+from dcfast.engine.local import LocalEngine
 from dcfast.engine.piece import Nothing, Piece, piece
+from dcfast.engine.progress import Silent
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summary import Summary
-from dcfast.stages.runner import Steps
+from dcfast.stages.runner import Do, Steps
 from dcfast.storage.atomic import write_bytes
 from dcfast.storage.npz import load_array
 from dcfast.storage.records import Record
@@ -27,11 +29,12 @@ class FoundError(Exception):
 def first_piece(steps: Steps, run: Run) -> Piece[Any]:
     """The first piece of a stage."""
 
-    def do(pieces: Sequence[Piece[Any]]) -> NoReturn:
-        raise FoundError(pieces[0])
+    class Found(Do):
+        def __call__(self, step: Iterable[Piece[Any]]) -> NoReturn:
+            raise FoundError(next(iter(step)))
 
     with pytest.raises(FoundError) as caught:
-        steps(run, do)
+        steps(run, Found(run, LocalEngine(1), Silent))
     piece = caught.value.args[0]
     assert isinstance(piece, Piece)
     return piece

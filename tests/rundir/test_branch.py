@@ -108,8 +108,6 @@ def test_branch_of_another_pool_or_to_another_end_is_refused(base: tuple[Path, S
         run_branch(base[0], base[1], tmp_path / "b", replace(base[1], pool="/elsewhere"))
     with pytest.raises(ValueError, match="last must be one of filter, train, evaluate; got 'report'"):
         run_branch(base[0], base[1], tmp_path / "b", base[1], last="report")
-    with pytest.raises(ValueError, match="upto must be one of world, index"):
-        link_base(Run(base[0], base[1]), Run(tmp_path / "b", base[1]), "filter")
 
 
 def test_branch_with_other_settings_is_refused_unless_overwritten(base: tuple[Path, Settings], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from dcfast._core import access as core_access
 from dcfast.access.batch import MemberBatch, Members, PathLike
 from dcfast.errors import CorruptDataError, PoolError
-from dcfast.index.rows import FLAG_CUT, row_ids, split_row_ids, uid_records, valid_uid_mask
+from dcfast.index.rows import FLAG_CUT, row_ids, sample_records, split_row_ids, valid_uid_mask
 from dcfast.index.segments import Segment
 from dcfast.process.arguments import unsigned_array
 from dcfast.uids.sets import RECORD_DTYPE, open_records, record_sort, uid_lookup
@@ -141,7 +141,7 @@ class PoolReader:
         if self._records is None:
             parts = [np.empty(0, RECORD_DTYPE)]
             for segment, first in zip(self.segments, self.segment_first_shard, strict=False):
-                parts.append(uid_records(segment, int(first), np.flatnonzero(valid_uid_mask(segment))))
+                parts.append(sample_records(segment, int(first), np.flatnonzero(valid_uid_mask(segment))))
             self._records = record_sort(np.concatenate(parts))
         elif not isinstance(self._records, np.ndarray):
             self._records = open_records(self._records)

@@ -23,7 +23,7 @@ def gpu(deep: bool) -> Iterator[Row]:
     yield _cuda_library_row(has_driver)
     yield _torch_row(has_driver, deep)
     yield _triton_row(has_driver, deep)
-    yield _dali_row(has_driver, deep)
+    yield _dali_row(deep)
 
 
 def _driver_row() -> Row:
@@ -107,7 +107,7 @@ def _triton_row(has_driver: bool, deep: bool) -> Row:
     return Row("Triton", "ok" if usable else "missing", f"{version}: {reason}", "" if usable else fix)
 
 
-def _dali_row(has_driver: bool, deep: bool) -> Row:
+def _dali_row(deep: bool) -> Row:
     installed = [(n, v) for n in ("nvidia-dali-cuda130", "nvidia-dali-cuda120") if (v := version_of(n)) is not None]
     if not installed:
         fix = "pip install 'dcfast[dali-cuda13]' (or dali-cuda12, after the driver's CUDA); decodes on the CPU too"

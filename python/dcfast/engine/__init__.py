@@ -14,7 +14,7 @@ from dcfast.engine.ray import RayEngine
 __all__ = ["ENGINES", "Engine", "LocalEngine", "Piece", "RayEngine", "SinglesHere", "check_engine", "open_engine"]
 
 
-def open_engine(name: str, workers: int, address: str | None = None) -> LocalEngine | RayEngine:
+def open_engine(name: str, workers: int, address: str | None = None) -> Engine:
     """The engine of that name; ValueError lists those there are."""
     check_engine(name, workers)
     return LocalEngine(workers) if name == "local" else RayEngine(workers, address)

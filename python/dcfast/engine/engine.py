@@ -6,9 +6,10 @@ depend on the engine, the number of workers or the order in which pieces end.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from dcfast.engine.piece import Piece, S, perform
 
@@ -16,20 +17,18 @@ ENGINES = ("local", "ray")
 MOST_PROCESSES = 4096  # each is an interpreter of its own, and all are started at once
 
 
-class Engine(Protocol):
-    """Runs pieces. ``map`` raises the first error of a piece after stopping what has not begun."""
+class Engine(ABC):
+    """Runs pieces; closed at the end of its block."""
 
     workers: int
 
-    def map(self, out: str, pieces: Sequence[Piece[S]]) -> Iterator[tuple[int, S]]: ...
+    @abstractmethod
+    def map(self, out: str, pieces: Sequence[Piece[S]]) -> Iterator[tuple[int, S]]:
+        """Raises the first error of a piece after stopping what has not begun."""
+
+    @abstractmethod
     def close(self) -> None: ...
-    def __enter__(self) -> Engine: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
 
-
-class ClosingEngine:
     def __enter__(self) -> Self:
         return self
 
@@ -41,15 +40,12 @@ class ClosingEngine:
         else:
             self.abandon()
 
-    def close(self) -> None:
-        raise AssertionError("an engine defines close")
-
     def abandon(self) -> None:
         """Closes after an error: pieces at work need not end."""
         self.close()
 
 
-class SinglesHere(ClosingEngine):
+class SinglesHere(Engine):
     """Another engine, but a step of one piece runs in this process: for pieces that use the whole machine."""
 
     def __init__(self, engine: Engine) -> None:

@@ -10,7 +10,7 @@ from contextlib import closing
 from functools import partial
 from multiprocessing import get_context
 
-from dcfast.engine.engine import ClosingEngine, check_engine
+from dcfast.engine.engine import Engine, check_engine
 from dcfast.engine.piece import Piece, S, perform
 from dcfast.errors import RunError
 from dcfast.process.read_ahead import read_ahead
@@ -20,7 +20,7 @@ MOST_THREADS = 8
 """Above it, the interpreter's lock costs more than it takes to start processes."""
 
 
-class LocalEngine(ClosingEngine):
+class LocalEngine(Engine):
     """Processes of this machine; one worker means this very process.
 
     Args:

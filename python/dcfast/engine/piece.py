@@ -70,29 +70,10 @@ class PieceFunction(Generic[P, R_co]):
 
         def with_arguments(*args: P.args, **kwargs: P.kwargs) -> Piece[R_co]:
             inspect.signature(self.function).bind(Path(), *args, **kwargs)
-            return Piece(
-                step,
-                name,
-                self,
-                kwargs,
-                tuple(inputs),
-                tuple(outputs),
-                weight,
-                gpus,
-                self.native if native is None else native,
-            )
+            chosen = self.native if native is None else native
+            return Piece(step, name, self, kwargs, tuple(inputs), tuple(outputs), weight, gpus, chosen)
 
         return with_arguments
-
-    def read_stats(self, value: object, where: str) -> R_co:
-        """Statistics as they stand in a marker; CorruptDataError where they are another function's."""
-        kind: type[R_co] = typing.get_type_hints(self.function)["return"]
-        return as_record(value, kind, where)
-
-    def changed(self, arguments: dict[str, object]) -> dict[str, object]:
-        """The arguments that are not the function's defaults, as JSON: a new one with a default redoes nothing."""
-        usual = {p.name: p.default for p in inspect.signature(self.function).parameters.values()}
-        return {name: plain(value) for name, value in arguments.items() if value != usual.get(name, inspect._empty)}
 
 
 def piece(
@@ -160,8 +141,10 @@ def fingerprint_files(out: Path, files: Iterable[str]) -> str:
 
 def piece_key(out: Path, piece: Piece[S]) -> str:
     function = piece.function
-    arguments = function.changed(piece.arguments)
-    text = json.dumps([function.version, function.name, arguments, list(piece.outputs)], sort_keys=True)
+    usual = {p.name: p.default for p in inspect.signature(function.function).parameters.values()}
+    # without those that are the function's defaults: a new argument with a default redoes nothing
+    given = {name: value for name, value in piece.arguments.items() if value != usual.get(name, inspect._empty)}
+    text = json.dumps([function.version, function.name, plain(given), list(piece.outputs)], sort_keys=True)
     both = text + fingerprint_files(out, piece.inputs)
     return hashlib.sha256(both.encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -172,20 +155,19 @@ def read_marker(out: Path, piece: Piece[S]) -> S | None:
     path = piece.marker_path(out)
     try:
         marker = read_record(path, _Marker)
-        stats = piece.function.read_stats(marker.stats, str(path))
+        kind: type[S] = typing.get_type_hints(piece.function.function)["return"]
+        stats = as_record(marker.stats, kind, str(path))
     except (OSError, ValueError):
         return None
     if marker.check not in ("", _checksum(marker.outputs, marker.stats)):  # older markers have none
         return None
     if marker.key != piece_key(out, piece):
         return None
-    for name, size in marker.outputs.items():
-        try:
-            if (out / name).stat().st_size != size:
-                return None
-        except OSError:
-            return None
-    return stats
+    try:
+        is_whole = all((out / name).stat().st_size == size for name, size in marker.outputs.items())
+    except OSError:
+        return None
+    return stats if is_whole else None
 
 
 def _checksum(outputs: dict[str, int], stats: object) -> str:

@@ -55,10 +55,9 @@ class Progress:
             self._bar.close()
         if kind is None:
             seconds = max(time.monotonic() - self._started, 1e-9)
-            amount = f"{self.total / 1e6:.1f} MB, " if self.total > 1_000_000 else ""
-            rate = (
-                f"{self.total / seconds / 1e6:.1f} MB/s" if self.total > 1_000_000 else f"{self.pieces / seconds:.1f}/s"
-            )
+            is_bytes = self.total > 1_000_000
+            amount = f"{self.total / 1e6:.1f} MB, " if is_bytes else ""
+            rate = f"{self.total / seconds / 1e6:.1f} MB/s" if is_bytes else f"{self.pieces / seconds:.1f}/s"
             say(f"  {self.title}: {self.pieces} pieces, {amount}{seconds:.1f} s, {rate}", error=True)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from types import ModuleType
 
-from dcfast.engine.engine import ClosingEngine
+from dcfast.engine.engine import Engine, check_engine
 from dcfast.engine.piece import Piece, S, perform
 from dcfast.errors import MissingDependencyError, RunError
 from dcfast.process.signals import handlers_kept
@@ -23,7 +23,7 @@ _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Ray's name for clusters that other machines join; without, it binds all of its servers to 127.0.0.1."""
 
 
-class RayEngine(ClosingEngine):
+class RayEngine(Engine):
     """Tasks on a Ray cluster whose nodes all see the pool and the run directory under the same paths.
 
     Args:
@@ -37,8 +37,7 @@ class RayEngine(ClosingEngine):
     """
 
     def __init__(self, workers: int, address: str | None = None) -> None:
-        if workers < 1:
-            raise ValueError(f"workers must be at least 1; got {workers}")
+        check_engine("ray", workers)
         address = address or os.environ.get("RAY_ADDRESS")
         self.workers = workers
         self._before: dict[str, str | None] = {}

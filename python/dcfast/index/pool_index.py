@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.errors import CorruptDataError, PoolError
-from dcfast.index.rows import FLAGS_WITHOUT_UID, make_row_ids, split_row_ids, uid_records
+from dcfast.index.rows import FLAGS_WITHOUT_UID, make_row_ids, sample_records, split_row_ids
 from dcfast.index.segments import Segment
 from dcfast.storage.npz import save_scratch
 from dcfast.storage.records import Count, Record, read_record
@@ -188,7 +188,7 @@ class _Runs:
             # the columns are mapped: only this slice of them is touched
             last = min(segment.num_samples, at + min(_ROWS_AT_ONCE, len(self._buffer) - self._used))
             usable = at + np.flatnonzero((segment.flags[at:last] & FLAGS_WITHOUT_UID) == 0)
-            self._buffer[self._used : self._used + len(usable)] = uid_records(segment, first_shard, usable)
+            self._buffer[self._used : self._used + len(usable)] = sample_records(segment, first_shard, usable)
             self._used += len(usable)
             at = last
             if self._used == len(self._buffer):

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from dcfast.index.segments import WITHOUT_UID, SampleFlag, Segment, ShardReport
 from dcfast.storage.listing import say_losses
-from dcfast.uids.files import RECORD_DTYPE
+from dcfast.uids.files import uid_records
 
 FLAG_CUT = int(SampleFlag.CUT)
 FLAGS_WITHOUT_UID = int(WITHOUT_UID)
@@ -49,12 +49,9 @@ def valid_uid_mask(segment: Segment) -> NDArray[np.bool_]:
     return has_uid
 
 
-def uid_records(segment: Segment, first_ordinal: int, rows: NDArray[np.integer]) -> NDArray[np.void]:
+def sample_records(segment: Segment, first_ordinal: int, rows: NDArray[np.integer]) -> NDArray[np.void]:
     """(r,) records of uid and row id of some samples of a segment, in their order; arguments as ``row_ids``."""
-    records = np.empty(len(rows), RECORD_DTYPE)
-    records["f0"], records["f1"] = segment.uid["f0"][rows], segment.uid["f1"][rows]
-    records["f2"] = row_ids(segment, first_ordinal, rows)
-    return records
+    return uid_records(segment.uid[rows], row_ids(segment, first_ordinal, rows))
 
 
 def shard_damage(segment: Segment) -> list[ShardReport]:

@@ -37,7 +37,9 @@ def run_command(command: Callable[[], int], line: str) -> int:
         command: returns its exit status; what it raises is said on standard error.
         line: what standard error gets where Ctrl-C or SIGTERM stops it: how to go on.
     """
-    _accept_any_name()
+    # names of files need not be text: what cannot be encoded is shown by escapes, not raised after hours of work
+    if getattr(sys.stdout, "errors", None) == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         status = stoppable(command, line)
         sys.stdout.flush()
@@ -45,7 +47,10 @@ def run_command(command: Callable[[], int], line: str) -> int:
     except BrokenPipeError as error:
         if error.filename is not None:
             return report(error)
-        _discard_output()  # who read our output has ended (`| head`): not worth a word
+        # who read our output has ended (`| head`): not worth a word, and what is still to be written goes nowhere
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
         return FAILED
     except Exception as error:
         return report(error)
@@ -113,16 +118,3 @@ def _write_traceback(error: BaseException) -> str | None:
     except OSError:
         return None
     return place
-
-
-def _accept_any_name() -> None:
-    """Names of files need not be text: what cannot be encoded is shown by escapes, not raised after hours of work."""
-    if getattr(sys.stdout, "errors", None) == "strict":
-        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-
-
-def _discard_output() -> None:
-    """What is still to be written at the end of the process goes nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)

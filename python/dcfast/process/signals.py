@@ -189,17 +189,17 @@ def _granted(seconds: float, numbers: Iterable[int]) -> Iterator[None]:
 
 
 @contextmanager
-def passed_on(listener: Callable[[int], None], seconds: float = SAVE_SECONDS) -> Iterator[None]:
+def passed_on(listener: Callable[[int], None]) -> Iterator[None]:
     """For the time of a block somebody hears of each signal as it comes: a process beside this one saves at once too.
+
+    Where a command runs it has the time of ``postponed`` to end, also where nothing is postponed here.
 
     Args:
         listener: called with the signal, in the main thread, before anything else becomes of it.
-        seconds: from SIGTERM until the process is ended, where a command runs: as for ``postponed``, and also where
-            nothing is postponed here.
     """
     _listeners.append(listener)
     try:
-        with _granted(seconds, POSTPONED):
+        with _granted(SAVE_SECONDS, POSTPONED):
             yield
     finally:
         _listeners.remove(listener)

@@ -17,13 +17,11 @@ from dcfast.errors import RunError
 from dcfast.evaluate.tasks import compared_sets
 from dcfast.filters.files import uid_files
 from dcfast.index.pool import Pool
-from dcfast.rundir.claim import read_settings, with_uid_hashes
+from dcfast.rundir.claim import EXPRESSIONS, PLACES, read_settings, with_uid_hashes
 from dcfast.rundir.settings import NO_COMPARISON, Settings
 from dcfast.storage.config import Config
 from dcfast.storage.published import without_places
 
-_PLACES = ("pool", "evalsets", "teacher_uids")
-_EXPRESSIONS = ("filter", "compare")
 _WEIGHTS = (".pt", ".pth", ".bin", ".safetensors")
 
 
@@ -37,11 +35,11 @@ def placed(config: Config, settings: Settings, given: Collection[str]) -> Settin
     """
     whole = {name: value for name, value in _whole(config).items() if name not in given and name in config.options}
     settings = replace(settings, **whole)
-    for name in _PLACES:
+    for name in PLACES:
         place = getattr(settings, name)
         if name not in given and place is not None and not os.path.isabs(place):
             raise _lost(config, name, place)
-    for name in _EXPRESSIONS:
+    for name in EXPRESSIONS:
         text = getattr(settings, name)
         if name in given or text in (None, NO_COMPARISON):
             continue
@@ -61,9 +59,9 @@ def _whole(config: Config) -> dict[str, Any]:  # a value of each setting's own t
     if not own.is_file():
         return {}
     settings = asdict(read_settings(own))
-    places = [settings[name] for name in _PLACES if isinstance(settings[name], str)]
+    places = [settings[name] for name in PLACES if isinstance(settings[name], str)]
     published = without_places(settings, [str(own.parents[1]), *places])
-    names = (*_PLACES, *_EXPRESSIONS, "features")
+    names = (*PLACES, *EXPRESSIONS, "features")
     return {name: settings[name] for name in names if published[name] == config.options.get(name)}
 
 

@@ -34,7 +34,7 @@ def check_settings(settings: Settings) -> None:
         ValueError: names the option, what was expected and what came.   MissingDependencyError: decoder ``dali``
             without DALI.
     """
-    scale(settings.scale)
+    batch = scale(settings.scale).global_batch
     check_options(settings)
     if settings.decoder == "dali" and settings.train:
         require_dali()
@@ -42,13 +42,10 @@ def check_settings(settings: Settings) -> None:
         one_of("features: the prefix", prefix, tuple(SCORES))
         if not model:
             raise ValueError(f"features: {prefix} needs a model, NAME:PRETRAINED or {TEACHER}")
-    if settings.samples_seen is not None:
-        batch = scale(settings.scale).global_batch
-        if settings.train and settings.samples_seen < batch:
-            raise ValueError(
-                f"samples_seen must be at least one batch of scale {settings.scale}, {batch}; "
-                f"got {settings.samples_seen}"
-            )
+    if settings.samples_seen is not None and settings.train and settings.samples_seen < batch:
+        raise ValueError(
+            f"samples_seen must be at least one batch of scale {settings.scale}, {batch}; got {settings.samples_seen}"
+        )
     if settings.pool is None:
         if settings.uid_from != "json":
             raise ValueError("uid_from is for a given pool; the samples of the built-in world have uids")
@@ -69,18 +66,13 @@ def check_settings(settings: Settings) -> None:
             )
 
 
-def check_expressions(run: Run) -> None:
-    """What can be known to be wrong of the settings' expressions without a file."""
+def check_stages(run: Run, stages: list[str]) -> None:
+    # what can be known to be wrong before hours of work, is said before them
     for expression in (run.settings.filter, run.compare):
         if expression is not None:
             compile_filter(expression)
     if run.is_world:
         run.world_spec  # noqa: B018  (ValueError where the changes to it make no sense)
-
-
-def check_stages(run: Run, stages: list[str]) -> None:
-    # what can be known to be wrong before hours of work, is said before them
-    check_expressions(run)
     for stage in stages:
         for library in STAGE_TABLE[stage].libraries:
             require_library(library, f"stage {stage}")
@@ -88,11 +80,8 @@ def check_stages(run: Run, stages: list[str]) -> None:
         check_teacher(run)
     if "features" in stages:
         check_features(run)
-    for stage, model in (
-        ("teacher", teacher_model()),
-        ("train", scale(run.settings.scale).model),
-        ("evaluate", scale(run.settings.scale).model),
-    ):
+    trained = scale(run.settings.scale).model
+    for stage, model in (("teacher", teacher_model()), ("train", trained), ("evaluate", trained)):
         if stage in stages:
             require_model(model)
     if "world" in stages:

@@ -69,19 +69,8 @@ def _files(root: Path, places: list[str]) -> Iterator[Path]:
             yield path
 
 
-def _link(source: Path, target: Path) -> None:
-    """Puts a link to ``source`` in the place of ``target``, at once; a copy with its times where links do not work."""
-    temporary = target.with_name(temporary_name(target.name))
-    link_or_copy(source, temporary)  # with its times: size and mtime are what markers look at
-    os.replace(temporary, target)
-
-
-def _same(a: os.stat_result, b: os.stat_result) -> bool:
-    return os.path.samestat(a, b) or (a.st_size == b.st_size and a.st_mtime_ns == b.st_mtime_ns)
-
-
-def link_base(base: Run, target: Run, upto: str = "decontaminate") -> int:
-    """Shares what the stages of ``base`` up to ``upto`` made; brings an older branch up to date.
+def link_base(base: Run, target: Run) -> int:
+    """Shares what the stages of ``base`` made that can be shared; brings an older branch up to date.
 
     Both runs' locks are held by the caller. A branch whose base has changed has its own pieces redone where their
     inputs differ, as in any run.
@@ -92,14 +81,10 @@ def link_base(base: Run, target: Run, upto: str = "decontaminate") -> int:
         RunError: a stage of the base has not been run.
     Cost: one stat a shared file, and one link for each that is new.
     """
-    if upto not in SHARED:
-        raise ValueError(f"upto must be one of {', '.join(SHARED)}; got {upto!r}")
     linked = 0
     kept: set[Path] = set()
     places: list[str] = []
-    for stage in list(SHARED)[: list(SHARED).index(upto) + 1]:
-        if not base.asks_for(stage):
-            continue
+    for stage in filter(base.asks_for, SHARED):
         base.check_done(stage)
         places += [*SHARED[stage], f"state/{stage}", f"state/{stage}.json"]
     for source in _files(base.out, places):
@@ -107,13 +92,16 @@ def link_base(base: Run, target: Run, upto: str = "decontaminate") -> int:
         kept.add(name)
         place = target.out / name
         try:
-            if _same(source.stat(), place.stat()):
+            own, its = source.stat(), place.stat()
+            if os.path.samestat(own, its) or (own.st_size, own.st_mtime_ns) == (its.st_size, its.st_mtime_ns):
                 continue
         except FileNotFoundError:
             place.parent.mkdir(parents=True, exist_ok=True)
         if place.is_dir():
             raise RunError(f"{place} is a directory, where a file of {base.out} belongs; remove {target.out}")
-        _link(source, place)
+        temporary = place.with_name(temporary_name(place.name))
+        link_or_copy(source, temporary)
+        os.replace(temporary, place)
         linked += 1
     for stale in [path for path in _files(target.out, places) if path.relative_to(target.out) not in kept]:
         stale.unlink()  # the base no longer has it

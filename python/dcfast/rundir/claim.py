@@ -18,8 +18,8 @@ from dcfast.storage.hashing import hash_file
 from dcfast.storage.json_files import read_json
 from dcfast.storage.paths import absolute, real
 
-_PLACES = ("pool", "evalsets", "teacher_uids")
-_EXPRESSIONS = ("filter", "compare")
+PLACES = ("pool", "evalsets", "teacher_uids")
+EXPRESSIONS = ("filter", "compare")
 _SCHEMA = "local-dir:"
 
 
@@ -118,7 +118,7 @@ def kept_spelling(before: Settings, now: Settings) -> Settings:
     fixed = located(before, absolute)
     kept = {
         name: value
-        for name in (*_PLACES, *_EXPRESSIONS, "features")
+        for name in (*PLACES, *EXPRESSIONS, "features")
         if (value := getattr(before, name)) == getattr(fixed, name)
     }
     hashes = {**(before.uid_hashes or {}), **(now.uid_hashes or {})}

@@ -33,19 +33,15 @@ def evidence_schema() -> pa.Schema:
     """Columns of ``contamination.parquet``."""
     import pyarrow as pa
 
-    return pa.schema(
-        [
-            ("shard", pa.string()),
-            ("row", pa.uint32()),
-            ("key", pa.string()),
-            ("uid", pa.string()),
-            ("evalset", pa.string()),
-            ("evalset_shard", pa.string()),
-            ("evalset_key", pa.string()),
-            ("method", pa.string()),
-            ("distance", pa.uint8()),
-        ]
-    )
+    texts = [(name, pa.string()) for name in ("evalset", "evalset_shard", "evalset_key", "method")]
+    return pa.schema([*_sample_fields(), *texts, ("distance", pa.uint8())])
+
+
+def _sample_fields() -> list[tuple[str, pa.DataType]]:
+    """Which sample of the pool a row is of."""
+    import pyarrow as pa
+
+    return [("shard", pa.string()), ("row", pa.uint32()), ("key", pa.string()), ("uid", pa.string())]
 
 
 def signature_path(number: int) -> str:
@@ -85,16 +81,7 @@ def fate_schema() -> pa.Schema:
     """Columns of ``fates.parquet``; ``quarantine.parquet`` has the same less ``fate``."""
     import pyarrow as pa
 
-    return pa.schema(
-        [
-            ("shard", pa.string()),
-            ("row", pa.uint32()),
-            ("key", pa.string()),
-            ("uid", pa.string()),
-            ("fate", pa.string()),
-            ("reason", pa.string()),
-        ]
-    )
+    return pa.schema([*_sample_fields(), ("fate", pa.string()), ("reason", pa.string())])
 
 
 def outcome_run(number: int) -> str:

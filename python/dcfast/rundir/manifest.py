@@ -16,12 +16,10 @@ class UidList(Record):
     sha256: str | None = None
 
 
-class Subset(Record):
+class Subset(UidList):
     """``subset.npy``; ``contaminated``: samples of it that are copies of evaluation images, None where nothing was
     looked for."""
 
-    uids: Count
-    sha256: str | None = None
     contaminated: KeptCopies | None = None
 
 

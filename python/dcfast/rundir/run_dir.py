@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from dcfast.errors import RunError
+from dcfast.filters.term import CONTAMINATED, ORACLE, TEACHER_PAIRS
 from dcfast.index.pool import Pool, group_files, lacks_shards
 from dcfast.rundir.claim import differences, kept_spelling, located, read_settings, with_uid_hashes
-from dcfast.rundir.layout import FEATURE_METADATA, OWN_FOLDERS
+from dcfast.rundir.layout import FEATURE_METADATA, ORACLE_PATH, OWN_FOLDERS
 from dcfast.rundir.settings import NO_COMPARISON, TEACHER, Settings
 from dcfast.rundir.stage_table import STAGE_TABLE
 from dcfast.rundir.summaries import SUMMARIES, DecontaminateSummary, equals_json, read_summary
@@ -115,6 +116,11 @@ class Run:
         given += [model.partition(":")[2] for model in (self.settings.features or {}).values()]
         return [str(self.out), *(place for place in given if place), *(self.settings.uid_hashes or {})]
 
+    def uid_set_paths(self, names: Iterable[str]) -> dict[str, str]:
+        """Where each uid set of a filter lies; those of the run relative to its directory."""
+        own = {CONTAMINATED: "contaminated.npy", ORACLE: ORACLE_PATH, TEACHER_PAIRS: self.settings.teacher_uids}
+        return {name: str(own.get(name) or absolute(name)) for name in names}
+
     def asks_for(self, stage: str) -> bool:
         """Whether a stage is part of this run: training and what it needs only where the settings want it."""
         return stage == "filter" if self.metadata_only else STAGE_TABLE[stage].asked(self)
@@ -162,13 +168,9 @@ class Run:
         Called when the settings are known to make sense: a typo does not claim a directory.
         """
         path, now = self.summary_path("settings"), asdict(self.settings)
-        if path.exists():
-            if equals_json(path, now):
-                return
-            is_same = not differences(read_settings(path), self.settings)
-        else:
-            is_same = False
-        if not is_same:
+        if equals_json(path, now):
+            return
+        if not path.exists() or differences(read_settings(path), self.settings):
             self.invalidate(stages)  # first: a kill in between must not leave them to the new settings
         write_json(path, now)
 

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, TypeVar
 import msgspec
 
 from dcfast.rundir.summary import Summary
-from dcfast.rundir.training_summary import TrainingSummary
+from dcfast.rundir.training_summary import TrainingSummary  # noqa: F401  (one of SUMMARIES)
 from dcfast.storage.json_files import read_json
 from dcfast.storage.records import Count, Record, as_record, read_record
 
@@ -222,23 +222,7 @@ class ReportSummary(Summary):
     report: str = "report.html"
 
 
-SUMMARIES: dict[str, type[Summary]] = {
-    kind.stage: kind
-    for kind in (
-        WorldSummary,
-        IndexSummary,
-        SignaturesSummary,
-        TeacherSummary,
-        FeaturesSummary,
-        DecontaminateSummary,
-        FilterSummary,
-        ReshardSummary,
-        VerifySummary,
-        TrainingSummary,
-        EvaluateSummary,
-        ReportSummary,
-    )
-}
+SUMMARIES = {kind.stage: kind for kind in Summary.__subclasses__()}
 """By stage."""
 
 

@@ -30,8 +30,8 @@ from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import DecontaminateSummary
 from dcfast.rundir.tables import combine_parts, part_path
 from dcfast.stages.runner import Do
-from dcfast.storage.atomic import atomic_path
 from dcfast.storage.npz import load_array
+from dcfast.storage.parquet import write_table
 from dcfast.storage.records import Count, Record
 from dcfast.uids.sets import load_subset, merge_runs, save_subset, uid_format, uid_unique
 
@@ -54,7 +54,6 @@ def match_segment(out: Path, number: int, evalsets: Sequence[str], max_distance:
     """Piece: the hits of one segment, with evidence, and the sorted run of their uids."""
     import pyarrow as pa
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
     segment = Segment.open(out / segment_path(number))
     pool = load_array(out / signature_path(number), mmap=True)
@@ -84,8 +83,7 @@ def match_segment(out: Path, number: int, evalsets: Sequence[str], max_distance:
         },
         schema=evidence_schema(),
     )
-    with atomic_path(out / part_path(EVIDENCE_TABLE, number)) as temporary:
-        pq.write_table(table, temporary)
+    write_table(table, out / part_path(EVIDENCE_TABLE, number))
     save_subset(out / _uid_run(number), uid_unique(uids[valid], threads=1))
     return Hits(
         rows=len(hits),
@@ -115,20 +113,18 @@ def steps(run: Run, do: Do) -> DecontaminateSummary:
     names = [name for name, _ in compared_sets(run.evalset_dir)]
     evals = [evalset_signature_path(n) for n in range(len(names))]
     hits = do(
-        [
-            match_segment.piece(
-                "decontaminate/match",
-                f"{number:05d}",
-                inputs=[segment_path(number), signature_path(number), *evals],
-                outputs=[part_path(EVIDENCE_TABLE, number), _uid_run(number)],
-            )(number=number, evalsets=names, max_distance=run.settings.max_distance)
-            for number in numbers
-        ]
+        match_segment.piece(
+            "decontaminate/match",
+            f"{number:05d}",
+            inputs=[segment_path(number), signature_path(number), *evals],
+            outputs=[part_path(EVIDENCE_TABLE, number), _uid_run(number)],
+        )(number=number, evalsets=names, max_distance=run.settings.max_distance)
+        for number in numbers
     )
     runs, rows = [_uid_run(n) for n in numbers], sum(h.rows for h in hits)
     merge = merge_contaminated.piece("decontaminate/merge", "uids", inputs=runs, outputs=["contaminated.npy"])
-    [merged] = do([merge(segments=len(numbers))])
-    do([combine_parts("decontaminate/merge", EVIDENCE_TABLE, len(numbers), rows)])
+    merged = do.one(merge(segments=len(numbers)))
+    do.one(combine_parts("decontaminate/merge", EVIDENCE_TABLE, len(numbers), rows))
     return DecontaminateSummary(
         available=True,
         uids=merged.uids,

@@ -86,17 +86,14 @@ def steps(run: Run, do: Do) -> EvaluateSummary:
         inputs=[trained.checkpoint, *_files(run.evalset_dir)],
         outputs=["eval_results.jsonl", "evaluate/summary.json"],
     )
-    [summary] = do(
-        [
-            scores(
-                model=trained.model,
-                checkpoint=trained.checkpoint,
-                sha256=trained.checkpoint_sha256,
-                evalset_dir=str(run.evalset_dir),
-                device=run.settings.device,
-                precision=run.settings.precision,
-                strict=run.settings.strict,
-            )
-        ]
+    return do.one(
+        scores(
+            model=trained.model,
+            checkpoint=trained.checkpoint,
+            sha256=trained.checkpoint_sha256,
+            evalset_dir=str(run.evalset_dir),
+            device=run.settings.device,
+            precision=run.settings.precision,
+            strict=run.settings.strict,
+        )
     )
-    return summary

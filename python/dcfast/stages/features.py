@@ -161,11 +161,6 @@ def write_group(
     return FilledRows(rows, with_sample, dict(scored))
 
 
-def _npz_of(path: str) -> list[str]:
-    npz = sibling_npz(path)
-    return [npz] if os.path.isfile(npz) else []
-
-
 def steps(run: Run, do: Do) -> FeaturesSummary:
     """Embeddings by segment, then metadata files with their columns."""
     pool, device = run.pool, run.settings.device
@@ -173,21 +168,19 @@ def steps(run: Run, do: Do) -> FeaturesSummary:
     sources = [model_source(m) for m in models]
     weights = [name for _, inputs in sources for name in inputs]
     embedded = do(
-        [
-            embed.piece(
-                "features/embed",
-                f"{number:05d}",
-                inputs=[segment_path(number), *map(pool.shard_path, names), *weights],
-                outputs=[
-                    segment_file(number, "begin"),
-                    status_path(number),
-                    *(segment_file(number, what, m.key) for m in models for what in ARRAYS),
-                ],
-                weight=pool.bytes_of(names),
-                gpus=gpu_share(device),
-            )(number=number, shard_dir=str(pool.shard_dir), models=[m for m, _ in sources], device=device)
-            for number, (_, names) in enumerate(pool.segments())
-        ]
+        embed.piece(
+            "features/embed",
+            f"{number:05d}",
+            inputs=[segment_path(number), *map(pool.shard_path, names), *weights],
+            outputs=[
+                segment_file(number, "begin"),
+                status_path(number),
+                *(segment_file(number, what, m.key) for m in models for what in ARRAYS),
+            ],
+            weight=pool.bytes_of(names),
+            gpus=gpu_share(device),
+        )(number=number, shard_dir=str(pool.shard_dir), models=[m for m, _ in sources], device=device)
+        for number, (_, names) in enumerate(pool.segments())
     )
     made = embedded[0].models
     about = [
@@ -195,23 +188,21 @@ def steps(run: Run, do: Do) -> FeaturesSummary:
         for m in models
     ]
     statuses = [status_path(number) for number in range(len(pool.segments()))]
-    do([declare_ready.piece("features/ready", "ready", inputs=statuses, outputs=[READY])(about=about)])
+    do.one(declare_ready.piece("features/ready", "ready", inputs=statuses, outputs=[READY])(about=about))
     wrote = do(
-        [
-            write_group.piece(
-                "features/metadata",
-                f"{number:05d}",
-                inputs=[READY, "index/pool.npy", *names, *(npz for name in names for npz in _npz_of(name))],
-                outputs=[f"{FEATURE_METADATA}/{Path(n).stem}{end}" for n in names for end in (".parquet", ".npz")],
-                weight=sum(os.path.getsize(run.out / n) for n in names),
-            )(
-                files=names,
-                first_shards=[first for first, _ in pool.segments()],
-                models=[Filled(m.key, m.prefixes, m.dim) for m in about],
-                uid_from=run.settings.uid_from,
-            )
-            for number, (_, names) in enumerate(pool.metadata_groups())
-        ]
+        write_group.piece(
+            "features/metadata",
+            f"{number:05d}",
+            inputs=[READY, "index/pool.npy", *names, *filter(os.path.isfile, map(sibling_npz, names))],
+            outputs=[f"{FEATURE_METADATA}/{Path(n).stem}{end}" for n in names for end in (".parquet", ".npz")],
+            weight=sum(os.path.getsize(run.out / n) for n in names),
+        )(
+            files=names,
+            first_shards=[first for first, _ in pool.segments()],
+            models=[Filled(m.key, m.prefixes, m.dim) for m in about],
+            uid_from=run.settings.uid_from,
+        )
+        for number, (_, names) in enumerate(pool.metadata_groups())
     )
     return FeaturesSummary(
         models=about,

@@ -17,7 +17,7 @@ from dcfast.errors import CorruptDataError, PoolError
 from dcfast.index.build import write_segment
 from dcfast.index.metadata import UID_SOURCES, open_metadata, parse_uids, shown_uid
 from dcfast.index.pool_index import IndexLayout
-from dcfast.index.rows import loss_notes, shard_damage, uid_records, valid_uid_mask
+from dcfast.index.rows import loss_notes, sample_records, shard_damage, valid_uid_mask
 from dcfast.index.segments import IMAGE_EXTS, SampleFlag, Segment
 from dcfast.rundir.layout import MERGE_BYTES, segment_path
 from dcfast.rundir.run_dir import Run
@@ -80,7 +80,7 @@ def build_segment(
         shard, offset, message = damage[0]
         name = segment.shard_names[shard]
         raise CorruptDataError(f"shard {name}, offset {offset}: {message} (--strict)", path=name, offset=offset)
-    records = uid_records(segment, first_shard, np.flatnonzero(valid_uid_mask(segment)))
+    records = sample_records(segment, first_shard, np.flatnonzero(valid_uid_mask(segment)))
     save_records(out / _run_path(number), record_sort(records, threads=1))
     notes = loss_notes(segment)
     return SegmentCounts(
@@ -112,23 +112,21 @@ def steps(run: Run, do: Do) -> IndexSummary:
     pool, rule = run.pool, run.settings.uid_from
     groups = pool.segments()
     stats = do(
-        [
-            build_segment.piece(
-                "index/segments",
-                f"{number:05d}",
-                inputs=[pool.shard_path(name) for name in names],
-                outputs=[segment_path(number), _run_path(number)],
-                weight=pool.bytes_of(names),
-            )(
-                number=number,
-                first_shard=first,
-                shards=names,
-                shard_dir=str(pool.shard_dir),
-                strict=run.settings.strict,
-                uid_from=rule,
-            )
-            for number, (first, names) in enumerate(groups)
-        ]
+        build_segment.piece(
+            "index/segments",
+            f"{number:05d}",
+            inputs=[pool.shard_path(name) for name in names],
+            outputs=[segment_path(number), _run_path(number)],
+            weight=pool.bytes_of(names),
+        )(
+            number=number,
+            first_shard=first,
+            shards=names,
+            shard_dir=str(pool.shard_dir),
+            strict=run.settings.strict,
+            uid_from=rule,
+        )
+        for number, (first, names) in enumerate(groups)
     )
     places = [(first, len(names)) for first, names in groups]
     layout = IndexLayout(len(pool.shards), places, None if rule == "json" else rule)
@@ -138,7 +136,7 @@ def steps(run: Run, do: Do) -> IndexSummary:
         inputs=[_run_path(n) for n in range(len(groups))],
         outputs=["index/pool.npy", "index/index.json"],
     )
-    [merged] = do([merge(segments=len(groups), layout=layout)])
+    merged = do.one(merge(segments=len(groups), layout=layout))
     total = IndexSummary(
         samples=sum(s.samples for s in stats),
         shards=sum(s.shards for s in stats),

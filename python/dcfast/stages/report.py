@@ -84,5 +84,4 @@ def steps(run: Run, do: Do) -> ReportSummary:
     """The one piece."""
     tables = [name for name in TABLES if (run.out / name).exists()]
     page = write_report.piece("report/page", "page", inputs=tables, outputs=["report.json", "report.html"])
-    [summary] = do([page(settings=run.settings, recorded=_digest(run.out))])
-    return summary
+    return do.one(page(settings=run.settings, recorded=_digest(run.out)))

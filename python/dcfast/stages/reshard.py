@@ -113,31 +113,27 @@ def finish(out: Path, shard_dir: str) -> Finished:
 def steps(run: Run, do: Do) -> ReshardSummary:
     """Plan, output shards, companions."""
     plan = make_plan.piece("reshard/plan", "plan", inputs=plan_inputs(run), outputs=PLAN_FILES)
-    [planned] = do(
-        [
-            plan(
-                segments=len(run.pool.segments()),
-                excluded=len(run.sample_groups()),
-                shard_dir=str(run.pool.shard_dir),
-                shard_size=run.settings.shard_size,
-            )
-        ]
+    planned = do.one(
+        plan(
+            segments=len(run.pool.segments()),
+            excluded=len(run.sample_groups()),
+            shard_dir=str(run.pool.shard_dir),
+            shard_size=run.settings.shard_size,
+        )
     )
     do(
-        [
-            write_shards.piece(
-                "reshard/write",
-                f"{first:08d}",
-                inputs=["subset.npy", *PLAN_FILES],
-                outputs=[f"shards/{k:08d}{end}" for k in range(first, last) for end in (".tar", "_stats.json")],
-                weight=sum(planned.weights[first:last]),
-            )(first=first, last=last)
-            for first, last in output_ranges(planned.output_shards)
-        ]
+        write_shards.piece(
+            "reshard/write",
+            f"{first:08d}",
+            inputs=["subset.npy", *PLAN_FILES],
+            outputs=[f"shards/{k:08d}{end}" for k in range(first, last) for end in (".tar", "_stats.json")],
+            weight=sum(planned.weights[first:last]),
+        )(first=first, last=last)
+        for first, last in output_ranges(planned.output_shards)
     )
     companions = [f"shards/{name}" for name in ("meta.json", "sizes.json", "sample_ids.npy")]
     finishing = finish.piece("reshard/finish", "finish", inputs=["subset.npy", *PLAN_FILES], outputs=companions)
-    [finished] = do([finishing(shard_dir=str(run.pool.shard_dir))])
+    finished = do.one(finishing(shard_dir=str(run.pool.shard_dir)))
     return ReshardSummary(
         output_shards=planned.output_shards,
         samples=finished.output_count,

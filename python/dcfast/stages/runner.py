@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from dcfast.engine.engine import Engine
 from dcfast.engine.piece import Piece, read_marker
@@ -26,40 +26,40 @@ S = TypeVar("S", bound=Record)
 T = TypeVar("T", bound=Summary)
 
 
-class Do(Protocol):
-    """Does the pieces of a step that are not done; returns the statistics of all, in order."""
+class Do:
+    """Does the pieces of a step that are not done, on an engine."""
 
-    def __call__(self, pieces: Sequence[Piece[S]]) -> list[S]: ...
+    def __init__(self, run: Run, engine: Engine, progress: Callable[..., Progress]) -> None:
+        self._run, self._engine, self._progress = run, engine, progress
+
+    def __call__(self, step: Iterable[Piece[S]]) -> list[S]:
+        """The statistics of all pieces, in order."""
+        run, pieces = self._run, list(step)
+        stats = {i: marked for i, piece in enumerate(pieces) if (marked := read_marker(run.out, piece)) is not None}
+        waiting = [i for i in range(len(pieces)) if i not in stats]
+        if waiting:
+            started = time.monotonic()
+            name = pieces[waiting[0]].step
+            stage = name.partition("/")[0]
+            # what this stage and later ones recorded was of what is now redone
+            run.invalidate(STAGES[STAGES.index(stage) :] if stage in STAGES else ())
+            with self._progress(name, total=sum(pieces[i].weight for i in waiting), pieces=len(waiting)) as bar:
+                for done, result in self._engine.map(str(run.out), [pieces[i] for i in waiting]):
+                    stats[waiting[done]] = result
+                    bar.advance(pieces[waiting[done]].weight)
+            # times are no part of any result: one line appended, never fingerprinted
+            times = {"step": name, "seconds": round(time.monotonic() - started, 3), "pieces": len(waiting)}
+            line = json.dumps({**times, "skipped": len(pieces) - len(waiting)})
+            append_lines(run.out / "state" / "timings.jsonl", [line])
+        return [stats[i] for i in range(len(pieces))]
+
+    def one(self, piece: Piece[S]) -> S:
+        """The statistics of a step's only piece."""
+        return self([piece])[0]
 
 
 Steps = Callable[[Run, Do], Summary]
 """A stage."""
-
-
-def _run_step(run: Run, engine: Engine, pieces: Sequence[Piece[S]], progress: Callable[..., Progress]) -> list[S]:
-    stats = {i: marked for i, piece in enumerate(pieces) if (marked := read_marker(run.out, piece)) is not None}
-    waiting = [i for i in range(len(pieces)) if i not in stats]
-    if waiting:
-        started = time.monotonic()
-        step = pieces[waiting[0]].step
-        run.invalidate(_later(step.partition("/")[0]))  # what they recorded was of what is now redone
-        with progress(step, total=sum(pieces[i].weight for i in waiting), pieces=len(waiting)) as bar:
-            for done, result in engine.map(str(run.out), [pieces[i] for i in waiting]):
-                stats[waiting[done]] = result
-                bar.advance(pieces[waiting[done]].weight)
-        _log_time(run, step, time.monotonic() - started, pieces=len(waiting), skipped=len(pieces) - len(waiting))
-    return [stats[i] for i in range(len(pieces))]
-
-
-def _later(stage: str) -> tuple[str, ...]:
-    return STAGES[STAGES.index(stage) :] if stage in STAGES else ()
-
-
-def _log_time(run: Run, step: str, seconds: float, **counts: int) -> None:
-    # Times are no part of any result: one line appended, never fingerprinted.
-    append_lines(
-        run.out / "state" / "timings.jsonl", [json.dumps({"step": step, "seconds": round(seconds, 3), **counts})]
-    )
 
 
 def run_stage(
@@ -71,10 +71,7 @@ def run_stage(
         Whatever a piece raised first; pieces that had ended stay done.
     """
 
-    def do(pieces: Sequence[Piece[S]]) -> list[S]:
-        return _run_step(run, engine, pieces, progress)
-
-    summary = steps(run, do)
+    summary = steps(run, Do(run, engine, progress))
     path, value = run.summary_path(name), plain(summary)
     if not equals_json(path, json.loads(json.dumps(value))):
         write_json(path, value)  # untouched when equal: its mtime may be an input of a later stage

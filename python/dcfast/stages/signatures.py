@@ -31,8 +31,8 @@ from dcfast.rundir.layout import evalset_signature_path, segment_path, signature
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import ComparedSet, SignaturesSummary
 from dcfast.stages.runner import Do
-from dcfast.storage.atomic import atomic_path
 from dcfast.storage.npz import save_array
+from dcfast.storage.parquet import write_table
 from dcfast.storage.records import Count, Record
 
 if TYPE_CHECKING:
@@ -131,11 +131,9 @@ def _write_signatures(
     damage: list[tuple[str, str]],
 ) -> ComparedSet:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     columns = {field: pa.array(result[field]) for field in SIGNATURE_DTYPE.names or ()}
-    with atomic_path(path) as temporary:
-        pq.write_table(pa.table({"shard": shards, "key": keys, **columns}), temporary)
+    write_table(pa.table({"shard": shards, "key": keys, **columns}), path)
     ok, present = result["status"] == 0, result["status"] != ABSENT
     return ComparedSet(
         name=name,
@@ -153,11 +151,6 @@ def _evalset_damage(segment: Segment, tars: Sequence[str]) -> list[tuple[str, st
         for at in segment.losses
     ]
     return damage + [(COUNT_FILE, remark) for remark in count_remark(Path(tars[0]).parent, len(tars))]
-
-
-def _count_files(tars: list[str]) -> list[str]:
-    path = Path(tars[0]).parent / COUNT_FILE
-    return [str(path)] if path.is_file() else []
 
 
 def _notes(evalsets: list[ComparedSet], directory: Path | None) -> list[str]:
@@ -191,7 +184,8 @@ def _evalset_piece(run: Run, number: int, name: str, files: list[str]) -> Piece[
     if is_hub_file(files[0]):
         of_hub = sign_hub_set.piece(*step, inputs=files, outputs=place, weight=weight)
         return of_hub(number=number, name=name, tars=files, strict=strict, folder=str(Path(files[0]).parent))
-    of_tars = sign_evalset.piece(*step, inputs=[*files, *_count_files(files)], outputs=place, weight=weight)
+    counted = filter(os.path.isfile, [str(Path(files[0]).parent / COUNT_FILE)])
+    of_tars = sign_evalset.piece(*step, inputs=[*files, *counted], outputs=place, weight=weight)
     return of_tars(number=number, name=name, tars=files, strict=strict)
 
 
@@ -201,16 +195,14 @@ def steps(run: Run, do: Do) -> SignaturesSummary:
         return SignaturesSummary()
     pool = run.pool
     stats = do(
-        [
-            sign_pool.piece(
-                "signatures/pool",
-                f"{number:05d}",
-                inputs=[segment_path(number), *map(pool.shard_path, names)],
-                outputs=[signature_path(number)],
-                weight=pool.bytes_of(names),
-            )(number=number, shard_dir=str(pool.shard_dir))
-            for number, (_, names) in enumerate(pool.segments())
-        ]
+        sign_pool.piece(
+            "signatures/pool",
+            f"{number:05d}",
+            inputs=[segment_path(number), *map(pool.shard_path, names)],
+            outputs=[signature_path(number)],
+            weight=pool.bytes_of(names),
+        )(number=number, shard_dir=str(pool.shard_dir))
+        for number, (_, names) in enumerate(pool.segments())
     )
     sets = compared_sets(run.evalset_dir) if run.evalset_dir is not None else []
     evalsets = do([_evalset_piece(run, number, name, files) for number, (name, files) in enumerate(sets)])

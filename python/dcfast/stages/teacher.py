@@ -181,10 +181,8 @@ def steps(run: Run, do: Do) -> TeacherSummary:
     if run.is_world:
         inputs = teacher_shards(run)
         do(
-            [
-                render.piece("teacher/render", p.name, outputs=[shard])(spec=p.spec, shard=p.shard)
-                for p, shard in zip(plan_teacher(run.world_spec), inputs, strict=True)
-            ]
+            render.piece("teacher/render", p.name, outputs=[shard])(spec=p.spec, shard=p.shard)
+            for p, shard in zip(plan_teacher(run.world_spec), inputs, strict=True)
         )
         subset, shard_dir = None, None
     else:
@@ -192,19 +190,17 @@ def steps(run: Run, do: Do) -> TeacherSummary:
         subset, shard_dir = absolute(settings.teacher_uids), str(run.pool.shard_dir)
         inputs = [subset, *(segment_path(n) for n in range(len(run.pool.segments())))]
     training = train_teacher.piece("teacher/train", "teacher", inputs=inputs, outputs=[TEACHER_FILE, ABOUT_FILE])
-    [summary] = do(
-        [
-            training(
-                scale=SCALE,
-                recipe={**RECIPE},
-                scale_recipe=scale(SCALE),
-                seed=settings.seed,
-                loss=settings.loss,
-                device=settings.device,
-                subset=subset,
-                shard_dir=shard_dir,
-                inputs=inputs,
-            )
-        ]
+    summary = do.one(
+        training(
+            scale=SCALE,
+            recipe={**RECIPE},
+            scale_recipe=scale(SCALE),
+            seed=settings.seed,
+            loss=settings.loss,
+            device=settings.device,
+            subset=subset,
+            shard_dir=shard_dir,
+            inputs=inputs,
+        )
     )
     return replaced(summary, held_out=settings.teacher_uids is not None)  # pieces of older releases did not say it

@@ -155,25 +155,22 @@ def steps(run: Run, do: Do) -> TrainingSummary:
     else:
         order = plan_positions.piece("train/order", "positions", inputs=plan_inputs(run), outputs=[POSITIONS])
         excluded = len(run.sample_groups())
-        do([order(segments=segments, excluded=excluded, shard_dir=shard_dir, shard_size=settings.shard_size)])
+        do.one(order(segments=segments, excluded=excluded, shard_dir=shard_dir, shard_size=settings.shard_size))
         inputs += [POSITIONS, *map(segment_path, range(segments))]
     recipe = scale(settings.scale)
     last = f"train/checkpoints/epoch_{recipe.checkpoints}.pt"
     train = train_subset.piece("train/train", "train", inputs=inputs, outputs=[last, "train/summary.json"])
-    [summary] = do(
-        [
-            train(
-                source=settings.train_from,
-                segments=segments,
-                shard_dir=shard_dir,
-                scale=settings.scale,
-                recipe=recipe.fingerprint(),
-                overrides={} if settings.samples_seen is None else {"samples_seen": settings.samples_seen},
-                seed=settings.seed,
-                loss=settings.loss,
-                decoder=settings.decoder,
-                device=settings.device,
-            )
-        ]
+    return do.one(
+        train(
+            source=settings.train_from,
+            segments=segments,
+            shard_dir=shard_dir,
+            scale=settings.scale,
+            recipe=recipe.fingerprint(),
+            overrides={} if settings.samples_seen is None else {"samples_seen": settings.samples_seen},
+            seed=settings.seed,
+            loss=settings.loss,
+            decoder=settings.decoder,
+            device=settings.device,
+        )
     )
-    return summary

@@ -176,15 +176,13 @@ def steps(run: Run, do: Do) -> VerifySummary:
         inputs=["subset.npy", *(["contaminated.npy"] if compared else [])],
         outputs=["verify.json"],
     )
-    [concluded] = do(
-        [
-            conclusion(
-                sums=sums,
-                samples=run.summary(IndexSummary).samples,
-                contaminated=compared,
-                excludes_contaminated=_excludes_contaminated(run.summary(FilterSummary).filter),
-            )
-        ]
+    concluded = do.one(
+        conclusion(
+            sums=sums,
+            samples=run.summary(IndexSummary).samples,
+            contaminated=compared,
+            excludes_contaminated=_excludes_contaminated(run.summary(FilterSummary).filter),
+        )
     )
     if not concluded.ok:
         listed = "; ".join(concluded.problems[:5])

@@ -26,12 +26,10 @@ def steps(run: Run, do: Do) -> WorldSummary:
     spec = run.world_spec
     planned = plan_world(spec)
     stats = do(
-        [
-            render.piece("world/render", p.name, outputs=[f"world/{path}" for path in p.outputs])(
-                function=p.function, args=p
-            )
-            for p in planned
-        ]
+        render.piece("world/render", p.name, outputs=[f"world/{path}" for path in p.outputs])(
+            function=p.function, args=p
+        )
+        for p in planned
     )
     return WorldSummary(
         spec=spec.to_json(),

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from dcfast.errors import CorruptDataError, DcfastError, PoolError
+from dcfast.storage.atomic import atomic_path
 from dcfast.storage.inputs import StrPath, open_input
 from dcfast.storage.parquet_pages import batch_rows, footer_bytes, read_groups
 
@@ -182,3 +183,11 @@ def read_table(path: StrPath, columns: Sequence[str] | None = None, kind: Kind =
     """A whole file as a table, for small ones. Errors as ``ParquetFile`` and its ``read``."""
     with ParquetFile(path, kind) as file:
         return file.read(columns)
+
+
+def write_table(table: pa.Table, path: StrPath) -> None:
+    """Writes a table as a file that is whole or not there."""
+    import pyarrow.parquet as pq
+
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary)

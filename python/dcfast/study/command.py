@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -144,7 +143,6 @@ def _main(arguments: argparse.Namespace) -> int:
         choose=choose,
         confirm=confirm,
         jobs=args.jobs,
-        cores=os.cpu_count(),
         overwrite=args.overwrite,
         confirm_all=args.confirm_all,
         say=(lambda line: None) if args.quiet else partial(say, error=True),

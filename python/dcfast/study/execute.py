@@ -63,14 +63,12 @@ def _die_with_parent() -> None:
 
 
 def _start(cell: Cell, threads: int, overwrite: bool) -> _Process:
-    folder = Path(cell.directory)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "state").mkdir(exist_ok=True)
-    task, log = folder / "state" / "cell.json", folder / "state" / "cell.log"
+    state = Path(cell.directory) / "state"
+    state.mkdir(parents=True, exist_ok=True)
+    task, log = state / "cell.json", state / "cell.log"
     write_json(task, plain(cell))
-    environment = {**os.environ}
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        environment[name] = str(threads)
+    threaded = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    environment = {**os.environ, **dict.fromkeys(threaded, str(threads))}
     words = [sys.executable, "-m", "dcfast.study.cell", str(task), str(threads), *(["overwrite"] if overwrite else [])]
     with open(log, "wb", opener=unfollowed) as file:
         process = subprocess.Popen(

@@ -17,14 +17,6 @@ CANDIDATE, REFERENCE, SEED = "#0072b2", "#7a7a7a", "#9ec9e6"  # told apart witho
 LEGEND = "diamond: mean over seeds (dots), bar: one standard deviation; in brackets: share of the pool that is kept"
 
 
-def _bytes(figure: Figure, kind: str) -> bytes:
-    buffer = io.BytesIO()
-    # without dates and random ids equal studies are equal bytes
-    metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
-    figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
-    return buffer.getvalue()
-
-
 def _scores(axes: Axes, rows: list[FilterRow], scale: str, sets: str) -> None:
     """Filters from the best at the top; the dots are seeds, the bars one standard deviation."""
     means = {row.filter: row.mean for row in rows if row.mean is not None}
@@ -75,9 +67,12 @@ def draw(study: Study) -> dict[str, bytes]:
 
     def keep(name: str, figure: Figure) -> None:
         FigureCanvasAgg(figure)
+        # without dates and random ids equal studies are equal bytes
         with matplotlib.rc_context({"svg.hashsalt": "dcfast", "svg.fonttype": "none"}):
-            files[f"{name}.png"] = _bytes(figure, "png")
-            files[f"{name}.svg"] = _bytes(figure, "svg")
+            for kind, dated in (("png", ("Software",)), ("svg", ("Date", "Creator"))):
+                buffer = io.BytesIO()
+                figure.savefig(buffer, format=kind, dpi=150, metadata=dict.fromkeys(dated))
+                files[f"{name}.{kind}"] = buffer.getvalue()
 
     sets = "evaluation sets"
     if study.tasks.left_out:

@@ -131,7 +131,9 @@ def run_study(
             return
         spent += 1
         left = (time.monotonic() - started) / spent * (planned - len(results))
-        say(f"{_result_line(cell, result, seconds)}; {len(results)} of {planned} cells, about {_time(left)} left")
+        score = "no score" if result.score is None else f"{result.score:.4f}"
+        done = f"{cell.name}: {score}, {result.kept:,} of {result.rows:,} kept, {_time(seconds)}"
+        say(f"{done}; {len(results)} of {planned} cells, about {_time(left)} left")
         write(plots=False)
 
     busy = f"--out {root}: another study is running there; wait for it, or choose another"
@@ -149,11 +151,6 @@ def run_study(
             )
         failed += _failed_sets(results)
         return write(plots=True)
-
-
-def _result_line(cell: Cell, result: CellResult, seconds: float) -> str:
-    score = "no score" if result.score is None else f"{result.score:.4f}"
-    return f"{cell.name}: {score}, {result.kept:,} of {result.rows:,} kept, {_time(seconds)}"
 
 
 def _check_study(grid: Grid, choose: Sequence[int], confirm: Sequence[int], jobs: int) -> None:

@@ -26,6 +26,14 @@ UID_DTYPE = np.dtype([("f0", "<u8"), ("f1", "<u8")])
 #: A uid with a 64-bit payload (in a pool index: shard ordinal << 32 | row in the shard).
 RECORD_DTYPE = np.dtype([("f0", "<u8"), ("f1", "<u8"), ("f2", "<u8")])
 
+
+def uid_records(uids: UidArray, payload: npt.NDArray[np.uint64]) -> UidArray:
+    """(n,) ``RECORD_DTYPE`` of n uids and their payload."""
+    records = np.empty(len(uids), RECORD_DTYPE)
+    records["f0"], records["f1"], records["f2"] = uids["f0"], uids["f1"], payload
+    return records
+
+
 MIN_MERGE_BYTES, MIN_MERGE_FILES = 1 << 20, 3
 """Of memory, and of open files: what a merge takes at least."""
 _MAGIC = b"\x93NUMPY"

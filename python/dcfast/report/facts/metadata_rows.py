@@ -17,14 +17,13 @@ import numpy.typing as npt
 from dcfast.filters import compile_filter, numbers
 from dcfast.filters.catalog import build_term
 from dcfast.filters.expression import And, parse
-from dcfast.filters.term import CONTAMINATED, ORACLE, SCORES, TEACHER_PAIRS, Rows, Rule, Term
+from dcfast.filters.term import SCORES, Rows, Rule, Term
 from dcfast.index.metadata import count_metadata_rows, open_metadata, parse_uids
 from dcfast.index.pool import list_parquet, metadata_folder
 from dcfast.report.facts.sampling import evenly
-from dcfast.rundir.layout import FEATURE_METADATA, ORACLE_PATH, OUTSIDE, mask_path
+from dcfast.rundir.layout import FEATURE_METADATA, OUTSIDE, mask_path
 from dcfast.rundir.run_dir import Run
 from dcfast.storage.npz import load_array
-from dcfast.storage.paths import absolute
 from dcfast.uids.sets import load_subset, uid_isin
 
 if TYPE_CHECKING:
@@ -104,9 +103,8 @@ class _SeparateRules:
         for clause in root.children if isinstance(root, And) else (root,):
             self.rules += clause.rules if isinstance(clause, Term) else [compile_filter(str(clause))]
         self.names = [rule.reason if isinstance(rule, Rule) else rule.reasons[-1] for rule in self.rules]
-        own = {CONTAMINATED: "contaminated.npy", ORACLE: ORACLE_PATH, TEACHER_PAIRS: run.settings.teacher_uids}
-        paths = {name: run.out / str(own.get(name) or absolute(name)) for name in self.whole.uid_sets}
-        self.uid_sets = {name: load_subset(path, check=False) for name, path in paths.items()}
+        paths = run.uid_set_paths(self.whole.uid_sets)
+        self.uid_sets = {name: load_subset(run.out / path, check=False) for name, path in paths.items()}
 
     def _clusters(self, path: Path, begin: int, rows: int) -> dict[str, Mask]:
         """Rows that the rule of clusters does not drop; the filter asks it only of rows that pass all other rules."""

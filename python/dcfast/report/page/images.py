@@ -18,24 +18,18 @@ from dcfast.evaluate.hub import is_hub_file
 from dcfast.images import costs
 from dcfast.images.costs import BadImage
 from dcfast.images.decode import eight_bits, open_image
+from dcfast.index.pool_index import IndexLayout
 from dcfast.index.segments import IMAGE_EXTS, Segment
 from dcfast.report.text import clean
 from dcfast.rundir.layout import segment_path
 from dcfast.rundir.summaries import find_summary
 from dcfast.storage.inputs import open_input
-from dcfast.storage.records import Record
 
 SIDE = 256
 """Pixels of a thumbnail's longer side: sharp at the 160 or so that the page shows, also on a phone's screen."""
 CAPTION_BYTES = 4_096
 """What is read of a caption; the page shows less."""
 TOO_LARGE = "too large to preview"
-
-
-class _IndexLayout(Record):
-    """Of ``index/index.json``: the first shard of each segment, and how many it has."""
-
-    segments: list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -140,7 +134,7 @@ class PoolPreviews:
 
     @cached_property
     def num_segments(self) -> int:
-        layout = find_summary(self.root / "index" / "index.json", _IndexLayout)
+        layout = find_summary(self.root / "index" / "index.json", IndexLayout)
         return 0 if layout is None else len(layout.segments)
 
     def _find(self, shard: str) -> Segment:

@@ -110,19 +110,16 @@ def environment() -> jinja2.Environment:
 
 def render(report: Report, pictures: Pictures) -> str:
     """The page as text. The same report and pictures give the same bytes."""
-    page = (
-        environment()
-        .get_template("page.html.j2")
-        .render(
-            report=report,
-            cards={"kept_faulty": [], "dropped_clean": [], **pictures.cards},  # the last two in the world alone
-            pairs=pictures.pairs,
-            total=_total(report),
-            sets=plotted_sets(report.scores),
-            training_curves=training_curves,
-            bars=bars,
-            against=_plain(report.comparison and report.comparison.filter),
-            percent=text.percent,
-        )
+    template = environment().get_template("page.html.j2")
+    page = template.render(
+        report=report,
+        cards={"kept_faulty": [], "dropped_clean": [], **pictures.cards},  # the last two in the world alone
+        pairs=pictures.pairs,
+        total=_total(report),
+        sets=plotted_sets(report.scores),
+        training_curves=training_curves,
+        bars=bars,
+        against=_plain(report.comparison and report.comparison.filter),
+        percent=text.percent,
     )
     return page.encode("utf-8", "replace").decode("utf-8")

@@ -148,22 +148,20 @@ def make_centroids(run: Run, do: Do) -> tuple[str, ClusterCounts]:
     places = [f"state/filter/points/{number:05d}.npy" for number in range(len(groups))]
     model = model_fingerprint()
     stats = do(
-        [
-            sample_points.piece(
-                "filter/points",
-                f"{number:05d}",
-                inputs=[*files, *map(sibling_npz, files)],
-                outputs=[places[number]],
-            )(
-                files=files,
-                first=first,
-                share=SAMPLED.get(settings.scale, 1.0),
-                seed=settings.seed,
-                language_model=model,
-                output=places[number],
-            )
-            for number, (first, files) in enumerate(groups)
-        ]
+        sample_points.piece(
+            "filter/points",
+            f"{number:05d}",
+            inputs=[*files, *map(sibling_npz, files)],
+            outputs=[places[number]],
+        )(
+            files=files,
+            first=first,
+            share=SAMPLED.get(settings.scale, 1.0),
+            seed=settings.seed,
+            language_model=model,
+            output=places[number],
+        )
+        for number, (first, files) in enumerate(groups)
     )
     total = sum(s.points for s in stats)
     if total == 0:
@@ -175,7 +173,7 @@ def make_centroids(run: Run, do: Do) -> tuple[str, ClusterCounts]:
     points = [place for place, s in zip(places, stats, strict=True) if s.points]
     path = "state/filter/kmeans/00.npy"
     begin = begin_kmeans.piece("filter/kmeans", "00", inputs=points, outputs=[path])
-    do([begin(points=points, clusters=clusters, seed=settings.seed, output=path)])
+    do.one(begin(points=points, clusters=clusters, seed=settings.seed, output=path))
     error = 0.0
     for turn in range(1, ITERATIONS + 1):
         before, path = path, f"state/filter/kmeans/{turn:02d}.npy" if turn < ITERATIONS else CENTROIDS
@@ -186,6 +184,5 @@ def make_centroids(run: Run, do: Do) -> tuple[str, ClusterCounts]:
             outputs=[path],
             gpus=gpu_share(settings.device),
         )
-        [done] = do([iterate(points=points, before=before, output=path, device=settings.device)])
-        error = done.error
+        error = do.one(iterate(points=points, before=before, output=path, device=settings.device)).error
     return path, ClusterCounts(points=total, clusters=clusters, iterations=ITERATIONS, mean_squared_distance=error)

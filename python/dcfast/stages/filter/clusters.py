@@ -237,7 +237,7 @@ def _make_target(run: Run, do: Do) -> str:
     embed = embed_target.piece(
         "filter/target", "target", inputs=[*shards, *files], outputs=[path], gpus=gpu_share(device)
     )
-    do([embed(shards=shards, model=model, device=device, output=path)])
+    do.one(embed(shards=shards, model=model, device=device, output=path))
     return path
 
 
@@ -266,7 +266,7 @@ def make_clusters(run: Run, do: Do, sets: list[Clusters]) -> tuple[list[ClusterF
             outputs=[chosen],
             gpus=gpu_share(device),
         )
-        [picked] = do([choose(centroids=centroids, device=device, target=target, output=chosen)])
+        picked = do.one(choose(centroids=centroids, device=device, target=target, output=chosen))
         files.append(ClusterFiles(centroids, chosen))
         done.append(replaced(counts, clusters=picked.clusters, chosen=picked.chosen))
     return files, done

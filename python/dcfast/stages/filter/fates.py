@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,18 +49,18 @@ from dcfast.rundir.layout import (
     signature_path,
 )
 from dcfast.rundir.run_dir import Run
+from dcfast.rundir.summaries import FilterSummary
 from dcfast.rundir.tables import combine_parts, part_path, table_writer
 from dcfast.stages.filter.notes import malformed_row
 from dcfast.stages.filter.subsets import write_repeated
 from dcfast.stages.runner import Do
 from dcfast.stages.signatures import needed
-from dcfast.storage.atomic import atomic_path, write_bytes
+from dcfast.storage.atomic import write_bytes
 from dcfast.storage.npz import load_array, save_array
-from dcfast.storage.parquet import read_table
-from dcfast.storage.records import Count, Record
-from dcfast.uids.files import count_repeats
+from dcfast.storage.parquet import read_table, write_table
+from dcfast.storage.records import Count, Record, replaced
+from dcfast.uids.files import count_repeats, uid_records
 from dcfast.uids.sets import (
-    RECORD_DTYPE,
     load_subset,
     merge_runs,
     open_records,
@@ -106,7 +105,6 @@ def _write(
         quarantined: (n,) bool.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     table = pa.table(columns)
     with table_writer(root / part_path("fates", number, group), table.schema) as writer:
@@ -120,8 +118,7 @@ def _write(
         # a damaged shard stands in quarantine as a row without key: what it hides shows up as missing metadata rows
         shards = [{"shard": name, "reason": reason} for name, reason in damage]
         quarantine = pa.concat_tables([quarantine, pa.Table.from_pylist(shards, schema=quarantine.schema)])
-    with atomic_path(place) as temporary:
-        pq.write_table(quarantine, temporary)
+    write_table(quarantine, place)
     return int(quarantine.num_rows)
 
 
@@ -144,22 +141,22 @@ def _quarantine_reasons(
     reasons = [""]
     number = np.zeros(segment.num_samples, dtype=np.int64)
     flags = np.asarray(segment.flags)
+
+    def give(reason: str, samples: Mask) -> None:
+        reasons.append(reason)
+        number[(number == 0) & samples] = len(reasons) - 1
+
     for name, reason in STRUCTURE:
-        reasons.append(URL_REASONS.get(name, reason) if uid_from == "url" else reason)
-        number[(number == 0) & ((flags & int(SampleFlag[name])) != 0)] = len(reasons) - 1
+        reason = URL_REASONS.get(name, reason) if uid_from == "url" else reason
+        give(reason, (flags & int(SampleFlag[name])) != 0)
     if signatures is not None:
         status = signatures["status"]
-        for code, name in enumerate(STATUS):
-            if code == 0:
-                continue
-            reasons.append(f"picture: {name}")
-            number[(number == 0) & (status == code)] = len(reasons) - 1
-        reasons.append("no picture")
-        number[(number == 0) & (status == ABSENT)] = len(reasons) - 1
+        for code, name in enumerate(STATUS[1:], 1):
+            give(f"picture: {name}", status == code)
+        give("no picture", status == ABSENT)
     if features is not None:
         for code in (BROKEN, TOO_LARGE):  # what the decoder of training refuses, though the core may have read it
-            reasons.append(f"picture: {FEATURE_STATUS[code]}")
-            number[(number == 0) & (features == code)] = len(reasons) - 1
+            give(f"picture: {FEATURE_STATUS[code]}", features == code)
     return number, reasons
 
 
@@ -264,14 +261,11 @@ def _records_of(segments: list[tuple[int, Segment]], uids: npt.NDArray[np.void],
     Args:
         segments: each with the ordinal of its first shard; ``uids`` and ``mask`` are of all their samples.
     """
-    records = np.empty(int(mask.sum()), dtype=RECORD_DTYPE)
-    records["f0"], records["f1"] = uids["f0"][mask], uids["f1"][mask]
     at, rows = 0, [np.empty(0, np.uint64)]
-    for first_shard, segment in segments if len(records) else ():
+    for first_shard, segment in segments if mask.any() else ():
         rows.append(row_ids(segment, first_shard, np.flatnonzero(mask[at : at + segment.num_samples])))
         at += segment.num_samples
-    records["f2"] = np.concatenate(rows)
-    return records
+    return uid_records(uids[mask], np.concatenate(rows))
 
 
 def _names(segments: list[Segment]) -> dict[str, pa.Array | pa.ChunkedArray]:
@@ -350,19 +344,6 @@ def merge_subset(out: Path, runs: int, repeats: bool = False) -> MergedSubset:
     )
 
 
-@dataclass(frozen=True)
-class Outcomes:
-    """What the fates add to the filter's summary (``FilterSummary``)."""
-
-    fates: dict[str, int]
-    reasons: dict[str, int]
-    damage: list[tuple[str, str]]
-    damaged_shards: int
-    subset: int
-    repeated_in_pool: int
-    repeated_in_metadata: int
-
-
 def _sample_pieces(run: Run, reasons: list[str]) -> list[Piece[SampleOutcomes]]:
     decoded, embedded = needed(run), run.asks_for("features")
     return [
@@ -411,8 +392,10 @@ def _metadata_pieces(run: Run, malformed: list[int]) -> list[Piece[MetadataOutco
     ]
 
 
-def assign_outcomes(run: Run, do: Do, reasons: list[str], malformed: list[int], beside: Piece[Nothing]) -> Outcomes:
-    """Assigns the fates and writes their tables and ``subset.npy``.
+def assign_outcomes(
+    run: Run, do: Do, summary: FilterSummary, reasons: list[str], malformed: list[int], beside: Piece[Nothing]
+) -> FilterSummary:
+    """Assigns the fates and writes their tables and ``subset.npy``; returns the summary with what came of it.
 
     Args:
         malformed: how many rows of each piece of the metadata have no uid.
@@ -443,7 +426,8 @@ def assign_outcomes(run: Run, do: Do, reasons: list[str], malformed: list[int], 
         all_reasons.update(s.reasons)
     fates["missing"] += sum(s.missing for s in metadata)
     fates["quarantined"] += sum(s.malformed for s in metadata)
-    return Outcomes(
+    return replaced(
+        summary,
         fates=dict(fates),
         reasons=dict(sorted(all_reasons.items())),
         damage=[damage for s in samples for damage in s.damage][:MAX_NOTED],

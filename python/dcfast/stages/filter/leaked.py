@@ -57,17 +57,15 @@ def count_contaminated(run: Run, do: Do) -> KeptCopies | None:
         return None
     names = [name for name, _ in compared_sets(run.evalset_dir)]
     counts = do(
-        [
-            count_kept.piece(
-                "filter/contaminated",
-                f"{number:05d}",
-                inputs=[
-                    part_path("fates", number),
-                    *(path for n, _ in some for path in (segment_path(n), part_path(EVIDENCE_TABLE, n))),
-                ],
-            )(number=number, segments=[n for n, _ in some])
-            for number, some in enumerate(run.sample_groups())
-        ]
+        count_kept.piece(
+            "filter/contaminated",
+            f"{number:05d}",
+            inputs=[
+                part_path("fates", number),
+                *(path for n, _ in some for path in (segment_path(n), part_path(EVIDENCE_TABLE, n))),
+            ],
+        )(number=number, segments=[n for n, _ in some])
+        for number, some in enumerate(run.sample_groups())
     )
     return KeptCopies(
         samples=sum(c.samples for c in counts),

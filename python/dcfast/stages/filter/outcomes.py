@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,12 +55,11 @@ from dcfast.stages.filter.notes import MalformedRow, malformed_notes, repeated_n
 from dcfast.stages.filter.subsets import write_metadata_subset
 from dcfast.stages.index import refuse_metadata_without_uids
 from dcfast.stages.runner import Do
-from dcfast.storage.atomic import atomic_path
 from dcfast.storage.npz import load_array, save_array
-from dcfast.storage.parquet import BATCH_ROWS, read_table
-from dcfast.storage.paths import absolute
+from dcfast.storage.parquet import BATCH_ROWS, read_table, write_table
 from dcfast.storage.published import without_places
 from dcfast.storage.records import Count, Record, replaced
+from dcfast.uids.files import uid_records
 from dcfast.uids.sets import (
     RECORD_DTYPE,
     load_subset,
@@ -128,7 +126,7 @@ def resolve_expression(run: Run) -> tuple[str, list[str]]:
     compiled.check_columns(schema, first)
     compiled.check_needs()
     check_clusters(run, compiled)
-    for name, path in _uid_set_paths(run, compiled.uid_sets).items():
+    for name, path in run.uid_set_paths(compiled.uid_sets).items():
         if name not in (CONTAMINATED, ORACLE):
             load_subset(path)  # whole and sorted, or SubsetError; the pieces do not look again
     return str(compiled), notes
@@ -158,12 +156,6 @@ def _expected_schema(run: Run, path: str) -> pa.Schema:
     """The schema that the filter will find: the pool's, with the columns that the features stage adds."""
     schema = metadata_schema(path, run.settings.uid_from)
     return with_scores(schema, path, [SCORES[prefix] for prefix in run.features])
-
-
-def _uid_set_paths(run: Run, names: list[str]) -> dict[str, str]:
-    """Where each uid set of a filter lies; those of the run relative to its directory."""
-    own = {CONTAMINATED: "contaminated.npy", ORACLE: ORACLE_PATH, TEACHER_PAIRS: run.settings.teacher_uids}
-    return {name: str(own.get(name) or absolute(name)) for name in names}
 
 
 def _batches(
@@ -212,24 +204,22 @@ def _search_threshold(run: Run, do: Do, text: str, number: int, column: str, fra
         turn = len(search.prefix)
         outputs = [f"state/filter/histograms/{number}-{turn}-{g:05d}.npy" for g in range(len(groups))]
         do(
-            [
-                histogram.piece(
-                    f"filter/threshold-{number}-{turn}",
-                    f"{g:05d}",
-                    inputs=files,
-                    outputs=[output],
-                    weight=sum(os.path.getsize(run.out / f) for f in files),
-                )(
-                    files=files,
-                    filter=text,
-                    column=column,
-                    prefix=list(search.prefix),
-                    dtype=search.dtype,
-                    output=output,
-                    uid_from=uid_from,
-                )
-                for g, (files, output) in enumerate(zip(groups, outputs, strict=True))
-            ]
+            histogram.piece(
+                f"filter/threshold-{number}-{turn}",
+                f"{g:05d}",
+                inputs=files,
+                outputs=[output],
+                weight=sum(os.path.getsize(run.out / f) for f in files),
+            )(
+                files=files,
+                filter=text,
+                column=column,
+                prefix=list(search.prefix),
+                dtype=search.dtype,
+                output=output,
+                uid_from=uid_from,
+            )
+            for g, (files, output) in enumerate(zip(groups, outputs, strict=True))
         )
         search.feed(sum((load_array(run.out / output) for output in outputs), np.zeros(NUM_BINS, np.uint64)))
     return search
@@ -251,12 +241,10 @@ class _Malformed:
 
     def save(self, path: Path) -> None:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         schema = pa.schema([("file", pa.string()), ("row", pa.uint64()), ("uid", pa.string())])
         rows = [dict(zip(schema.names, row, strict=True)) for row in self.named]
-        with atomic_path(path) as temporary:
-            pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
+        write_table(pa.Table.from_pylist(rows, schema=schema), path)
 
 
 class Evaluated(Record):
@@ -310,11 +298,9 @@ def evaluate(
             inside = of_file.of_batch(len(uids))
             codes = np.asarray(compiled.evaluate(batch, thresholds, subsets, uids, inside))
             counts += np.bincount(codes[valid], minlength=len(counts))
-            part = np.empty(int(valid.sum()), dtype=RECORD_DTYPE)
-            part["f0"], part["f1"] = uids["f0"][valid], uids["f1"][valid]
             rows = np.arange(total, total + len(uids), dtype=np.uint64)
-            part["f2"] = codes[valid].astype(np.uint64) << np.uint64(CODE_SHIFT) | rows[valid]
-            records.append(part)
+            payload = codes[valid].astype(np.uint64) << np.uint64(CODE_SHIFT) | rows[valid]
+            records.append(uid_records(uids[valid], payload))
             malformed.note(path, file_row, batch, valid)
             total += len(uids)
             file_row += len(uids)
@@ -369,43 +355,41 @@ def _evaluate_all(
     run: Run, do: Do, text: str, compiled: Filter, thresholds: dict[str, str]
 ) -> tuple[list[Evaluated], dict[str, ClusterCounts]]:
     """From the thresholds to the outcome of every row: the pieces' statistics, and what was done for the clusters."""
-    sets = _uid_set_paths(run, compiled.uid_sets)
+    sets = run.uid_set_paths(compiled.uid_sets)
     if ORACLE in sets:
         oracle = write_oracle.piece("filter/oracle", "oracle", inputs=["world/truth.parquet"], outputs=[ORACLE_PATH])
-        do([oracle()])
+        do.one(oracle())
     groups, device = [files for _, files in run.metadata_groups()], run.settings.device
     cluster_files, clusters = make_clusters(run, do, compiled.clusters)
     of_clusters = [path for files in cluster_files for path in (files.centroids, files.chosen)]
     stats = do(
-        [
-            evaluate.piece(
-                "filter/evaluate",
-                f"{number:05d}",
-                inputs=[*files, *sets.values(), *of_clusters, *(map(sibling_npz, files) if cluster_files else ())],
-                outputs=[
-                    outcome_run(number),
-                    malformed_path(number),
-                    *(mask_path(i, name) for i in range(len(cluster_files)) for name in files),
-                ],
-                weight=sum(os.path.getsize(run.out / f) for f in files),
-                gpus=gpu_share(device) if cluster_files else 0.0,
-                native=not cluster_files and compiled.is_native,
-            )(
-                number=number,
-                files=files,
-                filter=text,
-                thresholds=thresholds,
-                uid_sets=sets,
-                models=compiled.fingerprint(),
-                clusters=tuple(cluster_files),
-                device=device if cluster_files else "",
-                uid_from=run.settings.uid_from,
-            )
-            for number, files in enumerate(groups)
-        ]
+        evaluate.piece(
+            "filter/evaluate",
+            f"{number:05d}",
+            inputs=[*files, *sets.values(), *of_clusters, *(map(sibling_npz, files) if cluster_files else ())],
+            outputs=[
+                outcome_run(number),
+                malformed_path(number),
+                *(mask_path(i, name) for i in range(len(cluster_files)) for name in files),
+            ],
+            weight=sum(os.path.getsize(run.out / f) for f in files),
+            gpus=gpu_share(device) if cluster_files else 0.0,
+            native=not cluster_files and compiled.is_native,
+        )(
+            number=number,
+            files=files,
+            filter=text,
+            thresholds=thresholds,
+            uid_sets=sets,
+            models=compiled.fingerprint(),
+            clusters=tuple(cluster_files),
+            device=device if cluster_files else "",
+            uid_from=run.settings.uid_from,
+        )
+        for number, files in enumerate(groups)
     )
     runs = [outcome_run(n) for n in range(len(groups))]
-    do([merge_outcomes.piece("filter/merge", "outcomes", inputs=runs, outputs=[OUTCOMES])(groups=len(groups))])
+    do.one(merge_outcomes.piece("filter/merge", "outcomes", inputs=runs, outputs=[OUTCOMES])(groups=len(groups)))
     for i, counts in enumerate(clusters):
         outside, inside = (sum(s.clusters[i][verdict] for s in stats) for verdict in (OUTSIDE, INSIDE))
         clusters[i] = replaced(counts, rows_asked=outside + inside, rows_inside=inside)
@@ -442,13 +426,13 @@ def steps(run: Run, do: Do) -> FilterSummary:
         subset_metadata=codes[0],
     )
     if run.metadata_only:
-        do([passing])
+        do.one(passing)
         notes.append(
             f"pool {run.pool.root.name} has no shards yet, so its metadata was filtered and nothing else: the same "
             "command, without --to filter, goes on when they are there"
         )
         return replaced(summary, notes=notes)
-    outcomes = fates.assign_outcomes(run, do, reasons, [s.malformed for s in stats], beside=passing)
-    notes += unmatched_notes(outcomes.fates, rows, malformed, rule)
-    notes += repeated_notes(outcomes.repeated_in_metadata, outcomes.repeated_in_pool, rule)
-    return replaced(summary, notes=notes, contaminated=count_contaminated(run, do), **asdict(outcomes))
+    summary = fates.assign_outcomes(run, do, summary, reasons, [s.malformed for s in stats], beside=passing)
+    notes += unmatched_notes(summary.fates, rows, malformed, rule)
+    notes += repeated_notes(summary.repeated_in_metadata, summary.repeated_in_pool, rule)
+    return replaced(summary, notes=notes, contaminated=count_contaminated(run, do))
