@@ -49,6 +49,17 @@ class PieceFunction(Generic[P, R_co]):
         self.name = f"{function.__module__}:{function.__qualname__}"
         functools.update_wrapper(self, function)
 
+    @functools.cached_property
+    def stats_type(self) -> type[R_co]:
+        kind: type[R_co] = typing.get_type_hints(self.function)["return"]
+        return kind
+
+    @functools.cached_property
+    def defaults(self) -> dict[str, object]:
+        """Parameter -> its default, of those that have one."""
+        parameters = inspect.signature(self.function).parameters.values()
+        return {p.name: p.default for p in parameters if p.default is not p.empty}
+
     def __call__(self, out: Path, *args: P.args, **kwargs: P.kwargs) -> R_co:
         return self.function(out, *args, **kwargs)
 
@@ -141,9 +152,9 @@ def fingerprint_files(out: Path, files: Iterable[str]) -> str:
 
 def piece_key(out: Path, piece: Piece[S]) -> str:
     function = piece.function
-    usual = {p.name: p.default for p in inspect.signature(function.function).parameters.values()}
+    usual = function.defaults
     # without those that are the function's defaults: a new argument with a default redoes nothing
-    given = {name: value for name, value in piece.arguments.items() if value != usual.get(name, inspect._empty)}
+    given = {name: value for name, value in piece.arguments.items() if name not in usual or value != usual[name]}
     text = json.dumps([function.version, function.name, plain(given), list(piece.outputs)], sort_keys=True)
     both = text + fingerprint_files(out, piece.inputs)
     return hashlib.sha256(both.encode("utf-8", "surrogateescape")).hexdigest()
@@ -155,8 +166,7 @@ def read_marker(out: Path, piece: Piece[S]) -> S | None:
     path = piece.marker_path(out)
     try:
         marker = read_record(path, _Marker)
-        kind: type[S] = typing.get_type_hints(piece.function.function)["return"]
-        stats = as_record(marker.stats, kind, str(path))
+        stats = as_record(marker.stats, piece.function.stats_type, str(path))
     except (OSError, ValueError):
         return None
     if marker.check not in ("", _checksum(marker.outputs, marker.stats)):  # older markers have none
