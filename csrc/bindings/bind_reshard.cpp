@@ -210,7 +210,9 @@ Contents contents_of(const BoundShards& bound, std::size_t k, bool check) {
   });
   std::vector<py::str> sources;
   for (const std::string& path : shard.sources) {
-    sources.push_back(py::reinterpret_steal<py::str>(PyUnicode_DecodeFSDefaultAndSize(path.data(), static_cast<py::ssize_t>(path.size()))));
+    PyObject* const decoded = PyUnicode_DecodeFSDefaultAndSize(path.data(), static_cast<py::ssize_t>(path.size()));
+    if (decoded == nullptr) throw py::error_already_set();
+    sources.push_back(py::reinterpret_steal<py::str>(decoded));
   }
   return {own(std::move(shard.uid)), own(std::move(shard.copy)), own(std::move(shard.member_sample)), std::move(sources),
                         own(std::move(shard.source_size)), own(std::move(shard.source_mtime_ns)), own(std::move(shard.source)),

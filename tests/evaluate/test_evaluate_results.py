@@ -254,6 +254,11 @@ def test_the_stage_scores_the_last_checkpoint_once(tmp_path: Path) -> None:
         written = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
         assert run_stage(run, engine, "evaluate", steps, Silent) == summary
         assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == written
+        trained = json.loads((out / "train/summary.json").read_text())
+        unsaid = {name: value for name, value in trained.items() if name != "checkpoint_sha256"}
+        (out / "train/summary.json").write_text(json.dumps(unsaid))  # of an older release: nothing to hold it against
+        assert run_stage(run, engine, "evaluate", steps, Silent) == summary
+        (out / "train/summary.json").write_text(json.dumps(trained))
         checkpoint = out / "train/checkpoints/epoch_1.pt"
         torch.save({**torch.load(checkpoint, weights_only=True), "more": 1}, checkpoint)
         with pytest.raises(RunError, match="is not the file that the training wrote"):
@@ -339,3 +344,19 @@ def test_one_reader_for_whole_and_damaged_files(tmp_path: Path) -> None:
 def test_the_mean_is_that_of_the_scores() -> None:
     assert mean([]) is None
     assert mean([0.1] * 10) == 0.1
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "value"),
+    [
+        ({"complete": 0}, "complete", False),
+        ({"complete": None}, "complete", False),
+        ({}, "complete", True),
+        ({"benchmark": 1}, "benchmark", True),
+        ({"state": 5}, "state", "5"),
+        ({"pictures": "many"}, "pictures", None),
+    ],
+)
+def test_a_foreign_line_is_read_as_far_as_it_goes(given: dict[str, object], field: str, value: object) -> None:
+    line = {"key": "a", "metrics": {"main_metric": 0.5}, **given}
+    assert getattr(Result.of(line), field) == value

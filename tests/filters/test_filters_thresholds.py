@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from dcfast.errors import PoolError
 from dcfast.filters import NUM_BINS, Quantile, QuantileSearch, numbers, parse_threshold, score_dtype, score_histogram
+from dcfast.storage.records import plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -182,3 +183,11 @@ def test_histogram_memory_does_not_grow_with_the_column(tmp_path: Path) -> None:
     column = np.lib.format.open_memmap(tmp_path / "scores.npy", mode="w+", dtype=np.float32, shape=(2_500_003,))
     column[:] = np.random.default_rng(0).normal(0.2, 0.05, len(column)).astype(np.float32)
     assert search(column, 0.3).threshold == reference(np.asarray(column), 0.3)
+
+
+def test_a_search_is_the_same_argument_of_pieces_as_ever() -> None:
+    """It stands in the keys of pieces: another form would have the passes of every older run done again."""
+    assert plain(QuantileSearch(0.3, "float32")) == {
+        **{"fraction": 0.3, "dtype": "float32", "prefix": [], "num_rows": -1},
+        **{"keeps_all": False, "rank": 0, "expected": -1},
+    }

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from dcfast import resharding
-from dcfast.errors import PoolError, RunError
+from dcfast.errors import CorruptDataError, PoolError, RunError
 from dcfast.index import refresh_index
 from dcfast.index.build import index_tars
 from dcfast.index.metadata import metadata_schema, open_metadata, parse_uids
@@ -292,3 +292,14 @@ def test_metadata_that_is_passed_over_is_named(flat: Path) -> None:
     assert note.startswith(f"{flat}: passed over: a.PARQUET (the name must end in .parquet, in lower case), b.parq (")
     assert "c.parquet.part (unfinished or compressed" in note
     assert note.endswith("sub (a directory, with d.parquet in it: metadata must lie side by side)")
+
+
+@pytest.mark.parametrize("value", [5, None, ["url"]])
+def test_a_rule_that_was_altered_is_said(value: object, tmp_path: Path) -> None:
+    from dcfast.index.pool_index import uid_rule
+    from dcfast.index.refresh import _refuse_other_uids
+
+    (tmp_path / "index.json").write_text(json.dumps({"shards": 1, "segments": [[0, 1]], "uid_from": value}))
+    for read in (uid_rule, lambda folder: _refuse_other_uids(folder, "json")):
+        with pytest.raises(CorruptDataError, match=r"index\.json: uid_from: expected text; got "):
+            read(tmp_path)

@@ -9,6 +9,7 @@ import dcfast
 import msgspec
 import pytest
 from dcfast.errors import CorruptDataError
+from dcfast.rundir.summaries import Decimal
 from dcfast.storage.atomic import write_json
 from dcfast.storage.records import Count, Record, as_record, plain, read_record
 
@@ -41,7 +42,7 @@ def test_a_record_is_written_and_read(tmp_path: Path) -> None:
         ([], "expected an object; got []"),
         ({"count": -1}, "count: expected a whole number >= 0; got -1"),
         ({"count": 1 << 63}, "count: expected a whole number <= 9223372036854775807; got 9223372036854775808"),
-        ({"count": True}, "count: expected a whole number; got True"),
+        ({"count": True}, "count: expected a whole number; got true"),
         ({"count": 1, "score": "high"}, "score: expected a number or null; got 'high'"),
         ({"count": 1, "parts": [{"share": "all"}]}, "parts[0].share: expected a number; got 'all'"),
         ({"count": 1, "pair": [1]}, "pair: expected a list of length 2; got [1]"),
@@ -77,3 +78,14 @@ def test_what_is_left_out_of_files_is_none_or_empty() -> None:
             omitting += 1
             assert field.default in (None, msgspec.NODEFAULT, msgspec.UNSET), (kind, field.name)
     assert omitting
+
+
+@pytest.mark.parametrize("text", ["0.5", "-1e-05", ".5", "3.", "inf", "-inf", "nan", "1E+3"])
+def test_numbers_as_text(text: str) -> None:
+    assert as_record(text, Decimal, "a.json") == text
+
+
+@pytest.mark.parametrize("text", ["e", "--", ".", "", "1_0", "0.5\n", "0x1", "1e"])
+def test_other_texts_are_no_numbers(text: str) -> None:
+    with pytest.raises(CorruptDataError, match=r"^a\.json: expected a number as text; got "):
+        as_record(text, Decimal, "a.json")

@@ -294,7 +294,7 @@ class _RiddleKeys(Record):
 def _raw_riddles(folder: Path) -> list[_RiddleKeys]:
     path = folder / RIDDLE_FILE
     try:
-        riddles = read_record(path, list[_RiddleKeys], most=MOST_RIDDLE_BYTES)
+        riddles = read_record(path, list[_RiddleKeys], most=MOST_RIDDLE_BYTES, names=False)
     except FileNotFoundError:
         raise EvalsetError(
             f"{folder}: it has no {RIDDLE_FILE}; expected a list of cue, candidates, associations"

@@ -96,10 +96,13 @@ class Result(Record, omit_defaults=True):
         """
         if not isinstance(line, Mapping) or line.get("key") is None or not isinstance(line.get("metrics"), Mapping):
             raise ValueError("no result of an evaluation: expected an object with key and metrics")
-        texts = {name: str(line[name]) for name in ("key", "checkpoint", "error") if line.get(name) is not None}
+        texts = {
+            name: str(line[name]) for name in ("key", "checkpoint", "error", "state") if line.get(name) is not None
+        }
         texts["dataset"] = str(line.get("dataset") or line["key"])
         metrics = {name: None if number(value) is None else value for name, value in line["metrics"].items()}
-        given = {**line, **texts, "metrics": metrics, "chance": number(line.get("chance"))}
+        flags = {name: bool(line[name]) for name in ("complete", "benchmark") if name in line}
+        given = {**line, **texts, **flags, "metrics": metrics, "chance": number(line.get("chance"))}
         kinds = get_type_hints(cls)
         fields = {name: given[name] for name in kinds.keys() & given.keys() if _fits(given[name], kinds[name])}
         return msgspec.convert({**_UNSAID, **fields}, cls)

@@ -64,7 +64,7 @@ class EvalTask(Record):
 def read_task_table(path: Path, *, benchmark: bool = False) -> tuple[EvalTask, ...]:
     """The tasks of a ``tasks.json``; EvalsetError names the file, the entry or its key, and what is wrong."""
     try:
-        entries = read_record(path, list[EvalTask])
+        entries = read_record(path, list[EvalTask], names=False)
     except ValueError as error:
         raise EvalsetError(str(error)) from None
     tasks = tuple(replaced(task, name=task.name or task.key, benchmark=benchmark) for task in entries)

@@ -18,8 +18,9 @@ import numpy.typing as npt
 from dcfast.errors import CorruptDataError, PoolError
 from dcfast.index.rows import FLAGS_WITHOUT_UID, make_row_ids, sample_records, split_row_ids
 from dcfast.index.segments import Segment
+from dcfast.storage.json_files import read_json
 from dcfast.storage.npz import save_scratch
-from dcfast.storage.records import Count, Record, read_record
+from dcfast.storage.records import Count, Record, as_record, read_record
 from dcfast.storage.temporary import temporary_folder
 from dcfast.uids.sets import RECORD_DTYPE, MergeReport, merge_runs, open_records, record_sort, uid_lookup
 
@@ -208,9 +209,11 @@ def uid_rule(folder: Path) -> str | None:
     """
     for name in ("index.json", UIDS_NOTE):
         try:
-            return read_record(folder / name, UidRule).uid_from
+            value = read_json(folder / name, names=True)
         except (OSError, ValueError):
             continue
+        rule: UidRule = as_record(value, UidRule, str(folder / name))
+        return rule.uid_from
     return None
 
 

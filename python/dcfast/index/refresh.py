@@ -30,10 +30,11 @@ from dcfast.process.shared_options import UID_FROM
 from dcfast.process.terminal import say
 from dcfast.storage.atomic import link_or_copy, remove_leftovers, write_json
 from dcfast.storage.http import RemoteOptions
+from dcfast.storage.json_files import read_json
 from dcfast.storage.listing import first_notes, list_pool_tars, say_losses, temporary_name
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, make_directory, not_left_empty, path_argument
-from dcfast.storage.records import read_record
+from dcfast.storage.records import as_record
 from dcfast.storage.remote import is_url, list_shards, remote_state
 from dcfast.storage.whole import fsync
 
@@ -228,9 +229,10 @@ def _refuse_other_uids(folder: Path, uid_from: str) -> None:
     run = folder.parent / "state" / "settings.json" if folder.absolute().name == "index" else None
     for path in (run, folder / "index.json", folder / UIDS_NOTE):
         try:
-            known = None if path is None else read_record(path, UidRule).uid_from
+            value = {"uid_from": None} if path is None else read_json(path, names=True)
         except (OSError, ValueError):
             continue
+        known = None if path is None else as_record(value, UidRule, str(path)).uid_from
         if known == uid_from or known == "mixed":
             return
         if known is not None:

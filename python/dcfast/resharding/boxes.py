@@ -181,7 +181,7 @@ class _MapEntry(Record):
 
 def _files_of_map(path: Path) -> list[Path]:
     try:
-        entries = read_record(path, dict[str, _MapEntry])
+        entries = read_record(path, dict[str, _MapEntry], names=False)
     except CorruptDataError as error:
         raise PoolError(
             f"boxes: {first_line(error)}; it is no map of metadata: expected a json object whose values have "

@@ -14,10 +14,10 @@ import msgspec
 from dcfast.rundir.summary import Summary
 from dcfast.rundir.training_summary import TrainingSummary  # noqa: F401  (one of SUMMARIES)
 from dcfast.storage.json_files import read_json
-from dcfast.storage.records import Count, Record, as_record, read_record
+from dcfast.storage.records import DECIMAL, Count, Record, as_record, read_record
 
 _MEND = "the file was altered: remove it, and run the same command again without --from, which makes it anew"
-Decimal = Annotated[str, msgspec.Meta(pattern=r"^[-+0-9.eE]+$|^-?inf$|^nan$")]
+Decimal = Annotated[str, msgspec.Meta(pattern=DECIMAL)]
 """A number as text, exact."""
 Models = dict[str, str | dict[str, str | int]]
 """What the verdicts of a filter depend on besides the metadata: the expression, models and lists in use."""
@@ -71,15 +71,15 @@ class SignaturesSummary(Summary):
     notes: list[str] = []
 
 
-class TeacherSummary(Summary):
+class TeacherSummary(Summary, omit_defaults=True):
     stage: ClassVar[str] = "teacher"
     model: str
     samples: Count
-    samples_seen: Count
+    samples_seen: Count | None
     recipe: dict[str, int | float | str | bool | None]
     loss_last: float | None
     content_hash: str
-    held_out: bool = False
+    held_out: bool | None = None
 
 
 class FeatureModelSummary(Record):
@@ -101,7 +101,6 @@ class FeaturesSummary(Summary):
     rows: Count = 0
     rows_found: Count = 0
     scored: dict[str, Count] = {}
-    notes: list[str] = []
 
 
 class DecontaminateSummary(Summary):

@@ -43,12 +43,12 @@ class TrainingSummary(Summary):
 
     model: str
     checkpoint: str
-    checkpoint_sha256: str = ""
+    checkpoint_sha256: str | None = None
     checkpoints: list[str] = []
-    scale: str = ""
-    seed: int = 0
-    steps: Count = 0
-    samples_seen: Count = 0
+    scale: str | None = None
+    seed: int | None = None
+    steps: Count | None = None
+    samples_seen: Count | None = None
     recipe: dict[str, bool | int | float | str | None] = {}
     recipe_hash: str = ""
     non_standard: list[str] = []
@@ -58,8 +58,8 @@ class TrainingSummary(Summary):
     logit_scale: float | None = None
     replaced: Count = 0
     decoder_difference: DecoderDifference | None = None
-    world_size: Count = 1
-    accumulation: Count = 1
+    world_size: Count | None = None
+    accumulation: Count | None = None
     notes: list[str] = []
     versions: dict[str, str] = {}
 

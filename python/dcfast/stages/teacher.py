@@ -169,7 +169,6 @@ def train_teacher(
         recipe=trained.recipe,
         loss_last=trained.loss_last,
         content_hash=sha256_file(out / TEACHER_FILE),
-        held_out=subset is not None,
     )
     write_json(out / ABOUT_FILE, plain(summary))
     return summary

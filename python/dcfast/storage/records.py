@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import reprlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, TypeVar, cast, dataclass_transform
 
@@ -22,7 +23,12 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 """A number of things."""
 
 _PLACE = re.compile(r" - at `(?:key in )?\$\.?(.*)`$", re.DOTALL)
+DECIMAL = r"^[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|inf|Infinity|nan|NaN)\Z"
+"""A number as text."""
 _GOT = re.compile(r", got .*", re.DOTALL)
+_CONSTANTS = {"None": "null", "True": "true", "False": "false"}
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
 _NAMES = {
     "int": "a whole number",
     "float": "a number",
@@ -74,11 +80,12 @@ def _in_words(message: str, value: object) -> str:
     place = _PLACE.search(message)
     field = place[1] if place is not None else ""
     text = re.sub(r"`([^`]+)`", lambda name: _named(name[1]), _PLACE.sub("", message))
-    text = text[:1].lower() + text[1:]
+    text = re.sub(r"text matching regex .*", "a number as text", text[:1].lower() + text[1:], flags=re.DOTALL)
     try:
         for name, number in re.findall(r"([^.\[\]]+)|\[(\d+)\]", field):
             value = value[int(number)] if number else value[name]  # type: ignore[index]
-        got = ascii(value)
+        got = _CONSTANTS.get(str(value)) if value is None or isinstance(value, bool) else None
+        got = got or _SHORT.repr(value).encode("ascii", "backslashreplace").decode()
     except (TypeError, LookupError):
         got = ""
     if got and text.startswith("expected"):
@@ -90,15 +97,22 @@ def _named(kinds: str) -> str:
     return " or ".join(_NAMES.get(kind, kind) for kind in kinds.split(" | "))
 
 
-def read_record(path: str | os.PathLike[str], kind: type[T], *, most: int = MOST_JSON_BYTES, advice: str = "") -> T:
-    """The record in a JSON file that dcfast wrote; texts may be names of files that are not UTF-8.
+def read_record(
+    path: str | os.PathLike[str],
+    kind: type[T],
+    *,
+    most: int = MOST_JSON_BYTES,
+    names: bool = True,
+    advice: str = "",
+) -> T:
+    """The record in a JSON file.
 
     Args:
-        most, advice: as for ``read_json``.
+        most, names, advice: as for ``read_json``; by default of a file that dcfast wrote.
     Raises:
         CorruptDataError: it is no JSON, or see ``as_record``.   OSError: it cannot be read.
     """
-    return as_record(read_json(path, most=most, names=True, advice=advice), kind, os.fspath(path), advice)
+    return as_record(read_json(path, most=most, names=names, advice=advice), kind, os.fspath(path), advice)
 
 
 def plain(record: object) -> object:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -24,7 +25,8 @@ from dcfast.rundir.settings import Settings
 from dcfast.rundir.summaries import FilterSummary, read_summary
 from dcfast.rundir.training_summary import TrainingSummary
 from dcfast.storage.atomic import write_json
-from dcfast.storage.records import Record, plain, read_record
+from dcfast.storage.json_files import read_json
+from dcfast.storage.records import Record, as_record, plain, read_record
 from dcfast.study.grid import Cell
 from dcfast.study.records import CellResult
 
@@ -72,12 +74,17 @@ def read_result(cell: Cell) -> CellResult | BaseResult | None:
     """The result of a cell that is done, None where it must be run (again)."""
     stored: _Stored[CellResult] | _Stored[BaseResult]
     try:
+        path = _result_path(cell)
+        value = read_json(path, names=True)
         if cell.label is None:
-            stored = read_record(_result_path(cell), _Stored[BaseResult])
+            stored = as_record(value, _Stored[BaseResult], str(path))
         else:
-            stored = read_record(_result_path(cell), _Stored[CellResult])
+            stored = as_record(value, _Stored[CellResult], str(path))
     except (OSError, ValueError):
         return None
+    given = value["key"]
+    if {*given} != {"version", "settings", "base"} or {*given["settings"]} - asdict(Settings()).keys():
+        return None  # of a release that knows more than this one
     scored = cell.label is None or (Path(cell.directory) / "eval_results.jsonl").exists()
     return stored.result if scored and stored.key == _key(cell) else None
 

@@ -29,8 +29,8 @@ class CellResult(Record, kw_only=True):
     samples_seen: Count | None
     contaminated: Count | None = None
     tasks: dict[str, float]
-    chance: dict[str, float]
-    unscored: list[str]
+    chance: dict[str, float] = {}
+    unscored: list[str] = []
     failed_sets: dict[str, str] = {}
     score: float | None
 

@@ -7,7 +7,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -225,7 +225,10 @@ def _summary(trainer: Trainer) -> TrainingSummary:
     last = f"train/checkpoints/epoch_{recipe.checkpoints}.pt"
     saved = [f"train/checkpoints/epoch_{k}.pt" for k in sorted(trainer.epochs)]
     removed = [name for name in saved if not (out / name).is_file()]
-    lines = as_record(read_json_lines(log), list[LogLine], str(log))
+    lines = []
+    for line in read_json_lines(log):
+        with suppress(ValueError):  # somebody's own
+            lines.append(as_record(line, LogLine, str(log)))
     notes = [note for source in trainer.spec.sources for note in source.notes] + trainer.notes
     if removed:
         notes.append(f"checkpoints that somebody removed: {', '.join(removed)}")

@@ -174,8 +174,7 @@ def histogram(
     files: Sequence[str],
     filter: str,
     column: str,
-    prefix: Sequence[int],
-    dtype: str,
+    search: QuantileSearch,
     output: str,
     uid_from: str = "json",
 ) -> Nothing:
@@ -184,7 +183,7 @@ def histogram(
     counts = np.zeros(NUM_BINS, dtype=np.uint64)
     for path in (str(out / name) for name in files):
         for batch in _batches(compiled, path, [column], uid_from):
-            counts += score_histogram(numbers(batch.column(0)), prefix, dtype=dtype)
+            counts += score_histogram(numbers(batch.column(0)), search.prefix, dtype=search.dtype)
     save_array(out / output, counts)
     return Nothing()
 
@@ -214,8 +213,7 @@ def _search_threshold(run: Run, do: Do, text: str, number: int, column: str, fra
                 files=files,
                 filter=text,
                 column=column,
-                prefix=list(search.prefix),
-                dtype=search.dtype,
+                search=search,
                 output=output,
                 uid_from=uid_from,
             )
