@@ -323,20 +323,20 @@ def test_unreadable_summary_counts_as_absent(copy: Path, whole: tuple[Path, Sett
 
 
 SPOILT: list[tuple[str, str, Any, str]] = [
-    ("state/index.json", "samples", None, "samples: expected a whole number; got None"),
+    ("state/index.json", "samples", None, "samples: expected a whole number; got null"),
     ("state/index.json", "bytes", "56", "bytes: expected a whole number; got '56'"),
     (
         "state/signatures.json",
         "evalsets",
         [{"name": "a", "pictures": None}],
-        "evalsets[0].pictures: expected a whole number; got None",
+        "evalsets[0].pictures: expected a whole number; got null",
     ),
     ("state/decontaminate.json", "max_distance", 65, "max_distance: expected a whole number <= 64; got 65"),
     ("state/decontaminate.json", "uids", 1.5, "uids: expected a whole number; got 1.5"),
     ("state/filter.json", "fates", {"kept": None}, "fates[...]: expected a whole number; got {'kept': None}"),
-    ("state/filter.json", "subset", True, "subset: expected a whole number or null; got True"),
+    ("state/filter.json", "subset", True, "subset: expected a whole number or null; got true"),
     ("state/filter.json", "thresholds", {"l14": 0.3}, "thresholds[...]: expected text; got {'l14': 0.3}"),
-    ("state/filter.json", "thresholds", {"l14": "much"}, "thresholds[...]: expected text matching regex"),
+    ("state/filter.json", "thresholds", {"l14": "much"}, "thresholds[...]: expected a number as text"),
     ("state/reshard.json", "tar_bytes", -1, "tar_bytes: expected a whole number >= 0; got -1"),
     ("state/verify.json", "members", [], "members: expected a whole number; got []"),
     ("train/summary.json", "loss_last", "low", "loss_last: expected a number or null; got 'low'"),
