@@ -16,9 +16,6 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("open_clip", reason="open_clip is what the losses are compared with")
 
 
-pytestmark = pytest.mark.xdist_group("loss ranks")  # the ranks are started once
-
-
 @pytest.fixture(scope="module", params=[2, 4])
 def found(request: pytest.FixtureRequest, repo_root: Path) -> dict[str, Any]:
     """What the ranks found: errors of each case beside those of open_clip in the same precision, and checks."""

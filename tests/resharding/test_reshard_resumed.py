@@ -158,7 +158,6 @@ def files(out: Path) -> dict[str, bytes]:
 
 
 Run = tuple[Case, Path, list[tuple[str, int]]]
-pytestmark = pytest.mark.xdist_group("killed reshards")  # the runs are made once
 
 
 @pytest.fixture(scope="module")

@@ -43,9 +43,6 @@ WORLD = {"rows": 240, "rows_per_shard": 120, "eval_scale": 0.02, "teacher_pairs"
 SETTINGS = Settings(world=WORLD, features={}, filter="~contaminated", samples_seen=SEEN, device="cpu")
 
 
-pytestmark = pytest.mark.xdist_group("trainings of a run")  # the whole run is made once
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A run from the world to the report, with its comparison run beside it in another process."""
