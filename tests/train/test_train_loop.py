@@ -448,48 +448,6 @@ def test_steps_are_exact() -> None:
     assert num_steps(5, 100) == 1
 
 
-def test_the_command_line_says_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    from dcfast.train.__main__ import main
-
-    assert main(["--shards", "a"]) == 2
-    assert "give --out DIR" in capsys.readouterr().err
-    assert main(["--out", str(tmp_path)]) == 2
-    assert "nothing to train on" in capsys.readouterr().err
-    assert main(["--out", str(tmp_path), "--shards", "a", "--index", "b"]) == 2
-    assert "either --shards, or --index" in capsys.readouterr().err
-    assert main(["--out", str(tmp_path), "--shards", "a", "--subset", "b"]) == 2
-    assert "--subset belong to --index" in capsys.readouterr().err
-    assert main(["--out", str(tmp_path), "--index", "a", "--weights", "1"]) == 2
-    assert "--weights belongs to several --shards" in capsys.readouterr().err
-    for text, message in (
-        ("[]", "expected the settings"),
-        ("{", "expected the settings"),
-        ('{"out": "o"}', "sources"),
-        ('{"out": "o", "sources": 5}', "sources: expected a list; got 5"),
-        ('{"out": "o", "sources": [{"shards": "a"}], "sed": 1}', "no option 'sed'; did you mean 'seed'?"),
-        ('{"out": "o", "sources": [{"shard": "a"}]}', "settings.json: no option 'shard'; did you mean 'shards'?"),
-        ('{"out": "o", "sources": [{"shards": 1}]}', "settings.json: sources[0].shards: expected text or null; got 1"),
-    ):
-        (tmp_path / "settings.json").write_text(text)
-        assert main(["--settings", str(tmp_path / "settings.json")]) == 2
-        assert message in capsys.readouterr().err
-    assert main(["--settings", str(tmp_path / "settings.json"), "--seed", "3", "--processes", "1"]) == 2
-    assert "--settings FILE has all settings: write seed there, or leave" in capsys.readouterr().err
-    for name, value in (
-        ("samples_seen", "1e3"),
-        ("global_batch", "8.0"),
-        ("learning_rate", "fast"),
-        ("checkpoints", "true"),
-    ):
-        assert main(["--out", str(tmp_path), "--shards", "a", "--set", f"{name}={value}"]) == 2
-        assert f"{name} must be " in capsys.readouterr().err
-    assert main(["--out", str(tmp_path), "--shards", str(tmp_path / "nowhere")]) == 1
-    assert "no such directory" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["--out", str(tmp_path), "--shards", "a", "--set", "lr=1"])
-    assert "expected FIELD=VALUE" in capsys.readouterr().err
-
-
 def test_an_error_of_a_worker_is_one_line_at_the_command_line(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
