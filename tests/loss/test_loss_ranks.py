@@ -16,19 +16,15 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("open_clip", reason="open_clip is what the losses are compared with")
 
 
-@pytest.fixture(scope="module", params=[2, 4])
-def found(request: pytest.FixtureRequest, repo_root: Path) -> dict[str, Any]:
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_all_modes_equal_open_clip(ranks: int, repo_root: Path) -> None:
     """What the ranks found: errors of each case beside those of open_clip in the same precision, and checks."""
-    command = [sys.executable, "-W", "ignore", str(repo_root / "tests/helpers/loss_ranks.py"), str(request.param)]
+    command = [sys.executable, "-W", "ignore", str(repo_root / "tests/helpers/loss_ranks.py"), str(ranks)]
     done = subprocess.run(
         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer
-
-
-def test_all_modes_equal_open_clip(found: dict[str, Any]) -> None:
+    found = json.loads(done.stdout.splitlines()[-1])
     bars = {"float64": 1e-12, "float32": 2e-6, "bfloat16": 5e-3}
     assert len(found["errors"]) == 4 * 2 * 13 + 1 + 4 * 2
     too_far = {
@@ -37,9 +33,6 @@ def test_all_modes_equal_open_clip(found: dict[str, Any]) -> None:
         if not error <= max(bars.get(name.split()[-1], 2e-6), 2 * plain)
     }
     assert not too_far
-
-
-def test_what_else_holds_on_every_rank(found: dict[str, Any]) -> None:
     assert len(found["checks"]) >= 12
     assert [name for name, held in found["checks"].items() if not held] == []
 
