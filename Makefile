@@ -50,7 +50,8 @@ test: $(VENV)/.test ## set up, then pass all tests (those in C++ too)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(TEST_ARGS)
 
 # what fuzzing reaches replaces tests/fuzz/corpora
-soak: $(VENV)/.test ## the long fault tests: twenty kills of a run, twenty random faults in a training, ten minutes of each fuzz target
+soak: $(VENV)/.test ## what is too long for make test: twenty kills of a run, twenty random faults in a training, the tests marked soak, ten minutes of each fuzz target
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak $(TEST_ARGS)
 	DCFAST_FAULTS=20 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/train/test_train_disturbed.py tests/run/test_run.py $(TEST_ARGS)
 	$(MAKE) fuzz FUZZ_SECONDS=600 FUZZ_KEEP=keep
 

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("open_clip", reason="open_clip is what the losses are compared with")
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.soak)])
 def test_all_modes_equal_open_clip(ranks: int, repo_root: Path) -> None:
     """What the ranks found: errors of each case beside those of open_clip in the same precision, and checks."""
     command = [sys.executable, "-W", "ignore", str(repo_root / "tests/helpers/loss_ranks.py"), str(ranks)]

@@ -27,6 +27,8 @@ from pool_builder import picture
 from reshard_reference import make_uid, read_samples, subset_of, write_pool, write_with_webdataset
 from tar_reference import reference_idx
 
+pytestmark = pytest.mark.xdist_group("reshard_resumed")  # they share the killed runs
+
 #: forks a run for each number of a renaming, which ends it by SIGKILL before (or after) that renaming
 KILLER = """
 import json, os, signal, sys

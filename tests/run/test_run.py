@@ -24,7 +24,7 @@ from dcfast.storage.records import plain
 from dcfast.uids.sets import load_subset, uid_format
 from pool_builder import PoolBuilder, Sample, evalset, picture, plain_pool, uid_of
 
-KILLS = int(os.environ.get("DCFAST_FAULTS", "4"))
+KILLS = int(os.environ.get("DCFAST_FAULTS", "2"))
 COMPARED = ("index", "signatures", "filter", "reshard", "shards", "subset.npy", "contaminated.npy", "fates.parquet")
 ALSO = ("quarantine.parquet", "contamination.parquet", "subset_metadata.npy")
 

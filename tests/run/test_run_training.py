@@ -36,6 +36,8 @@ from dcfast.uids.sets import load_subset
 from pool_builder import evalset, picture, plain_pool
 from train_builder import build_pool, index_pool, subset_file
 
+pytestmark = pytest.mark.xdist_group("run_training")  # they share a run with two trainings
+
 HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 
 SEEN = 640  # five steps, a checkpoint each

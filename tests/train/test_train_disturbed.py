@@ -30,7 +30,7 @@ from train_builder import build_pool, small
 
 pytestmark = pytest.mark.xdist_group("ranks")  # they share the process that the ranks are forked from
 
-FAULTS = int(os.environ.get("DCFAST_FAULTS", "3"))
+FAULTS = int(os.environ.get("DCFAST_FAULTS", "1"))
 """Faults drawn at random; ``make soak`` asks for more."""
 LONG = {"samples_seen": 8 * 80, "checkpoints": 2}
 END = "epoch_2.pt"
@@ -305,7 +305,7 @@ def _short_limits() -> None:
     control.POLL_SECONDS = loop.POLL_SECONDS = 0.1
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.soak)])
 def test_a_loader_that_is_stopped_ends_all_ranks_with_a_word(source: TrainSource, tmp_path: Path, rank: int) -> None:
     world = _world(tmp_path, source, rank_timeout=2.0)
     with started(tmp_path / "ranks", world.settings, world.settings, prepare=_short_limits) as ranks:
