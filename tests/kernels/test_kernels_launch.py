@@ -22,7 +22,9 @@ ENTRIES = {
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("kernels")
-@pytest.mark.parametrize(("capability", "most"), [((9, 0), 232448), pytest.param((12, 0), 101376, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    ("capability", "most"), [((9, 0), 232448), pytest.param((12, 0), 101376, marks=pytest.mark.soak)]
+)
 def test_launches(capability: tuple[int, int], most: int, tmp_path: Path) -> None:
     """Arguments fit, tiles fit into shared memory, and a new size of a batch compiles nothing anew."""
     environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
