@@ -146,7 +146,7 @@ def import_pool(options: ImportOptions, say: Callable[[str], None] = lambda line
         RunError: the pool is another's, lies in the folder, or cannot be linked from there.   ValueError: options.
         OSError: the folder or the pool cannot be read or written.
     After a kill at any moment the same call goes on. The bytes do not depend on the number of workers. Memory: 500
-    bytes a shard and table, the names of the largest folder; a worker: one shard's index (100 bytes a sample), a picture.
+    bytes a shard and table, the names of the largest folder; a worker: a shard's index (100 bytes a sample), a picture.
     """
     check_options(options)
     root, out = absolute(os.path.expanduser(options.directory)), Path(absolute(os.path.expanduser(options.out)))
