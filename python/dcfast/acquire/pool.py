@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -162,7 +163,12 @@ def import_pool(options: ImportOptions, say: Callable[[str], None] = lambda line
             work = _Import(options, out, engine)
             work.found = found
             work.account.take([found.passed.record])
-            report = {"shards": _shards, "pictures": _pictures, "datasets": _datasets}[kind](work)
+            try:
+                report = {"shards": _shards, "pictures": _pictures, "datasets": _datasets}[kind](work)
+            except DcfastError:
+                if not _holds_anything(out):  # so that other options can be tried
+                    shutil.rmtree(out / "state", ignore_errors=True)
+                raise
         write_json(out / POOL_FILE, plain(PoolFile(report.uid_from, plain(report))))
         return report
 
@@ -204,6 +210,11 @@ def _claim(out: Path, identity: _Identity, *, overwrite: bool) -> None:
         there = ", ".join(strangers[:5]) or "shards, metadata"
         raise RunError(f"--out {out} is not empty ({there}), and no import made it; choose another place")
     write_json(out / SETTINGS, plain(identity))
+
+
+def _holds_anything(out: Path) -> bool:
+    """Whether shards or metadata were put into a pool."""
+    return any((out / name).is_symlink() or any((out / name).glob("*")) for name in ("shards", "metadata"))
 
 
 def _kind_of(found: Found, options: ImportOptions) -> str:

@@ -22,7 +22,7 @@ from dcfast.engine.piece import piece
 from dcfast.errors import CorruptDataError, PoolError
 from dcfast.index.build import index_tars
 from dcfast.index.metadata import UID_SOURCES, check_uid_type, column_matches, open_metadata, parse_uids
-from dcfast.index.rows import FLAGS_WITHOUT_UID
+from dcfast.index.rows import FLAGS_WITHOUT_UID, shard_damage
 from dcfast.index.segments import SampleFlag, Segment
 from dcfast.storage.atomic import atomic_path, link_or_copy
 from dcfast.storage.listing import temporary_name
@@ -95,26 +95,25 @@ def fitting_rules(path: str) -> list[str]:
 
 def _look(path: str, text_column: str) -> ShardLook:
     try:
-        index = index_tars([path], threads=1)
+        segment = index_tars([path], threads=1).segment
     except OSError as error:
         return ShardLook(0, 0, 0, 0, 0, damage=f"cannot be read: {error.strerror}")
-    segment = index.segment
     usable, flags = usable_samples(segment), np.asarray(segment.flags)
     has_txt = usable & ((flags & int(SampleFlag.NO_CAPTION)) == 0)
     captioned = has_txt.copy()
     if not np.array_equal(has_txt, usable):
         for i, (fields, _, _) in enumerate(sample_texts(segment)):
             captioned[i] = has_txt[i] or (usable[i] and bool(captions_of(fields, text_column)))
-    beside = metadata_beside(path)
+    beside, damage = metadata_beside(path), shard_damage(segment)
     return ShardLook(
         samples=segment.num_samples,
         usable=int(usable.sum()),
         with_uid=int((usable & ((flags & FLAGS_WITHOUT_UID) == 0)).sum()),
         with_txt=int(has_txt.sum()),
         with_caption=int(captioned.sum()),
-        damage=index.damage[0].message if index.damage else "",
+        damage=damage[0].message if damage else "",
         fits=fitting_rules(beside) if beside else [],
-        exts=segment.exts_lower[:8],
+        exts=sorted(segment.exts_lower)[:8],
     )
 
 
@@ -205,8 +204,7 @@ def _rewrite(source: str, target: Path, text_column: str, account: Account) -> i
         its samples.
     Memory: the index of the shard, 60 bytes a member and the names. Cost: the shard is copied by the kernel.
     """
-    index = index_tars([source], threads=1)
-    segment = index.segment
+    segment = index_tars([source], threads=1).segment
     usable = usable_samples(segment)
     begin = segment.member_begin.astype(np.int64)
     offset, size, ext = segment.members_of(0, segment.num_samples)

@@ -250,12 +250,13 @@ def _main(args: argparse.Namespace) -> int:
         quiet=how.quiet,
         say=(lambda line: None) if how.quiet else (lambda line: say(f"{line} ...", error=True)),
     )
-    say("\n".join(_closing_lines(out, summaries)))
+    chosen = summaries.get("filter")
+    warning = loss_warning(chosen, settings.uid_from) if isinstance(chosen, FilterSummary) else ""
+    lines = _closing_lines(out, summaries)
+    say("\n".join(line for line in lines if line.removeprefix("note: ") not in warning))  # what it says is said once
     failed = _failed_sets(summaries)
     for line in failed:
         say(f"error: {line}", error=True)
-    chosen = summaries.get("filter")
-    warning = loss_warning(chosen) if isinstance(chosen, FilterSummary) else ""
     if warning:
         say(f"warning: {warning}", error=True)
     return FAILED if failed else LOST if warning else DONE

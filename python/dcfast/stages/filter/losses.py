@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dcfast.rundir.summaries import FilterSummary
+from dcfast.stages.filter.notes import unmatched_notes
 
 NO_SAMPLE = "metadata rows without a sample"
+NO_METADATA = "no metadata row has this uid"
 _NO_UID = "make uids of what is there: --uid-from url or key, in another --out, or by dcfast import (docs/import.md)"
 _ADVICE = (
     # what a reason begins with -> what to do
@@ -21,7 +23,7 @@ _ADVICE = (
         "either the pictures could not be downloaded (links rot), then all is well; or shards are missing, or the "
         "metadata is another pool's: compare its uids with those of the shards, or let dcfast import write it anew",
     ),
-    ("no metadata row", "the metadata is not of these shards, or some files of it are missing: dcfast import makes it"),
+    (NO_METADATA, "the metadata is not of these shards, or some files of it are missing: dcfast import makes it"),
     ("metadata rows without a uid", _NO_UID),
 )
 _OF_FILTER = "the filter dropped them: try another --filter, or no_filter"
@@ -43,8 +45,12 @@ def advice_on(reason: str) -> str:
     return next((todo for begin, todo in _ADVICE if reason.startswith(begin)), _OF_FILTER)
 
 
-def loss_warning(chosen: FilterSummary) -> str:
-    """The warning; empty where something was kept, and half of the samples and metadata rows came to the filter."""
+def loss_warning(chosen: FilterSummary, uid_from: str = "json") -> str:
+    """The warning; empty where something was kept, and half of the samples and metadata rows came to the filter.
+
+    Args:
+        uid_from: the run's rule of uids.
+    """
     fates = chosen.fates
     total = sum(fates.values()) if fates else chosen.metadata_rows
     lost = sum(fates.get(name, 0) for name in ("quarantined", "missing", "unlisted"))
@@ -52,6 +58,9 @@ def loss_warning(chosen: FilterSummary) -> str:
     before = 2 * lost > total
     if not before and kept:
         return ""
+    alien = unmatched_notes(fates, chosen.metadata_rows, chosen.malformed_uids, uid_from) if fates else []
+    if alien:
+        return f"{alien[0]}. {advice_on(NO_METADATA).capitalize()}"
     begin = f"{lost:,} of {total:,} samples and metadata rows were lost before the filter"
     if not kept:
         begin = f"nothing was kept of {total:,} samples and metadata rows"
