@@ -212,6 +212,8 @@ def test_places_that_are_refused(tmp_path: Path) -> None:
     (tmp_path / "strange/file").write_text("x")
     with pytest.raises(RunError, match="no import made it"):
         imported(tmp_path / "source", tmp_path / "strange")
+    (tmp_path / "pool/state/import").mkdir(parents=True)  # of an import that was killed as it began
+    (tmp_path / "pool/state/import/.tmp-1-00000000-settings.json").write_text("{")
     imported(tmp_path / "source", tmp_path / "pool")
     with pytest.raises(RunError, match="holds another import"):
         imported(tmp_path / "source", tmp_path / "pool", uid_from="url")

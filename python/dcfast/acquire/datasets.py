@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -39,8 +40,8 @@ def _image_kind(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
     if pa.types.is_struct(kind):
-        names = {kind.field(i).name: kind.field(i).type for i in range(kind.num_fields)}
-        return "bytes" in names and _image_kind(names["bytes"])
+        at = kind.get_field_index("bytes")  # -1 where there are several, too
+        kind = kind.field(at).type if at >= 0 else kind
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
@@ -48,7 +49,8 @@ def image_column(schema: pa.Schema, chosen: str = "") -> str:
     """The column of pictures: the one that is chosen, else a struct of bytes and path, else bytes of a usual name."""
     import pyarrow as pa
 
-    fitting = [field for field in schema if _image_kind(field.type) and schema.names.count(field.name) == 1]
+    once = Counter(schema.names)
+    fitting = [field for field in schema if _image_kind(field.type) and once[field.name] == 1]
     names = [field.name for field in fitting]
     if chosen:
         return chosen if chosen in names else ""
@@ -58,7 +60,8 @@ def image_column(schema: pa.Schema, chosen: str = "") -> str:
 
 def caption_column(schema: pa.Schema, chosen: str = "") -> str:
     """The column of captions: the one that is chosen, else the first of the usual names that holds texts."""
-    names = [field.name for field in schema if is_captions(field.type) and schema.names.count(field.name) == 1]
+    once = Counter(schema.names)
+    names = [field.name for field in schema if is_captions(field.type) and once[field.name] == 1]
     if chosen:
         return chosen if chosen in names else ""
     return first_of(CAPTIONS, names)

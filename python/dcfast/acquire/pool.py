@@ -196,6 +196,10 @@ def _identity(options: ImportOptions, root: str, kind: str) -> _Identity:
 def _claim(out: Path, identity: _Identity, *, overwrite: bool) -> None:
     """Makes the directory this import's; RunError where it is another's, or a stranger's."""
     strangers = sorted(entry.name for entry in out.iterdir() if entry.name not in _OWN)
+    state = out / "state"
+    strangers += [
+        f"state/{entry.name}" for entry in (state.iterdir() if state.is_dir() else ()) if entry.name != "import"
+    ]
     if (out / SETTINGS).exists():
         try:
             before = read_record(out / SETTINGS, _Identity)
@@ -206,7 +210,7 @@ def _claim(out: Path, identity: _Identity, *, overwrite: bool) -> None:
                 f"--out {out} holds another import (of {getattr(before, 'directory', 'an unknown folder')}); choose "
                 "another place, or --overwrite to make this one there"
             )
-    elif strangers or any((out / name).exists() for name in _OWN[:-1]):
+    elif strangers or _holds_anything(out) or (out / POOL_FILE).exists():
         there = ", ".join(strangers[:5]) or "shards, metadata"
         raise RunError(f"--out {out} is not empty ({there}), and no import made it; choose another place")
     write_json(out / SETTINGS, plain(identity))

@@ -98,6 +98,8 @@ def _members(pairs: Iterable[Pair], number: int, uid_from: str, account: Account
         account.add(f"captions of more than {MAX_CAPTION_BYTES:,} bytes", pair.name, len(pair.captions) - len(captions))
         if not pair.data:
             account.add("pictures without a byte", pair.name)
+        elif len(pair.data) > MOST_PICTURE_BYTES:
+            account.add(f"pictures of more than {MOST_PICTURE_BYTES:,} bytes", pair.name)
         elif not ext:
             account.add("pictures of no kind that is known, by their first bytes", pair.name)
         elif not pair.captions:
@@ -155,7 +157,7 @@ def write_metadata(segment: Segment, path: Path, uid_from: str, text_column: str
     Args:
         segment: the index of one shard, made with the rule ``uid_from``.
     Sizes are those of the json (``original_width``), else of the picture's header; null where neither is known.
-    Memory: 65,536 rows.
+    Memory: 65,536 rows, of at most 32 MiB of texts.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -166,15 +168,18 @@ def write_metadata(segment: Segment, path: Path, uid_from: str, text_column: str
     uids, keys = segment.uid_hex(), segment.keys()
     usable = usable_samples(segment)
     rows: list[dict[str, object]] = []
+    held = 0
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for i, (fields, caption, _) in enumerate(sample_texts(segment)):
             if usable[i]:
                 text = caption if caption else next(iter(captions_of(fields, text_column)), None)
                 row = {"key": keys[i].as_py(), "text": text, "url": text_of(fields, URLS) or None}
+                held += sum(len(value) for value in row.values() if value)
                 rows.append(row | {"uid": uids[i].as_py()} | _size_of(fields, segment, i))
-            if len(rows) == _ROWS_TOGETHER:
+            if len(rows) == _ROWS_TOGETHER or held > _READ_TOGETHER:
                 writer.write_table(pa.Table.from_pylist(rows, schema=schema))
                 rows.clear()
+                held = 0
         if rows:
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 

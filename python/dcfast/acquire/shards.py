@@ -139,7 +139,7 @@ def place_shards(
     Args:
         how: ``link``, ``copy``, or ``folder``: the pool's directory of shards is a link to theirs.
         list_all: metadata is made of shards that have none beside them; else there is one of the whole pool.
-    Memory: the index of one shard, 100 bytes a sample, and what ``write_metadata`` takes.
+    Memory: the index of one shard, 100 bytes a sample, and what ``write_metadata`` and ``_rewrite`` take.
     """
     account = Account()
     rewritten = copied = linked = samples = 0
@@ -202,7 +202,7 @@ def _rewrite(source: str, target: Path, text_column: str, account: Account) -> i
 
     Returns:
         its samples.
-    Memory: the index of the shard, 60 bytes a member and the names. Cost: the shard is copied by the kernel.
+    Memory: the index of the shard, 250 bytes a member and the names. Cost: the shard is copied by the kernel.
     """
     segment = index_tars([source], threads=1).segment
     usable = usable_samples(segment)
