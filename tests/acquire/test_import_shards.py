@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from dcfast import cli
 from dcfast.acquire import ImportOptions, ImportReport, import_pool
 from dcfast.acquire import shards as shards_module
 from dcfast.errors import PoolError, RunError
@@ -107,6 +108,18 @@ def test_all_that_is_passed_over_is_said_at_once(tmp_path: Path) -> None:
         "1 loose pictures, since something else is taken: --kind pictures",
     ):
         assert words in said
+
+
+def test_the_command_says_what_to_run_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_shard(tmp_path / "source/0.tar", [*shard_of(0), ("x.txt", b"words")])
+    words = ["import", str(tmp_path / "source"), "--out", str(tmp_path / "pool"), "--workers", "1"]
+    assert cli.main(words) == 0
+    said = capsys.readouterr()
+    assert "3 samples" not in said.out  # the fourth stays in the shard
+    assert "4 samples; shards: 1 linked; metadata: 1 written\nnote: 1 of 4 samples have no picture" in said.out
+    assert f"next: dcfast run --pool {tmp_path / 'pool'} --no-train --to verify" in said.out
+    assert "source: 1 .tar; taken: shards" in said.err
+    assert cli.main([*words, "--shard-size", "0"]) == 2
 
 
 def test_nothing_to_import_says_what_there_is(tmp_path: Path) -> None:

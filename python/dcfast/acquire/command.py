@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from functools import partial
 
@@ -26,22 +27,13 @@ def parser() -> ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry of ``dcfast import``; returns the exit status."""
-    args = made_arguments(argv)
-    return run_command(lambda: _main(args), "stopped; the same command goes on")
+    arguments = parser().parse_args(argv)
+    return run_command(lambda: _main(arguments), "stopped; the same command goes on")
 
 
-def made_arguments(argv: Sequence[str] | None) -> ImportOptions:
-    """Reads the command line; exits with status 2 where it is wrong."""
-    p = parser()
-    arguments = p.parse_args(argv)
-    try:
-        return made_of(ImportOptions, given_options(arguments, ImportOptions))
-    except ValueError as error:
-        p.error(str(error))
-
-
-def _main(options: ImportOptions) -> int:
+def _main(arguments: argparse.Namespace) -> int:
     log_printably()
+    options = made_of(ImportOptions, given_options(arguments, ImportOptions))
     report = import_pool(options, say=(lambda line: None) if options.quiet else partial(say, error=True))
     say("\n".join(report_lines(options.out, report)))
     return DONE

@@ -174,6 +174,8 @@ def import_pool(options: ImportOptions, say: Callable[[str], None] = lambda line
 
 
 def _refuse_places(root: str, out: Path) -> None:
+    if os.path.isfile(root):
+        raise PoolError(f"{root}: it is a file; give the folder that it lies in")
     if not os.path.isdir(root):
         raise PoolError(f"{root}: no such directory; expected the folder with what is to be imported")
     real_root, real_out = os.path.realpath(root), os.path.realpath(out)

@@ -147,7 +147,10 @@ class Pool:
             )
         shard_dir = shard_folder(root)
         tars = list_pool_tars(root)
-        before = "; before they are downloaded, --to filter says which samples are wanted"
+        before = (
+            "; before they are downloaded, --to filter says which samples are wanted; of other things dcfast import "
+            "makes a pool (docs/import.md)"
+        )
         if shard_dir == root and not tars.names and not metadata_only:
             raise PoolError(
                 f"pool {root}: it has no directory shards/, and no .tar file itself; expected shards/*.tar and "
@@ -162,7 +165,7 @@ class Pool:
         if not metadata and table_dir == shard_dir:
             raise PoolError(
                 f"pool {root}: it has no directory metadata/, and no .parquet file beside its shards; expected "
-                f"metadata/*.parquet with at least {column}"
+                f"metadata/*.parquet with at least {column}; dcfast import writes it from the shards (docs/import.md)"
             )
         if not metadata:
             raise PoolError(f"pool {root}: metadata/ holds no .parquet file; a filter needs at least {column}")
