@@ -130,6 +130,11 @@ def test_nothing_to_import_says_what_there_is(tmp_path: Path) -> None:
     ):
         imported(tmp_path, tmp_path.parent / "pool")
     assert not (tmp_path.parent / "pool").exists()
+    pq.write_table(pa.table({"URL": ["u"], "TEXT": ["t"]}), tmp_path / "laion.parquet")
+    with pytest.raises(PoolError, match="links alone have to be downloaded first"):
+        imported(tmp_path, tmp_path.parent / "pool")
+    with pytest.raises(PoolError, match="it is a file; give the folder"):
+        imported(tmp_path / "a.txt", tmp_path.parent / "pool")
     with pytest.raises(PoolError, match="no such directory"):
         imported(tmp_path / "none", tmp_path / "pool")
 

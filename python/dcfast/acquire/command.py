@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Sequence
 from functools import partial
 
-from dcfast.acquire.pool import ImportOptions, ImportReport, import_pool
+from dcfast.acquire.options import ImportOptions, ImportReport
+from dcfast.acquire.pool import import_pool
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE
 from dcfast.process.options import add_options, given_options, made_of
