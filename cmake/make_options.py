@@ -45,8 +45,10 @@ def option_table(parser: argparse.ArgumentParser) -> str:
 
 def text() -> str:
     """All of the file."""
+    from dcfast.acquire.command import parser as import_pool
     from dcfast.doctor.command import parser as doctor
     from dcfast.evaluate.__main__ import parser as evaluate
+    from dcfast.evaluate.sets_command import parser as import_evalset
     from dcfast.index.refresh import parser as refresh
     from dcfast.process.exit_codes import MEANINGS
     from dcfast.resharding.cli import parser as resharder
@@ -56,6 +58,8 @@ def text() -> str:
 
     commands = {
         "python -m dcfast.run": run(),
+        "dcfast import": import_pool(),
+        "dcfast evalsets import": import_evalset(),
         "python -m dcfast.study": study(),
         "python -m dcfast.train": train(),
         "python -m dcfast.evaluate": evaluate(),

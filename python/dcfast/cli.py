@@ -15,6 +15,8 @@ HELP = """usage: dcfast COMMAND [options]        dcfast COMMAND --help lists its
   dcfast run ...        the whole workflow (the same as python -m dcfast.run)
   dcfast STAGE ...      one stage of it, with the same options; the stages before it must be done
                         stages: {stages}
+  dcfast import ...     a pool of what you have: shards of others, pictures with captions, datasets of Hugging Face
+  dcfast evalsets ...   an evaluation set of your own: evalsets import FOLDER
   dcfast train ...      with {train}: a training by itself (python -m dcfast.train)
   dcfast evaluate ...   with {evaluate}: a model scored by itself (python -m dcfast.evaluate)
   dcfast resharder ...  a subset of a pool as new shards, with DataComp's arguments (python -m dcfast.resharder)
@@ -27,6 +29,8 @@ Exit status: {codes}.
 """
 PROGRAMS = {
     "run": "dcfast.run.workflow",
+    "import": "dcfast.acquire.command",
+    "evalsets": "dcfast.evaluate.sets_command",
     "resharder": "dcfast.resharding.cli",
     "study": "dcfast.study.command",
     "refresh": "dcfast.index.refresh",

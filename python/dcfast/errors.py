@@ -47,6 +47,10 @@ class SubsetError(DcfastError, ValueError):
     """A subset file is of another dtype, unsorted, or truncated."""
 
 
+class NothingKeptError(SubsetError):
+    """A filter kept no sample, so that a run cannot go on: the message has the commonest reason, and what to do."""
+
+
 class FilterError(DcfastError, ValueError):
     """A filter expression cannot be read, or names what does not exist."""
 

@@ -20,6 +20,7 @@ from dcfast.index import refresh_index
 from dcfast.index.build import index_tars
 from dcfast.index.metadata import metadata_schema, open_metadata, parse_uids
 from dcfast.index.pool import Pool
+from dcfast.process.exit_codes import LOST
 from dcfast.run.workflow import main, run
 from dcfast.rundir.settings import Settings
 from dcfast.storage.hashing import hash_bytes
@@ -241,7 +242,7 @@ def test_pieces_of_older_code_are_made_anew(flat: Path, tmp_path: Path) -> None:
         ("none", "no row has a url to make a uid of"),
     ],
 )
-def test_metadata_of_no_sample_is_a_note(flat: Path, tmp_path: Path, uid_from: str, why: str, capsys: Any) -> None:
+def test_metadata_of_no_sample_is_a_warning(flat: Path, tmp_path: Path, uid_from: str, why: str, capsys: Any) -> None:
     for path in flat.glob("*.parquet"):
         table = pq.read_table(path)
         if uid_from == "key":
@@ -253,9 +254,10 @@ def test_metadata_of_no_sample_is_a_note(flat: Path, tmp_path: Path, uid_from: s
         pq.write_table(table, path)
     options = ["--filter", "no_filter", "--no-train", "--quiet", "--to", "filter", "--out", str(tmp_path / "run")]
     rule = uid_from.replace("none", "url")
-    assert main(["--pool", str(flat), "--uid-from", rule, *options]) == 0
-    said = capsys.readouterr().out
-    assert f"note: none of the {COUNT + 2} metadata rows is of one of the {COUNT} samples, so none is kept: " in said
+    assert main(["--pool", str(flat), "--uid-from", rule, *options]) == LOST
+    told, said = capsys.readouterr()
+    assert "none of the" not in told
+    assert f"warning: none of the {COUNT + 2} metadata rows is of one of the {COUNT} samples, so none is kept: " in said
     assert re.search(why, said)
 
 

@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 from dcfast import cli
+from dcfast.acquire import command as acquire
 from dcfast.doctor import command as doctor
 from dcfast.errors import RunError
 from dcfast.evaluate import __main__ as evaluate
+from dcfast.evaluate import sets_command as evalsets
 from dcfast.index import refresh
 from dcfast.process import exit_codes
 from dcfast.process.command import report
@@ -63,6 +65,13 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], Words, Any, str]] = {
         lambda at: ["resharder", "-i", f"{at}/p", "-o", f"{at}/o", "-s", f"{at}/s.npy"],
         resharder,
         "reshard",
+    ),
+    "dcfast import": (cli.main, lambda at: ["import", f"{at}/d", "--out", f"{at}/o"], acquire, "import_pool"),
+    "dcfast evalsets import": (
+        cli.main,
+        lambda at: ["evalsets", "import", f"{at}/d", "--out", f"{at}/o"],
+        evalsets,
+        "import_evalset",
     ),
     "dcfast refresh": (cli.main, lambda at: ["refresh", f"{at}/o", f"{at}/p"], refresh, "refresh_index"),
     "dcfast study": (cli.main, lambda at: ["study", "--out", f"{at}/o"], study, "run_study"),

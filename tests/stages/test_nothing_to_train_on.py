@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from dcfast.errors import SubsetError
+from dcfast.errors import NothingKeptError, SubsetError
 from dcfast.run.workflow import run
 from dcfast.rundir.settings import Settings
 from dcfast.train.settings import TrainSource
@@ -18,11 +18,13 @@ def test_a_filter_that_keeps_nothing(tmp_path: Path) -> None:
     samples = [Sample(n, caption="two words") for n in range(5)] + [Sample(5, without=("jpg",))]
     pool = PoolBuilder(tmp_path / "pool", [samples], missing=[90]).write()
     settings = Settings(pool=str(pool), filter="basic_filter", compare="none", device="cpu")
-    with pytest.raises(SubsetError) as caught:
+    with pytest.raises(NothingKeptError) as caught:
         run(tmp_path / "run", settings)
     said = str(caught.value)
     assert "the filter 'basic_filter' kept no sample (0 kept, 5 dropped, 1 quarantined, 1 missing, 0 unlisted)" in said
-    reasons = said.partition("the commonest reasons: ")[2].split(", ")
+    reasons, _, todo = said.partition("the commonest reasons: ")[2].partition(". What to do: ")
+    assert todo == "the filter dropped them: try another --filter, or no_filter"
+    reasons = reasons.split(", ")
     assert reasons[0].endswith("(5)")
     assert reasons[1:] == ["metadata rows without a sample (1)", "no picture (1)"]
 

@@ -73,6 +73,8 @@ def _table(summary: EvaluationSummary) -> list[str]:
     lines += [f"{name}: {value:.4f}" for name, value in summary.averages.items() if value is not None]
     if summary.own_average is not None:
         lines.append(f"average of the sets of tasks.json: {summary.own_average:.4f}")
+    if summary.unlisted:
+        lines.append(f"sets of one's own, in none of DataComp's averages: {', '.join(summary.unlisted)}")
     return [*lines, *_why_no_average(summary)]
 
 

@@ -8,10 +8,36 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dcfast.errors import PoolError
+from dcfast.process.options import one_of
+from dcfast.process.shared_options import UID_FROM
 from dcfast.storage.listing import PassedOver, TarListing, list_pool_tars, printable, shards_below
 from dcfast.storage.paths import absolute
+from dcfast.storage.records import Record, read_record
 
 StrPath = str | os.PathLike[str]
+
+POOL_FILE = "pool.json"
+"""What an import says of a pool that it made; other pools have none."""
+
+
+class PoolFile(Record):
+    """``pool.json``: the rule by which the samples have uids, and what the import did."""
+
+    uid_from: str
+    imported: object = None
+
+
+def pool_uid_rule(directory: StrPath, given: str = "json") -> str:
+    """The rule of a pool's uids: what is given; of ``json``, the default, what the pool's own ``pool.json`` says.
+
+    CorruptDataError: that cannot be read.   ValueError: it names no rule.
+    """
+    path = Path(directory) / POOL_FILE
+    if given != "json" or not path.is_file():
+        return given
+    rule = read_record(path, PoolFile, advice="import the pool again").uid_from
+    one_of(f"{path}: uid_from", rule, UID_FROM.choices)
+    return rule
 
 
 MAX_PIECES = 8192
@@ -121,7 +147,10 @@ class Pool:
             )
         shard_dir = shard_folder(root)
         tars = list_pool_tars(root)
-        before = "; before they are downloaded, --to filter says which samples are wanted"
+        before = (
+            "; before they are downloaded, --to filter says which samples are wanted; of other things dcfast import "
+            "makes a pool (docs/import.md)"
+        )
         if shard_dir == root and not tars.names and not metadata_only:
             raise PoolError(
                 f"pool {root}: it has no directory shards/, and no .tar file itself; expected shards/*.tar and "
@@ -136,7 +165,7 @@ class Pool:
         if not metadata and table_dir == shard_dir:
             raise PoolError(
                 f"pool {root}: it has no directory metadata/, and no .parquet file beside its shards; expected "
-                f"metadata/*.parquet with at least {column}"
+                f"metadata/*.parquet with at least {column}; dcfast import writes it from the shards (docs/import.md)"
             )
         if not metadata:
             raise PoolError(f"pool {root}: metadata/ holds no .parquet file; a filter needs at least {column}")

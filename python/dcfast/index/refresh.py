@@ -17,7 +17,7 @@ from pathlib import Path
 from dcfast.errors import CorruptDataError, PoolError, RunError
 from dcfast.index.build import ShardColumns, write_segment
 from dcfast.index.metadata import UID_SOURCES
-from dcfast.index.pool import MAX_SEGMENTS, group_files, shard_folder
+from dcfast.index.pool import MAX_SEGMENTS, group_files, pool_uid_rule, shard_folder
 from dcfast.index.pool_index import UIDS_NOTE, UidRule, build_pool_records, index_folder, segment_name, uid_rule
 from dcfast.index.reports import RefreshReport, ShardDamage
 from dcfast.index.rows import shard_damage
@@ -339,6 +339,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _refresh(arguments: argparse.Namespace) -> int:
     args = made_of(RefreshOptions, given_options(arguments, RefreshOptions))
-    report = refresh_index(args.index_dir, args.pool, threads=args.threads, uid_from=args.uid_from)
+    rule = args.uid_from if is_url(args.pool) else pool_uid_rule(args.pool, args.uid_from)
+    report = refresh_index(args.index_dir, args.pool, threads=args.threads, uid_from=rule)
     say(json.dumps(report, sort_keys=True))
     return DONE

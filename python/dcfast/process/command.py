@@ -12,8 +12,8 @@ import re
 import sys
 from collections.abc import Callable
 
-from dcfast.errors import DcfastError, first_line, printable
-from dcfast.process.exit_codes import FAILED, USAGE
+from dcfast.errors import DcfastError, NothingKeptError, first_line, printable
+from dcfast.process.exit_codes import FAILED, LOST, USAGE
 from dcfast.process.signals import stoppable
 from dcfast.process.terminal import say
 
@@ -57,7 +57,10 @@ def run_command(command: Callable[[], int], line: str) -> int:
 
 
 def status_of(error: BaseException) -> int:
-    """The exit status that an error stands for: bad arguments that dcfast refused are usage, all else has failed."""
+    """The exit status that an error stands for: bad arguments that dcfast refused are usage, a run that kept nothing
+    has its own, all else has failed."""
+    if isinstance(error, NothingKeptError):
+        return LOST
     is_usage = isinstance(error, (ValueError, TypeError)) and not isinstance(error, (DcfastError, OSError))
     return USAGE if is_usage and _is_foreseen(error) else FAILED
 

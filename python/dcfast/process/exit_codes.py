@@ -8,6 +8,7 @@ import os
 DONE = 0
 FAILED = 1
 USAGE = 2
+LOST = 3
 PEER_LOST = 75
 HUNG_UP = 128 + _signal.SIGHUP
 INTERRUPTED = 128 + _signal.SIGINT
@@ -18,6 +19,7 @@ MEANINGS = {
     DONE: "done",
     FAILED: "failed: data, files, a filter or a run are not as they must be, or something unforeseen",
     USAGE: "nothing was done: arguments that make no sense, or a scale without its pool (what it needs is printed)",
+    LOST: "a run kept nothing, or lost over half of its pool before the filter: a warning says why and what to do",
     PEER_LOST: "a rank of a training, where another has gone: who started them says what happened",
     HUNG_UP: "stopped by SIGHUP: its terminal was closed",
     INTERRUPTED: "stopped by Ctrl-C (SIGINT)",

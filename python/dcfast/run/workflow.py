@@ -19,7 +19,7 @@ from dcfast.engine.progress import Progress, Silent
 from dcfast.errors import MissingDependencyError, RunError
 from dcfast.evaluate.scores import read_leaked, read_scores
 from dcfast.process.command import run_command
-from dcfast.process.exit_codes import DONE, FAILED, USAGE
+from dcfast.process.exit_codes import DONE, FAILED, LOST, USAGE
 from dcfast.process.terminal import log_printably, say
 from dcfast.run.checks import check_device, check_one_process, check_settings, check_stages
 from dcfast.run.comparison import Comparison, run_one
@@ -33,6 +33,7 @@ from dcfast.rundir.settings import Settings
 from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
 from dcfast.rundir.summaries import EvaluateSummary, FilterSummary
 from dcfast.rundir.summary import Summary
+from dcfast.stages.filter.losses import loss_warning
 from dcfast.stages.train import train_with
 
 
@@ -249,8 +250,13 @@ def _main(args: argparse.Namespace) -> int:
         quiet=how.quiet,
         say=(lambda line: None) if how.quiet else (lambda line: say(f"{line} ...", error=True)),
     )
-    say("\n".join(_closing_lines(out, summaries)))
+    chosen = summaries.get("filter")
+    warning = loss_warning(chosen, settings.uid_from) if isinstance(chosen, FilterSummary) else ""
+    lines = _closing_lines(out, summaries)
+    say("\n".join(line for line in lines if line.removeprefix("note: ") not in warning))  # what it says is said once
     failed = _failed_sets(summaries)
     for line in failed:
         say(f"error: {line}", error=True)
-    return FAILED if failed else DONE
+    if warning:
+        say(f"warning: {warning}", error=True)
+    return FAILED if failed else LOST if warning else DONE

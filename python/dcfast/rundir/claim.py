@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from dcfast.filters.files import move_files, uid_files
+from dcfast.index.pool import pool_uid_rule
 from dcfast.rundir.settings import NO_COMPARISON, Settings
 from dcfast.storage.hashing import hash_file
 from dcfast.storage.json_files import read_json
@@ -24,10 +25,11 @@ _SCHEMA = "local-dir:"
 
 
 def located(settings: Settings, place: Callable[[str], str] = real) -> Settings:
-    """The settings with ``place(path)`` for every path in them: directories, uid files, checkpoints, expressions.
+    """The settings with ``place(path)`` for every path in them: directories, uid files, checkpoints, expressions; and
+    the rule of uids that the pool itself names.
 
     Raises:
-        FilterError: an expression cannot be read.
+        FilterError: an expression cannot be read.   CorruptDataError: the pool's ``pool.json`` cannot.
     """
 
     def moved(path: str | None) -> str | None:
@@ -40,6 +42,7 @@ def located(settings: Settings, place: Callable[[str], str] = real) -> Settings:
     return replace(
         settings,
         pool=moved(settings.pool),
+        uid_from=settings.uid_from if settings.pool is None else pool_uid_rule(settings.pool, settings.uid_from),
         evalsets=moved(settings.evalsets),
         teacher_uids=moved(settings.teacher_uids),
         filter=rewritten(settings.filter),

@@ -20,7 +20,7 @@ from typing import TypedDict, Unpack
 import msgspec
 
 from dcfast.engine.piece import Nothing, piece
-from dcfast.errors import SubsetError
+from dcfast.errors import NothingKeptError
 from dcfast.index.segments import Segment
 from dcfast.models.devices import resolve_device
 from dcfast.rundir.layout import FATES, PLAN_ARRAYS, segment_path
@@ -28,6 +28,7 @@ from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import FilterSummary, ReshardSummary, equals_json
 from dcfast.rundir.training_summary import TrainingSummary
 from dcfast.scales import scale
+from dcfast.stages.filter.losses import advice_on, commonest_reasons
 from dcfast.stages.reshard import plan_inputs, plan_kept
 from dcfast.stages.runner import Do
 from dcfast.storage.atomic import write_json
@@ -133,14 +134,14 @@ def train_subset(
 
 
 def _refuse_nothing(chosen: FilterSummary) -> None:
-    """SubsetError with the commonest reasons where the filter stage kept nothing."""
+    """NothingKeptError with the commonest reasons where the filter stage kept nothing."""
     if chosen.fates.get("kept"):
         return
-    reasons = {**chosen.reasons, "metadata rows without a sample": chosen.fates.get("missing", 0)}
-    common = sorted(((why, n) for why, n in reasons.items() if n), key=lambda item: (-item[1], item[0]))[:3]
-    commonest = "; the commonest reasons: " + ", ".join(f"{why} ({count:,})" for why, count in common) if common else ""
+    common = commonest_reasons(chosen)[:3]
+    named = ", ".join(f"{why} ({count:,})" for why, count in common)
+    commonest = f"; the commonest reasons: {named}. What to do: {advice_on(common[0][0])}" if common else ""
     counts = ", ".join(f"{chosen.fates.get(name, 0):,} {name}" for name in FATES)
-    raise SubsetError(f"nothing to train on: the filter {chosen.filter!r} kept no sample ({counts}){commonest}")
+    raise NothingKeptError(f"nothing to train on: the filter {chosen.filter!r} kept no sample ({counts}){commonest}")
 
 
 def steps(run: Run, do: Do) -> TrainingSummary:

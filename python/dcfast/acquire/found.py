@@ -1,0 +1,114 @@
+"""What lies in a folder: one walk, in the order of names. Memory: the names of shards and tables, and of one folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from dcfast.acquire.account import Account
+from dcfast.index.segments import IMAGE_EXTS
+from dcfast.storage.listing import is_shard_name, printable, reason_passed_over
+
+TABLE_EXTS = ("csv", "tsv", "jsonl", "ndjson")
+SIDECAR_EXTS = ("txt", "json")
+_COMPANIONS = ("dataset_info.json", "state.json", "dataset_dict.json", "meta.json", "sizes.json")
+
+
+@dataclass
+class Found:
+    """Files by kind, as paths relative to ``root``, sorted by folder and name.
+
+    Attributes:
+        pictures: how many there are.   sidecars: texts and json, which may be captions.
+    """
+
+    root: str
+    tars: list[str] = field(default_factory=list)
+    parquet: list[str] = field(default_factory=list)
+    arrow: list[str] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
+    pictures: int = 0
+    sidecars: int = 0
+    passed: Account = field(default_factory=Account)
+
+    @property
+    def words(self) -> str:
+        """What there is, for a message."""
+        counts = {
+            ".tar": len(self.tars),
+            ".parquet": len(self.parquet),
+            ".arrow": len(self.arrow),
+            "csv or jsonl": len(self.tables),
+            "pictures": self.pictures,
+            ".txt or .json": self.sidecars,
+        }
+        there = [f"{count:,} {name}" for name, count in counts.items() if count]
+        return ", ".join([*there, *self.passed.record.lines]) or "nothing"
+
+
+def extension(name: str) -> str:
+    """The last dotted part of a name, in lower case."""
+    return name.rpartition(".")[2].lower() if "." in name else ""
+
+
+def folders_of(root: str, passed: Account | None = None) -> Iterator[tuple[str, list[str]]]:
+    """(folder relative to the root, "" for itself; names of its files, sorted), in the order of names.
+
+    Hidden folders and files are left out; of links to folders, and of folders that cannot be read, ``passed`` is told.
+    """
+    told = passed or Account()
+
+    def unreadable(error: OSError) -> None:
+        told.add("folders that cannot be read", os.fspath(error.filename or ""))
+
+    for folder, below, names in os.walk(root, onerror=unreadable):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        for name in [name for name in below if os.path.islink(os.path.join(folder, name))]:
+            below.remove(name)  # it may lead in a circle
+            told.add("links to folders, which are not followed: give the folder itself", name)
+        place = os.path.relpath(folder, root)
+        yield "" if place == "." else place, sorted(name for name in names if not name.startswith("."))
+
+
+def look(root: str) -> Found:
+    """Lists a folder, and those below it. OSError where it cannot be read."""
+    os.scandir(root).close()  # of the folder itself the error is raised
+    found = Found(root)
+    for folder, names in folders_of(root, found.passed):
+        for name in names:
+            _sort_in(found, os.path.join(folder, name), name)
+    return found
+
+
+def _sort_in(found: Found, path: str, name: str) -> None:
+    kind = extension(name)
+    if not _is_text(path):
+        found.passed.add("files whose name is not UTF-8: rename them", printable(path))
+    elif is_shard_name(name):
+        found.tars.append(path)
+    elif kind == "parquet":
+        found.parquet.append(path)
+    elif kind == "arrow":
+        if name.startswith("cache-"):
+            found.passed.add("caches of Hugging Face (cache-*.arrow), which are not the dataset", path)
+        else:
+            found.arrow.append(path)
+    elif kind in TABLE_EXTS:
+        found.tables.append(path)
+    elif kind in IMAGE_EXTS:
+        found.pictures += 1
+    elif reason := reason_passed_over(name):
+        found.passed.add(f"archives ({reason})", path)
+    elif kind in SIDECAR_EXTS and name not in _COMPANIONS and not name.endswith("_stats.json"):
+        found.sidecars += 1
+    elif name not in _COMPANIONS and not name.endswith("_stats.json"):
+        found.passed.add(f"files of a kind that is not read ({'.' + kind if kind else 'no extension'})", path)
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

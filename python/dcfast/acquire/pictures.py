@@ -1,0 +1,255 @@
+"""Loose pictures with captions beside them (``a.jpg`` and ``a.txt`` or ``a.json``) or in tables, into shards.
+
+First a list of the pairs is written, a line each, which pieces of work are cut from; so no more of a folder is held in
+memory than the names of its largest folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dcfast.acquire.account import Account
+from dcfast.acquire.fields import CAPTIONS, URLS, captions_of, text_of
+from dcfast.acquire.found import Found, extension, folders_of
+from dcfast.acquire.samples import MOST_JSON_BYTES, MOST_PICTURE_BYTES, Pair, Written, write_pairs
+from dcfast.acquire.tables import columns_named, read_rows
+from dcfast.engine.piece import piece
+from dcfast.errors import CorruptDataError, PoolError
+from dcfast.index.segments import IMAGE_EXTS
+from dcfast.models.captions import MAX_CAPTION_BYTES
+from dcfast.storage.atomic import atomic_path
+from dcfast.storage.inputs import read_input
+from dcfast.storage.json_files import parse_json
+from dcfast.storage.temporary import temporary_folder
+from dcfast.uids.files import save_records, uid_records
+from dcfast.uids.sets import merge_runs, open_records, record_sort
+
+LISTING = "state/import/listing.jsonl"
+MOST_SHARD_BYTES = 3_000_000_000
+"""Of pictures in a shard, where there is more than one."""
+_MERGE_BYTES = 64 << 20
+_NAMES_AT_ONCE = 1 << 20
+
+
+class Chunk(NamedTuple):
+    """The lines of the listing that become a shard: their bytes, how many, and a hash of them."""
+
+    begin: int
+    end: int
+    pairs: int
+    digest: str
+
+
+class _Listing:
+    """Writes lines and cuts them."""
+
+    def __init__(self, path: Path, shard_size: int) -> None:
+        self.file, self.shard_size = open(path, "wb"), shard_size  # noqa: SIM115 (closed by ``done``)
+        self.chunks: list[Chunk] = []
+        self.begin = self.at = self.pairs = self.bytes = 0
+        self.digest = hashlib.sha256()
+
+    def add(self, line: list[object], captions: int, size: int) -> None:
+        data = json.dumps(line, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        if self.pairs and (self.pairs + captions > self.shard_size or self.bytes + size > MOST_SHARD_BYTES):
+            self.cut()
+        self.file.write(data)
+        self.digest.update(data)
+        self.at += len(data)
+        self.pairs += captions
+        self.bytes += size
+
+    def cut(self) -> None:
+        if self.pairs:
+            self.chunks.append(Chunk(self.begin, self.at, self.pairs, self.digest.hexdigest()))
+        self.begin, self.pairs, self.bytes, self.digest = self.at, 0, 0, hashlib.sha256()
+
+    def done(self) -> list[Chunk]:
+        self.cut()
+        self.file.close()
+        return self.chunks
+
+
+def list_pictures(
+    found: Found, out: Path, shard_size: int, image_column: str, text_column: str, account: Account
+) -> list[Chunk]:
+    """Writes the listing of all pairs; returns the chunks of it that become shards.
+
+    Tables count where there are usable ones: then a picture that no row names is passed over. Else captions are those
+    beside the pictures.
+
+    Raises:
+        PoolError: there are tables, none of which has the columns, and no caption beside any picture.
+    Memory: the names of a folder; with tables, 64 MiB.   Cost: a stat a picture.
+    """
+    odd: list[str] = []
+    with atomic_path(out / LISTING) as temporary:
+        listing = _Listing(temporary, shard_size)
+        if found.tables or found.parquet:
+            odd = _list_tables(found, listing, image_column, text_column, account)
+        if not listing.at:
+            _list_beside(found, listing, account)
+        chunks = listing.done()
+    for problem in odd:
+        account.add(f"tables without the columns that are needed: {problem}", "")
+    if not chunks:
+        why = "; ".join(account.record.lines) or "no caption was found"
+        raise PoolError(
+            f"{found.root}: none of its {found.pictures:,} pictures has a caption. Expected a.txt or a.json beside "
+            "a.jpg, or a table (csv, tsv, jsonl, parquet) with a column of file names and one of captions "
+            f"(--image-column, --text-column). Passed over: {why}"
+        )
+    return chunks
+
+
+def _list_beside(found: Found, listing: _Listing, account: Account) -> None:
+    for folder, names in folders_of(found.root):
+        there = set(names)
+        for name in names:
+            if extension(name) not in IMAGE_EXTS:
+                continue
+            path, stem = os.path.join(folder, name), name.rpartition(".")[0]
+            side = next((stem + end for end in (".txt", ".json") if stem + end in there), None)
+            if side is None:
+                account.add("pictures without a caption beside them", path)
+                continue
+            beside = os.path.join(folder, side)
+            states = [_state(os.path.join(found.root, p)) for p in (path, beside, os.path.join(folder, stem + ".json"))]
+            if states[0] is None or states[1] is None:
+                account.add("pictures that cannot be read", path)
+            else:
+                listing.add([path, beside, None, states], 1, states[0][0])
+
+
+def _state(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _list_tables(found: Found, listing: _Listing, image_column: str, text_column: str, account: Account) -> list[str]:
+    """Lists the rows of all tables; returns what is wrong with those that have not the columns."""
+    columns = columns_named(image_column, text_column, CAPTIONS)
+    odd = []
+    with temporary_folder("dcfast-import-") as folder:
+        named = _Named(folder)
+        for table in sorted([*found.tables, *found.parquet]):
+            path = os.path.join(found.root, table)
+            try:
+                for row in read_rows(path, columns, account):
+                    place = resolved(found.root, os.path.dirname(table), row.file)
+                    where = f"{table}, row {row.number}"
+                    state = None if place is None else _state(os.path.join(found.root, place))
+                    if place is None:
+                        account.add("rows of tables whose file leads out of the folder", where)
+                    elif state is None:
+                        account.add("rows of tables whose picture is not there", f"{where}: {row.file}")
+                    elif not row.values:
+                        account.add("rows of tables without a caption", where)
+                        named.add(place)
+                    else:
+                        named.add(place)
+                        fields = [row.values, text_of(row.others, URLS), row.others.get("uid", "")]
+                        listing.add([place, "", fields, [state]], len(row.values), state[0])
+            except (PoolError, CorruptDataError) as error:
+                odd.append(str(error))
+            except OSError as error:
+                account.add("tables that cannot be read", f"{table}: {error.strerror}")
+        if listing.at:
+            account.add("pictures that no row of a table names", "", found.pictures - named.count())
+    return odd
+
+
+def resolved(root: str, folder: str, name: str) -> str | None:
+    """Where the file that a table names lies, relative to the root: beside the table, else below the root.
+
+    None where the name is empty, or leads out of the root.
+    """
+    if not name or "\0" in name:
+        return None
+    places = [os.path.join(folder, name), name]
+    if os.path.isabs(name):
+        places = [os.path.relpath(os.path.normpath(name), root)]
+    inside = [place for p in places if not (place := os.path.normpath(p)).startswith("..") and not os.path.isabs(place)]
+    there = (place for place in inside if os.path.isfile(os.path.join(root, place)))
+    return next(there, inside[0] if inside else None)
+
+
+class _Named:
+    """How many different files are named: hashes on disk, sorted and merged."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.names, self.runs = folder, set[bytes](), list[Path]()
+
+    def add(self, name: str) -> None:
+        self.names.add(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:16])
+        if len(self.names) >= _NAMES_AT_ONCE:
+            self._spill()
+
+    def _spill(self) -> None:
+        uids = np.frombuffer(b"".join(self.names), "u8,u8")
+        self.names = set()
+        self.runs.append(self.folder / f"{len(self.runs)}.npy")
+        save_records(self.runs[-1], record_sort(uid_records(uids, np.zeros(len(uids), np.uint64)), threads=1))
+
+    def count(self) -> int:
+        if not self.runs:
+            return len(self.names)
+        self._spill()
+        merge_runs(self.runs, self.folder / "all.npy", memory_bytes=_MERGE_BYTES)
+        records, total = open_records(self.folder / "all.npy"), 0
+        for begin in range(0, len(records), _NAMES_AT_ONCE):
+            block = records[begin : begin + _NAMES_AT_ONCE + 1]
+            same = (block["f0"][1:] == block["f0"][:-1]) & (block["f1"][1:] == block["f1"][:-1])
+            total += min(len(block), _NAMES_AT_ONCE) - int(same.sum())
+        return total
+
+
+@piece()
+def write_pictures(out: Path, number: int, root: str, chunk: Chunk, uid_from: str, text_column: str) -> Written:
+    """Piece: a shard of the pictures that some lines of the listing name. Memory: a picture, and its captions."""
+    account = Account()
+    samples = write_pairs(out, number, _pairs(out, root, chunk, text_column, account), uid_from, account)
+    return Written(samples=samples, passed=account.record)
+
+
+def _pairs(out: Path, root: str, chunk: Chunk, text_column: str, account: Account) -> Iterator[Pair]:
+    with open(out / LISTING, "rb") as file:
+        file.seek(chunk.begin)
+        while file.tell() < chunk.end:
+            path, beside, fields, _ = parse_json(file.readline())
+            try:
+                captions, url, uid = fields or _beside(root, path, beside, text_column)
+                data = read_input(os.path.join(root, path), MOST_PICTURE_BYTES)
+            except CorruptDataError:
+                account.add(f"pictures of more than {MOST_PICTURE_BYTES:,} bytes, or captions that are too long", path)
+            except OSError as error:
+                account.add(f"pictures that cannot be read ({error.strerror})", path)
+            else:
+                yield Pair(path, data, captions, url=url, uid=uid)
+
+
+def _beside(root: str, path: str, beside: str, text_column: str) -> tuple[list[str], str, str]:
+    """Captions, url and uid of the files beside a picture: ``a.txt``, else the json; of ``a.json`` url and uid, too."""
+    found: dict[str, object] = {}
+    side = os.path.join(root, os.path.splitext(path)[0] + ".json")
+    if os.path.isfile(side):
+        try:
+            value = parse_json(read_input(side, MOST_JSON_BYTES), any_number=True)
+            found = value if isinstance(value, dict) else {}
+        except ValueError:  # what it says is not needed where there is a txt; without a caption the picture is counted
+            found = {}
+    captions = captions_of(found, text_column)
+    if beside.endswith(".txt"):
+        text = read_input(os.path.join(root, beside), MAX_CAPTION_BYTES).decode("utf-8-sig", "replace").strip()
+        captions = [text] if text else []
+    return captions, text_of(found, URLS), text_of(found, ("uid",))

@@ -1,0 +1,268 @@
+"""Shards of others become a pool: linked where they can be read as they are, written again where captions lack."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from dcfast import cli
+from dcfast.acquire import ImportOptions, ImportReport, import_pool
+from dcfast.acquire import shards as shards_module
+from dcfast.errors import PoolError, RunError
+from dcfast.index.build import index_tars
+from dcfast.run.workflow import run
+from dcfast.rundir.settings import Settings
+from pool_builder import PoolBuilder, plain_pool
+from tar_reference import GIF
+from things_to_import import members_of, pair, shard_of, tar_bytes, tree, write_shard
+
+
+def imported(source: Path, pool: Path, **options: Any) -> ImportReport:
+    return import_pool(ImportOptions(str(source), str(pool), workers=options.pop("workers", 1), quiet=True, **options))
+
+
+def kept(pool: Path, out: Path) -> dict[str, int]:
+    """The fates of a run with no options but the pool, as far as its filter."""
+    settings = Settings(pool=str(pool), filter="no_filter", train=False)
+    return run(out, settings, last="filter")["filter"].fates
+
+
+def test_shards_with_uids_and_their_metadata_are_linked(tmp_path: Path) -> None:
+    source = plain_pool(tmp_path / "source", 6, 2).write()
+    report = imported(source, tmp_path / "pool")
+    assert (report.uid_from, report.samples, report.linked, report.metadata_linked) == ("json", 6, 2, 2)
+    for name in ("shards/00000000.tar", "metadata/00000001.parquet"):
+        assert os.path.samefile(source / name, tmp_path / "pool" / name)
+    assert kept(tmp_path / "pool", tmp_path / "run")["kept"] == 6
+
+
+def test_shards_without_uids_run_without_options(tmp_path: Path) -> None:
+    """The rule is in pool.json; metadata of the shard's name is linked, of the other it is written."""
+    for number in range(2):
+        write_shard(tmp_path / f"source/{number:05d}.tar", shard_of(10 * number, url="https://example.com/{n}"))
+    rows = [{"key": f"{n:09d}", "caption": "words", "url": "u", "status": "success"} for n in range(4)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "source/00000.parquet")
+    report = imported(tmp_path / "source", tmp_path / "pool")
+    assert (report.uid_from, report.linked, report.metadata_linked, report.metadata_written) == ("key", 2, 1, 1)
+    made = pq.read_table(tmp_path / "pool/metadata/00001.parquet").to_pylist()
+    assert made[0] == {
+        "key": "000000010",
+        "text": "a caption of number 10",
+        "url": "https://example.com/a",
+        "original_width": 96,
+        "original_height": 80,
+    }
+    fates = kept(tmp_path / "pool", tmp_path / "run")
+    assert (fates["kept"], fates["missing"]) == (6, 1)
+
+
+def test_metadata_of_other_samples_is_not_taken(tmp_path: Path) -> None:
+    write_shard(tmp_path / "source/0.tar", shard_of(0))
+    pq.write_table(pa.table({"key": ["x", "y"], "text": ["a", "b"]}), tmp_path / "source/0.parquet")
+    report = imported(tmp_path / "source", tmp_path / "pool")
+    assert (report.metadata_linked, report.metadata_written) == (0, 1)
+    assert "parquet files beside shards whose rows are of other samples" in report.passed.counts
+
+
+def test_captions_in_json_become_txt(tmp_path: Path) -> None:
+    """LAION's keys; every payload is as it was, the sample that has a txt keeps it."""
+    members = shard_of(0, 2, txt=False, TEXT="alt text {n}", URL="https://example.com/{n}")
+    members = [*members, *pair("k", 7, "its own", {"TEXT": "other"}), ("p.json", b"{}"), ("q.jpg", GIF)]
+    write_shard(tmp_path / "source/a.tar", members)
+    report = imported(tmp_path / "source", tmp_path / "pool")
+    assert (report.rewritten, report.linked, report.samples) == (1, 0, 4)
+    expected = {name: data for name, data in members if not name.startswith("p.")}
+    texts = {"000000000.txt": b"alt text 0", "000000001.txt": b"alt text 1"}
+    assert members_of(tmp_path / "pool/shards/a.tar") == expected | texts
+    assert report.notes[0].startswith("1 of 5 samples have no picture")
+    assert kept(tmp_path / "pool", tmp_path / "run")["kept"] == 3
+
+
+def test_all_that_is_passed_over_is_said_at_once(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    write_shard(source / "good.tar", shard_of(0))
+    write_shard(source / "labels.tar", [("1.png", GIF), ("1.cls", b"3")])
+    write_shard(source / "texts.tar", [("1.txt", b"words"), ("1.json", b"{}")])
+    (source / "empty.tar").write_bytes(b"")
+    (source / "noise.tar").write_bytes(bytes(range(256)) * 8)
+    (source / "more.tar.gz").write_bytes(b"x")
+    (source / "notes.md").write_bytes(b"x")
+    (source / "loose.jpg").write_bytes(GIF)
+    os.mkfifo(source / "pipe.tar")
+    report = imported(source, tmp_path / "pool")
+    assert (report.samples, sorted(tree(tmp_path / "pool"))) == (3, ["metadata/good.parquet", "shards/good.tar"])
+    said = "\n".join(report.passed.lines)
+    for words in (
+        "in which no picture has a caption, in txt or json (members end in cls, png) (the first: labels.tar)",
+        "1 shards without a picture (members end in json, txt) (the first: texts.tar)",
+        "(the first: empty.tar)",
+        "(the first: noise.tar)",
+        "(the first: pipe.tar)",
+        "1 archives (compressed: unpack it) (the first: more.tar.gz)",
+        "1 files of a kind that is not read (.md) (the first: notes.md)",
+        "1 loose pictures, since something else is taken: --kind pictures",
+    ):
+        assert words in said
+
+
+def test_the_command_says_what_to_run_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_shard(tmp_path / "source/0.tar", [*shard_of(0), ("x.txt", b"words")])
+    words = ["import", str(tmp_path / "source"), "--out", str(tmp_path / "pool"), "--workers", "1"]
+    assert cli.main(words) == 0
+    said = capsys.readouterr()
+    assert "3 samples" not in said.out  # the fourth stays in the shard
+    assert "4 samples; shards: 1 linked; metadata: 1 written\nnote: 1 of 4 samples have no picture" in said.out
+    assert f"next: dcfast run --pool {tmp_path / 'pool'} --no-train --to verify" in said.out
+    assert "source: 1 .tar; taken: shards" in said.err
+    assert cli.main([*words, "--shard-size", "0"]) == 2
+
+
+def test_nothing_to_import_says_what_there_is(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "b.tar.zst").write_text("x")
+    with pytest.raises(
+        PoolError, match=r"nothing that can be imported; it holds 1 \.txt or \.json, 1 archives .*\.tar"
+    ):
+        imported(tmp_path, tmp_path.parent / "pool")
+    assert not (tmp_path.parent / "pool").exists()
+    pq.write_table(pa.table({"URL": ["u"], "TEXT": ["t"]}), tmp_path / "laion.parquet")
+    with pytest.raises(PoolError, match="links alone have to be downloaded first"):
+        imported(tmp_path, tmp_path.parent / "pool")
+    with pytest.raises(PoolError, match="it is a file; give the folder"):
+        imported(tmp_path / "a.txt", tmp_path.parent / "pool")
+    with pytest.raises(PoolError, match="no such directory"):
+        imported(tmp_path / "none", tmp_path / "pool")
+
+
+def test_a_damaged_shard_keeps_what_is_whole(tmp_path: Path) -> None:
+    data = tar_bytes(shard_of(0, 5))
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/0.tar").write_bytes(data[: len(data) * 3 // 5])
+    report = imported(tmp_path / "source", tmp_path / "pool")
+    assert report.linked == 1
+    assert any("shards are damaged" in note for note in report.notes)
+    fates = kept(tmp_path / "pool", tmp_path / "run")
+    assert fates["kept"] == 3
+
+
+def test_shards_of_one_name_get_their_paths(tmp_path: Path) -> None:
+    for folder in ("a", "b", "a/b"):
+        write_shard(tmp_path / "source" / folder / "0.tar", shard_of(ord(folder[-1])))
+    imported(tmp_path / "source", tmp_path / "pool")
+    assert sorted(os.listdir(tmp_path / "pool/shards")) == ["a_0.tar", "a_b_0.tar", "b_0.tar"]
+    assert shards_module.names_in_pool(["a/b_0.tar", "a_b/0.tar", "a/b/0.tar"]) == [
+        "b_0.tar",
+        "a__b_0.tar",
+        "a_b_0.tar",
+    ]
+
+
+def test_the_bytes_do_not_depend_on_workers_and_a_second_import_does_nothing(tmp_path: Path) -> None:
+    for number in range(4):
+        write_shard(tmp_path / f"source/{number}.tar", shard_of(5 * number, txt=number % 2 == 0, caption="c {n}"))
+    reports = [imported(tmp_path / "source", tmp_path / f"pool{w}", workers=w) for w in (1, 3)]
+    assert reports[0] == reports[1]
+    assert tree(tmp_path / "pool1") == tree(tmp_path / "pool3")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "pool1/state/import/place").iterdir()}
+    assert imported(tmp_path / "source", tmp_path / "pool1") == reports[0]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    (tmp_path / "source/3.tar").unlink()
+    imported(tmp_path / "source", tmp_path / "pool1")
+    assert sorted(os.listdir(tmp_path / "pool1/shards")) == ["0.tar", "1.tar", "2.tar"]
+
+
+def test_a_stopped_import_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        write_shard(tmp_path / f"source/{number}.tar", shard_of(5 * number, txt=False, caption="c {n}"))
+    imported(tmp_path / "source", tmp_path / "whole")
+    rewrite = shards_module._rewrite
+
+    def stopped(source: str, *rest: Any) -> int:
+        if source.endswith("1.tar"):
+            raise KeyboardInterrupt
+        return rewrite(source, *rest)
+
+    monkeypatch.setattr(shards_module, "_rewrite", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        imported(tmp_path / "source", tmp_path / "pool")
+    assert not (tmp_path / "pool/pool.json").exists()
+    (tmp_path / "pool/shards/.tmp-1-00000000-2.tar").write_bytes(b"of a killed process")
+    monkeypatch.undo()
+    imported(tmp_path / "source", tmp_path / "pool")
+    assert tree(tmp_path / "pool") == tree(tmp_path / "whole")
+
+
+def test_another_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of the shards is linked; where that cannot be, the message says what can."""
+    write_shard(tmp_path / "source/0.tar", shard_of(0))
+    write_shard(tmp_path / "source/1.tar", shard_of(5))
+    link = os.link
+
+    def elsewhere(source: str, target: str) -> None:
+        if str(source).startswith(str(tmp_path / "source")):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        link(source, target)
+
+    monkeypatch.setattr("os.link", elsewhere)
+    report = imported(tmp_path / "source", tmp_path / "pool")
+    assert report.linked == 2
+    assert (tmp_path / "pool/shards").is_symlink()
+    settings = Settings(pool=str(tmp_path / "pool"), filter="no_filter", train=False)
+    assert run(tmp_path / "run", settings, last="reshard")["reshard"].samples == 6
+    write_shard(tmp_path / "source/below/2.tar", shard_of(9))
+    with pytest.raises(RunError, match=r"cannot be linked from there .*--copy"):
+        imported(tmp_path / "source", tmp_path / "pool2")
+    copied = imported(tmp_path / "source", tmp_path / "pool2", copy=True)
+    assert (copied.copied, copied.linked) == (3, 0)
+
+
+def test_places_that_are_refused(tmp_path: Path) -> None:
+    write_shard(tmp_path / "source/0.tar", shard_of(0))
+    for out in (tmp_path / "source", tmp_path / "source/pool", tmp_path):
+        with pytest.raises(RunError, match="lie in each other"):
+            imported(tmp_path / "source", out)
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange/file").write_text("x")
+    with pytest.raises(RunError, match="no import made it"):
+        imported(tmp_path / "source", tmp_path / "strange")
+    (tmp_path / "pool/state/import").mkdir(parents=True)  # of an import that was killed as it began
+    (tmp_path / "pool/state/import/.tmp-1-00000000-settings.json").write_text("{")
+    imported(tmp_path / "source", tmp_path / "pool")
+    with pytest.raises(RunError, match="holds another import"):
+        imported(tmp_path / "source", tmp_path / "pool", uid_from="url")
+    assert imported(tmp_path / "source", tmp_path / "pool", uid_from="url", overwrite=True).uid_from == "url"
+
+
+def test_a_pool_json_that_makes_no_sense(tmp_path: Path) -> None:
+    pool = PoolBuilder(tmp_path / "pool", []).write()
+    for text, message in (
+        ("{", "import the pool again"),
+        ('{"uid_from": "guess"}', "uid_from must be one of json, url"),
+    ):
+        (pool / "pool.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            run(tmp_path / "run", Settings(pool=str(pool), train=False))
+
+
+def test_real_shard_of_img2dataset(real_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/0.tar").symlink_to(real_data / "cc12m-train-0000.tar")
+    report = imported(tmp_path / "source", tmp_path / "pool", copy=True)
+    assert (report.samples, report.uid_from) == (32, "key")
+    assert kept(tmp_path / "pool", tmp_path / "run")["kept"] == 32
+
+
+def test_what_a_written_index_says_of_a_rewritten_shard(tmp_path: Path) -> None:
+    """Samples of long, odd and repeated keys come through."""
+    keys = ["a/" + "k" * 120, "é", "dup", "other", "dup"]
+    members = [m for n, key in enumerate(keys) for m in pair(key, n, None, {"caption": f"c{n}"})]
+    write_shard(tmp_path / "source/0.tar", members)
+    imported(tmp_path / "source", tmp_path / "pool")
+    segment = index_tars([tmp_path / "pool/shards/0.tar"]).segment
+    assert segment.keys().to_pylist() == keys
+    assert pq.read_table(tmp_path / "pool/metadata/0.parquet")["text"].to_pylist() == [f"c{n}" for n in range(5)]
