@@ -221,9 +221,8 @@ def why_to_do(out: Path, piece: Piece[S]) -> list[str]:
         return ["an input or argument changed (its marker is of an older release)"]
     if before.version != now.version:
         return ["this release does it another way"]
-    changed = [
-        name for name in (before.arguments | now.arguments) if before.arguments.get(name) != now.arguments.get(name)
-    ]
+    names = sorted(before.arguments | now.arguments)
+    changed = [name for name in names if before.arguments.get(name) != now.arguments.get(name)]
     words = [f"argument {name} changed" for name in changed]
     if before.inputs != now.inputs or not changed:
         words.append(_changed_inputs(piece.inputs, before.inputs or [], now.inputs or []))

@@ -26,7 +26,7 @@ _WEIGHED_FROM = 1_000_000
 """Weights that add up to more are bytes."""
 _WITH_BAR = 100
 _BAR = 20
-_NO_TERMINAL = 1_000
+_NO_TERMINAL = 10_000
 _STILL_SECONDS = 60.0
 """Without any movement, until it is said."""
 
@@ -114,15 +114,14 @@ class Progress:
         done, total, unit = self._weight, self.total, "bytes"
         if not bytes_too:
             done, total, unit = self._done, self.pieces, "pieces"
-        begun, before, until, detail = self._started, 0, now, None
+        begun, before, detail = self._started, 0, None
         heard, first = self._heard, self._first
         if self.pieces == 1 and heard is not None and first is not None:
             told = heard[0]
             done, total, unit, detail = told.done, told.total, told.unit, told.detail or None
-            before, begun, until = first[0].done, first[1], heard[1]
-        spent = until - begun
-        rate = (done - before) / spent if done > before and spent > 0 else None
-        left = max(0.0, (total - done) / rate - (now - until)) if rate else None
+            before, begun = first[0].done, first[1]
+        rate = (done - before) / (now - begun) if done > before and now > begun else None
+        left = (total - done) / rate if rate else None
         return StepProgress(
             step=self.title,
             pieces=self.pieces,
@@ -149,7 +148,7 @@ class Progress:
         while not self._ended.wait(_SECONDS_BETWEEN_LOOKS if shows else SECONDS_BETWEEN_LINES):
             state = self.state()
             if shows:
-                show_line(step_line(state, columns() - 1))
+                show_line(step_line(state, columns() - 1, bar=True))
             else:
                 say(f"  {step_line(state)}", error=True)
 
@@ -195,8 +194,8 @@ def speed(rate: float, unit: str) -> str:
     return f"{rate:,.{1 if rate < 100 else 0}f} {unit}/s"
 
 
-def step_line(state: StepProgress, most: int = _NO_TERMINAL) -> str:
-    """A step under way in one line of ``most`` columns, the longest that fits; with a bar on a wide terminal."""
+def step_line(state: StepProgress, most: int = _NO_TERMINAL, *, bar: bool = False) -> str:
+    """A step under way in one line of ``most`` columns, the longest that fits; with a ``bar`` where there is room."""
     share = f"{100 * state.done / state.total:.0f}%" if state.total else "0%"
     where = state.detail or f"{state.pieces_done:,} of {state.pieces:,} piece{'s' if state.pieces != 1 else ''}"
     rate = speed(state.rate, state.unit) if state.rate else ""
@@ -214,7 +213,7 @@ def step_line(state: StepProgress, most: int = _NO_TERMINAL) -> str:
         [share, left],
     ]
     texts = [", ".join(filter(None, line)) for line in lines]
-    if _WITH_BAR <= most < _NO_TERMINAL:
+    if bar and most >= _WITH_BAR:
         filled = min(_BAR, _BAR * state.done // state.total) if state.total else 0
         texts[0] = f"[{'#' * filled}{'.' * (_BAR - filled)}] {texts[0]}"
     return next((text for text in texts if width(text) <= most), texts[-1])

@@ -72,7 +72,7 @@ def read_progress(folder: Path) -> RunProgress | None:
     """
     try:
         return read_record(folder / PROGRESS, RunProgress, most=_MOST_READ)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 

@@ -18,7 +18,7 @@ from dcfast.status.page import status_lines
 from dcfast.storage.paths import path_argument
 from dcfast.storage.records import plain
 
-_NARROWEST = 20
+_NARROWEST = 30
 
 
 @dataclass(frozen=True)

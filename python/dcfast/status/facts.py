@@ -141,15 +141,14 @@ def _ended_state(told: RunProgress) -> str:
 
 def _of_run(run: Run, names: list[str], training: RunProgress | None) -> RunStatus:
     told = read_progress(run.out / "state")
+    own, folder = told, "state"
     if training is not None and (told is None or training.updated > told.updated + SILENT_SECONDS):
-        own = training  # it was started by itself, on what the run made
-    else:
-        own, training = told, None
+        own, folder = training, "train"  # it was started by itself, on what the run made
     state = UNTOLD if own is None else _ended_state(own)
     times = _times(run.out / "state" / "timings.jsonl")
     stages = [_stage(run, name, own, state, times.get(name)) for name in names]
     status = RunStatus(str(run.out), state, stages)
-    return status if own is None else _with_process(status, own, run.out / ("train" if training else "state"))
+    return status if own is None else _with_process(status, own, run.out / folder)
 
 
 def _stage(run: Run, name: str, told: RunProgress | None, state: str, took: _Time | None) -> StageStatus:

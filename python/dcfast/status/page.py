@@ -9,6 +9,7 @@ from dcfast.errors import printable
 from dcfast.process.terminal import cut_to, paint, width
 from dcfast.rundir.recorder import DONE, FAILED, RUNNING, STOPPED
 from dcfast.status.facts import GONE, TO_DO, UNTOLD, RunStatus, StageStatus
+from dcfast.storage.records import replaced
 
 _COLOURS = {DONE: "32", RUNNING: "36", FAILED: "31", GONE: "31", STOPPED: "33", TO_DO: "2", UNTOLD: "33"}
 _STATE_WIDTH = 7
@@ -86,9 +87,8 @@ def _stage_text(stage: StageStatus, room: int) -> str:
         if stage.step is None:
             return ""
         # the stage's name stands before it
-        step = stage.step.step.removeprefix(f"{stage.name}/")
-        line = step_line(stage.step, max(room, 12) + len(stage.step.step) - len(step))
-        line = line.removeprefix(f"{stage.name}/").removeprefix(f"{stage.name}: ")
+        step = replaced(stage.step, step=stage.step.step.removeprefix(f"{stage.name}/"))
+        line = step_line(step, max(room, 12)).removeprefix(f"{stage.name}: ")
         return line if stage.state == RUNNING else line.partition(", ")[0]
     if stage.unchanged is not None:
         return f"unchanged, {amount(stage.unchanged, 'pieces' if stage.unchanged != 1 else 'piece')}"
