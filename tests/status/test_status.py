@@ -126,7 +126,7 @@ with Recorder(Path({str(begun / "state")!r}), engine="local", workers=2, stages=
     assert status.log is not None
     assert status.log[-1].endswith("Z the last words")
     text = page(status)
-    assert f"process {pid.pid} on {os.uname().nodename} is gone: killed, or" in text.replace("\n  ", " ")
+    assert f"process {pid.pid} on {os.uname().nodename} is gone: it was killed" in text.replace("\n  ", " ")
     assert "the same command goes on where it was" in text
     # another process of the same number is another process
     told = read_progress(begun / "state")
@@ -143,7 +143,9 @@ def test_a_run_on_another_machine_is_told_by_its_signs_of_life(begun: Path) -> N
         status = read_status(begun)
         assert (status.state, status.alive) == (state, None)
         assert "process 1 on far, Slurm job 77" in page(status)
-    assert "gives no sign of life: killed, or its machine is down; last sign of life 15 min ago" in page(status, 200)
+    assert "gives no sign of life: it was killed, or its machine is down; last sign of life 15 min ago" in page(
+        status, 200
+    )
 
 
 def test_a_failure_has_its_piece_and_the_last_lines_of_its_log(begun: Path) -> None:

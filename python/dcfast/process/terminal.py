@@ -102,7 +102,7 @@ def show_page(text: str, *, anew: bool = False) -> None:
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     with _door:
         show_line("")
-        sys.stdout.write("\x1b[H\x1b[2J\x1b[3J" if anew else "")
+        sys.stdout.write("\x1b[H\x1b[2J" if anew else "")
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
         sys.stdout.flush()
 

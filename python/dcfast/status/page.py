@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 from dcfast.engine.progress import amount, duration, step_line
@@ -63,12 +64,11 @@ def _about(status: RunStatus) -> list[str]:
         sign = f", last sign of life {duration(silent)} ago" if silent > 20 else ""
         return [f"{who}{job} ({how}), for {duration(time.time() - status.started)}{sign}"]
     if status.state == GONE:
+        why = "gives no sign of life: it was killed, or its machine is down"
+        if status.alive is False:
+            why = "is gone: it was killed (by hand, or the machine ran out of memory)"
         ago = duration(status.silent or 0.0)
-        why = "is gone" if status.alive is False else "gives no sign of life"
-        return [
-            f"{who}{job} {why}: killed, or its machine is down; last sign of life {ago} ago",
-            "the same command goes on where it was",
-        ]
+        return [f"{who}{job} {why}; last sign of life {ago} ago", "the same command goes on where it was"]
     ended = status.ended or status.started
     ago, took = duration(time.time() - ended), duration(ended - status.started)
     more = [] if status.state == DONE else ["the same command goes on where it was"]
@@ -76,10 +76,10 @@ def _about(status: RunStatus) -> list[str]:
 
 
 def _stage_line(stage: StageStatus, names: int, columns: int, colours: bool) -> str:
-    state = f"{stage.state:<{_STATE_WIDTH}}"
+    state = _painted(stage.state, stage.state, colours) + " " * (_STATE_WIDTH - len(stage.state))
     room = columns - 2 - names - 2 - _STATE_WIDTH - 2
     text = printable(_stage_text(stage, room))
-    return f"  {stage.name:<{names}}  {_painted(state, stage.state, colours)}  {cut_to(text, max(room, 0))}".rstrip()
+    return f"  {stage.name:<{names}}  {state}  {cut_to(text, max(room, 0))}".rstrip()
 
 
 def _stage_text(stage: StageStatus, room: int) -> str:
@@ -99,9 +99,9 @@ def _stage_text(stage: StageStatus, room: int) -> str:
 
 
 def _wrapped(text: str, columns: int) -> list[str]:
-    """Lines broken at spaces."""
+    """Lines broken at spaces, but not between a number and its unit."""
     lines, line = [], ""
-    for word in printable(text).split():
+    for word in re.split(r" +(?!(?:s|min|h|days)\b)", printable(text)):
         if line and width(line) + 1 + width(word) > columns - 2:
             lines.append(f"  {line}")
             line = ""
