@@ -39,7 +39,7 @@ HEAVY = frozenset(
             "pyarrow",
             "ray",
         ),
-        *("safetensors", "threadpoolctl", "timm", "torch", "torchvision", "tqdm", "triton", "yaml"),
+        *("safetensors", "threadpoolctl", "timm", "torch", "torchvision", "triton", "yaml"),
     ]
 )
 """What takes a tenth of a second or more to import, or need not be installed."""

@@ -53,6 +53,7 @@ def text() -> str:
     from dcfast.process.exit_codes import MEANINGS
     from dcfast.resharding.cli import parser as resharder
     from dcfast.run.options import parser as run
+    from dcfast.status.command import parser as status
     from dcfast.study.command import parser as study
     from dcfast.train.__main__ import parser as train
 
@@ -65,6 +66,7 @@ def text() -> str:
         "python -m dcfast.evaluate": evaluate(),
         "python -m dcfast.resharder": resharder(),
         "python -m dcfast.pool_refresh": refresh(),
+        "dcfast status": status(),
         "dcfast doctor": doctor(),
     }
     head = HEAD.format(codes="; ".join(f"{code} {meaning}" for code, meaning in MEANINGS.items()))

@@ -22,6 +22,7 @@ HELP = """usage: dcfast COMMAND [options]        dcfast COMMAND --help lists its
   dcfast resharder ...  a subset of a pool as new shards, with DataComp's arguments (python -m dcfast.resharder)
   dcfast study ...      many filters, many seeds: which filter is best, and by how much (python -m dcfast.study)
   dcfast refresh ...    a pool's index, made or brought up to date (python -m dcfast.pool_refresh)
+  dcfast status RUN     how far a run is: stages, rates, time left, failures; --watch, --json
   dcfast doctor         versions, what works on this machine, and how to get what does not
   dcfast --version
 
@@ -34,6 +35,7 @@ PROGRAMS = {
     "resharder": "dcfast.resharding.cli",
     "study": "dcfast.study.command",
     "refresh": "dcfast.index.refresh",
+    "status": "dcfast.status.command",
     "doctor": "dcfast.doctor.command",
 }
 """Name -> module of its main: only the command that is asked for is loaded."""

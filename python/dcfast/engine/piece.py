@@ -4,7 +4,8 @@ The function is made a ``PieceFunction`` by ``@piece``: it takes the run directo
 returns statistics, a ``Record``. Everything it writes goes to a temporary name and is renamed
 (``dcfast.storage.atomic``), then the marker is written. The marker holds a key, a hash of the function's version and
 name, its arguments and the fingerprint of its input files (size and mtime in ns), the sizes of the outputs, and a
-checksum of itself: a later run skips the piece where all of these are as they were.
+checksum of itself: a later run skips the piece where all of these are as they were. Beside the key stand short hashes
+of what it was made of, by which a run can say why it does a piece again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import importlib
 import inspect
 import json
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Concatenate, Generic, ParamSpec, TypeVar
@@ -26,6 +27,10 @@ from dcfast.storage.atomic import synced_together, write_json
 from dcfast.storage.records import Count, Record, as_record, plain, read_record
 
 P = ParamSpec("P")
+AT_PIECE = "at work: "
+"""Begins the note that an error of a piece carries: which one it was."""
+_MOST_INPUTS = 512
+"""Whose hashes stand in a marker."""
 S = TypeVar("S", bound=Record)
 R_co = TypeVar("R_co", bound=Record, covariant=True)
 
@@ -130,34 +135,115 @@ class Piece(Generic[R_co]):
         return out / "state" / self.step / f"{self.name}.json"
 
 
+class _MadeOf(Record):
+    """What a key was made of, by short hashes: of each argument, and of each input in its order, if not too many."""
+
+    version: Count
+    arguments: dict[str, str]
+    inputs: list[str] | None
+
+
 class _Marker(Record):
     key: str
     outputs: dict[str, Count]
     stats: dict[str, object]
     check: str = ""
+    made_of: _MadeOf | None = None
 
 
-def fingerprint_files(out: Path, files: Iterable[str]) -> str:
-    """A hash of names, sizes and modification times; PoolError names a file that has vanished."""
-    digest = hashlib.sha256()
+def _described_files(out: Path, files: Iterable[str]) -> Iterator[bytes]:
+    """Name, size and modification time of each file; PoolError names one that has vanished."""
     for name in files:
         path = out / name  # an absolute name stays itself
         try:
             status = path.stat()
         except FileNotFoundError:
             raise PoolError(f"{path} is gone, but the run still needs it; bring it back or use a new --out") from None
-        digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
+        yield f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode("utf-8", "surrogateescape")
+
+
+def fingerprint_files(out: Path, files: Iterable[str]) -> str:
+    """A hash of names, sizes and modification times; PoolError names a file that has vanished."""
+    digest = hashlib.sha256()
+    for described in _described_files(out, files):
+        digest.update(described)
     return digest.hexdigest()
+
+
+def _given(piece: Piece[S]) -> dict[str, object]:
+    """The arguments without those that are the function's defaults: a new one with a default redoes nothing."""
+    usual = piece.function.defaults
+    return {name: value for name, value in piece.arguments.items() if name not in usual or value != usual[name]}
 
 
 def piece_key(out: Path, piece: Piece[S]) -> str:
     function = piece.function
-    usual = function.defaults
-    # without those that are the function's defaults: a new argument with a default redoes nothing
-    given = {name: value for name, value in piece.arguments.items() if name not in usual or value != usual[name]}
-    text = json.dumps([function.version, function.name, plain(given), list(piece.outputs)], sort_keys=True)
+    text = json.dumps([function.version, function.name, plain(_given(piece)), list(piece.outputs)], sort_keys=True)
     both = text + fingerprint_files(out, piece.inputs)
     return hashlib.sha256(both.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _short_hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:8]
+
+
+def _made_of(out: Path, piece: Piece[S]) -> _MadeOf:
+    inputs = None
+    if len(piece.inputs) <= _MOST_INPUTS:
+        inputs = [_short_hash(described) for described in _described_files(out, piece.inputs)]
+    arguments = {
+        name: _short_hash(json.dumps(plain(value), sort_keys=True).encode("utf-8", "surrogateescape"))
+        for name, value in _given(piece).items()
+    }
+    return _MadeOf(piece.function.version, arguments, inputs)
+
+
+def why_to_do(out: Path, piece: Piece[S]) -> list[str]:
+    """Why a piece whose marker does not hold (``read_marker``) is done again, in words; nothing of one that is new.
+
+    PoolError: an input has vanished.
+    """
+    path = piece.marker_path(out)
+    if not path.exists():
+        return []
+    try:
+        marker = read_record(path, _Marker)
+        as_record(marker.stats, piece.function.stats_type, str(path))
+    except (OSError, ValueError):
+        return ["its marker cannot be read"]
+    if marker.check not in ("", _checksum(marker.outputs, marker.stats)):
+        return ["its marker was altered"]
+    if marker.key == piece_key(out, piece):
+        altered = [name for name, size in marker.outputs.items() if not _has_size(out / name, size)]
+        return [f"output {altered[0]} is gone or altered"] if altered else []
+    before, now = marker.made_of, _made_of(out, piece)
+    if before is None:
+        return ["an input or argument changed (its marker is of an older release)"]
+    if before.version != now.version:
+        return ["this release does it another way"]
+    names = sorted(before.arguments | now.arguments)
+    changed = [name for name in names if before.arguments.get(name) != now.arguments.get(name)]
+    words = [f"argument {name} changed" for name in changed]
+    if before.inputs != now.inputs or not changed:
+        words.append(_changed_inputs(piece.inputs, before.inputs or [], now.inputs or []))
+    return words
+
+
+def _changed_inputs(names: tuple[str, ...], before: list[str], now: list[str]) -> str:
+    if len(before) != len(now):
+        return f"{len(now)} inputs, {len(before)} before"
+    changed = [name for name, old, new in zip(names, before, now, strict=False) if old != new]
+    if not changed:
+        return "an input changed"
+    more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+    return f"input {'/'.join(Path(changed[0]).parts[-2:])}{more} changed"
+
+
+def _has_size(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except OSError:
+        return False
 
 
 def read_marker(out: Path, piece: Piece[S]) -> S | None:
@@ -173,11 +259,7 @@ def read_marker(out: Path, piece: Piece[S]) -> S | None:
         return None
     if marker.key != piece_key(out, piece):
         return None
-    try:
-        is_whole = all((out / name).stat().st_size == size for name, size in marker.outputs.items())
-    except OSError:
-        return None
-    return stats if is_whole else None
+    return stats if all(_has_size(out / name, size) for name, size in marker.outputs.items()) else None
 
 
 def _checksum(outputs: dict[str, int], stats: object) -> str:
@@ -189,14 +271,25 @@ def _checksum(outputs: dict[str, int], stats: object) -> str:
 def perform(out: str, piece: Piece[S]) -> S:
     """Runs a piece in this process and writes its marker; returns its statistics."""
     root = Path(out)
-    key = piece_key(root, piece)  # before the work: an input that changes meanwhile makes the marker stale
+    # before the work: an input that changes meanwhile makes the marker stale
+    key, made_of = piece_key(root, piece), _made_of(root, piece)
     lost = core_system.count_lost_maps()
-    with synced_together(root / "state"):
-        stats = piece.function(root, **piece.arguments)
+    try:
+        with synced_together(root / "state"):
+            stats = piece.function(root, **piece.arguments)
+    except BaseException as error:
+        error.add_note(f"{AT_PIECE}{piece.step}/{piece.name}")
+        raise
     # in a thread the error of a map that was cut is raised elsewhere; of a piece beside this one it costs a repeat
     core_system.refuse_maps_lost_since(lost)
     outputs = {name: (root / name).stat().st_size for name in piece.outputs}
-    marker = {"key": key, "outputs": outputs, "stats": plain(stats), "check": _checksum(outputs, plain(stats))}
+    marker = {
+        "key": key,
+        "outputs": outputs,
+        "stats": plain(stats),
+        "check": _checksum(outputs, plain(stats)),
+        "made_of": plain(made_of),
+    }
     # not synced: one that a crash of the machine takes is a piece that is done again
     write_json(piece.marker_path(root), marker, sync=False)
     return stats

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from dcfast.engine.progress import Progress, Silent
 from dcfast.evaluate.evaluation import check_evalsets, evaluate_model
 from dcfast.evaluate.results import RESULTS, EvaluationSummary
 from dcfast.models.clip import load_model
@@ -16,7 +17,7 @@ from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE, FAILED
 from dcfast.process.options import add_options, made_of, option
 from dcfast.process.parser import ArgumentParser
-from dcfast.process.shared_options import DEVICE, PRECISION
+from dcfast.process.shared_options import DEVICE, EVAL_LIMIT, EVAL_SETS, PRECISION
 from dcfast.process.terminal import log_printably, say
 from dcfast.storage.config import add_config, given_and_config
 from dcfast.storage.paths import make_directory, not_left_empty, path_argument
@@ -43,6 +44,9 @@ class EvaluateOptions:
     batch_size: int = option(64, "pictures at a time")
     workers: int = option(0, "decoding threads", usual="one per core")
     strict: bool = option(False, "a set with a damaged shard is not scored")
+    sets: list[str] | None = option(None, EVAL_SETS)
+    limit: int | None = option(None, EVAL_LIMIT)
+    quiet: bool = option(False, "no progress")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -79,6 +83,8 @@ def _table(summary: EvaluationSummary) -> list[str]:
 
 
 def _why_no_average(summary: EvaluationSummary) -> list[str]:
+    if summary.limit is not None:
+        return [f"no averages: at most {summary.limit:,} pictures of each set were scored (--limit)"]
     benchmark = [result for result in summary.tasks if result.benchmark]
     bad = [result.key for result in benchmark if result.error is not None]
     if not benchmark:
@@ -107,22 +113,27 @@ def _main(arguments: argparse.Namespace) -> int:
     args = made_of(EvaluateOptions, given_and_config(arguments, EvaluateOptions))
     device = resolve_device(args.device)
     precision, amp = resolve_precision(args.precision, device)
-    check_evalsets(args.evalsets)  # before the model is loaded, which takes longer
+    check_evalsets(args.evalsets, args.sets)  # before the model is loaded, which takes longer
     with not_left_empty(args.out):
         make_directory(args.out, "--out")
         clip = load_model(args.model, args.checkpoint, device=device, precision=precision)
-        summary = evaluate_model(
-            clip,
-            args.evalsets,
-            args.out,
-            batch_size=args.batch_size,
-            workers=args.workers,
-            strict=args.strict,
-            amp=amp,
-            say=partial(say, error=True),
-        )
+        with (Silent if args.quiet else Progress)("evaluate", total=1, pieces=1):
+            summary = evaluate_model(
+                clip,
+                args.evalsets,
+                args.out,
+                batch_size=args.batch_size,
+                workers=args.workers,
+                strict=args.strict,
+                amp=amp,
+                sets=args.sets,
+                limit=args.limit,
+                say=(lambda line: None) if args.quiet else partial(say, error=True),
+            )
     say("\n".join([*_table(summary), *(f"note: {note}" for note in summary.notes)]))
     say(f"results: {args.out}/{summary.results} (and {RESULTS} beside)")
+    if summary.left_out:
+        say(f"not scored yet: {', '.join(summary.left_out)}")
     for key, reason in summary.failed.items():
         say(f"error: evaluation set {key} could not be scored: {reason}", error=True)
     return FAILED if summary.failed else DONE

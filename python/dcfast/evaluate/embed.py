@@ -19,6 +19,7 @@ from dcfast.evaluate.pictures import Batch, Ints
 from dcfast.images.costs import BadImage
 from dcfast.images.decode import check_resized, decode_image, quiet
 from dcfast.models.devices import one_thread
+from dcfast.process.advance import tell_advance
 from dcfast.process.read_ahead import read_ahead
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ class Embedder:
     Args:
         amp: float16 autocast where the reference has it on a GPU: all texts, and pictures of retrieval and riddles;
             of float32 weights alone. None: on a GPU.
+    Attributes:
+        expected, seen: pictures of all sets that are to be scored, and those that have been; ``at``: the set at work.
+            They are told as it goes (``dcfast.process.advance``).
     """
 
     def __init__(self, clip: ClipModel, *, batch_size: int, threads: int, amp: bool | None = None) -> None:
@@ -60,6 +64,8 @@ class Embedder:
         first = next(iter(clip.model.parameters()), torch.empty(0))
         self.device = first.device
         self.dtype = first.dtype if first.dtype.is_floating_point else torch.float32
+        self.expected = self.seen = 0
+        self.at = ""
         self.amp = (self.device.type != "cpu" if amp is None else amp) and self.dtype == torch.float32
 
     @property
@@ -67,8 +73,11 @@ class Embedder:
         """What scores depend on: ``amp``, or the dtype of the weights."""
         return "amp" if self.amp else str(self.dtype).removeprefix("torch.")
 
-    def texts(self, texts: Sequence[str], where: str) -> Tensor:
-        """(n, D) embeddings; a text that comes more than once is encoded once."""
+    def texts(self, texts: Sequence[str], where: str, *, before: int = 0, among: int = 0) -> Tensor:
+        """(n, D) embeddings; a text that comes more than once is encoded once.
+
+        ``before``: texts that came before these, ``among`` so many in all, for what is told.
+        """
         import torch
 
         number: dict[str, int] = {}
@@ -85,8 +94,14 @@ class Embedder:
 
         threads = self.threads if self.device.type == "cpu" else 1
         ahead = threads + BATCHES_AHEAD - 1
+        parts: list[Tensor] = []
         with one_thread(self.device.type):
-            features = torch.cat(list(read_ahead(encode, tokens, threads=threads, ahead=ahead)))
+            for part in read_ahead(encode, tokens, threads=threads, ahead=ahead):
+                parts.append(part)
+                encoded = before + min(TEXTS_AT_ONCE * len(parts), len(different))
+                detail = f"{self.at}, text {encoded:,} of {among or len(different):,}"
+                tell_advance(self.seen, self.expected, "images", detail)
+        features = torch.cat(parts)
         self._check(features, lambda row: f"text {different[row]!r} of {where}")
         return features[torch.tensor(row_of_text)]
 
@@ -100,7 +115,9 @@ class Embedder:
             part = classes[begin : begin + step]
             # not str.format: a template is someone else's text, and may hold other braces
             prompts = [template.replace("{c}", name) for name in part for template in templates]
-            weights.append(_unit(self.texts(prompts, where).reshape(len(part), len(templates), -1).mean(1)))
+            count = begin * len(templates), len(classes) * len(templates)
+            texts = self.texts(prompts, where, before=count[0], among=count[1])
+            weights.append(_unit(texts.reshape(len(part), len(templates), -1).mean(1)))
         return torch.cat(weights)
 
     def pictures(self, evalset: EvalSet, *, amp: bool = False) -> Iterator[ImageBatch]:
@@ -125,6 +142,8 @@ class Embedder:
             for rows, pixels, problems in decoded:
                 features = pixels if on_cpu else self._encode_pictures(pixels, amp)
                 self._check(features, partial(_picture_name, evalset, rows))
+                self.seen += len(rows) + len(problems)
+                tell_advance(self.seen, self.expected, "images", self.at)
                 yield ImageBatch(rows, features, problems)
 
     def _decode(self, batch: Batch) -> tuple[Ints, Tensor, dict[int, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,9 @@ from dcfast.evaluate.evalset import NAMED, check_evalset, open_evalset, set_fing
 from dcfast.evaluate.opened import EvalSet
 from dcfast.evaluate.results import RESULTS, EvaluationSummary, Result, aggregate, read_results, write_results
 from dcfast.evaluate.score import Score, score_evalset
-from dcfast.evaluate.tasks import EvalTask, find_tasks, own_tasks
+from dcfast.evaluate.tasks import EvalTask, chosen_tasks, find_tasks, own_tasks
 from dcfast.models.devices import whole_matmuls
+from dcfast.process.advance import tell_advance
 from dcfast.storage.atomic import write_bytes, write_json
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, make_directory, not_left_empty
@@ -35,19 +36,19 @@ BAD_SET = (EvalsetError, CorruptDataError, PoolError, OSError)
 StrPath = str | os.PathLike[str]
 
 
-def results_dir(out: StrPath, content_hash: str) -> Path:
-    """Where the results of the checkpoint with that hash lie."""
-    return Path(out) / "evaluate" / content_hash[:16]
+def results_dir(out: StrPath, content_hash: str, limit: int | None = None) -> Path:
+    """Where the results of the checkpoint with that hash lie: those of a part of each set apart from whole ones."""
+    return Path(out) / "evaluate" / (content_hash[:16] + (f"-limit-{limit}" if limit is not None else ""))
 
 
-def check_evalsets(evalsets: StrPath) -> dict[str, str]:
-    """Keys of the sets of a directory that cannot be scored, and why, by all that can be told without reading a shard;
-    cheap enough to be asked first.
+def check_evalsets(evalsets: StrPath, sets: Sequence[str] | None = None) -> dict[str, str]:
+    """Keys of the sets of a directory, or of those that are named, that cannot be scored, and why, by all that can be
+    told without reading a shard; cheap enough to be asked first.
 
     Raises:
-        EvalsetError: no such directory, a bad ``tasks.json``; or no set of it can be scored.
+        EvalsetError: no such directory, a bad ``tasks.json``, no set of a name; or no set of it can be scored.
     """
-    tasks = find_tasks(Path(evalsets))
+    tasks = chosen_tasks(Path(evalsets), sets)
     failed: dict[str, str] = {}
     for task, folder in tasks:
         try:
@@ -73,6 +74,8 @@ def evaluate_model(
     workers: int = 0,
     strict: bool = False,
     amp: bool | None = None,
+    sets: Sequence[str] | None = None,
+    limit: int | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> EvaluationSummary:
     """Scores a model on the ``wds_*_test`` directories of a directory.
@@ -80,7 +83,8 @@ def evaluate_model(
     Writes ``OUT/evaluate/HASH16/eval_results.jsonl``, a line a task in DataComp's form, after every set; at the end its
     copy ``OUT/eval_results.jsonl`` and ``OUT/evaluate/summary.json``. Sets that have a result of the same checkpoint,
     the same files and the same precision are skipped. All sets are opened and checked before the first is scored; one
-    that cannot be scored is named with its reason (``failed``), and the others are.
+    that cannot be scored is named with its reason (``failed``), and the others are. How far it is, is told
+    (``dcfast.process.advance``).
 
     Args:
         clip: of ``dcfast.models.load_model``; embeddings are computed in its dtype, scores in float32.
@@ -90,6 +94,9 @@ def evaluate_model(
         batch_size: pictures a forward pass; the scores do not depend on it but for rounding.
         workers: threads that decode; 0 means one per core.
         strict: a set with a damaged shard cannot be scored; otherwise that is a note.
+        sets: keys or directories of the sets that are scored now, None for all. What others scored before stays.
+        limit: pictures of each set, spread over it (riddles of an association set). Such results say so, lie apart
+            from those of whole sets and are part of no average.
         say: is given a line a set.
     Returns:
         what ``summary.json`` holds, and which sets were ``scored`` now, not skipped.
@@ -102,71 +109,123 @@ def evaluate_model(
         raise ValueError(f"batch_size must be at least 1; got {batch_size}")
     if workers < 0:
         raise ValueError(f"workers must be at least 0 (one per core); got {workers}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1 picture of each set; got {limit}")
     root, home = Path(out), Path(evalsets)
-    check_evalsets(home)
+    check_evalsets(home, sets)
     embedder = Embedder(clip, batch_size=batch_size, threads=workers or len(os.sched_getaffinity(0)), amp=amp)
     busy = f"out {root}: another evaluation is at work there; wait for it, or choose another out"
     folder = root / "evaluate"
     with not_left_empty(folder), locked(make_directory(folder, "out") / LOCK_NAME, busy), whole_matmuls():
-        return _evaluate(embedder, home, root, strict, say)
+        evaluation = _Evaluation(embedder, home, results_dir(root, clip.content_hash, limit) / RESULTS, limit, say)
+        evaluation.open_sets(sets, strict)
+        scored = evaluation.score_sets()
+        return _summarise(evaluation, root, scored)
 
 
-def _evaluate(
-    embedder: Embedder, home: Path, root: Path, strict: bool, say: Callable[[str], None]
-) -> EvaluationSummary:
-    clip, tasks = embedder.clip, find_tasks(home)
-    path = results_dir(root, clip.content_hash) / RESULTS
-    before = read_results(path, clip.content_hash)
-    results: dict[str, Result] = {}
-    waiting: dict[str, EvalSet] = {}
-    failed: dict[str, str] = {}
+class _Evaluation:
+    """The sets of a directory on their way to results.
 
-    def fail(task: EvalTask, folder: Path, error: Exception) -> None:
-        failed[task.key] = str(error)
+    Attributes:
+        path: of the results file, written anew after every set.
+        tasks: all of the directory, with their folders.
+        results: by key.   waiting: opened sets.   failed: key -> why.
+        left_out: keys of the sets that were not asked for and have no result.
+    """
+
+    def __init__(
+        self, embedder: Embedder, home: Path, path: Path, limit: int | None, say: Callable[[str], None]
+    ) -> None:
+        self.embedder, self.home, self.path, self.limit, self.say = embedder, home, path, limit, say
+        self.tasks = find_tasks(home)
+        self.results: dict[str, Result] = {}
+        self.waiting: dict[str, EvalSet] = {}
+        self.failed: dict[str, str] = {}
+        self.left_out: list[str] = []
+
+    def open_sets(self, sets: Sequence[str] | None, strict: bool) -> None:
+        """Takes over results that still hold, and opens the sets that are to be scored."""
+        asked = {task.key for task, _ in chosen_tasks(self.home, sets)}
+        before = read_results(self.path, self.embedder.clip.content_hash)
+        for number, (task, folder) in enumerate(self.tasks):
+            tell_advance(number, len(self.tasks), "sets", f"opening {task.name}")
+            try:
+                old = before.get(task.key)
+                if old is not None and old.state in self._states(set_fingerprint(task, folder)):
+                    self.results[task.key] = old
+                elif task.key not in asked:
+                    self.left_out.append(task.key)
+                else:
+                    self.waiting[task.key] = self._opened(task, folder, strict)
+            except BAD_SET as error:
+                if task.key in asked:
+                    self._fail(task, folder, error)
+                else:
+                    self.left_out.append(task.key)
+
+    def _states(self, fingerprint: str) -> tuple[str, ...]:
+        """Of results that hold: whole ones, and beside them, with a limit, those of so many pictures."""
+        whole = _state(fingerprint, self.embedder)
+        return (whole,) if self.limit is None else (whole, _limited(whole, self.limit))
+
+    def _opened(self, task: EvalTask, folder: Path, strict: bool) -> EvalSet:
+        evalset = open_evalset(task, folder, threads=self.embedder.threads)
+        if strict and evalset.notes:
+            raise CorruptDataError(f"evaluation set {task.key}: {evalset.notes[0]} (--strict)", path=str(folder))
+        return evalset
+
+    def _fail(self, task: EvalTask, folder: Path, error: Exception) -> None:
+        self.failed[task.key] = str(error)
         reason = str(without_places(str(error), [folder, folder.parent], all_texts=False))
         # without a state, so that the set is tried again
-        results[task.key] = replaced(
-            _without_score(task, embedder), notes=[f"could not be scored: {reason}"], error=reason
+        self.results[task.key] = replaced(
+            _without_score(task, self.embedder), notes=[f"could not be scored: {reason}"], error=reason
         )
-        say(f"{task.name}: could not be scored: {error}")
+        self.say(f"{task.name}: could not be scored: {error}")
 
-    for task, folder in tasks:
-        try:
-            old = before.get(task.key)
-            if old is not None and old.state == _state(set_fingerprint(task, folder), embedder):
-                results[task.key] = old
+    def score_sets(self) -> list[str]:
+        """Scores what waits; the keys of the sets that were scored."""
+        limited = {key: self.limit is not None and s.limit_to(self.limit) for key, s in self.waiting.items()}
+        embedder, scored, done = self.embedder, [], 0
+        embedder.expected = sum(len(evalset.rows) for evalset in self.waiting.values())
+        for number, (key, evalset) in enumerate(self.waiting.items(), 1):
+            started = time.monotonic()
+            embedder.seen, embedder.at = done, f"{evalset.task.name}, set {number} of {len(self.waiting)}"
+            done += len(evalset.rows)
+            try:
+                score = score_evalset(evalset, embedder)
+            except BAD_SET as error:
+                self._fail(evalset.task, evalset.folder, error)
                 continue
-            evalset = open_evalset(task, folder, threads=embedder.threads)
-            if strict and evalset.notes:
-                raise CorruptDataError(f"evaluation set {task.key}: {evalset.notes[0]} (--strict)", path=str(folder))
-            waiting[task.key] = evalset
-        except BAD_SET as error:
-            fail(task, folder, error)
-    scored = []
-    for key, evalset in waiting.items():
-        started = time.monotonic()
-        try:
-            score = score_evalset(evalset, embedder)
-        except BAD_SET as error:
-            fail(evalset.task, evalset.folder, error)
-            continue
-        results[key] = _result(evalset, score, embedder)
-        scored.append(key)
-        write_results(path, (results[task.key] for task, _ in tasks if task.key in results))
-        say(_progress_line(results[key], time.monotonic() - started))
-    _refuse_none(home, len(tasks), failed)
-    ordered = [results[task.key] for task, _ in tasks]
-    write_results(path, ordered)
-    write_bytes(root / RESULTS, path.read_bytes())
+            self.results[key] = _result(evalset, score, embedder, self.limit if limited[key] else None)
+            scored.append(key)
+            write_results(self.path, self.ordered())
+            self.say(_progress_line(self.results[key], time.monotonic() - started))
+        _refuse_none(self.home, len(self.results), self.failed)
+        return scored
+
+    def ordered(self) -> list[Result]:
+        """The results so far, in the order of the tasks."""
+        return [self.results[task.key] for task, _ in self.tasks if task.key in self.results]
+
+
+def _summarise(evaluation: _Evaluation, root: Path, scored: list[str]) -> EvaluationSummary:
+    """Writes the results, their copy and the summary."""
+    clip, ordered, limit = evaluation.embedder.clip, evaluation.ordered(), evaluation.limit
+    write_results(evaluation.path, ordered)
+    write_bytes(root / RESULTS, evaluation.path.read_bytes())
+    limits = [f"at most {limit:,} pictures of each set were scored (--limit): no scores of DataComp's"] if limit else []
     summary = widened(
-        aggregate(ordered, own_tasks(home)),
+        aggregate(ordered, own_tasks(evaluation.home)),
         EvaluationSummary,
         checkpoint=clip.content_hash,
         model=_published(clip.name),
         source=_published(clip.source),
-        results=str(path.relative_to(root)),
+        results=str(evaluation.path.relative_to(root)),
         tasks=ordered,
-        notes=[f"evaluation set {result.key}: {note}" for result in ordered for note in result.notes],
+        notes=limits + [f"evaluation set {result.key}: {note}" for result in ordered for note in result.notes],
+        limit=limit,
+        left_out=evaluation.left_out or None,
     )
     write_json(root / "evaluate/summary.json", plain(summary))
     return replaced(summary, scored=scored)
@@ -179,6 +238,10 @@ def _published(model: str) -> str:
 
 def _state(fingerprint: str, embedder: Embedder) -> str:
     return f"{VERSION}-{embedder.precision}-{fingerprint}"
+
+
+def _limited(state: str, limit: int) -> str:
+    return f"{state}-limit-{limit}"
 
 
 def _named(keys: list[str]) -> str:
@@ -203,9 +266,10 @@ def _without_score(task: EvalTask, embedder: Embedder) -> Result:
     )
 
 
-def _result(evalset: EvalSet, score: Score, embedder: Embedder) -> Result:
-    """The result as it is published: no place of this machine stands in it."""
-    task = evalset.task
+def _result(evalset: EvalSet, score: Score, embedder: Embedder, limit: int | None) -> Result:
+    """The result as it is published: no place of this machine stands in it; ``limit``: of pictures, where the set has
+    more."""
+    task, state = evalset.task, _state(evalset.fingerprint, embedder)
     left_out = [f"{len(keys)} samples {why} were left out: {_named(keys)}" for why, keys in evalset.left_out.items()]
     notes = evalset.notes + left_out
     if score.unreadable:
@@ -217,17 +281,19 @@ def _result(evalset: EvalSet, score: Score, embedder: Embedder) -> Result:
     counted, what = score.counted + len(score.unreadable), "pictures"
     if task.kind == "association":
         counted, what = len(evalset.riddles), "riddles"
-    if task.benchmark and counted != task.size:
+    if task.benchmark and counted != task.size and limit is None:
         notes.append(f"it holds {counted:,} {what}, the benchmark's has {task.size:,}: its score is not comparable")
     return replaced(
         _without_score(task, embedder),
+        dataset=task.name if limit is None else f"{task.name} (limit {limit})",
         metrics=score.metrics,
         chance=score.chance,
-        complete=score.counted == task.size or (task.size == 0 and not notes),
+        complete=limit is None and (score.counted == task.size or (task.size == 0 and not notes)),
         pictures=score.scored,
         unreadable=len(score.unreadable),
         notes=without_places(notes + score.notes + evalset.remarks, [evalset.folder], all_texts=False),
-        state=_state(evalset.fingerprint, embedder),
+        state=state if limit is None else _limited(state, limit),
+        limit=limit,
     )
 
 

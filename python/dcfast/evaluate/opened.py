@@ -63,6 +63,28 @@ class EvalSet:
         self.rows = self.rows[chosen]
         self.labels = self.labels[chosen] if len(self.labels) else self.labels
 
+    def limit_to(self, most: int) -> bool:
+        """Keeps ``most`` pictures, spread evenly over the set, or of an association set riddles with their pictures;
+        whether any were left out."""
+        riddles = self.task.kind == "association"
+        count = len(self.riddles) if riddles else len(self.rows)
+        if count <= most:
+            return False
+        chosen = np.arange(most) * count // most
+        if riddles:
+            kept = [self.riddles[number] for number in chosen.tolist()]
+            chosen = np.unique([row for riddle in kept for row in riddle.candidates])
+            place = {row: number for number, row in enumerate(chosen.tolist())}
+            self.riddles = [
+                Riddle(r.cue, tuple(place[c] for c in r.candidates), frozenset(place[a] for a in r.associations))
+                for r in kept
+            ]
+        self.captions = [self.captions[row] for row in chosen.tolist()] if self.captions else []
+        self.labels = self.labels[chosen] if len(self.labels) else self.labels
+        self.metadata = None if self.metadata is None else self.metadata[chosen]
+        self.rows = self.rows[chosen]
+        return True
+
     def check_not_empty(self) -> None:
         if len(self.rows) == 0:
             reasons = "; ".join(f"{len(keys)} {reason}" for reason, keys in self.left_out.items())

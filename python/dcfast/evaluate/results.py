@@ -62,6 +62,8 @@ class Result(Record, omit_defaults=True):
         metrics: by name, ``main_metric`` among them: None where the set has none.
         chance: the main metric of a guess.
         complete: of the whole set.
+        limit: pictures that were scored of a larger set (``--limit``), None where there was none: no score of
+            DataComp's, and of nothing but that many pictures.
         state: of the files and the way of scoring: results of different states are not to be compared.
         error: why the set could not be scored, None where it was. Such a line has no state.
     """
@@ -81,6 +83,7 @@ class Result(Record, omit_defaults=True):
     notes: list[str]
     state: str | None = None
     error: str | None = None
+    limit: int | None = None
 
     @property
     def score(self) -> float | None:
@@ -187,6 +190,8 @@ class EvaluationSummary(Averages, omit_defaults=True):
         checkpoint: SHA-256 of the weights.
         model, source: names of the architecture and of the weights.
         results: the file with the lines of ``tasks``, relative to the folder of the results.
+        limit: of pictures of each set, where one was asked for.
+        left_out: keys of sets that were not asked for and have no result; None where all were.
         scored: keys of the sets that were scored now, not skipped; not in the file.
     """
 
@@ -196,6 +201,8 @@ class EvaluationSummary(Averages, omit_defaults=True):
     results: str
     tasks: list[Result]
     notes: list[str]
+    limit: int | None = None
+    left_out: list[str] | None = None
     scored: list[str] = []
 
 

@@ -30,12 +30,14 @@ class Scores:
         chance: key -> the main metric of a guess, where it is known.
         unscored: keys of the tasks without a main metric.
         failed: key -> why the set could not be scored.
+        limit: pictures of a set that were scored at most, where sets were not scored whole (``--limit``), else None.
     """
 
     tasks: dict[str, float]
     chance: dict[str, float] = field(default_factory=dict)
     unscored: tuple[str, ...] = ()
     failed: dict[str, str] = field(default_factory=dict)
+    limit: int | None = None
 
     @property
     def mean(self) -> float | None:
@@ -61,6 +63,7 @@ def read_scores(out: str | os.PathLike[str]) -> Scores:
         chance={r.key: r.chance for r in results if r.score is not None and r.chance is not None},
         unscored=tuple(result.key for result in results if result.score is None and result.error is None),
         failed={result.key: result.error for result in results if result.error is not None},
+        limit=max((result.limit for result in results if result.limit is not None), default=None),
     )
 
 

@@ -6,7 +6,9 @@ one scorer serve both.
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -131,6 +133,25 @@ def find_tasks(directory: Path) -> list[tuple[EvalTask, Path]]:
             f"evalsets {directory}: no wds_*_test directory in it, no set in {CACHE}; there is nothing to evaluate on"
         )
     return tasks
+
+
+def chosen_tasks(directory: Path, sets: Sequence[str] | None) -> list[tuple[EvalTask, Path]]:
+    """Those of ``find_tasks`` that are named, by key or by directory (whole, or its NAME); all for None.
+
+    Raises:
+        EvalsetError: a name of no set of the directory, with the nearest.   Others as ``find_tasks``.
+    """
+    tasks = find_tasks(directory)
+    if sets is None:
+        return tasks
+    key_of = {name: task.key for task, _ in tasks for name in (task.directory, set_name(task.directory), task.key)}
+    for name in sets:
+        if name not in key_of:
+            near = difflib.get_close_matches(name, key_of, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(task.key for task, _ in tasks)}"
+            raise EvalsetError(f"--sets: {directory} has no evaluation set {name!r}; {hint}")
+    chosen = {key_of[name] for name in sets}
+    return [(task, folder) for task, folder in tasks if task.key in chosen]
 
 
 def compared_sets(directory: Path) -> list[tuple[str, list[str]]]:

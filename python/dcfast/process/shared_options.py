@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import argparse
+
 from dcfast.process.options import Option
 
 MOST_SEED = (1 << 63) - 1
 
+
+def _names(text: str) -> list[str]:
+    """``"b, a,b"`` as a sorted list of names, each once."""
+    names = sorted({name.strip() for name in text.split(",")} - {""})
+    if not names:
+        raise argparse.ArgumentTypeError(f"expected names with commas between; got {text!r}")
+    return names
+
+
 DECODER = Option("of training; dali: whole batches", choices=("pil", "pil_reduced", "dali"))
 DEVICE = Option("of models; auto: a GPU if there is one", choices=("auto", "cpu", "cuda"))
+EVAL_LIMIT = Option(
+    "pictures of each evaluation set, spread over it (of WinoGAViL riddles): a look, and no score of DataComp's",
+    least=1,
+    usual="all of them",
+)
+EVAL_SETS = Option(
+    "evaluation sets to score, by their keys or the NAME of wds_NAME_test", metavar="A,B", usual="all", parse=_names
+)
 LOSS = Option("dcfast's fused loss, or open_clip's, the same function", choices=("dcfast", "open_clip"))
 PRECISION = Option(
     "of evaluation: auto (as DataComp's: amp on a GPU, fp32 on the CPU), amp, fp32, or fp16 or bf16 weights "

@@ -2,21 +2,109 @@
 
 Keys, names of files and classes, captions and errors of libraries are strangers' text: codes in it could colour a
 terminal, rename its window or write over what was said before.
+
+A line of progress stands on the terminal of standard error until the next takes its place (``show_line``); whatever
+else is said there takes it away first.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
+import threading
+import unicodedata
 
 from dcfast.errors import printable
+
+_door = threading.RLock()
+_standing = 0
+"""Columns of the line that stands on the terminal and will be written over."""
 
 
 def say(text: str, *, error: bool = False, end: str = "\n") -> None:
     """Prints a text as ``dcfast.errors.printable`` has it; ``error``: on standard error, at once."""
+    with _door:
+        show_line("")
+        stream = sys.stderr if error else sys.stdout
+        stream.write(printable(text) + end)
+        if error:
+            stream.flush()
+
+
+def is_terminal(*, error: bool = True) -> bool:
+    """Whether standard error, or output, is a terminal on which a line can be written over."""
     stream = sys.stderr if error else sys.stdout
-    stream.write(printable(text) + end)
-    if error:
-        stream.flush()
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def has_colours() -> bool:
+    """Whether standard output is a terminal whose owner did not ask for no colours (NO_COLOR)."""
+    return is_terminal(error=False) and not os.environ.get("NO_COLOR")
+
+
+def columns(usual: int = 80) -> int:
+    """Columns of the terminal: of COLUMNS, of standard output or error; ``usual`` where there is none."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdigit() and int(given):
+        return int(given)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if wide := os.get_terminal_size(stream.fileno()).columns:
+                return wide
+        except (OSError, ValueError, AttributeError):
+            continue
+    return shutil.get_terminal_size((usual, 24)).columns
+
+
+def width(text: str) -> int:
+    """Columns that a printable text takes: wide characters have two, those that join others none."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in printable(text)
+    )
+
+
+def cut_to(text: str, most: int) -> str:
+    """A printable text of at most ``most`` columns; one that is cut ends in ``...`` where that fits."""
+    if width(text) <= most:
+        return text
+    end = "..." if most > 3 else ""
+    while text and width(text) > most - len(end):
+        text = text[:-1]
+    return text + end
+
+
+def show_line(text: str) -> None:
+    """Writes a line over the one that stands on the terminal of standard error; an empty one takes it away."""
+    global _standing
+    with _door:
+        if not text and not _standing:
+            return
+        shown = cut_to(printable(text), columns() - 1)
+        sys.stderr.write("\r" + shown + " " * max(0, _standing - width(shown)) + ("" if shown else "\r"))
+        sys.stderr.flush()
+        _standing = width(shown)
+
+
+def paint(text: str, code: str) -> str:
+    """A printable text in a colour (a number of ECMA-48's SGR)."""
+    return f"\x1b[{code}m{printable(text)}\x1b[0m"
+
+
+def show_page(text: str, *, anew: bool = False) -> None:
+    """Writes a page, whose texts went through ``printable`` or ``paint``, on standard output, at once.
+
+    Args:
+        anew: at the top of the terminal, in the place of what stands there.
+    """
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    with _door:
+        show_line("")
+        sys.stdout.write("\x1b[H\x1b[2J" if anew else "")
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        sys.stdout.flush()
 
 
 def log_printably(*, all_of_it: bool = False) -> None:
@@ -29,6 +117,7 @@ def log_printably(*, all_of_it: bool = False) -> None:
 
     class Printable(logging.Formatter):
         def format(self, record: logging.LogRecord) -> str:
+            show_line("")  # before the record is written
             return printable(super().format(record))
 
     handler = logging.StreamHandler(sys.stderr) if all_of_it else logging.lastResort

@@ -102,7 +102,7 @@ def check_stages(run: Run, stages: list[str]) -> None:
     elif {"index", "features"} & set(stages):
         check_metadata(run, "no_filter")
     if "evaluate" in stages and run.evalset_dir is not None:
-        for key, reason in check_evalsets(run.evalset_dir).items():
+        for key, reason in check_evalsets(run.evalset_dir, run.settings.sets).items():
             _LOG.warning("evaluation set %s cannot be scored as it is, but the others can: %s", key, reason)
 
 

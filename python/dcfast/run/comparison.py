@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import TracebackType
 
-from dcfast.engine import Engine, LocalEngine, SinglesHere, open_engine
-from dcfast.engine.progress import Progress, Silent
-from dcfast.errors import RunError
+from dcfast.engine import Engine, LocalEngine, RayEngine, SinglesHere, open_engine
+from dcfast.engine.progress import Progress, Silent, StepProgress
+from dcfast.errors import DcfastError, RunError
 from dcfast.process.signals import SAVE_SECONDS, Stopped, passed_on, postponed, spawning, start_worker
 from dcfast.run.checks import check_settings
 from dcfast.run.manifest import write_manifest
 from dcfast.rundir.branch import branch_settings, branch_stages, comparison_dir, link_base
 from dcfast.rundir.claim import located
+from dcfast.rundir.recorder import Recorder, read_progress
 from dcfast.rundir.run_dir import Run, open_run
 from dcfast.rundir.settings import Settings
 from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
@@ -28,11 +29,12 @@ from dcfast.rundir.summary import Summary
 from dcfast.stages import stage_steps
 from dcfast.stages.runner import run_stage
 from dcfast.stages.train import How, train_with
+from dcfast.storage.records import replaced
 
 SHARED_SETTINGS = ("pool", "evalsets", "world", "features", "teacher_uids", "uid_from")
 
 Say = Callable[[str], None]
-Show = Callable[..., Progress]
+Show = type[Progress]
 
 
 def run_one(run: Run, engine: Engine, name: str, show: Show) -> Summary:
@@ -46,14 +48,27 @@ def run_one(run: Run, engine: Engine, name: str, show: Show) -> Summary:
 
 def _go_through(base: Run, branch: Run, engine: Engine, last: str, show: Show, say: Say) -> dict[str, Summary]:
     branch.lock_settings(STAGES)
-    link_base(base, branch)
     stages = branch_stages(branch)
+    stages = stages[: stages.index(last) + 1]
     summaries = {}
-    for name in stages[: stages.index(last) + 1]:
-        say(name)
-        summaries[name] = run_one(branch, engine, name, show)
-    write_manifest(branch)
+    with recorded(branch, engine, stages):
+        link_base(base, branch)
+        for name in stages:
+            say(name)
+            summaries[name] = run_one(branch, engine, name, show)
+        write_manifest(branch)
     return summaries
+
+
+@contextmanager
+def recorded(run: Run, engine: Engine, stages: Sequence[str]) -> Iterator[None]:
+    """For the time of a block, a run tells others how far it is."""
+    kind = "ray" if isinstance(engine, RayEngine) else "local"
+    with Recorder(run.out / "state", engine=kind, workers=engine.workers, stages=stages) as run.recorder:
+        try:
+            yield
+        finally:
+            run.recorder = None
 
 
 def run_branch(
@@ -157,6 +172,16 @@ class Comparison:
                 how,
             )
 
+    def _state(self) -> StepProgress | None:
+        """How far the other process is, by what it says in its own directory."""
+        try:
+            told = read_progress(self._place / "state")
+        except (OSError, DcfastError):
+            return None
+        if told is None or told.step is None or told.pid not in {process.pid for process in self._processes()}:
+            return None
+        return replaced(told.step, step=f"compare {told.step.step}")
+
     def _processes(self) -> list[SpawnProcess]:
         return list((getattr(self._pool, "_processes", None) or {}).values())
 
@@ -171,10 +196,12 @@ class Comparison:
         if self._future is None:
             with open_run(self._place, self._settings, overwrite=self._overwrite) as branch:
                 return _go_through(self._base, branch, self._engine, self._last, self._show, self._say)
+        title = f"compare {self._base.compare}"
         try:
-            with postponed() as asked:
+            with self._show(title, total=1, pieces=1, source=self._state) as bar, postponed() as asked:
                 while asked() is None and not self._future.done():
                     wait([self._future], timeout=0.2)
+                bar.advance(1)
             return self._future.result()
         except BrokenProcessPool:
             raise RunError(

@@ -131,6 +131,10 @@ def _departures(run: Run) -> list[str]:
     if settings.world:
         changed = ", ".join(f"{name}={value}" for name, value in sorted(settings.world.items()))
         departures.append(f"the built-in world was changed: {changed}")
+    if settings.limit is not None and run.asks_for("evaluate"):
+        departures.append(f"at most {settings.limit:,} pictures of each evaluation set were scored")
+    if settings.sets is not None and run.asks_for("evaluate"):
+        departures.append(f"of the evaluation sets these alone were scored: {', '.join(settings.sets)}")
     if run.asks_for("train") and run.has_summary("train"):
         departures += [reason for reason in run.summary(TrainingSummary).non_standard if reason not in departures]
     return departures

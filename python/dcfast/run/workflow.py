@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dcfast.engine import check_engine, open_engine
+from dcfast.engine import Engine, check_engine, open_engine
 from dcfast.engine.progress import Progress, Silent
 from dcfast.errors import MissingDependencyError, RunError
 from dcfast.evaluate.scores import read_leaked, read_scores
@@ -22,7 +22,7 @@ from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE, FAILED, LOST, USAGE
 from dcfast.process.terminal import log_printably, say
 from dcfast.run.checks import check_device, check_one_process, check_settings, check_stages
-from dcfast.run.comparison import Comparison, run_one
+from dcfast.run.comparison import Comparison, recorded, run_one
 from dcfast.run.dry_run import describe
 from dcfast.run.manifest import write_manifest
 from dcfast.run.options import options_of, parser, plan_without_pool
@@ -110,24 +110,38 @@ def run(
         check_stages(current, stages)
         _check_earlier(current, stages[0])  # before the directory is claimed
         current.lock_settings(STAGES)
-        summaries: dict[str, Summary] = {}
-        trains = [stage for stage in stages if stage in ("train", "evaluate")]
-        with open_engine(engine, workers, ray_address) as pieces, ExitStack() as stack:
-            for name in stages:
-                if trains and name == trains[0] and comparison_dir(current) is not None:
-                    other = Comparison(current, trains[-1], pieces, overwrite=overwrite, show=show, say=say)
-                    stack.enter_context(other).start()
-                say(name)
-                if name == "index" and "world" in stages:
-                    check_stages(current, [s for s in stages if s != "world"])  # it is whole by now
-                if name == "report":
-                    write_manifest(current)  # the report shows it
-                summaries[name] = run_one(current, pieces, name, show)
-                if trains and name == trains[-1] and comparison_dir(current) is not None:
-                    summaries |= {f"compare/{its}": summary for its, summary in other.finish().items()}
-        if stages[-1] != "world":
-            write_manifest(current)
-        return summaries
+        with open_engine(engine, workers, ray_address) as pieces, recorded(current, pieces, stages):
+            return _go_through(current, stages, pieces, overwrite=overwrite, show=show, say=say)
+
+
+def _go_through(
+    current: Run,
+    stages: list[str],
+    pieces: Engine,
+    *,
+    overwrite: bool,
+    show: type[Progress],
+    say: Callable[[str], None],
+) -> dict[str, Summary]:
+    """The stages one after the other, and the comparison run beside or after its training; see ``run``."""
+    summaries: dict[str, Summary] = {}
+    trains = [stage for stage in stages if stage in ("train", "evaluate")]
+    with ExitStack() as stack:
+        for name in stages:
+            if trains and name == trains[0] and comparison_dir(current) is not None:
+                other = Comparison(current, trains[-1], pieces, overwrite=overwrite, show=show, say=say)
+                stack.enter_context(other).start()
+            say(name)
+            if name == "index" and "world" in stages:
+                check_stages(current, [s for s in stages if s != "world"])  # it is whole by now
+            if name == "report":
+                write_manifest(current)  # the report shows it
+            summaries[name] = run_one(current, pieces, name, show)
+            if trains and name == trains[-1] and comparison_dir(current) is not None:
+                summaries |= {f"compare/{its}": summary for its, summary in other.finish().items()}
+    if stages[-1] != "world":
+        write_manifest(current)
+    return summaries
 
 
 def stage(name: str, out: str | os.PathLike[str], settings: Settings | None = None, **options: Any) -> Summary:
@@ -199,7 +213,8 @@ def _score_lines(out: Path, summaries: dict[str, Summary]) -> list[str]:
         if scores.failed:
             lines.append(f"{name}: no mean score: {', '.join(scores.failed)} could not be scored")
         elif scores.mean is not None:
-            lines.append(f"{name}: mean score {scores.mean:.4f} over {len(scores.tasks)} evaluation sets")
+            few = "" if scores.limit is None else f", at most {scores.limit:,} pictures of each: no score of DataComp's"
+            lines.append(f"{name}: mean score {scores.mean:.4f} over {len(scores.tasks)} evaluation sets{few}")
             leaked = read_leaked(place, None)
             if leaked is None:
                 lines.append("  whether it trained on copies of evaluation pictures was not checked")

@@ -15,6 +15,7 @@ from dcfast.filters.term import CONTAMINATED, ORACLE, TEACHER_PAIRS
 from dcfast.index.pool import Pool, group_files, lacks_shards
 from dcfast.rundir.claim import differences, kept_spelling, located, read_settings, with_uid_hashes
 from dcfast.rundir.layout import FEATURE_METADATA, ORACLE_PATH, OWN_FOLDERS
+from dcfast.rundir.recorder import LOG, PROGRESS, Recorder
 from dcfast.rundir.settings import NO_COMPARISON, TEACHER, Settings
 from dcfast.rundir.stage_table import STAGE_TABLE
 from dcfast.rundir.summaries import SUMMARIES, DecontaminateSummary, equals_json, read_summary
@@ -38,6 +39,8 @@ class Run:
     notes: list[str] = field(default_factory=list)
     metadata_only: bool = False
     """The pool's shards are not there yet: its metadata is filtered, and that is all (``look_for_shards``)."""
+    recorder: Recorder | None = None
+    """What tells others how far it is, while stages are at work."""
 
     @property
     def world_dir(self) -> Path:
@@ -303,8 +306,10 @@ def open_run(out: str | os.PathLike[str], settings: Settings, *, overwrite: bool
 def _unclaim(run: Run) -> None:
     """Removes the settings where they are all that a run left: its directory is anybody's, or goes (not_left_empty)."""
     path = run.summary_path("settings")
-    kept = {path, run.out / LOCK_NAME}
+    told = [run.out / "state" / name for name in (PROGRESS, LOG)]
+    kept = {path, *told, run.out / LOCK_NAME}
     if all(Path(folder, name) in kept for folder, _, names in os.walk(run.out) for name in names):
-        path.unlink(missing_ok=True)
+        for place in (*told, path):
+            place.unlink(missing_ok=True)
         with suppress(OSError):
             path.parent.rmdir()

@@ -6,7 +6,17 @@ import math
 from dataclasses import dataclass
 
 from dcfast.process.options import option
-from dcfast.process.shared_options import DECODER, DEVICE, LOSS, MOST_SEED, PRECISION, SEED, UID_FROM
+from dcfast.process.shared_options import (
+    DECODER,
+    DEVICE,
+    EVAL_LIMIT,
+    EVAL_SETS,
+    LOSS,
+    MOST_SEED,
+    PRECISION,
+    SEED,
+    UID_FROM,
+)
 from dcfast.scales import SCALES
 from dcfast.storage.json_files import parse_json
 from dcfast.storage.paths import path_argument
@@ -115,6 +125,8 @@ class Settings:
     samples_seen: int | None = option(
         None, "of training, instead of the recipe's: the run is marked as non-standard", least=1, most=MOST_SEED
     )
+    sets: list[str] | None = option(None, EVAL_SETS)
+    limit: int | None = option(None, EVAL_LIMIT)
     world: dict[str, int | float] | None = option(
         None,
         "changes to the built-in world's specification, e.g. rows=3200 (docs/world.md)",

@@ -190,7 +190,8 @@ class VerifySummary(Summary):
 
 
 class EvaluateSummary(Summary):
-    """``available``: whether there were evaluation sets; ``scores`` and ``chance`` by set."""
+    """``available``: whether there were evaluation sets; ``scores`` and ``chance`` by set; ``limit``: of pictures of
+    each set, where one was asked for."""
 
     stage: ClassVar[str] = "evaluate"
     available: bool = False
@@ -208,6 +209,7 @@ class EvaluateSummary(Summary):
     pictures: Count = 0
     unreadable: Count = 0
     notes: list[str] = []
+    limit: Count | None = None
 
 
 class ReportSummary(Summary):

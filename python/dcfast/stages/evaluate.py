@@ -14,7 +14,7 @@ from dcfast.errors import RunError
 from dcfast.evaluate import evaluate_model
 from dcfast.evaluate.evalset import evalset_files
 from dcfast.evaluate.evaluation import BAD_SET
-from dcfast.evaluate.tasks import OWN_TABLE, find_tasks
+from dcfast.evaluate.tasks import OWN_TABLE, chosen_tasks
 from dcfast.models.clip import load_model
 from dcfast.models.devices import resolve_device, resolve_precision
 from dcfast.rundir.run_dir import Run
@@ -35,6 +35,8 @@ def evaluate_checkpoint(
     device: str,
     precision: str,
     strict: bool,
+    sets: list[str] | None = None,
+    limit: int | None = None,
 ) -> EvaluateSummary:
     """Piece: one checkpoint on all sets: scores and averages, the details are in the files."""
     resolved = resolve_device(device)
@@ -44,7 +46,7 @@ def evaluate_checkpoint(
         raise RunError(
             f"{out / checkpoint} is not the file that the training wrote (another hash); run train again (--from train)"
         )
-    summary = evaluate_model(clip, evalset_dir, out, strict=strict, amp=amp)
+    summary = evaluate_model(clip, evalset_dir, out, strict=strict, amp=amp, sets=sets, limit=limit)
     scored = [result for result in summary.tasks if result.error is None]
     return EvaluateSummary(
         available=True,
@@ -62,13 +64,14 @@ def evaluate_checkpoint(
         pictures=sum(result.pictures or 0 for result in scored),
         unreadable=sum(result.unreadable or 0 for result in scored),
         notes=summary.notes,
+        limit=summary.limit,
     )
 
 
-def _files(directory: Path) -> tuple[str, ...]:
+def _files(directory: Path, sets: list[str] | None) -> tuple[str, ...]:
     """What the scores depend on; of a set whose files cannot be listed, none: mended, it has more, and is scored."""
     files = [str(directory / OWN_TABLE)] if (directory / OWN_TABLE).exists() else []
-    for _, folder in find_tasks(directory):
+    for _, folder in chosen_tasks(directory, sets):
         with suppress(*BAD_SET):
             files += evalset_files(folder)
     return tuple(files)
@@ -83,7 +86,7 @@ def steps(run: Run, do: Do) -> EvaluateSummary:
     scores = evaluate_checkpoint.piece(
         "evaluate/scores",
         "scores",
-        inputs=[trained.checkpoint, *_files(run.evalset_dir)],
+        inputs=[trained.checkpoint, *_files(run.evalset_dir, run.settings.sets)],
         outputs=["eval_results.jsonl", "evaluate/summary.json"],
     )
     return do.one(
@@ -95,5 +98,7 @@ def steps(run: Run, do: Do) -> EvaluateSummary:
             device=run.settings.device,
             precision=run.settings.precision,
             strict=run.settings.strict,
+            sets=run.settings.sets,
+            limit=run.settings.limit,
         )
     )

@@ -17,9 +17,11 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from dcfast.errors import RunError
+from dcfast.errors import DcfastError, RunError
+from dcfast.process.advance import tell_advance
 from dcfast.process.exit_codes import PEER_LOST
 from dcfast.process.signals import POSTPONED, SAVE_SECONDS, Stopped, postponed
+from dcfast.rundir.recorder import read_progress
 from dcfast.rundir.training_summary import TrainingSummary
 from dcfast.storage.atomic import write_json
 from dcfast.storage.records import read_record
@@ -31,6 +33,7 @@ from dcfast.train.session import train
 from dcfast.train.settings import TrainSettings
 
 _POLL_SECONDS = 0.1
+_LOOK_SECONDS = 3.0
 _LAST_WORDS_SECONDS = 3.0
 """How long the others may take to end, once one has failed: the cause may be among them."""
 
@@ -59,7 +62,7 @@ def launch(
     check_world_size(batch, processes, settings.accumulation)
     with temporary_folder("dcfast-ranks-") as folder:
         write_json(folder / "settings.json", asdict(settings))
-        _run(_start(settings, processes, folder))
+        _run(_start(settings, processes, folder), Path(settings.out) / "train")
     return read_record(Path(settings.out) / "train" / "summary.json", TrainingSummary)
 
 
@@ -82,9 +85,18 @@ def _start(settings: TrainSettings, count: int, folder: Path) -> list[subprocess
     return started
 
 
-def _run(ranks: list[subprocess.Popen[bytes]]) -> None:
+def _tell(folder: Path, rank: int) -> None:
+    """Tells on what the first rank says of the training in its folder."""
+    with suppress(OSError, DcfastError):
+        told = read_progress(folder)
+        if told is not None and told.pid == rank and told.step is not None and told.step.detail is not None:
+            tell_advance(told.step.done, told.step.total, told.step.unit, told.step.detail)
+
+
+def _run(ranks: list[subprocess.Popen[bytes]], folder: Path) -> None:
     """Waits for the end of all ranks; RunError where one fails, Stopped where all end by a signal."""
     passed_on = False
+    looked = time.monotonic()
     deadline = math.inf
     try:
         with postponed(SAVE_SECONDS + 2) as asked:
@@ -97,6 +109,9 @@ def _run(ranks: list[subprocess.Popen[bytes]]) -> None:
                         rank.send_signal(number)
                 elif deadline == math.inf and not passed_on and any(rank.returncode for rank in ranks):
                     deadline = time.monotonic() + _LAST_WORDS_SECONDS
+                if time.monotonic() - looked >= _LOOK_SECONDS:
+                    looked = time.monotonic()
+                    _tell(folder, ranks[0].pid)
                 time.sleep(_POLL_SECONDS)
             ends = [rank.poll() for rank in ranks]
     finally:

@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dcfast.process.advance import tell_advance
 from dcfast.process.signals import postponed
 from dcfast.rundir.training_summary import LogLine
 from dcfast.storage.atomic import write_json
@@ -303,7 +304,8 @@ class Trainer:
 
     def _say_progress(self, done: int) -> None:
         """A line of progress now and then, on rank 0, to whoever listens to the logger."""
-        now = time.monotonic()
+        now, batch = time.monotonic(), self.recipe.global_batch
+        tell_advance(done * batch, self.steps * batch, "samples", f"step {done:,} of {self.steps:,}")
         if self._spoke is None:  # the first step starts the workers: it is no measure
             self._spoke = self._began = (now, done)
         elif self.ranks.rank == 0 and now - self._spoke[0] >= _SECONDS_BETWEEN_LINES:
@@ -313,7 +315,7 @@ class Trainer:
                 "  train: step %d of %d, %.0f samples/s, about %.0f s left%s",
                 done,
                 self.steps,
-                rate * self.recipe.global_batch,
+                rate * batch,
                 (self.steps - done) / rate,
                 f"; {self.control.replaced:,} samples replaced" if self.control.replaced else "",
             )

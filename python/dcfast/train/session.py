@@ -12,7 +12,9 @@ from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
+from dcfast.engine.progress import Silent
 from dcfast.errors import RunError, SubsetError
+from dcfast.rundir.recorder import Recorder
 from dcfast.rundir.training_summary import DecoderDifference, LogLine, TrainedSource, TrainingSummary, TrainingTimes
 from dcfast.storage.atomic import remove_leftovers, write_json
 from dcfast.storage.hashing import sha256_file
@@ -62,7 +64,7 @@ def train(settings: TrainSettings, *, on_step: Callable[[int], None] | None = No
     try:
         check_world_size(recipe.global_batch, ranks.world_size, settings.accumulation)
         ranks.agree({"settings": settings.shared(), "code": code_version()})
-        with _only_one(settings, ranks):
+        with _only_one(settings, ranks), _recorded(settings, ranks):
             return _train(settings, ranks, on_step or (lambda step: None))
     except BaseException as error:
         failed = True
@@ -92,6 +94,20 @@ def _only_one(settings: TrainSettings, ranks: Ranks) -> Iterator[None]:
 
     with ExitStack() as stack:
         ranks.on_first(lock)
+        yield
+
+
+@contextmanager
+def _recorded(settings: TrainSettings, ranks: Ranks) -> Iterator[None]:
+    """Rank 0 tells others how far the training is: also one that no run has started."""
+    if ranks.rank:
+        yield
+        return
+    folder = Path(settings.out) / "train"
+    bar = Silent("train/train", total=1, pieces=1)
+    recorder = Recorder(folder, engine="train", workers=ranks.world_size, stages=["train"], keep=False)
+    with recorder, bar, recorder.following(bar):
+        recorder.stage("train")
         yield
 
 
