@@ -59,6 +59,11 @@ def mask_path(number: int, metadata: str) -> str:
     return f"filter/clusters/{number}/{Path(metadata).stem}.npy"
 
 
+def score_path(number: int, metadata: str) -> str:
+    """(n,) floats of a metadata file: each row's score in the number-th score file of the filter, NaN for none."""
+    return f"filter/scores/{number}/{Path(metadata).stem}.npy"
+
+
 OUTSIDE, INSIDE, UNASKED = range(3)
 """Its values: in another cluster, in one of the target's, not asked because the rest of the filter drops the row."""
 
