@@ -73,6 +73,7 @@ def evaluate_model(
     workers: int = 0,
     strict: bool = False,
     amp: bool | None = None,
+    non_standard: str | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> EvaluationSummary:
     """Scores a model on the ``wds_*_test`` directories of a directory.
@@ -90,6 +91,7 @@ def evaluate_model(
         batch_size: pictures a forward pass; the scores do not depend on it but for rounding.
         workers: threads that decode; 0 means one per core.
         strict: a set with a damaged shard cannot be scored; otherwise that is a note.
+        non_standard: what of the training's recipe is not its scale's own; every result says it.
         say: is given a line a set.
     Returns:
         what ``summary.json`` holds, and which sets were ``scored`` now, not skipped.
@@ -108,11 +110,11 @@ def evaluate_model(
     busy = f"out {root}: another evaluation is at work there; wait for it, or choose another out"
     folder = root / "evaluate"
     with not_left_empty(folder), locked(make_directory(folder, "out") / LOCK_NAME, busy), whole_matmuls():
-        return _evaluate(embedder, home, root, strict, say)
+        return _evaluate(embedder, home, root, strict, non_standard, say)
 
 
 def _evaluate(
-    embedder: Embedder, home: Path, root: Path, strict: bool, say: Callable[[str], None]
+    embedder: Embedder, home: Path, root: Path, strict: bool, non_standard: str | None, say: Callable[[str], None]
 ) -> EvaluationSummary:
     clip, tasks = embedder.clip, find_tasks(home)
     path = results_dir(root, clip.content_hash) / RESULTS
@@ -155,7 +157,7 @@ def _evaluate(
         write_results(path, (results[task.key] for task, _ in tasks if task.key in results))
         say(_progress_line(results[key], time.monotonic() - started))
     _refuse_none(home, len(tasks), failed)
-    ordered = [results[task.key] for task, _ in tasks]
+    ordered = [replaced(results[task.key], non_standard=non_standard) for task, _ in tasks]
     write_results(path, ordered)
     write_bytes(root / RESULTS, path.read_bytes())
     summary = widened(

@@ -63,6 +63,7 @@ class Result(Record, omit_defaults=True):
         chance: the main metric of a guess.
         complete: of the whole set.
         state: of the files and the way of scoring: results of different states are not to be compared.
+        non_standard: in words, what of the training's recipe is not the scale's own; None where nothing is known to be.
         error: why the set could not be scored, None where it was. Such a line has no state.
     """
 
@@ -81,6 +82,7 @@ class Result(Record, omit_defaults=True):
     notes: list[str]
     state: str | None = None
     error: str | None = None
+    non_standard: str | None = None
 
     @property
     def score(self) -> float | None:

@@ -7,7 +7,6 @@ import json
 import platform
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,7 +32,6 @@ from dcfast.storage.atomic import write_bytes, write_json
 from dcfast.storage.hashing import sha256_file
 from dcfast.storage.published import without_places
 from dcfast.storage.records import plain, replaced
-from dcfast.train.settings import recipe_departures
 
 PACKAGES = (
     "dcfast",
@@ -124,10 +122,9 @@ def _departures(run: Run) -> list[str]:
     """Why this run's results must not be taken for results of DataComp's; empty for a standard run."""
     settings = run.settings
     departures = ["scale tiny is not one of DataComp's"] if settings.scale == "tiny" else []
-    if settings.samples_seen is not None:
-        standard = scale(settings.scale)
-        # in the words of the training's own summary, which names it too
-        departures += recipe_departures(standard, replace(standard, samples_seen=settings.samples_seen))
+    departures += settings.departures()  # in the words of the training's own summary, which names them too
+    if settings.overrides and settings.scale != "tiny":
+        departures.append(f"with a changed recipe (--set) it is not DataComp's scale {settings.scale} any more")
     if settings.world:
         changed = ", ".join(f"{name}={value}" for name, value in sorted(settings.world.items()))
         departures.append(f"the built-in world was changed: {changed}")

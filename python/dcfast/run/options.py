@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from dcfast.engine.engine import ENGINES
 from dcfast.process.options import add_options, given_options, made_of, option, option_names
 from dcfast.process.parser import ArgumentParser
 from dcfast.run.again import check_inputs, placed
 from dcfast.run.checks import check_settings
-from dcfast.rundir.claim import located
+from dcfast.rundir.claim import located, stored_settings
 from dcfast.rundir.settings import Settings
 from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
 from dcfast.scales import scale
@@ -72,8 +73,16 @@ def _about(stage: str | None) -> tuple[str, str, str]:
             f" With {' or '.join(row.program_options)} it is the program {row.program}, without a run directory: "
             f"python -m {row.program} --help lists its options."
         )
-    description += " Give the options of the run: they are what makes the directory --out the same run."
+    description += (
+        " The settings are those of the run in --out; what is given here wins, and where that makes it another run it "
+        "is refused unless --overwrite."
+    )
     return f"dcfast {stage}", description, docs
+
+
+def run_directory(out: str | None, scale: str) -> Path:
+    """Where a run lies that is given an ``--out``, or none."""
+    return Path(out or Path("runs") / scale)
 
 
 def parser(stage: str | None = None) -> argparse.ArgumentParser:
@@ -89,15 +98,22 @@ def parser(stage: str | None = None) -> argparse.ArgumentParser:
     return p
 
 
-def options_of(args: argparse.Namespace) -> tuple[RunOptions, Settings]:
+def options_of(args: argparse.Namespace, *, of_stage: bool = False) -> tuple[RunOptions, Settings]:
     """Parsed arguments, over the file of ``--config``: how to run, and the settings, every path by its real name.
 
+    Args:
+        of_stage: the command is that of one stage: what it is not given is as in the run that stands in ``--out``.
     Raises:
         ValueError: a value out of range; a file of options, or a manifest, that cannot be followed.
+        RunError: the settings of the run in ``--out`` cannot be read.
     """
     given = {**given_options(args, RunOptions), **given_options(args, Settings)}
     config = config_of(args)
     values = given if config is None else {**config_values(config, RunOptions, Settings), **given}
+    if of_stage:
+        stored = stored_settings(run_directory(values.get("out"), values.get("scale", Settings.scale)))
+        if stored is not None:
+            values = {**{name: getattr(stored, name) for name in option_names(Settings)}, **values}
     how, settings = made_of(RunOptions, values), made_of(Settings, values)
     if config is not None and config.manifest is not None:
         settings = placed(config, settings, given)

@@ -13,7 +13,7 @@ from typing import TypeVar
 from dcfast.errors import RunError
 from dcfast.filters.term import CONTAMINATED, ORACLE, TEACHER_PAIRS
 from dcfast.index.pool import Pool, group_files, lacks_shards
-from dcfast.rundir.claim import differences, kept_spelling, located, read_settings, with_uid_hashes
+from dcfast.rundir.claim import differences, kept_spelling, located, read_settings, unreadable, with_uid_hashes
 from dcfast.rundir.layout import FEATURE_METADATA, ORACLE_PATH, OWN_FOLDERS
 from dcfast.rundir.settings import NO_COMPARISON, TEACHER, Settings
 from dcfast.rundir.stage_table import STAGE_TABLE
@@ -246,7 +246,7 @@ def _claimable(out: Path, settings: Settings, overwrite: bool) -> Settings:
         before = read_settings(state_file)
         differing = differences(before, settings)
     except (ValueError, TypeError, AttributeError, RecursionError):
-        raise RunError(f"{state_file} cannot be read; choose another --out, or remove the directory") from None
+        raise RunError(unreadable(state_file)) from None
     if not differing:
         return kept_spelling(before, settings)
     if not overwrite:

@@ -190,7 +190,8 @@ class VerifySummary(Summary):
 
 
 class EvaluateSummary(Summary):
-    """``available``: whether there were evaluation sets; ``scores`` and ``chance`` by set."""
+    """``available``: whether there were evaluation sets; ``scores`` and ``chance`` by set; ``non_standard``: what of
+    the recipe is not the scale's own."""
 
     stage: ClassVar[str] = "evaluate"
     available: bool = False
@@ -208,6 +209,7 @@ class EvaluateSummary(Summary):
     pictures: Count = 0
     unreadable: Count = 0
     notes: list[str] = []
+    non_standard: str | None = None
 
 
 class ReportSummary(Summary):

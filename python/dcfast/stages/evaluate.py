@@ -35,8 +35,13 @@ def evaluate_checkpoint(
     device: str,
     precision: str,
     strict: bool,
+    non_standard: str | None = None,
 ) -> EvaluateSummary:
-    """Piece: one checkpoint on all sets: scores and averages, the details are in the files."""
+    """Piece: one checkpoint on all sets: scores and averages, the details are in the files.
+
+    Args:
+        non_standard: what of the recipe is not the scale's own, in words.
+    """
     resolved = resolve_device(device)
     kind, amp = resolve_precision(precision, resolved)
     clip = load_model(model, str(out / checkpoint), device=resolved, precision=kind)
@@ -44,7 +49,7 @@ def evaluate_checkpoint(
         raise RunError(
             f"{out / checkpoint} is not the file that the training wrote (another hash); run train again (--from train)"
         )
-    summary = evaluate_model(clip, evalset_dir, out, strict=strict, amp=amp)
+    summary = evaluate_model(clip, evalset_dir, out, strict=strict, amp=amp, non_standard=non_standard)
     scored = [result for result in summary.tasks if result.error is None]
     return EvaluateSummary(
         available=True,
@@ -62,6 +67,7 @@ def evaluate_checkpoint(
         pictures=sum(result.pictures or 0 for result in scored),
         unreadable=sum(result.unreadable or 0 for result in scored),
         notes=summary.notes,
+        non_standard=non_standard,
     )
 
 
@@ -95,5 +101,6 @@ def steps(run: Run, do: Do) -> EvaluateSummary:
             device=run.settings.device,
             precision=run.settings.precision,
             strict=run.settings.strict,
+            non_standard="; ".join(run.settings.departures()) or None,
         )
     )
