@@ -88,7 +88,8 @@ class FilterFunction:
 
     def fingerprint(self) -> dict[str, str | int]:
         """What its verdicts depend on: the hash of its source file, and a plugin's package and version."""
-        source = inspect.getsourcefile(inspect.unwrap(self.load()))
+        function = inspect.unwrap(self.load())
+        source = inspect.getsourcefile(function) if inspect.isfunction(function) else None
         if source is None or not os.path.isfile(source):
             raise self._refused(f"{self.where} has no source file in Python, so that a change of it would not be seen")
         parts: dict[str, str | int] = {"function": self.where.rpartition("/")[2], "source": hash_file(source)}

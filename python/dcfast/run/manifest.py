@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from dcfast.engine.piece import fingerprint_files
-from dcfast.evaluate.tasks import compared_sets
+from dcfast.evaluate.tasks import compared_sets, used_plugins
+from dcfast.filters import compile_filter
+from dcfast.plugins import PluginUse
 from dcfast.rundir.branch import comparison_dir
 from dcfast.rundir.layout import METADATA_SUBSET
 from dcfast.rundir.manifest import ComparedRun, EvalSets, Manifest, PoolFiles, Subset, UidList
@@ -28,6 +30,7 @@ from dcfast.rundir.summaries import (
 from dcfast.rundir.summary import Summary
 from dcfast.rundir.training_summary import TrainingSummary
 from dcfast.scales import scale
+from dcfast.stages.plugins import plugin_summaries
 from dcfast.storage.atomic import write_bytes, write_json
 from dcfast.storage.hashing import sha256_file
 from dcfast.storage.published import without_places
@@ -98,10 +101,25 @@ def build_manifest(run: Run) -> Manifest:
     if run.has_summary("decontaminate"):
         uids = run.summary(DecontaminateSummary).uids
         manifest = replaced(manifest, contaminated=UidList(uids, _sha256(run.out / "contaminated.npy")))
+    used = _plugins(run)
+    if used:
+        manifest = replaced(manifest, plugins=used)
     place = comparison_dir(run)
     if place is not None and (place / "manifest.json").exists():
         manifest = replaced(manifest, compare=read_summary(place / "manifest.json", ComparedRun))
     return manifest
+
+
+def _plugins(run: Run) -> list[PluginUse]:
+    """The plugins that the filter, the evaluation and the plugins' own stages of a run used."""
+    used = []
+    if run.has_summary("filter"):
+        compiled = compile_filter(run.summary(FilterSummary).filter)
+        used += [function.plugin for function in compiled.functions if function.plugin is not None]
+    if run.evalset_dir is not None and run.has_summary("evaluate"):
+        used += used_plugins(run.evalset_dir)
+    used += [summary.plugin for summary in plugin_summaries(run)]
+    return list(dict.fromkeys(used))
 
 
 def _recorded(run: Run, kind: type[T]) -> T | None:

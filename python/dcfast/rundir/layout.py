@@ -10,7 +10,14 @@ from dcfast.rundir.stage_table import STAGE_TABLE
 if TYPE_CHECKING:
     import pyarrow as pa
 
-OWN_FOLDERS = ("state", "compare", *(folder for stage in STAGE_TABLE.values() for folder in stage.folders))
+PLUGIN_FOLDER, PLUGIN_PREFIX = "plugins", "plugin-"
+"""Where the stages of plugins write, a folder each, and what their names begin with in ``state/``."""
+OWN_FOLDERS = (
+    "state",
+    "compare",
+    PLUGIN_FOLDER,
+    *(folder for stage in STAGE_TABLE.values() for folder in stage.folders),
+)
 """What a run writes below its directory, besides files: nothing else in there is ever removed."""
 
 FEATURE_METADATA = "features/metadata"

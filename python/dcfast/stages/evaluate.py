@@ -6,6 +6,7 @@ One piece, which itself goes on set by set: what a killed run had scored is kept
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from dcfast.errors import RunError
 from dcfast.evaluate import evaluate_model
 from dcfast.evaluate.evalset import evalset_files
 from dcfast.evaluate.evaluation import BAD_SET
-from dcfast.evaluate.tasks import OWN_TABLE, find_tasks
+from dcfast.evaluate.tasks import OWN_TABLE, find_tasks, used_plugins
 from dcfast.models.clip import load_model
 from dcfast.models.devices import resolve_device, resolve_precision
+from dcfast.plugins import PluginUse
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import EvaluateSummary, read_summary
 from dcfast.rundir.training_summary import TrainingSummary
@@ -36,12 +38,15 @@ def evaluate_checkpoint(
     precision: str,
     strict: bool,
     non_standard: str | None = None,
+    plugins: Sequence[PluginUse] = (),
 ) -> EvaluateSummary:
     """Piece: one checkpoint on all sets: scores and averages, the details are in the files.
 
     Args:
         non_standard: what of the recipe is not the scale's own, in words.
+        plugins: that describe sets, for the piece's key.
     """
+    del plugins
     resolved = resolve_device(device)
     kind, amp = resolve_precision(precision, resolved)
     clip = load_model(model, str(out / checkpoint), device=resolved, precision=kind)
@@ -102,5 +107,6 @@ def steps(run: Run, do: Do) -> EvaluateSummary:
             precision=run.settings.precision,
             strict=run.settings.strict,
             non_standard="; ".join(run.settings.departures()) or None,
+            plugins=tuple(used_plugins(run.evalset_dir)),
         )
     )

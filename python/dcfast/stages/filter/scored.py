@@ -117,13 +117,13 @@ def sort_scores(out: Path, path: str, column: str, groups: tuple[int, int], runs
         waiting[:] = [np.empty(0, RECORD_DTYPE)]
 
     for records in _score_batches(path, column, range(*groups)):
-        room = RUN_ROWS - rows
-        waiting.append(records[:room])
-        rows += len(records[:room])
-        if rows == RUN_ROWS:
-            flush()
-            waiting.append(records[room:])
-            rows = len(records[room:])
+        while len(records):
+            part, records = records[: RUN_ROWS - rows], records[RUN_ROWS - rows :]
+            waiting.append(part)
+            rows += len(part)
+            if rows == RUN_ROWS:
+                flush()
+                rows = 0
     if rows:
         flush()
     return Nothing()
