@@ -128,7 +128,9 @@ def test_scores_of_another_pool_are_said_to_be(pool: Path, tmp_path: Path) -> No
     assert any("none of the 60 metadata rows has a score: the uids are of another pool" in n for n in summary.notes)
 
 
-def test_a_function_its_report_and_its_change(pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_function_its_report_and_its_change(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text(WIDE.format("greater_equal"))
     write_scores(tmp_path / "s.parquet", {uid_of(i): float(i) for i in range(COUNT)})
@@ -144,8 +146,14 @@ def test_a_function_its_report_and_its_change(pool: Path, tmp_path: Path, monkey
     assert str(tmp_path) not in manifest
     monkeypatch.chdir("/")  # the same run from elsewhere, by its own settings
     (tmp_path / "mine.py").write_text(WIDE.format("less"))
-    assert main(["--out", str(tmp_path / "run"), "--quiet", "--workers", "1"], "filter") == 0
+    words = ["--out", str(tmp_path / "run"), "--quiet", "--workers", "1"]
+    assert main(words, "filter") == 1  # a run directory may be a stranger's
+    said = f"the filter of this run runs Python code, {tmp_path}/mine.py:wide, which this command line does not name"
+    assert said in capsys.readouterr().err
+    assert main([*words, "--run-code"], "filter") == 0
     assert kept(tmp_path / "run") == set()
+    with pytest.raises(ValueError, match=r"the recorded filter has code run, other\.py:f, that the run's"):
+        examine(done, metadata_files(done), 'python("other.py:f", text)', {})
 
 
 def test_a_function_that_is_not_pure_is_refused_before_any_work(pool: Path, tmp_path: Path) -> None:

@@ -62,6 +62,19 @@ def named_files(text: str) -> list[str]:
     return [file.path for file in _files(text)]
 
 
+def named_code(text: str) -> list[str]:
+    """The Python functions that an expression names, as ``FILE.py:function`` or ``module:function``."""
+    found: list[str] = []
+
+    def note(call: Call) -> Call:
+        if call.name == PYTHON and call.arguments:
+            found.append(str(call.arguments[0].value))
+        return call
+
+    parse(text, note)
+    return found
+
+
 def uid_files(text: str) -> list[str]:
     """The paths of uid files that an expression names, in written order.   Raises as ``move_files``."""
     return [file.path for file in _files(text) if file.term == "uids"]

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from dcfast.filters import compile_filter, numbers
 from dcfast.filters.catalog import build_term
 from dcfast.filters.expression import And, parse
+from dcfast.filters.files import named_code
 from dcfast.filters.rules import Numbers
 from dcfast.filters.term import SCORES, Rows, Rule, Term
 from dcfast.index.metadata import count_metadata_rows, open_metadata, parse_uids
@@ -92,12 +93,22 @@ def stretches(
                         break
 
 
+def _refuse_other_code(run: Run, expression: str) -> None:
+    """ValueError where what was recorded has Python code run that the run's settings do not name: it was altered."""
+    given = run.settings.filter
+    allowed = [] if given is None else named_code(given)
+    other = [name for name in named_code(expression) if name not in allowed]
+    if other:
+        raise ValueError(f"the recorded filter has code run, {', '.join(other)}, that the run's settings do not name")
+
+
 class _SeparateRules:
     """The filter's rules, each asked by itself."""
 
     def __init__(self, run: Run, expression: str, thresholds: Mapping[str, float]) -> None:
         root = parse(expression, build_term)
         self.whole: Filter = compile_filter(expression)
+        _refuse_other_code(run, expression)
         self.whole.check_needs()
         self.out, self.thresholds = run.out, thresholds
         self.rules: list[Rule | Filter] = []
