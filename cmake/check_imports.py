@@ -65,6 +65,7 @@ DYNAMIC = {
     "dcfast.doctor.checks": "tries what may be broken or absent",
     "dcfast.doctor.gpu": "tries what may be broken or absent",
     "dcfast.engine.piece": "the function of a piece, by its name",
+    "dcfast.filters.functions": "a filter that is somebody's Python function, by its name",
     "dcfast.loss.backend": "torch's or Triton's backend",
     "dcfast.resharding": "public names, on first use",
     "dcfast.stages": "a stage, by its name",

@@ -23,7 +23,7 @@ HELP = """usage: dcfast COMMAND [options]        dcfast COMMAND --help lists its
   dcfast study ...      many filters, many seeds: which filter is best, and by how much (python -m dcfast.study)
   dcfast refresh ...    a pool's index, made or brought up to date (python -m dcfast.pool_refresh)
   dcfast status RUN     how far a run is: stages, rates, time left, failures; --watch, --json
-  dcfast doctor         versions, what works on this machine, and how to get what does not
+  dcfast doctor         versions, what works on this machine, and how to get what does not{plugins}
   dcfast --version
 
 Exit status: {codes}.
@@ -57,11 +57,15 @@ def _stage(name: str, arguments: Sequence[str]) -> int:
 
 
 def _help() -> str:
+    from dcfast.plugins import STAGES as STAGE_PLUGINS
+    from dcfast.plugins import plugin_names
     from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
 
     codes = "; ".join(f"{code} {meaning}" for code, meaning in MEANINGS.items())
     options = {name: " or ".join(row.program_options) for name, row in STAGE_TABLE.items() if row.program}
-    return HELP.format(stages=", ".join(STAGES), codes=codes, **options)
+    plugins = ", ".join(plugin_names(STAGE_PLUGINS))
+    more = f"\n  dcfast PLUGIN ...     a stage of another package, on a run: {plugins}" if plugins else ""
+    return HELP.format(stages=", ".join(STAGES), codes=codes, plugins=more, **options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,7 +86,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _main_of(PROGRAMS[command])(rest)
     if command in STAGES:
         return _stage(command, rest)
-    nearest = difflib.get_close_matches(command, [*STAGES, *PROGRAMS], n=1)
+    from dcfast.plugins import STAGES as STAGE_PLUGINS
+    from dcfast.plugins import plugin_names
+
+    plugins = plugin_names(STAGE_PLUGINS)
+    if command in plugins:
+        return _main_of("dcfast.run.plugin_stage")(rest, command)
+    nearest = difflib.get_close_matches(command, [*STAGES, *PROGRAMS, *plugins], n=1)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
     say(f"error: dcfast has no command {command!r}{hint}", error=True)
     return USAGE

@@ -55,6 +55,10 @@ class FilterError(DcfastError, ValueError):
     """A filter expression cannot be read, or names what does not exist."""
 
 
+class PluginError(DcfastError, RuntimeError):
+    """A plugin cannot be loaded, is not what its entry point says, or has a name that is taken."""
+
+
 class CheckpointError(DcfastError, ValueError):
     """A checkpoint is of another architecture or another training than the one asked for."""
 

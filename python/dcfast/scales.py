@@ -9,7 +9,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ class Scale:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
+RECIPE_FIELDS = tuple(f.name for f in fields(Scale) if f.name not in ("name", "pool_bytes", "gpu_hours"))
+"""What of a recipe may be changed on purpose (``--set``); it is no scale of DataComp's then."""
+PRECISIONS = ("fp32", "amp", "amp_bf16", "bf16", "fp16", "pure_bf16", "pure_fp16")
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+
 _M, _GB, _TB, _BF16 = 10**6, 10**9, 10**12, "amp_bf16"
 _SCALES = (
     Scale("tiny", "dcfast-tiny", 76_800, 128, 1e-3, 50, 0.98, _BF16, grad_checkpointing=False),
@@ -68,3 +75,46 @@ def scale(name: str) -> Scale:
     near = difflib.get_close_matches(name, SCALES, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"scale must be one of {', '.join(SCALES)}; got {name!r}{hint}")
+
+
+def check_recipe_field(name: str) -> None:
+    """ValueError where a recipe has no such field; names the nearest."""
+    if name not in RECIPE_FIELDS:
+        near = difflib.get_close_matches(name.replace("-", "_"), RECIPE_FIELDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(RECIPE_FIELDS)}"
+        raise ValueError(f"no recipe field {name!r}; {hint}")
+
+
+def _check_change(name: str, value: object, standard: object) -> None:
+    """ValueError where a change is of another type than the recipe's own value."""
+    kind = type(standard)
+    fits = isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
+    if not fits or (isinstance(value, float) and not math.isfinite(value)):
+        raise ValueError(f"{name} must be {_KINDS[kind]}; got {value!r}")
+
+
+def changed_recipe(standard: Scale, changes: Mapping[str, bool | int | float | str]) -> Scale:
+    """A recipe with other values in some of its fields; ValueError for an unknown field, or values without sense."""
+    for name, value in changes.items():
+        check_recipe_field(name)
+        _check_change(name, value, getattr(standard, name))
+    made = Scale(**{**asdict(standard), **changes})
+    for name in ("samples_seen", "global_batch", "checkpoints"):
+        if getattr(made, name) < 1:
+            raise ValueError(f"{name} must be at least 1; got {getattr(made, name)}")
+    if made.samples_seen < made.global_batch:
+        raise ValueError(f"samples_seen {made.samples_seen} is less than one batch of {made.global_batch}")
+    if made.precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {made.precision!r}")
+    if not 0 < made.crop_scale <= 1:
+        raise ValueError(f"crop_scale must be in (0, 1]; got {made.crop_scale}")
+    return made
+
+
+def recipe_departures(standard: Scale, made: Scale) -> list[str]:
+    """In words, which fields of a recipe are not those of its scale; empty where all are."""
+    return [
+        f"{name} {getattr(made, name)} instead of {getattr(standard, name)}"
+        for name in RECIPE_FIELDS
+        if getattr(made, name) != getattr(standard, name)
+    ]

@@ -42,7 +42,9 @@ HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 
 SEEN = 640  # five steps, a checkpoint each
 WORLD = {"rows": 240, "rows_per_shard": 120, "eval_scale": 0.02, "teacher_pairs": 10}
-SETTINGS = Settings(world=WORLD, features={}, filter="~contaminated", samples_seen=SEEN, device="cpu")
+SETTINGS = Settings(
+    world=WORLD, features={}, filter="~contaminated", samples_seen=SEEN, device="cpu", overrides={"weight_decay": 0.1}
+)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +89,13 @@ def test_manifest_holds_both_and_says_what_is_not_standard(whole: tuple[Path, di
     ], "named once, though settings and training both know it"
     assert "rows=240" in said
     assert manifest["versions"]["torch"]
+    changed = "samples_seen 640 instead of 76800; weight_decay 0.1 instead of 0.2"
+    assert manifest["train"]["recipe"]["weight_decay"] == 0.1
+    assert "weight_decay 0.1 instead of 0.2" in manifest["non_standard"]
+    for place in (whole[0], whole[0] / "compare/no_filter"):
+        lines = (place / "eval_results.jsonl").read_text().splitlines()
+        assert {json.loads(line)["non_standard"] for line in lines} == {changed}
+    assert "weight_decay 0.1 instead of 0.2" in (whole[0] / "report.html").read_text()
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -46,4 +46,4 @@ def test_the_command_line_says_what_is_wrong(capsys: pytest.CaptureFixture[str],
     assert "no such directory" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["--out", str(tmp_path), "--shards", "a", "--set", "lr=1"])
-    assert "expected FIELD=VALUE" in capsys.readouterr().err
+    assert "no recipe field 'lr'; there are model, samples_seen, " in capsys.readouterr().err

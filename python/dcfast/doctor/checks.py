@@ -19,7 +19,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import dcfast
-from dcfast.errors import CorruptDataError, MissingDependencyError
+from dcfast.errors import CorruptDataError, MissingDependencyError, PluginError
+from dcfast.evaluate.folders import set_name
+from dcfast.evaluate.tasks import datacomp_tasks
+from dcfast.filters.catalog import TERMS
+from dcfast.plugins import EVALUATION_TASKS, FILTERS, find_plugin, installed_plugins
+from dcfast.plugins import STAGES as STAGE_PLUGINS
+from dcfast.rundir.stage_table import STAGES
 
 # distribution, what uses it, how to get it
 _LIBRARIES: tuple[tuple[str, str, str], ...] = (
@@ -234,3 +240,23 @@ def libraries(deep: bool) -> Iterator[Row]:
         version, needed = version_of(name), name in ("numpy", "pyarrow")
         missing = Row(name, "missing", f"for {used_by}", fix, needed)
         yield missing if version is None else Row(name, "ok", version, needed=needed)
+
+
+def plugins(deep: bool) -> Iterator[Row]:
+    """What other packages bring by entry points; none is imported unless ``deep``."""
+    own = {
+        FILTERS: set(TERMS),
+        EVALUATION_TASKS: {set_name(task.directory) for task in datacomp_tasks()},
+        STAGE_PLUGINS: set(STAGES),
+    }
+    for group, names in own.items():
+        for plugin in installed_plugins(group):
+            use = plugin.use
+            what = f"{group.partition('.')[2]}, {use.package} {use.version}"
+            try:
+                find_plugin(group, use.name, names)
+                if deep:
+                    plugin.load("a plugin")
+                yield Row(use.name, "ok", what)
+            except PluginError as error:
+                yield Row(use.name, "broken", describe(error), f"pip install --upgrade {use.package}, or uninstall it")

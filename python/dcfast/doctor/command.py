@@ -32,6 +32,7 @@ _CHECKS: tuple[tuple[str, Callable[[bool], Iterator[Row]]], ...] = (
     ("gpu", gpu),
     ("filters", checks.filter_data),
     ("libraries", checks.libraries),
+    ("plugins", checks.plugins),
 )
 _MARKS = {"ok": ("✓", "ok"), "missing": ("·", "--"), "broken": ("✗", "!!"), "info": (" ", "  ")}
 _COLOURS = {"ok": "32", "missing": "33", "broken": "31", "info": "0"}

@@ -76,6 +76,7 @@ def evaluate_model(
     amp: bool | None = None,
     sets: Sequence[str] | None = None,
     limit: int | None = None,
+    non_standard: str | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> EvaluationSummary:
     """Scores a model on the ``wds_*_test`` directories of a directory.
@@ -97,6 +98,7 @@ def evaluate_model(
         sets: keys or directories of the sets that are scored now, None for all. What others scored before stays.
         limit: pictures of each set, spread over it (riddles of an association set). Such results say so, lie apart
             from those of whole sets and are part of no average.
+        non_standard: what of the training's recipe is not its scale's own; every result says it.
         say: is given a line a set.
     Returns:
         what ``summary.json`` holds, and which sets were ``scored`` now, not skipped.
@@ -120,7 +122,7 @@ def evaluate_model(
         evaluation = _Evaluation(embedder, home, results_dir(root, clip.content_hash, limit) / RESULTS, limit, say)
         evaluation.open_sets(sets, strict)
         scored = evaluation.score_sets()
-        return _summarise(evaluation, root, scored)
+        return _summarise(evaluation, root, scored, non_standard)
 
 
 class _Evaluation:
@@ -209,9 +211,10 @@ class _Evaluation:
         return [self.results[task.key] for task, _ in self.tasks if task.key in self.results]
 
 
-def _summarise(evaluation: _Evaluation, root: Path, scored: list[str]) -> EvaluationSummary:
+def _summarise(evaluation: _Evaluation, root: Path, scored: list[str], non_standard: str | None) -> EvaluationSummary:
     """Writes the results, their copy and the summary."""
-    clip, ordered, limit = evaluation.embedder.clip, evaluation.ordered(), evaluation.limit
+    clip, limit = evaluation.embedder.clip, evaluation.limit
+    ordered = [replaced(result, non_standard=non_standard) for result in evaluation.ordered()]
     write_results(evaluation.path, ordered)
     write_bytes(root / RESULTS, evaluation.path.read_bytes())
     limits = [f"at most {limit:,} pictures of each set were scored (--limit): no scores of DataComp's"] if limit else []

@@ -65,6 +65,7 @@ class Result(Record, omit_defaults=True):
         limit: pictures that were scored of a larger set (``--limit``), None where there was none: no score of
             DataComp's, and of nothing but that many pictures.
         state: of the files and the way of scoring: results of different states are not to be compared.
+        non_standard: in words, what of the training's recipe is not the scale's own; None where nothing is known to be.
         error: why the set could not be scored, None where it was. Such a line has no state.
     """
 
@@ -84,6 +85,7 @@ class Result(Record, omit_defaults=True):
     state: str | None = None
     error: str | None = None
     limit: int | None = None
+    non_standard: str | None = None
 
     @property
     def score(self) -> float | None:

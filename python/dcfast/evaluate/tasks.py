@@ -16,6 +16,7 @@ from dcfast.errors import EvalsetError, PoolError
 from dcfast.evaluate.folders import evalset_folders, list_set_tars, set_name
 from dcfast.evaluate.hub import CACHE, find_hub_set, hub_files
 from dcfast.index.pool import check_name
+from dcfast.plugins import EVALUATION_TASKS, PluginUse, find_plugin
 from dcfast.storage.records import Count, Record, read_record, replaced
 
 KINDS = ("classification", "retrieval", "association", "wilds", "fairness", "fairness_multilabel")
@@ -63,6 +64,43 @@ class EvalTask(Record):
     hub: str = ""
 
 
+def _problem(task: EvalTask) -> str:
+    """What is wrong with a task, in words; empty where nothing is."""
+    if task.kind not in KINDS:
+        return f"kind must be one of {', '.join(KINDS)}; got {task.kind!r}"
+    if not task.key or not task.directory:
+        return f"it names no {'directory' if task.key else 'key'}"
+    if task.group_field and task.group_field not in task.metadata_fields:
+        return f"group_field {task.group_field!r} is not among its metadata_fields"
+    return ""
+
+
+def _plugin_task(folder: str) -> EvalTask | None:
+    """The task that a plugin describes for a directory, by its name without wds_ and _test; None where none does.
+
+    PluginError: the plugin is broken, or has the name of one of DataComp's.
+    """
+    name = set_name(folder)
+    plugin = find_plugin(EVALUATION_TASKS, name, {set_name(task.directory) for task in datacomp_tasks()})
+    if plugin is None:
+        return None
+    task = plugin.load("an evaluation task")
+    if not isinstance(task, EvalTask):
+        raise plugin.refuse(f"expected an EvalTask of dcfast.evaluate; got a {type(task).__name__}")
+    problem = _problem(task) or ("" if task.directory == folder else f"its directory must be {folder!r}")
+    if problem:
+        raise plugin.refuse(problem)
+    return replaced(task, name=task.name or task.key, benchmark=False)
+
+
+def used_plugins(directory: Path) -> list[PluginUse]:
+    """The plugins that describe sets of a directory. Nothing is imported."""
+    known = {task.directory for task in (*datacomp_tasks(), *own_tasks(directory))}
+    names = [set_name(folder.name) for folder in evalset_folders(directory) if folder.name not in known]
+    plugins = [find_plugin(EVALUATION_TASKS, name) for name in names]
+    return [plugin.use for plugin in plugins if plugin is not None]
+
+
 def read_task_table(path: Path, *, benchmark: bool = False) -> tuple[EvalTask, ...]:
     """The tasks of a ``tasks.json``; EvalsetError names the file, the entry or its key, and what is wrong."""
     try:
@@ -71,13 +109,9 @@ def read_task_table(path: Path, *, benchmark: bool = False) -> tuple[EvalTask, .
         raise EvalsetError(str(error)) from None
     tasks = tuple(replaced(task, name=task.name or task.key, benchmark=benchmark) for task in entries)
     for task in tasks:
-        where = f"{path}, task {task.key!r}"
-        if task.kind not in KINDS:
-            raise EvalsetError(f"{where}: kind must be one of {', '.join(KINDS)}; got {task.kind!r}")
-        if not task.key or not task.directory:
-            raise EvalsetError(f"{where}: it names no {'directory' if task.key else 'key'}")
-        if task.group_field and task.group_field not in task.metadata_fields:
-            raise EvalsetError(f"{where}: group_field {task.group_field!r} is not among its metadata_fields")
+        problem = _problem(task)
+        if problem:
+            raise EvalsetError(f"{path}, task {task.key!r}: {problem}")
     for field in ("key", "directory"):
         repeated = [value for value, count in Counter(getattr(task, field) for task in tasks).items() if count > 1]
         if repeated:
@@ -104,11 +138,11 @@ def _no_directory(directory: Path) -> str:
 def find_tasks(directory: Path) -> list[tuple[EvalTask, Path]]:
     """The sets of a directory with how each is scored: benchmark sets first, in the benchmark's order.
 
-    A ``wds_*_test`` directory that no table knows comes last, under its own name, its kind left open. A set of the hub
-    without such a directory is looked for in ``hf_cache``.
+    A ``wds_*_test`` directory that no table knows comes last: as a plugin describes it, else under its own name, its
+    kind left open. A set of the hub without such a directory is looked for in ``hf_cache``.
 
     Raises:
-        EvalsetError: no such directory, no set in it, a bad ``tasks.json``.
+        EvalsetError: no such directory, no set in it, a bad ``tasks.json``.   PluginError: a broken plugin.
     """
     if not directory.is_dir():
         raise EvalsetError(_no_directory(directory))
@@ -124,10 +158,13 @@ def find_tasks(directory: Path) -> list[tuple[EvalTask, Path]]:
             tasks.append((task, folder))
     keys = {task.key for task, _ in tasks}
     for name, folder in folders.items():
-        key = set_name(name)
-        if key in keys:
-            raise EvalsetError(f"{folder}: its name makes it the task {key!r}, which another directory holds already")
-        tasks.append((EvalTask(key, key, name), folder))
+        task = _plugin_task(name) or EvalTask(set_name(name), set_name(name), name)
+        if task.key in keys:
+            raise EvalsetError(
+                f"{folder}: its name makes it the task {task.key!r}, which another directory holds already"
+            )
+        keys.add(task.key)
+        tasks.append((task, folder))
     if not tasks:
         raise EvalsetError(
             f"evalsets {directory}: no wds_*_test directory in it, no set in {CACHE}; there is nothing to evaluate on"

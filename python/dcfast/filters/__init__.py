@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dcfast.filters.compiled import KEPT, Filter, compile_filter
 from dcfast.filters.defaults import DEFAULT_FILTER, default_filter
+from dcfast.filters.functions import filter_function
 from dcfast.filters.rules import numbers
 from dcfast.filters.thresholds import (
     NUM_BINS,
@@ -17,5 +18,5 @@ from dcfast.filters.thresholds import (
     score_histogram,
 )
 
-__all__ = ["DEFAULT_FILTER", "KEPT", "Filter", "compile_filter", "default_filter", "numbers"]
+__all__ = ["DEFAULT_FILTER", "KEPT", "Filter", "compile_filter", "default_filter", "filter_function", "numbers"]
 __all__ += ["NUM_BINS", "Quantile", "QuantileSearch", "parse_threshold", "score_dtype", "score_histogram"]

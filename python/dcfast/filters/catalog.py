@@ -1,22 +1,32 @@
 """The terms of the filter language: what each name means, needs, and calls the samples it drops.
 
-To add a filter, write a builder that returns a Term and name it in ``TEXT_TERMS`` or ``IMAGE_TERMS``. See
-docs/filters.md.
+To add a filter, write a builder that returns a Term and name it in ``TEXT_TERMS``, ``VALUE_TERMS`` or ``IMAGE_TERMS``.
+See docs/filters.md.
 """
 
 from __future__ import annotations
 
 from dcfast.filters.expression import Call, nearest_name
+from dcfast.filters.function_terms import PYTHON, plugin_term, python
 from dcfast.filters.image_terms import IMAGE_TERMS
 from dcfast.filters.term import Term
 from dcfast.filters.text_terms import TEXT_TERMS
+from dcfast.filters.value_terms import COMPARED, VALUE_TERMS
+from dcfast.plugins import FILTERS, plugin_names
 
-_TERMS = {**TEXT_TERMS, **IMAGE_TERMS}
+TERMS = {**TEXT_TERMS, **VALUE_TERMS, **IMAGE_TERMS, PYTHON: python}
+"""Name -> builder: dcfast's own filters, whose names no plugin may have."""
 
 
 def build_term(call: Call) -> Term:
-    """The term of a call; FilterError where there is no such name, or it does not take these arguments."""
-    if call.name in _TERMS:
-        return _TERMS[call.name](call)
-    hint = nearest_name(call.name, tuple(sorted(_TERMS)))
+    """The term of a call; FilterError where there is no such name, or it does not take these arguments.
+
+    PluginError: it is a plugin's, which is broken.
+    """
+    term = TERMS[call.name](call) if call.name in TERMS else plugin_term(call)
+    if term is not None:
+        if call.comparison is not None and call.name not in COMPARED:
+            call.error(f"{call.name} is true or false, and not compared; {', '.join(COMPARED)} are")
+        return term
+    hint = nearest_name(call.name, tuple(sorted({*TERMS, *plugin_names(FILTERS)})))
     call.source.error(f"unknown filter {call.name[:60]!r}{hint}", call.begin, call.end)

@@ -12,8 +12,20 @@ from dcfast.errors import PoolError
 from dcfast.filters import language, wordnet
 from dcfast.filters.catalog import build_term
 from dcfast.filters.expression import And, Expression, Not, Or, parse
-from dcfast.filters.rules import Mask
-from dcfast.filters.term import GCLD3, LANGUAGE_MODEL, MODELS, TEXT, WORDNET, ClusterRows, Clusters, Rows, Term
+from dcfast.filters.functions import FilterFunction
+from dcfast.filters.rules import Mask, Numbers
+from dcfast.filters.term import (
+    GCLD3,
+    LANGUAGE_MODEL,
+    MODELS,
+    TEXT,
+    WORDNET,
+    ClusterRows,
+    Clusters,
+    Rows,
+    ScoreFile,
+    Term,
+)
 from dcfast.filters.thresholds import Quantile
 from dcfast.index.metadata import COLUMN_TYPES, column_matches
 
@@ -74,6 +86,9 @@ class Filter:
         uid_sets: names of the uid sets it needs, in written order: "contaminated", or the path of a uid file.
         quantiles: (column, fraction) pairs whose threshold is needed; ``thresholds`` is keyed by their ``.key``.
         clusters: whose membership is needed; the ``clusters`` of ``evaluate`` are keyed by their ``.key``.
+        scores: files whose scores are needed; the ``scores`` of ``evaluate`` are keyed by their ``.key``, which is also
+            the ``column`` of a quantile of theirs.
+        functions: in Python, that it asks; see ``check_functions``.
         needs: of "language model", "wordnet", "gcld3", those that it uses; see ``check_needs``.
         reasons: what the codes of ``evaluate`` mean; reasons[0] is "kept".
     """
@@ -84,11 +99,14 @@ class Filter:
         self._canonical = str(root)
         self._clauses = root.children if isinstance(root, And) else (root,)
         terms = list(dict.fromkeys(_terms(root)))
+        self._terms = terms
         self.columns: dict[str, tuple[str, ...]] = {term.text: term.columns for term in terms if term.columns}
         self.column_names: list[str] = sorted({name for names in self.columns.values() for name in names})
         self.uid_sets: list[str] = [term.uid_set for term in terms if term.uid_set is not None]
         self.quantiles: list[Quantile] = [term.quantile for term in terms if term.quantile is not None]
         clusters = [term.clusters for term in terms if term.clusters is not None]
+        self.scores: list[ScoreFile] = list(dict.fromkeys(term.scores for term in terms if term.scores is not None))
+        self.functions: list[FilterFunction] = [term.function for term in terms if term.function is not None]
         self.clusters: list[Clusters] = list(dict.fromkeys(clusters))
         self.needs: list[str] = sorted({need for term in terms for need in term.needs})
         self._names = [_clause_reasons(clause) for clause in self._clauses]
@@ -112,7 +130,7 @@ class Filter:
     @property
     def is_native(self) -> bool:
         """Whether it is evaluated outside of Python: by Arrow and the core, not a caption at a time."""
-        return not {WORDNET, GCLD3} & set(self.needs)
+        return not self.functions and not {WORDNET, GCLD3} & set(self.needs)
 
     def check_columns(self, schema: pa.Schema, file: str) -> None:
         """Checks that a metadata file has what the filter reads.
@@ -121,8 +139,8 @@ class Filter:
         """
         import pyarrow as pa
 
-        for term, names in self.columns.items():
-            for name in names:
+        for term in self._terms:
+            for name in term.columns:
                 indices = schema.get_all_field_indices(name)
                 if len(indices) != 1:
                     what = "needs the column" if not indices else "found more than once the column"
@@ -131,7 +149,9 @@ class Filter:
                         "leave the filter out, or give metadata with this column"
                     )
                 kind = schema.field(indices[0]).type
-                use = "text" if name == TEXT else "number"
+                use = term.uses.get(name, "text" if name == TEXT else "number")
+                if use == "any":
+                    continue
                 is_null = pa.types.is_null(kind.value_type if pa.types.is_dictionary(kind) else kind)
                 if not is_null and not column_matches(use, kind):  # nothing but null fits every use
                     expected = COLUMN_TYPES[use][0]
@@ -140,12 +160,19 @@ class Filter:
     def check_needs(self) -> None:
         """Loads the models and lists that the filter uses, so that what is missing is known before the work starts.
 
-        MissingDependencyError: the message says how to get it.
+        MissingDependencyError: the message says how to get it.   FilterError: a Python function cannot be imported.
         """
         import pyarrow as pa
 
         for model in self.needs:
             MODELS[model](pa.array([], pa.string()))
+        for function in self.functions:
+            function.fingerprint()
+
+    def check_functions(self, batch: pa.RecordBatch) -> None:
+        """FilterError where a Python function of the filter fails on some rows, or is not pure."""
+        for function in self.functions:
+            function.check_pure(batch)
 
     def fingerprint(self) -> dict[str, str | dict[str, str | int]]:
         """What verdicts depend on besides the metadata and the uid sets. MissingDependencyError: it is not there."""
@@ -154,6 +181,7 @@ class Filter:
             parts["language_model"] = language.model_fingerprint()
         if WORDNET in self.needs:
             parts["text_based"] = wordnet.text_fingerprint()
+        parts |= {function.term: function.fingerprint() for function in self.functions}
         return parts
 
     def evaluate(
@@ -163,6 +191,7 @@ class Filter:
         uid_sets: Mapping[str, npt.NDArray[np.void]] | None = None,
         uids: npt.NDArray[np.void] | None = None,
         clusters: Mapping[str, ClusterRows] | None = None,
+        scores: Mapping[str, Numbers] | None = None,
     ) -> npt.NDArray[np.uint16]:
         """Which rows are kept, and for the others the rule that dropped them.
 
@@ -177,10 +206,12 @@ class Filter:
             uids: (n,) "u8,u8", the rows' uids; None where ``uid_sets`` is empty.
             clusters: for each of ``clusters`` its ``key`` and (n,) bool: the nearest centroid is a target's; or a
                 function that is given the pending rows, (n,) bool, and returns that, right where they are pending.
+            scores: for each of ``scores`` its ``key`` and (n,) floats, NaN where there is none.
         Returns:
             (n,) uint16, indices into ``reasons``; 0 is kept.
         Raises:
-            ValueError: a threshold, a uid set, a cluster's rows or the uids are missing or of another length.
+            ValueError: a threshold, a uid set, a cluster's rows, scores or the uids are missing or of another length.
+            FilterError: a Python function of the filter fails.
             MissingDependencyError: see ``check_needs``.
         Memory: O(n), and the captions that models are asked about as str.   Source: docs/filters.md.
         """
@@ -189,7 +220,10 @@ class Filter:
         for key, mask in (clusters or {}).items():
             if not callable(mask) and len(mask) != batch.num_rows:
                 raise ValueError(f"Filter.evaluate: clusters[{key!r}] must have {batch.num_rows} rows; got {len(mask)}")
-        rows = Rows(batch, thresholds or {}, uid_sets or {}, uids, clusters or {})
+        for key, given in (scores or {}).items():
+            if len(given) != batch.num_rows:
+                raise ValueError(f"Filter.evaluate: scores[{key!r}] must have {batch.num_rows} rows; got {len(given)}")
+        rows = Rows(batch, thresholds or {}, uid_sets or {}, uids, clusters or {}, scores or {})
         codes = np.zeros(rows.num_rows, np.uint16)
         pending = np.ones(rows.num_rows, np.bool_)
         for clause, names in zip(self._clauses, self._names, strict=True):
@@ -206,7 +240,7 @@ class Filter:
 def compile_filter(text: str) -> Filter:
     """The filter of an expression like ``basic_filter & clip_score(l14, fraction=0.3) & ~contaminated``.
 
-    Nothing is loaded or read: a filter can be compiled where its models and files are not.
+    Nothing is loaded or read but plugins that it names: a filter can be compiled where its models and files are not.
 
     Raises:
         TypeError: text is not a str.

@@ -3,8 +3,9 @@
     expression  = conjunction { "|" conjunction }
     conjunction = negation { "&" negation }
     negation    = "~" negation | "(" expression ")" | term
-    term        = NAME [ "(" [ argument { "," argument } ] ")" ] | STRING
+    term        = NAME [ "(" [ argument { "," argument } ] ")" ] [ comparison ] | STRING
     argument    = [ NAME "=" ] ( NAME | STRING | NUMBER )
+    comparison  = ( ">=" | "<=" | "==" | "!=" | ">" | "<" ) ( STRING | NUMBER )
 
 The parser is our own and small, not Python's: the same text gives the same tree and the same message under every
 version of Python, nothing is ever evaluated, and its depth is bounded, so that no input overflows a stack.
@@ -24,6 +25,8 @@ from dcfast.filters.tokens import Source, Token, tokens_of, unquoted
 
 MAX_CHARACTERS = 65_536
 MAX_DEPTH = 50  # nested parentheses
+COMPARISONS = (">=", "<=", "==", "!=", ">", "<")
+_EXACT = 2.0**53  # floats below are whole numbers without a gap
 _PYTHON_WORDS = {"and": "&", "or": "|", "not": "~"}
 
 
@@ -37,9 +40,16 @@ class Argument(NamedTuple):
     end: int
 
 
+class Comparison(NamedTuple):
+    """What stands behind a term: ``>= 5``. A whole number is an int, exact; another a float."""
+
+    sign: str
+    value: str | int | float
+
+
 @dataclass(frozen=True)
 class Call:
-    """A name with its arguments, as written; a bare string is ``uids`` of it."""
+    """A name with its arguments, and what it is compared with, as written; a bare string is ``uids`` of it."""
 
     name: str
     arguments: tuple[Argument, ...]
@@ -47,6 +57,7 @@ class Call:
     begin: int
     end: int  # of the name
     close: int  # of the whole call
+    comparison: Comparison | None = None
 
     def error(self, message: str, argument: Argument | None = None) -> NoReturn:
         """FilterError that points at an argument, else at the whole call."""
@@ -207,8 +218,40 @@ class _Parser:
                 arguments.append(self.argument())
                 if not self.accept(",") and not self.peek(")"):
                     self.unexpected(", or )")
+        comparison = self.comparison()
         close = self.tokens[self.at - 1].end
-        return self.build(Call(token.text, tuple(arguments), self.source, token.begin, token.end, close))
+        return self.build(Call(token.text, tuple(arguments), self.source, token.begin, token.end, close, comparison))
+
+    def comparison(self) -> Comparison | None:
+        """A sign and what stands behind it, where a sign is next."""
+        if self.peek("="):
+            self.source.error("two things are compared by ==", self.token.begin)
+        sign = next((sign for sign in COMPARISONS if self.accept(sign)), None)
+        if sign is None:
+            return None
+        begin, negative = self.token.begin, self.accept("-")
+        is_signed = negative or self.accept("+")
+        token = self.take()
+        if token.kind == "number":
+            number = self.number(token)
+            is_whole = token.text.isdecimal() or (number.is_integer() and number < _EXACT)
+            value = (int(token.text) if token.text.isdecimal() else int(number)) if is_whole else number
+            return Comparison(sign, -value if negative else value)
+        if token.kind != "string" or is_signed:
+            self.at -= token.kind != "end"
+            if token.kind == "name":
+                self.source.error("text that is compared stands in quotes", begin, token.end)
+            self.unexpected("a number or a quoted string")
+        return Comparison(sign, unquoted(self.source, token))
+
+    def number(self, token: Token) -> float:
+        """The value of a number's token; FilterError where it is too large, or a name clings to it."""
+        number = float(token.text)
+        if not math.isfinite(number):
+            self.source.error("this number is too large", token.begin, token.end)
+        if self.token.kind in ("name", "number") and self.token.begin == token.end:
+            self.source.error("not a number", token.begin, self.token.end)
+        return number
 
     def argument(self) -> Argument:
         keyword, begin = None, self.token.begin
@@ -220,11 +263,7 @@ class _Parser:
         is_signed = sign < 0 or self.accept("+")
         token = self.take()
         if token.kind == "number":
-            number = sign * float(token.text)
-            if not math.isfinite(number):
-                self.source.error("this number is too large", token.begin, token.end)
-            if self.token.kind in ("name", "number") and self.token.begin == token.end:
-                self.source.error("not a number", token.begin, self.token.end)
+            number = sign * self.number(token)
             return Argument(keyword, "number", number + 0.0, begin, token.end)  # + 0.0: no negative zero
         if token.kind not in ("name", "string") or is_signed:
             self.at -= token.kind != "end"

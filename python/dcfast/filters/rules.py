@@ -7,6 +7,8 @@ Source: the baselines of mlfoundations/datacomp, and the paper (arXiv 2304.14108
 
 from __future__ import annotations
 
+import math
+import operator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,6 +37,7 @@ _SPACE = r"\t-\r\x1c-\x20\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x
 # three words, without counting the rest: linear, and a caption of 100 kB is left at its third word
 _MORE_THAN_TWO_WORDS = rf"[^{_SPACE}][{_SPACE}]+[^{_SPACE}]+[{_SPACE}]+[^{_SPACE}]"
 # fastText's tokens: what stands between blank, \t \n \v \f \r and NUL; and each \n is one (its end of sentence).
+_WORD = rf"[^{_SPACE}]+"
 _FASTTEXT_PIECE = r"[^\x00\t-\r ]+|\n"
 
 
@@ -121,6 +124,109 @@ def enough_tokens(text: pa.Array) -> Mask:
     import pyarrow.compute as pc
 
     return _filled(pc.greater(pc.count_substring_regex(text, _FASTTEXT_PIECE), TOKENS_ABOVE))
+
+
+def count_words(text: pa.Array) -> pa.Array:
+    """How many words each text has, as Python's ``str.split()`` cuts them; null of null.   Cost: O(bytes)."""
+    import pyarrow.compute as pc
+
+    return pc.count_substring_regex(text, _WORD)
+
+
+def count_characters(text: pa.Array) -> pa.Array:
+    """How many code points each text has; null of null."""
+    import pyarrow.compute as pc
+
+    return pc.utf8_length(text)
+
+
+def matches(text: pa.Array, pattern: str) -> Mask:
+    """Where a pattern of RE2 is found anywhere in a text; (n,) bool, null False.
+
+    ValueError: it is no pattern; RE2's own words.   Cost: O(bytes), whatever the pattern: RE2 does not go back.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        return _filled(pc.match_substring_regex(text, pattern))
+    except pa.ArrowInvalid as error:
+        raise ValueError(str(error).strip()) from None
+
+
+def is_known(column: pa.Array) -> Mask:
+    """Where a column has a value: neither null nor NaN; (n,) bool."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_floating(column.type):
+        return ~np.isnan(numbers(column))
+    return np.asarray(column.is_valid(), np.bool_)
+
+
+_OPERATORS = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "==": operator.eq,
+    "!=": operator.ne,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+_ARROW_NAMES = {
+    sign: name
+    for name, sign in (
+        ("greater_equal", ">="),
+        ("less_equal", "<="),
+        ("equal", "=="),
+        ("not_equal", "!="),
+        ("greater", ">"),
+        ("less", "<"),
+    )
+}
+
+
+def compared(column: pa.Array, sign: str, value: str | int | float) -> Mask:
+    """Where a column's value stands so to another; (n,) bool, null and NaN False, of ``!=`` as well.
+
+    Integers are compared exactly. A number is rounded to the type of a column of floats, as NumPy and pandas do. Texts
+    are ordered by code points, without a locale.
+
+    Args:
+        column: (n,) texts or numbers, as ``value`` is; a dictionary of them; or nulls alone.
+        sign: ``>=  <=  ==  !=  >  <``.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_null(column.type):
+        return np.zeros(len(column), np.bool_)
+    if isinstance(value, str):
+        texts = valid_text(column)
+        return _filled(getattr(pc, _ARROW_NAMES[sign])(texts, pa.scalar(value, texts.type)))
+    known = is_known(column)
+    if pa.types.is_integer(column.type):
+        return known & _whole_compared(column.fill_null(0).to_numpy(zero_copy_only=False), sign, value)
+    values = numbers(column)
+    with np.errstate(invalid="ignore", over="ignore"):
+        holds: Mask = known & _OPERATORS[sign](values, np.float64(value).astype(values.dtype))
+    return holds
+
+
+def _whole_compared(values: npt.NDArray[np.integer], sign: str, value: int | float) -> Mask:
+    """The same of integers: without a float in between, which would not tell large ones apart."""
+    limit = math.floor(value)
+    if limit != value:
+        if sign in ("==", "!="):
+            return np.full(len(values), sign == "!=")
+        sign = ">" if sign.startswith(">") else "<="  # nothing stands between it and the whole number below it
+    bounds = np.iinfo(values.dtype.type)
+    if not bounds.min <= limit <= bounds.max:
+        below = limit > bounds.max
+        return np.full(len(values), sign == "!=" or (sign.startswith("<") if below else sign.startswith(">")))
+    return np.asarray(_OPERATORS[sign](values, values.dtype.type(limit)), np.bool_)
 
 
 def large_enough(width: Numbers, height: Numbers) -> Mask:

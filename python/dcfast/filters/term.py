@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,9 +11,10 @@ import numpy.typing as npt
 
 from dcfast.filters import language, rules, wordnet
 from dcfast.filters.expression import Call
+from dcfast.filters.functions import FilterFunction
 from dcfast.filters.rules import Mask, Numbers
 from dcfast.filters.thresholds import Quantile, parse_threshold
-from dcfast.filters.tokens import quoted
+from dcfast.filters.tokens import quoted, spelled
 from dcfast.uids.sets import uid_isin
 
 if TYPE_CHECKING:
@@ -50,17 +50,25 @@ class Rows:
     uid_sets: Mapping[str, npt.NDArray[np.void]] = field(default_factory=dict)
     uids: npt.NDArray[np.void] | None = None
     clusters: Mapping[str, ClusterRows] = field(default_factory=dict)
+    scores: Mapping[str, Numbers] = field(default_factory=dict)
     _numbers: dict[str, Numbers] = field(default_factory=dict)
+    _texts: dict[str, pa.Array] = field(default_factory=dict)
     _verdicts: dict[str, npt.NDArray[np.int8]] = field(default_factory=dict)
 
     @property
     def num_rows(self) -> int:
         return int(self.batch.num_rows)
 
-    @cached_property
+    @property
     def text(self) -> pa.Array:
         """The captions, valid UTF-8."""
-        return rules.valid_text(self.batch.column(TEXT))
+        return self.texts(TEXT)
+
+    def texts(self, column: str) -> pa.Array:
+        """A column of texts, valid UTF-8."""
+        if column not in self._texts:
+            self._texts[column] = rules.valid_text(self.batch.column(column))
+        return self._texts[column]
 
     def numbers(self, column: str) -> Numbers:
         """A numeric column, NaN for null."""
@@ -82,6 +90,15 @@ class Rows:
             known[some] = MODELS[model](captions)
         return np.equal(known, 1)
 
+    def ask_function(self, function: FilterFunction, pending: Mask) -> Mask:
+        """What a function of somebody else's says of the pending rows; False elsewhere."""
+        selected = np.flatnonzero(pending)
+        passes = np.zeros(self.num_rows, np.bool_)
+        if len(selected):
+            batch = self.batch if len(selected) == self.num_rows else self.batch.take(selected)
+            passes[selected] = function.ask(batch)
+        return passes
+
     def members(self, name: str) -> Mask:
         """Rows whose uid is in a set."""
         if self.uids is None or name not in self.uid_sets:
@@ -96,6 +113,12 @@ class Rows:
             raise ValueError(f"Filter.evaluate: clusters[{clusters.key!r}] must be given for this filter")
         members = self.clusters[clusters.key]
         return members(pending) if callable(members) else members
+
+    def given_scores(self, file: ScoreFile) -> Numbers:
+        """The rows' scores of a file, NaN where it has none."""
+        if file.key not in self.scores:
+            raise ValueError(f"Filter.evaluate: scores[{file.key!r}] must be given for this filter")
+        return self.scores[file.key]
 
     def threshold(self, quantile: Quantile) -> float:
         """The score that a quantile was found to be."""
@@ -128,6 +151,19 @@ class Clusters:
         return f"clusters({self.arguments})"
 
 
+@dataclass(frozen=True)
+class ScoreFile:
+    """Scores of one's own: a parquet file, or a folder of them, with ``uid`` and a column of floats."""
+
+    path: str
+    column: str = "score"
+
+    @property
+    def key(self) -> str:
+        """What ``Filter.evaluate`` finds the rows' scores by, and ``Quantile.column``; it stands in the expression."""
+        return f"score({quoted(self.path)}{'' if self.column == 'score' else f', column={spelled(self.column)}'})"
+
+
 Test = Callable[[Rows, Mask], Mask]
 
 
@@ -147,6 +183,7 @@ class Term:
         text: canonical; parses back to an equal term, and equal terms have equal text.
         rules: in the fixed order in which the first failing one names the reason; cheap ones first.
         columns: metadata columns it reads.
+        uses: of those that are neither ``text`` nor numbers: what the column is for (``COLUMN_TYPES``), or "any".
         needs: models and libraries beyond NumPy and pyarrow.
         cost: of a row, roughly in microseconds; cheaper terms are tried first where the order shows in nothing.
     """
@@ -158,6 +195,9 @@ class Term:
     uid_set: str | None = field(default=None, compare=False)
     quantile: Quantile | None = field(default=None, compare=False)
     clusters: Clusters | None = field(default=None, compare=False)
+    scores: ScoreFile | None = field(default=None, compare=False)
+    function: FilterFunction | None = field(default=None, compare=False)
+    uses: Mapping[str, str] = field(default_factory=dict, compare=False)
     cost: float = field(default=0.01, compare=False)
 
     def __str__(self) -> str:

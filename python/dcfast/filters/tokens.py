@@ -14,11 +14,12 @@ _SHOWN = 100  # characters of a long expression that an error shows
 _TOKEN = re.compile(
     r"""(?P<space>\s+)
       | (?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)
+      | (?P<string>r?"(?:[^"\\]|\\.)*"|r?'(?:[^'\\]|\\.)*')
       | (?P<name>[^\W\d]\w*)
-      | (?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
-      | (?P<mark>[&|~(),=+-])""",
+      | (?P<mark>>=|<=|==|!=|[&|~(),=+<>-])""",
     re.VERBOSE | re.DOTALL,
 )
+_NAME = re.compile(r"[^\W\d]\w*")
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPED = {"\\": "\\", '"': '"', "'": "'", "n": "\n", "t": "\t"}
 
@@ -51,6 +52,11 @@ class Source:
 def _columns(text: str) -> int:
     """Terminal columns that a text takes: two for wide characters, none for combining marks."""
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def spelled(name: str) -> str:
+    """A name as an argument: in quotes where it is none of the language."""
+    return name if _NAME.fullmatch(name) and name not in ("and", "or", "not") else quoted(name)
 
 
 def quoted(text: str) -> str:
@@ -91,13 +97,16 @@ def _unreadable(source: Source, place: int) -> NoReturn:
 
 
 def unquoted(source: Source, token: Token) -> str:
-    """The value of a string token; FilterError at an unknown escape or a NUL."""
-    body = token.text[1:-1]
-    for match in _ESCAPE.finditer(body):
-        if match.group(1) not in _ESCAPED:
-            place = token.begin + 1 + match.start()
-            source.error(f"unknown escape {match.group()!r}; a backslash is written \\\\", place, place + 2)
-    value = _ESCAPE.sub(lambda match: _ESCAPED[match.group(1)], body)
+    """The value of a string token, as it stands where it is r"raw"; FilterError at an unknown escape or a NUL."""
+    if token.text.startswith("r"):
+        value = token.text[2:-1]
+    else:
+        body = token.text[1:-1]
+        for match in _ESCAPE.finditer(body):
+            if match.group(1) not in _ESCAPED:
+                place, advice = token.begin + 1 + match.start(), 'a backslash is written \\\\, or the string r"..."'
+                source.error(f"unknown escape {match.group()!r}; {advice}", place, place + 2)
+        value = _ESCAPE.sub(lambda match: _ESCAPED[match.group(1)], body)
     if "\0" in value:
         source.error("a string cannot hold a NUL character", token.begin, token.end)
     return value

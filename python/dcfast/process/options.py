@@ -35,7 +35,7 @@ class Option:
     least: float | None = None
     most: float | None = None  # of a number; it has least as well
     parse: Callable[[str], object] | None = None  # a word -> the value; by default what the field's type makes of it
-    gather: Callable[[list[str]], object] | None = None  # of an option of several words: all of them -> the value
+    gather: Callable[..., object] | None = None  # of an option of several words: all of them -> the value
     append: bool = False  # may be given several times; each adds a value to a list
     required: bool = False  # has to be given
 

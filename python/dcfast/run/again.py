@@ -15,7 +15,7 @@ from typing import Any
 from dcfast.engine.piece import fingerprint_files
 from dcfast.errors import RunError
 from dcfast.evaluate.tasks import compared_sets
-from dcfast.filters.files import uid_files
+from dcfast.filters.files import named_files
 from dcfast.index.pool import Pool
 from dcfast.rundir.claim import EXPRESSIONS, PLACES, read_settings, with_uid_hashes
 from dcfast.rundir.settings import NO_COMPARISON, Settings
@@ -43,7 +43,7 @@ def placed(config: Config, settings: Settings, given: Collection[str]) -> Settin
         text = getattr(settings, name)
         if name in given or text in (None, NO_COMPARISON):
             continue
-        for file in uid_files(text):
+        for file in named_files(text):
             if not os.path.isabs(file):
                 raise _lost(config, name, file)
     for model in (settings.features or {}).values() if "features" not in given else ():

@@ -34,8 +34,10 @@ def check_settings(settings: Settings) -> None:
         ValueError: names the option, what was expected and what came.   MissingDependencyError: decoder ``dali``
             without DALI.
     """
-    batch = scale(settings.scale).global_batch
     check_options(settings)
+    if "samples_seen" in (settings.overrides or {}):
+        raise ValueError("overrides: samples_seen is an option of its own (--samples-seen N); leave it out of --set")
+    batch = replace(settings, samples_seen=None).recipe().global_batch
     if settings.decoder == "dali" and settings.train:
         require_dali()
     for prefix, model in (settings.features or {}).items():
@@ -80,7 +82,7 @@ def check_stages(run: Run, stages: list[str]) -> None:
         check_teacher(run)
     if "features" in stages:
         check_features(run)
-    trained = scale(run.settings.scale).model
+    trained = run.settings.recipe().model
     for stage, model in (("teacher", teacher_model()), ("train", trained), ("evaluate", trained)):
         if stage in stages:
             require_model(model)

@@ -101,7 +101,7 @@ def _trainings(run: Run) -> int:
 
 def _gpu_hours(run: Run) -> float | None:
     """Of all trainings, from the paper's figure for the scale; None where it gives none."""
-    recipe = scale(run.settings.scale)
+    recipe = scale(run.settings.scale)  # the frozen one, which the hours are of
     if recipe.gpu_hours is None:
         return None
     return _trainings(run) * recipe.gpu_hours * _samples_seen(run) / recipe.samples_seen

@@ -7,12 +7,13 @@ import json
 import platform
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from dcfast.engine.piece import fingerprint_files
-from dcfast.evaluate.tasks import compared_sets
+from dcfast.evaluate.tasks import compared_sets, used_plugins
+from dcfast.filters import compile_filter
+from dcfast.plugins import PluginUse
 from dcfast.rundir.branch import comparison_dir
 from dcfast.rundir.layout import METADATA_SUBSET
 from dcfast.rundir.manifest import ComparedRun, EvalSets, Manifest, PoolFiles, Subset, UidList
@@ -29,11 +30,11 @@ from dcfast.rundir.summaries import (
 from dcfast.rundir.summary import Summary
 from dcfast.rundir.training_summary import TrainingSummary
 from dcfast.scales import scale
+from dcfast.stages.plugins import plugin_summaries
 from dcfast.storage.atomic import write_bytes, write_json
 from dcfast.storage.hashing import sha256_file
 from dcfast.storage.published import without_places
 from dcfast.storage.records import plain, replaced
-from dcfast.train.settings import recipe_departures
 
 PACKAGES = (
     "dcfast",
@@ -100,10 +101,25 @@ def build_manifest(run: Run) -> Manifest:
     if run.has_summary("decontaminate"):
         uids = run.summary(DecontaminateSummary).uids
         manifest = replaced(manifest, contaminated=UidList(uids, _sha256(run.out / "contaminated.npy")))
+    used = _plugins(run)
+    if used:
+        manifest = replaced(manifest, plugins=used)
     place = comparison_dir(run)
     if place is not None and (place / "manifest.json").exists():
         manifest = replaced(manifest, compare=read_summary(place / "manifest.json", ComparedRun))
     return manifest
+
+
+def _plugins(run: Run) -> list[PluginUse]:
+    """The plugins that the filter, the evaluation and the plugins' own stages of a run used."""
+    used = []
+    if run.has_summary("filter"):
+        compiled = compile_filter(run.summary(FilterSummary).filter)
+        used += [function.plugin for function in compiled.functions if function.plugin is not None]
+    if run.evalset_dir is not None and run.has_summary("evaluate"):
+        used += used_plugins(run.evalset_dir)
+    used += [summary.plugin for summary in plugin_summaries(run)]
+    return list(dict.fromkeys(used))
 
 
 def _recorded(run: Run, kind: type[T]) -> T | None:
@@ -124,10 +140,9 @@ def _departures(run: Run) -> list[str]:
     """Why this run's results must not be taken for results of DataComp's; empty for a standard run."""
     settings = run.settings
     departures = ["scale tiny is not one of DataComp's"] if settings.scale == "tiny" else []
-    if settings.samples_seen is not None:
-        standard = scale(settings.scale)
-        # in the words of the training's own summary, which names it too
-        departures += recipe_departures(standard, replace(standard, samples_seen=settings.samples_seen))
+    departures += settings.departures()  # in the words of the training's own summary, which names them too
+    if settings.overrides and settings.scale != "tiny":
+        departures.append(f"with a changed recipe (--set) it is not DataComp's scale {settings.scale} any more")
     if settings.world:
         changed = ", ".join(f"{name}={value}" for name, value in sorted(settings.world.items()))
         departures.append(f"the built-in world was changed: {changed}")

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 from dcfast.engine.engine import ENGINES
+from dcfast.errors import RunError
+from dcfast.filters.files import named_code
 from dcfast.process.options import add_options, given_options, made_of, option, option_names
 from dcfast.process.parser import ArgumentParser
 from dcfast.run.again import check_inputs, placed
 from dcfast.run.checks import check_settings
-from dcfast.rundir.claim import located
-from dcfast.rundir.settings import Settings
+from dcfast.rundir.claim import EXPRESSIONS, located, stored_settings
+from dcfast.rundir.settings import NO_COMPARISON, Settings
 from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
 from dcfast.scales import scale
 from dcfast.storage.config import add_config, config_of, config_values
@@ -36,6 +40,10 @@ class RunOptions:
     )
     overwrite: bool = option(False, "redo in a directory whose settings differ")
     dry_run: bool = option(False, "print the plan (pieces, bytes, estimated time) and do nothing")
+    run_code: bool = option(
+        False,
+        "let a filter's python(...) run that the run in --out or a manifest names, and not this command line",
+    )
     quiet: bool = option(False, "no progress")
 
 
@@ -72,8 +80,29 @@ def _about(stage: str | None) -> tuple[str, str, str]:
             f" With {' or '.join(row.program_options)} it is the program {row.program}, without a run directory: "
             f"python -m {row.program} --help lists its options."
         )
-    description += " Give the options of the run: they are what makes the directory --out the same run."
+    description += (
+        " The settings are those of the run in --out; what is given here wins, and where that makes it another run it "
+        "is refused unless --overwrite."
+    )
     return f"dcfast {stage}", description, docs
+
+
+def run_directory(out: str | None, scale: str) -> Path:
+    """Where a run lies that is given an ``--out``, or none."""
+    return Path(out or Path("runs") / scale)
+
+
+def _refuse_code(settings: Settings, own: Collection[str]) -> None:
+    """RunError where an expression that is not the user's own words names Python functions: it may be a stranger's."""
+    for name in EXPRESSIONS:
+        text = getattr(settings, name)
+        if name in own or text in (None, NO_COMPARISON):
+            continue
+        if code := named_code(text):
+            raise RunError(
+                f"the {name} of this run runs Python code, {', '.join(code)}, which this command line does not name: "
+                f"read it, then add --run-code or give --{name} again"
+            )
 
 
 def parser(stage: str | None = None) -> argparse.ArgumentParser:
@@ -89,16 +118,26 @@ def parser(stage: str | None = None) -> argparse.ArgumentParser:
     return p
 
 
-def options_of(args: argparse.Namespace) -> tuple[RunOptions, Settings]:
+def options_of(args: argparse.Namespace, *, of_stage: bool = False) -> tuple[RunOptions, Settings]:
     """Parsed arguments, over the file of ``--config``: how to run, and the settings, every path by its real name.
 
+    Args:
+        of_stage: the command is that of one stage: what it is not given is as in the run that stands in ``--out``.
     Raises:
         ValueError: a value out of range; a file of options, or a manifest, that cannot be followed.
+        RunError: the settings of the run in ``--out`` cannot be read.
     """
     given = {**given_options(args, RunOptions), **given_options(args, Settings)}
     config = config_of(args)
     values = given if config is None else {**config_values(config, RunOptions, Settings), **given}
+    own = given if config is not None and config.manifest is not None else values
+    if of_stage:
+        stored = stored_settings(run_directory(values.get("out"), values.get("scale", Settings.scale)))
+        if stored is not None:
+            values = {**{name: getattr(stored, name) for name in option_names(Settings)}, **values}
     how, settings = made_of(RunOptions, values), made_of(Settings, values)
+    if not (how.run_code and "run_code" in own):  # a manifest may not say so
+        _refuse_code(settings, own)
     if config is not None and config.manifest is not None:
         settings = placed(config, settings, given)
     check_settings(settings)

@@ -25,7 +25,7 @@ from dcfast.run.checks import check_device, check_one_process, check_settings, c
 from dcfast.run.comparison import Comparison, recorded, run_one
 from dcfast.run.dry_run import describe
 from dcfast.run.manifest import write_manifest
-from dcfast.run.options import options_of, parser, plan_without_pool
+from dcfast.run.options import options_of, parser, plan_without_pool, run_directory
 from dcfast.rundir.branch import comparison_dir
 from dcfast.rundir.claim import differences, read_settings
 from dcfast.rundir.run_dir import Run, check_out, open_run
@@ -202,12 +202,15 @@ def _failed_sets(summaries: dict[str, Summary]) -> list[str]:
 
 
 def _score_lines(out: Path, summaries: dict[str, Summary]) -> list[str]:
-    if "evaluate" not in summaries:
+    evaluated = summaries.get("evaluate")
+    if not isinstance(evaluated, EvaluateSummary):
         return []
     rows = [("this run", out)]
     if any(name.startswith("compare/") for name in summaries):
         rows += [(f"compare {p.name}", p) for p in sorted((out / "compare").iterdir()) if p.is_dir()]
     lines = []
+    if evaluated.non_standard:
+        lines.append(f"the recipe was changed, so these are no scores of a DataComp scale: {evaluated.non_standard}")
     for name, place in rows:
         scores = read_scores(place)
         if scores.failed:
@@ -226,16 +229,16 @@ def _score_lines(out: Path, summaries: dict[str, Summary]) -> list[str]:
 def main(argv: Sequence[str] | None = None, stage: str | None = None) -> int:
     """Entry of ``python -m dcfast.run``, and of ``dcfast STAGE``; returns the exit status."""
     args = parser(stage).parse_args(argv)
-    return run_command(lambda: _main(args), "stopped; the same command resumes")
+    return run_command(lambda: _main(args, stage), "stopped; the same command resumes")
 
 
-def _main(args: argparse.Namespace) -> int:
+def _main(args: argparse.Namespace, stage: str | None) -> int:
     log_printably()
-    how, settings = options_of(args)
+    how, settings = options_of(args, of_stage=stage is not None)
     if settings.pool is None and settings.scale != "tiny":
         say(plan_without_pool(settings.scale), error=True)
         return USAGE
-    out = Path(how.out or Path("runs") / settings.scale)
+    out = run_directory(how.out, settings.scale)
     if how.dry_run:
         planned = Run(out, settings)
         planned.look_for_shards(how.last)

@@ -12,12 +12,15 @@ from dataclasses import asdict, fields, replace
 from functools import lru_cache
 from pathlib import Path
 
+from dcfast.errors import RunError
 from dcfast.filters.files import move_files, uid_files
 from dcfast.index.pool import pool_uid_rule
 from dcfast.rundir.settings import NO_COMPARISON, Settings
 from dcfast.storage.hashing import hash_file
+from dcfast.storage.inputs import StrPath
 from dcfast.storage.json_files import read_json
 from dcfast.storage.paths import absolute, real
+from dcfast.storage.records import as_record
 
 PLACES = ("pool", "evalsets", "teacher_uids")
 EXPRESSIONS = ("filter", "compare")
@@ -98,6 +101,22 @@ def read_settings(path: Path) -> Settings:
     if not isinstance(stored, dict):
         raise ValueError(f"{path}: expected the settings of a run, an object; got a {type(stored).__name__}")
     return Settings(**{name: value for name, value in stored.items() if name in known})
+
+
+def stored_settings(out: StrPath) -> Settings | None:
+    """The settings of the run in a directory; None where there is none.   RunError: they cannot be read."""
+    path = Path(out) / "state" / "settings.json"
+    if not path.is_file():
+        return None
+    try:
+        return as_record(asdict(read_settings(path)), Settings, str(path))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise RunError(unreadable(path)) from error
+
+
+def unreadable(path: Path) -> str:
+    """What is to be said of settings that were altered."""
+    return f"{path} cannot be read; choose another --out, or remove the directory"
 
 
 def differences(before: Settings, now: Settings) -> list[str]:

@@ -10,7 +10,14 @@ from dcfast.rundir.stage_table import STAGE_TABLE
 if TYPE_CHECKING:
     import pyarrow as pa
 
-OWN_FOLDERS = ("state", "compare", *(folder for stage in STAGE_TABLE.values() for folder in stage.folders))
+PLUGIN_FOLDER, PLUGIN_PREFIX = "plugins", "plugin-"
+"""Where the stages of plugins write, a folder each, and what their names begin with in ``state/``."""
+OWN_FOLDERS = (
+    "state",
+    "compare",
+    PLUGIN_FOLDER,
+    *(folder for stage in STAGE_TABLE.values() for folder in stage.folders),
+)
 """What a run writes below its directory, besides files: nothing else in there is ever removed."""
 
 FEATURE_METADATA = "features/metadata"
@@ -57,6 +64,11 @@ def evalset_signature_path(number: int) -> str:
 def mask_path(number: int, metadata: str) -> str:
     """(n,) uint8 of a metadata file: what is known of each row and the clusters of the number-th cluster set."""
     return f"filter/clusters/{number}/{Path(metadata).stem}.npy"
+
+
+def score_path(number: int, metadata: str) -> str:
+    """(n,) floats of a metadata file: each row's score in the number-th score file of the filter, NaN for none."""
+    return f"filter/scores/{number}/{Path(metadata).stem}.npy"
 
 
 OUTSIDE, INSIDE, UNASKED = range(3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dcfast.plugins import PluginUse
 from dcfast.rundir.settings import Settings
 from dcfast.rundir.summaries import EvaluateSummary, FeaturesSummary, KeptCopies, Models, TeacherSummary
 from dcfast.rundir.training_summary import TrainingSummary
@@ -53,6 +54,7 @@ class Manifest(Record, omit_defaults=True):
     Attributes:
         recipe_sha256: hash of ``recipe``, the scale's.
         subset: absent where there were no shards.
+        plugins: those of other packages that the run used, absent where there were none.
         non_standard: why results must not be taken for results of DataComp's; empty for a standard run.
     """
 
@@ -74,3 +76,4 @@ class Manifest(Record, omit_defaults=True):
     train: TrainingSummary | None = None
     evaluate: EvaluateSummary | None = None
     compare: ComparedRun | None = None
+    plugins: list[PluginUse] | None = None

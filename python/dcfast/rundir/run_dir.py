@@ -13,8 +13,8 @@ from typing import TypeVar
 from dcfast.errors import RunError
 from dcfast.filters.term import CONTAMINATED, ORACLE, TEACHER_PAIRS
 from dcfast.index.pool import Pool, group_files, lacks_shards
-from dcfast.rundir.claim import differences, kept_spelling, located, read_settings, with_uid_hashes
-from dcfast.rundir.layout import FEATURE_METADATA, ORACLE_PATH, OWN_FOLDERS
+from dcfast.rundir.claim import differences, kept_spelling, located, read_settings, unreadable, with_uid_hashes
+from dcfast.rundir.layout import FEATURE_METADATA, ORACLE_PATH, OWN_FOLDERS, PLUGIN_PREFIX
 from dcfast.rundir.recorder import LOG, PROGRESS, Recorder
 from dcfast.rundir.settings import NO_COMPARISON, TEACHER, Settings
 from dcfast.rundir.stage_table import STAGE_TABLE
@@ -161,9 +161,18 @@ class Run:
         return self.summary_path(stage).exists()
 
     def invalidate(self, stages: Iterable[str]) -> None:
-        """Drops what stages recorded: they count as not run, though their pieces are kept where nothing changed."""
-        for stage in stages:
+        """Drops what stages recorded: they count as not run, though their pieces are kept where nothing changed.
+
+        So do the stages of plugins, which may have read any of it.
+        """
+        names = [*stages]
+        names += [name for name in self.plugin_stages() if names]
+        for stage in names:
             self.summary_path(stage).unlink(missing_ok=True)
+
+    def plugin_stages(self) -> list[str]:
+        """The stages of plugins that have been run here, as ``summary_path`` knows them."""
+        return sorted(path.stem for path in (self.out / "state").glob(f"{PLUGIN_PREFIX}*.json"))
 
     def lock_settings(self, stages: Iterable[str]) -> None:
         """Makes the directory this run's: records the settings, after forgetting what ``stages`` did under others.
@@ -249,7 +258,7 @@ def _claimable(out: Path, settings: Settings, overwrite: bool) -> Settings:
         before = read_settings(state_file)
         differing = differences(before, settings)
     except (ValueError, TypeError, AttributeError, RecursionError):
-        raise RunError(f"{state_file} cannot be read; choose another --out, or remove the directory") from None
+        raise RunError(unreadable(state_file)) from None
     if not differing:
         return kept_spelling(before, settings)
     if not overwrite:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from dataclasses import dataclass
 
-from dcfast.process.options import option
+from dcfast.process.options import Option, option
 from dcfast.process.shared_options import (
     DECODER,
     DEVICE,
@@ -17,7 +18,7 @@ from dcfast.process.shared_options import (
     SEED,
     UID_FROM,
 )
-from dcfast.scales import SCALES
+from dcfast.scales import SCALES, Scale, changed_recipe, check_recipe_field, recipe_departures, scale
 from dcfast.storage.json_files import parse_json
 from dcfast.storage.paths import path_argument
 
@@ -52,6 +53,35 @@ def _world(words: list[str]) -> dict[str, float]:
             raise ValueError(f"--world takes NAME=NUMBER, e.g. rows=3200; got {text!r}")
         changes[name] = number
     return changes
+
+
+Override = bool | int | float | str
+"""A value of a recipe's field."""
+
+
+def _override(text: str) -> tuple[str, object]:
+    """``learning_rate=1e-3`` as name and value; a value that is no JSON is text."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, e.g. learning_rate=1e-3; got {text!r}")
+    try:
+        check_recipe_field(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    try:
+        return name, parse_json(value)
+    except ValueError:
+        return name, value
+
+
+SET = Option(
+    "change the frozen recipe on purpose: then it is no scale of DataComp's, and manifest, results and report say so",
+    flags=("--set",),
+    metavar="NAME=VALUE",
+    parse=_override,
+    append=True,
+    gather=dict,
+)
 
 
 @dataclass(frozen=True)
@@ -127,6 +157,7 @@ class Settings:
     )
     sets: list[str] | None = option(None, EVAL_SETS)
     limit: int | None = option(None, EVAL_LIMIT)
+    overrides: dict[str, Override] | None = option(None, SET)
     world: dict[str, int | float] | None = option(
         None,
         "changes to the built-in world's specification, e.g. rows=3200 (docs/world.md)",
@@ -134,3 +165,17 @@ class Settings:
         gather=_world,
     )
     uid_hashes: dict[str, str] | None = None
+
+    @property
+    def recipe_changes(self) -> dict[str, Override]:
+        """What of the scale's recipe is changed."""
+        changes = dict(self.overrides or {})
+        return changes if self.samples_seen is None else {**changes, "samples_seen": self.samples_seen}
+
+    def recipe(self) -> Scale:
+        """The recipe that is followed. ValueError: a change of it makes no sense."""
+        return changed_recipe(scale(self.scale), self.recipe_changes)
+
+    def departures(self) -> list[str]:
+        """In words, what of the recipe is not the scale's own; empty where nothing is."""
+        return recipe_departures(scale(self.scale), self.recipe())

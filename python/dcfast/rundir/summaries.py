@@ -191,7 +191,7 @@ class VerifySummary(Summary):
 
 class EvaluateSummary(Summary):
     """``available``: whether there were evaluation sets; ``scores`` and ``chance`` by set; ``limit``: of pictures of
-    each set, where one was asked for."""
+    each set, where one was asked for; ``non_standard``: what of the recipe is not the scale's own."""
 
     stage: ClassVar[str] = "evaluate"
     available: bool = False
@@ -210,6 +210,7 @@ class EvaluateSummary(Summary):
     unreadable: Count = 0
     notes: list[str] = []
     limit: Count | None = None
+    non_standard: str | None = None
 
 
 class ReportSummary(Summary):

@@ -6,6 +6,7 @@ One piece, which itself goes on set by set: what a killed run had scored is kept
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from dcfast.errors import RunError
 from dcfast.evaluate import evaluate_model
 from dcfast.evaluate.evalset import evalset_files
 from dcfast.evaluate.evaluation import BAD_SET
-from dcfast.evaluate.tasks import OWN_TABLE, chosen_tasks
+from dcfast.evaluate.tasks import OWN_TABLE, chosen_tasks, used_plugins
 from dcfast.models.clip import load_model
 from dcfast.models.devices import resolve_device, resolve_precision
+from dcfast.plugins import PluginUse
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import EvaluateSummary, read_summary
 from dcfast.rundir.training_summary import TrainingSummary
@@ -37,8 +39,16 @@ def evaluate_checkpoint(
     strict: bool,
     sets: list[str] | None = None,
     limit: int | None = None,
+    non_standard: str | None = None,
+    plugins: Sequence[PluginUse] = (),
 ) -> EvaluateSummary:
-    """Piece: one checkpoint on all sets: scores and averages, the details are in the files."""
+    """Piece: one checkpoint on all sets: scores and averages, the details are in the files.
+
+    Args:
+        non_standard: what of the recipe is not the scale's own, in words.
+        plugins: that describe sets, for the piece's key.
+    """
+    del plugins
     resolved = resolve_device(device)
     kind, amp = resolve_precision(precision, resolved)
     clip = load_model(model, str(out / checkpoint), device=resolved, precision=kind)
@@ -46,7 +56,9 @@ def evaluate_checkpoint(
         raise RunError(
             f"{out / checkpoint} is not the file that the training wrote (another hash); run train again (--from train)"
         )
-    summary = evaluate_model(clip, evalset_dir, out, strict=strict, amp=amp, sets=sets, limit=limit)
+    summary = evaluate_model(
+        clip, evalset_dir, out, strict=strict, amp=amp, sets=sets, limit=limit, non_standard=non_standard
+    )
     scored = [result for result in summary.tasks if result.error is None]
     return EvaluateSummary(
         available=True,
@@ -65,6 +77,7 @@ def evaluate_checkpoint(
         unreadable=sum(result.unreadable or 0 for result in scored),
         notes=summary.notes,
         limit=summary.limit,
+        non_standard=non_standard,
     )
 
 
@@ -100,5 +113,7 @@ def steps(run: Run, do: Do) -> EvaluateSummary:
             strict=run.settings.strict,
             sets=run.settings.sets,
             limit=run.settings.limit,
+            non_standard="; ".join(run.settings.departures()) or None,
+            plugins=tuple(used_plugins(run.evalset_dir)),
         )
     )

@@ -25,6 +25,7 @@ from dcfast.index.segments import Segment
 from dcfast.models.devices import resolve_device
 from dcfast.rundir.layout import FATES, PLAN_ARRAYS, segment_path
 from dcfast.rundir.run_dir import Run
+from dcfast.rundir.settings import Override
 from dcfast.rundir.summaries import FilterSummary, ReshardSummary, equals_json
 from dcfast.rundir.training_summary import TrainingSummary
 from dcfast.scales import scale
@@ -91,7 +92,7 @@ def train_subset(
     shard_dir: str,
     scale: str,
     recipe: str,
-    overrides: Mapping[str, int],
+    overrides: Mapping[str, Override],
     seed: int,
     loss: str,
     decoder: str,
@@ -158,8 +159,7 @@ def steps(run: Run, do: Do) -> TrainingSummary:
         excluded = len(run.sample_groups())
         do.one(order(segments=segments, excluded=excluded, shard_dir=shard_dir, shard_size=settings.shard_size))
         inputs += [POSITIONS, *map(segment_path, range(segments))]
-    recipe = scale(settings.scale)
-    last = f"train/checkpoints/epoch_{recipe.checkpoints}.pt"
+    last = f"train/checkpoints/epoch_{settings.recipe().checkpoints}.pt"
     train = train_subset.piece("train/train", "train", inputs=inputs, outputs=[last, "train/summary.json"])
     return do.one(
         train(
@@ -167,8 +167,8 @@ def steps(run: Run, do: Do) -> TrainingSummary:
             segments=segments,
             shard_dir=shard_dir,
             scale=settings.scale,
-            recipe=recipe.fingerprint(),
-            overrides={} if settings.samples_seen is None else {"samples_seen": settings.samples_seen},
+            recipe=scale(settings.scale).fingerprint(),
+            overrides=settings.recipe_changes,
             seed=settings.seed,
             loss=settings.loss,
             decoder=settings.decoder,

@@ -34,6 +34,7 @@ STUDIED = (
     "train_from",
     "decoder",
     "samples_seen",
+    "overrides",
     "world",
 )
 """The settings of a run that a study takes for all of its cells; the others are its own matter."""

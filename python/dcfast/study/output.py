@@ -94,6 +94,14 @@ def _tasks(tasks: Compared) -> list[str]:
     return ["", f"**{what}** Left out of all scores here (study.csv has them):", "", *parts]
 
 
+def _recipe(study: Study) -> list[str]:
+    """That the recipe was changed on purpose, and how."""
+    if not study.settings.overrides:
+        return []
+    changes = ", ".join(f"{name} {value}" for name, value in sorted(study.settings.overrides.items()))
+    return ["", f"The recipe was changed on purpose ({changes}): these are no scores of a DataComp scale."]
+
+
 def markdown(study: Study) -> str:
     """The study as a page of Markdown: a table a scale, the verdict, chance, and what failed."""
     lines = [
@@ -101,6 +109,7 @@ def markdown(study: Study) -> str:
         "",
         "The score is the mean of the main metrics of all evaluation sets that have one; ± is the standard deviation "
         "over seeds. Each seed draws another world and another training.",
+        *_recipe(study),
         *_tasks(study.tasks),
     ]
     for verdict in study.verdicts:

@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
-import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 
 from dcfast.process.options import check_options, option
 from dcfast.process.shared_options import DECODER, LOSS, SEED
-from dcfast.scales import SCALES, Scale, scale
-from dcfast.storage.json_files import parse_json
+from dcfast.rundir.settings import SET, Override
+from dcfast.scales import RECIPE_FIELDS, SCALES, Scale, changed_recipe, recipe_departures, scale
 from dcfast.storage.paths import path_argument
 from dcfast.storage.records import Record
 
-RECIPE_FIELDS = tuple(f.name for f in fields(Scale) if f.name not in ("name", "pool_bytes", "gpu_hours"))
-"""What ``TrainSettings.overrides`` may change; each change makes a training non-standard."""
 PATH = {"metavar": "DIR", "parse": path_argument}
 _DURATION = {"least": 0, "most": sys.float_info.max}  # not inf, which is no number of minutes
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
-PRECISIONS = ("fp32", "amp", "amp_bf16", "bf16", "fp16", "pure_bf16", "pure_fp16")
-
-
-def _override(text: str) -> tuple[str, object]:
-    name, equals, value = text.partition("=")
-    if not equals or name not in RECIPE_FIELDS:
-        raise argparse.ArgumentTypeError(
-            f"expected FIELD=VALUE with FIELD one of {', '.join(RECIPE_FIELDS)}; got {text!r}"
-        )
-    try:
-        return name, parse_json(value)
-    except ValueError:
-        return name, value
 
 
 @dataclass(frozen=True)
@@ -90,27 +72,10 @@ class Identity(Record, omit_defaults=True):
     sources: list[str] = []
 
 
-def _check_override(name: str, value: object, standard: object) -> None:
-    """ValueError where an override is of another type than the recipe's own value."""
-    kind = type(standard)
-    fits = isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
-    if not fits or (isinstance(value, float) and not math.isfinite(value)):
-        raise ValueError(f"{name} must be {_KINDS[kind]}; got {value!r}")
-
-
 def _check_least_1(values: object, *names: str) -> None:
     for name in names:
         if getattr(values, name) < 1:
             raise ValueError(f"{name} must be at least 1; got {getattr(values, name)}")
-
-
-def recipe_departures(standard: Scale, made: Scale) -> list[str]:
-    """In words, which fields of a recipe are not those of its scale; empty where all are."""
-    return [
-        f"{name} {getattr(made, name)} instead of {getattr(standard, name)}"
-        for name in RECIPE_FIELDS
-        if getattr(made, name) != getattr(standard, name)
-    ]
 
 
 @dataclass(frozen=True)
@@ -126,14 +91,8 @@ class TrainSettings:
     out: str = option("", "writes DIR/train; goes on with the training that is there", required=True, **PATH)
     sources: tuple[TrainSource, ...] = ()
     scale: str = option("tiny", "whose recipe is followed", choices=tuple(SCALES))
-    overrides: Mapping[str, bool | int | float | str] = option(
-        {},
-        "depart from the recipe; the training is then marked as non-standard",
-        flags=("--set",),
-        metavar="FIELD=VALUE",
-        parse=_override,
-        append=True,
-        gather=dict,
+    overrides: Mapping[str, Override] = option(
+        {}, replace(SET, help="depart from the recipe; the training is then marked as non-standard")
     )
     seed: int = option(0, SEED)
     resample: bool = option(
@@ -185,21 +144,7 @@ class TrainSettings:
 
     def recipe(self) -> Scale:
         """The scale's recipe with the overrides; ValueError for an unknown field or a value that makes no sense."""
-        unknown = sorted(set(self.overrides) - set(RECIPE_FIELDS))
-        if unknown:
-            raise ValueError(f"overrides: no recipe field {unknown[0]!r}; there are {', '.join(RECIPE_FIELDS)}")
-        standard = asdict(scale(self.scale))
-        for name, value in self.overrides.items():
-            _check_override(name, value, standard[name])
-        made = Scale(**{**standard, **self.overrides})
-        _check_least_1(made, "samples_seen", "global_batch", "checkpoints")
-        if made.samples_seen < made.global_batch:
-            raise ValueError(f"samples_seen {made.samples_seen} is less than one batch of {made.global_batch}")
-        if made.precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {made.precision!r}")
-        if not 0 < made.crop_scale <= 1:
-            raise ValueError(f"crop_scale must be in (0, 1]; got {made.crop_scale}")
-        return made
+        return changed_recipe(scale(self.scale), self.overrides)
 
     def non_standard(self) -> list[str]:
         """In words, what departs from the scale's recipe; empty = standard. Rounding and hardware do not count."""

@@ -17,11 +17,13 @@ import numpy.typing as npt
 from dcfast.filters import compile_filter, numbers
 from dcfast.filters.catalog import build_term
 from dcfast.filters.expression import And, parse
+from dcfast.filters.files import named_code
+from dcfast.filters.rules import Numbers
 from dcfast.filters.term import SCORES, Rows, Rule, Term
 from dcfast.index.metadata import count_metadata_rows, open_metadata, parse_uids
 from dcfast.index.pool import list_parquet, metadata_folder
 from dcfast.report.facts.sampling import evenly
-from dcfast.rundir.layout import FEATURE_METADATA, OUTSIDE, mask_path
+from dcfast.rundir.layout import FEATURE_METADATA, OUTSIDE, mask_path, score_path
 from dcfast.rundir.run_dir import Run
 from dcfast.storage.npz import load_array
 from dcfast.uids.sets import load_subset, uid_isin
@@ -91,12 +93,22 @@ def stretches(
                         break
 
 
+def _refuse_other_code(run: Run, expression: str) -> None:
+    """ValueError where what was recorded has Python code run that the run's settings do not name: it was altered."""
+    given = run.settings.filter
+    allowed = [] if given is None else named_code(given)
+    other = [name for name in named_code(expression) if name not in allowed]
+    if other:
+        raise ValueError(f"the recorded filter has code run, {', '.join(other)}, that the run's settings do not name")
+
+
 class _SeparateRules:
     """The filter's rules, each asked by itself."""
 
     def __init__(self, run: Run, expression: str, thresholds: Mapping[str, float]) -> None:
         root = parse(expression, build_term)
         self.whole: Filter = compile_filter(expression)
+        _refuse_other_code(run, expression)
         self.whole.check_needs()
         self.out, self.thresholds = run.out, thresholds
         self.rules: list[Rule | Filter] = []
@@ -114,17 +126,26 @@ class _SeparateRules:
             masks[clusters.key] = np.not_equal(mask[begin : begin + rows], OUTSIDE)
         return masks
 
+    def _scores(self, path: Path, begin: int, rows: int) -> dict[str, Numbers]:
+        """The rows' scores in the filter's score files."""
+        columns = {}
+        for number, file in enumerate(self.whole.scores):
+            column = load_array(self.out / score_path(number, str(path)), mmap=True)
+            columns[file.key] = np.asarray(column[begin : begin + rows])
+        return columns
+
     def drops(self, path: Path, begin: int, batch: pa.RecordBatch, uids: npt.NDArray[np.void]) -> Mask:
         """(rows, rules) bool."""
         clusters = self._clusters(path, begin, batch.num_rows)
-        rows = Rows(batch, self.thresholds, self.uid_sets, uids, clusters)
+        scores = self._scores(path, begin, batch.num_rows)
+        rows = Rows(batch, self.thresholds, self.uid_sets, uids, clusters, scores)
         everyone = np.ones(batch.num_rows, np.bool_)
         drops = np.zeros((batch.num_rows, len(self.rules)), np.bool_)
         for place, rule in enumerate(self.rules):
             if isinstance(rule, Rule):
                 drops[:, place] = ~rule.passes(rows, everyone)
             else:
-                drops[:, place] = rule.evaluate(batch, self.thresholds, self.uid_sets, uids, clusters) != 0
+                drops[:, place] = rule.evaluate(batch, self.thresholds, self.uid_sets, uids, clusters, scores) != 0
         return drops
 
 

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from dcfast.engine.piece import Nothing, piece
+from dcfast.engine.piece import Nothing, Piece, piece
 from dcfast.errors import FilterError
 from dcfast.features.files import sibling_npz
 from dcfast.features.metadata import with_scores
 from dcfast.filters import (
     NUM_BINS,
+    Quantile,
     QuantileSearch,
     compile_filter,
     default_filter,
@@ -29,6 +30,7 @@ from dcfast.filters import (
     score_dtype,
     score_histogram,
 )
+from dcfast.filters.functions import SAMPLE_ROWS
 from dcfast.filters.term import CONTAMINATED, ORACLE, SCORES, TEACHER_PAIRS
 from dcfast.index.metadata import check_uid_type, metadata_schema, open_metadata, parse_uids, shown_uid
 from dcfast.models.devices import gpu_share
@@ -44,6 +46,7 @@ from dcfast.rundir.layout import (
     malformed_path,
     mask_path,
     outcome_run,
+    score_path,
 )
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import ClusterCounts, FilterSummary, Models
@@ -52,6 +55,7 @@ from dcfast.stages.filter.centroids import BLOCK_ROWS
 from dcfast.stages.filter.clusters import ClusterFiles, ClusterSet, FileClusters, check_clusters, make_clusters
 from dcfast.stages.filter.leaked import count_contaminated
 from dcfast.stages.filter.notes import MalformedRow, malformed_notes, repeated_notes, unmatched_notes
+from dcfast.stages.filter.scored import ScoreColumns, check_scores, make_scores, score_counts
 from dcfast.stages.filter.subsets import write_metadata_subset
 from dcfast.stages.index import refuse_metadata_without_uids
 from dcfast.stages.runner import Do
@@ -126,10 +130,22 @@ def resolve_expression(run: Run) -> tuple[str, list[str]]:
     compiled.check_columns(schema, first)
     compiled.check_needs()
     check_clusters(run, compiled)
+    check_scores(compiled.scores)
+    if set(compiled.column_names) <= set(metadata_schema(first, run.settings.uid_from).names):
+        check_functions(compiled, first, run.settings.uid_from)  # else the features stage adds what they read
     for name, path in run.uid_set_paths(compiled.uid_sets).items():
         if name not in (CONTAMINATED, ORACLE):
             load_subset(path)  # whole and sorted, or SubsetError; the pieces do not look again
     return str(compiled), notes
+
+
+def check_functions(compiled: Filter, path: str, uid_from: str) -> None:
+    """FilterError where a Python function of the filter fails on the first rows of a metadata file, or is not pure."""
+    if compiled.functions:
+        with open_metadata(path, uid_from) as file:
+            for batch in file.batches(sorted({c for f in compiled.functions for c in f.columns}), SAMPLE_ROWS):
+                compiled.check_functions(batch)
+                return
 
 
 def check_metadata(run: Run, text: str) -> None:
@@ -188,37 +204,45 @@ def histogram(
     return Nothing()
 
 
-def _search_threshold(run: Run, do: Do, text: str, number: int, column: str, fraction: float) -> QuantileSearch:
-    """The search, done, one pass over the metadata after the other."""
-    compiled, uid_from = compile_filter(text), run.settings.uid_from
+def _bytes_of(run: Run, files: Sequence[str]) -> int:
+    return sum(os.path.getsize(run.out / name) for name in files)
+
+
+def _column_dtype(run: Run, compiled: Filter, column: str) -> str:
+    """What a column of all metadata files is counted as."""
     types = []
     for name in run.metadata_files:
         path = str(run.out / name)
-        schema = metadata_schema(path, uid_from)
+        schema = metadata_schema(path, run.settings.uid_from)
         compiled.check_columns(schema, path)
         types.append(schema.field(column).type)
-    search = QuantileSearch(fraction, score_dtype(types))
+    return score_dtype(types)
+
+
+def _search_threshold(
+    run: Run, do: Do, text: str, number: int, quantile: Quantile, scores: ScoreColumns | None
+) -> QuantileSearch:
+    """The search, done, one pass over the metadata, or over a score file's columns, after the other."""
+    dtype = _column_dtype(run, compile_filter(text), quantile.column) if scores is None else scores.dtype
+    search = QuantileSearch(quantile.fraction, dtype)
     groups = [files for _, files in run.metadata_groups()]
     while not search.done:
         turn = len(search.prefix)
         outputs = [f"state/filter/histograms/{number}-{turn}-{g:05d}.npy" for g in range(len(groups))]
-        do(
-            histogram.piece(
-                f"filter/threshold-{number}-{turn}",
-                f"{g:05d}",
-                inputs=files,
-                outputs=[output],
-                weight=sum(os.path.getsize(run.out / f) for f in files),
-            )(
-                files=files,
-                filter=text,
-                column=column,
-                search=search,
-                output=output,
-                uid_from=uid_from,
+        pieces: list[Piece[Nothing]] = []
+        for g, (files, output) in enumerate(zip(groups, outputs, strict=True)):
+            read = files if scores is None else scores.paths(files)
+            step, name, weight = f"filter/threshold-{number}-{turn}", f"{g:05d}", _bytes_of(run, read)
+            if scores is not None:
+                own = score_counts.piece(step, name, inputs=read, outputs=[output], weight=weight)
+                pieces.append(own(columns=read, search=search, output=output))
+                continue
+            count = histogram.piece(step, name, inputs=read, outputs=[output], weight=weight)
+            column, uid_from = quantile.column, run.settings.uid_from
+            pieces.append(
+                count(files=files, filter=text, column=column, search=search, output=output, uid_from=uid_from)
             )
-            for g, (files, output) in enumerate(zip(groups, outputs, strict=True))
-        )
+        do(pieces)
         search.feed(sum((load_array(run.out / output) for output in outputs), np.zeros(NUM_BINS, np.uint64)))
     return search
 
@@ -290,11 +314,13 @@ def evaluate(
     verdicts = np.zeros((len(sets), 3), dtype=np.int64)
     for path in (str(out / name) for name in files):
         of_file = FileClusters(path, sets)
+        columns_of = {s.key: load_array(out / score_path(i, path), mmap=True) for i, s in enumerate(compiled.scores)}
         file_row = 0
         for batch in _batches(compiled, path, columns, uid_from, BLOCK_ROWS if sets else BATCH_ROWS):
             uids, valid = parse_uids(batch)
             inside = of_file.of_batch(len(uids))
-            codes = np.asarray(compiled.evaluate(batch, thresholds, subsets, uids, inside))
+            scores = {key: column[file_row : file_row + len(uids)] for key, column in columns_of.items()}
+            codes = np.asarray(compiled.evaluate(batch, thresholds, subsets, uids, inside, scores))
             counts += np.bincount(codes[valid], minlength=len(counts))
             rows = np.arange(total, total + len(uids), dtype=np.uint64)
             payload = codes[valid].astype(np.uint64) << np.uint64(CODE_SHIFT) | rows[valid]
@@ -335,13 +361,14 @@ def merge_outcomes(out: Path, groups: int) -> Nothing:
 
 
 def _thresholds(
-    run: Run, do: Do, text: str, compiled: Filter, notes: list[str]
+    run: Run, do: Do, text: str, compiled: Filter, scores: Sequence[ScoreColumns], notes: list[str]
 ) -> tuple[dict[str, str], dict[str, str]]:
     """The thresholds by key, as ``evaluate`` wants them and as they are shown."""
     exact: dict[str, str] = {}
     shown: dict[str, str] = {}
+    by_key = {columns.file.key: columns for columns in scores}
     for number, quantile in enumerate(compiled.quantiles):
-        search = _search_threshold(run, do, text, number, quantile.column, quantile.fraction)
+        search = _search_threshold(run, do, text, number, quantile, by_key.get(quantile.column))
         exact[quantile.key] = search.threshold_text
         shown[quantile.key] = repr(search.threshold)
         if search.missing_scores:
@@ -350,7 +377,7 @@ def _thresholds(
 
 
 def _evaluate_all(
-    run: Run, do: Do, text: str, compiled: Filter, thresholds: dict[str, str]
+    run: Run, do: Do, text: str, compiled: Filter, scores: Sequence[ScoreColumns], thresholds: dict[str, str]
 ) -> tuple[list[Evaluated], dict[str, ClusterCounts]]:
     """From the thresholds to the outcome of every row: the pieces' statistics, and what was done for the clusters."""
     sets = run.uid_set_paths(compiled.uid_sets)
@@ -364,13 +391,19 @@ def _evaluate_all(
         evaluate.piece(
             "filter/evaluate",
             f"{number:05d}",
-            inputs=[*files, *sets.values(), *of_clusters, *(map(sibling_npz, files) if cluster_files else ())],
+            inputs=[
+                *files,
+                *sets.values(),
+                *of_clusters,
+                *(map(sibling_npz, files) if cluster_files else ()),
+                *(path for columns in scores for path in columns.paths(files)),
+            ],
             outputs=[
                 outcome_run(number),
                 malformed_path(number),
                 *(mask_path(i, name) for i in range(len(cluster_files)) for name in files),
             ],
-            weight=sum(os.path.getsize(run.out / f) for f in files),
+            weight=_bytes_of(run, files),
             gpus=gpu_share(device) if cluster_files else 0.0,
             native=not cluster_files and compiled.is_native,
         )(
@@ -400,8 +433,11 @@ def steps(run: Run, do: Do) -> FilterSummary:
         refuse_metadata_without_uids(run)  # else the index stage has
     text, notes = resolve_expression(run)
     compiled, rule = compile_filter(text), run.settings.uid_from
-    thresholds, shown = _thresholds(run, do, text, compiled, notes)
-    stats, clusters = _evaluate_all(run, do, text, compiled, thresholds)
+    check_functions(compiled, str(run.out / run.metadata_files[0]), rule)
+    scores = make_scores(run, do, compiled.scores)
+    notes += [note for columns in scores for note in columns.notes]
+    thresholds, shown = _thresholds(run, do, text, compiled, scores, notes)
+    stats, clusters = _evaluate_all(run, do, text, compiled, scores, thresholds)
     codes = np.sum([s.codes for s in stats], axis=0).tolist()
     passing = write_metadata_subset.piece(
         "filter/subset_metadata", "subset_metadata", inputs=[OUTCOMES], outputs=[METADATA_SUBSET]

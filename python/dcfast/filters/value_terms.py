@@ -1,0 +1,128 @@
+"""The terms of one's own that need no code: a column compared, words counted, patterns of text, scores by uid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dcfast.filters import rules
+from dcfast.filters.expression import COMPARISONS, Argument, Call, Comparison
+from dcfast.filters.rules import Mask
+from dcfast.filters.term import TEXT, Rows, Rule, ScoreFile, Term, Test
+from dcfast.filters.thresholds import Quantile
+from dcfast.filters.tokens import quoted, spelled
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+UID = "uid"
+
+
+def _name(call: Call, given: dict[str, Argument], name: str) -> str:
+    """An argument that is a name or a string, not empty."""
+    argument = given[name]
+    if argument.kind == "number" or not argument.value:
+        call.error(f"{call.name}: {name} must be a name, or text in quotes", argument)
+    return str(argument.value)
+
+
+def _comparison(call: Call) -> Comparison:
+    if call.comparison is None:
+        shown = "column(original_width)" if call.name == "column" else call.name
+        call.error(f"{call.name} needs a comparison ({' '.join(COMPARISONS)}): {shown} >= 5")
+    return call.comparison
+
+
+def _compared(text: str, values: Callable[[Rows], pa.Array], comparison: Comparison) -> tuple[str, tuple[Rule, ...]]:
+    """The canonical text of a comparison, and its rules: no value is a reason of its own."""
+    sign, value = comparison
+    text = f"{text} {sign} {quoted(value) if isinstance(value, str) else repr(value)}"
+    has_value = Rule(f"{text}: null", lambda rows, _: rules.is_known(values(rows)))
+    return text, (has_value, Rule(text, lambda rows, _: rules.compared(values(rows), sign, value)))
+
+
+def _column(call: Call) -> Term:
+    given = call.by_name(("name",), 1, "it takes one column: column(original_width) >= 512")
+    if "name" not in given:
+        call.error("column needs the name of a column: column(original_width) >= 512")
+    name, comparison = _name(call, given, "name"), _comparison(call)
+    text, made = _compared(f"column({spelled(name)})", lambda rows: rows.batch.column(name), comparison)
+    use = "text" if isinstance(comparison.value, str) else "number"
+    return Term(text, made, (name,), uses={name: use}, cost=0.05)
+
+
+def _counted(count: Callable[[pa.Array], pa.Array]) -> Callable[[Call], Term]:
+    """The builder of a term that compares a number of each caption."""
+
+    def build(call: Call) -> Term:
+        comparison = _comparison(call)
+        if call.arguments:
+            call.error(f"{call.name} takes no arguments: {call.name} >= 5", call.arguments[0])
+        if isinstance(comparison.value, str):
+            call.error(f"{call.name} is a number; got text: {call.name} >= 5")
+        text, made = _compared(call.name, lambda rows: count(rows.text), comparison)
+        return Term(text, made, (TEXT,), cost=0.5)
+
+    return build
+
+
+def _matches(call: Call) -> Term:
+    given = call.by_name(("pattern", "column"), 1, 'it takes a pattern, and column=: matches(r"\\bdog", column=text)')
+    if "pattern" not in given or given["pattern"].kind != "string":
+        call.error('matches needs a pattern in quotes: matches(r"\\bdog")', given.get("pattern"))
+    pattern, column = str(given["pattern"].value), _name(call, given, "column") if "column" in given else TEXT
+    import pyarrow as pa
+
+    try:
+        rules.matches(pa.array([""]), pattern)
+    except ValueError as error:
+        call.error(f"matches: {error}", given["pattern"])
+    text = f"matches({quoted(pattern)}{'' if column == TEXT else f', column={spelled(column)}'})"
+    has_value = Rule(f"{text}: null", lambda rows, _: rules.is_known(rows.texts(column)))
+    found = Rule(text, lambda rows, _: rules.matches(rows.texts(column), pattern))
+    return Term(text, (has_value, found), (column,), uses={column: "text"}, cost=1.0)
+
+
+def _score(call: Call) -> Term:
+    names = ("path", "fraction", "threshold", "column")
+    given = call.by_name(names, 1, "write fraction=... or threshold=...")
+    path = given.get("path")
+    if path is None or path.kind != "string" or not path.value:
+        call.error('score needs a parquet file in quotes: score("scores.parquet", fraction=0.3)', path)
+    limits = [name for name in ("fraction", "threshold") if name in given]
+    if len(limits) != 1:
+        what = "both; give one of them" if limits else "neither"
+        call.error(f"score needs fraction=... or threshold=...; got {what}")
+    (name,) = limits
+    value = call.number(name, given[name])
+    file = ScoreFile(str(path.value), _name(call, given, "column") if "column" in given else "score")
+    if file.column == UID:
+        call.error("score: column must be that of the scores, not uid", given["column"])
+    text = f"{file.key.removesuffix(')')}, {name}={value!r})"
+    quantile = Quantile(file.key, value) if name == "fraction" else None
+    made = (
+        Rule(f"{text}: no score", lambda rows, _: ~np.isnan(rows.given_scores(file))),
+        Rule(text, _at_least(file, quantile, value)),
+    )
+    return Term(text, made, quantile=quantile, scores=file)
+
+
+def _at_least(file: ScoreFile, quantile: Quantile | None, written: float) -> Test:
+    def passes(rows: Rows, _: Mask) -> Mask:
+        limit = written if quantile is None else rows.threshold(quantile)
+        return rules.score_at_least(rows.given_scores(file), limit, written=quantile is None)
+
+    return passes
+
+
+VALUE_TERMS: dict[str, Callable[[Call], Term]] = {
+    "column": _column,
+    "words": _counted(rules.count_words),
+    "characters": _counted(rules.count_characters),
+    "matches": _matches,
+    "score": _score,
+}
+COMPARED = ("column", "words", "characters")
+"""Terms that a comparison stands behind."""

@@ -1,0 +1,277 @@
+"""Part of stage ``filter``: scores of one's own, brought to the rows of the metadata by uid.
+
+For each score file of the filter: runs of its records (uid, score) sorted, merged into one sorted file, in which no uid
+may repeat; then, for each metadata file, a column of the rows' scores (``filter/scores/{number}/{file}.npy``, NaN where
+there is none). Thresholds are counted on these columns and the filter reads them, as if they stood in the metadata.
+Memory a worker: 200 MB while a run is sorted, 256 MiB in the merge; in the join the scores of one metadata file and the
+look-ups of a batch: nothing grows with the score file. Disk: 48 bytes a score, and 2 to 8 bytes a metadata row (for
+12.8 billion of each 0.7 TB). Cost: one read of the score file, a sort, a merge, and a look-up a metadata row.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from dcfast.engine.piece import Nothing, Piece, piece
+from dcfast.errors import PoolError
+from dcfast.filters import NUM_BINS, QuantileSearch, numbers, score_dtype, score_histogram
+from dcfast.filters.term import ScoreFile
+from dcfast.index.metadata import COLUMN_TYPES, column_matches, open_metadata, parse_uids, shown_uid
+from dcfast.index.pool import list_parquet
+from dcfast.rundir.layout import MERGE_BYTES, score_path
+from dcfast.rundir.run_dir import Run
+from dcfast.stages.runner import Do
+from dcfast.storage.npz import load_array, save_array
+from dcfast.storage.parquet import Kind, ParquetFile
+from dcfast.storage.paths import absolute
+from dcfast.storage.records import Count, Record
+from dcfast.uids.files import uid_records
+from dcfast.uids.sets import RECORD_DTYPE, merge_runs, open_records, record_sort, save_records, uid_format, uid_lookup
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCORES = Kind("score file", "write it again", PoolError)
+RUN_ROWS = 1 << 22
+"""Of a sorted run, at 24 bytes each."""
+_ROWS_AT_ONCE = 1 << 20
+
+
+def _parts(file: ScoreFile) -> list[str]:
+    """The parquet files of a score file: itself, or those of a folder. PoolError: there are none."""
+    root = absolute(file.path)
+    if not os.path.isdir(root):
+        return [root]
+    names = list_parquet(root)
+    if not names:
+        raise PoolError(f"filter {file.key}: no *.parquet in the folder {root}")
+    return [os.path.join(root, name) for name in names]
+
+
+def _score_type(path: str, column: str, schema: pa.Schema) -> pa.DataType:
+    """The type of the scores of a file; PoolError where it, or that of the uids, is another than it must be."""
+    import pyarrow as pa
+
+    expected = {"uid": f"uid as {COLUMN_TYPES['uid'][0]}", column: "scores as floats (float16, float32, float64)"}
+    for name, what in expected.items():
+        count = len(schema.get_all_field_indices(name))
+        if count != 1:
+            found = f"{count} columns of that name" if count else f"the columns {', '.join(schema.names) or 'none'}"
+            raise PoolError(
+                f"score file {path}: expected {what} in the column {name!r}; got {found}; write it so, or name the "
+                'column of the scores: score("...", column=NAME, fraction=0.3)'
+            )
+        kind = schema.field(name).type
+        if not (column_matches("uid", kind) if name == "uid" else pa.types.is_floating(kind)):
+            raise PoolError(f"score file {path}: expected {what} in the column {name!r}; got {kind}")
+    return schema.field(column).type
+
+
+def check_scores(files: Sequence[ScoreFile]) -> None:
+    """Looks at the footers of score files, before any work.
+
+    Raises:
+        PoolError: one is no parquet file, lacks a column, or has no rows.   OSError: it is not there.
+    """
+    for file in files:
+        rows = 0
+        for path in _parts(file):
+            with ParquetFile(path, SCORES) as part:
+                _score_type(path, file.column, part.schema)
+                rows += part.num_rows
+        if not rows:
+            raise PoolError(f"filter {file.key}: {absolute(file.path)} has no rows, so no sample would have a score")
+
+
+def _score_batches(path: str, column: str, groups: Sequence[int]) -> Iterator[npt.NDArray[np.void]]:
+    """Records of uid and score (its bits as float64), in the order of the file; PoolError where a uid is none."""
+    at = 0
+    with ParquetFile(path, SCORES) as file:
+        at = sum(file.group_rows[: groups[0]])
+        for batch in file.batches(["uid", column], groups=groups):
+            uids, valid = parse_uids(batch)
+            if not valid.all():
+                row = int(np.flatnonzero(~valid)[0])
+                raise PoolError(
+                    f"score file {path}, row {at + row}: expected a uid of 32 hex digits; got {shown_uid(batch, row)!r}"
+                )
+            scores = numbers(batch.column(column)).astype(np.float64)
+            yield uid_records(uids, scores.view(np.uint64))
+            at += batch.num_rows
+
+
+@piece(native=True)
+def sort_scores(out: Path, path: str, column: str, groups: tuple[int, int], runs: Sequence[str]) -> Nothing:
+    """Piece: some row groups of a score file as runs of at most RUN_ROWS records, each sorted."""
+    waiting, rows, names = [np.empty(0, RECORD_DTYPE)], 0, iter(runs)
+
+    def flush() -> None:
+        save_records(out / next(names), record_sort(np.concatenate(waiting), threads=1))
+        waiting[:] = [np.empty(0, RECORD_DTYPE)]
+
+    for records in _score_batches(path, column, range(*groups)):
+        while len(records):
+            part, records = records[: RUN_ROWS - rows], records[RUN_ROWS - rows :]
+            waiting.append(part)
+            rows += len(part)
+            if rows == RUN_ROWS:
+                flush()
+                rows = 0
+    if rows:
+        flush()
+    return Nothing()
+
+
+@piece(native=True)
+def merge_scores(out: Path, runs: Sequence[str], path: str, output: str) -> Nothing:
+    """Piece: the sorted records of a score file. PoolError: a uid has more than one score."""
+    merge_runs([out / run for run in runs], out / output, memory_bytes=MERGE_BYTES)
+    records = open_records(out / output)
+    for begin in range(0, len(records), _ROWS_AT_ONCE):
+        part = records[begin : begin + _ROWS_AT_ONCE + 1]
+        repeats = np.flatnonzero((part["f0"][1:] == part["f0"][:-1]) & (part["f1"][1:] == part["f1"][:-1]))
+        if len(repeats):
+            two = part[repeats[0] : repeats[0] + 2]
+            uids = np.empty(1, [("f0", "<u8"), ("f1", "<u8")])
+            uids["f0"], uids["f1"] = two["f0"][0], two["f1"][0]
+            first, other = np.ascontiguousarray(two["f2"]).view(np.float64).tolist()
+            raise PoolError(
+                f"score file {path}: uid {uid_format(uids, as_list=True)[0]} has two scores, {first!r} and {other!r}; "
+                "write one row a uid"
+            )
+    return Nothing()
+
+
+class Joined(Record):
+    """Metadata rows, and those that have a score."""
+
+    rows: Count
+    scored: Count
+
+
+@piece(native=True)
+def join_scores(
+    out: Path, number: int, files: Sequence[str], records: str, dtype: str, uid_from: str = "json"
+) -> Joined:
+    """Piece: the scores of the rows of some metadata files."""
+    known, rows, scored = open_records(out / records), 0, 0
+    for path in (str(out / name) for name in files):
+        parts = [np.empty(0, dtype)]
+        with open_metadata(path, uid_from) as file:
+            for batch in file.batches(["uid"]):
+                uids, valid = parse_uids(batch)
+                first, count = uid_lookup(known, uids, threads=1)
+                found = valid & (count > 0)
+                scores = np.full(len(uids), np.nan)
+                scores[found] = np.ascontiguousarray(known["f2"][first[found]]).view(np.float64)
+                parts.append(scores.astype(dtype))
+        whole = np.concatenate(parts)
+        save_array(out / score_path(number, path), whole)
+        rows += len(whole)
+        scored += int(np.count_nonzero(~np.isnan(whole)))
+    return Joined(rows, scored)
+
+
+@piece(native=True)
+def score_counts(out: Path, columns: Sequence[str], search: QuantileSearch, output: str) -> Nothing:
+    """Piece: one pass of the threshold search over the scores of some metadata files."""
+    counts = np.zeros(NUM_BINS, dtype=np.uint64)
+    for name in columns:
+        counts += score_histogram(load_array(out / name, mmap=True), search.prefix, dtype=search.dtype)
+    save_array(out / output, counts)
+    return Nothing()
+
+
+@dataclass(frozen=True)
+class ScoreColumns:
+    """A score file, as columns beside the metadata: what they are counted as, and how many rows have a score."""
+
+    file: ScoreFile
+    number: int
+    dtype: str
+    rows: int
+    scored: int
+
+    def paths(self, files: Sequence[str]) -> list[str]:
+        """The columns of some metadata files."""
+        return [score_path(self.number, name) for name in files]
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of rows without a score."""
+        missing = self.rows - self.scored
+        if not missing:
+            return []
+        if not self.scored:
+            return [
+                f"{self.file.key}: none of the {self.rows:,} metadata rows has a score: the uids are of another pool"
+            ]
+        return [
+            f"{self.file.key}: {missing:,} of the {self.rows:,} metadata rows have no score, and it keeps none of them"
+        ]
+
+
+def _sorting(number: int, file: ScoreFile) -> tuple[list[Piece[Nothing]], list[str], str]:
+    """The pieces that sort a score file, their runs, and what its scores are counted as."""
+    pieces: list[Piece[Nothing]] = []
+    runs: list[str] = []
+    types = []
+    for path in _parts(file):
+        with ParquetFile(path, SCORES) as part:
+            types.append(_score_type(path, file.column, part.schema))
+            sizes = part.group_rows
+        for begin, end in _stretches(sizes):
+            outputs = -(-sum(sizes[begin:end]) // RUN_ROWS)
+            own = [f"state/filter/scores/{number}-{len(runs) + i:06d}.npy" for i in range(outputs)]
+            sort = sort_scores.piece(
+                f"filter/scores-{number}",
+                f"{len(pieces):05d}",
+                inputs=[path],
+                outputs=own,
+                weight=sum(sizes[begin:end]),
+            )
+            pieces.append(sort(path=path, column=file.column, groups=(begin, end), runs=own))
+            runs += own
+    return pieces, runs, score_dtype(types)
+
+
+def _stretches(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Row groups of these sizes, some neighbours at a time: up to RUN_ROWS rows, or one larger group; none is empty."""
+    begin, rows = 0, 0
+    for end, size in enumerate(sizes):
+        if rows and rows + size > RUN_ROWS:
+            yield begin, end
+            begin, rows = end, 0
+        rows += size
+    if rows:
+        yield begin, len(sizes)
+
+
+def make_scores(run: Run, do: Do, files: Sequence[ScoreFile]) -> list[ScoreColumns]:
+    """Brings the scores of all score files of a filter to the metadata."""
+    made = []
+    for number, file in enumerate(files):
+        pieces, runs, dtype = _sorting(number, file)
+        do(pieces)
+        records = f"state/filter/scores/{number}.npy"
+        merge = merge_scores.piece(f"filter/scores-{number}-merge", "scores", inputs=runs, outputs=[records])
+        do.one(merge(runs=runs, path=absolute(file.path), output=records))
+        joined = do(
+            join_scores.piece(
+                f"filter/scores-{number}-join",
+                f"{group:05d}",
+                inputs=[*names, records],
+                outputs=[score_path(number, name) for name in names],
+                weight=sum(os.path.getsize(run.out / name) for name in names),
+            )(number=number, files=names, records=records, dtype=dtype, uid_from=run.settings.uid_from)
+            for group, (_, names) in enumerate(run.metadata_groups())
+        )
+        made.append(ScoreColumns(file, number, dtype, sum(j.rows for j in joined), sum(j.scored for j in joined)))
+    return made
