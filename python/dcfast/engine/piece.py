@@ -160,24 +160,39 @@ def piece_key(out: Path, piece: Piece[S]) -> str:
     return hashlib.sha256(both.encode("utf-8", "surrogateescape")).hexdigest()
 
 
+NOT_DONE = "not done yet"
+
+
 def read_marker(out: Path, piece: Piece[S]) -> S | None:
     """The statistics of a piece that is done and unchanged, else None. A marker that cannot be read, or was altered by
     another hand, counts as absent."""
+    found = look_at_piece(out, piece)
+    return None if isinstance(found, str) else found
+
+
+def look_at_piece(out: Path, piece: Piece[S]) -> S | str:
+    """The statistics of a piece that is done and unchanged, else in words why it has to be done: ``NOT_DONE``, or what
+    has changed since it was."""
     path = piece.marker_path(out)
     try:
         marker = read_record(path, _Marker)
         stats = as_record(marker.stats, piece.function.stats_type, str(path))
+    except FileNotFoundError:
+        return NOT_DONE
     except (OSError, ValueError):
-        return None
+        return "its marker cannot be read"
     if marker.check not in ("", _checksum(marker.outputs, marker.stats)):  # older markers have none
-        return None
+        return "its marker was altered"
     if marker.key != piece_key(out, piece):
-        return None
-    try:
-        is_whole = all((out / name).stat().st_size == size for name, size in marker.outputs.items())
-    except OSError:
-        return None
-    return stats if is_whole else None
+        return "what it reads, or its settings, have changed since"
+    for name, size in marker.outputs.items():
+        try:
+            is_whole = (out / name).stat().st_size == size
+        except OSError:
+            return f"{name} is gone"
+        if not is_whole:
+            return f"{name} has another size than was written"
+    return stats
 
 
 def _checksum(outputs: dict[str, int], stats: object) -> str:
