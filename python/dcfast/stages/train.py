@@ -140,7 +140,10 @@ def _refuse_nothing(chosen: FilterSummary) -> None:
     common = sorted(((why, n) for why, n in reasons.items() if n), key=lambda item: (-item[1], item[0]))[:3]
     commonest = "; the commonest reasons: " + ", ".join(f"{why} ({count:,})" for why, count in common) if common else ""
     counts = ", ".join(f"{chosen.fates.get(name, 0):,} {name}" for name in FATES)
-    raise SubsetError(f"nothing to train on: the filter {chosen.filter!r} kept no sample ({counts}){commonest}")
+    raise SubsetError(
+        f"nothing to train on: the filter {chosen.filter!r} kept no sample ({counts}){commonest}. "
+        "Loosen the filter, or mend the commonest of the reasons"
+    )
 
 
 def steps(run: Run, do: Do) -> TrainingSummary:

@@ -158,10 +158,13 @@ def _check_study(grid: Grid, choose: Sequence[int], confirm: Sequence[int], jobs
     for name in grid.scales:
         check_settings(scaled(grid.settings, name))
         if grid.settings.pool is None and scaled(grid.settings, name).scale != "tiny":
-            raise ValueError(f"scale {name} needs a pool (--pool DIR); the built-in world is for scale tiny alone")
+            raise ValueError(f"scale {name} needs a pool: give --pool DIR; the built-in world is for tiny")
     for option, seeds in (("choose", choose), ("confirm", confirm)):
         if unknown := sorted(set(seeds) - set(grid.seeds)):
-            raise ValueError(f"--{option} names seeds that the study does not run: {', '.join(map(str, unknown))}")
+            raise ValueError(
+                f"--{option} names seeds that the study does not run: {', '.join(map(str, unknown))}; "
+                "name those of --seeds"
+            )
     if both := sorted(set(choose) & set(confirm)):
         raise ValueError(f"seeds that choose cannot confirm; both have {', '.join(map(str, both))}")
     if jobs < 1:

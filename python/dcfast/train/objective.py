@@ -95,7 +95,9 @@ class WatchedLoss:
                 event.synchronize()
             self.values.setdefault(step, []).append(float(value))
             if not math.isfinite(value):
-                raise NonFiniteLossError(f"the loss of step {step} is {float(value)}", step)
+                raise NonFiniteLossError(
+                    f"the loss of step {step} is {float(value)}: lower the learning rate, or look at the data", step
+                )
 
     def mean(self, step: int) -> float:
         """The loss of a step on this rank: the mean of its micro-batches' losses."""

@@ -187,14 +187,16 @@ class TrainSettings:
         """The scale's recipe with the overrides; ValueError for an unknown field or a value that makes no sense."""
         unknown = sorted(set(self.overrides) - set(RECIPE_FIELDS))
         if unknown:
-            raise ValueError(f"overrides: no recipe field {unknown[0]!r}; there are {', '.join(RECIPE_FIELDS)}")
+            raise ValueError(f"overrides: no recipe field {unknown[0]!r}; name one of {', '.join(RECIPE_FIELDS)}")
         standard = asdict(scale(self.scale))
         for name, value in self.overrides.items():
             _check_override(name, value, standard[name])
         made = Scale(**{**standard, **self.overrides})
         _check_least_1(made, "samples_seen", "global_batch", "checkpoints")
         if made.samples_seen < made.global_batch:
-            raise ValueError(f"samples_seen {made.samples_seen} is less than one batch of {made.global_batch}")
+            raise ValueError(
+                f"samples_seen {made.samples_seen} is less than one batch of {made.global_batch}; see more"
+            )
         if made.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {made.precision!r}")
         if not 0 < made.crop_scale <= 1:

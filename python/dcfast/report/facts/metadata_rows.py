@@ -152,7 +152,7 @@ def examine(run: Run, files: list[Path], expression: str, thresholds: Mapping[st
             with np.errstate(over="ignore"):  # of float64: infinite, as it is told
                 parts.append(values.astype(np.float32)[good])
     if not uids:
-        raise ValueError("the metadata has no rows")
+        raise ValueError("the metadata has no rows; give a pool whose metadata has some")
     whole = {name: np.concatenate(parts) for name, parts in scores.items()}
     return Examined(
         sum(map(count_metadata_rows, files)) if len(files) <= MAX_FILES else None,
