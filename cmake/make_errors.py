@@ -35,6 +35,7 @@ BY_CLASS = {
     "directory: the other sets are scored all the same",
     "FilterError": "mend the expression where ^ points: docs/filters.md has the language",
     "MissingDependencyError": "the message ends with what installs it; `dcfast doctor` lists all that is missing",
+    "NonFiniteLossError": "look at the samples that the message names, at the learning rate and the precision",
     "PeerLostError": "look at what the other rank said; the same command goes on from the latest checkpoint",
 }
 """What to do, of classes for which it is always the same, and ``report`` or the class itself shows where."""

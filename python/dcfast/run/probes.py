@@ -26,6 +26,7 @@ from dcfast.rundir.run_dir import Run
 from dcfast.scales import scale
 from dcfast.stages.filter.outcomes import resolve_expression
 from dcfast.stages.teacher import teacher_model
+from dcfast.storage.inputs import open_input
 from dcfast.storage.temporary import temporary_folder
 from dcfast.uids.sets import UID_DTYPE
 from dcfast.world.plan import PoolPiece
@@ -114,7 +115,7 @@ def _index(shard: Path, output: Path, size: int) -> int:
 
 
 def _read(shard: Path) -> int:
-    with shard.open("rb") as file:
+    with open_input(shard) as file:
         return len(file.read(READ_BYTES))
 
 

@@ -95,9 +95,7 @@ class WatchedLoss:
                 event.synchronize()
             self.values.setdefault(step, []).append(float(value))
             if not math.isfinite(value):
-                raise NonFiniteLossError(
-                    f"the loss of step {step} is {float(value)}: lower the learning rate, or look at the data", step
-                )
+                raise NonFiniteLossError(f"the loss of step {step} is {float(value)}", step)
 
     def mean(self, step: int) -> float:
         """The loss of a step on this rank: the mean of its micro-batches' losses."""

@@ -139,5 +139,5 @@ def check_world_size(global_batch: int, size: int, accumulation: int) -> None:
         sizes = ", ".join(map(str, world_sizes(global_batch, accumulation)))
         raise ValueError(
             f"global batch {global_batch} does not divide among {size} ranks x accumulation {accumulation}; "
-            f"start one of the numbers of ranks that do: {sizes or 'none'}"
+            f"numbers of ranks that do: {sizes or 'none'}. Start one of them"
         )

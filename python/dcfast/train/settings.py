@@ -187,7 +187,9 @@ class TrainSettings:
         """The scale's recipe with the overrides; ValueError for an unknown field or a value that makes no sense."""
         unknown = sorted(set(self.overrides) - set(RECIPE_FIELDS))
         if unknown:
-            raise ValueError(f"overrides: no recipe field {unknown[0]!r}; name one of {', '.join(RECIPE_FIELDS)}")
+            raise ValueError(
+                f"overrides: no recipe field {unknown[0]!r}; there are {', '.join(RECIPE_FIELDS)}. Name one"
+            )
         standard = asdict(scale(self.scale))
         for name, value in self.overrides.items():
             _check_override(name, value, standard[name])
