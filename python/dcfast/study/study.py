@@ -12,7 +12,7 @@ from dcfast.process.libraries import require_library
 from dcfast.run.checks import check_one_process, check_settings
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, absolute, make_directory, not_left_empty
-from dcfast.storage.records import widened
+from dcfast.storage.records import replaced, widened
 from dcfast.study.cell import read_result
 from dcfast.study.execute import execute
 from dcfast.study.grid import NOT_CANDIDATES, Cell, Grid, scaled
@@ -28,7 +28,8 @@ def collect(
 ) -> Study:
     """The study, of the cells that are finished."""
     compared, tasks = comparable(results)
-    table = [summarise(compared, name, label) for name in grid.scales for label in grid.filters]
+    rows = [summarise(compared, name, label) for name in grid.scales for label in grid.filters]
+    table = [replaced(row, missing=sorted(set(grid.seeds) - set(row.seeds))) for row in rows]
     means = {(row.scale, row.filter): row.mean for row in table}
     correlations = []
     for scales in combinations(grid.scales, 2):
