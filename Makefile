@@ -64,6 +64,7 @@ lint: $(VENV)/.test ## ruff (rules and format), the levels of imports, and mypy 
 stubs: $(VENV)/.test ## write what is made of the code: the type stubs of the core, and docs/options.md
 	$(BIN)/python cmake/make_stubs.py
 	$(BIN)/python cmake/make_options.py
+	$(BIN)/python cmake/make_errors.py
 
 cpp: $(VENV)/.build ## build with warnings as errors (the extension lands in python/dcfast too), run the C++ tests
 	$(TOOLS) cmake --preset dev && cmake --build --preset dev && ctest --preset dev

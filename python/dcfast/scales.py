@@ -103,7 +103,7 @@ def changed_recipe(standard: Scale, changes: Mapping[str, bool | int | float | s
         if getattr(made, name) < 1:
             raise ValueError(f"{name} must be at least 1; got {getattr(made, name)}")
     if made.samples_seen < made.global_batch:
-        raise ValueError(f"samples_seen {made.samples_seen} is less than one batch of {made.global_batch}")
+        raise ValueError(f"samples_seen {made.samples_seen} is less than one batch of {made.global_batch}; see more")
     if made.precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {made.precision!r}")
     if not 0 < made.crop_scale <= 1:

@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,12 @@ import pytest
 from dcfast.doctor import checks as doctor_checks
 from dcfast.doctor import command as doctor
 from dcfast.doctor import gpu as doctor_gpu
+
+# a complaint ends with the command that mends it
+COMMAND = re.compile(
+    r"(?:^|: |&& |, or )"
+    r"(?:pip (?:un)?install|apt-get |make run|export |stty |grep |du |mkdir |modprobe |python3|dcfast )[^;]*$"
+)
 
 
 class Terminal(io.StringIO):
@@ -53,6 +60,7 @@ def test_rows_are_complete_and_json() -> None:
         assert "\n" not in r.detail + r.fix
         # each thing that does not work says how to get it, and nothing else does
         assert bool(r.fix) == (r.status in ("missing", "broken")), r
+        assert not r.fix or COMMAND.search(r.fix), r
 
 
 def test_nothing_heavy_is_imported() -> None:
@@ -78,7 +86,9 @@ def test_main_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     report = json.loads(capsys.readouterr().out)
     assert report["works"] is True
     assert {tuple(r) for r in report["rows"]} == {("section", "name", "status", "detail", "fix", "needed")}
-    assert {r["section"] for r in report["rows"]} == {"dcfast", "machine", "gpu", "filters", "libraries"}
+    assert {r["section"] for r in report["rows"]} == {
+        "dcfast", "machine", "surroundings", "gpu", "filters", "libraries",
+    }  # fmt: skip
 
 
 def test_unknown_option_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,6 +169,7 @@ def test_everything_optional_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     status = {r.name: r.status for r in rows}
     for name in ("CUDA library", "torch with CUDA", "Triton", "DALI", "gcld3 (laion2b)", "ray"):
         assert status[name] == "missing", name
+    assert all(COMMAND.search(r.fix) for r in rows if r.fix)
     assert doctor.works(rows)
 
 
@@ -177,6 +188,7 @@ def test_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, st
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     found = doctor_gpu._driver_row()
     assert found.status == status
+    assert status == "ok" or COMMAND.search(found.fix)
     assert text in found.detail
 
 
@@ -190,11 +202,14 @@ def test_filter_data_that_is_missing_or_damaged() -> None:
     def damaged() -> str:
         raise dcfast.CorruptDataError("list.txt has 3 ids, not 21,843")
 
-    found = doctor_checks._data_row("n", absent)
-    assert (found.status, found.detail, found.fix) == ("missing", "filter f: the list is not here", "pip install x")
-    assert doctor_checks._data_row("n", uninstalled).status == "missing"
-    assert doctor_checks._data_row("n", damaged).status == "broken"
-    assert doctor_checks._data_row("n", lambda: "fine").status == "ok"
+    found = doctor_checks._data_row("n", absent, "pip install y")
+    assert (found.status, found.detail, found.fix) == (
+        "missing", "filter f: the list is not here", "pip install x. In short: pip install y",
+    )  # fmt: skip
+    assert doctor_checks._data_row("n", uninstalled, "pip install y").status == "missing"
+    found = doctor_checks._data_row("n", damaged, "pip install y")
+    assert (found.status, found.fix) == ("broken", "pip install --force-reinstall y")
+    assert doctor_checks._data_row("n", lambda: "fine", "").status == "ok"
 
 
 def test_filter_data_named_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,6 +227,7 @@ def test_a_full_disk_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor_checks.shutil, "disk_usage", lambda folder: usage._replace(free=1 << 20))
     status = {r.name: r.status for r in doctor_checks.machine(False)}
     assert status["disk here"] == status["disk for temporary files"] == "broken"
+    assert all(COMMAND.search(r.fix) for r in doctor_checks.machine(False) if r.fix)
 
 
 def test_terminal_has_colours_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -229,7 +229,7 @@ def test_wids_datasets(tmp_path: Path) -> None:
     (tmp_path / "d.json").write_text(json.dumps(text))
     assert read_wids(tmp_path / "d.json").urls == ["/a.tar", "s3://x/b.tar"]
     (tmp_path / "d.json").write_text(json.dumps({"wids_version": 1, "datasets": [{"source_url": "http://h/d.json"}]}))
-    with pytest.raises(PoolError, match=r"datasets\[0\] is 'http://h/d\.json': read_wids that"):
+    with pytest.raises(PoolError, match=r"datasets\[0\] is 'http://h/d\.json'; give read_wids that"):
         read_wids(tmp_path / "d.json")
 
 

@@ -1,16 +1,24 @@
-"""``--dry-run``: the stages that would run, at the pool's size."""
+"""``--dry-run``: the stages that would run, which of them are done, and what the rest would cost."""
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 from dcfast import cli
+from dcfast.run import dry_run
 from dcfast.run.dry_run import plan
-from dcfast.run.workflow import main
+from dcfast.run.states import DONE, REDO, TO_DO, stage_states
+from dcfast.run.workflow import main, run
+from dcfast.rundir.run_dir import Run, look_at_run
 from dcfast.rundir.settings import Settings
 from dcfast.rundir.stage_table import STAGES
 from pool_builder import plain_pool
+
+DATA = ["index", "signatures", "decontaminate", "filter", "reshard", "verify"]
 
 
 @pytest.fixture
@@ -18,86 +26,138 @@ def pool(tmp_path: Path) -> Path:
     return plain_pool(tmp_path / "pool").write()
 
 
-def planned(text: str) -> list[str]:
-    return [line.split()[0] for line in text.splitlines() if line.split()[0] in STAGES]
+def planned(text: str) -> dict[str, str]:
+    """Stage -> its state, as the table has them."""
+    rows = re.findall(r"^([a-z/]+) +(done|to do|redo) +\d", text, re.MULTILINE)
+    return {stage: state for stage, state in rows if stage.partition("/")[2] in STAGES or stage in STAGES}
 
 
 @pytest.mark.parametrize(
     ("words", "stages"),
     [
-        ([], ["index", "signatures", "decontaminate", "filter", "reshard", "verify", "train", "report"]),
+        (["--compare", "none"], [*DATA, "train", "report"]),
+        ([], [*DATA, "train", "report", "compare/filter", "compare/train"]),
         (["--to", "filter"], ["index", "signatures", "decontaminate", "filter"]),
-        (["--from", "reshard"], ["reshard", "verify", "train", "report"]),
-        (["--from", "filter", "--to", "verify"], ["filter", "reshard", "verify"]),
-        (["--no-train"], ["index", "signatures", "decontaminate", "filter", "reshard", "verify", "report"]),
+        (["--no-train"], [*DATA, "report"]),
     ],
 )
 def test_the_stages_that_would_run(
     words: list[str], stages: list[str], pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["--pool", str(pool), "--out", str(tmp_path / "o"), "--dry-run", *words]) == 0
+    given = words or ["--filter", "basic_filter"]
+    assert main(["--pool", str(pool), "--out", str(tmp_path / "o"), "--dry-run", *given]) == 0
     said = capsys.readouterr().out
-    assert planned(said) == stages
+    assert planned(said) == dict.fromkeys(stages, TO_DO)
     assert ("no training in this plan, 0 GPU-hours" in said) == ("train" not in stages)
     assert not (tmp_path / "o").exists()
 
 
 def test_a_stage_plans_itself(pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--pool", str(pool), "--scale", "xlarge", "--out", str(tmp_path / "o"), "--dry-run"]
-    assert cli.main(["verify", *words]) == 0
+    words = ["--pool", str(pool), "--scale", "xlarge", "--out", str(tmp_path / "o")]
+    assert main([*words, "--to", "reshard", "--quiet"]) == 0
+    capsys.readouterr()
+    assert cli.main(["verify", *words, "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert planned(said) == ["verify"]
+    assert planned(said) == {"verify": TO_DO}
     assert "A100" not in said
 
 
-def test_features_go_by_the_rows_of_the_pool(pool: Path, tmp_path: Path) -> None:
-    chosen = Settings(pool=str(pool), scale="small", features={"l14": "ViT-L-14:openai"})
-    (features,) = [s for s in plan(tmp_path / "o", chosen, 1).stages if s.stage == "features"]
-    assert features.seconds < 1
-    assert plan(tmp_path / "o", chosen, 1, ["index"]).gpu_hours is None
+def test_times_are_of_what_was_tried_here(pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--pool", str(pool), "--out", str(tmp_path / "o"), "--dry-run", "--compare", "none"]
+    assert main([*words, "--features", "l14=dcfast-tiny:none.pt", "--device", "cpu"]) in (1, 2)
+    assert "none.pt" in capsys.readouterr().err
+    assert main([*words, "--samples-seen", "12800"]) == 0
+    said = capsys.readouterr().out
+    cores = len(os.sched_getaffinity(0))
+    assert "times by what was tried here just now: the filter on rows of 00000000.parquet; " in said
+    assert "reading, indexing and decoding of 00000000.tar, on one core; " in said
+    assert f"training steps and embeddings of dcfast-tiny on the processor ({cores} cores)" in said
+    current = look_at_run(tmp_path / "o", Settings(pool=str(pool), samples_seen=12800))
+    seconds = {each.stage: each.seconds for each in plan(current, ["index", "train"], 1).stages}
+    assert 0 < seconds["index"] < 5 < seconds["train"]
+    # the same again: another machine's rates give other times
+    assert plan(current, ["train"], 1, can_try=False).stages[0].seconds == 0
 
 
 def test_the_world_that_is_not_there_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--out", str(tmp_path / "o"), "--dry-run", "--to", "signatures"]) == 0
     said = capsys.readouterr().out
-    assert "12,800 pairs, about 128 MB, about 45 s of a core; then index, signatures; no training" in said
-    assert main(["--out", str(tmp_path / "o"), "--dry-run"]) == 0
-    assert "with 2 trainings" in capsys.readouterr().out
-    assert main(["--out", str(tmp_path / "o"), "--dry-run", "--world", "rows=320"]) == 0
-    assert "320 pairs, about 3 MB, about 1 s of a core" in capsys.readouterr().out
+    assert "the built-in world, not rendered yet: 12,800 pairs (about " in said
+    assert "14 evaluation sets" in said
+    assert planned(said) == dict.fromkeys(["world", "index", "signatures"], TO_DO)
+    assert "reading, indexing and decoding of a painted shard of 32 pairs, on one core" in said
+    assert "no training" in said
+    assert not (tmp_path / "o").exists()
 
 
-def test_where_the_run_would_stop_is_said(pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_the_run_would_stop_is_said_after_the_plan(
+    pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["--pool", str(pool), "--out", str(tmp_path / "o"), "--no-train", "--dry-run"]
-    assert main([*words, "--from", "filter", "--to", "filter"]) == 0
-    said = capsys.readouterr().out
-    assert "as it is, the run would stop: " in said
-    assert "stage index has not been run yet" in said
-    assert main([*words, "--to", "features", "--features", "l14=ViT-L-14:nosuch"]) == 2
-    assert "nosuch" in capsys.readouterr().err
+    assert main([*words, "--from", "filter", "--to", "filter"]) == 1
+    said = capsys.readouterr()
+    assert "stage index has not been run yet; run it first" in said.err
+    assert re.search(r"^filter .* \?$", said.out, re.MULTILINE), said.out
+    assert "in all" not in said.out
+
+
+def test_what_is_done_and_why_the_rest_is_not(pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "o"
+    words = ["--pool", str(pool), "--out", str(out), "--no-train", "--workers", "1", "--quiet"]
     assert main([*words, "--to", "filter"]) == 0
-    assert "would stop" not in capsys.readouterr().out
-
-
-def test_what_the_run_would_say_is_said(pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--pool", str(pool), "--out", str(tmp_path / "o"), "--no-train", "--workers", "1", "--quiet"]
-    assert main([*words, "--to", "index"]) == 0
     capsys.readouterr()
     before = sorted(tmp_path.rglob("*"))
     # begun: what is left is planned
     assert main([*words, "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert planned(said) == ["signatures", "decontaminate", "filter", "reshard", "verify", "report"]
-    assert "already done: 1 stages have been run (index)" in said
+    done = ["index", "signatures", "decontaminate", "filter"]
+    assert planned(said) == {**dict.fromkeys(done, DONE), **dict.fromkeys(["reshard", "verify", "report"], TO_DO)}
+    assert re.search(r"^index +done .* unchanged, 4 pieces$", said, re.MULTILINE)
     # done: nothing is
     assert main([*words, "--to", "index", "--dry-run"]) == 0
-    said = capsys.readouterr().out
-    assert planned(said) == []
-    assert "nothing is to be done: its 1 stages have been run (index)" in said
+    assert "nothing is to be done" in capsys.readouterr().out
     # another run's directory
     for more, status in ((["--filter", "no_filter"], 1), (["--filter", "no_filter", "--overwrite"], 0)):
         assert main([*words, *more, "--dry-run"]) == status
         told = capsys.readouterr()
         assert ("holds another run (filter: " in told.err) == (status == 1)
-        assert (planned(told.out) != []) == (status == 0)
+    states = planned(told.out)
+    assert [states[name] for name in done] == [DONE, DONE, DONE, REDO]
+    assert re.search(r"^filter +redo .*filter/evaluate: .*\bargument \w+ changed", told.out, re.MULTILINE)
+    assert "filter by the last time here" in told.out
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_changes_are_seen_as_the_run_sees_them(pool: Path, tmp_path: Path) -> None:
+    settings = Settings(pool=str(pool), train=False, filter="no_filter")
+    run(tmp_path / "o", settings)
+
+    def states() -> dict[str, tuple[str, str]]:
+        current = look_at_run(tmp_path / "o", settings)
+        return {s.stage: (s.state, s.why) for s in stage_states(current, [*DATA, "report"])}
+
+    assert {state for state, _ in states().values()} == {DONE}
+    tar = pool / "shards/00000001.tar"
+    kept = tar.stat().st_mtime_ns
+    os.utime(tar, ns=(kept, kept + 1))
+    assert states()["index"] == (
+        REDO,
+        "1 of 3 pieces of index/segments: input shards/00000001.tar changed",
+    )
+    assert states()["filter"] == (REDO, "what index changes of what it reads")
+    os.utime(tar, ns=(kept, kept))
+    (tmp_path / "o/verify.json").unlink()
+    assert states()["verify"] == (REDO, "1 of 1 pieces of verify/conclude: output verify.json is gone or altered")
+    (tmp_path / "o/shards/00000000.tar").write_bytes(b"")
+    assert states()["reshard"][1].endswith("output shards/00000000.tar is gone or altered")
+    shutil.rmtree(tmp_path / "o/state/reshard")
+    assert states()["reshard"] == (TO_DO, "")
+    (tmp_path / "o/state/filter.json").unlink()
+    assert states()["filter"][1].endswith("pieces are there and unchanged; its summary is not")
+
+
+def test_a_disk_too_small_is_said(pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(dry_run.shutil, "disk_usage", lambda place: usage._replace(free=1000))
+    current = Run(tmp_path / "o", Settings(pool=str(pool), train=False))
+    assert "the disk may be too small: up to " in dry_run.describe(current, ["index", "report"], 1)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from dcfast.errors import RunError
 from dcfast.rundir.layout import OWN_FOLDERS
-from dcfast.rundir.run_dir import check_out, open_run
+from dcfast.rundir.run_dir import look_at_run, open_run
 from dcfast.rundir.settings import Settings
 from dcfast.storage import lock, temporary
 from dcfast.storage.atomic import append_lines, remove_leftovers
@@ -80,7 +80,7 @@ def test_a_link_in_the_place_of_a_folder_is_refused(name: str, tmp_path: Path) -
     ):
         pass
     with pytest.raises(RunError, match=f"{place} is a link"):
-        check_out(tmp_path / "out", SETTINGS, overwrite=True)
+        look_at_run(tmp_path / "out", SETTINGS, overwrite=True)
     assert sorted(path.name for path in (tmp_path / "theirs").iterdir()) == ["settings.json"]
 
 
@@ -156,24 +156,24 @@ def test_a_folder_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         own_folder()
 
 
-def test_check_out_says_what_the_run_would_say(tmp_path: Path) -> None:
+def test_a_look_says_what_the_run_would_say(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert check_out(out, SETTINGS) is False
+    assert not look_at_run(out, SETTINGS).is_recorded
     assert not out.exists()
     with open_run(out, SETTINGS) as run:
         with pytest.raises(RunError, match="another process is running there"):
-            check_out(out, SETTINGS)
+            look_at_run(out, SETTINGS)
         run.lock_settings(["index"])
     before = sorted(out.rglob("*"))
-    assert check_out(out, SETTINGS) is True
+    assert look_at_run(out, SETTINGS).is_recorded
     other = Settings(pool="/pools/b")
     with pytest.raises(RunError, match=r"holds another run \(pool: '/pools/a' there, '/pools/b' now\)"):
-        check_out(out, other)
-    assert check_out(out, other, overwrite=True) is False
+        look_at_run(out, other)
+    assert not look_at_run(out, other, overwrite=True).is_recorded
     assert sorted(out.rglob("*")) == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.tex").write_text("")
     with pytest.raises(RunError, match="is not empty and no run of dcfast"):
-        check_out(tmp_path / "mine", SETTINGS)
+        look_at_run(tmp_path / "mine", SETTINGS)
     with pytest.raises(OSError, match="it is a file"):
-        check_out(tmp_path / "mine/thesis.tex", SETTINGS)
+        look_at_run(tmp_path / "mine/thesis.tex", SETTINGS)

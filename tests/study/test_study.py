@@ -320,7 +320,37 @@ def test_filters_are_compared_on_equal_seeds() -> None:
     results = {("tiny", seed, "no_filter"): result(score) for seed, score in enumerate((0.4, 0.4, 0.1))}
     results |= {("tiny", seed, "clip_score"): result(score) for seed, score in enumerate((0.5, 0.6))}
     page = markdown(collect(grid, results, (), ()))
-    assert "| clip_score | 30.0% | 2 | 0.5500 ± 0.0707 | +0.1500 |" in page, "the third seed is no_filter's alone"
+    assert "| clip_score | 30.0% | 2 of 3 | 0.5500 ± 0.0707 | +0.1500 |" in page, "the third seed is no_filter's alone"
+
+
+def test_missing_cells_are_named() -> None:
+    labels = {name: name for name in ("no_filter", "best", "other", "broken")}
+    seeds = tuple(range(6))
+    grid = Grid(labels, ("tiny",), seeds, Settings())
+    ran = {"no_filter": seeds, "best": seeds, "other": seeds[:3], "broken": (0, 2)}
+    scores = {"no_filter": 0.3, "best": 0.5, "other": 0.4, "broken": 0.1}
+    results = {("tiny", seed, name): result(scores[name] + seed / 100) for name in ran for seed in ran[name]}
+    study = collect(grid, results, seeds[:3], seeds[3:])
+    assert {row.filter: row.missing for row in study.table} == {
+        "no_filter": [], "best": [], "other": [3, 4, 5], "broken": [1, 3, 4, 5],
+    }  # fmt: skip
+    page = markdown(study)
+    assert "compare by its last column. Missing are the seeds of other: 3-5; broken: 1, 3-5." in page
+    assert "On the seeds that confirm (3-5) the best filter and what it is compared with are run alone;" in page
+    whole = {cell: value for cell, value in results.items() if cell[2] in ("no_filter", "best")}
+    page = markdown(collect(replace(grid, filters={n: n for n in ("no_filter", "best")}), whole, seeds[:3], seeds[3:]))
+    assert "Missing" not in page
+    assert "confirm-all" not in page
+
+
+def test_what_a_seed_draws_is_said_of_a_pool_and_of_the_world() -> None:
+    labels = {"no_filter": "no_filter"}
+    results = {("tiny", 0, "no_filter"): result(0.5)}
+    of_world = markdown(collect(Grid(labels, ("tiny",), (0,), Settings()), results, (0,), ()))
+    assert "Each seed draws another world, another teacher and another training." in of_world
+    of_pool = markdown(collect(Grid(labels, ("tiny",), (0,), Settings(pool="/pool")), results, (0,), ()))
+    assert "another world" not in of_pool
+    assert "All seeds share one pool and its scores: a seed draws the training" in of_pool
 
 
 def test_filters_that_kept_copies_of_evaluation_pictures_are_named() -> None:

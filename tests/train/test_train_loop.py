@@ -350,7 +350,7 @@ def test_a_number_of_ranks_that_does_not_divide_the_batch(
 ) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(ValueError, match=r"global batch 8 does not divide among 3 ranks .* that do: 1, 2, 4, 8$"):
+    with pytest.raises(ValueError, match=r"global batch 8 does not divide among 3 ranks .* that do: 1, 2, 4, 8\. "):
         train(small(tmp_path, source))
     monkeypatch.setenv("WORLD_SIZE", "1")
     with pytest.raises(ValueError, match="accumulation 3; numbers of ranks that do: none"):

@@ -126,7 +126,10 @@ def _usable(work: Work, looks: Sequence[ShardLook]) -> list[int]:
         work.account.add(reason, name)
     if not chosen:
         why = "; ".join(work.account.record.lines)
-        raise PoolError(f"{work.found.root}: none of its {len(looks):,} shards can be used. Passed over: {why}")
+        raise PoolError(
+            f"{work.found.root}: none of its {len(looks):,} shards can be used; mend what is wrong, or name "
+            f"another folder. Passed over: {why}"
+        )
     return chosen
 
 

@@ -102,8 +102,8 @@ def list_pictures(
     if not chunks:
         why = "; ".join(account.record.lines) or "no caption was found"
         raise PoolError(
-            f"{found.root}: none of its {found.pictures:,} pictures has a caption. Expected a.txt or a.json beside "
-            "a.jpg, or a table (csv, tsv, jsonl, parquet) with a column of file names and one of captions "
+            f"{found.root}: none of its {found.pictures:,} pictures has a caption. Put a.txt or a.json beside "
+            "a.jpg, or name the columns of a table (csv, tsv, jsonl, parquet) of file names and captions "
             f"(--image-column, --text-column). Passed over: {why}"
         )
     return chunks

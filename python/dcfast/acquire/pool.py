@@ -143,7 +143,7 @@ def _kind_of(found: Found, options: ImportOptions) -> str:
             "pictures": "pictures (.jpg, .png, .webp, ...) with captions beside them or in a table",
         }
         raise PoolError(
-            f"{found.root}: nothing that can be imported; it holds {found.words}. Expected "
+            f"{found.root}: nothing that can be imported; it holds {found.words}. Name the folder of "
             + (expected[wanted] if wanted else "; or ".join(expected.values()))
             + ("; links alone have to be downloaded first, as by img2dataset" if found.parquet or found.tables else "")
         )

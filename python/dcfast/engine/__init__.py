@@ -9,9 +9,17 @@ from __future__ import annotations
 from dcfast.engine.engine import ENGINES, Engine, SinglesHere, check_engine
 from dcfast.engine.local import LocalEngine
 from dcfast.engine.piece import Piece
-from dcfast.engine.ray import RayEngine
+from dcfast.engine.ray import RayEngine, check_ray
 
-__all__ = ["ENGINES", "Engine", "LocalEngine", "Piece", "RayEngine", "SinglesHere", "check_engine", "open_engine"]
+__all__ = ["ENGINES", "Engine", "LocalEngine", "Piece", "RayEngine", "SinglesHere", "check_ready", "open_engine"]
+
+
+def check_ready(name: str, workers: int, address: str | None = None) -> None:
+    """What ``open_engine`` would raise before it starts or joins anything."""
+    if name == "ray":
+        check_ray(workers, address)
+    else:
+        check_engine(name, workers)
 
 
 def open_engine(name: str, workers: int, address: str | None = None) -> Engine:

@@ -6,19 +6,21 @@ import logging
 import os
 import re
 import secrets
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from types import ModuleType
 
 from dcfast.engine.engine import Engine, check_engine
 from dcfast.engine.piece import Piece, S, perform
-from dcfast.errors import MissingDependencyError, RunError
+from dcfast.errors import MissingDependencyError, RunError, first_line
 from dcfast.process.signals import handlers_kept
 
 FLOOR = (2, 52)
 """The first version of Ray whose clusters can refuse who has no token."""
 _TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 """Of the clusters that this process starts: Ray reads it once a process."""
+_ANSWER_SECONDS = 5.0
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Ray's name for clusters that other machines join; without, it binds all of its servers to 127.0.0.1."""
 
@@ -31,23 +33,18 @@ class RayEngine(Engine):
         address: of the cluster; None joins the one of ``RAY_ADDRESS``, or starts one on this machine, which listens on
             the loopback interface alone.
     Raises:
-        RunError: a cluster is to be joined without its token. Whoever reaches a cluster that asks for none can run any
-            program on it.
-        MissingDependencyError: Ray is not installed, or older than ``FLOOR``.
+        What ``check_ray`` raises.
     """
 
     def __init__(self, workers: int, address: str | None = None) -> None:
-        check_engine("ray", workers)
         address = address or os.environ.get("RAY_ADDRESS")
         self.workers = workers
         self._before: dict[str, str | None] = {}
-        self._ray = ray = _import_ray()
+        self._ray = ray = check_ray(workers, address)
         self._owns = not ray.is_initialized()
         if self._owns:
             extra = {} if address else {"num_cpus": workers, "include_dashboard": False}
-            if address:
-                _check_token(address)
-            else:
+            if not address:
                 self._keep_private()
             try:
                 with handlers_kept():  # Ray's SIGTERM prints a stack of C++ and ends with status 15
@@ -127,6 +124,37 @@ class RayEngine(Engine):
         if self._before:
             self._read_environment(cluster=True)
         self._before = {}
+
+
+def check_ray(workers: int, address: str | None = None) -> ModuleType:
+    """Ray, after all looks that need no cluster to be joined or started.
+
+    Raises:
+        MissingDependencyError: Ray is not installed, or older than ``FLOOR``.
+        RunError: a cluster is to be joined without its token (whoever reaches a cluster that asks for none can run any
+            program on it), or nothing answers at its address.
+    """
+    check_engine("ray", workers)
+    ray = _import_ray()
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address and not ray.is_initialized():
+        _check_token(address)
+        _check_answers(address)
+    return ray
+
+
+def _check_answers(address: str) -> None:
+    """RunError where nobody listens at HOST:PORT, which Ray itself says after a minute; other addresses are Ray's."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise RunError(
+            f"no Ray cluster answers at {address} ({first_line(error)}): start it (ray start --head), mend the address "
+            "(--ray-address, RAY_ADDRESS), or use --engine local"
+        ) from None
 
 
 def _import_ray() -> ModuleType:

@@ -216,5 +216,8 @@ def compared_sets(directory: Path) -> list[tuple[str, list[str]]]:
         if files:
             sets[set_name(name)] = files
     if not sets:
-        raise PoolError(f"evalsets {directory}: no wds_*_test/test/*.tar in it; nothing to decontaminate against")
+        raise PoolError(
+            f"evalsets {directory}: no wds_*_test/test/*.tar in it, so there is nothing to "
+            "decontaminate against; give the directory that holds them, or leave --evalsets out"
+        )
     return sorted(sets.items(), key=lambda item: f"wds_{item[0]}_test")

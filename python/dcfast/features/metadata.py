@@ -124,7 +124,10 @@ def with_scores(schema: pa.Schema, path: str, names: Iterable[str]) -> pa.Schema
     for name in names:
         at, field = schema.get_all_field_indices(name), pa.field(name, pa.float32())
         if len(at) > 1:
-            raise PoolError(f"metadata {path} has {len(at)} columns {name!r}, one of which was to be replaced")
+            raise PoolError(
+                f"metadata {path} has {len(at)} columns {name!r}, one of which was to be replaced; "
+                "rename all but one, or remove them"
+            )
         schema = schema.set(at[0], field) if at else schema.append(field)
     return schema
 

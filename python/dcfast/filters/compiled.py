@@ -155,7 +155,9 @@ class Filter:
                 is_null = pa.types.is_null(kind.value_type if pa.types.is_dictionary(kind) else kind)
                 if not is_null and not column_matches(use, kind):  # nothing but null fits every use
                     expected = COLUMN_TYPES[use][0]
-                    raise PoolError(f"filter {term} needs {expected} in the column {name!r}: {file} has {kind}")
+                    raise PoolError(
+                        f"filter {term} needs {expected} in the column {name!r}: {file} has {kind}; write the column so"
+                    )
 
     def check_needs(self) -> None:
         """Loads the models and lists that the filter uses, so that what is missing is known before the work starts.

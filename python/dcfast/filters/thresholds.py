@@ -172,7 +172,7 @@ class QuantileSearch:
             PoolError: the counts do not add up to those of the pass before: the metadata changed in between.
         """
         if self.done:
-            raise ValueError("QuantileSearch: already done; nothing more to feed")
+            raise ValueError("QuantileSearch: it is done already; feed it no more")
         counts = np.asarray(counts)
         if counts.shape != (NUM_BINS,):
             raise ValueError(f"QuantileSearch: counts must have shape ({NUM_BINS},); got {counts.shape}")

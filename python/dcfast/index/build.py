@@ -171,6 +171,8 @@ def _list_tars(paths: StrPath | Sequence[StrPath]) -> tuple[list[str], TarListin
         return [path], TarListing(path)
     listing = list_tars(path)
     if not listing.names:
-        raise PoolError(f"index_tars: no .tar files in directory {path!r}{listing.hint}")
+        raise PoolError(
+            f"index_tars: no .tar files in directory {path!r}{listing.hint}; give the directory that holds shards"
+        )
     listing.check()
     return [os.path.join(path, name) for name in listing.names], listing

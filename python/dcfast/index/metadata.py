@@ -185,7 +185,7 @@ def _check_column(file: ParquetFile, name: str, use: str, expected: str) -> None
         what = f"{len(kinds)} columns {name}"
     else:
         what = f"a column {name} of type {kinds[0]}"
-    raise PoolError(f"metadata {file.path} has {what} ({', '.join(file.schema.names)}); {expected}")
+    raise PoolError(f"metadata {file.path} has {what} ({', '.join(file.schema.names)}); {expected}. Write it so")
 
 
 def count_metadata_rows(path: str | os.PathLike[str]) -> int:

@@ -157,7 +157,9 @@ class Pool:
                 f"metadata/*.parquet, or both side by side as img2dataset writes them{tars.hint}{before}"
             )
         if not tars.names and not metadata_only:
-            raise PoolError(f"pool {root}: shards/ holds no .tar file; nothing to index{tars.hint}{before}")
+            raise PoolError(
+                f"pool {root}: shards/ holds no .tar file; nothing to index{tars.hint}: download them{before}"
+            )
         tars.check()
         table_dir = metadata_folder(root)
         metadata = [str(table_dir / name) for name in list_parquet(table_dir)]
@@ -168,7 +170,9 @@ class Pool:
                 f"metadata/*.parquet with at least {column}; dcfast import writes it from the shards (docs/import.md)"
             )
         if not metadata:
-            raise PoolError(f"pool {root}: metadata/ holds no .parquet file; a filter needs at least {column}")
+            raise PoolError(
+                f"pool {root}: metadata/ holds no .parquet file; a filter needs at least {column}: download it"
+            )
         for name in (*tars.names, *metadata):
             check_name(name, f"pool {root}")
         return cls(root, shard_dir, tars.names, metadata, [*tars.notes, *_passed_over_parquet(table_dir)])

@@ -144,7 +144,10 @@ class _LocalShards:
         listing.check()
         self.names, self.passed_over = listing.names, listing.passed_over
         if not self.names:
-            raise PoolError(f"pool {root}: {self._folder} holds no .tar file; nothing to index{listing.hint}")
+            raise PoolError(
+                f"pool {root}: {self._folder} holds no .tar file; nothing to index{listing.hint}; "
+                "give the directory that holds shards/*.tar"
+            )
 
     def source(self, name: str) -> PathLike:
         return self._folder / name
@@ -162,7 +165,10 @@ class _RemoteShards:
         self._states, self.passed_over = list_shards(self._url, remote)
         self.names = sorted(self._states)
         if not self.names:
-            raise PoolError(f"pool {url}: the listing has no .tar file; nothing to index")
+            raise PoolError(
+                f"pool {url}: the listing has no .tar file; nothing to index: "
+                "give the URL of a listing that names shards"
+            )
 
     def source(self, name: str) -> str:
         return f"{self._url}/{name}"

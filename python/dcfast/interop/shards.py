@@ -57,6 +57,6 @@ def counts_by_name(shards: Iterable[tuple[str, int]], two_shards: str) -> dict[s
     for shard, samples in shards:
         name = file_name(shard)
         if name in counts:
-            raise PoolError(f"{two_shards} have the file name {name!r}: counts are by file name")
+            raise PoolError(f"{two_shards} have the file name {name!r}, and counts are by file name; rename one")
         counts[name] = samples
     return counts

@@ -120,7 +120,7 @@ def read_wids(path: PathLike) -> WidsIndex:
         if isinstance(dataset.shardlist, msgspec.UnsetType):
             if dataset.source_url is None:
                 raise CorruptDataError(f"{where}: datasets[{number}] has no shardlist", path=where)
-            raise PoolError(f"{where}: datasets[{number}] is {dataset.source_url!r}: read_wids that description")
+            raise PoolError(f"{where}: datasets[{number}] is {dataset.source_url!r}; give read_wids that description")
         for shard in dataset.shardlist:
             url = os.path.join(dataset.base, shard.url) if dataset.base and not is_url(shard.url) else shard.url
             shards.append(WidsShard(url, shard.nsamples, shard.filesize, shard.md5sum))

@@ -174,7 +174,9 @@ def _state_dict(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
         state = {key: torch.from_numpy(np.array(value)) if _is_number(value) else value for key, value in state.items()}
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         keys = sorted(map(str, content))[:8]
-        raise CheckpointError(f"checkpoint {path} holds no state_dict of tensors; its keys: {keys}")
+        raise CheckpointError(
+            f"checkpoint {path} holds no state_dict of tensors; its keys: {keys}. Save a model's state_dict()"
+        )
     names = _without_wrappers([str(name) for name in state])
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
@@ -246,7 +248,9 @@ def load_weights(model: torch.nn.Module, content: dict[str, Any], path: str | os
         if keys
     ]
     if problems:
-        raise CheckpointError(f"checkpoint {path} is of another architecture than {name}: {'; '.join(problems)}")
+        raise CheckpointError(
+            f"checkpoint {path} is of another architecture than {name}: {'; '.join(problems)}; name its own"
+        )
     refuse_other_types(state, expected, path, name)
     model.load_state_dict(state)
 

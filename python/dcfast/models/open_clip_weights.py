@@ -41,7 +41,8 @@ def read_by_us(name: str, **replaced: Callable[..., object]) -> AbstractContextM
         except Exception as error:  # whatever shapes and names make of its conversions
             reason = " ".join(str(error).split())[:400]
             raise CheckpointError(
-                f"checkpoint {Path(path)} is of another architecture than {name}: {reason}"
+                f"checkpoint {Path(path)} is of another architecture than {name}: {reason}; "
+                "name the architecture that it was trained with"
             ) from error
         finally:
             hook.remove()

@@ -20,7 +20,7 @@ from dcfast.process.terminal import say
 TRACEBACK_VARIABLE = "DCFAST_TRACEBACK"
 _REMOTE_FILE = re.compile(r'^  File "([^"]+)", line \d+', re.MULTILINE)
 _PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
-_HINTS = {
+HINTS = {
     "MemoryError": "less at a time needs less memory: fewer --workers, a smaller batch",
     "OutOfMemoryError": "less at a time needs less memory: a smaller batch, or a GPU with more",
     "BrokenProcessPool": "a process of it died: killed, or out of memory. The same command goes on",
@@ -98,9 +98,7 @@ def _is_ours(error: BaseException) -> bool:
 def _unforeseen(error: BaseException) -> str:
     kind, line = type(error).__name__, first_line(error)
     message = kind if line == kind else f"{kind}: {line}"
-    hint = next(
-        (_HINTS[c.__name__] for c in type(error).__mro__ if c.__name__ in _HINTS), "dcfast did not foresee this"
-    )
+    hint = next((HINTS[c.__name__] for c in type(error).__mro__ if c.__name__ in HINTS), "dcfast did not foresee this")
     place = _write_traceback(error)
     where = f"the traceback is in {place}" if place else f"{TRACEBACK_VARIABLE}=1 prints the traceback"
     return f"{message} ({hint}; {where})"

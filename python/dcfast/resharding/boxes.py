@@ -169,7 +169,7 @@ def _metadata_files(metadata: Metadata) -> list[Path]:
     else:
         files = [Path(metadata)]
     if not files:
-        raise PoolError(f"boxes: no parquet files in {metadata}")
+        raise PoolError(f"boxes: no parquet files in {metadata}; give the folder of the pool's metadata")
     return files
 
 
@@ -196,7 +196,7 @@ def _open(path: Path, uid_from: str) -> ParquetFile:
     except PoolError as error:
         if error.__cause__ is None:  # it is one, but lacks what the uids are made of
             raise PoolError(f"boxes: {error}") from error
-        raise PoolError(f"boxes: {path} is not a parquet file: {error.__cause__}") from error
+        raise PoolError(f"boxes: {path} is not a parquet file: {error.__cause__}; download it again") from error
 
 
 @dataclass
@@ -218,7 +218,10 @@ class _Gathered:
         row = 0
         with _open(path, self.uid_from) as file:
             if missing := {"uid", "face_bboxes"} - set(file.schema.names):
-                raise PoolError(f"boxes: {path} has no column {', '.join(sorted(missing))}; got {file.schema.names}")
+                raise PoolError(
+                    f"boxes: {path} has no column {', '.join(sorted(missing))}; got {file.schema.names}. "
+                    "Give the pool's metadata, whose rows have them"
+                )
             check_uid_type(file)
             for batch in file.batches(["uid", "face_bboxes"], _ROWS_AT_ONCE):
                 part = self._part(batch, path, row)
@@ -326,7 +329,9 @@ def _columns(batch: pa.RecordBatch, path: Path, row: int) -> tuple[NDArray[np.in
         inner = np.asarray(outer.value_lengths().fill_null(0)).astype(np.int64)
         numbers = np.asarray(outer.flatten()).astype(np.float64)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, AttributeError) as error:
-        raise PoolError(f"boxes: {path}: face_bboxes must be lists of [x0, y0, x1, y1]; got {lists.type}") from error
+        raise PoolError(
+            f"boxes: {path}: face_bboxes must be lists of [x0, y0, x1, y1]; got {lists.type}: write the column so"
+        ) from error
     if len(count) and int(count.max()) > _MOST_BOXES:
         raise PoolError(f"boxes: {path}, rows {row} and on: more than {_MOST_BOXES} boxes in one row")
     boxes = np.full((len(inner), 4), np.nan)

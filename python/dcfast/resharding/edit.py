@@ -237,7 +237,7 @@ def _with_boxes(data: bytes, boxes: NDArray[np.float64]) -> bytes:
     except ValueError as error:
         raise ValueError(f"cannot be read: {error}") from error
     if not isinstance(record, dict):
-        raise ValueError(f"is no object but {type(record).__name__}")
+        raise ValueError(f"is no object but {type(record).__name__}; write one")
     record["face_bboxes"] = boxes.tolist()
     return json.dumps(record).encode()
 

@@ -107,7 +107,7 @@ def open_inputs(pool: Pool, shards_dir: StrPath | None) -> Inputs:
         return Inputs(listing.directory, [listing.directory], listing.names, [given], notes=listing.notes)
     items = list(pool)
     if not items:
-        raise PoolError("reshard: the pool has no index segments")
+        raise PoolError("reshard: the pool has no index segments; index it first (write_segment)")
     directories = [item for item in items if isinstance(item, (str, os.PathLike)) and os.path.isdir(item)]
     if len(directories) == len(items):
         several = [plain_path(item) for item in directories]
@@ -123,7 +123,9 @@ def _several(listings: list[TarListing], given: list[str]) -> Inputs:
     real = [os.path.realpath(directory) for directory in directories]
     if len(set(real)) < len(real):
         twice = next(path for path in real if real.count(path) > 1)
-        raise PoolError(f"reshard: input directory {twice} is given twice: each of its samples would be written twice")
+        raise PoolError(
+            f"reshard: input directory {twice} is given twice: each of its samples would be written twice; name it once"
+        )
     # "link/.." is not what it looks like: such a path has to be resolved before it is made relative
     paths = [os.path.realpath(d) if ".." in d.split("/") else os.path.abspath(d) for d in directories]
     base = os.path.commonpath(paths)
@@ -139,7 +141,7 @@ def _listing(given: str) -> TarListing:
     """The shards of an input directory. Raises PoolError: not a directory, or one without shards."""
     base = shards_below(given)
     if not os.path.isdir(base):
-        raise PoolError(f"reshard: pool {given} is not a directory")
+        raise PoolError(f"reshard: pool {given} is not a directory; give the one that holds the shards")
     listing = list_pool_tars(given)
     if not listing.names:
         expected = "expected shards such as 00000000.tar"

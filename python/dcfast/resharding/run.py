@@ -233,7 +233,9 @@ def _blur(
     """The boxes of the subset, gathered for the time of the run."""
     if not (apply or inject):
         if boxes is not None:
-            raise ValueError("reshard: boxes are given, but neither apply_blur nor inject_boxes")
+            raise ValueError(
+                "reshard: boxes are given, but neither apply_blur nor inject_boxes; pass one of them, or no boxes"
+            )
         yield None
         return
     if boxes is None:

@@ -86,7 +86,10 @@ def check_inputs(config: Config, settings: Settings, given: Collection[str]) -> 
     )
     for path, digest in (with_uid_hashes(of_manifest).uid_hashes or {}).items():
         if noted and digest not in noted.values():
-            raise RunError(f"the uid file {path} holds other uids than in the run of manifest {config.path}")
+            raise RunError(
+                f"the uid file {path} holds other uids than in the run of manifest {config.path}; "
+                "bring back the file that it was, or give the option on the command line to take it as it is"
+            )
     if settings.pool is not None and "pool" not in given:
         pool = Pool.open(settings.pool, settings.uid_from)
         files = [*map(pool.shard_path, pool.shards), *pool.metadata]

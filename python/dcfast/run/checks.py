@@ -1,10 +1,14 @@
-"""What can be known to be wrong with a run before hours of work."""
+"""What can be known to be wrong with a run before hours of work: one place for the run and for ``--dry-run``.
+
+``check_start`` needs no run directory, ``check_work`` looks at one; a run begins when both have returned.
+"""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import replace
 
+from dcfast.engine import check_ready
 from dcfast.errors import PoolError, RunError
 from dcfast.evaluate import check_evalsets
 from dcfast.evaluate.tasks import compared_sets
@@ -13,8 +17,8 @@ from dcfast.filters.term import SCORES
 from dcfast.models.clip import require_model
 from dcfast.process.libraries import require_library
 from dcfast.process.options import check_options, one_of
-from dcfast.rundir.branch import branch_settings
-from dcfast.rundir.run_dir import Run
+from dcfast.rundir.branch import branch_settings, comparison_dir
+from dcfast.rundir.run_dir import Run, look_at_run
 from dcfast.rundir.settings import TEACHER, Settings
 from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
 from dcfast.scales import scale
@@ -52,10 +56,12 @@ def check_settings(settings: Settings) -> None:
         if settings.uid_from != "json":
             raise ValueError("uid_from is for a given pool; the samples of the built-in world have uids")
         if settings.teacher_uids is not None:
-            raise ValueError("teacher_uids names pairs of a given pool; the built-in world's teacher has its own")
+            raise ValueError(
+                "teacher_uids names pairs of a given pool; leave it out: the built-in world's teacher has its own"
+            )
     else:
         if settings.world is not None:
-            raise ValueError("world changes the built-in world; a run with a pool has none")
+            raise ValueError("world changes the built-in world, and a run with a pool has none: leave one of them out")
         asks = TEACHER in (settings.features or {}).values()
         if asks and settings.teacher_uids is None:
             raise ValueError(
@@ -64,15 +70,74 @@ def check_settings(settings: Settings) -> None:
             )
         if settings.teacher_uids is not None and not asks:
             raise ValueError(
-                f"teacher_uids is given, but no column is asked of the {TEACHER} (--features l14={TEACHER})"
+                f"teacher_uids is given, but no column is asked of the {TEACHER}: ask for one (--features "
+                f"l14={TEACHER}), or leave it out"
             )
 
 
+def check_start(settings: Settings, engine: str, workers: int, ray_address: str | None) -> None:
+    """What is wrong whatever the run directory holds.
+
+    Raises:
+        ValueError, RunError, MissingDependencyError: in words.
+    """
+    check_settings(settings)
+    check_one_process()
+    if settings.pool is None and settings.scale != "tiny":
+        raise RunError(f"scale {settings.scale} needs a pool: give --pool DIR; the built-in world is for scale tiny")
+    check_ready(engine, workers, ray_address)
+
+
+def select_stages(run: Run, first: str | None, last: str | None) -> list[str]:
+    """The stages from ``first`` to ``last`` that this run has; ValueError where there are none."""
+    for name, value in (("--from", first), ("--to", last)):
+        if value is not None and value not in STAGES:
+            raise ValueError(f"{name} must be one of {', '.join(STAGES)}; got {value!r}")
+    begin = STAGES.index(first) if first else 0
+    end = STAGES.index(last) if last else len(STAGES) - 1
+    if begin > end:
+        raise ValueError(f"--from {first} comes after --to {last}; the order is {', '.join(STAGES)}; swap them")
+    run.look_for_shards(last)
+    stages = [s for s in STAGES[begin : end + 1] if run.asks_for(s)]
+    if not stages:
+        name = first or last or ""
+        raise ValueError(f"stage {name} {STAGE_TABLE[name].absent}")
+    return stages
+
+
+def check_work(run: Run, stages: list[str], *, overwrite: bool) -> None:
+    """What is wrong with these stages of a run, before the first begins.
+
+    Raises:
+        DcfastError, ValueError, OSError: in words.
+    """
+    check_device(run, stages)
+    check_stages(run, stages)
+    _check_earlier(run, stages[0])
+    place = comparison_dir(run)
+    if place is not None and {"train", "evaluate"} & set(stages):
+        look_at_run(place, branch_settings(run.settings, run.compare), overwrite=overwrite)
+
+
+def _check_earlier(run: Run, first: str) -> None:
+    """RunError where a stage before the first that is asked for has not been run, or would have to be run again."""
+    earlier = [name for name in STAGES[: STAGES.index(first)] if run.asks_for(name)]
+    for name in earlier:
+        run.check_done(name)
+    if earlier and not run.is_recorded:
+        raise RunError(
+            f"{run.out}: its stages were run with other settings, and with these stage {earlier[0]} has not been run "
+            "yet; run it first (or drop --from): what it made is taken over where nothing changed"
+        )
+
+
 def check_stages(run: Run, stages: list[str]) -> None:
-    # what can be known to be wrong before hours of work, is said before them
+    """What the stages need: filters that can be read, libraries, models, the files of pool and evaluation sets."""
     for expression in (run.settings.filter, run.compare):
         if expression is not None:
-            compile_filter(expression)
+            compiled = compile_filter(expression)
+            if "filter" in stages:
+                compiled.check_needs()
     if run.is_world:
         run.world_spec  # noqa: B018  (ValueError where the changes to it make no sense)
     for stage in stages:
@@ -126,6 +191,7 @@ def check_device(run: Run, stages: list[str]) -> None:
     settings = run.settings
     if not wanting or settings.device == "cpu" or (settings.device == "auto" and settings.scale == "tiny"):
         return
+    require_library("torch", f"stage {wanting[0]}")
     import torch
 
     if torch.cuda.is_available():

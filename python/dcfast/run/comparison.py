@@ -100,7 +100,7 @@ def run_branch(
     for name in SHARED_SETTINGS:
         mine, its = getattr(located(settings), name), getattr(located(base_settings), name)
         if mine != its:
-            raise ValueError(f"a branch shares {name} with its base: {its!r} there, {mine!r} here")
+            raise ValueError(f"a branch shares {name} with its base: {its!r} there, {mine!r} here; give the base's")
     source = Run(Path(os.path.abspath(base)), base_settings)
     with open_run(out, settings, overwrite=overwrite) as branch, open_engine("local", workers) as engine:
         if last not in branch_stages(branch):

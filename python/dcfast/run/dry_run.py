@@ -1,38 +1,59 @@
-"""``--dry-run``: what a run would do, in pieces, bytes and estimated time, without doing any of it."""
+"""``--dry-run``: every check that the run makes before work, what of it is done, and what the rest would cost.
+
+The checks are the run's own (``dcfast.run.checks``), what is done is told by the stages' own code
+(``dcfast.run.states``), and times are reckoned from short trials here (``dcfast.run.probes``), or taken from the last
+time that a stage was run in this directory.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dcfast.errors import MissingDependencyError, RunError
 from dcfast.evaluate.tasks import compared_sets
 from dcfast.index.metadata import count_metadata_rows
-from dcfast.rundir.run_dir import Run
+from dcfast.process.terminal import say
+from dcfast.run.checks import check_start, check_work, select_stages
+from dcfast.run.options import RunOptions
+from dcfast.run.probes import Rates, measure
+from dcfast.run.states import DONE, StageState, stage_states
+from dcfast.rundir.run_dir import Run, look_at_run
 from dcfast.rundir.settings import Settings
-from dcfast.rundir.stage_table import STAGES
 from dcfast.scales import scale
-from dcfast.stages.teacher import RECIPE
+from dcfast.stages.teacher import RECIPE, teacher_model
+from dcfast.storage.json_files import read_json_lines
+from dcfast.world.spec import WorldSpec
+from dcfast.world.tasks import TASKS, task_size
 
-# Bytes a second and core, as measured on one 2.x GHz server core with warm caches. An estimate says the order of
-# magnitude: disks and networks are often the limit. Decoding goes by bytes of JPEG, evaluation by bytes of parquet.
-RATES = {"index": 2e9, "signatures": 60e6, "filter": 8e6, "reshard": 600e6, "verify": 1e9}
-# Of the stages that run models, as measured at tiny on two cores: training, and the others as a share of it. Features
-# go by rows of the pool: a third of what training on as many samples takes, and decoding, which on a CPU is most of it.
-SECONDS_A_SAMPLE_ON_CPU = 1.5e-3
-WORLD_BYTES, WORLD_SECONDS = 1e4, 3.5e-3  # a pair of the built-in world
-FEATURES_SHARE, FEATURES_SHARE_ON_CPU, EVALUATE_SHARE = 0.3, 1.8, 0.02
+REPORT_SECONDS = 3.0
+EMBEDDING_BYTES = 2 * 2 * 768 * 2  # picture and text, twice, at most as wide as ViT-L's, as float16
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """What a run goes through; of a world that is not rendered, by its specification."""
+
+    shards: int
+    shard_bytes: int
+    metadata_files: int
+    metadata_bytes: int
+    rows: int
+    evalsets: int
+    eval_bytes: int
+    eval_pictures: int
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """A stage: pieces, bytes read, bytes written at most, seconds."""
+    """A stage: its state, bytes read, bytes written at most, seconds; nothing where it is done."""
 
     stage: str
-    pieces: int
+    state: StageState
     read: int
     write: int
     seconds: float
@@ -40,59 +61,128 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Counts of the pool, what it costs on A100 GPUs where that is known, and the stages."""
+    """Amounts, what training costs on A100 GPUs where the paper says it, the stages, and what was measured."""
 
-    shards: int
-    shard_bytes: int
-    metadata_files: int
-    metadata_rows: int
-    evalsets: int
+    amounts: Amounts
     gpu_hours: float | None
     stages: list[StagePlan]
     free_bytes: int
+    how: list[str]
 
 
-def plan(out: Path, settings: Settings, workers: int, stages: Sequence[str] = STAGES) -> Plan | None:
-    """The plan as data; None where the built-in world has not been rendered yet.
+def dry_run(out: Path, settings: Settings, how: RunOptions) -> None:
+    """Says the plan of a run on standard output, and raises what the run would refuse before work.
+
+    The plan comes first where what is wrong may be other on the machine that the run is meant for (a GPU, a library)
+    or is a stage that has not been run yet.
+    """
+    check_start(settings, how.engine, how.workers, how.ray_address)
+    run = look_at_run(out, settings, overwrite=how.overwrite)
+    stages = select_stages(run, how.first, how.last)
+    try:
+        check_work(run, stages, overwrite=how.overwrite)
+    except (RunError, MissingDependencyError) as error:
+        say(describe(run, stages, how.workers, can_try=False))
+        raise error
+    say(describe(run, stages, how.workers))
+
+
+def plan(run: Run, stages: Sequence[str], workers: int, *, can_try: bool = True) -> Plan:
+    """The plan as data.
 
     Args:
-        stages: names of those that would run; of these, the ones that this run has are planned.
+        stages: of this run, following each other.
+        can_try: what they need is here, so that it can be tried how fast it is; else there are no times.
     """
-    run = Run(Path(os.path.abspath(out)), settings)
-    run.look_for_shards(stages[-1])
-    if run.is_world and not run.has_summary("world"):
-        return None
-    pool = run.pool
-    shard_bytes = pool.bytes_of(pool.shards)
-    rows = sum(map(count_metadata_rows, pool.metadata))
-    sets = [] if run.evalset_dir is None else [tars for _, tars in compared_sets(run.evalset_dir)]
-    eval_bytes = sum(os.path.getsize(tar) for tars in sets for tar in tars)
-    segments, groups, outputs = len(pool.segments()), len(pool.metadata_groups()), rows // settings.shard_size
-    metadata_bytes = sum(map(os.path.getsize, pool.metadata))
-    on_disk = [
-        ("index", segments + 1, shard_bytes, 100 * rows),
-        ("signatures", segments + len(sets), shard_bytes + eval_bytes, 40 * rows),
-        ("decontaminate", segments + 2, 64 * rows, 0),
-        ("filter", 2 * groups + segments + 4, metadata_bytes, 90 * rows),
-        ("reshard", segments + outputs + 2, shard_bytes, shard_bytes),
-        ("verify", outputs + 1, 2 * shard_bytes, 0),
-        ("report", 1, 0, 2_000_000),
-    ]
-    planned = [
-        *(StagePlan(*counts, counts[2] / RATES.get(counts[0], 1e9) / workers) for counts in on_disk),
-        *_features(run, segments, groups, shard_bytes, rows),
-        *_training(run, len(sets), eval_bytes),
-    ]
+    states = stage_states(run, stages) if can_try else [StageState(stage, "", "") for stage in stages]
+    waiting = [each.stage.rpartition("/")[2] for each in states if each.state != DONE]
+    rates = measure(run, waiting) if can_try and waiting else Rates()
+    amounts = _amounts(run, rates)
+    costs = _costs(run, amounts, rates, workers)
+    before = _last_times(run) if can_try else {}
+    planned = []
+    for each in states:
+        read, write, seconds = costs.get(each.stage.rpartition("/")[2], (0, 0, 0.0))
+        seconds = before.get(each.stage, seconds)
+        planned.append(StagePlan(each.stage, each, *((0, 0, 0.0) if each.state == DONE else (read, write, seconds))))
+    timed = [each.stage for each in states if each.state != DONE and each.stage in before]
     return Plan(
-        shards=len(pool.shards),
-        shard_bytes=shard_bytes,
-        metadata_files=len(pool.metadata),
-        metadata_rows=rows,
-        evalsets=len(sets),
-        gpu_hours=_gpu_hours(run) if "train" in stages else None,
-        stages=sorted((s for s in planned if s.stage in stages), key=lambda s: STAGES.index(s.stage)),
+        amounts=amounts,
+        gpu_hours=_gpu_hours(run) if "train" in waiting else None,
+        stages=planned,
         free_bytes=shutil.disk_usage(_existing(run.out)).free,
+        how=[*rates.how, *([f"{', '.join(timed)} by the last time here"] if timed else [])],
     )
+
+
+def _amounts(run: Run, rates: Rates) -> Amounts:
+    if run.is_world and not run.has_summary("world"):
+        spec = run.world_spec
+        pictures = sum(task_size(spec, task) for task in TASKS.values())
+        size, eval_size = int(spec.rows * rates.pair_bytes), int(pictures * rates.picture_bytes)
+        shards = spec.num_shards
+        return Amounts(shards, size, shards, 0, spec.rows, len(TASKS), eval_size, pictures)
+    pool = run.pool
+    sets = [] if run.evalset_dir is None else [files for _, files in compared_sets(run.evalset_dir)]
+    eval_bytes = sum(os.path.getsize(file) for files in sets for file in files)
+    return Amounts(
+        shards=len(pool.shards),
+        shard_bytes=pool.bytes_of(pool.shards),
+        metadata_files=len(pool.metadata),
+        metadata_bytes=sum(map(os.path.getsize, pool.metadata)),
+        rows=sum(map(count_metadata_rows, pool.metadata)),
+        evalsets=len(sets),
+        eval_bytes=eval_bytes,
+        eval_pictures=int(eval_bytes / rates.picture_bytes) if rates.picture_bytes else 0,
+    )
+
+
+def _costs(run: Run, amounts: Amounts, rates: Rates, workers: int) -> Mapping[str, tuple[int, int, float]]:
+    """Stage -> bytes read, bytes written at most, seconds."""
+    rows, size, pictures = amounts.rows, amounts.shard_bytes, amounts.eval_pictures
+    cores = min(workers, len(os.sched_getaffinity(0)))
+    spec: WorldSpec | None = run.world_spec if run.is_world else None
+    model, teacher = scale(run.settings.scale).model, teacher_model()
+    samples = _samples_seen(run)
+    training = samples * (rates.train.get(model, 0.0) + rates.picture / cores)
+    teaching = RECIPE["samples_seen"] * rates.train.get(teacher, 0.0)
+    if spec is not None:
+        teaching += spec.teacher_pairs * rates.render / cores
+    embedding = rows * sum(seconds for name, seconds in rates.embed.items() if _is_feature(run, name)) / cores
+    metadata = amounts.metadata_bytes
+    return {
+        "world": (0, size + amounts.eval_bytes, (rows + pictures) * rates.render / cores),
+        "index": (size, 100 * rows, size * rates.index / cores),
+        "signatures": (size + amounts.eval_bytes, 40 * rows, (rows + pictures) * rates.picture / cores),
+        "teacher": (0, 100_000_000, teaching),
+        "features": (size, EMBEDDING_BYTES * rows * len(run.features), embedding),
+        "decontaminate": (64 * rows, 0, 64 * rows * rates.read),
+        "filter": (metadata, 90 * rows, rows * rates.filter / cores),
+        "reshard": (size, size, 2 * size * rates.read / cores),
+        "verify": (2 * size, 0, 2 * size * rates.read / cores),
+        "train": (0, 0, training),
+        "evaluate": (amounts.eval_bytes, 0, pictures * rates.embed.get(model, 0.0) / cores),
+        "report": (0, 2_000_000, REPORT_SECONDS),
+    }
+
+
+def _is_feature(run: Run, name: str) -> bool:
+    models = {teacher_model() if text == "teacher" else text.partition(":")[0] for text in run.features.values()}
+    return name in models
+
+
+def _last_times(run: Run) -> dict[str, float]:
+    """Stage -> seconds of its steps, when each was last done here; for all of its pieces at that pace."""
+    steps: dict[str, float] = {}
+    path = run.out / "state" / "timings.jsonl"
+    for line in read_json_lines(path) if path.exists() else ():
+        if isinstance(line, dict):
+            pieces = line["pieces"] + line["skipped"]
+            steps[str(line["step"])] = line["seconds"] / max(line["pieces"], 1) * pieces
+    stages: dict[str, float] = {}
+    for step, seconds in steps.items():
+        stages[step.partition("/")[0]] = stages.get(step.partition("/")[0], 0.0) + seconds
+    return stages
 
 
 def _trainings(run: Run) -> int:
@@ -107,40 +197,8 @@ def _gpu_hours(run: Run) -> float | None:
     return _trainings(run) * recipe.gpu_hours * _samples_seen(run) / recipe.samples_seen
 
 
-def _seconds_a_sample(run: Run) -> float:
-    """Of the training: one sample, forth and back."""
-    recipe = scale(run.settings.scale)
-    return SECONDS_A_SAMPLE_ON_CPU if recipe.gpu_hours is None else 3600 * recipe.gpu_hours / recipe.samples_seen
-
-
 def _samples_seen(run: Run) -> int:
     return run.settings.samples_seen or scale(run.settings.scale).samples_seen
-
-
-def _features(run: Run, segments: int, groups: int, shard_bytes: int, rows: int) -> list[StagePlan]:
-    planned = []
-    if run.asks_for("teacher"):
-        seconds = SECONDS_A_SAMPLE_ON_CPU * RECIPE["samples_seen"]
-        planned.append(StagePlan("teacher", 1, 0, 100_000_000, seconds))
-    if run.asks_for("features"):
-        size = 2 * rows * len(run.features) * 768 * 2
-        models = len(set(run.features.values()))
-        share = FEATURES_SHARE if scale(run.settings.scale).gpu_hours else FEATURES_SHARE_ON_CPU
-        seconds = share * _seconds_a_sample(run) * rows * models
-        planned.append(StagePlan("features", segments + groups, shard_bytes, size, seconds))
-    return planned
-
-
-def _training(run: Run, evalsets: int, eval_bytes: int) -> list[StagePlan]:
-    times = _trainings(run)
-    seconds = times * _seconds_a_sample(run) * _samples_seen(run)
-    planned = []
-    if run.asks_for("train"):
-        planned.append(StagePlan("train", times, 0, 0, seconds))
-    if run.asks_for("evaluate"):
-        pieces, read = times * evalsets, times * eval_bytes
-        planned.append(StagePlan("evaluate", pieces, read, 0, EVALUATE_SHARE * seconds))
-    return planned
 
 
 def _existing(path: Path) -> Path:
@@ -163,45 +221,35 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
-def describe(
-    out: Path, settings: Settings, workers: int, stages: Sequence[str] = STAGES, done: Sequence[str] = ()
-) -> str:
-    """The plan in words; ``stages`` as for ``plan``, and ``done`` those of them that this very run has been through."""
-    if done:
-        again = "the run looks whether what they read has changed since, and redoes what has"
-        been = f"{len(done)} stages have been run ({', '.join(done)}); {again}"
-        left = [name for name in stages if name not in done]
-        if not left:
-            return f"plan for {os.path.abspath(out)}\nnothing is to be done: its {been}"
-        return f"{describe(out, settings, workers, left)}\nalready done: {been}"
-    planned = plan(out, settings, workers, stages)
-    trains = "train" in stages
-    run = Run(Path(os.path.abspath(out)), settings)
-    head = f"plan for {run.out} (nothing is done)\nsettings: {json.dumps(asdict(settings), ensure_ascii=False)}"
-    if planned is None:
-        n = run.world_spec.rows
-        others = ", ".join(name for name in stages if name != "world")
-        then = f"then {others}" if others else "and nothing else"
-        how = f", with {_trainings(run)} trainings, a few minutes; no GPU is needed" if trains else "; no training"
-        return (
-            f"{head}\nthe built-in world has not been rendered yet: {n:,} pairs, about {_amount(WORLD_BYTES * n)}, "
-            f"about {_time(WORLD_SECONDS * n)} of a core; "
-            f"{then}{how}"
+def describe(run: Run, stages: Sequence[str], workers: int, *, can_try: bool = True) -> str:
+    """The plan in words; arguments as for ``plan``."""
+    planned = plan(run, stages, workers, can_try=can_try)
+    its = planned.amounts
+    head = f"plan for {run.out} (nothing is done)\nsettings: {json.dumps(asdict(run.settings), ensure_ascii=False)}"
+    pool = (
+        f"{its.shards:,} shards ({_amount(its.shard_bytes)}), {its.metadata_files:,} metadata files, {its.rows:,} rows"
+    )
+    if run.is_world and not run.has_summary("world"):
+        pool = f"the built-in world, not rendered yet: {its.rows:,} pairs (about {_amount(its.shard_bytes)})"
+    lines = [head, f"pool: {pool}; {its.evalsets} evaluation sets; {workers} workers"]
+    lines.append(f"{'stage':<18}{'state':<7}{'reads':>10}{'writes at most':>16}{'about':>9}  why")
+    for each in planned.stages:
+        about = _time(each.seconds) if can_try else "?"
+        costs = f"{_amount(each.read):>10}{_amount(each.write):>16}{about:>9}"
+        lines.append(f"{each.stage:<18}{each.state.state:<7}{costs}  {each.state.why}".rstrip())
+    left = [each for each in planned.stages if each.state.state != DONE]
+    if not left:
+        return "\n".join([*lines, "nothing is to be done"])
+    trains = _trainings(run) if "train" in stages else 0
+    cost = f"{trains} trainings" if trains else "no training in this plan, 0 GPU-hours"
+    if planned.gpu_hours:
+        cost += f", about {planned.gpu_hours:,.0f} A100 GPU-hours by DataComp's paper"
+    total = f"in all about {_time(sum(each.seconds for each in left))}; " if can_try else ""
+    lines.append(f"{total}{cost}; free on the disk: {_amount(planned.free_bytes)}")
+    if (needed := sum(each.write for each in left)) > planned.free_bytes:
+        lines.append(
+            f"the disk may be too small: up to {_amount(needed)} are written; choose another --out, or free some"
         )
-    lines = [
-        head,
-        f"pool: {planned.shards:,} shards ({_amount(planned.shard_bytes)}), {planned.metadata_files:,} metadata files, "
-        f"{planned.metadata_rows:,} rows; {planned.evalsets} evaluation sets; {workers} workers",
-        f"{'stage':<15}{'pieces':>9}{'reads':>12}{'writes at most':>16}{'about':>10}",
-    ]
-    lines += [
-        f"{s.stage:<15}{s.pieces:>9,}{_amount(s.read):>12}{_amount(s.write):>16}{_time(s.seconds):>10}"
-        for s in planned.stages
-    ]
-    total = sum(s.seconds for s in planned.stages)
-    hours = planned.gpu_hours
-    cost = f"{_trainings(run)} trainings" if trains and _trainings(run) else "no training in this plan, 0 GPU-hours"
-    if hours:
-        cost += f", about {hours:,.0f} A100 GPU-hours (times are those of one GPU)"
-    lines.append(f"in all about {_time(total)}; {cost}; free on the disk: {_amount(planned.free_bytes)}")
+    if planned.how:
+        lines.append(f"times by what was tried here just now: {'; '.join(planned.how)}")
     return "\n".join(lines)

@@ -39,10 +39,12 @@ class RunOptions:
         10.0, "of training, between checkpoints beside the recipe's five; signals save one too", metavar="M", least=0
     )
     overwrite: bool = option(False, "redo in a directory whose settings differ")
-    dry_run: bool = option(False, "print the plan (pieces, bytes, estimated time) and do nothing")
     run_code: bool = option(
         False,
         "let a filter's python(...) run that the run in --out or a manifest names, and not this command line",
+    )
+    dry_run: bool = option(
+        False, "check all that the run checks before work, print the plan (what is done, bytes, time) and do nothing"
     )
     quiet: bool = option(False, "no progress")
 

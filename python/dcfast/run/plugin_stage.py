@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dcfast.engine import check_engine, open_engine
+from dcfast.engine import check_ready, open_engine
 from dcfast.engine.progress import Progress, Silent
 from dcfast.errors import RunError
 from dcfast.plugins import Plugin
@@ -48,7 +48,7 @@ def perform(how: RunOptions, plugin: Plugin, stage: PluginStage) -> PluginSummar
     settings = stored_settings(out)
     if settings is None:
         raise RunError(f"--out {out}: stage {name} of a plugin needs a run, and there is none; begin with dcfast run")
-    check_engine(how.engine, how.workers)
+    check_ready(how.engine, how.workers, how.ray_address)
     with open_run(out, settings) as run:
         for before in (one for one in STAGES if one in stage.after):
             run.check_done(before)

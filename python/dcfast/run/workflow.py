@@ -14,55 +14,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dcfast.engine import Engine, check_engine, open_engine
+from dcfast.engine import Engine, open_engine
 from dcfast.engine.progress import Progress, Silent
-from dcfast.errors import MissingDependencyError, RunError
 from dcfast.evaluate.scores import read_leaked, read_scores
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE, FAILED, LOST, USAGE
 from dcfast.process.terminal import log_printably, say
-from dcfast.run.checks import check_device, check_one_process, check_settings, check_stages
+from dcfast.run.checks import check_stages, check_start, check_work, select_stages
 from dcfast.run.comparison import Comparison, recorded, run_one
-from dcfast.run.dry_run import describe
+from dcfast.run.dry_run import dry_run
 from dcfast.run.manifest import write_manifest
 from dcfast.run.options import options_of, parser, plan_without_pool, run_directory
 from dcfast.rundir.branch import comparison_dir
-from dcfast.rundir.claim import differences, read_settings
-from dcfast.rundir.run_dir import Run, check_out, open_run
+from dcfast.rundir.run_dir import Run, open_run
 from dcfast.rundir.settings import Settings
-from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
+from dcfast.rundir.stage_table import STAGES
 from dcfast.rundir.summaries import EvaluateSummary, FilterSummary
 from dcfast.rundir.summary import Summary
 from dcfast.stages.filter.losses import loss_warning
 from dcfast.stages.train import train_with
-
-
-def _selected(run: Run, first: str | None, last: str | None) -> list[str]:
-    for name, value in (("--from", first), ("--to", last)):
-        if value is not None and value not in STAGES:
-            raise ValueError(f"{name} must be one of {', '.join(STAGES)}; got {value!r}")
-    begin = STAGES.index(first) if first else 0
-    end = STAGES.index(last) if last else len(STAGES) - 1
-    if begin > end:
-        raise ValueError(f"--from {first} comes after --to {last}; the order is {', '.join(STAGES)}")
-    stages = [s for s in STAGES[begin : end + 1] if run.asks_for(s)]
-    if not stages:
-        name = first or last or ""
-        raise ValueError(f"stage {name} {STAGE_TABLE[name].absent}")
-    return stages
-
-
-def _check_earlier(run: Run, first: str) -> None:
-    """RunError where a stage before the first that is asked for has not been run, or would have to be run again."""
-    earlier = [name for name in STAGES[: STAGES.index(first)] if run.asks_for(name)]
-    for name in earlier:
-        run.check_done(name)
-    path = run.summary_path("settings")
-    if earlier and (not path.exists() or differences(read_settings(path), run.settings)):
-        raise RunError(
-            f"{run.out}: its stages were run with other settings, and with these stage {earlier[0]} has not been run "
-            "yet; run it first (or drop --from): what it made is taken over where nothing changed"
-        )
 
 
 def run(
@@ -97,18 +67,11 @@ def run(
         DcfastError, ValueError, OSError: what went wrong, in words; the run can be resumed after it is mended.
     """
     chosen = settings or Settings()
-    check_settings(chosen)
-    check_engine(engine, workers)  # before the directory is claimed
-    check_one_process()
-    if chosen.pool is None and chosen.scale != "tiny":
-        raise RunError(f"scale {chosen.scale} needs a pool (--pool DIR); the built-in world is for scale tiny alone")
+    check_start(chosen, engine, workers, ray_address)
     show = Silent if quiet else Progress
     with open_run(out, chosen, overwrite=overwrite) as current, train_with(save_every_minutes=save_every_minutes):
-        current.look_for_shards(last)
-        stages = _selected(current, first, last)
-        check_device(current, stages)
-        check_stages(current, stages)
-        _check_earlier(current, stages[0])  # before the directory is claimed
+        stages = select_stages(current, first, last)
+        check_work(current, stages, overwrite=overwrite)  # before the directory is claimed
         current.lock_settings(STAGES)
         with open_engine(engine, workers, ray_address) as pieces, recorded(current, pieces, stages):
             return _go_through(current, stages, pieces, overwrite=overwrite, show=show, say=say)
@@ -240,20 +203,7 @@ def _main(args: argparse.Namespace, stage: str | None) -> int:
         return USAGE
     out = run_directory(how.out, settings.scale)
     if how.dry_run:
-        planned = Run(out, settings)
-        planned.look_for_shards(how.last)
-        check_engine(how.engine, how.workers)
-        stages = _selected(planned, how.first, how.last)
-        is_same = check_out(out, settings, overwrite=how.overwrite)
-        check_settings(settings)
-        stop = ""
-        try:
-            _check_earlier(planned, stages[0])
-            check_stages(planned, stages)
-        except (RunError, MissingDependencyError) as error:  # a plan is made before, or on another machine
-            stop = f"\nas it is, the run would stop: {error}"
-        done = [name for name in stages if is_same and planned.has_summary(name)]
-        say(describe(out, settings, how.workers, stages, done) + stop)
+        dry_run(out, settings, how)
         return DONE
     summaries = run(
         out,

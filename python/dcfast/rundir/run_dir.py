@@ -22,7 +22,7 @@ from dcfast.rundir.summaries import SUMMARIES, DecontaminateSummary, equals_json
 from dcfast.rundir.summary import Summary
 from dcfast.storage.atomic import remove_leftovers, write_json
 from dcfast.storage.lock import locked
-from dcfast.storage.paths import LOCK_NAME, absolute, make_directory, not_left_empty
+from dcfast.storage.paths import LOCK_NAME, absolute, check_writable, make_directory, not_left_empty
 from dcfast.world import WorldSpec
 
 T = TypeVar("T", bound=Summary)
@@ -174,6 +174,12 @@ class Run:
         """The stages of plugins that have been run here, as ``summary_path`` knows them."""
         return sorted(path.stem for path in (self.out / "state").glob(f"{PLUGIN_PREFIX}*.json"))
 
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the directory holds this very run, and not another one or none."""
+        path = self.summary_path("settings")
+        return path.exists() and not differences(read_settings(path), self.settings)
+
     def lock_settings(self, stages: Iterable[str]) -> None:
         """Makes the directory this run's: records the settings, after forgetting what ``stages`` did under others.
 
@@ -182,7 +188,7 @@ class Run:
         path, now = self.summary_path("settings"), asdict(self.settings)
         if equals_json(path, now):
             return
-        if not path.exists() or differences(read_settings(path), self.settings):
+        if not self.is_recorded:
             self.invalidate(stages)  # first: a kill in between must not leave them to the new settings
         write_json(path, now)
 
@@ -219,24 +225,22 @@ def _refuse_links(out: Path) -> None:
             )
 
 
-def check_out(out: str | os.PathLike[str], settings: Settings, *, overwrite: bool = False) -> bool:
-    """Whether a directory holds this very run; raises what ``open_run`` would raise of it, and writes nothing."""
+def look_at_run(out: str | os.PathLike[str], settings: Settings, *, overwrite: bool = False) -> Run:
+    """The run that ``open_run`` would open; raises what it would raise, and writes nothing."""
     root = Path(absolute(os.path.expanduser(out)))
-    settings = located(settings)
-    _refuse_if_input(root, settings)
+    run = Run(root, located(settings))
+    _refuse_if_input(root, run.settings)
+    check_writable(root, "--out")
     if not os.path.lexists(root):
-        return False
-    if not root.is_dir():
-        make_directory(root, "--out")
+        return run
     with ExitStack() as stack:
         if os.path.lexists(root / LOCK_NAME):
             stack.enter_context(locked(root / LOCK_NAME, _busy(root)))
-        recorded = root / "state" / "settings.json"
-        if recorded.exists():  # else there is nothing to compare the content of uid files with
-            settings = with_uid_hashes(settings)
-        _claimable(root, settings, overwrite)
+        if run.has_summary("settings"):  # else there is nothing to compare the content of uid files with
+            run.settings = with_uid_hashes(run.settings)
+        run.settings = _claimable(root, run.settings, overwrite)
         _refuse_links(root)
-        return recorded.exists() and not differences(read_settings(recorded), settings)
+    return run
 
 
 def _busy(root: Path) -> str:
@@ -296,6 +300,7 @@ def open_run(out: str | os.PathLike[str], settings: Settings, *, overwrite: bool
     root = Path(absolute(os.path.expanduser(out)))
     settings = with_uid_hashes(located(settings))
     _refuse_if_input(root, settings)
+    check_writable(root, "--out")
     with not_left_empty(root), locked(make_directory(root, "--out") / LOCK_NAME, _busy(root)):
         settings = _claimable(root, settings, overwrite)
         _refuse_links(root)

@@ -35,7 +35,7 @@ def _features(words: list[str]) -> dict[str, str]:
         if not sign or not prefix or not model:
             raise ValueError(f"--features takes PREFIX=MODEL, e.g. l14=ViT-L-14:openai, or none; got {text!r}")
         if prefix in models:
-            raise ValueError(f"--features: {prefix} is given twice")
+            raise ValueError(f"--features: {prefix} is given twice; leave one out")
         models[prefix] = model
     return models
 

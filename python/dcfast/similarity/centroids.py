@@ -60,7 +60,7 @@ def _check(points: Floats, centroids: Floats) -> None:
             raise ValueError(f"{name} must be of shape (rows, dimensions); got {array.shape}")
     if points.shape[1] != centroids.shape[1]:
         raise ValueError(
-            f"points have {points.shape[1]} dimensions and centroids {centroids.shape[1]}: embeddings of two models?"
+            f"points have {points.shape[1]} dimensions and centroids {centroids.shape[1]}; give embeddings of one model"
         )
     if len(centroids) == 0:
         raise ValueError("centroids must have at least one row; got none")

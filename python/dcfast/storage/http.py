@@ -157,7 +157,9 @@ class HttpAnswers:
             )
         elif int(sent[1]) != first or int(sent[2]) > last:
             problem = OSError(
-                errno.EIO, f"the server sent bytes {sent[1]}-{sent[2]}, asked for {first}-{last}", self.url
+                errno.EIO,
+                f"the server sent bytes {sent[1]}-{sent[2]}, asked for {first}-{last}; download the shard",
+                self.url,
             )
         elif sent[3] != "*" and int(sent[3]) != self.size:
             both = f"expected {self.size} bytes, as the look-up told; got Content-Range {headers['Content-Range']!r}"
@@ -242,7 +244,11 @@ def _bounded_response(seconds: float) -> type[aiohttp.ClientResponse]:
                 if spent > seconds and size < SLOWEST * spent:
                     raise SlowAnswerError(f"{size} bytes came in {spent:.0f} s")
             if size > most:
-                raise OSError(errno.EIO, f"the server sent more than the {most:,} bytes asked for", str(self.url))
+                raise OSError(
+                    errno.EIO,
+                    f"the server sent more than the {most:,} bytes asked for; download the shard",
+                    str(self.url),
+                )
             return b"".join(parts)
 
     return BoundedResponse

@@ -30,7 +30,7 @@ def check_input(path: StrPath) -> os.stat_result:
     try:
         status = os.stat(path)
     except ValueError:  # a NUL, which no name has
-        raise OSError(errno.EINVAL, "is no name of a file", os.fspath(path)) from None
+        raise OSError(errno.EINVAL, "is no name of a file; name one without NUL", os.fspath(path)) from None
     _refuse_other(status, path)
     return status
 

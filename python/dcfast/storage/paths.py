@@ -5,6 +5,7 @@ can be made.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -36,11 +37,35 @@ def make_directory(path: StrPath, argument: str) -> Path:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        is_file = isinstance(error, (FileExistsError, NotADirectoryError))
-        why = "it is a file, or lies below one" if is_file else f"it cannot be made: {error.strerror}"
-        words = f"{argument} must be a directory that is there or can be made; {why}. Choose another place"
-        raise type(error)(error.errno, words, os.fspath(path)) from None
+        raise _no_directory(error, path, argument) from None
     return directory
+
+
+def check_writable(path: StrPath, argument: str) -> None:
+    """What ``make_directory`` would raise, by a look alone; PermissionError of one that cannot be written."""
+    place = Path(path)
+    try:
+        while not os.path.lexists(place):
+            with suppress(FileNotFoundError):
+                place.stat()  # whatever else is wrong with a name: too long, below a file, not to be looked at
+            place = place.parent
+    except OSError as error:
+        raise _no_directory(error, path, argument) from None
+    if not place.is_dir():
+        kind, number = (FileExistsError, errno.EEXIST) if place == Path(path) else (NotADirectoryError, errno.ENOTDIR)
+        raise _no_directory(kind(number, os.strerror(number)), path, argument)
+    if not os.access(place, os.W_OK | os.X_OK):
+        number = errno.EROFS if os.statvfs(place).f_flag & os.ST_RDONLY else errno.EACCES
+        raise _no_directory(OSError(number, os.strerror(number)), path, argument)
+
+
+def _no_directory(error: OSError, path: StrPath, argument: str) -> OSError:
+    """An error of the system, in words that name the argument."""
+    is_file = isinstance(error, (FileExistsError, NotADirectoryError))
+    verb = "written" if os.path.isdir(path) else "made"
+    why = "it is a file, or lies below one" if is_file else f"it cannot be {verb}: {error.strerror}"
+    words = f"{argument} must be a directory that is there or can be made; {why}. Choose another place"
+    return type(error)(error.errno, words, os.fspath(path))
 
 
 @contextmanager

@@ -268,11 +268,15 @@ class RemoteShard:
                     return None  # s3fs reads under If-Match
                 raise
             if len(data) > length:
-                raise OSError(errno.EIO, f"the server sent {len(data)} bytes, asked for {length}", self.url)
+                raise OSError(
+                    errno.EIO, f"the server sent {len(data)} bytes, asked for {length}; download it", self.url
+                )
             if len(data) < length:
                 if remote.state_now() != self._state:
                     return None
-                raise OSError(errno.EIO, f"the server sent {len(data)} of {length} bytes", self.url)
+                raise OSError(
+                    errno.EIO, f"the server sent {len(data)} of {length} bytes; try again, or download it", self.url
+                )
             return data
 
         if self._changed:

@@ -45,7 +45,7 @@ def fsync(path: StrPath) -> None:
 def whole_file(path: str, *, sync: bool) -> Iterator[str]:
     """See ``dcfast.storage.atomic.atomic_path``; the sync is never put off."""
     if os.path.isdir(path):
-        raise IsADirectoryError(errno.EISDIR, "cannot be replaced by a file: is a directory", path)
+        raise IsADirectoryError(errno.EISDIR, "cannot be replaced by a file: is a directory; move it away", path)
     folder, name = os.path.split(path)
     os.makedirs(folder or ".", exist_ok=True)
     temporary = os.path.join(folder, temporary_name(name))

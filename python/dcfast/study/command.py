@@ -104,7 +104,7 @@ def _grid(args: StudyOptions, settings: Settings) -> Grid:
     if not args.scales:
         raise ValueError("--scales names no scale; expected at least one")
     if len(set(args.scales)) != len(args.scales):
-        raise ValueError(f"--scales names one twice: {', '.join(args.scales)}")
+        raise ValueError(f"--scales names one twice: {', '.join(args.scales)}; leave one out")
     if settings.pool is not None and settings.evalsets is None:
         raise ValueError("a study compares scores: it needs --evalsets DIR beside --pool")
     filters = parse_filters(args.filters, settings.pool is None, args.also)

@@ -162,5 +162,5 @@ def parse_seeds(text: str, option: str = "--seeds") -> tuple[int, ...]:
     seeds = [seed for part in parts for seed in part]
     if not seeds or len(set(seeds)) != len(seeds):
         what = "twice the same seed" if seeds else "no seed at all"
-        raise ValueError(f"{option} {text!r} names {what}; e.g. 6, 0-5 or 0,2-4")
+        raise ValueError(f"{option} {text!r} names {what}; give each once, e.g. 6, 0-5 or 0,2-4")
     return tuple(seeds)

@@ -11,6 +11,7 @@ from dcfast.errors import printable
 from dcfast.storage.atomic import write_bytes, write_json
 from dcfast.storage.published import without_places
 from dcfast.storage.records import as_record, plain
+from dcfast.study.grid import NOT_CANDIDATES
 from dcfast.study.plot import draw
 from dcfast.study.records import Compared, FilterRow, Study, Verdict
 
@@ -32,8 +33,40 @@ def _table(rows: list[FilterRow]) -> list[str]:
         gains = [score - plain[seed] for seed, score in row.scores.items() if seed in plain]
         gain = f"{math.fsum(gains) / len(gains):+.4f}" if gains else "-"
         kept = "-" if row.kept is None else f"{100 * row.kept:.1f}%"
-        lines.append(f"| {row.filter} | {kept} | {len(row.seeds)} | {score} | {gain} |")
+        of_all = f"{len(row.seeds)} of {len(row.seeds) + len(row.missing)}" if row.missing else f"{len(row.seeds)}"
+        lines.append(f"| {row.filter} | {kept} | {of_all} | {score} | {gain} |")
     return lines
+
+
+def _missing(rows: list[FilterRow], verdict: Verdict) -> list[str]:
+    """Which cells have no score, by filter, and why; nothing where all have one."""
+    lacking = {row.filter: row.missing for row in rows if row.missing}
+    if not lacking:
+        return []
+    named = "; ".join(f"{name}: {_seeds(seeds)}" for name, seeds in lacking.items())
+    lines = [
+        "Not every filter has a score on every seed, so that means in the table are of different seeds: compare by its "
+        f"last column. Missing are the seeds of {named}."
+    ]
+    later = set(verdict.confirm)
+    if any(later & set(seeds) for name, seeds in lacking.items() if name not in (*NOT_CANDIDATES, verdict.best)):
+        lines.append(
+            f"On the seeds that confirm ({_seeds(verdict.confirm)}) the best filter and what it is compared with are "
+            "run alone; --confirm-all runs the others, too."
+        )
+    return [*lines, ""]
+
+
+def _seeds(seeds: list[int]) -> str:
+    """Seeds in their order, three neighbours or more as a range: 0, 2-4."""
+    runs: list[list[int]] = []
+    for seed in seeds:
+        if runs and seed == runs[-1][-1] + 1:
+            runs[-1].append(seed)
+        else:
+            runs.append([seed])
+    parts = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return ", ".join(parts) or "none"
 
 
 def _copies(rows: list[FilterRow]) -> list[str]:
@@ -53,8 +86,7 @@ def _copies(rows: list[FilterRow]) -> list[str]:
 
 
 def _verdict(verdict: Verdict) -> list[str]:
-    choose = ", ".join(map(str, verdict.choose)) or "none"
-    confirm = ", ".join(map(str, verdict.confirm)) or "none"
+    choose, confirm = _seeds(verdict.choose), _seeds(verdict.confirm)
     lines = [f"Best on the seeds that choose ({choose}): {verdict.best or 'none'}."]
     if verdict.note:
         lines.append(f"Not confirmed: {verdict.note}.")
@@ -104,17 +136,24 @@ def _recipe(study: Study) -> list[str]:
 
 def markdown(study: Study) -> str:
     """The study as a page of Markdown: a table a scale, the verdict, chance, and what failed."""
+    drawn = (
+        "Each seed draws another world, another teacher and another training."
+        if study.settings.pool is None
+        else "All seeds share one pool and its scores: a seed draws the training, and what a filter draws by chance. "
+        "The spread is that of training alone, and says nothing of other pools."
+    )
     lines = [
         "# Study",
         "",
         "The score is the mean of the main metrics of all evaluation sets that have one; ± is the standard deviation "
-        "over seeds. Each seed draws another world and another training.",
+        f"over seeds. {drawn}",
         *_recipe(study),
         *_tasks(study.tasks),
     ]
     for verdict in study.verdicts:
         rows = [row for row in study.table if row.scale == verdict.scale]
-        lines += ["", f"## Scale {verdict.scale}", "", *_table(rows), "", *_copies(rows), *_verdict(verdict)]
+        lines += ["", f"## Scale {verdict.scale}", "", *_table(rows), "", *_missing(rows, verdict), *_copies(rows)]
+        lines += _verdict(verdict)
     if study.rank_correlation:
         lines += ["", "## Between scales", "", "| scales | filters | Spearman's rho |", "|---|---:|---:|"]
         for pair in study.rank_correlation:

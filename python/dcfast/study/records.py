@@ -60,7 +60,8 @@ class Spread(Record):
 
 
 class FilterRow(Record):
-    """A filter at a scale, over its seeds: ``kept`` is the mean share of rows, ``contaminated`` a mean number."""
+    """A filter at a scale, over its seeds: ``kept`` is the mean share of rows, ``contaminated`` a mean number, and
+    ``missing`` are the seeds of the study that it has no score on."""
 
     scale: str
     filter: str
@@ -73,6 +74,7 @@ class FilterRow(Record):
     contaminated: float | None
     samples_seen: list[int | None]
     tasks: dict[str, Spread]
+    missing: list[int] = []
 
 
 class Difference(Record, omit_defaults=True):

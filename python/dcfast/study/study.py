@@ -12,7 +12,7 @@ from dcfast.process.libraries import require_library
 from dcfast.run.checks import check_one_process, check_settings
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, absolute, make_directory, not_left_empty
-from dcfast.storage.records import widened
+from dcfast.storage.records import replaced, widened
 from dcfast.study.cell import read_result
 from dcfast.study.execute import execute
 from dcfast.study.grid import NOT_CANDIDATES, Cell, Grid, scaled
@@ -28,7 +28,8 @@ def collect(
 ) -> Study:
     """The study, of the cells that are finished."""
     compared, tasks = comparable(results)
-    table = [summarise(compared, name, label) for name in grid.scales for label in grid.filters]
+    rows = [summarise(compared, name, label) for name in grid.scales for label in grid.filters]
+    table = [replaced(row, missing=sorted(set(grid.seeds) - set(row.seeds))) for row in rows]
     means = {(row.scale, row.filter): row.mean for row in table}
     correlations = []
     for scales in combinations(grid.scales, 2):
@@ -158,10 +159,13 @@ def _check_study(grid: Grid, choose: Sequence[int], confirm: Sequence[int], jobs
     for name in grid.scales:
         check_settings(scaled(grid.settings, name))
         if grid.settings.pool is None and scaled(grid.settings, name).scale != "tiny":
-            raise ValueError(f"scale {name} needs a pool (--pool DIR); the built-in world is for scale tiny alone")
+            raise ValueError(f"scale {name} needs a pool: give --pool DIR; the built-in world is for tiny")
     for option, seeds in (("choose", choose), ("confirm", confirm)):
         if unknown := sorted(set(seeds) - set(grid.seeds)):
-            raise ValueError(f"--{option} names seeds that the study does not run: {', '.join(map(str, unknown))}")
+            raise ValueError(
+                f"--{option} names seeds that the study does not run: {', '.join(map(str, unknown))}; "
+                "name those of --seeds"
+            )
     if both := sorted(set(choose) & set(confirm)):
         raise ValueError(f"seeds that choose cannot confirm; both have {', '.join(map(str, both))}")
     if jobs < 1:

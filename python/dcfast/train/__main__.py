@@ -101,7 +101,7 @@ def _sources(options: TrainOptions) -> tuple[TrainSource, ...]:
         if options.shards is not None:
             raise ValueError("give either --shards, or --index with --shards-dir and --subset")
         if options.weights is not None:
-            raise ValueError("--weights belongs to several --shards; with --index there is one source")
+            raise ValueError("--weights belongs to several --shards; with --index there is one source: leave it out")
         return (TrainSource(index=options.index, shards_dir=options.shards_dir, subset=options.subset),)
     if options.shards is None:
         raise ValueError("nothing to train on: give --shards, or --index with --shards-dir and --subset")

@@ -30,7 +30,10 @@ class Failure:
             whole = type(copied) is type(error) and str(copied) == str(error)
         except Exception:  # whatever its class does when it is taken apart
             whole = False
-        named = RunError(f"reading training samples failed: {type(error).__name__}: {error}")
+        named = RunError(
+            f"reading training samples failed: {type(error).__name__}: {error}. "
+            "The same command goes on from the latest checkpoint"
+        )
         return cls(error if whole else named, where)
 
     def reraise(self) -> NoReturn:

@@ -86,7 +86,7 @@ def _place_by(starter: str, values: Mapping[str, str]) -> Place | None:
     if not values.get(names.rank):
         if size == 1:
             return Place(started_by=starter)
-        raise ValueError(f"{size_name} says {size} ranks, but {names.rank} is not set: which of them is this?")
+        raise ValueError(f"{size_name} says {size} ranks, but {names.rank} is not set: set it to which of them this is")
     rank = _number(values, names.rank)
     if not 0 <= rank < size:
         raise ValueError(f"{names.rank}={rank} does not fit {size_name}={size}; expected 0 to {size - 1}")
@@ -139,5 +139,5 @@ def check_world_size(global_batch: int, size: int, accumulation: int) -> None:
         sizes = ", ".join(map(str, world_sizes(global_batch, accumulation)))
         raise ValueError(
             f"global batch {global_batch} does not divide among {size} ranks x accumulation {accumulation}; "
-            f"numbers of ranks that do: {sizes or 'none'}"
+            f"numbers of ranks that do: {sizes or 'none'}. Start one of them"
         )

@@ -231,5 +231,6 @@ def _make_group(place: Place, backend: str) -> None:
         dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.size)
     except (RuntimeError, ValueError) as error:
         raise RunError(
-            f"rank {place.rank}: the {place.size} ranks met, and then did not reach each other: {first_line(error)}"
+            f"rank {place.rank}: the {place.size} ranks met, and then did not reach each other: {first_line(error)}; "
+            "open the ports between their machines, or name the interface (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME)"
         ) from None

@@ -116,7 +116,7 @@ def prepare_source(source: TrainSource, work: Path, number: int) -> SourceFiles:
     count = len(load_array(rows, mmap=True))
     if count == 0:
         raise SubsetError(
-            f"source {source}: the subset is empty, or none of its samples is in the pool; nothing to train on"
+            f"source {source}: the subset is empty, or none of its samples is in the pool: choose a looser filter"
         )
     losses = [note for path in segments for note in loss_notes(Segment.open(path, verify=False))]
     notes = _logged(first_notes(losses))
@@ -160,7 +160,7 @@ def _prepare_shards(directory: str, segment_path: Path) -> SourceFiles:
         )
     losses = loss_notes(segment)
     if segment.num_samples == 0:
-        why = f": {losses[0]}" if losses else "; the subset was empty"
+        why = f": {losses[0]}" if losses else "; the subset was empty: choose a looser filter"
         raise SubsetError(f"source {directory}: its {len(names)} shards hold no sample{why}")
     notes = _logged([*listing.notes, *first_notes(losses)])
     _refuse_unusable(segment, directory, losses)
@@ -187,7 +187,7 @@ def _refuse_unusable(segment: Segment, directory: str, losses: list[str]) -> Non
     why = f". {losses[0]}" if losses else ""
     raise SubsetError(
         f"source {directory}: none of its {len(flags):,} samples has a picture and a caption: {count:,} have no "
-        f"{what}; the members end in {exts}{why}"
+        f"{what}; the members end in {exts}{why}: give shards of image-text pairs"
     )
 
 

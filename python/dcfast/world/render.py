@@ -218,7 +218,9 @@ def _render_teacher_shard(piece: TeacherPiece, directory: Path) -> Rendered:
     begin = shard * TEACHER_SHARD_ROWS
     end = min(spec.teacher_pairs, begin + TEACHER_SHARD_ROWS)
     if not 0 <= begin < end:
-        raise ValueError(f"render_teacher_shard: no shard {shard} of {spec.teacher_pairs} pairs")
+        raise ValueError(
+            f"render_teacher_shard: no shard {shard} of {spec.teacher_pairs} pairs; choose one of plan_teacher"
+        )
 
     def members() -> Iterator[tuple[str, bytes]]:
         for number in range(begin, end):

@@ -103,7 +103,7 @@ class WorldSpec:
         """The inverse of :meth:`to_json`; unknown names and other versions are refused with ValueError."""
         unknown = sorted(set(value) - {field.name for field in fields(cls)})
         if unknown:
-            raise ValueError(f"WorldSpec: unknown setting {unknown[0]!r}")
+            raise ValueError(f"WorldSpec: unknown setting {unknown[0]!r}; see docs/world.md for those there are")
         # numbers stay as they are written: 1 is not made 1.0; which are whole, __post_init__ looks
         return replace(cls(), **cast("Mapping[str, int]", value))
 

@@ -99,7 +99,10 @@ def _refuse_other_code(run: Run, expression: str) -> None:
     allowed = [] if given is None else named_code(given)
     other = [name for name in named_code(expression) if name not in allowed]
     if other:
-        raise ValueError(f"the recorded filter has code run, {', '.join(other)}, that the run's settings do not name")
+        raise ValueError(
+            f"the recorded filter has code run, {', '.join(other)}, that the run's settings do not name; "
+            "run its filter again"
+        )
 
 
 class _SeparateRules:
@@ -173,7 +176,7 @@ def examine(run: Run, files: list[Path], expression: str, thresholds: Mapping[st
             with np.errstate(over="ignore"):  # of float64: infinite, as it is told
                 parts.append(values.astype(np.float32)[good])
     if not uids:
-        raise ValueError("the metadata has no rows")
+        raise ValueError("the metadata has no rows; give a pool whose metadata has some")
     whole = {name: np.concatenate(parts) for name, parts in scores.items()}
     return Examined(
         sum(map(count_metadata_rows, files)) if len(files) <= MAX_FILES else None,

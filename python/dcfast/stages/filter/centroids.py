@@ -95,7 +95,9 @@ def sample_points(
         held += len(block)
         dim = dim or block.shape[1]
         if block.shape[1] != dim:
-            raise PoolError(f"{ARRAY} has {dim} dimensions in one file and {block.shape[1]} in another")
+            raise PoolError(
+                f"{ARRAY} has {dim} dimensions in one file and {block.shape[1]} in another: compute all by one model"
+            )
     write_npy(out / output, (held, dim), np.float16, points())
     return Sampled(held, dim, sum(map(len, captions)))
 
@@ -114,7 +116,9 @@ def _points(
     at = 0
     for block in iterate_npz(out / sibling_npz(path), ARRAY, BLOCK_ROWS):
         if block.ndim != 2 or block.dtype.kind != "f":
-            raise PoolError(f"{sibling_npz(path)}: {ARRAY} must be (rows, dimensions) floats; got {block.dtype}")
+            raise PoolError(
+                f"{sibling_npz(path)}: {ARRAY} must be (rows, dimensions) floats; got {block.dtype}: write it again"
+            )
         values = block.astype(np.float32)
         length = np.linalg.norm(values, axis=1)
         usable = np.isfinite(length) & (length > 0) & passes[at : at + len(block)]
@@ -167,7 +171,7 @@ def make_centroids(run: Run, do: Do) -> tuple[str, ClusterCounts]:
     if total == 0:
         raise PoolError(
             f"no metadata row has an image embedding ({ARRAY}) and a caption that image_based lets pass; there is "
-            "nothing to cluster"
+            "nothing to cluster: use a filter without image_based, or another pool"
         )
     clusters = min(total, num_clusters(sum(s.rows for s in stats)))
     points = [place for place, s in zip(places, stats, strict=True) if s.points]

@@ -139,7 +139,7 @@ def choose_clusters(out: Path, centroids: str, device: str, target: str, output:
     if embeddings.shape[1] != centers.shape[1]:
         raise FilterError(
             f"target {target} has {embeddings.shape[1]} dimensions, the centroids have {centers.shape[1]}: "
-            "embeddings of two models cannot be compared"
+            "embeddings of two models cannot be compared: compute both by one"
         )
     chosen = np.zeros(len(centers), np.bool_)
     with borrowed_device(device) as borrowed:
@@ -213,7 +213,7 @@ class FileClusters:
                 if block.shape[1:] != one.centroids.shape[1:]:
                     raise PoolError(
                         f"{self._npz}: {ARRAY} has shape {block.shape[1:]} a row, the centroids have "
-                        f"{one.centroids.shape[1:]}: embeddings of two models cannot be compared"
+                        f"{one.centroids.shape[1:]}; compute both by one model"
                     )
             parts.append(block)
         whole = np.concatenate([part for part in parts if len(part)]) if len(parts) > 1 else self._left

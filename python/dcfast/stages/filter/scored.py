@@ -51,7 +51,7 @@ def _parts(file: ScoreFile) -> list[str]:
         return [root]
     names = list_parquet(root)
     if not names:
-        raise PoolError(f"filter {file.key}: no *.parquet in the folder {root}")
+        raise PoolError(f"filter {file.key}: no *.parquet in the folder {root}; name the file, or its folder")
     return [os.path.join(root, name) for name in names]
 
 
@@ -87,7 +87,10 @@ def check_scores(files: Sequence[ScoreFile]) -> None:
                 _score_type(path, file.column, part.schema)
                 rows += part.num_rows
         if not rows:
-            raise PoolError(f"filter {file.key}: {absolute(file.path)} has no rows, so no sample would have a score")
+            raise PoolError(
+                f"filter {file.key}: {absolute(file.path)} has no rows, so no sample would have a "
+                "score; write the scores"
+            )
 
 
 def _score_batches(path: str, column: str, groups: Sequence[int]) -> Iterator[npt.NDArray[np.void]]:

@@ -1,0 +1,174 @@
+"""How fast this machine is, by short trials of the code that a run is made of: what ``--dry-run`` reckons with.
+
+Trials take some tenths of a second each (``dcfast.run.model_probes``). What is tried is the pool's own first
+shard; where the built-in world is not rendered yet, shards of it are painted into a temporary folder.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from dcfast.features.spec import feature_models
+from dcfast.filters import compile_filter
+from dcfast.images.signatures import image_signatures
+from dcfast.index.build import write_segment
+from dcfast.index.metadata import open_metadata, parse_uids
+from dcfast.index.segments import Segment
+from dcfast.models.devices import resolve_device
+from dcfast.run.model_probes import device_name, embed_seconds, repeat_for_a_while, step_seconds
+from dcfast.rundir.run_dir import Run
+from dcfast.scales import scale
+from dcfast.stages.filter.outcomes import resolve_expression
+from dcfast.stages.teacher import teacher_model
+from dcfast.storage.inputs import open_input
+from dcfast.storage.temporary import temporary_folder
+from dcfast.uids.sets import UID_DTYPE
+from dcfast.world.plan import PoolPiece
+from dcfast.world.spec import WorldSpec
+
+TRIED_ROWS = 32  # of a painted shard
+TRIED_PICTURES = 16  # at a time
+READ_BYTES = 1 << 26
+
+
+@dataclass
+class Rates:
+    """Seconds a unit of work, on one core but for those of models; 0.0 where it was not tried.
+
+    Attributes:
+        render: a pair of the built-in world.   index, read: a byte of shards.   picture: one decoded and hashed.
+        filter: a metadata row.   train: a sample of a training step, by all of the device.
+        embed: model -> a pair through it, decoding and tokenizing included; of one process.
+        picture_bytes, pair_bytes: of the shard that was tried, on average.
+        how: what was tried, in words.
+    """
+
+    render: float = 0.0
+    index: float = 0.0
+    read: float = 0.0
+    picture: float = 0.0
+    filter: float = 0.0
+    train: dict[str, float] = field(default_factory=dict)
+    embed: dict[str, float] = field(default_factory=dict)
+    picture_bytes: float = 0.0
+    pair_bytes: float = 0.0
+    how: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def _tried_shard(run: Run, rates: Rates) -> Iterator[Path]:
+    """The shard that is tried: the pool's first, or one that is painted for it."""
+    if not run.is_world or run.has_summary("world"):
+        yield Path(run.pool.shard_path(run.pool.shards[0]))
+        return
+    from dcfast.world.render import render_piece
+
+    changes = {"rows": 2 * TRIED_ROWS, "rows_per_shard": TRIED_ROWS}
+    spec = WorldSpec.from_json({**run.world_spec.to_json(), **changes})
+    with temporary_folder("dcfast-probe-world-") as folder:
+        render_piece(PoolPiece(spec=spec, shard=0), folder)  # loads what the next one has loaded
+        started = time.monotonic()
+        render_piece(PoolPiece(spec=spec, shard=1), folder)
+        rates.render = (time.monotonic() - started) / TRIED_ROWS
+        yield folder / "pool/shards/00000001.tar"
+
+
+def measure(run: Run, stages: Sequence[str]) -> Rates:
+    """The rates that the estimates of some stages need.
+
+    Cost: some tenths of a second each, and the time that models take to be made.
+    """
+    rates = Rates()
+    device = resolve_device(run.settings.device)
+    if not run.is_world or run.has_summary("world"):
+        _try_filter(run, rates)
+    if run.metadata_only:
+        return rates
+    with _tried_shard(run, rates) as shard, temporary_folder("dcfast-probe-") as folder:
+        size = shard.stat().st_size
+        name = shard.name if rates.render == 0.0 else f"a painted shard of {TRIED_ROWS} pairs"
+        rates.index = repeat_for_a_while(lambda: _index(shard, folder / "tried.dcx", size))
+        rates.read = repeat_for_a_while(lambda: _read(shard))
+        segment = Segment.open(folder / "tried.dcx")
+        _try_pictures(segment, shard, rates)
+        rates.pair_bytes = size / max(segment.num_samples, 1)
+        rates.how.append(f"reading, indexing and decoding of {name}, on one core")
+        for model, trained in _models(run, stages).items():
+            if trained:
+                rates.train[model] = step_seconds(model, run.settings.loss, device)
+            rates.embed[model] = embed_seconds(model, device, segment, str(shard.parent))
+        if rates.embed:
+            tried = ", ".join(rates.embed)
+            rates.how.append(f"training steps and embeddings of {tried} on {device_name(device)}")
+    return rates
+
+
+def _index(shard: Path, output: Path, size: int) -> int:
+    write_segment([(str(shard), shard.name)], output, sync=False)
+    return size
+
+
+def _read(shard: Path) -> int:
+    with open_input(shard) as file:
+        return len(file.read(READ_BYTES))
+
+
+def _try_pictures(segment: Segment, shard: Path, rates: Rates) -> None:
+    place, offset, size = segment.image_places()
+    rows = np.flatnonzero(place >= 0)
+    if not len(rows):
+        return
+    chunks = iter(np.array_split(rows, -(-len(rows) // TRIED_PICTURES)))
+
+    def some() -> int:
+        chosen = next(chunks, rows[:0])
+        if len(chosen):
+            image_signatures(shard, offset[chosen].astype(np.uint64), size[chosen].astype(np.uint64), threads=1)
+        return len(chosen)
+
+    rates.picture = repeat_for_a_while(some)
+    rates.picture_bytes = float(size[rows].mean())
+
+
+def _try_filter(run: Run, rates: Rates) -> None:
+    """The metadata's rows through the run's own filter, where its columns are there and it has no clusters to make."""
+    path, rule = run.pool.metadata[0], run.settings.uid_from
+    compiled = compile_filter(resolve_expression(run)[0])
+    with open_metadata(path, rule) as file:
+        can_try = not compiled.clusters and set(compiled.column_names) <= set(file.schema.names)
+        columns = list(dict.fromkeys(["uid", *(compiled.column_names if can_try else ())]))
+        batches = file.batches(columns)
+        thresholds = {quantile.key: "0.0" for quantile in compiled.quantiles}
+        sets = {name: np.empty(0, UID_DTYPE) for name in compiled.uid_sets}
+
+        def some() -> int:
+            batch = next(batches, None)
+            if batch is None:
+                return 0
+            uids, _ = parse_uids(batch)
+            if can_try:
+                compiled.evaluate(batch, thresholds, sets, uids)
+            return len(uids)
+
+        rates.filter = repeat_for_a_while(some)
+    what = "the filter" if can_try else "the uids alone (the filter's columns are made by the run)"
+    rates.how.append(f"{what} on rows of {Path(path).name}")
+
+
+def _models(run: Run, stages: Sequence[str]) -> dict[str, bool]:
+    """The models that stages run, and whether they are trained."""
+    models: dict[str, bool] = {}
+    if "features" in stages:
+        models |= {teacher_model() if m.is_teacher else m.name: False for m in feature_models(run.features)}
+    if "teacher" in stages:
+        models[teacher_model()] = True
+    trained = scale(run.settings.scale).model
+    if "train" in stages or "evaluate" in stages:
+        models[trained] = "train" in stages or models.get(trained, False)
+    return models
