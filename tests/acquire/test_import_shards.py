@@ -17,6 +17,7 @@ from dcfast.errors import PoolError, RunError
 from dcfast.index.build import index_tars
 from dcfast.run.workflow import run
 from dcfast.rundir.settings import Settings
+from dcfast.uids.sets import open_records
 from pool_builder import PoolBuilder, plain_pool
 from tar_reference import GIF
 from things_to_import import members_of, pair, shard_of, tar_bytes, tree, write_shard
@@ -59,6 +60,11 @@ def test_shards_without_uids_run_without_options(tmp_path: Path) -> None:
     }
     fates = kept(tmp_path / "pool", tmp_path / "run")
     assert (fates["kept"], fates["missing"]) == (6, 1)
+    subset, pool = str(tmp_path / "run/subset.npy"), str(tmp_path / "pool")
+    assert cli.main(["resharder", "-i", pool, "-o", str(tmp_path / "new"), "-s", subset, "-q", "-j", "1"]) == 0
+    assert len(members_of(tmp_path / "new/00000000.tar")) == 18
+    assert cli.main(["refresh", str(tmp_path / "index"), pool]) == 0
+    assert len(open_records(tmp_path / "index/pool.npy")) == 6
 
 
 def test_metadata_of_other_samples_is_not_taken(tmp_path: Path) -> None:

@@ -88,6 +88,20 @@ def test_numbers_as_class_names_are_noted(tmp_path: Path) -> None:
         imported(tmp_path / "set", tmp_path / "sets", name="other", classes=str(tmp_path / "names.txt"))
 
 
+def test_files_of_names_that_do_not_fit(tmp_path: Path) -> None:
+    class_folders(tmp_path / "set", 1)
+    for text, name, message in (
+        (b"\xff\n", "n.txt", r"is not UTF-8 \(byte 0\)"),
+        (b"a\nb\n", "n.txt", "expected a name for each of the 8 classes; got 2"),
+        (b'{"red_thing": ""}', "n.json", "no name is empty"),
+        (b'{"red_thing": "red"}', "n.json", "no name for the class 'black_thing'; it has red_thing"),
+    ):
+        (tmp_path / name).write_bytes(text)
+        with pytest.raises(EvalsetError, match=message):
+            imported(tmp_path / "set", tmp_path / "sets", classes=str(tmp_path / name))
+    assert not (tmp_path / "sets").exists()
+
+
 @pytest.mark.parametrize("how", ["table", "beside"])
 def test_captions_make_a_retrieval_set(how: str, tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()

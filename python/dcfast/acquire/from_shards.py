@@ -23,6 +23,8 @@ from dcfast.index.pool import group_files
 from dcfast.storage.atomic import link_or_copy
 from dcfast.storage.records import replaced
 
+_READ_BY_THREADS = 20_000
+"""Samples whose json and captions are read in Python in less time than processes take to start."""
 _LEAST_UIDS = 0.9
 """Share of the samples that have uids of their own, from which on these are taken."""
 
@@ -38,6 +40,7 @@ def take_shards(work: Work) -> ImportReport:
     shards = [_placed(work, looks[i], i, name, rule, bool(whole)) for i, name in zip(chosen, names, strict=True)]
     how = _how(work, shards)
     groups = group_files([shard.name for shard in shards])
+    read = sum(looks[i].samples for i, shard in zip(chosen, shards, strict=True) if shard.rewrite or not shard.metadata)
     stats = work.do(
         [
             place_shards.piece(
@@ -49,6 +52,7 @@ def take_shards(work: Work) -> ImportReport:
                     *(f"metadata/{_stem(s.name)}.parquet" for s in part if not whole),
                 ],
                 weight=sum(os.path.getsize(s.source) for s in part),
+                native=read < _READ_BY_THREADS,
             )(shards=part, how=how, uid_from=rule, text_column=options.text_column, list_all=not whole)
             for number, (first, group) in enumerate(groups)
             for part in [shards[first : first + len(group)]]

@@ -23,6 +23,7 @@ from dcfast.errors import CorruptDataError, EvalsetError, PoolError, RunError
 from dcfast.evaluate.evalset import CLASS_FILE, PLACEHOLDER, TEMPLATE_FILE, TYPE_FILE, check_evalset
 from dcfast.evaluate.folders import COUNT_FILE
 from dcfast.evaluate.tasks import EvalTask, datacomp_tasks, own_tasks
+from dcfast.index.pool import check_name
 from dcfast.index.segments import IMAGE_EXTS
 from dcfast.process.options import option
 from dcfast.storage.atomic import remove_leftovers, write_bytes
@@ -209,6 +210,7 @@ def _split_of(source: str, chosen: str) -> tuple[str, list[str]]:
 def _of_folders(root: str, classes: Sequence[str], account: Account) -> _Set:
     pictures: list[tuple[str, str, list[str]]] = []
     for label in classes:
+        check_name(label, root)
         before = len(pictures)
         for folder, names in folders_of(os.path.join(root, label), account):
             for name in names:
@@ -278,7 +280,10 @@ def _of_table(root: str, tables: Sequence[str], options: EvalsetOptions, account
 
 
 def _lines(path: str) -> list[str]:
-    return [line.strip() for line in read_lines(path) if line.strip()]
+    try:
+        return [line.strip() for line in read_lines(path) if line.strip()]
+    except UnicodeDecodeError as error:
+        raise EvalsetError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
 
 
 def _classes(found: _Set, options: EvalsetOptions) -> tuple[list[str], dict[str, int]]:
@@ -293,7 +298,7 @@ def _classes(found: _Set, options: EvalsetOptions) -> tuple[list[str], dict[str,
             found.notes.append("the classes are called by numbers, of which no model knows anything: --classes FILE")
         elif all(_WORDNET.fullmatch(label) for label in given):
             found.notes.append("the classes are called by ids of WordNet, which no model knows: --classes FILE")
-        names = [label.replace("_", " ").strip() or label for label in given]
+        names = [" ".join(label.replace("_", " ").split()) or label for label in given]
         if len({_NUMBERED.sub("", name) for name in names}) == len(names) and all(map(_NUMBERED.match, names)):
             names = [_NUMBERED.sub("", name) for name in names]
         return names, {label: number for number, label in enumerate(given)}
@@ -303,11 +308,13 @@ def _classes(found: _Set, options: EvalsetOptions) -> tuple[list[str], dict[str,
 def _named_classes(given: list[str], numbers: bool, path: str) -> tuple[list[str], dict[str, int]]:
     if extension(path) == "json":
         names = read_json(path)
-        missing = [label for label in given if not isinstance(names, dict) or not isinstance(names.get(label), str)]
-        if missing:
-            raise EvalsetError(f"{path}: no name for the class {missing[0]!r}; expected an object, label -> name")
-        labels = sorted(names, key=int) if numbers else sorted(names)
-        return [names[label] for label in labels], {label: number for number, label in enumerate(labels)}
+        if not isinstance(names, dict) or not all(isinstance(name, str) and name.strip() for name in names.values()):
+            raise EvalsetError(f"{path}: expected an object, label -> name, in which no name is empty")
+        if missing := [label for label in given if label not in names]:
+            raise EvalsetError(f"{path}: no name for the class {missing[0]!r}; it has {', '.join(sorted(names)[:20])}")
+        # a label that no picture has keeps its number, where labels are numbers
+        labels = sorted(names, key=lambda label: (int(label) if numbers and label.isdecimal() else 0, label))
+        return [" ".join(names[label].split()) for label in labels], {label: n for n, label in enumerate(labels)}
     listed = _lines(path)
     if numbers:
         beyond = [label for label in given if int(label) >= len(listed)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -128,6 +129,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(lambda: _main(args), f"stopped; the same command with {how} goes on")
 
 
+def _rule_of(args: ReshardOptions) -> str:
+    """The rule of the uids: what is given, else what a pool that was imported says."""
+    imported = [place for place in args.input_dir if os.path.isfile(os.path.join(place, "pool.json"))]
+    if args.uid_from != "json" or not imported:
+        return args.uid_from
+    from dcfast.index.pool import pool_uid_rule
+
+    return pool_uid_rule(imported[0])
+
+
 def _main(args: ReshardOptions) -> int:
     seed = args.shuffle_seed if args.shuffle_seed is not None else 0 if args.shuffle_bufsize > 0 else None
     blur = args.apply_blur or args.inject_blur_metadata
@@ -146,7 +157,7 @@ def _main(args: ReshardOptions) -> int:
             inject_boxes=args.inject_blur_metadata,
             webp_quality=args.reencode_webp_quality,
             idx=args.idx,
-            uid_from=args.uid_from,
+            uid_from=_rule_of(args),
             overwrite=args.overwrite,
             resume=args.resume,
             dry_run=args.dry_run,
