@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import sys
+import threading
 from contextlib import redirect_stderr
 
 import pytest
@@ -92,3 +93,21 @@ def test_colours(monkeypatch: pytest.MonkeyPatch, name: str, value: str, coloure
     monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "stdout", Screen())
     assert has_colours() is coloured
+
+
+def test_a_forked_process_waits_for_no_thread_of_its_parent() -> None:
+    held, let_go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with terminal._door:
+            held.set()
+            let_go.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(10)
+    terminal._after_fork()  # what a worker of a training begins with
+    assert terminal._door.acquire(timeout=5)
+    terminal._door.release()
+    let_go.set()
+    thread.join()

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import io
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dcfast.report.facts.collect import collect
+from dcfast.report.facts.collect import _Manifest, collect
 from dcfast.report.facts.inventory import timings
 from dcfast.report.facts.samples import QuarantineRow, evidence_pairs, gallery
 from dcfast.report.facts.sampling import SPREAD_PLACES, SPREAD_ROWS, head, num_rows, spread, stream
 from dcfast.report.page.images import EvalsetPreviews, PoolPreviews, thumbnail
 from dcfast.report.page.page import look_up, render
 from dcfast.report.text import clean, count, duration, percent, size
-from dcfast.storage.records import replaced
+from dcfast.rundir.settings import Settings
+from dcfast.storage.records import as_record, plain, replaced
 from PIL import Image
 from pool_builder import picture
 from report_builder import evidence, fates, run_of, write_summary
@@ -235,3 +237,9 @@ def test_times_that_are_no_numbers_are_passed_over(tmp_path: Path) -> None:
     lines = ['{"step": "index/a", "seconds": 2, "pieces": 1}', "[]", "7", '{"step": "index/a", "seconds": "nan"}']
     (tmp_path / "t.jsonl").write_text("\n".join([*lines, '{"step": "index/b", "seconds": 1, "pieces": "inf"}']))
     assert timings(tmp_path / "t.jsonl").total_seconds == 2
+
+
+def test_the_report_reads_every_kind_of_setting_that_a_manifest_holds() -> None:
+    settings = Settings(features={"l14": "teacher"}, sets=["a", "b"], limit=5, world={"rows": 3200, "share": 0.5})
+    value = plain(asdict(settings))
+    assert as_record({"settings": value}, _Manifest, "manifest.json").settings == value

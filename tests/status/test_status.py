@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from dcfast.engine.progress import Silent
 from dcfast.errors import CorruptDataError, PoolError, RunError
-from dcfast.process.advance import tell_advance
+from dcfast.process.advance import Advance, advance_heard, tell_advance
 from dcfast.process.terminal import width
 from dcfast.run.workflow import run
 from dcfast.rundir import recorder as module
@@ -26,6 +26,7 @@ from dcfast.status.facts import RunStatus, StageStatus, read_status
 from dcfast.status.page import status_lines
 from dcfast.storage.atomic import write_json
 from dcfast.storage.records import plain, read_record, replaced
+from dcfast.train.launch import _tell
 from pool_builder import plain_pool
 
 WIDTHS = (30, 40, 80, 120)
@@ -191,6 +192,24 @@ def test_a_training_by_itself(begun: Path, tmp_path: Path) -> None:
             assert (status.state, states(status)["train"]) == ("running", "running")
             assert "a training by itself, 8 ranks" in page(status)
         assert not [path for path in (out / "train").iterdir() if path.name in (PROGRESS, "log.txt")]
+
+
+def test_what_the_first_of_many_ranks_says_is_told_on(tmp_path: Path) -> None:
+    with (
+        Recorder(tmp_path, engine="train", workers=2, stages=["train"]) as recorder,
+        Silent("train/train", total=1, pieces=1) as bar,
+        recorder.following(bar),
+    ):
+        tell_advance(5, 10, "samples", "step 5 of 10")
+        recorder._write("running")
+    told: list[Advance] = []
+    with advance_heard(told.append):
+        _tell(tmp_path, os.getpid() + 1)  # another start's
+        _tell(tmp_path / "none", os.getpid())
+        assert told == []
+        write_json(tmp_path / PROGRESS, {**json.loads((tmp_path / PROGRESS).read_text()), "step": plain(bar.state())})
+        _tell(tmp_path, os.getpid())
+    assert told == [Advance(5, 10, "samples", "step 5 of 10")]
 
 
 def test_no_run_is_an_error_that_says_what_is_there(

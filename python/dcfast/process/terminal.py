@@ -22,6 +22,15 @@ _standing = 0
 """Columns of the line that stands on the terminal and will be written over."""
 
 
+def _after_fork() -> None:
+    # a thread of the parent may have been at the door; and the line that stands is the parent's
+    global _door, _standing
+    _door, _standing = threading.RLock(), 0
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 def say(text: str, *, error: bool = False, end: str = "\n") -> None:
     """Prints a text as ``dcfast.errors.printable`` has it; ``error``: on standard error, at once."""
     with _door:

@@ -16,6 +16,7 @@ from dcfast.index.pool import shard_folder
 from dcfast.report.facts.collect import collect
 from dcfast.report.page.images import EvalsetPreviews, PoolPreviews
 from dcfast.report.page.page import look_up, render
+from dcfast.rundir.recorder import PROGRESS
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.settings import Settings
 from dcfast.rundir.stage_table import STAGES
@@ -41,7 +42,7 @@ def _digest(out: Path) -> str:
     """Of everything small that the report is made of, by content: it may be written anew without a change."""
     digest = hashlib.sha256()
     recorded = [out / "manifest.json", *(out / "state" / f"{s}.json" for s in STAGES if s != "report")]
-    recorded += sorted(out.glob("compare/*/state/*.json"))
+    recorded += sorted(path for path in out.glob("compare/*/state/*.json") if path.name != PROGRESS)
     for path in recorded:
         content = read_input(path, MOST_JSON_BYTES) if path.exists() else b"absent"
         digest.update(path.name.encode() + b"\0" + content + b"\0")

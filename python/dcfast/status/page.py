@@ -110,14 +110,14 @@ def _wrapped(text: str, columns: int) -> list[str]:
 
 
 def _broken(text: str, columns: int) -> list[str]:
-    """A line cut where the terminal ends; what follows is set in."""
+    """A line cut where the terminal ends, at a space where there is one not far before; what follows is set in."""
     rest, lines = printable(text).replace("\n", " "), []
     while width(rest) > columns:
         part = rest
         while width(part) > columns:
             part = part[:-1]
+        space = part.rfind(" ")
+        part = part[:space] if space > len(part) // 2 else part
         lines.append(part)
-        rest = "    " + rest[len(part) :]
-        if columns < 12:
-            break
+        rest = "    " + rest[len(part) :].lstrip(" ")
     return [*lines, rest]

@@ -45,7 +45,7 @@ class _Manifest(Record):
     """What the report reads of ``manifest.json``."""
 
     versions: dict[str, str] = {}
-    settings: dict[str, str | int | float | bool | dict[str, str | int | float | bool] | None] = {}
+    settings: dict[str, str | int | float | bool | list[str] | dict[str, str | int | float | bool] | None] = {}
     subset: _ManifestSubset = _ManifestSubset()
     recipe_sha256: str | None = None
     non_standard: list[str] = []
