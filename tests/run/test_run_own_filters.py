@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +215,17 @@ def test_a_recipe_changed_on_purpose(pool: Path, tmp_path: Path, capsys: pytest.
         assert exit_status([*words, str(tmp_path / "other"), "--set", change]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_the_recipes_of_the_docs(pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repo_root: Path) -> None:
+    page = (repo_root / "docs/filters.md").read_text(encoding="utf-8")
+    function, arrays = (
+        next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if word in block)
+        for word in ("def is_good", "save_subset")
+    )
+    monkeypatch.chdir(tmp_path)
+    Path("pool").symlink_to(pool)
+    Path("my_filters.py").write_text(function)
+    exec(compile(arrays, "docs/filters.md", "exec"), {})
+    text = 'uids("mine.npy") & python("my_filters.py:is_good", text, original_width, least=3)'
+    assert filtered(pool, tmp_path / "run", text).fates["kept"] == COUNT
