@@ -151,6 +151,11 @@ def test_a_function_its_report_and_its_change(
     assert main(words, "filter") == 1  # a run directory may be a stranger's
     said = f"the filter of this run runs Python code, {tmp_path}/mine.py:wide, which this command line does not name"
     assert said in capsys.readouterr().err
+    manifest = tmp_path / "run/manifest.json"
+    value = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**value, "settings": {**value["settings"], "run_code": True}}))
+    assert main(["--config", str(manifest), "--out", str(tmp_path / "other"), "--quiet"]) == 1
+    assert "the filter of this run runs Python code, mine.py:wide" in capsys.readouterr().err
     assert main([*words, "--run-code"], "filter") == 0
     assert kept(tmp_path / "run") == set()
     with pytest.raises(ValueError, match=r"the recorded filter has code run, other\.py:f, that the run's"):
