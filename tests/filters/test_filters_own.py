@@ -150,6 +150,20 @@ def test_errors_say_what_to_write(text: str, message: str) -> None:
         compile_filter(text)
 
 
+PARTS = ["words", "column(x)", "column('a b')", "matches(", "score('s', ", "python('f.py:g', text", "fraction=0.3", ")"]
+PARTS += [">=", "==", "!=", "<", "=", "~", "&", "|", "(", ",", "-", "5", "1e400", "2.50", "9" * 30, "0" * 5000 + "7"]
+PARTS += ["'a'", 'r"\\d"', "r'", '"(', "column=x", "no_filter", "'\udc80'", "r'[\udc80'"]
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=9).map(" ".join))
+def test_what_compiles_means_what_its_text_means(text: str) -> None:
+    try:
+        made = compile_filter(text)
+    except FilterError:
+        return
+    assert compile_filter(str(made)) == made
+
+
 def test_columns_are_checked_by_what_they_are_compared_with() -> None:
     schema = pa.schema([("x", pa.int8()), ("url", pa.string()), ("boxes", pa.list_(pa.int8()))])
     for good in ("column(x) > 1", "column(url) > 'a'", "matches('a', column=url)", "python('f.py:g', boxes)"):
@@ -159,6 +173,7 @@ def test_columns_are_checked_by_what_they_are_compared_with() -> None:
         ("column(url) > 1", "needs numbers in the column 'url': m.parquet has string"),
         ("column(boxes) > 1", "needs numbers in the column 'boxes'"),
         ("column(y) > 1", "needs the column 'y': m.parquet has x, url, boxes"),
+        ("column(boxs) > 1", "needs the column 'boxs' (did you mean 'boxes'?): m.parquet has x, url, boxes"),
         ("python('f.py:g', y)", "needs the column 'y'"),
     ):
         with pytest.raises(PoolError, match=re.escape(message)):

@@ -132,6 +132,10 @@ def filters() -> dict[str, bytes]:
         "((oracle))",
         '"with space.npy" | uids("x.npy")',
         "teacher_pairs & ~contaminated",
+        'words >= 5 & ~column("a b") != -2.5e3 | column(x) == "text"',
+        r"""matches(r"^\d+", column=url) | matches('a\\.b')""",
+        'score("s.parquet", fraction=0.3) & score("s", threshold=1, column=other)',
+        'python("f.py:g", text, "a b", least=3, name=word)',
     ]
     return {f"filter-{i}": text.encode() for i, text in enumerate(texts)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,11 @@ def test_a_function_its_report_and_its_change(
     assert main(words, "filter") == 1  # a run directory may be a stranger's
     said = f"the filter of this run runs Python code, {tmp_path}/mine.py:wide, which this command line does not name"
     assert said in capsys.readouterr().err
+    manifest = tmp_path / "run/manifest.json"
+    value = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**value, "settings": {**value["settings"], "run_code": True}}))
+    assert main(["--config", str(manifest), "--out", str(tmp_path / "other"), "--quiet"]) == 1
+    assert "the filter of this run runs Python code, mine.py:wide" in capsys.readouterr().err
     assert main([*words, "--run-code"], "filter") == 0
     assert kept(tmp_path / "run") == set()
     with pytest.raises(ValueError, match=r"the recorded filter has code run, other\.py:f, that the run's"):
@@ -214,3 +220,17 @@ def test_a_recipe_changed_on_purpose(pool: Path, tmp_path: Path, capsys: pytest.
         assert exit_status([*words, str(tmp_path / "other"), "--set", change]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_the_recipes_of_the_docs(pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repo_root: Path) -> None:
+    page = (repo_root / "docs/filters.md").read_text(encoding="utf-8")
+    function, arrays = (
+        next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if word in block)
+        for word in ("def is_good", "save_subset")
+    )
+    monkeypatch.chdir(tmp_path)
+    Path("pool").symlink_to(pool)
+    Path("my_filters.py").write_text(function)
+    exec(compile(arrays, "docs/filters.md", "exec"), {})
+    text = 'uids("mine.npy") & python("my_filters.py:is_good", text, original_width, least=3)'
+    assert filtered(pool, tmp_path / "run", text).fates["kept"] == COUNT

@@ -439,6 +439,16 @@ def test_dry_run_lists_the_cells(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert not (tmp_path / "study").exists()
 
 
+def test_a_recipe_changed_on_purpose(study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--out", str(tmp_path / "study"), "--seeds", "2", "--dry-run"]
+    assert main([*words, "--set", "learning_rate=2e-3"]) == 0
+    assert main([*words, "--set", "learning_rate=fast"]) == 2
+    assert "learning_rate must be a number; got 'fast'" in capsys.readouterr().err
+    assert "changed on purpose" not in markdown(study)
+    changed = replaced(study, settings=replace(study.settings, overrides={"learning_rate": 2e-3}))
+    assert "The recipe was changed on purpose (learning_rate 0.002): these are no scores of" in markdown(changed)
+
+
 def test_two_studies_in_one_directory(tmp_path: Path) -> None:
     import fcntl
 

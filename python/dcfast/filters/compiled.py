@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -144,8 +145,10 @@ class Filter:
                 indices = schema.get_all_field_indices(name)
                 if len(indices) != 1:
                     what = "needs the column" if not indices else "found more than once the column"
+                    near = [] if indices else difflib.get_close_matches(name, schema.names, n=1, cutoff=0.75)
+                    hint = f" (did you mean {near[0]!r}?)" if near else ""
                     raise PoolError(
-                        f"filter {term} {what} {name!r}: {file} has {', '.join(schema.names) or 'no columns'}; "
+                        f"filter {term} {what} {name!r}{hint}: {file} has {', '.join(schema.names) or 'no columns'}; "
                         "leave the filter out, or give metadata with this column"
                     )
                 kind = schema.field(indices[0]).type

@@ -27,6 +27,7 @@ MAX_CHARACTERS = 65_536
 MAX_DEPTH = 50  # nested parentheses
 COMPARISONS = (">=", "<=", "==", "!=", ">", "<")
 _EXACT = 2.0**53  # floats below are whole numbers without a gap
+_DIGITS = 400  # more than a float has; Python reads an integer of 4,300 at most
 _PYTHON_WORDS = {"and": "&", "or": "|", "not": "~"}
 
 
@@ -234,8 +235,9 @@ class _Parser:
         token = self.take()
         if token.kind == "number":
             number = self.number(token)
-            is_whole = token.text.isdecimal() or (number.is_integer() and number < _EXACT)
-            value = (int(token.text) if token.text.isdecimal() else int(number)) if is_whole else number
+            value: int | float = int(number) if number.is_integer() and number < _EXACT else number
+            if number >= _EXACT and token.text.isdecimal() and len(token.text) <= _DIGITS:
+                value = int(token.text)  # all of its digits
             return Comparison(sign, -value if negative else value)
         if token.kind != "string" or is_signed:
             self.at -= token.kind != "end"

@@ -32,6 +32,12 @@ def _comparison(call: Call) -> Comparison:
     if call.comparison is None:
         shown = "column(original_width)" if call.name == "column" else call.name
         call.error(f"{call.name} needs a comparison ({' '.join(COMPARISONS)}): {shown} >= 5")
+    value = call.comparison.value
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            call.error(f"{call.name} is compared with text that is no UTF-8")
     return call.comparison
 
 

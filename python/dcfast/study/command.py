@@ -13,12 +13,13 @@ from dcfast.process.exit_codes import DONE, FAILED
 from dcfast.process.options import add_options, made_of, option, option_names
 from dcfast.process.parser import ArgumentParser
 from dcfast.process.terminal import say
+from dcfast.run.checks import check_settings
 from dcfast.rundir.claim import located
 from dcfast.rundir.settings import Settings
 from dcfast.scales import SCALES
 from dcfast.storage.config import add_config, given_and_config
 from dcfast.storage.paths import absolute, path_argument
-from dcfast.study.grid import STANDARD_FILTERS, Grid, parse_filters, parse_seeds
+from dcfast.study.grid import STANDARD_FILTERS, Grid, parse_filters, parse_seeds, scaled
 from dcfast.study.output import markdown
 from dcfast.study.study import run_study
 
@@ -107,6 +108,8 @@ def _grid(args: StudyOptions, settings: Settings) -> Grid:
         raise ValueError(f"--scales names one twice: {', '.join(args.scales)}; leave one out")
     if settings.pool is not None and settings.evalsets is None:
         raise ValueError("a study compares scores: it needs --evalsets DIR beside --pool")
+    for name in args.scales if settings.overrides else ():
+        check_settings(scaled(settings, name))  # a dry run says it, too
     filters = parse_filters(args.filters, settings.pool is None, args.also)
     return Grid(filters, tuple(args.scales), parse_seeds(args.seeds), settings)
 
