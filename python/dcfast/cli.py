@@ -20,6 +20,8 @@ HELP = """usage: dcfast COMMAND [options]        dcfast COMMAND --help lists its
   dcfast resharder ...  a subset of a pool as new shards, with DataComp's arguments (python -m dcfast.resharder)
   dcfast study ...      many filters, many seeds: which filter is best, and by how much (python -m dcfast.study)
   dcfast refresh ...    a pool's index, made or brought up to date (python -m dcfast.pool_refresh)
+  dcfast why ...        what became of a sample, and why: the rule that dropped it, its score, what it is a copy of
+  dcfast inspect ...    a sample, a shard or a run to look at, in the terminal and as a page
   dcfast doctor         versions, what works on this machine, and how to get what does not
   dcfast --version
 
@@ -30,6 +32,8 @@ PROGRAMS = {
     "resharder": "dcfast.resharding.cli",
     "study": "dcfast.study.command",
     "refresh": "dcfast.index.refresh",
+    "why": "dcfast.inspection.why",
+    "inspect": "dcfast.inspection.command",
     "doctor": "dcfast.doctor.command",
 }
 """Name -> module of its main: only the command that is asked for is loaded."""

@@ -6,9 +6,14 @@ terminal, rename its window or write over what was said before.
 
 from __future__ import annotations
 
+import os
 import sys
 
 from dcfast.errors import printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TextIO
 
 
 def say(text: str, *, error: bool = False, end: str = "\n") -> None:
@@ -17,6 +22,32 @@ def say(text: str, *, error: bool = False, end: str = "\n") -> None:
     stream.write(printable(text) + end)
     if error:
         stream.flush()
+
+
+def draw(codes: str) -> None:
+    """Writes escape codes to standard output as they are: for what dcfast made itself, never for anybody's text."""
+    sys.stdout.write(codes)
+
+
+def takes_colours(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that shows colours, and nobody asked for none (``NO_COLOR``, ``TERM=dumb``)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def writes(stream: TextIO, text: str) -> bool:
+    """Whether a stream's encoding has all characters of a text."""
+    try:
+        text.encode(getattr(stream, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def width_of(stream: TextIO, usual: int = 100) -> int:
+    """Columns of a terminal; ``usual`` of anything else."""
+    import shutil
+
+    return shutil.get_terminal_size((usual, 24)).columns if stream.isatty() else usual
 
 
 def log_printably(*, all_of_it: bool = False) -> None:

@@ -36,6 +36,9 @@ class RunOptions:
     )
     overwrite: bool = option(False, "redo in a directory whose settings differ")
     dry_run: bool = option(False, "print the plan (pieces, bytes, estimated time) and do nothing")
+    gallery: str | None = option(
+        None, "filter expression: the report shows samples that pass it, too (docs/inspect.md)", metavar="EXPR"
+    )
     quiet: bool = option(False, "no progress")
 
 

@@ -18,6 +18,7 @@ from dcfast.engine import check_engine, open_engine
 from dcfast.engine.progress import Progress, Silent
 from dcfast.errors import MissingDependencyError, RunError
 from dcfast.evaluate.scores import read_leaked, read_scores
+from dcfast.filters import compile_filter
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE, FAILED, USAGE
 from dcfast.process.terminal import log_printably, say
@@ -33,6 +34,7 @@ from dcfast.rundir.settings import Settings
 from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
 from dcfast.rundir.summaries import EvaluateSummary, FilterSummary
 from dcfast.rundir.summary import Summary
+from dcfast.stages.report import gallery_of
 from dcfast.stages.train import train_with
 
 
@@ -75,6 +77,7 @@ def run(
     ray_address: str | None = None,
     overwrite: bool = False,
     save_every_minutes: float = 10.0,
+    gallery: str | None = None,
     quiet: bool = True,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Summary]:
@@ -87,6 +90,7 @@ def run(
         engine: ``local`` or ``ray``.
         overwrite: redo in a directory whose settings differ, instead of refusing.
         save_every_minutes: of training, between checkpoints beside the recipe's; 0 for none.
+        gallery: a filter expression: the report shows samples that pass it, too.
         quiet: no progress on standard error.
         say: is given a line when a stage begins.
     Returns:
@@ -98,11 +102,17 @@ def run(
     chosen = settings or Settings()
     check_settings(chosen)
     check_engine(engine, workers)  # before the directory is claimed
+    if gallery is not None:
+        compile_filter(gallery)
     check_one_process()
     if chosen.pool is None and chosen.scale != "tiny":
         raise RunError(f"scale {chosen.scale} needs a pool (--pool DIR); the built-in world is for scale tiny alone")
     show = Silent if quiet else Progress
-    with open_run(out, chosen, overwrite=overwrite) as current, train_with(save_every_minutes=save_every_minutes):
+    with (
+        open_run(out, chosen, overwrite=overwrite) as current,
+        train_with(save_every_minutes=save_every_minutes),
+        gallery_of(gallery),
+    ):
         current.look_for_shards(last)
         stages = _selected(current, first, last)
         check_device(current, stages)
@@ -246,6 +256,7 @@ def _main(args: argparse.Namespace) -> int:
         ray_address=how.ray_address,
         overwrite=how.overwrite,
         save_every_minutes=how.save_every_minutes,
+        gallery=how.gallery,
         quiet=how.quiet,
         say=(lambda line: None) if how.quiet else (lambda line: say(f"{line} ...", error=True)),
     )
