@@ -54,11 +54,13 @@ class RuleVerdict(Record):
     """A rule of the filter, asked of this sample by itself.
 
     Attributes:
+        rule: what a sample that it drops is called.   text: what it asks, as the expression has it.
         values: what the metadata has in the columns that it reads, less the caption.
         limit: the score from which on a rule by fraction keeps.
     """
 
     rule: str
+    text: str
     passes: bool
     values: dict[str, Value] = {}
     limit: float | None = None
@@ -266,10 +268,13 @@ class Inspector:
             drops = asked.rules.drops(row.path, row.row, row.batch, parsed)[0]
         except (DcfastError, OSError, ValueError, KeyError) as error:
             return [], str(error)
-        rules = zip(asked.rules.names, drops.tolist(), asked.rules.columns, asked.rules.limits, strict=True)
+        of = asked.rules
+        rules = zip(of.names, of.texts, drops.tolist(), of.columns, of.limits, strict=True)
         return [
-            RuleVerdict(name, not drop, _values(row, [c for c in columns if c != TEXT]), _limit(self.thresholds, key))
-            for name, drop, columns, key in rules
+            RuleVerdict(
+                name, text, not drop, _values(row, [c for c in columns if c != TEXT]), _limit(self.thresholds, key)
+            )
+            for name, text, drop, columns, key in rules
         ], None
 
     def _signature(self, place: Place) -> PictureFacts | None:
@@ -299,7 +304,9 @@ class Inspector:
             for batch in file.batches(list(EvidenceRow.__annotations__)):
                 same = pc.and_(pc.equal(batch.column("shard"), place.shard), pc.equal(batch.column("row"), place.row))
                 found += rows_of(batch.filter(same), EvidenceRow, path)
-        return sorted(found, key=lambda row: (row.distance, row.method != "content"))
+        found.sort(key=lambda row: (row.distance, row.method != "content"))
+        # one that is identical looks alike, too
+        return list({(row.evalset, row.evalset_shard, row.evalset_key): row for row in reversed(found)}.values())[::-1]
 
 
 def _limit(thresholds: Mapping[str, float], key: str | None) -> float | None:

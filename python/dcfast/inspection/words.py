@@ -130,7 +130,7 @@ def _rule_line(rule: RuleVerdict) -> str:
     if rule.limit is not None and values:
         values += f", kept from {rule.limit:.6g}"
     verdict = "passes" if rule.passes else "drops it"
-    return f"{clean(rule.rule)}: {verdict}{f' ({values})' if values else ''}"
+    return f"{clean(rule.text)}: {verdict}{f' ({values})' if values else ''}"
 
 
 def _metadata_lines(facts: SampleFacts) -> list[Line]:

@@ -108,7 +108,8 @@ class SeparateRules:
     """The filter's rules, each asked by itself.
 
     Attributes:
-        names: of the rules, in the order of the expression.   columns: for each the metadata columns that it reads.
+        names: of the rules, in the order of the expression: what a row that they drop is called.
+        texts: for each what it asks, as the expression has it.   columns: for each the metadata columns that it reads.
         limits: for each the key of the threshold by fraction that it compares with, None where there is none.
     """
 
@@ -118,6 +119,7 @@ class SeparateRules:
         self.whole.check_needs()
         self.out, self.thresholds = run.out, thresholds
         self.rules: list[Rule | Filter] = []
+        self.texts: list[str] = []
         self.columns: list[list[str]] = []
         self.limits: list[str | None] = []
         for clause in root.children if isinstance(root, And) else (root,):
@@ -133,6 +135,7 @@ class SeparateRules:
     def _add(self, rules: Sequence[Rule | Filter], columns: tuple[str, ...], quantile: Quantile | None) -> None:
         for rule in rules:
             self.rules.append(rule)
+            self.texts.append(rule.reason if isinstance(rule, Rule) else str(rule))
             self.columns.append(list(columns))
             self.limits.append(None if quantile is None else quantile.key)
 
