@@ -46,6 +46,7 @@ from dcfast.storage.npz import save_array, write_npy
 from dcfast.storage.records import plain
 from dcfast.uids.files import RECORD_DTYPE, UID_DTYPE, uid_records
 from dcfast.uids.sets import record_sort, uid_format
+from pool_builder import evalset, picture
 
 SHARD_ROWS = 10_000
 METADATA_FILES = 64
@@ -378,7 +379,7 @@ def simulate(folder: Path, samples: int, shard_rows: int = SHARD_ROWS) -> tuple[
     for name in ("signatures", "state"):
         (out / name).mkdir(parents=True)
     settings = Settings(scale="medium", pool=str(pool), filter=FILTER, train=False, evalsets=str(folder / "evalsets"))
-    (folder / "evalsets").mkdir()
+    evalset(folder / "evalsets", "set-0", {"s0": picture(1)})
     (out / "state/settings.json").write_text(json.dumps(asdict(settings)))
     layout = _index(out, tar, simulation)
     groups = group_files([str(n) for n in range(simulation.shards)])

@@ -78,7 +78,7 @@ def asked(main: Any, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[i
             LOW,
             [
                 "dropped by the filter: clip_score(l14, fraction=0.9)",
-                f"the score is below what the filter keeps from, 0.3125: {L14} is 0.1",
+                f"the score is below the threshold, 0.3125: {L14} is 0.1",
                 "clip_score(l14, fraction=0.9): drops it",
                 "~contaminated: passes",
                 "00000000.parquet, row 3",
@@ -257,11 +257,11 @@ def test_a_run_and_a_shard_in_the_terminal(made: tuple[Path, Settings], capsys: 
     status, said = asked(command.main, capsys, out, "--sample", "40")
     flat = " ".join(said.split())
     assert status == 0
-    for words in ("quarantined 2 (", "missing 1 (", "unlisted 1 (", "37 shown, of 37", "among all 37 samples"):
+    for words in ("quarantined 2 (", "missing 1 (", "unlisted 1 (", "37 shown of all 37 rows of fates.parquet."):
         assert words in flat
     assert said.count("\nkept") == sum("kept" in line[:5] for line in said.splitlines())
     status, said = asked(command.main, capsys, "00000001.tar", "--out", out, "--outcome", "quarantined")
-    assert "2 shown, of 2 of which each is as asked, among all 12 samples of the shard." in " ".join(said.split())
+    assert "2 shown of 2 that are as asked, among all 12 samples of the shard." in " ".join(said.split())
     status, said = asked(command.main, capsys, out, "--json", "--sample", "0", "--outcome", "kept")
     assert json.loads(said)["rows"] == []
 
@@ -303,7 +303,7 @@ def test_pages_stand_alone(made: tuple[Path, Settings], tmp_path: Path, capsys: 
         if words == [uid_of(TWIN)]:
             assert "Near copies in the pool: 1" in read.text
         if "--filter" in words:
-            assert "1 shown, of 35 of which each passes the expression, among all 36 metadata rows." in read.text
+            assert "1 shown; 35 pass the expression, of all 36 metadata rows." in read.text
             assert "Dropped, contaminated: 1" in read.text
 
 

@@ -16,6 +16,7 @@ from dcfast.report.facts.draw import Choice, draw
 from dcfast.rundir import tables
 from dcfast.rundir.lookup import SampleLookup
 from dcfast.rundir.tables import read_table
+from dcfast.stages.report import make_report
 from dcfast.uids.sets import uid_format, uid_parse
 from simulated_run import BROKEN, COPY, FILTER, KEPT, REASONS, SIZE, THRESHOLD, Simulation, simulate
 
@@ -145,3 +146,20 @@ def test_an_unfinished_run_says_what_to_run(tmp_path: Path) -> None:
     (tmp_path / "state/settings.json").write_text(json.dumps({"pool": str(tmp_path), "filter": FILTER}))
     with pytest.raises(RunError, match="stage index has not been run yet"):
         Inspector(stored_run(tmp_path)).by_uid("f" * 32)
+
+
+def test_the_report_of_a_simulated_run_says_of_how_many(simulated: tuple[Path, Simulation]) -> None:
+    """The small form of ``test_soak_whole_report.py``."""
+    out, simulation = simulated
+    run = stored_run(out)
+    make_report(run, "clip_score(l14, threshold=0.31)")
+    report = json.loads((out / "report.json").read_bytes())
+    page = (out / "report.html").read_bytes()
+    assert len(page) < 5_000_000
+    assert sum(report["fates"].values()) == report["draw"]["of"] == simulation.samples > report["draw"]["rows"]
+    text = page.decode()
+    assert f"A sample, not all: drawn from {report['draw']['rows']:,} of {simulation.samples:,} rows" in text
+    assert f"Kept: 12 of {report['fates']['kept']:,}" in text
+    assert f"a sample of {simulation.samples:,} from all over the pool" in text
+    assert "these rows are a sample of" in text
+    assert len(report["gallery"]["asked"]) == 12

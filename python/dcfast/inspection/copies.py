@@ -7,6 +7,7 @@ import heapq
 import numpy as np
 import numpy.typing as npt
 
+from dcfast.dedup.records import SIGNATURE_DTYPE
 from dcfast.rundir.layout import signature_path
 from dcfast.rundir.lookup import Place, SampleLookup
 from dcfast.similarity.hamming import hamming_join
@@ -50,18 +51,20 @@ def near_copies(samples: SampleLookup, place: Place, max_distance: int, *, whole
     """
     if not (samples.out / signature_path(place.segment)).exists():
         return NearCopies(problem="pictures were not signed in this run (--verify-images, or --evalsets DIR)")
-    total = sum(samples.segment(number).num_samples for number in range(samples.num_segments))
-    if total > MOST_UNASKED and not whole_pool:
-        size = f"{total:,} signatures, {34 * total / 1e9:,.1f} GB"
+    with_uid = len(samples.index)  # nearly all samples: the others are counted as they are read
+    if with_uid > MOST_UNASKED and not whole_pool:
+        size = f"{with_uid:,} signatures, {SIGNATURE_DTYPE.itemsize * with_uid / 1e9:,.1f} GB"
         return NearCopies(problem=f"not looked for, because all of the pool's {size} would be read (--copies does)")
     signatures = load_array(samples.out / signature_path(place.segment), mmap=True)
     own = np.array(signatures[place.sample])
     if own["status"] != 0:
         return NearCopies(problem="its picture could not be decoded, so that it has no hashes")
     best: list[tuple[int, bool, int, int]] = []  # distance, not identical, segment, sample
-    found = 0
+    found = looked = 0
     for number in range(samples.num_segments):
-        some = _in_segment(load_array(samples.out / signature_path(number), mmap=True), own, max_distance)
+        signatures = load_array(samples.out / signature_path(number), mmap=True)
+        looked += len(signatures)
+        some = _in_segment(signatures, own, max_distance)
         named = [(distance, not same, number, sample) for sample, distance, same in some]
         named = [copy for copy in named if copy[2:] != (place.segment, place.sample)]
         found += len(named)
@@ -72,7 +75,7 @@ def near_copies(samples: SampleLookup, place: Place, max_distance: int, *, whole
         NearCopy(p.shard, p.row, samples.key_of(p), samples.uid_of(p), copy[0], not copy[1], fate.fate, fate.reason)
         for p, copy, fate in zip(places, best, fates, strict=True)
     ]
-    return NearCopies(found, total, max_distance, nearest)
+    return NearCopies(found, looked, max_distance, nearest)
 
 
 def _in_segment(

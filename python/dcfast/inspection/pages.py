@@ -47,8 +47,8 @@ def _evaluation_group(inspector: Inspector, facts: SampleFacts) -> list[Group]:
     cards = []
     for hit in facts.evidence:
         sample = previews.sample(str(hit.evalset), str(hit.evalset_shard), str(hit.evalset_key))
-        row = GalleryRow(hit.evalset_shard, None, hit.evalset_key, reason=evidence_words(hit))
-        cards.append(Card(row, sample))
+        row = GalleryRow(hit.evalset_shard, None, hit.evalset_key)
+        cards.append(Card(row, Preview(sample.picture, evidence_words(hit))))
     return [Group("Pictures of evaluation sets that it matches", "quarantined", cards)]
 
 
@@ -122,16 +122,20 @@ def wanted(choice: Choice) -> str:
 
 def of_how_many(choice: Choice, drawn: Draw) -> list[str]:
     """Sentences that say what the samples shown are a sample of."""
-    shown, unit = len(drawn.rows), drawn.unit
-    are = "passes the expression" if choice.expression is not None else "is as asked"
-    of_all = drawn.of is not None and drawn.looked >= drawn.of
-    looked = f"all {count(drawn.looked)} {unit}" if of_all else f"{count(drawn.looked)} {unit}, a sample"
-    if not of_all and drawn.of is not None:
-        looked += f" of {count(drawn.of)} from all over the pool"
-    sentences = [f"{count(shown)} shown, of {count(drawn.matching)} of which each {are}, among {looked}."]
-    if shown < drawn.matching or not of_all:
+    is_whole = drawn.of is not None and drawn.looked >= drawn.of
+    looked = f"{'all ' if is_whole else ''}{count(drawn.looked)} {drawn.unit}"
+    if not is_whole:
+        looked += f", a sample{f' of {count(drawn.of)}' if drawn.of is not None else ''} from all over the pool"
+    shown = f"{count(len(drawn.rows))} shown"
+    if choice.expression is not None:
+        sentences = [f"{shown}; {count(drawn.matching)} pass the expression, of {looked}."]
+    elif choice.fate is not None or choice.reason is not None:
+        sentences = [f"{shown} of {count(drawn.matching)} that are as asked, among {looked}."]
+    else:
+        sentences = [f"{shown} of {looked}."]
+    if len(drawn.rows) < drawn.matching or not is_whole:
         sentences.append(f"A fixed draw by seed {choice.seed}; another --seed shows others.")
-    if not of_all and shown < choice.most:
+    if not is_whole and len(drawn.rows) < choice.most:
         sentences.append("--all looks at every row.")
     return sentences
 

@@ -13,6 +13,7 @@ from dcfast.rundir.run_dir import Run
 from dcfast.storage.paths import absolute
 
 _UID = re.compile(r"[0-9A-Fa-f]{32}\Z")
+_SHARD = re.compile(r".+\.tar\Z", re.DOTALL)
 _SAMPLE = re.compile(r"(?P<shard>.+\.tar)/(?P<key>[^/].*)\Z", re.DOTALL)
 
 
@@ -53,7 +54,7 @@ def read_target(word: str, out: str) -> Target:
         return Target(stored_run(word))
     if sample := _SAMPLE.match(word):
         return Target(stored_run(out), shard=_shard_name(sample["shard"]), key=sample["key"])
-    if word.endswith(".tar"):
+    if _SHARD.match(word):
         return Target(stored_run(out), shard=_shard_name(word))
     raise ValueError(f"expected a uid of 32 hex digits, SHARD.tar, SHARD.tar/KEY or a run directory; got {word!r}")
 

@@ -42,7 +42,7 @@ FATE_WORDS = {
     "missing": "missing: a metadata row has this uid, and no sample of the shards",
     "unlisted": "unlisted: it stands in the shards, and no metadata row has its uid",
 }
-_FROM_SCORE = "the score is below what the filter keeps"
+_LOW_SCORE = "the score is below the threshold"
 
 
 def headline(facts: SampleFacts) -> str:
@@ -66,11 +66,11 @@ def why(rule: RuleVerdict) -> str:
     """Why a rule drops a sample: what it looks at, and the values it found."""
     term, _, part = rule.rule.rpartition(": ")
     if rule.limit is not None and (part == "score" or not term):
-        words = f"{_FROM_SCORE} from, {rule.limit:.6g}"
+        words = f"{_LOW_SCORE}, {rule.limit:.6g}"
     elif term == "laion2b" and part == "score":
         words = _LAION
     else:
-        words = RULE_WORDS.get(part, "") or (_FROM_SCORE if "clip_score" in rule.rule else "")
+        words = RULE_WORDS.get(part, "") or (_LOW_SCORE if "clip_score" in rule.rule else "")
     values = _values(rule)
     return ": ".join(filter(None, (words, values)))
 
@@ -138,7 +138,7 @@ def _metadata_lines(facts: SampleFacts) -> list[Line]:
     assert metadata is not None
     more = f"; {count(metadata.rows)} rows have this uid" if metadata.rows > 1 else ""
     said = [("metadata", clean(f"{metadata.file}, row {metadata.row}{more}"))]
-    return said + [(clean(name, 40), _value(value)) for name, value in metadata.values.items()]
+    return said + [("metadata", f"{clean(name, 80)}: {_value(value)}") for name, value in metadata.values.items()]
 
 
 def _picture_lines(facts: SampleFacts, *, details: bool) -> list[Line]:

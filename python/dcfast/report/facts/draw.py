@@ -98,7 +98,7 @@ def draw(run: Run, samples: SampleLookup, choice: Choice) -> Draw:
         return _of_shard(samples, choice)
     table = run.out / "fates.parquet"
     if not columns_of(table).issuperset(FATE_COLUMNS):
-        return Draw([], 0, 0, 0, "samples")
+        return Draw([], 0, 0, 0, "rows of fates.parquet")
     batches = stream(table, FATE_COLUMNS) if choice.all_rows else spread(table, FATE_COLUMNS)
     looked = matching = 0
     best: list[tuple[int, int, GalleryRow]] = []
@@ -107,7 +107,7 @@ def draw(run: Run, samples: SampleLookup, choice: Choice) -> Draw:
         some = _taken(batch, choice)
         best = _best(best, some, _ranks(some, choice.seed), choice.most, matching)
         matching += some.num_rows
-    return Draw([row for _, _, row in best], looked, num_rows(table), matching, "samples")
+    return Draw([row for _, _, row in best], looked, num_rows(table), matching, "rows of fates.parquet")
 
 
 def _taken(batch: pa.RecordBatch, choice: Choice) -> pa.RecordBatch:
