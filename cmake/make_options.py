@@ -50,6 +50,8 @@ def text() -> str:
     from dcfast.evaluate.__main__ import parser as evaluate
     from dcfast.evaluate.sets_command import parser as import_evalset
     from dcfast.index.refresh import parser as refresh
+    from dcfast.inspection.command import parser as inspect
+    from dcfast.inspection.why import parser as why
     from dcfast.process.exit_codes import MEANINGS
     from dcfast.resharding.cli import parser as resharder
     from dcfast.run.options import parser as run
@@ -67,6 +69,8 @@ def text() -> str:
         "python -m dcfast.resharder": resharder(),
         "python -m dcfast.pool_refresh": refresh(),
         "dcfast status": status(),
+        "dcfast why": why(),
+        "dcfast inspect": inspect(),
         "dcfast doctor": doctor(),
     }
     head = HEAD.format(codes="; ".join(f"{code} {meaning}" for code, meaning in MEANINGS.items()))

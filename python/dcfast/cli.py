@@ -23,6 +23,8 @@ HELP = """usage: dcfast COMMAND [options]        dcfast COMMAND --help lists its
   dcfast study ...      many filters, many seeds: which filter is best, and by how much (python -m dcfast.study)
   dcfast refresh ...    a pool's index, made or brought up to date (python -m dcfast.pool_refresh)
   dcfast status RUN     how far a run is: stages, rates, time left, failures; --watch, --json
+  dcfast why ...        what became of a sample, and why: the rule that dropped it, its score, what it is a copy of
+  dcfast inspect ...    a sample, a shard or a run to look at, in the terminal and as a page
   dcfast doctor         versions, what works on this machine, and how to get what does not{plugins}
   dcfast --version
 
@@ -36,6 +38,8 @@ PROGRAMS = {
     "study": "dcfast.study.command",
     "refresh": "dcfast.index.refresh",
     "status": "dcfast.status.command",
+    "why": "dcfast.inspection.why",
+    "inspect": "dcfast.inspection.command",
     "doctor": "dcfast.doctor.command",
 }
 """Name -> module of its main: only the command that is asked for is loaded."""

@@ -36,8 +36,8 @@ NASTY = "<script>alert('x')</script> & \"quotes\" \0 \x1b[31m \u202e turned \nse
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 TOP_KEYS = (
     "version run standard departures index signatures fates reasons filter subset repeated contamination gallery "
-    "quarantine damage reshard verify world notes timings files manifest overlap clip_scores rules_truth look_problem "
-    "comparison scores training verdict"
+    "draw quarantine damage reshard verify world notes timings files manifest overlap clip_scores rules_truth "
+    "look_problem comparison scores training verdict"
 )
 
 

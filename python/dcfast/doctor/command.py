@@ -7,8 +7,6 @@ raises: what goes wrong inside one is that check's finding.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +22,7 @@ from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE, FAILED
 from dcfast.process.options import add_options, given_options, made_of, option
 from dcfast.process.parser import ArgumentParser
-from dcfast.process.terminal import say
+from dcfast.process.terminal import say, takes_colours, width_of, writes
 
 # section and its check, which takes `deep`
 _CHECKS: tuple[tuple[str, Callable[[bool], Iterator[Row]]], ...] = (
@@ -111,10 +109,10 @@ def _main(arguments: DoctorOptions) -> int:
 
 def render(rows: Sequence[Row], out: TextIO, *, deep: bool = False) -> None:
     """Writes the rows as a table: colours only on a terminal (and without NO_COLOR), ASCII where it must be."""
-    colours = out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    ascii_only = not _can_write(out, "".join(mark for mark, _ in _MARKS.values()))
+    colours = takes_colours(out)
+    ascii_only = not writes(out, "".join(mark for mark, _ in _MARKS.values()))
     name_width = max((len(row.name) for row in rows), default=0)
-    columns = shutil.get_terminal_size((100, 24)).columns if out.isatty() else 1_000_000
+    columns = width_of(out, 1_000_000)
     indent = " " * (6 + ascii_only + name_width)
     room = max(30, columns - len(indent))
     lines: list[str] = []
@@ -137,14 +135,6 @@ def render(rows: Sequence[Row], out: TextIO, *, deep: bool = False) -> None:
     text = "\n".join(lines).lstrip("\n") + "\n"
     encoding = getattr(out, "encoding", None) or "utf-8"
     out.write(text.encode(encoding, "backslashreplace").decode(encoding))
-
-
-def _can_write(out: TextIO, text: str) -> bool:
-    try:
-        text.encode(getattr(out, "encoding", None) or "utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _paint(text: str, code: str, colours: bool) -> str:

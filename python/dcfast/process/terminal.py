@@ -17,6 +17,10 @@ import unicodedata
 
 from dcfast.errors import printable
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TextIO
+
 _door = threading.RLock()
 _standing = 0
 """Columns of the line that stands on the terminal and will be written over."""
@@ -49,7 +53,7 @@ def is_terminal(*, error: bool = True) -> bool:
 
 def has_colours() -> bool:
     """Whether standard output is a terminal whose owner did not ask for no colours (NO_COLOR)."""
-    return is_terminal(error=False) and not os.environ.get("NO_COLOR")
+    return takes_colours(sys.stdout)
 
 
 def columns(usual: int = 80) -> int:
@@ -114,6 +118,30 @@ def show_page(text: str, *, anew: bool = False) -> None:
         sys.stdout.write("\x1b[H\x1b[2J" if anew else "")
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
         sys.stdout.flush()
+
+
+def draw(codes: str) -> None:
+    """Writes escape codes to standard output as they are: for what dcfast made itself, never for anybody's text."""
+    sys.stdout.write(codes)
+
+
+def takes_colours(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that shows colours, and nobody asked for none (``NO_COLOR``, ``TERM=dumb``)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def writes(stream: TextIO, text: str) -> bool:
+    """Whether a stream's encoding has all characters of a text."""
+    try:
+        text.encode(getattr(stream, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def width_of(stream: TextIO, usual: int = 100) -> int:
+    """Columns of a terminal; ``usual`` of anything else."""
+    return columns(usual) if stream.isatty() else usual
 
 
 def log_printably(*, all_of_it: bool = False) -> None:

@@ -75,13 +75,17 @@ def check_settings(settings: Settings) -> None:
             )
 
 
-def check_start(settings: Settings, engine: str, workers: int, ray_address: str | None) -> None:
+def check_start(
+    settings: Settings, engine: str, workers: int, ray_address: str | None, gallery: str | None = None
+) -> None:
     """What is wrong whatever the run directory holds.
 
     Raises:
         ValueError, RunError, MissingDependencyError: in words.
     """
     check_settings(settings)
+    if gallery is not None:
+        compile_filter(gallery)
     check_one_process()
     if settings.pool is None and settings.scale != "tiny":
         raise RunError(f"scale {settings.scale} needs a pool: give --pool DIR; the built-in world is for scale tiny")

@@ -76,7 +76,7 @@ def dry_run(out: Path, settings: Settings, how: RunOptions) -> None:
     The plan comes first where what is wrong may be other on the machine that the run is meant for (a GPU, a library)
     or is a stage that has not been run yet.
     """
-    check_start(settings, how.engine, how.workers, how.ray_address)
+    check_start(settings, how.engine, how.workers, how.ray_address, how.gallery)
     run = look_at_run(out, settings, overwrite=how.overwrite)
     stages = select_stages(run, how.first, how.last)
     try:

@@ -46,6 +46,9 @@ class RunOptions:
     dry_run: bool = option(
         False, "check all that the run checks before work, print the plan (what is done, bytes, time) and do nothing"
     )
+    gallery: str | None = option(
+        None, "filter expression: the report shows samples that pass it, too (docs/inspect.md)", metavar="EXPR"
+    )
     quiet: bool = option(False, "no progress")
 
 

@@ -32,6 +32,7 @@ from dcfast.rundir.stage_table import STAGES
 from dcfast.rundir.summaries import EvaluateSummary, FilterSummary
 from dcfast.rundir.summary import Summary
 from dcfast.stages.filter.losses import loss_warning
+from dcfast.stages.report import gallery_of
 from dcfast.stages.train import train_with
 
 
@@ -46,6 +47,7 @@ def run(
     ray_address: str | None = None,
     overwrite: bool = False,
     save_every_minutes: float = 10.0,
+    gallery: str | None = None,
     quiet: bool = True,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Summary]:
@@ -58,6 +60,7 @@ def run(
         engine: ``local`` or ``ray``.
         overwrite: redo in a directory whose settings differ, instead of refusing.
         save_every_minutes: of training, between checkpoints beside the recipe's; 0 for none.
+        gallery: a filter expression: the report shows samples that pass it, too.
         quiet: no progress on standard error.
         say: is given a line when a stage begins.
     Returns:
@@ -67,9 +70,13 @@ def run(
         DcfastError, ValueError, OSError: what went wrong, in words; the run can be resumed after it is mended.
     """
     chosen = settings or Settings()
-    check_start(chosen, engine, workers, ray_address)
+    check_start(chosen, engine, workers, ray_address, gallery)
     show = Silent if quiet else Progress
-    with open_run(out, chosen, overwrite=overwrite) as current, train_with(save_every_minutes=save_every_minutes):
+    with (
+        open_run(out, chosen, overwrite=overwrite) as current,
+        train_with(save_every_minutes=save_every_minutes),
+        gallery_of(gallery),
+    ):
         stages = select_stages(current, first, last)
         check_work(current, stages, overwrite=overwrite)  # before the directory is claimed
         current.lock_settings(STAGES)
@@ -215,6 +222,7 @@ def _main(args: argparse.Namespace, stage: str | None) -> int:
         ray_address=how.ray_address,
         overwrite=how.overwrite,
         save_every_minutes=how.save_every_minutes,
+        gallery=how.gallery,
         quiet=how.quiet,
         say=(lambda line: None) if how.quiet else (lambda line: say(f"{line} ...", error=True)),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -28,6 +28,19 @@ from dcfast.world import WorldSpec
 T = TypeVar("T", bound=Summary)
 SHARDS_AT_ONCE = 16
 """Whose samples a piece decides about: some hundred thousand rows, at about 150 bytes each."""
+
+
+def group_segments(shards: Sequence[int]) -> list[list[int]]:
+    """The segments, by how many shards each has, cut into the pieces that decide about their samples: their numbers."""
+    groups: list[list[int]] = []
+    room = 0
+    for number, count in enumerate(shards):
+        if room < count:
+            groups.append([])
+            room = SHARDS_AT_ONCE
+        groups[-1].append(number)
+        room -= count
+    return groups
 
 
 @dataclass
@@ -93,15 +106,9 @@ class Run:
 
         Neighbours are taken together up to SHARDS_AT_ONCE shards, so that small ones do not cost a file each.
         """
-        groups: list[list[tuple[int, int]]] = []
-        room = 0
-        for number, (first, names) in enumerate(self.pool.segments()):
-            if room < len(names):
-                groups.append([])
-                room = SHARDS_AT_ONCE
-            groups[-1].append((number, first))
-            room -= len(names)
-        return groups
+        segments = self.pool.segments()
+        groups = group_segments([len(names) for _, names in segments])
+        return [[(number, segments[number][0]) for number in group] for group in groups]
 
     @property
     def compare(self) -> str | None:

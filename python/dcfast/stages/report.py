@@ -7,11 +7,12 @@ a run with nothing to do leaves the report as it is.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from dcfast.engine.piece import piece
-from dcfast.errors import PoolError
-from dcfast.evaluate.tasks import compared_sets
 from dcfast.index.pool import shard_folder
 from dcfast.report.facts.collect import collect
 from dcfast.report.page.images import EvalsetPreviews, PoolPreviews
@@ -27,6 +28,7 @@ from dcfast.storage.inputs import read_input
 from dcfast.storage.json_files import MOST_JSON_BYTES
 from dcfast.storage.records import replaced
 
+_GALLERY: ContextVar[str | None] = ContextVar("_GALLERY", default=None)
 TABLES = (
     "fates.parquet",
     "quarantine.parquet",
@@ -49,22 +51,25 @@ def _digest(out: Path) -> str:
     return digest.hexdigest()
 
 
-def _evalsets(directory: Path | None) -> list[tuple[str, list[str]]]:
+@contextmanager
+def gallery_of(expression: str | None) -> Iterator[None]:
+    """Reports within the block show samples that pass this filter expression, too."""
+    token = _GALLERY.set(expression)
     try:
-        return [] if directory is None else compared_sets(directory)
-    except PoolError:  # gone since: the pairs have placeholders
-        return []
+        yield
+    finally:
+        _GALLERY.reset(token)
 
 
-def make_report(run: Run) -> ReportSummary:
+def make_report(run: Run, gallery: str | None = None) -> ReportSummary:
     """Gathers the numbers, reads the few pictures shown, writes both files.
 
     Memory: a batch of a table, one image, and 65,536 metadata rows. Cost: about a second, and the time that the
     filter takes for these rows, whatever the size of the pool.
     """
-    report = collect(run)
+    report = collect(run, gallery)
     pool = PoolPreviews(run.out, shard_folder(run.pool_dir))
-    pictures = look_up(report, pool, EvalsetPreviews(run.out, _evalsets(run.evalset_dir)))
+    pictures = look_up(report, pool, EvalsetPreviews.of_directory(run.out, run.evalset_dir))
     published = replaced(report, gallery=pictures.gallery).without_places(run.places)
     page = render(published, pictures)
     write_json(run.out / "report.json", published.as_json())
@@ -74,15 +79,15 @@ def make_report(run: Run) -> ReportSummary:
     return ReportSummary(report.fates.get("kept", 0), report.standard, cards + pairs, pairs)
 
 
-@piece(version=5)
-def write_report(out: Path, settings: Settings, recorded: str) -> ReportSummary:
+@piece(version=6)
+def write_report(out: Path, settings: Settings, recorded: str, gallery: str | None = None) -> ReportSummary:
     """Piece: see ``make_report``; ``recorded`` is the digest of what the stages recorded, for its key."""
     del recorded
-    return make_report(Run(out, settings))
+    return make_report(Run(out, settings), gallery)
 
 
 def steps(run: Run, do: Do) -> ReportSummary:
     """The one piece."""
     tables = [name for name in TABLES if (run.out / name).exists()]
     page = write_report.piece("report/page", "page", inputs=tables, outputs=["report.json", "report.html"])
-    return do.one(page(settings=run.settings, recorded=_digest(run.out)))
+    return do.one(page(settings=run.settings, recorded=_digest(run.out), gallery=_GALLERY.get()))

@@ -13,6 +13,7 @@ from dcfast.errors import DcfastError
 from dcfast.report.facts import document, filter_parts, sampling, truth
 from dcfast.report.facts.contamination import contaminated_kept, contamination
 from dcfast.report.facts.document import Report
+from dcfast.report.facts.draw import Choice, draw, thresholds_of
 from dcfast.report.facts.inventory import files_of, timings
 from dcfast.report.facts.metadata_rows import Examined, examine, metadata_files
 from dcfast.report.facts.outcome import compare_scores
@@ -22,6 +23,7 @@ from dcfast.report.text import clean
 from dcfast.rundir import summaries
 from dcfast.rundir.branch import comparison_dir
 from dcfast.rundir.layout import FATES
+from dcfast.rundir.lookup import SampleLookup
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.settings import Settings
 from dcfast.rundir.stage_table import STAGES
@@ -152,8 +154,7 @@ def _look(run: Run, chosen: FilterSummary) -> _FilterLook:
         problem = "The metadata is not where it was: no overlap of the filter's rules, no CLIP scores."
         return _FilterLook(problem=problem)
     try:
-        # recorded as decimal text; a filter would take text for the hexadecimal form
-        thresholds = {key: float(text) for key, text in (chosen.thresholds or {}).items()}
+        thresholds = thresholds_of(run)
         seen = examine(run, files, chosen.filter, thresholds)
     except (DcfastError, OSError, ValueError, KeyError) as error:  # moved, or a model that this machine lacks
         problem = f"The filter cannot be asked again, so its rules' overlap is not shown: {clean(str(error))}"
@@ -163,11 +164,28 @@ def _look(run: Run, chosen: FilterSummary) -> _FilterLook:
     return _FilterLook(seen, filter_parts.overlap(seen), clip, filter_parts.rules_against_truth(seen, masks))
 
 
-def _gallery(run: Run, look: _FilterLook) -> dict[str, list[GalleryRow]]:
-    chosen = gallery(run.out / "fates.parquet") | (truth.mistakes(run.out) if run.is_world else {})
-    if look.seen is None or look.clip_scores is None:
-        return chosen
-    return filter_parts.with_scores(chosen, look.seen, look.clip_scores.column)
+def _gallery(
+    run: Run, look: _FilterLook, expression: str | None
+) -> tuple[dict[str, list[GalleryRow]], document.GalleryDraw]:
+    table = run.out / "fates.parquet"
+    drawn = gallery(table)
+    chosen = drawn.sections | (truth.mistakes(run.out) if run.is_world else {})
+    if look.seen is not None and look.clip_scores is not None:
+        chosen = filter_parts.with_scores(chosen, look.seen, look.clip_scores.column)
+    asked = None
+    if expression is not None:
+        rows, asked = _asked(run, expression)
+        chosen["asked"] = rows
+    return chosen, document.GalleryDraw(drawn.rows, sampling.num_rows(table), asked)
+
+
+def _asked(run: Run, expression: str) -> tuple[list[GalleryRow], document.AskedGallery]:
+    """The samples that an expression asked for, or why there are none."""
+    try:
+        drawn = draw(run, SampleLookup(run.out), Choice(expression))
+    except (DcfastError, OSError, ValueError, KeyError) as error:
+        return [], document.AskedGallery(expression, problem=clean(str(error), 600))
+    return drawn.rows, document.AskedGallery(expression, drawn.looked, drawn.of, drawn.matching)
 
 
 def _filter_facts(given: str | None, chosen: FilterSummary) -> document.FilterFacts:
@@ -192,8 +210,8 @@ def _quarantine(table: Path) -> document.Quarantine:
     return document.Quarantine(sampling.num_rows(table), rows)
 
 
-def collect(run: Run) -> Report:
-    """The report of a run.
+def collect(run: Run, gallery_filter: str | None = None) -> Report:
+    """The report of a run; with samples that pass ``gallery_filter``, where it is given.
 
     Memory: a batch of a table at a time. Cost: the summaries, bounded stretches of the tables, and one stream of
     at most MAX_EVIDENCE_ROWS rows of evidence. Raises nothing for parts that are absent or no JSON; CorruptDataError
@@ -212,6 +230,7 @@ def collect(run: Run) -> Report:
     comparison = _comparison(run, compared)
     scores = compare_scores(out, compared, run.evalset_dir)
     trained = trainings(out, compared)
+    shown, drawn = _gallery(run, look, gallery_filter)
     report = Report(
         document.RunFacts(str(out), settings.scale, settings.pool, settings.evalsets, run.is_world, has_run),
         not departures,
@@ -224,7 +243,8 @@ def collect(run: Run) -> Report:
         subset=document.Subset(chosen.subset, manifest.subset.sha256, contaminated_kept(out)),
         repeated=document.Repeated(chosen.repeated_in_pool, chosen.repeated_in_metadata),
         contamination=contamination(out, decontaminate, signatures, settings.max_distance),
-        gallery=_gallery(run, look),
+        gallery=shown,
+        draw=drawn,
         quarantine=_quarantine(out / "quarantine.parquet"),
         damage=document.Damage(damaged, [(clean(name), clean(what)) for name, what in chosen.damage[:DAMAGE_ROWS]]),
         reshard=_summary(run, summaries.ReshardSummary),

@@ -16,7 +16,7 @@ from dcfast.rundir.summaries import IndexSummary, ReshardSummary, SignaturesSumm
 from dcfast.storage.published import without_places
 from dcfast.storage.records import Record, as_record, plain
 
-REPORT_VERSION = 3
+REPORT_VERSION = 4
 STRANGERS = ("gallery", "quarantine", "damage", "contamination", "comparison")
 """Parts of a report that quote samples, in which a slash need not begin a path."""
 
@@ -92,6 +92,27 @@ class Comparison(Record):
     timings: Timings
 
 
+class AskedGallery(Record):
+    """The section of the gallery that an expression asked for; ``problem``: why there is none.
+
+    ``matching`` of the ``rows`` of metadata that were looked at pass it, of ``of`` in all (None: not counted).
+    """
+
+    expression: str
+    rows: int = 0
+    of: int | None = None
+    matching: int = 0
+    problem: str | None = None
+
+
+class GalleryDraw(Record):
+    """What the gallery was drawn from: ``rows`` of ``of`` rows of the fates."""
+
+    rows: int
+    of: int
+    asked: AskedGallery | None = None
+
+
 class Report(Record):
     """The parts of a report, as docs/report.md says. A part whose stage has not run is None, in the file ``{}``.
 
@@ -110,6 +131,7 @@ class Report(Record):
     repeated: Repeated
     contamination: Contamination
     gallery: dict[str, list[GalleryRow]]
+    draw: GalleryDraw
     quarantine: Quarantine
     damage: Damage
     reshard: ReshardSummary | None

@@ -6,7 +6,7 @@ row, and the captions of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dcfast.filters.compiled import Filter
+    from dcfast.filters.thresholds import Quantile
 
 MAX_FILES = 64
 MAX_ROWS = 65_536
@@ -105,8 +106,26 @@ def _refuse_other_code(run: Run, expression: str) -> None:
         )
 
 
-class _SeparateRules:
-    """The filter's rules, each asked by itself."""
+def every_row(
+    files: list[Path], columns: list[str], uid_from: str = "json"
+) -> Iterator[tuple[Path, int, pa.RecordBatch]]:
+    """The same of all rows of all files."""
+    for path in files:
+        with open_metadata(path, uid_from) as file:
+            at = 0
+            for batch in file.batches([name for name in columns if name in file.schema.names], 8_192):
+                yield path, at, batch
+                at += batch.num_rows
+
+
+class SeparateRules:
+    """The filter's rules, each asked by itself.
+
+    Attributes:
+        names: of the rules, in the order of the expression: what a row that they drop is called.
+        texts: for each what it asks, as the expression has it.   columns: for each the metadata columns that it reads.
+        limits: for each the key of the threshold by fraction that it compares with, None where there is none.
+    """
 
     def __init__(self, run: Run, expression: str, thresholds: Mapping[str, float]) -> None:
         root = parse(expression, build_term)
@@ -115,11 +134,25 @@ class _SeparateRules:
         self.whole.check_needs()
         self.out, self.thresholds = run.out, thresholds
         self.rules: list[Rule | Filter] = []
+        self.texts: list[str] = []
+        self.columns: list[list[str]] = []
+        self.limits: list[str | None] = []
         for clause in root.children if isinstance(root, And) else (root,):
-            self.rules += clause.rules if isinstance(clause, Term) else [compile_filter(str(clause))]
+            if isinstance(clause, Term):
+                self._add(clause.rules, clause.columns, clause.quantile)
+            else:
+                whole = compile_filter(str(clause))
+                self._add((whole,), tuple(whole.column_names), None)
         self.names = [rule.reason if isinstance(rule, Rule) else rule.reasons[-1] for rule in self.rules]
         paths = run.uid_set_paths(self.whole.uid_sets)
         self.uid_sets = {name: load_subset(run.out / path, check=False) for name, path in paths.items()}
+
+    def _add(self, rules: Sequence[Rule | Filter], columns: tuple[str, ...], quantile: Quantile | None) -> None:
+        for rule in rules:
+            self.rules.append(rule)
+            self.texts.append(rule.reason if isinstance(rule, Rule) else str(rule))
+            self.columns.append(list(columns))
+            self.limits.append(None if quantile is None else quantile.key)
 
     def _clusters(self, path: Path, begin: int, rows: int) -> dict[str, Mask]:
         """Rows that the rule of clusters does not drop; the filter asks it only of rows that pass all other rules."""
@@ -160,7 +193,7 @@ def examine(run: Run, files: list[Path], expression: str, thresholds: Mapping[st
     Raises:
         DcfastError, OSError, ValueError: a model, a file or a column that the filter needs is not there any more.
     """
-    separate = _SeparateRules(run, expression, thresholds)
+    separate = SeparateRules(run, expression, thresholds)
     subset = load_subset(run.out / "subset.npy", check=False)
     columns = list(dict.fromkeys(["uid", *separate.whole.column_names, *SCORES.values()]))
     uids, kept, drops = [], [], []

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from msgspec import UNSET, UnsetType
 
@@ -73,27 +73,37 @@ def in_turns(groups: Iterable[list[T]], limit: int) -> list[T]:
     return list(islice((item for turn in turns for item in turn if item is not None), limit))
 
 
-def gallery(table: Path) -> dict[str, list[GalleryRow]]:
+class Drawn(NamedTuple):
+    """The rows of each section of the gallery, and how many rows they were drawn from."""
+
+    sections: dict[str, list[GalleryRow]]
+    rows: int
+
+
+def gallery(table: Path) -> Drawn:
     """Up to 12 kept and 12 dropped samples of ``fates.parquet``; the dropped in turns by reason, frequent ones first.
 
     They are drawn from stretches spread over the table, at most 65,536 rows in all.
     """
     if not columns_of(table).issuperset(FATE_COLUMNS):
-        return {"kept": [], "dropped": []}
+        return Drawn({"kept": [], "dropped": []}, 0)
     import pyarrow.compute as pc
 
     by_fate: dict[str, list[GalleryRow]] = {"kept": [], "dropped": []}
+    looked = 0
     for batch in spread(table, FATE_COLUMNS):
+        looked += batch.num_rows
         for fate, rows in by_fate.items():
             rows += rows_of(batch.filter(pc.equal(batch.column("fate"), fate)), GalleryRow, table)
     by_reason: dict[str, list[GalleryRow]] = {}
     for row in sorted(by_fate["dropped"], key=rank):
         by_reason.setdefault(str(row.reason), []).append(row)
     frequent = sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0]))
-    return {
+    sections = {
         "kept": sorted(by_fate["kept"], key=rank)[:GALLERY],
         "dropped": in_turns((rows for _, rows in frequent), GALLERY),
     }
+    return Drawn(sections, looked)
 
 
 def evidence_pairs(table: Path) -> list[EvidenceRow]:

@@ -6,24 +6,28 @@ Memory: one picture at a time, and the index columns of the segments looked at (
 from __future__ import annotations
 
 import base64
+import importlib.util
 import io
 import os
-from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from dcfast.errors import PoolError
 from dcfast.evaluate.hub import is_hub_file
+from dcfast.evaluate.tasks import compared_sets
 from dcfast.images import costs
 from dcfast.images.costs import BadImage
 from dcfast.images.decode import eight_bits, open_image
-from dcfast.index.pool_index import IndexLayout
 from dcfast.index.segments import IMAGE_EXTS, Segment
 from dcfast.report.text import clean
-from dcfast.rundir.layout import segment_path
-from dcfast.rundir.summaries import find_summary
+from dcfast.rundir.lookup import SampleLookup
 from dcfast.storage.inputs import open_input
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SIDE = 256
 """Pixels of a thumbnail's longer side: sharp at the 160 or so that the page shows, also on a phone's screen."""
@@ -56,30 +60,40 @@ class Preview:
     caption_bytes: int = 0
 
 
-def thumbnail(data: bytes) -> Thumbnail:
-    """A JPEG of at most SIDE pixels a side as a data URI; never raises for bad bytes.
+NO_SAMPLE = Preview(Thumbnail(problem="no sample of the shards"))
+"""Of a metadata row that the shards have no sample of."""
 
-    EXIF turns are not applied, since training does not apply them.
+
+def shrunk(data: bytes, side: int) -> tuple[Image.Image, tuple[int, int]]:
+    """A picture in RGB, at most ``side`` pixels a side, on white where it is transparent; and its own width and height.
+
+    EXIF turns are not applied, since training does not apply them. BadImage, MemoryError: it cannot be shown.
     """
-    try:
-        from PIL import Image
-    except ImportError:
+    from PIL import Image
+
+    with open_image(data) as image:
+        size = image.size
+        image.draft("RGB", (2 * side, 2 * side))
+        small = eight_bits(image)
+        has_alpha = small.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in small.info
+        small = small.convert("RGBA" if has_alpha else "RGB")
+        small.thumbnail((side, side))
+        if has_alpha:
+            ground = Image.new("RGB", small.size, "white")
+            ground.paste(small, mask=small.getchannel("A"))
+            small = ground
+        small.info.clear()  # comments and profiles, which Pillow would write too
+        return small, size
+
+
+def thumbnail(data: bytes, side: int = SIDE) -> Thumbnail:
+    """A JPEG of at most ``side`` pixels a side as a data URI; never raises for bad bytes."""
+    if importlib.util.find_spec("PIL") is None:
         return Thumbnail(problem="pictures need Pillow: pip install 'dcfast[run]'")
     out = io.BytesIO()
     try:
-        with open_image(data) as image:
-            width, height = image.size
-            image.draft("RGB", (2 * SIDE, 2 * SIDE))
-            small = eight_bits(image)
-            has_alpha = small.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in small.info
-            small = small.convert("RGBA" if has_alpha else "RGB")
-            small.thumbnail((SIDE, SIDE))
-            if has_alpha:
-                ground = Image.new("RGB", small.size, "white")
-                ground.paste(small, mask=small.getchannel("A"))
-                small = ground
-            small.info.clear()  # comments and profiles, which Pillow would write too
-            small.save(out, "JPEG", quality=80)
+        small, (width, height) = shrunk(data, side)
+        small.save(out, "JPEG", quality=80)
     except MemoryError:
         return Thumbnail(problem=TOO_LARGE)
     except BadImage as error:
@@ -99,10 +113,14 @@ def _segment_preview(segment: Segment, place: int, path: str | os.PathLike[str])
             if extension == "txt":
                 start = os.pread(shard.fileno(), min(length, CAPTION_BYTES), offset)
                 caption, caption_bytes = clean(start.decode("utf-8", "replace")), length
-            elif extension.rpartition(".")[2] in IMAGE_EXTS and picture.problem == "no picture":
+            elif _is_picture(extension) and picture.problem == "no picture":
                 large = length > costs.MAX_BYTES
                 picture = Thumbnail(problem=TOO_LARGE) if large else thumbnail(os.pread(shard.fileno(), length, offset))
     return Preview(picture, caption, caption_bytes)
+
+
+def _is_picture(extension: str) -> bool:
+    return extension.rpartition(".")[2] in IMAGE_EXTS
 
 
 def _samples_of(segment: Segment, shard: str) -> tuple[int, int]:
@@ -122,37 +140,36 @@ def _guarded(read: Callable[[], Preview]) -> Preview:
 class PoolPreviews:
     """Samples of the pool by (shard name, row), through the run's index.
 
-    The shards of the segments are in sorted order, so a name is found by bisection over the segments. Unlike
-    ``dcfast.PoolReader`` it opens no other segment and reads no more of a member than is shown.
+    Unlike ``dcfast.PoolReader`` it opens no other segment and reads no more of a member than is shown.
     """
 
     def __init__(self, root: Path, shard_dir: Path) -> None:
-        self.root = root
+        self.samples = SampleLookup(root)
         self.shard_dir = shard_dir
-        # verified when the run's stages read it: here a few samples are looked at
-        self._segment = cache(lambda number: Segment.open(root / segment_path(number), verify=False))
-
-    @cached_property
-    def num_segments(self) -> int:
-        layout = find_summary(self.root / "index" / "index.json", IndexLayout)
-        return 0 if layout is None else len(layout.segments)
-
-    def _find(self, shard: str) -> Segment:
-        """The last segment whose first shard is not after this one."""
-        after = bisect_right(range(self.num_segments), shard, key=lambda number: self._segment(number).shard_names[0])
-        return self._segment(max(after - 1, 0))
 
     def sample(self, shard: str, row: int) -> Preview:
         """Never raises: what cannot be read has a placeholder."""
 
         def read() -> Preview:
-            segment = self._find(shard)
-            begin, end = _samples_of(segment, shard)
-            if begin + row >= end:
-                raise LookupError(f"the shard has {end - begin} samples")
-            return _segment_preview(segment, begin + row, self.shard_dir / shard)
+            segment, _, samples = self.samples.shard(shard)
+            if row >= len(samples):
+                raise LookupError(f"the shard has {len(samples)} samples")
+            return _segment_preview(segment, samples[row], self.shard_dir / shard)
 
         return _guarded(read)
+
+    def picture(self, shard: str, row: int) -> bytes | None:
+        """The encoded picture of a sample; None where it has none, or one too large to preview.
+
+        Raises LookupError, OSError or CorruptDataError where it cannot be read.
+        """
+        segment, _, samples = self.samples.shard(shard)
+        offsets, sizes, extensions = segment.members_of(samples[row], samples[row] + 1)
+        for offset, length, number in zip(offsets.tolist(), sizes.tolist(), extensions.tolist(), strict=True):
+            if _is_picture(segment.exts_lower[number]) and length <= costs.MAX_BYTES:
+                with open_input(self.shard_dir / shard) as file:
+                    return os.pread(file.fileno(), length, offset)
+        return None
 
 
 class EvalsetPreviews:
@@ -161,6 +178,14 @@ class EvalsetPreviews:
     Args:
         sets: (name, its tars) in the order in which the signatures stage numbered them.
     """
+
+    @classmethod
+    def of_directory(cls, root: Path, directory: Path | None) -> EvalsetPreviews:
+        """Of the sets of a directory; where it is gone since, every picture has a placeholder."""
+        try:
+            return cls(root, [] if directory is None else compared_sets(directory))
+        except PoolError:
+            return cls(root, [])
 
     def __init__(self, root: Path, sets: list[tuple[str, list[str]]]) -> None:
         folder = root / "state" / "signatures" / "evalsets"

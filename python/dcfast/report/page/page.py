@@ -14,7 +14,7 @@ from dcfast.report import text
 from dcfast.report.facts.document import Report
 from dcfast.report.facts.samples import EvidenceRow, GalleryRow
 from dcfast.report.page.charts import bars
-from dcfast.report.page.images import EvalsetPreviews, PoolPreviews, Preview
+from dcfast.report.page.images import NO_SAMPLE, EvalsetPreviews, PoolPreviews, Preview
 from dcfast.report.page.plots import plotted_sets, training_curves
 from dcfast.storage.records import plain, replaced
 
@@ -25,10 +25,11 @@ HERE = Path(__file__).parent
 
 
 class Card(NamedTuple):
-    """A sample of the gallery."""
+    """A sample of a gallery; ``lines``: (label, text) of what else is known."""
 
     row: GalleryRow
     sample: Preview
+    lines: list[tuple[str, str]] = []
 
 
 class Pair(NamedTuple):
@@ -55,7 +56,7 @@ def look_up(report: Report, pool: PoolPreviews, evalsets: EvalsetPreviews) -> Pi
     """Reads the samples that the report names."""
 
     def card(row: GalleryRow) -> Card:
-        sample = pool.sample(str(row.shard), row.row or 0)
+        sample = pool.sample(str(row.shard), row.row or 0) if row.shard is not None else NO_SAMPLE
         return Card(replaced(row, caption=sample.caption, caption_bytes=sample.caption_bytes), sample)
 
     cards = {section: [card(row) for row in rows] for section, rows in report.gallery.items()}
@@ -113,7 +114,7 @@ def render(report: Report, pictures: Pictures) -> str:
     template = environment().get_template("page.html.j2")
     page = template.render(
         report=report,
-        cards={"kept_faulty": [], "dropped_clean": [], **pictures.cards},  # the last two in the world alone
+        cards={"asked": [], "kept_faulty": [], "dropped_clean": [], **pictures.cards},  # the last in the world alone
         pairs=pictures.pairs,
         total=_total(report),
         sets=plotted_sets(report.scores),

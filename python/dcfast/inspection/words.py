@@ -1,0 +1,189 @@
+"""What a run knows of a sample, in plain words: (label, text) lines, for a terminal and for a page."""
+
+from __future__ import annotations
+
+from dcfast.filters.rules import (
+    BASIC_MAX_ASPECT,
+    BASIC_MIN_SIDE,
+    CHARACTERS_ABOVE,
+    LAION2B_MIN_SCORE,
+    TOKENS_ABOVE,
+)
+from dcfast.filters.term import CONTAMINATED, ORACLE, TEACHER_PAIRS
+from dcfast.inspection.copies import NearCopies, NearCopy
+from dcfast.inspection.facts import RuleVerdict, SampleFacts
+from dcfast.report.facts.samples import EvidenceRow
+from dcfast.report.text import clean, count
+
+Line = tuple[str, str]
+
+_FOREIGN = "the language model does not call the caption English"
+_SHORT = f"the caption has at most {CHARACTERS_ABOVE} characters"
+RULE_WORDS = {
+    # reason of a built-in rule, without the name of its term -> why it drops a sample
+    "words": "the caption has fewer than 3 words",
+    "characters": _SHORT,
+    "size": f"the smaller side of the picture is below {BASIC_MIN_SIDE} pixels",
+    "aspect": f"one side of the picture is more than {BASIC_MAX_ASPECT:g} times the other",
+    "language": _FOREIGN,
+    "tokens": f"the caption has at most {TOKENS_ABOVE} token",
+    "cluster": "the nearest cluster of its embedding is none of the target's",
+    "no ImageNet-21k word": "no word of the caption names a class of ImageNet-21k",
+    f"not ({CONTAMINATED})": "the picture is a copy of a picture of an evaluation set",
+    CONTAMINATED: "the picture is a copy of a picture of an evaluation set",
+    ORACLE: "the truth of the built-in world calls it faulty",
+    TEACHER_PAIRS: "the teacher trained on it, so that it is held out",
+}
+_LAION = f"the CLIP score is below {LAION2B_MIN_SCORE:g}"
+FATE_WORDS = {
+    "kept": "kept: the filter passes it, and it is in subset.npy",
+    "dropped": "dropped by the filter",
+    "quarantined": "quarantined: it cannot be trained on",
+    "missing": "missing: a metadata row has this uid, and no sample of the shards",
+    "unlisted": "unlisted: it stands in the shards, and no metadata row has its uid",
+}
+_LOW_SCORE = "the score is below the threshold"
+
+
+def headline(facts: SampleFacts) -> str:
+    """The outcome in one sentence."""
+    if facts.fate is None:
+        if facts.filter is None:
+            return "no outcome yet: the filter stage has not run"
+        failed = first_failure(facts)
+        says = "the filter drops" if failed is not None else "the filter passes"
+        return f"no outcome yet: the shards are not there; {says} its metadata row"
+    words = FATE_WORDS.get(facts.fate, facts.fate)
+    return f"{words}: {clean(facts.reason)}" if facts.reason and facts.fate in ("dropped", "quarantined") else words
+
+
+def first_failure(facts: SampleFacts) -> RuleVerdict | None:
+    """The first rule, in the order of the expression, that drops the sample's metadata row."""
+    return next((rule for rule in facts.rules if not rule.passes), None)
+
+
+def why(rule: RuleVerdict) -> str:
+    """Why a rule drops a sample: what it looks at, and the values it found."""
+    term, _, part = rule.rule.rpartition(": ")
+    if rule.limit is not None and (part == "score" or not term):
+        words = f"{_LOW_SCORE}, {rule.limit:.6g}"
+    elif term == "laion2b" and part == "score":
+        words = _LAION
+    else:
+        words = RULE_WORDS.get(part, "") or (_LOW_SCORE if "clip_score" in rule.rule else "")
+    values = _values(rule)
+    return ": ".join(filter(None, (words, values)))
+
+
+def _values(rule: RuleVerdict) -> str:
+    """The numbers that a rule looks at: of built-in rules those of its kind alone."""
+    part = rule.rule.rpartition(": ")[2]
+    if part in ("words", "characters", "language", "tokens", "cluster", "no ImageNet-21k word"):
+        return ""
+    return ", ".join(f"{name} is {_value(value)}" for name, value in rule.values.items())
+
+
+def _value(value: float | int | str | None) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "null" if value is None else clean(str(value), 80)
+
+
+def lines(facts: SampleFacts, *, details: bool = False) -> list[Line]:
+    """What is known of a sample; ``details``: hashes and what only a look at the sample needs, too."""
+    said: list[Line] = [("outcome", headline(facts))]
+    failed = first_failure(facts)
+    if failed is not None and facts.fate in ("dropped", "missing", None) and (words := why(failed)):
+        said.append(("because", words))
+    if facts.key is not None:
+        said.append(("sample", clean(f"{facts.shard}/{facts.key}, row {facts.row}")))
+    said.append(("uid", facts.uid or "none"))
+    said += [("amiss", words) for words in facts.amiss]
+    said += _captions(facts)
+    if facts.filter:
+        said.append(("filter", clean(facts.filter, 2_000)))
+    said += [("rule", _rule_line(rule)) for rule in facts.rules]
+    if facts.rules_problem:
+        said.append(("rule", f"cannot be asked again: {clean(facts.rules_problem, 400)}"))
+    if facts.metadata is not None:
+        said += _metadata_lines(facts)
+    if facts.picture is not None:
+        said += _picture_lines(facts, details=details)
+    said += _copies_of_evaluation(facts)
+    said += [("same uid", clean(place)) for place in facts.repeats[:5]]
+    if len(facts.repeats) > 5:
+        said.append(("same uid", f"and {count(len(facts.repeats) - 5)} more"))
+    return said + _near_lines(facts.copies)
+
+
+def _captions(facts: SampleFacts) -> list[Line]:
+    said = [] if facts.key is None else [("caption", facts.caption if facts.caption is not None else "none")]
+    given = facts.metadata.caption if facts.metadata is not None else None
+    if given is not None and (facts.caption is None or clean(given) != facts.caption):
+        said.append(("metadata", f"its caption there: {clean(given)}"))
+    return said
+
+
+def _rule_line(rule: RuleVerdict) -> str:
+    values = ", ".join(f"{name} {_value(value)}" for name, value in rule.values.items())
+    values = values if _values(rule) else ""
+    if rule.limit is not None and values:
+        values += f", kept from {rule.limit:.6g}"
+    verdict = "passes" if rule.passes else "drops it"
+    return f"{clean(rule.text)}: {verdict}{f' ({values})' if values else ''}"
+
+
+def _metadata_lines(facts: SampleFacts) -> list[Line]:
+    metadata = facts.metadata
+    assert metadata is not None
+    more = f"; {count(metadata.rows)} rows have this uid" if metadata.rows > 1 else ""
+    said = [("metadata", clean(f"{metadata.file}, row {metadata.row}{more}"))]
+    return said + [("metadata", f"{clean(name, 80)}: {_value(value)}") for name, value in metadata.values.items()]
+
+
+def _picture_lines(facts: SampleFacts, *, details: bool) -> list[Line]:
+    picture = facts.picture
+    assert picture is not None
+    if picture.status != "ok":
+        return [("picture", f"not decoded: {picture.status}")]
+    flat = ", flat: it has no perceptual hash to compare" if picture.flat else ""
+    said = [("picture", f"{picture.width} x {picture.height} pixels{flat}")]
+    if details:
+        said.append(("content", f"{picture.content_hash} (XXH3-128 of its bytes)"))
+        said.append(("looks", f"{picture.perceptual_hash} (perceptual hash)"))
+    return said
+
+
+def alike(distance: int, *, identical: bool) -> str:
+    """How two pictures are alike."""
+    return "identical bytes" if identical else f"looks alike, {distance} of 64 bits apart"
+
+
+def _copies_of_evaluation(facts: SampleFacts) -> list[Line]:
+    if not facts.evidence and facts.contaminated:
+        return [("copy of", "its uid is contaminated by another sample with the same uid")]
+    return [("copy of", evidence_words(row)) for row in facts.evidence]
+
+
+def evidence_words(row: EvidenceRow) -> str:
+    how = alike(row.distance, identical=row.method == "content")
+    return clean(f"evaluation set {row.evalset}, {row.evalset_shard}/{row.evalset_key}: {how}")
+
+
+def near_words(copy: NearCopy) -> str:
+    reason = f", {copy.reason}" if copy.reason else ""
+    how = alike(copy.distance, identical=copy.identical)
+    return clean(f"{copy.shard}/{copy.key}: {how} ({copy.fate or 'no outcome yet'}{reason})")
+
+
+def _near_lines(copies: NearCopies | None) -> list[Line]:
+    if copies is None:
+        return []
+    if copies.problem is not None:
+        return [("near", copies.problem)]
+    among = f"within {copies.max_distance} bits among the {count(copies.looked)} samples of the pool"
+    if not copies.found:
+        return [("near", f"no copy {among}")]
+    said = [("near", f"{count(copies.found)} {among}")]
+    said += [("near", near_words(copy)) for copy in copies.nearest]
+    return said
