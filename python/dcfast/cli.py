@@ -6,9 +6,13 @@ import difflib
 import importlib
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from dcfast.process.exit_codes import DONE, MEANINGS, USAGE
 from dcfast.process.terminal import say
+
+if TYPE_CHECKING:
+    import argparse
 
 HELP = """usage: dcfast COMMAND [options]        dcfast COMMAND --help lists its options
 
@@ -20,8 +24,10 @@ HELP = """usage: dcfast COMMAND [options]        dcfast COMMAND --help lists its
   dcfast resharder ...  a subset of a pool as new shards, with DataComp's arguments (python -m dcfast.resharder)
   dcfast study ...      many filters, many seeds: which filter is best, and by how much (python -m dcfast.study)
   dcfast refresh ...    a pool's index, made or brought up to date (python -m dcfast.pool_refresh)
+  dcfast export ...     a checkpoint as a folder that open_clip loads without dcfast
   dcfast doctor         versions, what works on this machine, and how to get what does not
   dcfast --version
+  dcfast --completion SHELL   a script that completes commands and options in bash, zsh or fish
 
 Exit status: {codes}.
 """
@@ -30,6 +36,7 @@ PROGRAMS = {
     "resharder": "dcfast.resharding.cli",
     "study": "dcfast.study.command",
     "refresh": "dcfast.index.refresh",
+    "export": "dcfast.models.export",
     "doctor": "dcfast.doctor.command",
 }
 """Name -> module of its main: only the command that is asked for is loaded."""
@@ -48,6 +55,29 @@ def _stage(name: str, arguments: Sequence[str]) -> int:
     if any(word.partition("=")[0] in stage.program_options for word in arguments):
         return _main_of(f"{stage.program}.__main__")(arguments)
     return _main_of(PROGRAMS["run"])(arguments, name)
+
+
+def parsers() -> dict[str, list[argparse.ArgumentParser]]:
+    """Every command's parsers, by its name: of a stage that is a program too, both. Cost: two seconds of imports."""
+    from dcfast.rundir.stage_table import STAGE_TABLE
+
+    found = {name: [importlib.import_module(module).parser()] for name, module in PROGRAMS.items()}
+    run = importlib.import_module(PROGRAMS["run"])
+    for name, stage in STAGE_TABLE.items():
+        found[name] = [run.parser(name)]
+        if stage.program:
+            found[name].append(importlib.import_module(f"{stage.program}.__main__").parser())
+    return found
+
+
+def _complete(words: Sequence[str]) -> int:
+    from dcfast.process.completion import SHELLS, commands_of, script
+
+    if len(words) != 1 or words[0] not in SHELLS:
+        say(f"error: --completion takes one of {', '.join(SHELLS)}; got {' '.join(words) or 'nothing'}", error=True)
+        return USAGE
+    say(script(words[0], commands_of(parsers())), end="")
+    return DONE
 
 
 def _help() -> str:
@@ -72,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         say(__version__)
         return DONE
+    if command == "--completion":
+        return _complete(rest)
     if command in PROGRAMS:
         return _main_of(PROGRAMS[command])(rest)
     if command in STAGES:
