@@ -150,6 +150,8 @@ def notebook_page(path: Path, folder: Path, run: bool) -> tuple[str, list[str]]:
     for number, cell in enumerate(notebook.cells):
         parts.append(cell.source if cell.cell_type == "markdown" else f"```python\n{cell.source}\n```")
         for output in cell.get("outputs", []):
+            if output.get("name") == "stderr":  # warnings of libraries, with paths of this machine
+                continue
             data = output.get("data", {})
             if "image/png" in data:
                 pictures.append(f"first_pool_{number}_{len(pictures)}.png")

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from doc_commands import DOCUMENTS, NOT_DCFAST, NOT_RUN, ROOT, Shown, ours, pars
 
 SHOWN = list(shown())
 COMMANDS = [item for item in SHOWN if item.language == "sh"]
+SHARD = "data/pool/shards/00000000.tar"
 PROGRAMS = [item for item in SHOWN if item.language == "python"]
 
 
@@ -44,7 +46,9 @@ def test_a_command_is_taken_by_its_parser(item: Shown, parsers: dict[str, list[a
     for words in simple_commands(item.text):
         command = ours(words)
         if command is None:
-            assert words[0] in NOT_DCFAST, f"{item.place}: {words[0]} is no command of dcfast; say why it is not run"
+            assert Path(words[0]).name in NOT_DCFAST, (
+                f"{item.place}: {words[0]} is no command of dcfast; say why it is not run"
+            )
         elif len(command) > 1 and not command[1].startswith("-"):
             assert command[1] in parsers, f"{item.place}: dcfast has no command {command[1]}"
             arguments = [word for word in command[2:] if word != "..."]
@@ -99,16 +103,26 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         table = pq.read_table(path)
         scores = pa.array(np.random.default_rng(0).random(len(table)), pa.float32())
         pq.write_table(table.append_column("clip_l14_similarity_score", scores), path)
+    shutil.copytree(folder / "data/img2dataset", folder / "DIR")
+    pictures = [name for name in members(folder) if name.endswith(".jpg")][:6]
+    for number, name in enumerate(pictures):
+        shell(folder, f"mkdir -p FOLDER/c{number % 2}; tar xf {SHARD} -C FOLDER/c{number % 2} {name}")
     shell(folder, f"dcfast run --pool data/pool --evalsets data/evalsets {data} --out runs/mine")
     (folder / "pool").symlink_to(folder / "data/pool")
     (folder / "OTHER").symlink_to(folder / "runs/mine")
     for name in ("subset.npy", "other.npy"):
         shutil.copy(folder / "runs/mine/subset.npy", folder / name)
-    (folder / "runs/tiny/train/checkpoints").mkdir(parents=True)
-    for name in ("epoch_5.pt", "runs/tiny/train/checkpoints/epoch_5.pt"):
+    (folder / "runs/tiny").symlink_to(folder / "runs/mine")
+    (folder / "runs/mine/train/checkpoints").mkdir(parents=True)
+    for name in ("epoch_5.pt", "runs/mine/train/checkpoints/epoch_5.pt"):
         state = create_model("dcfast-tiny", seed=0).state_dict()
         torch.save({"name": "dcfast-tiny", "dcfast": {}, "state_dict": state}, folder / name)
     return folder
+
+
+def members(folder: Path) -> list[str]:
+    with tarfile.open(folder / SHARD) as tar:
+        return tar.getnames()
 
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -126,7 +140,9 @@ def shell(folder: Path, line: str) -> str:
 def filled_in(text: str, folder: Path) -> str:
     """A text of the documents for this folder: what stands for a path, a uid or a model of the reader's is ours."""
     uid = uid_format(load_subset(folder / "subset.npy")[:1], as_list=True)[0]
-    text = text.replace("00112233445566778899aabbccddeeff", uid).replace("--evalsets DIR", "--evalsets data/evalsets")
+    text = re.sub("00112233445566778899aabbccddeeff|0123456789abcdef0123456789abcdef", uid, text)
+    text = text.replace("00000012.tar/000120034", f"00000000.tar/{members(folder)[0].partition('.')[0]}")
+    text = text.replace("--evalsets DIR", "--evalsets data/evalsets")
     text = text.replace("--model ViT-B-32 --checkpoint", "--model dcfast-tiny --checkpoint")
     return re.sub(r"(?<![\w/])/data/", f"{folder}/data/", text)
 

@@ -25,7 +25,7 @@ NOT_DCFAST = {
     "ray": "starts a cluster",
     "git": "fetches the tree",
 }
-"""First word of a command that is not ours -> why no test runs it."""
+"""Name of a program that is not ours -> why no test runs it."""
 
 NOT_RUN = {
     r"ViT-L-14:openai": "weights from a model hub",
@@ -96,10 +96,10 @@ def simple_commands(line: str) -> Iterator[list[str]]:
 
 
 def ours(words: Sequence[str]) -> list[str] | None:
-    """The words from dcfast's name on (``dcfast run ...``), also behind torchrun; None where there is none."""
+    """The words from dcfast's name on (``dcfast run ...``, ``env/bin/dcfast run ...``), also behind torchrun; None where there is none."""
     for place, word in enumerate(words):
-        if word == "dcfast":
-            return list(words[place:])
+        if Path(word).name == "dcfast":
+            return ["dcfast", *words[place + 1 :]]
         if word == "-m" and words[place + 1].startswith("dcfast"):
             name = words[place + 1].removeprefix("dcfast.")
             return ["dcfast", {"pool_refresh": "refresh"}.get(name, name), *words[place + 2 :]]

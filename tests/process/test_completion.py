@@ -63,6 +63,14 @@ def test_the_shell_reads_its_script(shell: str, scripts: dict[str, Path]) -> Non
     assert not done.stderr
 
 
+@pytest.mark.skipif(shutil.which("fish") is None, reason="no fish on this machine")
+def test_fish_completes_the_same(scripts: dict[str, Path]) -> None:
+    for words, expected in {"dcfast run --sc": ["--scale"], "dcfast run --engine ": ["local", "ray"]}.items():
+        command = ["fish", "--no-config", "-c", f"source {scripts['fish']}; complete -C '{words}'"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        assert [line.partition("\t")[0] for line in done.stdout.splitlines()] == expected
+
+
 def test_as_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--completion", "bash"]) == DONE
     assert "complete -o default -F _dcfast dcfast" in capsys.readouterr().out
