@@ -24,7 +24,7 @@ from dcfast.process.options import given_options
 from dcfast.run.options import RunOptions
 from dcfast.rundir.settings import Settings
 from dcfast.uids import load_subset, uid_format
-from doc_commands import DOCUMENTS, NOT_DCFAST, NOT_RUN, ROOT, Shown, ours, parser_for, shown, simple_commands
+from doc_commands import DOCUMENTS, NOT_DCFAST, NOT_RUN, ROOT, Shown, ours, parsed, shown, simple_commands
 
 SHOWN = list(shown())
 COMMANDS = [item for item in SHOWN if item.language == "sh"]
@@ -51,14 +51,12 @@ def test_a_command_is_taken_by_its_parser(item: Shown, parsers: dict[str, list[a
             )
         elif len(command) > 1 and not command[1].startswith("-"):
             assert command[1] in parsers, f"{item.place}: dcfast has no command {command[1]}"
-            arguments = [word for word in command[2:] if word != "..."]
-            parser = parser_for(command, parsers, as_module="-m" in words)
             try:
-                parsed = parser.parse_args(arguments)
+                values = parsed(command, parsers, as_module="-m" in words)
             except SystemExit as stopped:
                 pytest.fail(f"{item.place}: {item.text}: exit status {stopped.code}")
             for kind in (Settings, RunOptions) if command[1] == "run" else ():
-                given = given_options(parsed, kind)
+                given = given_options(values, kind)
                 for expression in (given.get("filter"), given.get("compare")):
                     assert expression in (None, "none") or move_files(expression, str)
 

@@ -96,7 +96,7 @@ def simple_commands(line: str) -> Iterator[list[str]]:
 
 
 def ours(words: Sequence[str]) -> list[str] | None:
-    """The words from dcfast's name on (``dcfast run ...``, ``env/bin/dcfast run ...``), also behind torchrun; None where there is none."""
+    """The words from dcfast's name on, also by its path or behind torchrun; None where it is not named."""
     for place, word in enumerate(words):
         if Path(word).name == "dcfast":
             return ["dcfast", *words[place + 1 :]]
@@ -106,12 +106,16 @@ def ours(words: Sequence[str]) -> list[str] | None:
     return None
 
 
-def parser_for(
+def parsed(
     words: Sequence[str], parsers: Mapping[str, Sequence[argparse.ArgumentParser]], *, as_module: bool
-) -> argparse.ArgumentParser:
-    """The parser that a command line meets: of a stage, or of the program of its name."""
+) -> argparse.Namespace:
+    """What a command line's parser makes of it: a stage's, or that of the program of its name; SystemExit."""
     from dcfast.rundir.stage_table import STAGE_TABLE
 
     stage = STAGE_TABLE.get(words[1])
     is_program = stage and (as_module or any(word.partition("=")[0] in stage.program_options for word in words))
-    return parsers[words[1]][-1 if is_program else 0]
+    parser = parsers[words[1]][-1 if is_program else 0]
+    more = parser.prog.split()[2:] if parser.prog.startswith("dcfast ") else []  # ``dcfast evalsets import``
+    rest = list(words[2:])
+    rest = rest[len(more) :] if rest[: len(more)] == more else rest
+    return parser.parse_args([word for word in rest if word != "..."])
