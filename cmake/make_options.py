@@ -23,7 +23,16 @@ and `--evalsets` have to be given. Where the files of the pool have changed sinc
 holds other uids, the run is refused; what the command line gives is taken as it is. A switch that a file sets is turned
 back by its opposite: `--no-strict`, `--train`.
 
-Exit status of all commands: {codes}.
+Commands, options and their values are completed in bash, zsh and fish by what `dcfast --completion SHELL` prints; its
+first lines say where it belongs.
+
+    dcfast --completion bash > dcfast.bash
+
+Exit status of all commands:
+
+| status | meaning |
+|---|---|
+{codes}
 """
 
 
@@ -35,7 +44,7 @@ def option_table(parser: argparse.ArgumentParser) -> str:
             names = ", ".join(f"`{name}`" for name in action.option_strings)
             several = {"+": " ...", "*": " ..."}.get(str(action.nargs), "")
             value = f"{action.metavar}{several}" if action.nargs != 0 and action.metavar else ""
-            text = (action.help or "").replace("%%", "%").replace("|", "\\|")
+            text = (action.help or "").replace("%%", "%").replace("|", "\\|").replace("*", "\\*")
             spelt = (name.lstrip("-").replace("-", "_") for name in action.option_strings)
             if action.option_strings and action.dest not in spelt and not action.option_strings[0].startswith("--no-"):
                 text += f"; in a file `{action.dest}`"
@@ -52,6 +61,7 @@ def text() -> str:
     from dcfast.index.refresh import parser as refresh
     from dcfast.inspection.command import parser as inspect
     from dcfast.inspection.why import parser as why
+    from dcfast.models.export import parser as export
     from dcfast.process.exit_codes import MEANINGS
     from dcfast.resharding.cli import parser as resharder
     from dcfast.run.options import parser as run
@@ -71,9 +81,10 @@ def text() -> str:
         "dcfast status": status(),
         "dcfast why": why(),
         "dcfast inspect": inspect(),
+        "dcfast export": export(),
         "dcfast doctor": doctor(),
     }
-    head = HEAD.format(codes="; ".join(f"{code} {meaning}" for code, meaning in MEANINGS.items()))
+    head = HEAD.format(codes="\n".join(f"| {code} | {meaning} |" for code, meaning in MEANINGS.items()))
     tables = [f"## {name}\n\n{parser.description}\n\n{option_table(parser)}\n" for name, parser in commands.items()]
     stages = "`dcfast STAGE` runs one stage, with the options of a run but for `--from` and `--to`.\n"
     return "\n".join([head, tables[0], stages, *tables[1:]])

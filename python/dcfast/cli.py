@@ -6,9 +6,13 @@ import difflib
 import importlib
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from dcfast.process.exit_codes import DONE, MEANINGS, USAGE
 from dcfast.process.terminal import say
+
+if TYPE_CHECKING:
+    import argparse
 
 HELP = """usage: dcfast COMMAND [options]        dcfast COMMAND --help lists its options
 
@@ -25,8 +29,10 @@ HELP = """usage: dcfast COMMAND [options]        dcfast COMMAND --help lists its
   dcfast status RUN     how far a run is: stages, rates, time left, failures; --watch, --json
   dcfast why ...        what became of a sample, and why: the rule that dropped it, its score, what it is a copy of
   dcfast inspect ...    a sample, a shard or a run to look at, in the terminal and as a page
+  dcfast export ...     a checkpoint as a folder that open_clip loads without dcfast
   dcfast doctor         versions, what works on this machine, and how to get what does not{plugins}
   dcfast --version
+  dcfast --completion SHELL   a script that completes commands and options in bash, zsh or fish
 
 Exit status: {codes}.
 """
@@ -40,6 +46,7 @@ PROGRAMS = {
     "status": "dcfast.status.command",
     "why": "dcfast.inspection.why",
     "inspect": "dcfast.inspection.command",
+    "export": "dcfast.models.export",
     "doctor": "dcfast.doctor.command",
 }
 """Name -> module of its main: only the command that is asked for is loaded."""
@@ -58,6 +65,29 @@ def _stage(name: str, arguments: Sequence[str]) -> int:
     if any(word.partition("=")[0] in stage.program_options for word in arguments):
         return _main_of(f"{stage.program}.__main__")(arguments)
     return _main_of(PROGRAMS["run"])(arguments, name)
+
+
+def parsers() -> dict[str, list[argparse.ArgumentParser]]:
+    """Every command's parsers, by its name: of a stage that is a program too, both. Cost: two seconds of imports."""
+    from dcfast.rundir.stage_table import STAGE_TABLE
+
+    found = {name: [importlib.import_module(module).parser()] for name, module in PROGRAMS.items()}
+    run = importlib.import_module(PROGRAMS["run"])
+    for name, stage in STAGE_TABLE.items():
+        found[name] = [run.parser(name)]
+        if stage.program:
+            found[name].append(importlib.import_module(f"{stage.program}.__main__").parser())
+    return found
+
+
+def _complete(words: Sequence[str]) -> int:
+    from dcfast.process.completion import SHELLS, commands_of, script
+
+    if len(words) != 1 or words[0] not in SHELLS:
+        say(f"error: --completion takes one of {', '.join(SHELLS)}; got {' '.join(words) or 'nothing'}", error=True)
+        return USAGE
+    say(script(words[0], commands_of(parsers())), end="")
+    return DONE
 
 
 def _help() -> str:
@@ -86,6 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         say(__version__)
         return DONE
+    if command == "--completion":
+        return _complete(rest)
     if command in PROGRAMS:
         return _main_of(PROGRAMS[command])(rest)
     if command in STAGES:

@@ -92,7 +92,8 @@ def _main(arguments: argparse.Namespace) -> int:
     asked = [name for name in ("filter", "outcome", "reason", "sample") if getattr(options, name) is not None]
     if one and asked:
         raise ValueError(
-            f"--{asked[0]} chooses among the samples of a run or a shard; {options.target!r} is one sample; leave that out"
+            f"--{asked[0]} chooses among the samples of a run or a shard; {options.target!r} is one sample; "
+            "leave that out"
         )
     if options.filter is not None and target.shard is not None:
         raise ValueError(f"--filter looks at the metadata of the whole run: give its directory, not {options.target!r}")

@@ -82,8 +82,8 @@ def places_of(inspector: Inspector, target: Target) -> tuple[list[Place | None],
         places = inspector.by_uid(target.uid)
         if not places:
             raise RunError(
-                f"{target.run.out} knows no sample and no metadata row with uid {target.uid}; it may be of another pool; "
-                "name its run by --out DIR"
+                f"{target.run.out} knows no sample and no metadata row with uid {target.uid}; it may be of "
+                "another pool; name its run by --out DIR"
             )
         return places[:MOST_PLACES], len(places[MOST_PLACES:])
     try:

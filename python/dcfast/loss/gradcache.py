@@ -31,7 +31,7 @@ def cached_backward(
     """Adds to the parameters' gradients those of the loss of all pieces as one batch; returns that loss.
 
     Args:
-        encode: a piece -> (image features, text features, *scalars): features with the piece's number of rows,
+        encode: a piece -> ``(image features, text features, *scalars)``: features with the piece's number of rows,
             scalars such as the logit scale with one element, the same for all pieces. Called twice a piece, in order,
             with the same random state both times, so that dropout drops the same. Batch norm sees a piece at a time,
             and its running averages move twice.

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dcfast.errors import CorruptDataError, MissingDependencyError
 from dcfast.models.captions import Tokenizer, read_as_far_as_the_model
@@ -172,6 +172,16 @@ def needs_quick_gelu(name: str, tag: str) -> bool:
     return not open_clip.get_model_config(name).get("quick_gelu")
 
 
+def model_config(name: str) -> dict[str, Any]:  # Any: open_clip's, of many kinds of towers
+    """The configuration of an architecture (``embed_dim``, ``vision_cfg``, ``text_cfg``, ...), a copy.
+
+    ValueError: an unknown name; the nearest are suggested.   A folder's: as ``find_folder``.
+    """
+    name = _checked_name(name)
+    config = dict(find_folder(name).model) if name.startswith(_SCHEMAS) else _open_clip().get_model_config(name)
+    return {**config}
+
+
 @cache
 def load_tokenizer(name: str) -> Tokenizer:
     """The tokenizer of a model: list of n strings -> int64 (n, context length).
@@ -188,19 +198,26 @@ def load_tokenizer(name: str) -> Tokenizer:
     if merges is None:
         with tokenizer_errors(name), no_code_of_strangers():
             return read_as_far_as_the_model(open_clip.get_tokenizer(name))
-    from open_clip.tokenizer import SimpleTokenizer, default_bpe
+    from open_clip.tokenizer import SimpleTokenizer
 
-    with gzip.open(default_bpe(), "rt", encoding="utf-8") as file:
-        lines = [line.rstrip("\n") for line, _ in zip(file, range(merges + 1), strict=False)]  # a heading, then merges
     with tempfile.TemporaryDirectory(prefix="dcfast-") as folder:
         path = Path(folder) / "bpe.txt.gz"
-        path.write_bytes(gzip.compress("\n".join(lines).encode()))
+        path.write_bytes(shortened_merges(merges))
         short = SimpleTokenizer(bpe_path=str(path), context_length=config["context_length"])
     if short.vocab_size != config["vocab_size"]:
         raise ValueError(
             f"model {name}: vocab_size {config['vocab_size']} in its config; its merges give {short.vocab_size}"
         )
     return read_as_far_as_the_model(short)
+
+
+def shortened_merges(merges: int) -> bytes:
+    """The first of CLIP's byte-pair merges, as open_clip reads them: gzip, the same bytes each time."""
+    from open_clip.tokenizer import default_bpe
+
+    with gzip.open(default_bpe(), "rt", encoding="utf-8") as file:
+        lines = [line.rstrip("\n") for line, _ in zip(file, range(merges + 1), strict=False)]  # a heading, then merges
+    return gzip.compress("\n".join(lines).encode(), mtime=0)
 
 
 def _own_tokenizer(name: str) -> Tokenizer:

@@ -15,6 +15,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, TypeVar
 
 _KEY = "dcfast option"
+_VALUES = "dcfast_values"  # of an action: not its choices, which argparse would check with words of its own
 _LARGEST = str((1 << 63) - 1)  # of 64 bits; nobody knows it by its digits
 T = TypeVar("T")
 
@@ -133,12 +134,19 @@ def add_options(parser: argparse.ArgumentParser, kind: type, names: Iterable[str
                 help=text,
             )
         action.dest = declared.name
+        setattr(action, _VALUES, what.choices)
         if declared.kind is bool and (other := _opposite(declared)) is not None:
             # for a file of options that says otherwise: not in the help, where it would stand beside each
             action = parser.add_argument(
                 other, action="store_const", const=declared.default, default=argparse.SUPPRESS, help=argparse.SUPPRESS
             )
             action.dest = declared.name
+
+
+def values_of(action: argparse.Action) -> tuple[str, ...]:
+    """All values of an option that ``add_options`` added, where there are a fixed few; for completion."""
+    values: tuple[str, ...] = getattr(action, _VALUES, ())
+    return values
 
 
 def _opposite(declared: _Declared) -> str | None:

@@ -102,7 +102,7 @@ def reshard(
         process, or (resume) holds another run.   OSError (ENOSPC): too little free space, found before anything is
         removed or written.   CorruptDataError: verify found a difference.   What plan and writing raise.
     Memory: see ``make_plan``, ``make_box_table`` and ``write_output_shards``; of a directory of shards also the columns
-        of 256 of them, while they are indexed.
+    of 256 of them, while they are indexed.
     Cost: one read and one write of the selected payloads. With a directory, a subset file and plain options nothing but
     the core is imported, not NumPy either.
     """

@@ -1,0 +1,121 @@
+"""The commands and programs that the documents show: collected, and which of them cannot be run by a test, and why."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+INDENTED = re.compile(r"^    (?:dcfast|python3? -m dcfast|torchrun)\b.*(?:\\\n.*)*", re.MULTILINE)
+
+NOT_DCFAST = {
+    "make": "its targets are looked for by tests/test_docs.py",
+    "pip": "installs packages; make wheel does it in an empty environment",
+    "sudo": "installs packages of the system",
+    "python3": "makes a virtual environment",
+    ".": "enters it",
+    "uv": "installs packages",
+    "export": "an environment variable of the commands after it",
+    "ray": "starts a cluster",
+    "git": "fetches the tree",
+}
+"""Name of a program that is not ours -> why no test runs it."""
+
+NOT_RUN = {
+    r"ViT-L-14:openai": "weights from a model hub",
+    r"--device cuda": "a GPU",
+    r"torchrun|srun|--ray-address": "several machines",
+    r"python -m dcfast\.run\s*(#|$)": "the whole workflow at tiny, ten minutes: .ci/run does it by make run",
+    r"dcfast\.study|dcfast study": "two hours: make study",
+    r"/data/runs/mine-large": "the checkpoint of a training on several machines",
+    r"--scale (small|large)(?!.*(--no-train|--to ))": "training at a scale of DataComp, a GPU for hours",
+    r"python -m dcfast\.train --scale small": "training at a scale of DataComp, a GPU for hours",
+    r"RemoteOptions": "shards behind URLs",
+    r"kmeans\(points": "a GPU, and embeddings of one's own",
+    r"def encode\(piece\)": "a part of a training program of one's own",
+}
+"""What a command or a program has in it -> what it needs that a test has not; such a command is parsed alone."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A block of a document: a command of a shell, or a program.
+
+    Attributes:
+        place: ``docs/index.md:30``.   language: ``sh`` or ``python``.
+    """
+
+    place: str
+    language: str
+    text: str
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is not run; None where it is."""
+        return next((why for pattern, why in NOT_RUN.items() if re.search(pattern, self.text)), None)
+
+
+def shown(documents: Sequence[Path] = DOCUMENTS) -> Iterator[Shown]:
+    """Everything that can be run in the documents, in their order; a command of several lines is one."""
+    for path in documents:
+        text = path.read_text(encoding="utf-8")
+        blocks = [(match.start(2), match[1], match[2]) for match in FENCE.finditer(text)]
+        blocks += [(match.start(), "sh", match[0]) for match in INDENTED.finditer(text)]
+        for start, language, block in sorted(blocks):
+            place = f"{path.relative_to(ROOT)}:{text.count(chr(10), 0, start) + 1}"
+            if language in ("python", "py"):
+                yield Shown(place, "python", block)
+            if language in ("sh", "console", "bash", "shell"):
+                prompts = language == "console"
+                for line in re.sub(r"\\\n\s*", " ", block).splitlines():
+                    line = line.strip()
+                    if line and not line.startswith("#") and (not prompts or line.startswith("$ ")):
+                        yield Shown(place, "sh", line.removeprefix("$ "))
+
+
+def simple_commands(line: str) -> Iterator[list[str]]:
+    """The words of each command of a line, without what is set before it or starts it."""
+    lexer = shlex.shlex(re.sub(r"\$\([^()]*\)", "SOMETHING", line), posix=True, punctuation_chars="&|;")
+    lexer.whitespace_split, lexer.commenters = True, "#"
+    words: list[str] = []
+    for word in [*lexer, ";"]:
+        if set(word) <= set("&|;"):
+            while words and (words[0] in ("exec", "time", "nohup", "env") or re.match(r"[A-Z_]+=", words[0])):
+                words.pop(0)
+            if words:
+                yield words
+            words = []
+        else:
+            words.append(word)
+
+
+def ours(words: Sequence[str]) -> list[str] | None:
+    """The words from dcfast's name on, also by its path or behind torchrun; None where it is not named."""
+    for place, word in enumerate(words):
+        if Path(word).name == "dcfast":
+            return ["dcfast", *words[place + 1 :]]
+        if word == "-m" and words[place + 1].startswith("dcfast"):
+            name = words[place + 1].removeprefix("dcfast.")
+            return ["dcfast", {"pool_refresh": "refresh"}.get(name, name), *words[place + 2 :]]
+    return None
+
+
+def parsed(
+    words: Sequence[str], parsers: Mapping[str, Sequence[argparse.ArgumentParser]], *, as_module: bool
+) -> argparse.Namespace:
+    """What a command line's parser makes of it: a stage's, or that of the program of its name; SystemExit."""
+    from dcfast.rundir.stage_table import STAGE_TABLE
+
+    stage = STAGE_TABLE.get(words[1])
+    is_program = stage and (as_module or any(word.partition("=")[0] in stage.program_options for word in words))
+    parser = parsers[words[1]][-1 if is_program else 0]
+    more = parser.prog.split()[2:] if parser.prog.startswith("dcfast ") else []  # ``dcfast evalsets import``
+    rest = list(words[2:])
+    rest = rest[len(more) :] if rest[: len(more)] == more else rest
+    return parser.parse_args([word for word in rest if word != "..."])
