@@ -71,6 +71,7 @@ def test_a_run_that_is_done(done: Path, capsys: pytest.CaptureFixture[str]) -> N
     said = capsys.readouterr().out
     assert said.startswith(f"{done}: done\n")
     assert f"process {os.getpid()} on {os.uname().nodename} (1 worker)" in said
+    assert re.search(r"\n  decontaminate +done +nothing to do\n", said)  # it has no evaluation sets
     assert "\x1b" not in said
     assert main([str(done), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == plain(status)

@@ -177,25 +177,32 @@ def _given(piece: Piece[S]) -> dict[str, object]:
 
 
 def piece_key(out: Path, piece: Piece[S]) -> str:
+    return _key(piece, fingerprint_files(out, piece.inputs))
+
+
+def _key(piece: Piece[S], inputs: str) -> str:
     function = piece.function
     text = json.dumps([function.version, function.name, plain(_given(piece)), list(piece.outputs)], sort_keys=True)
-    both = text + fingerprint_files(out, piece.inputs)
-    return hashlib.sha256(both.encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256((text + inputs).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _key_and_made_of(out: Path, piece: Piece[S]) -> tuple[str, _MadeOf]:
+    """Both by one look at the inputs."""
+    described = [*_described_files(out, piece.inputs)]
+    return _key(piece, hashlib.sha256(b"".join(described)).hexdigest()), _made_of(piece, described)
 
 
 def _short_hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:8]
 
 
-def _made_of(out: Path, piece: Piece[S]) -> _MadeOf:
-    inputs = None
-    if len(piece.inputs) <= _MOST_INPUTS:
-        inputs = [_short_hash(described) for described in _described_files(out, piece.inputs)]
+def _made_of(piece: Piece[S], inputs: list[bytes]) -> _MadeOf:
     arguments = {
         name: _short_hash(json.dumps(plain(value), sort_keys=True).encode("utf-8", "surrogateescape"))
         for name, value in _given(piece).items()
     }
-    return _MadeOf(piece.function.version, arguments, inputs)
+    hashes = [_short_hash(described) for described in inputs] if len(inputs) <= _MOST_INPUTS else None
+    return _MadeOf(piece.function.version, arguments, hashes)
 
 
 def why_to_do(out: Path, piece: Piece[S]) -> list[str]:
@@ -213,10 +220,11 @@ def why_to_do(out: Path, piece: Piece[S]) -> list[str]:
         return ["its marker cannot be read"]
     if marker.check not in ("", _checksum(marker.outputs, marker.stats)):
         return ["its marker was altered"]
-    if marker.key == piece_key(out, piece):
+    key, now = _key_and_made_of(out, piece)
+    if marker.key == key:
         altered = [name for name, size in marker.outputs.items() if not _has_size(out / name, size)]
         return [f"output {altered[0]} is gone or altered"] if altered else []
-    before, now = marker.made_of, _made_of(out, piece)
+    before = marker.made_of
     if before is None:
         return ["an input or argument changed (its marker is of an older release)"]
     if before.version != now.version:
@@ -272,7 +280,7 @@ def perform(out: str, piece: Piece[S]) -> S:
     """Runs a piece in this process and writes its marker; returns its statistics."""
     root = Path(out)
     # before the work: an input that changes meanwhile makes the marker stale
-    key, made_of = piece_key(root, piece), _made_of(root, piece)
+    key, made_of = _key_and_made_of(root, piece)
     lost = core_system.count_lost_maps()
     try:
         with synced_together(root / "state"):

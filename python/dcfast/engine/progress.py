@@ -226,4 +226,6 @@ def ended_line(state: StepProgress) -> str:
     parts = [*many, *much, f"{state.seconds:.1f} s"]
     # what another process told may have begun earlier: then its own measure stands
     rate = state.rate or (state.done / state.seconds if state.seconds > 0 else None)
+    if state.unit == "pieces" and state.pieces == 1:
+        rate = None  # it says the time once more
     return f"{state.step}: {', '.join([*parts, speed(rate, state.unit)] if rate else parts)}"

@@ -19,7 +19,7 @@ from dcfast.engine.piece import AT_PIECE
 from dcfast.engine.progress import Progress, StepProgress, ended_line, step_line
 from dcfast.errors import DcfastError, first_line
 from dcfast.storage.atomic import append_lines, write_bytes, write_json
-from dcfast.storage.inputs import read_input
+from dcfast.storage.inputs import open_input
 from dcfast.storage.records import Count, Record, plain, read_record
 
 PROGRESS = "progress.json"
@@ -204,7 +204,9 @@ class Recorder:
         """Keeps the end of a log that has grown long over many starts."""
         path = self._folder / LOG
         if path.is_file() and not path.is_symlink() and path.stat().st_size > _MOST_LOG_BYTES:
-            lines = read_input(path, 1 << 30)[-_KEPT_LOG_BYTES:].partition(b"\n")[2]
+            with open_input(path) as file:
+                file.seek(-_KEPT_LOG_BYTES, os.SEEK_END)
+                lines = file.read(_KEPT_LOG_BYTES).partition(b"\n")[2]
             write_bytes(path, lines, sync=False)
 
 

@@ -113,7 +113,8 @@ def run_stage(
         run.recorder.stage(name)
     summary = steps(run, do)
     if not do.done:
-        do.note(f"{name}: unchanged, {do.unchanged} piece{'s' if do.unchanged != 1 else ''}")
+        many = f"unchanged, {do.unchanged} piece{'s' if do.unchanged != 1 else ''}" if do.unchanged else "nothing to do"
+        do.note(f"{name}: {many}")
         if run.recorder is not None:
             run.recorder.unchanged(name, do.unchanged)
     path, value = run.summary_path(name), plain(summary)

@@ -90,6 +90,8 @@ def _stage_text(stage: StageStatus, room: int) -> str:
         step = replaced(stage.step, step=stage.step.step.removeprefix(f"{stage.name}/"))
         line = step_line(step, max(room, 12)).removeprefix(f"{stage.name}: ")
         return line if stage.state == RUNNING else line.partition(", ")[0]
+    if stage.unchanged == 0:
+        return "nothing to do"
     if stage.unchanged is not None:
         return f"unchanged, {amount(stage.unchanged, 'pieces' if stage.unchanged != 1 else 'piece')}"
     if stage.state == TO_DO or stage.seconds is None or stage.pieces is None:
