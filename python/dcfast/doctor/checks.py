@@ -22,9 +22,6 @@ from typing import NamedTuple
 
 import dcfast
 from dcfast.errors import CorruptDataError, MissingDependencyError, PluginError
-from dcfast.evaluate.folders import set_name
-from dcfast.evaluate.tasks import datacomp_tasks
-from dcfast.filters.catalog import TERMS
 from dcfast.plugins import EVALUATION_TASKS, FILTERS, find_plugin, installed_plugins
 from dcfast.plugins import STAGES as STAGE_PLUGINS
 from dcfast.rundir.stage_table import STAGES
@@ -279,6 +276,10 @@ def libraries(deep: bool) -> Iterator[Row]:
 
 def plugins(deep: bool) -> Iterator[Row]:
     """What other packages bring by entry points; none is imported unless ``deep``."""
+    from dcfast.evaluate.folders import set_name
+    from dcfast.evaluate.tasks import datacomp_tasks
+    from dcfast.filters.catalog import TERMS
+
     own = {
         FILTERS: set(TERMS),
         EVALUATION_TASKS: {set_name(task.directory) for task in datacomp_tasks()},
