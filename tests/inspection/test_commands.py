@@ -20,6 +20,7 @@ from dcfast.rundir.run_dir import Run
 from dcfast.rundir.settings import Settings
 from dcfast.stages.report import make_report
 from pool_builder import PoolBuilder, Sample, evalset, picture, uid_of
+from strict_page import Page
 
 NASTY = "<script>alert('x')</script> a\x1b[31mred\x1b]0;title\x07 \u202egnp. \x9b1m \x00z & \"q\"\nsecond line"
 RAW = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -270,8 +271,6 @@ def test_a_run_and_a_shard_in_the_terminal(made: tuple[Path, Settings], capsys: 
 
 
 def test_pages_stand_alone(made: tuple[Path, Settings], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from test_report import Page
-
     out, page = str(made[0]), tmp_path / "page.html"
     for words in (
         [out, "--sample", "9"],
@@ -308,8 +307,6 @@ def test_pages_stand_alone(made: tuple[Path, Settings], tmp_path: Path, capsys: 
 
 
 def test_a_report_with_a_gallery_by_expression(made: tuple[Path, Settings]) -> None:
-    from test_report import Page
-
     out, settings = made
     before = {name: (out / name).read_bytes() for name in ("report.json", "report.html")}
     try:

@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -31,51 +30,14 @@ from dcfast.storage.records import as_record, replaced
 from PIL import Image
 from pool_builder import PoolBuilder, Sample, evalset, picture, plain_pool
 from report_builder import result, run_of, trained, write_summary
+from strict_page import Page
 
 NASTY = "<script>alert('x')</script> & \"quotes\" \0 \x1b[31m \u202e turned \nsecond line"
-VOID = {"meta", "img", "br", "link", "input", "hr"}
 TOP_KEYS = (
     "version run standard departures index signatures fates reasons filter subset repeated contamination gallery "
     "draw quarantine damage reshard verify world notes timings files manifest overlap clip_scores rules_truth "
     "look_problem comparison scores training verdict"
 )
-
-
-class Page(HTMLParser):
-    """Reads a page strictly: every tag closed in its order; collects ids, links, attributes and text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(attrs)
-        self.tags.append((tag, values))
-        if values.get("id"):
-            self.ids.append(str(values["id"]))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [values for name, values in self.tags if name == tag]
 
 
 def recompressed(number: int) -> bytes:

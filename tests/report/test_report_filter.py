@@ -29,7 +29,7 @@ from dcfast.rundir.tables import read_table
 from dcfast.storage.records import replaced
 from pool_builder import PoolBuilder, Sample, uid_of
 from report_builder import fates, run_of
-from test_report import Page
+from strict_page import Page
 
 L14 = "clip_l14_similarity_score"
 EXPRESSION = "clip_score(l14, fraction=0.5) & basic_filter & (clip_score(b32, threshold=0.1) | ~random(0.5, seed=1))"

@@ -18,7 +18,7 @@ from dcfast.report.page.page import environment, look_up, render
 from dcfast.report.text import decimal, points, rounded, share
 from dcfast.rundir.summaries import EvaluateSummary
 from report_builder import copies, paired, result, run_of, trained, write_summary
-from test_report import Page
+from strict_page import Page
 
 MINE: dict[str, float | None] = {"shapes": 0.6, "colours": 0.5, "faces": None}
 OTHER: dict[str, float | None] = {"shapes": 0.4, "colours": 0.45, "faces": None}

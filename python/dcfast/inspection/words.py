@@ -171,9 +171,10 @@ def evidence_words(row: EvidenceRow) -> str:
 
 
 def near_words(copy: NearCopy) -> str:
+    """How a copy in the pool is alike, and what became of it."""
     reason = f", {copy.reason}" if copy.reason else ""
     how = alike(copy.distance, identical=copy.identical)
-    return clean(f"{copy.shard}/{copy.key}: {how} ({copy.fate or 'no outcome yet'}{reason})")
+    return clean(f"{how} ({copy.fate or 'no outcome yet'}{reason})")
 
 
 def _near_lines(copies: NearCopies | None) -> list[Line]:
@@ -185,5 +186,5 @@ def _near_lines(copies: NearCopies | None) -> list[Line]:
     if not copies.found:
         return [("near", f"no copy {among}")]
     said = [("near", f"{count(copies.found)} {among}")]
-    said += [("near", near_words(copy)) for copy in copies.nearest]
+    said += [("near", clean(f"{copy.shard}/{copy.key}: {near_words(copy)}")) for copy in copies.nearest]
     return said

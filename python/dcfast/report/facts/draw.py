@@ -217,21 +217,20 @@ def _by_expression(run: Run, samples: SampleLookup, choice: Choice) -> Draw:
     compiled = _compiled(run, str(choice.expression))
     kept = choice.most if choice.fate is None and choice.reason is None else SPARE * choice.most
     looked = matching = 0
-    best: list[tuple[int, int, str, float]] = []  # rank, number, uid, score
+    best: dict[str, tuple[int, int, str, float]] = {}  # uid -> rank, number, uid, score: of several rows the first
     for rows, uids, scores in _passing(run, compiled, choice):
         looked += rows
         if len(uids):
             texts = uid_format(np.ascontiguousarray(uids), as_list=True)
             ranks = _hashes(_large([f"{text}\0{choice.seed}" for text in texts]))
-            some = np.argsort(ranks, kind="stable")[:kept].tolist()
-            best = heapq.nsmallest(
-                kept, [*best, *((int(ranks[i]), matching + i, texts[i], float(scores[i])) for i in some)]
-            )
+            for i in np.argsort(ranks, kind="stable")[:kept].tolist():
+                best.setdefault(texts[i], (int(ranks[i]), matching + i, texts[i], float(scores[i])))
+            best = {row[2]: row for row in heapq.nsmallest(kept, best.values())}
         matching += len(uids)
+    ordered = list(best.values())
     shown: list[GalleryRow] = []
-    for begin in range(0, len(best), choice.most):
-        some_best = best[begin : begin + choice.most]
-        shown += [row for row in _of_uids(samples, some_best) if choice.takes(row)]
+    for begin in range(0, len(ordered), max(choice.most, 1)):
+        shown += [row for row in _of_uids(samples, ordered[begin : begin + choice.most]) if choice.takes(row)]
         if len(shown) >= choice.most:
             break
     chosen = find_summary(run.summary_path("filter"), FilterSummary)
