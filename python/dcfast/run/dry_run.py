@@ -232,10 +232,10 @@ def describe(run: Run, stages: Sequence[str], workers: int, *, can_try: bool = T
     if run.is_world and not run.has_summary("world"):
         pool = f"the built-in world, not rendered yet: {its.rows:,} pairs (about {_amount(its.shard_bytes)})"
     lines = [head, f"pool: {pool}; {its.evalsets} evaluation sets; {workers} workers"]
-    lines.append(f"{'stage':<18}{'state':<7}{'reads':>10}{'writes at most':>16}{'about':>9}  why")
+    lines.append(f"{'stage':<18}{'state':<7}{'reads':>10}{'writes at most':>16}{'about':>11}  why")
     for each in planned.stages:
         about = _time(each.seconds) if can_try else "?"
-        costs = f"{_amount(each.read):>10}{_amount(each.write):>16}{about:>9}"
+        costs = f"{_amount(each.read):>10}{_amount(each.write):>16}{about:>11}"
         lines.append(f"{each.stage:<18}{each.state.state:<7}{costs}  {each.state.why}".rstrip())
     left = [each for each in planned.stages if each.state.state != DONE]
     if not left:

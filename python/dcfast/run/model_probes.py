@@ -22,19 +22,20 @@ from dcfast.train.learner import create_learner
 from dcfast.train.ranks import Ranks
 
 SECONDS = 0.3
+STEP_SECONDS = 1.0  # of training steps, which are most of a run
 BATCH_ON_GPU = 256  # samples a step that is tried
 BATCH_ON_CPU = 128  # of small models: as in their recipe
-BATCH_OF_LARGE = 4  # of a model that takes pictures of 224 pixels, on the processor
+BATCH_OF_LARGE = 1  # of a model that takes pictures of 224 pixels, on the processor: a sample takes seconds there
 
 
-def repeat_for_a_while(work: Callable[[], int]) -> float:
+def repeat_for_a_while(work: Callable[[], int], least: float = SECONDS) -> float:
     """Seconds a unit of a work that returns how many it did; it is done at least once."""
     done, started = 0, time.monotonic()
     while True:
         more = work()
         done += more
         spent = time.monotonic() - started
-        if spent >= SECONDS or not more:
+        if spent >= least or not more:
             return spent / max(done, 1)
 
 
@@ -72,8 +73,9 @@ def step_seconds(model: str, loss: str, device: str) -> float:
             torch.cuda.synchronize()
         return batch
 
-    step()  # the first makes the optimizer's state, and on a GPU the kernels
-    return repeat_for_a_while(step)
+    if batch > 1:
+        step()  # the first makes the optimizer's state, and on a GPU the kernels
+    return repeat_for_a_while(step, STEP_SECONDS)
 
 
 @lru_cache(maxsize=8)

@@ -101,4 +101,5 @@ def _state(run: Run, stage: str) -> StageState:
         return StageState(stage, TO_DO, f"{many} are left" if look.done else "")
     if not run.has_summary(stage):
         return StageState(stage, TO_DO, f"its {look.done:,} pieces are there and unchanged; its summary is not")
-    return StageState(stage, DONE, f"unchanged, {look.done:,} pieces" if look.done else "nothing to do")
+    many = f"{look.done:,} piece{'' if look.done == 1 else 's'}"
+    return StageState(stage, DONE, f"unchanged, {many}" if look.done else "nothing to do")
