@@ -20,6 +20,7 @@ from dcfast.rundir.stage_table import STAGE_TABLE
 from dcfast.rundir.summaries import SUMMARIES, DecontaminateSummary, equals_json, read_summary
 from dcfast.rundir.summary import Summary
 from dcfast.storage.atomic import remove_leftovers, write_json
+from dcfast.storage.listing import fault_of_name
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, absolute, make_directory, not_left_empty
 from dcfast.world import WorldSpec
@@ -175,8 +176,11 @@ class Run:
         write_json(path, now)
 
 
-def _refuse_if_input(out: Path, settings: Settings) -> None:
-    """RunError where writing the run would write over its own input, which no option allows."""
+def _check_place(out: Path, settings: Settings) -> None:
+    """RunError where no run can be: tables cannot be written there, or would be over the run's own input."""
+    fault = fault_of_name(os.fspath(out))
+    if fault:
+        raise RunError(f"--out: {fault}")
 
     def real(*parts: str | Path) -> Path:
         return Path(os.path.realpath(Path(*parts)))
@@ -211,7 +215,7 @@ def check_out(out: str | os.PathLike[str], settings: Settings, *, overwrite: boo
     """Whether a directory holds this very run; raises what ``open_run`` would raise of it, and writes nothing."""
     root = Path(absolute(os.path.expanduser(out)))
     settings = located(settings)
-    _refuse_if_input(root, settings)
+    _check_place(root, settings)
     if not os.path.lexists(root):
         return False
     if not root.is_dir():
@@ -283,7 +287,7 @@ def open_run(out: str | os.PathLike[str], settings: Settings, *, overwrite: bool
     """
     root = Path(absolute(os.path.expanduser(out)))
     settings = with_uid_hashes(located(settings))
-    _refuse_if_input(root, settings)
+    _check_place(root, settings)
     with not_left_empty(root), locked(make_directory(root, "--out") / LOCK_NAME, _busy(root)):
         settings = _claimable(root, settings, overwrite)
         _refuse_links(root)
