@@ -55,9 +55,10 @@ study: $(VENV)/.study ## which filter is best: nine filters, chosen on three see
 test: $(VENV)/.test ## set up, then pass all tests (those in C++ too)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(TEST_ARGS)
 
-# uv chooses by this variable; pip cannot
 lowest: ## the tests on the lowest versions that pyproject.toml allows, in an environment of their own, .venv-lowest (6 GB)
-	UV_RESOLUTION=lowest-direct $(MAKE) test VENV=.venv-lowest
+	$(MAKE) .venv-lowest/.base VENV=.venv-lowest
+	.venv-lowest/bin/python cmake/install.py --lowest test lint
+	$(MAKE) test VENV=.venv-lowest
 
 # what fuzzing reaches replaces tests/fuzz/corpora
 soak: $(VENV)/.test ## the long tests: a wheel on a bare Debian, kills of a run, faults in a training, ten minutes of each fuzz target

@@ -43,7 +43,11 @@ assert table["name"].to_pylist() == ["a.txt", "a.json", "b.txt"], table
 assert table["size"].to_pylist() == [513, 2, 0], table
 print("index_tars:", table.num_rows, "members")
 """
-SMALL_RUN = ("--world", "rows=1200", "--samples-seen", "1000", "--compare", "none", "--quiet")
+SMALL_RUN = (
+    *("--world", "rows=300", "rows_per_shard=100", "eval_scale=0.1", "--samples-seen", "256", "--compare", "none"),
+    *("--features", "none", "--filter", "basic_filter & ~contaminated", "--quiet"),
+)
+"""Every stage but the teacher, which alone would train for a minute."""
 
 
 def check_files(wheel: Path, *, cuda: bool) -> list[str]:

@@ -1,6 +1,7 @@
 """Installs Python packages into the environment that runs it: by uv where it can be had, else by pip.
 
-    .venv/bin/python cmake/install.py numpy 'pyarrow>=18'        # arguments as of `pip install`
+    .venv/bin/python cmake/install.py numpy 'pyarrow>=18'    # arguments as of `pip install`
+    .venv/bin/python cmake/install.py --lowest test lint     # the lowest versions that pyproject.toml allows, of extras
 
 uv downloads side by side, links files from its cache instead of copying them, and leaves compiling Python files to
 their first import. It reads none of pip's settings: those that say where packages come from are handed on as its
@@ -14,9 +15,11 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
 UV = "uv>=0.5,<1"
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 FROM_PIP = {
@@ -74,20 +77,33 @@ def find_uv() -> str | None:
     return str(beside) if beside.exists() else shutil.which("uv")
 
 
+def install_lowest(uv: str, extras: list[str], environment: Mapping[str, str]) -> int:
+    """The lowest versions of dcfast's own dependencies, those of some extras too; not dcfast itself."""
+    chosen = [word for extra in extras for word in ("--extra", extra)]
+    with tempfile.TemporaryDirectory() as folder:
+        listed = Path(folder) / "lowest.txt"
+        options = ["-q", "--resolution", "lowest-direct", "--python", sys.executable, "-o", str(listed)]
+        resolve = [uv, "pip", "compile", *options, *chosen, str(ROOT / "pyproject.toml")]
+        install = [uv, "pip", "install", "-q", "--python", sys.executable, "-r", str(listed)]
+        statuses = (subprocess.run(command, env=environment, check=False).returncode for command in (resolve, install))
+        return next(filter(None, statuses), 0)
+
+
 def main(arguments: list[str]) -> int:
-    """0 where everything is installed; else the status of pip, which has said why."""
+    """0 where everything is installed; else the status of uv or pip, which has said why."""
     uv = find_uv()
     if uv:
         listed = subprocess.run([*PIP, "config", "list"], capture_output=True, text=True, check=False).stdout
         environment = {**os.environ, **uv_variables(listed, os.environ)}
+        if arguments[:1] == ["--lowest"]:
+            return install_lowest(uv, arguments[1:], environment)
         # uv takes a checkout for unchanged while its pyproject.toml is: CMake knows better what to compile
         options = ["-q", "--python", sys.executable, "--reinstall-package", "dcfast"]
-        command = [uv, "pip", "install", *options, *arguments]
-        status = subprocess.run(command, env=environment, check=False).returncode
-        # pip knows no lowest versions: it must not put others in their place
-        if status == 0 or "UV_RESOLUTION" in os.environ:
-            return status
+        if subprocess.run([uv, "pip", "install", *options, *arguments], env=environment, check=False).returncode == 0:
+            return 0
         print("uv could not install it: pip tries", file=sys.stderr, flush=True)
+    elif arguments[:1] == ["--lowest"]:
+        sys.exit("the lowest versions are found by uv, which is not here: pip install uv")
     return subprocess.run([*PIP, "install", "-q", *arguments], check=False).returncode
 
 

@@ -146,9 +146,9 @@ def test_a_home_that_takes_no_files_needs_no_cache(installer: ModuleType, monkey
     assert installer.uv_variables("", {})["UV_NO_CACHE"] == "1"
 
 
-@pytest.mark.parametrize(("resolution", "asked"), [(None, ["uv", "pip"]), ("lowest-direct", ["uv"])])
-def test_pip_has_the_last_word(
-    resolution: str | None, asked: list[str], installer: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("words", "asked"), [(["numpy"], ["uv", "pip"]), (["--lowest", "test"], ["uv"])])
+def test_pip_has_the_last_word_but_about_lowest_versions(
+    words: list[str], asked: list[str], installer: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uv = tmp_path / "uv"
     uv.write_text(f"#!/bin/sh\necho uv >>{tmp_path}/asked\nexit 2\n", encoding="utf-8")
@@ -158,7 +158,5 @@ def test_pip_has_the_last_word(
     pip.chmod(0o755)
     monkeypatch.setattr(installer, "find_uv", lambda: str(uv))
     monkeypatch.setattr(installer, "PIP", (str(pip),))
-    if resolution:
-        monkeypatch.setenv("UV_RESOLUTION", resolution)
-    assert installer.main(["numpy"]) == (2 if resolution else 0)
+    assert installer.main(words) == (0 if "pip" in asked else 2)
     assert (tmp_path / "asked").read_text().split() == asked
