@@ -33,47 +33,52 @@ def test_levels_and_circles(copy: Path, repo_root: Path) -> None:
     assert "2 kept, 0 broken" in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("wing", "line", "said"),
-    [
-        ("storage/atomic.py", "import dcfast.index.pool", "dcfast.storage is not allowed to import dcfast.index"),
-        ("uids/sets.py", "from dcfast.run import run", "dcfast.uids is not allowed to import dcfast.run"),
-        ("storage/atomic.py", "import dcfast.storage.npz", "No cycles are allowed in dcfast.storage"),
-    ],
-)
+def planted(lines: dict[str, list[str]], copy: Path, repo_root: Path) -> subprocess.CompletedProcess[str]:
+    """What is said of the house with some lines at the end of some of its files: file -> lines."""
+    before = {wing: (copy / "dcfast" / wing).read_text() for wing in lines}
+    try:
+        for wing, text in before.items():
+            (copy / "dcfast" / wing).write_text(text + "\n" + "\n".join(lines[wing]) + "\n")
+        return lint(copy, repo_root)
+    finally:
+        for wing, text in before.items():
+            (copy / "dcfast" / wing).write_text(text)
+
+
 @pytest.mark.parametrize("late", [False, True])
-def test_a_forbidden_import_is_found(wing: str, line: str, said: str, late: bool, copy: Path, repo_root: Path) -> None:
-    path = copy / "dcfast" / wing
-    before = path.read_text()
-    try:
-        path.write_text(before + (f"\ndef planted() -> None:\n    {line}\n" if late else f"\n{line}\n"))
-        done = lint(copy, repo_root)
-    finally:
-        path.write_text(before)
+def test_forbidden_imports_are_found(late: bool, copy: Path, repo_root: Path) -> None:
+    lines = {
+        "storage/atomic.py": ["import dcfast.index.pool", "import dcfast.storage.npz"],
+        "uids/sets.py": ["from dcfast.run import run"],
+    }
+    if late:
+        lines = {wing: ["def late() -> None:", *(f"    {line}" for line in its)] for wing, its in lines.items()}
+    done = planted(lines, copy, repo_root)
     assert done.returncode == 1, done.stderr
-    assert said in " ".join(done.stdout.split())
+    for said in (
+        "dcfast.storage is not allowed to import dcfast.index",
+        "dcfast.uids is not allowed to import dcfast.run",
+        "No cycles are allowed in dcfast.storage",
+    ):
+        assert said in " ".join(done.stdout.split()), said
 
 
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("import json", "json: is not in HEAVY"),
-        ("from dcfast.errors import PoolError", "dcfast.errors: brings nothing heavy"),
-        ("import importlib; importlib.import_module('dcfast.run')", "imports by a name"),
-        ("__import__('dcfast.run')", "imports by a name"),
-        ("import torch", ""),
-        ("import dcfast.loss", ""),
-    ],
-)
-def test_late_imports(line: str, said: str, copy: Path, repo_root: Path) -> None:
-    path = copy / "dcfast/uids/sets.py"
-    before = path.read_text()
-    try:
-        path.write_text(before + f"\ndef planted() -> None:\n    {line}\n")
-        done = lint(copy, repo_root)
-    finally:
-        path.write_text(before)
-    assert (done.returncode, said in done.stdout) == (1 if said else 0, True), done.stdout + done.stderr
+def test_late_imports(copy: Path, repo_root: Path) -> None:
+    said = {
+        "import json": "json: is not in HEAVY",
+        "from dcfast.errors import PoolError": "dcfast.errors: brings nothing heavy",
+        "import importlib; importlib.import_module('dcfast.run')": "imports by a name",
+        "__import__('dcfast.run')": "imports by a name",
+        "import torch": "",
+        "import dcfast.loss": "",
+    }
+    lines = ["def late() -> None:", *(f"    {line}" for line in said)]
+    done = planted({"uids/sets.py": lines}, copy, repo_root)
+    first = len((copy / "dcfast/uids/sets.py").read_text().splitlines()) + 3  # a blank line, and the function's own
+    assert done.returncode == 1, done.stderr
+    for number, words in enumerate(said.values(), first):
+        told = [line for line in done.stdout.splitlines() if f"uids/sets.py:{number}:" in line]
+        assert any(words in line for line in told) if words else not told, done.stdout
 
 
 def test_the_top_is_empty(repo_root: Path) -> None:

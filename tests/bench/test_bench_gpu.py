@@ -23,6 +23,7 @@ def run_gpu(repo_root: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("kernels")
+@pytest.mark.soak
 def test_dry_run(repo_root: Path, tmp_path: Path) -> None:
     done = run_gpu(repo_root, "--dry-run", "--out", str(tmp_path), "--limit", "600")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

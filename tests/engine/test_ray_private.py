@@ -71,7 +71,7 @@ def test_no_cluster_is_joined_without_a_token(mode: str | None, by: str, monkeyp
 def test_the_floor_is_that_of_the_project(repo_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
-    assert '"ray>={}.{}"'.format(*engine.FLOOR) in (repo_root / "pyproject.toml").read_text()
+    assert '"ray>={}.{},'.format(*engine.FLOOR) in (repo_root / "pyproject.toml").read_text()
     monkeypatch.setattr(ray, "__version__", "2.51.9")
     with pytest.raises(MissingDependencyError, match=r"needs Ray 2\.52 or newer.*got 2\.51\.9"):
         RayEngine(1)

@@ -169,7 +169,7 @@ def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="shape"):
         state.feed(np.zeros(3, np.uint64))
     state.feed(score_histogram(np.ones(4, np.float16)))
-    with pytest.raises(ValueError, match="already done"):
+    with pytest.raises(ValueError, match="done already"):
         state.feed(np.zeros(NUM_BINS, np.uint64))
 
 

@@ -156,7 +156,7 @@ def test_a_function_its_report_and_its_change(
     manifest.write_text(json.dumps({**value, "settings": {**value["settings"], "run_code": True}}))
     assert main(["--config", str(manifest), "--out", str(tmp_path / "other"), "--quiet"]) == 1
     assert "the filter of this run runs Python code, mine.py:wide" in capsys.readouterr().err
-    assert main([*words, "--run-code"], "filter") == 0
+    assert main([*words, "--run-code"], "filter") == 3  # which keeps nothing now
     assert kept(tmp_path / "run") == set()
     with pytest.raises(ValueError, match=r"the recorded filter has code run, other\.py:f, that the run's"):
         examine(done, metadata_files(done), 'python("other.py:f", text)', {})

@@ -407,6 +407,7 @@ def test_a_training_of_ones_own_in_a_run_directory_is_never_removed(
     assert living.exists()
 
 
+@pytest.mark.soak
 def test_sigterm_saves_both_trainings(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     """Of a run that has come to its training."""
     shutil.copytree(whole[0], tmp_path / "run", ignore=shutil.ignore_patterns("train"))

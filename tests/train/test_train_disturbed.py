@@ -63,7 +63,9 @@ def whole(source: TrainSource, tmp_path_factory: pytest.TempPathFactory) -> Path
     return out
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.soak) for n in (signal.SIGUSR1, signal.SIGHUP))]
+)
 def test_a_signal_saves_a_checkpoint(source: TrainSource, whole: Path, tmp_path: Path, number: int) -> None:
     settings = small(tmp_path / "out", source, overrides=LONG)
     with started(tmp_path / "ranks", settings) as ranks:

@@ -18,7 +18,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypeVar
+from importlib.machinery import SourceFileLoader
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -149,22 +150,27 @@ def _is_file(module: str) -> bool:
     return module.endswith(".py")
 
 
-def _version(module: str) -> tuple[int, int]:
-    """Size and time of a file of a module's source; nothing of an installed module."""
-    if not _is_file(module):
-        return 0, 0
-    status = os.stat(absolute(module))
-    return status.st_size, status.st_mtime_ns
+def _version(module: str) -> str:
+    """The hash of a file of a module's source; empty of an installed module."""
+    return hash_file(absolute(module)) if _is_file(module) else ""
+
+
+class _Uncached(SourceFileLoader):
+    """Compiles the source each time: compiled files are told apart by its size and seconds alone, and could be of the
+    text before a change."""
+
+    def path_stats(self, path: str) -> NoReturn:
+        raise FileNotFoundError(path)  # as where nothing compiled lies
 
 
 @lru_cache(maxsize=64)
-def _module(name: str, version: tuple[int, int]) -> object:
+def _module(name: str, version: str) -> object:
     del version  # part of the cache's key only
     if not _is_file(name):
         return importlib.import_module(name)
     path = absolute(name)
     known_as = f"dcfast_filter_{hash_bytes(os.fsencode(path))}"
-    spec = importlib.util.spec_from_file_location(known_as, path)
+    spec = importlib.util.spec_from_file_location(known_as, path, loader=_Uncached(known_as, path))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

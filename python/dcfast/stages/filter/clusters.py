@@ -213,7 +213,7 @@ class FileClusters:
                 if block.shape[1:] != one.centroids.shape[1:]:
                     raise PoolError(
                         f"{self._npz}: {ARRAY} has shape {block.shape[1:]} a row, the centroids have "
-                        f"{one.centroids.shape[1:]}; compute both by one model"
+                        f"{one.centroids.shape[1:]}: embeddings of two models cannot be compared; compute both by one"
                     )
             parts.append(block)
         whole = np.concatenate([part for part in parts if len(part)]) if len(parts) > 1 else self._left
