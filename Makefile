@@ -143,7 +143,7 @@ $(VENV)/.torch: $(VENV)/.base
 $(VENV)/.study: $(VENV)/.run
 	PYTHON="$(PYTHON)" sh cmake/system_packages.sh text
 	PYTHON="$(PYTHON)" sh cmake/system_packages.sh laion
-	$(INSTALL) 'timm>=1.0,<2' 'nltk>=3.8,<4' || echo "text_based cannot be used" >&2
+	$(INSTALL) 'timm>=1.0.17,<2' 'nltk>=3.8,<4' || echo "text_based cannot be used" >&2
 	$(INSTALL) 'gcld3>=3.0.13,<4' || echo "laion2b cannot be used" >&2
 	@touch $@
 
