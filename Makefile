@@ -110,7 +110,7 @@ doctor: $(VENV)/.run ## versions, what works on this machine, and how to get wha
 	$(BIN)/python -m dcfast.doctor
 
 clean: ## remove the virtual environment and all that was built (runs/ stays)
-	rm -rf build dist $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist $(VENV) .venv-lowest .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find python/dcfast -name '*.so' -delete
 
 # --- set-up ---------------------------------------------------------------------------------------------------
