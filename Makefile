@@ -115,7 +115,7 @@ doctor: $(VENV)/.run ## versions, what works on this machine, and how to get wha
 	$(BIN)/python -m dcfast.doctor
 
 clean: ## remove the virtual environment and all that was built (runs/ stays)
-	rm -rf build dist $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist $(VENV) .venv-lowest .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find python/dcfast -name '*.so' -delete
 
 # --- set-up ---------------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ $(VENV)/.torch: $(VENV)/.base
 $(VENV)/.study: $(VENV)/.run
 	PYTHON="$(PYTHON)" sh cmake/system_packages.sh text
 	PYTHON="$(PYTHON)" sh cmake/system_packages.sh laion
-	$(INSTALL) 'timm>=1.0,<2' 'nltk>=3.8,<4' || echo "text_based cannot be used" >&2
+	$(INSTALL) 'timm>=1.0.17,<2' 'nltk>=3.8,<4' || echo "text_based cannot be used" >&2
 	$(INSTALL) 'gcld3>=3.0.13,<4' || echo "laion2b cannot be used" >&2
 	@touch $@
 
