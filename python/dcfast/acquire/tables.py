@@ -10,11 +10,11 @@ from typing import NamedTuple
 from dcfast.acquire.account import Account
 from dcfast.acquire.fields import FILES, captions_in, first_of, texts
 from dcfast.acquire.found import extension
-from dcfast.errors import DcfastError, PoolError
+from dcfast.errors import CorruptDataError, DcfastError, PoolError
 from dcfast.index.segments import IMAGE_EXTS
 from dcfast.storage.inputs import StrPath
 from dcfast.storage.json_files import parse_json
-from dcfast.storage.lines import iterate_lines
+from dcfast.storage.lines import MOST_LINE_BYTES, iterate_lines
 from dcfast.storage.parquet import Kind, ParquetFile
 
 _TABLE = Kind("table", "write it again", PoolError)
@@ -74,16 +74,23 @@ def _csv_rows(path: StrPath, columns: Columns, account: Account) -> Iterator[Row
         names = ["file", "value", *(f"column {n}" for n in range(3, len(names) + 1))]
         file, value = "file", "value"
 
+    held = 0  # characters of the row at work: a quote that nobody closes makes one row of all that follows
+
     def fed() -> Iterator[str]:
+        nonlocal held
         if headless:
             yield head + "\n"
         for line in lines:
+            held += len(line)
+            if held > MOST_LINE_BYTES:
+                raise CorruptDataError(f"expected rows of at most {MOST_LINE_BYTES:,} bytes", path=path)
             yield line + "\n"
 
     rows = csv.reader(fed(), delimiter=delimiter)
     number = 0
     while True:
         number += 1
+        held = 0
         try:
             cells = next(rows, None)
         except (csv.Error, DcfastError) as error:
