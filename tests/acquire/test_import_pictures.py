@@ -240,8 +240,14 @@ def test_tables_with_odd_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("dcfast.acquire.pictures.MOST_LINE_BYTES", 90)
     (source / "a.csv").write_bytes(b"file,text\n0.jpg,nought\n1.jpg,one\n" + b'3.jpg,"a\n' + b'",x,"\n' * 20 + b'"\n')
     (source / "b.csv").write_bytes(b"file,text\n2.jpg," + b"t" * 40 + b"\n")
+    (source / "c.jsonl").write_text(
+        '{"file": "2.jpg", "text": "two"}\n{"file": "3.jpg", "text": "x"' + " " * 100 + "}\n"
+    )
+    monkeypatch.setattr("dcfast.storage.lines.MOST_LINE_BYTES", 100)
     report = imported(source, tmp_path / "other")
-    assert captions(tmp_path / "other") == ["nought", "one"]
+    assert captions(tmp_path / "other") == ["nought", "one", "two"]
+    (place,) = [first for key, first in report.passed.first.items() if "expected lines of at most 100 bytes" in key]
+    assert place == "c.jsonl, line 2"
     said = report.passed.counts
     assert said["tables that cannot be read beyond a row (expected rows of at most 50 bytes)"] == 1
     assert said["rows of tables of more than 90 bytes"] == 1

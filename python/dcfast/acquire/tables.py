@@ -121,7 +121,7 @@ def _head(path: StrPath, line: str, columns: Columns) -> tuple[str, list[str]]:
 
 def _json_rows(path: StrPath, columns: Columns, account: Account) -> Iterator[Row]:
     seen: list[str] | None = None
-    for number, line in enumerate(iterate_lines(path, errors="replace"), 1):
+    for number, line in _numbered_lines(path, account):
         if not line.strip():
             continue
         try:
@@ -140,6 +140,17 @@ def _json_rows(path: StrPath, columns: Columns, account: Account) -> Iterator[Ro
         name = fields.get(file)
         others = {key: text for key, text in fields.items() if isinstance(text, str)}
         yield Row(number, name if isinstance(name, str) else "", values, others)
+
+
+def _numbered_lines(path: StrPath, account: Account) -> Iterator[tuple[int, str]]:
+    number = 0
+    try:
+        for number, line in enumerate(iterate_lines(path, errors="replace"), 1):
+            yield number, line
+    except CorruptDataError as error:  # a line that is too long
+        account.add(
+            f"tables that cannot be read beyond a row ({error})", f"{os.path.basename(path)}, line {number + 1}"
+        )
 
 
 def _parquet_rows(path: StrPath, columns: Columns, account: Account) -> Iterator[Row]:
