@@ -199,6 +199,60 @@ def test_a_dataset_without_captions_says_which_columns_it_has(tmp_path: Path) ->
         imported(tmp_path / "source", tmp_path / "pool")
 
 
+def test_what_is_no_file_beside_pictures_is_counted(tmp_path: Path) -> None:
+    """Named pipes and devices are not waited for; json that nests deeply counts as absent."""
+    source = tmp_path / "source"
+    write_pictures(source, 4)
+    os.mkfifo(source / "0.txt")
+    (source / "1.txt").symlink_to("/dev/zero")
+    (source / "2.txt").write_text("two")
+    (source / "2.json").write_bytes(b"[" * 100_000)
+    (source / "3.json").write_bytes(b'{"caption":' * 100_000)
+    os.mkfifo(source / "4.jpg")
+    (source / "4.txt").write_text("of a pipe")
+    for name in ("t.csv", "t.jsonl", "t.parquet", "t.arrow", "t.tar"):
+        os.mkfifo(source / name)
+    report = imported(source, tmp_path / "pool", kind="pictures")
+    assert captions(tmp_path / "pool") == ["two"]
+    said = report.passed.counts
+    assert said["pictures that cannot be read (is a named pipe; expected a regular file: write what it gives to one)"]
+    assert said["pictures that cannot be read (is a device; expected a regular file: write what it gives to one)"] == 1
+    assert said["pictures without a caption"] == 1
+    for kind in ("shards", "datasets"):
+        with pytest.raises(PoolError):
+            imported(source, tmp_path / kind, kind=kind)
+
+
+def test_tables_with_odd_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A NUL, a lone CR, a quote that nobody closes, and a row longer than what is read at a time."""
+    source = tmp_path / "source"
+    write_pictures(source, 4)
+    (source / "a.csv").write_bytes(
+        b'file,text\n0.jpg,"nought\r and\0more"\n\0.jpg,"no name"\n1.jpg,one\rtwo\n2.jpg,x\n'
+    )
+    (source / "b.csv").write_bytes(b'file,text\n2.jpg,two\n3.jpg,"never' + b" closed\n" * 100_000)
+    report = imported(source, tmp_path / "pool")
+    assert captions(tmp_path / "pool") == ["nought\r and\0more", "two"]
+    beyond = {key: first for key, first in report.passed.first.items() if key.startswith("tables that cannot be read")}
+    assert sorted(beyond.values()) == ["a.csv, row 3", "b.csv, row 2"]
+    assert report.passed.counts["rows of tables whose file leads out of the folder"] == 1
+    monkeypatch.setattr("dcfast.acquire.tables.MOST_LINE_BYTES", 50)
+    monkeypatch.setattr("dcfast.acquire.pictures.MOST_LINE_BYTES", 90)
+    (source / "a.csv").write_bytes(b"file,text\n0.jpg,nought\n1.jpg,one\n" + b'3.jpg,"a\n' + b'",x,"\n' * 20 + b'"\n')
+    (source / "b.csv").write_bytes(b"file,text\n2.jpg," + b"t" * 40 + b"\n")
+    (source / "c.jsonl").write_text(
+        '{"file": "2.jpg", "text": "two"}\n{"file": "3.jpg", "text": "x"' + " " * 100 + "}\n"
+    )
+    monkeypatch.setattr("dcfast.storage.lines.MOST_LINE_BYTES", 100)
+    report = imported(source, tmp_path / "other")
+    assert captions(tmp_path / "other") == ["nought", "one", "two"]
+    (place,) = [first for key, first in report.passed.first.items() if "expected lines of at most 100 bytes" in key]
+    assert place == "c.jsonl, line 2"
+    said = report.passed.counts
+    assert said["tables that cannot be read beyond a row (expected rows of at most 50 bytes)"] == 1
+    assert said["rows of tables of more than 90 bytes"] == 1
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_bytes_of_strangers_never_crash(seed: int, tmp_path: Path) -> None:
     """Files of each kind with bytes changed, cut or repeated: a pool, or an error that names what is wrong."""

@@ -4,6 +4,7 @@ input. The opening of a pipe would wait for who writes to it, perhaps for ever.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -14,8 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dcfast.acquire import datasets, pictures, tables
+from dcfast.acquire import shards as imported_shards
+from dcfast.acquire.account import Account
+from dcfast.acquire.fields import CAPTIONS
 from dcfast.errors import CorruptDataError
-from dcfast.evaluate import evalset, hub_set, results, tasks
+from dcfast.evaluate import evalset, hub_set, import_set, results, tasks
 from dcfast.filters import language, wordnet
 from dcfast.index.build import index_tars
 from dcfast.index.metadata import count_metadata_rows
@@ -25,7 +30,9 @@ from dcfast.interop.wds2idx import read_wds2idx
 from dcfast.interop.wids import read_wids
 from dcfast.resharding import boxes
 from dcfast.resharding.sources import open_subset
-from dcfast.rundir import claim, summaries
+from dcfast.rundir import claim, recorder, summaries
+from dcfast.stages.filter import scored
+from dcfast.storage.atomic import link_or_copy
 from dcfast.storage.hashing import hash_file, sha256_file
 from dcfast.storage.inputs import check_input, open_input, read_input
 from dcfast.storage.json_files import read_json
@@ -57,6 +64,34 @@ def shard_of_a_set(path: Path) -> Any:
 def language_model(path: Path) -> Any:
     pytest.importorskip("fasttext")
     return language._load(str(path))
+
+
+def table(path: Path) -> Any:
+    return list(tables.read_rows(path, tables.columns_named("", "", CAPTIONS), Account()))
+
+
+def caption_beside(path: Path) -> Any:
+    return pictures._beside(str(path.parent), "a.jpg", path.name, "")
+
+
+def picture_of_a_row(path: Path) -> Any:
+    """The picture is counted, with what is wrong."""
+    account = Account()
+    assert datasets._from_file(str(path.parent), "", path.name, "row", account) is None
+    raise OSError(account.record.lines[0])
+
+
+def copied(path: Path) -> None:
+    def no_links(source: object, target: object) -> None:
+        raise OSError(errno.EXDEV, "another disk")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "link", no_links)
+        link_or_copy(path, path.parent / "copy")
+
+
+def score_file(path: Path) -> Any:
+    return list(scored._score_batches(str(path), "score", [0]))
 
 
 INPUTS: dict[str, tuple[str, Callable[[Path], Any]]] = {
@@ -99,6 +134,19 @@ INPUTS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "WordNet's zip": ("wordnet.zip", lambda path: wordnet._read(path, "index.noun")),
     "log of a training": ("log.jsonl", lambda path: drop_later_lines(path, 1)),
     "language model": ("lid.bin", language_model),
+    "import: csv": ("a.csv", table),
+    "import: jsonl": ("a.jsonl", table),
+    "import: parquet": ("a.parquet", table),
+    "import: Arrow": ("a.arrow", lambda path: datasets._shape(str(path))),
+    "import: parquet with pictures": ("a.parquet", lambda path: datasets._shape(str(path))),
+    "import: a caption": ("a.txt", caption_beside),
+    "import: a picture of a row": ("a.jpg", picture_of_a_row),
+    "import: a shard that is copied": ("a.tar", lambda path: imported_shards._copy(str(path), path.parent / "copy")),
+    "copied where no link can be": ("a.dcx", copied),
+    "class names of a set": ("names.txt", import_set._lines),
+    "class names of a set, json": ("names.json", lambda path: import_set._named_classes([], False, str(path))),
+    "score file": ("a.parquet", score_file),
+    "progress of a run": ("progress.json", lambda path: recorder.read_progress(path.parent)),
 }
 """Input -> its file's name, and how it is read."""
 
@@ -177,6 +225,7 @@ def test_a_file_that_is_one(tmp_path: Path) -> None:
 
 
 OWN = {
+    "acquire/pictures.py", "acquire/shards.py", "rundir/recorder.py",
     "doctor/checks.py", "evaluate/evaluation.py", "images/signatures.py", "models/checkpoint.py",
     "models/clip.py", "process/command.py",
     "report/facts/inventory.py", "resharding/boxes.py", "resharding/edit.py", "resharding/files.py",

@@ -6,13 +6,17 @@ import re
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from dcfast.acquire import pictures, samples, tables
+from dcfast.acquire.account import Account
+from dcfast.acquire.fields import CAPTIONS, captions_of
 from dcfast.engine.piece import read_marker
 from dcfast.errors import CorruptDataError, DcfastError
-from dcfast.evaluate import evalset, hub_set, results, scores, tasks
+from dcfast.evaluate import evalset, hub_set, import_set, results, scores, tasks
 from dcfast.index import pool_index, refresh
 from dcfast.interop.sizes import read_sizes
 from dcfast.interop.wids import read_wids
@@ -20,10 +24,12 @@ from dcfast.report.facts.reading import read_rows
 from dcfast.report.facts.training import CurvePoint
 from dcfast.resharding import boxes, edit, output, resume
 from dcfast.resharding.plan import ReshardPlan
+from dcfast.run import dry_run
 from dcfast.run.options import options_of, parser
 from dcfast.rundir import claim, run_dir, summaries
 from dcfast.rundir.settings import Settings
 from dcfast.rundir.summary import Summary
+from dcfast.status import facts
 from dcfast.storage.config import read_config
 from dcfast.storage.json_files import MOST_DEPTH, MOST_DIGITS, parse_json, read_json, read_json_lines
 from dcfast.storage.records import read_record
@@ -97,6 +103,19 @@ def cell_result(path: Path) -> Any:
     return read_result(Cell("tiny", 0, "f", Settings(pool="p"), folder, folder))
 
 
+def row_of_a_table(path: Path) -> Any:
+    """The second row; the first is a good one, which tells the columns."""
+    path.write_bytes(b'{"file": "a.jpg", "text": "a"}\n' + path.read_bytes())
+    first, *others = tables.read_rows(path, tables.columns_named("", "", CAPTIONS), Account())
+    assert (first.file, first.values) == ("a.jpg", ["a"])
+    return [row for row in others if row.file] or None
+
+
+def last_times(path: Path) -> Any:
+    run: Any = SimpleNamespace(out=path.parents[1])
+    return dry_run._last_times(run) or None
+
+
 PIECE = square.piece("a/b", "0")(value=1, output="o")
 
 REFUSES: dict[str, Reader] = {
@@ -106,6 +125,7 @@ REFUSES: dict[str, Reader] = {
     "rundir/run_dir.py": at("out/state/settings.json", opened),
     "evaluate/evalset.py": at("riddles.json", lambda path: evalset._raw_riddles(path.parent)),
     "evaluate/tasks.py": at("tasks.json", tasks.read_task_table),
+    "evaluate/import_set.py": at("classes.json", lambda path: import_set._named_classes(["a"], False, str(path))),
     "index/pool_index.py": at("index.json", pool_index._read_layout),
     "resharding/boxes.py": at("map.json", boxes._files_of_map),
     "resharding/plan.py": at("plan.json", lambda path: ReshardPlan.load(path.parent)),
@@ -130,6 +150,11 @@ PASSES: dict[str, Reader] = {
     "report/facts/reading.py": at("log.jsonl", lambda path: list(read_rows(path, CurvePoint)) or None),
     "train/journal.py": at("log.jsonl", kept_lines),
     "train/replaced.py": at("replaced-0.jsonl", lambda path: replacement_reasons(path.parent, 0, 9) or None),
+    "acquire/pictures.py": at("a.json", lambda path: pictures._beside(str(path.parent), "a.jpg", "", "")[0] or None),
+    "acquire/samples.py": at("a.json", lambda path: captions_of(samples._parsed(path.read_bytes()) or {}) or None),
+    "acquire/tables.py": at("a.jsonl", row_of_a_table),
+    "run/dry_run.py": at("state/timings.jsonl", last_times),
+    "status/facts.py": at("timings.jsonl", lambda path: facts._times(path) or None),
     "study/cell.py": at("state/result.json", cell_result),
 }
 """Reader -> what counts bad JSON as absent: what it stands for is made again, or not shown."""

@@ -93,6 +93,13 @@ def test_line_by_line_gives_the_lines(text: str, tmp_path: Path) -> None:
         list(iterate_lines(tmp_path / "none.txt"))
 
 
+def test_some_of_the_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"one\ntwo\r\nthree\nfour")
+    assert list(iterate_lines(tmp_path / "a.txt", begin=4, end=10)) == ["two", "three"]
+    assert list(iterate_lines(tmp_path / "a.txt", begin=9)) == ["three", "four"]
+    assert list(iterate_lines(tmp_path / "a.txt", begin=4, end=4)) == []
+
+
 def test_short_lines_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dcfast.storage.lines.MOST_LINES", 3)
     (tmp_path / "a.txt").write_bytes(b"a\n" * 3)

@@ -15,7 +15,9 @@ import os, sys, threading
 from pathlib import Path
 import numpy as np
 from dcfast._core import reshard as core_reshard, uids as core_uids
+from dcfast.dedup.records import SIGNATURE_DTYPE
 from dcfast.errors import CorruptDataError
+from dcfast.filters import score_histogram
 from dcfast.index.build import write_segment
 from dcfast.index.segments import Segment
 from dcfast.resharding.sources import open_subset
@@ -56,6 +58,16 @@ def columns(path):
         np.save(file, np.asfortranarray(drawn.standard_normal((4000, 64))))
     return load_array(path, mmap=True)
 
+def signatures(path):
+    with open(path, "wb") as file:
+        np.save(file, np.zeros(4000, SIGNATURE_DTYPE))
+    return load_array(path, mmap=True)
+
+def scores(path):
+    with open(path, "wb") as file:
+        np.save(file, drawn.standard_normal(40_000).astype(np.float32))
+    return load_array(path, mmap=True)
+
 def segment(path):
     # the keys are the longest section: a segment of tens of pages
     make_tar(folder / "many.tar", [m for i in range(2000) for m in sample_members(i, 10)])
@@ -80,6 +92,10 @@ USES = {
     "subset of a reshard": (reshard_subset, [lambda a: core_uids.uid_first_unsorted(a, 0), lambda a: a["f0"].sum()]),
     "centroids": (array, [lambda a: a @ a[0], lambda a: a.sum()]),
     "columns first": (columns, [lambda a: a[:, -1].sum()]),
+    "signatures": (signatures, [
+        lambda a: int(a[3999]["h0"]), lambda a: np.flatnonzero(a["status"] == 0),
+    ]),
+    "scores": (scores, [lambda a: score_histogram(a), lambda a: score_histogram(a[10_000:])]),
     "segment": (segment, [
         lambda s: s.keys(), lambda s: s.uid["f0"].sum(), lambda s: s.members_of(0, s.num_samples),
         lambda s: s.image_member(), lambda s: s.members(), lambda s: s.samples(), lambda s: s.uid_hex(),
@@ -123,8 +139,10 @@ MAPPED = {
     "resharding/boxes.py", "resharding/plan.py", "stages/decontaminate.py", "stages/verify.py", "train/source.py",
     "stages/filter/fates.py", "stages/filter/clusters.py", "stages/filter/centroids.py",
     "report/facts/metadata_rows.py", "features/metadata.py",
+    "stages/filter/scored.py", "stages/filter/outcomes.py", "inspection/copies.py", "inspection/facts.py",
 }  # fmt: skip
-"""Users of ``load_array(..., mmap=True)``, which the table has as "centroids" and "columns first"."""
+"""Users of ``load_array(..., mmap=True)``, which the table has as "centroids", "columns first", "signatures"
+and "scores"."""
 
 
 def test_nothing_is_mapped_beside_the_guard(repo_root: Path) -> None:

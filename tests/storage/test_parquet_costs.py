@@ -31,6 +31,14 @@ PATHS = {
     "stages/filter/outcomes.py": "batches: the filter, its thresholds",
     "evaluate/hub_set.py": "batches: texts, then pictures, of sets of the hub",
     "stages/index.py": "batches: whether any uid is one",
+    "acquire/datasets.py": "batches: pictures and captions of a dataset that is imported",
+    "acquire/shards.py": "batches: uids of the parquet beside a shard that is imported",
+    "acquire/tables.py": "batches: files and captions of a table that is imported",
+    "stages/filter/scored.py": "batches: a score file, then uids of the metadata",
+    "run/probes.py": "batches: the first rows of the metadata, to try the filter on",
+    "report/facts/metadata_lookup.py": "batches: a row group up to a row",
+    "inspection/facts.py": "batches: evidence that the run wrote",
+    "rundir/lookup.py": "batches: row groups of fates that the run wrote",
     "report/facts/sampling.py": "batches: tables of the run itself",
     "dedup/match.py": "whole: tables of the run itself",
     "report/facts/truth.py": "whole: the built-in world's",
@@ -104,7 +112,7 @@ def write(path: Path, columns: dict[str, Any], options: dict[str, Any]) -> Path:
 def test_one_place_opens_parquet_and_who_reads_is_known(repo_root: Path) -> None:
     package = repo_root / "python/dcfast"
     opens = re.compile(r"\bpq\.(ParquetFile|read_\w+|ParquetDataset)\(|pyarrow\.dataset|read_parquet|iter_batches")
-    reads = re.compile(r"(?:file|super\(\))\.batches\(|\bread_table\(|\bread_file\(")
+    reads = re.compile(r"(?:file|table|super\(\))\.batches\(|\bread_table\(|\bread_file\(")
     sources = {p.relative_to(package).as_posix(): p.read_text() for p in package.rglob("*.py")}
     assert {name for name, text in sources.items() if opens.search(text)} == {"storage/parquet.py"}
     found = {name: reads.findall(text) for name, text in sources.items() if name != "storage/parquet.py"}

@@ -27,6 +27,7 @@ from dcfast.models.captions import MAX_CAPTION_BYTES
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.inputs import read_input
 from dcfast.storage.json_files import parse_json
+from dcfast.storage.lines import MOST_LINE_BYTES, iterate_lines
 from dcfast.storage.temporary import temporary_folder
 from dcfast.uids.files import save_records, uid_records
 from dcfast.uids.sets import merge_runs, open_records, record_sort
@@ -56,8 +57,11 @@ class _Listing:
         self.begin = self.at = self.pairs = self.bytes = 0
         self.digest = hashlib.sha256()
 
-    def add(self, line: list[object], captions: int, size: int) -> None:
+    def add(self, line: list[object], captions: int, size: int) -> bool:
+        """Whether the line is one that is read again: its captions and links may be longer."""
         data = json.dumps(line, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        if len(data) > MOST_LINE_BYTES:
+            return False
         if self.pairs and (self.pairs + captions > self.shard_size or self.bytes + size > MOST_SHARD_BYTES):
             self.cut()
         self.file.write(data)
@@ -65,6 +69,7 @@ class _Listing:
         self.at += len(data)
         self.pairs += captions
         self.bytes += size
+        return True
 
     def cut(self) -> None:
         if self.pairs:
@@ -159,7 +164,8 @@ def _list_tables(found: Found, listing: _Listing, image_column: str, text_column
                     else:
                         named.add(place)
                         fields = [row.values, text_of(row.others, URLS), row.others.get("uid", "")]
-                        listing.add([place, "", fields, [state]], len(row.values), state[0])
+                        if not listing.add([place, "", fields, [state]], len(row.values), state[0]):
+                            account.add(f"rows of tables of more than {MOST_LINE_BYTES:,} bytes", where)
             except (PoolError, CorruptDataError) as error:
                 odd.append(str(error))
             except OSError as error:
@@ -223,19 +229,17 @@ def write_pictures(out: Path, number: int, root: str, chunk: Chunk, uid_from: st
 
 
 def _pairs(out: Path, root: str, chunk: Chunk, text_column: str, account: Account) -> Iterator[Pair]:
-    with open(out / LISTING, "rb") as file:
-        file.seek(chunk.begin)
-        while file.tell() < chunk.end:
-            path, beside, fields, _ = parse_json(file.readline())
-            try:
-                captions, url, uid = fields or _beside(root, path, beside, text_column)
-                data = read_input(os.path.join(root, path), MOST_PICTURE_BYTES)
-            except CorruptDataError:
-                account.add(f"pictures of more than {MOST_PICTURE_BYTES:,} bytes, or captions that are too long", path)
-            except OSError as error:
-                account.add(f"pictures that cannot be read ({error.strerror})", path)
-            else:
-                yield Pair(path, data, captions, url=url, uid=uid)
+    for line in iterate_lines(out / LISTING, begin=chunk.begin, end=chunk.end):
+        path, beside, fields, _ = parse_json(line)
+        try:
+            captions, url, uid = fields or _beside(root, path, beside, text_column)
+            data = read_input(os.path.join(root, path), MOST_PICTURE_BYTES)
+        except CorruptDataError:
+            account.add(f"pictures of more than {MOST_PICTURE_BYTES:,} bytes, or captions that are too long", path)
+        except OSError as error:
+            account.add(f"pictures that cannot be read ({error.strerror})", path)
+        else:
+            yield Pair(path, data, captions, url=url, uid=uid)
 
 
 def _beside(root: str, path: str, beside: str, text_column: str) -> tuple[list[str], str, str]:

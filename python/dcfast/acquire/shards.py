@@ -25,6 +25,7 @@ from dcfast.index.metadata import UID_SOURCES, check_uid_type, column_matches, o
 from dcfast.index.rows import FLAGS_WITHOUT_UID, shard_damage
 from dcfast.index.segments import SampleFlag, Segment
 from dcfast.storage.atomic import atomic_path, link_or_copy
+from dcfast.storage.inputs import check_input
 from dcfast.storage.listing import temporary_name
 from dcfast.storage.records import Count, Record
 from dcfast.uids.sets import uid_isin, uid_sort
@@ -177,9 +178,9 @@ def _link(source: str, target: Path, *, may_copy: bool = False) -> None:
 
 
 def _copy(source: str, target: Path) -> None:
+    status = check_input(source)  # a device would be copied without end
     with atomic_path(target) as temporary:
         shutil.copyfile(source, temporary)
-        status = os.stat(source)
         os.utime(temporary, ns=(status.st_mtime_ns, status.st_mtime_ns))
 
 

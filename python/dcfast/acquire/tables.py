@@ -10,11 +10,11 @@ from typing import NamedTuple
 from dcfast.acquire.account import Account
 from dcfast.acquire.fields import FILES, captions_in, first_of, texts
 from dcfast.acquire.found import extension
-from dcfast.errors import DcfastError, PoolError
+from dcfast.errors import CorruptDataError, DcfastError, PoolError
 from dcfast.index.segments import IMAGE_EXTS
 from dcfast.storage.inputs import StrPath
 from dcfast.storage.json_files import parse_json
-from dcfast.storage.lines import iterate_lines
+from dcfast.storage.lines import MOST_LINE_BYTES, iterate_lines
 from dcfast.storage.parquet import Kind, ParquetFile
 
 _TABLE = Kind("table", "write it again", PoolError)
@@ -74,16 +74,23 @@ def _csv_rows(path: StrPath, columns: Columns, account: Account) -> Iterator[Row
         names = ["file", "value", *(f"column {n}" for n in range(3, len(names) + 1))]
         file, value = "file", "value"
 
+    held = 0  # characters of the row at work: a quote that nobody closes makes one row of all that follows
+
     def fed() -> Iterator[str]:
+        nonlocal held
         if headless:
             yield head + "\n"
         for line in lines:
+            held += len(line)
+            if held > MOST_LINE_BYTES:
+                raise CorruptDataError(f"expected rows of at most {MOST_LINE_BYTES:,} bytes", path=path)
             yield line + "\n"
 
     rows = csv.reader(fed(), delimiter=delimiter)
     number = 0
     while True:
         number += 1
+        held = 0
         try:
             cells = next(rows, None)
         except (csv.Error, DcfastError) as error:
@@ -114,7 +121,7 @@ def _head(path: StrPath, line: str, columns: Columns) -> tuple[str, list[str]]:
 
 def _json_rows(path: StrPath, columns: Columns, account: Account) -> Iterator[Row]:
     seen: list[str] | None = None
-    for number, line in enumerate(iterate_lines(path, errors="replace"), 1):
+    for number, line in _numbered_lines(path, account):
         if not line.strip():
             continue
         try:
@@ -133,6 +140,17 @@ def _json_rows(path: StrPath, columns: Columns, account: Account) -> Iterator[Ro
         name = fields.get(file)
         others = {key: text for key, text in fields.items() if isinstance(text, str)}
         yield Row(number, name if isinstance(name, str) else "", values, others)
+
+
+def _numbered_lines(path: StrPath, account: Account) -> Iterator[tuple[int, str]]:
+    number = 0
+    try:
+        for number, line in enumerate(iterate_lines(path, errors="replace"), 1):
+            yield number, line
+    except CorruptDataError as error:  # a line that is too long
+        account.add(
+            f"tables that cannot be read beyond a row ({error})", f"{os.path.basename(path)}, line {number + 1}"
+        )
 
 
 def _parquet_rows(path: StrPath, columns: Columns, account: Account) -> Iterator[Row]:

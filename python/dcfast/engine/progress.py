@@ -50,7 +50,7 @@ class StepProgress(Record, omit_defaults=True):
     done: Count
     total: Count
     seconds: float
-    still: float = 0.0
+    still: float | None = None
     rate: float | None = None
     seconds_left: float | None = None
     detail: str | None = None
@@ -201,7 +201,7 @@ def step_line(state: StepProgress, most: int = _NO_TERMINAL, *, bar: bool = Fals
     rate = speed(state.rate, state.unit) if state.rate else ""
     left = f"{duration(state.seconds_left)} left" if state.seconds_left is not None else ""
     left = left or f"{duration(state.seconds)} so far"
-    if state.still >= _STILL_SECONDS and state.rate:
+    if state.still is not None and state.still >= _STILL_SECONDS and state.rate:
         left += f", nothing moved for {duration(state.still)}"
     title, stage = state.step, state.step.partition("/")[0]
     lines = [

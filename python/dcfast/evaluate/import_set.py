@@ -118,7 +118,7 @@ def import_evalset(options: EvalsetOptions) -> EvalsetReport:
     Raises:
         EvalsetError: nothing of the kind is there, class names or templates do not fit; says what was expected.
         RunError: there is a set of this name.   ValueError: a name that is none, or one of DataComp's tasks.
-        OSError: a file cannot be read or written.
+        OSError: a file cannot be read or written.   CorruptDataError: captions, names or a table are beyond a bound.
     Memory: 150 bytes a picture, its captions; one picture.   Cost: each picture is read once.
     """
     home, source = Path(options.out), os.path.abspath(options.folder)

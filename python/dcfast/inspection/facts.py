@@ -30,6 +30,7 @@ from dcfast.rundir.lookup import Fate, Place
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import FilterSummary, find_summary
 from dcfast.rundir.tables import part_path
+from dcfast.storage.hashing import hex_digits
 from dcfast.storage.npz import load_array
 from dcfast.storage.parquet import ParquetFile
 from dcfast.storage.records import Record
@@ -288,8 +289,8 @@ class Inspector:
             int(own["width"]),
             int(own["height"]),
             bool(own["flat"]),
-            f"{int(own['h0']):016x}{int(own['h1']):016x}",
-            f"{int(own['phash']):016x}",
+            hex_digits(int(own["h0"]), int(own["h1"])),
+            hex_digits(int(own["phash"])),
         )
 
     def _evidence(self, place: Place) -> list[EvidenceRow]:

@@ -18,6 +18,7 @@ from dcfast.errors import MissingDependencyError, RunError
 from dcfast.evaluate.tasks import compared_sets
 from dcfast.index.metadata import count_metadata_rows
 from dcfast.process.terminal import say
+from dcfast.report.facts.reading import read_rows
 from dcfast.run.checks import check_start, check_work, select_stages
 from dcfast.run.options import RunOptions
 from dcfast.run.probes import Rates, measure
@@ -26,7 +27,7 @@ from dcfast.rundir.run_dir import Run, look_at_run
 from dcfast.rundir.settings import Settings
 from dcfast.scales import scale
 from dcfast.stages.teacher import RECIPE, teacher_model
-from dcfast.storage.json_files import read_json_lines
+from dcfast.storage.records import Count, Record
 from dcfast.world.spec import WorldSpec
 from dcfast.world.tasks import TASKS, task_size
 
@@ -171,14 +172,18 @@ def _is_feature(run: Run, name: str) -> bool:
     return name in models
 
 
+class _TimingLine(Record):
+    step: str
+    seconds: float
+    pieces: Count
+    skipped: Count
+
+
 def _last_times(run: Run) -> dict[str, float]:
     """Stage -> seconds of its steps, when each was last done here; for all of its pieces at that pace."""
     steps: dict[str, float] = {}
-    path = run.out / "state" / "timings.jsonl"
-    for line in read_json_lines(path) if path.exists() else ():
-        if isinstance(line, dict):
-            pieces = line["pieces"] + line["skipped"]
-            steps[str(line["step"])] = line["seconds"] / max(line["pieces"], 1) * pieces
+    for line in read_rows(run.out / "state" / "timings.jsonl", _TimingLine):
+        steps[line.step] = line.seconds / max(line.pieces, 1) * (line.pieces + line.skipped)
     stages: dict[str, float] = {}
     for step, seconds in steps.items():
         stages[step.partition("/")[0]] = stages.get(step.partition("/")[0], 0.0) + seconds

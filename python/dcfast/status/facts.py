@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 from dcfast.engine.progress import StepProgress
-from dcfast.errors import DcfastError, RunError
+from dcfast.errors import RunError
+from dcfast.report.facts.reading import read_rows
 from dcfast.rundir.branch import branch_stages
 from dcfast.rundir.claim import read_settings
 from dcfast.rundir.recorder import (
@@ -23,10 +24,9 @@ from dcfast.rundir.recorder import (
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.stage_table import STAGES
 from dcfast.storage.inputs import open_input
-from dcfast.storage.json_files import read_json_lines
 from dcfast.storage.lines import split_lines
 from dcfast.storage.paths import absolute
-from dcfast.storage.records import Count, Record, as_record, replaced
+from dcfast.storage.records import Count, Record, replaced
 
 TO_DO, GONE, UNTOLD = "to do", "gone", "untold"
 SILENT_SECONDS = 60.0
@@ -161,17 +161,9 @@ def _stage(run: Run, name: str, told: RunProgress | None, state: str, took: _Tim
 
 
 def _times(path: Path) -> dict[str, _Time]:
-    """Stage -> what its steps took over all starts; lines of strangers are passed over."""
+    """Stage -> what its steps took over all starts; other lines are passed over."""
     times: dict[str, _Time] = {}
-    try:
-        lines = read_json_lines(path)
-    except (OSError, DcfastError):
-        return times
-    for line in lines:
-        try:
-            one = as_record(line, _Time, str(path))
-        except ValueError:
-            continue
+    for one in read_rows(path, _Time):
         stage = one.step.partition("/")[0]
         before = times.get(stage, _Time(stage, 0.0))
         times[stage] = _Time(stage, before.seconds + one.seconds, before.pieces + one.pieces)

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dcfast.process.read_ahead import read_ahead
-from dcfast.storage.inputs import StrPath
+from dcfast.storage.inputs import StrPath, check_input
 from dcfast.storage.listing import is_temporary_name
 from dcfast.storage.whole import FULL, fsync, full_disk, whole_file
 
@@ -77,6 +77,7 @@ def link_or_copy(source: StrPath, target: StrPath) -> None:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV):
             raise
+        check_input(source)  # a device would be copied without end
         shutil.copy2(source, target)
 
 

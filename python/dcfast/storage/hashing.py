@@ -49,7 +49,7 @@ def hash_members(
 
 def hash_file(path: StrPath) -> str:
     """XXH3-128 of a whole file: 32 lower-case hexadecimal digits. Memory: 512 KiB."""
-    return _hex(core_hashing.hash_file(os.fsencode(path)))
+    return hex_digits(*core_hashing.hash_file(os.fsencode(path)))
 
 
 def sha256_file(path: StrPath) -> str:
@@ -60,8 +60,9 @@ def sha256_file(path: StrPath) -> str:
 
 def hash_bytes(data: Buffer) -> str:
     """XXH3-128 of a contiguous bytes-like object: 32 lower-case hexadecimal digits."""
-    return _hex(core_hashing.xxh3_128(data))
+    return hex_digits(*core_hashing.xxh3_128(data))
 
 
-def _hex(halves: tuple[int, int]) -> str:
-    return f"{halves[0]:016x}{halves[1]:016x}"
+def hex_digits(*words: int) -> str:
+    """A hash of words of 64 bits, the high one first: 16 lower-case hexadecimal digits each."""
+    return "".join(f"{word:016x}" for word in words)

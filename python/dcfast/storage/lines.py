@@ -40,10 +40,17 @@ def read_lines(path: StrPath, encoding: str = "utf-8", errors: str = "strict") -
     return split_lines(data.decode(encoding, errors))
 
 
-def iterate_lines(path: StrPath, encoding: str = "utf-8", errors: str = "strict") -> Iterator[str]:
-    """The lines of a file one by one; errors as ``read_lines``, but ``start`` is a byte of the line. Memory: a line."""
+def iterate_lines(
+    path: StrPath, encoding: str = "utf-8", errors: str = "strict", begin: int = 0, end: int | None = None
+) -> Iterator[str]:
+    """The lines of a file one by one, of those that begin at byte ``begin`` and before ``end`` (None: of all).
+
+    Errors as ``read_lines``, but ``start`` is a byte of the line. Memory: a line.
+    """
     with open_input(path) as file:
-        while line := file.readline(MOST_LINE_BYTES + 1):  # of bytes, whose lines end at a newline alone
+        file.seek(begin)
+        while (end is None or file.tell() < end) and (line := file.readline(MOST_LINE_BYTES + 1)):
+            # of bytes, whose lines end at a newline alone
             if len(line) > MOST_LINE_BYTES:
                 raise CorruptDataError(f"{path}: expected lines of at most {MOST_LINE_BYTES:,} bytes", path=path)
             yield from split_lines(line.decode(encoding, errors))
