@@ -55,7 +55,7 @@ def test_an_evaluation_that_was_killed_goes_on_with_the_sets_that_are_missing(
     assert (tmp_path / "out/eval_results.jsonl").read_bytes() == whole
 
 
-def test_the_sets_that_are_named_are_scored_and_what_others_scored_stays(
+def test_what_is_published_is_of_the_sets_that_are_named_and_others_are_kept(
     sets: Path, tmp_path: Path, whole: bytes
 ) -> None:
     out = tmp_path / "out"
@@ -63,16 +63,29 @@ def test_the_sets_that_are_named_are_scored_and_what_others_scored_stays(
     assert (first.scored, first.left_out) == (["own/mine"], ["cifar10", "zzz"])
     assert [line["key"] for line in lines(out)] == ["own/mine"]
     second = evaluate_model(colour_clip(), sets, out, sets=["wds_zzz_test"])
-    assert (second.scored, second.left_out) == (["zzz"], ["cifar10"])
-    assert [line["key"] for line in lines(out)] == ["own/mine", "zzz"]
+    assert (second.scored, second.left_out) == (["zzz"], ["cifar10", "own/mine"])
+    assert [line["key"] for line in lines(out)] == [result.key for result in second.tasks] == ["zzz"]
+    kept = results_dir(out, "c0" * 32) / "eval_results.jsonl"
+    assert [json.loads(line)["key"] for line in kept.read_text().splitlines()] == ["own/mine", "zzz"]
+    assert (second.own_average, list(read_scores(out).tasks)) == (None, ["zzz"])
     last = evaluate_model(colour_clip(), sets, out)
     assert (last.scored, last.left_out) == (["cifar10"], None)
     assert (out / "eval_results.jsonl").read_bytes() == whole
     summary = json.loads((out / "evaluate/summary.json").read_text())
     assert summary.keys() & {"limit", "left_out", "scored"} == set()
+    # after all of them, some: nothing is scored, and the rest is kept
+    some = evaluate_model(colour_clip(), sets, out, sets=["zzz"])
+    assert (some.scored, [line["key"] for line in lines(out)]) == ([], ["zzz"])
+    assert json.loads((out / "evaluate/summary.json").read_text())["left_out"] == ["cifar10", "own/mine"]
+    assert kept.read_bytes() == whole
     # of a set that is not asked for and has changed, what was scored does not hold
     (sets / "wds_cifar10_test/zeroshot_classification_templates.txt").write_text("one {c}\n")
-    assert evaluate_model(colour_clip(), sets, out, sets=["zzz"]).left_out == ["cifar10"]
+    evaluate_model(colour_clip(), sets, out, sets=["zzz"])
+    assert [json.loads(line)["key"] for line in kept.read_text().splitlines()] == ["own/mine", "zzz"]
+    # that others were scored before does not hide that nothing of what is asked for can be
+    write_set(sets, "broken", [{"s0.cls": b"0", "s0.jpg": b"no picture"}], ["red"])
+    with pytest.raises(EvalsetError, match="none of its 1 pictures can be decoded"):
+        evaluate_model(colour_clip(), sets, out, sets=["broken"])
 
 
 def test_a_name_of_no_set_is_said_with_the_nearest(sets: Path, tmp_path: Path) -> None:
@@ -183,6 +196,9 @@ def test_the_stage_takes_both_from_the_settings(sets: Path, tmp_path: Path) -> N
         part = run_stage(run, engine, "evaluate", steps, Silent)
         assert (part.limit, list(part.scores), part.partial) == (4, ["cifar10"], ["cifar10"])
         assert [line["dataset"] for line in lines(run.out)] == ["CIFAR-10 (limit 4)"]
+        run.settings = Settings(evalsets=str(sets), device="cpu", sets=["zzz"])
+        assert list(run_stage(run, engine, "evaluate", steps, Silent).scores) == ["zzz"], "whatever was scored before"
+        assert list(read_scores(run.out).tasks) == ["zzz"]
         run.settings = Settings(evalsets=str(sets), device="cpu")
         assert run_stage(run, engine, "evaluate", steps, Silent) == whole
 
@@ -195,7 +211,7 @@ def test_the_command_line(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     said = capsys.readouterr()
     assert "CIFAR-10 (limit 4)  " in said.out
     assert "no averages: at most 4 pictures of each set were scored (--limit)" in said.out
-    assert "not scored yet: own/mine" in said.out
+    assert "not asked for (--sets), part of nothing here: own/mine" in said.out
     assert "  evaluate: 8 images, " in said.err
     assert main([*words, "--quiet"]) == 0
     assert capsys.readouterr().err == ""

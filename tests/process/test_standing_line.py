@@ -6,11 +6,12 @@ import io
 import logging
 import sys
 import threading
+import time
 from contextlib import redirect_stderr
 
 import pytest
 from dcfast.process import terminal
-from dcfast.process.terminal import cut_to, has_colours, log_printably, say, show_line, show_page, width
+from dcfast.process.terminal import beginning, cut_to, has_colours, log_printably, say, show_line, show_page, width
 
 
 class Screen(io.StringIO):
@@ -74,6 +75,13 @@ def test_width() -> None:
         "日",
         "",
     ]
+
+
+def test_a_long_text_is_cut_at_once() -> None:
+    began = time.monotonic()
+    assert cut_to("日" * 500_000, 9) == "日日日..."
+    assert beginning("e\u0301x", 1) == "e\u0301"
+    assert time.monotonic() - began < 1
 
 
 def test_a_page_in_any_locale(monkeypatch: pytest.MonkeyPatch) -> None:

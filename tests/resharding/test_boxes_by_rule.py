@@ -72,6 +72,24 @@ def test_faces_are_blurred_whatever_uids_are_made_of(faces: Path, tmp_path: Path
         ]
 
 
+def test_pools_of_different_rules_are_refused_before_work(tmp_path: Path, capsys: Any) -> None:
+    for name, uid_from in (("a", "url"), ("b", "key"), ("plain", None)):
+        (tmp_path / name).mkdir()
+        if uid_from:
+            (tmp_path / name / "pool.json").write_text(f'{{"uid_from": "{uid_from}"}}')
+    words = ["-o", str(tmp_path / "o"), "-s", str(tmp_path / "none.npy")]
+    for first, second, said in (("a", "b", "'key'"), ("a", "plain", "'json'"), ("plain", "a", "'url'")):
+        assert main(["-i", str(tmp_path / first), "-i", str(tmp_path / second), *words]) == 1
+        refused = capsys.readouterr().err
+        assert "--input-dir: the pools have uids by different rules" in refused
+        assert f"{tmp_path / second} by {said}" in refused
+        assert not (tmp_path / "o").exists()
+    # one rule, theirs or a given one, goes on to the subset, which is not there
+    for more in (["-i", str(tmp_path / "a")], ["-i", str(tmp_path / "b"), "--uid-from", "url"]):
+        assert main(["-i", str(tmp_path / "a"), *more, *words]) == 1
+        assert "different rules" not in capsys.readouterr().err
+
+
 def subset_of(uid_from: str, count: int = COUNT) -> np.ndarray:
     return uid_unique(uid_parse([rule(uid_from, i) for i in range(count)])[0])
 

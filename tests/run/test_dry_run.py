@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from dcfast import cli
-from dcfast.run import dry_run
+from dcfast.run import dry_run, probes
 from dcfast.run.dry_run import plan
-from dcfast.run.states import DONE, REDO, TO_DO, stage_states
+from dcfast.run.probes import Rates
+from dcfast.run.states import DONE, MAYBE, REDO, TO_DO, stage_states
 from dcfast.run.workflow import main, run
 from dcfast.rundir.run_dir import Run, look_at_run
 from dcfast.rundir.settings import Settings
 from dcfast.rundir.stage_table import STAGES
+from dcfast.scales import Scale
+from dcfast.storage.atomic import write_bytes, write_json
 from pool_builder import plain_pool
 
 DATA = ["index", "signatures", "decontaminate", "filter", "reshard", "verify"]
@@ -28,7 +33,7 @@ def pool(tmp_path: Path) -> Path:
 
 def planned(text: str) -> dict[str, str]:
     """Stage -> its state, as the table has them."""
-    rows = re.findall(r"^([a-z/]+) +(done|to do|redo) +\d", text, re.MULTILINE)
+    rows = re.findall(r"^([a-z/]+) +(done|to do|redo|maybe) +\d", text, re.MULTILINE)
     return {stage: state for stage, state in rows if stage.partition("/")[2] in STAGES or stage in STAGES}
 
 
@@ -144,7 +149,22 @@ def test_changes_are_seen_as_the_run_sees_them(pool: Path, tmp_path: Path) -> No
         REDO,
         "1 of 3 pieces of index/segments: input shards/00000001.tar changed",
     )
-    assert states()["filter"] == (REDO, "what index changes of what it reads")
+    maybe = "may be redone: what index changes of what it reads"
+    assert states()["filter"] == (MAYBE, f"{maybe}; unchanged by what is on disk now")
+    # what is undone by itself is known, whatever index changes
+    marker = next((tmp_path / "o/state/filter/subset").iterdir())
+    text = marker.read_text()
+    marker.write_text("{}")
+    assert states()["filter"][0] == REDO
+    assert states()["filter"][1].endswith("its marker cannot be read")
+    marker.write_text(text)
+    # a summary that a killed run took away is no work lost
+    summary = tmp_path / "o/state/reshard.json"
+    kept_summary = summary.rename(tmp_path / "reshard.json")
+    assert states()["reshard"] == (MAYBE, f"{maybe}; unchanged by what is on disk now")
+    kept_summary.rename(summary)
+    said = dry_run.describe(look_at_run(tmp_path / "o", settings), [*DATA, "report"], 1)
+    assert re.search(r"^in all at most \d+ s; no training in this plan", said, re.MULTILINE), said
     os.utime(tar, ns=(kept, kept))
     (tmp_path / "o/verify.json").unlink()
     assert states()["verify"] == (REDO, "1 of 1 pieces of verify/conclude: output verify.json is gone or altered")
@@ -154,6 +174,46 @@ def test_changes_are_seen_as_the_run_sees_them(pool: Path, tmp_path: Path) -> No
     assert states()["reshard"] == (TO_DO, "")
     (tmp_path / "o/state/filter.json").unlink()
     assert states()["filter"][1].endswith("pieces are there and unchanged; its summary is not")
+
+
+def test_times_are_those_of_the_recipe_that_is_asked_for(pool: Path, tmp_path: Path) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def step(recipe: Scale, *more: str) -> float:
+        asked.append((recipe.model, recipe.precision))
+        return 1.0
+
+    def seconds(settings: Settings) -> dict[str, float]:
+        tried = Rates(train=dict.fromkeys(("dcfast-tiny", "RN50"), 1.0), embed={"RN50": 1.0})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(dry_run, "measure", lambda run, stages: tried)
+            current = Run(tmp_path / "o", settings)
+            return {each.stage: each.seconds for each in plan(current, ["index", "train"], 1).stages}
+
+    settings = Settings(pool=str(pool), compare="none", samples_seen=1280)
+    assert seconds(settings)["train"] == 1280
+    fewer = replace(settings, samples_seen=None, overrides={"samples_seen": 640})
+    assert seconds(fewer)["train"] == 640
+    other = replace(settings, overrides={"model": "RN50"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probes, "step_seconds", step)
+        patch.setattr(probes, "embed_seconds", lambda *more: 1.0)
+        rates = probes.measure(Run(tmp_path / "o", other), ["train"])
+    assert (asked, list(rates.train)) == ([("RN50", "amp_bf16")], ["RN50"])
+    # the last time here is of the recipe that was followed then
+    line = {"step": "train/train", "seconds": 7.0, "pieces": 1, "skipped": 0}
+    write_bytes(tmp_path / "o/state/timings.jsonl", json.dumps(line).encode() + b"\n")
+    recipe = {**asdict(settings.recipe()), "loss": settings.loss, "decoder": settings.decoder}
+    write_json(tmp_path / "o/train/summary.json", {"model": "dcfast-tiny", "checkpoint": "c.pt", "recipe": recipe})
+    assert seconds(settings)["train"] == 7
+    assert seconds(other)["train"] == 1280
+
+
+def test_the_papers_hours_are_of_its_model(pool: Path, tmp_path: Path) -> None:
+    settings = Settings(pool=str(pool), scale="small")
+    for changes, hours in (({}, True), ({"samples_seen": 12_800}, True), ({"model": "RN50"}, False)):
+        current = Run(tmp_path / "o", replace(settings, overrides=changes))
+        assert (plan(current, ["train"], 1, can_try=False).gpu_hours is not None) == hours
 
 
 def test_a_disk_too_small_is_said(pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,10 +23,13 @@ from dcfast.resharding.plan import make_plan
 from dcfast.resharding.write import write_output_shards
 from dcfast.run.checks import check_settings
 from dcfast.run.comparison import run_branch
+from dcfast.run.dry_run import describe, plan
+from dcfast.run.states import DONE, MAYBE, REDO
 from dcfast.run.workflow import main, run
 from dcfast.rundir.branch import branch_settings
-from dcfast.rundir.run_dir import Run
+from dcfast.rundir.run_dir import Run, look_at_run
 from dcfast.rundir.settings import Settings
+from dcfast.rundir.stage_table import STAGES
 from dcfast.rundir.training_summary import TrainingSummary
 from dcfast.stages.train import train_subset
 from dcfast.storage.lock import locked
@@ -105,6 +109,31 @@ def test_second_time_does_nothing(whole: tuple[Path, dict[str, Any]], workers: i
     before = times(whole[0])
     assert run(whole[0], SETTINGS, workers=workers) == whole[1]
     assert times(whole[0]) == before
+
+
+def test_a_dry_run_invents_no_training(whole: tuple[Path, dict[str, Any]]) -> None:
+    out, verify = whole[0], whole[0] / "verify.json"
+    kept = verify.rename(out.parent / "verify.json")
+    try:
+        current = look_at_run(out, SETTINGS)
+        stages = [name for name in STAGES if current.asks_for(name)]
+        planned = plan(current, stages, 2)
+    finally:
+        kept.rename(verify)
+    left = {each.stage: each.state.state for each in planned.stages if each.state.state != DONE}
+    assert left == {"verify": REDO, "report": MAYBE}
+    assert (planned.trainings, planned.at_most) == (0, True)
+    both = {"train": MAYBE, "compare/train": MAYBE}
+    index = out / "state/index/segments"
+    marker = sorted(index.iterdir())[0]
+    kept = marker.rename(out.parent / "marker.json")
+    try:
+        planned = plan(current, stages, 2)
+        said = describe(current, stages, 2)
+    finally:
+        kept.rename(marker)
+    assert {each.stage: each.state.state for each in planned.stages if each.stage in both} == both
+    assert re.search(r"^in all at most \d+ s; at most 2 trainings; free", said, re.MULTILINE), said
 
 
 def test_shards_give_the_checkpoint_that_the_index_gives(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

@@ -252,6 +252,31 @@ def test_it_fits_every_terminal(done: Path, columns: int) -> None:
             assert all(width(_bare(line)) <= columns for line in lines), columns
 
 
+@pytest.mark.parametrize("text", ["x" * 200_000, "日本" * 100_000, " " * 200_000, "e\u0301" * 100_000])
+def test_a_text_of_any_length_is_shown_at_once(done: Path, text: str) -> None:
+    status = replaced(read_status(done), state="failed", error=text, log=[text], piece="a/b", host=text)
+    began = time.monotonic()
+    lines = status_lines(status, 40, colours=True)
+    assert time.monotonic() - began < 2
+    assert sum(map(len, lines)) < 40_000
+    assert "(200,0" in "\n".join(lines).replace("\n", "").replace("  ", " ")
+
+
+@pytest.mark.parametrize("state", ["paused", "", "日本" * 50_000, "a\x1b[2Jb"])
+def test_a_state_of_another_release_is_shown_as_it_stands(begun: Path, state: str) -> None:
+    told = RunProgress("far", 1, "boot:1:2", 1.0, 2.0, state, "local", 1, ["index"], stage="index")
+    for folder in ("state", "train"):
+        write_json(begun / folder / PROGRESS, plain(told))
+    alone = begun.parent / "alone"
+    write_json(alone / "train" / PROGRESS, plain(told))
+    for place in (begun, alone):
+        for colours in (False, True):
+            lines = status_lines(read_status(place), 40, colours=colours)
+            assert all(width(_bare(line)) <= 40 for line in lines)
+            assert "\x1b" not in lines[0], "without colour"
+            assert state != "paused" or lines[0].endswith(": paused")
+
+
 def _bare(line: str) -> str:
     return re.sub(r"\x1b\[\d+m", "", line)
 

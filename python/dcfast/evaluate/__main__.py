@@ -133,7 +133,7 @@ def _main(arguments: argparse.Namespace) -> int:
     say("\n".join([*_table(summary), *(f"note: {note}" for note in summary.notes)]))
     say(f"results: {args.out}/{summary.results} (and {RESULTS} beside)")
     if summary.left_out:
-        say(f"not scored yet: {', '.join(summary.left_out)}")
+        say(f"not asked for (--sets), part of nothing here: {', '.join(summary.left_out)}")
     for key, reason in summary.failed.items():
         say(f"error: evaluation set {key} could not be scored: {reason}", error=True)
     return FAILED if summary.failed else DONE

@@ -17,7 +17,7 @@ from dcfast.evaluate.score import Score, score_evalset
 from dcfast.evaluate.tasks import EvalTask, chosen_tasks, find_tasks, own_tasks
 from dcfast.models.devices import whole_matmuls
 from dcfast.process.advance import tell_advance
-from dcfast.storage.atomic import write_bytes, write_json
+from dcfast.storage.atomic import write_json
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, make_directory, not_left_empty
 from dcfast.storage.published import without_places
@@ -81,11 +81,12 @@ def evaluate_model(
 ) -> EvaluationSummary:
     """Scores a model on the ``wds_*_test`` directories of a directory.
 
-    Writes ``OUT/evaluate/HASH16/eval_results.jsonl``, a line a task in DataComp's form, after every set; at the end its
-    copy ``OUT/eval_results.jsonl`` and ``OUT/evaluate/summary.json``. Sets that have a result of the same checkpoint,
-    the same files and the same precision are skipped. All sets are opened and checked before the first is scored; one
-    that cannot be scored is named with its reason (``failed``), and the others are. How far it is, is told
-    (``dcfast.process.advance``).
+    Writes ``OUT/evaluate/HASH16/eval_results.jsonl``, a line a task in DataComp's form, after every set; at the end
+    ``OUT/eval_results.jsonl``, its lines of the sets that were asked for, and ``OUT/evaluate/summary.json`` of the
+    same: so what is published depends on the question alone, not on what was scored before. Sets that have a result of
+    the same checkpoint, the same files and the same precision are skipped. All sets are opened and checked before the
+    first is scored; one that cannot be scored is named with its reason (``failed``), and the others are. How far it is,
+    is told (``dcfast.process.advance``).
 
     Args:
         clip: of ``dcfast.models.load_model``; embeddings are computed in its dtype, scores in float32.
@@ -95,7 +96,8 @@ def evaluate_model(
         batch_size: pictures a forward pass; the scores do not depend on it but for rounding.
         workers: threads that decode; 0 means one per core.
         strict: a set with a damaged shard cannot be scored; otherwise that is a note.
-        sets: keys or directories of the sets that are scored now, None for all. What others scored before stays.
+        sets: keys or directories of the sets that are asked for, None for all. What others scored before stays in
+            ``HASH16`` and is part of nothing else.
         limit: pictures of each set, spread over it (riddles of an association set). Such results say so, lie apart
             from those of whole sets and are part of no average.
         non_standard: what of the training's recipe is not its scale's own; every result says it.
@@ -132,7 +134,7 @@ class _Evaluation:
         path: of the results file, written anew after every set.
         tasks: all of the directory, with their folders.
         results: by key.   waiting: opened sets.   failed: key -> why.
-        left_out: keys of the sets that were not asked for and have no result.
+        left_out: keys of the sets that were not asked for.
     """
 
     def __init__(
@@ -151,19 +153,17 @@ class _Evaluation:
         before = read_results(self.path, self.embedder.clip.content_hash)
         for number, (task, folder) in enumerate(self.tasks):
             tell_advance(number, len(self.tasks), "sets", f"opening {task.name}")
+            if task.key not in asked:
+                self.left_out.append(task.key)
             try:
                 old = before.get(task.key)
                 if old is not None and old.state in self._states(set_fingerprint(task, folder)):
                     self.results[task.key] = old
-                elif task.key not in asked:
-                    self.left_out.append(task.key)
-                else:
+                elif task.key in asked:
                     self.waiting[task.key] = self._opened(task, folder, strict)
             except BAD_SET as error:
                 if task.key in asked:
                     self._fail(task, folder, error)
-                else:
-                    self.left_out.append(task.key)
 
     def _states(self, fingerprint: str) -> tuple[str, ...]:
         """Of results that hold: whole ones, and beside them, with a limit, those of so many pictures."""
@@ -203,20 +203,21 @@ class _Evaluation:
             scored.append(key)
             write_results(self.path, self.ordered())
             self.say(_progress_line(self.results[key], time.monotonic() - started))
-        _refuse_none(self.home, len(self.results), self.failed)
+        _refuse_none(self.home, len(self.tasks) - len(self.left_out), self.failed)
         return scored
 
     def ordered(self) -> list[Result]:
-        """The results so far, in the order of the tasks."""
+        """The results so far, in the order of the tasks; those that were not asked for as well."""
         return [self.results[task.key] for task, _ in self.tasks if task.key in self.results]
 
 
 def _summarise(evaluation: _Evaluation, root: Path, scored: list[str], non_standard: str | None) -> EvaluationSummary:
-    """Writes the results, their copy and the summary."""
+    """Writes the results, those that were asked for and the summary of these."""
     clip, limit = evaluation.embedder.clip, evaluation.limit
-    ordered = [replaced(result, non_standard=non_standard) for result in evaluation.ordered()]
-    write_results(evaluation.path, ordered)
-    write_bytes(root / RESULTS, evaluation.path.read_bytes())
+    kept = [replaced(result, non_standard=non_standard) for result in evaluation.ordered()]
+    write_results(evaluation.path, kept)
+    ordered = [result for result in kept if result.key not in evaluation.left_out]
+    write_results(root / RESULTS, ordered)
     limits = [f"at most {limit:,} pictures of each set were scored (--limit): no scores of DataComp's"] if limit else []
     summary = widened(
         aggregate(ordered, own_tasks(evaluation.home)),

@@ -186,14 +186,15 @@ class Averages(Record):
 
 
 class EvaluationSummary(Averages, omit_defaults=True):
-    """``evaluate/summary.json``: the results of one checkpoint on all sets.
+    """``evaluate/summary.json``: the results of one checkpoint on the sets that were asked for.
 
     Attributes:
         checkpoint: SHA-256 of the weights.
         model, source: names of the architecture and of the weights.
-        results: the file with the lines of ``tasks``, relative to the folder of the results.
+        results: the file that keeps the lines of ``tasks``, and of sets asked for before, relative to the folder of
+            the results.
         limit: of pictures of each set, where one was asked for.
-        left_out: keys of sets that were not asked for and have no result; None where all were.
+        left_out: keys of sets that were not asked for; None where all were.
         scored: keys of the sets that were scored now, not skipped; not in the file.
     """
 

@@ -74,19 +74,32 @@ def width(text: str) -> int:
     """Columns that a printable text takes: wide characters have two, those that join others none."""
     if text.isascii():
         return len(text)
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in printable(text)
-    )
+    return sum(map(_width_of_one, printable(text)))
+
+
+def _width_of_one(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def beginning(text: str, most: int) -> str:
+    """The longest beginning of a printable text that takes at most ``most`` columns. Cost: that beginning."""
+    wide = 0
+    for place, character in enumerate(text):
+        wide += _width_of_one(character)
+        if wide > most:
+            return text[:place]
+    return text
 
 
 def cut_to(text: str, most: int) -> str:
     """A printable text of at most ``most`` columns; one that is cut ends in ``...`` where that fits."""
-    if width(text) <= most:
+    fitting = beginning(text, most)
+    if fitting == text:
         return text
     end = "..." if most > 3 else ""
-    while text and width(text) > most - len(end):
-        text = text[:-1]
-    return text + end
+    return beginning(fitting, most - len(end)) + end
 
 
 def show_line(text: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dcfast.errors import PoolError
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE
 from dcfast.process.options import add_options, given_options, made_of, option
@@ -130,13 +131,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _rule_of(args: ReshardOptions) -> str:
-    """The rule of the uids: what is given, else what a pool that was imported says."""
+    """The rule of the uids: what is given, else what a pool that was imported says. PoolError: pools say others."""
     imported = [place for place in args.input_dir if os.path.isfile(os.path.join(place, "pool.json"))]
     if args.uid_from != "json" or not imported:
         return args.uid_from
     from dcfast.index.pool import pool_uid_rule
 
-    return pool_uid_rule(imported[0])
+    rules = {pool_uid_rule(place): place for place in reversed(args.input_dir)}
+    if len(rules) > 1:
+        said = ", ".join(f"{place} by {rule!r}" for rule, place in reversed(rules.items()))
+        raise PoolError(
+            f"--input-dir: the pools have uids by different rules ({said}), and a subset holds those of one; reshard "
+            "the pools of each rule by themselves, or give the one that is meant for all: --uid-from url or key"
+        )
+    return next(iter(rules))
 
 
 def _main(args: ReshardOptions) -> int:

@@ -22,10 +22,13 @@ from dcfast.report.facts.reading import read_rows
 from dcfast.run.checks import check_start, check_work, select_stages
 from dcfast.run.options import RunOptions
 from dcfast.run.probes import Rates, measure
-from dcfast.run.states import DONE, StageState, stage_states
+from dcfast.run.states import DONE, MAYBE, StageState, stage_states
 from dcfast.rundir.run_dir import Run, look_at_run
 from dcfast.rundir.settings import Settings
-from dcfast.scales import scale
+from dcfast.rundir.summaries import read_summary
+from dcfast.rundir.training_summary import TrainingSummary
+from dcfast.scales import RECIPE_FIELDS, scale
+from dcfast.stages.evaluate import TRAIN_SUMMARY
 from dcfast.stages.teacher import RECIPE, teacher_model
 from dcfast.storage.records import Count, Record
 from dcfast.world.spec import WorldSpec
@@ -62,9 +65,15 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Amounts, what training costs on A100 GPUs where the paper says it, the stages, and what was measured."""
+    """Amounts, what training costs on A100 GPUs where the paper says it, the stages, and what was measured.
+
+    Attributes:
+        trainings: at most, where a stage may be left as it is (``at_most``).
+    """
 
     amounts: Amounts
+    trainings: int
+    at_most: bool
     gpu_hours: float | None
     stages: list[StagePlan]
     free_bytes: int
@@ -101,6 +110,7 @@ def plan(run: Run, stages: Sequence[str], workers: int, *, can_try: bool = True)
     amounts = _amounts(run, rates)
     costs = _costs(run, amounts, rates, workers)
     before = _last_times(run) if can_try else {}
+    trainings = waiting.count("train") if can_try else _trainings(run) if "train" in stages else 0
     planned = []
     for each in states:
         read, write, seconds = costs.get(each.stage.rpartition("/")[2], (0, 0, 0.0))
@@ -109,7 +119,9 @@ def plan(run: Run, stages: Sequence[str], workers: int, *, can_try: bool = True)
     timed = [each.stage for each in states if each.state != DONE and each.stage in before]
     return Plan(
         amounts=amounts,
-        gpu_hours=_gpu_hours(run) if "train" in waiting else None,
+        trainings=trainings,
+        at_most=any(each.state == MAYBE for each in states),
+        gpu_hours=_gpu_hours(run, trainings),
         stages=planned,
         free_bytes=shutil.disk_usage(_existing(run.out)).free,
         how=[*rates.how, *([f"{', '.join(timed)} by the last time here"] if timed else [])],
@@ -143,9 +155,9 @@ def _costs(run: Run, amounts: Amounts, rates: Rates, workers: int) -> Mapping[st
     rows, size, pictures = amounts.rows, amounts.shard_bytes, amounts.eval_pictures
     cores = min(workers, len(os.sched_getaffinity(0)))
     spec: WorldSpec | None = run.world_spec if run.is_world else None
-    model, teacher = scale(run.settings.scale).model, teacher_model()
-    samples = _samples_seen(run)
-    training = samples * (rates.train.get(model, 0.0) + rates.picture / cores)
+    recipe, teacher = run.settings.recipe(), teacher_model()
+    model = recipe.model
+    training = recipe.samples_seen * (rates.train.get(model, 0.0) + rates.picture / cores)
     teaching = RECIPE["samples_seen"] * rates.train.get(teacher, 0.0)
     if spec is not None:
         teaching += spec.teacher_pairs * rates.render / cores
@@ -180,30 +192,40 @@ class _TimingLine(Record):
 
 
 def _last_times(run: Run) -> dict[str, float]:
-    """Stage -> seconds of its steps, when each was last done here; for all of its pieces at that pace."""
+    """Stage -> seconds of its steps, when each was last done here; for all of its pieces at that pace.
+
+    Of a training by another recipe nothing is taken, nor of the evaluation of its model.
+    """
     steps: dict[str, float] = {}
     for line in read_rows(run.out / "state" / "timings.jsonl", _TimingLine):
         steps[line.step] = line.seconds / max(line.pieces, 1) * (line.pieces + line.skipped)
     stages: dict[str, float] = {}
     for step, seconds in steps.items():
         stages[step.partition("/")[0]] = stages.get(step.partition("/")[0], 0.0) + seconds
-    return stages
+    other = ("train", "evaluate") if "train" in stages and not _was_trained_so(run) else ()
+    return {stage: seconds for stage, seconds in stages.items() if stage not in other}
+
+
+def _was_trained_so(run: Run) -> bool:
+    """Whether the training that is there followed the recipe of the settings."""
+    try:
+        was = read_summary(run.out / TRAIN_SUMMARY, TrainingSummary).recipe
+    except (OSError, ValueError):  # gone or altered: it tells nothing
+        return False
+    asked = {**asdict(run.settings.recipe()), "loss": run.settings.loss, "decoder": run.settings.decoder}
+    return all(was.get(name) == asked[name] for name in (*RECIPE_FIELDS, "loss", "decoder"))
 
 
 def _trainings(run: Run) -> int:
     return 0 if not run.settings.train else 1 if run.compare is None else 2
 
 
-def _gpu_hours(run: Run) -> float | None:
-    """Of all trainings, from the paper's figure for the scale; None where it gives none."""
-    recipe = scale(run.settings.scale)  # the frozen one, which the hours are of
-    if recipe.gpu_hours is None:
+def _gpu_hours(run: Run, trainings: int) -> float | None:
+    """Of the trainings, from the paper's figure for the scale; None where it gives none, or of another model."""
+    standard, recipe = scale(run.settings.scale), run.settings.recipe()  # the hours are of the frozen one
+    if standard.gpu_hours is None or recipe.model != standard.model or not trainings:
         return None
-    return _trainings(run) * recipe.gpu_hours * _samples_seen(run) / recipe.samples_seen
-
-
-def _samples_seen(run: Run) -> int:
-    return run.settings.samples_seen or scale(run.settings.scale).samples_seen
+    return trainings * standard.gpu_hours * recipe.samples_seen / standard.samples_seen
 
 
 def _existing(path: Path) -> Path:
@@ -245,11 +267,12 @@ def describe(run: Run, stages: Sequence[str], workers: int, *, can_try: bool = T
     left = [each for each in planned.stages if each.state.state != DONE]
     if not left:
         return "\n".join([*lines, "nothing is to be done"])
-    trains = _trainings(run) if "train" in stages else 0
-    cost = f"{trains} trainings" if trains else "no training in this plan, 0 GPU-hours"
+    trains, most = planned.trainings, "at most " if planned.at_most else ""
+    many = f"{most}{trains} training{'' if trains == 1 else 's'}"
+    cost = many if trains else "no training in this plan, 0 GPU-hours"
     if planned.gpu_hours:
         cost += f", about {planned.gpu_hours:,.0f} A100 GPU-hours by DataComp's paper"
-    total = f"in all about {_time(sum(each.seconds for each in left))}; " if can_try else ""
+    total = f"in all {most or 'about '}{_time(sum(each.seconds for each in left))}; " if can_try else ""
     lines.append(f"{total}{cost}; free on the disk: {_amount(planned.free_bytes)}")
     if (needed := sum(each.write for each in left)) > planned.free_bytes:
         lines.append(

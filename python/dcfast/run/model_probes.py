@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import lru_cache
 
 from dcfast.features.embed import encode
@@ -16,7 +17,7 @@ from dcfast.images.decode import quiet
 from dcfast.index.segments import Segment
 from dcfast.models.clip import ClipModel, load_model
 from dcfast.models.devices import one_thread
-from dcfast.scales import SCALES
+from dcfast.scales import RECIPE_FIELDS, Scale
 from dcfast.train import TrainSettings, TrainSource
 from dcfast.train.learner import create_learner
 from dcfast.train.ranks import Ranks
@@ -49,13 +50,15 @@ def device_name(device: str) -> str:
 
 
 @lru_cache(maxsize=8)
-def step_seconds(model: str, loss: str, device: str) -> float:
-    """Of a training step, a sample: forth and back and the optimizer, as the recipe has them."""
+def step_seconds(recipe: Scale, loss: str, device: str) -> float:
+    """Of a training step, a sample: forth and back and the optimizer, as a recipe has them, changed or not."""
     import torch
     from open_clip_train.precision import get_autocast
 
-    recipe = next(scale for scale in SCALES.values() if scale.model == model)
-    settings = TrainSettings(".", (TrainSource(shards="."),), scale=recipe.name, loss=loss, device=device)
+    changes = {name: value for name, value in asdict(recipe).items() if name in RECIPE_FIELDS}
+    settings = TrainSettings(
+        ".", (TrainSource(shards="."),), scale=recipe.name, overrides=changes, loss=loss, device=device
+    )
     learner = create_learner(settings, Ranks(device=device))
     size = learner.image_size
     batch = BATCH_ON_GPU if device != "cpu" else BATCH_ON_CPU if size < 128 else BATCH_OF_LARGE

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +23,9 @@ from dcfast.index.segments import Segment
 from dcfast.models.devices import resolve_device
 from dcfast.run.model_probes import device_name, embed_seconds, repeat_for_a_while, step_seconds
 from dcfast.rundir.run_dir import Run
-from dcfast.scales import scale
+from dcfast.scales import Scale
 from dcfast.stages.filter.outcomes import resolve_expression
-from dcfast.stages.teacher import teacher_model
+from dcfast.stages.teacher import teacher_model, teacher_recipe
 from dcfast.storage.inputs import open_input
 from dcfast.storage.temporary import temporary_folder
 from dcfast.uids.sets import UID_DTYPE
@@ -99,9 +99,10 @@ def measure(run: Run, stages: Sequence[str]) -> Rates:
         _try_pictures(segment, shard, rates)
         rates.pair_bytes = size / max(segment.num_samples, 1)
         rates.how.append(f"reading, indexing and decoding of {name}, on one core")
-        for model, trained in _models(run, stages).items():
-            if trained:
-                rates.train[model] = step_seconds(model, run.settings.loss, device)
+        for model, recipe in _models(run, stages).items():
+            if recipe is not None:
+                least = replace(recipe, samples_seen=recipe.global_batch, checkpoints=1)  # of any length the same
+                rates.train[model] = step_seconds(least, run.settings.loss, device)
             rates.embed[model] = embed_seconds(model, device, segment, str(shard.parent))
         if rates.embed:
             tried = ", ".join(rates.embed)
@@ -161,14 +162,14 @@ def _try_filter(run: Run, rates: Rates) -> None:
     rates.how.append(f"{what} on rows of {Path(path).name}")
 
 
-def _models(run: Run, stages: Sequence[str]) -> dict[str, bool]:
-    """The models that stages run, and whether they are trained."""
-    models: dict[str, bool] = {}
+def _models(run: Run, stages: Sequence[str]) -> dict[str, Scale | None]:
+    """The models that stages run, and the recipe by which they are trained; of two, the run's own."""
+    models: dict[str, Scale | None] = {}
     if "features" in stages:
-        models |= {teacher_model() if m.is_teacher else m.name: False for m in feature_models(run.features)}
+        models |= {teacher_model() if m.is_teacher else m.name: None for m in feature_models(run.features)}
     if "teacher" in stages:
-        models[teacher_model()] = True
-    trained = scale(run.settings.scale).model
+        models[teacher_model()] = teacher_recipe()
+    recipe = run.settings.recipe()
     if "train" in stages or "evaluate" in stages:
-        models[trained] = "train" in stages or models.get(trained, False)
+        models[recipe.model] = recipe if "train" in stages else models.get(recipe.model)
     return models

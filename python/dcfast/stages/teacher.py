@@ -21,7 +21,7 @@ from dcfast.models.devices import resolve_device
 from dcfast.rundir.layout import segment_path
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import TeacherSummary
-from dcfast.scales import Scale, scale
+from dcfast.scales import Scale, changed_recipe, scale
 from dcfast.stages.runner import Do
 from dcfast.storage.atomic import atomic_path, write_json
 from dcfast.storage.hashing import sha256_file
@@ -44,6 +44,11 @@ RECIPE = {"samples_seen": 38_400, "checkpoints": 2}
 def teacher_model() -> str:
     """The architecture of the teacher."""
     return scale(SCALE).model
+
+
+def teacher_recipe() -> Scale:
+    """The recipe of its training."""
+    return changed_recipe(scale(SCALE), RECIPE)
 
 
 def teacher_shards(run: Run) -> list[str]:

@@ -7,13 +7,17 @@ import time
 
 from dcfast.engine.progress import amount, duration, step_line
 from dcfast.errors import printable
-from dcfast.process.terminal import cut_to, paint, width
+from dcfast.process.terminal import beginning, cut_to, paint, width
 from dcfast.rundir.recorder import DONE, FAILED, RUNNING, STOPPED
 from dcfast.status.facts import GONE, TO_DO, UNTOLD, RunStatus, StageStatus
 from dcfast.storage.records import replaced
 
 _COLOURS = {DONE: "32", RUNNING: "36", FAILED: "31", GONE: "31", STOPPED: "33", TO_DO: "2", UNTOLD: "33"}
 _STATE_WIDTH = 7
+_MOST_OF_STATE = 16
+"""Columns of a state that no release of ours writes: it is shown as it stands."""
+_MOST_OF_TEXT = 4 << 10
+"""Characters of a text that are shown: an error may be of any length."""
 
 
 def status_lines(status: RunStatus, columns: int, *, colours: bool = False) -> list[str]:
@@ -32,14 +36,23 @@ def status_lines(status: RunStatus, columns: int, *, colours: bool = False) -> l
 
 
 def _painted(text: str, state: str, colours: bool) -> str:
-    return paint(text, _COLOURS[state]) if colours else printable(text)
+    return paint(text, _COLOURS[state]) if colours and state in _COLOURS else printable(text)
+
+
+def _state_in_words(state: str) -> str:
+    return _STATES.get(state) or cut_to(printable(state[:_MOST_OF_TEXT]), _MOST_OF_STATE)
+
+
+def _start_of(text: str) -> str:
+    return text if len(text) <= _MOST_OF_TEXT else f"{text[:_MOST_OF_TEXT]} ... ({len(text):,} characters)"
 
 
 def _head(status: RunStatus, columns: int, colours: bool) -> list[str]:
     name = f"compare {status.name}" if status.name is not None else status.run
-    if width(name) + 2 + len(status.state) > columns:  # the end of a path tells more than its beginning
-        name = "..." + name[-max(8, columns - 5 - len(status.state)) :]
-    head = f"{printable(name)}: {_painted(_STATES.get(status.state, status.state), status.state, colours)}"
+    state = _state_in_words(status.state)
+    if width(name) + 2 + width(state) > columns:  # the end of a path tells more than its beginning
+        name = "..." + name[-max(8, columns - 5 - width(state)) :]
+    head = f"{printable(name)}: {_painted(state, status.state, colours)}"
     lines = [head, *(piece for text in _about(status) for piece in _wrapped(text, columns))]
     if status.error is not None:
         where = f"{status.piece}: " if status.piece else ""
@@ -76,7 +89,8 @@ def _about(status: RunStatus) -> list[str]:
 
 
 def _stage_line(stage: StageStatus, names: int, columns: int, colours: bool) -> str:
-    state = _painted(stage.state, stage.state, colours) + " " * (_STATE_WIDTH - len(stage.state))
+    words = _state_in_words(stage.state)
+    state = _painted(words, stage.state, colours) + " " * (_STATE_WIDTH - width(words))
     room = columns - 2 - names - 2 - _STATE_WIDTH - 2
     text = printable(_stage_text(stage, room))
     return f"  {stage.name:<{names}}  {state}  {cut_to(text, max(room, 0))}".rstrip()
@@ -103,7 +117,7 @@ def _stage_text(stage: StageStatus, room: int) -> str:
 def _wrapped(text: str, columns: int) -> list[str]:
     """Lines broken at spaces, but not between a number and its unit."""
     lines, line = [], ""
-    for word in re.split(r" +(?!(?:s|min|h|days)\b)", printable(text)):
+    for word in re.split(r" +(?!(?:s|min|h|days)\b)", printable(_start_of(text))):
         if line and width(line) + 1 + width(word) > columns - 2:
             lines.append(f"  {line}")
             line = ""
@@ -113,11 +127,8 @@ def _wrapped(text: str, columns: int) -> list[str]:
 
 def _broken(text: str, columns: int) -> list[str]:
     """A line cut where the terminal ends, at a space where there is one not far before; what follows is set in."""
-    rest, lines = printable(text).replace("\n", " "), []
-    while width(rest) > columns:
-        part = rest
-        while width(part) > columns:
-            part = part[:-1]
+    rest, lines = printable(_start_of(text)).replace("\n", " "), []
+    while len(part := beginning(rest, columns)) < len(rest):
         space = part.rfind(" ")
         part = part[:space] if space > len(part) // 2 else part
         lines.append(part)
