@@ -59,7 +59,7 @@ def test_nothing_of_a_run_directory_is_run(
     page = tmp_path / "page.html"
     assert why.main([uid_of(1), "--out", str(out)]) == 0
     said = said_of(capsys)
-    assert said.count("not asked, for it is code that the run directory names; read it, then add --run-code") == 2
+    assert said.count("not asked: it is code that the run directory names; read it, then add --run-code") == 2
     assert "kept: the filter passes it" in said  # as it was recorded
     assert "words >= 1: passes" in said  # the others are asked
     assert command.main([str(out), "--sample", "2", "--html", str(page)]) == 0

@@ -72,7 +72,7 @@ def unasked_term(call: Call) -> Term:
     text = python(call).text if call.name == PYTHON else _plugin_text(call)
 
     def refuse(rows: Rows, pending: Mask) -> Mask:
-        raise FilterError(f"filter {text}: it is Python code that is not to be run")
+        raise FilterError(f"filter {text}: it is Python code that is not to be run; compile it with run_code=True")
 
     return Term(text, (Rule(text, refuse),), is_unasked=True, cost=50.0)
 

@@ -14,7 +14,6 @@ from dcfast.inspection.copies import NearCopies, NearCopy
 from dcfast.inspection.facts import RuleVerdict, SampleFacts
 from dcfast.report.facts.samples import EvidenceRow
 from dcfast.report.text import clean, count
-from dcfast.rundir.claim import READ_IT_FIRST
 
 Line = tuple[str, str]
 
@@ -131,7 +130,7 @@ def _captions(facts: SampleFacts) -> list[Line]:
 
 def _rule_line(rule: RuleVerdict) -> str:
     if rule.passes is None:
-        return f"{clean(rule.text)}: not asked, for it is code that the run directory names; {READ_IT_FIRST}"
+        return f"{clean(rule.text)}: not asked: it is code that the run directory names; read it, then add --run-code"
     values = ", ".join(f"{name} {_value(value)}" for name, value in rule.values.items())
     values = values if _values(rule) else ""
     if rule.limit is not None and values:

@@ -15,7 +15,7 @@ from dcfast.process.options import add_options, given_options, made_of, option, 
 from dcfast.process.parser import ArgumentParser
 from dcfast.run.again import check_inputs, placed
 from dcfast.run.checks import check_settings
-from dcfast.rundir.claim import EXPRESSIONS, READ_IT_FIRST, RUN_CODE, located, stored_settings
+from dcfast.rundir.claim import EXPRESSIONS, RUN_CODE, located, stored_settings
 from dcfast.rundir.settings import NO_COMPARISON, Settings
 from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
 from dcfast.scales import scale
@@ -102,7 +102,7 @@ def _refuse_code(how: RunOptions, settings: Settings, own: Collection[str]) -> N
         if code := named_code(text):
             raise RunError(
                 f"the {name} of this run runs Python code, {', '.join(code)}, which this command line does not name: "
-                f"{READ_IT_FIRST} or give --{name} again"
+                f"read it, then add --run-code or give --{name} again"
             )
 
 

@@ -27,7 +27,6 @@ PLACES = ("pool", "evalsets", "teacher_uids")
 EXPRESSIONS = ("filter", "compare")
 RUN_CODE = Option("let a filter's python(...) run that the run in --out or a manifest names, and not this command line")
 """An option of every command that may ask the filter of a run directory, which may be a stranger's."""
-READ_IT_FIRST = "read it, then add --run-code"
 _SCHEMA = "local-dir:"
 
 
