@@ -43,13 +43,15 @@ class _Found:
         self.constants: list[str] = []
         self._seen: list[object] = []  # kept, so that no other object has the place of one
 
-    def file(self, part: object) -> None:
+    def file(self, part: object, of: object = None) -> None:
+        """The file of a module, function or class; NoSourceError names ``of``, where it stands for that."""
         try:
             source = inspect.getsourcefile(part)  # type: ignore[arg-type]  # TypeError says that it has none
         except TypeError:
             source = None
         if source is None or not os.path.isfile(source):
-            raise NoSourceError(str(getattr(part, "__name__", type(part).__name__)))
+            named = part if of is None else of
+            raise NoSourceError(str(getattr(named, "__name__", type(named).__name__)))
         self.files.setdefault(source)
 
     def step(self, part: object) -> None:
@@ -78,7 +80,7 @@ class _Found:
     def _object(self, part: object) -> None:
         """The files of a class, or of an object's, and of the classes that it is made of; the object's constants."""
         of = part if inspect.isclass(part) else type(part)
-        self.file(of)
+        self.file(of, part)
         for base in of.__mro__[1:]:
             if base.__module__ != "builtins":
                 self._try(base)
