@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.machinery import SourceFileLoader
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -161,7 +161,7 @@ def _version(module: str) -> str:
     return hash_file(absolute(module)) if _is_file(module) else ""
 
 
-def _attribute(module: object, name: str) -> Any:  # Any: whatever lies there
+def _attribute(module: object, name: str) -> object:
     found = module
     for part in name.split("."):
         found = getattr(found, part)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable
 from types import CellType
 from typing import NamedTuple
 
@@ -29,7 +28,7 @@ class NoSourceError(ValueError):
     """A step has no source file in Python; the message is what it is."""
 
 
-def sources_of(module: object, function: Callable[..., object]) -> Sources:
+def sources_of(module: object, function: object) -> Sources:
     """What ``function``, found in ``module``, is made of.   NoSourceError: a step of it is not written in Python."""
     found = _Found()
     found.file(module)
