@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import pickle
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pytest
 from dcfast.errors import FilterError, PoolError
 from dcfast.filters import compile_filter
+from dcfast.filters import functions as functions_module
 from dcfast.filters.files import move_files, named_files, uid_files
 from hypothesis import given
 from hypothesis import strategies as st
@@ -266,3 +268,83 @@ def test_another_source_is_another_fingerprint(functions: Path, tmp_path: Path) 
     path.write_text("def f(batch):\n    return batch.column('x').is_null() \n")
     assert whole.fingerprint() != before
     assert kept(str(whole), x=[1, 2]) == [False, False]
+
+
+MADE_OF = """
+class Asks:
+    def __init__(self, least):
+        self.least = least
+
+    def __call__(self, batch):
+        return batch.column("x").is_valid()
+
+    def asked(self, batch):
+        return batch.column("x").is_valid()
+
+def make(least):
+    def ask(batch):
+        return batch.column("x").to_numpy() >= least
+    return ask
+
+def ask(batch, least):
+    return batch.column("x").is_valid()
+
+def decorated(function):
+    @functools.wraps(function)
+    def inner(batch):
+        return function(batch)
+    return inner
+"""
+MINE = """
+import functools
+from dcfast_made_of import *
+from dcfast_made_of_constants import LEAST
+
+@decorated
+def own(batch):
+    return batch.column("x").is_valid()
+
+@functools.lru_cache
+def kept(batch):
+    return batch.column("x").is_valid()
+
+closure, partial, instance = make(LEAST), functools.partial(ask, least=LEAST), Asks(LEAST)
+method = instance.asked
+"""
+
+
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in another process: what was imported is imported again."""
+    for name in ("dcfast_made_of", "dcfast_made_of_constants"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    functions_module._module.cache_clear()
+    functions_module._made.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["closure", "partial", "instance", "method", "own", "kept"])
+def test_every_file_that_a_function_is_made_of_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # compiled files are told apart by their seconds
+    files = {"dcfast_made_of.py": f"import functools\n{MADE_OF}", "dcfast_made_of_constants.py": "LEAST = 3\n"}
+    files["mine.py"] = MINE
+    for file, text in files.items():
+        (tmp_path / file).write_text(text)
+    fresh(monkeypatch)
+    whole = compile_filter(f'python("{tmp_path}/mine.py:{name}", x)')
+    seen = [before := whole.fingerprint()]
+    assert (whole.fingerprint(), str(tmp_path) in str(whole.fingerprint()[str(whole)])) == (before, False)
+    expected = {"mine.py": True, "dcfast_made_of.py": name != "kept"}
+    expected["dcfast_made_of_constants.py"] = name not in ("own", "kept")
+    for file, text in files.items():
+        (tmp_path / file).write_text(text.replace("LEAST = 3", "LEAST = 30000") + "\n# another text\n")
+        fresh(monkeypatch)
+        assert (whole.fingerprint() not in seen) == expected[file], file
+        seen.append(whole.fingerprint())
+
+
+def test_a_step_without_a_source_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("import functools\nnative = functools.partial(len)\n")
+    with pytest.raises(FilterError, match=r"no source file in Python \(len\)"):
+        compile_filter(f'python("{tmp_path}/mine.py:native", x)').check_needs()

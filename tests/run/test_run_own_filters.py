@@ -12,9 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from dcfast.errors import FilterError, PoolError
+from dcfast.report.facts.draw import Choice, draw
 from dcfast.report.facts.metadata_rows import examine, metadata_files
 from dcfast.run.workflow import main, run
 from dcfast.rundir.claim import read_settings
+from dcfast.rundir.lookup import SampleLookup
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.settings import Settings
 from dcfast.stages.filter import scored
@@ -158,8 +160,39 @@ def test_a_function_its_report_and_its_change(
     assert "the filter of this run runs Python code, mine.py:wide" in capsys.readouterr().err
     assert main([*words, "--run-code"], "filter") == 3  # which keeps nothing now
     assert kept(tmp_path / "run") == set()
-    with pytest.raises(ValueError, match=r"the recorded filter has code run, other\.py:f, that the run's"):
-        examine(done, metadata_files(done), 'python("other.py:f", text)', {})
+    other = ['python("other.py:f", text)', summary.filter.replace("640", "641")]
+    for altered, named in zip(other, ("other.py:f", "least=641"), strict=True):
+        with pytest.raises(
+            ValueError, match=rf"the recorded filter has code run, python\(.*{named}.*\), that the run's"
+        ):
+            examine(done, metadata_files(done), altered, {})
+    settings = {**value["settings"], "filter": "no_filter", "gallery": 'python("other.py:f", text)'}
+    manifest.write_text(json.dumps({**value, "settings": settings}))
+    assert main(["--config", str(manifest), "--out", str(tmp_path / "other"), "--quiet"]) == 1
+    assert "the gallery of this run runs Python code, other.py:f" in capsys.readouterr().err
+
+
+def test_scores_in_a_dry_run_and_in_a_look(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_scores(tmp_path / "s.parquet", {uid_of(i): i / COUNT for i in range(COUNT)})
+    text = 'score("s.parquet", fraction=0.5)'
+    words = ["--pool", str(pool), "--out", "run", "--no-train", "--to", "filter", "--filter", text, "--workers", "1"]
+    assert main([*words, "--dry-run"]) == 0
+    assert (
+        "the filter (zeros for its scores of files, whose join is not reckoned) on rows of" in capsys.readouterr().out
+    )
+    assert main([*words, "--quiet"]) == 0
+    done = Run(tmp_path / "run", read_settings(Path("run/state/settings.json")))
+    for asked, count in ((text, 31), ('~score("s.parquet", threshold=0.25) & words >= 1', 15)):
+        for all_rows in (False, True):
+            drawn = draw(done, SampleLookup(done.out), Choice(asked, all_rows=all_rows))
+            assert drawn.matching == count
+    with pytest.raises(
+        FilterError, match=r'asks for score\(".*other\.parquet"\), which only a run whose filter names it'
+    ):
+        draw(done, SampleLookup(done.out), Choice('score("other.parquet", threshold=0.5)'))
 
 
 def test_a_function_that_is_not_pure_is_refused_before_any_work(pool: Path, tmp_path: Path) -> None:

@@ -6,13 +6,13 @@ See docs/filters.md.
 
 from __future__ import annotations
 
-from dcfast.filters.expression import Call, nearest_name
-from dcfast.filters.function_terms import PYTHON, plugin_term, python
+from dcfast.filters.expression import Call, nearest_name, parse
+from dcfast.filters.function_terms import PYTHON, plugin_term, python, unasked_term
 from dcfast.filters.image_terms import IMAGE_TERMS
 from dcfast.filters.term import Term
 from dcfast.filters.text_terms import TEXT_TERMS
 from dcfast.filters.value_terms import COMPARED, VALUE_TERMS
-from dcfast.plugins import FILTERS, plugin_names
+from dcfast.plugins import FILTERS, PluginUse, find_plugin, plugin_names
 
 TERMS = {**TEXT_TERMS, **VALUE_TERMS, **IMAGE_TERMS, PYTHON: python}
 """Name -> builder: dcfast's own filters, whose names no plugin may have."""
@@ -30,3 +30,25 @@ def build_term(call: Call) -> Term:
         return term
     hint = nearest_name(call.name, tuple(sorted({*TERMS, *plugin_names(FILTERS)})))
     call.source.error(f"unknown filter {call.name[:60]!r}{hint}", call.begin, call.end)
+
+
+def _is_plugin(call: Call) -> bool:
+    return call.name not in TERMS and call.name in plugin_names(FILTERS)
+
+
+def build_without_code(call: Call) -> Term:
+    """The same, but of Python functions and plugins terms that are not asked: nothing of them is imported."""
+    return unasked_term(call) if call.name == PYTHON or _is_plugin(call) else build_term(call)
+
+
+def named_plugins(text: str) -> list[PluginUse]:
+    """The plugins that an expression names, in written order; nothing of them is imported.   Raises as ``parse``."""
+    found: list[PluginUse] = []
+
+    def note(call: Call) -> Call:
+        if _is_plugin(call) and (plugin := find_plugin(FILTERS, call.name)) is not None:
+            found.append(plugin.use)
+        return call
+
+    parse(text, note)
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from dcfast.errors import PoolError
 from dcfast.filters import language, wordnet
-from dcfast.filters.catalog import build_term
+from dcfast.filters.catalog import build_term, build_without_code
 from dcfast.filters.expression import And, Expression, Not, Or, parse
 from dcfast.filters.functions import FilterFunction
 from dcfast.filters.rules import Mask, Numbers
@@ -90,6 +91,7 @@ class Filter:
         scores: files whose scores are needed; the ``scores`` of ``evaluate`` are keyed by their ``.key``, which is also
             the ``column`` of a quantile of theirs.
         functions: in Python, that it asks; see ``check_functions``.
+        unasked: canonical text of the terms in Python that are not run, see ``compile_filter``.
         needs: of "language model", "wordnet", "gcld3", those that it uses; see ``check_needs``.
         reasons: what the codes of ``evaluate`` mean; reasons[0] is "kept".
     """
@@ -108,6 +110,7 @@ class Filter:
         clusters = [term.clusters for term in terms if term.clusters is not None]
         self.scores: list[ScoreFile] = list(dict.fromkeys(term.scores for term in terms if term.scores is not None))
         self.functions: list[FilterFunction] = [term.function for term in terms if term.function is not None]
+        self.unasked: list[str] = [term.text for term in terms if term.is_unasked]
         self.clusters: list[Clusters] = list(dict.fromkeys(clusters))
         self.needs: list[str] = sorted({need for term in terms for need in term.needs})
         self._names = [_clause_reasons(clause) for clause in self._clauses]
@@ -126,7 +129,7 @@ class Filter:
         return hash(self._canonical)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (compile_filter, (self.text,))
+        return (partial(compile_filter, run_code=not self.unasked), (self.text,))
 
     @property
     def is_native(self) -> bool:
@@ -242,14 +245,17 @@ class Filter:
         return codes
 
 
-def compile_filter(text: str) -> Filter:
+def compile_filter(text: str, *, run_code: bool = True) -> Filter:
     """The filter of an expression like ``basic_filter & clip_score(l14, fraction=0.3) & ~contaminated``.
 
     Nothing is loaded or read but plugins that it names: a filter can be compiled where its models and files are not.
 
+    Args:
+        run_code: False for words that may be a stranger's: Python functions and plugins are neither imported nor asked,
+            whatever is done with the filter; ``unasked`` has them.
     Raises:
         TypeError: text is not a str.
         FilterError: it cannot be read, or names what does not exist; the message points at the place.
     Source: docs/filters.md.
     """
-    return Filter(text, parse(text, build_term))
+    return Filter(text, parse(text, build_term if run_code else build_without_code))

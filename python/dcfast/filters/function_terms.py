@@ -5,7 +5,8 @@ from __future__ import annotations
 from dcfast.errors import FilterError
 from dcfast.filters.expression import Argument, Call
 from dcfast.filters.functions import COLUMNS, FilterFunction, Value
-from dcfast.filters.term import Rule, Term
+from dcfast.filters.rules import Mask
+from dcfast.filters.term import Rows, Rule, Term
 from dcfast.filters.tokens import quoted, spelled
 from dcfast.plugins import FILTERS, find_plugin
 
@@ -60,6 +61,22 @@ def python(call: Call) -> Term:
     return _term(FilterFunction(text, where, tuple(columns), arguments))
 
 
+def _plugin_text(call: Call) -> str:
+    """Canonical."""
+    arguments = _keywords(call, [argument for argument in call.arguments if argument.keyword is not None])
+    return f"{call.name}({', '.join(_written(arguments))})" if arguments else call.name
+
+
+def unasked_term(call: Call) -> Term:
+    """The term of a function or a plugin that is neither imported nor asked; asked all the same, it is FilterError."""
+    text = python(call).text if call.name == PYTHON else _plugin_text(call)
+
+    def refuse(rows: Rows, pending: Mask) -> Mask:
+        raise FilterError(f"filter {text}: it is Python code that is not to be run; compile it with run_code=True")
+
+    return Term(text, (Rule(text, refuse),), is_unasked=True, cost=50.0)
+
+
 def plugin_term(call: Call) -> Term | None:
     """The term of an installed plugin, which is imported; None where there is none of that name.
 
@@ -79,8 +96,7 @@ def plugin_term(call: Call) -> Term | None:
                 f"{call.name}, a filter of package {plugin.use.package}, takes arguments by name=value", argument
             )
     arguments = _keywords(call, list(call.arguments))
-    text = f"{call.name}({', '.join(_written(arguments))})" if arguments else call.name
-    made = FilterFunction(text, plugin.entry.value, tuple(columns), arguments, plugin.use)
+    made = FilterFunction(_plugin_text(call), plugin.entry.value, tuple(columns), arguments, plugin.use)
     try:
         made.load()
     except FilterError as error:

@@ -2,8 +2,8 @@
 
 A function is given a ``pyarrow.RecordBatch`` with the columns it asks for and returns a boolean a row. It must be pure:
 what it says of a row may depend on nothing but that row's values, for rows come in batches of any size, and only those
-that nothing before it dropped. ``check_pure`` tries that on some rows before the work. Its source's hash is part of
-``Filter.fingerprint``: another source, and the filter is asked again.
+that nothing before it dropped. ``check_pure`` tries that on some rows before the work. A hash of what it is made of is
+part of ``Filter.fingerprint``: another source, and the filter is asked again.
 
 Nothing of ``python(...)`` is imported until rows are asked about, so an expression can be read and shown safely.
 """
@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.errors import FilterError, first_line
+from dcfast.filters.sources import NoSourceError, Sources, sources_of
 from dcfast.plugins import PluginUse
 from dcfast.storage.hashing import hash_bytes, hash_file
 from dcfast.storage.paths import absolute
@@ -74,9 +75,7 @@ class FilterFunction:
         """The function. FilterError: it cannot be imported, is none, or does not take the arguments."""
         module, _, name = self.where.rpartition(":")
         try:
-            function = _module(module, _version(module))
-            for part in name.split("."):
-                function = getattr(function, part)
+            function = _attribute(_module(module, _version(module)), name)
         except Exception as error:  # of somebody else's code: anything
             raise self._refused(f"{self.where} cannot be imported ({_said(error)})") from error
         if not callable(function):
@@ -88,12 +87,19 @@ class FilterFunction:
         return function
 
     def fingerprint(self) -> dict[str, str | int]:
-        """What its verdicts depend on: the hash of its source file, and a plugin's package and version."""
-        function = inspect.unwrap(self.load())
-        source = inspect.getsourcefile(function) if inspect.isfunction(function) else None
-        if source is None or not os.path.isfile(source):
-            raise self._refused(f"{self.where} has no source file in Python, so that a change of it would not be seen")
-        parts: dict[str, str | int] = {"function": self.where.rpartition("/")[2], "source": hash_file(source)}
+        """What its verdicts depend on: the hash of the named file, that of the other files and constants that it is
+        made of (``dcfast.filters.sources``), and a plugin's package and version."""
+        self.load()
+        try:
+            made = _made(self.where, _version(self.where.rpartition(":")[0]))
+        except NoSourceError as error:
+            raise self._refused(
+                f"{self.where} has no source file in Python ({error}), so that a change of it would not be seen"
+            ) from None
+        first, *others = map(hash_file, made.files)
+        parts: dict[str, str | int] = {"function": self.where.rpartition("/")[2], "source": first}
+        if others or made.constants:
+            parts["steps"] = hash_bytes("\n".join([*others, *made.constants]).encode("utf-8", "surrogatepass"))
         return (
             parts if self.plugin is None else {**parts, "package": self.plugin.package, "version": self.plugin.version}
         )
@@ -153,6 +159,21 @@ def _is_file(module: str) -> bool:
 def _version(module: str) -> str:
     """The hash of a file of a module's source; empty of an installed module."""
     return hash_file(absolute(module)) if _is_file(module) else ""
+
+
+def _attribute(module: object, name: str) -> object:
+    found = module
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+@lru_cache(maxsize=64)
+def _made(where: str, version: str) -> Sources:
+    """What a function is made of, as it was first seen: what it counts while it is asked is none of its constants."""
+    name, _, attribute = where.rpartition(":")
+    module = _module(name, version)
+    return sources_of(module, _attribute(module, attribute))
 
 
 class _Uncached(SourceFileLoader):

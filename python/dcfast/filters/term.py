@@ -185,6 +185,7 @@ class Term:
         columns: metadata columns it reads.
         uses: of those that are neither ``text`` nor numbers: what the column is for (``COLUMN_TYPES``), or "any".
         needs: models and libraries beyond NumPy and pyarrow.
+        is_unasked: a Python function that is not to be run, so that its rule has no answer.
         cost: of a row, roughly in microseconds; cheaper terms are tried first where the order shows in nothing.
     """
 
@@ -198,6 +199,7 @@ class Term:
     scores: ScoreFile | None = field(default=None, compare=False)
     function: FilterFunction | None = field(default=None, compare=False)
     uses: Mapping[str, str] = field(default_factory=dict, compare=False)
+    is_unasked: bool = field(default=False, compare=False)
     cost: float = field(default=0.01, compare=False)
 
     def __str__(self) -> str:

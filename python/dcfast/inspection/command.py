@@ -26,6 +26,7 @@ from dcfast.process.terminal import log_printably, say, width_of
 from dcfast.report.facts.draw import Choice, Draw, draw
 from dcfast.report.page.gallery import Gallery, render_gallery
 from dcfast.report.text import clean, count, percent
+from dcfast.rundir.claim import RUN_CODE
 from dcfast.rundir.layout import FATES
 from dcfast.rundir.lookup import Place
 from dcfast.storage.atomic import write_bytes
@@ -60,6 +61,7 @@ class InspectOptions:
     seed: int = option(0, "of the draw", least=0, most=(1 << 63) - 1)
     all: bool = option(False, "look at every row of the run, not at 65,536 from all over it")
     copies: bool = option(False, COPIES)
+    run_code: bool = option(False, RUN_CODE)
     picture: str = option(AUTO, "how the terminal shows a picture", metavar="KIND", choices=KINDS)
     json: bool = option(False, AS_JSON)
 
@@ -106,7 +108,7 @@ def _main(arguments: argparse.Namespace) -> int:
 
 
 def _sample(target: Target, options: InspectOptions) -> Gallery | None:
-    inspector = Inspector(target.run)
+    inspector = Inspector(target.run, run_code=options.run_code)
     places, hidden = places_of(inspector, target)
     found = [inspector.facts(place, target.uid, copies=True, whole_pool=options.copies) for place in places]
     kind = kind_here(os.environ) if options.picture == AUTO else options.picture
@@ -129,7 +131,7 @@ def _picture(inspector: Inspector, place: Place, kind: str) -> None:
 
 
 def _several(target: Target, options: InspectOptions) -> Gallery | None:
-    inspector = Inspector(target.run)
+    inspector = Inspector(target.run, run_code=options.run_code)
     most = options.sample if options.sample is not None else ON_PAGE if options.html is not None else IN_TERMINAL
     choice = Choice(
         options.filter, options.outcome, options.reason, target.shard, most, options.seed, all_rows=options.all

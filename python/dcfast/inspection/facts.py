@@ -56,13 +56,14 @@ class RuleVerdict(Record):
 
     Attributes:
         rule: what a sample that it drops is called.   text: what it asks, as the expression has it.
+        passes: None where it was not asked, for it is Python code that the run directory names.
         values: what the metadata has in the columns that it reads, less the caption.
         limit: the score from which on a rule by fraction keeps.
     """
 
     rule: str
     text: str
-    passes: bool
+    passes: bool | None
     values: dict[str, Value] = {}
     limit: float | None = None
 
@@ -129,10 +130,14 @@ class _Rules(NamedTuple):
 
 
 class Inspector:
-    """A run asked for its samples."""
+    """A run asked for its samples.
 
-    def __init__(self, run: Run) -> None:
+    ``run_code``: ask those rules, too, that are Python functions or plugins; the run directory may be a stranger's.
+    """
+
+    def __init__(self, run: Run, *, run_code: bool = False) -> None:
         self.run = run
+        self._run_code = run_code
         self.previews = PoolPreviews(run.out, shard_folder(run.pool_dir))
         self.samples = self.previews.samples
 
@@ -153,7 +158,8 @@ class Inspector:
         if self.chosen is None:
             return _Rules(None, "stage filter has not been run yet")
         try:
-            return _Rules(SeparateRules(self.run, self.chosen.filter, self.thresholds), None)
+            expression = self.chosen.filter
+            return _Rules(SeparateRules(self.run, expression, self.thresholds, run_code=self._run_code), None)
         except (DcfastError, OSError, ValueError) as error:  # a model or a uid file that is not here any more
             return _Rules(None, str(error))
 
@@ -270,12 +276,11 @@ class Inspector:
         except (DcfastError, OSError, ValueError, KeyError) as error:
             return [], str(error)
         of = asked.rules
-        rules = zip(of.names, of.texts, drops.tolist(), of.columns, of.limits, strict=True)
+        passes = [not drop if is_asked else None for drop, is_asked in zip(drops.tolist(), of.is_asked, strict=True)]
+        rules = zip(of.names, of.texts, passes, of.columns, of.limits, strict=True)
         return [
-            RuleVerdict(
-                name, text, not drop, _values(row, [c for c in columns if c != TEXT]), _limit(self.thresholds, key)
-            )
-            for name, text, drop, columns, key in rules
+            RuleVerdict(name, text, ok, _values(row, [c for c in columns if c != TEXT]), _limit(self.thresholds, key))
+            for name, text, ok, columns, key in rules
         ], None
 
     def _signature(self, place: Place) -> PictureFacts | None:

@@ -18,6 +18,7 @@ from dcfast.process.exit_codes import DONE
 from dcfast.process.options import Option, add_options, given_options, made_of, option
 from dcfast.process.parser import ArgumentParser
 from dcfast.process.terminal import log_printably, say, width_of
+from dcfast.rundir.claim import RUN_CODE
 from dcfast.rundir.lookup import Place
 from dcfast.storage.paths import path_argument
 from dcfast.storage.records import plain
@@ -39,6 +40,7 @@ class WhyOptions:
     sample: str = option("", "uid of 32 hex digits, or SHARD.tar/KEY", flags=("sample",), metavar="UID")
     out: str = option(DEFAULT_OUT, OUT)
     copies: bool = option(False, COPIES)
+    run_code: bool = option(False, RUN_CODE)
     json: bool = option(False, AS_JSON)
 
 
@@ -66,7 +68,7 @@ def _main(arguments: argparse.Namespace) -> int:
     target = read_target(options.sample, options.out)
     if target.uid is None and target.key is None:
         raise ValueError(f"expected a uid, or SHARD.tar/KEY; got {options.sample!r} (dcfast inspect takes it)")
-    inspector = Inspector(target.run)
+    inspector = Inspector(target.run, run_code=options.run_code)
     places, hidden = places_of(inspector, target)
     found = [inspector.facts(place, target.uid, copies=True, whole_pool=options.copies) for place in places]
     show(found, hidden, as_json=options.json)

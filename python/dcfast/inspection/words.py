@@ -50,16 +50,20 @@ def headline(facts: SampleFacts) -> str:
     if facts.fate is None:
         if facts.filter is None:
             return "no outcome yet: the filter stage has not run"
-        failed = first_failure(facts)
-        says = "the filter drops" if failed is not None else "the filter passes"
-        return f"no outcome yet: the shards are not there; {says} its metadata row"
+        if first_failure(facts) is not None:
+            says = "the filter drops its metadata row"
+        elif any(rule.passes is None for rule in facts.rules):
+            says = "not every rule was asked of its metadata row"
+        else:
+            says = "the filter passes its metadata row"
+        return f"no outcome yet: the shards are not there; {says}"
     words = FATE_WORDS.get(facts.fate, facts.fate)
     return f"{words}: {clean(facts.reason)}" if facts.reason and facts.fate in ("dropped", "quarantined") else words
 
 
 def first_failure(facts: SampleFacts) -> RuleVerdict | None:
     """The first rule, in the order of the expression, that drops the sample's metadata row."""
-    return next((rule for rule in facts.rules if not rule.passes), None)
+    return next((rule for rule in facts.rules if rule.passes is False), None)
 
 
 def why(rule: RuleVerdict) -> str:
@@ -125,6 +129,8 @@ def _captions(facts: SampleFacts) -> list[Line]:
 
 
 def _rule_line(rule: RuleVerdict) -> str:
+    if rule.passes is None:
+        return f"{clean(rule.text)}: not asked: it is code that the run directory names; read it, then add --run-code"
     values = ", ".join(f"{name} {_value(value)}" for name, value in rule.values.items())
     values = values if _values(rule) else ""
     if rule.limit is not None and values:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from dcfast.engine.piece import fingerprint_files
 from dcfast.evaluate.tasks import compared_sets, used_plugins
-from dcfast.filters import compile_filter
+from dcfast.filters.catalog import named_plugins
 from dcfast.plugins import PluginUse
 from dcfast.rundir.branch import comparison_dir
 from dcfast.rundir.layout import METADATA_SUBSET
@@ -114,8 +114,7 @@ def _plugins(run: Run) -> list[PluginUse]:
     """The plugins that the filter, the evaluation and the plugins' own stages of a run used."""
     used = []
     if run.has_summary("filter"):
-        compiled = compile_filter(run.summary(FilterSummary).filter)
-        used += [function.plugin for function in compiled.functions if function.plugin is not None]
+        used += named_plugins(run.summary(FilterSummary).filter)
     if run.evalset_dir is not None and run.has_summary("evaluate"):
         used += used_plugins(run.evalset_dir)
     used += [summary.plugin for summary in plugin_summaries(run)]

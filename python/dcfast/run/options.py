@@ -15,7 +15,7 @@ from dcfast.process.options import add_options, given_options, made_of, option, 
 from dcfast.process.parser import ArgumentParser
 from dcfast.run.again import check_inputs, placed
 from dcfast.run.checks import check_settings
-from dcfast.rundir.claim import EXPRESSIONS, located, stored_settings
+from dcfast.rundir.claim import EXPRESSIONS, RUN_CODE, located, stored_settings
 from dcfast.rundir.settings import NO_COMPARISON, Settings
 from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
 from dcfast.scales import scale
@@ -39,10 +39,7 @@ class RunOptions:
         10.0, "of training, between checkpoints beside the recipe's five; signals save one too", metavar="M", least=0
     )
     overwrite: bool = option(False, "redo in a directory whose settings differ")
-    run_code: bool = option(
-        False,
-        "let a filter's python(...) run that the run in --out or a manifest names, and not this command line",
-    )
+    run_code: bool = option(False, RUN_CODE)
     dry_run: bool = option(
         False, "check all that the run checks before work, print the plan (what is done, bytes, time) and do nothing"
     )
@@ -97,10 +94,9 @@ def run_directory(out: str | None, scale: str) -> Path:
     return Path(out or Path("runs") / scale)
 
 
-def _refuse_code(settings: Settings, own: Collection[str]) -> None:
+def _refuse_code(how: RunOptions, settings: Settings, own: Collection[str]) -> None:
     """RunError where an expression that is not the user's own words names Python functions: it may be a stranger's."""
-    for name in EXPRESSIONS:
-        text = getattr(settings, name)
+    for name, text in [("gallery", how.gallery), *((name, getattr(settings, name)) for name in EXPRESSIONS)]:
         if name in own or text in (None, NO_COMPARISON):
             continue
         if code := named_code(text):
@@ -142,7 +138,7 @@ def options_of(args: argparse.Namespace, *, of_stage: bool = False) -> tuple[Run
             values = {**{name: getattr(stored, name) for name in option_names(Settings)}, **values}
     how, settings = made_of(RunOptions, values), made_of(Settings, values)
     if not (how.run_code and "run_code" in own):  # a manifest may not say so
-        _refuse_code(settings, own)
+        _refuse_code(how, settings, own)
     if config is not None and config.manifest is not None:
         settings = placed(config, settings, given)
     check_settings(settings)

@@ -154,11 +154,14 @@ def _try_filter(run: Run, rates: Rates) -> None:
                 return 0
             uids, _ = parse_uids(batch)
             if can_try:
-                compiled.evaluate(batch, thresholds, sets, uids)
+                scores = {file.key: np.zeros(len(uids)) for file in compiled.scores}
+                compiled.evaluate(batch, thresholds, sets, uids, scores=scores)
             return len(uids)
 
         rates.filter = repeat_for_a_while(some)
     what = "the filter" if can_try else "the uids alone (the filter's columns are made by the run)"
+    if can_try and compiled.scores:
+        what += " (zeros for its scores of files, whose join is not reckoned)"
     rates.how.append(f"{what} on rows of {Path(path).name}")
 
 

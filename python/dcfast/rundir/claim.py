@@ -15,6 +15,7 @@ from pathlib import Path
 from dcfast.errors import RunError
 from dcfast.filters.files import move_files, uid_files
 from dcfast.index.pool import pool_uid_rule
+from dcfast.process.options import Option
 from dcfast.rundir.settings import NO_COMPARISON, Settings
 from dcfast.storage.hashing import hash_file
 from dcfast.storage.inputs import StrPath
@@ -24,6 +25,8 @@ from dcfast.storage.records import as_record
 
 PLACES = ("pool", "evalsets", "teacher_uids")
 EXPRESSIONS = ("filter", "compare")
+RUN_CODE = Option("let a filter's python(...) run that the run in --out or a manifest names, and not this command line")
+"""An option of every command that may ask the filter of a run directory, which may be a stranger's."""
 _SCHEMA = "local-dir:"
 
 

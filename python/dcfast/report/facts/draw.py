@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from dcfast.errors import FilterError, PoolError
 from dcfast.filters import compile_filter, numbers
+from dcfast.filters.files import move_files
 from dcfast.filters.term import CONTAMINATED, SCORES
 from dcfast.index.metadata import parse_uids
-from dcfast.report.facts.metadata_rows import every_row, metadata_files, stretches
+from dcfast.report.facts.metadata_rows import every_row, load_scores, metadata_files, stretches
 from dcfast.report.facts.samples import FATE_COLUMNS, GalleryRow
 from dcfast.report.facts.sampling import columns_of, num_rows, rows_of, spread, stream
 from dcfast.rundir.lookup import Place, SampleLookup
@@ -26,6 +27,7 @@ from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import FilterSummary, find_summary
 from dcfast.storage.arrow import text_buffers
 from dcfast.storage.hashing import hash_members
+from dcfast.storage.paths import real
 from dcfast.storage.records import Record, replaced
 from dcfast.uids.sets import load_subset, uid_format, uid_parse
 
@@ -171,9 +173,31 @@ def _rows(samples: SampleLookup, places: list[Place]) -> list[GalleryRow]:
     ]
 
 
+def _joined_scores(run: Run) -> dict[str, int]:
+    """The score files that the run's filter joined with the metadata: key -> number."""
+    chosen = find_summary(run.summary_path("filter"), FilterSummary)
+    files = [] if chosen is None else compile_filter(chosen.filter, run_code=False).scores
+    return {file.key: number for number, file in enumerate(files)}
+
+
+def _with_scores(run: Run, expression: str, compiled: Filter) -> Filter:
+    """The expression with its score files named as the run names them; FilterError for one that it did not join."""
+    if not compiled.scores:
+        return compiled
+    compiled, joined = compile_filter(move_files(expression, real)), _joined_scores(run)
+    for file in compiled.scores:
+        if file.key not in joined:
+            raise FilterError(
+                f"filter {expression!r} asks for {file.key}, which only a run whose filter names it joins with the "
+                "metadata, and this one did not; give a run that did, or write a column of the metadata: "
+                "column(NAME) >= 0.3"
+            )
+    return compiled
+
+
 def _compiled(run: Run, expression: str) -> Filter:
     """The expression, where it can be asked of single rows; else FilterError says what it lacks."""
-    compiled = compile_filter(expression)
+    compiled = _with_scores(run, expression, compile_filter(expression))
     known = thresholds_of(run)
     for quantile in compiled.quantiles:
         if quantile.key not in known:
@@ -201,11 +225,15 @@ def _passing(
     thresholds = thresholds_of(run)
     sets = {name: load_subset(run.out / path) for name, path in run.uid_set_paths(compiled.uid_sets).items()}
     columns = list(dict.fromkeys(["uid", *compiled.column_names, *SCORE_COLUMNS]))
+    joined = _joined_scores(run) if compiled.scores else {}
     look = every_row if choice.all_rows else stretches
-    for path, _, batch in look(files, columns, run.settings.uid_from):
+    for path, begin, batch in look(files, columns, run.settings.uid_from):
         compiled.check_columns(batch.schema, str(path))
         uids, valid = parse_uids(batch)
-        passes = valid & (compiled.evaluate(batch, thresholds, sets, uids) == 0)
+        of_files = {
+            file.key: load_scores(run.out, joined[file.key], path, begin, batch.num_rows) for file in compiled.scores
+        }
+        passes = valid & (compiled.evaluate(batch, thresholds, sets, uids, scores=of_files) == 0)
         score = np.full(batch.num_rows, np.nan)
         for name in SCORE_COLUMNS:
             if name in batch.schema.names:

@@ -15,9 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.filters import compile_filter, numbers
-from dcfast.filters.catalog import build_term
+from dcfast.filters.catalog import build_term, build_without_code
 from dcfast.filters.expression import And, parse
-from dcfast.filters.files import named_code
 from dcfast.filters.rules import Numbers
 from dcfast.filters.term import SCORES, Rows, Rule, Term
 from dcfast.index.metadata import count_metadata_rows, open_metadata, parse_uids
@@ -97,8 +96,8 @@ def stretches(
 def _refuse_other_code(run: Run, expression: str) -> None:
     """ValueError where what was recorded has Python code run that the run's settings do not name: it was altered."""
     given = run.settings.filter
-    allowed = [] if given is None else named_code(given)
-    other = [name for name in named_code(expression) if name not in allowed]
+    allowed = [] if given is None else compile_filter(given, run_code=False).unasked
+    other = [term for term in compile_filter(expression, run_code=False).unasked if term not in allowed]
     if other:
         raise ValueError(
             f"the recorded filter has code run, {', '.join(other)}, that the run's settings do not name; "
@@ -118,6 +117,12 @@ def every_row(
                 at += batch.num_rows
 
 
+def load_scores(out: Path, number: int, path: Path, begin: int, rows: int) -> Numbers:
+    """(rows,) the scores of some rows of a metadata file in the number-th score file of the run's filter."""
+    column = load_array(out / score_path(number, str(path)), mmap=True)
+    return np.asarray(column[begin : begin + rows])
+
+
 class SeparateRules:
     """The filter's rules, each asked by itself.
 
@@ -125,30 +130,34 @@ class SeparateRules:
         names: of the rules, in the order of the expression: what a row that they drop is called.
         texts: for each what it asks, as the expression has it.   columns: for each the metadata columns that it reads.
         limits: for each the key of the threshold by fraction that it compares with, None where there is none.
+        is_asked: whether it is asked: one that is Python code only where that may be run.
     """
 
-    def __init__(self, run: Run, expression: str, thresholds: Mapping[str, float]) -> None:
-        root = parse(expression, build_term)
-        self.whole: Filter = compile_filter(expression)
-        _refuse_other_code(run, expression)
+    def __init__(self, run: Run, expression: str, thresholds: Mapping[str, float], *, run_code: bool) -> None:
+        root = parse(expression, build_term if run_code else build_without_code)
+        self.whole: Filter = compile_filter(expression, run_code=run_code)
         self.whole.check_needs()
         self.out, self.thresholds = run.out, thresholds
         self.rules: list[Rule | Filter] = []
         self.texts: list[str] = []
         self.columns: list[list[str]] = []
         self.limits: list[str | None] = []
+        self.is_asked: list[bool] = []
         for clause in root.children if isinstance(root, And) else (root,):
             if isinstance(clause, Term):
-                self._add(clause.rules, clause.columns, clause.quantile)
+                self._add(clause.rules, clause.columns, clause.quantile, is_asked=not clause.is_unasked)
             else:
-                whole = compile_filter(str(clause))
-                self._add((whole,), tuple(whole.column_names), None)
+                whole = compile_filter(str(clause), run_code=run_code)
+                self._add((whole,), tuple(whole.column_names), None, is_asked=not whole.unasked)
         self.names = [rule.reason if isinstance(rule, Rule) else rule.reasons[-1] for rule in self.rules]
         paths = run.uid_set_paths(self.whole.uid_sets)
         self.uid_sets = {name: load_subset(run.out / path, check=False) for name, path in paths.items()}
 
-    def _add(self, rules: Sequence[Rule | Filter], columns: tuple[str, ...], quantile: Quantile | None) -> None:
+    def _add(
+        self, rules: Sequence[Rule | Filter], columns: tuple[str, ...], quantile: Quantile | None, *, is_asked: bool
+    ) -> None:
         for rule in rules:
+            self.is_asked.append(is_asked)
             self.rules.append(rule)
             self.texts.append(rule.reason if isinstance(rule, Rule) else str(rule))
             self.columns.append(list(columns))
@@ -164,20 +173,19 @@ class SeparateRules:
 
     def _scores(self, path: Path, begin: int, rows: int) -> dict[str, Numbers]:
         """The rows' scores in the filter's score files."""
-        columns = {}
-        for number, file in enumerate(self.whole.scores):
-            column = load_array(self.out / score_path(number, str(path)), mmap=True)
-            columns[file.key] = np.asarray(column[begin : begin + rows])
-        return columns
+        files = enumerate(self.whole.scores)
+        return {file.key: load_scores(self.out, number, path, begin, rows) for number, file in files}
 
     def drops(self, path: Path, begin: int, batch: pa.RecordBatch, uids: npt.NDArray[np.void]) -> Mask:
-        """(rows, rules) bool."""
+        """(rows, rules) bool; a rule that is not asked drops none."""
         clusters = self._clusters(path, begin, batch.num_rows)
         scores = self._scores(path, begin, batch.num_rows)
         rows = Rows(batch, self.thresholds, self.uid_sets, uids, clusters, scores)
         everyone = np.ones(batch.num_rows, np.bool_)
         drops = np.zeros((batch.num_rows, len(self.rules)), np.bool_)
         for place, rule in enumerate(self.rules):
+            if not self.is_asked[place]:
+                continue
             if isinstance(rule, Rule):
                 drops[:, place] = ~rule.passes(rows, everyone)
             else:
@@ -193,7 +201,8 @@ def examine(run: Run, files: list[Path], expression: str, thresholds: Mapping[st
     Raises:
         DcfastError, OSError, ValueError: a model, a file or a column that the filter needs is not there any more.
     """
-    separate = SeparateRules(run, expression, thresholds)
+    _refuse_other_code(run, expression)
+    separate = SeparateRules(run, expression, thresholds, run_code=True)
     subset = load_subset(run.out / "subset.npy", check=False)
     columns = list(dict.fromkeys(["uid", *separate.whole.column_names, *SCORES.values()]))
     uids, kept, drops = [], [], []
