@@ -10,21 +10,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dcfast.errors import MissingDependencyError, RunError
+from dcfast.errors import DcfastError, MissingDependencyError, RunError
 from dcfast.evaluate.tasks import compared_sets
 from dcfast.index.metadata import count_metadata_rows
 from dcfast.process.terminal import say
 from dcfast.report.facts.reading import read_rows
-from dcfast.run.checks import check_start, check_work, select_stages
+from dcfast.run.checks import check_device, check_stages, check_start, check_work, select_stages
 from dcfast.run.options import RunOptions
 from dcfast.run.probes import Rates, measure
 from dcfast.run.states import DONE, MAYBE, StageState, stage_states
+from dcfast.run.training_plan import checkpoint_bytes, own_name, trainings_begun
 from dcfast.rundir.run_dir import Run, look_at_run
 from dcfast.rundir.settings import Settings
+from dcfast.rundir.stage_table import STAGES
 from dcfast.rundir.summaries import read_summary
 from dcfast.rundir.training_summary import TrainingSummary
 from dcfast.scales import RECIPE_FIELDS, scale
@@ -35,6 +37,8 @@ from dcfast.world.spec import WorldSpec
 from dcfast.world.tasks import TASKS, task_size
 
 REPORT_SECONDS = 3.0
+HOURS_A_YEAR = 8766
+MOST_YEARS = 50  # beyond, no figure means more
 EMBEDDING_BYTES = 2 * 2 * 768 * 2  # picture and text, twice, at most as wide as ViT-L's, as float16
 
 
@@ -54,13 +58,13 @@ class Amounts:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """A stage: its state, bytes read, bytes written at most, seconds; nothing where it is done."""
+    """A stage: its state, bytes read, bytes written at most, seconds; nothing where it is done, None where unknown."""
 
     stage: str
     state: StageState
     read: int
-    write: int
-    seconds: float
+    write: int | None
+    seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,17 @@ class Plan:
     how: list[str]
 
 
+@dataclass(frozen=True)
+class Here:
+    """Which stages can be looked at on this machine, from the first on, and which of them can be timed."""
+
+    looked: Sequence[str]
+    timed: Collection[str]
+
+
+NOTHING = Here((), ())
+
+
 def dry_run(out: Path, settings: Settings, how: RunOptions) -> None:
     """Says the plan of a run on standard output, and raises what the run would refuse before work.
 
@@ -92,31 +107,68 @@ def dry_run(out: Path, settings: Settings, how: RunOptions) -> None:
     try:
         check_work(run, stages, overwrite=how.overwrite)
     except (RunError, MissingDependencyError) as error:
-        say(describe(run, stages, how.workers, can_try=False))
+        say(describe(run, stages, how.workers, here=_left_of(run, stages)))
         raise error
     say(describe(run, stages, how.workers))
 
 
-def plan(run: Run, stages: Sequence[str], workers: int, *, can_try: bool = True) -> Plan:
+def _left_of(run: Run, stages: Sequence[str]) -> Here:
+    """Of a run that refuses: its stages before the first that lacks more than a GPU, and those that lack nothing."""
+    if any(run.asks_for(name) and not run.has_summary(name) for name in STAGES[: STAGES.index(stages[0])]):
+        return NOTHING
+    looked: list[str] = []
+    timed: list[str] = []
+    for stage in stages:
+        lacks_gpu = False
+        try:
+            check_device(run, [stage])
+        except RunError:
+            lacks_gpu = True
+        except MissingDependencyError:
+            break
+        try:
+            if stage != "evaluate":  # what it needs is train's; of its sets it would warn
+                check_stages(run, ["world", stage] if "world" in stages else [stage])
+        except (DcfastError, ValueError, OSError):  # the run says the first that is wrong, and this is another
+            break
+        looked.append(stage)
+        if not lacks_gpu:
+            timed.append(stage)
+    return Here(looked, timed) if len(timed) < len(stages) else NOTHING
+
+
+def plan(run: Run, stages: Sequence[str], workers: int, *, here: Here | None = None) -> Plan:
     """The plan as data.
 
     Args:
         stages: of this run, following each other.
-        can_try: what they need is here, so that it can be tried how fast it is; else there are no times.
+        here: what can be told of them where some lack something; what is not timed has no seconds.
     """
-    states = stage_states(run, stages) if can_try else [StageState(stage, "", "") for stage in stages]
-    waiting = [each.stage.rpartition("/")[2] for each in states if each.state != DONE]
-    rates = measure(run, waiting) if can_try and waiting else Rates()
+    here = here or Here(stages, stages)
+    states = stage_states(run, here.looked)
+    states += [StageState(stage, "", "") for stage in stages[len(here.looked) :]]
+    undone = [own_name(each.stage) for each in states if each.state != DONE]
+    untimed = {stage for stage in stages if stage not in here.timed}
+    waiting = [stage for stage in undone if stage not in untimed]
+    rates = measure(run, waiting) if waiting else Rates()
     amounts = _amounts(run, rates)
     costs = _costs(run, amounts, rates, workers)
-    before = _last_times(run) if can_try else {}
-    trainings = waiting.count("train") if can_try else _trainings(run) if "train" in stages else 0
+    before = _last_times(run) if waiting else {}
+    begun = trainings_begun(run, states)
+    unlooked = stages[len(here.looked) :]
+    trainings = _trainings(run) if "train" in unlooked else undone.count("train")
     planned = []
     for each in states:
-        read, write, seconds = costs.get(each.stage.rpartition("/")[2], (0, 0, 0.0))
-        seconds = before.get(each.stage, seconds)
-        planned.append(StagePlan(each.stage, each, *((0, 0, 0.0) if each.state == DONE else (read, write, seconds))))
-    timed = [each.stage for each in states if each.state != DONE and each.stage in before]
+        read, write, seconds = (0, 0, 0.0) if each.state == DONE else costs.get(own_name(each.stage), (0, 0, 0.0))
+        if each.state != DONE:
+            seconds = before.get(each.stage, seconds)
+        if (its := begun.get(each.stage)) is not None:
+            seconds = its.left * (its.seconds or seconds / its.steps)
+        most: int | None = write
+        if own_name(each.stage) == "train" and each.state != DONE:
+            most = None if "train" in unlooked else checkpoint_bytes(run.settings.recipe()) + 8 * amounts.rows
+        planned.append(StagePlan(each.stage, each, read, most, None if own_name(each.stage) in untimed else seconds))
+    timed = [s.stage for s in states if s.state != DONE and s.stage in before and s.stage not in {*untimed, *begun}]
     return Plan(
         amounts=amounts,
         trainings=trainings,
@@ -124,7 +176,11 @@ def plan(run: Run, stages: Sequence[str], workers: int, *, can_try: bool = True)
         gpu_hours=_gpu_hours(run, trainings),
         stages=planned,
         free_bytes=shutil.disk_usage(_existing(run.out)).free,
-        how=[*rates.how, *([f"{', '.join(timed)} by the last time here"] if timed else [])],
+        how=[
+            *rates.how,
+            *([f"{', '.join(timed)} by the last time here"] if timed else []),
+            *(f"{stage}: {its.left:,} of {its.steps:,} steps are left" for stage, its in begun.items()),
+        ],
     )
 
 
@@ -242,15 +298,40 @@ def _amount(size: float) -> str:
     raise AssertionError
 
 
-def _time(seconds: float) -> str:
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
     if seconds < 120:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+    hours = seconds / 3600
+    if hours < 2:
+        return f"{seconds / 60:.0f} min"
+    if hours <= 10_000:
+        return f"{hours:,.1f} h"
+    years = hours / HOURS_A_YEAR
+    return f"{years:.1f} years" if years <= MOST_YEARS else f"more than {MOST_YEARS} years"
 
 
-def describe(run: Run, stages: Sequence[str], workers: int, *, can_try: bool = True) -> str:
+def _row(stage: str, state: str, read: str, write: str, about: str, why: str) -> str:
+    return f"{stage:<18}{state:<6} {read:>11} {write:>15} {about:>18}  {why}".rstrip()
+
+
+def _beside_the_scale(run: Run, rows: int) -> list[str]:
+    """A line where a pool has far more or fewer rows than its scale's: the amounts are of the pool that is there."""
+    chosen = scale(run.settings.scale)
+    whole = chosen.samples_seen  # as many rows has the pool of the scale
+    if chosen.pool_bytes is None or whole <= 2 * rows <= 4 * whole:
+        return []
+    share = f"{rows / whole:.2%}" if rows >= whole / 10_000 else "less than 0.01%"
+    hours = f", about {chosen.gpu_hours:,.0f} A100 GPU-hours" if chosen.gpu_hours else ""
+    size = _amount(chosen.pool_bytes)
+    there = f"the pool has {rows:,} of the scale's {whole:,} rows ({share})"
+    return [f"{there}; the whole scale: about {size} of shards{hours}"]
+
+
+def describe(run: Run, stages: Sequence[str], workers: int, *, here: Here | None = None) -> str:
     """The plan in words; arguments as for ``plan``."""
-    planned = plan(run, stages, workers, can_try=can_try)
+    planned = plan(run, stages, workers, here=here)
     its = planned.amounts
     head = f"plan for {run.out} (nothing is done)\nsettings: {json.dumps(asdict(run.settings), ensure_ascii=False)}"
     pool = (
@@ -259,11 +340,11 @@ def describe(run: Run, stages: Sequence[str], workers: int, *, can_try: bool = T
     if run.is_world and not run.has_summary("world"):
         pool = f"the built-in world, not rendered yet: {its.rows:,} pairs (about {_amount(its.shard_bytes)})"
     lines = [head, f"pool: {pool}; {its.evalsets} evaluation sets; {workers} workers"]
-    lines.append(f"{'stage':<18}{'state':<7}{'reads':>10}{'writes at most':>16}{'about':>11}  why")
+    lines += _beside_the_scale(run, its.rows)
+    lines.append(_row("stage", "state", "reads", "writes at most", "about", "why"))
     for each in planned.stages:
-        about = _time(each.seconds) if can_try else "?"
-        costs = f"{_amount(each.read):>10}{_amount(each.write):>16}{about:>11}"
-        lines.append(f"{each.stage:<18}{each.state.state:<7}{costs}  {each.state.why}".rstrip())
+        write = "?" if each.write is None else _amount(each.write)
+        lines.append(_row(each.stage, each.state.state, _amount(each.read), write, _time(each.seconds), each.state.why))
     left = [each for each in planned.stages if each.state.state != DONE]
     if not left:
         return "\n".join([*lines, "nothing is to be done"])
@@ -272,12 +353,21 @@ def describe(run: Run, stages: Sequence[str], workers: int, *, can_try: bool = T
     cost = many if trains else "no training in this plan, 0 GPU-hours"
     if planned.gpu_hours:
         cost += f", about {planned.gpu_hours:,.0f} A100 GPU-hours by DataComp's paper"
-    total = f"in all {most or 'about '}{_time(sum(each.seconds for each in left))}; " if can_try else ""
-    lines.append(f"{total}{cost}; free on the disk: {_amount(planned.free_bytes)}")
-    if (needed := sum(each.write for each in left)) > planned.free_bytes:
+    lines.append(f"{_total(left, most)}{cost}; free on the disk: {_amount(planned.free_bytes)}")
+    if (needed := sum(each.write or 0 for each in left)) > planned.free_bytes:
         lines.append(
             f"the disk may be too small: up to {_amount(needed)} are written; choose another --out, or free some"
         )
     if planned.how:
         lines.append(f"times by what was tried here just now: {'; '.join(planned.how)}")
     return "\n".join(lines)
+
+
+def _total(left: Sequence[StagePlan], most: str) -> str:
+    """The time of all stages that are timed; empty where none is."""
+    timed = [each.seconds for each in left if each.seconds is not None]
+    untimed = [each.stage for each in left if each.seconds is None]
+    without = f" without {', '.join(untimed)}" if untimed else ""
+    words = _time(sum(timed))
+    about = most or ("" if words.startswith("more than") else "about ")
+    return f"in all {about}{words}{without}; " if timed else ""

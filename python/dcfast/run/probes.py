@@ -1,7 +1,7 @@
 """How fast this machine is, by short trials of the code that a run is made of: what ``--dry-run`` reckons with.
 
-Trials take some tenths of a second each (``dcfast.run.model_probes``). What is tried is the pool's own first
-shard; where the built-in world is not rendered yet, shards of it are painted into a temporary folder.
+Trials take some tenths of a second each, those of models seconds (``dcfast.run.model_probes``). What is tried is the
+pool's own first shard; where the built-in world is not rendered yet, shards of it are painted into a temporary folder.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ from dcfast.index.build import write_segment
 from dcfast.index.metadata import open_metadata, parse_uids
 from dcfast.index.segments import Segment
 from dcfast.models.devices import resolve_device
-from dcfast.run.model_probes import device_name, embed_seconds, repeat_for_a_while, step_seconds
+from dcfast.run.model_probes import (
+    TRIAL_SECONDS,
+    device_name,
+    embed_seconds,
+    model_size,
+    repeat_for_a_while,
+    step_seconds,
+)
 from dcfast.rundir.run_dir import Run
 from dcfast.scales import Scale
 from dcfast.stages.filter.outcomes import resolve_expression
@@ -34,6 +41,7 @@ from dcfast.world.spec import WorldSpec
 
 TRIED_ROWS = 32  # of a painted shard
 TRIED_PICTURES = 16  # at a time
+TRIED_METADATA = 4096  # rows of a batch that is filtered at a time
 READ_BYTES = 1 << 26
 
 
@@ -82,11 +90,11 @@ def _tried_shard(run: Run, rates: Rates) -> Iterator[Path]:
 def measure(run: Run, stages: Sequence[str]) -> Rates:
     """The rates that the estimates of some stages need.
 
-    Cost: some tenths of a second each, and the time that models take to be made.
+    Cost: some tenths of a second each; of a model as long as ``dcfast.run.model_probes`` may try it. One shard is
+    indexed whole.
     """
     rates = Rates()
-    device = resolve_device(run.settings.device)
-    if not run.is_world or run.has_summary("world"):
+    if "filter" in stages and (not run.is_world or run.has_summary("world")):
         _try_filter(run, rates)
     if run.metadata_only:
         return rates
@@ -99,15 +107,37 @@ def measure(run: Run, stages: Sequence[str]) -> Rates:
         _try_pictures(segment, shard, rates)
         rates.pair_bytes = size / max(segment.num_samples, 1)
         rates.how.append(f"reading, indexing and decoding of {name}, on one core")
-        for model, recipe in _models(run, stages).items():
-            if recipe is not None:
-                least = replace(recipe, samples_seen=recipe.global_batch, checkpoints=1)  # of any length the same
-                rates.train[model] = step_seconds(least, run.settings.loss, device)
-            rates.embed[model] = embed_seconds(model, device, segment, str(shard.parent))
-        if rates.embed:
-            tried = ", ".join(rates.embed)
-            rates.how.append(f"training steps and embeddings of {tried} on {device_name(device)}")
+        _try_models(run, stages, segment, str(shard.parent), rates)
     return rates
+
+
+def _try_models(run: Run, stages: Sequence[str], segment: Segment, shard_dir: str, rates: Rates) -> None:
+    models = _models(run, stages)
+    if not models:
+        return
+    device = resolve_device(run.settings.device)
+    steps: list[str] = []
+    embeddings: list[str] = []
+    for model, recipe in models.items():
+        if recipe is not None:
+            least = replace(recipe, samples_seen=recipe.global_batch, checkpoints=1)  # of any length the same
+            rates.train[model] = step_seconds(least, run.settings.loss, device, steps)
+        rates.embed[model] = embed_seconds(model, device, segment, shard_dir, embeddings)
+        if model in embeddings:
+            rates.embed[model] += rates.picture
+    place = device_name(device)
+    if tried := [model for model in models if model not in steps and model not in embeddings]:
+        rates.how.append(f"training steps and embeddings of {', '.join(tried)} on {place}")
+    kinds = (("training steps", rates.train, steps, embeddings), ("embeddings", rates.embed, embeddings, steps))
+    for what, timed, reckoned, other in kinds:
+        if alone := [model for model in other if model in timed and model not in reckoned]:
+            rates.how.append(f"{what} of {', '.join(alone)} on {place}")
+        for model in reckoned:
+            millions = f"{model_size(model).parameters / 1e6:,.0f} million parameters"
+            rates.how.append(
+                f"{what} of {model}, too large to be tried in {TRIAL_SECONDS:.0f} s, by its {millions} and the rate of "
+                f"matrix products on {place}"
+            )
 
 
 def _index(shard: Path, output: Path, size: int) -> int:
@@ -144,7 +174,7 @@ def _try_filter(run: Run, rates: Rates) -> None:
     with open_metadata(path, rule) as file:
         can_try = not compiled.clusters and set(compiled.column_names) <= set(file.schema.names)
         columns = list(dict.fromkeys(["uid", *(compiled.column_names if can_try else ())]))
-        batches = file.batches(columns)
+        batches = file.batches(columns, TRIED_METADATA)
         thresholds = {quantile.key: "0.0" for quantile in compiled.quantiles}
         sets = {name: np.empty(0, UID_DTYPE) for name in compiled.uid_sets}
 

@@ -24,7 +24,7 @@ _LOG = logging.getLogger("dcfast.train")
 _NAME = re.compile(r"(epoch|step)_(\d+)\.pt")
 _UNREADABLE = (errno.EINVAL, errno.EIO)
 """Of something that is no file, and of a bad disk; a file that may not be read is no damaged one."""
-_KEPT_STEPS = 2  # of the step_N.pt files
+KEPT_STEPS = 2  # of the step_N.pt files
 
 
 class RankCount(msgspec.Struct, frozen=True, array_like=True):
@@ -80,7 +80,7 @@ def save_checkpoint(path: Path, name: str, learner: Learner, epoch: int, progres
                 raise file.error from None
             raise
     steps = sorted((p for p in path.parent.glob("step_*.pt") if _NAME.fullmatch(p.name)), key=lambda p: int(p.stem[5:]))
-    for older in steps[:-_KEPT_STEPS]:
+    for older in steps[:-KEPT_STEPS]:
         if not older.is_dir():
             older.unlink()
 
@@ -128,7 +128,7 @@ def load_checkpoint(path: Path, name: str, learner: Learner, identity: Identity)
     return as_record(own, Progress, f"checkpoint {path}")
 
 
-def _by_age(folder: Path, boundaries: dict[int, int]) -> list[tuple[int, Path]]:
+def checkpoints_by_age(folder: Path, boundaries: dict[int, int]) -> list[tuple[int, Path]]:
     """(steps done, path) of the checkpoints in a folder, latest first; ``boundaries``: epoch -> step."""
     by_step = []
     for path in folder.glob("*.pt"):
@@ -146,7 +146,7 @@ def latest_checkpoint(folder: Path, boundaries: dict[int, int]) -> tuple[Path | 
     A directory of that name, over which no checkpoint could be written, is given another name.
     """
     notes = []
-    for _, path in _by_age(folder, boundaries):
+    for _, path in checkpoints_by_age(folder, boundaries):
         try:
             read_checkpoint(path)
         except IsADirectoryError:

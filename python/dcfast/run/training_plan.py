@@ -1,0 +1,106 @@
+"""What a training writes, and what is left of one that was begun: for ``--dry-run``."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from dcfast.errors import CorruptDataError
+from dcfast.report.facts.reading import read_rows
+from dcfast.run.model_probes import model_size
+from dcfast.run.states import DONE, StageState
+from dcfast.rundir.branch import branch_settings, comparison_dir
+from dcfast.rundir.run_dir import Run
+from dcfast.rundir.training_summary import LogLine
+from dcfast.scales import Scale
+from dcfast.stages.train import IDENTITY
+from dcfast.storage.json_files import read_json
+from dcfast.train import TrainSettings, TrainSource
+from dcfast.train.checkpoint import KEPT_STEPS, checkpoints_by_age
+from dcfast.train.loop import boundaries, num_steps
+
+NUMBER_BYTES = 4  # float32, whatever the precision of the arithmetic
+NUMBERS_EACH = 3  # of a parameter: the weight and AdamW's two moments
+ROOM = 1 << 20  # of a checkpoint, for the names and places of its tensors
+
+
+def checkpoint_bytes(recipe: Scale) -> int:
+    """Of all checkpoints of a training at most: the recipe's, the latest of the others, and one that is being written
+    before the oldest goes."""
+    files = len(boundaries(_steps(recipe), recipe.checkpoints)) + KEPT_STEPS + 1
+    return files * (NUMBERS_EACH * NUMBER_BYTES * model_size(recipe.model).parameters + ROOM)
+
+
+@dataclass(frozen=True)
+class StepsLeft:
+    """Of a training: its steps, those after its latest checkpoint, and seconds of one, by its log; None without."""
+
+    steps: int
+    left: int
+    seconds: float | None
+
+
+def own_name(stage: str) -> str:
+    """Of a stage of the run beside it, as that run calls it."""
+    return stage.rpartition("/")[2]
+
+
+def trainings_begun(run: Run, states: Sequence[StageState]) -> dict[str, StepsLeft]:
+    """Stage -> what is left of a training that has a checkpoint, and whose samples are there unchanged.
+
+    Args:
+        states: of the stages of a run and of the one beside it.
+    """
+    found: dict[str, StepsLeft] = {}
+    for number, each in enumerate(states):
+        read = [its.state for its in states[:number] if own_name(its.stage) not in ("train", "evaluate", "report")]
+        if own_name(each.stage) != "train" or each.state in (DONE, "") or any(state != DONE for state in read):
+            continue
+        beside = comparison_dir(run) if each.stage != "train" else None
+        left = steps_left(run if beside is None else Run(beside, branch_settings(run.settings, run.compare)))
+        if left.left < left.steps:
+            found[each.stage] = left
+    return found
+
+
+def steps_left(run: Run) -> StepsLeft:
+    """Of the training of a run whose other stages are done: all steps where what is there is another training.
+
+    Checkpoints are told by their names; none is read.
+    """
+    recipe, folder = run.settings.recipe(), run.out / "train"
+    steps = _steps(recipe)
+    if not _is_the_same(run):
+        return StepsLeft(steps, steps, None)
+    saved = checkpoints_by_age(folder / "checkpoints", boundaries(steps, recipe.checkpoints))
+    lines = deque(read_rows(folder / "log.jsonl", LogLine), maxlen=2)
+    seconds = None
+    if len(lines) == 2 and lines[1].step > lines[0].step:
+        seconds = lines[1].seconds / (lines[1].step - lines[0].step)
+    return StepsLeft(steps, steps - (saved[0][0] if saved else 0), seconds)
+
+
+def _steps(recipe: Scale) -> int:
+    return num_steps(recipe.samples_seen, recipe.global_batch)
+
+
+def _is_the_same(run: Run) -> bool:
+    """Whether the training that was begun has the settings of the run."""
+    settings = run.settings
+    asked = TrainSettings(
+        sources=(TrainSource(shards="."),),
+        scale=settings.scale,
+        overrides=settings.recipe_changes,
+        seed=settings.seed,
+        loss=settings.loss,
+        decoder=settings.decoder,
+    )
+    now = {**msgspec.to_builtins(asked.identity()), "source": settings.train_from}
+    try:
+        was = read_json(run.out / IDENTITY, names=True)
+    except (FileNotFoundError, CorruptDataError):  # none was begun, or it says nothing: then it begins anew
+        return False
+    return isinstance(was, dict) and all(was.get(name) == value for name, value in now.items())
