@@ -14,7 +14,7 @@ from dcfast.storage.listing import is_shard_name, printable, reason_passed_over
 TABLE_EXTS = ("csv", "tsv", "jsonl", "ndjson")
 SIDECAR_EXTS = ("txt", "json")
 LINKED_FOLDER = "links to folders, which are not followed: give the folder itself"
-LEADS_OUT = "links that lead out of the folder, which are not followed"
+LEADS_OUT = "links that lead out of the folder, which are not followed: copy what they lead to"
 _IN_SNAPSHOT = re.compile(r"(.*/(?:datasets|models|spaces)--[^/]+)/snapshots/[^/]+(?:/.*)?")
 _COMPANIONS = ("dataset_info.json", "state.json", "dataset_dict.json", "meta.json", "sizes.json")
 

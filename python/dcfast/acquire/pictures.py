@@ -70,7 +70,9 @@ class _Listing:
         self.begin = self.at = self.pairs = self.bytes = 0
         self.digest = hashlib.sha256()
 
-    def add(self, path: str, beside: str, fields: _Fields | None, states: list[_State | None], size: int) -> bool:
+    def add_picture(
+        self, path: str, beside: str, fields: _Fields | None, states: list[_State | None], size: int
+    ) -> bool:
         """Adds a picture of ``size`` bytes: a line, or several where shards end among its captions.
 
         Returns:
@@ -180,7 +182,7 @@ def _list_beside(found: Found, listing: _Listing, text_column: str, account: Acc
                 if not fields.captions:
                     account.add("pictures without a caption", path)
                 fields = fields._replace(captions=first_captions(fields.captions, path, account))
-            listing.add(path, beside, fields, states, states[0][0])
+            listing.add_picture(path, beside, fields, states, states[0][0])
 
 
 @contextmanager
@@ -230,7 +232,7 @@ def _list_tables(found: Found, listing: _Listing, image_column: str, text_column
                         named.add(place)
                         captions = first_captions(row.values, f"{where}: {row.file}", account)
                         fields = _Fields(captions, text_of(row.others, URLS), row.others.get("uid", ""))
-                        if not listing.add(place, "", fields, [state], state[0]):
+                        if not listing.add_picture(place, "", fields, [state], state[0]):
                             account.add(f"rows of tables of more than {MOST_LINE_BYTES:,} bytes", where)
             except (PoolError, CorruptDataError) as error:
                 odd.append(str(error))
