@@ -257,8 +257,8 @@ def resolved(root: str, folder: str, name: str) -> str | None:
         places = [os.path.relpath(os.path.normpath(name), root)]
     inside = [place for p in places if not (place := os.path.normpath(p)).startswith("..") and not os.path.isabs(place)]
     there = (place for place in inside if os.path.isfile(os.path.join(root, place)))
-    place = next(there, inside[0] if inside else None)
-    return None if place is None or leads_out(root, place) else place
+    chosen = next(there, inside[0] if inside else None)
+    return None if chosen is None or leads_out(root, chosen) else chosen
 
 
 class _Named:
