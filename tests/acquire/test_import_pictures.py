@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from dcfast.acquire import ImportOptions, ImportReport, import_pool
 from dcfast.acquire import pictures as pictures_module
+from dcfast.acquire.found import LEADS_OUT
 from dcfast.errors import DcfastError, PoolError
+from dcfast.index.build import index_tars
 from dcfast.storage.hashing import hash_bytes
 from pool_builder import picture, uid_of
 from tar_reference import GIF
@@ -153,9 +155,88 @@ def test_the_shards_do_not_depend_on_workers_nor_on_kills(tmp_path: Path, monkey
     imported(tmp_path / "source", tmp_path / "three", shard_size=2)
     assert begun == [0, 1, 1, 2]
     assert tree(tmp_path / "one") == tree(tmp_path / "two") == tree(tmp_path / "three")
-    (tmp_path / "source/5.txt").write_text("other words")
+    segment = index_tars(sorted((tmp_path / "three/shards").iterdir())).segment
+    (tmp_path / "source/5.txt").write_text("other")  # the tar's size stays
     imported(tmp_path / "source", tmp_path / "three", shard_size=2)
     assert begun[4:] == [2], "a changed caption redoes its shard alone"
+    assert segment.check_fresh() == [(2, "changed")], "and the index hears of it"
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json"])
+def test_captions_do_not_multiply_a_picture(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 8,000 captions 64 are taken; shards end among them, by count and by bytes."""
+    write_pictures(tmp_path / "source", 2)
+    texts = [f"c{n}" for n in range(8000)]
+    names = {"jsonl": "t.jsonl", "json": "1.json"}
+    row = {"file_name": "1.jpg", "text": texts}
+    (tmp_path / "source" / names[kind]).write_text(json.dumps(row))
+    if kind == "jsonl":
+        (tmp_path / "source/u.jsonl").write_text(json.dumps({"file_name": "0.jpg", "text": "after"}))
+    else:
+        (tmp_path / "source/0.txt").write_text("before")
+    report = imported(tmp_path / "source", tmp_path / "pool", shard_size=30)
+    assert report.passed.counts == {"captions beyond the first 64 of a picture or row": 8000 - 64}
+    assert captions(tmp_path / "pool") == [*texts[:64], "after"] if kind == "jsonl" else ["before", *texts[:64]]
+    counts = [len(members_of(tar)) // 3 for tar in sorted((tmp_path / "pool/shards").iterdir())]
+    assert counts == [30, 30, 5]
+    monkeypatch.setattr(pictures_module, "MOST_SHARD_BYTES", 20 * len(picture(1)))
+    imported(tmp_path / "source", tmp_path / "small")
+    sizes = [sum(map(len, members_of(tar).values())) for tar in (tmp_path / "small/shards").iterdir()]
+    assert len(sizes) > 3
+    assert max(sizes) < 25 * len(picture(1))
+    assert sorted(captions(tmp_path / "small")) == sorted(captions(tmp_path / "pool"))
+
+
+def test_captions_of_a_dataset_are_bounded(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    pq.write_table(image_table(1, caption=[[f"c{n}" for n in range(100)]]), tmp_path / "source/t.parquet")
+    report = imported(tmp_path / "source", tmp_path / "pool")
+    assert (report.samples, report.passed.counts) == (64, {"captions beyond the first 64 of a picture or row": 36})
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_links_that_lead_out_are_passed_over(table: bool, tmp_path: Path) -> None:
+    """Texts, pictures, json, tables, and folders on the way of a table's rows; links within the folder are followed."""
+    outside, source = tmp_path / "outside", tmp_path / "source"
+    write_pictures(outside, 2)
+    for name in ("secret.txt", "secret.json", "secret.csv"):
+        (outside / name).write_text('{"url": "secret"}' if name.endswith("json") else "0.jpg,secret\n")
+    write_pictures(source, 4)
+    (source / "0.txt").symlink_to(outside / "secret.txt")
+    (source / "1.txt").write_text("one")
+    (source / "1.json").symlink_to("../outside/secret.json")
+    (source / "2.txt").symlink_to("1.txt")
+    (source / "4.jpg").symlink_to(outside / "1.jpg")
+    (source / "4.txt").write_text("of a picture outside")
+    (source / "up").symlink_to(outside)
+    (source / "secret.csv").symlink_to(outside / "secret.csv")
+    if table:
+        (source / "t.csv").write_text("0.jpg,nought\nup/1.jpg,x\n4.jpg,x\n")
+    (tmp_path / "named").symlink_to(source)  # the folder that is given may be a link
+    report = imported(tmp_path / "named", tmp_path / "pool")
+    assert captions(tmp_path / "pool") == (["nought"] if table else ["one", "one"])
+    assert report.passed.counts["links to folders, which are not followed: give the folder itself"] == 1
+    out = "rows of tables whose file leads out of the folder"
+    assert (report.passed.counts[LEADS_OUT], report.passed.counts.get(out, 0)) == ((1, 2) if table else (4, 0))
+    for tar in (tmp_path / "pool/shards").iterdir():
+        assert b"secret" not in tar.read_bytes()
+
+
+def test_a_snapshot_in_the_cache_of_hugging_face(tmp_path: Path) -> None:
+    """Its files are links to the blobs of its repository, and may be to no other's."""
+    repository = tmp_path / "datasets--o--pairs"
+    snapshot = repository / "snapshots/abc"
+    (snapshot / "train").mkdir(parents=True)
+    for home in (repository, tmp_path / "datasets--o--other"):
+        (home / "blobs").mkdir(parents=True)
+        (home / "blobs/1").write_bytes(picture(1))
+    (snapshot / "train/a.jpg").symlink_to("../../../blobs/1")
+    (snapshot / "train/b.jpg").symlink_to(tmp_path / "datasets--o--other/blobs/1")
+    for name in "ab":
+        (snapshot / f"train/{name}.txt").write_text(name)
+    for source in (snapshot, snapshot / "train"):
+        report = imported(source, tmp_path / source.name)
+        assert (captions(tmp_path / source.name), report.passed.counts) == (["a"], {LEADS_OUT: 1})
 
 
 def test_parquet_with_pictures(tmp_path: Path) -> None:
@@ -204,7 +285,7 @@ def test_what_is_no_file_beside_pictures_is_counted(tmp_path: Path) -> None:
     source = tmp_path / "source"
     write_pictures(source, 4)
     os.mkfifo(source / "0.txt")
-    (source / "1.txt").symlink_to("/dev/zero")
+    (source / "1.txt").symlink_to("/dev/zero")  # leads out
     (source / "2.txt").write_text("two")
     (source / "2.json").write_bytes(b"[" * 100_000)
     (source / "3.json").write_bytes(b'{"caption":' * 100_000)
@@ -216,8 +297,11 @@ def test_what_is_no_file_beside_pictures_is_counted(tmp_path: Path) -> None:
     assert captions(tmp_path / "pool") == ["two"]
     said = report.passed.counts
     assert said["pictures that cannot be read (is a named pipe; expected a regular file: write what it gives to one)"]
-    assert said["pictures that cannot be read (is a device; expected a regular file: write what it gives to one)"] == 1
-    assert said["pictures without a caption"] == 1
+    assert (said[LEADS_OUT], said["pictures without a caption beside them"], said["pictures without a caption"]) == (
+        1,
+        1,
+        1,
+    )
     for kind in ("shards", "datasets"):
         with pytest.raises(PoolError):
             imported(source, tmp_path / kind, kind=kind)

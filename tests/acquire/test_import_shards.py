@@ -13,14 +13,15 @@ import pytest
 from dcfast import cli
 from dcfast.acquire import ImportOptions, ImportReport, import_pool
 from dcfast.acquire import shards as shards_module
+from dcfast.acquire.samples import own_file
 from dcfast.errors import PoolError, RunError
 from dcfast.index.build import index_tars
 from dcfast.run.workflow import run
 from dcfast.rundir.settings import Settings
 from dcfast.uids.sets import open_records
-from pool_builder import PoolBuilder, plain_pool
+from pool_builder import PoolBuilder, picture, plain_pool
 from tar_reference import GIF
-from things_to_import import members_of, pair, shard_of, tar_bytes, tree, write_shard
+from things_to_import import image_table, members_of, pair, shard_of, tar_bytes, tree, write_shard
 
 
 def imported(source: Path, pool: Path, **options: Any) -> ImportReport:
@@ -203,18 +204,76 @@ def test_a_stopped_import_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert tree(tmp_path / "pool") == tree(tmp_path / "whole")
 
 
+def other_disk(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No hard link can be made to what lies in a folder."""
+    link = os.link
+
+    def elsewhere(place: str, target: str) -> None:
+        if str(place).startswith(str(source)):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        link(place, target)
+
+    monkeypatch.setattr("os.link", elsewhere)
+
+
+@pytest.mark.parametrize("kind", ["pictures", "copy", "rewrite", "datasets", "again"])
+def test_nothing_is_written_through_a_link(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What replaces a pool whose shards are a link to the folder of somebody's leaves that folder as it is."""
+    source, other, pool = tmp_path / "source", tmp_path / "other", tmp_path / "pool"
+    write_shard(source / "00000000.tar", shard_of(0))
+    other_disk(source, monkeypatch)
+    imported(source, pool)
+    assert (pool / "shards").is_symlink()
+    before = (source / "00000000.tar").read_bytes(), os.stat(source / "00000000.tar")
+    other.mkdir()
+    if kind == "pictures":
+        (other / "a.jpg").write_bytes(picture(1))
+        (other / "a.txt").write_text("words")
+    elif kind == "datasets":
+        pq.write_table(image_table(1, text=["words"]), other / "t.parquet")
+    elif kind == "rewrite":
+        write_shard(other / "00000000.tar", shard_of(7, txt=False, caption="words"))
+    taken = source if kind in ("copy", "again") else other
+    report = imported(taken, pool, overwrite=True, copy=kind == "copy")
+    assert (pool / "shards").is_symlink() == (kind == "again")
+    assert len(members_of(pool / "shards/00000000.tar")) == 3 * report.samples
+    after = os.stat(source / "00000000.tar")
+    assert (source / "00000000.tar").read_bytes() == before[0]
+    assert (after.st_ino, after.st_mtime_ns, os.listdir(source)) == (
+        before[1].st_ino,
+        before[1].st_mtime_ns,
+        ["00000000.tar"],
+    )
+
+
+def test_a_folder_of_the_pool_that_is_a_link_is_not_written_to(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool/metadata").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match="metadata is a link; expected a folder of the pool's own"):
+        own_file(tmp_path / "pool", "metadata", "0.parquet")
+
+
+def test_what_another_import_did_is_forgotten(tmp_path: Path) -> None:
+    """What it says is done may have been replaced by files of the same names and sizes."""
+    source, other, pool = tmp_path / "source", tmp_path / "other", tmp_path / "pool"
+    write_shard(source / "00000000.tar", shard_of(0))
+    other.mkdir()
+    (other / "a.jpg").write_bytes(picture(1))
+    (other / "a.txt").write_text("words")
+    imported(source, pool)
+    assert (pool / "state/import/place").exists()
+    imported(other, pool, overwrite=True)
+    assert not (pool / "state/import/place").exists()
+    imported(source, pool, overwrite=True)
+    assert os.path.samefile(pool / "shards/00000000.tar", source / "00000000.tar")
+
+
 def test_another_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder of the shards is linked; where that cannot be, the message says what can."""
     write_shard(tmp_path / "source/0.tar", shard_of(0))
     write_shard(tmp_path / "source/1.tar", shard_of(5))
-    link = os.link
-
-    def elsewhere(source: str, target: str) -> None:
-        if str(source).startswith(str(tmp_path / "source")):
-            raise OSError(errno.EXDEV, "Invalid cross-device link")
-        link(source, target)
-
-    monkeypatch.setattr("os.link", elsewhere)
+    other_disk(tmp_path / "source", monkeypatch)
     report = imported(tmp_path / "source", tmp_path / "pool")
     assert report.linked == 2
     assert (tmp_path / "pool/shards").is_symlink()

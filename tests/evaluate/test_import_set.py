@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 from dcfast import cli
+from dcfast.acquire.found import LEADS_OUT
 from dcfast.errors import EvalsetError, RunError
 from dcfast.evaluate import evaluate_model
+from dcfast.evaluate.evalset import set_fingerprint
 from dcfast.evaluate.import_set import EvalsetOptions, EvalsetReport, import_evalset
+from dcfast.evaluate.tasks import find_tasks
 from evalset_builder import NAMES, colour_clip, picture
 from things_to_import import members_of
 
@@ -118,6 +121,44 @@ def test_captions_make_a_retrieval_set(how: str, tmp_path: Path) -> None:
     members = members_of(next((tmp_path / "sets").glob("wds_*_test/test/0.tar")))
     assert members["s0000000.txt"] == b"black thing".replace(b"black", b"a black") + b"\nblack"
     assert evaluate_model(colour_clip(), tmp_path / "sets", tmp_path / "out", workers=1).tasks[0].score == 1.0
+
+
+def test_links_that_lead_out_are_passed_over(tmp_path: Path) -> None:
+    """Pictures, texts, class folders, tables; a link within the set is followed."""
+    outside, folder = class_folders(tmp_path / "outside", 1), class_folders(tmp_path / "set", 1)
+    (folder / "linked").symlink_to(outside / "red_thing")
+    (folder / "red_thing/out.png").symlink_to(outside / "red_thing/0.png")
+    (folder / "red_thing/in.png").symlink_to("../blue_thing/0.png")
+    report = imported(folder, tmp_path / "sets")
+    assert (report.pictures, report.classes) == (9, 8)
+    assert report.passed.counts == {LEADS_OUT: 1, "links to folders, which are not followed: give the folder itself": 1}
+    (outside / "red_thing/0.txt").write_text("secret")
+    (outside / "t.csv").write_text("path,label\nred_thing/0.png,secret\n")
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for name in ("a", "b"):
+        (texts / f"{name}.png").write_bytes(picture("red"))
+    (texts / "a.txt").symlink_to(outside / "red_thing/0.txt")
+    (texts / "b.txt").write_text("b")
+    (texts / "labels.csv").symlink_to(outside / "t.csv")
+    report = imported(texts, tmp_path / "sets")
+    assert (report.pictures, report.passed.counts[LEADS_OUT]) == (1, 2)
+    (folder / "labels.csv").write_text("path,label\nlinked/0.png,red\nblue_thing/0.png,blue\n")
+    report = imported(folder, tmp_path / "sets", overwrite=True)
+    assert (report.pictures, report.passed.counts["rows whose picture leads out of the folder"]) == (1, 1)
+
+
+def test_a_set_that_is_replaced_is_another_one(tmp_path: Path) -> None:
+    """The same sizes, other labels: scores of the first are not kept."""
+    class_folders(tmp_path / "set", 1)
+    prints = []
+    for _ in range(2):
+        imported(tmp_path / "set", tmp_path / "sets", overwrite=True)
+        prints += [set_fingerprint(task, folder) for task, folder in find_tasks(tmp_path / "sets")]
+        for old, new in (("red", "x"), ("blue", "red"), ("x", "blue")):
+            (tmp_path / f"set/{old}_thing").rename(tmp_path / f"set/{new}_thing")
+    assert len(prints) == 2
+    assert prints[0] != prints[1]
 
 
 def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

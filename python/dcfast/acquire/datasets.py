@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from dcfast.acquire.account import Account
 from dcfast.acquire.fields import CAPTIONS, PICTURES, URLS, captions_in, first_of, is_captions, texts
 from dcfast.acquire.pictures import resolved
-from dcfast.acquire.samples import MOST_PICTURE_BYTES, Pair, Written, write_pairs
+from dcfast.acquire.samples import MOST_PICTURE_BYTES, Pair, Written, first_captions, write_pairs
 from dcfast.engine.piece import piece
 from dcfast.errors import CorruptDataError, DcfastError, PoolError
 from dcfast.storage.arrow import ArrowStream
@@ -180,7 +180,14 @@ def _pairs(root: str, part: Part, account: Account) -> Iterator[Pair]:
                     continue
             given = {key: str(values[i] or "") for key, values in more.items()}
             url = next((given[key] for key in URLS if given.get(key)), "")
-            yield Pair(name, data or b"", captions_in(captions[i]), "", url, given.get("uid", ""))
+            yield Pair(
+                name,
+                data or b"",
+                first_captions(captions_in(captions[i]), name, account),
+                "",
+                url,
+                given.get("uid", ""),
+            )
 
 
 def _picture(images: pa.Array, row: int) -> tuple[bytes | None, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -12,6 +13,9 @@ from dcfast.storage.listing import is_shard_name, printable, reason_passed_over
 
 TABLE_EXTS = ("csv", "tsv", "jsonl", "ndjson")
 SIDECAR_EXTS = ("txt", "json")
+LINKED_FOLDER = "links to folders, which are not followed: give the folder itself"
+LEADS_OUT = "links that lead out of the folder, which are not followed: copy what they lead to"
+_IN_SNAPSHOT = re.compile(r"(.*/(?:datasets|models|spaces)--[^/]+)/snapshots/[^/]+(?:/.*)?")
 _COMPANIONS = ("dataset_info.json", "state.json", "dataset_dict.json", "meta.json", "sizes.json")
 
 
@@ -66,9 +70,47 @@ def folders_of(root: str, passed: Account | None = None) -> Iterator[tuple[str, 
         below[:] = sorted(name for name in below if not name.startswith("."))
         for name in [name for name in below if os.path.islink(os.path.join(folder, name))]:
             below.remove(name)  # it may lead in a circle
-            told.add("links to folders, which are not followed: give the folder itself", name)
+            told.add(LINKED_FOLDER, name)
         place = os.path.relpath(folder, root)
         yield "" if place == "." else place, sorted(name for name in names if not name.startswith("."))
+
+
+def leads_out(root: str, path: str) -> bool:
+    """Whether links on the way from a folder to a file lead out of it. The folder's own path may have links.
+
+    The blobs of a repository in Hugging Face's cache count as in each of its snapshots, whose files are links to them.
+
+    Args:
+        path: relative to ``root``, without ``..``.
+    Cost: an ``lstat`` a part of the path.
+    """
+    parts = path.split(os.sep)
+    if not any(os.path.islink(os.path.join(root, *parts[: n + 1])) for n in range(len(parts))):
+        return False
+    real, target = os.path.realpath(root), os.path.realpath(os.path.join(root, path))
+    snapshot = _IN_SNAPSHOT.fullmatch(real)
+    homes = [real, os.path.join(snapshot[1], "blobs")] if snapshot else [real]
+    return all(os.path.commonpath([home, target]) != home for home in homes)
+
+
+def folders_inside(
+    root: str, passed: Account, below: str = "", *, again: bool = False
+) -> Iterator[tuple[str, list[str]]]:
+    """As ``folders_of``, without links to files outside of the root, of which ``passed`` is told.
+
+    Args:
+        below: the folder below the root at which the walk begins.
+        again: the folder was walked before, and of folders ``passed`` was told then.
+    """
+    for folder, names in folders_of(os.path.join(root, below), None if again else passed):
+        place = os.path.join(below, folder) if folder else below
+        kept: list[str] = []
+        for name in names:
+            if leads_out(root, path := os.path.join(place, name)):
+                passed.add(LEADS_OUT, path)
+            else:
+                kept.append(name)
+        yield place, kept
 
 
 def look(root: str) -> Found:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dcfast.acquire.options import ImportOptions, ImportReport
+from dcfast.acquire.samples import own_file
 from dcfast.acquire.shards import (
     PlacedShard,
     ShardLook,
@@ -60,7 +61,7 @@ def take_shards(work: Work) -> ImportReport:
     )
     tables = [os.path.basename(name) for name in names_in_pool(whole)] if whole else []
     for source, name in zip(whole, tables, strict=True):
-        _link_table(work.path(source), out / "metadata" / name)
+        _link_table(work.path(source), own_file(out, "metadata", name))
     if how != "folder":
         keep_only(out, "shards", names)
     keep_only(out, "metadata", tables or [f"{_stem(name)}.parquet" for name in names])
@@ -174,8 +175,6 @@ def _how(work: Work, shards: Sequence[PlacedShard]) -> str:
     if work.options.copy or not plain_ones:
         return "copy"
     folder = work.out / "shards"
-    if folder.is_symlink():
-        folder.unlink()
     folder.mkdir(exist_ok=True)
     probe = work.out / "state" / "import" / "probe"
     probe.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,8 +18,8 @@ import numpy as np
 
 from dcfast.acquire.account import Account
 from dcfast.acquire.fields import CAPTIONS, URLS, captions_of, text_of
-from dcfast.acquire.found import Found, extension, folders_of
-from dcfast.acquire.samples import MOST_JSON_BYTES, MOST_PICTURE_BYTES, Pair, Written, write_pairs
+from dcfast.acquire.found import LEADS_OUT, Found, extension, folders_inside, leads_out
+from dcfast.acquire.samples import MOST_JSON_BYTES, MOST_PICTURE_BYTES, Pair, Written, first_captions, write_pairs
 from dcfast.acquire.tables import columns_named, read_rows
 from dcfast.engine.piece import piece
 from dcfast.errors import CorruptDataError, PoolError
@@ -48,8 +49,20 @@ class Chunk(NamedTuple):
     digest: str
 
 
+class _Fields(NamedTuple):
+    """What is known of a picture when it is listed; of one with a ``txt`` beside it nothing is, but by the worker."""
+
+    captions: list[str]
+    url: str
+    uid: str
+
+
+_State = tuple[int, int]
+"""Size and time of a file."""
+
+
 class _Listing:
-    """Writes lines and cuts them."""
+    """Writes lines and cuts them: a line is a picture with captions, each of which becomes a sample of its own."""
 
     def __init__(self, path: Path, shard_size: int) -> None:
         self.file, self.shard_size = open(path, "wb"), shard_size  # noqa: SIM115 (closed by ``done``)
@@ -57,19 +70,45 @@ class _Listing:
         self.begin = self.at = self.pairs = self.bytes = 0
         self.digest = hashlib.sha256()
 
-    def add(self, line: list[object], captions: int, size: int) -> bool:
-        """Whether the line is one that is read again: its captions and links may be longer."""
-        data = json.dumps(line, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-        if len(data) > MOST_LINE_BYTES:
+    def add_picture(
+        self, path: str, beside: str, fields: _Fields | None, states: list[_State | None], size: int
+    ) -> bool:
+        """Adds a picture of ``size`` bytes: a line, or several where shards end among its captions.
+
+        Returns:
+            False: not added, since it is more than a line that is read again; captions and links may be longer.
+        """
+        whole = _line(path, beside, fields, states)
+        if len(whole) > MOST_LINE_BYTES:
             return False
-        if self.pairs and (self.pairs + captions > self.shard_size or self.bytes + size > MOST_SHARD_BYTES):
+        size += len(whole)  # a link stands in each sample
+        if fields is None:
+            self._room(size)
+            self._write(whole, 1, size)
+            return True
+        left = fields.captions
+        while left:
+            room = self._room(size)
+            part, left = left[:room], left[room:]
+            alone = len(part) == len(fields.captions)
+            data = whole if alone else _line(path, beside, fields._replace(captions=part), states)
+            self._write(data, len(part), size)
+        return True
+
+    def _room(self, size: int) -> int:
+        """How many more samples of some bytes the shard takes, one at least; begins another where it is full."""
+        room = min(self.shard_size - self.pairs, (MOST_SHARD_BYTES - self.bytes) // size)
+        if room < 1 and self.pairs:
             self.cut()
+            room = min(self.shard_size, MOST_SHARD_BYTES // size)
+        return max(room, 1)
+
+    def _write(self, data: bytes, samples: int, size: int) -> None:
         self.file.write(data)
         self.digest.update(data)
         self.at += len(data)
-        self.pairs += captions
-        self.bytes += size
-        return True
+        self.pairs += samples
+        self.bytes += samples * size
 
     def cut(self) -> None:
         if self.pairs:
@@ -82,6 +121,10 @@ class _Listing:
         return self.chunks
 
 
+def _line(path: str, beside: str, fields: _Fields | None, states: list[_State | None]) -> bytes:
+    return json.dumps([path, beside, fields, states], ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+
+
 def list_pictures(
     found: Found, out: Path, shard_size: int, image_column: str, text_column: str, account: Account
 ) -> list[Chunk]:
@@ -92,7 +135,7 @@ def list_pictures(
 
     Raises:
         PoolError: there are tables, none of which has the columns, and no caption beside any picture.
-    Memory: the names of a folder; with tables, 64 MiB.   Cost: a stat a picture.
+    Memory: the names of a folder; with tables, 64 MiB.   Cost: a few stats a picture; without ``txt`` its json is read.
     """
     odd: list[str] = []
     with atomic_path(out / LISTING) as temporary:
@@ -100,7 +143,7 @@ def list_pictures(
         if found.tables or found.parquet:
             odd = _list_tables(found, listing, image_column, text_column, account)
         if not listing.at:
-            _list_beside(found, listing, account)
+            _list_beside(found, listing, text_column, account)
         chunks = listing.done()
     for problem in odd:
         account.add(f"tables without the columns that are needed: {problem}", "")
@@ -114,8 +157,8 @@ def list_pictures(
     return chunks
 
 
-def _list_beside(found: Found, listing: _Listing, account: Account) -> None:
-    for folder, names in folders_of(found.root):
+def _list_beside(found: Found, listing: _Listing, text_column: str, account: Account) -> None:
+    for folder, names in folders_inside(found.root, account, again=True):
         there = set(names)
         for name in names:
             if extension(name) not in IMAGE_EXTS:
@@ -129,11 +172,31 @@ def _list_beside(found: Found, listing: _Listing, account: Account) -> None:
             states = [_state(os.path.join(found.root, p)) for p in (path, beside, os.path.join(folder, stem + ".json"))]
             if states[0] is None or states[1] is None:
                 account.add("pictures that cannot be read", path)
-            else:
-                listing.add([path, beside, None, states], 1, states[0][0])
+                continue
+            fields = None
+            if side.endswith(".json"):  # which may have many captions
+                with _counted(path, account):
+                    fields = _beside(found.root, path, beside, text_column)
+                if fields is None:
+                    continue
+                if not fields.captions:
+                    account.add("pictures without a caption", path)
+                fields = fields._replace(captions=first_captions(fields.captions, path, account))
+            listing.add_picture(path, beside, fields, states, states[0][0])
 
 
-def _state(path: str) -> tuple[int, int] | None:
+@contextmanager
+def _counted(path: str, account: Account) -> Iterator[None]:
+    """Counts a picture that cannot be read, or what is beside it."""
+    try:
+        yield
+    except CorruptDataError:
+        account.add(f"pictures of more than {MOST_PICTURE_BYTES:,} bytes, or captions that are too long", path)
+    except OSError as error:
+        account.add(f"pictures that cannot be read ({error.strerror})", path)
+
+
+def _state(path: str) -> _State | None:
     try:
         status = os.stat(path)
     except OSError:
@@ -144,11 +207,15 @@ def _state(path: str) -> tuple[int, int] | None:
 def _list_tables(found: Found, listing: _Listing, image_column: str, text_column: str, account: Account) -> list[str]:
     """Lists the rows of all tables; returns what is wrong with those that have not the columns."""
     columns = columns_named(image_column, text_column, CAPTIONS)
-    odd = []
+    odd: list[str] = []
+    outside: list[str] = []
     with temporary_folder("dcfast-import-") as folder:
         named = _Named(folder)
         for table in sorted([*found.tables, *found.parquet]):
             path = os.path.join(found.root, table)
+            if leads_out(found.root, table):
+                outside.append(table)
+                continue
             try:
                 for row in read_rows(path, columns, account):
                     place = resolved(found.root, os.path.dirname(table), row.file)
@@ -163,14 +230,17 @@ def _list_tables(found: Found, listing: _Listing, image_column: str, text_column
                         named.add(place)
                     else:
                         named.add(place)
-                        fields = [row.values, text_of(row.others, URLS), row.others.get("uid", "")]
-                        if not listing.add([place, "", fields, [state]], len(row.values), state[0]):
+                        captions = first_captions(row.values, f"{where}: {row.file}", account)
+                        fields = _Fields(captions, text_of(row.others, URLS), row.others.get("uid", ""))
+                        if not listing.add_picture(place, "", fields, [state], state[0]):
                             account.add(f"rows of tables of more than {MOST_LINE_BYTES:,} bytes", where)
             except (PoolError, CorruptDataError) as error:
                 odd.append(str(error))
             except OSError as error:
                 account.add("tables that cannot be read", f"{table}: {error.strerror}")
         if listing.at:
+            for table in outside:  # else they are told with the rest
+                account.add(LEADS_OUT, table)
             account.add("pictures that no row of a table names", "", found.pictures - named.count())
     return odd
 
@@ -178,7 +248,7 @@ def _list_tables(found: Found, listing: _Listing, image_column: str, text_column
 def resolved(root: str, folder: str, name: str) -> str | None:
     """Where the file that a table names lies, relative to the root: beside the table, else below the root.
 
-    None where the name is empty, or leads out of the root.
+    None where the name is empty, or leads out of the root, by ``..`` or by links.
     """
     if not name or "\0" in name:
         return None
@@ -187,7 +257,8 @@ def resolved(root: str, folder: str, name: str) -> str | None:
         places = [os.path.relpath(os.path.normpath(name), root)]
     inside = [place for p in places if not (place := os.path.normpath(p)).startswith("..") and not os.path.isabs(place)]
     there = (place for place in inside if os.path.isfile(os.path.join(root, place)))
-    return next(there, inside[0] if inside else None)
+    chosen = next(there, inside[0] if inside else None)
+    return None if chosen is None or leads_out(root, chosen) else chosen
 
 
 class _Named:
@@ -231,22 +302,20 @@ def write_pictures(out: Path, number: int, root: str, chunk: Chunk, uid_from: st
 def _pairs(out: Path, root: str, chunk: Chunk, text_column: str, account: Account) -> Iterator[Pair]:
     for line in iterate_lines(out / LISTING, begin=chunk.begin, end=chunk.end):
         path, beside, fields, _ = parse_json(line)
-        try:
+        pair: Pair | None = None
+        with _counted(path, account):
             captions, url, uid = fields or _beside(root, path, beside, text_column)
-            data = read_input(os.path.join(root, path), MOST_PICTURE_BYTES)
-        except CorruptDataError:
-            account.add(f"pictures of more than {MOST_PICTURE_BYTES:,} bytes, or captions that are too long", path)
-        except OSError as error:
-            account.add(f"pictures that cannot be read ({error.strerror})", path)
-        else:
-            yield Pair(path, data, captions, url=url, uid=uid)
+            pair = Pair(path, read_input(os.path.join(root, path), MOST_PICTURE_BYTES), captions, url=url, uid=uid)
+        if pair:
+            yield pair
 
 
-def _beside(root: str, path: str, beside: str, text_column: str) -> tuple[list[str], str, str]:
+def _beside(root: str, path: str, beside: str, text_column: str) -> _Fields:
     """Captions, url and uid of the files beside a picture: ``a.txt``, else the json; of ``a.json`` url and uid, too."""
     found: dict[str, object] = {}
-    side = os.path.join(root, os.path.splitext(path)[0] + ".json")
-    if os.path.isfile(side):
+    name = os.path.splitext(path)[0] + ".json"
+    side = os.path.join(root, name)
+    if os.path.isfile(side) and not leads_out(root, name):
         try:
             value = parse_json(read_input(side, MOST_JSON_BYTES), any_number=True)
             found = value if isinstance(value, dict) else {}
@@ -256,4 +325,4 @@ def _beside(root: str, path: str, beside: str, text_column: str) -> tuple[list[s
     if beside.endswith(".txt"):
         text = read_input(os.path.join(root, beside), MAX_CAPTION_BYTES).decode("utf-8-sig", "replace").strip()
         captions = [text] if text else []
-    return captions, text_of(found, URLS), text_of(found, ("uid",))
+    return _Fields(captions, text_of(found, URLS), text_of(found, ("uid",)))

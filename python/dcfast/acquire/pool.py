@@ -60,6 +60,7 @@ def import_pool(options: ImportOptions, say: Callable[[str], None] = lambda line
         kind = _kind_of(found, options)
         say(f"{root}: {found.words}; taken: {kind}")
         _claim(out, _identity(options, root, kind), overwrite=options.overwrite)
+        _unlink_folders(out)
         remove_leftovers(out)
         with open_engine("local", options.workers) as engine:
             work = Work(options, out, engine)
@@ -114,10 +115,28 @@ def _claim(out: Path, identity: _Identity, *, overwrite: bool) -> None:
                 f"--out {out} holds another import (of {getattr(before, 'directory', 'an unknown folder')}); choose "
                 "another place, or --overwrite to make this one there"
             )
+        if before != identity:
+            _forget(out)
     elif strangers or _holds_anything(out) or (out / POOL_FILE).exists():
         there = ", ".join(strangers[:5]) or "shards, metadata"
         raise RunError(f"--out {out} is not empty ({there}), and no import made it; choose another place")
     write_json(out / SETTINGS, plain(identity))
+
+
+def _forget(out: Path) -> None:
+    """Removes what says that another import is done: its files may be replaced by others of the same sizes."""
+    (out / POOL_FILE).unlink(missing_ok=True)
+    for entry in (out / SETTINGS).parent.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+
+
+def _unlink_folders(out: Path) -> None:
+    """Removes the links by which a pool has the folder of another's shards: nothing may be written through them."""
+    for name in ("shards", "metadata"):
+        if (out / name).is_symlink():
+            (out / POOL_FILE).unlink(missing_ok=True)  # until the link is there again
+            (out / name).unlink()
 
 
 def _holds_anything(out: Path) -> bool:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from dcfast.access.reader import PoolReader
 from dcfast.acquire.account import Account, PassedOver
 from dcfast.acquire.fields import URLS, captions_of, text_of, uid_of
+from dcfast.errors import RunError
 from dcfast.index.build import index_tars
 from dcfast.index.segments import IMAGE_EXTS, SampleFlag, Segment
 from dcfast.models.captions import MAX_CAPTION_BYTES
@@ -29,6 +30,8 @@ MOST_PICTURE_BYTES = 256 << 20
 """No picture of more is decoded (docs/limits.md)."""
 MOST_JSON_BYTES = 1 << 20
 """Of a sample's json that is read."""
+MOST_CAPTIONS = 64
+"""Of a picture in a row, or beside it: each is a sample, with a copy of the picture."""
 _READ_TOGETHER = 32 << 20
 _ROWS_TOGETHER = 65_536
 _SIGNS = (
@@ -77,16 +80,32 @@ def picture_ext(name: str, data: bytes) -> str:
     return next((ext for sign, ext in _SIGNS if data.startswith(sign)), "")
 
 
+def own_file(root: Path, folder: str, name: str) -> Path:
+    """Where a file of a pool is written; RunError where the folder is a link, which may lead to files of somebody's."""
+    if (root / folder).is_symlink():
+        raise RunError(
+            f"{root / folder} is a link; expected a folder of the pool's own: remove the link, and try again"
+        )
+    return root / folder / name
+
+
+def first_captions(captions: list[str], name: str, account: Account) -> list[str]:
+    """The captions of a picture that become samples; those beyond ``MOST_CAPTIONS`` are counted."""
+    beyond = f"captions beyond the first {MOST_CAPTIONS} of a picture or row"
+    account.add(beyond, name, len(captions) - MOST_CAPTIONS)
+    return captions[:MOST_CAPTIONS]
+
+
 def write_pairs(root: Path, number: int, pairs: Iterable[Pair], uid_from: str, account: Account) -> int:
     """Writes the shard of a number, ``shards/NNNNNNNN.tar``, and its metadata; returns the samples in it.
 
     A sample a caption. The bytes follow from the pairs. Memory: a picture, and the captions and links of a shard.
     """
     name = f"{number:08d}"
-    tar = root / "shards" / f"{name}.tar"
-    write_tar(tar, _members(pairs, number, uid_from, account))
+    tar = own_file(root, "shards", f"{name}.tar")
+    write_tar(tar, _members(pairs, number, uid_from, account), mtime=None)
     segment = index_tars([tar], threads=1, uid_from=uid_from).segment
-    write_metadata(segment, root / "metadata" / f"{name}.parquet", uid_from)
+    write_metadata(segment, own_file(root, "metadata", f"{name}.parquet"), uid_from)
     return segment.num_samples
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from dcfast._core import reshard as core_reshard
 from dcfast.acquire.account import Account
 from dcfast.acquire.fields import captions_of
-from dcfast.acquire.samples import Written, sample_texts, usable_samples, write_metadata
+from dcfast.acquire.samples import Written, own_file, sample_texts, usable_samples, write_metadata
 from dcfast.engine.piece import piece
 from dcfast.errors import CorruptDataError, PoolError
 from dcfast.index.build import index_tars
@@ -145,7 +145,7 @@ def place_shards(
     account = Account()
     rewritten = copied = linked = samples = 0
     for shard in shards:
-        target = out / "shards" / shard.name
+        target = out / "shards" / shard.name if how == "folder" else own_file(out, "shards", shard.name)
         if shard.rewrite:
             samples += _rewrite(shard.source, target, text_column, account)
             rewritten += 1
@@ -156,7 +156,7 @@ def place_shards(
             _link(shard.source, target)
         segment = index_tars([target], threads=1, uid_from=uid_from).segment
         samples += 0 if shard.rewrite else segment.num_samples
-        metadata = out / "metadata" / f"{target.stem}.parquet"
+        metadata = own_file(out, "metadata", f"{target.stem}.parquet")
         if shard.metadata and _lists(shard.metadata, segment, uid_from):
             _link(shard.metadata, metadata, may_copy=True)
             linked += 1

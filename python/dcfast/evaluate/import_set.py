@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dcfast.acquire.account import Account, PassedOver
 from dcfast.acquire.fields import CAPTIONS, LABELS
-from dcfast.acquire.found import TABLE_EXTS, extension, folders_of
+from dcfast.acquire.found import LEADS_OUT, LINKED_FOLDER, TABLE_EXTS, extension, folders_inside, leads_out
 from dcfast.acquire.pictures import resolved
 from dcfast.acquire.samples import MOST_PICTURE_BYTES, picture_ext
 from dcfast.acquire.tables import columns_named, read_rows
@@ -177,9 +177,9 @@ def _find(source: str, options: EvalsetOptions, account: Account) -> _Set:
         return _of_table(os.path.dirname(source), [os.path.basename(source)], options, account)
     if not os.path.isdir(source):
         raise EvalsetError(f"{source}: no such file or directory. {_EXPECTED}")
-    root, notes = _split_of(source, options.split)
-    with os.scandir(root) as entries:
-        there = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+    root, notes = _split_of(source, options.split, account)
+    linked = Account()
+    there = _entries(root, linked)
     classes = [name for name, is_folder in there if is_folder]
     tables = [name for name, is_folder in there if not is_folder and extension(name) in (*TABLE_EXTS, "parquet")]
     if tables:
@@ -187,14 +187,32 @@ def _find(source: str, options: EvalsetOptions, account: Account) -> _Set:
     elif options.kind != "retrieval" and classes and (of_folders := _of_folders(root, classes, account)).pictures:
         found = of_folders
     else:
-        found = _of_captions(root, account)
+        found, linked = _of_captions(root, account), Account()  # it counts them itself
+    account.take([linked.record])
     found.notes = notes + found.notes
     return found
 
 
-def _split_of(source: str, chosen: str) -> tuple[str, list[str]]:
+def _entries(root: str, account: Account) -> list[tuple[str, bool]]:
+    """(name, whether it is a folder) of what lies in a folder, sorted; links to folders, and out of it, are counted."""
+    there = []
+    with os.scandir(root) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.name.startswith("."):
+                continue
+            if entry.is_symlink() and entry.is_dir():
+                account.add(LINKED_FOLDER, entry.name)
+            elif leads_out(root, entry.name):
+                account.add(LEADS_OUT, entry.name)
+            else:
+                there.append((entry.name, entry.is_dir()))
+    return there
+
+
+def _split_of(source: str, chosen: str, account: Account) -> tuple[str, list[str]]:
     """The folder that is taken, and which are not: ``test`` and the like are parts of a set."""
-    below = sorted(entry.name for entry in os.scandir(source) if entry.is_dir() and not entry.name.startswith("."))
+    linked = Account()
+    below = [name for name, is_folder in _entries(source, linked) if is_folder]
     if chosen:
         if chosen not in below:
             raise EvalsetError(f"{source}: no folder {chosen!r} (--split); it has {', '.join(below[:20]) or 'none'}")
@@ -203,6 +221,7 @@ def _split_of(source: str, chosen: str) -> tuple[str, list[str]]:
         return source, []
     taken = min(below, key=lambda name: SPLITS.index(name.lower()))
     others = ", ".join(name for name in below if name != taken)
+    account.take([linked.record])
     note = f"{taken} is taken" + (f", and not {others} (--split)" if others else "")
     return os.path.join(source, taken), [note]
 
@@ -212,9 +231,9 @@ def _of_folders(root: str, classes: Sequence[str], account: Account) -> _Set:
     for label in classes:
         check_name(label, root)
         before = len(pictures)
-        for folder, names in folders_of(os.path.join(root, label), account):
+        for folder, names in folders_inside(root, account, label):
             for name in names:
-                path = os.path.join(label, folder, name)
+                path = os.path.join(folder, name)
                 if extension(name) in IMAGE_EXTS:
                     pictures.append((path, label, []))
                 else:
@@ -229,7 +248,7 @@ def _of_folders(root: str, classes: Sequence[str], account: Account) -> _Set:
 
 def _of_captions(root: str, account: Account) -> _Set:
     pictures: list[tuple[str, str, list[str]]] = []
-    for folder, names in folders_of(root, account):
+    for folder, names in folders_inside(root, account):
         there = set(names)
         for name in names:
             if extension(name) not in IMAGE_EXTS:
@@ -259,7 +278,9 @@ def _of_table(root: str, tables: Sequence[str], options: EvalsetOptions, account
                 for row in read_rows(os.path.join(root, table), columns, account):
                     place = resolved(root, "", row.file)
                     where = f"{table}, row {row.number}: {row.file}"
-                    if place is None or not os.path.isfile(os.path.join(root, place)):
+                    if place is None:
+                        account.add("rows whose picture leads out of the folder", where)
+                    elif not os.path.isfile(os.path.join(root, place)):
                         account.add("rows whose picture is not there", where)
                     elif not row.values:
                         account.add(f"rows without a {'label' if kind == 'classification' else 'caption'}", where)
@@ -350,7 +371,8 @@ def _write(staging: Path, found: _Set, labels: dict[str, int], account: Account)
     pictures = [picture for picture in found.pictures if picture[0]]
     starts = range(0, len(pictures), _SHARD_PICTURES)
     for number, begin in enumerate(starts):
-        write_tar(staging / "test" / f"{number}.tar", members(pictures[begin : begin + _SHARD_PICTURES]))
+        # with the time of writing: by it a set's scores are told from those of another of its name
+        write_tar(staging / "test" / f"{number}.tar", members(pictures[begin : begin + _SHARD_PICTURES]), mtime=None)
     write_bytes(staging / "test" / COUNT_FILE, str(len(starts)).encode())
     if not counted[0]:
         raise EvalsetError(f"{found.root}: no picture of it can be read: {'; '.join(account.record.lines)}")

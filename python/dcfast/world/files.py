@@ -29,10 +29,11 @@ def _fix_time(path: Path, mtime: int = MTIME) -> None:
     os.utime(path, (mtime, mtime))
 
 
-def write_tar(path: Path, members: Iterable[tuple[str, bytes]], mtime: int = MTIME) -> int:
+def write_tar(path: Path, members: Iterable[tuple[str, bytes]], mtime: int | None = MTIME) -> int:
     """Writes (name, data) members as a ustar archive with zero times and owners; returns the archive's bytes.
 
-    Members are written as they come: one of them is in memory at a time. ``mtime`` is the archive's own.
+    Members are written as they come: one of them is in memory at a time. ``mtime`` is the archive's own; None: the time
+    of writing, by which it is told from one that was there before (sizes are multiples of 10,240).
     """
     with atomic_path(path) as temporary:
         with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as archive:
@@ -40,7 +41,8 @@ def write_tar(path: Path, members: Iterable[tuple[str, bytes]], mtime: int = MTI
                 header = tarfile.TarInfo(name)
                 header.size, header.mode = len(data), 0o444
                 archive.addfile(header, io.BytesIO(data))
-        _fix_time(temporary, mtime)
+        if mtime is not None:
+            _fix_time(temporary, mtime)
         return temporary.stat().st_size
 
 
