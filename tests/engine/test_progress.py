@@ -68,6 +68,15 @@ def test_other_work_of_the_same_piece_is_measured_anew() -> None:
         assert (bar.state().rate or 0) > 50 / 10
 
 
+def test_a_note_is_said_at_once_in_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with Silent("a/b", total=1, pieces=1):
+        tell_advance(2, 9, "steps", note="train: goes on")
+    assert capsys.readouterr().err == ""
+    with Progress("train/train", total=1, pieces=1):
+        tell_advance(2, 9, "steps", note="train: goes on")
+    assert capsys.readouterr().err.startswith("  train: goes on\n  train/train: ")
+
+
 def test_who_tells_is_heard_by_all_around_it_and_by_no_other_thread() -> None:
     with Silent("a/b", total=1, pieces=1) as outer, Silent("train/train", total=1, pieces=1) as inner:
         other = threading.Thread(target=tell_advance, args=(9, 9, "steps"))
@@ -112,8 +121,8 @@ def test_words() -> None:
         *("0.0 s", "0.4 s", "9.9 s", "45 s", "99 s", "2 min", "12 min", "100 min", "1.7 h", "3.4 h", "3.0 days")
     ]
     assert (amount(3_400_000, "bytes"), amount(1_250, "samples")) == ("3.4 MB", "1,250 samples")
-    assert (speed(8.1e6, "bytes"), speed(0.25, "pieces"), speed(1_520, "samples")) == (
-        *("8.1 MB/s", "4.0 s a piece", "1,520 samples/s"),
+    assert (speed(8.1e6, "bytes"), speed(0.25, "pieces"), speed(0.5, "images"), speed(1_520, "samples")) == (
+        *("8.1 MB/s", "4.0 s a piece", "2.0 s an image", "1,520 samples/s"),
     )
     still = StepProgress("a/b", 2, 1, "pieces", 1, 2, 700.0, 600.0, 0.01, 0.0)
     assert step_line(still).endswith(", 0.0 s left, nothing moved for 10 min")

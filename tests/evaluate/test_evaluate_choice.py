@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from dcfast.errors import EvalsetError
 from dcfast.evaluate import EvalTask, check_evalsets, evaluate_model, results_dir
 from dcfast.evaluate.evalset import open_evalset
 from dcfast.evaluate.scores import read_scores
+from dcfast.evaluate.tasks import chosen_tasks
 from dcfast.process.advance import Advance, advance_heard
 from dcfast.rundir.settings import Settings
 from dcfast.stages.evaluate import steps
@@ -177,14 +179,27 @@ def test_it_tells_how_far_it_is(sets: Path, tmp_path: Path) -> None:
     with advance_heard(told.append):
         evaluate_model(colour_clip(), sets, tmp_path / "out", batch_size=4)
     assert [one.done for one in told if one.unit == "sets"] == [0, 1, 2]
-    images = [one for one in told if one.unit == "images"]
-    assert {one.total for one in images} == {9 + 5 + 8}
-    assert [one.done for one in images] == sorted(one.done for one in images)
-    assert images[-1].done == 22
-    details = [one.detail for one in images]
-    assert details[0].startswith("CIFAR-10, set 1 of 3, text ")
+    both = [one for one in told if one.unit == "embeddings"]
+    prompts = [open_evalset(task, folder).text_count() for task, folder in chosen_tasks(sets, None)]
+    assert prompts[0] % len(NAMES) == 0
+    assert prompts[2] == len(NAMES), "a caption each"
+    assert {one.total for one in both} == {9 + 5 + 8 + sum(prompts)}
+    assert [one.done for one in both] == sorted(one.done for one in both)
+    assert both[-1].done == both[-1].total
+    details = [one.detail for one in both]
+    assert (both[0].done, details[0]) == (0, "CIFAR-10, set 1 of 3"), "before the first batch"
+    assert details[1].startswith("CIFAR-10, set 1 of 3, text ")
+    assert both[1].done == prompts[0]
     assert "Mine, set 2 of 3" in details
     assert len(details) > 6
+
+
+def test_a_limit_leaves_all_prompts_and_the_progress_counts_them(sets: Path, tmp_path: Path) -> None:
+    prompts = open_evalset(*chosen_tasks(sets, ["cifar10"])[0]).text_count()
+    told: list[Advance] = []
+    with advance_heard(told.append):
+        evaluate_model(colour_clip(), sets, tmp_path / "out", sets=["cifar10"], limit=2)
+    assert [one.done for one in told if one.unit == "embeddings"] == [0, prompts, prompts + 2]
 
 
 def test_the_stage_takes_both_from_the_settings(sets: Path, tmp_path: Path) -> None:
@@ -212,7 +227,7 @@ def test_the_command_line(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "CIFAR-10 (limit 4)  " in said.out
     assert "no averages: at most 4 pictures of each set were scored (--limit)" in said.out
     assert "not asked for (--sets), part of nothing here: own/mine" in said.out
-    assert "  evaluate: 8 images, " in said.err
+    assert re.search(r"  evaluate: \d+ embeddings, ", said.err)
     assert main([*words, "--quiet"]) == 0
     assert capsys.readouterr().err == ""
     with pytest.raises(SystemExit):

@@ -22,6 +22,7 @@ NOT_DCFAST = {
     ".": "enters it",
     "uv": "installs packages",
     "export": "an environment variable of the commands after it",
+    "set": "an option of the shell that reads the commands after it",
     "ray": "starts a cluster",
     "git": "fetches the tree",
 }
@@ -30,6 +31,7 @@ NOT_DCFAST = {
 NOT_RUN = {
     r"ViT-L-14:openai": "weights from a model hub",
     r"--device cuda": "a GPU",
+    r"--sets cifar10": "evaluation sets of DataComp's",
     r"torchrun|srun|--ray-address": "several machines",
     r"python -m dcfast\.run\s*(#|$)": "the whole workflow at tiny, ten minutes: .ci/run does it by make run",
     r"dcfast\.study|dcfast study": "two hours: make study",

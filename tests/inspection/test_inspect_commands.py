@@ -270,6 +270,20 @@ def test_a_run_and_a_shard_in_the_terminal(made: tuple[Path, Settings], capsys: 
 # the page
 
 
+def test_of_a_page_the_terminal_has_counts_and_path_alone(
+    made: tuple[Path, Settings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, page = str(made[0]), str(tmp_path / "page.html")
+    status, said = asked(command.main, capsys, out, "--html", page, "--sample", "9")
+    assert status == 0
+    assert said.endswith(f"page: {page}\n")
+    assert "9 shown of " in " ".join(said.split())
+    assert re.search(r"outcomes +kept", said)
+    assert "uid " not in said
+    assert "uid " in asked(command.main, capsys, out, "--sample", "9")[1]
+    assert Path(page).read_text("utf-8").count("data:image/jpeg") >= 5
+
+
 def test_pages_stand_alone(made: tuple[Path, Settings], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, page = str(made[0]), tmp_path / "page.html"
     for words in (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -12,13 +13,16 @@ import time
 from pathlib import Path
 
 import pytest
+from dcfast.engine import open_engine
 from dcfast.engine.progress import Silent
 from dcfast.errors import CorruptDataError, PoolError, RunError
 from dcfast.process.advance import Advance, advance_heard, tell_advance
 from dcfast.process.terminal import width
+from dcfast.run.comparison import recorded
 from dcfast.run.workflow import run
 from dcfast.rundir import recorder as module
-from dcfast.rundir.recorder import PROGRESS, Recorder, RunProgress, is_alive, read_progress
+from dcfast.rundir.recorder import PROGRESS, Recorder, RunProgress, is_alive, note_command, read_progress
+from dcfast.rundir.run_dir import Run
 from dcfast.rundir.settings import Settings
 from dcfast.rundir.stage_table import STAGES
 from dcfast.status.command import main
@@ -134,6 +138,39 @@ with Recorder(Path({str(begun / "state")!r}), engine="local", workers=2, stages=
     told = read_progress(begun / "state")
     assert told is not None
     assert is_alive(replaced(told, pid=os.getpid())) is False
+
+
+def test_a_run_that_did_not_end_names_its_command_and_the_latest_checkpoint(
+    begun: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/x/bin/dcfast", "run", "--filter", "a > 'b'", "--out", "runs/mine"])
+    folder = begun / "train/checkpoints"
+    folder.mkdir(parents=True)
+    for age, name in enumerate(("epoch_2.pt", "step_70.pt", "epoch_1.pt")):
+        (folder / name).write_bytes(b"")
+        os.utime(folder / name, (1_000 - age, 1_000 - age))
+
+    def stop() -> None:
+        with open_engine("local", 1, None) as engine, recorded(Run(begun, Settings()), engine, ["train"]):
+            assert read_status(begun).checkpoint is None, "it is at work"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop()
+    status = read_status(begun)
+    assert status.checkpoint == "train/checkpoints/epoch_2.pt"
+    assert shlex.split(str(status.command)) == ["dcfast", *sys.argv[1:]]
+    assert "latest checkpoint of its training: train/checkpoints/epoch_2.pt" in page(status)
+    for columns in (40, 120):
+        text = page(status, columns)
+        command = text.partition("the same command goes on where it was:\n")[2].partition("\n\n")[0]
+        assert shlex.split(command.replace("\\\n", "")) == ["dcfast", *sys.argv[1:]]
+        assert all(len(line) <= columns for line in command.splitlines())
+    monkeypatch.setattr(sys, "argv", ["/x/dcfast/run/__main__.py", "--seed", "1"])
+    note_command(begun / "state")
+    assert read_status(begun).command == "python -m dcfast.run --seed 1"
+    (begun / "state/command.txt").write_text("dcfast 'run")
+    assert "    dcfast 'run" in page(read_status(begun)).splitlines()
 
 
 def test_a_run_on_another_machine_is_told_by_its_signs_of_life(begun: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from dcfast.scales import SCALES
 
 
 def test_the_command_line_says_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -47,3 +48,32 @@ def test_the_command_line_says_what_is_wrong(capsys: pytest.CaptureFixture[str],
     with pytest.raises(SystemExit):
         main(["--out", str(tmp_path), "--shards", "a", "--set", "lr=1"])
     assert "no recipe field 'lr'; there are model, samples_seen, " in capsys.readouterr().err
+
+
+def test_samples_seen_is_an_option_of_its_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from dcfast.train.__main__ import main, parser, settings_of
+
+    words = ["--out", str(tmp_path), "--shards", "a", "--samples-seen", "1280"]
+    short = settings_of(parser().parse_args([*words, "--set", "checkpoints=2"]))[1]
+    long = settings_of(parser().parse_args([*words[:4], "--set", "samples_seen=1280", "--set", "checkpoints=2"]))[1]
+    assert short == long
+    assert short.recipe().samples_seen == 1280
+    assert main([*words, "--set", "samples_seen=1280"]) == 2
+    assert "--samples-seen N says the same as --set samples_seen=N: leave one of them out" in capsys.readouterr().err
+    assert main([*words[:5], "0"]) == 2
+    assert "--samples-seen must be 1 to 2^63 - 1; got 0" in capsys.readouterr().err
+
+
+def test_the_table_of_scales_in_the_documents_is_that_of_the_code(repo_root: Path) -> None:
+    rows = {}
+    for line in (repo_root / "docs/training.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip().replace(",", "") for cell in line.strip("|").split("|")]
+        if line.startswith("|") and cells[0] in SCALES:
+            rows[cells[0]] = cells[1:]
+    assert list(rows) == list(SCALES)
+    for name, (model, seen, batch, pool, hours) in rows.items():
+        scale = SCALES[name]
+        assert (model, int(seen), int(batch)) == (scale.model, scale.samples_seen, scale.global_batch)
+        gigabytes = float(pool.removesuffix(" GB")) if pool.endswith(" GB") else None
+        assert gigabytes == (None if scale.pool_bytes is None else scale.pool_bytes / 1e9)
+        assert (float(hours) if hours.isdecimal() else None) == scale.gpu_hours

@@ -56,7 +56,7 @@ def test_replaced_samples_are_said_once_by_all_ranks(tmp_path: Path) -> None:
         assert ranks.statuses() == [0, 0]
         resumed, note, line = ranks.said(0).splitlines()
         assert ranks.said(1) == ""
-    assert resumed == "resuming after step 8 from epoch_2.pt"
+    assert resumed == "  train: goes on from epoch_2.pt, step 8 of 8"
     count = sum(1 for _ in replacement_reasons(tmp_path / "out" / "train", 0, 8))
     assert note == (
         f"  train: {count} of 64 samples could not be used and were replaced by others (train/replaced-*.jsonl)"

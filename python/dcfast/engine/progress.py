@@ -37,7 +37,7 @@ class StepProgress(Record, omit_defaults=True):
     Attributes:
         step: ``stage/step``.
         pieces, pieces_done: of the step, without those that were done before.
-        unit: what ``done`` and ``total`` count: ``bytes``, ``pieces``, ``samples``, ``images``.
+        unit: what ``done`` and ``total`` count: ``bytes``, ``pieces``, ``samples``, ``embeddings``.
         seconds: since it began.   still: seconds since anything of it moved.
         rate: of ``unit`` a second; None while it is not known.   seconds_left: by this rate.
         detail: what is at work.
@@ -104,6 +104,8 @@ class Progress:
         if first is None or (first[0].total, first[0].unit) != (advance.total, advance.unit):
             self._first = now
         self._heard, self._moved = now, now[1]
+        if advance.note:
+            self.note(advance.note)
 
     def state(self) -> StepProgress:
         """How far it is; may be asked by any thread."""
@@ -186,11 +188,11 @@ def amount(number: int, unit: str) -> str:
 
 
 def speed(rate: float, unit: str) -> str:
-    """``8.1 MB/s``, ``320 images/s``; of slow things ``5.2 s a piece``."""
+    """``8.1 MB/s``, ``320 images/s``; of slow things ``5.2 s a piece``, ``1.8 s an image``."""
     if unit == "bytes":
         return f"{rate / 1e6:,.1f} MB/s"
     if rate < 1:
-        return f"{1 / rate:,.1f} s a {unit.removesuffix('s')}"
+        return f"{1 / rate:,.1f} s {'an' if unit[0] in 'aeiou' else 'a'} {unit.removesuffix('s')}"
     return f"{rate:,.{1 if rate < 100 else 0}f} {unit}/s"
 
 

@@ -13,6 +13,7 @@ from dcfast.evaluate.evaluation import check_evalsets, evaluate_model
 from dcfast.evaluate.results import RESULTS, EvaluationSummary
 from dcfast.models.clip import load_model
 from dcfast.models.devices import resolve_device, resolve_precision
+from dcfast.process.advance import tell_advance
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE, FAILED
 from dcfast.process.options import add_options, made_of, option
@@ -116,8 +117,9 @@ def _main(arguments: argparse.Namespace) -> int:
     check_evalsets(args.evalsets, args.sets)  # before the model is loaded, which takes longer
     with not_left_empty(args.out):
         make_directory(args.out, "--out")
-        clip = load_model(args.model, args.checkpoint, device=device, precision=precision)
         with (Silent if args.quiet else Progress)("evaluate", total=1, pieces=1):
+            tell_advance(0, 1, "models", f"building {args.model}")
+            clip = load_model(args.model, args.checkpoint, device=device, precision=precision)
             summary = evaluate_model(
                 clip,
                 args.evalsets,

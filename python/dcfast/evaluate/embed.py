@@ -51,8 +51,8 @@ class Embedder:
         amp: float16 autocast where the reference has it on a GPU: all texts, and pictures of retrieval and riddles;
             of float32 weights alone. None: on a GPU.
     Attributes:
-        expected, seen: pictures of all sets that are to be scored, and those that have been; ``at``: the set at work.
-            They are told as it goes (``dcfast.process.advance``).
+        expected, seen: pictures and texts of all sets that are to be scored, and those that have been; ``at``: the set
+            at work. They are told as it goes (``dcfast.process.advance``).
     """
 
     def __init__(self, clip: ClipModel, *, batch_size: int, threads: int, amp: bool | None = None) -> None:
@@ -72,6 +72,10 @@ class Embedder:
     def precision(self) -> str:
         """What scores depend on: ``amp``, or the dtype of the weights."""
         return "amp" if self.amp else str(self.dtype).removeprefix("torch.")
+
+    def tell(self, more: str = "") -> None:
+        """Tells how far it is; ``more``: what is at work in the set, in words."""
+        tell_advance(self.seen, self.expected, "embeddings", self.at + more)
 
     def texts(self, texts: Sequence[str], where: str, *, before: int = 0, among: int = 0) -> Tensor:
         """(n, D) embeddings; a text that comes more than once is encoded once.
@@ -95,12 +99,13 @@ class Embedder:
         threads = self.threads if self.device.type == "cpu" else 1
         ahead = threads + BATCHES_AHEAD - 1
         parts: list[Tensor] = []
+        seen = self.seen
         with one_thread(self.device.type):
             for part in read_ahead(encode, tokens, threads=threads, ahead=ahead):
                 parts.append(part)
-                encoded = before + min(TEXTS_AT_ONCE * len(parts), len(different))
-                detail = f"{self.at}, text {encoded:,} of {among or len(different):,}"
-                tell_advance(self.seen, self.expected, "images", detail)
+                encoded = min(TEXTS_AT_ONCE * len(parts), len(different))
+                self.seen = seen + len(texts) * encoded // len(different)  # those that come twice count, too
+                self.tell(f", text {before + encoded:,} of {among or len(different):,}")
         features = torch.cat(parts)
         self._check(features, lambda row: f"text {different[row]!r} of {where}")
         return features[torch.tensor(row_of_text)]
@@ -143,7 +148,7 @@ class Embedder:
                 features = pixels if on_cpu else self._encode_pictures(pixels, amp)
                 self._check(features, partial(_picture_name, evalset, rows))
                 self.seen += len(rows) + len(problems)
-                tell_advance(self.seen, self.expected, "images", self.at)
+                self.tell()
                 yield ImageBatch(rows, features, problems)
 
     def _decode(self, batch: Batch) -> tuple[Ints, Tensor, dict[int, str]]:

@@ -189,11 +189,12 @@ class _Evaluation:
         """Scores what waits; the keys of the sets that were scored."""
         limited = {key: self.limit is not None and s.limit_to(self.limit) for key, s in self.waiting.items()}
         embedder, scored, done = self.embedder, [], 0
-        embedder.expected = sum(len(evalset.rows) for evalset in self.waiting.values())
+        embedder.expected = sum(map(_embeddings, self.waiting.values()))
         for number, (key, evalset) in enumerate(self.waiting.items(), 1):
             started = time.monotonic()
             embedder.seen, embedder.at = done, f"{evalset.task.name}, set {number} of {len(self.waiting)}"
-            done += len(evalset.rows)
+            embedder.tell()  # the first batch may take long
+            done += _embeddings(evalset)
             try:
                 score = score_evalset(evalset, embedder)
             except BAD_SET as error:
@@ -209,6 +210,11 @@ class _Evaluation:
     def ordered(self) -> list[Result]:
         """The results so far, in the order of the tasks; those that were not asked for as well."""
         return [self.results[task.key] for task, _ in self.tasks if task.key in self.results]
+
+
+def _embeddings(evalset: EvalSet) -> int:
+    """Of pictures and texts that its score takes."""
+    return len(evalset.rows) + evalset.text_count()
 
 
 def _summarise(evaluation: _Evaluation, root: Path, scored: list[str], non_standard: str | None) -> EvaluationSummary:

@@ -56,6 +56,19 @@ class EvalSet:
     def key(self, row: int) -> str:
         return self.pictures.key(int(self.rows[row]))
 
+    def text_count(self) -> int:
+        """How many texts its score takes: captions, cues or prompts. No option makes the prompts fewer."""
+        if self.task.kind == "retrieval":
+            return sum(map(len, self.captions))
+        if self.task.kind == "association":
+            return len(self.riddles)
+        starts = [f"{name}:" for name in self.task.objectives] if self.task.kind == "fairness_multilabel" else [""]
+        count = 0
+        for start in starts:
+            templates = sum(line.startswith(start) for line in self.templates)
+            count += templates * sum(line.startswith(start) for line in self.classes)
+        return count
+
     def keep(self, chosen: npt.NDArray[np.bool_], reason: str) -> None:
         """Leaves out the rows that are not chosen, with their labels, and remembers why."""
         if not chosen.all():

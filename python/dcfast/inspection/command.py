@@ -45,7 +45,12 @@ class InspectOptions:
 
     target: str = option("", "uid, SHARD.tar, SHARD.tar/KEY or a run directory", flags=("target",), metavar="TARGET")
     out: str = option(DEFAULT_OUT, OUT)
-    html: str | None = option(None, "write a page of it, too", metavar="FILE", parse=path_argument)
+    html: str | None = option(
+        None,
+        "write a page of it; of several samples the terminal shows the counts alone",
+        metavar="FILE",
+        parse=path_argument,
+    )
     filter: str | None = option(
         None, "of a run: samples whose metadata row passes this filter expression (docs/filters.md)", metavar="EXPR"
     )
@@ -143,18 +148,18 @@ def _several(target: Target, options: InspectOptions) -> Gallery | None:
     if options.json:
         say(json.dumps(plain(drawn_samples), indent=1, ensure_ascii=True))
     else:
-        say("\n".join(_told(inspector, choice, drawn_samples)))
+        say("\n".join(_told(inspector, choice, drawn_samples, counts_alone=options.html is not None)))
     return drawn_page(inspector, choice, drawn_samples) if options.html is not None else None
 
 
-def _told(inspector: Inspector, choice: Choice, drawn_samples: Draw) -> list[str]:
-    """The counts of a run, and the samples drawn, for a terminal."""
+def _told(inspector: Inspector, choice: Choice, drawn_samples: Draw, *, counts_alone: bool) -> list[str]:
+    """The counts of a run, and the samples drawn, for a terminal; ``counts_alone``: a page shows the samples."""
     said: list[Line] = []
     if choice.shard is None:
         said += _counts(inspector)
     said.append(("samples", " ".join([f"{clean(wanted(choice), 400)}.", *of_how_many(choice, drawn_samples)])))
     rows = wrapped(said)
-    for row in drawn_samples.rows:
+    for row in () if counts_alone else drawn_samples.rows:
         reason = f": {row.reason}" if row.reason else ""
         name = f"{row.shard}/{row.key}" if row.key is not None else f"uid {row.uid}"
         sample = [(row.fate or "-", clean(name)), ("", clean(f"uid {row.uid or 'none'}"))]

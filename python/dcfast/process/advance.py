@@ -14,23 +14,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Advance:
-    """``done`` of ``total`` things, whose name is ``unit`` (in the plural); ``detail``: what is at work, in words."""
+    """``done`` of ``total`` things, whose name is ``unit`` (in the plural); ``detail``: what is at work, in words.
+
+    ``note``: what is to be said once, in a line of its own.
+    """
 
     done: int
     total: int
     unit: str
     detail: str = ""
+    note: str = ""
 
 
 Listener = Callable[[Advance], None]
 _LISTENER: ContextVar[Listener | None] = ContextVar("_LISTENER", default=None)
 
 
-def tell_advance(done: int, total: int, unit: str, detail: str = "") -> None:
+def tell_advance(done: int, total: int, unit: str, detail: str = "", note: str = "") -> None:
     """Says how far the work of this thread is."""
     listener = _LISTENER.get()
     if listener is not None:
-        listener(Advance(done, total, unit, detail))
+        listener(Advance(done, total, unit, detail, note))
 
 
 @contextmanager

@@ -20,7 +20,8 @@ def _names(text: str) -> list[str]:
 DECODER = Option("of training; dali: whole batches", choices=("pil", "pil_reduced", "dali"))
 DEVICE = Option("of models; auto: a GPU if there is one", choices=("auto", "cpu", "cuda"))
 EVAL_LIMIT = Option(
-    "pictures of each evaluation set, spread over it (of WinoGAViL riddles): a look, and no score of DataComp's",
+    "pictures of each evaluation set, spread over it (of WinoGAViL riddles): a look, and no score of DataComp's; "
+    "prompts stay as many (ImageNet: 80,000): on a processor begin with --sets of few classes",
     least=1,
     usual="all of them",
 )
@@ -33,6 +34,7 @@ PRECISION = Option(
     "(docs/evaluation.md)",
     choices=("auto", "amp", "fp32", "fp16", "bf16"),
 )
+SAMPLES_SEEN = Option("of training, instead of the recipe's: marked as non-standard", least=1, most=MOST_SEED)
 SEED = Option("of everything drawn: the built-in world, initial weights, order and crops", least=0, most=MOST_SEED)
 UID_FROM = Option(
     "uids of a pool: json (of the samples' json and of the metadata), or, for pools without uids, url or key: hashes "

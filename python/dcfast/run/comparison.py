@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -21,7 +21,7 @@ from dcfast.run.checks import check_settings
 from dcfast.run.manifest import write_manifest
 from dcfast.rundir.branch import branch_settings, branch_stages, comparison_dir, link_base
 from dcfast.rundir.claim import located
-from dcfast.rundir.recorder import Recorder, read_progress
+from dcfast.rundir.recorder import Recorder, note_command, read_progress
 from dcfast.rundir.run_dir import Run, open_run
 from dcfast.rundir.settings import Settings
 from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
@@ -62,7 +62,9 @@ def _go_through(base: Run, branch: Run, engine: Engine, last: str, show: Show, s
 
 @contextmanager
 def recorded(run: Run, engine: Engine, stages: Sequence[str]) -> Iterator[None]:
-    """For the time of a block, a run tells others how far it is."""
+    """For the time of a block, a run tells others how far it is; how it was started stays there if it is killed."""
+    with suppress(OSError):  # of a full disk what is left out is said by what needs it
+        note_command(run.out / "state")
     kind = "ray" if isinstance(engine, RayEngine) else "local"
     with Recorder(run.out / "state", engine=kind, workers=engine.workers, stages=stages) as run.recorder:
         try:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-import shlex
-import sys
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,7 +29,7 @@ from dcfast.rundir.summary import Summary
 from dcfast.rundir.training_summary import TrainingSummary
 from dcfast.scales import scale
 from dcfast.stages.plugins import plugin_summaries
-from dcfast.storage.atomic import write_bytes, write_json
+from dcfast.storage.atomic import write_json
 from dcfast.storage.hashing import sha256_file
 from dcfast.storage.published import without_places
 from dcfast.storage.records import plain, replaced
@@ -54,7 +52,6 @@ PACKAGES = (
 )
 
 
-COMMAND = "command.txt"
 T = TypeVar("T", bound=Summary)
 
 
@@ -154,17 +151,9 @@ def _departures(run: Run) -> list[str]:
     return departures
 
 
-def _note_command(path: Path) -> None:
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    line = f"{command}\n".encode("utf-8", "surrogateescape")
-    if not path.is_file() or path.read_bytes() != line:
-        write_bytes(path, line, sync=False)
-
-
 def write_manifest(run: Run) -> None:
-    """Writes ``manifest.json`` into the run directory, and beside the settings how the run was last started."""
+    """Writes ``manifest.json`` into the run directory."""
     path = run.out / "manifest.json"
     manifest = without_places(plain(build_manifest(run)), run.places)
-    _note_command(run.out / "state" / COMMAND)
     if not equals_json(path, json.loads(json.dumps(manifest))):
         write_json(path, manifest)  # untouched when equal: the report takes its mtime for an input

@@ -1,12 +1,15 @@
 """What a run at work says of itself in its directory: a small file, written anew every few seconds, and a log.
 
 ``state/progress.json`` is for ``dcfast status``, from any process and machine that sees the directory;
-``state/log.txt`` has what happened, with times. Neither is part of a result.
+``state/log.txt`` has what happened, with times, ``state/command.txt`` how the run was last started. None is part of a
+result.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 import threading
 import time
 import traceback
@@ -17,13 +20,14 @@ from types import TracebackType
 
 from dcfast.engine.piece import AT_PIECE
 from dcfast.engine.progress import Progress, StepProgress, ended_line, step_line
-from dcfast.errors import DcfastError, first_line
+from dcfast.errors import CorruptDataError, DcfastError, first_line
 from dcfast.storage.atomic import append_lines, write_bytes, write_json
-from dcfast.storage.inputs import open_input
+from dcfast.storage.inputs import open_input, read_input
 from dcfast.storage.records import Count, Record, plain, read_record
 
 PROGRESS = "progress.json"
 LOG = "log.txt"
+COMMAND = "command.txt"
 RUNNING, DONE, FAILED, STOPPED = "running", "done", "failed", "stopped"
 _SECONDS_BETWEEN_WRITES = 3.0
 _SECONDS_BETWEEN_LOGGED = 60.0
@@ -73,6 +77,27 @@ def read_progress(folder: Path) -> RunProgress | None:
     try:
         return read_record(folder / PROGRESS, RunProgress, most=_MOST_READ)
     except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def note_command(folder: Path) -> None:
+    """Writes this process's command line as a run was started by it; it stays as it is where it is the same."""
+    program = Path(sys.argv[0])
+    start = [program.name]
+    if program.name == "__main__.py":
+        package = program.parent.name
+        start = ["python", "-m", package if package == "dcfast" else f"dcfast.{package}"]
+    line = f"{shlex.join([*start, *sys.argv[1:]])}\n".encode("utf-8", "surrogateescape")
+    path = folder / COMMAND
+    if not path.is_file() or path.read_bytes() != line:
+        write_bytes(path, line, sync=False)
+
+
+def read_command(folder: Path) -> str | None:
+    """The command line of the last start of a run; None where none is there that can be read."""
+    try:
+        return read_input(folder / COMMAND, _MOST_READ).decode("utf-8", "replace").strip() or None
+    except (OSError, CorruptDataError):
         return None
 
 

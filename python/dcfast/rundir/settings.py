@@ -13,8 +13,8 @@ from dcfast.process.shared_options import (
     EVAL_LIMIT,
     EVAL_SETS,
     LOSS,
-    MOST_SEED,
     PRECISION,
+    SAMPLES_SEEN,
     SEED,
     UID_FROM,
 )
@@ -152,9 +152,7 @@ class Settings:
         False,
         "write a sample and train on it as often as metadata rows of its uid pass, as in DataComp, and not once",
     )
-    samples_seen: int | None = option(
-        None, "of training, instead of the recipe's: the run is marked as non-standard", least=1, most=MOST_SEED
-    )
+    samples_seen: int | None = option(None, SAMPLES_SEEN)
     sets: list[str] | None = option(None, EVAL_SETS)
     limit: int | None = option(None, EVAL_LIMIT)
     overrides: dict[str, Override] | None = option(None, SET)

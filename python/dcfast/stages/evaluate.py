@@ -19,6 +19,7 @@ from dcfast.evaluate.tasks import OWN_TABLE, chosen_tasks, used_plugins
 from dcfast.models.clip import load_model
 from dcfast.models.devices import resolve_device, resolve_precision
 from dcfast.plugins import PluginUse
+from dcfast.process.advance import tell_advance
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import EvaluateSummary, read_summary
 from dcfast.rundir.training_summary import TrainingSummary
@@ -51,6 +52,7 @@ def evaluate_checkpoint(
     del plugins
     resolved = resolve_device(device)
     kind, amp = resolve_precision(precision, resolved)
+    tell_advance(0, 1, "models", f"building {model}")
     clip = load_model(model, str(out / checkpoint), device=resolved, precision=kind)
     if sha256 is not None and clip.content_hash != sha256:
         raise RunError(

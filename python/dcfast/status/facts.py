@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from dcfast.engine.progress import StepProgress
@@ -19,6 +20,7 @@ from dcfast.rundir.recorder import (
     STOPPED,
     RunProgress,
     is_alive,
+    read_command,
     read_progress,
 )
 from dcfast.rundir.run_dir import Run
@@ -66,6 +68,7 @@ class RunStatus(Record, omit_defaults=True):
         engine, workers: ``local``, ``ray``, or ``train``: a training that was started by itself.
         started, ended: seconds since 1970.   silent: seconds since the last sign of life.
         error, piece: of one that failed.   log: the last lines, where it failed or is gone.
+        command: what it was last started by.   checkpoint: the latest of its training, where that has not ended.
         stages: in their order.   parts: the comparison run.
     """
 
@@ -86,6 +89,8 @@ class RunStatus(Record, omit_defaults=True):
     error: str | None = None
     piece: str | None = None
     log: list[str] | None = None
+    command: str | None = None
+    checkpoint: str | None = None
 
 
 class _Time(Record):
@@ -172,6 +177,8 @@ def _times(path: Path) -> dict[str, _Time]:
 
 def _with_process(status: RunStatus, told: RunProgress, folder: Path) -> RunStatus:
     state = _ended_state(told)
+    is_over = state in (FAILED, GONE, STOPPED)
+    trains = any(stage.name == "train" and stage.state != DONE for stage in status.stages)
     return replaced(
         status,
         state=state,
@@ -186,8 +193,19 @@ def _with_process(status: RunStatus, told: RunProgress, folder: Path) -> RunStat
         silent=round(max(0.0, time.time() - told.updated), 1) if told.state == RUNNING else None,
         error=told.error,
         piece=told.piece,
-        log=_log_end(folder / LOG) if state in (FAILED, GONE, STOPPED) else None,
+        log=_log_end(folder / LOG) if is_over else None,
+        command=read_command(folder),
+        checkpoint=_latest_checkpoint(folder.parent) if is_over and trains else None,
     )
+
+
+def _latest_checkpoint(out: Path) -> str | None:
+    """The one written last, by its name in the run directory; whether it is whole, the training looks."""
+    times = []
+    for path in (out / "train" / "checkpoints").glob("*.pt"):
+        with suppress(OSError):
+            times.append((path.stat().st_mtime_ns, str(path.relative_to(out))))
+    return max(times)[1] if times else None
 
 
 def _log_end(path: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import time
 
 from dcfast.engine.progress import amount, duration, step_line
@@ -57,7 +58,7 @@ def _head(status: RunStatus, columns: int, colours: bool) -> list[str]:
     if status.error is not None:
         where = f"{status.piece}: " if status.piece else ""
         lines += [_painted(piece, FAILED, colours) for piece in _broken(f"  {where}{status.error}", columns)]
-    return lines
+    return lines + _how_it_goes_on(status, columns)
 
 
 _STATES = {UNTOLD: "not at work"}
@@ -81,11 +82,38 @@ def _about(status: RunStatus) -> list[str]:
         if status.alive is False:
             why = "is gone: it was killed (by hand, or the machine ran out of memory)"
         ago = duration(status.silent or 0.0)
-        return [f"{who}{job} {why}; last sign of life {ago} ago", "the same command goes on where it was"]
+        return [f"{who}{job} {why}; last sign of life {ago} ago"]
     ended = status.ended or status.started
     ago, took = duration(time.time() - ended), duration(ended - status.started)
-    more = [] if status.state == DONE else ["the same command goes on where it was"]
-    return [f"{ago} ago, after {took}: {who}{job} ({how})", *more]
+    return [f"{ago} ago, after {took}: {who}{job} ({how})"]
+
+
+def _how_it_goes_on(status: RunStatus, columns: int) -> list[str]:
+    """Of a run that did not come to its end: the checkpoint that is there, and the command."""
+    if status.state not in (FAILED, GONE, STOPPED):
+        return []
+    lines = []
+    if status.checkpoint is not None:
+        lines = _wrapped(f"latest checkpoint of its training: {status.checkpoint}", columns)
+    text = "the same command goes on where it was"
+    if status.command is None:
+        return [*lines, *_wrapped(text, columns)]
+    return [*lines, *_wrapped(f"{text}:", columns), *_command_lines(status.command, columns)]
+
+
+def _command_lines(command: str, columns: int) -> list[str]:
+    """A command as a shell takes it, broken between its words; a word that is wider than the terminal is cut."""
+    try:
+        words = [shlex.quote(word) for word in shlex.split(command)]
+    except ValueError:  # somebody wrote to the file
+        words = command.split()
+    lines, line = [], ""
+    for word in map(printable, words):
+        if line and width(f"    {line} {word} \\") > columns:
+            lines.append(f"    {line} \\")
+            line = ""
+        line = f"{line} {word}" if line else word
+    return [piece for text in [*lines, f"    {line}"] for piece in _broken(text, columns)]
 
 
 def _stage_line(stage: StageStatus, names: int, columns: int, colours: bool) -> str:

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from dcfast.process.command import run_command, status_of
 from dcfast.process.exit_codes import DONE, PEER_LOST
 from dcfast.process.options import add_options, made_of, option
 from dcfast.process.parser import ArgumentParser
+from dcfast.process.shared_options import SAMPLES_SEEN
 from dcfast.process.signals import start_worker
 from dcfast.process.terminal import log_printably, say
+from dcfast.rundir.settings import Override
 from dcfast.storage.config import add_config, given_and_config, unknown_option
 from dcfast.storage.json_files import read_json
 from dcfast.storage.paths import not_left_empty
@@ -45,6 +48,7 @@ class TrainOptions:
     index: str | None = option(None, "instead of --shards: a run, or its index directory", **PATH)
     shards_dir: str | None = option(None, "with --index: the pool's directory of shards", **PATH)
     subset: str | None = option(None, "with --index: the uids to train on (npy, u8,u8)", **_FILE)
+    samples_seen: int | None = option(None, SAMPLES_SEEN)
     processes: int | None = option(None, "ranks on this machine", usual="one a GPU, one on the CPU")
 
 
@@ -93,7 +97,17 @@ def settings_of(arguments: argparse.Namespace) -> tuple[TrainOptions, TrainSetti
         return options, _from_file(options.settings)
     if values.get("out") is None:
         raise ValueError("nowhere to write: give --out DIR")
-    return options, made_of(TrainSettings, values, sources=_sources(options))
+    overrides = _overrides(values.get("overrides") or {}, options.samples_seen)
+    return options, made_of(TrainSettings, {**values, "overrides": overrides}, sources=_sources(options))
+
+
+def _overrides(overrides: Mapping[str, Override], samples_seen: int | None) -> Mapping[str, Override]:
+    """What of the recipe is changed, by ``--set`` and by ``--samples-seen``."""
+    if samples_seen is None:
+        return overrides
+    if "samples_seen" in overrides:
+        raise ValueError("--samples-seen N says the same as --set samples_seen=N: leave one of them out")
+    return {**overrides, "samples_seen": samples_seen}
 
 
 def _sources(options: TrainOptions) -> tuple[TrainSource, ...]:

@@ -139,7 +139,7 @@ class Trainer:
         self._resume_ranks(before)
         if self.ranks.rank == 0:
             if latest is not None:
-                _LOG.info("resuming after step %d from %s", self.step, latest.name)
+                self._say_resumed(latest.name)
             drop_later_lines(self.folder / "log.jsonl", self.step)
             # there may have been more ranks before; they number steps from 0
             for path in [*self.folder.glob("replaced-*.jsonl"), *self.folder.glob("refused-*.jsonl")]:
@@ -147,6 +147,13 @@ class Trainer:
             for path in self.folder.glob("nonfinite-*.json"):  # of an earlier start: it says nothing about this one
                 path.unlink()
         self.ranks.barrier()
+
+    def _say_resumed(self, checkpoint: str) -> None:
+        """To the log of a training by itself, and to a run, which shows no such log."""
+        done = f"step {self.step:,} of {self.steps:,}"
+        where = f"train: goes on from {checkpoint}, {done}"
+        _LOG.info("  %s", where)
+        tell_advance(self.step, self.steps, "steps", done, where)  # not samples: the rate is that of the steps to come
 
     def _resume_ranks(self, before: list[RankCount]) -> None:
         """Notes where another number of ranks goes on: the samples are the same, the weights not quite."""
