@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from dcfast.scales import PRECISIONS, RECIPE_FIELDS, Scale, scale
 
 
 def test_the_command_line_says_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -46,4 +48,22 @@ def test_the_command_line_says_what_is_wrong(capsys: pytest.CaptureFixture[str],
     assert "no such directory" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["--out", str(tmp_path), "--shards", "a", "--set", "lr=1"])
-    assert "no recipe field 'lr'; there are model, samples_seen, " in capsys.readouterr().err
+    said = capsys.readouterr().err.splitlines()
+    assert "no recipe field 'lr'; did you mean 'learning_rate'?" in said[0]
+    assert said[1:] == ["python -m dcfast.train --help lists the options"], "and no screen of all options"
+
+
+def test_the_documents_have_the_fields_of_a_recipe(repo_root: Path) -> None:
+    page = (repo_root / "docs/training.md").read_text(encoding="utf-8")
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:5]] for line in page.splitlines() if line.startswith("| `")]
+    values = [[name, _as_set(scale("tiny"), name), _as_set(scale("small"), name)] for name in RECIPE_FIELDS]
+    table = [row for row in rows if row[0] in RECIPE_FIELDS]
+    assert [row[:3] for row in table] == values
+    assert all(row[3] for row in table)
+    assert all(name in table[list(RECIPE_FIELDS).index("precision")][3] for name in PRECISIONS)
+
+
+def _as_set(recipe: Scale, name: str) -> str:
+    """A value as ``--set`` takes it."""
+    value = getattr(recipe, name)
+    return value if isinstance(value, str) else json.dumps(value)

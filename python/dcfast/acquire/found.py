@@ -21,6 +21,7 @@ class Found:
 
     Attributes:
         pictures: how many there are.   sidecars: texts and json, which may be captions.
+        alone: it is one shard that was named, and the rest of ``root`` was not looked at.
     """
 
     root: str
@@ -31,6 +32,7 @@ class Found:
     pictures: int = 0
     sidecars: int = 0
     passed: Account = field(default_factory=Account)
+    alone: bool = False
 
     @property
     def words(self) -> str:
@@ -72,7 +74,11 @@ def folders_of(root: str, passed: Account | None = None) -> Iterator[tuple[str, 
 
 
 def look(root: str) -> Found:
-    """Lists a folder, and those below it. OSError where it cannot be read."""
+    """Lists a folder, and those below it; a shard is as a folder of that one. OSError where it cannot be read."""
+    if os.path.isfile(root):
+        found = Found(os.path.dirname(root), alone=True)
+        _sort_in(found, os.path.basename(root), os.path.basename(root))
+        return found
     os.scandir(root).close()  # of the folder itself the error is raised
     found = Found(root)
     for folder, names in folders_of(root, found.passed):
