@@ -54,6 +54,16 @@ class Scale:
 RECIPE_FIELDS = tuple(f.name for f in fields(Scale) if f.name not in ("name", "pool_bytes", "gpu_hours"))
 """What of a recipe may be changed on purpose (``--set``); it is no scale of DataComp's then."""
 PRECISIONS = ("fp32", "amp", "amp_bf16", "bf16", "fp16", "pure_bf16", "pure_fp16")
+_OTHER_NAMES = {
+    "arch": "model",
+    "batch": "global_batch",
+    "batch_size": "global_batch",
+    "lr": "learning_rate",
+    "train_num_samples": "samples_seen",
+    "warmup": "warmup_steps",
+    "wd": "weight_decay",
+}
+"""What open_clip and others call a field of a recipe -> its name here."""
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 
 _M, _GB, _TB, _BF16 = 10**6, 10**9, 10**12, "amp_bf16"
@@ -80,7 +90,9 @@ def scale(name: str) -> Scale:
 def check_recipe_field(name: str) -> None:
     """ValueError where a recipe has no such field; names the nearest."""
     if name not in RECIPE_FIELDS:
-        near = difflib.get_close_matches(name.replace("-", "_"), RECIPE_FIELDS, n=1)
+        plain = name.replace("-", "_")
+        known = [_OTHER_NAMES[plain]] if plain in _OTHER_NAMES else []
+        near = known or difflib.get_close_matches(plain, RECIPE_FIELDS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(RECIPE_FIELDS)}"
         raise ValueError(f"no recipe field {name!r}; {hint}")
 
@@ -109,6 +121,11 @@ def changed_recipe(standard: Scale, changes: Mapping[str, bool | int | float | s
     if not 0 < made.crop_scale <= 1:
         raise ValueError(f"crop_scale must be in (0, 1]; got {made.crop_scale}")
     return made
+
+
+def smaller_batch(samples: int) -> int:
+    """A batch for a training on so few samples, to be named in messages: the largest power of two that they fill."""
+    return 1 << max(samples.bit_length() - 1, 0)
 
 
 def recipe_departures(standard: Scale, made: Scale) -> list[str]:

@@ -331,3 +331,27 @@ def test_what_a_written_index_says_of_a_rewritten_shard(tmp_path: Path) -> None:
     segment = index_tars([tmp_path / "pool/shards/0.tar"]).segment
     assert segment.keys().to_pylist() == keys
     assert pq.read_table(tmp_path / "pool/metadata/0.parquet")["text"].to_pylist() == [f"c{n}" for n in range(5)]
+
+
+def test_one_shard_is_as_a_folder_of_that_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(2):
+        write_shard(tmp_path / f"source/{number:05d}.tar", shard_of(10 * number))
+    report = imported(tmp_path / "source/00001.tar", tmp_path / "source/pool")
+    assert (report.linked, report.metadata_written) == (1, 1)
+    assert os.listdir(tmp_path / "source/pool/shards") == ["00001.tar"]
+    assert report.passed.lines == []
+    assert kept(tmp_path / "source/pool", tmp_path / "run")["kept"] == report.samples
+    assert imported(tmp_path / "source/00001.tar", tmp_path / "source/pool") == report
+    with pytest.raises(RunError, match="holds another import"):
+        imported(tmp_path / "source/00000.tar", tmp_path / "source/pool")
+
+    link = os.link
+
+    def elsewhere(source: str, target: str) -> None:
+        if str(source).startswith(str(tmp_path / "source")):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        link(source, target)
+
+    monkeypatch.setattr("os.link", elsewhere)  # a link to the folder would be all that lies there
+    with pytest.raises(RunError, match=r"cannot be linked from there .*--copy"):
+        imported(tmp_path / "source/00001.tar", tmp_path / "other")

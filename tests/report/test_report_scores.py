@@ -16,7 +16,7 @@ from dcfast.report.page.charts import bars, curves, ticks
 from dcfast.report.page.images import EvalsetPreviews, PoolPreviews
 from dcfast.report.page.page import environment, look_up, render
 from dcfast.report.text import decimal, points, rounded, share
-from dcfast.rundir.summaries import EvaluateSummary
+from dcfast.rundir.summaries import EvaluateSummary, FilterSummary
 from report_builder import copies, paired, result, run_of, trained, write_summary
 from strict_page import Page
 
@@ -69,6 +69,7 @@ def test_scores_stand_beside_the_comparison(tmp_path: Path) -> None:
         ({"a": 0.9, "b": 0.4, "c": 0.4}, {"a": 0.5, "b": 0.5, "c": 0.5}, {}, "even"),
         ({"a": 0.9}, {"a": 0.5}, {"samples_seen": 999}, "unfair"),
         ({"a": 0.9}, {"a": 0.5}, {"recipe_hash": "b" * 64}, "unfair"),
+        ({"a": 0.05, "b": 0.1, "c": 0.2}, {"a": 0.1, "b": 0.1, "c": 0.1}, {}, "unlearned"),
         ({"a": 0.9}, {"b": 0.5}, {}, "scored"),
         ({}, {"b": 0.5}, {}, "none"),
     ],
@@ -82,6 +83,16 @@ def test_headline_is_honest(
     if changes:
         assert any("The two trainings" in note for note in report["notes"])
         assert "cannot be compared" in page.text
+
+
+def test_a_model_that_guesses_is_not_compared(tmp_path: Path) -> None:
+    mine, other = {"a": 0.3, "b": 0.1, "c": 0.1, "d": 0.1, "e": 0.1}, {"a": 0.1, "b": 0.1, "c": 0.1, "d": 0.1, "e": 0.1}
+    _, page = reported(paired(tmp_path / "one", mine, other))
+    assert "Nothing learned yet: 1 and 0 of 5 sets above chance" in page.text
+    _, page = reported(paired(tmp_path / "two", mine, mine))
+    assert "Nothing learned yet: 1 of 5 sets above chance" in page.text
+    _, page = reported(paired(tmp_path / "three", {**mine, "b": 0.2, "c": 0.2}, other))
+    assert "better subset, better model" in page.text
 
 
 def test_results_of_another_checkpoint_are_left_out(tmp_path: Path) -> None:
@@ -441,3 +452,28 @@ def test_words_of_numbers() -> None:
     assert [points(v) for v in (0.1032, -0.02, 0.0004, -0.0004, None)] == ["+10.3", "\u22122.0", "0.0", "0.0", "\u2013"]
     assert [decimal(v) for v in (18.6252, None)] == ["18.63", "\u2013"]
     assert [rounded(v) for v in (1234.5, None)] == ["1,234", "\u2013"]
+
+
+def test_closing_lines_say_why_samples_are_not_kept() -> None:
+    from dcfast.run.workflow import _closing_lines
+
+    chosen = FilterSummary(
+        filter="basic_filter",
+        fates={"kept": 348, "dropped": 60, "quarantined": 0, "missing": 4, "unlisted": 0},
+        subset=347,
+        thresholds=None,
+        models={},
+        metadata_rows=411,
+        subset_metadata=347,
+        reasons={"basic_filter: words": 30, "basic_filter: size": 20, **{f"rule {n}": n for n in (1, 2, 3, 4)}},
+        repeated_in_pool=1,
+    )
+    assert _closing_lines(Path("o"), {"filter": chosen}) == [
+        "347 of 411 metadata rows pass the filter (subset_metadata.npy)",
+        "fates: 348 kept, 60 dropped, 0 quarantined, 4 missing, 0 unlisted",
+        "1 samples have the uid of one before them: all samples of a uid are kept where a metadata row of it passes, "
+        "so that more samples may be kept than rows pass",
+        "not kept, the commonest reasons: basic_filter: words (30); basic_filter: size (20); metadata rows without a "
+        "sample (4); rule 4 (4); rule 3 (3)",
+        "run directory: o",
+    ]

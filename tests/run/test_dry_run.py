@@ -24,6 +24,8 @@ from dcfast.storage.atomic import write_bytes, write_json
 from pool_builder import plain_pool
 
 DATA = ["index", "signatures", "decontaminate", "filter", "reshard", "verify"]
+SMALL = ["--set", "global_batch=4"]
+"""For a training on a pool of a dozen rows."""
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def test_the_stages_that_would_run(
     words: list[str], stages: list[str], pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = words or ["--filter", "basic_filter"]
-    assert main(["--pool", str(pool), "--out", str(tmp_path / "o"), "--dry-run", *given]) == 0
+    assert main(["--pool", str(pool), "--out", str(tmp_path / "o"), "--dry-run", *given, *SMALL]) == 0
     said = capsys.readouterr().out
     assert planned(said) == dict.fromkeys(stages, TO_DO)
     assert ("no training in this plan, 0 GPU-hours" in said) == ("train" not in stages)
@@ -73,7 +75,7 @@ def test_times_are_of_what_was_tried_here(
     pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model_probes, "TRIAL_SECONDS", 600.0)  # on a machine that does other things, too
-    words = ["--pool", str(pool), "--out", str(tmp_path / "o"), "--dry-run", "--compare", "none"]
+    words = ["--pool", str(pool), "--out", str(tmp_path / "o"), "--dry-run", "--compare", "none", *SMALL]
     assert main([*words, "--features", "l14=dcfast-tiny:none.pt", "--device", "cpu"]) in (1, 2)
     assert "none.pt" in capsys.readouterr().err
     assert main([*words, "--samples-seen", "12800"]) == 0

@@ -196,6 +196,7 @@ CASES: dict[str, tuple[int, str, Callable[[Case], list[str]]]] = {
     "stages of other settings": (1, "with other settings", _other_settings),
     "a stage of another run": (2, "stage world renders the built-in world", lambda c: ["--to", "world"]),
     "too short a training": (2, "samples_seen must be at least one batch", lambda c: ["--samples-seen", "5"]),
+    "fewer rows than a batch": (1, r"has 12 metadata rows, fewer than one batch of 128.*global_batch=4", lambda c: []),
 }
 
 

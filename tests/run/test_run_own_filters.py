@@ -241,8 +241,9 @@ def test_a_recipe_changed_on_purpose(pool: Path, tmp_path: Path, capsys: pytest.
         "with a changed recipe (--set) it is not DataComp's scale small any more",
     ]
     assert main([*words, out, "--to", "index", "--quiet"]) == 1
-    assert "overrides: {'learning_rate': 0.001, 'precision': 'fp32'} there, None now" in capsys.readouterr().err
+    assert "overrides: {'learning_rate': 0.001, 'precision': 'fp32'} there, default now" in capsys.readouterr().err
     for change, message in (
+        ("batch_size=8", "no recipe field 'batch_size'; did you mean 'global_batch'?"),
         ("learning_rte=1", "no recipe field 'learning_rte'; did you mean 'learning_rate'?"),
         ("learning_rate", "expected NAME=VALUE"),
         ("learning_rate=fast", "learning_rate must be a number; got 'fast'"),

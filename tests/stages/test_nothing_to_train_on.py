@@ -17,7 +17,8 @@ from tar_reference import GIF, make_tar
 def test_a_filter_that_keeps_nothing(tmp_path: Path) -> None:
     samples = [Sample(n, caption="two words") for n in range(5)] + [Sample(5, without=("jpg",))]
     pool = PoolBuilder(tmp_path / "pool", [samples], missing=[90]).write()
-    settings = Settings(pool=str(pool), filter="basic_filter", compare="none", device="cpu")
+    changes = {"global_batch": 4}
+    settings = Settings(pool=str(pool), filter="basic_filter", compare="none", device="cpu", overrides=changes)
     with pytest.raises(NothingKeptError) as caught:
         run(tmp_path / "run", settings)
     said = str(caught.value)

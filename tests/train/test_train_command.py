@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
-from dcfast.scales import SCALES
+from dcfast.scales import PRECISIONS, RECIPE_FIELDS, SCALES, Scale, scale
 
 
 def test_the_command_line_says_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -47,7 +48,9 @@ def test_the_command_line_says_what_is_wrong(capsys: pytest.CaptureFixture[str],
     assert "no such directory" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["--out", str(tmp_path), "--shards", "a", "--set", "lr=1"])
-    assert "no recipe field 'lr'; there are model, samples_seen, " in capsys.readouterr().err
+    said = capsys.readouterr().err.splitlines()
+    assert "no recipe field 'lr'; did you mean 'learning_rate'?" in said[0]
+    assert said[1:] == ["python -m dcfast.train --help lists the options"], "and no screen of all options"
 
 
 def test_samples_seen_is_an_option_of_its_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -72,8 +75,24 @@ def test_the_table_of_scales_in_the_documents_is_that_of_the_code(repo_root: Pat
             rows[cells[0]] = cells[1:]
     assert list(rows) == list(SCALES)
     for name, (model, seen, batch, pool, hours) in rows.items():
-        scale = SCALES[name]
-        assert (model, int(seen), int(batch)) == (scale.model, scale.samples_seen, scale.global_batch)
+        recipe = SCALES[name]
+        assert (model, int(seen), int(batch)) == (recipe.model, recipe.samples_seen, recipe.global_batch)
         gigabytes = float(pool.removesuffix(" GB")) if pool.endswith(" GB") else None
-        assert gigabytes == (None if scale.pool_bytes is None else scale.pool_bytes / 1e9)
-        assert (float(hours) if hours.isdecimal() else None) == scale.gpu_hours
+        assert gigabytes == (None if recipe.pool_bytes is None else recipe.pool_bytes / 1e9)
+        assert (float(hours) if hours.isdecimal() else None) == recipe.gpu_hours
+
+
+def test_the_documents_have_the_fields_of_a_recipe(repo_root: Path) -> None:
+    page = (repo_root / "docs/training.md").read_text(encoding="utf-8")
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:5]] for line in page.splitlines() if line.startswith("| `")]
+    values = [[name, _as_set(scale("tiny"), name), _as_set(scale("small"), name)] for name in RECIPE_FIELDS]
+    table = [row for row in rows if row[0] in RECIPE_FIELDS]
+    assert [row[:3] for row in table] == values
+    assert all(row[3] for row in table)
+    assert all(name in table[list(RECIPE_FIELDS).index("precision")][3] for name in PRECISIONS)
+
+
+def _as_set(recipe: Scale, name: str) -> str:
+    """A value as ``--set`` takes it."""
+    value = getattr(recipe, name)
+    return value if isinstance(value, str) else json.dumps(value)

@@ -25,6 +25,7 @@ class Found:
 
     Attributes:
         pictures: how many there are.   sidecars: texts and json, which may be captions.
+        alone: it is one shard that was named, and the rest of ``root`` was not looked at.
     """
 
     root: str
@@ -35,6 +36,7 @@ class Found:
     pictures: int = 0
     sidecars: int = 0
     passed: Account = field(default_factory=Account)
+    alone: bool = False
 
     @property
     def words(self) -> str:
@@ -114,7 +116,11 @@ def folders_inside(
 
 
 def look(root: str) -> Found:
-    """Lists a folder, and those below it. OSError where it cannot be read."""
+    """Lists a folder, and those below it; a shard is as a folder of that one. OSError where it cannot be read."""
+    if os.path.isfile(root):
+        found = Found(os.path.dirname(root), alone=True)
+        _sort_in(found, os.path.basename(root), os.path.basename(root))
+        return found
     os.scandir(root).close()  # of the folder itself the error is raised
     found = Found(root)
     for folder, names in folders_of(root, found.passed):

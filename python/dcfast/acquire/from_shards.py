@@ -185,7 +185,8 @@ def _how(work: Work, shards: Sequence[PlacedShard]) -> str:
     except OSError as error:
         reason = error.strerror
     folders = {os.path.dirname(work.path(name)) for name in work.found.tars}
-    if len(plain_ones) == len(shards) == len(work.found.tars) and len(folders) == 1:
+    whole = len(plain_ones) == len(shards) == len(work.found.tars) and not work.found.alone
+    if whole and len(folders) == 1:
         with suppress(OSError):
             folder.rmdir()
         if not folder.exists():

@@ -17,6 +17,7 @@ from dcfast.errors import DcfastError, PoolError, RunError
 from dcfast.index.pool import POOL_FILE, PoolFile
 from dcfast.process.options import check_options
 from dcfast.storage.atomic import remove_leftovers, write_json
+from dcfast.storage.listing import is_shard_name
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, absolute, make_directory, not_left_empty
 from dcfast.storage.records import Record, plain, read_record
@@ -38,7 +39,7 @@ class _Identity(Record):
 
 
 def import_pool(options: ImportOptions, say: Callable[[str], None] = lambda line: None) -> ImportReport:
-    """Makes a pool of a folder.
+    """Makes a pool of a folder, or of one shard.
 
     Args:
         say: is given a line when what is there is known.
@@ -77,9 +78,10 @@ def import_pool(options: ImportOptions, say: Callable[[str], None] = lambda line
 
 
 def _refuse_places(root: str, out: Path) -> None:
-    if os.path.isfile(root):
-        raise PoolError(f"{root}: it is a file; give the folder that it lies in")
-    if not os.path.isdir(root):
+    is_shard = os.path.isfile(root) and is_shard_name(os.path.basename(root))
+    if os.path.isfile(root) and not is_shard:
+        raise PoolError(f"{root}: it is a file; give the folder that it lies in, or one shard (*.tar)")
+    if not is_shard and not os.path.isdir(root):
         raise PoolError(f"{root}: no such directory; expected the folder with what is to be imported")
     real_root, real_out = os.path.realpath(root), os.path.realpath(out)
     if os.path.commonpath([real_root, real_out]) in (real_root, real_out):

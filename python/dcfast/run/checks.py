@@ -14,6 +14,7 @@ from dcfast.evaluate import check_evalsets
 from dcfast.evaluate.tasks import compared_sets
 from dcfast.filters import compile_filter
 from dcfast.filters.term import SCORES
+from dcfast.index.metadata import count_metadata_rows
 from dcfast.models.clip import require_model
 from dcfast.process.libraries import require_library
 from dcfast.process.options import check_options, one_of
@@ -21,7 +22,7 @@ from dcfast.rundir.branch import branch_settings, comparison_dir
 from dcfast.rundir.run_dir import Run, look_at_run
 from dcfast.rundir.settings import TEACHER, Settings
 from dcfast.rundir.stage_table import STAGE_TABLE, STAGES
-from dcfast.scales import scale
+from dcfast.scales import scale, smaller_batch
 from dcfast.stages.features import check_features
 from dcfast.stages.filter.outcomes import check_metadata, resolve_expression
 from dcfast.stages.teacher import check_teacher, teacher_model
@@ -121,6 +122,24 @@ def check_work(run: Run, stages: list[str], *, overwrite: bool) -> None:
     place = comparison_dir(run)
     if place is not None and {"train", "evaluate"} & set(stages):
         look_at_run(place, branch_settings(run.settings, run.compare), overwrite=overwrite)
+    if "train" in stages:
+        _check_batch(run)
+
+
+def _check_batch(run: Run) -> None:
+    """RunError where the pool has fewer metadata rows than a step of the training takes; reads footers alone, and no
+    more of them than it takes to know."""
+    batch, rows = run.settings.recipe().global_batch, 0
+    for count in (run.world_spec.rows,) if run.is_world else map(count_metadata_rows, run.pool.metadata):
+        rows += count
+        if rows >= batch:
+            return
+    what = "the built-in world" if run.is_world else f"pool {run.pool_dir}"
+    raise RunError(
+        f"{what} has {rows:,} metadata rows, fewer than one batch of {batch:,}, and a batch must not repeat a sample "
+        f"for want of others. Nothing was done. Take a smaller batch (--set global_batch={smaller_batch(rows // 2)}), "
+        "or leave training out (--no-train)"
+    )
 
 
 def _check_earlier(run: Run, first: str) -> None:

@@ -126,13 +126,17 @@ def differences(before: Settings, now: Settings) -> list[str]:
     """In words, what makes ``now`` (with hashes) another run than ``before``; empty where it is the same."""
     there, here = asdict(located(before)), asdict(located(now))
     changes = [
-        f"{name}: {getattr(before, name)!r} there, {value!r} now"
+        f"{name}: {_said(getattr(before, name))} there, {_said(value)} now"
         for name, value in here.items()
         if name != "uid_hashes" and there[name] != value
     ]
     known, seen = before.uid_hashes or {}, now.uid_hashes or {}
     changed = [path for path in seen if known.get(path, seen[path]) != seen[path]]
     return [*changes, *(f"the uid file {path} holds other uids than it did" for path in changed)]
+
+
+def _said(value: object) -> str:
+    return "default" if value is None else repr(value)
 
 
 def kept_spelling(before: Settings, now: Settings) -> Settings:

@@ -279,7 +279,8 @@ def _claimable(out: Path, settings: Settings, overwrite: bool) -> Settings:
     if not overwrite:
         raise RunError(
             f"--out {out} holds another run ({'; '.join(differing)}); choose another directory, "
-            "or --overwrite to redo there what differs"
+            "or --overwrite to redo there what differs and what follows from it; the rest is taken over (--overwrite "
+            "--dry-run says which stages)"
         )
     return settings
 

@@ -16,6 +16,7 @@ from dcfast.engine.progress import Silent
 from dcfast.errors import RunError, SubsetError
 from dcfast.rundir.recorder import Recorder
 from dcfast.rundir.training_summary import DecoderDifference, LogLine, TrainedSource, TrainingSummary, TrainingTimes
+from dcfast.scales import smaller_batch
 from dcfast.storage.atomic import remove_leftovers, write_json
 from dcfast.storage.hashing import sha256_file
 from dcfast.storage.json_files import read_json_lines
@@ -118,7 +119,8 @@ def _prepare(settings: TrainSettings, folder: Path) -> tuple[SourceFiles, ...]:
     if total < batch:
         raise SubsetError(
             f"the sources hold {total} samples, fewer than one batch of {batch}; "
-            "a batch must not repeat a sample for want of others: choose a looser filter"
+            "a batch must not repeat a sample for want of others: choose a looser filter, or a smaller batch "
+            f"(--set global_batch={smaller_batch(total)})"
         )
     return tuple(replace(f, fingerprint=OpenSource(f).fingerprint()) for f in files)
 

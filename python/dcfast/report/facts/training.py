@@ -46,9 +46,9 @@ class Verdict(Record):
     """What the page says first.
 
     Kinds: ``better``, ``worse``, ``even`` (by the mean over the sets that both runs have, and the number of sets that
-    each wins), ``contaminated`` (copies of evaluation pictures in the training may have decided), ``unfair`` (the
-    trainings are not to be compared), ``scored`` (no comparison), ``none`` (no scores). ``by``: the means that it goes
-    by, ``common`` or ``unaffected`` of the scores.
+    each wins), ``unlearned`` (both guess on more than half of the sets), ``contaminated`` (copies of evaluation
+    pictures in the training may have decided), ``unfair`` (the trainings are not to be compared), ``scored`` (no
+    comparison), ``none`` (no scores). ``by``: the means that it goes by, ``common`` or ``unaffected`` of the scores.
     """
 
     kind: str
@@ -139,6 +139,17 @@ def _outcome_by(scores: Scores) -> tuple[str, str]:
     return "contaminated", "common"
 
 
+def _guessing(scores: Scores) -> str:
+    """That neither model has learned anything yet: both guess on more than half of the sets. Empty where it has."""
+    rows = [row for row in scores.sets if row.difference is not None and row.chance is not None]
+    mine = sum((row.score or 0.0) > (row.chance or 0.0) for row in rows)
+    other = sum((row.comparison or 0.0) > (row.chance or 0.0) for row in rows)
+    if 2 * max(mine, other) >= len(rows):
+        return ""
+    above = f"{mine}" if mine == other else f"{mine} and {other}"
+    return f"Nothing learned yet: {above} of {len(rows)} sets above chance"
+
+
 def verdict(scores: Scores, trained: Trainings, uids: int | None, comparison_uids: int | None) -> Verdict:
     """What the page says first.
 
@@ -153,6 +164,8 @@ def verdict(scores: Scores, trained: Trainings, uids: int | None, comparison_uid
         return Verdict("unfair", "Two trainings that cannot be compared", "common")
     is_smaller = uids is not None and comparison_uids is not None and uids < comparison_uids
     subset = "smaller subset" if is_smaller else "another subset"
+    if guessing := _guessing(scores):
+        return Verdict("unlearned", guessing, "common")
     kind, by = _outcome_by(scores)
     headlines = {
         "better": "Same compute, better subset, better model",
