@@ -24,6 +24,8 @@ try:
 except MissingDependencyError as error:
     pytest.skip(f"text_based cannot run here: {error}", allow_module_level=True)
 
+pytestmark = pytest.mark.xdist_group("wordnet")  # they share the slow reference
+
 INFLECTIONS = ("", "s", "ss", "sed", "es", "ed", "ing", "er", "est", "men", "ies", "'s")
 
 

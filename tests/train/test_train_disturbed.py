@@ -325,6 +325,7 @@ def test_a_loader_that_is_stopped_ends_all_ranks_with_a_word(source: TrainSource
         assert ranks.said(1) == ""
 
 
+@pytest.mark.soak
 def test_a_signal_while_a_rank_waits_for_its_loader_saves(
     source: TrainSource, undisturbed: Path, tmp_path: Path
 ) -> None:

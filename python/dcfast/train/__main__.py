@@ -7,8 +7,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from dcfast.process.command import run_command, status_of
@@ -18,7 +17,6 @@ from dcfast.process.parser import ArgumentParser
 from dcfast.process.shared_options import SAMPLES_SEEN
 from dcfast.process.signals import start_worker
 from dcfast.process.terminal import log_printably, say
-from dcfast.rundir.settings import Override
 from dcfast.storage.config import add_config, given_and_config, unknown_option
 from dcfast.storage.json_files import read_json
 from dcfast.storage.paths import not_left_empty
@@ -97,17 +95,16 @@ def settings_of(arguments: argparse.Namespace) -> tuple[TrainOptions, TrainSetti
         return options, _from_file(options.settings)
     if values.get("out") is None:
         raise ValueError("nowhere to write: give --out DIR")
-    overrides = _overrides(values.get("overrides") or {}, options.samples_seen)
-    return options, made_of(TrainSettings, {**values, "overrides": overrides}, sources=_sources(options))
+    return options, _seeing(options.samples_seen, made_of(TrainSettings, values, sources=_sources(options)))
 
 
-def _overrides(overrides: Mapping[str, Override], samples_seen: int | None) -> Mapping[str, Override]:
-    """What of the recipe is changed, by ``--set`` and by ``--samples-seen``."""
+def _seeing(samples_seen: int | None, settings: TrainSettings) -> TrainSettings:
+    """Settings with ``--samples-seen``, which is one of the recipe's changes."""
     if samples_seen is None:
-        return overrides
-    if "samples_seen" in overrides:
+        return settings
+    if "samples_seen" in settings.overrides:
         raise ValueError("--samples-seen N says the same as --set samples_seen=N: leave one of them out")
-    return {**overrides, "samples_seen": samples_seen}
+    return replace(settings, overrides={**settings.overrides, "samples_seen": samples_seen})
 
 
 def _sources(options: TrainOptions) -> tuple[TrainSource, ...]:
