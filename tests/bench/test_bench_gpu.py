@@ -85,6 +85,7 @@ sys.exit(gpu.main(["--dry-run", "--out", sys.argv[2]]))
 
 
 @pytest.mark.parametrize(("how", "says"), [("wrong", "WRONG: clip N=3 D=8 float32"), ("fails", "a launch failed")])
+@pytest.mark.soak
 def test_a_wrong_answer_is_status_1(repo_root: Path, tmp_path: Path, how: str, says: str) -> None:
     command = [sys.executable, "-c", BROKEN, how, str(tmp_path)]
     done = subprocess.run(command, cwd=repo_root, capture_output=True, text=True, check=False, env=ENVIRONMENT)

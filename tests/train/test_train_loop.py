@@ -379,7 +379,7 @@ def test_another_training_in_the_same_place(source: TrainSource, tmp_path: Path)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"overrides": {"lr": 1}}, "no recipe field 'lr'; there are model, "),
+        ({"overrides": {"lr": 1}}, "no recipe field 'lr'; did you mean 'learning_rate'?"),
         ({"overrides": {"samples_seen": 7}}, "less than one batch of 8"),
         ({"overrides": {"precision": "fp8"}}, "precision must be one of fp32"),
         ({"overrides": {"crop_scale": 0.0}}, "crop_scale must be in"),
