@@ -41,7 +41,9 @@ def options_of(cache: Path, results: Path) -> list[str]:
     return ["--quick", "--rounds", "1", "--cache", str(cache), "--results", str(results)]
 
 
-@pytest.mark.parametrize("name", BENCHES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.soak if name == "bench_loss" else ()) for name in BENCHES]
+)
 def test_bench_runs(name: str, cache: Path, tmp_path: Path, repo_root: Path) -> None:
     command = [sys.executable, "-m", f"bench.{name}", *options_of(cache, tmp_path)]
     done = subprocess.run(command, cwd=repo_root, capture_output=True, text=True, check=False)

@@ -159,6 +159,7 @@ run_branch(sys.argv[1], SETTINGS, sys.argv[2], branch_settings(SETTINGS, SETTING
 """
 
 
+@pytest.mark.soak
 def test_killed_in_the_middle_of_training_it_goes_on(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(HELPERS), *sys.path])}
     environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # as many as the whole run: sums are equal bits then

@@ -221,6 +221,7 @@ def test_a_rank_that_is_killed_is_named(
     assert "Traceback" not in capfd.readouterr().err
 
 
+@pytest.mark.soak
 def test_two_ranks_that_are_launched_give_the_summary(
     source: TrainSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
