@@ -65,19 +65,19 @@ told=$(python3 -m pip config list)
 for place in $(grep -oE "(file://)?/[^ ,']+" <<<"$told" | sed -E 's|^file://||; s|/simple$||' | sort -u); do
   if [ -e "$place" ]; then bind "$place"; fi
 done
-cp "$wheel" "$root/root/"
+cp "$wheel" "$root/srv/"
 
 inside() {
-  env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 RUN_ARGS="${RUN_ARGS:-}" \
+  env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/srv LANG=C.UTF-8 RUN_ARGS="${RUN_ARGS:-}" \
     $(env | grep -E '^(https?_proxy|HTTPS?_PROXY|no_proxy|NO_PROXY)=') \
-    chroot "$root" sh -ec "cd /root; $1"
+    chroot "$root" sh -ec "cd /srv; $1"
 }
 inside 'for tool in cc gcc g++ make cmake git; do ! command -v $tool || exit 1; done'
 step "python3 -m venv" inside 'python3 -m venv env'
 step "pip install of the wheel with [run]" inside 'env/bin/pip install -qq "$(ls dcfast-*.whl)[run]"'
 step "dcfast doctor" inside 'env/bin/dcfast doctor >doctor.txt'
 step "dcfast run" inside 'env/bin/dcfast run --quiet $RUN_ARGS >run.txt'
-[ -s "$root/root/runs/tiny/report.html" ]
-du -sh "$root/root/env" | awk '{print "the environment holds " $1}'
+[ -s "$root/srv/runs/tiny/report.html" ]
+du -sh "$root/srv/env" | awk '{print "the environment holds " $1}'
 echo "from wheel to report: $total s"
 [ "$total" -le 600 ] || { echo "wanted: 600 s at most" >&2; exit 1; }
