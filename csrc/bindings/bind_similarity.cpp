@@ -24,6 +24,7 @@ std::tuple<Array<std::uint64_t>, Array<std::uint8_t>> nearest(const Left& a, con
 }  // namespace
 
 void bind_similarity(py::module_& m) {
+  bind_embeddings(m);
   m.def("hamming_join", &join, "a"_a, "b"_a, "max_distance"_a, "max_pairs"_a, "threads"_a);
   m.def("hamming_nearest", &nearest, "a"_a, "b"_a, "threads"_a);
 }
