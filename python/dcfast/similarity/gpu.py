@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -38,6 +39,11 @@ def in_order(work: Callable[[int], R], count: int, devices: int) -> Iterator[R]:
     return read_ahead(work, range(count), threads=threads, ahead=threads - 1, name="dcfast-gpu")
 
 
+def _stream(device: torch.device) -> AbstractContextManager[object]:
+    """The caller's stream on a device, to be worked on by other threads: what it waits for, they wait for."""
+    return torch.cuda.stream(torch.cuda.current_stream(device)) if device.type == "cuda" else nullcontext()
+
+
 @dataclass
 class Search:
     """One search: queries against a database on some devices.
@@ -60,6 +66,7 @@ class Search:
                 "search in parts of it"
             )
         self._on = [self._device_search(torch.device(name)) for name in self.devices]
+        self._streams = [_stream(on.device) for on in self._on]
         self._locks = [threading.Lock() for _ in self._on]
 
     def _device_search(self, device: torch.device) -> DeviceSearch:
@@ -83,13 +90,12 @@ class Search:
         begins = range(0, self.queries.count, rows)
 
         def one(number: int) -> R:
-            search = self._on[number % len(self._on)]
-            begin = begins[number]
+            which = number % len(self._on)
+            search, begin = self._on[which], begins[number]
             end = min(self.queries.count, begin + rows)
-            index = search.device.index if search.device.type == "cuda" else -1
-            with torch.inference_mode(), torch.cuda.device(index):
+            with torch.inference_mode(), self._streams[which]:
                 part = load_part(self.queries, begin, end, search.device, search.metric, self.skips)
-                with self._locks[number % len(self._on)]:
+                with self._locks[which]:
                     return work(search, part, begin, end)
 
         for number, result in enumerate(in_order(one, len(begins), len(self._on))):
@@ -221,14 +227,15 @@ def group_join(
     """
     bounds = _batches(offsets)
     places = [torch.device(name) for name in devices]
-    screens = [screen_for(place) for place in places]
+    screens, streams = [screen_for(place) for place in places], [_stream(place) for place in places]
 
     def one(number: int) -> list[Tensor]:
-        place, (begin, end) = places[number % len(places)], bounds[number]
-        with torch.inference_mode(), torch.cuda.device(place.index if place.type == "cuda" else -1):
+        which, (begin, end) = number % len(places), bounds[number]
+        place = places[which]
+        with torch.inference_mode(), streams[which]:
             part = load_part(x, begin, end, place, metric, skips)
             rows = replace(x, source=part.values, count=len(part.values), device=str(place))
-            on = DeviceSearch(place, rows, metric, skips, screens[number % len(places)])
+            on = DeviceSearch(place, rows, metric, skips, screens[which])
             starts = torch.from_numpy(offsets).to(place)
             here = Part(part.values, torch.arange(len(part.values), device=place))
             pieces = [_no_pairs(place)]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from dcfast.similarity.operands import Metric
 
-LANES = 8
-"""Partial sums: number i of a row goes to lane i % 8, in order; then lanes are added in halves."""
+if TYPE_CHECKING:
+    from dcfast.similarity.gpu_screen import Screen
+
+LANES = 16
+"""Partial sums: number i of a row goes to lane i % 16, in order; then lanes are added in halves."""
 _BYTES = 1 << 28  # of float64 products at a time
 
 
@@ -28,19 +33,21 @@ def lane_sums(terms: Tensor) -> Tensor:
     return lanes[:, 0]
 
 
-def pair_scores(x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, metric: Metric) -> Tensor:
-    """(c,) float32 scores of x[rows] and y[cols], int64 indices of equal length.   Memory: 0.8 GB beside the result."""
-    found = torch.empty(len(rows), dtype=torch.float32, device=x.device)
+def pair_sums(x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, squared: bool) -> Tensor:
+    """(c,) float64 sums of x[rows] * y[cols], or of their squared differences.   Memory: 0.8 GB beside the result."""
+    out = torch.empty(len(rows), dtype=torch.float64, device=x.device)
     step = max(1, _BYTES // (8 * x.shape[1]))
     for begin in range(0, len(rows), step):
         part = slice(begin, begin + step)
         a, b = x[rows[part]].double(), y[cols[part]].double()
-        if metric == "l2":
-            a -= b
-            scores = lane_sums(a.square_())
-        else:
-            scores = lane_sums(a * b)
-        if metric == "cos":
-            scores /= lane_sums(a.square_()).sqrt_() * lane_sums(b.square_()).sqrt_()
-        found[part] = scores
-    return found
+        out[part] = lane_sums((a - b).square_() if squared else a * b)
+    return out
+
+
+def pair_scores(screen: Screen, x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, metric: Metric) -> Tensor:
+    """(c,) float32 scores of x[rows] and y[cols], int64 indices of equal length."""
+    scores = screen.pair_sums(x, y, rows, cols, metric == "l2")
+    if metric == "cos":
+        norms = screen.pair_sums(x, x, rows, rows, False).sqrt_()
+        scores /= norms * screen.pair_sums(y, y, cols, cols, False).sqrt_()
+    return scores.float()

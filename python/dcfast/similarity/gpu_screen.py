@@ -15,6 +15,8 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
+from dcfast.similarity import gpu_scores
+
 BACKENDS = ("fused", "triton", "torch")
 
 
@@ -29,6 +31,13 @@ class Screen(Protocol):
         """Pairs whose score is at least threshold[row], as row << 32 | column, in no order, and their number.
 
         Where the number is above ``capacity`` the pairs are incomplete.
+        """
+        ...
+
+    def pair_sums(self, x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, squared: bool) -> Tensor:
+        """(c,) float64 sums of x[rows] * y[cols], or of their squared differences, in the order of ``gpu_scores``.
+
+        x and y of any dtypes; rows and cols (c,) int64.
         """
         ...
 
@@ -77,6 +86,9 @@ class TorchScreen:
                     parts.append((row + top) << 32 | (col + left))
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64, device=rows.device), count
 
+    def pair_sums(self, x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, squared: bool) -> Tensor:
+        return gpu_scores.pair_sums(x, y, rows, cols, squared)
+
 
 def products(rows: Tensor, cols: Tensor) -> Tensor:
     """(n, m) float32 scores of half precision rows; the CPU has no such product and multiplies in float32."""
@@ -85,17 +97,29 @@ def products(rows: Tensor, cols: Tensor) -> Tensor:
     return rows.float() @ cols.float().t()
 
 
+class FusedKernels(Protocol):
+    """As ``dcfast._cuda`` has them: addresses on the device, sizes, dtype, schedule; device and stream last."""
+
+    def select_best(self, *arguments: int) -> None: ...
+
+    def select_above(self, *arguments: int) -> None: ...
+
+
 class FusedScreen:
     """By the kernels of ``libdcfast_cuda``, on compute capability 9.0.   Memory: 12 bytes a row, 8 a pair of capacity.
 
     Args:
         best, above: how warpgroups share the work, "cooperative" or "pingpong".
+        kernels: another library than this build's.
     """
 
     SCHEDULES = ("cooperative", "pingpong")
 
-    def __init__(self, best: str = "cooperative", above: str = "pingpong") -> None:
-        self._module = importlib.import_module("dcfast._cuda")
+    def __init__(
+        self, best: str = "cooperative", above: str = "pingpong", *, kernels: FusedKernels | None = None
+    ) -> None:
+        self._kernels = kernels or cast("FusedKernels", importlib.import_module("dcfast._cuda"))
+        self._sums: Screen = _triton_screen() if _has_triton() else TorchScreen()
         self._best, self._above = self.SCHEDULES.index(best), self.SCHEDULES.index(above)
 
     def _problem(self, rows: Tensor, cols: Tensor, schedule: int) -> tuple[int, ...]:
@@ -113,7 +137,7 @@ class FusedScreen:
         best = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
         second = torch.zeros(len(rows), dtype=torch.int32, device=rows.device)
         problem = self._problem(rows, cols, self._best)
-        self._module.select_best(*problem, best.data_ptr(), second.data_ptr(), *self._where(rows))
+        self._kernels.select_best(*problem, best.data_ptr(), second.data_ptr(), *self._where(rows))
         return unordered(best >> 32), 0xFFFFFFFF - (best & 0xFFFFFFFF), unordered(second)
 
     def above(self, rows: Tensor, cols: Tensor, threshold: Tensor, capacity: int) -> tuple[Tensor, int]:
@@ -121,11 +145,14 @@ class FusedScreen:
         count = torch.zeros((), dtype=torch.int64, device=rows.device)
         threshold = threshold.float().contiguous()
         problem = self._problem(rows, cols, self._above)
-        self._module.select_above(
+        self._kernels.select_above(
             *problem, threshold.data_ptr(), keys.data_ptr(), capacity, count.data_ptr(), *self._where(rows)
         )
         found = int(count)
         return keys[: min(found, capacity)], found
+
+    def pair_sums(self, x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, squared: bool) -> Tensor:
+        return self._sums.pair_sums(x, y, rows, cols, squared)
 
 
 def unordered(bits: Tensor) -> Tensor:
@@ -158,7 +185,14 @@ def screen_for(device: torch.device) -> Screen:
         raise ValueError(f"DCFAST_SIMILARITY_BACKEND=fused cannot be used: {reason}; unset it")
     if chosen == "fused" or (chosen == "" and not reason):
         return FusedScreen()
-    has_triton = importlib.util.find_spec("triton") is not None
-    if chosen == "triton" or (chosen == "" and device.type == "cuda" and has_triton):
-        return cast("Screen", importlib.import_module("dcfast.kernels.similarity").TritonScreen())
+    if chosen == "triton" or (chosen == "" and device.type == "cuda" and _has_triton()):
+        return _triton_screen()
     return TorchScreen()
+
+
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def _triton_screen() -> Screen:
+    return cast("Screen", importlib.import_module("dcfast.kernels.similarity").TritonScreen())

@@ -28,6 +28,7 @@ from dcfast.similarity.operands import Kind, Metric, Rows
 
 CAPACITY = 1 << 24
 """Candidates that one pass has room for: 128 MB. More are found in several passes."""
+CPU_PART = 1 << 16  # rows of a database at a time on the CPU, which is for tests
 _FIRST = 2048  # columns that give the first threshold of a top-k
 _LOW = 0xFFFFFFFF
 _NOTHING = -(2**63)
@@ -46,7 +47,7 @@ class DeviceSearch:
     """A database on one device.
 
     Args:
-        part_rows: of the database at a time; None: all that fit into half of the free memory.
+        rows: of the database, in memory at once where they fit into half of what is free.
     """
 
     device: torch.device
@@ -54,7 +55,6 @@ class DeviceSearch:
     metric: Metric
     skips: bool
     screen: Screen
-    part_rows: int | None = None
     _resident: dict[torch.dtype, list[Found]] = field(default_factory=dict)
 
     @property
@@ -63,10 +63,8 @@ class DeviceSearch:
         return -1.0 if self.metric == "l2" else 1.0
 
     def _part_rows(self) -> int:
-        if self.part_rows is not None:
-            return self.part_rows
         if self.device.type != "cuda":
-            return 1 << 16
+            return CPU_PART
         free = torch.cuda.mem_get_info(self.device)[0]
         item = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}[self.rows.kind]
         return max(4096, min(2**31 - 512, free // 2 // (self.rows.width * (item + 2) + 32)))
@@ -109,7 +107,7 @@ class DeviceSearch:
             waiting += [(b, min(end, b + size)) for b in range(begin, end, size)][::-1]
 
     def _scores(self, x: Tensor, found: Found, rows: Tensor, cols: Tensor) -> Tensor:
-        return pair_scores(x, found.part.values, rows, cols, self.metric)
+        return pair_scores(self.screen, x, found.part.values, rows, cols, self.metric)
 
     def best(self, queries: Part, kind: Kind) -> tuple[Tensor, Tensor]:
         """(scores, indices) of the best row of the database; -1 and the worst score where there is none."""

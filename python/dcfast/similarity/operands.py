@@ -26,6 +26,9 @@ KINDS: tuple[Kind, ...] = ("float32", "float16", "bfloat16", "int8")
 ITEM_SIZE: dict[Kind, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 
 
+_DLPACK_CUDA = 2  # its number of CUDA devices
+
+
 @runtime_checkable
 class Blocks(Protocol):
     """Rows that are read by slices: an open file, a column of many files."""
@@ -120,6 +123,10 @@ def as_rows(values: object, name: str) -> Rows:
     elif isinstance(values, np.ndarray):
         kind, source = _kind(values.dtype.name, name), values
     elif isinstance(values, _DLPack):
+        if values.__dlpack_device__()[0] == _DLPACK_CUDA:
+            import torch
+
+            return as_rows(torch.from_dlpack(values), name)
         source = np.from_dlpack(values)  # type: ignore[arg-type]
         kind = _kind(source.dtype.name, name)
     elif isinstance(values, Blocks):
