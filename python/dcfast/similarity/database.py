@@ -20,6 +20,7 @@ class Database:
         self.metric = check_metric(metric)
         self.rows: Rows = as_rows(array, "database")
         self.skips = check_invalid(invalid)
+        self.on_devices: dict[tuple[str, bool], object] = {}  # what searches on GPUs keep there
 
     def __len__(self) -> int:
         return self.rows.count

@@ -10,7 +10,18 @@ import numpy.typing as npt
 from dcfast.process.arguments import integer, thread_count
 from dcfast.similarity import scores as exact
 from dcfast.similarity.database import Database, as_database
-from dcfast.similarity.operands import Invalid, Metric, Progress, RowsLike, as_rows, check_invalid, check_sides, restore
+from dcfast.similarity.devices import Devices, placed
+from dcfast.similarity.operands import (
+    Invalid,
+    Metric,
+    Progress,
+    RowsLike,
+    as_rows,
+    check_invalid,
+    check_metric,
+    check_sides,
+    restore,
+)
 
 MAX_PAIRS = 1 << 26
 """Pairs a join gives at most where nothing else is asked for: 20 bytes each, 1.3 GB."""
@@ -40,6 +51,7 @@ def join(
     exclude_self: bool = False,
     max_pairs: int = MAX_PAIRS,
     invalid: Invalid = "raise",
+    device: Devices = None,
     threads: int = 0,
     progress: Progress | None = None,
 ) -> Pairs:
@@ -51,7 +63,7 @@ def join(
         threshold: compared as float32 with the float32 score.
         exclude_self: a and b are one set: pairs of a row with itself are left out (each other pair comes twice).
         max_pairs: more are an error.
-        metric, invalid, threads, progress: as of ``topk``.
+        metric, invalid, device, threads, progress: as of ``topk``.
     Returns:
         ``Pairs(ia, ib, scores)``: int64, int64, float32, sorted by ``ia``, then ``ib``.
     Raises:
@@ -61,6 +73,12 @@ def join(
     check_sides(left, right.rows)
     skips, limit, bound = check_invalid(invalid), _threshold(threshold), integer(max_pairs, "max_pairs")
     thread_count(threads)
+    if devices := placed(device, left, right.rows):
+        from dcfast.similarity import gpu
+
+        same = exclude_self and gpu.same_rows(left, right.rows)
+        search = gpu.Search(left, right, devices, skips, progress)
+        return Pairs(*gpu.join(search, float(limit), exclude_self, bound, same))
     parts: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]] = []
     count = done = 0
     for begin in range(0, left.count, exact.BLOCK):
@@ -100,6 +118,7 @@ def any_above(
     metric: Metric | None = None,
     exclude_self: bool = False,
     invalid: Invalid = "raise",
+    device: Devices = None,
     threads: int = 0,
     progress: Progress | None = None,
 ) -> npt.NDArray[np.bool_]:
@@ -110,6 +129,12 @@ def any_above(
     limit = _threshold(threshold)
     if prepared.rows.count <= bool(exclude_self):
         return restore(np.zeros(rows.count, np.bool_), as_torch=rows.is_torch)  # type: ignore[return-value]
+    if devices := placed(device, rows, prepared.rows):
+        from dcfast.similarity import gpu
+
+        check_sides(rows, prepared.rows)
+        search = gpu.Search(rows, prepared, devices, check_invalid(invalid), progress)
+        return gpu.any_above(search, float(limit), exclude_self)
     best = row_max(queries, prepared, exclude_self=exclude_self, invalid=invalid, threads=threads, progress=progress)
     scores = np.asarray(best)
     return restore(scores <= limit if prepared.metric == "l2" else scores >= limit, as_torch=rows.is_torch)  # type: ignore[return-value]
@@ -123,6 +148,7 @@ def group_join(
     metric: Metric | None = None,
     max_pairs: int = MAX_PAIRS,
     invalid: Invalid = "raise",
+    device: Devices = None,
     threads: int = 0,
     progress: Progress | None = None,
 ) -> Pairs:
@@ -131,7 +157,7 @@ def group_join(
     Args:
         x: (n, d), groups one after the other.
         offsets: (g + 1,) integers from 0 to n, none below the one before: group g is ``x[offsets[g]:offsets[g + 1]]``.
-        threshold, metric, max_pairs, invalid, threads, progress: as of ``join``.
+        threshold, metric, max_pairs, invalid, device, threads, progress: as of ``join``.
     Returns:
         ``Pairs``: ia < ib, of one group.
     Raises:
@@ -147,6 +173,14 @@ def group_join(
         raise ValueError(
             f"offsets must rise from 0 to the {rows.count} rows of x: give where each group begins, and the end"
         )
+    if devices := placed(device, rows):
+        from dcfast.similarity import gpu
+
+        found = gpu.group_join(
+            rows, bounds.astype(np.int64), float(_threshold(threshold)), check_metric(metric or "ip"),
+            integer(max_pairs, "max_pairs"), check_invalid(invalid), devices, progress,
+        )  # fmt: skip
+        return Pairs(*found)
     parts: list[Pairs] = []
     count = 0
     for begin, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):

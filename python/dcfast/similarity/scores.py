@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import numpy as np
 import numpy.typing as npt
 
@@ -22,6 +24,14 @@ def valid_rows(values: npt.NDArray[np.float64], metric: Metric) -> npt.NDArray[n
     return usable & (values != 0).any(axis=1) if metric == "cos" else usable
 
 
+def refuse_row(name: str, row: int, *, finite: bool) -> NoReturn:
+    """Raises the ValueError of a row that cannot be searched with."""
+    what = "zero" if finite else "not finite"
+    raise ValueError(
+        f"{name} row {row} is {what}: leave such rows out, or pass invalid='skip' so that they match nothing"
+    )
+
+
 def load(
     rows: Rows, begin: int, end: int, metric: Metric, skips: bool
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
@@ -30,10 +40,7 @@ def load(
     valid = valid_rows(values, metric)
     if not skips and not valid.all():
         row = int(np.flatnonzero(~valid)[0])
-        what = "zero" if np.isfinite(values[row]).all() else "not finite"
-        raise ValueError(
-            f"{rows.name} row {begin + row} is {what}: leave such rows out, or pass invalid='skip' so that they match nothing"
-        )
+        refuse_row(rows.name, begin + row, finite=bool(np.isfinite(values[row]).all()))
     values[~valid] = 0
     return values, valid
 

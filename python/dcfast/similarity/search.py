@@ -10,6 +10,7 @@ import numpy.typing as npt
 from dcfast.process.arguments import integer, thread_count
 from dcfast.similarity import scores as exact
 from dcfast.similarity.database import Database, as_database
+from dcfast.similarity.devices import Devices, placed
 from dcfast.similarity.operands import Invalid, Metric, Progress, RowsLike, as_rows, check_invalid, check_sides, restore
 
 
@@ -35,6 +36,7 @@ def topk(
     metric: Metric | None = None,
     exclude_self: bool = False,
     invalid: Invalid = "raise",
+    device: Devices = None,
     threads: int = 0,
     progress: Progress | None = None,
 ) -> TopK:
@@ -48,7 +50,9 @@ def topk(
         metric: "ip" inner product (where none is given), "cos", or "l2", the squared distance, smallest first.
         exclude_self: leave out the row of the database with the query's own index.
         invalid: rows that are not finite (for "cos" zero ones too) are an error ("raise"), or match nothing ("skip").
-        threads: 0 means one per core. The result is the same for any number.
+        device: None for where the tensors are; "cuda" for all GPUs, "cuda:1", or a list, which share the queries. The
+            result is the same anywhere.
+        threads: of the CPU; 0 means one per core. The result is the same for any number.
         progress: called with (scores done, scores in all).
     Returns:
         ``TopK(scores, indices)``: (n, k) float32 and int64. Where fewer than k match (``invalid="skip"``) the rest is
@@ -63,6 +67,10 @@ def topk(
     thread_count(threads)
     if not 1 <= k <= most and a.count:
         raise ValueError(f"k must be 1 to the {max(most, 0)} rows there are to choose from; got {k}: lower k")
+    if devices := placed(device, a, b.rows):
+        from dcfast.similarity import gpu
+
+        return TopK(*gpu.topk(gpu.Search(a, b, devices, skips, progress), k, exclude_self))
     sign = -1.0 if b.metric == "l2" else 1.0
     best = np.full((a.count, k), -np.inf, np.float32)
     index = np.full((a.count, k), -1, np.int64)
@@ -98,6 +106,7 @@ def assign(
     *,
     metric: Metric | None = None,
     invalid: Invalid = "raise",
+    device: Devices = None,
     threads: int = 0,
     progress: Progress | None = None,
 ) -> Assigned:
@@ -106,6 +115,14 @@ def assign(
     Returns:
         ``Assigned(indices, scores)``: (n,) int64 and float32; -1 where nothing matches (``invalid="skip"``).
     """
+    rows, prepared = as_rows(x, "x"), as_database(centers, metric, "centers", invalid)
+    if devices := placed(device, rows, prepared.rows):
+        from dcfast.similarity import gpu
+
+        check_sides(rows, prepared.rows)
+        if rows.count and not prepared.rows.count:
+            raise ValueError("centers has no rows, and x has some: give at least one center")
+        return Assigned(*gpu.assign(gpu.Search(rows, prepared, devices, check_invalid(invalid), progress)))
     found = topk(x, centers, 1, metric=metric, invalid=invalid, threads=threads, progress=progress)
     return Assigned(found.indices[:, 0], found.scores[:, 0])
 
@@ -118,6 +135,7 @@ def row_max(
     absolute: bool = False,
     exclude_self: bool = False,
     invalid: Invalid = "raise",
+    device: Devices = None,
     threads: int = 0,
     progress: Progress | None = None,
 ) -> npt.NDArray[np.float32]:
@@ -128,12 +146,20 @@ def row_max(
     """
     rows = as_rows(queries, "queries")
     prepared = as_database(database, metric, "database", invalid)
+    if absolute and prepared.metric == "l2":
+        raise ValueError("absolute=True has no meaning for 'l2', which is never negative: leave it out")
+    if devices := placed(device, rows, prepared.rows):
+        from dcfast.similarity import gpu
+
+        check_sides(rows, prepared.rows)
+        if rows.count and prepared.rows.count <= bool(exclude_self):
+            raise ValueError("database has no row to choose from: give at least one other than the query's own")
+        search = gpu.Search(rows, prepared, devices, check_invalid(invalid), progress)
+        return gpu.row_max(search, absolute, exclude_self)
     options = {"exclude_self": exclude_self, "invalid": invalid, "threads": threads, "progress": progress}
     high = topk(queries, prepared, 1, **options).scores[:, 0]  # type: ignore[arg-type]
     if not absolute:
         return high
-    if prepared.metric == "l2":
-        raise ValueError("absolute=True has no meaning for 'l2', which is never negative: leave it out")
     found = np.array(high)
     for begin in range(0, rows.count, exact.BLOCK):
         end = min(rows.count, begin + exact.BLOCK)
