@@ -3,6 +3,9 @@
 #include "core/similarity/similarity.hpp"
 
 namespace dcfast::bindings {
+
+void bind_embeddings(py::module_& m);  // bind_embeddings.cpp
+
 namespace {
 
 using Left = Input<std::uint64_t, "a">;

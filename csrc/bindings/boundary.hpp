@@ -201,7 +201,6 @@ auto enter_core(const Run& run) {
 }
 
 void bind_access(py::module_& m);
-void bind_embeddings(py::module_& m);
 void bind_filters(py::module_& m);
 void bind_hashing(py::module_& m);
 void bind_images(py::module_& m);
