@@ -25,7 +25,8 @@ METRICS = ("ip", "cos", "l2")
 
 def make_importable() -> None:
     """``dcfast.similarity``'s files, where the package is not installed: without its face, which wants the C++ core."""
-    if importlib.util.find_spec("dcfast._core") is None:
+    core = importlib.util.find_spec("dcfast._core")  # its stubs alone are a package without an origin
+    if core is None or core.origin is None:
         face = types.ModuleType("dcfast.similarity")
         face.__path__ = [str(ROOT / "python/dcfast/similarity")]
         sys.modules.setdefault("dcfast.similarity", face)
