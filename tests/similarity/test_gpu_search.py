@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import dcfast
 import gpu_search_cases as cases
@@ -202,5 +203,15 @@ def test_the_cpu_needs_neither_torch_nor_triton() -> None:
     code = (
         "import sys, numpy as np, dcfast; x = np.ones((3, 4), np.float32); dcfast.topk(x, x, 1);"
         "dcfast.join(x, x, 1.0); assert not {'torch', 'triton'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_gpu_half_needs_no_core(repo_root: Path) -> None:
+    """``bench/gpu.py`` runs from a checkout where nothing is built."""
+    code = (
+        "import sys, types; sys.modules['dcfast._core'] = None;"
+        "face = sys.modules['dcfast.similarity'] = types.ModuleType('dcfast.similarity');"
+        f"face.__path__ = [{str(repo_root / 'python/dcfast/similarity')!r}]; import dcfast.similarity.gpu"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
