@@ -177,7 +177,7 @@ def any_above(search: Search, threshold: float, exclude_self: bool) -> npt.NDArr
     """(n,) bool; ``threshold`` is a float32."""
     lower = search.database.metric == "l2"
     best = row_max(search, False, exclude_self)
-    return best <= threshold if lower else best >= threshold  # type: ignore[return-value]
+    return best <= threshold if lower else best >= threshold
 
 
 def join(

@@ -91,7 +91,9 @@ def rounded_down(values: Tensor) -> Tensor:
 
 def valid_rows(rows: Tensor, metric: Metric) -> Tensor:
     """(n,) bool: finite, and for "cos" not zero."""
-    usable = torch.isfinite(rows).all(dim=1) if rows.dtype.is_floating_point else rows.new_ones(len(rows), dtype=bool)
+    usable = (
+        torch.isfinite(rows).all(dim=1) if rows.dtype.is_floating_point else rows.new_ones(len(rows), dtype=torch.bool)
+    )
     return usable & (rows != 0).any(dim=1) if metric == "cos" else usable
 
 

@@ -1,16 +1,9 @@
-"""Exact scores of pairs on a device: float64 sums in one fixed order, rounded once to float32."""
+"""Exact sums of pairs on a device, float64 in one fixed order, by torch alone."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
-
-from dcfast.similarity.operands import Metric
-
-if TYPE_CHECKING:
-    from dcfast.similarity.gpu_screen import Screen
 
 LANES = 16
 """Partial sums: number i of a row goes to lane i % 16, in order; then lanes are added in halves."""
@@ -42,12 +35,3 @@ def pair_sums(x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, squared: bool) -
         a, b = x[rows[part]].double(), y[cols[part]].double()
         out[part] = lane_sums((a - b).square_() if squared else a * b)
     return out
-
-
-def pair_scores(screen: Screen, x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, metric: Metric) -> Tensor:
-    """(c,) float32 scores of x[rows] and y[cols], int64 indices of equal length."""
-    scores = screen.pair_sums(x, y, rows, cols, metric == "l2")
-    if metric == "cos":
-        norms = screen.pair_sums(x, x, rows, rows, False).sqrt_()
-        scores /= norms * screen.pair_sums(y, y, cols, cols, False).sqrt_()
-    return scores.float()

@@ -21,7 +21,6 @@ from dcfast.similarity.gpu_operands import (
     rounded_down,
     screening_dtype,
 )
-from dcfast.similarity.gpu_scores import pair_scores
 from dcfast.similarity.gpu_screen import Screen, products
 from dcfast.similarity.gpu_upload import Part, load_part
 from dcfast.similarity.operands import Kind, Metric, Rows
@@ -107,7 +106,12 @@ class DeviceSearch:
             waiting += [(b, min(end, b + size)) for b in range(begin, end, size)][::-1]
 
     def _scores(self, x: Tensor, found: Found, rows: Tensor, cols: Tensor) -> Tensor:
-        return pair_scores(self.screen, x, found.part.values, rows, cols, self.metric)
+        """(c,) float32 scores, float64 sums rounded once."""
+        y, sums = found.part.values, self.screen.pair_sums
+        scores = sums(x, y, rows, cols, self.metric == "l2")
+        if self.metric == "cos":
+            scores /= sums(x, x, rows, rows, False).sqrt_() * sums(y, y, cols, cols, False).sqrt_()
+        return scores.float()
 
     def best(self, queries: Part, kind: Kind) -> tuple[Tensor, Tensor]:
         """(scores, indices) of the best row of the database; -1 and the worst score where there is none."""
