@@ -78,3 +78,15 @@ class TritonScreen:
                     SQUARED=squared, LANES=LANES, BC=block, num_warps=4, enable_fp_fusion=False,
                 )  # fmt: skip
         return out
+
+    def halved(self, rows: Tensor, factor: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows times factor in half precision, to the first columns of out; squared norms, of it and of its errors."""
+        rows = rows if rows.stride(1) == 1 else rows.contiguous()
+        norms, errors = torch.empty(2, len(rows), dtype=torch.float64, device=rows.device)
+        if len(rows):
+            with on_device(norms):
+                similarity_kernels.halve[(blocks(len(rows), 16),)](
+                    rows, factor, out, norms, errors, len(rows), rows.shape[1], rows.stride(0), out.stride(0),
+                    LARGEST=float(torch.finfo(out.dtype).max), BM=16, BK=128, num_warps=4,
+                )  # fmt: skip
+        return norms, errors

@@ -1,4 +1,4 @@
-"""Triton kernels of similarity: the best two columns of each row, pairs above a threshold, exact sums of pairs.
+"""Triton kernels of similarity: the best two columns of each row, pairs above a threshold, exact sums, copies.
 
 Legend: M rows and N columns of half precision features, D padded feature width, BM/BN/BK tile sizes. Scores are fp32.
 """
@@ -10,7 +10,7 @@ import triton.language as tl
 from dcfast.kernels.clip_kernels import grouped_block, tile_dot
 
 # Numbers that change from call to call: a machine code for each of their values' kinds would be no faster
-SIZES = ("M", "N", "nbm", "nbn", "per", "capacity", "count_pairs")
+SIZES = ("M", "N", "nbm", "nbn", "per", "capacity", "count_pairs", "count_rows")
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -101,3 +101,28 @@ def pair_sums(
     acc = tl.sum(tl.reshape(acc, (BC, 2, 4)), 1)
     acc = tl.sum(tl.reshape(acc, (BC, 2, 2)), 1)
     tl.store(out + c, tl.sum(acc, 1), mask=here)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def halve(
+    rows, factor, out, norms, errors, count_rows, width, stride_rows, stride_out,
+    LARGEST: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """out = rows * factor in half precision, 0 beyond its range; squared norms of that and of what rounding took."""
+    om = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
+    here = om < count_rows
+    scale = tl.load(factor + om, mask=here, other=0.0)
+    norm = tl.zeros((BM,), dtype=tl.float64)
+    error = tl.zeros((BM,), dtype=tl.float64)
+    for k in range(0, width, BK):
+        ok = k + tl.arange(0, BK)
+        mask = here[:, None] & (ok[None, :] < width)
+        v = tl.load(rows + om[:, None] * stride_rows + ok[None, :], mask=mask, other=0).to(tl.float32).to(tl.float64)
+        v = v * scale[:, None]
+        narrow = tl.where(tl.abs(v) <= LARGEST, v, 0.0).to(tl.float32).to(out.dtype.element_ty)
+        tl.store(out + om[:, None] * stride_out + ok[None, :], narrow, mask=mask)
+        kept = narrow.to(tl.float32).to(tl.float64)
+        norm += tl.sum(kept * kept, 1)
+        error += tl.sum((v - kept) * (v - kept), 1)
+    tl.store(norms + om, norm, mask=here)
+    tl.store(errors + om, error, mask=here)

@@ -54,16 +54,21 @@ def test_sums_of_pairs(d: int, dtype: str) -> None:
     cases.sums(d, dtype)
 
 
+@pytest.mark.parametrize(("dtype", "half"), [("float32", "float16"), ("bfloat16", "bfloat16"), ("int8", "float16")])
+def test_copies(dtype: str, half: str) -> None:
+    cases.halves(130, dtype, half)
+
+
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("spread", [0, 3, 30])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_screened_scores_are_within_the_bound(metric: str, spread: int, dtype: torch.dtype) -> None:
     """Also where norms differ by 2^60 and most of them vanish in float16."""
-    random = np.random.default_rng(spread)
+    random, screen = np.random.default_rng(spread), gpu_screen.TorchScreen()
     x, y = (torch.from_numpy(random.normal(size=(n, 40)) * np.exp2(random.uniform(-spread, spread, (n, 1)))).float()
             for n in (60, 70))  # fmt: skip
-    columns = prepare_columns(y, metric, dtype)
-    ready = prepare_queries(x, columns)
+    columns = prepare_columns(y, metric, dtype, screen)
+    ready = prepare_queries(x, columns, screen)
     scores = cases.exact(x.numpy(), y.numpy(), metric).astype(np.float64)
     screened = ready.values.float() @ columns.copy.values.float().T
     wanted = torch.stack([ready.scaled(torch.from_numpy(column)) for column in scores.T], 1)

@@ -79,7 +79,7 @@ class DeviceSearch:
             part = load_part(self.rows, begin, min(self.rows.count, begin + step), self.device, self.metric, self.skips)
             if not len(part.values):
                 continue
-            found = Found(part, prepare_columns(part.values, self.metric, dtype))
+            found = Found(part, prepare_columns(part.values, self.metric, dtype, self.screen))
             if step >= self.rows.count:
                 kept.append(found)
             yield found
@@ -118,7 +118,7 @@ class DeviceSearch:
         score = torch.full((len(queries.values),), -math.inf, device=self.device)
         index = torch.full((len(queries.values),), -1, dtype=torch.int64, device=self.device)
         for found in self._parts(kind) if len(queries.values) else ():
-            ready = prepare_queries(queries.values, found.columns)
+            ready = prepare_queries(queries.values, found.columns, self.screen)
             high, place, following = self.screen.best_two(ready.values, found.columns.copy.values)
             # where the next best is too near, both are scored, and whatever else is as near
             near = ~(high.double() - following.double() > 2 * ready.bound)
@@ -146,7 +146,7 @@ class DeviceSearch:
         n = len(queries.values)
         keys = torch.full((n, k), _NOTHING, dtype=torch.int64, device=self.device)
         for found in self._parts(kind) if n else ():
-            ready = prepare_queries(queries.values, found.columns)
+            ready = prepare_queries(queries.values, found.columns, self.screen)
             width = len(found.part.values)
             first = min(width, max(_FIRST, 4 * k))
             floor = self._floor(ready, found, first, k + exclude_self)
@@ -216,7 +216,7 @@ class DeviceSearch:
                 if begin == len(found.part.index):
                     continue
                 found = self._slice(found, begin, len(found.part.index))
-            ready = prepare_queries(queries.values, found.columns)
+            ready = prepare_queries(queries.values, found.columns, self.screen)
             limit = rounded_down(ready.scaled(threshold) - ready.bound)
             for rows, cols in self._candidates(ready.values, found, limit):
                 scores = self._scores(queries.values, found, rows, cols)
