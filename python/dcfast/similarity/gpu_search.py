@@ -150,7 +150,7 @@ class DeviceSearch:
             width = len(found.part.values)
             first = min(width, max(_FIRST, 4 * k))
             floor = self._floor(ready, found, first, k + exclude_self)
-            begin, end = 0, min(width, 8 * first)
+            begin, end = 0, min(width, 2 * first)
             while begin < width:
                 worst = unpacked(keys[:, -1])[0].double() * self.sign
                 limit = torch.maximum(floor, rounded_down(ready.scaled(worst) - ready.bound))
