@@ -60,7 +60,7 @@ class TritonScreen:
         count = torch.zeros((), dtype=torch.int64, device=o.device)
         with on_device(keys):
             similarity_kernels.select_above[(nbm * nbn,)](
-                *o.sources(c), threshold.float().contiguous(), keys, count, *o.sizes(), nbm, nbn, capacity,
+                *o.sources(c), threshold.float().contiguous(), keys.view(torch.int32), count, *o.sizes(), nbm, nbn, capacity,
                 GROUP=c.group, **o.options(c),
             )  # fmt: skip
         found = int(count)

@@ -51,7 +51,7 @@ def select_above(
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
     TMA: tl.constexpr, EVEN_K: tl.constexpr, PREC: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """One tile: pairs that reach their row's threshold, row << 32 | column, to the end of ``keys``.
+    """One tile: pairs that reach their row's threshold, column and row as int32 each, to the end of ``keys``.
 
     ``count`` goes on beyond the capacity, what does not fit is not written. The order is that of the programs' arrival.
     """
@@ -66,10 +66,13 @@ def select_above(
     total = tl.sum(of_row, 0)
     if total > 0:
         base = tl.atomic_add(count, total.to(tl.int64))
-        before = tl.cumsum(of_row, 0) - of_row
-        at = base + before[:, None] + (tl.cumsum(mine, 1) - mine)
-        key = (om.to(tl.int64) << 32)[:, None] | on.to(tl.int64)[None, :]
-        tl.store(keys + at, key, mask=hit & (at < capacity))
+        # places within the tile's part of the list take half of the registers that places in the list would
+        room = tl.minimum(tl.maximum(capacity - base, 0), BM * BN).to(tl.int32)
+        at = (tl.cumsum(of_row, 0) - of_row)[:, None] + (tl.cumsum(mine, 1) - mine)
+        # and halves of keys, the same for a row or a column, fewer than a key for each score
+        place = keys + 2 * base + 2 * at
+        tl.store(place, tl.broadcast_to(on[None, :], (BM, BN)), mask=hit & (at < room))
+        tl.store(place + 1, tl.broadcast_to(om[:, None], (BM, BN)), mask=hit & (at < room))
 
 
 @triton.jit(do_not_specialize=SIZES)

@@ -39,7 +39,7 @@ def test_copies(run: Run, d: int, dtype: str, half: str) -> None:
 
 @pytest.mark.parametrize("metric", ["ip", "cos", "l2"])
 def test_answers(run: Run, metric: str) -> None:
-    run("answers", n=40, m=90, d=24, metric=metric)
+    run("answers", n=33, m=50, d=24, metric=metric)
 
 
 def test_a_wrong_case_is_told(run: Run) -> None:
