@@ -57,10 +57,11 @@ class TritonScreen:
         c = self._config or configuration(o.device)
         nbm, nbn = blocks(o.rows, c.bm), blocks(o.cols, c.bn)
         keys = torch.empty(capacity, dtype=torch.int64, device=o.device)
+        halves = keys.view(torch.int32)
         count = torch.zeros((), dtype=torch.int64, device=o.device)
         with on_device(keys):
             similarity_kernels.select_above[(nbm * nbn,)](
-                *o.sources(c), threshold.float().contiguous(), keys.view(torch.int32), count, *o.sizes(), nbm, nbn, capacity,
+                *o.sources(c), threshold.float().contiguous(), halves, count, *o.sizes(), nbm, nbn, capacity,
                 GROUP=c.group, **o.options(c),
             )  # fmt: skip
         found = int(count)
