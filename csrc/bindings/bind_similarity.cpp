@@ -3,6 +3,9 @@
 #include "core/similarity/similarity.hpp"
 
 namespace dcfast::bindings {
+
+void bind_embeddings(py::module_& m);  // bind_embeddings.cpp
+
 namespace {
 
 using Left = Input<std::uint64_t, "a">;
@@ -24,6 +27,7 @@ std::tuple<Array<std::uint64_t>, Array<std::uint8_t>> nearest(const Left& a, con
 }  // namespace
 
 void bind_similarity(py::module_& m) {
+  bind_embeddings(m);
   m.def("hamming_join", &join, "a"_a, "b"_a, "max_distance"_a, "max_pairs"_a, "threads"_a);
   m.def("hamming_nearest", &nearest, "a"_a, "b"_a, "threads"_a);
 }

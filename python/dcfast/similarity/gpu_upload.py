@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from dcfast.similarity.gpu_operands import DTYPES, valid_rows
-from dcfast.similarity.operands import Metric, Rows
-from dcfast.similarity.scores import refuse_row
+from dcfast.similarity.operands import Metric, Rows, refuse_row
 
 _own = threading.local()  # pinned memory and streams of a thread: two threads a device make a double buffer
 

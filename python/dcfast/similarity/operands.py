@@ -1,4 +1,4 @@
-"""What a search takes: rows of embeddings as NumPy arrays, memmaps, torch tensors, DLPack, or blocks read when asked for.
+"""What a search takes: rows of embeddings as NumPy arrays, memmaps, torch tensors, DLPack, or blocks that are read.
 
 ``as_rows`` looks at no value and copies nothing; ``Rows.read`` brings a slice as a NumPy array. bfloat16 travels as its
 16 bits (uint16), with ``kind`` to say so.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, cast, runtime_checkable
+from typing import TYPE_CHECKING, Literal, NoReturn, Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +72,10 @@ class Rows:
     in_memory: bool
     is_torch: bool
     device: str = "cpu"
+
+    @property
+    def row_bytes(self) -> int:
+        return self.width * ITEM_SIZE[self.kind]
 
     def read(self, begin: int, end: int) -> npt.NDArray[np.generic]:
         """Rows [begin, end) as an array with contiguous rows; bfloat16 as uint16.
@@ -164,6 +168,14 @@ def check_sides(a: Rows, b: Rows) -> None:
         raise ValueError(
             f"{a.name} has {a.width} columns and {b.name} {b.width}; give embeddings of one model to both sides"
         )
+
+
+def refuse_row(name: str, row: int, *, finite: bool) -> NoReturn:
+    """Raises the ValueError of a row that cannot be searched with."""
+    what = "zero" if finite else "not finite"
+    raise ValueError(
+        f"{name} row {row} is {what}: leave such rows out, or pass invalid='skip' so that they match nothing"
+    )
 
 
 def check_metric(metric: object) -> Metric:
