@@ -220,3 +220,17 @@ def test_the_gpu_half_needs_no_core(repo_root: Path) -> None:
         f"face.__path__ = [{str(repo_root / 'python/dcfast/similarity')!r}]; import dcfast.similarity.gpu"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int8])
+def test_the_cpu_gives_the_same_bits(metric: str, dtype: torch.dtype) -> None:
+    kind = "int8" if dtype == torch.int8 else "float32"
+    a, b = (torch.from_numpy(x).to(dtype) for x in cases.hard(120, 400, 67, kind))
+    with cases.small_pieces():
+        found = (*gpu.topk(cases.search(a, b, metric), 9, False), *gpu.assign(cases.search(a, b, metric)))
+        threshold = float(found[0][:, 4].median())
+        found += gpu.join(cases.search(a, b, metric), threshold, False, 1 << 20, False)
+    wanted = (*dcfast.topk(a, b, 9, metric=metric), *dcfast.assign(a, b, metric=metric))
+    wanted += tuple(dcfast.join(a, b, threshold, metric=metric))
+    assert all(torch.equal(x, y) for x, y in zip(found, wanted, strict=True))
