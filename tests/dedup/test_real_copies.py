@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dcfast.dedup.calibration.methods import PHASH, TURNED, WIDE, nearest, of_hashes
 from dcfast.dedup.thresholds import MAX_DISTANCE, MAX_DISTANCE_256
 from dcfast.images.signatures import STATUS, Signatures, hash_variants, signatures_of
 
@@ -46,16 +47,14 @@ def apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def hits(pool: Signatures, evals: Signatures, *, turned: bool) -> dict[str, np.ndarray]:
     """Method -> (pool pictures,): which have an evaluation picture within the default threshold."""
-    narrow = apart(pool.phash[:, None, None], evals.phash[None, :, None]) <= MAX_DISTANCE
-    narrow &= ~pool.flat[:, None] & ~evals.flat[None]
-    variants = hash_variants(evals.phash256) if turned else evals.phash256[:, None]
-    wide = np.zeros((len(pool.phash), len(evals.phash)), np.bool_)
-    for way in range(variants.shape[1]):
-        wide |= apart(pool.phash256[:, None], variants[None, :, way]) <= MAX_DISTANCE_256
-    wide &= ~pool.flat256[:, None] & ~evals.flat256[None]
+    ways = {"phash": PHASH, "phash256": TURNED if turned else WIDE}
+    found = {}
+    for name, method in ways.items():
+        limit = MAX_DISTANCE if method is PHASH else MAX_DISTANCE_256
+        found[name] = (nearest(method, of_hashes(method, evals), of_hashes(method, pool)) <= limit).any(axis=0)
     same = pool.content_hash[:, None] == evals.content_hash[None]
     readable = (pool.status == 0)[:, None] & (evals.status == 0)[None]
-    return {"phash": narrow.any(axis=1), "phash256": wide.any(axis=1), "content": (same & readable).any(axis=1)}
+    return {**found, "content": (same & readable).any(axis=1)}
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -64,11 +63,11 @@ def test_leaks_of_the_pool(real_data: Path, turned: bool) -> None:
     truth = dict(rows)
     uids, pool = of_tars(real_data / "pool" / "shards")
     kinds = np.array([truth[uid] for uid in uids])
-    found = {"phash": 0, "phash256": 0, "content": 0}
+    found = {method: np.zeros(len(uids), np.bool_) for method in ("phash", "phash256", "content")}
     for name in ("imagenet1k", "vtab-caltech101", "retrieval-flickr8k_mini", "cifar10", "mnist"):
         evals = of_tars(real_data / "evalsets" / f"wds_{name}_test")[1]
         for method, hit in hits(pool, evals, turned=turned).items():
-            found[method] = found[method] | hit
+            found[method] |= hit
     exact, near = np.char.startswith(kinds, "leak-exact"), np.char.startswith(kinds, "leak-near")
     assert (exact.sum(), near.sum()) == (40, 120)
     assert found["content"][exact].all()

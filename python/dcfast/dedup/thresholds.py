@@ -7,5 +7,5 @@ from __future__ import annotations
 
 MAX_DISTANCE = 8
 """Bits of 64 that may differ. In pools of billions many such hits are chance: see ``MAX_DISTANCE_256``."""
-MAX_DISTANCE_256 = 32
+MAX_DISTANCE_256 = 31
 """Bits of 256 that may differ, of a picture as it is or turned and mirrored."""

@@ -43,7 +43,7 @@ class Method:
 
 
 PHASH = Method("phash", "64 bits", 64, 2, MAX_DISTANCE, tuple(range(0, 25, 2)))
-WIDE = Method("phash256", "256 bits", 256, 1, MAX_DISTANCE_256, tuple(range(0, 101, 4)))
+WIDE = Method("phash256", "256 bits", 256, 1, MAX_DISTANCE_256, tuple(sorted({*range(0, 101, 4), MAX_DISTANCE_256})))
 TURNED = Method("phash256_turned", "256 bits, turned", 256, 1, MAX_DISTANCE_256, WIDE.thresholds, turned=True)
 DESCRIPTOR = Method("descriptor", "descriptor, 100 (1 - cosine)", 200, 1, None, tuple(range(0, 51, 2)))
 
