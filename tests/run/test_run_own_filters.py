@@ -19,7 +19,7 @@ from dcfast.rundir.claim import read_settings
 from dcfast.rundir.lookup import SampleLookup
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.settings import Settings
-from dcfast.stages.filter import scored
+from dcfast.stages.filter import score_files
 from pool_builder import plain_pool, uid_of
 
 COUNT = 60
@@ -57,7 +57,7 @@ def write_scores(path: Path, scores: dict[str, float | None], kind: str = "float
 def test_the_best_by_scores_of_ones_own(
     pool: Path, tmp_path: Path, kind: str, fraction: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scored, "RUN_ROWS", 16)  # several runs, also of one row group
+    monkeypatch.setattr(score_files, "RUN_ROWS", 16)  # several runs, also of one row group
     rng = np.random.default_rng(3)
     values = np.round(rng.normal(0.2, 0.1, COUNT), 2).astype(kind)  # ties on purpose
     values[[5, 17]] = np.nan

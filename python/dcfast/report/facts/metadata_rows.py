@@ -117,9 +117,9 @@ def every_row(
                 at += batch.num_rows
 
 
-def load_scores(out: Path, number: int, path: Path, begin: int, rows: int) -> Numbers:
-    """(rows,) the scores of some rows of a metadata file in the number-th score file of the run's filter."""
-    column = load_array(out / score_path(number, str(path)), mmap=True)
+def load_scores(out: Path, key: str, path: Path, begin: int, rows: int) -> Numbers:
+    """(rows,) the scores of some rows of a metadata file in the source of that key of the run's filter."""
+    column = load_array(out / score_path(key, str(path)), mmap=True)
     return np.asarray(column[begin : begin + rows])
 
 
@@ -172,9 +172,8 @@ class SeparateRules:
         return masks
 
     def _scores(self, path: Path, begin: int, rows: int) -> dict[str, Numbers]:
-        """The rows' scores in the filter's score files."""
-        files = enumerate(self.whole.scores)
-        return {file.key: load_scores(self.out, number, path, begin, rows) for number, file in files}
+        """The rows' scores in the filter's sources."""
+        return {source.key: load_scores(self.out, source.key, path, begin, rows) for source in self.whole.scores}
 
     def drops(self, path: Path, begin: int, batch: pa.RecordBatch, uids: npt.NDArray[np.void]) -> Mask:
         """(rows, rules) bool; a rule that is not asked drops none."""

@@ -55,7 +55,8 @@ from dcfast.stages.filter.centroids import BLOCK_ROWS
 from dcfast.stages.filter.clusters import ClusterFiles, ClusterSet, FileClusters, check_clusters, make_clusters
 from dcfast.stages.filter.leaked import count_contaminated
 from dcfast.stages.filter.notes import MalformedRow, malformed_notes, repeated_notes, unmatched_notes
-from dcfast.stages.filter.scored import ScoreColumns, check_scores, make_scores, score_counts
+from dcfast.stages.filter.score_columns import ScoreColumns, score_counts
+from dcfast.stages.filter.scores import check_scores, make_scores
 from dcfast.stages.filter.subsets import write_metadata_subset
 from dcfast.stages.index import refuse_metadata_without_uids
 from dcfast.stages.runner import Do
@@ -130,7 +131,7 @@ def resolve_expression(run: Run) -> tuple[str, list[str]]:
     compiled.check_columns(schema, first)
     compiled.check_needs()
     check_clusters(run, compiled)
-    check_scores(compiled.scores)
+    check_scores(run, compiled.scores)
     if set(compiled.column_names) <= set(metadata_schema(first, run.settings.uid_from).names):
         check_functions(compiled, first, run.settings.uid_from)  # else the features stage adds what they read
     for name, path in run.uid_set_paths(compiled.uid_sets).items():
@@ -314,7 +315,7 @@ def evaluate(
     verdicts = np.zeros((len(sets), 3), dtype=np.int64)
     for path in (str(out / name) for name in files):
         of_file = FileClusters(path, sets)
-        columns_of = {s.key: load_array(out / score_path(i, path), mmap=True) for i, s in enumerate(compiled.scores)}
+        columns_of = {s.key: load_array(out / score_path(s.key, path), mmap=True) for s in compiled.scores}
         file_row = 0
         for batch in _batches(compiled, path, columns, uid_from, BLOCK_ROWS if sets else BATCH_ROWS):
             uids, valid = parse_uids(batch)
@@ -366,7 +367,7 @@ def _thresholds(
     """The thresholds by key, as ``evaluate`` wants them and as they are shown."""
     exact: dict[str, str] = {}
     shown: dict[str, str] = {}
-    by_key = {columns.file.key: columns for columns in scores}
+    by_key = {columns.source.key: columns for columns in scores}
     for number, quantile in enumerate(compiled.quantiles):
         search = _search_threshold(run, do, text, number, quantile, by_key.get(quantile.column))
         exact[quantile.key] = search.threshold_text

@@ -1,0 +1,81 @@
+"""A score of every row, file by file: what a source of scores has become, and a pass of a threshold search over it.
+
+The face for what stands on scores: ``make_scores`` of ``dcfast.stages.filter.scores`` gives each source's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dcfast.engine.piece import Nothing, piece
+from dcfast.filters import NUM_BINS, QuantileSearch, score_histogram
+from dcfast.filters.score_sources import ScoreSource
+from dcfast.rundir.layout import score_path
+from dcfast.storage.npz import load_array, save_array
+from dcfast.storage.records import Count, Record
+
+
+class Scored(Record):
+    """Metadata rows of a piece, those that have a score, and the least and the highest score (0 where none has one)."""
+
+    rows: Count
+    scored: Count
+    low: float = 0.0
+    high: float = 0.0
+
+
+@dataclass(frozen=True)
+class ScoreColumns:
+    """The scores of a source, beside the metadata.
+
+    Attributes:
+        dtype: of the columns: "float16", "float32" or "float64".
+        rows: of the metadata.   scored: rows that have a score.
+        more: what else is to be said of it.
+    """
+
+    source: ScoreSource
+    dtype: str
+    rows: int
+    scored: int
+    more: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, source: ScoreSource, dtype: str, parts: Iterable[Scored], more: Iterable[str] = ()) -> ScoreColumns:
+        """Those whose pieces did these parts."""
+        done = list(parts)
+        return cls(source, dtype, sum(p.rows for p in done), sum(p.scored for p in done), tuple(more))
+
+    def paths(self, files: Sequence[str]) -> list[str]:
+        """The columns of some metadata files, relative to the run directory: npy, (rows,), NaN where there is none."""
+        return [score_path(self.source.key, name) for name in files]
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of rows without a score."""
+        missing = self.rows - self.scored
+        notes = list(self.more)
+        if missing and not self.scored:
+            notes.append(
+                f"{self.source.key}: none of the {self.rows:,} metadata rows has a score: the uids are of another pool"
+            )
+        elif missing:
+            notes.append(
+                f"{self.source.key}: {missing:,} of the {self.rows:,} metadata rows have no score, and it keeps none "
+                "of them"
+            )
+        return notes
+
+
+@piece(native=True)
+def score_counts(out: Path, columns: Sequence[str], search: QuantileSearch, output: str) -> Nothing:
+    """Piece: one pass of the threshold search over the scores of some metadata files."""
+    counts = np.zeros(NUM_BINS, dtype=np.uint64)
+    for name in columns:
+        counts += score_histogram(load_array(out / name, mmap=True), search.prefix, dtype=search.dtype)
+    save_array(out / output, counts)
+    return Nothing()
