@@ -124,11 +124,10 @@ def test_scores_that_cannot_be_read_are_said_before_any_work(pool: Path, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_scores_of_another_pool_are_said_to_be(pool: Path, tmp_path: Path) -> None:
+def test_scores_of_another_pool_are_refused(pool: Path, tmp_path: Path) -> None:
     write_scores(tmp_path / "s.parquet", {uid_of(5000): 1.0})
-    summary = filtered(pool, tmp_path / "run", f'score("{tmp_path}/s.parquet", threshold=0.5)')
-    assert summary.fates["kept"] == 0
-    assert any("none of the 60 metadata rows has a score: the uids are of another pool" in n for n in summary.notes)
+    with pytest.raises(PoolError, match="none of the 60 metadata rows has a score: the uids are of another pool"):
+        filtered(pool, tmp_path / "run", f'score("{tmp_path}/s.parquet", threshold=0.5)')
 
 
 def test_a_function_its_report_and_its_change(

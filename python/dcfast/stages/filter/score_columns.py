@@ -13,6 +13,7 @@ import numpy as np
 
 from dcfast.engine.piece import Nothing, piece
 from dcfast.filters import NUM_BINS, QuantileSearch, score_histogram
+from dcfast.filters.rules import Numbers
 from dcfast.filters.score_sources import ScoreSource
 from dcfast.rundir.layout import score_path
 from dcfast.storage.npz import load_array, save_array
@@ -20,12 +21,29 @@ from dcfast.storage.records import Count, Record
 
 
 class Scored(Record):
-    """Metadata rows of a piece, those that have a score, and the least and the highest score (0 where none has one)."""
+    """Metadata rows of a piece, those with a score, and the least and the highest, by ``float.hex``, "" for none."""
 
     rows: Count
     scored: Count
-    low: float = 0.0
-    high: float = 0.0
+    low: str = ""
+    high: str = ""
+
+    @classmethod
+    def sum(cls, parts: Iterable[Scored]) -> Scored:
+        """Of all parts together."""
+        done = list(parts)
+        low = [float.fromhex(part.low) for part in done if part.scored]
+        high = [float.fromhex(part.high) for part in done if part.scored]
+        rows, scored = sum(part.rows for part in done), sum(part.scored for part in done)
+        return cls(rows, scored, min(low).hex(), max(high).hex()) if low else cls(rows, scored)
+
+
+def scored_of(scores: Numbers) -> Scored:
+    """Of the scores of a metadata file, NaN for none."""
+    known = scores[~np.isnan(scores)]
+    if not len(known):
+        return Scored(len(scores), 0)
+    return Scored(len(scores), len(known), float(known.min()).hex(), float(known.max()).hex())
 
 
 @dataclass(frozen=True)
@@ -34,7 +52,7 @@ class ScoreColumns:
 
     Attributes:
         dtype: of the columns: "float16", "float32" or "float64".
-        rows: of the metadata.   scored: rows that have a score.
+        rows: of the metadata.   scored: rows that have a score, of which the least is ``low`` and the highest ``high``.
         more: what else is to be said of it.
     """
 
@@ -42,13 +60,16 @@ class ScoreColumns:
     dtype: str
     rows: int
     scored: int
+    low: float = 0.0
+    high: float = 0.0
     more: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, source: ScoreSource, dtype: str, parts: Iterable[Scored], more: Iterable[str] = ()) -> ScoreColumns:
         """Those whose pieces did these parts."""
-        done = list(parts)
-        return cls(source, dtype, sum(p.rows for p in done), sum(p.scored for p in done), tuple(more))
+        done = Scored.sum(parts)
+        low, high = (float.fromhex(text) if text else 0.0 for text in (done.low, done.high))
+        return cls(source, dtype, done.rows, done.scored, low, high, tuple(more))
 
     def paths(self, files: Sequence[str]) -> list[str]:
         """The columns of some metadata files, relative to the run directory: npy, (rows,), NaN where there is none."""
@@ -59,11 +80,7 @@ class ScoreColumns:
         """What is to be said of rows without a score."""
         missing = self.rows - self.scored
         notes = list(self.more)
-        if missing and not self.scored:
-            notes.append(
-                f"{self.source.key}: none of the {self.rows:,} metadata rows has a score: the uids are of another pool"
-            )
-        elif missing:
+        if missing:
             notes.append(
                 f"{self.source.key}: {missing:,} of the {self.rows:,} metadata rows have no score, and it keeps none "
                 "of them"

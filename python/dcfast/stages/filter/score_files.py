@@ -26,7 +26,7 @@ from dcfast.index.metadata import COLUMN_TYPES, column_matches, open_metadata, p
 from dcfast.index.pool import list_parquet
 from dcfast.rundir.layout import MERGE_BYTES, score_name, score_path
 from dcfast.rundir.run_dir import Run
-from dcfast.stages.filter.score_columns import ScoreColumns, Scored
+from dcfast.stages.filter.score_columns import ScoreColumns, Scored, scored_of
 from dcfast.stages.runner import Do
 from dcfast.storage.npz import save_array
 from dcfast.storage.parquet import Kind, ParquetFile
@@ -152,7 +152,7 @@ def merge_scores(out: Path, runs: Sequence[str], path: str, output: str) -> Noth
 @piece(native=True)
 def join_scores(out: Path, key: str, files: Sequence[str], records: str, dtype: str, uid_from: str = "json") -> Scored:
     """Piece: the scores of the rows of some metadata files."""
-    known, rows, scored = open_records(out / records), 0, 0
+    known, done = open_records(out / records), []
     for path in (str(out / name) for name in files):
         parts = [np.empty(0, dtype)]
         with open_metadata(path, uid_from) as file:
@@ -165,9 +165,8 @@ def join_scores(out: Path, key: str, files: Sequence[str], records: str, dtype: 
                 parts.append(scores.astype(dtype))
         whole = np.concatenate(parts)
         save_array(out / score_path(key, path), whole)
-        rows += len(whole)
-        scored += int(np.count_nonzero(~np.isnan(whole)))
-    return Scored(rows, scored)
+        done.append(scored_of(whole))
+    return Scored.sum(done)
 
 
 def _sorting(file: ScoreFile) -> tuple[list[Piece[Nothing]], list[str], str]:
@@ -225,4 +224,10 @@ def make_file_scores(run: Run, do: Do, file: ScoreFile) -> ScoreColumns:
         )(key=file.key, files=names, records=records, dtype=dtype, uid_from=run.settings.uid_from)
         for group, (_, names) in enumerate(run.metadata_groups())
     )
-    return ScoreColumns.of(file, dtype, joined)
+    made = ScoreColumns.of(file, dtype, joined)
+    if made.rows and not made.scored:
+        raise PoolError(
+            f"filter {file.key}: none of the {made.rows:,} metadata rows has a score: the uids are of another pool; "
+            "give the scores of this one"
+        )
+    return made

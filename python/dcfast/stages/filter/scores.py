@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from dcfast.filters.score_sources import ScoreFile, ScoreSource, with_parts
+from dcfast.filters.score_sources import (
+    ArrayScore,
+    ColumnScore,
+    ContrastScore,
+    DensityScore,
+    MixedScore,
+    ScoreFile,
+    ScoreSource,
+    SemanticScore,
+    TargetScore,
+    with_parts,
+)
+from dcfast.process.libraries import require_library
 from dcfast.rundir.run_dir import Run
+from dcfast.stages.filter.contrast import arrays_of, make_contrast
+from dcfast.stages.filter.embeddings import check_arrays, image_array
+from dcfast.stages.filter.mixed import check_column, make_copied, make_mixed
 from dcfast.stages.filter.score_columns import ScoreColumns
 from dcfast.stages.filter.score_files import check_score_file, make_file_scores
+from dcfast.stages.filter.semantic import make_density, make_semantic
+from dcfast.stages.filter.targets import check_target, make_target_scores
 from dcfast.stages.runner import Do
 
 
@@ -16,11 +33,20 @@ def check_scores(run: Run, sources: Sequence[ScoreSource]) -> None:
 
     Raises:
         PoolError, CorruptDataError, FilterError: a file or an array is not what it must be.   OSError: it is not there.
+        MissingDependencyError: a source is made with torch, which is not there.
     """
-    del run
     for source in with_parts(sources):
         if isinstance(source, ScoreFile):
             check_score_file(source)
+        elif isinstance(source, ArrayScore):
+            check_column(run, source)
+        elif isinstance(source, ContrastScore):
+            check_arrays(run, source.key, source.arch, arrays_of(source))
+        elif isinstance(source, TargetScore):
+            check_target(run, source)
+        elif isinstance(source, (SemanticScore, DensityScore)):
+            require_library("torch", f"filter {source.key}")
+            check_arrays(run, source.key, source.arch, [image_array(source.arch)])
 
 
 def make_scores(run: Run, do: Do, sources: Iterable[ScoreSource]) -> list[ScoreColumns]:
@@ -31,11 +57,23 @@ def make_scores(run: Run, do: Do, sources: Iterable[ScoreSource]) -> list[ScoreC
     sources = list(sources)
     made: dict[str, ScoreColumns] = {}
     for source in with_parts(sources):
-        made[source.key] = _made(run, do, source)
+        made[source.key] = _made(run, do, source, made)
     return [made[source.key] for source in sources]
 
 
-def _made(run: Run, do: Do, source: ScoreSource) -> ScoreColumns:
+def _made(run: Run, do: Do, source: ScoreSource, made: Mapping[str, ScoreColumns]) -> ScoreColumns:
     if isinstance(source, ScoreFile):
         return make_file_scores(run, do, source)
+    if isinstance(source, (ColumnScore, ArrayScore)):
+        return make_copied(run, do, source)
+    if isinstance(source, ContrastScore):
+        return make_contrast(run, do, source)
+    if isinstance(source, TargetScore):
+        return make_target_scores(run, do, source)
+    if isinstance(source, SemanticScore):
+        return make_semantic(run, do, source)
+    if isinstance(source, DensityScore):
+        return make_density(run, do, source)
+    if isinstance(source, MixedScore):
+        return make_mixed(run, do, source, made)
     raise TypeError(f"no scores are made of a {type(source).__name__}; give a source of dcfast.filters.score_sources")
