@@ -26,6 +26,7 @@ from dcfast.index.metadata import COLUMN_TYPES, column_matches, open_metadata, p
 from dcfast.index.pool import list_parquet
 from dcfast.rundir.layout import MERGE_BYTES, score_name, score_path
 from dcfast.rundir.run_dir import Run
+from dcfast.stages.filter.score_arrays import array_batches, array_facts, is_array_file
 from dcfast.stages.filter.score_columns import ScoreColumns, Scored, scored_of
 from dcfast.stages.runner import Do
 from dcfast.storage.npz import save_array
@@ -50,8 +51,21 @@ def _parts(file: ScoreFile) -> list[str]:
         return [root]
     names = list_parquet(root)
     if not names:
-        raise PoolError(f"filter {file.key}: no *.parquet in the folder {root}; name the file, or its folder")
+        raise PoolError(
+            f"filter {file.key}: no *.parquet, *.npy or *.npz in the folder {root}; name the file, or its folder"
+        )
     return [os.path.join(root, name) for name in names]
+
+
+def _look(path: str, column: str) -> tuple[pa.DataType, list[int]]:
+    """The type of the scores of a file, and the rows of its row groups: a NumPy file is one."""
+    import pyarrow as pa
+
+    if is_array_file(path):
+        rows, dtype = array_facts(path, column)
+        return pa.from_numpy_dtype(dtype), [rows]
+    with ParquetFile(path, SCORES) as part:
+        return _score_type(path, column, part.schema), part.group_rows
 
 
 def _score_type(path: str, column: str, schema: pa.Schema) -> pa.DataType:
@@ -74,17 +88,12 @@ def _score_type(path: str, column: str, schema: pa.Schema) -> pa.DataType:
 
 
 def check_score_file(file: ScoreFile) -> None:
-    """Looks at the footers of a score file, before any work.
+    """Looks at the footers or headers of a score file, before any work.
 
     Raises:
         PoolError: one is no parquet file, lacks a column, or has no rows.   OSError: it is not there.
     """
-    rows = 0
-    for path in _parts(file):
-        with ParquetFile(path, SCORES) as part:
-            _score_type(path, file.column, part.schema)
-            rows += part.num_rows
-    if not rows:
+    if not sum(sum(_look(path, file.column)[1]) for path in _parts(file)):
         raise PoolError(
             f"filter {file.key}: {absolute(file.path)} has no rows, so no sample would have a score; write the scores"
         )
@@ -92,7 +101,9 @@ def check_score_file(file: ScoreFile) -> None:
 
 def _score_batches(path: str, column: str, groups: Sequence[int]) -> Iterator[npt.NDArray[np.void]]:
     """Records of uid and score (its bits as float64), in the order of the file; PoolError where a uid is none."""
-    at = 0
+    if is_array_file(path):
+        yield from array_batches(path, column)
+        return
     with ParquetFile(path, SCORES) as file:
         at = sum(file.group_rows[: groups[0]])
         for batch in file.batches(["uid", column], groups=groups):
@@ -176,9 +187,8 @@ def _sorting(file: ScoreFile) -> tuple[list[Piece[Nothing]], list[str], str]:
     types = []
     name = score_name(file.key)
     for path in _parts(file):
-        with ParquetFile(path, SCORES) as part:
-            types.append(_score_type(path, file.column, part.schema))
-            sizes = part.group_rows
+        kind, sizes = _look(path, file.column)
+        types.append(kind)
         for begin, end in _stretches(sizes):
             outputs = -(-sum(sizes[begin:end]) // RUN_ROWS)
             own = [f"state/filter/scores/{name}-{len(runs) + i:06d}.npy" for i in range(outputs)]

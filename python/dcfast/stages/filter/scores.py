@@ -21,6 +21,7 @@ from dcfast.rundir.run_dir import Run
 from dcfast.stages.filter.contrast import arrays_of, make_contrast
 from dcfast.stages.filter.embeddings import check_arrays, image_array
 from dcfast.stages.filter.mixed import check_column, make_copied, make_mixed
+from dcfast.stages.filter.score_arrays import check_by_row, is_by_row, make_by_row
 from dcfast.stages.filter.score_columns import ScoreColumns
 from dcfast.stages.filter.score_files import check_score_file, make_file_scores
 from dcfast.stages.filter.semantic import make_density, make_semantic
@@ -37,7 +38,10 @@ def check_scores(run: Run, sources: Sequence[ScoreSource]) -> None:
     """
     for source in with_parts(sources):
         if isinstance(source, ScoreFile):
-            check_score_file(source)
+            if is_by_row(source):
+                check_by_row(run, source)
+            else:
+                check_score_file(source)
         elif isinstance(source, ArrayScore):
             check_column(run, source)
         elif isinstance(source, ContrastScore):
@@ -63,7 +67,7 @@ def make_scores(run: Run, do: Do, sources: Iterable[ScoreSource]) -> list[ScoreC
 
 def _made(run: Run, do: Do, source: ScoreSource, made: Mapping[str, ScoreColumns]) -> ScoreColumns:
     if isinstance(source, ScoreFile):
-        return make_file_scores(run, do, source)
+        return make_by_row(run, do, source) if is_by_row(source) else make_file_scores(run, do, source)
     if isinstance(source, (ColumnScore, ArrayScore)):
         return make_copied(run, do, source)
     if isinstance(source, ContrastScore):
