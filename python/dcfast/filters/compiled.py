@@ -90,6 +90,7 @@ class Filter:
         clusters: whose membership is needed; the ``clusters`` of ``evaluate`` are keyed by their ``.key``.
         scores: sources whose scores are needed; the ``scores`` of ``evaluate`` are keyed by their ``.key``, also the
             ``column`` of a quantile of theirs.
+        score_limits: the first limit on each of these by its key: what is written, or the quantile.
         functions: in Python, that it asks; see ``check_functions``.
         unasked: canonical text of the terms in Python that are not run, see ``compile_filter``.
         needs: of "language model", "wordnet", "gcld3", those that it uses; see ``check_needs``.
@@ -110,6 +111,9 @@ class Filter:
         clusters = [term.clusters for term in terms if term.clusters is not None]
         scores = [term.scores for term in terms if term.scores is not None]
         self.scores: list[ScoreSource] = list({source.key: source for source in scores}.values())
+        self.score_limits: dict[str, float | Quantile | None] = {
+            term.scores.key: term.quantile or term.threshold for term in reversed(terms) if term.scores is not None
+        }
         self.functions: list[FilterFunction] = [term.function for term in terms if term.function is not None]
         self.unasked: list[str] = [term.text for term in terms if term.is_unasked]
         self.clusters: list[Clusters] = list(dict.fromkeys(clusters))

@@ -231,7 +231,7 @@ def limited_term(source: ScoreSource, limit: str, value: float) -> Term:
         Rule(text, _at_least(source, quantile, value)),
     )
     columns = tuple(column_names(source))
-    return Term(text, made, columns, quantile=quantile, scores=source)
+    return Term(text, made, columns, quantile=quantile, scores=source, threshold=None if quantile else value)
 
 
 def column_names(source: ScoreSource) -> list[str]:
@@ -276,7 +276,7 @@ def _density_term(call: Call) -> Term:
         Rule(f"{source.key}: no score", lambda rows, _: ~np.isnan(rows.given_scores(source))),
         Rule(source.key, _at_least(source, None, 1.0)),
     )
-    return Term(source.key, made, scores=source)
+    return Term(source.key, made, scores=source, threshold=1.0)
 
 
 def column_term(call: Call, name: str, given: Given) -> Term:

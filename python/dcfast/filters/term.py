@@ -173,6 +173,7 @@ class Term:
         columns: metadata columns it reads.
         uses: of those that are neither ``text`` nor numbers: what the column is for (``COLUMN_TYPES``), or "any".
         needs: models and libraries beyond NumPy and pyarrow.
+        scores: whose scores it compares; with ``threshold`` where one is written, else with that of ``quantile``.
         is_unasked: a Python function that is not to be run, so that its rule has no answer.
         cost: of a row, roughly in microseconds; cheaper terms are tried first where the order shows in nothing.
     """
@@ -185,6 +186,7 @@ class Term:
     quantile: Quantile | None = field(default=None, compare=False)
     clusters: Clusters | None = field(default=None, compare=False)
     scores: ScoreSource | None = field(default=None, compare=False)
+    threshold: float | None = field(default=None, compare=False)
     function: FilterFunction | None = field(default=None, compare=False)
     uses: Mapping[str, str] = field(default_factory=dict, compare=False)
     is_unasked: bool = field(default=False, compare=False)

@@ -47,8 +47,8 @@ def is_by_row(file: ScoreFile) -> bool:
 def _refuse(path: str, column: str, found: str) -> PoolError:
     what = f"arrays 'uid' and {column!r} of one length" if path.lower().endswith(".npz") else "records"
     return PoolError(
-        f"score file {path}: expected {what}, uids as two u8 or 32 hex digits, scores as floats; got {found}; write it so, or name the scores by "
-        "column=NAME"
+        f"score file {path}: expected {what}, uids as two u8 or 32 hex digits, scores as floats; got "
+        f"{found}; write it so, or name the scores by column=NAME"
     )
 
 
