@@ -50,7 +50,7 @@ def _refuse_parts(call: Call) -> None:
     part = next((argument for argument in call.arguments if argument.kind == "part"), None)
     if part is not None and call.name not in PARTS_OF:
         call.error(
-            f"{call.name} takes no filter or score as an argument; {', '.join(PARTS_OF)} takes scores: "
+            f"{call.name} takes no filter or score as an argument; {' and '.join(PARTS_OF)} take scores: "
             "mix(0.5 * column(a), column(b), fraction=0.3)",
             part,
         )

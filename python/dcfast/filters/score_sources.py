@@ -154,6 +154,18 @@ class DensityScore:
 
 
 @dataclass(frozen=True)
+class WithinScore:
+    """``within``: the second part's score of rows that are among the top fraction ``first`` of the pool by the first."""
+
+    parts: tuple[ScoreSource, ...]
+    first: float
+
+    @property
+    def key(self) -> str:
+        return f"within({', '.join(part.key for part in self.parts)}, first={self.first!r})"
+
+
+@dataclass(frozen=True)
 class MixedScore:
     """``mix``: a weighted sum of scores, each brought to 0..1 first.
 

@@ -21,6 +21,7 @@ from dcfast.filters.score_sources import (
     ScoreSource,
     SemanticScore,
     TargetScore,
+    WithinScore,
 )
 from dcfast.filters.term import SCORES, Rows, Rule, Term, Test
 from dcfast.filters.thresholds import Quantile
@@ -33,6 +34,8 @@ SHUFFLES, MOST_SHUFFLES = 10, 1_000
 CLUSTERS, MOST_CLUSTERS = 100, 1_000_000
 TAU = 0.5
 NORMALIZE = ("minmax", "rank")
+PARTS_OF = ("mix", "within")
+"""Terms that take scores as arguments."""
 Given = dict[str, Argument]
 
 
@@ -167,6 +170,20 @@ def _mix(call: Call, given: Given) -> ScoreSource:
     return MixedScore(tuple(score_source(argument, call) for argument in parts), weights, normalize)
 
 
+def _within(call: Call, given: Given) -> ScoreSource:
+    parts = [argument for argument in call.arguments if argument.kind == "part"]
+    example = "within(s_cliploss(l14), normsim(l14), first=0.3, fraction=0.2)"
+    if len(parts) != 2 or "first" not in given:
+        call.error(f"within needs two scores and first=, the fraction that the first one leaves: {example}")
+    for argument in parts:
+        if argument.keyword is not None or argument.weight != 1.0:
+            call.error(f"within: a score stands without a name or a weight: {example}", argument)
+    first = call.number("first", given["first"])
+    if not 0.0 < first <= 1.0:
+        call.error(f"within: first must be above 0 and at most 1; got {first!r}", given["first"])
+    return WithinScore(tuple(score_source(argument, call) for argument in parts), first)
+
+
 SOURCES: dict[str, Kind] = {
     "score": Kind(("path", "column"), 1, 'score("scores.parquet", fraction=0.3)', _file),
     "column": Kind(("name",), 1, "column(NAME)", lambda call, given: ColumnScore(_word(call, given, "name", "NAME"))),
@@ -183,17 +200,21 @@ SOURCES: dict[str, Kind] = {
     "density": Kind(
         ("arch", "clusters", "total", "fraction", "tau", "seed"), 1, "density(l14, total=1000000, tau=0.5)", _density
     ),
+    "within": Kind(("first",), 0, "within(s_cliploss(l14), normsim(l14), first=0.3, fraction=0.2)", _within),
     "mix": Kind(("normalize",), 0, 'mix(0.7 * score("a.parquet"), clip_score(l14), fraction=0.3)', _mix),
 }
 """Every source by its name: what may stand as a part of ``mix``."""
 
 
 def _arguments(call: Call, kind: Kind, *more: str) -> Given:
-    """The arguments of a source by name, but for parts, which ``mix`` takes in any number."""
-    plain = [argument for argument in call.arguments if call.name != "mix" or argument.kind != "part"]
+    """The arguments of a source by name, but for the parts of those that take any."""
+    plain = [argument for argument in call.arguments if call.name not in PARTS_OF or argument.kind != "part"]
     parts = next((argument for argument in plain if argument.kind == "part"), None)
     if parts is not None:
-        call.error(f"{call.name} takes no scores as arguments; mix does: mix(0.5 * a, b, fraction=0.3)", parts)
+        call.error(
+            f"{call.name} takes no scores as arguments; {' and '.join(PARTS_OF)} do: mix(0.5 * a, b, fraction=0.3)",
+            parts,
+        )
     without = Call(call.name, tuple(plain), call.source, call.begin, call.end, call.close)
     return without.by_name((*kind.names, *more), kind.positional, f"write it as {kind.example}")
 
@@ -297,9 +318,7 @@ def column_term(call: Call, name: str, given: Given) -> Term:
 
 
 SCORE_TERMS: dict[str, Callable[[Call], Term]] = {
-    **{name: _scored(name) for name in ("score", "array", "s_cliploss", "normsim", "vas", "mix")},
+    **{name: _scored(name) for name in ("score", "array", "s_cliploss", "normsim", "vas", "within", "mix")},
     "semdedup": _semdedup_term,
     "density": _density_term,
 }
-PARTS_OF = ("mix",)
-"""Terms that take scores as arguments."""

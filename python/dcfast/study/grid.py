@@ -28,7 +28,7 @@ STANDARD_FILTERS = {
 """DataComp's seven baselines, a share drawn by chance, and the built-in world's truth; ``{seed}`` is the cell's."""
 LATER_FILTERS = {
     "s_cliploss": "s_cliploss(l14, fraction=0.3)",
-    "s_cliploss_normsim": "s_cliploss(l14, fraction=0.3) & normsim(l14, p=inf, fraction=0.5)",
+    "s_cliploss_normsim": "within(s_cliploss(l14), normsim(l14, p=inf), first=0.3, fraction=0.2)",
     "normsim": "normsim(l14, p=inf, fraction=0.3)",
     "vas": "vas(l14, fraction=0.3)",
     "semdedup": "semdedup(l14, fraction=0.8)",
@@ -130,7 +130,7 @@ def scaled(settings: Settings, name: str) -> Settings:
 
 
 def parse_filters(given: list[str] | None, world: bool, also: str | None = None) -> dict[str, str]:
-    """Label -> expression, of standard or later names, ``LABEL: EXPRESSION`` or plain expressions; None is all standard ones.
+    """Label -> expression, of known names, ``LABEL: EXPRESSION`` or plain expressions; None is all standard ones.
 
     Args:
         world: whether there is a truth for ``oracle`` to know.

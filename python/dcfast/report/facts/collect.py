@@ -6,6 +6,7 @@ run leaves its part empty, with a note.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 

@@ -17,13 +17,13 @@ from dcfast.engine.piece import Nothing, piece
 from dcfast.errors import PoolError
 from dcfast.features.files import sibling_npz
 from dcfast.filters import numbers
-from dcfast.filters.rules import Numbers
-from dcfast.filters.score_sources import ArrayScore, ColumnScore, MixedScore
-from dcfast.filters.thresholds import order_keys
+from dcfast.filters.rules import Numbers, score_at_least
+from dcfast.filters.score_sources import ArrayScore, ColumnScore, MixedScore, WithinScore
+from dcfast.filters.thresholds import order_keys, parse_threshold
 from dcfast.index.metadata import count_metadata_rows, open_metadata
 from dcfast.rundir.layout import MERGE_BYTES, score_name, score_path
 from dcfast.rundir.run_dir import Run
-from dcfast.stages.filter.score_columns import ScoreColumns, Scored, scored_of
+from dcfast.stages.filter.score_columns import ScoreColumns, Scored, find_threshold, scored_of
 from dcfast.stages.runner import Do
 from dcfast.storage.npz import iterate_npz, load_array, npz_arrays, save_array
 from dcfast.storage.records import Record
@@ -156,6 +156,34 @@ def mix_scores(out: Path, key: str, files: Sequence[str], parts: Sequence[Part])
         save_array(out / score_path(key, path), total)
         done.append(scored_of(total))
     return Scored.sum(done)
+
+
+@piece(native=True)
+def score_within(out: Path, key: str, files: Sequence[str], first: str, threshold: str, second: str) -> Scored:
+    """Piece: the second score of rows whose first reaches a threshold, NaN of the others."""
+    done, limit = [], parse_threshold(threshold)
+    for path in files:
+        passes = score_at_least(load_array(out / score_path(first, path)), limit)
+        scores = np.where(passes, load_array(out / score_path(second, path)).astype(np.float64), np.nan)
+        save_array(out / score_path(key, path), scores)
+        done.append(scored_of(scores))
+    return Scored.sum(done)
+
+
+def make_within(run: Run, do: Do, source: WithinScore, made: Mapping[str, ScoreColumns]) -> ScoreColumns:
+    """The columns of ``within``, whose parts are made."""
+    first, second = source.parts
+    search = find_threshold(run, do, made[first.key], source.first)
+    stats = do(
+        score_within.piece(
+            f"filter/scores-{score_name(source.key)}",
+            f"{group:05d}",
+            inputs=[score_path(part.key, file) for part in source.parts for file in files],
+            outputs=[score_path(source.key, file) for file in files],
+        )(key=source.key, files=files, first=first.key, threshold=search.threshold_text, second=second.key)
+        for group, (_, files) in enumerate(run.metadata_groups())
+    )
+    return ScoreColumns.of(source, "float64", stats)
 
 
 def _sorted_part(run: Run, do: Do, columns: ScoreColumns) -> str:

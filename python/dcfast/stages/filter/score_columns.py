@@ -15,7 +15,9 @@ from dcfast.engine.piece import Nothing, piece
 from dcfast.filters import NUM_BINS, QuantileSearch, score_histogram
 from dcfast.filters.rules import Numbers
 from dcfast.filters.score_sources import ScoreSource
-from dcfast.rundir.layout import score_path
+from dcfast.rundir.layout import score_name, score_path
+from dcfast.rundir.run_dir import Run
+from dcfast.stages.runner import Do
 from dcfast.storage.npz import load_array, save_array
 from dcfast.storage.records import Count, Record
 
@@ -86,6 +88,24 @@ class ScoreColumns:
                 "of them"
             )
         return notes
+
+
+def find_threshold(run: Run, do: Do, columns: ScoreColumns, fraction: float) -> QuantileSearch:
+    """The search for the threshold of the top fraction of the pool, done, one pass over the columns after the other."""
+    search, name = QuantileSearch(fraction, columns.dtype), score_name(columns.source.key)
+    groups = [columns.paths(files) for _, files in run.metadata_groups()]
+    while not search.done:
+        turn = len(search.prefix)
+        step = f"filter/threshold-{name}-{fraction!r}-{turn}"
+        outputs = [f"state/{step}/{group:05d}.npy" for group in range(len(groups))]
+        do(
+            score_counts.piece(step, f"{group:05d}", inputs=paths, outputs=[outputs[group]])(
+                columns=paths, search=search, output=outputs[group]
+            )
+            for group, paths in enumerate(groups)
+        )
+        search.feed(sum((load_array(run.out / output) for output in outputs), np.zeros(NUM_BINS, np.uint64)))
+    return search
 
 
 @piece(native=True)

@@ -14,13 +14,14 @@ from dcfast.filters.score_sources import (
     ScoreSource,
     SemanticScore,
     TargetScore,
+    WithinScore,
     with_parts,
 )
 from dcfast.process.libraries import require_library
 from dcfast.rundir.run_dir import Run
 from dcfast.stages.filter.contrast import arrays_of, make_contrast
 from dcfast.stages.filter.embeddings import check_arrays, image_array
-from dcfast.stages.filter.mixed import check_column, make_copied, make_mixed
+from dcfast.stages.filter.mixed import check_column, make_copied, make_mixed, make_within
 from dcfast.stages.filter.score_arrays import check_by_row, is_by_row, make_by_row
 from dcfast.stages.filter.score_columns import ScoreColumns
 from dcfast.stages.filter.score_files import check_score_file, make_file_scores
@@ -78,6 +79,8 @@ def _made(run: Run, do: Do, source: ScoreSource, made: Mapping[str, ScoreColumns
         return make_semantic(run, do, source)
     if isinstance(source, DensityScore):
         return make_density(run, do, source)
+    if isinstance(source, WithinScore):
+        return make_within(run, do, source, made)
     if isinstance(source, MixedScore):
         return make_mixed(run, do, source, made)
     raise TypeError(f"no scores are made of a {type(source).__name__}; give a source of dcfast.filters.score_sources")
