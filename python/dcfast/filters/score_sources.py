@@ -155,7 +155,7 @@ class DensityScore:
 
 @dataclass(frozen=True)
 class WithinScore:
-    """``within``: the second part's score of rows that are among the top fraction ``first`` of the pool by the first."""
+    """``within``: the second part's score of rows that are among the pool's top fraction ``first`` by the first."""
 
     parts: tuple[ScoreSource, ...]
     first: float

@@ -212,7 +212,7 @@ def _arguments(call: Call, kind: Kind, *more: str) -> Given:
     parts = next((argument for argument in plain if argument.kind == "part"), None)
     if parts is not None:
         call.error(
-            f"{call.name} takes no scores as arguments; {' and '.join(PARTS_OF)} do: mix(0.5 * a, b, fraction=0.3)",
+            f"{call.name} takes no scores as arguments; {' and '.join(PARTS_OF)} do: mix(0.5 * a, b)",
             parts,
         )
     without = Call(call.name, tuple(plain), call.source, call.begin, call.end, call.close)

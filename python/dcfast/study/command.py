@@ -54,10 +54,10 @@ class StudyOptions:
     )
     filters: list[str] | None = option(
         None,
-        f"names ({', '.join({**STANDARD_FILTERS, **LATER_FILTERS})}), expressions, or 'LABEL: EXPRESSION'; {{seed}} in one stands for the "
-        "seed",
+        f"names ({', '.join(STANDARD_FILTERS)}; {', '.join(LATER_FILTERS)}), expressions, or 'LABEL: EXPRESSION'; "
+        "{seed} in one stands for the seed",
         metavar="FILTER",
-        usual="all of the names",
+        usual="the first nine names",
         gather=list,
     )
     also: str | None = option(
