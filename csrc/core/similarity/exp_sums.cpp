@@ -142,9 +142,9 @@ ExpSums exp_sums(std::span<const float> x, std::span<const float> y, std::size_t
     column_offsets[i] = static_cast<float>(of_columns[i] * power);
   }
 
-  auto* add = add_strip;
+  auto* add_sums = add_strip;
 #ifdef DCFAST_HAVE_AVX2
-  if (have_avx2()) add = avx2::add_strip;
+  if (have_avx2()) add_sums = avx2::add_strip;
 #endif
   const std::size_t pairs = ceil_div(d, 2);
   const std::size_t blocks = ceil_div(n, kBlockRows);
@@ -156,7 +156,7 @@ ExpSums exp_sums(std::span<const float> x, std::span<const float> y, std::size_t
       check();
       const std::size_t tiles = std::min(kBlockTiles, padded / kTileColumns - tile);
       for (std::size_t row = block * kBlockRows; row < end; row += kTileRows) {
-        add({rows.packed.data() + row * pairs * 2, columns.packed.data() + tile * kTileColumns * pairs * 2, pairs, tiles,
+        add_sums({rows.packed.data() + row * pairs * 2, columns.packed.data() + tile * kTileColumns * pairs * 2, pairs, tiles,
              std::min(kTileRows, end - row), row, tile * kTileColumns,
              static_cast<float>(power / (rows.scale * columns.scale)), row_offsets.data() + row,
              column_offsets.data() + tile * kTileColumns, sums.rows.data() + row,
