@@ -1,7 +1,7 @@
 """Part of stage ``filter``: semdedup and density, which stand on clusters of the pool's image embeddings.
 
-A piece is a run of clusters, whose items are compared with one another; distances of semdedup are scores of their own, so
-that any eps serves.
+A piece is a run of clusters, whose items are compared with one another. Distances of semdedup are scores of their own,
+so that any eps serves.
 Memory a worker: the largest cluster at 4 bytes a dimension and item; for density 16 bytes an item of the pool. Disk: 16
 bytes a row.
 """
