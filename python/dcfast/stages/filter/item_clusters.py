@@ -109,9 +109,11 @@ def order_by_cluster(out: Path, files: ClusterFolder, group: int) -> Nothing:
     labels, cosines = np.zeros(len(points), np.int64), np.zeros(len(points), np.float32)
     with one_blas_thread():
         for begin in range(0, len(points), BLOCK_ROWS):
-            products = np.asarray(points[begin : begin + BLOCK_ROWS], np.float32) @ centroids.T
-            labels[begin : begin + BLOCK_ROWS] = products.argmax(axis=1)
-            cosines[begin : begin + BLOCK_ROWS] = products.max(axis=1)
+            part = np.asarray(points[begin : begin + BLOCK_ROWS], np.float64)
+            near = (part.astype(np.float32) @ centroids.T).argmax(axis=1)
+            labels[begin : begin + BLOCK_ROWS] = near
+            # in float64, so that the order of a cluster's items does not hang on how products are cut
+            cosines[begin : begin + BLOCK_ROWS] = np.einsum("nd,nd->n", part, centroids[near])
     order = np.argsort(labels, kind="stable")
     save_array(out / files.order(group), order)
     save_array(out / files.offsets(group), np.searchsorted(labels[order], np.arange(len(centroids) + 1)))
