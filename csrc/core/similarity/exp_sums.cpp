@@ -111,7 +111,7 @@ Offsets measure_offsets(const Side& x, const Side& y, std::size_t n, double powe
       for (std::size_t k = 0; k < d; ++k) sums.diagonal[i] += static_cast<double>(row[k]) * static_cast<double>(column[k]);
     }
   }, poll);
-  Offsets offsets{std::vector<float>(n), std::vector<float>(ceil_div(n, kTileColumns) * kTileColumns, kNothing)};
+  Offsets offsets{std::vector<float>(n), std::vector<float>(ceil_div(n, kTileColumns) * kTileColumns, kNothing), 0};
   // No exponent is above this one, by Cauchy and Schwarz.
   const double bound = std::abs(power) * x.norm * y.norm + *std::ranges::max_element(of_rows) + *std::ranges::max_element(of_columns);
   offsets.shift = std::ceil(std::max(bound - kHeadroom, 0.0));
@@ -140,7 +140,7 @@ ExpSums exp_sums(std::span<const float> x, std::span<const float> y, std::size_t
   columns.pack(n, d, kTileColumns, threads, poll);
 
   const double power = scale * kLog2e;
-  ExpSums sums{std::vector<double>(n), std::vector<double>(n), std::vector<double>(n)};
+  ExpSums sums{std::vector<double>(n), std::vector<double>(n), std::vector<double>(n), 0, 0};
   const Offsets offsets = measure_offsets(rows, columns, n, power, sums, threads, poll);
   for (double& own : sums.diagonal) own *= scale;
   sums.shift = offsets.shift / kLog2e;
