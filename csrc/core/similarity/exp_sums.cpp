@@ -51,7 +51,10 @@ struct Side {
     for (std::size_t part = 0; part < parts; ++part) {
       for (std::size_t k = 0; k < d; ++k) mean[k] += sums[part * d + k];
     }
-    for (double& m : mean) m /= static_cast<double>(n);
+    for (double& m : mean) {
+      m /= static_cast<double>(n);
+      if (!std::isfinite(m)) refuse_argument("exp_sums: a number is not finite; give finite ones alone");
+    }
     std::vector<double> norms(parts);
     std::vector<double> elements(parts);
     parallel_for(parts, threads, [&](std::size_t part) {
@@ -135,7 +138,6 @@ ExpSums exp_sums(std::span<const float> x, std::span<const float> y, std::size_t
   Side columns{y, {}, 0, 0, 1, {}};
   rows.measure(n, d, threads, poll);
   columns.measure(n, d, threads, poll);
-  if (!std::isfinite(rows.norm) || !std::isfinite(columns.norm)) refuse_argument("exp_sums: give finite numbers alone");
   rows.pack(n, d, kTileRows, threads, poll);
   columns.pack(n, d, kTileColumns, threads, poll);
 
