@@ -39,8 +39,8 @@ inline Floats scaled(Floats p, Ints n) {
   return {_mm256_castsi256_ps(_mm256_and_si256(bits, normal))};
 }
 
-/// products[r][c] = sum over k of rows[k][r] * columns[k][c], in pairs of k
-inline void multiply(const std::int16_t* rows, const std::int16_t* columns, std::size_t pairs, Ints (&products)[kTileRows][2]) {
+/// products[r][c] = sum over k of rows[k][r] * columns[k][c], in pairs of k. A call of its own: all 16 registers are its.
+[[gnu::noinline]] void multiply(const std::int16_t* rows, const std::int16_t* columns, std::size_t pairs, Ints (&products)[kTileRows][2]) {
   __m256i sums[kTileRows][2];
 #pragma GCC unroll 6
   for (auto& sum : sums) sum[0] = sum[1] = _mm256_setzero_si256();
