@@ -72,6 +72,7 @@ GNU_TAR = "GNU tar -tv"
 IMAGEHASH = "imagehash.phash"
 README_WAY = "DataComp's README way"
 WEBDATASET = "webdataset, skipping"
+TORCH_LOGITS = "the formula in torch, with logits"
 MEMORY_READ = "floor: read of memory"
 OPEN_CLIP = "open_clip, eager"
 ARROW_FLOOR = "floor: Arrow reads uids, writes a table"
@@ -240,6 +241,17 @@ BARS: tuple[Bar, ...] = (
         stretch=None,
     ),
     *(bar for label in ("512", "256", "768", "1024", "512_fp16") for bar in _similarity(label)),
+    Bar(
+        name="s_cliploss_vs_torch",
+        bench="bench_scores",
+        work="s_cliploss, 131,072 pairs x 768, one shuffle",
+        op="s_cliploss",
+        over=TORCH_LOGITS,
+        under="dcfast",
+        sense="least",
+        bar=2,
+        stretch=3,
+    ),
 )
 
 

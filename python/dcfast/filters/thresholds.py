@@ -53,7 +53,7 @@ def score_dtype(types: Iterable[pa.DataType]) -> str:
     return f"float{8 * max(widths)}"
 
 
-def _order_keys(values: npt.NDArray[np.floating]) -> npt.NDArray[np.unsignedinteger]:
+def order_keys(values: npt.NDArray[np.floating]) -> npt.NDArray[np.unsignedinteger]:
     """Unsigned integers ordered as the floats are; NaN is 0, below -inf, and -0.0 equals +0.0."""
     unsigned = _UNSIGNED[values.dtype.name]
     bits = 8 * values.dtype.itemsize
@@ -104,7 +104,7 @@ def score_histogram(
     for begin in range(0, len(values), _CHUNK):
         with np.errstate(invalid="ignore", over="ignore"):
             chunk = values[begin : begin + _CHUNK].astype(name, copy=False)
-        keys = _order_keys(chunk)
+        keys = order_keys(chunk)
         if prefix:
             keys = keys[keys >> unsigned(shift + _DIGIT_BITS) == first_bits]
         digits = (keys >> unsigned(shift)) & unsigned(NUM_BINS - 1)
