@@ -23,7 +23,7 @@ UID = "uid"
 def _name(call: Call, given: dict[str, Argument], name: str) -> str:
     """An argument that is a name or a string, not empty."""
     argument = given[name]
-    if argument.kind == "number" or not argument.value:
+    if argument.kind in ("number", "part") or not argument.value:
         call.error(f"{call.name}: {name} must be a name, or text in quotes", argument)
     return str(argument.value)
 
@@ -91,21 +91,31 @@ def _matches(call: Call) -> Term:
     return Term(text, (has_value, found), (column,), uses={column: "text"}, cost=1.0)
 
 
-def _score(call: Call) -> Term:
-    names = ("path", "fraction", "threshold", "column")
-    given = call.by_name(names, 1, "write fraction=... or threshold=...")
+def score_file(call: Call) -> ScoreFile:
+    """The source of ``score("FILE", column=NAME)`` without a limit."""
+    return _score_file(call, call.by_name(("path", "column"), 1, 'write it as score("scores.parquet")'))
+
+
+def _score_file(call: Call, given: dict[str, Argument]) -> ScoreFile:
     path = given.get("path")
     if path is None or path.kind != "string" or not path.value:
         call.error('score needs a parquet file in quotes: score("scores.parquet", fraction=0.3)', path)
+    file = ScoreFile(str(path.value), _name(call, given, "column") if "column" in given else "score")
+    if file.column == UID:
+        call.error("score: column must be that of the scores, not uid", given["column"])
+    return file
+
+
+def _score(call: Call) -> Term:
+    names = ("path", "fraction", "threshold", "column")
+    given = call.by_name(names, 1, "write fraction=... or threshold=...")
+    file = _score_file(call, given)
     limits = [name for name in ("fraction", "threshold") if name in given]
     if len(limits) != 1:
         what = "both; give one of them" if limits else "neither"
         call.error(f"score needs fraction=... or threshold=...; got {what}")
     (name,) = limits
     value = call.number(name, given[name])
-    file = ScoreFile(str(path.value), _name(call, given, "column") if "column" in given else "score")
-    if file.column == UID:
-        call.error("score: column must be that of the scores, not uid", given["column"])
     text = f"{file.key.removesuffix(')')}, {name}={value!r})"
     quantile = Quantile(file.key, value) if name == "fraction" else None
     made = (
