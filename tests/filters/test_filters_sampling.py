@@ -217,6 +217,14 @@ SAMPLE = 'sample(score("s.parquet"), soft_cap=0.15, total=128000000, seed=0)'
         (f"words >= 5 & {SAMPLE} & ~contaminated", f"words >= 5 & {SAMPLE} & ~contaminated"),
         (f"({SAMPLE})", SAMPLE),
         (
+            "sample(clip_score(l14), temperature=0.01, hard_cap=3, total=9)",
+            "sample(column(clip_l14_similarity_score), hard_cap=3, total=9, seed=0, temperature=0.01)",
+        ),
+        (
+            'sample(mix(0.5 * score("a"), column(b), normalize=rank), hard_cap=3, total=9)',
+            'sample(mix(0.5 * score("a"), column(b), normalize=rank), hard_cap=3, total=9, seed=0)',
+        ),
+        (
             'sample(score("s", column="a b"), hard_cap=15, total=9, seed=4, temperature=0.5)',
             'sample(score("s", column="a b"), hard_cap=15, total=9, seed=4, temperature=0.5)',
         ),
@@ -242,7 +250,9 @@ def test_candidates_are_what_the_rest_lets_pass() -> None:
     assert str(compile_filter(SAMPLE).candidates) == "no_filter"
     plain = compile_filter("words >= 2")
     assert plain.candidates is plain
-    assert str(compile_filter(f"(words >= 2 | characters >= 4) & {SAMPLE}").candidates) == "words >= 2 | characters >= 4"
+    assert (
+        str(compile_filter(f"(words >= 2 | characters >= 4) & {SAMPLE}").candidates) == "words >= 2 | characters >= 4"
+    )
     batch = pa.RecordBatch.from_pydict({"text": ["a b cd", "a", "bc de f"]})
     uids = uid_parse(["1" * 32, "2" * 32, "3" * 32])[0]
     codes = compiled.evaluate(batch, uid_sets={DRAWN: uid_sort(uids[2:])}, uids=uids)
@@ -265,7 +275,8 @@ def test_its_files_are_the_expressions() -> None:
         ("sample(soft_cap=0.15, total=9)", "needs a score first"),
         ('sample("s.parquet", soft_cap=0.15, total=9)', "needs a score first"),
         ('sample(2 * score("s"), soft_cap=0.15, total=9)', "needs a score first"),
-        ("sample(words(), soft_cap=0.15, total=9)", "got 'words'"),
+        ("sample(words(), soft_cap=0.15, total=9)", "'words' is no score"),
+        ("sample(column(a) >= 3, soft_cap=0.15, total=9)", "expected , or"),
         ('sample(score("s", fraction=0.3), soft_cap=0.15, total=9)', "score has no argument 'fraction'"),
         ('sample(score("s"), total=9)', "soft_cap=.*or hard_cap=.*; got neither"),
         ('sample(score("s"), total=9, soft_cap=1, hard_cap=2)', "got both; give one of them"),

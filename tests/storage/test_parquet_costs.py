@@ -34,7 +34,7 @@ PATHS = {
     "acquire/datasets.py": "batches: pictures and captions of a dataset that is imported",
     "acquire/shards.py": "batches: uids of the parquet beside a shard that is imported",
     "acquire/tables.py": "batches: files and captions of a table that is imported",
-    "stages/filter/scored.py": "batches: a score file, then uids of the metadata",
+    "stages/filter/score_files.py": "batches: a score file, then uids of the metadata",
     "run/probes.py": "batches: the first rows of the metadata, to try the filter on",
     "report/facts/metadata_lookup.py": "batches: a row group up to a row",
     "inspection/facts.py": "batches: evidence that the run wrote",

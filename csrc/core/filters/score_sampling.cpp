@@ -14,6 +14,7 @@ namespace {
 constexpr double kLn2 = 0.693147180559945309417;
 constexpr std::size_t kLeaves = 128;
 constexpr std::uint64_t kPolledEvery = 1 << 16;
+constexpr std::uint64_t kAhead = 8;  // rows that are fetched before they are looked at
 
 /// 2^-leaf.
 constexpr std::array<double, kLeaves> kWeights = [] {
@@ -88,13 +89,14 @@ class Classes {
 
   /// Draws rows one after the other, each once a round under a soft cap.
   void draw_round(std::uint64_t round, std::uint64_t count, const Poll& poll) {
+    std::array<Block, kAhead> ahead;
+    for (std::uint64_t i = 0; i < kAhead; ++i) ahead[i] = philox(i, rule_.seed, round);
     for (std::uint64_t counter = 0; count > 0; ++counter) {
       if (poll && counter % kPolledEvery == 0) poll();
-      const Block random = philox(counter, rule_.seed, round);
-      const std::size_t leaf = leaf_at(to_unit(random[0]) * sums_[1]);
-      const std::size_t c = top_ + leaf;
-      const auto among = static_cast<unsigned __int128>(random[1]) * active_[c];
-      const std::uint64_t at = begin(c) + static_cast<std::uint64_t>(among >> 64);
+      const Block random = ahead[counter % kAhead];
+      const Block& later = ahead[counter % kAhead] = philox(counter + kAhead, rule_.seed, round);
+      __builtin_prefetch(rows_.data() + place_of(later).at, 1);  // a guess: until then other rows are drawn
+      const auto [c, at] = place_of(random);
       const double chance = to_unit(random[2]);
       if (chance >= 0.5 && chance >= exp_of(static_cast<double>(c) * kLn2 - depth_of(rows_[at]))) continue;
       --count;
@@ -176,14 +178,23 @@ class Classes {
     for (std::size_t node = kLeaves; node-- > 1;) sums_[node] = sums_[2 * node] + sums_[2 * node + 1];
   }
 
-  /// The leaf in which a sum from the left reaches x; one with rows, whatever is rounded.
-  std::size_t leaf_at(double x) const noexcept {
+  struct Place {
+    std::size_t c;
+    std::uint64_t at;
+  };
+
+  /// The class, by its sum, and the row of it that random numbers stand for.
+  Place place_of(const Block& random) const noexcept {
+    double x = to_unit(random[0]) * sums_[1];
     std::size_t node = 1;
     while (node < kLeaves) {
       node *= 2;
-      if (x >= sums_[node] && sums_[node + 1] > 0) x -= sums_[node++];
+      const bool right = (x >= sums_[node]) & (sums_[node + 1] > 0);  // one with rows, whatever is rounded
+      x -= right ? sums_[node] : 0.0;
+      node += right ? 1 : 0;
     }
-    return node - kLeaves;
+    const std::size_t c = std::min(top_ + node - kLeaves, active_.size() - 1);
+    return {c, begin(c) + static_cast<std::uint64_t>(static_cast<unsigned __int128>(random[1]) * active_[c] >> 64)};
   }
 
   const SamplingRule rule_;

@@ -1,6 +1,7 @@
 """The terms of the filter language: what each name means, needs, and calls the samples it drops.
 
-To add a filter, write a builder that returns a Term and name it in ``TEXT_TERMS``, ``VALUE_TERMS`` or ``IMAGE_TERMS``.
+To add a filter, write a builder that returns a Term and name it in ``TEXT_TERMS``, ``VALUE_TERMS``,
+``SCORE_TERMS`` or ``IMAGE_TERMS``.
 See docs/filters.md.
 """
 
@@ -10,12 +11,13 @@ from dcfast.filters.expression import Call, nearest_name, parse
 from dcfast.filters.function_terms import PYTHON, plugin_term, python, unasked_term
 from dcfast.filters.image_terms import IMAGE_TERMS
 from dcfast.filters.sample_terms import SAMPLE, SAMPLE_TERMS
+from dcfast.filters.score_terms import PARTS_OF, SCORE_TERMS
 from dcfast.filters.term import Term
 from dcfast.filters.text_terms import TEXT_TERMS
 from dcfast.filters.value_terms import COMPARED, VALUE_TERMS
 from dcfast.plugins import FILTERS, PluginUse, find_plugin, plugin_names
 
-TERMS = {**TEXT_TERMS, **VALUE_TERMS, **IMAGE_TERMS, **SAMPLE_TERMS, PYTHON: python}
+TERMS = {**TEXT_TERMS, **VALUE_TERMS, **SCORE_TERMS, **IMAGE_TERMS, **SAMPLE_TERMS, PYTHON: python}
 """Name -> builder: dcfast's own filters, whose names no plugin may have."""
 
 
@@ -47,8 +49,12 @@ def build_without_code(call: Call) -> Term:
 def _refuse_parts(call: Call) -> None:
     """FilterError where a term that takes no scores is given one as an argument."""
     part = next((argument for argument in call.arguments if argument.kind == "part"), None)
-    if part is not None and call.name != SAMPLE:
-        call.error(f"{call.name} takes no filter or score as an argument; {SAMPLE} takes a score", part)
+    if part is not None and call.name not in (*PARTS_OF, SAMPLE):
+        call.error(
+            f"{call.name} takes no filter or score as an argument; {', '.join(PARTS_OF)} and {SAMPLE} take scores: "
+            "mix(0.5 * column(a), column(b), fraction=0.3)",
+            part,
+        )
 
 
 def named_plugins(text: str) -> list[PluginUse]:

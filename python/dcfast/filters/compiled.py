@@ -18,6 +18,7 @@ from dcfast.filters.functions import FilterFunction
 from dcfast.filters.rules import Mask, Numbers
 from dcfast.filters.sample_terms import SAMPLE, refuse_misplaced
 from dcfast.filters.sampling import Sampling
+from dcfast.filters.score_sources import ScoreSource
 from dcfast.filters.term import (
     GCLD3,
     LANGUAGE_MODEL,
@@ -27,7 +28,6 @@ from dcfast.filters.term import (
     ClusterRows,
     Clusters,
     Rows,
-    ScoreFile,
     Term,
 )
 from dcfast.filters.thresholds import Quantile
@@ -94,8 +94,9 @@ class Filter:
         uid_sets: names of the uid sets it needs, in written order: "contaminated", or the path of a uid file.
         quantiles: (column, fraction) pairs whose threshold is needed; ``thresholds`` is keyed by their ``.key``.
         clusters: whose membership is needed; the ``clusters`` of ``evaluate`` are keyed by their ``.key``.
-        scores: files whose scores are needed; the ``scores`` of ``evaluate`` are keyed by their ``.key``, which is also
-            the ``column`` of a quantile of theirs.
+        scores: sources whose scores are needed; the ``scores`` of ``evaluate`` are keyed by their ``.key``, also the
+            ``column`` of a quantile of theirs.
+        score_limits: the first limit on each of these by its key: what is written, or the quantile.
         functions: in Python, that it asks; see ``check_functions``.
         sampling: what copies are drawn among the rows that pass the rest; None where all of them are kept once.
         unasked: canonical text of the terms in Python that are not run, see ``compile_filter``.
@@ -118,7 +119,11 @@ class Filter:
         self.uid_sets: list[str] = [term.uid_set for term in terms if term.uid_set is not None]
         self.quantiles: list[Quantile] = [term.quantile for term in terms if term.quantile is not None]
         clusters = [term.clusters for term in terms if term.clusters is not None]
-        self.scores: list[ScoreFile] = list(dict.fromkeys(term.scores for term in terms if term.scores is not None))
+        scores = [term.scores for term in terms if term.scores is not None]
+        self.scores: list[ScoreSource] = list({source.key: source for source in scores}.values())
+        self.score_limits: dict[str, float | Quantile | None] = {
+            term.scores.key: term.quantile or term.threshold for term in reversed(terms) if term.scores is not None
+        }
         self.functions: list[FilterFunction] = [term.function for term in terms if term.function is not None]
         self.unasked: list[str] = [term.text for term in terms if term.is_unasked]
         self.clusters: list[Clusters] = list(dict.fromkeys(clusters))

@@ -1,7 +1,7 @@
 """The term ``sample(score(...), soft_cap=P, total=N)``: copies drawn by score among the rows that pass all the rest.
 
-It stands by itself or in the top-level conjunction, once: what it draws depends on all rows together, so that neither its
-opposite nor an alternative to it is a set of rows that could be told one by one.
+It stands by itself or in the top-level conjunction, once: what it draws depends on all rows together, so that neither
+its opposite nor an alternative to it is a set of rows that could be told one by one.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from dcfast.filters.expression import And, Argument, Call, Expression, Not, Or
 from dcfast.filters.rules import MAX_SEED
 from dcfast.filters.sampling import DRAW, MOST_COPIES, MOST_PENALTY, Sampling
-from dcfast.filters.term import DRAWN, Rule, ScoreFile, Term
-from dcfast.filters.value_terms import score_file
+from dcfast.filters.score_sources import ScoreSource
+from dcfast.filters.score_terms import column_names, score_source
+from dcfast.filters.term import DRAWN, Rule, Term
 
 SAMPLE = "sample"
 _EXAMPLE = 'sample(score("scores.parquet"), soft_cap=0.15, total=128000000, seed=0)'
@@ -20,13 +21,11 @@ _CAPS = ("soft_cap", "hard_cap")
 _NAMES = ("score", *_CAPS, "total", "seed", "draw", "temperature")
 
 
-def _source(call: Call, given: dict[str, Argument]) -> ScoreFile:
+def _source(call: Call, given: dict[str, Argument]) -> ScoreSource:
     argument = given.get("score")
     if argument is None or argument.part is None or argument.weight != 1.0:
         call.error(f"sample needs a score first: {_EXAMPLE}", argument)
-    if argument.part.name != "score":
-        call.error(f'sample takes score("FILE"); got {argument.part.name[:40]!r}', argument)
-    return score_file(argument.part)
+    return score_source(argument, call)
 
 
 def _whole(call: Call, given: dict[str, Argument], name: str, low: int, high: int = MAX_SEED) -> int:
@@ -66,7 +65,8 @@ def _sample(call: Call) -> Term:
     )
     # asked when all is drawn, by a run's report and the like: the drawn are those of subset_metadata.npy
     drawn = Rule(sampling.text, lambda rows, _: rows.members(DRAWN))
-    return Term(sampling.text, (drawn,), uid_set=DRAWN, scores=source, sampling=sampling, cost=0.1)
+    columns = tuple(column_names(source))
+    return Term(sampling.text, (drawn,), columns, uid_set=DRAWN, scores=source, sampling=sampling, cost=0.1)
 
 
 def refuse_misplaced(root: Expression, calls: Sequence[Call]) -> None:

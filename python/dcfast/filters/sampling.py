@@ -1,20 +1,20 @@
 """Rows drawn by their scores, some of them many times: soft cap and hard cap sampling.
 
 The chance of a row is in proportion to exp(score). Under a soft cap rounds of ``draw`` rows are drawn, each row at most
-once a round, and the scores of the drawn sink by the penalty; under a hard cap rows are drawn one by one, none more often
-than the cap. Source: FLYT (arXiv 2503.08805), docs/filters.md "Sampling".
+once a round, and the scores of the drawn sink by the penalty; under a hard cap rows are drawn one by one, none more
+often than the cap. Source: FLYT (arXiv 2503.08805), docs/filters.md "Sampling".
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from dcfast._core import filters as core_filters
 from dcfast.filters.rules import MAX_SEED
-from dcfast.filters.term import ScoreFile
+from dcfast.filters.score_sources import ScoreSource
 from dcfast.process.arguments import integer
 
 DRAW = 100_000
@@ -37,13 +37,13 @@ class Sampling:
         draw: rows of a round of the soft cap.
     """
 
-    source: ScoreFile
+    source: ScoreSource
     total: int
     soft_cap: float | None = None
     hard_cap: int | None = None
     seed: int = 0
     draw: int = DRAW
-    temperature: float = field(default=1.0)
+    temperature: float = 1.0
 
     @property
     def text(self) -> str:
@@ -72,8 +72,8 @@ def draw_copies(
             One of the two.
         draw: rows of a round of the soft cap, each at most once; at most n.
     Returns:
-        (n,) uint32 that sum to ``total``; a function of the arguments alone, the same on every machine. In another order
-        of the rows other rows are drawn, with the same chances.
+        (n,) uint32 that sum to ``total``; a function of the arguments alone, the same on every machine. In another
+        order of the rows other rows are drawn, with the same chances.
     Raises:
         TypeError, ValueError: an argument is of another type, or out of its range; total is above n x hard_cap (or n x
         10,000), draw above n.

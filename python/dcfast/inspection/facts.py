@@ -95,7 +95,7 @@ class SampleFacts(Record):
     Attributes:
         fate, reason: of ``fates.parquet``; None where the filter stage has not run.
         in_subset: whether ``subset.npy`` has its uid; contaminated: ``contaminated.npy``; None where unknown.
-        drawn: how often its uid stands in ``subset_metadata.npy``, and ``written`` in ``subset.npy``; None where unknown.
+        drawn, written: how often its uid stands in ``subset_metadata.npy``, in ``subset.npy``; None where unknown.
         amiss: what the index noted of it, in words.
         caption: of the shard, cut.
         filter, rules: the expression, and what each rule says; ``rules_problem``: why they could not be asked.

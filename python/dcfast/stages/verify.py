@@ -43,8 +43,10 @@ class CheckedShards(Record):
 
 
 class CheckedFates(Record):
-    """Of a part of the fates: ``copies`` are the kept samples as often as they stand in the subset; ``other_copies`` rows
-    of which the table says otherwise, where copies were drawn."""
+    """Of a part of the fates: ``copies`` are the kept samples as often as they stand in the subset.
+
+    ``other_copies``: rows of which the table says otherwise, where copies were drawn.
+    """
 
     rows: Count
     fates: dict[str, Count]

@@ -26,6 +26,16 @@ STANDARD_FILTERS = {
     "oracle": "oracle",
 }
 """DataComp's seven baselines, a share drawn by chance, and the built-in world's truth; ``{seed}`` is the cell's."""
+LATER_FILTERS = {
+    "s_cliploss": "s_cliploss(l14, fraction=0.3)",
+    "s_cliploss_normsim": "within(s_cliploss(l14), normsim(l14, p=inf), first=0.3, fraction=0.2)",
+    "normsim": "normsim(l14, p=inf, fraction=0.3)",
+    "vas": "vas(l14, fraction=0.3)",
+    "semdedup": "semdedup(l14, fraction=0.8)",
+    "density": "density(l14, fraction=0.5)",
+    "mix": "mix(clip_score(l14), s_cliploss(l14), normsim(l14, p=inf), normalize=rank, fraction=0.3)",
+}
+"""Filters after DataComp's paper, by their names in ``--filters``; on a given pool normsim and vas want a target=."""
 NOT_CANDIDATES = ("no_filter", "random", "oracle")
 """Labels that the best filter is never chosen among: what it is compared with."""
 MOST_SEEDS = 10_000
@@ -57,8 +67,8 @@ class Grid:
     """What a study runs.
 
     Attributes:
-        filters: label -> expression; ``{seed}`` in it stands for the cell's seed, ``{samples_seen}`` for the samples that
-            its training sees, which ``sample(..., total={samples_seen})`` draws.
+        filters: label -> expression; ``{seed}`` in it stands for the cell's seed, ``{samples_seen}`` for the samples
+            that its training sees, which ``sample(..., total={samples_seen})`` draws.
         scales: names of scales, or NAME/K: the same recipe at a K-th of the samples (and of the built-in world).
         seeds: of the built-in world and of training, in the order in which they are run.
         settings: what all runs share.
@@ -126,7 +136,7 @@ def scaled(settings: Settings, name: str) -> Settings:
 
 
 def parse_filters(given: list[str] | None, world: bool, also: str | None = None) -> dict[str, str]:
-    """Label -> expression, of standard names, ``LABEL: EXPRESSION`` or plain expressions; None is all standard ones.
+    """Label -> expression, of known names, ``LABEL: EXPRESSION`` or plain expressions; None is all standard ones.
 
     Args:
         world: whether there is a truth for ``oracle`` to know.
@@ -137,7 +147,7 @@ def parse_filters(given: list[str] | None, world: bool, also: str | None = None)
     names = given or [name for name in STANDARD_FILTERS if world or name != "oracle"]
     filters: dict[str, str] = {}
     for text in names:
-        label, expression = text, STANDARD_FILTERS.get(text, text)
+        label, expression = text, {**STANDARD_FILTERS, **LATER_FILTERS}.get(text, text)
         labelled = _LABEL.fullmatch(text)
         if labelled is not None:
             label, expression = labelled[1], labelled[2].strip()

@@ -153,6 +153,7 @@ class Report(Record):
     training: Trainings
     verdict: Verdict
     notes: list[str]
+    source_scores: list[ClipScores] = []
     version: int = REPORT_VERSION
 
     def without_places(self, places: Iterable[str]) -> Report:

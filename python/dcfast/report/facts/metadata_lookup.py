@@ -61,8 +61,10 @@ class MetadataLookup:
         return found
 
     def _group(self, uid: npt.NDArray[np.void], payloads: npt.NDArray[np.uint64], near: float) -> list[str] | None:
-        """The files of the piece whose run has this record; the second payload is of a row that passed and was not drawn:
-        the runs are of the time before the draw."""
+        """The files of the piece whose run has this record.
+
+        The second payload is that of a row that passed and was not drawn: the runs are of the time before the draw.
+        """
         middle = near * len(self.groups)
         for number in sorted(range(len(self.groups)), key=lambda n: abs(n + 0.5 - middle)):
             path = self.run.out / outcome_run(number)

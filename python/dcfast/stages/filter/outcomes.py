@@ -57,7 +57,8 @@ from dcfast.stages.filter.clusters import ClusterFiles, ClusterSet, FileClusters
 from dcfast.stages.filter.leaked import count_contaminated
 from dcfast.stages.filter.notes import MalformedRow, malformed_notes, repeated_notes, unmatched_notes
 from dcfast.stages.filter.sampled import ASKED, Candidates, candidate_run, make_draw, sampled_notes
-from dcfast.stages.filter.scored import ScoreColumns, check_scores, make_scores, score_counts
+from dcfast.stages.filter.score_columns import ScoreColumns, find_threshold
+from dcfast.stages.filter.scores import check_scores, make_scores
 from dcfast.stages.filter.subsets import write_metadata_subset
 from dcfast.stages.index import refuse_metadata_without_uids
 from dcfast.stages.runner import Do
@@ -132,7 +133,7 @@ def resolve_expression(run: Run) -> tuple[str, list[str]]:
     compiled.check_columns(schema, first)
     compiled.check_needs()
     check_clusters(run, compiled)
-    check_scores(compiled.scores)
+    check_scores(run, compiled.scores)
     if set(compiled.column_names) <= set(metadata_schema(first, run.settings.uid_from).names):
         check_functions(compiled, first, run.settings.uid_from)  # else the features stage adds what they read
     for name, path in run.uid_set_paths(compiled.uid_sets).items():
@@ -224,22 +225,18 @@ def _column_dtype(run: Run, compiled: Filter, column: str) -> str:
 def _search_threshold(
     run: Run, do: Do, text: str, number: int, quantile: Quantile, scores: ScoreColumns | None
 ) -> QuantileSearch:
-    """The search, done, one pass over the metadata, or over a score file's columns, after the other."""
-    dtype = _column_dtype(run, compile_filter(text), quantile.column) if scores is None else scores.dtype
-    search = QuantileSearch(quantile.fraction, dtype)
+    """The search, done, one pass over the metadata, or over a source's columns, after the other."""
+    if scores is not None:
+        return find_threshold(run, do, scores, quantile.fraction)
+    search = QuantileSearch(quantile.fraction, _column_dtype(run, compile_filter(text), quantile.column))
     groups = [files for _, files in run.metadata_groups()]
     while not search.done:
         turn = len(search.prefix)
         outputs = [f"state/filter/histograms/{number}-{turn}-{g:05d}.npy" for g in range(len(groups))]
         pieces: list[Piece[Nothing]] = []
         for g, (files, output) in enumerate(zip(groups, outputs, strict=True)):
-            read = files if scores is None else scores.paths(files)
-            step, name, weight = f"filter/threshold-{number}-{turn}", f"{g:05d}", _bytes_of(run, read)
-            if scores is not None:
-                own = score_counts.piece(step, name, inputs=read, outputs=[output], weight=weight)
-                pieces.append(own(columns=read, search=search, output=output))
-                continue
-            count = histogram.piece(step, name, inputs=read, outputs=[output], weight=weight)
+            step, name, weight = f"filter/threshold-{number}-{turn}", f"{g:05d}", _bytes_of(run, files)
+            count = histogram.piece(step, name, inputs=files, outputs=[output], weight=weight)
             column, uid_from = quantile.column, run.settings.uid_from
             pieces.append(
                 count(files=files, filter=text, column=column, search=search, output=output, uid_from=uid_from)
@@ -317,7 +314,7 @@ def evaluate(
     verdicts = np.zeros((len(sets), 3), dtype=np.int64)
     for path in (str(out / name) for name in files):
         of_file = FileClusters(path, sets)
-        columns_of = {s.key: load_array(out / score_path(i, path), mmap=True) for i, s in enumerate(compiled.scores)}
+        columns_of = {s.key: load_array(out / score_path(s.key, path), mmap=True) for s in compiled.scores}
         file_row = 0
         for batch in _batches(compiled, path, columns, uid_from, BLOCK_ROWS if sets else BATCH_ROWS):
             uids, valid = parse_uids(batch)
@@ -373,7 +370,7 @@ def _thresholds(
     """The thresholds by key, as ``evaluate`` wants them and as they are shown."""
     exact: dict[str, str] = {}
     shown: dict[str, str] = {}
-    by_key = {columns.file.key: columns for columns in scores}
+    by_key = {columns.source.key: columns for columns in scores}
     for number, quantile in enumerate(compiled.quantiles):
         search = _search_threshold(run, do, text, number, quantile, by_key.get(quantile.column))
         exact[quantile.key] = search.threshold_text
@@ -451,13 +448,14 @@ def steps(run: Run, do: Do) -> FilterSummary:
     thresholds, shown = _thresholds(run, do, text, compiled, scores, notes)
     stats, clusters = _evaluate_all(run, do, text, compiled, scores, thresholds)
     codes = np.sum([s.codes for s in stats], axis=0).tolist()
-    if compiled.sampling is None:
+    drawn = None if compiled.sampling is None else make_draw(do, text, len(stats))
+    passing = None
+    if drawn is not None:
+        codes[0], codes[-1] = drawn.rows, codes[0] - drawn.rows
+    else:
         passing = write_metadata_subset.piece(
             "filter/subset_metadata", "subset_metadata", inputs=[OUTCOMES], outputs=[METADATA_SUBSET]
         )(rows=codes[0])
-    else:
-        passing, drawn = None, make_draw(do, text, len(stats))
-        codes[0], codes[-1] = drawn.rows, codes[0] - drawn.rows
     # fates.parquet is published: a uid file is named by its last part
     reasons = list(without_places(dict.fromkeys(compiled.reasons)))
     rows, malformed = sum(s.rows for s in stats), sum(s.malformed for s in stats)
@@ -473,8 +471,8 @@ def steps(run: Run, do: Do) -> FilterSummary:
         metadata_rows=rows,
         malformed_uids=malformed,
         metadata_outcomes={reason: codes[i] for i, reason in enumerate(reasons) if codes[i]},
-        subset_metadata=codes[0] if passing is not None else compiled.sampling.total,
-        sampled=drawn.copies if passing is None else UNSET,
+        subset_metadata=codes[0] if drawn is None else drawn.copies.copies,
+        sampled=UNSET if drawn is None else drawn.copies,
     )
     if run.metadata_only:
         if passing is not None:

@@ -1,11 +1,11 @@
 """Part of stage ``filter``: copies drawn by score among the rows that pass the rest of the filter (``sample(...)``).
 
 Each piece of the metadata leaves the uids and scores of its passing rows as a sorted run; merged, a uid of several rows
-counts once, by its best score. They are drawn in the order of their uids, so that neither the order of files and rows nor
-the number of workers matters. The draw says how often a uid stands in ``subset_metadata.npy`` and which rows pass in
-``filter/outcomes.npy``; all that comes after reads these two.
-Memory: 28 bytes a passing uid in the one piece that draws (12.8 million: 0.4 GB), and stretches of mapped files; disk: 48
-bytes a passing row and 24 a row. Cost: 0.3 us a copy, in one thread.
+counts once, by its best score. They are drawn in the order of their uids, so that neither the order of files and rows
+nor the number of workers matters. The draw says how often a uid stands in ``subset_metadata.npy`` and which rows pass
+in ``filter/outcomes.npy``; all that comes after reads these two.
+Memory: 28 bytes a passing uid in the one piece that draws (12.8 million: 0.4 GB), and stretches of mapped files; disk:
+48 bytes a passing row and 24 a row. Cost: 0.3 us a copy, in one thread.
 """
 
 from __future__ import annotations
@@ -121,8 +121,8 @@ def _draw(sampling: Sampling, records: npt.NDArray[np.void]) -> npt.NDArray[np.u
     spread = float(scores.max() - scores.min())
     if not spread <= MOST_SPREAD:
         raise FilterError(
-            f"filter {sampling.text}: the scores, divided by temperature={sampling.temperature!r}, lie {spread:.6g} apart; "
-            f"as logits they may lie {MOST_SPREAD:,} apart at most: give a higher temperature="
+            f"filter {sampling.text}: the scores, divided by temperature={sampling.temperature!r}, lie {spread:.6g} "
+            f"apart; as logits they may lie {MOST_SPREAD:,} apart at most: give a higher temperature="
         )
     return draw_copies(
         scores,
@@ -137,25 +137,27 @@ def _draw(sampling: Sampling, records: npt.NDArray[np.void]) -> npt.NDArray[np.u
 def _check(sampling: Sampling, records: npt.NDArray[np.void], scores: npt.NDArray[np.float64]) -> None:
     count, text = len(records), sampling.text
     if not count:
-        raise FilterError(f"filter {text}: no row passes the rest of the filter, so there is nothing to draw; loosen it")
+        raise FilterError(
+            f"filter {text}: no row passes the rest of the filter, so there is nothing to draw; loosen it"
+        )
     bad = np.flatnonzero(~np.isfinite(scores))
     if len(bad):
         uid = np.empty(1, UID_DTYPE)
         uid["f0"], uid["f1"] = records["f0"][bad[0]], records["f1"][bad[0]]
         raise PoolError(
-            f"filter {text}: {len(bad):,} of the {count:,} uids that pass the rest of the filter have no finite score (the "
-            f"first: {uid_format(uid, as_list=True)[0]}); pass rows with a score alone: "
+            f"filter {text}: {len(bad):,} of the {count:,} uids that pass the rest of the filter have no finite score "
+            f"(the first: {uid_format(uid, as_list=True)[0]}); pass rows with a score alone: "
             f"{sampling.source.key.removesuffix(')')}, fraction=1.0) & sample(...), and write no infinite ones"
         )
     if sampling.hard_cap is not None and sampling.total > sampling.hard_cap * count:
         raise FilterError(
-            f"filter {text}: {count:,} uids pass the rest of the filter, which at most {sampling.hard_cap} times each are "
-            f"{sampling.hard_cap * count:,} copies; give a total= of at most that, or a larger hard_cap="
+            f"filter {text}: {count:,} uids pass the rest of the filter, which at most {sampling.hard_cap} times each "
+            f"are {sampling.hard_cap * count:,} copies; give a total= of at most that, or a larger hard_cap="
         )
     if sampling.soft_cap is not None and min(sampling.draw, sampling.total) > count:
         raise FilterError(
-            f"filter {text}: {count:,} uids pass the rest of the filter, fewer than a draw of {sampling.draw:,}, in which "
-            f"each comes at most once; give a smaller one, like draw={max(1, count // 100)}"
+            f"filter {text}: {count:,} uids pass the rest of the filter, fewer than a draw of {sampling.draw:,}, in "
+            f"which each comes at most once; give a smaller one, like draw={max(1, count // 100)}"
         )
 
 
@@ -211,13 +213,13 @@ def sampled_notes(summary: FilterSummary) -> list[str]:
     if not sampled:
         return []
     notes = [
-        f"drawn by score: {sampled.copies:,} copies of {sampled.uids:,} of the {sampled.candidates:,} uids that pass the "
-        f"rest of the filter, of one at most {sampled.most:,}"
+        f"drawn by score: {sampled.copies:,} copies of {sampled.uids:,} of the {sampled.candidates:,} uids that pass "
+        f"the rest of the filter, of one at most {sampled.most:,}"
     ]
     if summary.subset is not None and summary.subset < sampled.copies:
         notes.append(
-            f"subset.npy holds {summary.subset:,} of these copies: rows are drawn whether their picture was downloaded or "
-            "not (& uids(\"...\") draws among those that were)"
+            f"subset.npy holds {summary.subset:,} of these copies: rows are drawn whether their picture was downloaded "
+            'or not (& uids("...") draws among those that were)'
         )
     return notes
 

@@ -1,0 +1,173 @@
+#include "core/similarity/exp_sums.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+#include "core/similarity/exp_tile.hpp"
+#include "core/system/cpu.hpp"
+#include "core/system/error.hpp"
+
+namespace dcfast {
+namespace {
+
+constexpr std::size_t kBlockRows = 64 * kTileRows;  // of one piece of work: columns that are read are used so often
+constexpr std::size_t kBlockTiles = 12;             // of columns, 0.3 MB for 768 dimensions: half of a second-level cache
+constexpr std::size_t kPartRows = 1024;             // of a mean or a norm
+constexpr double kLargest = 32767;
+constexpr double kRoom = 0.95 * 2147483648.0;  // of a sum of products, with what rounding adds
+constexpr double kLog2e = 1.4426950408889634;
+constexpr double kHeadroom = 100;  // largest exponent of 2 of an exponential: sums of 2^26 of them are floats
+constexpr float kNothing = -1e9F;
+
+std::size_t ceil_div(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
+
+double dot(const float* a, const double* b, std::size_t d) {
+  double sum = 0;
+  for (std::size_t k = 0; k < d; ++k) sum += static_cast<double>(a[k]) * b[k];
+  return sum;
+}
+
+/// Vectors less their mean, on a grid of 16-bit numbers.
+struct Side {
+  std::span<const float> values;
+  std::vector<double> mean;
+  double norm = 0;     // the largest, less the mean
+  double largest = 0;  // the largest element, less the mean
+  double scale = 1;    // grid points a unit
+  std::vector<std::int16_t> packed;
+
+  void measure(std::size_t n, std::size_t d, unsigned threads, const Poll& poll) {
+    const std::size_t parts = ceil_div(n, kPartRows);
+    std::vector<double> sums(parts * d);
+    parallel_for(parts, threads, [&](std::size_t part) {
+      double* const sum = sums.data() + part * d;
+      for (std::size_t i = part * kPartRows; i < std::min(n, (part + 1) * kPartRows); ++i) {
+        const float* const row = values.data() + i * d;
+        for (std::size_t k = 0; k < d; ++k) sum[k] += static_cast<double>(row[k]);
+      }
+    }, poll);
+    mean.assign(d, 0);
+    for (std::size_t part = 0; part < parts; ++part) {
+      for (std::size_t k = 0; k < d; ++k) mean[k] += sums[part * d + k];
+    }
+    for (double& m : mean) m /= static_cast<double>(n);
+    std::vector<double> norms(parts);
+    std::vector<double> elements(parts);
+    parallel_for(parts, threads, [&](std::size_t part) {
+      for (std::size_t i = part * kPartRows; i < std::min(n, (part + 1) * kPartRows); ++i) {
+        double square = 0;
+        for (std::size_t k = 0; k < d; ++k) {
+          const double value = static_cast<double>(values[i * d + k]) - mean[k];
+          square += value * value;
+          elements[part] = std::max(elements[part], std::abs(value));
+        }
+        norms[part] = std::max(norms[part], std::sqrt(square));
+      }
+    }, poll);
+    norm = *std::ranges::max_element(norms);
+    largest = *std::ranges::max_element(elements);
+    scale = std::min(kLargest / std::max(largest, 1e-30), std::sqrt(kRoom) / std::max(norm, 1e-30));
+  }
+
+  /// (panels, pairs of dimensions, width, 2): the panel's rows beside each other
+  void pack(std::size_t n, std::size_t d, std::size_t width, unsigned threads, const Poll& poll) {
+    const std::size_t pairs = ceil_div(d, 2);
+    const std::size_t panels = ceil_div(n, width);
+    packed.assign(panels * pairs * width * 2, 0);
+    parallel_for(panels, threads, [&](std::size_t panel) {
+      std::int16_t* const into = packed.data() + panel * pairs * width * 2;
+      for (std::size_t r = 0; r < width && panel * width + r < n; ++r) {
+        const float* const row = values.data() + (panel * width + r) * d;
+        for (std::size_t k = 0; k < d; ++k) {
+          const double grid = std::nearbyint((static_cast<double>(row[k]) - mean[k]) * scale);
+          into[(k / 2 * width + r) * 2 + k % 2] = static_cast<std::int16_t>(std::clamp(grid, -kLargest, kLargest));
+        }
+      }
+    }, poll);
+  }
+};
+
+}  // namespace
+
+ExpSums exp_sums(std::span<const float> x, std::span<const float> y, std::size_t n, double scale, unsigned threads,
+                 const Poll& poll) {
+  if (n == 0 || x.size() != y.size() || x.size() % n != 0 || x.empty()) {
+    refuse_argument("exp_sums: give x and y of n rows of one width; got ", x.size(), " and ", y.size(), " numbers for n = ", n);
+  }
+  const std::size_t d = x.size() / n;
+  Side rows{x, {}, 0, 0, 1, {}};
+  Side columns{y, {}, 0, 0, 1, {}};
+  rows.measure(n, d, threads, poll);
+  columns.measure(n, d, threads, poll);
+  if (!std::isfinite(rows.norm) || !std::isfinite(columns.norm)) refuse_argument("exp_sums: give finite numbers alone");
+  rows.pack(n, d, kTileRows, threads, poll);
+  columns.pack(n, d, kTileColumns, threads, poll);
+
+  ExpSums sums;
+  sums.rows.assign(n, 0);
+  sums.columns.assign(n, 0);
+  sums.diagonal.assign(n, 0);
+  const double power = scale * kLog2e;
+  double between = 0;
+  for (std::size_t k = 0; k < d; ++k) between += rows.mean[k] * columns.mean[k];
+  const std::size_t padded = ceil_div(n, kTileColumns) * kTileColumns;
+  std::vector<double> of_rows(n);
+  std::vector<double> of_columns(n);
+  parallel_for(ceil_div(n, kPartRows), threads, [&](std::size_t part) {
+    for (std::size_t i = part * kPartRows; i < std::min(n, (part + 1) * kPartRows); ++i) {
+      of_rows[i] = dot(x.data() + i * d, columns.mean.data(), d) - between;
+      of_columns[i] = dot(y.data() + i * d, rows.mean.data(), d);
+      double own = 0;
+      for (std::size_t k = 0; k < d; ++k) own += static_cast<double>(x[i * d + k]) * static_cast<double>(y[i * d + k]);
+      sums.diagonal[i] = own * scale;
+    }
+  }, poll);
+  // No exponent is above this one, by Cauchy and Schwarz. A whole power of 2 is taken off.
+  const auto largest = [](const std::vector<double>& values, double sign) {
+    double result = values[0] * sign;
+    for (const double value : values) result = std::max(result, value * sign);
+    return result;
+  };
+  const double sign = power < 0 ? -1 : 1;
+  const double bound = std::abs(power) * (rows.norm * columns.norm + largest(of_rows, sign) + largest(of_columns, sign));
+  const double shift = std::ceil(std::max(bound - kHeadroom, 0.0));
+  sums.shift = shift / kLog2e;
+  const double grid = 1 / std::sqrt(12.0);
+  sums.error = std::abs(scale) * grid * std::hypot(columns.norm / rows.scale, rows.norm / columns.scale);
+  std::vector<float> row_offsets(n);
+  std::vector<float> column_offsets(padded, kNothing);
+  for (std::size_t i = 0; i < n; ++i) {
+    row_offsets[i] = static_cast<float>(of_rows[i] * power - shift);
+    column_offsets[i] = static_cast<float>(of_columns[i] * power);
+  }
+
+  auto* add = add_strip;
+#ifdef DCFAST_HAVE_AVX2
+  if (have_avx2()) add = avx2::add_strip;
+#endif
+  const std::size_t pairs = ceil_div(d, 2);
+  const std::size_t blocks = ceil_div(n, kBlockRows);
+  std::vector<std::vector<double>> of_blocks(blocks);
+  parallel_for(blocks, threads, [&](std::size_t block, const Poll& check) {
+    of_blocks[block].assign(padded, 0);
+    const std::size_t end = std::min(n, (block + 1) * kBlockRows);
+    for (std::size_t tile = 0; tile < padded / kTileColumns; tile += kBlockTiles) {
+      check();
+      const std::size_t tiles = std::min(kBlockTiles, padded / kTileColumns - tile);
+      for (std::size_t row = block * kBlockRows; row < end; row += kTileRows) {
+        add({rows.packed.data() + row * pairs * 2, columns.packed.data() + tile * kTileColumns * pairs * 2, pairs, tiles,
+             std::min(kTileRows, end - row), row, tile * kTileColumns,
+             static_cast<float>(power / (rows.scale * columns.scale)), row_offsets.data() + row,
+             column_offsets.data() + tile * kTileColumns, sums.rows.data() + row,
+             of_blocks[block].data() + tile * kTileColumns});
+      }
+    }
+  }, poll);
+  for (const std::vector<double>& block : of_blocks) {
+    for (std::size_t j = 0; j < n; ++j) sums.columns[j] += block[j];
+  }
+  return sums;
+}
+
+}  // namespace dcfast
