@@ -7,6 +7,7 @@ an error, and ``verify.json`` names it. Memory: one output shard's member list, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +160,12 @@ def _fate_pieces(run: Run) -> list[Piece[CheckedFates]]:
     ]
 
 
+def _other_copies(parts: Sequence[CheckedFates]) -> int | UnsetType:
+    """Rows whose copies are not those of the subset; UNSET where the table has none."""
+    told = [part.other_copies for part in parts if part.other_copies is not UNSET]
+    return sum(told) if told else UNSET
+
+
 def steps(run: Run, do: Do) -> VerifySummary:
     """Output shards, fates, conclusion; a CorruptDataError where something does not agree."""
     of_shards, of_fates = do(_shard_pieces(run)), do(_fate_pieces(run))
@@ -179,7 +186,7 @@ def steps(run: Run, do: Do) -> VerifySummary:
         without_reason=sum(s.without_reason for s in of_fates),
         kept_outside_subset=sum(s.kept_outside_subset for s in of_fates),
         copies=sum(s.copies for s in of_fates),
-        other_copies=sum(s.other_copies or 0 for s in of_fates) if run.summary(FilterSummary).sampled else UNSET,
+        other_copies=_other_copies(of_fates),
     )
     compared = run.is_compared
     conclusion = conclude.piece(

@@ -33,6 +33,8 @@ LATER_FILTERS = {
     "vas": "vas(l14, fraction=0.3)",
     "semdedup": "semdedup(l14, fraction=0.8)",
     "density": "density(l14, fraction=0.5)",
+    "soft_cap": "sample(clip_score(l14), soft_cap=0.15, total={samples_seen}, seed={seed}, draw=1000, temperature=0.05)",
+    "hard_cap": "sample(clip_score(l14), hard_cap=15, total={samples_seen}, seed={seed}, temperature=0.05)",
     "mix": "mix(clip_score(l14), s_cliploss(l14), normsim(l14, p=inf), normalize=rank, fraction=0.3)",
 }
 """Filters after DataComp's paper, by their names in ``--filters``; on a given pool normsim and vas want a target=."""

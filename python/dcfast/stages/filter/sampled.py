@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import UNSET
 
 from dcfast.engine.piece import piece
 from dcfast.errors import FilterError, PoolError
@@ -210,7 +211,7 @@ def make_draw(do: Do, text: str, groups: int) -> Drawn:
 def sampled_notes(summary: FilterSummary) -> list[str]:
     """What was drawn, and how much of it is there to train on."""
     sampled = summary.sampled
-    if not sampled:
+    if sampled is UNSET:
         return []
     notes = [
         f"drawn by score: {sampled.copies:,} copies of {sampled.uids:,} of the {sampled.candidates:,} uids that pass "
