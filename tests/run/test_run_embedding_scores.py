@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from dcfast.errors import CorruptDataError, FilterError, PoolError
+from dcfast.errors import FilterError, PoolError
 from dcfast.filters import compile_filter
 from dcfast.report.facts.metadata_rows import examine, metadata_files
 from dcfast.run.workflow import run
@@ -275,7 +275,7 @@ def test_what_is_refused(pool: Path, tmp_path: Path, target: str) -> None:
     refused(f'vas(l14, target="{tmp_path}/narrow.npy", fraction=0.2)', FilterError, "has 5 dimensions")
     refused(f'normsim(l14, target="{tmp_path}/zero.npy", fraction=0.2)', FilterError, "row 17: zero")
     refused("s_cliploss(b32, fraction=0.2)", PoolError, "needs b32_img, and .* has l14_img, l14_txt, quality")
-    refused("array(nothing, fraction=0.2)", CorruptDataError, "holds no array 'nothing'")
+    refused("array(nothing, fraction=0.2)", PoolError, "has no array 'nothing' .l14_img, l14_txt, quality")
     refused("array(l14_img, fraction=0.2)", PoolError, "expected 20 numbers")
     refused("column(text, fraction=0.2)", PoolError, "text")
     other = shutil.copytree(pool, tmp_path / "other")

@@ -35,6 +35,7 @@ PATHS = {
     "acquire/shards.py": "batches: uids of the parquet beside a shard that is imported",
     "acquire/tables.py": "batches: files and captions of a table that is imported",
     "stages/filter/score_files.py": "batches: a score file, then uids of the metadata",
+    "stages/filter/mixed.py": "batches: a column of the metadata as a score",
     "run/probes.py": "batches: the first rows of the metadata, to try the filter on",
     "report/facts/metadata_lookup.py": "batches: a row group up to a row",
     "inspection/facts.py": "batches: evidence that the run wrote",

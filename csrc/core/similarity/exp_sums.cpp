@@ -51,7 +51,10 @@ struct Side {
     for (std::size_t part = 0; part < parts; ++part) {
       for (std::size_t k = 0; k < d; ++k) mean[k] += sums[part * d + k];
     }
-    for (double& m : mean) m /= static_cast<double>(n);
+    for (double& m : mean) {
+      m /= static_cast<double>(n);
+      if (!std::isfinite(m)) refuse_argument("exp_sums: a number is not finite; give finite ones alone");
+    }
     std::vector<double> norms(parts);
     std::vector<double> elements(parts);
     parallel_for(parts, threads, [&](std::size_t part) {
@@ -88,6 +91,40 @@ struct Side {
   }
 };
 
+/// What the means have in each product, as powers of 2, and the pairs' own products.
+struct Offsets {
+  std::vector<float> rows;     // less the shift
+  std::vector<float> columns;  // a multiple of kTileColumns of them, very low where there is no column
+  double shift = 0;            // a whole power of 2
+};
+
+Offsets measure_offsets(const Side& x, const Side& y, std::size_t n, double power, ExpSums& sums, unsigned threads,
+                        const Poll& poll) {
+  const std::size_t d = x.mean.size();
+  double between = 0;
+  for (std::size_t k = 0; k < d; ++k) between += x.mean[k] * y.mean[k];
+  std::vector<double> of_rows(n);
+  std::vector<double> of_columns(n);
+  parallel_for(ceil_div(n, kPartRows), threads, [&](std::size_t part) {
+    for (std::size_t i = part * kPartRows; i < std::min(n, (part + 1) * kPartRows); ++i) {
+      const float* const row = x.values.data() + i * d;
+      const float* const column = y.values.data() + i * d;
+      of_rows[i] = (dot(row, y.mean.data(), d) - between) * power;
+      of_columns[i] = dot(column, x.mean.data(), d) * power;
+      for (std::size_t k = 0; k < d; ++k) sums.diagonal[i] += static_cast<double>(row[k]) * static_cast<double>(column[k]);
+    }
+  }, poll);
+  Offsets offsets{std::vector<float>(n), std::vector<float>(ceil_div(n, kTileColumns) * kTileColumns, kNothing), 0};
+  // No exponent is above this one, by Cauchy and Schwarz.
+  const double bound = std::abs(power) * x.norm * y.norm + *std::ranges::max_element(of_rows) + *std::ranges::max_element(of_columns);
+  offsets.shift = std::ceil(std::max(bound - kHeadroom, 0.0));
+  for (std::size_t i = 0; i < n; ++i) {
+    offsets.rows[i] = static_cast<float>(of_rows[i] - offsets.shift);
+    offsets.columns[i] = static_cast<float>(of_columns[i]);
+  }
+  return offsets;
+}
+
 }  // namespace
 
 ExpSums exp_sums(std::span<const float> x, std::span<const float> y, std::size_t n, double scale, unsigned threads,
@@ -96,71 +133,39 @@ ExpSums exp_sums(std::span<const float> x, std::span<const float> y, std::size_t
     refuse_argument("exp_sums: give x and y of n rows of one width; got ", x.size(), " and ", y.size(), " numbers for n = ", n);
   }
   const std::size_t d = x.size() / n;
+  const std::size_t pairs = ceil_div(d, 2);
   Side rows{x, {}, 0, 0, 1, {}};
   Side columns{y, {}, 0, 0, 1, {}};
   rows.measure(n, d, threads, poll);
   columns.measure(n, d, threads, poll);
-  if (!std::isfinite(rows.norm) || !std::isfinite(columns.norm)) refuse_argument("exp_sums: give finite numbers alone");
   rows.pack(n, d, kTileRows, threads, poll);
   columns.pack(n, d, kTileColumns, threads, poll);
 
-  ExpSums sums;
-  sums.rows.assign(n, 0);
-  sums.columns.assign(n, 0);
-  sums.diagonal.assign(n, 0);
   const double power = scale * kLog2e;
-  double between = 0;
-  for (std::size_t k = 0; k < d; ++k) between += rows.mean[k] * columns.mean[k];
-  const std::size_t padded = ceil_div(n, kTileColumns) * kTileColumns;
-  std::vector<double> of_rows(n);
-  std::vector<double> of_columns(n);
-  parallel_for(ceil_div(n, kPartRows), threads, [&](std::size_t part) {
-    for (std::size_t i = part * kPartRows; i < std::min(n, (part + 1) * kPartRows); ++i) {
-      of_rows[i] = dot(x.data() + i * d, columns.mean.data(), d) - between;
-      of_columns[i] = dot(y.data() + i * d, rows.mean.data(), d);
-      double own = 0;
-      for (std::size_t k = 0; k < d; ++k) own += static_cast<double>(x[i * d + k]) * static_cast<double>(y[i * d + k]);
-      sums.diagonal[i] = own * scale;
-    }
-  }, poll);
-  // No exponent is above this one, by Cauchy and Schwarz. A whole power of 2 is taken off.
-  const auto largest = [](const std::vector<double>& values, double sign) {
-    double result = values[0] * sign;
-    for (const double value : values) result = std::max(result, value * sign);
-    return result;
-  };
-  const double sign = power < 0 ? -1 : 1;
-  const double bound = std::abs(power) * (rows.norm * columns.norm + largest(of_rows, sign) + largest(of_columns, sign));
-  const double shift = std::ceil(std::max(bound - kHeadroom, 0.0));
-  sums.shift = shift / kLog2e;
-  const double grid = 1 / std::sqrt(12.0);
-  sums.error = std::abs(scale) * grid * std::hypot(columns.norm / rows.scale, rows.norm / columns.scale);
-  std::vector<float> row_offsets(n);
-  std::vector<float> column_offsets(padded, kNothing);
-  for (std::size_t i = 0; i < n; ++i) {
-    row_offsets[i] = static_cast<float>(of_rows[i] * power - shift);
-    column_offsets[i] = static_cast<float>(of_columns[i] * power);
-  }
+  ExpSums sums{std::vector<double>(n), std::vector<double>(n), std::vector<double>(n), 0, 0};
+  const Offsets offsets = measure_offsets(rows, columns, n, power, sums, threads, poll);
+  for (double& own : sums.diagonal) own *= scale;
+  sums.shift = offsets.shift / kLog2e;
+  sums.error = std::abs(scale) / std::sqrt(12.0) * std::hypot(columns.norm / rows.scale, rows.norm / columns.scale);
 
-  auto* add = add_strip;
+  auto* add_sums = add_strip;
 #ifdef DCFAST_HAVE_AVX2
-  if (have_avx2()) add = avx2::add_strip;
+  if (have_avx2()) add_sums = avx2::add_strip;
 #endif
-  const std::size_t pairs = ceil_div(d, 2);
-  const std::size_t blocks = ceil_div(n, kBlockRows);
-  std::vector<std::vector<double>> of_blocks(blocks);
-  parallel_for(blocks, threads, [&](std::size_t block, const Poll& check) {
-    of_blocks[block].assign(padded, 0);
+  const auto unit = static_cast<float>(power / (rows.scale * columns.scale));
+  const std::size_t all_tiles = ceil_div(n, kTileColumns);
+  std::vector<std::vector<double>> of_blocks(ceil_div(n, kBlockRows));
+  parallel_for(of_blocks.size(), threads, [&](std::size_t block, const Poll& check) {
+    of_blocks[block].assign(offsets.columns.size(), 0);
     const std::size_t end = std::min(n, (block + 1) * kBlockRows);
-    for (std::size_t tile = 0; tile < padded / kTileColumns; tile += kBlockTiles) {
+    for (std::size_t tile = 0; tile < all_tiles; tile += kBlockTiles) {
       check();
-      const std::size_t tiles = std::min(kBlockTiles, padded / kTileColumns - tile);
+      const std::size_t column = tile * kTileColumns;
       for (std::size_t row = block * kBlockRows; row < end; row += kTileRows) {
-        add({rows.packed.data() + row * pairs * 2, columns.packed.data() + tile * kTileColumns * pairs * 2, pairs, tiles,
-             std::min(kTileRows, end - row), row, tile * kTileColumns,
-             static_cast<float>(power / (rows.scale * columns.scale)), row_offsets.data() + row,
-             column_offsets.data() + tile * kTileColumns, sums.rows.data() + row,
-             of_blocks[block].data() + tile * kTileColumns});
+        add_sums({rows.packed.data() + row * pairs * 2, columns.packed.data() + column * pairs * 2, pairs,
+                  std::min(kBlockTiles, all_tiles - tile), std::min(kTileRows, end - row), row, column, unit,
+                  offsets.rows.data() + row, offsets.columns.data() + column, sums.rows.data() + row,
+                  of_blocks[block].data() + column});
       }
     }
   }, poll);

@@ -39,8 +39,8 @@ inline Floats scaled(Floats p, Ints n) {
   return {_mm256_castsi256_ps(_mm256_and_si256(bits, normal))};
 }
 
-/// products[r][c] = sum over k of rows[k][r] * columns[k][c], in pairs of k
-inline void multiply(const std::int16_t* rows, const std::int16_t* columns, std::size_t pairs, Ints (&products)[kTileRows][2]) {
+/// products[r][c] = sum over k of rows[k][r] * columns[k][c], in pairs of k. A call of its own: all 16 registers are its.
+[[gnu::noinline]] void multiply(const std::int16_t* rows, const std::int16_t* columns, std::size_t pairs, Ints (&products)[kTileRows][2]) {
   __m256i sums[kTileRows][2];
 #pragma GCC unroll 6
   for (auto& sum : sums) sum[0] = sum[1] = _mm256_setzero_si256();
@@ -123,16 +123,16 @@ inline void multiply(const std::int16_t* rows, const std::int16_t* columns, std:
 
 #endif
 
+// of exp(f ln 2) for |f| <= 1/2, the highest power first
+constexpr float kTaylor[7] = {1.5403530e-4F, 1.3333558e-3F, 9.6181291e-3F, 5.5504109e-2F, 2.4022651e-1F, 6.9314718e-1F, 1.0F};
+
 /// 2^y to 2e-7 of itself; 0 where y is below -126
 inline Floats exp2_of(Floats y) {
   y = clamp(y, -160.0F, 126.0F);
   const Ints whole = rounded(y);
   const Floats f = sub(y, as_floats(whole));
-  // Taylor's series of exp(f ln 2) for |f| <= 1/2
-  Floats p = all(1.5403530e-4F);
-  for (const float next : {1.3333558e-3F, 9.6181291e-3F, 5.5504109e-2F, 2.4022651e-1F, 6.9314718e-1F, 1.0F}) {
-    p = add(mul(p, f), all(next));
-  }
+  Floats p = all(kTaylor[0]);
+  for (std::size_t k = 1; k < 7; ++k) p = add(mul(p, f), all(kTaylor[k]));
   return scaled(p, whole);
 }
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from dcfast._core import reshard as core_reshard
 from dcfast.engine.piece import Nothing, piece
@@ -35,8 +36,10 @@ def arrays_of(source: ContrastScore) -> list[str]:
     return [image_array(source.arch), text_array(source.arch)]
 
 
-def shuffled_rows(rows: int, seed: int, shuffle: int, file: str) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def shuffled_rows(rows: int, seed: int, shuffle: int, file: str) -> npt.NDArray[np.int64]:
     """(rows,) a permutation of 0..rows-1, the same for the same seed, shuffle and name of the file."""
+    if not rows:
+        return np.empty(0, np.int64)
     name = int.from_bytes(hashlib.sha256(os.fsencode(Path(file).stem)).digest()[:8], "little")
     return core_reshard.permuted(rows, stream_key(seed, shuffle, name), 0, rows).astype(np.int64)
 

@@ -40,8 +40,11 @@ def check_column(run: Run, source: ArrayScore) -> None:
 
 
 def _check_array(path: str | Path, name: str, rows: int) -> None:
-    array = npz_arrays(path).get(name)  # where there is none, reading it says so
-    if array is not None and (array.shape != (rows,) or array.dtype.kind not in "fiu"):
+    arrays = npz_arrays(path)
+    if name not in arrays:
+        raise PoolError(f"{path} has no array {name!r} ({', '.join(arrays) or 'none'}); name one that is there")
+    array = arrays[name]
+    if array.shape != (rows,) or array.dtype.kind not in "fiu":
         raise PoolError(
             f"{path}, {name}: expected {rows} numbers, one a row of its metadata; got {array.dtype} of shape "
             f"{array.shape}; give the npz of this metadata, or name another array"
@@ -49,7 +52,7 @@ def _check_array(path: str | Path, name: str, rows: int) -> None:
 
 
 def _array_blocks(path: Path, npz: Path, name: str) -> Iterator[Numbers]:
-    _check_array(npz, name, count_metadata_rows(path))
+    _check_array(npz, name, count_metadata_rows(str(path)))
     yield from iterate_npz(npz, name)
 
 
