@@ -214,3 +214,26 @@ def test_rows_without_a_score_are_left_out_where_that_is_said(pool: Path, tmp_pa
     found = SampleLookup(tmp_path / "run").count_in("subset.npy", load_subset(tmp_path / "run/subset.npy"))
     assert found is not None
     assert found.max() <= 4
+
+
+WORLD = {"rows": 240, "rows_per_shard": 120, "eval_scale": 0.02, "teacher_pairs": 0}
+
+
+def test_the_built_in_world_trains_on_the_copies(tmp_path: Path) -> None:
+    """To training and report: so many samples there as copies, and of the truth both the samples and the copies."""
+    drawn = "sample(column(original_width), soft_cap=0.2, total=300, seed=0, draw=20, temperature=150.0)"
+    text = f"basic_filter & {drawn} & ~contaminated"
+    settings = Settings(world=WORLD, features={}, filter=text, samples_seen=256, device="cpu")
+    done = run(tmp_path / "run", settings)
+    chosen = done["filter"]
+    assert chosen.subset < chosen.sampled.copies == 300, "some rows have no sample"
+    assert chosen.fates["kept"] < chosen.subset
+    fates = pq.read_table(tmp_path / "run/fates.parquet")
+    assert sum(fates["copies"].to_pylist()) == chosen.subset == done["train"].sources[0].samples
+    report = json.loads((tmp_path / "run/report.json").read_bytes())
+    judged = report["world"]["copies"]
+    assert judged["found"] == chosen.subset
+    assert 0 < judged["precision"] < 1
+    assert judged["recall"] == report["world"]["filter"]["recall"]
+    last = report["rules_truth"]["rules"][-1]
+    assert last["rule"] == drawn
