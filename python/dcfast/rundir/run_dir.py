@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from dcfast.errors import RunError
-from dcfast.filters.term import CONTAMINATED, ORACLE, TEACHER_PAIRS
+from dcfast.filters.term import CONTAMINATED, DRAWN, ORACLE, TEACHER_PAIRS
 from dcfast.index.pool import Pool, group_files, lacks_shards
 from dcfast.rundir.claim import differences, kept_spelling, located, read_settings, unreadable, with_uid_hashes
-from dcfast.rundir.layout import FEATURE_METADATA, ORACLE_PATH, OWN_FOLDERS, PLUGIN_PREFIX
+from dcfast.rundir.layout import FEATURE_METADATA, METADATA_SUBSET, ORACLE_PATH, OWN_FOLDERS, PLUGIN_PREFIX
 from dcfast.rundir.recorder import LOG, PROGRESS, Recorder
 from dcfast.rundir.settings import NO_COMPARISON, TEACHER, Settings
 from dcfast.rundir.stage_table import STAGE_TABLE
@@ -130,6 +130,7 @@ class Run:
     def uid_set_paths(self, names: Iterable[str]) -> dict[str, str]:
         """Where each uid set of a filter lies; those of the run relative to its directory."""
         own = {CONTAMINATED: "contaminated.npy", ORACLE: ORACLE_PATH, TEACHER_PAIRS: self.settings.teacher_uids}
+        own[DRAWN] = METADATA_SUBSET  # what of it stands in subset.npy was downloaded, too
         return {name: str(own.get(name) or absolute(name)) for name in names}
 
     def asks_for(self, stage: str) -> bool:

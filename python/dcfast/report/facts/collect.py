@@ -202,6 +202,7 @@ def _filter_facts(given: str | None, chosen: FilterSummary) -> document.FilterFa
         chosen.malformed_uids if has_run else None,
         chosen.models.get("language_model"),
         chosen.metadata_outcomes,
+        chosen.sampled,
     )
 
 

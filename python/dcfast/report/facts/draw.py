@@ -196,7 +196,13 @@ def _with_scores(run: Run, expression: str, compiled: Filter) -> Filter:
 
 def _compiled(run: Run, expression: str) -> Filter:
     """The expression, where it can be asked of single rows; else FilterError says what it lacks."""
-    compiled = _with_scores(run, expression, compile_filter(expression))
+    compiled = compile_filter(expression)
+    if compiled.sampling is not None:
+        raise FilterError(
+            f"filter {expression!r} draws among all rows, which a look cannot; leave sample(...) out, or ask for what "
+            "the run drew by its fate: kept"
+        )
+    compiled = _with_scores(run, expression, compiled)
     known = thresholds_of(run)
     for quantile in compiled.quantiles:
         if quantile.key not in known:
