@@ -20,8 +20,8 @@ from dcfast.uids.sets import uid_isin
 if TYPE_CHECKING:
     import pyarrow as pa
 
-CONTAMINATED, ORACLE, TEACHER_PAIRS = "contaminated", "oracle", "teacher_pairs"
-RUN_SETS = (CONTAMINATED, ORACLE, TEACHER_PAIRS)  # uid sets that the run itself makes; other names are paths
+CONTAMINATED, DUPLICATE, ORACLE, TEACHER_PAIRS = "contaminated", "duplicate", "oracle", "teacher_pairs"
+RUN_SETS = (CONTAMINATED, DUPLICATE, ORACLE, TEACHER_PAIRS)  # uid sets that the run itself makes; other names are paths
 
 TEXT, WIDTH, HEIGHT = "text", "original_width", "original_height"
 SCORES = {"b32": "clip_b32_similarity_score", "l14": "clip_l14_similarity_score"}

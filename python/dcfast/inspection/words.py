@@ -9,7 +9,7 @@ from dcfast.filters.rules import (
     LAION2B_MIN_SCORE,
     TOKENS_ABOVE,
 )
-from dcfast.filters.term import CONTAMINATED, ORACLE, TEACHER_PAIRS
+from dcfast.filters.term import CONTAMINATED, DUPLICATE, ORACLE, TEACHER_PAIRS
 from dcfast.inspection.copies import NearCopies, NearCopy
 from dcfast.inspection.facts import RuleVerdict, SampleFacts
 from dcfast.report.facts.samples import EvidenceRow
@@ -31,6 +31,8 @@ RULE_WORDS = {
     "no ImageNet-21k word": "no word of the caption names a class of ImageNet-21k",
     f"not ({CONTAMINATED})": "the picture is a copy of a picture of an evaluation set",
     CONTAMINATED: "the picture is a copy of a picture of an evaluation set",
+    f"not ({DUPLICATE})": "the picture is a copy of another one, which is kept (duplicates.parquet)",
+    DUPLICATE: "the picture is a copy of another one, which is kept (duplicates.parquet)",
     ORACLE: "the truth of the built-in world calls it faulty",
     TEACHER_PAIRS: "the teacher trained on it, so that it is held out",
 }

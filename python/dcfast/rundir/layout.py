@@ -44,6 +44,10 @@ def evidence_schema() -> pa.Schema:
     return pa.schema([*_sample_fields(), *texts, ("distance", pa.uint8())])
 
 
+OLDER = "older"
+"""Folder of the older pools that a pool is compared with: a run directory each."""
+
+
 def _sample_fields() -> list[tuple[str, pa.DataType]]:
     """Which sample of the pool a row is of."""
     import pyarrow as pa

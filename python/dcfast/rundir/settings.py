@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from dcfast.dedup import options as dedup
 from dcfast.process.options import Option, option
 from dcfast.process.shared_options import (
     DECODER,
@@ -114,6 +115,16 @@ class Settings:
     seed: int = option(0, SEED)
     shard_size: int = option(10_000, "samples in an output shard", least=1)
     max_distance: int = option(8, "perceptual hashes this close are contaminated", metavar="BITS", least=0, most=64)
+    dedup: bool = option(False, "look for duplicates even where no filter asks for it (~duplicate)")
+    dedup_against: list[str] | None = option(None, replace(dedup.AGAINST, usual="none"))
+    dedup_methods: list[str] | None = option(None, dedup.SEARCHED)
+    dedup_distance: int = option(dedup.DEFAULT_DISTANCE, dedup.DISTANCE)
+    dedup_wide_distance: int = option(dedup.DEFAULT_WIDE_DISTANCE, dedup.WIDE_DISTANCE)
+    dedup_variants: bool = option(False, dedup.VARIANTS)
+    dedup_similarity: float = option(dedup.DEFAULT_SIMILARITY, dedup.SIMILARITY)
+    dedup_embeddings: str = option(dedup.EMBEDDINGS, dedup.EMBEDDING)
+    dedup_keep: str = option("largest", dedup.KEPT)
+    dedup_score: str = option(dedup.SCORE_COLUMN, dedup.SCORED)
     verify_images: bool = option(False, "decode every picture even where nothing else needs it")
     strict: bool = option(False, "a damaged shard is an error, not a note")
     features: dict[str, str] | None = option(

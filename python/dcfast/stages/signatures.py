@@ -173,8 +173,8 @@ def _notes(evalsets: list[ComparedSet], directory: Path | None) -> list[str]:
 
 
 def needed(run: Run) -> bool:
-    """Whether the pool's pictures are decoded at all: for decontamination, at tiny, or when asked."""
-    return run.evalset_dir is not None or run.settings.scale == "tiny" or run.settings.verify_images
+    """Whether the pool's pictures are decoded at all: for decontamination, for duplicates, at tiny, or when asked."""
+    return run.deduplicates or run.evalset_dir is not None or run.settings.scale == "tiny" or run.settings.verify_images
 
 
 def _evalset_piece(run: Run, number: int, name: str, files: list[str]) -> Piece[ComparedSet]:

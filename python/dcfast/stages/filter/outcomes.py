@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.engine.piece import Nothing, Piece, piece
-from dcfast.errors import FilterError
+from dcfast.errors import FilterError, RunError
 from dcfast.features.files import sibling_npz
 from dcfast.features.metadata import with_scores
 from dcfast.filters import (
@@ -31,7 +31,7 @@ from dcfast.filters import (
     score_histogram,
 )
 from dcfast.filters.functions import SAMPLE_ROWS
-from dcfast.filters.term import CONTAMINATED, ORACLE, SCORES, TEACHER_PAIRS
+from dcfast.filters.term import CONTAMINATED, DUPLICATE, ORACLE, SCORES, TEACHER_PAIRS
 from dcfast.index.metadata import check_uid_type, metadata_schema, open_metadata, parse_uids, shown_uid
 from dcfast.models.devices import gpu_share
 from dcfast.process.read_ahead import read_ahead
@@ -112,6 +112,11 @@ def resolve_expression(run: Run) -> tuple[str, list[str]]:
             f"filter {text!r} uses contaminated, which is found by looking at pictures, and pool {run.pool_dir} has no "
             "shards yet: leave the term out until they are downloaded"
         )
+    if DUPLICATE in compiled.uid_sets and run.metadata_only:
+        raise FilterError(
+            f"filter {text!r} uses duplicate, which is found by looking at pictures, and pool {run.pool_dir} has no "
+            "shards yet: leave the term out until they are downloaded"
+        )
     if CONTAMINATED in compiled.uid_sets and not available:
         raise FilterError(
             f"filter {text!r} uses contaminated, but there are no evaluation sets to compare with: "
@@ -134,7 +139,7 @@ def resolve_expression(run: Run) -> tuple[str, list[str]]:
     if set(compiled.column_names) <= set(metadata_schema(first, run.settings.uid_from).names):
         check_functions(compiled, first, run.settings.uid_from)  # else the features stage adds what they read
     for name, path in run.uid_set_paths(compiled.uid_sets).items():
-        if name not in (CONTAMINATED, ORACLE):
+        if name not in (CONTAMINATED, DUPLICATE, ORACLE):
             load_subset(path)  # whole and sorted, or SubsetError; the pieces do not look again
     return str(compiled), notes
 
@@ -433,6 +438,8 @@ def steps(run: Run, do: Do) -> FilterSummary:
         refuse_metadata_without_uids(run)  # else the index stage has
     text, notes = resolve_expression(run)
     compiled, rule = compile_filter(text), run.settings.uid_from
+    if DUPLICATE in compiled.uid_sets and not run.has_summary("dedup"):
+        raise RunError(f"filter {text!r} uses duplicate, and {run.out} has not looked for duplicates: run dedup first")
     check_functions(compiled, str(run.out / run.metadata_files[0]), rule)
     scores = make_scores(run, do, compiled.scores)
     notes += [note for columns in scores for note in columns.notes]

@@ -1,0 +1,186 @@
+"""Pairs of copies among samples: by equal bytes, by perceptual hashes, by embeddings. All pairs, exactly.
+
+Samples have numbers; what is returned are edges (``dcfast.dedup.edges``), reduced to their lightest forest wherever they
+could become many: a crowd of m alike pictures has m^2 / 2 pairs, and m - 1 edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from dcfast.dedup.edges import CONTENT, NARROW, SEMANTIC, WIDE, Edges, make_edges, no_edges
+from dcfast.dedup.groups import lightest
+from dcfast.images.signatures import hash_variants
+from dcfast.similarity import Blocks, hamming_join, join
+from dcfast.uids.sets import record_sort
+
+MAX_PAIRS = 1 << 21
+"""That are held at a time: about 300 MB until they are reduced."""
+PART_ROWS = 1 << 16
+"""Embeddings that are compared with all others at a time; fewer where they are alike in crowds."""
+CONTENT_ROWS = 1 << 20
+"""Sorted records of content hashes that are looked at together."""
+Numbers = npt.NDArray[np.int64]
+Found = tuple[Numbers, Numbers, npt.NDArray[np.generic]]
+"""Pairs of rows, and their distances or scores."""
+
+
+class Hashed(NamedTuple):
+    """Perceptual hashes of some samples, (n,) uint64 or (n, 4) uint64, and the samples' numbers, (n,) ascending."""
+
+    hashes: npt.NDArray[np.uint64]
+    numbers: Numbers
+
+
+class Embedded(NamedTuple):
+    """Embeddings of some samples, (n, d), an array or blocks that are read by slices, and the samples' numbers, (n,)."""
+
+    rows: npt.NDArray[np.floating] | Blocks
+    numbers: Numbers
+
+
+def content_edges(records: npt.NDArray[np.void], first_new: int) -> Iterator[Edges]:
+    """Edges from the first sample of each content to the new ones among the others.
+
+    Args:
+        records: (n,) RECORD_DTYPE, sorted, may be mapped: content hash, high half first, and the sample's number.
+        first_new: samples below it are old.
+    Memory: 150 MB, whatever n.
+    """
+    last, first = None, -1
+    for begin in range(0, len(records), CONTENT_ROWS):
+        part = records[begin : begin + CONTENT_ROWS]
+        number = part["f2"].astype(np.int64)
+        starts = np.ones(len(part), np.bool_)
+        starts[1:] = (part["f0"][1:] != part["f0"][:-1]) | (part["f1"][1:] != part["f1"][:-1])
+        starts[0] = (part["f0"][0], part["f1"][0]) != last
+        # where the content of each record began; -1: in the part before
+        at = np.maximum.accumulate(np.where(starts, np.arange(len(part)), -1))
+        origin = np.where(at < 0, first, number[at])
+        copies = (origin != number) & (number >= first_new)
+        yield make_edges(CONTENT, origin[copies], number[copies])
+        last, first = (part["f0"][-1], part["f1"][-1]), int(origin[-1])
+
+
+def hash_edges(a: Hashed, b: Hashed | None, max_distance: int, *, variants: bool = False) -> Edges:
+    """Edges between samples whose hashes differ in at most ``max_distance`` bits, as their lightest forest.
+
+    Args:
+        a, b: samples of two blocks, none in both; b None: within a.
+        variants: compare the turned and mirrored forms of the pictures as well; of 256-bit hashes alone.
+    Memory: what the join takes for both blocks, 100 bytes a sample (600 with ``variants``), and 300 MB.
+    """
+    method = NARROW if a.hashes.ndim == 1 else WIDE
+    left, same = _distinct(a, method)
+    right = left if b is None else _distinct(b, method)[0]
+
+    def found() -> Iterator[Edges]:
+        yield same if b is None else no_edges()
+        for variant, hashes in enumerate(_forms(right.hashes) if variants else [right.hashes]):
+            pairs = partial(_hash_pairs, hashes, max_distance)
+            once, rows = b is None and variant == 0, left.hashes
+            # all at a time: the join makes an index of the others
+            for ia, ib, near in _all_pairs(pairs, rows, len(hashes), once=once, at_a_time=len(rows)):
+                yield make_edges(method, left.numbers[ia], right.numbers[ib], near, variant)
+
+    return gather(found())
+
+
+def semantic_edges(a: Embedded, b: Embedded | None, threshold: float) -> Edges:
+    """Edges between samples whose embeddings have a cosine of at least ``threshold``, as their lightest forest.
+
+    Args:
+        a, b: samples of two blocks, no row of them zero, infinite or NaN; b None: within a.
+    Memory: what the join takes, 65,536 rows, and 300 MB.
+    """
+    other = a if b is None else b
+
+    def pairs(rows: npt.NDArray[np.floating], most: int) -> Found:
+        return join(rows, other.rows, threshold, metric="cos", max_pairs=most, threads=1)
+
+    return gather(
+        make_edges(SEMANTIC, a.numbers[ia], other.numbers[ib], score)
+        for ia, ib, score in _all_pairs(pairs, a.rows, len(other.numbers), once=b is None, at_a_time=PART_ROWS)
+    )
+
+
+def gather(parts: Iterable[Edges]) -> Edges:
+    """The lightest forest of all edges of some parts. Memory: 300 MB, or 200 bytes an edge of the result."""
+    held, count, most = [no_edges()], 0, MAX_PAIRS
+    for part in parts:
+        held.append(part)
+        count += len(part)
+        if count > most:
+            held = [_reduced(held)]
+            count = len(held[0])
+            most = max(MAX_PAIRS, 2 * count)
+    return _reduced(held)
+
+
+def _all_pairs(
+    pairs: Callable[[npt.NDArray[np.generic], int], Found], rows: Blocks, others: int, *, once: bool, at_a_time: int
+) -> Iterator[Found]:
+    """All pairs of rows with others, some rows at a time: fewer where a crowd of them makes too many.
+
+    Args:
+        pairs: of some rows with all others, at most so many; ValueError where there are more.
+        once: rows and others are the same, and each pair is wanted once.
+        at_a_time: rows.
+    """
+    begin, size, count = 0, at_a_time, int(rows.shape[0])
+    while begin < count and others:
+        part = rows[begin : begin + size]
+        most = MAX_PAIRS if len(part) > 1 else max(MAX_PAIRS, others)
+        try:
+            ia, ib, near = pairs(part, most)
+        except ValueError:
+            if len(part) * others <= most:
+                raise  # not for the number of pairs
+            size = max(1, len(part) // 4)
+            continue
+        ia = ia + begin
+        if once:
+            lower = ia < ib
+            ia, ib, near = ia[lower], ib[lower], near[lower]
+        yield ia, ib, near
+        begin += len(part)
+        size = min(at_a_time, 2 * size)
+
+
+def _hash_pairs(
+    others: npt.NDArray[np.uint64], max_distance: int, rows: npt.NDArray[np.generic], most: int
+) -> Found:
+    found = hamming_join(np.ascontiguousarray(rows), others, max_distance, max_pairs=most, threads=1)
+    # unsigned indices and signed ones would make floats together
+    return found.ia.astype(np.int64), found.ib.astype(np.int64), found.distance
+
+
+def _distinct(samples: Hashed, method: str) -> tuple[Hashed, Edges]:
+    """The first sample of each hash, and the edges from it to the others."""
+    hashes, numbers = samples
+    if not len(numbers):
+        return samples, no_edges()
+    # by hash, then number: those of one hash stand together, the first of them first
+    order = np.argsort(hashes, kind="stable") if hashes.ndim == 1 else np.lexsort(hashes.T[::-1])
+    ordered = hashes[order]
+    differs = ordered[1:] != ordered[:-1]
+    starts = np.ones(len(order), np.bool_)
+    starts[1:] = differs if hashes.ndim == 1 else differs.any(axis=1)
+    at = np.maximum.accumulate(np.where(starts, np.arange(len(order)), 0))
+    same = make_edges(method, numbers[order[at]][~starts], numbers[order[~starts]])
+    firsts = np.sort(order[starts])
+    return Hashed(np.ascontiguousarray(hashes[firsts]), numbers[firsts]), same
+
+
+def _forms(hashes: npt.NDArray[np.uint64]) -> list[npt.NDArray[np.uint64]]:
+    turned = hash_variants(hashes)
+    return [np.ascontiguousarray(turned[:, form]) for form in range(turned.shape[1])]
+
+
+def _reduced(parts: Sequence[Edges]) -> Edges:
+    return lightest(record_sort(np.concatenate(parts), threads=1))
