@@ -19,7 +19,7 @@ HELP = """usage: dcfast COMMAND [options]        dcfast COMMAND --help lists its
   dcfast run ...        the whole workflow (the same as python -m dcfast.run)
   dcfast STAGE ...      one stage of it, with the same options; the stages before it must be done
                         stages: {stages}
-  dcfast dedup POOL ... the copies in a pool, and between it and older ones, with the evidence; as a stage: dedup --out RUN
+  dcfast dedup POOL ... the copies in a pool, and between it and older pools, with the evidence for each
   dcfast import ...     a pool of what you have: shards of others, pictures with captions, datasets of Hugging Face
   dcfast evalsets ...   an evaluation set of your own: evalsets import FOLDER
   dcfast train ...      with {train}: a training by itself (python -m dcfast.train)

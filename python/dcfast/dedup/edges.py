@@ -1,8 +1,8 @@
 """Pairs of copies as edges of a graph: how two samples are alike, packed so that the strongest evidence sorts first.
 
 An edge is a record of three numbers, as ``dcfast.uids`` sorts and merges them on disk: its weight, and its two samples,
-the lower number first. A weight holds the method, then the distance, then the variant; so edges in the order of such records
-are in the order of their evidence, whatever parts they were found in.
+the lower number first. A weight holds the method, then the distance, then the variant; so edges in the order of such
+records are in the order of their evidence, whatever parts they were found in.
 """
 
 from __future__ import annotations

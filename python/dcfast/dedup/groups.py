@@ -1,10 +1,10 @@
 """Groups of copies: connected components over pairs of all methods, the one that is kept of each, and why.
 
 Of all pairs only the lightest forest is needed (the minimum spanning forest, whose edges are the strongest evidence
-that holds the groups together): it has fewer edges than samples, it is one and the same in whatever parts and order the
-pairs come, and its path from a dropped sample to the kept one is the evidence. Pieces that find pairs reduce theirs to
-a forest (``lightest``); their forests lie on disk as sorted runs, are merged by weight (``dcfast.uids.merge_runs``), and
-``Forest`` takes them a part at a time.
+that holds the groups together): it has fewer edges than samples, it is one and the same in whatever parts and order
+the pairs come, and its path from a dropped sample to the kept one is the evidence. Pieces that find pairs reduce theirs
+to a forest (``lightest``); their forests lie on disk as sorted runs, are merged by weight (``dcfast.uids.merge_runs``),
+and ``Forest`` takes them a part at a time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Pairs of copies among samples: by equal bytes, by perceptual hashes, by embeddings. All pairs, exactly.
 
-Samples have numbers; what is returned are edges (``dcfast.dedup.edges``), reduced to their lightest forest wherever they
-could become many: a crowd of m alike pictures has m^2 / 2 pairs, and m - 1 edges.
+Samples have numbers; what is returned are edges (``dcfast.dedup.edges``), reduced to their lightest forest wherever
+they could become many: a crowd of m alike pictures has m^2 / 2 pairs, and m - 1 edges.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Hashed(NamedTuple):
 
 
 class Embedded(NamedTuple):
-    """Embeddings of some samples, (n, d), an array or blocks that are read by slices, and the samples' numbers, (n,)."""
+    """Embeddings of some samples, (n, d), an array or blocks read by slices, and the samples' numbers, (n,)."""
 
     rows: npt.NDArray[np.floating] | Blocks
     numbers: Numbers
@@ -152,9 +152,7 @@ def _all_pairs(
         size = min(at_a_time, 2 * size)
 
 
-def _hash_pairs(
-    others: npt.NDArray[np.uint64], max_distance: int, rows: npt.NDArray[np.generic], most: int
-) -> Found:
+def _hash_pairs(others: npt.NDArray[np.uint64], max_distance: int, rows: npt.NDArray[np.generic], most: int) -> Found:
     found = hamming_join(np.ascontiguousarray(rows), others, max_distance, max_pairs=most, threads=1)
     # unsigned indices and signed ones would make floats together
     return found.ia.astype(np.int64), found.ib.astype(np.int64), found.distance

@@ -1,7 +1,7 @@
 """``dcfast dedup POOL --out DIR``: the copies in a pool, and between it and older ones, as the first part of a run.
 
-DIR is a run directory like any other: ``dcfast run --pool POOL --dedup --out DIR`` goes on there, and the same command
-resumes.
+DIR is a run directory like any other, whose filter is ``~duplicate``: ``dcfast filter --out DIR`` and ``dcfast reshard
+--out DIR`` go on there, and the same command resumes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from dcfast.dedup import options as dedup
 from dcfast.dedup.duplicates import DUPLICATE_TABLE, DUPLICATES
 from dcfast.engine.engine import ENGINES
+from dcfast.filters.term import DUPLICATE
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE
 from dcfast.process.options import add_options, given_options, made_of, option
@@ -23,6 +24,7 @@ from dcfast.process.terminal import log_printably, say
 from dcfast.run.workflow import run
 from dcfast.rundir.settings import Settings
 from dcfast.rundir.summaries import DedupSummary
+from dcfast.scales import SCALES
 from dcfast.storage.paths import path_argument
 
 
@@ -31,10 +33,16 @@ class DedupOptions:
     """What is compared, and how."""
 
     pool: str = option(
-        "", "the pool: shards/*.tar and metadata/*.parquet", metavar="POOL", flags=("pool",), parse=path_argument,
+        "",
+        "the pool: shards/*.tar and metadata/*.parquet",
+        metavar="POOL",
+        flags=("pool",),
+        parse=path_argument,
         required=True,
     )
-    out: str = option("", "run directory, for the results and to resume", metavar="DIR", parse=path_argument, required=True)
+    out: str = option(
+        "", "run directory, for the results and to resume", metavar="DIR", parse=path_argument, required=True
+    )
     against: list[str] | None = option(None, dedup.AGAINST)
     methods: list[str] | None = option(None, dedup.SEARCHED)
     distance: int = option(dedup.DEFAULT_DISTANCE, dedup.DISTANCE)
@@ -44,7 +52,7 @@ class DedupOptions:
     embeddings: str = option(dedup.EMBEDDINGS, dedup.EMBEDDING)
     keep: str = option("largest", dedup.KEPT)
     score: str = option(dedup.SCORE_COLUMN, dedup.SCORED)
-    scale: str = option("small", "of DataComp that the run is said to be, where it goes on")
+    scale: str = option("small", "of DataComp that the run is of, where it goes on", choices=tuple(SCALES))
     uid_from: str = option("json", UID_FROM)
     workers: int = option(os.cpu_count() or 1, "pieces at work at once", least=1, usual="the number of cores")
     engine: str = option("local", "processes of this machine, or a cluster", choices=ENGINES)
@@ -54,7 +62,9 @@ class DedupOptions:
     def settings(self) -> Settings:
         """Those of the run."""
         own = {f"dedup_{name}": getattr(self, name) for name in _SHARED}
-        return Settings(scale=self.scale, pool=self.pool, train=False, uid_from=self.uid_from, dedup=True, **own)
+        return Settings(
+            scale=self.scale, pool=self.pool, train=False, filter=f"~{DUPLICATE}", uid_from=self.uid_from, **own
+        )
 
 
 _SHARED = ("against", "methods", "distance", "wide_distance", "variants", "similarity", "embeddings", "keep", "score")
@@ -116,5 +126,5 @@ def summary_lines(options: DedupOptions, summary: DedupSummary) -> list[str]:
         f"{summary.duplicates:,} duplicates ({links}){older}, in {summary.groups:,} groups",
         *(f"note: {note}" for note in summary.notes),
         f"uids: {os.path.join(options.out, DUPLICATES)}; evidence: {os.path.join(options.out, DUPLICATE_TABLE)}",
-        f'next: dcfast run --pool {options.pool} --filter "~duplicate" --no-train --to verify    (the pool without them)',
+        f"next: dcfast filter --out {options.out}, then dcfast reshard --out {options.out}    (the pool without them)",
     ]

@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from dcfast.errors import RunError
 from dcfast.dedup.duplicates import DUPLICATES
+from dcfast.errors import RunError
 from dcfast.filters.compiled import compile_filter
 from dcfast.filters.term import CONTAMINATED, DUPLICATE, ORACLE, TEACHER_PAIRS
 from dcfast.index.pool import Pool, group_files, lacks_shards

@@ -6,7 +6,6 @@ import argparse
 import math
 from dataclasses import dataclass, replace
 
-from dcfast.dedup import options as dedup
 from dcfast.process.options import Option, option
 from dcfast.process.shared_options import (
     DECODER,

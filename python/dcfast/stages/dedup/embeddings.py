@@ -6,7 +6,7 @@ are; then they are compared a block with a block. A sample that two rows have a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +64,9 @@ def embedding_kind(npz: Path, name: str) -> Array:
     return array
 
 
-def _sample_numbers(path: str, uid_from: str, known: npt.NDArray[np.void], part: PoolPart, begins: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _sample_numbers(
+    path: str, uid_from: str, known: npt.NDArray[np.void], part: PoolPart, begins: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
     """(n,) of a metadata file's rows: the number of the first sample of the row's uid, or _ABSENT."""
     parts = [np.empty(0, np.int64)]
     with open_metadata(path, uid_from) as file:
@@ -79,7 +81,9 @@ def _sample_numbers(path: str, uid_from: str, known: npt.NDArray[np.void], part:
     return np.concatenate(parts)
 
 
-def _placed(out: Path, name: str, array: str, numbers: npt.NDArray[np.int64]) -> Iterator[tuple[npt.NDArray[np.floating], npt.NDArray[np.int64]]]:
+def _placed(
+    out: Path, name: str, array: str, numbers: npt.NDArray[np.int64]
+) -> Iterator[tuple[npt.NDArray[np.floating], npt.NDArray[np.int64]]]:
     """The embeddings of a metadata file, block by block, and the numbers of their samples, _INVALID where unusable."""
     at = 0
     for block in iterate_npz(out / sibling_npz(name), array, _ROWS_AT_ONCE):

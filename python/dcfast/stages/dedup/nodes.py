@@ -87,7 +87,9 @@ def read_nodes(out: Path, parts: Sequence[PoolPart], nodes: npt.NDArray[np.int64
     return table
 
 
-def read_scores(out: Path, files: Sequence[str], column: str, uid_from: str, table: NodeTable) -> npt.NDArray[np.float64]:
+def read_scores(
+    out: Path, files: Sequence[str], column: str, uid_from: str, table: NodeTable
+) -> npt.NDArray[np.float64]:
     """(n,) the best score that metadata rows of a sample's uid have; NaN where there is none.
 
     Cost: a read of two columns of the metadata. Memory: 40 bytes a sample, and a batch.

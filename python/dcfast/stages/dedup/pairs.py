@@ -96,9 +96,7 @@ def _hash_pieces(run: Run, blocks: list[Block], method: str) -> Iterator[Piece[E
         inputs = [*first.files, *(second.files if second is not None else ())]
         match = match_hashes.piece(f"dedup/{method}", name, inputs=inputs, outputs=[output])
         variants = settings.dedup_variants and method == WIDE
-        yield match(
-            method=method, first=first, second=second, max_distance=distance, variants=variants, output=output
-        )
+        yield match(method=method, first=first, second=second, max_distance=distance, variants=variants, output=output)
 
 
 def find_pairs(run: Run, do: Do, pools: Pools) -> Found:

@@ -183,9 +183,7 @@ def number_pools(run: Run, do: Do) -> Pools:
         place = "" if is_own else f"{OLDER}/{number:03d}/"
         part = PoolPart("" if is_own else its.pool_dir.name, place, parts[-1].end if parts else 0, [])
         segments = [part.segment(n) for n in range(len(its.pool.segments()))]
-        count = count_samples.piece(
-            "dedup/count", f"{number:03d}", inputs=segments, outputs=[part.shard_begins]
-        )
+        count = count_samples.piece("dedup/count", f"{number:03d}", inputs=segments, outputs=[part.shard_begins])
         counted = do.one(count(segments=segments, output=part.shard_begins))
         parts.append(PoolPart(part.name, part.place, part.first, counted.samples))
     return Pools(parts, runs)

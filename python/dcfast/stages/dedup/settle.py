@@ -76,7 +76,9 @@ def _forest(edges: Edges) -> Forest:
     return forest
 
 
-def _values(out: Path, keep: str, files: Sequence[str], column: str, uid_from: str, table: NodeTable) -> npt.NDArray[np.float64]:
+def _values(
+    out: Path, keep: str, files: Sequence[str], column: str, uid_from: str, table: NodeTable
+) -> npt.NDArray[np.float64]:
     if keep == "largest":
         return table.pixels
     if keep == "score":
