@@ -114,6 +114,14 @@ class Settings:
     seed: int = option(0, SEED)
     shard_size: int = option(10_000, "samples in an output shard", least=1)
     max_distance: int = option(8, "perceptual hashes this close are contaminated", metavar="BITS", least=0, most=64)
+    max_distance_256: int = option(31, "the same of hashes of 256 bits", metavar="BITS", least=0, most=255)
+    signatures: list[str] | None = option(
+        None,
+        "signature files of evaluation sets that are not at hand (dcfast evalsets sign): contamination is looked for by "
+        "them, too",
+        metavar="FILE",
+        gather=lambda words: [path_argument(word) for word in words],
+    )
     verify_images: bool = option(False, "decode every picture even where nothing else needs it")
     strict: bool = option(False, "a damaged shard is an error, not a note")
     features: dict[str, str] | None = option(

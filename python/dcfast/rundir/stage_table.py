@@ -96,6 +96,8 @@ STAGE_TABLE = {
     ),
     "decontaminate": Stage(
         "finds the samples of the pool that are pictures of the evaluation sets",
+        program="dcfast.decontamination",
+        program_options=("--against",),
         shared=("contaminated.npy", "contamination.parquet", "state/parts/contamination"),
     ),
     "filter": Stage(
