@@ -21,7 +21,8 @@ HELP = """usage: dcfast COMMAND [options]        dcfast COMMAND --help lists its
                         stages: {stages}
   dcfast dedup POOL ... the copies in a pool, and between it and older pools, with the evidence for each
   dcfast import ...     a pool of what you have: shards of others, pictures with captions, datasets of Hugging Face
-  dcfast evalsets ...   an evaluation set of your own: evalsets import FOLDER
+  dcfast evalsets ...   import FOLDER: an evaluation set of your own; sign SETS: a file by which such pictures are found
+  dcfast decontaminate ...   with {decontaminate}: a pool compared with such files (python -m dcfast.decontamination)
   dcfast train ...      with {train}: a training by itself (python -m dcfast.train)
   dcfast evaluate ...   with {evaluate}: a model scored by itself (python -m dcfast.evaluate)
   dcfast resharder ...  a subset of a pool as new shards, with DataComp's arguments (python -m dcfast.resharder)

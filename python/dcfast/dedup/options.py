@@ -22,11 +22,9 @@ def check_methods(names: list[str]) -> list[str]:
 
 
 AGAINST = Option(
-    "an older pool: what is in it already is a duplicate here, and its own samples always stay; may be given several "
-    "times, the oldest first",
+    "older pools, the oldest first: what is in one of them already is a duplicate here, and their own samples stay",
     metavar="POOL",
-    parse=path_argument,
-    append=True,
+    gather=lambda words: [path_argument(word) for word in words],
 )
 SEARCHED = Option(
     "how duplicates are looked for: equal bytes (content), 256-bit or 64-bit perceptual hashes, embeddings (semantic); "

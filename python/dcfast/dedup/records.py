@@ -13,9 +13,10 @@ from dcfast.images.signatures import Signatures, image_signatures, signatures_of
 from dcfast.index.segments import Segment
 
 _SIZES = [("width", "<u4"), ("height", "<u4")]
-_HASHES = [("h0", "<u8"), ("h1", "<u8"), ("phash", "<u8")]
+_HASHES = [("h0", "<u8"), ("h1", "<u8"), ("phash", "<u8"), ("phash256", "<u8", (4,))]
 SIGNATURE_DTYPE = np.dtype([("status", "u1"), ("flat", "u1"), *_SIZES, *_HASHES])
-"""status: of ``dcfast.images.signatures``, or ABSENT; h0, h1: XXH3-128 of the encoded bytes, high half first."""
+"""status: of ``dcfast.images.signatures``, or ABSENT; h0, h1: XXH3-128 of the encoded bytes, high half first; phash,
+phash256: perceptual hashes of 64 and of 256 bits."""
 
 ABSENT = 255
 """Status of a sample without a picture."""
@@ -52,5 +53,6 @@ def _records(signatures: Signatures) -> npt.NDArray[np.void]:
     records = np.empty(len(signatures.status), SIGNATURE_DTYPE)
     for name in ("status", "flat", "width", "height", "phash"):
         records[name] = getattr(signatures, name)
+    records["phash256"] = getattr(signatures, "phash256", 0)
     records["h0"], records["h1"] = signatures.content_hash["f0"], signatures.content_hash["f1"]
     return records

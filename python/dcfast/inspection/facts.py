@@ -310,7 +310,7 @@ class Inspector:
             for batch in file.batches(list(EvidenceRow.__annotations__)):
                 same = pc.and_(pc.equal(batch.column("shard"), place.shard), pc.equal(batch.column("row"), place.row))
                 found += rows_of(batch.filter(same), EvidenceRow, path)
-        found.sort(key=lambda row: (row.distance, row.method != "content"))
+        found.sort(key=lambda row: (row.doubt, row.method != "content"))
         # one that is identical looks alike, too
         return list({(row.evalset, row.evalset_shard, row.evalset_key): row for row in reversed(found)}.values())[::-1]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dcfast.dedup import evidence
 from dcfast.filters.rules import (
     BASIC_MAX_ASPECT,
     BASIC_MIN_SIDE,
@@ -174,7 +175,7 @@ def _copies_of_evaluation(facts: SampleFacts) -> list[Line]:
 
 
 def evidence_words(row: EvidenceRow) -> str:
-    how = alike(row.distance, identical=row.method == "content")
+    how = evidence.alike(row.method, row.distance, row.score)
     return clean(f"evaluation set {row.evalset}, {row.evalset_shard}/{row.evalset_key}: {how}")
 
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
+from dcfast.dedup.signature_file import set_names
 from dcfast.engine import check_ready
 from dcfast.errors import PoolError, RunError
 from dcfast.evaluate import check_evalsets
@@ -185,6 +187,7 @@ def check_stages(run: Run, stages: list[str]) -> None:
         )
     if run.evalset_dir is not None and "signatures" in stages:
         compared_sets(run.evalset_dir)
+    set_names([Path(file) for file in run.settings.signatures or []])
     if "filter" in stages:
         check_metadata(run, resolve_expression(run)[0])
         if run.compare is not None:

@@ -45,8 +45,8 @@ class DedupOptions:
     )
     against: list[str] | None = option(None, dedup.AGAINST)
     methods: list[str] | None = option(None, dedup.SEARCHED)
-    distance: int = option(dedup.DEFAULT_DISTANCE, dedup.DISTANCE)
-    wide_distance: int = option(dedup.DEFAULT_WIDE_DISTANCE, dedup.WIDE_DISTANCE)
+    max_distance: int = option(dedup.DEFAULT_DISTANCE, dedup.DISTANCE)
+    max_distance_256: int = option(dedup.DEFAULT_WIDE_DISTANCE, dedup.WIDE_DISTANCE)
     variants: bool = option(False, dedup.VARIANTS)
     similarity: float = option(dedup.DEFAULT_SIMILARITY, dedup.SIMILARITY)
     embeddings: str = option(dedup.EMBEDDINGS, dedup.EMBEDDING)
@@ -67,7 +67,7 @@ class DedupOptions:
         )
 
 
-_SHARED = ("against", "methods", "distance", "wide_distance", "variants", "similarity", "embeddings", "keep", "score")
+_SHARED = ("against", "methods", "max_distance", "max_distance_256", "variants", "similarity", "embeddings", "keep", "score")
 
 
 def parser() -> ArgumentParser:

@@ -52,6 +52,7 @@ def located(settings: Settings, place: Callable[[str], str] = real) -> Settings:
         dedup_against=older and [place(pool) for pool in older],
         uid_from=settings.uid_from if settings.pool is None else pool_uid_rule(settings.pool, settings.uid_from),
         evalsets=moved(settings.evalsets),
+        signatures=settings.signatures and [*map(place, settings.signatures)],
         teacher_uids=moved(settings.teacher_uids),
         filter=rewritten(settings.filter),
         compare=rewritten(settings.compare),

@@ -77,6 +77,11 @@ class Run:
         return self.world_dir / "evalsets" if self.is_world else None
 
     @property
+    def has_evaluation_sets(self) -> bool:
+        """Whether there is anything to look for contamination in: sets, or signature files of some."""
+        return self.evalset_dir is not None or bool(self.settings.signatures)
+
+    @property
     def world_spec(self) -> WorldSpec:
         """The built-in world's spec: the settings' seed and changes on its defaults; ValueError for what it lacks."""
         values = {**WorldSpec().to_json(), **(self.settings.world or {})}
@@ -134,6 +139,7 @@ class Run:
         given = [self.settings.pool, self.settings.evalsets, self.settings.teacher_uids]
         given += self.settings.dedup_against or []
         given += [model.partition(":")[2] for model in (self.settings.features or {}).values()]
+        given += self.settings.signatures or []
         return [str(self.out), *(place for place in given if place), *(self.settings.uid_hashes or {})]
 
     def uid_set_paths(self, names: Iterable[str]) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from dcfast.process.options import Option, option
 from dcfast.process.shared_options import (
@@ -114,11 +114,19 @@ class Settings:
     seed: int = option(0, SEED)
     shard_size: int = option(10_000, "samples in an output shard", least=1)
     max_distance: int = option(8, "perceptual hashes this close are contaminated", metavar="BITS", least=0, most=64)
+    max_distance_256: int = option(31, "the same of hashes of 256 bits", metavar="BITS", least=0, most=255)
+    signatures: list[str] | None = option(
+        None,
+        "signature files of evaluation sets that are not at hand (dcfast evalsets sign): contamination is looked for by "
+        "them, too",
+        metavar="FILE",
+        gather=lambda words: [path_argument(word) for word in words],
+    )
     dedup: bool = option(False, "look for duplicates even where no filter asks for it (~duplicate)")
-    dedup_against: list[str] | None = option(None, replace(dedup.AGAINST, usual="none"))
+    dedup_against: list[str] | None = option(None, dedup.AGAINST)
     dedup_methods: list[str] | None = option(None, dedup.SEARCHED)
-    dedup_distance: int = option(dedup.DEFAULT_DISTANCE, dedup.DISTANCE)
-    dedup_wide_distance: int = option(dedup.DEFAULT_WIDE_DISTANCE, dedup.WIDE_DISTANCE)
+    dedup_max_distance: int = option(dedup.DEFAULT_DISTANCE, dedup.DISTANCE)
+    dedup_max_distance_256: int = option(dedup.DEFAULT_WIDE_DISTANCE, dedup.WIDE_DISTANCE)
     dedup_variants: bool = option(False, dedup.VARIANTS)
     dedup_similarity: float = option(dedup.DEFAULT_SIMILARITY, dedup.SIMILARITY)
     dedup_embeddings: str = option(dedup.EMBEDDINGS, dedup.EMBEDDING)

@@ -100,6 +100,8 @@ STAGE_TABLE = {
     ),
     "decontaminate": Stage(
         "finds the samples of the pool that are pictures of the evaluation sets",
+        program="dcfast.decontamination",
+        program_options=("--against",),
         shared=("contaminated.npy", "contamination.parquet", "state/parts/contamination"),
     ),
     "dedup": Stage(

@@ -104,7 +104,10 @@ class FeaturesSummary(Summary):
 
 
 class DecontaminateSummary(Summary):
-    """``available``: whether there were evaluation sets; ``max_distance`` None: there were none."""
+    """``available``: whether there were evaluation sets; ``max_distance`` None: there were none.
+
+    ``sets``: whose pictures were looked for.   ``published``: rows of metadata with a descriptor that was compared.
+    """
 
     stage: ClassVar[str] = "decontaminate"
     available: bool
@@ -114,6 +117,9 @@ class DecontaminateSummary(Summary):
     flat: Count = 0
     evidence_rows: Count = 0
     max_distance: Annotated[int, msgspec.Meta(ge=0, le=64)] | None = None
+    max_distance_256: Annotated[int, msgspec.Meta(ge=0, le=255)] | None = None
+    sets: list[str] = []
+    published: Count = 0
 
 
 class DedupSummary(Summary):

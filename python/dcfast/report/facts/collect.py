@@ -75,7 +75,7 @@ def _departures(settings: Settings, manifest: _Manifest) -> list[str]:
         reasons.append(f"scale {settings.scale!r} is unknown")
     elif manifest.recipe_sha256 not in (None, recipe.fingerprint()):
         reasons.append(f"the recipe is not the frozen one of scale {settings.scale}")
-    for name in ("shard_size", "max_distance"):
+    for name in ("shard_size", "max_distance", "max_distance_256"):
         value, usual = getattr(settings, name), getattr(Settings(), name)
         if value != usual:
             reasons.append(f"{name} is {value}, not {usual}")

@@ -90,7 +90,7 @@ def match_hashes(
 
 def _hash_pieces(run: Run, blocks: list[Block], method: str) -> Iterator[Piece[Edged]]:
     settings = run.settings
-    distance = settings.dedup_distance if method == NARROW else settings.dedup_wide_distance
+    distance = settings.dedup_max_distance if method == NARROW else settings.dedup_max_distance_256
     for name, first, second in block_pairs(blocks, [block.is_old for block in blocks]):
         output = edge_path(method, name)
         inputs = [*first.files, *(second.files if second is not None else ())]

@@ -95,12 +95,12 @@ def resolve_expression(run: Run) -> tuple[str, list[str]]:
     """
     first = run.pool.metadata[0]
     schema = _expected_schema(run, first)
-    available = run.evalset_dir is not None and not run.metadata_only
+    available = run.has_evaluation_sets and not run.metadata_only
     notes: list[str] = []
     text = run.settings.filter
     if text is None:
         text, notes = default_filter(set(schema.names), available)
-        if run.metadata_only and run.evalset_dir is not None:
+        if run.metadata_only and run.has_evaluation_sets:
             notes[-1] = f"~{CONTAMINATED} is left out of the default filter until the shards are there"
     if run.settings.teacher_uids is not None:
         whole = compile_filter(text)  # before it is put in parentheses: an error points at the user's own text
@@ -120,7 +120,7 @@ def resolve_expression(run: Run) -> tuple[str, list[str]]:
     if CONTAMINATED in compiled.uid_sets and not available:
         raise FilterError(
             f"filter {text!r} uses contaminated, but there are no evaluation sets to compare with: "
-            "give --evalsets DIR, or leave the term out"
+            "give --evalsets DIR or --signatures FILE, or leave the term out"
         )
     if ORACLE in compiled.uid_sets and not run.is_world:
         raise FilterError(
