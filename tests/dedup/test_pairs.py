@@ -67,7 +67,8 @@ def test_turned_and_mirrored() -> None:
     edges = hash_edges(both, None, 20, variants=True)
     assert sorted(zip(edges["f1"].tolist(), edges["f2"].tolist(), strict=True)) == [(i, i + 6) for i in range(6)]
     assert (read_edges(edges).variant > 0).all()
-    apart = hash_edges(Hashed(both.hashes[:6], both.numbers[:6]), Hashed(both.hashes[6:], both.numbers[6:]), 20, variants=True)
+    halves = [Hashed(both.hashes[part], both.numbers[part]) for part in (slice(6), slice(6, 12))]
+    apart = hash_edges(*halves, 20, variants=True)
     assert {*zip(apart["f1"].tolist(), apart["f2"].tolist(), strict=True)} == {(i, i + 6) for i in range(6)}
 
 
@@ -102,8 +103,7 @@ def test_embeddings(max_pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
         ia, ib = np.nonzero(cosine >= np.float32(threshold))
         expected = lightest(make_edges("semantic", numbers[ia], numbers[ib], cosine[ia, ib]))
         a, b = Embedded(x[:50], numbers[:50]), Embedded(x[50:], numbers[50:])
-        parts = [semantic_edges(a, None, threshold), semantic_edges(a, b, threshold), semantic_edges(b, None, threshold)]
-        found = gather(parts)
+        found = gather([semantic_edges(first, second, threshold) for first, second in ((a, None), (a, b), (b, None))])
         assert np.array_equal(found[["f1", "f2"]], expected[["f1", "f2"]]) or np.array_equal(
             *(np.sort(edges[["f1", "f2"]]) for edges in (found, expected))
         )

@@ -1,9 +1,9 @@
 """SemDeDup's way to drop semantic duplicates: within clusters, what is too near to an item that comes before it.
 
-Two rules make it what it is, and both differ from groups of copies (``dcfast.dedup.groups``): only items of one cluster
-of k-means are compared, so that a pair which the clusters' border parts survives; and an item is dropped where its
-cosine to any earlier item is above 1 - eps, whether that one is kept or was dropped itself, in the order of the distance
-from the centroid.
+Two rules make it what it is, and both differ from groups of copies (``dcfast.dedup.groups``): only items of one
+cluster of k-means are compared, so that a pair which the clusters' border parts survives; and an item is dropped where
+its cosine to any earlier item is above 1 - eps, whether that one is kept or was dropped itself, in the order of the
+distance from the centroid.
 Source: Abbas et al. 2023, SemDeDup (arXiv 2303.09540), and the authors' published code for the order.
 """
 
@@ -63,8 +63,8 @@ def semdedup(
         TypeError: embeddings are no floats.
         ValueError: an eps or keep that is none; a row that is zero or no finite numbers, by its number; a crowd of more
             alike items in one cluster than pairs are found of (``dcfast.similarity.MAX_PAIRS``).
-    Memory: 2 n d bytes for k-means, 40 bytes an item, and the largest cluster. Cost: that of k-means, and n^2 / clusters
-    cosines where the clusters are even.
+    Memory: 2 n d bytes for k-means, 40 bytes an item, and the largest cluster. Cost: that of k-means, and
+    n^2 / clusters cosines where the clusters are even.
     """
     one_of("keep", keep, ORDERS)
     limits = np.atleast_1d(np.asarray(eps, np.float64))

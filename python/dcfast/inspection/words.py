@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dcfast.dedup import evidence
+from dcfast.dedup import duplicates, evidence
 from dcfast.filters.rules import (
     BASIC_MAX_ASPECT,
     BASIC_MIN_SIDE,
@@ -12,7 +12,7 @@ from dcfast.filters.rules import (
 )
 from dcfast.filters.term import CONTAMINATED, DUPLICATE, ORACLE, TEACHER_PAIRS
 from dcfast.inspection.copies import NearCopies, NearCopy
-from dcfast.inspection.facts import RuleVerdict, SampleFacts
+from dcfast.inspection.facts import DuplicateFacts, RuleVerdict, SampleFacts
 from dcfast.report.facts.samples import EvidenceRow
 from dcfast.report.text import clean, count
 
@@ -117,6 +117,8 @@ def lines(facts: SampleFacts, *, details: bool = False) -> list[Line]:
     if facts.picture is not None:
         said += _picture_lines(facts, details=details)
     said += _copies_of_evaluation(facts)
+    if facts.duplicate is not None:
+        said += _duplicate_lines(facts.duplicate)
     said += [("same uid", clean(place)) for place in facts.repeats[:5]]
     if len(facts.repeats) > 5:
         said.append(("same uid", f"and {count(len(facts.repeats) - 5)} more"))
@@ -177,6 +179,21 @@ def _copies_of_evaluation(facts: SampleFacts) -> list[Line]:
 def evidence_words(row: EvidenceRow) -> str:
     how = evidence.alike(row.method, row.distance, row.score)
     return clean(f"evaluation set {row.evalset}, {row.evalset_shard}/{row.evalset_key}: {how}")
+
+
+def _duplicate_lines(row: DuplicateFacts) -> list[Line]:
+    def place(pool: str | None, shard: str | None, key: str | None) -> str:
+        return f"{f'{pool}, ' if pool else ''}{shard}/{key}"
+
+    kept, link = (
+        place(row.kept_pool, row.kept_shard, row.kept_key),
+        place(row.link_pool, row.link_shard, row.link_key),
+    )
+    how = duplicates.alike(row.method, row.distance, row.score, row.variant)
+    said = [("duplicate", clean(f"of {link}: {how}"))]
+    if row.steps > 1:
+        said.append(("duplicate", clean(f"the one of its group that is kept is {kept}, {row.steps} links away")))
+    return said
 
 
 def near_words(copy: NearCopy) -> str:

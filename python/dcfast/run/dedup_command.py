@@ -17,7 +17,7 @@ from dcfast.engine.engine import ENGINES
 from dcfast.filters.term import DUPLICATE
 from dcfast.process.command import run_command
 from dcfast.process.exit_codes import DONE
-from dcfast.process.options import add_options, given_options, made_of, option
+from dcfast.process.options import add_options, given_options, made_of, option, option_names
 from dcfast.process.parser import ArgumentParser
 from dcfast.process.shared_options import UID_FROM
 from dcfast.process.terminal import log_printably, say
@@ -67,7 +67,7 @@ class DedupOptions:
         )
 
 
-_SHARED = ("against", "methods", "max_distance", "max_distance_256", "variants", "similarity", "embeddings", "keep", "score")
+_SHARED = [name for name in option_names(DedupOptions) if f"dedup_{name}" in option_names(Settings)]
 
 
 def parser() -> ArgumentParser:

@@ -242,6 +242,7 @@ def collect(run: Run, gallery_filter: str | None = None) -> Report:
         filter=_filter_facts(settings.filter, chosen),
         subset=document.Subset(chosen.subset, manifest.subset.sha256, contaminated_kept(out)),
         repeated=document.Repeated(chosen.repeated_in_pool, chosen.repeated_in_metadata),
+        dedup=_summary(run, summaries.DedupSummary),
         contamination=contamination(out, decontaminate, signatures, settings.max_distance),
         gallery=shown,
         draw=drawn,

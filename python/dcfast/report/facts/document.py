@@ -12,7 +12,7 @@ from dcfast.report.facts.outcome import Scores
 from dcfast.report.facts.samples import GalleryRow, QuarantineRow
 from dcfast.report.facts.training import Trainings, Verdict
 from dcfast.report.facts.truth import WorldTruth
-from dcfast.rundir.summaries import IndexSummary, ReshardSummary, SignaturesSummary, VerifySummary
+from dcfast.rundir.summaries import DedupSummary, IndexSummary, ReshardSummary, SignaturesSummary, VerifySummary
 from dcfast.storage.published import without_places
 from dcfast.storage.records import Record, as_record, plain
 
@@ -130,6 +130,7 @@ class Report(Record):
     subset: Subset
     repeated: Repeated
     contamination: Contamination
+    dedup: DedupSummary | None
     gallery: dict[str, list[GalleryRow]]
     draw: GalleryDraw
     quarantine: Quarantine

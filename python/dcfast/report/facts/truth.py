@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from dcfast.dedup.duplicates import DUPLICATE_TABLE
 from dcfast.report.facts.samples import FATE_COLUMNS, GalleryRow, in_turns, rank
 from dcfast.report.facts.sampling import columns_of, num_rows, rows_of
 from dcfast.rundir.tables import read_table
@@ -68,12 +69,13 @@ class KindFates(Record):
 
 
 class WorldTruth(Record, omit_defaults=True):
-    """How right a run was; ``filter`` and ``contamination`` are left out where the truth says nothing of them."""
+    """How right a run was; a judgement is left out where the truth says nothing of it, or the stage has not run."""
 
     samples: int
     kinds: list[KindFates]
     filter: Judgement | None = None
     contamination: LeakJudgement | None = None
+    duplicates: Judgement | None = None
 
 
 class _Truth(NamedTuple):
@@ -118,6 +120,31 @@ def _judge_leaks(evidence: Path, truth: _Truth, fate: dict[str, str]) -> LeakJud
     return widened(_judge(hits, right), LeakJudgement, kinds=kinds, quarantined_unfound=len(leaks - right))
 
 
+def _judge_duplicates(out: Path) -> Judgement | None:
+    """Dropped duplicates against the copies of the truth: one is right where the kept one shows the same picture.
+
+    Of each picture's samples that can be decoded all but one are to be found. None where nobody has looked.
+    """
+    evidence, truth = out / DUPLICATE_TABLE, _read_truth(out, "uid")
+    of = ("exact_duplicate_of", "near_duplicate_of")
+    if truth is None or not {"uid", "kept_uid"}.issubset(columns_of(evidence)) or not {*of}.issubset(truth.kinds):
+        return None
+
+    def origin(uid: str) -> str:
+        # a copy is of one that is none
+        marks = truth.samples.get(uid, {})
+        return next((str(marks[kind]) for kind in of if marks.get(kind)), uid)
+
+    fates = read_table(out / "fates.parquet", ["uid", "fate"])
+    pairs = zip(fates["uid"].to_pylist(), fates["fate"].to_pylist(), strict=True)
+    whole = {uid for uid, fate in pairs if uid is not None and fate in ("kept", "dropped", "unlisted")}
+    right = len(whole) - len({origin(uid) for uid in whole})
+    rows = read_table(evidence, ["uid", "kept_uid"]).to_pylist()
+    found = [row for row in rows if row["uid"] in whole]
+    correct = sum(origin(row["uid"]) == origin(str(row["kept_uid"])) for row in found)
+    return Judgement(len(found), right, correct, share_of(correct, len(found)), share_of(correct, right))
+
+
 def compare_with_truth(out: Path) -> WorldTruth | None:
     """Precision and recall of contamination and of the filter, and the fates of each kind of defect.
 
@@ -144,6 +171,7 @@ def compare_with_truth(out: Path) -> WorldTruth | None:
         kinds,
         _judge(kept, truth.of_kind("clean", fate)) if "clean" in truth.kinds else None,
         _judge_leaks(evidence, truth, fate) if judges_leaks else None,
+        _judge_duplicates(out),
     )
 
 

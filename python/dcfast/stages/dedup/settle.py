@@ -45,6 +45,7 @@ class Settled(Record):
         groups: that have a sample of the pool.   dropped: samples; ``uids`` of them.
         links: dropped samples by the method that ties them.   of_older: dropped for a sample of an older pool.
         repeats: samples that are copies and have the uid of one that is kept: they are left to the filter and reshard.
+        unscored: nodes of the pool without a score, where the best score is kept.
         largest: samples of the largest group.   steps: between a dropped sample and the kept one, at most.
     """
 
@@ -56,6 +57,7 @@ class Settled(Record):
     repeats: Count
     largest: Count
     steps: Count
+    unscored: Count
 
 
 @dataclass
@@ -105,7 +107,8 @@ def settle_groups(
     forest = _forest(open_records(out / _EDGES))
     table = read_nodes(out, parts, forest.nodes)
     components, old = forest.components(), forest.nodes < parts[-1].first
-    kept = choose_kept(components, old, _values(out, keep, files, column, uid_from, table))
+    values = _values(out, keep, files, column, uid_from, table)
+    kept = choose_kept(components, old, values)
     links = trace(forest, kept)
     lost = np.flatnonzero(~old & (kept != np.arange(len(kept))))
     staying = np.unique(kept[~old[kept]])
@@ -127,6 +130,7 @@ def settle_groups(
         repeats=int(np.count_nonzero(repeated)),
         largest=int(sizes.max(initial=0)),
         steps=int(links.steps[dropped].max(initial=0)),
+        unscored=int(np.count_nonzero(np.isnan(values[~old]))),
     )
 
 
@@ -219,6 +223,10 @@ def _notes(settled: Settled, found: Found) -> list[str]:
         notes.append(
             f"some duplicates hang on the kept one by up to {settled.steps} links: they are copies of copies, and need "
             f"not be alike (column steps of {DUPLICATE_TABLE}); stricter limits make shorter chains"
+        )
+    if settled.unscored:
+        notes.append(
+            f"{settled.unscored:,} samples that are alike others have no score: kept only where none of their group has one"
         )
     if settled.repeats:
         notes.append(
