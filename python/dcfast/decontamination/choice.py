@@ -12,8 +12,7 @@ from dcfast.storage.records import Count, Record
 
 
 class DescriptorUse(Record):
-    """Descriptors that were compared: ``source`` (``published``, ``computed``), the least score of a hit, and of how many
-    pictures there was one."""
+    """Descriptors that were compared: ``source`` (``published``, ``computed``), least score of a hit, pictures with one."""
 
     name: str
     sha256: str

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from dcfast.decontamination.choice import DescriptorChoice, DescriptorUse
 from dcfast.decontamination.matching import (
     MatchedRows,
     counted_hits,
@@ -17,7 +18,6 @@ from dcfast.decontamination.matching import (
     merge_contaminated,
     uid_run,
 )
-from dcfast.decontamination.choice import DescriptorChoice, DescriptorUse
 from dcfast.decontamination.options import DecontaminateOptions
 from dcfast.decontamination.published import HITS, Published, find_published, list_published
 from dcfast.decontamination.signing import (

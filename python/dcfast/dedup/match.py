@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.dedup.evidence import CONTENT, DESCRIPTOR, PERCEPTUAL, PERCEPTUAL_256
-from dcfast.similarity import hamming_join, join
 from dcfast.dedup.signature_file import DescriptorInfo, Rows, SignatureFile, SignedSet
 from dcfast.errors import PoolError
+from dcfast.similarity import Database, hamming_join, join
 from dcfast.uids.sets import uid_lookup
 
 JOIN_ROWS = 65_536
@@ -54,11 +54,11 @@ class Hits(NamedTuple):
 
 
 class Described(NamedTuple):
-    """The descriptors of one model: of which pictures, (n,) int64, and (n, dim) float32."""
+    """The descriptors of one model, (n, dim) float32, ready to be searched, and of which pictures they are, (n,) int64."""
 
     info: DescriptorInfo
     picture: Ints
-    vectors: npt.NDArray[np.float32]
+    database: Database
 
 
 class EvalImages:
@@ -150,7 +150,8 @@ def _described(info: DescriptorInfo, parts: list[tuple[int, Rows, int]]) -> Desc
     vectors = [rows.descriptors[column] for _, rows, column in parts]
     there = [np.flatnonzero(some.any(axis=1)) for some in vectors]
     pictures = np.concatenate([begin + at for (begin, _, _), at in zip(parts, there, strict=True)])
-    return Described(info, pictures, np.concatenate([some[at] for some, at in zip(vectors, there, strict=True)]))
+    chosen = np.concatenate([some[at] for some, at in zip(vectors, there, strict=True)])
+    return Described(info, pictures, Database(chosen, metric="ip"))
 
 
 def valid_descriptors(vectors: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
@@ -199,7 +200,7 @@ def descriptor_matches(
 
     def pairs(block: Ints, most_pairs: int) -> tuple[Ints, Ints, npt.NDArray[np.float32]]:
         queries = np.ascontiguousarray(vectors[block], np.float32)
-        found = join(queries, described.vectors, least, max_pairs=most_pairs, threads=1)
+        found = join(queries, described.database, least, max_pairs=most_pairs, threads=1)
         return found.ia, found.ib, found.scores
 
     return _joined(evals, f"{DESCRIPTOR}{name}", chosen, described.picture, pairs)
