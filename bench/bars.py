@@ -65,8 +65,10 @@ class Bar:
 DALI = "DALI wds2idx"
 BASELINES = "DataComp baselines.py"
 DATACOMP = "DataComp resharder.py"
+DECODE_FLOOR = "floor: libjpeg decodes grey"
 FASTTEXT = "fastText's predict alone"
 GNU_TAR = "GNU tar -tv"
+IMAGEHASH = "imagehash.phash"
 README_WAY = "DataComp's README way"
 WEBDATASET = "webdataset, skipping"
 MEMORY_READ = "floor: read of memory"
@@ -159,6 +161,18 @@ BARS: tuple[Bar, ...] = (
         bar=0.8,
         stretch=0.95,
         floor=MEMORY_READ,
+    ),
+    Bar(
+        name="phash_vs_imagehash",
+        bench="bench_phash",
+        work="perceptual hash of JPEGs, 1 thread",
+        op="phash",
+        over=IMAGEHASH,
+        under="dcfast",
+        sense="least",
+        bar=3.5,
+        stretch=None,
+        floor=DECODE_FLOOR,
     ),
     Bar(
         name="random_read_vs_webdataset",
