@@ -24,7 +24,11 @@ REMEDY = "sign the sets again by dcfast evalsets sign"
 def file(tmp_path: Path) -> Path:
     made = records(7)
     made["status"][2], made["status"][3], made["flat"][4] = 3, ABSENT, 1
-    sets = {"one": rows_of(made, [unit(7)]), "empty": rows_of(records(0), [unit(0)]), "two": rows_of(records(3, 9), [unit(3)])}
+    sets = {
+        "one": rows_of(made, [unit(7)]),
+        "empty": rows_of(records(0), [unit(0)]),
+        "two": rows_of(records(3, 9), [unit(3)]),
+    }
     return write_signatures(tmp_path / "sets.sig", sets, [ISC])
 
 
@@ -90,7 +94,9 @@ def test_other_versions_and_hashes_are_refused_by_name(file: Path) -> None:
     with pytest.raises(PoolError, match=rf"sets\.sig is of version 2 of .*; this release reads version 1.*{REMEDY}"):
         SignatureFile(rewritten(file, lambda header: header.update(version=2)))
     rewritten(file, lambda header: header.update(version=1, hashes={**header["hashes"], "phash": "dct 64, version 9"}))
-    with pytest.raises(PoolError, match=r"has phash made by 'dct 64, version 9'; this release makes 'dct 64, version 1'"):
+    with pytest.raises(
+        PoolError, match=r"has phash made by 'dct 64, version 9'; this release makes 'dct 64, version 1'"
+    ):
         SignatureFile(file)
 
 

@@ -33,6 +33,7 @@ def records(count: int, seed: int = 0) -> Any:
     for name in ("h0", "h1", "phash"):
         made[name] = rng.integers(0, 1 << 64, count, np.uint64)
     made["phash256"] = rng.integers(0, 1 << 64, (count, 4), np.uint64)
+    made["quality"] = 255
     made["width"], made["height"] = 640, 480
     return made
 

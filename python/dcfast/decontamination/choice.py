@@ -12,7 +12,7 @@ from dcfast.storage.records import Count, Record
 
 
 class DescriptorUse(Record):
-    """Descriptors that were compared: ``source`` (``published``, ``computed``), least score of a hit, pictures with one."""
+    """Descriptors that were compared: ``source`` (``published``, ``computed``), least score of a hit, pictures."""
 
     name: str
     sha256: str

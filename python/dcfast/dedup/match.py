@@ -13,6 +13,7 @@ import numpy.typing as npt
 from dcfast.dedup.evidence import CONTENT, DESCRIPTOR, PERCEPTUAL, PERCEPTUAL_256
 from dcfast.dedup.signature_file import DescriptorInfo, Rows, SignatureFile, SignedSet
 from dcfast.errors import PoolError
+from dcfast.images.signatures import FLAT_QUALITY
 from dcfast.similarity import Database, hamming_join, join
 from dcfast.uids.sets import uid_lookup
 
@@ -54,7 +55,7 @@ class Hits(NamedTuple):
 
 
 class Described(NamedTuple):
-    """The descriptors of one model, (n, dim) float32, ready to be searched, and of which pictures they are, (n,) int64."""
+    """The descriptors of one model, (n, dim) float32, ready to be searched, and (n,) int64, of which pictures."""
 
     info: DescriptorInfo
     picture: Ints
@@ -65,7 +66,7 @@ class EvalImages:
     """The readable pictures of the sets of some signature files.
 
     Attributes:
-        sets: what is told of each set.   set_id: (n,) int64, the set of each picture.
+        sets: what is told of each set.   set_id: (n,) int64, the set of each picture.   records: (n,), its signature.
         descriptors: by the model's name.
     Memory: about 200 bytes a picture, and its descriptors; twice that while a file is read.
     """
@@ -96,13 +97,12 @@ class EvalImages:
             self._begin.append(self._begin[-1] + len(rows))
         records = np.concatenate([part.records for part in self._parts])
         self.set_id = np.concatenate([part.set_id for part in self._parts])
-        self.phash, self.phash256 = (np.ascontiguousarray(records[name]) for name in ("phash", "phash256"))
+        self.records = records
         # sorted by content for look-ups; within equal content by picture, so that the first is always the same
         readable = np.flatnonzero(records["status"] == 0)
         self.by_content = readable[np.lexsort((readable, records["h1"][readable], records["h0"][readable]))]
         self.content = np.empty(len(readable), dtype="u8,u8")
         self.content["f0"], self.content["f1"] = (records[name][self.by_content] for name in ("h0", "h1"))
-        self.structured = np.flatnonzero((records["flat"] == 0) & (records["status"] == 0))
         self.descriptors = {name: _described(infos[name][0], parts) for name, parts in columns.items()}
 
     def __len__(self) -> int:
@@ -159,6 +159,13 @@ def valid_descriptors(vectors: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_
     return np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
 
 
+def _has_hash(records: npt.NDArray[np.void], method: str) -> npt.NDArray[np.bool_]:
+    """Which pictures match others by a perceptual hash: there are no bits to compare in one that is flat."""
+    flat = records["flat"] == 1 if method == PERCEPTUAL else records["quality"] < FLAT_QUALITY
+    has: npt.NDArray[np.bool_] = (records["status"] == 0) & ~flat
+    return has
+
+
 def exact_matches(evals: EvalImages, pool: npt.NDArray[np.void], rows: Ints) -> Hits:
     """Equal bytes: the first picture of each evaluation set.
 
@@ -177,14 +184,15 @@ def exact_matches(evals: EvalImages, pool: npt.NDArray[np.void], rows: Ints) -> 
 def near_matches(evals: EvalImages, pool: npt.NDArray[np.void], rows: Ints, most: int, method: str) -> Hits:
     """The nearest picture of each evaluation set by perceptual hashes of 64 or of 256 bits. Flat ones match nothing."""
     name = "phash" if method == PERCEPTUAL else "phash256"
-    others = np.ascontiguousarray(getattr(evals, name)[evals.structured])
+    records, chosen = evals.records, np.flatnonzero(_has_hash(evals.records, method))
+    others, rows = np.ascontiguousarray(records[name][chosen]), rows[_has_hash(pool[rows], method)]
 
     def pairs(block: Ints, most_pairs: int) -> tuple[Ints, Ints, npt.NDArray[np.float32]]:
         found = hamming_join(np.ascontiguousarray(pool[name][block]), others, most, max_pairs=most_pairs, threads=1)
         # the indices are unsigned: NumPy would make floats of them together with signed ones
         return found.ia.astype(np.int64), found.ib.astype(np.int64), found.distance.astype(np.float32)
 
-    return _joined(evals, method, rows, evals.structured, pairs)
+    return _joined(evals, method, rows, chosen, pairs)
 
 
 def descriptor_matches(
@@ -258,8 +266,7 @@ def all_matches(
         pool: their signature records.   described: name of a model -> (n, d) descriptors of the same pictures.
     """
     readable = np.flatnonzero(pool["status"] == 0)
-    structured = readable[pool["flat"][readable] == 0]
-    near = partial(near_matches, evals, pool, structured)
+    near = partial(near_matches, evals, pool, readable)
     hits = [exact_matches(evals, pool, readable if limits.content else readable[:0])]
     for most, method in ((limits.bits, PERCEPTUAL), (limits.bits256, PERCEPTUAL_256)):
         if most is not None:
