@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from dcfast import cli
 from dcfast.acquire import command as acquire
+from dcfast.decontamination import command as decontaminate
 from dcfast.doctor import command as doctor
 from dcfast.errors import RunError
 from dcfast.evaluate import __main__ as evaluate
-from dcfast.decontamination import command as decontaminate
 from dcfast.evaluate import sets_command as evalsets
 from dcfast.index import refresh
 from dcfast.process import exit_codes

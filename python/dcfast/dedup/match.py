@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.dedup.evidence import CONTENT, DESCRIPTOR, PERCEPTUAL, PERCEPTUAL_256
-from dcfast.dedup.signature_file import DescriptorInfo, Rows, SignatureFile, SignedSet
-from dcfast.errors import PoolError
+from dcfast.dedup.signature_file import DescriptorInfo, Rows, SignatureFile, SignedSet, read_headers
 from dcfast.images.signatures import FLAT_QUALITY
 from dcfast.similarity import Database, hamming_join, join
 from dcfast.uids.sets import uid_lookup
@@ -72,26 +71,19 @@ class EvalImages:
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
-        """Reads signature files, each held against its fingerprints.
-
-        Raises:
-            PoolError: a set is in two files, two files have descriptors of one name by other weights; others as
-            ``SignatureFile``.
-        """
+        """Reads signature files, each held against its fingerprints. Errors: ``read_headers``, ``SignatureFile``."""
         self.sets: list[SignedSet] = []
-        self._file_of: dict[str, str] = {}
         self._parts: list[Rows] = []
-        infos: dict[str, tuple[DescriptorInfo, str]] = {}
+        read_headers(files)
+        infos: dict[str, DescriptorInfo] = {}
         columns: dict[str, list[tuple[int, Rows, int]]] = {}
         self._begin = [0]
         for file in files:
             with SignatureFile(file) as opened:
-                self._claim_sets(opened)
                 rows = _readable(opened.read(), len(self.sets))
                 self.sets += opened.header.sets
             for column, info in enumerate(opened.header.descriptors):
-                known, where = infos.setdefault(info.name, (info, opened.path))
-                _refuse_other_model(info, opened.path, known, where)
+                infos[info.name] = info
                 columns.setdefault(info.name, []).append((self._begin[-1], rows, column))
             self._parts.append(rows)
             self._begin.append(self._begin[-1] + len(rows))
@@ -103,16 +95,10 @@ class EvalImages:
         self.by_content = readable[np.lexsort((readable, records["h1"][readable], records["h0"][readable]))]
         self.content = np.empty(len(readable), dtype="u8,u8")
         self.content["f0"], self.content["f1"] = (records[name][self.by_content] for name in ("h0", "h1"))
-        self.descriptors = {name: _described(infos[name][0], parts) for name, parts in columns.items()}
+        self.descriptors = {name: _described(infos[name], parts) for name, parts in columns.items()}
 
     def __len__(self) -> int:
         return len(self.set_id)
-
-    def _claim_sets(self, file: SignatureFile) -> None:
-        for one in file.header.sets:
-            other = self._file_of.setdefault(one.name, file.path)
-            if other != file.path:
-                raise PoolError(f"set {one.name} is in {other} and in {file.path}; give one of the two")
 
     def keys(self, pictures: Ints) -> tuple[list[str], list[str], list[str]]:
         """Names of the sets, shards and keys of some pictures."""
@@ -136,14 +122,6 @@ def _readable(rows: Rows, first_set: int) -> Rows:
     texts = [text.take(pa.array(at)) for text in (rows.shard, rows.key)]
     vectors = [vectors[at] for vectors in rows.descriptors]
     return Rows(rows.set_id[at] + first_set, *texts, rows.records[at], vectors)
-
-
-def _refuse_other_model(info: DescriptorInfo, path: str, known: DescriptorInfo, where: str) -> None:
-    if info != known:
-        raise PoolError(
-            f"{path} has descriptors {info.name} of width {info.dim} by weights {info.sha256 or 'unknown'}, {where} of "
-            f"width {known.dim} by {known.sha256 or 'unknown'}; sign both sets by one file of weights"
-        )
 
 
 def _described(info: DescriptorInfo, parts: list[tuple[int, Rows, int]]) -> Described:
