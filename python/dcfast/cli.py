@@ -76,6 +76,7 @@ def parsers() -> dict[str, list[argparse.ArgumentParser]]:
     from dcfast.rundir.stage_table import STAGE_TABLE
 
     found = {name: [importlib.import_module(module).parser()] for name, module in PROGRAMS.items()}
+    found["evalsets"].append(importlib.import_module(PROGRAMS["evalsets"]).sign_parser())
     run = importlib.import_module(PROGRAMS["run"])
     for name, stage in STAGE_TABLE.items():
         found[name] = [run.parser(name)]

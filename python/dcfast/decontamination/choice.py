@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dcfast.decontamination.options import DecontaminateOptions
-from dcfast.dedup.signature_file import DescriptorInfo, SignatureFile, SignedSet
+from dcfast.dedup.signature_file import DescriptorInfo, SignedSet, read_headers
 from dcfast.errors import PoolError
 from dcfast.models.descriptors import ISC_NAME, check_descriptor, parse_descriptor, usual_threshold
 from dcfast.storage.records import Count, Record
 
 
 class DescriptorUse(Record):
-    """Descriptors that were compared: ``source`` (``published``, ``computed``), the least score of a hit, and of how many
-    pictures there was one."""
+    """Descriptors that were compared: ``source`` (``published``, ``computed``), least score of a hit, pictures."""
 
     name: str
     sha256: str
@@ -35,16 +34,12 @@ class DescriptorChoice:
         """Opens signature files.
 
         Raises:
-            PoolError: see ``SignatureFile``; a model by which no set was signed.   ValueError: no least score is known.
+            PoolError: see ``read_headers``; a model by which no set was signed.   ValueError: no least score is known.
             Others: ``check_descriptor``.
         """
-        self.infos: dict[str, DescriptorInfo] = {}
-        self.sets: list[SignedSet] = []
-        for path in against:
-            with SignatureFile(path) as file:
-                self.sets += file.header.sets
-                for info in file.header.descriptors:
-                    self.infos.setdefault(info.name, info)
+        headers = read_headers(against)
+        self.sets: list[SignedSet] = [one for header in headers for one in header.sets]
+        self.infos: dict[str, DescriptorInfo] = {i.name: i for header in headers for i in header.descriptors}
         self.texts: dict[str, str] = {}
         self.scores: dict[str, float] = {}
         if "descriptor" not in options.methods:

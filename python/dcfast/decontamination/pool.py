@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from dcfast.decontamination.choice import DescriptorChoice, DescriptorUse
 from dcfast.decontamination.matching import (
     MatchedRows,
     counted_hits,
@@ -17,7 +18,6 @@ from dcfast.decontamination.matching import (
     merge_contaminated,
     uid_run,
 )
-from dcfast.decontamination.choice import DescriptorChoice, DescriptorUse
 from dcfast.decontamination.options import DecontaminateOptions
 from dcfast.decontamination.published import HITS, Published, find_published, list_published
 from dcfast.decontamination.signing import (
@@ -34,7 +34,7 @@ from dcfast.engine.piece import Piece
 from dcfast.engine.progress import Progress
 from dcfast.engine.steps import Steps
 from dcfast.errors import PoolError, RunError
-from dcfast.index.pool import Pool, list_parquet, metadata_folder, pool_uid_rule, shard_folder
+from dcfast.index.pool import Pool, check_name, list_parquet, metadata_folder, pool_uid_rule, shard_folder
 from dcfast.models.descriptors import parse_descriptor
 from dcfast.models.devices import gpu_share
 from dcfast.rundir.layout import EVIDENCE_TABLE, segment_path, signature_path
@@ -106,6 +106,8 @@ def _open_pool(root: Path) -> Pool:
     metadata = [str(tables / name) for name in list_parquet(tables)]
     if not tars.names and not metadata:
         raise PoolError(f"pool {root}: no .tar and no .parquet in it{tars.hint}; give a directory with shards/*.tar")
+    for name in (*tars.names, *metadata):
+        check_name(name, f"pool {root}")
     return Pool(root, shard_folder(root), tars.names, metadata, tars.notes)
 
 
@@ -260,6 +262,12 @@ class _Comparison:
             f"evaluation set {one.name}: {file} {message}; what it hides was not compared: contamination may be missed"
             for one in models.sets
             for file, message in one.damage
+        ]
+        undescribed = sum((Counter(one.undescribed) for one in matched), Counter[str]())
+        notes += [
+            f"{count:,} readable pictures have no descriptor of {name}; they were compared by their hashes alone"
+            for name, count in sorted(undescribed.items())
+            if count
         ]
         if published.invalid:
             notes.append(

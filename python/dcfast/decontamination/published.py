@@ -26,7 +26,7 @@ from dcfast.decontamination.matching import (
 )
 from dcfast.dedup.evidence import DESCRIPTOR, evidence_schema
 from dcfast.dedup.match import JOIN_ROWS, Hits, descriptor_matches, valid_descriptors
-from dcfast.dedup.signature_file import SignatureFile
+from dcfast.dedup.signature_file import read_headers
 from dcfast.engine.piece import Nothing, piece
 from dcfast.engine.steps import DoesPieces
 from dcfast.errors import PoolError
@@ -164,11 +164,8 @@ def find_published(
 
 
 def _has_isc(out: Path, against: Sequence[str]) -> bool:
-    for path in against:
-        with SignatureFile(out / path) as file:
-            if any(info.name == ISC_NAME for info in file.header.descriptors):
-                return True
-    return False
+    headers = read_headers([out / path for path in against])
+    return any(info.name == ISC_NAME for header in headers for info in header.descriptors)
 
 
 @piece()

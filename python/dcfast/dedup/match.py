@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.dedup.evidence import CONTENT, DESCRIPTOR, PERCEPTUAL, PERCEPTUAL_256
-from dcfast.similarity import hamming_join, join
-from dcfast.dedup.signature_file import DescriptorInfo, Rows, SignatureFile, SignedSet
-from dcfast.errors import PoolError
+from dcfast.dedup.signature_file import DescriptorInfo, Rows, SignatureFile, SignedSet, read_headers
+from dcfast.images.signatures import FLAT_QUALITY
+from dcfast.similarity import Database, hamming_join, join
 from dcfast.uids.sets import uid_lookup
 
 JOIN_ROWS = 65_536
@@ -54,65 +54,51 @@ class Hits(NamedTuple):
 
 
 class Described(NamedTuple):
-    """The descriptors of one model: of which pictures, (n,) int64, and (n, dim) float32."""
+    """The descriptors of one model, (n, dim) float32, ready to be searched, and (n,) int64, of which pictures."""
 
     info: DescriptorInfo
     picture: Ints
-    vectors: npt.NDArray[np.float32]
+    database: Database
 
 
 class EvalImages:
     """The readable pictures of the sets of some signature files.
 
     Attributes:
-        sets: what is told of each set.   set_id: (n,) int64, the set of each picture.
+        sets: what is told of each set.   set_id: (n,) int64, the set of each picture.   records: (n,), its signature.
         descriptors: by the model's name.
     Memory: about 200 bytes a picture, and its descriptors; twice that while a file is read.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
-        """Reads signature files, each held against its fingerprints.
-
-        Raises:
-            PoolError: a set is in two files, two files have descriptors of one name by other weights; others as
-            ``SignatureFile``.
-        """
+        """Reads signature files, each held against its fingerprints. Errors: ``read_headers``, ``SignatureFile``."""
         self.sets: list[SignedSet] = []
-        self._file_of: dict[str, str] = {}
         self._parts: list[Rows] = []
-        infos: dict[str, tuple[DescriptorInfo, str]] = {}
+        read_headers(files)
+        infos: dict[str, DescriptorInfo] = {}
         columns: dict[str, list[tuple[int, Rows, int]]] = {}
         self._begin = [0]
         for file in files:
             with SignatureFile(file) as opened:
-                self._claim_sets(opened)
                 rows = _readable(opened.read(), len(self.sets))
                 self.sets += opened.header.sets
             for column, info in enumerate(opened.header.descriptors):
-                known, where = infos.setdefault(info.name, (info, opened.path))
-                _refuse_other_model(info, opened.path, known, where)
+                infos[info.name] = info
                 columns.setdefault(info.name, []).append((self._begin[-1], rows, column))
             self._parts.append(rows)
             self._begin.append(self._begin[-1] + len(rows))
         records = np.concatenate([part.records for part in self._parts])
         self.set_id = np.concatenate([part.set_id for part in self._parts])
-        self.phash, self.phash256 = (np.ascontiguousarray(records[name]) for name in ("phash", "phash256"))
+        self.records = records
         # sorted by content for look-ups; within equal content by picture, so that the first is always the same
         readable = np.flatnonzero(records["status"] == 0)
         self.by_content = readable[np.lexsort((readable, records["h1"][readable], records["h0"][readable]))]
         self.content = np.empty(len(readable), dtype="u8,u8")
         self.content["f0"], self.content["f1"] = (records[name][self.by_content] for name in ("h0", "h1"))
-        self.structured = np.flatnonzero((records["flat"] == 0) & (records["status"] == 0))
-        self.descriptors = {name: _described(infos[name][0], parts) for name, parts in columns.items()}
+        self.descriptors = {name: _described(infos[name], parts) for name, parts in columns.items()}
 
     def __len__(self) -> int:
         return len(self.set_id)
-
-    def _claim_sets(self, file: SignatureFile) -> None:
-        for one in file.header.sets:
-            other = self._file_of.setdefault(one.name, file.path)
-            if other != file.path:
-                raise PoolError(f"set {one.name} is in {other} and in {file.path}; give one of the two")
 
     def keys(self, pictures: Ints) -> tuple[list[str], list[str], list[str]]:
         """Names of the sets, shards and keys of some pictures."""
@@ -138,24 +124,24 @@ def _readable(rows: Rows, first_set: int) -> Rows:
     return Rows(rows.set_id[at] + first_set, *texts, rows.records[at], vectors)
 
 
-def _refuse_other_model(info: DescriptorInfo, path: str, known: DescriptorInfo, where: str) -> None:
-    if info != known:
-        raise PoolError(
-            f"{path} has descriptors {info.name} of width {info.dim} by weights {info.sha256 or 'unknown'}, {where} of "
-            f"width {known.dim} by {known.sha256 or 'unknown'}; sign both sets by one file of weights"
-        )
-
-
 def _described(info: DescriptorInfo, parts: list[tuple[int, Rows, int]]) -> Described:
     vectors = [rows.descriptors[column] for _, rows, column in parts]
     there = [np.flatnonzero(some.any(axis=1)) for some in vectors]
     pictures = np.concatenate([begin + at for (begin, _, _), at in zip(parts, there, strict=True)])
-    return Described(info, pictures, np.concatenate([some[at] for some, at in zip(vectors, there, strict=True)]))
+    chosen = np.concatenate([some[at] for some, at in zip(vectors, there, strict=True)])
+    return Described(info, pictures, Database(chosen, metric="ip"))
 
 
 def valid_descriptors(vectors: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
     """(n,) bool of (n, d): which rows are finite and not zero; the others match nothing."""
     return np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
+
+
+def _has_hash(records: npt.NDArray[np.void], method: str) -> npt.NDArray[np.bool_]:
+    """Which pictures match others by a perceptual hash: there are no bits to compare in one that is flat."""
+    flat = records["flat"] == 1 if method == PERCEPTUAL else records["quality"] < FLAT_QUALITY
+    has: npt.NDArray[np.bool_] = (records["status"] == 0) & ~flat
+    return has
 
 
 def exact_matches(evals: EvalImages, pool: npt.NDArray[np.void], rows: Ints) -> Hits:
@@ -176,14 +162,15 @@ def exact_matches(evals: EvalImages, pool: npt.NDArray[np.void], rows: Ints) -> 
 def near_matches(evals: EvalImages, pool: npt.NDArray[np.void], rows: Ints, most: int, method: str) -> Hits:
     """The nearest picture of each evaluation set by perceptual hashes of 64 or of 256 bits. Flat ones match nothing."""
     name = "phash" if method == PERCEPTUAL else "phash256"
-    others = np.ascontiguousarray(getattr(evals, name)[evals.structured])
+    records, chosen = evals.records, np.flatnonzero(_has_hash(evals.records, method))
+    others, rows = np.ascontiguousarray(records[name][chosen]), rows[_has_hash(pool[rows], method)]
 
     def pairs(block: Ints, most_pairs: int) -> tuple[Ints, Ints, npt.NDArray[np.float32]]:
         found = hamming_join(np.ascontiguousarray(pool[name][block]), others, most, max_pairs=most_pairs, threads=1)
         # the indices are unsigned: NumPy would make floats of them together with signed ones
         return found.ia.astype(np.int64), found.ib.astype(np.int64), found.distance.astype(np.float32)
 
-    return _joined(evals, method, rows, evals.structured, pairs)
+    return _joined(evals, method, rows, chosen, pairs)
 
 
 def descriptor_matches(
@@ -199,7 +186,7 @@ def descriptor_matches(
 
     def pairs(block: Ints, most_pairs: int) -> tuple[Ints, Ints, npt.NDArray[np.float32]]:
         queries = np.ascontiguousarray(vectors[block], np.float32)
-        found = join(queries, described.vectors, least, max_pairs=most_pairs, threads=1)
+        found = join(queries, described.database, least, max_pairs=most_pairs, threads=1)
         return found.ia, found.ib, found.scores
 
     return _joined(evals, f"{DESCRIPTOR}{name}", chosen, described.picture, pairs)
@@ -257,8 +244,7 @@ def all_matches(
         pool: their signature records.   described: name of a model -> (n, d) descriptors of the same pictures.
     """
     readable = np.flatnonzero(pool["status"] == 0)
-    structured = readable[pool["flat"][readable] == 0]
-    near = partial(near_matches, evals, pool, structured)
+    near = partial(near_matches, evals, pool, readable)
     hits = [exact_matches(evals, pool, readable if limits.content else readable[:0])]
     for most, method in ((limits.bits, PERCEPTUAL), (limits.bits256, PERCEPTUAL_256)):
         if most is not None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT, VERSION = "dcfast signatures", 1
-HASHES = {"content": "xxh3-128", "phash": "dct 64, version 1", "phash256": "pdq 256, version 1"}
+HASHES = {"content": "xxh3-128", "phash": "dct of 64 bits, version 1", "phash256": "dct of 256 bits, version 1"}
 """Name of a hash -> how it is made; what is compared must be made alike."""
 SIGNATURES = Kind("signature file", "sign the sets again by dcfast evalsets sign, or fetch the file again", PoolError)
 
@@ -112,19 +112,19 @@ class _Fingerprint:
     """SHA-256 of the rows of a set, told in any batches."""
 
     def __init__(self) -> None:
-        self._texts = [hashlib.sha256(), hashlib.sha256()]
+        self._shards, self._keys = ([hashlib.sha256(), hashlib.sha256()] for _ in range(2))
         self._contents = hashlib.sha256()
 
     def add(self, rows: Rows) -> None:
-        for digest, texts in zip(self._texts, (rows.shard, rows.key), strict=True):
+        for (lengths, bytes_), texts in ((self._shards, rows.shard), (self._keys, rows.key)):
             data, begin = text_buffers(texts)
-            digest.update(np.diff(begin).astype("<i8").tobytes())
-            digest.update(data.data[begin[0] : begin[-1]])
+            lengths.update(np.diff(begin).astype("<i8").tobytes())
+            bytes_.update(data.data[begin[0] : begin[-1]])
         contents = np.stack([rows.records["h0"], rows.records["h1"]], axis=1)
         self._contents.update(np.ascontiguousarray(contents, "<u8").tobytes())
 
     def hex(self) -> str:
-        parts = (*self._texts, self._contents)
+        parts = (*self._shards, *self._keys, self._contents)
         return hashlib.sha256(b"".join(part.digest() for part in parts)).hexdigest()
 
 
@@ -168,7 +168,9 @@ class SignatureWriter:
             present = status != ABSENT
             counts += [len(batch), present.sum(), (present & (status != 0)).sum(), ((status == 0) & (flat == 1)).sum()]
             fingerprint.add(batch)
-            self._file.write_table(self._table(batch))
+            table = self._table(batch)
+            if table.num_rows:  # of none there is no group to write
+                self._file.write_table(table)
         signed = SignedSet(name, *map(int, counts), fingerprint.hex(), list(damage))
         self._sets.append(signed)
         return signed
@@ -351,13 +353,37 @@ class SignatureFile:
         )
 
 
-def set_names(files: Sequence[Path]) -> list[str]:
-    """The names of the sets of some signature files, sorted. Errors as ``SignatureFile``. Cost: their footers."""
-    names: list[str] = []
+def read_headers(files: Sequence[str | os.PathLike[str]]) -> list[Header]:
+    """The headers of signature files that are compared together. Cost: their footers.
+
+    Raises:
+        PoolError: a set is in two files; two files have descriptors of one name by other weights.
+        Others: ``SignatureFile``.
+    """
+    headers: list[Header] = []
+    sets: dict[str, str] = {}
+    models: dict[str, tuple[DescriptorInfo, str]] = {}
     for path in files:
         with SignatureFile(path) as file:
-            names += [one.name for one in file.header.sets]
-    return sorted(names)
+            headers.append(file.header)
+            where = file.path
+        for one in headers[-1].sets:
+            if one.name in sets:
+                raise PoolError(f"set {one.name} is in {sets[one.name]} and in {where}; give one of the two")
+            sets[one.name] = where
+        for info in headers[-1].descriptors:
+            known, other = models.setdefault(info.name, (info, where))
+            if info != known:
+                raise PoolError(
+                    f"{where} has descriptors {info.name} of width {info.dim} by weights {info.sha256 or 'unknown'}, "
+                    f"{other} of width {known.dim} by {known.sha256 or 'unknown'}; sign all sets by one file of weights"
+                )
+    return headers
+
+
+def set_names(files: Sequence[Path]) -> list[str]:
+    """The names of the sets of some signature files, sorted. Errors and cost as ``read_headers``."""
+    return sorted(one.name for header in read_headers(files) for one in header.sets)
 
 
 def _chosen(rows: Rows, places: npt.NDArray[np.int64]) -> Rows:

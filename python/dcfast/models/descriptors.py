@@ -26,9 +26,9 @@ import numpy.typing as npt
 
 from dcfast.errors import CheckpointError, CorruptDataError, first_line
 from dcfast.images.costs import BadImage
-from dcfast.images.decode import decode_image, quiet
+from dcfast.images.decode import check_resized, decode_image, quiet
 from dcfast.models.checkpoint import load_weights, read_checkpoint
-from dcfast.models.clip import load_model
+from dcfast.models.clip import ClipModel, load_model
 from dcfast.models.devices import one_thread
 from dcfast.process.libraries import require_library
 from dcfast.process.read_ahead import read_ahead
@@ -188,9 +188,13 @@ def load_descriptor(spec: DescriptorSpec, *, device: str = "cpu", run_torchscrip
             f"descriptor {spec.kind}: its weights have SHA-256 {clip.content_hash}; expected {spec.sha256}: name others"
         )
     encoder = cast("Callable[[Tensor], Tensor]", clip.model.encode_image)
-    return DescriptorModel(
-        spec.name, clip.content_hash, clip.embed_dim, clip.preprocess, partial(_unit, encoder), device
-    )
+    preprocess = partial(_as_clip, clip)
+    return DescriptorModel(spec.name, clip.content_hash, clip.embed_dim, preprocess, partial(_unit, encoder), device)
+
+
+def _as_clip(clip: ClipModel, image: Image) -> Tensor:
+    check_resized(image, clip.image_size)
+    return clip.preprocess(image)
 
 
 def _unit(encoder: Callable[[Tensor], Tensor], pictures: Tensor) -> Tensor:

@@ -117,8 +117,8 @@ class Settings:
     max_distance_256: int = option(31, "the same of hashes of 256 bits", metavar="BITS", least=0, most=255)
     signatures: list[str] | None = option(
         None,
-        "signature files of evaluation sets that are not at hand (dcfast evalsets sign): contamination is looked for by "
-        "them, too",
+        "signature files of evaluation sets that are not at hand (dcfast evalsets sign): contamination is looked for "
+        "by them, too",
         metavar="FILE",
         gather=lambda words: [path_argument(word) for word in words],
     )
