@@ -67,12 +67,13 @@ def content_edges(records: npt.NDArray[np.void], first_new: int) -> Iterator[Edg
         last, first = (part["f0"][-1], part["f1"][-1]), int(origin[-1])
 
 
-def hash_edges(a: Hashed, b: Hashed | None, max_distance: int, *, variants: bool = False) -> Edges:
+def hash_edges(a: Hashed, b: Hashed | None, max_distance: int, *, variants: bool = False, threads: int = 1) -> Edges:
     """Edges between samples whose hashes differ in at most ``max_distance`` bits, as their lightest forest.
 
     Args:
         a, b: samples of two blocks, none in both; b None: within a.
         variants: compare the turned and mirrored forms of the pictures as well; of 256-bit hashes alone.
+        threads: of the join; 0 means one per core.
     Memory: what the join takes for both blocks, 100 bytes a sample (600 with ``variants``), and 300 MB.
     """
     method = NARROW if a.hashes.ndim == 1 else WIDE
@@ -82,7 +83,7 @@ def hash_edges(a: Hashed, b: Hashed | None, max_distance: int, *, variants: bool
     def found() -> Iterator[Edges]:
         yield same if b is None else no_edges()
         for variant, hashes in enumerate(_forms(right.hashes) if variants else [right.hashes]):
-            pairs = partial(_hash_pairs, hashes, max_distance)
+            pairs = partial(_hash_pairs, hashes, max_distance, threads)
             once, rows = b is None and variant == 0, left.hashes
             # all at a time: the join makes an index of the others
             for ia, ib, near in _all_pairs(pairs, rows, len(hashes), once=once, at_a_time=len(rows)):
@@ -91,17 +92,18 @@ def hash_edges(a: Hashed, b: Hashed | None, max_distance: int, *, variants: bool
     return gather(found())
 
 
-def semantic_edges(a: Embedded, b: Embedded | None, threshold: float) -> Edges:
+def semantic_edges(a: Embedded, b: Embedded | None, threshold: float, *, threads: int = 1) -> Edges:
     """Edges between samples whose embeddings have a cosine of at least ``threshold``, as their lightest forest.
 
     Args:
         a, b: samples of two blocks, no row of them zero, infinite or NaN; b None: within a.
+        threads: of the join; 0 means one per core.
     Memory: what the join takes, 65,536 rows, and 300 MB.
     """
     other = a if b is None else b
 
     def pairs(rows: npt.NDArray[np.floating], most: int) -> Found:
-        return join(rows, other.rows, threshold, metric="cos", max_pairs=most, threads=1)
+        return join(rows, other.rows, threshold, metric="cos", max_pairs=most, threads=threads)
 
     return gather(
         make_edges(SEMANTIC, a.numbers[ia], other.numbers[ib], score)
@@ -152,8 +154,10 @@ def _all_pairs(
         size = min(at_a_time, 2 * size)
 
 
-def _hash_pairs(others: npt.NDArray[np.uint64], max_distance: int, rows: npt.NDArray[np.generic], most: int) -> Found:
-    found = hamming_join(np.ascontiguousarray(rows), others, max_distance, max_pairs=most, threads=1)
+def _hash_pairs(
+    others: npt.NDArray[np.uint64], max_distance: int, threads: int, rows: npt.NDArray[np.generic], most: int
+) -> Found:
+    found = hamming_join(np.ascontiguousarray(rows), others, max_distance, max_pairs=most, threads=threads)
     # unsigned indices and signed ones would make floats together
     return found.ia.astype(np.int64), found.ib.astype(np.int64), found.distance
 

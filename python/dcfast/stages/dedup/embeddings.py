@@ -143,11 +143,11 @@ def _embedded(out: Path, block: EmbeddingBlock) -> Embedded:
 
 @piece()
 def match_embeddings(
-    out: Path, first: EmbeddingBlock, second: EmbeddingBlock | None, threshold: float, output: str
+    out: Path, first: EmbeddingBlock, second: EmbeddingBlock | None, threshold: float, output: str, threads: int = 1
 ) -> Edged:
     """Piece: the edges between two blocks, or within one, by embeddings."""
     other = None if second is None else _embedded(out, second)
-    edges = semantic_edges(_embedded(out, first), other, threshold)
+    edges = semantic_edges(_embedded(out, first), other, threshold, threads=threads)
     save_records(out / output, edges)
     return Edged(len(edges))
 
@@ -192,10 +192,11 @@ def _blocks(run: Run, do: Do, pools: Pools, found: Found) -> list[EmbeddingBlock
 def match_all_embeddings(run: Run, do: Do, pools: Pools, found: Found) -> None:
     """Adds to ``found`` the edges by embeddings."""
     blocks, pieces = _blocks(run, do, pools, found), []
+    threads, threshold = 0 if len(blocks) == 1 else 1, run.settings.dedup_similarity
     for name, first, second in block_pairs(blocks, [block.is_old for block in blocks]):
         output = edge_path(SEMANTIC, name)
         inputs = dict.fromkeys([*first.files, *(second.files if second is not None else ())])
         match = match_embeddings.piece(f"dedup/{SEMANTIC}", name, inputs=inputs, outputs=[output])
-        pieces.append(match(first=first, second=second, threshold=run.settings.dedup_similarity, output=output))
+        pieces.append(match(first=first, second=second, threshold=threshold, output=output, threads=threads))
     do(pieces)
     found.files += [its.outputs[0] for its in pieces]

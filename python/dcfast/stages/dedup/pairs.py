@@ -79,11 +79,18 @@ def _hashed(out: Path, block: Block, method: str) -> Hashed:
 
 @piece(native=True)
 def match_hashes(
-    out: Path, method: str, first: Block, second: Block | None, max_distance: int, variants: bool, output: str
+    out: Path,
+    method: str,
+    first: Block,
+    second: Block | None,
+    max_distance: int,
+    variants: bool,
+    output: str,
+    threads: int = 1,
 ) -> Edged:
     """Piece: the edges between two blocks, or within one, by perceptual hashes."""
     other = None if second is None else _hashed(out, second, method)
-    edges = hash_edges(_hashed(out, first, method), other, max_distance, variants=variants)
+    edges = hash_edges(_hashed(out, first, method), other, max_distance, variants=variants, threads=threads)
     save_records(out / output, edges)
     return Edged(len(edges))
 
@@ -91,12 +98,21 @@ def match_hashes(
 def _hash_pieces(run: Run, blocks: list[Block], method: str) -> Iterator[Piece[Edged]]:
     settings = run.settings
     distance = settings.dedup_max_distance if method == NARROW else settings.dedup_max_distance_256
+    threads = 0 if len(blocks) == 1 else 1  # a single piece has all cores
     for name, first, second in block_pairs(blocks, [block.is_old for block in blocks]):
         output = edge_path(method, name)
         inputs = [*first.files, *(second.files if second is not None else ())]
         match = match_hashes.piece(f"dedup/{method}", name, inputs=inputs, outputs=[output])
         variants = settings.dedup_variants and method == WIDE
-        yield match(method=method, first=first, second=second, max_distance=distance, variants=variants, output=output)
+        yield match(
+            method=method,
+            first=first,
+            second=second,
+            max_distance=distance,
+            variants=variants,
+            output=output,
+            threads=threads,
+        )
 
 
 def find_pairs(run: Run, do: Do, pools: Pools) -> Found:

@@ -226,7 +226,7 @@ def _notes(settled: Settled, found: Found) -> list[str]:
         )
     if settled.unscored:
         notes.append(
-            f"{settled.unscored:,} samples that are alike others have no score: kept only where none of their group has one"
+            f"{settled.unscored:,} samples that are alike others have no score: kept where none of their group has one"
         )
     if settled.repeats:
         notes.append(
