@@ -78,7 +78,7 @@ def hash_edges(a: Hashed, b: Hashed | None, max_distance: int, *, variants: bool
     """
     method = NARROW if a.hashes.ndim == 1 else WIDE
     left, same = _distinct(a, method)
-    right = left if b is None else _distinct(b, method)[0]
+    right, others = (left, same) if b is None else _distinct(b, method)
 
     def found() -> Iterator[Edges]:
         yield same if b is None else no_edges()
@@ -88,6 +88,9 @@ def hash_edges(a: Hashed, b: Hashed | None, max_distance: int, *, variants: bool
             # all at a time: the join makes an index of the others
             for ia, ib, near in _all_pairs(pairs, rows, len(hashes), once=once, at_a_time=len(rows)):
                 yield make_edges(method, left.numbers[ia], right.numbers[ib], near, variant)
+                if b is not None and variant == 0:
+                    equal = near == 0
+                    yield _expanded(method, left.numbers[ia[equal]], right.numbers[ib[equal]], others)
 
     return gather(found())
 
@@ -177,6 +180,20 @@ def _distinct(samples: Hashed, method: str) -> tuple[Hashed, Edges]:
     same = make_edges(method, numbers[order[at]][~starts], numbers[order[~starts]])
     firsts = np.sort(order[starts])
     return Hashed(np.ascontiguousarray(hashes[firsts]), numbers[firsts]), same
+
+
+def _expanded(method: str, first: Numbers, second: Numbers, same: Edges) -> Edges:
+    """Edges of samples to those that have the hash of their equals in another block, as all in one block would have.
+
+    Args:
+        first, second: pairs of equal hash, the first sample of each in its block.   same: of the second's block.
+    """
+    order = np.argsort(second)
+    origin = same["f1"].astype(np.int64)
+    at = np.searchsorted(second[order], origin)
+    known = np.flatnonzero(at < len(order))
+    known = known[second[order[at[known]]] == origin[known]]
+    return make_edges(method, first[order[at[known]]], same["f2"][known].astype(np.int64))
 
 
 def _forms(hashes: npt.NDArray[np.uint64]) -> list[npt.NDArray[np.uint64]]:
