@@ -20,6 +20,7 @@ from dcfast.storage.parquet import read_table
 from dcfast.uids.sets import load_subset, uid_format
 from pool_builder import PoolBuilder, Sample, picture, plain_pool, uid_of
 
+METHODS = ["content", "perceptual256", "perceptual"]
 GROUPS = {0: [0, 4, 7], 1: [1, 8]}
 """What the pool below holds twice: 4 has the bytes of 0; 7 is a larger form of it, and 8 a smaller one of 1."""
 
@@ -72,7 +73,7 @@ def evidence(out: Path) -> list[dict[str, Any]]:
 )
 def test_groups_and_the_kept_one(keep: str, kept: dict[int, int], pool: Path, tmp_path: Path) -> None:
     """Each rule keeps another; a null score is below all others; flat and broken pictures are no copies."""
-    summary = dedup_pool(DedupOptions(pool=str(pool), out=str(tmp_path / "out"), keep=keep, workers=1))
+    summary = dedup_pool(DedupOptions(pool=str(pool), out=str(tmp_path / "out"), keep=keep, methods=METHODS, workers=1))
     assert dropped(tmp_path / "out") == sorted(n for group, its in GROUPS.items() for n in its if n != kept[group])
     assert (summary.groups, summary.duplicates, summary.uids, summary.flat, summary.readable) == (2, 3, 3, 2, 11)
     rows = evidence(tmp_path / "out")
@@ -148,7 +149,12 @@ def test_older_pools_win(pool: Path, tmp_path: Path) -> None:
     ).write()
     oldest = PoolBuilder(tmp_path / "oldest", [[Sample(30, jpg=picture(5)), Sample(31)]]).write()
     options = DedupOptions(
-        pool=str(pool), against=[str(oldest), str(older)], out=str(tmp_path / "out"), keep="first", workers=1
+        pool=str(pool),
+        against=[str(oldest), str(older)],
+        out=str(tmp_path / "out"),
+        keep="first",
+        methods=METHODS,
+        workers=1,
     )
     summary = dedup_pool(options)
     assert dropped(tmp_path / "out") == [0, 4, 5, 7, 8]
@@ -162,7 +168,8 @@ def test_older_pools_win(pool: Path, tmp_path: Path) -> None:
 def test_the_same_samples_in_an_older_pool(pool: Path, tmp_path: Path) -> None:
     """A uid that both pools have is dropped from the new one."""
     older = PoolBuilder(tmp_path / "older", [[Sample(0), Sample(3)]]).write()
-    dedup_pool(DedupOptions(pool=str(pool), against=[str(older)], out=str(tmp_path / "out"), workers=1))
+    options = DedupOptions(pool=str(pool), against=[str(older)], out=str(tmp_path / "out"), methods=METHODS, workers=1)
+    dedup_pool(options)
     assert dropped(tmp_path / "out") == [0, 3, 4, 7, 8]
 
 
@@ -180,7 +187,7 @@ def test_a_uid_twice_in_the_pool_is_no_duplicate(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("expression", "reason"), [("~duplicate", "duplicate"), ("duplicate", "not (duplicate)")])
 def test_a_filter_asks_for_it(expression: str, reason: str, pool: Path, tmp_path: Path) -> None:
     """Then the stage comes before the filter, and its reason is a reason like any other."""
-    settings = Settings(pool=str(pool), train=False, filter=expression, dedup_keep="first")
+    settings = Settings(pool=str(pool), train=False, filter=expression, dedup_keep="first", dedup_methods=METHODS)
     summaries = run(tmp_path / "out", settings, last="filter")
     assert "dedup" in summaries
     chosen = summaries["filter"]
@@ -263,7 +270,7 @@ def test_embeddings_that_do_not_fit(tmp_path: Path) -> None:
         dedup_pool(DedupOptions(pool=str(pool), against=[str(other)], **options))  # type: ignore[arg-type]
     np.savez(pool / "metadata/00000002.npz", l14_img=np.ones((2, 16), np.float16))
     with pytest.raises(PoolError, match="has 2 rows and"):
-        dedup_pool(DedupOptions(pool=str(pool), **options))  # type: ignore[arg-type]
+        dedup_pool(DedupOptions(pool=str(pool), **{**options, "out": str(tmp_path / "again")}))  # type: ignore[arg-type]
 
 
 def test_a_run_on_metadata_alone_refuses_the_term(pool: Path, tmp_path: Path) -> None:
