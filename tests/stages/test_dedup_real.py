@@ -43,7 +43,7 @@ def test_all_duplicates_and_no_false_group(methods: list[str], keep: str, real_d
 
 
 def test_the_pool_against_itself_elsewhere(real_data: Path, tmp_path: Path) -> None:
-    """An older pool with the same samples: every sample whose picture can be read is a duplicate."""
+    """An older pool with the same samples: what it has is dropped, whose picture can be read."""
     older = tmp_path / "older"
     for name in ("shards", "metadata"):
         (older / name).mkdir(parents=True)
@@ -53,5 +53,5 @@ def test_the_pool_against_itself_elsewhere(real_data: Path, tmp_path: Path) -> N
     summary = dedup_pool(options)
     table = read_table(tmp_path / "out" / DUPLICATE_TABLE)
     same = sum(a == b for a, b in zip(table["uid"].to_pylist(), table["kept_uid"].to_pylist(), strict=True))
-    assert same > 590  # two shards of 300, less the duplicates among them, whose kept one may be another
+    assert same >= 580  # two shards of 300, less what cannot be read, and copies whose kept one is another
     assert summary.of_older >= 600 - 12
