@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from dcfast.dedup import groups
-from dcfast.dedup.edges import METHODS, make_edges, no_edges, read_edges
+from dcfast.dedup.edges import make_edges, no_edges, read_edges
 from dcfast.dedup.groups import Forest, choose_kept, lightest, nodes_of, trace
+from dcfast.dedup.options import METHODS
 from dcfast.uids.sets import record_sort
 from hypothesis import given
 from hypothesis import strategies as st

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dcfast.dedup.edges import METHODS
+from dcfast.dedup.options import METHODS
 
 if TYPE_CHECKING:
     import pyarrow as pa

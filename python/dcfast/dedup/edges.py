@@ -12,11 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from dcfast.dedup.options import METHODS
 from dcfast.uids.files import RECORD_DTYPE
 from dcfast.uids.sets import record_sort
 
-METHODS = ("content", "perceptual256", "perceptual", "semantic")
-"""Strongest evidence first: equal bytes, 256-bit and 64-bit perceptual hashes, embeddings."""
 CONTENT, WIDE, NARROW, SEMANTIC = METHODS
 
 Edges = npt.NDArray[np.void]

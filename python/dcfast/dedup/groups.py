@@ -20,8 +20,6 @@ from dcfast.dedup.edges import Edges, no_edges
 Nodes = npt.NDArray[np.int64]
 PART = 1 << 20
 """Edges that are looked at together."""
-KEEP = ("largest", "score", "first")
-"""Which of a group is kept: the picture of most pixels, the best score, the first in the order of the pool."""
 
 
 class Forest:

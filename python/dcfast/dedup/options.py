@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dcfast.dedup.edges import METHODS
-from dcfast.dedup.groups import KEEP
 from dcfast.process.options import Option, one_of
 from dcfast.storage.paths import path_argument
 
+METHODS = ("content", "perceptual256", "perceptual", "semantic")
+"""Strongest evidence first: equal bytes, 256-bit and 64-bit perceptual hashes, embeddings."""
+KEEP = ("largest", "score", "first")
+"""Which of a group is kept: the picture of most pixels, the best score, the first in the order of the pool."""
 DEFAULT_METHODS = ["content", "perceptual256"]
 DEFAULT_DISTANCE, DEFAULT_WIDE_DISTANCE, DEFAULT_SIMILARITY = 4, 31, 0.95
 EMBEDDINGS, SCORE_COLUMN = "l14_img", "clip_l14_similarity_score"

@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.dedup.duplicates import DUPLICATE_TABLE, DUPLICATES, duplicate_schema
-from dcfast.dedup.edges import METHODS, SEMANTIC, Edges, read_edges
+from dcfast.dedup.edges import SEMANTIC, Edges, read_edges
 from dcfast.dedup.groups import Forest, Links, choose_kept, nodes_of, trace
+from dcfast.dedup.options import METHODS
 from dcfast.engine.piece import piece
 from dcfast.images.signatures import VARIANTS
 from dcfast.rundir.layout import MERGE_BYTES
