@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 from dcfast import cli
 from dcfast.dedup.duplicates import DUPLICATE_TABLE, DUPLICATES, duplicate_schema
 from dcfast.errors import FilterError, PoolError, RunError
-from dcfast.run import run
+from dcfast.run import run, run_branch
 from dcfast.run.dedup_command import DedupOptions, dedup_pool
+from dcfast.rundir.branch import branch_settings
 from dcfast.rundir.settings import Settings
 from dcfast.rundir.summaries import FilterSummary
 from dcfast.storage.parquet import read_table
@@ -278,3 +280,32 @@ def test_a_run_on_metadata_alone_refuses_the_term(pool: Path, tmp_path: Path) ->
     shutil.copytree(pool / "metadata", place / "metadata")
     with pytest.raises(FilterError, match="uses duplicate, which is found by looking at pictures"):
         run(tmp_path / "out", Settings(pool=str(place), train=False, filter="~duplicate"), last="filter")
+
+
+def test_a_branch_takes_the_duplicates_of_its_base(pool: Path, tmp_path: Path) -> None:
+    """As the cells of a study and the comparison run do."""
+    settings = Settings(pool=str(pool), train=False, filter="no_filter", dedup=True, dedup_methods=METHODS)
+    run(tmp_path / "base", settings, last="dedup")
+    branch = branch_settings(settings, "~duplicate")
+    summaries = run_branch(tmp_path / "base", settings, tmp_path / "branch", branch, last="filter")
+    chosen = summaries["filter"]
+    assert isinstance(chosen, FilterSummary)
+    assert chosen.metadata_outcomes == {"kept": 9, "duplicate": 3}
+    assert (tmp_path / "branch" / DUPLICATES).samefile(tmp_path / "base" / DUPLICATES)
+    without = replace(settings, dedup=False)
+    run(tmp_path / "without", without, last="dedup")
+    with pytest.raises(RunError, match="has not looked for duplicates: run dedup first"):
+        run_branch(
+            tmp_path / "without", without, tmp_path / "other", branch_settings(without, "~duplicate"), last="filter"
+        )
+
+
+def test_why_a_sample_was_dropped(pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = Settings(pool=str(pool), train=False, filter="~duplicate", dedup_methods=METHODS, dedup_keep="first")
+    run(tmp_path / "out", settings, last="filter")
+    assert cli.main(["why", uid_of(4), "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "the picture is a copy of another one" in said
+    assert "of 00000000.tar/000000000: identical bytes" in said
+    assert cli.main(["why", uid_of(0), "--out", str(tmp_path / "out")]) == 0
+    assert not any(line.startswith("duplicate") for line in capsys.readouterr().out.splitlines())
