@@ -275,6 +275,19 @@ def test_embeddings_that_do_not_fit(tmp_path: Path) -> None:
         dedup_pool(DedupOptions(pool=str(pool), **{**options, "out": str(tmp_path / "again")}))  # type: ignore[arg-type]
 
 
+def test_nothing_to_find(tmp_path: Path) -> None:
+    """Pictures that cannot be read, embeddings that are zero: the files are there, and empty."""
+    pool = PoolBuilder(tmp_path / "pool", [[Sample(n, jpg=b"no picture") for n in range(3)]]).write()
+    np.savez(pool / "metadata/00000000.npz", l14_img=np.zeros((3, 8), np.float32))
+    for methods in (["semantic"], ["content", "perceptual256", "perceptual", "semantic"]):
+        out = tmp_path / "-".join(methods)
+        summary = dedup_pool(DedupOptions(pool=str(pool), out=str(out), methods=methods, workers=1))
+        assert (summary.duplicates, summary.groups, summary.readable, summary.links) == (0, 0, 0, {})
+        assert dropped(out) == evidence(out) == []
+    with pytest.raises(ValueError, match="--methods must be one of content"):
+        dedup_pool(DedupOptions(pool=str(pool), out=str(tmp_path / "no"), methods=["magic"]))
+
+
 def test_a_run_on_metadata_alone_refuses_the_term(pool: Path, tmp_path: Path) -> None:
     place = tmp_path / "pool"
     shutil.copytree(pool / "metadata", place / "metadata")

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from dcfast.dedup.options import DEFAULT_METHODS
+from dcfast.dedup.options import DEFAULT_METHODS, check_methods
 from dcfast.engine.piece import piece
 from dcfast.index.pool import pool_uid_rule
 from dcfast.index.segments import Segment
@@ -119,7 +119,7 @@ class Pools:
         for part in self.parts:
             room = 0
             for number, (begin, count) in enumerate(zip(part.begins, part.samples, strict=True)):
-                if room < count:
+                if room < count or number == 0:
                     blocks.append(Block([], [], is_old=part is not self.own))
                     room = BLOCK_ROWS
                 blocks[-1].begins.append(begin)
@@ -158,7 +158,8 @@ def block_pairs(blocks: Sequence[B], old: Sequence[bool]) -> Iterator[tuple[str,
 
 
 def methods_of(settings: Settings) -> list[str]:
-    return settings.dedup_methods or DEFAULT_METHODS
+    """How duplicates are looked for. ValueError: a method that is none."""
+    return check_methods(settings.dedup_methods or DEFAULT_METHODS)
 
 
 def _older(run: Run, number: int, pool: str) -> Run:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.dedup.duplicates import DUPLICATE_TABLE, DUPLICATES, duplicate_schema
-from dcfast.dedup.edges import SEMANTIC, Edges, read_edges
+from dcfast.dedup.edges import SEMANTIC, Edges, no_edges, read_edges
 from dcfast.dedup.groups import Forest, Links, choose_kept, nodes_of, trace
 from dcfast.dedup.options import METHODS
 from dcfast.engine.piece import piece
@@ -104,8 +104,9 @@ def settle_groups(
     Args:
         keep: rule of KEEP.   column, files, uid_from: of the scores in the metadata, for the best one.
     """
-    merge_runs([out / name for name in edges], out / _EDGES, memory_bytes=MERGE_BYTES)
-    forest = _forest(open_records(out / _EDGES))
+    if edges:
+        merge_runs([out / name for name in edges], out / _EDGES, memory_bytes=MERGE_BYTES)
+    forest = _forest(open_records(out / _EDGES) if edges else no_edges())
     table = read_nodes(out, parts, forest.nodes)
     components, old = forest.components(), forest.nodes < parts[-1].first
     values = _values(out, keep, files, column, uid_from, table)
