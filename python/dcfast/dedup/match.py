@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from dcfast.similarity.hamming import DEFAULT_MAX_PAIRS, HammingPairs, hamming_join
+from dcfast.similarity.hamming import hamming_blocks
 from dcfast.storage.parquet import read_table
 from dcfast.uids.sets import uid_lookup
-
-JOIN_ROWS = 65_536
-"""Pool pictures compared at a time, which bounds the pairs in memory."""
 
 
 class Hit(NamedTuple):
@@ -70,32 +67,14 @@ def exact_matches(evals: EvalImages, pool: npt.NDArray[np.void], rows: npt.NDArr
     return hits
 
 
-def _joined(
-    hashes: npt.NDArray[np.uint64], rows: npt.NDArray[np.int64], others: npt.NDArray[np.uint64], max_distance: int
-) -> Iterator[tuple[npt.NDArray[np.int64], HammingPairs]]:
-    """(rows of a block, its Hamming pairs); blocks shrink where a crowd of alike pictures makes too many pairs."""
-    start, size = 0, JOIN_ROWS
-    while start < len(rows):
-        block = rows[start : start + size]
-        try:
-            pairs = hamming_join(np.ascontiguousarray(hashes[block]), others, max_distance, threads=1)
-        except ValueError:
-            if len(block) * len(others) <= DEFAULT_MAX_PAIRS:
-                raise  # not for the number of pairs
-            size = max(1, len(block) // 2)
-            continue
-        yield block, pairs
-        start += len(block)
-
-
 def near_matches(
     evals: EvalImages, pool: npt.NDArray[np.void], rows: npt.NDArray[np.int64], max_distance: int
 ) -> list[Hit]:
     """The nearest picture of each evaluation set. Arguments as of ``exact_matches``."""
     hits: list[Hit] = []
-    for block, pairs in _joined(pool["phash"], rows, evals.phash[evals.structured], max_distance):
-        # the indices are unsigned: NumPy would make floats of them together with signed ones
-        row, picture = block[pairs.ia.astype(np.int64)], evals.structured[pairs.ib.astype(np.int64)]
+    hashes = np.ascontiguousarray(pool["phash"][rows])
+    for pairs in hamming_blocks(hashes, evals.phash[evals.structured], max_distance, threads=1):
+        row, picture = rows[pairs.ia], evals.structured[pairs.ib]
         sets = evals.set_id[picture]
         order = np.lexsort((picture, pairs.distance, sets, row))  # nearest first; ties to the first picture
         row, picture, sets, distance = row[order], picture[order], sets[order], pairs.distance[order]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dcfast.similarity.centroids import kmeans, nearest_centroids
-from dcfast.similarity.hamming import DEFAULT_MAX_PAIRS, hamming_join
+from dcfast.similarity.centroids import kmeans
+from dcfast.similarity.hamming import DEFAULT_MAX_PAIRS, HammingPairs, hamming_blocks, hamming_join
 
-__all__ = ["DEFAULT_MAX_PAIRS", "hamming_join", "kmeans", "nearest_centroids"]
+__all__ = ["DEFAULT_MAX_PAIRS", "HammingPairs", "hamming_blocks", "hamming_join", "kmeans"]
