@@ -74,7 +74,8 @@ class Forest:
         while not np.array_equal(grand := parent[parent], parent):
             parent = grand
         self._label = parent[self._label]
-        return live[np.unique(edge)]
+        joining: Nodes = live[np.unique(edge)]
+        return joining
 
     @property
     def edges(self) -> Edges:

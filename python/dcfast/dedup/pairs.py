@@ -6,8 +6,7 @@ they could become many: a crowd of m alike pictures has m^2 / 2 pairs, and m - 1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy.typing as npt
 from dcfast.dedup.edges import CONTENT, NARROW, SEMANTIC, WIDE, Edges, make_edges, no_edges
 from dcfast.dedup.groups import lightest
 from dcfast.images.signatures import hash_variants
-from dcfast.similarity import Blocks, hamming_join, join
+from dcfast.similarity import Blocks, Pairs, hamming_blocks, join
 from dcfast.uids.sets import record_sort
 
 MAX_PAIRS = 1 << 21
@@ -26,8 +25,6 @@ PART_ROWS = 1 << 16
 CONTENT_ROWS = 1 << 20
 """Sorted records of content hashes that are looked at together."""
 Numbers = npt.NDArray[np.int64]
-Found = tuple[Numbers, Numbers, npt.NDArray[np.generic]]
-"""Pairs of rows, and their distances or scores."""
 
 
 class Hashed(NamedTuple):
@@ -83,14 +80,12 @@ def hash_edges(a: Hashed, b: Hashed | None, max_distance: int, *, variants: bool
     def found() -> Iterator[Edges]:
         yield same if b is None else no_edges()
         for variant, hashes in enumerate(_forms(right.hashes) if variants else [right.hashes]):
-            pairs = partial(_hash_pairs, hashes, max_distance, threads)
-            once, rows = b is None and variant == 0, left.hashes
-            # all at a time: the join makes an index of the others
-            for ia, ib, near in _all_pairs(pairs, rows, len(hashes), once=once, at_a_time=len(rows)):
-                yield make_edges(method, left.numbers[ia], right.numbers[ib], near, variant)
+            within = b is None and variant == 0
+            for pairs in hamming_blocks(left.hashes, None if within else hashes, max_distance, threads=threads):
+                yield make_edges(method, left.numbers[pairs.ia], right.numbers[pairs.ib], pairs.distance, variant)
                 if b is not None and variant == 0:
-                    equal = near == 0
-                    yield _expanded(method, left.numbers[ia[equal]], right.numbers[ib[equal]], others)
+                    equal = pairs.distance == 0
+                    yield _expanded(method, left.numbers[pairs.ia[equal]], right.numbers[pairs.ib[equal]], others)
 
     return gather(found())
 
@@ -104,14 +99,31 @@ def semantic_edges(a: Embedded, b: Embedded | None, threshold: float, *, threads
     Memory: what the join takes, 65,536 rows, and 300 MB.
     """
     other = a if b is None else b
-
-    def pairs(rows: npt.NDArray[np.floating], most: int) -> Found:
-        return join(rows, other.rows, threshold, metric="cos", max_pairs=most, threads=threads)
-
     return gather(
-        make_edges(SEMANTIC, a.numbers[ia], other.numbers[ib], score)
-        for ia, ib, score in _all_pairs(pairs, a.rows, len(other.numbers), once=b is None, at_a_time=PART_ROWS)
+        make_edges(SEMANTIC, a.numbers[pairs.ia], other.numbers[pairs.ib], pairs.scores)
+        for pairs in _semantic_pairs(a, other, threshold, threads)
     )
+
+
+def _semantic_pairs(a: Embedded, b: Embedded, threshold: float, threads: int) -> Iterator[Pairs]:
+    """All pairs, some rows of ``a`` at a time: fewer where a crowd of alike ones makes too many. Within one set each
+    pair comes once."""
+    begin, size, count, others = 0, PART_ROWS, len(a.numbers), len(b.numbers)
+    while begin < count and others:
+        end = min(count, begin + size)
+        # a row by itself has no more pairs than there are others
+        most = MAX_PAIRS if end - begin > 1 else max(MAX_PAIRS, others)
+        try:
+            pairs = join(a.rows[begin:end], b.rows, threshold, metric="cos", max_pairs=most, threads=threads)  # type: ignore[arg-type]
+        except ValueError:
+            if (end - begin) * others <= most:
+                raise  # not for the number of pairs
+            size = max(1, (end - begin) // 4)
+            continue
+        ia = pairs.ia + begin
+        once = ia < pairs.ib if a is b else np.ones(len(ia), np.bool_)
+        yield Pairs(ia[once], pairs.ib[once], pairs.scores[once])
+        begin, size = end, min(PART_ROWS, 2 * size)
 
 
 def gather(parts: Iterable[Edges]) -> Edges:
@@ -125,44 +137,6 @@ def gather(parts: Iterable[Edges]) -> Edges:
             count = len(held[0])
             most = max(MAX_PAIRS, 2 * count)
     return _reduced(held)
-
-
-def _all_pairs(
-    pairs: Callable[[npt.NDArray[np.generic], int], Found], rows: Blocks, others: int, *, once: bool, at_a_time: int
-) -> Iterator[Found]:
-    """All pairs of rows with others, some rows at a time: fewer where a crowd of them makes too many.
-
-    Args:
-        pairs: of some rows with all others, at most so many; ValueError where there are more.
-        once: rows and others are the same, and each pair is wanted once.
-        at_a_time: rows.
-    """
-    begin, size, count = 0, at_a_time, int(rows.shape[0])
-    while begin < count and others:
-        part = rows[begin : begin + size]
-        most = MAX_PAIRS if len(part) > 1 else max(MAX_PAIRS, others)
-        try:
-            ia, ib, near = pairs(part, most)
-        except ValueError:
-            if len(part) * others <= most:
-                raise  # not for the number of pairs
-            size = max(1, len(part) // 4)
-            continue
-        ia = ia + begin
-        if once:
-            lower = ia < ib
-            ia, ib, near = ia[lower], ib[lower], near[lower]
-        yield ia, ib, near
-        begin += len(part)
-        size = min(at_a_time, 2 * size)
-
-
-def _hash_pairs(
-    others: npt.NDArray[np.uint64], max_distance: int, threads: int, rows: npt.NDArray[np.generic], most: int
-) -> Found:
-    found = hamming_join(np.ascontiguousarray(rows), others, max_distance, max_pairs=most, threads=threads)
-    # unsigned indices and signed ones would make floats together
-    return found.ia.astype(np.int64), found.ib.astype(np.int64), found.distance
 
 
 def _distinct(samples: Hashed, method: str) -> tuple[Hashed, Edges]:
