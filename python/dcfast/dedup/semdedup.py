@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.process.options import one_of
-from dcfast.similarity import group_join
-from dcfast.similarity.centroids import ITERATIONS, kmeans, nearest_centroids
+from dcfast.similarity import assign, group_join, kmeans
+from dcfast.similarity.centroids import ITERATIONS
 
 Floats = npt.NDArray[np.floating]
 ORDERS = ("hard", "easy")
@@ -76,7 +76,7 @@ def semdedup(
         empty = np.empty(0, np.int32)
         return SemanticDuplicates(np.ones((len(limits), 0), np.bool_), empty, empty.astype(np.float32))
     centroids = kmeans(points, clusters, iterations=iterations, seed=seed, spherical=True).centroids
-    cluster = nearest_centroids(points, centroids)
+    cluster = assign(points, centroids, threads=threads).indices.astype(np.int32)
     near = _cosines(points, centroids, cluster)
     del points
     order = np.lexsort((np.arange(len(near)), near if keep == "hard" else -near, cluster))
