@@ -210,6 +210,20 @@ BARS: tuple[Bar, ...] = (
         stretch=10,
         floor="floor: one pread a sample",
     ),
+    *(
+        Bar(
+            f"dedup_{name}_mb",
+            "bench_dedup",
+            f"memory of dedup, 1M signatures, {bits} bits",
+            f"dedup_{name}",
+            "dcfast",
+            "",
+            "most",
+            2000,
+            None,
+        )
+        for name, bits in (("perceptual256", 256), ("perceptual", 64))
+    ),
     *_filters("no_filter", "3M", 12, ARROW_FLOOR),
     *_filters("clip_score", "3M", 12, ARROW_FLOOR),
     *_filters("laion2b", "3M", 6, GCLD3_FLOOR),
