@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from dcfast.errors import PoolError, RunError
 from dcfast.evaluate.sign_sets import SignOptions, sign_evalsets
 from dcfast.models.descriptors import ISC_THRESHOLD
 from dcfast.uids.sets import load_subset, uid_format
-from pool_builder import PoolBuilder, Sample, evalset, picture, uid_of
+from drawn_pictures import drawing, encode
+from pool_builder import PoolBuilder, Sample, evalset, uid_of
 from signature_builder import ISC, records, rows_of, turned, unit, write_signatures
 
 COMPARED = ("contaminated.npy", "contamination.parquet", "decontamination.json")
@@ -32,12 +33,14 @@ EVALUATED = unit(40, seed=7)
 """Descriptors of the pictures of the set that is described."""
 
 
-def resized(number: int) -> bytes:
-    from PIL import Image
+@cache
+def picture(number: int) -> bytes:
+    """An encoded picture with enough detail for 256 bits."""
+    return encode(drawing(number), quality=90)
 
-    buffer = io.BytesIO()
-    Image.open(io.BytesIO(picture(number))).resize((200, 120)).save(buffer, "JPEG", quality=60)
-    return buffer.getvalue()
+
+def resized(number: int) -> bytes:
+    return encode(drawing(number).resize((250, 190)), quality=60)
 
 
 def published(root: Path, scores: dict[int, float], **shape: Any) -> None:
@@ -59,7 +62,7 @@ def published(root: Path, scores: dict[int, float], **shape: Any) -> None:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pool of 24 samples in 4 shards; samples 1 and 5 are evaluation pictures, byte for byte; 2 is resized."""
     root = tmp_path_factory.mktemp("decontaminate")
-    samples = [Sample(n) for n in range(24)]
+    samples = [Sample(n, jpg=picture(n)) for n in range(24)]
     samples[1], samples[5], samples[2] = (
         Sample(1, jpg=picture(900)),
         Sample(5, jpg=picture(902)),
@@ -156,7 +159,7 @@ def replace(*given, **how):
     return own(*given, **how)
 os.replace = replace
 from dcfast import cli
-cli.main(sys.argv[2:])
+sys.exit(cli.main(sys.argv[2:]))
 """
 
 

@@ -105,12 +105,11 @@ def test_hashes_of_256_bits(bits: int, evals: EvalImages, pool: Any) -> None:
 
 def test_descriptors_from_the_threshold_on(evals: EvalImages) -> None:
     known = evals.descriptors["isc_ft_v107"]
-    vectors = np.concatenate(
-        [turned(unit(40, seed=1), 0.604170), turned(unit(40, seed=1), 0.604167), np.zeros((1, 256))]
-    )
-    vectors = np.concatenate([vectors, np.full((1, 256), np.nan), np.full((1, 256), np.inf)]).astype(np.float32)
+    parts = [turned(unit(40, seed=1), 0.604170), turned(unit(40, seed=1), 0.604167)]
+    parts += [np.full((1, 256), value, np.float32) for value in (0, np.nan, np.inf)]
+    vectors = np.concatenate(parts)
     hits = descriptor_matches(evals, "isc_ft_v107", vectors, 0.604169)
-    scores = vectors[:80].astype(np.float64) @ unit(40, seed=1).astype(np.float64).T
+    scores = vectors[:40].astype(np.float64) @ unit(40, seed=1).astype(np.float64).T
     expected = {(row, row) for row in range(40) if np.float32(scores[row, row]) >= np.float32(0.604169)}
     assert {(row, picture) for row, picture, _ in as_set(hits)} == expected
     assert len(expected) >= 35
