@@ -45,7 +45,7 @@ def nearest(evals: EvalImages, near: Any, is_hit: Any, sign: int = 1) -> set[tup
 def evals(tmp_path: Path) -> EvalImages:
     one, two = records(40, 1), records(30, 2)
     two["h0"][:3], two["h1"][:3] = one["h0"][:3], one["h1"][:3]
-    two["flat"][5], two["status"][6] = 1, 3
+    two["flat"][5], two["quality"][5], two["status"][6] = 1, 0, 3
     vectors = [unit(40, seed=1), unit(30, seed=2)]
     vectors[1][7] = 0  # no descriptor
     write_signatures(tmp_path / "a", {"one": rows_of(one, vectors[:1])}, [ISC])
