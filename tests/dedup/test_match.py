@@ -138,7 +138,7 @@ def test_other_weights_and_names_twice_are_refused(tmp_path: Path) -> None:
     one = write_signatures(tmp_path / "one", {"a": rows_of(records(2), [unit(2)])}, [ISC])
     other = DescriptorInfo("isc_ft_v107", "b" * 64, 256)
     two = write_signatures(tmp_path / "two", {"b": rows_of(records(2), [unit(2)])}, [other])
-    with pytest.raises(PoolError, match=r"two has descriptors isc_ft_v107 of width 256 by weights b+, .*by a+; sign"):
+    with pytest.raises(PoolError, match=r"two has descriptors isc_ft_v107 of width 256 by weights b+, .*by a+; give files"):
         EvalImages([one, two])
     three = write_signatures(tmp_path / "three", {"a": rows_of(records(2), [unit(2)])}, [ISC])
     with pytest.raises(PoolError, match=r"set a is in .*one and in .*three; give one of the two"):

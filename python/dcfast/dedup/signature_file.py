@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 FORMAT, VERSION = "dcfast signatures", 1
 HASHES = {"content": "xxh3-128", "phash": "dct of 64 bits, version 1", "phash256": "dct of 256 bits, version 1"}
 """Name of a hash -> how it is made; what is compared must be made alike."""
-SIGNATURES = Kind("signature file", "sign the sets again by dcfast evalsets sign, or fetch the file again", PoolError)
+SIGNATURES = Kind("signature file", "make it again by dcfast evalsets sign, or fetch it again", PoolError)
 
 MOST_SETS, MOST_MODELS, MOST_DIM = 65_535, 16, 8192
 MOST_HEADER_BYTES = 16 << 20
@@ -245,7 +245,7 @@ class SignatureFile:
         where = f"{SIGNATURES.name} {self.path}"
         text = self._file.metadata.get(_KEY)
         if text is None:
-            raise PoolError(f"{where} is parquet without the header of signatures; {SIGNATURES.remedy}")
+            raise PoolError(f"{where} is parquet without the header of signatures; give one of dcfast evalsets sign")
         if len(text) > MOST_HEADER_BYTES:
             raise CorruptDataError(f"{where} has a header of {len(text):,} bytes; {SIGNATURES.remedy}", path=self.path)
         try:
@@ -256,14 +256,14 @@ class SignatureFile:
         if (kind.format, kind.version) != (FORMAT, VERSION):
             raise PoolError(
                 f"{where} is of version {kind.version} of {kind.format or 'no format'!r}; this release reads version "
-                f"{VERSION} of {FORMAT!r}: {SIGNATURES.remedy}"
+                f"{VERSION} of {FORMAT!r}: make it again by dcfast evalsets sign"
             )
         header = as_record(value, Header, where, SIGNATURES.remedy)
         other = [name for name, how in HASHES.items() if header.hashes.get(name) != how]
         if other:
             raise PoolError(
                 f"{where} has {other[0]} made by {header.hashes.get(other[0])!r}; this release makes "
-                f"{HASHES[other[0]]!r}, and the two do not compare: {SIGNATURES.remedy}"
+                f"{HASHES[other[0]]!r}, and the two do not compare: make it again by dcfast evalsets sign"
             )
         self._check_rows(header, where)
         return header
@@ -376,7 +376,7 @@ def read_headers(files: Sequence[str | os.PathLike[str]]) -> list[Header]:
             if info != known:
                 raise PoolError(
                     f"{where} has descriptors {info.name} of width {info.dim} by weights {info.sha256 or 'unknown'}, "
-                    f"{other} of width {known.dim} by {known.sha256 or 'unknown'}; sign all sets by one file of weights"
+                    f"{other} of width {known.dim} by {known.sha256 or 'unknown'}; give files that one model made"
                 )
     return headers
 
