@@ -57,7 +57,7 @@ class DescriptorChoice:
         if spec.name not in self.infos:
             raise PoolError(
                 f"--descriptors {text}: no signature file has descriptors of {spec.name} "
-                f"({', '.join(sorted(self.infos)) or 'they have none'}); give --descriptors {text} to dcfast evalsets sign"
+                f"({', '.join(sorted(self.infos)) or 'they have none'}); give dcfast evalsets sign --descriptors {text}"
             )
         return spec.name
 
