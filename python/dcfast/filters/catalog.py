@@ -10,13 +10,14 @@ from __future__ import annotations
 from dcfast.filters.expression import Call, nearest_name, parse
 from dcfast.filters.function_terms import PYTHON, plugin_term, python, unasked_term
 from dcfast.filters.image_terms import IMAGE_TERMS
+from dcfast.filters.sample_terms import SAMPLE, SAMPLE_TERMS
 from dcfast.filters.score_terms import PARTS_OF, SCORE_TERMS
 from dcfast.filters.term import Term
 from dcfast.filters.text_terms import TEXT_TERMS
 from dcfast.filters.value_terms import COMPARED, VALUE_TERMS
 from dcfast.plugins import FILTERS, PluginUse, find_plugin, plugin_names
 
-TERMS = {**TEXT_TERMS, **VALUE_TERMS, **SCORE_TERMS, **IMAGE_TERMS, PYTHON: python}
+TERMS = {**TEXT_TERMS, **VALUE_TERMS, **SCORE_TERMS, **IMAGE_TERMS, **SAMPLE_TERMS, PYTHON: python}
 """Name -> builder: dcfast's own filters, whose names no plugin may have."""
 
 
@@ -48,9 +49,9 @@ def build_without_code(call: Call) -> Term:
 def _refuse_parts(call: Call) -> None:
     """FilterError where a term that takes no scores is given one as an argument."""
     part = next((argument for argument in call.arguments if argument.kind == "part"), None)
-    if part is not None and call.name not in PARTS_OF:
+    if part is not None and call.name not in (*PARTS_OF, SAMPLE):
         call.error(
-            f"{call.name} takes no filter or score as an argument; {' and '.join(PARTS_OF)} take scores: "
+            f"{call.name} takes no filter or score as an argument; {', '.join(PARTS_OF)} and {SAMPLE} take scores: "
             "mix(0.5 * column(a), column(b), fraction=0.3)",
             part,
         )

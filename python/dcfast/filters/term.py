@@ -21,8 +21,12 @@ from dcfast.uids.sets import uid_isin
 if TYPE_CHECKING:
     import pyarrow as pa
 
-CONTAMINATED, ORACLE, TEACHER_PAIRS = "contaminated", "oracle", "teacher_pairs"
-RUN_SETS = (CONTAMINATED, ORACLE, TEACHER_PAIRS)  # uid sets that the run itself makes; other names are paths
+    from dcfast.filters.sampling import Sampling
+
+CONTAMINATED, DUPLICATE, ORACLE, TEACHER_PAIRS = "contaminated", "duplicate", "oracle", "teacher_pairs"
+DRAWN = "drawn by sample"
+RUN_SETS = (CONTAMINATED, DUPLICATE, ORACLE, TEACHER_PAIRS)  # uid sets that the run itself makes, and their terms
+OWN_SETS = (*RUN_SETS, DRAWN)  # with what sample(...) drew; other names are paths
 
 TEXT, WIDTH, HEIGHT = "text", "original_width", "original_height"
 SCORES = {"b32": "clip_b32_similarity_score", "l14": "clip_l14_similarity_score"}
@@ -173,6 +177,7 @@ class Term:
         columns: metadata columns it reads.
         uses: of those that are neither ``text`` nor numbers: what the column is for (``COLUMN_TYPES``), or "any".
         needs: models and libraries beyond NumPy and pyarrow.
+        sampling: it draws copies, among the rows that pass all other clauses.
         scores: whose scores it compares; with ``threshold`` where one is written, else with that of ``quantile``.
         is_unasked: a Python function that is not to be run, so that its rule has no answer.
         cost: of a row, roughly in microseconds; cheaper terms are tried first where the order shows in nothing.
@@ -187,6 +192,7 @@ class Term:
     clusters: Clusters | None = field(default=None, compare=False)
     scores: ScoreSource | None = field(default=None, compare=False)
     threshold: float | None = field(default=None, compare=False)
+    sampling: Sampling | None = field(default=None, compare=False)
     function: FilterFunction | None = field(default=None, compare=False)
     uses: Mapping[str, str] = field(default_factory=dict, compare=False)
     is_unasked: bool = field(default=False, compare=False)

@@ -65,13 +65,13 @@ def order_keys(values: npt.NDArray[np.floating]) -> npt.NDArray[np.unsignedinteg
     return keys
 
 
-def _key_value(key: int, dtype: str) -> float:
-    """The float whose order key this is."""
+def key_values(keys: npt.NDArray[np.unsignedinteger], dtype: str) -> npt.NDArray[np.floating]:
+    """The floats whose order keys these are."""
     unsigned = _UNSIGNED[dtype]
-    bits = np.dtype(unsigned).itemsize * 8
-    top = 1 << (bits - 1)
-    raw = key ^ top if key & top else key ^ ((1 << bits) - 1)
-    return float("nan") if key == 0 else float(np.array([raw], unsigned).view(dtype)[0])
+    top = unsigned(1 << (8 * np.dtype(unsigned).itemsize - 1))
+    values = np.where(keys & top, keys ^ top, ~keys).view(dtype)
+    values[keys == 0] = np.nan
+    return values
 
 
 def score_histogram(
@@ -206,7 +206,7 @@ class QuantileSearch:
             raise ValueError("QuantileSearch: not done; feed it the next pass")
         if self.keeps_all:
             return float("-inf")
-        return _key_value(_joined(self.prefix), self.dtype)
+        return float(key_values(np.array([_joined(self.prefix)], _UNSIGNED[self.dtype]), self.dtype)[0])
 
     @property
     def threshold_text(self) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def _name(call: Call, given: dict[str, Argument], name: str) -> str:
     """An argument that is a name or a string, not empty."""
     argument = given[name]
-    if argument.kind == "number" or not argument.value:
+    if argument.kind in ("number", "part") or not argument.value:
         call.error(f"{call.name}: {name} must be a name, or text in quotes", argument)
     return str(argument.value)
 

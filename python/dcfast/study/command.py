@@ -55,7 +55,7 @@ class StudyOptions:
     filters: list[str] | None = option(
         None,
         f"names ({', '.join(STANDARD_FILTERS)}; {', '.join(LATER_FILTERS)}), expressions, or 'LABEL: EXPRESSION'; "
-        "{seed} in one stands for the seed",
+        "{seed} in one stands for the seed, {samples_seen} for the samples that training sees",
         metavar="FILTER",
         usual="the first nine names",
         gather=list,
