@@ -139,7 +139,7 @@ def _check(sampling: Sampling, records: npt.NDArray[np.void], scores: npt.NDArra
     count, text = len(records), sampling.text
     if not count:
         raise FilterError(
-            f"filter {text}: no row passes the rest of the filter, so there is nothing to draw; loosen it"
+            f"filter {text}: no row passes the rest of the filter, so there is nothing to draw; use a looser one"
         )
     bad = np.flatnonzero(~np.isfinite(scores))
     if len(bad):
