@@ -65,8 +65,11 @@ class Bar:
 DALI = "DALI wds2idx"
 BASELINES = "DataComp baselines.py"
 DATACOMP = "DataComp resharder.py"
+FAISS = "faiss IndexFlatIP"
+DECODE_FLOOR = "floor: libjpeg decodes grey"
 FASTTEXT = "fastText's predict alone"
 GNU_TAR = "GNU tar -tv"
+IMAGEHASH = "imagehash.phash"
 README_WAY = "DataComp's README way"
 WEBDATASET = "webdataset, skipping"
 TORCH_LOGITS = "the formula in torch, with logits"
@@ -75,6 +78,7 @@ OPEN_CLIP = "open_clip, eager"
 ARROW_FLOOR = "floor: Arrow reads uids, writes a table"
 GCLD3_FLOOR = "floor: gcld3 of the rows that need it"
 PREAD_FLOOR = "floor: one pread a member"
+PRODUCT_FLOOR = "floor: BLAS product alone"
 TRAFFIC_FLOOR = "floor: read and write"
 
 
@@ -109,6 +113,27 @@ def _filters(name: str, rows: str, bar: float, floor: str = "") -> tuple[Bar, Ba
 def _loss(cell: str, bar: float, stretch: float) -> Bar:
     name, work = f"clip_loss_{cell}", f"CLIP loss and gradients, {cell} of 48 cells"
     return Bar(f"{name}_vs_open_clip", "bench_loss", work, name, OPEN_CLIP, "dcfast", "least", bar, stretch)
+
+
+def _similarity(label: str) -> tuple[Bar, ...]:
+    """Exact searches beside faiss; 3x and 4x are asked for where there is AMX, 1x and 1.3x of AVX2 on both sides."""
+    shape = f"{'100k' if label == '512' else '20k'} x 50k x {label.replace('_', ', ')}"
+    work = {"topk_1": "best of inner products", "topk_10": "ten best", "join": "all pairs from 0.6"}
+    return tuple(
+        Bar(
+            f"{op}_{label}_vs_faiss",
+            "bench_similarity",
+            f"{what}, {shape}",
+            f"{op}_{label}",
+            FAISS,
+            "dcfast",
+            "least",
+            1,
+            1.3,
+            PRODUCT_FLOOR,
+        )
+        for op, what in work.items()
+    )
 
 
 def _memory(name: str, bench: str, work: str) -> Bar:
@@ -162,6 +187,18 @@ BARS: tuple[Bar, ...] = (
         floor=MEMORY_READ,
     ),
     Bar(
+        name="phash_vs_imagehash",
+        bench="bench_phash",
+        work="perceptual hash of JPEGs, 1 thread",
+        op="phash",
+        over=IMAGEHASH,
+        under="dcfast",
+        sense="least",
+        bar=3.5,
+        stretch=None,
+        floor=DECODE_FLOOR,
+    ),
+    Bar(
         name="random_read_vs_webdataset",
         bench="bench_random_access",
         work="read 30% in random order, all bytes hashed",
@@ -172,6 +209,20 @@ BARS: tuple[Bar, ...] = (
         bar=5,
         stretch=10,
         floor="floor: one pread a sample",
+    ),
+    *(
+        Bar(
+            f"dedup_{name}_mb",
+            "bench_dedup",
+            f"memory of dedup, 1M signatures, {bits} bits",
+            f"dedup_{name}",
+            "dcfast",
+            "",
+            "most",
+            2000,
+            None,
+        )
+        for name, bits in (("perceptual256", 256), ("perceptual", 64))
     ),
     *_filters("no_filter", "3M", 12, ARROW_FLOOR),
     *_filters("clip_score", "3M", 12, ARROW_FLOOR),
@@ -203,6 +254,7 @@ BARS: tuple[Bar, ...] = (
         bar=41.9,
         stretch=None,
     ),
+    *(bar for label in ("512", "256", "768", "1024", "512_fp16") for bar in _similarity(label)),
     Bar(
         name="s_cliploss_vs_torch",
         bench="bench_scores",

@@ -32,15 +32,16 @@ double dot(const float* a, const double* b, std::size_t d) {
 struct Side {
   std::span<const float> values;
   std::vector<double> mean;
-  double norm = 0;     // the largest, less the mean
-  double largest = 0;  // the largest element, less the mean
-  double scale = 1;    // grid points a unit
+  double norm = 0;            // the largest, less the mean
+  std::vector<double> parts;  // the same of each part of kPartPairs
+  double largest = 0;         // the largest element, less the mean
+  double scale = 1;           // grid points a unit
   std::vector<std::int16_t> packed;
 
   void measure(std::size_t n, std::size_t d, unsigned threads, const Poll& poll) {
-    const std::size_t parts = ceil_div(n, kPartRows);
-    std::vector<double> sums(parts * d);
-    parallel_for(parts, threads, [&](std::size_t part) {
+    const std::size_t runs = ceil_div(n, kPartRows);
+    std::vector<double> sums(runs * d);
+    parallel_for(runs, threads, [&](std::size_t part) {
       double* const sum = sums.data() + part * d;
       for (std::size_t i = part * kPartRows; i < std::min(n, (part + 1) * kPartRows); ++i) {
         const float* const row = values.data() + i * d;
@@ -48,29 +49,37 @@ struct Side {
       }
     }, poll);
     mean.assign(d, 0);
-    for (std::size_t part = 0; part < parts; ++part) {
+    for (std::size_t part = 0; part < runs; ++part) {
       for (std::size_t k = 0; k < d; ++k) mean[k] += sums[part * d + k];
     }
     for (double& m : mean) {
       m /= static_cast<double>(n);
       if (!std::isfinite(m)) refuse_argument("exp_sums: a number is not finite; give finite ones alone");
     }
-    std::vector<double> norms(parts);
-    std::vector<double> elements(parts);
-    parallel_for(parts, threads, [&](std::size_t part) {
-      for (std::size_t i = part * kPartRows; i < std::min(n, (part + 1) * kPartRows); ++i) {
-        double square = 0;
-        for (std::size_t k = 0; k < d; ++k) {
-          const double value = static_cast<double>(values[i * d + k]) - mean[k];
-          square += value * value;
-          elements[part] = std::max(elements[part], std::abs(value));
+    const std::size_t count = ceil_div(d, 2 * kPartPairs);
+    std::vector<double> norms(runs);
+    std::vector<double> elements(runs);
+    std::vector<double> part_norms(runs * count);
+    parallel_for(runs, threads, [&](std::size_t run) {
+      for (std::size_t i = run * kPartRows; i < std::min(n, (run + 1) * kPartRows); ++i) {
+        double total = 0;
+        for (std::size_t p = 0; p < count; ++p) {
+          double square = 0;
+          for (std::size_t k = p * 2 * kPartPairs; k < std::min(d, (p + 1) * 2 * kPartPairs); ++k) {
+            const double value = static_cast<double>(values[i * d + k]) - mean[k];
+            square += value * value;
+            elements[run] = std::max(elements[run], std::abs(value));
+          }
+          part_norms[run * count + p] = std::max(part_norms[run * count + p], std::sqrt(square));
+          total += square;
         }
-        norms[part] = std::max(norms[part], std::sqrt(square));
+        norms[run] = std::max(norms[run], std::sqrt(total));
       }
     }, poll);
     norm = *std::ranges::max_element(norms);
     largest = *std::ranges::max_element(elements);
-    scale = std::min(kLargest / std::max(largest, 1e-30), std::sqrt(kRoom) / std::max(norm, 1e-30));
+    parts.assign(count, 0);
+    for (std::size_t k = 0; k < part_norms.size(); ++k) parts[k % count] = std::max(parts[k % count], part_norms[k]);
   }
 
   /// (panels, pairs of dimensions, width, 2): the panel's rows beside each other
@@ -90,6 +99,15 @@ struct Side {
     }, poll);
   }
 };
+
+/// The finest grids that neither 16 bits of an element nor 32 bits of a part's sum overflow.
+void choose_scales(Side& x, Side& y) {
+  double largest = 1e-30;
+  for (std::size_t p = 0; p < x.parts.size(); ++p) largest = std::max(largest, x.parts[p] * y.parts[p]);
+  const double ratio = std::sqrt(std::max(y.norm, 1e-30) / std::max(x.norm, 1e-30));
+  x.scale = std::min(kLargest / std::max(x.largest, 1e-30), std::sqrt(kRoom / largest) * ratio);
+  y.scale = std::min(kLargest / std::max(y.largest, 1e-30), kRoom / largest / x.scale);
+}
 
 /// What the means have in each product, as powers of 2, and the pairs' own products.
 struct Offsets {
@@ -134,10 +152,11 @@ ExpSums exp_sums(std::span<const float> x, std::span<const float> y, std::size_t
   }
   const std::size_t d = x.size() / n;
   const std::size_t pairs = ceil_div(d, 2);
-  Side rows{x, {}, 0, 0, 1, {}};
-  Side columns{y, {}, 0, 0, 1, {}};
+  Side rows{x, {}, 0, {}, 0, 1, {}};
+  Side columns{y, {}, 0, {}, 0, 1, {}};
   rows.measure(n, d, threads, poll);
   columns.measure(n, d, threads, poll);
+  choose_scales(rows, columns);
   rows.pack(n, d, kTileRows, threads, poll);
   columns.pack(n, d, kTileColumns, threads, poll);
 

@@ -9,6 +9,13 @@
 #include <immintrin.h>
 #endif
 
+// A function that is compiled by itself: GCC keeps sums in memory where it knows who calls.
+#ifdef __clang__
+#define DCFAST_ALONE [[gnu::noinline]]
+#else
+#define DCFAST_ALONE [[gnu::noipa]]
+#endif
+
 namespace dcfast {
 namespace {
 
@@ -39,8 +46,10 @@ inline Floats scaled(Floats p, Ints n) {
   return {_mm256_castsi256_ps(_mm256_and_si256(bits, normal))};
 }
 
-/// products[r][c] = sum over k of rows[k][r] * columns[k][c], in pairs of k. A call of its own: all 16 registers are its.
-[[gnu::noinline]] void multiply(const std::int16_t* rows, const std::int16_t* columns, std::size_t pairs, Ints (&products)[kTileRows][2]) {
+/// products[r][c] = the sum over k of rows[k][r] * columns[k][c], in pairs of k. A call of its own that does nothing else:
+/// its loop takes all 16 registers.
+DCFAST_ALONE void multiply_part(const std::int16_t* rows, const std::int16_t* columns, std::size_t pairs,
+                                     Ints (&products)[kTileRows][2]) {
   __m256i sums[kTileRows][2];
 #pragma GCC unroll 6
   for (auto& sum : sums) sum[0] = sum[1] = _mm256_setzero_si256();
@@ -106,8 +115,8 @@ inline Floats scaled(Floats p, Ints n) {
   });
 }
 
-/// products[r][c] = sum over k of rows[k][r] * columns[k][c], in pairs of k
-inline void multiply(const std::int16_t* rows, const std::int16_t* columns, std::size_t pairs, Ints (&products)[kTileRows][2]) {
+/// products[r][c] = the sum over k of rows[k][r] * columns[k][c], in pairs of k.
+void multiply_part(const std::int16_t* rows, const std::int16_t* columns, std::size_t pairs, Ints (&products)[kTileRows][2]) {
   std::int32_t sums[kTileRows][kTileColumns] = {};
   for (std::size_t k = 0; k < pairs; ++k) {
     for (std::size_t r = 0; r < kTileRows; ++r) {
@@ -136,13 +145,26 @@ inline Floats exp2_of(Floats y) {
   return scaled(p, whole);
 }
 
+/// All products of a tile; a float after each part: 32 bits hold no more of numbers as fine as these.
+inline void multiply(const std::int16_t* rows, const std::int16_t* columns, std::size_t pairs, Floats (&totals)[kTileRows][2]) {
+  for (auto& total : totals) total[0] = total[1] = all(0.0F);
+  for (std::size_t k = 0; k < pairs; k += kPartPairs) {
+    const std::size_t some = pairs - k < kPartPairs ? pairs - k : kPartPairs;
+    Ints products[kTileRows][2];
+    multiply_part(rows + k * 2 * kTileRows, columns + k * 2 * kTileColumns, some, products);
+    for (std::size_t r = 0; r < kTileRows; ++r) {
+      for (std::size_t half = 0; half < 2; ++half) totals[r][half] = add(totals[r][half], as_floats(products[r][half]));
+    }
+  }
+}
+
 /// Adds the exponentials of a strip of tiles to the sums of its rows and columns.
 void add_strip(const ExpStrip& strip) {
   Floats row_sums[kTileRows];
   for (Floats& sum : row_sums) sum = all(0.0F);
   const Floats unit = all(strip.unit);
   for (std::size_t tile = 0; tile < strip.tiles; ++tile) {
-    Ints products[kTileRows][2];
+    Floats products[kTileRows][2];
     multiply(strip.rows, strip.columns + tile * strip.pairs * 2 * kTileColumns, strip.pairs, products);
     Floats column_sums[2] = {all(0.0F), all(0.0F)};
     for (std::size_t r = 0; r < strip.count; ++r) {
@@ -150,7 +172,7 @@ void add_strip(const ExpStrip& strip) {
       const std::size_t own = strip.first_row + r - strip.first_column - tile * kTileColumns;  // its pair's place
       for (std::size_t half = 0; half < 2; ++half) {
         const Floats of_column = load(strip.column_offsets + tile * kTileColumns + half * kLanes);
-        Floats e = exp2_of(add(mul(as_floats(products[r][half]), unit), add(of_row, of_column)));
+        Floats e = exp2_of(add(mul(products[r][half], unit), add(of_row, of_column)));
         if (own - half * kLanes < kLanes) {
           float lanes[kLanes];
           store(lanes, e);

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
     from dcfast.filters.sampling import Sampling
 
-CONTAMINATED, ORACLE, TEACHER_PAIRS, DRAWN = "contaminated", "oracle", "teacher_pairs", "drawn by sample"
-RUN_SETS = (CONTAMINATED, ORACLE, TEACHER_PAIRS)  # uid sets that the run itself makes, and their terms
+CONTAMINATED, DUPLICATE, ORACLE, TEACHER_PAIRS = "contaminated", "duplicate", "oracle", "teacher_pairs"
+DRAWN = "drawn by sample"
+RUN_SETS = (CONTAMINATED, DUPLICATE, ORACLE, TEACHER_PAIRS)  # uid sets that the run itself makes, and their terms
 OWN_SETS = (*RUN_SETS, DRAWN)  # with what sample(...) drew; other names are paths
 
 TEXT, WIDTH, HEIGHT = "text", "original_width", "original_height"

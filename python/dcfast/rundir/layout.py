@@ -37,12 +37,8 @@ EVIDENCE_TABLE = "contamination"
 """The table of pool images that are evaluation images."""
 
 
-def evidence_schema() -> pa.Schema:
-    """Columns of ``contamination.parquet``."""
-    import pyarrow as pa
-
-    texts = [(name, pa.string()) for name in ("evalset", "evalset_shard", "evalset_key", "method")]
-    return pa.schema([*_sample_fields(), *texts, ("distance", pa.uint8())])
+OLDER = "older"
+"""Folder of the older pools that a pool is compared with: a run directory each."""
 
 
 def _sample_fields() -> list[tuple[str, pa.DataType]]:
@@ -58,7 +54,7 @@ def signature_path(number: int) -> str:
 
 
 def evalset_signature_path(number: int) -> str:
-    """Signature records of one evaluation set, with shard and key."""
+    """The signature file of one evaluation set (``dcfast.dedup.signature_file``)."""
     return f"signatures/eval-{number:03d}.parquet"
 
 

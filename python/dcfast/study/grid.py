@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dcfast.filters import compile_filter
 from dcfast.filters.files import move_files
+from dcfast.filters.term import DUPLICATE
 from dcfast.rundir.branch import branch_settings, slug
 from dcfast.rundir.settings import NO_COMPARISON, Settings
 from dcfast.scales import scale
@@ -82,10 +83,11 @@ class Grid:
     settings: Settings
 
     def base(self, out: Path, name: str, seed: int) -> Cell:
-        """The run that makes everything up to decontamination: one a seed, or one in all for a given pool."""
+        """The run that makes everything up to the filter: one a seed, or one in all for a given pool."""
         settings = scaled(self.settings, name)
         number = seed if settings.pool is None else self.seeds[0]
-        settings = replace(settings, seed=number, filter="no_filter", compare=NO_COMPARISON)
+        dedup = settings.dedup or any(map(_names_duplicates, self.filters.values()))
+        settings = replace(settings, seed=number, filter="no_filter", compare=NO_COMPARISON, dedup=dedup)
         shared = _scale_folder(out, name)
         folder = shared / f"seed-{number}" / "base" if settings.pool is None else shared / "base"
         return Cell(name, number, None, settings, str(folder), str(folder))
@@ -108,6 +110,8 @@ class Grid:
 def _filled(expression: str, seed: int, settings: Settings) -> str:
     """The expression of a cell."""
     return expression.replace("{seed}", str(seed)).replace("{samples_seen}", str(settings.recipe().samples_seen))
+def _names_duplicates(expression: str) -> bool:
+    return DUPLICATE in compile_filter(expression.replace("{seed}", "0"), run_code=False).uid_sets
 
 
 def _scale_folder(out: Path, name: str) -> Path:

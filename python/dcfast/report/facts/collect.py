@@ -77,7 +77,7 @@ def _departures(settings: Settings, manifest: _Manifest) -> list[str]:
         reasons.append(f"scale {settings.scale!r} is unknown")
     elif manifest.recipe_sha256 not in (None, recipe.fingerprint()):
         reasons.append(f"the recipe is not the frozen one of scale {settings.scale}")
-    for name in ("shard_size", "max_distance"):
+    for name in ("shard_size", "max_distance", "max_distance_256"):
         value, usual = getattr(settings, name), getattr(Settings(), name)
         if value != usual:
             reasons.append(f"{name} is {value}, not {usual}")
@@ -247,6 +247,7 @@ def collect(run: Run, gallery_filter: str | None = None) -> Report:
         filter=_filter_facts(settings.filter, chosen),
         subset=document.Subset(chosen.subset, manifest.subset.sha256, contaminated_kept(out)),
         repeated=document.Repeated(chosen.repeated_in_pool, chosen.repeated_in_metadata),
+        dedup=_summary(run, summaries.DedupSummary),
         contamination=contamination(out, decontaminate, signatures, settings.max_distance),
         gallery=shown,
         draw=drawn,

@@ -14,7 +14,14 @@ from dcfast.report.facts.outcome import Scores
 from dcfast.report.facts.samples import GalleryRow, QuarantineRow
 from dcfast.report.facts.training import Trainings, Verdict
 from dcfast.report.facts.truth import WorldTruth
-from dcfast.rundir.summaries import IndexSummary, ReshardSummary, SampledCopies, SignaturesSummary, VerifySummary
+from dcfast.rundir.summaries import (
+    DedupSummary,
+    IndexSummary,
+    ReshardSummary,
+    SampledCopies,
+    SignaturesSummary,
+    VerifySummary,
+)
 from dcfast.storage.published import without_places
 from dcfast.storage.records import Record, as_record, plain
 
@@ -134,6 +141,7 @@ class Report(Record):
     subset: Subset
     repeated: Repeated
     contamination: Contamination
+    dedup: DedupSummary | None
     gallery: dict[str, list[GalleryRow]]
     draw: GalleryDraw
     quarantine: Quarantine

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from dcfast.dedup.duplicates import DUPLICATES
 from dcfast.errors import FilterError, PoolError
 from dcfast.filters import compile_filter, numbers
 from dcfast.filters.files import move_files
-from dcfast.filters.term import CONTAMINATED, SCORES
+from dcfast.filters.term import CONTAMINATED, DUPLICATE, SCORES
 from dcfast.index.metadata import parse_uids
 from dcfast.report.facts.metadata_rows import every_row, load_scores, metadata_files, stretches
 from dcfast.report.facts.samples import FATE_COLUMNS, GalleryRow
@@ -214,6 +215,8 @@ def _compiled(run: Run, expression: str) -> Filter:
         raise FilterError(f"filter {expression!r} asks for clusters of embeddings, which are not computed for a look")
     if CONTAMINATED in compiled.uid_sets and not (run.out / "contaminated.npy").exists():
         raise FilterError(f"filter {expression!r} uses contaminated, and this run has not looked for copies")
+    if DUPLICATE in compiled.uid_sets and not (run.out / DUPLICATES).exists():
+        raise FilterError(f"filter {expression!r} uses duplicate, and this run has not looked for duplicates")
     compiled.check_needs()
     return compiled
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from dcfast.dedup.duplicates import DUPLICATE_TABLE
 from dcfast.report.facts.samples import FATE_COLUMNS, GalleryRow, in_turns, rank
 from dcfast.report.facts.sampling import columns_of, num_rows, rows_of
 from dcfast.rundir.tables import read_table
@@ -68,7 +69,7 @@ class KindFates(Record):
 
 
 class WorldTruth(Record, omit_defaults=True):
-    """How right a run was; ``filter`` and ``contamination`` are left out where the truth says nothing of them.
+    """How right a run was; a judgement is left out where the truth says nothing of it, or the stage has not run.
 
     ``copies``: the kept as often as they are written; left out where no copies were drawn.
     """
@@ -78,6 +79,7 @@ class WorldTruth(Record, omit_defaults=True):
     filter: Judgement | None = None
     contamination: LeakJudgement | None = None
     copies: Judgement | None = None
+    duplicates: Judgement | None = None
 
 
 class _Truth(NamedTuple):
@@ -133,6 +135,31 @@ def _judge_copies(table: Path, clean: set[str]) -> Judgement | None:
     return Judgement(found, len(clean), sum(right), share_of(sum(right), found), share_of(drawn, len(clean)))
 
 
+def _judge_duplicates(out: Path) -> Judgement | None:
+    """Dropped duplicates against the copies of the truth: one is right where the kept one shows the same picture.
+
+    Of each picture's samples that can be decoded all but one are to be found. None where nobody has looked.
+    """
+    evidence, truth = out / DUPLICATE_TABLE, _read_truth(out, "uid")
+    of = ("exact_duplicate_of", "near_duplicate_of")
+    if truth is None or not {"uid", "kept_uid"}.issubset(columns_of(evidence)) or not {*of}.issubset(truth.kinds):
+        return None
+
+    def origin(uid: str) -> str:
+        # a copy is of one that is none
+        marks = truth.samples.get(uid, {})
+        return next((str(marks[kind]) for kind in of if marks.get(kind)), uid)
+
+    fates = read_table(out / "fates.parquet", ["uid", "fate"])
+    pairs = zip(fates["uid"].to_pylist(), fates["fate"].to_pylist(), strict=True)
+    whole = {uid for uid, fate in pairs if uid is not None and fate in ("kept", "dropped", "unlisted")}
+    right = len(whole) - len({origin(uid) for uid in whole})
+    rows = read_table(evidence, ["uid", "kept_uid"]).to_pylist()
+    found = [row for row in rows if row["uid"] in whole]
+    correct = sum(origin(row["uid"]) == origin(str(row["kept_uid"])) for row in found)
+    return Judgement(len(found), right, correct, share_of(correct, len(found)), share_of(correct, right))
+
+
 def compare_with_truth(out: Path) -> WorldTruth | None:
     """Precision and recall of contamination and of the filter, and the fates of each kind of defect.
 
@@ -160,6 +187,7 @@ def compare_with_truth(out: Path) -> WorldTruth | None:
         _judge(kept, clean) if "clean" in truth.kinds else None,
         _judge_leaks(evidence, truth, fate) if judges_leaks else None,
         _judge_copies(out / "fates.parquet", clean) if "clean" in truth.kinds else None,
+        _judge_duplicates(out),
     )
 
 

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from dcfast.dedup.evidence import alike
 from dcfast.errors import MissingDependencyError
 from dcfast.report import text
 from dcfast.report.facts.document import Report
@@ -124,5 +125,6 @@ def render(report: Report, pictures: Pictures) -> str:
         drawn_rows=drawn_rows,
         against=_plain(report.comparison and report.comparison.filter),
         percent=text.percent,
+        alike=alike,
     )
     return page.encode("utf-8", "replace").decode("utf-8")

@@ -34,7 +34,7 @@ from dcfast.rundir.layout import INSIDE, OUTSIDE, UNASKED
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.settings import TEACHER
 from dcfast.rundir.summaries import ClusterCounts
-from dcfast.similarity.centroids import NearestCentroids
+from dcfast.similarity.nearest import NearestCentroids
 from dcfast.stages.features import ModelSource, load_feature_model, model_source
 from dcfast.stages.filter.centroids import BLOCK_ROWS, check_rows, make_centroids
 from dcfast.stages.runner import Do

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from msgspec import UNSET
 
 from dcfast.engine.piece import Nothing, Piece, piece
-from dcfast.errors import FilterError
+from dcfast.errors import FilterError, RunError
 from dcfast.features.files import sibling_npz
 from dcfast.features.metadata import with_scores
 from dcfast.filters import (
@@ -32,7 +32,7 @@ from dcfast.filters import (
     score_histogram,
 )
 from dcfast.filters.functions import SAMPLE_ROWS
-from dcfast.filters.term import CONTAMINATED, DRAWN, ORACLE, SCORES, TEACHER_PAIRS
+from dcfast.filters.term import CONTAMINATED, DRAWN, DUPLICATE, ORACLE, SCORES, TEACHER_PAIRS
 from dcfast.index.metadata import check_uid_type, metadata_schema, open_metadata, parse_uids, shown_uid
 from dcfast.models.devices import gpu_share
 from dcfast.process.read_ahead import read_ahead
@@ -98,12 +98,12 @@ def resolve_expression(run: Run) -> tuple[str, list[str]]:
     """
     first = run.pool.metadata[0]
     schema = _expected_schema(run, first)
-    available = run.evalset_dir is not None and not run.metadata_only
+    available = run.has_evaluation_sets and not run.metadata_only
     notes: list[str] = []
     text = run.settings.filter
     if text is None:
         text, notes = default_filter(set(schema.names), available)
-        if run.metadata_only and run.evalset_dir is not None:
+        if run.metadata_only and run.has_evaluation_sets:
             notes[-1] = f"~{CONTAMINATED} is left out of the default filter until the shards are there"
     if run.settings.teacher_uids is not None:
         whole = compile_filter(text)  # before it is put in parentheses: an error points at the user's own text
@@ -115,10 +115,15 @@ def resolve_expression(run: Run) -> tuple[str, list[str]]:
             f"filter {text!r} uses contaminated, which is found by looking at pictures, and pool {run.pool_dir} has no "
             "shards yet: leave the term out until they are downloaded"
         )
+    if DUPLICATE in compiled.uid_sets and run.metadata_only:
+        raise FilterError(
+            f"filter {text!r} uses duplicate, which is found by looking at pictures, and pool {run.pool_dir} has no "
+            "shards yet: leave the term out until they are downloaded"
+        )
     if CONTAMINATED in compiled.uid_sets and not available:
         raise FilterError(
             f"filter {text!r} uses contaminated, but there are no evaluation sets to compare with: "
-            "give --evalsets DIR, or leave the term out"
+            "give --evalsets DIR or --signatures FILE, or leave the term out"
         )
     if ORACLE in compiled.uid_sets and not run.is_world:
         raise FilterError(
@@ -137,7 +142,7 @@ def resolve_expression(run: Run) -> tuple[str, list[str]]:
     if set(compiled.column_names) <= set(metadata_schema(first, run.settings.uid_from).names):
         check_functions(compiled, first, run.settings.uid_from)  # else the features stage adds what they read
     for name, path in run.uid_set_paths(compiled.uid_sets).items():
-        if name not in (CONTAMINATED, ORACLE, DRAWN):
+        if name not in (CONTAMINATED, DUPLICATE, ORACLE, DRAWN):
             load_subset(path)  # whole and sorted, or SubsetError; the pieces do not look again
     return str(compiled), notes
 
@@ -442,6 +447,8 @@ def steps(run: Run, do: Do) -> FilterSummary:
         refuse_metadata_without_uids(run)  # else the index stage has
     text, notes = resolve_expression(run)
     compiled, rule = compile_filter(text), run.settings.uid_from
+    if DUPLICATE in compiled.uid_sets and not run.has_summary("dedup"):
+        raise RunError(f"filter {text!r} uses duplicate, and {run.out} has not looked for duplicates: run dedup first")
     check_functions(compiled, str(run.out / run.metadata_files[0]), rule)
     scores = make_scores(run, do, compiled.scores)
     notes += [note for columns in scores for note in columns.notes]
