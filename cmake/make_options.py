@@ -67,6 +67,7 @@ def text() -> str:
     from dcfast.models.export import parser as export
     from dcfast.process.exit_codes import MEANINGS
     from dcfast.resharding.cli import parser as resharder
+    from dcfast.run.dedup_command import parser as dedup
     from dcfast.run.options import parser as run
     from dcfast.status.command import parser as status
     from dcfast.study.command import parser as study
@@ -78,6 +79,7 @@ def text() -> str:
         "dcfast evalsets import": import_evalset(),
         "dcfast evalsets sign": sign_evalsets(),
         "dcfast decontaminate --against": decontaminate(),
+        "dcfast dedup POOL": dedup(),
         "python -m dcfast.study": study(),
         "python -m dcfast.train": train(),
         "python -m dcfast.evaluate": evaluate(),

@@ -19,7 +19,7 @@ from dcfast.index.refresh import refresh_index
 from dcfast.loss import ClipLoss, SigLipLoss, cached_backward, clip_loss, clip_lse, siglip_loss
 from dcfast.models.clip import ClipModel, load_model
 from dcfast.resharding.run import reshard
-from dcfast.similarity.centroids import kmeans, nearest_centroids
+from dcfast.similarity.centroids import kmeans
 from dcfast.similarity.database import Database
 from dcfast.similarity.hamming import hamming_join
 from dcfast.similarity.joins import any_above, group_join, join
@@ -73,7 +73,6 @@ __all__ = [
     "kmeans",
     "load_model",
     "load_subset",
-    "nearest_centroids",
     "open_pool",
     "perceptual_hash",
     "read_members",

@@ -89,7 +89,7 @@ def _in_segment(
         structured = np.flatnonzero(readable & (signatures["flat"] == 0))
         hashes = np.ascontiguousarray(signatures["phash"][structured])
         near = hamming_join(np.atleast_1d(own["phash"]).astype(np.uint64), hashes, max_distance)
-        for at, distance in zip(structured[near.ib.astype(np.int64)].tolist(), near.distance.tolist(), strict=True):
+        for at, distance in zip(structured[near.ib].tolist(), near.distance.tolist(), strict=True):
             copies.setdefault(at, (distance, False))
     return [(sample, *copy) for sample, copy in sorted(copies.items())]
 

@@ -3,9 +3,9 @@ perceptual hashes (``hamming``), k-means and nearest centroids (``centroids``)."
 
 from __future__ import annotations
 
-from dcfast.similarity.centroids import kmeans, nearest_centroids
+from dcfast.similarity.centroids import kmeans
 from dcfast.similarity.database import Database
-from dcfast.similarity.hamming import DEFAULT_MAX_PAIRS, hamming_join
+from dcfast.similarity.hamming import DEFAULT_MAX_PAIRS, HammingPairs, hamming_blocks, hamming_join
 from dcfast.similarity.joins import MAX_PAIRS, Pairs, any_above, group_join, join
 from dcfast.similarity.operands import Blocks, Metric
 from dcfast.similarity.search import Assigned, TopK, assign, row_max, topk
@@ -16,16 +16,17 @@ __all__ = [
     "Assigned",
     "Blocks",
     "Database",
+    "HammingPairs",
     "Metric",
     "Pairs",
     "TopK",
     "any_above",
     "assign",
     "group_join",
+    "hamming_blocks",
     "hamming_join",
     "join",
     "kmeans",
-    "nearest_centroids",
     "row_max",
     "topk",
 ]

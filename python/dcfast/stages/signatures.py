@@ -97,8 +97,9 @@ def _notes(evalsets: list[ComparedSet], directory: Path | None) -> list[str]:
 
 
 def needed(run: Run) -> bool:
-    """Whether the pool's pictures are decoded at all: for decontamination, at tiny, or when asked."""
-    return run.has_evaluation_sets or run.settings.scale == "tiny" or run.settings.verify_images
+    """Whether the pool's pictures are decoded at all: for decontamination, for duplicates, at tiny, or when asked."""
+    asked = run.settings.scale == "tiny" or run.settings.verify_images
+    return asked or run.has_evaluation_sets or run.deduplicates
 
 
 def _evalset_piece(run: Run, number: int, name: str, files: list[str]) -> Piece[ComparedSet]:
