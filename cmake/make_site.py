@@ -34,7 +34,7 @@ PAPERS = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 CONTENTS = {
     "Begin": ("first_pool", "install", "coming_from", "import", "cluster"),
     "The workflow": ("filters", "dedup", "features", "training", "evaluation", "study", "report", "world"),
-    "Look inside": ("status", "inspect", "pool_index"),
+    "Look inside": ("status", "inspect", "pool_index", "calibration"),
     "Reference": ("options", "errors", "formats", "limits", "loss", "kernels", "plugins", "api", "versions"),
     "The house": ("architecture", "CONTRIBUTING", "SECURITY", "CHANGELOG"),
 }

@@ -31,6 +31,7 @@ HELP = """usage: dcfast COMMAND [options]        dcfast COMMAND --help lists its
   dcfast status RUN     how far a run is: stages, rates, time left, failures; --watch, --json
   dcfast why ...        what became of a sample, and why: the rule that dropped it, its score, what it is a copy of
   dcfast inspect ...    a sample, a shard or a run to look at, in the terminal and as a page
+  dcfast calibrate ...  which thresholds find which edited copies of your pictures, and how many hits are chance
   dcfast export ...     a checkpoint as a folder that open_clip loads without dcfast
   dcfast doctor         versions, what works on this machine, and how to get what does not{plugins}
   dcfast --version
@@ -48,6 +49,7 @@ PROGRAMS = {
     "status": "dcfast.status.command",
     "why": "dcfast.inspection.why",
     "inspect": "dcfast.inspection.command",
+    "calibrate": "dcfast.dedup.calibration.command",
     "export": "dcfast.models.export",
     "doctor": "dcfast.doctor.command",
 }

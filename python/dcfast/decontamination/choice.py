@@ -57,7 +57,7 @@ class DescriptorChoice:
         if spec.name not in self.infos:
             raise PoolError(
                 f"--descriptors {text}: no signature file has descriptors of {spec.name} "
-                f"({', '.join(sorted(self.infos)) or 'they have none'}); sign the sets with --descriptors {text}"
+                f"({', '.join(sorted(self.infos)) or 'they have none'}); give dcfast evalsets sign --descriptors {text}"
             )
         return spec.name
 

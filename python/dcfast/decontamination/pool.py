@@ -40,7 +40,7 @@ from dcfast.models.devices import gpu_share
 from dcfast.rundir.layout import EVIDENCE_TABLE, segment_path, signature_path
 from dcfast.rundir.tables import combine_parts, part_path
 from dcfast.storage.atomic import remove_leftovers, write_json
-from dcfast.storage.listing import first_notes, list_pool_tars
+from dcfast.storage.listing import is_temporary_name, list_pool_tars
 from dcfast.storage.lock import locked
 from dcfast.storage.paths import LOCK_NAME, absolute, check_writable, make_directory, not_left_empty
 from dcfast.storage.records import Count, Record, plain
@@ -114,13 +114,18 @@ def _open_pool(root: Path) -> Pool:
 def _claim(out: Path, pool: Pool) -> None:
     """RunError where a directory is another's; else it is this command's, and what a killed one left is removed."""
     if not (out / CLAIM).exists():
-        others = sorted(path.name for path in out.iterdir() if path.name != LOCK_NAME)
+        others = sorted(path.name for path in out.iterdir() if path.name != LOCK_NAME and not _is_unclaimed(path))
         if others:
             raise RunError(f"--out {out} is not empty ({', '.join(others[:5])}); choose another directory")
     for name in ("index", "signatures", "descriptors", "state"):
         remove_leftovers(out / name)
     remove_leftovers(out, below=False)
     write_json(out / CLAIM, {"pool": pool.root.name})
+
+
+def _is_unclaimed(path: Path) -> bool:
+    """Whether it is what a call leaves that was killed while it claimed a directory."""
+    return path.name == "state" and path.is_dir() and all(is_temporary_name(entry.name) for entry in path.iterdir())
 
 
 class _Comparison:
@@ -287,5 +292,10 @@ class _Comparison:
             max_distance=options.max_distance if PERCEPTUAL in options.methods else None,
             max_distance_256=options.max_distance_256 if PERCEPTUAL_256 in options.methods else None,
             descriptors=uses,
-            notes=first_notes([*self._pool.notes, *notes], _MOST_NOTES),
+            notes=_first([*self._pool.notes, *notes]),
         )
+
+
+def _first(notes: list[str]) -> list[str]:
+    more = len(notes) - _MOST_NOTES
+    return notes[:_MOST_NOTES] + ([f"{more:,} more notes"] if more > 0 else [])

@@ -113,7 +113,7 @@ def describe_segment(
     described = 0
     with borrowed_device(device) as place:
         model = open_model(descriptor, place, run_torchscript=run_torchscript)
-        if model.sha256 != sha256:
+        if sha256 not in ("", model.sha256):  # of a file of descriptors alone nobody knows
             raise PoolError(
                 f"descriptor {model.name} has weights of SHA-256 {model.sha256}; the sets were signed by {sha256}: "
                 "give the same weights, or sign the sets by these"

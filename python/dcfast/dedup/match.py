@@ -119,9 +119,8 @@ def _readable(rows: Rows, first_set: int) -> Rows:
     for vectors in rows.descriptors:
         chosen |= vectors.any(axis=1)
     at = np.flatnonzero(chosen)
-    texts = [text.take(pa.array(at)) for text in (rows.shard, rows.key)]
-    vectors = [vectors[at] for vectors in rows.descriptors]
-    return Rows(rows.set_id[at] + first_set, *texts, rows.records[at], vectors)
+    shard, key = (text.take(pa.array(at)) for text in (rows.shard, rows.key))
+    return Rows(rows.set_id[at] + first_set, shard, key, rows.records[at], [some[at] for some in rows.descriptors])
 
 
 def _described(info: DescriptorInfo, parts: list[tuple[int, Rows, int]]) -> Described:
@@ -134,7 +133,8 @@ def _described(info: DescriptorInfo, parts: list[tuple[int, Rows, int]]) -> Desc
 
 def valid_descriptors(vectors: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
     """(n,) bool of (n, d): which rows are finite and not zero; the others match nothing."""
-    return np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
+    valid: npt.NDArray[np.bool_] = np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
+    return valid
 
 
 def _has_hash(records: npt.NDArray[np.void], method: str) -> npt.NDArray[np.bool_]:

@@ -8,133 +8,59 @@ refused by name.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from dcfast.dedup.records import ABSENT, SIGNATURE_DTYPE
+from dcfast.dedup.signature_rows import (
+    FORMAT,
+    HASHES,
+    MOST_MODELS,
+    MOST_SETS,
+    PLAIN,
+    VERSION,
+    WORDS,
+    DescriptorInfo,
+    Fingerprint,
+    Header,
+    Rows,
+    SignedSet,
+    choose_rows,
+    join_rows,
+    signature_schema,
+)
 from dcfast.errors import CorruptDataError, PoolError
-from dcfast.storage.arrow import text_buffers
 from dcfast.storage.atomic import atomic_path
 from dcfast.storage.json_files import parse_json
 from dcfast.storage.parquet import Kind, ParquetFile
-from dcfast.storage.records import Count, Record, as_record, plain
+from dcfast.storage.records import Record, as_record, plain
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMAT, VERSION = "dcfast signatures", 1
-HASHES = {"content": "xxh3-128", "phash": "dct of 64 bits, version 1", "phash256": "dct of 256 bits, version 1"}
-"""Name of a hash -> how it is made; what is compared must be made alike."""
-SIGNATURES = Kind("signature file", "sign the sets again by dcfast evalsets sign, or fetch the file again", PoolError)
+__all__ = [
+    "SIGNATURES",
+    "DescriptorInfo",
+    "Header",
+    "Rows",
+    "SignatureFile",
+    "SignatureWriter",
+    "SignedSet",
+    "read_headers",
+    "set_names",
+    "signature_writer",
+]
 
-MOST_SETS, MOST_MODELS, MOST_DIM = 65_535, 16, 8192
-MOST_HEADER_BYTES = 16 << 20
 _KEY = b"dcfast"
 _BATCH_ROWS = 16_384
-_PLAIN = [name for name in SIGNATURE_DTYPE.names or () if name != "phash256"]
-_WORDS = [f"phash256_{word}" for word in range(4)]
-
-
-class DescriptorInfo(Record):
-    """A column of descriptors: the model's name, the SHA-256 of its weights (empty: unknown), the vectors' width."""
-
-    name: str
-    sha256: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?\Z")]
-    dim: Annotated[int, msgspec.Meta(ge=1, le=MOST_DIM)]
-
-
-class SignedSet(Record):
-    """A set of pictures: its rows, those with a picture, what of them does not decode or is flat, and a fingerprint.
-
-    ``damage``: (file, what may hide pictures of it).   ``fingerprint``: SHA-256 of shards, keys and content hashes in
-    their order, hex.
-    """
-
-    name: str
-    rows: Count
-    pictures: Count
-    unreadable: Count
-    flat: Count
-    fingerprint: str
-    damage: list[tuple[str, str]] = []
-
-
-class Header(Record):
-    """What stands in the metadata of a signature file."""
-
-    format: str
-    version: int
-    hashes: dict[str, str]
-    sets: list[SignedSet]
-    descriptors: list[DescriptorInfo] = []
-
-
-class _Version(Record):
-    format: str = ""
-    version: int = 0
-
-
-class Rows:
-    """Rows of a signature file, in its order.
-
-    Attributes:
-        set_id: (n,) int64, a place in ``Header.sets``.
-        shard, key: (n,) Arrow strings.
-        records: (n,) ``SIGNATURE_DTYPE``.
-        descriptors: of each model (n, dim) float32, zeros where there is none.
-    """
-
-    def __init__(
-        self,
-        set_id: npt.NDArray[np.int64],
-        shard: pa.Array,
-        key: pa.Array,
-        records: npt.NDArray[np.void],
-        descriptors: Sequence[npt.NDArray[np.float32]],
-    ) -> None:
-        self.set_id, self.shard, self.key, self.records = set_id, shard, key, records
-        self.descriptors = list(descriptors)
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-
-class _Fingerprint:
-    """SHA-256 of the rows of a set, told in any batches."""
-
-    def __init__(self) -> None:
-        self._shards, self._keys = ([hashlib.sha256(), hashlib.sha256()] for _ in range(2))
-        self._contents = hashlib.sha256()
-
-    def add(self, rows: Rows) -> None:
-        for (lengths, bytes_), texts in ((self._shards, rows.shard), (self._keys, rows.key)):
-            data, begin = text_buffers(texts)
-            lengths.update(np.diff(begin).astype("<i8").tobytes())
-            bytes_.update(data.data[begin[0] : begin[-1]])
-        contents = np.stack([rows.records["h0"], rows.records["h1"]], axis=1)
-        self._contents.update(np.ascontiguousarray(contents, "<u8").tobytes())
-
-    def hex(self) -> str:
-        parts = (*self._shards, *self._keys, self._contents)
-        return hashlib.sha256(b"".join(part.digest() for part in parts)).hexdigest()
-
-
-def _schema(descriptors: Sequence[DescriptorInfo]) -> pa.Schema:
-    import pyarrow as pa
-
-    numbers = [(name, pa.from_numpy_dtype(SIGNATURE_DTYPE[name])) for name in _PLAIN]
-    words = [(name, pa.uint64()) for name in _WORDS]
-    vectors = [(f"descriptor_{i}", pa.binary(4 * info.dim)) for i, info in enumerate(descriptors)]
-    return pa.schema([("set", pa.uint16()), ("shard", pa.string()), ("key", pa.string()), *numbers, *words, *vectors])
+MOST_HEADER_BYTES = 16 << 20
+SIGNATURES = Kind("signature file", "make it again by dcfast evalsets sign, or fetch it again", PoolError)
 
 
 class SignatureWriter:
@@ -144,7 +70,7 @@ class SignatureWriter:
         import pyarrow.parquet as pq
 
         self._descriptors = list(descriptors)
-        self._schema = _schema(self._descriptors)
+        self._schema = signature_schema(self._descriptors)
         texts = ["set", "shard"]
         self._file = pq.ParquetWriter(
             path,
@@ -162,7 +88,7 @@ class SignatureWriter:
         """Writes a set, whose rows come in batches; returns what the header says of it. Memory: a batch."""
         if len(self._sets) == MOST_SETS or name in [other.name for other in self._sets]:
             raise ValueError(f"set {name!r} is one too many: give each of at most {MOST_SETS:,} sets once")
-        fingerprint, counts = _Fingerprint(), np.zeros(4, np.int64)
+        fingerprint, counts = Fingerprint(), np.zeros(4, np.int64)
         for batch in rows:
             status, flat = batch.records["status"], batch.records["flat"]
             present = status != ABSENT
@@ -171,7 +97,8 @@ class SignatureWriter:
             table = self._table(batch)
             if table.num_rows:  # of none there is no group to write
                 self._file.write_table(table)
-        signed = SignedSet(name, *map(int, counts), fingerprint.hex(), list(damage))
+        count, pictures, unreadable, flat_pictures = counts.tolist()
+        signed = SignedSet(name, count, pictures, unreadable, flat_pictures, fingerprint.hex(), list(damage))
         self._sets.append(signed)
         return signed
 
@@ -182,8 +109,8 @@ class SignatureWriter:
             "set": pa.array(np.full(len(rows), len(self._sets), np.uint16)),
             "shard": rows.shard.cast(pa.string()),
             "key": rows.key.cast(pa.string()),
-            **{name: pa.array(np.ascontiguousarray(rows.records[name])) for name in _PLAIN},
-            **{name: pa.array(np.ascontiguousarray(rows.records["phash256"][:, i])) for i, name in enumerate(_WORDS)},
+            **{name: pa.array(np.ascontiguousarray(rows.records[name])) for name in PLAIN},
+            **{name: pa.array(np.ascontiguousarray(rows.records["phash256"][:, i])) for i, name in enumerate(WORDS)},
         }
         for i, (info, vectors) in enumerate(zip(self._descriptors, rows.descriptors, strict=True)):
             if vectors.shape != (len(rows), info.dim):
@@ -210,6 +137,11 @@ def signature_writer(
             yield writer
         finally:
             writer.close()
+
+
+class _Version(Record):
+    format: str = ""
+    version: int = 0
 
 
 class SignatureFile:
@@ -245,7 +177,7 @@ class SignatureFile:
         where = f"{SIGNATURES.name} {self.path}"
         text = self._file.metadata.get(_KEY)
         if text is None:
-            raise PoolError(f"{where} is parquet without the header of signatures; {SIGNATURES.remedy}")
+            raise PoolError(f"{where} is parquet without the header of signatures; give one of dcfast evalsets sign")
         if len(text) > MOST_HEADER_BYTES:
             raise CorruptDataError(f"{where} has a header of {len(text):,} bytes; {SIGNATURES.remedy}", path=self.path)
         try:
@@ -256,14 +188,14 @@ class SignatureFile:
         if (kind.format, kind.version) != (FORMAT, VERSION):
             raise PoolError(
                 f"{where} is of version {kind.version} of {kind.format or 'no format'!r}; this release reads version "
-                f"{VERSION} of {FORMAT!r}: {SIGNATURES.remedy}"
+                f"{VERSION} of {FORMAT!r}: make it again by dcfast evalsets sign"
             )
         header = as_record(value, Header, where, SIGNATURES.remedy)
         other = [name for name, how in HASHES.items() if header.hashes.get(name) != how]
         if other:
             raise PoolError(
                 f"{where} has {other[0]} made by {header.hashes.get(other[0])!r}; this release makes "
-                f"{HASHES[other[0]]!r}, and the two do not compare: {SIGNATURES.remedy}"
+                f"{HASHES[other[0]]!r}, and the two do not compare: make it again by dcfast evalsets sign"
             )
         self._check_rows(header, where)
         return header
@@ -275,7 +207,7 @@ class SignatureFile:
             problem = f"its header tells of {told:,} rows, and it has {self.num_rows:,}"
         elif len(header.sets) > MOST_SETS or len(header.descriptors) > MOST_MODELS:
             problem = f"{len(header.sets):,} sets and {len(header.descriptors):,} models"
-        elif not self._file.schema.equals(_schema(header.descriptors)):
+        elif not self._file.schema.equals(signature_schema(header.descriptors)):
             problem = f"its columns are {', '.join(self._file.schema.names)}"
         if problem:
             raise CorruptDataError(f"{where} is damaged ({problem}); {SIGNATURES.remedy}", path=self.path)
@@ -303,9 +235,9 @@ class SignatureFile:
         if n and int(set_id.max()) >= len(self.header.sets):
             raise self._damaged(f"a row is of set {int(set_id.max())}")
         records = np.empty(n, SIGNATURE_DTYPE)
-        for name in _PLAIN:
+        for name in PLAIN:
             records[name] = column[name].to_numpy()
-        for word, name in enumerate(_WORDS):
+        for word, name in enumerate(WORDS):
             records["phash256"][:, word] = column[name].to_numpy()
         vectors = []
         for i, info in enumerate(self.header.descriptors):
@@ -323,14 +255,13 @@ class SignatureFile:
 
         CorruptDataError: as ``batches``; rows that are not those of the header; descriptors that are no numbers.
         """
-        import pyarrow as pa
 
-        prints = [_Fingerprint() for _ in self.header.sets]
+        prints = [Fingerprint() for _ in self.header.sets]
         parts = []
         for batch in self.batches():
             parts.append(batch)
             for number in np.unique(batch.set_id).tolist():
-                prints[number].add(_chosen(batch, np.flatnonzero(batch.set_id == number)))
+                prints[number].add(choose_rows(batch, np.flatnonzero(batch.set_id == number)))
             for info, vectors in zip(self.header.descriptors, batch.descriptors, strict=True):
                 if not np.isfinite(vectors).all():
                     raise self._damaged(f"descriptors of {info.name} that are no finite numbers")
@@ -338,19 +269,7 @@ class SignatureFile:
             if one.fingerprint != found.hex():
                 raise self._damaged(f"the rows of set {one.name} are not those of its fingerprint")
 
-        def joined(arrays: list[npt.NDArray[np.generic]], empty: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-            return np.concatenate([empty, *arrays])
-
-        texts = [pa.chunked_array([getattr(part, name) for part in parts], pa.string()) for name in ("shard", "key")]
-        return Rows(
-            joined([part.set_id for part in parts], np.empty(0, np.int64)).astype(np.int64),
-            *(text.combine_chunks() for text in texts),
-            joined([part.records for part in parts], np.empty(0, SIGNATURE_DTYPE)),
-            [
-                joined([part.descriptors[i] for part in parts], np.empty((0, info.dim), np.float32)).astype(np.float32)
-                for i, info in enumerate(self.header.descriptors)
-            ],
-        )
+        return join_rows(parts, self.header.descriptors)
 
 
 def read_headers(files: Sequence[str | os.PathLike[str]]) -> list[Header]:
@@ -376,7 +295,7 @@ def read_headers(files: Sequence[str | os.PathLike[str]]) -> list[Header]:
             if info != known:
                 raise PoolError(
                     f"{where} has descriptors {info.name} of width {info.dim} by weights {info.sha256 or 'unknown'}, "
-                    f"{other} of width {known.dim} by {known.sha256 or 'unknown'}; sign all sets by one file of weights"
+                    f"{other} of width {known.dim} by {known.sha256 or 'unknown'}; give files that one model made"
                 )
     return headers
 
@@ -384,10 +303,3 @@ def read_headers(files: Sequence[str | os.PathLike[str]]) -> list[Header]:
 def set_names(files: Sequence[Path]) -> list[str]:
     """The names of the sets of some signature files, sorted. Errors and cost as ``read_headers``."""
     return sorted(one.name for header in read_headers(files) for one in header.sets)
-
-
-def _chosen(rows: Rows, places: npt.NDArray[np.int64]) -> Rows:
-    import pyarrow as pa
-
-    at = pa.array(places)
-    return Rows(rows.set_id[places], rows.shard.take(at), rows.key.take(at), rows.records[places], [])

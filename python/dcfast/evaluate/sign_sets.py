@@ -28,6 +28,7 @@ from dcfast.evaluate.evaluation import BAD_SET
 from dcfast.evaluate.folders import COUNT_FILE, count_remark, set_name
 from dcfast.evaluate.hub import is_hub_file
 from dcfast.evaluate.pictures import FilePictures, Pictures
+from dcfast.evaluate.sign_descriptors import sign_descriptors
 from dcfast.evaluate.tasks import EvalTask, compared_sets
 from dcfast.index.build import write_segment
 from dcfast.index.segments import Segment
@@ -142,7 +143,8 @@ class SignOptions:
 
     folder: str = option(
         "",
-        "holds the evaluation sets (wds_*_test)",
+        "holds the evaluation sets (wds_*_test); or a file of ISC's descriptors alone, (n, 256): npy, or DataComp's "
+        "eval_dedup_embeddings.pt",
         flags=("folder",),
         metavar="SETS",
         parse=path_argument,
@@ -198,6 +200,9 @@ def sign_evalsets(options: SignOptions, progress: type[Progress] = Progress) -> 
         Others: ``load_descriptor``.   RunError: another process writes this file.
     Memory: that of ``sign_set`` in each process; the file itself is made of them a set at a time.
     """
+    if os.path.isfile(options.folder):
+        check_writable(options.out, "--out")
+        return [sign_descriptors(Path(options.folder), Path(options.out))]
     sets = _chosen_sets(options)
     descriptors = list(options.descriptors or [])
     specs = [parse_descriptor(text) for text in descriptors]

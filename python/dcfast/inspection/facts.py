@@ -26,7 +26,7 @@ from dcfast.report.facts.metadata_rows import SeparateRules
 from dcfast.report.facts.samples import EvidenceRow
 from dcfast.report.facts.sampling import rows_of, stream
 from dcfast.report.page.images import PoolPreviews, Preview
-from dcfast.rundir.layout import EVIDENCE_TABLE, signature_path
+from dcfast.rundir.layout import EVIDENCE_TABLE, METADATA_SUBSET, signature_path
 from dcfast.rundir.lookup import Fate, Place
 from dcfast.rundir.run_dir import Run
 from dcfast.rundir.summaries import FilterSummary, find_summary
@@ -112,6 +112,7 @@ class SampleFacts(Record):
     Attributes:
         fate, reason: of ``fates.parquet``; None where the filter stage has not run.
         in_subset: whether ``subset.npy`` has its uid; contaminated: ``contaminated.npy``; None where unknown.
+        drawn, written: how often its uid stands in ``subset_metadata.npy``, in ``subset.npy``; None where unknown.
         amiss: what the index noted of it, in words.
         caption: of the shard, cut.
         filter, rules: the expression, and what each rule says; ``rules_problem``: why they could not be asked.
@@ -128,6 +129,8 @@ class SampleFacts(Record):
     reason: str | None
     in_subset: bool | None
     contaminated: bool | None
+    drawn: int | None
+    written: int | None
     amiss: list[str]
     caption: str | None
     filter: str | None
@@ -223,7 +226,8 @@ class Inspector:
         fate = self._fate(place)
         row = self._metadata_row(uids, place)
         rules, problem = self._asked(row, uids)
-        inside = {name: self._inside(name, uids) for name in ("subset.npy", "contaminated.npy")}
+        often = {name: self._often(name, uids) for name in ("subset.npy", METADATA_SUBSET, "contaminated.npy")}
+        inside = {name: None if count is None else count > 0 for name, count in often.items()}
         others = [p for p in self.samples.find(uids)[0] if p != place] if place is not None and len(uids) else []
         near = None
         if copies and place is not None:
@@ -237,6 +241,8 @@ class Inspector:
             reason=fate.reason,
             in_subset=inside["subset.npy"],
             contaminated=inside["contaminated.npy"],
+            drawn=often[METADATA_SUBSET],
+            written=often["subset.npy"],
             amiss=[] if place is None else self._amiss(place),
             caption=None if place is None else self.preview(place).caption,
             filter=None if self.chosen is None else self.chosen.filter,
@@ -257,9 +263,9 @@ class Inspector:
             return Fate(None, None)
         return Fate("missing", "no sample of the shards has this uid")
 
-    def _inside(self, name: str, uids: npt.NDArray[np.void]) -> bool | None:
-        found = self.samples.is_in(name, uids)
-        return None if found is None else bool(found.any())
+    def _often(self, name: str, uids: npt.NDArray[np.void]) -> int | None:
+        found = self.samples.count_in(name, uids)
+        return None if found is None else int(found.sum())
 
     def _amiss(self, place: Place) -> list[str]:
         flags = int(self.samples.segment(place.segment).flags[place.sample])

@@ -45,6 +45,7 @@ FATE_WORDS = {
     "missing": "missing: a metadata row has this uid, and no sample of the shards",
     "unlisted": "unlisted: it stands in the shards, and no metadata row has its uid",
 }
+_DRAWS = "sample("
 _LOW_SCORE = "the score is below the threshold"
 
 
@@ -72,6 +73,8 @@ def first_failure(facts: SampleFacts) -> RuleVerdict | None:
 def why(rule: RuleVerdict) -> str:
     """Why a rule drops a sample: what it looks at, and the values it found."""
     term, _, part = rule.rule.rpartition(": ")
+    if rule.rule.startswith(_DRAWS):
+        return "it was not drawn among the rows that pass the rest"
     if rule.limit is not None and (part == "score" or not term):
         words = f"{_LOW_SCORE}, {rule.limit:.6g}"
     elif term == "laion2b" and part == "score":
@@ -102,6 +105,7 @@ def lines(facts: SampleFacts, *, details: bool = False) -> list[Line]:
     failed = first_failure(facts)
     if failed is not None and facts.fate in ("dropped", "missing", None) and (words := why(failed)):
         said.append(("because", words))
+    said += _copy_lines(facts)
     if facts.key is not None:
         said.append(("sample", clean(f"{facts.shard}/{facts.key}, row {facts.row}")))
     said.append(("uid", facts.uid or "none"))
@@ -123,6 +127,18 @@ def lines(facts: SampleFacts, *, details: bool = False) -> list[Line]:
     if len(facts.repeats) > 5:
         said.append(("same uid", f"and {count(len(facts.repeats) - 5)} more"))
     return said + _near_lines(facts.copies)
+
+
+def _copy_lines(facts: SampleFacts) -> list[Line]:
+    """How often a sample is written, where it is not once; what was drawn of one that is not there."""
+    drawn, written = facts.drawn or 0, facts.written or 0
+    if facts.fate == "kept" and written > 1:
+        return [("copies", f"{count(written)}: it is written to the new shards and trained on that often")]
+    if facts.fate != "kept" and drawn > 1:
+        return [("copies", f"{count(drawn)} in subset_metadata.npy, and none to train on")]
+    if facts.fate == "kept" and any(rule.rule.startswith(_DRAWS) for rule in facts.rules):
+        return [("copies", "1")]
+    return []
 
 
 def _captions(facts: SampleFacts) -> list[Line]:

@@ -56,6 +56,18 @@ def read_checkpoint(path: str | os.PathLike[str], *, also: Sequence[type] = ()) 
     return content
 
 
+def read_tensor(path: str | os.PathLike[str]) -> np.ndarray[Any, np.dtype[Any]]:
+    """The one tensor of a file of ``torch.save``, as an array; errors and costs as ``read_checkpoint``."""
+    import torch
+
+    source = Path(path)
+    content = _loaded(source, check_checkpoint(source), ())
+    if not isinstance(content, torch.Tensor) or _kind(content):
+        raise _corrupt(source, f"holds a {type(content).__name__}; expected one dense tensor")
+    array: np.ndarray[Any, np.dtype[Any]] = content.detach().to(torch.float32).numpy()
+    return array
+
+
 def _corrupt(source: Path, problem: str) -> CorruptDataError:
     return CorruptDataError(f"checkpoint {source} {problem}", path=str(source))
 

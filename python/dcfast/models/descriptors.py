@@ -50,6 +50,8 @@ SSCD_THRESHOLD = 0.75
 MOST_DIM = 8192
 BATCH = 32
 """Pictures a forward pass."""
+_ISC_FEATURES = 512
+"""Of the backbone's last stage."""
 _ISC_SIDE, _SSCD_SIDE = 512, 320
 _HALF = (0.5, 0.5, 0.5)
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -159,7 +161,7 @@ def _checked_sha256(spec: DescriptorSpec) -> str:
     if spec.sha256 and found != spec.sha256:
         raise CorruptDataError(
             f"descriptor {spec.kind}: {spec.weights} has SHA-256 {found}; expected {spec.sha256}: download it again",
-            path=spec.weights,
+            path=str(spec.weights),
         )
     return found
 
@@ -216,7 +218,7 @@ def isc_network(weights: str | None = None) -> torch.nn.Module:
         def __init__(self) -> None:
             super().__init__()
             self.backbone = timm.create_model("tf_efficientnetv2_m", features_only=True, pretrained=False)
-            self.fc = torch.nn.Linear(self.backbone.feature_info.channels()[-1], ISC_DIM, bias=False)
+            self.fc = torch.nn.Linear(_ISC_FEATURES, ISC_DIM, bias=False)
             self.bn = torch.nn.BatchNorm1d(ISC_DIM)
 
         def forward(self, pictures: Tensor) -> Tensor:

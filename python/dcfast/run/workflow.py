@@ -149,7 +149,9 @@ def _closing_lines(out: Path, summaries: dict[str, Summary]) -> list[str]:
     lines = []
     chosen = summaries.get("filter")
     if isinstance(chosen, FilterSummary):
-        passing = f"{chosen.subset_metadata:,} of {chosen.metadata_rows:,} metadata rows pass the filter"
+        rows = chosen.metadata_outcomes.get("kept", 0) if chosen.sampled else chosen.subset_metadata
+        passing = f"{rows:,} of {chosen.metadata_rows:,} metadata rows pass the filter"
+        passing += f" and are drawn, in {chosen.subset_metadata:,} copies" if chosen.sampled else ""
         lines.append(f"{passing} (subset_metadata.npy)")
         if chosen.fates:
             lines.append("fates: " + ", ".join(f"{n:,} {name}" for name, n in chosen.fates.items()))

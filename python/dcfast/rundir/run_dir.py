@@ -13,10 +13,10 @@ from typing import TypeVar
 from dcfast.dedup.duplicates import DUPLICATES
 from dcfast.errors import RunError
 from dcfast.filters.compiled import compile_filter
-from dcfast.filters.term import CONTAMINATED, DUPLICATE, ORACLE, TEACHER_PAIRS
+from dcfast.filters.term import CONTAMINATED, DRAWN, DUPLICATE, ORACLE, TEACHER_PAIRS
 from dcfast.index.pool import Pool, group_files, lacks_shards
 from dcfast.rundir.claim import differences, kept_spelling, located, read_settings, unreadable, with_uid_hashes
-from dcfast.rundir.layout import FEATURE_METADATA, ORACLE_PATH, OWN_FOLDERS, PLUGIN_PREFIX
+from dcfast.rundir.layout import FEATURE_METADATA, METADATA_SUBSET, ORACLE_PATH, OWN_FOLDERS, PLUGIN_PREFIX
 from dcfast.rundir.recorder import LOG, PROGRESS, Recorder
 from dcfast.rundir.settings import NO_COMPARISON, TEACHER, Settings
 from dcfast.rundir.stage_table import STAGE_TABLE
@@ -149,6 +149,7 @@ class Run:
             DUPLICATE: DUPLICATES,
             ORACLE: ORACLE_PATH,
             TEACHER_PAIRS: self.settings.teacher_uids,
+            DRAWN: METADATA_SUBSET,  # what of it stands in subset.npy was downloaded, too
         }
         return {name: str(own.get(name) or absolute(name)) for name in names}
 

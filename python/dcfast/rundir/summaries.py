@@ -173,8 +173,22 @@ class ClusterCounts(Record, omit_defaults=True):
     rows_inside: Count | None = None
 
 
+class SampledCopies(Record):
+    """What ``sample(...)`` drew: ``copies`` of ``uids``, among ``candidates`` uids that pass the rest; ``most`` of one.
+
+    ``by_copies``: (copies, uids), rising from 0; the last may be of 1,000 and more.
+    """
+
+    candidates: Count
+    uids: Count
+    copies: Count
+    most: Count
+    by_copies: list[tuple[Count, Count]]
+
+
 class FilterSummary(Summary):
-    """``subset`` is None where the pool has no shards yet; ``thresholds``: key -> number as text."""
+    """``subset`` is None where the pool has no shards yet; ``thresholds``: key -> number as text; ``sampled``: left out
+    where nothing is drawn."""
 
     stage: ClassVar[str] = "filter"
     filter: str
@@ -194,6 +208,7 @@ class FilterSummary(Summary):
     repeated_in_pool: Count = 0
     repeated_in_metadata: Count = 0
     notes: list[str] = []
+    sampled: SampledCopies | msgspec.UnsetType = msgspec.UNSET
 
 
 class ReshardSummary(Summary):
@@ -205,7 +220,10 @@ class ReshardSummary(Summary):
 
 
 class VerifySummary(Summary):
-    """``ok`` where every payload agrees with its source and the fates add up; else ``problems``."""
+    """``ok`` where every payload agrees with its source and the fates add up; else ``problems``.
+
+    ``other_copies``: rows of the fates whose copies are not those of the subset; left out where none were drawn.
+    """
 
     stage: ClassVar[str] = "verify"
     ok: bool
@@ -224,6 +242,7 @@ class VerifySummary(Summary):
     without_reason: Count = 0
     kept_outside_subset: Count = 0
     copies: Count = 0
+    other_copies: Count | msgspec.UnsetType = msgspec.UNSET
 
 
 class EvaluateSummary(Summary):

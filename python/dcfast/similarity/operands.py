@@ -1,4 +1,4 @@
-"""What a search takes: rows of embeddings as NumPy arrays, memmaps, torch tensors, DLPack, or blocks read when asked for.
+"""What a search takes: rows of embeddings as NumPy arrays, memmaps, torch tensors, DLPack, or blocks that are read.
 
 ``as_rows`` looks at no value and copies nothing; ``Rows.read`` brings a slice as a NumPy array. bfloat16 travels as its
 16 bits (uint16), with ``kind`` to say so.
@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, cast, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, NoReturn, Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,9 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 KINDS: tuple[Kind, ...] = ("float32", "float16", "bfloat16", "int8")
 ITEM_SIZE: dict[Kind, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
+
+
+_DLPACK_CUDA = 2  # its number of CUDA devices
 
 
 @runtime_checkable
@@ -58,6 +61,7 @@ class Rows:
         kind: what a number of it is.
         in_memory: reading costs no file access beyond a memmap's.
         is_torch: results go back as tensors.
+        device: "cpu", or the GPU that the rows are on.
     """
 
     name: str
@@ -67,6 +71,11 @@ class Rows:
     kind: Kind
     in_memory: bool
     is_torch: bool
+    device: str = "cpu"
+
+    @property
+    def row_bytes(self) -> int:
+        return self.width * ITEM_SIZE[self.kind]
 
     def read(self, begin: int, end: int) -> npt.NDArray[np.generic]:
         """Rows [begin, end) as an array with contiguous rows; bfloat16 as uint16.
@@ -104,16 +113,24 @@ def as_rows(values: object, name: str) -> Rows:
     """A look at an argument.
 
     Raises:
-        TypeError: no array, tensor or blocks; another dtype; on a device.
+        TypeError: no array, tensor or blocks; another dtype; on a device that is no CUDA device.
         ValueError: not two-dimensional, no columns.
     """
     is_torch = type(values).__module__.partition(".")[0] == "torch" and hasattr(values, "untyped_storage")
     in_memory = True
     if is_torch:
-        kind, source = _from_torch(cast("torch.Tensor", values), name)
+        tensor = cast("torch.Tensor", values)
+        if tensor.device.type == "cuda":
+            kind = _kind(tensor.dtype, name)
+            return replace(_of(name, tensor.detach(), tuple(tensor.shape), kind, True, True), device=str(tensor.device))
+        kind, source = _from_torch(tensor, name)
     elif isinstance(values, np.ndarray):
         kind, source = _kind(values.dtype.name, name), values
     elif isinstance(values, _DLPack):
+        if values.__dlpack_device__()[0] == _DLPACK_CUDA:
+            import torch
+
+            return as_rows(torch.utils.dlpack.from_dlpack(values), name)
         source = np.from_dlpack(values)  # type: ignore[arg-type]
         kind = _kind(source.dtype.name, name)
     elif isinstance(values, Blocks):
@@ -140,7 +157,7 @@ def _from_torch(tensor: torch.Tensor, name: str) -> tuple[Kind, npt.NDArray[np.g
 
     kind = _kind(tensor.dtype, name)
     if tensor.device.type != "cpu":
-        raise TypeError(f"{name} is on {tensor.device}; pass {name}.cpu(), or give both sides on one GPU")
+        raise TypeError(f"{name} is on {tensor.device}; pass {name}.cpu(), or give it on a CUDA device")
     tensor = tensor.detach()
     return kind, (tensor.view(torch.uint16) if kind == "bfloat16" else tensor).numpy()
 
@@ -151,6 +168,14 @@ def check_sides(a: Rows, b: Rows) -> None:
         raise ValueError(
             f"{a.name} has {a.width} columns and {b.name} {b.width}; give embeddings of one model to both sides"
         )
+
+
+def refuse_row(name: str, row: int, *, finite: bool) -> NoReturn:
+    """Raises the ValueError of a row that cannot be searched with."""
+    what = "zero" if finite else "not finite"
+    raise ValueError(
+        f"{name} row {row} is {what}: leave such rows out, or pass invalid='skip' so that they match nothing"
+    )
 
 
 def check_metric(metric: object) -> Metric:

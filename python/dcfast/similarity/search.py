@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dcfast.process.arguments import integer, thread_count
-from dcfast.similarity import scores as exact
+from dcfast.similarity import cpu
 from dcfast.similarity.database import Database, as_database
+from dcfast.similarity.devices import Devices, placed
 from dcfast.similarity.operands import Invalid, Metric, Progress, RowsLike, as_rows, check_invalid, check_sides, restore
 
 
@@ -35,6 +36,7 @@ def topk(
     metric: Metric | None = None,
     exclude_self: bool = False,
     invalid: Invalid = "raise",
+    device: Devices = None,
     threads: int = 0,
     progress: Progress | None = None,
 ) -> TopK:
@@ -48,7 +50,9 @@ def topk(
         metric: "ip" inner product (where none is given), "cos", or "l2", the squared distance, smallest first.
         exclude_self: leave out the row of the database with the query's own index.
         invalid: rows that are not finite (for "cos" zero ones too) are an error ("raise"), or match nothing ("skip").
-        threads: 0 means one per core. The result is the same for any number.
+        device: None for where the tensors are; "cuda" for all GPUs, "cuda:1", or a list, which share the queries. The
+            result is the same anywhere.
+        threads: of the CPU; 0 means one per core. The result is the same for any number.
         progress: called with (scores done, scores in all).
     Returns:
         ``TopK(scores, indices)``: (n, k) float32 and int64. Where fewer than k match (``invalid="skip"``) the rest is
@@ -60,36 +64,15 @@ def topk(
     check_sides(a, b.rows)
     k, skips = integer(k, "k"), check_invalid(invalid)
     most = b.rows.count - bool(exclude_self)
-    thread_count(threads)
-    if not 1 <= k <= most and a.count:
+    threads = thread_count(threads)
+    if k < 1 or (k > most and a.count):
         raise ValueError(f"k must be 1 to the {max(most, 0)} rows there are to choose from; got {k}: lower k")
-    sign = -1.0 if b.metric == "l2" else 1.0
-    best = np.full((a.count, k), -np.inf, np.float32)
-    index = np.full((a.count, k), -1, np.int64)
-    done = 0
-    for begin in range(0, a.count, exact.BLOCK):
-        end = min(a.count, begin + exact.BLOCK)
-        x, x_valid = exact.load(a, begin, end, b.metric, skips)
-        for left in range(0, b.rows.count, exact.BLOCK):
-            right = min(b.rows.count, left + exact.BLOCK)
-            y, y_valid = exact.load(b.rows, left, right, b.metric, b.skips or skips)
-            block = sign * exact.block_scores(x, y, b.metric, x_valid, y_valid)
-            if exclude_self:
-                own = np.arange(max(begin, left), min(end, right))
-                block[own - begin, own - left] = np.nan
-            both = np.concatenate([best[begin:end], block], axis=1)
-            where = np.concatenate(
-                [index[begin:end], np.broadcast_to(np.arange(left, right), (end - begin, right - left))], axis=1
-            )
-            where = np.where(np.isnan(both), -1, where)
-            both = np.where(np.isnan(both), -np.inf, both)
-            order = np.argsort(-both, axis=1, kind="stable")[:, :k]
-            best[begin:end] = np.take_along_axis(both, order, axis=1)
-            index[begin:end] = np.take_along_axis(where, order, axis=1)
-            done += (end - begin) * (right - left)
-            if progress is not None:
-                progress(done, a.count * b.rows.count)
-    return TopK(restore(sign * best, as_torch=a.is_torch), restore(index, as_torch=a.is_torch))  # type: ignore[arg-type]
+    if devices := placed(device, a, b.rows):
+        from dcfast.similarity import gpu
+
+        return TopK(*gpu.topk(gpu.Search(a, b, devices, skips, progress), k, exclude_self))
+    scores, indices = cpu.topk(cpu.Search(a, b, skips, threads, progress), k, exclude_self)
+    return TopK(restore(scores, as_torch=a.is_torch), restore(indices, as_torch=a.is_torch))  # type: ignore[arg-type]
 
 
 def assign(
@@ -98,6 +81,7 @@ def assign(
     *,
     metric: Metric | None = None,
     invalid: Invalid = "raise",
+    device: Devices = None,
     threads: int = 0,
     progress: Progress | None = None,
 ) -> Assigned:
@@ -106,8 +90,17 @@ def assign(
     Returns:
         ``Assigned(indices, scores)``: (n,) int64 and float32; -1 where nothing matches (``invalid="skip"``).
     """
-    found = topk(x, centers, 1, metric=metric, invalid=invalid, threads=threads, progress=progress)
-    return Assigned(found.indices[:, 0], found.scores[:, 0])
+    rows, prepared = as_rows(x, "x"), as_database(centers, metric, "centers", invalid)
+    check_sides(rows, prepared.rows)
+    if rows.count and not prepared.rows.count:
+        raise ValueError("centers has no rows, and x has some: give at least one center")
+    if devices := placed(device, rows, prepared.rows):
+        from dcfast.similarity import gpu
+
+        return Assigned(*gpu.assign(gpu.Search(rows, prepared, devices, check_invalid(invalid), progress)))
+    search = cpu.Search(rows, prepared, check_invalid(invalid), thread_count(threads), progress)
+    scores, indices = (restore(field[:, 0], as_torch=rows.is_torch) for field in cpu.topk(search, 1, False))
+    return Assigned(indices, scores)  # type: ignore[arg-type]
 
 
 def row_max(
@@ -118,6 +111,7 @@ def row_max(
     absolute: bool = False,
     exclude_self: bool = False,
     invalid: Invalid = "raise",
+    device: Devices = None,
     threads: int = 0,
     progress: Progress | None = None,
 ) -> npt.NDArray[np.float32]:
@@ -128,22 +122,16 @@ def row_max(
     """
     rows = as_rows(queries, "queries")
     prepared = as_database(database, metric, "database", invalid)
-    options = {"exclude_self": exclude_self, "invalid": invalid, "threads": threads, "progress": progress}
-    high = topk(queries, prepared, 1, **options).scores[:, 0]  # type: ignore[arg-type]
-    if not absolute:
-        return high
-    if prepared.metric == "l2":
+    if absolute and prepared.metric == "l2":
         raise ValueError("absolute=True has no meaning for 'l2', which is never negative: leave it out")
-    found = np.array(high)
-    for begin in range(0, rows.count, exact.BLOCK):
-        end = min(rows.count, begin + exact.BLOCK)
-        x, valid = exact.load(rows, begin, end, prepared.metric, check_invalid(invalid))
-        for left in range(0, prepared.rows.count, exact.BLOCK):
-            right = min(prepared.rows.count, left + exact.BLOCK)
-            y, y_valid = exact.load(prepared.rows, left, right, prepared.metric, True)
-            block = -exact.block_scores(x, y, prepared.metric, valid, y_valid)
-            if exclude_self:
-                own = np.arange(max(begin, left), min(end, right))
-                block[own - begin, own - left] = np.nan
-            found[begin:end] = np.fmax(found[begin:end], np.fmax.reduce(block, axis=1))
-    return restore(found, as_torch=rows.is_torch)  # type: ignore[return-value]
+    check_sides(rows, prepared.rows)
+    if rows.count and prepared.rows.count <= bool(exclude_self):
+        raise ValueError("database has no row to choose from: give at least one other than the query's own")
+    if devices := placed(device, rows, prepared.rows):
+        from dcfast.similarity import gpu
+
+        search = gpu.Search(rows, prepared, devices, check_invalid(invalid), progress)
+        return gpu.row_max(search, absolute, exclude_self)
+    search = cpu.Search(rows, prepared, check_invalid(invalid), thread_count(threads), progress)
+    scores, _ = cpu.topk(search, 1, exclude_self, magnitudes=absolute)
+    return restore(scores[:, 0], as_torch=rows.is_torch)  # type: ignore[return-value]

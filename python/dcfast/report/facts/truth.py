@@ -69,12 +69,16 @@ class KindFates(Record):
 
 
 class WorldTruth(Record, omit_defaults=True):
-    """How right a run was; a judgement is left out where the truth says nothing of it, or the stage has not run."""
+    """How right a run was; a judgement is left out where the truth says nothing of it, or the stage has not run.
+
+    ``copies``: the kept as often as they are written; left out where no copies were drawn.
+    """
 
     samples: int
     kinds: list[KindFates]
     filter: Judgement | None = None
     contamination: LeakJudgement | None = None
+    copies: Judgement | None = None
     duplicates: Judgement | None = None
 
 
@@ -120,6 +124,17 @@ def _judge_leaks(evidence: Path, truth: _Truth, fate: dict[str, str]) -> LeakJud
     return widened(_judge(hits, right), LeakJudgement, kinds=kinds, quarantined_unfound=len(leaks - right))
 
 
+def _judge_copies(table: Path, clean: set[str]) -> Judgement | None:
+    """Of all copies those of clean samples; recall is that of the samples."""
+    if "copies" not in columns_of(table):
+        return None
+    rows = read_table(table, ["key", "copies"])
+    copies = dict(zip(rows["key"].to_pylist(), rows["copies"].to_pylist(), strict=True))
+    found, right = sum(copies.values()), [copies[key] for key in clean]
+    drawn = sum(count > 0 for count in right)
+    return Judgement(found, len(clean), sum(right), share_of(sum(right), found), share_of(drawn, len(clean)))
+
+
 def _judge_duplicates(out: Path) -> Judgement | None:
     """Dropped duplicates against the copies of the truth: one is right where the kept one shows the same picture.
 
@@ -163,14 +178,15 @@ def compare_with_truth(out: Path) -> WorldTruth | None:
         counts = Counter(fate[key] for key in truth.of_kind(kind, fate))
         of_fates = (counts[name] for name in ("kept", "dropped", "quarantined", "unlisted"))
         kinds.append(KindFates(kind, KINDS[kind], counts.total(), *of_fates))
-    kept = {key for key, value in fate.items() if value == "kept"}
+    kept, clean = {key for key, value in fate.items() if value == "kept"}, truth.of_kind("clean", fate)
     evidence = out / "contamination.parquet"
     judges_leaks = "leak" in truth.kinds and "key" in columns_of(evidence)
     return WorldTruth(
         len(fate),
         kinds,
-        _judge(kept, truth.of_kind("clean", fate)) if "clean" in truth.kinds else None,
+        _judge(kept, clean) if "clean" in truth.kinds else None,
         _judge_leaks(evidence, truth, fate) if judges_leaks else None,
+        _judge_copies(out / "fates.parquet", clean) if "clean" in truth.kinds else None,
         _judge_duplicates(out),
     )
 
