@@ -65,6 +65,7 @@ class Bar:
 DALI = "DALI wds2idx"
 BASELINES = "DataComp baselines.py"
 DATACOMP = "DataComp resharder.py"
+FAISS = "faiss IndexFlatIP"
 FASTTEXT = "fastText's predict alone"
 GNU_TAR = "GNU tar -tv"
 README_WAY = "DataComp's README way"
@@ -74,6 +75,7 @@ OPEN_CLIP = "open_clip, eager"
 ARROW_FLOOR = "floor: Arrow reads uids, writes a table"
 GCLD3_FLOOR = "floor: gcld3 of the rows that need it"
 PREAD_FLOOR = "floor: one pread a member"
+PRODUCT_FLOOR = "floor: BLAS product alone"
 TRAFFIC_FLOOR = "floor: read and write"
 
 
@@ -108,6 +110,27 @@ def _filters(name: str, rows: str, bar: float, floor: str = "") -> tuple[Bar, Ba
 def _loss(cell: str, bar: float, stretch: float) -> Bar:
     name, work = f"clip_loss_{cell}", f"CLIP loss and gradients, {cell} of 48 cells"
     return Bar(f"{name}_vs_open_clip", "bench_loss", work, name, OPEN_CLIP, "dcfast", "least", bar, stretch)
+
+
+def _similarity(label: str) -> tuple[Bar, ...]:
+    """Exact searches beside faiss; 3x and 4x are asked for where there is AMX, 1x and 1.3x of AVX2 on both sides."""
+    shape = f"{'100k' if label == '512' else '20k'} x 50k x {label.replace('_', ', ')}"
+    work = {"topk_1": "best of inner products", "topk_10": "ten best", "join": "all pairs from 0.6"}
+    return tuple(
+        Bar(
+            f"{op}_{label}_vs_faiss",
+            "bench_similarity",
+            f"{what}, {shape}",
+            f"{op}_{label}",
+            FAISS,
+            "dcfast",
+            "least",
+            1,
+            1.3,
+            PRODUCT_FLOOR,
+        )
+        for op, what in work.items()
+    )
 
 
 def _memory(name: str, bench: str, work: str) -> Bar:
@@ -202,6 +225,7 @@ BARS: tuple[Bar, ...] = (
         bar=41.9,
         stretch=None,
     ),
+    *(bar for label in ("512", "256", "768", "1024", "512_fp16") for bar in _similarity(label)),
 )
 
 

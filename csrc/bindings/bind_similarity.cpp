@@ -5,6 +5,7 @@ namespace dcfast::bindings {
 
 void bind_similarity(py::module_& m) {
   bind_centroids(m);
+  bind_embeddings(m);
   bind_hamming(m);
 }
 
